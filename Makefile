@@ -1,0 +1,52 @@
+# Two commands do everything on a Debian machine with a Rust toolchain: `make up` and `make test`.
+
+CARGO ?= cargo
+BOWLINE = target/quick/bowline
+
+.PHONY: up build release test check setup bench fuzz reference fmt
+
+## up: build Bowline, run examples/uploads, print where to look (Ctrl-C stops it; what was uploaded stays)
+up: build
+	$(BOWLINE) up examples/uploads
+
+## build: an optimised binary without the long link-time optimisation of a release
+build:
+	$(CARGO) build --locked --profile quick -p bowline
+
+## release: the binary that is shipped
+release:
+	$(CARGO) build --locked --release -p bowline
+
+## setup: install what checks and tests need (asks apt, pip and cargo; does nothing where all is there)
+setup:
+	scripts/setup
+
+## test: install what the tests need and run all of them
+test: setup
+	$(CARGO) build --locked -p bowline
+	$(CARGO) test --locked --workspace
+	$(MAKE) -C examples/uploads unit integration e2e
+
+## check: format, lints, licences and sources of dependencies, structure
+check: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) deny --locked check bans licenses sources
+	$(CARGO) run --locked -q -p xtask -- tidy
+	$(MAKE) -C examples/uploads lint
+
+## bench: figures, beside the peers in the same run; results in bench/
+bench:
+	bench/run
+
+## fuzz: every fuzz target for a bounded time
+fuzz:
+	scripts/fuzz
+
+## reference: write the generated pages of docs/reference anew
+reference:
+	$(CARGO) run --locked -q -p xtask -- reference
+	BOWLINE_RENEW=1 $(CARGO) test --locked -q -p bowline reference
+
+fmt:
+	$(CARGO) fmt --all

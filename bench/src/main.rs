@@ -1,0 +1,78 @@
+//! `bowline-bench edge|cost|start|memory [--out DIR]`: the figures of `bench/README.md`, each as a Markdown table and,
+//! with `--out`, as `DIR/WHAT.json`.
+//!
+//! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, strace and valgrind from the PATH. What is missing is said and left
+//! out, never silently. `BENCH_SECONDS` (5), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer.
+
+mod cost;
+mod figure;
+mod generator;
+mod memory;
+mod peer;
+mod rate;
+mod start;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+fn main() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let what = args.next().unwrap_or_default();
+    let out = match (args.next().as_deref(), args.next()) {
+        (None, _) => None,
+        (Some("--out"), Some(dir)) => Some(PathBuf::from(dir)),
+        (Some(other), _) => bail!("`{other}` is not known; say --out DIR"),
+    };
+    let before = figure::load();
+    let result = match what.as_str() {
+        "edge" => rate::run()?,
+        "cost" => cost::run()?,
+        "start" => start::run()?,
+        "memory" => memory::run()?,
+        other => bail!("`{other}` is not known; say edge, cost, start or memory"),
+    };
+    match out {
+        Some(dir) => save(&dir, &what, &json!({ "machine": machine(&before)?, "result": result })),
+        None => Ok(()),
+    }
+}
+
+/// What the figures were taken on, and how busy it was with other things.
+fn machine(before: &str) -> anyhow::Result<Value> {
+    let system = nix::sys::utsname::uname()?;
+    Ok(json!({
+        "kernel": system.release().to_string_lossy(),
+        "architecture": system.machine().to_string_lossy(),
+        "cores": std::thread::available_parallelism()?.get(),
+        "load_before": before,
+        "load_after": figure::load(),
+    }))
+}
+
+fn save(dir: &Path, what: &str, value: &Value) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    let path = dir.join(format!("{what}.json"));
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    std::fs::write(&path, text).with_context(|| path.display().to_string())
+}
+
+/// The binary that is measured.
+fn bowline() -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("BOWLINE_BIN").context("BOWLINE_BIN is not set")?;
+    std::fs::canonicalize(&path).with_context(|| PathBuf::from(path).display().to_string())
+}
+
+/// A number from the environment, or the default.
+fn setting(name: &'static str, default: u32) -> anyhow::Result<u32> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().context(name),
+        Err(_) => Ok(default),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the result of a bench is its output")]
+fn say(line: &str) {
+    println!("{line}");
+}

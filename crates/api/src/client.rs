@@ -1,0 +1,266 @@
+//! The client: HTTP/1.1 over the daemon's Unix socket, one connection per request.
+
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use bowline_core::fault::{Fault, FaultKind};
+use bytes::{Buf, Bytes, BytesMut};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::wire;
+
+/// Longest line of a streamed answer, in bytes: a log line of 16 KiB, escaped, and room.
+const MAX_LINE: usize = 256 * 1024;
+
+/// Largest answer that is not streamed, in bytes.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// What to do when the daemon went away in the middle.
+const LOST: &str = "apps that ran go on; `bowline status` brings a daemon back that died, and shows how far it came";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("no daemon listens on {path}")]
+    Unreachable { path: PathBuf, source: std::io::Error },
+    #[error("the connection to the daemon broke")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the daemon's answer cannot be read")]
+    Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The daemon's own words.
+    #[error("{0}")]
+    Refused(Fault),
+}
+
+impl From<ClientError> for Fault {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused(fault) => fault,
+            ClientError::Unreachable { .. } => {
+                Self::new(FaultKind::Unreachable, "the daemon cannot be reached").source(&error).hint(LOST)
+            }
+            ClientError::Broken(_) | ClientError::Unreadable(_) => {
+                Self::new(FaultKind::Unreachable, "the daemon did not answer to the end").source(&error).hint(LOST)
+            }
+        }
+    }
+}
+
+/// Speaks to one daemon.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// `socket`: the path of the daemon's `api.sock`. Nothing is connected yet.
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub async fn version(&self) -> Result<wire::Version, ClientError> {
+        self.get("/v1/version").await
+    }
+
+    pub async fn status(&self) -> Result<wire::Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    pub async fn apply(&self, apply: &wire::Apply) -> Result<wire::Accepted, ClientError> {
+        self.send(Method::POST, "/v1/apps", json(apply)).await
+    }
+
+    /// The steps of a change, from its beginning until it has ended.
+    pub async fn change(&self, id: u64) -> Result<Lines<wire::ChangeEvent>, ClientError> {
+        self.lines(&format!("/v1/changes/{id}")).await
+    }
+
+    pub async fn stop(&self, env: &str, app: &str, stop: wire::Stop) -> Result<wire::Stopped, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/stop"), json(&stop)).await
+    }
+
+    pub async fn shutdown(&self) -> Result<wire::Stopped, ClientError> {
+        self.send(Method::POST, "/v1/shutdown", Bytes::new()).await
+    }
+
+    pub async fn logs(&self, query: &wire::LogsQuery) -> Result<Lines<wire::LogLine>, ClientError> {
+        self.lines(&format!("/v1/logs{}", query_string(query))).await
+    }
+
+    pub async fn events(&self, query: &wire::EventsQuery) -> Result<wire::Events, ClientError> {
+        self.get(&format!("/v1/events{}", query_string(query))).await
+    }
+
+    pub async fn secrets(&self, env: &str, app: &str) -> Result<wire::Secrets, ClientError> {
+        self.get(&format!("/v1/secrets/{env}/{app}")).await
+    }
+
+    pub async fn set_secret(
+        &self,
+        env: &str,
+        app: &str,
+        name: &str,
+        value: Vec<u8>,
+    ) -> Result<wire::SecretSet, ClientError> {
+        self.send(Method::PUT, &format!("/v1/secrets/{env}/{app}/{name}"), value.into()).await
+    }
+
+    pub async fn remove_secret(&self, env: &str, app: &str, name: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/secrets/{env}/{app}/{name}");
+        self.exchange(Method::DELETE, &path, Bytes::new()).await.map(drop)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
+        let answer = self.exchange(method, path, body).await?;
+        let bytes = collect(answer.into_body()).await?;
+        serde_json::from_slice(&bytes).map_err(|e| ClientError::Unreadable(e.into()))
+    }
+
+    async fn lines<T: DeserializeOwned>(&self, path: &str) -> Result<Lines<T>, ClientError> {
+        let answer = self.exchange(Method::GET, path, Bytes::new()).await?;
+        Ok(Lines { body: answer.into_body(), buffer: BytesMut::new(), item: PhantomData })
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ClientError::Unreachable { path: self.socket.clone(), source })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
+            .await
+            .map_err(|e| ClientError::Broken(e.into()))?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "bowline")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|e| ClientError::Unreadable(e.into()))?;
+        let answer = sender.send_request(request).await.map_err(|e| ClientError::Broken(e.into()))?;
+        match answer.status() {
+            status if status.is_success() => Ok(answer),
+            status => Err(refusal(status, answer.into_body()).await),
+        }
+    }
+}
+
+async fn refusal(status: StatusCode, body: Incoming) -> ClientError {
+    match collect(body).await {
+        Err(error) => error,
+        Ok(bytes) => match serde_json::from_slice::<wire::Fault>(&bytes) {
+            Ok(fault) => ClientError::Refused(fault.into()),
+            Err(error) => ClientError::Unreadable(format!("status {status}: {error}").into()),
+        },
+    }
+}
+
+async fn collect(body: Incoming) -> Result<Bytes, ClientError> {
+    let limited = http_body_util::Limited::new(body, MAX_ANSWER);
+    limited.collect().await.map(http_body_util::Collected::to_bytes).map_err(ClientError::Broken)
+}
+
+fn json<T: Serialize>(value: &T) -> Bytes {
+    serde_json::to_vec(value).expect("wire types have string keys and no failing serialisers").into()
+}
+
+/// `?a=b&c=d` of a flat struct; empty for an empty one.
+fn query_string<T: Serialize>(query: &T) -> String {
+    let value = serde_json::to_value(query).expect("wire types have string keys and no failing serialisers");
+    let pairs: Vec<String> = value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            format!("{key}={}", percent_encode(&text))
+        })
+        .collect();
+    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
+}
+
+/// Everything but the unreserved characters of RFC 3986, section 2.3.
+fn percent_encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+/// A streamed answer, line by line. Dropping it closes the connection, which ends a `follow` at the daemon.
+#[derive(Debug)]
+pub struct Lines<T> {
+    body: Incoming,
+    buffer: BytesMut,
+    item: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Lines<T> {
+    /// The next line; `None` at the end. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
+                let line = self.buffer.split_to(end + 1);
+                return serde_json::from_slice(&line).map(Some).map_err(|e| ClientError::Unreadable(e.into()));
+            }
+            if self.buffer.len() > MAX_LINE {
+                return Err(ClientError::Unreadable(format!("a line of over {MAX_LINE} bytes").into()));
+            }
+            match self.body.frame().await {
+                None if self.buffer.has_remaining() => {
+                    return Err(ClientError::Broken("the answer ended within a line".into()));
+                }
+                None => return Ok(None),
+                Some(Err(error)) => return Err(ClientError::Broken(error.into())),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_encoded() {
+        let query = wire::EventsQuery { app: Some("a&b =é".into()), limit: Some(5), ..Default::default() };
+        assert_eq!(query_string(&query), "?app=a%26b%20%3D%C3%A9&limit=5");
+        assert_eq!(query_string(&wire::EventsQuery::default()), "");
+    }
+
+    #[test]
+    fn faults_cross_the_wire_whole() {
+        let fault = Fault::new(FaultKind::Refused, "no").caused_by("because").hint("do").detail("x");
+        let text = serde_json::to_string(&wire::Fault::from(fault.clone())).unwrap();
+        assert_eq!(Fault::from(serde_json::from_str::<wire::Fault>(&text).unwrap()), fault);
+    }
+
+    #[test]
+    fn a_change_step_reads_as_one_flat_object() {
+        let event = wire::ChangeEvent { at: 7, what: wire::ChangeStep::Phase { phase: wire::ChangePhase::Build } };
+        let text = serde_json::to_string(&event).unwrap();
+        assert_eq!(text, r#"{"at":7,"kind":"phase","phase":"build"}"#);
+        assert_eq!(serde_json::from_str::<wire::ChangeEvent>(&text).unwrap(), event);
+    }
+}

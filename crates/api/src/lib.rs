@@ -1,0 +1,9 @@
+//! The API of the daemon: versioned wire types and the client.
+//!
+//! Wire types are apart from the domain's own: a change there does not change what clients read. A field is only
+//! ever added within a version; a reader ignores what it does not know.
+
+mod client;
+pub mod wire;
+
+pub use client::{Client, ClientError, Lines};

@@ -1,0 +1,306 @@
+//! What can be said on the command line. Reading it has no effect.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use bowline_core::fault::{Fault, FaultKind};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// What was said. Help and version are answered here, and end the process.
+///
+/// # Errors
+/// Words that are wrong, when `--json` was among them; else they are shown here in clap's words, with the exit code 2.
+pub(crate) fn parse() -> Result<Cli, Fault> {
+    Cli::try_parse().map_err(|error| {
+        if !error.use_stderr() || std::env::args().all(|word| word != "--json") {
+            error.exit();
+        }
+        wrong_words(&error.to_string())
+    })
+}
+
+/// Clap's words as a fault: its first line is the error, the rest is for people.
+fn wrong_words(text: &str) -> Fault {
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let message = first.strip_prefix("error: ").unwrap_or(first);
+    Fault::new(FaultKind::Invalid, message).detail(rest.trim()).hint("`bowline --help` says what there is")
+}
+
+/// Takes an app from a folder to production, with one file and one binary.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bowline",
+    version,
+    propagate_version = true,
+    after_help = "Exit codes: 0 done; 1 it failed; 2 the command or file is wrong; 3 refused; 4 unreachable; 130 interrupted."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Where Bowline keeps its state [default: /var/lib/bowline-local as root, else $XDG_STATE_HOME/bowline]
+    #[arg(long, global = true, value_name = "DIR", env = "BOWLINE_STATE")]
+    pub(crate) state: Option<PathBuf>,
+    /// Answer in JSON, of a stable shape
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run the apps of these folders here and follow their logs; Ctrl-C stops them, their data stay
+    ///
+    /// What a folder is, is found by itself, or said in its bowline.toml. Apps are built, started, and served at
+    /// APP.localhost once they are healthy; an unchanged folder starts without being built again.
+    Up(Up),
+    /// Stop the daemon of a state and all it runs; data stay
+    Down,
+    /// What runs, and what each pending step waits on
+    Status(Status),
+    /// App and access logs
+    Logs(Logs),
+    /// What happened
+    Events(Events),
+    /// Write-only values for apps
+    #[command(subcommand)]
+    Secret(Secret),
+    /// The local certificate authority: let this machine's browsers and tools trust it
+    #[command(subcommand)]
+    Trust(Trust),
+    /// The JSON Schema of bowline.toml, for editors
+    Schema(Schema),
+    /// Completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// The version of this binary
+    Version,
+    #[command(hide = true)]
+    Serve(Serve),
+    #[command(hide = true)]
+    Edge(Edge),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Folders of apps
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+    /// Return when the apps are ready, and leave them running
+    #[arg(long)]
+    pub(crate) detach: bool,
+}
+
+/// Addresses to listen on: `PORT` (on loopback) or `ADDRESS:PORT`; port 0 takes any free one.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Listen {
+    /// Plain HTTP [default: 8080]
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
+    pub(crate) http: Option<SocketAddr>,
+    /// HTTPS [default: 8443]
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
+    pub(crate) https: Option<SocketAddr>,
+    /// Metrics [default: 7070]
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Only this app
+    pub(crate) app: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// The app; may be left out when one runs
+    pub(crate) app: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+    /// Go on as lines are written
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last lines
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) tail: Option<u32>,
+    /// Only lines of this age: 30s, 5m, 1h, 1d
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub(crate) since: Option<std::time::Duration>,
+    /// Only lines that match a regular expression
+    #[arg(long, value_name = "RE")]
+    pub(crate) grep: Option<String>,
+    /// Only this service
+    #[arg(long)]
+    pub(crate) service: Option<String>,
+    /// Only this release
+    #[arg(long)]
+    pub(crate) release: Option<u32>,
+    /// The access log, too
+    #[arg(long)]
+    pub(crate) access: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Only this app
+    pub(crate) app: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+    /// The newest so many
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Secret {
+    /// Set a value, read from standard input (typed unseen on a terminal)
+    Set {
+        /// The app
+        app: String,
+        /// The secret's name, as bowline.toml says it
+        name: String,
+        /// Read it from this file instead
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+        /// The environment
+        #[arg(long, default_value = "local")]
+        env: String,
+    },
+    /// Names, versions, when and by whom; never values
+    List {
+        /// The app
+        app: String,
+        /// The environment
+        #[arg(long, default_value = "local")]
+        env: String,
+    },
+    /// Remove a secret with all its versions
+    Rm {
+        /// The app
+        app: String,
+        /// The secret's name, as bowline.toml says it
+        name: String,
+        /// The environment
+        #[arg(long, default_value = "local")]
+        env: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Trust {
+    /// Add the local CA to this machine's trust stores
+    Install,
+    /// Take it out again
+    Remove,
+    /// Where the CA lies and who trusts it
+    Status,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Schema {
+    /// The schema of server.toml instead
+    #[arg(long)]
+    pub(crate) server: bool,
+}
+
+/// Started by `up`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[arg(long, value_enum, default_value = "local")]
+    pub(crate) mode: Mode,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    Local,
+}
+
+/// Started by the daemon, with listening sockets that it inherits.
+#[derive(Debug, Args)]
+pub(crate) struct Edge {
+    #[arg(long)]
+    pub(crate) control_fd: i32,
+    #[arg(long)]
+    pub(crate) http_fd: Option<i32>,
+    #[arg(long)]
+    pub(crate) https_fd: Option<i32>,
+    #[arg(long)]
+    pub(crate) log_dir: PathBuf,
+    #[arg(long, default_value_t = 0)]
+    pub(crate) workers: usize,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok(SocketAddr::from(([127, 0, 0, 1], port))),
+        Err(_) => text.parse().map_err(|_| "a port, or ADDRESS:PORT, is wanted".to_owned()),
+    }
+}
+
+fn age(text: &str) -> Result<std::time::Duration, String> {
+    const WANTED: &str = "a number with ms, s, m, h or d is wanted: 30s, 5m, 1h";
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or(WANTED)?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| WANTED)?;
+    let ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(WANTED.to_owned()),
+    };
+    number.checked_mul(ms).map(std::time::Duration::from_millis).ok_or_else(|| WANTED.to_owned())
+}
+
+#[cfg(test)]
+mod reference;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_words_are_a_fault() {
+        let error = Cli::try_parse_from(["bowline", "--json", "upp"]).expect_err("there is no such verb");
+        let fault = wrong_words(&error.to_string());
+        assert_eq!(fault.message, "unrecognized subcommand 'upp'");
+        assert!(fault.detail.is_some_and(|detail| detail.contains("up")));
+    }
+
+    #[test]
+    fn addresses_default_to_loopback() {
+        assert_eq!(address("8080"), Ok(SocketAddr::from(([127, 0, 0, 1], 8080))));
+        assert_eq!(address("0.0.0.0:80"), Ok(SocketAddr::from(([0, 0, 0, 0], 80))));
+        assert!(address("localhost").is_err());
+    }
+
+    #[test]
+    fn ages_are_read() {
+        assert_eq!(age("5m"), Ok(std::time::Duration::from_secs(300)));
+        for bad in ["", "5", "m", "5w", "99999999999999999d"] {
+            assert!(age(bad).is_err(), "{bad}");
+        }
+    }
+}

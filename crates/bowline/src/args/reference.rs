@@ -1,0 +1,87 @@
+//! `docs/reference/cli.md`: every verb and flag, from the grammar that reads them.
+
+use std::fmt::Write;
+
+use clap::{Arg, Command, CommandFactory};
+
+use super::Cli;
+
+const HEAD: &str = "# The command line: every verb and flag
+
+<!-- Generated from crates/bowline/src/args.rs. `BOWLINE_RENEW=1 cargo test -p bowline reference` writes it anew. -->
+
+Output on a terminal is for reading; through a pipe it is plain; with `--json` each answer is one JSON object per line,
+of the shapes in [the API](api.md). `up --json` prints objects told apart by `kind`: `step`, `ready`, `log`, `stopped`.
+Errors read `error:`, `caused by:`, `hint:` on standard error; with `--json` they are an object `{\"fault\": …}`.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | it failed, or was rolled back |
+| 2 | the command or the file is wrong |
+| 3 | refused: by a guard, or because somebody else holds it |
+| 4 | unreachable: no daemon answers |
+| 130 | interrupted |
+
+| variable | meaning |
+|---|---|
+| `BOWLINE_STATE` | the state folder, where `--state` does not say it |
+| `BOWLINE_LOG` | what the daemon and the edge log, as `tracing` filters: `info`, `bowline_control=debug` |
+| `NO_COLOR` | no colours |
+";
+
+fn page() -> String {
+    let mut root = Cli::command().disable_help_flag(true).disable_help_subcommand(true).disable_version_flag(true);
+    root.build();
+    let mut page = HEAD.to_owned();
+    page.push_str("\n## Everywhere\n");
+    table(&mut page, root.get_arguments().collect());
+    verbs(&mut page, &root, "bowline");
+    page
+}
+
+fn verbs(page: &mut String, parent: &Command, name: &str) {
+    for verb in parent.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        let name = format!("{name} {}", verb.get_name());
+        let about = verb.get_long_about().or(verb.get_about()).map(ToString::to_string).unwrap_or_default();
+        let own: Vec<&Arg> = verb.get_arguments().filter(|arg| !arg.is_global_set()).collect();
+        let words: String = own.iter().filter(|arg| arg.is_positional()).map(|arg| format!(" {arg}")).collect();
+        write!(page, "\n## `{name}{words}`\n\n{about}\n").expect("a String takes it");
+        table(page, own);
+        verbs(page, verb, &name);
+    }
+}
+
+fn table(page: &mut String, args: Vec<&Arg>) {
+    let shown = |arg: &&Arg| !arg.is_hide_set() && !matches!(arg.get_id().as_str(), "help" | "version");
+    let mut rows = args.into_iter().filter(shown).peekable();
+    if rows.peek().is_none() {
+        return;
+    }
+    page.push_str("\n| | | default |\n|---|---|---|\n");
+    for arg in rows {
+        let short = arg.get_short().filter(|_| !arg.is_positional()).map(|c| format!("`-{c}`, ")).unwrap_or_default();
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let default: Vec<_> = arg.get_default_values().iter().map(|v| format!("`{}`", v.to_string_lossy())).collect();
+        // Booleans are off unless said.
+        let default = if arg.get_action().takes_values() { default.join(" ") } else { String::new() };
+        writeln!(
+            page,
+            "| {short}`{}` | {} | {default} |",
+            arg.to_string().replace('|', "\\|"),
+            help.replace('|', "\\|")
+        )
+        .expect("a String takes it");
+    }
+}
+
+#[test]
+fn the_reference_is_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/cli.md");
+    let page = page();
+    if std::env::var_os("BOWLINE_RENEW").is_some() {
+        std::fs::write(path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(page == written, "docs/reference/cli.md: not current; `make reference` writes it anew");
+}

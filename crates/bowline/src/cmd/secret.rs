@@ -1,0 +1,134 @@
+use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use bowline_api::wire;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppName, EnvName, SecretName};
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+
+use crate::args::Secret;
+use crate::cmd::logs::time;
+use crate::paths::Paths;
+use crate::session::Session;
+use crate::ui::Ui;
+
+pub(super) async fn run(args: Secret, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+    check_names(&args)?;
+    let set = match &args {
+        Secret::Set { app, name, file, .. } => Some(value(app, name, file.as_deref())?),
+        Secret::List { .. } | Secret::Rm { .. } => None,
+    };
+    // Secrets are set before the first `up`, too: a daemon is started for it and stopped again.
+    let session =
+        Session::join_or_start(paths, vec!["--http=0".into(), "--https=0".into(), "--admin=0".into()]).await?;
+    let done = answer(args, set, &session, ui).await;
+    if session.started && session.client.status().await.is_ok_and(|status| idle(&status)) {
+        session.client.shutdown().await?;
+        Session::ended(paths).await?;
+    }
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+fn idle(status: &wire::Status) -> bool {
+    status.apps.iter().all(|app| matches!(app.state, wire::AppState::Stopped | wire::AppState::Failed))
+}
+
+async fn answer(args: Secret, value: Option<Vec<u8>>, session: &Session, ui: &Ui) -> Result<(), Fault> {
+    match (args, value) {
+        (Secret::Set { app, name, env, .. }, Some(value)) => {
+            let set = session.client.set_secret(&env, &app, &name, value).await?;
+            ui.object(&set);
+            ui.say(format!("  {name} of {env}/{app} is set, version {}; the next release uses it", set.version));
+        }
+        (Secret::List { app, env }, _) => {
+            let secrets = session.client.secrets(&env, &app).await?;
+            ui.object(&secrets);
+            let row = |s: &wire::SecretInfo| {
+                let by = match s.by_uid {
+                    Some(uid) => user(uid),
+                    None => "generated".to_owned(),
+                };
+                vec![s.name.clone(), s.version.to_string(), time(s.created), by]
+            };
+            match secrets.secrets.is_empty() {
+                true => ui.say(format!("  {env}/{app} has no secrets")),
+                false => {
+                    ui.table(&["NAME", "VERSION", "SET", "BY"], &secrets.secrets.iter().map(row).collect::<Vec<_>>())
+                }
+            }
+        }
+        (Secret::Rm { app, name, env }, _) => {
+            session.client.remove_secret(&env, &app, &name).await?;
+            ui.object(&serde_json::json!({ "removed": name }));
+            ui.say(format!("  {name} of {env}/{app} is removed"));
+        }
+        (Secret::Set { .. }, None) => unreachable!("a value was read for every `set`"),
+    }
+    Ok(())
+}
+
+fn check_names(args: &Secret) -> Result<(), Fault> {
+    let (app, name, env) = match args {
+        Secret::Set { app, name, env, .. } | Secret::Rm { app, name, env } => (app, Some(name), env),
+        Secret::List { app, env } => (app, None, env),
+    };
+    let wrong = |what: &str, text: &str, e: &dyn std::error::Error| {
+        Fault::new(FaultKind::Invalid, format!("{text:?} is not the name of {what}")).source(e)
+    };
+    AppName::new(app).map_err(|e| wrong("an app", app, &e))?;
+    EnvName::new(env).map_err(|e| wrong("an environment", env, &e))?;
+    match name {
+        Some(name) => SecretName::new(name).map(drop).map_err(|e| wrong("a secret", name, &e)),
+        None => Ok(()),
+    }
+}
+
+/// One trailing line end is not part of a value: `echo`, editors and terminals add it.
+fn value(app: &str, name: &str, file: Option<&Path>) -> Result<Vec<u8>, Fault> {
+    let unread = |e: &std::io::Error| Fault::new(FaultKind::Invalid, "the secret cannot be read").source(e);
+    let mut value = match file {
+        Some(path) => std::fs::read(path).map_err(|e| unread(&e).caused_by(path.display().to_string()))?,
+        None if std::io::stdin().is_terminal() => typed(app, name).map_err(|e| unread(&e))?,
+        None => {
+            let mut value = Vec::new();
+            let limit = u64::try_from(wire::MAX_SECRET + 3).expect("64 KiB fit");
+            std::io::stdin().lock().take(limit).read_to_end(&mut value).map_err(|e| unread(&e))?;
+            value
+        }
+    };
+    if value.ends_with(b"\n") {
+        value.pop();
+        if value.ends_with(b"\r") {
+            value.pop();
+        }
+    }
+    match value.len() {
+        0 => Err(Fault::new(FaultKind::Invalid, "the secret is empty").hint("write the value to standard input")),
+        n if n > wire::MAX_SECRET => Err(Fault::new(FaultKind::Invalid, "the secret is too large")
+            .caused_by(format!("a secret has at most {} bytes", wire::MAX_SECRET))),
+        _ => Ok(value),
+    }
+}
+
+/// Reads a line from the terminal without showing it.
+fn typed(app: &str, name: &str) -> std::io::Result<Vec<u8>> {
+    let stdin = std::io::stdin();
+    let shown = tcgetattr(&stdin)?;
+    let mut hidden = shown.clone();
+    hidden.local_flags.remove(LocalFlags::ECHO);
+    write!(std::io::stderr(), "value of {name} for {app} (not shown): ")?;
+    tcsetattr(&stdin, SetArg::TCSAFLUSH, &hidden)?;
+    let mut line = String::new();
+    let read = stdin.read_line(&mut line);
+    tcsetattr(&stdin, SetArg::TCSAFLUSH, &shown)?;
+    writeln!(std::io::stderr())?;
+    read.map(|_| line.into_bytes())
+}
+
+fn user(uid: u32) -> String {
+    match nix::unistd::User::from_uid(uid.into()) {
+        Ok(Some(user)) => user.name,
+        Ok(None) | Err(_) => format!("uid {uid}"),
+    }
+}

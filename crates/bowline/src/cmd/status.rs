@@ -1,0 +1,149 @@
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bowline_api::wire;
+use bowline_core::fault::{Fault, FaultKind};
+
+use crate::args::Status;
+use crate::cmd::logs::now;
+use crate::paths::Paths;
+use crate::progress;
+use crate::session::Session;
+use crate::ui::{self, Tone, Ui};
+
+pub(super) async fn run(args: Status, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+    let session = Session::join(paths).await?;
+    let mut status = session.client.status().await?;
+    if let Some(app) = &args.app {
+        status.apps.retain(|a| a.app == *app && a.env == args.env);
+        if status.apps.is_empty() {
+            return Err(Fault::new(FaultKind::Invalid, format!("no app {app} is known in {}", args.env))
+                .hint("`bowline status` lists all"));
+        }
+    }
+    ui.object(&status);
+    daemon(&status, ui);
+    for app in &status.apps {
+        ui.say("");
+        show(app, ui);
+    }
+    if status.apps.is_empty() {
+        ui.say("\n  no apps; `bowline up DIR` runs one");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn daemon(status: &wire::Status, ui: &Ui) {
+    let daemon = &status.daemon;
+    let age = ui::duration(Duration::from_millis(now().saturating_sub(daemon.started)));
+    ui.say(format!(
+        "{} {}  pid {}, up {age}, {}  {}",
+        ui.paint(Tone::Strong, "bowline"),
+        daemon.version,
+        daemon.pid,
+        ui::measured(daemon.private_bytes),
+        ui.paint(Tone::Faint, &daemon.state),
+    ));
+    if let Some(fault) = &daemon.degraded {
+        ui.say(format!("  {} {}", ui.paint(Tone::Bad, "degraded:"), fault.error));
+        for cause in &fault.caused_by {
+            ui.say(format!("  {} {cause}", ui.paint(Tone::Warning, "caused by:")));
+        }
+        if let Some(hint) = &fault.hint {
+            ui.say(format!("  {} {hint}", ui.paint(Tone::Good, "hint:")));
+        }
+    }
+    let edge = &status.edge;
+    let (tone, state) = match edge.state {
+        wire::EdgeState::Serving => (Tone::Good, "serving"),
+        wire::EdgeState::Starting => (Tone::Warning, "starting"),
+        wire::EdgeState::Lost => (Tone::Bad, "lost"),
+    };
+    let listens: Vec<&str> = [&edge.http, &edge.https].into_iter().flatten().map(String::as_str).collect();
+    ui.say(format!(
+        "  edge {}  pid {}, {}, {} connections  {}",
+        ui.paint(tone, state),
+        edge.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+        ui::measured(edge.private_bytes),
+        edge.connections_open,
+        ui.paint(Tone::Faint, listens.join("  ")),
+    ));
+    if let Some(fault) = &edge.fault {
+        ui.say(format!("  {} {}", ui.paint(Tone::Bad, "edge:"), fault.error));
+    }
+    if let Some(admin) = &daemon.admin {
+        ui.say(format!("  metrics {}", ui.paint(Tone::Link, format!("http://{admin}/metrics"))));
+    }
+}
+
+fn show(app: &wire::AppStatus, ui: &Ui) {
+    let (tone, state) = state(app.state);
+    let release = app.release.map_or_else(|| "no release".to_owned(), |n| format!("release {n}"));
+    ui.say(format!(
+        "{} {}  {release}  {}",
+        ui.paint(Tone::Strong, format!("{}/{}", app.env, app.app)),
+        ui.paint(tone, state),
+        ui.paint(Tone::Faint, &app.folder),
+    ));
+    for url in &app.urls {
+        ui.say(format!("  {}", ui.paint(Tone::Link, url)));
+    }
+    if let Some(change) = &app.change {
+        let age = ui::duration(Duration::from_millis(now().saturating_sub(change.since)));
+        ui.say(format!("  {} {} for {age}", ui.paint(Tone::Warning, "changing:"), progress::words(change.phase)));
+        for step in &change.waits_on {
+            ui.say(format!("    {} waits on {}", step.what, step.on));
+        }
+    }
+    let rows: Vec<Vec<String>> = app.services.iter().flat_map(|s| s.instances.iter().map(|i| row(s, i, ui))).collect();
+    let head = ["INSTANCE", "RELEASE", "STATE", "PID", "PORT", "UP", "RESTARTS", "MEMORY", "WAITS ON"];
+    let waits = rows.iter().any(|row| row.last().is_some_and(|on| !on.is_empty()));
+    if !rows.is_empty() {
+        ui.table(&head[..head.len() - usize::from(!waits)], &rows);
+    }
+    for note in &app.notes {
+        ui.say(format!("  {} {note}", ui.paint(Tone::Faint, "note:")));
+    }
+    if let Some(fault) = &app.fault {
+        ui.say(format!("  {} {}", ui.paint(Tone::Bad, "last change failed:"), fault.error));
+        for cause in &fault.caused_by {
+            ui.say(format!("    {} {cause}", ui.paint(Tone::Warning, "caused by:")));
+        }
+        if let Some(hint) = &fault.hint {
+            ui.say(format!("    {} {hint}", ui.paint(Tone::Good, "hint:")));
+        }
+    }
+}
+
+fn row(service: &wire::ServiceStatus, i: &wire::InstanceStatus, ui: &Ui) -> Vec<String> {
+    let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let tone = match i.state.as_str() {
+        "ready" => Tone::Good,
+        "crashed" => Tone::Bad,
+        _ => Tone::Warning,
+    };
+    let up = i
+        .since
+        .map_or_else(|| "-".to_owned(), |since| ui::duration(Duration::from_millis(now().saturating_sub(since))));
+    vec![
+        format!("{}.{}", service.name, i.slot),
+        i.release.to_string(),
+        ui.paint(tone, &i.state),
+        number(i.pid.map(u64::from)),
+        number(i.port.map(u64::from)),
+        up,
+        i.restarts.to_string(),
+        ui::measured(i.memory_bytes),
+        i.waits_on.clone().unwrap_or_default(),
+    ]
+}
+
+fn state(state: wire::AppState) -> (Tone, &'static str) {
+    match state {
+        wire::AppState::Ready => (Tone::Good, "ready"),
+        wire::AppState::Degraded => (Tone::Warning, "degraded"),
+        wire::AppState::Down => (Tone::Bad, "down"),
+        wire::AppState::Failed => (Tone::Bad, "failed"),
+        wire::AppState::Stopped => (Tone::Faint, "stopped"),
+    }
+}

@@ -1,0 +1,393 @@
+//! `bowline up`: applies to the daemon and follows, like every other way to bring a release out.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use bowline_api::{Client, Lines, wire};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::EnvName;
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::args::{Listen, Up};
+use crate::cmd::logs;
+use crate::paths::Paths;
+use crate::progress::Progress;
+use crate::session::Session;
+use crate::ui::{Tone, Ui};
+
+const ENV: &str = "local";
+
+/// A daemon that dies this often within a minute is not started again.
+const MAX_REJOINS: usize = 3;
+
+/// With `--json`: one object per line, told apart by `kind`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Said<'a> {
+    Step { app: &'a str, step: &'a wire::ChangeEvent },
+    Ready { app: &'a str, release: u32, cached: bool, urls: &'a [String], admin: Option<&'a str>, ms: u128 },
+    Log { app: &'a str, line: &'a wire::LogLine },
+    Stopped { apps: &'a [String] },
+}
+
+/// An app that this command applied.
+#[derive(Debug, Clone)]
+struct Applied {
+    app: String,
+    change: u64,
+    /// It did not run before: Ctrl-C stops it again.
+    started: bool,
+}
+
+pub(super) async fn run(args: Up, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+    let dirs = args.dirs.iter().map(|dir| folder(dir)).collect::<Result<Vec<_>, _>>()?;
+    dirs.iter().try_for_each(|dir| check_file(dir, ui))?;
+    let mut interrupts = Interrupts::new()?;
+    let session = Session::join_or_start(paths, serve_args(&args.listen)).await?;
+    if !session.started {
+        check_listeners(&session.client, &args.listen, ui).await?;
+    }
+    let began = Instant::now();
+    let mut applied = Vec::new();
+    let outcome = tokio::select! {
+        outcome = bring_up(&session.client, &dirs, &mut applied, began, ui) => outcome,
+        () = interrupts.next() => Ok(Outcome::Interrupted),
+    };
+    match outcome {
+        Ok(Outcome::Ready) if args.detach => Ok(ExitCode::SUCCESS),
+        Ok(Outcome::Ready) => {
+            let end = match applied.iter().any(|one| one.started) {
+                true => "logs follow; Ctrl-C stops what was started, data stay",
+                false => "logs follow; Ctrl-C ends them, the app ran before and goes on",
+            };
+            ui.say(format!("\n  {}\n", ui.paint(Tone::Faint, end)));
+            follow(session, paths, &applied, &mut interrupts, ui).await
+        }
+        Ok(Outcome::Interrupted) => {
+            stop(&session.client, paths, &applied, &mut interrupts, ui).await?;
+            Ok(ExitCode::from(130))
+        }
+        Err(fault) => {
+            // Apps that were there before and whose new release failed go on with the old one.
+            if session.started {
+                stop(&session.client, paths, &applied, &mut interrupts, ui).await?;
+            }
+            Err(fault)
+        }
+    }
+}
+
+enum Outcome {
+    Ready,
+    Interrupted,
+}
+
+fn folder(dir: &Path) -> Result<PathBuf, Fault> {
+    let unusable = |e: &std::io::Error| {
+        Fault::new(FaultKind::Invalid, format!("{} is not a folder that can be read", dir.display()))
+            .source(e)
+            .hint("say the folder of an app: bowline up DIR")
+    };
+    let dir = dir.canonicalize().map_err(|e| unusable(&e))?;
+    std::fs::read_dir(&dir).map_err(|e| unusable(&e))?;
+    Ok(dir)
+}
+
+/// What is wrong with the file is said before anything is started.
+fn check_file(dir: &Path, ui: &Ui) -> Result<(), Fault> {
+    let path = dir.join("bowline.toml");
+    let limit = u64::try_from(bowline_spec::MAX_FILE).expect("a MiB fits");
+    let bytes = match bowline_control::read_small(&path, limit) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            return Err(Fault::new(FaultKind::Invalid, format!("{} cannot be read", path.display()))
+                .source(&error)
+                .hint("make it a text file that can be read, or remove it: then the folder says what it is"));
+        }
+    };
+    let refused = |diagnostics: bowline_spec::Diagnostics| {
+        let detail = diagnostics.render(ui.is_terminal());
+        Fault::from(diagnostics).detail(detail)
+    };
+    let text = bowline_spec::decode(&bytes, &path.display().to_string()).map_err(refused)?;
+    let env = EnvName::new(ENV).expect("`local` is a name");
+    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    match bowline_spec::parse(&text, &path.display().to_string(), &env, &bowline_spec::Defaults { folder_name: name }) {
+        Ok(_) => Ok(()),
+        Err(diagnostics) => Err(refused(diagnostics)),
+    }
+}
+
+fn serve_args(listen: &Listen) -> Vec<String> {
+    let said = [("--http", listen.http), ("--https", listen.https), ("--admin", listen.admin)];
+    said.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}"))).collect()
+}
+
+/// A daemon that runs already keeps its addresses; asking for others is an error rather than ignored.
+async fn check_listeners(client: &Client, listen: &Listen, ui: &Ui) -> Result<(), Fault> {
+    let status = client.status().await?;
+    let has = [
+        ("--http", listen.http, &status.edge.http),
+        ("--https", listen.https, &status.edge.https),
+        ("--admin", listen.admin, &status.daemon.admin),
+    ];
+    for (flag, wanted, has) in has {
+        let Some(wanted) = wanted.filter(|a| a.port() != 0) else { continue };
+        if has.as_deref().is_some_and(|has| has != wanted.to_string()) {
+            return Err(Fault::new(FaultKind::Refused, format!("the running daemon does not listen on {wanted}"))
+                .caused_by(format!(
+                    "{flag} of the daemon of {} is {}",
+                    status.daemon.state,
+                    has.as_deref().unwrap_or("-")
+                ))
+                .hint("leave the flag out, stop the daemon with `bowline down`, or use another --state"));
+        }
+    }
+    ui.say(format!("  joined the daemon of {}", status.daemon.state));
+    Ok(())
+}
+
+async fn bring_up(
+    client: &Client,
+    dirs: &[PathBuf],
+    applied: &mut Vec<Applied>,
+    began: Instant,
+    ui: &Ui,
+) -> Result<Outcome, Fault> {
+    let ran = running(&client.status().await?);
+    for dir in dirs {
+        let apply = wire::Apply { dir: dir.display().to_string(), env: ENV.to_owned() };
+        let accepted = client.apply(&apply).await?;
+        let started = !ran.contains(&accepted.app);
+        applied.push(Applied { app: accepted.app, change: accepted.change, started });
+    }
+    for one in applied.iter() {
+        let steps = client.change(one.change).await?;
+        let done = progress(one, steps, dirs.len() > 1, ui).await?;
+        let status = client.status().await?;
+        ready(&one.app, &done, &status, began.elapsed(), ui);
+    }
+    Ok(Outcome::Ready)
+}
+
+/// The apps of this environment that are meant to run.
+fn running(status: &wire::Status) -> BTreeSet<String> {
+    let runs = |app: &&wire::AppStatus| {
+        app.env == ENV && !matches!(app.state, wire::AppState::Stopped | wire::AppState::Failed)
+    };
+    status.apps.iter().filter(runs).map(|app| app.app.clone()).collect()
+}
+
+struct Done {
+    release: u32,
+    cached: bool,
+    urls: Vec<String>,
+}
+
+/// Shows the steps of a change until it has ended.
+async fn progress(one: &Applied, mut steps: Lines<wire::ChangeEvent>, many: bool, ui: &Ui) -> Result<Done, Fault> {
+    let mut progress = Progress::new(ui, many.then_some(&one.app));
+    while let Some(event) = steps.next().await? {
+        ui.object(&Said::Step { app: &one.app, step: &event });
+        progress.step(&event.what);
+        match event.what {
+            wire::ChangeStep::Done { release, cached, urls } => return Ok(Done { release, cached, urls }),
+            wire::ChangeStep::Failed { fault } => return Err(fault.into()),
+            wire::ChangeStep::Phase { .. }
+            | wire::ChangeStep::Note { .. }
+            | wire::ChangeStep::Work { .. }
+            | wire::ChangeStep::Line { .. }
+            | wire::ChangeStep::Waiting { .. } => {}
+        }
+    }
+    Err(Fault::new(FaultKind::Failed, format!("the change of {} ended without a result", one.app))
+        .hint("`bowline status` shows what runs"))
+}
+
+fn ready(app: &str, done: &Done, status: &wire::Status, took: Duration, ui: &Ui) {
+    let admin = status.daemon.admin.as_deref();
+    ui.object(&Said::Ready {
+        app,
+        release: done.release,
+        cached: done.cached,
+        urls: &done.urls,
+        admin,
+        ms: took.as_millis(),
+    });
+    let built = if done.cached { ", built before" } else { "" };
+    let metrics = admin.map(|admin| format!("http://{admin}/metrics"));
+    let widest = done.urls.iter().chain(&metrics).map(String::len).max().unwrap_or(0);
+    let address = |url: &str, note: &str| {
+        let gap = " ".repeat(widest.saturating_sub(url.len()) + 3);
+        let note = if note.is_empty() { String::new() } else { format!("{gap}{}", ui.paint(Tone::Faint, note)) };
+        ui.say(format!("    {}{note}", ui.paint(Tone::Link, url)));
+    };
+    let took = took.as_secs_f64();
+    ui.say(format!(
+        "  {} {} release {} in {took:.1} s{built}\n",
+        ui.paint(Tone::Strong, app),
+        ui.paint(Tone::Good, "is ready:"),
+        done.release
+    ));
+    for url in &done.urls {
+        let local = "certificate of the local CA: `bowline trust install` lets browsers trust it";
+        address(url, if url.starts_with("https:") { local } else { "" });
+    }
+    if let Some(metrics) = &metrics {
+        address(metrics, "metrics");
+    }
+    if let Some(fault) = &status.daemon.degraded {
+        ui.say(format!("  {} {}", ui.paint(Tone::Bad, "degraded:"), fault.error));
+    }
+}
+
+/// Follows the logs until Ctrl-C, or until somebody else stops the apps. Starts the daemon again if it dies.
+async fn follow(
+    mut session: Session,
+    paths: &Paths,
+    applied: &[Applied],
+    interrupts: &mut Interrupts,
+    ui: &Ui,
+) -> Result<ExitCode, Fault> {
+    let mut rejoins: Vec<Instant> = Vec::new();
+    let mut since = logs::now();
+    loop {
+        let ended = tokio::select! {
+            ended = follow_logs(&session.client, applied, since, ui) => ended,
+            () = interrupts.next() => {
+                stop(&session.client, paths, applied, interrupts, ui).await?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
+        if paths.recorded().is_none() || stopped_by_others(&session.client, applied).await {
+            ui.say(format!("  {}", ui.paint(Tone::Faint, "stopped from elsewhere")));
+            return Ok(ExitCode::SUCCESS);
+        }
+        rejoins.retain(|at| at.elapsed() < Duration::from_secs(60));
+        if rejoins.len() >= MAX_REJOINS {
+            let fault = Fault::new(FaultKind::Failed, "the daemon died again and again");
+            return Err(match ended {
+                Ok(()) => fault,
+                Err(error) => fault.caused_by(error.message),
+            }
+            .hint(format!("apps and edge go on; its log is {}", paths.daemon_log().display())));
+        }
+        rejoins.push(Instant::now());
+        since = logs::now();
+        session = Session::join(paths).await?;
+        ui.say(format!("  {}", ui.paint(Tone::Warning, "the daemon had died; it is back, the apps went on")));
+    }
+}
+
+async fn stopped_by_others(client: &Client, applied: &[Applied]) -> bool {
+    let Ok(status) = client.status().await else { return false };
+    let runs = |one: &Applied| {
+        status.apps.iter().any(|a| a.env == ENV && a.app == one.app && !matches!(a.state, wire::AppState::Stopped))
+    };
+    !applied.iter().any(runs)
+}
+
+/// Ends when the stream of any app has ended.
+async fn follow_logs(client: &Client, applied: &[Applied], since: u64, ui: &Ui) -> Result<(), Fault> {
+    const QUEUE: usize = 256;
+    let (sender, mut receiver) = mpsc::channel(QUEUE);
+    for one in applied {
+        let query = wire::LogsQuery {
+            env: ENV.to_owned(),
+            app: one.app.clone(),
+            service: None,
+            release: None,
+            since: Some(since),
+            tail: None,
+            follow: true,
+            grep: None,
+            access: false,
+        };
+        let mut lines = client.logs(&query).await?;
+        let (sender, app) = (sender.clone(), one.app.clone());
+        tokio::spawn(async move {
+            loop {
+                let line = lines.next().await;
+                let last = !matches!(line, Ok(Some(_)));
+                if sender.send((app.clone(), line)).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+    }
+    drop(sender);
+    while let Some((app, line)) = receiver.recv().await {
+        match line? {
+            Some(line) if ui.is_json() => ui.object(&Said::Log { app: &app, line: &line }),
+            Some(line) => logs::print(&line, (applied.len() > 1).then_some(app.as_str()), ui),
+            None => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Stops the apps that this command started; the last one takes the daemon with it.
+async fn stop(
+    client: &Client,
+    paths: &Paths,
+    applied: &[Applied],
+    interrupts: &mut Interrupts,
+    ui: &Ui,
+) -> Result<(), Fault> {
+    let mut progress = Progress::new(ui, None);
+    let stops = async {
+        let (mut apps, mut ends) = (Vec::new(), false);
+        for one in applied.iter().filter(|one| one.started) {
+            progress.moving(&format!("stopping {}", one.app));
+            let stopped = client.stop(ENV, &one.app, wire::Stop { shutdown_when_idle: true }).await?;
+            apps.extend(stopped.apps);
+            ends |= stopped.daemon;
+        }
+        if applied.is_empty() && client.status().await?.apps.iter().all(|a| matches!(a.state, wire::AppState::Stopped))
+        {
+            ends = client.shutdown().await?.daemon;
+        }
+        if ends {
+            Session::ended(paths).await?;
+        }
+        ui.object(&Said::Stopped { apps: &apps });
+        drop(progress);
+        let names: Vec<&str> = applied.iter().filter(|one| one.started).map(|one| one.app.as_str()).collect();
+        if !names.is_empty() {
+            ui.say(ui.paint(Tone::Faint, format!("  stopped {}; data stay", names.join(", "))));
+        }
+        Ok(())
+    };
+    tokio::select! {
+        stopped = stops => stopped,
+        () = interrupts.next() => Err(Fault::new(FaultKind::Failed, "interrupted while the apps were being stopped")
+            .hint("they are stopped all the same; `bowline status` shows it, `bowline down` stops all")),
+    }
+}
+
+/// Ctrl-C, or TERM as a supervisor sends it. Caught from the beginning, so that none is lost between two waits.
+#[derive(Debug)]
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    fn new() -> Result<Self, Fault> {
+        let caught =
+            |kind| signal(kind).map_err(|e| Fault::new(FaultKind::Failed, "signals cannot be caught").source(&e));
+        Ok(Self { interrupt: caught(SignalKind::interrupt())?, terminate: caught(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => (),
+            _ = self.terminate.recv() => (),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The daemon: wires control, node and the edge's link together. It makes no choice of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_control::{ControlConfig, Ended, Links};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::route::{EdgeObservation, EdgeStatus};
+use bowline_edge::link::{self, LinkConfig};
+use bowline_node::NodeConfig;
+use tokio::sync::watch;
+
+use crate::args::{Listen, Serve};
+use crate::paths::{Paths, Recorded};
+use crate::session::Readiness;
+
+/// The edge's user when the daemon is root: just below the users of instances, and nobody else's.
+const EDGE_UID: u32 = bowline_control::store::UID_BASE - 1;
+
+/// How long connections may take to end when everything is stopped.
+const EDGE_DRAIN: Duration = Duration::from_secs(10);
+
+/// How long an edge may take to listen.
+const EDGE_START: Duration = Duration::from_secs(15);
+
+/// How long what still runs at the very end may take.
+const RUNTIME_END: Duration = Duration::from_secs(2);
+
+/// Threads of the daemon: it waits more than it works.
+const THREADS: usize = 2;
+
+/// Runs until everything is stopped. The first line on standard output says whether it got ready; then that is closed.
+pub(crate) fn main(args: Serve, paths: &Paths) -> Result<ExitCode, Fault> {
+    log_to_stderr();
+    let outcome = detach().and_then(|()| run(args, paths));
+    match outcome {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(fault) => {
+            tracing::error!(error = %fault, causes = ?fault.causes, "the daemon ends");
+            say_ready(&Readiness::Failed(fault.clone().into()));
+            Ok(ExitCode::from(fault.kind.exit_code()))
+        }
+    }
+}
+
+fn run(args: Serve, paths: &Paths) -> Result<(), Fault> {
+    // What the daemon writes is nobody else's: what others may read or search is given its mode where it is made.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    paths.create()?;
+    let _lock = lock(paths)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()
+        .map_err(|e| Fault::new(FaultKind::Failed, "the runtime cannot be started").source(&e))?;
+    let ended = runtime.block_on(wire(args, paths));
+    // A read of a disk that hangs must not keep a daemon that has stopped everything.
+    runtime.shutdown_timeout(RUNTIME_END);
+    ended
+}
+
+async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
+    let exe = std::env::current_exe()
+        .map_err(|e| Fault::new(FaultKind::Failed, "the daemon does not know its own binary").source(&e))?;
+    let exe = bowline_node::keep_binary(&paths.state, &exe).map_err(|e| unusable("the daemon's binary", &e))?;
+    let api = api_socket(paths)?;
+    let admin = link::bind("the admin port", args.listen.admin.unwrap_or(loopback(7070)))
+        .map_err(|f| ask_for_port(f, "--admin"))?;
+    let admin_address = admin.local_addr().map_err(|e| unusable("the admin port", &e))?;
+    let edge = link::spawn(edge_config(&args.listen, paths, exe.clone()));
+    let (http, https) = listening(edge.observed.clone(), paths.recorded().is_some()).await?;
+    let node = bowline_node::spawn(NodeConfig {
+        environment: std::env::vars().collect::<BTreeMap<_, _>>(),
+        ..NodeConfig::new(paths.state.clone(), paths.run.clone(), exe)
+    });
+    // A daemon that is started again must listen where clients have been told that it listens.
+    let listen = [("--http", Some(http)), ("--https", https), ("--admin", Some(admin_address))];
+    let said = listen.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}")));
+    paths.record(&Recorded {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        args: said.collect(),
+    })?;
+    let config = ControlConfig {
+        mode: match args.mode {
+            crate::args::Mode::Local => bowline_control::Mode::Local,
+        },
+        state_dir: paths.state.clone(),
+        ca_dir: paths.ca.clone(),
+        api,
+        admin: nonblocking(admin)?,
+        registry: prometheus_client::registry::Registry::default(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    // The link ends when nobody can tell the edge anything any more; it is needed once more, to end the edge.
+    let keep_link = edge.desired.clone();
+    let links = Links {
+        node_desired: node.desired,
+        node: node.observed,
+        builds: node.builds,
+        logs: node.logs,
+        edge_desired: edge.desired,
+        edge: edge.observed,
+    };
+    say_ready(&Readiness::Ready);
+    let ended = bowline_control::run(config, links).await?;
+    match ended {
+        Ended::Stopped => {
+            edge.shutdown.edge(EDGE_DRAIN).await;
+            drop(keep_link);
+            paths.forget_record();
+        }
+        Ended::LeftRunning => {}
+    }
+    // What cannot be removed is found and replaced by the next daemon, which holds the lock.
+    let _ = std::fs::remove_file(paths.api_socket());
+    Ok(())
+}
+
+fn edge_config(listen: &Listen, paths: &Paths, exe: std::path::PathBuf) -> LinkConfig {
+    LinkConfig {
+        exe,
+        args: vec![OsString::from("edge")],
+        run_dir: paths.run.clone(),
+        log_dir: paths.state.join("logs/edge"),
+        http: listen.http.unwrap_or(loopback(8080)),
+        https: Some(listen.https.unwrap_or(loopback(8443))),
+        uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
+        workers: 0,
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// Where the edge listens, once it does. `again`: after a crash, whose sockets the kernel may still be closing, an
+/// address that is taken is tried again for a while.
+async fn listening(
+    mut observed: watch::Receiver<Arc<EdgeObservation>>,
+    again: bool,
+) -> Result<(SocketAddr, Option<SocketAddr>), Fault> {
+    let settled = observed.wait_for(|seen| match seen.status {
+        EdgeStatus::Starting => false,
+        EdgeStatus::Connected => seen.http.is_some(),
+        EdgeStatus::Lost(_) => !again,
+    });
+    let settled = tokio::time::timeout(EDGE_START, settled).await.map(|seen| seen.map(|seen| Arc::clone(&seen)));
+    let seen = match settled {
+        Ok(Ok(seen)) => seen,
+        Ok(Err(_)) => return Err(Fault::new(FaultKind::Failed, "the edge's link ended")),
+        Err(_) => Arc::clone(&observed.borrow()),
+    };
+    match (&seen.status, seen.http) {
+        (EdgeStatus::Lost(fault), _) => Err(ask_for_port(fault.clone(), "--http or --https")),
+        (EdgeStatus::Connected | EdgeStatus::Starting, Some(http)) => Ok((http, seen.https)),
+        (EdgeStatus::Connected | EdgeStatus::Starting, None) => {
+            Err(Fault::new(FaultKind::Failed, "the edge listens nowhere"))
+        }
+    }
+}
+
+fn ask_for_port(fault: Fault, flag: &str) -> Fault {
+    let hint = format!("stop what holds it, or say another with {flag} PORT (0: any free one)");
+    fault.hint(hint)
+}
+
+/// One daemon per state; the lock is the kernel's, so it goes with the process.
+fn lock(paths: &Paths) -> Result<File, Fault> {
+    let path = paths.lock();
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|e| unusable(&path.display().to_string(), &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let pid = paths.recorded().map_or_else(String::new, |r| format!(" (pid {})", r.pid));
+            Err(Fault::new(FaultKind::Failed, format!("another daemon{pid} holds {}", paths.state.display()))
+                .caused_by("it does not answer on its socket")
+                .hint("wait a moment and try again; if it hangs, end that process"))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(unusable(&path.display().to_string(), &error)),
+    }
+}
+
+fn api_socket(paths: &Paths) -> Result<UnixListener, Fault> {
+    let path = paths.api_socket();
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(unusable(&path.display().to_string(), &error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    // Others may search the folder; by the process's mask the socket is the owner's alone from its first moment.
+    let socket = UnixListener::bind(&path).map_err(|e| unusable(&path.display().to_string(), &e))?;
+    socket.set_nonblocking(true).map_err(|e| unusable(&path.display().to_string(), &e))?;
+    Ok(socket)
+}
+
+fn nonblocking(listener: TcpListener) -> Result<TcpListener, Fault> {
+    listener.set_nonblocking(true).map_err(|e| unusable("the admin port", &e))?;
+    Ok(listener)
+}
+
+fn unusable(what: &str, error: &std::io::Error) -> Fault {
+    Fault::new(FaultKind::Failed, format!("{what} cannot be used")).source(error)
+}
+
+/// A session of its own: the terminal's signals are for the command that started it.
+fn detach() -> Result<(), Fault> {
+    // Fails only for a process group's leader, whose group is its own already.
+    let _ = nix::unistd::setsid();
+    let hangup = nix::sys::signal::SigSet::from(nix::sys::signal::Signal::SIGHUP);
+    hangup.thread_block().map_err(|e| Fault::new(FaultKind::Failed, "signals cannot be blocked").source(&e))
+}
+
+pub(crate) fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BOWLINE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// Tells who started this daemon, and lets go of the pipe, which may be a terminal.
+fn say_ready(readiness: &Readiness) {
+    let line = serde_json::to_string(readiness).expect("readiness has only strings");
+    // Nobody reads it when the command that started the daemon has been ended; the daemon goes on.
+    let _ = writeln!(std::io::stdout(), "{line}");
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdout(null);
+    }
+}

@@ -1,0 +1,190 @@
+//! Where things lie: the only place that knows the environment's folders.
+
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use bowline_core::fault::{Fault, FaultKind};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// The folders of one daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Paths {
+    /// What must survive a reboot.
+    pub(crate) state: PathBuf,
+    /// Sockets. Short, since a socket's path has at most 107 bytes.
+    pub(crate) run: PathBuf,
+    /// The local CA, one per user.
+    pub(crate) ca: PathBuf,
+}
+
+/// The state of `bowline serve`.
+const SERVER_STATE: &str = "/var/lib/bowline";
+
+/// What a daemon was started with, kept while it is meant to run. A command that finds this but no daemon starts one
+/// again with the same words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Recorded {
+    pub(crate) pid: u32,
+    pub(crate) version: String,
+    pub(crate) args: Vec<String>,
+}
+
+impl Paths {
+    /// Of `--state`, `BOWLINE_STATE`, or `up`'s default.
+    pub(crate) fn new(state: Option<&Path>) -> Result<Self, Fault> {
+        let state = match state {
+            Some(dir) => std::path::absolute(dir).map_err(|e| wrong_dir(dir, &e))?,
+            None => default_state()?,
+        };
+        let run = run_root()?.join(&hex(&Sha256::digest(state.as_os_str().as_encoded_bytes()))[..12]);
+        Ok(Self { state, run, ca: data_home()?.join("bowline/ca") })
+    }
+
+    /// The state of the only live daemon of this machine, unless one is said.
+    pub(crate) fn of_live(state: Option<&Path>) -> Result<Self, Fault> {
+        let own = Self::new(state)?;
+        if state.is_some() {
+            return Ok(own);
+        }
+        let server = Self::new(Some(Path::new(SERVER_STATE)))?;
+        match (own.recorded().is_some(), server.recorded().is_some()) {
+            (true, true) => Err(Fault::new(FaultKind::Invalid, "two daemons run on this machine")
+                .caused_by(format!("one has its state in {}", own.state.display()))
+                .caused_by(format!("one has its state in {}", server.state.display()))
+                .hint("say which one with --state DIR")),
+            (false, true) => Ok(server),
+            (true | false, false) => Ok(own),
+        }
+    }
+
+    /// As [`Self::of_live`], for a command that stops everything: a server's state is never meant by accident.
+    pub(crate) fn of_live_to_stop(state: Option<&Path>) -> Result<Self, Fault> {
+        let live = Self::of_live(state)?;
+        if state.is_none() && live.state == Path::new(SERVER_STATE) {
+            return Err(Fault::new(FaultKind::Invalid, "the only daemon here is the server's")
+                .caused_by(format!("its state is {SERVER_STATE}, and all that it runs would stop"))
+                .hint(format!("if that is meant, name it: bowline down --state {SERVER_STATE}")));
+        }
+        Ok(live)
+    }
+
+    pub(crate) fn api_socket(&self) -> PathBuf {
+        self.run.join("api.sock")
+    }
+
+    pub(crate) fn daemon_log(&self) -> PathBuf {
+        self.state.join("logs/daemon.log")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.state.join("lock")
+    }
+
+    fn record_file(&self) -> PathBuf {
+        self.state.join("daemon.json")
+    }
+
+    /// What a daemon of this state was started with, unless it was stopped in an orderly way.
+    pub(crate) fn recorded(&self) -> Option<Recorded> {
+        serde_json::from_slice(&std::fs::read(self.record_file()).ok()?).ok()
+    }
+
+    pub(crate) fn record(&self, recorded: &Recorded) -> Result<(), Fault> {
+        let text = serde_json::to_vec(recorded).expect("a record has only strings and numbers");
+        let new = self.state.join("daemon.json.new");
+        std::fs::write(&new, text)
+            .and_then(|()| std::fs::rename(&new, self.record_file()))
+            .map_err(|e| wrong_dir(&self.state, &e))
+    }
+
+    pub(crate) fn forget_record(&self) {
+        // Gone already is what is wanted; anything else shows at the next start.
+        let _ = std::fs::remove_file(self.record_file());
+    }
+
+    /// Makes the folders, searchable by the users that instances run as but not listable.
+    pub(crate) fn create(&self) -> Result<(), Fault> {
+        for dir in [&self.state, &self.run, &self.state.join("logs")] {
+            make_searchable(dir).map_err(|e| wrong_dir(dir, &e))?;
+        }
+        let me = nix::unistd::geteuid().as_raw();
+        for dir in [&self.state, &self.run] {
+            let owner = std::fs::metadata(dir).map_err(|e| wrong_dir(dir, &e))?.uid();
+            if owner != me {
+                return Err(Fault::new(FaultKind::Refused, format!("{} belongs to another user", dir.display()))
+                    .caused_by(format!("its owner is uid {owner}, this is uid {me}"))
+                    .hint("choose another folder with --state DIR"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a folder and its parents; those that are new get their mode whatever the umask.
+fn make_searchable(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        make_searchable(parent)?;
+    }
+    match std::fs::create_dir(dir) {
+        Ok(()) => std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711)),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn default_state() -> Result<PathBuf, Fault> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/bowline-local"));
+    }
+    match env_dir("XDG_STATE_HOME") {
+        Some(dir) => Ok(dir.join("bowline")),
+        None => Ok(home()?.join(".local/state/bowline")),
+    }
+}
+
+fn data_home() -> Result<PathBuf, Fault> {
+    match env_dir("XDG_DATA_HOME") {
+        Some(dir) => Ok(dir),
+        None => Ok(home()?.join(".local/share")),
+    }
+}
+
+fn run_root() -> Result<PathBuf, Fault> {
+    let uid = nix::unistd::geteuid();
+    if uid.is_root() {
+        return Ok(PathBuf::from("/run/bowline"));
+    }
+    if let Some(dir) = env_dir("XDG_RUNTIME_DIR") {
+        return Ok(dir.join("bowline"));
+    }
+    let dir = std::env::temp_dir().join(format!("bowline-{uid}"));
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| wrong_dir(&dir, &e))?;
+    match std::fs::symlink_metadata(&dir) {
+        Ok(meta) if meta.is_dir() && meta.uid() == uid.as_raw() => Ok(dir),
+        Ok(_) => Err(Fault::new(FaultKind::Refused, format!("{} belongs to another user", dir.display()))
+            .hint("set XDG_RUNTIME_DIR to a folder of your own")),
+        Err(error) => Err(wrong_dir(&dir, &error)),
+    }
+}
+
+fn home() -> Result<PathBuf, Fault> {
+    env_dir("HOME").ok_or_else(|| Fault::new(FaultKind::Invalid, "HOME is not set").hint("say --state DIR"))
+}
+
+fn env_dir(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute())
+}
+
+fn wrong_dir(dir: &Path, error: &std::io::Error) -> Fault {
+    Fault::new(FaultKind::Failed, format!("the folder {} cannot be used", dir.display()))
+        .source(error)
+        .hint("choose another with --state DIR")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

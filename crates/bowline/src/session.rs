@@ -1,0 +1,176 @@
+//! Reaching the daemon of a state, and starting one where it is wanted.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bowline_api::{Client, ClientError};
+use bowline_core::fault::{Fault, FaultKind};
+use serde::{Deserialize, Serialize};
+
+use crate::paths::Paths;
+
+/// How long a daemon may take to open its store and start its edge.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// The first line that a daemon writes on its standard output.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Readiness {
+    Ready,
+    Failed(bowline_api::wire::Fault),
+}
+
+/// A daemon that answers.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    /// This command started it, where nothing ran before. One that was brought back after its death is joined: what it
+    /// runs is not this command's to stop.
+    pub(crate) started: bool,
+}
+
+/// How long a daemon may take to end after it has said that it does.
+const END_LIMIT: Duration = Duration::from_secs(20);
+
+impl Session {
+    /// Joins the daemon, starting it again if it died; a daemon that was stopped, or never started, is unreachable.
+    pub(crate) async fn join(paths: &Paths) -> Result<Self, Fault> {
+        if let Some(client) = live(paths).await? {
+            return Ok(Self { client, started: false });
+        }
+        match paths.recorded() {
+            Some(_) => start(paths, None).await,
+            None => Err(Fault::new(FaultKind::Unreachable, "no daemon runs here")
+                .caused_by(format!("nothing is recorded as running in {}", paths.state.display()))
+                .hint("`bowline up DIR` starts one; say --state DIR for another state")),
+        }
+    }
+
+    /// Joins the daemon, or starts one with `args` (or as it was started before, if it died).
+    pub(crate) async fn join_or_start(paths: &Paths, args: Vec<String>) -> Result<Self, Fault> {
+        if let Some(client) = live(paths).await? {
+            return Ok(Self { client, started: false });
+        }
+        start(paths, Some(args)).await
+    }
+
+    /// Waits until the daemon, which said that it ends, has let go of the state.
+    pub(crate) async fn ended(paths: &Paths) -> Result<(), Fault> {
+        let paths = paths.clone();
+        let free = move || File::open(paths.lock()).is_ok_and(|file| file.try_lock().is_ok());
+        let deadline = Instant::now() + END_LIMIT;
+        while !free() {
+            if Instant::now() > deadline {
+                return Err(Fault::new(FaultKind::Failed, "the daemon said that it ends, and goes on")
+                    .hint("its log says what it waits for"));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+}
+
+/// A client, if a daemon answers.
+async fn live(paths: &Paths) -> Result<Option<Client>, Fault> {
+    let client = Client::new(&paths.api_socket());
+    match client.version().await {
+        Ok(version) if version.api.contains(&1) => Ok(Some(client)),
+        Ok(version) => Err(Fault::new(FaultKind::Unreachable, "the daemon speaks another version of the API")
+            .caused_by(format!("it is Bowline {}, this is {}", version.version, env!("CARGO_PKG_VERSION")))
+            .hint("stop it with the binary that started it, or use that binary")),
+        Err(ClientError::Unreachable { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Starts a daemon as it was started before, or with `args` where none was.
+async fn start(paths: &Paths, args: Option<Vec<String>>) -> Result<Session, Fault> {
+    paths.create()?;
+    let turn = turn(paths).await?;
+    // Another command may have started it while this one waited for its turn.
+    if let Some(client) = live(paths).await? {
+        return Ok(Session { client, started: false });
+    }
+    let recorded = paths.recorded();
+    let started = recorded.is_none();
+    let args = match (recorded, args) {
+        (Some(recorded), _) => recorded.args,
+        (None, Some(args)) => args,
+        (None, None) => Vec::new(),
+    };
+    let spawned = paths.clone();
+    tokio::task::spawn_blocking(move || spawn(&spawned, &args)).await.expect("spawning a process does not panic")?;
+    drop(turn);
+    match live(paths).await? {
+        Some(client) => Ok(Session { client, started }),
+        None => Err(Fault::new(FaultKind::Failed, "the daemon ended right after its start")
+            .hint(format!("its log is {}", paths.daemon_log().display()))),
+    }
+}
+
+/// Commands that find no daemon start one by turns; the turn ends with the file.
+async fn turn(paths: &Paths) -> Result<File, Fault> {
+    let path = paths.run.join("start.lock");
+    let wait = move || -> std::io::Result<File> {
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    let file = tokio::task::spawn_blocking(wait).await.expect("locking a file does not panic");
+    file.map_err(|e| Fault::new(FaultKind::Failed, "the daemon cannot be started").source(&e))
+}
+
+/// Starts `bowline serve` in a process group of its own and waits for its first line.
+fn spawn(paths: &Paths, args: &[String]) -> Result<(), Fault> {
+    let failed = |error: &std::io::Error| Fault::new(FaultKind::Failed, "the daemon cannot be started").source(error);
+    let exe = std::env::current_exe().map_err(|e| failed(&e))?;
+    let log = open_log(paths).map_err(|e| failed(&e))?;
+    let mut child = Command::new(exe)
+        .arg("--state")
+        .arg(&paths.state)
+        .arg("serve")
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .current_dir("/")
+        .process_group(0)
+        .spawn()
+        .map_err(|e| failed(&e))?;
+    let stdout = child.stdout.take().expect("stdout was asked to be a pipe");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = BufReader::new(stdout).read_line(&mut line).map(|_| line);
+        // The receiver is gone only when the start took too long, which was said.
+        let _ = sender.send(read);
+    });
+    let deadline = Instant::now() + START_LIMIT;
+    let line = receiver.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    let hint = format!("its log is {}", paths.daemon_log().display());
+    match line {
+        Ok(Ok(line)) => match serde_json::from_str(&line) {
+            Ok(Readiness::Ready) => Ok(()),
+            Ok(Readiness::Failed(fault)) => Err(fault.into()),
+            Err(_) => Err(Fault::new(FaultKind::Failed, "the daemon ended before it was ready").hint(hint)),
+        },
+        Ok(Err(error)) => Err(failed(&error).hint(hint)),
+        Err(_) => Err(Fault::new(FaultKind::Failed, "the daemon did not get ready")
+            .caused_by(format!("it took longer than {} s", START_LIMIT.as_secs()))
+            .hint(hint)),
+    }
+}
+
+/// The daemon's log is begun anew when it has grown; the one before is kept.
+fn open_log(paths: &Paths) -> std::io::Result<File> {
+    const LARGE: u64 = 10 << 20;
+    let path = paths.daemon_log();
+    if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > LARGE) {
+        std::fs::rename(&path, path.with_extension("log.1"))?;
+    }
+    File::options().create(true).append(true).mode(0o600).open(path)
+}

@@ -1,0 +1,399 @@
+//! An apply on its way: read → guard → begun → built → stored → rolling out → ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_api::wire::{self, ChangePhase, ChangeStep};
+use bowline_core::app::{App, SecretSource};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, ReleaseNumber, SecretName, ServiceName};
+use bowline_core::release::{
+    Artifact, BuildProgress, BuildRequest, Built, SecretVersion, Stream, settle, wanted_secrets,
+};
+use bowline_core::rollout::{Phase, Plan, Rollout};
+use bowline_core::route::check_claims;
+
+use crate::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
+use crate::config::Mode;
+use crate::effects::{Draft, Effect, Job, Now, Reading, SecretIndex, Ticket, Write};
+use crate::http::answer::Refusal;
+use crate::pending::Pending;
+use crate::reconcile::Loop;
+use crate::release::Release;
+use crate::request::Answer;
+use crate::store::{AppRecord, RevisionState, Wanted};
+use crate::world::AppWorld;
+use crate::{dotenv, events};
+
+/// A build that takes longer is killed.
+const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+impl Loop {
+    /// The folder was read: is it to be let in?
+    pub(crate) fn read(&mut self, ticket: Ticket, reading: Result<Box<Reading>, Fault>, now: Now) {
+        let reading = match reading {
+            Ok(reading) => reading,
+            Err(fault) => return self.refuse(ticket, fault),
+        };
+        match self.guard(&reading) {
+            Err(refusal) => self.refuse(ticket, refusal),
+            Ok(generate) => {
+                let (key, folder, dotenv) = (reading.key.clone(), reading.folder.clone(), reading.dotenv.clone());
+                let job = Job::Begin { key, folder, generate, dotenv, at: now.wall };
+                self.store(job, Pending::Begin { ticket, reading });
+            }
+        }
+    }
+
+    /// Everything that is checked before anything is done. Answers with the secrets to be made.
+    fn guard(&self, reading: &Reading) -> Result<Vec<SecretName>, Refusal> {
+        let Reading { key, folder, app, .. } = reading;
+        let beginning =
+            self.pending.values().any(|p| matches!(p, Pending::Begin { reading, .. } if reading.key == *key));
+        let known = self.apps.get(key);
+        if let Some(first) = known.map(|app| &app.record.folder).filter(|first| *first != folder) {
+            return Err(taken(reading, first).into());
+        }
+        if beginning || known.is_some_and(|app| app.change.is_some() || app.promoted.is_some()) {
+            return Err(changing(key, known));
+        }
+        if known.is_some_and(|app| !app.stops.is_empty()) {
+            let fault = Fault::new(FaultKind::Refused, format!("{key} is being stopped"));
+            return Err(Refusal::conflict(fault.hint("run the command again when it has stopped")));
+        }
+        self.check_hosts(key, app)?;
+        Self::missing_secrets(reading)
+    }
+
+    fn check_hosts(&self, key: &AppKey, app: &App) -> Result<(), Fault> {
+        check_claims(key, app, &self.claimants(key)).map_err(|conflict| {
+            Fault::new(FaultKind::Refused, format!("{key} cannot be served beside {}", conflict.holder.key))
+                .caused_by(conflict.to_string())
+                .hint("give the route another host or path")
+        })
+    }
+
+    /// The other apps that hold hosts: those that are served, and those on their way.
+    fn claimants(&self, key: &AppKey) -> Vec<(&AppKey, &App)> {
+        let mut others: Vec<_> = self.apps.iter().filter(|(other, _)| *other != key).collect();
+        others.sort_by_key(|(_, app)| app.record.created);
+        let claims = others.into_iter().flat_map(|(key, app)| {
+            let served = app.live.and_then(|n| app.release(n)).map(|(release, _)| release.app());
+            let coming = app.change.as_ref().and_then(|change| match &change.stage {
+                Stage::Build { reading, .. } => Some(&*reading.app),
+                Stage::Rollout(rolling) => Some(rolling.candidate.app()),
+                Stage::Release { .. } => None,
+            });
+            served.into_iter().chain(coming).map(move |app| (key, app))
+        });
+        claims.collect()
+    }
+
+    /// The secrets that make themselves; a fault that names those that must be set first.
+    fn missing_secrets(reading: &Reading) -> Result<Vec<SecretName>, Refusal> {
+        let Reading { key, app, secrets, .. } = reading;
+        let absent = |name: &SecretName| !secrets.contains_key(name);
+        let generates =
+            |name: &SecretName| matches!(app.secrets.get(name), Some(SecretSource::Store { generate: true }));
+        let (generate, missing): (Vec<_>, Vec<_>) = wanted_secrets(app).into_keys().filter(absent).partition(generates);
+        match missing.as_slice() {
+            [] => Ok(generate),
+            missing => Err(secrets_missing(key, missing).into()),
+        }
+    }
+
+    /// The change has its id.
+    pub(crate) fn begun(
+        &mut self,
+        ticket: Ticket,
+        reading: Reading,
+        change: ChangeId,
+        record: AppRecord,
+        secrets: SecretIndex,
+        now: Now,
+    ) {
+        if self.ending.is_some() {
+            // What is stored says that it was building: the next daemon marks it as interrupted.
+            let fault = Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again");
+            return self.refuse(ticket, Refusal::unavailable(fault));
+        }
+        let key = reading.key.clone();
+        let accepted = wire::Accepted { change: change.0, env: key.env.to_string(), app: key.app.to_string() };
+        self.tell(change, ChangeStep::Phase { phase: ChangePhase::Parse });
+        for text in reading.notes.iter().cloned() {
+            self.tell(change, ChangeStep::Note { service: None, text });
+        }
+        for phase in [ChangePhase::Guard, ChangePhase::Build] {
+            self.tell(change, ChangeStep::Phase { phase });
+        }
+        self.answer(ticket, Answer::Accepted(accepted));
+        let request = BuildRequest {
+            key: key.clone(),
+            source: reading.folder.clone(),
+            app: Arc::clone(&reading.app),
+            uid: self.builder(&record),
+            time_limit: BUILD_LIMIT,
+        };
+        let app = self.apps.entry(key).or_insert_with(|| AppWorld::new(record.clone()));
+        app.record = record;
+        let stage = Stage::Build { reading: Box::new(reading), secrets };
+        app.change = Some(Change { id: change, since: now.wall, stage, told: None });
+        self.effects.push(Effect::Build(change, request));
+    }
+
+    /// Who builds. Here the folder is the caller's own work, and tools may lie in a home that no other user can enter.
+    fn builder(&self, record: &AppRecord) -> Option<u32> {
+        match self.about.mode {
+            Mode::Local => None,
+            Mode::Server => self.place.uid(record.uid),
+        }
+    }
+
+    pub(crate) fn progressed(&mut self, change: ChangeId, progress: BuildProgress) {
+        let step = match progress {
+            BuildProgress::Phase { service, phase } => {
+                ChangeStep::Work { service: service.to_string(), text: phase_text(phase).to_owned() }
+            }
+            BuildProgress::Note { service, text } => ChangeStep::Note { service: Some(service.to_string()), text },
+            BuildProgress::Line { service, stream, text } => {
+                let stream = match stream {
+                    Stream::Stdout => wire::Stream::Stdout,
+                    Stream::Stderr => wire::Stream::Stderr,
+                };
+                ChangeStep::Line { service: service.to_string(), stream, text }
+            }
+        };
+        if self.building(change).is_some() {
+            self.tell(change, step);
+        }
+    }
+
+    /// The app whose build this is, if it is still wanted.
+    fn building(&self, id: ChangeId) -> Option<&AppKey> {
+        let builds =
+            |app: &AppWorld| app.change.as_ref().is_some_and(|c| c.id == id && matches!(c.stage, Stage::Build { .. }));
+        self.apps.iter().find(|(_, app)| builds(app)).map(|(key, _)| key)
+    }
+
+    pub(crate) fn built(&mut self, id: ChangeId, result: Result<Built, Fault>, now: Now) {
+        let Some(key) = self.building(id).cloned() else { return };
+        let built = match result {
+            Ok(built) => built,
+            Err(fault) => return self.fail(&key, id, with_hint(fault), now),
+        };
+        let Some(app) = self.apps.get_mut(&key) else { return };
+        let Some(change) = &mut app.change else { return };
+        let cached = built.artifacts.values().all(|artifact| artifact.cached);
+        let building = std::mem::replace(&mut change.stage, Stage::Release { cached });
+        let Stage::Build { reading, secrets } = building else { return };
+        // The build may have found static files, which claim hosts where a process of the same name would not.
+        let settled = settle(&reading.app, &built.artifacts).map_err(Fault::from);
+        let settled = settled.and_then(|app| self.check_hosts(&key, &app).map(|()| app));
+        match settled {
+            Ok(app) => {
+                let draft = draft(&secrets, *reading, Arc::new(app), built.artifacts);
+                self.tell(id, ChangeStep::Phase { phase: ChangePhase::Release });
+                self.decide(&key, id, draft, cached, now);
+            }
+            Err(fault) => self.fail(&key, id, fault, now),
+        }
+    }
+
+    /// A new release, or the stable one again if nothing has changed.
+    fn decide(&mut self, key: &AppKey, id: ChangeId, draft: Draft, cached: bool, now: Now) {
+        let Some(app) = self.apps.get(key) else { return };
+        let from = running(app);
+        let same = app.stable.as_ref().filter(|s| s.parts.is_ok() && is_same(&draft, &s.release));
+        let Some(stable) = same.map(|s| s.release.number()) else {
+            let job = Job::Release { change: id, draft: Box::new(draft), from, cached, at: now.wall };
+            self.store(job, Pending::Release { key: key.clone(), change: id });
+            return;
+        };
+        let mut writes = vec![Write::Event(events::release_unchanged(key, stable, now.wall))];
+        match from {
+            Some(_) => writes.push(Write::ChangeEnded(key.clone())),
+            None => {
+                let form = ChangeForm::Rollout {
+                    change: id.0,
+                    since: now.wall.0,
+                    release: stable.0,
+                    from: None,
+                    phase: Phase::Prepare.to_string(),
+                    reason: None,
+                    cached,
+                };
+                writes.push(Write::Change(key.clone(), form));
+                writes.push(Write::Wanted(key.clone(), Wanted::Running));
+            }
+        }
+        self.store(Job::Write(writes), Pending::Again { key: key.clone(), change: id, cached });
+    }
+
+    /// The new release has its number.
+    pub(crate) fn released(&mut self, key: &AppKey, id: ChangeId, release: Release, now: Now) {
+        let Some(app) = self.apps.get_mut(key) else { return };
+        let Some(Stage::Release { cached }) = app.change.as_ref().filter(|c| c.id == id).map(|c| &c.stage) else {
+            return;
+        };
+        let (cached, from) = (*cached, running(app));
+        app.record.wanted = Wanted::Running;
+        self.roll_out(key, id, Arc::new(release), from, cached, now);
+    }
+
+    /// The stable release is wanted again.
+    pub(crate) fn start_again(&mut self, key: &AppKey, id: ChangeId, cached: bool, now: Now) {
+        let Some(app) = self.apps.get_mut(key) else { return };
+        let Some(stable) = app.stable.as_ref().map(|s| Arc::clone(&s.release)) else { return };
+        if app.change.as_ref().is_none_or(|c| c.id != id) {
+            return;
+        }
+        match running(app) {
+            Some(number) => {
+                app.change = None;
+                app.fault = None;
+                self.done(key, id, number, cached, now);
+            }
+            None => {
+                app.record.wanted = Wanted::Running;
+                self.roll_out(key, id, stable, None, cached, now);
+            }
+        }
+    }
+
+    fn roll_out(
+        &mut self,
+        key: &AppKey,
+        id: ChangeId,
+        candidate: Arc<Release>,
+        from: Option<ReleaseNumber>,
+        cached: bool,
+        now: Now,
+    ) {
+        let Some(app) = self.apps.get_mut(key) else { return };
+        let parts = match candidate.parts(&self.place, app.record.uid) {
+            Ok(parts) => parts,
+            Err(fault) => return self.reject(key, id, &candidate, fault, now),
+        };
+        let before = from.and_then(|number| app.release(number)).map(|(release, _)| Arc::clone(release));
+        let plan = Plan::new(
+            before.as_ref().map(|release| (release.number(), release.app())),
+            (candidate.number(), candidate.app()),
+        );
+        let descriptions = plan.describe();
+        let machine = Rollout::resume(plan, Phase::Prepare, None, now.mono);
+        let rolling = RollingOut { candidate, parts, from, machine, cached };
+        if let Some(change) = &mut app.change {
+            change.stage = Stage::Rollout(Box::new(rolling));
+        }
+        self.tell(id, ChangeStep::Phase { phase: ChangePhase::Rollout });
+        for text in descriptions {
+            self.tell(id, ChangeStep::Note { service: None, text });
+        }
+    }
+
+    /// The release cannot be run at all; what ran before goes on.
+    fn reject(&mut self, key: &AppKey, id: ChangeId, candidate: &Release, fault: Fault, now: Now) {
+        let Some(app) = self.apps.get_mut(key) else { return };
+        let state = RevisionState::Failed { reason: crate::form::write_fault(&fault) };
+        let mut writes = vec![Write::Revision(key.clone(), candidate.number(), state)];
+        if running(app).is_none_or(|stable| stable == candidate.number()) {
+            app.record.wanted = Wanted::Stopped;
+            writes.push(Write::Wanted(key.clone(), Wanted::Stopped));
+        }
+        self.fail_with(key, id, fault, writes, now);
+    }
+
+    /// Ends a change that changed nothing.
+    pub(crate) fn fail(&mut self, key: &AppKey, id: ChangeId, fault: Fault, now: Now) {
+        self.fail_with(key, id, fault, Vec::new(), now);
+    }
+
+    fn fail_with(&mut self, key: &AppKey, id: ChangeId, fault: Fault, mut writes: Vec<Write>, now: Now) {
+        writes.push(Write::ChangeEnded(key.clone()));
+        writes.push(Write::Event(events::change_failed(key, id, &fault, now.wall)));
+        if let Some(app) = self.apps.get_mut(key).filter(|app| app.change.as_ref().is_some_and(|c| c.id == id)) {
+            app.change = None;
+            app.fault = Some(fault.clone());
+        }
+        self.store(Job::Write(writes), Pending::Failed { key: key.clone(), change: id, fault });
+    }
+
+    pub(crate) fn ended_in_failure(&mut self, key: &AppKey, id: ChangeId, fault: Fault) {
+        tracing::info!(app = %key, change = id.0, error = %fault, "change failed");
+        self.tell(id, ChangeStep::Failed { fault: fault.into() });
+    }
+}
+
+/// The release that runs now and is gone back to; `None` if nothing is wanted to run.
+fn running(app: &AppWorld) -> Option<ReleaseNumber> {
+    let stable = app.stable.as_ref().filter(|s| s.parts.is_ok() && app.record.wanted == Wanted::Running);
+    stable.map(|s| s.release.number())
+}
+
+fn draft(known: &SecretIndex, reading: Reading, app: Arc<App>, artifacts: BTreeMap<ServiceName, Artifact>) -> Draft {
+    let dotenv = reading.dotenv.is_some().then(dotenv::secret_name);
+    let names = wanted_secrets(&app).into_keys().chain(dotenv);
+    let pin = |name: SecretName| Some((name.clone(), known.get(&name)?.version));
+    let secrets: BTreeMap<SecretName, SecretVersion> = names.filter_map(pin).collect();
+    Draft { key: reading.key, app, artifacts, secrets }
+}
+
+/// Whether a release would be the same in everything that runs.
+fn is_same(draft: &Draft, release: &Release) -> bool {
+    let ran = |artifacts: &BTreeMap<ServiceName, Artifact>| -> Vec<_> {
+        let part = |(name, a): (&ServiceName, &Artifact)| {
+            (name.clone(), a.digest, a.root.clone(), a.run.clone(), a.env.clone())
+        };
+        artifacts.iter().map(part).collect()
+    };
+    let revision = &release.revision;
+    draft.app == revision.app && draft.secrets == revision.secrets && ran(&draft.artifacts) == ran(&revision.artifacts)
+}
+
+/// A tool's own words say best what is wrong; what to do next is said all the same.
+fn with_hint(fault: Fault) -> Fault {
+    if fault.hint.is_some() {
+        return fault;
+    }
+    fault.hint("mend what the output names and run the command again; what ran before goes on")
+}
+
+fn phase_text(phase: bowline_core::release::BuildPhase) -> &'static str {
+    use bowline_core::release::BuildPhase;
+    match phase {
+        BuildPhase::Copy => "copying the folder",
+        BuildPhase::Detect => "looking at what it is",
+        BuildPhase::Build => "building",
+        BuildPhase::Seal => "sealing the release",
+    }
+}
+
+fn taken(reading: &Reading, first: &std::path::Path) -> Fault {
+    let (key, folder) = (&reading.key, reading.folder.display());
+    Fault::new(FaultKind::Refused, format!("the app {key} belongs to another folder"))
+        .caused_by(format!("it was first applied from {}, and this is {folder}", first.display()))
+        .hint("write another `app = \"…\"` in this folder's bowline.toml, or say another --state")
+}
+
+fn changing(key: &AppKey, known: Option<&AppWorld>) -> Refusal {
+    let id = known.and_then(|app| app.change.as_ref()).map(|change| change.id.0);
+    let fault = Fault::new(FaultKind::Refused, format!("{key} is being changed"));
+    let fault = match id {
+        Some(id) => fault.caused_by(format!("change {id} has not ended yet")),
+        None => fault,
+    };
+    Refusal::conflict(fault.hint("`bowline status` shows what it waits on; apply again when it has ended"))
+}
+
+fn secrets_missing(key: &AppKey, missing: &[SecretName]) -> Fault {
+    let command = |name: &SecretName| match key.env.as_str() {
+        "local" => format!("bowline secret set {} {name}", key.app),
+        env => format!("bowline secret set {} {name} --env {env}", key.app),
+    };
+    let names: Vec<_> = missing.iter().map(SecretName::as_str).collect();
+    let what = if names.len() == 1 { "a secret that is" } else { "secrets that are" };
+    let commands: Vec<_> = missing.iter().map(command).collect();
+    Fault::new(FaultKind::Invalid, format!("{key} needs {what} not set: {}", names.join(", ")))
+        .hint(format!("set the value: {}; or write `generate = true` in its table", commands.join("; ")))
+}

@@ -1,0 +1,119 @@
+//! A change: one apply, from its acceptance until it is done or has failed.
+
+use std::sync::Arc;
+
+use bowline_api::wire::{self, ChangePhase, Waiting};
+use bowline_core::fault::Fault;
+use bowline_core::id::ReleaseNumber;
+use bowline_core::rollout::{Phase, Rollout};
+use bowline_core::time::{Mono, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::effects::{Reading, SecretIndex};
+use crate::release::{Parts, Release};
+
+/// Counted by the store: no id is given out twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ChangeId(pub(crate) u64);
+
+/// The change of an app that is under way.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) id: ChangeId,
+    pub(crate) since: Timestamp,
+    pub(crate) stage: Stage,
+    /// The list told last, and when.
+    pub(crate) told: Option<(Vec<Waiting>, Mono)>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// The node builds.
+    Build {
+        reading: Box<Reading>,
+        secrets: SecretIndex,
+    },
+    /// Built; the store numbers the revision.
+    Release {
+        cached: bool,
+    },
+    Rollout(Box<RollingOut>),
+}
+
+/// A release on its way to take over.
+#[derive(Debug)]
+pub(crate) struct RollingOut {
+    pub(crate) candidate: Arc<Release>,
+    pub(crate) parts: Parts,
+    /// The release that ran before and is gone back to.
+    pub(crate) from: Option<ReleaseNumber>,
+    pub(crate) machine: Rollout,
+    pub(crate) cached: bool,
+}
+
+impl Change {
+    pub(crate) fn phase(&self) -> ChangePhase {
+        match &self.stage {
+            Stage::Build { .. } => ChangePhase::Build,
+            Stage::Release { .. } => ChangePhase::Release,
+            Stage::Rollout(_) => ChangePhase::Rollout,
+        }
+    }
+
+    pub(crate) fn release(&self) -> Option<ReleaseNumber> {
+        match &self.stage {
+            Stage::Build { .. } | Stage::Release { .. } => None,
+            Stage::Rollout(rolling) => Some(rolling.candidate.number()),
+        }
+    }
+
+    /// What it waits on now.
+    pub(crate) fn waits(&self, now: Mono) -> Vec<Waiting> {
+        let one = |what: &str, on: &str| vec![Waiting { what: what.to_owned(), on: on.to_owned() }];
+        match &self.stage {
+            Stage::Build { .. } => one("release", "the build"),
+            Stage::Release { .. } => one("release", "the store"),
+            Stage::Rollout(rolling) => {
+                let waits = rolling.machine.waits(now).into_iter();
+                waits.map(|w| Waiting { what: w.what, on: w.on }).collect()
+            }
+        }
+    }
+}
+
+/// Version of [`ChangeForm`] in the store.
+pub(crate) const FORM_VERSION: u32 = 1;
+
+/// A change as it is stored, so that a crash at any moment loses none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ChangeForm {
+    /// Nothing of it is to be kept if the daemon ends: it is applied again.
+    Build { change: u64, since: u64 },
+    /// It goes on where it was.
+    Rollout {
+        change: u64,
+        since: u64,
+        release: u32,
+        from: Option<u32>,
+        /// `core::rollout::Phase`, as it prints.
+        phase: String,
+        reason: Option<wire::Fault>,
+        cached: bool,
+    },
+}
+
+impl ChangeForm {
+    /// A rollout's place in the store.
+    pub(crate) fn of_rollout(change: &Change, rolling: &RollingOut, phase: Phase, reason: Option<&Fault>) -> Self {
+        Self::Rollout {
+            change: change.id.0,
+            since: change.since.0,
+            release: rolling.candidate.number().0,
+            from: rolling.from.map(|number| number.0),
+            phase: phase.to_string(),
+            reason: reason.cloned().map(wire::Fault::from),
+            cached: rolling.cached,
+        }
+    }
+}

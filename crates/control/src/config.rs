@@ -1,0 +1,68 @@
+//! What a control room is started with, and the channels that connect it to the node and the edge.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bowline_core::fault::Fault;
+use bowline_core::instance::{NodeDesired, Observations};
+use bowline_core::log::{LogLine, LogQuery};
+use bowline_core::release::{BuildProgress, BuildRequest, Built};
+use bowline_core::route::{EdgeDesired, EdgeObservation};
+use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A build asked of the node: its output as it comes, and its result.
+pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender<Result<Built, Fault>>);
+
+/// Log lines asked of the node; it stops when the receiver is dropped.
+pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
+
+/// Who started the daemon, and so when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// `bowline up`: ends with the last app; TERM stops everything.
+    Local,
+    /// `bowline serve`: TERM ends the daemon alone, and apps and edge go on.
+    Server,
+}
+
+/// What the control room needs to know and to own.
+#[derive(Debug)]
+pub struct ControlConfig {
+    pub mode: Mode,
+    /// Holds the store, the master key and the edge's snapshot.
+    pub state_dir: PathBuf,
+    /// Holds the local CA; per user, not per state.
+    pub ca_dir: PathBuf,
+    /// Bound, at `RUN/api.sock`, mode 0600.
+    pub api: UnixListener,
+    /// Bound, on loopback.
+    pub admin: TcpListener,
+    /// Other rooms may have registered their metrics.
+    pub registry: Registry,
+    /// Of the running binary.
+    pub version: String,
+}
+
+/// The other rooms' ends of the channels.
+#[derive(Debug)]
+pub struct Links {
+    pub node_desired: watch::Sender<Arc<NodeDesired>>,
+    pub node: watch::Receiver<Arc<Observations>>,
+    pub builds: mpsc::Sender<BuildCall>,
+    pub logs: mpsc::Sender<LogCall>,
+    pub edge_desired: watch::Sender<Arc<EdgeDesired>>,
+    /// Where it listens is known when the control room starts: apps are told by which address they reach services.
+    pub edge: watch::Receiver<Arc<EdgeObservation>>,
+}
+
+/// How the control room ended, and so what the binary does with the edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// No instance runs any more: the edge is to be stopped, too.
+    Stopped,
+    /// Apps and edge are to go on without a daemon.
+    LeftRunning,
+}

@@ -1,0 +1,164 @@
+//! What goes into the reconcile loop and what comes out of it, as plain data.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bowline_api::wire::{self, ChangeStep};
+use bowline_core::app::{App, HostName};
+use bowline_core::fault::Fault;
+use bowline_core::id::{AppKey, ReleaseNumber, SecretName, ServiceName};
+use bowline_core::instance::{NodeDesired, Observations};
+use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, SecretVersion};
+use bowline_core::route::{EdgeDesired, EdgeObservation};
+use bowline_core::secret::Secret;
+use bowline_core::time::{Mono, Timestamp};
+
+use crate::certs::Leaf;
+use crate::change::{ChangeForm, ChangeId};
+use crate::config::Ended;
+use crate::release::Release;
+use crate::request::{Reply, Request};
+use crate::store::{AppRecord, NewEvent, RevisionState, Wanted};
+
+/// The moment of an input, and a random number for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Now {
+    pub(crate) mono: Mono,
+    pub(crate) wall: Timestamp,
+    pub(crate) random: u64,
+}
+
+/// A request that waits for its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// Work for the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct JobId(pub(crate) u64);
+
+#[derive(Debug)]
+pub(crate) enum Input {
+    Asked(Ticket, Request),
+    /// A folder was read for an apply.
+    Read(Ticket, Result<Box<Reading>, Fault>),
+    Stored(JobId, Result<Outcome, Fault>),
+    Progress(ChangeId, BuildProgress),
+    Built(ChangeId, Result<Built, Fault>),
+    Certified(BTreeMap<HostName, Result<Leaf, Fault>>),
+    Node(Arc<Observations>),
+    Edge(Arc<EdgeObservation>),
+    /// A deadline has passed.
+    Tick,
+    /// TERM or INT.
+    Terminate,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Effect {
+    Answer(Ticket, Reply),
+    /// A step of a change, for those who follow it.
+    Tell(ChangeId, ChangeStep),
+    /// Read the folder of an app and its file.
+    Read(Ticket, wire::Apply),
+    Store(JobId, Job),
+    Build(ChangeId, BuildRequest),
+    /// The result is not wanted any more.
+    CancelBuild(ChangeId),
+    Certify(Vec<HostName>),
+    Node(Arc<NodeDesired>),
+    Edge(Arc<EdgeDesired>),
+    /// Seal it, so that the next daemon can feed the edge before its store is open.
+    Snapshot(Arc<EdgeDesired>),
+    Exit(Ended),
+}
+
+/// What a folder holds: parsed, valid, and supported.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Reading {
+    pub(crate) key: AppKey,
+    pub(crate) folder: PathBuf,
+    pub(crate) app: Arc<App>,
+    /// The `.env` beside the file, packed.
+    pub(crate) dotenv: Option<Secret>,
+    /// What is set when the folder is read.
+    pub(crate) secrets: SecretIndex,
+    /// For people: what was found beside the file.
+    pub(crate) notes: Vec<String>,
+}
+
+/// One transaction. All of it is durable, or none.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Job {
+    /// Makes the app known and gives the change its id; makes secrets that generate themselves, and a new version of
+    /// the one that holds the `.env` if that has changed.
+    Begin {
+        key: AppKey,
+        folder: PathBuf,
+        generate: Vec<SecretName>,
+        dotenv: Option<Secret>,
+        at: Timestamp,
+    },
+    /// Numbers and stores a revision; answers with the release, its secrets opened.
+    Release {
+        change: ChangeId,
+        draft: Box<Draft>,
+        from: Option<ReleaseNumber>,
+        cached: bool,
+        at: Timestamp,
+    },
+    Write(Vec<Write>),
+    SetSecret {
+        key: AppKey,
+        name: SecretName,
+        value: Secret,
+        by_uid: Option<u32>,
+        at: Timestamp,
+    },
+    RemoveSecret {
+        key: AppKey,
+        name: SecretName,
+        by_uid: Option<u32>,
+        at: Timestamp,
+    },
+}
+
+/// A revision before it has a number.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Draft {
+    pub(crate) key: AppKey,
+    pub(crate) app: Arc<App>,
+    pub(crate) artifacts: BTreeMap<ServiceName, Artifact>,
+    pub(crate) secrets: BTreeMap<SecretName, SecretVersion>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Write {
+    Event(NewEvent),
+    Wanted(AppKey, Wanted),
+    Revision(AppKey, ReleaseNumber, RevisionState),
+    Change(AppKey, ChangeForm),
+    ChangeEnded(AppKey),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Outcome {
+    Begun { change: ChangeId, app: AppRecord, secrets: SecretIndex },
+    Released(Box<Release>),
+    Written,
+    SecretSet(SecretMeta),
+    SecretRemoved,
+}
+
+/// What the loop knows of an app's secrets: the newest valid version of each.
+pub(crate) type SecretIndex = BTreeMap<SecretName, SecretMeta>;
+
+/// One version of a secret; never its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SecretMeta {
+    pub(crate) name: SecretName,
+    pub(crate) version: SecretVersion,
+    pub(crate) created: Timestamp,
+    /// `None`: Bowline made it.
+    pub(crate) by_uid: Option<u32>,
+}

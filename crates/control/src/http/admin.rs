@@ -1,0 +1,134 @@
+//! The admin port: loopback TCP, read-only. `/metrics` and `/healthz`; the console will live here.
+//!
+//! Architecture invariant: nothing here changes anything, and nothing is answered to a request whose `Host` is not
+//! loopback: a page of the web that rebinds its name to 127.0.0.1 (DNS rebinding) is refused.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bowline_core::fault::{Fault, FaultKind};
+use prometheus_client::registry::Registry;
+
+use super::answer::Refusal;
+use crate::metrics::{self, VitalsSlot};
+use crate::request::{Answer, Door, Request as Ask};
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the admin port answers from.
+#[derive(Debug, Clone)]
+pub(crate) struct Admin {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) vitals: VitalsSlot,
+    pub(crate) door: Door,
+}
+
+pub(crate) fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/metrics", get(scrape))
+        .route("/healthz", get(healthz))
+        .fallback(not_found)
+        .layer(from_fn(require_loopback_host))
+        .with_state(admin)
+}
+
+async fn not_found() -> Refusal {
+    Refusal::not_found(
+        Fault::new(FaultKind::Invalid, "there is no such page here").hint("look at /metrics or /healthz"),
+    )
+}
+
+async fn scrape(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    match admin.door.ask(Ask::Vitals).await {
+        Ok(Answer::Vitals(vitals)) => admin.vitals.put(*vitals),
+        Ok(other) => return unexpected(&other).into_response(),
+        Err(refusal) => return refusal.into_response(),
+    }
+    let mut text = String::new();
+    if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &admin.registry) {
+        return Refusal::from(Fault::new(FaultKind::Failed, "the metrics cannot be written").source(&error))
+            .into_response();
+    }
+    match wants_open_metrics(&headers) {
+        true => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        false => ([(header::CONTENT_TYPE, PROMETHEUS)], metrics::as_prometheus_text(&text)).into_response(),
+    }
+}
+
+fn unexpected(answer: &Answer) -> Refusal {
+    Fault::new(FaultKind::Failed, "the daemon answered another question").caused_by(format!("{answer:?}")).into()
+}
+
+fn wants_open_metrics(headers: &HeaderMap) -> bool {
+    let accepts = headers.get_all(header::ACCEPT);
+    accepts.iter().filter_map(|v| v.to_str().ok()).any(|v| v.contains("application/openmetrics-text"))
+}
+
+/// 200 while the loop answers; a refused store is said but is no reason to restart the daemon.
+async fn healthz(State(admin): State<Admin>) -> Response {
+    match admin.door.ask(Ask::Vitals).await {
+        Ok(Answer::Vitals(vitals)) if vitals.degraded => (StatusCode::OK, "degraded\n").into_response(),
+        Ok(_) => (StatusCode::OK, "ok\n").into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn require_loopback_host(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+    match host.or_else(|| request.uri().host()) {
+        Some(host) if is_loopback(host) => next.run(request).await,
+        Some(_) | None => Refusal::from(
+            Fault::new(FaultKind::Refused, "the admin port answers only to a loopback host name")
+                .hint("open it as http://127.0.0.1:PORT or http://localhost:PORT"),
+        )
+        .into_response(),
+    }
+}
+
+/// `host` as in a `Host` header: a name or address, and maybe a port.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or("", |(address, _)| address),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let name = name.to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok_and(|a| a.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_are_answered() {
+        let check = |host, expected| assert_eq!(is_loopback(host), expected, "{host}");
+        check("127.0.0.1:7070", true);
+        check("127.0.0.1", true);
+        check("localhost:7070", true);
+        check("LOCALHOST", true);
+        check("console.localhost:7070", true);
+        check("[::1]:7070", true);
+        check("evil.example:7070", false);
+        check("localhost.evil.example", false);
+        check("127.0.0.1.evil.example", false);
+        check("10.0.0.1:7070", false);
+        check("[::2]", false);
+        check("", false);
+    }
+
+    #[test]
+    fn counters_are_named_with_their_total_in_the_older_format() {
+        let open = "# HELP a_seconds Time.\n# TYPE a_seconds counter\n# UNIT a_seconds seconds\na_seconds_total 1\n\
+                    # HELP b B.\n# TYPE b gauge\nb 2\n# EOF\n";
+        let expected = "# HELP a_seconds_total Time.\n# TYPE a_seconds_total counter\na_seconds_total 1\n\
+                        # HELP b B.\n# TYPE b gauge\nb 2\n";
+        assert_eq!(metrics::as_prometheus_text(open), expected);
+    }
+}

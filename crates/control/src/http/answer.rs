@@ -1,0 +1,81 @@
+//! What a request is answered with, and how a refusal becomes a status code.
+
+use axum::body::Body;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bowline_api::wire;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::AppKey;
+use serde::Serialize;
+
+/// A fault with the status code it is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: RefusalReason,
+    pub(crate) fault: Fault,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RefusalReason {
+    /// By the kind of the fault.
+    Fault,
+    NotFound,
+    /// Another change runs.
+    Conflict,
+    /// The store is refused, or the daemon is about to exit.
+    Unavailable,
+    TooLarge,
+}
+
+impl Refusal {
+    pub(crate) fn not_found(fault: Fault) -> Self {
+        Self { reason: RefusalReason::NotFound, fault }
+    }
+
+    pub(crate) fn unknown_app(key: &AppKey) -> Self {
+        Self::not_found(
+            Fault::new(FaultKind::Invalid, format!("there is no app {key}")).hint("`bowline status` lists the apps"),
+        )
+    }
+
+    pub(crate) fn conflict(fault: Fault) -> Self {
+        Self { reason: RefusalReason::Conflict, fault }
+    }
+
+    pub(crate) fn unavailable(fault: Fault) -> Self {
+        Self { reason: RefusalReason::Unavailable, fault }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self.reason {
+            RefusalReason::NotFound => StatusCode::NOT_FOUND,
+            RefusalReason::Conflict => StatusCode::CONFLICT,
+            RefusalReason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            RefusalReason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            RefusalReason::Fault => match self.fault.kind {
+                FaultKind::Invalid => StatusCode::BAD_REQUEST,
+                FaultKind::Refused => StatusCode::FORBIDDEN,
+                FaultKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+                FaultKind::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+            },
+        }
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Self { reason: RefusalReason::Fault, fault }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        json(self.status(), &wire::Fault::from(self.fault))
+    }
+}
+
+/// `value` as one JSON document.
+pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
+    let text = serde_json::to_vec(value).expect("wire types have string keys and no failing serialisers");
+    (status, [(header::CONTENT_TYPE, "application/json")], Body::from(text)).into_response()
+}

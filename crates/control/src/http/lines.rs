@@ -1,0 +1,58 @@
+//! Answers that are streamed line by line.
+
+use std::convert::Infallible;
+
+use axum::body::{Body, Bytes};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bowline_api::wire;
+use bowline_core::log::{LogLine, LogSource};
+use bowline_core::release::Stream;
+use futures_util::stream;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::journal::Reader;
+
+/// Lines put into one frame, if they are there.
+const LINES_PER_FRAME: usize = 64;
+
+pub(super) fn of_change(reader: Reader) -> Response {
+    let body = Body::from_stream(stream::unfold(reader, |mut reader| async move {
+        let events = reader.next().await?;
+        Some((Ok::<_, Infallible>(frame(&events)), reader))
+    }));
+    ([(header::CONTENT_TYPE, wire::NDJSON)], body).into_response()
+}
+
+/// Dropping the answer drops the receiver, which ends the node's work.
+pub(super) fn of_logs(receiver: mpsc::Receiver<LogLine>) -> Response {
+    let body = Body::from_stream(stream::unfold(receiver, |mut receiver| async move {
+        let mut lines = Vec::new();
+        if receiver.recv_many(&mut lines, LINES_PER_FRAME).await == 0 {
+            return None;
+        }
+        let lines: Vec<_> = lines.into_iter().map(log_line).collect();
+        Some((Ok::<_, Infallible>(frame(&lines)), receiver))
+    }));
+    ([(header::CONTENT_TYPE, wire::NDJSON)], body).into_response()
+}
+
+fn frame<T: Serialize>(lines: &[T]) -> Bytes {
+    let mut out = Vec::new();
+    for line in lines {
+        serde_json::to_writer(&mut out, line).expect("wire types have string keys and no failing serialisers");
+        out.push(b'\n');
+    }
+    out.into()
+}
+
+fn log_line(line: LogLine) -> wire::LogLine {
+    let (source, instance) = match line.source {
+        LogSource::App { instance, stream: Stream::Stdout } => (wire::LogSource::Stdout, Some(instance)),
+        LogSource::App { instance, stream: Stream::Stderr } => (wire::LogSource::Stderr, Some(instance)),
+        LogSource::Access => (wire::LogSource::Access, None),
+        LogSource::Bowline { instance } => (wire::LogSource::Bowline, Some(instance)),
+    };
+    wire::LogLine { at: line.at.0, source, instance: instance.map(|i| i.to_string()), text: line.text }
+}

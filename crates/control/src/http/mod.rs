@@ -1,0 +1,313 @@
+//! The API on the Unix socket, version 1 of `bowline_api::wire`, and the admin port.
+
+pub(crate) mod admin;
+pub(crate) mod answer;
+pub(crate) mod journal;
+mod lines;
+mod memory;
+pub(crate) mod peer;
+pub(crate) mod socket;
+
+use std::collections::BTreeMap;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use bowline_api::wire;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, AppName, EnvName, NameError, ReleaseNumber, SecretName, ServiceName};
+use bowline_core::log::LogQuery;
+use bowline_core::secret::Secret;
+use bowline_core::time::Timestamp;
+use http_body_util::{BodyExt, Limited};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::LogCall;
+use crate::dotenv;
+use crate::effects::SecretMeta;
+use crate::jobs::secret_index;
+use crate::request::{Answer, Door, Request};
+use crate::secrets::Vault;
+use crate::store::{EVENTS_KEPT, EventRecord, Store};
+use answer::{Refusal, RefusalReason, json};
+use journal::Journals;
+use peer::{Owner, Peer, require_owner};
+
+/// Log lines on their way from the node to a client.
+const LOG_LINES: usize = 256;
+
+/// Most events in one answer, and how many where none are asked for.
+const MAX_EVENTS: u32 = 1_000;
+const DEFAULT_EVENTS: u32 = 100;
+
+/// What the API answers from.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    pub(crate) door: Door,
+    pub(crate) journals: Journals,
+    pub(crate) logs: mpsc::Sender<LogCall>,
+    /// Without a store the daemon is degraded: status and shutdown work, and the rest is refused with this fault.
+    pub(crate) kept: Result<Kept, Fault>,
+    pub(crate) version: String,
+    pub(crate) owner: Owner,
+}
+
+/// What outlives the daemon, for questions that need no look at the world.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    pub(crate) store: Store,
+    pub(crate) vault: Vault,
+}
+
+pub(crate) fn router(api: Api) -> Router {
+    let owner = api.owner;
+    Router::new()
+        .route("/v1/version", get(version))
+        .route("/v1/status", get(status))
+        .route("/v1/shutdown", post(shutdown))
+        .route("/v1/apps", post(apply))
+        .route("/v1/apps/{env}/{app}/stop", post(stop))
+        .route("/v1/changes/{id}", get(change))
+        .route("/v1/logs", get(logs))
+        .route("/v1/events", get(events))
+        .route("/v1/secrets/{env}/{app}", get(secrets))
+        .route("/v1/secrets/{env}/{app}/{name}", put(set_secret).delete(remove_secret))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_found)
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(owner, require_owner))
+        .with_state(api)
+}
+
+impl Api {
+    /// Store and vault, or why there are none.
+    fn kept(&self) -> Result<&Kept, Refusal> {
+        self.kept.as_ref().map_err(|fault| Refusal::unavailable(fault.clone()))
+    }
+
+    async fn ask(&self, request: Request) -> Result<Response, Refusal> {
+        self.door.ask(request).await.map(Answer::into_response)
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Status(status) => json(StatusCode::OK, &*status),
+            Self::Accepted(accepted) => json(StatusCode::ACCEPTED, &accepted),
+            Self::Stopped(stopped) => json(StatusCode::OK, &stopped),
+            Self::SecretSet(set) => json(StatusCode::OK, &set),
+            Self::SecretRemoved | Self::Vitals(_) => StatusCode::NO_CONTENT.into_response(),
+        }
+    }
+}
+
+type Handled = Result<Response, Refusal>;
+
+async fn not_found() -> Refusal {
+    Refusal::not_found(
+        Fault::new(FaultKind::Invalid, "the daemon knows no such path and method")
+            .hint("the command may be newer than the daemon: stop it with `bowline down` and start it again"),
+    )
+}
+
+async fn version(State(api): State<Api>) -> Response {
+    json(StatusCode::OK, &wire::Version { version: api.version, api: vec![1] })
+}
+
+async fn status(State(api): State<Api>) -> Handled {
+    let mut answer = api.door.ask(Request::Status).await?;
+    if let Answer::Status(status) = &mut answer {
+        status.daemon.private_bytes = memory::private_bytes();
+    }
+    Ok(answer.into_response())
+}
+
+async fn shutdown(State(api): State<Api>) -> Handled {
+    api.ask(Request::Shutdown).await
+}
+
+async fn apply(State(api): State<Api>, body: Body) -> Handled {
+    let apply = read_json(body).await?;
+    api.ask(Request::Apply(apply)).await
+}
+
+async fn stop(State(api): State<Api>, Path((env, app)): Path<(String, String)>, body: Body) -> Handled {
+    let key = app_key(&env, &app)?;
+    let wire::Stop { shutdown_when_idle } = read_json(body).await?;
+    api.ask(Request::Stop { key, shutdown_when_idle }).await
+}
+
+async fn change(State(api): State<Api>, id: Result<Path<u64>, PathRejection>) -> Handled {
+    api.kept()?;
+    let Path(id) = id.map_err(|error| misunderstood(&error))?;
+    let reader = api.journals.read(id).ok_or_else(|| {
+        Refusal::not_found(
+            Fault::new(FaultKind::Invalid, format!("change {id} is not known to this daemon"))
+                .hint("`bowline status` shows how each app's last change ended"),
+        )
+    })?;
+    Ok(lines::of_change(reader))
+}
+
+async fn logs(State(api): State<Api>, query: Result<Query<wire::LogsQuery>, QueryRejection>) -> Handled {
+    let Query(query) = query.map_err(|error| misunderstood(&error))?;
+    let query = log_query(query)?;
+    let known = api.kept()?.store.read(|view| view.app(&query.key)).map_err(Fault::from)?;
+    known.ok_or_else(|| Refusal::unknown_app(&query.key))?;
+    let (sender, receiver) = mpsc::channel(LOG_LINES);
+    let gone = |_| Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
+    api.logs.send((query, sender)).await.map_err(gone)?;
+    Ok(lines::of_logs(receiver))
+}
+
+fn log_query(query: wire::LogsQuery) -> Result<LogQuery, Refusal> {
+    Ok(LogQuery {
+        key: app_key(&query.env, &query.app)?,
+        service: query.service.map(|s| ServiceName::new(&s).map_err(|e| bad_name(&s, &e))).transpose()?,
+        release: query.release.map(ReleaseNumber),
+        since: query.since.map(Timestamp),
+        tail: query.tail,
+        follow: query.follow,
+        grep: query.grep,
+        access: query.access,
+    })
+}
+
+async fn events(State(api): State<Api>, query: Result<Query<wire::EventsQuery>, QueryRejection>) -> Handled {
+    let store = api.kept()?.store.clone();
+    let Query(query) = query.map_err(|error| misunderstood(&error))?;
+    let read = tokio::task::spawn_blocking(move || read_events(&store, &query));
+    let events = read.await.map_err(|e| Fault::new(FaultKind::Failed, "reading the events broke off").source(&e))??;
+    Ok(json(StatusCode::OK, &wire::Events { events }))
+}
+
+/// The newest of one app, of one environment or of all; with `after`, the oldest above it.
+fn read_events(store: &Store, query: &wire::EventsQuery) -> Result<Vec<wire::Event>, Refusal> {
+    let limit = query.limit.unwrap_or(DEFAULT_EVENTS).min(MAX_EVENTS);
+    let app = match (&query.env, &query.app) {
+        (Some(env), Some(app)) => Some(app_key(env, app)?),
+        (Some(_) | None, Some(_) | None) => None,
+    };
+    let kept = u32::try_from(EVENTS_KEPT).unwrap_or(u32::MAX);
+    let records = store.read(|view| match (query.after, &app) {
+        (Some(after), _) => view.events_after(after, kept),
+        (None, Some(key)) => view.last_events(Some(key), limit),
+        (None, None) => view.last_events(None, kept),
+    });
+    let matches = |record: &EventRecord| {
+        let is = |want: &Option<String>, have: Option<&str>| want.as_deref().is_none_or(|want| have == Some(want));
+        let key = record.key.as_ref();
+        is(&query.env, key.map(|k| k.env.as_str())) && is(&query.app, key.map(|k| k.app.as_str()))
+    };
+    let mut events: Vec<_> = records.map_err(Fault::from)?.into_iter().filter(matches).map(event).collect();
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    match query.after {
+        Some(_) => events.truncate(limit),
+        None => drop(events.drain(..events.len().saturating_sub(limit))),
+    }
+    Ok(events)
+}
+
+fn event(record: EventRecord) -> wire::Event {
+    let fields: BTreeMap<String, Value> = serde_json::from_str(&record.fields).unwrap_or_default();
+    let text = |value: Value| match value {
+        Value::String(text) => text,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    };
+    wire::Event {
+        seq: record.sequence,
+        at: record.at.0,
+        env: record.key.as_ref().map(|key| key.env.to_string()),
+        app: record.key.as_ref().map(|key| key.app.to_string()),
+        event: record.kind,
+        text: record.message,
+        fields: fields.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, text(v))).collect(),
+    }
+}
+
+async fn secrets(State(api): State<Api>, Path((env, app)): Path<(String, String)>) -> Handled {
+    let key = app_key(&env, &app)?;
+    let records = api.kept()?.vault.list(&key).map_err(Fault::from)?;
+    let info = |meta: SecretMeta| wire::SecretInfo {
+        name: meta.name.to_string(),
+        version: meta.version.0,
+        created: meta.created.0,
+        by_uid: meta.by_uid,
+        generated: meta.by_uid.is_none(),
+    };
+    let known = secret_index(records).into_values().filter(|meta| !dotenv::is_reserved(&meta.name));
+    Ok(json(StatusCode::OK, &wire::Secrets { secrets: known.map(info).collect() }))
+}
+
+type SecretPath = Path<(String, String, String)>;
+
+async fn set_secret(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((env, app, name)): SecretPath,
+    body: Body,
+) -> Handled {
+    let (key, name) = (app_key(&env, &app)?, secret_name(&name)?);
+    let value = read(body, wire::MAX_SECRET).await?;
+    if value.is_empty() {
+        let fault = Fault::new(FaultKind::Invalid, format!("the value of secret {name} is empty"));
+        return Err(fault.hint("give the value on standard input").into());
+    }
+    api.ask(Request::SetSecret { key, name, value: Secret::new(value), by_uid: peer.uid }).await
+}
+
+async fn remove_secret(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((env, app, name)): SecretPath,
+) -> Handled {
+    let (key, name) = (app_key(&env, &app)?, secret_name(&name)?);
+    api.ask(Request::RemoveSecret { key, name, by_uid: peer.uid }).await
+}
+
+async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+    let bytes = read(body, wire::MAX_BODY).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Fault::new(FaultKind::Invalid, "the request's body is not understood").source(&error).into())
+}
+
+/// The whole body, at most `limit` bytes.
+async fn read(body: Body, limit: usize) -> Result<Bytes, Refusal> {
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Refusal {
+            reason: RefusalReason::TooLarge,
+            fault: Fault::new(FaultKind::Invalid, format!("the body has more than {limit} bytes")),
+        }),
+        Err(error) => {
+            Err(Fault::new(FaultKind::Invalid, "the request's body did not arrive whole").source(&*error).into())
+        }
+    }
+}
+
+fn misunderstood(error: &dyn std::error::Error) -> Refusal {
+    Fault::new(FaultKind::Invalid, "the request is not understood").source(error).into()
+}
+
+fn app_key(env: &str, app: &str) -> Result<AppKey, Refusal> {
+    let env = EnvName::new(env).map_err(|e| bad_name(env, &e))?;
+    let app = AppName::new(app).map_err(|e| bad_name(app, &e))?;
+    Ok(AppKey { env, app })
+}
+
+fn secret_name(name: &str) -> Result<SecretName, Refusal> {
+    SecretName::new(name).map_err(|e| bad_name(name, &e))
+}
+
+fn bad_name(name: &str, error: &NameError) -> Refusal {
+    Fault::new(FaultKind::Invalid, format!("{name:?} is not a name")).source(error).into()
+}

@@ -1,0 +1,107 @@
+//! The API's socket, which comes back when its file is cleaned away under a daemon that runs.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::sleep;
+
+/// How often the file is looked for.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long accepting rests after an error, such as too many open files.
+const REST: Duration = Duration::from_millis(100);
+
+/// A listening socket and the file that leads to it.
+#[derive(Debug)]
+pub(crate) struct ApiSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ApiSocket {
+    /// `listener` is bound to a path.
+    pub(crate) fn new(listener: UnixListener) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let path = address.as_pathname().ok_or_else(|| io::Error::other("the socket has no path"))?.to_owned();
+        Ok(Self { listener, path })
+    }
+
+    /// Binds anew if the file is gone. A file that is somebody else's stays.
+    fn restore(&mut self) {
+        match std::fs::symlink_metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(_) | Err(_) => return,
+        }
+        match bind(&self.path) {
+            Ok(listener) => {
+                tracing::warn!(path = %self.path.display(), "the API's socket was gone and is back");
+                self.listener = listener;
+            }
+            Err(error) => tracing::warn!(path = %self.path.display(), %error, "the API's socket is gone"),
+        }
+    }
+}
+
+/// The folder may be searched by others, as the edge's user has to; the socket is the owner's alone.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+        DirBuilder::new().recursive(true).mode(0o711).create(folder)?;
+        std::fs::set_permissions(folder, Permissions::from_mode(0o711))?;
+    }
+    let listener = UnixListener::bind(path)?;
+    // The daemon's mask has made it so already; where it is another, others are kept out from here on.
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+impl Listener for ApiSocket {
+    type Io = UnixStream;
+    type Addr = tokio::net::unix::SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, Self::Addr) {
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok(accepted) => return accepted,
+                    Err(error) => {
+                        tracing::warn!(%error, "the API cannot accept");
+                        sleep(REST).await;
+                    }
+                },
+                () = sleep(LOOK) => self.restore(),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::{Instant, timeout};
+
+    #[tokio::test]
+    async fn a_socket_whose_folder_was_cleaned_away_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("api.sock");
+        let mut socket = ApiSocket::new(UnixListener::bind(&path).unwrap()).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        let server = tokio::spawn(async move { socket.accept().await });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while UnixStream::connect(&path).await.is_err() {
+            assert!(Instant::now() < deadline, "it does not come back");
+            tokio::task::yield_now().await;
+        }
+        timeout(Duration::from_secs(5), server).await.unwrap().unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,188 @@
+//! Jobs of the loop, done on store and vault, one after the other: what is asked first is durable first.
+
+use std::sync::Arc;
+
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, ReleaseNumber, SecretName};
+use bowline_core::release::{Artifact, Revision, SecretVersion};
+use bowline_core::rollout::Phase;
+use bowline_core::secret::Secret;
+use bowline_core::time::Timestamp;
+
+use crate::change::{ChangeForm, ChangeId, FORM_VERSION};
+use crate::effects::{Draft, Job, Outcome, SecretIndex, SecretMeta, Write};
+use crate::release::Release;
+use crate::secrets::Vault;
+use crate::store::{NewRevision, RevisionRecord, RolloutRecord, SecretRecord, Store, StoreError, Tx, Wanted};
+use crate::{dotenv, events, form};
+
+/// Who a secret that Bowline made belongs to in the store: (uid_t) -1, which no user is.
+const BOWLINE: u32 = u32::MAX;
+
+pub(crate) async fn run(store: &Store, vault: &Vault, job: Job) -> Result<Outcome, Fault> {
+    match job {
+        Job::Begin { key, folder, generate, dotenv, at } => {
+            begin(store, vault, key, folder, generate, dotenv, at).await
+        }
+        Job::Release { change, draft, from, cached, at } => {
+            release(store, vault, change, *draft, from, cached, at).await
+        }
+        Job::Write(writes) => {
+            store.commit(move |tx| writes.into_iter().try_for_each(|write| apply(tx, write))).await?;
+            Ok(Outcome::Written)
+        }
+        Job::SetSecret { key, name, value, by_uid, at } => {
+            let version = vault.set(&key, &name, value, at, by_uid.unwrap_or(BOWLINE)).await?;
+            let event = events::secret_set(&key, &name, version.0, by_uid, at);
+            store.commit(move |tx| tx.append_event(event)).await?;
+            Ok(Outcome::SecretSet(SecretMeta { name, version, created: at, by_uid }))
+        }
+        Job::RemoveSecret { key, name, by_uid, at } => {
+            store
+                .commit(move |tx| {
+                    tx.revoke_secret(&key, &name, at)?;
+                    tx.append_event(events::secret_removed(&key, &name, by_uid, at))
+                })
+                .await?;
+            Ok(Outcome::SecretRemoved)
+        }
+    }
+}
+
+async fn begin(
+    store: &Store,
+    vault: &Vault,
+    key: AppKey,
+    folder: std::path::PathBuf,
+    generate: Vec<SecretName>,
+    dotenv: Option<Secret>,
+    at: Timestamp,
+) -> Result<Outcome, Fault> {
+    for name in &generate {
+        vault.ensure(&key, name, at, BOWLINE).await?;
+    }
+    if let Some(value) = dotenv {
+        keep_dotenv(vault, &key, value, at).await?;
+    }
+    let secrets = secret_index(vault.list(&key)?);
+    let (app, change) = store
+        .commit(move |tx| {
+            let app = tx.register_app(&key, &folder, at)?;
+            let change = ChangeId(tx.next_generation()?.0);
+            tx.put_rollout(&record(&key, &ChangeForm::Build { change: change.0, since: at.0 }))?;
+            tx.append_event(events::change_began(&key, change, &folder.display().to_string(), at))?;
+            Ok((app, change))
+        })
+        .await?;
+    Ok(Outcome::Begun { change, app, secrets })
+}
+
+/// A new version only if the file has changed: an unchanged folder is an unchanged release.
+async fn keep_dotenv(vault: &Vault, key: &AppKey, value: Secret, at: Timestamp) -> Result<(), Fault> {
+    let name = dotenv::secret_name();
+    let known = secret_index(vault.list(key)?).remove(&name);
+    let same = match known {
+        Some(meta) => vault.reveal(key, &name, meta.version)? == value,
+        None => false,
+    };
+    if !same {
+        vault.set(key, &name, value, at, BOWLINE).await?;
+    }
+    Ok(())
+}
+
+async fn release(
+    store: &Store,
+    vault: &Vault,
+    change: ChangeId,
+    draft: Draft,
+    from: Option<ReleaseNumber>,
+    cached: bool,
+    at: Timestamp,
+) -> Result<Outcome, Fault> {
+    let Draft { key, app, artifacts, secrets } = draft;
+    let new = NewRevision {
+        app: bowline_spec::canonical::to_json(&app),
+        artifacts: form::write_built(&artifacts),
+        secrets,
+        created: at,
+    };
+    let record = store
+        .commit(move |tx| {
+            let stored = tx.add_revision(&key, new)?;
+            let form = ChangeForm::Rollout {
+                change: change.0,
+                since: at.0,
+                release: stored.number.0,
+                from: from.map(|number| number.0),
+                phase: Phase::Prepare.to_string(),
+                reason: None,
+                cached,
+            };
+            tx.put_rollout(&record(&key, &form))?;
+            tx.set_wanted(&key, Wanted::Running)?;
+            tx.append_event(events::release_stored(&key, stored.number, change, at))?;
+            Ok(stored)
+        })
+        .await?;
+    // Read back as the next daemon would: what cannot be read is known now, not after a crash.
+    Ok(Outcome::Released(Box::new(open_release(vault, record)?)))
+}
+
+fn apply(tx: &mut Tx<'_>, write: Write) -> Result<(), StoreError> {
+    match write {
+        Write::Event(event) => tx.append_event(event).map(drop),
+        Write::Wanted(key, wanted) => tx.set_wanted(&key, wanted).map(drop),
+        Write::Revision(key, number, state) => tx.set_revision_state(&key, number, state).map(drop),
+        Write::Change(key, form) => tx.put_rollout(&record(&key, &form)),
+        Write::ChangeEnded(key) => tx.clear_rollout(&key),
+    }
+}
+
+fn record(key: &AppKey, form: &ChangeForm) -> RolloutRecord {
+    let state = serde_json::to_string(form).expect("the form has string keys and no failing serialisers");
+    RolloutRecord { key: key.clone(), version: FORM_VERSION, state }
+}
+
+/// A stored revision as it is run. A secret that was revoked since is left out.
+pub(crate) fn open_release(vault: &Vault, record: RevisionRecord) -> Result<Release, Fault> {
+    let RevisionRecord { key, number, app, artifacts, secrets, created, .. } = record;
+    let unreadable = |error: &dyn std::error::Error| {
+        Fault::new(FaultKind::Failed, format!("release {number} of {key} cannot be read from the store")).source(error)
+    };
+    let app = bowline_spec::canonical::from_json(&app).map_err(|error| unreadable(&error))?;
+    let artifacts = form::read_built(&artifacts).map_err(|error| unreadable(&error))?;
+    let valid = secret_versions(vault.list(&key)?);
+    let mut values = std::collections::BTreeMap::new();
+    for (name, version) in &secrets {
+        if valid.contains(&(name.clone(), *version)) {
+            values.insert(name.clone(), vault.reveal(&key, name, *version)?);
+        }
+    }
+    let artifacts: std::collections::BTreeMap<_, Artifact> = artifacts;
+    let revision = Revision { key, number, app: Arc::new(app), artifacts, secrets, created };
+    Ok(Release { revision, secrets: values })
+}
+
+fn secret_versions(records: Vec<SecretRecord>) -> Vec<(SecretName, SecretVersion)> {
+    records.into_iter().filter(|r| r.revoked.is_none()).map(|r| (r.name, r.version)).collect()
+}
+
+/// The newest valid version of each.
+pub(crate) fn secret_index(records: Vec<SecretRecord>) -> SecretIndex {
+    let valid = records.into_iter().filter(|record| record.revoked.is_none());
+    let meta = valid.map(|record| SecretMeta {
+        name: record.name,
+        version: record.version,
+        created: record.created,
+        by_uid: (record.created_by != BOWLINE).then_some(record.created_by),
+    });
+    let mut index = SecretIndex::new();
+    for meta in meta {
+        let newer = index.get(&meta.name).is_none_or(|known| known.version < meta.version);
+        if newer {
+            index.insert(meta.name.clone(), meta);
+        }
+    }
+    index
+}

@@ -1,0 +1,183 @@
+//! What the store holds, taken up when the daemon starts.
+
+use std::sync::Arc;
+
+use bowline_api::wire::{self, ChangeStep};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, ReleaseNumber};
+use bowline_core::rollout::{Phase, Plan, Rollout};
+use bowline_core::time::Timestamp;
+
+use crate::change::{Change, ChangeForm, ChangeId, FORM_VERSION, RollingOut, Stage};
+use crate::effects::{Effect, Job, Now, Write};
+use crate::events;
+use crate::form;
+use crate::jobs::open_release;
+use crate::pending::Pending;
+use crate::reconcile::Loop;
+use crate::release::Release;
+use crate::secrets::Vault;
+use crate::store::{AppRecord, RevisionRecord, RevisionState, RolloutRecord, Store, View, Wanted};
+use crate::world::{AppWorld, Stable};
+
+/// All that outlived the daemon before.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) apps: Vec<LoadedApp>,
+    /// Counted by the store, one per start: generations of this daemon are above those of all before.
+    pub(crate) epoch: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct LoadedApp {
+    record: AppRecord,
+    stable: Option<Release>,
+    change: Option<LoadedChange>,
+    fault: Option<Fault>,
+}
+
+/// A change that had not ended.
+#[derive(Debug)]
+enum LoadedChange {
+    /// It was building: nothing of it is kept.
+    Interrupted {
+        change: u64,
+    },
+    Rollout(Box<LoadedRollout>),
+}
+
+#[derive(Debug)]
+struct LoadedRollout {
+    change: ChangeId,
+    since: Timestamp,
+    candidate: Release,
+    from: Option<ReleaseNumber>,
+    phase: Phase,
+    reason: Option<Fault>,
+    cached: bool,
+}
+
+/// Reads the store and counts this start.
+pub(crate) async fn load(store: &Store, vault: &Vault, version: &str, at: Timestamp) -> Result<Loaded, Fault> {
+    let version = version.to_owned();
+    let started = move |tx: &mut crate::store::Tx<'_>| {
+        let epoch = tx.next_generation()?.0;
+        tx.append_event(events::daemon_started(&version, epoch, at))?;
+        Ok(epoch)
+    };
+    let epoch = store.commit(started).await?;
+    let rows = store
+        .read(|view| view.apps()?.into_iter().map(|record| Rows::read(view, record)).collect::<Result<Vec<_>, _>>())?;
+    let apps = rows.into_iter().map(|rows| rows.open(vault)).collect::<Result<_, _>>()?;
+    Ok(Loaded { apps, epoch })
+}
+
+/// An app's rows, of one moment.
+struct Rows {
+    record: AppRecord,
+    revisions: Vec<RevisionRecord>,
+    rollout: Option<RolloutRecord>,
+}
+
+impl Rows {
+    fn read(view: &View<'_>, record: AppRecord) -> Result<Self, crate::store::StoreError> {
+        let (revisions, rollout) = (view.revisions(&record.key)?, view.rollout(&record.key)?);
+        Ok(Self { record, revisions, rollout })
+    }
+
+    fn open(self, vault: &Vault) -> Result<LoadedApp, Fault> {
+        let active = self.revisions.iter().rfind(|r| r.state == RevisionState::Active);
+        let change = self.rollout.as_ref().map(|row| self.change(vault, row)).transpose()?;
+        let failed = self.revisions.last().and_then(|newest| match &newest.state {
+            RevisionState::Failed { reason } => Some(form::read_fault(reason)),
+            RevisionState::Pending | RevisionState::Active | RevisionState::Retired => None,
+        });
+        // One that a person has stopped since is stopped, not failed.
+        let failed = failed.filter(|_| active.is_none() || self.record.wanted == Wanted::Running);
+        let stable = active.cloned().map(|row| open_release(vault, row)).transpose()?;
+        Ok(LoadedApp { record: self.record, stable, change, fault: failed })
+    }
+
+    fn change(&self, vault: &Vault, row: &RolloutRecord) -> Result<LoadedChange, Fault> {
+        let key = &self.record.key;
+        let unreadable = || Fault::new(FaultKind::Failed, format!("the change of {key} cannot be read from the store"));
+        if row.version != FORM_VERSION {
+            let cause = format!("it has version {}, this daemon reads {FORM_VERSION}", row.version);
+            return Err(unreadable().caused_by(cause).hint("run the newer Bowline"));
+        }
+        let form = serde_json::from_str(&row.state).map_err(|error| unreadable().source(&error))?;
+        match form {
+            ChangeForm::Build { change, .. } => Ok(LoadedChange::Interrupted { change }),
+            ChangeForm::Rollout { change, since, release, from, phase, reason, cached } => {
+                let revision = self.revisions.iter().find(|r| r.number.0 == release).cloned();
+                let revision =
+                    revision.ok_or_else(|| unreadable().caused_by(format!("there is no release {release}")))?;
+                Ok(LoadedChange::Rollout(Box::new(LoadedRollout {
+                    change: ChangeId(change),
+                    since: Timestamp(since),
+                    candidate: open_release(vault, revision)?,
+                    from: from.map(ReleaseNumber),
+                    phase: phase.parse().map_err(|error| unreadable().source(&error))?,
+                    reason: reason.map(wire::Fault::into),
+                    cached,
+                })))
+            }
+        }
+    }
+}
+
+impl Loop {
+    /// Takes up an app where the daemon before has left it.
+    pub(crate) fn take_up(&mut self, loaded: LoadedApp, now: Now) {
+        let LoadedApp { record, stable, change, fault } = loaded;
+        let key = record.key.clone();
+        let mut app = AppWorld::new(record);
+        app.fault = fault;
+        app.stable = stable.map(|release| {
+            let parts = release.parts(&self.place, app.record.uid);
+            Stable { release: Arc::new(release), parts }
+        });
+        self.apps.insert(key.clone(), app);
+        match change {
+            None => {}
+            Some(LoadedChange::Interrupted { change }) => self.take_up_interrupted(&key, change, now),
+            Some(LoadedChange::Rollout(rollout)) => self.take_up_rollout(&key, *rollout, now),
+        }
+    }
+
+    /// A build that was cut short: said to whoever asks for it, and nothing else.
+    fn take_up_interrupted(&mut self, key: &AppKey, change: u64, now: Now) {
+        let fault = Fault::new(FaultKind::Failed, format!("the change of {key} was interrupted"))
+            .caused_by("the daemon ended while it was building")
+            .hint("apply the folder again");
+        if let Some(app) = self.apps.get_mut(key) {
+            app.fault = Some(fault.clone());
+        }
+        let event = Write::Event(events::change_interrupted(key, change, now.wall));
+        self.store(Job::Write(vec![Write::ChangeEnded(key.clone()), event]), Pending::Nothing);
+        self.effects.push(Effect::Tell(ChangeId(change), ChangeStep::Failed { fault: fault.into() }));
+    }
+
+    /// A rollout goes on where it was: the same code path as a normal tick.
+    fn take_up_rollout(&mut self, key: &AppKey, loaded: LoadedRollout, now: Now) {
+        let LoadedRollout { change, since, candidate, from, phase, reason, cached } = loaded;
+        let Some(app) = self.apps.get_mut(key) else { return };
+        let candidate = Arc::new(candidate);
+        app.change = Some(Change { id: change, since, stage: Stage::Release { cached }, told: None });
+        let parts = match candidate.parts(&self.place, app.record.uid) {
+            Ok(parts) => parts,
+            Err(fault) => return self.fail(key, change, fault, now),
+        };
+        let before = from.and_then(|number| app.release(number)).map(|(release, _)| Arc::clone(release));
+        let plan = Plan::new(
+            before.as_ref().map(|release| (release.number(), release.app())),
+            (candidate.number(), candidate.app()),
+        );
+        let machine = Rollout::resume(plan, phase, reason, now.mono);
+        let rolling = RollingOut { candidate, parts, from, machine, cached };
+        if let Some(change) = &mut app.change {
+            change.stage = Stage::Rollout(Box::new(rolling));
+        }
+        self.tell(change, ChangeStep::Phase { phase: wire::ChangePhase::Rollout });
+    }
+}

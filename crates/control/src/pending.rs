@@ -1,0 +1,110 @@
+//! What goes on when a job of the store is done.
+
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::AppKey;
+use bowline_core::rollout::Entered;
+
+use crate::change::ChangeId;
+use crate::effects::{Job, Now, Outcome, Reading, Ticket};
+use crate::reconcile::Loop;
+
+#[derive(Debug)]
+pub(crate) enum Pending {
+    /// Events only: what they tell has happened, whether they are stored or not.
+    Nothing,
+    /// A change is begun.
+    Begin {
+        ticket: Ticket,
+        reading: Box<Reading>,
+    },
+    /// A revision is numbered.
+    Release {
+        key: AppKey,
+        change: ChangeId,
+    },
+    /// The release that is stable already starts again, or runs already.
+    Again {
+        key: AppKey,
+        change: ChangeId,
+        cached: bool,
+    },
+    /// A phase of a rollout; `job` is tried again until it is stored.
+    Phase {
+        key: AppKey,
+        entered: Vec<Entered>,
+        job: Job,
+    },
+    /// A change has failed.
+    Failed {
+        key: AppKey,
+        change: ChangeId,
+        fault: Fault,
+    },
+    Stop {
+        key: AppKey,
+        ticket: Ticket,
+        shutdown_when_idle: bool,
+    },
+    SetSecret {
+        ticket: Ticket,
+    },
+    RemoveSecret {
+        ticket: Ticket,
+    },
+    /// The last words of the daemon.
+    Farewell,
+}
+
+impl Loop {
+    pub(crate) fn resume(&mut self, pending: Pending, result: Result<Outcome, Fault>, now: Now) {
+        match pending {
+            Pending::Nothing => {
+                if let Err(fault) = result {
+                    tracing::warn!(error = %fault, causes = ?fault.causes, "event not stored");
+                }
+            }
+            Pending::Begin { ticket, reading } => match result {
+                Ok(Outcome::Begun { change, app, secrets }) => {
+                    self.begun(ticket, *reading, change, app, secrets, now);
+                }
+                Ok(other) => self.refuse(ticket, unexpected(&other)),
+                Err(fault) => self.refuse(ticket, fault),
+            },
+            Pending::Release { key, change } => match result {
+                Ok(Outcome::Released(release)) => self.released(&key, change, *release, now),
+                Ok(other) => self.fail(&key, change, unexpected(&other), now),
+                Err(fault) => self.fail(&key, change, fault, now),
+            },
+            Pending::Again { key, change, cached } => match result {
+                Ok(_) => self.start_again(&key, change, cached, now),
+                Err(fault) => self.fail(&key, change, fault, now),
+            },
+            Pending::Phase { key, entered, .. } => self.entered(&key, entered, now),
+            Pending::Failed { key, change, fault } => {
+                if let Err(error) = result {
+                    tracing::error!(app = %key, error = %error, causes = ?error.causes, "end of a change not stored");
+                }
+                self.ended_in_failure(&key, change, fault);
+            }
+            Pending::Stop { key, ticket, shutdown_when_idle } => match result {
+                Ok(_) => self.stopping(&key, ticket, shutdown_when_idle, now),
+                Err(fault) => self.refuse(ticket, fault),
+            },
+            Pending::SetSecret { ticket } => self.secret_stored(ticket, result),
+            Pending::RemoveSecret { ticket } => self.secret_removed(ticket, result),
+            Pending::Farewell => self.farewell_said(),
+        }
+    }
+}
+
+/// The store answered another question: a defect, said instead of ignored.
+pub(crate) fn unexpected(outcome: &Outcome) -> Fault {
+    let what = match outcome {
+        Outcome::Begun { .. } => "a begun change",
+        Outcome::Released(_) => "a release",
+        Outcome::Written => "a write",
+        Outcome::SecretSet(_) => "a secret that was set",
+        Outcome::SecretRemoved => "a secret that was removed",
+    };
+    Fault::new(FaultKind::Failed, "the store answered another question").caused_by(format!("it answered with {what}"))
+}

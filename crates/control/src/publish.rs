@@ -1,0 +1,180 @@
+//! Desired state on its way out: what the node should run and what the edge should serve, each under a generation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bowline_core::app::HostName;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, Generation, InstanceId};
+use bowline_core::instance::{InstanceOrder, NodeDesired};
+use bowline_core::route::{Certificates, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table, Tables, compile};
+use bowline_core::time::{Mono, Timestamp};
+
+use crate::certs::Leaf;
+use crate::effects::Effect;
+use crate::world::{AppWorld, Apps};
+
+/// Generations of one daemon's life: the upper half is the epoch, which the store counts.
+const EPOCH_SHIFT: u32 = 32;
+
+/// How long a host waits for its certificate after it could not be made.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What was handed to node and edge last, and what that needs.
+#[derive(Debug)]
+pub(crate) struct Published {
+    generation: Generation,
+    node: Option<Arc<NodeDesired>>,
+    edge: Option<Arc<EdgeDesired>>,
+    pub(crate) tables: Tables,
+    pub(crate) leaves: BTreeMap<HostName, Leaf>,
+    /// The last look found another table than was handed out: it waits for a certificate.
+    waiting: bool,
+    /// Hosts whose certificate is being made.
+    certifying: BTreeSet<HostName>,
+    /// Hosts without one, and when it is tried again.
+    uncertified: BTreeMap<HostName, Mono>,
+    /// The generation that was sealed last.
+    sealed: Generation,
+}
+
+impl Published {
+    pub(crate) fn new(epoch: u64, snapshot: Option<&EdgeDesired>) -> Self {
+        let before = snapshot.map_or(Generation(0), |s| s.table.generation);
+        Self {
+            generation: before.max(Generation(epoch << EPOCH_SHIFT)),
+            node: None,
+            edge: None,
+            tables: Tables::new(),
+            leaves: BTreeMap::new(),
+            waiting: true,
+            certifying: BTreeSet::new(),
+            uncertified: BTreeMap::new(),
+            sealed: Generation(0),
+        }
+    }
+
+    pub(crate) fn edge_generation(&self) -> Generation {
+        self.edge.as_ref().map_or(Generation(0), |edge| edge.table.generation)
+    }
+
+    /// The instances that the table leads to.
+    pub(crate) fn routed(&self) -> BTreeSet<InstanceId> {
+        let pools = self.edge.iter().flat_map(|edge| edge.table.pools.values());
+        pools.flat_map(|pool| pool.endpoints.keys().cloned()).collect()
+    }
+
+    /// Whether the edge serves all that was last found worth serving.
+    pub(crate) fn is_served(&self, serving: Option<Generation>) -> bool {
+        !self.waiting && self.edge.as_ref().is_some_and(|edge| Some(edge.table.generation) == serving)
+    }
+
+    fn next_generation(&mut self) -> Generation {
+        self.generation = self.generation.next();
+        self.generation
+    }
+
+    /// The edge may hold a table of a daemon whose store was lost: ours must be above it, or it is refused.
+    pub(crate) fn edge_serves(&mut self, serving: Option<Generation>, effects: &mut Vec<Effect>) {
+        self.tables.serving(serving);
+        let Some(serving) = serving else { return };
+        if serving > self.generation {
+            self.generation = serving;
+            self.edge = None;
+        }
+        if let Some(edge) = self.edge.as_ref().filter(|e| e.table.generation == serving && serving > self.sealed) {
+            self.sealed = serving;
+            effects.push(Effect::Snapshot(Arc::clone(edge)));
+        }
+    }
+
+    pub(crate) fn orders(&mut self, orders: BTreeMap<InstanceId, InstanceOrder>, effects: &mut Vec<Effect>) {
+        if self.node.as_ref().is_some_and(|node| node.instances == orders) {
+            return;
+        }
+        let desired = Arc::new(NodeDesired { generation: self.next_generation(), instances: orders });
+        self.node = Some(Arc::clone(&desired));
+        effects.push(Effect::Node(desired));
+    }
+
+    /// Compiles the table, has certificates made for its hosts, and hands it out if it is another than the last.
+    pub(crate) fn table(
+        &mut self,
+        apps: &Apps,
+        endpoints: &BTreeMap<PoolId, Pool>,
+        (now, wall): (Mono, Timestamp),
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Fault> {
+        let table = compiled(self.edge_generation(), apps, endpoints)?;
+        self.waiting = self.request_leaves(&table, now, wall, effects);
+        if self.waiting {
+            return Ok(());
+        }
+        let certificates = self.certificates_of(&table);
+        let unchanged = |edge: &&Arc<EdgeDesired>| *edge.table == table && *edge.certificates == certificates;
+        if self.edge.as_ref().filter(unchanged).is_some() {
+            return Ok(());
+        }
+        let table = Table { generation: self.next_generation(), ..table };
+        self.tables.sent(&table);
+        let desired = Arc::new(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) });
+        self.edge = Some(Arc::clone(&desired));
+        effects.push(Effect::Edge(desired));
+        Ok(())
+    }
+
+    /// Asks for the certificates that are missing or end soon; whether the table waits for one.
+    fn request_leaves(&mut self, table: &Table, now: Mono, wall: Timestamp, effects: &mut Vec<Effect>) -> bool {
+        let hosts: Vec<_> = tls_hosts(table).cloned().collect();
+        self.uncertified.retain(|host, _| hosts.contains(host));
+        let is_fresh = |host: &HostName| self.leaves.get(host).is_some_and(|leaf| wall < leaf.renew_at());
+        let waits = |host: &HostName| self.uncertified.get(host).is_some_and(|until| *until > now);
+        let wanted = hosts.iter().filter(|h| !is_fresh(h) && !self.certifying.contains(*h) && !waits(h));
+        let wanted: Vec<HostName> = wanted.cloned().collect();
+        if !wanted.is_empty() {
+            self.certifying.extend(wanted.iter().cloned());
+            effects.push(Effect::Certify(wanted));
+        }
+        hosts.iter().any(|host| self.certifying.contains(host) && !self.leaves.contains_key(host))
+    }
+
+    fn certificates_of(&self, table: &Table) -> Certificates {
+        let with_leaf = |host: &HostName| Some((host.clone(), self.leaves.get(host)?.certificate.clone()));
+        tls_hosts(table).filter_map(with_leaf).collect()
+    }
+
+    pub(crate) fn certified(&mut self, host: HostName, leaf: Option<Leaf>, now: Mono) {
+        self.certifying.remove(&host);
+        match leaf {
+            Some(leaf) => {
+                self.uncertified.remove(&host);
+                self.leaves.insert(host, leaf);
+            }
+            None => drop(self.uncertified.insert(host, now + RETRY)),
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Mono> {
+        let waiting = self.uncertified.iter().filter(|(host, _)| !self.certifying.contains(*host));
+        waiting.map(|(_, until)| *until).min()
+    }
+}
+
+fn tls_hosts(table: &Table) -> impl Iterator<Item = &HostName> {
+    table.sites.iter().filter(|(_, site)| matches!(site.tls, SiteTls::Both)).map(|(host, _)| host)
+}
+
+/// The table of what is served, apps in the order in which they became known.
+fn compiled(generation: Generation, apps: &Apps, endpoints: &BTreeMap<PoolId, Pool>) -> Result<Table, Fault> {
+    let mut by_age: Vec<(&AppKey, &AppWorld)> = apps.iter().collect();
+    by_age.sort_by_key(|(_, app)| app.record.created);
+    let serving = by_age.iter().filter_map(|(key, app)| {
+        let (release, _) = app.release(app.live?)?;
+        Some(Serving { key, app: release.app(), sets: &app.sets })
+    });
+    let serving: Vec<_> = serving.collect();
+    let releases = apps.values().flat_map(|app| app.sets.iter().filter_map(|set| app.release(set.release)?.1));
+    let files = releases.flat_map(|parts| parts.files.clone()).collect();
+    compile(generation, &serving, endpoints, &files)
+        .map_err(|conflict| Fault::new(FaultKind::Refused, conflict.to_string()))
+}

@@ -1,0 +1,103 @@
+//! Reading a folder for an apply: `bowline.toml`, `.env`, and the secrets that are set.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bowline_api::wire;
+use bowline_core::app::App;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, EnvName};
+use bowline_core::release::{Unsupported, unsupported};
+use bowline_core::route::LOCAL;
+use bowline_spec::{Defaults, Diagnostics, Parsed};
+
+use crate::dotenv::{self, DotEnv};
+use crate::effects::{Reading, SecretIndex};
+use crate::jobs::secret_index;
+use crate::secrets::Vault;
+use crate::small_file::read_small;
+
+const FILE: &str = "bowline.toml";
+
+/// More is not read; the parser refuses it.
+const MAX_FILE: u64 = bowline_spec::MAX_FILE as u64;
+
+/// Reads and parses. Blocks: files and the store are read.
+pub(crate) fn read(apply: &wire::Apply, vault: &Vault) -> Result<Reading, Fault> {
+    let env = EnvName::new(&apply.env)
+        .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", apply.env)).source(&error))?;
+    let folder = folder(&apply.dir)?;
+    let (app, mut notes) = app(&folder, &env)?;
+    let key = AppKey { env, app: app.name.clone() };
+    let file = match key.env.as_str() {
+        LOCAL => DotEnv::read(&folder)?,
+        _ => None,
+    };
+    notes.extend(file.iter().map(said_of));
+    let secrets = secrets(vault, &key)?;
+    Ok(Reading { key, folder, app: Arc::new(app), dotenv: file.as_ref().map(dotenv::packed), secrets, notes })
+}
+
+fn secrets(vault: &Vault, key: &AppKey) -> Result<SecretIndex, Fault> {
+    Ok(secret_index(vault.list(key)?))
+}
+
+/// The folder, its links resolved: one app has one folder, whatever it is called.
+fn folder(dir: &str) -> Result<PathBuf, Fault> {
+    let path = Path::new(dir);
+    let wrong = |what: &str| Fault::new(FaultKind::Invalid, format!("{dir} {what}"));
+    if !path.is_absolute() {
+        return Err(wrong("is not an absolute path"));
+    }
+    let folder = fs::canonicalize(path).map_err(|error| wrong("cannot be opened").source(&error))?;
+    match folder.is_dir() {
+        true => Ok(folder),
+        false => Err(wrong("is not a folder").hint("name the folder that holds bowline.toml")),
+    }
+}
+
+fn app(folder: &Path, env: &EnvName) -> Result<(App, Vec<String>), Fault> {
+    let path = folder.join(FILE);
+    let folder_name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    match read_small(&path, MAX_FILE) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let app = bowline_spec::implicit(&folder_name, env);
+            let refused = unsupported(&app);
+            let note = format!("there is no {FILE}: the app is named {} after its folder", app.name);
+            Unsupported::fault(&refused).map_or_else(|| Ok((app, vec![note])), Err)
+        }
+        Err(error) => Err(Fault::new(FaultKind::Invalid, format!("cannot read {}", path.display()))
+            .source(&error)
+            .hint("make it a text file that the daemon may read, or remove it: then the folder says what it is")),
+        Ok(bytes) => {
+            let name = path.display().to_string();
+            let text = bowline_spec::decode(&bytes, &name)?;
+            let parsed = bowline_spec::parse(&text, &name, env, &Defaults { folder_name })?;
+            match not_carried(&parsed) {
+                Some(diagnostics) => Err(diagnostics.into()),
+                None => Ok((parsed.app, Vec::new())),
+            }
+        }
+    }
+}
+
+/// What the file asks for and this version cannot do, each at its line.
+fn not_carried(parsed: &Parsed) -> Option<Diagnostics> {
+    let hint = || Some("take it out, or override it in [environment.local]".to_owned());
+    let at = |one: &Unsupported| Diagnostics::at_key(parsed, &one.path, one.to_string(), hint());
+    unsupported(&parsed.app).iter().map(at).reduce(|mut all, one| {
+        all.extend(one);
+        all
+    })
+}
+
+fn said_of(file: &DotEnv) -> String {
+    let names: Vec<_> = file.values.keys().map(ToString::to_string).collect();
+    let ignored = match file.ignored.as_slice() {
+        [] => String::new(),
+        names => format!("; left out, since Bowline sets it: {}", names.join(", ")),
+    };
+    format!("{} gives defaults: {}{ignored}", file.path.display(), names.join(", "))
+}

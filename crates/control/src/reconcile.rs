@@ -1,0 +1,305 @@
+//! The reconcile loop: one synchronous `handle(input, now)`, effects as data, and a next deadline.
+//!
+//! Every input ends in the same look at the world ([`Loop::reconcile`]): what is wanted follows from apps and their
+//! rollouts, the machine of slots turns it into orders and endpoints, and what has changed goes out. A hint of what
+//! has changed is never taken.
+//!
+//! Architecture invariant: no I/O, no clock, no await. A phase of a rollout is stored before what follows from it is
+//! published; nothing is ordered from the node before it has adopted what runs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_api::wire::{self, ChangeStep};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
+use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
+use bowline_core::time::{Mono, Timestamp};
+
+use crate::certs::Leaf;
+use crate::change::ChangeId;
+use crate::config::Mode;
+use crate::effects::{Effect, Input, Job, JobId, Now, Outcome, Ticket, Write};
+use crate::events;
+use crate::http::answer::Refusal;
+use crate::load::Loaded;
+use crate::pending::Pending;
+use crate::publish::Published;
+use crate::release::Place;
+use crate::request::{Answer, Request};
+use crate::stop::Ending;
+use crate::world::Apps;
+
+/// How long a write waits that the store has refused, before it is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(2);
+
+/// How long the status of a daemon that has just started waits until node and edge have said what there is.
+pub(crate) const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a daemon says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct About {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) mode: Mode,
+    pub(crate) started: Timestamp,
+    pub(crate) admin: Option<String>,
+    pub(crate) state_dir: PathBuf,
+}
+
+#[derive(Debug)]
+pub(crate) struct Loop {
+    pub(crate) about: About,
+    pub(crate) place: Place,
+    pub(crate) apps: Apps,
+    pub(crate) slots: Slots,
+    pub(crate) node: Arc<Observations>,
+    pub(crate) edge: Arc<EdgeObservation>,
+    pub(crate) published: Published,
+    pub(crate) pending: BTreeMap<JobId, Pending>,
+    /// Writes that the store has refused and that must not be lost.
+    retries: Vec<(Mono, JobId, Job)>,
+    /// Requests that wait until a phase is stored.
+    pub(crate) deferred: Vec<(Ticket, Request)>,
+    /// Those who ask for the status, and until when they wait for a settled world.
+    curious: Vec<(Ticket, Mono)>,
+    pub(crate) ending: Option<Ending>,
+    next_job: u64,
+    pub(crate) effects: Vec<Effect>,
+}
+
+impl Loop {
+    /// The loop over what the store holds, and the first effects. Nothing is ordered yet.
+    pub(crate) fn start(
+        about: About,
+        place: Place,
+        loaded: Loaded,
+        snapshot: Option<&EdgeDesired>,
+        now: Now,
+    ) -> (Self, Vec<Effect>) {
+        let mut this = Self {
+            about,
+            place,
+            apps: Apps::new(),
+            slots: Slots::new(),
+            node: Arc::default(),
+            edge: Arc::default(),
+            published: Published::new(loaded.epoch, snapshot),
+            pending: BTreeMap::new(),
+            retries: Vec::new(),
+            deferred: Vec::new(),
+            curious: Vec::new(),
+            ending: None,
+            next_job: 0,
+            effects: Vec::new(),
+        };
+        for app in loaded.apps {
+            this.take_up(app, now);
+        }
+        this.reconcile(now);
+        let effects = std::mem::take(&mut this.effects);
+        (this, effects)
+    }
+
+    pub(crate) fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
+        match input {
+            Input::Asked(ticket, request) => self.asked(ticket, request, now),
+            Input::Read(ticket, reading) => self.read(ticket, reading, now),
+            Input::Stored(job, result) => self.stored(job, result, now),
+            Input::Progress(change, progress) => self.progressed(change, progress),
+            Input::Built(change, result) => self.built(change, result, now),
+            Input::Certified(leaves) => self.certified(leaves, now),
+            Input::Node(node) => self.node = node,
+            Input::Edge(edge) => self.edge = edge,
+            Input::Tick => self.retry(now),
+            Input::Terminate => self.terminate(now),
+        }
+        self.reconcile(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When to call `handle` with a tick if nothing else happens.
+    pub(crate) fn next_deadline(&self) -> Option<Mono> {
+        let rollouts = self.apps.values().filter_map(|app| app.rolling()?.machine.next_deadline()).min();
+        let hold = match self.slots.publish() {
+            Publish::Hold { until } => until,
+            Publish::Now => None,
+        };
+        let retry = self.retries.iter().map(|(at, ..)| *at).min();
+        let promoted = self.apps.values().filter_map(|app| Some(app.promoted?.until)).min();
+        let curious = self.curious.iter().map(|(_, at)| *at).min();
+        let published = self.published.next_deadline();
+        let machines = [self.slots.next_deadline(), rollouts, hold, retry, promoted, curious, published];
+        machines.into_iter().flatten().min()
+    }
+
+    fn asked(&mut self, ticket: Ticket, request: Request, now: Now) {
+        if self.ending.is_some() && !matches!(request, Request::Status | Request::Vitals | Request::Shutdown) {
+            let fault = Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again");
+            return self.refuse(ticket, Refusal::unavailable(fault));
+        }
+        match request {
+            Request::Status => self.curious.push((ticket, now.mono + SETTLE_LIMIT)),
+            Request::Vitals => {
+                let vitals = Answer::Vitals(Box::new(self.vitals(now)));
+                self.answer(ticket, vitals);
+            }
+            Request::Apply(apply) => self.effects.push(Effect::Read(ticket, apply)),
+            Request::Stop { key, shutdown_when_idle } => self.stop(ticket, key, shutdown_when_idle, now),
+            Request::Shutdown => self.shut_down(Some(ticket), now),
+            Request::SetSecret { key, name, value, by_uid } => {
+                self.set_secret(ticket, key, name, value, by_uid, now);
+            }
+            Request::RemoveSecret { key, name, by_uid } => self.remove_secret(ticket, key, name, by_uid, now),
+        }
+    }
+
+    pub(crate) fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        self.effects.push(Effect::Answer(ticket, Ok(answer)));
+    }
+
+    pub(crate) fn refuse(&mut self, ticket: Ticket, refusal: impl Into<Refusal>) {
+        self.effects.push(Effect::Answer(ticket, Err(refusal.into())));
+    }
+
+    pub(crate) fn tell(&mut self, change: ChangeId, step: ChangeStep) {
+        self.effects.push(Effect::Tell(change, step));
+    }
+
+    /// Hands work to the store; `pending` says what goes on when it is done.
+    pub(crate) fn store(&mut self, job: Job, pending: Pending) -> JobId {
+        self.next_job += 1;
+        let id = JobId(self.next_job);
+        self.pending.insert(id, pending);
+        self.effects.push(Effect::Store(id, job));
+        id
+    }
+
+    /// Events, for which nothing waits.
+    pub(crate) fn record(&mut self, events: Vec<crate::store::NewEvent>) {
+        if !events.is_empty() {
+            self.store(Job::Write(events.into_iter().map(Write::Event).collect()), Pending::Nothing);
+        }
+    }
+
+    fn stored(&mut self, job: JobId, result: Result<Outcome, Fault>, now: Now) {
+        let Some(pending) = self.pending.remove(&job) else { return };
+        match (pending, result) {
+            (Pending::Phase { key, entered, job: again }, Err(fault)) => {
+                tracing::error!(app = %key, error = %fault, causes = ?fault.causes, "phase of a rollout not stored");
+                self.pending.insert(job, Pending::Phase { key, entered, job: again.clone() });
+                self.retries.push((now.mono + STORE_RETRY, job, again));
+            }
+            (pending, result) => self.resume(pending, result, now),
+        }
+        for (ticket, request) in std::mem::take(&mut self.deferred) {
+            self.asked(ticket, request, now);
+        }
+    }
+
+    fn retry(&mut self, now: Now) {
+        let (due, later) = std::mem::take(&mut self.retries).into_iter().partition(|(at, ..)| *at <= now.mono);
+        self.retries = later;
+        let due: Vec<(Mono, JobId, Job)> = due;
+        self.effects.extend(due.into_iter().map(|(_, id, job)| Effect::Store(id, job)));
+    }
+
+    /// Nobody waits for this write any more, if it has been refused before.
+    pub(crate) fn forget_retry(&mut self, job: JobId) -> bool {
+        let before = self.retries.len();
+        self.retries.retain(|(_, id, _)| *id != job);
+        let forgotten = self.retries.len() < before;
+        if forgotten {
+            self.pending.remove(&job);
+        }
+        forgotten
+    }
+
+    fn certified(&mut self, leaves: BTreeMap<bowline_core::app::HostName, Result<Leaf, Fault>>, now: Now) {
+        for (host, result) in leaves {
+            if let Err(fault) = &result {
+                tracing::warn!(%host, error = %fault, causes = ?fault.causes, "no certificate");
+                self.record(vec![events::uncertified(&host, fault, now.wall)]);
+            }
+            self.published.certified(host, result.ok(), now.mono);
+        }
+    }
+
+    /// One look at the world.
+    fn reconcile(&mut self, now: Now) {
+        let serving = self.edge.serving;
+        self.published.edge_serves(serving, &mut self.effects);
+        self.drive_slots(now);
+        if self.node.adopted {
+            self.drive_rollouts(now);
+            // What the rollouts have freed or asked for is ordered at once, not with the next input.
+            self.drive_slots(now);
+        }
+        self.publish(now);
+        self.tell_waits(now);
+        self.tell_ends(now);
+        self.end_stops(now);
+        self.tell_status(now);
+    }
+
+    /// A daemon that has just started does not say that nothing runs before it has looked.
+    fn tell_status(&mut self, now: Now) {
+        let known = !matches!(self.edge.status, EdgeStatus::Starting);
+        let settled = known && self.node.adopted && matches!(self.slots.publish(), Publish::Now);
+        let (due, later) =
+            std::mem::take(&mut self.curious).into_iter().partition(|(_, at)| settled || *at <= now.mono);
+        self.curious = later;
+        let due: Vec<(Ticket, Mono)> = due;
+        for (ticket, _) in due {
+            let status = Answer::Status(Box::new(self.status(now)));
+            self.answer(ticket, status);
+        }
+    }
+
+    pub(crate) fn drive_slots(&mut self, now: Now) {
+        self.apps.values_mut().for_each(crate::world::AppWorld::settle);
+        let wanted = self.apps.values().flat_map(|app| app.wanted()).collect();
+        let reachable = self.published.tables.reachable();
+        let world = SlotsWorld {
+            wanted: &wanted,
+            node: &self.node,
+            reachable: &reachable,
+            outstanding: &self.edge.outstanding,
+        };
+        let transitions = self.slots.handle(world, now.mono, now.random);
+        let mut recorded = Vec::new();
+        for transition in &transitions {
+            let (instance, state, was) = (&transition.instance, transition.state, transition.was);
+            tracing::info!(%instance, %state, %was, "instance");
+            recorded.push(events::instance(transition, now.wall));
+        }
+        self.record(recorded);
+    }
+
+    fn publish(&mut self, now: Now) {
+        if let Some(orders) = self.slots.orders() {
+            self.published.orders(orders, &mut self.effects);
+        }
+        match self.slots.publish() {
+            Publish::Hold { .. } => return,
+            Publish::Now => {}
+        }
+        let endpoints = self.slots.endpoints();
+        let moment = (now.mono, now.wall);
+        if let Err(fault) = self.published.table(&self.apps, &endpoints, moment, &mut self.effects) {
+            // The guard refuses such an app before it gets here; the edge goes on with the table that it has.
+            tracing::error!(error = %fault, "table not compiled");
+        }
+    }
+}
+
+impl From<Mode> for wire::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Local => Self::Local,
+            Mode::Server => Self::Server,
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! A release in memory: its revision, its secrets in clear, and what each of its services' instances are given.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_core::app::{App, Origin, RouteTo, Service, Volume};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{
+    AppKey, Incarnation, InstanceId, ReleaseNumber, ResourceName, SecretName, ServiceName, Slot, SlotId,
+};
+use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice, Readiness, VolumeMount, Wanted};
+use bowline_core::release::{Artifact, Facts, Resolved, Revision, resolve};
+use bowline_core::rollout::Set;
+use bowline_core::route::{PoolId, claims, routed};
+use bowline_core::secret::Secret;
+
+use crate::dotenv;
+
+/// From TERM to KILL.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Where things lie on this machine, and as whom instances run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) state_dir: PathBuf,
+    /// The daemon is root: every app has a uid of its own.
+    pub(crate) is_root: bool,
+    /// Where the edge listens for plain HTTP.
+    pub(crate) edge_http: Option<SocketAddr>,
+}
+
+impl Place {
+    /// The folder of a volume: it outlives releases.
+    fn volume(&self, key: &AppKey, name: &ResourceName) -> PathBuf {
+        let parts = ["volumes", key.env.as_str(), key.app.as_str(), name.as_str()];
+        parts.iter().fold(self.state_dir.clone(), |path, part| path.join(part))
+    }
+
+    /// User of an app's own, if the daemon can give it one; `None`: as the daemon's own.
+    pub(crate) fn uid(&self, allocated: u32) -> Option<u32> {
+        self.is_root.then_some(allocated)
+    }
+}
+
+/// A revision with all that is needed to run it. `Debug` shows no value.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Release {
+    pub(crate) revision: Revision,
+    /// Of the versions that the revision pins; a revoked one is missing. A `.env` is one of them.
+    pub(crate) secrets: BTreeMap<SecretName, Secret>,
+}
+
+impl Release {
+    pub(crate) fn number(&self) -> ReleaseNumber {
+        self.revision.number
+    }
+
+    pub(crate) fn app(&self) -> &App {
+        &self.revision.app
+    }
+
+    pub(crate) fn has_dotenv(&self) -> bool {
+        self.revision.secrets.contains_key(&dotenv::secret_name())
+    }
+
+    /// What the machine of slots is to keep running, by service: the parts that have a process.
+    pub(crate) fn parts(&self, place: &Place, uid: u32) -> Result<Parts, Fault> {
+        let key = &self.revision.key;
+        let routed = routed(self.app());
+        let mut parts = Parts::default();
+        for (name, service) in &self.app().services {
+            let artifact = self.artifact(name)?;
+            let pool = PoolId { key: key.clone(), service: name.clone(), release: self.number() };
+            match &service.origin {
+                Origin::Static { .. } => drop(parts.files.insert(pool, artifact.root.clone())),
+                Origin::Folder { .. } | Origin::BuildOf(_) | Origin::Image(_) | Origin::Dockerfile { .. } => {
+                    let spec = self.spec(place, uid, name, service, artifact, routed.contains(name))?;
+                    parts.services.insert(name.clone(), Part { spec: Arc::new(spec), drain: service.drain });
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    fn artifact(&self, name: &ServiceName) -> Result<&Artifact, Fault> {
+        self.revision.artifacts.get(name).ok_or_else(|| {
+            let key = &self.revision.key;
+            Fault::new(FaultKind::Failed, format!("release {} of {key} has nothing built for {name}", self.number()))
+                .hint("apply the folder again: it is built anew")
+        })
+    }
+
+    fn spec(
+        &self,
+        place: &Place,
+        uid: u32,
+        name: &ServiceName,
+        service: &Service,
+        artifact: &Artifact,
+        routed: bool,
+    ) -> Result<InstanceSpec, Fault> {
+        let run = artifact.run.clone().ok_or_else(|| {
+            Fault::new(FaultKind::Invalid, format!("nothing says how to run service {name}"))
+                .hint(format!("write [service.{name}] run = \"…\" in bowline.toml"))
+        })?;
+        let key = &self.revision.key;
+        let Resolved { env, files } = self.resolved(place, name)?;
+        let slot = SlotId { key: key.clone(), service: name.clone(), release: self.number(), slot: Slot(0) };
+        Ok(InstanceSpec {
+            id: InstanceId { slot, incarnation: Incarnation(0) },
+            root: artifact.root.clone(),
+            run,
+            env: self.environment(artifact, env),
+            secret_files: files,
+            port: service.fixed_port.map_or(PortChoice::Any, PortChoice::Fixed),
+            health: Readiness::of(service, routed),
+            alive: service.alive.clone(),
+            limits: service.limits,
+            uid: place.uid(uid),
+            volumes: self.mounts(place, name),
+            cage: service.cage,
+            grace: GRACE,
+        })
+    }
+
+    /// Variables laid over one another: the build's, `.env`, and what the file says. A later one replaces an earlier.
+    fn environment(&self, artifact: &Artifact, written: BTreeMap<String, EnvValue>) -> BTreeMap<String, EnvValue> {
+        let built = artifact.env.iter().map(|(name, value)| (name.clone(), EnvValue::Clear(value.clone())));
+        let dotenv = self.secrets.get(&dotenv::secret_name()).map(dotenv::unpacked).unwrap_or_default();
+        let dotenv = dotenv.into_iter().map(|(name, value)| (name, EnvValue::Secret(value)));
+        built.chain(dotenv).chain(written).collect()
+    }
+
+    fn resolved(&self, place: &Place, name: &ServiceName) -> Result<Resolved, Fault> {
+        let key = &self.revision.key;
+        let volumes = self.app().volumes.keys().map(|v| (v.clone(), place.volume(key, v))).collect();
+        let services = self.service_urls(place);
+        let facts =
+            Facts { key, release: self.number(), secrets: &self.secrets, volumes: &volumes, services: &services };
+        resolve(self.app(), name, facts).map_err(|errors| {
+            let mut errors = errors.into_iter();
+            let first = errors.next().map_or_else(
+                || Fault::new(FaultKind::Invalid, format!("the environment of service {name} cannot be made")),
+                Fault::from,
+            );
+            errors.fold(first, |fault, error| fault.caused_by(error.to_string()))
+        })
+    }
+
+    /// How instances reach the app's services: through the edge, by the first route that leads there.
+    fn service_urls(&self, place: &Place) -> BTreeMap<ServiceName, String> {
+        let Some(edge) = place.edge_http else { return BTreeMap::new() };
+        let mut urls = BTreeMap::new();
+        for claim in claims(&self.revision.key, self.app()).iter().filter(|claim| !claim.host.is_wildcard()) {
+            if let Some(RouteTo::Service(service)) = self.app().routes.get(&claim.route).map(|route| &route.to) {
+                let path = claim.path.as_str().trim_end_matches('/');
+                urls.entry(service.clone()).or_insert_with(|| format!("http://{}:{}{path}", claim.host, edge.port()));
+            }
+        }
+        urls
+    }
+
+    fn mounts(&self, place: &Place, service: &ServiceName) -> Vec<VolumeMount> {
+        let is_given = |volume: &Volume| volume.services.as_ref().is_none_or(|names| names.contains(service));
+        let mount = |(name, volume): (&ResourceName, &Volume)| VolumeMount {
+            name: name.clone(),
+            source: place.volume(&self.revision.key, name),
+            path: volume.path.clone(),
+        };
+        self.app().volumes.iter().filter(|(_, v)| is_given(v)).map(mount).collect()
+    }
+}
+
+/// What a release consists of on this machine.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Parts {
+    services: BTreeMap<ServiceName, Part>,
+    /// Folders of static services.
+    pub(crate) files: BTreeMap<PoolId, PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Part {
+    spec: Arc<InstanceSpec>,
+    drain: Duration,
+}
+
+impl Parts {
+    /// What is wanted of one set; `None` for static files.
+    pub(crate) fn wanted(&self, set: &Set) -> Option<Wanted> {
+        let part = self.services.get(&set.service)?;
+        Some(Wanted { replicas: set.replicas, spec: Arc::clone(&part.spec), drain: part.drain })
+    }
+}

@@ -1,0 +1,70 @@
+//! What is asked of the reconcile loop, and what it answers.
+
+use std::fmt;
+
+use bowline_api::wire;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, SecretName};
+use bowline_core::secret::Secret;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::http::answer::Refusal;
+use crate::metrics::Vitals;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Request {
+    Status,
+    Vitals,
+    Apply(wire::Apply),
+    Stop { key: AppKey, shutdown_when_idle: bool },
+    Shutdown,
+    SetSecret { key: AppKey, name: SecretName, value: Secret, by_uid: Option<u32> },
+    RemoveSecret { key: AppKey, name: SecretName, by_uid: Option<u32> },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Answer {
+    Status(Box<wire::Status>),
+    Vitals(Box<Vitals>),
+    Accepted(wire::Accepted),
+    Stopped(wire::Stopped),
+    SecretSet(wire::SecretSet),
+    SecretRemoved,
+}
+
+pub(crate) type Reply = Result<Answer, Refusal>;
+
+/// A request on its way to the loop.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) request: Request,
+    pub(crate) reply: oneshot::Sender<Reply>,
+}
+
+/// Where requests enter the loop.
+#[derive(Clone)]
+pub(crate) struct Door(mpsc::Sender<Asked>);
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Door")
+    }
+}
+
+/// Requests that wait for the loop; more wait in their own connection.
+const WAITING_REQUESTS: usize = 64;
+
+impl Door {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Asked>) {
+        let (sender, receiver) = mpsc::channel(WAITING_REQUESTS);
+        (Self(sender), receiver)
+    }
+
+    /// Asks and waits for the answer, which may take as long as the work does.
+    pub(crate) async fn ask(&self, request: Request) -> Reply {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
+        self.0.send(Asked { request, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}

@@ -1,0 +1,200 @@
+//! Rollouts under way: each is shown the world, each phase is stored, and its end is the end of the change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_api::wire::{ChangeStep, Waiting};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, ReleaseNumber};
+use bowline_core::instance::Publish;
+use bowline_core::rollout::{Entered, Input as RolloutInput, Phase};
+use bowline_core::time::Timestamp;
+
+use crate::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
+use crate::effects::{Job, Now, Write};
+use crate::events;
+use crate::form;
+use crate::pending::Pending;
+use crate::reconcile::Loop;
+use crate::store::{RevisionState, Wanted};
+use crate::world::{AppWorld, Promoted, Stable};
+
+/// How long the end of a change waits for the edge.
+const EDGE_LIMIT: Duration = Duration::from_secs(10);
+
+/// A list of reasons that changes only in its numbers is told at most so often.
+const TELL_AGAIN: Duration = Duration::from_millis(900);
+
+impl Loop {
+    /// Shows every rollout the world. Phases that were entered go to the store first.
+    pub(crate) fn drive_rollouts(&mut self, now: Now) {
+        let keys: Vec<_> =
+            self.apps.iter().filter(|(_, app)| app.rolling().is_some()).map(|(k, _)| k.clone()).collect();
+        for key in keys {
+            let counts = self.slots.counts(&key);
+            let Some(app) = self.apps.get_mut(&key).filter(|app| app.storing.is_none()) else { continue };
+            let Some(rolling) = app.rolling_mut() else { continue };
+            let entered = rolling.machine.handle(RolloutInput::Observed(&counts), now.mono);
+            if entered.is_empty() {
+                continue;
+            }
+            let writes = writes(&key, app, &entered, now.wall);
+            let job = Job::Write(writes);
+            let id = self.store(job.clone(), Pending::Phase { key: key.clone(), entered, job });
+            if let Some(app) = self.apps.get_mut(&key) {
+                app.storing = Some(id);
+            }
+        }
+    }
+
+    /// A phase is stored: what follows from it may be published.
+    pub(crate) fn entered(&mut self, key: &AppKey, entered: Vec<Entered>, now: Now) {
+        let Some(app) = self.apps.get_mut(key) else { return };
+        app.storing = None;
+        for Entered { was, phase, .. } in &entered {
+            tracing::info!(app = %key, state = %phase, %was, "rollout");
+        }
+        match entered.last().map(|e| e.phase) {
+            Some(Phase::Done) => self.promoted(key, now),
+            Some(Phase::RolledBack | Phase::Failed) => self.undone(key),
+            Some(Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Abort(_)) | None => {}
+        }
+        self.tell_waits(now);
+    }
+
+    fn promoted(&mut self, key: &AppKey, now: Now) {
+        let Some((app, id, rolling)) = self.take_rolling(key) else { return };
+        let (release, cached) = (rolling.candidate.number(), rolling.cached);
+        app.stable = Some(Stable { release: Arc::clone(&rolling.candidate), parts: Ok(rolling.parts) });
+        app.fault = None;
+        app.settle();
+        self.done(key, id, release, cached, now);
+    }
+
+    /// The change is done when requests get there: as soon as the edge serves the table that came of it.
+    pub(crate) fn done(&mut self, key: &AppKey, change: ChangeId, release: ReleaseNumber, cached: bool, now: Now) {
+        if let Some(app) = self.apps.get_mut(key) {
+            app.promoted = Some(Promoted { change, release, cached, until: now.mono + EDGE_LIMIT });
+        }
+    }
+
+    /// Tells the ends of changes that the edge has taken up.
+    pub(crate) fn tell_ends(&mut self, now: Now) {
+        let ready = matches!(self.slots.publish(), Publish::Now);
+        let served = ready && self.published.is_served(self.edge.serving);
+        let over = |app: &AppWorld| app.promoted.is_some_and(|end| served || end.until <= now.mono);
+        let keys: Vec<_> = self.apps.iter().filter(|(_, app)| over(app)).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            let Some(app) = self.apps.get_mut(&key) else { continue };
+            let Some(Promoted { change, release, cached, .. }) = app.promoted.take() else { continue };
+            let urls = self.apps.get(&key).map(|app| self.urls(app)).unwrap_or_default();
+            if !served {
+                let text = "the edge has not taken up the new table yet: see `bowline status`".to_owned();
+                self.tell(change, ChangeStep::Note { service: None, text });
+            }
+            tracing::info!(app = %key, change = change.0, release = release.0, "change done");
+            self.tell(change, ChangeStep::Done { release: release.0, cached, urls });
+        }
+    }
+
+    fn undone(&mut self, key: &AppKey) {
+        let Some((app, id, rolling)) = self.take_rolling(key) else { return };
+        let reason = rolling.machine.reason().cloned();
+        let fault = undone_fault(key, &rolling, reason);
+        if rolling.from.is_none() {
+            app.record.wanted = Wanted::Stopped;
+        }
+        app.fault = Some(fault.clone());
+        app.settle();
+        self.ended_in_failure(key, id, fault);
+    }
+
+    fn take_rolling(&mut self, key: &AppKey) -> Option<(&mut AppWorld, ChangeId, RollingOut)> {
+        let app = self.apps.get_mut(key)?;
+        match app.change.take() {
+            Some(Change { id, stage: Stage::Rollout(rolling), .. }) => Some((app, id, *rolling)),
+            other => {
+                app.change = other;
+                None
+            }
+        }
+    }
+
+    /// Tells those who follow what each change waits on.
+    pub(crate) fn tell_waits(&mut self, now: Now) {
+        let mut told = Vec::new();
+        for change in self.apps.values_mut().filter_map(|app| app.change.as_mut()) {
+            if !matches!(change.stage, Stage::Rollout(_)) {
+                continue;
+            }
+            let steps = change.waits(now.mono);
+            let again = match &change.told {
+                None => !steps.is_empty(),
+                Some((last, _)) if *last == steps => false,
+                Some((last, at)) => !same_subjects(last, &steps) || now.mono.since(*at) >= TELL_AGAIN,
+            };
+            if again {
+                change.told = Some((steps.clone(), now.mono));
+                told.push((change.id, steps));
+            }
+        }
+        for (id, steps) in told {
+            self.tell(id, ChangeStep::Waiting { steps });
+        }
+    }
+}
+
+fn same_subjects(a: &[Waiting], b: &[Waiting]) -> bool {
+    a.iter().map(|w| &w.what).eq(b.iter().map(|w| &w.what))
+}
+
+/// What a phase changes in the store: the rollout's place, or its end.
+fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> Vec<Write> {
+    let (Some(change), Some(rolling), Some(last)) = (&app.change, app.rolling(), entered.last()) else {
+        return Vec::new();
+    };
+    let candidate = rolling.candidate.number();
+    let mut writes: Vec<_> = entered.iter().map(|e| Write::Event(events::phase(key, candidate, e, at))).collect();
+    match last.phase {
+        Phase::Done => {
+            let stable = app.stable.as_ref().map(|s| s.release.number()).filter(|n| *n != candidate);
+            writes.extend(stable.map(|n| Write::Revision(key.clone(), n, RevisionState::Retired)));
+            writes.push(Write::Revision(key.clone(), candidate, RevisionState::Active));
+            writes.push(Write::ChangeEnded(key.clone()));
+        }
+        Phase::RolledBack | Phase::Failed => {
+            writes.extend(rejected(key, app, candidate, rolling));
+            if rolling.from.is_none() {
+                writes.push(Write::Wanted(key.clone(), Wanted::Stopped));
+            }
+            writes.push(Write::ChangeEnded(key.clone()));
+        }
+        Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Abort(_) => {
+            let form = ChangeForm::of_rollout(change, rolling, last.phase, rolling.machine.reason());
+            writes.push(Write::Change(key.clone(), form));
+        }
+    }
+    writes
+}
+
+/// A revision that failed is never retried; the stable one that was only started again is not the cause.
+fn rejected(key: &AppKey, app: &AppWorld, candidate: ReleaseNumber, rolling: &RollingOut) -> Option<Write> {
+    if app.stable.as_ref().is_some_and(|s| s.release.number() == candidate) {
+        return None;
+    }
+    let fault = undone_fault(key, rolling, rolling.machine.reason().cloned());
+    let state = RevisionState::Failed { reason: form::write_fault(&fault) };
+    Some(Write::Revision(key.clone(), candidate, state))
+}
+
+/// How a rollout that was undone is shown: its own reason first, then what became of it.
+fn undone_fault(key: &AppKey, rolling: &RollingOut, reason: Option<Fault>) -> Fault {
+    let number = rolling.candidate.number();
+    let reason =
+        reason.unwrap_or_else(|| Fault::new(FaultKind::Failed, format!("release {number} of {key} was undone")));
+    let end = match rolling.from {
+        Some(from) => format!("release {number} was rolled back: release {from} serves again"),
+        None => format!("release {number} is stopped: there was none before it to go back to"),
+    };
+    reason.caused_by(end)
+}

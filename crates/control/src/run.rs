@@ -1,0 +1,553 @@
+//! The rim: the loop's inputs from channels, its effects to channels. The only place of this crate that awaits.
+//!
+//! Order at the start: master key → the edge is fed its last snapshot → the store is opened → the loop.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bowline_api::wire::ChangeEvent;
+use bowline_core::app::HostName;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::route::EdgeDesired;
+use bowline_core::time::{Mono, Timestamp};
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+
+use crate::certs::{CertCache, LocalCa};
+use crate::change::ChangeId;
+use crate::config::{ControlConfig, Ended, Links};
+use crate::degraded::Degraded;
+use crate::effects::{Effect, Input, Job, JobId, Now, Ticket};
+use crate::http::admin::{self, Admin};
+use crate::http::journal::Journals;
+use crate::http::peer::{Owner, Peer};
+use crate::http::socket::ApiSocket;
+use crate::http::{self, Api, Kept};
+use crate::load::load;
+use crate::reconcile::{About, Loop};
+use crate::release::Place;
+use crate::request::{Asked, Door, Reply};
+use crate::secrets::{Keyring, Vault, snapshot as sealed};
+use crate::store::Store;
+use crate::{jobs, metrics, reading, snapshot};
+
+/// Results of work beside the loop that wait for it; more wait where they come from.
+const WAITING_INPUTS: usize = 256;
+
+/// Jobs that wait for the store. Each app has at most a few under way, and events are few.
+const WAITING_JOBS: usize = 4_096;
+
+/// Lines of a build on their way to the loop.
+const BUILD_LINES: usize = 256;
+
+/// Between two ticks: a deadline that does not move costs no processor.
+const SHORTEST_TICK: Duration = Duration::from_millis(5);
+
+/// How long connections may take to end when the daemon does.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Runs the control room until it is told to end. Answers how it ended; the binary then stops the edge, or leaves it.
+///
+/// # Errors
+/// Only what keeps it from serving at all: a listener that cannot be used. A store that is refused does not: the
+/// daemon then runs degraded and says so.
+pub async fn run(config: ControlConfig, links: Links) -> Result<Ended, Fault> {
+    let clock = Clock::start();
+    let now = clock.now();
+    let opened = open(&config, &links, now).await;
+    let (door, requests) = Door::new();
+    let journals = Journals::default();
+    let admin_address = config.admin.local_addr().ok().map(|address| address.to_string());
+    let about = About {
+        version: config.version.clone(),
+        pid: std::process::id(),
+        mode: config.mode,
+        started: now.wall,
+        admin: admin_address,
+        state_dir: config.state_dir.clone(),
+    };
+    let kept = opened.as_ref().map(|o| Kept { store: o.store.clone(), vault: o.vault.clone() }).map_err(Clone::clone);
+    let signals = Signals::catch()?;
+    let servers = serve(config, &links, door, journals.clone(), kept)?;
+    let (inputs, results) = mpsc::channel(WAITING_INPUTS);
+    let mut rim = Rim::new(links, journals, clock, inputs, opened.as_ref().ok());
+    let (machine, effects) = match opened {
+        Ok(opened) => {
+            let snapshot = opened.snapshot.as_deref();
+            let (machine, effects) = Loop::start(about, opened.place, opened.loaded, snapshot, clock.now());
+            (Machine::Whole(Box::new(machine)), effects)
+        }
+        Err(fault) => {
+            tracing::error!(error = %fault, causes = ?fault.causes, "store refused, serving degraded");
+            (Machine::Degraded(Box::new(Degraded::new(about, fault))), Vec::new())
+        }
+    };
+    let ended = rim.drive(machine, effects, requests, results, signals).await;
+    rim.finish().await;
+    servers.api.end().await;
+    servers.admin.end().await;
+    Ok(ended)
+}
+
+/// What is needed to do more than to say why not.
+struct Opened {
+    store: Store,
+    vault: Vault,
+    ca: LocalCa,
+    certs: CertCache,
+    place: Place,
+    loaded: crate::load::Loaded,
+    snapshot: Option<Arc<EdgeDesired>>,
+}
+
+async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened, Fault> {
+    let (state_dir, ca_dir) = (config.state_dir.clone(), config.ca_dir.clone());
+    let keyring = Keyring::open_or_create(&state_dir)?;
+    let snapshot = feed_edge(config, links, &keyring);
+    let opening = tokio::task::spawn_blocking(move || {
+        let ca = LocalCa::open_or_create(&ca_dir, now.wall)?;
+        let store = Store::open(&state_dir, keyring.store_keys())?;
+        Ok::<_, Fault>((ca, store, keyring))
+    });
+    let (ca, store, keyring) = opening.await.expect("opening the store does not panic")?;
+    let vault = Vault::open(&config.state_dir, keyring, store.clone()).await?;
+    let loaded = load(&store, &vault, &config.version, now.wall).await?;
+    let place = Place {
+        state_dir: config.state_dir.clone(),
+        is_root: nix::unistd::geteuid().is_root(),
+        edge_http: links.edge.borrow().http,
+    };
+    Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), place, loaded, snapshot })
+}
+
+/// The edge serves what it served last, before it is known whether the store can be read.
+fn feed_edge(config: &ControlConfig, links: &Links, keyring: &Keyring) -> Option<Arc<EdgeDesired>> {
+    let opened = sealed::open(&config.state_dir, keyring)
+        .inspect_err(|error| tracing::warn!(error = %Chain(error), "edge snapshot not used"))
+        .ok()??;
+    let desired = snapshot::decode(opened.version, &opened.payload)
+        .inspect_err(|error| tracing::warn!(error = %Chain(error), "edge snapshot not used"))
+        .ok()?;
+    let desired = Arc::new(desired);
+    links.edge_desired.send_replace(Arc::clone(&desired));
+    Some(desired)
+}
+
+/// An error and its sources on one line.
+struct Chain<'e>(&'e dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(source) = next {
+            write!(f, ": {source}")?;
+            next = source.source();
+        }
+        Ok(())
+    }
+}
+
+/// The two listeners, each with its end.
+struct Servers {
+    api: Server,
+    admin: Server,
+}
+
+struct Server {
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    /// Lets answers that are under way be read; streams that would go on are cut.
+    async fn end(self) {
+        // The receiver is gone only if the server has ended by itself.
+        let _ = self.stop.send(());
+        let abort = self.task.abort_handle();
+        if tokio::time::timeout(LAST_WORDS, self.task).await.is_err() {
+            abort.abort();
+        }
+    }
+}
+
+fn serve(
+    config: ControlConfig,
+    links: &Links,
+    door: Door,
+    journals: Journals,
+    kept: Result<Kept, Fault>,
+) -> Result<Servers, Fault> {
+    let unusable = |what: &str, error: &std::io::Error| {
+        Fault::new(FaultKind::Failed, format!("the {what} listener cannot be used")).source(error)
+    };
+    config.api.set_nonblocking(true).map_err(|e| unusable("API", &e))?;
+    config.admin.set_nonblocking(true).map_err(|e| unusable("admin", &e))?;
+    let api_listener = UnixListener::from_std(config.api).and_then(ApiSocket::new).map_err(|e| unusable("API", &e))?;
+    let admin_listener = TcpListener::from_std(config.admin).map_err(|e| unusable("admin", &e))?;
+    let mut registry: Registry = config.registry;
+    let vitals = metrics::register(
+        &mut registry,
+        &config.version,
+        links.node.clone(),
+        links.edge.clone(),
+        kept.as_ref().ok().map(|kept| kept.store.clone()),
+    );
+    let api = Api {
+        door: door.clone(),
+        journals,
+        logs: links.logs.clone(),
+        kept,
+        version: config.version,
+        owner: Owner(nix::unistd::geteuid().as_raw()),
+    };
+    let admin = Admin { registry: Arc::new(registry), vitals, door };
+    let (stop_api, stopped_api) = oneshot::channel();
+    let api_service = http::router(api).into_make_service_with_connect_info::<Peer>();
+    let api_task = axum::serve(api_listener, api_service).with_graceful_shutdown(until(stopped_api));
+    let (stop_admin, stopped_admin) = oneshot::channel();
+    let admin_task = axum::serve(admin_listener, admin::router(admin)).with_graceful_shutdown(until(stopped_admin));
+    Ok(Servers {
+        api: Server { stop: stop_api, task: tokio::spawn(async move { api_task.await }) },
+        admin: Server { stop: stop_admin, task: tokio::spawn(async move { admin_task.await }) },
+    })
+}
+
+async fn until(stop: oneshot::Receiver<()>) {
+    // A dropped sender says the same.
+    let _ = stop.await;
+}
+
+/// The machine that the rim drives.
+enum Machine {
+    Whole(Box<Loop>),
+    Degraded(Box<Degraded>),
+}
+
+impl Machine {
+    fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
+        match self {
+            Self::Whole(machine) => machine.handle(input, now),
+            Self::Degraded(machine) => machine.handle(input, now.mono),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Mono> {
+        match self {
+            Self::Whole(machine) => machine.next_deadline(),
+            Self::Degraded(machine) => machine.next_deadline(),
+        }
+    }
+}
+
+/// The process's clocks, and its random numbers.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    zero: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { zero: Instant::now() }
+    }
+
+    fn mono(self) -> Mono {
+        Mono(self.zero.elapsed())
+    }
+
+    fn wall() -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn now(self) -> Now {
+        // Random numbers only spread backoffs: where the system gives none, the time of day does.
+        let random = getrandom::u64().unwrap_or_else(|_| Self::wall().0);
+        Now { mono: self.mono(), wall: Self::wall(), random }
+    }
+}
+
+/// Carries out effects.
+struct Rim {
+    links: Links,
+    journals: Journals,
+    clock: Clock,
+    inputs: mpsc::Sender<Input>,
+    replies: BTreeMap<Ticket, oneshot::Sender<Reply>>,
+    next_ticket: u64,
+    builds: BTreeMap<ChangeId, AbortHandle>,
+    work: Option<Work>,
+}
+
+/// What effects are carried out with when the store is open.
+struct Work {
+    jobs: mpsc::Sender<(JobId, Job)>,
+    worker: tokio::task::JoinHandle<()>,
+    snapshots: watch::Sender<Option<Arc<EdgeDesired>>>,
+    sealer: tokio::task::JoinHandle<()>,
+    vault: Vault,
+    ca: LocalCa,
+    certs: CertCache,
+}
+
+impl Rim {
+    fn new(
+        links: Links,
+        journals: Journals,
+        clock: Clock,
+        inputs: mpsc::Sender<Input>,
+        opened: Option<&Opened>,
+    ) -> Self {
+        let work = opened.map(|opened| Work::start(opened, inputs.clone()));
+        let (replies, builds) = (BTreeMap::new(), BTreeMap::new());
+        Self { links, journals, clock, inputs, replies, next_ticket: 0, builds, work }
+    }
+
+    async fn drive(
+        &mut self,
+        mut machine: Machine,
+        first: Vec<Effect>,
+        mut requests: mpsc::Receiver<Asked>,
+        mut results: mpsc::Receiver<Input>,
+        mut signals: Signals,
+    ) -> Ended {
+        self.links.node.mark_changed();
+        self.links.edge.mark_changed();
+        let mut ticked = Instant::now();
+        let mut ended = self.carry_out(first);
+        loop {
+            if let Some(ended) = ended {
+                return ended;
+            }
+            let deadline = machine.next_deadline().map(|at| (self.clock.zero + at.0).max(ticked + SHORTEST_TICK));
+            let input = tokio::select! {
+                Some(asked) = requests.recv() => self.asked(asked),
+                Some(result) = results.recv() => result,
+                Ok(()) = self.links.node.changed() => Input::Node(Arc::clone(&self.links.node.borrow_and_update())),
+                Ok(()) = self.links.edge.changed() => Input::Edge(Arc::clone(&self.links.edge.borrow_and_update())),
+                () = sleep_until(deadline) => Input::Tick,
+                () = signals.next() => Input::Terminate,
+            };
+            if matches!(input, Input::Tick) {
+                ticked = Instant::now();
+            }
+            let effects = machine.handle(input, self.clock.now());
+            ended = self.carry_out(effects);
+        }
+    }
+
+    fn asked(&mut self, asked: Asked) -> Input {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.replies.insert(ticket, asked.reply);
+        Input::Asked(ticket, asked.request)
+    }
+
+    /// Never waits: what takes time goes on beside the loop.
+    fn carry_out(&mut self, effects: Vec<Effect>) -> Option<Ended> {
+        let mut ended = None;
+        for effect in effects {
+            match effect {
+                Effect::Answer(ticket, reply) => self.answer(ticket, reply),
+                Effect::Tell(change, what) => {
+                    self.journals.write(change.0, ChangeEvent { at: Clock::wall().0, what });
+                }
+                Effect::Read(ticket, apply) => self.read(ticket, apply),
+                Effect::Store(id, job) => self.store(id, job),
+                Effect::Build(change, request) => self.build(change, request),
+                Effect::CancelBuild(change) => self.cancel_build(change),
+                Effect::Certify(hosts) => self.certify(hosts),
+                Effect::Node(desired) => drop(self.links.node_desired.send_replace(desired)),
+                Effect::Edge(desired) => drop(self.links.edge_desired.send_replace(desired)),
+                Effect::Snapshot(desired) => self.snapshot(desired),
+                Effect::Exit(how) => ended = Some(how),
+            }
+        }
+        ended
+    }
+
+    fn answer(&mut self, ticket: Ticket, reply: Reply) {
+        if let Some(waiting) = self.replies.remove(&ticket) {
+            // Whoever asked may have gone away.
+            let _ = waiting.send(reply);
+        }
+    }
+
+    fn read(&mut self, ticket: Ticket, apply: bowline_api::wire::Apply) {
+        let Some(work) = &self.work else { return };
+        let (vault, inputs) = (work.vault.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let reading = tokio::task::spawn_blocking(move || reading::read(&apply, &vault)).await;
+            let reading = reading.unwrap_or_else(|error| Err(defect("reading the folder", &error)));
+            send(&inputs, Input::Read(ticket, reading.map(Box::new))).await;
+        });
+    }
+
+    fn store(&mut self, id: JobId, job: Job) {
+        let refused = match &self.work {
+            Some(work) => work.jobs.try_send((id, job)).is_err(),
+            None => true,
+        };
+        if refused {
+            let inputs = self.inputs.clone();
+            let fault = Fault::new(FaultKind::Failed, "the store does not keep up")
+                .caused_by(format!("{WAITING_JOBS} writes wait for it already"))
+                .hint("look at the disk of the state folder (dmesg, df)");
+            tokio::spawn(async move { send(&inputs, Input::Stored(id, Err(fault))).await });
+        }
+    }
+
+    fn build(&mut self, change: ChangeId, request: bowline_core::release::BuildRequest) {
+        let (builds, inputs) = (self.links.builds.clone(), self.inputs.clone());
+        let task = tokio::spawn(async move {
+            let (progress, mut lines) = mpsc::channel(BUILD_LINES);
+            let (result, built) = oneshot::channel();
+            let gone = || Fault::new(FaultKind::Failed, "the build was given up by the node");
+            if builds.send((request, progress, result)).await.is_err() {
+                return send(&inputs, Input::Built(change, Err(gone()))).await;
+            }
+            while let Some(line) = lines.recv().await {
+                send(&inputs, Input::Progress(change, line)).await;
+            }
+            let built = built.await.unwrap_or_else(|_| Err(gone()));
+            send(&inputs, Input::Built(change, built)).await;
+        });
+        self.builds.retain(|_, task| !task.is_finished());
+        self.builds.insert(change, task.abort_handle());
+    }
+
+    /// Both receivers are dropped with the task: the node ends a build that nobody waits for.
+    fn cancel_build(&mut self, change: ChangeId) {
+        if let Some(task) = self.builds.remove(&change) {
+            task.abort();
+        }
+    }
+
+    fn certify(&self, hosts: Vec<HostName>) {
+        let Some(work) = &self.work else { return };
+        let (ca, certs, keyring) = (work.ca.clone(), work.certs.clone(), work.vault.keyring());
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let asked = hosts.clone();
+            let issue = move |host: HostName| {
+                let leaf = certs.certificate(&ca, &keyring, std::slice::from_ref(&host), Clock::wall());
+                (host, leaf.map_err(Fault::from))
+            };
+            let issued = tokio::task::spawn_blocking(move || hosts.into_iter().map(issue).collect()).await;
+            let leaves = issued.unwrap_or_else(|error| {
+                asked.into_iter().map(|host| (host, Err(defect("making a certificate", &error)))).collect()
+            });
+            send(&inputs, Input::Certified(leaves)).await;
+        });
+    }
+
+    fn snapshot(&self, desired: Arc<EdgeDesired>) {
+        if let Some(work) = &self.work {
+            work.snapshots.send_replace(Some(desired));
+        }
+    }
+
+    /// Waits until the store has done what it was given.
+    async fn finish(self) {
+        let Some(Work { jobs, worker, snapshots, sealer, .. }) = self.work else { return };
+        drop((jobs, snapshots, self.inputs));
+        for (what, task) in [("store", worker), ("snapshot", sealer)] {
+            if task.await.is_err() {
+                tracing::error!(what, "a worker panicked");
+            }
+        }
+    }
+}
+
+impl Work {
+    fn start(opened: &Opened, inputs: mpsc::Sender<Input>) -> Self {
+        let (jobs, mut waiting) = mpsc::channel(WAITING_JOBS);
+        let (store, vault) = (opened.store.clone(), opened.vault.clone());
+        let worker = tokio::spawn(async move {
+            while let Some((id, job)) = waiting.recv().await {
+                let result = jobs::run(&store, &vault, job).await;
+                send(&inputs, Input::Stored(id, result)).await;
+            }
+        });
+        let (snapshots, latest) = watch::channel(None);
+        let sealer = tokio::spawn(seal_snapshots(latest, opened.vault.clone(), opened.place.state_dir.clone()));
+        Self {
+            jobs,
+            worker,
+            snapshots,
+            sealer,
+            vault: opened.vault.clone(),
+            ca: opened.ca.clone(),
+            certs: opened.certs.clone(),
+        }
+    }
+}
+
+/// One after the other, and only the latest: an older table never replaces a newer one.
+async fn seal_snapshots(
+    mut latest: watch::Receiver<Option<Arc<EdgeDesired>>>,
+    vault: Vault,
+    state: std::path::PathBuf,
+) {
+    while latest.changed().await.is_ok() {
+        let Some(desired) = latest.borrow_and_update().clone() else { continue };
+        let (keyring, state) = (vault.keyring(), state.clone());
+        let sealing = tokio::task::spawn_blocking(move || {
+            let snapshot = sealed::Snapshot {
+                version: snapshot::VERSION,
+                generation: desired.table.generation,
+                payload: snapshot::encode(&desired),
+            };
+            sealed::seal(&state, &keyring, &snapshot)
+        });
+        match sealing.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "edge snapshot not sealed"),
+            Err(error) => tracing::error!(%error, "edge snapshot not sealed"),
+        }
+    }
+}
+
+/// The loop is gone only when the daemon ends: then nobody waits for it.
+async fn send(inputs: &mpsc::Sender<Input>, input: Input) {
+    let _ = inputs.send(input).await;
+}
+
+fn defect(what: &str, error: &tokio::task::JoinError) -> Fault {
+    Fault::new(FaultKind::Failed, format!("{what} broke off")).source(error).hint("this is a defect of Bowline")
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// TERM and INT.
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, Fault> {
+        let failed = |error: std::io::Error| Fault::new(FaultKind::Failed, "signals cannot be caught").source(&error);
+        let catch = |kind| signal(kind).map_err(failed);
+        Ok(Self { term: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        let caught = tokio::select! {
+            caught = self.term.recv() => caught,
+            caught = self.interrupt.recv() => caught,
+        };
+        if caught.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What `bowline status` and a scrape are told: the world as it is now, in the API's words.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bowline_api::wire;
+use bowline_core::app::{RouteTo, Tls};
+use bowline_core::fault::Fault;
+use bowline_core::id::{ServiceName, SlotId};
+use bowline_core::instance::{InstanceObservation, Phase, SlotState, SlotStatus};
+use bowline_core::rollout::Set;
+use bowline_core::route::{EdgeObservation, EdgeStatus, claims};
+
+use crate::effects::Now;
+use crate::metrics::{InstanceVitals, Vitals};
+use crate::reconcile::{About, Loop};
+use crate::store::Wanted;
+use crate::world::AppWorld;
+
+impl Loop {
+    /// Private memory of this process is filled in at the rim.
+    pub(crate) fn status(&self, now: Now) -> wire::Status {
+        let slots = self.slots.status(now.mono);
+        wire::Status {
+            daemon: daemon_status(&self.about, None),
+            edge: edge_status(&self.edge),
+            apps: self.apps.values().map(|app| self.app_status(app, &slots, now)).collect(),
+        }
+    }
+
+    pub(crate) fn vitals(&self, now: Now) -> Vitals {
+        let instance = |status: &SlotStatus| InstanceVitals {
+            id: status.instance.clone(),
+            state: status.state.as_str(),
+            restarts: status.restarts,
+        };
+        Vitals {
+            routed: self.published.routed(),
+            instances: self.slots.status(now.mono).values().map(instance).collect(),
+            certificates: self.published.leaves.iter().map(|(h, leaf)| (h.to_string(), leaf.not_after)).collect(),
+            edge_generation: self.published.edge_generation(),
+            degraded: false,
+        }
+    }
+
+    fn app_status(&self, app: &AppWorld, slots: &BTreeMap<SlotId, SlotStatus>, now: Now) -> wire::AppStatus {
+        let key = &app.record.key;
+        let own: Vec<_> = slots.iter().filter(|(id, _)| id.key == *key).map(|(_, status)| status).collect();
+        wire::AppStatus {
+            env: key.env.to_string(),
+            app: key.app.to_string(),
+            folder: app.record.folder.display().to_string(),
+            state: state(app, &own),
+            release: app.live.map(|number| number.0),
+            urls: self.urls(app),
+            services: self.services(app, &own),
+            change: app.change.as_ref().map(|change| wire::ChangeStatus {
+                id: change.id.0,
+                phase: change.phase(),
+                release: change.release().map(|number| number.0),
+                since: change.since.0,
+                waits_on: change.waits(now.mono),
+            }),
+            fault: app.fault.clone().map(wire::Fault::from),
+            notes: self.notes(app, &own),
+        }
+    }
+
+    fn services(&self, app: &AppWorld, own: &[&SlotStatus]) -> Vec<wire::ServiceStatus> {
+        let Some(shown) = app.shown() else { return Vec::new() };
+        let others = own.iter().map(|status| &status.instance.slot.service);
+        let names: BTreeSet<&ServiceName> = shown.app().services.keys().chain(others).collect();
+        let service = |name: &ServiceName| {
+            let of_service = |status: &&&SlotStatus| status.instance.slot.service == *name;
+            let shows = |status: &&&SlotStatus| status.state != SlotState::Stopped;
+            let (wanted, ready) = capacity(app, own, name);
+            wire::ServiceStatus {
+                name: name.to_string(),
+                instances: own.iter().filter(of_service).filter(shows).map(|status| self.instance(status)).collect(),
+                wanted,
+                ready,
+            }
+        };
+        names.into_iter().map(service).collect()
+    }
+
+    fn instance(&self, status: &SlotStatus) -> wire::InstanceStatus {
+        let id = &status.instance;
+        let seen = self.node.instances.get(id);
+        let (pid, port, since) = match seen.map(|seen| &seen.phase) {
+            Some(Phase::Running { pid, port, since }) => (Some(*pid), Some(port.get()), Some(since.0)),
+            Some(Phase::Stopping { pid, port }) => (Some(*pid), Some(port.get()), None),
+            Some(Phase::Starting | Phase::Exited(_) | Phase::Refused(_)) | None => (None, None, None),
+        };
+        let usage = seen.map(|seen| seen.usage).unwrap_or_default();
+        wire::InstanceStatus {
+            id: id.to_string(),
+            release: id.slot.release.0,
+            slot: id.slot.slot.0,
+            state: status.state.as_str().to_owned(),
+            waits_on: status.waits_on.as_ref().map(ToString::to_string),
+            pid,
+            port,
+            since,
+            restarts: status.restarts,
+            memory_bytes: usage.memory.0,
+            cpu_us: usage.cpu_us,
+            dropped_lines: seen.map_or(0, |seen| seen.dropped_lines),
+            unenforced: seen.map(|seen| seen.unenforced.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// What a person should know of an app that runs.
+    fn notes(&self, app: &AppWorld, own: &[&SlotStatus]) -> Vec<String> {
+        let seen = own.iter().filter_map(|status| self.node.instances.get(&status.instance));
+        let unenforced: BTreeSet<&String> =
+            seen.clone().flat_map(|seen: &InstanceObservation| &seen.unenforced).collect();
+        let dropped: u64 = seen.map(|seen| seen.dropped_lines).sum();
+        let mut notes: Vec<String> =
+            unenforced.into_iter().map(|what| format!("this machine cannot enforce: {what}")).collect();
+        if dropped > 0 {
+            notes.push(format!("{dropped} log lines were lost because the disk could not take them"));
+        }
+        if let Some(release) = app.shown().filter(|release| release.has_dotenv()) {
+            let file = app.record.folder.join(".env");
+            notes.push(format!("release {} has variables from {}", release.number(), file.display()));
+        }
+        if let Some(stable) = &app.stable
+            && let Err(fault) = &stable.parts
+        {
+            notes.push(format!("release {} cannot be started again: {fault}", stable.release.number()));
+        }
+        notes
+    }
+
+    /// Where an app is reached, HTTP first.
+    pub(crate) fn urls(&self, app: &AppWorld) -> Vec<String> {
+        let Some(release) = app.shown().filter(|_| !app.sets.is_empty()) else { return Vec::new() };
+        let routes = &release.app().routes;
+        let served = claims(&app.record.key, release.app());
+        let served = served.iter().filter(|claim| !claim.host.is_wildcard());
+        let served: Vec<_> = served
+            .filter_map(|claim| Some((claim, routes.get(&claim.route)?)))
+            .filter(|(_, route)| !matches!(route.to, RouteTo::Deny))
+            .collect();
+        let http = self.edge.http.into_iter().flat_map(|address| {
+            served.iter().map(move |(claim, _)| url("http", claim.host.as_str(), address.port(), claim.path.as_str()))
+        });
+        let https = self.edge.https.into_iter().flat_map(|address| {
+            let with_tls = served.iter().filter(|(_, route)| route.tls != Tls::Off);
+            with_tls.map(move |(claim, _)| url("https", claim.host.as_str(), address.port(), claim.path.as_str()))
+        });
+        http.chain(https).collect()
+    }
+}
+
+fn url(scheme: &str, host: &str, port: u16, path: &str) -> String {
+    match (scheme, port) {
+        ("http", 80) | ("https", 443) => format!("{scheme}://{host}{path}"),
+        _ => format!("{scheme}://{host}:{port}{path}"),
+    }
+}
+
+/// Instances wanted and ready of a service, over the releases that carry its traffic.
+fn capacity(app: &AppWorld, own: &[&SlotStatus], service: &ServiceName) -> (u32, u32) {
+    let carries = |set: &&Set| set.service == *service && set.replicas > 0 && set.weight.get() > 0;
+    let sets: Vec<&Set> = app.sets.iter().filter(carries).collect();
+    let wanted = sets.iter().map(|set| u32::from(set.replicas)).sum();
+    let ready = |status: &&&SlotStatus| {
+        let slot = &status.instance.slot;
+        status.state == SlotState::Ready
+            && slot.service == *service
+            && sets.iter().any(|set| set.release == slot.release)
+    };
+    (wanted, u32::try_from(own.iter().filter(ready).count()).unwrap_or(u32::MAX))
+}
+
+fn state(app: &AppWorld, own: &[&SlotStatus]) -> wire::AppState {
+    let services: BTreeSet<&ServiceName> = app.sets.iter().map(|set| &set.service).collect();
+    let capacities: Vec<_> = services.into_iter().map(|name| capacity(app, own, name)).collect();
+    match (app.record.wanted, app.sets.is_empty()) {
+        (Wanted::Stopped, true) if app.change.is_none() && app.fault.is_some() => wire::AppState::Failed,
+        (Wanted::Stopped, true) if app.change.is_none() => wire::AppState::Stopped,
+        (Wanted::Stopped | Wanted::Running, true) => wire::AppState::Down,
+        _ if app.live.is_none() => wire::AppState::Down,
+        _ if capacities.iter().all(|(wanted, ready)| ready >= wanted) => wire::AppState::Ready,
+        _ if capacities.iter().all(|(wanted, ready)| *ready == 0 && *wanted > 0) => wire::AppState::Down,
+        _ => wire::AppState::Degraded,
+    }
+}
+
+pub(crate) fn daemon_status(about: &About, degraded: Option<&Fault>) -> wire::DaemonStatus {
+    wire::DaemonStatus {
+        version: about.version.clone(),
+        pid: about.pid,
+        state: about.state_dir.display().to_string(),
+        mode: about.mode.into(),
+        started: about.started.0,
+        admin: about.admin.clone(),
+        private_bytes: 0,
+        degraded: degraded.cloned().map(wire::Fault::from),
+    }
+}
+
+pub(crate) fn edge_status(edge: &EdgeObservation) -> wire::EdgeStatus {
+    let (state, fault) = match &edge.status {
+        EdgeStatus::Starting => (wire::EdgeState::Starting, None),
+        EdgeStatus::Connected => (wire::EdgeState::Serving, None),
+        EdgeStatus::Lost(fault) => (wire::EdgeState::Lost, Some(fault.clone().into())),
+    };
+    wire::EdgeStatus {
+        state,
+        pid: (edge.pid != 0).then_some(edge.pid),
+        http: edge.http.map(|address| address.to_string()),
+        https: edge.https.map(|address| address.to_string()),
+        serving: edge.serving.map(|generation| generation.0),
+        connections_open: edge.connections_open,
+        private_bytes: edge.private_bytes,
+        fault,
+    }
+}

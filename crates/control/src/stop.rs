@@ -1,0 +1,199 @@
+//! Stopping: one app, or everything and then the daemon.
+
+use bowline_api::wire::{self, ChangeStep};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::AppKey;
+
+use crate::change::Stage;
+use crate::config::{Ended, Mode};
+use crate::effects::{Effect, Job, Now, Ticket, Write};
+use crate::events;
+use crate::form;
+use crate::http::answer::Refusal;
+use crate::pending::Pending;
+use crate::reconcile::Loop;
+use crate::request::{Answer, Request};
+use crate::store::{RevisionState, Wanted};
+use crate::world::{AppWorld, Promoted, StopTicket, runs};
+
+/// The daemon is on its way out.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    /// Those who asked for it.
+    tickets: Vec<(Ticket, Vec<String>)>,
+    /// The apps that it stopped.
+    apps: Vec<String>,
+    how: Ended,
+    /// The last event was handed to the store.
+    said: bool,
+}
+
+impl Loop {
+    pub(crate) fn stop(&mut self, ticket: Ticket, key: AppKey, shutdown_when_idle: bool, now: Now) {
+        let Some(app) = self.apps.get(&key) else { return self.refuse(ticket, Refusal::unknown_app(&key)) };
+        if let Some(job) = app.storing {
+            // A phase that is being stored comes first; one that the store has refused is not waited for.
+            if !self.forget_retry(job) {
+                self.deferred.push((ticket, Request::Stop { key, shutdown_when_idle }));
+                return;
+            }
+        }
+        let Some(app) = self.apps.get_mut(&key) else { return };
+        app.storing = None;
+        let mut writes = vec![
+            Write::Wanted(key.clone(), Wanted::Stopped),
+            Write::ChangeEnded(key.clone()),
+            Write::Event(events::app_stopping(&key, now.wall)),
+        ];
+        writes.extend(interrupted_revision(&key, app));
+        self.store(Job::Write(writes), Pending::Stop { key, ticket, shutdown_when_idle });
+    }
+
+    /// It is stored that the app is not wanted.
+    pub(crate) fn stopping(&mut self, key: &AppKey, ticket: Ticket, shutdown_when_idle: bool, now: Now) {
+        self.interrupt(key, "it was told to stop");
+        let Some(app) = self.apps.get_mut(key) else { return };
+        app.record.wanted = Wanted::Stopped;
+        app.fault = None;
+        app.stops.push(StopTicket { ticket, shutdown_when_idle });
+        app.settle();
+        self.drive_slots(now);
+    }
+
+    /// Drops the change of an app; what it started is not wanted any more.
+    fn interrupt(&mut self, key: &AppKey, why: &str) {
+        let Some(app) = self.apps.get_mut(key) else { return };
+        app.storing = None;
+        let promoted = app.promoted.take();
+        if let Some(Promoted { change, .. }) = promoted {
+            let fault = interrupted(key).caused_by(why);
+            self.tell(change, ChangeStep::Failed { fault: fault.into() });
+        }
+        let Some(change) = self.apps.get_mut(key).and_then(|app| app.change.take()) else { return };
+        if matches!(change.stage, Stage::Build { .. }) {
+            self.effects.push(Effect::CancelBuild(change.id));
+        }
+        let fault = interrupted(key).caused_by(why);
+        self.tell(change.id, ChangeStep::Failed { fault: fault.into() });
+    }
+
+    /// Answers those who wait for apps that do not run any more, and ends the daemon when all is done.
+    pub(crate) fn end_stops(&mut self, now: Now) {
+        let waiting: Vec<_> =
+            self.apps.iter().filter(|(_, app)| !app.stops.is_empty()).map(|(k, _)| k.clone()).collect();
+        for key in waiting {
+            let gone = self.node.adopted && !runs(&self.slots, now.mono, &key);
+            let Some(app) = self.apps.get_mut(&key).filter(|_| gone) else { continue };
+            let stops = std::mem::take(&mut app.stops);
+            self.record(vec![events::app_stopped(&key, now.wall)]);
+            let last = self.about.mode == Mode::Local && self.is_idle();
+            for StopTicket { ticket, shutdown_when_idle } in stops {
+                let apps = vec![key.to_string()];
+                match shutdown_when_idle && last {
+                    true => self.end(Some((ticket, apps)), Ended::Stopped, now),
+                    false => self.answer(ticket, Answer::Stopped(wire::Stopped { apps, daemon: false })),
+                }
+            }
+        }
+        self.end_daemon(now);
+    }
+
+    /// No app is wanted, and none is on its way.
+    fn is_idle(&self) -> bool {
+        let beginning = self.pending.values().any(|p| matches!(p, Pending::Begin { .. }));
+        let idle = |app: &AppWorld| {
+            app.record.wanted == Wanted::Stopped
+                && app.change.is_none()
+                && app.promoted.is_none()
+                && app.stops.is_empty()
+        };
+        !beginning && self.apps.values().all(idle)
+    }
+
+    pub(crate) fn shut_down(&mut self, ticket: Option<Ticket>, now: Now) {
+        self.end(ticket.map(|ticket| (ticket, Vec::new())), Ended::Stopped, now);
+    }
+
+    pub(crate) fn terminate(&mut self, now: Now) {
+        match self.about.mode {
+            Mode::Local => self.shut_down(None, now),
+            Mode::Server => self.end(None, Ended::LeftRunning, now),
+        }
+    }
+
+    fn end(&mut self, ticket: Option<(Ticket, Vec<String>)>, how: Ended, now: Now) {
+        if let Some(ending) = &mut self.ending {
+            ending.tickets.extend(ticket);
+            return;
+        }
+        let running = |app: &&AppWorld| app.record.wanted == Wanted::Running || app.change.is_some();
+        let apps: Vec<AppKey> = self.apps.values().filter(running).map(|app| app.record.key.clone()).collect();
+        let names = apps.iter().map(ToString::to_string).collect();
+        self.ending = Some(Ending { tickets: ticket.into_iter().collect(), apps: names, how, said: false });
+        if how == Ended::Stopped {
+            apps.iter().for_each(|key| self.stop_for_good(key, now));
+        }
+    }
+
+    /// In local mode an app ends with its daemon. On a server it is wanted again when the daemon starts again.
+    fn stop_for_good(&mut self, key: &AppKey, now: Now) {
+        let Some(app) = self.apps.get_mut(key) else { return };
+        if self.about.mode == Mode::Local {
+            let mut writes = vec![
+                Write::Wanted(key.clone(), Wanted::Stopped),
+                Write::ChangeEnded(key.clone()),
+                Write::Event(events::app_stopping(key, now.wall)),
+            ];
+            writes.extend(interrupted_revision(key, app));
+            self.store(Job::Write(writes), Pending::Nothing);
+        }
+        self.interrupt(key, "the daemon is stopping");
+        if let Some(app) = self.apps.get_mut(key) {
+            app.record.wanted = Wanted::Stopped;
+            app.settle();
+        }
+    }
+
+    fn end_daemon(&mut self, now: Now) {
+        let Some(ending) = &self.ending else { return };
+        let stopped = match ending.how {
+            Ended::LeftRunning => true,
+            Ended::Stopped => self.node.adopted && !self.apps.keys().any(|key| runs(&self.slots, now.mono, key)),
+        };
+        if !stopped || ending.said {
+            return;
+        }
+        let last = match ending.how {
+            Ended::Stopped => events::daemon_stopped(&ending.apps, now.wall),
+            Ended::LeftRunning => events::daemon_left(now.wall),
+        };
+        // The store works in order: when this is answered, all before it is.
+        self.store(Job::Write(vec![Write::Event(last)]), Pending::Farewell);
+        if let Some(ending) = &mut self.ending {
+            ending.said = true;
+        }
+    }
+
+    pub(crate) fn farewell_said(&mut self) {
+        let Some(Ending { tickets, apps, how, .. }) = self.ending.take() else { return };
+        for (ticket, own) in tickets {
+            let apps = own.into_iter().chain(apps.iter().cloned()).collect();
+            self.answer(ticket, Answer::Stopped(wire::Stopped { apps, daemon: true }));
+        }
+        self.effects.push(Effect::Exit(how));
+    }
+}
+
+fn interrupted(key: &AppKey) -> Fault {
+    Fault::new(FaultKind::Failed, format!("the change of {key} was interrupted"))
+}
+
+/// A release that had not taken over yet never will.
+fn interrupted_revision(key: &AppKey, app: &AppWorld) -> Option<Write> {
+    let candidate = app.rolling()?.candidate.number();
+    if app.stable.as_ref().is_some_and(|s| s.release.number() == candidate) {
+        return None;
+    }
+    let reason = form::write_fault(&interrupted(key).caused_by("it was told to stop"));
+    Some(Write::Revision(key.clone(), candidate, RevisionState::Failed { reason }))
+}

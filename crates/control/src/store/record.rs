@@ -1,0 +1,144 @@
+//! What the store keeps, one type per table.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bowline_core::id::{AppKey, Generation, Port, ReleaseNumber, SecretName};
+use bowline_core::release::SecretVersion;
+use bowline_core::time::Timestamp;
+
+/// An app in an environment, known since its first `up`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppRecord {
+    pub key: AppKey,
+    /// The folder of its `bowline.toml`. Another folder is refused.
+    pub folder: PathBuf,
+    /// User and group of its instances when the node is root. Allocated once, never given to another app.
+    pub uid: u32,
+    pub wanted: Wanted,
+    /// The desired-state generation of its last change.
+    pub generation: Generation,
+    pub created: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    Running,
+    Stopped,
+}
+
+/// A revision as it is handed in; the store gives it its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRevision {
+    /// The resolved file as canonical JSON.
+    pub app: String,
+    /// JSON of what was built, by service.
+    pub artifacts: String,
+    pub secrets: BTreeMap<SecretName, SecretVersion>,
+    pub created: Timestamp,
+}
+
+/// A revision. All but `state` is fixed from the moment it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevisionRecord {
+    pub key: AppKey,
+    pub number: ReleaseNumber,
+    pub app: String,
+    pub artifacts: String,
+    pub secrets: BTreeMap<SecretName, SecretVersion>,
+    pub created: Timestamp,
+    pub state: RevisionState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevisionState {
+    /// Stored, not yet promoted.
+    Pending,
+    /// The stable one.
+    Active,
+    /// Was active; can be rolled back to.
+    Retired,
+    /// Rejected; never retried.
+    Failed { reason: String },
+}
+
+/// The rollout of an app that is under way: JSON that only the reconcile loop reads, with the version of its form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolloutRecord {
+    pub key: AppKey,
+    pub version: u32,
+    pub state: String,
+}
+
+/// An event as it is handed in; the store gives it its sequence number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    pub at: Timestamp,
+    pub key: Option<AppKey>,
+    /// Constant, dotted: `rollout.promoted`.
+    pub kind: String,
+    /// For people. Holds no secret.
+    pub message: String,
+    /// A JSON object.
+    pub fields: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRecord {
+    /// Counted from 1 without gaps; the oldest are dropped, see [`super::EVENTS_KEPT`].
+    pub sequence: u64,
+    pub at: Timestamp,
+    pub key: Option<AppKey>,
+    pub kind: String,
+    pub message: String,
+    pub fields: String,
+}
+
+/// A secret's value as it is stored: sealed under a data key, which is wrapped by the master key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SealedValue {
+    pub sealed: Vec<u8>,
+    pub wrapped_key: Vec<u8>,
+}
+
+impl std::fmt::Debug for SealedValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SealedValue(…)")
+    }
+}
+
+/// One version of a secret. Versions count from 1 and are never used again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretRecord {
+    pub key: AppKey,
+    pub name: SecretName,
+    pub version: SecretVersion,
+    /// `None` once it is revoked: the value is wiped, the version stays taken.
+    pub value: Option<SealedValue>,
+    pub created: Timestamp,
+    /// The user who set it, by peer credentials.
+    pub created_by: u32,
+    pub revoked: Option<Timestamp>,
+}
+
+/// Identity of an environment: a revision names it, and a target refuses another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EnvironmentId(pub [u8; 16]);
+
+impl std::fmt::Display for EnvironmentId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            let dash = if matches!(i, 4 | 6 | 8 | 10) { "-" } else { "" };
+            write!(f, "{dash}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The ports that the edge got the last time, so that addresses stay the same over restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EdgePorts {
+    pub http: Port,
+    pub https: Port,
+    pub admin: Port,
+}

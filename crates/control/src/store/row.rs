@@ -1,0 +1,257 @@
+//! Records as rows and back. A row that passed its checksum and still cannot be read was written by a defect, and is
+//! reported like damage, never guessed.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use bowline_core::id::{AppKey, AppName, EnvName, Generation, ReleaseNumber, SecretName};
+use bowline_core::release::SecretVersion;
+use bowline_core::time::Timestamp;
+use rusqlite::types::Value;
+
+use super::error::StoreError;
+use super::record::{
+    AppRecord, EventRecord, RevisionRecord, RevisionState, RolloutRecord, SealedValue, SecretRecord, Wanted,
+};
+use super::table::Columns;
+
+pub(super) fn text(text: impl Into<String>) -> Value {
+    Value::Text(text.into())
+}
+
+/// SQLite's integers are signed; what counts here stays below 2^63.
+pub(super) fn number(n: impl Into<u64>) -> Value {
+    Value::Integer(i64::try_from(n.into()).expect("counters and milliseconds stay below 2^63"))
+}
+
+pub(super) fn app_id(key: &AppKey) -> [Value; 2] {
+    [text(key.env.as_str()), text(key.app.as_str())]
+}
+
+pub(super) fn app_row(record: &AppRecord) -> Columns {
+    let wanted = match record.wanted {
+        Wanted::Running => "running",
+        Wanted::Stopped => "stopped",
+    };
+    let mut row = app_id(&record.key).to_vec();
+    row.extend([
+        Value::Blob(record.folder.as_os_str().as_bytes().to_vec()),
+        number(record.uid),
+        text(wanted),
+        number(record.generation.0),
+        number(record.created.0),
+    ]);
+    row
+}
+
+pub(super) fn app_record(row: Columns) -> Result<AppRecord, StoreError> {
+    let mut row = Reader::new("apps", row);
+    Ok(AppRecord {
+        key: row.key()?,
+        folder: PathBuf::from(std::ffi::OsString::from_vec(row.blob()?)),
+        uid: row.small()?,
+        wanted: match row.text()?.as_str() {
+            "running" => Wanted::Running,
+            "stopped" => Wanted::Stopped,
+            _ => return Err(row.unreadable("wanted")),
+        },
+        generation: Generation(row.number()?),
+        created: Timestamp(row.number()?),
+    })
+}
+
+pub(super) fn revision_row(record: &RevisionRecord) -> Columns {
+    let (state, reason) = match &record.state {
+        RevisionState::Pending => ("pending", Value::Null),
+        RevisionState::Active => ("active", Value::Null),
+        RevisionState::Retired => ("retired", Value::Null),
+        RevisionState::Failed { reason } => ("failed", text(reason)),
+    };
+    let secrets: BTreeMap<&str, u32> = record.secrets.iter().map(|(name, v)| (name.as_str(), v.0)).collect();
+    let secrets = serde_json::to_string(&secrets).expect("a map of names to numbers is JSON");
+    let mut row = app_id(&record.key).to_vec();
+    row.extend([
+        number(record.number.0),
+        text(&record.app),
+        text(&record.artifacts),
+        text(secrets),
+        number(record.created.0),
+        text(state),
+        reason,
+    ]);
+    row
+}
+
+pub(super) fn revision_record(row: Columns) -> Result<RevisionRecord, StoreError> {
+    let mut row = Reader::new("revisions", row);
+    Ok(RevisionRecord {
+        key: row.key()?,
+        number: ReleaseNumber(row.small()?),
+        app: row.text()?,
+        artifacts: row.text()?,
+        secrets: row.secret_versions()?,
+        created: Timestamp(row.number()?),
+        state: match (row.text()?.as_str(), row.optional_text()?) {
+            ("pending", None) => RevisionState::Pending,
+            ("active", None) => RevisionState::Active,
+            ("retired", None) => RevisionState::Retired,
+            ("failed", Some(reason)) => RevisionState::Failed { reason },
+            _ => return Err(row.unreadable("state")),
+        },
+    })
+}
+
+pub(super) fn rollout_row(record: &RolloutRecord) -> Columns {
+    let mut row = app_id(&record.key).to_vec();
+    row.extend([number(record.version), text(&record.state)]);
+    row
+}
+
+pub(super) fn rollout_record(row: Columns) -> Result<RolloutRecord, StoreError> {
+    let mut row = Reader::new("rollouts", row);
+    Ok(RolloutRecord { key: row.key()?, version: row.small()?, state: row.text()? })
+}
+
+pub(super) fn event_row(record: &EventRecord) -> Columns {
+    let [env, app] = match &record.key {
+        Some(key) => app_id(key),
+        None => [Value::Null, Value::Null],
+    };
+    let (kind, message, fields) = (text(&record.kind), text(&record.message), text(&record.fields));
+    vec![number(record.sequence), number(record.at.0), env, app, kind, message, fields]
+}
+
+pub(super) fn event_record(row: Columns) -> Result<EventRecord, StoreError> {
+    let mut row = Reader::new("events", row);
+    Ok(EventRecord {
+        sequence: row.number()?,
+        at: Timestamp(row.number()?),
+        key: match (row.optional_text()?, row.optional_text()?) {
+            (Some(env), Some(app)) => Some(row.app_key(&env, &app)?),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => return Err(row.unreadable("app")),
+        },
+        kind: row.text()?,
+        message: row.text()?,
+        fields: row.text()?,
+    })
+}
+
+pub(super) fn secret_row(record: &SecretRecord) -> Columns {
+    let (sealed, wrapped_key) = match &record.value {
+        Some(value) => (Value::Blob(value.sealed.clone()), Value::Blob(value.wrapped_key.clone())),
+        None => (Value::Null, Value::Null),
+    };
+    let mut row = app_id(&record.key).to_vec();
+    row.extend([
+        text(record.name.as_str()),
+        number(record.version.0),
+        sealed,
+        wrapped_key,
+        number(record.created.0),
+        number(record.created_by),
+        record.revoked.map_or(Value::Null, |at| number(at.0)),
+    ]);
+    row
+}
+
+pub(super) fn secret_record(row: Columns) -> Result<SecretRecord, StoreError> {
+    let mut row = Reader::new("secrets", row);
+    Ok(SecretRecord {
+        key: row.key()?,
+        name: row.secret_name()?,
+        version: SecretVersion(row.small()?),
+        value: match (row.optional_blob()?, row.optional_blob()?) {
+            (Some(sealed), Some(wrapped_key)) => Some(SealedValue { sealed, wrapped_key }),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => return Err(row.unreadable("sealed")),
+        },
+        created: Timestamp(row.number()?),
+        created_by: row.small()?,
+        revoked: row.optional_number()?.map(Timestamp),
+    })
+}
+
+/// Takes a row's columns in their order.
+pub(super) struct Reader {
+    table: &'static str,
+    columns: std::vec::IntoIter<Value>,
+}
+
+impl Reader {
+    pub(super) fn new(table: &'static str, columns: Columns) -> Self {
+        Self { table, columns: columns.into_iter() }
+    }
+
+    fn unreadable(&self, what: &str) -> StoreError {
+        StoreError::corrupt(self.table, format!("unreadable {what}"))
+    }
+
+    pub(super) fn next(&mut self) -> Value {
+        self.columns.next().unwrap_or(Value::Null)
+    }
+
+    fn optional_text(&mut self) -> Result<Option<String>, StoreError> {
+        match self.next() {
+            Value::Text(text) => Ok(Some(text)),
+            Value::Null => Ok(None),
+            Value::Integer(_) | Value::Real(_) | Value::Blob(_) => Err(self.unreadable("text")),
+        }
+    }
+
+    pub(super) fn text(&mut self) -> Result<String, StoreError> {
+        self.optional_text()?.ok_or_else(|| self.unreadable("text"))
+    }
+
+    fn optional_blob(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.next() {
+            Value::Blob(bytes) => Ok(Some(bytes)),
+            Value::Null => Ok(None),
+            Value::Integer(_) | Value::Real(_) | Value::Text(_) => Err(self.unreadable("bytes")),
+        }
+    }
+
+    pub(super) fn blob(&mut self) -> Result<Vec<u8>, StoreError> {
+        self.optional_blob()?.ok_or_else(|| self.unreadable("bytes"))
+    }
+
+    fn optional_number(&mut self) -> Result<Option<u64>, StoreError> {
+        match self.next() {
+            Value::Integer(n) => u64::try_from(n).map(Some).map_err(|_| self.unreadable("number")),
+            Value::Null => Ok(None),
+            Value::Text(_) | Value::Real(_) | Value::Blob(_) => Err(self.unreadable("number")),
+        }
+    }
+
+    pub(super) fn number(&mut self) -> Result<u64, StoreError> {
+        self.optional_number()?.ok_or_else(|| self.unreadable("number"))
+    }
+
+    fn small(&mut self) -> Result<u32, StoreError> {
+        u32::try_from(self.number()?).map_err(|_| self.unreadable("number"))
+    }
+
+    fn key(&mut self) -> Result<AppKey, StoreError> {
+        let (env, app) = (self.text()?, self.text()?);
+        self.app_key(&env, &app)
+    }
+
+    fn app_key(&self, env: &str, app: &str) -> Result<AppKey, StoreError> {
+        match (EnvName::new(env), AppName::new(app)) {
+            (Ok(env), Ok(app)) => Ok(AppKey { env, app }),
+            (Err(_), _) | (_, Err(_)) => Err(self.unreadable("name")),
+        }
+    }
+
+    fn secret_name(&mut self) -> Result<SecretName, StoreError> {
+        SecretName::new(&self.text()?).map_err(|_| self.unreadable("name"))
+    }
+
+    fn secret_versions(&mut self) -> Result<BTreeMap<SecretName, SecretVersion>, StoreError> {
+        let map: BTreeMap<String, u32> =
+            serde_json::from_str(&self.text()?).map_err(|_| self.unreadable("secret versions"))?;
+        let named = map.into_iter().map(|(name, v)| Ok((SecretName::new(&name)?, SecretVersion(v))));
+        named.collect::<Result<_, bowline_core::id::NameError>>().map_err(|_| self.unreadable("secret versions"))
+    }
+}

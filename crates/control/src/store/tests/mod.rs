@@ -1,0 +1,151 @@
+//! The store against a model, against damage, against being killed, against a full disk.
+
+mod bench;
+mod crash;
+mod damage;
+mod migrate;
+mod model;
+mod space;
+
+use std::path::Path;
+
+use bowline_core::id::{AppKey, AppName, EnvName};
+use bowline_core::time::Timestamp;
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+use super::*;
+
+const NOW: Timestamp = Timestamp(1_790_000_000_000);
+
+fn keys(seed: u8) -> Keys {
+    Keys { current: ChecksumKey::new(Zeroizing::new([seed; 32])), retiring: None }
+}
+
+fn key(env: &str, app: &str) -> AppKey {
+    AppKey { env: EnvName::new(env).unwrap(), app: AppName::new(app).unwrap() }
+}
+
+/// In memory where there is such a folder: thousands of stores are opened here.
+fn fast_dir() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn open(dir: &Path) -> Result<Store, StoreError> {
+    Store::open(dir, keys(1))
+}
+
+fn event(text: &str) -> NewEvent {
+    NewEvent { at: NOW, key: None, kind: "test".into(), message: text.into(), fields: "{}".into() }
+}
+
+fn append(store: &Store, text: &str) -> Result<u64, StoreError> {
+    let text = text.to_owned();
+    store.commit_blocking(move |tx| tx.append_event(event(&text)))
+}
+
+fn messages(store: &Store) -> Vec<String> {
+    let events = store.read(|view| view.events_after(0, u32::MAX)).unwrap();
+    events.into_iter().map(|event| event.message).collect()
+}
+
+#[test]
+fn the_same_name_from_another_folder_is_refused_naming_the_first() {
+    let dir = fast_dir();
+    let store = open(dir.path()).unwrap();
+    let register = |env: &'static str, folder: &'static str| {
+        store.commit_blocking(move |tx| tx.register_app(&key(env, "board"), Path::new(folder), NOW))
+    };
+    let first = register("local", "/home/a/board").unwrap();
+    assert_eq!((first.uid, first.wanted), (UID_BASE, Wanted::Stopped));
+    assert_eq!(register("local", "/home/a/board").unwrap(), first);
+    assert_eq!(register("beta", "/home/b/board").unwrap().uid, UID_BASE + 1, "another environment is another app");
+    let fault = bowline_core::fault::Fault::from(register("local", "/home/b/board").unwrap_err());
+    assert_eq!(fault.message, "local/board belongs to another folder: /home/a/board");
+    assert_eq!(fault.kind.exit_code(), 3);
+    assert!(fault.hint.unwrap().contains("/home/b/board"));
+}
+
+#[test]
+fn one_opener_at_a_time() {
+    let dir = fast_dir();
+    let store = open(dir.path()).unwrap();
+    assert!(matches!(open(dir.path()), Err(StoreError::InUse(_))));
+    let clone = store.clone();
+    drop(store);
+    assert!(matches!(open(dir.path()), Err(StoreError::InUse(_))));
+    drop(clone);
+    assert_eq!(open(dir.path()).unwrap().opening(), Opening::Clean);
+}
+
+#[test]
+fn a_request_that_fails_or_panics_takes_nothing_else_with_it() {
+    let dir = fast_dir();
+    let store = open(dir.path()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let store = store.clone();
+            scope.spawn(move || {
+                for n in 0..25 {
+                    let outcome = store.commit_blocking(move |tx| {
+                        let sequence = tx.append_event(event("kept or not"))?;
+                        match n % 3 {
+                            0 => Ok(sequence),
+                            1 => Err(StoreError::NoApp(key("local", "nobody"))),
+                            _ if thread == 0 && n == 5 => panic!("a defect, on purpose"),
+                            _ => tx.append_event(event("the second of two")),
+                        }
+                    });
+                    match (n % 3, outcome) {
+                        (1, outcome) => assert!(matches!(outcome, Err(StoreError::NoApp(_)))),
+                        (_, outcome) if thread == 0 && n == 5 => assert!(matches!(outcome, Err(StoreError::Closed))),
+                        (_, outcome) => assert!(outcome.is_ok()),
+                    }
+                }
+            });
+        }
+    });
+    store.verify().unwrap();
+    // Per thread: 9 of one event, 8 of two; one of those panicked.
+    assert_eq!(messages(&store).len(), 8 * (9 + 16) - 2);
+}
+
+#[test]
+fn old_events_are_dropped_and_numbers_go_on() {
+    let dir = fast_dir();
+    let store = open(dir.path()).unwrap();
+    let last =
+        store.commit_blocking(|tx| (0..EVENTS_KEPT + 7).try_fold(0, |_, n| tx.append_event(event(&n.to_string()))));
+    assert_eq!(last.unwrap(), EVENTS_KEPT + 7);
+    let (first, rest) = store.read(|view| Ok((view.events_after(0, 1)?, view.events_after(7, u32::MAX)?))).unwrap();
+    assert_eq!((first[0].sequence, first[0].message.as_str()), (8, "7"));
+    assert_eq!(rest.len() as u64, EVENTS_KEPT);
+    store.verify().unwrap();
+}
+
+#[test]
+fn what_changes_nothing_is_no_commit() {
+    let dir = fast_dir();
+    let store = open(dir.path()).unwrap();
+    let before = store.shared.acknowledged.load(Ordering::Acquire);
+    store.commit_blocking(|tx| tx.app(&key("local", "board"))).unwrap();
+    store.commit_blocking(|tx| tx.clear_rollout(&key("local", "board"))).unwrap();
+    assert_eq!(store.shared.acknowledged.load(Ordering::Acquire), before);
+}
+
+#[test]
+fn a_long_log_is_written_back() {
+    let dir = fast_dir();
+    let store = open(dir.path()).unwrap();
+    let text = "x".repeat(200_000);
+    for _ in 0..60 {
+        append(&store, &text).unwrap();
+    }
+    // The writer tidies after it has answered; the next answer comes after that.
+    append(&store, "last").unwrap();
+    let wal = std::fs::metadata(dir.path().join("store.db-wal")).unwrap().len();
+    assert!(wal < 5 << 20, "{wal} bytes for 12 MB of commits");
+    drop(store);
+    assert_eq!(std::fs::metadata(dir.path().join("store.db-wal")).map_or(0, |wal| wal.len()), 0);
+    assert_eq!(messages(&open(dir.path()).unwrap()).len(), 61);
+}

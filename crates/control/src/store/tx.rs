@@ -1,0 +1,227 @@
+//! Writing: the verbs of one transaction. All of it is durable, or none.
+
+use std::ops::Deref;
+use std::path::Path;
+
+use bowline_core::id::{AppKey, EnvName, Generation, ReleaseNumber, SecretName};
+use bowline_core::release::SecretVersion;
+use bowline_core::time::Timestamp;
+use rusqlite::types::Value;
+use rusqlite::{Connection, params};
+
+use super::checksum::{ChecksumKey, SetDigest};
+use super::engine::Rewrap;
+use super::error::StoreError;
+use super::record::{
+    AppRecord, EdgePorts, EnvironmentId, EventRecord, NewEvent, NewRevision, RevisionRecord, RevisionState,
+    RolloutRecord, SealedValue, SecretRecord, Wanted,
+};
+use super::row::{self, number, text};
+use super::schema::{APPS, EVENTS, META, REVISIONS, ROLLOUTS, SECRETS};
+use super::table::Table;
+use super::view::{EDGE_PORTS, GENERATION, View, environment_name};
+use super::{EVENTS_KEPT, UID_BASE, UID_LAST};
+
+/// One transaction. Reads see what it has written.
+#[derive(Debug)]
+pub struct Tx<'a> {
+    view: View<'a>,
+    pub(super) digest: SetDigest,
+}
+
+impl<'a> Deref for Tx<'a> {
+    type Target = View<'a>;
+
+    fn deref(&self) -> &View<'a> {
+        &self.view
+    }
+}
+
+impl<'a> Tx<'a> {
+    pub(super) fn new(conn: &'a Connection, key: &'a ChecksumKey, digest: SetDigest) -> Self {
+        Self { view: View { conn, key }, digest }
+    }
+
+    /// The app, made known if it is not. The same name from another folder is refused, naming the first.
+    pub fn register_app(&mut self, key: &AppKey, folder: &Path, now: Timestamp) -> Result<AppRecord, StoreError> {
+        if let Some(known) = self.app(key)? {
+            return match known.folder == folder {
+                true => Ok(known),
+                false => {
+                    Err(StoreError::FolderTaken { key: key.clone(), first: known.folder, asked: folder.to_owned() })
+                }
+            };
+        }
+        let uid = self.free_uid()?;
+        let generation = self.next_generation()?;
+        let record = AppRecord {
+            key: key.clone(),
+            folder: folder.to_owned(),
+            uid,
+            wanted: Wanted::Stopped,
+            generation,
+            created: now,
+        };
+        self.put(&APPS, &row::app_row(&record))?;
+        Ok(record)
+    }
+
+    /// One above the highest ever given out: apps are never deleted, so a uid never changes its owner.
+    fn free_uid(&self) -> Result<u32, StoreError> {
+        match self.apps()?.iter().map(|app| app.uid).max() {
+            None => Ok(UID_BASE),
+            Some(highest) if highest < UID_LAST => Ok(highest + 1),
+            Some(_) => Err(StoreError::UidsExhausted { first: UID_BASE, last: UID_LAST }),
+        }
+    }
+
+    /// Says whether an app should run, under a new generation.
+    pub fn set_wanted(&mut self, key: &AppKey, wanted: Wanted) -> Result<AppRecord, StoreError> {
+        self.change_app(key, |app| app.wanted = wanted)
+    }
+
+    /// The app's folder was moved. The caller has made sure that the first one is gone.
+    pub fn move_app(&mut self, key: &AppKey, folder: &Path) -> Result<AppRecord, StoreError> {
+        self.change_app(key, |app| folder.clone_into(&mut app.folder))
+    }
+
+    fn change_app(&mut self, key: &AppKey, change: impl FnOnce(&mut AppRecord)) -> Result<AppRecord, StoreError> {
+        let mut app = self.app(key)?.ok_or_else(|| StoreError::NoApp(key.clone()))?;
+        change(&mut app);
+        app.generation = self.next_generation()?;
+        self.put(&APPS, &row::app_row(&app))?;
+        Ok(app)
+    }
+
+    /// Stores a revision under the next number, [`RevisionState::Pending`].
+    pub fn add_revision(&mut self, key: &AppKey, revision: NewRevision) -> Result<RevisionRecord, StoreError> {
+        self.app(key)?.ok_or_else(|| StoreError::NoApp(key.clone()))?;
+        let newest = self.newest_revision(key)?.map_or(ReleaseNumber(0), |revision| revision.number);
+        let NewRevision { app, artifacts, secrets, created } = revision;
+        let (key, number) = (key.clone(), newest.next());
+        let record = RevisionRecord { key, number, app, artifacts, secrets, created, state: RevisionState::Pending };
+        self.put(&REVISIONS, &row::revision_row(&record))?;
+        Ok(record)
+    }
+
+    pub fn set_revision_state(
+        &mut self,
+        key: &AppKey,
+        number: ReleaseNumber,
+        state: RevisionState,
+    ) -> Result<RevisionRecord, StoreError> {
+        let missing = || StoreError::NoRevision { key: key.clone(), number };
+        let mut record = self.revision(key, number)?.ok_or_else(missing)?;
+        record.state = state;
+        self.put(&REVISIONS, &row::revision_row(&record))?;
+        Ok(record)
+    }
+
+    pub fn put_rollout(&mut self, rollout: &RolloutRecord) -> Result<(), StoreError> {
+        self.app(&rollout.key)?.ok_or_else(|| StoreError::NoApp(rollout.key.clone()))?;
+        self.put(&ROLLOUTS, &row::rollout_row(rollout))
+    }
+
+    /// The rollout is over; nothing happens if there is none.
+    pub fn clear_rollout(&mut self, key: &AppKey) -> Result<(), StoreError> {
+        self.delete(&ROLLOUTS, &row::app_id(key))
+    }
+
+    /// Appends an event and drops those beyond [`EVENTS_KEPT`]. Returns its sequence number.
+    pub fn append_event(&mut self, event: NewEvent) -> Result<u64, StoreError> {
+        let sequence = self.newest_event()? + 1;
+        let NewEvent { at, key, kind, message, fields } = event;
+        self.put(&EVENTS, &row::event_row(&EventRecord { sequence, at, key, kind, message, fields }))?;
+        if let Some(last) = sequence.checked_sub(EVENTS_KEPT) {
+            for id in self.event_ids_up_to(last)? {
+                self.delete(&EVENTS, &[id])?;
+            }
+        }
+        Ok(sequence)
+    }
+
+    fn event_ids_up_to(&self, last: u64) -> Result<Vec<Value>, StoreError> {
+        let rows = EVENTS.select(self.conn, self.key, "WHERE sequence <= ?", params![number(last)])?;
+        Ok(rows.into_iter().filter_map(|row| row.into_iter().next()).collect())
+    }
+
+    /// Stores a new version of a secret. `seal` is given the version, which is part of what the value is bound to.
+    pub fn add_secret(
+        &mut self,
+        key: &AppKey,
+        name: &SecretName,
+        now: Timestamp,
+        created_by: u32,
+        seal: impl FnOnce(SecretVersion) -> Result<SealedValue, StoreError>,
+    ) -> Result<SecretRecord, StoreError> {
+        let newest = self.secret_versions(key, name)?.last().map_or(0, |record| record.version.0);
+        let version = SecretVersion(newest + 1);
+        let value = Some(seal(version)?);
+        let (key, name) = (key.clone(), name.clone());
+        let record = SecretRecord { key, name, version, value, created: now, created_by, revoked: None };
+        self.put(&SECRETS, &row::secret_row(&record))?;
+        Ok(record)
+    }
+
+    /// Revokes all versions of a secret and wipes their values. Returns how many there were.
+    pub fn revoke_secret(&mut self, key: &AppKey, name: &SecretName, now: Timestamp) -> Result<u32, StoreError> {
+        let valid = self.secret_versions(key, name)?.into_iter().filter(|record| record.revoked.is_none());
+        let mut count = 0;
+        for mut record in valid.collect::<Vec<_>>() {
+            record.value = None;
+            record.revoked = Some(now);
+            self.put(&SECRETS, &row::secret_row(&record))?;
+            count += 1;
+        }
+        match count {
+            0 => Err(StoreError::NoSecret { key: key.clone(), name: name.clone() }),
+            count => Ok(count),
+        }
+    }
+
+    /// Gives out the next desired-state generation. It survives restarts: no generation is given out twice.
+    pub fn next_generation(&mut self) -> Result<Generation, StoreError> {
+        let next = self.generation()?.next();
+        self.put_meta(GENERATION, number(next.0))?;
+        Ok(next)
+    }
+
+    /// The identity of an environment; `fresh`, which is random, becomes it if there is none.
+    pub fn identify_environment(&mut self, env: &EnvName, fresh: EnvironmentId) -> Result<EnvironmentId, StoreError> {
+        if let Some(known) = self.environment(env)? {
+            return Ok(known);
+        }
+        self.put_meta(&environment_name(env), Value::Blob(fresh.0.to_vec()))?;
+        Ok(fresh)
+    }
+
+    pub fn set_edge_ports(&mut self, ports: EdgePorts) -> Result<(), StoreError> {
+        let EdgePorts { http, https, admin } = ports;
+        self.put_meta(EDGE_PORTS, text(format!("[{http},{https},{admin}]")))
+    }
+
+    /// Replaces the wrapped data key of every stored secret: the values stay as they are.
+    pub(super) fn rewrap_secrets(&mut self, rewrap: &mut Rewrap) -> Result<(), StoreError> {
+        let rows = SECRETS.select(self.conn, self.key, "", [])?;
+        for row in rows {
+            let mut record = row::secret_record(row)?;
+            let Some(value) = record.value.clone() else { continue };
+            let wrapped_key = rewrap(&record, &value.wrapped_key)?;
+            record.value = Some(SealedValue { wrapped_key, ..value });
+            self.put(&SECRETS, &row::secret_row(&record))?;
+        }
+        Ok(())
+    }
+
+    fn put_meta(&mut self, name: &str, value: Value) -> Result<(), StoreError> {
+        self.put(&META, &[text(name), value])
+    }
+
+    fn put(&mut self, table: &Table, row: &[Value]) -> Result<(), StoreError> {
+        table.put(self.view.conn, self.view.key, &mut self.digest, row)
+    }
+
+    fn delete(&mut self, table: &Table, id: &[Value]) -> Result<(), StoreError> {
+        table.delete(self.view.conn, self.view.key, &mut self.digest, id)
+    }
+}

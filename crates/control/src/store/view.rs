@@ -1,0 +1,156 @@
+//! Reading: one consistent moment of the store, every row verified.
+
+use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, SecretName};
+use bowline_core::release::SecretVersion;
+use rusqlite::types::Value;
+use rusqlite::{Connection, params};
+
+use super::checksum::ChecksumKey;
+use super::error::StoreError;
+use super::record::{AppRecord, EdgePorts, EnvironmentId, EventRecord, RevisionRecord, RolloutRecord, SecretRecord};
+use super::row::{self, number, text};
+use super::schema::{APPS, EVENTS, META, REVISIONS, ROLLOUTS, SECRETS};
+
+pub(super) const GENERATION: &str = "generation";
+pub(super) const EDGE_PORTS: &str = "edge.ports";
+
+pub(super) fn environment_name(env: &EnvName) -> String {
+    format!("environment.{env}")
+}
+
+/// The store at one moment.
+#[derive(Debug)]
+pub struct View<'a> {
+    pub(super) conn: &'a Connection,
+    pub(super) key: &'a ChecksumKey,
+}
+
+impl View<'_> {
+    pub fn app(&self, key: &AppKey) -> Result<Option<AppRecord>, StoreError> {
+        APPS.get(self.conn, self.key, &row::app_id(key))?.map(row::app_record).transpose()
+    }
+
+    /// All apps, by environment and name.
+    pub fn apps(&self) -> Result<Vec<AppRecord>, StoreError> {
+        let rows = APPS.select(self.conn, self.key, "ORDER BY env, app", [])?;
+        rows.into_iter().map(row::app_record).collect()
+    }
+
+    pub fn revision(&self, key: &AppKey, number: ReleaseNumber) -> Result<Option<RevisionRecord>, StoreError> {
+        let [env, app] = row::app_id(key);
+        let id = [env, app, row::number(number.0)];
+        REVISIONS.get(self.conn, self.key, &id)?.map(row::revision_record).transpose()
+    }
+
+    /// All revisions of an app, the oldest first.
+    pub fn revisions(&self, key: &AppKey) -> Result<Vec<RevisionRecord>, StoreError> {
+        let rows =
+            REVISIONS.select(self.conn, self.key, "WHERE env = ? AND app = ? ORDER BY number", row::app_id(key))?;
+        rows.into_iter().map(row::revision_record).collect()
+    }
+
+    /// The newest revision of an app, whatever its state.
+    pub fn newest_revision(&self, key: &AppKey) -> Result<Option<RevisionRecord>, StoreError> {
+        let condition = "WHERE env = ? AND app = ? ORDER BY number DESC LIMIT 1";
+        let row = REVISIONS.select(self.conn, self.key, condition, row::app_id(key))?.pop();
+        row.map(row::revision_record).transpose()
+    }
+
+    pub fn rollout(&self, key: &AppKey) -> Result<Option<RolloutRecord>, StoreError> {
+        ROLLOUTS.get(self.conn, self.key, &row::app_id(key))?.map(row::rollout_record).transpose()
+    }
+
+    /// Every rollout under way.
+    pub fn rollouts(&self) -> Result<Vec<RolloutRecord>, StoreError> {
+        let rows = ROLLOUTS.select(self.conn, self.key, "ORDER BY env, app", [])?;
+        rows.into_iter().map(row::rollout_record).collect()
+    }
+
+    /// At most `limit` events after the sequence number `after`, the oldest first.
+    pub fn events_after(&self, after: u64, limit: u32) -> Result<Vec<EventRecord>, StoreError> {
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        let condition = "WHERE sequence > ? ORDER BY sequence LIMIT ?";
+        let rows = EVENTS.select(self.conn, self.key, condition, params![after, limit])?;
+        rows.into_iter().map(row::event_record).collect()
+    }
+
+    /// The last `limit` events of one app, or of all, the oldest first.
+    pub fn last_events(&self, key: Option<&AppKey>, limit: u32) -> Result<Vec<EventRecord>, StoreError> {
+        let rows = match key {
+            None => EVENTS.select(self.conn, self.key, "ORDER BY sequence DESC LIMIT ?", params![limit])?,
+            Some(key) => {
+                let condition = "WHERE env = ? AND app = ? ORDER BY sequence DESC LIMIT ?";
+                let params = params![key.env.as_str(), key.app.as_str(), limit];
+                EVENTS.select(self.conn, self.key, condition, params)?
+            }
+        };
+        rows.into_iter().rev().map(row::event_record).collect()
+    }
+
+    /// Sequence number of the newest event; 0 if there is none.
+    pub fn newest_event(&self) -> Result<u64, StoreError> {
+        Ok(self.last_events(None, 1)?.first().map_or(0, |event| event.sequence))
+    }
+
+    /// All versions of all secrets of an app, by name and version.
+    pub fn secrets(&self, key: &AppKey) -> Result<Vec<SecretRecord>, StoreError> {
+        let condition = "WHERE env = ? AND app = ? ORDER BY name, version";
+        let rows = SECRETS.select(self.conn, self.key, condition, row::app_id(key))?;
+        rows.into_iter().map(row::secret_record).collect()
+    }
+
+    pub fn secret(
+        &self,
+        key: &AppKey,
+        name: &SecretName,
+        version: SecretVersion,
+    ) -> Result<Option<SecretRecord>, StoreError> {
+        let [env, app] = row::app_id(key);
+        let id = [env, app, text(name.as_str()), number(version.0)];
+        SECRETS.get(self.conn, self.key, &id)?.map(row::secret_record).transpose()
+    }
+
+    /// The newest version of a secret that is not revoked.
+    pub fn newest_secret(&self, key: &AppKey, name: &SecretName) -> Result<Option<SecretRecord>, StoreError> {
+        let versions = self.secret_versions(key, name)?;
+        Ok(versions.into_iter().rev().find(|record| record.revoked.is_none()))
+    }
+
+    /// All versions of one secret, the oldest first.
+    pub fn secret_versions(&self, key: &AppKey, name: &SecretName) -> Result<Vec<SecretRecord>, StoreError> {
+        let condition = "WHERE env = ? AND app = ? AND name = ? ORDER BY version";
+        let [env, app] = row::app_id(key);
+        let rows = SECRETS.select(self.conn, self.key, condition, [env, app, text(name.as_str())])?;
+        rows.into_iter().map(row::secret_record).collect()
+    }
+
+    /// The last desired-state generation that was given out.
+    pub fn generation(&self) -> Result<Generation, StoreError> {
+        match self.meta(GENERATION)? {
+            None => Ok(Generation(0)),
+            Some(value) => Ok(Generation(row::Reader::new("meta", vec![value]).number()?)),
+        }
+    }
+
+    pub fn environment(&self, env: &EnvName) -> Result<Option<EnvironmentId>, StoreError> {
+        let name = environment_name(env);
+        let Some(value) = self.meta(&name)? else { return Ok(None) };
+        let bytes = row::Reader::new("meta", vec![value]).blob()?;
+        let id = bytes.try_into().map_err(|_| StoreError::corrupt("meta", name))?;
+        Ok(Some(EnvironmentId(id)))
+    }
+
+    pub fn edge_ports(&self) -> Result<Option<EdgePorts>, StoreError> {
+        let Some(value) = self.meta(EDGE_PORTS)? else { return Ok(None) };
+        let unreadable = || StoreError::corrupt("meta", EDGE_PORTS);
+        let text = row::Reader::new("meta", vec![value]).text()?;
+        let [http, https, admin]: [u16; 3] = serde_json::from_str(&text).map_err(|_| unreadable())?;
+        let port = |port| Port::new(port).ok_or_else(unreadable);
+        Ok(Some(EdgePorts { http: port(http)?, https: port(https)?, admin: port(admin)? }))
+    }
+
+    pub(super) fn meta(&self, name: &str) -> Result<Option<Value>, StoreError> {
+        let row = META.get(self.conn, self.key, &[text(name)])?;
+        Ok(row.and_then(|mut row| row.pop()))
+    }
+}

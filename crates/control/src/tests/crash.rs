@@ -1,0 +1,192 @@
+//! The daemon is killed after every effect of an apply, and the next one ends where none was killed.
+
+use bowline_api::wire::{AppState, ChangeStep};
+
+use super::*;
+
+/// Runs `script` with a crash after `n` effects, then lets the next daemon go on.
+struct Crash {
+    world: World,
+    crashed: bool,
+}
+
+fn crash_after(effects: usize, mut world: World) -> Crash {
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    daemon.effects_left = Some(effects);
+    world.apply(&mut daemon);
+    let crashed = world.run(&mut daemon) == End::Crashed;
+    drop(daemon);
+    Crash { world, crashed }
+}
+
+/// Most effects of one apply.
+const MANY: usize = 400;
+
+/// A first apply, crashed anywhere: it is done, or it is as if it had never been, and can be applied again.
+#[test]
+fn a_first_apply_survives_a_crash_after_every_effect() {
+    [false, true].into_iter().for_each(check_first);
+}
+
+fn check_first(slow_store: bool) {
+    for effects in 0..MANY {
+        let Crash { mut world, crashed } = crash_after(effects, World { slow_store, ..World::new() });
+        let mut daemon = world.start();
+        assert_eq!(world.run(&mut daemon), End::Quiet, "after {effects} effects");
+        let state = world.status(&mut daemon).apps.first().map(|app| app.state);
+        match state {
+            None | Some(AppState::Failed) => {
+                assert_eq!(world.running(), Vec::<String>::new(), "after {effects} effects");
+                world.apply(&mut daemon);
+                world.run(&mut daemon);
+            }
+            Some(AppState::Ready) => {}
+            Some(other) => panic!("after {effects} effects: {other:?}"),
+        }
+        assert_eq!(world.status(&mut daemon).apps[0].state, AppState::Ready, "after {effects} effects");
+        assert_eq!(world.running().len(), 1, "after {effects} effects: {:?}", world.running());
+        assert_eq!(world.served(), world.running(), "after {effects} effects");
+        assert_rising(&world.generations.0);
+        assert_rising(&world.generations.1);
+        if !crashed {
+            return assert!(effects > 10, "the apply took only {effects} effects");
+        }
+    }
+    panic!("an apply took more than {MANY} effects");
+}
+
+/// A second release, crashed anywhere: there is no outage, and it ends with one of the two, whole.
+#[test]
+fn a_second_release_survives_a_crash_after_every_effect() {
+    [false, true].into_iter().for_each(check_second);
+}
+
+fn check_second(slow_store: bool) {
+    let mut ends = [0, 0];
+    for effects in 0..MANY {
+        let mut world = World { slow_store, ..World::new() };
+        let mut daemon = world.start();
+        world.apply(&mut daemon);
+        world.run(&mut daemon);
+        drop(daemon);
+        world.source = 2;
+        let Crash { mut world, crashed } = crash_after(effects, world);
+        let mut daemon = world.start();
+        assert_eq!(world.run(&mut daemon), End::Quiet, "after {effects} effects");
+        let app = world.status(&mut daemon).apps.remove(0);
+        assert_eq!(app.state, AppState::Ready, "after {effects} effects");
+        assert_eq!(app.change, None, "after {effects} effects");
+        let release = app.release.unwrap();
+        ends[usize::try_from(release - 1).unwrap()] += 1;
+        assert_eq!(world.running().len(), 1, "after {effects} effects: {:?}", world.running());
+        assert!(world.running()[0].contains(&format!(".r{release}.")), "after {effects} effects");
+        assert_eq!((world.served(), world.outages), (world.running(), 0), "after {effects} effects");
+        assert_rising(&world.generations.0);
+        assert_rising(&world.generations.1);
+        if !crashed {
+            return assert!(ends.iter().all(|n| *n > 3), "{ends:?}");
+        }
+    }
+    panic!("an apply took more than {MANY} effects");
+}
+
+/// A bad second release, crashed anywhere: the first serves all the time.
+#[test]
+fn a_rollback_survives_a_crash_after_every_effect() {
+    [false, true].into_iter().for_each(check_rollback);
+}
+
+fn check_rollback(slow_store: bool) {
+    for effects in 0..MANY {
+        let mut world = World { slow_store, ..World::new() };
+        let mut daemon = world.start();
+        world.apply(&mut daemon);
+        world.run(&mut daemon);
+        drop(daemon);
+        (world.source, world.behaviour) = (2, Behaviour::Exits);
+        let Crash { mut world, crashed } = crash_after(effects, world);
+        let mut daemon = world.start();
+        assert_eq!(world.run(&mut daemon), End::Quiet, "after {effects} effects");
+        let app = world.status(&mut daemon).apps.remove(0);
+        assert_eq!((app.state, app.release), (AppState::Ready, Some(1)), "after {effects} effects");
+        assert_eq!(world.running(), ["local/shop.web.r1.0.1"], "after {effects} effects");
+        assert_eq!((world.served(), world.outages), (world.running(), 0), "after {effects} effects");
+        if !crashed {
+            return assert!(effects > 10);
+        }
+    }
+    panic!("an apply took more than {MANY} effects");
+}
+
+#[test]
+fn an_interrupted_build_is_said_to_whoever_asks() {
+    let mut world = World::new();
+    let mut daemon = world.start();
+    world.apply(&mut daemon);
+    while let Some(effect) = daemon.queue.pop_front() {
+        if matches!(effect, Effect::Build(..)) {
+            break;
+        }
+        world.carry_out(&mut daemon, effect);
+    }
+    drop(daemon);
+    let change = world.told.last().unwrap().0;
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    match world.told.last() {
+        Some((id, ChangeStep::Failed { fault })) => {
+            assert_eq!(*id, change);
+            assert!(fault.error.contains("interrupted"), "{fault:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A store that was set back must not make the edge refuse what comes: its generation is gone above.
+#[test]
+fn an_edge_that_is_ahead_is_overtaken() {
+    let mut world = World::new();
+    world.edge.serving = Some(Generation(77 << 32));
+    let mut daemon = world.start();
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    assert!(*world.generations.1.last().unwrap() > Generation(77 << 32));
+    assert_eq!(world.served(), ["local/shop.web.r1.0.1"]);
+}
+
+/// A status right after the start does not say that nothing runs.
+#[test]
+fn a_status_waits_until_the_daemon_has_looked() {
+    let mut world = World::new();
+    let mut daemon = world.start();
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    drop(daemon);
+    let mut daemon = world.start();
+    let ticket = world.ask(&mut daemon, Request::Status);
+    assert!(!daemon.queue.iter().any(|effect| matches!(effect, Effect::Answer(..))));
+    world.run(&mut daemon);
+    let Answer::Status(status) = world.answer(ticket) else { panic!("another answer than a status") };
+    assert_eq!((status.apps[0].state, status.apps[0].services[0].instances.len()), (AppState::Ready, 1));
+}
+
+/// What runs is not touched before it is adopted, nor by a daemon that finds it.
+#[test]
+fn a_new_daemon_takes_over_what_runs() {
+    let mut world = World::new();
+    let mut daemon = world.start();
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    drop(daemon);
+    let (before, served) = (world.running(), world.served());
+    let ordered = world.generations.0.len();
+    let mut daemon = world.start();
+    while let Some(effect) = daemon.queue.pop_front() {
+        assert!(!matches!(effect, Effect::Node(_)), "ordered before anything was adopted");
+        world.carry_out(&mut daemon, effect);
+    }
+    world.run(&mut daemon);
+    assert_eq!((world.running(), world.served(), world.outages), (before, served, 0));
+    assert!(world.generations.0.len() > ordered);
+}

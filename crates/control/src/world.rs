@@ -1,0 +1,136 @@
+//! What the loop knows: apps, and the latest word of node and edge.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bowline_core::fault::Fault;
+use bowline_core::id::{AppKey, ReleaseNumber};
+use bowline_core::instance::{SlotState, Slots, Wanted as WantedInstances};
+use bowline_core::rollout::{Set, steady};
+use bowline_core::route::PoolId;
+use bowline_core::time::Mono;
+
+use crate::change::{Change, ChangeId, RollingOut, Stage};
+use crate::effects::{JobId, Ticket};
+use crate::release::{Parts, Release};
+use crate::store::{AppRecord, Wanted};
+
+/// One app in one environment.
+#[derive(Debug)]
+pub(crate) struct AppWorld {
+    pub(crate) record: AppRecord,
+    pub(crate) stable: Option<Stable>,
+    pub(crate) change: Option<Change>,
+    /// What is wanted now. It follows the rollout only when the phase that it comes from is stored.
+    pub(crate) sets: Vec<Set>,
+    /// The release whose routes are served.
+    pub(crate) live: Option<ReleaseNumber>,
+    /// The phase that is being stored.
+    pub(crate) storing: Option<JobId>,
+    /// How the last change ended, if it failed.
+    pub(crate) fault: Option<Fault>,
+    /// Promoted; whoever follows is told when the edge serves it.
+    pub(crate) promoted: Option<Promoted>,
+    /// Those who wait until nothing of it runs any more.
+    pub(crate) stops: Vec<StopTicket>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StopTicket {
+    pub(crate) ticket: Ticket,
+    pub(crate) shutdown_when_idle: bool,
+}
+
+/// The end of a change that is not told yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Promoted {
+    pub(crate) change: ChangeId,
+    pub(crate) release: ReleaseNumber,
+    pub(crate) cached: bool,
+    /// Told by then, whatever the edge does.
+    pub(crate) until: Mono,
+}
+
+/// The release that was promoted last.
+#[derive(Debug, Clone)]
+pub(crate) struct Stable {
+    pub(crate) release: Arc<Release>,
+    /// Why it cannot be run any more: a secret that it pins was revoked.
+    pub(crate) parts: Result<Parts, Fault>,
+}
+
+impl AppWorld {
+    pub(crate) fn new(record: AppRecord) -> Self {
+        Self {
+            record,
+            stable: None,
+            change: None,
+            sets: Vec::new(),
+            live: None,
+            storing: None,
+            fault: None,
+            promoted: None,
+            stops: Vec::new(),
+        }
+    }
+
+    pub(crate) fn rolling(&self) -> Option<&RollingOut> {
+        match &self.change.as_ref()?.stage {
+            Stage::Rollout(rolling) => Some(rolling),
+            Stage::Build { .. } | Stage::Release { .. } => None,
+        }
+    }
+
+    pub(crate) fn rolling_mut(&mut self) -> Option<&mut RollingOut> {
+        match &mut self.change.as_mut()?.stage {
+            Stage::Rollout(rolling) => Some(rolling),
+            Stage::Build { .. } | Stage::Release { .. } => None,
+        }
+    }
+
+    /// Takes up what the rollout wants, or the stable release; nothing if it is stopped.
+    pub(crate) fn settle(&mut self) {
+        if self.storing.is_some() {
+            return;
+        }
+        (self.sets, self.live) = match (self.rolling(), &self.stable) {
+            (Some(rolling), _) => (rolling.machine.sets(), rolling.machine.live()),
+            (None, Some(stable)) if self.record.wanted == Wanted::Running => {
+                let number = stable.release.number();
+                (steady(stable.release.app(), number), Some(number))
+            }
+            (None, Some(_) | None) => (Vec::new(), None),
+        };
+    }
+
+    /// A release of it that is known, and what it consists of.
+    pub(crate) fn release(&self, number: ReleaseNumber) -> Option<(&Arc<Release>, Option<&Parts>)> {
+        let rolling = self.rolling().map(|r| (&r.candidate, Some(&r.parts)));
+        let stable = self.stable.as_ref().map(|s| (&s.release, s.parts.as_ref().ok()));
+        [rolling, stable].into_iter().flatten().find(|(release, _)| release.number() == number)
+    }
+
+    /// The release that is served, else the one on its way, else the last one.
+    pub(crate) fn shown(&self) -> Option<&Arc<Release>> {
+        let live = self.live.and_then(|number| self.release(number)).map(|(release, _)| release);
+        let rolling = || self.rolling().map(|r| &r.candidate);
+        live.or_else(rolling).or_else(|| self.stable.as_ref().map(|s| &s.release))
+    }
+
+    /// What the machine of slots is to keep running.
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = (PoolId, WantedInstances)> {
+        self.sets.iter().filter_map(|set| {
+            let (_, parts) = self.release(set.release)?;
+            let pool = PoolId { key: self.record.key.clone(), service: set.service.clone(), release: set.release };
+            Some((pool, parts?.wanted(set)?))
+        })
+    }
+}
+
+/// Whether anything of an app exists that is not stopped.
+pub(crate) fn runs(slots: &Slots, now: Mono, key: &AppKey) -> bool {
+    slots.status(now).iter().any(|(id, status)| id.key == *key && status.state != SlotState::Stopped)
+}
+
+/// The apps, by environment and name.
+pub(crate) type Apps = BTreeMap<AppKey, AppWorld>;

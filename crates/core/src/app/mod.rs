@@ -1,0 +1,193 @@
+//! The App: what one `bowline.toml` means in one environment, parsed and valid.
+//!
+//! `spec` turns text into these types and back; nothing here knows TOML or JSON. Every default that the file may
+//! leave out is filled in, except what only detection can know (`run`, `build`), which stays `None`.
+
+mod policy;
+mod resource;
+#[cfg(test)]
+pub(crate) mod sample;
+mod service;
+mod value;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use policy::{
+    Access, Auth, BodyLimit, DEFAULT_BODY, HostName, HostNameError, Limit, PathPrefix, PathPrefixError, RateBy, Route,
+    RouteTo, Tls, Upload,
+};
+pub use resource::{Backup, Bucket, Database, DatabaseKind, DatabaseSource, Redis, RedisSource, Volume};
+pub use service::{Cage, Health, HttpCheck, Limits, Origin, Probe, Scale, Service, StaticFiles};
+pub use value::{Delivery, Reference, ReferenceField, SecretSource, Value, VarName, VarNameError};
+
+use crate::id::{AppName, EnvName, JobName, ResourceName, RouteName, SecretName, ServiceName};
+use crate::units::Share;
+
+/// A command as it is written in the file, run by `/bin/sh -c`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Command(pub String);
+
+/// Environment variables, by name.
+pub type Variables = BTreeMap<VarName, Value>;
+
+/// One app in one environment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct App {
+    pub name: AppName,
+    pub services: BTreeMap<ServiceName, Service>,
+    pub jobs: BTreeMap<JobName, Job>,
+    /// For every service and job; a service's own value of the same name wins.
+    pub env: Variables,
+    pub secrets: BTreeMap<SecretName, SecretSource>,
+    /// `postgres` and `mariadb` tables. A name is unique within its kind.
+    pub databases: BTreeMap<(DatabaseKind, ResourceName), Database>,
+    pub redis: BTreeMap<ResourceName, Redis>,
+    pub volumes: BTreeMap<ResourceName, Volume>,
+    pub buckets: BTreeMap<ResourceName, Bucket>,
+    pub routes: BTreeMap<RouteName, Route>,
+    pub release: ReleaseHooks,
+    pub rollout: Rollout,
+    pub slo: Option<Slo>,
+    pub image: Option<ImagePush>,
+    pub logs: Option<LogSink>,
+    pub environment: Environment,
+}
+
+/// `[job.NAME]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    pub run: Command,
+    /// The service whose build it runs in; `None` when the app has one service.
+    pub build_of: Option<ServiceName>,
+    /// `None`: only on demand. UTC.
+    pub schedule: Option<Schedule>,
+    pub env: Variables,
+    /// Killed after this long. Default 1 h.
+    pub timeout: Duration,
+}
+
+/// A schedule of five cron fields, each expanded to the set of values that match. UTC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// As it was written, for printing.
+    pub text: String,
+    /// Bit i: minute i, 0 to 59.
+    pub minutes: u64,
+    /// Bit i: hour i, 0 to 23.
+    pub hours: u32,
+    /// Bit i: day i of the month, 1 to 31.
+    pub days: u32,
+    /// Bit i: month i, 1 to 12.
+    pub months: u16,
+    /// Bit i: day i of the week, 0 (Sunday) to 6.
+    pub weekdays: u8,
+    /// Both day fields are restricted: either may match (POSIX crontab).
+    pub either_day: bool,
+}
+
+/// `[release]`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ReleaseHooks {
+    /// Once per release, before any instance starts.
+    pub before: Option<Command>,
+    /// Resources snapshotted before `before` runs.
+    pub snapshot: Vec<ResourceName>,
+}
+
+/// `[rollout]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rollout {
+    pub strategy: Strategy,
+    pub abort: Vec<AbortRule>,
+    /// After promotion, still rolled back by itself. Default 10 m for canary and blue-green, 0 for rolling.
+    pub watch: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Strategy {
+    Rolling,
+    Canary { steps: Vec<Step> },
+    BlueGreen,
+}
+
+/// `"5% for 1m"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    pub weight: crate::units::Weight,
+    pub hold: Duration,
+}
+
+/// A limit whose passing aborts a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbortRule {
+    /// `error_rate > 1%`
+    ErrorRate(Share),
+    /// `error_rate > stable + 0.5%`
+    ErrorRateAboveStable(Share),
+    /// `p99 > 500ms`; the quantile in parts per million.
+    Latency { quantile: Share, limit: Duration },
+}
+
+/// `[slo]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slo {
+    pub availability: Option<Share>,
+    /// `"99% under 300ms"`
+    pub latency: Option<LatencyObjective>,
+    /// A webhook's URL.
+    pub notify: Option<SecretName>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LatencyObjective {
+    pub share: Share,
+    pub under: Duration,
+}
+
+/// `[image]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImagePush {
+    pub push: String,
+    pub login: Option<SecretName>,
+}
+
+/// `[logs] to = …`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogSink {
+    /// `syslog+tls://HOST:PORT`
+    SyslogTls {
+        host: String,
+        port: u16,
+    },
+    Otlp,
+}
+
+/// `[environment.NAME]`, what is not an override of another table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment {
+    pub name: EnvName,
+    pub protected: bool,
+    /// The default of `--to`, as written.
+    pub server: Option<Target>,
+    pub kubernetes: Option<KubernetesSettings>,
+}
+
+/// Where an app runs: the value of `--to`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Local,
+    Ssh { user: Option<String>, host: String, port: Option<u16> },
+    Https { url: String },
+    Kubernetes { context: Option<String>, namespace: Option<String> },
+}
+
+/// `kubernetes = { … }` of an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KubernetesSettings {
+    pub ingress_class: Option<String>,
+    pub issuer: Option<String>,
+    pub address: Option<String>,
+    pub storage_class: Option<String>,
+    pub node_pool: Option<String>,
+}

@@ -1,0 +1,283 @@
+//! `[route.NAME]`: where requests go, and what they must pass.
+
+use std::fmt;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::id::{SecretName, ServiceName};
+use crate::units::{Bytes, Rate};
+
+/// One route.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// Empty: `<app>.localhost` in `local`, none elsewhere.
+    pub hosts: Vec<HostName>,
+    pub path: PathPrefix,
+    /// Remove the prefix before the request is forwarded.
+    pub strip: bool,
+    pub to: RouteTo,
+    pub tls: Tls,
+    pub access: Access,
+    pub limit: Limit,
+    pub upload: Option<Upload>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteTo {
+    Service(ServiceName),
+    /// 308 to this URL, the path appended.
+    Redirect(String),
+    /// 403.
+    Deny,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tls {
+    /// ACME for public names, the local CA for the rest.
+    #[default]
+    Auto,
+    Acme,
+    Local,
+    Off,
+}
+
+/// Who gets in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Access {
+    /// Empty: everyone.
+    pub allow: Vec<IpNet>,
+    pub auth: Option<Auth>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Auth {
+    /// This header must hold the secret. Lower case.
+    Header {
+        name: String,
+        secret: SecretName,
+    },
+    Bearer {
+        secret: SecretName,
+    },
+    /// The secret holds lines of `user:password`.
+    Basic {
+        secret: SecretName,
+    },
+}
+
+/// Default body limit of a route that says none.
+pub const DEFAULT_BODY: Bytes = Bytes(100 << 20);
+
+/// `limit = { … }`, with its defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    pub rate: Option<Rate>,
+    pub by: RateBy,
+    pub body: BodyLimit,
+    /// From the last byte of the request to the first of the response. Default 60 s.
+    pub timeout: Duration,
+    /// Without a byte in either direction, WebSocket included. Default 1 h for tunnels, `timeout` for bodies.
+    pub idle: Duration,
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self {
+            rate: None,
+            by: RateBy::Client,
+            body: BodyLimit(DEFAULT_BODY),
+            timeout: Duration::from_secs(60),
+            idle: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// The largest request body, in bytes; answered with 413 beyond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyLimit(pub Bytes);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RateBy {
+    #[default]
+    Client,
+    Route,
+}
+
+/// `upload = { extensions = [...] }`: lower case, without the dot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    pub extensions: Vec<String>,
+}
+
+/// A host name in lower case, without a trailing dot: a DNS name (or `*.` before one), an IPv4 address or an IPv6
+/// address in brackets. No port.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostName(Box<str>);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HostNameError {
+    #[error("a host name cannot be empty")]
+    Empty,
+    #[error("a host name has at most 253 characters, and 63 between dots")]
+    TooLong,
+    #[error(
+        "a host name is made of letters, digits, '-' and '.', not of {0:?}; write international names in their xn-- form"
+    )]
+    Character(char),
+    #[error("a label of a host name is not empty and neither starts nor ends with '-'")]
+    Label,
+    #[error("only the whole first label can be '*'")]
+    Wildcard,
+}
+
+impl HostName {
+    /// Lower-cases and checks. A single trailing dot is removed.
+    pub fn new(text: &str) -> Result<Self, HostNameError> {
+        let text = text.to_ascii_lowercase();
+        if let Some(address) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
+            let address: std::net::Ipv6Addr = address.parse().map_err(|_| HostNameError::Character('['))?;
+            return Ok(Self(format!("[{address}]").into()));
+        }
+        let name = text.strip_suffix('.').unwrap_or(&text);
+        let labels = name.strip_prefix("*.").unwrap_or(name);
+        match labels {
+            "" => return Err(HostNameError::Empty),
+            _ if name.len() > 253 => return Err(HostNameError::TooLong),
+            _ if labels.contains('*') => return Err(HostNameError::Wildcard),
+            _ => labels.split('.').try_for_each(check_label)?,
+        }
+        Ok(Self(name.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `*.example.com`: any one label before the rest.
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with("*.")
+    }
+}
+
+fn check_label(label: &str) -> Result<(), HostNameError> {
+    if let Some(bad) = label.chars().find(|c| !(c.is_ascii_alphanumeric() || *c == '-' || *c == '_')) {
+        return Err(HostNameError::Character(bad));
+    }
+    match label {
+        _ if label.len() > 63 => Err(HostNameError::TooLong),
+        _ if label.is_empty() || label.starts_with('-') || label.ends_with('-') => Err(HostNameError::Label),
+        _ => Ok(()),
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// A canonical path prefix: starts with `/`, no empty, `.` or `..` segment, no trailing `/` except the root itself.
+/// It matches whole segments: `/api` matches `/api` and `/api/x`, not `/apix`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathPrefix(Box<str>);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathPrefixError {
+    #[error("a path starts with '/'")]
+    Start,
+    #[error("a path has no empty, '.' or '..' segment")]
+    Segment,
+    #[error("a path prefix is plain ASCII without '%', '?', '#', '\\' or blanks, not {0:?}")]
+    Character(char),
+}
+
+impl PathPrefix {
+    pub fn root() -> Self {
+        Self("/".into())
+    }
+
+    /// A trailing `/` is removed.
+    pub fn new(text: &str) -> Result<Self, PathPrefixError> {
+        let rest = text.strip_prefix('/').ok_or(PathPrefixError::Start)?;
+        if let Some(bad) = rest.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '%' | '?' | '#' | '\\')) {
+            return Err(PathPrefixError::Character(bad));
+        }
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.is_empty() {
+            return Ok(Self::root());
+        }
+        match rest.split('/').any(|s| matches!(s, "" | "." | "..")) {
+            true => Err(PathPrefixError::Segment),
+            false => Ok(Self(format!("/{rest}").into())),
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a canonical path lies at or below this prefix.
+    pub fn matches(&self, path: &str) -> bool {
+        &*self.0 == "/" || path.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// The path below this prefix, starting with `/`. `path` must match.
+    pub fn strip<'p>(&self, path: &'p str) -> &'p str {
+        match path.strip_prefix(&*self.0) {
+            _ if &*self.0 == "/" => path,
+            Some(rest) if !rest.is_empty() => rest,
+            Some(_) | None => "/",
+        }
+    }
+}
+
+impl fmt::Display for PathPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for PathPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_match_whole_segments() {
+        let check = |prefix: &str, path: &str, expected: Option<&str>| {
+            let prefix = PathPrefix::new(prefix).unwrap();
+            let got = prefix.matches(path).then(|| prefix.strip(path));
+            assert_eq!(got, expected, "{prefix} {path}");
+        };
+        check("/", "/a/b", Some("/a/b"));
+        check("/api", "/api", Some("/"));
+        check("/api/", "/api/x", Some("/x"));
+        check("/api", "/apix", None);
+    }
+
+    #[test]
+    fn hosts_are_canonical() {
+        let check = |text: &str, expected: Result<&str, HostNameError>| {
+            assert_eq!(HostName::new(text).as_ref().map(HostName::as_str).map_err(Clone::clone), expected);
+        };
+        check("Example.COM.", Ok("example.com"));
+        check("*.example.com", Ok("*.example.com"));
+        check("[2001:DB8::1]", Ok("[2001:db8::1]"));
+        check("a.*.com", Err(HostNameError::Wildcard));
+        check("a..b", Err(HostNameError::Label));
+        check("a:80", Err(HostNameError::Character(':')));
+        check("", Err(HostNameError::Empty));
+    }
+}

@@ -1,0 +1,82 @@
+//! Databases, volumes and buckets. They belong to (environment, app, name) and outlive releases.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::id::{SecretName, ServiceName};
+use crate::units::Bytes;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DatabaseKind {
+    Postgres,
+    MariaDb,
+}
+
+impl fmt::Display for DatabaseKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Postgres => "postgres",
+            Self::MariaDb => "mariadb",
+        })
+    }
+}
+
+/// `[postgres.NAME]`, `[mariadb.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    pub source: DatabaseSource,
+    /// Run once on an empty database.
+    pub init: Option<String>,
+    pub backup: Option<Backup>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseSource {
+    /// Run by Bowline from the machine's packages; `None`: the newest found.
+    Managed { version: Option<u16> },
+    /// An external server.
+    External { url: SecretName, ca: Option<SecretName> },
+}
+
+/// `[redis.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redis {
+    pub source: RedisSource,
+    pub backup: Option<Backup>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisSource {
+    Managed { version: Option<u16>, persist: bool },
+    External { url: SecretName, ca: Option<SecretName> },
+}
+
+/// `[volume.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// `None`: every service and job.
+    pub services: Option<Vec<ServiceName>>,
+    /// Where it is mounted, absolute. Always given as `BOWLINE_VOLUME_NAME` too.
+    pub path: Option<String>,
+    /// Warned about and measured against; enforced where the engine can.
+    pub size: Option<Bytes>,
+    pub backup: Option<Backup>,
+}
+
+/// `[bucket.NAME]`: S3.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bucket {
+    /// `None`: a bucket that Bowline runs.
+    pub external: Option<SecretName>,
+    pub backup: Option<Backup>,
+}
+
+/// `backup = { every = "1d", keep = 7, drill = "7d" }`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backup {
+    pub every: Duration,
+    /// How many are kept. Default 7.
+    pub keep: u16,
+    /// How often one is restored and compared. Default: never.
+    pub drill: Option<Duration>,
+}

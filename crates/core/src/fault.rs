@@ -1,0 +1,83 @@
+//! What an operator is told when something fails: `error:`, `caused by:`, `hint:`.
+
+use std::error::Error;
+use std::fmt;
+
+/// Whose turn it is, and so the exit code of a command that ends with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FaultKind {
+    /// It was tried and failed, or was rolled back. Exit code 1.
+    Failed,
+    /// The command or the file is wrong. Exit code 2.
+    Invalid,
+    /// A guard or a role refuses. Exit code 3.
+    Refused,
+    /// The target cannot be reached. Exit code 4.
+    Unreachable,
+}
+
+impl FaultKind {
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Invalid => 2,
+            Self::Refused => 3,
+            Self::Unreachable => 4,
+        }
+    }
+}
+
+/// One failure as it is shown: what failed and on which object, why, and what to do next. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub kind: FaultKind,
+    pub message: String,
+    /// From the nearest cause to the root.
+    pub causes: Vec<String>,
+    pub hint: Option<String>,
+    /// Preformatted text that belongs to it: a snippet of the file with a caret, the end of a build's output.
+    pub detail: Option<String>,
+}
+
+impl Fault {
+    pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), causes: Vec::new(), hint: None, detail: None }
+    }
+
+    #[must_use]
+    pub fn caused_by(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
+    /// Appends `error` and its whole chain of sources.
+    #[must_use]
+    pub fn source(mut self, error: &dyn Error) -> Self {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            self.causes.push(error.to_string());
+            next = error.source();
+        }
+        self
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Fault {}

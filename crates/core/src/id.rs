@@ -1,0 +1,317 @@
+//! Names and numbers that identify things, each its own type so that they cannot be swapped by mistake.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+/// Longest name accepted for an app, a service or any other table of the file: a name becomes part of a DNS label.
+pub const MAX_NAME: usize = 40;
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("a name cannot be empty")]
+    Empty,
+    #[error("a name has at most {MAX_NAME} characters, this one has {0}")]
+    TooLong(usize),
+    #[error("a name starts with a letter from a to z, not with {0:?}")]
+    Start(char),
+    #[error("a name is made of a to z, 0 to 9 and '-', not of {0:?}")]
+    Character(char),
+}
+
+/// `[a-z][a-z0-9-]{0,39}`, the rule for every name in the file.
+fn check_name(text: &str) -> Result<(), NameError> {
+    let first = text.chars().next().ok_or(NameError::Empty)?;
+    if !first.is_ascii_lowercase() {
+        return Err(NameError::Start(first));
+    }
+    if let Some(bad) = text.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-')) {
+        return Err(NameError::Character(bad));
+    }
+    match text.len() {
+        n if n > MAX_NAME => Err(NameError::TooLong(n)),
+        _ => Ok(()),
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(Box<str>);
+
+        impl $type {
+            /// Parses `[a-z][a-z0-9-]{0,39}`.
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                check_name(text)?;
+                Ok(Self(text.into()))
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::new(text)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+name!(
+    /// An app, unique within (state, environment).
+    AppName
+);
+name!(
+    /// An environment: `local`, `beta`, `production`.
+    EnvName
+);
+name!(
+    /// A process type of an app: a table `[service.NAME]`.
+    ServiceName
+);
+name!(
+    /// A table `[job.NAME]`.
+    JobName
+);
+name!(
+    /// A table `[route.NAME]`.
+    RouteName
+);
+name!(
+    /// A table `[secret.NAME]`, or a secret that a value refers to.
+    SecretName
+);
+name!(
+    /// A database, volume or bucket.
+    ResourceName
+);
+
+/// An app in one environment: what a release, a rollout or a uid belongs to.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct AppKey {
+    pub env: EnvName,
+    pub app: AppName,
+}
+
+impl fmt::Display for AppKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.env, self.app)
+    }
+}
+
+macro_rules! number {
+    ($(#[$doc:meta])* $type:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $type(pub $inner);
+
+        impl $type {
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+number!(
+    /// A release of an app in an environment, counted from 1.
+    ReleaseNumber(u32)
+);
+number!(
+    /// The position of an instance among a service's replicas of one release, counted from 0.
+    Slot(u16)
+);
+number!(
+    /// How often a slot has been started, counted from 1. One shim per incarnation.
+    Incarnation(u32)
+);
+number!(
+    /// Version of a desired state. Receivers refuse a lower one than they hold.
+    Generation(u64)
+);
+
+/// Where an instance lives: one copy runs per slot, whatever was killed.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SlotId {
+    pub key: AppKey,
+    pub service: ServiceName,
+    pub release: ReleaseNumber,
+    pub slot: Slot,
+}
+
+impl fmt::Display for SlotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.r{}.{}", self.key, self.service, self.release, self.slot)
+    }
+}
+
+/// One start of one slot.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct InstanceId {
+    pub slot: SlotId,
+    pub incarnation: Incarnation,
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.slot, self.incarnation)
+    }
+}
+
+/// Why a text is not an instance id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not an instance id: {0:?} (ENV/APP.SERVICE.rRELEASE.SLOT.INCARNATION)")]
+pub struct InstanceIdError(String);
+
+impl FromStr for InstanceId {
+    type Err = InstanceIdError;
+
+    fn from_str(text: &str) -> Result<Self, InstanceIdError> {
+        parse_instance(text).ok_or_else(|| InstanceIdError(text.to_owned()))
+    }
+}
+
+fn parse_instance(text: &str) -> Option<InstanceId> {
+    let (env, rest) = text.split_once('/')?;
+    let mut parts = rest.split('.');
+    let app = AppName::new(parts.next()?).ok()?;
+    let service = ServiceName::new(parts.next()?).ok()?;
+    let release = ReleaseNumber(parts.next()?.strip_prefix('r')?.parse().ok()?);
+    let slot = Slot(parts.next()?.parse().ok()?);
+    let incarnation = Incarnation(parts.next()?.parse().ok()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let key = AppKey { env: EnvName::new(env).ok()?, app };
+    Some(InstanceId { slot: SlotId { key, service, release, slot }, incarnation })
+}
+
+/// SHA-256 of a content, printed as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The first twelve digits, for people.
+    pub fn short(&self) -> String {
+        self.to_string()[..12].to_owned()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why a text is not a digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a digest: 64 hexadecimal digits are wanted")]
+pub struct DigestError;
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        if text.len() != 64 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(DigestError);
+        }
+        let mut bytes = [0; 32];
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).map_err(|_| DigestError)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// A TCP port that is not 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port(std::num::NonZeroU16);
+
+impl Port {
+    pub fn new(port: u16) -> Option<Self> {
+        std::num::NonZeroU16::new(port).map(Self)
+    }
+
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+
+    /// The port on IPv4 loopback, where instances listen.
+    pub fn on_loopback(self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.get()))
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_one_rule() {
+        assert_eq!(AppName::new("uploads-2").unwrap().as_str(), "uploads-2");
+        assert_eq!(AppName::new(""), Err(NameError::Empty));
+        assert_eq!(AppName::new("9a"), Err(NameError::Start('9')));
+        assert_eq!(AppName::new("aB"), Err(NameError::Character('B')));
+        assert_eq!(AppName::new("a/../b"), Err(NameError::Character('/')));
+        assert_eq!(AppName::new(&"a".repeat(41)), Err(NameError::TooLong(41)));
+    }
+
+    #[test]
+    fn instance_ids_round_trip() {
+        let text = "local/uploads.web.r3.0.12";
+        assert_eq!(text.parse::<InstanceId>().unwrap().to_string(), text);
+        for bad in ["", "local/a.b.3.0.1", "local/a.b.r3.0", "local/a.b.r3.0.1.2", "a.b.r3.0.1"] {
+            assert!(bad.parse::<InstanceId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn digests_round_trip() {
+        let digest = Digest([0xab; 32]);
+        assert_eq!(digest.to_string().parse::<Digest>(), Ok(digest));
+        assert!("AB".repeat(32).parse::<Digest>().is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! What a node reports, coalesced by instance: always the latest state, never a history.
+
+use std::collections::BTreeMap;
+
+use crate::fault::Fault;
+use crate::id::{InstanceId, Port};
+use crate::time::Timestamp;
+use crate::units::Bytes;
+
+/// The world as a node sees it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Observations {
+    /// Every shim left by an earlier daemon has been found or found dead. Until then nothing may be started.
+    pub adopted: bool,
+    pub instances: BTreeMap<InstanceId, InstanceObservation>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceObservation {
+    pub phase: Phase,
+    pub health: HealthState,
+    /// The service's own `alive` check, apart from `health`: it never gates traffic, three failures restart.
+    pub alive: HealthState,
+    pub usage: Usage,
+    /// What the machine cannot enforce for it: `memory limit`, `own uid`, …
+    pub unenforced: Vec<String>,
+    /// Log lines lost because the disk could not take them.
+    pub dropped_lines: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// The shim is being started.
+    Starting,
+    Running {
+        pid: u32,
+        port: Port,
+        since: Timestamp,
+    },
+    /// TERM was sent.
+    Stopping {
+        pid: u32,
+        port: Port,
+    },
+    /// Nothing of its process tree is left.
+    Exited(Exit),
+    /// It could not be started at all.
+    Refused(Fault),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    pub cause: ExitCause,
+    pub at: Timestamp,
+    /// The end of its output, for the error message. At most 20 lines.
+    pub last_lines: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExitCause {
+    Code(i32),
+    Signal(i32),
+    /// Its memory limit was hit.
+    OutOfMemory,
+    /// It was told to stop, and did.
+    Stopped,
+    /// It was told to stop and had to be killed after the grace time.
+    Killed,
+    /// The shim died; the tree was killed with it.
+    ShimLost,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HealthState {
+    /// Not asked yet, or nothing to ask.
+    Unknown,
+    Passing {
+        since: Timestamp,
+    },
+    /// `failures` in a row; the reason of the last one (`connection refused`, `503`, `no answer within 1s`).
+    Failing {
+        failures: u32,
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    pub memory: Bytes,
+    /// Processor time since its start, in microseconds.
+    pub cpu_us: u64,
+}

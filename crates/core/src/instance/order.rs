@@ -1,0 +1,85 @@
+//! What a node is told to run: desired state with a generation.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Readiness;
+use crate::app::{Cage, Command, HttpCheck, Limits};
+use crate::id::{Generation, InstanceId, Port, ResourceName};
+use crate::secret::Secret;
+
+/// Everything one incarnation needs, decided; the node makes no choice but the port.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceSpec {
+    pub id: InstanceId,
+    /// The release folder: the working directory of the command.
+    pub root: PathBuf,
+    /// Run by `/bin/sh -c`, with `exec` where it is a simple command.
+    pub run: Command,
+    /// The whole environment, but for what the node adds: `PORT`, `HOME`, `TMPDIR`, `PATH` if absent, `BOWLINE_…`.
+    pub env: BTreeMap<String, EnvValue>,
+    pub secret_files: Vec<SecretFile>,
+    pub port: PortChoice,
+    pub health: Option<Readiness>,
+    pub alive: Option<HttpCheck>,
+    pub limits: Limits,
+    /// User and group to run as when the node is root; `None`: as the node's own user.
+    pub uid: Option<u32>,
+    pub volumes: Vec<VolumeMount>,
+    pub cage: Cage,
+    /// From TERM to KILL.
+    pub grace: Duration,
+}
+
+/// A value of an environment variable; the secret ones do not print.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnvValue {
+    Clear(String),
+    Secret(Secret),
+}
+
+/// A secret delivered as a file: 0400 on a tmpfs of the instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretFile {
+    /// The variable that holds the path.
+    pub variable: String,
+    pub name: String,
+    pub value: Secret,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortChoice {
+    /// A free one, given as `$PORT`.
+    Any,
+    /// The app ignores `$PORT`.
+    Fixed(Port),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeMount {
+    pub name: ResourceName,
+    /// The folder that holds the data.
+    pub source: PathBuf,
+    /// Where it appears to the instance; `None`: only by `BOWLINE_VOLUME_NAME`.
+    pub path: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum InstanceOrder {
+    /// Start it if this incarnation was never started; leave it alone if it runs. One that has ended is not started
+    /// again: a restart is a new incarnation.
+    Run(Arc<InstanceSpec>),
+    /// Leave it alone if it runs; never start it. It is being drained.
+    Keep,
+    /// TERM, grace, KILL of the whole tree. An instance that is in no order at all is stopped, too.
+    Stop,
+}
+
+/// All that a node should run. A node refuses a lower generation than it holds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NodeDesired {
+    pub generation: Generation,
+    pub instances: BTreeMap<InstanceId, InstanceOrder>,
+}

@@ -1,0 +1,186 @@
+//! All slots of a node: wanted state and the world in, orders and endpoints out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff::mix;
+use super::slot::{Look, Slot};
+use super::{InstanceOrder, InstanceSpec, Observations, SlotState, SlotStatus, Transition};
+use crate::id::{AppKey, InstanceId, SlotId};
+use crate::rollout::{Count, Counts, Failing};
+use crate::route::{Pool, PoolId, Reachable};
+use crate::time::Mono;
+
+/// What is wanted of one release of one service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// Slots 0 to `replicas` - 1 are kept filled; others are drained and stopped.
+    pub replicas: u16,
+    /// What each runs; slot and incarnation of its id are replaced. A change is taken up by the next incarnation.
+    pub spec: Arc<InstanceSpec>,
+    /// How long outstanding requests may take before TERM.
+    pub drain: Duration,
+}
+
+/// All that the machine reads.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'a> {
+    /// What is not listed is not wanted.
+    pub wanted: &'a BTreeMap<PoolId, Wanted>,
+    pub node: &'a Observations,
+    /// Who may still be given new requests by an edge: `route::Tables::reachable`.
+    pub reachable: &'a Reachable,
+    /// `EdgeObservation::outstanding`.
+    pub outstanding: &'a BTreeMap<InstanceId, u32>,
+}
+
+/// Whether `endpoints()` tells the whole truth yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publish {
+    /// Tables may be made from it.
+    Now,
+    /// Instances of an earlier daemon run whose health is not known yet. An edge goes on serving the table it has.
+    Hold {
+        /// At the latest; `None`: until the node has adopted what runs.
+        until: Option<Mono>,
+    },
+}
+
+/// The machine that keeps slots filled. It holds nothing that must survive: a new one takes over what it finds.
+#[derive(Debug, Default)]
+pub struct Slots {
+    adopted: bool,
+    /// Stopped ones stay, so that an incarnation's number is never used twice in the daemon's life.
+    slots: BTreeMap<SlotId, Slot>,
+}
+
+/// Steps one slot may take in one look: gone, stopped, started, and one to see that it rests.
+const MAX_STEPS: usize = 8;
+
+fn pool_of(id: &SlotId) -> PoolId {
+    PoolId { key: id.key.clone(), service: id.service.clone(), release: id.release }
+}
+
+impl Slots {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes one look at the world. Without effect until the node has adopted what runs. `random` spreads the backoffs.
+    pub fn handle(&mut self, world: World<'_>, now: Mono, random: u64) -> Vec<Transition> {
+        if !world.node.adopted {
+            return Vec::new();
+        }
+        self.adopted = true;
+        self.find(world, now);
+        let mut transitions = Vec::new();
+        for (salt, (id, slot)) in (1..).zip(&mut self.slots) {
+            let wanted = world.wanted.get(&pool_of(id)).filter(|wanted| id.slot.0 < wanted.replicas);
+            for _ in 0..MAX_STEPS {
+                let instance = slot.instance();
+                let look = Look {
+                    wanted,
+                    node: world.node,
+                    reachable: world.reachable.contains(&instance),
+                    outstanding: world.outstanding.get(&instance).copied().unwrap_or(0),
+                    now,
+                    random: mix(random, salt),
+                };
+                let (was, crashes) = (slot.state(), slot.crashes());
+                let again = slot.step(look);
+                if slot.state() != was {
+                    let failure = slot.failure().filter(|_| slot.crashes() != crashes || slot.is_crashed()).cloned();
+                    transitions.push(Transition { instance: slot.instance(), was, state: slot.state(), failure });
+                }
+                if !again {
+                    break;
+                }
+            }
+        }
+        transitions
+    }
+
+    /// Makes a slot of all that is wanted and of all that lives.
+    fn find(&mut self, world: World<'_>, now: Mono) {
+        let wanted = world.wanted.iter().flat_map(|(pool, wanted)| {
+            (0..wanted.replicas).map(|slot| SlotId {
+                key: pool.key.clone(),
+                service: pool.service.clone(),
+                release: pool.release,
+                slot: crate::id::Slot(slot),
+            })
+        });
+        let found = world.node.instances.keys().map(|id| id.slot.clone());
+        let missing: BTreeSet<SlotId> = wanted.chain(found).filter(|id| !self.slots.contains_key(id)).collect();
+        self.slots.extend(missing.into_iter().map(|id| (id.clone(), Slot::found(id, world.node, now))));
+    }
+
+    /// What the node should run; `None` until the node has adopted what runs: then nothing may be published, since an
+    /// instance without an order is stopped.
+    pub fn orders(&self) -> Option<BTreeMap<InstanceId, InstanceOrder>> {
+        let mut orders = BTreeMap::new();
+        self.slots.values().for_each(|slot| slot.orders(&mut orders));
+        self.adopted.then_some(orders)
+    }
+
+    /// The instances that may get traffic.
+    pub fn endpoints(&self) -> BTreeMap<PoolId, Pool> {
+        let mut pools: BTreeMap<PoolId, Pool> = BTreeMap::new();
+        for (id, slot) in &self.slots {
+            if let Some(port) = slot.endpoint() {
+                pools.entry(pool_of(id)).or_default().endpoints.insert(slot.instance(), port.on_loopback());
+            }
+        }
+        pools
+    }
+
+    pub fn publish(&self) -> Publish {
+        let undecided = self.slots.values().filter_map(Slot::undecided).min();
+        match (self.adopted, undecided) {
+            (false, _) => Publish::Hold { until: None },
+            (true, Some(until)) => Publish::Hold { until: Some(until) },
+            (true, None) => Publish::Now,
+        }
+    }
+
+    /// Ready and existing instances of an app, by service and release: the input of its rollout.
+    pub fn counts(&self, key: &AppKey) -> Counts {
+        let mut counts = Counts::new();
+        for (id, slot) in self.slots.iter().filter(|(id, _)| id.key == *key) {
+            let count: &mut Count = counts.entry((id.service.clone(), id.release)).or_default();
+            match slot.state() {
+                SlotState::Stopped => continue,
+                SlotState::Ready => count.ready += 1,
+                SlotState::Starting | SlotState::Unready | SlotState::Draining | SlotState::Crashed => {
+                    count_failure(count, slot);
+                }
+            }
+            count.total += 1;
+        }
+        counts
+    }
+
+    /// Every slot that is not stopped, or waits for an earlier incarnation to end.
+    pub fn status(&self, now: Mono) -> BTreeMap<SlotId, SlotStatus> {
+        let status = self.slots.iter().map(|(id, slot)| (id.clone(), slot.status(now)));
+        status.filter(|(_, status)| status.state != SlotState::Stopped || status.waits_on.is_some()).collect()
+    }
+
+    /// When to call `handle` again if nothing else happens.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        let undecided = self.slots.values().filter_map(Slot::undecided);
+        self.slots.values().filter_map(Slot::next_deadline).chain(undecided).min()
+    }
+}
+
+/// Keeps the instance that failed most often.
+fn count_failure(count: &mut Count, slot: &Slot) {
+    let worst = count.failing.as_ref().map_or(0, |failing| failing.crashes);
+    if let Some(last) = slot.failure().filter(|_| slot.crashes() > worst) {
+        count.failing = Some(Failing { crashes: slot.crashes(), last: last.clone() });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! What happened in, transitions and orders out.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::app::{Cage, Command, HttpCheck, Limits, Probe};
+use crate::id::{Incarnation, Port, ReleaseNumber, ServiceName};
+use crate::instance::Readiness;
+use crate::instance::{Exit, ExitCause, HealthState, InstanceObservation, Phase, PortChoice, Usage};
+use crate::time::Timestamp;
+
+/// A world of one service, told what happens.
+struct Bench {
+    slots: Slots,
+    pool: PoolId,
+    wanted: BTreeMap<PoolId, Wanted>,
+    node: Observations,
+    reachable: BTreeSet<InstanceId>,
+    outstanding: BTreeMap<InstanceId, u32>,
+    now: Mono,
+}
+
+impl Bench {
+    fn new(replicas: u16) -> Self {
+        let key = crate::app::sample::key("local", "shop");
+        let pool = PoolId { key, service: ServiceName::new("web").unwrap(), release: ReleaseNumber(1) };
+        let mut bench = Self {
+            slots: Slots::new(),
+            pool,
+            wanted: BTreeMap::new(),
+            node: Observations { adopted: true, instances: BTreeMap::new() },
+            reachable: BTreeSet::new(),
+            outstanding: BTreeMap::new(),
+            now: Mono(Duration::from_secs(1000)),
+        };
+        bench.want(replicas);
+        bench
+    }
+
+    fn id(&self, slot: u16, incarnation: u32) -> InstanceId {
+        let PoolId { key, service, release } = self.pool.clone();
+        InstanceId {
+            slot: SlotId { key, service, release, slot: crate::id::Slot(slot) },
+            incarnation: Incarnation(incarnation),
+        }
+    }
+
+    fn want(&mut self, replicas: u16) {
+        let spec = InstanceSpec {
+            id: self.id(0, 0),
+            root: PathBuf::from("/release"),
+            run: Command("./web".into()),
+            env: BTreeMap::new(),
+            secret_files: Vec::new(),
+            port: PortChoice::Any,
+            health: Some(Readiness::Http(HttpCheck { path: "/".into(), probe: Probe::default() })),
+            alive: None,
+            limits: Limits::default(),
+            uid: None,
+            volumes: Vec::new(),
+            cage: Cage::Best,
+            grace: Duration::from_secs(10),
+        };
+        let wanted = Wanted { replicas, spec: Arc::new(spec), drain: Duration::from_secs(30) };
+        self.wanted = BTreeMap::from([(self.pool.clone(), wanted)]);
+    }
+
+    fn sees(&mut self, slot: u16, incarnation: u32, phase: Phase, health: HealthState) {
+        let seen = InstanceObservation {
+            phase,
+            health,
+            alive: HealthState::Unknown,
+            usage: Usage::default(),
+            unenforced: Vec::new(),
+            dropped_lines: 0,
+        };
+        self.node.instances.insert(self.id(slot, incarnation), seen);
+    }
+
+    fn runs(&mut self, slot: u16, incarnation: u32, health: HealthState) {
+        let port = Port::new(4000 + slot).unwrap();
+        self.sees(slot, incarnation, Phase::Running { pid: 7, port, since: Timestamp(0) }, health);
+    }
+
+    fn exits(&mut self, slot: u16, incarnation: u32, cause: ExitCause) {
+        let exit = Exit { cause, at: Timestamp(0), last_lines: Vec::new() };
+        self.sees(slot, incarnation, Phase::Exited(exit), HealthState::Unknown);
+    }
+
+    /// Looks after `ms`; compares what changed, and what is ordered then.
+    #[track_caller]
+    fn check(&mut self, ms: u64, transitions: &[&str], orders: &[&str]) {
+        self.now = self.now + Duration::from_millis(ms);
+        let reachable = Reachable::Only(self.reachable.clone());
+        let world =
+            World { wanted: &self.wanted, node: &self.node, reachable: &reachable, outstanding: &self.outstanding };
+        let short = |id: &InstanceId| format!("{}.{}", id.slot.slot, id.incarnation);
+        let changed: Vec<String> = self
+            .slots
+            .handle(world, self.now, 0)
+            .iter()
+            .map(|t| format!("{} {} → {}", short(&t.instance), t.was.as_str(), t.state.as_str()))
+            .collect();
+        let ordered: Vec<String> = self
+            .slots
+            .orders()
+            .unwrap_or_default()
+            .iter()
+            .map(|(id, order)| match order {
+                InstanceOrder::Run(_) => format!("run {}", short(id)),
+                InstanceOrder::Keep => format!("keep {}", short(id)),
+                InstanceOrder::Stop => format!("stop {}", short(id)),
+            })
+            .collect();
+        assert_eq!((changed, ordered), (owned(transitions), owned(orders)));
+    }
+
+    fn endpoints(&self) -> usize {
+        self.slots.endpoints().values().map(|pool| pool.endpoints.len()).sum()
+    }
+}
+
+fn owned(lines: &[&str]) -> Vec<String> {
+    lines.iter().map(ToString::to_string).collect()
+}
+
+fn passing() -> HealthState {
+    HealthState::Passing { since: Timestamp(0) }
+}
+
+fn failing(failures: u32) -> HealthState {
+    HealthState::Failing { failures, reason: "503".into() }
+}
+
+fn ready(replicas: u16) -> Bench {
+    let mut bench = Bench::new(replicas);
+    bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
+    bench.runs(0, 1, passing());
+    bench.check(10, &["0.1 starting → ready"], &["run 0.1"]);
+    bench
+}
+
+#[test]
+fn nothing_is_ordered_before_the_node_has_adopted_what_runs() {
+    let mut bench = Bench::new(2);
+    bench.node.adopted = false;
+    bench.check(0, &[], &[]);
+    assert_eq!(bench.slots.orders(), None);
+    assert_eq!(bench.slots.publish(), Publish::Hold { until: None });
+    bench.node.adopted = true;
+    bench.check(0, &["0.1 stopped → starting", "1.1 stopped → starting"], &["run 0.1", "run 1.1"]);
+}
+
+#[test]
+fn health_gates_traffic() {
+    let mut bench = Bench::new(1);
+    bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
+    bench.runs(0, 1, failing(1));
+    bench.check(10, &[], &["run 0.1"]);
+    assert_eq!(bench.endpoints(), 0);
+    bench.runs(0, 1, passing());
+    bench.check(10, &["0.1 starting → ready"], &["run 0.1"]);
+    assert_eq!(bench.endpoints(), 1);
+    bench.runs(0, 1, failing(1));
+    bench.check(10, &[], &["run 0.1"]);
+    bench.runs(0, 1, failing(3));
+    bench.check(10, &["0.1 ready → unready"], &["run 0.1"]);
+    assert_eq!(bench.endpoints(), 0);
+    bench.runs(0, 1, passing());
+    bench.check(10, &["0.1 unready → ready"], &["run 0.1"]);
+}
+
+#[test]
+fn what_ends_by_itself_is_started_again_after_its_backoff() {
+    let mut bench = ready(1);
+    bench.exits(0, 1, ExitCause::Signal(9));
+    bench.check(10, &["0.1 ready → crashed"], &[]);
+    assert_eq!(bench.endpoints(), 0);
+    bench.check(700, &[], &[]);
+    bench.check(300, &["0.2 crashed → starting"], &["run 0.2"]);
+}
+
+#[test]
+fn one_that_does_not_get_ready_in_its_grace_is_stopped_and_tried_again() {
+    let mut bench = Bench::new(1);
+    bench.check(0, &["0.1 stopped → starting"], &["run 0.1"]);
+    bench.runs(0, 1, failing(9));
+    bench.check(10, &[], &["run 0.1"]);
+    // Nobody can reach it, so that it is not drained either.
+    bench.check(30_000, &["0.1 starting → draining"], &["stop 0.1"]);
+    bench.exits(0, 1, ExitCause::Stopped);
+    bench.check(10, &["0.1 draining → crashed"], &[]);
+    bench.check(1_000, &["0.2 crashed → starting"], &["run 0.2"]);
+}
+
+#[test]
+fn a_retired_one_is_out_of_the_table_then_idle_then_stopped() {
+    let mut bench = ready(1);
+    let id = bench.id(0, 1);
+    bench.reachable.insert(id.clone());
+    bench.outstanding.insert(id.clone(), 1);
+    bench.want(0);
+    bench.check(10, &["0.1 ready → draining"], &["keep 0.1"]);
+    assert_eq!(bench.endpoints(), 0);
+    bench.reachable.clear();
+    bench.check(10, &[], &["keep 0.1"]);
+    bench.outstanding.clear();
+    bench.check(10, &[], &["stop 0.1"]);
+    // What drains never serves again, even if it is wanted: the next incarnation does.
+    bench.want(1);
+    bench.check(10, &[], &["stop 0.1"]);
+    bench.exits(0, 1, ExitCause::Stopped);
+    bench.check(10, &["0.1 draining → stopped", "0.2 stopped → starting"], &["run 0.2"]);
+}
+
+#[test]
+fn a_drain_has_an_end() {
+    let mut bench = ready(1);
+    let id = bench.id(0, 1);
+    bench.outstanding.insert(id, 1);
+    bench.want(0);
+    bench.check(10, &["0.1 ready → draining"], &["keep 0.1"]);
+    bench.check(29_000, &[], &["keep 0.1"]);
+    bench.check(1_000, &[], &["stop 0.1"]);
+}
+
+#[test]
+fn what_runs_is_taken_over_and_never_started_twice() {
+    let mut bench = Bench::new(1);
+    bench.runs(0, 4, HealthState::Unknown);
+    bench.check(0, &[], &["run 0.4"]);
+    assert!(matches!(bench.slots.publish(), Publish::Hold { until: Some(_) }), "its health is not known yet");
+    bench.runs(0, 4, passing());
+    bench.check(10, &["0.4 starting → ready"], &["run 0.4"]);
+    assert_eq!(bench.slots.publish(), Publish::Now);
+    bench.node.instances.clear();
+    bench.check(10, &["0.4 ready → crashed"], &[]);
+    bench.check(1_000, &["0.5 crashed → starting"], &["run 0.5"]);
+}

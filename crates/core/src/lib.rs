@@ -1,0 +1,16 @@
+//! The domain of Bowline, pure.
+//!
+//! Architecture invariant: no tokio, no I/O, no clock, no randomness and no format crates here. `now` and random
+//! numbers are arguments; effects are plain data that the rim carries out.
+
+pub mod app;
+pub mod fault;
+pub mod id;
+pub mod instance;
+pub mod log;
+pub mod release;
+pub mod rollout;
+pub mod route;
+pub mod secret;
+pub mod time;
+pub mod units;

@@ -1,0 +1,13 @@
+//! A release: one immutable revision, numbered per app and environment.
+
+mod artifact;
+mod references;
+mod revision;
+mod settle;
+mod unsupported;
+
+pub use artifact::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, Stream};
+pub use references::{Facts, ReferenceError, Resolved, has_volume, resolve, variables, wanted_secrets};
+pub use revision::{Revision, SecretVersion};
+pub use settle::{NoProcess, settle};
+pub use unsupported::{Unsupported, unsupported};

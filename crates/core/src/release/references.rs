@@ -1,0 +1,258 @@
+//! What the values of a service's environment stand for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::app::{App, Delivery, Reference, Value, VarName, Variables};
+use crate::fault::{Fault, FaultKind};
+use crate::id::{AppKey, ReleaseNumber, ResourceName, SecretName, ServiceName};
+use crate::instance::{EnvValue, SecretFile};
+use crate::secret::Secret;
+
+/// What references are resolved from.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    pub key: &'a AppKey,
+    pub release: ReleaseNumber,
+    /// In clear, of the versions that the release pins.
+    pub secrets: &'a BTreeMap<SecretName, Secret>,
+    /// The folders that hold the data.
+    pub volumes: &'a BTreeMap<ResourceName, PathBuf>,
+    /// How instances reach a service: through the edge, `http://uploads.localhost:8080`.
+    pub services: &'a BTreeMap<ServiceName, String>,
+}
+
+/// The environment of a service's instances, but for what the node adds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resolved {
+    pub env: BTreeMap<String, EnvValue>,
+    /// Their variables are not in `env`: the node knows the path.
+    pub files: Vec<SecretFile>,
+}
+
+/// Why a variable has no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReferenceError {
+    #[error("{variable} of {key} wants secret {name}, which has no value")]
+    SecretMissing { key: AppKey, variable: VarName, name: SecretName },
+    #[error("{variable} of {key} is an environment variable, and secret {name} holds a NUL byte")]
+    SecretNul { key: AppKey, variable: VarName, name: SecretName },
+    #[error("{variable} of {key} wants the path of volume {name}, which service {service} has not")]
+    VolumeMissing { key: AppKey, variable: VarName, name: ResourceName, service: ServiceName },
+    #[error("{variable} of {key} wants the URL of service {name}, which no route leads to")]
+    ServiceUnreachable { key: AppKey, variable: VarName, name: ServiceName },
+    #[error("{variable} of {key} wants a value of {resource}, which this version of Bowline does not run")]
+    Unsupported { key: AppKey, variable: VarName, resource: String },
+}
+
+impl From<ReferenceError> for Fault {
+    fn from(error: ReferenceError) -> Self {
+        let hint = match &error {
+            ReferenceError::SecretMissing { key, name, .. } if key.env.as_str() == crate::route::LOCAL => {
+                format!("bowline secret set {} {name}", key.app)
+            }
+            ReferenceError::SecretMissing { key, name, .. } => {
+                format!("bowline --env {} secret set {} {name}", key.env, key.app)
+            }
+            ReferenceError::SecretNul { name, .. } => {
+                format!("deliver it as a file: {{ secret = \"{name}\", as = \"file\" }}")
+            }
+            ReferenceError::VolumeMissing { name, service, .. } => {
+                format!("add \"{service}\" to services of [volume.{name}]")
+            }
+            ReferenceError::ServiceUnreachable { name, .. } => format!("add a route with to = \"{name}\""),
+            ReferenceError::Unsupported { .. } => "give the URL as text or as a secret instead".to_owned(),
+        };
+        Self::new(FaultKind::Invalid, error.to_string()).hint(hint)
+    }
+}
+
+/// The variables of a service: its own win over the app's.
+pub fn variables(app: &App, service: &ServiceName) -> Variables {
+    let mut variables = app.env.clone();
+    if let Some(service) = app.services.get(service) {
+        variables.extend(service.env.clone());
+    }
+    variables
+}
+
+/// The secrets that the app's instances are given, each with the variable that wants it first.
+pub fn wanted_secrets(app: &App) -> BTreeMap<SecretName, VarName> {
+    let mut wanted = BTreeMap::new();
+    for service in app.services.keys() {
+        for (variable, value) in variables(app, service) {
+            if let Value::Secret { name, .. } = value {
+                wanted.entry(name).or_insert(variable);
+            }
+        }
+    }
+    wanted
+}
+
+/// Resolves all that a service's instances are given; reports every error, not only the first.
+pub fn resolve(app: &App, service: &ServiceName, facts: Facts<'_>) -> Result<Resolved, Vec<ReferenceError>> {
+    let mut resolved = Resolved::default();
+    let mut errors = Vec::new();
+    for (variable, value) in variables(app, service) {
+        let result = match value {
+            Value::Text(text) => Ok(EnvValue::Clear(text)),
+            Value::From(reference) => from(app, service, facts, &variable, &reference).map(EnvValue::Clear),
+            Value::Secret { name, delivery: Delivery::Environment } => {
+                secret(facts, &variable, &name).and_then(|secret| without_nul(facts, &variable, &name, secret))
+            }
+            Value::Secret { name, delivery: Delivery::File } => match secret(facts, &variable, &name) {
+                Ok(value) => {
+                    let (variable, name) = (variable.as_str().to_owned(), name.as_str().to_owned());
+                    resolved.files.push(SecretFile { variable, name, value });
+                    continue;
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match result {
+            Ok(value) => {
+                resolved.env.insert(variable.as_str().to_owned(), value);
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(resolved) } else { Err(errors) }
+}
+
+fn secret(facts: Facts<'_>, variable: &VarName, name: &SecretName) -> Result<Secret, ReferenceError> {
+    let missing =
+        || ReferenceError::SecretMissing { key: facts.key.clone(), variable: variable.clone(), name: name.clone() };
+    facts.secrets.get(name).cloned().ok_or_else(missing)
+}
+
+fn without_nul(
+    facts: Facts<'_>,
+    variable: &VarName,
+    name: &SecretName,
+    secret: Secret,
+) -> Result<EnvValue, ReferenceError> {
+    match secret.expose().contains(&0) {
+        true => {
+            Err(ReferenceError::SecretNul { key: facts.key.clone(), variable: variable.clone(), name: name.clone() })
+        }
+        false => Ok(EnvValue::Secret(secret)),
+    }
+}
+
+/// Whether a service is given a volume.
+pub fn has_volume(app: &App, service: &ServiceName, volume: &ResourceName) -> bool {
+    app.volumes.get(volume).is_some_and(|v| v.services.as_ref().is_none_or(|services| services.contains(service)))
+}
+
+fn from(
+    app: &App,
+    service: &ServiceName,
+    facts: Facts<'_>,
+    variable: &VarName,
+    reference: &Reference,
+) -> Result<String, ReferenceError> {
+    let (key, variable) = (facts.key.clone(), variable.clone());
+    let unsupported =
+        |resource: String| ReferenceError::Unsupported { key: facts.key.clone(), variable: variable.clone(), resource };
+    match reference {
+        Reference::AppName => Ok(key.app.to_string()),
+        Reference::AppEnv => Ok(key.env.to_string()),
+        Reference::AppRelease => Ok(facts.release.to_string()),
+        Reference::VolumePath(name) => {
+            let mounted = app.volumes.get(name).and_then(|volume| volume.path.clone());
+            let held = facts.volumes.get(name).map(|path| path.display().to_string());
+            let path = mounted.or(held).filter(|_| has_volume(app, service, name));
+            let (name, service) = (name.clone(), service.clone());
+            path.ok_or(ReferenceError::VolumeMissing { key, variable, name, service })
+        }
+        Reference::ServiceUrl(name) => {
+            let url = facts.services.get(name).cloned();
+            url.ok_or(ReferenceError::ServiceUnreachable { key, variable, name: name.clone() })
+        }
+        Reference::Database(kind, name, _) => Err(unsupported(format!("{kind}.{name}"))),
+        Reference::Redis(name, _) => Err(unsupported(format!("redis.{name}"))),
+        Reference::Bucket(name, _) => Err(unsupported(format!("bucket.{name}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::sample;
+
+    fn facts<'a>(key: &'a AppKey, secrets: &'a BTreeMap<SecretName, Secret>, rest: &'a Rest) -> Facts<'a> {
+        Facts { key, release: ReleaseNumber(3), secrets, volumes: &rest.0, services: &rest.1 }
+    }
+
+    type Rest = (BTreeMap<ResourceName, PathBuf>, BTreeMap<ServiceName, String>);
+
+    fn check(value: Value, expected: Result<Resolved, ReferenceError>) {
+        let mut app = sample::app("shop", &["web", "worker"]);
+        app.env.insert(VarName::new("IT").unwrap(), value);
+        let volume = |services| crate::app::Volume { services, path: None, size: None, backup: None };
+        let worker = vec![ServiceName::new("worker").unwrap()];
+        app.volumes.insert(ResourceName::new("files").unwrap(), volume(None));
+        app.volumes.insert(ResourceName::new("private").unwrap(), volume(Some(worker)));
+        let secrets = [("token", b"t0k".to_vec()), ("binary", vec![0, 1])];
+        let secrets = secrets.map(|(name, value)| (SecretName::new(name).unwrap(), Secret::new(value))).into();
+        let path = |name: &str| (ResourceName::new(name).unwrap(), PathBuf::from("/v").join(name));
+        let url = (ServiceName::new("web").unwrap(), "http://shop.localhost:8080".to_owned());
+        let rest = ([path("files"), path("private")].into(), [url].into());
+        let key = sample::key("local", "shop");
+        let got = resolve(&app, &ServiceName::new("web").unwrap(), facts(&key, &secrets, &rest));
+        assert_eq!(got, expected.map_err(|error| vec![error]));
+    }
+
+    fn clear(text: &str) -> Result<Resolved, ReferenceError> {
+        let env = [("IT".to_owned(), EnvValue::Clear(text.into()))].into();
+        Ok(Resolved { env, files: Vec::new() })
+    }
+
+    fn it() -> (AppKey, VarName) {
+        (sample::key("local", "shop"), VarName::new("IT").unwrap())
+    }
+
+    #[test]
+    fn references_become_values() {
+        check(Value::Text("a".into()), clear("a"));
+        check(Value::From(Reference::AppRelease), clear("3"));
+        check(Value::From(Reference::AppEnv), clear("local"));
+        check(Value::From(Reference::AppName), clear("shop"));
+        check(Value::From(Reference::VolumePath(ResourceName::new("files").unwrap())), clear("/v/files"));
+        check(
+            Value::From(Reference::ServiceUrl(ServiceName::new("web").unwrap())),
+            clear("http://shop.localhost:8080"),
+        );
+    }
+
+    #[test]
+    fn secrets_are_delivered_as_the_file_says() {
+        let token = SecretName::new("token").unwrap();
+        let env = [("IT".to_owned(), EnvValue::Secret(Secret::new("t0k")))].into();
+        let delivery = Delivery::Environment;
+        check(Value::Secret { name: token.clone(), delivery }, Ok(Resolved { env, files: Vec::new() }));
+        let file = SecretFile { variable: "IT".into(), name: "token".into(), value: Secret::new("t0k") };
+        let resolved = Resolved { env: BTreeMap::new(), files: vec![file] };
+        check(Value::Secret { name: token, delivery: Delivery::File }, Ok(resolved));
+        let (key, variable) = it();
+        let name = SecretName::new("binary").unwrap();
+        let error = ReferenceError::SecretNul { key, variable, name: name.clone() };
+        check(Value::Secret { name, delivery }, Err(error));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let (key, variable) = it();
+        let name = SecretName::new("gone").unwrap();
+        let error = ReferenceError::SecretMissing { key: key.clone(), variable: variable.clone(), name: name.clone() };
+        assert_eq!(Fault::from(error.clone()).hint.as_deref(), Some("bowline secret set shop gone"));
+        check(Value::Secret { name, delivery: Delivery::File }, Err(error));
+        let (name, service) = (ResourceName::new("private").unwrap(), ServiceName::new("web").unwrap());
+        let error =
+            ReferenceError::VolumeMissing { key: key.clone(), variable: variable.clone(), name: name.clone(), service };
+        check(Value::From(Reference::VolumePath(name)), Err(error));
+        let name = ServiceName::new("worker").unwrap();
+        let error = ReferenceError::ServiceUnreachable { key, variable, name: name.clone() };
+        check(Value::From(Reference::ServiceUrl(name)), Err(error));
+    }
+}

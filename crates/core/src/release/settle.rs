@@ -1,0 +1,134 @@
+//! The app as it was built: what the file left to detection is written down, so that nobody asks for it again.
+
+use std::collections::BTreeMap;
+
+use super::Artifact;
+use crate::app::{App, Command, Limits, Origin, Scale, Service, StaticFiles};
+use crate::fault::{Fault, FaultKind};
+use crate::id::ServiceName;
+
+/// A folder of static files whose file speaks of a process.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("service {service} is static files, which have no process")]
+pub struct NoProcess {
+    pub service: ServiceName,
+    /// The keys that only a process can keep: `scale`, `health`.
+    pub keys: Vec<&'static str>,
+}
+
+impl From<NoProcess> for Fault {
+    fn from(error: NoProcess) -> Self {
+        let name = &error.service;
+        let keys: Vec<String> = error.keys.iter().map(|key| format!("service.{name}.{key}")).collect();
+        Self::new(FaultKind::Invalid, error.to_string())
+            .caused_by(format!("the folder has an index.html and no `run`, but the file says {}", keys.join(", ")))
+            .hint(format!("write [service.{name}] run = \"…\", or take the keys out"))
+    }
+}
+
+/// `app` with the services that the build found to be static files said to be that.
+///
+/// # Errors
+/// A service of those for which the file asks for what only a process has.
+pub fn settle(app: &App, artifacts: &BTreeMap<ServiceName, Artifact>) -> Result<App, NoProcess> {
+    let mut settled = app.clone();
+    for (name, service) in &mut settled.services {
+        if artifacts.get(name).is_none_or(|artifact| artifact.run.is_some()) {
+            continue;
+        }
+        let Some((dir, build)) = folder(app, &service.origin) else { continue };
+        let keys = process_keys(service);
+        if !keys.is_empty() {
+            return Err(NoProcess { service: name.clone(), keys });
+        }
+        let files = StaticFiles { dir: ".".to_owned(), fallback: None, cache: StaticFiles::CACHE };
+        service.origin = Origin::Static { dir, build, files };
+    }
+    Ok(settled)
+}
+
+/// The folder that is built for an origin. `None` for what says itself what it is.
+fn folder<'a>(app: &'a App, mut origin: &'a Origin) -> Option<(String, Option<Command>)> {
+    for _ in 0..=app.services.len() {
+        match origin {
+            Origin::Folder { dir, build } => return Some((dir.clone(), build.clone())),
+            Origin::BuildOf(other) => origin = &app.services.get(other)?.origin,
+            Origin::Static { .. } | Origin::Image(_) | Origin::Dockerfile { .. } => return None,
+        }
+    }
+    None
+}
+
+fn process_keys(service: &Service) -> Vec<&'static str> {
+    let said = [
+        ("run", service.run.is_some()),
+        ("port", service.fixed_port.is_some()),
+        ("health", service.health.is_some()),
+        ("alive", service.alive.is_some()),
+        ("drain", service.drain != Service::DRAIN),
+        ("scale", service.scale != Scale::default()),
+        ("limits", service.limits != Limits::default()),
+        ("writable", !service.writable.is_empty()),
+        ("metrics", service.metrics.is_some()),
+    ];
+    said.into_iter().filter_map(|(key, said)| said.then_some(key)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::app::sample;
+    use crate::id::Digest;
+
+    fn name(name: &str) -> ServiceName {
+        ServiceName::new(name).unwrap()
+    }
+
+    fn artifact(run: Option<&str>) -> Artifact {
+        Artifact {
+            digest: Digest([0; 32]),
+            root: PathBuf::from("/artifact"),
+            run: run.map(|run| Command(run.to_owned())),
+            env: BTreeMap::new(),
+            runtime: None,
+            detected: Vec::new(),
+            cached: false,
+        }
+    }
+
+    /// `service: files` or `service: process`, after a build that found those of `files` to be static.
+    fn check(app: &App, files: &[&str], expected: Result<&[&str], &[&'static str]>) {
+        let found = |service: &ServiceName| artifact((!files.contains(&service.as_str())).then_some("./run"));
+        let artifacts = app.services.keys().map(|service| (service.clone(), found(service))).collect();
+        let kinds = settle(app, &artifacts).map(|app| {
+            let kind = |service: &Service| matches!(service.origin, Origin::Static { .. });
+            app.services
+                .iter()
+                .map(|(name, s)| format!("{name}: {}", if kind(s) { "files" } else { "process" }))
+                .collect()
+        });
+        let expected: Result<Vec<String>, _> = expected.map(|kinds| kinds.iter().map(ToString::to_string).collect());
+        assert_eq!(kinds.map_err(|error| error.keys), expected.map_err(<[_]>::to_vec));
+    }
+
+    #[test]
+    fn what_was_found_to_be_files_is_said_to_be_files() {
+        let mut app = sample::app("site", &["api", "docs", "web"]);
+        check(&app, &[], Ok(&["api: process", "docs: process", "web: process"]));
+        check(&app, &["web"], Ok(&["api: process", "docs: process", "web: files"]));
+        app.services.get_mut(&name("docs")).unwrap().origin = Origin::BuildOf(name("web"));
+        check(&app, &["docs", "web"], Ok(&["api: process", "docs: files", "web: files"]));
+    }
+
+    #[test]
+    fn keys_of_a_process_are_refused_for_files() {
+        let mut app = sample::app("site", &["web"]);
+        let web = app.services.get_mut(&name("web")).unwrap();
+        web.scale = Scale { min: 2, max: 2, ..Scale::default() };
+        web.fixed_port = crate::id::Port::new(80);
+        check(&app, &[], Ok(&["web: process"]));
+        check(&app, &["web"], Err(&["port", "scale"]));
+    }
+}

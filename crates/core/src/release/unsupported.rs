@@ -1,0 +1,217 @@
+//! What the grammar knows and no backend carries yet.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use crate::app::{App, Auth, Cage, Origin, RateBy, Route, SecretSource, Service, Strategy, Tls};
+use crate::fault::{Fault, FaultKind};
+use crate::route::LOCAL;
+
+/// A key of the file that this version cannot carry out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[error("{path}: {why}")]
+pub struct Unsupported {
+    /// `postgres.db`, `route.main.allow`
+    pub path: String,
+    pub why: &'static str,
+}
+
+impl Unsupported {
+    /// All of them as one failure. `None` if there are none.
+    pub fn fault(all: &[Self]) -> Option<Fault> {
+        let first = all.first()?;
+        let message = match all.len() {
+            1 => format!("this version of Bowline cannot do {}", first.path),
+            n => format!("this version of Bowline cannot do {n} things that the file asks for"),
+        };
+        let fault = Fault::new(FaultKind::Invalid, message);
+        let fault = all.iter().fold(fault, |fault, one| fault.caused_by(one.to_string()));
+        Some(fault.hint("take them out, or override them in [environment.local]"))
+    }
+}
+
+/// All of them, by path. A plan of an app that has any is refused: nothing that the file says is ignored.
+///
+/// `protected`, `server` and `kubernetes` of an environment are data that other targets read: they are no promise that
+/// this one breaks.
+pub fn unsupported(app: &App) -> Vec<Unsupported> {
+    let mut found = Found::default();
+    found.app(app);
+    for (name, service) in &app.services {
+        found.service(&format!("service.{name}"), service);
+    }
+    for (name, route) in &app.routes {
+        found.route(&format!("route.{name}"), route, app.environment.name.as_str() == LOCAL);
+    }
+    found.0.sort();
+    found.0
+}
+
+const NO_DATABASES: &str = "databases are not run yet; give an external one's URL as a secret of [env]";
+const NO_BACKUP: &str = "backups are not made yet";
+
+#[derive(Default)]
+struct Found(Vec<Unsupported>);
+
+impl Found {
+    fn add(&mut self, when: bool, path: impl Into<String>, why: &'static str) {
+        if when {
+            self.0.push(Unsupported { path: path.into(), why });
+        }
+    }
+
+    fn each<K: Display, V>(&mut self, table: &str, map: &BTreeMap<K, V>, why: &'static str) {
+        for name in map.keys() {
+            self.add(true, format!("{table}.{name}"), why);
+        }
+    }
+
+    fn app(&mut self, app: &App) {
+        for (kind, name) in app.databases.keys() {
+            self.add(true, format!("{kind}.{name}"), NO_DATABASES);
+        }
+        self.each("redis", &app.redis, NO_DATABASES);
+        self.each("bucket", &app.buckets, "buckets are not served yet; use a volume");
+        self.each("job", &app.jobs, "jobs are not run yet");
+        for (name, volume) in &app.volumes {
+            self.add(volume.backup.is_some(), format!("volume.{name}.backup"), NO_BACKUP);
+        }
+        for (name, source) in &app.secrets {
+            let external = match source {
+                SecretSource::Store { .. } | SecretSource::File(_) => false,
+                SecretSource::Aws(_) | SecretSource::Vault(_) => true,
+            };
+            self.add(external, format!("secret.{name}.source"), "only Bowline's own store and \"file:…\" are read yet");
+        }
+        self.add(app.release.before.is_some(), "release.before", "commands before a release are not run yet");
+        self.add(!app.release.snapshot.is_empty(), "release.snapshot", "snapshots are not made yet");
+        let rolling = match app.rollout.strategy {
+            Strategy::Rolling => true,
+            Strategy::Canary { .. } | Strategy::BlueGreen => false,
+        };
+        self.add(!rolling, "rollout.strategy", "only \"rolling\" is carried out yet");
+        self.add(!app.rollout.abort.is_empty(), "rollout.abort", "rollouts are not judged by their numbers yet");
+        self.add(rolling && !app.rollout.watch.is_zero(), "rollout.watch", "releases are not watched yet");
+        self.add(app.slo.is_some(), "slo", "objectives are not watched yet");
+        self.add(app.image.is_some(), "image", "images are not built yet");
+        self.add(app.logs.is_some(), "logs", "logs are not sent elsewhere yet; `bowline logs` reads them");
+    }
+
+    fn service(&mut self, path: &str, service: &Service) {
+        let origin = match service.origin {
+            Origin::Folder { .. } | Origin::BuildOf(_) | Origin::Static { .. } => None,
+            Origin::Image(_) => Some("image"),
+            Origin::Dockerfile { .. } => Some("dockerfile"),
+        };
+        if let Some(origin) = origin {
+            self.add(
+                true,
+                format!("{path}.{origin}"),
+                "containers are not run yet; say `run`, or nothing to detect it",
+            );
+        }
+        let packages = !service.packages.is_empty();
+        self.add(
+            packages,
+            format!("{path}.packages"),
+            "system packages are not checked yet; install them, and remove the key",
+        );
+        let scaled = service.scale.min != service.scale.max;
+        self.add(scaled, format!("{path}.scale.max"), "services are not scaled by themselves yet; say scale = N");
+        self.add(service.scale.cpu.is_some(), format!("{path}.scale.cpu"), "services are not scaled by themselves yet");
+        let in_flight = service.scale.in_flight.is_some();
+        self.add(in_flight, format!("{path}.scale.in_flight"), "services are not scaled by themselves yet");
+        let copies = service.fixed_port.is_some() && service.scale.min > 1;
+        self.add(copies, format!("{path}.scale"), "a service with a fixed `port` has one copy");
+        self.add(
+            !service.writable.is_empty(),
+            format!("{path}.writable"),
+            "the app's folder is not caged yet; use a volume",
+        );
+        self.add(service.metrics.is_some(), format!("{path}.metrics"), "an app's own metrics are not scraped yet");
+        let required = service.cage == Cage::Required;
+        self.add(required, format!("{path}.cage"), "instances are not caged yet, so \"required\" cannot be kept");
+    }
+
+    fn route(&mut self, path: &str, route: &Route, local: bool) {
+        let acme = match route.tls {
+            Tls::Acme => !local,
+            Tls::Auto | Tls::Local | Tls::Off => false,
+        };
+        self.add(acme, format!("{path}.tls"), "certificates come only from the local CA yet");
+        self.add(!route.access.allow.is_empty(), format!("{path}.allow"), "the edge cannot tell addresses apart yet");
+        let auth = route.access.auth.as_ref().map(|auth| match auth {
+            Auth::Header { .. } => "the edge does not check header tokens yet",
+            Auth::Bearer { .. } => "the edge does not check bearer tokens yet",
+            Auth::Basic { .. } => "the edge does not check passwords yet",
+        });
+        self.add(auth.is_some(), format!("{path}.auth"), auth.unwrap_or_default());
+        self.add(route.limit.rate.is_some(), format!("{path}.limit.rate"), "the edge does not limit rates yet");
+        let by = match route.limit.by {
+            RateBy::Client => false,
+            RateBy::Route => route.limit.rate.is_none(),
+        };
+        self.add(by, format!("{path}.limit.by"), "the edge does not limit rates yet");
+        self.add(route.upload.is_some(), format!("{path}.upload"), "the edge does not look into uploads yet");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::{Redis, RedisSource, Volume, sample};
+    use crate::id::ResourceName;
+
+    fn check(change: impl FnOnce(&mut App), expected: &[&str]) {
+        let mut app = sample::app("shop", &["web"]);
+        change(&mut app);
+        let found: Vec<String> = unsupported(&app).into_iter().map(|one| one.path).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_carried_is_not_refused() {
+        check(|_| {}, &[]);
+        check(
+            |app| {
+                let web = app.services.get_mut("web").unwrap();
+                web.fixed_port = crate::id::Port::new(3000);
+                web.runtime = Some("python 3.11".into());
+                app.environment.protected = true;
+                let volume = Volume { services: None, path: Some("/data".into()), size: None, backup: None };
+                app.volumes.insert(ResourceName::new("files").unwrap(), volume);
+            },
+            &[],
+        );
+    }
+
+    #[test]
+    fn each_key_is_named() {
+        check(
+            |app| {
+                let web = app.services.get_mut("web").unwrap();
+                web.scale.max = 3;
+                web.scale.in_flight = Some(5);
+                web.cage = Cage::Required;
+                web.metrics = Some("/metrics".into());
+                web.packages.push("libpq-dev".into());
+                web.origin = Origin::Image("example".into());
+                let redis = Redis { source: RedisSource::Managed { version: None, persist: true }, backup: None };
+                app.redis.insert(ResourceName::new("cache").unwrap(), redis);
+                app.rollout.strategy = Strategy::BlueGreen;
+                app.release.before = Some(crate::app::Command("migrate".into()));
+            },
+            &[
+                "redis.cache",
+                "release.before",
+                "rollout.strategy",
+                "service.web.cage",
+                "service.web.image",
+                "service.web.metrics",
+                "service.web.packages",
+                "service.web.scale.in_flight",
+                "service.web.scale.max",
+            ],
+        );
+    }
+}

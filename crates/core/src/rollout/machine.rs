@@ -1,0 +1,426 @@
+//! The rollout machine.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::plan::{Presence, Replicas, Until};
+use super::{AbortStage, Count, Counts, Phase, Plan, Role, Set};
+use crate::fault::{Fault, FaultKind};
+use crate::id::{ReleaseNumber, ServiceName};
+use crate::instance::{Failure, FailureCause, Times};
+use crate::time::Mono;
+use crate::units::Weight;
+
+/// Failures in a row of one instance of the candidate that end the rollout.
+pub const MAX_CRASHES: u32 = 3;
+
+/// Fewer for one that used up its whole grace: it runs, and still does not answer.
+pub const MAX_NOT_READY: u32 = 2;
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input<'a> {
+    /// The world, at any time. Call it only when the node has adopted what runs.
+    Observed(&'a Counts),
+    /// Somebody wants it undone. Without effect once it is being undone, or has ended.
+    Abort(Fault),
+}
+
+/// A phase was entered. To be stored, as an event and as the rollout's place, before what follows from it (`sets`,
+/// `live`) is published.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entered {
+    pub was: Phase,
+    pub phase: Phase,
+    /// Why it is aborted; stored with the phase.
+    pub reason: Option<Fault>,
+}
+
+/// `what` cannot go on before `on`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub what: String,
+    pub on: String,
+}
+
+/// One release taking the place of another. One per app and environment.
+#[derive(Debug)]
+pub struct Rollout {
+    plan: Plan,
+    phase: Phase,
+    entered: Mono,
+    reason: Option<Fault>,
+    /// The latest.
+    counts: Counts,
+    /// They were taken after this phase was entered: only then does `none left` mean anything.
+    fresh: bool,
+    /// The world was seen at all. Until then there is nothing to wake up for.
+    looked: bool,
+}
+
+impl Rollout {
+    /// A new rollout.
+    pub fn start(plan: Plan, now: Mono) -> Self {
+        Self::resume(plan, Phase::Prepare, None, now)
+    }
+
+    /// After a crash: what was stored last. Its deadlines begin anew.
+    pub fn resume(plan: Plan, phase: Phase, reason: Option<Fault>, now: Mono) -> Self {
+        Self { plan, phase, entered: now, reason, counts: Counts::new(), fresh: false, looked: false }
+    }
+
+    pub fn handle(&mut self, input: Input<'_>, now: Mono) -> Vec<Entered> {
+        let mut entered = Vec::new();
+        match input {
+            Input::Observed(counts) => {
+                self.counts.clone_from(counts);
+                self.fresh = true;
+                self.looked = true;
+            }
+            Input::Abort(reason) => entered.extend(self.abort(reason, now)),
+        }
+        while let Some(next) = self.next(now) {
+            entered.push(match next {
+                Next::Enter(phase) => self.enter(phase, now),
+                Next::Abort(reason) => match self.abort(reason, now) {
+                    Some(step) => step,
+                    None => break,
+                },
+            });
+        }
+        entered
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Why it is or was aborted.
+    pub fn reason(&self) -> Option<&Fault> {
+        self.reason.as_ref()
+    }
+
+    /// What is wanted now, of the stable release and of the candidate, service by service.
+    pub fn sets(&self) -> Vec<Set> {
+        let replicas = self.replicas();
+        replicas.iter().flat_map(|(service, replicas)| self.sets_of(service, *replicas)).collect()
+    }
+
+    /// The release whose routes and static files are served; `None` after the first release failed.
+    pub fn live(&self) -> Option<ReleaseNumber> {
+        let (stable, candidate) = (self.plan.stable, self.plan.candidate);
+        match self.phase {
+            Phase::Prepare | Phase::Step(_) => Some(stable.unwrap_or(candidate)),
+            Phase::Promote | Phase::Watch | Phase::Done => Some(candidate),
+            Phase::Abort(AbortStage::Clear(step) | AbortStage::Restore(step)) if self.is_after(step) => Some(candidate),
+            Phase::Abort(_) => Some(stable.unwrap_or(candidate)),
+            Phase::RolledBack | Phase::Failed => stable,
+        }
+    }
+
+    /// What it waits on now; empty once it has ended.
+    pub fn waits(&self, now: Mono) -> Vec<Waiting> {
+        let left = self.next_deadline().map(|deadline| deadline.since(now));
+        match self.phase {
+            Phase::Prepare | Phase::Promote => {
+                vec![Waiting { what: format!("r{}", self.plan.candidate), on: "the next look at the node".into() }]
+            }
+            Phase::Step(i) => match &self.plan.steps[usize::from(i)].until {
+                Until::Ready => self.unready(Role::Candidate, left),
+                Until::Stopped(services) => services.iter().filter_map(|s| self.stopping(Role::Stable, s)).collect(),
+            },
+            Phase::Watch => {
+                let left = crate::instance::Rough(left.unwrap_or_default());
+                vec![Waiting { what: format!("r{}", self.plan.candidate), on: format!("watched for another {left}") }]
+            }
+            Phase::Abort(AbortStage::Clear(_)) => {
+                self.plan.exclusive.iter().filter_map(|s| self.stopping(Role::Candidate, s)).collect()
+            }
+            Phase::Abort(AbortStage::Restore(_)) => self.unready(Role::Stable, left),
+            Phase::Abort(AbortStage::Drain) => {
+                self.plan.services.keys().filter_map(|s| self.stopping(Role::Candidate, s)).collect()
+            }
+            Phase::Done | Phase::RolledBack | Phase::Failed => Vec::new(),
+        }
+    }
+
+    /// When to call `handle` again if nothing else happens.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        self.deadline().filter(|_| self.looked)
+    }
+}
+
+/// What follows from the world.
+enum Next {
+    Enter(Phase),
+    Abort(Fault),
+}
+
+impl Rollout {
+    fn deadline(&self) -> Option<Mono> {
+        match self.phase {
+            Phase::Prepare | Phase::Promote => Some(self.entered),
+            Phase::Step(i) => match self.plan.steps[usize::from(i)].until {
+                Until::Ready => Some(self.entered + self.patience(Role::Candidate)),
+                Until::Stopped(_) => None,
+            },
+            Phase::Watch => Some(self.entered + self.plan.watch),
+            Phase::Abort(AbortStage::Restore(_)) => Some(self.entered + self.patience(Role::Stable)),
+            Phase::Abort(AbortStage::Clear(_) | AbortStage::Drain) => None,
+            Phase::Done | Phase::RolledBack | Phase::Failed => None,
+        }
+    }
+
+    fn next(&self, now: Mono) -> Option<Next> {
+        let late = self.deadline().is_some_and(|deadline| now >= deadline);
+        match self.phase {
+            Phase::Prepare => Some(Next::Enter(Phase::Step(0))),
+            Phase::Step(i) => self.next_of_step(i, late),
+            Phase::Promote => Some(Next::Enter(Phase::Watch)),
+            Phase::Watch if self.failing().is_some() => self.failing().map(|last| Next::Abort(self.crashed(last))),
+            Phase::Watch => late.then_some(Next::Enter(Phase::Done)),
+            Phase::Abort(AbortStage::Clear(step)) => self
+                .is_gone(&self.plan.exclusive, Role::Candidate)
+                .then_some(Next::Enter(Phase::Abort(AbortStage::Restore(step)))),
+            Phase::Abort(AbortStage::Restore(_)) => {
+                (late || self.is_ready(Role::Stable)).then_some(Next::Enter(Phase::Abort(AbortStage::Drain)))
+            }
+            Phase::Abort(AbortStage::Drain) => {
+                let end = if self.plan.stable.is_some() { Phase::RolledBack } else { Phase::Failed };
+                self.is_gone(self.plan.services.keys(), Role::Candidate).then_some(Next::Enter(end))
+            }
+            Phase::Done | Phase::RolledBack | Phase::Failed => None,
+        }
+    }
+
+    fn next_of_step(&self, i: u16, late: bool) -> Option<Next> {
+        if let Some(last) = self.failing() {
+            return Some(Next::Abort(self.crashed(last)));
+        }
+        let over = match &self.plan.steps[usize::from(i)].until {
+            Until::Ready => self.is_ready(Role::Candidate),
+            Until::Stopped(services) => self.is_gone(services, Role::Stable),
+        };
+        match (over, late) {
+            (true, _) if self.is_after(i + 1) => Some(Next::Enter(Phase::Promote)),
+            (true, _) => Some(Next::Enter(Phase::Step(i + 1))),
+            (false, true) => Some(Next::Abort(self.too_late())),
+            (false, false) => None,
+        }
+    }
+
+    fn enter(&mut self, phase: Phase, now: Mono) -> Entered {
+        let was = std::mem::replace(&mut self.phase, phase);
+        self.entered = now;
+        self.fresh = false;
+        Entered { was, phase, reason: self.reason.clone() }
+    }
+
+    /// Abort wins over everything but an end.
+    fn abort(&mut self, reason: Fault, now: Mono) -> Option<Entered> {
+        let step = match self.phase {
+            Phase::Prepare => None,
+            Phase::Step(i) => Some(i),
+            Phase::Promote | Phase::Watch => Some(self.last_step() + 1),
+            Phase::Abort(_) | Phase::Done | Phase::RolledBack | Phase::Failed => return None,
+        };
+        self.reason = Some(reason);
+        let stage = match (self.plan.stable, step) {
+            (None, _) | (_, None) => AbortStage::Drain,
+            (Some(_), Some(step)) => AbortStage::Clear(step),
+        };
+        Some(self.enter(Phase::Abort(stage), now))
+    }
+
+    fn last_step(&self) -> u16 {
+        u16::try_from(self.plan.steps.len() - 1).unwrap_or(u16::MAX)
+    }
+
+    fn is_after(&self, step: u16) -> bool {
+        step > self.last_step()
+    }
+
+    fn replicas(&self) -> BTreeMap<ServiceName, Replicas> {
+        let plan = &self.plan;
+        let at = |step: u16| plan.steps.get(usize::from(step)).map_or(&plan.after, |step| &step.replicas);
+        let mut replicas = match self.phase {
+            Phase::Prepare | Phase::Abort(AbortStage::Drain) | Phase::RolledBack | Phase::Failed => &plan.before,
+            Phase::Step(step) | Phase::Abort(AbortStage::Clear(step) | AbortStage::Restore(step)) => at(step),
+            Phase::Promote | Phase::Watch | Phase::Done => &plan.after,
+        }
+        .clone();
+        let (alone, whole) = match self.phase {
+            Phase::Abort(AbortStage::Clear(_)) => (true, false),
+            Phase::Abort(AbortStage::Restore(_)) => (true, true),
+            Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Done => (false, false),
+            Phase::Abort(AbortStage::Drain) | Phase::RolledBack | Phase::Failed => (false, false),
+        };
+        for (service, replicas) in &mut replicas {
+            if alone && plan.exclusive.contains(service) {
+                replicas.candidate = 0;
+            }
+            if whole {
+                replicas.stable = plan.before[service].stable;
+            }
+        }
+        replicas
+    }
+
+    fn sets_of(&self, service: &ServiceName, replicas: Replicas) -> Vec<Set> {
+        let presence = self.plan.services[service];
+        let to_candidate = self.weight_of_candidate(service, presence, replicas);
+        let to_stable = match presence {
+            Presence::Stable if self.live() == Some(self.plan.candidate) => Weight::default(),
+            Presence::Stable | Presence::Candidate | Presence::Both | Presence::Switched => {
+                Weight::new(Weight::ALL.get() - to_candidate.get()).unwrap_or_default()
+            }
+        };
+        let set = |release, role, replicas, weight| Set { service: service.clone(), release, role, replicas, weight };
+        let role = if self.phase == Phase::Done { Role::Stable } else { Role::Candidate };
+        let new = set(self.plan.candidate, role, replicas.candidate, to_candidate);
+        let old = self.plan.stable.map(|release| set(release, Role::Stable, replicas.stable, to_stable));
+        let old = old.filter(|_| presence != Presence::Candidate);
+        old.into_iter().chain([new]).filter(|set| set.replicas > 0 || set.weight > Weight::default()).collect()
+    }
+
+    fn weight_of_candidate(&self, service: &ServiceName, presence: Presence, replicas: Replicas) -> Weight {
+        let promoted = self.live() == Some(self.plan.candidate);
+        match (self.phase, presence) {
+            (Phase::Prepare | Phase::Abort(AbortStage::Drain) | Phase::RolledBack | Phase::Failed, _)
+            | (_, Presence::Stable) => Weight::default(),
+            (Phase::Promote | Phase::Watch | Phase::Done, _) | (_, Presence::Candidate) => Weight::ALL,
+            (Phase::Step(_) | Phase::Abort(AbortStage::Clear(_) | AbortStage::Restore(_)), Presence::Switched) => {
+                if promoted {
+                    Weight::ALL
+                } else {
+                    Weight::default()
+                }
+            }
+            (Phase::Step(_) | Phase::Abort(AbortStage::Clear(_) | AbortStage::Restore(_)), Presence::Both) => {
+                self.share_of_candidate(service, replicas)
+            }
+        }
+    }
+
+    /// In proportion to what is ready and stays, so that every instance gets the same share.
+    fn share_of_candidate(&self, service: &ServiceName, replicas: Replicas) -> Weight {
+        let ready = |role, wanted: u16| u32::from(self.count(service, role).ready.min(wanted));
+        let (old, new) = (ready(Role::Stable, replicas.stable), ready(Role::Candidate, replicas.candidate));
+        let percent = match (old, new) {
+            (_, 0) if replicas.stable > 0 || replicas.candidate == 0 => 0,
+            (0, _) => 100,
+            (old, new) => (new * 100 / (old + new)).clamp(1, 99),
+        };
+        u8::try_from(percent).ok().and_then(Weight::new).unwrap_or_default()
+    }
+
+    fn count(&self, service: &ServiceName, role: Role) -> Count {
+        let release = match role {
+            Role::Stable => self.plan.stable,
+            Role::Candidate => Some(self.plan.candidate),
+        };
+        release.and_then(|release| self.counts.get(&(service.clone(), release))).cloned().unwrap_or_default()
+    }
+
+    /// What is wanted of one role and not there: (service, ready, wanted).
+    fn missing(&self, role: Role) -> Vec<(ServiceName, u16, u16)> {
+        let wanted = |replicas: Replicas| match role {
+            Role::Stable => replicas.stable,
+            Role::Candidate => replicas.candidate,
+        };
+        let of = |(service, replicas): (ServiceName, Replicas)| {
+            let ready = self.count(&service, role).ready;
+            (service, ready, wanted(replicas))
+        };
+        self.replicas().into_iter().map(of).filter(|(_, ready, wanted)| ready < wanted).collect()
+    }
+
+    fn is_ready(&self, role: Role) -> bool {
+        self.missing(role).is_empty()
+    }
+
+    /// Nothing of these services is left, and nothing can come any more.
+    fn is_gone<'a>(&self, services: impl IntoIterator<Item = &'a ServiceName>, role: Role) -> bool {
+        services.into_iter().all(|service| self.fresh && self.count(service, role).total == 0)
+    }
+
+    fn patience(&self, role: Role) -> Duration {
+        let replicas = self.replicas();
+        let concerned = replicas.iter().filter(|(_, replicas)| match role {
+            Role::Stable => replicas.stable > 0,
+            Role::Candidate => replicas.candidate > 0,
+        });
+        self.plan.patience(concerned.map(|(service, _)| service))
+    }
+
+    /// An instance of the candidate that fails too often.
+    fn failing(&self) -> Option<Failure> {
+        let of = |service: &ServiceName| self.count(service, Role::Candidate).failing;
+        let too_often = |crashes: u32, last: &Failure| match last.cause {
+            FailureCause::NotReady { .. } | FailureCause::NotStarted { .. } => crashes >= MAX_NOT_READY,
+            FailureCause::Exited(_) | FailureCause::Refused(_) | FailureCause::NotAlive { .. } | FailureCause::Lost => {
+                crashes >= MAX_CRASHES
+            }
+        };
+        let failing = self.plan.after.keys().filter_map(of);
+        failing.filter(|failing| too_often(failing.crashes, &failing.last)).map(|failing| failing.last).next()
+    }
+
+    fn crashed(&self, last: Failure) -> Fault {
+        self.fault(&last.instance.slot.service, Some(&last))
+    }
+
+    fn too_late(&self) -> Fault {
+        let missing = self.missing(Role::Candidate);
+        let Some((service, ..)) = missing.first() else {
+            return Fault::new(FaultKind::Failed, format!("release {} was not ready in time", self.plan.candidate));
+        };
+        let last = self.count(service, Role::Candidate).failing.map(|failing| failing.last);
+        self.fault(service, last.as_ref())
+    }
+
+    fn fault(&self, service: &ServiceName, last: Option<&Failure>) -> Fault {
+        let message = format!("release {} does not get ready: {service} fails", self.plan.candidate);
+        match last {
+            Some(last) => Fault { message, ..last.fault() },
+            None => Fault::new(FaultKind::Failed, message).caused_by(format!(
+                "no new instance was ready within {}",
+                crate::time::Humane(self.patience(Role::Candidate))
+            )),
+        }
+    }
+
+    fn name(&self, service: &ServiceName, role: Role) -> String {
+        match (role, self.plan.stable) {
+            (Role::Stable, Some(release)) => format!("{service}.r{release}"),
+            (Role::Stable, None) | (Role::Candidate, _) => format!("{service}.r{}", self.plan.candidate),
+        }
+    }
+
+    fn unready(&self, role: Role, left: Option<Duration>) -> Vec<Waiting> {
+        let line = |(service, ready, wanted): (ServiceName, u16, u16)| {
+            let mut on = format!("{ready} of {wanted} ready");
+            if let Some(failing) = self.count(&service, role).failing {
+                on += &format!(", failed {}: {}", Times(failing.crashes), failing.last.cause);
+            }
+            if let Some(left) = left {
+                on += &format!(", given up in {}s", left.as_secs());
+            }
+            Waiting { what: self.name(&service, role), on }
+        };
+        self.missing(role).into_iter().map(line).collect()
+    }
+
+    fn stopping(&self, role: Role, service: &ServiceName) -> Option<Waiting> {
+        let total = self.count(service, role).total;
+        let on = format!("{total} to stop");
+        (total > 0).then(|| Waiting { what: self.name(service, role), on })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,275 @@
+//! The steps of a rollout, decided before the first is taken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::set::replicas;
+use crate::app::{App, Probe, Service};
+use crate::id::{Port, ReleaseNumber, ServiceName};
+use crate::instance::Readiness;
+
+/// When a step is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Until {
+    /// All instances of the candidate that it asks for are ready.
+    Ready,
+    /// No instance of the stable release of these services is left: stop-first.
+    Stopped(BTreeSet<ServiceName>),
+}
+
+/// How many instances of either release a service has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Replicas {
+    pub stable: u16,
+    pub candidate: u16,
+}
+
+/// Which of the releases has a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    Stable,
+    Candidate,
+    /// In both as processes: traffic moves instance by instance.
+    Both,
+    /// In both, and at least one has no process: traffic moves with the promotion.
+    Switched,
+}
+
+/// One step: what is wanted of every service, and what ends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepPlan {
+    pub replicas: BTreeMap<ServiceName, Replicas>,
+    pub until: Until,
+}
+
+/// Every choice of a rollout: the preview is the truth.
+///
+/// Rolling: service by service, one instance at a time, one more than wanted, none fewer; the last one of the stable
+/// release stays until the candidate is whole. What shares a fixed port with
+/// a service of the stable release replaces it stop-first. The first release starts all at once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub stable: Option<ReleaseNumber>,
+    pub candidate: ReleaseNumber,
+    /// The services of either, static files included.
+    pub services: BTreeMap<ServiceName, Presence>,
+    /// At least one.
+    pub steps: Vec<StepPlan>,
+    /// Before anything changes: the stable release at full.
+    pub before: BTreeMap<ServiceName, Replicas>,
+    /// The candidate alone, at full.
+    pub after: BTreeMap<ServiceName, Replicas>,
+    /// Services of the candidate that cannot run beside the stable release: their own ones.
+    pub exclusive: BTreeSet<ServiceName>,
+    /// How long after its promotion the candidate is still rolled back by itself.
+    pub watch: Duration,
+    /// How long a step may take that waits for instances to become ready, by service.
+    patience: BTreeMap<ServiceName, Duration>,
+}
+
+/// Two whole graces and what lies between them: once could be bad luck.
+const ATTEMPTS: u32 = 2;
+
+/// What starting, stopping and backing off between the attempts may take.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(45);
+
+impl Plan {
+    /// From the stable release, if there is one, to the candidate.
+    pub fn new(stable: Option<(ReleaseNumber, &App)>, candidate: (ReleaseNumber, &App)) -> Self {
+        let (number, app) = candidate;
+        let old = stable.map(|(_, app)| &app.services);
+        let names: BTreeSet<&ServiceName> = old.iter().flat_map(|old| old.keys()).chain(app.services.keys()).collect();
+        let wanted = |name: &ServiceName| Replicas {
+            stable: old.and_then(|old| old.get(name)).map_or(0, replicas),
+            candidate: app.services.get(name).map_or(0, replicas),
+        };
+        let full: BTreeMap<ServiceName, Replicas> = names.iter().map(|name| ((*name).clone(), wanted(name))).collect();
+        let before = full.iter().map(|(n, r)| (n.clone(), Replicas { candidate: 0, ..*r })).collect();
+        let after = full.iter().map(|(n, r)| (n.clone(), Replicas { stable: 0, ..*r })).collect();
+        let services = full.iter().map(|(name, replicas)| {
+            let has = (old.is_some_and(|old| old.contains_key(name)), app.services.contains_key(name));
+            (name.clone(), presence(has, *replicas))
+        });
+        let holders = |name: &ServiceName| port_holders(stable.map(|(_, app)| app), &app.services[name]);
+        let patience = names.iter().map(|name| {
+            let of = |app: &App| app.services.get(*name).map(patience);
+            let longest = of(app).max(stable.and_then(|(_, app)| of(app)));
+            ((*name).clone(), longest.unwrap_or_default())
+        });
+        Self {
+            stable: stable.map(|(number, _)| number),
+            candidate: number,
+            services: services.collect(),
+            steps: match stable {
+                None => vec![StepPlan { replicas: full.clone(), until: Until::Ready }],
+                Some(_) => steps(&full, &holders),
+            },
+            before,
+            after,
+            exclusive: app.services.keys().filter(|name| !holders(name).is_empty()).cloned().collect(),
+            watch: app.rollout.watch,
+            patience: patience.collect(),
+        }
+    }
+
+    /// How long instances of these services may take to become ready.
+    pub(super) fn patience<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Duration {
+        services.filter_map(|name| self.patience.get(name)).max().copied().unwrap_or_default()
+    }
+
+    /// How each service changes, one line each, for the preview.
+    pub fn describe(&self) -> Vec<String> {
+        let line = |(name, presence): (&ServiceName, &Presence)| {
+            let (old, new) = (self.before[name].stable, self.after[name].candidate);
+            match presence {
+                Presence::Stable => format!("{name}: stopped after the new release carries the traffic"),
+                Presence::Candidate => format!("{name}: new, {new} to start"),
+                Presence::Switched => format!("{name}: switched at once when the new release carries the traffic"),
+                Presence::Both if self.exclusive.contains(name) => {
+                    format!("{name}: stopped first, because only one process can have its port")
+                }
+                Presence::Both => format!("{name}: one by one, {old} to {new}, none fewer"),
+            }
+        };
+        self.services.iter().map(line).collect()
+    }
+}
+
+fn presence((in_stable, in_candidate): (bool, bool), full: Replicas) -> Presence {
+    match (in_stable, in_candidate) {
+        (false, _) => Presence::Candidate,
+        (true, false) => Presence::Stable,
+        (true, true) if full.stable > 0 && full.candidate > 0 => Presence::Both,
+        (true, true) => Presence::Switched,
+    }
+}
+
+fn patience(service: &Service) -> Duration {
+    let grace = Readiness::of(service, true).map_or(Probe::default().grace, |health| health.probe().grace);
+    grace * ATTEMPTS + BETWEEN_ATTEMPTS
+}
+
+/// The services of the stable release that have the fixed port of `service`.
+fn port_holders(stable: Option<&App>, service: &Service) -> BTreeSet<ServiceName> {
+    let Some((stable, port)) = stable.zip(service.fixed_port) else { return BTreeSet::new() };
+    let holds = |other: &Service| other.fixed_port.map(Port::get) == Some(port.get());
+    stable.services.iter().filter(|(_, other)| holds(other)).map(|(name, _)| name.clone()).collect()
+}
+
+/// The steps from the stable release alone to both beside each other only where the stable one has no counterpart.
+fn steps(
+    full: &BTreeMap<ServiceName, Replicas>,
+    holders: &dyn Fn(&ServiceName) -> BTreeSet<ServiceName>,
+) -> Vec<StepPlan> {
+    let mut at: BTreeMap<ServiceName, Replicas> =
+        full.iter().map(|(name, r)| (name.clone(), Replicas { candidate: 0, ..*r })).collect();
+    let mut steps = Vec::new();
+    for (name, wanted) in full.iter().filter(|(_, wanted)| wanted.candidate > 0) {
+        let held: BTreeSet<ServiceName> = holders(name).into_iter().filter(|held| at[held].stable > 0).collect();
+        if !held.is_empty() {
+            held.iter().for_each(|held| at.entry(held.clone()).or_default().stable = 0);
+            steps.push(StepPlan { replicas: at.clone(), until: Until::Stopped(held) });
+        }
+        let stable = at[name].stable;
+        let mut step = |replicas: Replicas| {
+            at.insert(name.clone(), replicas);
+            steps.push(StepPlan { replicas: at.clone(), until: Until::Ready });
+        };
+        match stable {
+            0 => step(Replicas { stable, candidate: wanted.candidate }),
+            _ => {
+                for candidate in 1..=wanted.candidate {
+                    step(Replicas { stable: stable.saturating_sub(candidate - 1).max(1), candidate });
+                }
+                step(Replicas { stable: 0, candidate: wanted.candidate });
+            }
+        }
+    }
+    if steps.is_empty() {
+        steps.push(StepPlan { replicas: at, until: Until::Ready });
+    }
+    steps.dedup();
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::sample;
+
+    fn app(services: &[(&str, u16, Option<u16>)]) -> App {
+        let names: Vec<&str> = services.iter().map(|(name, ..)| *name).collect();
+        let mut app = sample::app("shop", &names);
+        for (name, replicas, port) in services {
+            let service = app.services.get_mut(*name).unwrap();
+            service.scale.min = *replicas;
+            service.fixed_port = port.and_then(Port::new);
+        }
+        app
+    }
+
+    /// The steps of each service as `stable+candidate`, and `!` where the stable one must have stopped.
+    fn steps_of(stable: Option<&App>, candidate: &App) -> Vec<String> {
+        let plan = Plan::new(stable.map(|app| (ReleaseNumber(1), app)), (ReleaseNumber(2), candidate));
+        let line = |step: &StepPlan| {
+            let stop = if step.until == Until::Ready { "" } else { "!" };
+            let all: Vec<String> =
+                step.replicas.values().map(|r| format!("{}+{}{stop}", r.stable, r.candidate)).collect();
+            all.join(" ")
+        };
+        plan.steps.iter().map(line).collect()
+    }
+
+    fn check(old: Option<u16>, new: u16, expected: &[&str]) {
+        let old = old.map(|old| app(&[("web", old, None)]));
+        assert_eq!(steps_of(old.as_ref(), &app(&[("web", new, None)])), expected);
+    }
+
+    #[test]
+    fn one_by_one_one_more_none_fewer() {
+        check(None, 3, &["0+3"]);
+        check(Some(1), 1, &["1+1", "0+1"]);
+        check(Some(2), 2, &["2+1", "1+2", "0+2"]);
+        check(Some(1), 3, &["1+1", "1+2", "1+3", "0+3"]);
+        check(Some(3), 1, &["3+1", "0+1"]);
+    }
+
+    /// The whole space of small scales: surge 1, unavailable 0, the stable release last, one instance at a time.
+    #[test]
+    fn every_step_keeps_the_bounds() {
+        for (old, new) in (1..=8).flat_map(|old| (1..=8).map(move |new| (old, new))) {
+            let (old_app, new_app) = (app(&[("web", old, None)]), app(&[("web", new, None)]));
+            let plan = Plan::new(Some((ReleaseNumber(1), &old_app)), (ReleaseNumber(2), &new_app));
+            let mut before = plan.before["web"];
+            for step in &plan.steps {
+                let now = step.replicas["web"];
+                assert!(now.candidate - before.candidate <= 1, "{old} to {new}: {now:?}");
+                assert!(now.stable + now.candidate <= old.max(new) + 1, "{old} to {new}: {now:?}");
+                assert!(now.stable + before.candidate >= old.min(new), "{old} to {new}: {now:?}");
+                assert!(now.stable > 0 || before.candidate == new, "{old} to {new}: {now:?}");
+                before = now;
+            }
+            assert_eq!(before, plan.after["web"]);
+        }
+    }
+
+    #[test]
+    fn one_process_per_fixed_port_stops_first() {
+        let (old, new) = (app(&[("web", 1, Some(3000))]), app(&[("web", 1, Some(3000))]));
+        assert_eq!(steps_of(Some(&old), &new), ["0+0!", "0+1"]);
+        let moved = app(&[("web", 1, Some(3001))]);
+        assert_eq!(steps_of(Some(&old), &moved), ["1+1", "0+1"]);
+        let renamed = app(&[("site", 1, Some(3000))]);
+        assert_eq!(steps_of(Some(&old), &renamed), ["0+0! 0+0!", "0+1 0+0"]);
+    }
+
+    #[test]
+    fn services_come_one_after_the_other_and_old_ones_go_last() {
+        let old = app(&[("gone", 2, None), ("web", 1, None)]);
+        let new = app(&[("api", 2, None), ("web", 1, None)]);
+        assert_eq!(
+            steps_of(Some(&old), &new),
+            ["0+2 2+0 0+0 1+0", "0+2 2+0 1+1", "0+2 2+0 0+1"].map(|s| s.replace("0+0 1+0", "1+0"))
+        );
+    }
+}

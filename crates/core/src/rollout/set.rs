@@ -1,0 +1,72 @@
+//! What a rollout speaks of: sets of equal instances, and how many of each are ready.
+
+use std::collections::BTreeMap;
+
+use crate::app::{App, Origin, Service};
+use crate::id::{ReleaseNumber, ServiceName};
+use crate::instance::Failure;
+use crate::units::Weight;
+
+/// What a release is in a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// The release that carried the traffic before, or carries it when no rollout runs.
+    Stable,
+    /// The release that takes its place.
+    Candidate,
+}
+
+/// Equal instances of one release of one service. The same words drive processes, containers and Deployments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    pub service: ServiceName,
+    pub release: ReleaseNumber,
+    pub role: Role,
+    /// 0 for static files, which have no process.
+    pub replicas: u16,
+    /// The weights of a service's sets sum to 100.
+    pub weight: Weight,
+}
+
+/// How a set is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Count {
+    /// They may get traffic.
+    pub ready: u16,
+    /// All that exist or are on order, draining ones included.
+    pub total: u16,
+    /// The instance that failed most often in a row, if one does.
+    pub failing: Option<Failing>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failing {
+    /// In a row.
+    pub crashes: u32,
+    pub last: Failure,
+}
+
+pub type Counts = BTreeMap<(ServiceName, ReleaseNumber), Count>;
+
+/// How many instances of a service a release wants; static files want none.
+pub(super) fn replicas(service: &Service) -> u16 {
+    match (&service.origin, service.fixed_port) {
+        (Origin::Static { .. }, _) => 0,
+        (_, Some(_)) => service.scale.min.min(1),
+        (Origin::Folder { .. } | Origin::BuildOf(_) | Origin::Image(_) | Origin::Dockerfile { .. }, None) => {
+            service.scale.min
+        }
+    }
+}
+
+/// The sets of a release that no rollout touches.
+pub fn steady(app: &App, release: ReleaseNumber) -> Vec<Set> {
+    let set = |(name, service): (&ServiceName, &Service)| Set {
+        service: name.clone(),
+        release,
+        role: Role::Stable,
+        replicas: replicas(service),
+        weight: Weight::ALL,
+    };
+    app.services.iter().map(set).collect()
+}

@@ -1,0 +1,262 @@
+//! From apps to the table.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::claim::{self, Claim, Conflict, Held};
+use super::{Action, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table};
+use crate::app::{App, Origin, Route, RouteTo, Tls};
+use crate::id::{AppKey, Generation, RouteName, ServiceName};
+use crate::rollout::Set;
+use crate::units::Weight;
+
+/// One app as it is served now.
+#[derive(Debug, Clone, Copy)]
+pub struct Serving<'a> {
+    pub key: &'a AppKey,
+    /// Of the release whose routes are live: `Rollout::live`.
+    pub app: &'a App,
+    /// `Rollout::sets`, or `rollout::steady`.
+    pub sets: &'a [Set],
+}
+
+/// The table. `apps` by the time they claimed their hosts; `files` are the folders of static services, `endpoints`
+/// comes from `Slots::endpoints`. Pools that no rule leads to are left out.
+pub fn compile(
+    generation: Generation,
+    apps: &[Serving<'_>],
+    endpoints: &BTreeMap<PoolId, Pool>,
+    files: &BTreeMap<PoolId, PathBuf>,
+) -> Result<Table, Conflict> {
+    let mut table = Table { generation, ..Table::default() };
+    let mut held = Held::new();
+    for app in apps {
+        for (name, route) in claim::routes(app.key, app.app) {
+            let rule = rule(*app, &name, &route, files);
+            for host in &route.hosts {
+                let (key, path) = (app.key.clone(), route.path.clone());
+                claim::hold(&mut held, Claim { host: host.clone(), path, key, route: name.clone() })?;
+                let site = table.sites.entry(host.clone()).or_insert(Site { tls: SiteTls::Off, rules: Vec::new() });
+                site.rules.push(rule.clone());
+                if route.tls != Tls::Off {
+                    site.tls = SiteTls::Both;
+                }
+            }
+        }
+    }
+    for site in table.sites.values_mut() {
+        site.rules.sort_by_key(|rule| (std::cmp::Reverse(rule.prefix.as_str().len()), rule.prefix.clone()));
+        for split in site.rules.iter().flat_map(splits) {
+            let pool = endpoints.get(&split.pool).cloned().unwrap_or_default();
+            table.pools.insert(split.pool.clone(), pool);
+        }
+    }
+    Ok(table)
+}
+
+fn splits(rule: &Rule) -> &[Split] {
+    match &rule.action {
+        Action::Forward { splits, .. } => splits,
+        Action::Files(_) | Action::Redirect(_) | Action::Deny => &[],
+    }
+}
+
+fn rule(app: Serving<'_>, name: &RouteName, route: &Route, files: &BTreeMap<PoolId, PathBuf>) -> Rule {
+    let action = match &route.to {
+        RouteTo::Service(service) => to_service(app, service, files),
+        RouteTo::Redirect(url) => Action::Redirect(url.clone()),
+        RouteTo::Deny => Action::Deny,
+    };
+    Rule {
+        id: RuleId { key: app.key.clone(), route: name.clone() },
+        prefix: route.path.clone(),
+        strip: route.strip,
+        action,
+        body: route.limit.body,
+        timeout: route.limit.timeout,
+        idle: route.limit.idle,
+    }
+}
+
+fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, PathBuf>) -> Action {
+    let pool = |set: &Set| PoolId { key: app.key.clone(), service: service.clone(), release: set.release };
+    let sets = app.sets.iter().filter(|set| set.service == *service && set.weight > Weight::default());
+    match app.app.services.get(service).map(|service| &service.origin) {
+        Some(Origin::Static { files: settings, .. }) => {
+            let root = sets.into_iter().find_map(|set| files.get(&pool(set)).map(|root| (set.release, root.clone())));
+            match root {
+                Some((release, root)) => Action::Files(Files {
+                    service: service.clone(),
+                    release,
+                    root,
+                    fallback: settings.fallback.clone(),
+                    cache: settings.cache,
+                }),
+                None => Action::Forward { service: service.clone(), splits: Vec::new() },
+            }
+        }
+        Some(Origin::Folder { .. } | Origin::BuildOf(_) | Origin::Image(_) | Origin::Dockerfile { .. }) | None => {
+            let splits = sets.map(|set| Split { pool: pool(set), weight: set.weight }).collect();
+            Action::Forward { service: service.clone(), splits }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::{Access, HostName, Limit, PathPrefix, StaticFiles, sample};
+    use crate::fault::Fault;
+    use crate::id::{Incarnation, InstanceId, Port, ReleaseNumber, Slot, SlotId};
+    use crate::rollout::{Role, steady};
+    use crate::route::check_claims;
+
+    fn route(hosts: &[&str], path: &str, to: RouteTo) -> Route {
+        Route {
+            hosts: hosts.iter().map(|host| HostName::new(host).unwrap()).collect(),
+            path: PathPrefix::new(path).unwrap(),
+            strip: false,
+            to,
+            tls: Tls::Auto,
+            access: Access::default(),
+            limit: Limit::default(),
+            upload: None,
+        }
+    }
+
+    fn to(service: &str) -> RouteTo {
+        RouteTo::Service(ServiceName::new(service).unwrap())
+    }
+
+    fn app(services: &[&str], routes: &[(&str, Route)]) -> App {
+        let mut app = sample::app("shop", services);
+        app.routes = routes.iter().map(|(name, route)| (RouteName::new(name).unwrap(), route.clone())).collect();
+        app
+    }
+
+    /// `host path → what`, in the order of precedence.
+    fn rules(env: &str, app: &App) -> Vec<String> {
+        let key = sample::key(env, "shop");
+        let sets = steady(app, ReleaseNumber(1));
+        let apps = [Serving { key: &key, app, sets: &sets }];
+        let table = compile(Generation(7), &apps, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+        assert_eq!(table.generation, Generation(7));
+        let line = |host: &HostName, rule: &Rule| {
+            let what = match &rule.action {
+                Action::Forward { service, .. } => service.to_string(),
+                Action::Files(files) => format!("files of {}", files.service),
+                Action::Redirect(url) => url.clone(),
+                Action::Deny => "deny".to_owned(),
+            };
+            format!("{host}{} {what}", rule.prefix)
+        };
+        table.sites.iter().flat_map(|(host, site)| site.rules.iter().map(move |rule| line(host, rule))).collect()
+    }
+
+    fn check(env: &str, app: &App, expected: &[&str]) {
+        assert_eq!(rules(env, app), expected);
+    }
+
+    #[test]
+    fn the_longest_prefix_comes_first() {
+        let routes = [
+            ("a", route(&[], "/", to("web"))),
+            ("b", route(&[], "/api/admin", RouteTo::Deny)),
+            ("c", route(&[], "/api", to("api"))),
+            ("d", route(&[], "/old", RouteTo::Redirect("https://example.com".into()))),
+        ];
+        let expected = [
+            "shop.localhost/api/admin deny",
+            "shop.localhost/api api",
+            "shop.localhost/old https://example.com",
+            "shop.localhost/ web",
+        ];
+        check("local", &app(&["api", "web"], &routes), &expected);
+    }
+
+    #[test]
+    fn an_app_without_routes_is_reached_through_web_or_its_only_service() {
+        check("local", &app(&["site"], &[]), &["shop.localhost/ site"]);
+        check("local", &app(&["web", "worker"], &[]), &["shop.localhost/ web"]);
+        check("local", &app(&["api", "worker"], &[]), &[]);
+        check("local", &app(&["worker"], &[]), &[]);
+        check("beta", &app(&["site"], &[]), &[]);
+    }
+
+    #[test]
+    fn hosts_become_local_ones_and_stay_apart() {
+        let routes = [
+            ("grafana", route(&["grafana.example.com"], "/", to("grafana"))),
+            ("main", route(&["www.example.com", "example.com"], "/", to("web"))),
+            ("other", route(&["grafana.example.org", "*.example.com", "mine.localhost"], "/", to("web"))),
+        ];
+        let app = app(&["grafana", "web"], &routes);
+        let local = [
+            "*.shop.localhost/ web",
+            "grafana-example-org.shop.localhost/ web",
+            "grafana.shop.localhost/ grafana",
+            "mine.localhost/ web",
+            "shop.localhost/ web",
+            "www.shop.localhost/ web",
+        ];
+        check("local", &app, &local);
+        assert_eq!(rules("beta", &app)[1], "example.com/ web");
+    }
+
+    #[test]
+    fn a_conflict_names_the_holder() {
+        let first = app(&["web"], &[("main", route(&["example.com"], "/", to("web")))]);
+        let (beta, production) = (sample::key("beta", "shop"), sample::key("production", "shop"));
+        let conflict = check_claims(&production, &first, &[(&beta, &first)]).unwrap_err();
+        let fault = Fault::from(conflict);
+        assert_eq!(
+            fault.message,
+            "route main of production/shop wants example.com/, which route main of beta/shop holds"
+        );
+        assert_eq!(check_claims(&beta, &first, &[(&beta, &first)]), Ok(()));
+        let twice = app(&["web"], &[("a", route(&[], "/", to("web"))), ("b", route(&[], "/", RouteTo::Deny))]);
+        assert!(check_claims(&sample::key("local", "shop"), &twice, &[]).is_err());
+    }
+
+    #[test]
+    fn splits_hold_the_ready_endpoints_and_files_their_folder() {
+        let mut app =
+            app(&["docs", "web"], &[("d", route(&[], "/docs", to("docs"))), ("w", route(&[], "/", to("web")))]);
+        let files = StaticFiles { dir: "dist".into(), fallback: None, cache: std::time::Duration::from_secs(60) };
+        app.services.get_mut("docs").unwrap().origin = Origin::Static { dir: ".".into(), build: None, files };
+        let key = sample::key("local", "shop");
+        let pool = |service: &str, release| PoolId {
+            key: key.clone(),
+            service: ServiceName::new(service).unwrap(),
+            release: ReleaseNumber(release),
+        };
+        let set = |service: &str, release, weight| Set {
+            service: ServiceName::new(service).unwrap(),
+            release: ReleaseNumber(release),
+            role: Role::Stable,
+            replicas: 1,
+            weight: Weight::new(weight).unwrap(),
+        };
+        let id = InstanceId {
+            slot: SlotId {
+                key: key.clone(),
+                service: ServiceName::new("web").unwrap(),
+                release: ReleaseNumber(2),
+                slot: Slot(0),
+            },
+            incarnation: Incarnation(1),
+        };
+        let ready = Pool { endpoints: [(id, Port::new(4000).unwrap().on_loopback())].into() };
+        let endpoints = [(pool("web", 2), ready.clone()), (pool("web", 9), ready.clone())].into();
+        let roots = [(pool("docs", 1), PathBuf::from("/a/dist"))].into();
+        let sets = [set("docs", 1, 100), set("docs", 2, 0), set("web", 1, 75), set("web", 2, 25)];
+        let table =
+            compile(Generation(1), &[Serving { key: &key, app: &app, sets: &sets }], &endpoints, &roots).unwrap();
+        assert_eq!(table.pools, [(pool("web", 1), Pool::default()), (pool("web", 2), ready)].into());
+        let rules = &table.sites.values().next().unwrap().rules;
+        assert!(matches!(&rules[0].action, Action::Files(files) if files.root.ends_with("dist")));
+        let weights: Vec<(u32, u8)> =
+            splits(&rules[1]).iter().map(|split| (split.pool.release.0, split.weight.get())).collect();
+        assert_eq!(weights, [(1, 75), (2, 25)]);
+    }
+}

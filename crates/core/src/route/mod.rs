@@ -1,0 +1,17 @@
+//! Routing: listener → host → rule → policies → splits. Precedence is computed once, here; an edge only looks up.
+
+mod claim;
+mod compile;
+mod observation;
+mod table;
+mod tables;
+
+pub use claim::{Claim, Conflict, LOCAL, check_claims, claims, routed};
+pub use compile::{Serving, compile};
+pub use observation::{
+    DURATION_BOUNDS, EdgeObservation, EdgeStatus, Histogram, Method, SIZE_BOUNDS, Series, SeriesKey,
+};
+pub use table::{
+    Action, Certificate, Certificates, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
+};
+pub use tables::{Reachable, Tables};

@@ -1,0 +1,119 @@
+//! The table that an edge serves.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::app::{BodyLimit, HostName, PathPrefix};
+use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
+use crate::secret::Secret;
+use crate::units::Weight;
+
+/// All that an edge should serve. An edge refuses a lower generation than it holds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct EdgeDesired {
+    pub table: Arc<Table>,
+    pub certificates: Arc<Certificates>,
+}
+
+/// By host, exact or wildcard (`*.example.com`).
+pub type Certificates = BTreeMap<HostName, Certificate>;
+
+/// A chain and its key, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    pub chain: String,
+    pub key: Secret,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Table {
+    pub generation: Generation,
+    pub sites: BTreeMap<HostName, Site>,
+    /// The endpoints that may get new requests. An instance that is drained is not listed; an edge keeps its
+    /// outstanding count until it is zero.
+    pub pools: BTreeMap<PoolId, Pool>,
+}
+
+/// One host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    pub tls: SiteTls,
+    /// The first that matches wins: sorted by falling length of the prefix.
+    pub rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SiteTls {
+    /// Served on the HTTPS listener, and on the HTTP listener too.
+    Both,
+    /// Only on the HTTP listener.
+    Off,
+}
+
+/// Names a route of an app in metrics and logs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleId {
+    pub key: AppKey,
+    pub route: RouteName,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    pub id: RuleId,
+    pub prefix: PathPrefix,
+    /// Remove the prefix before forwarding.
+    pub strip: bool,
+    pub action: Action,
+    pub body: BodyLimit,
+    /// From the last byte of the request to the first of the response.
+    pub timeout: Duration,
+    /// Without a byte in either direction.
+    pub idle: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Weights sum to 100. Empty only while a service has no release: 503 with `Retry-After`.
+    Forward {
+        service: ServiceName,
+        splits: Vec<Split>,
+    },
+    Files(Files),
+    /// 308 to this URL, path and query appended.
+    Redirect(String),
+    /// 403.
+    Deny,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    pub pool: PoolId,
+    pub weight: Weight,
+}
+
+/// The instances of one release of one service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolId {
+    pub key: AppKey,
+    pub service: ServiceName,
+    pub release: ReleaseNumber,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pool {
+    pub endpoints: BTreeMap<InstanceId, SocketAddr>,
+}
+
+/// A folder that the edge serves itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    pub service: ServiceName,
+    pub release: ReleaseNumber,
+    /// Absolute, readable by the edge's user.
+    pub root: PathBuf,
+    pub fallback: Option<String>,
+    pub cache: Duration,
+}

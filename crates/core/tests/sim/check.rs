@@ -1,0 +1,43 @@
+//! The invariants of `delivery.md` that one node can break.
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Invariant {
+    /// 1. Ready capacity never falls below the minimum that a healthy world allows.
+    Capacity,
+    /// 2. Traffic only to ready, non-draining instances.
+    TrafficToReady,
+    /// 3. Weights sum to 100.
+    Weights,
+    /// 4. Stable retires only after the new release carries 100%.
+    StableRetiresLast,
+    /// 7. After an abort the candidate's weight stays 0.
+    NoWeightAfterAbort,
+    /// 8. Transitions per change are bounded.
+    Bounded,
+    /// 9. Nothing is left behind after an abort.
+    NothingLeft,
+    /// 11. Crash plus replay ends where no crash ends.
+    SameEnd,
+    /// 14. A rejected revision is not retried.
+    NoRetry,
+    /// 15. Configuration is pinned per revision.
+    Pinned,
+    /// 16. Another app's routes never change.
+    OthersUntouched,
+    /// 17. When faults stop, it converges.
+    Converges,
+    /// Exactly one copy per slot.
+    OneCopy,
+    /// Every pending step has its reason.
+    Reasons,
+}
+
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) invariant: Invariant,
+    pub(crate) text: String,
+}
+
+pub(crate) fn broken(invariant: Invariant, text: String) -> Broken {
+    Broken { invariant, text }
+}

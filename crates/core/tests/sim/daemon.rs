@@ -1,0 +1,505 @@
+//! The control loop as `control` drives the machines: every effect can be the last one before a crash.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_core::app::App;
+use bowline_core::fault::Fault;
+use bowline_core::id::{AppKey, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Slot, SlotId};
+use bowline_core::instance::{
+    EnvValue, InstanceOrder, InstanceSpec, Observations, Phase as Life, PortChoice, Publish, Readiness, SlotState,
+    Slots, Wanted, World,
+};
+use bowline_core::rollout::{Entered, Input, Phase, Plan, Presence, Rollout, Set, steady};
+use bowline_core::route::{Action, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
+use bowline_core::time::Mono;
+use bowline_core::units::Weight;
+
+use crate::check::{Broken, Invariant, broken};
+use crate::edge::Edge;
+use crate::node::Node;
+
+/// A bug planted in the loop, to see that its invariant is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    OneFewer,
+    StableRetiresEarly,
+    ServesStarting,
+    StopsWithoutDrain,
+    WrongWeights,
+    WeightAfterAbort,
+    ForgetsPhase,
+    LeavesBehind,
+    ForgetsChange,
+    Retries,
+    NewestConfig,
+    DropsOthers,
+    NeverWakes,
+    TwoCopies,
+}
+
+/// What is durable.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) revisions: BTreeMap<ReleaseNumber, Arc<App>>,
+    pub(crate) stable: Option<ReleaseNumber>,
+    pub(crate) change: Option<(ReleaseNumber, Phase, Option<Fault>)>,
+    pub(crate) ended: Vec<(ReleaseNumber, Phase)>,
+    pub(crate) rejected: BTreeSet<ReleaseNumber>,
+}
+
+pub(crate) type Store = BTreeMap<AppKey, Record>;
+
+/// The daemon died before its next effect.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Crash,
+    Broken(Broken),
+}
+
+impl From<Broken> for Stop {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+/// What dies with the daemon.
+pub(crate) struct Daemon {
+    slots: Slots,
+    tables: Tables,
+    rollouts: BTreeMap<AppKey, Rollout>,
+    orders: Option<BTreeMap<InstanceId, InstanceOrder>>,
+    table: Option<Table>,
+    generation: Generation,
+    specs: BTreeMap<PoolId, Arc<InstanceSpec>>,
+    entered: BTreeMap<AppKey, usize>,
+}
+
+/// What outlives the daemon, and what watches it.
+pub(crate) struct Outside<'a> {
+    pub(crate) store: &'a mut Store,
+    pub(crate) node: &'a mut Node,
+    pub(crate) edge: &'a mut Edge,
+    pub(crate) mutation: Option<Mutation>,
+    /// Effects until the crash.
+    pub(crate) fuse: &'a mut Option<u32>,
+    pub(crate) calm: bool,
+    pub(crate) random: u64,
+}
+
+impl Outside<'_> {
+    fn effect(&mut self) -> Result<(), Stop> {
+        match self.fuse {
+            Some(0) => {
+                *self.fuse = None;
+                Err(Stop::Crash)
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Daemon {
+    /// From the store alone.
+    pub(crate) fn start(store: &mut Store, edge: &Edge, mutation: Option<Mutation>, now: Mono) -> Self {
+        let mut daemon = Self {
+            slots: Slots::new(),
+            tables: Tables::new(),
+            rollouts: BTreeMap::new(),
+            orders: None,
+            table: None,
+            generation: edge.newest(),
+            specs: BTreeMap::new(),
+            entered: BTreeMap::new(),
+        };
+        for (key, record) in store {
+            if mutation == Some(Mutation::ForgetsChange)
+                && let Some((candidate, ..)) = record.change.take()
+            {
+                record.ended.push((candidate, Phase::RolledBack));
+            }
+            daemon.resume(key, record, now);
+        }
+        daemon
+    }
+
+    fn resume(&mut self, key: &AppKey, record: &Record, now: Mono) {
+        if let Some((candidate, phase, reason)) = &record.change {
+            let stable = record.stable.map(|release| (release, &*record.revisions[&release]));
+            let plan = Plan::new(stable, (*candidate, &record.revisions[candidate]));
+            self.rollouts.insert(key.clone(), Rollout::resume(plan, *phase, reason.clone(), now));
+        }
+    }
+
+    pub(crate) fn deploy(&mut self, out: &mut Outside<'_>, key: &AppKey, release: ReleaseNumber, now: Mono) {
+        let record = out.store.get_mut(key).unwrap();
+        record.change = Some((release, Phase::Prepare, None));
+        self.entered.insert(key.clone(), 0);
+        self.resume(key, record, now);
+    }
+
+    pub(crate) fn abort(&mut self, out: &mut Outside<'_>, key: &AppKey, reason: Fault, now: Mono) -> Result<(), Stop> {
+        let entered = match self.rollouts.get_mut(key) {
+            Some(rollout) => rollout.handle(Input::Abort(reason), now),
+            None => Vec::new(),
+        };
+        self.persist(out, key, entered)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Mono> {
+        self.slots.next_deadline().into_iter().chain(self.rollouts.values().filter_map(Rollout::next_deadline)).min()
+    }
+
+    pub(crate) fn tick(&mut self, out: &mut Outside<'_>, now: Mono) -> Result<(), Stop> {
+        let seen = out.node.observe(now);
+        self.tables.serving(out.edge.serving());
+        if !seen.adopted {
+            return Ok(());
+        }
+        let outstanding = out.edge.outstanding();
+        loop {
+            let wanted = self.wanted(out);
+            let reachable = self.tables.reachable();
+            let world = World { wanted: &wanted, node: &seen, reachable: &reachable, outstanding: &outstanding };
+            for step in self.slots.handle(world, now, out.random) {
+                if step.was == SlotState::Draining && step.state == SlotState::Ready {
+                    return Err(broken(
+                        Invariant::TrafficToReady,
+                        format!("{} came back from draining", step.instance),
+                    )
+                    .into());
+                }
+            }
+            if !self.roll(out, now)? {
+                break;
+            }
+        }
+        self.check_reasons(now)?;
+        if self.next_deadline().is_some_and(|at| at <= now) {
+            let text = format!("the next deadline is not ahead: {:?}", self.slots.status(now));
+            return Err(broken(Invariant::Converges, text).into());
+        }
+        self.publish(out, &seen, now)
+    }
+
+    fn roll(&mut self, out: &mut Outside<'_>, now: Mono) -> Result<bool, Stop> {
+        let keys: Vec<AppKey> = self.rollouts.keys().cloned().collect();
+        let mut moved = false;
+        for key in keys {
+            let counts = self.slots.counts(&key);
+            let entered = match self.rollouts.get_mut(&key) {
+                Some(rollout) => rollout.handle(Input::Observed(&counts), now),
+                None => continue,
+            };
+            moved |= !entered.is_empty();
+            self.persist(out, &key, entered)?;
+            if out.mutation == Some(Mutation::ForgetsPhase) {
+                self.resume(&key, &out.store[&key], now);
+            }
+        }
+        Ok(moved)
+    }
+
+    fn persist(&mut self, out: &mut Outside<'_>, key: &AppKey, entered: Vec<Entered>) -> Result<(), Stop> {
+        for step in entered {
+            out.effect()?;
+            self.check_entered(out, key, &step)?;
+            let record = out.store.get_mut(key).unwrap();
+            let Some((candidate, phase, reason)) = &mut record.change else { break };
+            let candidate = *candidate;
+            if out.mutation != Some(Mutation::ForgetsPhase) {
+                *phase = step.phase;
+            }
+            reason.clone_from(&step.reason);
+            match step.phase {
+                Phase::Done => record.stable = Some(candidate),
+                Phase::RolledBack | Phase::Failed => {
+                    record.rejected.insert(candidate);
+                }
+                Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Abort(_) => {}
+            }
+            if step.phase.is_terminal() {
+                record.change = None;
+                record.ended.push((candidate, step.phase));
+                self.rollouts.remove(key);
+                if out.mutation == Some(Mutation::Retries) && step.phase != Phase::Done {
+                    record.change = Some((candidate, Phase::Prepare, None));
+                    self.resume(key, &out.store[key], Mono::default());
+                }
+            }
+            out.effect()?;
+        }
+        Ok(())
+    }
+
+    fn check_entered(&mut self, out: &Outside<'_>, key: &AppKey, step: &Entered) -> Result<(), Broken> {
+        let record = &out.store[key];
+        let Some((candidate, ..)) = &record.change else { return Ok(()) };
+        let steps = self.rollouts.get(key).map_or(0, |rollout| rollout.plan().steps.len());
+        let entered = self.entered.entry(key.clone()).or_default();
+        *entered += 1;
+        if *entered > steps + 8 {
+            return Err(broken(Invariant::Bounded, format!("{entered} transitions of {steps} steps of r{candidate}")));
+        }
+        let of = |id: &InstanceId| id.slot.key == *key && id.slot.release == *candidate;
+        let left = out.node.procs.iter().find(|(id, proc)| of(id) && proc.lives());
+        if let (Phase::RolledBack | Phase::Failed, Some((id, _))) = (step.phase, left) {
+            return Err(broken(Invariant::NothingLeft, format!("{id} lives on after {}", step.phase)));
+        }
+        if step.phase == Phase::Promote {
+            let counts = self.slots.counts(key);
+            for (service, wanted) in &self.rollouts[key].plan().after {
+                let ready = counts.get(&(service.clone(), *candidate)).map_or(0, |count| count.ready);
+                if ready < wanted.candidate {
+                    let text = format!("r{candidate} promoted with {ready} of {} of {service}", wanted.candidate);
+                    return Err(broken(Invariant::StableRetiresLast, text));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that is not done says what it waits on.
+    fn check_reasons(&self, now: Mono) -> Result<(), Broken> {
+        for (key, rollout) in &self.rollouts {
+            if rollout.waits(now).is_empty() {
+                return Err(broken(Invariant::Reasons, format!("{key} in {} waits on nothing", rollout.phase())));
+            }
+        }
+        for (id, status) in self.slots.status(now) {
+            if status.state != SlotState::Ready && status.waits_on.is_none_or(|on| on.to_string().is_empty()) {
+                return Err(broken(Invariant::Reasons, format!("{id} is {} and waits on nothing", status.state)));
+            }
+        }
+        Ok(())
+    }
+
+    fn sets(&self, out: &Outside<'_>, key: &AppKey) -> Vec<Set> {
+        let record = &out.store[key];
+        let mut sets = match (self.rollouts.get(key), record.stable) {
+            (Some(rollout), _) => rollout.sets(),
+            (None, Some(stable)) => steady(&record.revisions[&stable], stable),
+            (None, None) => Vec::new(),
+        };
+        let stepping = matches!(self.rollouts.get(key).map(Rollout::phase), Some(Phase::Step(_)));
+        let candidate = record.change.as_ref().map(|(candidate, ..)| *candidate);
+        for set in &mut sets {
+            let is_stable = stepping && Some(set.release) != candidate && set.service.as_str() == "web";
+            match out.mutation {
+                Some(Mutation::StableRetiresEarly) if is_stable => set.replicas = 0,
+                Some(Mutation::OneFewer) if is_stable && set.replicas > 1 => set.replicas -= 1,
+                _ => {}
+            }
+        }
+        match (out.mutation, record.rejected.last(), sets.first().cloned()) {
+            (Some(Mutation::LeavesBehind), Some(rejected), _) => {
+                sets.extend(
+                    steady(&record.revisions[rejected], *rejected)
+                        .into_iter()
+                        .map(|set| Set { weight: Weight::default(), ..set }),
+                );
+            }
+            (Some(Mutation::WeightAfterAbort), Some(rejected), Some(mut set)) => {
+                sets.retain(|other| other.service != set.service);
+                set.weight = Weight::new(90).unwrap();
+                sets.push(set.clone());
+                set.release = *rejected;
+                set.replicas = 0;
+                set.weight = Weight::new(10).unwrap();
+                sets.push(set);
+            }
+            _ => {}
+        }
+        sets
+    }
+
+    fn wanted(&mut self, out: &Outside<'_>) -> BTreeMap<PoolId, Wanted> {
+        let mut wanted = BTreeMap::new();
+        for (key, record) in out.store.iter() {
+            let newest = record.revisions.keys().next_back().copied();
+            for set in self.sets(out, key) {
+                let app = &record.revisions[&set.release];
+                let service = &app.services[&set.service];
+                let pool = PoolId { key: key.clone(), service: set.service, release: set.release };
+                let config = match out.mutation {
+                    Some(Mutation::NewestConfig) => newest.unwrap_or(set.release),
+                    _ => set.release,
+                };
+                let spec = self.specs.entry(pool.clone()).or_insert_with(|| Arc::new(spec(&pool, app, config)));
+                let (spec, drain) = (Arc::clone(spec), service.drain);
+                wanted.insert(pool, Wanted { replicas: set.replicas, spec, drain });
+            }
+        }
+        wanted
+    }
+
+    fn publish(&mut self, out: &mut Outside<'_>, seen: &Observations, now: Mono) -> Result<(), Stop> {
+        let mut orders = self.slots.orders().expect("adopted");
+        self.mutate_orders(out, &mut orders, now);
+        self.check_orders(out, &orders)?;
+        if self.orders.as_ref() != Some(&orders) {
+            out.effect()?;
+            out.node.order(orders.clone(), now);
+            self.orders = Some(orders);
+        }
+        if self.slots.publish() != Publish::Now {
+            return Ok(());
+        }
+        let mut table = self.compile(out, now);
+        if self.table.as_ref() != Some(&table) {
+            self.table = Some(table.clone());
+            self.generation = self.generation.next();
+            table.generation = self.generation;
+            self.check_table(out, &table, seen)?;
+            self.tables.sent(&table);
+            out.effect()?;
+            out.edge.serve(table, now);
+        }
+        Ok(())
+    }
+
+    fn mutate_orders(&self, out: &Outside<'_>, orders: &mut BTreeMap<InstanceId, InstanceOrder>, now: Mono) {
+        if out.mutation == Some(Mutation::StopsWithoutDrain) {
+            orders.values_mut().filter(|o| **o == InstanceOrder::Keep).for_each(|order| *order = InstanceOrder::Stop);
+        }
+        if out.mutation == Some(Mutation::TwoCopies) {
+            for status in self.slots.status(now).into_values().filter(|s| s.state == SlotState::Draining) {
+                let mut id = status.instance;
+                let pool = pool_of(&id.slot);
+                id.incarnation = Incarnation(id.incarnation.0 + 1);
+                if let Some(spec) = self.specs.get(&pool) {
+                    let spec = InstanceSpec { id: id.clone(), ..(**spec).clone() };
+                    orders.insert(id, InstanceOrder::Run(Arc::new(spec)));
+                }
+            }
+        }
+    }
+
+    /// While steps are taken, the last instance of the stable release goes only when the candidate carries everything.
+    fn check_orders(&self, out: &Outside<'_>, orders: &BTreeMap<InstanceId, InstanceOrder>) -> Result<(), Broken> {
+        for (key, rollout) in self.rollouts.iter().filter(|_| out.calm) {
+            let plan = rollout.plan();
+            let (Phase::Step(_), Some(stable)) = (rollout.phase(), plan.stable) else { continue };
+            let counts = self.slots.counts(key);
+            let split = plan
+                .services
+                .iter()
+                .filter(|(name, presence)| **presence == Presence::Both && !plan.exclusive.contains(*name));
+            for (service, _) in split {
+                let runs = |(id, order): (&InstanceId, &InstanceOrder)| {
+                    let slot = &id.slot;
+                    let is_stable = slot.key == *key && slot.service == *service && slot.release == stable;
+                    is_stable && matches!(order, InstanceOrder::Run(_))
+                };
+                let ready = counts.get(&(service.clone(), plan.candidate)).map_or(0, |count| count.ready);
+                let ran = self.orders.as_ref().is_some_and(|orders| orders.iter().any(runs));
+                if ran && !orders.iter().any(runs) && ready < plan.after[service].candidate {
+                    let text = format!("{service}: stable retired with {ready} of the candidate ready");
+                    return Err(broken(Invariant::StableRetiresLast, text));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn endpoints(&self, out: &Outside<'_>, now: Mono) -> BTreeMap<PoolId, Pool> {
+        let mut endpoints = self.slots.endpoints();
+        if out.mutation == Some(Mutation::ServesStarting) {
+            for (id, status) in self.slots.status(now) {
+                if let (SlotState::Starting, Some(port)) = (status.state, status.port) {
+                    let pool: &mut Pool = endpoints.entry(pool_of(&id)).or_default();
+                    pool.endpoints.insert(status.instance, port.on_loopback());
+                }
+            }
+        }
+        endpoints
+    }
+
+    fn compile(&self, out: &Outside<'_>, now: Mono) -> Table {
+        let endpoints = self.endpoints(out, now);
+        let mut apps = Vec::new();
+        for (key, record) in out.store.iter() {
+            let live = match self.rollouts.get(key) {
+                Some(rollout) => rollout.live(),
+                None => record.stable,
+            };
+            let dropped = out.mutation == Some(Mutation::DropsOthers)
+                && self.rollouts.keys().any(|key| key.app.as_str() == "shop");
+            if let Some(live) = live.filter(|_| !dropped || self.rollouts.contains_key(key)) {
+                apps.push((key, &record.revisions[&live], self.sets(out, key)));
+            }
+        }
+        let apps: Vec<Serving<'_>> = apps.iter().map(|(key, app, sets)| Serving { key, app, sets }).collect();
+        let mut table = compile(Generation(0), &apps, &endpoints, &BTreeMap::new()).expect("no two claim one host");
+        if out.mutation == Some(Mutation::WrongWeights) {
+            for rule in table.sites.values_mut().flat_map(|site| &mut site.rules) {
+                if let Action::Forward { splits, .. } = &mut rule.action
+                    && splits.len() > 1
+                {
+                    splits.pop();
+                }
+            }
+        }
+        table
+    }
+
+    fn check_table(&self, out: &Outside<'_>, table: &Table, seen: &Observations) -> Result<(), Broken> {
+        for rule in table.sites.values().flat_map(|site| &site.rules) {
+            let Action::Forward { splits, .. } = &rule.action else { continue };
+            let sum: u32 = splits.iter().map(|split| u32::from(split.weight.get())).sum();
+            if sum != 100 && !splits.is_empty() {
+                return Err(broken(Invariant::Weights, format!("weights of {:?} sum to {sum}", rule.id)));
+            }
+            let rejected = &out.store[&rule.id.key].rejected;
+            let refused = |split: &&Split| rejected.contains(&split.pool.release);
+            if let Some(split) = splits.iter().find(refused) {
+                let text = format!("rejected r{} has weight {}", split.pool.release, split.weight.get());
+                return Err(broken(Invariant::NoWeightAfterAbort, text));
+            }
+        }
+        for id in table.pools.values().flat_map(|pool| pool.endpoints.keys()) {
+            let ready = seen.instances.get(id).is_some_and(|seen| {
+                use bowline_core::instance::HealthState;
+                matches!(seen.phase, Life::Running { .. }) && matches!(seen.health, HealthState::Passing { .. })
+            });
+            if !ready {
+                return Err(broken(Invariant::TrafficToReady, format!("{id} is not ready and in the table")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn pool_of(id: &SlotId) -> PoolId {
+    PoolId { key: id.key.clone(), service: id.service.clone(), release: id.release }
+}
+
+pub(crate) fn config_of(release: ReleaseNumber) -> EnvValue {
+    EnvValue::Clear(format!("of release {release}"))
+}
+
+fn spec(pool: &PoolId, app: &App, config: ReleaseNumber) -> InstanceSpec {
+    let service = &app.services[&pool.service];
+    let is_routed = routed(app).contains::<ServiceName>(&pool.service);
+    let slot = SlotId { key: pool.key.clone(), service: pool.service.clone(), release: pool.release, slot: Slot(0) };
+    InstanceSpec {
+        id: InstanceId { slot, incarnation: Incarnation(0) },
+        root: "/release".into(),
+        run: bowline_core::app::Command("app".into()),
+        env: [("CONFIG".to_owned(), config_of(config))].into(),
+        secret_files: Vec::new(),
+        port: service.fixed_port.map_or(PortChoice::Any, PortChoice::Fixed),
+        health: Readiness::of(service, is_routed),
+        alive: service.alive.clone(),
+        limits: service.limits,
+        uid: None,
+        volumes: Vec::new(),
+        cage: service.cage,
+        grace: Duration::from_secs(10),
+    }
+}

@@ -1,0 +1,213 @@
+//! Answers that the edge gives itself, and who is to blame for them.
+
+use crate::h1::write::reason;
+use crate::h1::{BadUpstream, Refusal, RequestHead};
+
+/// Who made it necessary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blame {
+    Client,
+    Upstream,
+    Bowline,
+}
+
+impl Blame {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Bowline => "bowline",
+        }
+    }
+}
+
+/// Why a request got no answer of an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    Refused(Refusal),
+    /// No table was given yet.
+    Starting,
+    UnknownHost,
+    NoRoute,
+    /// The TLS connection is for another host.
+    Misdirected,
+    Denied,
+    NoReadyInstance,
+    ConnectRefused,
+    ConnectFailed,
+    ConnectTimeout,
+    /// The instance closed or reset the connection before it answered.
+    UpstreamClosed,
+    BadUpstream(BadUpstream),
+    /// No answer in time.
+    ResponseTimeout,
+    /// The instance does not read the request, or stopped in the middle of its answer.
+    UpstreamStalled,
+    /// The client went away.
+    ClientGone,
+    /// The client does not read its answer.
+    ClientStalled,
+    FileNotFound,
+    FileMethod,
+    FileUnreadable,
+    /// No descriptor is left for a connection to the instance.
+    Shortage,
+    Internal,
+}
+
+impl Reason {
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.code(),
+            Self::Starting => "starting",
+            Self::UnknownHost => "unknown-host",
+            Self::NoRoute => "no-route",
+            Self::Misdirected => "misdirected",
+            Self::Denied => "denied",
+            Self::NoReadyInstance => "no-ready-instance",
+            Self::ConnectRefused => "connect-refused",
+            Self::ConnectFailed => "connect-failed",
+            Self::ConnectTimeout => "connect-timeout",
+            Self::UpstreamClosed => "upstream-closed",
+            Self::BadUpstream(bad) => bad.code(),
+            Self::ResponseTimeout => "response-timeout",
+            Self::UpstreamStalled => "upstream-stalled",
+            Self::ClientGone => "client-gone",
+            Self::ClientStalled => "client-stalled",
+            Self::FileNotFound => "file-not-found",
+            Self::FileMethod => "method-not-allowed",
+            Self::FileUnreadable => "file-unreadable",
+            Self::Shortage => "shortage",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The status to answer with. 499 is never sent: nobody is there to read it.
+    pub(crate) const fn status(self) -> u16 {
+        match self {
+            Self::Refused(refusal) => refusal.status(),
+            Self::Starting | Self::NoReadyInstance | Self::Shortage => 503,
+            Self::UnknownHost | Self::NoRoute | Self::FileNotFound => 404,
+            Self::Misdirected => 421,
+            Self::Denied => 403,
+            Self::ConnectRefused | Self::ConnectFailed | Self::UpstreamClosed | Self::BadUpstream(_) => 502,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::UpstreamStalled => 504,
+            Self::ClientGone | Self::ClientStalled => 499,
+            Self::FileMethod => 405,
+            Self::FileUnreadable | Self::Internal => 500,
+        }
+    }
+
+    pub(crate) const fn blame(self) -> Blame {
+        match self {
+            Self::Refused(_)
+            | Self::UnknownHost
+            | Self::NoRoute
+            | Self::Misdirected
+            | Self::Denied
+            | Self::ClientGone
+            | Self::ClientStalled
+            | Self::FileNotFound
+            | Self::FileMethod => Blame::Client,
+            Self::NoReadyInstance
+            | Self::ConnectRefused
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::UpstreamClosed
+            | Self::BadUpstream(_)
+            | Self::ResponseTimeout
+            | Self::UpstreamStalled => Blame::Upstream,
+            Self::Starting | Self::FileUnreadable | Self::Shortage | Self::Internal => Blame::Bowline,
+        }
+    }
+
+    /// One sentence for whoever reads the page.
+    const fn sentence(self) -> &'static str {
+        match self {
+            Self::Refused(Refusal::BodyTooLarge) => "The request's body is larger than this address accepts.",
+            Self::Refused(Refusal::HeadTimeout | Refusal::BodyTimeout) => "The request did not arrive in time.",
+            Self::Refused(_) => "The request is not well-formed, or asks for something that is not supported.",
+            Self::Starting => "The edge is up, but was not told yet what to serve. Try again in a moment.",
+            Self::UnknownHost => "No app is served under this host name here.",
+            Self::NoRoute => "The app behind this host has no route for this path.",
+            Self::Misdirected => "This connection was opened for another host name.",
+            Self::Denied => "Nobody is let in here.",
+            Self::NoReadyInstance => "The app has no instance that is ready. Try again in a moment.",
+            Self::ConnectRefused | Self::ConnectFailed => "The app's instance does not accept connections.",
+            Self::ConnectTimeout => "The app's instance did not accept a connection in time.",
+            Self::UpstreamClosed => "The app's instance closed the connection without an answer.",
+            Self::BadUpstream(_) => "The app's instance answered with something that is not well-formed HTTP.",
+            Self::ResponseTimeout => "The app's instance did not answer in time.",
+            Self::UpstreamStalled => "The app's instance stopped in the middle of the exchange.",
+            Self::ClientGone | Self::ClientStalled => "The client did not read the answer.",
+            Self::FileNotFound => "There is no such file.",
+            Self::FileMethod => "Files are only read: GET and HEAD.",
+            Self::FileUnreadable => "The file could not be read.",
+            Self::Shortage => "The edge holds as many connections as this machine lets it. Try again in a moment.",
+            Self::Internal => "The edge failed. This is a defect of Bowline.",
+        }
+    }
+
+    /// Whose turn it is, as the page says it.
+    const fn whose(self) -> &'static str {
+        match self.blame() {
+            Blame::Client => "The request has to change.",
+            Blame::Upstream => "The app has to be looked at: bowline status and bowline logs say more.",
+            Blame::Bowline => "The app is not to blame.",
+        }
+    }
+
+    /// The body of the answer: HTML where a browser asks, else one line of text.
+    pub(crate) fn page(self, html: bool, request_id: &str) -> String {
+        let (status, code) = (self.status(), self.code());
+        let (name, sentence, whose, blame) = (reason(status), self.sentence(), self.whose(), self.blame().as_str());
+        if !html {
+            return format!("{status} {name}: {sentence}\n{blame}: {code} ({request_id})\n");
+        }
+        format!(
+            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+             content=\"width=device-width\"><meta name=\"color-scheme\" content=\"light dark\"><title>{status} {name}\
+             </title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:36em;margin:15vh auto;padding:0 1.5em}}\
+             h1{{font-size:1.4em}}small{{opacity:.75}}</style></head><body><main><h1>{status} {name}</h1>\
+             <p>{sentence}</p><p>{whose}</p><p><small>{blame} · {code} · {request_id}</small></p></main></body></html>\n"
+        )
+    }
+}
+
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<BadUpstream> for Reason {
+    fn from(bad: BadUpstream) -> Self {
+        Self::BadUpstream(bad)
+    }
+}
+
+/// Whether a person's browser asks.
+pub(crate) fn wants_html(head: &RequestHead) -> bool {
+    head.all("accept").any(|value| memchr::memmem::find(value, b"text/html").is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_says_what_happened_and_who_is_to_blame() {
+        let check = |reason: Reason, status: &str, blame: &str| {
+            let (text, html) = (reason.page(false, "id-1"), reason.page(true, "id-1"));
+            for page in [&text, &html] {
+                for part in [status, blame, reason.code(), "id-1"] {
+                    assert!(page.contains(part), "{page} has no {part}");
+                }
+            }
+            assert!(html.starts_with("<!doctype html>") && !text.contains('<'));
+        };
+        check(Reason::NoReadyInstance, "503", "upstream");
+        check(Reason::Refused(Refusal::BodyTooLarge), "413", "client");
+        check(Reason::Starting, "503", "bowline");
+    }
+}

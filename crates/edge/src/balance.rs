@@ -1,0 +1,176 @@
+//! Which instance gets a request: the less loaded of two picked at random ("power of two choices", Mitzenmacher 2001).
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use bowline_core::id::InstanceId;
+use tokio::sync::Notify;
+
+use crate::route::Backend;
+
+/// One instance. Lives on while requests are outstanding, whatever the table says.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) id: InstanceId,
+    /// Names this endpoint in the workers' pools; never used again for another.
+    pub(crate) serial: u32,
+    pub(crate) address: SocketAddr,
+    /// `"instance":"…"` for the access log.
+    pub(crate) log: String,
+    outstanding: AtomicU32,
+    /// It is no longer in the table: the last request to end is reported at once.
+    left: AtomicBool,
+    drained: Arc<Notify>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(id: InstanceId, serial: u32, address: SocketAddr, drained: Arc<Notify>) -> Self {
+        let log = format!("\"instance\":\"{id}\"");
+        Self { id, serial, address, log, outstanding: AtomicU32::new(0), left: AtomicBool::new(false), drained }
+    }
+
+    pub(crate) fn outstanding(&self) -> u32 {
+        self.outstanding.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_left(&self, left: bool) {
+        self.left.store(left, Ordering::Release);
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+}
+
+/// One request or tunnel that an instance has not finished.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    endpoint: Arc<Endpoint>,
+}
+
+impl Ticket {
+    pub(crate) fn new(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.outstanding.fetch_add(1, Ordering::AcqRel);
+        Self { endpoint: Arc::clone(endpoint) }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.endpoint.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 && self.endpoint.has_left() {
+            self.endpoint.drained.notify_one();
+        }
+    }
+}
+
+/// Random numbers that need not be secret (xorshift64*, Vigna 2016).
+#[derive(Debug)]
+pub(crate) struct Dice(Cell<u64>);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Cell::new(seed | 1))
+    }
+
+    pub(crate) fn next(&self) -> u64 {
+        let mut x = self.0.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.0.set(x);
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// Below `bound`, which is not 0.
+    fn below(&self, bound: usize) -> usize {
+        let bound = bound as u64;
+        usize::try_from((u128::from(self.next()) * u128::from(bound)) >> 64).expect("less than a usize bound")
+    }
+}
+
+/// A backend with endpoints, by weight. When all weight lies on backends without endpoints, any other that has some.
+pub(crate) fn backend<'r>(backends: &'r [Backend], dice: &Dice) -> Option<&'r Backend> {
+    let ready = || backends.iter().filter(|backend| !backend.endpoints.is_empty());
+    let total: usize = ready().map(|backend| usize::from(backend.weight)).sum();
+    if total == 0 {
+        return ready().next();
+    }
+    let mut at = dice.below(total);
+    ready().find(|backend| match at.checked_sub(usize::from(backend.weight)) {
+        Some(rest) => {
+            at = rest;
+            false
+        }
+        None => true,
+    })
+}
+
+/// An endpoint of `backend`, other than those in `tried` as long as there are others.
+pub(crate) fn endpoint<'r>(backend: &'r Backend, tried: &[u32], dice: &Dice) -> Option<&'r Arc<Endpoint>> {
+    let all = &backend.endpoints;
+    let random = || all.get(dice.below(all.len()));
+    match all.len() {
+        0 => None,
+        1 => all.first(),
+        _ if !tried.is_empty() => {
+            let fresh = all.iter().filter(|endpoint| !tried.contains(&endpoint.serial));
+            fresh.min_by_key(|endpoint| endpoint.outstanding()).or_else(random)
+        }
+        n => {
+            let first = dice.below(n);
+            // The second differs from the first.
+            let second = (first + 1 + dice.below(n - 1)) % n;
+            [&all[first], &all[second]].into_iter().min_by_key(|endpoint| endpoint.outstanding())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bowline_core::id::ReleaseNumber;
+
+    fn pool(weight: u8, endpoints: u32) -> Backend {
+        let drained = Arc::new(Notify::new());
+        let endpoint = |serial: u32| {
+            let id = format!("local/a.web.r1.{serial}.1").parse().unwrap();
+            Arc::new(Endpoint::new(id, serial, "127.0.0.1:1".parse().unwrap(), Arc::clone(&drained)))
+        };
+        Backend::for_test(ReleaseNumber(1), weight, (0..endpoints).map(endpoint).collect())
+    }
+
+    #[test]
+    fn weights_are_kept_and_empty_backends_left_out() {
+        let dice = Dice::new(7);
+        let backends = [pool(90, 1), pool(10, 1), pool(0, 1)];
+        let mut seen = [0; 3];
+        for _ in 0..10_000 {
+            let chosen = backend(&backends, &dice).unwrap();
+            seen[backends.iter().position(|b| std::ptr::eq(b, chosen)).unwrap()] += 1;
+        }
+        assert!((8_700..9_300).contains(&seen[0]), "{seen:?}");
+        assert_eq!(seen[2], 0);
+        assert!(backend(&[pool(100, 0)], &dice).is_none());
+        assert_eq!(backend(&[pool(100, 0), pool(0, 2)], &dice).unwrap().endpoints.len(), 2);
+    }
+
+    #[test]
+    fn the_less_loaded_of_two_is_taken() {
+        let dice = Dice::new(3);
+        let pool = pool(100, 2);
+        let busy = Ticket::new(&pool.endpoints[0]);
+        for _ in 0..20 {
+            assert_eq!(endpoint(&pool, &[], &dice).unwrap().serial, 1);
+        }
+        assert_eq!(endpoint(&pool, &[1], &dice).unwrap().serial, 0);
+        assert!(endpoint(&pool, &[0, 1], &dice).is_some());
+        drop(busy);
+        assert_eq!(pool.endpoints[0].outstanding(), 0);
+    }
+}

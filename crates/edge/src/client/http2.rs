@@ -1,0 +1,373 @@
+//! Clients that speak HTTP/2. Each stream's request is rendered as text and read by the gate: what the gate would not
+//! let through in HTTP/1.1 does not get in this way either.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use h2::server::{Builder, SendResponse};
+use h2::{Reason as Code, RecvStream, SendStream};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::{Body, Client, LINGER, LINGER_BYTES, Peer, Raw};
+use crate::answer::Reason;
+use crate::deadline::Deadline;
+use crate::h1::{Exchange, Framing, GateStep, Refusal, RequestGate, Version};
+use crate::request;
+use crate::worker::{BUFFER, Worker};
+
+/// Streams at once on one connection.
+const MAX_STREAMS: u32 = 100;
+/// Size of a request's header list in bytes, as RFC 9113 (6.5.2) counts it.
+const MAX_HEADER_LIST: u32 = 32 << 10;
+/// What a client may send ahead: on one stream, and on the connection. Bounds memory.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
+/// What one stream may hold to be sent.
+const SEND_BUFFER: usize = 64 << 10;
+/// Streams that were reset and are remembered, or wait to be accepted: rapid reset (CVE-2023-44487).
+const MAX_RESETS: usize = 20;
+/// How long a connection that was told to end may take, once it has no streams.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_reset_streams(MAX_RESETS)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(Some(MAX_RESETS));
+    builder
+}
+
+/// The streams of one connection, and the deadline for when there are none.
+#[derive(Debug)]
+struct Streams {
+    worker: Rc<Worker>,
+    running: Cell<usize>,
+    idle: Deadline,
+}
+
+/// One stream under way.
+#[derive(Debug)]
+struct Running(Rc<Streams>);
+
+impl Running {
+    fn new(streams: &Rc<Streams>) -> Self {
+        streams.running.set(streams.running.get() + 1);
+        streams.idle.clear();
+        Self(Rc::clone(streams))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let left = self.0.running.get() - 1;
+        self.0.running.set(left);
+        if left == 0 {
+            let draining = self.0.worker.is_draining();
+            self.0.idle.set(if draining { GOODBYE } else { self.0.worker.limits.idle });
+        }
+    }
+}
+
+/// Serves one connection until it ends.
+pub(crate) async fn serve(worker: Rc<Worker>, stream: TlsStream<TcpStream>, peer: Peer) {
+    let shaking = tokio::time::timeout(worker.limits.handshake, Box::pin(builder().handshake::<_, Bytes>(stream)));
+    let Ok(Ok(mut connection)) = shaking.await else { return };
+    let peer = Rc::new(peer);
+    let idle = worker.sweep.deadline();
+    idle.set(worker.limits.idle);
+    let streams = Rc::new(Streams { worker, running: Cell::new(0), idle });
+    let mut shortages = streams.worker.shortages();
+    let mut ending = false;
+    loop {
+        let accepted = poll_fn(|cx| {
+            let passed = streams.idle.passed(cx);
+            if passed && ending {
+                return Poll::Ready(None);
+            }
+            let short = std::mem::replace(&mut shortages, streams.worker.shortages()) != shortages;
+            let gives_room = short && streams.running.get() == 0;
+            if !ending && (passed || gives_room || streams.worker.is_draining()) {
+                ending = true;
+                connection.graceful_shutdown();
+                if streams.running.get() == 0 {
+                    streams.idle.set(GOODBYE);
+                }
+            }
+            connection.poll_accept(cx)
+        });
+        match accepted.await {
+            Some(Ok((request, respond))) => {
+                let running = Running::new(&streams);
+                tokio::task::spawn_local(one(running, Rc::clone(&peer), request, respond));
+            }
+            Some(Err(error)) => return tracing::debug!(%error, "an HTTP/2 connection failed"),
+            None => return,
+        }
+    }
+}
+
+/// One stream: one request and its answer.
+async fn one(running: Running, peer: Rc<Peer>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    let worker = Rc::clone(&running.0.worker);
+    let deadline = worker.sweep.deadline();
+    let ended = request.body().is_end_stream();
+    let text = head_text(&request, ended);
+    let read = RequestGate::new().read(&text, &mut worker.spare.borrow_mut());
+    let mut client = Http2 {
+        peer,
+        receive: request.into_body(),
+        received: 0,
+        respond,
+        send: None,
+        pending: BytesMut::new(),
+        finished: false,
+        closed: false,
+        sent: 0,
+    };
+    let head = match read {
+        GateStep::Head { head, consumed } if consumed == text.len() => Ok(head),
+        GateStep::Head { .. } | GateStep::NeedMore => Err(Refusal::RequestLine),
+        GateStep::Refuse(refusal) => Err(refusal),
+    };
+    match head.and_then(|head| Exchange::new(&head, 0).map(|exchange| (head, exchange))) {
+        Ok((head, exchange)) => {
+            request::run(&worker, &mut client, &head, exchange, &deadline).await;
+            head.recycle(&mut worker.spare.borrow_mut());
+        }
+        Err(refusal) => request::refuse(&worker, &mut client, refusal, &deadline).await,
+    }
+    client.linger(&deadline).await;
+}
+
+/// The request's head as HTTP/1.1 text. Names and values hold no line breaks: `http` does not allow them.
+fn head_text(request: &Request<RecvStream>, ended: bool) -> Vec<u8> {
+    let uri = request.uri();
+    let mut text = Vec::with_capacity(1024);
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
+        text.extend_from_slice(part.as_bytes());
+    }
+    let mut line = |name: &str, value: &[u8]| {
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            text.extend_from_slice(part);
+        }
+    };
+    let headers = request.headers();
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    if let Some(authority) = authority {
+        line("host", authority);
+    }
+    // A Host that says the same is left out; one that differs makes two, which the gate refuses.
+    let host = |value: &HeaderValue| authority.is_some_and(|a| a.eq_ignore_ascii_case(value.as_bytes()));
+    for (name, value) in headers.iter().filter(|(name, value)| **name != http::header::HOST || !host(value)) {
+        if *name != http::header::COOKIE {
+            line(name.as_str(), value.as_bytes());
+        }
+    }
+    // HTTP/2 may split cookies; HTTP/1.1 must not (RFC 9113, 8.2.3).
+    let cookies: Vec<_> = headers.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if !cookies.is_empty() {
+        line("cookie", &cookies.join(&b"; "[..]));
+    }
+    if !ended && !headers.contains_key(http::header::CONTENT_LENGTH) {
+        line("transfer-encoding", b"chunked");
+    }
+    text.extend_from_slice(b"\r\n");
+    text
+}
+
+/// One stream.
+struct Http2 {
+    peer: Rc<Peer>,
+    receive: RecvStream,
+    received: u64,
+    respond: SendResponse<Bytes>,
+    send: Option<SendStream<Bytes>>,
+    pending: BytesMut,
+    finished: bool,
+    /// The end of the stream was sent.
+    closed: bool,
+    sent: u64,
+}
+
+impl Http2 {
+    /// Reads on after an answer that the client did not wait for: clients that are sending take a reset for a failure,
+    /// even one that says `NO_ERROR`, and lose the answer. What is over the bounds gets that reset (RFC 9113, 8.1).
+    async fn linger(&mut self, deadline: &Deadline) {
+        deadline.set(LINGER);
+        let mut left = LINGER_BYTES;
+        poll_fn(|cx| {
+            while self.closed && !self.receive.is_end_stream() && !deadline.passed(cx) {
+                let Some(Ok(data)) = ready!(self.receive.poll_data(cx)) else { break };
+                left = left.saturating_sub(data.len());
+                if left == 0 || self.receive.flow_control().release_capacity(data.len()).is_err() {
+                    break;
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+}
+
+impl Client for Http2 {
+    fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    fn protocol(&self) -> &'static str {
+        "HTTP/2.0"
+    }
+
+    fn version(&self) -> Version {
+        Version::Http11
+    }
+
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), Reason>,
+    ) -> Poll<Result<Body, Reason>> {
+        loop {
+            match ready!(self.receive.poll_data(cx)) {
+                None => return Poll::Ready(Ok(Body::End)),
+                Some(Err(_)) => return Poll::Ready(Err(Reason::ClientGone)),
+                Some(Ok(data)) => {
+                    self.received += data.len() as u64;
+                    if self.receive.flow_control().release_capacity(data.len()).is_err() {
+                        return Poll::Ready(Err(Reason::ClientGone));
+                    }
+                    if !data.is_empty() {
+                        sink(&data)?;
+                        return Poll::Ready(Ok(Body::Data(data.len())));
+                    }
+                }
+            }
+        }
+    }
+
+    fn body_bytes(&self) -> u64 {
+        self.received
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        self.respond.poll_reset(cx).map(|_| Reason::ClientGone)
+    }
+
+    fn send_continue(&mut self) {
+        let mut interim = Response::new(());
+        *interim.status_mut() = StatusCode::CONTINUE;
+        // A client that cannot be told that it may go on is gone, which the next read says.
+        drop(self.respond.send_informational(interim));
+    }
+
+    fn respond(&mut self, framing: Framing, write: &mut dyn FnMut(&mut Vec<u8>)) -> Result<(), Reason> {
+        let mut text = Vec::with_capacity(512);
+        write(&mut text);
+        let response = response(&text).ok_or(Reason::Internal)?;
+        self.closed = framing.is_empty();
+        let sent = self.respond.send_response(response, self.closed).map_err(|_| Reason::ClientGone)?;
+        self.send = Some(sent);
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        self.pending.len() < BUFFER
+    }
+
+    fn send(&mut self, payload: &[u8]) -> Result<(), Reason> {
+        self.pending.extend_from_slice(payload);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Reason> {
+        self.finished = true;
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        let gone = |_| Reason::ClientGone;
+        let Some(stream) = &mut self.send else { return Poll::Ready(Ok(())) };
+        loop {
+            if self.pending.is_empty() {
+                if self.finished && !self.closed {
+                    stream.send_data(Bytes::new(), true).map_err(gone)?;
+                    self.closed = true;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            stream.reserve_capacity(self.pending.len());
+            let room = stream.capacity().min(self.pending.len());
+            if room == 0 {
+                match ready!(stream.poll_capacity(cx)) {
+                    Some(Ok(_)) => continue,
+                    Some(Err(_)) | None => return Poll::Ready(Err(Reason::ClientGone)),
+                }
+            }
+            let data = self.pending.split_to(room).freeze();
+            self.closed = self.finished && self.pending.is_empty();
+            stream.send_data(data, self.closed).map_err(gone)?;
+            self.sent += room as u64;
+        }
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        self.sent
+    }
+
+    fn abort(&mut self) {
+        match &mut self.send {
+            Some(stream) => stream.send_reset(Code::INTERNAL_ERROR),
+            None => self.respond.send_reset(Code::INTERNAL_ERROR),
+        }
+    }
+
+    fn take_tunnel(&mut self) -> Option<Raw> {
+        None
+    }
+}
+
+/// The head that [`crate::h1::write`] made, as HTTP/2 has it: without what belongs to a connection.
+fn response(text: &[u8]) -> Option<Response<()>> {
+    let mut lines = text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let status = lines.next()?.get(9..12)?;
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_bytes(status).ok()?;
+    for line in lines.take_while(|line| !line.is_empty()) {
+        let colon = memchr::memchr(b':', line)?;
+        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
+        if matches!(name.as_str(), "connection" | "transfer-encoding" | "keep-alive" | "upgrade" | "proxy-connection") {
+            continue;
+        }
+        response.headers_mut().append(name, HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?);
+    }
+    Some(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_translated_without_what_belongs_to_a_connection() {
+        let text = b"HTTP/1.1 404 Not Found\r\nContent-Type: a: b\r\nTransfer-Encoding: chunked\r\nSet-Cookie: a\r\n\
+            Set-Cookie: b\r\nConnection: close\r\n\r\n";
+        let response = response(text).unwrap();
+        assert_eq!(response.status(), 404);
+        assert_eq!(response.headers()["content-type"], "a: b");
+        assert_eq!(response.headers().get_all("set-cookie").iter().count(), 2);
+        assert_eq!(response.headers().len(), 3);
+    }
+}

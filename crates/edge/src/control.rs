@@ -1,0 +1,303 @@
+//! The edge's side of the control socket: tables in, acknowledgements and observations out.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_core::id::Generation;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::process::Sockets;
+use crate::record::{Totals, Writer};
+use crate::route::Compiler;
+use crate::tls::Tls;
+use crate::wire::{Channel, ChannelError, DesiredFrame, FromEdge, ObservationFrame, PROTOCOL, ToEdge};
+use crate::worker::{Command, Handle};
+
+/// How often changes are reported.
+const REPORT_EVERY: Duration = Duration::from_millis(250);
+
+/// How often memory is measured, in reports: the kernel walks all pages for it.
+const MEASURE_EVERY: u32 = 8;
+
+/// Frames that wait for a daemon; one that takes none any more is cut off.
+const OUTBOX_SIZE: usize = 64;
+
+/// The way to one daemon.
+type Outbox = mpsc::Sender<Arc<FromEdge>>;
+
+/// What a daemon's connection asks of the control task.
+enum Event {
+    Joined(Outbox),
+    Desired(Box<DesiredFrame>, Outbox),
+    Shutdown(Duration),
+}
+
+/// What connections need to answer by themselves.
+struct Facts {
+    sockets: Sockets,
+    serving: std::sync::Mutex<Option<Generation>>,
+}
+
+/// All that is not a worker's.
+pub(crate) struct Control {
+    listener: UnixListener,
+    facts: Arc<Facts>,
+    workers: Vec<Handle>,
+    tls: Arc<Tls>,
+    writer: Writer,
+    compiler: Compiler,
+    totals: Totals,
+    daemons: Vec<Outbox>,
+    last: ObservationFrame,
+    private_bytes: u64,
+    reports: u32,
+}
+
+impl Control {
+    pub(crate) fn new(sockets: Sockets, workers: Vec<Handle>, tls: Arc<Tls>, writer: Writer) -> std::io::Result<Self> {
+        let listener = sockets.control.try_clone()?;
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener: UnixListener::from_std(listener)?,
+            facts: Arc::new(Facts { sockets, serving: std::sync::Mutex::default() }),
+            workers,
+            tls,
+            writer,
+            compiler: Compiler::default(),
+            totals: Totals::default(),
+            daemons: Vec::new(),
+            last: ObservationFrame::default(),
+            private_bytes: 0,
+            reports: 0,
+        })
+    }
+
+    /// Serves daemons until one of them or `stop` ends it, then drains.
+    pub(crate) async fn run(mut self, stop: impl Future<Output = Duration>) {
+        let (events, mut inbox) = mpsc::channel(16);
+        let drained = self.compiler.drained();
+        let mut tick = tokio::time::interval(REPORT_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut stop = std::pin::pin!(stop);
+        // After an error until the next tick: a shortage of descriptors would be met again at once.
+        let mut resting = false;
+        let limit = loop {
+            tokio::select! {
+                limit = &mut stop => break limit,
+                accepted = self.listener.accept(), if !resting => {
+                    resting = accepted.is_err();
+                    self.accept(accepted.map(|(stream, _)| stream), &events);
+                }
+                Some(event) = inbox.recv() => match event {
+                    Event::Joined(daemon) => self.join(daemon).await,
+                    Event::Desired(frame, daemon) => self.desired(*frame, &daemon).await,
+                    Event::Shutdown(limit) => break limit,
+                },
+                _ = tick.tick() => {
+                    resting = false;
+                    self.report().await;
+                    if self.workers.iter().any(|worker| worker.thread.is_finished()) {
+                        tracing::error!("a worker died: the edge ends, to be started again whole");
+                        break Duration::ZERO;
+                    }
+                }
+                () = drained.notified() => self.report().await,
+            }
+        };
+        self.drain(limit, &drained, tick).await;
+    }
+
+    fn accept(&self, accepted: std::io::Result<UnixStream>, events: &mpsc::Sender<Event>) {
+        match accepted {
+            Ok(stream) => {
+                let (facts, events) = (Arc::clone(&self.facts), events.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = converse(Channel::new(stream), &facts, events).await {
+                        tracing::warn!(%error, "a daemon's connection ended");
+                    }
+                });
+            }
+            Err(error) => tracing::warn!(%error, "a daemon could not connect"),
+        }
+    }
+
+    async fn join(&mut self, daemon: Outbox) {
+        self.report().await;
+        let mut frame = self.totals.all();
+        self.complete(&mut frame);
+        let outgoing = Arc::new(FromEdge::Observation(Box::new(frame)));
+        if daemon.try_send(outgoing).is_ok() {
+            self.daemons.push(daemon);
+        }
+    }
+
+    async fn desired(&mut self, frame: DesiredFrame, daemon: &Outbox) {
+        let generation = frame.generation;
+        let answer = match self.apply(&frame).await {
+            Ok(()) => FromEdge::Serving { generation },
+            Err(reason) => {
+                tracing::warn!(generation, reason, "a desired state was refused");
+                FromEdge::Refused { generation, reason }
+            }
+        };
+        // A daemon that is gone asks again when it is back.
+        drop(daemon.try_send(Arc::new(answer)));
+        self.report().await;
+    }
+
+    /// Swaps certificates and table; done when every worker serves it.
+    async fn apply(&mut self, frame: &DesiredFrame) -> Result<(), String> {
+        let generation = Generation(frame.generation);
+        if let Some(held) = self.compiler.generation().filter(|held| *held > generation) {
+            return Err(format!("generation {generation} is older than {held}, which is served"));
+        }
+        let desired = frame.parse().map_err(|error| error.to_string())?;
+        for (host, error) in self.tls.swap(&desired.certificates) {
+            tracing::warn!(%host, error = &error as &dyn std::error::Error, "a certificate cannot be used");
+        }
+        let routes = self.compiler.compile(desired.table);
+        let mut serving = Vec::with_capacity(self.workers.len());
+        for worker in &self.workers {
+            let (done, served) = oneshot::channel();
+            if worker.commands.send(Command::Routes(Arc::clone(&routes), done)).is_ok() {
+                serving.push(served);
+            }
+        }
+        for served in serving {
+            served.await.map_err(|_| "a worker died".to_owned())?;
+        }
+        *self.facts.serving.lock().expect("nothing panics while it is held") = Some(generation);
+        tracing::info!(%generation, "serving");
+        Ok(())
+    }
+
+    /// Adds up what the workers counted and tells the daemons what changed.
+    async fn report(&mut self) {
+        let mut answers = Vec::with_capacity(self.workers.len());
+        for worker in &self.workers {
+            let (answer, report) = oneshot::channel();
+            if worker.commands.send(Command::Report(answer)).is_ok() {
+                answers.push(report);
+            }
+        }
+        let mut reports = Vec::with_capacity(answers.len());
+        for answer in answers {
+            // A worker that has ended has nothing more to say.
+            reports.extend(answer.await.ok());
+        }
+        self.totals.add(reports, &self.compiler);
+        if self.reports.is_multiple_of(MEASURE_EVERY) {
+            self.private_bytes = private_bytes().unwrap_or(self.private_bytes);
+        }
+        self.reports = self.reports.wrapping_add(1);
+        let mut frame = self.totals.changes();
+        self.complete(&mut frame);
+        if frame == self.last {
+            return;
+        }
+        self.last = ObservationFrame { series: Vec::new(), ..frame.clone() };
+        let outgoing = Arc::new(FromEdge::Observation(Box::new(frame)));
+        self.daemons.retain(|daemon| daemon.try_send(Arc::clone(&outgoing)).is_ok());
+    }
+
+    /// Fills in what is not counted by workers.
+    fn complete(&mut self, frame: &mut ObservationFrame) {
+        let outstanding = self.compiler.outstanding();
+        frame.outstanding = outstanding.into_iter().map(|(id, count)| (id.to_string(), count)).collect();
+        frame.serving = self.facts.serving.lock().expect("nothing panics while it is held").map(|g| g.0);
+        frame.access_lines_dropped = self.writer.dropped();
+        frame.private_bytes = self.private_bytes;
+    }
+
+    /// Until every worker has ended; each bounds itself.
+    async fn drain(mut self, limit: Duration, drained: &Notify, mut tick: tokio::time::Interval) {
+        tracing::info!(limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), "draining");
+        for worker in &self.workers {
+            // One that has ended is drained.
+            drop(worker.commands.send(Command::Drain(limit)));
+        }
+        while self.workers.iter().any(|worker| !worker.thread.is_finished()) {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = drained.notified() => {}
+            }
+            self.report().await;
+        }
+        for worker in self.workers {
+            if worker.thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+        self.writer.finish();
+        tracing::info!("drained");
+    }
+}
+
+/// One daemon, from its hello to its end.
+async fn converse(mut channel: Channel, facts: &Facts, events: mpsc::Sender<Event>) -> Result<(), ChannelError> {
+    channel.check_peer(None)?;
+    let (outbox, mut outgoing) = mpsc::channel(OUTBOX_SIZE);
+    // Only the control task holds the outbox: a daemon that it gives up is cut off.
+    let weak = outbox.downgrade();
+    let mut outbox = Some(outbox);
+    loop {
+        tokio::select! {
+            received = channel.receive::<ToEdge>() => {
+                let Some((frame, _)) = received? else { return Ok(()) };
+                let event = match (frame, outbox.take()) {
+                    (ToEdge::Hello { protocol }, new) => {
+                        channel.send(&hello(facts), &[]).await?;
+                        if protocol != PROTOCOL {
+                            tracing::warn!(protocol, own = PROTOCOL, "a daemon of another protocol was refused");
+                            return Ok(());
+                        }
+                        new.map(Event::Joined)
+                    }
+                    // Whoever does not say hello first is no daemon.
+                    (ToEdge::Desired(_) | ToEdge::Listeners | ToEdge::Shutdown { .. }, Some(_)) => return Ok(()),
+                    (ToEdge::Desired(frame), None) => weak.upgrade().map(|outbox| Event::Desired(frame, outbox)),
+                    (ToEdge::Listeners, None) => {
+                        send_listeners(&mut channel, &facts.sockets).await?;
+                        None
+                    }
+                    (ToEdge::Shutdown { limit_ms }, None) => Some(Event::Shutdown(Duration::from_millis(limit_ms))),
+                };
+                if let Some(event) = event && events.send(event).await.is_err() {
+                    return Ok(());
+                }
+            }
+            frame = outgoing.recv() => match frame {
+                Some(frame) => channel.send(&*frame, &[]).await?,
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+fn hello(facts: &Facts) -> FromEdge {
+    FromEdge::Hello {
+        protocol: PROTOCOL,
+        pid: std::process::id(),
+        http: facts.sockets.http_address(),
+        https: facts.sockets.https_address(),
+        serving: facts.serving.lock().expect("nothing panics while it is held").map(|generation| generation.0),
+    }
+}
+
+async fn send_listeners(channel: &mut Channel, sockets: &Sockets) -> Result<(), ChannelError> {
+    let mut fds: Vec<BorrowedFd<'_>> = vec![sockets.control.as_fd()];
+    fds.extend(sockets.http.as_ref().map(AsFd::as_fd));
+    fds.extend(sockets.https.as_ref().map(AsFd::as_fd));
+    let frame = FromEdge::Listeners { http: sockets.http.is_some(), https: sockets.https.is_some() };
+    channel.send(&frame, &fds).await
+}
+
+/// Memory that only this process uses.
+fn private_bytes() -> Option<u64> {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    let private = rollup.lines().filter(|line| line.starts_with("Private_"));
+    let kibibytes = private.filter_map(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+    Some(kibibytes.sum::<u64>() * 1024)
+}

@@ -1,0 +1,339 @@
+//! Files that the edge serves itself. Reading is done in place, in pieces: what is served often lies in memory.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use bowline_core::id::ReleaseNumber;
+use bowline_core::route::Files;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::Mode;
+
+use crate::answer::Reason;
+use crate::client::Client;
+use crate::h1::{Framing, ResponseLine};
+use crate::request::{self, Request};
+use crate::route::Route;
+use crate::worker::BUFFER;
+
+/// A folder and how it is served.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    root: PathBuf,
+    fallback: Option<String>,
+    /// `Cache-Control` of everything but HTML.
+    cache: String,
+}
+
+/// Pages change with every release and name what else is needed: they are always asked for again.
+const CACHE_HTML: &str = "no-cache";
+
+impl Folder {
+    pub(crate) fn new(files: &Files) -> Self {
+        Self {
+            root: files.root.clone(),
+            fallback: files.fallback.clone(),
+            cache: format!("public, max-age={}", files.cache.as_secs()),
+        }
+    }
+}
+
+/// What a path leads to.
+enum Found {
+    File(Opened),
+    /// A folder, asked for without the slash at the end.
+    Folder,
+}
+
+struct Opened {
+    file: File,
+    name: String,
+    size: u64,
+    modified: Option<SystemTime>,
+}
+
+/// Answers with a file of the folder.
+pub(crate) async fn serve<C: Client>(
+    request: &mut Request<'_>,
+    client: &mut C,
+    route: &Route,
+    folder: &Folder,
+    release: ReleaseNumber,
+) -> Result<(), Reason> {
+    let head = request.head;
+    if !matches!(head.method(), "GET" | "HEAD") {
+        return Err(Reason::FileMethod);
+    }
+    let path = if route.strip { route.prefix.strip(head.path()) } else { head.path() };
+    let opened = match find(folder, &decoded(path))? {
+        Found::File(opened) => opened,
+        Found::Folder => {
+            let location = format!("{}/", head.path());
+            return request.answer(client, 308, &[("location", &location)], b"").await;
+        }
+    };
+    send(request, client, folder, opened, release, route.timeout).await
+}
+
+/// The gate let only well-formed escapes through, none of a slash, a dot segment or a control byte.
+fn decoded(path: &str) -> Vec<u8> {
+    let bytes = path.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escaped = (bytes[at] == b'%')
+            .then(|| std::str::from_utf8(bytes.get(at + 1..at + 3)?).ok().and_then(|d| u8::from_str_radix(d, 16).ok()))
+            .flatten();
+        out.push(escaped.unwrap_or(bytes[at]));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    out
+}
+
+fn find(folder: &Folder, path: &[u8]) -> Result<Found, Reason> {
+    use std::os::unix::ffi::OsStrExt;
+    let root =
+        open(&folder.root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(|error| {
+            tracing::warn!(%error, root = %folder.root.display(), "a folder of files cannot be opened");
+            Reason::FileUnreadable
+        })?;
+    let relative = path.strip_prefix(b"/").unwrap_or(path);
+    let asked = Path::new(std::ffi::OsStr::from_bytes(relative));
+    let found = match relative.is_empty() || relative.ends_with(b"/") {
+        true => open_file(&root, &asked.join("index.html")),
+        false => open_file(&root, asked),
+    };
+    match found {
+        Err(Reason::FileNotFound) => match &folder.fallback {
+            Some(fallback) => open_file(&root, Path::new(fallback)),
+            None => Err(Reason::FileNotFound),
+        },
+        found => found,
+    }
+}
+
+/// Opens what lies beneath `root`; whatever leads out of it (`..`, links) is not found.
+fn open_file(root: &OwnedFd, relative: &Path) -> Result<Found, Reason> {
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = match openat2(root, relative, OpenHow::new().flags(flags).resolve(resolve)) {
+        Ok(file) => File::from(file),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EXDEV | Errno::ELOOP | Errno::ENAMETOOLONG | Errno::EACCES) => {
+            return Err(Reason::FileNotFound);
+        }
+        Err(error) => {
+            tracing::warn!(%error, path = %relative.display(), "a file cannot be opened");
+            return Err(Reason::FileUnreadable);
+        }
+    };
+    let metadata = file.metadata().map_err(|_| Reason::FileUnreadable)?;
+    match metadata.file_type() {
+        kind if kind.is_dir() => Ok(Found::Folder),
+        kind if kind.is_file() => Ok(Found::File(Opened {
+            file,
+            name: relative.to_string_lossy().into_owned(),
+            size: metadata.len(),
+            modified: metadata.modified().ok(),
+        })),
+        _ => Err(Reason::FileNotFound),
+    }
+}
+
+fn content_type(name: &str) -> String {
+    let guess = mime_guess::from_path(name).first_or_octet_stream();
+    let text = guess.type_() == "text" || matches!(guess.essence_str(), "application/javascript" | "application/json");
+    if text { format!("{guess}; charset=utf-8") } else { guess.to_string() }
+}
+
+fn http_date(time: SystemTime) -> Option<String> {
+    let time = jiff::Timestamp::try_from(time).ok()?;
+    Some(time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
+}
+
+/// Two releases may hold different files of the same size and time: the release is part of it.
+fn etag(release: ReleaseNumber, opened: &Opened) -> String {
+    let time = opened.modified.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
+    format!("\"r{release}-{:x}-{:x}\"", opened.size, time.as_nanos())
+}
+
+async fn send<C: Client>(
+    request: &mut Request<'_>,
+    client: &mut C,
+    folder: &Folder,
+    opened: Opened,
+    release: ReleaseNumber,
+    idle: Duration,
+) -> Result<(), Reason> {
+    let head = request.head;
+    let (etag, modified) = (etag(release, &opened), opened.modified.and_then(http_date));
+    let kind = content_type(&opened.name);
+    let cache = if kind.starts_with("text/html") { CACHE_HTML } else { folder.cache.as_str() };
+    let (number, size) = (release.to_string(), opened.size);
+    let mut extra = vec![("etag", etag.as_str()), ("cache-control", cache), ("x-bowline-release", number.as_str())];
+    if let Some(modified) = &modified {
+        extra.push(("last-modified", modified));
+    }
+    if unchanged(head.first("if-none-match"), head.first("if-modified-since"), &etag, modified.as_deref()) {
+        return request.answer_empty(client, 304, &extra).await;
+    }
+    extra.extend([("content-type", kind.as_str()), ("accept-ranges", "bytes"), ("x-content-type-options", "nosniff")]);
+    let ranged = head.first("if-range").is_none_or(|condition| condition == etag.as_bytes());
+    let range = head.first("range").filter(|_| ranged).map_or(Range::Whole, |text| Range::parse(text, size));
+    let content_range;
+    let (status, from, length) = match range {
+        Range::Whole => (200, 0, size),
+        Range::Part { from, length } => {
+            content_range = format!("bytes {from}-{}/{size}", from + length - 1);
+            extra.push(("content-range", &content_range));
+            (206, from, length)
+        }
+        Range::Unsatisfiable => {
+            content_range = format!("bytes */{size}");
+            return request.answer(client, 416, &[("content-range", &content_range)], b"").await;
+        }
+    };
+    request.exchange.answered_here();
+    let to_head = head.is_head();
+    let line = ResponseLine {
+        status,
+        body: if to_head { Framing::None } else { Framing::Length(length) },
+        announced: to_head.then_some(length),
+        version: client.version(),
+        keep_alive: request.keep_alive(),
+        upgrade: None,
+        date: None,
+    };
+    request.begin_response(client, &line, &extra)?;
+    if !to_head {
+        stream(request, client, &opened.file, from, length, idle).await?;
+    }
+    request.end_response(client, idle).await
+}
+
+async fn stream<C: Client>(
+    request: &mut Request<'_>,
+    client: &mut C,
+    file: &File,
+    mut at: u64,
+    mut left: u64,
+    idle: Duration,
+) -> Result<(), Reason> {
+    let mut buffer = request.worker.take_buffer();
+    buffer.resize(BUFFER, 0);
+    let sent = loop {
+        if left == 0 {
+            break Ok(());
+        }
+        request.deadline.set(idle);
+        if let Err(reason) = request::room(client, request.deadline).await {
+            break Err(reason);
+        }
+        let want = usize::try_from(left).unwrap_or(BUFFER).min(BUFFER);
+        match file.read_at(&mut buffer[..want], at) {
+            // Release folders do not change; if a file shrinks all the same, the answer is cut.
+            Ok(0) => break Err(Reason::FileUnreadable),
+            Ok(n) => {
+                if let Err(reason) = client.send(&buffer[..n]) {
+                    break Err(reason);
+                }
+                at += n as u64;
+                left -= n as u64;
+                request.journal.response_bytes += n as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::warn!(%error, "a file cannot be read");
+                break Err(Reason::FileUnreadable);
+            }
+        }
+    };
+    request.worker.give_buffer(buffer);
+    sent
+}
+
+/// Whether what the client holds is still right (RFC 9110, 13.1.2 and 13.1.3).
+fn unchanged(none_match: Option<&[u8]>, since: Option<&[u8]>, etag: &str, modified: Option<&str>) -> bool {
+    match none_match {
+        Some(list) => list
+            .split(|byte| *byte == b',')
+            .map(<[u8]>::trim_ascii)
+            .any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == etag.as_bytes()),
+        // Only the very date that was sent: what clients send back.
+        None => since.is_some() && since == modified.map(str::as_bytes),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Range {
+    Whole,
+    Part { from: u64, length: u64 },
+    Unsatisfiable,
+}
+
+impl Range {
+    /// A single range (RFC 9110, 14.1.2). Several, or what is not understood, mean the whole.
+    fn parse(text: &[u8], size: u64) -> Self {
+        let spec = std::str::from_utf8(text).ok().and_then(|text| text.strip_prefix("bytes="));
+        let Some((first, last)) = spec.and_then(|spec| spec.trim().split_once('-')) else { return Self::Whole };
+        let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+        match (number(first), number(last)) {
+            (Some(from), _) if last.is_empty() => Self::between(from, size.saturating_sub(1), size),
+            (Some(from), Some(last)) if from <= last => Self::between(from, last.min(size.saturating_sub(1)), size),
+            (None, Some(0)) if first.is_empty() => Self::Unsatisfiable,
+            (None, Some(suffix)) if first.is_empty() => {
+                Self::between(size.saturating_sub(suffix), size.saturating_sub(1), size)
+            }
+            (_, _) => Self::Whole,
+        }
+    }
+
+    fn between(from: u64, last: u64, size: u64) -> Self {
+        if from >= size { Self::Unsatisfiable } else { Self::Part { from, length: last - from + 1 } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        let check = |text: &str, expected| assert_eq!(Range::parse(text.as_bytes(), 10), expected, "{text}");
+        check("bytes=0-0", Range::Part { from: 0, length: 1 });
+        check("bytes=3-", Range::Part { from: 3, length: 7 });
+        check("bytes=-4", Range::Part { from: 6, length: 4 });
+        check("bytes=-40", Range::Part { from: 0, length: 10 });
+        check("bytes=8-99", Range::Part { from: 8, length: 2 });
+        check("bytes=10-", Range::Unsatisfiable);
+        check("bytes=-0", Range::Unsatisfiable);
+        check("bytes=0-1,3-4", Range::Whole);
+        check("bytes=5-3", Range::Whole);
+        check("bytes=-", Range::Whole);
+        check("lines=1-2", Range::Whole);
+        assert_eq!(Range::parse(b"bytes=0-", 0), Range::Unsatisfiable);
+    }
+
+    #[test]
+    fn what_the_client_holds() {
+        let check = |none_match: Option<&str>, since: Option<&str>, expected| {
+            let got = unchanged(none_match.map(str::as_bytes), since.map(str::as_bytes), "\"a\"", Some("date"));
+            assert_eq!(got, expected, "{none_match:?} {since:?}");
+        };
+        check(Some("\"b\", W/\"a\""), None, true);
+        check(Some("\"b\""), Some("date"), false);
+        check(None, Some("date"), true);
+        check(None, Some("other"), false);
+        check(Some("*"), None, true);
+        check(None, None, false);
+    }
+
+    #[test]
+    fn escapes_are_decoded_once() {
+        assert_eq!(decoded("/a%20b%C3%A9"), "/a bé".as_bytes());
+        assert_eq!(decoded("/100%"), b"/100%");
+    }
+}

@@ -1,0 +1,480 @@
+//! Forwarding: balance → connect → relay both bodies at once, in one task that owns both sockets.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::answer::Reason;
+use crate::balance::{self, Endpoint, Ticket};
+use crate::client::{Body, Client};
+use crate::h1::{
+    AfterUpstream, BadUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseHead, ResponseLine, ResponseParser,
+    ResponseStep, write,
+};
+use crate::request::Request;
+use crate::route::{Backend, Route, Target};
+use crate::worker::BUFFER;
+use crate::{policy, tunnel, upstream};
+
+/// Instances that one request is tried on.
+const MAX_TRIES: usize = 3;
+
+/// Times a stale connection out of the pool is replaced before a try counts.
+const MAX_STALE: usize = 4;
+
+/// Forwards a request to one of the route's instances.
+///
+/// Nothing is awaited between the lookup of `route` and the choice of an instance: whoever is told that a table is
+/// served may rely on it that no request still goes to an instance that this table left out.
+pub(crate) async fn run<C: Client>(
+    request: &mut Request<'_>,
+    client: &mut C,
+    route: &Arc<Route>,
+) -> Result<(), Reason> {
+    let mut tried = Vec::new();
+    let mut route = Arc::clone(route);
+    let mut stale = 0;
+    loop {
+        let (position, ticket) = choose(request, &route, &tried)?;
+        request.journal.backend = Some(position);
+        request.journal.endpoint = Some(Arc::clone(ticket.endpoint()));
+        let error = match connection(request, ticket.endpoint(), stale < MAX_STALE).await {
+            Ok((stream, pooled)) => {
+                stale += usize::from(pooled);
+                let result = Relay::new(request, client, &route, stream).run().await;
+                match result {
+                    Ok(After::Done) => return Ok(()),
+                    Ok(After::Tunnel { stream, received, idle }) => {
+                        // Boxed, like all that is rare and large: most requests should not carry its room.
+                        return Box::pin(tunnel::run(request, client, stream, received, idle, &ticket)).await;
+                    }
+                    Err(Failure { reason, retry: false }) => return Err(reason),
+                    Err(Failure { reason, retry: true }) => (!pooled).then_some(reason),
+                }
+            }
+            Err(reason) => Some(reason),
+        };
+        // A connection that was idle may die at any time; the instance itself was not tried yet.
+        if let Some(reason) = error {
+            tried.push(ticket.endpoint().serial);
+            if tried.len() == MAX_TRIES {
+                return Err(reason);
+            }
+        }
+        drop(ticket);
+        request.exchange.retry();
+        route = request.route(client.peer())?;
+        request.journal.route = Some(Arc::clone(&route));
+    }
+}
+
+fn choose(request: &Request<'_>, route: &Route, tried: &[u32]) -> Result<(usize, Ticket), Reason> {
+    let Target::Forward(backends) = &route.target else { return Err(Reason::NoReadyInstance) };
+    let dice = &request.worker.dice;
+    let backend = balance::backend(backends, dice).ok_or(Reason::NoReadyInstance)?;
+    let position = backends.iter().position(|b| std::ptr::eq(b, backend)).ok_or(Reason::Internal)?;
+    let endpoint = balance::endpoint(backend, tried, dice).ok_or(Reason::NoReadyInstance)?;
+    Ok((position, Ticket::new(endpoint)))
+}
+
+/// A connection to this instance, and whether it was used before.
+async fn connection(request: &Request<'_>, endpoint: &Endpoint, reuse: bool) -> Result<(TcpStream, bool), Reason> {
+    let worker = request.worker;
+    if let Some(stream) = worker.pools.take(endpoint.serial, worker.sweep.now()).filter(|_| reuse) {
+        return Ok((stream, true));
+    }
+    Ok((upstream::connect(endpoint.address).await?, false))
+}
+
+/// What follows a relay.
+enum After {
+    Done,
+    /// The instance accepted an upgrade; it has already sent `received`.
+    Tunnel {
+        stream: TcpStream,
+        received: Vec<u8>,
+        idle: Duration,
+    },
+}
+
+struct Failure {
+    reason: Reason,
+    retry: bool,
+}
+
+/// One try at one instance.
+struct Relay<'a, 'r, C> {
+    request: &'a mut Request<'r>,
+    client: &'a mut C,
+    route: &'a Route,
+    stream: Option<TcpStream>,
+    /// To the instance: `output[written..]`.
+    output: Vec<u8>,
+    written: usize,
+    /// Payload in, framing out.
+    encoder: BodyEncoder,
+    /// All of the request is in `output`.
+    body_read: bool,
+    /// All of the request was sent, or the instance takes no more.
+    sending_over: bool,
+    write_failed: bool,
+    /// From the instance: `input[start..]`.
+    input: Vec<u8>,
+    start: usize,
+    parser: ResponseParser,
+    response: Option<BodyDecoder>,
+    upgraded: bool,
+    response_read: bool,
+    progress: u64,
+}
+
+enum Step {
+    /// Something was done: look again.
+    Moved,
+    /// Nothing to do until a socket is ready.
+    Stuck,
+}
+
+impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
+    fn new(request: &'a mut Request<'r>, client: &'a mut C, route: &'a Route, stream: TcpStream) -> Self {
+        let head = request.head;
+        let mut relay = Self {
+            stream: Some(stream),
+            output: Vec::new(),
+            written: 0,
+            encoder: BodyEncoder::new(head.body()),
+            body_read: head.body().is_empty(),
+            sending_over: false,
+            write_failed: false,
+            input: Vec::new(),
+            start: 0,
+            parser: ResponseParser::new(head),
+            response: None,
+            upgraded: false,
+            response_read: false,
+            progress: 0,
+            request,
+            client,
+            route,
+        };
+        relay.write_head();
+        relay
+    }
+
+    fn write_head(&mut self) {
+        let head = self.request.head;
+        let mut line = head.line();
+        if self.route.strip {
+            line.path = self.route.prefix.strip(head.path());
+        }
+        self.output = self.request.worker.take_buffer();
+        let trace = &self.request.trace;
+        let all = [("x-request-id", trace.request_id()), ("traceparent", trace.parent())];
+        let extra = if trace.begun { &all[..] } else { &all[..1] };
+        write::request(&mut self.output, &line, head.fields(), &self.client.peer().forwarding, extra);
+    }
+
+    async fn run(&mut self) -> Result<After, Failure> {
+        self.restart_clock();
+        match poll_fn(|cx| self.poll(cx)).await {
+            Ok(()) => Ok(self.finish()),
+            Err(reason) => Err(self.failure(reason)),
+        }
+    }
+
+    /// How long nothing may move.
+    fn idle(&self) -> Duration {
+        self.route.idle.min(self.route.timeout)
+    }
+
+    fn restart_clock(&mut self) {
+        // Once the request is sent and until the answer begins, the instance has its own time.
+        let waiting = self.sending_over && self.response.is_none();
+        self.request.deadline.set(if waiting { self.route.timeout } else { self.idle() });
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        loop {
+            let moved = matches!(self.send_request(cx)?, Step::Moved) | matches!(self.read_response(cx)?, Step::Moved);
+            if moved && !self.response_read && self.client.has_room() {
+                // More may be there already: what is sent is sent in few pieces.
+                self.restart_clock();
+                continue;
+            }
+            let before = self.client.sent_bytes();
+            let flushed = self.client.poll_flush(cx)?.is_ready();
+            if self.response_read && (flushed || self.upgraded) {
+                return Poll::Ready(Ok(()));
+            }
+            // What was sent made room: the other side is looked at again, or nobody wakes this task for it.
+            if moved || self.client.sent_bytes() != before {
+                self.restart_clock();
+                continue;
+            }
+            if self.request.deadline.passed(cx) {
+                return Poll::Ready(Err(self.stalled()));
+            }
+            if self.body_read
+                && self.response.is_none()
+                && let Poll::Ready(reason) = self.client.poll_gone(cx)
+            {
+                return Poll::Ready(Err(reason));
+            }
+            return Poll::Pending;
+        }
+    }
+
+    /// Who kept the other waiting.
+    fn stalled(&self) -> Reason {
+        match &self.response {
+            Some(_) if !self.client.has_room() || self.response_read => Reason::ClientStalled,
+            Some(_) => Reason::UpstreamStalled,
+            None if self.sending_over => Reason::ResponseTimeout,
+            None if self.written < self.output.len() => Reason::UpstreamStalled,
+            None => Reason::Refused(Refusal::BodyTimeout),
+        }
+    }
+
+    /// Client → instance: one stretch.
+    fn send_request(&mut self, cx: &mut Context<'_>) -> Result<Step, Reason> {
+        if self.sending_over {
+            return Ok(Step::Stuck);
+        }
+        let flushed = self.write_some(cx);
+        if self.write_failed {
+            return Ok(Step::Moved);
+        }
+        if self.written < self.output.len() {
+            return Ok(flushed);
+        }
+        self.output.clear();
+        self.written = 0;
+        if self.body_read {
+            self.sending_over = true;
+            self.request.exchange.request_sent();
+            self.request.worker.give_buffer(std::mem::take(&mut self.output));
+            return Ok(Step::Moved);
+        }
+        self.read_body(cx)
+    }
+
+    fn write_some(&mut self, cx: &mut Context<'_>) -> Step {
+        let Some(stream) = &mut self.stream else { return Step::Stuck };
+        let mut step = Step::Stuck;
+        while self.written < self.output.len() {
+            match Pin::new(&mut *stream).poll_write(cx, &self.output[self.written..]) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    if self.progress == 0 {
+                        self.request.exchange.request_begun();
+                    }
+                    self.progress += n as u64;
+                    self.written += n;
+                    step = Step::Moved;
+                }
+                Poll::Ready(_) => {
+                    // The instance may have answered before it closed: reading goes on.
+                    self.request.exchange.upstream_write_failed();
+                    self.write_failed = true;
+                    self.sending_over = true;
+                    return Step::Moved;
+                }
+                Poll::Pending => return step,
+            }
+        }
+        step
+    }
+
+    fn read_body(&mut self, cx: &mut Context<'_>) -> Result<Step, Reason> {
+        if self.request.exchange.continue_due() {
+            self.client.send_continue();
+        }
+        if self.output.capacity() == 0 {
+            self.output = self.request.worker.take_buffer();
+        }
+        let Self { client, encoder, output, .. } = self;
+        let mut sink = |payload: &[u8]| encoder.encode(payload, output).map_err(|_| Reason::Refused(Refusal::Body));
+        let read = client.poll_body(cx, &mut sink)?;
+        policy::room(self.route.body, self.client.body_bytes())?;
+        match read {
+            Poll::Ready(Body::Data(_)) => Ok(Step::Moved),
+            Poll::Ready(Body::End) => {
+                let end = self.encoder.finish().map_err(|_| Refusal::BodyTruncated)?;
+                self.output.extend_from_slice(end);
+                self.body_read = true;
+                self.request.exchange.request_received();
+                Ok(Step::Moved)
+            }
+            Poll::Pending => Ok(Step::Stuck),
+        }
+    }
+
+    /// Instance → client: one stretch.
+    fn read_response(&mut self, cx: &mut Context<'_>) -> Result<Step, Reason> {
+        if self.response_read || !self.client.has_room() {
+            return Ok(Step::Stuck);
+        }
+        if self.start < self.input.len() {
+            let step = match &mut self.response {
+                None => self.parse_head()?,
+                Some(_) => self.pass_payload()?,
+            };
+            if matches!(step, Step::Moved) {
+                return Ok(step);
+            }
+        }
+        self.fill(cx)
+    }
+
+    fn fill(&mut self, cx: &mut Context<'_>) -> Result<Step, Reason> {
+        let Some(stream) = &mut self.stream else { return Ok(Step::Stuck) };
+        if self.start > 0 {
+            self.input.drain(..self.start);
+            self.start = 0;
+        }
+        if self.input.capacity() == 0 {
+            self.input = self.request.worker.take_buffer();
+        } else if self.input.len() == self.input.capacity() {
+            self.input.reserve(BUFFER);
+        }
+        let read = pin!(stream.read_buf(&mut self.input)).poll(cx);
+        if self.input.is_empty() {
+            self.request.worker.give_buffer(std::mem::take(&mut self.input));
+        }
+        match read {
+            Poll::Ready(Ok(0)) => self.input_ended(),
+            Poll::Ready(Ok(_)) => Ok(Step::Moved),
+            Poll::Ready(Err(_)) => match &self.response {
+                None => Err(Reason::UpstreamClosed),
+                Some(_) => Err(BadUpstream::BodyTruncated.into()),
+            },
+            Poll::Pending => Ok(Step::Stuck),
+        }
+    }
+
+    fn input_ended(&mut self) -> Result<Step, Reason> {
+        match &mut self.response {
+            None if self.input.is_empty() => Err(Reason::UpstreamClosed),
+            None => Err(BadUpstream::HeadTruncated.into()),
+            Some(decoder) => {
+                decoder.end_of_input().map_err(BadUpstream::from)?;
+                self.end_response(0)
+            }
+        }
+    }
+
+    fn parse_head(&mut self) -> Result<Step, Reason> {
+        let worker = self.request.worker;
+        let step = self.parser.read(&self.input[self.start..], &mut worker.spare.borrow_mut());
+        match step {
+            ResponseStep::NeedMore => Ok(Step::Stuck),
+            ResponseStep::Interim { consumed, .. } => {
+                self.start += consumed;
+                Ok(Step::Moved)
+            }
+            ResponseStep::Head { head, consumed } => {
+                self.start += consumed;
+                let begun = self.begin_response(&head);
+                head.recycle(&mut worker.spare.borrow_mut());
+                begun
+            }
+            ResponseStep::Bad(bad) => Err(bad.into()),
+        }
+    }
+
+    fn begin_response(&mut self, head: &ResponseHead) -> Result<Step, Reason> {
+        let buffered = self.input.len() - self.start;
+        let request = &mut *self.request;
+        request.exchange.response_head(head, buffered)?;
+        request.journal.first_byte = Some(Instant::now());
+        let line = head.line(self.client.version(), request.keep_alive());
+        let release = release(self.route, request.journal.backend).map_or("", |backend| &backend.release);
+        let extra = [("x-bowline-release", release), ("x-request-id", request.trace.request_id())];
+        self.client.respond(line.body, &mut |out| {
+            request.worker.access.clock.with_date(|date| {
+                write::response(out, &ResponseLine { date: Some(date), ..line }, head.fields(), &extra);
+            });
+        })?;
+        request.journal.status = head.status();
+        let decoder = BodyDecoder::new(head.body());
+        let complete = decoder.is_complete();
+        self.response = Some(decoder);
+        self.upgraded = head.is_upgrade();
+        if self.upgraded {
+            self.response_read = true;
+        } else if complete {
+            return self.end_response(buffered);
+        }
+        Ok(Step::Moved)
+    }
+
+    fn pass_payload(&mut self) -> Result<Step, Reason> {
+        let Some(decoder) = &mut self.response else { return Ok(Step::Stuck) };
+        let input = &self.input[self.start..];
+        let decoded = decoder.decode(input).map_err(BadUpstream::from)?;
+        let payload = &input[decoded.payload];
+        if !payload.is_empty() {
+            self.client.send(payload)?;
+            self.request.journal.response_bytes += payload.len() as u64;
+        }
+        self.start += decoded.consumed;
+        if decoder.is_complete() {
+            return self.end_response(self.input.len() - self.start);
+        }
+        Ok(if decoded.consumed > 0 { Step::Moved } else { Step::Stuck })
+    }
+
+    fn end_response(&mut self, surplus: usize) -> Result<Step, Reason> {
+        self.client.finish()?;
+        self.request.exchange.response_received(surplus);
+        self.response_read = true;
+        Ok(Step::Moved)
+    }
+
+    /// The exchange went through: the connection is kept, closed or becomes a tunnel.
+    fn finish(&mut self) -> After {
+        let worker = self.request.worker;
+        if !self.upgraded {
+            self.request.exchange.response_sent();
+        }
+        let Some(stream) = self.stream.take() else { return After::Done };
+        match self.request.exchange.upstream() {
+            AfterUpstream::Pool { idle } => {
+                if let Some(endpoint) = &self.request.journal.endpoint {
+                    worker.pools.keep(endpoint.serial, stream, idle, worker.sweep.now());
+                }
+                After::Done
+            }
+            AfterUpstream::Tunnel => {
+                let received = self.input.split_off(self.start);
+                After::Tunnel { stream, received, idle: self.route.idle }
+            }
+            AfterUpstream::Wait | AfterUpstream::Close => After::Done,
+        }
+    }
+
+    fn failure(&mut self, reason: Reason) -> Failure {
+        let upstream = matches!(reason, Reason::UpstreamClosed);
+        let retry = upstream && self.response.is_none() && self.request.exchange.may_retry();
+        Failure { reason, retry }
+    }
+}
+
+impl<C> Drop for Relay<'_, '_, C> {
+    fn drop(&mut self) {
+        let worker = self.request.worker;
+        worker.give_buffer(std::mem::take(&mut self.input));
+        worker.give_buffer(std::mem::take(&mut self.output));
+    }
+}
+
+fn release(route: &Route, position: Option<usize>) -> Option<&Backend> {
+    match &route.target {
+        Target::Forward(backends) => backends.get(position?),
+        Target::Files { .. } | Target::Redirect(_) | Target::Deny => None,
+    }
+}

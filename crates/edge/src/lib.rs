@@ -1,0 +1,33 @@
+//! The embedded edge: Bowline's own proxy, its own process.
+//!
+//! A request reads as a list: [`listen`] → [`tls`] → gate ([`h1`]) → [`route`] → [`policy`] → [`balance`] →
+//! [`forward`] → [`record`]. Each worker is one thread with one runtime and owns its pools, buffers and counters, so
+//! that no lock is taken and nothing is awaited but the network. The daemon's half is [`link`]; what the two say to
+//! each other is [`wire`].
+//!
+//! Architecture invariant: the edge has no store and makes no choice that outlives it; it serves the last table it
+//! was given, whether or not a daemon is there.
+
+mod answer;
+mod balance;
+mod client;
+mod control;
+mod deadline;
+mod files;
+mod forward;
+pub mod h1;
+pub mod link;
+mod listen;
+mod policy;
+mod process;
+mod record;
+mod request;
+mod route;
+mod stream;
+mod tls;
+mod tunnel;
+mod upstream;
+pub mod wire;
+mod worker;
+
+pub use process::{EdgeArgs, EdgeError, Limits, run};

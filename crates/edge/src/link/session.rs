@@ -1,0 +1,431 @@
+//! One life of an edge, as its daemon sees it.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::Generation;
+use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
+use tokio::net::UnixStream;
+use tokio::process::Child;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, timeout};
+
+use super::{LinkConfig, address, spawn, stray};
+use crate::process::Sockets;
+use crate::wire::{Channel, ChannelError, DesiredFrame, FromEdge, PROTOCOL, ToEdge};
+
+/// How long an edge may take to say hello.
+const HELLO_TIME: Duration = Duration::from_secs(5);
+
+/// How often an edge is asked whether it is alive …
+const PING_EVERY: Duration = Duration::from_secs(3);
+/// … how many questions in a row it may leave unanswered …
+const MAX_UNANSWERED: u32 = 5;
+/// … and how long it may take to take up a frame.
+const SILENCE: Duration = PING_EVERY.saturating_mul(MAX_UNANSWERED);
+
+/// How much longer than its own limit a draining edge may take.
+const DRAIN_SLACK: Duration = Duration::from_secs(5);
+
+pub(super) type Requests = mpsc::Receiver<(Duration, oneshot::Sender<()>)>;
+
+/// How a session ended.
+pub(super) enum Ended {
+    /// As asked; the one who asked is to be told.
+    Shutdown(oneshot::Sender<()>),
+    /// The daemon lets go; the edge goes on.
+    Left,
+    Lost(Fault),
+}
+
+pub(super) struct Session {
+    config: LinkConfig,
+    wanted: watch::Receiver<Arc<EdgeDesired>>,
+    observed: watch::Sender<Arc<EdgeObservation>>,
+    sockets: Option<Sockets>,
+    child: Option<Child>,
+}
+
+struct Greeting {
+    pid: u32,
+    http: Option<SocketAddr>,
+    https: Option<SocketAddr>,
+    serving: Option<u64>,
+    /// Came behind the hello.
+    frames: Vec<FromEdge>,
+}
+
+fn lost(error: &dyn std::error::Error, what: &str) -> Fault {
+    Fault::new(FaultKind::Failed, what).source(error).hint("bowline starts it again by itself")
+}
+
+impl Session {
+    pub(super) fn new(
+        config: LinkConfig,
+        wanted: watch::Receiver<Arc<EdgeDesired>>,
+        observed: watch::Sender<Arc<EdgeObservation>>,
+    ) -> Self {
+        Self { config, wanted, observed, sockets: None, child: None }
+    }
+
+    pub(super) fn publish(&self, change: impl FnOnce(&mut EdgeObservation)) {
+        self.observed.send_modify(|seen| change(Arc::make_mut(seen)));
+    }
+
+    /// Finds or starts an edge and stays with it.
+    pub(super) async fn run(&mut self, requests: &mut Requests) -> Ended {
+        let (channel, greeting) = match self.edge().await {
+            Ok(edge) => edge,
+            Err(fault) => return Ended::Lost(fault),
+        };
+        tracing::info!(pid = greeting.pid, http = ?greeting.http, https = ?greeting.https, "connected to the edge");
+        // Counters begin anew with the process: what is known of another one is forgotten.
+        self.publish(|seen| {
+            let fresh = EdgeObservation {
+                status: EdgeStatus::Connected,
+                http: greeting.http,
+                https: greeting.https,
+                serving: greeting.serving.map(Generation),
+                pid: greeting.pid,
+                ..EdgeObservation::default()
+            };
+            let same = std::mem::take(seen);
+            *seen = if same.pid == greeting.pid {
+                EdgeObservation { status: EdgeStatus::Connected, ..same }
+            } else {
+                fresh
+            };
+        });
+        for frame in greeting.frames {
+            self.hear(frame);
+        }
+        self.stay(channel, greeting.pid, requests).await
+    }
+
+    fn socket_path(&self) -> PathBuf {
+        self.config.run_dir.join("edge.sock")
+    }
+
+    /// A connection to an edge with the right sockets.
+    async fn edge(&mut self) -> Result<(Channel, Greeting), Fault> {
+        if self.sockets.is_none()
+            && let Some((mut channel, mut greeting)) = self.running().await?
+        {
+            if self.fits(&greeting) {
+                self.sockets = Some(take_sockets(&mut channel, &mut greeting.frames).await?);
+                return Ok((channel, greeting));
+            }
+            self.replace(channel).await?;
+        }
+        let sockets = match self.sockets.take() {
+            Some(sockets) => sockets,
+            None => {
+                stray::end(&self.config.log_dir).await;
+                self.bind()?
+            }
+        };
+        let started = spawn::start(&self.config, &sockets);
+        self.sockets = Some(sockets);
+        self.child = Some(started.map_err(|error| {
+            let what = format!("the edge cannot be started from {}", self.config.exe.display());
+            Fault::new(FaultKind::Failed, what).source(&error)
+        })?);
+        self.connect_to_child().await
+    }
+
+    /// An edge that an earlier daemon left.
+    async fn running(&self) -> Result<Option<(Channel, Greeting)>, Fault> {
+        let Ok(stream) = UnixStream::connect(self.socket_path()).await else { return Ok(None) };
+        let mut channel = Channel::new(stream);
+        match greet(&mut channel, self.config.uid).await {
+            Ok(greeting) => Ok(Some((channel, greeting))),
+            Err(error) => Err(lost(&error, "an edge is running, but does not answer")
+                .hint("end that process (its command is `bowline edge`), then try again")),
+        }
+    }
+
+    fn fits(&self, greeting: &Greeting) -> bool {
+        let same = |wanted: Option<SocketAddr>, held: Option<SocketAddr>| match (wanted, held) {
+            (Some(wanted), Some(held)) => {
+                wanted.ip() == held.ip() && (wanted.port() == 0 || wanted.port() == held.port())
+            }
+            (wanted, held) => wanted.is_none() && held.is_none(),
+        };
+        same(Some(self.config.http), greeting.http) && same(self.config.https, greeting.https)
+    }
+
+    /// Ends an edge that listens elsewhere than wanted.
+    async fn replace(&self, mut channel: Channel) -> Result<(), Fault> {
+        let what = "an edge that listens on other addresses does not end";
+        tracing::info!("replacing an edge that listens on other addresses");
+        let ended = timeout(HELLO_TIME, async {
+            channel.send(&ToEdge::Shutdown { limit_ms: 1000 }, &[]).await?;
+            while channel.receive::<FromEdge>().await?.is_some() {}
+            Ok::<_, ChannelError>(())
+        });
+        match ended.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(lost(&error, what)),
+            Err(error) => Err(lost(&error, what)),
+        }
+    }
+
+    fn bind(&self) -> Result<Sockets, Fault> {
+        let http = address::bind("the edge", self.config.http)?;
+        let https = self.config.https.map(|https| address::bind("the edge", https)).transpose()?;
+        let path = self.socket_path();
+        let control = bind_control(&path).map_err(|error| {
+            Fault::new(FaultKind::Failed, format!("the control socket {} cannot be made", path.display()))
+                .source(&error)
+        })?;
+        Ok(Sockets { control, http: Some(http), https })
+    }
+
+    async fn connect_to_child(&mut self) -> Result<(Channel, Greeting), Fault> {
+        let (path, uid, log_dir) = (self.socket_path(), self.config.uid, self.config.log_dir.clone());
+        let hello = async {
+            let stream = UnixStream::connect(&path).await?;
+            let mut channel = Channel::new(stream);
+            let greeting = greet(&mut channel, uid).await?;
+            Ok::<_, ChannelError>((channel, greeting))
+        };
+        let died = async {
+            match &mut self.child {
+                Some(child) => child.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        let fault = tokio::select! {
+            hello = hello => match hello {
+                Ok(edge) => return Ok(edge),
+                Err(error) => lost(&error, "the edge was started, but does not answer"),
+            },
+            status = died => {
+                let fault = Fault::new(FaultKind::Failed, "the edge ended as soon as it was started");
+                match status {
+                    Ok(status) => fault.caused_by(status.to_string()),
+                    Err(error) => fault.source(&error),
+                }
+            }
+        };
+        self.end_child().await;
+        Err(match spawn::last_lines(&log_dir) {
+            Some(lines) => fault.detail(lines),
+            None => fault,
+        })
+    }
+
+    /// Makes sure that a child that is of no use is gone: two edges must not share the sockets.
+    async fn end_child(&mut self) {
+        if let Some(mut child) = self.child.take()
+            && let Err(error) = child.kill().await
+        {
+            tracing::warn!(%error, "the edge cannot be ended");
+        }
+    }
+
+    /// Feeds the edge and listens to it, until it is lost or no longer wanted.
+    async fn stay(&mut self, mut channel: Channel, pid: u32, requests: &mut Requests) -> Ended {
+        // Questions are counted, not time: a daemon that was itself stopped, as by a suspended machine or one short of
+        // memory, has not listened, and must not take that for the edge's silence.
+        let mut ping = tokio::time::interval(PING_EVERY);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut unanswered = 0;
+        // What was set before this edge came.
+        if self.wanted.borrow().table.generation > Generation(0) {
+            self.wanted.mark_changed();
+        }
+        loop {
+            let step = tokio::select! {
+                received = channel.receive::<FromEdge>() => {
+                    unanswered = 0;
+                    match received {
+                        Ok(Some((frame, _))) => {
+                            self.hear(frame);
+                            Ok(())
+                        }
+                        Ok(None) => return Ended::Lost(self.death(pid).await),
+                        Err(error) => Err(error),
+                    }
+                }
+                changed = self.wanted.changed() => match changed {
+                    Ok(()) => {
+                        let frame = DesiredFrame::from(&**self.wanted.borrow_and_update());
+                        say(&mut channel, &ToEdge::Desired(Box::new(frame))).await
+                    }
+                    Err(_) => return Ended::Left,
+                },
+                request = requests.recv() => match request {
+                    Some((limit, done)) => {
+                        self.drain(channel, limit).await;
+                        return Ended::Shutdown(done);
+                    }
+                    None => return Ended::Left,
+                },
+                _ = ping.tick() => {
+                    if unanswered >= MAX_UNANSWERED {
+                        kill(pid);
+                        self.end_child().await;
+                        let what = format!("the edge (process {pid}) was silent for {} s", SILENCE.as_secs());
+                        return Ended::Lost(Fault::new(FaultKind::Failed, what));
+                    }
+                    unanswered += 1;
+                    say(&mut channel, &ToEdge::Hello { protocol: PROTOCOL }).await
+                }
+            };
+            if let Err(error) = step {
+                let fault = self.death(pid).await;
+                return Ended::Lost(fault.source(&error));
+            }
+        }
+    }
+
+    fn hear(&mut self, frame: FromEdge) {
+        match frame {
+            FromEdge::Observation(frame) => self.publish(|seen| frame.apply(seen)),
+            FromEdge::Serving { generation } => self.publish(|seen| seen.serving = Some(Generation(generation))),
+            FromEdge::Refused { generation, reason } => {
+                tracing::error!(generation, reason, "the edge refused a desired state");
+            }
+            FromEdge::Hello { .. } | FromEdge::Listeners { .. } => {}
+        }
+    }
+
+    /// The connection ended: makes sure that the process did, too, and says how.
+    async fn death(&mut self, pid: u32) -> Fault {
+        let fault = Fault::new(FaultKind::Failed, format!("the edge (process {pid}) ended"));
+        let Some(mut child) = self.child.take() else {
+            kill(pid);
+            return fault;
+        };
+        let status = match timeout(Duration::from_millis(200), child.wait()).await {
+            Ok(status) => status,
+            Err(_) => {
+                // It closed its connection but lives: it is not fit to serve.
+                drop(child.start_kill());
+                child.wait().await
+            }
+        };
+        match status {
+            Ok(status) => fault.caused_by(status.to_string()),
+            Err(error) => fault.source(&error),
+        }
+    }
+
+    async fn drain(&mut self, mut channel: Channel, limit: Duration) {
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let ended = timeout(limit + DRAIN_SLACK, async {
+            channel.send(&ToEdge::Shutdown { limit_ms }, &[]).await?;
+            while let Some((frame, _)) = channel.receive::<FromEdge>().await? {
+                self.hear(frame);
+            }
+            Ok::<_, ChannelError>(())
+        });
+        if !matches!(ended.await, Ok(Ok(()))) {
+            tracing::warn!("the edge did not drain in time");
+        }
+        if let Some(mut child) = self.child.take()
+            && timeout(DRAIN_SLACK, child.wait()).await.is_err()
+        {
+            drop(child.kill().await);
+        }
+        self.sockets = None;
+        // Gone already, or in the way of nobody.
+        drop(std::fs::remove_file(self.socket_path()));
+    }
+}
+
+/// Ends an edge that is no child of this daemon.
+fn kill(pid: u32) {
+    let Ok(raw) = i32::try_from(pid) else { return };
+    let is_edge = std::fs::read(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|line| line.split(|b| *b == 0).any(|word| word == b"--control-fd"));
+    if is_edge {
+        // It may have ended meanwhile.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(raw), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+fn bind_control(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Sends a frame to an edge that takes it up in time: one that does not read would block the session for good.
+async fn say(channel: &mut Channel, frame: &ToEdge) -> Result<(), ChannelError> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("it took up nothing for {} s", SILENCE.as_secs()));
+    timeout(SILENCE, channel.send(frame, &[])).await.unwrap_or_else(|_| Err(late().into()))
+}
+
+async fn greet(channel: &mut Channel, uid: Option<u32>) -> Result<Greeting, ChannelError> {
+    let silent = || io::Error::new(io::ErrorKind::TimedOut, "no hello in time");
+    channel.check_peer(uid)?;
+    let hello = timeout(HELLO_TIME, async {
+        channel.send(&ToEdge::Hello { protocol: PROTOCOL }, &[]).await?;
+        loop {
+            match channel.receive::<FromEdge>().await? {
+                Some((FromEdge::Hello { protocol: PROTOCOL, pid, http, https, serving }, _)) => {
+                    return Ok(Greeting { pid, http, https, serving, frames: Vec::new() });
+                }
+                Some((FromEdge::Hello { protocol, .. }, _)) => {
+                    let text = format!("it speaks protocol {protocol}, this daemon {PROTOCOL}");
+                    return Err(io::Error::new(io::ErrorKind::Unsupported, text).into());
+                }
+                Some(_) => {}
+                None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            }
+        }
+    });
+    hello.await.unwrap_or_else(|_| Err(silent().into()))
+}
+
+/// Duplicates of the sockets that a running edge serves.
+async fn take_sockets(channel: &mut Channel, frames: &mut Vec<FromEdge>) -> Result<Sockets, Fault> {
+    let what = "the running edge does not hand over its sockets";
+    let asked = timeout(HELLO_TIME, async {
+        channel.send(&ToEdge::Listeners, &[]).await?;
+        // The kernel may deliver descriptors with the frame before theirs.
+        let mut fds: Vec<OwnedFd> = Vec::new();
+        loop {
+            let Some((frame, some)) = channel.receive::<FromEdge>().await? else {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            };
+            fds.extend(some);
+            match frame {
+                FromEdge::Listeners { http, https } => return Ok((fds, http, https)),
+                other @ (FromEdge::Hello { .. }
+                | FromEdge::Serving { .. }
+                | FromEdge::Refused { .. }
+                | FromEdge::Observation(_)) => frames.push(other),
+            }
+        }
+    });
+    let (fds, http, https) = match asked.await {
+        Ok(Ok(listeners)) => listeners,
+        Ok(Err::<_, ChannelError>(error)) => return Err(lost(&error, what)),
+        Err(error) => return Err(lost(&error, what)),
+    };
+    let mut fds = fds.into_iter();
+    let control = fds.next().map(UnixListener::from);
+    let mut next = |is_there: bool| if is_there { fds.next().map(TcpListener::from) } else { None };
+    let (http_socket, https_socket) = (next(http), next(https));
+    match control {
+        Some(control) if http_socket.is_some() == http && https_socket.is_some() == https => {
+            Ok(Sockets { control, http: http_socket, https: https_socket })
+        }
+        Some(_) | None => Err(Fault::new(FaultKind::Failed, what)),
+    }
+}

@@ -1,0 +1,120 @@
+//! Accepting connections. The sockets are shared by all workers: whoever is free takes the next one.
+
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::client::{Peer, http1, http2};
+use crate::deadline::ticks;
+use crate::route::Routes;
+use crate::stream::Stream;
+use crate::tls;
+use crate::upstream::is_shortage;
+use crate::worker::Worker;
+
+/// How long accepting rests when the process has no descriptor or memory left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How often that is told: a shortage may come and go many times a second.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// How long a new edge leaves connections in the sockets' queues until it is told what to serve: an edge that replaces
+/// one that died answers them then, as if nothing had happened.
+const FIRST_TABLE: Duration = Duration::from_secs(2);
+
+/// Accepts until the worker drains.
+pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bool) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "a listening socket cannot be used"),
+    };
+    let wait = worker.sweep.deadline();
+    wait.set(FIRST_TABLE);
+    let mut silent_until = 0;
+    loop {
+        let accepted = std::future::poll_fn(|cx| {
+            // Also registers for being woken when a table comes and when draining begins.
+            let waited = wait.passed(cx);
+            if worker.is_draining() {
+                return Poll::Ready(None);
+            }
+            if !waited && worker.with_routes(Routes::is_initial) {
+                return Poll::Pending;
+            }
+            listener.poll_accept(cx).map(Some)
+        });
+        match accepted.await {
+            None => return,
+            Some(Ok((stream, peer))) => {
+                tokio::task::spawn_local(connection(Rc::clone(&worker), stream, peer, secure));
+            }
+            Some(Err(error)) if is_shortage(&error) => {
+                if worker.sweep.now() >= silent_until {
+                    tracing::warn!(%error, "accepting pauses");
+                    silent_until = worker.sweep.now() + ticks(WARN_EVERY);
+                }
+                worker.make_room();
+                tokio::time::sleep(PAUSE).await;
+            }
+            Some(Err(error)) => tracing::debug!(%error, "a connection was gone before it was accepted"),
+        }
+    }
+}
+
+/// One connection; counted until it is dropped, also by a panic.
+struct Counted(Rc<Worker>);
+
+impl Counted {
+    fn new(worker: &Rc<Worker>) -> Self {
+        worker.shard.connection_opened();
+        Self(Rc::clone(worker))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.shard.connection_closed();
+    }
+}
+
+async fn connection(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, secure: bool) {
+    let _counted = Counted::new(&worker);
+    // Without it, small answers wait for an acknowledgement; a failure costs time only.
+    drop(stream.set_nodelay(true));
+    if !secure {
+        return http1::serve(worker, Stream::Plain(stream), Peer::new(peer.ip(), None)).await;
+    }
+    let Some((stream, peer)) = handshake(&worker, stream, peer).await else { return };
+    match stream {
+        // Boxed: a connection that speaks HTTP/1 does not carry its room.
+        Stream::Tls(stream) if tls::is_http2(&stream) => {
+            Box::pin(http2::serve(worker, *stream, peer)).await;
+        }
+        Stream::Tls(_) | Stream::Plain(_) => http1::serve(worker, stream, peer).await,
+    }
+}
+
+/// Boxed: its state is large and lives only for a moment.
+async fn handshake(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) -> Option<(Stream, Peer)> {
+    let local = stream.local_addr().ok()?.ip();
+    let shaking = Box::pin(worker.tls.accept(stream, local));
+    let shaken = tokio::time::timeout(worker.limits.handshake, shaking).await;
+    worker.shard.handshake(matches!(shaken, Ok(Ok(_))));
+    match shaken {
+        Ok(Ok(stream)) => {
+            let peer = Peer::new(peer.ip(), Some(tls::secured(&stream)));
+            Some((Stream::Tls(Box::new(stream)), peer))
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, %peer, "a TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "a TLS handshake took too long");
+            None
+        }
+    }
+}

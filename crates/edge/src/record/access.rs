@@ -1,0 +1,353 @@
+//! The access log: one JSON object per request, batched, rotated, and never waited for.
+
+use std::cell::{Cell, RefCell};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A worker hands its lines over when it has so many bytes, and at every tick.
+const BATCH: usize = 32 << 10;
+
+/// Batches that wait for the disk; more are dropped. 2 MiB.
+const WAITING: usize = 64;
+
+/// A file is put aside when it is this large.
+const ROTATE_AT: u64 = 32 << 20;
+
+/// Files kept, the current one included.
+const FILES: u32 = 4;
+
+/// The thread that writes, one per process.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    batches: SyncSender<Vec<u8>>,
+    dropped: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Writes `DIR/access.log`, then `access.log.1` … `.3`, the oldest last.
+    pub(crate) fn start(dir: &Path) -> io::Result<Self> {
+        let (batches, queue) = sync_channel(WAITING);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let mut log = RotatedFile::new(dir.join("access.log"), ROTATE_AT);
+        let count = Arc::clone(&dropped);
+        let thread = std::thread::Builder::new().name("access-log".to_owned()).stack_size(128 << 10);
+        let thread = thread.spawn(move || write_all(&queue, &mut log, &count))?;
+        Ok(Self { batches, dropped, thread })
+    }
+
+    pub(crate) fn log(&self) -> AccessLog {
+        AccessLog {
+            lines: RefCell::default(),
+            batches: self.batches.clone(),
+            dropped: Arc::clone(&self.dropped),
+            clock: Clock::default(),
+        }
+    }
+
+    /// Lines that were not written.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the last batch; every [`AccessLog`] must be gone.
+    pub(crate) fn finish(self) {
+        drop(self.batches);
+        if self.thread.join().is_err() {
+            tracing::error!("the access log's thread panicked");
+        }
+    }
+}
+
+fn lines(batch: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', batch).count() as u64
+}
+
+fn write_all(queue: &Receiver<Vec<u8>>, log: &mut RotatedFile, dropped: &AtomicU64) {
+    let mut failing = false;
+    while let Ok(batch) = queue.recv() {
+        match log.append(&batch) {
+            Ok(()) => failing = false,
+            Err(error) => {
+                dropped.fetch_add(lines(&batch), Ordering::Relaxed);
+                if !failing {
+                    tracing::warn!(%error, path = %log.path.display(), "the access log cannot be written");
+                }
+                failing = true;
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RotatedFile {
+    path: PathBuf,
+    limit: u64,
+    open: Option<(File, u64)>,
+}
+
+impl RotatedFile {
+    fn new(path: PathBuf, limit: u64) -> Self {
+        Self { path, limit, open: None }
+    }
+
+    fn append(&mut self, batch: &[u8]) -> io::Result<()> {
+        if self.open.as_ref().is_some_and(|(_, size)| *size >= self.limit) {
+            self.open = None;
+            self.rotate()?;
+        }
+        let (file, size) = match &mut self.open {
+            Some(open) => open,
+            None => {
+                let file = OpenOptions::new().append(true).create(true).open(&self.path)?;
+                let size = file.metadata()?.len();
+                self.open.insert((file, size))
+            }
+        };
+        let written = file.write_all(batch);
+        *size += batch.len() as u64;
+        if written.is_err() {
+            self.open = None;
+        }
+        written
+    }
+
+    fn rotate(&self) -> io::Result<()> {
+        let name = |n: u32| match n {
+            0 => self.path.clone(),
+            n => PathBuf::from(format!("{}.{n}", self.path.display())),
+        };
+        for n in (0..FILES - 1).rev() {
+            match std::fs::rename(name(n), name(n + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Wall time as text, rendered once a second.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    second: Cell<u64>,
+    stamp: RefCell<String>,
+    date: RefCell<String>,
+}
+
+impl Clock {
+    /// Since 1970.
+    fn now() -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    fn render(&self, second: u64) {
+        if self.second.replace(second) == second {
+            return;
+        }
+        let time = jiff::Timestamp::from_second(i64::try_from(second).unwrap_or(0)).unwrap_or_default();
+        *self.stamp.borrow_mut() = time.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+        *self.date.borrow_mut() = time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    }
+
+    /// Calls `f` with the HTTP date of now.
+    pub(crate) fn with_date<R>(&self, f: impl FnOnce(&str) -> R) -> R {
+        self.render(Self::now().as_secs());
+        f(&self.date.borrow())
+    }
+}
+
+/// What one line says.
+#[derive(Debug)]
+pub(crate) struct Line<'a> {
+    /// Ready-made pairs: app, env, route; service and release; instance. Empty where there is none.
+    pub(crate) labels: [&'a str; 3],
+    pub(crate) method: &'a str,
+    pub(crate) host: &'a str,
+    /// Without its query: queries carry tokens.
+    pub(crate) path: &'a str,
+    pub(crate) status: u16,
+    pub(crate) duration: Duration,
+    /// Until the response's first byte.
+    pub(crate) waited: Option<Duration>,
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    pub(crate) client: IpAddr,
+    pub(crate) protocol: &'static str,
+    /// `TLSv1.3`; empty: plain.
+    pub(crate) tls: &'static str,
+    pub(crate) trace: &'a str,
+    pub(crate) request: &'a str,
+    /// Who is to blame and the reason's code, where something went wrong.
+    pub(crate) fault: Option<(&'static str, &'static str)>,
+}
+
+/// One worker's lines on their way.
+#[derive(Debug)]
+pub(crate) struct AccessLog {
+    lines: RefCell<Vec<u8>>,
+    batches: SyncSender<Vec<u8>>,
+    dropped: Arc<AtomicU64>,
+    pub(crate) clock: Clock,
+}
+
+impl AccessLog {
+    pub(crate) fn write(&self, line: &Line<'_>) {
+        let now = Clock::now();
+        self.clock.render(now.as_secs());
+        let mut out = self.lines.borrow_mut();
+        line.render(&self.clock.stamp.borrow(), now.subsec_millis(), &mut out);
+        if out.len() >= BATCH {
+            self.hand_over(&mut out);
+        }
+    }
+
+    /// Hands over what there is.
+    pub(crate) fn flush(&self) {
+        self.hand_over(&mut self.lines.borrow_mut());
+    }
+
+    fn hand_over(&self, out: &mut Vec<u8>) {
+        if out.is_empty() {
+            return;
+        }
+        match self.batches.try_send(std::mem::take(out)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => {
+                self.dropped.fetch_add(lines(&batch), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn text(out: &mut Vec<u8>, key: &str, value: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":\"");
+    if value.bytes().all(|b| !matches!(b, 0..0x20 | b'"' | b'\\')) {
+        out.extend_from_slice(value.as_bytes());
+    } else {
+        for c in value.chars() {
+            match c {
+                '"' | '\\' => out.extend_from_slice(&[b'\\', c as u8]),
+                '\0'..' ' => drop(write!(out, "\\u{:04x}", u32::from(c))),
+                c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+    }
+    out.push(b'"');
+}
+
+fn millis(out: &mut Vec<u8>, key: &str, value: Duration) {
+    let micros = value.as_micros();
+    drop(write!(out, ",\"{key}\":{}.{:03}", micros / 1000, micros % 1000));
+}
+
+impl Line<'_> {
+    fn render(&self, stamp: &str, millisecond: u32, out: &mut Vec<u8>) {
+        drop(write!(out, "{{\"ts\":\"{stamp}.{millisecond:03}Z\""));
+        for label in self.labels.iter().filter(|label| !label.is_empty()) {
+            out.push(b',');
+            out.extend_from_slice(label.as_bytes());
+        }
+        text(out, "method", self.method);
+        text(out, "host", self.host);
+        text(out, "path", self.path);
+        drop(write!(out, ",\"status\":{}", self.status));
+        millis(out, "duration_ms", self.duration);
+        if let Some(waited) = self.waited {
+            millis(out, "upstream_ms", waited);
+        }
+        drop(write!(out, ",\"bytes_in\":{},\"bytes_out\":{}", self.request_bytes, self.response_bytes));
+        drop(write!(out, ",\"client\":\"{}\"", self.client));
+        text(out, "protocol", self.protocol);
+        for (key, value) in [("tls", self.tls), ("trace_id", self.trace), ("request_id", self.request)] {
+            if !value.is_empty() {
+                text(out, key, value);
+            }
+        }
+        if let Some((blame, reason)) = self.fault {
+            text(out, "blame", blame);
+            text(out, "reason", reason);
+        }
+        out.extend_from_slice(b"}\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(path: &str) -> Line<'_> {
+        Line {
+            labels: ["\"app\":\"a\",\"env\":\"local\",\"route\":\"main\"", "", ""],
+            method: "GET",
+            host: "a.localhost",
+            path,
+            status: 502,
+            duration: Duration::from_micros(1_234_567),
+            waited: Some(Duration::from_micros(42)),
+            request_bytes: 1,
+            response_bytes: 2,
+            client: "::1".parse().unwrap(),
+            protocol: "HTTP/1.1",
+            tls: "",
+            trace: "abc",
+            request: "def",
+            fault: Some(("upstream", "connect-refused")),
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_json_object_whatever_the_path() {
+        let mut out = Vec::new();
+        let path = "/a\"b\\c\u{1}é";
+        line(path).render("2026-11-21T00:00:00", 7, &mut out);
+        assert_eq!(lines(&out), 1);
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value["path"], path);
+        assert_eq!(value["ts"], "2026-11-21T00:00:00.007Z");
+        assert_eq!(value["duration_ms"], 1234.567);
+        assert_eq!(value["upstream_ms"], 0.042);
+        assert_eq!((&value["app"], &value["blame"]), (&"a".into(), &"upstream".into()));
+    }
+
+    #[test]
+    fn lines_reach_the_disk_and_files_are_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = RotatedFile::new(dir.path().join("access.log"), 10);
+        for n in 0..8 {
+            file.append(format!("line {n} of eight\n").as_bytes()).unwrap();
+        }
+        let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["access.log", "access.log.1", "access.log.2", "access.log.3"]);
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(
+            (read("access.log"), read("access.log.3")),
+            ("line 7 of eight\n".into(), "line 4 of eight\n".into())
+        );
+    }
+
+    #[test]
+    fn what_the_disk_cannot_take_is_counted_and_nothing_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = Writer::start(&dir.path().join("absent")).unwrap();
+        let log = writer.log();
+        for _ in 0..3 {
+            log.write(&line("/"));
+        }
+        log.flush();
+        drop(log);
+        let dropped = Arc::clone(&writer.dropped);
+        writer.finish();
+        assert_eq!(dropped.load(Ordering::Relaxed), 3);
+    }
+}

@@ -1,0 +1,449 @@
+//! One request, as a list: route → policy → action → record.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::{Duration, Instant};
+
+use bowline_core::route::Method;
+
+use crate::answer::{Reason, wants_html};
+use crate::balance::{Dice, Endpoint};
+use crate::client::{Client, Peer};
+use crate::deadline::Deadline;
+use crate::h1::{Exchange, Framing, Refusal, RequestHead, ResponseLine, Upgrade, Version, write};
+use crate::record::{Line, Sample, ShardKey};
+use crate::route::{LabelId, Lookup, Route, Target};
+use crate::worker::Worker;
+use crate::{files, forward, policy};
+
+/// How long a client may take to read an answer of the edge itself.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// Longest `X-Request-Id` of a client that is passed on.
+const MAX_REQUEST_ID: usize = 128;
+
+/// A request under way.
+pub(crate) struct Request<'a> {
+    pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) head: &'a RequestHead,
+    pub(crate) exchange: Exchange,
+    pub(crate) deadline: &'a Deadline,
+    pub(crate) trace: Trace,
+    pub(crate) journal: Journal,
+}
+
+/// What will be recorded.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    begun: Instant,
+    pub(crate) first_byte: Option<Instant>,
+    /// 0: no response has begun.
+    pub(crate) status: u16,
+    pub(crate) response_bytes: u64,
+    pub(crate) route: Option<Arc<Route>>,
+    /// Position among the route's backends.
+    pub(crate) backend: Option<usize>,
+    pub(crate) endpoint: Option<Arc<Endpoint>>,
+    fault: Option<Reason>,
+}
+
+/// Serves one request; what may happen to the connection is in the exchange that comes back.
+pub(crate) async fn run<C: Client>(
+    worker: &Rc<Worker>,
+    client: &mut C,
+    head: &RequestHead,
+    exchange: Exchange,
+    deadline: &Deadline,
+) -> Exchange {
+    let trace = Trace::of(head, &worker.dice);
+    let mut request = Request { worker, head, exchange, deadline, trace, journal: Journal::begin() };
+    if let Err(reason) = request.serve(client).await {
+        request.fail(client, reason).await;
+    }
+    request.record(client);
+    request.exchange
+}
+
+/// Answers what is not a request, and counts it.
+pub(crate) async fn refuse<C: Client>(worker: &Worker, client: &mut C, refusal: Refusal, deadline: &Deadline) {
+    worker.shard.refused(refusal.code());
+    let trace = Trace::fresh(&worker.dice);
+    let reason = Reason::Refused(refusal);
+    let page = reason.page(false, trace.request_id());
+    let line = line(refusal.status(), page.len(), client.version(), false);
+    let extra = [("content-type", "text/plain; charset=utf-8"), ("x-bowline-error", reason.code())];
+    let head = |out: &mut Vec<u8>| respond(worker, out, &line, &extra);
+    let sent = client.respond(line.body, &mut { head }).and_then(|()| client.send(page.as_bytes()));
+    if sent.and_then(|()| client.finish()).is_ok() {
+        deadline.set(ANSWER_TIME);
+        let _ = flush(client, deadline).await;
+    }
+    worker.access.write(&Line {
+        labels: [""; 3],
+        method: "",
+        host: "",
+        path: "",
+        status: refusal.status(),
+        duration: Duration::ZERO,
+        waited: None,
+        request_bytes: 0,
+        response_bytes: page.len() as u64,
+        client: client.peer().ip,
+        protocol: client.protocol(),
+        tls: tls_version(client.peer()),
+        trace: trace.trace_id(),
+        request: trace.request_id(),
+        fault: Some((reason.blame().as_str(), reason.code())),
+    });
+}
+
+fn tls_version(peer: &Peer) -> &'static str {
+    peer.tls.as_ref().map_or("", |tls| tls.version)
+}
+
+/// The head of an answer with a body of known length.
+fn line(status: u16, length: usize, version: Version, keep_alive: bool) -> ResponseLine<'static> {
+    let body = Framing::Length(length as u64);
+    ResponseLine { status, body, announced: None, version, keep_alive, upgrade: None, date: None }
+}
+
+fn respond(worker: &Worker, out: &mut Vec<u8>, line: &ResponseLine<'_>, extra: &[(&str, &str)]) {
+    worker.access.clock.with_date(|date| {
+        write::response(out, &ResponseLine { date: Some(date), ..*line }, std::iter::empty(), extra);
+    });
+}
+
+/// Waits until everything was taken by the network.
+pub(crate) async fn flush<C: Client>(client: &mut C, deadline: &Deadline) -> Result<(), Reason> {
+    poll_fn(|cx| {
+        if deadline.passed(cx) {
+            return Poll::Ready(Err(Reason::ClientStalled));
+        }
+        client.poll_flush(cx)
+    })
+    .await
+}
+
+/// Waits until more payload may be given.
+pub(crate) async fn room<C: Client>(client: &mut C, deadline: &Deadline) -> Result<(), Reason> {
+    poll_fn(|cx| {
+        while !client.has_room() {
+            if deadline.passed(cx) {
+                return Poll::Ready(Err(Reason::ClientStalled));
+            }
+            ready!(client.poll_flush(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await
+}
+
+impl Journal {
+    fn begin() -> Self {
+        Self {
+            begun: Instant::now(),
+            first_byte: None,
+            status: 0,
+            response_bytes: 0,
+            route: None,
+            backend: None,
+            endpoint: None,
+            fault: None,
+        }
+    }
+
+    /// The labels of this request's series, if a route was found.
+    fn labels(&self) -> Option<LabelId> {
+        let route = self.route.as_ref()?;
+        Some(match (&route.target, self.backend) {
+            (Target::Forward(backends), Some(position)) => backends[position].labels,
+            (Target::Files { labels, .. }, _) => *labels,
+            (Target::Forward(_) | Target::Redirect(_) | Target::Deny, _) => route.labels,
+        })
+    }
+
+    /// The labels of this request's line in the access log.
+    fn log(&self) -> [&str; 3] {
+        let Some(route) = &self.route else { return [""; 3] };
+        let served = match (&route.target, self.backend) {
+            (Target::Forward(backends), Some(position)) => &backends[position].log,
+            (Target::Files { log, .. }, _) => log,
+            (Target::Forward(_) | Target::Redirect(_) | Target::Deny, _) => "",
+        };
+        [&route.log, served, self.endpoint.as_ref().map_or("", |endpoint| &endpoint.log)]
+    }
+}
+
+impl Request<'_> {
+    async fn serve<C: Client>(&mut self, client: &mut C) -> Result<(), Reason> {
+        let route = self.route(client.peer())?;
+        self.journal.route = Some(Arc::clone(&route));
+        policy::announced(route.body, self.head.body())?;
+        match &route.target {
+            Target::Forward(_) => forward::run(self, client, &route).await,
+            Target::Files { folder, release, .. } => {
+                Box::pin(files::serve(self, client, &route, folder, *release)).await
+            }
+            Target::Redirect(to) => self.redirect(client, to).await,
+            Target::Deny => Err(Reason::Denied),
+        }
+    }
+
+    /// One lookup in the table of now.
+    pub(crate) fn route(&self, peer: &Peer) -> Result<Arc<Route>, Reason> {
+        let host = self.head.authority().host;
+        self.worker.with_routes(|routes| {
+            if let Some(tls) = &peer.tls {
+                let same = tls.name.as_deref().map_or(is_address(host), |name| name == host);
+                if !same || routes.host(host).is_some_and(|host| !host.https) {
+                    return Err(Reason::Misdirected);
+                }
+            }
+            match routes.lookup(host, self.head.path()) {
+                Lookup::Route(route) => Ok(Arc::clone(route)),
+                Lookup::NoRule => Err(Reason::NoRoute),
+                Lookup::NoHost if routes.is_initial() => Err(Reason::Starting),
+                Lookup::NoHost => Err(Reason::UnknownHost),
+            }
+        })
+    }
+
+    async fn redirect<C: Client>(&mut self, client: &mut C, to: &str) -> Result<(), Reason> {
+        let path = self.head.path();
+        let mut location = format!("{}{path}", to.strip_suffix('/').unwrap_or(to));
+        if let Some(query) = self.head.query() {
+            location.push('?');
+            location.push_str(query);
+        }
+        self.answer(client, 308, &[("location", &location)], b"").await
+    }
+
+    /// Whether the client may use its connection again: to be asked when an answer's head is written.
+    pub(crate) fn keep_alive(&mut self) -> bool {
+        if self.worker.is_draining() {
+            self.exchange.close_client();
+        }
+        self.exchange.keep_alive()
+    }
+
+    /// Sends a whole answer of the edge itself.
+    pub(crate) async fn answer<C: Client>(
+        &mut self,
+        client: &mut C,
+        status: u16,
+        extra: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<(), Reason> {
+        let to_head = self.head.is_head();
+        self.exchange.answered_here();
+        let mut line = line(status, body.len(), client.version(), self.keep_alive());
+        if to_head {
+            (line.body, line.announced) = (Framing::None, Some(body.len() as u64));
+        }
+        self.begin_response(client, &line, extra)?;
+        if !to_head && !body.is_empty() {
+            client.send(body)?;
+            self.journal.response_bytes += body.len() as u64;
+        }
+        self.end_response(client, ANSWER_TIME).await
+    }
+
+    /// Sends an answer that has no body by its nature (304).
+    pub(crate) async fn answer_empty<C: Client>(
+        &mut self,
+        client: &mut C,
+        status: u16,
+        extra: &[(&str, &str)],
+    ) -> Result<(), Reason> {
+        self.exchange.answered_here();
+        let line = line(status, 0, client.version(), self.keep_alive());
+        self.begin_response(client, &ResponseLine { body: Framing::None, ..line }, extra)?;
+        self.end_response(client, ANSWER_TIME).await
+    }
+
+    /// Writes the head of an answer of the edge itself.
+    pub(crate) fn begin_response<C: Client>(
+        &mut self,
+        client: &mut C,
+        line: &ResponseLine<'_>,
+        extra: &[(&str, &str)],
+    ) -> Result<(), Reason> {
+        self.journal.status = line.status;
+        client.respond(line.body, &mut |out| respond(self.worker, out, line, extra))
+    }
+
+    /// All payload was given: sees it off.
+    pub(crate) async fn end_response<C: Client>(&mut self, client: &mut C, within: Duration) -> Result<(), Reason> {
+        client.finish()?;
+        self.deadline.set(within);
+        flush(client, self.deadline).await?;
+        self.exchange.response_sent();
+        Ok(())
+    }
+
+    /// Answers with a page, or cuts an answer that has begun.
+    async fn fail<C: Client>(&mut self, client: &mut C, reason: Reason) {
+        self.journal.fault = Some(reason);
+        self.exchange.close_upstream();
+        let nobody_there = matches!(reason, Reason::ClientGone | Reason::ClientStalled);
+        if self.journal.status != 0 || nobody_there {
+            self.exchange.close_client();
+            client.abort();
+            if self.journal.status == 0 {
+                self.journal.status = reason.status();
+            }
+            return;
+        }
+        if matches!(reason, Reason::Refused(_)) {
+            self.exchange.close_client();
+        }
+        let html = wants_html(self.head);
+        let kind = if html { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
+        let page = reason.page(html, self.trace.request_id());
+        let id = self.trace.request_id().to_owned();
+        let mut extra = vec![("content-type", kind), ("cache-control", "no-store"), ("x-request-id", &id)];
+        extra.push(("x-bowline-error", reason.code()));
+        if reason.status() == 503 {
+            extra.push(("retry-after", "1"));
+        }
+        if reason.status() == 405 {
+            extra.push(("allow", "GET, HEAD"));
+        }
+        if self.answer(client, reason.status(), &extra, page.as_bytes()).await.is_err() {
+            self.exchange.close_client();
+            client.abort();
+        }
+    }
+
+    /// Counts the request and writes its line.
+    fn record<C: Client>(&self, client: &C) {
+        let journal = &self.journal;
+        let duration = journal.begun.elapsed();
+        let method = self.head.method();
+        let (request_bytes, response_bytes) = (client.body_bytes(), journal.response_bytes);
+        match journal.labels() {
+            Some(labels) => {
+                let key = ShardKey { labels, method: Method::of(method.as_bytes()), status: journal.status };
+                self.worker.shard.count(&Sample { key, duration, request_bytes, response_bytes });
+            }
+            None => self.worker.shard.refused(journal.fault.map_or("none", Reason::code)),
+        }
+        self.worker.access.write(&Line {
+            labels: journal.log(),
+            method,
+            host: self.head.authority().host,
+            path: self.head.path(),
+            status: journal.status,
+            duration,
+            waited: journal.first_byte.map(|at| at.duration_since(journal.begun)),
+            request_bytes,
+            response_bytes,
+            client: client.peer().ip,
+            protocol: client.protocol(),
+            tls: tls_version(client.peer()),
+            trace: self.trace.trace_id(),
+            request: self.trace.request_id(),
+            fault: journal.fault.map(|reason| (reason.blame().as_str(), reason.code())),
+        });
+    }
+
+    pub(crate) fn is_websocket(&self) -> bool {
+        matches!(self.head.upgrade(), Some(Upgrade::WebSocket))
+    }
+}
+
+fn is_address(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    bare.parse::<std::net::IpAddr>().is_ok()
+}
+
+/// What ties a request's lines in different logs together: W3C `traceparent` and `X-Request-Id`, passed on or begun.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    /// `00-TRACE-SPAN-FLAGS`.
+    parent: [u8; 55],
+    pub(crate) begun: bool,
+    /// `None`: the trace's id.
+    given_id: Option<Box<str>>,
+}
+
+impl Trace {
+    fn of(head: &RequestHead, dice: &Dice) -> Self {
+        let mut trace = Self::fresh(dice);
+        if let Some(parent) = head.first("traceparent").and_then(valid_parent) {
+            trace.parent = parent;
+            trace.begun = false;
+        }
+        trace.given_id = head.first("x-request-id").and_then(valid_id).map(Into::into);
+        trace
+    }
+
+    fn fresh(dice: &Dice) -> Self {
+        let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-01";
+        hex(dice.next(), &mut parent[3..19]);
+        hex(dice.next(), &mut parent[19..35]);
+        hex(dice.next(), &mut parent[36..52]);
+        Self { parent, begun: true, given_id: None }
+    }
+
+    pub(crate) fn parent(&self) -> &str {
+        std::str::from_utf8(&self.parent).expect("hexadecimal digits and '-'")
+    }
+
+    pub(crate) fn trace_id(&self) -> &str {
+        &self.parent()[3..35]
+    }
+
+    pub(crate) fn request_id(&self) -> &str {
+        self.given_id.as_deref().unwrap_or_else(|| self.trace_id())
+    }
+}
+
+fn hex(value: u64, out: &mut [u8]) {
+    for (i, digit) in out.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[usize::try_from((value >> (4 * i)) & 15).expect("less than 16")];
+    }
+}
+
+/// A `traceparent` of version 00 (W3C Trace Context, 3.2).
+fn valid_parent(value: &[u8]) -> Option<[u8; 55]> {
+    let parent: [u8; 55] = value.try_into().ok()?;
+    let form = parent.iter().enumerate().all(|(i, byte)| match i {
+        2 | 35 | 52 => *byte == b'-',
+        _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+    });
+    let zero = |range: std::ops::Range<usize>| parent[range].iter().all(|byte| *byte == b'0');
+    (form && &parent[..2] == b"00" && !zero(3..35) && !zero(36..52)).then_some(parent)
+}
+
+fn valid_id(value: &[u8]) -> Option<&str> {
+    let form = value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(byte));
+    let valid = form && (1..=MAX_REQUEST_ID).contains(&value.len());
+    if valid { std::str::from_utf8(value).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_begun_in_the_form_that_is_accepted() {
+        let trace = Trace::fresh(&Dice::new(1));
+        assert_eq!(valid_parent(trace.parent().as_bytes()), Some(trace.parent));
+        assert_eq!(trace.request_id().len(), 32);
+        assert_ne!(trace.trace_id(), Trace::fresh(&Dice::new(3)).trace_id());
+    }
+
+    #[test]
+    fn only_well_formed_ids_are_passed_on() {
+        let check = |value: &str, expected: bool| assert_eq!(valid_parent(value.as_bytes()).is_some(), expected);
+        check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", true);
+        check("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false);
+        check("00-4BF92F3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
+        check("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
+        assert_eq!(valid_id(b"abc-1"), Some("abc-1"));
+        assert_eq!((valid_id(b""), valid_id(b"a b"), valid_id(&[b'a'; 129])), (None, None, None));
+    }
+}

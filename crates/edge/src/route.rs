@@ -1,0 +1,351 @@
+//! The table as a worker looks it up: compiled once, where it arrives; only hosts that changed are compiled again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_core::app::{BodyLimit, HostName, PathPrefix};
+use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
+use bowline_core::route::{Action, Pool, PoolId, Rule, Site, SiteTls, Split, Table};
+use tokio::sync::Notify;
+
+use crate::balance::Endpoint;
+use crate::files::Folder;
+
+/// A whole table. Shared by the workers, never changed.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    pub(crate) generation: Option<Generation>,
+    exact: HashMap<Box<str>, Arc<Host>>,
+    /// `*.example.com` under `example.com`.
+    wildcard: HashMap<Box<str>, Arc<Host>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) https: bool,
+    rules: Vec<Arc<Route>>,
+}
+
+/// One rule.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) prefix: PathPrefix,
+    pub(crate) strip: bool,
+    pub(crate) target: Target,
+    pub(crate) body: BodyLimit,
+    pub(crate) timeout: Duration,
+    pub(crate) idle: Duration,
+    /// The series of what has no release: redirects, refusals.
+    pub(crate) labels: LabelId,
+    /// `"app":"…","env":"…","route":"…"` for the access log.
+    pub(crate) log: String,
+}
+
+#[derive(Debug)]
+pub(crate) enum Target {
+    Forward(Vec<Backend>),
+    Files { folder: Folder, release: ReleaseNumber, labels: LabelId, log: String },
+    Redirect(String),
+    Deny,
+}
+
+/// The instances of one release.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub(crate) weight: u8,
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    /// The number, as `x-bowline-release` says it.
+    pub(crate) release: String,
+    pub(crate) labels: LabelId,
+    /// `"service":"…","release":N` for the access log.
+    pub(crate) log: String,
+}
+
+#[cfg(test)]
+impl Backend {
+    pub(crate) fn for_test(release: ReleaseNumber, weight: u8, endpoints: Vec<Arc<Endpoint>>) -> Self {
+        Self { weight, endpoints, release: release.to_string(), labels: LabelId(0), log: String::new() }
+    }
+}
+
+/// What a lookup found.
+#[derive(Debug)]
+pub(crate) enum Lookup<'r> {
+    NoHost,
+    /// The host is known, but no rule matches the path.
+    NoRule,
+    Route(&'r Arc<Route>),
+}
+
+impl Routes {
+    /// The first rule that matches. `host`: lower case, without port and trailing dot. `path`: canonical.
+    pub(crate) fn lookup(&self, host: &str, path: &str) -> Lookup<'_> {
+        let Some(host) = self.host(host) else { return Lookup::NoHost };
+        host.rules.iter().find(|rule| rule.prefix.matches(path)).map_or(Lookup::NoRule, Lookup::Route)
+    }
+
+    /// An exact name before a wildcard.
+    pub(crate) fn host(&self, name: &str) -> Option<&Arc<Host>> {
+        self.exact.get(name).or_else(|| self.wildcard.get(name.split_once('.')?.1))
+    }
+
+    /// No table was given yet.
+    pub(crate) fn is_initial(&self) -> bool {
+        self.generation.is_none()
+    }
+}
+
+/// Stands for the labels of a series but method and status; see [`Labels`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct LabelId(pub(crate) u32);
+
+/// The labels of a series that a route determines.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Labels {
+    pub(crate) key: AppKey,
+    pub(crate) service: Option<ServiceName>,
+    pub(crate) release: Option<ReleaseNumber>,
+    pub(crate) prefix: PathPrefix,
+}
+
+/// Turns tables into [`Routes`], keeping what did not change: endpoints with their counts, labels, hosts.
+#[derive(Debug, Default)]
+pub(crate) struct Compiler {
+    table: Arc<Table>,
+    routes: Arc<Routes>,
+    endpoints: BTreeMap<InstanceId, Arc<Endpoint>>,
+    last_serial: u32,
+    labels: BTreeMap<Arc<Labels>, LabelId>,
+    by_id: Vec<Arc<Labels>>,
+    drained: Arc<Notify>,
+}
+
+impl Compiler {
+    pub(crate) fn generation(&self) -> Option<Generation> {
+        self.routes.generation
+    }
+
+    /// Told when an instance that left the table has nothing outstanding any more.
+    pub(crate) fn drained(&self) -> Arc<Notify> {
+        Arc::clone(&self.drained)
+    }
+
+    pub(crate) fn labels(&self, id: LabelId) -> &Labels {
+        &self.by_id[id.0 as usize]
+    }
+
+    /// What is outstanding, by instance. Instances that left and have nothing outstanding are forgotten.
+    pub(crate) fn outstanding(&mut self) -> BTreeMap<InstanceId, u32> {
+        self.endpoints.retain(|_, endpoint| !endpoint.has_left() || endpoint.outstanding() > 0);
+        let busy = self.endpoints.values().filter(|endpoint| endpoint.outstanding() > 0);
+        busy.map(|endpoint| (endpoint.id.clone(), endpoint.outstanding())).collect()
+    }
+
+    pub(crate) fn compile(&mut self, table: Arc<Table>) -> Arc<Routes> {
+        self.take_endpoints(&table);
+        let previous = Arc::clone(&self.routes);
+        let mut routes = Routes { generation: Some(table.generation), ..Routes::default() };
+        for (name, site) in &table.sites {
+            let host = self.unchanged(&table, name, site, &previous).unwrap_or_else(|| self.host(&table, site));
+            match name.as_str().strip_prefix("*.") {
+                Some(rest) => routes.wildcard.insert(rest.into(), host),
+                None => routes.exact.insert(name.as_str().into(), host),
+            };
+        }
+        self.table = table;
+        self.routes = Arc::new(routes);
+        Arc::clone(&self.routes)
+    }
+
+    /// Every instance of the table gets its endpoint, the one it had if its address is the same.
+    fn take_endpoints(&mut self, table: &Table) {
+        let listed: BTreeMap<_, _> = table.pools.values().flat_map(|pool| &pool.endpoints).collect();
+        for endpoint in self.endpoints.values() {
+            endpoint.set_left(!listed.contains_key(&endpoint.id));
+        }
+        for (id, address) in listed {
+            if self.endpoints.get(id).is_some_and(|endpoint| endpoint.address == *address) {
+                continue;
+            }
+            self.last_serial += 1;
+            let endpoint = Endpoint::new(id.clone(), self.last_serial, *address, Arc::clone(&self.drained));
+            self.endpoints.insert(id.clone(), Arc::new(endpoint));
+        }
+    }
+
+    fn unchanged(&self, table: &Table, name: &HostName, site: &Site, routes: &Routes) -> Option<Arc<Host>> {
+        let same_pools = || {
+            site.rules.iter().all(|rule| match &rule.action {
+                Action::Forward { splits, .. } => {
+                    splits.iter().all(|split| self.table.pools.get(&split.pool) == table.pools.get(&split.pool))
+                }
+                Action::Files(_) | Action::Redirect(_) | Action::Deny => true,
+            })
+        };
+        let same = self.table.sites.get(name) == Some(site) && same_pools();
+        let compiled = match name.as_str().strip_prefix("*.") {
+            Some(rest) => routes.wildcard.get(rest),
+            None => routes.exact.get(name.as_str()),
+        };
+        if same { compiled.cloned() } else { None }
+    }
+
+    fn host(&mut self, table: &Table, site: &Site) -> Arc<Host> {
+        let https = match site.tls {
+            SiteTls::Both => true,
+            SiteTls::Off => false,
+        };
+        Arc::new(Host { https, rules: site.rules.iter().map(|rule| self.route(table, rule)).collect() })
+    }
+
+    fn route(&mut self, table: &Table, rule: &Rule) -> Arc<Route> {
+        let target = match &rule.action {
+            Action::Forward { splits, .. } => {
+                Target::Forward(splits.iter().map(|split| self.backend(table, rule, split)).collect())
+            }
+            Action::Files(files) => Target::Files {
+                folder: Folder::new(files),
+                release: files.release,
+                labels: self.label(rule, Some((&files.service, files.release))),
+                log: format!("\"service\":\"{}\",\"release\":{}", files.service, files.release),
+            },
+            Action::Redirect(to) => Target::Redirect(to.clone()),
+            Action::Deny => Target::Deny,
+        };
+        Arc::new(Route {
+            prefix: rule.prefix.clone(),
+            strip: rule.strip,
+            target,
+            body: rule.body,
+            timeout: rule.timeout,
+            idle: rule.idle,
+            labels: self.label(rule, None),
+            log: format!(
+                "\"app\":\"{}\",\"env\":\"{}\",\"route\":\"{}\"",
+                rule.id.key.app, rule.id.key.env, rule.id.route
+            ),
+        })
+    }
+
+    fn backend(&mut self, table: &Table, rule: &Rule, split: &Split) -> Backend {
+        let PoolId { service, release, .. } = &split.pool;
+        let empty = Pool::default();
+        let pool = table.pools.get(&split.pool).unwrap_or(&empty);
+        Backend {
+            weight: split.weight.get(),
+            endpoints: pool.endpoints.keys().filter_map(|id| self.endpoints.get(id).cloned()).collect(),
+            release: release.to_string(),
+            labels: self.label(rule, Some((service, *release))),
+            log: format!("\"service\":\"{service}\",\"release\":{release}"),
+        }
+    }
+
+    fn label(&mut self, rule: &Rule, serves: Option<(&ServiceName, ReleaseNumber)>) -> LabelId {
+        let labels = Labels {
+            key: rule.id.key.clone(),
+            service: serves.map(|(service, _)| service.clone()),
+            release: serves.map(|(_, release)| release),
+            prefix: rule.prefix.clone(),
+        };
+        if let Some(id) = self.labels.get(&labels) {
+            return *id;
+        }
+        let id = LabelId(u32::try_from(self.by_id.len()).expect("fewer than four billion series in one process"));
+        let labels = Arc::new(labels);
+        self.by_id.push(Arc::clone(&labels));
+        self.labels.insert(labels, id);
+        id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::Ticket;
+    use bowline_core::id::{AppName, EnvName, RouteName};
+    use bowline_core::route::RuleId;
+    use bowline_core::units::{Bytes, Weight};
+
+    fn key() -> AppKey {
+        AppKey { env: EnvName::new("local").unwrap(), app: AppName::new("a").unwrap() }
+    }
+
+    fn pool_id() -> PoolId {
+        PoolId { key: key(), service: ServiceName::new("web").unwrap(), release: ReleaseNumber(1) }
+    }
+
+    fn rule(prefix: &str) -> Rule {
+        let splits = vec![Split { pool: pool_id(), weight: Weight::ALL }];
+        Rule {
+            id: RuleId { key: key(), route: RouteName::new("main").unwrap() },
+            prefix: PathPrefix::new(prefix).unwrap(),
+            strip: false,
+            action: Action::Forward { service: ServiceName::new("web").unwrap(), splits },
+            body: BodyLimit(Bytes(1)),
+            timeout: Duration::from_secs(1),
+            idle: Duration::from_secs(1),
+        }
+    }
+
+    fn table(generation: u64, sites: &[(&str, &[&str])], instances: &[&str]) -> Arc<Table> {
+        let site = |prefixes: &[&str]| Site { tls: SiteTls::Both, rules: prefixes.iter().map(|p| rule(p)).collect() };
+        let endpoints = instances.iter().map(|id| (id.parse().unwrap(), "127.0.0.1:9".parse().unwrap()));
+        Arc::new(Table {
+            generation: Generation(generation),
+            sites: sites.iter().map(|(name, rules)| (HostName::new(name).unwrap(), site(rules))).collect(),
+            pools: BTreeMap::from([(pool_id(), Pool { endpoints: endpoints.collect() })]),
+        })
+    }
+
+    #[test]
+    fn an_exact_host_wins_over_a_wildcard_and_the_first_rule_that_matches_is_taken() {
+        let sites: &[(&str, &[&str])] = &[("*.x.org", &["/"]), ("a.x.org", &["/api/v1", "/api"])];
+        let routes = Compiler::default().compile(table(1, sites, &[]));
+        let check = |host: &str, path: &str, expected: Result<&str, &str>| {
+            let got = match routes.lookup(host, path) {
+                Lookup::NoHost => Err("host"),
+                Lookup::NoRule => Err("rule"),
+                Lookup::Route(route) => Ok(route.prefix.as_str()),
+            };
+            assert_eq!(got, expected, "{host}{path}");
+        };
+        check("a.x.org", "/api/v1/x", Ok("/api/v1"));
+        check("a.x.org", "/api/v2", Ok("/api"));
+        check("a.x.org", "/", Err("rule"));
+        check("b.x.org", "/", Ok("/"));
+        check("c.b.x.org", "/", Err("host"));
+        check("x.org", "/", Err("host"));
+    }
+
+    #[test]
+    fn counts_survive_a_swap_and_an_instance_that_left_is_forgotten_when_it_is_done() {
+        let mut compiler = Compiler::default();
+        let sites: &[(&str, &[&str])] = &[("a", &["/"])];
+        let first = compiler.compile(table(1, sites, &["local/a.web.r1.0.1", "local/a.web.r1.1.1"]));
+        let Lookup::Route(route) = first.lookup("a", "/") else { panic!("no route") };
+        let Target::Forward(backends) = &route.target else { panic!("not forwarded") };
+        let ticket = Ticket::new(&backends[0].endpoints[0]);
+        let id = ticket.endpoint().id.clone();
+
+        let second = compiler.compile(table(2, sites, &["local/a.web.r1.1.1"]));
+        let Lookup::Route(route) = second.lookup("a", "/") else { panic!("no route") };
+        let Target::Forward(after) = &route.target else { panic!("not forwarded") };
+        assert!(Arc::ptr_eq(&after[0].endpoints[0], &backends[0].endpoints[1]));
+        assert_eq!(compiler.outstanding(), BTreeMap::from([(id, 1)]));
+        drop(ticket);
+        assert_eq!(compiler.outstanding(), BTreeMap::new());
+        assert_eq!(compiler.endpoints.len(), 1);
+    }
+
+    #[test]
+    fn only_hosts_that_changed_are_compiled_again() {
+        let mut compiler = Compiler::default();
+        let first = compiler.compile(table(1, &[("a", &["/"]), ("b", &["/"])], &["local/a.web.r1.0.1"]));
+        let second = compiler.compile(table(2, &[("a", &["/"]), ("b", &["/x"])], &["local/a.web.r1.0.1"]));
+        assert!(Arc::ptr_eq(first.host("a").unwrap(), second.host("a").unwrap()));
+        assert!(!Arc::ptr_eq(first.host("b").unwrap(), second.host("b").unwrap()));
+        let third = compiler.compile(table(3, &[("a", &["/"])], &[]));
+        assert!(!Arc::ptr_eq(second.host("a").unwrap(), third.host("a").unwrap()));
+    }
+}

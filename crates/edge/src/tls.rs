@@ -1,0 +1,148 @@
+//! TLS: certificates by name, swapped while connections go on.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bowline_core::app::HostName;
+use bowline_core::route::{Certificate, Certificates};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ProtocolVersion, ServerConfig};
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::client::Secured;
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    #[error("the certificate's chain or key is not valid PEM")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    #[error("the certificate's chain is empty")]
+    EmptyChain,
+    #[error("the certificate and its key do not fit")]
+    Key(#[from] rustls::Error),
+}
+
+/// The certificates of now, and how handshakes are made.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    config: Arc<ServerConfig>,
+    names: Arc<Names>,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    by_name: ArcSwap<HashMap<Box<str>, Arc<CertifiedKey>>>,
+}
+
+impl Names {
+    /// An exact name before a wildcard.
+    fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let names = self.by_name.load();
+        names.get(name).or_else(|| names.get(format!("*.{}", name.split_once('.')?.1).as_str())).cloned()
+    }
+}
+
+impl ResolvesServerCert for Names {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.find(&hello.server_name()?.to_ascii_lowercase())
+    }
+}
+
+/// Always the same: for a client that named no host.
+#[derive(Debug)]
+struct Only(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Only {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+impl Tls {
+    pub(crate) fn new() -> Result<Self, TlsError> {
+        let names = Arc::new(Names::default());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let mut config =
+            builder.with_no_client_auth().with_cert_resolver(Arc::clone(&names) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Clients keep their own sessions; every worker can open every ticket.
+        config.ticketer = rustls::crypto::ring::Ticketer::new()?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 1;
+        Ok(Self { config: Arc::new(config), names })
+    }
+
+    /// Parses all certificates, then serves them. One that is wrong does not stop the others; it is told apart.
+    pub(crate) fn swap(&self, certificates: &Certificates) -> Vec<(HostName, TlsError)> {
+        let mut wrong = Vec::new();
+        let mut names = HashMap::new();
+        for (host, certificate) in certificates {
+            match certified(certificate) {
+                Ok(key) => drop(names.insert(host.as_str().into(), Arc::new(key))),
+                Err(error) => wrong.push((host.clone(), error)),
+            }
+        }
+        self.names.by_name.store(Arc::new(names));
+        wrong
+    }
+
+    /// Shakes hands. `local`: the address the client connected to, which stands for a name that it did not send.
+    /// A client that names a host without a certificate is refused with an alert.
+    pub(crate) async fn accept(&self, stream: TcpStream, local: IpAddr) -> std::io::Result<TlsStream<TcpStream>> {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let config = match start.client_hello().server_name() {
+            Some(_) => Arc::clone(&self.config),
+            None => self.config_for(local),
+        };
+        start.into_stream(config).await
+    }
+
+    fn config_for(&self, local: IpAddr) -> Arc<ServerConfig> {
+        let name = match local.to_canonical() {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("[{address}]"),
+        };
+        let Some(key) = self.names.find(&name) else { return Arc::clone(&self.config) };
+        let mut config = ServerConfig::clone(&self.config);
+        config.cert_resolver = Arc::new(Only(key));
+        Arc::new(config)
+    }
+}
+
+fn certified(certificate: &Certificate) -> Result<CertifiedKey, TlsError> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate.chain.as_bytes()).collect::<Result<_, _>>()?;
+    if chain.is_empty() {
+        return Err(TlsError::EmptyChain);
+    }
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.expose())?;
+    let key = rustls::crypto::ring::sign::any_supported_type(&key)?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a handshake settled.
+pub(crate) fn secured(stream: &TlsStream<TcpStream>) -> Secured {
+    let (_, connection) = stream.get_ref();
+    let version = match connection.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        Some(_) | None => "TLS",
+    };
+    Secured { version, name: connection.server_name().map(|name| name.to_ascii_lowercase().into()) }
+}
+
+/// Whether HTTP/2 was agreed on.
+pub(crate) fn is_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(b"h2")
+}

@@ -1,0 +1,104 @@
+//! Connections to instances: opened, kept for the next request, checked before they are used again.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::answer::Reason;
+use crate::deadline::TICK;
+
+/// How long opening a connection may take. Instances are on this machine or in its network.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Idle connections kept per instance and worker.
+const MAX_IDLE: usize = 128;
+
+/// One worker's idle connections, by the endpoint's serial.
+#[derive(Debug, Default)]
+pub(crate) struct Pools {
+    idle: RefCell<HashMap<u32, Vec<Idle>>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    stream: TcpStream,
+    /// The tick from which on it is closed.
+    until: u64,
+}
+
+impl Pools {
+    /// The connection used last, if it is still good.
+    pub(crate) fn take(&self, serial: u32, now: u64) -> Option<TcpStream> {
+        let mut pools = self.idle.borrow_mut();
+        let idle = pools.get_mut(&serial)?;
+        while let Some(connection) = idle.pop() {
+            if connection.until > now && is_quiet(&connection.stream) {
+                return Some(connection.stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection with nothing unread or unsent, for at most `idle`.
+    pub(crate) fn keep(&self, serial: u32, stream: TcpStream, idle: Duration, now: u64) {
+        let ticks = u64::try_from(idle.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX);
+        let mut pools = self.idle.borrow_mut();
+        let kept = pools.entry(serial).or_default();
+        if kept.len() < MAX_IDLE {
+            kept.push(Idle { stream, until: now.saturating_add(ticks) });
+        }
+    }
+
+    /// Closes all that is idle.
+    pub(crate) fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
+    /// Closes what was idle for too long.
+    pub(crate) fn sweep(&self, now: u64) {
+        self.idle.borrow_mut().retain(|_, idle| {
+            idle.retain(|connection| connection.until > now);
+            !idle.is_empty()
+        });
+    }
+}
+
+/// Nothing arrived, not even its end. Costs no system call while nothing happened.
+fn is_quiet(stream: &TcpStream) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    match stream.poll_read_ready(&mut cx) {
+        std::task::Poll::Pending => true,
+        std::task::Poll::Ready(Ok(())) => {
+            matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        }
+        std::task::Poll::Ready(Err(_)) => false,
+    }
+}
+
+/// Whether the process or the machine has no descriptor or memory left.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Opens a connection.
+pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, Reason> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => {
+            // Without it, small requests wait for an acknowledgement; a failure costs time only.
+            drop(stream.set_nodelay(true));
+            Ok(stream)
+        }
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(Reason::ConnectRefused),
+        Ok(Err(error)) if is_shortage(&error) => Err(Reason::Shortage),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, %address, "connecting to an instance failed");
+            Err(Reason::ConnectFailed)
+        }
+        Err(_) => Err(Reason::ConnectTimeout),
+    }
+}

@@ -1,0 +1,67 @@
+//! What daemon and edge say to each other over `RUN/edge.sock`: frames of JSON, each preceded by its length.
+//!
+//! A frame is four bytes of length, little endian, then one JSON object. File descriptors travel with the first byte
+//! of the frame that announces them. The forms here are apart from the domain's types, so that an edge of one version
+//! and a daemon of the next understand each other.
+
+mod channel;
+mod observation;
+mod table;
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+pub use channel::{Channel, ChannelError, MAX_FRAME};
+pub use observation::{ObservationFrame, SeriesFrame};
+pub use table::{DesiredFrame, TableError};
+
+/// Version of this protocol. A peer of another one is refused by name.
+pub const PROTOCOL: u32 = 1;
+
+/// From the daemon to the edge.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToEdge {
+    /// The first frame of a connection.
+    Hello {
+        protocol: u32,
+    },
+    Desired(Box<DesiredFrame>),
+    /// Asks for duplicates of the listening sockets.
+    Listeners,
+    /// Finish what is under way and exit; connections that are left after `limit_ms` are cut.
+    Shutdown {
+        limit_ms: u64,
+    },
+}
+
+/// From the edge to the daemon.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromEdge {
+    /// The answer to `Hello`.
+    Hello {
+        protocol: u32,
+        pid: u32,
+        http: Option<SocketAddr>,
+        https: Option<SocketAddr>,
+        /// The generation that every worker serves.
+        serving: Option<u64>,
+    },
+    /// Every worker serves this generation, and no request is being routed by an older one.
+    Serving {
+        generation: u64,
+    },
+    /// The desired state was refused: it is older than what is served, or cannot be understood.
+    Refused {
+        generation: u64,
+        reason: String,
+    },
+    Observation(Box<ObservationFrame>),
+    /// The listening sockets follow as descriptors, in this order: control, HTTP, HTTPS.
+    Listeners {
+        http: bool,
+        https: bool,
+    },
+}

@@ -1,0 +1,134 @@
+//! The wire form of an observation. Series are sent as they are, but only those that changed.
+
+use std::collections::BTreeMap;
+
+use bowline_core::app::PathPrefix;
+use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, ServiceName};
+use bowline_core::route::{EdgeObservation, Histogram, Method, Series, SeriesKey};
+use serde::{Deserialize, Serialize};
+
+/// What changed since the frame before; everything, in the first frame of a connection.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ObservationFrame {
+    pub serving: Option<u64>,
+    /// Whole: what is absent has nothing outstanding.
+    pub outstanding: BTreeMap<String, u32>,
+    /// Totals of the series that changed.
+    pub series: Vec<SeriesFrame>,
+    pub connections_open: u64,
+    pub connections_total: u64,
+    pub handshakes_total: u64,
+    pub handshakes_failed: u64,
+    pub refused: BTreeMap<String, u64>,
+    pub series_dropped: u64,
+    #[serde(default)]
+    pub access_lines_dropped: u64,
+    pub private_bytes: u64,
+}
+
+/// One series: its labels, then its histograms as counts and sum.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SeriesFrame {
+    env: String,
+    app: String,
+    service: Option<String>,
+    release: Option<u32>,
+    method: String,
+    route: String,
+    status: u16,
+    duration: (Vec<u64>, f64),
+    request_size: (Vec<u64>, f64),
+    response_size: (Vec<u64>, f64),
+}
+
+impl SeriesFrame {
+    pub fn new(key: &SeriesKey, series: &Series) -> Self {
+        let histogram = |histogram: &Histogram| (histogram.counts.clone(), histogram.sum);
+        Self {
+            env: key.key.env.to_string(),
+            app: key.key.app.to_string(),
+            service: key.service.as_ref().map(ToString::to_string),
+            release: key.release.map(|release| release.0),
+            method: key.method.as_str().to_owned(),
+            route: key.route.to_string(),
+            status: key.status,
+            duration: histogram(&series.duration),
+            request_size: histogram(&series.request_size),
+            response_size: histogram(&series.response_size),
+        }
+    }
+
+    /// `None` when a label is not what this version knows: the series is left out.
+    fn parse(&self) -> Option<(SeriesKey, Series)> {
+        let histogram = |(counts, sum): &(Vec<u64>, f64)| Histogram { counts: counts.clone(), sum: *sum };
+        let service = match &self.service {
+            Some(name) => Some(ServiceName::new(name).ok()?),
+            None => None,
+        };
+        let key = SeriesKey {
+            key: AppKey { env: EnvName::new(&self.env).ok()?, app: AppName::new(&self.app).ok()? },
+            service,
+            release: self.release.map(ReleaseNumber),
+            method: Method::of(self.method.as_bytes()),
+            route: PathPrefix::new(&self.route).ok()?,
+            status: self.status,
+        };
+        let series = Series {
+            duration: histogram(&self.duration),
+            request_size: histogram(&self.request_size),
+            response_size: histogram(&self.response_size),
+        };
+        Some((key, series))
+    }
+}
+
+impl ObservationFrame {
+    /// Brings `seen` up to date.
+    pub fn apply(&self, seen: &mut EdgeObservation) {
+        let outstanding = self.outstanding.iter();
+        seen.outstanding = outstanding.filter_map(|(id, n)| Some((id.parse::<InstanceId>().ok()?, *n))).collect();
+        seen.series.extend(self.series.iter().filter_map(SeriesFrame::parse));
+        seen.serving = self.serving.map(Generation);
+        seen.connections_open = self.connections_open;
+        seen.connections_total = self.connections_total;
+        seen.handshakes_total = self.handshakes_total;
+        seen.handshakes_failed = self.handshakes_failed;
+        seen.refused.clone_from(&self.refused);
+        seen.series_dropped = self.series_dropped;
+        seen.access_lines_dropped = self.access_lines_dropped;
+        seen.private_bytes = self.private_bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_brings_an_observation_up_to_date() {
+        let key = SeriesKey {
+            key: AppKey { env: EnvName::new("local").unwrap(), app: AppName::new("board").unwrap() },
+            service: Some(ServiceName::new("web").unwrap()),
+            release: Some(ReleaseNumber(2)),
+            method: Method::Post,
+            route: PathPrefix::new("/api").unwrap(),
+            status: 201,
+        };
+        let series = Series { duration: Histogram { counts: vec![1, 2], sum: 0.25 }, ..Series::default() };
+        let frame = ObservationFrame {
+            serving: Some(4),
+            outstanding: BTreeMap::from([("local/board.web.r2.0.1".to_owned(), 3)]),
+            series: vec![SeriesFrame::new(&key, &series)],
+            connections_open: 5,
+            ..ObservationFrame::default()
+        };
+        let frame: ObservationFrame = serde_json::from_str(&serde_json::to_string(&frame).unwrap()).unwrap();
+        let mut seen = EdgeObservation::default();
+        seen.outstanding.insert("local/board.web.r1.0.1".parse().unwrap(), 9);
+        frame.apply(&mut seen);
+        assert_eq!(seen.serving, Some(Generation(4)));
+        assert_eq!(seen.outstanding, BTreeMap::from([("local/board.web.r2.0.1".parse().unwrap(), 3)]));
+        assert_eq!(seen.series, BTreeMap::from([(key, series)]));
+        assert_eq!(seen.connections_open, 5);
+    }
+}

@@ -1,0 +1,324 @@
+//! The wire form of a desired state.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_core::app::{BodyLimit, HostName, PathPrefix};
+use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
+use bowline_core::route::{
+    Action, Certificate, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
+};
+use bowline_core::secret::Secret;
+use bowline_core::units::{Bytes, Weight};
+use serde::{Deserialize, Serialize};
+
+/// Why a frame is not a table.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    #[error("{what} {text:?} is not valid")]
+    Text { what: &'static str, text: String },
+    #[error("a rule refers to pool {0}, which is not listed")]
+    Pool(usize),
+    #[error("a weight of {0} is more than 100")]
+    Weight(u8),
+}
+
+/// A whole [`EdgeDesired`]. Pools are referred to by their position.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct DesiredFrame {
+    pub generation: u64,
+    sites: Vec<SiteFrame>,
+    pools: Vec<PoolFrame>,
+    certificates: Vec<CertificateFrame>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SiteFrame {
+    host: String,
+    https: bool,
+    rules: Vec<RuleFrame>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RuleFrame {
+    env: String,
+    app: String,
+    route: String,
+    prefix: String,
+    strip: bool,
+    action: ActionFrame,
+    body: u64,
+    timeout_ms: u64,
+    idle_ms: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ActionFrame {
+    Forward { service: String, splits: Vec<(usize, u8)> },
+    Files { service: String, release: u32, root: PathBuf, fallback: Option<String>, cache_ms: u64 },
+    Redirect(String),
+    Deny,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PoolFrame {
+    env: String,
+    app: String,
+    service: String,
+    release: u32,
+    endpoints: BTreeMap<String, SocketAddr>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CertificateFrame {
+    host: String,
+    chain: String,
+    key: String,
+}
+
+impl std::fmt::Debug for CertificateFrame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CertificateFrame").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+impl Drop for CertificateFrame {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.key);
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl From<&EdgeDesired> for DesiredFrame {
+    fn from(desired: &EdgeDesired) -> Self {
+        let table = &desired.table;
+        let positions: BTreeMap<&PoolId, usize> = table.pools.keys().enumerate().map(|(i, id)| (id, i)).collect();
+        let certificates = desired.certificates.iter().map(|(host, certificate)| CertificateFrame {
+            host: host.to_string(),
+            chain: certificate.chain.clone(),
+            key: String::from_utf8_lossy(certificate.key.expose()).into_owned(),
+        });
+        Self {
+            generation: table.generation.0,
+            sites: table.sites.iter().map(|(host, site)| SiteFrame::from(host, site, &positions)).collect(),
+            pools: table.pools.iter().map(|(id, pool)| PoolFrame::from(id, pool)).collect(),
+            certificates: certificates.collect(),
+        }
+    }
+}
+
+impl SiteFrame {
+    fn from(host: &HostName, site: &Site, positions: &BTreeMap<&PoolId, usize>) -> Self {
+        Self {
+            host: host.to_string(),
+            https: match site.tls {
+                SiteTls::Both => true,
+                SiteTls::Off => false,
+            },
+            rules: site.rules.iter().map(|rule| RuleFrame::from(rule, positions)).collect(),
+        }
+    }
+}
+
+impl RuleFrame {
+    fn from(rule: &Rule, positions: &BTreeMap<&PoolId, usize>) -> Self {
+        let action = match &rule.action {
+            Action::Forward { service, splits } => ActionFrame::Forward {
+                service: service.to_string(),
+                // A split whose pool is not listed has no endpoint: it is sent as a pool that does not exist.
+                splits: splits
+                    .iter()
+                    .filter_map(|split| Some((*positions.get(&split.pool)?, split.weight.get())))
+                    .collect(),
+            },
+            Action::Files(files) => ActionFrame::Files {
+                service: files.service.to_string(),
+                release: files.release.0,
+                root: files.root.clone(),
+                fallback: files.fallback.clone(),
+                cache_ms: millis(files.cache),
+            },
+            Action::Redirect(to) => ActionFrame::Redirect(to.clone()),
+            Action::Deny => ActionFrame::Deny,
+        };
+        Self {
+            env: rule.id.key.env.to_string(),
+            app: rule.id.key.app.to_string(),
+            route: rule.id.route.to_string(),
+            prefix: rule.prefix.to_string(),
+            strip: rule.strip,
+            action,
+            body: rule.body.0.0,
+            timeout_ms: millis(rule.timeout),
+            idle_ms: millis(rule.idle),
+        }
+    }
+}
+
+impl PoolFrame {
+    fn from(id: &PoolId, pool: &Pool) -> Self {
+        Self {
+            env: id.key.env.to_string(),
+            app: id.key.app.to_string(),
+            service: id.service.to_string(),
+            release: id.release.0,
+            endpoints: pool.endpoints.iter().map(|(id, address)| (id.to_string(), *address)).collect(),
+        }
+    }
+}
+
+fn parse<T, E>(what: &'static str, text: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<T, TableError> {
+    parse(text).map_err(|_| TableError::Text { what, text: text.to_owned() })
+}
+
+fn app_key(env: &str, app: &str) -> Result<AppKey, TableError> {
+    Ok(AppKey { env: parse("environment", env, EnvName::new)?, app: parse("app", app, AppName::new)? })
+}
+
+impl DesiredFrame {
+    /// Parses everything; a frame that is wrong in any place is refused as a whole.
+    pub fn parse(&self) -> Result<EdgeDesired, TableError> {
+        let pools: Vec<(PoolId, Pool)> = self.pools.iter().map(PoolFrame::parse).collect::<Result<_, _>>()?;
+        let mut sites = BTreeMap::new();
+        for site in &self.sites {
+            let rules = site.rules.iter().map(|rule| rule.parse(&pools)).collect::<Result<_, _>>()?;
+            let tls = if site.https { SiteTls::Both } else { SiteTls::Off };
+            sites.insert(parse("host", &site.host, HostName::new)?, Site { tls, rules });
+        }
+        let mut certificates = BTreeMap::new();
+        for frame in &self.certificates {
+            let certificate = Certificate { chain: frame.chain.clone(), key: Secret::new(frame.key.as_bytes()) };
+            certificates.insert(parse("host", &frame.host, HostName::new)?, certificate);
+        }
+        let generation = Generation(self.generation);
+        let table = Table { generation, sites, pools: pools.into_iter().collect() };
+        Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
+    }
+}
+
+impl PoolFrame {
+    fn parse(&self) -> Result<(PoolId, Pool), TableError> {
+        let id = PoolId {
+            key: app_key(&self.env, &self.app)?,
+            service: parse("service", &self.service, ServiceName::new)?,
+            release: ReleaseNumber(self.release),
+        };
+        let endpoints = self
+            .endpoints
+            .iter()
+            .map(|(id, address)| Ok((parse("instance", id, str::parse::<InstanceId>)?, *address)))
+            .collect::<Result<_, TableError>>()?;
+        Ok((id, Pool { endpoints }))
+    }
+}
+
+impl RuleFrame {
+    fn parse(&self, pools: &[(PoolId, Pool)]) -> Result<Rule, TableError> {
+        let id = RuleId { key: app_key(&self.env, &self.app)?, route: parse("route", &self.route, RouteName::new)? };
+        Ok(Rule {
+            id,
+            prefix: parse("path", &self.prefix, PathPrefix::new)?,
+            strip: self.strip,
+            action: self.action.parse(pools)?,
+            body: BodyLimit(Bytes(self.body)),
+            timeout: Duration::from_millis(self.timeout_ms),
+            idle: Duration::from_millis(self.idle_ms),
+        })
+    }
+}
+
+impl ActionFrame {
+    fn parse(&self, pools: &[(PoolId, Pool)]) -> Result<Action, TableError> {
+        Ok(match self {
+            Self::Forward { service, splits } => Action::Forward {
+                service: parse("service", service, ServiceName::new)?,
+                splits: splits.iter().map(|split| parse_split(*split, pools)).collect::<Result<_, _>>()?,
+            },
+            Self::Files { service, release, root, fallback, cache_ms } => Action::Files(Files {
+                service: parse("service", service, ServiceName::new)?,
+                release: ReleaseNumber(*release),
+                root: root.clone(),
+                fallback: fallback.clone(),
+                cache: Duration::from_millis(*cache_ms),
+            }),
+            Self::Redirect(to) => Action::Redirect(to.clone()),
+            Self::Deny => Action::Deny,
+        })
+    }
+}
+
+fn parse_split((pool, weight): (usize, u8), pools: &[(PoolId, Pool)]) -> Result<Split, TableError> {
+    let (id, _) = pools.get(pool).ok_or(TableError::Pool(pool))?;
+    Ok(Split { pool: id.clone(), weight: Weight::new(weight).ok_or(TableError::Weight(weight))? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> EdgeDesired {
+        let key = AppKey { env: EnvName::new("local").unwrap(), app: AppName::new("uploads").unwrap() };
+        let service = ServiceName::new("web").unwrap();
+        let pool = PoolId { key: key.clone(), service: service.clone(), release: ReleaseNumber(3) };
+        let rule = |prefix: &str, action| Rule {
+            id: RuleId { key: key.clone(), route: RouteName::new("main").unwrap() },
+            prefix: PathPrefix::new(prefix).unwrap(),
+            strip: prefix != "/",
+            action,
+            body: BodyLimit(Bytes(1 << 20)),
+            timeout: Duration::from_secs(60),
+            idle: Duration::from_millis(1500),
+        };
+        let files = Files {
+            service: service.clone(),
+            release: ReleaseNumber(3),
+            root: "/srv".into(),
+            fallback: Some("index.html".to_owned()),
+            cache: Duration::from_secs(3600),
+        };
+        let rules = vec![
+            rule("/static", Action::Files(files)),
+            rule("/old", Action::Redirect("https://example.com".to_owned())),
+            rule("/no", Action::Deny),
+            rule("/", Action::Forward { service, splits: vec![Split { pool: pool.clone(), weight: Weight::ALL }] }),
+        ];
+        let instance = "local/uploads.web.r3.0.12".parse().unwrap();
+        let endpoints = BTreeMap::from([(instance, "127.0.0.1:4000".parse().unwrap())]);
+        let host = HostName::new("*.uploads.localhost").unwrap();
+        let certificate = Certificate { chain: "chain".to_owned(), key: Secret::new("hunter2") };
+        let table = Table {
+            generation: Generation(7),
+            sites: BTreeMap::from([(host.clone(), Site { tls: SiteTls::Both, rules })]),
+            pools: BTreeMap::from([(pool, Pool { endpoints })]),
+        };
+        EdgeDesired { table: Arc::new(table), certificates: Arc::new(BTreeMap::from([(host, certificate)])) }
+    }
+
+    #[test]
+    fn a_desired_state_survives_the_wire() {
+        let desired = sample();
+        let text = serde_json::to_string(&DesiredFrame::from(&desired)).unwrap();
+        let frame: DesiredFrame = serde_json::from_str(&text).unwrap();
+        assert_eq!(frame.parse().unwrap(), desired);
+        assert!(!format!("{frame:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_wrong_frame_is_refused_whole() {
+        let check = |change: fn(&mut DesiredFrame), expected: &str| {
+            let mut frame = DesiredFrame::from(&sample());
+            change(&mut frame);
+            assert_eq!(frame.parse().unwrap_err().to_string(), expected);
+        };
+        check(|f| f.sites[0].host = "a b".to_owned(), "host \"a b\" is not valid");
+        check(|f| f.sites[0].rules[0].prefix = "/../x".to_owned(), "path \"/../x\" is not valid");
+        check(|f| f.pools.clear(), "a rule refers to pool 0, which is not listed");
+    }
+}

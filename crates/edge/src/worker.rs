@@ -1,0 +1,255 @@
+//! One worker: a thread with its own runtime, and all that its connections share.
+
+use std::cell::{Cell, RefCell};
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::LocalOptions;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::balance::Dice;
+use crate::deadline::{Sweep, TICK};
+use crate::h1::Spare;
+use crate::listen;
+use crate::process::Limits;
+use crate::record::{AccessLog, Report, Shard};
+use crate::route::Routes;
+use crate::tls::Tls;
+use crate::upstream::Pools;
+
+/// Size of a buffer: what is read at once, and what waits to be written in one direction of one connection.
+pub(crate) const BUFFER: usize = 16 << 10;
+
+/// Buffers that a worker keeps for later.
+const SPARE_BUFFERS: usize = 64;
+
+/// How long tunnels may take to say that they close.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Serve these from now on; the answer says that no request is being routed by older ones.
+    Routes(Arc<Routes>, oneshot::Sender<()>),
+    Report(oneshot::Sender<Report>),
+    /// Stop accepting, finish what is under way, at most for so long; then end.
+    Drain(Duration),
+}
+
+/// What every connection of a worker shares.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    routes: RefCell<Arc<Routes>>,
+    pub(crate) pools: Pools,
+    pub(crate) shard: Shard,
+    pub(crate) access: AccessLog,
+    pub(crate) sweep: Rc<Sweep>,
+    pub(crate) dice: Dice,
+    pub(crate) limits: Limits,
+    pub(crate) tls: Arc<Tls>,
+    buffers: RefCell<Vec<Vec<u8>>>,
+    pub(crate) spare: RefCell<Spare>,
+    phase: Cell<Phase>,
+    tunnels: Cell<u64>,
+    shortages: Cell<u64>,
+    ended: Cell<bool>,
+}
+
+/// How far the end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Nothing new is accepted; what is under way goes on.
+    Draining,
+    /// Only tunnels are left, or the time is up.
+    Closing,
+}
+
+/// One tunnel; counted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct TunnelGuard(Rc<Worker>);
+
+impl Drop for TunnelGuard {
+    fn drop(&mut self) {
+        self.0.tunnels.set(self.0.tunnels.get() - 1);
+    }
+}
+
+/// What a worker's thread needs.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) number: usize,
+    pub(crate) http: Option<TcpListener>,
+    pub(crate) https: Option<TcpListener>,
+    pub(crate) access: AccessLog,
+    pub(crate) tls: Arc<Tls>,
+    pub(crate) limits: Limits,
+    pub(crate) seed: u64,
+}
+
+/// The rest of the process's hold on a worker.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) thread: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Calls `f` with the table of now. What `f` does is done before another table is said to be served.
+    pub(crate) fn with_routes<R>(&self, f: impl FnOnce(&Routes) -> R) -> R {
+        f(&self.routes.borrow())
+    }
+
+    /// An empty buffer of [`BUFFER`] bytes.
+    pub(crate) fn take_buffer(&self) -> Vec<u8> {
+        self.buffers.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(BUFFER))
+    }
+
+    /// Gives a buffer back; one that grew is freed.
+    pub(crate) fn give_buffer(&self, mut buffer: Vec<u8>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if (BUFFER..=2 * BUFFER).contains(&buffer.capacity()) && buffers.len() < SPARE_BUFFERS {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
+
+    /// Begins once; every task that waits on a deadline is woken then.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.phase.get() != Phase::Serving
+    }
+
+    /// Tunnels are to end now.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.phase.get() == Phase::Closing
+    }
+
+    pub(crate) fn count_tunnel(self: &Rc<Self>) -> TunnelGuard {
+        self.tunnels.set(self.tunnels.get() + 1);
+        TunnelGuard(Rc::clone(self))
+    }
+
+    /// The process is out of descriptors: connections on which nothing is under way are closed.
+    pub(crate) fn make_room(&self) {
+        self.shortages.set(self.shortages.get() + 1);
+        self.pools.clear();
+        self.sweep.wake_all();
+    }
+
+    /// How often room had to be made. Who is idle while it rises goes.
+    pub(crate) fn shortages(&self) -> u64 {
+        self.shortages.get()
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.sweep.wake_all();
+    }
+}
+
+/// Starts a worker's thread.
+pub(crate) fn start(setup: Setup) -> std::io::Result<Handle> {
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let thread = std::thread::Builder::new().name(format!("edge-{}", setup.number));
+    let thread = thread.spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        match runtime {
+            Ok(runtime) => runtime.block_on(run(setup, inbox)),
+            Err(error) => tracing::error!(%error, "a worker cannot start"),
+        }
+    })?;
+    Ok(Handle { commands, thread })
+}
+
+async fn run(setup: Setup, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let worker = Rc::new(Worker {
+        routes: RefCell::default(),
+        pools: Pools::default(),
+        shard: Shard::default(),
+        access: setup.access,
+        sweep: Rc::default(),
+        dice: Dice::new(setup.seed),
+        limits: setup.limits,
+        tls: setup.tls,
+        buffers: RefCell::default(),
+        spare: RefCell::default(),
+        phase: Cell::new(Phase::Serving),
+        tunnels: Cell::new(0),
+        shortages: Cell::new(0),
+        ended: Cell::new(false),
+    });
+    tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    for (listener, is_tls) in [(setup.http, false), (setup.https, true)] {
+        if let Some(listener) = listener {
+            tokio::task::spawn_local(listen::accept(Rc::clone(&worker), listener, is_tls));
+        }
+    }
+    let mut limit = None;
+    while limit.is_none() {
+        match inbox.recv().await {
+            Some(Command::Drain(within)) => limit = Some(within),
+            Some(command) => obey(&worker, command),
+            None => limit = Some(Duration::ZERO),
+        }
+    }
+    drain(&worker, inbox, limit.unwrap_or_default()).await;
+}
+
+fn obey(worker: &Worker, command: Command) {
+    match command {
+        Command::Routes(routes, served) => {
+            let first = worker.with_routes(Routes::is_initial);
+            *worker.routes.borrow_mut() = routes;
+            if first {
+                // Accepting waits for it.
+                worker.sweep.wake_all();
+            }
+            // The process ends when nobody waits for this.
+            let _ = served.send(());
+        }
+        Command::Report(answer) => drop(answer.send(worker.shard.report())),
+        Command::Drain(_) => {}
+    }
+}
+
+/// Until no connection is left or the time is up. Tables and reports go on.
+async fn drain(worker: &Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>, limit: Duration) {
+    worker.enter(Phase::Draining);
+    let mut end = tokio::time::Instant::now() + limit;
+    let mut tick = tokio::time::interval(TICK);
+    while worker.shard.open() > 0 {
+        let late = tokio::time::Instant::now() >= end;
+        if late && worker.is_closing() {
+            break;
+        }
+        if !worker.is_closing() && (late || worker.shard.open() <= worker.tunnels.get()) {
+            worker.enter(Phase::Closing);
+            end = tokio::time::Instant::now() + CLOSING;
+        }
+        tokio::select! {
+            _ = tick.tick() => {}
+            Some(command) = inbox.recv() => obey(worker, command),
+        }
+    }
+    // The last word: the totals include what was under way.
+    while let Ok(command) = inbox.try_recv() {
+        obey(worker, command);
+    }
+    worker.ended.set(true);
+    worker.access.flush();
+}
+
+/// The coarse clock: deadlines, idle upstream connections, log lines.
+async fn sweep(worker: Rc<Worker>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    while !worker.ended.get() {
+        tick.tick().await;
+        worker.sweep.tick();
+        worker.pools.sweep(worker.sweep.now());
+        worker.access.flush();
+    }
+}

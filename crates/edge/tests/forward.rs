@@ -1,0 +1,426 @@
+//! Requests through a real edge: streaming, reuse, retries, early answers, limits.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bowline_core::app::BodyLimit;
+use bowline_core::route::{Action, Method};
+use bowline_core::units::Bytes;
+use support::*;
+use tokio::io::AsyncWriteExt;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_say_what_is_wrong_before_and_after_the_first_table() {
+    let mut edge = Edge::start().await;
+    let check = |answer: Answer, status: u16, code: &str| {
+        assert_eq!((answer.status, answer.header("x-bowline-error")), (status, Some(code)), "{answer:?}");
+    };
+    check(edge.get("a.test", "/").await, 503, "starting");
+    let rules = vec![
+        rule("/gone", Action::Redirect("https://b.test/base/".to_owned())),
+        rule("/no", Action::Deny),
+        rule("/empty", forward(9)),
+    ];
+    edge.serve(TableBuilder::default().site("a.test", rules)).await;
+    check(edge.get("b.test", "/").await, 404, "unknown-host");
+    check(edge.get("a.test", "/").await, 404, "no-route");
+    check(edge.get("a.test", "/no").await, 403, "denied");
+    let empty = edge.get("a.test", "/empty").await;
+    assert_eq!(empty.header("retry-after"), Some("1"));
+    check(empty, 503, "no-ready-instance");
+    let moved = edge.get("a.test", "/gone/x?y=1").await;
+    assert_eq!((moved.status, moved.header("location")), (308, Some("https://b.test/base/gone/x?y=1")));
+
+    let mut talk = edge.connect().await;
+    talk.say("GET / HTTP/1.1\r\nHost: b.test\r\nAccept: text/html\r\n\r\n").await;
+    let page = talk.answer().await;
+    assert!(page.text().starts_with("<!doctype html>"), "{page:?}");
+    let seen = edge.until(|seen| seen.refused.get("unknown-host") == Some(&2)).await;
+    assert!(seen.private_bytes > 0 && seen.connections_total >= 6, "{seen:?}");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_forwarded_with_its_identity_and_recorded() {
+    let address = upstream(|_, mut talk| async move {
+        while let Some(head) = talk.try_head().await {
+            let body = talk.body(&head).await;
+            let text = format!("{head}|{}", String::from_utf8(body).unwrap());
+            talk.say(&ok(&text)).await;
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    let mut stripped = rule("/api", forward(1));
+    stripped.strip = true;
+    edge.serve(TableBuilder::default().site("a.test", vec![stripped]).pool(1, &[address])).await;
+    let mut talk = edge.connect().await;
+    talk.say(
+        "POST /api/x?token=hush HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\nX-Forwarded-For: 6.6.6.6\r\n\
+         X-Request-Id: my-id\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\nbody",
+    )
+    .await;
+    let answer = talk.answer().await;
+    let (head, body) = answer.text().rsplit_once('|').unwrap();
+    assert_eq!(body, "body");
+    assert!(head.starts_with("POST /x?token=hush HTTP/1.1\r\n"), "{head}");
+    assert_eq!(header(head, "host"), Some("a.test"));
+    assert_eq!(header(head, "x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(header(head, "x-request-id"), Some("my-id"));
+    assert_eq!(header(head, "traceparent").map(str::len), Some(55));
+    assert_eq!(header(head, "x-hop"), None);
+    assert_eq!(answer.header("x-bowline-release"), Some("1"));
+
+    let seen = edge.until(|seen| !seen.series.is_empty()).await;
+    let (key, series) = seen.series.iter().next().unwrap();
+    assert_eq!((key.method, key.status, key.route.as_str()), (Method::Post, 200, "/api"));
+    assert_eq!(key.release.unwrap().0, 1);
+    assert_eq!(series.duration.counts.iter().sum::<u64>(), 1);
+    assert!((series.request_size.sum - 4.0).abs() < f64::EPSILON);
+
+    let log = edge.dir.path().join("logs/access.log");
+    edge.eventually(|| async { std::fs::read_to_string(&log).is_ok_and(|text| text.contains("my-id")) }).await;
+    let line = std::fs::read_to_string(&log).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line.lines().last().unwrap()).unwrap();
+    assert_eq!((&line["path"], &line["status"], &line["release"]), (&"/api/x".into(), &200.into(), &1.into()));
+    assert_eq!((&line["instance"], &line["bytes_in"]), (&"local/app.web.r1.0.1".into(), &4.into()));
+    assert!(!line.to_string().contains("hush"), "a query is not logged");
+    edge.stop().await;
+}
+
+/// How many connections an upstream saw, and a server that answers each request on them with `answer`.
+async fn counting(answer: &'static str) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let address = upstream(move |_, mut talk| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            while let Some(head) = talk.try_head().await {
+                talk.body(&head).await;
+                talk.say(answer).await;
+            }
+        }
+    })
+    .await;
+    (address, count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_kept_on_both_sides() {
+    let (address, count) = counting("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut talk = edge.connect().await;
+    for _ in 0..20 {
+        talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        assert_eq!(talk.answer().await.text(), "ok");
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+    // Pipelined: answered in order.
+    talk.say(&"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n".repeat(5)).await;
+    for _ in 0..5 {
+        assert_eq!(talk.answer().await.text(), "ok");
+    }
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_not_sent_is_tried_elsewhere() {
+    let refused = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let alive = answering("alive").await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[refused, alive])).await;
+    for _ in 0..20 {
+        let mut talk = edge.connect().await;
+        talk.say("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nabc").await;
+        assert_eq!(talk.answer().await.text(), "alive");
+    }
+    edge.serve(TableBuilder::plain(&[refused])).await;
+    let answer = edge.get("a.test", "/").await;
+    assert_eq!((answer.status, answer.header("x-bowline-error")), (502, Some("connect-refused")));
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_dies_costs_no_request() {
+    // Every connection answers one request, promises more, and closes when the next one comes.
+    let address = upstream(|_, mut talk| async move {
+        talk.try_head().await;
+        talk.say(&ok("once")).await;
+        talk.try_head().await;
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    for _ in 0..10 {
+        assert_eq!(edge.get("a.test", "/").await.text(), "once");
+    }
+    // A POST was sent and may have been acted on: it is not repeated.
+    let mut talk = edge.connect().await;
+    talk.say("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nabc").await;
+    let first = talk.answer().await;
+    assert!(matches!(first.status, 200 | 502), "{first:?}");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_stream_both_ways_in_flat_memory() {
+    const SIZE: usize = 100 << 20;
+    let address = upstream(|_, mut talk| async move {
+        let head = talk.try_head().await.unwrap();
+        if head.starts_with("POST") {
+            let mut left = SIZE;
+            while left > 0 {
+                left -= talk.exactly(left.min(1 << 20)).await.len();
+            }
+            talk.say(&ok("taken")).await;
+        } else {
+            talk.say(&format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n")).await;
+            let piece = vec![b'x'; 1 << 20];
+            for _ in 0..SIZE >> 20 {
+                talk.stream.write_all(&piece).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let before = own_memory(edge.handle.observed.borrow().pid);
+
+    let mut up = edge.connect().await;
+    up.say(&format!("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: {SIZE}\r\n\r\n")).await;
+    let piece = vec![b'y'; 1 << 20];
+    for _ in 0..SIZE >> 20 {
+        up.stream.write_all(&piece).await.unwrap();
+    }
+    assert_eq!(up.answer().await.text(), "taken");
+
+    let mut down = edge.connect().await;
+    down.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    down.try_head().await.unwrap();
+    let mut left = SIZE;
+    while left > 0 {
+        left -= down.exactly(left.min(1 << 20)).await.len();
+    }
+    let sums = |seen: &bowline_core::route::EdgeObservation| {
+        let sum: f64 = seen.series.values().map(|series| series.request_size.sum + series.response_size.sum).sum();
+        sum >= 2.0 * (100 << 20) as f64
+    };
+    let pid = edge.until(sums).await.pid;
+    let after = own_memory(pid);
+    assert!(after < before + (2 << 20), "{before} bytes before, {after} after");
+    edge.stop().await;
+}
+
+/// Without the binary's own pages, which are private or shared as other tests run or not.
+fn own_memory(pid: u32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let dirty = rollup.lines().find(|line| line.starts_with("Private_Dirty:")).unwrap();
+    dirty.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_begins_before_the_upload_ends() {
+    // A duplex exchange: what is uploaded comes back piece by piece.
+    let address = upstream(|_, mut talk| async move {
+        talk.try_head().await.unwrap();
+        talk.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        loop {
+            let size = usize::from_str_radix(&talk.line().await, 16).unwrap();
+            let piece = String::from_utf8(talk.exactly(size).await).unwrap();
+            talk.line().await;
+            talk.say(&format!("{size:x}\r\n{piece}\r\n")).await;
+            if size == 0 {
+                return;
+            }
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut talk = edge.connect().await;
+    talk.say("POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let head = talk.try_head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    for piece in ["one", "two", "three"] {
+        talk.say(&format!("{:x}\r\n{piece}\r\n", piece.len())).await;
+        assert_eq!(talk.line().await, format!("{:x}", piece.len()));
+        assert_eq!(talk.line().await, piece);
+    }
+    talk.say("0\r\n\r\n").await;
+    assert_eq!(talk.line().await, "0");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_refusal_reaches_a_client_that_still_uploads() {
+    let address = upstream(|_, mut talk| async move {
+        talk.try_head().await.unwrap();
+        let answer = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 5\r\nConnection: close\r\n\r\nnever";
+        talk.say(answer).await;
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    for _ in 0..5 {
+        let mut talk = edge.connect().await;
+        talk.say("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 50000000\r\n\r\n").await;
+        // As much as fits; the edge may close while this is written.
+        let piece = vec![b'z'; 256 << 10];
+        let _ = tokio::time::timeout(Duration::from_millis(50), talk.stream.write_all(&piece)).await;
+        let answer = talk.answer().await;
+        assert_eq!((answer.status, answer.text()), (401, "never"));
+        assert_eq!(talk.rest().await, b"");
+    }
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_over_the_limit_is_refused_announced_or_not() {
+    let (address, count) = counting("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let mut edge = Edge::start().await;
+    let mut small = rule("/", forward(1));
+    small.body = BodyLimit(Bytes(10));
+    edge.serve(TableBuilder::default().site("a.test", vec![small]).pool(1, &[address])).await;
+    let check = |status: u16, framing: &'static str| {
+        let edge = &edge;
+        async move {
+            let mut talk = edge.connect().await;
+            talk.say(&format!("POST / HTTP/1.1\r\nHost: a.test\r\n{framing}")).await;
+            assert_eq!(talk.answer().await.status, status, "{framing}");
+        }
+    };
+    check(413, "Content-Length: 11\r\n\r\n").await;
+    assert_eq!(count.load(Ordering::SeqCst), 0, "nothing of it reached the app");
+    check(200, "Content-Length: 10\r\n\r\n0123456789").await;
+    check(413, "Transfer-Encoding: chunked\r\n\r\n6\r\n012345\r\n5\r\n67890\r\n0\r\n\r\n").await;
+    check(200, "Transfer-Encoding: chunked\r\n\r\n6\r\n012345\r\n4\r\n6789\r\n0\r\n\r\n").await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_waits_is_told_to_continue() {
+    let address = answering("got it").await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut talk = edge.connect().await;
+    talk.say("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n").await;
+    assert_eq!(talk.answer().await.status, 100);
+    talk.say("abc").await;
+    assert_eq!(talk.answer().await.text(), "got it");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_fails_is_to_blame() {
+    let check = |answer: &'static str, status: u16, code: &'static str| async move {
+        let address = upstream(move |_, mut talk| async move {
+            talk.try_head().await;
+            talk.say(answer).await;
+            if answer.is_empty() {
+                std::future::pending::<()>().await;
+            }
+        })
+        .await;
+        let mut edge = Edge::start().await;
+        let mut hasty = rule("/", forward(1));
+        hasty.timeout = Duration::from_millis(300);
+        edge.serve(TableBuilder::default().site("a.test", vec![hasty]).pool(1, &[address])).await;
+        let answer = edge.get("a.test", "/").await;
+        assert_eq!((answer.status, answer.header("x-bowline-error")), (status, Some(code)));
+        edge.stop().await;
+    };
+    check("", 504, "response-timeout").await;
+    check("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx", 502, "content-length-repeated").await;
+    check("nonsense\r\n\r\n", 502, "status-line").await;
+    check("HTTP/1.1 200 OK\r\nConte", 502, "head-truncated").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_answer_is_seen_to_be_cut() {
+    let address = upstream(|_, mut talk| async move {
+        talk.try_head().await;
+        talk.say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart").await;
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut talk = edge.connect().await;
+    talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    let bytes = talk.rest().await;
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(!text.contains("502") && bytes.len() < 400, "{text}");
+    let line = edge.dir.path().join("logs/access.log");
+    edge.eventually(|| async { std::fs::read_to_string(&line).is_ok_and(|text| text.contains("body-truncated")) })
+        .await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_dribbles_in_is_cut_off_and_a_silent_connection_closed() {
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::default()).await;
+    let mut silent = edge.connect().await;
+    let mut slow = edge.connect().await;
+    slow.say("GET / HTTP/1.1\r\n").await;
+    // Each further byte must not buy more time.
+    let begun = std::time::Instant::now();
+    let Talk { stream, .. } = slow;
+    let (mut read, mut write) = stream.into_split();
+    let dribble = tokio::spawn(async move {
+        while write.write_all(b"X").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, tokio::io::AsyncReadExt::read_to_end(&mut read, &mut answer)).await;
+    drop(read.expect("it was not cut off"));
+    dribble.abort();
+    assert!(answer.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&answer));
+    assert!(begun.elapsed() > Duration::from_secs(9));
+    assert_eq!(silent.rest().await, b"");
+    let seen = edge.until(|seen| seen.refused.contains_key("head-timeout")).await;
+    assert_eq!(seen.refused["head-timeout"], 1);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_answer_without_framing_ends_in_a_reset() {
+    let address = upstream(|_, mut talk| async move {
+        talk.try_head().await;
+        talk.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n").await;
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut talk = edge.connect().await;
+    talk.say("GET / HTTP/1.0\r\nHost: a.test\r\n\r\n").await;
+    let mut bytes = Vec::new();
+    let read = tokio::io::AsyncReadExt::read_to_end(&mut talk.stream, &mut bytes).await;
+    assert!(read.is_err(), "it looks whole: {}", String::from_utf8_lossy(&bytes));
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_closes_its_side_gets_all_its_answers() {
+    let address = answering("here").await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut talk = edge.connect().await;
+    let get = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    talk.say(&format!("{get}POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nab{get}")).await;
+    talk.stream.shutdown().await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(talk.answer().await.text(), "here");
+    }
+    assert_eq!(talk.rest().await, b"");
+    edge.stop().await;
+}

@@ -1,0 +1,256 @@
+//! What the edge and its daemon survive: swaps under load, drains, deaths of either.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bowline_core::route::EdgeStatus;
+use bowline_edge::link;
+use support::*;
+
+/// Requests on kept connections until told to stop; returns how many were answered with 200, and the first that was
+/// not.
+fn load(http: std::net::SocketAddr, stop: &Arc<AtomicBool>, served: &Arc<AtomicUsize>) -> tokio::task::JoinHandle<()> {
+    let (stop, served) = (Arc::clone(stop), Arc::clone(served));
+    tokio::spawn(async move {
+        let mut talk = Talk::new(tokio::net::TcpStream::connect(http).await.unwrap());
+        while !stop.load(Ordering::Relaxed) {
+            talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+            let answer = talk.answer().await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            served.fetch_add(1, Ordering::Relaxed);
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_swapped_under_load_without_a_failed_request() {
+    let addresses = [answering("a").await, answering("b").await, answering("c").await];
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&addresses)).await;
+    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let loads: Vec<_> = (0..8).map(|_| load(edge.http, &stop, &served)).collect();
+    for round in 0..60 {
+        edge.serve(TableBuilder::plain(&addresses[..1 + round % 3])).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for load in loads {
+        load.await.unwrap();
+    }
+    assert!(served.load(Ordering::Relaxed) > 100, "there was hardly any load");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_left_is_told_to_be_done_when_its_last_request_ends() {
+    let release = Arc::new(tokio::sync::Notify::new());
+    let released = Arc::clone(&release);
+    let slow = upstream(move |_, mut talk| {
+        let released = Arc::clone(&released);
+        async move {
+            talk.try_head().await;
+            released.notified().await;
+            talk.say(&ok("late")).await;
+        }
+    })
+    .await;
+    let other = answering("other").await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[slow])).await;
+    let mut talk = edge.connect().await;
+    talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    edge.until(|seen| seen.outstanding.get(&instance(1, 0)) == Some(&1)).await;
+    edge.serve(TableBuilder::default().site("a.test", vec![rule("/", forward(2))]).pool(2, &[other])).await;
+    assert_eq!(edge.get("a.test", "/").await.text(), "other");
+    let seen = edge.until(|_| true).await;
+    assert_eq!(seen.outstanding.get(&instance(1, 0)), Some(&1), "still under way");
+    release.notify_one();
+    assert_eq!(talk.answer().await.text(), "late");
+    edge.until(|seen| !seen.outstanding.contains_key(&instance(1, 0))).await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_finishes_what_is_under_way_and_closes_the_rest() {
+    let release = Arc::new(tokio::sync::Notify::new());
+    let released = Arc::clone(&release);
+    let slow = upstream(move |_, mut talk| {
+        let released = Arc::clone(&released);
+        async move {
+            talk.try_head().await;
+            released.notified().await;
+            talk.say(&ok("late")).await;
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[slow])).await;
+    let mut busy = edge.connect().await;
+    busy.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    edge.until(|seen| !seen.outstanding.is_empty()).await;
+    let mut idle = edge.connect().await;
+    idle.say("GET / HTTP/1.1\r\nHost: none.test\r\n\r\n").await;
+    assert_eq!(idle.answer().await.status, 404);
+    let shutdown = edge.handle.shutdown.clone();
+    let gone = tokio::spawn(async move { shutdown.edge(Duration::from_secs(10)).await });
+    assert_eq!(idle.rest().await, b"", "an idle connection is closed");
+    release.notify_one();
+    let last = busy.answer().await;
+    assert_eq!((last.text(), last.header("connection")), ("late", Some("close")));
+    gone.await.unwrap();
+    assert!(tokio::net::TcpStream::connect(edge.http).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_killed_comes_back_on_the_same_sockets() {
+    let address = answering("here").await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let first = edge.handle.observed.borrow().clone();
+    for _ in 0..2 {
+        let pid = edge.handle.observed.borrow().pid;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
+        // Connections wait in the socket's queue meanwhile; none is refused.
+        assert_eq!(edge.get("a.test", "/").await.text(), "here");
+        edge.until(|seen| seen.pid != pid && seen.serving == first.serving).await;
+    }
+    let seen = edge.until(|seen| seen.status == EdgeStatus::Connected).await;
+    assert_eq!((seen.http, seen.https), (first.http, first.https));
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_comes_back_finds_the_edge_and_what_it_serves() {
+    let address = answering("here").await;
+    let mut edge = Edge::start().await;
+    let generation = edge.serve(TableBuilder::plain(&[address])).await;
+    let pid = edge.handle.observed.borrow().pid;
+    let Edge { handle, dir, http, https, .. } = edge;
+    // The daemon is gone without a word.
+    drop(handle);
+
+    let mut second = Edge::connected(link::spawn(config(dir.path())), dir).await;
+    let seen = second.until(|seen| seen.serving == Some(generation)).await;
+    assert_eq!((seen.pid, second.http, second.https), (pid, http, https));
+    assert_eq!(second.get("a.test", "/").await.text(), "here");
+    // An older desired state is refused; the newer one goes on.
+    let old = bowline_core::route::EdgeDesired::default();
+    second.handle.desired.send(Arc::new(old)).unwrap();
+    assert_eq!(second.get("a.test", "/").await.text(), "here");
+    // It is restarted with the sockets that were taken over.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let back = second.until(|seen| seen.pid != pid && seen.status == EdgeStatus::Connected).await;
+    assert_eq!((back.http, back.https), (Some(http), Some(https)));
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_whose_control_socket_is_gone_is_replaced_on_its_ports() {
+    let address = answering("here").await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let pid = edge.handle.observed.borrow().pid;
+    let Edge { handle, dir, http, https, .. } = edge;
+    drop(handle);
+    std::fs::remove_file(dir.path().join("edge.sock")).unwrap();
+
+    let config = link::LinkConfig { http, https: Some(https), ..config(dir.path()) };
+    let mut second = Edge::connected(link::spawn(config), dir).await;
+    second.serve(TableBuilder::plain(&[address])).await;
+    assert_ne!(second.handle.observed.borrow().pid, pid);
+    assert_eq!((second.http, second.https), (http, https));
+    assert_eq!(second.get("a.test", "/").await.text(), "here");
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_and_a_missing_binary_are_faults_that_say_so() {
+    let check = |change: Box<dyn FnOnce(&mut link::LinkConfig)>, expected: String| async move {
+        let dir = Folder::new();
+        let mut config = config(dir.path());
+        change(&mut config);
+        let mut handle = link::spawn(config);
+        let seen = until(&mut handle, |seen| matches!(seen.status, EdgeStatus::Lost(_))).await;
+        let EdgeStatus::Lost(fault) = &seen.status else { unreachable!() };
+        let text = format!("{} {:?} {:?}", fault.message, fault.causes, fault.detail);
+        assert!(text.contains(&expected), "{text}");
+        handle.shutdown.edge(Duration::ZERO).await;
+    };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let holder = format!("held by process {}", std::process::id());
+    check(Box::new(move |config| config.http = address), holder).await;
+    check(Box::new(|config| config.exe = "/nonexistent".into()), "cannot be started from /nonexistent".into()).await;
+    check(Box::new(|config| config.exe = "/bin/false".into()), "ended as soon as it was started".into()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_without_descriptors_pauses_and_goes_on() {
+    let address = answering("here").await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let pid = edge.handle.observed.borrow().pid;
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let limit = format!("--nofile={0}:{0}", open + 8);
+    let limited = std::process::Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status().unwrap();
+    assert!(limited.success());
+    // Who has had an answer and is idle makes room for who comes.
+    let mut idle = edge.connect().await;
+    idle.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    assert_eq!(idle.answer().await.text(), "here");
+    let mut held = Vec::new();
+    for _ in 0..30 {
+        held.push(edge.connect().await);
+    }
+    edge.until(|seen| seen.connections_open >= 6).await;
+    assert_eq!(idle.rest().await, b"", "it is closed");
+    // The rest waits in the socket's queue; as some leave, it gets its turn.
+    let mut last = held.pop().unwrap();
+    last.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    drop(held);
+    assert_eq!(last.answer().await.text(), "here");
+    assert_eq!(edge.handle.observed.borrow().pid, pid);
+    edge.stop().await;
+}
+
+/// Only root can give a process another user: as anyone else there is nothing to see.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_daemon_s_edge_runs_as_its_own_user_and_is_found_again() {
+    const NOBODY: u32 = 65_534;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let address = answering("here").await;
+    let dir = Folder::new();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+    std::fs::set_permissions(dir.path(), open).unwrap();
+    // The build folder may be closed to other users: the edge runs from a copy, as it does in an installation.
+    let exe = dir.path().join("bowline-edge-alone");
+    std::fs::copy(config(dir.path()).exe, &exe).unwrap();
+    let as_nobody = |dir: &std::path::Path| link::LinkConfig { uid: Some(NOBODY), exe: exe.clone(), ..config(dir) };
+    let first = as_nobody(dir.path());
+    let mut edge = Edge::connected(link::spawn(first), dir).await;
+    let generation = edge.serve(TableBuilder::plain(&[address])).await;
+    assert_eq!(edge.get("a.test", "/").await.text(), "here");
+    let seen = edge.until(|seen| seen.private_bytes > 0).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", seen.pid)).unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    let ids = [NOBODY.to_string(), NOBODY.to_string(), NOBODY.to_string(), NOBODY.to_string()].join("\t");
+    assert_eq!((field("Uid:"), field("Gid:")), (ids.clone(), ids));
+    assert_eq!((field("Groups:").as_str(), field("CapEff:").as_str()), ("", "0000000000000000"));
+    let log = edge.dir.path().join("logs/access.log");
+    edge.eventually(|| async { log.metadata().is_ok_and(|log| log.len() > 0) }).await;
+
+    let Edge { handle, dir, .. } = edge;
+    drop(handle);
+    let again = as_nobody(dir.path());
+    let mut edge = Edge::connected(link::spawn(again), dir).await;
+    let back = edge.until(|seen| seen.serving == Some(generation)).await;
+    assert_eq!(back.pid, seen.pid);
+    edge.stop().await;
+}

@@ -1,0 +1,347 @@
+//! TLS, HTTP/2, WebSocket and files through a real edge.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bowline_core::app::HostName;
+use bowline_core::route::Certificate;
+use bowline_core::secret::Secret;
+use bytes::Bytes;
+use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use support::*;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+struct Authority {
+    roots: Arc<rustls::RootCertStore>,
+    certificates: BTreeMap<HostName, Certificate>,
+}
+
+fn authority(names: &[&str]) -> Authority {
+    let mut roots = rustls::RootCertStore::empty();
+    let mut certificates = BTreeMap::new();
+    for name in names {
+        let made = rcgen::generate_simple_self_signed(vec![(*name).to_owned()]).unwrap();
+        let chain = made.cert.pem();
+        roots.add(rustls::pki_types::CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()).unwrap();
+        let key = Secret::new(made.signing_key.serialize_pem());
+        certificates.insert(HostName::new(name).unwrap(), Certificate { chain, key });
+    }
+    Authority { roots: Arc::new(roots), certificates }
+}
+
+async fn handshake(edge: &Edge, ca: &Authority, name: &str, alpn: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_root_certificates(Arc::clone(&ca.roots)).with_no_client_auth();
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    let stream = TcpStream::connect(edge.https).await?;
+    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_go_by_name_and_are_swapped_live() {
+    let address = answering("secret").await;
+    let mut edge = Edge::start().await;
+    let table = || TableBuilder::plain(&[address]).site("x.wild.test", vec![rule("/", forward(1))]);
+    let ca = authority(&["a.test", "*.wild.test"]);
+    edge.serve_with(table(), ca.certificates.clone()).await;
+
+    for name in ["a.test", "x.wild.test"] {
+        let mut talk = Talk::new(handshake(&edge, &ca, name, "http/1.1").await.unwrap());
+        talk.say(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+        assert_eq!(talk.answer().await.text(), "secret");
+    }
+    let refused = handshake(&edge, &ca, "b.test", "http/1.1").await.unwrap_err();
+    assert!(refused.to_string().contains("alert"), "{refused}");
+
+    let mut talk = Talk::new(handshake(&edge, &ca, "a.test", "http/1.1").await.unwrap());
+    talk.say("GET / HTTP/1.1\r\nHost: x.wild.test\r\n\r\n").await;
+    assert_eq!(talk.answer().await.status, 421);
+
+    let other = authority(&["a.test"]);
+    edge.serve_with(table(), other.certificates.clone()).await;
+    talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    assert_eq!(talk.answer().await.text(), "secret", "open connections go on");
+    assert!(handshake(&edge, &ca, "a.test", "http/1.1").await.is_err());
+    assert!(handshake(&edge, &other, "a.test", "http/1.1").await.is_ok());
+    edge.until(|seen| seen.handshakes_failed >= 1 && seen.handshakes_total >= 5).await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_streams_share_one_connection() {
+    let address = upstream(|_, mut talk| async move {
+        while let Some(head) = talk.try_head().await {
+            let body = talk.body(&head).await;
+            talk.say(&format!(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: x\r\nX: 1\r\n\r\n\
+                {:x}\r\n{}\r\n0\r\n\r\n",
+                body.len(),
+                String::from_utf8(body).unwrap()
+            ))
+            .await;
+        }
+    })
+    .await;
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(TableBuilder::plain(&[address]), ca.certificates.clone()).await;
+    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let running = tokio::spawn(connection);
+    let mut answers = Vec::new();
+    for n in 0..50_u32 {
+        client = client.ready().await.unwrap();
+        let request = http::Request::post("https://a.test/echo").header("cookie", "a=1").body(()).unwrap();
+        let (answer, mut body) = client.send_request(request, false).unwrap();
+        // Each body is larger than what is taken in one piece.
+        let text = format!("{n:05}").repeat(4000);
+        body.send_data(Bytes::from(text.clone()), true).unwrap();
+        answers.push((answer, text));
+    }
+    // All at once: what is left unread takes the connection's window from the others.
+    let reading = answers.into_iter().map(|(answer, text)| {
+        tokio::spawn(async move {
+            let answer = answer.await.unwrap();
+            assert_eq!(answer.status(), 200);
+            assert_eq!(answer.headers()["x-bowline-release"], "1");
+            assert!(!answer.headers().contains_key("transfer-encoding"));
+            let mut body = answer.into_body();
+            let mut received = Vec::new();
+            while let Some(piece) = body.data().await {
+                let piece = piece.unwrap();
+                body.flow_control().release_capacity(piece.len()).unwrap();
+                received.extend_from_slice(&piece);
+            }
+            assert!(received == text.as_bytes(), "{} bytes of {}", received.len(), text.len());
+        })
+    });
+    for read in reading.collect::<Vec<_>>() {
+        read.await.unwrap();
+    }
+    // What the gate refuses in HTTP/1.1 does not get in by HTTP/2.
+    for path in ["/a/%2e%2e/b", "/a//b", "/%2f"] {
+        client = client.ready().await.unwrap();
+        let request = http::Request::get(format!("https://a.test{path}")).body(()).unwrap();
+        let (answer, _) = client.send_request(request, true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), 400, "{path}");
+    }
+    client = client.ready().await.unwrap();
+    let request = http::Request::get("https://b.test/").body(()).unwrap();
+    let (answer, _) = client.send_request(request, true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 421);
+    drop(client);
+    running.abort();
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_refused_or_answered_early_may_be_sent_to_its_end() {
+    let early = upstream(|_, mut talk| async move {
+        talk.try_head().await;
+        talk.say("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno").await;
+    })
+    .await;
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::start().await;
+    let reading = upstream(|_, mut talk| async move { drop(talk.rest().await) }).await;
+    let mut small = rule("/small", forward(2));
+    small.body = bowline_core::app::BodyLimit(bowline_core::units::Bytes(64 << 10));
+    let table = TableBuilder::default().site("a.test", vec![small, rule("/", forward(1))]);
+    edge.serve_with(table.pool(1, &[early]).pool(2, &[reading]), ca.certificates.clone()).await;
+    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let running = tokio::spawn(connection);
+    // Announced and not; more than the stream's window, so that it only ends if it is read.
+    for (path, announced, expected) in
+        [("/small", true, 413), ("/small", false, 413), ("/", true, 401), ("/", false, 401)]
+    {
+        const LENGTH: usize = 300 << 10;
+        client = client.ready().await.unwrap();
+        let mut request = http::Request::post(format!("https://a.test{path}"));
+        if announced {
+            request = request.header("content-length", LENGTH);
+        }
+        let (answer, mut body) = client.send_request(request.body(()).unwrap(), false).unwrap();
+        body.send_data(Bytes::from(vec![b'x'; LENGTH]), true).unwrap();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), expected, "{path} {announced}");
+        let mut answer = answer.into_body();
+        while let Some(piece) = answer.data().await {
+            answer.flow_control().release_capacity(piece.unwrap().len()).unwrap();
+        }
+        // Ready when a reset came; pending for ever is what is wanted, so another stream's answer is waited for first.
+        client = client.ready().await.unwrap();
+        let probe = http::Request::get("https://a.test/").body(()).unwrap();
+        assert_eq!(client.send_request(probe, true).unwrap().0.await.unwrap().status(), 401);
+        let reset = std::future::poll_fn(|cx| std::task::Poll::Ready(body.poll_reset(cx))).await;
+        assert!(reset.is_pending(), "{path} {announced}: {reset:?}");
+    }
+    drop(client);
+    running.abort();
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_lets_streams_end_and_says_goodbye() {
+    let release = Arc::new(tokio::sync::Notify::new());
+    let released = Arc::clone(&release);
+    let slow = upstream(move |_, mut talk| {
+        let released = Arc::clone(&released);
+        async move {
+            talk.try_head().await;
+            released.notified().await;
+            talk.say(&ok("late")).await;
+        }
+    })
+    .await;
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(TableBuilder::plain(&[slow]), ca.certificates.clone()).await;
+    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let running = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let (answer, _) = client.send_request(http::Request::get("https://a.test/").body(()).unwrap(), true).unwrap();
+    edge.until(|seen| !seen.outstanding.is_empty()).await;
+    let shutdown = edge.handle.shutdown.clone();
+    let gone = tokio::spawn(async move { shutdown.edge(std::time::Duration::from_secs(10)).await });
+    // Told to go away, the client cannot begin another stream.
+    edge.eventually(|| {
+        let client = client.clone();
+        async move { client.ready().await.is_err() }
+    })
+    .await;
+    release.notify_one();
+    let mut body = answer.await.unwrap().into_body();
+    assert_eq!(body.data().await.unwrap().unwrap(), "late");
+    gone.await.unwrap();
+    assert!(running.await.unwrap().is_ok(), "the connection ends in order");
+}
+
+/// An upstream that upgrades, then echoes bytes.
+async fn echoing() -> std::net::SocketAddr {
+    upstream(|_, mut talk| async move {
+        let head = talk.try_head().await.unwrap();
+        assert_eq!(header(&head, "upgrade"), Some("websocket"));
+        talk.say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n").await;
+        loop {
+            let byte = talk.stream_byte().await;
+            let Some(byte) = byte else { return };
+            talk.stream.write_all(&[byte]).await.unwrap();
+        }
+    })
+    .await
+}
+
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_echoes_counts_as_outstanding_and_is_told_when_the_edge_goes() {
+    let address = echoing().await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut talk = edge.connect().await;
+    talk.say(UPGRADE).await;
+    let answer = talk.answer().await;
+    assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")));
+    // An unmasked text frame, as far as the frames' boundaries matter.
+    let frame = b"\x81\x05hello";
+    talk.stream.write_all(frame).await.unwrap();
+    assert_eq!(talk.exactly(frame.len()).await, frame);
+    edge.until(|seen| seen.outstanding.get(&instance(1, 0)) == Some(&1)).await;
+
+    // The instance leaves the table: the tunnel goes on, and its end is told.
+    edge.serve(TableBuilder::plain(&[])).await;
+    talk.stream.write_all(frame).await.unwrap();
+    assert_eq!(talk.exactly(frame.len()).await, frame);
+    let shutdown = edge.handle.shutdown.clone();
+    let gone = tokio::spawn(async move { shutdown.edge(std::time::Duration::from_secs(10)).await });
+    assert_eq!(talk.rest().await, [0x88, 2, 0x03, 0xe9], "1001, then the end");
+    gone.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_tunneled_before_it_was_accepted() {
+    let address = answering("no upgrade here").await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut talk = edge.connect().await;
+    talk.say(&format!("{UPGRADE}smuggled")).await;
+    assert_eq!(talk.answer().await.status, 400);
+    let mut talk = edge.connect().await;
+    talk.say(UPGRADE).await;
+    assert_eq!(talk.answer().await.text(), "no upgrade here");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_served_and_nothing_beside_them() {
+    let root = tempfile::tempdir().unwrap();
+    let file = |path: &str, text: &str| {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    file("secret.txt", "secret");
+    file("site/index.html", "<h1>home</h1>");
+    file("site/app.js", "let a = 1;");
+    file("site/docs/index.html", "docs");
+    file("site/a b.txt", "0123456789");
+    std::os::unix::fs::symlink("../secret.txt", root.path().join("site/out.txt")).unwrap();
+    std::os::unix::fs::symlink("app.js", root.path().join("site/in.js")).unwrap();
+    let mut edge = Edge::start().await;
+    let site = root.path().join("site");
+    let table = TableBuilder::default()
+        .site("a.test", vec![rule("/", files(&site, None))])
+        .site("spa.test", vec![rule("/", files(&site, Some("index.html")))]);
+    edge.serve(table).await;
+
+    let home = edge.get("a.test", "/").await;
+    assert_eq!((home.status, home.text()), (200, "<h1>home</h1>"));
+    assert_eq!(home.header("cache-control"), Some("no-cache"));
+    let script = edge.get("a.test", "/app.js").await;
+    assert_eq!(script.header("cache-control"), Some("public, max-age=3600"));
+    assert!(script.header("content-type").unwrap().starts_with("text/javascript"), "{script:?}");
+    assert_eq!(edge.get("a.test", "/in.js").await.text(), "let a = 1;");
+    assert_eq!(edge.get("a.test", "/docs/").await.text(), "docs");
+    let moved = edge.get("a.test", "/docs").await;
+    assert_eq!((moved.status, moved.header("location")), (308, Some("/docs/")));
+    assert_eq!(edge.get("a.test", "/a%20b.txt").await.text(), "0123456789");
+    assert_eq!(edge.get("spa.test", "/any/where").await.text(), "<h1>home</h1>");
+
+    for outside in ["/out.txt", "/../secret.txt", "/%2e%2e/secret.txt", "/docs/..%2f..%2fsecret.txt", "/nothing"] {
+        let answer = edge.get("a.test", outside).await;
+        assert!(matches!(answer.status, 400 | 404), "{outside}: {answer:?}");
+        assert!(!answer.text().contains("secret\n") && answer.text() != "secret");
+    }
+
+    let mut talk = edge.connect().await;
+    let mut ask = async |method: &str, path: &str, fields: &str| {
+        talk.say(&format!("{method} {path} HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n")).await;
+        if method == "HEAD" {
+            let head = talk.try_head().await.unwrap();
+            return Answer { status: head[9..12].parse().unwrap(), head, body: Vec::new() };
+        }
+        talk.answer().await
+    };
+    let etag = script.header("etag").unwrap();
+    assert_eq!(ask("GET", "/app.js", &format!("If-None-Match: {etag}\r\n")).await.status, 304);
+    let part = ask("GET", "/a%20b.txt", "Range: bytes=2-4\r\n").await;
+    assert_eq!((part.status, part.text(), part.header("content-range")), (206, "234", Some("bytes 2-4/10")));
+    assert_eq!(ask("GET", "/a%20b.txt", "Range: bytes=20-\r\n").await.status, 416);
+    let head = ask("HEAD", "/a%20b.txt", "").await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some("10")));
+    let post = ask("POST", "/app.js", "Content-Length: 0\r\n").await;
+    assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD")));
+    edge.stop().await;
+}

@@ -1,0 +1,381 @@
+//! Building: from a folder with somebody's app to an immutable release folder that another user can run.
+//!
+//! The digest of an artifact covers the files, the commands and the interpreter; whatever has the same digest is not
+//! built again. A build runs where the artifact will lie, and only its seal, written last, makes it one (see
+//! `artifact`). Every command runs in its own group at the lowest priority and is ended with all that it started when
+//! its time is up or when the future of `run` is dropped (see `command`, `tree`).
+//!
+//! Architecture invariant: nothing of the source is run to find out what it is, and no build sees the daemon's
+//! environment but for a named list.
+
+mod artifact;
+mod command;
+mod detect;
+mod failure;
+mod hashes;
+mod python;
+mod recipe;
+mod requirements;
+mod serve;
+mod source;
+mod target;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bowline_core::app::{App, Origin, Service};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, Digest, ServiceName};
+use bowline_core::release::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built};
+use bowline_core::time::Humane;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use artifact::{Artifacts, Held, Seal};
+use detect::{Plan, Written};
+use hashes::Hashes;
+use python::Interpreter;
+use serve::Served;
+use source::{Source, SourceError, Wanted};
+
+/// Part of every digest: a change of what a build makes of the same input must not find old artifacts.
+const FORMAT: &[u8] = b"bowline build 1";
+
+/// What a system without a say of its own looks for programs in.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A source that is written to while it is copied is read again so many times.
+const COPY_ATTEMPTS: usize = 3;
+
+/// Where builds keep things, and what they may know.
+#[derive(Debug, Clone)]
+pub struct BuildConfig {
+    /// Artifacts go to `artifacts`, what speeds builds up to `cache`.
+    pub state_dir: PathBuf,
+    /// The daemon's environment. Builds get `PATH`, `HOME` and what a named list passes on; nothing else.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// Builds every service of the app; what has been built before is only looked up. Services that share a build share
+/// the artifact. Ends all that it started when it is dropped.
+///
+/// # Errors
+/// What the operator can do something about: the source, the file, a missing tool, a failing or slow command, a full
+/// disk. Nothing half built is left behind that a later build would take for whole.
+pub async fn run(
+    request: BuildRequest,
+    progress: mpsc::Sender<BuildProgress>,
+    config: &BuildConfig,
+) -> Result<Built, Fault> {
+    let deadline = Instant::now() + request.time_limit;
+    let is_root = nix::unistd::geteuid().is_root();
+    let build = Build {
+        artifacts: Artifacts::open(&config.state_dir).map_err(|e| state_fault(&config.state_dir, &e))?,
+        uid: request.uid.filter(|uid| is_root && *uid != 0),
+        is_root,
+        request: &request,
+        progress,
+        config,
+        deadline,
+    };
+    let mut results: BTreeMap<ServiceName, Outcome> = BTreeMap::new();
+    let mut built = Built::default();
+    for (name, service) in &request.app.services {
+        let maker = maker(&request.app, name)?;
+        if !results.contains_key(maker) {
+            let outcome = Box::pin(build.service(maker, &request.app.services[maker])).await?;
+            results.insert(maker.clone(), outcome);
+        }
+        built.artifacts.insert(name.clone(), build.artifact(service, &results[maker]));
+    }
+    Ok(built)
+}
+
+/// Removes artifacts that no release names any more, and what killed builds left. Builds that run are not touched:
+/// they hold their digest's lock. Blocks on the disk.
+///
+/// # Errors
+/// The first that could not be removed.
+pub fn collect(config: &BuildConfig, keep: &BTreeSet<Digest>) -> Result<Vec<Digest>, Fault> {
+    let fault = |e: io::Error| state_fault(&config.state_dir, &e);
+    Artifacts::open(&config.state_dir).and_then(|a| a.collect(keep)).map_err(fault)
+}
+
+/// To be called once when a daemon starts, before its first build: ends the processes and removes the folders of
+/// builds that a crash cut short. Blocks on the disk.
+pub fn clean(config: &BuildConfig) -> Result<Vec<Digest>, Fault> {
+    let fault = |e: io::Error| state_fault(&config.state_dir, &e);
+    let gone = Artifacts::open(&config.state_dir).and_then(|a| a.remove_unsealed()).map_err(fault)?;
+    recipe::remove_temporary(&config.state_dir).map_err(fault)?;
+    Ok(gone)
+}
+
+fn state_fault(path: &Path, error: &io::Error) -> Fault {
+    let fault = Fault::new(FaultKind::Failed, format!("the state folder {} cannot be written", path.display()));
+    let fault = fault.source(error);
+    match source::is_full(error) {
+        true => fault.hint("the disk is full: free space there, or choose another folder with --state"),
+        false => fault,
+    }
+}
+
+/// The service whose folder `name` is built from.
+fn maker<'a>(app: &'a App, name: &'a ServiceName) -> Result<&'a ServiceName, Fault> {
+    let mut at = name;
+    for _ in 0..=app.services.len() {
+        let Some(service) = app.services.get(at) else {
+            return Err(Fault::new(
+                FaultKind::Invalid,
+                format!("service {name}: build_of = {:?} is no service", at.as_str()),
+            ));
+        };
+        match &service.origin {
+            Origin::BuildOf(other) => at = other,
+            Origin::Folder { .. } | Origin::Image(_) | Origin::Dockerfile { .. } | Origin::Static { .. } => {
+                return Ok(at);
+            }
+        }
+    }
+    Err(Fault::new(FaultKind::Invalid, format!("service {name}: build_of leads in a circle")))
+}
+
+/// One call of `run`.
+#[derive(Debug)]
+struct Build<'b> {
+    artifacts: Artifacts,
+    /// Who builds, if it is not the node's own user.
+    uid: Option<u32>,
+    /// Instances run under other users.
+    is_root: bool,
+    request: &'b BuildRequest,
+    progress: mpsc::Sender<BuildProgress>,
+    config: &'b BuildConfig,
+    deadline: Instant,
+}
+
+#[derive(Debug)]
+struct Outcome {
+    digest: Digest,
+    seal: Seal,
+    cached: bool,
+}
+
+/// Why a build must be tried once more, or has failed.
+enum Setback {
+    Changed(SourceError),
+    Failed(Fault),
+}
+
+impl From<Fault> for Setback {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
+impl Build<'_> {
+    async fn service(&self, name: &ServiceName, service: &Service) -> Result<Outcome, Fault> {
+        let mut attempt = 1;
+        loop {
+            match self.attempt(name, service).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(Setback::Changed(_)) if attempt < COPY_ATTEMPTS => attempt += 1,
+                Err(Setback::Changed(error)) => return Err(error.into()),
+                Err(Setback::Failed(fault)) => return Err(fault),
+            }
+        }
+    }
+
+    async fn attempt(&self, name: &ServiceName, service: &Service) -> Result<Outcome, Setback> {
+        let written = Written::of(name, service)?;
+        let source = self.read(name, &written).await?;
+        let plan = detect::plan(name, &written, &source)?;
+        let interpreter = match &plan.python {
+            Some(wanted) => Some(self.interpreter(wanted).await?),
+            None => None,
+        };
+        let runtime = match (&interpreter, &plan.tool) {
+            (Some(python), _) => Some(format!("python {}", python.version)),
+            (None, Some((tool, version))) => Some(recipe::verify_tool(self, tool, version).await?),
+            (None, None) => None,
+        };
+        let digest = digest(&source, &plan, interpreter.as_ref(), runtime.as_deref());
+        if let Some(seal) = self.artifacts.sealed(digest) {
+            return Ok(Outcome { digest, seal, cached: true });
+        }
+        let held = Arc::new(self.hold(name, digest).await?);
+        // Whoever held it may have built just this.
+        if let Some(seal) = self.artifacts.sealed(digest) {
+            return Ok(Outcome { digest, seal, cached: true });
+        }
+        let job =
+            recipe::Job { build: self, name, service, source: Arc::new(source), plan, interpreter, runtime, digest };
+        match job.make(&held).await {
+            Ok(seal) => Ok(Outcome { digest, seal, cached: false }),
+            Err(setback) => {
+                self.discard(digest, held).await;
+                Err(setback)
+            }
+        }
+    }
+
+    async fn hold(&self, name: &ServiceName, digest: Digest) -> Result<Held, Fault> {
+        match tokio::time::timeout_at(self.deadline, self.artifacts.hold(digest)).await {
+            Ok(held) => held.map_err(|e| state_fault(&self.config.state_dir, &e)),
+            Err(_) => Err(Fault::new(FaultKind::Failed, format!("the build of service {name} could not begin"))
+                .caused_by(format!(
+                    "another build of the same source is not done within {}",
+                    Humane(self.request.time_limit)
+                ))
+                .hint("try again when it is done")),
+        }
+    }
+
+    /// Lists and hashes the source, on a thread for blocking work.
+    async fn read(&self, name: &ServiceName, written: &Written<'_>) -> Result<Source, Fault> {
+        self.phase(name, BuildPhase::Copy).await;
+        let wanted = Wanted {
+            base: self.request.source.clone(),
+            dir: written.dir.to_owned(),
+            state_dir: self.config.state_dir.clone(),
+            without_node_modules: written.has_build_command(),
+        };
+        let cache = self.config.state_dir.join("cache/hashes");
+        let source = blocking(move |cancel| {
+            let mut hashes = Hashes::load(&cache, &wanted.base.join(&wanted.dir));
+            let source = source::scan(&wanted, &mut hashes, cancel)?;
+            if let Err(error) = hashes.save() {
+                tracing::debug!(%error, "hashes of a source could not be kept");
+            }
+            Ok::<_, SourceError>(source)
+        });
+        Ok(source.await?)
+    }
+
+    async fn interpreter(&self, wanted: &python::Wanted) -> Result<Interpreter, Fault> {
+        let cache = self.config.state_dir.join("cache");
+        artifact::make_folder(&cache, 0o711).map_err(|e| state_fault(&cache, &e))?;
+        let search = python::Search {
+            wanted: wanted.clone(),
+            path: std::env::split_paths(self.own_path()).collect(),
+            others_must_reach: self.is_root,
+            cache: &cache,
+        };
+        python::find(search).await
+    }
+
+    /// What an interrupted or failed build leaves only takes space: it is not sealed.
+    async fn discard(&self, digest: Digest, held: Arc<Held>) {
+        let artifacts = self.artifacts.clone();
+        let removed = blocking(move |_| artifacts.discard(digest, &held)).await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, %digest, "the leftovers of a failed build could not be removed");
+        }
+    }
+
+    fn own_path(&self) -> &str {
+        self.config.environment.get("PATH").map_or(SYSTEM_PATH, String::as_str)
+    }
+
+    /// The daemon's `PATH`, without the folders that another user cannot enter where that matters.
+    fn path(&self, others_must_reach: bool) -> String {
+        let own = std::env::split_paths(self.own_path()).chain(std::env::split_paths(SYSTEM_PATH));
+        let mut folders: Vec<String> = Vec::new();
+        for folder in own {
+            let fits = folder.is_absolute() && (!others_must_reach || python::reachable(&folder).is_ok());
+            if let (true, Some(folder)) = (fits, folder.to_str())
+                && !folders.iter().any(|known| known == folder)
+            {
+                folders.push(folder.to_owned());
+            }
+        }
+        folders.join(":")
+    }
+
+    /// Where a program is on the daemon's `PATH` that the user who builds cannot run.
+    fn hidden(&self, program: &str) -> Option<PathBuf> {
+        let mut found = std::env::split_paths(self.own_path()).map(|folder| folder.join(program));
+        found.find(|path| self.uid.is_some() && path.is_file() && python::reachable(path).is_err())
+    }
+
+    /// What the artifact is for one of the services that share it.
+    fn artifact(&self, service: &Service, outcome: &Outcome) -> Artifact {
+        let folder = self.artifacts.folder(outcome.digest);
+        let (app, venv) = (folder.join("app"), folder.join("venv"));
+        let mut detected = outcome.seal.detected.clone();
+        let (root, run) = match (&outcome.seal.served, &service.run) {
+            (_, Some(run)) => (app, Some(run.clone())),
+            (Served::AsWritten, None) => (app, None),
+            (Served::Files(dir), None) => (app.join(dir), None),
+            (Served::Python { server, target }, None) => {
+                let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+                detected.push(server.sizing(&service.limits, service.drain, cpus));
+                (app, Some(server.command(target, &service.limits, service.drain, cpus)))
+            }
+        };
+        let mut env = BTreeMap::new();
+        if outcome.seal.venv {
+            env.insert("PATH".to_owned(), format!("{}/bin:{SYSTEM_PATH}", venv.display()));
+            env.insert("VIRTUAL_ENV".to_owned(), venv.display().to_string());
+            env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
+        } else if run.is_some() {
+            env.insert("PATH".to_owned(), self.path(self.is_root));
+        }
+        Artifact {
+            digest: outcome.digest,
+            root,
+            run,
+            env,
+            runtime: outcome.seal.runtime.clone(),
+            detected,
+            cached: outcome.cached,
+        }
+    }
+
+    fn key(&self) -> &AppKey {
+        &self.request.key
+    }
+
+    /// Nobody watching is no reason to stop.
+    async fn phase(&self, name: &ServiceName, phase: BuildPhase) {
+        let _ = self.progress.send(BuildProgress::Phase { service: name.clone(), phase }).await;
+    }
+
+    async fn note(&self, name: &ServiceName, text: &str) {
+        let _ = self.progress.send(BuildProgress::Note { service: name.clone(), text: text.to_owned() }).await;
+    }
+}
+
+fn digest(source: &Source, plan: &Plan, interpreter: Option<&Interpreter>, runtime: Option<&str>) -> Digest {
+    let mut hash = Sha256::new();
+    source::field(&mut hash, FORMAT);
+    source::field(&mut hash, std::env::consts::ARCH.as_bytes());
+    plan.feed(&mut hash);
+    let executable = interpreter.map(|i| i.executable.display().to_string()).unwrap_or_default();
+    source::field(&mut hash, executable.as_bytes());
+    source::field(&mut hash, runtime.unwrap_or_default().as_bytes());
+    source.feed(&mut hash);
+    Digest(hash.finalize().into())
+}
+
+/// Runs blocking work on a thread for it. When the future is dropped, the work is told so and ends soon.
+async fn blocking<T: Send + 'static>(work: impl FnOnce(&AtomicBool) -> T + Send + 'static) -> T {
+    struct Told(Arc<AtomicBool>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let told = Told(Arc::new(AtomicBool::new(false)));
+    let cancel = Arc::clone(&told.0);
+    match tokio::task::spawn_blocking(move || work(&cancel)).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

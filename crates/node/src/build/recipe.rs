@@ -1,0 +1,359 @@
+//! Making one artifact: copy, look, virtual environment, commands, seal.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_core::app::Service;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{Digest, ServiceName};
+use bowline_core::release::BuildPhase;
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio::time::Instant;
+
+use super::artifact::{self, Held, Seal};
+use super::command::{CommandError, Host, passed_on};
+use super::detect::{self, Plan, Serve, Step};
+use super::python::{self, Interpreter};
+use super::serve::{Served, Server};
+use super::source::{Source, SourceError};
+use super::target::{self, Choice, Interface};
+use super::{Build, Setback, blocking, failure, state_fault};
+
+/// A tool that does not say its version within this is not asked again.
+const TOOL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Everything that was decided about one artifact.
+pub(super) struct Job<'b> {
+    pub build: &'b Build<'b>,
+    pub name: &'b ServiceName,
+    pub service: &'b Service,
+    pub source: Arc<Source>,
+    pub plan: Plan,
+    pub interpreter: Option<Interpreter>,
+    pub runtime: Option<String>,
+    pub digest: Digest,
+}
+
+impl Job<'_> {
+    /// The lock is shared with the threads that write: should this future be dropped, it is let go when the last of
+    /// them has ended.
+    pub(super) async fn make(&self, held: &Arc<Held>) -> Result<Seal, Setback> {
+        let build = self.build;
+        missing_packages(self.name, &self.service.packages).await?;
+        let folder = self.copy(held).await?;
+        let temporary = self.temporary()?;
+        let host = self.host(&folder, temporary.path())?;
+
+        build.phase(self.name, BuildPhase::Detect).await;
+        let mut detected = self.plan.notes.clone();
+        for note in &self.plan.notes {
+            build.note(self.name, note).await;
+        }
+        let choice = match self.plan.serve {
+            Serve::Python => {
+                let choice = self.target(&host).await?;
+                build.note(self.name, &choice.note).await;
+                detected.push(choice.note.clone());
+                Some(choice)
+            }
+            Serve::AsWritten | Serve::Files(_) => None,
+        };
+
+        build.phase(self.name, BuildPhase::Build).await;
+        if let Some(python) = &self.interpreter {
+            let text = format!("python {} at {}", python.version, python.executable.display());
+            build.note(self.name, &text).await;
+            detected.push(text);
+            let venv = folder.join("venv");
+            let venv = venv.to_str().ok_or_else(|| not_text(&folder))?;
+            self.command(&host, &python.executable, &["-I", "-m", "venv", venv], "python -m venv").await?;
+        }
+        for step in &self.plan.steps {
+            self.step(&host, &folder, step).await?;
+        }
+        let served = self.served(&folder, choice)?;
+
+        build.phase(self.name, BuildPhase::Seal).await;
+        let seal = Seal {
+            version: Seal::VERSION,
+            served,
+            runtime: self.runtime.clone(),
+            venv: self.interpreter.is_some(),
+            detected,
+        };
+        let (artifacts, digest, held, sealed) = (build.artifacts.clone(), self.digest, Arc::clone(held), seal.clone());
+        let state = &build.config.state_dir;
+        blocking(move |_| artifacts.seal(digest, &sealed, &held)).await.map_err(|e| state_fault(state, &e))?;
+        Ok(seal)
+    }
+
+    async fn copy(&self, held: &Arc<Held>) -> Result<PathBuf, Setback> {
+        let (artifacts, source, digest) = (self.build.artifacts.clone(), Arc::clone(&self.source), self.digest);
+        let (held, uid) = (Arc::clone(held), self.build.uid);
+        let copied = blocking(move |cancel| {
+            let state = |e| CopyError::State(e);
+            let folder = artifacts.start(digest, &held).map_err(state)?;
+            let app = folder.join("app");
+            artifact::make_folder(&app, 0o755).map_err(state)?;
+            source.copy(&app, cancel).map_err(CopyError::Source)?;
+            if let Some(uid) = uid {
+                artifact::give(&folder, uid).map_err(state)?;
+            }
+            Ok(folder)
+        });
+        copied.await.map_err(|error| match error {
+            // Gone while it was copied is changed, too.
+            CopyError::Source(e @ (SourceError::Changed(_) | SourceError::File(..))) => Setback::Changed(e),
+            CopyError::Source(e) => Setback::Failed(e.into()),
+            CopyError::State(e) => Setback::Failed(state_fault(&self.build.config.state_dir, &e)),
+        })
+    }
+
+    /// A folder for temporary files that is gone with the build, so that no build can fill `/tmp` for good.
+    fn temporary(&self) -> Result<TempDir, Fault> {
+        let parent = self.build.config.state_dir.join("cache/tmp");
+        let make = || -> io::Result<TempDir> {
+            artifact::make_folder(&parent, 0o711)?;
+            let folder = tempfile::Builder::new().prefix("build").tempdir_in(&parent)?;
+            own(folder.path(), self.build.uid)?;
+            Ok(folder)
+        };
+        make().map_err(|e| state_fault(&parent, &e))
+    }
+
+    fn host(&self, folder: &Path, temporary: &Path) -> Result<Host, Fault> {
+        let (build, cache) = (self.build, self.build.config.state_dir.join("cache"));
+        let who = build.uid.map_or_else(|| "own".to_owned(), |uid| uid.to_string());
+        let key = build.key();
+        let private = |parts: &[&str]| -> Result<String, Fault> {
+            let path = parts.iter().fold(cache.clone(), |path, part| path.join(part));
+            private_folder(&path, build.uid).map_err(|e| state_fault(&path, &e))?;
+            path.to_str().map(str::to_owned).ok_or_else(|| not_text(&path))
+        };
+        let mut env = passed_on(&build.config.environment);
+        let mut path = build.path(build.uid.is_some());
+        let home = match (build.uid, build.config.environment.get("HOME")) {
+            (None, Some(home)) => home.clone(),
+            (None, None) | (Some(_), _) => {
+                // What the daemon's own user keeps in its home is closed to the one that builds.
+                env.retain(|_, value| !value.starts_with('/') || python::reachable(Path::new(value)).is_ok());
+                private(&["home", &who])?
+            }
+        };
+        if self.interpreter.is_some() {
+            let venv = folder.join("venv");
+            path = format!("{}/bin:{path}", venv.display());
+            env.insert("VIRTUAL_ENV".to_owned(), venv.display().to_string());
+        }
+        env.extend([
+            ("PATH".to_owned(), path),
+            ("HOME".to_owned(), home),
+            ("TMPDIR".to_owned(), temporary.display().to_string()),
+            ("PIP_CACHE_DIR".to_owned(), private(&["pip", &who])?),
+            ("PIP_DISABLE_PIP_VERSION_CHECK".to_owned(), "1".to_owned()),
+            ("PIP_NO_INPUT".to_owned(), "1".to_owned()),
+            ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
+            (
+                "BOWLINE_BUILD_CACHE".to_owned(),
+                private(&["build", key.env.as_str(), key.app.as_str(), self.name.as_str()])?,
+            ),
+        ]);
+        Ok(Host {
+            service: self.name.clone(),
+            folder: folder.to_owned(),
+            dir: folder.join("app"),
+            env,
+            uid: build.uid,
+            deadline: build.deadline,
+            progress: build.progress.clone(),
+        })
+    }
+
+    async fn target(&self, host: &Host) -> Result<Choice, Fault> {
+        let python = self.interpreter.as_ref().expect("a Python application has an interpreter");
+        let files = target::candidates(&self.source);
+        if files.is_empty() {
+            return target::choose(self.name, &[]);
+        }
+        let mut args = vec!["-I", "-c", target::SCRIPT];
+        args.extend(files.iter().map(String::as_str));
+        let answer = host.ask(&python.executable, &args).await;
+        let answer = answer.map_err(|e| self.failed("reading the source", e))?;
+        let looked = target::parse(&answer).map_err(|e| {
+            Fault::new(FaultKind::Failed, format!("the source of service {} could not be read", self.name)).source(&e)
+        })?;
+        target::choose(self.name, &looked)
+    }
+
+    async fn step(&self, host: &Host, folder: &Path, step: &Step) -> Result<(), Fault> {
+        let shown = step.shown();
+        self.build.note(self.name, &format!("$ {shown}")).await;
+        match step {
+            Step::Shell(command) => self.command(host, Path::new("/bin/sh"), &["-c", command], &shown).await,
+            Step::Pip { requirements, packages } => {
+                let python = folder.join("venv/bin/python");
+                let mut args = vec!["-m", "pip", "install", "--progress-bar", "off"];
+                if *requirements {
+                    args.extend(["-r", super::requirements::FILE]);
+                }
+                args.extend(packages.iter().map(String::as_str));
+                self.command(host, &python, &args, &shown).await
+            }
+        }
+    }
+
+    async fn command(&self, host: &Host, program: &Path, args: &[&str], shown: &str) -> Result<(), Fault> {
+        host.run(program, args).await.map_err(|e| self.failed(shown, e))
+    }
+
+    fn failed(&self, shown: &str, error: CommandError) -> Fault {
+        let hidden = |program: &str| self.build.hidden(program);
+        failure::fault(self.name, shown, self.build.request.time_limit, error, &hidden)
+    }
+
+    /// What serves it, now that everything is installed.
+    fn served(&self, folder: &Path, choice: Option<Choice>) -> Result<Served, Fault> {
+        match (&self.plan.serve, choice) {
+            (Serve::AsWritten, _) | (Serve::Python, None) => Ok(Served::AsWritten),
+            (Serve::Files(dir), _) => {
+                detect::served_folder(self.name, &folder.join("app"), dir)?;
+                Ok(Served::Files(dir.clone()))
+            }
+            (Serve::Python, Some(choice)) => {
+                let server = server(self.name, &folder.join("venv/bin"), &choice)?;
+                Ok(Served::Python { server, target: choice.target })
+            }
+        }
+    }
+}
+
+enum CopyError {
+    Source(SourceError),
+    State(io::Error),
+}
+
+/// The first server for this kind of application that the installed packages brought.
+fn server(name: &ServiceName, bin: &Path, choice: &Choice) -> Result<Server, Fault> {
+    let programs: &[(&str, Server)] = match choice.interface {
+        Interface::Wsgi | Interface::Dash => &[("gunicorn", Server::Gunicorn), ("waitress-serve", Server::Waitress)],
+        Interface::Asgi => &[("uvicorn", Server::Uvicorn), ("hypercorn", Server::Hypercorn)],
+    };
+    if let Some((_, server)) = programs.iter().find(|(program, _)| bin.join(program).is_file()) {
+        return Ok(*server);
+    }
+    let (interface, package) = match choice.interface {
+        Interface::Wsgi | Interface::Dash => ("a WSGI", "gunicorn"),
+        Interface::Asgi => ("an ASGI", "uvicorn"),
+    };
+    Err(Fault::new(FaultKind::Invalid, format!("service {name} is {interface} application without a server"))
+        .caused_by(choice.note.clone())
+        .hint(format!("add {package} to requirements.txt, or write your own `run = …` into [service.{name}]")))
+}
+
+/// A folder that only the builder enters.
+fn private_folder(path: &Path, uid: Option<u32>) -> io::Result<()> {
+    artifact::make_folder(path, 0o700)?;
+    own(path, uid)
+}
+
+fn own(path: &Path, uid: Option<u32>) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    let own = nix::unistd::geteuid().as_raw();
+    match uid.unwrap_or(own) {
+        uid if fs::metadata(path).is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == uid) => Ok(()),
+        uid => lchown(path, Some(uid), Some(uid)),
+    }
+}
+
+fn not_text(path: &Path) -> Fault {
+    Fault::new(FaultKind::Failed, format!("the state folder's path {} is not UTF-8", path.display()))
+        .hint("choose another folder with --state")
+}
+
+/// Temporary folders that a crash left.
+pub(super) fn remove_temporary(state_dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(state_dir.join("cache/tmp")) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Asks dpkg, where there is one, for the packages that the file says the build needs.
+async fn missing_packages(name: &ServiceName, packages: &[String]) -> Result<(), Fault> {
+    let mut missing = Vec::new();
+    for package in packages {
+        let asked = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}", "--", package]).output().await;
+        match asked {
+            Ok(output) if output.stdout.starts_with(b"ii") => {}
+            Ok(_) => missing.push(package.as_str()),
+            Err(error) => {
+                return Err(Fault::new(FaultKind::Failed, format!("service.{name}.packages cannot be checked"))
+                    .caused_by("this machine has no dpkg-query")
+                    .source(&error)
+                    .hint("install what it names with this system's own means and remove the key here"));
+            }
+        }
+    }
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Fault::new(
+            FaultKind::Failed,
+            format!("service {name} needs system packages that are not installed: {}", missing.join(", ")),
+        )
+        .hint(format!("apt install {}", missing.join(" ")))),
+    }
+}
+
+/// The version of a tool as `runtime` names it: `node 20.11.1`.
+pub(super) async fn verify_tool(build: &Build<'_>, tool: &str, wanted: &str) -> Result<String, Fault> {
+    let args: &[&str] = if tool == "go" { &["version"] } else { &["--version"] };
+    let env = BTreeMap::from([("PATH".to_owned(), build.path(build.is_root))]);
+    let fault = |cause: String| {
+        Fault::new(FaultKind::Failed, format!("runtime = \"{tool} {wanted}\" is not on this machine"))
+            .caused_by(cause)
+            .hint(format!("install {tool} {wanted} where other users can run it, or change `runtime`"))
+    };
+    let program = std::env::split_paths(&env["PATH"]).map(|f| f.join(tool)).find(|p| p.is_file());
+    let program = program.ok_or_else(|| fault(format!("no {tool} on PATH")))?;
+    let output = Command::new(&program).args(args).env_clear().envs(&env).current_dir("/").kill_on_drop(true).output();
+    let output = tokio::time::timeout_at(Instant::now() + TOOL_LIMIT, output).await;
+    let output = output.map_err(|_| fault(format!("{} does not answer", program.display())))?;
+    let output = output.map_err(|e| fault(format!("{} cannot be run: {e}", program.display())))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let version = first_version(&text).ok_or_else(|| fault(format!("{} says no version", program.display())))?;
+    let mut parts = version.split('.');
+    match wanted.split('.').filter(|w| !w.is_empty()).all(|w| parts.next() == Some(w)) {
+        true => Ok(format!("{tool} {version}")),
+        false => Err(fault(format!("{} is {version}", program.display()))),
+    }
+}
+
+/// The first word like `20.11.1`, a letter or two before it left aside (`v20`, `go1.22`).
+fn first_version(text: &str) -> Option<&str> {
+    text.split(|c: char| c.is_whitespace() || matches!(c, ',' | '(' | ')'))
+        .map(|word| word.trim_start_matches(|c: char| c.is_ascii_alphabetic()))
+        .map(|word| word.split(|c: char| !(c.is_ascii_digit() || c == '.')).next().unwrap_or(""))
+        .map(|word| word.trim_end_matches('.'))
+        .find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_tools_say() {
+        let check = |text, expected| assert_eq!(first_version(text), expected, "{text}");
+        check("v20.11.1\n", Some("20.11.1"));
+        check("go version go1.22.3 linux/amd64", Some("1.22.3"));
+        check("ruby 3.1.2p20 (2022-04-12 revision 4491b711a5)", Some("3.1.2"));
+        check("PHP 8.2.7 (cli)", Some("8.2.7"));
+        check("nothing here", None);
+    }
+}

@@ -1,0 +1,683 @@
+//! Builds of real folders with the real pip, in a state folder of their own.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::time::Duration;
+
+use bowline_core::app::{
+    self, Cage, Command, Environment, Health, Limits, ReleaseHooks, Rollout, Scale, StaticFiles, Strategy,
+};
+use bowline_core::id::{AppName, EnvName};
+use tempfile::TempDir;
+
+use super::*;
+use crate::cgroup::Membership;
+
+/// A folder of files, as an operator has it, and a state.
+struct Bench {
+    source: TempDir,
+    state: TempDir,
+    app: App,
+    time_limit: Duration,
+    uid: Option<u32>,
+}
+
+const WEB: &str = "web";
+
+fn name(text: &str) -> ServiceName {
+    ServiceName::new(text).unwrap()
+}
+
+fn service(origin: Origin, run: Option<&str>) -> Service {
+    Service {
+        origin,
+        run: run.map(|r| Command(r.to_owned())),
+        packages: Vec::new(),
+        runtime: None,
+        fixed_port: None,
+        health: None::<Health>,
+        alive: None,
+        drain: Duration::from_secs(30),
+        scale: Scale::default(),
+        limits: Limits::default(),
+        writable: Vec::new(),
+        metrics: None,
+        cage: Cage::Best,
+        env: app::Variables::new(),
+    }
+}
+
+fn folder(build: Option<&str>) -> Origin {
+    Origin::Folder { dir: ".".to_owned(), build: build.map(|b| Command(b.to_owned())) }
+}
+
+fn app(service: Service) -> App {
+    App {
+        name: AppName::new("app").unwrap(),
+        services: BTreeMap::from([(name(WEB), service)]),
+        jobs: BTreeMap::new(),
+        env: app::Variables::new(),
+        secrets: BTreeMap::new(),
+        databases: BTreeMap::new(),
+        redis: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+        buckets: BTreeMap::new(),
+        routes: BTreeMap::new(),
+        release: ReleaseHooks::default(),
+        rollout: Rollout { strategy: Strategy::Rolling, abort: Vec::new(), watch: Duration::ZERO },
+        slo: None,
+        image: None,
+        logs: None,
+        environment: Environment {
+            name: EnvName::new("local").unwrap(),
+            protected: false,
+            server: None,
+            kubernetes: None,
+        },
+    }
+}
+
+impl Bench {
+    fn new(files: &[(&str, &str)], service: Service) -> Self {
+        let bench = Self {
+            source: TempDir::new().unwrap(),
+            state: TempDir::new().unwrap(),
+            app: app(service),
+            time_limit: Duration::from_secs(300),
+            uid: None,
+        };
+        fs::set_permissions(bench.state.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        for (path, text) in files {
+            bench.write(path, text);
+        }
+        bench
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.source.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn config(&self) -> BuildConfig {
+        let mut environment: BTreeMap<String, String> = std::env::vars().collect();
+        environment.insert("CANARY".to_owned(), "hunter2".to_owned());
+        BuildConfig { state_dir: self.state.path().to_owned(), environment }
+    }
+
+    fn request(&self) -> BuildRequest {
+        BuildRequest {
+            key: AppKey { env: EnvName::new("local").unwrap(), app: self.app.name.clone() },
+            source: self.source.path().to_owned(),
+            app: Arc::new(self.app.clone()),
+            uid: self.uid,
+            time_limit: self.time_limit,
+        }
+    }
+
+    /// Builds; gives the result and everything that was said.
+    async fn run(&self) -> (Result<Built, Fault>, Vec<BuildProgress>) {
+        let (send, mut receive) = mpsc::channel(16);
+        let config = self.config();
+        let said = async {
+            let mut said = Vec::new();
+            while let Some(progress) = receive.recv().await {
+                said.push(progress);
+            }
+            said
+        };
+        tokio::join!(run(self.request(), send, &config), said)
+    }
+
+    async fn web(&self) -> Artifact {
+        let (built, said) = self.run().await;
+        built.unwrap_or_else(|fault| panic!("{fault:?}\n{said:?}")).artifacts.remove(&name(WEB)).unwrap()
+    }
+
+    async fn fault(&self) -> Fault {
+        self.run().await.0.expect_err("it must fail")
+    }
+
+    /// Names in the artifacts' folder.
+    fn artifacts(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.state.path().join("artifacts")).unwrap();
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).filter(|n| !n.ends_with(".lock")).collect()
+    }
+}
+
+fn shown(fault: &Fault) -> String {
+    let Fault { kind, message, causes, hint, detail } = fault;
+    format!(
+        "{kind:?}: {message}\n{}\n{}\n{}",
+        causes.join("\n"),
+        hint.as_deref().unwrap_or(""),
+        detail.as_deref().unwrap_or("")
+    )
+}
+
+/// Each part must be said somewhere in the fault.
+fn says(fault: &Fault, parts: &[&str]) {
+    let shown = shown(fault);
+    for part in parts {
+        assert!(shown.contains(part), "{part:?} is not in {shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flask_app_without_a_server_gets_one_and_is_built_once() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/flask");
+    let read = |file| fs::read_to_string(fixture.join(file)).unwrap();
+    let (code, requirements) = (read("app.py"), read("requirements.txt"));
+    let bench = Bench::new(&[("app.py", &code), ("requirements.txt", &requirements)], service(folder(None), None));
+
+    let first = bench.web().await;
+    assert!(!first.cached);
+    let run = first.run.clone().unwrap().0;
+    assert!(run.starts_with("gunicorn --bind 0.0.0.0:$PORT --workers ") && run.ends_with(" app:app"), "{run}");
+    assert!(first.runtime.clone().unwrap().starts_with("python 3."));
+    assert_eq!(first.env["PYTHONUNBUFFERED"], "1");
+    let venv = Path::new(&first.env["VIRTUAL_ENV"]);
+    assert!(venv.join("bin/gunicorn").is_file() && first.env["PATH"].starts_with(venv.join("bin").to_str().unwrap()));
+    for path in [&first.root, &first.root.join("app.py"), &venv.join("bin/gunicorn")] {
+        let mode = fs::metadata(path).unwrap().mode();
+        assert_eq!(mode & 0o222, 0, "{} can be written", path.display());
+        assert_eq!(mode & 0o004, 0o004, "{} cannot be read by others", path.display());
+    }
+    if nix::unistd::geteuid().is_root() {
+        python::reachable(&venv.join("bin/python")).unwrap();
+    }
+
+    serves(&first, "/health").await;
+
+    // The best of a few: the machine may be busy with something else.
+    let mut took = Duration::MAX;
+    for _ in 0..5 {
+        let started = std::time::Instant::now();
+        let again = bench.web().await;
+        assert!(again.cached && again.digest == first.digest && again.run == first.run);
+        took = took.min(started.elapsed());
+    }
+    assert!(took < Duration::from_millis(100), "looking it up took {took:?}");
+
+    bench.write("app.py", &format!("{code}\n# changed\n"));
+    let third = bench.web().await;
+    assert!(!third.cached && third.digest != first.digest);
+    assert!(first.root.is_dir(), "the release before it is still there to go back to");
+
+    let gone = collect(&bench.config(), &BTreeSet::from([third.digest])).unwrap();
+    assert_eq!(gone, vec![first.digest]);
+    assert!(!first.root.exists() && third.root.is_dir());
+}
+
+/// Runs what was built, as another user where that is possible, until it answers with 200; then stops it.
+async fn serves(artifact: &Artifact, path: &str) {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = tokio::process::Command::new("/bin/sh");
+    command.args(["-c", &format!("exec {}", artifact.run.as_ref().unwrap().0)]);
+    command.current_dir(&artifact.root).env_clear().envs(&artifact.env).env("PORT", port.to_string());
+    if nix::unistd::geteuid().is_root() {
+        command.uid(60_124).gid(60_124);
+    }
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    let answer = || {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    };
+    until("it answers", || {
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("it ended with {status}");
+        }
+        answer().is_some_and(|a| a.starts_with("HTTP/1.1 200"))
+    })
+    .await;
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.expect("it leaves on TERM").unwrap();
+    assert!(status.success() || status.code() == Some(143) || status.code().is_none(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_the_requirements_bring_are_used() {
+    let check = async |code: &str, requirements: &str, expected: &str| {
+        let bench = Bench::new(&[("app.py", code), ("requirements.txt", requirements)], service(folder(None), None));
+        let artifact = bench.web().await;
+        let run = &artifact.run.as_ref().unwrap().0;
+        assert!(run.starts_with(expected), "{run}");
+        assert!(!Path::new(&artifact.env["VIRTUAL_ENV"]).join("bin/gunicorn").exists(), "gunicorn was not asked for");
+        serves(&artifact, "/").await;
+    };
+    let function = "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'hi']\n";
+    check(
+        &format!("{function}\ndef create_app():\n    return application\n"),
+        "waitress\n",
+        "waitress-serve --listen=0.0.0.0:$PORT",
+    )
+    .await;
+    check(
+        "from starlette.applications import Starlette\nfrom starlette.responses import PlainTextResponse\nfrom starlette.routing import Route\napp = Starlette(routes=[Route('/', lambda request: PlainTextResponse('hi'))])\n",
+        "starlette\nuvicorn\n",
+        "uvicorn --host 0.0.0.0 --port $PORT",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_asgi_application_without_a_server_says_what_to_add() {
+    let files = [
+        ("main.py", "from starlette.applications import Starlette\napp = Starlette()\n"),
+        ("requirements.txt", "starlette"),
+    ];
+    let bench = Bench::new(&files, service(folder(None), None));
+    says(
+        &bench.fault().await,
+        &["is an ASGI application without a server", "main:app", "add uvicorn to requirements.txt"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_builds_when_told_so_and_cannot_change_the_result() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let build = "id -u > made; cp made \"$BOWLINE_BUILD_CACHE/kept\"; touch \"$HOME/x\" \"$TMPDIR/y\"";
+    let mut bench = Bench::new(&[("a.txt", "a")], service(folder(Some(build)), Some("true")));
+    bench.uid = Some(60_123);
+    let artifact = bench.web().await;
+    let made = artifact.root.join("made");
+    assert_eq!(fs::read_to_string(&made).unwrap(), "60123\n");
+    let metadata = fs::metadata(&made).unwrap();
+    assert_eq!((metadata.uid(), metadata.mode() & 0o777), (0, 0o444));
+    let kept = bench.state.path().join("cache/build/local/app/web/kept");
+    assert_eq!(fs::metadata(kept).unwrap().uid(), 60_123);
+    assert_eq!(fs::read_dir(bench.state.path().join("cache/tmp")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_folder_with_an_index_is_served_as_files() {
+    let bench = Bench::new(&[("index.html", "<h1>hi</h1>"), (".git/config", "x")], service(folder(None), None));
+    let artifact = bench.web().await;
+    assert_eq!((artifact.run, artifact.runtime), (None, None));
+    assert_eq!(fs::read_to_string(artifact.root.join("index.html")).unwrap(), "<h1>hi</h1>");
+    assert!(!artifact.root.join(".git").exists());
+}
+
+#[tokio::test]
+async fn a_static_service_serves_what_its_build_makes() {
+    let files = |dir: &str| StaticFiles { dir: dir.to_owned(), fallback: None, cache: Duration::from_secs(3600) };
+    let origin = |dir: &str, build: &str| Origin::Static {
+        dir: ".".to_owned(),
+        build: Some(Command(build.to_owned())),
+        files: files(dir),
+    };
+    let bench = Bench::new(&[("a.md", "# hi")], service(origin("dist", "mkdir dist && cp a.md dist/index.html"), None));
+    let artifact = bench.web().await;
+    assert!(artifact.root.ends_with("app/dist") && artifact.root.join("index.html").is_file());
+
+    let check = async |dir: &str, build: &str, part: &str| {
+        let bench = Bench::new(&[("a.md", "# hi")], service(origin(dir, build), None));
+        says(&bench.fault().await, &["static.dir", part]);
+        assert_eq!(bench.artifacts(), Vec::<String>::new());
+    };
+    check("dist", "true", "no such folder").await;
+    check("out", "ln -s /etc out", "not a folder within").await;
+}
+
+#[tokio::test]
+async fn commands_run_as_written_with_a_clean_environment() {
+    let build =
+        "env > environment; nice > niceness; cat /proc/self/oom_score_adj > score; readlink /proc/self/fd/0 > stdin";
+    let bench = Bench::new(&[("a.txt", "a")], service(folder(Some(build)), Some("./serve --port $PORT")));
+    let artifact = bench.web().await;
+    assert_eq!(artifact.run, Some(Command("./serve --port $PORT".to_owned())));
+    let read = |file| fs::read_to_string(artifact.root.join(file)).unwrap();
+    let environment = read("environment");
+    assert!(environment.contains("BOWLINE_BUILD_CACHE=") && environment.contains("PATH="), "{environment}");
+    assert!(!environment.contains("hunter2"), "a variable of the daemon reached the build");
+    assert_eq!(
+        (read("niceness").as_str(), read("score").as_str(), read("stdin").as_str()),
+        ("19\n", "500\n", "/dev/null\n")
+    );
+}
+
+#[tokio::test]
+async fn a_failing_build_says_which_command_and_its_last_words() {
+    let build = "for i in $(seq 1 40); do echo line $i; done; echo 'no: good' >&2; frobnicate";
+    let bench = Bench::new(&[("a.txt", "a")], service(folder(Some(build)), Some("true")));
+    let fault = bench.fault().await;
+    says(
+        &fault,
+        &["Failed: the build of service web failed", "exit code 127", "line 40", "no: good", "frobnicate is not on"],
+    );
+    let detail = fault.detail.unwrap();
+    assert!(!detail.contains("line 20\n") && detail.lines().count() == 20, "{detail}");
+    assert_eq!(bench.artifacts(), Vec::<String>::new(), "a failed build leaves nothing");
+}
+
+#[tokio::test]
+async fn a_requirement_that_does_not_exist_is_named() {
+    let files = [("app.py", "from flask import Flask\napp = Flask(__name__)\n"), ("requirements.txt", "flask==999\n")];
+    let bench = Bench::new(&files, service(folder(None), None));
+    says(
+        &bench.fault().await,
+        &["pip install -r requirements.txt", "exit code 1", "flask==999: check its name and version"],
+    );
+}
+
+/// Processes whose command line holds `needle`.
+fn running(needle: &str) -> usize {
+    let entries = fs::read_dir("/proc").unwrap();
+    let lines = entries.filter_map(|e| fs::read(e.ok()?.path().join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).contains(needle)).count()
+}
+
+async fn until(what: &str, mut predicate: impl FnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while !predicate() {
+        assert!(Instant::now() < give_up, "{what} within 20 s");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// One child in the group, one in a session of its own whose parent is gone, one of those without the mark.
+fn build_that_hangs(number: u32) -> String {
+    format!(
+        "sleep {number} & setsid -f sleep {number}; setsid -f env -i /bin/sh -c 'sleep {number}; :' ; touch \"$BOWLINE_BUILD_CACHE/begun\"; sleep {number}"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_limit_ends_the_whole_tree() {
+    let number = 70_000 + std::process::id() % 10_000;
+    let build = format!("sleep {number} & setsid -f sleep {number}; sleep {number}");
+    let mut bench = Bench::new(&[("a.txt", "a")], service(folder(Some(&build)), Some("true")));
+    bench.time_limit = Duration::from_millis(1500);
+    let fault = bench.fault().await;
+    says(&fault, &["took longer than 1500ms"]);
+    assert_eq!(running(&format!("sleep\0{number}")), 0);
+    assert_eq!(bench.artifacts(), Vec::<String>::new());
+}
+
+/// Without a control group nothing would find it: a machine that gives none has nothing to test.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_leaves_behind_ends_with_it_however_it_hides() {
+    let number = 90_000 + std::process::id() % 10_000;
+    let hidden = format!("setsid -f env -i /bin/sh -c 'sleep {number}; :'");
+    let mut bench = Bench::new(&[("a.txt", "a")], service(folder(Some(&hidden)), Some("true")));
+    bench.time_limit = Duration::from_secs(10);
+    let probe = Membership::of_build(bench.state.path());
+    let has_groups = !probe.folders.is_empty();
+    if let Some((_, group)) = &probe.cpu {
+        let weight = |name: &str| fs::read_to_string(group.with_file_name(name)).unwrap_or_default();
+        assert!(weight("cpu.shares") == "512\n" || weight("cpu.weight") == "50\n");
+    }
+    probe.remove().unwrap();
+    if !has_groups {
+        return;
+    }
+    let digest = bench.web().await.digest;
+    assert_eq!(running(&format!("sleep\0{number}")), 0);
+    let built = bench.state.path().join("artifacts").join(digest.to_string());
+    let group = Membership::of_build(&built);
+    let empty = group.pids().is_empty();
+    group.remove().unwrap();
+    assert!(empty);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_future_ends_the_whole_tree_and_frees_the_lock() {
+    let number = 80_000 + std::process::id() % 10_000;
+    let bench = Bench::new(&[("a.txt", "a")], service(folder(Some(&build_that_hangs(number))), Some("true")));
+    let begun = bench.state.path().join("cache/build/local/app/web/begun");
+    let (send, _receive) = mpsc::channel(100);
+    let (request, config) = (bench.request(), bench.config());
+    let task = tokio::spawn(async move { run(request, send, &config).await });
+    until("the build begins", || begun.exists()).await;
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
+    until("no process is left", || running(&format!("sleep\0{number}")) == 0).await;
+    assert_eq!(bench.artifacts().len(), 1, "an unsealed folder");
+    assert_eq!(clean(&bench.config()).unwrap().len(), 1);
+    assert_eq!(bench.artifacts(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn builds_of_the_same_source_wait_for_each_other() {
+    let build = "echo x >> \"$BOWLINE_BUILD_CACHE/runs\"";
+    let bench = Bench::new(&[("a.txt", "a")], service(folder(Some(build)), Some("true")));
+    let results = tokio::join!(bench.web(), bench.web(), bench.web());
+    let cached = [results.0.cached, results.1.cached, results.2.cached];
+    assert_eq!(cached.iter().filter(|c| !**c).count(), 1, "{cached:?}");
+    assert_eq!(fs::read_to_string(bench.state.path().join("cache/build/local/app/web/runs")).unwrap(), "x\n");
+}
+
+#[tokio::test]
+async fn a_build_that_runs_is_not_collected() {
+    let bench = Bench::new(&[("a.txt", "a")], service(folder(Some("echo hi")), Some("true")));
+    let artifact = bench.web().await;
+    let artifacts = Artifacts::open(bench.state.path()).unwrap();
+    let held = artifacts.hold(artifact.digest).await.unwrap();
+    assert_eq!(collect(&bench.config(), &BTreeSet::new()).unwrap(), Vec::new());
+    drop(held);
+    assert_eq!(collect(&bench.config(), &BTreeSet::new()).unwrap(), vec![artifact.digest]);
+}
+
+#[tokio::test]
+async fn what_a_crash_left_is_not_taken_for_whole() {
+    let bench = Bench::new(&[("a.txt", "a")], service(folder(Some("echo hi > made")), Some("true")));
+    let artifact = bench.web().await;
+    let seal = bench.state.path().join(format!("artifacts/{}.json", artifact.digest));
+    for damage in [Vec::new(), b"{\"version\":1".to_vec()] {
+        fs::write(&seal, damage).unwrap();
+        assert!(!bench.web().await.cached);
+    }
+    fs::remove_file(&seal).unwrap();
+    assert_eq!(clean(&bench.config()).unwrap(), vec![artifact.digest]);
+    assert!(!artifact.root.exists());
+    assert!(!bench.web().await.cached);
+}
+
+#[tokio::test]
+async fn ignore_files_and_customs_leave_out_what_is_no_source() {
+    let files = [
+        (".gitignore", "*.log\ndist/\n"),
+        (".bowlineignore", "docs\n!dist\n"),
+        ("index.html", "x"),
+        ("debug.log", "x"),
+        ("dist/site.js", "x"),
+        ("docs/manual.md", "x"),
+        (".env", "SECRET=1"),
+        (".env.production", "SECRET=1"),
+        (".env.example", "SECRET="),
+        (".git/HEAD", "x"),
+        ("venv/pyvenv.cfg", "x"),
+        ("target/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n"),
+        ("target/page.html", "x"),
+        ("lib/target/page.html", "x"),
+        ("__pycache__/app.pyc", "x"),
+        ("deep/.gitignore", "secret\n"),
+        ("deep/secret", "x"),
+        ("deep/open", "x"),
+    ];
+    let bench = Bench::new(&files, service(folder(None), None));
+    let artifact = bench.web().await;
+    let check = |path: &str, expected: bool| assert_eq!(artifact.root.join(path).exists(), expected, "{path}");
+    for there in ["index.html", "dist/site.js", ".env.example", "lib/target/page.html", "deep/open", ".gitignore"] {
+        check(there, true);
+    }
+    for gone in [
+        "debug.log",
+        "docs",
+        ".env",
+        ".env.production",
+        ".git",
+        "venv",
+        "target",
+        "__pycache__",
+        "deep/secret",
+        ".bowlineignore",
+    ] {
+        check(gone, false);
+    }
+}
+
+#[tokio::test]
+async fn ignore_files_that_are_no_files_neither_block_nor_fill_the_memory() {
+    let pipe = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let endless = |path: &Path| symlink("/dev/zero", path).unwrap();
+    let huge = |path: &Path| fs::File::create(path).unwrap().set_len(1 << 40).unwrap();
+    let check = async |name: &str, make: &dyn Fn(&Path), expected: &str| {
+        for folder in ["", "sub"] {
+            let bench = Bench::new(&[("sub/a.txt", "a")], service(self::folder(None), None));
+            make(&bench.source.path().join(folder).join(name));
+            let fault = tokio::time::timeout(Duration::from_secs(20), bench.fault()).await.expect("an answer");
+            says(&fault, &[name, expected]);
+        }
+    };
+    for name in [".gitignore", ".bowlineignore"] {
+        check(name, &pipe, "a named pipe").await;
+        check(name, &endless, "a device").await;
+        check(name, &huge, "larger than 1MiB").await;
+    }
+    check("CACHEDIR.TAG", &pipe, "a named pipe").await;
+}
+
+#[tokio::test]
+async fn links_stay_within_the_folder() {
+    let check = async |link: &str, target: &str, expected: Option<&str>| {
+        let bench = Bench::new(&[("index.html", "x"), ("sub/a.txt", "a")], service(folder(None), None));
+        symlink(target, bench.source.path().join(link)).unwrap();
+        match expected {
+            Some(part) => says(&bench.fault().await, &[part, link]),
+            None => {
+                let artifact = bench.web().await;
+                assert_eq!(fs::read_link(artifact.root.join(link)).unwrap(), Path::new(target));
+            }
+        }
+    };
+    check("a", "sub/a.txt", None).await;
+    check("sub/b", "../index.html", None).await;
+    check("later", "made/by/build", None).await;
+    check("a", "/etc/passwd", Some("leads out of the folder")).await;
+    check("a", "../../etc/passwd", Some("leads out of the folder")).await;
+    check("sub/a", "../sub/../../x", Some("leads out of the folder")).await;
+}
+
+#[tokio::test]
+async fn special_files_are_refused_without_blocking() {
+    let bench = Bench::new(&[("index.html", "x")], service(folder(None), None));
+    nix::unistd::mkfifo(&bench.source.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    says(&bench.fault().await, &["pipe is a named pipe"]);
+    fs::remove_file(bench.source.path().join("pipe")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(bench.source.path().join("sock")).unwrap();
+    says(&bench.fault().await, &["sock is a socket"]);
+}
+
+#[tokio::test]
+async fn modes_and_names_are_part_of_the_digest() {
+    let bench = Bench::new(&[("index.html", "x"), ("run.sh", "#!/bin/sh\n")], service(folder(None), None));
+    let mut digests = vec![bench.web().await.digest];
+    let script = bench.source.path().join("run.sh");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    digests.push(bench.web().await.digest);
+    fs::rename(&script, bench.source.path().join("start.sh")).unwrap();
+    digests.push(bench.web().await.digest);
+    fs::create_dir(bench.source.path().join("empty")).unwrap();
+    digests.push(bench.web().await.digest);
+    digests.sort();
+    digests.dedup();
+    assert_eq!(digests.len(), 4);
+}
+
+#[tokio::test]
+async fn a_folder_with_nothing_to_run_says_what_was_looked_for() {
+    let check = async |files: &[(&str, &str)], parts: &[&str]| {
+        let bench = Bench::new(files, service(folder(None), None));
+        says(&bench.fault().await, parts);
+    };
+    check(&[("notes.txt", "x")], &["nothing that can run", "requirements.txt", "index.html", "[service.web]: run ="])
+        .await;
+    check(&[("package.json", "{}"), ("index.html", "x")], &["package.json is there", "npm ci"]).await;
+    check(&[("requirements.txt", "flask"), ("app.py", "x = 1")], &["no application", "looked in app.py", "run ="])
+        .await;
+    check(&[("app.py", "def (:\n")], &["not Python that this interpreter reads: line 1"]).await;
+}
+
+#[tokio::test]
+async fn what_this_engine_does_not_build_is_named() {
+    let check = async |service: Service, part: &str| says(&Bench::new(&[], service).fault().await, &["Invalid", part]);
+    check(service(Origin::Image("x:1".to_owned()), None), "service.web.image").await;
+    let dockerfile = Origin::Dockerfile { dir: ".".to_owned(), file: "Dockerfile".to_owned() };
+    check(service(dockerfile, None), "service.web.dockerfile").await;
+    check(service(Origin::BuildOf(name("web")), Some("true")), "circle").await;
+    let outside = Origin::Folder { dir: "..".to_owned(), build: None };
+    check(service(outside, Some("true")), "leads out of").await;
+}
+
+#[tokio::test]
+async fn runtimes_and_packages_are_verified() {
+    let check = async |runtime: Option<&str>, package: Option<&str>, parts: &[&str]| {
+        let mut service = service(folder(None), Some("true"));
+        service.runtime = runtime.map(str::to_owned);
+        service.packages = package.map(str::to_owned).into_iter().collect();
+        says(&Bench::new(&[("a", "a")], service).fault().await, parts);
+    };
+    check(Some("python 3.1"), None, &["no usable python 3.1", "apt install python3.1"]).await;
+    check(Some("frob 3"), None, &["runtime = \"frob 3\"", "no frob on PATH"]).await;
+    check(Some("Python: 3"), None, &["is no runtime"]).await;
+    check(None, Some("no-such-package-0"), &["not installed: no-such-package-0", "apt install no-such-package-0"])
+        .await;
+}
+
+#[tokio::test]
+async fn services_that_share_a_build_share_the_artifact() {
+    let mut bench =
+        Bench::new(&[("a", "a")], service(folder(Some("echo x >> \"$BOWLINE_BUILD_CACHE/runs\"")), Some("true")));
+    let worker = service(Origin::BuildOf(name(WEB)), Some("python3 worker.py"));
+    bench.app.services.insert(name("worker"), worker);
+    let built = bench.run().await.0.unwrap();
+    let (web, worker) = (&built.artifacts[&name(WEB)], &built.artifacts[&name("worker")]);
+    assert_eq!((&web.digest, &web.root), (&worker.digest, &worker.root));
+    assert_eq!(worker.run, Some(Command("python3 worker.py".to_owned())));
+    assert_eq!(fs::read_to_string(bench.state.path().join("cache/build/local/app/web/runs")).unwrap(), "x\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let bench = Bench::new(&[("index.html", &"x".repeat(3 << 20))], service(folder(None), None));
+    let state = bench.state.path();
+    mount(Some("tmpfs"), state, Some("tmpfs"), MsFlags::empty(), Some("size=1m,mode=0711")).unwrap();
+    let fault = bench.fault().await;
+    let left = bench.artifacts();
+    umount2(state, MntFlags::MNT_DETACH).unwrap();
+    says(&fault, &["Failed", "No space left on device", "free space"]);
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_outlived_a_crash_are_ended_at_the_start() {
+    let bench = Bench::new(&[("a.txt", "a")], service(folder(Some("true")), Some("true")));
+    let digest = bench.web().await.digest;
+    let folder = bench.state.path().join("artifacts").join(digest.to_string());
+    fs::remove_file(folder.with_extension("json")).unwrap();
+    let mut orphan = std::process::Command::new("sleep").arg("1000").env(tree::MARK, &folder).spawn().unwrap();
+    assert_eq!(clean(&bench.config()).unwrap(), vec![digest]);
+    assert!(!orphan.wait().unwrap().success() && !folder.exists());
+}
+
+#[tokio::test]
+async fn waiting_for_another_build_ends_with_the_time_limit() {
+    let mut bench = Bench::new(&[("a.txt", "a")], service(folder(Some("true")), Some("true")));
+    let digest = bench.web().await.digest;
+    assert_eq!(collect(&bench.config(), &BTreeSet::new()).unwrap(), vec![digest]);
+    let _held = Artifacts::open(bench.state.path()).unwrap().hold(digest).await.unwrap();
+    bench.time_limit = Duration::from_millis(300);
+    says(&bench.fault().await, &["another build of the same source"]);
+}

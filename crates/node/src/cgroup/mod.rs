@@ -1,0 +1,269 @@
+//! Control groups: limits, accounting and killing of whole trees, on version 1, version 2 and both at once.
+//!
+//! A state folder has one folder `bowline-<hash>` in each hierarchy, made when the first instance starts and removed
+//! with the last; below it one folder per incarnation. As root it lies at the top of the hierarchy, where container
+//! engines without systemd put theirs; an ordinary user gets it where the machine delegated a subtree to them.
+//! What cannot be enforced is returned by name, never passed over.
+
+mod hierarchy;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bowline_core::app::Limits;
+use bowline_core::id::{Digest, InstanceId};
+use bowline_core::instance::Usage;
+use bowline_core::units::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use hierarchy::{Hierarchy, Version};
+
+/// Processes and threads of one instance: far above what an app of this kind needs, far below a fork bomb.
+const MAX_PROCESSES: u32 = 4096;
+/// The period over which processor time is measured out (the kernel's own default).
+const CPU_PERIOD_US: u64 = 100_000;
+/// The kernel refuses less than one millisecond per period.
+const CPU_MIN_QUOTA_US: u64 = 1_000;
+
+pub(crate) const MEMORY_LIMIT: &str = "memory limit";
+pub(crate) const CPU_LIMIT: &str = "cpu limit";
+pub(crate) const PROCESS_LIMIT: &str = "process limit";
+
+/// The folders of one incarnation.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Membership {
+    /// One per hierarchy.
+    pub folders: Vec<PathBuf>,
+    /// The ones among them that carry what was asked for.
+    pub memory: Option<(Version, PathBuf)>,
+    pub cpu: Option<(Version, PathBuf)>,
+    pub pids: Option<PathBuf>,
+    /// The one of version 2, whose `cgroup.kill` ends everything in it.
+    pub kill: Option<PathBuf>,
+}
+
+impl Membership {
+    /// Moves a process into all folders; returns what is therefore not enforced.
+    pub(crate) fn join(&self, pid: i32) -> Vec<String> {
+        let refused: Vec<&PathBuf> =
+            self.folders.iter().filter(|f| fs::write(f.join("cgroup.procs"), pid.to_string()).is_err()).collect();
+        let lost =
+            |folder: Option<&PathBuf>, name: &str| folder.filter(|f| refused.contains(f)).map(|_| name.to_owned());
+        [
+            lost(self.memory.as_ref().map(|(_, f)| f), MEMORY_LIMIT),
+            lost(self.cpu.as_ref().map(|(_, f)| f), CPU_LIMIT),
+            lost(self.pids.as_ref(), PROCESS_LIMIT),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// Kills every process in it, forks in progress included.
+    pub(crate) fn kill(&self) {
+        if let Some(folder) = &self.kill {
+            // An error means an old kernel or a removed folder; the callers have another way and check the outcome.
+            let _ = fs::write(folder.join("cgroup.kill"), "1");
+        }
+    }
+
+    /// How often the kernel killed a process here because the memory limit was hit.
+    pub(crate) fn out_of_memory_kills(&self) -> u64 {
+        match &self.memory {
+            Some((Version::One, folder)) => field(&folder.join("memory.oom_control"), "oom_kill").unwrap_or(0),
+            Some((Version::Two, folder)) => field(&folder.join("memory.events"), "oom_kill").unwrap_or(0),
+            None => 0,
+        }
+    }
+
+    /// Memory that cannot be taken back without swapping, and processor time. `None`: not measured here.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        let memory = match self.memory.as_ref()? {
+            (Version::One, folder) => {
+                let used = number(&folder.join("memory.usage_in_bytes"))?;
+                used.saturating_sub(field(&folder.join("memory.stat"), "total_inactive_file").unwrap_or(0))
+            }
+            (Version::Two, folder) => {
+                let used = number(&folder.join("memory.current"))?;
+                used.saturating_sub(field(&folder.join("memory.stat"), "inactive_file").unwrap_or(0))
+            }
+        };
+        Some(Usage { memory: Bytes(memory), cpu_us: self.cpu_us()? })
+    }
+
+    fn cpu_us(&self) -> Option<u64> {
+        self.folders.iter().find_map(|folder| {
+            field(&folder.join("cpu.stat"), "usage_usec")
+                .or_else(|| number(&folder.join("cpuacct.usage")).map(|nanoseconds| nanoseconds / 1000))
+        })
+    }
+
+    /// Removes the folders, and those of the state once they are empty. Fails while processes are left.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        for folder in &self.folders {
+            match fs::remove_dir(folder) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            }
+            if let Some(parent) = folder.parent() {
+                // Another instance's folder keeps it.
+                let _ = fs::remove_dir(parent);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All builds together weigh half of one thing beside them. Much less, and on a machine that is busy throughout no build
+/// ends within its time: not even that of the release that mends it.
+const BUILDS_CPU: [(&str, &str); 2] = [("cpu.shares", "512"), ("cpu.weight", "50")];
+
+impl Membership {
+    /// The groups of the build in `folder`, below `bowline-builds`, made if absent. None where the machine has none.
+    pub(crate) fn of_build(folder: &Path) -> Self {
+        let mut name = Sha256::new();
+        name.update(folder.as_os_str().as_encoded_bytes());
+        let leaf = Digest(name.finalize().into()).short();
+        let mut made = Self::default();
+        for hierarchy in &Cgroups::discover("builds").hierarchies {
+            if let Ok(group) = hierarchy.make("bowline-builds", &leaf) {
+                for (file, weight) in BUILDS_CPU {
+                    let file = group.with_file_name(file);
+                    // Builds are at the lowest priority by other means, too.
+                    drop(set_if_there(&file, weight));
+                }
+                adopt_folder(&mut made, hierarchy, group);
+            }
+        }
+        made
+    }
+
+    /// Whoever writes `0` here joins: a child between fork and exec, as any user, before it can have children.
+    pub(crate) fn entrances(&self) -> Vec<fs::File> {
+        let open = |folder: &PathBuf| fs::OpenOptions::new().write(true).open(folder.join("cgroup.procs")).ok();
+        self.folders.iter().filter_map(open).collect()
+    }
+
+    pub(crate) fn pids(&self) -> BTreeSet<i32> {
+        let lists = self.folders.iter().filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
+        lists.flat_map(|list| list.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()).collect()
+    }
+}
+
+/// The hierarchies of this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroups {
+    hierarchies: Vec<Hierarchy>,
+    /// `bowline-<hash>`
+    name: String,
+}
+
+impl Cgroups {
+    /// Reads what is mounted. Makes nothing.
+    pub(crate) fn discover(state_hash: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let root = nix::unistd::geteuid().is_root();
+        Self { hierarchies: hierarchy::find(&mounts, &own, root), name: format!("bowline-{state_hash}") }
+    }
+
+    /// Makes the folders of one incarnation and sets its limits; returns what is not enforced.
+    pub(crate) fn create(&self, id: &InstanceId, limits: &Limits) -> (Option<Membership>, Vec<String>) {
+        let leaf = id.to_string().replace('/', ".");
+        let mut made = Membership::default();
+        for hierarchy in &self.hierarchies {
+            match hierarchy.make(&self.name, &leaf) {
+                Ok(folder) => adopt_folder(&mut made, hierarchy, folder),
+                Err(error) => tracing::debug!(hierarchy = %hierarchy.top.display(), %error, "no control group here"),
+            }
+        }
+        let unenforced = set_limits(&made, limits);
+        ((!made.folders.is_empty()).then_some(made), unenforced)
+    }
+}
+
+fn adopt_folder(made: &mut Membership, hierarchy: &Hierarchy, folder: PathBuf) {
+    let version = hierarchy.version;
+    let has = |v1: &str, v2: &str| folder.join(if version == Version::One { v1 } else { v2 }).exists();
+    if has("memory.limit_in_bytes", "memory.max") {
+        made.memory = Some((version, folder.clone()));
+    }
+    if has("cpu.cfs_quota_us", "cpu.max") {
+        made.cpu = Some((version, folder.clone()));
+    }
+    if has("pids.max", "pids.max") {
+        made.pids = Some(folder.clone());
+    }
+    if folder.join("cgroup.kill").exists() {
+        made.kill = Some(folder.clone());
+    }
+    made.folders.push(folder);
+}
+
+fn set_limits(made: &Membership, limits: &Limits) -> Vec<String> {
+    let memory = limits.memory.map(|Bytes(bytes)| match &made.memory {
+        Some((version, folder)) => set_memory(*version, folder, bytes),
+        None => Err(io::ErrorKind::NotFound.into()),
+    });
+    let cpu = limits.cpu.map(|cpu| match &made.cpu {
+        Some((version, folder)) => set_cpu(*version, folder, u64::from(cpu.0) * CPU_PERIOD_US / 1000),
+        None => Err(io::ErrorKind::NotFound.into()),
+    });
+    let pids = match &made.pids {
+        Some(folder) => fs::write(folder.join("pids.max"), MAX_PROCESSES.to_string()),
+        None => Err(io::ErrorKind::NotFound.into()),
+    };
+    [(memory, MEMORY_LIMIT), (cpu, CPU_LIMIT), (Some(pids), PROCESS_LIMIT)]
+        .into_iter()
+        .filter(|(outcome, _)| matches!(outcome, Some(Err(_))))
+        .map(|(_, name)| name.to_owned())
+        .collect()
+}
+
+fn set_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
+    match version {
+        Version::One => {
+            fs::write(folder.join("memory.limit_in_bytes"), bytes.to_string())?;
+            set_if_there(&folder.join("memory.memsw.limit_in_bytes"), &bytes.to_string())
+        }
+        Version::Two => {
+            fs::write(folder.join("memory.max"), bytes.to_string())?;
+            set_if_there(&folder.join("memory.swap.max"), "0")?;
+            // An app that lost one worker at random is in no state that anyone tested: all of it, or none.
+            set_if_there(&folder.join("memory.oom.group"), "1")
+        }
+    }
+}
+
+fn set_cpu(version: Version, folder: &Path, quota_us: u64) -> io::Result<()> {
+    let quota = quota_us.max(CPU_MIN_QUOTA_US);
+    match version {
+        Version::One => {
+            fs::write(folder.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
+            fs::write(folder.join("cpu.cfs_quota_us"), quota.to_string())
+        }
+        Version::Two => fs::write(folder.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}")),
+    }
+}
+
+fn set_if_there(path: &Path, value: &str) -> io::Result<()> {
+    match path.exists() {
+        true => fs::write(path, value),
+        false => Ok(()),
+    }
+}
+
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The number after `name` in a file of `name number` lines.
+fn field(path: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    value.trim().parse().ok()
+}

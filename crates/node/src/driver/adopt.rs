@@ -1,0 +1,110 @@
+//! What an earlier daemon left: living shims are taken over, dead ones concluded.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bowline_core::id::InstanceId;
+use bowline_core::instance::Phase;
+
+use super::pidfd::Pidfd;
+use super::{Context, finish};
+use crate::procfs;
+use crate::shim::contract::Record;
+
+/// How long a shim whose daemon died may take from its lock to its record.
+const RECORD_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+#[derive(Debug)]
+pub(crate) enum Found {
+    Alive {
+        record: Record,
+        shim: Pidfd,
+    },
+    /// Ended, with everything below it.
+    Ended {
+        record: Option<Record>,
+        phase: Phase,
+    },
+}
+
+/// Blocks. Every incarnation that has a folder.
+pub(super) fn find(context: &Context) -> Vec<(InstanceId, Found)> {
+    ids(&context.layout.instances())
+        .into_iter()
+        .map(|id| {
+            let found = look_at(context, &id);
+            (id, found)
+        })
+        .collect()
+}
+
+fn ids(instances: &Path) -> Vec<InstanceId> {
+    let names = |folder: &Path| -> Vec<String> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let mut found = Vec::new();
+    for env in names(instances) {
+        for app in names(&instances.join(&env)) {
+            for name in names(&instances.join(&env).join(&app)) {
+                match format!("{env}/{app}.{name}").parse() {
+                    Ok(id) => found.push(id),
+                    Err(error) => tracing::warn!(%error, "a folder among the instances is none"),
+                }
+            }
+        }
+    }
+    found
+}
+
+fn look_at(context: &Context, id: &InstanceId) -> Found {
+    let record = record_of(context, id);
+    if let Some(record) = &record
+        && let Some(shim) = alive(record)
+    {
+        let mut record = record.clone();
+        // The outer process died before it could say.
+        record.child = record.child.or_else(|| procfs::children(record.pid).first().copied());
+        return Found::Alive { record, shim };
+    }
+    let phase = finish::conclude(context, id, record.as_ref());
+    Found::Ended { record, phase }
+}
+
+/// The record; a shim that holds the lock but has none yet is given time to write it.
+fn record_of(context: &Context, id: &InstanceId) -> Option<Record> {
+    let folder = context.layout.instance(id);
+    let deadline = Instant::now() + RECORD_WITHIN;
+    loop {
+        match Record::read(&folder) {
+            Ok(Some(record)) => return Some(record),
+            Ok(None) if Instant::now() < deadline && is_locked(&context.layout.lock(&id.slot)) => {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            Ok(None) => return None,
+            Err(error) => {
+                tracing::warn!(instance = %id, %error, "its record cannot be used");
+                return None;
+            }
+        }
+    }
+}
+
+fn is_locked(path: &Path) -> bool {
+    let Ok(file) = fs::File::open(path) else { return false };
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
+/// The process is opened first and compared afterwards: from then on the number cannot pass to another.
+fn alive(record: &Record) -> Option<Pidfd> {
+    if record.boot_id != procfs::boot_id() {
+        return None;
+    }
+    let shim = Pidfd::open(record.pid).ok()?;
+    let same = procfs::stat(record.pid).is_some_and(|stat| stat.start_time == record.start_time);
+    (same && !shim.has_ended()).then_some(shim)
+}

@@ -1,0 +1,117 @@
+//! The end of an incarnation: what its shim recorded, or, if the shim was killed, what it left behind.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bowline_core::fault::Fault;
+use bowline_core::id::InstanceId;
+use bowline_core::instance::{Exit, ExitCause, Phase};
+use bowline_core::time::Timestamp;
+
+use super::Context;
+use super::pidfd::Pidfd;
+use crate::cgroup::Membership;
+use crate::logs;
+use crate::procfs;
+use crate::shim::contract::{End, ExitRecord, Record};
+use crate::shim::outer::now_ms;
+
+/// A process that was sent KILL may still be in the kernel for a while; one that waits for a dead disk, for ever.
+const LEFTOVERS_WITHIN: Duration = Duration::from_secs(10);
+/// Releases of an app whose logs are kept; each slot's are bounded by themselves.
+const RELEASES_WITH_LOGS: usize = 20;
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Blocks. Called when the shim is gone; nothing of the tree is left afterwards.
+pub(super) fn conclude(context: &Context, id: &InstanceId, record: Option<&Record>) -> Phase {
+    let folder = context.layout.instance(id);
+    let cgroup = record.and_then(|record| record.cgroup.as_ref());
+    kill_leftovers(&context.layout.mark(id), cgroup);
+    let _ = fs::remove_dir_all(context.layout.secrets(id));
+    let exit = |cause, at| Phase::Exited(Exit { cause, at, last_lines: last_lines(context, id) });
+    match ExitRecord::read(&folder) {
+        Ok(Some(ExitRecord { end: End::Refused(refusal), .. })) => Phase::Refused(Fault::from(refusal)),
+        Ok(Some(record)) => exit(record.end.cause().unwrap_or(ExitCause::ShimLost), Timestamp(record.at_ms)),
+        Ok(None) => {
+            tell_lost(context, id);
+            exit(ExitCause::ShimLost, Timestamp(now_ms()))
+        }
+        Err(error) => {
+            tracing::warn!(instance = %id, %error, folder = %folder.display(), "its exit record cannot be used");
+            exit(ExitCause::ShimLost, Timestamp(now_ms()))
+        }
+    }
+}
+
+/// In the words a shim would have used; the log is free, for no other incarnation runs before this one is concluded.
+fn tell_lost(context: &Context, id: &InstanceId) {
+    let line = format!("{} b{} lost: its shim was killed, and everything below it\n", now_ms(), id.incarnation);
+    let log = fs::OpenOptions::new().append(true).open(context.layout.log(&id.slot));
+    if let Err(error) = log.and_then(|mut log| log.write_all(line.as_bytes())) {
+        tracing::debug!(instance = %id, %error, "its log cannot be written");
+    }
+}
+
+/// Kills whatever carries the mark, until nothing does. Where there is a PID namespace the kernel has done it already.
+pub(super) fn kill_leftovers(mark: &str, cgroup: Option<&Membership>) {
+    let deadline = Instant::now() + LEFTOVERS_WITHIN;
+    loop {
+        if let Some(cgroup) = cgroup {
+            cgroup.kill();
+        }
+        let left = procfs::marked(mark);
+        if left.is_empty() {
+            return;
+        }
+        if Instant::now() >= deadline {
+            tracing::error!(pids = ?left, "processes of an instance cannot be killed");
+            return;
+        }
+        left.into_iter().for_each(|pid| kill_marked(pid, mark));
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// The number may have passed to another process: it is held, looked at again, and only then killed.
+fn kill_marked(pid: u32, mark: &str) {
+    if let Ok(process) = Pidfd::open(pid)
+        && procfs::marked(mark).contains(&pid)
+    {
+        let _ = process.kill();
+    }
+}
+
+fn last_lines(context: &Context, id: &InstanceId) -> Vec<String> {
+    logs::last_lines(&context.layout.log(&id.slot), id.incarnation)
+}
+
+/// Removes what an incarnation left, once it is no longer wanted. Blocks.
+pub(super) fn clean_up(context: &Context, id: &InstanceId, record: Option<&Record>, slot_is_free: bool) {
+    let folder = context.layout.instance(id);
+    // One that ended while it was started was never reported as running.
+    let record = record.cloned().or_else(|| Record::read(&folder).ok().flatten());
+    if let Some(Err(error)) = record.as_ref().and_then(|r| r.cgroup.as_ref()).map(Membership::remove) {
+        tracing::warn!(instance = %id, %error, "its control group cannot be removed");
+    }
+    if let Err(error) = crate::layout::remove_tree(&folder) {
+        tracing::warn!(instance = %id, folder = %folder.display(), %error, "its folder cannot be removed");
+    }
+    // Only when empty: other incarnations and apps share them.
+    let _ = folder.parent().map(fs::remove_dir);
+    let _ = folder.parent().and_then(Path::parent).map(fs::remove_dir);
+    logs::prune(&context.layout.app_logs(&id.slot.key), RELEASES_WITH_LOGS);
+    if slot_is_free {
+        remove_lock(&context.layout.lock(&id.slot));
+    }
+}
+
+/// A shim that opened the file meanwhile sees that it is gone and opens the next one.
+fn remove_lock(path: &Path) {
+    let Ok(file) = fs::File::open(path) else { return };
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
+        let _ = fs::remove_file(path);
+    }
+}

@@ -1,0 +1,473 @@
+//! The driver: brings the processes of this machine to the desired state, and reports what it sees.
+//!
+//! One loop owns all state; what blocks runs beside it and comes back as an event. Every event, every order and every
+//! adopted shim leads to the same `reconcile`, which looks only at the desired state and the instances as they are: a
+//! crash is a normal tick. The loop never awaits a send.
+
+mod adopt;
+mod finish;
+mod keep;
+pub(crate) mod pidfd;
+mod port;
+mod script;
+mod start;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bowline_core::id::{InstanceId, Port};
+use bowline_core::instance::{
+    HealthState, InstanceObservation, InstanceOrder, InstanceSpec, NodeDesired, Observations, Phase, Usage,
+};
+use bowline_core::time::Timestamp;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::NodeConfig;
+use crate::cgroup::Cgroups;
+use crate::health;
+use crate::layout::Layout;
+use crate::procfs;
+use crate::shim::contract::{self, Record};
+use adopt::Found;
+pub use keep::keep as keep_binary;
+use pidfd::Pidfd;
+use port::Ports;
+
+/// Events that wait for the loop. Their senders wait, the loop never does.
+const EVENTS: usize = 256;
+/// How often memory and processor time are read.
+const USAGE_EVERY: Duration = Duration::from_secs(2);
+/// A shim that has not ended its tree so long after the grace time is stuck itself, and killed.
+const SHIM_OVERTIME: Duration = Duration::from_secs(15);
+
+/// What the parts that block share.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub config: NodeConfig,
+    pub layout: Layout,
+    pub cgroups: Cgroups,
+    pub ports: Ports,
+    /// The kept copy of the binary, made when the first instance starts.
+    kept: Mutex<Option<PathBuf>>,
+}
+
+impl Context {
+    pub(crate) fn new(config: NodeConfig) -> Self {
+        let layout = Layout { state: config.state_dir.clone(), run: config.run_dir.clone() };
+        let cgroups = Cgroups::discover(&layout.hash());
+        Self { config, layout, cgroups, ports: Ports::default(), kept: Mutex::default() }
+    }
+
+    fn exe(&self) -> io::Result<PathBuf> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(path) = kept.as_ref().filter(|path| path.exists()) {
+            return Ok(path.clone());
+        }
+        let path = keep::keep(&self.layout.state, &self.config.exe)?;
+        *kept = Some(path.clone());
+        Ok(path)
+    }
+}
+
+pub(crate) enum Event {
+    Adopted(Vec<(InstanceId, Found)>),
+    Started(InstanceId, Result<(Box<Record>, Pidfd), Phase>),
+    Ended(InstanceId, Phase),
+    Health(InstanceId, HealthState),
+    Alive(InstanceId, HealthState),
+    Measured(Vec<(InstanceId, Usage, u64)>),
+    CleanedUp(InstanceId),
+}
+
+struct Instance {
+    stage: Stage,
+    observation: InstanceObservation,
+    /// Its checks run until this is dropped.
+    checks: Option<health::Checks>,
+}
+
+enum Stage {
+    /// Another incarnation of the slot is still there.
+    Waiting,
+    Starting,
+    Live {
+        shim: Arc<Pidfd>,
+        record: Record,
+        kill_at: Option<Instant>,
+    },
+    Ended {
+        record: Option<Record>,
+    },
+    CleaningUp,
+}
+
+impl Stage {
+    /// Whether the slot is taken.
+    fn holds_slot(&self) -> bool {
+        match self {
+            Self::Starting | Self::Live { .. } => true,
+            Self::Waiting | Self::Ended { .. } | Self::CleaningUp => false,
+        }
+    }
+}
+
+pub(crate) struct Driver {
+    context: Arc<Context>,
+    desired: watch::Receiver<Arc<NodeDesired>>,
+    observed: watch::Sender<Arc<Observations>>,
+    events: mpsc::Receiver<Event>,
+    sender: mpsc::Sender<Event>,
+    held: Arc<NodeDesired>,
+    /// A first desired state has come: until then nothing may be stopped.
+    ordered: bool,
+    adopted: bool,
+    instances: BTreeMap<InstanceId, Instance>,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        desired: watch::Receiver<Arc<NodeDesired>>,
+        observed: watch::Sender<Arc<Observations>>,
+    ) -> Self {
+        let (sender, events) = mpsc::channel(EVENTS);
+        let held = Arc::default();
+        Self {
+            context,
+            desired,
+            observed,
+            events,
+            sender,
+            held,
+            ordered: false,
+            adopted: false,
+            instances: BTreeMap::new(),
+        }
+    }
+
+    /// Until the sender of the desired state is dropped. Instances go on running.
+    pub(crate) async fn run(mut self) {
+        self.beside(|context| Event::Adopted(adopt::find(context)));
+        let mut ticker = tokio::time::interval(USAGE_EVERY);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = self.desired.changed() => match changed {
+                    Ok(()) => self.take_order(),
+                    Err(_) => return,
+                },
+                Some(event) = self.events.recv() => {
+                    self.handle(event);
+                    while let Ok(event) = self.events.try_recv() {
+                        self.handle(event);
+                    }
+                }
+                _ = ticker.tick() => self.tick(),
+            }
+            if self.adopted {
+                self.reconcile();
+            }
+            self.publish();
+        }
+    }
+
+    fn take_order(&mut self) {
+        let desired = self.desired.borrow_and_update().clone();
+        if self.ordered && desired.generation < self.held.generation {
+            tracing::warn!(held = %self.held.generation, offered = %desired.generation, "an older desired state is refused");
+            return;
+        }
+        self.held = desired;
+        self.ordered = true;
+    }
+
+    /// Runs what blocks beside the loop.
+    fn beside(&self, work: impl FnOnce(&Context) -> Event + Send + 'static) {
+        let (context, sender) = (self.context.clone(), self.sender.clone());
+        tokio::task::spawn_blocking(move || {
+            // The loop is gone: a later driver looks at the world itself.
+            let _ = sender.blocking_send(work(&context));
+        });
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Adopted(found) => {
+                found.into_iter().for_each(|(id, found)| self.adopt(id, found));
+                self.adopted = true;
+            }
+            Event::Started(id, Ok((record, shim))) => self.begin(id, *record, shim),
+            Event::Started(id, Err(phase)) => self.conclude(&id, phase),
+            Event::Ended(id, phase) => self.conclude(&id, phase),
+            Event::Health(id, state) => self.observe(&id, |seen| seen.health = state),
+            Event::Alive(id, state) => self.observe(&id, |seen| seen.alive = state),
+            Event::Measured(all) => {
+                for (id, usage, dropped_lines) in all {
+                    self.observe(&id, |seen| (seen.usage, seen.dropped_lines) = (usage, dropped_lines));
+                }
+            }
+            Event::CleanedUp(id) => {
+                self.instances.remove(&id);
+            }
+        }
+    }
+
+    /// Only of what lives: a late answer says nothing about what has ended.
+    fn observe(&mut self, id: &InstanceId, change: impl FnOnce(&mut InstanceObservation)) {
+        if let Some(Instance { stage: Stage::Live { .. }, observation, .. }) = self.instances.get_mut(id) {
+            change(observation);
+        }
+    }
+
+    fn adopt(&mut self, id: InstanceId, found: Found) {
+        match found {
+            Found::Alive { record, shim } => {
+                tracing::info!(instance = %id, pid = record.pid, state = "running", was = "unknown", "adopted");
+                self.begin(id, record, shim);
+            }
+            Found::Ended { record, phase } => {
+                tracing::info!(instance = %id, state = ?phase, was = "unknown", "ended while no daemon ran");
+                let observation = observation(phase);
+                self.instances.insert(id, Instance { stage: Stage::Ended { record }, observation, checks: None });
+            }
+        }
+    }
+
+    /// A shim runs, started or found.
+    fn begin(&mut self, id: InstanceId, record: Record, shim: Pidfd) {
+        let Some(port) = Port::new(record.port) else { return };
+        self.context.ports.hold(port);
+        let pid = record.child.unwrap_or(record.pid);
+        let mut observation = observation(Phase::Running { pid, port, since: Timestamp(record.since_ms) });
+        observation.unenforced.clone_from(&record.unenforced);
+        let shim = Arc::new(shim);
+        tokio::spawn(watch_exit(self.context.clone(), self.sender.clone(), id.clone(), record.clone(), shim.clone()));
+        let stage = Stage::Live { shim, record, kill_at: None };
+        self.instances.insert(id, Instance { stage, observation, checks: None });
+    }
+
+    fn conclude(&mut self, id: &InstanceId, phase: Phase) {
+        let Some(instance) = self.instances.get_mut(id) else { return };
+        tracing::info!(instance = %id, state = ?phase, "ended");
+        let record = match std::mem::replace(&mut instance.stage, Stage::CleaningUp) {
+            Stage::Live { record, .. } => Some(record),
+            Stage::Waiting | Stage::Starting | Stage::Ended { .. } | Stage::CleaningUp => None,
+        };
+        if let Some(port) = record.as_ref().and_then(|record| Port::new(record.port)) {
+            self.context.ports.release(port);
+        }
+        let observation = &mut instance.observation;
+        *observation = InstanceObservation {
+            phase,
+            health: HealthState::Unknown,
+            alive: HealthState::Unknown,
+            ..observation.clone()
+        };
+        observation.usage = Usage::default();
+        instance.stage = Stage::Ended { record };
+        instance.checks = None;
+    }
+
+    /// One look at what is wanted and what is there. Nothing is stopped before something was wanted.
+    fn reconcile(&mut self) {
+        if !self.ordered {
+            return;
+        }
+        let held = self.held.clone();
+        let known: Vec<InstanceId> = self.instances.keys().cloned().collect();
+        for id in known {
+            match held.instances.get(&id) {
+                None => self.retire(&id),
+                Some(InstanceOrder::Stop) => self.stop(&id),
+                Some(InstanceOrder::Run(spec)) => self.check(&id, spec),
+                Some(InstanceOrder::Keep) => {}
+            }
+        }
+        for (id, order) in &held.instances {
+            match order {
+                InstanceOrder::Run(spec) => self.start(id, spec),
+                InstanceOrder::Keep | InstanceOrder::Stop => {}
+            }
+        }
+    }
+
+    fn start(&mut self, id: &InstanceId, spec: &Arc<InstanceSpec>) {
+        match self.instances.get(id).map(|instance| &instance.stage) {
+            None | Some(Stage::Waiting) => {}
+            Some(Stage::Starting | Stage::Live { .. } | Stage::Ended { .. } | Stage::CleaningUp) => return,
+        }
+        let same_slot = |other: &InstanceId| other != id && other.slot == id.slot;
+        let taken = self.instances.iter().any(|(other, instance)| same_slot(other) && instance.stage.holds_slot());
+        let stage = if taken { Stage::Waiting } else { Stage::Starting };
+        self.instances.insert(id.clone(), Instance { stage, observation: observation(Phase::Starting), checks: None });
+        if taken {
+            return;
+        }
+        let (id, spec) = (id.clone(), spec.clone());
+        self.beside(move |context| Event::Started(id.clone(), start_and_hold(context, &id, &spec)));
+    }
+
+    /// Begins the checks of an instance that was adopted or has just started.
+    fn check(&mut self, id: &InstanceId, spec: &Arc<InstanceSpec>) {
+        let Some(instance) = self.instances.get_mut(id) else { return };
+        if instance.checks.is_some() {
+            return;
+        }
+        if let (Stage::Live { .. }, Phase::Running { port, .. }) = (&instance.stage, &instance.observation.phase) {
+            instance.checks = Some(health::Checks::begin(id, spec, *port, &self.sender));
+        }
+    }
+
+    /// TERM, once; the shim knows the grace time. A shim that does not get done is killed, and its tree with it.
+    fn stop(&mut self, id: &InstanceId) {
+        let Some(instance) = self.instances.get_mut(id) else { return };
+        match &mut instance.stage {
+            Stage::Live { shim, record, kill_at } => match kill_at {
+                None => {
+                    let deadline =
+                        Instant::now() + Duration::from_millis(record.grace_ms).saturating_add(SHIM_OVERTIME);
+                    *kill_at = Some(deadline);
+                    told(id, shim.terminate());
+                    if let Phase::Running { pid, port, .. } = instance.observation.phase {
+                        instance.observation.phase = Phase::Stopping { pid, port };
+                    }
+                    instance.checks = None;
+                }
+                Some(at) if Instant::now() >= *at => {
+                    tracing::warn!(instance = %id, "its shim does not end it and is killed");
+                    told(id, shim.kill());
+                }
+                Some(_) => {}
+            },
+            Stage::Waiting => {
+                self.instances.remove(id);
+            }
+            Stage::Starting | Stage::Ended { .. } | Stage::CleaningUp => {}
+        }
+    }
+
+    /// In no order any more: stopped if it lives, forgotten with all its files once it has ended.
+    fn retire(&mut self, id: &InstanceId) {
+        let Some(Instance { stage: Stage::Ended { record }, .. }) = self.instances.get(id) else {
+            return self.stop(id);
+        };
+        let record = record.clone();
+        let slot_is_free = !self.instances.iter().any(|(other, i)| other.slot == id.slot && i.stage.holds_slot());
+        if let Some(instance) = self.instances.get_mut(id) {
+            instance.stage = Stage::CleaningUp;
+        }
+        let id = id.clone();
+        self.beside(move |context| {
+            finish::clean_up(context, &id, record.as_ref(), slot_is_free);
+            Event::CleanedUp(id)
+        });
+    }
+
+    /// Measures beside the loop.
+    fn tick(&mut self) {
+        let live = self.instances.iter().filter_map(|(id, instance)| match &instance.stage {
+            Stage::Live { record, .. } => Some((id.clone(), record.clone())),
+            Stage::Waiting | Stage::Starting | Stage::Ended { .. } | Stage::CleaningUp => None,
+        });
+        let live: Vec<(InstanceId, Record)> = live.collect();
+        if !live.is_empty() {
+            self.beside(move |context| {
+                Event::Measured(live.into_iter().map(|(id, r)| measure(context, id, &r)).collect())
+            });
+        }
+    }
+
+    /// Coalesced: whoever looks sees the latest state; nobody is woken when nothing changed.
+    fn publish(&self) {
+        let seen = |(id, instance): (&InstanceId, &Instance)| (id.clone(), instance.observation.clone());
+        let now = Observations { adopted: self.adopted, instances: self.instances.iter().map(seen).collect() };
+        self.observed.send_if_modified(|before| {
+            let differs = **before != now;
+            if differs {
+                *before = Arc::new(now);
+            }
+            differs
+        });
+    }
+}
+
+fn observation(phase: Phase) -> InstanceObservation {
+    InstanceObservation {
+        phase,
+        health: HealthState::Unknown,
+        alive: HealthState::Unknown,
+        usage: Usage::default(),
+        unenforced: Vec::new(),
+        dropped_lines: 0,
+    }
+}
+
+fn told(id: &InstanceId, outcome: io::Result<()>) {
+    // It has ended by itself: the event is on its way.
+    if let Err(error) = outcome {
+        tracing::debug!(instance = %id, %error, "its shim takes no signal");
+    }
+}
+
+/// Blocks. The shim is held before anything else can happen to its number.
+fn start_and_hold(context: &Context, id: &InstanceId, spec: &InstanceSpec) -> Result<(Box<Record>, Pidfd), Phase> {
+    let record = start::start(context, spec).map_err(Phase::Refused)?;
+    match Pidfd::open(record.pid) {
+        Ok(shim) if procfs::stat(record.pid).is_some_and(|s| s.start_time == record.start_time) => Ok((record, shim)),
+        // It has ended already.
+        Ok(_) | Err(_) => {
+            Port::new(record.port).into_iter().for_each(|port| context.ports.release(port));
+            Err(finish::conclude(context, id, Some(&record)))
+        }
+    }
+}
+
+async fn watch_exit(
+    context: Arc<Context>,
+    sender: mpsc::Sender<Event>,
+    id: InstanceId,
+    record: Record,
+    shim: Arc<Pidfd>,
+) {
+    let ended = match watch_end(&shim) {
+        Ok(watched) => watched.readable().await.map(drop),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        tracing::warn!(instance = %id, %error, "its shim cannot be waited for; looking again and again");
+        poll_exit(&shim).await;
+    }
+    shim.reap();
+    let ended = id.clone();
+    let phase = tokio::task::spawn_blocking(move || finish::conclude(&context, &ended, Some(&record))).await;
+    match phase {
+        Ok(phase) => drop(sender.send(Event::Ended(id, phase)).await),
+        Err(error) => tracing::error!(instance = %id, %error, "its end could not be concluded"),
+    }
+}
+
+#[expect(unsafe_code, reason = "registering a descriptor with tokio needs a promise that it stays open")]
+fn watch_end(shim: &Arc<Pidfd>) -> io::Result<AsyncFd<Arc<Pidfd>>> {
+    // SAFETY: the registration owns a share of the descriptor, which is closed only when the last share is dropped.
+    Ok(unsafe { AsyncFd::register(shim.clone()) }?)
+}
+
+/// Where the kernel cannot tell: it has no room for one more watched descriptor.
+async fn poll_exit(shim: &Pidfd) {
+    const LOOK_AGAIN: Duration = Duration::from_millis(200);
+    while !shim.has_ended() {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+fn measure(context: &Context, id: InstanceId, record: &Record) -> (InstanceId, Usage, u64) {
+    let counted = record.cgroup.as_ref().and_then(|cgroup| cgroup.usage());
+    let usage = counted.unwrap_or_else(|| procfs::usage_below(record.pid));
+    let dropped = contract::read_dropped(&context.layout.instance(&id));
+    (id, usage, dropped)
+}

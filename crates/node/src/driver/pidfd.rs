@@ -1,0 +1,43 @@
+//! Processes held by descriptor: the number cannot pass to another process meanwhile.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+#[derive(Debug)]
+pub(crate) struct Pidfd(OwnedFd);
+
+impl AsRawFd for Pidfd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Pidfd {
+    pub(crate) fn open(pid: u32) -> io::Result<Self> {
+        let pid = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self(pidfd_open(pid, PidfdFlags::NONBLOCK)?))
+    }
+
+    pub(crate) fn terminate(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.0, Signal::TERM)?)
+    }
+
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.0, Signal::KILL)?)
+    }
+
+    /// Whether the process has ended, reaped or not.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+    }
+
+    /// A daemon that is the first process of a container inherits the shims and has to take their status.
+    pub(crate) fn reap(&self) {
+        let _ = waitid(Id::PIDFd(self.0.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+    }
+}

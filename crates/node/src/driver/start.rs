@@ -1,0 +1,228 @@
+//! Starting one incarnation: folder, control group, port, environment, shim.
+
+use std::fs;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bowline_core::app::Cage;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{InstanceId, Port};
+use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use zeroize::Zeroizing;
+
+use super::{Context, finish, script};
+use crate::layout;
+use crate::shim::contract::{Clear, Config, FORMAT, FileOfSecret, Mount, Record, Reply};
+use crate::shim::{MARK, place};
+
+/// A shim answers within milliseconds; a machine that thrashes may take longer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// From fork to exec of another child, on a machine under load.
+const BUSY_WITHIN: Duration = Duration::from_secs(2);
+/// Between two attempts.
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
+/// Where commands are looked for when neither the build nor the file says so.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Blocks until the app runs or is refused. On an error nothing of it is left but its folder.
+pub(super) fn start(context: &Context, spec: &InstanceSpec) -> Result<Box<Record>, Fault> {
+    let port = match spec.port {
+        PortChoice::Any => context.ports.pick(&spec.id)?,
+        PortChoice::Fixed(port) => context.ports.claim(&spec.id, port)?,
+    };
+    let outcome = launch(context, spec, port);
+    if outcome.is_err() {
+        context.ports.release(port);
+    }
+    outcome
+}
+
+fn launch(context: &Context, spec: &InstanceSpec, port: Port) -> Result<Box<Record>, Fault> {
+    let id = &spec.id;
+    let failed = |what: &str, path: &Path, error: &io::Error| {
+        Fault::new(FaultKind::Failed, format!("cannot {what} {} for {id}", path.display())).source(error)
+    };
+    let exe = context.exe().map_err(|error| failed("keep a copy of", &context.config.exe, &error))?;
+    let folder = context.layout.instance(id);
+    let (lock, log) = (context.layout.lock(&id.slot), context.layout.log(&id.slot));
+    for (path, mode) in [(Some(folder.as_path()), 0o711), (lock.parent(), 0o711), (log.parent(), 0o711)] {
+        let path = path.unwrap_or(&context.layout.state);
+        layout::make_folder(path, mode).map_err(|error| failed("make the folder", path, &error))?;
+    }
+    for volume in &spec.volumes {
+        crate::volume::ensure(&volume.source, spec.uid)
+            .map_err(|error| failed("prepare the volume", &volume.source, &error))?;
+    }
+    let (cgroup, unenforced) = context.cgroups.create(id, &spec.limits);
+    let config = Config {
+        format: FORMAT,
+        id: id.to_string(),
+        incarnation: id.incarnation.0,
+        lock,
+        log,
+        log_bytes: context.config.log_bytes,
+        log_files: context.config.log_files,
+        root: spec.root.clone(),
+        script: script::with_exec(&spec.run.0),
+        env: environment(context, spec, port, &folder),
+        secret_files: spec.secret_files.iter().map(secret_file).collect(),
+        secret_folder: context.layout.secrets(id),
+        port: port.get(),
+        uid: spec.uid.filter(|_| nix::unistd::geteuid().is_root()),
+        volumes: spec.volumes.iter().filter_map(mount).collect(),
+        cage_required: spec.cage == Cage::Required,
+        grace_ms: u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX),
+        cgroup: cgroup.clone(),
+        namespaces: context.config.namespaces,
+        mark: context.layout.mark(id),
+        unenforced: unenforced.into_iter().chain(missing_uid(spec)).collect(),
+        folder: folder.clone(),
+    };
+    let reply = spawn_shim(&exe, &config).and_then(|mut shim| read_reply(&mut shim, id));
+    match reply {
+        Ok(Reply::Started(record)) => Ok(record),
+        Ok(Reply::Refused(refusal)) => {
+            abandon(context, id, cgroup.as_ref());
+            Err(refusal.into())
+        }
+        Err(fault) => {
+            finish::kill_leftovers(&context.layout.mark(id), cgroup.as_ref());
+            abandon(context, id, cgroup.as_ref());
+            Err(fault)
+        }
+    }
+}
+
+/// Root without a user of the app's own: the app would run as root.
+fn missing_uid(spec: &InstanceSpec) -> Option<String> {
+    let own = spec.uid.is_some_and(|_| nix::unistd::geteuid().is_root());
+    (!own).then(|| "own uid".to_owned())
+}
+
+fn abandon(context: &Context, id: &InstanceId, cgroup: Option<&crate::cgroup::Membership>) {
+    if let Some(Err(error)) = cgroup.map(crate::cgroup::Membership::remove) {
+        tracing::debug!(instance = %id, %error, "its control group stays until it is cleaned up");
+    }
+    let _ = fs::remove_dir_all(context.layout.secrets(id));
+}
+
+fn secret_file(file: &bowline_core::instance::SecretFile) -> FileOfSecret {
+    FileOfSecret { variable: file.variable.clone(), name: file.name.clone(), value: clear(file.value.expose()) }
+}
+
+fn clear(bytes: &[u8]) -> Clear {
+    Clear(Zeroizing::new(bytes.to_vec()))
+}
+
+fn mount(volume: &bowline_core::instance::VolumeMount) -> Option<Mount> {
+    let path = volume.path.as_ref()?.into();
+    Some(Mount { name: volume.name.to_string(), source: volume.source.clone(), path })
+}
+
+fn environment(context: &Context, spec: &InstanceSpec, port: Port, folder: &Path) -> Vec<(String, Clear)> {
+    let id = &spec.id;
+    let temporary = folder.join("tmp");
+    let text = |name: &str, value: String| (name.to_owned(), clear(value.as_bytes()));
+    let path = |name: &str, path: &Path| (name.to_owned(), clear(path.as_os_str().as_encoded_bytes()));
+    let mut all = vec![path("HOME", &temporary), path("TMPDIR", &temporary), text("PATH", DEFAULT_PATH.to_owned())];
+    // What the file says wins over a default, and never over what names the instance.
+    all.retain(|(name, _)| !spec.env.contains_key(name));
+    all.extend(spec.env.iter().map(|(name, value)| match value {
+        EnvValue::Clear(text) => (name.clone(), clear(text.as_bytes())),
+        EnvValue::Secret(secret) => (name.clone(), clear(secret.expose())),
+    }));
+    let mut given = vec![
+        text("PORT", port.to_string()),
+        text("BOWLINE_APP", id.slot.key.app.to_string()),
+        text("BOWLINE_ENV", id.slot.key.env.to_string()),
+        text("BOWLINE_SERVICE", id.slot.service.to_string()),
+        text("BOWLINE_RELEASE", id.slot.release.to_string()),
+        text("BOWLINE_INSTANCE", id.to_string()),
+        text(MARK, context.layout.mark(id)),
+    ];
+    given.extend(spec.volumes.iter().map(|v| path(&place::volume_variable(v.name.as_str()), &v.source)));
+    all.retain(|(name, _)| !given.iter().any(|(other, _)| other == name));
+    all.extend(given);
+    all
+}
+
+fn spawn_shim(exe: &Path, config: &Config) -> Result<Child, Fault> {
+    let failed = |error: &io::Error| {
+        Fault::new(FaultKind::Failed, format!("cannot start the shim of {}", config.id))
+            .source(error)
+            .hint("is the machine out of processes, memory or open files?")
+    };
+    let json = serde_json::to_vec(config).map_err(|error| failed(&error.into()))?;
+    let memory = memory_file(&Zeroizing::new(json)).map_err(|error| failed(&error))?;
+    let errors = fs::File::create(config.folder.join("shim.stderr")).map_err(|error| failed(&error))?;
+    let mut command = Command::new(exe);
+    command.args(["shim", &config.id]).env_clear().current_dir("/").stdin(memory).stdout(Stdio::piped()).stderr(errors);
+    spawn_patiently(&mut command).map_err(|error| failed(&error))
+}
+
+/// The binary was copied a moment ago: a process that another thread forked meanwhile may hold it open for writing until
+/// it executes its own program (ETXTBSY).
+fn spawn_patiently(command: &mut Command) -> io::Result<Child> {
+    let deadline = Instant::now() + BUSY_WITHIN;
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Secrets pass through memory that no file system holds.
+fn memory_file(content: &[u8]) -> io::Result<fs::File> {
+    let mut file = fs::File::from(memfd_create(c"bowline-shim", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn read_reply(shim: &mut Child, id: &InstanceId) -> Result<Reply, Fault> {
+    let died = || Fault::new(FaultKind::Failed, format!("the shim of {id} died while it started"));
+    let text = read_all(shim, Instant::now() + ANSWER_WITHIN).map_err(|error| {
+        // It is our own child and not yet waited for: its number cannot belong to another process.
+        let _ = shim.kill();
+        died().source(&error)
+    });
+    let status = shim.wait();
+    let text = text?;
+    serde_json::from_slice(&text).map_err(|error| match status {
+        Ok(status) => died().caused_by(format!("it ended with {status}")),
+        Err(_) => died().source(&error),
+    })
+}
+
+fn read_all(shim: &mut Child, deadline: Instant) -> io::Result<Vec<u8>> {
+    let Some(mut stdout) = shim.stdout.take() else { return Ok(Vec::new()) };
+    let mut text = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ready = {
+            let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))
+        };
+        match ready {
+            Ok(0) => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {ANSWER_WITHIN:?}")));
+            }
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        let mut chunk = [0; 4096];
+        match stdout.read(&mut chunk)? {
+            0 => return Ok(text),
+            length => text.extend_from_slice(&chunk[..length]),
+        }
+    }
+}

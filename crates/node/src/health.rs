@@ -1,0 +1,271 @@
+//! Checks: HTTP and TCP probes of one instance, on their interval, with readable reasons.
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use bowline_core::app::{HttpCheck, Probe};
+use bowline_core::id::{InstanceId, Port};
+use bowline_core::instance::{HealthState, InstanceSpec, Readiness};
+use bowline_core::time::{Humane, Timestamp};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::driver::Event;
+use crate::shim::outer::now_ms;
+
+/// The first look at a new instance, doubled up to the interval: a fast app gets traffic fast.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// Informational responses (1xx) before the final one; more are not an answer.
+const MAX_INTERIM: usize = 8;
+/// Of the head of a response; the status stands in its first bytes.
+const MAX_HEAD: usize = 16 << 10;
+
+/// The running checks of an instance; they end when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Checks(Vec<AbortHandle>);
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Checks {
+    pub(crate) fn begin(id: &InstanceId, spec: &InstanceSpec, port: Port, events: &mpsc::Sender<Event>) -> Self {
+        // Liveness is asked only of what has once been ready: a slow start is not a death.
+        let (ready, is_ready) = watch::channel(spec.health.is_none());
+        let mut tasks = Vec::new();
+        if let Some(health) = spec.health.clone() {
+            let report = Report { id: id.clone(), events: events.clone(), event: Event::Health };
+            tasks.push(tokio::spawn(check(health, port, report, Some(ready))).abort_handle());
+        }
+        if let Some(alive) = spec.alive.clone() {
+            let report = Report { id: id.clone(), events: events.clone(), event: Event::Alive };
+            tasks.push(tokio::spawn(check_alive(alive, port, report, is_ready)).abort_handle());
+        }
+        Self(tasks)
+    }
+}
+
+struct Report {
+    id: InstanceId,
+    events: mpsc::Sender<Event>,
+    event: fn(InstanceId, HealthState) -> Event,
+}
+
+impl Report {
+    async fn send(&self, state: HealthState) {
+        // The loop is gone, and this task with it soon.
+        let _ = self.events.send((self.event)(self.id.clone(), state)).await;
+    }
+}
+
+async fn check_alive(check_for: HttpCheck, port: Port, report: Report, mut ready: watch::Receiver<bool>) {
+    if ready.wait_for(|ready| *ready).await.is_ok() {
+        check(Readiness::Http(check_for), port, report, None).await;
+    }
+}
+
+/// Until aborted. Failures before the first success are counted per interval, however often is looked.
+async fn check(health: Readiness, port: Port, report: Report, ready: Option<watch::Sender<bool>>) {
+    let Probe { interval, timeout: within, .. } = health.probe();
+    let mut pause = FIRST_LOOK.min(interval);
+    let mut told: Option<HealthState> = None;
+    let mut failures = 0;
+    let mut counted: Option<Instant> = None;
+    loop {
+        let began = Instant::now();
+        let state = match ask(&health, port, within).await {
+            Ok(()) => {
+                failures = 0;
+                counted = None;
+                pause = interval;
+                if let Some(ready) = &ready {
+                    ready.send_replace(true);
+                }
+                match &told {
+                    Some(passing @ HealthState::Passing { .. }) => passing.clone(),
+                    Some(HealthState::Unknown | HealthState::Failing { .. }) | None => {
+                        HealthState::Passing { since: Timestamp(now_ms()) }
+                    }
+                }
+            }
+            Err(reason) => {
+                if counted.is_none_or(|at| began.duration_since(at) >= interval.saturating_sub(FIRST_LOOK)) {
+                    failures += 1;
+                    counted = Some(began);
+                }
+                HealthState::Failing { failures, reason }
+            }
+        };
+        if told.as_ref() != Some(&state) {
+            report.send(state.clone()).await;
+            told = Some(state);
+        }
+        sleep(pause.saturating_sub(began.elapsed())).await;
+        pause = (pause * 2).min(interval);
+    }
+}
+
+/// One probe, bounded in time as a whole; the reason why it failed.
+async fn ask(health: &Readiness, port: Port, within: Duration) -> Result<(), String> {
+    let answer = async {
+        let mut stream = TcpStream::connect(port.on_loopback()).await.map_err(|error| reason(&error))?;
+        match health {
+            Readiness::Tcp(_) => Ok(()),
+            Readiness::Answer(_) => ask_http(&mut stream, "/", port).await.map(drop),
+            Readiness::Http(check) => match ask_http(&mut stream, &check.path, port).await? {
+                200..=399 => Ok(()),
+                status => Err(format!("GET {} answered {status}", check.path)),
+            },
+        }
+    };
+    match timeout(within, answer).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(format!("no answer within {}", Humane(within))),
+    }
+}
+
+fn reason(error: &io::Error) -> String {
+    if error.kind() == ErrorKind::ConnectionRefused {
+        "connection refused".to_owned()
+    } else if error.kind() == ErrorKind::ConnectionReset {
+        "connection reset".to_owned()
+    } else {
+        error.to_string()
+    }
+}
+
+/// The final status of an answer.
+async fn ask_http(stream: &mut TcpStream, path: &str, port: Port) -> Result<u16, String> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: bowline-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.map_err(|error| reason(&error))?;
+    let mut head = Vec::new();
+    for _ in 0..MAX_INTERIM {
+        match read_status(stream, &mut head).await? {
+            100..=199 => {}
+            status => return Ok(status),
+        }
+    }
+    Err("answered only 1xx".to_owned())
+}
+
+/// Reads until one status line is whole; drops an informational head, which another follows.
+async fn read_status(stream: &mut TcpStream, head: &mut Vec<u8>) -> Result<u16, String> {
+    loop {
+        if let Some(status) = parse_status(head)? {
+            let end = head.windows(4).position(|four| four == b"\r\n\r\n");
+            match (status, end) {
+                (100..=199, Some(end)) => drop(head.drain(..end + 4)),
+                (100..=199, None) => {
+                    read_more(stream, head).await?;
+                    continue;
+                }
+                _ => {}
+            }
+            return Ok(status);
+        }
+        read_more(stream, head).await?;
+    }
+}
+
+async fn read_more(stream: &mut TcpStream, head: &mut Vec<u8>) -> Result<(), String> {
+    if head.len() >= MAX_HEAD {
+        return Err("answered with no end of headers".to_owned());
+    }
+    match stream.read_buf(head).await {
+        Ok(0) if head.is_empty() => Err("closed without an answer".to_owned()),
+        Ok(0) => Err("closed within an answer".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(reason(&error)),
+    }
+}
+
+/// `HTTP/1.1 200`: RFC 9112, section 4. `None`: not whole yet.
+fn parse_status(head: &[u8]) -> Result<Option<u16>, String> {
+    const FORM: &[u8] = b"HTTP/1.";
+    let start = &head[..head.len().min(FORM.len())];
+    if start != &FORM[..start.len()] {
+        return Err("answered with something that is not HTTP/1".to_owned());
+    }
+    let Some(code) = head.get(9..13) else { return Ok(None) };
+    let digits = std::str::from_utf8(&code[..3]).ok().and_then(|digits| digits.parse().ok());
+    match digits {
+        Some(status @ 100..=599) => Ok(Some(status)),
+        Some(_) | None => Err("answered with a malformed status line".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// Serves one connection with `answer` (`None`: holds it open) and returns what a probe says.
+    async fn probe(answer: Option<&'static [u8]>) -> Result<(), String> {
+        probe_for(Readiness::Http(HttpCheck { path: "/ready".into(), probe: Probe::default() }), "/ready", answer).await
+    }
+
+    async fn probe_for(health: Readiness, path: &str, answer: Option<&'static [u8]>) -> Result<(), String> {
+        let expected = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = Port::new(listener.local_addr().unwrap().port()).unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let length = stream.read(&mut request).await.unwrap();
+            assert!(request[..length].starts_with(expected.as_bytes()));
+            match answer {
+                Some(answer) => drop(stream.write_all(answer).await),
+                None => std::future::pending().await,
+            }
+        });
+        let outcome = ask(&health, port, Duration::from_millis(300)).await;
+        server.abort();
+        outcome
+    }
+
+    #[tokio::test]
+    async fn answers_are_judged_and_reasons_can_be_read() {
+        let check = async |answer: &'static [u8], expected: Result<(), &str>| {
+            assert_eq!(probe(Some(answer)).await, expected.map_err(str::to_owned), "{}", answer.escape_ascii());
+        };
+        check(b"HTTP/1.1 200 OK\r\n\r\n", Ok(())).await;
+        check(b"HTTP/1.0 301 Moved\r\nLocation: /x\r\n\r\n", Ok(())).await;
+        check(b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", Ok(())).await;
+        check(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 500 Oh\r\n\r\n", Err("GET /ready answered 500")).await;
+        check(b"HTTP/1.1 503 Busy\r\n\r\n", Err("GET /ready answered 503")).await;
+        check(b"SSH-2.0-OpenSSH\r\n", Err("answered with something that is not HTTP/1")).await;
+        check(b"HTTP/1.1 abc\r\n\r\n", Err("answered with a malformed status line")).await;
+        check(b"HTTP/1.1 1", Err("closed within an answer")).await;
+        check(b"", Err("closed without an answer")).await;
+        assert_eq!(probe(None).await, Err("no answer within 300ms".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_service_without_a_check_must_answer_and_listening_is_not_enough() {
+        let check = async |answer: Option<&'static [u8]>, expected: Result<(), &str>| {
+            let outcome = probe_for(Readiness::Answer(Probe::default()), "/", answer).await;
+            assert_eq!(outcome, expected.map_err(str::to_owned));
+        };
+        check(Some(b"HTTP/1.1 404 Not Found\r\n\r\n"), Ok(())).await;
+        check(Some(b"HTTP/1.1 500 Oh\r\n\r\n"), Ok(())).await;
+        check(Some(b"SSH-2.0-OpenSSH\r\n"), Err("answered with something that is not HTTP/1")).await;
+        check(None, Err("no answer within 300ms")).await;
+    }
+
+    #[tokio::test]
+    async fn a_port_nobody_listens_on_refuses() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = Port::new(listener.local_addr().unwrap().port()).unwrap();
+        let tcp = Readiness::Tcp(Probe::default());
+        assert_eq!(ask(&tcp, port, Duration::from_secs(1)).await, Ok(()));
+        drop(listener);
+        assert_eq!(ask(&tcp, port, Duration::from_secs(1)).await, Err("connection refused".to_owned()));
+    }
+}

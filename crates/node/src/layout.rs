@@ -1,0 +1,182 @@
+//! Where things of a node lie below its state folder.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use bowline_core::id::{AppKey, Digest, InstanceId, SlotId};
+use sha2::{Digest as _, Sha256};
+
+/// Paths below the state folder, computed in one place.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    pub state: PathBuf,
+    /// For secret files where there is no mount namespace: the run folder lies on a tmpfs.
+    pub run: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn instances(&self) -> PathBuf {
+        self.state.join("instances")
+    }
+
+    /// The folder of one incarnation: records, `tmp`, the upper layer of its overlay.
+    pub(crate) fn instance(&self, id: &InstanceId) -> PathBuf {
+        let SlotId { key, service, release, slot } = &id.slot;
+        let name = format!("{service}.r{release}.{slot}.{}", id.incarnation);
+        self.instances().join(key.env.as_str()).join(key.app.as_str()).join(name)
+    }
+
+    /// The file that the shim of a slot locks for its whole life.
+    pub(crate) fn lock(&self, slot: &SlotId) -> PathBuf {
+        let SlotId { key, service, release, slot } = slot;
+        self.instances().join("locks").join(format!("{}.{}.{service}.r{release}.{slot}", key.env, key.app))
+    }
+
+    pub(crate) fn app_logs(&self, key: &AppKey) -> PathBuf {
+        self.state.join("logs").join(key.env.as_str()).join(key.app.as_str())
+    }
+
+    /// One log per slot: its incarnations follow each other in it.
+    pub(crate) fn log(&self, slot: &SlotId) -> PathBuf {
+        let SlotId { key, service, release, slot } = slot;
+        self.app_logs(key).join(format!("{service}.r{release}.{slot}.log"))
+    }
+
+    pub(crate) fn access_log(&self) -> PathBuf {
+        self.state.join("logs").join("edge").join("access.log")
+    }
+
+    /// Secret files of an instance that has no mount namespace.
+    pub(crate) fn secrets(&self, id: &InstanceId) -> PathBuf {
+        self.run.join("secrets").join(&self.mark(id)[..16])
+    }
+
+    /// Tells this state folder from any other on the machine: twelve hexadecimal digits.
+    pub(crate) fn hash(&self) -> String {
+        digest(&[self.state.as_os_str().as_encoded_bytes()]).short()
+    }
+
+    /// What every process of an incarnation carries in its environment, unique on this machine.
+    pub(crate) fn mark(&self, id: &InstanceId) -> String {
+        let mark = digest(&[self.state.as_os_str().as_encoded_bytes(), b"\0", id.to_string().as_bytes()]);
+        mark.to_string()[..32].to_owned()
+    }
+}
+
+fn digest(parts: &[&[u8]]) -> Digest {
+    let mut hash = Sha256::new();
+    parts.iter().for_each(|part| hash.update(part));
+    Digest(hash.finalize().into())
+}
+
+/// Makes a folder and its parents; those that are new get `mode`, whatever the umask.
+pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    /// A parent that was empty may be removed meanwhile, by whoever cleans up its last content.
+    const ATTEMPTS: usize = 5;
+    let mut outcome = Ok(());
+    for _ in 0..ATTEMPTS {
+        outcome = make_once(path, mode);
+        if !matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            break;
+        }
+    }
+    outcome
+}
+
+fn make_once(path: &Path, mode: u32) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_once(parent, mode)?;
+    }
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a write must survive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durable {
+    Yes,
+    /// It means nothing after the next start of the machine.
+    No,
+}
+
+/// Replaces a file whole: whoever reads it sees the old or the new content.
+pub(crate) fn replace(path: &Path, content: &[u8], durable: Durable) -> io::Result<()> {
+    use std::io::Write;
+    let fresh = path.with_extension("new");
+    let mut file = fs::File::create(&fresh)?;
+    file.write_all(content)?;
+    if durable == Durable::Yes {
+        file.sync_all()?;
+    }
+    fs::rename(&fresh, path)?;
+    match path.parent() {
+        Some(folder) if durable == Durable::Yes => fs::File::open(folder)?.sync_all(),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Removes a folder tree, also one whose folders forbid it to their owner (overlayfs leaves such a `work`).
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_folders(path);
+            fs::remove_dir_all(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn open_folders(path: &Path) {
+    // Best effort: what cannot be opened makes the removal fail, which says why.
+    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+    let folders = fs::read_dir(path).into_iter().flatten().flatten();
+    folders.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).for_each(|e| open_folders(&e.path()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(state: &str) -> Layout {
+        Layout { state: state.into(), run: "/run/b".into() }
+    }
+
+    #[test]
+    fn paths_are_those_of_the_documentation() {
+        let id: InstanceId = "local/uploads.web.r3.0.12".parse().unwrap();
+        let layout = layout("/s");
+        let check = |got: PathBuf, expected: &str| assert_eq!(got, Path::new(expected));
+        check(layout.instance(&id), "/s/instances/local/uploads/web.r3.0.12");
+        check(layout.lock(&id.slot), "/s/instances/locks/local.uploads.web.r3.0");
+        check(layout.log(&id.slot), "/s/logs/local/uploads/web.r3.0.log");
+    }
+
+    #[test]
+    fn marks_differ_by_state_and_by_incarnation() {
+        let id: InstanceId = "local/a.web.r1.0.1".parse().unwrap();
+        let next: InstanceId = "local/a.web.r1.0.2".parse().unwrap();
+        assert_ne!(layout("/s").mark(&id), layout("/t").mark(&id));
+        assert_ne!(layout("/s").mark(&id), layout("/s").mark(&next));
+        assert_ne!(layout("/s").hash(), layout("/t").hash());
+    }
+
+    #[test]
+    fn a_folder_that_forbids_its_owner_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = root.path().join("a");
+        make_folder(&tree.join("b/c"), 0o711).unwrap();
+        fs::set_permissions(tree.join("b"), fs::Permissions::from_mode(0o000)).unwrap();
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
+        remove_tree(&tree).unwrap();
+    }
+}

@@ -1,0 +1,130 @@
+//! One machine: instances as processes under shims, builds, logs, volumes.
+//!
+//! [`spawn`] starts the driver, which follows a desired state and reports observations; [`shim::main`] is the whole of
+//! `bowline shim`. Nothing here reads the environment or the command line: paths and binaries come with [`NodeConfig`].
+//!
+//! Architecture invariant: nothing in memory is the truth. A driver that starts finds what an earlier one left running.
+
+pub mod build;
+mod cgroup;
+mod driver;
+mod health;
+mod layout;
+mod logs;
+mod procfs;
+pub mod shim;
+mod volume;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bowline_core::fault::Fault;
+use bowline_core::instance::{NodeDesired, Observations};
+use bowline_core::log::{LogLine, LogQuery};
+use bowline_core::release::{BuildProgress, BuildRequest, Built};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use driver::keep_binary;
+pub use logs::check_pattern;
+pub use procfs::memory_rollup;
+
+/// A log file is put aside when it would become larger: 10 MiB.
+pub const LOG_BYTES: u64 = 10 << 20;
+/// Log files of one slot, the one that is written to included.
+pub const LOG_FILES: u32 = 5;
+/// Builds and log queries that wait to be taken.
+const CALLS: usize = 32;
+
+/// A build, where its live output goes, and where its end goes. Dropping the receiver of the end cancels the build.
+pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender<Result<Built, Fault>>);
+/// A question to the logs, and where the lines go. Dropping the receiver ends it.
+pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
+
+/// What a node is given.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Everything that must survive. Absolute.
+    pub state_dir: PathBuf,
+    /// On a tmpfs where the machine has one. Absolute.
+    pub run_dir: PathBuf,
+    /// Run as `EXE shim …`, from a copy kept in the state folder; a path below `STATE/bin` is taken as such a copy.
+    pub exe: PathBuf,
+    /// The daemon's environment, of which builds see a named part. See [`build::BuildConfig`].
+    pub environment: BTreeMap<String, String>,
+    /// Use namespaces where the machine allows them. Default: yes.
+    pub namespaces: bool,
+    /// See [`LOG_BYTES`].
+    pub log_bytes: u64,
+    /// See [`LOG_FILES`].
+    pub log_files: u32,
+}
+
+impl NodeConfig {
+    /// With the defaults of everything else.
+    pub fn new(state_dir: PathBuf, run_dir: PathBuf, exe: PathBuf) -> Self {
+        Self {
+            state_dir,
+            run_dir,
+            exe,
+            environment: BTreeMap::new(),
+            namespaces: true,
+            log_bytes: LOG_BYTES,
+            log_files: LOG_FILES,
+        }
+    }
+}
+
+/// The node's end of the channels. Dropping `desired` ends the driver; what runs goes on running.
+#[derive(Debug)]
+pub struct Handle {
+    pub desired: watch::Sender<Arc<NodeDesired>>,
+    pub observed: watch::Receiver<Arc<Observations>>,
+    pub builds: mpsc::Sender<BuildCall>,
+    pub logs: mpsc::Sender<LogCall>,
+}
+
+/// Starts the node's tasks on the current tokio runtime.
+///
+/// Until `Observations::adopted`, nothing is started; until a first desired state is sent, nothing is stopped.
+pub fn spawn(config: NodeConfig) -> Handle {
+    let (desired, desired_receiver) = watch::channel(Arc::default());
+    let (observed_sender, observed) = watch::channel(Arc::default());
+    let (builds, build_calls) = mpsc::channel(CALLS);
+    let (logs, log_calls) = mpsc::channel(CALLS);
+    let context = Arc::new(driver::Context::new(config));
+    tokio::spawn(take_builds(build_config(&context.config), build_calls));
+    tokio::spawn(take_log_queries(context.layout.clone(), log_calls));
+    tokio::spawn(driver::Driver::new(context, desired_receiver, observed_sender).run());
+    Handle { desired, observed, builds, logs }
+}
+
+fn build_config(config: &NodeConfig) -> build::BuildConfig {
+    build::BuildConfig { state_dir: config.state_dir.clone(), environment: config.environment.clone() }
+}
+
+/// What an earlier daemon's builds left is removed first: a build that was cut short is no artifact.
+async fn take_builds(config: build::BuildConfig, mut calls: mpsc::Receiver<BuildCall>) {
+    let earlier = config.clone();
+    match tokio::task::spawn_blocking(move || build::clean(&earlier)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(fault)) => tracing::warn!(error = %fault, causes = ?fault.causes, "what earlier builds left stays"),
+        Err(error) => tracing::error!(%error, "what earlier builds left could not be looked at"),
+    }
+    while let Some((request, progress, mut reply)) = calls.recv().await {
+        let config = config.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                built = Box::pin(build::run(request, progress, &config)) => drop(reply.send(built)),
+                // Nobody waits any more: dropping the build ends it.
+                () = reply.closed() => {}
+            }
+        });
+    }
+}
+
+async fn take_log_queries(layout: layout::Layout, mut calls: mpsc::Receiver<LogCall>) {
+    while let Some((query, out)) = calls.recv().await {
+        tokio::spawn(logs::serve(layout.clone(), query, out));
+    }
+}

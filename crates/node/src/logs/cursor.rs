@@ -1,0 +1,150 @@
+//! A place in a rotated file: knows which file follows, whatever was renamed meanwhile.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use bowline_core::log::LogLine;
+use bowline_core::time::Timestamp;
+
+use super::line::Kind;
+use crate::shim::log::{MAX_LINE, numbered};
+
+/// More numbered files than any writer keeps.
+const MOST_FILES: u32 = 16;
+/// A line with its prefix; an access log line is shorter than that, too.
+const MOST_LINE: usize = MAX_LINE + 64;
+
+type Identity = (u64, u64);
+
+#[derive(Debug)]
+pub(super) struct Cursor {
+    path: PathBuf,
+    kind: Kind,
+    /// Opened at the beginning, oldest first: renaming does not change what is read.
+    files: VecDeque<File>,
+    reader: Option<(BufReader<File>, Identity)>,
+    partial: Vec<u8>,
+}
+
+impl Cursor {
+    /// `since`: files that were last written before hold nothing of interest. `lines`: neither do files before the last
+    /// so many lines.
+    pub(super) fn open(path: PathBuf, kind: Kind, since: Option<Timestamp>, lines: Option<usize>) -> Self {
+        let mut files = VecDeque::new();
+        let mut counted = 0;
+        for n in 0..MOST_FILES {
+            let Ok(file) = File::open(numbered(&path, n)) else { break };
+            let is_old = since.is_some_and(|since| written_before(&file, since));
+            if is_old || lines.is_some_and(|lines| counted >= lines) {
+                break;
+            }
+            if lines.is_some() {
+                counted += count_lines(&file);
+            }
+            files.push_front(file);
+        }
+        Self { path, kind, files, reader: None, partial: Vec::new() }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next line that is one, or `None` at the present end.
+    pub(super) fn next_line(&mut self) -> Option<LogLine> {
+        loop {
+            let Some((reader, identity)) = &mut self.reader else {
+                self.advance(None)?;
+                continue;
+            };
+            let identity = *identity;
+            let room = (MOST_LINE - self.partial.len()) as u64;
+            let end = reader.by_ref().take(room).read_until(b'\n', &mut self.partial);
+            let whole = self.partial.ends_with(b"\n") || self.partial.len() >= MOST_LINE;
+            match end {
+                Ok(_) if whole => {
+                    let line = self.kind.parse(self.partial.strip_suffix(b"\n").unwrap_or(&self.partial));
+                    self.partial.clear();
+                    if line.is_some() {
+                        return line;
+                    }
+                }
+                // The end, or a file system that fails: what follows is looked at.
+                Ok(_) | Err(_) => self.advance(Some(identity))?,
+            }
+        }
+    }
+
+    /// Goes to the file after this one, if there is one. A line without an end at the end of a file was torn there.
+    fn advance(&mut self, read: Option<Identity>) -> Option<()> {
+        if self.files.is_empty() {
+            self.files = successors(&self.path, read);
+        }
+        let file = self.files.pop_front()?;
+        let identity = identity(&file)?;
+        self.partial.clear();
+        self.reader = Some((BufReader::with_capacity(MAX_LINE, file), identity));
+        Some(())
+    }
+}
+
+/// The files written after the one that was read, oldest first. If that is gone, all there are.
+fn successors(path: &Path, read: Option<Identity>) -> VecDeque<File> {
+    let mut newer = VecDeque::new();
+    for n in 0..MOST_FILES {
+        let Ok(file) = File::open(numbered(path, n)) else { break };
+        if read.is_some() && identity(&file) == read {
+            break;
+        }
+        newer.push_front(file);
+    }
+    newer
+}
+
+fn identity(file: &File) -> Option<Identity> {
+    file.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+fn written_before(file: &File, since: Timestamp) -> bool {
+    let written = file.metadata().and_then(|meta| meta.modified());
+    let written = written.ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    // A file system may round down to seconds.
+    written.is_some_and(|at| at.as_millis() + 2_000 < u128::from(since.0))
+}
+
+fn count_lines(file: &File) -> usize {
+    let count = |file: &File| -> std::io::Result<usize> {
+        let mut reader = BufReader::with_capacity(MAX_LINE * 4, file);
+        let mut count = 0;
+        loop {
+            let chunk = reader.fill_buf()?;
+            if chunk.is_empty() {
+                break;
+            }
+            count += chunk.iter().filter(|byte| **byte == b'\n').count();
+            let length = chunk.len();
+            reader.consume(length);
+        }
+        let mut file = file;
+        file.seek(SeekFrom::Start(0))?;
+        Ok(count)
+    };
+    count(file).unwrap_or(0)
+}
+
+/// The last `bytes` of a file as text; a first line that is cut parses as none.
+pub(super) fn end_of(path: &Path, bytes: u64) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = fs::metadata(path)?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
+        let mut text = Vec::new();
+        file.take(bytes).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}

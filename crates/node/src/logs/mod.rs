@@ -1,0 +1,245 @@
+//! Reading logs: the files of an app's slots and the edge's access log, merged by time, filtered, followed.
+//!
+//! Memory is bounded: a cursor per slot holds one line, a `tail` holds at most [`TAIL_BYTES`].
+
+mod cursor;
+mod line;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use bowline_core::id::{Incarnation, InstanceId, SlotId};
+use bowline_core::log::{LogLine, LogQuery};
+use bowline_core::time::Timestamp;
+use regex::{Regex, RegexBuilder};
+use tokio::sync::mpsc;
+
+use crate::layout::Layout;
+use cursor::Cursor;
+use line::Kind;
+
+/// Held for `tail`; the oldest lines go first.
+const TAIL_BYTES: usize = 8 << 20;
+/// How often followed files are looked at.
+const FOLLOW_EVERY: Duration = Duration::from_millis(150);
+/// Lines taken from one file before the others are looked at again while following.
+const FOLLOW_LINES: usize = 2_000;
+/// A pattern that compiles to more is refused.
+const PATTERN_BYTES: usize = 1 << 20;
+/// Lines of an app kept with its exit, and their longest.
+const LAST_LINES: usize = 20;
+const LAST_LINE_CHARS: usize = 500;
+/// Where the last lines are looked for.
+const LAST_BYTES: u64 = 64 << 10;
+
+/// Sends what matches, oldest first, until the end or, when following, until the receiver is dropped. A pattern that is
+/// none matches nothing: whoever takes it from a person checks it first with [`check_pattern`].
+pub(crate) async fn serve(layout: Layout, query: LogQuery, out: mpsc::Sender<LogLine>) {
+    let filter = match Filter::new(&query) {
+        Ok(filter) => filter,
+        Err(error) => return tracing::warn!(%error, "the pattern of a log query is none"),
+    };
+    let follow = query.follow;
+    let history = move |out: mpsc::Sender<LogLine>| {
+        let mut reading = Reading { layout, query, filter, cursors: Vec::new() };
+        reading.discover();
+        reading.history(&out).map(|()| reading)
+    };
+    let sender = out.clone();
+    let mut reading = match tokio::task::spawn_blocking(move || history(sender)).await {
+        Ok(Ok(reading)) if follow => reading,
+        // Done, or nobody listens any more.
+        Ok(_) | Err(_) => return,
+    };
+    loop {
+        tokio::select! {
+            () = out.closed() => return,
+            () = tokio::time::sleep(FOLLOW_EVERY) => {}
+        }
+        let sender = out.clone();
+        reading = match tokio::task::spawn_blocking(move || reading.news(&sender).map(|()| reading)).await {
+            Ok(Ok(reading)) => reading,
+            Ok(Err(Gone)) | Err(_) => return,
+        };
+    }
+}
+
+/// Whether a text is a pattern that log queries take; the message says what is wrong with it.
+///
+/// # Errors
+/// The syntax error, or that the pattern is too large.
+pub fn check_pattern(text: &str) -> Result<(), String> {
+    pattern(text).map(drop).map_err(|error| error.to_string())
+}
+
+fn pattern(text: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(text).size_limit(PATTERN_BYTES).build()
+}
+
+/// The receiver was dropped.
+struct Gone;
+
+struct Filter {
+    since: Option<Timestamp>,
+    grep: Option<Regex>,
+}
+
+impl Filter {
+    fn new(query: &LogQuery) -> Result<Self, regex::Error> {
+        Ok(Self { since: query.since, grep: query.grep.as_deref().map(pattern).transpose()? })
+    }
+
+    fn takes(&self, line: &LogLine) -> bool {
+        self.since.is_none_or(|since| line.at >= since)
+            && self.grep.as_ref().is_none_or(|grep| grep.is_match(&line.text))
+    }
+}
+
+struct Reading {
+    layout: Layout,
+    query: LogQuery,
+    filter: Filter,
+    cursors: Vec<Cursor>,
+}
+
+impl Reading {
+    /// Opens the logs that match and are not open yet.
+    fn discover(&mut self) {
+        for slot in slots(&self.layout, &self.query) {
+            let path = self.layout.log(&slot);
+            if !self.cursors.iter().any(|cursor| cursor.path() == path) {
+                self.cursors.push(Cursor::open(path, Kind::App(slot), self.query.since, self.lines_wanted()));
+            }
+        }
+        let path = self.layout.access_log();
+        if self.query.access && !self.cursors.iter().any(|cursor| cursor.path() == path) {
+            let query = &self.query;
+            let kind = Kind::Access { key: query.key.clone(), service: query.service.clone(), release: query.release };
+            self.cursors.push(Cursor::open(path, kind, query.since, None));
+        }
+    }
+
+    /// Of one slot, when every line counts.
+    fn lines_wanted(&self) -> Option<usize> {
+        self.query.tail.filter(|_| self.filter.grep.is_none()).map(|tail| tail as usize)
+    }
+
+    fn history(&mut self, out: &mpsc::Sender<LogLine>) -> Result<(), Gone> {
+        let Some(tail) = self.query.tail else {
+            return merge(&mut self.cursors, usize::MAX, |line| match self.filter.takes(&line) {
+                true => out.blocking_send(line).map_err(|_| Gone),
+                false if out.is_closed() => Err(Gone),
+                false => Ok(()),
+            });
+        };
+        let mut kept = Tail { lines: VecDeque::new(), bytes: 0, most: tail as usize };
+        merge(&mut self.cursors, usize::MAX, |line| {
+            if self.filter.takes(&line) {
+                kept.push(line);
+            }
+            if out.is_closed() { Err(Gone) } else { Ok(()) }
+        })?;
+        kept.lines.into_iter().try_for_each(|line| out.blocking_send(line).map_err(|_| Gone))
+    }
+
+    fn news(&mut self, out: &mpsc::Sender<LogLine>) -> Result<(), Gone> {
+        self.discover();
+        merge(&mut self.cursors, FOLLOW_LINES, |line| match self.filter.takes(&line) {
+            true => out.blocking_send(line).map_err(|_| Gone),
+            false => Ok(()),
+        })
+    }
+}
+
+struct Tail {
+    lines: VecDeque<LogLine>,
+    bytes: usize,
+    most: usize,
+}
+
+impl Tail {
+    fn push(&mut self, line: LogLine) {
+        self.bytes += line.text.len();
+        self.lines.push_back(line);
+        while self.lines.len() > self.most || self.bytes > TAIL_BYTES {
+            let Some(oldest) = self.lines.pop_front() else { return };
+            self.bytes -= oldest.text.len();
+        }
+    }
+}
+
+/// Takes lines in the order of their time, at most `most` from each; each file is in order but for clock jumps.
+fn merge<E>(cursors: &mut [Cursor], most: usize, mut take: impl FnMut(LogLine) -> Result<(), E>) -> Result<(), E> {
+    let mut next: Vec<Option<LogLine>> = cursors.iter_mut().map(Cursor::next_line).collect();
+    let mut taken = vec![1; cursors.len()];
+    let mut heap: BinaryHeap<Reverse<(Timestamp, usize)>> =
+        next.iter().enumerate().filter_map(|(i, line)| line.as_ref().map(|line| Reverse((line.at, i)))).collect();
+    while let Some(Reverse((_, i))) = heap.pop() {
+        let Some(line) = next[i].take() else { continue };
+        take(line)?;
+        if taken[i] < most {
+            taken[i] += 1;
+            next[i] = cursors[i].next_line();
+            heap.extend(next[i].as_ref().map(|line| Reverse((line.at, i))));
+        }
+    }
+    Ok(())
+}
+
+/// The slots of the app that have a log and match.
+fn slots(layout: &Layout, query: &LogQuery) -> Vec<SlotId> {
+    let entries = fs::read_dir(layout.app_logs(&query.key)).into_iter().flatten().flatten();
+    let slot = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let id: InstanceId = format!("{}.{}.0", query.key, name.strip_suffix(".log")?).parse().ok()?;
+        Some(id.slot)
+    };
+    let wanted = |slot: &SlotId| {
+        query.service.as_ref().is_none_or(|service| *service == slot.service)
+            && query.release.is_none_or(|release| release == slot.release)
+    };
+    entries.filter_map(slot).filter(wanted).collect()
+}
+
+/// The end of what one incarnation printed.
+pub(crate) fn last_lines(path: &Path, incarnation: Incarnation) -> Vec<String> {
+    let mut lines: VecDeque<String> = VecDeque::new();
+    // The file before it, too: a rotation may just have happened.
+    for path in [crate::shim::log::numbered(path, 1), path.to_owned()] {
+        for text in cursor::end_of(&path, LAST_BYTES).lines() {
+            if let Some(printed) = line::printed_by(text, incarnation) {
+                lines.push_back(printed.chars().take(LAST_LINE_CHARS).collect());
+                if lines.len() > LAST_LINES {
+                    lines.pop_front();
+                }
+            }
+        }
+    }
+    lines.into()
+}
+
+/// Removes the logs of old releases of an app: all but those of the latest `keep` releases that have any.
+pub(crate) fn prune(folder: &Path, keep: usize) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let release = |path: &Path| {
+        let name = path.file_name()?.to_str()?;
+        name.split('.').nth(1)?.strip_prefix('r')?.parse::<u32>().ok()
+    };
+    let files: Vec<(u32, std::path::PathBuf)> =
+        entries.filter_map(|entry| Some((release(&entry.path())?, entry.path()))).collect();
+    let mut releases: Vec<u32> = files.iter().map(|(release, _)| *release).collect();
+    releases.sort_unstable_by_key(|release| Reverse(*release));
+    releases.dedup();
+    let Some(oldest) = releases.get(keep.saturating_sub(1)) else { return };
+    for (release, path) in files.iter().filter(|(release, _)| release < oldest) {
+        if let Err(error) = fs::remove_file(path) {
+            tracing::debug!(release, path = %path.display(), %error, "an old log stays");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

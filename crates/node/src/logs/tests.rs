@@ -1,0 +1,164 @@
+use super::*;
+use bowline_core::id::{AppKey, AppName, EnvName, ServiceName};
+use bowline_core::log::LogSource;
+use std::path::PathBuf;
+
+struct State {
+    folder: tempfile::TempDir,
+    layout: Layout,
+}
+
+fn key() -> AppKey {
+    AppKey { env: EnvName::new("local").unwrap(), app: AppName::new("a").unwrap() }
+}
+
+fn query() -> LogQuery {
+    LogQuery {
+        key: key(),
+        service: None,
+        release: None,
+        since: None,
+        tail: None,
+        follow: false,
+        grep: None,
+        access: false,
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout { state: folder.path().to_owned(), run: folder.path().join("run") };
+        fs::create_dir_all(layout.app_logs(&key())).unwrap();
+        fs::create_dir_all(layout.access_log().parent().unwrap()).unwrap();
+        Self { folder, layout }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.layout.app_logs(&key()).join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    async fn read(&self, query: LogQuery) -> Vec<String> {
+        let (out, mut lines) = mpsc::channel(4);
+        let reading = tokio::spawn(serve(self.layout.clone(), query, out));
+        let mut got = Vec::new();
+        while let Some(line) = lines.recv().await {
+            let from = match line.source {
+                LogSource::App { instance, stream } => format!("{instance} {stream:?}"),
+                LogSource::Bowline { instance } => format!("{instance} Bowline"),
+                LogSource::Access => "access".to_owned(),
+            };
+            got.push(format!("{} {from} {}", line.at.0, line.text));
+        }
+        reading.await.unwrap();
+        got
+    }
+
+    fn fill(&self) {
+        self.write("web.r1.0.log.1", "1 b1 started: pid 7, port 9\n3 o1 one\n");
+        self.write("web.r1.0.log", "5 e1 two words\nnonsense\n9 o2 three\n");
+        self.write("web.r2.1.log", "2 o1 other\n6 o1 \n");
+        self.write("job.r2.0.log", "4 o1 work\n");
+        self.write("notes.txt", "1 o1 not a log\n");
+    }
+}
+
+#[tokio::test]
+async fn slots_are_merged_by_time_over_rotated_files() {
+    let state = State::new();
+    state.fill();
+    let expected = [
+        "1 local/a.web.r1.0.1 Bowline started: pid 7, port 9",
+        "2 local/a.web.r2.1.1 Stdout other",
+        "3 local/a.web.r1.0.1 Stdout one",
+        "4 local/a.job.r2.0.1 Stdout work",
+        "5 local/a.web.r1.0.1 Stderr two words",
+        "6 local/a.web.r2.1.1 Stdout ",
+        "9 local/a.web.r1.0.2 Stdout three",
+    ];
+    assert_eq!(state.read(query()).await, expected);
+}
+
+#[tokio::test]
+async fn every_filter_takes_away_what_it_says() {
+    let state = State::new();
+    state.fill();
+    let check = async |query: LogQuery, times: &[u64]| {
+        let got = state.read(query.clone()).await;
+        let got: Vec<u64> = got.iter().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(got, times, "{query:?}");
+    };
+    check(LogQuery { service: Some(ServiceName::new("job").unwrap()), ..query() }, &[4]).await;
+    check(LogQuery { release: Some(bowline_core::id::ReleaseNumber(2)), ..query() }, &[2, 4, 6]).await;
+    check(LogQuery { since: Some(Timestamp(5)), ..query() }, &[5, 6, 9]).await;
+    check(LogQuery { tail: Some(2), ..query() }, &[6, 9]).await;
+    check(LogQuery { tail: Some(4), ..query() }, &[4, 5, 6, 9]).await;
+    check(LogQuery { tail: Some(0), ..query() }, &[]).await;
+    check(LogQuery { grep: Some("^(t|w)[a-z]+".into()), ..query() }, &[4, 5, 9]).await;
+    check(LogQuery { grep: Some("^(t|w)[a-z]+".into()), tail: Some(1), ..query() }, &[9]).await;
+    check(LogQuery { grep: Some("(".into()), ..query() }, &[]).await;
+    assert!(check_pattern("(").is_err() && check_pattern("a|b").is_ok());
+}
+
+#[tokio::test]
+async fn access_lines_of_this_app_only() {
+    let state = State::new();
+    let line = |app: &str, second: u32| {
+        format!("{{\"ts\":\"1970-01-01T00:00:0{second}.500Z\",\"app\":\"{app}\",\"env\":\"local\"}}\n")
+    };
+    fs::write(state.layout.access_log(), line("a", 1) + &line("b", 2) + "{\n" + &line("a", 3)).unwrap();
+    state.write("web.r1.0.log", "2000 o1 between\n");
+    let got = state.read(LogQuery { access: true, ..query() }).await;
+    let times: Vec<&str> = got.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(times, ["1500", "2000", "3500"]);
+}
+
+#[tokio::test]
+async fn following_survives_rotation_and_new_slots() {
+    let state = State::new();
+    state.write("web.r1.0.log", "1 o1 one\n2 o1 tw");
+    let (out, mut lines) = mpsc::channel(4);
+    let reading = tokio::spawn(serve(state.layout.clone(), LogQuery { follow: true, ..query() }, out));
+    let mut next = async || tokio::time::timeout(Duration::from_secs(5), lines.recv()).await.unwrap().unwrap().text;
+    assert_eq!(next().await, "one");
+    state.write("web.r1.0.log", "1 o1 one\n2 o1 two\n");
+    assert_eq!(next().await, "two");
+    fs::rename(state.path("web.r1.0.log"), state.path("web.r1.0.log.1")).unwrap();
+    state.write("web.r1.0.log", "3 o1 three\n");
+    assert_eq!(next().await, "three");
+    state.write("web.r2.0.log", "4 o1 four\n");
+    assert_eq!(next().await, "four");
+    drop(lines);
+    tokio::time::timeout(Duration::from_secs(5), reading).await.unwrap().unwrap();
+    drop(state.folder);
+}
+
+#[test]
+fn the_last_lines_are_those_of_the_incarnation() {
+    let state = State::new();
+    let old: String = (0..30).map(|n| format!("{n} o1 old {n}\n")).collect();
+    state.write("web.r1.0.log.1", &(old + "40 e2 a\n"));
+    state.write("web.r1.0.log", "50 b2 exited: code 1\n41 o2 b\n");
+    assert_eq!(last_lines(&state.path("web.r1.0.log"), Incarnation(2)), ["a", "b"]);
+    let last = last_lines(&state.path("web.r1.0.log"), Incarnation(1));
+    assert_eq!((last.len(), last.first().map(String::as_str)), (20, Some("old 10")));
+}
+
+#[test]
+fn only_the_latest_releases_keep_their_logs() {
+    let state = State::new();
+    for name in ["web.r1.0.log", "web.r1.0.log.1", "web.r2.0.log", "web.r10.0.log", "notes.txt"] {
+        state.write(name, "");
+    }
+    prune(&state.layout.app_logs(&key()), 2);
+    let mut left: Vec<String> = fs::read_dir(state.layout.app_logs(&key()))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["notes.txt", "web.r10.0.log", "web.r2.0.log"]);
+}

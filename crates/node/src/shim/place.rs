@@ -1,0 +1,157 @@
+//! The place an app runs in: its temporary folder, secret files, volumes, and an app folder it may write beside.
+//!
+//! Room for the rest of the cage (Landlock, seccomp, private `/tmp` and `/dev/shm`): it is entered in `child`, after the
+//! user is changed and before the command is executed; what it cannot enforce joins the list that is returned here.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+
+use super::contract::{Config, FileOfSecret, Mount, Refusal};
+use super::layer::{self, Reach};
+use crate::layout;
+
+/// Enough for any number of certificates; a tmpfs takes only what is used.
+const SECRETS_SIZE: &str = "1m";
+
+/// What the place gives to the environment, and what the machine does not enforce.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    pub variables: Vec<(String, PathBuf)>,
+    pub unenforced: Vec<String>,
+}
+
+/// `contained`: this process has a mount namespace of its own.
+pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal> {
+    let failed = |what: &str, path: &Path, error: &io::Error| {
+        Refusal::new(format!("cannot {what} {} for {}", path.display(), config.id)).caused_by(error)
+    };
+    let mut place = Place::default();
+    let temporary = config.folder.join("tmp");
+    private_folder(&temporary, config.uid).map_err(|error| failed("make", &temporary, &error))?;
+    if contained {
+        let root = Path::new("/");
+        detach_mounts().map_err(|error| failed("detach the mounts of", root, &error))?;
+        // A container may forbid it by masking parts of /proc; then the machine's own stays visible.
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        note(&mut place, mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>), "own /proc");
+        match layer::put_over(&config.root, &config.folder, config.uid) {
+            Ok(Reach::Whole) => {}
+            Ok(Reach::Part) => place.unenforced.push("writable release folder in all its depth".to_owned()),
+            Err(_) => place.unenforced.push("unchanging release folder".to_owned()),
+        }
+    } else {
+        place.unenforced.extend(["process isolation", "unchanging release folder"].map(str::to_owned));
+    }
+    for volume in &config.volumes {
+        if !contained || bind(volume).is_err() {
+            let variable = volume_variable(&volume.name);
+            place.unenforced.push(format!("volume {} at {} (use ${variable})", volume.name, volume.path.display()));
+        }
+    }
+    if !config.secret_files.is_empty() {
+        let folder = secret_folder(config, contained).map_err(|(folder, error)| failed("make", &folder, &error))?;
+        for file in &config.secret_files {
+            let path = write_secret(&folder, file, config.uid)
+                .map_err(|error| failed("write the secret file", &folder.join(&file.name), &error))?;
+            place.variables.push((file.variable.clone(), path));
+        }
+    }
+    Ok(place)
+}
+
+/// `BOWLINE_VOLUME_FILES` of `files`.
+pub(crate) fn volume_variable(name: &str) -> String {
+    format!("BOWLINE_VOLUME_{}", name.to_ascii_uppercase().replace('-', "_"))
+}
+
+fn note<E: std::fmt::Display>(place: &mut Place, outcome: Result<(), E>, what: &str) {
+    if outcome.is_err() {
+        place.unenforced.push(what.to_owned());
+    }
+}
+
+/// What is mounted here stays here; what the machine unmounts goes away here too, so that nothing is held busy.
+fn detach_mounts() -> io::Result<()> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
+    Ok(())
+}
+
+fn bind(volume: &Mount) -> io::Result<()> {
+    layout::make_folder(&volume.path, 0o755)?;
+    mount(Some(&volume.source), &volume.path, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    mount(None::<&str>, &volume.path, None::<&str>, flags, None::<&str>)?;
+    Ok(())
+}
+
+/// A tmpfs that only this mount namespace sees; else a folder below the run folder, which lies on a tmpfs.
+fn secret_folder(config: &Config, contained: bool) -> Result<PathBuf, (PathBuf, io::Error)> {
+    if contained {
+        let folder = config.folder.join("secrets");
+        if mount_secrets(&folder, config.uid).is_ok() {
+            return Ok(folder);
+        }
+    }
+    let folder = &config.secret_folder;
+    let made = folder.parent().map_or(Ok(()), |parent| layout::make_folder(parent, 0o711));
+    made.and_then(|()| private_folder(folder, config.uid)).map_err(|error| (folder.clone(), error))?;
+    Ok(folder.clone())
+}
+
+fn mount_secrets(folder: &Path, uid: Option<u32>) -> io::Result<()> {
+    layout::make_folder(folder, 0o700)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let options = format!("mode=0700,size={SECRETS_SIZE}");
+    mount(Some("tmpfs"), folder, Some("tmpfs"), flags, Some(options.as_str()))?;
+    own(folder, uid)
+}
+
+fn write_secret(folder: &Path, file: &FileOfSecret, uid: Option<u32>) -> io::Result<PathBuf> {
+    // The name comes from a parsed file, yet a path here would write anywhere as root.
+    if file.name.is_empty() || file.name.contains('/') || file.name.starts_with('.') {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let path = folder.join(&file.name);
+    let mut open = fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path)?;
+    open.write_all(&file.value.0)?;
+    own(&path, uid)?;
+    Ok(path)
+}
+
+fn private_folder(folder: &Path, uid: Option<u32>) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?,
+    }
+    own(folder, uid)
+}
+
+fn own(path: &Path, uid: Option<u32>) -> io::Result<()> {
+    uid.map_or(Ok(()), |uid| chown(path, Some(uid), Some(uid)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volume_names_become_variables() {
+        assert_eq!(volume_variable("user-files2"), "BOWLINE_VOLUME_USER_FILES2");
+    }
+
+    #[test]
+    fn a_secret_file_stays_in_its_folder_and_is_readable_by_its_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let value = || super::super::contract::Clear(zeroize::Zeroizing::new(b"s".to_vec()));
+        let file = |name: &str| FileOfSecret { variable: "V".into(), name: name.into(), value: value() };
+        for bad in ["../x", "/etc/x", "", ".."] {
+            assert!(write_secret(folder.path(), &file(bad), None).is_err(), "{bad}");
+        }
+        let path = write_secret(folder.path(), &file("ca"), None).unwrap();
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o400);
+    }
+}

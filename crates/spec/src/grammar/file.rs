@@ -1,0 +1,513 @@
+//! The tables of `bowline.toml`.
+
+use super::Kind::{
+    Bool, Cpu, Integer, IntegerOrTable, List, Named, SecretRef, Table, Text, Variables, WordOrTable, Words,
+};
+use super::Presence::{Default, Omitted, Required};
+use super::{Conflict, Form, Key, Kind, Presence, TableSpec};
+
+/// More instances of one service than a machine runs.
+const MAX_SCALE: i64 = 1000;
+
+const fn key(name: &'static str, kind: Kind, presence: Presence, doc: &'static str) -> Key {
+    Key { name, kind, presence, doc }
+}
+
+const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> TableSpec {
+    TableSpec { id, doc, keys, conflicts: &[], needs: &[], overrides: false }
+}
+
+const fn conflict(key: &'static str, others: &'static [&'static str], why: &'static str) -> Conflict {
+    Conflict { key, values: &[], others, why }
+}
+
+/// `bowline.toml`.
+pub(crate) static FILE: TableSpec = table(
+    "file",
+    "One app. What is not written is detected, or has a default that is right for production.",
+    &[
+        key("app", Text(Form::Name), Omitted("the folder's name"), "The app's name."),
+        key("service", Named(&SERVICE), Omitted("one service `web`, detected"), "One table per process type."),
+        key("env", Variables, Omitted("none"), "Variables of every service and job; a service's own `env` wins."),
+        key("secret", Named(&SECRET), Omitted("Bowline's own store"), "Where a secret's value comes from."),
+        key("job", Named(&JOB), Omitted("none"), "Commands run on a schedule or on demand by `bowline run`."),
+        key("release", Table(&RELEASE), Omitted("nothing"), "What happens once per release."),
+        key("postgres", Named(&DATABASE), Omitted("none"), "PostgreSQL databases."),
+        key("mariadb", Named(&DATABASE), Omitted("none"), "MariaDB databases."),
+        key("redis", Named(&REDIS), Omitted("none"), "Redis servers."),
+        key("volume", Named(&VOLUME), Omitted("none"), "Folders that outlive releases."),
+        key("bucket", Named(&BUCKET), Omitted("none"), "S3 buckets."),
+        key(
+            "route",
+            Named(&ROUTE),
+            Omitted("`[route.main]` to the service `web`, if there is one"),
+            "Where requests go, and what they must pass. An empty `[route]` table means none.",
+        ),
+        key("rollout", Table(&ROLLOUT), Omitted("rolling"), "How a new release takes over."),
+        key("slo", Table(&SLO), Omitted("none"), "What the app promises; alerts and drills judge by it."),
+        key("image", Table(&IMAGE), Omitted("not pushed"), "The image that a release becomes."),
+        key("logs", Table(&LOGS), Omitted("kept on the machine"), "Where else logs go."),
+        key("environment", Named(&ENVIRONMENT), Omitted("none"), "What differs in an environment."),
+    ],
+);
+
+static SERVICE: TableSpec = TableSpec {
+    id: "service",
+    doc: "A process type: what runs, how it is checked, how many and how large.",
+    keys: &[
+        key("dir", Text(Form::RelativePath), Default("\".\""), "The service's folder; a monorepo has several."),
+        key("run", Text(Form::Command), Omitted("detected"), "The command. It listens on `$PORT`."),
+        key("build", Text(Form::Build), Omitted("detected"), "The build's command; `\"\"` for none."),
+        key("build_of", Text(Form::Name), Omitted("a build of its own"), "Runs the build of another service."),
+        key("image", Text(Form::Image), Omitted("built"), "An image from a registry instead of a build."),
+        key("dockerfile", Text(Form::RelativePath), Omitted("built without"), "Build with this Dockerfile in `dir`."),
+        key("static", Table(&STATIC), Omitted("a process"), "No process: the edge serves these files."),
+        key(
+            "packages",
+            List(Form::Package),
+            Omitted("none"),
+            "System packages that the build needs. Checked; installed only with consent.",
+        ),
+        key(
+            "runtime",
+            Text(Form::Runtime),
+            Omitted("what the build finds"),
+            "Recorded with the release, verified at start and at rollback.",
+        ),
+        key(
+            "port",
+            Integer(1, 65535),
+            Omitted("`$PORT`, one per instance"),
+            "Only for apps that ignore `$PORT`: one copy, stopped before the next starts.",
+        ),
+        key(
+            "health",
+            WordOrTable("tcp", &HEALTH),
+            Omitted("any HTTP answer to `GET /` where a route leads here, else staying up"),
+            "What tells that an instance may get traffic: a GET, or `\"tcp\"`.",
+        ),
+        key("alive", Table(&ALIVE), Omitted("no check"), "A GET that restarts the instance after three failures."),
+        key("drain", Text(Form::Duration), Default("\"30s\""), "How long outstanding requests may take before TERM."),
+        key(
+            "scale",
+            IntegerOrTable(0, MAX_SCALE, &SCALE),
+            Default("1"),
+            "How many instances: a number, or bounds and targets.",
+        ),
+        key("limits", Table(&LIMITS), Omitted("none"), "What one instance may use."),
+        key(
+            "writable",
+            List(Form::RelativePath),
+            Omitted("none"),
+            "Paths that the app writes to. They die with the release, unless on a volume.",
+        ),
+        key(
+            "metrics",
+            Text(Form::UrlPath),
+            Omitted("none"),
+            "Path of the app's own Prometheus metrics: scraped and re-exposed.",
+        ),
+        key(
+            "cage",
+            Words(&["best", "required"]),
+            Default("\"best\""),
+            "`required`: refused where the machine cannot enforce the cage.",
+        ),
+        key("env", Variables, Omitted("none"), "Variables of this service."),
+    ],
+    conflicts: &[
+        conflict("image", &["build_of", "dockerfile", "static"], "a service comes from one place"),
+        conflict("build_of", &["dockerfile", "static"], "a service comes from one place"),
+        conflict("dockerfile", &["static"], "a service comes from one place"),
+        conflict("build", &["build_of", "image", "dockerfile"], "nothing is built here"),
+        conflict("dir", &["build_of", "image"], "its files come from elsewhere"),
+        conflict("packages", &["build_of", "image", "dockerfile"], "nothing is built here"),
+        conflict(
+            "static",
+            &["run", "port", "health", "alive", "drain", "scale", "limits", "writable", "metrics", "cage"],
+            "static files have no process",
+        ),
+    ],
+    needs: &[],
+    overrides: false,
+};
+
+static STATIC: TableSpec = table(
+    "static",
+    "Files that the edge serves itself.",
+    &[
+        key("dir", Text(Form::RelativePath), Required, "The folder to serve, below the service's `dir`."),
+        key("fallback", Text(Form::RelativePath), Omitted("404"), "Served where no file matches: single-page apps."),
+        key("cache", Text(Form::Duration), Default("\"1h\""), "How long clients may keep anything but HTML."),
+    ],
+);
+
+static HEALTH: TableSpec = table(
+    "health",
+    "A check. With a `path`: a GET answered with 2xx or 3xx. Without: a TCP connect.",
+    &[key("path", Text(Form::UrlPath), Omitted("a TCP connect"), "What is asked for."), INTERVAL, TIMEOUT, GRACE],
+);
+
+static ALIVE: TableSpec = table(
+    "alive",
+    "A GET answered with 2xx or 3xx.",
+    &[key("path", Text(Form::UrlPath), Required, "What is asked for."), INTERVAL, TIMEOUT, GRACE],
+);
+
+const INTERVAL: Key = key("interval", Text(Form::Positive), Default("\"2s\""), "From one check to the next.");
+const TIMEOUT: Key = key("timeout", Text(Form::Positive), Default("\"1s\""), "How long an answer may take.");
+const GRACE: Key = key(
+    "grace",
+    Text(Form::Duration),
+    Default("\"30s\""),
+    "How long a new instance may take to become ready before it is restarted.",
+);
+
+static SCALE: TableSpec = table(
+    "scale",
+    "Bounds and targets of the number of instances.",
+    &[
+        key("min", Integer(0, MAX_SCALE), Default("1"), "At least so many."),
+        key("max", Integer(1, MAX_SCALE), Omitted("`min`, at least 1"), "At most so many."),
+        key("cpu", Text(Form::Share), Omitted("not scaled by it"), "How busy an instance's cores should be."),
+        key(
+            "in_flight",
+            Integer(1, 1_000_000),
+            Omitted("not scaled by it"),
+            "Requests at once that one instance should carry.",
+        ),
+    ],
+);
+
+static LIMITS: TableSpec = table(
+    "limits",
+    "What one instance may use.",
+    &[
+        key("memory", Text(Form::Size), Omitted("no limit"), "Memory; beyond it the instance is killed and restarted."),
+        key("cpu", Cpu, Omitted("no limit"), "Cores: `1.0`, `0.25`."),
+    ],
+);
+
+static SECRET: TableSpec = TableSpec {
+    id: "secret",
+    doc: "A secret's source. Values are set by `bowline secret set`, never written here.",
+    keys: &[
+        key("generate", Bool, Default("false"), "Made once if absent; else `up` and `deploy` stop and say what to do."),
+        key("source", Text(Form::SecretSource), Omitted("Bowline's own store"), "An external store."),
+    ],
+    conflicts: &[conflict("generate", &["source"], "an external store makes its own values")],
+    needs: &[],
+    overrides: false,
+};
+
+static JOB: TableSpec = table(
+    "job",
+    "A command of the stable release, without overlap; a missed run is made up once.",
+    &[
+        key("run", Text(Form::Command), Required, "The command."),
+        key(
+            "build_of",
+            Text(Form::Name),
+            Omitted("the only build, or that of `web`"),
+            "The service whose build it runs in.",
+        ),
+        key("schedule", Text(Form::Cron), Omitted("only on demand"), "When it runs, UTC."),
+        key("timeout", Text(Form::Positive), Default("\"1h\""), "Killed after this long."),
+        key("env", Variables, Omitted("none"), "Variables of this job."),
+    ],
+);
+
+static RELEASE: TableSpec = TableSpec {
+    id: "release",
+    doc: "What happens once per release.",
+    keys: &[
+        key(
+            "before",
+            Text(Form::Command),
+            Omitted("nothing"),
+            "Runs before any instance starts; failing stops the release; never undone by a rollback.",
+        ),
+        key(
+            "snapshot",
+            List(Form::Name),
+            Omitted("none"),
+            "Databases, volumes and buckets snapshotted before `before` runs.",
+        ),
+    ],
+    conflicts: &[],
+    needs: &[("snapshot", "before")],
+    overrides: false,
+};
+
+/// `[postgres.NAME]` and `[mariadb.NAME]`.
+static DATABASE: TableSpec = TableSpec {
+    id: "database",
+    doc: "A database that Bowline runs and backs up, or an external one.",
+    keys: &[
+        key("version", Integer(1, 999), Omitted("the newest on the machine"), "Major version."),
+        key("url", SecretRef, Omitted("run by Bowline"), "The URL of an external server."),
+        key(
+            "ca",
+            SecretRef,
+            Omitted("the system's"),
+            "The CA that the external server's certificate is checked against.",
+        ),
+        key("init", Text(Form::RelativePath), Omitted("none"), "SQL run once, on an empty database, under a lock."),
+        key("backup", Table(&BACKUP), Omitted("none"), "Backups and drills."),
+    ],
+    conflicts: &[conflict("url", &["version"], "an external server has its own version")],
+    needs: &[("ca", "url")],
+    overrides: false,
+};
+
+static REDIS: TableSpec = TableSpec {
+    id: "redis",
+    doc: "A Redis server that Bowline runs, or an external one.",
+    keys: &[
+        key("version", Integer(1, 999), Omitted("the newest on the machine"), "Major version."),
+        key("persist", Bool, Default("false"), "Survive a restart: append-only file."),
+        key("url", SecretRef, Omitted("run by Bowline"), "The URL of an external server."),
+        key(
+            "ca",
+            SecretRef,
+            Omitted("the system's"),
+            "The CA that the external server's certificate is checked against.",
+        ),
+        key("backup", Table(&BACKUP), Omitted("none"), "Backups and drills."),
+    ],
+    conflicts: &[conflict("url", &["version", "persist"], "an external server has its own settings")],
+    needs: &[("ca", "url")],
+    overrides: false,
+};
+
+static VOLUME: TableSpec = table(
+    "volume",
+    "A folder that outlives releases. Always given as `$BOWLINE_VOLUME_NAME`.",
+    &[
+        key("services", List(Form::Name), Omitted("every service and job"), "Who may use it."),
+        key("path", Text(Form::AbsolutePath), Omitted("only by its variable"), "Where it is mounted."),
+        key("size", Text(Form::Size), Omitted("no limit"), "Measured against; enforced where the engine can."),
+        key("backup", Table(&BACKUP), Omitted("none"), "Backups and drills."),
+    ],
+);
+
+static BUCKET: TableSpec = table(
+    "bucket",
+    "An S3 bucket.",
+    &[
+        key("url", SecretRef, Omitted("run by Bowline"), "An external bucket's URL with its keys."),
+        key("backup", Table(&BACKUP), Omitted("none"), "Backups and drills."),
+    ],
+);
+
+static BACKUP: TableSpec = table(
+    "backup",
+    "Backups: encrypted, checksummed, and proven by restoring them.",
+    &[
+        key("every", Text(Form::Positive), Required, "From one backup to the next."),
+        key("keep", Integer(1, 10_000), Default("7"), "How many are kept."),
+        key("drill", Text(Form::Positive), Omitted("never"), "How often one is restored and compared."),
+    ],
+);
+
+static ROUTE: TableSpec = TableSpec {
+    id: "route",
+    doc: "Requests to these hosts below this path.",
+    keys: &[
+        key(
+            "hosts",
+            List(Form::Host),
+            Omitted("`<app>.localhost` in `local`, none elsewhere"),
+            "In `local` only hosts of `[environment.local]` count.",
+        ),
+        key("path", Text(Form::UrlPath), Default("\"/\""), "Prefix of whole segments."),
+        key("strip", Bool, Default("false"), "Remove the prefix before the request is forwarded."),
+        key("to", Text(Form::Name), Omitted("`web`, or the only service"), "The service that answers."),
+        key("redirect", Text(Form::Url), Omitted("no redirect"), "Answer 308 to this URL, path and query appended."),
+        key("deny", Bool, Omitted("not denied"), "Answer 403."),
+        key(
+            "tls",
+            Words(&["auto", "acme", "local", "off"]),
+            Default("\"auto\""),
+            "`auto`: ACME for public names, the local CA for the rest. Never ACME in `local`.",
+        ),
+        key("allow", List(Form::Cidr), Omitted("everyone"), "Addresses and networks let in."),
+        key("auth", Table(&AUTH), Omitted("everyone"), "What a request must carry."),
+        key("limit", Table(&LIMIT), Omitted("its defaults"), "Rates, sizes and times."),
+        key("upload", Table(&UPLOAD), Omitted("not checked"), "Which files may be uploaded; checked while streaming."),
+    ],
+    conflicts: &[
+        conflict("redirect", &["to", "deny", "upload", "strip"], "a route does one thing"),
+        conflict("deny", &["to", "upload", "strip"], "a route does one thing"),
+    ],
+    needs: &[],
+    overrides: false,
+};
+
+static AUTH: TableSpec = TableSpec {
+    id: "auth",
+    doc: "A header, a bearer token, or users with passwords.",
+    keys: &[
+        key("header", Text(Form::Header), Omitted("not by header"), "This header must hold the secret."),
+        key("secret", Text(Form::Name), Omitted("only with `header`"), "The secret that the header must hold."),
+        key("bearer", SecretRef, Omitted("not by bearer token"), "`Authorization: Bearer` must hold the secret."),
+        key("basic", SecretRef, Omitted("not by password"), "The secret holds lines of `user:password`."),
+    ],
+    conflicts: &[
+        conflict("header", &["bearer", "basic"], "a route asks for one thing"),
+        conflict("bearer", &["basic"], "a route asks for one thing"),
+    ],
+    needs: &[("secret", "header"), ("header", "secret")],
+    overrides: false,
+};
+
+static LIMIT: TableSpec = TableSpec {
+    id: "limit",
+    doc: "Rates, sizes and times of requests.",
+    keys: &[
+        key("rate", Text(Form::Rate), Omitted("no limit"), "Requests in a time; answered with 429 beyond."),
+        key("by", Words(&["client", "route"]), Default("\"client\""), "Who shares the rate."),
+        key("body", Text(Form::Size), Default("\"100MiB\""), "Largest request body; answered with 413 beyond."),
+        key(
+            "timeout",
+            Text(Form::Positive),
+            Default("\"60s\""),
+            "From the last byte of the request to the first of the response.",
+        ),
+        key("idle", Text(Form::Positive), Default("\"1h\""), "Without a byte in either direction, WebSocket included."),
+    ],
+    conflicts: &[],
+    needs: &[("by", "rate")],
+    overrides: false,
+};
+
+static UPLOAD: TableSpec = table(
+    "upload",
+    "Uploaded files, checked by name and by their first bytes.",
+    &[key("extensions", List(Form::Extension), Required, "Extensions let in.")],
+);
+
+static ROLLOUT: TableSpec = TableSpec {
+    id: "rollout",
+    doc: "How a new release takes over.",
+    keys: &[
+        key(
+            "strategy",
+            Words(&["rolling", "canary", "blue-green"]),
+            Default("\"rolling\""),
+            "One instance at a time; in judged steps; or all at once beside the old.",
+        ),
+        key(
+            "steps",
+            List(Form::Step),
+            Default("[\"5% for 1m\", \"25% for 2m\", \"50% for 2m\"]"),
+            "Shares of the traffic, rising, and how long each is judged. Only for `canary`.",
+        ),
+        key(
+            "abort",
+            List(Form::AbortRule),
+            Omitted("readiness and crash loops only"),
+            "Limits whose passing rolls back.",
+        ),
+        key(
+            "watch",
+            Text(Form::Duration),
+            Omitted("`10m` for canary and blue-green, `0s` for rolling"),
+            "After promotion, still rolled back by itself.",
+        ),
+    ],
+    conflicts: &[Conflict {
+        key: "strategy",
+        values: &["rolling", "blue-green"],
+        others: &["steps"],
+        why: "only a canary goes in steps",
+    }],
+    needs: &[("steps", "strategy")],
+    overrides: false,
+};
+
+static SLO: TableSpec = table(
+    "slo",
+    "What the app promises.",
+    &[
+        key(
+            "availability",
+            Text(Form::Share),
+            Omitted("no promise"),
+            "Share of requests answered without a server error.",
+        ),
+        key(
+            "latency",
+            Text(Form::LatencyObjective),
+            Omitted("no promise"),
+            "Share of requests answered faster than a time.",
+        ),
+        key("notify", SecretRef, Omitted("nobody"), "A webhook that alerts go to."),
+    ],
+);
+
+static IMAGE: TableSpec = table(
+    "image",
+    "The image that a release becomes.",
+    &[
+        key("push", Text(Form::Image), Required, "The repository it is pushed to."),
+        key("login", SecretRef, Omitted("anonymous"), "`user:password` for the registry."),
+    ],
+);
+
+static LOGS: TableSpec =
+    table("logs", "Where else logs go.", &[key("to", Text(Form::LogSink), Required, "The receiver.")]);
+
+/// `[environment.NAME]`.
+pub(crate) static ENVIRONMENT: TableSpec = TableSpec {
+    id: "environment",
+    doc: "Only what differs: every table of the file can be overridden by its name.",
+    keys: &[
+        key("protected", Bool, Default("false"), "A plan must be approved by its hash; limited roles cannot apply it."),
+        key("server", Text(Form::Target), Omitted("`--to` is said"), "The default of `--to`."),
+        key("kubernetes", Table(&KUBERNETES), Omitted("the cluster's defaults"), "Settings of a cluster."),
+    ],
+    conflicts: &[],
+    needs: &[],
+    overrides: true,
+};
+
+static KUBERNETES: TableSpec = table(
+    "kubernetes",
+    "Settings of a cluster.",
+    &[
+        key("ingress_class", Text(Form::Any), Omitted("the cluster's"), "Ingress class."),
+        key("issuer", Text(Form::Any), Omitted("none"), "Issuer of cert-manager."),
+        key("address", Text(Form::Any), Omitted("assigned"), "Address of the load balancer."),
+        key("storage_class", Text(Form::Any), Omitted("the cluster's"), "Storage class of volumes."),
+        key("node_pool", Text(Form::Any), Omitted("any"), "Nodes that instances run on."),
+    ],
+);
+
+/// `{ secret = "NAME" }`.
+pub(crate) static SECRET_REF: TableSpec =
+    table("secret-ref", "A secret by its name.", &[key("secret", Text(Form::Name), Required, "The secret's name.")]);
+
+/// One environment variable, where it is a table.
+pub(crate) static VALUE: TableSpec = TableSpec {
+    id: "value",
+    doc: "A part of a resource, or a secret.",
+    keys: &[
+        key(
+            "from",
+            Text(Form::Reference),
+            Omitted("not a reference"),
+            "What is taken: `postgres.NAME.url`, `service.NAME.url`, `app.env`, …",
+        ),
+        key("secret", Text(Form::Name), Omitted("not a secret"), "The secret's name."),
+        key(
+            "as",
+            Words(&["env", "file"]),
+            Default("\"env\""),
+            "`file`: 0400 on a tmpfs of the instance; the variable holds its path.",
+        ),
+    ],
+    conflicts: &[conflict("from", &["secret", "as"], "a value comes from one place")],
+    needs: &[("as", "secret")],
+    overrides: false,
+};

@@ -1,0 +1,105 @@
+//! The tables of `server.toml`.
+
+use super::Kind::{Integer, List, Table, Text, Words};
+use super::Presence::{Default, Omitted, Required};
+use super::{Form, Key, Kind, Presence, TableSpec};
+
+const fn key(name: &'static str, kind: Kind, presence: Presence, doc: &'static str) -> Key {
+    Key { name, kind, presence, doc }
+}
+
+const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> TableSpec {
+    TableSpec { id, doc, keys, conflicts: &[], needs: &[], overrides: false }
+}
+
+/// `server.toml`.
+pub(crate) static SERVER: TableSpec = table(
+    "server",
+    "One server: `/etc/bowline/server.toml`, or `--config`.",
+    &[
+        key(
+            "edge",
+            Words(&["bowline", "envoy"]),
+            Default("\"bowline\""),
+            "Which proxy serves: Bowline's own, or Envoy.",
+        ),
+        key(
+            "trusted_proxies",
+            List(Form::Cidr),
+            Omitted("none"),
+            "Whose `X-Forwarded-*` and PROXY headers are believed.",
+        ),
+        key("listen", Table(&LISTEN), Omitted("its defaults"), "Where the server listens."),
+        key("acme", Table(&ACME), Omitted("its defaults"), "Certificates for public names."),
+        key("api", Table(&API), Omitted("only the Unix socket"), "The API over HTTPS, behind the edge."),
+        key("backup", Table(&BACKUP), Omitted("kept in the state folder"), "Where backups go."),
+        key("otlp", Table(&OTLP), Omitted("none"), "Where telemetry goes."),
+        key("limits", Table(&LIMITS), Omitted("its defaults"), "What the server bears."),
+    ],
+);
+
+static LISTEN: TableSpec = table(
+    "listen",
+    "Addresses and ports. `[::]` takes IPv4 too.",
+    &[
+        key("http", List(Form::Listen), Default("[\"[::]:80\"]"), "Plain HTTP."),
+        key("https", List(Form::Listen), Default("[\"[::]:443\"]"), "HTTPS."),
+        key("admin", Text(Form::Listen), Default("\"127.0.0.1:7070\""), "Console, API and `/metrics`."),
+    ],
+);
+
+static ACME: TableSpec = table(
+    "acme",
+    "An ACME certificate authority.",
+    &[
+        key(
+            "directory",
+            Text(Form::Url),
+            Default("\"https://acme-v02.api.letsencrypt.org/directory\""),
+            "The authority's directory.",
+        ),
+        key("contact", Text(Form::Email), Omitted("nobody"), "Whom the authority writes to."),
+        key(
+            "ca",
+            Text(Form::AbsolutePath),
+            Omitted("the system's"),
+            "PEM file that the directory's own certificate is checked against.",
+        ),
+    ],
+);
+
+static API: TableSpec = TableSpec {
+    id: "api",
+    doc: "The API over HTTPS, behind the edge.",
+    keys: &[
+        key("host", Text(Form::Host), Required, "Its public name."),
+        key("certificate", Text(Form::AbsolutePath), Omitted("made by ACME or the local CA"), "PEM chain."),
+        key("key", Text(Form::AbsolutePath), Omitted("made by ACME or the local CA"), "PEM key of the chain."),
+    ],
+    conflicts: &[],
+    needs: &[("certificate", "key"), ("key", "certificate")],
+    overrides: false,
+};
+
+static BACKUP: TableSpec = table(
+    "backup-destination",
+    "Where backups go, and who can open them.",
+    &[
+        key("to", Text(Form::Destination), Required, "A folder or an S3 bucket."),
+        key("recipient", Text(Form::Recipient), Required, "Backups are encrypted to it."),
+    ],
+);
+
+static OTLP: TableSpec =
+    table("otlp", "An OpenTelemetry receiver.", &[key("endpoint", Text(Form::Url), Required, "OTLP over HTTP.")]);
+
+static LIMITS: TableSpec = table(
+    "server-limits",
+    "What the server bears.",
+    &[
+        key("connections", Integer(16, 1_000_000), Default("10000"), "Client connections open at once."),
+        key("build_time", Text(Form::Positive), Default("\"15m\""), "A build that takes longer is killed."),
+        key("log_size", Text(Form::Size), Default("\"16MiB\""), "A log file is rotated at this size."),
+        key("log_files", Integer(1, 1000), Default("4"), "Rotated log files kept per instance slot."),
+    ],
+);

@@ -1,0 +1,39 @@
+//! `bowline.toml` and back: text becomes `core`'s [`App`], with every error at once and each at its place; an app
+//! becomes text, canonical JSON, and the same app again. `server.toml` goes through the same parser.
+//!
+//! Architecture invariant: no I/O. Callers read the file; here are only texts.
+
+pub mod canonical;
+mod diagnostic;
+mod grammar;
+mod literal;
+mod nearest;
+mod parse;
+mod read;
+mod reference;
+mod schema;
+pub mod server;
+mod tree;
+mod write;
+
+use bowline_core::app::App;
+pub use diagnostic::{Diagnostics, Located};
+
+pub use parse::{Defaults, MAX_FILE, Parsed, decode, implicit, parse};
+
+/// A `bowline.toml` that means this app in its environment; what is the default is left out.
+pub fn print(app: &App) -> String {
+    let mut table = write::app(app, write::Detail::Brief);
+    write::local_hosts_to_overrides(app, &mut table);
+    write::toml(&table, &grammar::FILE)
+}
+
+/// The JSON Schema of `bowline.toml`, draft 2020-12.
+pub fn schema() -> serde_json::Value {
+    schema::schema(&grammar::FILE, "bowline.toml")
+}
+
+/// `docs/reference/bowline-toml.md`: every key of both files.
+pub fn reference() -> String {
+    reference::reference(&grammar::FILE)
+}

@@ -1,0 +1,61 @@
+use bowline_core::app::PathPrefix;
+
+use super::{Read, Wrong, any};
+
+/// A path inside the app's folder: relative, and never above it. `.` is the folder.
+pub(crate) fn relative(text: &str) -> Read<String> {
+    let text = any(text)?;
+    if text.starts_with('/') {
+        return Err(Wrong::hint("this is a path inside the app's folder", "write it relative to bowline.toml"));
+    }
+    match text.split('/').any(|segment| segment == "..") {
+        true => Err(Wrong::new("a path cannot lead out of the app's folder")),
+        false => Ok(text),
+    }
+}
+
+/// The same, but not the folder itself.
+pub(crate) fn relative_below(text: &str) -> Read<String> {
+    let text = relative(text)?;
+    match text.split('/').all(|segment| matches!(segment, "" | ".")) {
+        true => Err(Wrong::new("this cannot be the app's folder itself")),
+        false => Ok(text),
+    }
+}
+
+/// An absolute path without `.` and `..`.
+pub(crate) fn absolute(text: &str) -> Read<String> {
+    let text = any(text)?;
+    let segments = text.strip_prefix('/').ok_or_else(|| Wrong::new("an absolute path starts with '/'"))?;
+    match segments.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+        true => Err(Wrong::new("a path has no empty, '.' or '..' segment and does not end with '/'")),
+        false => Ok(text),
+    }
+}
+
+/// Where a volume is mounted: not over the system that the app itself needs.
+pub(crate) fn mount_point(text: &str) -> Read<String> {
+    const SYSTEM: [&str; 9] = ["/proc", "/sys", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/run"];
+    let path = absolute(text)?;
+    let below = |system: &&str| path.strip_prefix(*system).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    match SYSTEM.iter().find(|system| below(system)) {
+        Some(system) => Err(Wrong::hint(format!("{system} belongs to the system"), "for example \"/data\"")),
+        None => Ok(path),
+    }
+}
+
+/// What an HTTP request asks for: a path, and maybe a query.
+pub(crate) fn url_path(text: &str) -> Read<String> {
+    if !text.starts_with('/') {
+        return Err(Wrong::hint("a path starts with '/'", format!("write \"/{text}\"")));
+    }
+    match text.chars().find(|c| !c.is_ascii_graphic() || *c == '#') {
+        Some(bad) => Err(Wrong::new(format!("{bad:?} cannot stand in a path; write it percent-encoded"))),
+        None => Ok(text.to_owned()),
+    }
+}
+
+/// A route's prefix.
+pub(crate) fn prefix(text: &str) -> Read<PathPrefix> {
+    PathPrefix::new(text).map_err(|e| Wrong::new(e.to_string()))
+}

@@ -1,0 +1,101 @@
+use bowline_core::app::{AbortRule, LatencyObjective, Step};
+use bowline_core::time::Humane;
+use bowline_core::units::{Share, Weight};
+
+use super::{Read, Wrong, duration, positive, share};
+
+/// `5% for 1m`
+pub(crate) fn step(text: &str) -> Read<Step> {
+    let wrong = || Wrong::hint("this is not a step", "write \"5% for 1m\"");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [weight, "for", hold] = words[..] else { return Err(wrong()) };
+    let percent = weight.strip_suffix('%').filter(|w| w.bytes().all(|b| b.is_ascii_digit())).ok_or_else(wrong)?;
+    let weight = match percent.parse().ok().and_then(Weight::new) {
+        Some(weight) if weight.get() > 0 => weight,
+        Some(_) | None => return Err(Wrong::new("the share of a step is a whole number from 1% to 100%")),
+    };
+    Ok(Step { weight, hold: duration(hold)? })
+}
+
+pub(crate) fn print_step(step: &Step) -> String {
+    format!("{}% for {}", step.weight.get(), Humane(step.hold))
+}
+
+/// `error_rate > 1%`, `error_rate > stable + 0.5%`, `p99 > 500ms`
+pub(crate) fn abort_rule(text: &str) -> Read<AbortRule> {
+    let wrong = || {
+        let hint = "write \"error_rate > 1%\", \"error_rate > stable + 0.5%\" or \"p99 > 500ms\"";
+        Wrong::hint("this is not a rule", hint)
+    };
+    let (measure, limit) = text.split_once('>').ok_or_else(wrong)?;
+    let (measure, limit) = (measure.trim(), limit.trim());
+    if measure == "error_rate" {
+        return match limit.strip_prefix("stable") {
+            Some(above) => {
+                let above = above.trim_start().strip_prefix('+').ok_or_else(wrong)?;
+                share(above.trim_start()).map(AbortRule::ErrorRateAboveStable)
+            }
+            None => share(limit).map(AbortRule::ErrorRate),
+        };
+    }
+    let quantile = measure.strip_prefix('p').ok_or_else(wrong)?;
+    match share(&format!("{quantile}%")) {
+        Ok(quantile) if quantile.ppm() > 0 && quantile < Share::WHOLE => {
+            Ok(AbortRule::Latency { quantile, limit: positive(limit)? })
+        }
+        Ok(_) => Err(Wrong::new("a quantile lies between p0 and p100")),
+        Err(_) => Err(wrong()),
+    }
+}
+
+pub(crate) fn print_abort_rule(rule: &AbortRule) -> String {
+    match rule {
+        AbortRule::ErrorRate(limit) => format!("error_rate > {limit}"),
+        AbortRule::ErrorRateAboveStable(above) => format!("error_rate > stable + {above}"),
+        AbortRule::Latency { quantile, limit } => {
+            let quantile = quantile.to_string();
+            format!("p{} > {}", quantile.trim_end_matches('%'), Humane(*limit))
+        }
+    }
+}
+
+/// `99% under 300ms`
+pub(crate) fn latency_objective(text: &str) -> Read<LatencyObjective> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [part, "under", limit] = words[..] else {
+        return Err(Wrong::hint("this is not a latency objective", "write \"99% under 300ms\""));
+    };
+    Ok(LatencyObjective { share: share(part)?, under: positive(limit)? })
+}
+
+pub(crate) fn print_latency_objective(objective: &LatencyObjective) -> String {
+    format!("{} under {}", objective.share, Humane(objective.under))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_print_to_what_they_were_read_from() {
+        for text in ["5% for 1m", "100% for 0ms"] {
+            assert_eq!(print_step(&step(text).unwrap()), text);
+        }
+        for text in ["error_rate > 1%", "error_rate > stable + 0.5%", "p99 > 500ms", "p99.9 > 1s"] {
+            assert_eq!(print_abort_rule(&abort_rule(text).unwrap()), text);
+        }
+        assert_eq!(abort_rule("error_rate>stable+0.5%"), abort_rule("error_rate > stable + 0.5%"));
+        assert_eq!(print_latency_objective(&latency_objective("99%  under 300ms").unwrap()), "99% under 300ms");
+    }
+
+    #[test]
+    fn what_is_no_rule_is_refused() {
+        for text in ["", "5%", "5% for", "0% for 1m", "101% for 1m", "5.5% for 1m", "+5% for 1m", "5% for 1m x"] {
+            assert!(step(text).is_err(), "{text:?}");
+        }
+        for text in ["", "error_rate", "error_rate < 1%", "errors > 1%", "p100 > 1s", "p0 > 1s", "p99 > 0s", "p99 > 1%"]
+        {
+            assert!(abort_rule(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! `server.toml`: one server's own settings, through the same parser and with the same errors.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_core::app::HostName;
+use bowline_core::units::Bytes;
+use ipnet::IpNet;
+
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::grammar::SERVER;
+use crate::literal;
+use crate::parse::{after_syntax, read_toml};
+use crate::read::{Reader, Section};
+
+/// The settings of one server, every default filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Server {
+    pub edge: EdgeEngine,
+    /// Whose `X-Forwarded-*` and PROXY headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    pub listen: Listen,
+    pub acme: Acme,
+    /// `None`: the API is on its Unix socket and the admin port only.
+    pub api: Option<Api>,
+    /// `None`: backups stay in the state folder.
+    pub backup: Option<BackupDestination>,
+    /// Base URL of an OpenTelemetry receiver.
+    pub otlp: Option<String>,
+    pub limits: ServerLimits,
+}
+
+/// Which proxy serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EdgeEngine {
+    #[default]
+    Bowline,
+    Envoy,
+}
+
+/// At least one address of HTTP or HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    pub http: Vec<SocketAddr>,
+    pub https: Vec<SocketAddr>,
+    /// Console, API and `/metrics`.
+    pub admin: SocketAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acme {
+    pub directory: String,
+    pub contact: Option<String>,
+    /// PEM file that the directory's own certificate is checked against.
+    pub ca: Option<PathBuf>,
+}
+
+/// The API over HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Api {
+    pub host: HostName,
+    /// `None`: from ACME or the local CA.
+    pub certificate: Option<CertificateFiles>,
+}
+
+/// PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    pub chain: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupDestination {
+    pub to: Destination,
+    /// An age recipient.
+    pub recipient: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    Folder(PathBuf),
+    /// `prefix` without slashes at its ends; it may be empty.
+    S3 {
+        bucket: String,
+        prefix: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Client connections open at once.
+    pub connections: u32,
+    pub build_time: Duration,
+    /// A log file is rotated at this size.
+    pub log_size: Bytes,
+    /// Rotated log files kept per instance slot.
+    pub log_files: u16,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let any = |port| vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))];
+        Self { http: any(80), https: any(443), admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)) }
+    }
+}
+
+impl Default for Acme {
+    fn default() -> Self {
+        let directory = "https://acme-v02.api.letsencrypt.org/directory".to_owned();
+        Self { directory, contact: None, ca: None }
+    }
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self { connections: 10_000, build_time: Duration::from_secs(900), log_size: Bytes(16 << 20), log_files: 4 }
+    }
+}
+
+/// Reads a `server.toml`; an empty one is all defaults.
+pub fn parse(text: &str, file_name: &str) -> Result<Server, Diagnostics> {
+    let source: Arc<str> = text.into();
+    let fail = |problems| Diagnostics::new(file_name, Arc::clone(&source), problems);
+    let (root, syntax) = read_toml(text).map_err(|problem| fail(vec![*problem]))?;
+    let mut reader = Reader::default();
+    let root = reader.open(&SERVER, String::new(), 0..0, &root);
+    let server = reader.server(&root);
+    let problems = after_syntax(text, syntax, reader.problems);
+    if problems.is_empty() { Ok(server) } else { Err(fail(problems)) }
+}
+
+impl Reader {
+    fn server(&mut self, s: &Section<'_>) -> Server {
+        Server {
+            edge: match self.word(s, "edge") {
+                Some(1) => EdgeEngine::Envoy,
+                Some(_) | None => EdgeEngine::Bowline,
+            },
+            trusted_proxies: self.list(s, "trusted_proxies", literal::cidr).unwrap_or_default(),
+            listen: self.section(s, "listen").map(|t| self.listen(&t)).unwrap_or_default(),
+            acme: self.section(s, "acme").map(|t| self.acme(&t)).unwrap_or_default(),
+            api: self.section(s, "api").and_then(|t| self.api(&t)),
+            backup: self.section(s, "backup").and_then(|t| self.backup_destination(&t)),
+            otlp: self.section(s, "otlp").and_then(|t| self.parsed(&t, "endpoint", literal::url)),
+            limits: self.section(s, "limits").map(|t| self.server_limits(&t)).unwrap_or_default(),
+        }
+    }
+
+    fn listen(&mut self, s: &Section<'_>) -> Listen {
+        let default = Listen::default();
+        let http = self.list(s, "http", literal::listen).unwrap_or(default.http);
+        let https = self.list(s, "https", literal::listen).unwrap_or(default.https);
+        let admin = self.parsed(s, "admin", literal::listen).unwrap_or(default.admin);
+        if self.list_is_empty(s, "http") && self.list_is_empty(s, "https") {
+            let problem = Diagnostic::new(s.path.clone(), s.at.clone(), "a server listens on HTTP or HTTPS");
+            self.push(problem.hint(Some("remove `http` or `https` for the default".to_owned())));
+        }
+        let taken = |address: &SocketAddr| address.port() != 0 && http.contains(address);
+        if let Some(address) = https.iter().find(|address| taken(address)) {
+            let message = format!("{address} cannot serve both HTTP and HTTPS");
+            let other = self.value_at(&s.path("http"));
+            let problem = Diagnostic::new(s.path("https"), self.value_at(&s.path("https")), message);
+            self.push(problem.related(other, "the other is here"));
+        }
+        Listen { http, https, admin }
+    }
+
+    fn acme(&mut self, s: &Section<'_>) -> Acme {
+        Acme {
+            directory: self.parsed(s, "directory", literal::https_url).unwrap_or(Acme::default().directory),
+            contact: self.parsed(s, "contact", literal::email),
+            ca: self.parsed(s, "ca", literal::absolute).map(PathBuf::from),
+        }
+    }
+
+    fn api(&mut self, s: &Section<'_>) -> Option<Api> {
+        let chain = self.parsed(s, "certificate", literal::absolute).map(PathBuf::from);
+        let key = self.parsed(s, "key", literal::absolute).map(PathBuf::from);
+        let host = self.parsed(s, "host", literal::host)?;
+        if host.is_wildcard() {
+            let problem =
+                Diagnostic::new(s.path("host"), self.value_at(&s.path("host")), "the API has one name, not a wildcard");
+            self.push(problem);
+        }
+        Some(Api { host, certificate: chain.zip(key).map(|(chain, key)| CertificateFiles { chain, key }) })
+    }
+
+    fn backup_destination(&mut self, s: &Section<'_>) -> Option<BackupDestination> {
+        let to = self.parsed(s, "to", literal::destination);
+        let recipient = self.parsed(s, "recipient", literal::recipient);
+        let to = to.map(|to| match to.strip_prefix("s3://") {
+            None => Destination::Folder(to.into()),
+            Some(rest) => {
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                Destination::S3 { bucket: bucket.to_owned(), prefix: prefix.trim_matches('/').to_owned() }
+            }
+        });
+        Some(BackupDestination { to: to?, recipient: recipient? })
+    }
+
+    fn server_limits(&mut self, s: &Section<'_>) -> ServerLimits {
+        let default = ServerLimits::default();
+        ServerLimits {
+            connections: self.integer(s, "connections").unwrap_or(default.connections),
+            build_time: self.parsed(s, "build_time", literal::positive).unwrap_or(default.build_time),
+            log_size: self.parsed(s, "log_size", literal::size).unwrap_or(default.log_size),
+            log_files: self.integer(s, "log_files").unwrap_or(default.log_files),
+        }
+    }
+}
+
+/// The JSON Schema of `server.toml`.
+pub fn schema() -> serde_json::Value {
+    crate::schema::schema(&SERVER, "server.toml")
+}

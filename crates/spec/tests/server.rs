@@ -1,0 +1,57 @@
+//! `server.toml` goes through the same parser.
+
+use std::time::Duration;
+
+use bowline_spec::server::{Destination, EdgeEngine, Server, parse};
+
+fn errors(text: &str) -> Vec<String> {
+    let errors = parse(text, "server.toml").expect_err(text);
+    errors.iter().map(|e| format!("{}:{} {}", e.line, e.column, e.message)).collect()
+}
+
+#[test]
+fn settings_are_what_the_file_says() {
+    let server = parse(include_str!("files/server.toml"), "server.toml").unwrap();
+    assert_eq!(server.edge, EdgeEngine::Envoy);
+    assert_eq!(server.listen.http.len(), 2);
+    assert_eq!(server.api.unwrap().certificate.unwrap().key.to_str(), Some("/etc/bowline/api.key"));
+    let to = Destination::S3 { bucket: "backups".to_owned(), prefix: "bowline".to_owned() };
+    assert_eq!(server.backup.unwrap().to, to);
+    assert_eq!(server.limits.build_time, Duration::from_secs(1800));
+}
+
+#[test]
+fn an_empty_file_is_all_defaults() {
+    assert_eq!(parse("", "server.toml").unwrap(), Server::default());
+    let schema = bowline_spec::server::schema();
+    let listen = &schema["$defs"]["listen"]["properties"];
+    assert_eq!(listen["http"]["default"][0], Server::default().listen.http[0].to_string());
+    assert_eq!(listen["admin"]["default"], Server::default().listen.admin.to_string());
+    assert_eq!(schema["$defs"]["acme"]["properties"]["directory"]["default"], Server::default().acme.directory);
+    let limits = &schema["$defs"]["server-limits"]["properties"];
+    assert_eq!(limits["connections"]["default"], Server::default().limits.connections);
+    assert_eq!(limits["log_size"]["default"], Server::default().limits.log_size.to_string());
+}
+
+#[test]
+fn errors_have_their_places() {
+    assert_eq!(
+        errors(
+            "edge = \"nginx\"\nlisten = { http = [\"80\"], https = [] }\n[acme]\ndirectory = \"http://x.com\"\n[api]\nhost = \"*.x.com\"\nkey = \"/k\"\n[backup]\nto = \"s3:///x\"\n"
+        ),
+        [
+            "1:8 `edge` is \"bowline\" or \"envoy\", not \"nginx\"",
+            "2:20 listen.http[0]: this is not an address and a port",
+            "4:13 acme.directory: only https:// is allowed here",
+            "6:8 the API has one name, not a wildcard",
+            "7:1 `key` means nothing without `certificate`",
+            "8:2 `backup` needs `recipient`",
+            "9:6 backup.to: this is not a bucket",
+        ]
+    );
+    assert_eq!(errors("listen = { http = [], https = [] }\n"), ["1:1 a server listens on HTTP or HTTPS"]);
+    assert_eq!(
+        errors("listen = { http = [\"[::]:443\"] , https = [\"[::]:443\"] }\n"),
+        ["1:42 [::]:443 cannot serve both HTTP and HTTPS"]
+    );
+}

@@ -1,0 +1,111 @@
+//! Somebody's app behind the edge: a Flask folder that knows nothing of Bowline, static files, large bodies.
+
+use std::fs::File;
+use std::io::Write;
+
+use bowline_tests::client::curl;
+use bowline_tests::machine::Process;
+use bowline_tests::up::Up;
+use bowline_tests::{BUILD, Bowline, SOON, text};
+
+#[test]
+fn a_flask_folder_gets_a_real_server_and_tls() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("flask-app", "flask");
+    let up = Up::start(&bowline, &folder, BUILD);
+    let answer = curl(&bowline.ca(), &up.https(), &[]);
+    assert_eq!((answer.status, answer.version.as_str()), (200, "2"), "over HTTP/2: {}", answer.text());
+    assert_eq!(curl(&bowline.ca(), &up.http(), &[]).status, 200, "plain HTTP is not redirected");
+    let servers: Vec<String> = bowline.processes_of("flask-app").iter().map(|p| p.arguments().join(" ")).collect();
+    assert!(servers.iter().any(|line| line.contains("gunicorn")), "never the development server: {servers:?}");
+    assert!(up.interrupt().success());
+    // Unchanged: it starts without building.
+    let again = Up::start(&bowline, &folder, SOON);
+    assert_eq!(again.ready["cached"], true);
+    assert_eq!(curl(&bowline.ca(), &again.https(), &[]).status, 200);
+}
+
+#[test]
+fn own_user_when_root() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let bowline = Bowline::new();
+    let _up = Up::start(&bowline, &bowline.app("own-user", "plain"), SOON);
+    let uids: Vec<_> = bowline.processes_of("own-user").iter().filter_map(Process::uid).collect();
+    assert!(!uids.is_empty() && uids.iter().all(|uid| *uid != 0), "{uids:?}");
+    assert_ne!(Process { pid: bowline.edge() }.uid(), Some(0), "the edge is unprivileged");
+}
+
+#[test]
+fn static_files_are_served_by_the_edge_itself() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("static-app", "static-site");
+    let up = Up::start(&bowline, &folder, SOON);
+    let answer = curl(&bowline.ca(), &up.https(), &[]);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.text().contains("<html"), "{}", answer.text());
+    assert!(bowline.processes_of("static-app").is_empty(), "no process");
+    let outside = curl(&bowline.ca(), &format!("{}/../bowline.toml", up.https()), &["--path-as-is"]);
+    assert_eq!(outside.status, 400, "{}", outside.text());
+}
+
+#[test]
+fn a_hundred_megabytes_stream_both_ways_in_flat_memory() {
+    const SIZE: u64 = 100 << 20;
+    let bowline = Bowline::new();
+    let folder = bowline.app("large-bodies", "plain");
+    let up = Up::start(&bowline, &folder, SOON);
+    let large = bowline.folder("files").join("large");
+    let mut file = File::create(&large).expect("a test's file");
+    let block = vec![7; 1 << 20];
+    (0..SIZE >> 20).for_each(|_| file.write_all(&block).expect("a test's file"));
+    drop(file);
+    let (edge, daemon) = (Process { pid: bowline.edge() }, Process { pid: bowline.daemon() });
+    let before = (edge.private_bytes().expect("the edge runs"), daemon.private_bytes().expect("the daemon runs"));
+    let sent = curl(&bowline.ca(), &format!("{}/upload", up.https()), &["-T", large.to_str().expect("UTF-8")]);
+    assert_eq!((sent.status, sent.text()), (200, SIZE.to_string()));
+    let got = curl(&bowline.ca(), &format!("{}/bytes/{SIZE}", up.https()), &[]);
+    assert_eq!((got.status, got.body.len() as u64), (200, SIZE));
+    let h1 = curl(&bowline.ca(), &format!("{}/bytes/{SIZE}", up.https()), &["--http1.1"]);
+    assert_eq!((h1.status, h1.body.len() as u64), (200, SIZE));
+    let grown = edge.private_bytes().expect("the edge runs").saturating_sub(before.0);
+    assert!(grown < 8 << 20, "the edge grew by {grown} bytes");
+    let grown = daemon.private_bytes().expect("the daemon runs").saturating_sub(before.1);
+    assert!(grown < 8 << 20, "the daemon grew by {grown} bytes");
+}
+
+#[test]
+fn a_body_over_the_limit_is_413_and_never_reaches_the_app() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("body-limit", "plain");
+    let toml = "[service.web]\nrun = \"python3 server.py\"\n[route.main]\nto = \"web\"\nlimit = { body = \"64KiB\" }\n";
+    std::fs::write(folder.join("bowline.toml"), toml).expect("a test's file");
+    let up = Up::start(&bowline, &folder, SOON);
+    let large = bowline.folder("files").join("large");
+    std::fs::write(&large, vec![1; 65 << 10]).expect("a test's file");
+    let path = large.to_str().expect("UTF-8");
+    assert_eq!(curl(&bowline.ca(), &format!("{}/limited", up.https()), &["-T", path]).status, 413);
+    let chunked = ["-T", path, "--http1.1", "-H", "Transfer-Encoding: chunked"];
+    assert_eq!(curl(&bowline.ca(), &format!("{}/limited", up.https()), &chunked).status, 413);
+    assert!(!text(&bowline.run(&["logs"])).contains("PUT /limited"));
+}
+
+#[test]
+fn a_changed_folder_is_a_new_release_without_a_lost_request() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("second-release", "plain");
+    let up = Up::start(&bowline, &folder, SOON);
+    let load = bowline_tests::load::Load::start(&up.https(), "/", &bowline.ca());
+    let server = std::fs::read_to_string(folder.join("server.py")).expect("the fixture");
+    std::fs::write(folder.join("server.py"), server.replace("hello from", "welcome to")).expect("a test's file");
+    let path = folder.to_str().expect("UTF-8");
+    let second = bowline.run(&["up", path, "--detach"]);
+    assert!(second.status.success(), "{}", text(&second));
+    let answer = curl(&bowline.ca(), &up.https(), &[]).text();
+    assert!(answer.contains("welcome to local/second-release.web.r2."), "{answer}");
+    bowline_tests::wait("the old release is gone", SOON, || {
+        (bowline.processes_of("second-release").len() == 1).then_some(())
+    });
+    load.stop().expect_no_failure("while a release took the place of another");
+}

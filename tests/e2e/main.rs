@@ -1,0 +1,9 @@
+//! Bowline as a user meets it: the real binary, real processes, real clients, over TLS.
+
+mod app;
+mod attack;
+mod faults;
+mod kills;
+mod store;
+mod uploads;
+mod verbs;

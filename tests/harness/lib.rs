@@ -1,0 +1,230 @@
+//! What the end-to-end tests stand on: a daemon of their own, real clients, and a look at the machine.
+//!
+//! Every test gets its own state folder, ports picked by the kernel and a CA of its own, so tests run side by side.
+
+pub mod client;
+pub mod load;
+pub mod machine;
+pub mod up;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything that should happen soon may take on a busy machine of two cores.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// How long a build may take.
+pub const BUILD: Duration = Duration::from_secs(600);
+
+/// One state folder with whatever daemon runs in it. Dropping it stops the daemon.
+#[derive(Debug)]
+pub struct Bowline {
+    dir: tempfile::TempDir,
+}
+
+impl Bowline {
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("bowline-").tempdir().expect("a folder for the state");
+        // Instances run as users of their own and pass through here.
+        set_mode(dir.path(), 0o711);
+        Self { dir }
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// A folder for an app or files of this test.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let path = self.dir.path().join("folders").join(name);
+        std::fs::create_dir_all(&path).expect("a folder of a test");
+        path
+    }
+
+    /// The certificate of the local CA, PEM.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.path().join("data/bowline/ca/root.pem")
+    }
+
+    /// `bowline ARGS…` with this state; nothing of the caller's environment that matters leaks in.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .args(args)
+            .env("BOWLINE_STATE", self.state())
+            .env("XDG_DATA_HOME", self.dir.path().join("data"))
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the binary runs")
+    }
+
+    /// Runs a verb that must succeed and reads its JSON answer.
+    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+        let output = self.run(&[args, &["--json"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {}", text(&output)))
+    }
+
+    /// The JSON answer of a verb as text, be it one object or lines.
+    pub fn json_text(&self, args: &[&str]) -> String {
+        let output = self.run(&[args, &["--json"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+        text(&output)
+    }
+
+    /// Files below this test's folder, the sources of apps excepted, that hold these bytes.
+    pub fn files_with(&self, bytes: &[u8]) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut open = vec![self.state(), self.dir.path().join("data")];
+        while let Some(dir) = open.pop() {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => open.push(entry.path()),
+                    Ok(kind) if kind.is_file() => {
+                        let content = std::fs::read(entry.path()).unwrap_or_default();
+                        if content.windows(bytes.len()).any(|w| w == bytes) {
+                            found.push(entry.path());
+                        }
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
+        found
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        self.json(&["status"])
+    }
+
+    /// Runs a verb that must fail and returns what it said on stderr.
+    pub fn fails(&self, args: &[&str], code: i32) -> String {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// The daemon's pid.
+    pub fn daemon(&self) -> u32 {
+        pid(&self.status()["daemon"]["pid"])
+    }
+
+    /// The edge's pid.
+    pub fn edge(&self) -> u32 {
+        pid(&self.status()["edge"]["pid"])
+    }
+
+    /// A copy of a fixture as an app of its own name. Names are unique among the tests, since they run side by side
+    /// and processes are told apart by them.
+    pub fn app(&self, name: &str, fixture_name: &str) -> PathBuf {
+        let folder = self.folder(name);
+        copy(&fixture(fixture_name), &folder);
+        folder
+    }
+
+    /// The app's processes, by the mark in their environment; the shim is not among them.
+    pub fn processes_of(&self, app: &str) -> Vec<machine::Process> {
+        let state = self.state();
+        let of_app = |p: &machine::Process| {
+            p.environment("BOWLINE_APP").as_deref() == Some(app)
+                && p.environment("TMPDIR").is_some_and(|dir| Path::new(&dir).starts_with(&state))
+        };
+        machine::processes().into_iter().filter(of_app).filter(machine::Process::runs).collect()
+    }
+
+    /// The pids of an app's shims: the parents of its processes that are not its processes themselves.
+    pub fn shims_of(&self, app: &str) -> Vec<machine::Process> {
+        let own = self.processes_of(app);
+        let parents = own.iter().filter_map(machine::Process::parent);
+        let mut shims: Vec<u32> = parents.filter(|pid| !own.iter().any(|p| p.pid == *pid)).collect();
+        shims.sort_unstable();
+        shims.dedup();
+        shims.into_iter().map(|pid| machine::Process { pid }).collect()
+    }
+}
+
+impl Default for Bowline {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Bowline {
+    #[expect(clippy::print_stderr, reason = "a failed test shows why")]
+    fn drop(&mut self) {
+        if self.state().join("daemon.json").exists() {
+            let output = self.run(&["down"]);
+            if !output.status.success() && !std::thread::panicking() {
+                panic!("down: {}", text(&output));
+            }
+        }
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.state().join("logs/daemon.log")).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            eprintln!("--- the end of the daemon's log, newest first\n{}", tail.join("\n"));
+        }
+    }
+}
+
+fn pid(value: &serde_json::Value) -> u32 {
+    value.as_u64().and_then(|n| u32::try_from(n).ok()).expect("a pid")
+}
+
+/// The binary under test: `BOWLINE_BIN`, else the one built beside this test.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("BOWLINE_BIN") {
+        return path.into();
+    }
+    let exe = std::env::current_exe().expect("a test knows its own path");
+    let beside = exe.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join("bowline");
+    assert!(beside.exists(), "build the binary first: cargo build -p bowline ({})", beside.display());
+    beside
+}
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the root").to_owned()
+}
+
+pub fn fixture(name: &str) -> PathBuf {
+    root().join("tests/fixtures").join(name)
+}
+
+/// Copies a fixture, so that a test can change it.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder of a test");
+    for entry in std::fs::read_dir(from).expect("a fixture") {
+        let entry = entry.expect("a fixture's entry");
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("a fixture's entry").is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).expect("a fixture's file")),
+        }
+    }
+}
+
+/// Waits on a predicate, with a deadline: the only way a test waits.
+pub fn wait<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {} s in vain: {what}", limit.as_secs());
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+pub fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("permissions of a test's own folder");
+}

@@ -1,0 +1,94 @@
+//! Steady load while something is killed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::client::{Connection, tls};
+
+/// What became of the requests.
+#[derive(Debug, Default, Clone)]
+pub struct Tally {
+    pub succeeded: u64,
+    /// What went wrong, with the time since the load began.
+    pub failed: Vec<(Duration, String)>,
+}
+
+/// Two threads that ask for `path` again and again: one on a kept connection, one on a new one each time.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Tally>>,
+}
+
+/// More requests than this in one test would measure the machine, not the fault.
+const MAX_REQUESTS: u64 = 20_000;
+
+impl Load {
+    pub fn start(url: &str, path: &str, ca: &Path) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let done = Arc::new(AtomicU64::new(0));
+        let began = Instant::now();
+        let thread = |kept: bool| {
+            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+            let (url, path, tls) = (url.to_owned(), path.to_owned(), tls(ca));
+            std::thread::spawn(move || {
+                let mut tally = Tally::default();
+                let mut connection = None;
+                while !stop.load(Ordering::Relaxed) && tally.succeeded < MAX_REQUESTS {
+                    let result = match connection.take() {
+                        Some(open) => Ok(open),
+                        None => Connection::open(&url, &tls),
+                    }
+                    .and_then(|mut open| open.get(&path).map(|(status, _)| (open, status)));
+                    match result {
+                        Ok((open, 200)) => {
+                            tally.succeeded += 1;
+                            done.fetch_add(1, Ordering::Relaxed);
+                            connection = kept.then_some(open);
+                        }
+                        Ok((_, status)) => tally.failed.push((began.elapsed(), format!("status {status}"))),
+                        Err(error) => tally.failed.push((began.elapsed(), error.to_string())),
+                    }
+                    // About 200 requests a second: enough to notice, without taking the machine from what is tested.
+                    std::thread::park_timeout(Duration::from_millis(if tally.failed.is_empty() { 5 } else { 10 }));
+                }
+                tally
+            })
+        };
+        let threads = vec![thread(true), thread(false)];
+        let load = Self { stop, done, threads };
+        load.more();
+        load
+    }
+
+    /// Waits until some more requests have succeeded.
+    pub fn more(&self) {
+        const SOME: u64 = 20;
+        let before = self.done.load(Ordering::Relaxed);
+        crate::wait("the load goes on", crate::SOON, || {
+            (self.done.load(Ordering::Relaxed) >= before + SOME).then_some(())
+        });
+    }
+
+    /// Ends it, once it has gone on for a little while after whatever was done to it.
+    pub fn stop(self) -> Tally {
+        self.more();
+        self.stop.store(true, Ordering::Relaxed);
+        let tallies = self.threads.into_iter().map(|t| t.join().expect("a load thread does not panic"));
+        tallies.fold(Tally::default(), |mut sum, tally| {
+            sum.succeeded += tally.succeeded;
+            sum.failed.extend(tally.failed);
+            sum
+        })
+    }
+}
+
+impl Tally {
+    pub fn expect_no_failure(&self, what: &str) {
+        assert!(self.failed.is_empty(), "{what}: {} succeeded, failed: {:?}", self.succeeded, self.failed);
+    }
+}
