@@ -9,12 +9,14 @@ use bowline_core::rollout::Phase;
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
 
-use crate::change::{ChangeForm, ChangeId, FORM_VERSION};
-use crate::effects::{Draft, Job, Outcome, SecretIndex, SecretMeta, Write};
-use crate::release::Release;
+use crate::folder::dotenv;
+use crate::form;
+use crate::reconcile::change::{ChangeForm, ChangeId, FORM_VERSION};
+use crate::reconcile::effects::{Draft, Job, Outcome, SecretIndex, SecretMeta, Write};
+use crate::reconcile::events;
+use crate::reconcile::release::Release;
 use crate::secrets::Vault;
 use crate::store::{NewRevision, RevisionRecord, RolloutRecord, SecretRecord, Store, StoreError, Tx, Wanted};
-use crate::{dotenv, events, form};
 
 /// Who a secret that Bowline made belongs to in the store: (uid_t) -1, which no user is.
 const BOWLINE: u32 = u32::MAX;

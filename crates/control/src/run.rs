@@ -18,22 +18,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::certs::{CertCache, LocalCa};
-use crate::change::ChangeId;
 use crate::config::{ControlConfig, Ended, Links};
-use crate::degraded::Degraded;
-use crate::effects::{Effect, Input, Job, JobId, Now, Ticket};
 use crate::http::admin::{self, Admin};
 use crate::http::journal::Journals;
 use crate::http::peer::{Owner, Peer};
 use crate::http::socket::ApiSocket;
 use crate::http::{self, Api, Kept};
-use crate::load::load;
+use crate::reconcile::change::ChangeId;
+use crate::reconcile::degraded::Degraded;
+use crate::reconcile::effects::{Effect, Input, Job, JobId, Now, Ticket};
+use crate::reconcile::load::load;
+use crate::reconcile::release::Place;
+use crate::reconcile::request::{Asked, Door, Reply};
 use crate::reconcile::{About, Loop};
-use crate::release::Place;
-use crate::request::{Asked, Door, Reply};
 use crate::secrets::{Keyring, Vault, snapshot as sealed};
 use crate::store::Store;
-use crate::{jobs, metrics, reading, snapshot};
+use crate::{folder, jobs, metrics, snapshot};
 
 /// Results of work beside the loop that wait for it; more wait where they come from.
 const WAITING_INPUTS: usize = 256;
@@ -100,7 +100,7 @@ struct Opened {
     ca: LocalCa,
     certs: CertCache,
     place: Place,
-    loaded: crate::load::Loaded,
+    loaded: crate::reconcile::load::Loaded,
     snapshot: Option<Arc<EdgeDesired>>,
 }
 
@@ -381,7 +381,7 @@ impl Rim {
         let Some(work) = &self.work else { return };
         let (vault, inputs) = (work.vault.clone(), self.inputs.clone());
         tokio::spawn(async move {
-            let reading = tokio::task::spawn_blocking(move || reading::read(&apply, &vault)).await;
+            let reading = tokio::task::spawn_blocking(move || folder::read(&apply, &vault)).await;
             let reading = reading.unwrap_or_else(|error| Err(defect("reading the folder", &error)));
             send(&inputs, Input::Read(ticket, reading.map(Box::new))).await;
         });

@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 
 use super::answer::Refusal;
 use crate::metrics::{self, VitalsSlot};
-use crate::request::{Answer, Door, Request as Ask};
+use crate::reconcile::request::{Answer, Door, Request as Ask};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";

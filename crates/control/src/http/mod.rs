@@ -31,10 +31,10 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::LogCall;
-use crate::dotenv;
-use crate::effects::SecretMeta;
+use crate::folder::dotenv;
 use crate::jobs::secret_index;
-use crate::request::{Answer, Door, Request};
+use crate::reconcile::effects::SecretMeta;
+use crate::reconcile::request::{Answer, Door, Request};
 use crate::secrets::Vault;
 use crate::store::{EVENTS_KEPT, EventRecord, Store};
 use answer::{Refusal, RefusalReason, json};

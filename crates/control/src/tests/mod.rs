@@ -24,16 +24,16 @@ use bowline_core::time::{Mono, Timestamp};
 use tempfile::TempDir;
 
 use crate::certs::{CertCache, LocalCa};
-use crate::change::ChangeForm;
 use crate::config::{Ended, Mode};
-use crate::effects::{Effect, Input, Now, Ticket};
-use crate::load::load;
+use crate::reconcile::change::ChangeForm;
+use crate::reconcile::effects::{Effect, Input, Now, Ticket};
+use crate::reconcile::load::load;
+use crate::reconcile::release::Place;
+use crate::reconcile::request::{Answer, Reply, Request};
 use crate::reconcile::{About, Loop};
-use crate::release::Place;
-use crate::request::{Answer, Reply, Request};
 use crate::secrets::{Keyring, Vault, snapshot as sealed};
 use crate::store::Store;
-use crate::{jobs, reading, snapshot};
+use crate::{folder, jobs, snapshot};
 
 /// What instances of the fake node do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,7 +297,7 @@ impl World {
             Effect::Answer(ticket, reply) => drop(self.answers.insert(ticket, reply)),
             Effect::Tell(change, step) => self.told.push((change.0, step)),
             Effect::Read(ticket, apply) => {
-                let reading = reading::read(&apply, &daemon.vault).map(Box::new);
+                let reading = folder::read(&apply, &daemon.vault).map(Box::new);
                 self.input(daemon, Input::Read(ticket, reading));
             }
             Effect::Store(id, job) => {

@@ -10,9 +10,9 @@ use bowline_core::rollout::{Set, steady};
 use bowline_core::route::PoolId;
 use bowline_core::time::Mono;
 
-use crate::change::{Change, ChangeId, RollingOut, Stage};
-use crate::effects::{JobId, Ticket};
-use crate::release::{Parts, Release};
+use super::change::{Change, ChangeId, RollingOut, Stage};
+use super::effects::{JobId, Ticket};
+use super::release::{Parts, Release};
 use crate::store::{AppRecord, Wanted};
 
 /// One app in one environment.

@@ -4,17 +4,17 @@ use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
 
-use crate::change::Stage;
+use super::Loop;
+use super::change::Stage;
+use super::effects::{Effect, Job, Now, Ticket, Write};
+use super::events;
+use super::pending::Pending;
+use super::request::{Answer, Request};
+use super::world::{AppWorld, Promoted, StopTicket, runs};
 use crate::config::{Ended, Mode};
-use crate::effects::{Effect, Job, Now, Ticket, Write};
-use crate::events;
 use crate::form;
 use crate::http::answer::Refusal;
-use crate::pending::Pending;
-use crate::reconcile::Loop;
-use crate::request::{Answer, Request};
 use crate::store::{RevisionState, Wanted};
-use crate::world::{AppWorld, Promoted, StopTicket, runs};
 
 /// The daemon is on its way out.
 #[derive(Debug)]

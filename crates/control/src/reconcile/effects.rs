@@ -14,11 +14,11 @@ use bowline_core::route::{EdgeDesired, EdgeObservation};
 use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};
 
+use super::change::{ChangeForm, ChangeId};
+use super::release::Release;
+use super::request::{Reply, Request};
 use crate::certs::Leaf;
-use crate::change::{ChangeForm, ChangeId};
 use crate::config::Ended;
-use crate::release::Release;
-use crate::request::{Reply, Request};
 use crate::store::{AppRecord, NewEvent, RevisionState, Wanted};
 
 /// The moment of an input, and a random number for it.

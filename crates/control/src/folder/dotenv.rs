@@ -14,7 +14,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::SecretName;
 use bowline_core::secret::Secret;
 
-use crate::small_file::read_small;
+use super::small_file::read_small;
 
 /// Largest file that is read: variables, not data; the kernel takes none of over 128 KiB (execve(2)).
 const MAX_BYTES: u64 = 96 * 1024;

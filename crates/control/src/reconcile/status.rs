@@ -10,11 +10,11 @@ use bowline_core::instance::{InstanceObservation, Phase, SlotState, SlotStatus};
 use bowline_core::rollout::Set;
 use bowline_core::route::{EdgeObservation, EdgeStatus, claims};
 
-use crate::effects::Now;
+use super::effects::Now;
+use super::world::AppWorld;
+use super::{About, Loop};
 use crate::metrics::{InstanceVitals, Vitals};
-use crate::reconcile::{About, Loop};
 use crate::store::Wanted;
-use crate::world::AppWorld;
 
 impl Loop {
     /// Private memory of this process is filled in at the rim.

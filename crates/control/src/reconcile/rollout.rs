@@ -10,14 +10,14 @@ use bowline_core::instance::Publish;
 use bowline_core::rollout::{Entered, Input as RolloutInput, Phase};
 use bowline_core::time::Timestamp;
 
-use crate::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
-use crate::effects::{Job, Now, Write};
-use crate::events;
+use super::Loop;
+use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
+use super::effects::{Job, Now, Write};
+use super::events;
+use super::pending::Pending;
+use super::world::{AppWorld, Promoted, Stable};
 use crate::form;
-use crate::pending::Pending;
-use crate::reconcile::Loop;
 use crate::store::{RevisionState, Wanted};
-use crate::world::{AppWorld, Promoted, Stable};
 
 /// How long the end of a change waits for the edge.
 const EDGE_LIMIT: Duration = Duration::from_secs(10);

@@ -7,6 +7,22 @@
 //! Architecture invariant: no I/O, no clock, no await. A phase of a rollout is stored before what follows from it is
 //! published; nothing is ordered from the node before it has adopted what runs.
 
+mod apply;
+pub(crate) mod change;
+pub(crate) mod degraded;
+pub(crate) mod effects;
+pub(crate) mod events;
+pub(crate) mod load;
+mod pending;
+mod publish;
+pub(crate) mod release;
+pub(crate) mod request;
+mod rollout;
+mod secret_verbs;
+mod status;
+mod stop;
+pub(crate) mod world;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,19 +34,18 @@ use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
 use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
 use bowline_core::time::{Mono, Timestamp};
 
+use self::change::ChangeId;
+use self::effects::{Effect, Input, Job, JobId, Now, Outcome, Ticket, Write};
+use self::load::Loaded;
+use self::pending::Pending;
+use self::publish::Published;
+use self::release::Place;
+use self::request::{Answer, Request};
+use self::stop::Ending;
+use self::world::Apps;
 use crate::certs::Leaf;
-use crate::change::ChangeId;
 use crate::config::Mode;
-use crate::effects::{Effect, Input, Job, JobId, Now, Outcome, Ticket, Write};
-use crate::events;
 use crate::http::answer::Refusal;
-use crate::load::Loaded;
-use crate::pending::Pending;
-use crate::publish::Published;
-use crate::release::Place;
-use crate::request::{Answer, Request};
-use crate::stop::Ending;
-use crate::world::Apps;
 
 /// How long a write waits that the store has refused, before it is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(2);
@@ -259,7 +274,7 @@ impl Loop {
     }
 
     pub(crate) fn drive_slots(&mut self, now: Now) {
-        self.apps.values_mut().for_each(crate::world::AppWorld::settle);
+        self.apps.values_mut().for_each(world::AppWorld::settle);
         let wanted = self.apps.values().flat_map(|app| app.wanted()).collect();
         let reachable = self.published.tables.reachable();
         let world = SlotsWorld {

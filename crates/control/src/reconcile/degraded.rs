@@ -11,13 +11,13 @@ use bowline_core::instance::{NodeDesired, Observations, Phase};
 use bowline_core::route::{EdgeObservation, EdgeStatus};
 use bowline_core::time::Mono;
 
+use super::effects::{Effect, Input, Ticket};
+use super::request::{Answer, Request};
+use super::status::{daemon_status, edge_status};
+use super::{About, SETTLE_LIMIT};
 use crate::config::{Ended, Mode};
-use crate::effects::{Effect, Input, Ticket};
 use crate::http::answer::Refusal;
 use crate::metrics::Vitals;
-use crate::reconcile::{About, SETTLE_LIMIT};
-use crate::request::{Answer, Request};
-use crate::status::{daemon_status, edge_status};
 
 #[derive(Debug)]
 pub(crate) struct Degraded {

@@ -9,8 +9,8 @@ use bowline_core::rollout::{Phase, Rollout};
 use bowline_core::time::{Mono, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::effects::{Reading, SecretIndex};
-use crate::release::{Parts, Release};
+use super::effects::{Reading, SecretIndex};
+use super::release::{Parts, Release};
 
 /// Counted by the store: no id is given out twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,17 +8,17 @@ use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::rollout::{Phase, Plan, Rollout};
 use bowline_core::time::Timestamp;
 
-use crate::change::{Change, ChangeForm, ChangeId, FORM_VERSION, RollingOut, Stage};
-use crate::effects::{Effect, Job, Now, Write};
-use crate::events;
+use super::Loop;
+use super::change::{Change, ChangeForm, ChangeId, FORM_VERSION, RollingOut, Stage};
+use super::effects::{Effect, Job, Now, Write};
+use super::events;
+use super::pending::Pending;
+use super::release::Release;
+use super::world::{AppWorld, Stable};
 use crate::form;
 use crate::jobs::open_release;
-use crate::pending::Pending;
-use crate::reconcile::Loop;
-use crate::release::Release;
 use crate::secrets::Vault;
 use crate::store::{AppRecord, RevisionRecord, RevisionState, RolloutRecord, Store, View, Wanted};
-use crate::world::{AppWorld, Stable};
 
 /// All that outlived the daemon before.
 #[derive(Debug)]

@@ -4,9 +4,9 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
 use bowline_core::rollout::Entered;
 
-use crate::change::ChangeId;
-use crate::effects::{Job, Now, Outcome, Reading, Ticket};
-use crate::reconcile::Loop;
+use super::Loop;
+use super::change::ChangeId;
+use super::effects::{Job, Now, Outcome, Reading, Ticket};
 
 #[derive(Debug)]
 pub(crate) enum Pending {

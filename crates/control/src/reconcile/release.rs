@@ -17,7 +17,7 @@ use bowline_core::rollout::Set;
 use bowline_core::route::{PoolId, claims, routed};
 use bowline_core::secret::Secret;
 
-use crate::dotenv;
+use crate::folder::dotenv;
 
 /// From TERM to KILL.
 const GRACE: Duration = Duration::from_secs(10);

@@ -10,9 +10,9 @@ use bowline_core::instance::{InstanceOrder, NodeDesired};
 use bowline_core::route::{Certificates, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table, Tables, compile};
 use bowline_core::time::{Mono, Timestamp};
 
+use super::effects::Effect;
+use super::world::{AppWorld, Apps};
 use crate::certs::Leaf;
-use crate::effects::Effect;
-use crate::world::{AppWorld, Apps};
 
 /// Generations of one daemon's life: the upper half is the epoch, which the store counts.
 const EPOCH_SHIFT: u32 = 32;

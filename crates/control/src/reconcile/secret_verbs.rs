@@ -5,11 +5,11 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber, SecretName};
 use bowline_core::secret::Secret;
 
-use crate::dotenv;
-use crate::effects::{Job, Now, Outcome, Ticket};
-use crate::pending::{Pending, unexpected};
-use crate::reconcile::Loop;
-use crate::request::Answer;
+use super::Loop;
+use super::effects::{Job, Now, Outcome, Ticket};
+use super::pending::{Pending, unexpected};
+use super::request::Answer;
+use crate::folder::dotenv;
 
 impl Loop {
     pub(crate) fn set_secret(

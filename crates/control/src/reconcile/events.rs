@@ -10,7 +10,7 @@ use bowline_core::rollout::Entered;
 use bowline_core::time::Timestamp;
 use serde_json::{Value, json};
 
-use crate::change::ChangeId;
+use super::change::ChangeId;
 use crate::store::NewEvent;
 
 fn event(at: Timestamp, key: Option<&AppKey>, kind: &str, message: String, fields: Value) -> NewEvent {

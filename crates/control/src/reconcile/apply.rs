@@ -14,17 +14,18 @@ use bowline_core::release::{
 use bowline_core::rollout::{Phase, Plan, Rollout};
 use bowline_core::route::check_claims;
 
-use crate::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
+use super::Loop;
+use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
+use super::effects::{Draft, Effect, Job, Now, Reading, SecretIndex, Ticket, Write};
+use super::events;
+use super::pending::Pending;
+use super::release::Release;
+use super::request::Answer;
+use super::world::AppWorld;
 use crate::config::Mode;
-use crate::effects::{Draft, Effect, Job, Now, Reading, SecretIndex, Ticket, Write};
+use crate::folder::dotenv;
 use crate::http::answer::Refusal;
-use crate::pending::Pending;
-use crate::reconcile::Loop;
-use crate::release::Release;
-use crate::request::Answer;
 use crate::store::{AppRecord, RevisionState, Wanted};
-use crate::world::AppWorld;
-use crate::{dotenv, events};
 
 /// A build that takes longer is killed.
 const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);

@@ -1,5 +1,8 @@
 //! Reading a folder for an apply: `bowline.toml`, `.env`, and the secrets that are set.
 
+pub(crate) mod dotenv;
+mod small_file;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,11 +16,11 @@ use bowline_core::release::{Unsupported, unsupported};
 use bowline_core::route::LOCAL;
 use bowline_spec::{Defaults, Diagnostics, Parsed};
 
-use crate::dotenv::{self, DotEnv};
-use crate::effects::{Reading, SecretIndex};
+use self::dotenv::DotEnv;
 use crate::jobs::secret_index;
+use crate::reconcile::effects::{Reading, SecretIndex};
 use crate::secrets::Vault;
-use crate::small_file::read_small;
+pub use small_file::read_small;
 
 const FILE: &str = "bowline.toml";
 
