@@ -26,6 +26,7 @@ test: setup
 	$(CARGO) build --locked -p bowline
 	$(CARGO) test --locked --workspace
 	$(MAKE) -C examples/uploads unit integration e2e
+	$(MAKE) -C examples/timestamps unit integration e2e
 
 ## check: format, lints, licences and sources of dependencies, structure
 check: setup
@@ -34,6 +35,7 @@ check: setup
 	$(CARGO) deny --locked check bans licenses sources
 	$(CARGO) run --locked -q -p xtask -- tidy
 	$(MAKE) -C examples/uploads lint
+	$(MAKE) -C examples/timestamps lint
 
 ## bench: figures, beside the peers in the same run; results in bench/
 bench:
