@@ -3,7 +3,7 @@
 CARGO ?= cargo
 BOWLINE = target/quick/bowline
 
-.PHONY: up build release test check setup bench fuzz reference fmt
+.PHONY: up build release test check setup bench fuzz attack reference fmt
 
 ## up: build Bowline, run examples/uploads, print where to look (Ctrl-C stops it; what was uploaded stays)
 up: build
@@ -44,6 +44,12 @@ bench:
 ## fuzz: every fuzz target for a bounded time
 fuzz:
 	scripts/fuzz
+
+## attack: processes killed at random for ten minutes, another seed each time (printed; BOWLINE_ATTACK_SEED=N replays it)
+attack:
+	$(CARGO) build --locked -p bowline
+	BOWLINE_ATTACK_SECONDS=$${BOWLINE_ATTACK_SECONDS:-600} BOWLINE_ATTACK_SEED=$${BOWLINE_ATTACK_SEED:-$$(date +%s)} \
+	  $(CARGO) test --locked -p bowline-tests --test e2e whatever_is_killed -- --nocapture
 
 ## reference: write the generated pages of docs/reference anew
 reference:

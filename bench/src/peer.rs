@@ -153,6 +153,7 @@ fn link_config(binary: &Path, under: &[OsString], dir: &Path) -> link::LinkConfi
         https: None,
         uid: None,
         workers: 1,
+        holder_of: |_| None,
     }
 }
 

@@ -17,6 +17,10 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// How long a build may take.
 pub const BUILD: Duration = Duration::from_secs(600);
 
+/// Of a failed test's daemon log, what is shown: the panic above it must stay in sight.
+const LOG_LINES: usize = 25;
+const LOG_COLUMNS: usize = 240;
+
 /// One state folder with whatever daemon runs in it. Dropping it stops the daemon.
 #[derive(Debug)]
 pub struct Bowline {
@@ -165,7 +169,8 @@ impl Drop for Bowline {
         }
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.state().join("logs/daemon.log")).unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            let short = |line: &str| line.chars().take(LOG_COLUMNS).collect::<String>();
+            let tail: Vec<String> = log.lines().rev().take(LOG_LINES).map(short).collect();
             eprintln!("--- the end of the daemon's log, newest first\n{}", tail.join("\n"));
         }
     }

@@ -35,12 +35,15 @@ pub enum ClientError {
     /// The daemon's own words.
     #[error("{0}")]
     Refused(Fault),
+    /// The same, where it only has to end something first: another change of the app, or its stop.
+    #[error("{0}")]
+    Busy(Fault),
 }
 
 impl From<ClientError> for Fault {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Refused(fault) => fault,
+            ClientError::Refused(fault) | ClientError::Busy(fault) => fault,
             ClientError::Unreachable { .. } => {
                 Self::new(FaultKind::Unreachable, "the daemon cannot be reached").source(&error).hint(LOST)
             }
@@ -161,6 +164,7 @@ async fn refusal(status: StatusCode, body: Incoming) -> ClientError {
     match collect(body).await {
         Err(error) => error,
         Ok(bytes) => match serde_json::from_slice::<wire::Fault>(&bytes) {
+            Ok(fault) if status == StatusCode::CONFLICT => ClientError::Busy(fault.into()),
             Ok(fault) => ClientError::Refused(fault.into()),
             Err(error) => ClientError::Unreadable(format!("status {status}: {error}").into()),
         },

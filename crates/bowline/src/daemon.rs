@@ -71,7 +71,7 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         .map_err(|e| Fault::new(FaultKind::Failed, "the daemon does not know its own binary").source(&e))?;
     let exe = bowline_node::keep_binary(&paths.state, &exe).map_err(|e| unusable("the daemon's binary", &e))?;
     let api = api_socket(paths)?;
-    let admin = link::bind("the admin port", args.listen.admin.unwrap_or(loopback(7070)))
+    let admin = link::bind("the admin port", args.listen.admin.unwrap_or(loopback(7070)), bowline_node::listener)
         .map_err(|f| ask_for_port(f, "--admin"))?;
     let admin_address = admin.local_addr().map_err(|e| unusable("the admin port", &e))?;
     let edge = link::spawn(edge_config(&args.listen, paths, exe.clone()));
@@ -134,6 +134,7 @@ fn edge_config(listen: &Listen, paths: &Paths, exe: std::path::PathBuf) -> LinkC
         https: Some(listen.https.unwrap_or(loopback(8443))),
         uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
         workers: 0,
+        holder_of: bowline_node::listener,
     }
 }
 
@@ -214,7 +215,9 @@ fn nonblocking(listener: TcpListener) -> Result<TcpListener, Fault> {
 }
 
 fn unusable(what: &str, error: &std::io::Error) -> Fault {
-    Fault::new(FaultKind::Failed, format!("{what} cannot be used")).source(error)
+    Fault::new(FaultKind::Failed, format!("{what} cannot be used"))
+        .source(error)
+        .hint("is there room on the disk, and may this user write there? --state DIR chooses another folder")
 }
 
 /// A session of its own: the terminal's signals are for the command that started it.

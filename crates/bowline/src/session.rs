@@ -114,19 +114,26 @@ async fn start(paths: &Paths, args: Option<Vec<String>>) -> Result<Session, Faul
 
 /// Commands that find no daemon start one by turns; the turn ends with the file.
 async fn turn(paths: &Paths) -> Result<File, Fault> {
-    let path = paths.run.join("start.lock");
+    let (path, run) = (paths.run.join("start.lock"), paths.clone());
     let wait = move || -> std::io::Result<File> {
         let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
         file.lock()?;
         Ok(file)
     };
     let file = tokio::task::spawn_blocking(wait).await.expect("locking a file does not panic");
-    file.map_err(|e| Fault::new(FaultKind::Failed, "the daemon cannot be started").source(&e))
+    file.map_err(|e| cannot_start(&e, &run))
+}
+
+fn cannot_start(error: &std::io::Error, paths: &Paths) -> Fault {
+    let (state, run) = (paths.state.display(), paths.run.display());
+    Fault::new(FaultKind::Failed, "the daemon cannot be started")
+        .source(error)
+        .hint(format!("can {state} and {run} be written to, with room on the disk and for another process?"))
 }
 
 /// Starts `bowline serve` in a process group of its own and waits for its first line.
 fn spawn(paths: &Paths, args: &[String]) -> Result<(), Fault> {
-    let failed = |error: &std::io::Error| Fault::new(FaultKind::Failed, "the daemon cannot be started").source(error);
+    let failed = |error: &std::io::Error| cannot_start(error, paths);
     let exe = std::env::current_exe().map_err(|e| failed(&e))?;
     let log = open_log(paths).map_err(|e| failed(&e))?;
     let mut child = Command::new(exe)
@@ -155,10 +162,13 @@ fn spawn(paths: &Paths, args: &[String]) -> Result<(), Fault> {
     match line {
         Ok(Ok(line)) => match serde_json::from_str(&line) {
             Ok(Readiness::Ready) => Ok(()),
-            Ok(Readiness::Failed(fault)) => Err(fault.into()),
+            Ok(Readiness::Failed(fault)) => {
+                let fault = Fault::from(fault);
+                Err(if fault.hint.is_some() { fault } else { fault.hint(hint) })
+            }
             Err(_) => Err(Fault::new(FaultKind::Failed, "the daemon ended before it was ready").hint(hint)),
         },
-        Ok(Err(error)) => Err(failed(&error).hint(hint)),
+        Ok(Err(error)) => Err(failed(&error)),
         Err(_) => Err(Fault::new(FaultKind::Failed, "the daemon did not get ready")
             .caused_by(format!("it took longer than {} s", START_LIMIT.as_secs()))
             .hint(hint)),

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use driver::keep_binary;
 pub use logs::check_pattern;
-pub use procfs::memory_rollup;
+pub use procfs::{listener, memory_rollup};
 
 /// A log file is put aside when it would become larger: 10 MiB.
 pub const LOG_BYTES: u64 = 10 << 20;

@@ -84,8 +84,8 @@ pub(crate) fn usage_below(shim: u32) -> Usage {
     })
 }
 
-/// The process that listens on a TCP port, and its command line.
-pub(crate) fn listener(port: u16) -> Option<(u32, String)> {
+/// The process that listens on a TCP port, and its command line. `None`: nobody that this user can see.
+pub fn listener(port: u16) -> Option<(u32, String)> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
     let inodes: Vec<String> = tables
         .iter()

@@ -309,3 +309,21 @@ fn colour_is_only_where_asked_for() {
     assert!(found.render(true).contains('\u{1b}'));
     assert!(!found.render(false).contains('\u{1b}'));
 }
+
+#[test]
+fn a_file_that_is_cut_within_a_character_is_too_large_rather_than_broken() {
+    let bytes = "# ä".repeat(bowline_spec::MAX_FILE / 4 + 1).into_bytes();
+    let error = decode(&bytes[..=bowline_spec::MAX_FILE], "bowline.toml").unwrap_err();
+    assert!(error.render(false).contains("larger than 1024 KiB"), "{}", error.render(false));
+}
+
+#[test]
+fn a_value_that_no_program_can_be_started_with_is_refused() {
+    let of = |length: usize| format!("[env]\nA = \"{}\"\n", "x".repeat(length));
+    check(
+        &of((127 << 10) + 1),
+        &["2:5 env.A: a variable holds at most 127 KiB; put the value into a file of the app's folder"],
+    );
+    let defaults = Defaults { folder_name: "app".to_owned() };
+    parse(&of(127 << 10), "bowline.toml", &EnvName::new("local").unwrap(), &defaults).unwrap();
+}

@@ -61,11 +61,12 @@ fn daemon(status: &wire::Status, ui: &Ui) {
     };
     let listens: Vec<&str> = [&edge.http, &edge.https].into_iter().flatten().map(String::as_str).collect();
     ui.say(format!(
-        "  edge {}  pid {}, {}, {} connections  {}",
+        "  edge {}  pid {}, {}, {} {}  {}",
         ui.paint(tone, state),
         edge.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         ui::measured(edge.private_bytes),
         edge.connections_open,
+        if edge.connections_open == 1 { "connection" } else { "connections" },
         ui.paint(Tone::Faint, listens.join("  ")),
     ));
     if let Some(fault) = &edge.fault {

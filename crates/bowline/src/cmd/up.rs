@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use bowline_api::{Client, Lines, wire};
+use bowline_api::{Client, ClientError, Lines, wire};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::EnvName;
 use serde::Serialize;
@@ -23,6 +23,11 @@ const ENV: &str = "local";
 
 /// A daemon that dies this often within a minute is not started again.
 const MAX_REJOINS: usize = 3;
+
+/// How long an app may be busy with what is no change (the end of one, a stop) before `up` gives up, and how often it is
+/// asked meanwhile.
+const BUSY_LIMIT: Duration = Duration::from_secs(60);
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// With `--json`: one object per line, told apart by `kind`.
 #[derive(Debug, Serialize)]
@@ -162,7 +167,7 @@ async fn bring_up(
     let ran = running(&client.status().await?);
     for dir in dirs {
         let apply = wire::Apply { dir: dir.display().to_string(), env: ENV.to_owned() };
-        let accepted = client.apply(&apply).await?;
+        let accepted = accepted(client, &apply, ui).await?;
         let started = !ran.contains(&accepted.app);
         applied.push(Applied { app: accepted.app, change: accepted.change, started });
     }
@@ -173,6 +178,40 @@ async fn bring_up(
         ready(&one.app, &done, &status, began.elapsed(), ui);
     }
     Ok(Outcome::Ready)
+}
+
+/// Applies a folder. A change of it that another command began is followed to its end first: the folder may have
+/// changed since, so this one is applied all the same, and changes nothing where nothing has.
+async fn accepted(client: &Client, apply: &wire::Apply, ui: &Ui) -> Result<wire::Accepted, Fault> {
+    let mut since = Instant::now();
+    loop {
+        let busy = match client.apply(apply).await {
+            Err(ClientError::Busy(fault)) => fault,
+            answer => return Ok(answer?),
+        };
+        let status = client.status().await?;
+        let under_way = status.apps.iter().find(|app| app.folder == apply.dir && app.env == apply.env);
+        match under_way.and_then(|app| Some((app, app.change.as_ref()?.id))) {
+            Some((app, change)) => {
+                ui.say(format!("  {}: change {change} is under way, and followed to its end first", app.app));
+                follow_change(client, &app.app, change, ui).await?;
+                since = Instant::now();
+            }
+            None if since.elapsed() > BUSY_LIMIT => return Err(busy),
+            None => tokio::time::sleep(BUSY_PAUSE).await,
+        }
+    }
+}
+
+/// Shows the steps of another command's change. How it ended is that command's to report.
+async fn follow_change(client: &Client, app: &str, change: u64, ui: &Ui) -> Result<(), Fault> {
+    let mut steps = client.change(change).await?;
+    let mut progress = Progress::new(ui, Some(app));
+    while let Some(event) = steps.next().await? {
+        ui.object(&Said::Step { app, step: &event });
+        progress.step(&event.what);
+    }
+    Ok(())
 }
 
 /// The apps of this environment that are meant to run.

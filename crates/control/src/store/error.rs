@@ -120,10 +120,10 @@ impl StoreError {
         }
     }
 
-    fn hint(&self) -> Option<String> {
+    fn hint(&self) -> String {
         const KEEP: &str = "nothing was changed and running apps go on serving; copy store.db, store.db-wal, store.head \
                             and master.key away before anything else, then restore all four from one backup";
-        let hint = match self {
+        match self {
             Self::Corrupt { .. } | Self::LostCommits { .. } | Self::HeadStale { .. } | Self::HeadForeign { .. } => {
                 KEEP.into()
             }
@@ -137,7 +137,9 @@ impl StoreError {
                 "nothing acknowledged is lost; free some space on the state folder's disk and try again".into()
             }
             Self::Sqlite(_) | Self::Io { .. } | Self::Unconfirmed(_) => {
-                "nothing acknowledged is lost; look at the disk (dmesg, df) and try again".into()
+                "nothing acknowledged is lost; look at the disk (dmesg, df) and whether the path of the state folder is one \
+                 that files can be opened at (SQLite takes paths of at most 512 bytes), and try again"
+                    .into()
             }
             Self::Closed => "the daemon is stopping; run the command again".into(),
             Self::FolderTaken { first, asked, .. } => format!(
@@ -148,9 +150,11 @@ impl StoreError {
             Self::NoApp(_) => "bowline status lists the apps".into(),
             Self::NoRevision { .. } => "bowline releases lists the releases".into(),
             Self::NoSecret { name, .. } => format!("set it with: bowline secret set {name}"),
-            Self::Seal(_) | Self::UidsExhausted { .. } => return None,
-        };
-        Some(hint)
+            Self::Seal(_) => "is this master.key the one that belongs to the state folder? restore both from one backup".into(),
+            Self::UidsExhausted { .. } => {
+                "remove apps that are not used any more, or run others with a --state of their own".into()
+            }
+        }
     }
 }
 
@@ -176,10 +180,7 @@ impl From<&StoreError> for Fault {
         if let Some(cause) = std::error::Error::source(error) {
             fault = fault.source(cause);
         }
-        match error.hint() {
-            Some(hint) => fault.hint(hint),
-            None => fault,
-        }
+        fault.hint(error.hint())
     }
 }
 

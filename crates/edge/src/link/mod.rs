@@ -18,7 +18,7 @@ use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-pub use address::bind;
+pub use address::{HolderOf, bind};
 use session::{Ended, Session};
 
 /// An edge that lived shorter than this is in a crash loop.
@@ -45,6 +45,8 @@ pub struct LinkConfig {
     pub uid: Option<u32>,
     /// Threads that serve. 0: one per core.
     pub workers: usize,
+    /// Names who holds a port that is taken.
+    pub holder_of: HolderOf,
 }
 
 /// The way to the edge.

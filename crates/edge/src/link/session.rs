@@ -178,8 +178,9 @@ impl Session {
     }
 
     fn bind(&self) -> Result<Sockets, Fault> {
-        let http = address::bind("the edge", self.config.http)?;
-        let https = self.config.https.map(|https| address::bind("the edge", https)).transpose()?;
+        let http = address::bind("the edge", self.config.http, self.config.holder_of)?;
+        let https =
+            self.config.https.map(|https| address::bind("the edge", https, self.config.holder_of)).transpose()?;
         let path = self.socket_path();
         let control = bind_control(&path).map_err(|error| {
             Fault::new(FaultKind::Failed, format!("the control socket {} cannot be made", path.display()))

@@ -9,6 +9,21 @@ use crate::grammar::{SECRET_REF, VALUE};
 use crate::literal::{Wrong, name, reference};
 use crate::tree::{Data, Node, Table};
 
+/// The longest value. Linux starts no program with an argument or variable of 128 KiB or more (`MAX_ARG_STRLEN`,
+/// execve(2)), the name, `=` and the end included.
+const MAX_VALUE: usize = 127 << 10;
+
+fn unfit(text: &str) -> Option<String> {
+    match text {
+        _ if text.contains('\0') => Some("a variable cannot hold a NUL character".to_owned()),
+        _ if text.len() > MAX_VALUE => Some(format!(
+            "a variable holds at most {} KiB; put the value into a file of the app's folder",
+            MAX_VALUE >> 10
+        )),
+        _ => None,
+    }
+}
+
 impl Reader {
     /// `{ secret = "NAME" }`
     pub(super) fn secret(&mut self, section: &Section<'_>, key: &str) -> Option<SecretName> {
@@ -39,10 +54,10 @@ impl Reader {
 
     fn value(&mut self, path: String, node: &Node) -> Option<Value> {
         match &node.data {
-            Data::Text(text) => match text.contains('\0') {
-                false => Some(Value::Text(text.clone())),
-                true => {
-                    self.wrong(path, node.span.clone(), Wrong::new("a variable cannot hold a NUL character"));
+            Data::Text(text) => match unfit(text) {
+                None => Some(Value::Text(text.clone())),
+                Some(why) => {
+                    self.wrong(path, node.span.clone(), Wrong::new(why));
                     None
                 }
             },
