@@ -13,7 +13,7 @@ use bowline_core::app::{BodyLimit, DEFAULT_BODY, HostName, PathPrefix};
 use bowline_core::id::{
     AppKey, AppName, EnvName, Generation, Incarnation, InstanceId, ReleaseNumber, RouteName, ServiceName, Slot, SlotId,
 };
-use bowline_core::route::{Action, EdgeDesired, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table};
+use bowline_core::route::{Action, EdgeDesired, Policies, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table};
 use bowline_core::units::Weight;
 use bowline_edge::link;
 
@@ -169,6 +169,7 @@ fn desired(upstream: SocketAddr) -> EdgeDesired {
         prefix: PathPrefix::root(),
         strip: false,
         action: Action::Forward { service, splits: vec![Split { pool: pool.clone(), weight: Weight::ALL }] },
+        policies: Policies::default(),
         body: BodyLimit(DEFAULT_BODY),
         timeout: Duration::from_secs(60),
         idle: Duration::from_secs(60),
@@ -178,6 +179,7 @@ fn desired(upstream: SocketAddr) -> EdgeDesired {
         generation: Generation(1),
         sites: BTreeMap::from([(HostName::new(HOST).expect("a host"), site)]),
         pools: BTreeMap::from([(pool, Pool { endpoints: BTreeMap::from([(endpoint, upstream)]) })]),
+        trusted_proxies: Vec::new(),
     };
     EdgeDesired { table: Arc::new(table), certificates: Arc::default() }
 }

@@ -4,6 +4,7 @@ mod app;
 mod attack;
 mod faults;
 mod kills;
+mod policies;
 mod store;
 mod uploads;
 mod verbs;

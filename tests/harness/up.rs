@@ -24,8 +24,14 @@ pub struct Up {
 impl Up {
     /// Starts `bowline up DIR` on any free ports and waits until the app is ready.
     pub fn start(bowline: &Bowline, dir: &Path, limit: Duration) -> Self {
+        Self::start_with(bowline, dir, &[], limit)
+    }
+
+    /// With more arguments.
+    pub fn start_with(bowline: &Bowline, dir: &Path, more: &[&str], limit: Duration) -> Self {
         let dir = dir.to_str().expect("paths of tests are UTF-8");
         let mut command = bowline.command(&["up", dir, "--json", "--http", "0", "--https", "0", "--admin", "0"]);
+        command.args(more);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary runs");
         let stdout = child.stdout.take().expect("stdout was asked to be a pipe");
         let (sender, lines) = mpsc::channel();

@@ -214,6 +214,9 @@ pub struct EdgeStatus {
     pub serving: Option<u64>,
     pub connections_open: u64,
     pub private_bytes: u64,
+    /// Networks whose `X-Forwarded-For` is believed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
 }

@@ -1,10 +1,11 @@
 //! What can be said on the command line. Reading it has no effect.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use bowline_core::fault::{Fault, FaultKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 /// What was said. Help and version are answered here, and end the process.
 ///
@@ -111,6 +112,9 @@ pub(crate) struct Listen {
     /// Metrics [default: 7070]
     #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
     pub(crate) admin: Option<SocketAddr>,
+    /// A proxy in front, address or network, whose X-Forwarded-For is believed; may be said again
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    pub(crate) trusted_proxy: Vec<IpNet>,
 }
 
 #[derive(Debug, Args)]
@@ -252,6 +256,14 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// A network, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let one = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>()
+        .or_else(|_| one())
+        .map_err(|_| "an address, or a network like 10.0.0.0/8, is wanted".to_owned())
+}
+
 fn age(text: &str) -> Result<std::time::Duration, String> {
     const WANTED: &str = "a number with ms, s, m, h or d is wanted: 30s, 5m, 1h";
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or(WANTED)?;
@@ -294,6 +306,13 @@ mod tests {
         assert_eq!(address("8080"), Ok(SocketAddr::from(([127, 0, 0, 1], 8080))));
         assert_eq!(address("0.0.0.0:80"), Ok(SocketAddr::from(([0, 0, 0, 0], 80))));
         assert!(address("localhost").is_err());
+    }
+
+    #[test]
+    fn an_address_is_a_network_of_one() {
+        assert_eq!(network("10.0.0.0/8"), Ok("10.0.0.0/8".parse().unwrap()));
+        assert_eq!(network("::1"), Ok("::1/128".parse().unwrap()));
+        assert!(network("10.0.0.0/33").is_err() && network("proxy").is_err());
     }
 
     #[test]

@@ -83,10 +83,11 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
     // A daemon that is started again must listen where clients have been told that it listens.
     let listen = [("--http", Some(http)), ("--https", https), ("--admin", Some(admin_address))];
     let said = listen.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}")));
+    let proxies = args.listen.trusted_proxy.iter().map(|network| format!("--trusted-proxy={network}"));
     paths.record(&Recorded {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        args: said.collect(),
+        args: said.chain(proxies).collect(),
     })?;
     let config = ControlConfig {
         mode: match args.mode {
@@ -97,6 +98,7 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         api,
         admin: nonblocking(admin)?,
         registry: prometheus_client::registry::Registry::default(),
+        trusted_proxies: args.listen.trusted_proxy,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     // The link ends when nobody can tell the edge anything any more; it is needed once more, to end the edge.

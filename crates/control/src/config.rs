@@ -10,6 +10,7 @@ use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{BuildProgress, BuildRequest, Built};
 use bowline_core::route::{EdgeDesired, EdgeObservation};
+use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -42,6 +43,8 @@ pub struct ControlConfig {
     pub admin: TcpListener,
     /// Other rooms may have registered their metrics.
     pub registry: Registry,
+    /// Whose `X-Forwarded-For` the edge believes.
+    pub trusted_proxies: Vec<IpNet>,
     /// Of the running binary.
     pub version: String,
 }

@@ -25,6 +25,7 @@ use crate::http::peer::{Owner, Peer};
 use crate::http::socket::ApiSocket;
 use crate::http::{self, Api, Kept};
 use crate::reconcile::change::ChangeId;
+use crate::reconcile::credentials::Salt;
 use crate::reconcile::degraded::Degraded;
 use crate::reconcile::effects::{Effect, Input, Job, JobId, Now, Ticket};
 use crate::reconcile::load::load;
@@ -120,6 +121,8 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         state_dir: config.state_dir.clone(),
         is_root: nix::unistd::geteuid().is_root(),
         edge_http: links.edge.borrow().http,
+        salt: Salt::fresh()?,
+        trusted_proxies: config.trusted_proxies.clone(),
     };
     Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), place, loaded, snapshot })
 }

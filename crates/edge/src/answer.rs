@@ -3,6 +3,9 @@
 use crate::h1::write::reason;
 use crate::h1::{BadUpstream, Refusal, RequestHead};
 
+/// When to look again whether maintenance is over, in seconds.
+const MAINTENANCE: u32 = 60;
+
 /// Who made it necessary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Blame {
@@ -32,6 +35,16 @@ pub(crate) enum Reason {
     /// The TLS connection is for another host.
     Misdirected,
     Denied,
+    /// The client's address is on no list of the route.
+    NotAllowed,
+    Maintenance,
+    /// The route's header holds no token, or another one.
+    TokenRefused,
+    BearerWanted,
+    BasicWanted,
+    TooManyRequests {
+        seconds: u32,
+    },
     NoReadyInstance,
     ConnectRefused,
     ConnectFailed,
@@ -64,6 +77,12 @@ impl Reason {
             Self::NoRoute => "no-route",
             Self::Misdirected => "misdirected",
             Self::Denied => "denied",
+            Self::NotAllowed => "not-allowed",
+            Self::Maintenance => "maintenance",
+            Self::TokenRefused => "token-refused",
+            Self::BearerWanted => "bearer-wanted",
+            Self::BasicWanted => "basic-wanted",
+            Self::TooManyRequests { .. } => "too-many-requests",
             Self::NoReadyInstance => "no-ready-instance",
             Self::ConnectRefused => "connect-refused",
             Self::ConnectFailed => "connect-failed",
@@ -86,10 +105,12 @@ impl Reason {
     pub(crate) const fn status(self) -> u16 {
         match self {
             Self::Refused(refusal) => refusal.status(),
-            Self::Starting | Self::NoReadyInstance | Self::Shortage => 503,
+            Self::Starting | Self::NoReadyInstance | Self::Shortage | Self::Maintenance => 503,
             Self::UnknownHost | Self::NoRoute | Self::FileNotFound => 404,
             Self::Misdirected => 421,
-            Self::Denied => 403,
+            Self::Denied | Self::NotAllowed | Self::TokenRefused => 403,
+            Self::BearerWanted | Self::BasicWanted => 401,
+            Self::TooManyRequests { .. } => 429,
             Self::ConnectRefused | Self::ConnectFailed | Self::UpstreamClosed | Self::BadUpstream(_) => 502,
             Self::ConnectTimeout | Self::ResponseTimeout | Self::UpstreamStalled => 504,
             Self::ClientGone | Self::ClientStalled => 499,
@@ -105,6 +126,11 @@ impl Reason {
             | Self::NoRoute
             | Self::Misdirected
             | Self::Denied
+            | Self::NotAllowed
+            | Self::TokenRefused
+            | Self::BearerWanted
+            | Self::BasicWanted
+            | Self::TooManyRequests { .. }
             | Self::ClientGone
             | Self::ClientStalled
             | Self::FileNotFound
@@ -117,8 +143,30 @@ impl Reason {
             | Self::BadUpstream(_)
             | Self::ResponseTimeout
             | Self::UpstreamStalled => Blame::Upstream,
-            Self::Starting | Self::FileUnreadable | Self::Shortage | Self::Internal => Blame::Bowline,
+            Self::Starting | Self::Maintenance | Self::FileUnreadable | Self::Shortage | Self::Internal => {
+                Blame::Bowline
+            }
         }
+    }
+
+    /// Seconds after which it is worth trying again.
+    pub(crate) fn retry_after(self) -> Option<u32> {
+        if let Self::TooManyRequests { seconds } = self {
+            return Some(seconds);
+        }
+        let maintenance = matches!(self, Self::Maintenance);
+        (self.status() == 503).then_some(if maintenance { MAINTENANCE } else { 1 })
+    }
+
+    /// How to prove who asks (RFC 9110, 11.6.1).
+    pub(crate) const fn challenge(self) -> Option<&'static str> {
+        if matches!(self, Self::BearerWanted) {
+            return Some("Bearer realm=\"restricted\"");
+        }
+        if matches!(self, Self::BasicWanted) {
+            return Some("Basic realm=\"restricted\", charset=\"UTF-8\"");
+        }
+        None
     }
 
     /// One sentence for whoever reads the page.
@@ -132,6 +180,12 @@ impl Reason {
             Self::NoRoute => "The app behind this host has no route for this path.",
             Self::Misdirected => "This connection was opened for another host name.",
             Self::Denied => "Nobody is let in here.",
+            Self::NotAllowed => "Your address is not among those that are let in here.",
+            Self::Maintenance => "The app is being worked on and will be back.",
+            Self::TokenRefused => "This address wants a token, and the request has none or another one.",
+            Self::BearerWanted => "This address wants a bearer token.",
+            Self::BasicWanted => "This address wants a name and a password.",
+            Self::TooManyRequests { .. } => "Too many requests came in too short a time.",
             Self::NoReadyInstance => "The app has no instance that is ready. Try again in a moment.",
             Self::ConnectRefused | Self::ConnectFailed => "The app's instance does not accept connections.",
             Self::ConnectTimeout => "The app's instance did not accept a connection in time.",

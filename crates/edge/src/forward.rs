@@ -176,7 +176,14 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         let trace = &self.request.trace;
         let all = [("x-request-id", trace.request_id()), ("traceparent", trace.parent())];
         let extra = if trace.begun { &all[..] } else { &all[..1] };
-        write::request(&mut self.output, &line, head.fields(), &self.client.peer().forwarding, extra);
+        let forwarding = &self.client.peer().forwarding;
+        match self.route.guard.as_ref().filter(|guard| guard.keeps_any()) {
+            None => write::request(&mut self.output, &line, head.fields(), forwarding, extra),
+            Some(guard) => {
+                let fields = head.fields().filter(|field| !guard.keeps(field));
+                write::request(&mut self.output, &line, fields, forwarding, extra);
+            }
+        }
     }
 
     async fn run(&mut self) -> Result<After, Failure> {

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::client::{Peer, http1, http2};
 use crate::deadline::ticks;
+use crate::policy::Networks;
 use crate::route::Routes;
 use crate::stream::Stream;
 use crate::tls;
@@ -84,10 +86,11 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, sec
     let _counted = Counted::new(&worker);
     // Without it, small answers wait for an acknowledgement; a failure costs time only.
     drop(stream.set_nodelay(true));
+    let trusted = worker.with_routes(|routes| Arc::clone(&routes.trusted));
     if !secure {
-        return http1::serve(worker, Stream::Plain(stream), Peer::new(peer.ip(), None)).await;
+        return http1::serve(worker, Stream::Plain(stream), Peer::new(peer.ip(), None, trusted)).await;
     }
-    let Some((stream, peer)) = handshake(&worker, stream, peer).await else { return };
+    let Some((stream, peer)) = handshake(&worker, stream, peer, trusted).await else { return };
     match stream {
         // Boxed: a connection that speaks HTTP/1 does not carry its room.
         Stream::Tls(stream) if tls::is_http2(&stream) => {
@@ -98,14 +101,19 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, sec
 }
 
 /// Boxed: its state is large and lives only for a moment.
-async fn handshake(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) -> Option<(Stream, Peer)> {
+async fn handshake(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    trusted: Arc<Networks>,
+) -> Option<(Stream, Peer)> {
     let local = stream.local_addr().ok()?.ip();
     let shaking = Box::pin(worker.tls.accept(stream, local));
     let shaken = tokio::time::timeout(worker.limits.handshake, shaking).await;
     worker.shard.handshake(matches!(shaken, Ok(Ok(_))));
     match shaken {
         Ok(Ok(stream)) => {
-            let peer = Peer::new(peer.ip(), Some(tls::secured(&stream)));
+            let peer = Peer::new(peer.ip(), Some(tls::secured(&stream)), trusted);
             Some((Stream::Tls(Box::new(stream)), peer))
         }
         Ok(Err(error)) => {

@@ -1,6 +1,7 @@
 //! One request, as a list: route → policy → action → record.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -28,6 +29,8 @@ const MAX_REQUEST_ID: usize = 128;
 pub(crate) struct Request<'a> {
     pub(crate) worker: &'a Rc<Worker>,
     pub(crate) head: &'a RequestHead,
+    /// Who asks, behind proxies that are trusted.
+    pub(crate) client: IpAddr,
     pub(crate) exchange: Exchange,
     pub(crate) deadline: &'a Deadline,
     pub(crate) trace: Trace,
@@ -58,7 +61,8 @@ pub(crate) async fn run<C: Client>(
     deadline: &Deadline,
 ) -> Exchange {
     let trace = Trace::of(head, &worker.dice);
-    let mut request = Request { worker, head, exchange, deadline, trace, journal: Journal::begin() };
+    let from = policy::client(client.peer(), head);
+    let mut request = Request { worker, head, client: from, exchange, deadline, trace, journal: Journal::begin() };
     if let Err(reason) = request.serve(client).await {
         request.fail(client, reason).await;
     }
@@ -180,6 +184,9 @@ impl Request<'_> {
     async fn serve<C: Client>(&mut self, client: &mut C) -> Result<(), Reason> {
         let route = self.route(client.peer())?;
         self.journal.route = Some(Arc::clone(&route));
+        if let Some(guard) = &route.guard {
+            guard.check(self.client, self.head, self.journal.begun)?;
+        }
         policy::announced(route.body, self.head.body())?;
         match &route.target {
             Target::Forward(_) => forward::run(self, client, &route).await,
@@ -305,9 +312,9 @@ impl Request<'_> {
         let id = self.trace.request_id().to_owned();
         let mut extra = vec![("content-type", kind), ("cache-control", "no-store"), ("x-request-id", &id)];
         extra.push(("x-bowline-error", reason.code()));
-        if reason.status() == 503 {
-            extra.push(("retry-after", "1"));
-        }
+        let retry_after = reason.retry_after().map(|seconds| seconds.to_string());
+        extra.extend(retry_after.as_deref().map(|seconds| ("retry-after", seconds)));
+        extra.extend(reason.challenge().map(|challenge| ("www-authenticate", challenge)));
         if reason.status() == 405 {
             extra.push(("allow", "GET, HEAD"));
         }
@@ -340,7 +347,7 @@ impl Request<'_> {
             waited: journal.first_byte.map(|at| at.duration_since(journal.begun)),
             request_bytes,
             response_bytes,
-            client: client.peer().ip,
+            client: self.client,
             protocol: client.protocol(),
             tls: tls_version(client.peer()),
             trace: self.trace.trace_id(),
@@ -356,7 +363,7 @@ impl Request<'_> {
 
 fn is_address(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    bare.parse::<std::net::IpAddr>().is_ok()
+    bare.parse::<IpAddr>().is_ok()
 }
 
 /// What ties a request's lines in different logs together: W3C `traceparent` and `X-Request-Id`, passed on or begun.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
-use bowline_core::route::{Action, Pool, PoolId, Rule, Site, SiteTls, Split, Table};
+use bowline_core::route::{Action, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split, Table};
 use tokio::sync::Notify;
 
 use crate::balance::Endpoint;
 use crate::files::Folder;
+use crate::policy::{Guard, Limiter, Networks};
 
 /// A whole table. Shared by the workers, never changed.
 #[derive(Debug, Default)]
@@ -19,6 +20,7 @@ pub(crate) struct Routes {
     exact: HashMap<Box<str>, Arc<Host>>,
     /// `*.example.com` under `example.com`.
     wildcard: HashMap<Box<str>, Arc<Host>>,
+    pub(crate) trusted: Arc<Networks>,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(crate) struct Route {
     pub(crate) prefix: PathPrefix,
     pub(crate) strip: bool,
     pub(crate) target: Target,
+    /// `None`: everyone gets in.
+    pub(crate) guard: Option<Box<Guard>>,
     pub(crate) body: BodyLimit,
     pub(crate) timeout: Duration,
     pub(crate) idle: Duration,
@@ -119,6 +123,8 @@ pub(crate) struct Compiler {
     labels: BTreeMap<Arc<Labels>, LabelId>,
     by_id: Vec<Arc<Labels>>,
     drained: Arc<Notify>,
+    /// What was counted towards a limit outlives a table.
+    limiters: BTreeMap<RuleId, Arc<Limiter>>,
 }
 
 impl Compiler {
@@ -145,7 +151,8 @@ impl Compiler {
     pub(crate) fn compile(&mut self, table: Arc<Table>) -> Arc<Routes> {
         self.take_endpoints(&table);
         let previous = Arc::clone(&self.routes);
-        let mut routes = Routes { generation: Some(table.generation), ..Routes::default() };
+        let trusted = Arc::new(Networks::new(&table.trusted_proxies));
+        let mut routes = Routes { generation: Some(table.generation), trusted, ..Routes::default() };
         for (name, site) in &table.sites {
             let host = self.unchanged(&table, name, site, &previous).unwrap_or_else(|| self.host(&table, site));
             match name.as_str().strip_prefix("*.") {
@@ -153,6 +160,8 @@ impl Compiler {
                 None => routes.exact.insert(name.as_str().into(), host),
             };
         }
+        let rules = || table.sites.values().flat_map(|site| &site.rules);
+        self.limiters.retain(|id, _| rules().any(|rule| rule.id == *id && rule.policies.rate.is_some()));
         self.table = table;
         self.routes = Arc::new(routes);
         Arc::clone(&self.routes)
@@ -213,10 +222,12 @@ impl Compiler {
             Action::Redirect(to) => Target::Redirect(to.clone()),
             Action::Deny => Target::Deny,
         };
+        let limiter = rule.policies.rate.map(|limit| self.limiter(&rule.id, limit));
         Arc::new(Route {
             prefix: rule.prefix.clone(),
             strip: rule.strip,
             target,
+            guard: Guard::new(&rule.policies, limiter),
             body: rule.body,
             timeout: rule.timeout,
             idle: rule.idle,
@@ -226,6 +237,15 @@ impl Compiler {
                 rule.id.key.app, rule.id.key.env, rule.id.route
             ),
         })
+    }
+
+    fn limiter(&mut self, id: &RuleId, limit: RateLimit) -> Arc<Limiter> {
+        if let Some(known) = self.limiters.get(id).filter(|limiter| limiter.limit == limit) {
+            return Arc::clone(known);
+        }
+        let limiter = Arc::new(Limiter::new(limit));
+        self.limiters.insert(id.clone(), Arc::clone(&limiter));
+        limiter
     }
 
     fn backend(&mut self, table: &Table, rule: &Rule, split: &Split) -> Backend {
@@ -264,7 +284,7 @@ mod tests {
     use super::*;
     use crate::balance::Ticket;
     use bowline_core::id::{AppName, EnvName, RouteName};
-    use bowline_core::route::RuleId;
+    use bowline_core::route::Policies;
     use bowline_core::units::{Bytes, Weight};
 
     fn key() -> AppKey {
@@ -282,6 +302,7 @@ mod tests {
             prefix: PathPrefix::new(prefix).unwrap(),
             strip: false,
             action: Action::Forward { service: ServiceName::new("web").unwrap(), splits },
+            policies: Policies::default(),
             body: BodyLimit(Bytes(1)),
             timeout: Duration::from_secs(1),
             idle: Duration::from_secs(1),
@@ -295,6 +316,7 @@ mod tests {
             generation: Generation(generation),
             sites: sites.iter().map(|(name, rules)| (HostName::new(name).unwrap(), site(rules))).collect(),
             pools: BTreeMap::from([(pool_id(), Pool { endpoints: endpoints.collect() })]),
+            trusted_proxies: Vec::new(),
         })
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bowline_api::{Client, ClientError, Lines, wire};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::EnvName;
+use ipnet::IpNet;
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -130,7 +131,8 @@ fn check_file(dir: &Path, ui: &Ui) -> Result<(), Fault> {
 
 fn serve_args(listen: &Listen) -> Vec<String> {
     let said = [("--http", listen.http), ("--https", listen.https), ("--admin", listen.admin)];
-    said.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}"))).collect()
+    let addresses = said.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}")));
+    addresses.chain(listen.trusted_proxy.iter().map(|network| format!("--trusted-proxy={network}"))).collect()
 }
 
 /// A daemon that runs already keeps its addresses; asking for others is an error rather than ignored.
@@ -152,6 +154,14 @@ async fn check_listeners(client: &Client, listen: &Listen, ui: &Ui) -> Result<()
                 ))
                 .hint("leave the flag out, stop the daemon with `bowline down`, or use another --state"));
         }
+    }
+    let unknown = |network: &&IpNet| !status.edge.trusted_proxies.contains(&network.to_string());
+    if let Some(network) = listen.trusted_proxy.iter().find(unknown) {
+        return Err(Fault::new(
+            FaultKind::Refused,
+            format!("the running daemon does not trust the proxies of {network}"),
+        )
+        .hint("leave the flag out, stop the daemon with `bowline down`, or use another --state"));
     }
     ui.say(format!("  joined the daemon of {}", status.daemon.state));
     Ok(())

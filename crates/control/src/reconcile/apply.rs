@@ -97,7 +97,7 @@ impl Loop {
         let absent = |name: &SecretName| !secrets.contains_key(name);
         let generates =
             |name: &SecretName| matches!(app.secrets.get(name), Some(SecretSource::Store { generate: true }));
-        let (generate, missing): (Vec<_>, Vec<_>) = wanted_secrets(app).into_keys().filter(absent).partition(generates);
+        let (generate, missing): (Vec<_>, Vec<_>) = wanted_secrets(app).into_iter().filter(absent).partition(generates);
         match missing.as_slice() {
             [] => Ok(generate),
             missing => Err(secrets_missing(key, missing).into()),
@@ -334,7 +334,7 @@ fn running(app: &AppWorld) -> Option<ReleaseNumber> {
 
 fn draft(known: &SecretIndex, reading: Reading, app: Arc<App>, artifacts: BTreeMap<ServiceName, Artifact>) -> Draft {
     let dotenv = reading.dotenv.is_some().then(dotenv::secret_name);
-    let names = wanted_secrets(&app).into_keys().chain(dotenv);
+    let names = wanted_secrets(&app).into_iter().chain(dotenv);
     let pin = |name: SecretName| Some((name.clone(), known.get(&name)?.version));
     let secrets: BTreeMap<SecretName, SecretVersion> = names.filter_map(pin).collect();
     Draft { key: reading.key, app, artifacts, secrets }

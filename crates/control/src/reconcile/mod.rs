@@ -9,6 +9,7 @@
 
 mod apply;
 pub(crate) mod change;
+pub(crate) mod credentials;
 pub(crate) mod degraded;
 pub(crate) mod effects;
 pub(crate) mod events;
@@ -94,6 +95,7 @@ impl Loop {
         snapshot: Option<&EdgeDesired>,
         now: Now,
     ) -> (Self, Vec<Effect>) {
+        let trusted_proxies = place.trusted_proxies.clone();
         let mut this = Self {
             about,
             place,
@@ -101,7 +103,7 @@ impl Loop {
             slots: Slots::new(),
             node: Arc::default(),
             edge: Arc::default(),
-            published: Published::new(loaded.epoch, snapshot),
+            published: Published::new(loaded.epoch, snapshot, trusted_proxies),
             pending: BTreeMap::new(),
             retries: Vec::new(),
             deferred: Vec::new(),

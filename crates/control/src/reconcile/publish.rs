@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, Generation, InstanceId};
+use bowline_core::id::{AppKey, Generation, InstanceId, RouteName};
 use bowline_core::instance::{InstanceOrder, NodeDesired};
-use bowline_core::route::{Certificates, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table, Tables, compile};
+use bowline_core::route::{
+    Certificates, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table, Tables, compile,
+};
 use bowline_core::time::{Mono, Timestamp};
+use ipnet::IpNet;
 
 use super::effects::Effect;
 use super::world::{AppWorld, Apps};
@@ -36,10 +39,12 @@ pub(crate) struct Published {
     uncertified: BTreeMap<HostName, Mono>,
     /// The generation that was sealed last.
     sealed: Generation,
+    /// Of the server's settings.
+    trusted_proxies: Vec<IpNet>,
 }
 
 impl Published {
-    pub(crate) fn new(epoch: u64, snapshot: Option<&EdgeDesired>) -> Self {
+    pub(crate) fn new(epoch: u64, snapshot: Option<&EdgeDesired>, trusted_proxies: Vec<IpNet>) -> Self {
         let before = snapshot.map_or(Generation(0), |s| s.table.generation);
         Self {
             generation: before.max(Generation(epoch << EPOCH_SHIFT)),
@@ -51,6 +56,7 @@ impl Published {
             certifying: BTreeSet::new(),
             uncertified: BTreeMap::new(),
             sealed: Generation(0),
+            trusted_proxies,
         }
     }
 
@@ -106,6 +112,7 @@ impl Published {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Fault> {
         let table = compiled(self.edge_generation(), apps, endpoints)?;
+        let table = Table { trusted_proxies: self.trusted_proxies.clone(), ..table };
         self.waiting = self.request_leaves(&table, now, wall, effects);
         if self.waiting {
             return Ok(());
@@ -164,13 +171,17 @@ fn tls_hosts(table: &Table) -> impl Iterator<Item = &HostName> {
     table.sites.iter().filter(|(_, site)| matches!(site.tls, SiteTls::Both)).map(|(host, _)| host)
 }
 
+/// Of a release that cannot be run: its routes let nobody in.
+static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
+
 /// The table of what is served, apps in the order in which they became known.
 fn compiled(generation: Generation, apps: &Apps, endpoints: &BTreeMap<PoolId, Pool>) -> Result<Table, Fault> {
     let mut by_age: Vec<(&AppKey, &AppWorld)> = apps.iter().collect();
     by_age.sort_by_key(|(_, app)| app.record.created);
     let serving = by_age.iter().filter_map(|(key, app)| {
-        let (release, _) = app.release(app.live?)?;
-        Some(Serving { key, app: release.app(), sets: &app.sets })
+        let (release, parts) = app.release(app.live?)?;
+        let credentials = parts.map_or(&NO_CREDENTIALS, |parts| &parts.credentials);
+        Some(Serving { key, app: release.app(), sets: &app.sets, credentials, maintenance: None })
     });
     let serving: Vec<_> = serving.collect();
     let releases = apps.values().flat_map(|app| app.sets.iter().filter_map(|set| app.release(set.release)?.1));

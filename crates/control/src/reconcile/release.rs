@@ -9,14 +9,16 @@ use std::time::Duration;
 use bowline_core::app::{App, Origin, RouteTo, Service, Volume};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{
-    AppKey, Incarnation, InstanceId, ReleaseNumber, ResourceName, SecretName, ServiceName, Slot, SlotId,
+    AppKey, Incarnation, InstanceId, ReleaseNumber, ResourceName, RouteName, SecretName, ServiceName, Slot, SlotId,
 };
 use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice, Readiness, VolumeMount, Wanted};
 use bowline_core::release::{Artifact, Facts, Resolved, Revision, resolve};
 use bowline_core::rollout::Set;
-use bowline_core::route::{PoolId, claims, routed};
+use bowline_core::route::{Credentials, PoolId, claims, routed};
 use bowline_core::secret::Secret;
+use ipnet::IpNet;
 
+use super::credentials::{Salt, credentials};
 use crate::folder::dotenv;
 
 /// From TERM to KILL.
@@ -30,6 +32,9 @@ pub(crate) struct Place {
     pub(crate) is_root: bool,
     /// Where the edge listens for plain HTTP.
     pub(crate) edge_http: Option<SocketAddr>,
+    pub(crate) salt: Salt,
+    /// Whose `X-Forwarded-For` the edge believes.
+    pub(crate) trusted_proxies: Vec<IpNet>,
 }
 
 impl Place {
@@ -70,7 +75,8 @@ impl Release {
     pub(crate) fn parts(&self, place: &Place, uid: u32) -> Result<Parts, Fault> {
         let key = &self.revision.key;
         let routed = routed(self.app());
-        let mut parts = Parts::default();
+        let credentials = credentials(key, self.app(), &self.secrets, &place.salt)?;
+        let mut parts = Parts { credentials, ..Parts::default() };
         for (name, service) in &self.app().services {
             let artifact = self.artifact(name)?;
             let pool = PoolId { key: key.clone(), service: name.clone(), release: self.number() };
@@ -180,6 +186,8 @@ pub(crate) struct Parts {
     services: BTreeMap<ServiceName, Part>,
     /// Folders of static services.
     pub(crate) files: BTreeMap<PoolId, PathBuf>,
+    /// Of the routes that ask for a proof.
+    pub(crate) credentials: BTreeMap<RouteName, Credentials>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -9,6 +9,7 @@ use bowline_core::id::{ServiceName, SlotId};
 use bowline_core::instance::{InstanceObservation, Phase, SlotState, SlotStatus};
 use bowline_core::rollout::Set;
 use bowline_core::route::{EdgeObservation, EdgeStatus, claims};
+use ipnet::IpNet;
 
 use super::effects::Now;
 use super::world::AppWorld;
@@ -22,7 +23,7 @@ impl Loop {
         let slots = self.slots.status(now.mono);
         wire::Status {
             daemon: daemon_status(&self.about, None),
-            edge: edge_status(&self.edge),
+            edge: edge_status(&self.edge, &self.place.trusted_proxies),
             apps: self.apps.values().map(|app| self.app_status(app, &slots, now)).collect(),
         }
     }
@@ -201,7 +202,7 @@ pub(crate) fn daemon_status(about: &About, degraded: Option<&Fault>) -> wire::Da
     }
 }
 
-pub(crate) fn edge_status(edge: &EdgeObservation) -> wire::EdgeStatus {
+pub(crate) fn edge_status(edge: &EdgeObservation, trusted_proxies: &[IpNet]) -> wire::EdgeStatus {
     let (state, fault) = match &edge.status {
         EdgeStatus::Starting => (wire::EdgeState::Starting, None),
         EdgeStatus::Connected => (wire::EdgeState::Serving, None),
@@ -215,6 +216,7 @@ pub(crate) fn edge_status(edge: &EdgeObservation) -> wire::EdgeStatus {
         serving: edge.serving.map(|generation| generation.0),
         connections_open: edge.connections_open,
         private_bytes: edge.private_bytes,
+        trusted_proxies: trusted_proxies.iter().map(ToString::to_string).collect(),
         fault,
     }
 }

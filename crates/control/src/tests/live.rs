@@ -59,6 +59,7 @@ fn start(dir: &Path) -> Room {
         api,
         admin,
         registry: crate::Registry::default(),
+        trusted_proxies: Vec::new(),
         version: "1.2.3".into(),
     };
     let run = tokio::spawn(run(config, links));

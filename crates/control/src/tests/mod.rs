@@ -26,6 +26,7 @@ use tempfile::TempDir;
 use crate::certs::{CertCache, LocalCa};
 use crate::config::{Ended, Mode};
 use crate::reconcile::change::ChangeForm;
+use crate::reconcile::credentials::Salt;
 use crate::reconcile::effects::{Effect, Input, Now, Ticket};
 use crate::reconcile::load::load;
 use crate::reconcile::release::Place;
@@ -193,7 +194,13 @@ impl World {
             admin: None,
             state_dir: self.state(),
         };
-        let place = Place { state_dir: self.state(), is_root: true, edge_http: self.edge.http };
+        let place = Place {
+            state_dir: self.state(),
+            is_root: true,
+            edge_http: self.edge.http,
+            salt: Salt::default(),
+            trusted_proxies: Vec::new(),
+        };
         let (machine, effects) = Loop::start(about, place, loaded, before.as_ref(), self.now);
         Ok(Daemon {
             machine,

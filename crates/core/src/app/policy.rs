@@ -66,6 +66,15 @@ pub enum Auth {
     },
 }
 
+impl Auth {
+    /// What a request must hold.
+    pub fn secret(&self) -> &SecretName {
+        match self {
+            Self::Header { secret, .. } | Self::Bearer { secret } | Self::Basic { secret } => secret,
+        }
+    }
+}
+
 /// Default body limit of a route that says none.
 pub const DEFAULT_BODY: Bytes = Bytes(100 << 20);
 

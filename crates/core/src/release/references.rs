@@ -1,6 +1,6 @@
 //! What the values of a service's environment stand for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::app::{App, Delivery, Reference, Value, VarName, Variables};
@@ -76,16 +76,17 @@ pub fn variables(app: &App, service: &ServiceName) -> Variables {
     variables
 }
 
-/// The secrets that the app's instances are given, each with the variable that wants it first.
-pub fn wanted_secrets(app: &App) -> BTreeMap<SecretName, VarName> {
-    let mut wanted = BTreeMap::new();
+/// The secrets that the app's instances are given, and those that its routes ask for.
+pub fn wanted_secrets(app: &App) -> BTreeSet<SecretName> {
+    let mut wanted = BTreeSet::new();
     for service in app.services.keys() {
-        for (variable, value) in variables(app, service) {
+        for value in variables(app, service).into_values() {
             if let Value::Secret { name, .. } = value {
-                wanted.entry(name).or_insert(variable);
+                wanted.insert(name);
             }
         }
     }
+    wanted.extend(app.routes.values().filter_map(|route| Some(route.access.auth.as_ref()?.secret().clone())));
     wanted
 }
 

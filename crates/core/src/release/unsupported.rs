@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use crate::app::{App, Auth, Cage, Origin, RateBy, Route, SecretSource, Service, Strategy, Tls};
+use crate::app::{App, Cage, Origin, RateBy, Route, SecretSource, Service, Strategy, Tls};
 use crate::fault::{Fault, FaultKind};
 use crate::route::LOCAL;
 
@@ -139,19 +139,11 @@ impl Found {
             Tls::Auto | Tls::Local | Tls::Off => false,
         };
         self.add(acme, format!("{path}.tls"), "certificates come only from the local CA yet");
-        self.add(!route.access.allow.is_empty(), format!("{path}.allow"), "the edge cannot tell addresses apart yet");
-        let auth = route.access.auth.as_ref().map(|auth| match auth {
-            Auth::Header { .. } => "the edge does not check header tokens yet",
-            Auth::Bearer { .. } => "the edge does not check bearer tokens yet",
-            Auth::Basic { .. } => "the edge does not check passwords yet",
-        });
-        self.add(auth.is_some(), format!("{path}.auth"), auth.unwrap_or_default());
-        self.add(route.limit.rate.is_some(), format!("{path}.limit.rate"), "the edge does not limit rates yet");
         let by = match route.limit.by {
             RateBy::Client => false,
             RateBy::Route => route.limit.rate.is_none(),
         };
-        self.add(by, format!("{path}.limit.by"), "the edge does not limit rates yet");
+        self.add(by, format!("{path}.limit.by"), "it says how a rate is counted, and the route has no `rate`");
         self.add(route.upload.is_some(), format!("{path}.upload"), "the edge does not look into uploads yet");
     }
 }

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use super::claim::{self, Claim, Conflict, Held};
+use super::policy::canonical;
 use super::{Action, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table};
-use crate::app::{App, Origin, Route, RouteTo, Tls};
+use super::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit};
+use crate::app::{App, Auth, Origin, Route, RouteTo, Tls};
 use crate::id::{AppKey, Generation, RouteName, ServiceName};
 use crate::rollout::Set;
 use crate::units::Weight;
@@ -18,6 +22,9 @@ pub struct Serving<'a> {
     pub app: &'a App,
     /// `Rollout::sets`, or `rollout::steady`.
     pub sets: &'a [Set],
+    /// Of its routes that want a proof. A route whose credentials are missing lets nobody in.
+    pub credentials: &'a BTreeMap<RouteName, Credentials>,
+    pub maintenance: Option<&'a Maintenance>,
 }
 
 /// The table. `apps` by the time they claimed their hosts; `files` are the folders of static services, `endpoints`
@@ -72,9 +79,28 @@ fn rule(app: Serving<'_>, name: &RouteName, route: &Route, files: &BTreeMap<Pool
         prefix: route.path.clone(),
         strip: route.strip,
         action,
+        policies: policies(app, name, route),
         body: route.limit.body,
         timeout: route.limit.timeout,
         idle: route.limit.idle,
+    }
+}
+
+fn policies(app: Serving<'_>, name: &RouteName, route: &Route) -> Policies {
+    let networks = |networks: &[IpNet]| networks.iter().map(canonical).collect();
+    let proof = |auth: &Auth| match auth {
+        Auth::Header { name, .. } => Proof::Header(name.to_ascii_lowercase()),
+        Auth::Bearer { .. } => Proof::Bearer,
+        Auth::Basic { .. } => Proof::Basic,
+    };
+    let credentials = || app.credentials.get(name).cloned().unwrap_or_default();
+    let auth = route.access.auth.as_ref();
+    Policies {
+        maintenance: app.maintenance.map(|maintenance| Maintenance { allow: networks(&maintenance.allow) }),
+        allow: networks(&route.access.allow),
+        auth: auth.map(|auth| Gate { proof: proof(auth), credentials: credentials() }),
+        rate: route.limit.rate.map(|rate| RateLimit { rate, by: route.limit.by }),
+        upload: route.upload.clone(),
     }
 }
 
@@ -105,11 +131,12 @@ fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::{Access, HostName, Limit, PathPrefix, StaticFiles, sample};
+    use crate::app::{Access, HostName, Limit, PathPrefix, StaticFiles, Upload, sample};
     use crate::fault::Fault;
-    use crate::id::{Incarnation, InstanceId, Port, ReleaseNumber, Slot, SlotId};
+    use crate::id::{Incarnation, InstanceId, Port, ReleaseNumber, SecretName, Slot, SlotId};
     use crate::rollout::{Role, steady};
     use crate::route::check_claims;
+    use crate::units::Rate;
 
     fn route(hosts: &[&str], path: &str, to: RouteTo) -> Route {
         Route {
@@ -134,11 +161,17 @@ mod tests {
         app
     }
 
+    static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
+
+    fn serving<'a>(key: &'a AppKey, app: &'a App, sets: &'a [Set]) -> Serving<'a> {
+        Serving { key, app, sets, credentials: &NO_CREDENTIALS, maintenance: None }
+    }
+
     /// `host path → what`, in the order of precedence.
     fn rules(env: &str, app: &App) -> Vec<String> {
         let key = sample::key(env, "shop");
         let sets = steady(app, ReleaseNumber(1));
-        let apps = [Serving { key: &key, app, sets: &sets }];
+        let apps = [serving(&key, app, &sets)];
         let table = compile(Generation(7), &apps, &BTreeMap::new(), &BTreeMap::new()).unwrap();
         assert_eq!(table.generation, Generation(7));
         let line = |host: &HostName, rule: &Rule| {
@@ -172,6 +205,36 @@ mod tests {
             "shop.localhost/ web",
         ];
         check("local", &app(&["api", "web"], &routes), &expected);
+    }
+
+    #[test]
+    fn a_rule_carries_what_its_route_asks_for() {
+        let secret = || SecretName::new("token").unwrap();
+        let mut guarded = route(&[], "/", to("web"));
+        guarded.access.allow = vec!["::ffff:10.0.0.0/104".parse().unwrap()];
+        guarded.access.auth = Some(Auth::Header { name: "X-Auth-Token".to_owned(), secret: secret() });
+        guarded.limit.rate = Some(Rate { count: 5, per: std::time::Duration::from_secs(1) });
+        guarded.upload = Some(Upload { extensions: vec!["png".to_owned()] });
+        let mut other = route(&[], "/other", to("web"));
+        other.access.auth = Some(Auth::Basic { secret: secret() });
+        let app = app(&["web"], &[("main", guarded), ("other", other)]);
+        let key = sample::key("local", "shop");
+        let sets = steady(&app, ReleaseNumber(1));
+        let known = Credentials { salt: [1; 16], digests: [[2; 32]].into() };
+        let credentials = [(RouteName::new("main").unwrap(), known.clone())].into();
+        let maintenance = Maintenance { allow: vec!["127.0.0.1/32".parse().unwrap()] };
+        let serving =
+            Serving { credentials: &credentials, maintenance: Some(&maintenance), ..serving(&key, &app, &sets) };
+        let table = compile(Generation(1), &[serving], &BTreeMap::new(), &BTreeMap::new()).unwrap();
+        let rules = &table.sites.values().next().unwrap().rules;
+        let main = &rules[1].policies;
+        assert_eq!(main.allow, ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(main.auth, Some(Gate { proof: Proof::Header("x-auth-token".to_owned()), credentials: known }));
+        assert_eq!(main.rate.unwrap().rate.count, 5);
+        assert_eq!(main.upload.as_ref().unwrap().extensions, ["png"]);
+        assert_eq!(main.maintenance, Some(maintenance.clone()));
+        let other = rules[0].policies.auth.as_ref().unwrap();
+        assert_eq!((&other.proof, other.credentials.digests.len()), (&Proof::Basic, 0), "nobody gets in");
     }
 
     #[test]
@@ -250,8 +313,7 @@ mod tests {
         let endpoints = [(pool("web", 2), ready.clone()), (pool("web", 9), ready.clone())].into();
         let roots = [(pool("docs", 1), PathBuf::from("/a/dist"))].into();
         let sets = [set("docs", 1, 100), set("docs", 2, 0), set("web", 1, 75), set("web", 2, 25)];
-        let table =
-            compile(Generation(1), &[Serving { key: &key, app: &app, sets: &sets }], &endpoints, &roots).unwrap();
+        let table = compile(Generation(1), &[serving(&key, &app, &sets)], &endpoints, &roots).unwrap();
         assert_eq!(table.pools, [(pool("web", 1), Pool::default()), (pool("web", 2), ready)].into());
         let rules = &table.sites.values().next().unwrap().rules;
         assert!(matches!(&rules[0].action, Action::Files(files) if files.root.ends_with("dist")));

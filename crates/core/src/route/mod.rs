@@ -3,6 +3,7 @@
 mod claim;
 mod compile;
 mod observation;
+mod policy;
 mod table;
 mod tables;
 
@@ -11,6 +12,7 @@ pub use compile::{Serving, compile};
 pub use observation::{
     DURATION_BOUNDS, EdgeObservation, EdgeStatus, Histogram, Method, SIZE_BOUNDS, Series, SeriesKey,
 };
+pub use policy::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit, canonical};
 pub use table::{
     Action, Certificate, Certificates, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
 };

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use super::policy::Policies;
 use crate::app::{BodyLimit, HostName, PathPrefix};
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use crate::secret::Secret;
@@ -35,6 +38,8 @@ pub struct Table {
     /// The endpoints that may get new requests. An instance that is drained is not listed; an edge keeps its
     /// outstanding count until it is zero.
     pub pools: BTreeMap<PoolId, Pool>,
+    /// Whose `X-Forwarded-For` is believed. Counts for connections that are opened from then on.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// One host.
@@ -67,6 +72,7 @@ pub struct Rule {
     /// Remove the prefix before forwarding.
     pub strip: bool,
     pub action: Action,
+    pub policies: Policies,
     pub body: BodyLimit,
     /// From the last byte of the request to the first of the response.
     pub timeout: Duration,

@@ -6,19 +6,23 @@ use std::time::Duration;
 
 use bowline_core::app::App;
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Slot, SlotId};
+use bowline_core::id::{
+    AppKey, Generation, Incarnation, InstanceId, ReleaseNumber, RouteName, ServiceName, Slot, SlotId,
+};
 use bowline_core::instance::{
     EnvValue, InstanceOrder, InstanceSpec, Observations, Phase as Life, PortChoice, Publish, Readiness, SlotState,
     Slots, Wanted, World,
 };
 use bowline_core::rollout::{Entered, Input, Phase, Plan, Presence, Rollout, Set, steady};
-use bowline_core::route::{Action, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
+use bowline_core::route::{Action, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
 use bowline_core::time::Mono;
 use bowline_core::units::Weight;
 
 use crate::check::{Broken, Invariant, broken};
 use crate::edge::Edge;
 use crate::node::Node;
+
+static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
 
 /// A bug planted in the loop, to see that its invariant is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -434,7 +438,10 @@ impl Daemon {
                 apps.push((key, &record.revisions[&live], self.sets(out, key)));
             }
         }
-        let apps: Vec<Serving<'_>> = apps.iter().map(|(key, app, sets)| Serving { key, app, sets }).collect();
+        let apps: Vec<Serving<'_>> = apps
+            .iter()
+            .map(|(key, app, sets)| Serving { key, app, sets, credentials: &NO_CREDENTIALS, maintenance: None })
+            .collect();
         let mut table = compile(Generation(0), &apps, &endpoints, &BTreeMap::new()).expect("no two claim one host");
         if out.mutation == Some(Mutation::WrongWeights) {
             for rule in table.sites.values_mut().flat_map(|site| &mut site.rules) {

@@ -4,11 +4,13 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::answer::Reason;
 use crate::h1::{Forwarding, Framing, Scheme, Trust, Version};
+use crate::policy::Networks;
 use crate::stream::Stream;
 
 /// After an answer that the client may not have waited for: read on for so long, so that the answer is not destroyed
@@ -23,6 +25,8 @@ pub(crate) struct Peer {
     pub(crate) ip: IpAddr,
     pub(crate) tls: Option<Secured>,
     pub(crate) forwarding: Forwarding,
+    /// Whose word is taken for whom they forward.
+    pub(crate) trusted: Arc<Networks>,
 }
 
 /// What a TLS handshake settled.
@@ -34,10 +38,11 @@ pub(crate) struct Secured {
 }
 
 impl Peer {
-    pub(crate) fn new(ip: IpAddr, tls: Option<Secured>) -> Self {
+    pub(crate) fn new(ip: IpAddr, tls: Option<Secured>, trusted: Arc<Networks>) -> Self {
         let ip = ip.to_canonical();
         let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
-        Self { ip, tls, forwarding: Forwarding::new(ip, scheme, Trust::None) }
+        let trust = if trusted.contain(ip) { Trust::Proxy } else { Trust::None };
+        Self { ip, tls, forwarding: Forwarding::new(ip, scheme, trust), trusted }
     }
 }
 

@@ -75,6 +75,10 @@ impl Forwarding {
         self.scheme
     }
 
+    pub fn trust(&self) -> Trust {
+        self.trust
+    }
+
     /// RFC 7239: an IPv6 address is bracketed and quoted.
     fn element(&self) -> String {
         let scheme = self.scheme.as_str();

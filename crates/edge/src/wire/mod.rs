@@ -6,6 +6,7 @@
 
 mod channel;
 mod observation;
+mod policy;
 mod table;
 
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ pub use observation::{ObservationFrame, SeriesFrame};
 pub use table::{DesiredFrame, TableError};
 
 /// Version of this protocol. A peer of another one is refused by name.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// From the daemon to the edge.
 #[derive(Debug, Serialize, Deserialize)]

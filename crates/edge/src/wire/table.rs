@@ -15,6 +15,8 @@ use bowline_core::secret::Secret;
 use bowline_core::units::{Bytes, Weight};
 use serde::{Deserialize, Serialize};
 
+use super::policy::{PoliciesFrame, networks, parse_networks};
+
 /// Why a frame is not a table.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
@@ -24,6 +26,8 @@ pub enum TableError {
     Pool(usize),
     #[error("a weight of {0} is more than 100")]
     Weight(u8),
+    #[error("a rate of nothing lets nobody in")]
+    Rate,
 }
 
 /// A whole [`EdgeDesired`]. Pools are referred to by their position.
@@ -33,6 +37,7 @@ pub struct DesiredFrame {
     sites: Vec<SiteFrame>,
     pools: Vec<PoolFrame>,
     certificates: Vec<CertificateFrame>,
+    trusted_proxies: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,6 +55,7 @@ struct RuleFrame {
     prefix: String,
     strip: bool,
     action: ActionFrame,
+    policies: PoliciesFrame,
     body: u64,
     timeout_ms: u64,
     idle_ms: u64,
@@ -92,7 +98,7 @@ impl Drop for CertificateFrame {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -110,6 +116,7 @@ impl From<&EdgeDesired> for DesiredFrame {
             sites: table.sites.iter().map(|(host, site)| SiteFrame::from(host, site, &positions)).collect(),
             pools: table.pools.iter().map(|(id, pool)| PoolFrame::from(id, pool)).collect(),
             certificates: certificates.collect(),
+            trusted_proxies: networks(&table.trusted_proxies),
         }
     }
 }
@@ -155,6 +162,7 @@ impl RuleFrame {
             prefix: rule.prefix.to_string(),
             strip: rule.strip,
             action,
+            policies: PoliciesFrame::from(&rule.policies),
             body: rule.body.0.0,
             timeout_ms: millis(rule.timeout),
             idle_ms: millis(rule.idle),
@@ -174,7 +182,11 @@ impl PoolFrame {
     }
 }
 
-fn parse<T, E>(what: &'static str, text: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<T, TableError> {
+pub(super) fn parse<T, E>(
+    what: &'static str,
+    text: &str,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<T, TableError> {
     parse(text).map_err(|_| TableError::Text { what, text: text.to_owned() })
 }
 
@@ -198,7 +210,8 @@ impl DesiredFrame {
             certificates.insert(parse("host", &frame.host, HostName::new)?, certificate);
         }
         let generation = Generation(self.generation);
-        let table = Table { generation, sites, pools: pools.into_iter().collect() };
+        let trusted_proxies = parse_networks(&self.trusted_proxies)?;
+        let table = Table { generation, sites, pools: pools.into_iter().collect(), trusted_proxies };
         Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
     }
 }
@@ -227,6 +240,7 @@ impl RuleFrame {
             prefix: parse("path", &self.prefix, PathPrefix::new)?,
             strip: self.strip,
             action: self.action.parse(pools)?,
+            policies: self.policies.parse()?,
             body: BodyLimit(Bytes(self.body)),
             timeout: Duration::from_millis(self.timeout_ms),
             idle: Duration::from_millis(self.idle_ms),
@@ -262,16 +276,30 @@ fn parse_split((pool, weight): (usize, u8), pools: &[(PoolId, Pool)]) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bowline_core::app::{RateBy, Upload};
+    use bowline_core::route::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit};
+    use bowline_core::units::Rate;
 
     fn sample() -> EdgeDesired {
         let key = AppKey { env: EnvName::new("local").unwrap(), app: AppName::new("uploads").unwrap() };
         let service = ServiceName::new("web").unwrap();
         let pool = PoolId { key: key.clone(), service: service.clone(), release: ReleaseNumber(3) };
+        let policies = Policies {
+            maintenance: Some(Maintenance { allow: vec!["127.0.0.1/32".parse().unwrap()] }),
+            allow: vec!["2001:db8::/32".parse().unwrap()],
+            auth: Some(Gate {
+                proof: Proof::Header("x-auth-token".to_owned()),
+                credentials: Credentials { salt: [1; 16], digests: [[2; 32]].into() },
+            }),
+            rate: Some(RateLimit { rate: Rate { count: 5, per: Duration::from_secs(60) }, by: RateBy::Route }),
+            upload: Some(Upload { extensions: vec!["png".to_owned()] }),
+        };
         let rule = |prefix: &str, action| Rule {
             id: RuleId { key: key.clone(), route: RouteName::new("main").unwrap() },
             prefix: PathPrefix::new(prefix).unwrap(),
             strip: prefix != "/",
             action,
+            policies: policies.clone(),
             body: BodyLimit(Bytes(1 << 20)),
             timeout: Duration::from_secs(60),
             idle: Duration::from_millis(1500),
@@ -297,6 +325,7 @@ mod tests {
             generation: Generation(7),
             sites: BTreeMap::from([(host.clone(), Site { tls: SiteTls::Both, rules })]),
             pools: BTreeMap::from([(pool, Pool { endpoints })]),
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
         };
         EdgeDesired { table: Arc::new(table), certificates: Arc::new(BTreeMap::from([(host, certificate)])) }
     }

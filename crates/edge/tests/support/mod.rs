@@ -176,6 +176,7 @@ pub fn rule(prefix: &str, action: Action) -> Rule {
         prefix: PathPrefix::new(prefix).unwrap(),
         strip: false,
         action,
+        policies: bowline_core::route::Policies::default(),
         body: BodyLimit(Bytes(200 << 20)),
         timeout: Duration::from_secs(10),
         idle: Duration::from_secs(10),

@@ -2,6 +2,8 @@
 //!
 //! It holds TLS keys; `secrets` seals it before it reaches the disk.
 
+mod policy;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,8 +20,10 @@ use bowline_core::units::{Bytes, Weight};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use self::policy::PoliciesForm;
+
 /// Version of the form below. Another version is not read: the edge then waits for the store.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SnapshotError {
@@ -38,6 +42,7 @@ pub(crate) fn encode(desired: &EdgeDesired) -> Zeroizing<Vec<u8>> {
         sites: desired.table.sites.iter().map(|(host, site)| (host.to_string(), site_form(site))).collect(),
         pools: desired.table.pools.iter().map(|(id, pool)| (pool_id_form(id), pool_form(pool))).collect(),
         certificates: desired.certificates.iter().map(|(host, c)| (host.to_string(), certificate_form(c))).collect(),
+        trusted_proxies: policy::networks_form(&desired.table.trusted_proxies),
     };
     Zeroizing::new(serde_json::to_vec(&form).expect("the form has string keys and no failing serialisers"))
 }
@@ -55,7 +60,8 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
         .into_iter()
         .map(|(h, c)| Ok((host(&h)?, Certificate { chain: c.chain, key: Secret::new(c.key.as_bytes()) })))
         .collect::<Result<_, SnapshotError>>()?;
-    let table = Table { generation: Generation(form.generation), sites, pools };
+    let trusted_proxies = policy::networks(&form.trusted_proxies)?;
+    let table = Table { generation: Generation(form.generation), sites, pools, trusted_proxies };
     Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
 }
 
@@ -65,6 +71,7 @@ struct SnapshotForm {
     sites: BTreeMap<String, SiteForm>,
     pools: Vec<(PoolIdForm, PoolForm)>,
     certificates: BTreeMap<String, CertificateForm>,
+    trusted_proxies: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -81,6 +88,7 @@ struct RuleForm {
     prefix: String,
     strip: bool,
     action: ActionForm,
+    policies: PoliciesForm,
     body: u64,
     timeout: Duration,
     idle: Duration,
@@ -123,6 +131,7 @@ fn rule_form(rule: &Rule) -> RuleForm {
         prefix: rule.prefix.to_string(),
         strip: rule.strip,
         action: action_form(&rule.action),
+        policies: policy::form(&rule.policies),
         body: rule.body.0.0,
         timeout: rule.timeout,
         idle: rule.idle,
@@ -189,6 +198,7 @@ fn rule(form: RuleForm) -> Result<Rule, SnapshotError> {
         prefix: parsed(&form.prefix, PathPrefix::new)?,
         strip: form.strip,
         action: action(form.action)?,
+        policies: policy::policies(form.policies)?,
         body: BodyLimit(Bytes(form.body)),
         timeout: form.timeout,
         idle: form.idle,

@@ -1,0 +1,83 @@
+//! What a request must pass before it is answered: maintenance → allow → auth → rate, from its head alone; then the size
+//! of its body, while that comes.
+
+mod address;
+mod auth;
+mod rate;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bowline_core::app::BodyLimit;
+use bowline_core::route::Policies;
+
+pub(crate) use address::{Networks, client};
+pub(crate) use rate::Limiter;
+
+use crate::answer::Reason;
+use crate::h1::{Field, Framing, Refusal, RequestHead};
+use auth::Auth;
+
+/// The policies of one route, as a worker asks them.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    maintenance: Option<Networks>,
+    allow: Option<Networks>,
+    auth: Option<Auth>,
+    limiter: Option<Arc<Limiter>>,
+}
+
+impl Guard {
+    /// `None`: the route asks for nothing.
+    pub(crate) fn new(policies: &Policies, limiter: Option<Arc<Limiter>>) -> Option<Box<Self>> {
+        let guard = Self {
+            maintenance: policies.maintenance.as_ref().map(|maintenance| Networks::new(&maintenance.allow)),
+            allow: (!policies.allow.is_empty()).then(|| Networks::new(&policies.allow)),
+            auth: policies.auth.as_ref().map(Auth::new),
+            limiter,
+        };
+        let asks = guard.maintenance.is_some() || guard.allow.is_some() || guard.auth.is_some();
+        (asks || guard.limiter.is_some()).then(|| Box::new(guard))
+    }
+
+    /// Asks all of them. A wrong proof counts against its client's rate: guessing is limited, too. It does not count
+    /// against a route's, which strangers could use up.
+    pub(crate) fn check(&self, client: IpAddr, head: &RequestHead, now: Instant) -> Result<(), Reason> {
+        let outside = |networks: &Option<Networks>| networks.as_ref().is_some_and(|inside| !inside.contain(client));
+        if outside(&self.maintenance) {
+            return Err(Reason::Maintenance);
+        }
+        if outside(&self.allow) {
+            return Err(Reason::NotAllowed);
+        }
+        let proven = self.auth.as_ref().map_or(Ok(()), |auth| auth.check(head));
+        let counts = |limiter: &&Arc<Limiter>| proven.is_ok() || limiter.is_by_client();
+        if let Some(limiter) = self.limiter.as_ref().filter(counts) {
+            limiter.take(client, now).map_err(|wait| Reason::TooManyRequests { seconds: wait.0 })?;
+        }
+        proven
+    }
+
+    /// Whether a field stays here: a password is the edge's business, not the app's.
+    pub(crate) fn keeps(&self, field: &Field<'_>) -> bool {
+        self.auth.as_ref().is_some_and(|auth| auth.keeps(field))
+    }
+
+    pub(crate) fn keeps_any(&self) -> bool {
+        self.auth.as_ref().is_some_and(Auth::keeps_any)
+    }
+}
+
+/// Refuses a body that is announced to be too large.
+pub(crate) fn announced(limit: BodyLimit, body: Framing) -> Result<(), Refusal> {
+    match body.length() {
+        Some(length) => room(limit, length),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a body of which `received` bytes came.
+pub(crate) fn room(limit: BodyLimit, received: u64) -> Result<(), Refusal> {
+    if received <= limit.0.0 { Ok(()) } else { Err(Refusal::BodyTooLarge) }
+}

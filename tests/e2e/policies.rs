@@ -1,0 +1,115 @@
+//! What a request must pass before the app sees it: over TLS, with HTTP/1.1 and HTTP/2.
+
+use std::path::{Path, PathBuf};
+
+use bowline_tests::client::{Answer, curl};
+use bowline_tests::up::Up;
+use bowline_tests::{Bowline, SOON, text};
+
+const VERSIONS: [&str; 2] = ["--http1.1", "--http2"];
+
+/// The plain fixture with one route more; its health is asked past the edge.
+fn app(bowline: &Bowline, name: &str, toml: &str) -> PathBuf {
+    let folder = bowline.app(name, "plain");
+    write(&folder, toml);
+    folder
+}
+
+fn write(folder: &Path, toml: &str) {
+    let toml = format!("[service.web]\nrun = \"python3 server.py\"\n[route.main]\nto = \"web\"\n{toml}");
+    std::fs::write(folder.join("bowline.toml"), toml).expect("a test's file");
+}
+
+fn set(bowline: &Bowline, app: &str, name: &str, value: &str) {
+    let file = bowline.folder("secrets").join(name);
+    std::fs::write(&file, value).expect("a test's file");
+    let output = bowline.run(&["secret", "set", app, name, "--file", file.to_str().expect("UTF-8")]);
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+/// One request in each version, which must be answered alike. curl is asked for the answer's head, too.
+fn each(bowline: &Bowline, url: &str, args: &[&str]) -> Answer {
+    let answers = VERSIONS.map(|version| curl(&bowline.ca(), url, &[args, &[version, "--include"]].concat()));
+    assert_eq!(answers[0].status, answers[1].status, "{args:?}");
+    let [_, second] = answers;
+    second
+}
+
+#[test]
+fn only_who_proves_it_gets_in_and_no_secret_is_seen() {
+    const TOKEN: &str = "canary-7a1b-route-token";
+    let bowline = Bowline::new();
+    let auth = "auth = { header = \"X-Auth-Token\", secret = \"api-token\" }\n";
+    let basic = "[route.people]\npath = \"/people\"\nto = \"web\"\nauth = { basic = { secret = \"people\" } }\n\
+        [route.robots]\npath = \"/robots\"\nto = \"web\"\nauth = { bearer = { secret = \"api-token\" } }\n";
+    let folder = app(&bowline, "policy-auth", &format!("{auth}{basic}"));
+    let refused =
+        bowline.fails(&["up", folder.to_str().expect("UTF-8"), "--http", "0", "--https", "0", "--admin", "0"], 2);
+    assert!(refused.contains("api-token") && refused.contains("people"), "{refused}");
+    set(&bowline, "policy-auth", "api-token", TOKEN);
+    set(&bowline, "policy-auth", "people", "ann:canary-password\n# a guest\nbob:other\n");
+    let up = Up::start(&bowline, &folder, SOON);
+    let token = format!("X-Auth-Token: {TOKEN}");
+    let get = |path: &str, args: &[&str]| each(&bowline, &format!("{}{path}", up.https()), args);
+
+    assert_eq!(get("/", &["-H", &token]).status, 200);
+    assert_eq!(get("/", &[]).status, 403);
+    assert_eq!(get("/", &["-H", "X-Auth-Token: other"]).status, 403);
+    assert_eq!(get("/", &["-H", &token, "-H", &token]).status, 403, "two tokens are none");
+
+    let wanted = get("/people", &[]);
+    assert_eq!(wanted.status, 401);
+    assert!(wanted.text().to_lowercase().contains("www-authenticate: basic realm="), "{}", wanted.text());
+    assert_eq!(get("/people", &["-u", "ann:canary-password"]).status, 200);
+    assert_eq!(get("/people", &["-u", "ann:other"]).status, 401);
+    let wanted = get("/robots", &["-H", "Authorization: Bearer nonsense"]);
+    assert_eq!(wanted.status, 401);
+    assert!(wanted.text().to_lowercase().contains("www-authenticate: bearer realm="), "{}", wanted.text());
+    assert_eq!(get("/robots", &["-H", &format!("Authorization: Bearer {TOKEN}")]).status, 200);
+
+    // A new value counts from the next `up` on.
+    set(&bowline, "policy-auth", "api-token", "canary-7a1b-rotated");
+    assert_eq!(get("/", &["-H", &token]).status, 200, "until then the release goes on with what it was made with");
+    let again = bowline.run(&["up", folder.to_str().expect("UTF-8"), "--detach"]);
+    assert!(again.status.success(), "{}", text(&again));
+    assert_eq!(get("/", &["-H", &token]).status, 403);
+    assert_eq!(get("/", &["-H", "X-Auth-Token: canary-7a1b-rotated"]).status, 200);
+
+    for verb in [["status"].as_slice(), &["logs"], &["logs", "--access"], &["events"]] {
+        assert!(!bowline.json_text(verb).contains("canary-"), "{verb:?} shows a secret");
+    }
+    assert_eq!(bowline.files_with(b"canary-"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn only_listed_addresses_get_in_whatever_they_say_of_themselves() {
+    let bowline = Bowline::new();
+    let folder = app(&bowline, "policy-allow", "allow = [\"192.0.2.0/24\", \"2001:db8::/32\"]\n");
+    let up = Up::start(&bowline, &folder, SOON);
+    let from = |addresses: &str| each(&bowline, &up.https(), &["-H", &format!("X-Forwarded-For: {addresses}")]).status;
+    assert_eq!(each(&bowline, &up.https(), &[]).status, 403);
+    assert_eq!(from("192.0.2.1"), 403, "nobody is trusted unless it was said");
+    assert!(up.interrupt().success());
+
+    let up = Up::start_with(&bowline, &folder, &["--trusted-proxy", "127.0.0.0/8"], SOON);
+    let from = |addresses: &str| each(&bowline, &up.https(), &["-H", &format!("X-Forwarded-For: {addresses}")]).status;
+    assert_eq!(from("192.0.2.1"), 200);
+    assert_eq!(from("::ffff:192.0.2.1"), 200);
+    assert_eq!(from("[2001:db8::7]:4711"), 200);
+    assert_eq!(from("192.0.2.1, 198.51.100.1"), 403, "what a stranger has said is not believed");
+    assert_eq!(from("198.51.100.1, 192.0.2.1, 127.0.0.9"), 200);
+    let log = bowline.json_text(&["logs", "--access"]);
+    assert!(log.contains("198.51.100.1") && log.contains("192.0.2.1"), "{log}");
+}
+
+#[test]
+fn who_asks_too_often_waits() {
+    let bowline = Bowline::new();
+    let folder = app(&bowline, "policy-rate", "limit = { rate = \"3/h\" }\n");
+    let up = Up::start(&bowline, &folder, SOON);
+    let statuses: Vec<u16> = (0..5).map(|_| curl(&bowline.ca(), &up.https(), &["--http1.1"]).status).collect();
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+    let refused = curl(&bowline.ca(), &up.https(), &["--http2", "--include"]);
+    let waits = refused.text().lines().find_map(|line| line.strip_prefix("retry-after: ")?.trim().parse::<u32>().ok());
+    assert!(matches!(waits, Some(1..=1200)), "{}", refused.text());
+}
