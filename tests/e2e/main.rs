@@ -1,6 +1,7 @@
 //! Bowline as a user meets it: the real binary, real processes, real clients, over TLS.
 
 mod app;
+mod artifacts;
 mod attack;
 mod faults;
 mod kills;

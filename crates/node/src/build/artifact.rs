@@ -1,10 +1,13 @@
-//! The artifacts of a state: one folder per digest, its lock and its seal.
+//! The artifacts of a state: folders per digest, its lock and its seal.
 //!
 //! `artifacts/<digest>/` is built where it will run (a virtual environment cannot be moved), so a folder may be half
 //! done. Only `<digest>.json`, written last, makes it an artifact. Whoever builds, removes or collects a digest holds
 //! the lock `<digest>.lock`.
+//!
+//! What was changed after it was sealed is built again beside it, as the next generation (`<digest>.2`): instances may
+//! run from what is there. The seal names the generation that is the artifact; those above it have never run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
@@ -16,18 +19,30 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::serve::Served;
+use super::summary::{Damage, Summary};
 use super::tree;
 
 /// How often a lock that another build holds is tried again: flock has no asynchronous form.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
+/// The generation that `<digest>/` without a number is.
+const FIRST: u32 = 1;
+
 /// Of the seal's form.
-const SEAL_VERSION: u32 = 1;
+const SEAL_VERSION: u32 = 2;
+
+/// What makes a folder an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seal {
+    version: u32,
+    generation: u32,
+    summary: Summary,
+    pub facts: Facts,
+}
 
 /// The facts about an artifact. What follows from them and from the file (the number of workers) is not stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Seal {
-    pub version: u32,
+pub(super) struct Facts {
     pub served: Served,
     /// `python 3.11.2`
     pub runtime: Option<String>,
@@ -35,17 +50,24 @@ pub(super) struct Seal {
     pub detected: Vec<String>,
 }
 
-impl Seal {
-    pub(super) const VERSION: u32 = SEAL_VERSION;
+/// What is there for a digest.
+#[derive(Debug)]
+pub(super) enum Known {
+    Absent,
+    Whole(Seal),
+    Damaged(Damage),
 }
 
 /// The folder `artifacts` of a state.
 #[derive(Debug, Clone)]
 pub(super) struct Artifacts(PathBuf);
 
-/// The sole right to build or remove one digest, in any process of this machine.
+/// The sole right to build one digest, in any process of this machine, and where to.
 #[derive(Debug)]
 pub(super) struct Held {
+    digest: Digest,
+    generation: u32,
+    pub folder: PathBuf,
     _lock: Flock<File>,
 }
 
@@ -57,31 +79,57 @@ impl Artifacts {
         Ok(Self(folder))
     }
 
-    pub(super) fn folder(&self, digest: Digest) -> PathBuf {
-        self.0.join(digest.to_string())
+    /// Where the artifact with this seal lies.
+    pub(super) fn folder(&self, digest: Digest, seal: &Seal) -> PathBuf {
+        self.generation(digest, seal.generation)
+    }
+
+    fn generation(&self, digest: Digest, generation: u32) -> PathBuf {
+        match generation {
+            FIRST => self.0.join(digest.to_string()),
+            later => self.0.join(format!("{digest}.{later}")),
+        }
     }
 
     fn seal_file(&self, digest: Digest) -> PathBuf {
         self.0.join(format!("{digest}.json"))
     }
 
-    /// The seal, if there is a whole artifact. A seal that cannot be understood is none: it is built again.
-    pub(super) fn sealed(&self, digest: Digest) -> Option<Seal> {
-        let seal: Seal = serde_json::from_slice(&fs::read(self.seal_file(digest)).ok()?).ok()?;
-        (seal.version == SEAL_VERSION && self.folder(digest).is_dir()).then_some(seal)
+    /// The artifact, if it is as it was sealed. Lists all of it: blocks.
+    pub(super) fn look_up(&self, digest: Digest) -> Known {
+        let Sealed::As(seal) = self.sealed(digest) else { return Known::Absent };
+        match seal.summary.verify(&self.folder(digest, &seal)) {
+            Ok(()) => Known::Whole(seal),
+            Err(damage) => Known::Damaged(damage),
+        }
+    }
+
+    fn sealed(&self, digest: Digest) -> Sealed {
+        let Ok(bytes) = fs::read(self.seal_file(digest)) else { return Sealed::Not };
+        match serde_json::from_slice::<Seal>(&bytes) {
+            Ok(seal) if seal.version == SEAL_VERSION => Sealed::As(seal),
+            Ok(_) | Err(_) => Sealed::Unreadable,
+        }
     }
 
     /// Waits until nobody else builds or removes this digest.
     pub(super) async fn hold(&self, digest: Digest) -> io::Result<Held> {
         loop {
-            if let Some(held) = self.try_hold(digest)? {
-                return Ok(held);
+            if let Some(lock) = self.try_lock(digest)? {
+                let there = self.generations()?.remove(&digest).unwrap_or_default();
+                let generation = match self.sealed(digest) {
+                    Sealed::Not => FIRST,
+                    Sealed::As(seal) => seal.generation + 1,
+                    Sealed::Unreadable => there.last().map_or(FIRST, |last| last + 1),
+                };
+                let folder = self.generation(digest, generation);
+                return Ok(Held { digest, generation, folder, _lock: lock });
             }
             tokio::time::sleep(LOCK_RETRY).await;
         }
     }
 
-    fn try_hold(&self, digest: Digest) -> io::Result<Option<Held>> {
+    fn try_lock(&self, digest: Digest) -> io::Result<Option<Flock<File>>> {
         let path = self.0.join(format!("{digest}.lock"));
         let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -91,80 +139,105 @@ impl Artifacts {
         };
         // A collector may have removed the file between opening and locking: then this is a lock of nothing.
         let same = fs::metadata(&path).is_ok_and(|now| lock.metadata().is_ok_and(|mine| mine.ino() == now.ino()));
-        Ok(same.then_some(Held { _lock: lock }))
+        Ok(same.then_some(lock))
     }
 
     /// An empty folder to build in; what a killed build left there is ended and removed first.
-    pub(super) fn start(&self, digest: Digest, _held: &Held) -> io::Result<PathBuf> {
-        let folder = self.folder(digest);
-        self.remove_folder(digest)?;
-        make_folder(&folder, 0o755)?;
-        Ok(folder)
+    pub(super) fn start(&self, held: &Held) -> io::Result<()> {
+        remove_folder(&held.folder)?;
+        make_folder(&held.folder, 0o755)
     }
 
     /// Removes what was built so far.
-    pub(super) fn discard(&self, digest: Digest, _held: &Held) -> io::Result<()> {
-        self.remove_folder(digest)
+    pub(super) fn discard(&self, held: &Held) -> io::Result<()> {
+        remove_folder(&held.folder)
     }
 
     /// Makes the artifact whole: read-only, owned by the node's own user, on the disk, and known as such.
-    pub(super) fn seal(&self, digest: Digest, seal: &Seal, _held: &Held) -> io::Result<()> {
-        let folder = self.folder(digest);
-        freeze(&folder)?;
-        let handle = File::open(&folder)?;
+    pub(super) fn seal(&self, facts: Facts, held: &Held) -> io::Result<Seal> {
+        freeze(&held.folder)?;
+        let summary = Summary::of(&held.folder)?;
+        let seal = Seal { version: SEAL_VERSION, generation: held.generation, summary, facts };
+        let handle = File::open(&held.folder)?;
         // One call instead of an fsync for each of a virtual environment's thousands of files.
         nix::unistd::syncfs(&handle)?;
         let mut temporary = tempfile::Builder::new().prefix(".seal").tempfile_in(&self.0)?;
-        temporary.write_all(&serde_json::to_vec(seal).map_err(io::Error::other)?)?;
+        temporary.write_all(&serde_json::to_vec(&seal).map_err(io::Error::other)?)?;
         temporary.as_file().sync_all()?;
-        temporary.persist(self.seal_file(digest))?;
-        File::open(&self.0)?.sync_all()
+        temporary.persist(self.seal_file(held.digest))?;
+        File::open(&self.0)?.sync_all()?;
+        Ok(seal)
     }
 
-    /// Removes what is neither wanted nor being built right now. Gives the digests that are gone.
-    pub(super) fn collect(&self, keep: &BTreeSet<Digest>) -> io::Result<Vec<Digest>> {
+    /// Removes the folders that none of `keep` lies in and that nobody builds right now. Gives what is gone.
+    pub(super) fn collect(&self, keep: &BTreeSet<PathBuf>) -> io::Result<Vec<PathBuf>> {
+        self.remove_where(|_, folder, _| !keep.iter().any(|kept| kept.starts_with(folder)))
+    }
+
+    /// Removes what killed builds left. What was sealed once stays: something may run from it.
+    pub(super) fn remove_unsealed(&self) -> io::Result<Vec<PathBuf>> {
+        self.remove_where(|sealed, _, generation| match sealed {
+            Sealed::Not => true,
+            Sealed::As(seal) => generation > seal.generation,
+            Sealed::Unreadable => false,
+        })
+    }
+
+    fn remove_where(&self, unwanted: impl Fn(&Sealed, &Path, u32) -> bool) -> io::Result<Vec<PathBuf>> {
         let mut gone = Vec::new();
-        for digest in self.known()? {
-            if keep.contains(&digest) {
-                continue;
+        for (digest, generations) in self.generations()? {
+            let Some(_lock) = self.try_lock(digest)? else { continue };
+            let sealed = self.sealed(digest);
+            let mut kept = 0;
+            for generation in generations {
+                let folder = self.generation(digest, generation);
+                match unwanted(&sealed, &folder, generation) {
+                    true => {
+                        // The seal goes first, so that a crash leaves a leftover, not half an artifact.
+                        if matches!(&sealed, Sealed::As(seal) if seal.generation == generation) {
+                            ignore_missing(fs::remove_file(self.seal_file(digest)))?;
+                        }
+                        remove_folder(&folder)?;
+                        gone.push(folder);
+                    }
+                    false => kept += 1,
+                }
             }
-            let Some(_held) = self.try_hold(digest)? else { continue };
-            self.remove(digest)?;
-            gone.push(digest);
+            if kept == 0 {
+                ignore_missing(fs::remove_file(self.seal_file(digest)))?;
+                ignore_missing(fs::remove_file(self.0.join(format!("{digest}.lock"))))?;
+            }
         }
         Ok(gone)
     }
 
-    /// Removes what killed builds left. Sealed artifacts stay.
-    pub(super) fn remove_unsealed(&self) -> io::Result<Vec<Digest>> {
-        let sealed: BTreeSet<Digest> = self.known()?.into_iter().filter(|d| self.sealed(*d).is_some()).collect();
-        self.collect(&sealed)
-    }
-
-    fn known(&self) -> io::Result<BTreeSet<Digest>> {
-        let mut known = BTreeSet::new();
+    /// The digests with anything here, and the generations that have a folder.
+    fn generations(&self) -> io::Result<BTreeMap<Digest, BTreeSet<u32>>> {
+        let mut known: BTreeMap<Digest, BTreeSet<u32>> = BTreeMap::new();
         for entry in fs::read_dir(&self.0)? {
             let name = entry?.file_name();
             let name = name.to_string_lossy();
-            let name = name.strip_suffix(".json").or(name.strip_suffix(".lock")).unwrap_or(&name);
-            known.extend(name.parse::<Digest>());
+            let (digest, rest) = name.split_once('.').unwrap_or((&name, "1"));
+            let Ok(digest) = digest.parse() else { continue };
+            known.entry(digest).or_default().extend(rest.parse::<u32>());
         }
         Ok(known)
     }
+}
 
-    /// The caller holds the lock. The seal goes first, so that a crash leaves a leftover, not half an artifact.
-    fn remove(&self, digest: Digest) -> io::Result<()> {
-        self.remove_folder(digest)?;
-        ignore_missing(fs::remove_file(self.0.join(format!("{digest}.lock"))))
-    }
+/// What the seal's file says.
+enum Sealed {
+    Not,
+    As(Seal),
+    /// Of another version, or damaged: something may run from what it sealed.
+    Unreadable,
+}
 
-    fn remove_folder(&self, digest: Digest) -> io::Result<()> {
-        ignore_missing(fs::remove_file(self.seal_file(digest)))?;
-        let folder = self.folder(digest);
-        tree::kill_marked(&folder);
-        thaw(&folder)?;
-        ignore_missing(fs::remove_dir_all(&folder))
-    }
+/// The caller holds the lock.
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    tree::kill_marked(folder);
+    thaw(folder)?;
+    ignore_missing(fs::remove_dir_all(folder))
 }
 
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {

@@ -18,6 +18,7 @@ mod recipe;
 mod requirements;
 mod serve;
 mod source;
+mod summary;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -38,7 +39,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use artifact::{Artifacts, Held, Seal};
+use artifact::{Artifacts, Held, Known, Seal};
 use detect::{Plan, Written};
 use hashes::Hashes;
 use python::Interpreter;
@@ -98,19 +99,19 @@ pub async fn run(
     Ok(built)
 }
 
-/// Removes artifacts that no release names any more, and what killed builds left. Builds that run are not touched:
-/// they hold their digest's lock. Blocks on the disk.
+/// Removes artifacts in which none of `keep` lies, the roots that releases name, and what killed builds left. Builds
+/// that run are not touched: they hold their digest's lock. Gives the folders that are gone. Blocks on the disk.
 ///
 /// # Errors
 /// The first that could not be removed.
-pub fn collect(config: &BuildConfig, keep: &BTreeSet<Digest>) -> Result<Vec<Digest>, Fault> {
+pub fn collect(config: &BuildConfig, keep: &BTreeSet<PathBuf>) -> Result<Vec<PathBuf>, Fault> {
     let fault = |e: io::Error| state_fault(&config.state_dir, &e);
     Artifacts::open(&config.state_dir).and_then(|a| a.collect(keep)).map_err(fault)
 }
 
 /// To be called once when a daemon starts, before its first build: ends the processes and removes the folders of
 /// builds that a crash cut short. Blocks on the disk.
-pub fn clean(config: &BuildConfig) -> Result<Vec<Digest>, Fault> {
+pub fn clean(config: &BuildConfig) -> Result<Vec<PathBuf>, Fault> {
     let fault = |e: io::Error| state_fault(&config.state_dir, &e);
     let gone = Artifacts::open(&config.state_dir).and_then(|a| a.remove_unsealed()).map_err(fault)?;
     recipe::remove_temporary(&config.state_dir).map_err(fault)?;
@@ -206,23 +207,33 @@ impl Build<'_> {
             (None, None) => None,
         };
         let digest = digest(&source, &plan, interpreter.as_ref(), runtime.as_deref());
-        if let Some(seal) = self.artifacts.sealed(digest) {
+        if let Known::Whole(seal) = self.look_up(digest).await {
             return Ok(Outcome { digest, seal, cached: true });
         }
         let held = Arc::new(self.hold(name, digest).await?);
         // Whoever held it may have built just this.
-        if let Some(seal) = self.artifacts.sealed(digest) {
-            return Ok(Outcome { digest, seal, cached: true });
+        match self.look_up(digest).await {
+            Known::Whole(seal) => return Ok(Outcome { digest, seal, cached: true }),
+            Known::Damaged(damage) => {
+                let text = format!("the release folder was changed after it was built ({damage}): it is built again");
+                self.note(name, &text).await;
+                tracing::warn!(%digest, %damage, "an artifact was changed after it was built");
+            }
+            Known::Absent => {}
         }
-        let job =
-            recipe::Job { build: self, name, service, source: Arc::new(source), plan, interpreter, runtime, digest };
+        let job = recipe::Job { build: self, name, service, source: Arc::new(source), plan, interpreter, runtime };
         match job.make(&held).await {
             Ok(seal) => Ok(Outcome { digest, seal, cached: false }),
             Err(setback) => {
-                self.discard(digest, held).await;
+                self.discard(held).await;
                 Err(setback)
             }
         }
+    }
+
+    async fn look_up(&self, digest: Digest) -> Known {
+        let artifacts = self.artifacts.clone();
+        blocking(move |_| artifacts.look_up(digest)).await
     }
 
     async fn hold(&self, name: &ServiceName, digest: Digest) -> Result<Held, Fault> {
@@ -271,11 +282,12 @@ impl Build<'_> {
     }
 
     /// What an interrupted or failed build leaves only takes space: it is not sealed.
-    async fn discard(&self, digest: Digest, held: Arc<Held>) {
+    async fn discard(&self, held: Arc<Held>) {
         let artifacts = self.artifacts.clone();
-        let removed = blocking(move |_| artifacts.discard(digest, &held)).await;
+        let folder = held.folder.clone();
+        let removed = blocking(move |_| artifacts.discard(&held)).await;
         if let Err(error) = removed {
-            tracing::warn!(%error, %digest, "the leftovers of a failed build could not be removed");
+            tracing::warn!(%error, folder = %folder.display(), "the leftovers of a failed build could not be removed");
         }
     }
 
@@ -306,10 +318,11 @@ impl Build<'_> {
 
     /// What the artifact is for one of the services that share it.
     fn artifact(&self, service: &Service, outcome: &Outcome) -> Artifact {
-        let folder = self.artifacts.folder(outcome.digest);
+        let facts = &outcome.seal.facts;
+        let folder = self.artifacts.folder(outcome.digest, &outcome.seal);
         let (app, venv) = (folder.join("app"), folder.join("venv"));
-        let mut detected = outcome.seal.detected.clone();
-        let (root, run) = match (&outcome.seal.served, &service.run) {
+        let mut detected = facts.detected.clone();
+        let (root, run) = match (&facts.served, &service.run) {
             (_, Some(run)) => (app, Some(run.clone())),
             (Served::AsWritten, None) => (app, None),
             (Served::Files(dir), None) => (app.join(dir), None),
@@ -320,7 +333,7 @@ impl Build<'_> {
             }
         };
         let mut env = BTreeMap::new();
-        if outcome.seal.venv {
+        if facts.venv {
             env.insert("PATH".to_owned(), format!("{}/bin:{SYSTEM_PATH}", venv.display()));
             env.insert("VIRTUAL_ENV".to_owned(), venv.display().to_string());
             env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
@@ -332,7 +345,7 @@ impl Build<'_> {
             root,
             run,
             env,
-            runtime: outcome.seal.runtime.clone(),
+            runtime: facts.runtime.clone(),
             detected,
             cached: outcome.cached,
         }

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use bowline_core::app::Service;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{Digest, ServiceName};
+use bowline_core::id::ServiceName;
 use bowline_core::release::BuildPhase;
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::Instant;
 
-use super::artifact::{self, Held, Seal};
+use super::artifact::{self, Facts, Held, Seal};
 use super::command::{CommandError, Host, passed_on};
 use super::detect::{self, Plan, Serve, Step};
 use super::python::{self, Interpreter};
@@ -37,7 +37,6 @@ pub(super) struct Job<'b> {
     pub plan: Plan,
     pub interpreter: Option<Interpreter>,
     pub runtime: Option<String>,
-    pub digest: Digest,
 }
 
 impl Job<'_> {
@@ -80,25 +79,19 @@ impl Job<'_> {
         let served = self.served(&folder, choice)?;
 
         build.phase(self.name, BuildPhase::Seal).await;
-        let seal = Seal {
-            version: Seal::VERSION,
-            served,
-            runtime: self.runtime.clone(),
-            venv: self.interpreter.is_some(),
-            detected,
-        };
-        let (artifacts, digest, held, sealed) = (build.artifacts.clone(), self.digest, Arc::clone(held), seal.clone());
-        let state = &build.config.state_dir;
-        blocking(move |_| artifacts.seal(digest, &sealed, &held)).await.map_err(|e| state_fault(state, &e))?;
-        Ok(seal)
+        let facts = Facts { served, runtime: self.runtime.clone(), venv: self.interpreter.is_some(), detected };
+        let (artifacts, held) = (build.artifacts.clone(), Arc::clone(held));
+        let sealed = blocking(move |_| artifacts.seal(facts, &held)).await;
+        Ok(sealed.map_err(|e| state_fault(&build.config.state_dir, &e))?)
     }
 
     async fn copy(&self, held: &Arc<Held>) -> Result<PathBuf, Setback> {
-        let (artifacts, source, digest) = (self.build.artifacts.clone(), Arc::clone(&self.source), self.digest);
+        let (artifacts, source) = (self.build.artifacts.clone(), Arc::clone(&self.source));
         let (held, uid) = (Arc::clone(held), self.build.uid);
         let copied = blocking(move |cancel| {
             let state = |e| CopyError::State(e);
-            let folder = artifacts.start(digest, &held).map_err(state)?;
+            artifacts.start(&held).map_err(state)?;
+            let folder = held.folder.clone();
             let app = folder.join("app");
             artifact::make_folder(&app, 0o755).map_err(state)?;
             source.copy(&app, cancel).map_err(CopyError::Source)?;

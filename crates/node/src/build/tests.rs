@@ -138,11 +138,21 @@ impl Bench {
         self.run().await.0.expect_err("it must fail")
     }
 
+    /// Where the first build of a digest lies.
+    fn folder(&self, digest: Digest) -> PathBuf {
+        self.state.path().join("artifacts").join(digest.to_string())
+    }
+
     /// Names in the artifacts' folder.
     fn artifacts(&self) -> Vec<String> {
         let entries = fs::read_dir(self.state.path().join("artifacts")).unwrap();
         entries.map(|e| e.unwrap().file_name().into_string().unwrap()).filter(|n| !n.ends_with(".lock")).collect()
     }
+}
+
+/// The folder of an artifact, which its root lies in.
+fn home(artifact: &Artifact) -> PathBuf {
+    artifact.root.parent().unwrap().to_owned()
 }
 
 fn shown(fault: &Fault) -> String {
@@ -204,8 +214,8 @@ async fn a_flask_app_without_a_server_gets_one_and_is_built_once() {
     assert!(!third.cached && third.digest != first.digest);
     assert!(first.root.is_dir(), "the release before it is still there to go back to");
 
-    let gone = collect(&bench.config(), &BTreeSet::from([third.digest])).unwrap();
-    assert_eq!(gone, vec![first.digest]);
+    let gone = collect(&bench.config(), &BTreeSet::from([third.root.clone()])).unwrap();
+    assert_eq!(gone, vec![home(&first)]);
     assert!(!first.root.exists() && third.root.is_dir());
 }
 
@@ -420,7 +430,7 @@ async fn what_a_command_leaves_behind_ends_with_it_however_it_hides() {
     }
     let digest = bench.web().await.digest;
     assert_eq!(running(&format!("sleep\0{number}")), 0);
-    let built = bench.state.path().join("artifacts").join(digest.to_string());
+    let built = bench.folder(digest);
     let group = Membership::of_build(&built);
     let empty = group.pids().is_empty();
     group.remove().unwrap();
@@ -440,7 +450,7 @@ async fn dropping_the_future_ends_the_whole_tree_and_frees_the_lock() {
     assert!(task.await.unwrap_err().is_cancelled());
     until("no process is left", || running(&format!("sleep\0{number}")) == 0).await;
     assert_eq!(bench.artifacts().len(), 1, "an unsealed folder");
-    assert_eq!(clean(&bench.config()).unwrap().len(), 1);
+    assert_eq!(clean(&bench.config()).unwrap().len(), 1, "it was never sealed");
     assert_eq!(bench.artifacts(), Vec::<String>::new());
 }
 
@@ -460,9 +470,9 @@ async fn a_build_that_runs_is_not_collected() {
     let artifact = bench.web().await;
     let artifacts = Artifacts::open(bench.state.path()).unwrap();
     let held = artifacts.hold(artifact.digest).await.unwrap();
-    assert_eq!(collect(&bench.config(), &BTreeSet::new()).unwrap(), Vec::new());
+    assert_eq!(collect(&bench.config(), &BTreeSet::new()).unwrap(), Vec::<PathBuf>::new());
     drop(held);
-    assert_eq!(collect(&bench.config(), &BTreeSet::new()).unwrap(), vec![artifact.digest]);
+    assert_eq!(collect(&bench.config(), &BTreeSet::new()).unwrap(), vec![home(&artifact)]);
 }
 
 #[tokio::test]
@@ -475,9 +485,39 @@ async fn what_a_crash_left_is_not_taken_for_whole() {
         assert!(!bench.web().await.cached);
     }
     fs::remove_file(&seal).unwrap();
-    assert_eq!(clean(&bench.config()).unwrap(), vec![artifact.digest]);
-    assert!(!artifact.root.exists());
+    assert_eq!(clean(&bench.config()).unwrap().len(), 3);
+    assert_eq!(bench.artifacts(), Vec::<String>::new());
     assert!(!bench.web().await.cached);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_artifact_is_built_again_beside_what_runs_from_it() {
+    let bench = Bench::new(&[("a.txt", "a")], service(folder(Some("echo hi > made")), Some("true")));
+    let first = bench.web().await;
+    let damage = |artifact: &Artifact, file: &str| {
+        // Root passes; an ordinary user must open the folder first, as whoever damages it would.
+        fs::set_permissions(&artifact.root, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::remove_file(artifact.root.join(file)).unwrap();
+    };
+    damage(&first, "a.txt");
+    // A restart changes nothing about it, and takes nothing away from what runs.
+    assert_eq!(clean(&bench.config()).unwrap(), Vec::<PathBuf>::new());
+    let (built, said) = bench.run().await;
+    let second = built.unwrap().artifacts.remove(&name(WEB)).unwrap();
+    assert!(format!("{said:?}").contains("was changed after it was built (app"), "{said:?}");
+    assert_eq!((second.cached, second.digest), (false, first.digest));
+    assert!(second.root != first.root && second.root.join("a.txt").is_file());
+    assert!(first.root.join("made").is_file(), "what runs from it keeps what is left");
+    let again = bench.web().await;
+    assert!(again.cached && again.root == second.root);
+    fs::remove_dir_all(&first.root).unwrap();
+    assert!(bench.web().await.cached, "of the generations before nothing depends any more");
+
+    let gone = collect(&bench.config(), &BTreeSet::from([second.root.clone()])).unwrap();
+    assert_eq!(gone, vec![home(&first)]);
+    fs::remove_dir_all(home(&second)).unwrap();
+    let third = bench.web().await;
+    assert!(!third.cached && third.root != second.root, "a place is never used twice");
 }
 
 #[tokio::test]
@@ -665,10 +705,10 @@ async fn a_full_disk_is_said() {
 async fn processes_that_outlived_a_crash_are_ended_at_the_start() {
     let bench = Bench::new(&[("a.txt", "a")], service(folder(Some("true")), Some("true")));
     let digest = bench.web().await.digest;
-    let folder = bench.state.path().join("artifacts").join(digest.to_string());
+    let folder = bench.folder(digest);
     fs::remove_file(folder.with_extension("json")).unwrap();
     let mut orphan = std::process::Command::new("sleep").arg("1000").env(tree::MARK, &folder).spawn().unwrap();
-    assert_eq!(clean(&bench.config()).unwrap(), vec![digest]);
+    assert_eq!(clean(&bench.config()).unwrap(), vec![folder.clone()]);
     assert!(!orphan.wait().unwrap().success() && !folder.exists());
 }
 
@@ -676,7 +716,7 @@ async fn processes_that_outlived_a_crash_are_ended_at_the_start() {
 async fn waiting_for_another_build_ends_with_the_time_limit() {
     let mut bench = Bench::new(&[("a.txt", "a")], service(folder(Some("true")), Some("true")));
     let digest = bench.web().await.digest;
-    assert_eq!(collect(&bench.config(), &BTreeSet::new()).unwrap(), vec![digest]);
+    assert_eq!(collect(&bench.config(), &BTreeSet::new()).unwrap(), vec![bench.folder(digest)]);
     let _held = Artifacts::open(bench.state.path()).unwrap().hold(digest).await.unwrap();
     bench.time_limit = Duration::from_millis(300);
     says(&bench.fault().await, &["another build of the same source"]);
