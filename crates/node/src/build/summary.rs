@@ -26,7 +26,7 @@ const COMPILED: &str = "__pycache__";
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Summary(BTreeMap<String, String>);
 
-/// How a folder differs from what was sealed: the first group that does, in the order of names.
+/// How a folder differs from what was sealed: the first group that is gone, else the first that does.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Damage {
     #[error("{0} is gone")]
@@ -50,15 +50,12 @@ impl Summary {
     /// What has become of the folder that this was made of.
     pub(super) fn verify(&self, folder: &Path) -> Result<(), Damage> {
         let now = Self::of(folder).map_err(|e| Damage::Unreadable(e.to_string()))?;
-        for (name, hash) in &self.0 {
-            match now.0.get(name) {
-                None => return Err(Damage::Gone(name.clone())),
-                Some(other) if other != hash => return Err(Damage::Changed(name.clone())),
-                Some(_) => {}
-            }
+        if let Some(name) = self.0.keys().find(|name| !now.0.contains_key(*name)) {
+            return Err(Damage::Gone(name.clone()));
         }
-        match now.0.keys().find(|name| !self.0.contains_key(*name)) {
-            Some(name) => Err(Damage::Added(name.clone())),
+        match now.0.iter().find(|(name, hash)| self.0.get(*name) != Some(hash)) {
+            Some((name, _)) if self.0.contains_key(name) => Err(Damage::Changed(name.clone())),
+            Some((name, _)) => Err(Damage::Added(name.clone())),
             None => Ok(()),
         }
     }
