@@ -4,6 +4,7 @@ mod app;
 mod artifacts;
 mod attack;
 mod faults;
+mod hello;
 mod kills;
 mod policies;
 mod store;
