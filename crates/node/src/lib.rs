@@ -6,6 +6,7 @@
 //! Architecture invariant: nothing in memory is the truth. A driver that starts finds what an earlier one left running.
 
 pub mod build;
+mod cage;
 mod cgroup;
 mod driver;
 mod health;
@@ -16,10 +17,11 @@ pub mod shim;
 mod volume;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bowline_core::fault::Fault;
+use bowline_core::id::InstanceId;
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{BuildProgress, BuildRequest, Built};
@@ -97,6 +99,13 @@ pub fn spawn(config: NodeConfig) -> Handle {
     tokio::spawn(take_log_queries(context.layout.clone(), log_calls));
     tokio::spawn(driver::Driver::new(context, desired_receiver, observed_sender).run());
     Handle { desired, observed, builds, logs }
+}
+
+/// Files that an instance wrote beside its code, where they die with it: paths in its release folder `root`, in order, at
+/// most `most` of them. What interpreters cache is left out. Blocks on the disk.
+pub fn written_beside(config: &NodeConfig, id: &InstanceId, root: &Path, most: usize) -> Vec<PathBuf> {
+    let layout = layout::Layout { state: config.state_dir.clone(), run: config.run_dir.clone() };
+    shim::written(root, &layout.instance(id), most)
 }
 
 fn build_config(config: &NodeConfig) -> build::BuildConfig {

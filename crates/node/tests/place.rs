@@ -76,7 +76,7 @@ async fn the_environment_is_what_the_file_says_and_what_names_the_instance() {
 async fn the_process_is_clean() {
     let mut node = Node::new();
     let run = "id -u; id -g; umask; pwd; ls /proc/self/fd | wc -l; ulimit -c; \
-               grep -E '^(NoNewPrivs|CapEff|SigBlk):' /proc/self/status | tr -d '\\t'; stat -c %a $TMPDIR; \
+               grep -E '^(NoNewPrivs|CapEff|CapBnd|SigBlk|Seccomp):' /proc/self/status | tr -d '\\t'; stat -c %a $TMPDIR; \
                test -w $TMPDIR && echo writable; readlink /proc/self/fd/0";
     let got = output(&mut node, run).await;
     let own = nix::unistd::geteuid().as_raw();
@@ -91,7 +91,9 @@ async fn the_process_is_clean() {
         "0",
         "SigBlk:0000000000000000",
         "CapEff:0000000000000000",
+        "CapBnd:0000000000000000",
         "NoNewPrivs:1",
+        "Seccomp:2",
         "700",
         "writable",
         "/dev/null",
@@ -169,6 +171,91 @@ async fn volumes_outlive_instances_and_appear_at_their_path() {
     node.forgotten(WEB).await;
     assert_eq!(fs::read_to_string(source.join("file")).unwrap(), "kept\n");
     assert!(!at.exists(), "the artifact is not changed by a mount point");
+}
+
+/// Asks from inside, one line each.
+const LOOK: &str = r#"
+import ctypes, os, sys
+def told(name, work):
+    try: print(name, work(), flush=True)
+    except OSError as error: print(name, error.strerror, flush=True)
+state = sys.argv[1]
+told('state', lambda: sorted(os.listdir(state)))
+told('store', lambda: open(state + '/store.db').read())
+told('home', lambda: os.listdir('/home') + os.listdir('/root'))
+told('tmp', lambda: os.listdir('/tmp'))
+told('var', lambda: os.listdir('/var/log'))
+told('write', lambda: open('/usr/x', 'w'))
+told('mine', lambda: open('/tmp/mine', 'w').write('1'))
+told('size', lambda: [os.statvfs(f).f_blocks * os.statvfs(f).f_frsize for f in ('/tmp', '/dev/shm')])
+told('ssh', lambda: os.listdir('/etc/ssl/private'))
+told('certificates', lambda: len(os.listdir('/etc/ssl/certs')) > 0)
+told('pids', lambda: sum(name.isdigit() for name in os.listdir('/proc')) < 4)
+libc = ctypes.CDLL(None, use_errno=True)
+told('unshare', lambda: os.strerror(ctypes.get_errno()) if libc.unshare(0x10000000) else 'made')
+told('out', lambda: open('/dev/stdout', 'w').write(''))
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_sees_itself_and_the_system_and_nothing_else() {
+    let mut node = Node::new();
+    fs::write(node.root.join("look.py"), LOOK).unwrap();
+    let state = node.config.state_dir.clone();
+    fs::create_dir_all(&state).unwrap();
+    fs::write(state.join("store.db"), "everything").unwrap();
+    let mut spec = node.spec(WEB, &format!("/usr/bin/python3 look.py {}", state.display()));
+    spec.limits.memory = Some(Bytes(64 << 20));
+    let others = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    node.run(spec);
+    node.exited(WEB).await;
+    let in_tmp = node.config.state_dir.starts_with("/tmp");
+    let place = state.ancestors().find(|folder| folder.parent() == Some(Path::new("/tmp")));
+    let place = place.map(|folder| folder.file_name().unwrap().to_str().unwrap().to_owned());
+    let expected = [
+        "state ['instances']".to_owned(),
+        "store No such file or directory".to_owned(),
+        "home Permission denied".to_owned(),
+        format!("tmp {}", if in_tmp { format!("['{}']", place.unwrap()) } else { "[]".to_owned() }),
+        "var Permission denied".to_owned(),
+        "write Permission denied".to_owned(),
+        "mine 1".to_owned(),
+        "size [67108864, 67108864]".to_owned(),
+        "ssh []".to_owned(),
+        "certificates True".to_owned(),
+        "pids True".to_owned(),
+        "unshare Operation not permitted".to_owned(),
+        "out 0".to_owned(),
+    ];
+    assert_eq!(printed(&node), expected);
+    assert!(others.path().exists() && !Path::new("/tmp/mine").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn named_folders_are_there_to_be_written_and_what_was_written_is_told() {
+    let mut node = Node::new();
+    let run = "echo x > var/cache/x && echo y > beside && mkdir -p __pycache__ && echo z > __pycache__/z && sleep 60";
+    let mut spec = node.spec(WEB, run);
+    spec.writable = vec!["var/cache".into()];
+    let (config, root) = (node.config.clone(), node.root.clone());
+    node.run(spec);
+    node.running(WEB).await;
+    let expected = ["beside", "var/cache/x"].map(std::path::PathBuf::from);
+    eventually("both files are told", || bowline_node::written_beside(&config, &id(WEB), &root, 10) == expected).await;
+    assert!(!root.join("beside").exists() && !root.join("var").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_required_cage_holds_or_the_app_does_not_start() {
+    let mut node = Node::new();
+    let mut spec = node.spec(WEB, "sleep 60");
+    spec.cage = Cage::Required;
+    node.run(spec);
+    if is_root() {
+        assert_eq!(node.running(WEB).await.2.unenforced, [] as [String; 0]);
+    } else {
+        let fault = node.refused(WEB).await;
+        assert!(fault.causes[0].contains("own uid") && fault.hint.is_some(), "{fault:?}");
+    }
 }
 
 fn files_with(folder: &Path, text: &str) -> Vec<std::path::PathBuf> {

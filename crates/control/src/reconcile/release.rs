@@ -127,6 +127,7 @@ impl Release {
             limits: service.limits,
             uid: place.uid(uid),
             volumes: self.mounts(place, name),
+            writable: service.writable.clone(),
             cage: service.cage,
             grace: GRACE,
         })

@@ -28,6 +28,8 @@ pub struct InstanceSpec {
     /// User and group to run as when the node is root; `None`: as the node's own user.
     pub uid: Option<u32>,
     pub volumes: Vec<VolumeMount>,
+    /// Paths in the release folder that the app must be able to write to; what it writes there dies with the instance.
+    pub writable: Vec<String>,
     pub cage: Cage,
     /// From TERM to KILL.
     pub grace: Duration,

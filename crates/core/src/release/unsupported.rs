@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use crate::app::{App, Cage, Origin, RateBy, Route, SecretSource, Service, Strategy, Tls};
+use crate::app::{App, Origin, RateBy, Route, SecretSource, Service, Strategy, Tls};
 use crate::fault::{Fault, FaultKind};
 use crate::route::LOCAL;
 
@@ -123,14 +123,7 @@ impl Found {
         self.add(in_flight, format!("{path}.scale.in_flight"), "services are not scaled by themselves yet");
         let copies = service.fixed_port.is_some() && service.scale.min > 1;
         self.add(copies, format!("{path}.scale"), "a service with a fixed `port` has one copy");
-        self.add(
-            !service.writable.is_empty(),
-            format!("{path}.writable"),
-            "the app's folder is not caged yet; use a volume",
-        );
         self.add(service.metrics.is_some(), format!("{path}.metrics"), "an app's own metrics are not scraped yet");
-        let required = service.cage == Cage::Required;
-        self.add(required, format!("{path}.cage"), "instances are not caged yet, so \"required\" cannot be kept");
     }
 
     fn route(&mut self, path: &str, route: &Route, local: bool) {
@@ -184,7 +177,6 @@ mod tests {
                 let web = app.services.get_mut("web").unwrap();
                 web.scale.max = 3;
                 web.scale.in_flight = Some(5);
-                web.cage = Cage::Required;
                 web.metrics = Some("/metrics".into());
                 web.packages.push("libpq-dev".into());
                 web.origin = Origin::Image("example".into());
@@ -197,7 +189,6 @@ mod tests {
                 "redis.cache",
                 "release.before",
                 "rollout.strategy",
-                "service.web.cage",
                 "service.web.image",
                 "service.web.metrics",
                 "service.web.packages",

@@ -506,6 +506,7 @@ fn spec(pool: &PoolId, app: &App, config: ReleaseNumber) -> InstanceSpec {
         limits: service.limits,
         uid: None,
         volumes: Vec::new(),
+        writable: service.writable.clone(),
         cage: service.cage,
         grace: Duration::from_secs(10),
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use zeroize::Zeroizing;
 
 use super::{Context, finish, script};
+use crate::cage::toolchain;
 use crate::layout;
 use crate::shim::contract::{Clear, Config, FORMAT, FileOfSecret, Mount, Record, Reply};
 use crate::shim::{MARK, place};
@@ -81,6 +82,11 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port) -> Result<Box<Reco
         namespaces: context.config.namespaces,
         mark: context.layout.mark(id),
         unenforced: unenforced.into_iter().chain(missing_uid(spec)).collect(),
+        hidden: hidden(context),
+        readable: readable(context, spec),
+        volume_folders: spec.volumes.iter().map(|volume| volume.source.clone()).collect(),
+        writable: spec.writable.clone(),
+        memory: spec.limits.memory.map(|bytes| bytes.0),
         folder: folder.clone(),
     };
     let reply = spawn_shim(&exe, &config).and_then(|mut shim| read_reply(&mut shim, id));
@@ -102,6 +108,20 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port) -> Result<Box<Reco
 fn missing_uid(spec: &InstanceSpec) -> Option<String> {
     let own = spec.uid.is_some_and(|_| nix::unistd::geteuid().is_root());
     (!own).then(|| "own uid".to_owned())
+}
+
+/// Store, key, sockets, artifacts and volumes of every app.
+fn hidden(context: &Context) -> Vec<PathBuf> {
+    vec![context.layout.state.clone(), context.layout.run.clone()]
+}
+
+/// Where the interpreters and tools of its `PATH` lie.
+fn readable(context: &Context, spec: &InstanceSpec) -> Vec<PathBuf> {
+    let path = match spec.env.get("PATH") {
+        Some(EnvValue::Clear(path)) => path.as_str(),
+        Some(EnvValue::Secret(_)) | None => DEFAULT_PATH,
+    };
+    toolchain::prefixes(path, &hidden(context)).into_iter().collect()
 }
 
 fn abandon(context: &Context, id: &InstanceId, cgroup: Option<&crate::cgroup::Membership>) {

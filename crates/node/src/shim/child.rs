@@ -1,4 +1,4 @@
-//! From fork to exec: what the app's main process becomes.
+//! From fork to exec: what the app's main process becomes, and the cage it enters on the way.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -13,9 +13,13 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
     Gid, Pid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setgroups, setresgid, setresuid, setsid,
 };
+use rustix::thread::CapabilitySet;
 
 use super::contract::Refusal;
+use super::veil::{Torn, Veil};
 use super::{inner, outer};
+use crate::cage::files::Grants;
+use crate::cage::{self, Lack};
 
 /// Open files an app may have, where the machine allows as many: servers hold a descriptor per connection, and programs
 /// that walk all possible descriptors still start at once.
@@ -28,6 +32,11 @@ pub(super) struct Plan<'c> {
     pub environment: Vec<CString>,
     /// Change to this user and group, with no other groups.
     pub uid: Option<u32>,
+    /// Drawn where this process has a mount namespace.
+    pub veil: Option<Veil<'c>>,
+    pub grants: Grants,
+    /// Whether the app must not run where anything lacks.
+    pub required: bool,
     /// The shim's process, if its death must kill the app by signal.
     pub bound_to: Option<Pid>,
     pub stdout: OwnedFd,
@@ -36,7 +45,7 @@ pub(super) struct Plan<'c> {
     pub socket: OwnedFd,
     /// Opened by the parent once the control groups are joined.
     pub gate: OwnedFd,
-    /// Closed by a successful exec; else takes the step that failed.
+    /// Takes what lacks; closed by a successful exec, else takes the step that failed.
     pub report: OwnedFd,
 }
 
@@ -45,19 +54,26 @@ pub(super) struct Plan<'c> {
 pub(super) enum Step {
     Prepare,
     Streams,
+    Veil,
     Folder,
     User,
+    Cage,
     Exec,
 }
 
 impl Step {
-    const ALL: [Self; 5] = [Self::Prepare, Self::Streams, Self::Folder, Self::User, Self::Exec];
+    const ALL: [Self; 7] = [Self::Prepare, Self::Streams, Self::Veil, Self::Folder, Self::User, Self::Cage, Self::Exec];
 
     pub(super) fn refusal(self, id: &str, root: &Path, uid: Option<u32>, error: &io::Error) -> Refusal {
         match self {
             Self::Prepare | Self::Streams => {
                 Refusal::new(format!("cannot prepare the process of {id}")).caused_by(error)
             }
+            Self::Veil => Refusal::new(format!("cannot hide the machine from {id}")).caused_by(error).hint(
+                "the machine allows a mount namespace but not all of the mounts in it; `cage` needs both, or neither",
+            ),
+            // Told by the list of what lacks.
+            Self::Cage => Refusal::new(format!("cannot cage {id}")).caused_by(error),
             Self::Folder => {
                 let uid = uid.map(|uid| format!(" as user {uid}")).unwrap_or_default();
                 Refusal::new(format!("cannot enter the release folder {} of {id}{uid}", root.display()))
@@ -72,13 +88,33 @@ impl Step {
     }
 }
 
-/// Reads the report of a child: `None`, it was executed.
-pub(super) fn read_report(report: OwnedFd) -> Option<(Step, io::Error)> {
-    let mut text = [0; 5];
-    fs::File::from(report).read_exact(&mut text).ok()?;
-    let [step, a, b, c, d] = text;
-    let step = Step::ALL.get(usize::from(step)).copied().unwrap_or(Step::Prepare);
-    Some((step, io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]))))
+/// What a child reported before it was executed, or failed.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub lacks: Vec<Lack>,
+    pub failed: Option<(Step, io::Error)>,
+}
+
+/// Each thing that lacks is one byte; a step that failed comes last, after this one.
+const FAILED: u8 = 0xff;
+
+/// Reads the report of a child, until it was executed or has ended.
+pub(super) fn read_report(report: OwnedFd) -> Report {
+    let mut text = Vec::new();
+    // What was read until an error is what there is.
+    let _ = fs::File::from(report).read_to_end(&mut text);
+    let (lacks, failed) = match text.iter().position(|byte| *byte == FAILED) {
+        Some(at) => text.split_at(at),
+        None => (text.as_slice(), [].as_slice()),
+    };
+    let failed = match failed {
+        [_, step, a, b, c, d] => {
+            let step = Step::ALL.get(usize::from(*step)).copied().unwrap_or(Step::Prepare);
+            Some((step, io::Error::from_raw_os_error(i32::from_ne_bytes([*a, *b, *c, *d]))))
+        }
+        _ => None,
+    };
+    Report { lacks: lacks.iter().copied().filter_map(Lack::from_code).collect(), failed }
 }
 
 /// Runs in the child; returns only with an exit code for a process that could not become the app.
@@ -92,7 +128,7 @@ pub(super) fn become_app(mut plan: Plan<'_>) -> i32 {
     }
     let Err((step, error)) = exec(&mut plan);
     let [a, b, c, d] = error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
-    let _ = fs::File::from(plan.report).write_all(&[step as u8, a, b, c, d]);
+    let _ = fs::File::from(plan.report).write_all(&[FAILED, step as u8, a, b, c, d]);
     1
 }
 
@@ -105,6 +141,8 @@ fn exec(plan: &mut Plan<'_>) -> Result<Infallible, (Step, io::Error)> {
     dup2_stdin(&null).map_err(at(Step::Streams))?;
     dup2_stdout(plan.stdout.as_fd()).map_err(at(Step::Streams))?;
     dup2_stderr(plan.stderr.as_fd()).map_err(at(Step::Streams))?;
+    let mut lacks = draw(plan.veil.as_ref()).map_err(|error| (Step::Veil, error))?;
+    let bounded = cage::privileges::bound(CapabilitySet::empty());
     if let Some(uid) = plan.uid {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
         setgroups(&[]).map_err(at(Step::User))?;
@@ -112,6 +150,9 @@ fn exec(plan: &mut Plan<'_>) -> Result<Infallible, (Step, io::Error)> {
         setresuid(uid, uid, uid).map_err(at(Step::User))?;
     }
     nix::sys::prctl::set_no_new_privs().map_err(at(Step::Prepare))?;
+    if bounded.and_then(|()| cage::privileges::drop_all()).is_err() {
+        lacks.push(Lack::Capabilities);
+    }
     if let Some(parent) = plan.bound_to {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(at(Step::Prepare))?;
         if nix::unistd::getppid() != parent {
@@ -122,7 +163,36 @@ fn exec(plan: &mut Plan<'_>) -> Result<Infallible, (Step, io::Error)> {
     chdir(plan.root).map_err(at(Step::Folder))?;
     default_signals().map_err(at(Step::Prepare))?;
     close_on_exec().map_err(|error| (Step::Prepare, error))?;
+    lacks.extend(lock(&plan.grants));
+    tell(plan, &lacks)?;
     execve(c"/bin/sh", &plan.arguments, &plan.environment).map_err(at(Step::Exec))
+}
+
+/// Covers what is not the app's; returns what lacks.
+fn draw(veil: Option<&Veil<'_>>) -> io::Result<Vec<Lack>> {
+    match veil.map(Veil::draw) {
+        Some(Ok(())) => Ok(Vec::new()),
+        Some(Err(Torn::Half(error))) => Err(error),
+        Some(Err(Torn::NotBegun)) | None => Ok(vec![Lack::Hiding]),
+    }
+}
+
+/// The locks that hold for good: nothing but `execve` comes after them.
+fn lock(grants: &Grants) -> Vec<Lack> {
+    let mut lacks = cage::files::enter(grants);
+    let filtered = cage::calls::Filters::new().ok().is_some_and(|filters| filters.install().is_ok());
+    lacks.extend((!filtered).then_some(Lack::Calls));
+    lacks
+}
+
+fn tell(plan: &Plan<'_>, lacks: &[Lack]) -> Result<(), (Step, io::Error)> {
+    let codes: Vec<u8> = lacks.iter().map(|lack| lack.code()).collect();
+    let told = plan.report.try_clone().and_then(|report| fs::File::from(report).write_all(&codes));
+    told.map_err(|error| (Step::Cage, error))?;
+    match plan.required && !lacks.is_empty() {
+        true => Err((Step::Cage, io::Error::from_raw_os_error(libc::ENOSYS))),
+        false => Ok(()),
+    }
 }
 
 fn set_limits() -> nix::Result<()> {

@@ -58,6 +58,21 @@ pub(crate) struct Config {
     pub mark: String,
     /// What the node already knows cannot be enforced.
     pub unenforced: Vec<String>,
+    /// Folders of Bowline that no app sees.
+    #[serde(default)]
+    pub hidden: Vec<PathBuf>,
+    /// What the app may read and run beside the release and the system.
+    #[serde(default)]
+    pub readable: Vec<PathBuf>,
+    /// Where its volumes lie.
+    #[serde(default)]
+    pub volume_folders: Vec<PathBuf>,
+    /// Folders below the release folder that it must be able to write to.
+    #[serde(default)]
+    pub writable: Vec<String>,
+    /// Its memory limit, in bytes.
+    #[serde(default)]
+    pub memory: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

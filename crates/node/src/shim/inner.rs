@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, getpid, pipe2};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, getpid, pipe2};
 use serde::{Deserialize, Serialize};
 
 use super::child::{self, Plan};
@@ -99,8 +99,8 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
     let mut unenforced = config.unenforced.clone();
     unenforced.extend(place.unenforced.iter().cloned());
     refuse_if_required(&config, &unenforced)?;
-    let (out, out_end) = output_pipe().map_err(|error| failed(&error))?;
-    let (err, err_end) = output_pipe().map_err(|error| failed(&error))?;
+    let (out, out_end) = output_pipe(config.uid).map_err(|error| failed(&error))?;
+    let (err, err_end) = output_pipe(config.uid).map_err(|error| failed(&error))?;
     let (gate, gate_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(&error))?;
     let (report, report_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(&error))?;
     let plan = Plan {
@@ -108,6 +108,9 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
         arguments: vec![c"sh".to_owned(), c"-c".to_owned(), c_string(config.script.as_bytes(), "the command")?],
         environment: environment(&config, &place)?,
         uid: config.uid,
+        veil: contained.then(|| place.veil(&config)),
+        grants: place.grants(&config, contained),
+        required: config.cage_required,
         bound_to: (!contained).then(getpid),
         stdout: out_end,
         stderr: err_end,
@@ -115,16 +118,7 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
         gate,
         report: report_end,
     };
-    let app = match outer::fork_now() {
-        Ok(ForkResult::Child) => std::process::exit(child::become_app(plan)),
-        Ok(ForkResult::Parent { child }) => child,
-        Err(error) => {
-            return Err(
-                failed(&error).hint("the machine is out of processes or memory; `bowline status` shows who uses them")
-            );
-        }
-    };
-    drop(plan);
+    let app = fork_app(plan, &config)?;
     let cgroup = config.cgroup.clone().unwrap_or_default();
     unenforced.extend(cgroup.join(app.as_raw()));
     let number = outer::receive(socket).map(|(text, _)| String::from_utf8_lossy(&text).into_owned());
@@ -133,7 +127,10 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
     nix::unistd::write(&gate_end, b"!").map_err(|error| failed(&error))?;
     let counter = contract::open_dropped(&config.folder).ok();
     let mut log = LogFile::new(config.log.clone(), config.log_bytes, config.log_files, config.incarnation, counter);
-    if let Some((step, error)) = child::read_report(report) {
+    let told = child::read_report(report);
+    unenforced.extend(told.lacks.iter().map(|lack| lack.name().to_owned()));
+    refuse_if_required(&config, &unenforced)?;
+    if let Some((step, error)) = told.failed {
         return Err(step.refusal(&config.id, &config.root, config.uid, &error));
     }
     log.line(now_ms(), Tag::Bowline, format!("started: pid {number}, port {}", config.port).as_bytes());
@@ -158,6 +155,17 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
     })
 }
 
+/// The child goes on in `become_app`; this process keeps none of its ends.
+fn fork_app(plan: Plan<'_>, config: &Config) -> Result<Pid, Refusal> {
+    match outer::fork_now() {
+        Ok(ForkResult::Child) => std::process::exit(child::become_app(plan)),
+        Ok(ForkResult::Parent { child }) => Ok(child),
+        Err(error) => Err(Refusal::new(format!("cannot prepare the process of {}", config.id))
+            .caused_by(&error)
+            .hint("the machine is out of processes or memory; `bowline status` shows who uses them")),
+    }
+}
+
 fn watched_signals() -> nix::Result<SignalFd> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGTERM);
@@ -175,8 +183,12 @@ fn refuse_if_required(config: &Config, unenforced: &[String]) -> Result<(), Refu
 }
 
 /// The shim's end never blocks; the app's does, as programs expect.
-fn output_pipe() -> nix::Result<(fs::File, OwnedFd)> {
+fn output_pipe(uid: Option<u32>) -> nix::Result<(fs::File, OwnedFd)> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    if let Some(uid) = uid {
+        // Servers open /dev/stdout anew, by its name: then its owner matters.
+        fchown(&writer, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))?;
+    }
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     // Refused beyond the user's allowance for pipes: then it is 64 KiB.
     let _ = fcntl(&reader, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));

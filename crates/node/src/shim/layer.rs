@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, lchown};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
@@ -32,8 +32,9 @@ pub(super) enum Reach {
     Part,
 }
 
-/// Mounts it in this mount namespace. `folder` is the instance's.
-pub(super) fn put_over(root: &Path, folder: &Path, uid: Option<u32>) -> io::Result<Reach> {
+/// Mounts it in this mount namespace. `folder` is the instance's; `named` are folders in the release that the app says it
+/// writes to: they are made if absent, and then it is those that must be given whole.
+pub(super) fn put_over(root: &Path, folder: &Path, uid: Option<u32>, named: &[String]) -> io::Result<Reach> {
     let (upper, work) = (folder.join("overlay/upper"), folder.join("overlay/work"));
     layout::make_folder(&upper, 0o755)?;
     layout::make_folder(&work, 0o755)?;
@@ -54,7 +55,65 @@ pub(super) fn put_over(root: &Path, folder: &Path, uid: Option<u32>) -> io::Resu
         overlay("")?;
         LARGEST_COPIED
     };
-    give(root, uid, largest, MOST_ENTRIES)
+    let reach = give(root, uid, largest, MOST_ENTRIES)?;
+    let mut left = Reach::Whole;
+    for name in named {
+        if give_named(root, name, uid)? == Reach::Part {
+            left = Reach::Part;
+        }
+    }
+    Ok(if named.is_empty() { reach } else { left })
+}
+
+/// Never through a link: it could lead out of the release, and this process may be root.
+fn give_named(root: &Path, name: &str, uid: Option<u32>) -> io::Result<Reach> {
+    let mut path = root.to_owned();
+    for part in Path::new(name).components() {
+        let Component::Normal(part) = part else { return Err(io::ErrorKind::InvalidInput.into()) };
+        path.push(part);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => {}
+            // One file that the app writes to.
+            Ok(found) if found.is_file() => return give_one(&path, uid, 0o600).map(|()| Reach::Whole),
+            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir(&path)?;
+                give_one(&path, uid, 0o700)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    give(&path, uid, u64::MAX, MOST_ENTRIES)
+}
+
+/// Files that an instance wrote beside its code, by their paths in the release folder `root`: those that are new in its
+/// layer, or differ from what was built. What interpreters keep for themselves is left out. At most `most`, in order.
+pub(crate) fn written(root: &Path, folder: &Path, most: usize) -> Vec<PathBuf> {
+    const CACHES: [&str; 2] = ["__pycache__", ".cache"];
+    let upper = folder.join("overlay/upper");
+    let mut open = vec![upper.clone()];
+    let mut found = Vec::new();
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            let path = entry.path();
+            let Ok(name) = path.strip_prefix(&upper) else { continue };
+            if meta.is_dir() {
+                open.extend((!CACHES.iter().any(|cache| entry.file_name() == *cache)).then_some(path));
+            } else if meta.is_file() && differs(&meta, &root.join(name)) {
+                found.push(name.to_owned());
+            }
+        }
+    }
+    found.sort();
+    found.truncate(most);
+    found
+}
+
+/// A file that only changed its owner has the length and the time it was built with.
+fn differs(meta: &fs::Metadata, built: &Path) -> bool {
+    let of = |meta: &fs::Metadata| (meta.len(), meta.mtime(), meta.mtime_nsec());
+    fs::symlink_metadata(built).map_or(true, |built| of(&built) != of(meta))
 }
 
 /// Breadth first: if not all can be given, the folders at the top are.
@@ -111,6 +170,48 @@ mod tests {
         let check = |path: &str, expected: &str| assert_eq!(option("lowerdir=", Path::new(path)).unwrap(), expected);
         check("/a/b", "lowerdir=/a/b");
         check("/a:b,c\\d", "lowerdir=/a\\:b\\,c\\\\d");
+    }
+
+    #[test]
+    fn a_named_folder_is_made_and_never_found_through_a_link() {
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(outside.path(), root.path().join("link")).unwrap();
+        fs::create_dir(root.path().join("node_modules")).unwrap();
+        fs::set_permissions(root.path().join("node_modules"), fs::Permissions::from_mode(0o555)).unwrap();
+        assert_eq!(give_named(root.path(), "var/cache", None).unwrap(), Reach::Whole);
+        assert!(root.path().join("var/cache").is_dir());
+        assert_eq!(give_named(root.path(), "node_modules", None).unwrap(), Reach::Whole);
+        assert_eq!(fs::metadata(root.path().join("node_modules")).unwrap().permissions().mode() & 0o777, 0o755);
+        for bad in ["link", "link/x", "../x"] {
+            assert!(give_named(root.path(), bad, None).is_err(), "{bad}");
+        }
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_was_written_is_what_differs_from_the_build() {
+        let (root, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let upper = folder.path().join("overlay/upper");
+        fs::create_dir_all(upper.join("data")).unwrap();
+        fs::create_dir_all(upper.join("__pycache__")).unwrap();
+        for name in ["same", "changed"] {
+            fs::write(root.path().join(name), "as built").unwrap();
+        }
+        assert!(
+            std::process::Command::new("cp")
+                .arg("-p")
+                .arg(root.path().join("same"))
+                .arg(&upper)
+                .status()
+                .unwrap()
+                .success()
+        );
+        for name in ["changed", "data/new.json", "__pycache__/a.pyc"] {
+            fs::write(upper.join(name), "written").unwrap();
+        }
+        let expected = ["changed", "data/new.json"].map(PathBuf::from);
+        assert_eq!(written(root.path(), folder.path(), 10), expected);
+        assert_eq!(written(root.path(), folder.path(), 1), expected[..1]);
     }
 
     #[test]

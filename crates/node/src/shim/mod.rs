@@ -19,8 +19,11 @@ mod life;
 pub(crate) mod log;
 pub(crate) mod outer;
 pub(crate) mod place;
+mod veil;
 
 use std::process::ExitCode;
+
+pub(crate) use layer::written;
 
 /// The environment variable that every process of an instance carries.
 pub(crate) const MARK: &str = "BOWLINE_MARK";

@@ -160,11 +160,11 @@ fn is_still_at(file: &fs::File, path: &Path) -> bool {
     matches!((file.metadata().map(identity), fs::metadata(path).map(identity)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// A PID and a mount namespace; for an ordinary user inside a user namespace that maps only them. `false`: the machine
+/// A PID, an IPC and a mount namespace; for an ordinary user inside a user namespace that maps only them. `false`: the machine
 /// does not allow it. An error: it allowed half of it, and this process cannot go back.
 fn enter_namespaces() -> io::Result<bool> {
     let (uid, gid) = (geteuid(), getegid());
-    let wanted = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
+    let wanted = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
     if uid.is_root() {
         return Ok(unshare(wanted).is_ok());
     }

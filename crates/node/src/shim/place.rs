@@ -1,7 +1,7 @@
 //! The place an app runs in: its temporary folder, secret files, volumes, and an app folder it may write beside.
 //!
-//! Room for the rest of the cage (Landlock, seccomp, private `/tmp` and `/dev/shm`): it is entered in `child`, after the
-//! user is changed and before the command is executed; what it cannot enforce joins the list that is returned here.
+//! It is made by the shim, which needs to go on seeing the machine; what is hidden and refused comes in `child`, on the
+//! way to the app.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,6 +12,8 @@ use nix::mount::{MsFlags, mount};
 
 use super::contract::{Config, FileOfSecret, Mount, Refusal};
 use super::layer::{self, Reach};
+use super::veil::Veil;
+use crate::cage::files::Grants;
 use crate::layout;
 
 /// Enough for any number of certificates; a tmpfs takes only what is used.
@@ -21,7 +23,46 @@ const SECRETS_SIZE: &str = "1m";
 #[derive(Debug, Default)]
 pub(super) struct Place {
     pub variables: Vec<(String, PathBuf)>,
+    /// `HOME` and `TMPDIR`.
+    temporary: PathBuf,
     pub unenforced: Vec<String>,
+    /// Where secret files are, if there are any.
+    secrets: Option<PathBuf>,
+    /// Paths of volumes that lead to them.
+    bound: Vec<PathBuf>,
+    /// The release folder has a layer that takes what is written.
+    layered: bool,
+}
+
+impl Place {
+    /// What the app sees of what is covered.
+    pub(super) fn veil<'c>(&'c self, config: &'c Config) -> Veil<'c> {
+        let volumes = self.bound.iter().map(PathBuf::as_path);
+        let own = [config.root.as_path(), self.temporary.as_path()].into_iter().chain(self.secrets.as_deref());
+        let given = config.volume_folders.iter().chain(&config.readable).map(PathBuf::as_path);
+        Veil {
+            folder: &config.folder,
+            hidden: &config.hidden,
+            kept: own.chain(volumes).chain(given).collect(),
+            memory: config.memory,
+        }
+    }
+
+    pub(super) fn grants(&self, config: &Config, contained: bool) -> Grants {
+        let mut read = config.readable.clone();
+        read.extend(self.secrets.clone());
+        let mut write = config.volume_folders.clone();
+        write.extend(self.bound.iter().cloned());
+        write.push(self.temporary.clone());
+        // Its own by the veil; else the machine's, unless that would give away what is hidden.
+        let temporary = ["/tmp", "/var/tmp"].map(PathBuf::from).into_iter();
+        write.extend(temporary.filter(|folder| contained || !config.hidden.iter().any(|h| h.starts_with(folder))));
+        match self.layered {
+            true => write.push(config.root.clone()),
+            false => read.push(config.root.clone()),
+        }
+        Grants { read, write }
+    }
 }
 
 /// `contained`: this process has a mount namespace of its own.
@@ -29,8 +70,8 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
     let failed = |what: &str, path: &Path, error: &io::Error| {
         Refusal::new(format!("cannot {what} {} for {}", path.display(), config.id)).caused_by(error)
     };
-    let mut place = Place::default();
     let temporary = config.folder.join("tmp");
+    let mut place = Place { temporary: temporary.clone(), ..Place::default() };
     private_folder(&temporary, config.uid).map_err(|error| failed("make", &temporary, &error))?;
     if contained {
         let root = Path::new("/");
@@ -38,7 +79,9 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
         // A container may forbid it by masking parts of /proc; then the machine's own stays visible.
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         note(&mut place, mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>), "own /proc");
-        match layer::put_over(&config.root, &config.folder, config.uid) {
+        let layer = layer::put_over(&config.root, &config.folder, config.uid, &config.writable);
+        place.layered = layer.is_ok();
+        match layer {
             Ok(Reach::Whole) => {}
             Ok(Reach::Part) => place.unenforced.push("writable release folder in all its depth".to_owned()),
             Err(_) => place.unenforced.push("unchanging release folder".to_owned()),
@@ -46,8 +89,13 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
     } else {
         place.unenforced.extend(["process isolation", "unchanging release folder"].map(str::to_owned));
     }
+    if !place.layered && !config.writable.is_empty() {
+        place.unenforced.push(format!("writable {}", config.writable.join(", ")));
+    }
     for volume in &config.volumes {
-        if !contained || bind(volume).is_err() {
+        if contained && bind(volume).is_ok() {
+            place.bound.push(volume.path.clone());
+        } else {
             let variable = volume_variable(&volume.name);
             place.unenforced.push(format!("volume {} at {} (use ${variable})", volume.name, volume.path.display()));
         }
@@ -59,6 +107,7 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
                 .map_err(|error| failed("write the secret file", &folder.join(&file.name), &error))?;
             place.variables.push((file.variable.clone(), path));
         }
+        place.secrets = Some(folder);
     }
     Ok(place)
 }

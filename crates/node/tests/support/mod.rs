@@ -110,6 +110,7 @@ impl Node {
             limits: Limits::default(),
             uid: is_root().then_some(65_533),
             volumes: Vec::new(),
+            writable: Vec::new(),
             cage: Cage::Best,
             grace: Duration::from_secs(2),
         }

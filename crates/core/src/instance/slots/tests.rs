@@ -58,6 +58,7 @@ impl Bench {
             limits: Limits::default(),
             uid: None,
             volumes: Vec::new(),
+            writable: Vec::new(),
             cage: Cage::Best,
             grace: Duration::from_secs(10),
         };

@@ -1,0 +1,109 @@
+//! Where the programs of a `PATH` keep what they need: an interpreter's library lies beside its `bin`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What is granted to everyone anyway.
+const SYSTEM: [&str; 6] = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/opt"];
+/// Folders that hold programs, and only those: what is beside them belongs to the programs.
+const BINS: [&str; 3] = ["bin", "sbin", "shims"];
+/// Folders of a person, not of a program: beside their `bin` lies everything else.
+const PERSONAL: [&str; 2] = [".local", ".cargo"];
+/// Links that are followed: a person's `bin` may be full of them.
+const LINKS: usize = 512;
+
+/// The prefixes of the folders of `path`, and of what links in them lead to, again and again: a virtual environment's
+/// Python leads to another folder. None of them holds one of `never`.
+pub(crate) fn prefixes(path: &str, never: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut open: Vec<PathBuf> = std::env::split_paths(path).collect();
+    let mut seen = BTreeSet::new();
+    let mut links = 0;
+    while let Some(folder) = open.pop() {
+        let Ok(real) = fs::canonicalize(&folder) else { continue };
+        if is_system(&real) || !seen.insert(real.clone()) {
+            continue;
+        }
+        found.insert(prefix(&real, never));
+        // By its written name, too: that is the one it is asked for by.
+        if folder != real && !is_system(&folder) {
+            found.insert(prefix(&folder, never));
+        }
+        for entry in fs::read_dir(&real).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_symlink()) || links == LINKS {
+                continue;
+            }
+            links += 1;
+            let target = fs::canonicalize(entry.path()).ok();
+            open.extend(target.as_deref().and_then(Path::parent).map(Path::to_owned));
+        }
+    }
+    found
+}
+
+fn is_system(folder: &Path) -> bool {
+    SYSTEM.iter().any(|system| folder.starts_with(system))
+}
+
+fn prefix(folder: &Path, never: &[PathBuf]) -> PathBuf {
+    let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    let holds = |parent: &Path| never.iter().any(|other| other.starts_with(parent));
+    match folder.parent() {
+        Some(parent)
+            if BINS.contains(&name(folder).as_str())
+                && !PERSONAL.contains(&name(parent).as_str())
+                && !is_home(parent)
+                && !holds(parent) =>
+        {
+            parent.to_owned()
+        }
+        Some(_) | None => folder.to_owned(),
+    }
+}
+
+/// `/home/ann`, `/root`, and anything as high as that.
+fn is_home(folder: &Path) -> bool {
+    folder.parent().is_none_or(|parent| parent == Path::new("/") || parent == Path::new("/home"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn prefixes_hold_what_programs_need_and_nothing_of_a_person() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let make = |folder: &str| {
+            let path = root.join(folder);
+            fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let (venv, python) = (make("app/venv/bin"), make("pyenv/versions/3.11/bin"));
+        let (local, state) = (make(".local/bin"), make(".local/state/bowline"));
+        let (tools, inside) = (make("tools/bin"), make("tools/state"));
+        fs::write(python.join("python3.11"), "").unwrap();
+        symlink(python.join("python3.11"), venv.join("python3")).unwrap();
+        let check = |path: &[&PathBuf], expected: &[&str]| {
+            let path = std::env::join_paths(path).unwrap();
+            let got = prefixes(path.to_str().unwrap(), &[state.clone(), inside.clone()]);
+            assert_eq!(got, expected.iter().map(|folder| root.join(folder)).collect());
+        };
+        check(&[&venv], &["app/venv", "pyenv/versions/3.11"]);
+        check(&[&local, &PathBuf::from("/usr/bin"), &root.join("missing")], &[".local/bin"]);
+        check(&[&tools], &["tools/bin"]);
+    }
+
+    #[test]
+    fn homes_are_never_granted_whole() {
+        let check = |folder: &str, expected: &str| assert_eq!(prefix(Path::new(folder), &[]), Path::new(expected));
+        check("/home/ann/bin", "/home/ann/bin");
+        check("/root/bin", "/root/bin");
+        check("/home/ann/.nvm/v20/bin", "/home/ann/.nvm/v20");
+        check("/home/ann/.pyenv/shims", "/home/ann/.pyenv");
+        check("/srv/tool", "/srv/tool");
+    }
+}
