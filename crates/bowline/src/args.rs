@@ -54,6 +54,11 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// What a folder lacks for production, each with the line to add
+    ///
+    /// Looks at the code, at its bowline.toml and at the lists of its dependencies; runs and changes nothing. Exit code 1
+    /// if a finding is a blocker. A line of code with `bowline:allow` in it is left alone.
+    Check(Check),
     /// Run the apps of these folders here and follow their logs; Ctrl-C stops them, their data stay
     ///
     /// What a folder is, is found by itself, or said in its bowline.toml. Apps are built, started, and served at
@@ -86,6 +91,16 @@ pub(crate) enum Verb {
     Serve(Serve),
     #[command(hide = true)]
     Edge(Edge),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The folder of the app
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The environment [default: production or the only one that the file has, else local]
+    #[arg(long)]
+    pub(crate) env: Option<String>,
 }
 
 #[derive(Debug, Args)]

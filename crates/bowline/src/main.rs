@@ -3,6 +3,7 @@
 mod args;
 mod cmd;
 mod daemon;
+mod file;
 mod paths;
 mod progress;
 mod session;

@@ -8,6 +8,7 @@ pub mod fault;
 pub mod id;
 pub mod instance;
 pub mod log;
+pub mod readiness;
 pub mod release;
 pub mod rollout;
 pub mod route;

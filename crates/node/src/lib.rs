@@ -14,6 +14,7 @@ mod layout;
 mod logs;
 mod procfs;
 pub mod shim;
+pub mod survey;
 mod volume;
 
 use std::collections::BTreeMap;

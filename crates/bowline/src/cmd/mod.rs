@@ -1,5 +1,6 @@
 //! One file per verb.
 
+mod check;
 mod completions;
 mod down;
 mod edge;
@@ -24,6 +25,7 @@ use crate::ui::Ui;
 pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
     let state = cli.global.state.as_deref();
     match cli.verb {
+        Verb::Check(args) => check::run(&args, ui),
         Verb::Up(args) => client(up::run(args, &Paths::new(state)?, ui)),
         Verb::Down => client(down::run(&Paths::of_live_to_stop(state)?, ui)),
         Verb::Status(args) => client(status::run(args, &Paths::of_live(state)?, ui)),

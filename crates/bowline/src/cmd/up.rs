@@ -1,7 +1,7 @@
 //! `bowline up`: applies to the daemon and follows, like every other way to bring a release out.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::args::{Listen, Up};
 use crate::cmd::logs;
+use crate::file;
 use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::session::Session;
@@ -50,8 +51,10 @@ struct Applied {
 }
 
 pub(super) async fn run(args: Up, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
-    let dirs = args.dirs.iter().map(|dir| folder(dir)).collect::<Result<Vec<_>, _>>()?;
-    dirs.iter().try_for_each(|dir| check_file(dir, ui))?;
+    let dirs = args.dirs.iter().map(|dir| file::folder(dir, "up")).collect::<Result<Vec<_>, _>>()?;
+    let env = EnvName::new(ENV).expect("`local` is a name");
+    // What is wrong with a file is said before anything is started.
+    dirs.iter().try_for_each(|dir| file::read(dir, &env, ui).map(drop))?;
     let mut interrupts = Interrupts::new()?;
     let session = Session::join_or_start(paths, serve_args(&args.listen)).await?;
     if !session.started {
@@ -90,43 +93,6 @@ pub(super) async fn run(args: Up, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fa
 enum Outcome {
     Ready,
     Interrupted,
-}
-
-fn folder(dir: &Path) -> Result<PathBuf, Fault> {
-    let unusable = |e: &std::io::Error| {
-        Fault::new(FaultKind::Invalid, format!("{} is not a folder that can be read", dir.display()))
-            .source(e)
-            .hint("say the folder of an app: bowline up DIR")
-    };
-    let dir = dir.canonicalize().map_err(|e| unusable(&e))?;
-    std::fs::read_dir(&dir).map_err(|e| unusable(&e))?;
-    Ok(dir)
-}
-
-/// What is wrong with the file is said before anything is started.
-fn check_file(dir: &Path, ui: &Ui) -> Result<(), Fault> {
-    let path = dir.join("bowline.toml");
-    let limit = u64::try_from(bowline_spec::MAX_FILE).expect("a MiB fits");
-    let bytes = match bowline_control::read_small(&path, limit) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => {
-            return Err(Fault::new(FaultKind::Invalid, format!("{} cannot be read", path.display()))
-                .source(&error)
-                .hint("make it a text file that can be read, or remove it: then the folder says what it is"));
-        }
-    };
-    let refused = |diagnostics: bowline_spec::Diagnostics| {
-        let detail = diagnostics.render(ui.is_terminal());
-        Fault::from(diagnostics).detail(detail)
-    };
-    let text = bowline_spec::decode(&bytes, &path.display().to_string()).map_err(refused)?;
-    let env = EnvName::new(ENV).expect("`local` is a name");
-    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    match bowline_spec::parse(&text, &path.display().to_string(), &env, &bowline_spec::Defaults { folder_name: name }) {
-        Ok(_) => Ok(()),
-        Err(diagnostics) => Err(refused(diagnostics)),
-    }
 }
 
 fn serve_args(listen: &Listen) -> Vec<String> {
