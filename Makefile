@@ -27,6 +27,7 @@ test: setup
 	$(CARGO) test --locked --workspace
 	$(MAKE) -C examples/uploads unit integration e2e
 	$(MAKE) -C examples/timestamps unit integration e2e
+	$(MAKE) -C examples/users unit integration e2e
 	$(MAKE) -C examples/hello unit integration e2e
 
 ## check: format, lints, licences and sources of dependencies, structure
@@ -37,6 +38,7 @@ check: setup
 	$(CARGO) run --locked -q -p xtask -- tidy
 	$(MAKE) -C examples/uploads lint
 	$(MAKE) -C examples/timestamps lint
+	$(MAKE) -C examples/users lint
 	$(MAKE) -C examples/hello lint
 
 ## bench: figures, beside the peers in the same run; results in bench/
