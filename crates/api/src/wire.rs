@@ -300,7 +300,10 @@ pub struct InstanceStatus {
     pub memory_bytes: u64,
     pub cpu_us: u64,
     pub dropped_lines: u64,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// `full`, or `partial`: then `unenforced` says what the machine cannot enforce. Absent while it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cage: Option<String>,
+    #[serde(default)]
     pub unenforced: Vec<String>,
 }
 

@@ -78,6 +78,7 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
     let (http, https) = listening(edge.observed.clone(), paths.recorded().is_some()).await?;
     let node = bowline_node::spawn(NodeConfig {
         environment: std::env::vars().collect::<BTreeMap<_, _>>(),
+        edge_uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
         ..NodeConfig::new(paths.state.clone(), paths.run.clone(), exe)
     });
     // A daemon that is started again must listen where clients have been told that it listens.

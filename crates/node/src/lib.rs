@@ -55,6 +55,8 @@ pub struct NodeConfig {
     pub exe: PathBuf,
     /// The daemon's environment, of which builds see a named part. See [`build::BuildConfig`].
     pub environment: BTreeMap<String, String>,
+    /// The edge's user, where it has one of its own: it and root may connect to every instance.
+    pub edge_uid: Option<u32>,
     /// Use namespaces where the machine allows them. Default: yes.
     pub namespaces: bool,
     /// See [`LOG_BYTES`].
@@ -71,6 +73,7 @@ impl NodeConfig {
             run_dir,
             exe,
             environment: BTreeMap::new(),
+            edge_uid: None,
             namespaces: true,
             log_bytes: LOG_BYTES,
             log_files: LOG_FILES,

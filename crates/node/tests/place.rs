@@ -219,7 +219,7 @@ async fn an_app_sees_itself_and_the_system_and_nothing_else() {
         "var Permission denied".to_owned(),
         "write Permission denied".to_owned(),
         "mine 1".to_owned(),
-        "size [67108864, 67108864]".to_owned(),
+        "size [33554432, 33554432]".to_owned(),
         "ssh []".to_owned(),
         "certificates True".to_owned(),
         "pids True".to_owned(),

@@ -102,6 +102,11 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
     if !rows.is_empty() {
         ui.table(&head[..head.len() - usize::from(!waits)], &rows);
     }
+    let cages: Vec<&str> =
+        app.services.iter().flat_map(|s| &s.instances).filter_map(|instance| instance.cage.as_deref()).collect();
+    if !cages.is_empty() && cages.iter().all(|cage| *cage == "full") {
+        ui.say(format!("  {}", ui.paint(Tone::Faint, "cage: full")));
+    }
     for note in &app.notes {
         ui.say(format!("  {} {note}", ui.paint(Tone::Faint, "note:")));
     }

@@ -106,6 +106,7 @@ impl Loop {
             memory_bytes: usage.memory.0,
             cpu_us: usage.cpu_us,
             dropped_lines: seen.map_or(0, |seen| seen.dropped_lines),
+            cage: pid.and(seen).map(|seen| if seen.unenforced.is_empty() { "full" } else { "partial" }.to_owned()),
             unenforced: seen.map(|seen| seen.unenforced.clone()).unwrap_or_default(),
         }
     }
@@ -113,11 +114,14 @@ impl Loop {
     /// What a person should know of an app that runs.
     fn notes(&self, app: &AppWorld, own: &[&SlotStatus]) -> Vec<String> {
         let seen = own.iter().filter_map(|status| self.node.instances.get(&status.instance));
-        let unenforced: BTreeSet<&String> =
-            seen.clone().flat_map(|seen: &InstanceObservation| &seen.unenforced).collect();
+        let unenforced: BTreeSet<&str> =
+            seen.clone().flat_map(|seen: &InstanceObservation| &seen.unenforced).map(String::as_str).collect();
         let dropped: u64 = seen.map(|seen| seen.dropped_lines).sum();
-        let mut notes: Vec<String> =
-            unenforced.into_iter().map(|what| format!("this machine cannot enforce: {what}")).collect();
+        let mut notes = Vec::new();
+        if !unenforced.is_empty() {
+            let all: Vec<&str> = unenforced.into_iter().collect();
+            notes.push(format!("the cage is partial, this machine cannot enforce: {}", all.join(", ")));
+        }
         if dropped > 0 {
             notes.push(format!("{dropped} log lines were lost because the disk could not take them"));
         }

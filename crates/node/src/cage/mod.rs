@@ -9,6 +9,7 @@
 
 pub(crate) mod calls;
 pub(crate) mod files;
+pub(crate) mod ports;
 pub(crate) mod privileges;
 pub(crate) mod toolchain;
 

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bowline_core::id::InstanceId;
+use bowline_core::id::{InstanceId, Port};
 use bowline_core::instance::Phase;
 
 use super::pidfd::Pidfd;
 use super::{Context, finish};
+use crate::cage::ports::{GateError, Owner};
 use crate::procfs;
 use crate::shim::contract::Record;
 
@@ -32,13 +33,21 @@ pub(crate) enum Found {
 
 /// Blocks. Every incarnation that has a folder.
 pub(super) fn find(context: &Context) -> Vec<(InstanceId, Found)> {
-    ids(&context.layout.instances())
-        .into_iter()
-        .map(|id| {
-            let found = look_at(context, &id);
-            (id, found)
-        })
-        .collect()
+    let ids = ids(&context.layout.instances());
+    let found: Vec<(InstanceId, Found)> = ids.into_iter().map(|id| (id.clone(), look_at(context, &id))).collect();
+    let owners = found.iter().filter_map(|(id, found)| Some((id.clone(), owner(found)?))).collect();
+    match context.gate.settle(owners) {
+        Ok(()) | Err(GateError::NotRoot) => {}
+        Err(error) => tracing::warn!(%error, "the rules of the network are as an earlier daemon left them"),
+    }
+    found
+}
+
+fn owner(found: &Found) -> Option<Owner> {
+    match found {
+        Found::Alive { record, .. } => Some(Owner { port: Port::new(record.port)?, uid: record.uid }),
+        Found::Ended { .. } => None,
+    }
 }
 
 fn ids(instances: &Path) -> Vec<InstanceId> {

@@ -12,6 +12,7 @@ use bowline_core::time::Timestamp;
 
 use super::Context;
 use super::pidfd::Pidfd;
+use crate::cage::ports::GateError;
 use crate::cgroup::Membership;
 use crate::logs;
 use crate::procfs;
@@ -31,6 +32,7 @@ pub(super) fn conclude(context: &Context, id: &InstanceId, record: Option<&Recor
     let cgroup = record.and_then(|record| record.cgroup.as_ref());
     kill_leftovers(&context.layout.mark(id), cgroup);
     let _ = fs::remove_dir_all(context.layout.secrets(id));
+    open_port(context, id);
     let exit = |cause, at| Phase::Exited(Exit { cause, at, last_lines: last_lines(context, id) });
     match ExitRecord::read(&folder) {
         Ok(Some(ExitRecord { end: End::Refused(refusal), .. })) => Phase::Refused(Fault::from(refusal)),
@@ -43,6 +45,14 @@ pub(super) fn conclude(context: &Context, id: &InstanceId, record: Option<&Recor
             tracing::warn!(instance = %id, %error, folder = %folder.display(), "its exit record cannot be used");
             exit(ExitCause::ShimLost, Timestamp(now_ms()))
         }
+    }
+}
+
+/// Nothing listens there any more.
+pub(super) fn open_port(context: &Context, id: &InstanceId) {
+    match context.gate.forget(id) {
+        Ok(()) | Err(GateError::NotRoot) => {}
+        Err(error) => tracing::debug!(instance = %id, %error, "a rule of the network stays until the next change"),
     }
 }
 

@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::NodeConfig;
+use crate::cage::ports::Gate;
 use crate::cgroup::Cgroups;
 use crate::health;
 use crate::layout::Layout;
@@ -52,6 +53,7 @@ pub(crate) struct Context {
     pub layout: Layout,
     pub cgroups: Cgroups,
     pub ports: Ports,
+    pub gate: Gate,
     /// The kept copy of the binary, made when the first instance starts.
     kept: Mutex<Option<PathBuf>>,
 }
@@ -60,7 +62,8 @@ impl Context {
     pub(crate) fn new(config: NodeConfig) -> Self {
         let layout = Layout { state: config.state_dir.clone(), run: config.run_dir.clone() };
         let cgroups = Cgroups::discover(&layout.hash());
-        Self { config, layout, cgroups, ports: Ports::default(), kept: Mutex::default() }
+        let gate = Gate::new(&layout.hash(), config.edge_uid);
+        Self { config, layout, cgroups, ports: Ports::default(), gate, kept: Mutex::default() }
     }
 
     fn exe(&self) -> io::Result<PathBuf> {

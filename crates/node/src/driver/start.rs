@@ -1,5 +1,6 @@
 //! Starting one incarnation: folder, control group, port, environment, shim.
 
+use std::error::Error;
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
@@ -16,6 +17,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use zeroize::Zeroizing;
 
 use super::{Context, finish, script};
+use crate::cage::ports::{CLOSED_PORT, GateError, Owner};
 use crate::cage::toolchain;
 use crate::layout;
 use crate::shim::contract::{Clear, Config, FORMAT, FileOfSecret, Mount, Record, Reply};
@@ -60,6 +62,8 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port) -> Result<Box<Reco
             .map_err(|error| failed("prepare the volume", &volume.source, &error))?;
     }
     let (cgroup, unenforced) = context.cgroups.create(id, &spec.limits);
+    let uid = spec.uid.filter(|_| nix::unistd::geteuid().is_root());
+    let open_port = close_port(context, id, Owner { port, uid });
     let config = Config {
         format: FORMAT,
         id: id.to_string(),
@@ -74,14 +78,14 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port) -> Result<Box<Reco
         secret_files: spec.secret_files.iter().map(secret_file).collect(),
         secret_folder: context.layout.secrets(id),
         port: port.get(),
-        uid: spec.uid.filter(|_| nix::unistd::geteuid().is_root()),
+        uid,
         volumes: spec.volumes.iter().filter_map(mount).collect(),
         cage_required: spec.cage == Cage::Required,
         grace_ms: u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX),
         cgroup: cgroup.clone(),
         namespaces: context.config.namespaces,
         mark: context.layout.mark(id),
-        unenforced: unenforced.into_iter().chain(missing_uid(spec)).collect(),
+        unenforced: unenforced.into_iter().chain(missing_uid(spec)).chain(open_port).collect(),
         hidden: hidden(context),
         readable: readable(context, spec),
         volume_folders: spec.volumes.iter().map(|volume| volume.source.clone()).collect(),
@@ -110,6 +114,19 @@ fn missing_uid(spec: &InstanceSpec) -> Option<String> {
     (!own).then(|| "own uid".to_owned())
 }
 
+/// What is not enforced, if the port stays open.
+fn close_port(context: &Context, id: &InstanceId, owner: Owner) -> Option<String> {
+    let error = context.gate.close(id, owner).err()?;
+    match error {
+        // Said in the status, and no news.
+        GateError::NotRoot => {}
+        GateError::NoTool(_) | GateError::Refused(_) => {
+            tracing::warn!(instance = %id, %error, source = ?error.source(), "its port is open to the network");
+        }
+    }
+    Some(CLOSED_PORT.to_owned())
+}
+
 /// Store, key, sockets, artifacts and volumes of every app.
 fn hidden(context: &Context) -> Vec<PathBuf> {
     vec![context.layout.state.clone(), context.layout.run.clone()]
@@ -129,6 +146,7 @@ fn abandon(context: &Context, id: &InstanceId, cgroup: Option<&crate::cgroup::Me
         tracing::debug!(instance = %id, %error, "its control group stays until it is cleaned up");
     }
     let _ = fs::remove_dir_all(context.layout.secrets(id));
+    finish::open_port(context, id);
 }
 
 fn secret_file(file: &bowline_core::instance::SecretFile) -> FileOfSecret {

@@ -135,6 +135,9 @@ pub(crate) struct Record {
     pub start_time: u64,
     pub boot_id: String,
     pub port: u16,
+    /// The app's user, where it has one of its own.
+    #[serde(default)]
+    pub uid: Option<u32>,
     /// The app's main process.
     pub child: Option<u32>,
     pub since_ms: u64,

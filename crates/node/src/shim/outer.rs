@@ -185,6 +185,7 @@ fn supervise_start(config: &Config, socket: &OwnedFd, pid: u32, contained: bool)
         start_time: procfs::stat(pid).map(|stat| stat.start_time).unwrap_or(0),
         boot_id: procfs::boot_id(),
         port: config.port,
+        uid: config.uid,
         child: None,
         since_ms: now_ms(),
         grace_ms: config.grace_ms,

@@ -81,7 +81,7 @@ pub(super) struct Veil<'c> {
     pub hidden: &'c [PathBuf],
     /// Stays visible wherever it lies.
     pub kept: Vec<&'c Path>,
-    /// The size of `/tmp` and of `/dev/shm`, in bytes.
+    /// The instance's memory limit, in bytes: each of `/tmp` and `/dev/shm` may take half of it.
     pub memory: Option<u64>,
 }
 
@@ -132,7 +132,7 @@ impl Veil<'_> {
         for socket in SOCKETS.iter().filter(|socket| Path::new(socket).exists()) {
             bind(Path::new("/dev/null"), Path::new(socket))?;
         }
-        let size = self.memory.map_or_else(|| TEMPORARY_SIZE.to_owned(), |bytes| bytes.to_string());
+        let size = self.memory.map_or_else(|| TEMPORARY_SIZE.to_owned(), |bytes| (bytes / 2).to_string());
         let size = format!("mode=1777,size={size}");
         let covered: Vec<&Path> = all.iter().copied().filter(|folder| is_outermost(folder, all)).collect();
         for folder in &covered {
