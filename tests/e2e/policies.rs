@@ -113,3 +113,63 @@ fn who_asks_too_often_waits() {
     let waits = refused.text().lines().find_map(|line| line.strip_prefix("retry-after: ")?.trim().parse::<u32>().ok());
     assert!(matches!(waits, Some(1..=1200)), "{}", refused.text());
 }
+
+#[test]
+fn only_files_that_are_what_they_say_come_in() {
+    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
+    let bowline = Bowline::new();
+    let toml = "upload = { extensions = [\"png\", \"txt\"] }\nlimit = { body = \"1MiB\" }\n";
+    let up = Up::start(&bowline, &app(&bowline, "policy-upload", toml), SOON);
+    let files = bowline.folder("files");
+    let url = format!("{}/up", up.https());
+    let form = |name: &str, content: &[u8]| {
+        let path = files.join("content");
+        std::fs::write(&path, content).expect("a test's file");
+        format!("file=@{};filename=\"{name}\"", path.display())
+    };
+    let send = |name: &str, content: &[u8], more: &[&str]| {
+        each(&bowline, &url, &[&["-F", &form(name, content)], more].concat())
+    };
+    assert_eq!(send("a.png", PNG, &[]).status, 200);
+    assert_eq!(send("notes.txt", "Grüße".as_bytes(), &[]).status, 200);
+    assert_eq!(send("a.png", &[PNG, &[7; 500_000]].concat(), &[]).status, 200);
+    assert_eq!(
+        curl(&bowline.ca(), &format!("{url}/a.png"), &["-T", files.join("content").to_str().expect("UTF-8")]).status,
+        200
+    );
+    let sent = bowline.json_text(&["logs"]).matches("POST /up").count();
+
+    let elf = std::fs::read("/proc/self/exe").expect("this test's own program")[..4096].to_vec();
+    for (name, content, reason) in [
+        ("a.exe", &elf[..], "upload-extension"),
+        ("a.png", &elf, "upload-program"),
+        ("a.txt", &elf, "upload-not-text"),
+        ("a.php.png", PNG, "upload-hidden-extension"),
+        ("a.png", &[PNG, b"<?php x();"].concat(), "upload-polyglot"),
+        ("a.png", &[PNG, &[0; 500_000], b"<?php x();"].concat(), "upload-polyglot"),
+        ("a.txt", &[&[b'a'; 500_000][..], b"\xff"].concat(), "upload-not-text"),
+    ] {
+        let refused = send(name, content, &[]);
+        assert_eq!(refused.status, 415, "{name} {reason}");
+        assert!(refused.text().contains(reason), "{}", refused.text());
+    }
+    assert_eq!(send("a.png", PNG, &["-H", "Content-Encoding: gzip"]).status, 415);
+    assert_eq!(send("a.png", &[PNG, &[7; 2_000_000]].concat(), &[]).status, 413);
+    let chunked =
+        ["-F", &form("a.png", &[PNG, &[7; 2_000_000]].concat()), "--http1.1", "-H", "Transfer-Encoding: chunked"];
+    assert_eq!(curl(&bowline.ca(), &url, &chunked).status, 413);
+    let after = bowline.json_text(&["logs"]).matches("POST /up").count();
+    assert_eq!(after, sent, "the app answered none of them");
+}
+
+#[test]
+fn routes_lead_elsewhere_or_nowhere() {
+    let bowline = Bowline::new();
+    let toml = "[route.old]\npath = \"/old\"\nredirect = \"https://example.com/new\"\n[route.no]\npath = \"/no\"\ndeny = true\n";
+    let up = Up::start(&bowline, &app(&bowline, "policy-routes", toml), SOON);
+    let moved = each(&bowline, &format!("{}/old/a?b=c", up.https()), &[]);
+    assert_eq!(moved.status, 308);
+    assert!(moved.text().contains("ocation: https://example.com/new/old/a?b=c"), "{}", moved.text());
+    assert_eq!(each(&bowline, &format!("{}/no/way", up.https()), &[]).status, 403);
+    assert_eq!(each(&bowline, &up.https(), &[]).status, 200);
+}

@@ -2,6 +2,7 @@
 
 use crate::h1::write::reason;
 use crate::h1::{BadUpstream, Refusal, RequestHead};
+use crate::policy::upload::UploadFault;
 
 /// When to look again whether maintenance is over, in seconds.
 const MAINTENANCE: u32 = 60;
@@ -45,6 +46,7 @@ pub(crate) enum Reason {
     TooManyRequests {
         seconds: u32,
     },
+    Upload(UploadFault),
     NoReadyInstance,
     ConnectRefused,
     ConnectFailed,
@@ -83,6 +85,7 @@ impl Reason {
             Self::BearerWanted => "bearer-wanted",
             Self::BasicWanted => "basic-wanted",
             Self::TooManyRequests { .. } => "too-many-requests",
+            Self::Upload(fault) => fault.code(),
             Self::NoReadyInstance => "no-ready-instance",
             Self::ConnectRefused => "connect-refused",
             Self::ConnectFailed => "connect-failed",
@@ -111,6 +114,7 @@ impl Reason {
             Self::Denied | Self::NotAllowed | Self::TokenRefused => 403,
             Self::BearerWanted | Self::BasicWanted => 401,
             Self::TooManyRequests { .. } => 429,
+            Self::Upload(_) => 415,
             Self::ConnectRefused | Self::ConnectFailed | Self::UpstreamClosed | Self::BadUpstream(_) => 502,
             Self::ConnectTimeout | Self::ResponseTimeout | Self::UpstreamStalled => 504,
             Self::ClientGone | Self::ClientStalled => 499,
@@ -131,6 +135,7 @@ impl Reason {
             | Self::BearerWanted
             | Self::BasicWanted
             | Self::TooManyRequests { .. }
+            | Self::Upload(_)
             | Self::ClientGone
             | Self::ClientStalled
             | Self::FileNotFound
@@ -186,6 +191,7 @@ impl Reason {
             Self::BearerWanted => "This address wants a bearer token.",
             Self::BasicWanted => "This address wants a name and a password.",
             Self::TooManyRequests { .. } => "Too many requests came in too short a time.",
+            Self::Upload(fault) => fault.sentence(),
             Self::NoReadyInstance => "The app has no instance that is ready. Try again in a moment.",
             Self::ConnectRefused | Self::ConnectFailed => "The app's instance does not accept connections.",
             Self::ConnectTimeout => "The app's instance did not accept a connection in time.",

@@ -38,6 +38,12 @@ pub(crate) async fn run<C: Client>(
 ) -> Result<(), Reason> {
     let mut tried = Vec::new();
     let mut route = Arc::clone(route);
+    if request.upload.is_some() {
+        Box::pin(first_judged(request, client, &route)).await?;
+        // Time has passed: this table may lead elsewhere.
+        route = request.route(client.peer())?;
+        request.journal.route = Some(Arc::clone(&route));
+    }
     let mut stale = 0;
     loop {
         let (position, ticket) = choose(request, &route, &tried)?;
@@ -71,6 +77,37 @@ pub(crate) async fn run<C: Client>(
         route = request.route(client.peer())?;
         request.journal.route = Some(Arc::clone(&route));
     }
+}
+
+/// Reads the body until some of it is judged, so that of a request which is refused at its first bytes nothing is sent.
+async fn first_judged<C: Client>(request: &mut Request<'_>, client: &mut C, route: &Route) -> Result<(), Reason> {
+    let Some(mut upload) = request.upload.take() else { return Ok(()) };
+    let idle = route.idle.min(route.timeout);
+    request.deadline.set(idle);
+    poll_fn(|cx| {
+        while upload.judged.is_empty() && !upload.ended {
+            if request.exchange.continue_due() {
+                client.send_continue();
+            }
+            let _ = client.poll_flush(cx)?;
+            let read = upload.poll(client, cx)?;
+            policy::room(route.body, client.body_bytes())?;
+            match read {
+                Poll::Ready(_) => request.deadline.set(idle),
+                Poll::Pending if request.deadline.passed(cx) => {
+                    return Poll::Ready(Err(Reason::Refused(Refusal::BodyTimeout)));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await?;
+    if upload.ended {
+        request.exchange.request_received();
+    }
+    request.upload = Some(upload);
+    Ok(())
 }
 
 fn choose(request: &Request<'_>, route: &Route, tried: &[u32]) -> Result<(usize, Ticket), Reason> {
@@ -166,6 +203,24 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         relay
     }
 
+    /// What of the body is judged already goes with the head, again with every try.
+    fn write_judged(&mut self) -> Result<(), Reason> {
+        if let Some(upload) = &self.request.upload {
+            self.encoder.encode(&upload.judged, &mut self.output).map_err(|_| Refusal::Body)?;
+            if upload.ended {
+                self.end_body()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_body(&mut self) -> Result<(), Reason> {
+        let end = self.encoder.finish().map_err(|_| Refusal::BodyTruncated)?;
+        self.output.extend_from_slice(end);
+        self.body_read = true;
+        Ok(())
+    }
+
     fn write_head(&mut self) {
         let head = self.request.head;
         let mut line = head.line();
@@ -188,7 +243,11 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
 
     async fn run(&mut self) -> Result<After, Failure> {
         self.restart_clock();
-        match poll_fn(|cx| self.poll(cx)).await {
+        let relayed = match self.write_judged() {
+            Ok(()) => poll_fn(|cx| self.poll(cx)).await,
+            Err(reason) => Err(reason),
+        };
+        match relayed {
             Ok(()) => Ok(self.finish()),
             Err(reason) => Err(self.failure(reason)),
         }
@@ -304,15 +363,22 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             self.output = self.request.worker.take_buffer();
         }
         let Self { client, encoder, output, .. } = self;
-        let mut sink = |payload: &[u8]| encoder.encode(payload, output).map_err(|_| Reason::Refused(Refusal::Body));
-        let read = client.poll_body(cx, &mut sink)?;
+        let mut encode = |payload: &[u8]| encoder.encode(payload, output).map_err(|_| Reason::Refused(Refusal::Body));
+        let read = match &mut self.request.upload {
+            None => client.poll_body(cx, &mut encode)?,
+            Some(upload) => {
+                // What was judged before is sent.
+                upload.judged.clear();
+                let read = upload.poll(*client, cx)?;
+                encode(&upload.judged)?;
+                read
+            }
+        };
         policy::room(self.route.body, self.client.body_bytes())?;
         match read {
             Poll::Ready(Body::Data(_)) => Ok(Step::Moved),
             Poll::Ready(Body::End) => {
-                let end = self.encoder.finish().map_err(|_| Refusal::BodyTruncated)?;
-                self.output.extend_from_slice(end);
-                self.body_read = true;
+                self.end_body()?;
                 self.request.exchange.request_received();
                 Ok(Step::Moved)
             }

@@ -27,6 +27,12 @@ mod stream;
 mod tls;
 mod tunnel;
 mod upstream;
+
+/// The upload filter by itself, for whoever tests it against bytes.
+pub mod upload {
+    pub use crate::policy::upload::{Claims, Extensions, Filter, UploadFault};
+}
+
 pub mod wire;
 mod worker;
 

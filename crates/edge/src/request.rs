@@ -14,6 +14,8 @@ use crate::balance::{Dice, Endpoint};
 use crate::client::{Client, Peer};
 use crate::deadline::Deadline;
 use crate::h1::{Exchange, Framing, Refusal, RequestHead, ResponseLine, Upgrade, Version, write};
+use crate::policy::Upload;
+use crate::policy::upload::UploadFault;
 use crate::record::{Line, Sample, ShardKey};
 use crate::route::{LabelId, Lookup, Route, Target};
 use crate::worker::Worker;
@@ -35,6 +37,8 @@ pub(crate) struct Request<'a> {
     pub(crate) deadline: &'a Deadline,
     pub(crate) trace: Trace,
     pub(crate) journal: Journal,
+    /// What its body has to pass; `None`: the body goes on as it comes.
+    pub(crate) upload: Option<Box<Upload>>,
 }
 
 /// What will be recorded.
@@ -62,7 +66,8 @@ pub(crate) async fn run<C: Client>(
 ) -> Exchange {
     let trace = Trace::of(head, &worker.dice);
     let from = policy::client(client.peer(), head);
-    let mut request = Request { worker, head, client: from, exchange, deadline, trace, journal: Journal::begin() };
+    let mut request =
+        Request { worker, head, client: from, exchange, deadline, trace, journal: Journal::begin(), upload: None };
     if let Err(reason) = request.serve(client).await {
         request.fail(client, reason).await;
     }
@@ -188,6 +193,9 @@ impl Request<'_> {
             guard.check(self.client, self.head, self.journal.begun)?;
         }
         policy::announced(route.body, self.head.body())?;
+        if let Some(guard) = &route.guard {
+            self.upload = guard.upload(self.head)?;
+        }
         match &route.target {
             Target::Forward(_) => forward::run(self, client, &route).await,
             Target::Files { folder, release, .. } => {
@@ -315,6 +323,9 @@ impl Request<'_> {
         let retry_after = reason.retry_after().map(|seconds| seconds.to_string());
         extra.extend(retry_after.as_deref().map(|seconds| ("retry-after", seconds)));
         extra.extend(reason.challenge().map(|challenge| ("www-authenticate", challenge)));
+        if reason == Reason::Upload(UploadFault::Encoded) {
+            extra.push(("accept-encoding", "identity"));
+        }
         if reason.status() == 405 {
             extra.push(("allow", "GET, HEAD"));
         }

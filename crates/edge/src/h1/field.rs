@@ -344,7 +344,7 @@ pub(super) fn parse_length(value: &[u8]) -> Option<u64> {
 }
 
 /// `tchar` of RFC 9110 (5.6.2).
-pub(super) const fn is_token(b: u8) -> bool {
+pub(crate) const fn is_token(b: u8) -> bool {
     matches!(b, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
         || b.is_ascii_alphanumeric()
 }

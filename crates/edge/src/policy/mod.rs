@@ -1,9 +1,10 @@
 //! What a request must pass before it is answered: maintenance → allow → auth → rate, from its head alone; then the size
-//! of its body, while that comes.
+//! of its body and the files in it, while that comes.
 
 mod address;
 mod auth;
 mod rate;
+pub(crate) mod upload;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ pub(crate) use rate::Limiter;
 use crate::answer::Reason;
 use crate::h1::{Field, Framing, Refusal, RequestHead};
 use auth::Auth;
+use upload::Extensions;
+pub(crate) use upload::Upload;
 
 /// The policies of one route, as a worker asks them.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub(crate) struct Guard {
     allow: Option<Networks>,
     auth: Option<Auth>,
     limiter: Option<Arc<Limiter>>,
+    upload: Option<Arc<Extensions>>,
 }
 
 impl Guard {
@@ -36,9 +40,10 @@ impl Guard {
             allow: (!policies.allow.is_empty()).then(|| Networks::new(&policies.allow)),
             auth: policies.auth.as_ref().map(Auth::new),
             limiter,
+            upload: policies.upload.as_ref().map(|upload| Arc::new(Extensions::new(&upload.extensions))),
         };
         let asks = guard.maintenance.is_some() || guard.allow.is_some() || guard.auth.is_some();
-        (asks || guard.limiter.is_some()).then(|| Box::new(guard))
+        (asks || guard.limiter.is_some() || guard.upload.is_some()).then(|| Box::new(guard))
     }
 
     /// Asks all of them. A wrong proof counts against its client's rate: guessing is limited, too. It does not count
@@ -57,6 +62,12 @@ impl Guard {
             limiter.take(client, now).map_err(|wait| Reason::TooManyRequests { seconds: wait.0 })?;
         }
         proven
+    }
+
+    /// What a request may bring, if it brings anything: `None`, if it brings nothing or may bring anything.
+    pub(crate) fn upload(&self, head: &RequestHead) -> Result<Option<Box<Upload>>, Reason> {
+        let Some(extensions) = &self.upload else { return Ok(None) };
+        Upload::of(extensions, head).map_err(Reason::Upload)
     }
 
     /// Whether a field stays here: a password is the edge's business, not the app's.

@@ -211,6 +211,11 @@ impl TableBuilder {
         self
     }
 
+    pub fn trusting(mut self, networks: &[&str]) -> Self {
+        self.0.trusted_proxies = networks.iter().map(|network| network.parse().unwrap()).collect();
+        self
+    }
+
     /// `a.test` forwarded to instances of release 1.
     pub fn plain(addresses: &[SocketAddr]) -> Self {
         Self::default().site("a.test", vec![rule("/", forward(1))]).pool(1, addresses)

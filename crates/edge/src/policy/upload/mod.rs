@@ -1,0 +1,196 @@
+//! The upload filter: files come in only if their extension is taken, hides no other one, and says what they are.
+//!
+//! A body is judged while it is forwarded. Until its first bytes are judged nothing is sent at all, not even the head of
+//! the request; a later fault breaks the request off before its end, so that no app takes a part for the whole.
+//!
+//! | body | how it is judged |
+//! |---|---|
+//! | `multipart/form-data` | every part that has a file name |
+//! | JSON, URL-encoded forms | must be text |
+//! | anything else | one file, named by the last step of the path |
+//! | with a `Content-Encoding` | refused |
+
+mod fault;
+mod kind;
+mod multipart;
+mod name;
+mod part;
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+pub use fault::UploadFault;
+pub use name::Extensions;
+
+use crate::answer::Reason;
+use crate::client::{Body, Client};
+use crate::h1::RequestHead;
+use kind::{Content, HEAD};
+use multipart::Multipart;
+
+/// Longest boundary (RFC 2046, 5.1.1).
+const MAX_BOUNDARY: usize = 70;
+
+/// Bytes of a plain body that are held back until it has ended: the beginning of a character that is never finished is
+/// found only then.
+const LAST: usize = 4;
+
+/// Judges one body. Bytes in, bytes out; knows nothing of sockets.
+#[derive(Debug)]
+pub struct Filter(Form);
+
+#[derive(Debug)]
+enum Form {
+    Multipart(Box<Multipart>),
+    /// One file, or text.
+    Plain {
+        content: Content,
+        held: Vec<u8>,
+        judged: bool,
+    },
+}
+
+/// What a request says of its body.
+#[derive(Debug, Clone, Copy)]
+pub struct Claims<'a> {
+    /// The values of `Content-Type`, of which there must be at most one.
+    pub media_type: Option<&'a [u8]>,
+    pub media_types: usize,
+    /// Something other than `identity`.
+    pub is_encoded: bool,
+    pub path: &'a str,
+}
+
+impl<'a> Claims<'a> {
+    fn of(head: &'a RequestHead) -> Self {
+        let plain = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"identity");
+        Self {
+            media_type: head.first("content-type"),
+            media_types: head.all("content-type").count(),
+            is_encoded: head.all("content-encoding").any(|coding| !plain(coding)),
+            path: head.path(),
+        }
+    }
+}
+
+impl Filter {
+    pub fn new(claims: Claims<'_>, extensions: &Arc<Extensions>) -> Result<Self, UploadFault> {
+        if claims.is_encoded {
+            return Err(UploadFault::Encoded);
+        }
+        if claims.media_types > 1 {
+            return Err(UploadFault::MediaType);
+        }
+        let value = str::from_utf8(claims.media_type.unwrap_or_default()).map_err(|_| UploadFault::MediaType)?;
+        let (media_type, parameters) = value.split_once(';').unwrap_or((value, ""));
+        let media_type = media_type.trim().to_ascii_lowercase();
+        let plain = |content| Self(Form::Plain { content, held: Vec::new(), judged: false });
+        Ok(match media_type.as_str() {
+            "multipart/form-data" => {
+                Self(Form::Multipart(Box::new(Multipart::new(boundary(parameters)?, Arc::clone(extensions)))))
+            }
+            other if other.starts_with("multipart/") => return Err(UploadFault::MediaType),
+            "application/x-www-form-urlencoded" | "application/json" => plain(Content::text()),
+            other if other.starts_with("application/") && other.ends_with("+json") => plain(Content::text()),
+            _ => {
+                let name = claims.path.rsplit('/').next().unwrap_or_default();
+                if !name.contains('.') {
+                    return Err(UploadFault::MediaType);
+                }
+                plain(Content::of(&extensions.judge(name)?))
+            }
+        })
+    }
+
+    /// Takes the next bytes of the body; what may go on is appended to `out`.
+    pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), UploadFault> {
+        let (content, held, judged) = match &mut self.0 {
+            Form::Multipart(multipart) => return multipart.feed(input, out),
+            Form::Plain { content, held, judged } => (content, held, judged),
+        };
+        held.extend_from_slice(input);
+        if !*judged {
+            if held.len() < HEAD {
+                return Ok(());
+            }
+            content.head(&held[..HEAD])?;
+            content.more(held)?;
+            *judged = true;
+        } else {
+            content.more(input)?;
+        }
+        let passed = held.len().saturating_sub(LAST);
+        out.extend(held.drain(..passed));
+        Ok(())
+    }
+
+    /// The body has ended.
+    pub fn end(&mut self, out: &mut Vec<u8>) -> Result<(), UploadFault> {
+        match &mut self.0 {
+            Form::Multipart(multipart) => multipart.end(out),
+            Form::Plain { content, held, judged } => {
+                if !*judged {
+                    content.head(held)?;
+                    content.more(held)?;
+                }
+                content.end()?;
+                out.append(held);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The boundary among the parameters of a media type, given once. Unquoted ones may hold what should be quoted (`=`), as
+/// old clients write them: no parser reads them otherwise.
+fn boundary(parameters: &str) -> Result<&str, UploadFault> {
+    let mut found = None;
+    for parameter in parameters.split(';').map(str::trim).filter(|parameter| !parameter.is_empty()) {
+        let (name, value) = parameter.split_once('=').ok_or(UploadFault::Boundary)?;
+        let name = name.to_ascii_lowercase();
+        if name.starts_with("boundary") && (name != "boundary" || found.replace(value).is_some()) {
+            return Err(UploadFault::Boundary);
+        }
+    }
+    let boundary = found.ok_or(UploadFault::Boundary)?;
+    let boundary = boundary.strip_prefix('"').and_then(|quoted| quoted.strip_suffix('"')).unwrap_or(boundary);
+    // RFC 2046 also has the space, which parsers trim or do not.
+    let valid = |b: u8| b.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(&b);
+    match (1..=MAX_BOUNDARY).contains(&boundary.len()) && boundary.bytes().all(valid) {
+        true => Ok(boundary),
+        false => Err(UploadFault::Boundary),
+    }
+}
+
+/// One request's body on its way through the filter.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    filter: Filter,
+    /// Judged; not yet with an instance.
+    pub(crate) judged: Vec<u8>,
+    /// The body has ended, and all of it is judged.
+    pub(crate) ended: bool,
+}
+
+impl Upload {
+    /// `None`: the request has no body.
+    pub(crate) fn of(extensions: &Arc<Extensions>, head: &RequestHead) -> Result<Option<Box<Self>>, UploadFault> {
+        if head.body().is_empty() {
+            return Ok(None);
+        }
+        let filter = Filter::new(Claims::of(head), extensions)?;
+        Ok(Some(Box::new(Self { filter, judged: Vec::new(), ended: false })))
+    }
+
+    /// Reads the next stretch of the body, and judges it.
+    pub(crate) fn poll<C: Client>(&mut self, client: &mut C, cx: &mut Context<'_>) -> Poll<Result<Body, Reason>> {
+        let Self { filter, judged, .. } = self;
+        let mut sink = |payload: &[u8]| filter.feed(payload, judged).map_err(Reason::Upload);
+        let read = ready!(client.poll_body(cx, &mut sink))?;
+        if read == Body::End {
+            self.filter.end(&mut self.judged).map_err(Reason::Upload)?;
+            self.ended = true;
+        }
+        Poll::Ready(Ok(read))
+    }
+}
