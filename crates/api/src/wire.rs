@@ -240,6 +240,9 @@ pub struct AppStatus {
     /// HTTP first.
     pub urls: Vec<String>,
     pub services: Vec<ServiceStatus>,
+    /// Databases and caches, those that the file does not name any more included.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<ResourceStatus>,
     /// The change that runs now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<ChangeStatus>,
@@ -281,6 +284,40 @@ pub struct ServiceStatus {
     pub instances: Vec<InstanceStatus>,
     pub wanted: u32,
     pub ready: u32,
+}
+
+/// A database or cache of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceStatus {
+    /// `postgres`, `mariadb`, `redis`
+    pub kind: String,
+    pub name: String,
+    /// `preparing`, `starting`, `ready`, `failing`, `stopping`, `stopped`
+    pub state: String,
+    /// What it waits on or fails with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<String>,
+    /// A server elsewhere, which Bowline does not run.
+    pub external: bool,
+    /// The file does not name it any more: its data are kept until `bowline data rm`.
+    pub orphaned: bool,
+    /// Of the server: `15.8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// On loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    pub restarts: u32,
+    pub memory_bytes: u64,
+    pub cpu_us: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unenforced: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

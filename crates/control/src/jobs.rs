@@ -12,20 +12,20 @@ use bowline_core::time::Timestamp;
 use crate::folder::dotenv;
 use crate::form;
 use crate::reconcile::change::{ChangeForm, ChangeId, FORM_VERSION};
-use crate::reconcile::effects::{Draft, Job, Outcome, SecretIndex, SecretMeta, Write};
+use crate::reconcile::effects::{Begin, Draft, Job, Outcome, SecretIndex, SecretMeta, Write};
 use crate::reconcile::events;
 use crate::reconcile::release::Release;
 use crate::secrets::Vault;
 use crate::store::{NewRevision, RevisionRecord, RolloutRecord, SecretRecord, Store, StoreError, Tx, Wanted};
+
+pub(crate) mod servers;
 
 /// Who a secret that Bowline made belongs to in the store: (uid_t) -1, which no user is.
 const BOWLINE: u32 = u32::MAX;
 
 pub(crate) async fn run(store: &Store, vault: &Vault, job: Job) -> Result<Outcome, Fault> {
     match job {
-        Job::Begin { key, folder, generate, dotenv, at } => {
-            begin(store, vault, key, folder, generate, dotenv, at).await
-        }
+        Job::Begin(begin) => self::begin(store, vault, *begin).await,
         Job::Release { change, draft, from, cached, at } => {
             release(store, vault, change, *draft, from, cached, at).await
         }
@@ -51,32 +51,29 @@ pub(crate) async fn run(store: &Store, vault: &Vault, job: Job) -> Result<Outcom
     }
 }
 
-async fn begin(
-    store: &Store,
-    vault: &Vault,
-    key: AppKey,
-    folder: std::path::PathBuf,
-    generate: Vec<SecretName>,
-    dotenv: Option<Secret>,
-    at: Timestamp,
-) -> Result<Outcome, Fault> {
+async fn begin(store: &Store, vault: &Vault, begin: Begin) -> Result<Outcome, Fault> {
+    let Begin { key, folder, generate, dotenv, resources, at } = begin;
     for name in &generate {
         vault.ensure(&key, name, at, BOWLINE).await?;
     }
     if let Some(value) = dotenv {
         keep_dotenv(vault, &key, value, at).await?;
     }
+    let servers = servers::prepare(store, vault, &key, resources, at).await?;
     let secrets = secret_index(vault.list(&key)?);
+    let app_key = key.clone();
     let (app, change) = store
         .commit(move |tx| {
             let app = tx.register_app(&key, &folder, at)?;
+            servers.register(tx, &key, at)?;
             let change = ChangeId(tx.next_generation()?.0);
             tx.put_rollout(&record(&key, &ChangeForm::Build { change: change.0, since: at.0 }))?;
             tx.append_event(events::change_began(&key, change, &folder.display().to_string(), at))?;
             Ok((app, change))
         })
         .await?;
-    Ok(Outcome::Begun { change, app, secrets })
+    let resources = servers::kept(vault, &app_key)?;
+    Ok(Outcome::Begun { change, app, secrets, resources })
 }
 
 /// A new version only if the file has changed: an unchanged folder is an unchanged release.
@@ -162,8 +159,10 @@ pub(crate) fn open_release(vault: &Vault, record: RevisionRecord) -> Result<Rele
         }
     }
     let artifacts: std::collections::BTreeMap<_, Artifact> = artifacts;
+    let kept = servers::kept(vault, &key)?.into_iter();
+    let servers = kept.map(|one| (one.record.key.id, (one.record.port, one.password))).collect();
     let revision = Revision { key, number, app: Arc::new(app), artifacts, secrets, created };
-    Ok(Release { revision, secrets: values })
+    Ok(Release { revision, secrets: values, servers })
 }
 
 fn secret_versions(records: Vec<SecretRecord>) -> Vec<(SecretName, SecretVersion)> {

@@ -110,6 +110,56 @@ name!(
     ResourceName
 );
 
+/// What sets a name of Bowline's own apart: no file can spell it.
+const OWN: char = '_';
+
+impl ServiceName {
+    /// What carries a resource's server through everything that runs instances: `postgres_db`.
+    pub fn of_resource(kind: &str, name: &ResourceName) -> Self {
+        Self(format!("{kind}{OWN}{name}").into())
+    }
+
+    /// Kind and name of the resource that this stands for; `None`: a service of the file.
+    pub fn resource(&self) -> Option<(&str, &str)> {
+        self.0.split_once(OWN)
+    }
+
+    /// As it prints in ids and folders: a service of the file, or what stands for a resource.
+    fn of_id(text: &str) -> Option<Self> {
+        match text.split_once(OWN) {
+            Some((kind, name)) => {
+                check_name(kind).ok()?;
+                ResourceName::new(name).ok().map(|name| Self::of_resource(kind, &name))
+            }
+            None => Self::new(text).ok(),
+        }
+    }
+}
+
+impl SecretName {
+    /// A secret of a resource, made and kept by Bowline: `postgres_db_password`.
+    pub fn of_resource(kind: &str, name: &ResourceName, what: &str) -> Self {
+        Self(format!("{kind}{OWN}{name}{OWN}{what}").into())
+    }
+
+    /// A name as it was stored, Bowline's own ones included.
+    pub fn stored(text: &str) -> Result<Self, NameError> {
+        let parts: Vec<&str> = text.split(OWN).collect();
+        match parts.as_slice() {
+            [kind, name, what] => {
+                [kind, name, what].into_iter().try_for_each(|part| check_name(part))?;
+                Ok(Self(text.into()))
+            }
+            _ => Self::new(text),
+        }
+    }
+
+    /// It belongs to Bowline: no file and no person can name it.
+    pub fn is_own(&self) -> bool {
+        self.0.contains(OWN)
+    }
+}
+
 /// An app in one environment: what a release, a rollout or a uid belongs to.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct AppKey {
@@ -206,7 +256,7 @@ fn parse_instance(text: &str) -> Option<InstanceId> {
     let (env, rest) = text.split_once('/')?;
     let mut parts = rest.split('.');
     let app = AppName::new(parts.next()?).ok()?;
-    let service = ServiceName::new(parts.next()?).ok()?;
+    let service = ServiceName::of_id(parts.next()?)?;
     let release = ReleaseNumber(parts.next()?.strip_prefix('r')?.parse().ok()?);
     let slot = Slot(parts.next()?.parse().ok()?);
     let incarnation = Incarnation(parts.next()?.parse().ok()?);
@@ -303,9 +353,31 @@ mod tests {
     fn instance_ids_round_trip() {
         let text = "local/uploads.web.r3.0.12";
         assert_eq!(text.parse::<InstanceId>().unwrap().to_string(), text);
-        for bad in ["", "local/a.b.3.0.1", "local/a.b.r3.0", "local/a.b.r3.0.1.2", "a.b.r3.0.1"] {
+        let server = "local/uploads.postgres_db-1.r0.0.2";
+        assert_eq!(server.parse::<InstanceId>().unwrap().to_string(), server);
+        for bad in [
+            "",
+            "local/a.b_.r1.0.1",
+            "local/a._b.r1.0.1",
+            "local/a.b.3.0.1",
+            "local/a.b.r3.0",
+            "local/a.b.r3.0.1.2",
+            "a.b.r3.0.1",
+        ] {
             assert!(bad.parse::<InstanceId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn names_of_resources_cannot_be_spelled() {
+        let name = ResourceName::new("db").unwrap();
+        let (service, secret) =
+            (ServiceName::of_resource("postgres", &name), SecretName::of_resource("postgres", &name, "password"));
+        assert_eq!(service.resource(), Some(("postgres", "db")));
+        assert!(ServiceName::new(service.as_str()).is_err() && SecretName::new(secret.as_str()).is_err());
+        assert_eq!(SecretName::stored(secret.as_str()), Ok(secret.clone()));
+        assert!(secret.is_own() && !SecretName::stored("token").unwrap().is_own());
+        assert!(SecretName::stored("a_b").is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod instance;
 pub mod log;
 pub mod readiness;
 pub mod release;
+pub mod resource;
 pub mod rollout;
 pub mod route;
 pub mod secret;

@@ -13,6 +13,7 @@ mod health;
 mod layout;
 mod logs;
 mod procfs;
+mod resource;
 pub mod shim;
 pub mod survey;
 mod volume;
@@ -95,13 +96,17 @@ pub struct Handle {
 /// Until `Observations::adopted`, nothing is started; until a first desired state is sent, nothing is stopped.
 pub fn spawn(config: NodeConfig) -> Handle {
     let (desired, desired_receiver) = watch::channel(Arc::default());
-    let (observed_sender, observed) = watch::channel(Arc::default());
+    let (told, observed) = watch::channel(Arc::default());
+    let (orders, ordered) = watch::channel(Arc::default());
+    let (seen_sender, seen) = watch::channel(Arc::default());
     let (builds, build_calls) = mpsc::channel(CALLS);
     let (logs, log_calls) = mpsc::channel(CALLS);
     let context = Arc::new(driver::Context::new(config));
     tokio::spawn(take_builds(build_config(&context.config), build_calls));
     tokio::spawn(take_log_queries(context.layout.clone(), log_calls));
-    tokio::spawn(driver::Driver::new(context, desired_receiver, observed_sender).run());
+    let ends = resource::Ends { desired: desired_receiver, told, orders, seen };
+    tokio::spawn(resource::Interposer::new(context.config.run_dir.clone(), ends).run());
+    tokio::spawn(driver::Driver::new(context, ordered, seen_sender).run());
     Handle { desired, observed, builds, logs }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod dotenv;
 mod small_file;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,16 +14,21 @@ use bowline_core::app::App;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, EnvName};
 use bowline_core::release::{Unsupported, unsupported};
+use bowline_core::resource::ResourceId;
 use bowline_core::route::LOCAL;
 use bowline_spec::{Defaults, Diagnostics, Parsed};
 
 use self::dotenv::DotEnv;
 use crate::jobs::secret_index;
 use crate::reconcile::effects::{Reading, SecretIndex};
+use crate::reconcile::resources::{Declared, declared};
 use crate::secrets::Vault;
 pub use small_file::read_small;
 
 const FILE: &str = "bowline.toml";
+
+/// Largest script that fills a database: a schema and some rows. `bowline data import` takes any amount.
+const MAX_INIT: u64 = 4 << 20;
 
 /// More is not read; the parser refuses it.
 const MAX_FILE: u64 = bowline_spec::MAX_FILE as u64;
@@ -40,11 +46,41 @@ pub(crate) fn read(apply: &wire::Apply, vault: &Vault) -> Result<Reading, Fault>
     };
     notes.extend(file.iter().map(said_of));
     let secrets = secrets(vault, &key)?;
-    Ok(Reading { key, folder, app: Arc::new(app), dotenv: file.as_ref().map(dotenv::packed), secrets, notes })
+    let resources = servers(&folder, &app)?;
+    let dotenv = file.as_ref().map(dotenv::packed);
+    Ok(Reading { key, folder, app: Arc::new(app), resources, dotenv, secrets, notes })
 }
 
 fn secrets(vault: &Vault, key: &AppKey) -> Result<SecretIndex, Fault> {
     Ok(secret_index(vault.list(key)?))
+}
+
+/// The servers that Bowline is to run, each with the SQL that fills it.
+fn servers(folder: &Path, app: &App) -> Result<BTreeMap<ResourceId, Option<String>>, Fault> {
+    let managed = declared(app).into_iter().filter_map(|(id, what)| match what {
+        Declared::Managed { init, .. } => Some((id, init)),
+        Declared::External { .. } => None,
+    });
+    managed.map(|(id, init)| Ok((id.clone(), init.map(|file| init_script(folder, &id, file)).transpose()?))).collect()
+}
+
+fn init_script(folder: &Path, id: &ResourceId, file: &str) -> Result<String, Fault> {
+    let path = folder.join(file);
+    let unread = |cause: String| {
+        Fault::new(FaultKind::Invalid, format!("init of [{id}] cannot be read"))
+            .caused_by(format!("{}: {cause}", path.display()))
+            .hint(format!("put the SQL into {file}, or take `init` out of bowline.toml"))
+    };
+    // A link that leads out of the folder would be followed by the daemon, who may read more than the caller.
+    let real = fs::canonicalize(&path).map_err(|error| unread(error.to_string()))?;
+    if !real.starts_with(folder) {
+        return Err(unread("it lies outside of the app's folder".to_owned()));
+    }
+    let bytes = read_small(&real, MAX_INIT).map_err(|error| unread(error.to_string()))?;
+    if bytes.len() as u64 > MAX_INIT {
+        return Err(unread(format!("it has more than {} bytes", MAX_INIT)));
+    }
+    String::from_utf8(bytes).map_err(|_| unread("it is not UTF-8".to_owned()))
 }
 
 /// The folder, its links resolved: one app has one folder, whatever it is called.

@@ -20,8 +20,9 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use bowline_api::wire;
+use bowline_core::app::ResourceKind;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, AppName, EnvName, NameError, ReleaseNumber, SecretName, ServiceName};
+use bowline_core::id::{AppKey, AppName, EnvName, NameError, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use bowline_core::log::LogQuery;
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
@@ -172,7 +173,7 @@ async fn logs(State(api): State<Api>, query: Result<Query<wire::LogsQuery>, Quer
 fn log_query(query: wire::LogsQuery) -> Result<LogQuery, Refusal> {
     Ok(LogQuery {
         key: app_key(&query.env, &query.app)?,
-        service: query.service.map(|s| ServiceName::new(&s).map_err(|e| bad_name(&s, &e))).transpose()?,
+        service: query.service.map(|s| service_name(&s)).transpose()?,
         release: query.release.map(ReleaseNumber),
         since: query.since.map(Timestamp),
         tail: query.tail,
@@ -244,7 +245,8 @@ async fn secrets(State(api): State<Api>, Path((env, app)): Path<(String, String)
         by_uid: meta.by_uid,
         generated: meta.by_uid.is_none(),
     };
-    let known = secret_index(records).into_values().filter(|meta| !dotenv::is_reserved(&meta.name));
+    let known =
+        secret_index(records).into_values().filter(|meta| !dotenv::is_reserved(&meta.name) && !meta.name.is_own());
     Ok(json(StatusCode::OK, &wire::Secrets { secrets: known.map(info).collect() }))
 }
 
@@ -302,6 +304,15 @@ fn app_key(env: &str, app: &str) -> Result<AppKey, Refusal> {
     let env = EnvName::new(env).map_err(|e| bad_name(env, &e))?;
     let app = AppName::new(app).map_err(|e| bad_name(app, &e))?;
     Ok(AppKey { env, app })
+}
+
+/// A service of the file, or the server of a resource: `postgres.db`.
+fn service_name(name: &str) -> Result<ServiceName, Refusal> {
+    let server = name.split_once('.').and_then(|(kind, of)| {
+        let (kind, of) = (ResourceKind::of(kind)?, ResourceName::new(of).ok()?);
+        Some(ServiceName::of_resource(kind.as_str(), &of))
+    });
+    server.map_or_else(|| ServiceName::new(name).map_err(|e| bad_name(name, &e)), Ok)
 }
 
 fn secret_name(name: &str) -> Result<SecretName, Refusal> {

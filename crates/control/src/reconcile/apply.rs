@@ -16,7 +16,7 @@ use bowline_core::route::check_claims;
 
 use super::Loop;
 use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
-use super::effects::{Draft, Effect, Job, Now, Reading, SecretIndex, Ticket, Write};
+use super::effects::{Begin, Draft, Effect, Job, Now, Reading, SecretIndex, Ticket, Write};
 use super::events;
 use super::pending::Pending;
 use super::release::Release;
@@ -40,9 +40,15 @@ impl Loop {
         match self.guard(&reading) {
             Err(refusal) => self.refuse(ticket, refusal),
             Ok(generate) => {
-                let (key, folder, dotenv) = (reading.key.clone(), reading.folder.clone(), reading.dotenv.clone());
-                let job = Job::Begin { key, folder, generate, dotenv, at: now.wall };
-                self.store(job, Pending::Begin { ticket, reading });
+                let begin = Begin {
+                    key: reading.key.clone(),
+                    folder: reading.folder.clone(),
+                    generate,
+                    dotenv: reading.dotenv.clone(),
+                    resources: reading.resources.clone(),
+                    at: now.wall,
+                };
+                self.store(Job::Begin(Box::new(begin)), Pending::Begin { ticket, reading });
             }
         }
     }
@@ -283,7 +289,7 @@ impl Loop {
         );
         let descriptions = plan.describe();
         let machine = Rollout::resume(plan, Phase::Prepare, None, now.mono);
-        let rolling = RollingOut { candidate, parts, from, machine, cached };
+        let rolling = RollingOut { candidate, parts, from, machine, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
             change.stage = Stage::Rollout(Box::new(rolling));
         }

@@ -49,6 +49,8 @@ pub(crate) struct RollingOut {
     pub(crate) from: Option<ReleaseNumber>,
     pub(crate) machine: Rollout,
     pub(crate) cached: bool,
+    /// The resources that keep it from starting.
+    pub(crate) held: Vec<Waiting>,
 }
 
 impl Change {
@@ -73,6 +75,7 @@ impl Change {
         match &self.stage {
             Stage::Build { .. } => one("release", "the build"),
             Stage::Release { .. } => one("release", "the store"),
+            Stage::Rollout(rolling) if !rolling.held.is_empty() => rolling.held.clone(),
             Stage::Rollout(rolling) => {
                 let waits = rolling.machine.waits(now).into_iter();
                 waits.map(|w| Waiting { what: w.what, on: w.on }).collect()

@@ -10,6 +10,7 @@ use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ReleaseNumber, SecretName, ServiceName};
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, SecretVersion};
+use bowline_core::resource::ResourceId;
 use bowline_core::route::{EdgeDesired, EdgeObservation};
 use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};
@@ -17,6 +18,7 @@ use bowline_core::time::{Mono, Timestamp};
 use super::change::{ChangeForm, ChangeId};
 use super::release::Release;
 use super::request::{Reply, Request};
+use super::resources::Kept;
 use crate::certs::Leaf;
 use crate::config::Ended;
 use crate::store::{AppRecord, NewEvent, RevisionState, Wanted};
@@ -79,6 +81,8 @@ pub(crate) struct Reading {
     pub(crate) key: AppKey,
     pub(crate) folder: PathBuf,
     pub(crate) app: Arc<App>,
+    /// The servers that Bowline is to run, and the SQL that fills an empty one.
+    pub(crate) resources: BTreeMap<ResourceId, Option<String>>,
     /// The `.env` beside the file, packed.
     pub(crate) dotenv: Option<Secret>,
     /// What is set when the folder is read.
@@ -92,13 +96,7 @@ pub(crate) struct Reading {
 pub(crate) enum Job {
     /// Makes the app known and gives the change its id; makes secrets that generate themselves, and a new version of
     /// the one that holds the `.env` if that has changed.
-    Begin {
-        key: AppKey,
-        folder: PathBuf,
-        generate: Vec<SecretName>,
-        dotenv: Option<Secret>,
-        at: Timestamp,
-    },
+    Begin(Box<Begin>),
     /// Numbers and stores a revision; answers with the release, its secrets opened.
     Release {
         change: ChangeId,
@@ -123,6 +121,18 @@ pub(crate) enum Job {
     },
 }
 
+/// What is made before a change has its id.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Begin {
+    pub(crate) key: AppKey,
+    pub(crate) folder: PathBuf,
+    pub(crate) generate: Vec<SecretName>,
+    pub(crate) dotenv: Option<Secret>,
+    /// The servers that the file asks Bowline to run, and what fills them: each gets a port, a user and passwords.
+    pub(crate) resources: BTreeMap<ResourceId, Option<String>>,
+    pub(crate) at: Timestamp,
+}
+
 /// A revision before it has a number.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Draft {
@@ -143,7 +153,7 @@ pub(crate) enum Write {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Outcome {
-    Begun { change: ChangeId, app: AppRecord, secrets: SecretIndex },
+    Begun { change: ChangeId, app: AppRecord, secrets: SecretIndex, resources: Vec<Kept> },
     Released(Box<Release>),
     Written,
     SecretSet(SecretMeta),

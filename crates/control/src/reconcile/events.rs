@@ -6,6 +6,7 @@ use bowline_core::app::HostName;
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ReleaseNumber, SecretName};
 use bowline_core::instance::{SlotState, Transition};
+use bowline_core::resource::{ResourceKey, ResourcePhase};
 use bowline_core::rollout::Entered;
 use bowline_core::time::Timestamp;
 use serde_json::{Value, json};
@@ -77,6 +78,28 @@ pub(crate) fn phase(key: &AppKey, release: ReleaseNumber, entered: &Entered, at:
     };
     let fields = json!({ "release": release.0, "phase": phase, "was": was, "reason": why });
     event(at, Some(key), &kind, message, fields)
+}
+
+pub(crate) fn resource(
+    key: &ResourceKey,
+    state: &str,
+    was: &str,
+    phase: Option<&ResourcePhase>,
+    at: Timestamp,
+) -> NewEvent {
+    let why = match phase {
+        Some(ResourcePhase::Failing { fault, .. }) => Some(reason(fault)),
+        Some(
+            ResourcePhase::Preparing | ResourcePhase::Starting { .. } | ResourcePhase::Ready | ResourcePhase::Stopping,
+        )
+        | None => None,
+    };
+    let message = match &why {
+        Some(why) => format!("{} is {state}: {why}", key.id),
+        None => format!("{} is {state}", key.id),
+    };
+    let fields = json!({ "resource": key.id.to_string(), "was": was, "reason": why });
+    event(at, Some(&key.app), &format!("resource.{state}"), message, fields)
 }
 
 pub(crate) fn app_stopping(key: &AppKey, at: Timestamp) -> NewEvent {

@@ -14,9 +14,11 @@ use super::effects::{Effect, Job, Now, Write};
 use super::events;
 use super::pending::Pending;
 use super::release::Release;
+use super::resources::Kept;
 use super::world::{AppWorld, Stable};
 use crate::form;
 use crate::jobs::open_release;
+use crate::jobs::servers::kept;
 use crate::secrets::Vault;
 use crate::store::{AppRecord, RevisionRecord, RevisionState, RolloutRecord, Store, View, Wanted};
 
@@ -34,6 +36,7 @@ pub(crate) struct LoadedApp {
     stable: Option<Release>,
     change: Option<LoadedChange>,
     fault: Option<Fault>,
+    resources: Vec<Kept>,
 }
 
 /// A change that had not ended.
@@ -95,7 +98,8 @@ impl Rows {
         // One that a person has stopped since is stopped, not failed.
         let failed = failed.filter(|_| active.is_none() || self.record.wanted == Wanted::Running);
         let stable = active.cloned().map(|row| open_release(vault, row)).transpose()?;
-        Ok(LoadedApp { record: self.record, stable, change, fault: failed })
+        let resources = kept(vault, &self.record.key)?;
+        Ok(LoadedApp { record: self.record, stable, change, fault: failed, resources })
     }
 
     fn change(&self, vault: &Vault, row: &RolloutRecord) -> Result<LoadedChange, Fault> {
@@ -129,7 +133,8 @@ impl Rows {
 impl Loop {
     /// Takes up an app where the daemon before has left it.
     pub(crate) fn take_up(&mut self, loaded: LoadedApp, now: Now) {
-        let LoadedApp { record, stable, change, fault } = loaded;
+        let LoadedApp { record, stable, change, fault, resources } = loaded;
+        self.take_up_resources(resources);
         let key = record.key.clone();
         let mut app = AppWorld::new(record);
         app.fault = fault;
@@ -174,7 +179,7 @@ impl Loop {
             (candidate.number(), candidate.app()),
         );
         let machine = Rollout::resume(plan, phase, reason, now.mono);
-        let rolling = RollingOut { candidate, parts, from, machine, cached };
+        let rolling = RollingOut { candidate, parts, from, machine, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
             change.stage = Stage::Rollout(Box::new(rolling));
         }

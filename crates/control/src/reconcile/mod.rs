@@ -18,13 +18,14 @@ mod pending;
 mod publish;
 pub(crate) mod release;
 pub(crate) mod request;
+pub(crate) mod resources;
 mod rollout;
 mod secret_verbs;
 mod status;
 mod stop;
 pub(crate) mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,8 @@ use std::time::Duration;
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
-use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
+use bowline_core::resource::ResourceKey;
+use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus, PoolId};
 use bowline_core::time::{Mono, Timestamp};
 
 use self::change::ChangeId;
@@ -42,6 +44,7 @@ use self::pending::Pending;
 use self::publish::Published;
 use self::release::Place;
 use self::request::{Answer, Request};
+use self::resources::Kept;
 use self::stop::Ending;
 use self::world::Apps;
 use crate::certs::Leaf;
@@ -71,6 +74,10 @@ pub(crate) struct Loop {
     pub(crate) place: Place,
     pub(crate) apps: Apps,
     pub(crate) slots: Slots,
+    /// The servers that the store knows, of all apps.
+    pub(crate) resources: BTreeMap<ResourceKey, Kept>,
+    /// Pools whose instances wait for no resource any more.
+    pub(crate) opened: BTreeSet<PoolId>,
     pub(crate) node: Arc<Observations>,
     pub(crate) edge: Arc<EdgeObservation>,
     pub(crate) published: Published,
@@ -101,6 +108,8 @@ impl Loop {
             place,
             apps: Apps::new(),
             slots: Slots::new(),
+            resources: BTreeMap::new(),
+            opened: BTreeSet::new(),
             node: Arc::default(),
             edge: Arc::default(),
             published: Published::new(loaded.epoch, snapshot, trusted_proxies),
@@ -128,7 +137,10 @@ impl Loop {
             Input::Progress(change, progress) => self.progressed(change, progress),
             Input::Built(change, result) => self.built(change, result, now),
             Input::Certified(leaves) => self.certified(leaves, now),
-            Input::Node(node) => self.node = node,
+            Input::Node(node) => {
+                let before = std::mem::replace(&mut self.node, node);
+                self.record_resources(&before, now);
+            }
             Input::Edge(edge) => self.edge = edge,
             Input::Tick => self.retry(now),
             Input::Terminate => self.terminate(now),
@@ -278,6 +290,7 @@ impl Loop {
     pub(crate) fn drive_slots(&mut self, now: Now) {
         self.apps.values_mut().for_each(world::AppWorld::settle);
         let wanted = self.apps.values().flat_map(|app| app.wanted()).collect();
+        let wanted = self.let_in(wanted);
         let reachable = self.published.tables.reachable();
         let world = SlotsWorld {
             wanted: &wanted,
@@ -297,7 +310,8 @@ impl Loop {
 
     fn publish(&mut self, now: Now) {
         if let Some(orders) = self.slots.orders() {
-            self.published.orders(orders, &mut self.effects);
+            let resources = self.wanted_resources(now);
+            self.published.orders(orders, resources, &mut self.effects);
         }
         match self.slots.publish() {
             Publish::Hold { .. } => return,

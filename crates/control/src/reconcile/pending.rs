@@ -64,7 +64,8 @@ impl Loop {
                 }
             }
             Pending::Begin { ticket, reading } => match result {
-                Ok(Outcome::Begun { change, app, secrets }) => {
+                Ok(Outcome::Begun { change, app, secrets, resources }) => {
+                    self.take_up_resources(resources);
                     self.begun(ticket, *reading, change, app, secrets, now);
                 }
                 Ok(other) => self.refuse(ticket, unexpected(&other)),

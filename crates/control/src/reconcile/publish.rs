@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Generation, InstanceId, RouteName};
-use bowline_core::instance::{InstanceOrder, NodeDesired};
+use bowline_core::instance::{InstanceOrder, NodeDesired, Observations};
+use bowline_core::resource::{ResourceKey, ResourceSpec};
 use bowline_core::route::{
     Certificates, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table, Tables, compile,
 };
@@ -94,11 +95,30 @@ impl Published {
         }
     }
 
-    pub(crate) fn orders(&mut self, orders: BTreeMap<InstanceId, InstanceOrder>, effects: &mut Vec<Effect>) {
-        if self.node.as_ref().is_some_and(|node| node.instances == orders) {
+    /// The resources that were ordered last.
+    pub(crate) fn resources(&self) -> &BTreeMap<ResourceKey, Arc<ResourceSpec>> {
+        static NONE: BTreeMap<ResourceKey, Arc<ResourceSpec>> = BTreeMap::new();
+        self.node.as_ref().map_or(&NONE, |node| &node.resources)
+    }
+
+    /// Whether the node's resources follow what was ordered last.
+    pub(crate) fn is_taken_up(&self, seen: &Observations) -> bool {
+        self.node.as_ref().is_none_or(|node| node.resources_since <= seen.ordered)
+    }
+
+    pub(crate) fn orders(
+        &mut self,
+        orders: BTreeMap<InstanceId, InstanceOrder>,
+        resources: BTreeMap<ResourceKey, Arc<ResourceSpec>>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let same_resources = self.resources() == &resources;
+        if same_resources && self.node.as_ref().is_some_and(|node| node.instances == orders) {
             return;
         }
-        let desired = Arc::new(NodeDesired { generation: self.next_generation(), instances: orders });
+        let generation = self.next_generation();
+        let since = self.node.as_ref().filter(|_| same_resources).map_or(generation, |node| node.resources_since);
+        let desired = Arc::new(NodeDesired { generation, instances: orders, resources, resources_since: since });
         self.node = Some(Arc::clone(&desired));
         effects.push(Effect::Node(desired));
     }

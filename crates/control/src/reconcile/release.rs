@@ -9,16 +9,19 @@ use std::time::Duration;
 use bowline_core::app::{App, Origin, RouteTo, Service, Volume};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{
-    AppKey, Incarnation, InstanceId, ReleaseNumber, ResourceName, RouteName, SecretName, ServiceName, Slot, SlotId,
+    AppKey, Incarnation, InstanceId, Port, ReleaseNumber, ResourceName, RouteName, SecretName, ServiceName, Slot,
+    SlotId,
 };
-use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice, Readiness, VolumeMount, Wanted};
+use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice, Readiness, StopSignal, VolumeMount, Wanted};
 use bowline_core::release::{Artifact, Facts, Resolved, Revision, resolve};
+use bowline_core::resource::{Endpoint, ResourceId, ResourceKey};
 use bowline_core::rollout::Set;
 use bowline_core::route::{Credentials, PoolId, claims, routed};
 use bowline_core::secret::Secret;
 use ipnet::IpNet;
 
 use super::credentials::{Salt, credentials};
+use super::resources::{Declared, bad_url, declared};
 use crate::folder::dotenv;
 
 /// From TERM to KILL.
@@ -44,6 +47,12 @@ impl Place {
         parts.iter().fold(self.state_dir.clone(), |path, part| path.join(part))
     }
 
+    /// The folder of a database: it outlives releases, and only `bowline data rm` removes it.
+    pub(crate) fn resource(&self, key: &ResourceKey) -> PathBuf {
+        let ResourceKey { app, id } = key;
+        self.state_dir.join("data").join(app.env.as_str()).join(app.app.as_str()).join(id.to_string())
+    }
+
     /// User of an app's own, if the daemon can give it one; `None`: as the daemon's own.
     pub(crate) fn uid(&self, allocated: u32) -> Option<u32> {
         self.is_root.then_some(allocated)
@@ -56,6 +65,8 @@ pub(crate) struct Release {
     pub(crate) revision: Revision,
     /// Of the versions that the revision pins; a revoked one is missing. A `.env` is one of them.
     pub(crate) secrets: BTreeMap<SecretName, Secret>,
+    /// The servers that Bowline runs for the app: ports and passwords.
+    pub(crate) servers: BTreeMap<ResourceId, (Port, Secret)>,
 }
 
 impl Release {
@@ -129,6 +140,7 @@ impl Release {
             volumes: self.mounts(place, name),
             writable: service.writable.clone(),
             cage: service.cage,
+            stop: StopSignal::Term,
             grace: GRACE,
         })
     }
@@ -145,8 +157,15 @@ impl Release {
         let key = &self.revision.key;
         let volumes = self.app().volumes.keys().map(|v| (v.clone(), place.volume(key, v))).collect();
         let services = self.service_urls(place);
-        let facts =
-            Facts { key, release: self.number(), secrets: &self.secrets, volumes: &volumes, services: &services };
+        let resources = self.endpoints()?;
+        let facts = Facts {
+            key,
+            release: self.number(),
+            secrets: &self.secrets,
+            volumes: &volumes,
+            services: &services,
+            resources: &resources,
+        };
         resolve(self.app(), name, facts).map_err(|errors| {
             let mut errors = errors.into_iter();
             let first = errors.next().map_or_else(
@@ -155,6 +174,26 @@ impl Release {
             );
             errors.fold(first, |fault, error| fault.caused_by(error.to_string()))
         })
+    }
+
+    /// How instances reach databases and caches.
+    fn endpoints(&self) -> Result<BTreeMap<ResourceId, Endpoint>, Fault> {
+        let mut endpoints = BTreeMap::new();
+        for (id, what) in declared(self.app()) {
+            let endpoint = match what {
+                Declared::Managed { .. } => self
+                    .servers
+                    .get(&id)
+                    .map(|(port, password)| Endpoint::managed(id.kind, &id.name, port.get(), password)),
+                Declared::External { url: name, .. } => {
+                    let url = self.secrets.get(name);
+                    let parsed = url.map(|url| Endpoint::parse(id.kind, url)).transpose();
+                    parsed.map_err(|error| bad_url(&self.revision.key, &id, name, &error))?
+                }
+            };
+            endpoints.extend(endpoint.map(|endpoint| (id, endpoint)));
+        }
+        Ok(endpoints)
     }
 
     /// How instances reach the app's services: through the edge, by the first route that leads there.

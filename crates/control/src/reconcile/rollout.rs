@@ -15,6 +15,7 @@ use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
 use super::effects::{Job, Now, Write};
 use super::events;
 use super::pending::Pending;
+use super::resources::Gate;
 use super::world::{AppWorld, Promoted, Stable};
 use crate::form;
 use crate::store::{RevisionState, Wanted};
@@ -32,9 +33,18 @@ impl Loop {
             self.apps.iter().filter(|(_, app)| app.rolling().is_some()).map(|(k, _)| k.clone()).collect();
         for key in keys {
             let counts = self.slots.counts(&key);
+            let gate = self.gate_of(&key);
             let Some(app) = self.apps.get_mut(&key).filter(|app| app.storing.is_none()) else { continue };
             let Some(rolling) = app.rolling_mut() else { continue };
-            let entered = rolling.machine.handle(RolloutInput::Observed(&counts), now.mono);
+            rolling.held.clear();
+            let entered = match gate {
+                Gate::Open => rolling.machine.handle(RolloutInput::Observed(&counts), now.mono),
+                Gate::Failed(fault) => rolling.machine.handle(RolloutInput::Abort(fault), now.mono),
+                Gate::Waits(held) => {
+                    rolling.held = held;
+                    continue;
+                }
+            };
             if entered.is_empty() {
                 continue;
             }
@@ -45,6 +55,13 @@ impl Loop {
                 app.storing = Some(id);
             }
         }
+    }
+
+    /// What a change waits for before its first step; afterwards nothing of the kind.
+    fn gate_of(&self, key: &AppKey) -> Gate {
+        let rolling = self.apps.get(key).and_then(AppWorld::rolling);
+        let prepares = rolling.filter(|rolling| rolling.machine.phase() == Phase::Prepare);
+        prepares.map_or(Gate::Open, |rolling| self.gate(&rolling.candidate))
     }
 
     /// A phase is stored: what follows from it may be published.

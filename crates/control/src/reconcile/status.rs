@@ -54,6 +54,7 @@ impl Loop {
             release: app.live.map(|number| number.0),
             urls: self.urls(app),
             services: self.services(app, &own),
+            resources: self.resource_status(app),
             change: app.change.as_ref().map(|change| wire::ChangeStatus {
                 id: change.id.0,
                 phase: change.phase(),

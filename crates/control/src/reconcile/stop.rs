@@ -82,7 +82,7 @@ impl Loop {
         let waiting: Vec<_> =
             self.apps.iter().filter(|(_, app)| !app.stops.is_empty()).map(|(k, _)| k.clone()).collect();
         for key in waiting {
-            let gone = self.node.adopted && !runs(&self.slots, now.mono, &key);
+            let gone = self.node.adopted && !runs(&self.slots, now.mono, &key) && !self.has_servers(&key);
             let Some(app) = self.apps.get_mut(&key).filter(|_| gone) else { continue };
             let stops = std::mem::take(&mut app.stops);
             self.record(vec![events::app_stopped(&key, now.wall)]);
@@ -158,7 +158,10 @@ impl Loop {
         let Some(ending) = &self.ending else { return };
         let stopped = match ending.how {
             Ended::LeftRunning => true,
-            Ended::Stopped => self.node.adopted && !self.apps.keys().any(|key| runs(&self.slots, now.mono, key)),
+            Ended::Stopped => {
+                let runs = |key: &AppKey| runs(&self.slots, now.mono, key) || self.has_servers(key);
+                self.node.adopted && !self.apps.keys().any(runs)
+            }
         };
         if !stopped || ending.said {
             return;

@@ -57,6 +57,8 @@ pub enum StoreError {
     Seal(&'static str),
     #[error("all user ids for apps are taken, from {first} to {last}")]
     UidsExhausted { first: u32, last: u32 },
+    #[error("no port for a database is free, from {first} to {last}")]
+    PortsExhausted { first: u16, last: u16 },
 }
 
 impl StoreError {
@@ -95,7 +97,8 @@ impl StoreError {
             | Self::NoRevision { .. }
             | Self::NoSecret { .. }
             | Self::Seal(_)
-            | Self::UidsExhausted { .. } => false,
+            | Self::UidsExhausted { .. }
+            | Self::PortsExhausted { .. } => false,
         }
     }
 
@@ -116,7 +119,8 @@ impl StoreError {
             | Self::Io { .. }
             | Self::Unconfirmed(_)
             | Self::Seal(_)
-            | Self::UidsExhausted { .. } => FaultKind::Failed,
+            | Self::UidsExhausted { .. }
+            | Self::PortsExhausted { .. } => FaultKind::Failed,
         }
     }
 
@@ -150,6 +154,7 @@ impl StoreError {
             Self::NoApp(_) => "bowline status lists the apps".into(),
             Self::NoRevision { .. } => "bowline releases lists the releases".into(),
             Self::NoSecret { name, .. } => format!("set it with: bowline secret set {name}"),
+            Self::PortsExhausted { .. } => "end what listens there and run the command again".into(),
             Self::Seal(_) => "is this master.key the one that belongs to the state folder? restore both from one backup".into(),
             Self::UidsExhausted { .. } => {
                 "remove apps that are not used any more, or run others with a --state of their own".into()

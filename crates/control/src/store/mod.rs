@@ -36,8 +36,8 @@ use tokio::sync::{mpsc, oneshot};
 pub use checksum::{ChecksumKey, Keys};
 pub use error::StoreError;
 pub use record::{
-    AppRecord, EdgePorts, EnvironmentId, EventRecord, NewEvent, NewRevision, RevisionRecord, RevisionState,
-    RolloutRecord, SealedValue, SecretRecord, Wanted,
+    AppRecord, EdgePorts, EnvironmentId, EventRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord,
+    RevisionState, RolloutRecord, SealedValue, SecretRecord, Wanted,
 };
 pub use tx::Tx;
 pub use view::View;
@@ -50,12 +50,12 @@ use writer::{QUEUE, Request, Work, Writer};
 /// The newest events that are kept; older ones are dropped as new ones come.
 pub const EVENTS_KEPT: u64 = 10_000;
 
-/// First user id given to an app, one per app and environment, never reused: above what distributions give to people
+/// First user id given to an app or a database, one per app and environment, never given to another app: above what distributions give to people
 /// and to their subordinate ids, and above systemd's containers (524,288 to 1,879,048,191, `systemd.io/UIDS-GIDS`); the
 /// one below it is the edge's.
 pub const UID_BASE: u32 = 1_900_000_000;
 
-/// Last user id given to an app.
+/// Last of them.
 pub const UID_LAST: u32 = UID_BASE + 65_535;
 
 /// What was found when the store was opened.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use bowline_core::id::{AppKey, Generation, Port, ReleaseNumber, SecretName};
 use bowline_core::release::SecretVersion;
+use bowline_core::resource::ResourceKey;
 use bowline_core::time::Timestamp;
 
 /// An app in an environment, known since its first `up`.
@@ -119,6 +120,19 @@ pub struct SecretRecord {
     /// The user who set it, by peer credentials.
     pub created_by: u32,
     pub revoked: Option<Timestamp>,
+}
+
+/// A server that Bowline runs for an app. Outlives releases; its password is a secret of the vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceRecord {
+    pub key: ResourceKey,
+    /// User and group of the server when the node is root. Its files are this user's.
+    pub uid: u32,
+    /// On loopback; chosen once, so that clients find it again.
+    pub port: Port,
+    pub created: Timestamp,
+    /// What fills an empty database, as it was when the folder was last applied.
+    pub init: Option<String>,
 }
 
 /// Identity of an environment: a revision names it, and a target refuses another's.

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use bowline_core::id::{AppKey, AppName, EnvName, Generation, ReleaseNumber, SecretName};
+use bowline_core::app::ResourceKind;
+use bowline_core::id::{AppKey, AppName, EnvName, Generation, Port, ReleaseNumber, ResourceName, SecretName};
 use bowline_core::release::SecretVersion;
+use bowline_core::resource::{ResourceId, ResourceKey};
 use bowline_core::time::Timestamp;
 use rusqlite::types::Value;
 
 use super::error::StoreError;
 use super::record::{
-    AppRecord, EventRecord, RevisionRecord, RevisionState, RolloutRecord, SealedValue, SecretRecord, Wanted,
+    AppRecord, EventRecord, ResourceRecord, RevisionRecord, RevisionState, RolloutRecord, SealedValue, SecretRecord,
+    Wanted,
 };
 use super::table::Columns;
 
@@ -173,6 +176,36 @@ pub(super) fn secret_record(row: Columns) -> Result<SecretRecord, StoreError> {
     })
 }
 
+pub(super) fn resource_id(key: &ResourceKey) -> [Value; 4] {
+    let [env, app] = app_id(&key.app);
+    [env, app, text(key.id.kind.as_str()), text(key.id.name.as_str())]
+}
+
+pub(super) fn resource_row(record: &ResourceRecord) -> Columns {
+    let mut row = resource_id(&record.key).to_vec();
+    row.extend([
+        number(record.uid),
+        number(record.port.get()),
+        number(record.created.0),
+        record.init.as_ref().map_or(Value::Null, text),
+    ]);
+    row
+}
+
+pub(super) fn resource_record(row: Columns) -> Result<ResourceRecord, StoreError> {
+    let mut row = Reader::new("resources", row);
+    let app = row.key()?;
+    let (kind, name) = (ResourceKind::of(&row.text()?), ResourceName::new(&row.text()?));
+    let (Some(kind), Ok(name)) = (kind, name) else { return Err(row.unreadable("name")) };
+    Ok(ResourceRecord {
+        key: ResourceKey { app, id: ResourceId { kind, name } },
+        uid: row.small()?,
+        port: u16::try_from(row.small()?).ok().and_then(Port::new).ok_or_else(|| row.unreadable("port"))?,
+        created: Timestamp(row.number()?),
+        init: row.optional_text()?,
+    })
+}
+
 /// Takes a row's columns in their order.
 pub(super) struct Reader {
     table: &'static str,
@@ -245,7 +278,7 @@ impl Reader {
     }
 
     fn secret_name(&mut self) -> Result<SecretName, StoreError> {
-        SecretName::new(&self.text()?).map_err(|_| self.unreadable("name"))
+        SecretName::stored(&self.text()?).map_err(|_| self.unreadable("name"))
     }
 
     fn secret_versions(&mut self) -> Result<BTreeMap<SecretName, SecretVersion>, StoreError> {

@@ -30,6 +30,9 @@ pub(super) const SECRETS: Table = Table {
     key: 4,
 };
 
+pub(super) const RESOURCES: Table =
+    Table { name: "resources", columns: &["env", "app", "kind", "name", "uid", "port", "created", "init"], key: 4 };
+
 /// One step forward: what it runs, and the tables as they are afterwards.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Migration {
@@ -68,6 +71,14 @@ pub(super) const MIGRATIONS: &[Migration] = &[Migration {
         PRIMARY KEY (env, app, name, version)
     ) STRICT, WITHOUT ROWID;",
     tables: &[META, APPS, REVISIONS, ROLLOUTS, EVENTS, SECRETS],
+}, Migration {
+    sql: "
+    CREATE TABLE resources(
+        env TEXT NOT NULL, app TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, uid INTEGER NOT NULL,
+        port INTEGER NOT NULL, created INTEGER NOT NULL, init TEXT, mac BLOB NOT NULL,
+        PRIMARY KEY (env, app, kind, name), FOREIGN KEY (env, app) REFERENCES apps
+    ) STRICT, WITHOUT ROWID;",
+    tables: &[META, APPS, REVISIONS, ROLLOUTS, EVENTS, SECRETS, RESOURCES],
 }];
 
 /// The number of steps taken.

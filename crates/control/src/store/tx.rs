@@ -3,8 +3,9 @@
 use std::ops::Deref;
 use std::path::Path;
 
-use bowline_core::id::{AppKey, EnvName, Generation, ReleaseNumber, SecretName};
+use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, SecretName};
 use bowline_core::release::SecretVersion;
+use bowline_core::resource::ResourceKey;
 use bowline_core::time::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
@@ -13,11 +14,11 @@ use super::checksum::{ChecksumKey, SetDigest};
 use super::engine::Rewrap;
 use super::error::StoreError;
 use super::record::{
-    AppRecord, EdgePorts, EnvironmentId, EventRecord, NewEvent, NewRevision, RevisionRecord, RevisionState,
-    RolloutRecord, SealedValue, SecretRecord, Wanted,
+    AppRecord, EdgePorts, EnvironmentId, EventRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord,
+    RevisionState, RolloutRecord, SealedValue, SecretRecord, Wanted,
 };
 use super::row::{self, number, text};
-use super::schema::{APPS, EVENTS, META, REVISIONS, ROLLOUTS, SECRETS};
+use super::schema::{APPS, EVENTS, META, RESOURCES, REVISIONS, ROLLOUTS, SECRETS};
 use super::table::Table;
 use super::view::{EDGE_PORTS, GENERATION, View, environment_name};
 use super::{EVENTS_KEPT, UID_BASE, UID_LAST};
@@ -66,9 +67,38 @@ impl<'a> Tx<'a> {
         Ok(record)
     }
 
-    /// One above the highest ever given out: apps are never deleted, so a uid never changes its owner.
+    /// Makes a database known under a user of its own; nothing happens if it is known.
+    pub fn register_resource(
+        &mut self,
+        key: &ResourceKey,
+        port: Port,
+        now: Timestamp,
+    ) -> Result<ResourceRecord, StoreError> {
+        if let Some(known) = self.resource(key)? {
+            return Ok(known);
+        }
+        self.app(&key.app)?.ok_or_else(|| StoreError::NoApp(key.app.clone()))?;
+        let record = ResourceRecord { key: key.clone(), uid: self.free_uid()?, port, created: now, init: None };
+        self.put(&RESOURCES, &row::resource_row(&record))?;
+        Ok(record)
+    }
+
+    /// Replaces what fills the database as long as it is empty.
+    pub fn set_init(&mut self, record: &ResourceRecord, init: Option<String>) -> Result<ResourceRecord, StoreError> {
+        let record = ResourceRecord { init, ..record.clone() };
+        self.put(&RESOURCES, &row::resource_row(&record))?;
+        Ok(record)
+    }
+
+    /// Its data are gone.
+    pub fn forget_resource(&mut self, key: &ResourceKey) -> Result<(), StoreError> {
+        self.delete(&RESOURCES, &row::resource_id(key))
+    }
+
+    /// One above the highest in use: apps are never deleted, and nothing is left of a database that was.
     fn free_uid(&self) -> Result<u32, StoreError> {
-        match self.apps()?.iter().map(|app| app.uid).max() {
+        let (apps, resources) = (self.apps()?, self.resources()?);
+        match apps.iter().map(|app| app.uid).chain(resources.iter().map(|one| one.uid)).max() {
             None => Ok(UID_BASE),
             Some(highest) if highest < UID_LAST => Ok(highest + 1),
             Some(_) => Err(StoreError::UidsExhausted { first: UID_BASE, last: UID_LAST }),

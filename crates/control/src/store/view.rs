@@ -2,14 +2,17 @@
 
 use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, SecretName};
 use bowline_core::release::SecretVersion;
+use bowline_core::resource::ResourceKey;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 use super::checksum::ChecksumKey;
 use super::error::StoreError;
-use super::record::{AppRecord, EdgePorts, EnvironmentId, EventRecord, RevisionRecord, RolloutRecord, SecretRecord};
+use super::record::{
+    AppRecord, EdgePorts, EnvironmentId, EventRecord, ResourceRecord, RevisionRecord, RolloutRecord, SecretRecord,
+};
 use super::row::{self, number, text};
-use super::schema::{APPS, EVENTS, META, REVISIONS, ROLLOUTS, SECRETS};
+use super::schema::{APPS, EVENTS, META, RESOURCES, REVISIONS, ROLLOUTS, SECRETS};
 
 pub(super) const GENERATION: &str = "generation";
 pub(super) const EDGE_PORTS: &str = "edge.ports";
@@ -122,6 +125,23 @@ impl View<'_> {
         let [env, app] = row::app_id(key);
         let rows = SECRETS.select(self.conn, self.key, condition, [env, app, text(name.as_str())])?;
         rows.into_iter().map(row::secret_record).collect()
+    }
+
+    pub fn resource(&self, key: &ResourceKey) -> Result<Option<ResourceRecord>, StoreError> {
+        RESOURCES.get(self.conn, self.key, &row::resource_id(key))?.map(row::resource_record).transpose()
+    }
+
+    /// The databases of all apps.
+    pub fn resources(&self) -> Result<Vec<ResourceRecord>, StoreError> {
+        let rows = RESOURCES.select(self.conn, self.key, "ORDER BY env, app, kind, name", [])?;
+        rows.into_iter().map(row::resource_record).collect()
+    }
+
+    /// The databases of one app.
+    pub fn resources_of(&self, key: &AppKey) -> Result<Vec<ResourceRecord>, StoreError> {
+        let condition = "WHERE env = ? AND app = ? ORDER BY kind, name";
+        let rows = RESOURCES.select(self.conn, self.key, condition, row::app_id(key))?;
+        rows.into_iter().map(row::resource_record).collect()
     }
 
     /// The last desired-state generation that was given out.

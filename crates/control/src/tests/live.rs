@@ -82,7 +82,7 @@ fn node(mut desired: watch::Receiver<Arc<NodeDesired>>) -> watch::Receiver<Arc<O
                 runs.then(|| (id.clone(), seen))
             };
             let instances = orders.iter().filter_map(observed).collect();
-            sender.send_replace(Arc::new(Observations { adopted: true, instances }));
+            sender.send_replace(Arc::new(Observations { adopted: true, instances, ..Observations::default() }));
         }
     });
     receiver

@@ -284,7 +284,11 @@ impl World {
 
     /// Delivers what node and edge have to say, if it is new.
     fn show(&mut self, daemon: &mut Daemon) -> bool {
-        let node = Arc::new(Observations { adopted: daemon.adopted, instances: self.instances.clone() });
+        let node = Arc::new(Observations {
+            adopted: daemon.adopted,
+            instances: self.instances.clone(),
+            ..Observations::default()
+        });
         daemon.adopted = true;
         if daemon.seen_node.as_ref() != Some(&node) {
             daemon.seen_node = Some(Arc::clone(&node));

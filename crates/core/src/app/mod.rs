@@ -17,7 +17,7 @@ pub use policy::{
     Access, Auth, BodyLimit, DEFAULT_BODY, HostName, HostNameError, Limit, PathPrefix, PathPrefixError, RateBy, Route,
     RouteTo, Tls, Upload,
 };
-pub use resource::{Backup, Bucket, Database, DatabaseKind, DatabaseSource, Redis, RedisSource, Volume};
+pub use resource::{Backup, Bucket, Database, DatabaseKind, DatabaseSource, Redis, RedisSource, ResourceKind, Volume};
 pub use service::{Cage, Health, HttpCheck, Limits, Origin, Probe, Scale, Service, StaticFiles};
 pub use value::{Delivery, Reference, ReferenceField, SecretSource, Value, VarName, VarNameError};
 

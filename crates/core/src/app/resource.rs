@@ -21,6 +21,46 @@ impl fmt::Display for DatabaseKind {
     }
 }
 
+/// What kind of server a resource is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResourceKind {
+    Postgres,
+    MariaDb,
+    Redis,
+}
+
+impl ResourceKind {
+    pub const ALL: [Self; 3] = [Self::Postgres, Self::MariaDb, Self::Redis];
+
+    /// The name of its tables in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::MariaDb => "mariadb",
+            Self::Redis => "redis",
+        }
+    }
+
+    pub fn of(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+impl fmt::Display for ResourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl From<DatabaseKind> for ResourceKind {
+    fn from(kind: DatabaseKind) -> Self {
+        match kind {
+            DatabaseKind::Postgres => Self::Postgres,
+            DatabaseKind::MariaDb => Self::MariaDb,
+        }
+    }
+}
+
 /// `[postgres.NAME]`, `[mariadb.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Database {

@@ -1,6 +1,6 @@
 //! Instances: what a node is told to run, what it reports, and the machine that keeps slots filled.
 
-mod backoff;
+pub(crate) mod backoff;
 mod failure;
 mod observation;
 mod order;
@@ -10,7 +10,7 @@ mod status;
 
 pub use failure::{Failure, FailureCause};
 pub use observation::{Exit, ExitCause, HealthState, InstanceObservation, Observations, Phase, Usage};
-pub use order::{EnvValue, InstanceOrder, InstanceSpec, NodeDesired, PortChoice, SecretFile, VolumeMount};
+pub use order::{EnvValue, InstanceOrder, InstanceSpec, NodeDesired, PortChoice, SecretFile, StopSignal, VolumeMount};
 pub use slots::{Publish, Slots, Wanted, World};
 pub(crate) use status::{Rough, Times};
 pub use status::{SlotState, SlotStatus, Transition, WaitsOn};

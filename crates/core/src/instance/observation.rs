@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::fault::Fault;
-use crate::id::{InstanceId, Port};
+use crate::id::{Generation, InstanceId, Port};
+use crate::resource::{ResourceKey, ResourceObservation};
 use crate::time::Timestamp;
 use crate::units::Bytes;
 
@@ -13,6 +14,9 @@ pub struct Observations {
     /// Every shim left by an earlier daemon has been found or found dead. Until then nothing may be started.
     pub adopted: bool,
     pub instances: BTreeMap<InstanceId, InstanceObservation>,
+    pub resources: BTreeMap<ResourceKey, ResourceObservation>,
+    /// The desired state that `resources` follows.
+    pub ordered: Generation,
 }
 
 #[derive(Debug, Clone, PartialEq)]

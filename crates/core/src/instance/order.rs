@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Readiness;
 use crate::app::{Cage, Command, HttpCheck, Limits};
 use crate::id::{Generation, InstanceId, Port, ResourceName};
+use crate::resource::{ResourceKey, ResourceSpec};
 use crate::secret::Secret;
 
 /// Everything one incarnation needs, decided; the node makes no choice but the port.
@@ -31,8 +32,18 @@ pub struct InstanceSpec {
     /// Paths in the release folder that the app must be able to write to; what it writes there dies with the instance.
     pub writable: Vec<String>,
     pub cage: Cage,
-    /// From TERM to KILL.
+    pub stop: StopSignal,
+    /// From that signal to KILL.
     pub grace: Duration,
+}
+
+/// What asks a process to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StopSignal {
+    #[default]
+    Term,
+    /// PostgreSQL waits for its clients to leave when it gets TERM, and ends their sessions when it gets INT.
+    Int,
 }
 
 /// A value of an environment variable; the secret ones do not print.
@@ -84,4 +95,8 @@ pub enum InstanceOrder {
 pub struct NodeDesired {
     pub generation: Generation,
     pub instances: BTreeMap<InstanceId, InstanceOrder>,
+    /// What is not listed is stopped; its data stay.
+    pub resources: BTreeMap<ResourceKey, Arc<ResourceSpec>>,
+    /// The generation with which `resources` became what they are.
+    pub resources_since: Generation,
 }

@@ -101,6 +101,11 @@ impl Slots {
         transitions
     }
 
+    /// Whether it has looked after this slot before.
+    pub fn knows(&self, id: &SlotId) -> bool {
+        self.slots.contains_key(id)
+    }
+
     /// Makes a slot of all that is wanted and of all that lives.
     fn find(&mut self, world: World<'_>, now: Mono) {
         let wanted = world.wanted.iter().flat_map(|(pool, wanted)| {

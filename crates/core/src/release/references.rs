@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::app::{App, Delivery, Reference, Value, VarName, Variables};
+use crate::app::{
+    App, DatabaseSource, Delivery, RedisSource, Reference, ReferenceField, ResourceKind, Value, VarName, Variables,
+};
 use crate::fault::{Fault, FaultKind};
 use crate::id::{AppKey, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use crate::instance::{EnvValue, SecretFile};
+use crate::resource::{Endpoint, ResourceId};
 use crate::secret::Secret;
 
 /// What references are resolved from.
@@ -20,6 +23,8 @@ pub struct Facts<'a> {
     pub volumes: &'a BTreeMap<ResourceName, PathBuf>,
     /// How instances reach a service: through the edge, `http://uploads.localhost:8080`.
     pub services: &'a BTreeMap<ServiceName, String>,
+    /// How instances reach databases and caches.
+    pub resources: &'a BTreeMap<ResourceId, Endpoint>,
 }
 
 /// The environment of a service's instances, but for what the node adds.
@@ -41,6 +46,10 @@ pub enum ReferenceError {
     VolumeMissing { key: AppKey, variable: VarName, name: ResourceName, service: ServiceName },
     #[error("{variable} of {key} wants the URL of service {name}, which no route leads to")]
     ServiceUnreachable { key: AppKey, variable: VarName, name: ServiceName },
+    #[error("{variable} of {key} wants a part of {resource}, which its URL does not have")]
+    PartMissing { key: AppKey, variable: VarName, resource: ResourceId },
+    #[error("{variable} of {key} wants a value of {resource}, which is not known")]
+    ResourceMissing { key: AppKey, variable: VarName, resource: ResourceId },
     #[error("{variable} of {key} wants a value of {resource}, which this version of Bowline does not run")]
     Unsupported { key: AppKey, variable: VarName, resource: String },
 }
@@ -61,6 +70,10 @@ impl From<ReferenceError> for Fault {
                 format!("add \"{service}\" to services of [volume.{name}]")
             }
             ReferenceError::ServiceUnreachable { name, .. } => format!("add a route with to = \"{name}\""),
+            ReferenceError::PartMissing { resource, .. } => {
+                format!("add it to the secret that url of [{resource}] names, or take the variable out")
+            }
+            ReferenceError::ResourceMissing { .. } => "apply the folder again".to_owned(),
             ReferenceError::Unsupported { .. } => "give the URL as text or as a secret instead".to_owned(),
         };
         Self::new(FaultKind::Invalid, error.to_string()).hint(hint)
@@ -76,9 +89,9 @@ pub fn variables(app: &App, service: &ServiceName) -> Variables {
     variables
 }
 
-/// The secrets that the app's instances are given, and those that its routes ask for.
+/// The secrets that a release pins: what instances are given, what routes ask for, and where resources elsewhere are.
 pub fn wanted_secrets(app: &App) -> BTreeSet<SecretName> {
-    let mut wanted = BTreeSet::new();
+    let mut wanted: BTreeSet<SecretName> = external_secrets(app).cloned().collect();
     for service in app.services.keys() {
         for value in variables(app, service).into_values() {
             if let Value::Secret { name, .. } = value {
@@ -90,6 +103,19 @@ pub fn wanted_secrets(app: &App) -> BTreeSet<SecretName> {
     wanted
 }
 
+/// The secrets that say where resources elsewhere are.
+fn external_secrets(app: &App) -> impl Iterator<Item = &SecretName> {
+    let databases = app.databases.values().map(|database| match &database.source {
+        DatabaseSource::External { url, ca } => (Some(url), ca.as_ref()),
+        DatabaseSource::Managed { .. } => (None, None),
+    });
+    let redis = app.redis.values().map(|redis| match &redis.source {
+        RedisSource::External { url, ca } => (Some(url), ca.as_ref()),
+        RedisSource::Managed { .. } => (None, None),
+    });
+    databases.chain(redis).flat_map(|(url, ca)| url.into_iter().chain(ca))
+}
+
 /// Resolves all that a service's instances are given; reports every error, not only the first.
 pub fn resolve(app: &App, service: &ServiceName, facts: Facts<'_>) -> Result<Resolved, Vec<ReferenceError>> {
     let mut resolved = Resolved::default();
@@ -97,7 +123,7 @@ pub fn resolve(app: &App, service: &ServiceName, facts: Facts<'_>) -> Result<Res
     for (variable, value) in variables(app, service) {
         let result = match value {
             Value::Text(text) => Ok(EnvValue::Clear(text)),
-            Value::From(reference) => from(app, service, facts, &variable, &reference).map(EnvValue::Clear),
+            Value::From(reference) => from(app, service, facts, &variable, &reference),
             Value::Secret { name, delivery: Delivery::Environment } => {
                 secret(facts, &variable, &name).and_then(|secret| without_nul(facts, &variable, &name, secret))
             }
@@ -151,28 +177,42 @@ fn from(
     facts: Facts<'_>,
     variable: &VarName,
     reference: &Reference,
-) -> Result<String, ReferenceError> {
+) -> Result<EnvValue, ReferenceError> {
     let (key, variable) = (facts.key.clone(), variable.clone());
-    let unsupported =
-        |resource: String| ReferenceError::Unsupported { key: facts.key.clone(), variable: variable.clone(), resource };
     match reference {
-        Reference::AppName => Ok(key.app.to_string()),
-        Reference::AppEnv => Ok(key.env.to_string()),
-        Reference::AppRelease => Ok(facts.release.to_string()),
+        Reference::AppName => Ok(EnvValue::Clear(key.app.to_string())),
+        Reference::AppEnv => Ok(EnvValue::Clear(key.env.to_string())),
+        Reference::AppRelease => Ok(EnvValue::Clear(facts.release.to_string())),
         Reference::VolumePath(name) => {
             let mounted = app.volumes.get(name).and_then(|volume| volume.path.clone());
             let held = facts.volumes.get(name).map(|path| path.display().to_string());
             let path = mounted.or(held).filter(|_| has_volume(app, service, name));
             let (name, service) = (name.clone(), service.clone());
-            path.ok_or(ReferenceError::VolumeMissing { key, variable, name, service })
+            path.map(EnvValue::Clear).ok_or(ReferenceError::VolumeMissing { key, variable, name, service })
         }
         Reference::ServiceUrl(name) => {
             let url = facts.services.get(name).cloned();
-            url.ok_or(ReferenceError::ServiceUnreachable { key, variable, name: name.clone() })
+            url.map(EnvValue::Clear).ok_or(ReferenceError::ServiceUnreachable { key, variable, name: name.clone() })
         }
-        Reference::Database(kind, name, _) => Err(unsupported(format!("{kind}.{name}"))),
-        Reference::Redis(name, _) => Err(unsupported(format!("redis.{name}"))),
-        Reference::Bucket(name, _) => Err(unsupported(format!("bucket.{name}"))),
+        Reference::Database(kind, name, field) => part(facts, variable, ResourceKind::from(*kind), name, *field),
+        Reference::Redis(name, field) => part(facts, variable, ResourceKind::Redis, name, *field),
+        Reference::Bucket(name, _) => {
+            Err(ReferenceError::Unsupported { key, variable, resource: format!("bucket.{name}") })
+        }
+    }
+}
+
+fn part(
+    facts: Facts<'_>,
+    variable: VarName,
+    kind: ResourceKind,
+    name: &ResourceName,
+    field: ReferenceField,
+) -> Result<EnvValue, ReferenceError> {
+    let (key, resource) = (facts.key.clone(), ResourceId { kind, name: name.clone() });
+    match facts.resources.get(&resource) {
+        None => Err(ReferenceError::ResourceMissing { key, variable, resource }),
+        Some(endpoint) => endpoint.part(field).ok_or(ReferenceError::PartMissing { key, variable, resource }),
     }
 }
 
@@ -182,10 +222,10 @@ mod tests {
     use crate::app::sample;
 
     fn facts<'a>(key: &'a AppKey, secrets: &'a BTreeMap<SecretName, Secret>, rest: &'a Rest) -> Facts<'a> {
-        Facts { key, release: ReleaseNumber(3), secrets, volumes: &rest.0, services: &rest.1 }
+        Facts { key, release: ReleaseNumber(3), secrets, volumes: &rest.0, services: &rest.1, resources: &rest.2 }
     }
 
-    type Rest = (BTreeMap<ResourceName, PathBuf>, BTreeMap<ServiceName, String>);
+    type Rest = (BTreeMap<ResourceName, PathBuf>, BTreeMap<ServiceName, String>, BTreeMap<ResourceId, Endpoint>);
 
     fn check(value: Value, expected: Result<Resolved, ReferenceError>) {
         let mut app = sample::app("shop", &["web", "worker"]);
@@ -198,7 +238,9 @@ mod tests {
         let secrets = secrets.map(|(name, value)| (SecretName::new(name).unwrap(), Secret::new(value))).into();
         let path = |name: &str| (ResourceName::new(name).unwrap(), PathBuf::from("/v").join(name));
         let url = (ServiceName::new("web").unwrap(), "http://shop.localhost:8080".to_owned());
-        let rest = ([path("files"), path("private")].into(), [url].into());
+        let db = ResourceId { kind: ResourceKind::Postgres, name: ResourceName::new("db").unwrap() };
+        let endpoint = Endpoint::managed(db.kind, &db.name, 15_000, &Secret::new("w0rd"));
+        let rest = ([path("files"), path("private")].into(), [url].into(), [(db, endpoint)].into());
         let key = sample::key("local", "shop");
         let got = resolve(&app, &ServiceName::new("web").unwrap(), facts(&key, &secrets, &rest));
         assert_eq!(got, expected.map_err(|error| vec![error]));
@@ -224,6 +266,24 @@ mod tests {
             Value::From(Reference::ServiceUrl(ServiceName::new("web").unwrap())),
             clear("http://shop.localhost:8080"),
         );
+    }
+
+    #[test]
+    fn parts_of_resources_become_values_and_what_holds_the_password_is_secret() {
+        use crate::app::DatabaseKind::{MariaDb, Postgres};
+        let db =
+            |kind, name: &str, field| Value::From(Reference::Database(kind, ResourceName::new(name).unwrap(), field));
+        let secret = |text: &str| {
+            let env = [("IT".to_owned(), EnvValue::Secret(Secret::new(text)))].into();
+            Ok(Resolved { env, files: Vec::new() })
+        };
+        check(db(Postgres, "db", ReferenceField::Url), secret("postgresql://app_db:w0rd@127.0.0.1:15000/app_db"));
+        check(db(Postgres, "db", ReferenceField::Password), secret("w0rd"));
+        check(db(Postgres, "db", ReferenceField::Port), clear("15000"));
+        let (key, variable) = it();
+        let resource = ResourceId { kind: ResourceKind::MariaDb, name: ResourceName::new("db").unwrap() };
+        let error = ReferenceError::ResourceMissing { key, variable, resource };
+        check(db(MariaDb, "db", ReferenceField::Url), Err(error));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use crate::app::{App, Origin, RateBy, Route, SecretSource, Service, Strategy, Tls};
+use crate::app::{App, DatabaseKind, DatabaseSource, Origin, RateBy, Route, SecretSource, Service, Strategy, Tls};
 use crate::fault::{Fault, FaultKind};
 use crate::route::LOCAL;
 
@@ -47,7 +47,7 @@ pub fn unsupported(app: &App) -> Vec<Unsupported> {
     found.0
 }
 
-const NO_DATABASES: &str = "databases are not run yet; give an external one's URL as a secret of [env]";
+const NO_DATABASES: &str = "only [postgres] without a url is carried out yet; give the URL as a secret of [env]";
 const NO_BACKUP: &str = "backups are not made yet";
 
 #[derive(Default)]
@@ -67,10 +67,15 @@ impl Found {
     }
 
     fn app(&mut self, app: &App) {
-        for (kind, name) in app.databases.keys() {
-            self.add(true, format!("{kind}.{name}"), NO_DATABASES);
+        for ((kind, name), database) in &app.databases {
+            let external = matches!(database.source, DatabaseSource::External { .. });
+            self.add(external || *kind == DatabaseKind::MariaDb, format!("{kind}.{name}"), NO_DATABASES);
+            self.add(database.backup.is_some(), format!("{kind}.{name}.backup"), NO_BACKUP);
         }
         self.each("redis", &app.redis, NO_DATABASES);
+        for (name, redis) in &app.redis {
+            self.add(redis.backup.is_some(), format!("redis.{name}.backup"), NO_BACKUP);
+        }
         self.each("bucket", &app.buckets, "buckets are not served yet; use a volume");
         self.each("job", &app.jobs, "jobs are not run yet");
         for (name, volume) in &app.volumes {
@@ -143,7 +148,9 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::{Redis, RedisSource, Volume, sample};
+    use std::time::Duration;
+
+    use crate::app::{Backup, Redis, RedisSource, Volume, sample};
     use crate::id::ResourceName;
 
     fn check(change: impl FnOnce(&mut App), expected: &[&str]) {
@@ -179,13 +186,16 @@ mod tests {
                 web.metrics = Some("/metrics".into());
                 web.packages.push("libpq-dev".into());
                 web.origin = Origin::Image("example".into());
-                let redis = Redis { source: RedisSource::Managed { version: None, persist: true }, backup: None };
+                let backup = Backup { every: Duration::from_secs(1), keep: 7, drill: None };
+                let redis =
+                    Redis { source: RedisSource::Managed { version: None, persist: true }, backup: Some(backup) };
                 app.redis.insert(ResourceName::new("cache").unwrap(), redis);
                 app.rollout.strategy = Strategy::BlueGreen;
                 app.release.before = Some(crate::app::Command("migrate".into()));
             },
             &[
                 "redis.cache",
+                "redis.cache.backup",
                 "release.before",
                 "rollout.strategy",
                 "service.web.image",

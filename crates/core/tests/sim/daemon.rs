@@ -11,7 +11,7 @@ use bowline_core::id::{
 };
 use bowline_core::instance::{
     EnvValue, InstanceOrder, InstanceSpec, Observations, Phase as Life, PortChoice, Publish, Readiness, SlotState,
-    Slots, Wanted, World,
+    Slots, StopSignal, Wanted, World,
 };
 use bowline_core::rollout::{Entered, Input, Phase, Plan, Presence, Rollout, Set, steady};
 use bowline_core::route::{Action, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
@@ -508,6 +508,7 @@ fn spec(pool: &PoolId, app: &App, config: ReleaseNumber) -> InstanceSpec {
         volumes: Vec::new(),
         writable: service.writable.clone(),
         cage: service.cage,
+        stop: StopSignal::Term,
         grace: Duration::from_secs(10),
     }
 }

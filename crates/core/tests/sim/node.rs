@@ -270,6 +270,7 @@ impl Node {
             true => Observations {
                 adopted: true,
                 instances: self.procs.iter().map(|(id, proc)| (id.clone(), proc.observe(now))).collect(),
+                ..Observations::default()
             },
         }
     }

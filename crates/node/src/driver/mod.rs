@@ -388,7 +388,8 @@ impl Driver {
     /// Coalesced: whoever looks sees the latest state; nobody is woken when nothing changed.
     fn publish(&self) {
         let seen = |(id, instance): (&InstanceId, &Instance)| (id.clone(), instance.observation.clone());
-        let now = Observations { adopted: self.adopted, instances: self.instances.iter().map(seen).collect() };
+        let instances = self.instances.iter().map(seen).collect();
+        let now = Observations { adopted: self.adopted, instances, ..Observations::default() };
         self.observed.send_if_modified(|before| {
             let differs = **before != now;
             if differs {

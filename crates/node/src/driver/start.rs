@@ -81,6 +81,7 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port) -> Result<Box<Reco
         uid,
         volumes: spec.volumes.iter().filter_map(mount).collect(),
         cage_required: spec.cage == Cage::Required,
+        stop: spec.stop.into(),
         grace_ms: u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX),
         cgroup: cgroup.clone(),
         namespaces: context.config.namespaces,

@@ -226,6 +226,11 @@ pub(crate) fn prune(folder: &Path, keep: usize) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let release = |path: &Path| {
         let name = path.file_name()?.to_str()?;
+        // Servers of databases outlive releases.
+        let outlives = name.split('.').next()?.parse::<bowline_core::id::ServiceName>().is_err();
+        if outlives {
+            return None;
+        }
         name.split('.').nth(1)?.strip_prefix('r')?.parse::<u32>().ok()
     };
     let files: Vec<(u32, std::path::PathBuf)> =

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::instance::ExitCause;
+use bowline_core::instance::{ExitCause, StopSignal};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
@@ -50,6 +50,9 @@ pub(crate) struct Config {
     pub volumes: Vec<Mount>,
     /// Refuse to start when anything cannot be enforced.
     pub cage_required: bool,
+    /// What asks the app to end.
+    #[serde(default)]
+    pub stop: Stop,
     pub grace_ms: u64,
     pub cgroup: Option<crate::cgroup::Membership>,
     /// Use namespaces where the machine allows them.
@@ -73,6 +76,23 @@ pub(crate) struct Config {
     /// Its memory limit, in bytes.
     #[serde(default)]
     pub memory: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Stop {
+    #[default]
+    Term,
+    Int,
+}
+
+impl From<StopSignal> for Stop {
+    fn from(signal: StopSignal) -> Self {
+        match signal {
+            StopSignal::Term => Self::Term,
+            StopSignal::Int => Self::Int,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, getpid, pipe2};
 use serde::{Deserialize, Serialize};
 
 use super::child::{self, Plan};
-use super::contract::{self, Config, End, ExitRecord, FORMAT, Refusal};
+use super::contract::{self, Config, End, ExitRecord, FORMAT, Refusal, Stop};
 use super::life::{Effect, Input, Life, Status};
 use super::log::{LogFile, Splitter, Tag};
 use super::outer::{self, now_ms};
@@ -72,6 +72,7 @@ struct Shim {
     cgroup: Membership,
     contained: bool,
     app: Pid,
+    stop: Stop,
     life: Life,
     began: Instant,
     log: LogFile,
@@ -145,6 +146,7 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
         cgroup,
         contained,
         app,
+        stop: config.stop,
         life: Life::new(Duration::from_millis(config.grace_ms)),
         began: Instant::now(),
         log,
@@ -288,7 +290,11 @@ impl Shim {
             None => {}
             Some(Effect::TermGroup) => {
                 // No such group: the exit is already on its way.
-                let _ = killpg(self.app, Signal::SIGTERM);
+                let signal = match self.stop {
+                    Stop::Term => Signal::SIGTERM,
+                    Stop::Int => Signal::SIGINT,
+                };
+                let _ = killpg(self.app, signal);
             }
             Some(Effect::KillTree) => self.kill_tree(),
             Some(Effect::Finish(end)) => self.end = Some(end),

@@ -29,7 +29,7 @@ pub(super) enum Input {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// TERM to the process group of the main process.
+    /// TERM, or the signal that the app wants instead, to the process group of the main process.
     TermGroup,
     /// KILL to everything that descends from the shim. Repeated until `TreeGone`.
     KillTree,

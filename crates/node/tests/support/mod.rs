@@ -11,7 +11,7 @@ use bowline_core::app::{Cage, Command, Limits};
 use bowline_core::fault::Fault;
 use bowline_core::id::{Generation, InstanceId};
 use bowline_core::instance::{
-    Exit, InstanceObservation, InstanceOrder, InstanceSpec, NodeDesired, Observations, Phase, PortChoice,
+    Exit, InstanceObservation, InstanceOrder, InstanceSpec, NodeDesired, Observations, Phase, PortChoice, StopSignal,
 };
 use bowline_node::{Handle, NodeConfig};
 use tokio::time::timeout;
@@ -112,6 +112,7 @@ impl Node {
             volumes: Vec::new(),
             writable: Vec::new(),
             cage: Cage::Best,
+            stop: StopSignal::Term,
             grace: Duration::from_secs(2),
         }
     }

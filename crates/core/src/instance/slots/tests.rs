@@ -6,7 +6,7 @@ use super::*;
 use crate::app::{Cage, Command, HttpCheck, Limits, Probe};
 use crate::id::{Incarnation, Port, ReleaseNumber, ServiceName};
 use crate::instance::Readiness;
-use crate::instance::{Exit, ExitCause, HealthState, InstanceObservation, Phase, PortChoice, Usage};
+use crate::instance::{Exit, ExitCause, HealthState, InstanceObservation, Phase, PortChoice, StopSignal, Usage};
 use crate::time::Timestamp;
 
 /// A world of one service, told what happens.
@@ -28,7 +28,7 @@ impl Bench {
             slots: Slots::new(),
             pool,
             wanted: BTreeMap::new(),
-            node: Observations { adopted: true, instances: BTreeMap::new() },
+            node: Observations { adopted: true, ..Observations::default() },
             reachable: BTreeSet::new(),
             outstanding: BTreeMap::new(),
             now: Mono(Duration::from_secs(1000)),
@@ -60,6 +60,7 @@ impl Bench {
             volumes: Vec::new(),
             writable: Vec::new(),
             cage: Cage::Best,
+            stop: StopSignal::Term,
             grace: Duration::from_secs(10),
         };
         let wanted = Wanted { replicas, spec: Arc::new(spec), drain: Duration::from_secs(30) };
