@@ -4,6 +4,7 @@ mod advice;
 mod app;
 mod artifacts;
 mod attack;
+mod data;
 mod escape;
 mod faults;
 mod hello;

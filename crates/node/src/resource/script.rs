@@ -23,12 +23,11 @@ pub(super) fn statements(sql: &str, dialect: Dialect) -> Vec<Statement<'_>> {
     let (mut start, mut at) = (0, 0);
     let mut delimiter = ";";
     while at < sql.len() {
-        if dialect == Dialect::MariaDb && sql[start..at].trim().is_empty() {
-            if let Some((next, end)) = delimiter_line(sql, at) {
-                delimiter = next;
-                (start, at) = (end, end);
-                continue;
-            }
+        let begins = dialect == Dialect::MariaDb && sql[start..at].trim().is_empty();
+        if let Some((next, end)) = delimiter_line(sql, at).filter(|_| begins) {
+            delimiter = next;
+            (start, at) = (end, end);
+            continue;
         }
         if sql[at..].starts_with(delimiter) {
             push(&mut found, sql, start, at);

@@ -195,7 +195,9 @@ fn a_database_cut_or_of_yesterday_is_refused() {
         mixed
     };
     let old_database = attempt(&with(&today, "store.db", &yesterday));
-    assert!(matches!(old_database, Err(StoreError::LostCommits { have: 21, want: 22 })), "{old_database:?}");
+    let (have, want) = (MIGRATIONS.len() as u64 + 20, MIGRATIONS.len() as u64 + 21);
+    let lost = matches!(old_database, Err(StoreError::LostCommits { have: h, want: w }) if (h, w) == (have, want));
+    assert!(lost, "{old_database:?}");
     for length in (0..today["store.db"].len()).step_by(1024) {
         let mut cut = today.clone();
         cut.get_mut("store.db").unwrap().truncate(length);
