@@ -188,6 +188,7 @@ impl<'s> Site<'s> {
             limits: Limits::default(),
             uid: self.server.uid,
             volumes: vec![mount("data", self.data()), mount("socket", self.socket.clone())],
+            writable: Vec::new(),
             cage: Cage::Best,
             stop,
             grace: GRACE,
