@@ -12,7 +12,7 @@ use bowline_core::id::{
     AppKey, Incarnation, InstanceId, Port, ReleaseNumber, ResourceName, RouteName, SecretName, ServiceName, Slot,
     SlotId,
 };
-use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice, Readiness, StopSignal, VolumeMount, Wanted};
+use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice, Reach, Readiness, StopSignal, VolumeMount, Wanted};
 use bowline_core::release::{Artifact, Facts, Resolved, Revision, resolve};
 use bowline_core::resource::{Endpoint, ResourceId, ResourceKey};
 use bowline_core::rollout::Set;
@@ -133,6 +133,7 @@ impl Release {
             env: self.environment(artifact, env),
             secret_files: files,
             port: service.fixed_port.map_or(PortChoice::Any, PortChoice::Fixed),
+            reach: Reach::Edge,
             health: Readiness::of(service, routed),
             alive: service.alive.clone(),
             limits: service.limits,

@@ -10,7 +10,9 @@ mod status;
 
 pub use failure::{Failure, FailureCause};
 pub use observation::{Exit, ExitCause, HealthState, InstanceObservation, Observations, Phase, Usage};
-pub use order::{EnvValue, InstanceOrder, InstanceSpec, NodeDesired, PortChoice, SecretFile, StopSignal, VolumeMount};
+pub use order::{
+    EnvValue, InstanceOrder, InstanceSpec, NodeDesired, PortChoice, Reach, SecretFile, StopSignal, VolumeMount,
+};
 pub use slots::{Publish, Slots, Wanted, World};
 pub(crate) use status::{Rough, Times};
 pub use status::{SlotState, SlotStatus, Transition, WaitsOn};

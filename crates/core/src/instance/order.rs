@@ -23,6 +23,7 @@ pub struct InstanceSpec {
     pub env: BTreeMap<String, EnvValue>,
     pub secret_files: Vec<SecretFile>,
     pub port: PortChoice,
+    pub reach: Reach,
     pub health: Option<Readiness>,
     pub alive: Option<HttpCheck>,
     pub limits: Limits,
@@ -68,6 +69,15 @@ pub enum PortChoice {
     Any,
     /// The app ignores `$PORT`.
     Fixed(Port),
+}
+
+/// Who may connect to an instance's port; from outside of the machine nobody does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Root, the edge, and the instance's own user: requests come through the edge and its policies.
+    Edge,
+    /// Every user of the machine: a database, which asks for a password itself.
+    Machine,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

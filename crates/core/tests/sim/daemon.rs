@@ -10,8 +10,8 @@ use bowline_core::id::{
     AppKey, Generation, Incarnation, InstanceId, ReleaseNumber, RouteName, ServiceName, Slot, SlotId,
 };
 use bowline_core::instance::{
-    EnvValue, InstanceOrder, InstanceSpec, Observations, Phase as Life, PortChoice, Publish, Readiness, SlotState,
-    Slots, StopSignal, Wanted, World,
+    EnvValue, InstanceOrder, InstanceSpec, Observations, Phase as Life, PortChoice, Publish, Reach, Readiness,
+    SlotState, Slots, StopSignal, Wanted, World,
 };
 use bowline_core::rollout::{Entered, Input, Phase, Plan, Presence, Rollout, Set, steady};
 use bowline_core::route::{Action, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
@@ -501,6 +501,7 @@ fn spec(pool: &PoolId, app: &App, config: ReleaseNumber) -> InstanceSpec {
         env: [("CONFIG".to_owned(), config_of(config))].into(),
         secret_files: Vec::new(),
         port: service.fixed_port.map_or(PortChoice::Any, PortChoice::Fixed),
+        reach: Reach::Edge,
         health: Readiness::of(service, is_routed),
         alive: service.alive.clone(),
         limits: service.limits,

@@ -6,7 +6,7 @@
 //! is looked at. The table is written whole, in one transaction, each time it changes: there is no rule to be forgotten,
 //! and no other rule of the machine is touched. It outlives the daemon, as the instances do, and goes with the last one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use bowline_core::id::{InstanceId, Port};
+use bowline_core::instance::Reach;
 
 /// As `bowline status` says it after "cannot enforce".
 pub(crate) const CLOSED_PORT: &str = "closed instance port";
@@ -27,6 +28,7 @@ pub(crate) struct Owner {
     pub port: Port,
     /// The app's user; `None`: it runs as the node's own.
     pub uid: Option<u32>,
+    pub reach: Reach,
 }
 
 /// The table, and what it should hold.
@@ -91,41 +93,53 @@ fn script<'o>(table: &str, edge: Option<u32>, owners: impl ExactSizeIterator<Ite
     if owners.len() == 0 {
         return text;
     }
-    let mut ports = BTreeMap::new();
-    for owner in owners {
-        let users: &mut Vec<u32> = ports.entry(owner.port.get()).or_default();
-        users.extend(owner.uid);
+    let (mut closed, mut guarded, mut owned) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for Owner { port, uid, reach } in owners {
+        closed.insert(port.to_string());
+        match reach {
+            Reach::Machine => {}
+            Reach::Edge => {
+                guarded.insert(port.to_string());
+                owned.extend(uid.map(|uid| format!("{port} . {uid}")));
+            }
+        }
     }
-    let all: Vec<String> = ports.keys().map(u16::to_string).collect();
-    let owned: Vec<String> =
-        ports.iter().flat_map(|(port, users)| users.iter().map(move |uid| format!("{port} . {uid}"))).collect();
-    let always: Vec<String> = [0].into_iter().chain(edge).map(|uid| uid.to_string()).collect();
-    let owned = if owned.is_empty() { String::new() } else { format!("elements = {{ {} }}", owned.join(", ")) };
+    let always = [0].into_iter().chain(edge).map(|uid| uid.to_string()).collect();
     // Writing to a string does not fail.
     let _ = write!(
         text,
         "table inet {table} {{
-  set ports {{ type inet_service; elements = {{ {} }} }}
-  set owners {{ typeof tcp dport . meta skuid; {owned} }}
+  set closed {{ type inet_service; {} }}
+  set guarded {{ type inet_service; {} }}
+  set owners {{ typeof tcp dport . meta skuid; {} }}
+  set always {{ typeof meta skuid; {} }}
   chain outside {{
     type filter hook input priority filter - 10; policy accept;
-    iifname != \"lo\" tcp dport @ports tcp flags & (syn | ack) == syn reject with tcp reset
+    iifname != \"lo\" tcp dport @closed tcp flags & (syn | ack) == syn reject with tcp reset
   }}
   chain inside {{
     type filter hook output priority filter - 10; policy accept;
     oifname != \"lo\" accept
     tcp flags & (syn | ack) != syn accept
-    tcp dport != @ports accept
-    meta skuid {{ {} }} accept
+    tcp dport != @guarded accept
+    meta skuid @always accept
     tcp dport . meta skuid @owners accept
     reject with tcp reset
   }}
 }}
 ",
-        all.join(", "),
-        always.join(", "),
+        elements(&closed),
+        elements(&guarded),
+        elements(&owned),
+        elements(&always),
     );
     text
+}
+
+/// A set may be empty, a list of its elements may not.
+fn elements(of: &BTreeSet<String>) -> String {
+    let all: Vec<&str> = of.iter().map(String::as_str).collect();
+    if all.is_empty() { String::new() } else { format!("elements = {{ {} }}", all.join(", ")) }
 }
 
 fn run(script: &str) -> Result<(), GateError> {
@@ -155,7 +169,7 @@ mod tests {
     use super::*;
 
     fn owner(port: u16, uid: Option<u32>) -> Owner {
-        Owner { port: Port::new(port).unwrap(), uid }
+        Owner { port: Port::new(port).unwrap(), uid, reach: Reach::Edge }
     }
 
     #[test]
@@ -166,11 +180,13 @@ mod tests {
     #[test]
     fn root_the_edge_and_the_owners_of_a_port_pass() {
         let owners = [owner(20_001, Some(7)), owner(20_000, Some(8)), owner(20_002, None), owner(20_000, Some(9))];
-        let text = script("bowline_x", Some(5), owners.iter());
+        let database = Owner { reach: Reach::Machine, ..owner(20_009, Some(6)) };
+        let text = script("bowline_x", Some(5), owners.iter().chain([&database]).collect::<Vec<_>>().into_iter());
         for part in [
-            "elements = { 20000, 20001, 20002 }",
+            "closed { type inet_service; elements = { 20000, 20001, 20002, 20009 }",
+            "guarded { type inet_service; elements = { 20000, 20001, 20002 }",
             "elements = { 20000 . 8, 20000 . 9, 20001 . 7 }",
-            "meta skuid { 0, 5 } accept",
+            "always { typeof meta skuid; elements = { 0, 5 }",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

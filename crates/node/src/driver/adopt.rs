@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bowline_core::id::{InstanceId, Port};
-use bowline_core::instance::Phase;
+use bowline_core::instance::{Phase, Reach};
 
 use super::pidfd::Pidfd;
 use super::{Context, finish};
@@ -45,7 +45,10 @@ pub(super) fn find(context: &Context) -> Vec<(InstanceId, Found)> {
 
 fn owner(found: &Found) -> Option<Owner> {
     match found {
-        Found::Alive { record, .. } => Some(Owner { port: Port::new(record.port)?, uid: record.uid }),
+        Found::Alive { record, .. } => {
+            let reach = if record.open_to_machine { Reach::Machine } else { Reach::Edge };
+            Some(Owner { port: Port::new(record.port)?, uid: record.uid, reach })
+        }
         Found::Ended { .. } => None,
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bowline_core::app::Cage;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{InstanceId, Port};
-use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice};
+use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice, Reach};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use zeroize::Zeroizing;
@@ -63,7 +63,7 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port) -> Result<Box<Reco
     }
     let (cgroup, unenforced) = context.cgroups.create(id, &spec.limits);
     let uid = spec.uid.filter(|_| nix::unistd::geteuid().is_root());
-    let open_port = close_port(context, id, Owner { port, uid });
+    let open_port = close_port(context, id, Owner { port, uid, reach: spec.reach });
     let config = Config {
         format: FORMAT,
         id: id.to_string(),
@@ -78,6 +78,7 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port) -> Result<Box<Reco
         secret_files: spec.secret_files.iter().map(secret_file).collect(),
         secret_folder: context.layout.secrets(id),
         port: port.get(),
+        open_to_machine: spec.reach == Reach::Machine,
         uid,
         volumes: spec.volumes.iter().filter_map(mount).collect(),
         cage_required: spec.cage == Cage::Required,

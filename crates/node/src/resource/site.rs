@@ -23,7 +23,7 @@ use std::time::Duration;
 use bowline_core::app::{Cage, Command as Script, Limits, Probe};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{Incarnation, InstanceId, ResourceName};
-use bowline_core::instance::{InstanceSpec, PortChoice, Readiness, StopSignal, VolumeMount};
+use bowline_core::instance::{InstanceSpec, PortChoice, Reach, Readiness, StopSignal, VolumeMount};
 use bowline_core::resource::{Prepared, ResourceKey, Server, Trouble};
 use sha2::{Digest as _, Sha256};
 
@@ -183,6 +183,7 @@ impl<'s> Site<'s> {
             env: [("LC_ALL".to_owned(), bowline_core::instance::EnvValue::Clear("C.UTF-8".to_owned()))].into(),
             secret_files: Vec::new(),
             port: PortChoice::Fixed(self.server.port),
+            reach: Reach::Machine,
             health: Some(Readiness::Tcp(Probe { grace: RECOVERY, ..Probe::default() })),
             alive: None,
             limits: Limits::default(),

@@ -46,6 +46,9 @@ pub(crate) struct Config {
     /// Where secret files go without a mount namespace.
     pub secret_folder: PathBuf,
     pub port: u16,
+    /// Every user of the machine may connect.
+    #[serde(default)]
+    pub open_to_machine: bool,
     pub uid: Option<u32>,
     pub volumes: Vec<Mount>,
     /// Refuse to start when anything cannot be enforced.
@@ -155,6 +158,8 @@ pub(crate) struct Record {
     pub start_time: u64,
     pub boot_id: String,
     pub port: u16,
+    #[serde(default)]
+    pub open_to_machine: bool,
     /// The app's user, where it has one of its own.
     #[serde(default)]
     pub uid: Option<u32>,

@@ -185,6 +185,7 @@ fn supervise_start(config: &Config, socket: &OwnedFd, pid: u32, contained: bool)
         start_time: procfs::stat(pid).map(|stat| stat.start_time).unwrap_or(0),
         boot_id: procfs::boot_id(),
         port: config.port,
+        open_to_machine: config.open_to_machine,
         uid: config.uid,
         child: None,
         since_ms: now_ms(),

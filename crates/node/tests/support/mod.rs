@@ -11,7 +11,8 @@ use bowline_core::app::{Cage, Command, Limits};
 use bowline_core::fault::Fault;
 use bowline_core::id::{Generation, InstanceId};
 use bowline_core::instance::{
-    Exit, InstanceObservation, InstanceOrder, InstanceSpec, NodeDesired, Observations, Phase, PortChoice, StopSignal,
+    Exit, InstanceObservation, InstanceOrder, InstanceSpec, NodeDesired, Observations, Phase, PortChoice, Reach,
+    StopSignal,
 };
 use bowline_node::{Handle, NodeConfig};
 use tokio::time::timeout;
@@ -105,6 +106,7 @@ impl Node {
             env: BTreeMap::new(),
             secret_files: Vec::new(),
             port: PortChoice::Any,
+            reach: Reach::Edge,
             health: None,
             alive: None,
             limits: Limits::default(),

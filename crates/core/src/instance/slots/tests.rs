@@ -6,7 +6,7 @@ use super::*;
 use crate::app::{Cage, Command, HttpCheck, Limits, Probe};
 use crate::id::{Incarnation, Port, ReleaseNumber, ServiceName};
 use crate::instance::Readiness;
-use crate::instance::{Exit, ExitCause, HealthState, InstanceObservation, Phase, PortChoice, StopSignal, Usage};
+use crate::instance::{Exit, ExitCause, HealthState, InstanceObservation, Phase, PortChoice, Reach, StopSignal, Usage};
 use crate::time::Timestamp;
 
 /// A world of one service, told what happens.
@@ -53,6 +53,7 @@ impl Bench {
             env: BTreeMap::new(),
             secret_files: Vec::new(),
             port: PortChoice::Any,
+            reach: Reach::Edge,
             health: Some(Readiness::Http(HttpCheck { path: "/".into(), probe: Probe::default() })),
             alive: None,
             limits: Limits::default(),
