@@ -29,6 +29,7 @@ test: setup
 	$(MAKE) -C examples/timestamps unit integration e2e
 	$(MAKE) -C examples/users unit integration e2e
 	$(MAKE) -C examples/hello unit integration e2e
+	$(MAKE) -C examples/board unit integration e2e
 
 ## check: format, lints, licences and sources of dependencies, structure
 check: setup
@@ -40,6 +41,7 @@ check: setup
 	$(MAKE) -C examples/timestamps lint
 	$(MAKE) -C examples/users lint
 	$(MAKE) -C examples/hello lint
+	$(MAKE) -C examples/board lint
 
 ## bench: figures, beside the peers in the same run; results in bench/
 bench:

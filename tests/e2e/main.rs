@@ -4,6 +4,7 @@ mod advice;
 mod app;
 mod artifacts;
 mod attack;
+mod board;
 mod data;
 mod escape;
 mod faults;
