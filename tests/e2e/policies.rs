@@ -173,3 +173,51 @@ fn routes_lead_elsewhere_or_nowhere() {
     assert_eq!(each(&bowline, &format!("{}/no/way", up.https()), &[]).status, 403);
     assert_eq!(each(&bowline, &up.https(), &[]).status, 200);
 }
+
+#[test]
+fn maintenance_outlives_daemon_edge_and_release() {
+    let bowline = Bowline::new();
+    let folder = app(&bowline, "policy-maintenance", "");
+    let up = Up::start(&bowline, &folder, SOON);
+    let status = || each(&bowline, &up.https(), &[]).status;
+    assert_eq!(status(), 200);
+    let run = |args: &[&str]| {
+        let output = bowline.run(&[&["maintenance"], args].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    bowline.fails(&["maintenance", "on", "nobody"], 2);
+    run(&["on", "policy-maintenance"]);
+    run(&["on", "policy-maintenance"]);
+    let page = each(&bowline, &up.https(), &["-H", "Accept: text/html"]);
+    assert_eq!(page.status, 503);
+    assert!(page.text().contains("retry-after: 60") && page.text().contains("will be back"), "{}", page.text());
+
+    for pid in [bowline.edge(), bowline.daemon()] {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+        bowline_tests::wait("it is back", SOON, || (bowline.status()["edge"]["state"] == "serving").then_some(()));
+        assert_eq!(status(), 503);
+    }
+    assert_eq!(bowline.status()["apps"][0]["maintenance"]["allow"], serde_json::json!([]));
+    assert!(text(&bowline.run(&["status"])).contains("maintenance: 503 to all"));
+
+    run(&["on", "policy-maintenance", "--allow", "127.0.0.1"]);
+    assert_eq!(status(), 200, "who is let in sees the app");
+    assert!(text(&bowline.run(&["status"])).contains("503 to all but 127.0.0.1/32"));
+    run(&["on", "policy-maintenance", "--allow", "192.0.2.0/24"]);
+    assert_eq!(status(), 503);
+    std::fs::write(folder.join("more.txt"), "a new release").expect("a test's file");
+    let second = bowline.run(&["up", folder.to_str().expect("UTF-8"), "--detach"]);
+    assert!(second.status.success(), "{}", text(&second));
+    assert_eq!(status(), 503);
+    run(&["off", "policy-maintenance"]);
+    run(&["off", "policy-maintenance"]);
+    assert_eq!(status(), 200);
+    let events = bowline.json_text(&["events"]);
+    assert_eq!(
+        (events.matches("maintenance.on").count(), events.matches("maintenance.off").count()),
+        (3, 1),
+        "{events}"
+    );
+}

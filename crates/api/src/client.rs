@@ -91,6 +91,20 @@ impl Client {
         self.send(Method::POST, &format!("/v1/apps/{env}/{app}/stop"), json(&stop)).await
     }
 
+    /// `None` ends it. Answered when the edge serves it.
+    pub async fn maintain(
+        &self,
+        env: &str,
+        app: &str,
+        wanted: Option<&wire::Maintenance>,
+    ) -> Result<wire::Maintained, ClientError> {
+        let path = format!("/v1/apps/{env}/{app}/maintenance");
+        match wanted {
+            Some(wanted) => self.send(Method::PUT, &path, json(wanted)).await,
+            None => self.send(Method::DELETE, &path, Bytes::new()).await,
+        }
+    }
+
     pub async fn shutdown(&self) -> Result<wire::Stopped, ClientError> {
         self.send(Method::POST, "/v1/shutdown", Bytes::new()).await
     }

@@ -249,6 +249,9 @@ pub struct AppStatus {
     /// How the last change ended, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+    /// Only some are answered, all others get 503.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
     /// What a person should know: limits that the machine cannot enforce, orphaned resources.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -357,6 +360,22 @@ pub struct Stopped {
     pub apps: Vec<String>,
     /// The daemon exits now.
     pub daemon: bool,
+}
+
+/// The body of `PUT /v1/apps/{env}/{app}/maintenance`; `DELETE` ends it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Maintenance {
+    /// Networks that are still answered: `192.0.2.0/24`.
+    #[serde(default)]
+    pub allow: Vec<String>,
+}
+
+/// What holds now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintained {
+    /// Absent: everyone is answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
 }
 
 /// The query string of `GET /v1/logs`.

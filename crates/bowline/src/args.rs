@@ -75,6 +75,9 @@ pub(crate) enum Verb {
     /// Write-only values for apps
     #[command(subcommand)]
     Secret(Secret),
+    /// Answer 503 for an app while it is worked on
+    #[command(subcommand)]
+    Maintenance(Maintenance),
     /// The local certificate authority: let this machine's browsers and tools trust it
     #[command(subcommand)]
     Trust(Trust),
@@ -130,6 +133,29 @@ pub(crate) struct Listen {
     /// A proxy in front, address or network, whose X-Forwarded-For is believed; may be said again
     #[arg(long, value_name = "CIDR", value_parser = network)]
     pub(crate) trusted_proxy: Vec<IpNet>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Maintenance {
+    /// Answer 503 with a page that says so; outlives releases and restarts
+    On {
+        /// The app
+        app: String,
+        /// Who still gets in, address or network; may be said again
+        #[arg(long, value_name = "CIDR", value_parser = network)]
+        allow: Vec<IpNet>,
+        /// The environment
+        #[arg(long, default_value = "local")]
+        env: String,
+    },
+    /// Answer everyone again
+    Off {
+        /// The app
+        app: String,
+        /// The environment
+        #[arg(long, default_value = "local")]
+        env: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ mod down;
 mod edge;
 mod events;
 mod logs;
+mod maintenance;
 mod schema;
 mod secret;
 mod serve;
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Logs(args) => client(logs::run(args, &Paths::of_live(state)?, ui)),
         Verb::Events(args) => client(events::run(args, &Paths::of_live(state)?, ui)),
         Verb::Secret(args) => client(secret::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Maintenance(args) => client(maintenance::run(args, &Paths::of_live(state)?, ui)),
         Verb::Trust(args) => trust::run(args, &Paths::new(state)?, ui),
         Verb::Schema(args) => schema::run(&args, ui),
         Verb::Completions { shell } => completions::run(shell, ui),

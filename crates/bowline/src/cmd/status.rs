@@ -107,6 +107,13 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
     if !cages.is_empty() && cages.iter().all(|cage| *cage == "full") {
         ui.say(format!("  {}", ui.paint(Tone::Faint, "cage: full")));
     }
+    if let Some(maintenance) = &app.maintenance {
+        let but = match maintenance.allow.as_slice() {
+            [] => String::new(),
+            some => format!(" but {}", some.join(", ")),
+        };
+        ui.say(format!("  {} 503 to all{but}", ui.paint(Tone::Warning, "maintenance:")));
+    }
     for note in &app.notes {
         ui.say(format!("  {} {note}", ui.paint(Tone::Faint, "note:")));
     }

@@ -24,9 +24,11 @@ use bowline_core::app::ResourceKind;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, EnvName, NameError, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use bowline_core::log::LogQuery;
+use bowline_core::route::Maintenance;
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
 use http_body_util::{BodyExt, Limited};
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -76,6 +78,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/shutdown", post(shutdown))
         .route("/v1/apps", post(apply))
         .route("/v1/apps/{env}/{app}/stop", post(stop))
+        .route("/v1/apps/{env}/{app}/maintenance", put(maintain).delete(end_maintenance))
         .route("/v1/changes/{id}", get(change))
         .route("/v1/logs", get(logs))
         .route("/v1/events", get(events))
@@ -105,6 +108,7 @@ impl IntoResponse for Answer {
             Self::Status(status) => json(StatusCode::OK, &*status),
             Self::Accepted(accepted) => json(StatusCode::ACCEPTED, &accepted),
             Self::Stopped(stopped) => json(StatusCode::OK, &stopped),
+            Self::Maintained(maintained) => json(StatusCode::OK, &maintained),
             Self::SecretSet(set) => json(StatusCode::OK, &set),
             Self::SecretRemoved | Self::Vitals(_) => StatusCode::NO_CONTENT.into_response(),
         }
@@ -145,6 +149,36 @@ async fn stop(State(api): State<Api>, Path((env, app)): Path<(String, String)>, 
     let key = app_key(&env, &app)?;
     let wire::Stop { shutdown_when_idle } = read_json(body).await?;
     api.ask(Request::Stop { key, shutdown_when_idle }).await
+}
+
+async fn maintain(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((env, app)): Path<(String, String)>,
+    body: Body,
+) -> Handled {
+    let key = app_key(&env, &app)?;
+    let wire::Maintenance { allow } = read_json(body).await?;
+    let allow = allow.iter().map(|text| network(text)).collect::<Result<_, _>>()?;
+    api.ask(Request::Maintain { key, wanted: Some(Maintenance { allow }), by_uid: peer.uid }).await
+}
+
+async fn end_maintenance(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((env, app)): Path<(String, String)>,
+) -> Handled {
+    let key = app_key(&env, &app)?;
+    api.ask(Request::Maintain { key, wanted: None, by_uid: peer.uid }).await
+}
+
+fn network(text: &str) -> Result<IpNet, Refusal> {
+    text.parse().map_err(|error: ipnet::AddrParseError| {
+        Fault::new(FaultKind::Invalid, format!("{text:?} is no network"))
+            .source(&error)
+            .hint("write an address and the length of its prefix: 192.0.2.0/24")
+            .into()
+    })
 }
 
 async fn change(State(api): State<Api>, id: Result<Path<u64>, PathRejection>) -> Handled {

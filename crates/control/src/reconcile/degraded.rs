@@ -59,7 +59,11 @@ impl Degraded {
             Input::Asked(ticket, Request::Shutdown) => self.ending.get_or_insert_default().push(ticket),
             Input::Asked(
                 ticket,
-                Request::Apply(_) | Request::Stop { .. } | Request::SetSecret { .. } | Request::RemoveSecret { .. },
+                Request::Apply(_)
+                | Request::Stop { .. }
+                | Request::Maintain { .. }
+                | Request::SetSecret { .. }
+                | Request::RemoveSecret { .. },
             ) => effects.push(Effect::Answer(ticket, Err(Refusal::unavailable(self.fault.clone())))),
             Input::Node(node) => self.node = node,
             Input::Edge(edge) => self.edge = edge,

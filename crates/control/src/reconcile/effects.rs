@@ -11,7 +11,7 @@ use bowline_core::id::{AppKey, ReleaseNumber, SecretName, ServiceName};
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, SecretVersion};
 use bowline_core::resource::ResourceId;
-use bowline_core::route::{EdgeDesired, EdgeObservation};
+use bowline_core::route::{EdgeDesired, EdgeObservation, Maintenance};
 use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};
 
@@ -149,6 +149,7 @@ pub(crate) enum Write {
     Revision(AppKey, ReleaseNumber, RevisionState),
     Change(AppKey, ChangeForm),
     ChangeEnded(AppKey),
+    Maintenance(AppKey, Option<Maintenance>),
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -8,6 +8,7 @@ use bowline_core::id::{AppKey, ReleaseNumber, SecretName};
 use bowline_core::instance::{SlotState, Transition};
 use bowline_core::resource::{ResourceKey, ResourcePhase};
 use bowline_core::rollout::Entered;
+use bowline_core::route::Maintenance;
 use bowline_core::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -124,6 +125,25 @@ pub(crate) fn secret_set(
 pub(crate) fn secret_removed(key: &AppKey, name: &SecretName, by_uid: Option<u32>, at: Timestamp) -> NewEvent {
     let fields = json!({ "secret": name.as_str(), "by_uid": by_uid });
     event(at, Some(key), "secret.removed", format!("secret {name} is removed"), fields)
+}
+
+/// `None`: it is over.
+pub(crate) fn maintenance(
+    key: &AppKey,
+    maintenance: Option<&Maintenance>,
+    by_uid: Option<u32>,
+    at: Timestamp,
+) -> NewEvent {
+    let Some(Maintenance { allow }) = maintenance else {
+        let message = format!("{key} answers everyone again");
+        return event(at, Some(key), "maintenance.off", message, json!({ "by_uid": by_uid }));
+    };
+    let allow = allow.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let message = match allow.as_str() {
+        "" => format!("{key} answers nobody"),
+        some => format!("{key} answers only {some}"),
+    };
+    event(at, Some(key), "maintenance.on", message, json!({ "allow": allow, "by_uid": by_uid }))
 }
 
 pub(crate) fn uncertified(host: &HostName, fault: &Fault, at: Timestamp) -> NewEvent {

@@ -6,6 +6,7 @@ use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::rollout::{Phase, Plan, Rollout};
+use bowline_core::route::Maintenance;
 use bowline_core::time::Timestamp;
 
 use super::Loop;
@@ -37,6 +38,7 @@ pub(crate) struct LoadedApp {
     change: Option<LoadedChange>,
     fault: Option<Fault>,
     resources: Vec<Kept>,
+    maintenance: Option<Maintenance>,
 }
 
 /// A change that had not ended.
@@ -80,12 +82,14 @@ struct Rows {
     record: AppRecord,
     revisions: Vec<RevisionRecord>,
     rollout: Option<RolloutRecord>,
+    maintenance: Option<Maintenance>,
 }
 
 impl Rows {
     fn read(view: &View<'_>, record: AppRecord) -> Result<Self, crate::store::StoreError> {
         let (revisions, rollout) = (view.revisions(&record.key)?, view.rollout(&record.key)?);
-        Ok(Self { record, revisions, rollout })
+        let maintenance = view.maintenance(&record.key)?.map(|allow| Maintenance { allow });
+        Ok(Self { record, revisions, rollout, maintenance })
     }
 
     fn open(self, vault: &Vault) -> Result<LoadedApp, Fault> {
@@ -99,7 +103,7 @@ impl Rows {
         let failed = failed.filter(|_| active.is_none() || self.record.wanted == Wanted::Running);
         let stable = active.cloned().map(|row| open_release(vault, row)).transpose()?;
         let resources = kept(vault, &self.record.key)?;
-        Ok(LoadedApp { record: self.record, stable, change, fault: failed, resources })
+        Ok(LoadedApp { record: self.record, stable, change, fault: failed, resources, maintenance: self.maintenance })
     }
 
     fn change(&self, vault: &Vault, row: &RolloutRecord) -> Result<LoadedChange, Fault> {
@@ -133,11 +137,12 @@ impl Rows {
 impl Loop {
     /// Takes up an app where the daemon before has left it.
     pub(crate) fn take_up(&mut self, loaded: LoadedApp, now: Now) {
-        let LoadedApp { record, stable, change, fault, resources } = loaded;
+        let LoadedApp { record, stable, change, fault, resources, maintenance } = loaded;
         self.take_up_resources(resources);
         let key = record.key.clone();
         let mut app = AppWorld::new(record);
         app.fault = fault;
+        app.maintenance = maintenance;
         app.stable = stable.map(|release| {
             let parts = release.parts(&self.place, app.record.uid);
             Stable { release: Arc::new(release), parts }

@@ -14,6 +14,7 @@ pub(crate) mod degraded;
 pub(crate) mod effects;
 pub(crate) mod events;
 pub(crate) mod load;
+mod maintenance;
 mod pending;
 mod publish;
 pub(crate) mod release;
@@ -40,6 +41,7 @@ use bowline_core::time::{Mono, Timestamp};
 use self::change::ChangeId;
 use self::effects::{Effect, Input, Job, JobId, Now, Outcome, Ticket, Write};
 use self::load::Loaded;
+use self::maintenance::Maintained;
 use self::pending::Pending;
 use self::publish::Published;
 use self::release::Place;
@@ -88,6 +90,8 @@ pub(crate) struct Loop {
     pub(crate) deferred: Vec<(Ticket, Request)>,
     /// Those who ask for the status, and until when they wait for a settled world.
     curious: Vec<(Ticket, Mono)>,
+    /// Those who wait until the edge serves what they have changed.
+    maintained: Vec<Maintained>,
     pub(crate) ending: Option<Ending>,
     next_job: u64,
     pub(crate) effects: Vec<Effect>,
@@ -117,6 +121,7 @@ impl Loop {
             retries: Vec::new(),
             deferred: Vec::new(),
             curious: Vec::new(),
+            maintained: Vec::new(),
             ending: None,
             next_job: 0,
             effects: Vec::new(),
@@ -159,8 +164,9 @@ impl Loop {
         let retry = self.retries.iter().map(|(at, ..)| *at).min();
         let promoted = self.apps.values().filter_map(|app| Some(app.promoted?.until)).min();
         let curious = self.curious.iter().map(|(_, at)| *at).min();
+        let maintained = self.maintained.iter().map(|one| one.until).min();
         let published = self.published.next_deadline();
-        let machines = [self.slots.next_deadline(), rollouts, hold, retry, promoted, curious, published];
+        let machines = [self.slots.next_deadline(), rollouts, hold, retry, promoted, curious, maintained, published];
         machines.into_iter().flatten().min()
     }
 
@@ -178,6 +184,7 @@ impl Loop {
             Request::Apply(apply) => self.effects.push(Effect::Read(ticket, apply)),
             Request::Stop { key, shutdown_when_idle } => self.stop(ticket, key, shutdown_when_idle, now),
             Request::Shutdown => self.shut_down(Some(ticket), now),
+            Request::Maintain { key, wanted, by_uid } => self.maintain(ticket, key, wanted, by_uid, now),
             Request::SetSecret { key, name, value, by_uid } => {
                 self.set_secret(ticket, key, name, value, by_uid, now);
             }
@@ -270,6 +277,7 @@ impl Loop {
         self.tell_waits(now);
         self.tell_ends(now);
         self.end_stops(now);
+        self.tell_maintained(now);
         self.tell_status(now);
     }
 

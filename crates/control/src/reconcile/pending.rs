@@ -3,6 +3,7 @@
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
 use bowline_core::rollout::Entered;
+use bowline_core::route::Maintenance;
 
 use super::Loop;
 use super::change::ChangeId;
@@ -51,6 +52,11 @@ pub(crate) enum Pending {
     RemoveSecret {
         ticket: Ticket,
     },
+    Maintain {
+        ticket: Ticket,
+        key: AppKey,
+        wanted: Option<Maintenance>,
+    },
     /// The last words of the daemon.
     Farewell,
 }
@@ -93,6 +99,7 @@ impl Loop {
             },
             Pending::SetSecret { ticket } => self.secret_stored(ticket, result),
             Pending::RemoveSecret { ticket } => self.secret_removed(ticket, result),
+            Pending::Maintain { ticket, key, wanted } => self.maintenance_stored(ticket, key, wanted, result, now),
             Pending::Farewell => self.farewell_said(),
         }
     }

@@ -201,7 +201,7 @@ fn compiled(generation: Generation, apps: &Apps, endpoints: &BTreeMap<PoolId, Po
     let serving = by_age.iter().filter_map(|(key, app)| {
         let (release, parts) = app.release(app.live?)?;
         let credentials = parts.map_or(&NO_CREDENTIALS, |parts| &parts.credentials);
-        Some(Serving { key, app: release.app(), sets: &app.sets, credentials, maintenance: None })
+        Some(Serving { key, app: release.app(), sets: &app.sets, credentials, maintenance: app.maintenance.as_ref() })
     });
     let serving: Vec<_> = serving.collect();
     let releases = apps.values().flat_map(|app| app.sets.iter().filter_map(|set| app.release(set.release)?.1));

@@ -5,6 +5,7 @@ use std::fmt;
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, SecretName};
+use bowline_core::route::Maintenance;
 use bowline_core::secret::Secret;
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,10 +17,28 @@ pub(crate) enum Request {
     Status,
     Vitals,
     Apply(wire::Apply),
-    Stop { key: AppKey, shutdown_when_idle: bool },
+    Stop {
+        key: AppKey,
+        shutdown_when_idle: bool,
+    },
     Shutdown,
-    SetSecret { key: AppKey, name: SecretName, value: Secret, by_uid: Option<u32> },
-    RemoveSecret { key: AppKey, name: SecretName, by_uid: Option<u32> },
+    /// `None`: it is over.
+    Maintain {
+        key: AppKey,
+        wanted: Option<Maintenance>,
+        by_uid: Option<u32>,
+    },
+    SetSecret {
+        key: AppKey,
+        name: SecretName,
+        value: Secret,
+        by_uid: Option<u32>,
+    },
+    RemoveSecret {
+        key: AppKey,
+        name: SecretName,
+        by_uid: Option<u32>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +49,7 @@ pub(crate) enum Answer {
     Stopped(wire::Stopped),
     SecretSet(wire::SecretSet),
     SecretRemoved,
+    Maintained(wire::Maintained),
 }
 
 pub(crate) type Reply = Result<Answer, Refusal>;

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::effects::Now;
 use super::world::AppWorld;
-use super::{About, Loop};
+use super::{About, Loop, maintenance};
 use crate::metrics::{InstanceVitals, Vitals};
 use crate::store::Wanted;
 
@@ -63,6 +63,7 @@ impl Loop {
                 waits_on: change.waits(now.mono),
             }),
             fault: app.fault.clone().map(wire::Fault::from),
+            maintenance: maintenance::form(&app.maintenance),
             notes: self.notes(app, &own),
         }
     }

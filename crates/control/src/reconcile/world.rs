@@ -7,7 +7,7 @@ use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::{SlotState, Slots, Wanted as WantedInstances};
 use bowline_core::rollout::{Set, steady};
-use bowline_core::route::PoolId;
+use bowline_core::route::{Maintenance, PoolId};
 use bowline_core::time::Mono;
 
 use super::change::{Change, ChangeId, RollingOut, Stage};
@@ -33,6 +33,8 @@ pub(crate) struct AppWorld {
     pub(crate) promoted: Option<Promoted>,
     /// Those who wait until nothing of it runs any more.
     pub(crate) stops: Vec<StopTicket>,
+    /// It answers only some.
+    pub(crate) maintenance: Option<Maintenance>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +73,7 @@ impl AppWorld {
             fault: None,
             promoted: None,
             stops: Vec::new(),
+            maintenance: None,
         }
     }
 

@@ -7,6 +7,7 @@ use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, SecretN
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
 use bowline_core::time::Timestamp;
+use ipnet::IpNet;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
@@ -20,7 +21,7 @@ use super::record::{
 use super::row::{self, number, text};
 use super::schema::{APPS, EVENTS, META, RESOURCES, REVISIONS, ROLLOUTS, SECRETS};
 use super::table::Table;
-use super::view::{EDGE_PORTS, GENERATION, View, environment_name};
+use super::view::{EDGE_PORTS, GENERATION, View, environment_name, maintenance_name};
 use super::{EVENTS_KEPT, UID_BASE, UID_LAST};
 
 /// One transaction. Reads see what it has written.
@@ -223,6 +224,19 @@ impl<'a> Tx<'a> {
         }
         self.put_meta(&environment_name(env), Value::Blob(fresh.0.to_vec()))?;
         Ok(fresh)
+    }
+
+    /// Who may still come while the app is worked on; `None`: everyone, it is over.
+    pub fn set_maintenance(&mut self, key: &AppKey, allow: Option<&[IpNet]>) -> Result<(), StoreError> {
+        self.app(key)?.ok_or_else(|| StoreError::NoApp(key.clone()))?;
+        let name = maintenance_name(key);
+        match allow {
+            None => self.delete(&META, &[text(name)]),
+            Some(allow) => {
+                let networks: Vec<String> = allow.iter().map(ToString::to_string).collect();
+                self.put_meta(&name, text(networks.join(" ")))
+            }
+        }
     }
 
     pub fn set_edge_ports(&mut self, ports: EdgePorts) -> Result<(), StoreError> {

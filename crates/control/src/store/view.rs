@@ -3,6 +3,7 @@
 use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, SecretName};
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
+use ipnet::IpNet;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
@@ -19,6 +20,10 @@ pub(super) const EDGE_PORTS: &str = "edge.ports";
 
 pub(super) fn environment_name(env: &EnvName) -> String {
     format!("environment.{env}")
+}
+
+pub(super) fn maintenance_name(key: &AppKey) -> String {
+    format!("maintenance.{key}")
 }
 
 /// The store at one moment.
@@ -158,6 +163,15 @@ impl View<'_> {
         let bytes = row::Reader::new("meta", vec![value]).blob()?;
         let id = bytes.try_into().map_err(|_| StoreError::corrupt("meta", name))?;
         Ok(Some(EnvironmentId(id)))
+    }
+
+    /// Who may still come while the app is worked on; `None`: it is not.
+    pub fn maintenance(&self, key: &AppKey) -> Result<Option<Vec<IpNet>>, StoreError> {
+        let name = maintenance_name(key);
+        let Some(value) = self.meta(&name)? else { return Ok(None) };
+        let text = row::Reader::new("meta", vec![value]).text()?;
+        let networks = text.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>();
+        networks.map(Some).map_err(|_| StoreError::corrupt("meta", name))
     }
 
     pub fn edge_ports(&self) -> Result<Option<EdgePorts>, StoreError> {
