@@ -52,10 +52,11 @@ pub(crate) fn folder_name(dir: &Path) -> String {
 pub(crate) fn read(dir: &Path, env: &EnvName, ui: &Ui) -> Result<File, Fault> {
     let path = dir.join(NAME);
     let limit = u64::try_from(bowline_spec::MAX_FILE).expect("a MiB fits");
+    let defaults = Defaults { folder_name: folder_name(dir), procfile: bowline_control::read_procfile(dir)? };
     let bytes = match bowline_control::read_small(&path, limit) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(File { app: bowline_spec::implicit(&folder_name(dir), env), written: None });
+            return Ok(File { app: bowline_spec::implicit(&defaults, env), written: None });
         }
         Err(error) => {
             return Err(Fault::new(FaultKind::Invalid, format!("{} cannot be read", path.display()))
@@ -69,7 +70,6 @@ pub(crate) fn read(dir: &Path, env: &EnvName, ui: &Ui) -> Result<File, Fault> {
     };
     let name = path.display().to_string();
     let text = bowline_spec::decode(&bytes, &name).map_err(refused)?;
-    let defaults = Defaults { folder_name: folder_name(dir) };
     let parsed = bowline_spec::parse(&text, &name, env, &defaults).map_err(refused)?;
     Ok(File { app: parsed.app.clone(), written: Some((parsed, text)) })
 }

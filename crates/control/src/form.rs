@@ -77,6 +77,8 @@ fn read_artifact(form: ArtifactForm) -> Result<Artifact, FormError> {
         digest: form.digest.parse().map_err(|_| FormError::Digest(form.digest))?,
         root: form.root,
         run: form.run.map(Command),
+        // The app it was settled with says it.
+        fallback: None,
         env: form.env,
         runtime: form.runtime,
         detected: form.detected,

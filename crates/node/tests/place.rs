@@ -360,7 +360,7 @@ async fn a_flood_of_output_is_rotated_and_the_app_never_waits() {
     );
     let exit = node.exited(WEB).await;
     assert_eq!(exit.cause, ExitCause::Code(0));
-    assert_eq!(exit.last_lines.len(), 20);
+    assert_eq!(exit.last_lines.len(), 50);
     let folder = node.config.state_dir.join("logs/local/a");
     let sizes: Vec<u64> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).collect();
     assert_eq!(sizes.len(), 3);

@@ -4,6 +4,7 @@
 //! custom resource carry this text; equal apps give equal bytes, so its digest names a configuration.
 
 use bowline_core::app::App;
+use bowline_core::app::procfile::Procfile;
 use bowline_core::id::{AppName, EnvName};
 use serde_json::Value;
 
@@ -65,7 +66,11 @@ pub fn from_json(text: &str) -> Result<App, CanonicalError> {
     }
     let nameless = AppName::new("app").expect("app is a name");
     let mut reader = Reader::default();
-    let app = read_app(&mut reader, &root, &Pass { env: &env, folder: &nameless, local_hosts: None });
+    let app = read_app(
+        &mut reader,
+        &root,
+        &Pass { env: &env, folder: &nameless, procfile: &Procfile::default(), local_hosts: None },
+    );
     match reader.problems.is_empty() {
         true => Ok(app),
         false => Err(CanonicalError::Invalid(

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bowline_core::app::App;
+use bowline_core::app::procfile::Procfile;
 use bowline_core::id::{AppName, EnvName, MAX_NAME};
 use toml::de::DeTable;
 
@@ -19,10 +20,12 @@ pub const MAX_FILE: usize = 1 << 20;
 const MAX_ENVIRONMENTS: usize = 32;
 
 /// What is known besides the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Defaults {
     /// The folder's name: the app's, when the file has none. Made a valid name.
     pub folder_name: String,
+    /// The Procfile beside it: the services and `release.before` of a file that says nothing of them.
+    pub procfile: Procfile,
 }
 
 /// A file that is right.
@@ -89,7 +92,7 @@ pub fn parse(text: &str, file_name: &str, env: &EnvName, defaults: &Defaults) ->
     let mut found = Found::default();
     let mut selected = None;
     for name in &environments.all {
-        let (reader, app) = read_environment(&root, name, &folder);
+        let (reader, app) = read_environment(&root, name, &folder, &defaults.procfile);
         found.add(name, &root, reader.problems);
         if name == env {
             selected = Some((app, reader.locations));
@@ -107,8 +110,9 @@ pub fn parse(text: &str, file_name: &str, env: &EnvName, defaults: &Defaults) ->
 }
 
 /// The app that a folder without a `bowline.toml` is.
-pub fn implicit(folder_name: &str, env: &EnvName) -> App {
-    let (reader, app) = read_environment(&Table::default(), env, &app_name(folder_name));
+pub fn implicit(defaults: &Defaults, env: &EnvName) -> App {
+    let folder = app_name(&defaults.folder_name);
+    let (reader, app) = read_environment(&Table::default(), env, &folder, &defaults.procfile);
     assert!(reader.problems.is_empty(), "nothing is wrong with an empty file");
     app
 }
@@ -194,12 +198,12 @@ fn key_span(entry: Option<&Entry>) -> Span {
     entry.map_or(0..0, |entry| entry.key.clone())
 }
 
-fn read_environment(root: &Table, env: &EnvName, folder: &AppName) -> (Reader, App) {
+fn read_environment(root: &Table, env: &EnvName, folder: &AppName, procfile: &Procfile) -> (Reader, App) {
     let overrides = overrides(root, env);
     let local_hosts = routes_with_hosts(&overrides);
     let merged = root.overridden(&overrides, &FILE);
     let mut reader = Reader::default();
-    let pass = Pass { env, folder, local_hosts: Some(&local_hosts) };
+    let pass = Pass { env, folder, procfile, local_hosts: Some(&local_hosts) };
     let app = app(&mut reader, &merged, &pass);
     (reader, app)
 }

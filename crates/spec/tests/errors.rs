@@ -7,7 +7,7 @@ use bowline_core::id::EnvName;
 use bowline_spec::{Defaults, Diagnostics, decode, parse};
 
 fn errors(text: &str, env: &str) -> Diagnostics {
-    let defaults = Defaults { folder_name: "app".to_owned() };
+    let defaults = Defaults { folder_name: "app".to_owned(), ..Default::default() };
     parse(text, "bowline.toml", &EnvName::new(env).unwrap(), &defaults).expect_err(text)
 }
 
@@ -324,6 +324,6 @@ fn a_value_that_no_program_can_be_started_with_is_refused() {
         &of((127 << 10) + 1),
         &["2:5 env.A: a variable holds at most 127 KiB; put the value into a file of the app's folder"],
     );
-    let defaults = Defaults { folder_name: "app".to_owned() };
+    let defaults = Defaults { folder_name: "app".to_owned(), ..Default::default() };
     parse(&of(127 << 10), "bowline.toml", &EnvName::new("local").unwrap(), &defaults).unwrap();
 }

@@ -15,7 +15,7 @@ fn survive(bytes: &[u8]) {
         Ok(text) => text,
         Err(errors) => return drop((errors.render(true), errors.iter().count())),
     };
-    let defaults = Defaults { folder_name: text.chars().take(8).collect() };
+    let defaults = Defaults { folder_name: text.chars().take(8).collect(), ..Default::default() };
     match parse(&text, "bowline.toml", &EnvName::new("production").unwrap(), &defaults) {
         Ok(parsed) => {
             let again = parse(&print(&parsed.app), "bowline.toml", &parsed.app.environment.name, &defaults);

@@ -9,7 +9,7 @@ use bowline_spec::{Defaults, canonical, parse, print};
 use proptest::prelude::*;
 
 fn reread(app: &App, text: &str) -> App {
-    let defaults = Defaults { folder_name: "folder".to_owned() };
+    let defaults = Defaults { folder_name: "folder".to_owned(), ..Default::default() };
     let parsed = parse(text, "bowline.toml", &app.environment.name, &defaults);
     parsed.unwrap_or_else(|e| panic!("{}\n\n{text}", e.render(false))).app
 }

@@ -41,7 +41,7 @@ fn what_the_parser_takes_the_schema_takes() {
 #[test]
 fn what_the_schema_refuses_the_parser_refuses() {
     let schema = schema();
-    let defaults = Defaults { folder_name: "app".to_owned() };
+    let defaults = Defaults { folder_name: "app".to_owned(), ..Default::default() };
     let local = EnvName::new("local").unwrap();
     for text in [
         "sevice = 1",

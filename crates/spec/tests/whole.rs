@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use bowline_core::app::procfile::Procfile;
 use bowline_core::app::{App, Auth, Health, Origin, Strategy, Target, Tls};
 use bowline_core::id::EnvName;
 use bowline_spec::{Defaults, Parsed, canonical, implicit, parse, print};
@@ -12,7 +13,7 @@ const WHOLE: &str = include_str!("files/whole.toml");
 
 fn read(text: &str, env: &str) -> Parsed {
     let env = EnvName::new(env).unwrap();
-    let defaults = Defaults { folder_name: "My Folder!".to_owned() };
+    let defaults = Defaults { folder_name: "My Folder!".to_owned(), ..Default::default() };
     parse(text, "bowline.toml", &env, &defaults).unwrap_or_else(|e| panic!("{}", e.render(false)))
 }
 
@@ -67,7 +68,8 @@ fn a_whole_file_survives_printing_and_storing() {
 #[test]
 fn a_folder_without_a_file_is_an_app() {
     let check = |folder: &str, expected: &str| {
-        let app = implicit(folder, &EnvName::new("local").unwrap());
+        let defaults = Defaults { folder_name: folder.to_owned(), ..Default::default() };
+        let app = implicit(&defaults, &EnvName::new("local").unwrap());
         assert_eq!(app.name.as_str(), expected);
         assert_eq!(print(&app), format!("app = \"{expected}\"\n\n[service.web]\n\n[route.main]\nto = \"web\"\n"));
     };
@@ -84,7 +86,26 @@ fn an_empty_table_means_none() {
     let app = read("[route]\n[service.web]\n", "local").app;
     assert!(app.routes.is_empty());
     assert!(read("[service.worker]\n", "local").app.routes.is_empty());
-    assert_eq!(read("", "local").app, implicit("My Folder!", &EnvName::new("local").unwrap()));
+    let defaults = Defaults { folder_name: "My Folder!".to_owned(), ..Default::default() };
+    assert_eq!(read("", "local").app, implicit(&defaults, &EnvName::new("local").unwrap()));
+}
+
+#[test]
+fn a_procfile_says_the_services_of_a_file_that_names_none() {
+    let procfile = Procfile::parse("web: ./serve\nworker: ./work\nrelease: ./migrate\n").unwrap();
+    let defaults = Defaults { folder_name: "shop".to_owned(), procfile };
+    let local = EnvName::new("local").unwrap();
+    let check = |text: &str, expected: &str| {
+        let app = parse(text, "bowline.toml", &local, &defaults).unwrap().app;
+        assert_eq!(print(&app), expected);
+    };
+    let app = "app = \"shop\"\n\n";
+    let services = "[service.web]\nrun = \"./serve\"\n\n[service.worker]\nrun = \"./work\"\nbuild_of = \"web\"\n\n";
+    let route = "[route.main]\nto = \"web\"\n";
+    check("", &format!("{app}{services}[release]\nbefore = \"./migrate\"\n\n{route}"));
+    check("[release]\nsnapshot = []\n", &format!("{app}{services}{route}"));
+    check("[service.web]\n[release]\nsnapshot = []\n", &format!("{app}[service.web]\n\n{route}"));
+    assert_eq!(implicit(&defaults, &local), parse("", "bowline.toml", &local, &defaults).unwrap().app);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bowline_api::wire;
 use bowline_core::app::App;
+use bowline_core::app::procfile::{self, Procfile};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, EnvName};
 use bowline_core::release::{Unsupported, unsupported};
@@ -100,12 +101,14 @@ fn folder(dir: &str) -> Result<PathBuf, Fault> {
 fn app(folder: &Path, env: &EnvName) -> Result<(App, Vec<String>), Fault> {
     let path = folder.join(FILE);
     let folder_name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let defaults = Defaults { folder_name, procfile: read_procfile(folder)? };
     match read_small(&path, MAX_FILE) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let app = bowline_spec::implicit(&folder_name, env);
+            let app = bowline_spec::implicit(&defaults, env);
             let refused = unsupported(&app);
-            let note = format!("there is no {FILE}: the app is named {} after its folder", app.name);
-            Unsupported::fault(&refused).map_or_else(|| Ok((app, vec![note])), Err)
+            let mut notes = vec![format!("there is no {FILE}: the app is named {} after its folder", app.name)];
+            notes.extend(said_of_procfile(&defaults.procfile));
+            Unsupported::fault(&refused).map_or_else(|| Ok((app, notes)), Err)
         }
         Err(error) => Err(Fault::new(FaultKind::Invalid, format!("cannot read {}", path.display()))
             .source(&error)
@@ -113,13 +116,35 @@ fn app(folder: &Path, env: &EnvName) -> Result<(App, Vec<String>), Fault> {
         Ok(bytes) => {
             let name = path.display().to_string();
             let text = bowline_spec::decode(&bytes, &name)?;
-            let parsed = bowline_spec::parse(&text, &name, env, &Defaults { folder_name })?;
+            let parsed = bowline_spec::parse(&text, &name, env, &defaults)?;
             match not_carried(&parsed) {
                 Some(diagnostics) => Err(diagnostics.into()),
                 None => Ok((parsed.app, Vec::new())),
             }
         }
     }
+}
+
+/// The process types beside the file; none if there is no Procfile. They count where the file names no services.
+///
+/// # Errors
+/// A Procfile that cannot be read.
+pub fn read_procfile(folder: &Path) -> Result<Procfile, Fault> {
+    let path = folder.join(procfile::FILE);
+    let fault = |message: String| {
+        let hint = format!("mend {}, or write the services into {FILE} and remove it", path.display());
+        Fault::new(FaultKind::Invalid, message).hint(hint)
+    };
+    match read_small(&path, MAX_FILE) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Procfile::default()),
+        Err(error) => Err(fault(format!("cannot read {}", path.display())).source(&error)),
+        Ok(bytes) => Procfile::parse(&String::from_utf8_lossy(&bytes)).map_err(|error| fault(error.to_string())),
+    }
+}
+
+fn said_of_procfile(procfile: &Procfile) -> Option<String> {
+    let names: Vec<_> = procfile.processes.iter().map(|(name, _)| name.as_str()).collect();
+    (!names.is_empty()).then(|| format!("{} → services {}", procfile::FILE, names.join(", ")))
 }
 
 /// What the file asks for and this version cannot do, each at its line.

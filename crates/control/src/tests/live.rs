@@ -125,6 +125,7 @@ async fn build(mut calls: mpsc::Receiver<BuildCall>) {
             digest: Digest([1; 32]),
             root: request.source,
             run: Some(Command("serve".into())),
+            fallback: None,
             env: BTreeMap::new(),
             runtime: None,
             detected: Vec::new(),

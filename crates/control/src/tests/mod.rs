@@ -361,6 +361,7 @@ impl World {
                 digest: Digest([self.source; 32]),
                 root: self.state().join("artifacts").join(self.source.to_string()),
                 run: service.run.clone().or_else(|| self.detected.clone()),
+                fallback: None,
                 env: BTreeMap::from([("PATH".to_owned(), "/venv/bin".to_owned())]),
                 runtime: None,
                 detected: Vec::new(),

@@ -4,6 +4,7 @@
 //! leave out is filled in, except what only detection can know (`run`, `build`), which stays `None`.
 
 mod policy;
+pub mod procfile;
 mod resource;
 #[cfg(test)]
 pub(crate) mod sample;

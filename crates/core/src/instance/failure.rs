@@ -16,7 +16,7 @@ pub struct Failure {
     pub was: SlotState,
     /// The last reason that its health gave, if it was asked and failed.
     pub health: Option<String>,
-    /// The end of its output. At most 20 lines.
+    /// The end of its output. At most 50 lines: a server's own traceback comes after the one that tells why.
     pub last_lines: Vec<String>,
 }
 

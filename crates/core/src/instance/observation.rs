@@ -56,7 +56,7 @@ pub enum Phase {
 pub struct Exit {
     pub cause: ExitCause,
     pub at: Timestamp,
-    /// The end of its output, for the error message. At most 20 lines.
+    /// The end of its output, for the error message. At most 50 lines.
     pub last_lines: Vec<String>,
 }
 

@@ -31,6 +31,8 @@ pub struct Artifact {
     pub root: PathBuf,
     /// What runs: as written or detected. `None` for static files.
     pub run: Option<Command>,
+    /// Of static files: what is served where no file matches.
+    pub fallback: Option<String>,
     /// What the build adds to the environment: a `PATH` with the virtual environment.
     pub env: BTreeMap<String, String>,
     /// The interpreter it was built for: `python 3.11.7`.

@@ -21,7 +21,10 @@ impl From<NoProcess> for Fault {
         let name = &error.service;
         let keys: Vec<String> = error.keys.iter().map(|key| format!("service.{name}.{key}")).collect();
         Self::new(FaultKind::Invalid, error.to_string())
-            .caused_by(format!("the folder has an index.html and no `run`, but the file says {}", keys.join(", ")))
+            .caused_by(format!(
+                "the folder was found to be a site and has no `run`, but the file says {}",
+                keys.join(", ")
+            ))
             .hint(format!("write [service.{name}] run = \"…\", or take the keys out"))
     }
 }
@@ -33,15 +36,13 @@ impl From<NoProcess> for Fault {
 pub fn settle(app: &App, artifacts: &BTreeMap<ServiceName, Artifact>) -> Result<App, NoProcess> {
     let mut settled = app.clone();
     for (name, service) in &mut settled.services {
-        if artifacts.get(name).is_none_or(|artifact| artifact.run.is_some()) {
-            continue;
-        }
+        let Some(artifact) = artifacts.get(name).filter(|artifact| artifact.run.is_none()) else { continue };
         let Some((dir, build)) = folder(app, &service.origin) else { continue };
         let keys = process_keys(service);
         if !keys.is_empty() {
             return Err(NoProcess { service: name.clone(), keys });
         }
-        let files = StaticFiles { dir: ".".to_owned(), fallback: None, cache: StaticFiles::CACHE };
+        let files = StaticFiles { dir: ".".to_owned(), fallback: artifact.fallback.clone(), cache: StaticFiles::CACHE };
         service.origin = Origin::Static { dir, build, files };
     }
     Ok(settled)
@@ -91,6 +92,7 @@ mod tests {
             digest: Digest([0; 32]),
             root: PathBuf::from("/artifact"),
             run: run.map(|run| Command(run.to_owned())),
+            fallback: None,
             env: BTreeMap::new(),
             runtime: None,
             detected: Vec::new(),

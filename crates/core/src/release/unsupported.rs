@@ -115,12 +115,6 @@ impl Found {
                 "containers are not run yet; say `run`, or nothing to detect it",
             );
         }
-        let packages = !service.packages.is_empty();
-        self.add(
-            packages,
-            format!("{path}.packages"),
-            "system packages are not checked yet; install them, and remove the key",
-        );
         let scaled = service.scale.min != service.scale.max;
         self.add(scaled, format!("{path}.scale.max"), "services are not scaled by themselves yet; say scale = N");
         self.add(service.scale.cpu.is_some(), format!("{path}.scale.cpu"), "services are not scaled by themselves yet");
@@ -168,6 +162,7 @@ mod tests {
                 let web = app.services.get_mut("web").unwrap();
                 web.fixed_port = crate::id::Port::new(3000);
                 web.runtime = Some("python 3.11".into());
+                web.packages.push("libpq-dev".into());
                 app.environment.protected = true;
                 let volume = Volume { services: None, path: Some("/data".into()), size: None, backup: None };
                 app.volumes.insert(ResourceName::new("files").unwrap(), volume);
@@ -184,7 +179,6 @@ mod tests {
                 web.scale.max = 3;
                 web.scale.in_flight = Some(5);
                 web.metrics = Some("/metrics".into());
-                web.packages.push("libpq-dev".into());
                 web.origin = Origin::Image("example".into());
                 let backup = Backup { every: Duration::from_secs(1), keep: 7, drill: None };
                 let redis =
@@ -200,7 +194,6 @@ mod tests {
                 "rollout.strategy",
                 "service.web.image",
                 "service.web.metrics",
-                "service.web.packages",
                 "service.web.scale.in_flight",
                 "service.web.scale.max",
             ],

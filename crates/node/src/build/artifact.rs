@@ -47,6 +47,12 @@ pub(super) struct Facts {
     /// `python 3.11.2`
     pub runtime: Option<String>,
     pub venv: bool,
+    /// Variables of the instance that the stack expects.
+    pub env: BTreeMap<String, String>,
+    /// Folders below the app's that its commands are in.
+    pub bins: Vec<PathBuf>,
+    /// What was built as `build` would say it; `None`: it was said, or it cannot be said in one line.
+    pub build: Option<String>,
     pub detected: Vec<String>,
 }
 
@@ -54,7 +60,7 @@ pub(super) struct Facts {
 #[derive(Debug)]
 pub(super) enum Known {
     Absent,
-    Whole(Seal),
+    Whole(Box<Seal>),
     Damaged(Damage),
 }
 
@@ -106,7 +112,7 @@ impl Artifacts {
 
     fn sealed(&self, digest: Digest) -> Sealed {
         let Ok(bytes) = fs::read(self.seal_file(digest)) else { return Sealed::Not };
-        match serde_json::from_slice::<Seal>(&bytes) {
+        match serde_json::from_slice::<Box<Seal>>(&bytes) {
             Ok(seal) if seal.version == SEAL_VERSION => Sealed::As(seal),
             Ok(_) | Err(_) => Sealed::Unreadable,
         }
@@ -228,7 +234,7 @@ impl Artifacts {
 /// What the seal's file says.
 enum Sealed {
     Not,
-    As(Seal),
+    As(Box<Seal>),
     /// Of another version, or damaged: something may run from what it sealed.
     Unreadable,
 }

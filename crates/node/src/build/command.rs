@@ -62,10 +62,11 @@ const PASSED_ON: [&str; 38] = [
 
 /// As above, by their beginning: configuration of package managers, mirrors with their logins included, since without
 /// those nothing can be installed.
-const PASSED_ON_PREFIXES: [&str; 6] = ["LC_", "PIP_", "NPM_", "npm_config_", "CARGO_REGISTRIES_", "CARGO_SOURCE_"];
+const PASSED_ON_PREFIXES: [&str; 9] =
+    ["LC_", "PIP_", "UV_", "POETRY_", "NPM_", "YARN_", "npm_config_", "CARGO_REGISTRIES_", "CARGO_SOURCE_"];
 
 /// Lines at the end of the output that an error shows.
-const TAIL: usize = 20;
+const TAIL: usize = 50;
 
 /// A longer line is cut here and goes on in the next.
 const MAX_LINE: u64 = 16 << 10;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::command::CommandError;
+use super::detect::python::COLLECT;
 use super::source::is_full;
 
 /// Programs that build commands call, and the Debian package that brings each.
@@ -32,6 +33,11 @@ const PACKAGES: [(&str, &str); 20] = [
     ("mysql_config", "default-libmysqlclient-dev"),
     ("pip", "python3-pip"),
 ];
+
+/// The Debian package that brings a program.
+pub(super) fn package_of(program: &str) -> Option<&'static str> {
+    PACKAGES.iter().find(|(known, _)| *known == program).map(|(_, package)| *package)
+}
 
 /// C headers that Python packages ask for, and the Debian package that brings each.
 const HEADERS: [(&str, &str); 9] = [
@@ -69,6 +75,10 @@ pub(super) fn fault(
     fault.hint = match &error {
         CommandError::Late(_) => Some(
             "make the build faster, or see where its last lines hang: a question, a server that is started?".to_owned(),
+        ),
+        CommandError::Ended(..) if shown == COLLECT => Some(
+            "a build knows no secrets: give the settings that it misses a default, or write your own `build` without it"
+                .to_owned(),
         ),
         CommandError::Ended(..) => hint(tail, hidden),
         CommandError::Start(e) if is_full(e) => Some("free space on the disk of the state folder".to_owned()),
@@ -133,9 +143,8 @@ fn missing_program(line: &str, hidden: &dyn Fn(&str) -> Option<PathBuf>) -> Opti
             path.display()
         ));
     }
-    let known = PACKAGES.iter().find(|(program, _)| *program == name);
-    match known {
-        Some((_, package)) => Some(format!(
+    match package_of(name) {
+        Some(package) => Some(format!(
             "{name} is not on the build's PATH: apt install {package}, or install it where other users can run it"
         )),
         None if line.contains("not found") => {

@@ -13,7 +13,8 @@ mod command;
 mod detect;
 mod failure;
 mod hashes;
-mod python;
+mod interpreter;
+mod look;
 mod recipe;
 mod requirements;
 mod serve;
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bowline_core::app::{App, Origin, Service};
+use bowline_core::app::{App, Command, Origin, Service};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Digest, ServiceName};
 use bowline_core::release::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built};
@@ -39,15 +40,17 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use artifact::{Artifacts, Held, Known, Seal};
-use detect::{Plan, Written};
+use artifact::{Artifacts, Facts, Held, Known, Seal};
+pub use detect::Stack;
+use detect::{Plan, Written, javascript};
 use hashes::Hashes;
-use python::Interpreter;
+use interpreter::Interpreter;
+pub use look::{Found, FoundService, look};
 use serve::Served;
-use source::{Source, SourceError, Wanted};
+use source::{Listing, Source, SourceError, Wanted};
 
 /// Part of every digest: a change of what a build makes of the same input must not find old artifacts.
-const FORMAT: &[u8] = b"bowline build 1";
+const FORMAT: &[u8] = b"bowline build 2";
 
 /// What a system without a say of its own looks for programs in.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -94,7 +97,11 @@ pub async fn run(
             let outcome = Box::pin(build.service(maker, &request.app.services[maker])).await?;
             results.insert(maker.clone(), outcome);
         }
-        built.artifacts.insert(name.clone(), build.artifact(service, &results[maker]));
+        let artifact = build.artifact(service, &results[maker]);
+        if !results[maker].cached {
+            build.say_the_same(name, service, maker, &results[maker].seal.facts, &artifact).await;
+        }
+        built.artifacts.insert(name.clone(), artifact);
     }
     Ok(built)
 }
@@ -196,24 +203,30 @@ impl Build<'_> {
     async fn attempt(&self, name: &ServiceName, service: &Service) -> Result<Outcome, Setback> {
         let written = Written::of(name, service)?;
         let source = self.read(name, &written).await?;
-        let plan = detect::plan(name, &written, &source)?;
+        let listing = source.listing();
+        let mut plan = detect::plan(name, &written, &listing)?;
         let interpreter = match &plan.python {
             Some(wanted) => Some(self.interpreter(wanted).await?),
             None => None,
         };
         let runtime = match (&interpreter, &plan.tool) {
             (Some(python), _) => Some(format!("python {}", python.version)),
-            (None, Some((tool, version))) => Some(recipe::verify_tool(self, tool, version).await?),
+            (None, Some(tool)) => Some(recipe::verify_tool(self, tool).await?),
             (None, None) => None,
         };
+        if let (Some(Stack::JavaScript), Some(version)) =
+            (plan.stack, runtime.as_deref().and_then(|r| r.strip_prefix("node ")))
+        {
+            check_engine(name, &listing, version, &mut plan.notes)?;
+        }
         let digest = digest(&source, &plan, interpreter.as_ref(), runtime.as_deref());
         if let Known::Whole(seal) = self.look_up(digest).await {
-            return Ok(Outcome { digest, seal, cached: true });
+            return Ok(Outcome { digest, seal: *seal, cached: true });
         }
         let held = Arc::new(self.hold(name, digest).await?);
         // Whoever held it may have built just this.
         match self.look_up(digest).await {
-            Known::Whole(seal) => return Ok(Outcome { digest, seal, cached: true }),
+            Known::Whole(seal) => return Ok(Outcome { digest, seal: *seal, cached: true }),
             Known::Damaged(damage) => {
                 let text = format!("the release folder was changed after it was built ({damage}): it is built again");
                 self.note(name, &text).await;
@@ -255,7 +268,7 @@ impl Build<'_> {
             base: self.request.source.clone(),
             dir: written.dir.to_owned(),
             state_dir: self.config.state_dir.clone(),
-            without_node_modules: written.has_build_command(),
+            without_node_modules: written.installs(&self.request.source),
         };
         let cache = self.config.state_dir.join("cache/hashes");
         let source = blocking(move |cancel| {
@@ -269,16 +282,16 @@ impl Build<'_> {
         Ok(source.await?)
     }
 
-    async fn interpreter(&self, wanted: &python::Wanted) -> Result<Interpreter, Fault> {
+    async fn interpreter(&self, wanted: &interpreter::Wanted) -> Result<Interpreter, Fault> {
         let cache = self.config.state_dir.join("cache");
         artifact::make_folder(&cache, 0o711).map_err(|e| state_fault(&cache, &e))?;
-        let search = python::Search {
+        let search = interpreter::Search {
             wanted: wanted.clone(),
             path: std::env::split_paths(self.own_path()).collect(),
             others_must_reach: self.is_root,
             cache: &cache,
         };
-        python::find(search).await
+        interpreter::find(search).await
     }
 
     /// What an interrupted or failed build leaves only takes space: it is not sealed.
@@ -300,7 +313,7 @@ impl Build<'_> {
         let own = std::env::split_paths(self.own_path()).chain(std::env::split_paths(SYSTEM_PATH));
         let mut folders: Vec<String> = Vec::new();
         for folder in own {
-            let fits = folder.is_absolute() && (!others_must_reach || python::reachable(&folder).is_ok());
+            let fits = folder.is_absolute() && (!others_must_reach || interpreter::reachable(&folder).is_ok());
             if let (true, Some(folder)) = (fits, folder.to_str())
                 && !folders.iter().any(|known| known == folder)
             {
@@ -313,7 +326,7 @@ impl Build<'_> {
     /// Where a program is on the daemon's `PATH` that the user who builds cannot run.
     fn hidden(&self, program: &str) -> Option<PathBuf> {
         let mut found = std::env::split_paths(self.own_path()).map(|folder| folder.join(program));
-        found.find(|path| self.uid.is_some() && path.is_file() && python::reachable(path).is_err())
+        found.find(|path| self.uid.is_some() && path.is_file() && interpreter::reachable(path).is_err())
     }
 
     /// What the artifact is for one of the services that share it.
@@ -325,29 +338,73 @@ impl Build<'_> {
         let (root, run) = match (&facts.served, &service.run) {
             (_, Some(run)) => (app, Some(run.clone())),
             (Served::AsWritten, None) => (app, None),
-            (Served::Files(dir), None) => (app.join(dir), None),
+            (Served::Run(command), None) => (app.clone(), Some(Command(command.clone()))),
+            (Served::Files { dir, .. }, None) => (app.join(dir), None),
             (Served::Python { server, target }, None) => {
                 let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
                 detected.push(server.sizing(&service.limits, service.drain, cpus));
                 (app, Some(server.command(target, &service.limits, service.drain, cpus)))
             }
         };
-        let mut env = BTreeMap::new();
+        let mut env = facts.env.clone();
+        let mut path: Vec<String> =
+            facts.bins.iter().map(|bin| folder.join("app").join(bin).display().to_string()).collect();
         if facts.venv {
-            env.insert("PATH".to_owned(), format!("{}/bin:{SYSTEM_PATH}", venv.display()));
+            path.push(format!("{}/bin:{SYSTEM_PATH}", venv.display()));
             env.insert("VIRTUAL_ENV".to_owned(), venv.display().to_string());
             env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
-        } else if run.is_some() {
-            env.insert("PATH".to_owned(), self.path(self.is_root));
+        } else {
+            path.push(self.path(self.is_root));
         }
+        match run.is_some() {
+            true => _ = env.insert("PATH".to_owned(), path.join(":")),
+            false => env.clear(),
+        }
+        let fallback = match &facts.served {
+            Served::Files { fallback, .. } => fallback.clone(),
+            Served::AsWritten | Served::Run(_) | Served::Python { .. } => None,
+        };
         Artifact {
             digest: outcome.digest,
             root,
             run,
             env,
+            fallback,
             runtime: facts.runtime.clone(),
             detected,
             cached: outcome.cached,
+        }
+    }
+
+    /// The lines of `bowline.toml` that say what was detected, for whoever wants to keep or change it.
+    async fn say_the_same(
+        &self,
+        name: &ServiceName,
+        service: &Service,
+        maker: &ServiceName,
+        facts: &Facts,
+        artifact: &Artifact,
+    ) {
+        let text = |text: &str| serde_json::Value::from(text).to_string();
+        let mut lines = Vec::new();
+        if let (Some(build), true) = (&facts.build, name == maker) {
+            lines.push(format!("build = {}", text(build)));
+        }
+        match (&facts.served, &artifact.run) {
+            (Served::Files { dir, fallback }, None) => {
+                let dir = if dir.as_os_str().is_empty() { ".".to_owned() } else { dir.display().to_string() };
+                let fallback = fallback.as_ref().map(|file| format!(", fallback = {}", text(file))).unwrap_or_default();
+                lines.push(format!("static = {{ dir = {}{fallback} }}", text(&dir)));
+            }
+            (_, Some(run)) if service.run.is_none() => lines.push(format!("run = {}", text(&run.0))),
+            (_, _) => {}
+        }
+        if !lines.is_empty() && !matches!(service.origin, Origin::Static { .. }) {
+            self.note(name, "the same in bowline.toml:").await;
+            self.note(name, &format!("  [service.{name}]")).await;
+            for line in lines {
+                self.note(name, &format!("  {line}")).await;
+            }
         }
     }
 
@@ -363,6 +420,24 @@ impl Build<'_> {
     async fn note(&self, name: &ServiceName, text: &str) {
         let _ = self.progress.send(BuildProgress::Note { service: name.clone(), text: text.to_owned() }).await;
     }
+}
+
+/// What `package.json` says of its Node.js: an older one is refused, of a newer one it is said.
+fn check_engine(name: &ServiceName, listing: &Listing, version: &str, notes: &mut Vec<String>) -> Result<(), Fault> {
+    let Some(range) = javascript::engine(listing) else { return Ok(()) };
+    match javascript::fit(&range, version) {
+        javascript::Fit::Fits => {}
+        javascript::Fit::Newer => notes.push(format!("engines.node is {range:?}, and here is the newer {version}")),
+        javascript::Fit::Unknown => {
+            notes.push(format!("engines.node is {range:?}, which is not understood; here is {version}"))
+        }
+        javascript::Fit::Older => {
+            return Err(Fault::new(FaultKind::Failed, format!("service {name} needs a newer Node.js"))
+                .caused_by(format!("engines.node of package.json is {range:?}, and here is {version}"))
+                .hint("install that Node.js where every user can run it, such as /usr/local"));
+        }
+    }
+    Ok(())
 }
 
 fn digest(source: &Source, plan: &Plan, interpreter: Option<&Interpreter>, runtime: Option<&str>) -> Digest {

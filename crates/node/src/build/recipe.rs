@@ -1,6 +1,5 @@
 //! Making one artifact: copy, look, virtual environment, commands, seal.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, lchown};
@@ -8,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::Service;
+use bowline_core::app::{Origin, Service};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::ServiceName;
 use bowline_core::release::BuildPhase;
@@ -18,9 +17,9 @@ use tokio::time::Instant;
 
 use super::artifact::{self, Facts, Held, Seal};
 use super::command::{CommandError, Host, passed_on};
-use super::detect::{self, Plan, Serve, Step};
-use super::python::{self, Interpreter};
-use super::serve::{Served, Server};
+use super::detect::{self, Plan, Serve, Step, Tool};
+use super::interpreter::{self, Interpreter};
+use super::serve::{GUNICORN, Served, Server, UVICORN};
 use super::source::{Source, SourceError};
 use super::target::{self, Choice, Interface};
 use super::{Build, Setback, blocking, failure, state_fault};
@@ -61,7 +60,7 @@ impl Job<'_> {
                 detected.push(choice.note.clone());
                 Some(choice)
             }
-            Serve::AsWritten | Serve::Files(_) => None,
+            Serve::AsWritten | Serve::Run(_) | Serve::Files { .. } => None,
         };
 
         build.phase(self.name, BuildPhase::Build).await;
@@ -74,15 +73,34 @@ impl Job<'_> {
             self.command(&host, &python.executable, &["-I", "-m", "venv", venv], "python -m venv").await?;
         }
         for step in &self.plan.steps {
-            self.step(&host, &folder, step).await?;
+            self.step(&host, step).await?;
         }
-        let served = self.served(&folder, choice)?;
+        let served = self.served(&host, &folder, choice, &mut detected).await?;
 
         build.phase(self.name, BuildPhase::Seal).await;
-        let facts = Facts { served, runtime: self.runtime.clone(), venv: self.interpreter.is_some(), detected };
+        let facts = self.facts(served, detected);
         let (artifacts, held) = (build.artifacts.clone(), Arc::clone(held));
         let sealed = blocking(move |_| artifacts.seal(facts, &held)).await;
         Ok(sealed.map_err(|e| state_fault(&build.config.state_dir, &e))?)
+    }
+
+    fn facts(&self, served: Served, detected: Vec<String>) -> Facts {
+        let Plan { steps, env, bins, .. } = &self.plan;
+        let says = matches!(
+            &self.service.origin,
+            Origin::Folder { build: Some(_), .. } | Origin::Static { build: Some(_), .. }
+        );
+        let plain = !says && !steps.is_empty() && steps.iter().all(Step::is_plain);
+        let build = plain.then(|| steps.iter().map(|step| step.script.as_str()).collect::<Vec<_>>().join(" && "));
+        Facts {
+            served,
+            runtime: self.runtime.clone(),
+            venv: self.interpreter.is_some(),
+            env: env.clone(),
+            bins: bins.clone(),
+            build,
+            detected,
+        }
     }
 
     async fn copy(&self, held: &Arc<Held>) -> Result<PathBuf, Setback> {
@@ -135,7 +153,7 @@ impl Job<'_> {
             (None, Some(home)) => home.clone(),
             (None, None) | (Some(_), _) => {
                 // What the daemon's own user keeps in its home is closed to the one that builds.
-                env.retain(|_, value| !value.starts_with('/') || python::reachable(Path::new(value)).is_ok());
+                env.retain(|_, value| !value.starts_with('/') || interpreter::reachable(Path::new(value)).is_ok());
                 private(&["home", &who])?
             }
         };
@@ -151,6 +169,8 @@ impl Job<'_> {
             ("PIP_CACHE_DIR".to_owned(), private(&["pip", &who])?),
             ("PIP_DISABLE_PIP_VERSION_CHECK".to_owned(), "1".to_owned()),
             ("PIP_NO_INPUT".to_owned(), "1".to_owned()),
+            ("PIP_PROGRESS_BAR".to_owned(), "off".to_owned()),
+            ("NPM_CONFIG_UPDATE_NOTIFIER".to_owned(), "false".to_owned()),
             ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
             (
                 "BOWLINE_BUILD_CACHE".to_owned(),
@@ -184,21 +204,9 @@ impl Job<'_> {
         target::choose(self.name, &looked)
     }
 
-    async fn step(&self, host: &Host, folder: &Path, step: &Step) -> Result<(), Fault> {
-        let shown = step.shown();
-        self.build.note(self.name, &format!("$ {shown}")).await;
-        match step {
-            Step::Shell(command) => self.command(host, Path::new("/bin/sh"), &["-c", command], &shown).await,
-            Step::Pip { requirements, packages } => {
-                let python = folder.join("venv/bin/python");
-                let mut args = vec!["-m", "pip", "install", "--progress-bar", "off"];
-                if *requirements {
-                    args.extend(["-r", super::requirements::FILE]);
-                }
-                args.extend(packages.iter().map(String::as_str));
-                self.command(host, &python, &args, &shown).await
-            }
-        }
+    async fn step(&self, host: &Host, step: &Step) -> Result<(), Fault> {
+        self.build.note(self.name, &format!("$ {}", step.shown)).await;
+        self.command(host, Path::new("/bin/sh"), &["-c", &step.script], &step.shown).await
     }
 
     async fn command(&self, host: &Host, program: &Path, args: &[&str], shown: &str) -> Result<(), Fault> {
@@ -211,16 +219,31 @@ impl Job<'_> {
     }
 
     /// What serves it, now that everything is installed.
-    fn served(&self, folder: &Path, choice: Option<Choice>) -> Result<Served, Fault> {
+    async fn served(
+        &self,
+        host: &Host,
+        folder: &Path,
+        choice: Option<Choice>,
+        detected: &mut Vec<String>,
+    ) -> Result<Served, Fault> {
         match (&self.plan.serve, choice) {
             (Serve::AsWritten, _) | (Serve::Python, None) => Ok(Served::AsWritten),
-            (Serve::Files(dir), _) => {
+            (Serve::Run(command), _) => Ok(Served::Run(command.0.clone())),
+            (Serve::Files { dir, fallback }, _) => {
                 detect::served_folder(self.name, &folder.join("app"), dir)?;
-                Ok(Served::Files(dir.clone()))
+                Ok(Served::Files { dir: dir.clone(), fallback: fallback.clone() })
             }
             (Serve::Python, Some(choice)) => {
-                let server = server(self.name, &folder.join("venv/bin"), &choice)?;
-                Ok(Served::Python { server, target: choice.target })
+                let bin = folder.join("venv/bin");
+                let (own, added, package) = servers(choice.interface);
+                if let Some((_, server)) = own.iter().find(|(program, _)| bin.join(program).is_file()) {
+                    return Ok(Served::Python { server: *server, target: choice.target });
+                }
+                let text = format!("no server among its packages → {package} is added");
+                self.build.note(self.name, &text).await;
+                detected.push(text);
+                self.step(host, &Step::plain(format!("pip install '{package}'"))).await?;
+                Ok(Served::Python { server: added, target: choice.target })
             }
         }
     }
@@ -231,22 +254,16 @@ enum CopyError {
     State(io::Error),
 }
 
-/// The first server for this kind of application that the installed packages brought.
-fn server(name: &ServiceName, bin: &Path, choice: &Choice) -> Result<Server, Fault> {
-    let programs: &[(&str, Server)] = match choice.interface {
-        Interface::Wsgi | Interface::Dash => &[("gunicorn", Server::Gunicorn), ("waitress-serve", Server::Waitress)],
-        Interface::Asgi => &[("uvicorn", Server::Uvicorn), ("hypercorn", Server::Hypercorn)],
-    };
-    if let Some((_, server)) = programs.iter().find(|(program, _)| bin.join(program).is_file()) {
-        return Ok(*server);
+/// The programs that serve this kind of application, by preference; and what is added where there is none of them.
+fn servers(interface: Interface) -> (&'static [(&'static str, Server)], Server, &'static str) {
+    match interface {
+        Interface::Wsgi | Interface::Dash => {
+            (&[("gunicorn", Server::Gunicorn), ("waitress-serve", Server::Waitress)], Server::Gunicorn, GUNICORN)
+        }
+        Interface::Asgi => {
+            (&[("uvicorn", Server::Uvicorn), ("hypercorn", Server::Hypercorn)], Server::Uvicorn, UVICORN)
+        }
     }
-    let (interface, package) = match choice.interface {
-        Interface::Wsgi | Interface::Dash => ("a WSGI", "gunicorn"),
-        Interface::Asgi => ("an ASGI", "uvicorn"),
-    };
-    Err(Fault::new(FaultKind::Invalid, format!("service {name} is {interface} application without a server"))
-        .caused_by(choice.note.clone())
-        .hint(format!("add {package} to requirements.txt, or write your own `run = …` into [service.{name}]")))
 }
 
 /// A folder that only the builder enters.
@@ -304,16 +321,31 @@ async fn missing_packages(name: &ServiceName, packages: &[String]) -> Result<(),
 }
 
 /// The version of a tool as `runtime` names it: `node 20.11.1`.
-pub(super) async fn verify_tool(build: &Build<'_>, tool: &str, wanted: &str) -> Result<String, Fault> {
-    let args: &[&str] = if tool == "go" { &["version"] } else { &["--version"] };
-    let env = BTreeMap::from([("PATH".to_owned(), build.path(build.is_root))]);
+pub(super) async fn verify_tool(build: &Build<'_>, tool: &Tool) -> Result<String, Fault> {
+    let Tool { name, version: wanted, at_run } = tool;
+    let program = if name == "rust" { "rustc" } else { name };
+    let args: &[&str] = if name == "go" { &["version"] } else { &["--version"] };
+    let mut env = passed_on(&build.config.environment);
+    let others = if *at_run { build.is_root } else { build.uid.is_some() };
+    env.extend([("PATH".to_owned(), build.path(others))]);
+    env.extend(build.config.environment.get("HOME").map(|home| ("HOME".to_owned(), home.clone())));
+    let shown = format!("{name} {wanted}");
+    let shown = shown.trim();
     let fault = |cause: String| {
-        Fault::new(FaultKind::Failed, format!("runtime = \"{tool} {wanted}\" is not on this machine"))
+        let install =
+            failure::package_of(program).map_or_else(|| format!("install {shown}"), |p| format!("apt install {p}"));
+        Fault::new(FaultKind::Failed, format!("no usable {shown} on this machine"))
             .caused_by(cause)
-            .hint(format!("install {tool} {wanted} where other users can run it, or change `runtime`"))
+            .hint(format!("{install} where every user can run it, such as /usr/local, or change `runtime`"))
     };
-    let program = std::env::split_paths(&env["PATH"]).map(|f| f.join(tool)).find(|p| p.is_file());
-    let program = program.ok_or_else(|| fault(format!("no {tool} on PATH")))?;
+    let found = std::env::split_paths(&env["PATH"]).map(|f| f.join(program)).find(|p| p.is_file());
+    let program = found.ok_or_else(|| {
+        let own = std::env::split_paths(build.own_path()).map(|f| f.join(program)).find(|p| p.is_file());
+        fault(match own {
+            Some(path) => format!("{} is closed to other users, as instances are", path.display()),
+            None => format!("no {program} on PATH"),
+        })
+    })?;
     let output = Command::new(&program).args(args).env_clear().envs(&env).current_dir("/").kill_on_drop(true).output();
     let output = tokio::time::timeout_at(Instant::now() + TOOL_LIMIT, output).await;
     let output = output.map_err(|_| fault(format!("{} does not answer", program.display())))?;
@@ -322,7 +354,7 @@ pub(super) async fn verify_tool(build: &Build<'_>, tool: &str, wanted: &str) -> 
     let version = first_version(&text).ok_or_else(|| fault(format!("{} says no version", program.display())))?;
     let mut parts = version.split('.');
     match wanted.split('.').filter(|w| !w.is_empty()).all(|w| parts.next() == Some(w)) {
-        true => Ok(format!("{tool} {version}")),
+        true => Ok(format!("{name} {version}")),
         false => Err(fault(format!("{} is {version}", program.display()))),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-use super::source::{Source, SourceError};
+use super::source::{Listing, SourceError};
 
 pub(super) const FILE: &str = "requirements.txt";
 
@@ -19,12 +19,21 @@ pub(super) struct Requirements(BTreeSet<String>);
 
 impl Requirements {
     /// Reads the file and those it includes. `None` if there is none.
-    pub(super) fn read(source: &Source) -> Result<Option<Self>, SourceError> {
+    pub(super) fn read(listing: &Listing) -> Result<Option<Self>, SourceError> {
         let mut names = BTreeSet::new();
-        match include(source, Path::new(FILE), &mut names, 0)? {
+        match include(listing, Path::new(FILE), &mut names, 0)? {
             true => Ok(Some(Self(names))),
             false => Ok(None),
         }
+    }
+
+    /// As `pyproject.toml` lists them: `flask>=3`.
+    pub(super) fn of(lines: &[String]) -> Self {
+        let names = lines.iter().filter_map(|line| match parse(line) {
+            Line::Name(name) => Some(name),
+            Line::Include(_) | Line::Other => None,
+        });
+        Self(names.collect())
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -37,14 +46,14 @@ impl Requirements {
     }
 }
 
-fn include(source: &Source, path: &Path, names: &mut BTreeSet<String>, depth: usize) -> Result<bool, SourceError> {
-    let Some(text) = source.read_text(path, MAX_FILE)? else { return Ok(false) };
+fn include(listing: &Listing, path: &Path, names: &mut BTreeSet<String>, depth: usize) -> Result<bool, SourceError> {
+    let Some(text) = listing.read_text(path, MAX_FILE)? else { return Ok(false) };
     for line in text.lines() {
         match parse(line) {
             Line::Name(name) => _ = names.insert(name),
             Line::Include(other) if depth < MAX_DEPTH => {
                 let other = beside(path, other);
-                include(source, &other, names, depth + 1)?;
+                include(listing, &other, names, depth + 1)?;
             }
             Line::Include(_) | Line::Other => {}
         }

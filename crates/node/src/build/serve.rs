@@ -8,6 +8,7 @@ use std::time::Duration;
 
 /// Installed for apps that bring no server. A major version is a promise that these options mean the same.
 pub(super) const GUNICORN: &str = "gunicorn>=23,<24";
+pub(super) const UVICORN: &str = "uvicorn>=0.30,<1";
 
 /// Requests at once in one worker. Threads wait for disks and databases at the price of a stack; the interpreter's
 /// lock keeps more of them from being of use.
@@ -28,8 +29,10 @@ const MASTER_MEMORY: u64 = 32 << 20;
 pub(super) enum Served {
     /// `run` as it was written: it is read from the file each time.
     AsWritten,
-    /// No process; this folder, below the source's, is served.
-    Files(PathBuf),
+    /// As its stack runs it.
+    Run(String),
+    /// No process; this folder, below the source's, is served, and `fallback` where no file matches.
+    Files { dir: PathBuf, fallback: Option<String> },
     /// A Python application object, by this server.
     Python { server: Server, target: Target },
 }

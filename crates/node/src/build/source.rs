@@ -3,7 +3,7 @@
 //! Architecture invariant: nothing outside the folder is read. Every file is opened below the folder's descriptor
 //! without following a link, so a folder that changes under the reader cannot lead it elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, FileTimes, Metadata};
 use std::io::{self, Read, Write};
@@ -83,6 +83,14 @@ pub(super) struct Source {
     pub root: PathBuf,
     /// Sorted by path, a folder before what is in it.
     pub entries: Vec<Entry>,
+}
+
+/// The names in a folder: what detection decides by.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub root: PathBuf,
+    files: BTreeSet<PathBuf>,
+    folders: BTreeSet<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -189,17 +197,35 @@ pub(super) fn scan(wanted: &Wanted, hashes: &mut Hashes, cancel: &Cancel) -> Res
     Ok(Source { root, entries })
 }
 
-impl Source {
-    /// Whether a file of this name belongs to the source.
+/// Lists the folder without reading any content.
+pub(super) fn list(wanted: &Wanted) -> Result<Listing, SourceError> {
+    let root = root(wanted)?;
+    let (mut files, mut folders) = (BTreeSet::new(), BTreeSet::new());
+    for Found { path, metadata } in walk(wanted, &root)? {
+        match metadata.file_type() {
+            kind if kind.is_dir() => _ = folders.insert(path),
+            kind if kind.is_file() => _ = files.insert(path),
+            _ => {}
+        }
+    }
+    Ok(Listing { root, files, folders })
+}
+
+impl Listing {
+    /// Below the root, sorted.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(PathBuf::as_path)
+    }
+
     pub(super) fn has_file(&self, path: impl AsRef<Path>) -> bool {
-        self.find(path.as_ref()).is_some_and(|e| matches!(e.kind, Kind::File { .. }))
+        self.files.contains(path.as_ref())
     }
 
-    fn find(&self, path: &Path) -> Option<&Entry> {
-        self.entries.binary_search_by(|e| e.path.as_path().cmp(path)).ok().map(|i| &self.entries[i])
+    pub(super) fn has_folder(&self, path: &Path) -> bool {
+        self.folders.contains(path)
     }
 
-    /// The text of a small file, as `scan` could read it; `None` if it is not part of the source.
+    /// The text of a small file; `None` if it is not part of the folder.
     pub(super) fn read_text(&self, path: &Path, limit: u64) -> Result<Option<String>, SourceError> {
         if !self.has_file(path) {
             return Ok(None);
@@ -208,6 +234,26 @@ impl Source {
         let mut bytes = Vec::new();
         file.take(limit).read_to_end(&mut bytes).map_err(|e| SourceError::File(path.to_owned(), e))?;
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+}
+
+impl Source {
+    /// The names of all that belongs to it.
+    pub(super) fn listing(&self) -> Listing {
+        let entries = self.entries.iter().map(|entry| (entry.path.clone(), matches!(entry.kind, Kind::File { .. })));
+        let (files, others) = entries.partition::<Vec<_>, _>(|(_, is_file)| *is_file);
+        let folders = others.into_iter().filter(|(path, _)| self.is_folder(path));
+        Listing {
+            root: self.root.clone(),
+            files: files.into_iter().map(|(path, _)| path).collect(),
+            folders: folders.map(|(path, _)| path).collect(),
+        }
+    }
+
+    fn is_folder(&self, path: &Path) -> bool {
+        self.entries
+            .binary_search_by(|e| e.path.as_path().cmp(path))
+            .is_ok_and(|i| self.entries[i].kind == Kind::Folder)
     }
 
     /// Feeds paths, modes and contents to a hash. Each field has its length before it, so no two sources collide.

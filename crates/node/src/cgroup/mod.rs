@@ -118,9 +118,10 @@ impl Membership {
     }
 }
 
-/// All builds together weigh half of one thing beside them. Much less, and on a machine that is busy throughout no build
-/// ends within its time: not even that of the release that mends it.
-const BUILDS_CPU: [(&str, &str); 2] = [("cpu.shares", "512"), ("cpu.weight", "50")];
+/// All builds together weigh a fifth of one thing beside them: what serves keeps at least five sixths of a processor
+/// that is contended. Much less, and on a machine that is busy throughout no build ends within its time: not even that
+/// of the release that mends it.
+const BUILDS_CPU: [(&str, &str); 2] = [("cpu.shares", "204"), ("cpu.weight", "20")];
 
 impl Membership {
     /// The groups of the build in `folder`, below `bowline-builds`, made if absent. None where the machine has none.

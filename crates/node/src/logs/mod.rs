@@ -30,7 +30,7 @@ const FOLLOW_LINES: usize = 2_000;
 /// A pattern that compiles to more is refused.
 const PATTERN_BYTES: usize = 1 << 20;
 /// Lines of an app kept with its exit, and their longest.
-const LAST_LINES: usize = 20;
+const LAST_LINES: usize = 50;
 const LAST_LINE_CHARS: usize = 500;
 /// Where the last lines are looked for.
 const LAST_BYTES: u64 = 64 << 10;

@@ -140,12 +140,12 @@ async fn following_survives_rotation_and_new_slots() {
 #[test]
 fn the_last_lines_are_those_of_the_incarnation() {
     let state = State::new();
-    let old: String = (0..30).map(|n| format!("{n} o1 old {n}\n")).collect();
-    state.write("web.r1.0.log.1", &(old + "40 e2 a\n"));
-    state.write("web.r1.0.log", "50 b2 exited: code 1\n41 o2 b\n");
+    let old: String = (0..60).map(|n| format!("{n} o1 old {n}\n")).collect();
+    state.write("web.r1.0.log.1", &(old + "70 e2 a\n"));
+    state.write("web.r1.0.log", "80 b2 exited: code 1\n71 o2 b\n");
     assert_eq!(last_lines(&state.path("web.r1.0.log"), Incarnation(2)), ["a", "b"]);
     let last = last_lines(&state.path("web.r1.0.log"), Incarnation(1));
-    assert_eq!((last.len(), last.first().map(String::as_str)), (20, Some("old 10")));
+    assert_eq!((last.len(), last.first().map(String::as_str)), (50, Some("old 10")));
 }
 
 #[test]

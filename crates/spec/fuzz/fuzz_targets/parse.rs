@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
         Err(errors) => return drop(errors.render(true)),
     };
     let env = EnvName::new("beta").expect("a name");
-    let defaults = Defaults { folder_name: "folder".to_owned() };
+    let defaults = Defaults { folder_name: "folder".to_owned(), ..Default::default() };
     match parse(&text, "bowline.toml", &env, &defaults) {
         Err(errors) => drop(errors.render(true)),
         Ok(parsed) => {

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bowline_core::app::procfile::Procfile;
 use bowline_core::app::{
-    App, DatabaseKind, Environment, HostName, ImagePush, Job, KubernetesSettings, Origin, Reference, ReleaseHooks,
-    Rollout, Route, RouteTo, Service, Slo, Step, Strategy, Tls, Value, Variables,
+    App, Command, DatabaseKind, Environment, HostName, ImagePush, Job, KubernetesSettings, Origin, Reference,
+    ReleaseHooks, Rollout, Route, RouteTo, Service, Slo, Step, Strategy, Tls, Value, Variables,
 };
 use bowline_core::id::{AppName, EnvName, ResourceName, RouteName, ServiceName};
 use bowline_core::units::Weight;
@@ -31,6 +32,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) env: &'a EnvName,
     /// The app's name when the file has none.
     pub(crate) folder: &'a AppName,
+    /// The services of a file that has no table of them.
+    pub(crate) procfile: &'a Procfile,
     /// Routes whose hosts were written for `local` itself; `None`: the text is an app already resolved, all count.
     pub(crate) local_hosts: Option<&'a BTreeSet<String>>,
 }
@@ -40,7 +43,7 @@ pub(crate) fn app(r: &mut Reader, root: &Table, pass: &Pass<'_>) -> App {
     let s = r.open(&FILE, String::new(), 0..0, root);
     let name = r.parsed(&s, "app", literal::name).unwrap_or_else(|| pass.folder.clone());
     let environment = environment(r, &s, pass.env);
-    let services = services(r, &s);
+    let services = services(r, &s, pass.procfile);
     let mut databases = BTreeMap::new();
     for (kind, key) in [(DatabaseKind::Postgres, "postgres"), (DatabaseKind::MariaDb, "mariadb")] {
         for (name, table) in r.named(&s, key) {
@@ -56,7 +59,10 @@ pub(crate) fn app(r: &mut Reader, root: &Table, pass: &Pass<'_>) -> App {
         volumes: r.named(&s, "volume").into_iter().map(|(name, t)| (name, r.volume(&t))).collect(),
         buckets: r.named(&s, "bucket").into_iter().map(|(name, t)| (name, r.bucket(&t))).collect(),
         routes: routes(r, &s, &services),
-        release: r.section(&s, "release").map(|t| release(r, &t)).unwrap_or_default(),
+        release: match r.section(&s, "release") {
+            Some(t) => release(r, &t),
+            None => ReleaseHooks { before: pass.procfile.release.clone(), snapshot: Vec::new() },
+        },
         rollout: rollout(r, &s),
         slo: r.section(&s, "slo").map(|t| slo(r, &t)),
         image: r.section(&s, "image").and_then(|t| image(r, &t)),
@@ -77,12 +83,21 @@ pub(crate) fn app(r: &mut Reader, root: &Table, pass: &Pass<'_>) -> App {
 /// The environment of `bowline up`.
 pub(crate) const LOCAL: &str = "local";
 
-fn services(r: &mut Reader, s: &Section<'_>) -> BTreeMap<ServiceName, Service> {
-    let web = || ServiceName::new(WEB).expect("web is a name");
-    match s.has("service") {
-        true => r.named(s, "service").into_iter().map(|(name, t)| (name, r.service(&t))).collect(),
-        false => BTreeMap::from([(web(), service::detected())]),
+fn services(r: &mut Reader, s: &Section<'_>, procfile: &Procfile) -> BTreeMap<ServiceName, Service> {
+    if s.has("service") {
+        return r.named(s, "service").into_iter().map(|(name, t)| (name, r.service(&t))).collect();
     }
+    let Some(builder) = procfile.builder() else {
+        return BTreeMap::from([(ServiceName::new(WEB).expect("web is a name"), service::detected())]);
+    };
+    let service = |(name, run): &(ServiceName, Command)| {
+        let mut service = Service { run: Some(run.clone()), ..service::detected() };
+        if name != builder {
+            service.origin = Origin::BuildOf(builder.clone());
+        }
+        (name.clone(), service)
+    };
+    procfile.processes.iter().map(service).collect()
 }
 
 fn routes(r: &mut Reader, s: &Section<'_>, services: &BTreeMap<ServiceName, Service>) -> BTreeMap<RouteName, Route> {

@@ -339,7 +339,7 @@ fn jobs(
 fn schedule_of(text: &str) -> Schedule {
     let file = format!("[job.x]\nrun = \"x\"\nschedule = \"{text}\"\n");
     let env = EnvName::new("local").unwrap();
-    let defaults = bowline_spec::Defaults { folder_name: String::new() };
+    let defaults = bowline_spec::Defaults { folder_name: String::new(), ..Default::default() };
     let parsed = bowline_spec::parse(&file, "x", &env, &defaults).unwrap();
     parsed.app.jobs["x"].schedule.clone().unwrap()
 }

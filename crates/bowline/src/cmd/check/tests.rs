@@ -47,7 +47,7 @@ fn check_silenced(rule: Rule, toml: &str, others: &[(&str, &str)], env: &str) {
     assert!(!finding.fix.lines.is_empty(), "{finding:?}");
     let mended = applied(toml, finding);
     let env = EnvName::new(env).unwrap();
-    let defaults = Defaults { folder_name: "app".into() };
+    let defaults = Defaults { folder_name: "app".into(), ..Defaults::default() };
     parse(&mended, "bowline.toml", &env, &defaults).unwrap_or_else(|e| panic!("{mended}\n{}", e.render(false)));
     let left = with(&mended);
     assert_eq!(of(rule, &left), Vec::<&Finding>::new(), "{mended}");
