@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::driver::Event;
+use crate::procfs;
 use crate::shim::outer::now_ms;
 
 /// The first look at a new instance, doubled up to the interval: a fast app gets traffic fast.
@@ -34,13 +35,21 @@ impl Drop for Checks {
 }
 
 impl Checks {
-    pub(crate) fn begin(id: &InstanceId, spec: &InstanceSpec, port: Port, events: &mpsc::Sender<Event>) -> Self {
+    /// `mark`: what the instance's processes carry.
+    pub(crate) fn begin(
+        id: &InstanceId,
+        spec: &InstanceSpec,
+        port: Port,
+        mark: String,
+        events: &mpsc::Sender<Event>,
+    ) -> Self {
         // Liveness is asked only of what has once been ready: a slow start is not a death.
         let (ready, is_ready) = watch::channel(spec.health.is_none());
         let mut tasks = Vec::new();
         if let Some(health) = spec.health.clone() {
             let report = Report { id: id.clone(), events: events.clone(), event: Event::Health };
-            tasks.push(tokio::spawn(check(health, port, report, Some(ready))).abort_handle());
+            let first = FirstTime { ready, mark };
+            tasks.push(tokio::spawn(check(health, port, report, Some(first))).abort_handle());
         }
         if let Some(alive) = spec.alive.clone() {
             let report = Report { id: id.clone(), events: events.clone(), event: Event::Alive };
@@ -48,6 +57,12 @@ impl Checks {
         }
         Self(tasks)
     }
+}
+
+/// Of an instance that has not been ready yet.
+struct FirstTime {
+    ready: watch::Sender<bool>,
+    mark: String,
 }
 
 struct Report {
@@ -70,12 +85,13 @@ async fn check_alive(check_for: HttpCheck, port: Port, report: Report, mut ready
 }
 
 /// Until aborted. Failures before the first success are counted per interval, however often is looked.
-async fn check(health: Readiness, port: Port, report: Report, ready: Option<watch::Sender<bool>>) {
+async fn check(health: Readiness, port: Port, report: Report, first: Option<FirstTime>) {
     let Probe { interval, timeout: within, .. } = health.probe();
     let mut pause = FIRST_LOOK.min(interval);
     let mut told: Option<HealthState> = None;
     let mut failures = 0;
     let mut counted: Option<Instant> = None;
+    let mut elsewhere: Option<String> = None;
     loop {
         let began = Instant::now();
         let state = match ask(&health, port, within).await {
@@ -83,8 +99,8 @@ async fn check(health: Readiness, port: Port, report: Report, ready: Option<watc
                 failures = 0;
                 counted = None;
                 pause = interval;
-                if let Some(ready) = &ready {
-                    ready.send_replace(true);
+                if let Some(first) = &first {
+                    first.ready.send_replace(true);
                 }
                 match &told {
                     Some(passing @ HealthState::Passing { .. }) => passing.clone(),
@@ -93,10 +109,19 @@ async fn check(health: Readiness, port: Port, report: Report, ready: Option<watc
                     }
                 }
             }
-            Err(reason) => {
+            Err(mut reason) => {
                 if counted.is_none_or(|at| began.duration_since(at) >= interval.saturating_sub(FIRST_LOOK)) {
                     failures += 1;
                     counted = Some(began);
+                    elsewhere = match &first {
+                        Some(first) if reason == REFUSED && !*first.ready.borrow() => {
+                            listens_elsewhere(&first.mark).await
+                        }
+                        Some(_) | None => None,
+                    };
+                }
+                if let (Some(elsewhere), true) = (&elsewhere, reason == REFUSED) {
+                    reason.push_str(elsewhere);
                 }
                 HealthState::Failing { failures, reason }
             }
@@ -108,6 +133,16 @@ async fn check(health: Readiness, port: Port, report: Report, ready: Option<watc
         sleep(pause.saturating_sub(began.elapsed())).await;
         pause = (pause * 2).min(interval);
     }
+}
+
+const REFUSED: &str = "connection refused";
+
+/// An app that ignores `$PORT` says so by where it listens. `None`: nowhere yet, or nobody may look.
+async fn listens_elsewhere(mark: &str) -> Option<String> {
+    let mark = mark.to_owned();
+    let ports = tokio::task::spawn_blocking(move || procfs::listening_ports(&procfs::marked(&mark))).await.ok()?;
+    let port = ports.first()?;
+    Some(format!(": it listens on port {port}, not on $PORT; let it use $PORT, or say port = {port}"))
 }
 
 /// One probe, bounded in time as a whole; the reason why it failed.
@@ -131,7 +166,7 @@ async fn ask(health: &Readiness, port: Port, within: Duration) -> Result<(), Str
 
 fn reason(error: &io::Error) -> String {
     if error.kind() == ErrorKind::ConnectionRefused {
-        "connection refused".to_owned()
+        REFUSED.to_owned()
     } else if error.kind() == ErrorKind::ConnectionReset {
         "connection reset".to_owned()
     } else {

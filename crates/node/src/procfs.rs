@@ -1,6 +1,6 @@
 //! What `/proc` tells: who a process is, who descends from whom, who listens where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -101,19 +101,41 @@ pub fn listener(port: u16) -> Option<(u32, String)> {
     Some((pid, command(pid)))
 }
 
+/// The TCP ports that any of these processes listens on, in their own network, sorted.
+pub(crate) fn listening_ports(pids: &[u32]) -> BTreeSet<u16> {
+    let ports_of = |pid: &u32| {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let held: BTreeSet<String> =
+            open.filter_map(|fd| Some(fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned())).collect();
+        let tables =
+            ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
+        let listening = tables.iter().flat_map(|table| listening(table)).collect::<Vec<_>>();
+        listening
+            .into_iter()
+            .filter(move |(_, inode)| held.contains(&format!("socket:[{inode}]")))
+            .map(|(port, _)| port)
+    };
+    pids.iter().flat_map(ports_of).collect()
+}
+
 pub(crate) fn command(pid: u32) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let text = String::from_utf8_lossy(&line).replace('\0', " ");
     text.trim_end().chars().take(120).collect()
 }
 
-/// Inodes of the sockets of `/proc/net/tcp` that listen (state 0A) on `port`.
+/// Inodes of the sockets of `/proc/net/tcp` that listen on `port`.
 fn listening_inodes(table: &str, port: u16) -> Vec<String> {
+    listening(table).into_iter().filter(|(other, _)| *other == port).map(|(_, inode)| inode).collect()
+}
+
+/// Ports and inodes of the sockets of `/proc/net/tcp` that listen (state 0A).
+fn listening(table: &str) -> Vec<(u16, String)> {
     let parse = |line: &str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let (_, local) = fields.get(1)?.rsplit_once(':')?;
-        let matches = u16::from_str_radix(local, 16).ok()? == port && *fields.get(3)? == "0A";
-        matches.then(|| fields.get(9).map(|inode| (*inode).to_owned()))?
+        let port = u16::from_str_radix(local, 16).ok()?;
+        (*fields.get(3)? == "0A").then(|| Some((port, (*fields.get(9)?).to_owned())))?
     };
     table.lines().skip(1).filter_map(parse).collect()
 }
@@ -147,6 +169,15 @@ mod tests {
         let (pid, command) = listener(socket.local_addr().unwrap().port()).unwrap();
         assert_eq!(pid, std::process::id());
         assert!(!command.is_empty());
+    }
+
+    #[test]
+    fn the_ports_of_a_process_are_found() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connected = std::net::TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+        let ports = listening_ports(&[std::process::id()]);
+        assert!(ports.contains(&socket.local_addr().unwrap().port()));
+        assert!(!ports.contains(&connected.local_addr().unwrap().port()), "it is connected, and listens to nobody");
     }
 
     #[test]

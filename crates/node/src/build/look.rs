@@ -154,12 +154,12 @@ mod tests {
         let project = "[project]\nname = \"x\"\ndependencies = [\"flask>=3\"]\n";
         check(&[("pyproject.toml", project)], "web: Python; pip install 'flask>=3'; an application");
         check(&[("pyproject.toml", project), ("uv.lock", "")], "uv sync --frozen --no-dev; an application");
-        check(
-            &[("pyproject.toml", project), ("poetry.lock", "")],
-            "poetry install --only main --no-root; an application",
-        );
-        let poetry = "[tool.poetry.dependencies]\nflask = \"^3\"\n";
-        check(&[("pyproject.toml", poetry), ("src/x.py", "")], "poetry install --only main; an application");
+        let lock = "[[package]]\nname = 'flask'\nversion = '3'\ngroups = ['main']\n";
+        let by_hash = "pip install --require-hashes (1 packages of poetry.lock); an application";
+        check(&[("pyproject.toml", project), ("poetry.lock", lock)], by_hash);
+        let poetry = ("pyproject.toml", "[tool.poetry.dependencies]\nflask = \"^3\"\n");
+        check(&[poetry, ("poetry.lock", lock)], by_hash);
+        check(&[poetry], "run `poetry lock`");
         check(&[("pyproject.toml", "[tool.ruff]\n"), ("index.html", "")], "web: Files; ; files . None");
         check(&[("pyproject.toml", "project = 1"), ("app.py", "")], "mend pyproject.toml");
         let django = [

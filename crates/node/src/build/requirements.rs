@@ -98,7 +98,7 @@ fn parse(line: &str) -> Line<'_> {
     }
 }
 
-fn normalise(name: &str) -> String {
+pub(super) fn normalise(name: &str) -> String {
     let parts: Vec<&str> = name.split(['-', '_', '.']).filter(|p| !p.is_empty()).collect();
     parts.join("-").to_ascii_lowercase()
 }

@@ -322,7 +322,7 @@ impl Driver {
             return;
         }
         if let (Stage::Live { .. }, Phase::Running { port, .. }) = (&instance.stage, &instance.observation.phase) {
-            instance.checks = Some(health::Checks::begin(id, spec, *port, &self.sender));
+            instance.checks = Some(health::Checks::begin(id, spec, *port, self.context.layout.mark(id), &self.sender));
         }
     }
 

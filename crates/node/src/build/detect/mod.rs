@@ -4,6 +4,7 @@
 
 mod go;
 pub(super) mod javascript;
+mod poetry;
 pub(super) mod python;
 mod rust;
 

@@ -2,27 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
-use bowline_core::fault::Fault;
+use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::ServiceName;
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::super::requirements::{self, Requirements};
 use super::super::source::Listing;
-use super::{MAX_MANIFEST, Recipe, Serve, Step, quoted, unreadable};
+use super::{MAX_MANIFEST, Recipe, Serve, Step, poetry, quoted, unreadable};
 
 const PROJECT: &str = "pyproject.toml";
 const UV_LOCK: &str = "uv.lock";
-const POETRY_LOCK: &str = "poetry.lock";
 const MANAGE: &str = "manage.py";
 
 const WSGI_FRAMEWORKS: [&str; 8] = ["flask", "django", "bottle", "falcon", "pyramid", "dash", "apiflask", "connexion"];
 const ASGI_FRAMEWORKS: [&str; 6] = ["fastapi", "starlette", "quart", "litestar", "sanic", "blacksheep"];
 
-/// The installers that read a lock. They are taken from the package index into the build's cache, in a version whose
-/// options mean what is written here.
-const UV: (&str, &str) = ("uv", "uv>=0.9,<1");
-const POETRY: (&str, &str) = ("poetry", "poetry>=2,<3");
+/// Reads its lock. It is taken from the package index into the build's cache, in a version whose options mean what is
+/// written here.
+const UV: (&str, &str) = ("uv", "uv>=0.13,<1");
 
 /// Whether a manifest says that this is a Python app.
 pub(super) fn is_project(listing: &Listing) -> Result<bool, Fault> {
@@ -44,7 +42,7 @@ pub(super) fn recipe(name: &ServiceName, listing: &Listing) -> Result<Recipe, Fa
             names
         }
         (None, Some(project)) if project.names_dependencies() => {
-            project.install(listing, &mut recipe);
+            project.install(listing, &mut recipe)?;
             Requirements::of(&project.dependencies())
         }
         (None, _) => Requirements::default(),
@@ -107,7 +105,15 @@ impl Project {
         listed.chain(self.poetry().into_iter().flat_map(|poetry| poetry.dependencies.keys().cloned())).collect()
     }
 
-    fn install(&self, listing: &Listing, recipe: &mut Recipe) {
+    /// The packages among them, without what the ranges say.
+    fn names(&self) -> Vec<String> {
+        let word = |line: &String| {
+            line.split(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c))).next().unwrap_or("").to_owned()
+        };
+        self.dependencies().iter().map(word).collect()
+    }
+
+    fn install(&self, listing: &Listing, recipe: &mut Recipe) -> Result<(), Fault> {
         if listing.has_file(UV_LOCK) {
             recipe.notes.push(format!("{UV_LOCK} → Python, installed by uv as locked"));
             recipe.steps.push(tool(UV));
@@ -115,26 +121,29 @@ impl Project {
                 shown: "uv sync --frozen --no-dev".to_owned(),
                 script: format!(
                     "{}; UV_PROJECT_ENVIRONMENT=\"$VIRTUAL_ENV\" UV_CACHE_DIR=\"$BOWLINE_BUILD_CACHE/uv\" \
-                     UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_NO_PROGRESS=1 UV_NATIVE_TLS=1 \"$T/bin/uv\" sync \
+                     UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_NO_PROGRESS=1 UV_SYSTEM_CERTS=1 \"$T/bin/uv\" sync \
                      --frozen --no-dev --no-editable --inexact",
                     place(UV)
                 ),
             });
-        } else if listing.has_file(POETRY_LOCK) || (self.poetry().is_some() && self.project.is_none()) {
-            let locked = if listing.has_file(POETRY_LOCK) { POETRY_LOCK } else { "[tool.poetry] without a lock" };
-            recipe.notes.push(format!("{locked} → Python, installed by Poetry"));
-            // A package below `src` is found only when it is installed; others lie where the server starts.
-            let root = if listing.has_folder(Path::new("src")) { "" } else { " --no-root" };
-            recipe.steps.push(tool(POETRY));
+        } else if let Some(lock) = listing.read_text(Path::new(poetry::LOCK), MAX_MANIFEST)? {
+            let (requirements, count) = poetry::requirements(&lock, &self.names())?;
+            recipe.notes.push(format!("{} → Python, installed as locked", poetry::LOCK));
             recipe.steps.push(Step {
-                shown: format!("poetry install --only main{root}"),
+                shown: format!("pip install --require-hashes ({count} packages of {})", poetry::LOCK),
                 script: format!(
-                    "{}; PYTHONPATH=\"$T\" POETRY_VIRTUALENVS_CREATE=false \
-                     POETRY_CACHE_DIR=\"$BOWLINE_BUILD_CACHE/poetry\" python -m poetry install --only main{root} \
-                     --no-interaction --no-ansi",
-                    place(POETRY)
+                    "cat > \"$TMPDIR/poetry.txt\" <<'END'\n{requirements}END\npip install --no-deps --require-hashes -r \
+                     \"$TMPDIR/poetry.txt\""
                 ),
             });
+            // A package below `src` is found only when it is installed; others lie where the server starts.
+            if listing.has_folder(Path::new("src")) && self.build_system.is_some() {
+                recipe.steps.push(Step::plain("pip install --no-deps ."));
+            }
+        } else if self.project.is_none() {
+            return Err(Fault::new(FaultKind::Invalid, format!("{PROJECT} has [tool.poetry] and no {}", poetry::LOCK))
+                .caused_by("only Poetry itself reads its ranges of versions")
+                .hint("run `poetry lock` and keep the file beside it, or write `build = …` into bowline.toml"));
         } else {
             recipe.notes.push(format!("{PROJECT} → Python"));
             recipe.notes.push(format!(
@@ -142,6 +151,7 @@ impl Project {
             ));
             recipe.steps.extend(self.unlocked());
         }
+        Ok(())
     }
 
     /// A package is installed whole; of a folder that is none, what it depends on.
