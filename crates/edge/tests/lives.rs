@@ -183,7 +183,7 @@ async fn a_taken_port_and_a_missing_binary_are_faults_that_say_so() {
     };
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let holder = format!("held by process {}", std::process::id());
+    let holder = format!("held by process 1 (whoever holds {})", address.port());
     check(Box::new(move |config| config.http = address), holder).await;
     check(Box::new(|config| config.exe = "/nonexistent".into()), "cannot be started from /nonexistent".into()).await;
     check(Box::new(|config| config.exe = "/bin/false".into()), "ended as soon as it was started".into()).await;

@@ -80,7 +80,7 @@ pub fn config(dir: &std::path::Path) -> LinkConfig {
         https: Some("127.0.0.1:0".parse().unwrap()),
         uid: None,
         workers: 2,
-        holder_of: |_| None,
+        holder_of: |port| Some((1, format!("whoever holds {port}"))),
     }
 }
 
