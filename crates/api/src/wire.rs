@@ -302,7 +302,7 @@ pub struct ResourceStatus {
     pub on: Option<String>,
     /// A server elsewhere, which Bowline does not run.
     pub external: bool,
-    /// The file does not name it any more: its data are kept until `bowline data rm`.
+    /// The file does not name it any more: its server is stopped, and its data are kept.
     pub orphaned: bool,
     /// Of the server: `15.8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -28,7 +28,7 @@ pub use small_file::read_small;
 
 const FILE: &str = "bowline.toml";
 
-/// Largest script that fills a database: a schema and some rows. `bowline data import` takes any amount.
+/// Largest script that fills a database: a schema and some rows.
 const MAX_INIT: u64 = 4 << 20;
 
 /// More is not read; the parser refuses it.

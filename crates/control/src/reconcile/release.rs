@@ -47,7 +47,7 @@ impl Place {
         parts.iter().fold(self.state_dir.clone(), |path, part| path.join(part))
     }
 
-    /// The folder of a database: it outlives releases, and only `bowline data rm` removes it.
+    /// The folder of a database: it outlives releases.
     pub(crate) fn resource(&self, key: &ResourceKey) -> PathBuf {
         let ResourceKey { app, id } = key;
         self.state_dir.join("data").join(app.env.as_str()).join(app.app.as_str()).join(id.to_string())

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use crate::app::{App, DatabaseKind, DatabaseSource, Origin, RateBy, Route, SecretSource, Service, Strategy, Tls};
+use crate::app::{App, DatabaseSource, Origin, RateBy, RedisSource, Route, SecretSource, Service, Strategy, Tls};
 use crate::fault::{Fault, FaultKind};
 use crate::route::LOCAL;
 
@@ -47,7 +47,7 @@ pub fn unsupported(app: &App) -> Vec<Unsupported> {
     found.0
 }
 
-const NO_DATABASES: &str = "only [postgres] without a url is carried out yet; give the URL as a secret of [env]";
+const NO_EXTERNAL: &str = "servers elsewhere are not asked yet; give the URL to the app as a secret of [env]";
 const NO_BACKUP: &str = "backups are not made yet";
 
 #[derive(Default)]
@@ -69,11 +69,12 @@ impl Found {
     fn app(&mut self, app: &App) {
         for ((kind, name), database) in &app.databases {
             let external = matches!(database.source, DatabaseSource::External { .. });
-            self.add(external || *kind == DatabaseKind::MariaDb, format!("{kind}.{name}"), NO_DATABASES);
+            self.add(external, format!("{kind}.{name}.url"), NO_EXTERNAL);
             self.add(database.backup.is_some(), format!("{kind}.{name}.backup"), NO_BACKUP);
         }
-        self.each("redis", &app.redis, NO_DATABASES);
         for (name, redis) in &app.redis {
+            let external = matches!(redis.source, RedisSource::External { .. });
+            self.add(external, format!("redis.{name}.url"), NO_EXTERNAL);
             self.add(redis.backup.is_some(), format!("redis.{name}.backup"), NO_BACKUP);
         }
         self.each("bucket", &app.buckets, "buckets are not served yet; use a volume");
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use crate::app::{Backup, Redis, RedisSource, Volume, sample};
+    use crate::app::{Backup, Redis, Volume, sample};
     use crate::id::ResourceName;
 
     fn check(change: impl FnOnce(&mut App), expected: &[&str]) {
@@ -188,7 +189,6 @@ mod tests {
                 app.release.before = Some(crate::app::Command("migrate".into()));
             },
             &[
-                "redis.cache",
                 "redis.cache.backup",
                 "release.before",
                 "rollout.strategy",

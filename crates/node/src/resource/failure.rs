@@ -39,5 +39,5 @@ pub(super) fn unusable(key: &ResourceKey, step: &str, error: &dyn std::error::Er
 pub(super) fn foreign(key: &ResourceKey, found: &str, own: &str) -> Trouble {
     let fault = Fault::new(FaultKind::Refused, format!("{} of {} belongs to another environment", key.id, key.app))
         .caused_by(format!("its marker names environment {found}, this one is {own}"));
-    lasting(fault.hint(format!("export what you need, then: bowline data rm {}.{}", key.app.app, key.id)))
+    lasting(fault.hint("name another resource in bowline.toml, or put back the state folder that these data belong to"))
 }

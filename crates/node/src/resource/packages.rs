@@ -33,6 +33,16 @@ pub(super) fn postgres() -> Vec<Installed> {
     found
 }
 
+/// The one server of a kind that Debian installs at a time.
+pub(super) fn only(paths: &[&str]) -> Option<Installed> {
+    paths.iter().find_map(|path| {
+        let binary = PathBuf::from(path);
+        let version = version_of(&binary)?;
+        let major = version.split('.').next()?.parse().ok()?;
+        Some(Installed { major, version, binary })
+    })
+}
+
 /// The first word of `--version` that begins with a digit (`v=7.0.15` counts, too).
 fn version_of(binary: &Path) -> Option<String> {
     let output = Command::new(binary).arg("--version").env_clear().current_dir("/").output().ok()?;

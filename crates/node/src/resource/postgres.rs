@@ -79,11 +79,11 @@ fn choose(site: &Site<'_>) -> Result<Installed, Trouble> {
 }
 
 fn migration(key: &ResourceKey, data: &str, wanted: u16) -> String {
-    let (app, name) = (&key.app.app, &key.id);
+    let id = &key.id;
     format!(
-        "write version = {data} in [{name}] to go on as before; to move: bowline data connect {app}.{name} --dump > \
-         dump.sql, bowline data rm {app}.{name}, write version = {wanted}, bowline up, bowline data import \
-         {app}.{name} dump.sql"
+        "write version = {data} in [{id}] to go on as before; to move, write a second table, [{}.NEW] with version = \
+         {wanted}, bring both up, and run: pg_dump --no-owner URL_OF_{id} | psql URL_OF_NEW",
+        id.kind
     )
 }
 

@@ -1,8 +1,123 @@
-use super::site::Site;
-use bowline_core::resource::{Access, Prepared, Trouble};
-pub(super) fn prepare(site: &Site<'_>, _a: &Access) -> Result<Prepared, Trouble> {
-    Err(super::wrong_kind(site.key))
+//! Redis: its configuration with two users, and its marker.
+//!
+//! The default user is the app's: everything but administration, so that `CONFIG SET dir` writes no files. The
+//! administrator `bowline` belongs to the node, which comes over the private Unix socket. Both passwords are in the
+//! configuration as SHA-256 only.
+
+use std::time::Duration;
+
+use bowline_core::instance::StopSignal;
+use bowline_core::resource::{Access, Prepared, Server, Trouble};
+use bowline_core::secret::Secret;
+use redis::aio::MultiplexedConnection;
+use redis::{ConnectionAddr, ConnectionInfo, ErrorKind, RedisConnectionInfo, RedisError};
+use sha2::{Digest as _, Sha256};
+
+use super::failure::{self, foreign, unusable};
+use super::packages;
+use super::site::{Site, memory};
+
+/// The administrator.
+pub(super) const ADMIN: &str = "bowline";
+/// Says whose data these are.
+const MARKER: &str = "bowline:environment";
+/// A server that listens answers at once, or is busy beyond use.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// What an app may do: all but administration; clients ask for some settings at their start.
+pub(super) const RULES: &str = "~* &* +@all -@admin +config|get";
+
+/// Binary found, folder made, configuration written.
+pub(super) fn prepare(site: &Site<'_>, access: &Access) -> Result<Prepared, Trouble> {
+    let (key, wanted) = (site.key, site.server.version);
+    let found = packages::only(&["/usr/bin/redis-server", "/usr/local/bin/redis-server"]);
+    let fits = found.clone().filter(|one| wanted.is_none_or(|wanted| one.major == wanted));
+    let found: Vec<_> = found.into_iter().collect();
+    let installed = fits.ok_or_else(|| packages::missing(key, wanted, &found, "redis-server"))?;
+    site.make_folders()?;
+    site.make_data(site.uid(), |_, _| Ok(()))?;
+    site.write_config("users.acl", &users(site.server, access))?;
+    site.write_config("redis.conf", &settings(site))?;
+    let (binary, config) = (installed.binary.display().to_string(), site.config("redis.conf").display().to_string());
+    Ok(site.prepared(&[&binary, &config], StopSignal::Term, installed.version))
 }
-pub(super) async fn provision(site: &Site<'_>, _a: &Access) -> Result<(), Trouble> {
-    Err(super::wrong_kind(site.key))
+
+fn users(server: &Server, access: &Access) -> String {
+    let admin = server.admin.as_ref().map(|admin| format!("user {ADMIN} on #{} ~* &* +@all\n", hash(admin)));
+    format!("user default on #{} {RULES}\n{}", hash(&access.password), admin.unwrap_or_default())
+}
+
+/// As `ACL SETUSER` takes it.
+fn hash(password: &Secret) -> String {
+    bowline_core::id::Digest(Sha256::digest(password.expose()).into()).to_string()
+}
+
+fn settings(site: &Site<'_>) -> String {
+    let quoted = |path: std::path::PathBuf| {
+        format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""))
+    };
+    let (port, data) = (site.server.port, quoted(site.data()));
+    let (socket, acl) = (quoted(site.socket.join("redis.sock")), quoted(site.config("users.acl")));
+    // The log is for every write; the snapshot makes restarts short.
+    let persistence = match site.server.persist {
+        true => "appendonly yes\nappendfsync everysec\naof-use-rdb-preamble yes\nsave 3600 1 300 100 60 10000\n",
+        false => "appendonly no\nsave \"\"\n",
+    };
+    // A cache may forget; data that are to be kept may not.
+    let (limit, policy) = match site.server.persist {
+        true => (memory() / 2, "noeviction"),
+        false => (memory() / 4, "allkeys-lru"),
+    };
+    format!(
+        "# Written by Bowline before every start.\n\
+         bind 127.0.0.1\nport {port}\nprotected-mode yes\nunixsocket {socket}\nunixsocketperm 700\ndaemonize no\n\
+         dir {data}\nlogfile \"\"\nloglevel notice\naclfile {acl}\nacllog-max-len 32\ntcp-keepalive 60\n\
+         maxmemory {limit}\nmaxmemory-policy {policy}\nstop-writes-on-bgsave-error yes\n{persistence}"
+    )
+}
+
+/// The administrator's connection.
+pub(super) async fn connect(site: &Site<'_>) -> Result<MultiplexedConnection, Trouble> {
+    let failed = |error: RedisError| unusable(site.key, "the server does not let its administrator in", &error);
+    let password = site.server.admin.as_ref().map(|admin| String::from_utf8_lossy(admin.expose()).into_owned());
+    let login = RedisConnectionInfo { username: Some(ADMIN.to_owned()), password, ..RedisConnectionInfo::default() };
+    let info = ConnectionInfo { addr: ConnectionAddr::Unix(site.socket.join("redis.sock")), redis: login };
+    let client = redis::Client::open(info).map_err(failed)?;
+    let config =
+        redis::AsyncConnectionConfig::new().set_connection_timeout(ANSWER_WITHIN).set_response_timeout(ANSWER_WITHIN);
+    client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| match is_loading(&error) {
+        true => failure::soon("it reads its data"),
+        false => failed(error),
+    })
+}
+
+fn is_loading(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::BusyLoadingError
+}
+
+/// Users as they should be, and the marker.
+pub(super) async fn provision(site: &Site<'_>, access: &Access) -> Result<(), Trouble> {
+    let mut admin = connect(site).await?;
+    let failed = |step: &'static str| {
+        move |error: RedisError| match is_loading(&error) {
+            true => failure::soon("it reads its data"),
+            false => unusable(site.key, step, &error),
+        }
+    };
+    let mut user = redis::cmd("ACL");
+    user.arg("SETUSER").arg("default").arg("reset").arg("on").arg(format!("#{}", hash(&access.password)));
+    RULES.split(' ').for_each(|rule| {
+        user.arg(rule);
+    });
+    user.exec_async(&mut admin).await.map_err(failed("giving the app its password"))?;
+    let found: Option<String> =
+        redis::cmd("GET").arg(MARKER).query_async(&mut admin).await.map_err(failed("reading its marker"))?;
+    match found {
+        Some(found) if found != access.environment => Err(foreign(site.key, &found, &access.environment)),
+        Some(_) => Ok(()),
+        None => {
+            let mut set = redis::cmd("SET");
+            set.arg(MARKER).arg(&access.environment);
+            set.exec_async(&mut admin).await.map_err(failed("writing its marker"))
+        }
+    }
 }
