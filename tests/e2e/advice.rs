@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use bowline_tests::{Bowline, text};
+use bowline_tests::client::curl;
+use bowline_tests::up::Up;
+use bowline_tests::{Bowline, SOON, text};
 use serde_json::Value;
 
 /// The answer of `check --json` and its exit code.
@@ -82,4 +84,54 @@ fn check_reads_well_and_shows_no_secret() {
     std::fs::write(folder.join("bowline.toml"), "[service.web]\nrnu = \"x\"\n").expect("a test's file");
     assert!(bowline.fails(&["check", folder.to_str().expect("UTF-8")], 2).contains("did you mean `run`?"));
     bowline.fails(&["check", "/no/such/folder"], 2);
+}
+
+#[test]
+fn init_writes_what_up_runs() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("advice-init", "plain");
+    let path = folder.to_str().expect("UTF-8");
+    let said = bowline.fails(&["init", path], 3);
+    assert!(said.contains("is there already") && said.contains("--force"), "{said}");
+    std::fs::remove_file(folder.join("bowline.toml")).expect("a test's file");
+    std::fs::write(folder.join("Procfile"), "web: python3 server.py\n").expect("a test's file");
+    std::fs::write(folder.join(".env"), "GREETING=hi there\nSECRET_KEY=canary-77\n").expect("a test's file");
+    let answer = bowline.json(&["init", path]);
+    assert_eq!(answer["written"], true, "{answer:#}");
+    let text = std::fs::read_to_string(folder.join("bowline.toml")).expect("it was written");
+    assert!(text.contains("GREETING = \"hi there\"") && !text.contains("canary-77"), "{text}");
+    let up = Up::start(&bowline, &folder, SOON);
+    let env = curl(&bowline.ca(), &format!("{}/env", up.https()), &[]).text();
+    assert!(env.contains("GREETING=hi there"), "{env}");
+}
+
+#[test]
+fn init_translates_a_compose_file_and_names_the_rest() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("advice-compose", "advice-compose");
+    let path = folder.to_str().expect("UTF-8");
+    let answer = bowline.json(&["init", path, "--print"]);
+    assert!(!folder.join("bowline.toml").exists(), "--print writes nothing");
+    let text = answer["text"].as_str().expect("the text");
+    for line in [
+        "app = \"shop\"",
+        "run = \"gunicorn --bind 0.0.0.0:$PORT app:app\"",
+        "DATABASE_URL = { from = \"postgres.db.url\" }",
+        "REDIS_URL = { from = \"redis.cache.url\" }",
+        "scale = 2",
+        "init = \"db/init.sql\"",
+        "[volume.media]",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line:?} in\n{text}");
+    }
+    let left = answer["left"].as_array().expect("what is left");
+    for what in
+        ["services.worker.privileged", "services.proxy: image nginx:1.27", "docker.sock", "services.worker.profiles"]
+    {
+        let named = left.iter().find(|l| l["what"].as_str().is_some_and(|w| w.contains(what)));
+        assert!(named.is_some_and(|l| l["line"].as_u64() > Some(0)), "{what} in {left:#?}");
+    }
+    assert!(bowline.run(&["init", path]).status.success());
+    let (checked, _) = check(&bowline, &folder);
+    assert_eq!(checked["app"], "shop", "it is accepted: {checked:#}");
 }

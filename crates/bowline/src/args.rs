@@ -54,6 +54,11 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Write a bowline.toml that runs what is in a folder, and say why it is so
+    ///
+    /// Looks at the code, at compose.yaml, Procfile, Dockerfile and .env. Secrets become references; their values are set by
+    /// the commands that it prints. What has no word in bowline.toml is named, with what to do.
+    Init(Init),
     /// What a folder lacks for production, each with the line to add
     ///
     /// Looks at the code, at its bowline.toml and at the lists of its dependencies; runs and changes nothing. Exit code 1
@@ -94,6 +99,19 @@ pub(crate) enum Verb {
     Serve(Serve),
     #[command(hide = true)]
     Edge(Edge),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// The folder of the app
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Take the place of a bowline.toml that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print it, and write nothing
+    #[arg(long, conflicts_with = "force")]
+    pub(crate) print: bool,
 }
 
 #[derive(Debug, Args)]

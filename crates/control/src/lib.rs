@@ -22,5 +22,5 @@ mod tests;
 pub use prometheus_client::registry::Registry;
 
 pub use config::{BuildCall, ControlConfig, Ended, Links, LogCall, Mode};
-pub use folder::{read_procfile, read_small};
+pub use folder::{read_procfile, read_small, read_variables};
 pub use run::run;

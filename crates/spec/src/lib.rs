@@ -16,6 +16,8 @@ pub mod server;
 mod tree;
 mod write;
 
+use std::collections::BTreeMap;
+
 use bowline_core::app::App;
 pub use diagnostic::{Diagnostics, Located};
 
@@ -23,9 +25,15 @@ pub use parse::{Defaults, MAX_FILE, Parsed, decode, implicit, parse};
 
 /// A `bowline.toml` that means this app in its environment; what is the default is left out.
 pub fn print(app: &App) -> String {
+    print_with(app, &BTreeMap::new())
+}
+
+/// The same with comments above the keys whose paths they are given for: `service.web.health`. A comment for a key that
+/// is not written is left out.
+pub fn print_with(app: &App, comments: &BTreeMap<String, Vec<String>>) -> String {
     let mut table = write::app(app, write::Detail::Brief);
     write::local_hosts_to_overrides(app, &mut table);
-    write::toml(&table, &grammar::FILE)
+    write::toml(&table, &grammar::FILE, comments)
 }
 
 /// The JSON Schema of `bowline.toml`, draft 2020-12.

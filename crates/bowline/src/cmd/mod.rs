@@ -5,6 +5,7 @@ mod completions;
 mod down;
 mod edge;
 mod events;
+mod init;
 mod logs;
 mod maintenance;
 mod schema;
@@ -26,6 +27,7 @@ use crate::ui::Ui;
 pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
     let state = cli.global.state.as_deref();
     match cli.verb {
+        Verb::Init(args) => init::run(&args, ui),
         Verb::Check(args) => check::run(&args, ui),
         Verb::Up(args) => client(up::run(args, &Paths::new(state)?, ui)),
         Verb::Down => client(down::run(&Paths::of_live_to_stop(state)?, ui)),

@@ -75,6 +75,20 @@ impl DotEnv {
     }
 }
 
+/// The variables of a file as `.env` is one, `PORT` and the like left out. `None` if there is none.
+///
+/// # Errors
+/// It cannot be read, or a line of it.
+pub fn read_variables(path: &Path) -> Result<Option<BTreeMap<String, String>>, Fault> {
+    let refused = |error: DotEnvError| {
+        Fault::new(FaultKind::Invalid, format!("the file {} is refused", path.display()))
+            .source(&error)
+            .hint("correct the line, or move the file aside")
+    };
+    let parsed = read_text(path).and_then(|text| text.map(|text| parse(&text)).transpose()).map_err(refused)?;
+    Ok(parsed.map(|(values, _)| values.into_iter().map(|(k, v)| (k.as_str().to_owned(), v)).collect()))
+}
+
 /// The secret that holds a `.env` in the store: versioned, sealed and pinned by a release as any other. Not a name that
 /// an app can use: see [`is_reserved`].
 pub(crate) fn secret_name() -> SecretName {

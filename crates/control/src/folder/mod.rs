@@ -24,6 +24,7 @@ use crate::jobs::secret_index;
 use crate::reconcile::effects::{Reading, SecretIndex};
 use crate::reconcile::resources::{Declared, declared};
 use crate::secrets::Vault;
+pub use dotenv::read_variables;
 pub use small_file::read_small;
 
 const FILE: &str = "bowline.toml";

@@ -51,7 +51,8 @@ impl Facts<'_> {
     }
 }
 
-fn is_below(file: &str, dir: &str) -> bool {
+/// Whether a file lies in a folder of the app, both as the file of the app names them.
+pub fn is_below(file: &str, dir: &str) -> bool {
     let dir = dir.trim_start_matches("./").trim_end_matches('/');
     matches!(dir, "" | ".") || file.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
 }

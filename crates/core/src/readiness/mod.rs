@@ -9,7 +9,7 @@ mod config;
 mod facts;
 mod source;
 
-pub use facts::{Facts, Masked, SecretKind, Seen, Setting, Sighting, Started, WriteKind};
+pub use facts::{Facts, Masked, SecretKind, Seen, Setting, Sighting, Started, WriteKind, is_below};
 
 use std::fmt;
 

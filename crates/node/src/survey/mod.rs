@@ -4,8 +4,10 @@
 //! leaves `secrets`.
 
 mod code;
+pub mod compose;
 mod dependencies;
 mod dockerfile;
+mod draft;
 mod folder;
 mod secrets;
 mod start;
@@ -14,9 +16,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::readiness::{Seen, Sighting};
+use bowline_core::readiness::{Seen, Sighting, is_below};
 
 pub use dockerfile::Dockerfile;
+pub use draft::{Draft, Left};
 pub use secrets::{is_secret_name, secret_in};
 
 /// A line with this word is looked at by nobody: for what a person has judged to be right.
@@ -72,6 +75,11 @@ impl Survey {
     /// The text of a file of the app; `None` if it has none such, or it is no text of a readable size.
     pub fn text(&self, file: &str) -> Option<String> {
         self.files.contains(file).then(|| folder::text_of(&self.root, file)).flatten()
+    }
+
+    /// What stands out below a folder of the app.
+    fn below<'s>(&'s self, dir: &'s str) -> impl Iterator<Item = &'s Sighting> {
+        self.sightings.iter().filter(move |sighting| is_below(&sighting.file, dir))
     }
 
     /// What a Dockerfile of the app says.

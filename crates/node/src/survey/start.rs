@@ -1,6 +1,6 @@
 //! How a service starts whose `run` is not written.
 
-use bowline_core::readiness::Started;
+use bowline_core::readiness::{Started, is_below};
 
 use super::Survey;
 
@@ -22,7 +22,6 @@ impl Survey {
     }
 
     fn has_python(&self, dir: &str) -> bool {
-        let below = |file: &str| matches!(dir, "" | ".") || file.strip_prefix(dir).is_some_and(|r| r.starts_with('/'));
-        self.files.iter().any(|file| file.ends_with(".py") && below(file))
+        self.files.iter().any(|file| file.ends_with(".py") && is_below(file, dir))
     }
 }

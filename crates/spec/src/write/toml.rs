@@ -1,52 +1,86 @@
+use std::collections::BTreeMap;
+
 use crate::grammar::{Kind, TableSpec};
 use crate::tree::{Data, Table};
 
+/// What stands above a key, by its path: `service.web.health`.
+pub(crate) type Comments = BTreeMap<String, Vec<String>>;
+
 /// As a person would write it: `[service.web]` and `[service.web.env]` as headers, what is small on one line.
-pub(crate) fn toml(table: &Table, spec: &'static TableSpec) -> String {
-    let mut out = String::new();
-    body(&mut out, table, spec, "");
-    out
+pub(crate) fn toml(table: &Table, spec: &'static TableSpec, comments: &Comments) -> String {
+    let mut page = Page { out: String::new(), comments };
+    page.body(table, spec, "");
+    page.out
 }
 
-/// The plain keys of a table in the grammar's order, then its tables under headers of their own.
-fn body(out: &mut String, table: &Table, spec: &'static TableSpec, path: &str) {
-    let written = || spec.keys().filter_map(|key| Some((key, &table.get(key.name)?.node.data)));
-    for (key, data) in written() {
-        if !headed(key.kind, data, path) {
-            out.push_str(&format!("{} = {}\n", key.name, inline(data)));
+struct Page<'c> {
+    out: String,
+    comments: &'c Comments,
+}
+
+impl Page<'_> {
+    /// The plain keys of a table in the grammar's order, then its tables under headers of their own.
+    fn body(&mut self, table: &Table, spec: &'static TableSpec, path: &str) {
+        let within = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+        let written = || spec.keys().filter_map(|key| Some((key, &table.get(key.name)?.node.data)));
+        for (key, data) in written() {
+            if !headed(key.kind, data, path) {
+                self.line(&within(key.name), key.name, data);
+            }
+        }
+        for (key, data) in written() {
+            let Data::Table(inner) = data else { continue };
+            let path = within(key.name);
+            match key.kind {
+                Kind::Named(_) if inner.0.is_empty() => self.header(&path),
+                Kind::Named(spec) => {
+                    for (name, entry) in &inner.0 {
+                        let Data::Table(table) = &entry.node.data else { continue };
+                        let path = format!("{path}.{name}");
+                        self.header(&path);
+                        self.body(table, spec, &path);
+                    }
+                }
+                Kind::Variables => {
+                    self.header(&path);
+                    inner.0.iter().for_each(|(name, e)| self.line(&format!("{path}.{name}"), name, &e.node.data));
+                }
+                Kind::Table(spec) if !path.contains('.') => {
+                    self.header(&path);
+                    self.body(inner, spec, &path);
+                }
+                Kind::Bool
+                | Kind::Integer(..)
+                | Kind::Cpu
+                | Kind::Text(_)
+                | Kind::Words(_)
+                | Kind::List(_)
+                | Kind::SecretRef
+                | Kind::Table(_)
+                | Kind::WordOrTable(..)
+                | Kind::IntegerOrTable(..) => {}
+            }
         }
     }
-    for (key, data) in written() {
-        let Data::Table(inner) = data else { continue };
-        let path = if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) };
-        match key.kind {
-            Kind::Named(_) if inner.0.is_empty() => header(out, &path),
-            Kind::Named(spec) => {
-                for (name, entry) in &inner.0 {
-                    let Data::Table(table) = &entry.node.data else { continue };
-                    let path = format!("{path}.{name}");
-                    header(out, &path);
-                    body(out, table, spec, &path);
-                }
-            }
-            Kind::Variables => {
-                header(out, &path);
-                inner.0.iter().for_each(|(name, e)| out.push_str(&format!("{name} = {}\n", inline(&e.node.data))));
-            }
-            Kind::Table(spec) if !path.contains('.') => {
-                header(out, &path);
-                body(out, inner, spec, &path);
-            }
-            Kind::Bool
-            | Kind::Integer(..)
-            | Kind::Cpu
-            | Kind::Text(_)
-            | Kind::Words(_)
-            | Kind::List(_)
-            | Kind::SecretRef
-            | Kind::Table(_)
-            | Kind::WordOrTable(..)
-            | Kind::IntegerOrTable(..) => {}
+
+    fn line(&mut self, path: &str, key: &str, data: &Data) {
+        self.comment(path);
+        self.out.push_str(&format!("{key} = {}\n", inline(data)));
+    }
+
+    fn header(&mut self, path: &str) {
+        if !self.out.is_empty() {
+            self.out.push('\n');
+        }
+        self.comment(path);
+        self.out.push_str(&format!("[{path}]\n"));
+    }
+
+    fn comment(&mut self, path: &str) {
+        for comment in self.comments.get(path).into_iter().flatten() {
+            // A line end would end the comment.
+            let comment: String = comment.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            self.out.push_str(&format!("# {comment}\n"));
         }
     }
 }
@@ -56,13 +90,6 @@ fn headed(kind: Kind, data: &Data, path: &str) -> bool {
     let of_header =
         matches!(kind, Kind::Named(_) | Kind::Variables) || matches!(kind, Kind::Table(_) if path.is_empty());
     of_header && matches!(data, Data::Table(_))
-}
-
-fn header(out: &mut String, path: &str) {
-    if !out.is_empty() {
-        out.push('\n');
-    }
-    out.push_str(&format!("[{path}]\n"));
 }
 
 fn inline(data: &Data) -> String {
