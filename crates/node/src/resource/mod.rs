@@ -6,7 +6,6 @@
 //!
 //! Architecture invariant: nothing here starts or stops a server; the driver's shims do.
 
-mod external;
 mod failure;
 mod mariadb;
 mod packages;
@@ -24,7 +23,7 @@ use bowline_core::app::ResourceKind;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::resource::{
-    Effect, External, Input, Managed, Nature, Prepared, ResourceKey, ResourceSpec, Resources, Round, Trouble,
+    Effect, Input, Managed, Nature, Prepared, ResourceKey, ResourceSpec, Resources, Round, Trouble,
 };
 use bowline_core::time::Mono;
 use tokio::sync::{mpsc, watch};
@@ -124,9 +123,10 @@ impl Interposer {
                     let result = prepare(key.clone(), spec, run_dir).await;
                     Answer::Prepared(key, round, result)
                 }
-                Effect::Probe(key, round, spec) => {
-                    let result = probe(&key, &spec).await;
-                    Answer::Probed(key, round, result)
+                // A file that names a server elsewhere is refused before anything is ordered.
+                Effect::Probe(key, round, _) => {
+                    let trouble = wrong_kind(&key);
+                    Answer::Probed(key, round, Err(trouble))
                 }
                 Effect::Provision(key, round, spec) => {
                     let result = provision(&key, &spec, run_dir).await;
@@ -183,13 +183,6 @@ fn managed(spec: &ResourceSpec) -> Option<&Managed> {
     }
 }
 
-fn elsewhere(spec: &ResourceSpec) -> Option<&External> {
-    match spec {
-        ResourceSpec::Managed(_) => None,
-        ResourceSpec::External(external) => Some(external),
-    }
-}
-
 /// The machine asks only for what the spec can do; a defect is said instead of hidden.
 fn wrong_kind(key: &ResourceKey) -> Trouble {
     let fault = Fault::new(FaultKind::Failed, format!("{key} is not what it was ordered as"));
@@ -223,8 +216,4 @@ async fn provision(key: &ResourceKey, spec: &ResourceSpec, run_dir: PathBuf) -> 
         ResourceKind::MariaDb => mariadb::provision(&site, access, init.as_ref()).await,
         ResourceKind::Redis => redis::provision(&site, access).await,
     }
-}
-
-async fn probe(key: &ResourceKey, spec: &ResourceSpec) -> Result<String, Trouble> {
-    external::probe(key, elsewhere(spec).ok_or_else(|| wrong_kind(key))?).await
 }
