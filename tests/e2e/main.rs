@@ -14,4 +14,5 @@ mod policies;
 mod stacks;
 mod store;
 mod uploads;
+mod users;
 mod verbs;
