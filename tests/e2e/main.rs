@@ -13,6 +13,7 @@ mod kills;
 mod policies;
 mod stacks;
 mod store;
+mod timestamps;
 mod uploads;
 mod users;
 mod verbs;
