@@ -45,8 +45,8 @@ fn every_mistake_of_a_file_is_shown_at_once() {
 
 #[test]
 fn what_no_backend_carries_yet_is_refused_by_its_key() {
-    let toml = "[service.web]\nrun = \"true\"\n[postgres.db]\nversion = 15\n";
-    check("not-carried", toml, &[], 2, &["postgres.db", "bowline.toml:3"]);
+    let toml = "[service.web]\nrun = \"true\"\n[bucket.media]\n";
+    check("not-carried", toml, &[], 2, &["bucket.media", "bowline.toml:3"]);
 }
 
 #[test]

@@ -101,6 +101,7 @@ fn nothing_hides_behind_a_boundary() {
     check(&good[..good.len() - 6], Err(UploadFault::Truncated));
     check(&good[..good.len() - 3], Err(UploadFault::Truncated));
     check(b"", Err(UploadFault::Truncated));
+    check(b"--bnd\r\nContent-Disposition: form-data; name=f\r\n\r\n", Err(UploadFault::Truncated));
     // Another parser takes a bare line feed, blanks or nothing for the beginning of a line.
     check(
         &form(&[file("a.txt", b"x\n--bnd\nContent-Disposition: form-data; name=f; filename=b.php")]),

@@ -103,8 +103,9 @@ fn a_procfile_says_the_services_of_a_file_that_names_none() {
     let services = "[service.web]\nrun = \"./serve\"\n\n[service.worker]\nrun = \"./work\"\nbuild_of = \"web\"\n\n";
     let route = "[route.main]\nto = \"web\"\n";
     check("", &format!("{app}{services}[release]\nbefore = \"./migrate\"\n\n{route}"));
-    check("[release]\nsnapshot = []\n", &format!("{app}{services}{route}"));
-    check("[service.web]\n[release]\nsnapshot = []\n", &format!("{app}[service.web]\n\n{route}"));
+    let own = "[release]\nbefore = \"./own\"\n\n";
+    check("[release]\nbefore = \"./own\"\n", &format!("{app}{services}{own}{route}"));
+    check("[service.web]\n", &format!("{app}[service.web]\n\n{route}"));
     assert_eq!(implicit(&defaults, &local), parse("", "bowline.toml", &local, &defaults).unwrap().app);
 }
 

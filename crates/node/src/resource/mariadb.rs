@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn the_hash_is_the_servers_own() {
         // SELECT PASSWORD('password')
-        assert_eq!(native_hash(b"password"), "*2470C0C06DEE42FD1618BBB99005ADCA2EC9D1E19");
+        assert_eq!(native_hash(b"password"), "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19");
     }
 
     #[test]

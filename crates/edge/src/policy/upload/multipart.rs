@@ -40,6 +40,8 @@ enum State {
     Delimiter,
     /// In the head of a part.
     Head,
+    /// Before the first byte of a field.
+    BeginField,
     /// In the first bytes of a file.
     Begin(Content),
     /// In a part that is passed on while it comes; `None`: the value of a field.
@@ -69,6 +71,7 @@ impl Multipart {
                 State::Start => self.start()?,
                 State::Delimiter => self.delimiter()?,
                 State::Head => self.head(out)?,
+                State::BeginField => self.begin_field(out),
                 State::Begin(content) => self.begin(content, out)?,
                 State::Body(content) => self.body(content, out)?,
                 State::End => self.behind()?,
@@ -157,11 +160,17 @@ impl Multipart {
         Ok(Step::Again(match part {
             Part::File(extension) => State::Begin(Content::of(&extension)),
             Part::NoFile => State::Begin(Content::nothing()),
-            Part::Field => {
-                self.pass(self.at, out);
-                State::Body(None)
-            }
+            Part::Field => State::BeginField,
         }))
+    }
+
+    /// Something is always held back: a body that ends here has no end, and must not have gone on whole.
+    fn begin_field(&mut self, out: &mut Vec<u8>) -> Step {
+        if self.held.len() == self.at {
+            return self.wait(State::BeginField);
+        }
+        self.pass(self.at, out);
+        Step::Again(State::Body(None))
     }
 
     /// The first bytes of a file, held back until they are judged.
