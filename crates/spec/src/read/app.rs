@@ -61,6 +61,8 @@ pub(crate) fn app(r: &mut Reader, root: &Table, pass: &Pass<'_>) -> App {
         routes: routes(r, &s, &services),
         release: match r.section(&s, "release") {
             Some(t) => release(r, &t),
+            // A Procfile counts as a whole, or not at all.
+            None if s.has("service") => ReleaseHooks::default(),
             None => ReleaseHooks { before: pass.procfile.release.clone(), snapshot: Vec::new() },
         },
         rollout: rollout(r, &s),

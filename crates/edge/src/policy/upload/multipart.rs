@@ -70,7 +70,7 @@ impl Multipart {
             let step = match state {
                 State::Start => self.start()?,
                 State::Delimiter => self.delimiter()?,
-                State::Head => self.head(out)?,
+                State::Head => self.head()?,
                 State::BeginField => self.begin_field(out),
                 State::Begin(content) => self.begin(content, out)?,
                 State::Body(content) => self.body(content, out)?,
@@ -143,7 +143,7 @@ impl Multipart {
         Ok(Step::Again(state))
     }
 
-    fn head(&mut self, out: &mut Vec<u8>) -> Result<Step, UploadFault> {
+    fn head(&mut self) -> Result<Step, UploadFault> {
         // The line end of the delimiter may be the first of the two that end an empty head.
         let from = self.at - 2;
         let end = memmem::find(&self.held[from..], b"\r\n\r\n").map(|found| from + found + 2);
