@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -225,6 +226,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Where the parts of the store lie.
+/// How long a killed owner may take to be gone: its files are closed one after the other. A process that was forked and
+/// has not executed its own program yet holds the lock for a moment, too.
+const DYING: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(10);
+
 #[derive(Debug, Clone)]
 struct Files {
     db: PathBuf,
@@ -244,7 +250,14 @@ impl Files {
         use std::os::unix::fs::OpenOptionsExt;
         let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&self.lock);
         let file = file.map_err(StoreError::io("open", &self.lock))?;
-        match file.try_lock() {
+        let deadline = Instant::now() + DYING;
+        let locked = loop {
+            match file.try_lock() {
+                Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+                other => break other,
+            }
+        };
+        match locked {
             Ok(()) => Ok(file),
             Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse(self.lock.clone())),
             Err(std::fs::TryLockError::Error(e)) => Err(StoreError::io("lock", &self.lock)(e)),

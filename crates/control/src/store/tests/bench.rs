@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::super::head::{HeadFile, Record};
 use super::*;
 
-fn median(mut times: Vec<std::time::Duration>) -> std::time::Duration {
+fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
 }

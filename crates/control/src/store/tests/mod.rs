@@ -79,6 +79,26 @@ fn one_opener_at_a_time() {
 }
 
 #[test]
+fn an_owner_that_is_dying_is_waited_for() {
+    let dir = fast_dir();
+    let store = open(dir.path()).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| open(dir.path()).map(|store| store.opening()));
+        // The other one has the lock's file open once it waits for the lock.
+        let lock = dir.path().canonicalize().unwrap().join("store.lock");
+        let openers = || {
+            let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            open.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == lock)).count()
+        };
+        while openers() < 2 {
+            std::thread::yield_now();
+        }
+        drop(store);
+        assert_eq!(waiting.join().unwrap().unwrap(), Opening::Clean);
+    });
+}
+
+#[test]
 fn a_request_that_fails_or_panics_takes_nothing_else_with_it() {
     let dir = fast_dir();
     let store = open(dir.path()).unwrap();
