@@ -197,7 +197,7 @@ impl Control {
         if frame == self.last {
             return;
         }
-        self.last = ObservationFrame { series: Vec::new(), ..frame.clone() };
+        self.last = ObservationFrame { series: Vec::new(), forgotten: Vec::new(), ..frame.clone() };
         let outgoing = Arc::new(FromEdge::Observation(Box::new(frame)));
         self.daemons.retain(|daemon| daemon.try_send(Arc::clone(&outgoing)).is_ok());
     }

@@ -128,6 +128,13 @@ pub(crate) struct Compiler {
 }
 
 impl Compiler {
+    #[cfg(test)]
+    pub(crate) fn with_one_label() -> Self {
+        let instance: InstanceId = "local/board.web.r1.0.1".parse().expect("an instance");
+        let labels = Labels { key: instance.slot.key, service: None, release: None, prefix: PathPrefix::root() };
+        Self { by_id: vec![Arc::new(labels)], ..Self::default() }
+    }
+
     pub(crate) fn generation(&self) -> Option<Generation> {
         self.routes.generation
     }

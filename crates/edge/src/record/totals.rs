@@ -8,13 +8,21 @@ use super::{Counts, Report};
 use crate::route::Compiler;
 use crate::wire::{ObservationFrame, SeriesFrame};
 
-/// Series that a process keeps: about 700 bytes each. What is above is dropped and counted.
+/// Series that a process keeps: about 700 bytes each. Where they are full, those that rest make room; what finds none is
+/// dropped and counted.
 const MAX_SERIES: usize = 4096;
+
+/// Rounds without a request after which a series may be forgotten: ten minutes of four reports a second, longer than anyone scrapes
+/// apart, so that its last count has been read. Most are of releases that are gone.
+const RESTS_AFTER: u64 = 2400;
 
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
-    series: BTreeMap<SeriesKey, Series>,
+    /// Each with the round that it changed in.
+    series: BTreeMap<SeriesKey, (Series, u64)>,
     changed: BTreeSet<SeriesKey>,
+    forgotten: Vec<SeriesKey>,
+    round: u64,
     frame: ObservationFrame,
 }
 
@@ -39,6 +47,7 @@ fn requests(counts: &Counts) -> u64 {
 impl Totals {
     /// Adds one round of reports, one of each worker.
     pub(crate) fn add(&mut self, reports: Vec<Report>, compiler: &Compiler) {
+        self.round += 1;
         self.frame.connections_open = reports.iter().map(|report| report.connections_open).sum();
         for report in reports {
             self.frame.series_dropped += report.dropped;
@@ -58,26 +67,87 @@ impl Totals {
                     route: labels.prefix.clone(),
                     status: key.status,
                 };
-                if self.series.len() >= MAX_SERIES && !self.series.contains_key(&key) {
+                if !self.series.contains_key(&key) && !self.has_room() {
                     self.frame.series_dropped += requests(&counts);
                     continue;
                 }
-                add_counts(self.series.entry(key.clone()).or_default(), &counts);
+                let (series, changed) = self.series.entry(key.clone()).or_default();
+                add_counts(series, &counts);
+                *changed = self.round;
                 self.changed.insert(key);
             }
         }
     }
 
+    /// Whether one more series can be kept, those forgotten that rest if need be.
+    fn has_room(&mut self) -> bool {
+        if self.series.len() >= MAX_SERIES {
+            let rests = |changed: u64| self.round - changed >= RESTS_AFTER;
+            self.forgotten.extend(self.series.extract_if(.., |_, (_, changed)| rests(*changed)).map(|(key, _)| key));
+        }
+        self.series.len() < MAX_SERIES
+    }
+
     /// What changed since the frame before.
     pub(crate) fn changes(&mut self) -> ObservationFrame {
         let changed = std::mem::take(&mut self.changed);
-        let series = changed.iter().filter_map(|key| Some(SeriesFrame::new(key, self.series.get(key)?)));
-        ObservationFrame { series: series.collect(), ..self.frame.clone() }
+        let series = changed.iter().filter_map(|key| Some(SeriesFrame::new(key, &self.series.get(key)?.0)));
+        let forgotten = std::mem::take(&mut self.forgotten);
+        let forgotten = forgotten.iter().filter(|key| !self.series.contains_key(key));
+        ObservationFrame {
+            series: series.collect(),
+            forgotten: forgotten.map(|key| SeriesFrame::new(key, &Series::default())).collect(),
+            ..self.frame.clone()
+        }
     }
 
     /// Everything, for a daemon that has just come.
     pub(crate) fn all(&self) -> ObservationFrame {
-        let series = self.series.iter().map(|(key, series)| SeriesFrame::new(key, series));
-        ObservationFrame { series: series.collect(), ..self.frame.clone() }
+        let series = self.series.iter().map(|(key, (series, _))| SeriesFrame::new(key, series));
+        ObservationFrame { whole: true, series: series.collect(), ..self.frame.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use bowline_core::route::{EdgeObservation, Method};
+
+    use super::*;
+    use crate::record::{Counts, ShardKey};
+    use crate::route::LabelId;
+
+    /// One request with this status, which is enough to tell series apart.
+    fn report(status: u16) -> Report {
+        let key = ShardKey { labels: LabelId(0), method: Method::Get, status };
+        let mut counts = Counts::default();
+        counts.duration[0] = 1;
+        Report { series: HashMap::from([(key, counts)]), ..Report::default() }
+    }
+
+    #[test]
+    fn series_that_rest_make_room_and_are_gone_for_the_daemon_too() {
+        let compiler = Compiler::with_one_label();
+        let (mut totals, mut seen) = (Totals::default(), EdgeObservation::default());
+        let mut tell = |totals: &mut Totals| {
+            totals.changes().apply(&mut seen);
+            (seen.series.len(), seen.series_dropped)
+        };
+        let full = u16::try_from(MAX_SERIES).unwrap();
+        totals.add((0..full).map(report).collect(), &compiler);
+        assert_eq!(tell(&mut totals), (MAX_SERIES, 0));
+        totals.add(vec![report(full)], &compiler);
+        assert_eq!(tell(&mut totals), (MAX_SERIES, 1), "all have just been used");
+        for _ in 0..RESTS_AFTER {
+            totals.add(vec![report(7)], &compiler);
+        }
+        totals.add(vec![report(full)], &compiler);
+        assert_eq!(tell(&mut totals), (2, 1), "the one that is used, and the new one");
+        let mut late = EdgeObservation { series: seen.series.clone(), ..EdgeObservation::default() };
+        late.series
+            .extend(seen.series.iter().map(|(key, series)| (SeriesKey { status: 1, ..key.clone() }, series.clone())));
+        totals.all().apply(&mut late);
+        assert_eq!(late.series, seen.series, "what was missed meanwhile is made up for");
     }
 }

@@ -13,8 +13,14 @@ pub struct ObservationFrame {
     pub serving: Option<u64>,
     /// Whole: what is absent has nothing outstanding.
     pub outstanding: BTreeMap<String, u32>,
+    /// It has every series: others that are known are gone.
+    #[serde(default)]
+    pub whole: bool,
     /// Totals of the series that changed.
     pub series: Vec<SeriesFrame>,
+    /// Series that are gone; their counts mean nothing.
+    #[serde(default)]
+    pub forgotten: Vec<SeriesFrame>,
     pub connections_open: u64,
     pub connections_total: u64,
     pub handshakes_total: u64,
@@ -87,6 +93,12 @@ impl ObservationFrame {
     pub fn apply(&self, seen: &mut EdgeObservation) {
         let outstanding = self.outstanding.iter();
         seen.outstanding = outstanding.filter_map(|(id, n)| Some((id.parse::<InstanceId>().ok()?, *n))).collect();
+        if self.whole {
+            seen.series.clear();
+        }
+        for (key, _) in self.forgotten.iter().filter_map(SeriesFrame::parse) {
+            seen.series.remove(&key);
+        }
         seen.series.extend(self.series.iter().filter_map(SeriesFrame::parse));
         seen.serving = self.serving.map(Generation);
         seen.connections_open = self.connections_open;
