@@ -45,7 +45,7 @@ pub(super) fn sightings(file: &str, text: &str) -> Vec<Sighting> {
     }
     let extension = file.rsplit_once('.').map_or("", |(_, extension)| extension);
     let mut found = Vec::new();
-    for (line, text, _) in lines(text).filter(|(_, text, _)| !is_comment(text)) {
+    for (line, text, _) in lines(file, text).filter(|(_, text, _)| !is_comment(text)) {
         let mut add = |seen| found.push(Sighting { file: file.to_owned(), line, seen });
         everywhere(text, &mut add);
         match extension {

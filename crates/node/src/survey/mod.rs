@@ -175,14 +175,21 @@ fn ground(file: &str) -> Ground {
     }
 }
 
-/// The lines of a text that somebody wrote, with their numbers from 1, and the line after each.
-fn lines(text: &str) -> impl Iterator<Item = (u32, &str, &str)> {
+/// The lines of a text that somebody wrote, with their numbers from 1, and the line after each. Where Rust's tests begin
+/// in a file, they are the rest of it.
+fn lines<'t>(file: &str, text: &'t str) -> impl Iterator<Item = (u32, &'t str, &'t str)> {
     /// Longer lines were written by a program.
     const MAX_LINE: usize = 1000;
     let next = text.lines().skip(1).chain(std::iter::once(""));
     let numbered = (1u32..).zip(text.lines().zip(next));
+    let is_rust = file.ends_with(".rs");
+    let begins_tests = |line: &str, next: &str| {
+        let next = next.trim();
+        line.trim() == "#[cfg(test)]" && next.starts_with("mod ") && next.ends_with('{')
+    };
     numbered
         .map(|(n, (line, next))| (n, line, next))
+        .take_while(move |(_, line, next)| !(is_rust && begins_tests(line, next)))
         .filter(|(_, line, _)| line.len() <= MAX_LINE && !line.contains(ALLOW))
 }
 

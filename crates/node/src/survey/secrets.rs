@@ -77,7 +77,7 @@ pub(super) fn sightings(file: &str, text: &str) -> Vec<Sighting> {
     if ground == Ground::Foreign {
         return Vec::new();
     }
-    let found = lines(text).filter_map(|(line, text, next)| Some((line, in_line(text, next, ground)?)));
+    let found = lines(file, text).filter_map(|(line, text, next)| Some((line, in_line(text, next, ground)?)));
     let seen = |found: Found| Seen::Secret { kind: found.kind, name: found.name, value: found.value };
     found.map(|(line, found)| Sighting { file: file.to_owned(), line, seen: seen(found) }).collect()
 }
@@ -136,8 +136,9 @@ fn url(text: &str) -> Option<(SecretKind, &str)> {
     const OWN: [&str; 6] = ["localhost", "127.0.0.1", "0.0.0.0", "[::1]", "host.docker.internal", "host"];
     let found = URL.captures(text)?;
     let (user, password, host) = (found.get(1)?.as_str(), found.get(2)?.as_str(), found.get(3)?.as_str());
-    let known = password == user || DEFAULTS.contains(&password) || is_placeholder(password) || is_reference(password);
-    let nowhere = OWN.contains(&host) || host.contains("example");
+    let is_default = DEFAULTS.iter().any(|default| default.eq_ignore_ascii_case(password));
+    let known = password == user || is_default || is_placeholder(password) || is_reference(password);
+    let nowhere = OWN.iter().any(|own| own.eq_ignore_ascii_case(host)) || host.contains("example");
     (!known && !nowhere).then_some((SecretKind::UrlPassword, password))
 }
 

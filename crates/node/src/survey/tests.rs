@@ -55,6 +55,13 @@ fn keys_urls_and_assignments_are_told() {
     let url = joined(&["DB = \"postgres://shop:", "q9vLw2Xr@db.shop.internal/shop\""]);
     check(&url, SecretKind::UrlPassword, Some("DB"));
     check("DB_PASSWORD = \"q9vLw2Xr\"", SecretKind::Password, Some("DB_PASSWORD"));
+    check_secret("src/app.rs", "fail(\"write postgres://USER:PASSWORD@HOST:PORT/NAME\")", None);
+    check_secret("src/app.rs", &format!("#[cfg(test)]\nmod tests {{\n{url}\n}}"), None);
+    check_secret(
+        "src/app.rs",
+        &format!("#[cfg(test)]\nmod sample;\n{url}"),
+        Some((SecretKind::UrlPassword, Some("DB"))),
+    );
     check("client = connect(apiKey=\"8fK2pQ7vXz1LmN4r\")", SecretKind::Token, Some("apiKey"));
     check("SECRET_KEY = 'django-insecure-k2#f9s!x'", SecretKind::SessionKey, Some("SECRET_KEY"));
     check("app.secret_key = 'supersecretkey'", SecretKind::SessionKey, Some("SECRET_KEY"));
