@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bowline_control::{ControlConfig, Ended, Links};
 use bowline_core::fault::{Fault, FaultKind};
@@ -176,13 +176,8 @@ fn ask_for_port(fault: Fault, flag: &str) -> Fault {
     fault.hint(hint)
 }
 
-/// How long a daemon that was killed may take to be gone: its socket may be closed before its lock is free. A command
-/// that waits for the end of one holds the lock for a moment, too.
-const DYING: Duration = Duration::from_secs(5);
-
 /// One daemon per state; the lock is the kernel's, so it goes with the process.
 fn lock(paths: &Paths) -> Result<File, Fault> {
-    const PAUSE: Duration = Duration::from_millis(10);
     let path = paths.lock();
     let file = File::options()
         .create(true)
@@ -191,14 +186,7 @@ fn lock(paths: &Paths) -> Result<File, Fault> {
         .write(true)
         .open(&path)
         .map_err(|e| unusable(&path.display().to_string(), &e))?;
-    let deadline = Instant::now() + DYING;
-    let locked = loop {
-        match file.try_lock() {
-            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(PAUSE),
-            other => break other,
-        }
-    };
-    match locked {
+    match bowline_control::lock_after_the_dying(&file) {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
             let pid = paths.recorded().map_or_else(String::new, |r| format!(" (pid {})", r.pid));

@@ -9,6 +9,7 @@ mod folder;
 mod form;
 mod http;
 mod jobs;
+mod lock;
 mod metrics;
 mod reconcile;
 mod run;
@@ -23,4 +24,5 @@ pub use prometheus_client::registry::Registry;
 
 pub use config::{BuildCall, ControlConfig, Ended, Links, LogCall, Mode};
 pub use folder::{read_procfile, read_small, read_variables};
+pub use lock::lock_after_the_dying;
 pub use run::run;

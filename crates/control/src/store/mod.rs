@@ -29,7 +29,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -43,6 +42,7 @@ pub use record::{
 pub use tx::Tx;
 pub use view::View;
 
+use crate::lock::lock_after_the_dying;
 use commit::Commit;
 use engine::Engine;
 use schema::MIGRATIONS;
@@ -226,11 +226,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Where the parts of the store lie.
-/// How long a killed owner may take to be gone: its files are closed one after the other. A process that was forked and
-/// has not executed its own program yet holds the lock for a moment, too.
-const DYING: Duration = Duration::from_secs(3);
-const PAUSE: Duration = Duration::from_millis(10);
-
 #[derive(Debug, Clone)]
 struct Files {
     db: PathBuf,
@@ -250,14 +245,7 @@ impl Files {
         use std::os::unix::fs::OpenOptionsExt;
         let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&self.lock);
         let file = file.map_err(StoreError::io("open", &self.lock))?;
-        let deadline = Instant::now() + DYING;
-        let locked = loop {
-            match file.try_lock() {
-                Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(PAUSE),
-                other => break other,
-            }
-        };
-        match locked {
+        match lock_after_the_dying(&file) {
             Ok(()) => Ok(file),
             Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse(self.lock.clone())),
             Err(std::fs::TryLockError::Error(e)) => Err(StoreError::io("lock", &self.lock)(e)),

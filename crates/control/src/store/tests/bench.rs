@@ -1,6 +1,6 @@
 //! Measurements, run by hand: `cargo test -p bowline-control --release -- --ignored measure --nocapture`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::head::{HeadFile, Record};
 use super::*;
