@@ -90,15 +90,20 @@ fn draft(dir: &Path) -> Result<Draft, Fault> {
                 compose::Input { file, text: &text, survey: &survey, variables: &variables, env_files: &env_files };
             compose::translate(input, base)?
         }
-        None => of_folder(base, &survey, variables),
+        None => of_folder(base, dir, &survey, variables),
     };
     draft.look_at_code(&survey);
     not_carried(&mut draft);
     Ok(draft)
 }
 
-fn of_folder(base: bowline_core::app::App, survey: &Survey, variables: Option<BTreeMap<String, String>>) -> Draft {
-    let mut draft = Draft::of_folder(base, survey);
+fn of_folder(
+    base: bowline_core::app::App,
+    dir: &Path,
+    survey: &Survey,
+    variables: Option<BTreeMap<String, String>>,
+) -> Draft {
+    let mut draft = Draft::of_folder(base, survey, bowline_node::build::look(dir));
     if let Some(variables) = variables {
         let names: Vec<&str> = variables.keys().map(String::as_str).collect();
         draft.found.push(format!(".env: {} → env", names.join(", ")));

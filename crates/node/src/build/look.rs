@@ -17,6 +17,8 @@ pub struct Found {
     pub services: Vec<FoundService>,
     /// `release:` of a Procfile: what runs before a release.
     pub release: Option<Command>,
+    /// The services are those of a Procfile.
+    pub procfile: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +54,8 @@ pub fn look(folder: &Path) -> Result<Found, Fault> {
     let procfile = read_procfile(&listing)?;
     let Some(builder) = procfile.builder() else {
         let web = ServiceName::new("web").expect("web is a name");
-        return Ok(Found { services: vec![service(&web, None, &listing)?], release: procfile.release });
+        let services = vec![service(&web, None, &listing)?];
+        return Ok(Found { services, release: procfile.release, procfile: false });
     };
     let mut services = Vec::new();
     for (name, run) in &procfile.processes {
@@ -60,7 +63,7 @@ pub fn look(folder: &Path) -> Result<Found, Fault> {
         found.build_of = (name != builder).then(|| builder.clone());
         services.push(found);
     }
-    Ok(Found { services, release: procfile.release.clone() })
+    Ok(Found { services, release: procfile.release.clone(), procfile: true })
 }
 
 fn read_procfile(listing: &Listing) -> Result<Procfile, Fault> {
@@ -196,6 +199,7 @@ mod tests {
             );
         };
         with(r#""start":"nodemon app.js""#, "node app.js");
+        with(r#""start":"nodemon --exec ts-node src/a.ts""#, "; nodemon --exec ts-node src/a.ts");
         with(r#""start":"node a.js","prestart":"x""#, "; npm run start");
         with(
             r#""build":"vite build""#,

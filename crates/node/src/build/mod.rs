@@ -10,6 +10,7 @@
 
 mod artifact;
 mod command;
+mod demand;
 mod detect;
 mod failure;
 mod hashes;
@@ -42,7 +43,7 @@ use tokio::time::Instant;
 
 use artifact::{Artifacts, Facts, Held, Known, Seal};
 pub use detect::Stack;
-use detect::{Plan, Written, javascript};
+use detect::{Plan, Written};
 use hashes::Hashes;
 use interpreter::Interpreter;
 pub use look::{Found, FoundService, look};
@@ -206,7 +207,7 @@ impl Build<'_> {
         let listing = source.listing();
         let mut plan = detect::plan(name, &written, &listing)?;
         let interpreter = match &plan.python {
-            Some(wanted) => Some(self.interpreter(wanted).await?),
+            Some(wanted) => Some(self.interpreter(wanted, &listing).await?),
             None => None,
         };
         let runtime = match (&interpreter, &plan.tool) {
@@ -214,10 +215,8 @@ impl Build<'_> {
             (None, Some(tool)) => Some(recipe::verify_tool(self, tool).await?),
             (None, None) => None,
         };
-        if let (Some(Stack::JavaScript), Some(version)) =
-            (plan.stack, runtime.as_deref().and_then(|r| r.strip_prefix("node ")))
-        {
-            check_engine(name, &listing, version, &mut plan.notes)?;
+        if let Some(found) = runtime.as_deref().and_then(|runtime| runtime.split_once(' ')) {
+            demand::check(name, &listing, found, &mut plan.notes)?;
         }
         let digest = digest(&source, &plan, interpreter.as_ref(), runtime.as_deref());
         if let Known::Whole(seal) = self.look_up(digest).await {
@@ -282,7 +281,18 @@ impl Build<'_> {
         Ok(source.await?)
     }
 
-    async fn interpreter(&self, wanted: &interpreter::Wanted) -> Result<Interpreter, Fault> {
+    /// The one that `runtime` names; else the one that the folder would like best, if it is there; else any.
+    async fn interpreter(&self, wanted: &interpreter::Wanted, listing: &Listing) -> Result<Interpreter, Fault> {
+        let preferred = demand::preferred_python(listing).filter(|_| *wanted == interpreter::Wanted::default());
+        if let Some(preferred) = preferred
+            && let Ok(found) = self.find(&preferred).await
+        {
+            return Ok(found);
+        }
+        self.find(wanted).await
+    }
+
+    async fn find(&self, wanted: &interpreter::Wanted) -> Result<Interpreter, Fault> {
         let cache = self.config.state_dir.join("cache");
         artifact::make_folder(&cache, 0o711).map_err(|e| state_fault(&cache, &e))?;
         let search = interpreter::Search {
@@ -420,24 +430,6 @@ impl Build<'_> {
     async fn note(&self, name: &ServiceName, text: &str) {
         let _ = self.progress.send(BuildProgress::Note { service: name.clone(), text: text.to_owned() }).await;
     }
-}
-
-/// What `package.json` says of its Node.js: an older one is refused, of a newer one it is said.
-fn check_engine(name: &ServiceName, listing: &Listing, version: &str, notes: &mut Vec<String>) -> Result<(), Fault> {
-    let Some(range) = javascript::engine(listing) else { return Ok(()) };
-    match javascript::fit(&range, version) {
-        javascript::Fit::Fits => {}
-        javascript::Fit::Newer => notes.push(format!("engines.node is {range:?}, and here is the newer {version}")),
-        javascript::Fit::Unknown => {
-            notes.push(format!("engines.node is {range:?}, which is not understood; here is {version}"))
-        }
-        javascript::Fit::Older => {
-            return Err(Fault::new(FaultKind::Failed, format!("service {name} needs a newer Node.js"))
-                .caused_by(format!("engines.node of package.json is {range:?}, and here is {version}"))
-                .hint("install that Node.js where every user can run it, such as /usr/local"));
-        }
-    }
-    Ok(())
 }
 
 fn digest(source: &Source, plan: &Plan, interpreter: Option<&Interpreter>, runtime: Option<&str>) -> Digest {

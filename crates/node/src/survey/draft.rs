@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use bowline_core::app::{
     App, Command, Delivery, Health, HttpCheck, Limits, Origin, Probe, RouteTo, SecretSource, Service, Value, VarName,
 };
+use bowline_core::fault::Fault;
 use bowline_core::id::{MAX_NAME, ResourceName, SecretName, ServiceName};
 use bowline_core::readiness::{SecretKind, Seen, WriteKind};
 use bowline_core::units::{Bytes, MilliCpu};
 
 use super::{Survey, secret_in};
+use crate::build::Found;
 
 /// What one instance of a small app is content with: where it is not, `bowline status` shows it.
 const MEMORY: Bytes = Bytes(512 << 20);
@@ -53,43 +55,45 @@ impl Draft {
         }
     }
 
-    /// From a folder without a compose file: a Procfile's processes, what is detected, or a Dockerfile's command.
-    pub fn of_folder(base: App, survey: &Survey) -> Self {
+    /// From a folder without a compose file: what a build finds there, else the command of its Dockerfile.
+    pub fn of_folder(base: App, survey: &Survey, found: Result<Found, Fault>) -> Self {
         let mut draft = Self::new(base);
-        match survey.text("Procfile").map(|text| processes(&text)).filter(|all| !all.is_empty()) {
-            Some(processes) => draft.procfile(processes),
-            None => match (survey.started("."), survey.dockerfile("Dockerfile")) {
-                (Some(started), _) => {
-                    let place = started.source.map(|(file, line)| format!("{file}:{line}: {} → ", started.command));
-                    draft.found.push(format!("web: {}`run` is detected", place.unwrap_or_default()));
-                }
-                (None, Some(dockerfile)) => draft.dockerfile(dockerfile),
-                (None, None) => draft.found.push("web: what it is, is detected".to_owned()),
-            },
+        match (found, survey.dockerfile("Dockerfile").filter(|file| file.command.as_deref().is_some_and(is_writable))) {
+            (Ok(found), _) if found.procfile => draft.processes(found),
+            (Ok(found), _) => draft.detected(found),
+            (Err(_), Some(dockerfile)) => draft.dockerfile(dockerfile),
+            (Err(fault), None) => {
+                let todo = fault.hint.unwrap_or_else(|| "say what runs with `run`".to_owned());
+                draft.leave("bowline.toml", 0, fault.causes.first().cloned().unwrap_or(fault.message), todo);
+            }
         }
         draft
     }
 
-    /// `web` gets the requests; the first process that is one brings the build, and the others run in it.
-    fn procfile(&mut self, processes: Vec<(u32, String, String)>) {
+    /// What is detected stays unwritten: it is detected again, and follows the code.
+    fn detected(&mut self, found: Found) {
+        for service in found.services {
+            let why = service.why.iter().map(|why| format!("{}: {why}", service.name));
+            self.found.extend(why);
+        }
+    }
+
+    /// The processes of a Procfile, written out.
+    fn processes(&mut self, found: Found) {
         let Some(pattern) = self.app.services.values().next().cloned() else { return };
         self.app.services.clear();
-        let mut builder: Option<ServiceName> = None;
-        for (line, name, run) in processes {
-            if name == "release" {
-                self.found.push("Procfile: release → release.before".to_owned());
-                self.app.release.before = Some(command(run));
-                continue;
+        if let Some(release) = found.release {
+            self.found.push("Procfile: release → release.before".to_owned());
+            self.app.release.before = Some(release);
+        }
+        for service in found.services {
+            self.found.push(format!("Procfile: {0} → service.{0}", service.name));
+            if service.build_of.is_none() {
+                self.found.extend(service.why.iter().map(|why| format!("{}: {why}", service.name)));
             }
-            let name = service_name(&name);
-            let origin = match &builder {
-                Some(builder) => Origin::BuildOf(builder.clone()),
-                None => pattern.origin.clone(),
-            };
-            builder.get_or_insert_with(|| name.clone());
-            self.found.push(format!("Procfile:{line}: {name} → service.{name}"));
-            let service = Service { run: Some(command(run)), origin, ..pattern.clone() };
-            self.app.services.insert(name, service);
+            let origin = service.build_of.map_or_else(|| pattern.origin.clone(), Origin::BuildOf);
+            let written = Service { run: service.run, origin, ..pattern.clone() };
+            self.app.services.insert(service.name, written);
         }
         let web = ServiceName::new("web").expect("web is a name");
         if !self.app.services.contains_key(&web) {
@@ -98,7 +102,7 @@ impl Draft {
     }
 
     fn dockerfile(&mut self, dockerfile: super::Dockerfile) {
-        let Some(run) = dockerfile.command.filter(|run| is_writable(run)) else { return };
+        let Some(run) = dockerfile.command else { return };
         self.found.push(format!("Dockerfile: its command is {run} → run"));
         let name = self.app.services.keys().next().cloned();
         let Some(service) = name.as_ref().and_then(|name| self.app.services.get_mut(name)) else { return };
@@ -251,18 +255,6 @@ impl Draft {
     pub(super) fn leave(&mut self, file: &str, line: u32, what: impl Into<String>, todo: impl Into<String>) {
         self.left.push(Left { file: file.to_owned(), line, what: what.into(), todo: todo.into() });
     }
-}
-
-/// The processes of a Procfile: `name: command`, with their lines.
-fn processes(text: &str) -> Vec<(u32, String, String)> {
-    let of = |(number, line): (u32, &str)| {
-        let (name, command) = line.trim().split_once(':')?;
-        let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
-        let command = command.trim();
-        (is_name && !command.is_empty() && !command.contains('\0'))
-            .then(|| (number, name.to_owned(), command.to_owned()))
-    };
-    (1u32..).zip(text.lines()).filter_map(of).collect()
 }
 
 /// Somebody else's name as one of ours: `My_API` → `my-api`.

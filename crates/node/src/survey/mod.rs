@@ -175,11 +175,21 @@ fn ground(file: &str) -> Ground {
     }
 }
 
-/// The lines of a text that somebody wrote, with their numbers from 1, and the line after each. Where Rust's tests begin
-/// in a file, they are the rest of it.
+/// Longer lines were written by a program.
+const MAX_LINE: usize = 1000;
+
+fn is_long(line: &str) -> bool {
+    line.len() > MAX_LINE
+}
+
+/// The lines of a text that somebody wrote, see [`all_lines`].
 fn lines<'t>(file: &str, text: &'t str) -> impl Iterator<Item = (u32, &'t str, &'t str)> {
-    /// Longer lines were written by a program.
-    const MAX_LINE: usize = 1000;
+    all_lines(file, text).filter(|(_, line, _)| !is_long(line))
+}
+
+/// The lines of a text with their numbers from 1, and the line after each. Where Rust's tests begin in a file, they are the
+/// rest of it.
+fn all_lines<'t>(file: &str, text: &'t str) -> impl Iterator<Item = (u32, &'t str, &'t str)> {
     let next = text.lines().skip(1).chain(std::iter::once(""));
     let numbered = (1u32..).zip(text.lines().zip(next));
     let is_rust = file.ends_with(".rs");
@@ -190,7 +200,7 @@ fn lines<'t>(file: &str, text: &'t str) -> impl Iterator<Item = (u32, &'t str, &
     numbered
         .map(|(n, (line, next))| (n, line, next))
         .take_while(move |(_, line, next)| !(is_rust && begins_tests(line, next)))
-        .filter(|(_, line, _)| line.len() <= MAX_LINE && !line.contains(ALLOW))
+        .filter(|(_, line, _)| !line.contains(ALLOW))
 }
 
 /// Whether a line says nothing to the machine.

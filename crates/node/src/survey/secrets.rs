@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use bowline_core::readiness::{Masked, SecretKind, Seen, Sighting};
 use regex::Regex;
 
-use super::{Ground, ground, is_comment, lines};
+use super::{Ground, all_lines, ground, is_comment, is_long};
 
 /// Tokens that cannot be anything else, as their issuers document them.
 static ISSUED: LazyLock<Vec<(SecretKind, Regex)>> = LazyLock::new(|| {
@@ -58,6 +58,25 @@ static SESSION: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
+/// The commands of a `bowline.toml`.
+static COMMAND: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*(?:[a-z0-9._-]+\.)?(?:run|build|before)\s*="));
+
+/// A part that is filled in: by a shell, a template, a format, or whoever copies an example.
+static INTERPOLATED: LazyLock<Regex> = LazyLock::new(|| {
+    regex(r"\$\{[A-Za-z_][^}]*\}|\{\{.*\}\}|#\{[A-Za-z_@].*\}|%\([A-Za-z_]+\)[sd]|\{[A-Za-z_][A-Za-z0-9_.]*\}|\{\}")
+});
+/// The whole of it stands for something else: a variable, a command, an anchor, a stand-in, a call.
+static ELSEWHERE: LazyLock<Regex> = LazyLock::new(|| {
+    regex(
+        r"^(?:\$[A-Za-z_][A-Za-z0-9_]*|\$\(.*\)|%[A-Za-z_][A-Za-z0-9_]*%|[&*!][A-Za-z_][A-Za-z0-9_-]*|<[^<>]+>|[A-Za-z_][A-Za-z0-9_.:]*\(.*\))$",
+    )
+});
+/// `${NAME}` and nothing else.
+static WHOLE: LazyLock<Regex> = LazyLock::new(|| regex(r"^\$\{[^{}]*\}$|^\{\{[^{}]*\}\}$"));
+/// Two names or more; a random text of base64 that begins with a slash is hardly ever one.
+static PATH: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"^(?:~|\.{1,2})?(?:/[A-Za-z0-9._-]+){2,}/?$|^(?:~|\.{1,2})?/[A-Za-z0-9._-]+/?$"));
+
 fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).expect("a constant that a test compiles")
 }
@@ -72,16 +91,19 @@ pub(super) struct Found {
 }
 
 pub(super) fn sightings(file: &str, text: &str) -> Vec<Sighting> {
-    // The file has rules of its own: its variables are known by name.
-    let ground = if file == "bowline.toml" { Ground::Foreign } else { ground(file) };
+    let ground = ground(file);
     if ground == Ground::Foreign {
         return Vec::new();
     }
-    let found = lines(file, text).filter_map(|(line, text, next)| Some((line, in_line(text, next, ground)?)));
+    // The file has rules of its own for variables, which it knows by name; commands are only text to it.
+    let is_looked_at = |line: &str| file != "bowline.toml" || COMMAND.is_match(line);
+    let all = all_lines(file, text).filter(|(_, line, _)| is_looked_at(line));
+    let found = all.filter_map(|(line, text, next)| Some((line, in_line(text, next, ground)?)));
     let seen = |found: Found| Seen::Secret { kind: found.kind, name: found.name, value: found.value };
     found.map(|(line, found)| Sighting { file: file.to_owned(), line, seen: seen(found) }).collect()
 }
 
+/// A line that a program wrote is looked at for what cannot be anything else.
 fn in_line(line: &str, next: &str, ground: Ground) -> Option<Found> {
     if let Some((kind, value)) = issued(line) {
         return Some(Found { kind, name: assigned(line, value), value: Masked::issued(value) });
@@ -91,7 +113,7 @@ fn in_line(line: &str, next: &str, ground: Ground) -> Option<Found> {
         let found = Found { kind: SecretKind::PrivateKey, name: None, value: Masked::hidden(line.trim()) };
         return has_body.then_some(found);
     }
-    if matches!(ground, Ground::Prose | Ground::Foreign) {
+    if is_long(line) || matches!(ground, Ground::Prose | Ground::Foreign) {
         return None;
     }
     if let Some((kind, value)) = url(line) {
@@ -144,7 +166,7 @@ fn url(text: &str) -> Option<(SecretKind, &str)> {
 
 fn kind_by_name(name: &str) -> SecretKind {
     let words = words(name);
-    match words.last().map(String::as_str) {
+    match words.last().map(|word| unnumbered(word)) {
         Some("password" | "passwd" | "pwd" | "passphrase" | "pass") => SecretKind::Password,
         Some(_) | None => SecretKind::Token,
     }
@@ -152,11 +174,13 @@ fn kind_by_name(name: &str) -> SecretKind {
 
 /// Whether a variable of this name is there to hold a secret: `API_KEY`, `db.password`, `clientSecret`.
 pub fn is_secret_name(name: &str) -> bool {
-    const ALONE: [&str; 10] = [
+    const ALONE: [&str; 12] = [
         "password",
         "passwd",
         "pwd",
+        "pass",
         "passphrase",
+        "dsn",
         "secret",
         "secrets",
         "token",
@@ -177,12 +201,13 @@ pub fn is_secret_name(name: &str) -> bool {
         ["base", "key", "secret"] => true,
         ["key", before, ..] => BEFORE_KEY.contains(before),
         ["token", "csrf" | "next" | "page" | "refresh", ..] => false,
-        [word, ..] => ALONE.contains(word),
+        [word, ..] => ALONE.contains(&unnumbered(word)),
         [] => false,
     }
 }
 
-/// What the text of a variable is, if it is a secret: by its form, or by the variable's name.
+/// What the text of a variable is, if it is a secret: by its form, or by the variable's name. In doubt it is one: nothing is
+/// lost by that, and a file that is committed would keep what was taken for harmless.
 pub fn secret_in(name: &str, value: &str) -> Option<(SecretKind, Masked)> {
     if let Some((kind, token)) = issued(value) {
         return Some((kind, Masked::issued(token)));
@@ -193,8 +218,15 @@ pub fn secret_in(name: &str, value: &str) -> Option<(SecretKind, Masked)> {
     if let Some((kind, password)) = url(value) {
         return Some((kind, Masked::hidden(password)));
     }
-    let named = is_secret_name(name) && !value.trim().is_empty() && !is_reference(value) && !is_path(value);
+    let text = value.trim();
+    let elsewhere = ELSEWHERE.is_match(text) || WHOLE.is_match(text) || text.starts_with("/run/secrets/");
+    let named = is_secret_name(name) && !text.is_empty() && !elsewhere;
     named.then(|| (kind_by_name(name), Masked::hidden(value)))
+}
+
+/// `password2` → `password`
+fn unnumbered(word: &str) -> &str {
+    word.trim_end_matches(|c: char| c.is_ascii_digit())
 }
 
 /// `dbPassword`, `DB_PASSWORD`, `db.password` → `db`, `password`.
@@ -266,16 +298,13 @@ fn is_placeholder(value: &str) -> bool {
 
 /// A value that is looked up elsewhere.
 fn is_reference(value: &str) -> bool {
-    ["${", "$(", "{{", "#{", "%(", "<", "{"].iter().any(|mark| value.contains(mark))
-        || value.starts_with(['$', '%', '@', '&'])
-        || value.contains("env.")
-        || value.contains("environ")
-        || value.contains("getenv")
-        || value.contains('(')
+    INTERPOLATED.is_match(value)
+        || ELSEWHERE.is_match(value)
+        || ["env.", "environ", "getenv"].iter().any(|word| value.contains(word))
 }
 
 fn is_path(value: &str) -> bool {
-    value.starts_with(['/', '.', '~']) || value.contains("://") || value.contains("/run/secrets")
+    PATH.is_match(value) || value.contains("://")
 }
 
 fn is_uuid(value: &str) -> bool {

@@ -65,12 +65,47 @@ fn keys_urls_and_assignments_are_told() {
     check("client = connect(apiKey=\"8fK2pQ7vXz1LmN4r\")", SecretKind::Token, Some("apiKey"));
     check("SECRET_KEY = 'django-insecure-k2#f9s!x'", SecretKind::SessionKey, Some("SECRET_KEY"));
     check("app.secret_key = 'supersecretkey'", SecretKind::SessionKey, Some("SECRET_KEY"));
+    // Django draws its keys from an alphabet that has these marks.
+    check("SECRET_KEY = 'django-insecure-k2(f9$!x&3@w%v)q'", SecretKind::SessionKey, Some("SECRET_KEY"));
+    check("SECRET_KEY = '$k2(f9!x&3@w%vq'", SecretKind::SessionKey, Some("SECRET_KEY"));
+    check("DB_PASS = \"q9vLw2Xr(\"", SecretKind::Password, Some("DB_PASS"));
+    check("SMTP_PWD2 = \"@q9vLw2Xr\"", SecretKind::Password, Some("SMTP_PWD2"));
+    let google = format!(
+        "{{\"type\": \"service_account\", \"private_key\": \"{}\\n{}\\n\"}}",
+        joined(&["-----BEGIN ", "PRIVATE KEY-----"]),
+        body.repeat(40)
+    );
+    check_secret("config/account.json", &google, Some((SecretKind::PrivateKey, None)));
+    let token = joined(&["ghp_", "16C7e42F292c6912E7710c838347Ae178B4a"]);
+    let run = format!("run = \"app --token {token}\"");
+    check_secret("bowline.toml", &run, Some((SecretKind::GitHubToken, Some("run"))));
+    check_secret("bowline.toml", &format!("API_TOKEN = \"{token}\""), None);
     check_secret("config.yaml", "  password: q9vLw2Xr!", Some((SecretKind::Password, Some("password"))));
     check_secret(
         "compose.yaml",
         "      POSTGRES_PASSWORD: q9vLw2Xr",
         Some((SecretKind::Password, Some("POSTGRES_PASSWORD"))),
     );
+}
+
+#[test]
+fn a_variable_called_a_secret_is_one_in_doubt() {
+    let check = |name: &str, value: &str, expected: bool| {
+        assert_eq!(secret_in(name, value).is_some(), expected, "{name}={value}");
+    };
+    check("SECRET_KEY", "k2(f9$!x&3@w%v)q", true);
+    check("DB_PASSWORD", "kd8(Fh2<x", true);
+    check("DB_PASSWORD", "@Secr3t", true);
+    check("API_TOKEN", "/8fK2pQ7v/Xz1LmN4r+w=", true);
+    check("DB_PASS", "hunter2", true);
+    check("SENTRY_DSN", "https://8fk2@sentry.example.com/1", true);
+    check("DB_PASSWORD", "${OTHER}", false);
+    check("DB_PASSWORD", "$OTHER", false);
+    check("DB_PASSWORD", "$(cat /run/secrets/db)", false);
+    check("DB_PASSWORD", "/run/secrets/db", false);
+    check("DB_PASSWORD", "", false);
+    check("PASSWORD_FILE", "/etc/shop/password", false);
+    check("LOG_LEVEL", "k2(f9$!x", false);
 }
 
 #[test]

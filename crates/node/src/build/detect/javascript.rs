@@ -101,13 +101,14 @@ impl Package {
     }
 }
 
-/// `engines.node` of the folder's manifest.
-pub(in super::super) fn engine(listing: &Listing) -> Option<String> {
+/// The range of versions that the folder's manifest names, and the key.
+pub(in super::super) fn demand(listing: &Listing) -> Option<(&'static str, String)> {
     let text = listing.read_text(Path::new(FILE), MAX_MANIFEST).ok()??;
-    serde_json::from_str::<Package>(&text).ok()?.engine().map(str::to_owned)
+    let range = serde_json::from_str::<Package>(&text).ok()?.engine()?.to_owned();
+    Some(("engines.node of package.json", range))
 }
 
-/// How a version of Node.js stands to a range.
+/// How a version of a runtime stands to a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Fit {
     Fits,
@@ -117,7 +118,7 @@ pub(in super::super) enum Fit {
     Unknown,
 }
 
-/// Whether `version` is one that `engines.node` names.
+/// Whether `version` is one that a range names, in npm's spelling.
 pub(in super::super) fn fit(range: &str, version: &str) -> Fit {
     let Ok(version) = Version::parse(version) else { return Fit::Unknown };
     let alternatives: Option<Vec<VersionReq>> = range.split("||").map(comparators).collect();
@@ -191,13 +192,23 @@ fn started(package: &Package, script: &str, notes: &mut Vec<String>) -> String {
     if package.scripts.contains_key("prestart") || package.scripts.contains_key("poststart") {
         return runs("start");
     }
-    match script.strip_prefix("nodemon ") {
-        Some(rest) => {
+    let Some(rest) = script.strip_prefix("nodemon ") else { return script.to_owned() };
+    // Its own options and other programs are not Node's.
+    match rest.split_whitespace().next().is_some_and(is_module) {
+        true => {
             notes.push("nodemon restarts what a developer changes → node runs it".to_owned());
             format!("node {rest}")
         }
-        None => script.to_owned(),
+        false => {
+            notes.push("nodemon is for developers: say what runs the program with `run`".to_owned());
+            script.to_owned()
+        }
     }
+}
+
+/// A file that Node.js runs by itself.
+fn is_module(word: &str) -> bool {
+    !word.starts_with('-') && [".js", ".mjs", ".cjs"].iter().any(|end| word.ends_with(end))
 }
 
 /// Whether a script calls `tool`: `vite`, `vite --port 3000`, `PORT=3000 vite`, never `vite preview` or `vite-node`.

@@ -32,6 +32,33 @@ pub(super) fn needs_venv(listing: &Listing, serve: &Serve) -> bool {
     *serve == Serve::Python || is_project(listing).unwrap_or(true)
 }
 
+/// The range of versions that the folder's manifest names, in npm's spelling, and the key.
+pub(in super::super) fn demand(listing: &Listing) -> Option<(&'static str, String)> {
+    let project = Project::read(listing).ok()??;
+    let standard = project.project.as_ref().and_then(|project| project.requires_python.as_deref());
+    let poetry = || project.poetry()?.dependencies.get("python")?.as_str();
+    match (standard, poetry()) {
+        (Some(specifiers), _) => Some(("requires-python of pyproject.toml", comparators(specifiers))),
+        (None, Some(range)) => Some(("tool.poetry.dependencies.python of pyproject.toml", comparators(range))),
+        (None, None) => None,
+    }
+}
+
+/// PEP 440's specifiers in npm's words. A version that is left out by name is not looked at.
+fn comparators(specifiers: &str) -> String {
+    let one = |text: &str| -> Option<String> {
+        let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        if text.starts_with("!=") {
+            return None;
+        }
+        let Some(base) = text.strip_prefix("~=") else { return Some(text.replace("==", "")) };
+        // `~=3.10` is `>=3.10, ==3.*`; `~=3.10.1` is `>=3.10.1, ==3.10.*`.
+        let series = base.rsplit_once('.').map_or(base, |(series, _)| series);
+        Some(format!(">={base} {series}.*"))
+    };
+    specifiers.split(',').filter_map(one).collect::<Vec<_>>().join(" ")
+}
+
 pub(super) fn recipe(name: &ServiceName, listing: &Listing) -> Result<Recipe, Fault> {
     let mut recipe = Recipe { serve: Some(Serve::Python), ..Recipe::default() };
     let project = Project::read(listing)?;
@@ -72,6 +99,8 @@ struct Project {
 struct Metadata {
     #[serde(default)]
     dependencies: Vec<String>,
+    #[serde(rename = "requires-python")]
+    requires_python: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -15,28 +15,35 @@ use crate::survey::draft::{command, is_writable, resource_name};
 const PROXIES: [&str; 6] = ["nginx", "traefik", "caddy", "haproxy", "envoy", "httpd"];
 
 /// Keys that say how containers live together, or that Bowline does by itself.
-const NEEDLESS: [&str; 21] = [
+const NEEDLESS: [&str; 15] = [
     "depends_on",
     "restart",
     "container_name",
     "networks",
     "expose",
-    "hostname",
     "logging",
     "init",
     "tty",
     "stdin_open",
     "platform",
     "pull_policy",
-    "links",
-    "stop_signal",
     "security_opt",
     "cap_drop",
-    "read_only",
-    "tmpfs",
     "annotations",
     "attach",
-    "user",
+];
+
+/// Keys that an app may rely on, and what is so here instead.
+const OTHERWISE: [(&str, &str); 6] = [
+    ("hostname", "instances have the machine's name"),
+    ("links", "services are reached by their URL: { from = \"service.NAME.url\" }"),
+    (
+        "read_only",
+        "the release is read-only but for an overlay that dies with it; `writable` names what must be written",
+    ),
+    ("stop_signal", "instances are asked to end with TERM: let the app answer to it, or say `run` with what does"),
+    ("tmpfs", "each instance has its own /tmp and /dev/shm; elsewhere use a volume"),
+    ("user", "each app has a user of its own"),
 ];
 
 impl Translation<'_> {
@@ -198,7 +205,10 @@ impl Translation<'_> {
                 }
                 "develop" => {}
                 key if NEEDLESS.contains(&key) || key.starts_with("x-") => {}
-                _ => self.leave(value, path, "Bowline has no such thing"),
+                key => match OTHERWISE.iter().find(|(known, _)| *known == key) {
+                    Some((_, instead)) => self.leave(value, path, *instead),
+                    None => self.leave(value, path, "Bowline has no such thing"),
+                },
             }
         }
     }
@@ -268,8 +278,17 @@ impl Translation<'_> {
         if source.contains("docker.sock") {
             return self.leave(node, format!("{what}: {source}"), "instances do not see Docker");
         }
-        if target.contains("node_modules") || target.contains("/.venv") || (is_bind && (is_code || is_committed)) {
+        if target.contains("node_modules") || target.contains("/.venv") || (is_bind && is_code) {
             // The release holds the code and what its build installed.
+            return;
+        }
+        if is_bind && is_committed {
+            // It is a part of the release, at its own place.
+            if !target.trim_end_matches('/').ends_with(&format!("/{below}")) {
+                let todo =
+                    format!("the release has it as {below}, in the folder it runs in: let the app read it there");
+                self.leave(node, format!("{what}: {source} at {target}"), todo);
+            }
             return;
         }
         let volume_name = resource_name(if is_bind { below } else { source });

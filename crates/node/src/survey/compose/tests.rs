@@ -185,6 +185,9 @@ fn what_is_not_translated_is_named_with_its_line() {
     check("nonsense: 1", "services.web.nonsense", 4);
     check("volumes: ['/var/run/docker.sock:/x']", "docker.sock", 4);
     check("volumes: ['./files:/files']", "./files", 4);
+    check("volumes: ['./app.py:/etc/nginx/nginx.conf']", "./app.py at /etc/nginx", 4);
+    check("stop_signal: SIGINT", "stop_signal", 4);
+    check("tmpfs: /cache", "tmpfs", 4);
     check("healthcheck: {test: pg_isready}", "healthcheck.test", 4);
     check("build: {context: ., target: prod}", "build.target", 4);
     let refused = |text: &str| translated(text, &[]).unwrap_err();
