@@ -36,7 +36,9 @@ fn messages_outlive_restarts_and_releases_drop_nothing() {
     let style = curl(&bowline.ca(), &format!("{}/style.css", up.https()), &[]).text();
     assert!(style.contains("another release"), "the new release serves");
     assert_eq!(post(&bowline, &up, "the second word").status, 303);
-    let metrics = curl(&bowline.ca(), &format!("{}/metrics", up.https()), &[]).text();
+    assert_eq!(curl(&bowline.ca(), &format!("{}/metrics", up.https()), &[]).status, 403, "not for everyone");
+    let port = bowline.status()["apps"][0]["services"][0]["instances"][0]["port"].clone();
+    let metrics = curl(&bowline.ca(), &format!("http://127.0.0.1:{port}/metrics"), &[]).text();
     assert!(metrics.contains("\nboard_messages 2\n"), "both copies count one volume: {metrics}");
     assert!(up.interrupt().success());
 

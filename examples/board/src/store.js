@@ -8,6 +8,8 @@ const ID = /^\d{13}-[0-9a-f]{16}$/;
 const KEY = /^[0-9a-f]{16}$/;
 const SUFFIX = '.json';
 const UNFINISHED = '.unfinished-';
+/** A second name of a message's file, by its key alone: whoever links it first has sent the message. */
+const SENT = '.sent-';
 
 /** An unfinished file this old belongs to nobody who still writes. */
 const ABANDONED_MS = 3_600_000;
@@ -38,8 +40,14 @@ export class Store {
   static async open(folder, keep, log, now = Date.now()) {
     await mkdir(folder, { recursive: true });
     const store = new Store(folder, keep, log);
-    for (const name of await readdir(folder)) {
-      if (!name.startsWith(UNFINISHED)) continue;
+    const names = await readdir(folder);
+    const kept = new Set(
+      names.filter((name) => name.endsWith(SUFFIX)).map((name) => name.slice(-16 - SUFFIX.length, -SUFFIX.length)),
+    );
+    const isLeft = (name) =>
+      name.startsWith(UNFINISHED) || (name.startsWith(SENT) && !kept.has(name.slice(SENT.length)));
+    for (const name of names) {
+      if (!isLeft(name)) continue;
       const path = join(folder, name);
       const age = now - (await stat(path).catch(() => ({ mtimeMs: now }))).mtimeMs;
       if (age > ABANDONED_MS) await gone(path);
@@ -94,30 +102,42 @@ export class Store {
     const ids = await this.#ids();
     const sent = ids.find((id) => id.endsWith(key));
     if (sent !== undefined) return { id: sent, isNew: false };
-    const id = `${String(now).padStart(13, '0')}-${key}`;
-    const isNew = await this.#write(id, JSON.stringify({ name, text }));
-    for (const old of [id, ...ids].sort().reverse().slice(this.#keep)) await gone(this.#path(old));
+    const { id, isNew } = await this.#write(`${String(now).padStart(13, '0')}-${key}`, key, { name, text });
+    for (const old of [id, ...ids].sort().reverse().slice(this.#keep)) {
+      await gone(this.#path(old));
+      await gone(this.#sent(old.slice(-16)));
+    }
     return { id, isNew };
   }
 
-  async #write(id, content) {
+  /** Two that send the same at the same time agree by the name that only one of them can link. */
+  async #write(id, key, message) {
     const unfinished = join(this.#folder, UNFINISHED + newKey());
+    let isNew = true;
     try {
-      await this.#onDisk(unfinished, content);
-      await link(unfinished, this.#path(id));
-    } catch (error) {
-      if (error.code !== 'EEXIST') throw error;
-      return false;
+      await this.#onDisk(unfinished, JSON.stringify({ ...message, id }));
+      isNew = await linked(unfinished, this.#sent(key));
     } finally {
       await gone(unfinished);
     }
+    if (!isNew) id = await this.#idOf(key);
+    // It may be among the oldest, and gone already.
+    await linked(this.#sent(key), this.#path(id)).catch((error) => {
+      if (error.code !== 'ENOENT') throw error;
+    });
     const folder = await open(this.#folder, constants.O_RDONLY | constants.O_DIRECTORY);
     try {
       await folder.sync();
     } finally {
       await folder.close();
     }
-    return true;
+    return { id, isNew };
+  }
+
+  async #idOf(key) {
+    const { id } = JSON.parse(await readFile(this.#sent(key), 'utf8'));
+    if (!isId(id) || !id.endsWith(key)) throw new Error(`${SENT}${key} names no message`);
+    return id;
   }
 
   async #onDisk(path, content) {
@@ -143,6 +163,21 @@ export class Store {
 
   #path(id) {
     return join(this.#folder, id + SUFFIX);
+  }
+
+  #sent(key) {
+    return join(this.#folder, SENT + key);
+  }
+}
+
+/** Whether the name was free. */
+async function linked(path, name) {
+  try {
+    await link(path, name);
+    return true;
+  } catch (error) {
+    if (error.code !== 'EEXIST') throw error;
+    return false;
   }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -89,9 +89,10 @@ pub struct Store {
     settings: AsyncConnectionConfig,
     /// For each command, whatever it takes: waiting for a connection, connecting, and once more if that one is dead.
     limit: Duration,
-    /// Emptied when the connection is not worth keeping; whoever comes next connects anew. The number tells one
-    /// connection from the next, so that a late failure of the old one does not throw away the new one.
+    /// The number tells one connection from the next, so that a late failure of the old one does not throw away the new one.
     connection: Mutex<(u64, Option<MultiplexedConnection>)>,
+    /// Connections up to this number are not worth keeping: whoever comes next connects anew.
+    dead: AtomicU64,
     seen: AtomicU8,
     metrics: Arc<Metrics>,
 }
@@ -113,7 +114,15 @@ impl Store {
         let settings = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let connection = Mutex::new((0, None));
         let limit = config.redis_timeout;
-        Ok(Self { client, settings, limit, connection, seen: AtomicU8::new(Seen::Nothing as u8), metrics })
+        Ok(Self {
+            client,
+            settings,
+            limit,
+            connection,
+            dead: AtomicU64::new(0),
+            seen: AtomicU8::new(Seen::Nothing as u8),
+            metrics,
+        })
     }
 
     /// The timestamp, if one is set.
@@ -176,7 +185,9 @@ impl Store {
     /// One request connects, the others wait for it.
     async fn connection(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
         let mut slot = self.connection.lock().await;
-        if let (number, Some(open)) = &*slot {
+        if let (number, Some(open)) = &*slot
+            && *number > self.dead.load(Ordering::Relaxed)
+        {
             return Ok((*number, open.clone()));
         }
         let open = self.client.get_multiplexed_async_connection_with_config(&self.settings).await?;
@@ -184,12 +195,10 @@ impl Store {
         Ok((slot.0, open))
     }
 
-    /// Whoever holds the lock connects anew or has found the slot empty already: there is nothing to wait for.
+    /// The connection of this number, and those before it, are given to nobody any more.
     fn forget(&self, used: Option<u64>) {
-        if let Ok(mut slot) = self.connection.try_lock()
-            && used == Some(slot.0)
-        {
-            slot.1 = None;
+        if let Some(number) = used {
+            self.dead.fetch_max(number, Ordering::Relaxed);
         }
     }
 

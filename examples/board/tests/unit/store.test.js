@@ -56,7 +56,9 @@ test('the oldest go once there are too many, and the newest stays whatever the c
   const store = await open(3);
   for (let i = 0; i < 7; i += 1) await post(store, `m${i}`, NOW + i);
   assert.deepEqual(texts(await store.list(10)), ['m6', 'm5', 'm4']);
-  assert.equal((await readdir(path)).length, 3);
+  const names = await readdir(path);
+  const starting = (start) => names.filter((name) => name.startsWith(start)).length;
+  assert.deepEqual([names.length, starting('.sent-'), starting('.unfinished-')], [6, 3, 0]);
 });
 
 test('the same form sent twice is one message', async (t) => {
@@ -66,6 +68,15 @@ test('the same form sent twice is one message', async (t) => {
   const again = await post(await open(), 'once', NOW + 50, key);
   assert.deepEqual([first.isNew, again], [true, { id: first.id, isNew: false }]);
   await assert.rejects(post(await open(), 'x', NOW, '../../etc/passwd'), /not a key/);
+});
+
+test('the same form sent to several processes at once is one message', async (t) => {
+  const { open } = await folder(t);
+  const stores = await Promise.all(Array.from({ length: 6 }, () => open()));
+  const sent = await Promise.all(stores.map((store, i) => post(store, 'once', NOW + i, '0123456789abcdef')));
+  assert.equal(new Set(sent.map(({ id }) => id)).size, 1);
+  assert.equal(sent.filter(({ isNew }) => isNew).length, 1);
+  assert.equal(await stores[0].count(), 1);
 });
 
 test('what is no message is left alone, and said', async (t) => {
