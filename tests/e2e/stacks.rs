@@ -160,3 +160,36 @@ fn an_app_that_ignores_its_port_is_told_so() {
     let said = bowline.fails(&["up", folder.to_str().expect("UTF-8"), "--detach", "--http", "0", "--https", "0"], 1);
     assert!(said.contains("it listens on port") && said.contains("not on $PORT"), "{said}");
 }
+
+#[test]
+fn a_monorepo_builds_its_folders_apart_and_shares_one_build() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("stack-monorepo", "monorepo");
+    // Whoever listens on a port of its own choice finds it taken on some machine.
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    std::fs::write(folder.join("legacy/port"), port.to_string()).expect("a test's file");
+    let file = folder.join("bowline.toml");
+    let toml = std::fs::read_to_string(&file).expect("the fixture").replace("3000", &port.to_string());
+    std::fs::write(&file, toml.replace("app = \"monorepo\"", "app = \"stack-monorepo\"")).expect("a test's file");
+    let up = Up::start(&bowline, &folder, SOON);
+    let get = |path: &str| curl(&bowline.ca(), &format!("{}{path}", up.https()), &[]).text();
+    let (first, second) = (get("/"), get("/"));
+    let visits = |text: &str| text.lines().next().and_then(|line| line.strip_prefix("visits=")?.parse::<u32>().ok());
+    assert!(visits(&second) > visits(&first), "it writes beside its code: {first} {second}");
+    for line in ["GREETING=hello from .env", "FOLDER=monorepo", "built=api"] {
+        assert!(second.lines().any(|known| known == line), "{line:?} in {second}");
+    }
+    assert!(second.contains("LEGACY_URL=http://") && second.contains("/legacy"), "{second}");
+    assert_eq!(get("/legacy"), "legacy");
+    wait("the worker says whose build it runs in", SOON, || {
+        bowline.json_text(&["logs", "stack-monorepo", "--service", "worker"]).contains("worker of api").then_some(())
+    });
+    let services = bowline.status()["apps"][0]["services"].clone();
+    let of = |name: &str| {
+        let all = services.as_array().expect("services");
+        all.iter().find(|service| service["name"] == name).unwrap_or_else(|| panic!("{name} in {services}")).clone()
+    };
+    assert_eq!(of("legacy")["instances"][0]["port"], port, "it has the port that it insists on");
+    assert!(!folder.join("api/built").exists() && !folder.join("api/var").exists(), "the folder stays as it was");
+}

@@ -231,3 +231,14 @@ proptest! {
         let _ = translated(&format!("services:\n  web:\n    build: .\n{lines}"), &[]);
     }
 }
+
+#[test]
+fn the_examples_own_files_are_read() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    for (app, services) in [("uploads", 1), ("timestamps", 2), ("hello", 1), ("board", 1), ("users", 2)] {
+        let text = std::fs::read_to_string(examples.join(app).join("deploy/compose.yaml")).unwrap();
+        let nodes = yaml::parse(&text).unwrap();
+        let found = nodes.get("services").map_or(0, |all| all.entries().len());
+        assert_eq!(found, services, "{app}");
+    }
+}
