@@ -7,7 +7,7 @@ use crate::app::{
     App, DatabaseSource, Delivery, RedisSource, Reference, ReferenceField, ResourceKind, Value, VarName, Variables,
 };
 use crate::fault::{Fault, FaultKind};
-use crate::id::{AppKey, ReleaseNumber, ResourceName, SecretName, ServiceName};
+use crate::id::{AppKey, JobName, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use crate::instance::{EnvValue, SecretFile};
 use crate::resource::{Endpoint, ResourceId};
 use crate::secret::Secret;
@@ -89,14 +89,23 @@ pub fn variables(app: &App, service: &ServiceName) -> Variables {
     variables
 }
 
-/// The secrets that a release pins: what instances are given, what routes ask for, and where resources elsewhere are.
+/// The variables of a job: its own win over the app's. Those of the service whose build it runs in are that service's own.
+pub fn job_variables(app: &App, job: &JobName) -> Variables {
+    let mut variables = app.env.clone();
+    if let Some(job) = app.jobs.get(job) {
+        variables.extend(job.env.clone());
+    }
+    variables
+}
+
+/// The secrets that a release pins: what instances and runs of jobs are given, what routes ask for, and where resources elsewhere are.
 pub fn wanted_secrets(app: &App) -> BTreeSet<SecretName> {
     let mut wanted: BTreeSet<SecretName> = external_secrets(app).cloned().collect();
-    for service in app.services.keys() {
-        for value in variables(app, service).into_values() {
-            if let Value::Secret { name, .. } = value {
-                wanted.insert(name);
-            }
+    let services = app.services.keys().map(|service| variables(app, service));
+    let jobs = app.jobs.keys().map(|job| job_variables(app, job));
+    for value in services.chain(jobs).flat_map(Variables::into_values) {
+        if let Value::Secret { name, .. } = value {
+            wanted.insert(name);
         }
     }
     wanted.extend(app.routes.values().filter_map(|route| Some(route.access.auth.as_ref()?.secret().clone())));
@@ -118,9 +127,28 @@ fn external_secrets(app: &App) -> impl Iterator<Item = &SecretName> {
 
 /// Resolves all that a service's instances are given; reports every error, not only the first.
 pub fn resolve(app: &App, service: &ServiceName, facts: Facts<'_>) -> Result<Resolved, Vec<ReferenceError>> {
+    resolve_all(app, variables(app, service), service, facts)
+}
+
+/// Resolves all that the runs of a job are given. They have the volumes of the service whose build they run in.
+pub fn resolve_job(
+    app: &App,
+    job: &JobName,
+    service: &ServiceName,
+    facts: Facts<'_>,
+) -> Result<Resolved, Vec<ReferenceError>> {
+    resolve_all(app, job_variables(app, job), service, facts)
+}
+
+fn resolve_all(
+    app: &App,
+    variables: Variables,
+    service: &ServiceName,
+    facts: Facts<'_>,
+) -> Result<Resolved, Vec<ReferenceError>> {
     let mut resolved = Resolved::default();
     let mut errors = Vec::new();
-    for (variable, value) in variables(app, service) {
+    for (variable, value) in variables {
         let result = match value {
             Value::Text(text) => Ok(EnvValue::Clear(text)),
             Value::From(reference) => from(app, service, facts, &variable, &reference),
