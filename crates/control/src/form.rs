@@ -238,8 +238,7 @@ mod tests {
     #[test]
     fn runs_are_read_as_they_were_written() {
         let app = AppKey { env: EnvName::new("local").unwrap(), app: AppName::new("shop").unwrap() };
-        let triggers =
-            [Trigger::Schedule { due: Timestamp(5) }, Trigger::Hand { by_uid: Some(7) }, Trigger::Release];
+        let triggers = [Trigger::Schedule { due: Timestamp(5) }, Trigger::Hand { by_uid: Some(7) }, Trigger::Release];
         let outcomes = [
             None,
             Some(Outcome::Succeeded),

@@ -107,11 +107,12 @@ impl Following {
                 _ = tokio::signal::ctrl_c() => return Ok(Attempt::Interrupted),
             }
         };
-        // Its log is complete now.
+        // Its log is complete now. A daemon that ended with it tells no more, and how it ended is known.
         let mut skip = self.shown;
-        let mut rest = self.lines(client, false).await?;
-        while let Some(line) = rest.next().await? {
-            self.show(&line, &mut skip, ui);
+        if let Ok(mut rest) = self.lines(client, false).await {
+            while let Ok(Some(line)) = rest.next().await {
+                self.show(&line, &mut skip, ui);
+            }
         }
         Ok(Attempt::Over(run))
     }

@@ -140,7 +140,7 @@ fn jobs(app: &wire::AppStatus, ui: &Ui) {
             (Some(run), _) => ui.paint(Tone::Warning, run_now(run)),
             (None, Some(last)) => {
                 let tone = if last.fault.is_none() { Tone::Good } else { Tone::Bad };
-                format!("{} {}", ui.paint(tone, ended(last)), ago(last.ended.unwrap_or(last.recorded)))
+                format!("{}, {}", ui.paint(tone, ended(last)), ago(last.ended.unwrap_or(last.recorded)))
             }
             (None, None) => "never run".to_owned(),
         };

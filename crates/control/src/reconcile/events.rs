@@ -144,7 +144,10 @@ pub(crate) fn run_stopping(run: &Run, by_uid: Option<u32>, at: Timestamp) -> New
 
 pub(crate) fn run_ended(finished: &Finished, at: Timestamp) -> NewEvent {
     let Finished { run, end } = finished;
-    let took = Humane(Duration::from_secs(finished.duration().as_secs()));
+    let took = match finished.duration() {
+        short if short < Duration::from_secs(1) => Humane(short),
+        long => Humane(Duration::from_secs(long.as_secs())),
+    };
     let message = format!("{} {} after {took}: run {}", run.key.task, end.outcome, run.number);
     let mut fields = fields_of(run);
     fields["outcome"] = json!(end.outcome.as_str());

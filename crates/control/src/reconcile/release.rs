@@ -9,8 +9,8 @@ use std::time::Duration;
 use bowline_core::app::{App, Command, Origin, RouteTo, Service, Volume};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{
-    AppKey, Incarnation, InstanceId, JobName, Port, ReleaseNumber, ResourceName, RouteName, SecretName, ServiceName, Slot,
-    SlotId,
+    AppKey, Incarnation, InstanceId, JobName, Port, ReleaseNumber, ResourceName, RouteName, SecretName, ServiceName,
+    Slot, SlotId,
 };
 use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice, Reach, Readiness, StopSignal, VolumeMount, Wanted};
 use bowline_core::job::Task;
@@ -133,8 +133,11 @@ impl Release {
         let files = self.app().services.get(home).is_some_and(|s| matches!(s.origin, Origin::Static { .. }));
         match files {
             false => Ok(home),
-            true => Err(Fault::new(FaultKind::Invalid, format!("{path} runs in the build of {home}, which is static files"))
-                .hint(format!("write [service.{home}] run = \"…\" if it is a process after all"))),
+            true => Err(Fault::new(
+                FaultKind::Invalid,
+                format!("{path} runs in the build of {home}, which is static files"),
+            )
+            .hint(format!("write [service.{home}] run = \"…\" if it is a process after all"))),
         }
     }
 
@@ -153,12 +156,8 @@ impl Release {
         let service = self.app().services.get(home);
         let mut env = self.environment(artifact, env);
         env.insert(TASK_VARIABLE.to_owned(), EnvValue::Clear(task.to_string()));
-        let slot = SlotId {
-            key: self.revision.key.clone(),
-            service: task.service(),
-            release: self.number(),
-            slot: Slot(0),
-        };
+        let slot =
+            SlotId { key: self.revision.key.clone(), service: task.service(), release: self.number(), slot: Slot(0) };
         Ok(InstanceSpec {
             id: InstanceId { slot, incarnation: Incarnation(0) },
             root: artifact.root.clone(),

@@ -132,7 +132,7 @@ impl Loop {
         }
         let task = TaskKey { app: key.clone(), task: Task::Before };
         let under_way = self.jobs.under_way(&task);
-        let on = under_way.map_or_else(|| "the store".to_owned(), |(run, stage)| run.describe(&stage, now.wall));
+        let on = under_way.map_or_else(|| "about to start".to_owned(), |(run, stage)| run.describe(&stage, now.wall));
         Gate::Waits(vec![Waiting { what: format!("release {release}"), on: format!("{}: {on}", task.task) }])
     }
 
@@ -340,8 +340,9 @@ fn overlap(run: &Run, stage: &Stage, now: Timestamp) -> Refusal {
         Trigger::Hand { .. } => "started by hand",
         Trigger::Release => "started by a release",
     };
-    let fault = Fault::new(FaultKind::Refused, format!("{task} of {app} is under way, and a job does not overlap itself"))
-        .caused_by(format!("run {} of release {}, {how}: {}", run.number, run.release, run.describe(stage, now)));
+    let fault =
+        Fault::new(FaultKind::Refused, format!("{task} of {app} is under way, and a job does not overlap itself"))
+            .caused_by(format!("run {} of release {}, {how}: {}", run.number, run.release, run.describe(stage, now)));
     Refusal::conflict(fault.hint(format!("see what it says: bowline logs {} --service {task} --follow", app.app)))
 }
 

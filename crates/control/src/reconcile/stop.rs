@@ -163,9 +163,7 @@ impl Loop {
         let Some(ending) = &self.ending else { return };
         let stopped = match ending.how {
             Ended::LeftRunning => true,
-            Ended::Stopped => {
-                self.node.adopted && !self.apps.keys().any(|key| self.lives(key, now))
-            }
+            Ended::Stopped => self.node.adopted && !self.apps.keys().any(|key| self.lives(key, now)),
         };
         if !stopped || ending.said {
             return;

@@ -441,7 +441,8 @@ impl World {
 
     fn behave_as_run(&mut self, id: &InstanceId) -> InstanceObservation {
         *self.starts.entry(id.clone()).or_default() += 1;
-        let exit = |code| Exit { cause: ExitCause::Code(code), at: self.now.wall, last_lines: vec!["migrating".into()] };
+        let exit =
+            |code| Exit { cause: ExitCause::Code(code), at: self.now.wall, last_lines: vec!["migrating".into()] };
         let phase = match self.jobs {
             JobBehaviour::Exits(code) => Phase::Exited(exit(code)),
             JobBehaviour::Stay => {

@@ -1,9 +1,9 @@
 //! Jobs, and what runs before a release: recorded first, at most once, whatever is killed.
 
-use bowline_api::wire::{AppState, ChangeStep, ChangePhase};
+use bowline_api::wire::{AppState, ChangePhase, ChangeStep};
+use bowline_core::id::{JobName, RunNumber};
 use bowline_core::instance::EnvValue;
 use bowline_core::job::{RunId, TaskKey};
-use bowline_core::id::{JobName, RunNumber};
 
 use super::*;
 
@@ -57,7 +57,10 @@ fn a_job_runs_on_demand_in_the_cage_of_its_service() {
     world.jobs = JobBehaviour::Stay;
     let ticket = run_job(&mut world, &mut daemon, "cleanup");
     let Answer::RunStarted(run) = world.answer(ticket) else { panic!("{:?}", world.answers[&ticket]) };
-    assert_eq!((run.number, run.task.as_str(), run.trigger.as_str(), run.by_uid), (1, "job.cleanup", "hand", Some(1_000)));
+    assert_eq!(
+        (run.number, run.task.as_str(), run.trigger.as_str(), run.by_uid),
+        (1, "job.cleanup", "hand", Some(1_000))
+    );
     assert_eq!(world.runs(), ["local/shop.job_cleanup.r1.0.1"]);
     let (id, web) = ("local/shop.job_cleanup.r1.0.1".parse().unwrap(), "local/shop.web.r1.0.1".parse().unwrap());
     let (spec, web) = (&world.specs[&id], &world.specs[&web]);
@@ -75,7 +78,8 @@ fn a_job_runs_on_demand_in_the_cage_of_its_service() {
     assert_eq!(fault.kind, FaultKind::Refused);
     assert!(fault.causes[0].contains("run 1 of release 1, started by hand"), "{fault:?}");
 
-    let wait = world.ask(&mut daemon, Request::FollowRun { run: RunId { app: shop(), number: RunNumber(1) }, wait: true });
+    let wait =
+        world.ask(&mut daemon, Request::FollowRun { run: RunId { app: shop(), number: RunNumber(1) }, wait: true });
     world.run(&mut daemon);
     assert!(!world.answers.contains_key(&wait), "answered when it is over");
     world.finish_run(3);
@@ -114,7 +118,8 @@ fn a_schedule_fires_and_says_when_it_fires_next() {
     let next = job(&mut world, &mut daemon, "cleanup").next.unwrap();
     assert_eq!((next % (24 * HOUR), next > world.now.wall.0), (3 * HOUR, true));
     assert_eq!(job(&mut world, &mut daemon, "report").next, None);
-    pass(&mut world, &mut daemon, Duration::from_millis(next - 1) - Duration::from_millis(world.now.wall.0));
+    let left = Timestamp(next - 1).since(world.now.wall);
+    pass(&mut world, &mut daemon, left);
     assert_eq!(world.runs(), [""; 0]);
     pass(&mut world, &mut daemon, Duration::from_millis(1));
     assert_eq!(world.runs(), ["local/shop.job_cleanup.r1.0.1"]);
@@ -325,7 +330,8 @@ fn what_waits_is_told_while_it_waits() {
     let mut daemon = world.start();
     world.apply(&mut daemon);
     world.run(&mut daemon);
-    let rollout = world.told.iter().position(|(_, step)| matches!(step, ChangeStep::Phase { phase: ChangePhase::Rollout }));
+    let rollout =
+        world.told.iter().position(|(_, step)| matches!(step, ChangeStep::Phase { phase: ChangePhase::Rollout }));
     let told = &world.told[rollout.unwrap()..];
     let waits = |step: &ChangeStep| matches!(step, ChangeStep::Waiting { steps } if steps.iter().any(|s| s.on.contains("release.before")));
     assert!(told.iter().any(|(_, step)| waits(step)), "{told:?}");

@@ -64,7 +64,9 @@ impl App {
         match (roots.next(), roots.next()) {
             (Some(only), None) => Some(only),
             (None, _) => None,
-            (Some(_), Some(_)) => self.services.iter().filter(|(_, s)| built(s)).map(|(n, _)| n).find(|n| n.as_str() == WEB),
+            (Some(_), Some(_)) => {
+                self.services.iter().filter(|(_, s)| built(s)).map(|(n, _)| n).find(|n| n.as_str() == WEB)
+            }
         }
     }
 }

@@ -531,7 +531,8 @@ impl Entry {
     fn stage(&self) -> Stage {
         let on = |on: &str| Stage::Waiting { on: on.to_owned() };
         match (&self.state, &self.held) {
-            (State::Recording | State::Ended(_), _) => on("the store"),
+            (State::Recording, _) => on("the store"),
+            (State::Ended(_), _) => on("the store to have its end"),
             (State::Recorded { ordered: None }, Some(held)) => on(held),
             (State::Recorded { .. }, _) => on("the node"),
             (State::Running { .. }, _) => Stage::Running,
@@ -554,7 +555,7 @@ impl Run {
     pub fn describe(&self, stage: &Stage, now: Timestamp) -> String {
         let seconds = |since: Timestamp| Humane(Duration::from_secs(now.since(since).as_secs()));
         match (stage, self.began) {
-            (Stage::Waiting { on }, _) => format!("waits on {on}"),
+            (Stage::Waiting { on }, _) => format!("waiting for {on}"),
             (Stage::Running, Some(began)) if now.since(began) >= Duration::from_secs(1) => {
                 format!("running for {}", seconds(began))
             }

@@ -297,6 +297,42 @@ mod tests {
     }
 
     #[test]
+    fn a_job_has_the_variables_of_the_app_and_its_own_and_the_volumes_of_its_service() {
+        let mut app = sample::app("shop", &["web", "worker"]);
+        let value = |text: &str| Value::Text(text.to_owned());
+        let name = |name: &str| VarName::new(name).unwrap();
+        let (web, worker) = (ServiceName::new("web").unwrap(), ServiceName::new("worker").unwrap());
+        app.env = [(name("A"), value("app")), (name("B"), value("app"))].into();
+        app.services.get_mut("web").unwrap().env.insert(name("A"), value("web"));
+        let files = ResourceName::new("files").unwrap();
+        let volume = crate::app::Volume { services: Some(vec![web.clone()]), path: None, size: None, backup: None };
+        app.volumes.insert(files.clone(), volume);
+        let token = SecretName::new("token").unwrap();
+        let secret = Value::Secret { name: token.clone(), delivery: Delivery::File };
+        let job = JobName::new("cleanup").unwrap();
+        let mut cleanup = crate::app::Job {
+            run: crate::app::Command("clean".into()),
+            build_of: Some(web.clone()),
+            schedule: None,
+            env: [(name("B"), value("job")), (name("TOKEN"), secret)].into(),
+            timeout: std::time::Duration::from_secs(1),
+        };
+        cleanup.env.insert(name("FILES"), Value::From(Reference::VolumePath(files.clone())));
+        app.jobs.insert(job.clone(), cleanup);
+        assert!(wanted_secrets(&app).contains(&token));
+        let rest: Rest = ([(files, PathBuf::from("/v/files"))].into(), BTreeMap::new(), BTreeMap::new());
+        let secrets = [(token, Secret::new("t0k"))].into();
+        let key = sample::key("local", "shop");
+        let resolved = resolve_job(&app, &job, &web, facts(&key, &secrets, &rest)).unwrap();
+        let clear = |text: &str| EnvValue::Clear(text.to_owned());
+        let expected = [("A", "app"), ("B", "job"), ("FILES", "/v/files")];
+        assert_eq!(resolved.env, expected.map(|(name, text)| (name.to_owned(), clear(text))).into());
+        assert_eq!(resolved.files.iter().map(|file| file.variable.as_str()).collect::<Vec<_>>(), ["TOKEN"]);
+        let elsewhere = resolve_job(&app, &job, &worker, facts(&key, &secrets, &rest));
+        assert!(matches!(elsewhere.unwrap_err()[..], [ReferenceError::VolumeMissing { .. }]));
+    }
+
+    #[test]
     fn parts_of_resources_become_values_and_what_holds_the_password_is_secret() {
         use crate::app::DatabaseKind::{MariaDb, Postgres};
         let db =

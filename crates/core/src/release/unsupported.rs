@@ -89,7 +89,11 @@ impl Found {
             self.add(external, format!("secret.{name}.source"), "only Bowline's own store and \"file:…\" are read yet");
         }
         let homeless = app.release.before.is_some() && app.home().is_none();
-        self.add(homeless, "release.before", "nothing says in which build it runs: build one service, or call one `web`");
+        self.add(
+            homeless,
+            "release.before",
+            "nothing says in which build it runs: build one service, or call one `web`",
+        );
         self.add(!app.release.snapshot.is_empty(), "release.snapshot", "snapshots are not made yet");
         let rolling = match app.rollout.strategy {
             Strategy::Rolling => true,

@@ -32,12 +32,8 @@ fn hourly() -> Start {
 }
 
 fn spec(key: &TaskKey, release: u32) -> Arc<InstanceSpec> {
-    let slot = SlotId {
-        key: key.app.clone(),
-        service: key.task.service(),
-        release: ReleaseNumber(release),
-        slot: Slot(0),
-    };
+    let slot =
+        SlotId { key: key.app.clone(), service: key.task.service(), release: ReleaseNumber(release), slot: Slot(0) };
     Arc::new(InstanceSpec {
         id: InstanceId { slot, incarnation: Incarnation(0) },
         root: "/release".into(),
@@ -441,9 +437,10 @@ fn a_store_that_refuses_starts_nothing_and_is_asked_again() {
     assert_eq!((rig.outcomes().len(), rig.starts.len()), (0, 0));
     rig.full = false;
     rig.wait(5);
-    assert_eq!(rig.stored.values().map(|(run, _)| run.trigger).next(), Some(Trigger::Schedule {
-        due: Timestamp(NEW_YEAR + 60 * MINUTE)
-    }));
+    assert_eq!(
+        rig.stored.values().map(|(run, _)| run.trigger).next(),
+        Some(Trigger::Schedule { due: Timestamp(NEW_YEAR + 60 * MINUTE) })
+    );
 }
 
 /// Crashes of the daemon and of the machine between any two steps: each occurrence has at most one run, no run starts
