@@ -255,7 +255,8 @@ impl World {
 
     /// Goes on until nothing is left to do: effects first, then what the world shows, then the next deadline.
     fn run(&mut self, daemon: &mut Daemon) -> End {
-        let limit = self.now.mono + Duration::from_secs(3_600);
+        // Longer than any rollout, shorter than what runs before a release may take.
+        let limit = self.now.mono + Duration::from_secs(1_800);
         loop {
             while let Some(effect) = daemon.queue.pop_front() {
                 if self.slow_store && matches!(effect, Effect::Store(..)) {

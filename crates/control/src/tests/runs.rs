@@ -104,6 +104,7 @@ fn what_is_no_job_is_refused_with_what_to_say() {
     let fault = refused(&mut world, &mut daemon, "claenup");
     assert_eq!(fault.hint.as_deref(), Some("did you mean `cleanup`?"));
     let ticket = world.ask(&mut daemon, Request::StopJob { key: shop(), job: "cleanup".into(), by_uid: None });
+    world.run(&mut daemon);
     assert!(world.refusal(ticket).message.contains("no run of job.cleanup"));
     world.ask(&mut daemon, Request::Stop { key: shop(), shutdown_when_idle: false });
     world.run(&mut daemon);
