@@ -33,7 +33,7 @@ pub(super) async fn run(args: Run, paths: &Paths, ui: &Ui) -> Result<ExitCode, F
         return Ok(ExitCode::SUCCESS);
     }
     let mut following = Following { env, app, job, run, shown: 0 };
-    match following.to_the_end(session.client, paths, ui).await? {
+    match following.follow(session.client, paths, ui).await? {
         Some(run) => Ok(conclude(&run, ui)),
         None => {
             following.left(ui);
@@ -67,20 +67,13 @@ struct Following {
     shown: usize,
 }
 
-/// How one attempt to follow ended.
-enum Attempt {
-    Over(wire::Run),
-    Interrupted,
-}
-
 impl Following {
     /// `None`: Ctrl-C.
-    async fn to_the_end(&mut self, client: Client, paths: &Paths, ui: &Ui) -> Result<Option<wire::Run>, Fault> {
+    async fn follow(&mut self, client: Client, paths: &Paths, ui: &Ui) -> Result<Option<wire::Run>, Fault> {
         let mut client = client;
         for rejoins in 0.. {
             match self.attempt(&client, ui).await {
-                Ok(Attempt::Over(run)) => return Ok(Some(run)),
-                Ok(Attempt::Interrupted) => return Ok(None),
+                Ok(end) => return Ok(end),
                 Err(ClientError::Broken(_) | ClientError::Unreachable { .. }) if rejoins < MAX_REJOINS => {
                     client = Session::join(paths).await?.client;
                 }
@@ -90,7 +83,8 @@ impl Following {
         unreachable!("the last attempt returns")
     }
 
-    async fn attempt(&mut self, client: &Client, ui: &Ui) -> Result<Attempt, ClientError> {
+    /// With one daemon.
+    async fn attempt(&mut self, client: &Client, ui: &Ui) -> Result<Option<wire::Run>, ClientError> {
         let mut lines = self.lines(client, true).await?;
         let mut skip = self.shown;
         let (env, app, number) = (self.env.clone(), self.app.clone(), self.run.number);
@@ -104,7 +98,7 @@ impl Following {
                     None => break end.await?,
                 },
                 run = &mut end => break run?,
-                _ = tokio::signal::ctrl_c() => return Ok(Attempt::Interrupted),
+                _ = tokio::signal::ctrl_c() => return Ok(None),
             }
         };
         // Its log is complete now. A daemon that ended with it tells no more, and how it ended is known.
@@ -114,7 +108,7 @@ impl Following {
                 self.show(&line, &mut skip, ui);
             }
         }
-        Ok(Attempt::Over(run))
+        Ok(Some(run))
     }
 
     /// Its output from the beginning, by the moment before it started.

@@ -226,10 +226,11 @@ async fn run(
 
 /// A run that is over is told from the store.
 async fn told_run(api: &Api, request: Request) -> Handled {
-    match api.door.ask(request).await? {
-        Answer::RunOver(run) => stored_run(api, &run),
-        answer => Ok(answer.into_response()),
+    let answer = api.door.ask(request).await?;
+    if let Answer::RunOver(run) = &answer {
+        return stored_run(api, run);
     }
+    Ok(answer.into_response())
 }
 
 fn stored_run(api: &Api, id: &RunId) -> Handled {
@@ -242,7 +243,7 @@ fn stored_run(api: &Api, id: &RunId) -> Handled {
     let unreadable = |error| {
         Fault::new(FaultKind::Failed, format!("run {number} of {app} cannot be read from the store")).source(&error)
     };
-    let StoredRun { run, end, .. } = form::read_run(record).map_err(|error| unreadable(error))?;
+    let StoredRun { run, end, .. } = form::read_run(record).map_err(unreadable)?;
     let end = end.ok_or_else(unknown)?;
     Ok(json(StatusCode::OK, &finished_form(&Finished { run, end })))
 }

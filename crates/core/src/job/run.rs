@@ -248,7 +248,12 @@ impl Finished {
         let cause = match &self.end.outcome {
             Outcome::Succeeded => return None,
             Outcome::TimedOut => format!("it took longer than {} and was killed", Humane(self.run.timeout)),
-            outcome => format!("it {outcome}"),
+            outcome @ (Outcome::Failed { .. }
+            | Outcome::Signalled { .. }
+            | Outcome::OutOfMemory
+            | Outcome::Stopped
+            | Outcome::Lost
+            | Outcome::Refused(_)) => format!("it {outcome}"),
         };
         let message = match task {
             Task::Before => format!("{task} of release {} of {app} failed", self.run.release),
