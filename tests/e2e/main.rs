@@ -9,6 +9,7 @@ mod data;
 mod escape;
 mod faults;
 mod hello;
+mod jobs;
 mod kills;
 mod policies;
 mod stacks;

@@ -105,6 +105,28 @@ impl Client {
         }
     }
 
+    /// Starts a run of a job; answered when it is recorded.
+    pub async fn run_job(&self, env: &str, app: &str, job: &str) -> Result<wire::Run, ClientError> {
+        let path = format!("/v1/apps/{env}/{app}/jobs/{}/run", percent_encode(job));
+        self.send(Method::POST, &path, Bytes::new()).await
+    }
+
+    /// Ends the run of a job that is under way; answered when it has ended.
+    pub async fn stop_job(&self, env: &str, app: &str, job: &str) -> Result<wire::Run, ClientError> {
+        let path = format!("/v1/apps/{env}/{app}/jobs/{}/stop", percent_encode(job));
+        self.send(Method::POST, &path, Bytes::new()).await
+    }
+
+    pub async fn run(
+        &self,
+        env: &str,
+        app: &str,
+        number: u32,
+        query: wire::RunQuery,
+    ) -> Result<wire::Run, ClientError> {
+        self.get(&format!("/v1/apps/{env}/{app}/runs/{number}{}", query_string(&query))).await
+    }
+
     pub async fn shutdown(&self) -> Result<wire::Stopped, ClientError> {
         self.send(Method::POST, "/v1/shutdown", Bytes::new()).await
     }

@@ -7,6 +7,9 @@
 //! | `POST /v1/apps` | [`Apply`] → 202 [`Accepted`] |
 //! | `GET /v1/changes/{id}` | → [`ChangeEvent`] lines from the change's beginning until it has ended |
 //! | `POST /v1/apps/{env}/{app}/stop` | [`Stop`] → [`Stopped`] when nothing of it runs any more |
+//! | `POST /v1/apps/{env}/{app}/jobs/{job}/run` | → 202 [`Run`], recorded and about to start; 409 while one is under way |
+//! | `POST /v1/apps/{env}/{app}/jobs/{job}/stop` | → [`Run`] when it has ended |
+//! | `GET /v1/apps/{env}/{app}/runs/{number}?…` ([`RunQuery`]) | → [`Run`] |
 //! | `GET /v1/logs?…` ([`LogsQuery`]) | → [`LogLine`] lines |
 //! | `GET /v1/events?…` ([`EventsQuery`]) | → [`Events`] |
 //! | `GET /v1/secrets/{env}/{app}` | → [`Secrets`] |
@@ -15,7 +18,7 @@
 //! | `POST /v1/shutdown` | → [`Stopped`] when all is stopped, just before the daemon exits |
 //!
 //! *Lines* are `application/x-ndjson`: one JSON object per line. A refusal is a [`Fault`] with status 400 (invalid),
-//! 403 (refused), 404, 409 (another change runs), 500 (failed) or 503 (degraded).
+//! 403 (refused), 404, 409 (another change runs, or the same job), 500 (failed) or 503 (degraded).
 
 use std::collections::BTreeMap;
 
@@ -243,6 +246,9 @@ pub struct AppStatus {
     /// Databases and caches, those that the file does not name any more included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<ResourceStatus>,
+    /// Those of the stable release, and those of earlier ones that still run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<JobStatus>,
     /// The change that runs now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<ChangeStatus>,
@@ -321,6 +327,70 @@ pub struct ResourceStatus {
     pub unenforced: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    pub name: String,
+    /// As the file has it, UTC; absent: only on demand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// When it is due next; absent while the app is stopped, and while a missed run is about to be made up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+    /// The run that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+    /// The last run that is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Run>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<u64>,
+}
+
+/// A run of a job, or of what is to run before a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Counted per app and environment.
+    pub number: u32,
+    /// `job.cleanup`, `release.before`: what `GET /v1/logs` takes as its service.
+    pub task: String,
+    pub release: u32,
+    /// `local/uploads.job_cleanup.r3.0.17`
+    pub instance: String,
+    /// `schedule`, `hand`, `release`
+    pub trigger: String,
+    /// The occurrence of its schedule, the first of those that were missed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_uid: Option<u32>,
+    /// `waiting`, `running`, `stopping`; over: `succeeded`, `failed`, `signalled`, `out_of_memory`, `timed_out`, `stopped`,
+    /// `lost`, `refused`
+    pub state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_on: Option<String>,
+    /// Before it started.
+    pub recorded: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Why it did not succeed, with the end of its output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+}
+
+/// The query string of `GET /v1/apps/{env}/{app}/runs/{number}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct RunQuery {
+    /// Answer when it is over.
+    #[serde(default)]
+    pub wait: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

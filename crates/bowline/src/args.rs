@@ -77,6 +77,11 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// What happened
     Events(Events),
+    /// Run a job of an app now, and follow it to its end
+    ///
+    /// It runs in the stable release, as it does on its schedule: same cage, same user, same variables. A job does not overlap
+    /// itself. Exit code 0 if it succeeded, else 1. Ctrl-C leaves it running; --stop ends it.
+    Run(Run),
     /// Write-only values for apps
     #[command(subcommand)]
     Secret(Secret),
@@ -204,7 +209,7 @@ pub(crate) struct Logs {
     /// Only lines that match a regular expression
     #[arg(long, value_name = "RE")]
     pub(crate) grep: Option<String>,
-    /// Only this service
+    /// Only this service, database (postgres.db) or job (job.cleanup)
     #[arg(long)]
     pub(crate) service: Option<String>,
     /// Only this release
@@ -225,6 +230,23 @@ pub(crate) struct Events {
     /// The newest so many
     #[arg(short = 'n', long, default_value_t = 100)]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The app
+    pub(crate) app: String,
+    /// The job, as bowline.toml names it
+    pub(crate) job: Option<String>,
+    /// Return when it is recorded and about to start
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// End the run that is under way instead
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) stop: bool,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
 }
 
 #[derive(Debug, Subcommand)]

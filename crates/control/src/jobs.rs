@@ -135,6 +135,8 @@ fn apply(tx: &mut Tx<'_>, write: Write) -> Result<(), StoreError> {
         Write::Revision(key, number, state) => tx.set_revision_state(&key, number, state).map(drop),
         Write::Change(key, form) => tx.put_rollout(&record(&key, &form)),
         Write::ChangeEnded(key) => tx.clear_rollout(&key),
+        Write::Run(record) => tx.put_run(&record),
+        Write::Counted(record) => tx.put_job(&record),
         Write::Maintenance(key, wanted) => tx.set_maintenance(&key, wanted.as_ref().map(|m| m.allow.as_slice())),
     }
 }

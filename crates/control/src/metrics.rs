@@ -5,9 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::instance::Observations;
+use bowline_core::job::{Outcome, TaskKey};
 use bowline_core::route::{DURATION_BOUNDS, EdgeObservation, EdgeStatus, Histogram, SIZE_BOUNDS, Series, SeriesKey};
 use bowline_core::time::Timestamp;
 use prometheus_client::collector::Collector;
@@ -29,6 +31,19 @@ pub(crate) struct Vitals {
     /// Of the table that the edge should serve.
     pub(crate) edge_generation: Generation,
     pub(crate) degraded: bool,
+    pub(crate) jobs: Vec<JobVitals>,
+}
+
+/// A job that has run.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct JobVitals {
+    pub(crate) task: TaskKey,
+    pub(crate) running: bool,
+    /// Runs that ended in this daemon's life, by outcome.
+    pub(crate) totals: [(&'static str, u64); Outcome::ALL.len()],
+    pub(crate) last_success: Option<Timestamp>,
+    /// Of the last run that is over.
+    pub(crate) last_duration: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +108,7 @@ impl Collector for World {
         requests(out, &edge, &vitals)?;
         edge_itself(out, &edge, &vitals)?;
         instances(out, &node, &vitals)?;
+        jobs(out, &vitals)?;
         let sequence = self.store.as_ref().and_then(|store| store.read(|view| view.newest_event()).ok());
         daemon(out, &self.version, &vitals, sequence)
     }
@@ -295,6 +311,39 @@ fn in_state(id: &InstanceId, state: &str) -> Labels {
     let mut labels = of_slot(id);
     labels.push(("state", state.to_owned()));
     labels
+}
+
+fn jobs(out: &mut Families<'_, '_>, vitals: &Vitals) -> fmt::Result {
+    let of_job = |job: &JobVitals| {
+        let TaskKey { app, task } = &job.task;
+        vec![("app", app.app.to_string()), ("env", app.env.to_string()), ("job", task.to_string())]
+    };
+    out.counter(
+        "bowline_job_runs",
+        "Runs of a job that ended since the daemon started, by outcome",
+        vitals.jobs.iter().flat_map(|job| {
+            job.totals.iter().map(move |(outcome, n)| {
+                let mut labels = of_job(job);
+                labels.push(("outcome", (*outcome).to_owned()));
+                (labels, number(*n))
+            })
+        }),
+    )?;
+    out.gauge(
+        "bowline_job_running",
+        "1 while a run of the job is under way",
+        vitals.jobs.iter().map(|job| (of_job(job), job.running.into())),
+    )?;
+    out.gauge(
+        "bowline_job_last_success_timestamp_seconds",
+        "When the job succeeded last",
+        vitals.jobs.iter().filter_map(|job| Some((of_job(job), seconds(job.last_success?)))),
+    )?;
+    out.gauge(
+        "bowline_job_last_duration_seconds",
+        "How long the job's last run took",
+        vitals.jobs.iter().filter_map(|job| Some((of_job(job), job.last_duration?.as_secs_f64()))),
+    )
 }
 
 fn daemon(out: &mut Families<'_, '_>, version: &str, vitals: &Vitals, sequence: Option<u64>) -> fmt::Result {

@@ -123,8 +123,17 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         edge_http: links.edge.borrow().http,
         salt: Salt::fresh()?,
         trusted_proxies: config.trusted_proxies.clone(),
+        boot: boot_id()?,
     };
     Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), place, loaded, snapshot })
+}
+
+/// What tells this boot of the machine from any other.
+fn boot_id() -> Result<String, Fault> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    let read = std::fs::read_to_string(PATH);
+    let read = read.map_err(|e| Fault::new(FaultKind::Failed, format!("{PATH} cannot be read")).source(&e))?;
+    Ok(read.trim().to_owned())
 }
 
 /// The edge serves what it served last, before it is known whether the store can be read.

@@ -119,12 +119,27 @@ impl ServiceName {
         Self(format!("{kind}{OWN}{name}").into())
     }
 
-    /// Kind and name of the resource that this stands for; `None`: a service of the file.
+    /// The same for the runs of a job: `job_cleanup`.
+    pub fn of_job(name: &JobName) -> Self {
+        Self(format!("job{OWN}{name}").into())
+    }
+
+    /// The same for what runs before a release: `release_before`.
+    pub fn of_before() -> Self {
+        Self(format!("release{OWN}before").into())
+    }
+
+    /// Kind and name of what this stands for, a resource or a job; `None`: a service of the file.
     pub fn resource(&self) -> Option<(&str, &str)> {
         self.0.split_once(OWN)
     }
 
-    /// As it prints in ids and folders: a service of the file, or what stands for a resource.
+    /// As the file spells what it stands for: `web`, `postgres.db`, `job.cleanup`.
+    pub fn spelled(&self) -> String {
+        self.0.replacen(OWN, ".", 1)
+    }
+
+    /// As it prints in ids and folders: a service of the file, or what stands for a resource or a job.
     fn of_id(text: &str) -> Option<Self> {
         match text.split_once(OWN) {
             Some((kind, name)) => {
@@ -205,6 +220,11 @@ number!(
 number!(
     /// How often a slot has been started, counted from 1. One shim per incarnation.
     Incarnation(u32)
+);
+number!(
+    /// A run of a job, counted from 1 per app and environment, those before a release included. It is the incarnation of
+    /// its instance.
+    RunNumber(u32)
 );
 number!(
     /// Version of a desired state. Receivers refuse a lower one than they hold.
@@ -378,6 +398,13 @@ mod tests {
         assert_eq!(SecretName::stored(secret.as_str()), Ok(secret.clone()));
         assert!(secret.is_own() && !SecretName::stored("token").unwrap().is_own());
         assert!(SecretName::stored("a_b").is_err());
+    }
+
+    #[test]
+    fn names_of_own_are_spelled_as_the_file_has_them() {
+        let job = ServiceName::of_job(&JobName::new("clean-up").unwrap());
+        let all = [job, ServiceName::of_before(), ServiceName::new("web").unwrap()];
+        assert_eq!(all.map(|name| name.spelled()), ["job.clean-up", "release.before", "web"]);
     }
 
     #[test]

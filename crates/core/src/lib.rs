@@ -7,6 +7,7 @@ pub mod app;
 pub mod fault;
 pub mod id;
 pub mod instance;
+pub mod job;
 pub mod log;
 pub mod readiness;
 pub mod release;

@@ -13,8 +13,8 @@ pub(crate) fn nearest<'c>(text: &str, candidates: impl IntoIterator<Item = &'c s
         .map(|(_, candidate)| candidate)
 }
 
-/// `did you mean X?`, else what there is.
-pub(crate) fn suggestion<'c>(text: &str, candidates: impl IntoIterator<Item = &'c str> + Clone) -> Option<String> {
+/// `did you mean X?`, else what there is. `None`: there is nothing.
+pub fn suggestion<'c>(text: &str, candidates: impl IntoIterator<Item = &'c str> + Clone) -> Option<String> {
     if let Some(near) = nearest(text, candidates.clone()) {
         return Some(format!("did you mean `{near}`?"));
     }

@@ -85,9 +85,10 @@ pub(super) fn print(line: &wire::LogLine, app: Option<&str>, ui: &Ui) {
     ui.say(format!("{time} {} {text}", ui.paint(Tone::Source(hue), format!("{source:<8}"))));
 }
 
-/// `local/uploads.web.r3.0.1` → `web.0`.
+/// `local/uploads.web.r3.0.1` → `web.0`; of a database or a job its name.
 fn short(instance: &str) -> String {
     match instance.parse::<bowline_core::id::InstanceId>() {
+        Ok(id) if id.slot.service.resource().is_some() => id.slot.service.spelled(),
         Ok(id) => format!("{}.{}", id.slot.service, id.slot.slot),
         Err(_) => instance.to_owned(),
     }

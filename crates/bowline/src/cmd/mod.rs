@@ -8,6 +8,7 @@ mod events;
 mod init;
 mod logs;
 mod maintenance;
+mod run;
 mod schema;
 mod secret;
 mod serve;
@@ -34,6 +35,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Status(args) => client(status::run(args, &Paths::of_live(state)?, ui)),
         Verb::Logs(args) => client(logs::run(args, &Paths::of_live(state)?, ui)),
         Verb::Events(args) => client(events::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Run(args) => client(run::run(args, &Paths::of_live(state)?, ui)),
         Verb::Secret(args) => client(secret::run(args, &Paths::of_live(state)?, ui)),
         Verb::Maintenance(args) => client(maintenance::run(args, &Paths::of_live(state)?, ui)),
         Verb::Trust(args) => trust::run(args, &Paths::new(state)?, ui),

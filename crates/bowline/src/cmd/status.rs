@@ -102,6 +102,7 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
     if !rows.is_empty() {
         ui.table(&head[..head.len() - usize::from(!waits)], &rows);
     }
+    jobs(app, ui);
     let cages: Vec<&str> =
         app.services.iter().flat_map(|s| &s.instances).filter_map(|instance| instance.cage.as_deref()).collect();
     if !cages.is_empty() && cages.iter().all(|cage| *cage == "full") {
@@ -125,6 +126,49 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
         if let Some(hint) = &fault.hint {
             ui.say(format!("    {} {hint}", ui.paint(Tone::Good, "hint:")));
         }
+    }
+}
+
+fn jobs(app: &wire::AppStatus, ui: &Ui) {
+    if app.jobs.is_empty() {
+        return;
+    }
+    let ago = |at: u64| format!("{} ago", ui::duration(Duration::from_millis(now().saturating_sub(at))));
+    let row = |job: &wire::JobStatus| {
+        let next = job.next.map(|at| format!("in {}", ui::duration(Duration::from_millis(at.saturating_sub(now())))));
+        let state = match (&job.run, &job.last) {
+            (Some(run), _) => ui.paint(Tone::Warning, run_now(run)),
+            (None, Some(last)) => {
+                let tone = if last.fault.is_none() { Tone::Good } else { Tone::Bad };
+                format!("{}, {}", ui.paint(tone, ended(last)), ago(last.ended.unwrap_or(last.recorded)))
+            }
+            (None, None) => "never run".to_owned(),
+        };
+        let schedule = job.schedule.clone().unwrap_or_else(|| "on demand".to_owned());
+        vec![job.name.clone(), schedule, next.unwrap_or_else(|| "-".to_owned()), state]
+    };
+    let rows: Vec<Vec<String>> = app.jobs.iter().map(row).collect();
+    ui.table(&["JOB", "SCHEDULE (UTC)", "NEXT", "LAST RUN"], &rows);
+}
+
+/// `running for 12s`, `waiting on postgres.db: starting`
+fn run_now(run: &wire::Run) -> String {
+    match (&run.waits_on, run.began) {
+        (Some(on), _) => format!("waits on {on}"),
+        (None, Some(began)) => {
+            format!("{} for {}", run.state, ui::duration(Duration::from_millis(now().saturating_sub(began))))
+        }
+        (None, None) => run.state.clone(),
+    }
+}
+
+/// `succeeded`, `failed with code 3`, `timed out`
+pub(super) fn ended(run: &wire::Run) -> String {
+    let state = run.state.replace('_', " ");
+    match (run.exit_code.filter(|code| *code != 0), run.signal) {
+        (Some(code), _) => format!("{state} with code {code}"),
+        (None, Some(signal)) => format!("{state} with signal {signal}"),
+        (None, None) => state,
     }
 }
 

@@ -22,7 +22,10 @@ use axum::routing::{get, post, put};
 use bowline_api::wire;
 use bowline_core::app::ResourceKind;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, AppName, EnvName, NameError, ReleaseNumber, ResourceName, SecretName, ServiceName};
+use bowline_core::id::{
+    AppKey, AppName, EnvName, NameError, ReleaseNumber, ResourceName, RunNumber, SecretName, ServiceName,
+};
+use bowline_core::job::{Finished, RunId, Task};
 use bowline_core::log::LogQuery;
 use bowline_core::route::Maintenance;
 use bowline_core::secret::Secret;
@@ -35,9 +38,11 @@ use tokio::sync::mpsc;
 
 use crate::LogCall;
 use crate::folder::dotenv;
+use crate::form::{self, StoredRun};
 use crate::jobs::secret_index;
 use crate::reconcile::effects::SecretMeta;
 use crate::reconcile::request::{Answer, Door, Request};
+use crate::reconcile::runs::finished_form;
 use crate::secrets::Vault;
 use crate::store::{EVENTS_KEPT, EventRecord, Store};
 use answer::{Refusal, RefusalReason, json};
@@ -79,6 +84,9 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/apps", post(apply))
         .route("/v1/apps/{env}/{app}/stop", post(stop))
         .route("/v1/apps/{env}/{app}/maintenance", put(maintain).delete(end_maintenance))
+        .route("/v1/apps/{env}/{app}/jobs/{job}/run", post(run_job))
+        .route("/v1/apps/{env}/{app}/jobs/{job}/stop", post(stop_job))
+        .route("/v1/apps/{env}/{app}/runs/{number}", get(run))
         .route("/v1/changes/{id}", get(change))
         .route("/v1/logs", get(logs))
         .route("/v1/events", get(events))
@@ -110,6 +118,10 @@ impl IntoResponse for Answer {
             Self::Stopped(stopped) => json(StatusCode::OK, &stopped),
             Self::Maintained(maintained) => json(StatusCode::OK, &maintained),
             Self::SecretSet(set) => json(StatusCode::OK, &set),
+            Self::RunStarted(run) => json(StatusCode::ACCEPTED, &*run),
+            Self::Run(run) => json(StatusCode::OK, &*run),
+            // Told from the store, by whoever asked for the run.
+            Self::RunOver(_) => StatusCode::NO_CONTENT.into_response(),
             Self::SecretRemoved | Self::Vitals(_) => StatusCode::NO_CONTENT.into_response(),
         }
     }
@@ -179,6 +191,61 @@ fn network(text: &str) -> Result<IpNet, Refusal> {
             .hint("write an address and the length of its prefix: 192.0.2.0/24")
             .into()
     })
+}
+
+type JobPath = Path<(String, String, String)>;
+
+async fn run_job(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((env, app, job)): JobPath,
+) -> Handled {
+    let key = app_key(&env, &app)?;
+    told_run(&api, Request::RunJob { key, job, by_uid: peer.uid }).await
+}
+
+async fn stop_job(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((env, app, job)): JobPath,
+) -> Handled {
+    let key = app_key(&env, &app)?;
+    told_run(&api, Request::StopJob { key, job, by_uid: peer.uid }).await
+}
+
+async fn run(
+    State(api): State<Api>,
+    path: Result<Path<(String, String, u32)>, PathRejection>,
+    query: Result<Query<wire::RunQuery>, QueryRejection>,
+) -> Handled {
+    let Path((env, app, number)) = path.map_err(|error| misunderstood(&error))?;
+    let Query(wire::RunQuery { wait }) = query.map_err(|error| misunderstood(&error))?;
+    let run = RunId { app: app_key(&env, &app)?, number: RunNumber(number) };
+    told_run(&api, Request::FollowRun { run, wait }).await
+}
+
+/// A run that is over is told from the store.
+async fn told_run(api: &Api, request: Request) -> Handled {
+    let answer = api.door.ask(request).await?;
+    if let Answer::RunOver(run) = &answer {
+        return stored_run(api, run);
+    }
+    Ok(answer.into_response())
+}
+
+fn stored_run(api: &Api, id: &RunId) -> Handled {
+    let RunId { app, number } = id;
+    let unknown = || {
+        let fault = Fault::new(FaultKind::Invalid, format!("run {number} of {app} is not known"));
+        Refusal::not_found(fault.hint("`bowline status` shows the last run of each job; old ones are forgotten"))
+    };
+    let record = api.kept()?.store.read(|view| view.run(app, *number)).map_err(Fault::from)?.ok_or_else(unknown)?;
+    let unreadable = |error| {
+        Fault::new(FaultKind::Failed, format!("run {number} of {app} cannot be read from the store")).source(&error)
+    };
+    let StoredRun { run, end, .. } = form::read_run(record).map_err(unreadable)?;
+    let end = end.ok_or_else(unknown)?;
+    Ok(json(StatusCode::OK, &finished_form(&Finished { run, end })))
 }
 
 async fn change(State(api): State<Api>, id: Result<Path<u64>, PathRejection>) -> Handled {
@@ -340,8 +407,11 @@ fn app_key(env: &str, app: &str) -> Result<AppKey, Refusal> {
     Ok(AppKey { env, app })
 }
 
-/// A service of the file, or the server of a resource: `postgres.db`.
+/// A service of the file, the server of a resource (`postgres.db`), or the runs of a job (`job.cleanup`).
 fn service_name(name: &str) -> Result<ServiceName, Refusal> {
+    if let Ok(task) = name.parse::<Task>() {
+        return Ok(task.service());
+    }
     let server = name.split_once('.').and_then(|(kind, of)| {
         let (kind, of) = (ResourceKind::of(kind)?, ResourceName::new(of).ok()?);
         Some(ServiceName::of_resource(kind.as_str(), &of))

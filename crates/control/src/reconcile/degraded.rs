@@ -62,6 +62,9 @@ impl Degraded {
                 Request::Apply(_)
                 | Request::Stop { .. }
                 | Request::Maintain { .. }
+                | Request::RunJob { .. }
+                | Request::StopJob { .. }
+                | Request::FollowRun { .. }
                 | Request::SetSecret { .. }
                 | Request::RemoveSecret { .. },
             ) => effects.push(Effect::Answer(ticket, Err(Refusal::unavailable(self.fault.clone())))),

@@ -21,7 +21,7 @@ use super::request::{Reply, Request};
 use super::resources::Kept;
 use crate::certs::Leaf;
 use crate::config::Ended;
-use crate::store::{AppRecord, NewEvent, RevisionState, Wanted};
+use crate::store::{AppRecord, JobRecord, NewEvent, RevisionState, RunRecord, Wanted};
 
 /// The moment of an input, and a random number for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +150,8 @@ pub(crate) enum Write {
     Change(AppKey, ChangeForm),
     ChangeEnded(AppKey),
     Maintenance(AppKey, Option<Maintenance>),
+    Run(Box<RunRecord>),
+    Counted(JobRecord),
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -2,14 +2,17 @@
 //!
 //! Architecture invariant: events hold names, numbers and reasons, never a value of a variable or a secret.
 
+use std::time::Duration;
+
 use bowline_core::app::HostName;
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ReleaseNumber, SecretName};
 use bowline_core::instance::{SlotState, Transition};
+use bowline_core::job::{Finished, Run, Trigger};
 use bowline_core::resource::{ResourceKey, ResourcePhase};
 use bowline_core::rollout::Entered;
 use bowline_core::route::Maintenance;
-use bowline_core::time::Timestamp;
+use bowline_core::time::{Humane, Timestamp};
 use serde_json::{Value, json};
 
 use super::change::ChangeId;
@@ -101,6 +104,55 @@ pub(crate) fn resource(
     };
     let fields = json!({ "resource": key.id.to_string(), "was": was, "reason": why });
     event(at, Some(&key.app), &format!("resource.{state}"), message, fields)
+}
+
+fn fields_of(run: &Run) -> Value {
+    let due = match run.trigger {
+        Trigger::Schedule { due } => Some(due.0),
+        Trigger::Hand { .. } | Trigger::Release => None,
+    };
+    let by_uid = match run.trigger {
+        Trigger::Hand { by_uid } => by_uid,
+        Trigger::Schedule { .. } | Trigger::Release => None,
+    };
+    json!({
+        "run": run.number.0, "task": run.key.task.to_string(), "release": run.release.0, "due": due, "by_uid": by_uid,
+        "trigger": run.trigger.as_str(),
+    })
+}
+
+pub(crate) fn run_recorded(run: &Run, at: Timestamp) -> NewEvent {
+    let (task, number) = (&run.key.task, run.number);
+    let message = match run.trigger {
+        Trigger::Schedule { .. } => format!("{task} is due: run {number}"),
+        Trigger::Hand { .. } => format!("{task} is asked for: run {number}"),
+        Trigger::Release => format!("{task} of release {} is to run: run {number}", run.release),
+    };
+    event(at, Some(&run.key.app), "run.recorded", message, fields_of(run))
+}
+
+pub(crate) fn run_began(run: &Run, at: Timestamp) -> NewEvent {
+    let message = format!("{} has begun: run {}", run.key.task, run.number);
+    event(at, Some(&run.key.app), "run.began", message, fields_of(run))
+}
+
+pub(crate) fn run_stopping(run: &Run, by_uid: Option<u32>, at: Timestamp) -> NewEvent {
+    let message = format!("{} is told to end: run {}", run.key.task, run.number);
+    let fields = json!({ "run": run.number.0, "task": run.key.task.to_string(), "by_uid": by_uid });
+    event(at, Some(&run.key.app), "run.stopping", message, fields)
+}
+
+pub(crate) fn run_ended(finished: &Finished, at: Timestamp) -> NewEvent {
+    let Finished { run, end } = finished;
+    let took = match finished.duration() {
+        short if short < Duration::from_secs(1) => Humane(short),
+        long => Humane(Duration::from_secs(long.as_secs())),
+    };
+    let message = format!("{} {} after {took}: run {}", run.key.task, end.outcome, run.number);
+    let mut fields = fields_of(run);
+    fields["outcome"] = json!(end.outcome.as_str());
+    fields["ms"] = json!(u64::try_from(finished.duration().as_millis()).unwrap_or(u64::MAX));
+    event(at, Some(&run.key.app), "run.ended", message, fields)
 }
 
 pub(crate) fn app_stopping(key: &AppKey, at: Timestamp) -> NewEvent {

@@ -17,11 +17,13 @@ use super::pending::Pending;
 use super::release::Release;
 use super::resources::Kept;
 use super::world::{AppWorld, Stable};
-use crate::form;
+use crate::form::{self, StoredRun};
 use crate::jobs::open_release;
 use crate::jobs::servers::kept;
 use crate::secrets::Vault;
-use crate::store::{AppRecord, RevisionRecord, RevisionState, RolloutRecord, Store, View, Wanted};
+use crate::store::{
+    AppRecord, JobRecord, RevisionRecord, RevisionState, RolloutRecord, RunRecord, Store, View, Wanted,
+};
 
 /// All that outlived the daemon before.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub(crate) struct LoadedApp {
     fault: Option<Fault>,
     resources: Vec<Kept>,
     maintenance: Option<Maintenance>,
+    jobs: Vec<JobRecord>,
+    runs: Vec<StoredRun>,
 }
 
 /// A change that had not ended.
@@ -83,13 +87,16 @@ struct Rows {
     revisions: Vec<RevisionRecord>,
     rollout: Option<RolloutRecord>,
     maintenance: Option<Maintenance>,
+    jobs: Vec<JobRecord>,
+    runs: Vec<RunRecord>,
 }
 
 impl Rows {
     fn read(view: &View<'_>, record: AppRecord) -> Result<Self, crate::store::StoreError> {
         let (revisions, rollout) = (view.revisions(&record.key)?, view.rollout(&record.key)?);
         let maintenance = view.maintenance(&record.key)?.map(|allow| Maintenance { allow });
-        Ok(Self { record, revisions, rollout, maintenance })
+        let (jobs, runs) = (view.jobs(&record.key)?, view.runs(&record.key)?);
+        Ok(Self { record, revisions, rollout, maintenance, jobs, runs })
     }
 
     fn open(self, vault: &Vault) -> Result<LoadedApp, Fault> {
@@ -103,7 +110,13 @@ impl Rows {
         let failed = failed.filter(|_| active.is_none() || self.record.wanted == Wanted::Running);
         let stable = active.cloned().map(|row| open_release(vault, row)).transpose()?;
         let resources = kept(vault, &self.record.key)?;
-        Ok(LoadedApp { record: self.record, stable, change, fault: failed, resources, maintenance: self.maintenance })
+        let unreadable = |error: form::FormError| {
+            let message = format!("a run of {} cannot be read from the store", self.record.key);
+            Fault::new(FaultKind::Failed, message).source(&error).hint("run the newer Bowline")
+        };
+        let runs = self.runs.into_iter().map(form::read_run).collect::<Result<_, _>>().map_err(unreadable)?;
+        let Self { record, maintenance, jobs, .. } = self;
+        Ok(LoadedApp { record, stable, change, fault: failed, resources, maintenance, jobs, runs })
     }
 
     fn change(&self, vault: &Vault, row: &RolloutRecord) -> Result<LoadedChange, Fault> {
@@ -137,9 +150,10 @@ impl Rows {
 impl Loop {
     /// Takes up an app where the daemon before has left it.
     pub(crate) fn take_up(&mut self, loaded: LoadedApp, now: Now) {
-        let LoadedApp { record, stable, change, fault, resources, maintenance } = loaded;
+        let LoadedApp { record, stable, change, fault, resources, maintenance, jobs, runs } = loaded;
         self.take_up_resources(resources);
         let key = record.key.clone();
+        self.take_up_runs(&key, jobs, runs);
         let mut app = AppWorld::new(record);
         app.fault = fault;
         app.maintenance = maintenance;

@@ -21,6 +21,7 @@ pub(crate) mod release;
 pub(crate) mod request;
 pub(crate) mod resources;
 mod rollout;
+pub(crate) mod runs;
 mod secret_verbs;
 mod status;
 mod stop;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
+use bowline_core::job::{Jobs, RunId};
 use bowline_core::resource::ResourceKey;
 use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus, PoolId};
 use bowline_core::time::{Mono, Timestamp};
@@ -76,11 +78,14 @@ pub(crate) struct Loop {
     pub(crate) place: Place,
     pub(crate) apps: Apps,
     pub(crate) slots: Slots,
+    pub(crate) jobs: Jobs,
     /// The servers that the store knows, of all apps.
     pub(crate) resources: BTreeMap<ResourceKey, Kept>,
     /// Pools whose instances wait for no resource any more.
     pub(crate) opened: BTreeSet<PoolId>,
     pub(crate) node: Arc<Observations>,
+    /// The same without the runs of jobs, which are not kept running.
+    kept_running: Arc<Observations>,
     pub(crate) edge: Arc<EdgeObservation>,
     pub(crate) published: Published,
     pub(crate) pending: BTreeMap<JobId, Pending>,
@@ -92,6 +97,8 @@ pub(crate) struct Loop {
     curious: Vec<(Ticket, Mono)>,
     /// Those who wait until the edge serves what they have changed.
     maintained: Vec<Maintained>,
+    /// Those who wait until a run is over.
+    followers: Vec<(Ticket, RunId)>,
     pub(crate) ending: Option<Ending>,
     next_job: u64,
     pub(crate) effects: Vec<Effect>,
@@ -112,9 +119,11 @@ impl Loop {
             place,
             apps: Apps::new(),
             slots: Slots::new(),
+            jobs: Jobs::new(),
             resources: BTreeMap::new(),
             opened: BTreeSet::new(),
             node: Arc::default(),
+            kept_running: Arc::default(),
             edge: Arc::default(),
             published: Published::new(loaded.epoch, snapshot, trusted_proxies),
             pending: BTreeMap::new(),
@@ -122,6 +131,7 @@ impl Loop {
             deferred: Vec::new(),
             curious: Vec::new(),
             maintained: Vec::new(),
+            followers: Vec::new(),
             ending: None,
             next_job: 0,
             effects: Vec::new(),
@@ -144,6 +154,7 @@ impl Loop {
             Input::Certified(leaves) => self.certified(leaves, now),
             Input::Node(node) => {
                 let before = std::mem::replace(&mut self.node, node);
+                self.kept_running = runs::without(&self.node);
                 self.record_resources(&before, now);
             }
             Input::Edge(edge) => self.edge = edge,
@@ -166,7 +177,8 @@ impl Loop {
         let curious = self.curious.iter().map(|(_, at)| *at).min();
         let maintained = self.maintained.iter().map(|one| one.until).min();
         let published = self.published.next_deadline();
-        let machines = [self.slots.next_deadline(), rollouts, hold, retry, promoted, curious, maintained, published];
+        let (slots, jobs) = (self.slots.next_deadline(), self.jobs.next_deadline());
+        let machines = [slots, jobs, rollouts, hold, retry, promoted, curious, maintained, published];
         machines.into_iter().flatten().min()
     }
 
@@ -185,6 +197,9 @@ impl Loop {
             Request::Stop { key, shutdown_when_idle } => self.stop(ticket, key, shutdown_when_idle, now),
             Request::Shutdown => self.shut_down(Some(ticket), now),
             Request::Maintain { key, wanted, by_uid } => self.maintain(ticket, key, wanted, by_uid, now),
+            Request::RunJob { key, job, by_uid } => self.run_job(ticket, &key, &job, by_uid, now),
+            Request::StopJob { key, job, by_uid } => self.stop_job(ticket, &key, &job, by_uid, now),
+            Request::FollowRun { run, wait } => self.follow_run(ticket, run, wait),
             Request::SetSecret { key, name, value, by_uid } => {
                 self.set_secret(ticket, key, name, value, by_uid, now);
             }
@@ -228,6 +243,11 @@ impl Loop {
                 self.pending.insert(job, Pending::Phase { key, entered, job: again.clone() });
                 self.retries.push((now.mono + STORE_RETRY, job, again));
             }
+            (Pending::Concluded { run, job: again }, Err(fault)) => {
+                tracing::error!(app = %run.app, run = run.number.0, error = %fault, "end of a run not stored");
+                self.pending.insert(job, Pending::Concluded { run, job: again.clone() });
+                self.retries.push((now.mono + STORE_RETRY, job, again));
+            }
             (pending, result) => self.resume(pending, result, now),
         }
         for (ticket, request) in std::mem::take(&mut self.deferred) {
@@ -269,6 +289,7 @@ impl Loop {
         self.published.edge_serves(serving, &mut self.effects);
         self.drive_slots(now);
         if self.node.adopted {
+            self.drive_runs(now);
             self.drive_rollouts(now);
             // What the rollouts have freed or asked for is ordered at once, not with the next input.
             self.drive_slots(now);
@@ -302,7 +323,7 @@ impl Loop {
         let reachable = self.published.tables.reachable();
         let world = SlotsWorld {
             wanted: &wanted,
-            node: &self.node,
+            node: &self.kept_running,
             reachable: &reachable,
             outstanding: &self.edge.outstanding,
         };
@@ -317,7 +338,8 @@ impl Loop {
     }
 
     fn publish(&mut self, now: Now) {
-        if let Some(orders) = self.slots.orders() {
+        if let Some(mut orders) = self.slots.orders() {
+            orders.extend(self.jobs.orders());
             let resources = self.wanted_resources(now);
             self.published.orders(orders, resources, &mut self.effects);
         }

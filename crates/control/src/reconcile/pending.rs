@@ -2,6 +2,7 @@
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
+use bowline_core::job::RunId;
 use bowline_core::rollout::Entered;
 use bowline_core::route::Maintenance;
 
@@ -57,6 +58,16 @@ pub(crate) enum Pending {
         key: AppKey,
         wanted: Option<Maintenance>,
     },
+    /// A run is recorded, and may start. Whoever has asked for it waits.
+    Recorded {
+        run: RunId,
+        ticket: Option<Ticket>,
+    },
+    /// A run has ended; `job` is tried again until it is stored.
+    Concluded {
+        run: RunId,
+        job: Job,
+    },
     /// The last words of the daemon.
     Farewell,
 }
@@ -100,6 +111,8 @@ impl Loop {
             Pending::SetSecret { ticket } => self.secret_stored(ticket, result),
             Pending::RemoveSecret { ticket } => self.secret_removed(ticket, result),
             Pending::Maintain { ticket, key, wanted } => self.maintenance_stored(ticket, key, wanted, result, now),
+            Pending::Recorded { run, ticket } => self.run_recorded(&run, ticket, result, now),
+            Pending::Concluded { run, .. } => self.run_concluded(&run, now),
             Pending::Farewell => self.farewell_said(),
         }
     }

@@ -6,14 +6,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::{App, Origin, RouteTo, Service, Volume};
+use bowline_core::app::{App, Command, Origin, RouteTo, Service, Volume};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{
-    AppKey, Incarnation, InstanceId, Port, ReleaseNumber, ResourceName, RouteName, SecretName, ServiceName, Slot,
-    SlotId,
+    AppKey, Incarnation, InstanceId, JobName, Port, ReleaseNumber, ResourceName, RouteName, SecretName, ServiceName,
+    Slot, SlotId,
 };
 use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice, Reach, Readiness, StopSignal, VolumeMount, Wanted};
-use bowline_core::release::{Artifact, Facts, Resolved, Revision, resolve};
+use bowline_core::job::Task;
+use bowline_core::release::{Artifact, Facts, ReferenceError, Resolved, Revision, resolve, resolve_job};
 use bowline_core::resource::{Endpoint, ResourceId, ResourceKey};
 use bowline_core::rollout::Set;
 use bowline_core::route::{Credentials, PoolId, claims, routed};
@@ -27,6 +28,12 @@ use crate::folder::dotenv;
 /// From TERM to KILL.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// How long what runs before a release may take: as a job whose file does not say it.
+const BEFORE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Tells a command which job it is: `job.cleanup`, `release.before`.
+const TASK_VARIABLE: &str = "BOWLINE_JOB";
+
 /// Where things lie on this machine, and as whom instances run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -38,6 +45,8 @@ pub(crate) struct Place {
     pub(crate) salt: Salt,
     /// Whose `X-Forwarded-For` the edge believes.
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Tells this boot of the machine from any other.
+    pub(crate) boot: String,
 }
 
 impl Place {
@@ -99,7 +108,74 @@ impl Release {
                 }
             }
         }
+        for (name, job) in &self.app().jobs {
+            let home = self.home(job.build_of.as_ref(), &format!("job.{name}"))?;
+            let resolved = self.resolved(place, |facts| resolve_job(self.app(), name, home, facts), name.as_str())?;
+            let spec = self.command(place, uid, home, &Task::Job(name.clone()), &job.run, resolved)?;
+            parts.jobs.insert(name.clone(), CommandPart { spec: Arc::new(spec), timeout: job.timeout });
+        }
+        if let Some(before) = &self.app().release.before {
+            let home = self.home(None, "release.before")?;
+            let resolved = self.resolved_of(place, home)?;
+            let spec = self.command(place, uid, home, &Task::Before, before, resolved)?;
+            parts.before = Some(CommandPart { spec: Arc::new(spec), timeout: BEFORE_LIMIT });
+        }
         Ok(parts)
+    }
+
+    /// The service in whose build a command runs.
+    fn home<'a>(&'a self, named: Option<&'a ServiceName>, path: &str) -> Result<&'a ServiceName, Fault> {
+        let open = || {
+            Fault::new(FaultKind::Invalid, format!("nothing says in which service's build {path} runs"))
+                .hint("build one service, or call one of them `web`")
+        };
+        let home = named.or_else(|| self.app().home()).ok_or_else(open)?;
+        let files = self.app().services.get(home).is_some_and(|s| matches!(s.origin, Origin::Static { .. }));
+        match files {
+            false => Ok(home),
+            true => Err(Fault::new(
+                FaultKind::Invalid,
+                format!("{path} runs in the build of {home}, which is static files"),
+            )
+            .hint(format!("write [service.{home}] run = \"…\" if it is a process after all"))),
+        }
+    }
+
+    /// What one run of a command is: as an instance of the service in whose build it runs, but that nobody asks it
+    /// anything.
+    fn command(
+        &self,
+        place: &Place,
+        uid: u32,
+        home: &ServiceName,
+        task: &Task,
+        run: &Command,
+        Resolved { env, files }: Resolved,
+    ) -> Result<InstanceSpec, Fault> {
+        let artifact = self.artifact(home)?;
+        let service = self.app().services.get(home);
+        let mut env = self.environment(artifact, env);
+        env.insert(TASK_VARIABLE.to_owned(), EnvValue::Clear(task.to_string()));
+        let slot =
+            SlotId { key: self.revision.key.clone(), service: task.service(), release: self.number(), slot: Slot(0) };
+        Ok(InstanceSpec {
+            id: InstanceId { slot, incarnation: Incarnation(0) },
+            root: artifact.root.clone(),
+            run: run.clone(),
+            env,
+            secret_files: files,
+            port: PortChoice::Any,
+            reach: Reach::Edge,
+            health: None,
+            alive: None,
+            limits: service.map(|service| service.limits).unwrap_or_default(),
+            uid: place.uid(uid),
+            volumes: self.mounts(place, home),
+            writable: service.map(|service| service.writable.clone()).unwrap_or_default(),
+            cage: service.map(|service| service.cage).unwrap_or_default(),
+            stop: StopSignal::Term,
+            grace: GRACE,
+        })
     }
 
     fn artifact(&self, name: &ServiceName) -> Result<&Artifact, Fault> {
@@ -124,7 +200,7 @@ impl Release {
                 .hint(format!("write [service.{name}] run = \"…\" in bowline.toml"))
         })?;
         let key = &self.revision.key;
-        let Resolved { env, files } = self.resolved(place, name)?;
+        let Resolved { env, files } = self.resolved_of(place, name)?;
         let slot = SlotId { key: key.clone(), service: name.clone(), release: self.number(), slot: Slot(0) };
         Ok(InstanceSpec {
             id: InstanceId { slot, incarnation: Incarnation(0) },
@@ -154,7 +230,17 @@ impl Release {
         built.chain(dotenv).chain(written).collect()
     }
 
-    fn resolved(&self, place: &Place, name: &ServiceName) -> Result<Resolved, Fault> {
+    fn resolved_of(&self, place: &Place, name: &ServiceName) -> Result<Resolved, Fault> {
+        self.resolved(place, |facts| resolve(self.app(), name, facts), name.as_str())
+    }
+
+    /// `what`: whose environment it is, for messages.
+    fn resolved(
+        &self,
+        place: &Place,
+        resolve: impl FnOnce(Facts<'_>) -> Result<Resolved, Vec<ReferenceError>>,
+        what: &str,
+    ) -> Result<Resolved, Fault> {
         let key = &self.revision.key;
         let volumes = self.app().volumes.keys().map(|v| (v.clone(), place.volume(key, v))).collect();
         let services = self.service_urls(place);
@@ -167,10 +253,10 @@ impl Release {
             services: &services,
             resources: &resources,
         };
-        resolve(self.app(), name, facts).map_err(|errors| {
+        resolve(facts).map_err(|errors| {
             let mut errors = errors.into_iter();
             let first = errors.next().map_or_else(
-                || Fault::new(FaultKind::Invalid, format!("the environment of service {name} cannot be made")),
+                || Fault::new(FaultKind::Invalid, format!("the environment of {what} cannot be made")),
                 Fault::from,
             );
             errors.fold(first, |fault, error| fault.caused_by(error.to_string()))
@@ -229,6 +315,15 @@ pub(crate) struct Parts {
     pub(crate) files: BTreeMap<PoolId, PathBuf>,
     /// Of the routes that ask for a proof.
     pub(crate) credentials: BTreeMap<RouteName, Credentials>,
+    pub(crate) jobs: BTreeMap<JobName, CommandPart>,
+    pub(crate) before: Option<CommandPart>,
+}
+
+/// A command that runs once and ends.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct CommandPart {
+    pub(crate) spec: Arc<InstanceSpec>,
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]

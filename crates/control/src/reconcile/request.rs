@@ -5,6 +5,7 @@ use std::fmt;
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, SecretName};
+use bowline_core::job::RunId;
 use bowline_core::route::Maintenance;
 use bowline_core::secret::Secret;
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +29,23 @@ pub(crate) enum Request {
         wanted: Option<Maintenance>,
         by_uid: Option<u32>,
     },
+    /// Start a run of a job.
+    RunJob {
+        key: AppKey,
+        job: String,
+        by_uid: Option<u32>,
+    },
+    /// End the run of a job that is under way.
+    StopJob {
+        key: AppKey,
+        job: String,
+        by_uid: Option<u32>,
+    },
+    /// Where a run is; with `wait`, when it is over.
+    FollowRun {
+        run: RunId,
+        wait: bool,
+    },
     SetSecret {
         key: AppKey,
         name: SecretName,
@@ -50,6 +68,12 @@ pub(crate) enum Answer {
     SecretSet(wire::SecretSet),
     SecretRemoved,
     Maintained(wire::Maintained),
+    /// It is recorded, and starts when nothing holds it.
+    RunStarted(Box<wire::Run>),
+    /// It is under way.
+    Run(Box<wire::Run>),
+    /// It is not under way: the store knows how it ended, or there is none.
+    RunOver(RunId),
 }
 
 pub(crate) type Reply = Result<Answer, Refusal>;

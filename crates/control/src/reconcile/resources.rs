@@ -100,7 +100,7 @@ impl Loop {
         let mut wanted = BTreeMap::new();
         for (key, app) in &self.apps {
             let releases = wanted_releases(app);
-            if releases.is_empty() && runs(&self.slots, now.mono, key) {
+            if releases.is_empty() && (runs(&self.slots, now.mono, key) || self.jobs.lives(key)) {
                 let before = self.published.resources().iter().filter(|(resource, _)| resource.app == *key);
                 wanted.extend(before.map(|(resource, spec)| (resource.clone(), Arc::clone(spec))));
             }

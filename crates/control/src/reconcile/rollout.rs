@@ -33,7 +33,7 @@ impl Loop {
             self.apps.iter().filter(|(_, app)| app.rolling().is_some()).map(|(k, _)| k.clone()).collect();
         for key in keys {
             let counts = self.slots.counts(&key);
-            let gate = self.gate_of(&key);
+            let gate = self.gate_of(&key, now);
             let Some(app) = self.apps.get_mut(&key).filter(|app| app.storing.is_none()) else { continue };
             let Some(rolling) = app.rolling_mut() else { continue };
             rolling.held.clear();
@@ -57,11 +57,14 @@ impl Loop {
         }
     }
 
-    /// What a change waits for before its first step; afterwards nothing of the kind.
-    fn gate_of(&self, key: &AppKey) -> Gate {
-        let rolling = self.apps.get(key).and_then(AppWorld::rolling);
-        let prepares = rolling.filter(|rolling| rolling.machine.phase() == Phase::Prepare);
-        prepares.map_or(Gate::Open, |rolling| self.gate(&rolling.candidate))
+    /// What a change waits for before its first step, first resources, then what is to run before the release;
+    /// afterwards nothing of the kind.
+    fn gate_of(&self, key: &AppKey, now: Now) -> Gate {
+        let Some(rolling) = self.apps.get(key).and_then(AppWorld::preparing) else { return Gate::Open };
+        match self.gate(&rolling.candidate) {
+            Gate::Open => self.gate_before(key, rolling, now),
+            closed @ (Gate::Waits(_) | Gate::Failed(_)) => closed,
+        }
     }
 
     /// A phase is stored: what follows from it may be published.

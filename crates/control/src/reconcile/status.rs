@@ -40,6 +40,7 @@ impl Loop {
             certificates: self.published.leaves.iter().map(|(h, leaf)| (h.to_string(), leaf.not_after)).collect(),
             edge_generation: self.published.edge_generation(),
             degraded: false,
+            jobs: self.job_vitals(),
         }
     }
 
@@ -55,6 +56,7 @@ impl Loop {
             urls: self.urls(app),
             services: self.services(app, &own),
             resources: self.resource_status(app),
+            jobs: self.job_status(app, now),
             change: app.change.as_ref().map(|change| wire::ChangeStatus {
                 id: change.id.0,
                 phase: change.phase(),

@@ -82,7 +82,7 @@ impl Loop {
         let waiting: Vec<_> =
             self.apps.iter().filter(|(_, app)| !app.stops.is_empty()).map(|(k, _)| k.clone()).collect();
         for key in waiting {
-            let gone = self.node.adopted && !runs(&self.slots, now.mono, &key) && !self.has_servers(&key);
+            let gone = self.node.adopted && !self.lives(&key, now);
             let Some(app) = self.apps.get_mut(&key).filter(|_| gone) else { continue };
             let stops = std::mem::take(&mut app.stops);
             self.record(vec![events::app_stopped(&key, now.wall)]);
@@ -96,6 +96,11 @@ impl Loop {
             }
         }
         self.end_daemon(now);
+    }
+
+    /// Whether an instance, a run or a server of an app is left.
+    fn lives(&self, key: &AppKey, now: Now) -> bool {
+        runs(&self.slots, now.mono, key) || self.jobs.lives(key) || self.has_servers(key)
     }
 
     /// No app is wanted, and none is on its way.
@@ -158,10 +163,7 @@ impl Loop {
         let Some(ending) = &self.ending else { return };
         let stopped = match ending.how {
             Ended::LeftRunning => true,
-            Ended::Stopped => {
-                let runs = |key: &AppKey| runs(&self.slots, now.mono, key) || self.has_servers(key);
-                self.node.adopted && !self.apps.keys().any(runs)
-            }
+            Ended::Stopped => self.node.adopted && !self.apps.keys().any(|key| self.lives(key, now)),
         };
         if !stopped || ending.said {
             return;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::{SlotState, Slots, Wanted as WantedInstances};
-use bowline_core::rollout::{Set, steady};
+use bowline_core::rollout::{Phase, Set, steady};
 use bowline_core::route::{Maintenance, PoolId};
 use bowline_core::time::Mono;
 
@@ -89,6 +89,11 @@ impl AppWorld {
             Stage::Rollout(rolling) => Some(rolling),
             Stage::Build { .. } | Stage::Release { .. } => None,
         }
+    }
+
+    /// The rollout, as long as nothing has changed yet.
+    pub(crate) fn preparing(&self) -> Option<&RollingOut> {
+        self.rolling().filter(|rolling| rolling.machine.phase() == Phase::Prepare)
     }
 
     /// Takes up what the rollout wants, or the stable release; nothing if it is stopped.

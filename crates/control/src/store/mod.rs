@@ -1,4 +1,4 @@
-//! What must outlive the daemon: apps, revisions, rollouts, events, secrets.
+//! What must outlive the daemon: apps, revisions, rollouts, runs of jobs, events, secrets.
 //!
 //! One thread owns the writing connection of an SQLite database (WAL, `synchronous=FULL`) and commits in groups; an
 //! answer is given when the commit and its record in the head file are on disk. Every row carries a keyed checksum,
@@ -36,8 +36,8 @@ use tokio::sync::{mpsc, oneshot};
 pub use checksum::{ChecksumKey, Keys};
 pub use error::StoreError;
 pub use record::{
-    AppRecord, EdgePorts, EnvironmentId, EventRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord,
-    RevisionState, RolloutRecord, SealedValue, SecretRecord, Wanted,
+    AppRecord, EdgePorts, EnvironmentId, EventRecord, JobRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord,
+    RevisionState, RolloutRecord, RunRecord, SealedValue, SecretRecord, Wanted,
 };
 pub use tx::Tx;
 pub use view::View;
@@ -50,6 +50,9 @@ use writer::{QUEUE, Request, Work, Writer};
 
 /// The newest events that are kept; older ones are dropped as new ones come.
 pub const EVENTS_KEPT: u64 = 10_000;
+
+/// The newest runs of each job that are kept; older ones are dropped as new ones end.
+pub const RUNS_KEPT: u32 = 50;
 
 /// First user id given to an app or a database, one per app and environment, never given to another app: above what distributions give to people
 /// and to their subordinate ids, and above systemd's containers (524,288 to 1,879,048,191, `systemd.io/UIDS-GIDS`); the

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use bowline_core::id::{AppKey, Generation, Port, ReleaseNumber, SecretName};
+use bowline_core::id::{AppKey, Generation, JobName, Port, ReleaseNumber, RunNumber, SecretName};
+use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
 use bowline_core::time::Timestamp;
@@ -133,6 +134,28 @@ pub struct ResourceRecord {
     pub created: Timestamp,
     /// What fills an empty database, as it was when the folder was last applied.
     pub init: Option<String>,
+}
+
+/// How far the occurrences of a job's schedule are dealt with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobRecord {
+    pub app: AppKey,
+    pub job: JobName,
+    /// As it was written; another one counts anew.
+    pub schedule: String,
+    pub counted: Timestamp,
+}
+
+/// A run of a job, stored before it starts: JSON that only the reconcile loop reads, with the version of its form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunRecord {
+    pub app: AppKey,
+    pub number: RunNumber,
+    pub task: Task,
+    /// `None`: it is under way.
+    pub ended: Option<Timestamp>,
+    pub version: u32,
+    pub state: String,
 }
 
 /// Identity of an environment: a revision names it, and a target refuses another's.

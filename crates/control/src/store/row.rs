@@ -6,7 +6,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use bowline_core::app::ResourceKind;
-use bowline_core::id::{AppKey, AppName, EnvName, Generation, Port, ReleaseNumber, ResourceName, SecretName};
+use bowline_core::id::{
+    AppKey, AppName, EnvName, Generation, JobName, Port, ReleaseNumber, ResourceName, RunNumber, SecretName,
+};
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::{ResourceId, ResourceKey};
 use bowline_core::time::Timestamp;
@@ -14,8 +16,8 @@ use rusqlite::types::Value;
 
 use super::error::StoreError;
 use super::record::{
-    AppRecord, EventRecord, ResourceRecord, RevisionRecord, RevisionState, RolloutRecord, SealedValue, SecretRecord,
-    Wanted,
+    AppRecord, EventRecord, JobRecord, ResourceRecord, RevisionRecord, RevisionState, RolloutRecord, RunRecord,
+    SealedValue, SecretRecord, Wanted,
 };
 use super::table::Columns;
 
@@ -203,6 +205,50 @@ pub(super) fn resource_record(row: Columns) -> Result<ResourceRecord, StoreError
         port: u16::try_from(row.small()?).ok().and_then(Port::new).ok_or_else(|| row.unreadable("port"))?,
         created: Timestamp(row.number()?),
         init: row.optional_text()?,
+    })
+}
+
+pub(super) fn job_row(record: &JobRecord) -> Columns {
+    let mut row = app_id(&record.app).to_vec();
+    row.extend([text(record.job.as_str()), text(&record.schedule), number(record.counted.0)]);
+    row
+}
+
+pub(super) fn job_record(row: Columns) -> Result<JobRecord, StoreError> {
+    let mut row = Reader::new("jobs", row);
+    Ok(JobRecord {
+        app: row.key()?,
+        job: JobName::new(&row.text()?).map_err(|_| row.unreadable("job"))?,
+        schedule: row.text()?,
+        counted: Timestamp(row.number()?),
+    })
+}
+
+pub(super) fn run_id(app: &AppKey, run: RunNumber) -> [Value; 3] {
+    let [env, app] = app_id(app);
+    [env, app, number(run.0)]
+}
+
+pub(super) fn run_row(record: &RunRecord) -> Columns {
+    let mut row = run_id(&record.app, record.number).to_vec();
+    row.extend([
+        text(record.task.to_string()),
+        record.ended.map_or(Value::Null, |at| number(at.0)),
+        number(record.version),
+        text(&record.state),
+    ]);
+    row
+}
+
+pub(super) fn run_record(row: Columns) -> Result<RunRecord, StoreError> {
+    let mut row = Reader::new("runs", row);
+    Ok(RunRecord {
+        app: row.key()?,
+        number: RunNumber(row.small()?),
+        task: row.text()?.parse().map_err(|_| row.unreadable("task"))?,
+        ended: row.optional_number()?.map(Timestamp),
+        version: row.small()?,
+        state: row.text()?,
     })
 }
 

@@ -33,6 +33,11 @@ pub(super) const SECRETS: Table = Table {
 pub(super) const RESOURCES: Table =
     Table { name: "resources", columns: &["env", "app", "kind", "name", "uid", "port", "created", "init"], key: 4 };
 
+pub(super) const JOBS: Table = Table { name: "jobs", columns: &["env", "app", "job", "schedule", "counted"], key: 3 };
+
+pub(super) const RUNS: Table =
+    Table { name: "runs", columns: &["env", "app", "number", "task", "ended", "version", "state"], key: 3 };
+
 /// One step forward: what it runs, and the tables as they are afterwards.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Migration {
@@ -79,6 +84,18 @@ pub(super) const MIGRATIONS: &[Migration] = &[Migration {
         PRIMARY KEY (env, app, kind, name), FOREIGN KEY (env, app) REFERENCES apps
     ) STRICT, WITHOUT ROWID;",
     tables: &[META, APPS, REVISIONS, ROLLOUTS, EVENTS, SECRETS, RESOURCES],
+}, Migration {
+    sql: "
+    CREATE TABLE jobs(
+        env TEXT NOT NULL, app TEXT NOT NULL, job TEXT NOT NULL, schedule TEXT NOT NULL, counted INTEGER NOT NULL,
+        mac BLOB NOT NULL, PRIMARY KEY (env, app, job), FOREIGN KEY (env, app) REFERENCES apps
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE runs(
+        env TEXT NOT NULL, app TEXT NOT NULL, number INTEGER NOT NULL, task TEXT NOT NULL, ended INTEGER,
+        version INTEGER NOT NULL, state TEXT NOT NULL, mac BLOB NOT NULL,
+        PRIMARY KEY (env, app, number), FOREIGN KEY (env, app) REFERENCES apps
+    ) STRICT, WITHOUT ROWID;",
+    tables: &[META, APPS, REVISIONS, ROLLOUTS, EVENTS, SECRETS, RESOURCES, JOBS, RUNS],
 }];
 
 /// The number of steps taken.

@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::path::Path;
 
 use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, SecretName};
+use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
 use bowline_core::time::Timestamp;
@@ -15,14 +16,14 @@ use super::checksum::{ChecksumKey, SetDigest};
 use super::engine::Rewrap;
 use super::error::StoreError;
 use super::record::{
-    AppRecord, EdgePorts, EnvironmentId, EventRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord,
-    RevisionState, RolloutRecord, SealedValue, SecretRecord, Wanted,
+    AppRecord, EdgePorts, EnvironmentId, EventRecord, JobRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord,
+    RevisionState, RolloutRecord, RunRecord, SealedValue, SecretRecord, Wanted,
 };
 use super::row::{self, number, text};
-use super::schema::{APPS, EVENTS, META, RESOURCES, REVISIONS, ROLLOUTS, SECRETS};
+use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS};
 use super::table::Table;
 use super::view::{EDGE_PORTS, GENERATION, View, environment_name, maintenance_name};
-use super::{EVENTS_KEPT, UID_BASE, UID_LAST};
+use super::{EVENTS_KEPT, RUNS_KEPT, UID_BASE, UID_LAST};
 
 /// One transaction. Reads see what it has written.
 #[derive(Debug)]
@@ -156,6 +157,24 @@ impl<'a> Tx<'a> {
     /// The rollout is over; nothing happens if there is none.
     pub fn clear_rollout(&mut self, key: &AppKey) -> Result<(), StoreError> {
         self.delete(&ROLLOUTS, &row::app_id(key))
+    }
+
+    pub fn put_job(&mut self, record: &JobRecord) -> Result<(), StoreError> {
+        self.app(&record.app)?.ok_or_else(|| StoreError::NoApp(record.app.clone()))?;
+        self.put(&JOBS, &row::job_row(record))
+    }
+
+    /// Stores a run, or what has become of it. Of each job the newest [`RUNS_KEPT`] that are over are kept; of what runs
+    /// before releases all, since it must never run again for the same one.
+    pub fn put_run(&mut self, record: &RunRecord) -> Result<(), StoreError> {
+        self.app(&record.app)?.ok_or_else(|| StoreError::NoApp(record.app.clone()))?;
+        self.put(&RUNS, &row::run_row(record))?;
+        if let (Task::Job(_), Some(_)) = (&record.task, record.ended) {
+            for old in self.old_runs(&record.app, &record.task, RUNS_KEPT)? {
+                self.delete(&RUNS, &row::run_id(&old.app, old.number))?;
+            }
+        }
+        Ok(())
     }
 
     /// Appends an event and drops those beyond [`EVENTS_KEPT`]. Returns its sequence number.

@@ -1,6 +1,7 @@
 //! Reading: one consistent moment of the store, every row verified.
 
-use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, SecretName};
+use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, RunNumber, SecretName};
+use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
 use ipnet::IpNet;
@@ -10,10 +11,11 @@ use rusqlite::{Connection, params};
 use super::checksum::ChecksumKey;
 use super::error::StoreError;
 use super::record::{
-    AppRecord, EdgePorts, EnvironmentId, EventRecord, ResourceRecord, RevisionRecord, RolloutRecord, SecretRecord,
+    AppRecord, EdgePorts, EnvironmentId, EventRecord, JobRecord, ResourceRecord, RevisionRecord, RolloutRecord,
+    RunRecord, SecretRecord,
 };
 use super::row::{self, number, text};
-use super::schema::{APPS, EVENTS, META, RESOURCES, REVISIONS, ROLLOUTS, SECRETS};
+use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS};
 
 pub(super) const GENERATION: &str = "generation";
 pub(super) const EDGE_PORTS: &str = "edge.ports";
@@ -147,6 +149,30 @@ impl View<'_> {
         let condition = "WHERE env = ? AND app = ? ORDER BY kind, name";
         let rows = RESOURCES.select(self.conn, self.key, condition, row::app_id(key))?;
         rows.into_iter().map(row::resource_record).collect()
+    }
+
+    /// How far each scheduled job of an app is counted, those included that no file names any more.
+    pub fn jobs(&self, app: &AppKey) -> Result<Vec<JobRecord>, StoreError> {
+        let rows = JOBS.select(self.conn, self.key, "WHERE env = ? AND app = ? ORDER BY job", row::app_id(app))?;
+        rows.into_iter().map(row::job_record).collect()
+    }
+
+    /// All runs of an app that are kept, the oldest first.
+    pub fn runs(&self, app: &AppKey) -> Result<Vec<RunRecord>, StoreError> {
+        let rows = RUNS.select(self.conn, self.key, "WHERE env = ? AND app = ? ORDER BY number", row::app_id(app))?;
+        rows.into_iter().map(row::run_record).collect()
+    }
+
+    pub fn run(&self, app: &AppKey, number: RunNumber) -> Result<Option<RunRecord>, StoreError> {
+        RUNS.get(self.conn, self.key, &row::run_id(app, number))?.map(row::run_record).transpose()
+    }
+
+    /// Runs of a task that are over, but for the newest `keep`.
+    pub(super) fn old_runs(&self, app: &AppKey, task: &Task, keep: u32) -> Result<Vec<RunRecord>, StoreError> {
+        let condition = "WHERE env = ? AND app = ? AND task = ? AND ended IS NOT NULL
+                         ORDER BY number DESC LIMIT -1 OFFSET ?";
+        let params = params![app.env.as_str(), app.app.as_str(), task.to_string(), keep];
+        RUNS.select(self.conn, self.key, condition, params)?.into_iter().map(row::run_record).collect()
     }
 
     /// The last desired-state generation that was given out.

@@ -3,6 +3,7 @@
 
 mod crash;
 mod live;
+mod runs;
 mod verbs;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,6 +19,7 @@ use bowline_core::instance::{
     Exit, ExitCause, HealthState, InstanceObservation, InstanceOrder, InstanceSpec, NodeDesired, Observations, Phase,
     Usage,
 };
+use bowline_core::job::Task;
 use bowline_core::release::{Artifact, BuildRequest, Built};
 use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
 use bowline_core::time::{Mono, Timestamp};
@@ -47,6 +49,15 @@ enum Behaviour {
     Exits,
 }
 
+/// What runs of jobs do on the fake node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum JobBehaviour {
+    /// Print, and exit with this code before anybody looks.
+    Exits(i32),
+    /// Run until they are told otherwise.
+    Stay,
+}
+
 /// Why the simulation stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
@@ -67,6 +78,12 @@ struct World {
     edge: EdgeObservation,
     table: Option<Arc<EdgeDesired>>,
     behaviour: Behaviour,
+    /// What runs of jobs do.
+    jobs: JobBehaviour,
+    /// How often each run was started.
+    starts: BTreeMap<InstanceId, u32>,
+    /// Of the machine.
+    boot: String,
     build: Result<(), Fault>,
     /// What the build finds, where the file says no `run`.
     detected: Option<Command>,
@@ -141,6 +158,9 @@ impl World {
             },
             table: None,
             behaviour: Behaviour::Good,
+            jobs: JobBehaviour::Exits(0),
+            starts: BTreeMap::new(),
+            boot: "boot-1".into(),
             build: Ok(()),
             detected: Some(Command("detected".into())),
             built_by: None,
@@ -200,6 +220,7 @@ impl World {
             edge_http: self.edge.http,
             salt: Salt::default(),
             trusted_proxies: Vec::new(),
+            boot: self.boot.clone(),
         };
         let (machine, effects) = Loop::start(about, place, loaded, before.as_ref(), self.now);
         Ok(Daemon {
@@ -234,7 +255,8 @@ impl World {
 
     /// Goes on until nothing is left to do: effects first, then what the world shows, then the next deadline.
     fn run(&mut self, daemon: &mut Daemon) -> End {
-        let limit = self.now.mono + Duration::from_secs(3_600);
+        // Longer than any rollout, shorter than what runs before a release may take.
+        let limit = self.now.mono + Duration::from_secs(1_800);
         loop {
             while let Some(effect) = daemon.queue.pop_front() {
                 if self.slow_store && matches!(effect, Effect::Store(..)) {
@@ -377,13 +399,20 @@ impl World {
         self.generations.0.push(desired.generation);
         for (id, order) in &desired.instances {
             let InstanceOrder::Run(spec) = order else { continue };
-            if !self.specs.contains_key(id) {
+            let is_run = Task::of_service(&id.slot.service).is_some();
+            let known = if is_run { self.instances.contains_key(id) } else { self.specs.contains_key(id) };
+            if !known {
                 self.specs.insert(id.clone(), Arc::clone(spec));
                 self.next_port += 1;
-                let observed = self.behave(self.next_port);
+                let observed = if is_run { self.behave_as_run(id) } else { self.behave(self.next_port) };
                 self.instances.insert(id.clone(), observed);
             }
         }
+        // The node forgets a run that has ended and is in no order any more.
+        self.instances.retain(|id, seen| {
+            let is_run = Task::of_service(&id.slot.service).is_some();
+            !is_run || !matches!(seen.phase, Phase::Exited(_)) || desired.instances.contains_key(id)
+        });
         for (id, seen) in &mut self.instances {
             let lives = matches!(seen.phase, Phase::Running { .. });
             let kept = matches!(desired.instances.get(id), Some(InstanceOrder::Run(_) | InstanceOrder::Keep));
@@ -409,6 +438,37 @@ impl World {
         let alive = HealthState::Unknown;
         let (usage, unenforced) = (Usage::default(), Vec::new());
         InstanceObservation { phase, health, alive, usage, unenforced, dropped_lines: 0 }
+    }
+
+    fn behave_as_run(&mut self, id: &InstanceId) -> InstanceObservation {
+        *self.starts.entry(id.clone()).or_default() += 1;
+        let exit =
+            |code| Exit { cause: ExitCause::Code(code), at: self.now.wall, last_lines: vec!["migrating".into()] };
+        let phase = match self.jobs {
+            JobBehaviour::Exits(code) => Phase::Exited(exit(code)),
+            JobBehaviour::Stay => {
+                Phase::Running { pid: 4_001, port: Port::new(self.next_port).unwrap(), since: self.now.wall }
+            }
+        };
+        let (health, alive) = (HealthState::Unknown, HealthState::Unknown);
+        InstanceObservation { phase, health, alive, usage: Usage::default(), unenforced: Vec::new(), dropped_lines: 0 }
+    }
+
+    /// The run that is under way ends by itself.
+    fn finish_run(&mut self, code: i32) {
+        let at = self.now.wall;
+        let running = |(id, seen): &(&InstanceId, &mut InstanceObservation)| {
+            Task::of_service(&id.slot.service).is_some() && matches!(seen.phase, Phase::Running { .. })
+        };
+        let (_, seen) = self.instances.iter_mut().find(running).expect("a run is under way");
+        let exit = Exit { cause: ExitCause::Code(code), at, last_lines: vec!["migrating".into()] };
+        seen.phase = Phase::Exited(exit);
+    }
+
+    /// Each run that was ever started, started once, as it prints.
+    fn runs(&self) -> Vec<String> {
+        assert!(self.starts.values().all(|times| *times == 1), "{:?}", self.starts);
+        self.starts.keys().map(ToString::to_string).collect()
     }
 
     /// The fake edge refuses what is older than what it serves, as the real one does.
@@ -473,7 +533,8 @@ fn assert_stored(daemon: &Daemon, desired: &NodeDesired) {
     let form = row.map(|row| serde_json::from_str::<ChangeForm>(&row.state).unwrap());
     let Some(ChangeForm::Rollout { release, phase, .. }) = form else { return };
     let runs = |(id, order): (&InstanceId, &InstanceOrder)| {
-        id.slot.release.0 == release && matches!(order, InstanceOrder::Run(_))
+        let of_service = Task::of_service(&id.slot.service).is_none();
+        id.slot.release.0 == release && of_service && matches!(order, InstanceOrder::Run(_))
     };
     assert!(phase != "prepare" || !desired.instances.iter().any(runs), "release {release} is ordered in {phase}");
 }

@@ -55,6 +55,25 @@ pub struct App {
     pub environment: Environment,
 }
 
+impl App {
+    /// The service in whose build commands run that name none: the only one that is built, else `web`. `None`: the file
+    /// leaves it open.
+    pub fn home(&self) -> Option<&ServiceName> {
+        let built = |service: &&Service| !matches!(service.origin, Origin::BuildOf(_) | Origin::Static { .. });
+        let mut roots = self.services.iter().filter(|(_, service)| built(service)).map(|(name, _)| name);
+        match (roots.next(), roots.next()) {
+            (Some(only), None) => Some(only),
+            (None, _) => None,
+            (Some(_), Some(_)) => {
+                self.services.iter().filter(|(_, s)| built(s)).map(|(n, _)| n).find(|n| n.as_str() == WEB)
+            }
+        }
+    }
+}
+
+/// The service that is meant where several would do.
+const WEB: &str = "web";
+
 /// `[job.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {

@@ -7,7 +7,7 @@ use crate::app::{
     App, DatabaseSource, Delivery, RedisSource, Reference, ReferenceField, ResourceKind, Value, VarName, Variables,
 };
 use crate::fault::{Fault, FaultKind};
-use crate::id::{AppKey, ReleaseNumber, ResourceName, SecretName, ServiceName};
+use crate::id::{AppKey, JobName, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use crate::instance::{EnvValue, SecretFile};
 use crate::resource::{Endpoint, ResourceId};
 use crate::secret::Secret;
@@ -89,14 +89,23 @@ pub fn variables(app: &App, service: &ServiceName) -> Variables {
     variables
 }
 
-/// The secrets that a release pins: what instances are given, what routes ask for, and where resources elsewhere are.
+/// The variables of a job: its own win over the app's. Those of the service whose build it runs in are that service's own.
+pub fn job_variables(app: &App, job: &JobName) -> Variables {
+    let mut variables = app.env.clone();
+    if let Some(job) = app.jobs.get(job) {
+        variables.extend(job.env.clone());
+    }
+    variables
+}
+
+/// The secrets that a release pins: what instances and runs of jobs are given, what routes ask for, and where resources elsewhere are.
 pub fn wanted_secrets(app: &App) -> BTreeSet<SecretName> {
     let mut wanted: BTreeSet<SecretName> = external_secrets(app).cloned().collect();
-    for service in app.services.keys() {
-        for value in variables(app, service).into_values() {
-            if let Value::Secret { name, .. } = value {
-                wanted.insert(name);
-            }
+    let services = app.services.keys().map(|service| variables(app, service));
+    let jobs = app.jobs.keys().map(|job| job_variables(app, job));
+    for value in services.chain(jobs).flat_map(Variables::into_values) {
+        if let Value::Secret { name, .. } = value {
+            wanted.insert(name);
         }
     }
     wanted.extend(app.routes.values().filter_map(|route| Some(route.access.auth.as_ref()?.secret().clone())));
@@ -118,9 +127,28 @@ fn external_secrets(app: &App) -> impl Iterator<Item = &SecretName> {
 
 /// Resolves all that a service's instances are given; reports every error, not only the first.
 pub fn resolve(app: &App, service: &ServiceName, facts: Facts<'_>) -> Result<Resolved, Vec<ReferenceError>> {
+    resolve_all(app, variables(app, service), service, facts)
+}
+
+/// Resolves all that the runs of a job are given. They have the volumes of the service whose build they run in.
+pub fn resolve_job(
+    app: &App,
+    job: &JobName,
+    service: &ServiceName,
+    facts: Facts<'_>,
+) -> Result<Resolved, Vec<ReferenceError>> {
+    resolve_all(app, job_variables(app, job), service, facts)
+}
+
+fn resolve_all(
+    app: &App,
+    variables: Variables,
+    service: &ServiceName,
+    facts: Facts<'_>,
+) -> Result<Resolved, Vec<ReferenceError>> {
     let mut resolved = Resolved::default();
     let mut errors = Vec::new();
-    for (variable, value) in variables(app, service) {
+    for (variable, value) in variables {
         let result = match value {
             Value::Text(text) => Ok(EnvValue::Clear(text)),
             Value::From(reference) => from(app, service, facts, &variable, &reference),
@@ -266,6 +294,42 @@ mod tests {
             Value::From(Reference::ServiceUrl(ServiceName::new("web").unwrap())),
             clear("http://shop.localhost:8080"),
         );
+    }
+
+    #[test]
+    fn a_job_has_the_variables_of_the_app_and_its_own_and_the_volumes_of_its_service() {
+        let mut app = sample::app("shop", &["web", "worker"]);
+        let value = |text: &str| Value::Text(text.to_owned());
+        let name = |name: &str| VarName::new(name).unwrap();
+        let (web, worker) = (ServiceName::new("web").unwrap(), ServiceName::new("worker").unwrap());
+        app.env = [(name("A"), value("app")), (name("B"), value("app"))].into();
+        app.services.get_mut("web").unwrap().env.insert(name("A"), value("web"));
+        let files = ResourceName::new("files").unwrap();
+        let volume = crate::app::Volume { services: Some(vec![web.clone()]), path: None, size: None, backup: None };
+        app.volumes.insert(files.clone(), volume);
+        let token = SecretName::new("token").unwrap();
+        let secret = Value::Secret { name: token.clone(), delivery: Delivery::File };
+        let job = JobName::new("cleanup").unwrap();
+        let mut cleanup = crate::app::Job {
+            run: crate::app::Command("clean".into()),
+            build_of: Some(web.clone()),
+            schedule: None,
+            env: [(name("B"), value("job")), (name("TOKEN"), secret)].into(),
+            timeout: std::time::Duration::from_secs(1),
+        };
+        cleanup.env.insert(name("FILES"), Value::From(Reference::VolumePath(files.clone())));
+        app.jobs.insert(job.clone(), cleanup);
+        assert!(wanted_secrets(&app).contains(&token));
+        let rest: Rest = ([(files, PathBuf::from("/v/files"))].into(), BTreeMap::new(), BTreeMap::new());
+        let secrets = [(token, Secret::new("t0k"))].into();
+        let key = sample::key("local", "shop");
+        let resolved = resolve_job(&app, &job, &web, facts(&key, &secrets, &rest)).unwrap();
+        let clear = |text: &str| EnvValue::Clear(text.to_owned());
+        let expected = [("A", "app"), ("B", "job"), ("FILES", "/v/files")];
+        assert_eq!(resolved.env, expected.map(|(name, text)| (name.to_owned(), clear(text))).into());
+        assert_eq!(resolved.files.iter().map(|file| file.variable.as_str()).collect::<Vec<_>>(), ["TOKEN"]);
+        let elsewhere = resolve_job(&app, &job, &worker, facts(&key, &secrets, &rest));
+        assert!(matches!(elsewhere.unwrap_err()[..], [ReferenceError::VolumeMissing { .. }]));
     }
 
     #[test]

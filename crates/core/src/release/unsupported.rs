@@ -78,7 +78,6 @@ impl Found {
             self.add(redis.backup.is_some(), format!("redis.{name}.backup"), NO_BACKUP);
         }
         self.each("bucket", &app.buckets, "buckets are not served yet; use a volume");
-        self.each("job", &app.jobs, "jobs are not run yet");
         for (name, volume) in &app.volumes {
             self.add(volume.backup.is_some(), format!("volume.{name}.backup"), NO_BACKUP);
         }
@@ -89,7 +88,12 @@ impl Found {
             };
             self.add(external, format!("secret.{name}.source"), "only Bowline's own store and \"file:…\" are read yet");
         }
-        self.add(app.release.before.is_some(), "release.before", "commands before a release are not run yet");
+        let homeless = app.release.before.is_some() && app.home().is_none();
+        self.add(
+            homeless,
+            "release.before",
+            "nothing says in which build it runs: build one service, or call one `web`",
+        );
         self.add(!app.release.snapshot.is_empty(), "release.snapshot", "snapshots are not made yet");
         let rolling = match app.rollout.strategy {
             Strategy::Rolling => true,
@@ -173,6 +177,22 @@ mod tests {
     }
 
     #[test]
+    fn a_command_before_a_release_runs_in_a_build_that_the_file_tells() {
+        let before = |app: &mut App| app.release.before = Some(crate::app::Command("migrate".into()));
+        let with = |app: &mut App, name: &str| {
+            drop(app.services.insert(crate::id::ServiceName::new(name).unwrap(), sample::service()));
+        };
+        check(before, &[]);
+        check(|app| (before(app), with(app, "api")).0, &[]);
+        let only_others = |app: &mut App| {
+            before(app);
+            app.services.clear();
+            ["api", "worker"].into_iter().for_each(|name| with(app, name));
+        };
+        check(only_others, &["release.before"]);
+    }
+
+    #[test]
     fn each_key_is_named() {
         check(
             |app| {
@@ -186,11 +206,11 @@ mod tests {
                     Redis { source: RedisSource::Managed { version: None, persist: true }, backup: Some(backup) };
                 app.redis.insert(ResourceName::new("cache").unwrap(), redis);
                 app.rollout.strategy = Strategy::BlueGreen;
-                app.release.before = Some(crate::app::Command("migrate".into()));
+                app.release.snapshot.push(ResourceName::new("cache").unwrap());
             },
             &[
                 "redis.cache.backup",
-                "release.before",
+                "release.snapshot",
                 "rollout.strategy",
                 "service.web.image",
                 "service.web.metrics",

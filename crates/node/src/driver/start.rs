@@ -180,7 +180,7 @@ fn environment(context: &Context, spec: &InstanceSpec, port: Port, folder: &Path
         text("PORT", port.to_string()),
         text("BOWLINE_APP", id.slot.key.app.to_string()),
         text("BOWLINE_ENV", id.slot.key.env.to_string()),
-        text("BOWLINE_SERVICE", id.slot.service.to_string()),
+        text("BOWLINE_SERVICE", id.slot.service.spelled()),
         text("BOWLINE_RELEASE", id.slot.release.to_string()),
         text("BOWLINE_INSTANCE", id.to_string()),
         text(MARK, context.layout.mark(id)),

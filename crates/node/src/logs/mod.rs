@@ -225,13 +225,9 @@ pub(crate) fn last_lines(path: &Path, incarnation: Incarnation) -> Vec<String> {
 pub(crate) fn prune(folder: &Path, keep: usize) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let release = |path: &Path| {
-        let name = path.file_name()?.to_str()?;
-        // Servers of databases outlive releases.
-        let outlives = name.split('.').next()?.parse::<bowline_core::id::ServiceName>().is_err();
-        if outlives {
-            return None;
-        }
-        name.split('.').nth(1)?.strip_prefix('r')?.parse::<u32>().ok()
+        let release: u32 = path.file_name()?.to_str()?.split('.').nth(1)?.strip_prefix('r')?.parse().ok()?;
+        // Servers of databases are of release 0: they outlive releases.
+        (release > 0).then_some(release)
     };
     let files: Vec<(u32, std::path::PathBuf)> =
         entries.filter_map(|entry| Some((release(&entry.path())?, entry.path()))).collect();

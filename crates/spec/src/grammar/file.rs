@@ -213,7 +213,7 @@ static JOB: TableSpec = table(
         ),
         key("schedule", Text(Form::Cron), Omitted("only on demand"), "When it runs, UTC."),
         key("timeout", Text(Form::Positive), Default("\"1h\""), "Killed after this long."),
-        key("env", Variables, Omitted("none"), "Variables of this job."),
+        key("env", Variables, Omitted("none"), "Variables of this job, beside those of the top level."),
     ],
 );
 
@@ -225,7 +225,7 @@ static RELEASE: TableSpec = TableSpec {
             "before",
             Text(Form::Command),
             Omitted("nothing"),
-            "Runs before any instance starts; failing stops the release; never undone by a rollback.",
+            "Runs once, before any instance of the release starts and when its databases are ready, in the build of `web` or of the only service and with its variables. Failing stops the release; it is never repeated and never undone by a rollback. Killed after 1 h.",
         ),
         key(
             "snapshot",

@@ -309,10 +309,7 @@ fn check_jobs(r: &mut Reader, app: &mut App) {
         .filter(|(_, s)| !matches!(s.origin, Origin::BuildOf(_) | Origin::Static { .. }))
         .map(|(name, _)| name.clone())
         .collect();
-    let default = match &roots[..] {
-        [only] => Some(only.clone()),
-        roots => roots.iter().find(|name| name.as_str() == WEB).cloned(),
-    };
+    let default = app.home().cloned();
     let alone = app.services.len() == 1;
     let mut jobs: BTreeMap<_, Job> = std::mem::take(&mut app.jobs);
     for (name, job) in &mut jobs {

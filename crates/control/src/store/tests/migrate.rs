@@ -19,6 +19,8 @@ fn forms() -> Vec<Migration> {
             schema::EVENTS,
             schema::SECRETS,
             schema::RESOURCES,
+            schema::JOBS,
+            schema::RUNS,
         ],
     };
     MIGRATIONS.iter().copied().chain([next]).collect()

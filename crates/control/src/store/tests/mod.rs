@@ -144,6 +144,56 @@ fn old_events_are_dropped_and_numbers_go_on() {
 }
 
 #[test]
+fn old_runs_of_a_job_are_dropped_and_those_before_releases_are_not() {
+    use bowline_core::id::{JobName, RunNumber};
+    use bowline_core::job::Task;
+    let dir = fast_dir();
+    let store = open(dir.path()).unwrap();
+    let app = key("local", "board");
+    let tasks = ["cleanup", "report"].map(|name| Task::Job(JobName::new(name).unwrap()));
+    let run = move |task: &Task, number: u32, ended: bool| RunRecord {
+        app: key("local", "board"),
+        number: RunNumber(number),
+        task: task.clone(),
+        ended: ended.then_some(NOW),
+        version: 1,
+        state: "{}".into(),
+    };
+    let ([cleanup, report], before) = (tasks, Task::Before);
+    let counted = JobRecord {
+        app: app.clone(),
+        job: JobName::new("cleanup").unwrap(),
+        schedule: "0 3 * * *".into(),
+        counted: NOW,
+    };
+    let (job, put) = (counted.clone(), run);
+    store
+        .commit_blocking(move |tx| {
+            assert!(matches!(tx.put_run(&put(&cleanup, 1, false)), Err(StoreError::NoApp(_))));
+            tx.register_app(&key("local", "board"), Path::new("/board"), NOW)?;
+            tx.put_job(&job)?;
+            tx.put_run(&put(&report, 1, true))?;
+            tx.put_run(&put(&cleanup, 2, false))?;
+            for number in 3..3 + RUNS_KEPT + 5 {
+                tx.put_run(&put(&before, number * 2, true))?;
+                tx.put_run(&put(&cleanup, number * 2 + 1, true))?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    store.verify().unwrap();
+    let (runs, jobs) = store.read(|view| Ok((view.runs(&app)?, view.jobs(&app)?))).unwrap();
+    let of = |task: &str| runs.iter().filter(|run| run.task.to_string() == task).count() as u32;
+    assert_eq!((of("release.before"), of("job.report")), (RUNS_KEPT + 5, 1));
+    assert_eq!(of("job.cleanup"), RUNS_KEPT + 1, "one that is under way is never dropped");
+    assert_eq!(runs.last().map(|run| run.number), Some(RunNumber((2 + RUNS_KEPT + 5) * 2 + 1)));
+    assert_eq!(store.read(|view| view.run(&app, RunNumber(1))).unwrap().map(|run| run.number), Some(RunNumber(1)));
+    assert_eq!(jobs, [counted]);
+}
+
+#[test]
 fn what_changes_nothing_is_no_commit() {
     let dir = fast_dir();
     let store = open(dir.path()).unwrap();
