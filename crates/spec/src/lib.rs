@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 
 use bowline_core::app::App;
 pub use diagnostic::{Diagnostics, Located};
+pub use nearest::suggestion;
 
 pub use parse::{Defaults, MAX_FILE, Parsed, decode, implicit, parse};
 

@@ -14,7 +14,7 @@ pub(crate) fn nearest<'c>(text: &str, candidates: impl IntoIterator<Item = &'c s
 }
 
 /// `did you mean X?`, else what there is.
-pub(crate) fn suggestion<'c>(text: &str, candidates: impl IntoIterator<Item = &'c str> + Clone) -> Option<String> {
+pub fn suggestion<'c>(text: &str, candidates: impl IntoIterator<Item = &'c str> + Clone) -> Option<String> {
     if let Some(near) = nearest(text, candidates.clone()) {
         return Some(format!("did you mean `{near}`?"));
     }

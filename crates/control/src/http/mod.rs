@@ -6,6 +6,7 @@ pub(crate) mod journal;
 mod lines;
 mod memory;
 pub(crate) mod peer;
+mod session;
 pub(crate) mod socket;
 
 use std::collections::BTreeMap;
@@ -33,13 +34,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::LogCall;
 use crate::folder::dotenv;
 use crate::jobs::secret_index;
 use crate::reconcile::effects::SecretMeta;
 use crate::reconcile::request::{Answer, Door, Request};
 use crate::secrets::Vault;
 use crate::store::{EVENTS_KEPT, EventRecord, Store};
+use crate::{LogCall, SessionCall};
 use answer::{Refusal, RefusalReason, json};
 use journal::Journals;
 use peer::{Owner, Peer, require_owner};
@@ -57,6 +58,7 @@ pub(crate) struct Api {
     pub(crate) door: Door,
     pub(crate) journals: Journals,
     pub(crate) logs: mpsc::Sender<LogCall>,
+    pub(crate) sessions: mpsc::Sender<SessionCall>,
     /// Without a store the daemon is degraded: status and shutdown work, and the rest is refused with this fault.
     pub(crate) kept: Result<Kept, Fault>,
     pub(crate) version: String,
@@ -79,6 +81,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/apps", post(apply))
         .route("/v1/apps/{env}/{app}/stop", post(stop))
         .route("/v1/apps/{env}/{app}/maintenance", put(maintain).delete(end_maintenance))
+        .route("/v1/apps/{env}/{app}/sessions", post(session::begin))
         .route("/v1/changes/{id}", get(change))
         .route("/v1/logs", get(logs))
         .route("/v1/events", get(events))
@@ -110,7 +113,9 @@ impl IntoResponse for Answer {
             Self::Stopped(stopped) => json(StatusCode::OK, &stopped),
             Self::Maintained(maintained) => json(StatusCode::OK, &maintained),
             Self::SecretSet(set) => json(StatusCode::OK, &set),
-            Self::SecretRemoved | Self::Vitals(_) => StatusCode::NO_CONTENT.into_response(),
+            Self::SecretRemoved | Self::Vitals(_) | Self::Session(_) | Self::Recorded => {
+                StatusCode::NO_CONTENT.into_response()
+            }
         }
     }
 }

@@ -7,8 +7,10 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, SecretName};
 use bowline_core::route::Maintenance;
 use bowline_core::secret::Secret;
+use bowline_core::session::{SessionEnd, SessionSpec};
 use tokio::sync::{mpsc, oneshot};
 
+use super::session::SessionRecord;
 use crate::http::answer::Refusal;
 use crate::metrics::Vitals;
 
@@ -39,6 +41,15 @@ pub(crate) enum Request {
         name: SecretName,
         by_uid: Option<u32>,
     },
+    Session {
+        key: AppKey,
+        wanted: wire::Session,
+        by_uid: Option<u32>,
+    },
+    SessionEnded {
+        record: SessionRecord,
+        end: SessionEnd,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +61,8 @@ pub(crate) enum Answer {
     SecretSet(wire::SecretSet),
     SecretRemoved,
     Maintained(wire::Maintained),
+    Session(Box<(SessionRecord, SessionSpec)>),
+    Recorded,
 }
 
 pub(crate) type Reply = Result<Answer, Refusal>;
