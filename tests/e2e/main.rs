@@ -11,6 +11,7 @@ mod faults;
 mod hello;
 mod kills;
 mod policies;
+mod session;
 mod stacks;
 mod store;
 mod timestamps;

@@ -83,6 +83,18 @@ pub(crate) enum Verb {
     /// Answer 503 for an app while it is worked on
     #[command(subcommand)]
     Maintenance(Maintenance),
+    /// Run a command in an instance that runs, and be attached to it
+    ///
+    /// It is what the app is: the same user, files, environment, limits and cage, in the release's folder. Its exit code becomes
+    /// that of this command; 128 and the number of the signal that ended it, 127 if there is no such program, 126 if it
+    /// cannot be executed. Ctrl-C interrupts the command, and a second one leaves it; whoever leaves, or is killed, leaves
+    /// nothing of it behind. The event log keeps who ran which program where, not its arguments.
+    Exec(Exec),
+    /// Run a command in a one-off instance of an app, and be attached to it
+    ///
+    /// The instance is made like those of the service, of the stable release, with its volumes and limits; it serves nothing, and
+    /// ends with the command. The rest is as with `exec`.
+    Run(Run),
     /// The local certificate authority: let this machine's browsers and tools trust it
     #[command(subcommand)]
     Trust(Trust),
@@ -260,6 +272,42 @@ pub(crate) enum Secret {
         #[arg(long, default_value = "local")]
         env: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The app, if it has one service, or the service
+    #[arg(value_name = "APP[.SERVICE]")]
+    pub(crate) target: String,
+    /// The number of the instance [default: the first that is ready]
+    #[arg(long, value_name = "N")]
+    pub(crate) instance: Option<u16>,
+    #[command(flatten)]
+    pub(crate) attach: Attach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The app
+    pub(crate) app: String,
+    /// The service whose instance it is like; may be left out when there is one
+    #[arg(long)]
+    pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) attach: Attach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// Give it a terminal: this one
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

@@ -1,13 +1,16 @@
 //! One file per verb.
 
+mod attach;
 mod check;
 mod completions;
 mod down;
 mod edge;
 mod events;
+mod exec;
 mod init;
 mod logs;
 mod maintenance;
+mod run;
 mod schema;
 mod secret;
 mod serve;
@@ -36,6 +39,8 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Events(args) => client(events::run(args, &Paths::of_live(state)?, ui)),
         Verb::Secret(args) => client(secret::run(args, &Paths::of_live(state)?, ui)),
         Verb::Maintenance(args) => client(maintenance::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Exec(args) => exec::run(args, &Paths::of_live(state)?, ui),
+        Verb::Run(args) => run::run(args, &Paths::of_live(state)?, ui),
         Verb::Trust(args) => trust::run(args, &Paths::new(state)?, ui),
         Verb::Schema(args) => schema::run(&args, ui),
         Verb::Completions { shell } => completions::run(shell, ui),
