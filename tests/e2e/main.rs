@@ -12,6 +12,7 @@ mod hello;
 mod jobs;
 mod kills;
 mod policies;
+mod session;
 mod stacks;
 mod store;
 mod timestamps;

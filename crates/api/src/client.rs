@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::session::{PROTOCOL, Session};
 use crate::wire;
 
 /// Longest line of a streamed answer, in bytes: a log line of 16 KiB, escaped, and room.
@@ -158,6 +159,28 @@ impl Client {
         self.exchange(Method::DELETE, &path, Bytes::new()).await.map(drop)
     }
 
+    /// Answered when the daemon has found where to run it; what happens from then on is said by the session.
+    pub async fn session(&self, env: &str, app: &str, session: &wire::Session) -> Result<Session, ClientError> {
+        let stream = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
+            .await
+            .map_err(|e| ClientError::Broken(e.into()))?;
+        tokio::spawn(connection.with_upgrades());
+        let request = request(Method::POST, &format!("/v1/apps/{env}/{app}/sessions"))
+            .header("connection", "upgrade")
+            .header("upgrade", PROTOCOL)
+            .body(Full::new(json(session)))
+            .map_err(|e| ClientError::Unreadable(e.into()))?;
+        let answer = sender.send_request(request).await.map_err(|e| ClientError::Broken(e.into()))?;
+        match answer.status() {
+            StatusCode::SWITCHING_PROTOCOLS => {
+                let upgraded = hyper::upgrade::on(answer).await.map_err(|e| ClientError::Broken(e.into()))?;
+                Ok(Session::new(upgraded))
+            }
+            status => Err(refusal(status, answer.into_body()).await),
+        }
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.send(Method::GET, path, Bytes::new()).await
     }
@@ -173,27 +196,29 @@ impl Client {
         Ok(Lines { body: answer.into_body(), buffer: BytesMut::new(), item: PhantomData })
     }
 
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        let unreachable = |source| ClientError::Unreachable { path: self.socket.clone(), source };
+        UnixStream::connect(&self.socket).await.map_err(unreachable)
+    }
+
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| ClientError::Unreachable { path: self.socket.clone(), source })?;
+        let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
             .await
             .map_err(|e| ClientError::Broken(e.into()))?;
         tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "bowline")
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .map_err(|e| ClientError::Unreadable(e.into()))?;
+        let request = request(method, path).body(Full::new(body)).map_err(|e| ClientError::Unreadable(e.into()))?;
         let answer = sender.send_request(request).await.map_err(|e| ClientError::Broken(e.into()))?;
         match answer.status() {
             status if status.is_success() => Ok(answer),
             status => Err(refusal(status, answer.into_body()).await),
         }
     }
+}
+
+fn request(method: Method, path: &str) -> http::request::Builder {
+    let request = Request::builder().method(method).uri(path);
+    request.header("host", "bowline").header("content-type", "application/json")
 }
 
 async fn refusal(status: StatusCode, body: Incoming) -> ClientError {

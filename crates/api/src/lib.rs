@@ -4,6 +4,7 @@
 //! ever added within a version; a reader ignores what it does not know.
 
 mod client;
+pub mod session;
 pub mod wire;
 
 pub use client::{Client, ClientError, Lines};

@@ -15,10 +15,30 @@
 //! | `GET /v1/secrets/{env}/{app}` | → [`Secrets`] |
 //! | `PUT /v1/secrets/{env}/{app}/{name}` | the value as raw bytes → [`SecretSet`] |
 //! | `DELETE /v1/secrets/{env}/{app}/{name}` | → 204 |
+//! | `POST /v1/apps/{env}/{app}/sessions` | [`Session`] → 101, see below |
 //! | `POST /v1/shutdown` | → [`Stopped`] when all is stopped, just before the daemon exits |
 //!
 //! *Lines* are `application/x-ndjson`: one JSON object per line. A refusal is a [`Fault`] with status 400 (invalid),
 //! 403 (refused), 404, 409 (another change runs, or the same job), 500 (failed) or 503 (degraded).
+//!
+//! A session is asked for with `Connection: Upgrade` and `Upgrade: bowline-session/1`. After the 101 the connection carries
+//! frames: one byte that says what it is, four bytes of length (big-endian), and so many bytes, at most 65,536.
+//!
+//! | from the client | | |
+//! |---|---|---|
+//! | 0 | input | at least one byte, and only one such frame for each frame 16 |
+//! | 1 | the input has ended | empty; a terminal ignores it |
+//! | 2 | the terminal's size | columns and rows, two bytes each |
+//! | 3 | a signal for the command and its process group | its number: 1 HUP, 2 INT, 3 QUIT, 10 USR1, 12 USR2 or 15 TERM |
+//!
+//! | from the daemon | | |
+//! |---|---|---|
+//! | 16 | one more frame of input is taken | empty |
+//! | 17, 18 | standard output, standard error | with a terminal all of it is 17 |
+//! | 19 | how it ended, [`SessionEnd`] as JSON | the last frame; nothing that the session started is left |
+//!
+//! A client that closes the connection leaves, and everything that the session started is killed. So it is with one that sends
+//! anything else.
 
 use std::collections::BTreeMap;
 
@@ -446,6 +466,61 @@ pub struct Maintained {
     /// Absent: everyone is answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Maintenance>,
+}
+
+/// A command to be attached to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    pub place: SessionPlace,
+    /// May be left out where the app has one that runs processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The slot of the instance that is entered; by default the first that is ready. Not for a one-off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u16>,
+    /// The program, looked for in the instance's `PATH`, and its arguments.
+    pub command: Vec<String>,
+    /// Absent: three pipes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<Terminal>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionPlace {
+    /// In an instance that runs; the session ends with it.
+    Inside,
+    /// In an instance of the stable release that is made for it.
+    OneOff,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminal {
+    pub columns: u16,
+    pub rows: u16,
+    /// `$TERM`, where the instance has none: at most 64 letters, digits, `+`, `-`, `.` and `_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SessionEnd {
+    Exited {
+        code: i32,
+    },
+    Killed {
+        signal: i32,
+    },
+    /// 127: there is no such program; 126: it cannot be executed.
+    NotExecuted {
+        code: i32,
+        fault: Fault,
+    },
+    /// It could not be started, or its instance ended first.
+    Broken {
+        fault: Fault,
+    },
 }
 
 /// The query string of `GET /v1/logs`.

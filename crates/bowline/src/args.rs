@@ -77,17 +77,28 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// What happened
     Events(Events),
-    /// Run a job of an app now, and follow it to its end
-    ///
-    /// It runs in the stable release, as it does on its schedule: same cage, same user, same variables. A job does not overlap
-    /// itself. Exit code 0 if it succeeded, else 1. Ctrl-C leaves it running; --stop ends it.
-    Run(Run),
     /// Write-only values for apps
     #[command(subcommand)]
     Secret(Secret),
     /// Answer 503 for an app while it is worked on
     #[command(subcommand)]
     Maintenance(Maintenance),
+    /// Run a command in an instance that runs, and be attached to it
+    ///
+    /// It is what the app is: the same user, files, environment, limits and cage, in the release's folder. Its exit code becomes
+    /// that of this command; 128 and the number of the signal that ended it, 127 if there is no such program, 126 if it
+    /// cannot be executed. Ctrl-C interrupts the command, and a second one leaves it; whoever leaves, or is killed, leaves
+    /// nothing of it behind. The event log keeps who ran which program where, not its arguments.
+    Exec(Exec),
+    /// Run a job of an app now and follow it to its end, or a command in a one-off instance
+    ///
+    /// A job runs in the stable release, as it does on its schedule: same cage, same user, same variables. It does not overlap
+    /// itself. Exit code 0 if it succeeded, else 1. Ctrl-C leaves it running; --stop ends it.
+    ///
+    /// With `-- CMD` the command runs in an instance made like those of the service, of the stable release, with its volumes and
+    /// limits; it serves nothing, and ends with the command. The rest is as with `exec`.
+    #[command(override_usage = "bowline run [OPTIONS] <APP> [JOB]\n       bowline run [OPTIONS] <APP> -- <CMD>...")]
+    Run(Run),
     /// The local certificate authority: let this machine's browsers and tools trust it
     #[command(subcommand)]
     Trust(Trust),
@@ -237,16 +248,26 @@ pub(crate) struct Run {
     /// The app
     pub(crate) app: String,
     /// The job, as bowline.toml names it
+    #[arg(conflicts_with = "command")]
     pub(crate) job: Option<String>,
-    /// Return when it is recorded and about to start
-    #[arg(long)]
+    /// Return when the job is recorded and about to start
+    #[arg(long, conflicts_with = "command")]
     pub(crate) detach: bool,
-    /// End the run that is under way instead
-    #[arg(long, conflicts_with = "detach")]
+    /// End the run of the job that is under way instead
+    #[arg(long, conflicts_with_all = ["detach", "command"])]
     pub(crate) stop: bool,
+    /// The service whose instance a command runs in one like; may be left out when there is one
+    #[arg(long, requires = "command")]
+    pub(crate) service: Option<String>,
+    /// Give the command a terminal: this one
+    #[arg(short, long, requires = "command")]
+    pub(crate) tty: bool,
     /// The environment
     #[arg(long, default_value = "local")]
     pub(crate) env: String,
+    /// The program and its arguments
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -282,6 +303,31 @@ pub(crate) enum Secret {
         #[arg(long, default_value = "local")]
         env: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The app, if it has one service, or the service
+    #[arg(value_name = "APP[.SERVICE]")]
+    pub(crate) target: String,
+    /// The number of the instance [default: the first that is ready]
+    #[arg(long, value_name = "N")]
+    pub(crate) instance: Option<u16>,
+    #[command(flatten)]
+    pub(crate) attach: Attach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// Give it a terminal: this one
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

@@ -27,6 +27,9 @@ const EDGE_UID: u32 = bowline_control::store::UID_BASE - 1;
 /// How long connections may take to end when everything is stopped.
 const EDGE_DRAIN: Duration = Duration::from_secs(10);
 
+/// How long what is left of sessions may take to be put away; nothing of them outlives the daemon in any case.
+const SESSIONS_END: Duration = Duration::from_secs(5);
+
 /// How long an edge may take to listen.
 const EDGE_START: Duration = Duration::from_secs(15);
 
@@ -109,11 +112,15 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         node: node.observed,
         builds: node.builds,
         logs: node.logs,
+        sessions: node.sessions,
         edge_desired: edge.desired,
         edge: edge.observed,
     };
     say_ready(&Readiness::Ready);
     let ended = bowline_control::run(config, links).await?;
+    if tokio::time::timeout(SESSIONS_END, node.sessions_over).await.is_err() {
+        tracing::warn!("sessions are cut off");
+    }
     match ended {
         Ended::Stopped => {
             edge.shutdown.edge(EDGE_DRAIN).await;

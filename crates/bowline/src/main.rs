@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // A shim lives as long as its app and must stay small: nothing else of the binary is initialised for it.
-    if std::env::args_os().nth(1).is_some_and(|role| role == "shim") {
+    if std::env::args_os().nth(1).is_some_and(|role| bowline_node::shim::ROLES.iter().any(|own| role == *own)) {
         return bowline_node::shim::main();
     }
     let cli = match args::parse() {

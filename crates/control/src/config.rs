@@ -10,6 +10,7 @@ use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{BuildProgress, BuildRequest, Built};
 use bowline_core::route::{EdgeDesired, EdgeObservation};
+use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
 use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,6 +20,16 @@ pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender
 
 /// Log lines asked of the node; it stops when the receiver is dropped.
 pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
+
+/// A session asked of the node: input, which ends with its sender; what else is said; output; and how it ended. Dropping the
+/// sender of the second kills everything that the session has started.
+pub type SessionCall = (
+    SessionSpec,
+    mpsc::Receiver<Vec<u8>>,
+    mpsc::Receiver<SessionControl>,
+    mpsc::Sender<SessionOutput>,
+    oneshot::Sender<SessionEnd>,
+);
 
 /// Who started the daemon, and so when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +67,7 @@ pub struct Links {
     pub node: watch::Receiver<Arc<Observations>>,
     pub builds: mpsc::Sender<BuildCall>,
     pub logs: mpsc::Sender<LogCall>,
+    pub sessions: mpsc::Sender<SessionCall>,
     pub edge_desired: watch::Sender<Arc<EdgeDesired>>,
     /// Where it listens is known when the control room starts: apps are told by which address they reach services.
     pub edge: watch::Receiver<Arc<EdgeObservation>>,

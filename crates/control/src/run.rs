@@ -213,6 +213,7 @@ fn serve(
         door: door.clone(),
         journals,
         logs: links.logs.clone(),
+        sessions: links.sessions.clone(),
         kept,
         version: config.version,
         owner: Owner(nix::unistd::geteuid().as_raw()),

@@ -15,5 +15,6 @@ pub mod resource;
 pub mod rollout;
 pub mod route;
 pub mod secret;
+pub mod session;
 pub mod time;
 pub mod units;

@@ -14,6 +14,7 @@ mod layout;
 mod logs;
 mod procfs;
 mod resource;
+mod session;
 pub mod shim;
 pub mod survey;
 mod volume;
@@ -27,7 +28,9 @@ use bowline_core::id::InstanceId;
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{BuildProgress, BuildRequest, Built};
+use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 pub use driver::keep_binary;
 pub use logs::check_pattern;
@@ -37,13 +40,23 @@ pub use procfs::{listener, memory_rollup};
 pub const LOG_BYTES: u64 = 10 << 20;
 /// Log files of one slot, the one that is written to included.
 pub const LOG_FILES: u32 = 5;
-/// Builds and log queries that wait to be taken.
+/// Builds, log queries and sessions that wait to be taken.
 const CALLS: usize = 32;
 
 /// A build, where its live output goes, and where its end goes. Dropping the receiver of the end cancels the build.
 pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender<Result<Built, Fault>>);
 /// A question to the logs, and where the lines go. Dropping the receiver ends it.
 pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
+
+/// A session: input, of which the end is the command's end of input; what else is said to it; its output; and, when all of that
+/// is sent, how it ended. Dropping the sender of the second is leaving: everything that the session started is killed.
+pub type SessionCall = (
+    SessionSpec,
+    mpsc::Receiver<Vec<u8>>,
+    mpsc::Receiver<SessionControl>,
+    mpsc::Sender<SessionOutput>,
+    oneshot::Sender<SessionEnd>,
+);
 
 /// What a node is given.
 #[derive(Debug, Clone)]
@@ -89,6 +102,9 @@ pub struct Handle {
     pub observed: watch::Receiver<Arc<Observations>>,
     pub builds: mpsc::Sender<BuildCall>,
     pub logs: mpsc::Sender<LogCall>,
+    pub sessions: mpsc::Sender<SessionCall>,
+    /// Ends when `desired` is dropped and nothing of any session is left.
+    pub sessions_over: JoinHandle<()>,
 }
 
 /// Starts the node's tasks on the current tokio runtime.
@@ -101,13 +117,15 @@ pub fn spawn(config: NodeConfig) -> Handle {
     let (seen_sender, seen) = watch::channel(Arc::default());
     let (builds, build_calls) = mpsc::channel(CALLS);
     let (logs, log_calls) = mpsc::channel(CALLS);
+    let (sessions, session_calls) = mpsc::channel(CALLS);
     let context = Arc::new(driver::Context::new(config));
     tokio::spawn(take_builds(build_config(&context.config), build_calls));
     tokio::spawn(take_log_queries(context.layout.clone(), log_calls));
+    let sessions_over = tokio::spawn(session::take(context.clone(), desired_receiver.clone(), session_calls));
     let ends = resource::Ends { desired: desired_receiver, told, orders, seen };
     tokio::spawn(resource::Interposer::new(context.config.run_dir.clone(), ends).run());
     tokio::spawn(driver::Driver::new(context, ordered, seen_sender).run());
-    Handle { desired, observed, builds, logs }
+    Handle { desired, observed, builds, logs, sessions, sessions_over }
 }
 
 /// Files that an instance wrote beside its code, where they die with it: paths in its release folder `root`, in order, at

@@ -47,12 +47,18 @@ pub(crate) fn all_pids() -> Vec<u32> {
 
 /// Every process that carries `mark` in its environment and that this user may look at.
 pub(crate) fn marked(mark: &str) -> Vec<u32> {
-    let wanted = format!("{}={mark}", crate::shim::MARK);
-    let carries = |pid: &u32| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
-    };
-    all_pids().into_iter().filter(carries).collect()
+    carrying(crate::shim::MARK, mark)
+}
+
+/// Every process with this variable in its environment and that this user may look at.
+pub(crate) fn carrying(variable: &str, value: &str) -> Vec<u32> {
+    all_pids().into_iter().filter(|pid| carries(*pid, variable, value)).collect()
+}
+
+pub(crate) fn carries(pid: u32, variable: &str, value: &str) -> bool {
+    let wanted = format!("{variable}={value}");
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|pair| pair == wanted.as_bytes())
 }
 
 /// The children of a process; the kernel lists them by thread.
@@ -64,11 +70,11 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
 /// All descendants of a process.
 pub(crate) fn descendants(pid: u32) -> Vec<u32> {
     let mut found = children(pid);
+    let mut known: BTreeSet<u32> = found.iter().copied().collect();
     let mut next = 0;
     while let Some(&pid) = found.get(next) {
         next += 1;
-        let fresh: Vec<u32> = children(pid).into_iter().filter(|child| !found.contains(child)).collect();
-        found.extend(fresh);
+        found.extend(children(pid).into_iter().filter(|child| known.insert(*child)));
     }
     found
 }

@@ -12,6 +12,8 @@ const HEAD: &str = "# The command line: every verb and flag
 
 Output on a terminal is for reading; through a pipe it is plain; with `--json` each answer is one JSON object per line,
 of the shapes in [the API](api.md). `up --json` prints objects told apart by `kind`: `step`, `ready`, `log`, `stopped`.
+`exec` and `run` print objects with `kind`: `stdout` and `stderr` with the bytes as `base64`, and last how it ended,
+`SessionEnd`.
 Errors read `error:`, `caused by:`, `hint:` on standard error; with `--json` they are an object `{\"fault\": …}`.
 
 | exit code | meaning |
@@ -22,6 +24,9 @@ Errors read `error:`, `caused by:`, `hint:` on standard error; with `--json` the
 | 3 | refused: by a guard, or because somebody else holds it |
 | 4 | unreachable: no daemon answers |
 | 130 | interrupted |
+
+`exec` and `run` end with the code of their command: 128 and the number of the signal that ended it (or this client), 127 if there
+is no such program, 126 if it cannot be executed. Codes of their own are those above.
 
 | variable | meaning |
 |---|---|

@@ -1,10 +1,12 @@
 //! One file per verb.
 
+mod attach;
 mod check;
 mod completions;
 mod down;
 mod edge;
 mod events;
+mod exec;
 mod init;
 mod logs;
 mod maintenance;
@@ -35,9 +37,10 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Status(args) => client(status::run(args, &Paths::of_live(state)?, ui)),
         Verb::Logs(args) => client(logs::run(args, &Paths::of_live(state)?, ui)),
         Verb::Events(args) => client(events::run(args, &Paths::of_live(state)?, ui)),
-        Verb::Run(args) => client(run::run(args, &Paths::of_live(state)?, ui)),
         Verb::Secret(args) => client(secret::run(args, &Paths::of_live(state)?, ui)),
         Verb::Maintenance(args) => client(maintenance::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Exec(args) => exec::run(args, &Paths::of_live(state)?, ui),
+        Verb::Run(args) => run::run(args, &Paths::of_live(state)?, ui),
         Verb::Trust(args) => trust::run(args, &Paths::new(state)?, ui),
         Verb::Schema(args) => schema::run(&args, ui),
         Verb::Completions { shell } => completions::run(shell, ui),

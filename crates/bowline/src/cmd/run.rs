@@ -1,11 +1,15 @@
-//! `bowline run APP JOB`: a run of a job on demand, followed to its end.
+//! `bowline run APP JOB`: a run of a job on demand, followed to its end. `bowline run APP -- CMD`: a command in a one-off
+//! instance, attached to.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bowline_api::wire::SessionPlace;
 use bowline_api::{Client, ClientError, Lines, wire};
 use bowline_core::fault::{Fault, FaultKind};
 
+use super::attach::{self, Attachment};
+use super::client;
 use crate::args::Run;
 use crate::cmd::status;
 use crate::paths::Paths;
@@ -15,8 +19,17 @@ use crate::ui::{self, Tone, Ui};
 /// A daemon that dies this often while a run is followed is not started again.
 const MAX_REJOINS: usize = 3;
 
-pub(super) async fn run(args: Run, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
-    let Run { app, job, detach, stop, env } = args;
+pub(super) fn run(args: Run, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+    if args.command.is_empty() {
+        return client(job(args, paths, ui));
+    }
+    let Run { app, service, tty, env, command, .. } = args;
+    let place = SessionPlace::OneOff;
+    attach::run(Attachment { env, app, place, service, instance: None, tty, command }, paths, ui)
+}
+
+async fn job(args: Run, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+    let Run { app, job, detach, stop, env, .. } = args;
     let session = Session::join(paths).await?;
     let Some(job) = job else { return Err(which(&session.client, &env, &app).await?) };
     if stop {

@@ -6,6 +6,7 @@ pub(crate) mod journal;
 mod lines;
 mod memory;
 pub(crate) mod peer;
+mod session;
 pub(crate) mod socket;
 
 use std::collections::BTreeMap;
@@ -36,7 +37,6 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::LogCall;
 use crate::folder::dotenv;
 use crate::form::{self, StoredRun};
 use crate::jobs::secret_index;
@@ -45,6 +45,7 @@ use crate::reconcile::request::{Answer, Door, Request};
 use crate::reconcile::runs::finished_form;
 use crate::secrets::Vault;
 use crate::store::{EVENTS_KEPT, EventRecord, Store};
+use crate::{LogCall, SessionCall};
 use answer::{Refusal, RefusalReason, json};
 use journal::Journals;
 use peer::{Owner, Peer, require_owner};
@@ -62,6 +63,7 @@ pub(crate) struct Api {
     pub(crate) door: Door,
     pub(crate) journals: Journals,
     pub(crate) logs: mpsc::Sender<LogCall>,
+    pub(crate) sessions: mpsc::Sender<SessionCall>,
     /// Without a store the daemon is degraded: status and shutdown work, and the rest is refused with this fault.
     pub(crate) kept: Result<Kept, Fault>,
     pub(crate) version: String,
@@ -87,6 +89,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/apps/{env}/{app}/jobs/{job}/run", post(run_job))
         .route("/v1/apps/{env}/{app}/jobs/{job}/stop", post(stop_job))
         .route("/v1/apps/{env}/{app}/runs/{number}", get(run))
+        .route("/v1/apps/{env}/{app}/sessions", post(session::begin))
         .route("/v1/changes/{id}", get(change))
         .route("/v1/logs", get(logs))
         .route("/v1/events", get(events))
@@ -122,7 +125,9 @@ impl IntoResponse for Answer {
             Self::Run(run) => json(StatusCode::OK, &*run),
             // Told from the store, by whoever asked for the run.
             Self::RunOver(_) => StatusCode::NO_CONTENT.into_response(),
-            Self::SecretRemoved | Self::Vitals(_) => StatusCode::NO_CONTENT.into_response(),
+            Self::SecretRemoved | Self::Vitals(_) | Self::Session(_) | Self::Recorded => {
+                StatusCode::NO_CONTENT.into_response()
+            }
         }
     }
 }

@@ -66,7 +66,9 @@ impl Degraded {
                 | Request::StopJob { .. }
                 | Request::FollowRun { .. }
                 | Request::SetSecret { .. }
-                | Request::RemoveSecret { .. },
+                | Request::RemoveSecret { .. }
+                | Request::Session { .. }
+                | Request::SessionEnded { .. },
             ) => effects.push(Effect::Answer(ticket, Err(Refusal::unavailable(self.fault.clone())))),
             Input::Node(node) => self.node = node,
             Input::Edge(edge) => self.edge = edge,

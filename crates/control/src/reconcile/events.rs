@@ -12,10 +12,12 @@ use bowline_core::job::{Finished, Run, Trigger};
 use bowline_core::resource::{ResourceKey, ResourcePhase};
 use bowline_core::rollout::Entered;
 use bowline_core::route::Maintenance;
+use bowline_core::session::{SessionEnd, SessionPlace};
 use bowline_core::time::{Humane, Timestamp};
 use serde_json::{Value, json};
 
 use super::change::ChangeId;
+use super::session::SessionRecord;
 use crate::store::NewEvent;
 
 fn event(at: Timestamp, key: Option<&AppKey>, kind: &str, message: String, fields: Value) -> NewEvent {
@@ -196,6 +198,37 @@ pub(crate) fn maintenance(
         some => format!("{key} answers only {some}"),
     };
     event(at, Some(key), "maintenance.on", message, json!({ "allow": allow, "by_uid": by_uid }))
+}
+
+/// Of the command only the program is named: its arguments may hold secrets.
+pub(crate) fn session_began(session: &SessionRecord, at: Timestamp) -> NewEvent {
+    let SessionRecord { key, program, target, .. } = session;
+    let message = match session.place {
+        SessionPlace::Inside => format!("{program} is run in {target}"),
+        SessionPlace::OneOff => format!("{program} is run beside {target}"),
+    };
+    event(at, Some(key), "session.began", message, session_fields(session, None))
+}
+
+pub(crate) fn session_ended(session: &SessionRecord, end: &SessionEnd, at: Timestamp) -> NewEvent {
+    let how = match end {
+        SessionEnd::Code(code) => format!("exited with code {code}"),
+        SessionEnd::Signal(signal) => format!("was ended by signal {signal}"),
+        SessionEnd::NotExecuted { fault, .. } => format!("was not executed: {}", reason(fault)),
+        SessionEnd::Left => "was killed: whoever was attached has left".to_owned(),
+        SessionEnd::Broken(fault) => format!("broke off: {}", reason(fault)),
+    };
+    let message = format!("{} {how}", session.program);
+    event(at, Some(&session.key), "session.ended", message, session_fields(session, Some(&how)))
+}
+
+fn session_fields(session: &SessionRecord, end: Option<&str>) -> Value {
+    let SessionRecord { id, target, program, by_uid, .. } = session;
+    let place = match session.place {
+        SessionPlace::Inside => "inside",
+        SessionPlace::OneOff => "one_off",
+    };
+    json!({ "session": id, "place": place, "target": target, "program": program, "by_uid": by_uid, "end": end })
 }
 
 pub(crate) fn uncertified(host: &HostName, fault: &Fault, at: Timestamp) -> NewEvent {

@@ -23,6 +23,7 @@ pub(crate) mod resources;
 mod rollout;
 pub(crate) mod runs;
 mod secret_verbs;
+pub(crate) mod session;
 mod status;
 mod stop;
 pub(crate) mod world;
@@ -91,7 +92,7 @@ pub(crate) struct Loop {
     pub(crate) pending: BTreeMap<JobId, Pending>,
     /// Writes that the store has refused and that must not be lost.
     retries: Vec<(Mono, JobId, Job)>,
-    /// Requests that wait until a phase is stored.
+    /// Requests that wait until a phase is stored, or until it is known what runs.
     pub(crate) deferred: Vec<(Ticket, Request)>,
     /// Those who ask for the status, and until when they wait for a settled world.
     curious: Vec<(Ticket, Mono)>,
@@ -156,6 +157,9 @@ impl Loop {
                 let before = std::mem::replace(&mut self.node, node);
                 self.kept_running = runs::without(&self.node);
                 self.record_resources(&before, now);
+                if self.node.adopted && !before.adopted {
+                    self.ask_deferred(now);
+                }
             }
             Input::Edge(edge) => self.edge = edge,
             Input::Tick => self.retry(now),
@@ -183,7 +187,9 @@ impl Loop {
     }
 
     fn asked(&mut self, ticket: Ticket, request: Request, now: Now) {
-        if self.ending.is_some() && !matches!(request, Request::Status | Request::Vitals | Request::Shutdown) {
+        let always =
+            matches!(request, Request::Status | Request::Vitals | Request::Shutdown | Request::SessionEnded { .. });
+        if self.ending.is_some() && !always {
             let fault = Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again");
             return self.refuse(ticket, Refusal::unavailable(fault));
         }
@@ -204,6 +210,10 @@ impl Loop {
                 self.set_secret(ticket, key, name, value, by_uid, now);
             }
             Request::RemoveSecret { key, name, by_uid } => self.remove_secret(ticket, key, name, by_uid, now),
+            // A daemon that has just started does not say that nothing runs before it has looked.
+            Request::Session { .. } if !self.node.adopted => self.deferred.push((ticket, request)),
+            Request::Session { key, wanted, by_uid } => self.open_session(ticket, key, &wanted, by_uid, now),
+            Request::SessionEnded { record, end } => self.session_ended(ticket, &record, &end, now),
         }
     }
 
@@ -250,6 +260,10 @@ impl Loop {
             }
             (pending, result) => self.resume(pending, result, now),
         }
+        self.ask_deferred(now);
+    }
+
+    fn ask_deferred(&mut self, now: Now) {
         for (ticket, request) in std::mem::take(&mut self.deferred) {
             self.asked(ticket, request, now);
         }

@@ -333,6 +333,16 @@ struct Part {
 }
 
 impl Parts {
+    /// Those that run processes.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.services.keys()
+    }
+
+    /// What its instances are given; their ids are filled in by slot and incarnation.
+    pub(crate) fn spec(&self, service: &ServiceName) -> Option<&Arc<InstanceSpec>> {
+        self.services.get(service).map(|part| &part.spec)
+    }
+
     /// What is wanted of one set; `None` for static files.
     pub(crate) fn wanted(&self, set: &Set) -> Option<Wanted> {
         let part = self.services.get(&set.service)?;

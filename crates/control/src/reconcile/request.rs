@@ -8,8 +8,10 @@ use bowline_core::id::{AppKey, SecretName};
 use bowline_core::job::RunId;
 use bowline_core::route::Maintenance;
 use bowline_core::secret::Secret;
+use bowline_core::session::{SessionEnd, SessionSpec};
 use tokio::sync::{mpsc, oneshot};
 
+use super::session::SessionRecord;
 use crate::http::answer::Refusal;
 use crate::metrics::Vitals;
 
@@ -57,6 +59,15 @@ pub(crate) enum Request {
         name: SecretName,
         by_uid: Option<u32>,
     },
+    Session {
+        key: AppKey,
+        wanted: wire::Session,
+        by_uid: Option<u32>,
+    },
+    SessionEnded {
+        record: SessionRecord,
+        end: SessionEnd,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +85,8 @@ pub(crate) enum Answer {
     Run(Box<wire::Run>),
     /// It is not under way: the store knows how it ended, or there is none.
     RunOver(RunId),
+    Session(Box<(SessionRecord, SessionSpec)>),
+    Recorded,
 }
 
 pub(crate) type Reply = Result<Answer, Refusal>;

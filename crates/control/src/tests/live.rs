@@ -4,17 +4,19 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use bowline_api::session::{FromClient, FromDaemon, Session};
 use bowline_api::wire::{AppState, ChangePhase};
 use bowline_api::{Client, ClientError};
 use bowline_core::log::{LogLine, LogSource};
 use bowline_core::release::{BuildProgress, Stream};
 use bowline_core::route::{Method, Series, SeriesKey};
+use bowline_core::session::{SessionControl, SessionEnd, SessionOutput};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::{BuildCall, ControlConfig, Links, LogCall, run};
+use crate::{BuildCall, ControlConfig, Links, LogCall, SessionCall, run};
 
 /// Longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -44,11 +46,14 @@ fn start(dir: &Path) -> Room {
     let (logs, log_calls) = mpsc::channel(4);
     tokio::spawn(build(build_calls));
     tokio::spawn(log(log_calls));
+    let (sessions, session_calls) = mpsc::channel(4);
+    tokio::spawn(session(session_calls));
     let links = Links {
         node_desired,
         node: node(node_receiver.clone()),
         builds,
         logs,
+        sessions,
         edge_desired,
         edge: edge(edge_receiver.clone()),
     };
@@ -143,6 +148,33 @@ async fn log(mut calls: mpsc::Receiver<LogCall>) {
     }
 }
 
+/// Says what it was asked for, then what it hears, and ends with the input.
+async fn session(mut calls: mpsc::Receiver<SessionCall>) {
+    while let Some((spec, mut input, mut control, output, end)) = calls.recv().await {
+        let text = format!("{} {:?}", spec.instance.id, spec.command);
+        output.send(SessionOutput::Stdout(text.into())).await.unwrap();
+        let mut heard = 0;
+        let ended = loop {
+            tokio::select! {
+                biased;
+                said = control.recv() => match said {
+                    Some(SessionControl::Signal(signal)) => {
+                        output.send(SessionOutput::Stderr(vec![signal.number()])).await.unwrap();
+                    }
+                    Some(SessionControl::Resize(_)) => {}
+                    None => break SessionEnd::Left,
+                },
+                piece = input.recv() => match piece {
+                    Some(piece) => heard += i32::try_from(piece.len()).unwrap(),
+                    None => break SessionEnd::Code(heard),
+                },
+            }
+        };
+        drop(output);
+        let _ = end.send(ended);
+    }
+}
+
 fn write_app(dir: &Path) {
     let text = "app = \"shop\"\n[service.web]\nrun = \"serve\"\n[route.main]\nto = \"web\"\n\
                 [env]\nTOKEN = { secret = \"token\" }\n";
@@ -169,8 +201,16 @@ async fn get(admin: SocketAddr, path: &str, host: &str, accept: &str) -> String 
 
 /// One request on the Unix socket, and the whole answer.
 async fn raw(dir: &Path, path: &str) -> String {
+    raw_request(dir, "GET", path).await
+}
+
+async fn raw_post(dir: &Path, path: &str) -> String {
+    raw_request(dir, "POST", path).await
+}
+
+async fn raw_request(dir: &Path, method: &str, path: &str) -> String {
     let mut stream = tokio::net::UnixStream::connect(dir.join("api.sock")).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: bowline\r\nConnection: close\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: bowline\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -297,6 +337,129 @@ async fn wrong_requests_are_refused_with_a_fault() {
     assert_eq!(refused(room.client.apply(&apply).await).kind, FaultKind::Invalid);
     let stop = wire::Stop { shutdown_when_idle: false };
     assert!(refused(room.client.stop("local", "nobody", stop).await).message.contains("local/nobody"));
+    within(room.client.shutdown()).await.unwrap();
+}
+
+fn session_of(command: &[&str]) -> wire::Session {
+    let command = command.iter().map(|word| (*word).to_owned()).collect();
+    wire::Session { place: wire::SessionPlace::Inside, service: None, instance: None, command, terminal: None }
+}
+
+/// What the fake node says first, so that the session is known to have begun.
+async fn begun(room: &Room) -> Session {
+    let mut session = room.client.session("local", "shop", &session_of(&["cat", CANARY])).await.unwrap();
+    loop {
+        if let FromDaemon::Stdout(text) = session.reader.next().await.unwrap() {
+            assert_eq!(text, format!("local/shop.web.r1.0.1 [\"cat\", \"{CANARY}\"]"));
+            return session;
+        }
+    }
+}
+
+async fn ended(room: &Room) -> Vec<String> {
+    let query = wire::EventsQuery { app: Some("shop".into()), ..wire::EventsQuery::default() };
+    let events = room.client.events(&query).await.unwrap().events;
+    assert!(!format!("{events:?}").contains(CANARY), "{events:?}");
+    events.into_iter().filter(|e| e.event == "session.ended").map(|e| e.text).collect()
+}
+
+async fn with_app(dir: &Path) -> Room {
+    let room = start(dir);
+    write_app(dir);
+    within(room.client.set_secret("local", "shop", "token", b"x".to_vec())).await.unwrap();
+    within(applied(&room, dir)).await;
+    room
+}
+
+#[tokio::test]
+async fn a_session_passes_input_signals_and_output_and_only_its_program_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let room = with_app(dir.path()).await;
+    let mut session = within(room.client.session("local", "shop", &session_of(&["cat", CANARY]))).await.unwrap();
+    session.writer.send(&FromClient::Signal(2)).await.unwrap();
+    let Session { mut reader, mut writer } = session;
+    let mut sent = 0;
+    let end = within(async {
+        loop {
+            match reader.next().await.unwrap() {
+                FromDaemon::Ready if sent < 100 => {
+                    writer.send(&FromClient::Stdin(vec![7; 1_000].into())).await.unwrap();
+                    sent += 1;
+                    if sent == 100 {
+                        writer.send(&FromClient::StdinEnd).await.unwrap();
+                    }
+                }
+                FromDaemon::Ready | FromDaemon::Stdout(_) => {}
+                FromDaemon::Stderr(signal) => assert_eq!(signal[..], [2]),
+                FromDaemon::End(end) => return end,
+            }
+        }
+    })
+    .await;
+    assert_eq!(end, wire::SessionEnd::Exited { code: 100_000 });
+    let query = wire::EventsQuery { app: Some("shop".into()), ..wire::EventsQuery::default() };
+    let events = room.client.events(&query).await.unwrap().events;
+    let began = events.iter().find(|e| e.event == "session.began").unwrap();
+    assert_eq!(began.text, "cat is run in local/shop.web.r1.0.1");
+    assert_eq!(began.fields["by_uid"], nix::unistd::geteuid().to_string());
+    within(room.client.shutdown()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_or_breaks_the_rules_ends_its_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let room = with_app(dir.path()).await;
+    let hostile: [Vec<FromClient>; 3] = [
+        // Leaves.
+        Vec::new(),
+        // More than there is room for, whatever the node has taken meanwhile.
+        vec![FromClient::StdinEnd, FromClient::Stdin(vec![1].into())],
+        vec![FromClient::Signal(9)],
+    ];
+    for (number, frames) in hostile.into_iter().enumerate() {
+        let mut session = within(begun(&room)).await;
+        for frame in &frames {
+            // It may be ended by the one before.
+            let _ = session.writer.send(frame).await;
+        }
+        if frames.is_empty() {
+            drop(session);
+        } else {
+            within(async { while session.reader.next().await.is_ok() {} }).await;
+        }
+        within(async {
+            while ended(&room).await.len() <= number {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    let told = ended(&room).await;
+    assert!(told.iter().filter(|text| text.contains("has left")).count() >= 2, "{told:?}");
+    within(room.client.shutdown()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_is_refused_before_it_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let room = with_app(dir.path()).await;
+    let check = async |app: &str, session: wire::Session, message: &str, hint: &str| {
+        let fault = refused(within(room.client.session("local", app, &session)).await);
+        assert_eq!((fault.message.as_str(), fault.hint.as_deref().unwrap_or("")), (message, hint));
+    };
+    let of = |service: &str| wire::Session { service: Some(service.into()), ..session_of(&["true"]) };
+    check("shpo", session_of(&["true"]), "there is no app local/shpo", "did you mean `shop`?").await;
+    check("shop", of("wbe"), "local/shop has no service wbe", "did you mean `web`?").await;
+    let third = wire::Session { instance: Some(3), ..of("web") };
+    check("shop", third, "no instance 3 of web of local/shop runs", "there is 0").await;
+    let usage = "bowline exec APP.SERVICE -- PROGRAM [ARGUMENT]…";
+    check("shop", session_of(&[]), "no command is given", usage).await;
+    check("shop", session_of(&["a", "b\0"]), "an argument holds a NUL byte", usage).await;
+    let terminal = Some(wire::Terminal { columns: 1, rows: 1, name: Some("a b".into()) });
+    let odd = wire::Session { terminal, ..of("web") };
+    check("shop", odd, "\"a b\" names no terminal", "set TERM=xterm").await;
+    let plain = raw_post(dir.path(), "/v1/apps/local/shop/sessions").await;
+    assert!(plain.starts_with("HTTP/1.1 400") && plain.contains("Upgrade"), "{plain}");
     within(room.client.shutdown()).await.unwrap();
 }
 

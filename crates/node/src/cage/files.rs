@@ -10,6 +10,7 @@ use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, LandlockStatus, RestrictionStatus, Ruleset, RulesetAttr,
     RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
+use serde::{Deserialize, Serialize};
 
 use super::Lack;
 
@@ -49,7 +50,7 @@ const DEVICES: [&str; 9] = [
 ];
 
 /// What one process is granted beside what everyone is. Paths that are not there, or out of its user's reach, grant nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Grants {
     /// Read and run, with everything below.
     pub read: Vec<PathBuf>,

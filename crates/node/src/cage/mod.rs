@@ -49,6 +49,11 @@ impl Lack {
         }
     }
 
+    /// What is named among what an instance lacks.
+    pub(crate) fn named(unenforced: &[String]) -> Vec<Self> {
+        Self::ALL.into_iter().filter(|lack| unenforced.iter().any(|name| name == lack.name())).collect()
+    }
+
     /// Between a process that may not allocate much and whoever reads its report.
     pub(crate) fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()

@@ -112,7 +112,7 @@ fn is_locked(path: &Path) -> bool {
 }
 
 /// The process is opened first and compared afterwards: from then on the number cannot pass to another.
-fn alive(record: &Record) -> Option<Pidfd> {
+pub(crate) fn alive(record: &Record) -> Option<Pidfd> {
     if record.boot_id != procfs::boot_id() {
         return None;
     }

@@ -27,7 +27,7 @@ const RELEASES_WITH_LOGS: usize = 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Blocks. Called when the shim is gone; nothing of the tree is left afterwards.
-pub(super) fn conclude(context: &Context, id: &InstanceId, record: Option<&Record>) -> Phase {
+pub(crate) fn conclude(context: &Context, id: &InstanceId, record: Option<&Record>) -> Phase {
     let folder = context.layout.instance(id);
     let cgroup = record.and_then(|record| record.cgroup.as_ref());
     kill_leftovers(&context.layout.mark(id), cgroup);
@@ -99,7 +99,7 @@ fn last_lines(context: &Context, id: &InstanceId) -> Vec<String> {
 }
 
 /// Removes what an incarnation left, once it is no longer wanted. Blocks.
-pub(super) fn clean_up(context: &Context, id: &InstanceId, record: Option<&Record>, slot_is_free: bool) {
+pub(crate) fn clean_up(context: &Context, id: &InstanceId, record: Option<&Record>, slot_is_free: bool) {
     let folder = context.layout.instance(id);
     // One that ended while it was started was never reported as running.
     let record = record.cloned().or_else(|| Record::read(&folder).ok().flatten());

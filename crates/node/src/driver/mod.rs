@@ -4,13 +4,13 @@
 //! adopted shim leads to the same `reconcile`, which looks only at the desired state and the instances as they are: a
 //! crash is a normal tick. The loop never awaits a send.
 
-mod adopt;
-mod finish;
+pub(crate) mod adopt;
+pub(crate) mod finish;
 mod keep;
 pub(crate) mod pidfd;
 mod port;
 mod script;
-mod start;
+pub(crate) mod start;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -44,7 +44,7 @@ const EVENTS: usize = 256;
 /// How often memory and processor time are read.
 const USAGE_EVERY: Duration = Duration::from_secs(2);
 /// A shim that has not ended its tree so long after the grace time is stuck itself, and killed.
-const SHIM_OVERTIME: Duration = Duration::from_secs(15);
+pub(crate) const SHIM_OVERTIME: Duration = Duration::from_secs(15);
 
 /// What the parts that block share.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Context {
         Self { config, layout, cgroups, ports: Ports::default(), gate, kept: Mutex::default() }
     }
 
-    fn exe(&self) -> io::Result<PathBuf> {
+    pub(crate) fn exe(&self) -> io::Result<PathBuf> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(path) = kept.as_ref().filter(|path| path.exists()) {
             return Ok(path.clone());

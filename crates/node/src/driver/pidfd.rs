@@ -1,7 +1,8 @@
 //! Processes held by descriptor: the number cannot pass to another process meanwhile.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -9,6 +10,19 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 #[derive(Debug)]
 pub(crate) struct Pidfd(OwnedFd);
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Pidfd {
+    /// Of a descriptor that was handed over by whoever opened it.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
 
 impl AsRawFd for Pidfd {
     fn as_raw_fd(&self) -> RawFd {
@@ -26,6 +40,10 @@ impl Pidfd {
         Ok(pidfd_send_signal(&self.0, Signal::TERM)?)
     }
 
+    pub(crate) fn freeze(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.0, Signal::STOP)?)
+    }
+
     pub(crate) fn kill(&self) -> io::Result<()> {
         Ok(pidfd_send_signal(&self.0, Signal::KILL)?)
     }
@@ -34,6 +52,13 @@ impl Pidfd {
     pub(crate) fn has_ended(&self) -> bool {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+    }
+
+    /// Blocks until it has ended, or for so long.
+    pub(crate) fn wait(&self, limit: Duration) {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        // Interrupted: the caller looks if it has ended.
+        let _ = poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
     }
 
     /// A daemon that is the first process of a container inherits the shims and has to take their status.

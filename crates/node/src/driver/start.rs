@@ -38,21 +38,29 @@ pub(super) fn start(context: &Context, spec: &InstanceSpec) -> Result<Box<Record
         PortChoice::Any => context.ports.pick(&spec.id)?,
         PortChoice::Fixed(port) => context.ports.claim(&spec.id, port)?,
     };
-    let outcome = launch(context, spec, port);
+    let log = context.layout.log(&spec.id.slot);
+    let outcome = launch(context, spec, port, log);
     if outcome.is_err() {
         context.ports.release(port);
     }
     outcome
 }
 
-fn launch(context: &Context, spec: &InstanceSpec, port: Port) -> Result<Box<Record>, Fault> {
+/// The same for an instance that is no part of its service: on any port, its log beside its record.
+pub(crate) fn start_alone(context: &Context, spec: &InstanceSpec) -> Result<Box<Record>, Fault> {
+    let port = context.ports.pick(&spec.id)?;
+    let log = context.layout.instance(&spec.id).join("shim.log");
+    launch(context, spec, port, log).inspect_err(|_| context.ports.release(port))
+}
+
+fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> Result<Box<Record>, Fault> {
     let id = &spec.id;
     let failed = |what: &str, path: &Path, error: &io::Error| {
         Fault::new(FaultKind::Failed, format!("cannot {what} {} for {id}", path.display())).source(error)
     };
     let exe = context.exe().map_err(|error| failed("keep a copy of", &context.config.exe, &error))?;
     let folder = context.layout.instance(id);
-    let (lock, log) = (context.layout.lock(&id.slot), context.layout.log(&id.slot));
+    let lock = context.layout.lock(&id.slot);
     for (path, mode) in [(Some(folder.as_path()), 0o711), (lock.parent(), 0o711), (log.parent(), 0o711)] {
         let path = path.unwrap_or(&context.layout.state);
         layout::make_folder(path, mode).map_err(|error| failed("make the folder", path, &error))?;
@@ -155,7 +163,7 @@ fn secret_file(file: &bowline_core::instance::SecretFile) -> FileOfSecret {
     FileOfSecret { variable: file.variable.clone(), name: file.name.clone(), value: clear(file.value.expose()) }
 }
 
-fn clear(bytes: &[u8]) -> Clear {
+pub(crate) fn clear(bytes: &[u8]) -> Clear {
     Clear(Zeroizing::new(bytes.to_vec()))
 }
 
@@ -164,7 +172,7 @@ fn mount(volume: &bowline_core::instance::VolumeMount) -> Option<Mount> {
     Some(Mount { name: volume.name.to_string(), source: volume.source.clone(), path })
 }
 
-fn environment(context: &Context, spec: &InstanceSpec, port: Port, folder: &Path) -> Vec<(String, Clear)> {
+pub(crate) fn environment(context: &Context, spec: &InstanceSpec, port: Port, folder: &Path) -> Vec<(String, Clear)> {
     let id = &spec.id;
     let temporary = folder.join("tmp");
     let text = |name: &str, value: String| (name.to_owned(), clear(value.as_bytes()));
@@ -207,7 +215,7 @@ fn spawn_shim(exe: &Path, config: &Config) -> Result<Child, Fault> {
 
 /// The binary was copied a moment ago: a process that another thread forked meanwhile may hold it open for writing until
 /// it executes its own program (ETXTBSY).
-fn spawn_patiently(command: &mut Command) -> io::Result<Child> {
+pub(crate) fn spawn_patiently(command: &mut Command) -> io::Result<Child> {
     let deadline = Instant::now() + BUSY_WITHIN;
     loop {
         match command.spawn() {
@@ -220,7 +228,7 @@ fn spawn_patiently(command: &mut Command) -> io::Result<Child> {
 }
 
 /// Secrets pass through memory that no file system holds.
-fn memory_file(content: &[u8]) -> io::Result<fs::File> {
+pub(crate) fn memory_file(content: &[u8]) -> io::Result<fs::File> {
     let mut file = fs::File::from(memfd_create(c"bowline-shim", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(content)?;
     file.rewind()?;

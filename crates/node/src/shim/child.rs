@@ -17,7 +17,7 @@ use rustix::thread::CapabilitySet;
 
 use super::contract::Refusal;
 use super::veil::{Torn, Veil};
-use super::{inner, outer};
+use super::{inner, outer, search};
 use crate::cage::files::Grants;
 use crate::cage::{self, Lack};
 
@@ -28,25 +28,50 @@ const OPEN_FILES: u64 = 65_536;
 /// Everything prepared before the fork.
 pub(super) struct Plan<'c> {
     pub root: &'c Path,
-    pub arguments: Vec<CString>,
+    pub program: Program,
     pub environment: Vec<CString>,
     /// Change to this user and group, with no other groups.
     pub uid: Option<u32>,
-    /// Drawn where this process has a mount namespace.
-    pub veil: Option<Veil<'c>>,
+    pub view: View<'c>,
     pub grants: Grants,
-    /// Whether the app must not run where anything lacks.
-    pub required: bool,
+    /// What may lack; `None`: whatever does. Anything else, and the process must not run.
+    pub tolerated: Option<Vec<Lack>>,
     /// The shim's process, if its death must kill the app by signal.
     pub bound_to: Option<Pid>,
-    pub stdout: OwnedFd,
-    pub stderr: OwnedFd,
-    /// Tells the outer process who this is.
-    pub socket: OwnedFd,
+    pub streams: Streams,
+    /// Tells the outer process who this is, where it asks.
+    pub socket: Option<OwnedFd>,
     /// Opened by the parent once the control groups are joined.
     pub gate: OwnedFd,
     /// Takes what lacks; closed by a successful exec, else takes the step that failed.
     pub report: OwnedFd,
+}
+
+/// What is executed in the end.
+pub(super) enum Program {
+    /// `/bin/sh` with these arguments, the name included.
+    Shell(Vec<CString>),
+    /// The first of them, as a shell would find it.
+    Named(Vec<CString>),
+}
+
+/// What becomes of the machine's files before the locks are installed.
+pub(super) enum View<'c> {
+    /// This process has a mount namespace: what is not the app's is covered in one of its own.
+    Draw(Veil<'c>),
+    /// There is none.
+    Bare,
+    /// This process has joined one in which it is drawn already.
+    Joined,
+}
+
+pub(super) struct Streams {
+    /// `None`: nothing can be read.
+    pub stdin: Option<OwnedFd>,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    /// They are a terminal, which this process is to control.
+    pub terminal: bool,
 }
 
 /// The steps, numbered for the report.
@@ -121,7 +146,7 @@ pub(super) fn read_report(report: OwnedFd) -> Report {
 pub(super) fn become_app(mut plan: Plan<'_>) -> i32 {
     let mut opened = [0];
     let gate = plan.gate.try_clone().map(fs::File::from);
-    let told = outer::send(&plan.socket, inner::HERE);
+    let told = plan.socket.as_ref().map_or(Ok(()), |socket| outer::send(socket, inner::HERE));
     if told.is_err() || gate.and_then(|mut gate| gate.read_exact(&mut opened)).is_err() {
         // The shim died first.
         return 1;
@@ -137,11 +162,8 @@ fn exec(plan: &mut Plan<'_>) -> Result<Infallible, (Step, io::Error)> {
     setsid().map_err(at(Step::Prepare))?;
     umask(Mode::from_bits_truncate(0o022));
     set_limits().map_err(at(Step::Prepare))?;
-    let null = fs::File::open("/dev/null").map_err(|error| (Step::Streams, error))?;
-    dup2_stdin(&null).map_err(at(Step::Streams))?;
-    dup2_stdout(plan.stdout.as_fd()).map_err(at(Step::Streams))?;
-    dup2_stderr(plan.stderr.as_fd()).map_err(at(Step::Streams))?;
-    let mut lacks = draw(plan.veil.as_ref()).map_err(|error| (Step::Veil, error))?;
+    take_streams(&plan.streams).map_err(|error| (Step::Streams, error))?;
+    let mut lacks = draw(&plan.view).map_err(|error| (Step::Veil, error))?;
     let bounded = cage::privileges::bound(CapabilitySet::empty());
     if let Some(uid) = plan.uid {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
@@ -165,15 +187,35 @@ fn exec(plan: &mut Plan<'_>) -> Result<Infallible, (Step, io::Error)> {
     close_on_exec().map_err(|error| (Step::Prepare, error))?;
     lacks.extend(lock(&plan.grants));
     tell(plan, &lacks)?;
-    execve(c"/bin/sh", &plan.arguments, &plan.environment).map_err(at(Step::Exec))
+    match &plan.program {
+        Program::Shell(arguments) => execve(c"/bin/sh", arguments, &plan.environment).map_err(at(Step::Exec)),
+        Program::Named(arguments) => Err((Step::Exec, search::execute(arguments, &plan.environment).into())),
+    }
+}
+
+fn take_streams(streams: &Streams) -> io::Result<()> {
+    match &streams.stdin {
+        Some(stdin) => dup2_stdin(stdin.as_fd())?,
+        None => dup2_stdin(fs::File::open("/dev/null")?)?,
+    }
+    dup2_stdout(streams.stdout.as_fd())?;
+    dup2_stderr(streams.stderr.as_fd())?;
+    if streams.terminal {
+        rustix::process::ioctl_tiocsctty(io::stdin())?;
+    }
+    Ok(())
 }
 
 /// Covers what is not the app's; returns what lacks.
-fn draw(veil: Option<&Veil<'_>>) -> io::Result<Vec<Lack>> {
-    match veil.map(Veil::draw) {
-        Some(Ok(())) => Ok(Vec::new()),
-        Some(Err(Torn::Half(error))) => Err(error),
-        Some(Err(Torn::NotBegun)) | None => Ok(vec![Lack::Hiding]),
+fn draw(view: &View<'_>) -> io::Result<Vec<Lack>> {
+    match view {
+        View::Joined => Ok(Vec::new()),
+        View::Bare => Ok(vec![Lack::Hiding]),
+        View::Draw(veil) => match veil.draw() {
+            Ok(()) => Ok(Vec::new()),
+            Err(Torn::Half(error)) => Err(error),
+            Err(Torn::NotBegun) => Ok(vec![Lack::Hiding]),
+        },
     }
 }
 
@@ -189,9 +231,10 @@ fn tell(plan: &Plan<'_>, lacks: &[Lack]) -> Result<(), (Step, io::Error)> {
     let codes: Vec<u8> = lacks.iter().map(|lack| lack.code()).collect();
     let told = plan.report.try_clone().and_then(|report| fs::File::from(report).write_all(&codes));
     told.map_err(|error| (Step::Cage, error))?;
-    match plan.required && !lacks.is_empty() {
-        true => Err((Step::Cage, io::Error::from_raw_os_error(libc::ENOSYS))),
-        false => Ok(()),
+    let is_tolerated = |lack: &Lack| plan.tolerated.as_ref().is_none_or(|tolerated| tolerated.contains(lack));
+    match lacks.iter().all(is_tolerated) {
+        true => Ok(()),
+        false => Err((Step::Cage, io::Error::from_raw_os_error(libc::ENOSYS))),
     }
 }
 

@@ -12,6 +12,7 @@ use bowline_core::instance::{ExitCause, StopSignal};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
+use crate::cage::files::Grants;
 use crate::layout::{self, Durable};
 
 /// The version that this build writes.
@@ -174,6 +175,17 @@ pub(crate) struct Record {
     pub mark: String,
     pub cgroup: Option<crate::cgroup::Membership>,
     pub secret_folder: PathBuf,
+    /// `None`: the app has not been started yet, or by a version that knew no sessions.
+    #[serde(default)]
+    pub entry: Option<Entry>,
+}
+
+/// What a process that joins the instance later must be given to be what the app is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// Where its secret files lie, by the variables that say so.
+    pub variables: Vec<(String, PathBuf)>,
+    pub grants: Grants,
 }
 
 /// How an incarnation ended.

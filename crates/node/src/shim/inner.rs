@@ -18,8 +18,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, getpid, pipe2};
 use serde::{Deserialize, Serialize};
 
-use super::child::{self, Plan};
-use super::contract::{self, Config, End, ExitRecord, FORMAT, Refusal, Stop};
+use super::child::{self, Plan, Program, Streams, View};
+use super::contract::{self, Config, End, Entry, ExitRecord, FORMAT, Refusal, Stop};
 use super::life::{Effect, Input, Life, Status};
 use super::log::{LogFile, Splitter, Tag};
 use super::outer::{self, now_ms};
@@ -38,7 +38,7 @@ const CHUNK: usize = 16 << 10;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Verdict {
-    Started { unenforced: Vec<String> },
+    Started { unenforced: Vec<String>, entry: Entry },
     Refused(Refusal),
 }
 
@@ -104,22 +104,23 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
     let (err, err_end) = output_pipe(config.uid).map_err(|error| failed(&error))?;
     let (gate, gate_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(&error))?;
     let (report, report_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(&error))?;
+    let entry = Entry { variables: place.variables.clone(), grants: place.grants(&config, contained) };
+    let script = c_string(config.script.as_bytes(), "the command")?;
     let plan = Plan {
         root: &config.root,
-        arguments: vec![c"sh".to_owned(), c"-c".to_owned(), c_string(config.script.as_bytes(), "the command")?],
+        program: Program::Shell(vec![c"sh".to_owned(), c"-c".to_owned(), script]),
         environment: environment(&config, &place)?,
         uid: config.uid,
-        veil: contained.then(|| place.veil(&config)),
-        grants: place.grants(&config, contained),
-        required: config.cage_required,
+        view: if contained { View::Draw(place.veil(&config)) } else { View::Bare },
+        grants: entry.grants.clone(),
+        tolerated: config.cage_required.then(Vec::new),
         bound_to: (!contained).then(getpid),
-        stdout: out_end,
-        stderr: err_end,
-        socket: socket.try_clone().map_err(|error| failed(&error))?,
+        streams: Streams { stdin: None, stdout: out_end, stderr: err_end, terminal: false },
+        socket: Some(socket.try_clone().map_err(|error| failed(&error))?),
         gate,
         report: report_end,
     };
-    let app = fork_app(plan, &config)?;
+    let app = fork_app(plan, &config.id)?;
     let cgroup = config.cgroup.clone().unwrap_or_default();
     unenforced.extend(cgroup.join(app.as_raw()));
     let number = outer::receive(socket).map(|(text, _)| String::from_utf8_lossy(&text).into_owned());
@@ -136,7 +137,7 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
     }
     log.line(now_ms(), Tag::Bowline, format!("started: pid {number}, port {}", config.port).as_bytes());
     log.flush(now_ms());
-    let verdict = serde_json::to_vec(&Verdict::Started { unenforced }).unwrap_or_default();
+    let verdict = serde_json::to_vec(&Verdict::Started { unenforced, entry }).unwrap_or_default();
     // The record is there already: a daemon that died meanwhile finds it.
     let _ = outer::send(socket, &verdict);
     leave_streams();
@@ -158,17 +159,17 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
 }
 
 /// The child goes on in `become_app`; this process keeps none of its ends.
-fn fork_app(plan: Plan<'_>, config: &Config) -> Result<Pid, Refusal> {
+pub(super) fn fork_app(plan: Plan<'_>, id: &str) -> Result<Pid, Refusal> {
     match outer::fork_now() {
         Ok(ForkResult::Child) => std::process::exit(child::become_app(plan)),
         Ok(ForkResult::Parent { child }) => Ok(child),
-        Err(error) => Err(Refusal::new(format!("cannot prepare the process of {}", config.id))
+        Err(error) => Err(Refusal::new(format!("cannot prepare the process of {id}"))
             .caused_by(&error)
             .hint("the machine is out of processes or memory; `bowline status` shows who uses them")),
     }
 }
 
-fn watched_signals() -> nix::Result<SignalFd> {
+pub(super) fn watched_signals() -> nix::Result<SignalFd> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGTERM);
     mask.add(Signal::SIGCHLD);
@@ -197,7 +198,7 @@ fn output_pipe(uid: Option<u32>) -> nix::Result<(fs::File, OwnedFd)> {
     Ok((reader.into(), writer))
 }
 
-fn c_string(bytes: &[u8], what: &str) -> Result<CString, Refusal> {
+pub(super) fn c_string(bytes: &[u8], what: &str) -> Result<CString, Refusal> {
     CString::new(bytes).map_err(|_| Refusal::new(format!("{what} holds a NUL byte")))
 }
 
@@ -208,8 +209,8 @@ fn environment(config: &Config, place: &place::Place) -> Result<Vec<CString>, Re
         .collect()
 }
 
-/// The daemon waits for the end of these streams.
-fn leave_streams() {
+/// Somebody waits for the end of these streams.
+pub(super) fn leave_streams() {
     if let Ok(null) = fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdin(&null);
         let _ = nix::unistd::dup2_stdout(&null);

@@ -19,6 +19,8 @@ mod life;
 pub(crate) mod log;
 pub(crate) mod outer;
 pub(crate) mod place;
+mod search;
+pub(crate) mod session;
 mod veil;
 
 use std::process::ExitCode;
@@ -28,7 +30,17 @@ pub(crate) use layer::written;
 /// The environment variable that every process of an instance carries.
 pub(crate) const MARK: &str = "BOWLINE_MARK";
 
-/// The whole process of `bowline shim`. Must be called before threads are started.
+/// The environment variable that every process of a session carries, beside it.
+pub(crate) const SESSION_MARK: &str = "BOWLINE_SESSION";
+
+/// The first argument of a process that is the shim of an instance, or keeps a session in one.
+pub const ROLES: [&str; 2] = ["shim", SESSION];
+pub(crate) const SESSION: &str = "session";
+
+/// The whole process of `bowline shim` and `bowline session`. Must be called before threads are started.
 pub fn main() -> ExitCode {
-    outer::run()
+    match std::env::args_os().nth(1).is_some_and(|role| role == SESSION) {
+        true => session::run(),
+        false => outer::run(),
+    }
 }

@@ -24,7 +24,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// Larger than any message of the inner process.
-const MAX_MESSAGE: usize = 16 << 10;
+const MAX_MESSAGE: usize = 64 << 10;
 
 pub(super) fn run() -> ExitCode {
     let outcome = settle_signals().and_then(|()| read_config()).and_then(start);
@@ -47,7 +47,7 @@ enum Outcome {
 }
 
 /// TERM and CHLD are read from a descriptor; a closing terminal, Ctrl-C and the file size limit are survived.
-fn settle_signals() -> Result<(), Refusal> {
+pub(super) fn settle_signals() -> Result<(), Refusal> {
     let failed = |error: nix::Error| Refusal::new("the shim cannot set up its signals").caused_by(&error);
     let mut waited_for = SigSet::empty();
     waited_for.add(Signal::SIGTERM);
@@ -195,6 +195,7 @@ fn supervise_start(config: &Config, socket: &OwnedFd, pid: u32, contained: bool)
         mark: config.mark.clone(),
         cgroup: config.cgroup.clone(),
         secret_folder: config.secret_folder.clone(),
+        entry: None,
     };
     // Before the inner process may start anything: a crash from here on leaves something to be found.
     write_record(&record, config)?;
@@ -210,8 +211,9 @@ fn supervise_start(config: &Config, socket: &OwnedFd, pid: u32, contained: bool)
             continue;
         }
         match serde_json::from_slice(&message) {
-            Ok(Verdict::Started { unenforced }) => {
+            Ok(Verdict::Started { unenforced, entry }) => {
                 record.unenforced = unenforced;
+                record.entry = Some(entry);
                 write_record(&record, config)?;
                 return Ok(record);
             }
