@@ -154,11 +154,16 @@ fn only_the_latest_releases_keep_their_logs() {
     for name in ["web.r1.0.log", "web.r1.0.log.1", "web.r2.0.log", "web.r10.0.log", "notes.txt"] {
         state.write(name, "");
     }
+    // Runs of jobs go with their release; a server of a database has none.
+    for name in ["job_cleanup.r1.0.log", "job_cleanup.r10.0.log", "postgres_db.r0.0.log"] {
+        state.write(name, "");
+    }
     prune(&state.layout.app_logs(&key()), 2);
     let mut left: Vec<String> = fs::read_dir(state.layout.app_logs(&key()))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     left.sort();
-    assert_eq!(left, ["notes.txt", "web.r10.0.log", "web.r2.0.log"]);
+    let kept = ["job_cleanup.r10.0.log", "notes.txt", "postgres_db.r0.0.log", "web.r10.0.log", "web.r2.0.log"];
+    assert_eq!(left, kept);
 }
