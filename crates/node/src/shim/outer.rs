@@ -195,6 +195,7 @@ fn supervise_start(config: &Config, socket: &OwnedFd, pid: u32, contained: bool)
         mark: config.mark.clone(),
         cgroup: config.cgroup.clone(),
         secret_folder: config.secret_folder.clone(),
+        volumes: config.volume_folders.clone(),
     };
     // Before the inner process may start anything: a crash from here on leaves something to be found.
     write_record(&record, config)?;
