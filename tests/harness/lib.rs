@@ -39,7 +39,9 @@ impl Bowline {
 
     /// With its state in this folder, which the test removes.
     pub fn with_state(state: PathBuf) -> Self {
-        Self { state, ..Self::new() }
+        let mut bowline = Self::new();
+        bowline.state = state;
+        bowline
     }
 
     pub fn state(&self) -> PathBuf {
