@@ -115,17 +115,20 @@ fn redis_loses_nothing_that_it_acknowledged_under_load() {
     loses_nothing_under_load("load-redis", "redis");
 }
 
+/// A file by its number and its birth: numbers are given again.
+type Table = (u64, Option<std::time::SystemTime>);
+
 /// What shows that the script is in its middle: a table's file that has grown, and was not there at an earlier kill.
 struct Middle<'b> {
     bowline: &'b Bowline,
-    seen: BTreeSet<u64>,
+    seen: BTreeSet<Table>,
 }
 
 impl Middle<'_> {
     /// Of the one large table of the script, a part.
     const BYTES: u64 = 4 << 20;
 
-    fn large_files(&self) -> BTreeSet<u64> {
+    fn large_files(&self) -> BTreeSet<Table> {
         use std::os::unix::fs::MetadataExt;
         let mut open = vec![self.bowline.state().join("data")];
         let mut found = BTreeSet::new();
@@ -138,7 +141,7 @@ impl Middle<'_> {
                 if meta.is_dir() {
                     open.push(path);
                 } else if is_table && meta.len() >= Self::BYTES {
-                    found.insert(meta.ino());
+                    found.insert((meta.ino(), meta.created().ok()));
                 }
             }
         }

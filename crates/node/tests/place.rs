@@ -386,14 +386,14 @@ async fn a_disk_that_takes_nothing_is_counted_and_told() {
     let log = node.config.state_dir.join("logs/local/a/web.r1.0.log");
     fs::create_dir_all(log.parent().unwrap()).unwrap();
     std::os::unix::fs::symlink("/dev/full", &log).unwrap();
-    let run = "i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); done; touch $TMPDIR/wrote; \
+    let run = "i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); done; touch $BOWLINE_VOLUME_SIGNS/wrote; \
                while [ ! -e $BOWLINE_VOLUME_SIGNS/go ]; do sleep 0.02; done; echo at last; sleep 60";
     let mut spec = node.spec(WEB, run);
     let source = node.config.state_dir.join("volumes/local/a/signs");
     spec.volumes =
         vec![VolumeMount { name: ResourceName::new("signs").unwrap(), source: source.clone(), path: None, size: None }];
     node.run(spec);
-    let wrote = node.folder(WEB).join("tmp/wrote");
+    let wrote = source.join("wrote");
     eventually("the app is through", || wrote.exists()).await;
     // The start is a line of its own.
     node.until("the loss is reported", |seen| (seen.instances.get(&id(WEB))?.dropped_lines == 5001).then_some(()))

@@ -83,9 +83,13 @@ impl Context {
     }
 }
 
+/// Volumes in use, and those with a size.
+type Held = BTreeMap<(AppKey, ResourceName), VolumeObservation>;
+
 pub(crate) enum Event {
-    Adopted(Vec<(InstanceId, Found)>),
-    Started(InstanceId, Result<(Box<Record>, Pidfd), Phase>),
+    Adopted(Vec<(InstanceId, Found)>, Held),
+    /// With the volumes as they are then: a change that comes next is judged by them.
+    Started(InstanceId, Result<(Box<Record>, Pidfd), Phase>, Held),
     Ended(InstanceId, Phase),
     Health(InstanceId, HealthState),
     Alive(InstanceId, HealthState),
@@ -98,7 +102,7 @@ pub(crate) enum Event {
 /// What is measured from time to time.
 pub(crate) struct Measured {
     instances: Vec<(InstanceId, Usage, u64)>,
-    volumes: BTreeMap<(AppKey, ResourceName), VolumeObservation>,
+    volumes: Held,
     space: Option<Space>,
 }
 
@@ -145,7 +149,7 @@ pub(crate) struct Driver {
     ordered: bool,
     adopted: bool,
     instances: BTreeMap<InstanceId, Instance>,
-    volumes: BTreeMap<(AppKey, ResourceName), VolumeObservation>,
+    volumes: Held,
     disk: Option<DiskObservation>,
     /// Somebody looks for who fills it.
     looking: bool,
@@ -177,7 +181,7 @@ impl Driver {
 
     /// Until the sender of the desired state is dropped. Instances go on running.
     pub(crate) async fn run(mut self) {
-        self.beside(|context| Event::Adopted(adopt::find(context)));
+        self.beside(|context| Event::Adopted(adopt::find(context), context.volumes.observe()));
         let mut ticker = tokio::time::interval(USAGE_EVERY);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut disk_ticker = tokio::time::interval(disk::LOOK_EVERY);
@@ -228,12 +232,18 @@ impl Driver {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Adopted(found) => {
+            Event::Adopted(found, volumes) => {
+                self.volumes = volumes;
                 found.into_iter().for_each(|(id, found)| self.adopt(id, found));
                 self.adopted = true;
             }
-            Event::Started(id, Ok((record, shim))) => self.begin(id, *record, shim),
-            Event::Started(id, Err(phase)) => self.conclude(&id, phase),
+            Event::Started(id, outcome, volumes) => {
+                self.volumes = volumes;
+                match outcome {
+                    Ok((record, shim)) => self.begin(id, *record, shim),
+                    Err(phase) => self.conclude(&id, phase),
+                }
+            }
             Event::Ended(id, phase) => self.conclude(&id, phase),
             Event::Health(id, state) => self.observe(&id, |seen| seen.health = state),
             Event::Alive(id, state) => self.observe(&id, |seen| seen.alive = state),
@@ -344,7 +354,10 @@ impl Driver {
             return;
         }
         let (id, spec) = (id.clone(), spec.clone());
-        self.beside(move |context| Event::Started(id.clone(), start_and_hold(context, &id, &spec)));
+        self.beside(move |context| {
+            let outcome = start_and_hold(context, &id, &spec);
+            Event::Started(id, outcome, context.volumes.observe())
+        });
     }
 
     /// Begins the checks of an instance that was adopted or has just started.
