@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[expect(dead_code, reason = "the other tests need more of it")]
 mod support;
 
 use std::fs;
@@ -73,10 +74,9 @@ async fn whoever_fills_the_disk_ends_with_that_cause_and_its_neighbour_goes_on()
     let (neighbour, ..) = node.running(NEIGHBOUR).await;
     node.run(node.spec(FILLER, &filler("$TMPDIR")));
     assert!(node.running(FILLER).await.2.unenforced.contains(&"disk limit".to_owned()));
-    match node.exited(FILLER).await.cause {
-        ExitCause::FilledDisk { bytes, place: DiskPlace::Scratch } => assert!(bytes.0 > 16 << 20, "{bytes}"),
-        other => panic!("{other:?}"),
-    }
+    let cause = node.exited(FILLER).await.cause;
+    let ExitCause::FilledDisk { bytes, place: DiskPlace::Scratch } = cause else { panic!("{cause:?}") };
+    assert!(bytes.0 > 16 << 20, "{bytes}");
     assert_eq!(node.running(NEIGHBOUR).await.0, neighbour);
     // What it wrote goes with it.
     node.order(FILLER, None);

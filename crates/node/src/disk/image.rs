@@ -188,9 +188,9 @@ fn tool(program: &'static str, lock: Option<&File>) -> Command {
 
 /// What it printed.
 fn run(program: &'static str, mut command: Command) -> Result<String, ToolError> {
-    let output = command.output().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => ToolError::Missing(program),
-        _ => ToolError::Spawn { program, source },
+    let output = command.output().map_err(|source| match source.kind() == io::ErrorKind::NotFound {
+        true => ToolError::Missing(program),
+        false => ToolError::Spawn { program, source },
     })?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
