@@ -1,4 +1,4 @@
-//! `bowline-bench edge|cost|start|memory [--out DIR]`: the figures of `bench/README.md`, each as a Markdown table and,
+//! `bowline-bench edge|cost|start|memory|neighbour [--out DIR]`: the figures of `bench/README.md`, each as a Markdown table and,
 //! with `--out`, as `DIR/WHAT.json`.
 //!
 //! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, strace and valgrind from the PATH. What is missing is said and left
@@ -8,6 +8,7 @@ mod cost;
 mod figure;
 mod generator;
 mod memory;
+mod neighbour;
 mod peer;
 mod rate;
 mod start;
@@ -31,7 +32,8 @@ fn main() -> anyhow::Result<()> {
         "cost" => cost::run()?,
         "start" => start::run()?,
         "memory" => memory::run()?,
-        other => bail!("`{other}` is not known; say edge, cost, start or memory"),
+        "neighbour" => neighbour::run()?,
+        other => bail!("`{other}` is not known; say edge, cost, start, memory or neighbour"),
     };
     match out {
         Some(dir) => save(&dir, &what, &json!({ "machine": machine(&before)?, "result": result })),

@@ -1,8 +1,10 @@
 //! Databases and caches that Bowline runs: real servers, killed, adopted, kept.
 
-use std::process::Command;
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
 
 use bowline_tests::client::curl;
+use bowline_tests::load::Writes;
 use bowline_tests::machine::Process;
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, wait};
@@ -73,6 +75,141 @@ fn survives(bowline: &Bowline, up: &Up, app: &str, filled: &str) {
 
     assert!(bowline.run(&["down"]).status.success());
     assert!(!second.runs(), "down stops the server");
+}
+
+/// Kills the server twice and the daemon once while names are added, and looks for those that were acknowledged.
+fn loses_nothing_under_load(app: &str, fixture: &str) {
+    let bowline = Bowline::new();
+    let up = Up::start(&bowline, &bowline.app(app, fixture), SLOW);
+    let writes = Writes::start(&up.https(), &bowline.ca());
+    for _ in 0..2 {
+        let killed = server(&bowline);
+        killed.kill();
+        wait("the server is gone", SOON, || (!killed.runs()).then_some(()));
+        writes.more();
+    }
+    let (daemon, last) = (Process { pid: bowline.daemon() }, server(&bowline));
+    daemon.kill();
+    last.kill();
+    wait("both are gone", SOON, || (!daemon.runs() && !last.runs()).then_some(()));
+    wait("another daemon answers", SOON, || bowline.run(&["status"]).status.success().then_some(()));
+    let acknowledged = writes.stop();
+    let there = page(&bowline, &up);
+    let there: BTreeSet<&str> = there.lines().collect();
+    let lost: Vec<&String> = acknowledged.iter().filter(|name| !there.contains(name.as_str())).collect();
+    assert!(lost.is_empty(), "{} of {} acknowledged are lost: {lost:?}", lost.len(), acknowledged.len());
+}
+
+#[test]
+fn postgres_loses_nothing_that_it_acknowledged_under_load() {
+    loses_nothing_under_load("load-postgres", "postgres");
+}
+
+#[test]
+fn mariadb_loses_nothing_that_it_acknowledged_under_load() {
+    loses_nothing_under_load("load-mariadb", "mariadb");
+}
+
+#[test]
+fn redis_loses_nothing_that_it_acknowledged_under_load() {
+    loses_nothing_under_load("load-redis", "redis");
+}
+
+/// A file by its number and its birth: numbers are given again.
+type Table = (u64, Option<std::time::SystemTime>);
+
+/// What shows that the script is in its middle: a table's file that has grown, and was not there at an earlier kill.
+struct Middle<'b> {
+    bowline: &'b Bowline,
+    seen: BTreeSet<Table>,
+}
+
+impl Middle<'_> {
+    /// Of the one large table of the script, a part.
+    const BYTES: u64 = 4 << 20;
+
+    fn large_files(&self) -> BTreeSet<Table> {
+        use std::os::unix::fs::MetadataExt;
+        let mut open = vec![self.bowline.state().join("data")];
+        let mut found = BTreeSet::new();
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let Ok(meta) = entry.metadata() else { continue };
+                // A table of PostgreSQL has a number for a name, one of InnoDB a file of its own.
+                let is_table = path.to_str().is_some_and(|path| path.contains("/base/") || path.ends_with(".ibd"));
+                if meta.is_dir() {
+                    open.push(path);
+                } else if is_table && meta.len() >= Self::BYTES {
+                    found.insert((meta.ino(), meta.created().ok()));
+                }
+            }
+        }
+        found
+    }
+
+    /// Waits for it, kills, and waits until all are gone.
+    fn kill(&mut self, who: &[Process]) {
+        wait("the script is in its middle", SLOW, || {
+            let large = self.large_files();
+            large.iter().any(|file| !self.seen.contains(file)).then_some(())
+        });
+        who.iter().for_each(Process::kill);
+        wait("who was killed is gone", SOON, || who.iter().all(|one| !one.runs()).then_some(()));
+        self.seen.extend(self.large_files());
+    }
+}
+
+/// The server while the script runs: not ready yet.
+fn server_that_is_filled(bowline: &Bowline) -> Process {
+    wait("the server runs", SLOW, || {
+        let resource = resource(bowline);
+        let pid = resource["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).map(|pid| Process { pid });
+        pid.filter(Process::runs)
+    })
+}
+
+/// `rows` inserts many rows into `filler`; the script ends with their number as a user.
+fn is_filled_once(app: &str, fixture: &str, rows: &str) {
+    const STEPS: usize = 40;
+    const ROWS: usize = 4_000;
+    let bowline = Bowline::new();
+    let folder = bowline.app(app, fixture);
+    let script = folder.join("source/init.sql");
+    let mut text = std::fs::read_to_string(&script).expect("a fixture");
+    text.push_str("CREATE TABLE filler (text varchar(400));\n");
+    (0..STEPS).for_each(|_| text.push_str(rows));
+    text.push_str("INSERT INTO users (name) SELECT count(*) FROM filler;\n");
+    std::fs::write(&script, text).expect("a test's file");
+    let dir = folder.to_str().expect("UTF-8");
+    let mut first = bowline
+        .command(&["up", dir, "--detach", "--http", "0", "--https", "0", "--admin", "0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let mut middle = Middle { bowline: &bowline, seen: BTreeSet::new() };
+    wait("a daemon answers", SOON, || bowline.state().join("daemon.json").exists().then_some(()));
+    middle.kill(&[server_that_is_filled(&bowline)]);
+    middle.kill(&[Process { pid: bowline.daemon() }]);
+    let _ = first.kill();
+    let _ = first.wait();
+    wait("another daemon answers", SOON, || bowline.run(&["status"]).status.success().then_some(()));
+    middle.kill(&[server_that_is_filled(&bowline), Process { pid: bowline.daemon() }]);
+    let up = Up::start(&bowline, &folder, SLOW);
+    assert_eq!(page(&bowline, &up), format!("ada\ngrace\n{}\n", STEPS * ROWS));
+}
+
+#[test]
+fn postgres_is_filled_once_whatever_is_killed_in_the_middle() {
+    let rows = "INSERT INTO filler SELECT repeat('x', 300) FROM generate_series(1, 4000);\n";
+    is_filled_once("init-postgres", "postgres", rows);
+}
+
+#[test]
+fn mariadb_is_filled_once_whatever_is_killed_in_the_middle() {
+    let rows = "INSERT INTO filler SELECT repeat('x', 300) FROM seq_1_to_4000;\n";
+    is_filled_once("init-mariadb", "mariadb", rows);
 }
 
 #[test]

@@ -35,14 +35,19 @@ struct Scene {
 impl Scene {
     fn set(test: &str) -> Self {
         let bowline = Bowline::new();
-        let (name, other) = (format!("{test}-attacker"), format!("{test}-neighbour"));
-        let folder = bowline.app(&other, "plain");
+        let folder = bowline.app(&format!("{test}-neighbour"), "plain");
         let toml = "[service.web]\nrun = \"/usr/bin/python3 server.py\"\nhealth = { path = \"/health\", interval = \"300ms\" }\n\
                     [volume.files]\n";
         std::fs::write(folder.join("bowline.toml"), toml).expect("a test's file");
-        let neighbour = Up::start(&bowline, &folder, SOON);
-        let attacker = Up::start(&bowline, &bowline.app(&name, "attacker"), SOON);
-        Self { bowline, neighbour, attacker, name }
+        let attacker = bowline.app(&format!("{test}-attacker"), "attacker");
+        Self::of(bowline, test, &folder, &attacker)
+    }
+
+    /// With the neighbour and the attacker of these folders.
+    fn of(bowline: Bowline, test: &str, neighbour: &Path, attacker: &Path) -> Self {
+        let neighbour = Up::start(&bowline, neighbour, SOON);
+        let attacker = Up::start(&bowline, attacker, SOON);
+        Self { bowline, neighbour, attacker, name: format!("{test}-attacker") }
     }
 
     fn instance(&self, app: &str) -> Value {
@@ -61,6 +66,12 @@ impl Scene {
 
     /// Must fail in the cage and work outside, as `uid` or root.
     fn check_as(&self, uid: u32, attempt: &str, arguments: Value) {
+        self.must_work_outside(uid, attempt, &arguments);
+        let caged = self.caged(attempt, &arguments);
+        assert_eq!(caged["worked"], false, "ESCAPED: {attempt} {arguments}: {caged}");
+    }
+
+    fn must_work_outside(&self, uid: u32, attempt: &str, arguments: &Value) {
         let script = fixture("attacker/attack.py");
         // Whoever it runs as may not be allowed to enter the repository's folder.
         let copy = self.bowline.folder("outside").join("attack.py");
@@ -71,8 +82,6 @@ impl Scene {
         let free: Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|e| panic!("{attempt} outside: {e}: {}", text(&output)));
         assert_eq!(free["worked"], true, "outside, {attempt} {arguments} shows nothing: {free}");
-        let caged = self.caged(attempt, &arguments);
-        assert_eq!(caged["worked"], false, "ESCAPED: {attempt} {arguments}: {caged}");
     }
 
     fn check(&self, attempt: &str, arguments: Value) {
@@ -112,7 +121,8 @@ fn files_of_others_are_out_of_reach() {
     let state = scene.bowline.state();
     let volume = state.join("volumes/local/files-neighbour/files");
     std::fs::write(volume.join("data"), "the neighbour's").expect("a file in a volume");
-    let layer = scene.find("instances/local/files-neighbour", "overlay/upper/server.py");
+    // What it writes outside of its volume lies in a file system that only it has mounted.
+    let layer = scene.find("instances/local/files-neighbour", "scratch.img");
     for file in [
         scene.find("artifacts", "app/server.py"),
         volume.join("data"),
@@ -262,6 +272,41 @@ fn bombs_go_off_in_their_own_cage() {
     });
     load.stop().expect_no_failure("while bombs went off beside it");
     assert_eq!(pid(&scene.instance("neighbour")), victim, "the neighbour was never restarted");
+}
+
+#[test]
+fn databases_of_others_are_out_of_reach() {
+    if !is_root() {
+        return;
+    }
+    let bowline = Bowline::new();
+    let (owner, attacker) = ("databases-neighbour", "databases-attacker");
+    let (owner, attacker) = (bowline.app(owner, "postgres"), bowline.app(attacker, "attacker"));
+    let scene = Scene::of(bowline, "databases", &owner, &attacker);
+    let server = scene.bowline.status()["apps"].as_array().expect("apps").iter().find_map(|app| {
+        let found = app["resources"].as_array()?.first()?.clone();
+        (app["app"] == "databases-neighbour").then_some(found)
+    });
+    let server = server.expect("its database is known");
+    let port = server["port"].as_u64().expect("it runs");
+    let own = Process { pid: pid(&scene.instance("neighbour")) };
+    let variable = |name: &str| own.environment(name).expect("a variable of the neighbour");
+    let login = |password: &str| json!(["127.0.0.1", port, variable("PGUSER"), password, variable("PGDATABASE")]);
+    // Whoever knows the password is let in; who knows only where it listens is not, whatever they try.
+    scene.must_work_outside(0, "postgres", &login(&variable("PGPASSWORD")));
+    for password in ["", "postgres", "bowline", &variable("PGUSER")] {
+        let refused = scene.caged("postgres", &login(password));
+        assert_eq!(refused["worked"], false, "ESCAPED with {password:?}: {refused}");
+        assert!(refused["told"].as_str().is_some_and(|told| told.contains("assword")), "{refused}");
+    }
+    let data = scene.bowline.state().join("data/local/databases-neighbour/postgres.db/data");
+    scene.check("read", json!([data.join("PG_VERSION")]));
+    scene.check("listed", json!([data]));
+    scene.check("listed", json!([data.parent().expect("its folder").join("config")]));
+    let listening = std::fs::read_to_string("/proc/net/unix").expect("the kernel lists sockets");
+    let name = format!(".s.PGSQL.{port}");
+    let socket = listening.lines().filter_map(|line| line.split_whitespace().last()).find(|path| path.ends_with(&name));
+    scene.check("unix", json!([socket.expect("the server has a socket")]));
 }
 
 /// A network beside this machine's, with one cable between them; gone when dropped.

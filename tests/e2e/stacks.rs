@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::cage::nothing_is_unenforced;
 use bowline_tests::client::curl;
 use bowline_tests::up::Up;
 use bowline_tests::{BUILD, Bowline, SOON, text, wait};
@@ -43,6 +44,7 @@ fn check(name: &str, fixture: &str, says: &[&str], answers: &[(&str, &str)]) -> 
         assert!(answer.text().contains(expected), "{path}: {}", answer.text());
     }
     assert_eq!(content(&folder), before, "the folder was changed");
+    nothing_is_unenforced(&bowline, name);
     drop(up);
     (bowline, folder)
 }

@@ -99,6 +99,17 @@ impl Connection {
     /// GET on this connection; the answer must have a `Content-Length`. Returns status and body.
     pub fn get(&mut self, path: &str) -> std::io::Result<(u16, Vec<u8>)> {
         write!(self.stream, "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host)?;
+        self.answer()
+    }
+
+    /// POST of a text, likewise.
+    pub fn post(&mut self, path: &str, text: &str) -> std::io::Result<(u16, Vec<u8>)> {
+        let (host, length) = (&self.host, text.len());
+        write!(self.stream, "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{text}")?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> std::io::Result<(u16, Vec<u8>)> {
         self.stream.flush()?;
         let head = self.head()?;
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| bad("no status"))?;

@@ -25,6 +25,7 @@ const LOG_COLUMNS: usize = 240;
 #[derive(Debug)]
 pub struct Bowline {
     dir: tempfile::TempDir,
+    state: PathBuf,
 }
 
 impl Bowline {
@@ -32,11 +33,19 @@ impl Bowline {
         let dir = tempfile::Builder::new().prefix("bowline-").tempdir().expect("a folder for the state");
         // Instances run as users of their own and pass through here.
         set_mode(dir.path(), 0o711);
-        Self { dir }
+        let state = dir.path().join("state");
+        Self { dir, state }
+    }
+
+    /// With its state in this folder, which the test removes.
+    pub fn with_state(state: PathBuf) -> Self {
+        let mut bowline = Self::new();
+        bowline.state = state;
+        bowline
     }
 
     pub fn state(&self) -> PathBuf {
-        self.dir.path().join("state")
+        self.state.clone()
     }
 
     /// A folder for an app or files of this test.
@@ -89,6 +98,8 @@ impl Bowline {
             for entry in std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
                 match entry.file_type() {
                     Ok(kind) if kind.is_dir() => open.push(entry.path()),
+                    // The app's own, and mostly nothing.
+                    Ok(_) if entry.file_name() == "scratch.img" => {}
                     Ok(kind) if kind.is_file() => {
                         let content = std::fs::read(entry.path()).unwrap_or_default();
                         if content.windows(bytes.len()).any(|w| w == bytes) {

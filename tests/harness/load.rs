@@ -1,8 +1,8 @@
 //! Steady load while something is killed.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -84,6 +84,57 @@ impl Load {
             sum.failed.extend(tally.failed);
             sum
         })
+    }
+}
+
+/// One thread that adds one name after another, and keeps those that were acknowledged.
+#[derive(Debug)]
+pub struct Writes {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<Mutex<Vec<String>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Writes {
+    /// Posts to `/` of an app.
+    pub fn start(url: &str, ca: &Path) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let acknowledged = Arc::new(Mutex::new(Vec::new()));
+        let (ended, kept) = (Arc::clone(&stop), Arc::clone(&acknowledged));
+        let (url, tls) = (url.to_owned(), tls(ca));
+        let thread = std::thread::spawn(move || {
+            for number in 0..MAX_REQUESTS {
+                if ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                // Each its own: what was sent and not acknowledged may be there or not.
+                let name = format!("name-{number}");
+                let result = Connection::open(&url, &tls).and_then(|mut open| open.post("/", &name));
+                match result {
+                    Ok((200, _)) => kept.lock().expect("no panic while it is held").push(name),
+                    Ok(_) | Err(_) => std::thread::park_timeout(Duration::from_millis(10)),
+                }
+            }
+        });
+        let writes = Self { stop, acknowledged, thread };
+        writes.more();
+        writes
+    }
+
+    /// Waits until some more have been acknowledged.
+    pub fn more(&self) {
+        const SOME: usize = 5;
+        let count = || self.acknowledged.lock().expect("no panic while it is held").len();
+        let before = count();
+        crate::wait("writes are acknowledged", crate::SOON, || (count() >= before + SOME).then_some(()));
+    }
+
+    /// Ends it after some more; gives what was acknowledged.
+    pub fn stop(self) -> Vec<String> {
+        self.more();
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("a load thread does not panic");
+        std::mem::take(&mut self.acknowledged.lock().expect("no panic while it is held"))
     }
 }
 

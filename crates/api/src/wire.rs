@@ -217,6 +217,21 @@ pub struct DaemonStatus {
     /// Why the store is refused; the edge goes on serving.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub degraded: Option<Fault>,
+    /// Where the state lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskStatus>,
+}
+
+/// The disk of the state. With less than the reserve, whoever fills it with temporary files is stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    pub total_bytes: u64,
+    /// For ordinary users.
+    pub free_bytes: u64,
+    pub reserve_bytes: u64,
+    /// Who goes on filling it: `volume files of local/uploads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growing: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -269,6 +284,8 @@ pub struct AppStatus {
     /// Those of the stable release, and those of earlier ones that still run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub jobs: Vec<JobStatus>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeStatus>,
     /// The change that runs now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<ChangeStatus>,
@@ -313,6 +330,18 @@ pub struct ServiceStatus {
     pub instances: Vec<InstanceStatus>,
     pub wanted: u32,
     pub ready: u32,
+}
+
+/// A volume of an app that is in use or has a size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    pub name: String,
+    /// What it may hold, where that is enforced; some of it the file system keeps for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+    /// Measured where it has a size and is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_bytes: Option<u64>,
 }
 
 /// A database or cache of an app.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
+use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ResourceName, ServiceName};
 use bowline_core::instance::Observations;
 use bowline_core::job::{Outcome, TaskKey};
 use bowline_core::route::{DURATION_BOUNDS, EdgeObservation, EdgeStatus, Histogram, SIZE_BOUNDS, Series, SeriesKey};
@@ -109,6 +109,7 @@ impl Collector for World {
         edge_itself(out, &edge, &vitals)?;
         instances(out, &node, &vitals)?;
         jobs(out, &vitals)?;
+        disk(out, &node)?;
         let sequence = self.store.as_ref().and_then(|store| store.read(|view| view.newest_event()).ok());
         daemon(out, &self.version, &vitals, sequence)
     }
@@ -297,6 +298,34 @@ fn instances(out: &mut Families<'_, '_>, node: &Observations, vitals: &Vitals) -
         "bowline_instance_state",
         "1 for the state that the slot's instance is in",
         vitals.instances.iter().flat_map(|i| STATES.map(|state| (in_state(&i.id, state), (i.state == state).into()))),
+    )
+}
+
+fn disk(out: &mut Families<'_, '_>, node: &Observations) -> fmt::Result {
+    let of_volume = |(key, name): &(AppKey, ResourceName)| {
+        let mut labels = of_app(key, None, None);
+        labels.push(("volume", name.to_string()));
+        labels
+    };
+    out.gauge(
+        "bowline_disk_free_bytes",
+        "What is free for ordinary users where the state lies",
+        node.disk.iter().map(|disk| (Labels::new(), number(disk.free.0))),
+    )?;
+    out.gauge(
+        "bowline_disk_total_bytes",
+        "Size of the disk where the state lies",
+        node.disk.iter().map(|disk| (Labels::new(), number(disk.total.0))),
+    )?;
+    out.gauge(
+        "bowline_volume_size_bytes",
+        "What a volume may hold",
+        node.volumes.iter().filter_map(|(key, seen)| Some((of_volume(key), number(seen.size?.0)))),
+    )?;
+    out.gauge(
+        "bowline_volume_used_bytes",
+        "What a volume with a size holds",
+        node.volumes.iter().filter_map(|(key, seen)| Some((of_volume(key), number(seen.used?.0)))),
     )
 }
 

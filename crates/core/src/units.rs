@@ -17,6 +17,22 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// Bytes for reading, to one decimal of the largest unit: `12.3 GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Round(pub Bytes);
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        let Self(Bytes(n)) = self;
+        match UNITS.iter().find(|(unit, _)| n >= unit) {
+            // In integers: a tenth of a unit, rounded down.
+            Some((unit, name)) => write!(f, "{}.{} {name}", n / unit, n % unit * 10 / unit),
+            None => write!(f, "{n} B"),
+        }
+    }
+}
+
 /// A share of a whole in parts per million, at most 1,000,000. Written `70%`, `99.9%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Share(u32);

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use bowline_core::id::{AppKey, Digest, InstanceId, SlotId};
 use sha2::{Digest as _, Sha256};
 
+/// In the folder of an incarnation: the file system of its temporary folder and its layer.
+pub(crate) const SCRATCH: &str = "scratch.img";
+
 /// Paths below the state folder, computed in one place.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
@@ -21,7 +24,13 @@ impl Layout {
         self.state.join("instances")
     }
 
-    /// The folder of one incarnation: records, `tmp`, the upper layer of its overlay.
+    /// Of every app.
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.state.join("volumes")
+    }
+
+    /// The folder of one incarnation: records, [`SCRATCH`], `tmp`; without a file system of their own, `tmp` and the upper
+    /// layer of its overlay lie there themselves.
     pub(crate) fn instance(&self, id: &InstanceId) -> PathBuf {
         let SlotId { key, service, release, slot } = &id.slot;
         let name = format!("{service}.r{release}.{slot}.{}", id.incarnation);

@@ -8,6 +8,7 @@
 pub mod build;
 mod cage;
 mod cgroup;
+mod disk;
 mod driver;
 mod health;
 mod layout;
@@ -132,7 +133,7 @@ pub fn spawn(config: NodeConfig) -> Handle {
 /// most `most` of them. What interpreters cache is left out. Blocks on the disk.
 pub fn written_beside(config: &NodeConfig, id: &InstanceId, root: &Path, most: usize) -> Vec<PathBuf> {
     let layout = layout::Layout { state: config.state_dir.clone(), run: config.run_dir.clone() };
-    shim::written(root, &layout.instance(id), most)
+    shim::written(root, &shim::upper(&layout.instance(id)), most)
 }
 
 fn build_config(config: &NodeConfig) -> build::BuildConfig {
@@ -150,11 +151,13 @@ async fn take_builds(config: build::BuildConfig, mut calls: mpsc::Receiver<Build
     while let Some((request, progress, mut reply)) = calls.recv().await {
         let config = config.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                built = Box::pin(build::run(request, progress, &config)) => drop(reply.send(built)),
+            let built = tokio::select! {
+                built = Box::pin(build::run(request, progress, &config)) => built,
+                fault = disk::filled_by_a_build(config.state_dir.clone()) => Err(fault),
                 // Nobody waits any more: dropping the build ends it.
-                () = reply.closed() => {}
-            }
+                () = reply.closed() => return,
+            };
+            drop(reply.send(built));
         });
     }
 }

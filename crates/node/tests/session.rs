@@ -124,7 +124,7 @@ async fn instance(node: &mut Node) -> InstanceSpec {
     spec.secret_files =
         vec![SecretFile { variable: "CA_FILE".into(), name: "ca".into(), value: Secret::new("certificate") }];
     let source = node.config.state_dir.join("volumes/local/a/files");
-    spec.volumes = vec![VolumeMount { name: ResourceName::new("files").unwrap(), source, path: None }];
+    spec.volumes = vec![VolumeMount { name: ResourceName::new("files").unwrap(), source, path: None, size: None }];
     node.run(spec.clone());
     node.running(WEB).await;
     spec

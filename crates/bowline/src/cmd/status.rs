@@ -72,6 +72,15 @@ fn daemon(status: &wire::Status, ui: &Ui) {
     if let Some(fault) = &edge.fault {
         ui.say(format!("  {} {}", ui.paint(Tone::Bad, "edge:"), fault.error));
     }
+    if let Some(disk) = daemon.disk.as_ref().filter(|disk| disk.free_bytes < disk.reserve_bytes) {
+        let who = disk.growing.as_ref().map(|who| format!("; growing: {who}")).unwrap_or_default();
+        ui.say(format!(
+            "  {} {} of {} left{who}",
+            ui.paint(Tone::Bad, "disk almost full:"),
+            ui::bytes(disk.free_bytes),
+            ui::bytes(disk.total_bytes),
+        ));
+    }
     if let Some(admin) = &daemon.admin {
         ui.say(format!("  metrics {}", ui.paint(Tone::Link, format!("http://{admin}/metrics"))));
     }
@@ -103,6 +112,9 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
         ui.table(&head[..head.len() - usize::from(!waits)], &rows);
     }
     jobs(app, ui);
+    for volume in &app.volumes {
+        ui.say(format!("  {}", ui.paint(Tone::Faint, holds(volume))));
+    }
     let cages: Vec<&str> =
         app.services.iter().flat_map(|s| &s.instances).filter_map(|instance| instance.cage.as_deref()).collect();
     if !cages.is_empty() && cages.iter().all(|cage| *cage == "full") {
@@ -170,6 +182,16 @@ pub(super) fn ended(run: &wire::Run) -> String {
         (None, Some(signal)) => format!("{state} with signal {signal}"),
         (None, None) => state,
     }
+}
+
+/// `volume files: 12.3 MiB of 1.0 GiB`
+fn holds(volume: &wire::VolumeStatus) -> String {
+    let holds = match (volume.used_bytes, volume.size_bytes) {
+        (Some(used), Some(size)) => format!("{} of {}", ui::bytes(used), ui::bytes(size)),
+        (None, Some(size)) => ui::bytes(size),
+        (_, None) => "no size, it may fill the disk".to_owned(),
+    };
+    format!("volume {}: {holds}", volume.name)
 }
 
 fn row(service: &wire::ServiceStatus, i: &wire::InstanceStatus, ui: &Ui) -> Vec<String> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bowline_api::wire::{self, ChangePhase, ChangeStep};
 use bowline_core::app::{App, SecretSource};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, ReleaseNumber, SecretName, ServiceName};
+use bowline_core::id::{AppKey, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use bowline_core::release::{
     Artifact, BuildProgress, BuildRequest, Built, SecretVersion, Stream, settle, wanted_secrets,
 };
@@ -70,7 +70,22 @@ impl Loop {
             return Err(Refusal::conflict(fault.hint("run the command again when it has stopped")));
         }
         self.check_hosts(key, app)?;
+        self.check_sizes(key, app)?;
         Self::missing_secrets(reading)
+    }
+
+    /// A volume that is larger already would keep its size, whatever the file says.
+    fn check_sizes(&self, key: &AppKey, app: &App) -> Result<(), Fault> {
+        let held = |name: &ResourceName| self.node.volumes.get(&(key.clone(), name.clone()))?.size;
+        let wanted = app.volumes.iter().filter_map(|(name, volume)| Some((name, volume.size?, held(name)?)));
+        match wanted.into_iter().find(|(_, wanted, held)| wanted < held) {
+            None => Ok(()),
+            Some((name, wanted, held)) => Err(Fault::new(
+                FaultKind::Refused,
+                format!("volume {name} of {key} has a size of {held} and cannot be shrunk to {wanted}"),
+            )
+            .hint(format!("write size = \"{held}\", or move its data to another volume"))),
+        }
     }
 
     fn check_hosts(&self, key: &AppKey, app: &App) -> Result<(), Fault> {

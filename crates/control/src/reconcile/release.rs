@@ -302,6 +302,7 @@ impl Release {
             name: name.clone(),
             source: place.volume(&self.revision.key, name),
             path: volume.path.clone(),
+            size: volume.size,
         };
         self.app().volumes.iter().filter(|(_, v)| is_given(v)).map(mount).collect()
     }

@@ -386,6 +386,7 @@ pub(crate) fn finished_form(finished: &Finished) -> wire::Run {
         RunOutcome::Failed { code } => (Some(code), None),
         RunOutcome::Signalled { signal } => (None, Some(signal)),
         RunOutcome::OutOfMemory
+        | RunOutcome::FilledDisk
         | RunOutcome::TimedOut
         | RunOutcome::Stopped
         | RunOutcome::Lost

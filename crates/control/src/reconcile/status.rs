@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bowline_api::wire;
 use bowline_core::app::{RouteTo, Tls};
 use bowline_core::fault::Fault;
-use bowline_core::id::{ServiceName, SlotId};
-use bowline_core::instance::{InstanceObservation, Phase, SlotState, SlotStatus};
+use bowline_core::id::{AppKey, ServiceName, SlotId};
+use bowline_core::instance::{DiskObservation, InstanceObservation, Phase, SlotState, SlotStatus};
 use bowline_core::rollout::Set;
 use bowline_core::route::{EdgeObservation, EdgeStatus, claims};
 use ipnet::IpNet;
@@ -22,7 +22,7 @@ impl Loop {
     pub(crate) fn status(&self, now: Now) -> wire::Status {
         let slots = self.slots.status(now.mono);
         wire::Status {
-            daemon: daemon_status(&self.about, None),
+            daemon: wire::DaemonStatus { disk: self.node.disk.as_ref().map(disk), ..daemon_status(&self.about, None) },
             edge: edge_status(&self.edge, &self.place.trusted_proxies),
             apps: self.apps.values().map(|app| self.app_status(app, &slots, now)).collect(),
         }
@@ -57,6 +57,7 @@ impl Loop {
             services: self.services(app, &own),
             resources: self.resource_status(app),
             jobs: self.job_status(app, now),
+            volumes: self.volume_status(key),
             change: app.change.as_ref().map(|change| wire::ChangeStatus {
                 id: change.id.0,
                 phase: change.phase(),
@@ -68,6 +69,16 @@ impl Loop {
             maintenance: maintenance::form(&app.maintenance),
             notes: self.notes(app, &own),
         }
+    }
+
+    fn volume_status(&self, key: &AppKey) -> Vec<wire::VolumeStatus> {
+        let own = self.node.volumes.iter().filter(|((app, _), _)| app == key);
+        own.map(|((_, name), seen)| wire::VolumeStatus {
+            name: name.to_string(),
+            size_bytes: seen.size.map(|size| size.0),
+            used_bytes: seen.used.map(|used| used.0),
+        })
+        .collect()
     }
 
     fn services(&self, app: &AppWorld, own: &[&SlotStatus]) -> Vec<wire::ServiceStatus> {
@@ -197,6 +208,15 @@ fn state(app: &AppWorld, own: &[&SlotStatus]) -> wire::AppState {
     }
 }
 
+fn disk(seen: &DiskObservation) -> wire::DiskStatus {
+    wire::DiskStatus {
+        total_bytes: seen.total.0,
+        free_bytes: seen.free.0,
+        reserve_bytes: seen.reserve.0,
+        growing: seen.growing.clone(),
+    }
+}
+
 pub(crate) fn daemon_status(about: &About, degraded: Option<&Fault>) -> wire::DaemonStatus {
     wire::DaemonStatus {
         version: about.version.clone(),
@@ -207,6 +227,7 @@ pub(crate) fn daemon_status(about: &About, degraded: Option<&Fault>) -> wire::Da
         admin: about.admin.clone(),
         private_bytes: 0,
         degraded: degraded.cloned().map(wire::Fault::from),
+        disk: None,
     }
 }
 

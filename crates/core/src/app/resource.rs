@@ -98,7 +98,7 @@ pub struct Volume {
     pub services: Option<Vec<ServiceName>>,
     /// Where it is mounted, absolute. Always given as `BOWLINE_VOLUME_NAME` too.
     pub path: Option<String>,
-    /// Warned about and measured against; enforced where the engine can.
+    /// What it may hold. Reserved and enforced where Bowline runs as root; never shrunk. `None`: unbounded.
     pub size: Option<Bytes>,
     pub backup: Option<Backup>,
 }

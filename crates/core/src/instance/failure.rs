@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{ExitCause, SlotState};
+use super::{DiskPlace, ExitCause, SlotState};
 use crate::fault::{Fault, FaultKind};
 use crate::id::InstanceId;
+use crate::units::Round;
 
 /// One incarnation that failed.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +44,9 @@ impl fmt::Display for FailureCause {
             Self::Exited(ExitCause::Signal(signal)) => write!(f, "it was ended by signal {signal}"),
             Self::Exited(ExitCause::OutOfMemory) => f.write_str("it hit its memory limit"),
             Self::Exited(ExitCause::Stopped | ExitCause::Killed) => f.write_str("it was stopped"),
+            Self::Exited(ExitCause::FilledDisk { bytes, place }) => {
+                write!(f, "it filled the disk: {} in {place}", Round(*bytes))
+            }
             Self::Exited(ExitCause::ShimLost) => f.write_str("its shim died, and it was killed with it"),
             Self::Refused(fault) => write!(f, "it could not be started: {fault}"),
             Self::NotReady { grace } => write!(f, "it did not get ready within {}", crate::time::Humane(*grace)),
@@ -83,6 +87,12 @@ impl Failure {
             }
             FailureCause::Exited(ExitCause::OutOfMemory) => {
                 format!("raise limits.memory of [service.{}], or find what it holds", slot.service)
+            }
+            FailureCause::Exited(ExitCause::FilledDisk { place: DiskPlace::Scratch, .. }) => {
+                "let the app remove what it has done with, or keep it on a [volume] with a size".to_owned()
+            }
+            FailureCause::Exited(ExitCause::FilledDisk { place: DiskPlace::Volume(name), .. }) => {
+                format!("give [volume.{name}] a size, remove what is not needed from it, or add disk space")
             }
             FailureCause::NotReady { .. } => format!(
                 "it must listen on $PORT; if it only needs longer, raise health.grace of [service.{}]",

@@ -9,7 +9,10 @@ mod slots;
 mod status;
 
 pub use failure::{Failure, FailureCause};
-pub use observation::{Exit, ExitCause, HealthState, InstanceObservation, Observations, Phase, Usage};
+pub use observation::{
+    DiskObservation, DiskPlace, Exit, ExitCause, HealthState, InstanceObservation, Observations, Phase, Usage,
+    VolumeObservation,
+};
 pub use order::{
     EnvValue, InstanceOrder, InstanceSpec, NodeDesired, PortChoice, Reach, SecretFile, StopSignal, VolumeMount,
 };

@@ -1,9 +1,10 @@
 //! What a node reports, coalesced by instance: always the latest state, never a history.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::fault::Fault;
-use crate::id::{Generation, InstanceId, Port};
+use crate::id::{AppKey, Generation, InstanceId, Port, ResourceName};
 use crate::resource::{ResourceKey, ResourceObservation};
 use crate::time::Timestamp;
 use crate::units::Bytes;
@@ -17,6 +18,30 @@ pub struct Observations {
     pub resources: BTreeMap<ResourceKey, ResourceObservation>,
     /// The desired state that `resources` follows.
     pub ordered: Generation,
+    /// Volumes that instances of this machine use, and all that have a size.
+    pub volumes: BTreeMap<(AppKey, ResourceName), VolumeObservation>,
+    /// `None`: not looked at yet.
+    pub disk: Option<DiskObservation>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VolumeObservation {
+    /// What it may hold, where that is enforced.
+    pub size: Option<Bytes>,
+    /// What it holds; measured only where it has a size and is in use.
+    pub used: Option<Bytes>,
+}
+
+/// The disk that the state lies on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskObservation {
+    pub total: Bytes,
+    /// For ordinary users.
+    pub free: Bytes,
+    /// Below this, whoever fills it is looked for.
+    pub reserve: Bytes,
+    /// Who grows although there is less than the reserve, and is let go on: `volume files of local/uploads`.
+    pub growing: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +97,29 @@ pub enum ExitCause {
     Killed,
     /// The shim died; the tree was killed with it.
     ShimLost,
+    /// The disk of the machine was almost full, and this instance went on filling it.
+    FilledDisk {
+        bytes: Bytes,
+        place: DiskPlace,
+    },
+}
+
+/// What of an instance lies on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskPlace {
+    /// Its temporary folder, and what it wrote beside its code.
+    Scratch,
+    /// A volume without a size.
+    Volume(ResourceName),
+}
+
+impl fmt::Display for DiskPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scratch => f.write_str("its temporary folder and beside its code"),
+            Self::Volume(name) => write!(f, "volume {name}"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use crate::app::{Cage, Command, HttpCheck, Limits};
 use crate::id::{Generation, InstanceId, Port, ResourceName};
 use crate::resource::{ResourceKey, ResourceSpec};
 use crate::secret::Secret;
+use crate::units::Bytes;
 
 /// Everything one incarnation needs, decided; the node makes no choice but the port.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +88,8 @@ pub struct VolumeMount {
     pub source: PathBuf,
     /// Where it appears to the instance; `None`: only by `BOWLINE_VOLUME_NAME`.
     pub path: Option<String>,
+    /// What it may hold; that much of the disk is reserved for it. `None`: unbounded.
+    pub size: Option<Bytes>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -165,6 +165,8 @@ pub enum Outcome {
         signal: i32,
     },
     OutOfMemory,
+    /// The disk was almost full, and it wrote most.
+    FilledDisk,
     TimedOut,
     /// It was told to end: by hand, or with its app.
     Stopped,
@@ -176,8 +178,8 @@ pub enum Outcome {
 
 impl Outcome {
     /// The words of [`Outcome::as_str`], for counters.
-    pub const ALL: [&'static str; 8] =
-        ["succeeded", "failed", "signalled", "out_of_memory", "timed_out", "stopped", "lost", "refused"];
+    pub const ALL: [&'static str; 9] =
+        ["succeeded", "failed", "signalled", "out_of_memory", "filled_disk", "timed_out", "stopped", "lost", "refused"];
 
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -185,6 +187,7 @@ impl Outcome {
             Self::Failed { .. } => "failed",
             Self::Signalled { .. } => "signalled",
             Self::OutOfMemory => "out_of_memory",
+            Self::FilledDisk => "filled_disk",
             Self::TimedOut => "timed_out",
             Self::Stopped => "stopped",
             Self::Lost => "lost",
@@ -199,6 +202,7 @@ impl Outcome {
             ExitCause::Code(code) => Some(Self::Failed { code }),
             ExitCause::Signal(signal) => Some(Self::Signalled { signal }),
             ExitCause::OutOfMemory => Some(Self::OutOfMemory),
+            ExitCause::FilledDisk { .. } => Some(Self::FilledDisk),
             ExitCause::ShimLost => Some(Self::Lost),
             ExitCause::Stopped | ExitCause::Killed => None,
         }
@@ -213,6 +217,7 @@ impl fmt::Display for Outcome {
             Self::Failed { code } => write!(f, "exited with code {code}"),
             Self::Signalled { signal } => write!(f, "was ended by signal {signal}"),
             Self::OutOfMemory => f.write_str("hit its memory limit"),
+            Self::FilledDisk => f.write_str("filled the disk and was ended"),
             Self::TimedOut => f.write_str("took too long and was killed"),
             Self::Stopped => f.write_str("was stopped"),
             Self::Lost => f.write_str("was lost: its shim was killed, or the machine restarted; it is not repeated"),
@@ -251,6 +256,7 @@ impl Finished {
             outcome @ (Outcome::Failed { .. }
             | Outcome::Signalled { .. }
             | Outcome::OutOfMemory
+            | Outcome::FilledDisk
             | Outcome::Stopped
             | Outcome::Lost
             | Outcome::Refused(_)) => format!("it {outcome}"),

@@ -7,11 +7,13 @@ use super::{Facts, Finding, Fix, Place, Rule, Seen, Severity};
 use crate::app::{
     App, Backup, DatabaseSource, HostName, Origin, PathPrefix, RedisSource, Route, RouteTo, Service, Tls,
 };
-use crate::id::ServiceName;
+use crate::id::{ResourceName, ServiceName};
 use crate::release::unsupported;
 
 /// What one instance of a small app is content with; shown as a proposal, to be changed.
 const MEMORY: &str = "512MiB";
+/// A first size for data nobody has measured yet.
+const VOLUME: &str = "1GiB";
 
 /// Pages that only their operators need (the names that scanners try first).
 const ADMIN_PATHS: [&str; 9] =
@@ -32,6 +34,7 @@ pub(super) fn findings(facts: &Facts<'_>) -> Vec<Finding> {
     found.extend(admin_page(facts));
     found.extend(not_carried(facts.app));
     found.extend(no_backup(facts.app));
+    found.extend(facts.app.volumes.iter().filter(|(_, volume)| volume.size.is_none()).map(|(name, _)| no_size(name)));
     found.extend(facts.settings.iter().map(|setting| secret_setting(facts.app, setting)));
     found
 }
@@ -263,6 +266,18 @@ fn no_backup(app: &App) -> Vec<Finding> {
         .chain(redis.map(|(name, _)| format!("redis.{name}")))
         .chain(volumes.map(|(name, _)| format!("volume.{name}")));
     tables.map(|table| no_backup_of(app, table)).collect()
+}
+
+fn no_size(name: &ResourceName) -> Finding {
+    let table = format!("volume.{name}");
+    Finding {
+        rule: Rule::UnboundedVolume,
+        severity: Severity::Advice,
+        at: Place::Key(table.clone()),
+        what: format!("volume {name} may fill the disk of the machine"),
+        fix: Fix::line(table, format!("size = \"{VOLUME}\""))
+            .and_todo("with what it may hold: so much is reserved on the disk, and it can grow later"),
+    }
 }
 
 fn no_backup_of(app: &App, table: String) -> Finding {

@@ -86,6 +86,8 @@ rules! {
     NoHealthPath = "no-health-path", "any answer counts as healthy, errors too, so a broken release takes over";
     /// No limits of memory and processor.
     NoLimits = "no-limits", "one leak or one loop takes the whole machine down with it";
+    /// A volume that may fill the disk.
+    UnboundedVolume = "unbounded-volume", "a full disk stops every app of the machine, databases first";
     /// Dependencies are whatever is newest on the day of the build.
     UnpinnedDependencies = "unpinned-dependencies", "the same code builds into something else tomorrow";
     /// It wants to be root.

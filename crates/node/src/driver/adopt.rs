@@ -35,6 +35,11 @@ pub(crate) enum Found {
 pub(super) fn find(context: &Context) -> Vec<(InstanceId, Found)> {
     let ids = ids(&context.layout.instances());
     let found: Vec<(InstanceId, Found)> = ids.into_iter().map(|id| (id.clone(), look_at(context, &id))).collect();
+    let in_use = found.iter().filter_map(|(id, found)| match found {
+        Found::Alive { record, .. } => Some((id.clone(), record.volumes.clone())),
+        Found::Ended { .. } => None,
+    });
+    context.volumes.settle(in_use);
     let owners = found.iter().filter_map(|(id, found)| Some((id.clone(), owner(found)?))).collect();
     match context.gate.settle(owners) {
         Ok(()) | Err(GateError::NotRoot) => {}

@@ -33,6 +33,7 @@ pub(crate) fn conclude(context: &Context, id: &InstanceId, record: Option<&Recor
     kill_leftovers(&context.layout.mark(id), cgroup);
     let _ = fs::remove_dir_all(context.layout.secrets(id));
     open_port(context, id);
+    context.volumes.release(id);
     let exit = |cause, at| Phase::Exited(Exit { cause, at, last_lines: last_lines(context, id) });
     match ExitRecord::read(&folder) {
         Ok(Some(ExitRecord { end: End::Refused(refusal), .. })) => Phase::Refused(Fault::from(refusal)),

@@ -18,9 +18,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bowline_core::id::{InstanceId, Port};
+use bowline_core::id::{AppKey, InstanceId, Port, ResourceName};
 use bowline_core::instance::{
-    HealthState, InstanceObservation, InstanceOrder, InstanceSpec, NodeDesired, Observations, Phase, Usage,
+    DiskObservation, HealthState, InstanceObservation, InstanceOrder, InstanceSpec, NodeDesired, Observations, Phase,
+    Usage, VolumeObservation,
 };
 use bowline_core::time::Timestamp;
 use tokio::io::unix::AsyncFd;
@@ -30,10 +31,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::NodeConfig;
 use crate::cage::ports::Gate;
 use crate::cgroup::Cgroups;
+use crate::disk::watch::{self as watch_disk, Looked};
+use crate::disk::{self, Space};
 use crate::health;
 use crate::layout::Layout;
 use crate::procfs;
 use crate::shim::contract::{self, Record};
+use crate::volume::Volumes;
 use adopt::Found;
 pub use keep::keep as keep_binary;
 use pidfd::Pidfd;
@@ -54,6 +58,7 @@ pub(crate) struct Context {
     pub cgroups: Cgroups,
     pub ports: Ports,
     pub gate: Gate,
+    pub volumes: Volumes,
     /// The kept copy of the binary, made when the first instance starts.
     kept: Mutex<Option<PathBuf>>,
 }
@@ -63,7 +68,8 @@ impl Context {
         let layout = Layout { state: config.state_dir.clone(), run: config.run_dir.clone() };
         let cgroups = Cgroups::discover(&layout.hash());
         let gate = Gate::new(&layout.hash(), config.edge_uid);
-        Self { config, layout, cgroups, ports: Ports::default(), gate, kept: Mutex::default() }
+        let volumes = Volumes::new(layout.volumes());
+        Self { config, layout, cgroups, ports: Ports::default(), gate, volumes, kept: Mutex::default() }
     }
 
     pub(crate) fn exe(&self) -> io::Result<PathBuf> {
@@ -77,14 +83,27 @@ impl Context {
     }
 }
 
+/// Volumes in use, and those with a size.
+type Held = BTreeMap<(AppKey, ResourceName), VolumeObservation>;
+
 pub(crate) enum Event {
-    Adopted(Vec<(InstanceId, Found)>),
-    Started(InstanceId, Result<(Box<Record>, Pidfd), Phase>),
+    Adopted(Vec<(InstanceId, Found)>, Held),
+    /// With the volumes as they are then: a change that comes next is judged by them.
+    Started(InstanceId, Result<(Box<Record>, Pidfd), Phase>, Held),
     Ended(InstanceId, Phase),
     Health(InstanceId, HealthState),
     Alive(InstanceId, HealthState),
-    Measured(Vec<(InstanceId, Usage, u64)>),
+    Measured(Measured),
+    /// Who fills the disk, asked because there is little left.
+    Looked(Option<Looked>),
     CleanedUp(InstanceId),
+}
+
+/// What is measured from time to time.
+pub(crate) struct Measured {
+    instances: Vec<(InstanceId, Usage, u64)>,
+    volumes: Held,
+    space: Option<Space>,
 }
 
 struct Instance {
@@ -130,6 +149,10 @@ pub(crate) struct Driver {
     ordered: bool,
     adopted: bool,
     instances: BTreeMap<InstanceId, Instance>,
+    volumes: Held,
+    disk: Option<DiskObservation>,
+    /// Somebody looks for who fills it.
+    looking: bool,
 }
 
 impl Driver {
@@ -150,14 +173,19 @@ impl Driver {
             ordered: false,
             adopted: false,
             instances: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            disk: None,
+            looking: false,
         }
     }
 
     /// Until the sender of the desired state is dropped. Instances go on running.
     pub(crate) async fn run(mut self) {
-        self.beside(|context| Event::Adopted(adopt::find(context)));
+        self.beside(|context| Event::Adopted(adopt::find(context), context.volumes.observe()));
         let mut ticker = tokio::time::interval(USAGE_EVERY);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut disk_ticker = tokio::time::interval(disk::LOOK_EVERY);
+        disk_ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 changed = self.desired.changed() => match changed {
@@ -171,6 +199,10 @@ impl Driver {
                     }
                 }
                 _ = ticker.tick() => self.tick(),
+                _ = disk_ticker.tick() => {
+                    self.look_at_disk();
+                    continue;
+                }
             }
             if self.adopted {
                 self.reconcile();
@@ -200,20 +232,30 @@ impl Driver {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Adopted(found) => {
+            Event::Adopted(found, volumes) => {
+                self.volumes = volumes;
                 found.into_iter().for_each(|(id, found)| self.adopt(id, found));
                 self.adopted = true;
             }
-            Event::Started(id, Ok((record, shim))) => self.begin(id, *record, shim),
-            Event::Started(id, Err(phase)) => self.conclude(&id, phase),
+            Event::Started(id, outcome, volumes) => {
+                self.volumes = volumes;
+                match outcome {
+                    Ok((record, shim)) => self.begin(id, *record, shim),
+                    Err(phase) => self.conclude(&id, phase),
+                }
+            }
             Event::Ended(id, phase) => self.conclude(&id, phase),
             Event::Health(id, state) => self.observe(&id, |seen| seen.health = state),
             Event::Alive(id, state) => self.observe(&id, |seen| seen.alive = state),
-            Event::Measured(all) => {
-                for (id, usage, dropped_lines) in all {
+            Event::Measured(Measured { instances, volumes, space }) => {
+                for (id, usage, dropped_lines) in instances {
                     self.observe(&id, |seen| (seen.usage, seen.dropped_lines) = (usage, dropped_lines));
                 }
+                self.volumes = volumes;
+                let growing = self.disk.take().and_then(|disk| disk.growing);
+                self.disk = space.map(|space| space.observed(growing.filter(|_| space.is_low())));
             }
+            Event::Looked(looked) => self.looked(looked),
             Event::CleanedUp(id) => {
                 self.instances.remove(&id);
             }
@@ -312,7 +354,10 @@ impl Driver {
             return;
         }
         let (id, spec) = (id.clone(), spec.clone());
-        self.beside(move |context| Event::Started(id.clone(), start_and_hold(context, &id, &spec)));
+        self.beside(move |context| {
+            let outcome = start_and_hold(context, &id, &spec);
+            Event::Started(id, outcome, context.volumes.observe())
+        });
     }
 
     /// Begins the checks of an instance that was adopted or has just started.
@@ -371,17 +416,43 @@ impl Driver {
         });
     }
 
-    /// Measures beside the loop.
-    fn tick(&mut self) {
+    fn live(&self) -> Vec<(InstanceId, Record)> {
         let live = self.instances.iter().filter_map(|(id, instance)| match &instance.stage {
             Stage::Live { record, .. } => Some((id.clone(), record.clone())),
             Stage::Waiting | Stage::Starting | Stage::Ended { .. } | Stage::CleaningUp => None,
         });
-        let live: Vec<(InstanceId, Record)> = live.collect();
-        if !live.is_empty() {
-            self.beside(move |context| {
-                Event::Measured(live.into_iter().map(|(id, r)| measure(context, id, &r)).collect())
-            });
+        live.collect()
+    }
+
+    /// Measures beside the loop.
+    fn tick(&mut self) {
+        let live = self.live();
+        self.beside(move |context| {
+            let instances = live.into_iter().map(|(id, r)| measure(context, id, &r)).collect();
+            let space = Space::of(&context.layout.state).ok();
+            Event::Measured(Measured { instances, volumes: context.volumes.observe(), space })
+        });
+    }
+
+    /// One system call, unless there is little left: then who fills the disk is looked for beside the loop.
+    fn look_at_disk(&mut self) {
+        let is_low = Space::of(&self.context.layout.state).is_ok_and(Space::is_low);
+        if !is_low || self.looking {
+            return;
+        }
+        self.looking = true;
+        let live = self.live();
+        self.beside(move |context| Event::Looked(watch_disk::look(&context.layout, &live)));
+    }
+
+    fn looked(&mut self, looked: Option<Looked>) {
+        self.looking = false;
+        let Some(Looked { space, growing, stop }) = looked else { return };
+        self.disk = Some(space.observed(growing));
+        if let Some(id) = stop
+            && let Some(Instance { stage: Stage::Live { shim, .. }, .. }) = self.instances.get(&id)
+        {
+            told(&id, shim.kill());
         }
     }
 
@@ -389,7 +460,8 @@ impl Driver {
     fn publish(&self) {
         let seen = |(id, instance): (&InstanceId, &Instance)| (id.clone(), instance.observation.clone());
         let instances = self.instances.iter().map(seen).collect();
-        let now = Observations { adopted: self.adopted, instances, ..Observations::default() };
+        let (volumes, disk) = (self.volumes.clone(), self.disk.clone());
+        let now = Observations { adopted: self.adopted, instances, volumes, disk, ..Observations::default() };
         self.observed.send_if_modified(|before| {
             let differs = **before != now;
             if differs {

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ use zeroize::Zeroizing;
 use super::{Context, finish, script};
 use crate::cage::ports::{CLOSED_PORT, GateError, Owner};
 use crate::cage::toolchain;
+use crate::disk::image::{self, Purpose};
+use crate::disk::{DISK_LIMIT, Space};
 use crate::layout;
 use crate::shim::contract::{Clear, Config, FORMAT, FileOfSecret, Mount, Record, Reply};
 use crate::shim::{MARK, place};
@@ -42,6 +45,7 @@ pub(super) fn start(context: &Context, spec: &InstanceSpec) -> Result<Box<Record
     let outcome = launch(context, spec, port, log);
     if outcome.is_err() {
         context.ports.release(port);
+        context.volumes.release(&spec.id);
     }
     outcome
 }
@@ -65,12 +69,14 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> R
         let path = path.unwrap_or(&context.layout.state);
         layout::make_folder(path, mode).map_err(|error| failed("make the folder", path, &error))?;
     }
-    for volume in &spec.volumes {
-        crate::volume::ensure(&volume.source, spec.uid)
-            .map_err(|error| failed("prepare the volume", &volume.source, &error))?;
-    }
-    let (cgroup, unenforced) = context.cgroups.create(id, &spec.limits);
     let uid = spec.uid.filter(|_| nix::unistd::geteuid().is_root());
+    let mut unbounded = Vec::new();
+    for volume in &spec.volumes {
+        unbounded.extend(context.volumes.attach(id, volume, uid).map_err(|error| error.fault(id, volume))?);
+    }
+    let scratch = make_scratch(context, &folder);
+    unbounded.extend(scratch.is_none().then(|| DISK_LIMIT.to_owned()));
+    let (cgroup, unenforced) = context.cgroups.create(id, &spec.limits);
     let open_port = close_port(context, id, Owner { port, uid, reach: spec.reach });
     let config = Config {
         format: FORMAT,
@@ -95,12 +101,14 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> R
         cgroup: cgroup.clone(),
         namespaces: context.config.namespaces,
         mark: context.layout.mark(id),
-        unenforced: unenforced.into_iter().chain(missing_uid(spec)).chain(open_port).collect(),
+        unenforced: unenforced.into_iter().chain(unbounded).chain(missing_uid(spec)).chain(open_port).collect(),
         hidden: hidden(context),
         readable: readable(context, spec),
         volume_folders: spec.volumes.iter().map(|volume| volume.source.clone()).collect(),
         writable: spec.writable.clone(),
         memory: spec.limits.memory.map(|bytes| bytes.0),
+        scratch,
+        all_volumes: Some(context.layout.volumes()),
         folder: folder.clone(),
     };
     let reply = spawn_shim(&exe, &config).and_then(|mut shim| read_reply(&mut shim, id));
@@ -114,6 +122,27 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> R
             finish::kill_leftovers(&context.layout.mark(id), cgroup.as_ref());
             abandon(context, id, cgroup.as_ref());
             Err(fault)
+        }
+    }
+}
+
+/// A file system for what it writes outside of volumes. `None`: only root mounts one, in a namespace, with mkfs.
+fn make_scratch(context: &Context, folder: &Path) -> Option<PathBuf> {
+    if !nix::unistd::geteuid().is_root() || !context.config.namespaces {
+        return None;
+    }
+    let image = folder.join(layout::SCRATCH);
+    let make = || -> Result<(), Box<dyn Error>> {
+        let size = Space::of(folder)?.scratch();
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&image)?.set_len(size)?;
+        Ok(image::format(&image, Purpose::Scratch, None)?)
+    };
+    match make() {
+        Ok(()) => Some(image),
+        Err(error) => {
+            tracing::debug!(error, image = %image.display(), "temporary files are not bounded");
+            let _ = fs::remove_file(&image);
+            None
         }
     }
 }

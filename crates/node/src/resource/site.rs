@@ -175,6 +175,7 @@ impl<'s> Site<'s> {
             name: ResourceName::new(name).expect("the names here follow the rule of names"),
             source,
             path: None,
+            size: None,
         };
         let spec = InstanceSpec {
             id: InstanceId { slot: self.key.slot(), incarnation: Incarnation(0) },

@@ -8,7 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::instance::{ExitCause, StopSignal};
+use bowline_core::id::ResourceName;
+use bowline_core::instance::{DiskPlace, ExitCause, StopSignal};
+use bowline_core::units::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
@@ -80,6 +82,12 @@ pub(crate) struct Config {
     /// Its memory limit, in bytes.
     #[serde(default)]
     pub memory: Option<u64>,
+    /// A file system in a file, for its temporary folder and its layer.
+    #[serde(default)]
+    pub scratch: Option<PathBuf>,
+    /// Volumes of every app: those of others are none of its business, and are not kept busy by it.
+    #[serde(default)]
+    pub all_volumes: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -175,6 +183,9 @@ pub(crate) struct Record {
     pub mark: String,
     pub cgroup: Option<crate::cgroup::Membership>,
     pub secret_folder: PathBuf,
+    /// Where its volumes lie.
+    #[serde(default)]
+    pub volumes: Vec<PathBuf>,
     /// `None`: the app has not been started yet, or by a version that knew no sessions.
     #[serde(default)]
     pub entry: Option<Entry>,
@@ -204,6 +215,12 @@ pub(crate) enum End {
     OutOfMemory,
     Stopped,
     Killed,
+    /// Written by the node, before it killed the shim: the disk was almost full, and this instance grew.
+    FilledDisk {
+        bytes: u64,
+        /// `None`: its temporary folder and its layer.
+        volume: Option<String>,
+    },
     /// It never ran.
     Refused(Refusal),
 }
@@ -217,6 +234,11 @@ impl End {
             Self::OutOfMemory => Some(ExitCause::OutOfMemory),
             Self::Stopped => Some(ExitCause::Stopped),
             Self::Killed => Some(ExitCause::Killed),
+            Self::FilledDisk { bytes, volume } => {
+                let volume = volume.as_deref().and_then(|name| ResourceName::new(name).ok());
+                let place = volume.map_or(DiskPlace::Scratch, DiskPlace::Volume);
+                Some(ExitCause::FilledDisk { bytes: Bytes(*bytes), place })
+            }
             Self::Refused(_) => None,
         }
     }

@@ -343,6 +343,7 @@ fn describe(end: &End) -> String {
             format!("exited: signal {signal} ({name})")
         }
         End::OutOfMemory => "exited: its memory limit was hit".to_owned(),
+        End::FilledDisk { .. } => "killed: the disk was almost full".to_owned(),
         End::Stopped => "stopped".to_owned(),
         End::Killed => "killed after the grace time".to_owned(),
         End::Refused(refusal) => format!("not started: {}", refusal.message),

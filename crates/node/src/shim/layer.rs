@@ -14,6 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
+use super::contract::Record;
 use crate::layout;
 
 /// Folders and files given to the app; a source tree has far fewer. Some 20 µs each, before the app starts.
@@ -32,7 +33,7 @@ pub(super) enum Reach {
     Part,
 }
 
-/// Mounts it in this mount namespace. `folder` is the instance's; `named` are folders in the release that the app says it
+/// Mounts it in this mount namespace. What is written lies in `folder`; `named` are folders in the release that the app says it
 /// writes to: they are made if absent, and then it is those that must be given whole.
 pub(super) fn put_over(root: &Path, folder: &Path, uid: Option<u32>, named: &[String]) -> io::Result<Reach> {
     let (upper, work) = (folder.join("overlay/upper"), folder.join("overlay/work"));
@@ -86,18 +87,27 @@ fn give_named(root: &Path, name: &str, uid: Option<u32>) -> io::Result<Reach> {
     give(&path, uid, u64::MAX, MOST_ENTRIES)
 }
 
+/// What is written by the instance of this folder, as a process outside of its mount namespace sees it.
+pub(crate) fn upper(folder: &Path) -> PathBuf {
+    let shim = Record::read(folder).ok().flatten().map(|record| record.pid);
+    let inside = folder.join(super::place::SCRATCH).join("overlay/upper");
+    let seen = shim.zip(inside.strip_prefix("/").ok());
+    let seen = seen.map(|(pid, inside)| Path::new("/proc").join(pid.to_string()).join("root").join(inside));
+    seen.filter(|path| path.exists()).unwrap_or_else(|| folder.join("overlay/upper"))
+}
+
 /// Files that an instance wrote beside its code, by their paths in the release folder `root`: those that are new in its
-/// layer, or differ from what was built. What interpreters keep for themselves is left out. At most `most`, in order.
-pub(crate) fn written(root: &Path, folder: &Path, most: usize) -> Vec<PathBuf> {
+/// layer `upper`, or differ from what was built. What interpreters keep for themselves is left out. At most `most`, in
+/// order.
+pub(crate) fn written(root: &Path, upper: &Path, most: usize) -> Vec<PathBuf> {
     const CACHES: [&str; 2] = ["__pycache__", ".cache"];
-    let upper = folder.join("overlay/upper");
-    let mut open = vec![upper.clone()];
+    let mut open = vec![upper.to_owned()];
     let mut found = Vec::new();
     while let Some(folder) = open.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let Ok(meta) = entry.metadata() else { continue };
             let path = entry.path();
-            let Ok(name) = path.strip_prefix(&upper) else { continue };
+            let Ok(name) = path.strip_prefix(upper) else { continue };
             if meta.is_dir() {
                 open.extend((!CACHES.iter().any(|cache| entry.file_name() == *cache)).then_some(path));
             } else if meta.is_file() && differs(&meta, &root.join(name)) {
@@ -210,8 +220,8 @@ mod tests {
             fs::write(upper.join(name), "written").unwrap();
         }
         let expected = ["changed", "data/new.json"].map(PathBuf::from);
-        assert_eq!(written(root.path(), folder.path(), 10), expected);
-        assert_eq!(written(root.path(), folder.path(), 1), expected[..1]);
+        assert_eq!(written(root.path(), &upper, 10), expected);
+        assert_eq!(written(root.path(), &upper, 1), expected[..1]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod veil;
 
 use std::process::ExitCode;
 
-pub(crate) use layer::written;
+pub(crate) use layer::{upper, written};
 
 /// The environment variable that every process of an instance carries.
 pub(crate) const MARK: &str = "BOWLINE_MARK";

@@ -196,6 +196,7 @@ fn supervise_start(config: &Config, socket: &OwnedFd, pid: u32, contained: bool)
         cgroup: config.cgroup.clone(),
         secret_folder: config.secret_folder.clone(),
         entry: None,
+        volumes: config.volume_folders.clone(),
     };
     // Before the inner process may start anything: a crash from here on leaves something to be found.
     write_record(&record, config)?;

@@ -14,8 +14,12 @@ use super::contract::{Config, FileOfSecret, Mount, Refusal};
 use super::layer::{self, Reach};
 use super::veil::Veil;
 use crate::cage::files::Grants;
+use crate::disk::DISK_LIMIT;
+use crate::disk::image::{self, Purpose};
 use crate::layout;
 
+/// In the instance's folder, where it has a file system of its own: `tmp`, `overlay`.
+pub(super) const SCRATCH: &str = "scratch";
 /// Enough for any number of certificates; a tmpfs takes only what is used.
 const SECRETS_SIZE: &str = "1m";
 
@@ -73,13 +77,23 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
     let temporary = config.folder.join("tmp");
     let mut place = Place { temporary: temporary.clone(), ..Place::default() };
     private_folder(&temporary, config.uid).map_err(|error| failed("make", &temporary, &error))?;
+    let mut written = config.folder.clone();
     if contained {
         let root = Path::new("/");
         detach_mounts().map_err(|error| failed("detach the mounts of", root, &error))?;
+        leave_other_volumes(config).map_err(|error| failed("leave the volumes of others in", root, &error))?;
+        match attach_scratch(config, &temporary) {
+            Ok(folder) => written = folder.unwrap_or(written),
+            Err(error) => {
+                // For whoever wants to know why; the app runs without.
+                let _ = writeln!(io::stderr(), "{error}");
+                place.unenforced.push(DISK_LIMIT.to_owned());
+            }
+        }
         // A container may forbid it by masking parts of /proc; then the machine's own stays visible.
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         note(&mut place, mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>), "own /proc");
-        let layer = layer::put_over(&config.root, &config.folder, config.uid, &config.writable);
+        let layer = layer::put_over(&config.root, &written, config.uid, &config.writable);
         place.layered = layer.is_ok();
         match layer {
             Ok(Reach::Whole) => {}
@@ -88,6 +102,7 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
         }
     } else {
         place.unenforced.extend(["process isolation", "unchanging release folder"].map(str::to_owned));
+        place.unenforced.extend(config.scratch.as_ref().map(|_| DISK_LIMIT.to_owned()));
     }
     if !place.layered && !config.writable.is_empty() {
         place.unenforced.push(format!("writable {}", config.writable.join(", ")));
@@ -127,6 +142,29 @@ fn note<E: std::fmt::Display>(place: &mut Place, outcome: Result<(), E>, what: &
 fn detach_mounts() -> io::Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
     Ok(())
+}
+
+/// A mount of theirs that stays in this namespace would keep it alive, wherever it is unmounted.
+fn leave_other_volumes(config: &Config) -> io::Result<()> {
+    let Some(all) = config.all_volumes.as_deref().and_then(|all| fs::canonicalize(all).ok()) else { return Ok(()) };
+    let own: Vec<PathBuf> = config.volume_folders.iter().filter_map(|folder| fs::canonicalize(folder).ok()).collect();
+    let is_own = |at: &PathBuf| own.iter().any(|folder| folder.starts_with(at) || at.starts_with(folder));
+    let mounts = image::mounts_below(&all)?;
+    let mut others = mounts.iter().rev().filter(|at| **at != all && !is_own(at));
+    others.try_for_each(|at| image::detach(at).map(drop))
+}
+
+/// The file system of the temporary folder and the layer, only in this mount namespace: it goes with the instance,
+/// whatever ends it. Where the layer goes; `None`: there is no such file system.
+fn attach_scratch(config: &Config, temporary: &Path) -> Result<Option<PathBuf>, Box<dyn std::error::Error>> {
+    let Some(file) = &config.scratch else { return Ok(None) };
+    let folder = config.folder.join(SCRATCH);
+    layout::make_folder(&folder, 0o755)?;
+    image::attach(file, &folder, Purpose::Scratch, None)?;
+    let inside = folder.join("tmp");
+    private_folder(&inside, config.uid)?;
+    mount(Some(&inside), temporary, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(Some(folder))
 }
 
 fn bind(volume: &Mount) -> io::Result<()> {

@@ -286,7 +286,12 @@ static VOLUME: TableSpec = table(
     &[
         key("services", List(Form::Name), Omitted("every service and job"), "Who may use it."),
         key("path", Text(Form::AbsolutePath), Omitted("only by its variable"), "Where it is mounted."),
-        key("size", Text(Form::Size), Omitted("no limit"), "Measured against; enforced where the engine can."),
+        key(
+            "size",
+            Text(Form::Size),
+            Omitted("no limit"),
+            "What it may hold, reserved on the disk as root. It can grow and never shrinks.",
+        ),
         key("backup", Table(&BACKUP), Omitted("none"), "Backups and drills."),
     ],
 );
