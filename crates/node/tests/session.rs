@@ -417,3 +417,24 @@ async fn a_killed_shim_takes_the_sessions_along() {
     assert!(matches!(end, SessionEnd::Broken(_)), "{end:?}");
     assert_eq!(with_variable(&tag), Vec::<u32>::new());
 }
+
+/// Where the machine allows none, descent and marks do what a namespace would.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_namespaces_nothing_is_left_either() {
+    let mut node = Node::with(|config| config.namespaces = false);
+    let spec = instance(&mut node).await;
+    let tag = format!("TAG=bare-{}-{}", std::process::id(), nix::unistd::geteuid());
+    let command = ["env", &tag, "sh", "-c", FAMILY];
+    for leaves in [true, false] {
+        let mut session = Attached::open(&node, self::spec(&spec, SessionPlace::Inside, &command)).await;
+        session.until("ready").await;
+        match leaves {
+            true => session.control = None,
+            false => node.order(WEB, Some(InstanceOrder::Stop)),
+        }
+        let (end, ..) = session.ended().await;
+        assert!(matches!((leaves, &end), (true, SessionEnd::Left) | (false, SessionEnd::Broken(_))), "{end:?}");
+        assert_eq!(with_variable(&tag), Vec::<u32>::new());
+    }
+    node.exited(WEB).await;
+}

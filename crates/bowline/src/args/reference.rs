@@ -50,7 +50,8 @@ fn verbs(page: &mut String, parent: &Command, name: &str) {
         let name = format!("{name} {}", verb.get_name());
         let about = verb.get_long_about().or(verb.get_about()).map(ToString::to_string).unwrap_or_default();
         let own: Vec<&Arg> = verb.get_arguments().filter(|arg| !arg.is_global_set()).collect();
-        let words: String = own.iter().filter(|arg| arg.is_positional()).map(|arg| format!(" {arg}")).collect();
+        let word = |arg: &&&Arg| if arg.is_last_set() { format!(" -- {arg}") } else { format!(" {arg}") };
+        let words: String = own.iter().filter(|arg| arg.is_positional()).map(|arg| word(&arg)).collect();
         write!(page, "\n## `{name}{words}`\n\n{about}\n").expect("a String takes it");
         table(page, own);
         verbs(page, verb, &name);

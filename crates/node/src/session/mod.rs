@@ -330,9 +330,9 @@ mod tests {
     #[test]
     fn what_cannot_be_executed_ends_as_in_a_shell() {
         let id: InstanceId = "local/a.web.r1.0.1".parse().unwrap();
-        let check = |error: i32, expected: i32| match not_executed(error, &id, "x") {
-            SessionEnd::NotExecuted { code, .. } => assert_eq!(code, expected),
-            other => panic!("{other:?}"),
+        let check = |error: i32, expected: i32| {
+            let end = not_executed(error, &id, "x");
+            assert!(matches!(end, SessionEnd::NotExecuted { code, .. } if code == expected), "{error}: {end:?}");
         };
         check(libc::ENOENT, 127);
         check(libc::EACCES, 126);
