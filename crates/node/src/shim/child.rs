@@ -7,38 +7,21 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{
-    Gid, Pid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setgroups, setresgid, setresuid, setsid,
-};
-use rustix::thread::CapabilitySet;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
 
 use super::contract::Refusal;
-use super::veil::{Torn, Veil};
 use super::{inner, outer};
-use crate::cage::files::Grants;
-use crate::cage::{self, Lack};
-
-/// Open files an app may have, where the machine allows as many: servers hold a descriptor per connection, and programs
-/// that walk all possible descriptors still start at once.
-const OPEN_FILES: u64 = 65_536;
+use crate::cage::Lack;
+use crate::cage::entry::{Entry, Stage};
 
 /// Everything prepared before the fork.
 pub(super) struct Plan<'c> {
-    pub root: &'c Path,
     pub arguments: Vec<CString>,
     pub environment: Vec<CString>,
-    /// Change to this user and group, with no other groups.
-    pub uid: Option<u32>,
-    /// Drawn where this process has a mount namespace.
-    pub veil: Option<Veil<'c>>,
-    pub grants: Grants,
+    pub entry: Entry<'c>,
     /// Whether the app must not run where anything lacks.
     pub required: bool,
-    /// The shim's process, if its death must kill the app by signal.
-    pub bound_to: Option<Pid>,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
     /// Tells the outer process who this is.
@@ -59,6 +42,17 @@ pub(super) enum Step {
     User,
     Cage,
     Exec,
+}
+
+impl From<Stage> for Step {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Prepare => Self::Prepare,
+            Stage::Veil => Self::Veil,
+            Stage::User => Self::User,
+            Stage::Folder => Self::Folder,
+        }
+    }
 }
 
 impl Step {
@@ -136,53 +130,13 @@ fn exec(plan: &mut Plan<'_>) -> Result<Infallible, (Step, io::Error)> {
     let at = |step: Step| move |error: nix::Error| (step, io::Error::from(error));
     setsid().map_err(at(Step::Prepare))?;
     umask(Mode::from_bits_truncate(0o022));
-    set_limits().map_err(at(Step::Prepare))?;
     let null = fs::File::open("/dev/null").map_err(|error| (Step::Streams, error))?;
     dup2_stdin(&null).map_err(at(Step::Streams))?;
     dup2_stdout(plan.stdout.as_fd()).map_err(at(Step::Streams))?;
     dup2_stderr(plan.stderr.as_fd()).map_err(at(Step::Streams))?;
-    let mut lacks = draw(plan.veil.as_ref()).map_err(|error| (Step::Veil, error))?;
-    let bounded = cage::privileges::bound(CapabilitySet::empty());
-    if let Some(uid) = plan.uid {
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
-        setgroups(&[]).map_err(at(Step::User))?;
-        setresgid(gid, gid, gid).map_err(at(Step::User))?;
-        setresuid(uid, uid, uid).map_err(at(Step::User))?;
-    }
-    nix::sys::prctl::set_no_new_privs().map_err(at(Step::Prepare))?;
-    if bounded.and_then(|()| cage::privileges::drop_all()).is_err() {
-        lacks.push(Lack::Capabilities);
-    }
-    if let Some(parent) = plan.bound_to {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(at(Step::Prepare))?;
-        if nix::unistd::getppid() != parent {
-            return Err((Step::Prepare, io::Error::from_raw_os_error(libc::ESRCH)));
-        }
-    }
-    // As the app's user: a folder that only root may enter is of no use to it.
-    chdir(plan.root).map_err(at(Step::Folder))?;
-    default_signals().map_err(at(Step::Prepare))?;
-    close_on_exec().map_err(|error| (Step::Prepare, error))?;
-    lacks.extend(lock(&plan.grants));
+    let lacks = plan.entry.enter().map_err(|(stage, error)| (stage.into(), error))?;
     tell(plan, &lacks)?;
     execve(c"/bin/sh", &plan.arguments, &plan.environment).map_err(at(Step::Exec))
-}
-
-/// Covers what is not the app's; returns what lacks.
-fn draw(veil: Option<&Veil<'_>>) -> io::Result<Vec<Lack>> {
-    match veil.map(Veil::draw) {
-        Some(Ok(())) => Ok(Vec::new()),
-        Some(Err(Torn::Half(error))) => Err(error),
-        Some(Err(Torn::NotBegun)) | None => Ok(vec![Lack::Hiding]),
-    }
-}
-
-/// The locks that hold for good: nothing but `execve` comes after them.
-fn lock(grants: &Grants) -> Vec<Lack> {
-    let mut lacks = cage::files::enter(grants);
-    let filtered = cage::calls::Filters::new().ok().is_some_and(|filters| filters.install().is_ok());
-    lacks.extend((!filtered).then_some(Lack::Calls));
-    lacks
 }
 
 fn tell(plan: &Plan<'_>, lacks: &[Lack]) -> Result<(), (Step, io::Error)> {
@@ -192,36 +146,5 @@ fn tell(plan: &Plan<'_>, lacks: &[Lack]) -> Result<(), (Step, io::Error)> {
     match plan.required && !lacks.is_empty() {
         true => Err((Step::Cage, io::Error::from_raw_os_error(libc::ENOSYS))),
         false => Ok(()),
-    }
-}
-
-fn set_limits() -> nix::Result<()> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most.min(OPEN_FILES), most)?;
-    // Core files of an app hold its secrets.
-    let (_, most) = getrlimit(Resource::RLIMIT_CORE)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, most)
-}
-
-fn default_signals() -> nix::Result<()> {
-    for each in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
-        set_default(each)?;
-    }
-    SigSet::empty().thread_set_mask()
-}
-
-#[expect(unsafe_code, reason = "installing a signal disposition is unsafe in nix because of handlers")]
-fn set_default(each: Signal) -> nix::Result<()> {
-    // SAFETY: SIG_DFL runs no code of ours.
-    unsafe { signal(each, SigHandler::SigDfl) }.map(drop)
-}
-
-/// Nothing but the three streams reaches the app.
-#[expect(unsafe_code, reason = "no safe wrapper of close_range(2) is at hand")]
-fn close_on_exec() -> io::Result<()> {
-    // SAFETY: it only sets a flag on descriptors; CLOSE_RANGE_CLOEXEC closes none of them now.
-    match unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }

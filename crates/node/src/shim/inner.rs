@@ -24,6 +24,8 @@ use super::life::{Effect, Input, Life, Status};
 use super::log::{LogFile, Splitter, Tag};
 use super::outer::{self, now_ms};
 use super::place;
+use crate::cage::entry::Entry;
+use crate::cage::namespaces;
 use crate::cgroup::Membership;
 use crate::procfs;
 
@@ -105,14 +107,16 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
     let (gate, gate_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(&error))?;
     let (report, report_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(&error))?;
     let plan = Plan {
-        root: &config.root,
         arguments: vec![c"sh".to_owned(), c"-c".to_owned(), c_string(config.script.as_bytes(), "the command")?],
         environment: environment(&config, &place)?,
-        uid: config.uid,
-        veil: contained.then(|| place.veil(&config)),
-        grants: place.grants(&config, contained),
+        entry: Entry {
+            veil: contained.then(|| place.veil(&config)),
+            uid: config.uid,
+            bound_to: (!contained).then(getpid),
+            dir: &config.root,
+            grants: place.grants(&config, contained),
+        },
         required: config.cage_required,
-        bound_to: (!contained).then(getpid),
         stdout: out_end,
         stderr: err_end,
         socket: socket.try_clone().map_err(|error| failed(&error))?,
@@ -159,7 +163,7 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
 
 /// The child goes on in `become_app`; this process keeps none of its ends.
 fn fork_app(plan: Plan<'_>, config: &Config) -> Result<Pid, Refusal> {
-    match outer::fork_now() {
+    match namespaces::fork_now() {
         Ok(ForkResult::Child) => std::process::exit(child::become_app(plan)),
         Ok(ForkResult::Parent { child }) => Ok(child),
         Err(error) => Err(Refusal::new(format!("cannot prepare the process of {}", config.id))

@@ -19,7 +19,6 @@ mod life;
 pub(crate) mod log;
 pub(crate) mod outer;
 pub(crate) mod place;
-mod veil;
 
 use std::process::ExitCode;
 

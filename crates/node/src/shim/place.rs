@@ -12,8 +12,9 @@ use nix::mount::{MsFlags, mount};
 
 use super::contract::{Config, FileOfSecret, Mount, Refusal};
 use super::layer::{self, Reach};
-use super::veil::Veil;
-use crate::cage::files::Grants;
+use crate::cage::files::{self, Grants};
+use crate::cage::namespaces;
+use crate::cage::veil::Veil;
 use crate::layout;
 
 /// Enough for any number of certificates; a tmpfs takes only what is used.
@@ -54,9 +55,7 @@ impl Place {
         let mut write = config.volume_folders.clone();
         write.extend(self.bound.iter().cloned());
         write.push(self.temporary.clone());
-        // Its own by the veil; else the machine's, unless that would give away what is hidden.
-        let temporary = ["/tmp", "/var/tmp"].map(PathBuf::from).into_iter();
-        write.extend(temporary.filter(|folder| contained || !config.hidden.iter().any(|h| h.starts_with(folder))));
+        write.extend(files::temporary(contained, &config.hidden));
         match self.layered {
             true => write.push(config.root.clone()),
             false => read.push(config.root.clone()),
@@ -75,10 +74,8 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
     private_folder(&temporary, config.uid).map_err(|error| failed("make", &temporary, &error))?;
     if contained {
         let root = Path::new("/");
-        detach_mounts().map_err(|error| failed("detach the mounts of", root, &error))?;
-        // A container may forbid it by masking parts of /proc; then the machine's own stays visible.
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        note(&mut place, mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>), "own /proc");
+        namespaces::detach_mounts().map_err(|error| failed("detach the mounts of", root, &error))?;
+        note(&mut place, namespaces::mount_proc(), namespaces::OWN_PROC);
         let layer = layer::put_over(&config.root, &config.folder, config.uid, &config.writable);
         place.layered = layer.is_ok();
         match layer {
@@ -87,7 +84,7 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
             Err(_) => place.unenforced.push("unchanging release folder".to_owned()),
         }
     } else {
-        place.unenforced.extend(["process isolation", "unchanging release folder"].map(str::to_owned));
+        place.unenforced.extend([namespaces::PROCESSES, "unchanging release folder"].map(str::to_owned));
     }
     if !place.layered && !config.writable.is_empty() {
         place.unenforced.push(format!("writable {}", config.writable.join(", ")));
@@ -121,12 +118,6 @@ fn note<E: std::fmt::Display>(place: &mut Place, outcome: Result<(), E>, what: &
     if outcome.is_err() {
         place.unenforced.push(what.to_owned());
     }
-}
-
-/// What is mounted here stays here; what the machine unmounts goes away here too, so that nothing is held busy.
-fn detach_mounts() -> io::Result<()> {
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
-    Ok(())
 }
 
 fn bind(volume: &Mount) -> io::Result<()> {
