@@ -5,6 +5,7 @@ mod app;
 mod artifacts;
 mod attack;
 mod board;
+mod builds;
 mod data;
 mod escape;
 mod faults;

@@ -72,6 +72,8 @@ const CONFIGURATION: [&str; 15] = [
 /// Some lines each.
 const MOST_CONFIGURATION: u64 = 1 << 20;
 
+const PNPM_LOCK: &str = "pnpm-lock.yaml";
+
 /// What all builds of one request are given.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -235,8 +237,13 @@ fn environment(job: &Job<'_>, folder: &Path, [home, kept, temporary]: [&Path; 3]
         path = format!("{venv}/bin:{path}");
         env.insert("VIRTUAL_ENV".to_owned(), venv);
     }
-    // Named where a configuration file could say otherwise.
     let within = |below: &str| text(&home.join(below));
+    if job.source.entries.iter().any(|entry| entry.path == Path::new(PNPM_LOCK)) {
+        // It would put its store beside the app, where it can make hard links, and so into the artifact. Others complain of
+        // a variable that they do not know.
+        env.insert("npm_config_store_dir".to_owned(), within(".local/share/pnpm/store"));
+    }
+    // Named where a configuration file could say otherwise.
     env.extend(
         [
             ("PATH", path),

@@ -768,7 +768,7 @@ async fn attempts(bench: &mut Bench, attempts: &[String]) -> String {
     let lines: Vec<String> =
         attempts.iter().map(|one| format!("( {one} ) && echo 'ESCAPED: {}'", one.replace('\'', ""))).collect();
     bench.app.services.get_mut(&name(WEB)).unwrap().origin =
-        folder(Some(&format!("{{ {}; }} > told 2>&1; true", lines.join("; "))));
+        folder(Some(&format!("{{ {}; }} 2>&1 | cat > told", lines.join("; "))));
     let artifact = bench.web().await;
     fs::read_to_string(artifact.root.join("told")).unwrap()
 }
