@@ -22,7 +22,6 @@ use super::pending::Pending;
 use super::release::Release;
 use super::request::Answer;
 use super::world::AppWorld;
-use crate::config::Mode;
 use crate::folder::dotenv;
 use crate::http::answer::Refusal;
 use crate::store::{AppRecord, RevisionState, Wanted};

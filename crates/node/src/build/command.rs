@@ -236,14 +236,11 @@ impl Host {
             let child = child.map_err(CommandError::Start)?;
             Running { tree: Some(Tree::new(pid(&child), self.folder.clone(), group)), child }
         };
-        if self.cage.required && !unenforced.is_empty() {
-            return Err(CommandError::Required(unenforced));
-        }
-        let order = self.order(program, args)?;
+        let order = self.order(program, args, unenforced)?;
         let told = tokio::time::timeout_at(self.deadline, converse(socket, &order)).await;
         let report = told.map_err(|_| CommandError::Late(Vec::new()))?.map_err(CommandError::Start)?;
         match read_report(&report) {
-            Ok(lacks) => unenforced.extend(lacks),
+            Ok(unenforced) => self.say_unenforced(unenforced).await,
             Err(Refused { step: Step::Execute, source, .. }) => return Err(CommandError::Start(source)),
             Err(Refused { step: Step::Required, lacks, .. }) => return Err(CommandError::Required(lacks)),
             Err(Refused { step, source, .. }) => {
@@ -252,11 +249,15 @@ impl Host {
                 return Err(CommandError::Cage(step, source));
             }
         }
-        self.say_unenforced(unenforced).await;
         Ok(running)
     }
 
-    fn order(&self, program: &Path, args: &[&str]) -> Result<Zeroizing<Vec<u8>>, CommandError> {
+    fn order(
+        &self,
+        program: &Path,
+        args: &[&str],
+        unenforced: Vec<String>,
+    ) -> Result<Zeroizing<Vec<u8>>, CommandError> {
         let text = |text: &str| Clear(Zeroizing::new(text.as_bytes().to_vec()));
         let mut env: BTreeMap<String, Clear> = self.env.iter().map(|(n, v)| (n.clone(), text(v))).collect();
         env.insert(MARK.to_owned(), Clear(Zeroizing::new(self.folder.as_os_str().as_encoded_bytes().to_vec())));
@@ -265,7 +266,7 @@ impl Host {
             program: program.to_owned(),
             arguments: args.iter().map(|one| (*one).to_owned()).collect(),
             env,
-            cage: CageOrder { files, ..self.cage.clone() },
+            cage: CageOrder { files, unenforced, ..self.cage.clone() },
         };
         serde_json::to_vec(&order).map(Zeroizing::new).map_err(|e| CommandError::Start(e.into()))
     }

@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
+use super::artifact::APP;
+
 /// Folders within folders. The deepest trees of packages have some thirty.
 const MOST_LEVELS: usize = 256;
 
@@ -21,7 +23,8 @@ pub(super) fn freeze(folder: &Path, parts: &[&str]) -> io::Result<Vec<PathBuf>> 
         match fs::symlink_metadata(&part) {
             Ok(found) if found.is_dir() => {}
             Ok(_) => return Err(refused(&part, "the build put something else in the place of a folder")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // An app without a virtual environment.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !part.ends_with(APP) => {}
             Err(error) => return Err(error),
         }
     }

@@ -198,7 +198,6 @@ pub(super) fn host(job: &Job<'_>, folder: &Path, temporary: &Temporary) -> Resul
     let mut writable: Vec<PathBuf> = PARTS.iter().map(|part| folder.join(part)).filter(|part| part.is_dir()).collect();
     writable.extend([temporary.inside.clone(), home.clone(), kept.clone()]);
     let mut readable: Vec<PathBuf> = machine.attached.iter().cloned().collect();
-    readable.push(folder.to_owned());
     if let Some(Interpreter { executable, prefix, .. }) = &job.interpreter {
         // What it was found by on `PATH` may be a script that chooses one.
         readable.extend(executable.parent().map(Path::to_owned));
@@ -221,6 +220,7 @@ pub(super) fn host(job: &Job<'_>, folder: &Path, temporary: &Temporary) -> Resul
             readable,
             writable,
             files: Vec::new(),
+            unenforced: Vec::new(),
         },
         unenforced: std::sync::Mutex::default(),
         deadline: build.deadline,

@@ -28,6 +28,8 @@ pub(crate) struct CageOrder {
     pub namespaces: bool,
     /// Refuse to run anything where anything lacks.
     pub required: bool,
+    /// What the node already knows cannot be enforced.
+    pub unenforced: Vec<String>,
     /// The build's own, and nothing in it is.
     pub scratch: PathBuf,
     /// Covered beside what is covered on every machine.

@@ -224,7 +224,7 @@ fn try_execute(
         grants: Grants { read: cage.readable.clone(), write },
     };
     let found = entry.enter().map_err(|(stage, error)| (Step::from(stage), error))?;
-    lacks.extend(found.into_iter().map(|lack| lack.name().to_owned()));
+    lacks.extend(found.into_iter().map(|lack| lack.name().to_owned()).chain(cage.unenforced.iter().cloned()));
     let refused = cage.required && !lacks.is_empty();
     say(socket, &Report::Entered { lacks });
     if refused {
