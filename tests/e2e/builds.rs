@@ -236,7 +236,7 @@ fn bombs_of_a_build_go_off_in_its_cage() {
     let scene = Scene::set("bombs");
     let victim = scene.victim();
     let load = Load::start(&scene.neighbour.https(), "/", &scene.bowline.ca());
-    scene.plan(&[("cpu_bomb", json!([2])), ("fork_bomb", json!([60]))]);
+    scene.plan(&[("cpu_bomb", json!([2])), ("fork_bomb", json!([300]))]);
     let report = std::fs::read(scene.build().join("report.json")).expect("the build reported");
     let report: Value = serde_json::from_slice(&report).expect("the report is JSON");
     let told = &report[1]["told"];

@@ -784,6 +784,7 @@ async fn caged_builds_reach_nothing_but_their_own() {
         fs::create_dir_all(secret.parent().unwrap()).unwrap();
         fs::write(secret, "a secret").unwrap();
     }
+    fs::write(state.join("store.db"), "a store").unwrap();
     fs::write(home.path().join(".npmrc"), "registry=https://mirror.example\n").unwrap();
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
     bench.home = Some(home.path().to_owned());
@@ -792,11 +793,10 @@ async fn caged_builds_reach_nothing_but_their_own() {
     let secret_of_others = format!("tr '\\0' '\\n' < /proc/{}/environ | grep -q hunter3", victim.id());
 
     let mut all: Vec<String> = secrets.iter().map(|secret| format!("cat {}", secret.display())).collect();
-    all.extend(secrets.iter().map(|secret| format!("echo x > {}", secret.display())));
     all.extend([
         secret_of_others,
         format!("kill -0 {}", victim.id()),
-        format!("ls {} | grep -q master.key", state.display()),
+        format!("ls {} | grep -q store.db", state.display()),
         format!("ls -A {} | grep -q ssh", home.path().display()),
         "ls /root /run/user/* | grep -q .".to_owned(),
         "mknod device c 1 3".to_owned(),
@@ -817,12 +817,13 @@ async fn caged_builds_reach_nothing_but_their_own() {
     assert!(escapes.is_empty(), "{escapes:#?} in\n{told}");
 
     let planted = [home.path().join("planted"), state.join("planted"), state.join("artifacts/planted")];
-    let plant = planted.iter().map(|path| format!("echo x > {}; ", path.display())).collect::<String>();
+    let plant = planted.iter().chain(&secrets).map(|path| format!("echo x > {}; ", path.display())).collect::<String>();
     bench.app.services.get_mut(&name(WEB)).unwrap().origin =
         folder(Some(&format!("{plant} echo x > ../planted; mv ../app ../other; true")));
     let artifact = bench.web().await;
     assert!(artifact.root.is_dir() && !self::home(&artifact).join("planted").exists());
     assert!(planted.iter().all(|path| !path.exists()));
+    assert!(secrets.iter().all(|path| fs::read_to_string(path).unwrap() == "a secret"));
 
     let positive = [
         "cat \"$HOME/.npmrc\" | grep -q mirror",
