@@ -5,6 +5,7 @@ mod app;
 mod artifacts;
 mod attack;
 mod board;
+mod builds;
 mod cage;
 mod data;
 mod disk;

@@ -1,4 +1,4 @@
-//! `bowline`: the command line, the daemon, the edge and the shim in one binary.
+//! `bowline`: the command line, the daemon, the edge, the shim and the builder in one binary.
 
 mod args;
 mod cmd;
@@ -12,9 +12,12 @@ mod ui;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // A shim lives as long as its app and must stay small: nothing else of the binary is initialised for it.
-    if std::env::args_os().nth(1).is_some_and(|role| bowline_node::shim::ROLES.iter().any(|own| role == *own)) {
-        return bowline_node::shim::main();
+    // A shim lives as long as its app and must stay small, and each of these must have one thread: nothing else of the binary
+    // is initialised for them.
+    match std::env::args_os().nth(1) {
+        Some(role) if bowline_node::shim::ROLES.iter().any(|own| role == *own) => return bowline_node::shim::main(),
+        Some(role) if role == "builder" => return bowline_node::builder::main(),
+        Some(_) | None => {}
     }
     let cli = match args::parse() {
         Ok(cli) => cli,

@@ -1,11 +1,12 @@
 //! One machine: instances as processes under shims, builds, logs, volumes.
 //!
 //! [`spawn`] starts the driver, which follows a desired state and reports observations; [`shim::main`] is the whole of
-//! `bowline shim`. Nothing here reads the environment or the command line: paths and binaries come with [`NodeConfig`].
+//! `bowline shim`, [`builder::main`] that of `bowline builder`. Nothing here reads the environment or the command line: paths and binaries come with [`NodeConfig`].
 //!
 //! Architecture invariant: nothing in memory is the truth. A driver that starts finds what an earlier one left running.
 
 pub mod build;
+pub mod builder;
 mod cage;
 mod cgroup;
 mod disk;
@@ -66,7 +67,7 @@ pub struct NodeConfig {
     pub state_dir: PathBuf,
     /// On a tmpfs where the machine has one. Absolute.
     pub run_dir: PathBuf,
-    /// Run as `EXE shim …`, from a copy kept in the state folder; a path below `STATE/bin` is taken as such a copy.
+    /// Run as `EXE shim …` and `EXE builder`, from a copy kept in the state folder; a path below `STATE/bin` is taken as such a copy.
     pub exe: PathBuf,
     /// The daemon's environment, of which builds see a named part. See [`build::BuildConfig`].
     pub environment: BTreeMap<String, String>,
@@ -137,7 +138,13 @@ pub fn written_beside(config: &NodeConfig, id: &InstanceId, root: &Path, most: u
 }
 
 fn build_config(config: &NodeConfig) -> build::BuildConfig {
-    build::BuildConfig { state_dir: config.state_dir.clone(), environment: config.environment.clone() }
+    build::BuildConfig {
+        state_dir: config.state_dir.clone(),
+        run_dir: config.run_dir.clone(),
+        exe: config.exe.clone(),
+        environment: config.environment.clone(),
+        namespaces: config.namespaces,
+    }
 }
 
 /// What an earlier daemon's builds left is removed first: a build that was cut short is no artifact.

@@ -22,7 +22,6 @@ use super::pending::Pending;
 use super::release::Release;
 use super::request::Answer;
 use super::world::AppWorld;
-use crate::config::Mode;
 use crate::folder::dotenv;
 use crate::http::answer::Refusal;
 use crate::store::{AppRecord, RevisionState, Wanted};
@@ -154,7 +153,7 @@ impl Loop {
             key: key.clone(),
             source: reading.folder.clone(),
             app: Arc::clone(&reading.app),
-            uid: self.builder(&record),
+            uid: self.place.uid(record.uid),
             time_limit: BUILD_LIMIT,
         };
         let app = self.apps.entry(key).or_insert_with(|| AppWorld::new(record.clone()));
@@ -162,14 +161,6 @@ impl Loop {
         let stage = Stage::Build { reading: Box::new(reading), secrets };
         app.change = Some(Change { id: change, since: now.wall, stage, told: None });
         self.effects.push(Effect::Build(change, request));
-    }
-
-    /// Who builds. Here the folder is the caller's own work, and tools may lie in a home that no other user can enter.
-    fn builder(&self, record: &AppRecord) -> Option<u32> {
-        match self.about.mode {
-            Mode::Local => None,
-            Mode::Server => self.place.uid(record.uid),
-        }
     }
 
     pub(crate) fn progressed(&mut self, change: ChangeId, progress: BuildProgress) {

@@ -15,7 +15,7 @@ pub struct BuildRequest {
     /// The folder of `bowline.toml`.
     pub source: PathBuf,
     pub app: Arc<App>,
-    /// User to build as when the node is root; `None`: as the node's own user.
+    /// The app's user, to build as when the node is root; `None`: as the node's own user.
     pub uid: Option<u32>,
     /// A build that takes longer is killed. Default 15 minutes.
     pub time_limit: Duration,

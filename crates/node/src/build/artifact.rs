@@ -18,6 +18,7 @@ use bowline_core::id::Digest;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::freeze;
 use super::serve::Served;
 use super::summary::{Damage, Summary};
 use super::tree;
@@ -27,6 +28,11 @@ const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 /// The generation that `<digest>/` without a number is.
 const FIRST: u32 = 1;
+
+/// The app in an artifact's folder.
+pub(super) const APP: &str = "app";
+/// What a build is given of that folder, which itself stays the node's: the app, and its virtual environment.
+pub(super) const PARTS: [&str; 2] = [APP, "venv"];
 
 /// Of the seal's form.
 const SEAL_VERSION: u32 = 2;
@@ -159,9 +165,10 @@ impl Artifacts {
         remove_folder(&held.folder)
     }
 
-    /// Makes the artifact whole: read-only, owned by the node's own user, on the disk, and known as such.
-    pub(super) fn seal(&self, facts: Facts, held: &Held) -> io::Result<Seal> {
-        freeze(&held.folder)?;
+    /// Makes the artifact whole: read-only, owned by the node's own user, on the disk, and known as such. Nothing of the
+    /// build may run any more. Gives also what was left out of it.
+    pub(super) fn seal(&self, facts: Facts, held: &Held) -> io::Result<(Seal, Vec<PathBuf>)> {
+        let left_out = freeze::freeze(&held.folder, &PARTS)?;
         let summary = Summary::of(&held.folder)?;
         let seal = Seal { version: SEAL_VERSION, generation: held.generation, summary, facts };
         let handle = File::open(&held.folder)?;
@@ -172,7 +179,7 @@ impl Artifacts {
         temporary.as_file().sync_all()?;
         temporary.persist(self.seal_file(held.digest))?;
         File::open(&self.0)?.sync_all()?;
-        Ok(seal)
+        Ok((seal, left_out))
     }
 
     /// Removes the folders that none of `keep` lies in and that nobody builds right now. Gives what is gone.
@@ -268,26 +275,9 @@ pub(super) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Hands everything below `path` to a user, links themselves included.
+/// Hands `path` and everything below it to a user, links themselves included.
 pub(super) fn give(path: &Path, uid: u32) -> io::Result<()> {
-    each(path, &mut |path, _| lchown(path, Some(uid), Some(uid)))
-}
-
-/// Takes all write permission away, gives everyone what its owner may read or run, and makes the node's user the
-/// owner: the instance that runs from it, under another user or the builder's own, cannot change it.
-fn freeze(path: &Path) -> io::Result<()> {
-    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    each(path, &mut |path, metadata| {
-        if metadata.uid() != uid || metadata.gid() != gid {
-            lchown(path, Some(uid), Some(gid))?;
-        }
-        if metadata.is_symlink() {
-            return Ok(());
-        }
-        let owner = metadata.mode() & 0o500;
-        let mode = owner | owner >> 3 | owner >> 6;
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))
-    })
+    freeze::each(path, &mut |path, _| lchown(path, Some(uid), Some(uid)))
 }
 
 /// Lets an ordinary user remove what it froze.
@@ -297,19 +287,9 @@ fn thaw(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(path)? {
-        thaw(&entry?.path())?;
+    // Read to its end first: a folder that is open on each level is a descriptor on each level.
+    for entry in fs::read_dir(path)?.collect::<io::Result<Vec<_>>>()? {
+        thaw(&entry.path())?;
     }
     Ok(())
-}
-
-/// Visits `path` and all below it, a folder after what is in it. Links are not followed.
-fn each(path: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata) -> io::Result<()>) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(path)?;
-    if metadata.is_dir() {
-        for entry in fs::read_dir(path)? {
-            each(&entry?.path(), visit)?;
-        }
-    }
-    visit(path, &metadata)
 }

@@ -1,21 +1,25 @@
-//! Runs one command of a build: apart from everything, at the lowest priority, and never longer than the build may.
+//! Runs one command of a build: in its cage, at the lowest priority, and never longer than the build may.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use bowline_core::id::ServiceName;
 use bowline_core::release::{BuildProgress, Stream};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::tree::{MARK, Tree};
+use crate::builder::contract::{CageOrder, GivenFile, Order, Refused, Step, read_report};
 use crate::cgroup::Membership;
+use crate::shim::contract::Clear;
 
 /// What a build may see of the daemon's environment: how to reach the network, and where tools keep their own things.
 /// Everything else stays out; it may be a secret of another app or of the machine.
@@ -80,18 +84,31 @@ const MAX_ANSWER: u64 = 4 << 20;
 /// How the kernel chooses a victim when memory runs out: rather a build than anything that serves.
 const OOM_SCORE: &[u8] = b"500";
 
+/// What a builder has to say.
+const MAX_REPORT: u64 = 64 << 10;
+
 /// Where and as whom commands run.
 #[derive(Debug)]
 pub(super) struct Host {
+    /// The binary that is the builder.
+    pub exe: PathBuf,
     pub service: ServiceName,
     /// The artifact's folder: marks the processes.
     pub folder: PathBuf,
-    /// Working directory.
-    pub dir: PathBuf,
     pub env: BTreeMap<String, String>,
-    pub uid: Option<u32>,
+    pub cage: CageOrder,
+    /// Written by the first command's builder; later ones find them, or what was made of them.
+    pub files: Mutex<Vec<GivenFile>>,
+    /// What was said to be not enforced.
+    pub unenforced: Mutex<BTreeSet<String>>,
     pub deadline: Instant,
     pub progress: mpsc::Sender<BuildProgress>,
+}
+
+/// A command in its cage. Dropping it ends all that it started.
+struct Running {
+    child: tokio::process::Child,
+    tree: Option<Tree>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +119,12 @@ pub(super) enum CommandError {
     Ended(ExitStatus, Vec<String>),
     #[error("it was not done when the build's time was up")]
     Late(Vec<String>),
+    #[error("it was ended by the kernel: builds ran out of the memory that they may take")]
+    Memory(Vec<String>),
+    #[error("{0}")]
+    Cage(Step, #[source] io::Error),
+    #[error("not enforced: {}", .0.join(", "))]
+    Required(Vec<String>),
 }
 
 fn ended(status: ExitStatus) -> String {
@@ -122,29 +145,34 @@ pub(super) fn passed_on(environment: &BTreeMap<String, String>) -> BTreeMap<Stri
 impl Host {
     /// Runs to the end, its output going to `progress`. Dropping the future kills everything that was started.
     pub(super) async fn run(&self, program: &Path, args: &[&str]) -> Result<(), CommandError> {
-        let (mut child, tree) = self.spawn(program, args)?;
+        let mut running = self.spawn(program, args).await?;
         let (send, mut lines) = mpsc::channel(QUEUE);
-        let stdout = child.stdout.take().expect("it was piped");
-        let stderr = child.stderr.take().expect("it was piped");
+        let stdout = running.child.stdout.take().expect("it was piped");
+        let stderr = running.child.stderr.take().expect("it was piped");
         let mut readers = tokio::task::JoinSet::new();
         readers.spawn(read_lines(stdout, Stream::Stdout, send.clone()));
         readers.spawn(read_lines(stderr, Stream::Stderr, send));
 
         let mut tail = VecDeque::with_capacity(TAIL);
         let mut status = None;
+        let mut out_of_memory = false;
         let ended = tokio::time::timeout_at(self.deadline, async {
-            let mut tree = Some(tree);
             loop {
                 tokio::select! {
-                    ended = child.wait(), if status.is_none() => {
+                    ended = running.child.wait(), if status.is_none() => {
                         status = Some(ended);
+                        out_of_memory = running.tree.as_ref().is_some_and(Tree::ran_out_of_memory);
                         // What it left running would keep the pipes open, and write into what is about to be sealed.
-                        drop(tree.take());
+                        drop(running.tree.take());
                     }
                     line = lines.recv() => match line {
                         Some((stream, text)) => self.show(stream, text, &mut tail).await,
                         None if status.is_some() => return,
-                        None => { status = Some(child.wait().await); return }
+                        None => {
+                            status = Some(running.child.wait().await);
+                            out_of_memory = running.tree.as_ref().is_some_and(Tree::ran_out_of_memory);
+                            return;
+                        }
                     }
                 }
             }
@@ -154,6 +182,7 @@ impl Host {
         match (ended, status) {
             (Err(_), _) => Err(CommandError::Late(tail)),
             (Ok(()), Some(Ok(status))) if status.success() => Ok(()),
+            (Ok(()), Some(Ok(_))) if out_of_memory => Err(CommandError::Memory(tail)),
             (Ok(()), Some(Ok(status))) => Err(CommandError::Ended(status, tail)),
             (Ok(()), Some(Err(e))) => Err(CommandError::Start(e)),
             (Ok(()), None) => unreachable!("the loop ends with a status"),
@@ -162,13 +191,13 @@ impl Host {
 
     /// Runs and gives what it printed to its standard output; its errors are the last lines of the failure.
     pub(super) async fn ask(&self, program: &Path, args: &[&str]) -> Result<String, CommandError> {
-        let (mut child, _tree) = self.spawn(program, args)?;
-        let mut stdout = child.stdout.take().expect("it was piped").take(MAX_ANSWER);
-        let mut stderr = child.stderr.take().expect("it was piped").take(MAX_ANSWER);
+        let mut running = self.spawn(program, args).await?;
+        let mut stdout = running.child.stdout.take().expect("it was piped").take(MAX_ANSWER);
+        let mut stderr = running.child.stderr.take().expect("it was piped").take(MAX_ANSWER);
         let (mut answer, mut errors) = (Vec::new(), Vec::new());
         let all = async {
             let (status, _, _) =
-                tokio::join!(child.wait(), stdout.read_to_end(&mut answer), stderr.read_to_end(&mut errors));
+                tokio::join!(running.child.wait(), stdout.read_to_end(&mut answer), stderr.read_to_end(&mut errors));
             status
         };
         let status = tokio::time::timeout_at(self.deadline, all).await;
@@ -191,20 +220,92 @@ impl Host {
         let _ = self.progress.send(BuildProgress::Line { service: self.service.clone(), stream, text }).await;
     }
 
-    fn spawn(&self, program: &Path, args: &[&str]) -> Result<(tokio::process::Child, Tree), CommandError> {
-        let mut command = std::process::Command::new(program);
-        command.args(args).current_dir(&self.dir).env_clear().envs(&self.env).env(MARK, &self.folder);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        if let Some(uid) = self.uid {
-            // Supplementary groups are dropped with it.
-            command.uid(uid).gid(uid);
-        }
+    /// Returns once the command runs in its cage.
+    async fn spawn(&self, program: &Path, args: &[&str]) -> Result<Running, CommandError> {
         let group = Membership::of_build(&self.folder);
-        yield_to_all(&mut command, self.uid.is_some(), group.entrances());
-        let mut command = tokio::process::Command::from(command);
-        let child = command.kill_on_drop(true).spawn().map_err(CommandError::Start)?;
-        let tree = Tree::new(pid(&child), self.folder.clone(), group);
-        Ok((child, tree))
+        let mut unenforced = group.bound_build();
+        unenforced.extend(self.lacks_user().map(str::to_owned));
+        let (socket, order_end) = std::os::unix::net::UnixStream::pair().map_err(CommandError::Start)?;
+        let mut running = {
+            let mut command = std::process::Command::new(&self.exe);
+            command.arg("builder").current_dir("/").env_clear().env(MARK, &self.folder);
+            command.stdin(OwnedFd::from(order_end)).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+            yield_to_all(&mut command, group.entrances());
+            // Dropped at once: while it holds the builder's end, this end is never at its end.
+            let child = tokio::process::Command::from(command).kill_on_drop(true).spawn();
+            let child = child.map_err(CommandError::Start)?;
+            Running { tree: Some(Tree::new(pid(&child), self.folder.clone(), group)), child }
+        };
+        let order = self.order(program, args, unenforced)?;
+        let told = tokio::time::timeout_at(self.deadline, converse(socket, &order)).await;
+        let report = told.map_err(|_| CommandError::Late(Vec::new()))?.map_err(CommandError::Start)?;
+        match read_report(&report) {
+            Ok(unenforced) => self.say_unenforced(unenforced).await,
+            Err(Refused { step: Step::Execute, source, .. }) => return Err(CommandError::Start(source)),
+            Err(Refused { step: Step::Required, lacks, .. }) => return Err(CommandError::Required(lacks)),
+            Err(Refused { step, source, .. }) => {
+                // Why it died without a word is what it wrote before.
+                let _ = running.child.start_kill();
+                return Err(CommandError::Cage(step, source));
+            }
+        }
+        Ok(running)
+    }
+
+    fn order(
+        &self,
+        program: &Path,
+        args: &[&str],
+        unenforced: Vec<String>,
+    ) -> Result<Zeroizing<Vec<u8>>, CommandError> {
+        let text = |text: &str| Clear(Zeroizing::new(text.as_bytes().to_vec()));
+        let mut env: BTreeMap<String, Clear> = self.env.iter().map(|(n, v)| (n.clone(), text(v))).collect();
+        env.insert(MARK.to_owned(), Clear(Zeroizing::new(self.folder.as_os_str().as_encoded_bytes().to_vec())));
+        let files = std::mem::take(&mut *self.files.lock().unwrap_or_else(PoisonError::into_inner));
+        let order = Order {
+            program: program.to_owned(),
+            arguments: args.iter().map(|one| (*one).to_owned()).collect(),
+            env,
+            cage: CageOrder { files, unenforced, ..self.cage.clone() },
+        };
+        serde_json::to_vec(&order).map(Zeroizing::new).map_err(|e| CommandError::Start(e.into()))
+    }
+
+    /// Root without a user of the app's own.
+    fn lacks_user(&self) -> Option<&'static str> {
+        (nix::unistd::geteuid().is_root() && self.cage.uid.is_none()).then_some("own uid")
+    }
+
+    /// Once for each thing.
+    async fn say_unenforced(&self, found: Vec<String>) {
+        let new: Vec<String> = {
+            let mut said = self.unenforced.lock().unwrap_or_else(PoisonError::into_inner);
+            found.into_iter().filter(|one| said.insert(one.clone())).collect()
+        };
+        if !new.is_empty() {
+            let text = format!("the cage of this build cannot enforce: {}", new.join(", "));
+            let _ = self.progress.send(BuildProgress::Note { service: self.service.clone(), text }).await;
+        }
+    }
+}
+
+/// Sends the order and reads until the builder has executed the command, or has ended.
+async fn converse(socket: std::os::unix::net::UnixStream, order: &[u8]) -> io::Result<Vec<u8>> {
+    socket.set_nonblocking(true)?;
+    let mut socket = tokio::net::UnixStream::from_std(socket)?;
+    let mut report = Vec::new();
+    let sent = async {
+        socket.write_all(order).await?;
+        socket.shutdown().await
+    };
+    match sent.await {
+        // It has died; whether it has said why is seen below.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected) => {}
+        other => other?,
+    }
+    match socket.take(MAX_REPORT).read_to_end(&mut report).await {
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => Err(error),
+        Ok(_) | Err(_) => Ok(report),
     }
 }
 
@@ -212,10 +313,10 @@ fn pid(child: &tokio::process::Child) -> i32 {
     child.id().and_then(|id| i32::try_from(id).ok()).expect("it was not waited for yet")
 }
 
-/// Makes the command the last to get processor or disk, the first to lose its memory, the parent of its orphans, and
-/// a member of its control groups.
+/// Makes the builder and so the command the last to get processor or disk, the first to lose its memory, the parent of its
+/// orphans, and a member of its control groups.
 #[expect(unsafe_code, reason = "pre_exec: priorities are set in the child, before it can have children itself")]
-fn yield_to_all(command: &mut std::process::Command, other_user: bool, entrances: Vec<File>) {
+fn yield_to_all(command: &mut std::process::Command, entrances: Vec<File>) {
     const IDLE: libc::c_int = 3 << 13;
     const THIS_PROCESS: libc::c_int = 1;
     // SAFETY: between fork and exec only system calls are made, all async-signal-safe, on constants and no memory
@@ -233,9 +334,6 @@ fn yield_to_all(command: &mut std::process::Command, other_user: bool, entrances
             if file >= 0 {
                 libc::write(file, OOM_SCORE.as_ptr().cast(), OOM_SCORE.len());
                 libc::close(file);
-            }
-            if other_user && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
-                return Err(io::Error::last_os_error());
             }
             Ok(())
         });

@@ -3,12 +3,15 @@
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::ServiceName;
 use bowline_core::time::Humane;
+use bowline_core::units::Bytes;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::command::CommandError;
 use super::detect::python::COLLECT;
 use super::source::is_full;
+use crate::builder::contract::Step;
+use crate::cgroup::builds_memory;
 
 /// Programs that build commands call, and the Debian package that brings each.
 const PACKAGES: [(&str, &str); 20] = [
@@ -60,16 +63,26 @@ pub(super) fn fault(
     error: CommandError,
     hidden: &dyn Fn(&str) -> Option<PathBuf>,
 ) -> Fault {
-    let base = Fault::new(FaultKind::Failed, format!("the build of service {service} failed"));
+    let message = match &error {
+        CommandError::Required(_) => {
+            format!("this machine cannot enforce the cage that the build of service {service} requires")
+        }
+        CommandError::Cage(..) => format!("the build of service {service} cannot be caged"),
+        CommandError::Late(_) | CommandError::Ended(..) | CommandError::Memory(_) | CommandError::Start(_) => {
+            format!("the build of service {service} failed")
+        }
+    };
+    let base = Fault::new(FaultKind::Failed, message);
     let (cause, tail) = match &error {
         CommandError::Late(tail) => {
             (format!("`{shown}` was ended: the build took longer than {}", Humane(limit)), tail.as_slice())
         }
-        CommandError::Ended(_, tail) => (format!("`{shown}`: {error}"), tail.as_slice()),
+        CommandError::Ended(_, tail) | CommandError::Memory(tail) => (format!("`{shown}`: {error}"), tail.as_slice()),
         CommandError::Start(_) => (format!("`{shown}`: {error}"), [].as_slice()),
+        CommandError::Cage(..) | CommandError::Required(_) => (error.to_string(), [].as_slice()),
     };
     let mut fault = base.caused_by(cause);
-    if let CommandError::Start(source) = &error {
+    if let CommandError::Start(source) | CommandError::Cage(_, source) = &error {
         fault = fault.source(source);
     }
     fault.hint = match &error {
@@ -81,6 +94,16 @@ pub(super) fn fault(
                 .to_owned(),
         ),
         CommandError::Ended(..) => hint(tail, hidden),
+        CommandError::Memory(_) => Some(format!(
+            "builds may take {} of this machine's memory: build with fewer jobs at a time, or on a larger machine",
+            builds_memory().map_or_else(|| "a part".to_owned(), |bytes| Bytes(bytes).to_string())
+        )),
+        CommandError::Required(_) => Some("run Bowline as root, or write cage = \"best\"".to_owned()),
+        CommandError::Cage(Step::Namespaces | Step::Veil, _) => Some(
+            "the machine allows some of the namespaces and mounts of a cage but not all of them; it needs all, or none"
+                .to_owned(),
+        ),
+        CommandError::Cage(..) => None,
         CommandError::Start(e) if is_full(e) => Some("free space on the disk of the state folder".to_owned()),
         CommandError::Start(_) => None,
     };
@@ -116,7 +139,27 @@ fn hint(tail: &[String], hidden: &dyn Fn(&str) -> Option<PathBuf>) -> Option<Str
                 .to_owned(),
         );
     }
-    tail.iter().rev().find_map(|line| missing_header(line).or_else(|| missing_program(line, hidden)))
+    let missing = tail.iter().rev().find_map(|line| missing_header(line).or_else(|| missing_program(line, hidden)));
+    missing.or_else(|| tail.iter().rev().find_map(|line| refused(line)).map(str::to_owned))
+}
+
+/// What the cage refuses, in the words of those whom it does.
+fn refused(line: &str) -> Option<&'static str> {
+    const NOT_ROOT: &str =
+        "a build is not root and cannot become it: install system packages on the machine, and name them in `packages`";
+    const PLACES: &str = "a build is caged: it writes to its own folder, $HOME, $TMPDIR, /tmp and $BOWLINE_BUILD_CACHE, and sees the \
+                          system and the tools on PATH, but no home and no other app";
+    let any = |needles: &[&str]| needles.iter().any(|needle| line.contains(needle));
+    match () {
+        () if any(&["no new privileges", "must be run as root", "are you root?", "requires superuser"]) => {
+            Some(NOT_ROOT)
+        }
+        () if any(&["Permission denied", "Operation not permitted", "EACCES", "EPERM", "Read-only file system"]) => {
+            Some(PLACES)
+        }
+        () if any(&["No such file or directory"]) && any(&["/home/", "/root/"]) => Some(PLACES),
+        () => None,
+    }
 }
 
 /// `fatal error: ffi.h: No such file or directory`
@@ -133,6 +176,8 @@ fn missing_program(line: &str, hidden: &dyn Fn(&str) -> Option<PathBuf>) -> Opti
         rest.split('\'').next().filter(|_| line.contains("No such file"))?
     } else if let Some(rest) = line.strip_suffix(": not found").or(line.strip_suffix(": command not found")) {
         rest.rsplit(": ").next()?
+    } else if let Some(rest) = line.strip_suffix(": Permission denied") {
+        rest.rsplit(": ").next().filter(|name| hidden(name).is_some())?
     } else {
         let rest = line.strip_suffix(": No such file or directory")?;
         rest.rsplit([' ', ':']).next()?.trim_matches('\'')
@@ -176,7 +221,12 @@ mod tests {
         check("x.c:3:10: fatal error: ffi.h: No such file or directory", Some("libffi-dev"));
         check("OSError: [Errno 28] No space left on device", Some("disk is full"));
         check("/bin/sh: 1: cargo: not found", Some("/home/ann/.cargo/bin/cargo is closed to the user that builds"));
+        check("sh: 1: cargo: Permission denied", Some("/home/ann/.cargo/bin/cargo is closed to the user that builds"));
         check("cat: notes.txt: No such file or directory", None);
+        check("cat: /home/ann/notes.txt: No such file or directory", Some("no home"));
+        check("touch: cannot touch '/usr/local/x': Permission denied", Some("a build is caged"));
+        check("npm error code EACCES", Some("$BOWLINE_BUILD_CACHE"));
+        check("sudo: The \"no new privileges\" flag is set", Some("name them in `packages`"));
         check("AssertionError", None);
     }
 }

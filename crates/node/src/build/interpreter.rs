@@ -64,7 +64,7 @@ pub(super) struct Interpreter {
     pub executable: PathBuf,
     /// `3.11.2`
     pub version: String,
-    prefix: PathBuf,
+    pub prefix: PathBuf,
     /// A file of its standard library.
     library: PathBuf,
     /// It can make virtual environments with pip in them; Debian packages that apart.
@@ -168,9 +168,14 @@ fn none_found(wanted: &Wanted, rejected: &BTreeMap<PathBuf, Rejected>) -> Fault 
 /// Whether any user can get to `path` and use it, through every folder and link on the way; else the first that is
 /// closed.
 pub(super) fn reachable(path: &Path) -> Result<(), PathBuf> {
+    reachable_where(path, |_| false)
+}
+
+/// The same, where some folders on the way are open whatever their own modes say.
+pub(super) fn reachable_where(path: &Path, is_open: impl Fn(&Path) -> bool) -> Result<(), PathBuf> {
     let real = fs::canonicalize(path).map_err(|_| path.to_owned())?;
     let own = path.parent().map(|p| p.ancestors().collect::<Vec<_>>()).unwrap_or_default();
-    for part in own.into_iter().chain(real.ancestors()) {
+    for part in own.into_iter().chain(real.ancestors()).filter(|part| !is_open(part)) {
         let mode = fs::metadata(part).map_err(|_| part.to_owned())?;
         let needed = match mode.is_dir() {
             true if part == real => 0o005,

@@ -2,20 +2,23 @@
 //!
 //! The digest of an artifact covers the files, the commands and the interpreter; whatever has the same digest is not
 //! built again. A build runs where the artifact will lie, and only its seal, written last, makes it one (see
-//! `artifact`). Every command runs in its own group at the lowest priority and is ended with all that it started when
-//! its time is up or when the future of `run` is dropped (see `command`, `tree`).
+//! `artifact`). Every command runs in a cage (see `place`, `crate::builder`), as the app's own user where the node is root,
+//! at the lowest priority, and is ended with all that it started when its time is up or when the future of `run` is dropped
+//! (see `command`, `tree`). What it leaves is made harmless before it is sealed (see `freeze`).
 //!
-//! Architecture invariant: nothing of the source is run to find out what it is, and no build sees the daemon's
-//! environment but for a named list.
+//! Architecture invariant: nothing of the source is run to find out what it is, nothing of it is run outside of a cage,
+//! and no build sees the daemon's environment but for a named list.
 
 mod artifact;
 mod command;
 mod demand;
 mod detect;
 mod failure;
+mod freeze;
 mod hashes;
 mod interpreter;
 mod look;
+mod place;
 mod recipe;
 mod requirements;
 mod serve;
@@ -47,6 +50,7 @@ use detect::{Plan, Written};
 use hashes::Hashes;
 use interpreter::Interpreter;
 pub use look::{Found, FoundService, look};
+use place::Machine;
 use serve::Served;
 use source::{Listing, Source, SourceError, Wanted};
 
@@ -62,10 +66,16 @@ const COPY_ATTEMPTS: usize = 3;
 /// Where builds keep things, and what they may know.
 #[derive(Debug, Clone)]
 pub struct BuildConfig {
-    /// Artifacts go to `artifacts`, what speeds builds up to `cache`.
+    /// Artifacts go to `artifacts`, what speeds builds up to `cache`. No build sees anything else of it.
     pub state_dir: PathBuf,
+    /// Hidden from builds, too.
+    pub run_dir: PathBuf,
+    /// Run as `EXE builder`.
+    pub exe: PathBuf,
     /// The daemon's environment. Builds get `PATH`, `HOME` and what a named list passes on; nothing else.
     pub environment: BTreeMap<String, String>,
+    /// Use namespaces where the machine allows them.
+    pub namespaces: bool,
 }
 
 /// Builds every service of the app; what has been built before is only looked up. Services that share a build share
@@ -81,9 +91,11 @@ pub async fn run(
 ) -> Result<Built, Fault> {
     let deadline = Instant::now() + request.time_limit;
     let is_root = nix::unistd::geteuid().is_root();
+    let uid = request.uid.filter(|uid| is_root && *uid != 0);
     let build = Build {
         artifacts: Artifacts::open(&config.state_dir).map_err(|e| state_fault(&config.state_dir, &e))?,
-        uid: request.uid.filter(|uid| is_root && *uid != 0),
+        uid,
+        machine: Machine::look(config, uid.is_some()),
         is_root,
         request: &request,
         progress,
@@ -161,6 +173,8 @@ struct Build<'b> {
     artifacts: Artifacts,
     /// Who builds, if it is not the node's own user.
     uid: Option<u32>,
+    /// What it is given of the machine.
+    machine: Machine,
     /// Instances run under other users.
     is_root: bool,
     request: &'b BuildRequest,
@@ -318,12 +332,12 @@ impl Build<'_> {
         self.config.environment.get("PATH").map_or(SYSTEM_PATH, String::as_str)
     }
 
-    /// The daemon's `PATH`, without the folders that another user cannot enter where that matters.
-    fn path(&self, others_must_reach: bool) -> String {
+    /// The daemon's `PATH` for whoever gets to these folders.
+    fn path(&self, fits: impl Fn(&Path) -> bool) -> String {
         let own = std::env::split_paths(self.own_path()).chain(std::env::split_paths(SYSTEM_PATH));
         let mut folders: Vec<String> = Vec::new();
         for folder in own {
-            let fits = folder.is_absolute() && (!others_must_reach || interpreter::reachable(&folder).is_ok());
+            let fits = folder.is_absolute() && fits(&folder);
             if let (true, Some(folder)) = (fits, folder.to_str())
                 && !folders.iter().any(|known| known == folder)
             {
@@ -333,10 +347,20 @@ impl Build<'_> {
         folders.join(":")
     }
 
+    /// For an instance: without the folders that another user cannot enter.
+    fn run_path(&self) -> String {
+        self.path(|folder| !self.is_root || interpreter::reachable(folder).is_ok())
+    }
+
+    /// For a build, in its cage.
+    fn build_path(&self) -> String {
+        self.path(|folder| self.machine.admits(folder).is_ok())
+    }
+
     /// Where a program is on the daemon's `PATH` that the user who builds cannot run.
     fn hidden(&self, program: &str) -> Option<PathBuf> {
         let mut found = std::env::split_paths(self.own_path()).map(|folder| folder.join(program));
-        found.find(|path| self.uid.is_some() && path.is_file() && interpreter::reachable(path).is_err())
+        found.find(|path| path.is_file() && self.machine.admits(path).is_err())
     }
 
     /// What the artifact is for one of the services that share it.
@@ -364,7 +388,7 @@ impl Build<'_> {
             env.insert("VIRTUAL_ENV".to_owned(), venv.display().to_string());
             env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
         } else {
-            path.push(self.path(self.is_root));
+            path.push(self.run_path());
         }
         match run.is_some() {
             true => _ = env.insert("PATH".to_owned(), path.join(":")),

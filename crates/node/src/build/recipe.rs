@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +10,14 @@ use bowline_core::app::{Origin, Service};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::ServiceName;
 use bowline_core::release::BuildPhase;
-use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::Instant;
 
-use super::artifact::{self, Facts, Held, Seal};
+use super::artifact::{self, APP, Facts, Held, PARTS, Seal};
 use super::command::{CommandError, Host, passed_on};
 use super::detect::{self, Plan, Serve, Step, Tool};
-use super::interpreter::{self, Interpreter};
+use super::interpreter::Interpreter;
+use super::place::{self, Temporary};
 use super::serve::{GUNICORN, Served, Server, UVICORN};
 use super::source::{Source, SourceError};
 use super::target::{self, Choice, Interface};
@@ -45,8 +44,8 @@ impl Job<'_> {
         let build = self.build;
         missing_packages(self.name, &self.service.packages).await?;
         let folder = self.copy(held).await?;
-        let temporary = self.temporary()?;
-        let host = self.host(&folder, temporary.path())?;
+        let temporary = Temporary::make(&build.config.state_dir, build.uid)?;
+        let host = place::host(self, &folder, &temporary)?;
 
         build.phase(self.name, BuildPhase::Detect).await;
         let mut detected = self.plan.notes.clone();
@@ -81,7 +80,22 @@ impl Job<'_> {
         let facts = self.facts(served, detected);
         let (artifacts, held) = (build.artifacts.clone(), Arc::clone(held));
         let sealed = blocking(move |_| artifacts.seal(facts, &held)).await;
-        Ok(sealed.map_err(|e| state_fault(&build.config.state_dir, &e))?)
+        let (seal, left_out) = sealed.map_err(|e| self.unsealed(&e))?;
+        for path in left_out {
+            let path = path.strip_prefix(&folder).unwrap_or(&path).display();
+            build
+                .note(self.name, &format!("{path} is a socket, pipe or device that the build left: it is left out"))
+                .await;
+        }
+        Ok(seal)
+    }
+
+    fn unsealed(&self, error: &io::Error) -> Fault {
+        if error.kind() != io::ErrorKind::InvalidData {
+            return state_fault(&self.build.config.state_dir, error);
+        }
+        let message = format!("what the build of service {} left cannot be sealed", self.name);
+        Fault::new(FaultKind::Failed, message).source(error)
     }
 
     fn facts(&self, served: Served, detected: Vec<String>) -> Facts {
@@ -105,16 +119,18 @@ impl Job<'_> {
 
     async fn copy(&self, held: &Arc<Held>) -> Result<PathBuf, Setback> {
         let (artifacts, source) = (self.build.artifacts.clone(), Arc::clone(&self.source));
-        let (held, uid) = (Arc::clone(held), self.build.uid);
+        let (held, uid, has_venv) = (Arc::clone(held), self.build.uid, self.interpreter.is_some());
         let copied = blocking(move |cancel| {
             let state = |e| CopyError::State(e);
             artifacts.start(&held).map_err(state)?;
             let folder = held.folder.clone();
-            let app = folder.join("app");
-            artifact::make_folder(&app, 0o755).map_err(state)?;
-            source.copy(&app, cancel).map_err(CopyError::Source)?;
-            if let Some(uid) = uid {
-                artifact::give(&folder, uid).map_err(state)?;
+            // The build is given these, and not the folder that they lie in: it cannot put anything in their place.
+            for part in PARTS.into_iter().filter(|part| *part == APP || has_venv) {
+                artifact::make_folder(&folder.join(part), 0o755).map_err(state)?;
+            }
+            source.copy(&folder.join(APP), cancel).map_err(CopyError::Source)?;
+            for part in PARTS.map(|part| folder.join(part)).iter().filter(|part| part.is_dir()) {
+                uid.map_or(Ok(()), |uid| artifact::give(part, uid)).map_err(state)?;
             }
             Ok(folder)
         });
@@ -123,68 +139,6 @@ impl Job<'_> {
             CopyError::Source(e @ (SourceError::Changed(_) | SourceError::File(..))) => Setback::Changed(e),
             CopyError::Source(e) => Setback::Failed(e.into()),
             CopyError::State(e) => Setback::Failed(state_fault(&self.build.config.state_dir, &e)),
-        })
-    }
-
-    /// A folder for temporary files that is gone with the build, so that no build can fill `/tmp` for good.
-    fn temporary(&self) -> Result<TempDir, Fault> {
-        let parent = self.build.config.state_dir.join("cache/tmp");
-        let make = || -> io::Result<TempDir> {
-            artifact::make_folder(&parent, 0o711)?;
-            let folder = tempfile::Builder::new().prefix("build").tempdir_in(&parent)?;
-            own(folder.path(), self.build.uid)?;
-            Ok(folder)
-        };
-        make().map_err(|e| state_fault(&parent, &e))
-    }
-
-    fn host(&self, folder: &Path, temporary: &Path) -> Result<Host, Fault> {
-        let (build, cache) = (self.build, self.build.config.state_dir.join("cache"));
-        let who = build.uid.map_or_else(|| "own".to_owned(), |uid| uid.to_string());
-        let key = build.key();
-        let private = |parts: &[&str]| -> Result<String, Fault> {
-            let path = parts.iter().fold(cache.clone(), |path, part| path.join(part));
-            private_folder(&path, build.uid).map_err(|e| state_fault(&path, &e))?;
-            path.to_str().map(str::to_owned).ok_or_else(|| not_text(&path))
-        };
-        let mut env = passed_on(&build.config.environment);
-        let mut path = build.path(build.uid.is_some());
-        let home = match (build.uid, build.config.environment.get("HOME")) {
-            (None, Some(home)) => home.clone(),
-            (None, None) | (Some(_), _) => {
-                // What the daemon's own user keeps in its home is closed to the one that builds.
-                env.retain(|_, value| !value.starts_with('/') || interpreter::reachable(Path::new(value)).is_ok());
-                private(&["home", &who])?
-            }
-        };
-        if self.interpreter.is_some() {
-            let venv = folder.join("venv");
-            path = format!("{}/bin:{path}", venv.display());
-            env.insert("VIRTUAL_ENV".to_owned(), venv.display().to_string());
-        }
-        env.extend([
-            ("PATH".to_owned(), path),
-            ("HOME".to_owned(), home),
-            ("TMPDIR".to_owned(), temporary.display().to_string()),
-            ("PIP_CACHE_DIR".to_owned(), private(&["pip", &who])?),
-            ("PIP_DISABLE_PIP_VERSION_CHECK".to_owned(), "1".to_owned()),
-            ("PIP_NO_INPUT".to_owned(), "1".to_owned()),
-            ("PIP_PROGRESS_BAR".to_owned(), "off".to_owned()),
-            ("NPM_CONFIG_UPDATE_NOTIFIER".to_owned(), "false".to_owned()),
-            ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
-            (
-                "BOWLINE_BUILD_CACHE".to_owned(),
-                private(&["build", key.env.as_str(), key.app.as_str(), self.name.as_str()])?,
-            ),
-        ]);
-        Ok(Host {
-            service: self.name.clone(),
-            folder: folder.to_owned(),
-            dir: folder.join("app"),
-            env,
-            uid: build.uid,
-            deadline: build.deadline,
-            progress: build.progress.clone(),
         })
     }
 
@@ -266,22 +220,7 @@ fn servers(interface: Interface) -> (&'static [(&'static str, Server)], Server, 
     }
 }
 
-/// A folder that only the builder enters.
-fn private_folder(path: &Path, uid: Option<u32>) -> io::Result<()> {
-    artifact::make_folder(path, 0o700)?;
-    own(path, uid)
-}
-
-fn own(path: &Path, uid: Option<u32>) -> io::Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    let own = nix::unistd::geteuid().as_raw();
-    match uid.unwrap_or(own) {
-        uid if fs::metadata(path).is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == uid) => Ok(()),
-        uid => lchown(path, Some(uid), Some(uid)),
-    }
-}
-
-fn not_text(path: &Path) -> Fault {
+pub(super) fn not_text(path: &Path) -> Fault {
     Fault::new(FaultKind::Failed, format!("the state folder's path {} is not UTF-8", path.display()))
         .hint("choose another folder with --state")
 }
@@ -326,8 +265,8 @@ pub(super) async fn verify_tool(build: &Build<'_>, tool: &Tool) -> Result<String
     let program = if name == "rust" { "rustc" } else { name };
     let args: &[&str] = if name == "go" { &["version"] } else { &["--version"] };
     let mut env = passed_on(&build.config.environment);
-    let others = if *at_run { build.is_root } else { build.uid.is_some() };
-    env.extend([("PATH".to_owned(), build.path(others))]);
+    let path = if *at_run { build.run_path() } else { build.build_path() };
+    env.extend([("PATH".to_owned(), path)]);
     env.extend(build.config.environment.get("HOME").map(|home| ("HOME".to_owned(), home.clone())));
     let shown = format!("{name} {wanted}");
     let shown = shown.trim();

@@ -20,9 +20,15 @@ struct Bench {
     app: App,
     time_limit: Duration,
     uid: Option<u32>,
+    /// Of whoever runs the node; `None`: that of whoever runs the tests.
+    home: Option<PathBuf>,
+    namespaces: bool,
 }
 
 const WEB: &str = "web";
+
+/// The app's user.
+const BUILDER: u32 = 60_122;
 
 fn name(text: &str) -> ServiceName {
     ServiceName::new(text).unwrap()
@@ -45,6 +51,19 @@ fn service(origin: Origin, run: Option<&str>) -> Service {
         cage: Cage::Best,
         env: app::Variables::new(),
     }
+}
+
+const BUILDER_EXE: &str = "BOWLINE_TEST_BUILDER";
+
+/// The binary that the integration tests of this crate run, too; another user gets a copy that it can reach.
+fn builder() -> PathBuf {
+    if let Some(copy) = std::env::var_os(BUILDER_EXE) {
+        return copy.into();
+    }
+    let own = std::env::current_exe().unwrap();
+    let beside = own.ancestors().nth(2).unwrap().join("bowline-node-shim");
+    assert!(beside.exists(), "{} is built by `cargo test -p bowline-node`", beside.display());
+    beside
 }
 
 fn folder(build: Option<&str>) -> Origin {
@@ -84,7 +103,9 @@ impl Bench {
             state: TempDir::new().unwrap(),
             app: app(service),
             time_limit: Duration::from_secs(300),
-            uid: None,
+            uid: nix::unistd::geteuid().is_root().then_some(BUILDER),
+            home: None,
+            namespaces: true,
         };
         fs::set_permissions(bench.state.path(), fs::Permissions::from_mode(0o711)).unwrap();
         for (path, text) in files {
@@ -102,7 +123,11 @@ impl Bench {
     fn config(&self) -> BuildConfig {
         let mut environment: BTreeMap<String, String> = std::env::vars().collect();
         environment.insert("CANARY".to_owned(), "hunter2".to_owned());
-        BuildConfig { state_dir: self.state.path().to_owned(), environment }
+        if let Some(home) = &self.home {
+            environment.insert("HOME".to_owned(), home.display().to_string());
+        }
+        let (state_dir, run_dir) = (self.state.path().to_owned(), self.state.path().join("run"));
+        BuildConfig { state_dir, run_dir, exe: builder(), environment, namespaces: self.namespaces }
     }
 
     fn request(&self) -> BuildRequest {
@@ -282,6 +307,9 @@ async fn another_user_builds_when_told_so_and_cannot_change_the_result() {
     }
     let build = "id -u > made; cp made \"$BOWLINE_BUILD_CACHE/kept\"; touch \"$HOME/x\" \"$TMPDIR/y\"";
     let mut bench = Bench::new(&[("a.txt", "a")], service(folder(Some(build)), Some("true")));
+    // What another user left there is none of its own.
+    bench.web().await;
+    bench.write("a.txt", "b");
     bench.uid = Some(60_123);
     let artifact = bench.web().await;
     let made = artifact.root.join("made");
@@ -708,4 +736,183 @@ async fn waiting_for_another_build_ends_with_the_time_limit() {
     let _held = Artifacts::open(bench.state.path()).unwrap().hold(digest).await.unwrap();
     bench.time_limit = Duration::from_millis(300);
     says(&bench.fault().await, &["another build of the same source"]);
+}
+
+/// Runs the tests of the cage once more as an ordinary user. Nothing to do for one.
+#[test]
+fn again_as_an_ordinary_user() {
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65_534;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let copy = |from: &Path, name: &str| {
+        let to = folder.path().join(name);
+        fs::copy(from, &to).unwrap();
+        to
+    };
+    let (tests, exe) = (copy(&std::env::current_exe().unwrap(), "tests"), copy(&builder(), "builder"));
+    for path in [folder.path(), &tests, &exe] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut command = std::process::Command::new(tests);
+    command.arg("build::tests::caged_").env_clear().env("PATH", "/usr/bin:/bin").env(BUILDER_EXE, exe);
+    let output = command.current_dir("/").uid(NOBODY).gid(NOBODY).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && !said.contains("0 passed"), "as an ordinary user: {said}");
+}
+
+/// Each line of `attempts` runs in a build, where it must fail; all that it printed is given.
+async fn attempts(bench: &mut Bench, attempts: &[String]) -> String {
+    let lines: Vec<String> =
+        attempts.iter().map(|one| format!("( {one} ) && echo 'ESCAPED: {}'", one.replace('\'', ""))).collect();
+    bench.app.services.get_mut(&name(WEB)).unwrap().origin =
+        folder(Some(&format!("{{ {}; }} 2>&1 | cat > told", lines.join("; "))));
+    let artifact = bench.web().await;
+    fs::read_to_string(artifact.root.join("told")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caged_builds_reach_nothing_but_their_own() {
+    let mut bench = Bench::new(&[("a.txt", "a")], service(folder(None), Some("true")));
+    let home = TempDir::new().unwrap();
+    let state = bench.state.path().to_owned();
+    let secrets =
+        [state.join("master.key"), state.join("volumes/local/other/data"), home.path().join(".ssh/id_ed25519")];
+    for secret in &secrets {
+        fs::create_dir_all(secret.parent().unwrap()).unwrap();
+        fs::write(secret, "a secret").unwrap();
+    }
+    fs::write(state.join("store.db"), "a store").unwrap();
+    fs::write(home.path().join(".npmrc"), "registry=https://mirror.example\n").unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    bench.home = Some(home.path().to_owned());
+    // A process of the node's user with a secret in its environment.
+    let mut victim = std::process::Command::new("sleep").arg("1000").env("SECRET", "hunter3").spawn().unwrap();
+    let secret_of_others = format!("tr '\\0' '\\n' < /proc/{}/environ | grep -q hunter3", victim.id());
+
+    let mut all: Vec<String> = secrets.iter().map(|secret| format!("cat {}", secret.display())).collect();
+    all.extend([
+        secret_of_others,
+        format!("kill -0 {}", victim.id()),
+        format!("ls {} | grep -q store.db", state.display()),
+        format!("ls -A {} | grep -q ssh", home.path().display()),
+        "ls /root /run/user/* | grep -q .".to_owned(),
+        "mknod device c 1 3".to_owned(),
+        "unshare -Ur true".to_owned(),
+        "grep -q '^NoNewPrivs:.*0$' /proc/self/status".to_owned(),
+        "grep '^Cap' /proc/self/status | grep -qv '0000000000000000$'".to_owned(),
+        "echo x > /proc/sys/kernel/hostname".to_owned(),
+    ]);
+    let told = attempts(&mut bench, &all).await;
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    let is_contained = !bench.lacks().await.contains("process isolation");
+    let escapes: Vec<&str> =
+        told.lines().filter(|line| line.contains("ESCAPED") || line.contains("a secret")).collect();
+    // Without a PID namespace an ordinary user's processes are its own.
+    let escapes: Vec<&&str> =
+        escapes.iter().filter(|line| is_contained || !line.contains(&victim.id().to_string())).collect();
+    assert!(escapes.is_empty(), "{escapes:#?} in\n{told}");
+
+    let planted = [home.path().join("planted"), state.join("planted"), state.join("artifacts/planted")];
+    let plant = planted.iter().chain(&secrets).map(|path| format!("echo x > {}; ", path.display())).collect::<String>();
+    bench.app.services.get_mut(&name(WEB)).unwrap().origin =
+        folder(Some(&format!("{plant} echo x > ../planted; mv ../app ../other; true")));
+    let artifact = bench.web().await;
+    assert!(artifact.root.is_dir() && !self::home(&artifact).join("planted").exists());
+    assert!(planted.iter().all(|path| !path.exists()));
+    assert!(secrets.iter().all(|path| fs::read_to_string(path).unwrap() == "a secret"));
+
+    let positive = [
+        "cat \"$HOME/.npmrc\" | grep -q mirror",
+        "echo x > \"$TMPDIR/x\"",
+        "echo x > /dev/stderr",
+        "test -r /etc/passwd",
+    ];
+    let told = attempts(&mut bench, &positive.map(str::to_owned)).await;
+    assert_eq!(told.matches("ESCAPED").count(), positive.len(), "{told}");
+}
+
+impl Bench {
+    /// What a build said of its cage.
+    async fn lacks(&self) -> String {
+        self.write("b.txt", "b");
+        let (_, said) = self.run().await;
+        fs::remove_file(self.source.path().join("b.txt")).unwrap();
+        let notes = said.into_iter().filter_map(|one| match one {
+            BuildProgress::Note { text, .. } => {
+                text.strip_prefix("the cage of this build cannot enforce: ").map(str::to_owned)
+            }
+            BuildProgress::Phase { .. } | BuildProgress::Line { .. } => None,
+        });
+        notes.collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caged_builds_leave_nothing_that_acts_or_leads_elsewhere() {
+    let build = "cp /usr/bin/id id; chmod 6755 id; mkfifo pipe; ln -s /etc/passwd link; ln \"$HOME/kept\" other 2>/dev/null; \
+                 echo x > \"$HOME/kept\"; true";
+    let mut bench = Bench::new(&[("a.txt", "a")], service(folder(Some(build)), Some("true")));
+    bench.web().await;
+    bench.write("a.txt", "b");
+    let (built, said) = bench.run().await;
+    let artifact = built.unwrap().artifacts.remove(&name(WEB)).unwrap();
+    let of = |file: &str| fs::symlink_metadata(artifact.root.join(file)).unwrap();
+    let own = nix::unistd::geteuid().as_raw();
+    assert_eq!((of("id").mode() & 0o7777, of("id").uid()), (0o555, own));
+    assert!(of("link").is_symlink() && !artifact.root.join("pipe").exists());
+    assert!(format!("{said:?}").contains("app/pipe is a socket, pipe or device"), "{said:?}");
+    let kept = bench.state.path().join("cache/homes/local/app/kept");
+    assert_eq!(fs::metadata(&kept).unwrap().nlink(), 1, "a later build could write to a sealed artifact");
+    bench.app.services.get_mut(&name(WEB)).unwrap().origin = folder(Some("rm -rf ../app; ln -s /etc ../app; true"));
+    let (built, _) = bench.run().await;
+    if let Ok(built) = built {
+        assert!(fs::symlink_metadata(&built.artifacts[&name(WEB)].root).unwrap().is_dir());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caged_builds_find_what_earlier_ones_kept() {
+    let build = "cat \"$HOME/kept\" \"$BOWLINE_BUILD_CACHE/kept\" > before 2>/dev/null; for d in \"$HOME\" \"$BOWLINE_BUILD_CACHE\"; do \
+                 echo x >> \"$d/kept\"; done; true";
+    let bench = Bench::new(&[("a.txt", "a")], service(folder(Some(build)), Some("true")));
+    let before = |artifact: Artifact| fs::read_to_string(artifact.root.join("before")).unwrap();
+    assert_eq!(before(bench.web().await), "");
+    bench.write("a.txt", "b");
+    assert_eq!(before(bench.web().await), "x\nx\n");
+}
+
+#[tokio::test]
+async fn caged_builds_are_refused_where_a_required_cage_is_not_whole() {
+    let mut bench = Bench::new(&[("a.txt", "a")], service(folder(Some("true")), Some("true")));
+    bench.namespaces = false;
+    assert!(bench.lacks().await.contains("process isolation"));
+    bench.app.services.get_mut(&name(WEB)).unwrap().cage = Cage::Required;
+    says(
+        &bench.fault().await,
+        &["cannot enforce the cage that the build of service web requires", "process isolation"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caged_builds_run_out_of_memory_alone() {
+    let build = "touch \"$BOWLINE_BUILD_CACHE/begun\"; until [ -e \"$BOWLINE_BUILD_CACHE/go\" ]; do sleep 0.01; done; \
+                 head -c 300m /dev/zero | tail -c 299m > /dev/null";
+    let bench = Bench::new(&[("a.txt", "a")], service(folder(Some(build)), Some("true")));
+    let begun = bench.state.path().join("cache/build/local/app/web/begun");
+    let starve = async {
+        until("the build begins", || begun.exists()).await;
+        let folder = bench.artifacts().into_iter().next().unwrap();
+        let group = Membership::of_build(&bench.state.path().join("artifacts").join(folder));
+        let bound = group.starve(64 << 20);
+        fs::write(begun.with_file_name("go"), "").unwrap();
+        bound
+    };
+    let ((built, _), bound) = tokio::join!(bench.run(), starve);
+    if bound {
+        says(&built.unwrap_err(), &["ran out of the memory", "of this machine's memory"]);
+    }
 }

@@ -1,5 +1,8 @@
 //! The processes of a build, and how they are ended: all of them, also those that left the group and the session.
 //!
+//! In a PID namespace of its own all of them end with the first process there (see `builder`). What follows finds that
+//! process, and all of them where a machine gives no namespace.
+//!
 //! Every process of a build inherits `BOWLINE_BUILD=<folder>`. A process that detaches itself keeps that, so it is
 //! found in `/proc` even when its parents are gone, by a later daemon too, without any privilege. The leader is a
 //! subreaper besides: while it lives, whoever detaches becomes its child, a cleared environment or not. A control
@@ -38,6 +41,11 @@ impl Tree {
     /// `group`: the one the leader joined before it was executed.
     pub(super) fn new(leader: i32, folder: PathBuf, group: Membership) -> Self {
         Self { leader, folder, group }
+    }
+
+    /// Whether the kernel ended one of them because builds may take no more memory.
+    pub(super) fn ran_out_of_memory(&self) -> bool {
+        self.group.out_of_memory_kills() > 0
     }
 }
 

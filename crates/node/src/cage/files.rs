@@ -2,7 +2,7 @@
 //!
 //! The lists name folders, hardly ever files: a rule belongs to an inode, and a file that is replaced (`resolv.conf` by
 //! the network, `passwd` by a new user) would be out of reach until the app is started again. `/etc` is granted whole for
-//! the same reason; where there is a mount namespace its folders that no app needs are empty (`shim::veil`).
+//! the same reason; where there is a mount namespace its folders that no app needs are empty (`veil`).
 
 use std::path::{Path, PathBuf};
 
@@ -56,6 +56,12 @@ pub(crate) struct Grants {
     pub read: Vec<PathBuf>,
     /// All of that, and written.
     pub write: Vec<PathBuf>,
+}
+
+/// `/tmp` and the like: a process's own by the veil; else the machine's, unless that would give away what is hidden.
+pub(crate) fn temporary(veiled: bool, hidden: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
+    let all = ["/tmp", "/var/tmp"].map(PathBuf::from).into_iter();
+    all.filter(move |folder| veiled || !hidden.iter().any(|one| one.starts_with(folder)))
 }
 
 /// A domain of these grants, ready to be entered. Reads nothing but the paths themselves.

@@ -1,17 +1,21 @@
 //! The cage around an app or a build: which files it reaches, what it may ask of the kernel, what it is allowed to be.
 //!
-//! Each file is one lock of it, and each holds alone: a mount namespace hides what is not the app's (`shim::veil`),
+//! Each file is one lock of it, and each holds alone: a mount namespace hides what is not the app's (`veil`),
 //! Landlock refuses what is not granted (`files`), seccomp refuses the calls that no app needs (`calls`), no capability
-//! is left (`privileges`), and nobody but the edge reaches an instance's port (`ports`). What a machine cannot enforce
+//! is left (`privileges`), and nobody but the edge reaches an instance's port (`ports`); `entry` is the order in which a
+//! process closes them behind itself. What a machine cannot enforce
 //! is a [`Lack`]: reported by name, and refused where the cage is required.
 //!
 //! Architecture invariant: nothing here grants; what is granted comes as a list from whoever starts the process.
 
 pub(crate) mod calls;
+pub(crate) mod entry;
 pub(crate) mod files;
+pub(crate) mod namespaces;
 pub(crate) mod ports;
 pub(crate) mod privileges;
 pub(crate) mod toolchain;
+pub(crate) mod veil;
 
 /// What a machine does not enforce, found out by the process that is about to be caged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

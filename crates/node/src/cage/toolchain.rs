@@ -42,6 +42,20 @@ pub(crate) fn prefixes(path: &str, never: &[PathBuf]) -> BTreeSet<PathBuf> {
     found
 }
 
+/// A file or folder that a variable names, by its written and its real name; nothing where it is everyone's anyway, is
+/// somebody's home or holds one of `never`.
+pub(crate) fn named(path: &Path, never: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let Ok(real) = fs::canonicalize(path) else { return BTreeSet::new() };
+    let never: Vec<PathBuf> =
+        never.iter().flat_map(|one| [Some(one.clone()), fs::canonicalize(one).ok()]).flatten().collect();
+    let holds = |path: &Path| never.iter().any(|other| other.starts_with(path));
+    let is_given = |path: &PathBuf| path.is_absolute() && !is_system(path) && !is_home(path) && !holds(path);
+    match is_given(&real) {
+        true => [path.to_owned(), real].into_iter().filter(is_given).collect(),
+        false => BTreeSet::new(),
+    }
+}
+
 fn is_system(folder: &Path) -> bool {
     SYSTEM.iter().any(|system| folder.starts_with(system))
 }

@@ -123,6 +123,10 @@ impl Membership {
 /// of the release that mends it.
 const BUILDS_CPU: [(&str, &str); 2] = [("cpu.shares", "204"), ("cpu.weight", "20")];
 
+/// All builds together may take three quarters of the machine's memory: a linker needs much of it, and what serves and the
+/// system keep the rest.
+const BUILDS_MEMORY: (u64, u64) = (3, 4);
+
 impl Membership {
     /// The groups of the build in `folder`, below `bowline-builds`, made if absent. None where the machine has none.
     pub(crate) fn of_build(folder: &Path) -> Self {
@@ -141,6 +145,30 @@ impl Membership {
             }
         }
         made
+    }
+
+    /// Bounds the groups of a build, before anything joins them; returns what is not enforced.
+    pub(crate) fn bound_build(&self) -> Vec<String> {
+        let limits = Limits { memory: builds_memory().map(Bytes), cpu: None };
+        if let (Some((version, folder)), Some(Bytes(bytes))) = (&self.memory, limits.memory)
+            && let Some(all) = folder.parent()
+            && let Err(error) = bound_memory(*version, all, bytes)
+        {
+            tracing::debug!(group = %all.display(), %error, "each build is bounded, all of them together are not");
+        }
+        let mut unenforced = set_limits(self, &limits);
+        unenforced.extend(limits.memory.is_none().then(|| MEMORY_LIMIT.to_owned()));
+        unenforced
+    }
+
+    /// Lowers the memory limit; whether there is one.
+    #[cfg(test)]
+    pub(crate) fn starve(&self, bytes: u64) -> bool {
+        self.memory.as_ref().is_some_and(|(version, folder)| {
+            // Version 1 wants the lower of its two limits lowered first.
+            drop(set_memory(*version, folder, bytes));
+            set_memory(*version, folder, bytes).is_ok()
+        })
     }
 
     /// Whoever writes `0` here joins: a child between fork and exec, as any user, before it can have children.
@@ -226,6 +254,15 @@ fn set_limits(made: &Membership, limits: &Limits) -> Vec<String> {
 }
 
 fn set_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
+    bound_memory(version, folder, bytes)?;
+    match version {
+        Version::One => Ok(()),
+        // An app that lost one worker at random is in no state that anyone tested: all of it, or none.
+        Version::Two => set_if_there(&folder.join("memory.oom.group"), "1"),
+    }
+}
+
+fn bound_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
     match version {
         Version::One => {
             fs::write(folder.join("memory.limit_in_bytes"), bytes.to_string())?;
@@ -233,9 +270,7 @@ fn set_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
         }
         Version::Two => {
             fs::write(folder.join("memory.max"), bytes.to_string())?;
-            set_if_there(&folder.join("memory.swap.max"), "0")?;
-            // An app that lost one worker at random is in no state that anyone tested: all of it, or none.
-            set_if_there(&folder.join("memory.oom.group"), "1")
+            set_if_there(&folder.join("memory.swap.max"), "0")
         }
     }
 }
@@ -256,6 +291,16 @@ fn set_if_there(path: &Path, value: &str) -> io::Result<()> {
         true => fs::write(path, value),
         false => Ok(()),
     }
+}
+
+/// In bytes; `None`: the machine does not say how much it has.
+pub(crate) fn builds_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())?;
+    let (some, of) = BUILDS_MEMORY;
+    Some(kib * 1024 / of * some)
 }
 
 fn number(path: &Path) -> Option<u64> {

@@ -7,37 +7,21 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{
-    Gid, Pid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setgroups, setresgid, setresuid, setsid,
-};
-use rustix::thread::CapabilitySet;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
 
 use super::contract::Refusal;
-use super::veil::{Torn, Veil};
 use super::{inner, outer, search};
-use crate::cage::files::Grants;
-use crate::cage::{self, Lack};
-
-/// Open files an app may have, where the machine allows as many: servers hold a descriptor per connection, and programs
-/// that walk all possible descriptors still start at once.
-const OPEN_FILES: u64 = 65_536;
+use crate::cage::Lack;
+use crate::cage::entry::{Entry, Stage};
 
 /// Everything prepared before the fork.
 pub(super) struct Plan<'c> {
-    pub root: &'c Path,
     pub program: Program,
     pub environment: Vec<CString>,
-    /// Change to this user and group, with no other groups.
-    pub uid: Option<u32>,
-    pub view: View<'c>,
-    pub grants: Grants,
+    pub entry: Entry<'c>,
     /// What may lack; `None`: whatever does. Anything else, and the process must not run.
     pub tolerated: Option<Vec<Lack>>,
-    /// The shim's process, if its death must kill the app by signal.
-    pub bound_to: Option<Pid>,
     pub streams: Streams,
     /// Tells the outer process who this is, where it asks.
     pub socket: Option<OwnedFd>,
@@ -53,16 +37,6 @@ pub(super) enum Program {
     Shell(Vec<CString>),
     /// The first of them, as a shell would find it.
     Named(Vec<CString>),
-}
-
-/// What becomes of the machine's files before the locks are installed.
-pub(super) enum View<'c> {
-    /// This process has a mount namespace: what is not the app's is covered in one of its own.
-    Draw(Veil<'c>),
-    /// There is none.
-    Bare,
-    /// This process has joined one in which it is drawn already.
-    Joined,
 }
 
 pub(super) struct Streams {
@@ -84,6 +58,17 @@ pub(super) enum Step {
     User,
     Cage,
     Exec,
+}
+
+impl From<Stage> for Step {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Prepare => Self::Prepare,
+            Stage::Veil => Self::Veil,
+            Stage::User => Self::User,
+            Stage::Folder => Self::Folder,
+        }
+    }
 }
 
 impl Step {
@@ -161,31 +146,8 @@ fn exec(plan: &mut Plan<'_>) -> Result<Infallible, (Step, io::Error)> {
     let at = |step: Step| move |error: nix::Error| (step, io::Error::from(error));
     setsid().map_err(at(Step::Prepare))?;
     umask(Mode::from_bits_truncate(0o022));
-    set_limits().map_err(at(Step::Prepare))?;
     take_streams(&plan.streams).map_err(|error| (Step::Streams, error))?;
-    let mut lacks = draw(&plan.view).map_err(|error| (Step::Veil, error))?;
-    let bounded = cage::privileges::bound(CapabilitySet::empty());
-    if let Some(uid) = plan.uid {
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
-        setgroups(&[]).map_err(at(Step::User))?;
-        setresgid(gid, gid, gid).map_err(at(Step::User))?;
-        setresuid(uid, uid, uid).map_err(at(Step::User))?;
-    }
-    nix::sys::prctl::set_no_new_privs().map_err(at(Step::Prepare))?;
-    if bounded.and_then(|()| cage::privileges::drop_all()).is_err() {
-        lacks.push(Lack::Capabilities);
-    }
-    if let Some(parent) = plan.bound_to {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(at(Step::Prepare))?;
-        if nix::unistd::getppid() != parent {
-            return Err((Step::Prepare, io::Error::from_raw_os_error(libc::ESRCH)));
-        }
-    }
-    // As the app's user: a folder that only root may enter is of no use to it.
-    chdir(plan.root).map_err(at(Step::Folder))?;
-    default_signals().map_err(at(Step::Prepare))?;
-    close_on_exec().map_err(|error| (Step::Prepare, error))?;
-    lacks.extend(lock(&plan.grants));
+    let lacks = plan.entry.enter().map_err(|(stage, error)| (stage.into(), error))?;
     tell(plan, &lacks)?;
     match &plan.program {
         Program::Shell(arguments) => execve(c"/bin/sh", arguments, &plan.environment).map_err(at(Step::Exec)),
@@ -206,27 +168,6 @@ fn take_streams(streams: &Streams) -> io::Result<()> {
     Ok(())
 }
 
-/// Covers what is not the app's; returns what lacks.
-fn draw(view: &View<'_>) -> io::Result<Vec<Lack>> {
-    match view {
-        View::Joined => Ok(Vec::new()),
-        View::Bare => Ok(vec![Lack::Hiding]),
-        View::Draw(veil) => match veil.draw() {
-            Ok(()) => Ok(Vec::new()),
-            Err(Torn::Half(error)) => Err(error),
-            Err(Torn::NotBegun) => Ok(vec![Lack::Hiding]),
-        },
-    }
-}
-
-/// The locks that hold for good: nothing but `execve` comes after them.
-fn lock(grants: &Grants) -> Vec<Lack> {
-    let mut lacks = cage::files::enter(grants);
-    let filtered = cage::calls::Filters::new().ok().is_some_and(|filters| filters.install().is_ok());
-    lacks.extend((!filtered).then_some(Lack::Calls));
-    lacks
-}
-
 fn tell(plan: &Plan<'_>, lacks: &[Lack]) -> Result<(), (Step, io::Error)> {
     let codes: Vec<u8> = lacks.iter().map(|lack| lack.code()).collect();
     let told = plan.report.try_clone().and_then(|report| fs::File::from(report).write_all(&codes));
@@ -235,36 +176,5 @@ fn tell(plan: &Plan<'_>, lacks: &[Lack]) -> Result<(), (Step, io::Error)> {
     match lacks.iter().all(is_tolerated) {
         true => Ok(()),
         false => Err((Step::Cage, io::Error::from_raw_os_error(libc::ENOSYS))),
-    }
-}
-
-fn set_limits() -> nix::Result<()> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most.min(OPEN_FILES), most)?;
-    // Core files of an app hold its secrets.
-    let (_, most) = getrlimit(Resource::RLIMIT_CORE)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, most)
-}
-
-fn default_signals() -> nix::Result<()> {
-    for each in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
-        set_default(each)?;
-    }
-    SigSet::empty().thread_set_mask()
-}
-
-#[expect(unsafe_code, reason = "installing a signal disposition is unsafe in nix because of handlers")]
-fn set_default(each: Signal) -> nix::Result<()> {
-    // SAFETY: SIG_DFL runs no code of ours.
-    unsafe { signal(each, SigHandler::SigDfl) }.map(drop)
-}
-
-/// Nothing but the three streams reaches the app.
-#[expect(unsafe_code, reason = "no safe wrapper of close_range(2) is at hand")]
-fn close_on_exec() -> io::Result<()> {
-    // SAFETY: it only sets a flag on descriptors; CLOSE_RANGE_CLOEXEC closes none of them now.
-    match unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }

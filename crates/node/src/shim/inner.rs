@@ -18,12 +18,14 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, getpid, pipe2};
 use serde::{Deserialize, Serialize};
 
-use super::child::{self, Plan, Program, Streams, View};
+use super::child::{self, Plan, Program, Streams};
 use super::contract::{self, Config, End, Entry, ExitRecord, FORMAT, Refusal, Stop};
 use super::life::{Effect, Input, Life, Status};
 use super::log::{LogFile, Splitter, Tag};
 use super::outer::{self, now_ms};
 use super::place;
+use crate::cage::entry::{self, View};
+use crate::cage::namespaces;
 use crate::cgroup::Membership;
 use crate::procfs;
 
@@ -107,14 +109,16 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
     let entry = Entry { variables: place.variables.clone(), grants: place.grants(&config, contained) };
     let script = c_string(config.script.as_bytes(), "the command")?;
     let plan = Plan {
-        root: &config.root,
         program: Program::Shell(vec![c"sh".to_owned(), c"-c".to_owned(), script]),
         environment: environment(&config, &place)?,
-        uid: config.uid,
-        view: if contained { View::Draw(place.veil(&config)) } else { View::Bare },
-        grants: entry.grants.clone(),
+        entry: entry::Entry {
+            view: if contained { View::Draw(place.veil(&config)) } else { View::Bare },
+            uid: config.uid,
+            bound_to: (!contained).then(getpid),
+            dir: &config.root,
+            grants: entry.grants.clone(),
+        },
         tolerated: config.cage_required.then(Vec::new),
-        bound_to: (!contained).then(getpid),
         streams: Streams { stdin: None, stdout: out_end, stderr: err_end, terminal: false },
         socket: Some(socket.try_clone().map_err(|error| failed(&error))?),
         gate,
@@ -160,7 +164,7 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
 
 /// The child goes on in `become_app`; this process keeps none of its ends.
 pub(super) fn fork_app(plan: Plan<'_>, id: &str) -> Result<Pid, Refusal> {
-    match outer::fork_now() {
+    match namespaces::fork_now() {
         Ok(ForkResult::Child) => std::process::exit(child::become_app(plan)),
         Ok(ForkResult::Parent { child }) => Ok(child),
         Err(error) => Err(Refusal::new(format!("cannot prepare the process of {id}"))

@@ -21,7 +21,6 @@ pub(crate) mod outer;
 pub(crate) mod place;
 mod search;
 pub(crate) mod session;
-mod veil;
 
 use std::process::ExitCode;
 

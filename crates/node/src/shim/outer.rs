@@ -7,16 +7,17 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixCredentials, recvmsg, setsockopt, socketpair,
     sockopt,
 };
-use nix::unistd::{ForkResult, fork, getegid, geteuid, setsid};
+use nix::unistd::{ForkResult, setsid};
 
 use super::contract::{Config, End, ExitRecord, FORMAT, OLDEST, Record, Refusal, Reply};
 use super::inner::{self, Verdict};
+use crate::cage::namespaces;
 use crate::procfs;
 
 /// How long a predecessor that is being killed may still hold the slot.
@@ -101,7 +102,7 @@ fn read_config() -> Result<Config, Refusal> {
 fn start(config: Config) -> Result<Outcome, Refusal> {
     let lock = take_lock(&config.lock)?;
     let contained = match config.namespaces {
-        true => enter_namespaces().map_err(|error| {
+        true => namespaces::enter(CloneFlags::empty()).map_err(|error| {
             Refusal::new(format!("cannot set up the namespaces of {}", config.id)).caused_by(&error)
         })?,
         false => false,
@@ -110,7 +111,7 @@ fn start(config: Config) -> Result<Outcome, Refusal> {
     let (outer, inner) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(failed)?;
     setsockopt(&outer, sockopt::PassCred, &true).map_err(failed)?;
-    match fork_now().map_err(failed)? {
+    match namespaces::fork_now().map_err(failed)? {
         ForkResult::Child => {
             drop(outer);
             Ok(Outcome::Ended(inner::run(config, inner, lock, contained)))
@@ -121,12 +122,6 @@ fn start(config: Config) -> Result<Outcome, Refusal> {
             supervise_start(&config, &outer, pid, contained).map(|record| Outcome::Started(Box::new(record)))
         }
     }
-}
-
-#[expect(unsafe_code, reason = "fork is unsafe because of other threads")]
-pub(super) fn fork_now() -> nix::Result<ForkResult> {
-    // SAFETY: a shim has one thread, so the child may do whatever the parent may.
-    unsafe { fork() }
 }
 
 /// The lock belongs to the open file, which the inner process inherits: it is free when the last of both is gone.
@@ -158,23 +153,6 @@ fn is_still_at(file: &fs::File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let identity = |meta: fs::Metadata| (meta.dev(), meta.ino());
     matches!((file.metadata().map(identity), fs::metadata(path).map(identity)), (Ok(a), Ok(b)) if a == b)
-}
-
-/// A PID, an IPC and a mount namespace; for an ordinary user inside a user namespace that maps only them. `false`: the machine
-/// does not allow it. An error: it allowed half of it, and this process cannot go back.
-fn enter_namespaces() -> io::Result<bool> {
-    let (uid, gid) = (geteuid(), getegid());
-    let wanted = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
-    if uid.is_root() {
-        return Ok(unshare(wanted).is_ok());
-    }
-    if unshare(wanted | CloneFlags::CLONE_NEWUSER).is_err() {
-        return Ok(false);
-    }
-    fs::write("/proc/self/setgroups", "deny")?;
-    fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
-    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
-    Ok(true)
 }
 
 fn supervise_start(config: &Config, socket: &OwnedFd, pid: u32, contained: bool) -> Result<Record, Refusal> {

@@ -12,8 +12,9 @@ use nix::mount::{MsFlags, mount};
 
 use super::contract::{Config, FileOfSecret, Mount, Refusal};
 use super::layer::{self, Reach};
-use super::veil::Veil;
-use crate::cage::files::Grants;
+use crate::cage::files::{self, Grants};
+use crate::cage::namespaces;
+use crate::cage::veil::Veil;
 use crate::disk::DISK_LIMIT;
 use crate::disk::image::{self, Purpose};
 use crate::layout;
@@ -58,9 +59,7 @@ impl Place {
         let mut write = config.volume_folders.clone();
         write.extend(self.bound.iter().cloned());
         write.push(self.temporary.clone());
-        // Its own by the veil; else the machine's, unless that would give away what is hidden.
-        let temporary = ["/tmp", "/var/tmp"].map(PathBuf::from).into_iter();
-        write.extend(temporary.filter(|folder| contained || !config.hidden.iter().any(|h| h.starts_with(folder))));
+        write.extend(files::temporary(contained, &config.hidden));
         match self.layered {
             true => write.push(config.root.clone()),
             false => read.push(config.root.clone()),
@@ -80,7 +79,7 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
     let mut written = config.folder.clone();
     if contained {
         let root = Path::new("/");
-        detach_mounts().map_err(|error| failed("detach the mounts of", root, &error))?;
+        namespaces::detach_mounts().map_err(|error| failed("detach the mounts of", root, &error))?;
         leave_other_volumes(config).map_err(|error| failed("leave the volumes of others in", root, &error))?;
         match attach_scratch(config, &temporary) {
             Ok(folder) => written = folder.unwrap_or(written),
@@ -90,9 +89,7 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
                 place.unenforced.push(DISK_LIMIT.to_owned());
             }
         }
-        // A container may forbid it by masking parts of /proc; then the machine's own stays visible.
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        note(&mut place, mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>), "own /proc");
+        note(&mut place, namespaces::mount_proc(), namespaces::OWN_PROC);
         let layer = layer::put_over(&config.root, &written, config.uid, &config.writable);
         place.layered = layer.is_ok();
         match layer {
@@ -101,7 +98,7 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
             Err(_) => place.unenforced.push("unchanging release folder".to_owned()),
         }
     } else {
-        place.unenforced.extend(["process isolation", "unchanging release folder"].map(str::to_owned));
+        place.unenforced.extend([namespaces::PROCESSES, "unchanging release folder"].map(str::to_owned));
         place.unenforced.extend(config.scratch.as_ref().map(|_| DISK_LIMIT.to_owned()));
     }
     if !place.layered && !config.writable.is_empty() {
@@ -136,12 +133,6 @@ fn note<E: std::fmt::Display>(place: &mut Place, outcome: Result<(), E>, what: &
     if outcome.is_err() {
         place.unenforced.push(what.to_owned());
     }
-}
-
-/// What is mounted here stays here; what the machine unmounts goes away here too, so that nothing is held busy.
-fn detach_mounts() -> io::Result<()> {
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
-    Ok(())
 }
 
 /// A mount of theirs that stays in this namespace would keep it alive, wherever it is unmounted.

@@ -1,7 +1,10 @@
-//! The shim alone, for the tests of this crate.
+//! The shim and the builder alone, for the tests of this crate.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    bowline_node::shim::main()
+    match std::env::args_os().nth(1).is_some_and(|role| role == "builder") {
+        true => bowline_node::builder::main(),
+        false => bowline_node::shim::main(),
+    }
 }

@@ -16,8 +16,9 @@ use nix::unistd::{Pid, getpid, pipe2};
 
 use super::contract::{Ended, Order};
 use crate::cage::Lack;
+use crate::cage::entry::{Entry, View};
 use crate::driver::pidfd::Pidfd;
-use crate::shim::child::{self, Plan, Program, Step, Streams, View};
+use crate::shim::child::{self, Plan, Program, Step, Streams};
 use crate::shim::contract::Refusal;
 use crate::shim::{inner, outer};
 
@@ -53,14 +54,16 @@ fn start(order: Order, streams: Streams, app: &Pidfd) -> Result<(Pid, SignalFd),
     let (gate, gate_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| refused(&error))?;
     let (report, report_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| refused(&error))?;
     let plan = Plan {
-        root: &order.root,
         program: Program::Named(arguments(&order).map_err(Ended::Refused)?),
         environment: environment(&order).map_err(Ended::Refused)?,
-        uid: order.uid,
-        view: if order.contained { View::Joined } else { View::Bare },
-        grants: order.grants.clone(),
+        entry: Entry {
+            view: if order.contained { View::Joined } else { View::Bare },
+            uid: order.uid,
+            bound_to: Some(getpid()),
+            dir: &order.root,
+            grants: order.grants.clone(),
+        },
         tolerated: Some(Lack::named(&order.unenforced)),
-        bound_to: Some(getpid()),
         streams,
         socket: None,
         gate,

@@ -30,6 +30,7 @@ use nix::unistd::{ForkResult, Pid};
 use self::contract::{Ended, Order, Passed};
 use super::contract::Refusal;
 use super::{inner, outer};
+use crate::cage::namespaces;
 use crate::driver::pidfd::Pidfd;
 
 /// Milliseconds between two looks at what is being killed: forks in progress escape.
@@ -103,7 +104,7 @@ fn split(order: &Order, app: &Pidfd) -> nix::Result<Side> {
         join_namespaces(app)?;
     }
     let (near, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    Ok(match outer::fork_now()? {
+    Ok(match namespaces::fork_now()? {
         ForkResult::Child => Side::Member { keeper: far },
         ForkResult::Parent { child } => Side::Keeper { member: near, child, signals: inner::watched_signals()? },
     })

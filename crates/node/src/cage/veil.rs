@@ -1,7 +1,7 @@
-//! What an app does not see: other apps, the state, homes, other sockets of this machine, `/tmp` of others.
+//! What an app or a build does not see: other apps, the state, homes, other sockets of this machine, `/tmp` of others.
 //!
-//! A second mount namespace, of the app's own: the shim goes on seeing its record and its log. Whole folders are covered,
-//! and what the app needs of them is attached again where it was.
+//! A second mount namespace, of its own: the shim of an app goes on seeing its record and its log. Whole folders are
+//! covered, and what is needed of them is attached again where it was.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -72,10 +72,10 @@ const TEMPORARY_SIZE: &str = "25%";
 /// For the mount points of what is attached.
 const COVER_OPTIONS: &str = "mode=0755,size=1m";
 
-/// What one app keeps.
+/// What one app or build keeps.
 #[derive(Debug)]
-pub(super) struct Veil<'c> {
-    /// The instance's folder.
+pub(crate) struct Veil<'c> {
+    /// The instance's or the build's own, where nobody else makes files.
     pub folder: &'c Path,
     /// Covered beside what is covered on every machine.
     pub hidden: &'c [PathBuf],
@@ -87,7 +87,7 @@ pub(super) struct Veil<'c> {
 
 /// How far it got.
 #[derive(Debug)]
-pub(super) enum Torn {
+pub(crate) enum Torn {
     /// Nothing is covered: the machine does not know how.
     NotBegun,
     /// Some of it is: no app can run there.
@@ -98,9 +98,9 @@ pub(super) enum Torn {
 type Attached<'c> = (&'c Path, OwnedFd);
 
 impl Veil<'_> {
-    pub(super) fn draw(&self) -> Result<(), Torn> {
+    pub(crate) fn draw(&self) -> Result<(), Torn> {
         let empty = self.folder.join("empty");
-        let covered = real(COVERED.iter().map(Path::new).chain(self.hidden.iter().map(PathBuf::as_path)));
+        let covered = covered(self.hidden);
         let temporary = real(TEMPORARY.iter().map(Path::new));
         let all: BTreeSet<&Path> = covered.union(&temporary).map(PathBuf::as_path).collect();
         let kept = unshare(CloneFlags::CLONE_NEWNS)
@@ -151,6 +151,11 @@ impl Veil<'_> {
         }
         Ok(())
     }
+}
+
+/// The folders that are covered and whose folders above what is attached again are new ones, which everyone may pass.
+pub(crate) fn covered(hidden: &[PathBuf]) -> BTreeSet<PathBuf> {
+    real(COVERED.iter().map(Path::new).chain(hidden.iter().map(PathBuf::as_path)))
 }
 
 /// Links followed; what is not there is left out.
