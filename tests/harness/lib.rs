@@ -102,7 +102,7 @@ impl Bowline {
                     Ok(_) if entry.file_name() == "scratch.img" => {}
                     Ok(kind) if kind.is_file() => {
                         let content = std::fs::read(entry.path()).unwrap_or_default();
-                        if content.windows(bytes.len()).any(|w| w == bytes) {
+                        if memchr::memmem::find(&content, bytes).is_some() {
                             found.push(entry.path());
                         }
                     }

@@ -181,6 +181,34 @@ impl Client {
         }
     }
 
+    pub async fn data(&self, query: &wire::DataQuery) -> Result<wire::DataList, ClientError> {
+        self.get(&format!("/v1/data{}", query_string(query))).await
+    }
+
+    /// `data`: `postgres.db`.
+    pub async fn lend(&self, env: &str, app: &str, data: &str, lend: &wire::Lend) -> Result<wire::Lent, ClientError> {
+        self.send(Method::POST, &format!("/v1/data/{env}/{app}/{data}/leases"), json(lend)).await
+    }
+
+    pub async fn give_back(&self, env: &str, app: &str, data: &str, user: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/data/{env}/{app}/{data}/leases/{user}");
+        self.exchange(Method::DELETE, &path, Bytes::new()).await.map(drop)
+    }
+
+    pub async fn fill(&self, env: &str, app: &str, data: &str, fill: &wire::Fill) -> Result<wire::Filled, ClientError> {
+        self.send(Method::PUT, &format!("/v1/data/{env}/{app}/{data}/content"), json(fill)).await
+    }
+
+    pub async fn remove_data(
+        &self,
+        env: &str,
+        app: &str,
+        data: &str,
+        query: &wire::RemoveQuery,
+    ) -> Result<wire::Removed, ClientError> {
+        self.send(Method::DELETE, &format!("/v1/data/{env}/{app}/{data}{}", query_string(query)), Bytes::new()).await
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.send(Method::GET, path, Bytes::new()).await
     }

@@ -113,6 +113,7 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         builds: node.builds,
         logs: node.logs,
         sessions: node.sessions,
+        data: node.data,
         edge_desired: edge.desired,
         edge: edge.observed,
     };

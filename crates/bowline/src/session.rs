@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bowline_api::{Client, ClientError};
+use bowline_api::{Client, ClientError, wire};
 use bowline_core::fault::{Fault, FaultKind};
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Readiness {
     Ready,
-    Failed(bowline_api::wire::Fault),
+    Failed(wire::Fault),
 }
 
 /// A daemon that answers.
@@ -56,6 +56,23 @@ impl Session {
             return Ok(Self { client, started: false });
         }
         start(paths, Some(args)).await
+    }
+
+    /// For a verb that needs a daemon and no app: one is started on any free ports where none runs. See [`Self::leave`].
+    pub(crate) async fn join_or_visit(paths: &Paths) -> Result<Self, Fault> {
+        Self::join_or_start(paths, vec!["--http=0".into(), "--https=0".into(), "--admin=0".into()]).await
+    }
+
+    /// Ends the daemon that this command has started, unless it has come to run something meanwhile.
+    pub(crate) async fn leave(&self, paths: &Paths) -> Result<(), Fault> {
+        let idle = |status: wire::Status| {
+            status.apps.iter().all(|app| matches!(app.state, wire::AppState::Stopped | wire::AppState::Failed))
+        };
+        if self.started && self.client.status().await.is_ok_and(idle) {
+            self.client.shutdown().await?;
+            Self::ended(paths).await?;
+        }
+        Ok(())
     }
 
     /// Waits until the daemon, which said that it ends, has let go of the state.

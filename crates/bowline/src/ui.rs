@@ -66,6 +66,14 @@ impl Ui {
         }
     }
 
+    /// A line for people that is not part of the answer, on stderr; nothing with `--json`.
+    pub(crate) fn aside(&self, line: impl Display) {
+        if !self.json {
+            // Nobody is left to tell when stderr is gone.
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+
     /// A JSON object on a line of its own; nothing without `--json`.
     pub(crate) fn object(&self, value: &impl Serialize) {
         if self.json {

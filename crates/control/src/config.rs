@@ -9,6 +9,7 @@ use bowline_core::fault::Fault;
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{BuildProgress, BuildRequest, Built};
+use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::route::{EdgeDesired, EdgeObservation};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
 use ipnet::IpNet;
@@ -30,6 +31,8 @@ pub type SessionCall = (
     mpsc::Sender<SessionOutput>,
     oneshot::Sender<SessionEnd>,
 );
+/// What a person asks of data, and where the node's answer goes.
+pub type DataCall = (DataOrder, oneshot::Sender<Result<DataDone, Fault>>);
 
 /// Who started the daemon, and so when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,7 @@ pub struct Links {
     pub builds: mpsc::Sender<BuildCall>,
     pub logs: mpsc::Sender<LogCall>,
     pub sessions: mpsc::Sender<SessionCall>,
+    pub data: mpsc::Sender<DataCall>,
     pub edge_desired: watch::Sender<Arc<EdgeDesired>>,
     /// Where it listens is known when the control room starts: apps are told by which address they reach services.
     pub edge: watch::Receiver<Arc<EdgeObservation>>,

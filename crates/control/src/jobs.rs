@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber, SecretName};
 use bowline_core::release::{Artifact, Revision, SecretVersion};
+use bowline_core::resource::ResourceKey;
 use bowline_core::rollout::Phase;
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
@@ -15,6 +16,7 @@ use crate::reconcile::change::{ChangeForm, ChangeId, FORM_VERSION};
 use crate::reconcile::effects::{Begin, Draft, Job, Outcome, SecretIndex, SecretMeta, Write};
 use crate::reconcile::events;
 use crate::reconcile::release::Release;
+use crate::reconcile::resources::{admin_name, password_name};
 use crate::secrets::Vault;
 use crate::store::{NewRevision, RevisionRecord, RolloutRecord, SecretRecord, Store, StoreError, Tx, Wanted};
 
@@ -137,8 +139,20 @@ fn apply(tx: &mut Tx<'_>, write: Write) -> Result<(), StoreError> {
         Write::ChangeEnded(key) => tx.clear_rollout(&key),
         Write::Run(record) => tx.put_run(&record),
         Write::Counted(record) => tx.put_job(&record),
+        Write::ForgetResource(key, at) => forget(tx, &key, at),
         Write::Maintenance(key, wanted) => tx.set_maintenance(&key, wanted.as_ref().map(|m| m.allow.as_slice())),
     }
+}
+
+/// What it was given once; what is not there is no error, since an earlier attempt may have been cut short.
+fn forget(tx: &mut Tx<'_>, key: &ResourceKey, at: Timestamp) -> Result<(), StoreError> {
+    for name in [Some(password_name(&key.id)), admin_name(&key.id)].into_iter().flatten() {
+        match tx.revoke_secret(&key.app, &name, at) {
+            Ok(_) | Err(StoreError::NoSecret { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    tx.forget_resource(key)
 }
 
 fn record(key: &AppKey, form: &ChangeForm) -> RolloutRecord {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bowline_api::wire::ChangeEvent;
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::resource::data::DataOrder;
 use bowline_core::route::EdgeDesired;
 use bowline_core::time::{Mono, Timestamp};
 use prometheus_client::registry::Registry;
@@ -374,6 +375,7 @@ impl Rim {
                 Effect::Build(change, request) => self.build(change, request),
                 Effect::CancelBuild(change) => self.cancel_build(change),
                 Effect::Certify(hosts) => self.certify(hosts),
+                Effect::Data(ticket, order) => self.data(ticket, order),
                 Effect::Node(desired) => drop(self.links.node_desired.send_replace(desired)),
                 Effect::Edge(desired) => drop(self.links.edge_desired.send_replace(desired)),
                 Effect::Snapshot(desired) => self.snapshot(desired),
@@ -431,6 +433,19 @@ impl Rim {
         });
         self.builds.retain(|_, task| !task.is_finished());
         self.builds.insert(change, task.abort_handle());
+    }
+
+    fn data(&self, ticket: Ticket, order: DataOrder) {
+        let (calls, inputs) = (self.links.data.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let gone = || Err(Fault::new(FaultKind::Failed, "the node gave up what was asked of it"));
+            let (reply, done) = oneshot::channel();
+            let result = match calls.send((order, reply)).await {
+                Ok(()) => done.await.unwrap_or_else(|_| gone()),
+                Err(_) => gone(),
+            };
+            send(&inputs, Input::Data(ticket, result)).await;
+        });
     }
 
     /// Both receivers are dropped with the task: the node ends a build that nobody waits for.

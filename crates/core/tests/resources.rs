@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use bowline_core::app::{Cage, Command, Limits, Probe, ResourceKind};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, AppName, EnvName, Incarnation, InstanceId, Port, ResourceName};
+use bowline_core::id::{AppKey, AppName, EnvName, Incarnation, InstanceId, Port, ReleaseNumber, ResourceName};
 use bowline_core::instance::{
     Exit, ExitCause, HealthState, InstanceObservation, InstanceOrder, InstanceSpec, Observations, Phase, PortChoice,
     Reach, Readiness, StopSignal, Usage,
 };
 use bowline_core::resource::{
-    Access, Effect, Input, Managed, Nature, Prepared, ResourceId, ResourceKey, ResourcePhase, ResourceSpec, Resources,
-    Server, Trouble,
+    Access, Effect, External, Input, Managed, Nature, Prepared, ResourceId, ResourceKey, ResourcePhase, ResourceSpec,
+    Resources, Server, Trouble,
 };
 use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};
@@ -303,4 +303,44 @@ fn nothing_is_ordered_before_it_is_known_what_is_wanted() {
     next.handle(&mut machine, Input::Node(&seen), &mut rng);
     assert_eq!(next.resources.orders(), None);
     assert!(next.resources.observe(machine.now).is_empty() && next.effects.is_empty());
+}
+
+#[test]
+fn a_server_elsewhere_counts_until_it_does_not_answer() {
+    let mut machine = Resources::new();
+    let at = |seconds| Mono(Duration::from_secs(seconds));
+    let wanted = |release| -> BTreeMap<ResourceKey, Arc<ResourceSpec>> {
+        let url = Secret::new("postgresql://u:w@h/d");
+        let external = External { url, ca: None, release: ReleaseNumber(release) };
+        [(key(), Arc::new(ResourceSpec::External(external)))].into()
+    };
+    let round = |effects: &[Effect]| match effects {
+        [Effect::Probe(_, round, _)] => *round,
+        other => panic!("one look is wanted: {other:?}"),
+    };
+    let phase = |machine: &Resources, now| machine.observe(now)[&key()].phase.clone();
+    let away = || Trouble { fault: Fault::new(FaultKind::Unreachable, "away"), nature: Nature::Passing };
+
+    machine.handle(Input::Desired(&wanted(1)), at(0), 1);
+    let adopted = Observations { adopted: true, ..Observations::default() };
+    let first = round(&machine.handle(Input::Node(&adopted), at(0), 1));
+    assert_eq!(phase(&machine, at(0)), ResourcePhase::Preparing);
+    machine.handle(Input::Probed(key(), first, Ok(Some("15.8".into()))), at(1), 1);
+    assert_eq!(phase(&machine, at(1)), ResourcePhase::Ready);
+
+    let again = machine.next_deadline().expect("it is asked again");
+    let second = round(&machine.handle(Input::Tick, again, 1));
+    assert_eq!(phase(&machine, again), ResourcePhase::Ready, "it counts as there while it is asked");
+    machine.handle(Input::Probed(key(), first, Err(away())), again, 1);
+    assert_eq!(phase(&machine, again), ResourcePhase::Ready, "an old answer is of no interest");
+    machine.handle(Input::Probed(key(), second, Err(away())), again, 1);
+    assert!(matches!(phase(&machine, again), ResourcePhase::Failing { attempts: 1, lasting: false, .. }));
+
+    let later = machine.next_deadline().expect("it is tried again");
+    let third = round(&machine.handle(Input::Tick, later, 1));
+    machine.handle(Input::Probed(key(), third, Ok(None)), later, 1);
+    assert_eq!(phase(&machine, later), ResourcePhase::Ready);
+    round(&machine.handle(Input::Desired(&wanted(2)), later, 1));
+    assert_eq!(phase(&machine, later), ResourcePhase::Preparing, "another release is answered by itself");
+    assert_eq!(machine.orders(), Some(BTreeMap::new()), "nothing is run for it");
 }

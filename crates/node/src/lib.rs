@@ -9,6 +9,7 @@ pub mod build;
 pub mod builder;
 mod cage;
 mod cgroup;
+mod data;
 mod disk;
 mod driver;
 mod health;
@@ -30,6 +31,7 @@ use bowline_core::id::InstanceId;
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{BuildProgress, BuildRequest, Built};
+use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -42,13 +44,15 @@ pub use procfs::{listener, memory_rollup};
 pub const LOG_BYTES: u64 = 10 << 20;
 /// Log files of one slot, the one that is written to included.
 pub const LOG_FILES: u32 = 5;
-/// Builds, log queries and sessions that wait to be taken.
+/// Builds, log queries, sessions and orders on data that wait to be taken.
 const CALLS: usize = 32;
 
 /// A build, where its live output goes, and where its end goes. Dropping the receiver of the end cancels the build.
 pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender<Result<Built, Fault>>);
 /// A question to the logs, and where the lines go. Dropping the receiver ends it.
 pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
+/// What a person asks of data, and where the answer goes.
+pub type DataCall = (DataOrder, oneshot::Sender<Result<DataDone, Fault>>);
 
 /// A session: input, of which the end is the command's end of input; what else is said to it; its output; and, when all of that
 /// is sent, how it ended. Dropping the sender of the second is leaving: everything that the session started is killed.
@@ -107,6 +111,7 @@ pub struct Handle {
     pub sessions: mpsc::Sender<SessionCall>,
     /// Ends when `desired` is dropped and nothing of any session is left.
     pub sessions_over: JoinHandle<()>,
+    pub data: mpsc::Sender<DataCall>,
 }
 
 /// Starts the node's tasks on the current tokio runtime.
@@ -120,14 +125,16 @@ pub fn spawn(config: NodeConfig) -> Handle {
     let (builds, build_calls) = mpsc::channel(CALLS);
     let (logs, log_calls) = mpsc::channel(CALLS);
     let (sessions, session_calls) = mpsc::channel(CALLS);
+    let (data, data_calls) = mpsc::channel(CALLS);
     let context = Arc::new(driver::Context::new(config));
     tokio::spawn(take_builds(build_config(&context.config), build_calls));
     tokio::spawn(take_log_queries(context.layout.clone(), log_calls));
+    tokio::spawn(data::take(Arc::clone(&context), data_calls));
     let sessions_over = tokio::spawn(session::take(context.clone(), desired_receiver.clone(), session_calls));
     let ends = resource::Ends { desired: desired_receiver, told, orders, seen };
     tokio::spawn(resource::Interposer::new(context.config.run_dir.clone(), ends).run());
     tokio::spawn(driver::Driver::new(context, ordered, seen_sender).run());
-    Handle { desired, observed, builds, logs, sessions, sessions_over }
+    Handle { desired, observed, builds, logs, sessions, sessions_over, data }
 }
 
 /// Files that an instance wrote beside its code, where they die with it: paths in its release folder `root`, in order, at

@@ -50,6 +50,12 @@ pub(crate) enum VolumeError {
     NeedsRoot { image: PathBuf },
     #[error("an earlier daemon is still at work on it")]
     Busy,
+    #[error("instances use it, or somebody is in it")]
+    InUse,
+    #[error("this machine mounts no file")]
+    Unmountable,
+    #[error(transparent)]
+    Content(Box<Fault>),
 }
 
 impl VolumeError {
@@ -65,7 +71,9 @@ impl VolumeError {
             Self::NeedsRoot { .. } => fault.hint("run Bowline as root, as before"),
             Self::Busy => fault.hint("it is tried again by itself"),
             Self::Tool { image, .. } => fault.hint(format!("look at it with: e2fsck -f {}", image.display())),
-            Self::File { .. } => fault,
+            Self::InUse => fault.hint("stop the app first"),
+            Self::Unmountable => fault.hint("it needs loop devices, mount and e2fsprogs"),
+            Self::File { .. } | Self::Content(_) => fault,
         }
     }
 }
@@ -122,6 +130,52 @@ impl Volumes {
             if users.remove(id) && users.is_empty() {
                 leave(&folder);
             }
+        }
+    }
+
+    /// Whether its data lie in a file system of its own.
+    pub(crate) fn is_sized(folder: &Path) -> bool {
+        Home::of(folder).image.exists()
+    }
+
+    /// Puts other contents in the place of what a volume with a size holds: whole, or it is as it was. Needs the room of
+    /// another one of its size meanwhile. `put` is given the empty folder. Blocks.
+    ///
+    /// # Errors
+    /// It is in use; it is not empty, and `replace` is not set (`Ok(None)`); the disk; whatever `put` says.
+    pub(crate) fn refill(
+        &self,
+        folder: &Path,
+        uid: Option<u32>,
+        replace: bool,
+        put: &mut dyn FnMut(&Path) -> Result<u64, Fault>,
+    ) -> Result<Option<u64>, VolumeError> {
+        let users = self.users(folder);
+        let users = lock(&users);
+        let home = Home::of(folder);
+        if !users.is_empty() || image::device(&home.image).map_err(home.tool("look at"))?.is_some() {
+            return Err(VolumeError::InUse);
+        }
+        home.recover()?;
+        if !replace && !home.is_empty()? {
+            return Ok(None);
+        }
+        home.refill(uid, put).map(Some)
+    }
+
+    /// Unmounts what is about to be removed. Blocks.
+    ///
+    /// # Errors
+    /// It is in use.
+    pub(crate) fn let_go(&self, folder: &Path) -> Result<(), VolumeError> {
+        let users = self.users(folder);
+        if !lock(&users).is_empty() {
+            return Err(VolumeError::InUse);
+        }
+        leave(folder);
+        match image::is_mounted(folder).map_err(file("cannot look at", folder))? {
+            true => Err(VolumeError::InUse),
+            false => Ok(()),
         }
     }
 
@@ -293,7 +347,10 @@ impl Home {
             }
             fs::rename(&self.folder, &self.plain).map_err(file("cannot move", &self.folder))?;
         }
-        let made = self.fill(size, uid, &lock);
+        let made = self.fill(size, uid, &lock, &mut |filling| match self.plain.exists() {
+            true => image::copy(&self.plain, filling, &lock).map_err(self.tool("move the data into")),
+            false => Ok(()),
+        });
         leave(&self.filling);
         let _ = fs::remove_dir(&self.filling);
         if !matches!(made, Ok(Made::Whole)) {
@@ -309,8 +366,42 @@ impl Home {
         Ok(Made::Whole)
     }
 
-    /// The new file system with all that it is to hold, in its place when it is whole and synced.
-    fn fill(&self, size: u64, uid: Option<u32>, lock: &File) -> Result<Made, VolumeError> {
+    /// Of one with a size, which nothing uses.
+    fn is_empty(&self) -> Result<bool, VolumeError> {
+        self.open(None)?;
+        let entries = fs::read_dir(&self.folder).map_err(file("cannot read", &self.folder));
+        let empty = entries.map(|entries| entries.flatten().all(|entry| entry.file_name() == "lost+found"));
+        leave(&self.folder);
+        empty
+    }
+
+    fn refill(&self, uid: Option<u32>, put: &mut dyn FnMut(&Path) -> Result<u64, Fault>) -> Result<u64, VolumeError> {
+        let lock = self.lock()?;
+        let size = fs::metadata(&self.image).map_err(file("cannot read", &self.image))?.len();
+        let mut files = 0;
+        let made = self.fill(size, uid, &lock, &mut |folder| {
+            files = put(folder).map_err(|fault| VolumeError::Content(Box::new(fault)))?;
+            Ok(())
+        });
+        leave(&self.filling);
+        let _ = fs::remove_dir(&self.filling);
+        if !matches!(made, Ok(Made::Whole)) {
+            let _ = fs::remove_file(&self.fresh);
+        }
+        match made? {
+            Made::Whole => Ok(files),
+            Made::Unavailable => Err(VolumeError::Unmountable),
+        }
+    }
+
+    /// The new file system with all that `put` gives it, in its place when it is whole and synced.
+    fn fill(
+        &self,
+        size: u64,
+        uid: Option<u32>,
+        lock: &File,
+        put: &mut dyn FnMut(&Path) -> Result<(), VolumeError>,
+    ) -> Result<Made, VolumeError> {
         leave(&self.filling);
         let _ = fs::remove_file(&self.fresh);
         let open = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&self.fresh);
@@ -330,9 +421,7 @@ impl Home {
         fs::set_permissions(&self.filling, fs::Permissions::from_mode(0o700))
             .and_then(|()| chown(&self.filling, uid, uid))
             .map_err(file("cannot give away", &self.filling))?;
-        if self.plain.exists() {
-            image::copy(&self.plain, &self.filling, lock).map_err(self.tool("move the data into"))?;
-        }
+        put(&self.filling)?;
         let unmounted = image::detach(&self.filling).and_then(|_| file_system.sync_all());
         unmounted.map_err(file("cannot write", &self.fresh))?;
         let synced = fs::rename(&self.fresh, &self.image).and_then(|()| match self.image.parent() {
@@ -424,7 +513,7 @@ enum Made {
 
 /// Makes the folder of a volume (`<state>/volumes/<env>/<app>/<name>`) if it is missing. What is in it is not touched;
 /// only the folder itself is given to `uid`, where this process may.
-fn ensure(folder: &Path, uid: Option<u32>) -> io::Result<()> {
+pub(crate) fn ensure(folder: &Path, uid: Option<u32>) -> io::Result<()> {
     if let Some(parent) = folder.parent() {
         layout::make_folder(parent, 0o711)?;
     }

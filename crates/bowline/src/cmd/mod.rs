@@ -3,6 +3,7 @@
 mod attach;
 mod check;
 mod completions;
+mod data;
 mod down;
 mod edge;
 mod events;
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Logs(args) => client(logs::run(args, &Paths::of_live(state)?, ui)),
         Verb::Events(args) => client(events::run(args, &Paths::of_live(state)?, ui)),
         Verb::Secret(args) => client(secret::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Data(args) => client(data::run(args, &Paths::of_live(state)?, ui)),
         Verb::Maintenance(args) => client(maintenance::run(args, &Paths::of_live(state)?, ui)),
         Verb::Exec(args) => exec::run(args, &Paths::of_live(state)?, ui),
         Verb::Run(args) => run::run(args, &Paths::of_live(state)?, ui),

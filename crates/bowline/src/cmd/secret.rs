@@ -20,18 +20,10 @@ pub(super) async fn run(args: Secret, paths: &Paths, ui: &Ui) -> Result<ExitCode
         Secret::List { .. } | Secret::Rm { .. } => None,
     };
     // Secrets are set before the first `up`, too: a daemon is started for it and stopped again.
-    let session =
-        Session::join_or_start(paths, vec!["--http=0".into(), "--https=0".into(), "--admin=0".into()]).await?;
+    let session = Session::join_or_visit(paths).await?;
     let done = answer(args, set, &session, ui).await;
-    if session.started && session.client.status().await.is_ok_and(|status| idle(&status)) {
-        session.client.shutdown().await?;
-        Session::ended(paths).await?;
-    }
+    session.leave(paths).await?;
     done.map(|()| ExitCode::SUCCESS)
-}
-
-fn idle(status: &wire::Status) -> bool {
-    status.apps.iter().all(|app| matches!(app.state, wire::AppState::Stopped | wire::AppState::Failed))
 }
 
 async fn answer(args: Secret, value: Option<Vec<u8>>, session: &Session, ui: &Ui) -> Result<(), Fault> {

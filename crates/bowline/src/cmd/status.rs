@@ -111,6 +111,7 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
     if !rows.is_empty() {
         ui.table(&head[..head.len() - usize::from(!waits)], &rows);
     }
+    resources(&app.resources, ui);
     jobs(app, ui);
     for volume in &app.volumes {
         ui.say(format!("  {}", ui.paint(Tone::Faint, holds(volume))));
@@ -192,6 +193,51 @@ fn holds(volume: &wire::VolumeStatus) -> String {
         (_, None) => "no size, it may fill the disk".to_owned(),
     };
     format!("volume {}: {holds}", volume.name)
+}
+
+/// Databases and caches; what one waits on is said like that of an instance.
+fn resources(all: &[wire::ResourceStatus], ui: &Ui) {
+    let head = ["RESOURCE", "VERSION", "STATE", "PID", "PORT", "UP", "RESTARTS", "MEMORY", "WAITS ON"];
+    let rows: Vec<Vec<String>> = all.iter().map(|resource| resource_row(resource, ui)).collect();
+    let waits = rows.iter().any(|row| row.last().is_some_and(|on| !on.is_empty()));
+    if !rows.is_empty() {
+        ui.table(&head[..head.len() - usize::from(!waits)], &rows);
+    }
+    for (resource, fault) in all.iter().filter_map(|resource| Some((resource, resource.fault.as_ref()?))) {
+        ui.say(format!("  {} {}", ui.paint(Tone::Bad, format!("{}.{}:", resource.kind, resource.name)), fault.error));
+        for cause in &fault.caused_by {
+            ui.say(format!("    {} {cause}", ui.paint(Tone::Warning, "caused by:")));
+        }
+        if let Some(hint) = &fault.hint {
+            ui.say(format!("    {} {hint}", ui.paint(Tone::Good, "hint:")));
+        }
+    }
+}
+
+fn resource_row(resource: &wire::ResourceStatus, ui: &Ui) -> Vec<String> {
+    let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let (tone, state) = match (resource.state.as_str(), resource.orphaned) {
+        ("ready", _) => (Tone::Good, "ready"),
+        ("failing", _) => (Tone::Bad, "failing"),
+        ("stopped", true) => (Tone::Faint, "orphaned"),
+        ("stopped", false) => (Tone::Faint, "stopped"),
+        (other, _) => (Tone::Warning, other),
+    };
+    let up = resource.since.map(|since| ui::duration(Duration::from_millis(now().saturating_sub(since))));
+    // A failure is told in full below the table.
+    let waits = resource.on.clone().filter(|_| resource.fault.is_none());
+    let waits = waits.map(|on| on.split_once(": ").map_or(on.clone(), |(_, on)| on.to_owned()));
+    vec![
+        format!("{}.{}", resource.kind, resource.name),
+        resource.version.clone().unwrap_or_else(|| "-".to_owned()),
+        ui.paint(tone, state),
+        if resource.external { "elsewhere".to_owned() } else { number(resource.pid.map(u64::from)) },
+        number(resource.port.map(u64::from)),
+        up.unwrap_or_else(|| "-".to_owned()),
+        if resource.external { "-".to_owned() } else { resource.restarts.to_string() },
+        ui::measured(resource.memory_bytes),
+        waits.unwrap_or_default(),
+    ]
 }
 
 fn row(service: &wire::ServiceStatus, i: &wire::InstanceStatus, ui: &Ui) -> Vec<String> {

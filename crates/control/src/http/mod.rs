@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod answer;
+mod data;
 pub(crate) mod journal;
 mod lines;
 mod memory;
@@ -19,7 +20,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use bowline_api::wire;
 use bowline_core::app::ResourceKind;
 use bowline_core::fault::{Fault, FaultKind};
@@ -95,6 +96,11 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/secrets/{env}/{app}", get(secrets))
         .route("/v1/secrets/{env}/{app}/{name}", put(set_secret).delete(remove_secret))
+        .route("/v1/data", get(data::list))
+        .route("/v1/data/{env}/{app}/{data}", delete(data::remove))
+        .route("/v1/data/{env}/{app}/{data}/content", put(data::fill))
+        .route("/v1/data/{env}/{app}/{data}/leases", post(data::lend))
+        .route("/v1/data/{env}/{app}/{data}/leases/{user}", delete(data::give_back))
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .layer(DefaultBodyLimit::disable())
@@ -125,9 +131,13 @@ impl IntoResponse for Answer {
             Self::Run(run) => json(StatusCode::OK, &*run),
             // Told from the store, by whoever asked for the run.
             Self::RunOver(_) => StatusCode::NO_CONTENT.into_response(),
-            Self::SecretRemoved | Self::Vitals(_) | Self::Session(_) | Self::Recorded => {
+            Self::SecretRemoved | Self::Returned | Self::Vitals(_) | Self::Session(_) | Self::Recorded => {
                 StatusCode::NO_CONTENT.into_response()
             }
+            Self::DataList(list) => json(StatusCode::OK, &list),
+            Self::Lent(lent) => json(StatusCode::OK, &data::lent(*lent)),
+            Self::Filled(filled) => json(StatusCode::OK, &filled),
+            Self::Removed(removed) => json(StatusCode::OK, &removed),
         }
     }
 }

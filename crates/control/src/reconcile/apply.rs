@@ -68,6 +68,10 @@ impl Loop {
             let fault = Fault::new(FaultKind::Refused, format!("{key} is being stopped"));
             return Err(Refusal::conflict(fault.hint("run the command again when it has stopped")));
         }
+        if self.changes_data(key) {
+            let fault = Fault::new(FaultKind::Refused, format!("data of {key} are being changed"));
+            return Err(Refusal::conflict(fault.hint("run the command again when that is done")));
+        }
         self.check_hosts(key, app)?;
         self.check_sizes(key, app)?;
         Self::missing_secrets(reading)

@@ -68,7 +68,9 @@ impl Degraded {
                 | Request::SetSecret { .. }
                 | Request::RemoveSecret { .. }
                 | Request::Session { .. }
-                | Request::SessionEnded { .. },
+                | Request::SessionEnded { .. }
+                | Request::DataList(_)
+                | Request::Data { .. },
             ) => effects.push(Effect::Answer(ticket, Err(Refusal::unavailable(self.fault.clone())))),
             Input::Node(node) => self.node = node,
             Input::Edge(edge) => self.edge = edge,
@@ -81,6 +83,7 @@ impl Degraded {
             | Input::Progress(..)
             | Input::Built(..)
             | Input::Certified(_)
+            | Input::Data(..)
             | Input::Tick => {}
         }
         self.tell_status(now, &mut effects);

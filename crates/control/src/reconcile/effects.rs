@@ -10,7 +10,8 @@ use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ReleaseNumber, SecretName, ServiceName};
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, SecretVersion};
-use bowline_core::resource::ResourceId;
+use bowline_core::resource::data::{DataDone, DataOrder};
+use bowline_core::resource::{ResourceId, ResourceKey};
 use bowline_core::route::{EdgeDesired, EdgeObservation, Maintenance};
 use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};
@@ -48,6 +49,8 @@ pub(crate) enum Input {
     Progress(ChangeId, BuildProgress),
     Built(ChangeId, Result<Built, Fault>),
     Certified(BTreeMap<HostName, Result<Leaf, Fault>>),
+    /// The node has done what was asked of it.
+    Data(Ticket, Result<DataDone, Fault>),
     Node(Arc<Observations>),
     Edge(Arc<EdgeObservation>),
     /// A deadline has passed.
@@ -68,6 +71,7 @@ pub(crate) enum Effect {
     /// The result is not wanted any more.
     CancelBuild(ChangeId),
     Certify(Vec<HostName>),
+    Data(Ticket, DataOrder),
     Node(Arc<NodeDesired>),
     Edge(Arc<EdgeDesired>),
     /// Seal it, so that the next daemon can feed the edge before its store is open.
@@ -152,6 +156,8 @@ pub(crate) enum Write {
     Maintenance(AppKey, Option<Maintenance>),
     Run(Box<RunRecord>),
     Counted(JobRecord),
+    /// Its data are gone: port, user and passwords go, too.
+    ForgetResource(ResourceKey, Timestamp),
 }
 
 #[derive(Debug, Clone, PartialEq)]

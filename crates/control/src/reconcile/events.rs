@@ -2,13 +2,15 @@
 //!
 //! Architecture invariant: events hold names, numbers and reasons, never a value of a variable or a secret.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bowline_core::app::HostName;
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, ReleaseNumber, SecretName};
+use bowline_core::id::{AppKey, ReleaseNumber, ResourceName, SecretName};
 use bowline_core::instance::{SlotState, Transition};
 use bowline_core::job::{Finished, Run, Trigger};
+use bowline_core::resource::data::{DataId, Rights};
 use bowline_core::resource::{ResourceKey, ResourcePhase};
 use bowline_core::rollout::Entered;
 use bowline_core::route::Maintenance;
@@ -251,4 +253,60 @@ pub(crate) fn daemon_stopped(apps: &[String], at: Timestamp) -> NewEvent {
 
 pub(crate) fn daemon_left(at: Timestamp) -> NewEvent {
     event(at, None, "daemon.left", "the daemon has ended; apps and edge go on".to_owned(), json!({}))
+}
+
+fn rights_name(rights: Rights) -> &'static str {
+    match rights {
+        Rights::Read => "read",
+        Rights::Write => "write",
+        Rights::Import => "import",
+    }
+}
+
+/// `until` is `None` for a server elsewhere: the credentials are the app's own.
+pub(crate) fn data_lent(
+    key: &ResourceKey,
+    user: &str,
+    rights: Rights,
+    until: Option<Timestamp>,
+    by_uid: Option<u32>,
+    at: Timestamp,
+) -> NewEvent {
+    let rights = rights_name(rights);
+    let message = match until {
+        Some(until) => {
+            let minutes = until.0.saturating_sub(at.0).div_ceil(60_000);
+            format!("{} is opened to {user}, to {rights}, for {minutes} min", key.id)
+        }
+        None => format!("the URL of {} is shown", key.id),
+    };
+    let fields = json!({
+        "resource": key.id.to_string(), "user": user, "rights": rights, "until": until.map(|until| until.0),
+        "by_uid": by_uid,
+    });
+    event(at, Some(&key.app), "data.lent", message, fields)
+}
+
+pub(crate) fn data_returned(key: &ResourceKey, user: &str, by_uid: Option<u32>, at: Timestamp) -> NewEvent {
+    let fields = json!({ "resource": key.id.to_string(), "user": user, "by_uid": by_uid });
+    event(at, Some(&key.app), "data.returned", format!("{} is closed to {user}", key.id), fields)
+}
+
+pub(crate) fn data_filled(
+    key: &AppKey,
+    volume: &ResourceName,
+    source: &Path,
+    files: u64,
+    by_uid: Option<u32>,
+    at: Timestamp,
+) -> NewEvent {
+    let source = source.display().to_string();
+    let message = format!("volume.{volume} is filled from {source}");
+    let fields = json!({ "data": format!("volume.{volume}"), "source": source, "files": files, "by_uid": by_uid });
+    event(at, Some(key), "data.filled", message, fields)
+}
+
+pub(crate) fn data_removed(key: &AppKey, id: &DataId, by_uid: Option<u32>, at: Timestamp) -> NewEvent {
+    let fields = json!({ "data": id.to_string(), "by_uid": by_uid });
+    event(at, Some(key), "data.removed", format!("the data of {id} are removed"), fields)
 }

@@ -10,6 +10,7 @@
 mod apply;
 pub(crate) mod change;
 pub(crate) mod credentials;
+mod data;
 pub(crate) mod degraded;
 pub(crate) mod effects;
 pub(crate) mod events;
@@ -42,6 +43,7 @@ use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus, PoolId};
 use bowline_core::time::{Mono, Timestamp};
 
 use self::change::ChangeId;
+use self::data::DataWork;
 use self::effects::{Effect, Input, Job, JobId, Now, Outcome, Ticket, Write};
 use self::load::Loaded;
 use self::maintenance::Maintained;
@@ -100,6 +102,10 @@ pub(crate) struct Loop {
     maintained: Vec<Maintained>,
     /// Those who wait until a run is over.
     followers: Vec<(Ticket, RunId)>,
+    /// What the node is doing with data.
+    data: BTreeMap<Ticket, DataWork>,
+    /// Questions about data that came before it was known what runs.
+    early: Vec<(Ticket, Request)>,
     pub(crate) ending: Option<Ending>,
     next_job: u64,
     pub(crate) effects: Vec<Effect>,
@@ -133,6 +139,8 @@ impl Loop {
             curious: Vec::new(),
             maintained: Vec::new(),
             followers: Vec::new(),
+            data: BTreeMap::new(),
+            early: Vec::new(),
             ending: None,
             next_job: 0,
             effects: Vec::new(),
@@ -153,6 +161,7 @@ impl Loop {
             Input::Progress(change, progress) => self.progressed(change, progress),
             Input::Built(change, result) => self.built(change, result, now),
             Input::Certified(leaves) => self.certified(leaves, now),
+            Input::Data(ticket, result) => self.data_done(ticket, result, now),
             Input::Node(node) => {
                 let before = std::mem::replace(&mut self.node, node);
                 self.kept_running = runs::without(&self.node);
@@ -193,6 +202,9 @@ impl Loop {
             let fault = Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again");
             return self.refuse(ticket, Refusal::unavailable(fault));
         }
+        if matches!(request, Request::Data { .. }) && !self.is_settled() {
+            return self.early.push((ticket, request));
+        }
         match request {
             Request::Status => self.curious.push((ticket, now.mono + SETTLE_LIMIT)),
             Request::Vitals => {
@@ -214,6 +226,8 @@ impl Loop {
             Request::Session { .. } if !self.node.adopted => self.deferred.push((ticket, request)),
             Request::Session { key, wanted, by_uid } => self.open_session(ticket, key, &wanted, by_uid, now),
             Request::SessionEnded { record, end } => self.session_ended(ticket, &record, &end, now),
+            Request::DataList(query) => self.list_data(ticket, query),
+            Request::Data { key, id, verb, by_uid } => self.data_asked(ticket, key, id, verb, by_uid, now),
         }
     }
 
@@ -309,6 +323,7 @@ impl Loop {
             self.drive_slots(now);
         }
         self.publish(now);
+        self.take_up_early(now);
         self.tell_waits(now);
         self.tell_ends(now);
         self.end_stops(now);

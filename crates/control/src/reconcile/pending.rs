@@ -3,12 +3,14 @@
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
 use bowline_core::job::RunId;
+use bowline_core::resource::data::DataId;
 use bowline_core::rollout::Entered;
 use bowline_core::route::Maintenance;
 
 use super::Loop;
 use super::change::ChangeId;
 use super::effects::{Job, Now, Outcome, Reading, Ticket};
+use super::request::Answer;
 
 #[derive(Debug)]
 pub(crate) enum Pending {
@@ -68,6 +70,13 @@ pub(crate) enum Pending {
         run: RunId,
         job: Job,
     },
+    /// What was done with data; whoever asked is told when its event is durable.
+    Data {
+        ticket: Ticket,
+        answer: Box<Answer>,
+        /// Its data are gone.
+        forget: Option<(AppKey, DataId)>,
+    },
     /// The last words of the daemon.
     Farewell,
 }
@@ -113,6 +122,7 @@ impl Loop {
             Pending::Maintain { ticket, key, wanted } => self.maintenance_stored(ticket, key, wanted, result, now),
             Pending::Recorded { run, ticket } => self.run_recorded(&run, ticket, result, now),
             Pending::Concluded { run, .. } => self.run_concluded(&run, now),
+            Pending::Data { ticket, answer, forget } => self.data_stored(ticket, *answer, forget, result),
             Pending::Farewell => self.farewell_said(),
         }
     }

@@ -51,7 +51,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// The folder of a volume: it outlives releases.
-    fn volume(&self, key: &AppKey, name: &ResourceName) -> PathBuf {
+    pub(crate) fn volume(&self, key: &AppKey, name: &ResourceName) -> PathBuf {
         let parts = ["volumes", key.env.as_str(), key.app.as_str(), name.as_str()];
         parts.iter().fold(self.state_dir.clone(), |path, part| path.join(part))
     }

@@ -1,14 +1,19 @@
 //! What is asked of the reconcile loop, and what it answers.
 
 use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, SecretName};
 use bowline_core::job::RunId;
+use bowline_core::resource::Endpoint;
+use bowline_core::resource::data::{DataId, Rights};
 use bowline_core::route::Maintenance;
 use bowline_core::secret::Secret;
 use bowline_core::session::{SessionEnd, SessionSpec};
+use bowline_core::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::session::SessionRecord;
@@ -68,6 +73,43 @@ pub(crate) enum Request {
         record: SessionRecord,
         end: SessionEnd,
     },
+    DataList(wire::DataQuery),
+    Data {
+        key: AppKey,
+        id: DataId,
+        verb: DataVerb,
+        by_uid: Option<u32>,
+    },
+}
+
+/// What is asked of one database, cache or volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DataVerb {
+    Lend {
+        rights: Rights,
+        time: Duration,
+        /// Random, of the one who asks.
+        password: Secret,
+    },
+    Return {
+        user: String,
+    },
+    Fill {
+        source: PathBuf,
+        replace: bool,
+    },
+    Remove {
+        force: bool,
+    },
+}
+
+/// What somebody is let in with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lent {
+    pub(crate) endpoint: Endpoint,
+    /// `None`: a server elsewhere.
+    pub(crate) until: Option<Timestamp>,
+    pub(crate) empty: Option<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +129,11 @@ pub(crate) enum Answer {
     RunOver(RunId),
     Session(Box<(SessionRecord, SessionSpec)>),
     Recorded,
+    DataList(wire::DataList),
+    Lent(Box<Lent>),
+    Returned,
+    Filled(wire::Filled),
+    Removed(wire::Removed),
 }
 
 pub(crate) type Reply = Result<Answer, Refusal>;

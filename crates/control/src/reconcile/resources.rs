@@ -125,6 +125,7 @@ impl Loop {
                     Some(ca) => Some(release.secrets.get(ca)?.clone()),
                     None => None,
                 },
+                release: release.number(),
             }),
             Declared::Managed { version, persist, init } => {
                 let Kept { record, password, admin, environment } = self.resources.get(resource)?;
@@ -155,10 +156,11 @@ impl Loop {
 
     pub(crate) fn gate(&self, release: &Release) -> Gate {
         let mut waits = Vec::new();
-        for id in declared(release.app()).into_keys() {
+        for (id, declared) in declared(release.app()) {
             let resource = ResourceKey { app: release.revision.key.clone(), id };
             // What was seen of another desired state says nothing about this one.
-            let seen = self.node.resources.get(&resource).filter(|_| self.published.is_taken_up(&self.node));
+            let current = self.published.is_taken_up(&self.node) && self.is_asked(&resource, &declared, release);
+            let seen = self.node.resources.get(&resource).filter(|_| current);
             let on = match seen.map(|seen| &seen.phase) {
                 Some(ResourcePhase::Ready) => continue,
                 Some(ResourcePhase::Failing { fault, attempts, lasting }) if *lasting || *attempts >= MAX_FAILURES => {
@@ -172,6 +174,17 @@ impl Loop {
         match waits.is_empty() {
             true => Gate::Open,
             false => Gate::Waits(waits),
+        }
+    }
+
+    /// A server elsewhere answers each release by itself: for another URL it may be another one.
+    fn is_asked(&self, resource: &ResourceKey, declared: &Declared<'_>, release: &Release) -> bool {
+        match declared {
+            Declared::Managed { .. } => true,
+            Declared::External { .. } => {
+                let ordered = self.published.resources().get(resource).map(|spec| &**spec);
+                ordered.is_some() && ordered == self.spec(resource, declared, release).as_ref()
+            }
         }
     }
 

@@ -54,6 +54,7 @@ fn start(dir: &Path) -> Room {
         builds,
         logs,
         sessions,
+        data: mpsc::channel(4).0,
         edge_desired,
         edge: edge(edge_receiver.clone()),
     };

@@ -349,6 +349,9 @@ impl World {
                 self.input(daemon, Input::Built(change, built));
             }
             Effect::CancelBuild(_) => {}
+            Effect::Data(ticket, _) => {
+                self.input(daemon, Input::Data(ticket, Err(fault("this node has no data"))));
+            }
             Effect::Certify(hosts) => {
                 let ca = LocalCa::open_or_create(&self.dir.path().join("ca"), self.now.wall).unwrap();
                 let (certs, keyring) = (CertCache::new(&self.state()), daemon.vault.keyring());

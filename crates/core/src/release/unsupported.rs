@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use crate::app::{App, DatabaseSource, Origin, RateBy, RedisSource, Route, SecretSource, Service, Strategy, Tls};
+use crate::app::{App, Origin, RateBy, Route, SecretSource, Service, Strategy, Tls};
 use crate::fault::{Fault, FaultKind};
 use crate::route::LOCAL;
 
@@ -47,7 +47,6 @@ pub fn unsupported(app: &App) -> Vec<Unsupported> {
     found.0
 }
 
-const NO_EXTERNAL: &str = "servers elsewhere are not asked yet; give the URL to the app as a secret of [env]";
 const NO_BACKUP: &str = "backups are not made yet";
 
 #[derive(Default)]
@@ -68,13 +67,9 @@ impl Found {
 
     fn app(&mut self, app: &App) {
         for ((kind, name), database) in &app.databases {
-            let external = matches!(database.source, DatabaseSource::External { .. });
-            self.add(external, format!("{kind}.{name}.url"), NO_EXTERNAL);
             self.add(database.backup.is_some(), format!("{kind}.{name}.backup"), NO_BACKUP);
         }
         for (name, redis) in &app.redis {
-            let external = matches!(redis.source, RedisSource::External { .. });
-            self.add(external, format!("redis.{name}.url"), NO_EXTERNAL);
             self.add(redis.backup.is_some(), format!("redis.{name}.backup"), NO_BACKUP);
         }
         self.each("bucket", &app.buckets, "buckets are not served yet; use a volume");
@@ -149,7 +144,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use crate::app::{Backup, Redis, Volume, sample};
+    use crate::app::{Backup, Database, DatabaseKind, DatabaseSource, Redis, RedisSource, Volume, sample};
     use crate::id::ResourceName;
 
     fn check(change: impl FnOnce(&mut App), expected: &[&str]) {
@@ -171,6 +166,10 @@ mod tests {
                 app.environment.protected = true;
                 let volume = Volume { services: None, path: Some("/data".into()), size: None, backup: None };
                 app.volumes.insert(ResourceName::new("files").unwrap(), volume);
+                let url = crate::id::SecretName::new("database-url").unwrap();
+                let source = DatabaseSource::External { url, ca: None };
+                let name = (DatabaseKind::Postgres, ResourceName::new("db").unwrap());
+                app.databases.insert(name, Database { source, init: None, backup: None });
             },
             &[],
         );

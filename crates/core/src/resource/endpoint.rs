@@ -35,6 +35,11 @@ pub enum UrlError {
     Database,
     #[error("it names no user")]
     User,
+    /// A parameter, and the words that it may have.
+    #[error("its {0} is none of: {1}")]
+    Mode(&'static str, &'static str),
+    #[error("it asks for no encryption, and a CA to verify the server with is given")]
+    Clear,
 }
 
 /// Role and database of a resource that Bowline runs: no server has one of this form by itself.
@@ -66,6 +71,25 @@ impl Endpoint {
             port,
             database: Some(database.clone()),
             user: user.cloned(),
+            password: Some(password.clone()),
+        }
+    }
+
+    /// For somebody who is let in for a while, under a name that is safe in a URL.
+    pub fn lent(kind: ResourceKind, name: &ResourceName, port: u16, user: &str, password: &Secret) -> Self {
+        let own = own_name(name);
+        let clear = String::from_utf8_lossy(password.expose());
+        let (scheme, database) = match kind {
+            ResourceKind::Postgres => ("postgresql", own),
+            ResourceKind::MariaDb => ("mysql", own),
+            ResourceKind::Redis => ("redis", "0".to_owned()),
+        };
+        Self {
+            url: Secret::new(format!("{scheme}://{user}:{clear}@127.0.0.1:{port}/{database}")),
+            host: "127.0.0.1".to_owned(),
+            port,
+            database: Some(database),
+            user: Some(user.to_owned()),
             password: Some(password.clone()),
         }
     }
@@ -139,7 +163,7 @@ fn place_of(place: &str) -> Result<(String, Option<u16>), UrlError> {
     Ok((host, port))
 }
 
-fn percent_decoded(text: &str) -> Result<String, UrlError> {
+pub(super) fn percent_decoded(text: &str) -> Result<String, UrlError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -199,6 +223,8 @@ mod tests {
         for kind in ResourceKind::ALL {
             let made = Endpoint::managed(kind, &name, 15_001, &Secret::new("w0rd"));
             assert_eq!(Endpoint::parse(kind, &made.url), Ok(made));
+            let lent = Endpoint::lent(kind, &name, 15_001, "lease_1_2", &Secret::new("w0rd"));
+            assert_eq!(Endpoint::parse(kind, &lent.url), Ok(lent));
         }
     }
 }

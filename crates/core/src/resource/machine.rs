@@ -8,7 +8,8 @@
 //!             └──┴─ trouble, after a while ───────┴──┘
 //! ```
 //!
-//! A server elsewhere only has the first half: `Preparing` asks it.
+//! A server elsewhere only has the first half: `Preparing` asks it. Once it has answered it is asked again and again,
+//! and counts as there until it does not answer.
 //!
 //! Architecture invariant: a server that was left running by an earlier daemon is neither stopped nor started before
 //! it has been prepared: until then its order is to be kept.
@@ -33,6 +34,9 @@ use crate::time::Mono;
 /// Between two attempts at what is not there yet.
 const SOON: Duration = Duration::from_millis(250);
 
+/// Between two looks at a server elsewhere that answers.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
 /// Rounds of looking until nothing changes: a slot may end, and its entry then be prepared and started.
 const MAX_ROUNDS: usize = 8;
 
@@ -47,8 +51,8 @@ pub enum Input<'a> {
     /// All that the driver sees; instances of services are not looked at.
     Node(&'a Observations),
     Prepared(ResourceKey, Round, Result<Prepared, Trouble>),
-    /// Of a server elsewhere: its version.
-    Probed(ResourceKey, Round, Result<String, Trouble>),
+    /// Of a server elsewhere: its version, where it tells.
+    Probed(ResourceKey, Round, Result<Option<String>, Trouble>),
     Provisioned(ResourceKey, Round, Result<(), Trouble>),
     /// A deadline has passed.
     Tick,
@@ -96,8 +100,10 @@ enum Stage {
         prepared: Arc<crate::instance::InstanceSpec>,
         roles: Roles,
     },
-    /// A server elsewhere has answered.
-    Reached,
+    /// A server elsewhere has answered; it is asked again at this moment.
+    Reached(Mono),
+    /// It is being asked again.
+    Asking(Round),
     /// The server is to end: then it is prepared anew.
     Replacing,
 }
@@ -135,7 +141,7 @@ impl Entry {
             Stage::Running { roles, .. } if same_server => *roles = Roles::Due(now),
             Stage::Running { .. } if before.is_some() => self.stage = Stage::Replacing,
             Stage::Replacing => {}
-            Stage::Due(_) | Stage::Preparing(_) | Stage::Running { .. } | Stage::Reached => {
+            Stage::Due(_) | Stage::Preparing(_) | Stage::Running { .. } | Stage::Reached(_) | Stage::Asking(_) => {
                 self.stage = Stage::Due(now);
             }
         }
@@ -164,8 +170,8 @@ impl Entry {
 
     fn next_deadline(&self) -> Option<Mono> {
         match &self.stage {
-            Stage::Due(at) | Stage::Running { roles: Roles::Due(at), .. } => Some(*at),
-            Stage::Preparing(_) | Stage::Running { .. } | Stage::Reached | Stage::Replacing => None,
+            Stage::Due(at) | Stage::Reached(at) | Stage::Running { roles: Roles::Due(at), .. } => Some(*at),
+            Stage::Preparing(_) | Stage::Running { .. } | Stage::Asking(_) | Stage::Replacing => None,
         }
     }
 }
@@ -243,7 +249,7 @@ impl Resources {
                 let pool = PoolId { key: slot.key, service: slot.service, release: slot.release };
                 Some((pool, Wanted { replicas: 1, spec: Arc::clone(prepared), drain: Duration::ZERO }))
             }
-            Stage::Due(_) | Stage::Preparing(_) | Stage::Reached | Stage::Replacing => None,
+            Stage::Due(_) | Stage::Preparing(_) | Stage::Reached(_) | Stage::Asking(_) | Stage::Replacing => None,
         });
         let wanted = wanted.collect();
         let world = World {
@@ -286,6 +292,11 @@ impl Resources {
                     });
                     entry.stage = Stage::Preparing(round);
                 }
+                Stage::Reached(at) if *at <= now => {
+                    let round = next();
+                    effects.push(Effect::Probe(key.clone(), round, Arc::clone(&entry.spec)));
+                    entry.stage = Stage::Asking(round);
+                }
                 Stage::Running { roles, .. } => {
                     let Some(slot) = status.get(&key.slot()).filter(|slot| slot.state == SlotState::Ready) else {
                         continue;
@@ -301,7 +312,7 @@ impl Resources {
                         *roles = Roles::Making(round, current);
                     }
                 }
-                Stage::Due(_) | Stage::Preparing(_) | Stage::Reached | Stage::Replacing => {}
+                Stage::Due(_) | Stage::Preparing(_) | Stage::Reached(_) | Stage::Asking(_) | Stage::Replacing => {}
             }
         }
     }
@@ -318,13 +329,23 @@ impl Resources {
         }
     }
 
-    fn probed(&mut self, key: &ResourceKey, of: Round, result: Result<String, Trouble>, now: Mono, random: u64) {
-        let Some(entry) = self.preparing(key, of) else { return };
+    fn probed(
+        &mut self,
+        key: &ResourceKey,
+        of: Round,
+        result: Result<Option<String>, Trouble>,
+        now: Mono,
+        random: u64,
+    ) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        if !matches!(entry.stage, Stage::Preparing(round) | Stage::Asking(round) if round == of) {
+            return;
+        }
         match result {
             Ok(version) => {
                 entry.succeeded();
-                entry.version = Some(version);
-                entry.stage = Stage::Reached;
+                entry.version = version;
+                entry.stage = Stage::Reached(now + LOOK_AGAIN);
             }
             Err(trouble) => entry.stage = Stage::Due(entry.failed(trouble, now, mix(random, of.0))),
         }
@@ -438,7 +459,7 @@ fn phase(key: &ResourceKey, entry: &Entry, slot: Option<&SlotStatus>) -> Resourc
     let starting = |on: String| ResourcePhase::Starting { on };
     match (&entry.stage, slot) {
         (Stage::Due(_) | Stage::Preparing(_), _) => failing.unwrap_or(ResourcePhase::Preparing),
-        (Stage::Reached, _) => ResourcePhase::Ready,
+        (Stage::Reached(_) | Stage::Asking(_), _) => ResourcePhase::Ready,
         (Stage::Replacing, _) => starting("the server before it to end".to_owned()),
         (Stage::Running { .. }, None) => starting("the node".to_owned()),
         (Stage::Running { roles, .. }, Some(slot)) => match (slot.state, roles) {

@@ -5,10 +5,13 @@
 //! driver adopts it, and its logs and limits are those of any instance. [`Resources`] puts around it what only a
 //! database needs: its folder before, its roles and its contents after.
 
+pub mod data;
+mod encryption;
 mod endpoint;
 mod machine;
 mod spec;
 
+pub use encryption::Encryption;
 pub use endpoint::{Endpoint, UrlError, own_name};
 pub use machine::{Effect, Input, Resources, Round};
 pub use spec::{

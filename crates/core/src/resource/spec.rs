@@ -59,6 +59,16 @@ pub enum ResourceSpec {
     External(External),
 }
 
+impl ResourceSpec {
+    /// `None`: it runs elsewhere.
+    pub fn managed(&self) -> Option<&Managed> {
+        match self {
+            Self::Managed(managed) => Some(managed),
+            Self::External(_) => None,
+        }
+    }
+}
+
 /// A server that Bowline runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Managed {
@@ -105,12 +115,14 @@ pub struct InitScript {
     pub sql: Arc<str>,
 }
 
-/// A server elsewhere: looked at before a release that refers to it, never changed.
+/// A server elsewhere: looked at before a release that refers to it, and then again and again; never changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct External {
     pub url: Secret,
     /// Certificates that the server's must be signed by, PEM.
     pub ca: Option<Secret>,
+    /// Who asks: each release is answered with a look of its own.
+    pub release: ReleaseNumber,
 }
 
 /// What came of preparing a server.

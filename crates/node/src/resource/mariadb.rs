@@ -21,7 +21,7 @@ use super::script::{Dialect, statements};
 use super::site::{Site, memory};
 
 /// Holds the markers of Bowline; no app may look into it.
-const OWN: &str = "bowline";
+pub(super) const OWN: &str = "bowline";
 /// A server that listens answers at once, or is busy beyond use.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Connections of an app's workers.
@@ -198,7 +198,7 @@ fn setup(access: &Access) -> Vec<String> {
 }
 
 /// In a grant `_` stands for any character.
-fn grant_pattern(database: &str) -> String {
+pub(super) fn grant_pattern(database: &str) -> String {
     database.replace('_', "\\_")
 }
 

@@ -6,7 +6,9 @@
 //!
 //! Architecture invariant: nothing here starts or stops a server; the driver's shims do.
 
+mod elsewhere;
 mod failure;
+pub(crate) mod lease;
 mod mariadb;
 mod packages;
 mod postgres;
@@ -15,7 +17,7 @@ mod script;
 mod site;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +42,7 @@ const SHORTEST_TICK: Duration = Duration::from_millis(5);
 /// How a step beside the loop ended.
 enum Answer {
     Prepared(ResourceKey, Round, Result<Prepared, Trouble>),
-    Probed(ResourceKey, Round, Result<String, Trouble>),
+    Probed(ResourceKey, Round, Result<Option<String>, Trouble>),
     Provisioned(ResourceKey, Round, Result<(), Trouble>),
 }
 
@@ -123,13 +125,19 @@ impl Interposer {
                     let result = prepare(key.clone(), spec, run_dir).await;
                     Answer::Prepared(key, round, result)
                 }
-                // A file that names a server elsewhere is refused before anything is ordered.
-                Effect::Probe(key, round, _) => {
-                    let trouble = wrong_kind(&key);
-                    Answer::Probed(key, round, Err(trouble))
+                Effect::Probe(key, round, spec) => {
+                    let result = match &*spec {
+                        ResourceSpec::External(external) => elsewhere::probe(&key, external).await,
+                        ResourceSpec::Managed(_) => Err(wrong_kind(&key)),
+                    };
+                    Answer::Probed(key, round, result)
                 }
                 Effect::Provision(key, round, spec) => {
-                    let result = provision(&key, &spec, run_dir).await;
+                    let result = provision(&key, &spec, &run_dir).await;
+                    if result.is_ok() {
+                        // Those that an earlier daemon has made end as they were meant to.
+                        lease::watch(key.clone(), Arc::clone(&spec), run_dir);
+                    }
                     Answer::Provisioned(key, round, result)
                 }
             };
@@ -176,13 +184,6 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-fn managed(spec: &ResourceSpec) -> Option<&Managed> {
-    match spec {
-        ResourceSpec::Managed(managed) => Some(managed),
-        ResourceSpec::External(_) => None,
-    }
-}
-
 /// The machine asks only for what the spec can do; a defect is said instead of hidden.
 fn wrong_kind(key: &ResourceKey) -> Trouble {
     let fault = Fault::new(FaultKind::Failed, format!("{key} is not what it was ordered as"));
@@ -197,7 +198,7 @@ async fn prepare(key: ResourceKey, spec: Arc<ResourceSpec>, run_dir: PathBuf) ->
     };
     let of = key.clone();
     let work = tokio::task::spawn_blocking(move || {
-        let managed = managed(&spec).ok_or_else(|| wrong_kind(&key))?;
+        let managed = spec.managed().ok_or_else(|| wrong_kind(&key))?;
         let site = Site::new(&key, &managed.server, &run_dir);
         match key.id.kind {
             ResourceKind::Postgres => postgres::prepare(&site),
@@ -208,9 +209,9 @@ async fn prepare(key: ResourceKey, spec: Arc<ResourceSpec>, run_dir: PathBuf) ->
     work.await.map_err(|error| broken(&error, &of))?
 }
 
-async fn provision(key: &ResourceKey, spec: &ResourceSpec, run_dir: PathBuf) -> Result<(), Trouble> {
-    let Managed { server, access, init } = managed(spec).ok_or_else(|| wrong_kind(key))?;
-    let site = Site::new(key, server, &run_dir);
+async fn provision(key: &ResourceKey, spec: &ResourceSpec, run_dir: &Path) -> Result<(), Trouble> {
+    let Managed { server, access, init } = spec.managed().ok_or_else(|| wrong_kind(key))?;
+    let site = Site::new(key, server, run_dir);
     match key.id.kind {
         ResourceKind::Postgres => postgres::provision(&site, access, init.as_ref()).await,
         ResourceKind::MariaDb => mariadb::provision(&site, access, init.as_ref()).await,

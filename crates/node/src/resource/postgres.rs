@@ -21,6 +21,8 @@ use super::site::{Site, memory};
 
 /// The administrator.
 const ADMIN: &str = "bowline";
+/// People who may look and change nothing.
+pub(super) const READERS: &str = "bowline_readers";
 /// How connections that make roles and contents call themselves: a later one ends an earlier one.
 const NAME: &str = "bowline-provision";
 /// A server that listens answers at once, or is busy beyond use.
@@ -82,8 +84,8 @@ fn migration(key: &ResourceKey, data: &str, wanted: u16) -> String {
     let id = &key.id;
     format!(
         "write version = {data} in [{id}] to go on as before; to move, write a second table, [{}.NEW] with version = \
-         {wanted}, bring both up, and run: pg_dump --no-owner URL_OF_{id} | psql URL_OF_NEW",
-        id.kind
+         {wanted}, bring both up, and run: pg_dump --no-owner --exclude-schema=bowline URL_OF_{id} >FILE; bowline data import {} {}.NEW FILE",
+        id.kind, key.app.app, id.kind
     )
 }
 
@@ -102,13 +104,16 @@ fn write_config(site: &Site<'_>) -> Result<(), Trouble> {
          fsync = on\nfull_page_writes = on\nsynchronous_commit = on\n\
          shared_buffers = {shared}MB\neffective_cache_size = {cache}MB\nmaintenance_work_mem = {maintenance}MB\n\
          max_wal_size = 1GB\nmin_wal_size = 80MB\n\
-         logging_collector = off\nlog_destination = 'stderr'\nlog_line_prefix = ''\nlog_timezone = 'UTC'\n\
+         logging_collector = off\nlog_destination = 'stderr'\nlog_line_prefix = '%q[%u] '\nlog_timezone = 'UTC'\n\
          timezone = 'UTC'\ndatestyle = 'iso, ymd'\nlc_messages = 'C'\nlog_parameter_max_length = 0\n\
          log_parameter_max_length_on_error = 0\n"
     );
     // No line for any other database or role, and none for any other address.
     let name = bowline_core::resource::own_name(&site.key.id.name);
-    let hba = format!("local all {ADMIN} peer map={ADMIN}\nhost {name} +{name} 127.0.0.1/32 scram-sha-256\n");
+    let hba = format!(
+        "local all {ADMIN} peer map={ADMIN}\nhost {name} +{name} 127.0.0.1/32 scram-sha-256\n\
+         host {name} +{READERS} 127.0.0.1/32 scram-sha-256\n"
+    );
     let own = nix::unistd::geteuid();
     let user = nix::unistd::User::from_uid(own).ok().flatten().map(|user| user.name).ok_or_else(|| {
         let fault = Fault::new(FaultKind::Invalid, format!("{} of {} cannot be prepared", site.key.id, site.key.app));
@@ -250,7 +255,7 @@ async fn marker(site: &Site<'_>, client: &Client) -> Result<Marker, Trouble> {
 }
 
 /// Nothing of anybody's is in it.
-async fn is_empty(site: &Site<'_>, client: &Client) -> Result<bool, Trouble> {
+pub(super) async fn is_empty(site: &Site<'_>, client: &Client) -> Result<bool, Trouble> {
     const COUNT: &str = "SELECT NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                          WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'bowline')) \
                          AND NOT EXISTS (SELECT FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%' \

@@ -20,7 +20,7 @@ use super::site::{Site, memory};
 /// The administrator.
 pub(super) const ADMIN: &str = "bowline";
 /// Says whose data these are.
-const MARKER: &str = "bowline:environment";
+pub(super) const MARKER: &str = "bowline:environment";
 /// A server that listens answers at once, or is busy beyond use.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// What an app may do: all but administration; clients ask for some settings at their start.
@@ -47,7 +47,7 @@ fn users(server: &Server, access: &Access) -> String {
 }
 
 /// As `ACL SETUSER` takes it.
-fn hash(password: &Secret) -> String {
+pub(super) fn hash(password: &Secret) -> String {
     bowline_core::id::Digest(Sha256::digest(password.expose()).into()).to_string()
 }
 

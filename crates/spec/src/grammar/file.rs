@@ -255,7 +255,7 @@ static DATABASE: TableSpec = TableSpec {
         key("init", Text(Form::RelativePath), Omitted("none"), "SQL run once, on an empty database, under a lock."),
         key("backup", Table(&BACKUP), Omitted("none"), "Backups and drills."),
     ],
-    conflicts: &[conflict("url", &["version"], "an external server has its own version")],
+    conflicts: &[conflict("url", &["version", "init"], "an external server has its own version and contents")],
     needs: &[("ca", "url")],
     overrides: false,
 };

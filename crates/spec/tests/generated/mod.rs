@@ -209,7 +209,10 @@ fn database() -> impl Strategy<Value = Database> {
         option::of(1_u16..30).prop_map(|version| DatabaseSource::Managed { version }),
         (name(), option::of(name())).prop_map(|(url, ca)| DatabaseSource::External { url, ca }),
     ];
-    (source, option::of(path()), backup()).prop_map(|(source, init, backup)| Database { source, init, backup })
+    (source, option::of(path()), backup()).prop_map(|(source, init, backup)| {
+        let init = init.filter(|_| matches!(source, DatabaseSource::Managed { .. }));
+        Database { source, init, backup }
+    })
 }
 
 fn redis() -> impl Strategy<Value = Redis> {

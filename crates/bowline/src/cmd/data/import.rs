@@ -1,0 +1,290 @@
+//! Filling data with the tools of each kind, run as the caller with credentials that end.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use bowline_api::wire;
+use bowline_core::app::ResourceKind;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::resource::data::DataId;
+
+use super::{Of, client, confirmed};
+use crate::args::Import;
+use crate::session::Session;
+use crate::ui::Ui;
+
+/// An import that takes longer is cut short.
+const LIMIT_SECONDS: u64 = 24 * 3_600;
+/// Lines of a tool's output that are shown when it fails.
+const SAID: usize = 20;
+
+/// What a file holds, by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Statements or commands.
+    Text,
+    /// `pg_dump -Fc` or `-Fd`.
+    Archive,
+    Rdb,
+    Compressed,
+    Folder,
+    /// What a dump that failed leaves.
+    Empty,
+}
+
+pub(super) async fn run(args: Import, session: &Session, ui: &Ui) -> Result<(), Fault> {
+    let Import { app, data, file, replace, env } = args;
+    let of = Of { app, env };
+    let (id, _) = of.find(&data, session).await?;
+    let file = std::path::absolute(&file).map_err(|error| unread(&file, &error))?;
+    let form = form(&file).map_err(|error| unread(&file, &error))?;
+    match &id {
+        DataId::Volume(_) => volume(&of, &id, &file, replace, session, ui).await,
+        DataId::Server(server) => {
+            check(server.kind, form, &file)?;
+            let lend = wire::Lend { rights: wire::Rights::Import, seconds: LIMIT_SECONDS };
+            let lent = session.client.lend(&of.env, &of.app, &id.to_string(), &lend).await?;
+            let done = fill(&of, &id, (server.kind, form), &file, replace, &lent, ui);
+            if let Some(user) = &lent.user {
+                session.client.give_back(&of.env, &of.app, &id.to_string(), user).await?;
+            }
+            done?;
+            ui.object(&serde_json::json!({ "imported": format!("{of}.{id}") }));
+            ui.say(format!("  {} is imported into {id} of {of}", file.display()));
+            Ok(())
+        }
+    }
+}
+
+async fn volume(of: &Of, id: &DataId, file: &Path, replace: bool, session: &Session, ui: &Ui) -> Result<(), Fault> {
+    let fill = wire::Fill { source: file.display().to_string(), replace };
+    let filled = session.client.fill(&of.env, &of.app, &id.to_string(), &fill).await?;
+    ui.object(&filled);
+    let files = if filled.files == 1 { "1 file".to_owned() } else { format!("{} files", filled.files) };
+    ui.say(format!("  {files} from {} are in {id} of {of}", file.display()));
+    Ok(())
+}
+
+fn unread(file: &Path, error: &std::io::Error) -> Fault {
+    Fault::new(FaultKind::Invalid, format!("{} cannot be read", file.display())).source(error)
+}
+
+fn form(file: &Path) -> std::io::Result<Form> {
+    if std::fs::metadata(file)?.is_dir() {
+        return Ok(if file.join("toc.dat").is_file() { Form::Archive } else { Form::Folder });
+    }
+    let mut head = Vec::new();
+    File::open(file)?.take(8).read_to_end(&mut head)?;
+    Ok(form_of(&head))
+}
+
+fn form_of(head: &[u8]) -> Form {
+    match head {
+        [] => Form::Empty,
+        [b'P', b'G', b'D', b'M', b'P', ..] => Form::Archive,
+        [b'R', b'E', b'D', b'I', b'S', digit, ..] if digit.is_ascii_digit() => Form::Rdb,
+        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [0xfd, b'7', b'z', ..] | [b'B', b'Z', b'h', ..] => {
+            Form::Compressed
+        }
+        _ => Form::Text,
+    }
+}
+
+/// What the kind's tools can take.
+fn check(kind: ResourceKind, form: Form, file: &Path) -> Result<(), Fault> {
+    let (name, wrong) = (file.display(), |what: String| Fault::new(FaultKind::Invalid, what));
+    match (form, kind) {
+        (Form::Text, _) | (Form::Archive, ResourceKind::Postgres) => Ok(()),
+        (Form::Empty, _) => Err(wrong(format!("{name} is empty")).hint("did the dump that was to be in it fail?")),
+        (Form::Compressed, _) => Err(wrong(format!("{name} is compressed")).hint("unpack it first")),
+        (Form::Rdb, ResourceKind::Redis) => {
+            Err(wrong(format!("{name} is a snapshot of Redis, which reads one only when it starts")).hint(
+                "start a redis-server of your own on it, and import what this prints: redis-cli --scan | … RESTORE \
+                 commands, as `redis-dump` and `rdb -c protocol` write them",
+            ))
+        }
+        (Form::Folder, _) => {
+            Err(wrong(format!("{name} is a folder")).hint("name the file, or what `pg_dump -Fd` wrote"))
+        }
+        (Form::Archive, ResourceKind::MariaDb | ResourceKind::Redis) => {
+            Err(wrong(format!("{name} is an archive of PostgreSQL, and this is {kind}")))
+        }
+        (Form::Rdb, ResourceKind::Postgres | ResourceKind::MariaDb) => {
+            Err(wrong(format!("{name} is a snapshot of Redis, and this is {kind}")))
+        }
+    }
+}
+
+fn fill(
+    of: &Of,
+    id: &DataId,
+    (kind, form): (ResourceKind, Form),
+    file: &Path,
+    replace: bool,
+    lent: &wire::Lent,
+    ui: &Ui,
+) -> Result<(), Fault> {
+    let full = lent.empty != Some(true);
+    if full && !replace {
+        let question = format!("{id} of {of} is not empty. Put {} in the place of what is there?", file.display());
+        let refused = || {
+            Fault::new(FaultKind::Refused, format!("{id} of {of} is not empty"))
+                .hint("--replace puts the new content in the place of what is there")
+        };
+        if !confirmed(&question, ui).map_err(|_| refused())? {
+            return Err(refused());
+        }
+    }
+    if ui.is_terminal() {
+        ui.say(format!("  importing {} …", file.display()));
+    }
+    match kind {
+        ResourceKind::Postgres => postgres(form, file, full, lent),
+        ResourceKind::MariaDb => mariadb(file, full, lent),
+        ResourceKind::Redis => redis(file, full, lent),
+    }
+    .map_err(|fault| Fault { message: format!("{} cannot be imported into {id} of {of}", file.display()), ..fault })
+}
+
+/// One transaction. An archive is turned into a script first: what `pg_restore` cannot read changes nothing.
+fn postgres(form: Form, file: &Path, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
+    const UNTOUCHED: &str = "the database is as it was";
+    let mut psql = client::command(ResourceKind::Postgres, lent)?;
+    psql.args(["-X", "-q", "--single-transaction", "-v", "ON_ERROR_STOP=1"]).stdout(Stdio::null());
+    if full {
+        psql.args(["-c", "DROP OWNED BY CURRENT_USER CASCADE"]);
+    }
+    let script = match form {
+        Form::Archive => {
+            let script = Scratch::new()?;
+            let mut restore = client::program(&["pg_restore"], "postgresql-client")?;
+            restore.args(["--no-owner", "--no-privileges", "--file"]).arg(&script.0).arg(file);
+            ended(&mut restore, "pg_restore", UNTOUCHED)?;
+            Some(script)
+        }
+        Form::Text | Form::Rdb | Form::Compressed | Form::Folder | Form::Empty => None,
+    };
+    psql.arg("-f").arg(script.as_ref().map_or(file, |script| &script.0));
+    ended(&mut psql, "psql", UNTOUCHED).map_err(|fault| {
+        let owners =
+            fault.detail.as_ref().is_some_and(|said| said.contains("role \"") && said.contains("does not exist"));
+        match owners {
+            true => {
+                fault.hint("write the dump with pg_dump --no-owner --no-privileges: all is to belong to the app's role")
+            }
+            false => fault,
+        }
+    })
+}
+
+/// Statement by statement: MariaDB has no transactions of tables.
+fn mariadb(file: &Path, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
+    const PARTLY: &str = "MariaDB commits each statement: correct the file, and import it again with --replace";
+    let name = format!("`{}`", lent.database.clone().unwrap_or_default().replace('`', "``"));
+    if full {
+        let mut empty = client::command(ResourceKind::MariaDb, lent)?;
+        empty.arg(format!("--execute=DROP DATABASE {name}; CREATE DATABASE {name} CHARACTER SET utf8mb4"));
+        ended(&mut empty, "mariadb", "the database is as it was")?;
+    }
+    let mut mariadb = client::command(ResourceKind::MariaDb, lent)?;
+    let script = File::open(file).map_err(|error| unread(file, &error))?;
+    mariadb.stdin(script).stdout(Stdio::null());
+    ended(&mut mariadb, "mariadb", PARTLY)
+}
+
+/// One transaction of commands, one a line.
+fn redis(file: &Path, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
+    let mut redis = client::command(ResourceKind::Redis, lent)?;
+    redis.arg("--pipe").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let failed = |error: &std::io::Error| {
+        Fault::new(FaultKind::Failed, "redis-cli cannot be used").caused_by("redis-cli broke off").source(error)
+    };
+    let commands = std::fs::read(file).map_err(|error| unread(file, &error))?;
+    let mut child = redis.spawn().map_err(|error| failed(&error))?;
+    let mut stdin = child.stdin.take().expect("it was asked to be a pipe");
+    let feeder = std::thread::spawn(move || -> std::io::Result<()> {
+        let head: &[u8] = if full { b"MULTI\r\nFLUSHDB\r\n" } else { b"MULTI\r\n" };
+        stdin.write_all(head)?;
+        stdin.write_all(&commands)?;
+        stdin.write_all(b"\r\nEXEC\r\n")
+    });
+    let output = child.wait_with_output().map_err(|error| failed(&error))?;
+    // A feeder that could not write has a client that says why.
+    drop(feeder.join());
+    judged(output, "redis-cli", "nothing is changed if a command was not understood; others count by themselves")
+}
+
+fn ended(command: &mut Command, name: &str, hint: &str) -> Result<(), Fault> {
+    let output = command.stderr(Stdio::piped()).output().map_err(|error| {
+        Fault::new(FaultKind::Failed, format!("{name} cannot be started"))
+            .caused_by(format!("cannot run {name}"))
+            .source(&error)
+    })?;
+    judged(output, name, hint)
+}
+
+fn judged(output: Output, name: &str, hint: &str) -> Result<(), Fault> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<&str> = said.lines().collect();
+    let last = lines[lines.len().saturating_sub(SAID)..].join("\n");
+    let fault = Fault::new(FaultKind::Failed, format!("{name} failed"));
+    Err(fault.caused_by(format!("{name} ended with {}", output.status)).detail(last).hint(hint))
+}
+
+/// A file of this command's own, gone with it.
+struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self, Fault> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let failed = |error: &std::io::Error| {
+            Fault::new(FaultKind::Failed, "no file can be made").caused_by("a script is made beside").source(error)
+        };
+        let random = getrandom::u64()
+            .map_err(|error| Fault::new(FaultKind::Failed, "the system gives no random numbers").source(&error))?;
+        let path = std::env::temp_dir().join(format!("bowline-import-{random:016x}.sql"));
+        File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(|error| failed(&error))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed is the temporary folder's to clean up.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_are_told_by_their_first_bytes() {
+        assert_eq!(form_of(b"PGDMP\x01"), Form::Archive);
+        assert_eq!(form_of(b"REDIS0011"), Form::Rdb);
+        assert_eq!(form_of(b"\x1f\x8b\x08"), Form::Compressed);
+        assert_eq!(form_of(b"-- SQL"), Form::Text);
+        assert_eq!(form_of(b""), Form::Empty);
+    }
+
+    #[test]
+    fn what_a_kind_cannot_take_is_refused_before_anybody_is_let_in() {
+        let file = Path::new("/x");
+        let check = |kind, form, expected| assert_eq!(check(kind, form, file).is_ok(), expected, "{kind} {form:?}");
+        for kind in ResourceKind::ALL {
+            check(kind, Form::Text, true);
+            check(kind, Form::Archive, kind == ResourceKind::Postgres);
+            check(kind, Form::Rdb, false);
+            check(kind, Form::Compressed, false);
+            check(kind, Form::Folder, false);
+            check(kind, Form::Empty, false);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What a person asks of data on this machine: how much there is, credentials for a while, filling, removing.
+//!
+//! Nothing is removed in place: a folder that is to go gets a name that no app can have, at once, and is then removed.
+//! What a crash leaves under such a name is removed when the node starts.
+
+mod discard;
+mod fill;
+mod measure;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::resource::data::{DataDone, DataOrder};
+use tokio::sync::mpsc;
+
+use crate::DataCall;
+use crate::driver::Context;
+use crate::resource::lease;
+
+/// What no name of an app, an environment or a resource holds: it sets what is on its way apart.
+const APART: char = '~';
+
+/// Beside `folder`: `files~WHAT`.
+fn apart(folder: &Path, what: &str) -> PathBuf {
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    folder.with_file_name(format!("{name}{APART}{what}"))
+}
+
+/// Until control's sender is dropped.
+pub(crate) async fn take(context: Arc<Context>, mut calls: mpsc::Receiver<DataCall>) {
+    let state_dir = context.config.state_dir.clone();
+    let left = tokio::task::spawn_blocking(move || {
+        ["data", "volumes"].iter().for_each(|root| discard::clean(&state_dir.join(root)));
+    });
+    if let Err(error) = left.await {
+        tracing::error!(%error, "what was to be removed could not be looked at");
+    }
+    while let Some((order, reply)) = calls.recv().await {
+        let context = Arc::clone(&context);
+        tokio::spawn(async move {
+            // Whoever asked may have gone away.
+            let _ = reply.send(carry_out(order, context).await);
+        });
+    }
+}
+
+async fn carry_out(order: DataOrder, context: Arc<Context>) -> Result<DataDone, Fault> {
+    let run_dir = &context.config.run_dir;
+    match order {
+        DataOrder::Lend { key, server, lease } => lease::lend(run_dir, &key, &server, &lease).await,
+        DataOrder::Return { key, server, user } => lease::give_back(run_dir, &key, &server, &user).await,
+        DataOrder::Measure { servers, volumes } => {
+            blocking("looking at the disk", move || Ok(measure::all(&servers, &volumes))).await
+        }
+        DataOrder::Fill { volume, uid, source, replace } => {
+            blocking("filling the volume", move || fill::run(&context.volumes, &volume, uid, &source, replace)).await
+        }
+        DataOrder::Discard { folder } => {
+            blocking("removing the data", move || discard::run(&context.volumes, &folder)).await
+        }
+    }
+}
+
+async fn blocking(
+    what: &'static str,
+    work: impl FnOnce() -> Result<DataDone, Fault> + Send + 'static,
+) -> Result<DataDone, Fault> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Fault::new(FaultKind::Failed, format!("{what} broke off")).source(&error)))
+}
