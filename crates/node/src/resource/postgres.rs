@@ -2,6 +2,9 @@
 //!
 //! The node is the server's administrator `bowline` by who it is: `pg_ident.conf` maps the node's own user on the
 //! private Unix socket to it, and no password for it exists. Apps come over loopback with SCRAM.
+//!
+//! A script runs as the app's role, on a connection of its own (the node's user may be that role, too): no `RESET ROLE`
+//! leads to the administrator.
 
 use std::fs;
 use std::path::Path;
@@ -108,7 +111,10 @@ fn write_config(site: &Site<'_>) -> Result<(), Trouble> {
     );
     // No line for any other database or role, and none for any other address.
     let name = bowline_core::resource::own_name(&site.key.id.name);
-    let hba = format!("local all {ADMIN} peer map={ADMIN}\nhost {name} +{name} 127.0.0.1/32 scram-sha-256\n");
+    let hba = format!(
+        "local all {ADMIN} peer map={ADMIN}\nlocal {name} {name} peer map={ADMIN}\n\
+         host {name} +{name} 127.0.0.1/32 scram-sha-256\n"
+    );
     let own = nix::unistd::geteuid();
     let user = nix::unistd::User::from_uid(own).ok().flatten().map(|user| user.name).ok_or_else(|| {
         let fault = Fault::new(FaultKind::Invalid, format!("{} of {} cannot be prepared", site.key.id, site.key.app));
@@ -117,7 +123,7 @@ fn write_config(site: &Site<'_>) -> Result<(), Trouble> {
     })?;
     site.write_config("postgresql.conf", &settings)?;
     site.write_config("pg_hba.conf", &hba)?;
-    site.write_config("pg_ident.conf", &format!("{ADMIN} \"{user}\" {ADMIN}\n"))
+    site.write_config("pg_ident.conf", &format!("{ADMIN} \"{user}\" {ADMIN}\n{ADMIN} \"{user}\" {name}\n"))
 }
 
 /// A text in `postgresql.conf`.
@@ -135,11 +141,25 @@ pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// What the owner of a database may have set for whoever comes to it, and the administrator must not be led by.
+const OWN_SETTINGS: &str = "-c search_path=pg_catalog -c default_transaction_read_only=off -c synchronous_commit=on";
+
 /// The administrator's connection to one database.
 pub(super) async fn connect(site: &Site<'_>, database: &str, called: &str) -> Result<Client, Trouble> {
     let mut config = Config::new();
-    config.host_path(&site.socket).port(site.server.port.get()).user(ADMIN).dbname(database).application_name(called);
-    config.connect_timeout(CONNECT_WITHIN);
+    config.user(ADMIN).dbname(database).application_name(called).options(OWN_SETTINGS);
+    open(site, config, "the server does not let its administrator in").await
+}
+
+/// The app's own role in its own database.
+async fn connect_as(site: &Site<'_>, access: &Access) -> Result<Client, Trouble> {
+    let mut config = Config::new();
+    config.user(&access.user).dbname(&access.database).application_name(NAME);
+    open(site, config, "the server does not let the app's role in").await
+}
+
+async fn open(site: &Site<'_>, mut config: Config, step: &str) -> Result<Client, Trouble> {
+    config.host_path(&site.socket).port(site.server.port.get()).connect_timeout(CONNECT_WITHIN);
     match config.connect(NoTls).await {
         Ok((client, connection)) => {
             tokio::spawn(async move {
@@ -153,7 +173,7 @@ pub(super) async fn connect(site: &Site<'_>, database: &str, called: &str) -> Re
             let said = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
             Err(failure::soon(said))
         }
-        Err(error) => Err(unusable(site.key, "the server does not let its administrator in", &error)),
+        Err(error) => Err(unusable(site.key, step, &error)),
     }
 }
 
@@ -172,9 +192,8 @@ pub(super) async fn provision(site: &Site<'_>, access: &Access, init: Option<&In
         Marker::None if is_empty(site, &client).await? => mark(site, &client, access, false).await?,
         // It was filled by somebody else: a restored folder.
         Marker::None => return mark(site, &client, access, true).await,
-        Marker::Begun if is_empty(site, &client).await? => {}
+        // No app was let in: nothing is lost. A script that ended its own transaction may have left something.
         Marker::Begun => {
-            // A script that ended its own transaction was cut short. No app was let in: nothing is lost.
             drop(client);
             drop_database(site, &admin, access).await?;
             make_database(site, &admin, access).await?;
@@ -182,7 +201,8 @@ pub(super) async fn provision(site: &Site<'_>, access: &Access, init: Option<&In
             mark(site, &client, access, false).await?;
         }
     }
-    fill(site, &mut client, access, init).await
+    fill(site, access, init).await?;
+    note_whole(site, &client).await
 }
 
 /// What the database says of itself.
@@ -272,23 +292,36 @@ async fn mark(site: &Site<'_>, client: &Client, access: &Access, filled: bool) -
     client.batch_execute(&make).await.map_err(|error| unusable(site.key, "writing its marker", &error))
 }
 
-/// The script and the word that it is done, in one transaction.
-async fn fill(site: &Site<'_>, client: &mut Client, access: &Access, init: Option<&InitScript>) -> Result<(), Trouble> {
+/// Runs the script, if there is one, in one transaction.
+async fn fill(site: &Site<'_>, access: &Access, init: Option<&InitScript>) -> Result<(), Trouble> {
+    let Some(init) = init else { return Ok(()) };
     let failed = |error| unusable(site.key, "filling it for the first time", &error);
-    client.batch_execute("BEGIN").await.map_err(failed)?;
-    if let Some(init) = init {
-        let role = format!("SET LOCAL ROLE {}", name(&access.user));
-        client.batch_execute(&role).await.map_err(failed)?;
-        let own = transaction(client).await.map_err(failed)?;
-        for statement in statements(&init.sql, Dialect::Postgres) {
-            client.batch_execute(statement.text).await.map_err(|error| refused(site, init, statement, &error))?;
-        }
-        if transaction(client).await.map_err(failed)? != own {
-            return Err(ends_itself(site, init));
-        }
-        client.batch_execute("RESET ROLE").await.map_err(failed)?;
+    let app = connect_as(site, access).await?;
+    app.batch_execute("BEGIN").await.map_err(failed)?;
+    let own = transaction(&app).await.map_err(failed)?;
+    for statement in statements(&init.sql, Dialect::Postgres) {
+        app.batch_execute(statement.text).await.map_err(|error| refused(site, init, statement, &error))?;
     }
-    client.batch_execute("UPDATE bowline.marker SET filled = true; COMMIT").await.map_err(failed)
+    if transaction(&app).await.map_err(failed)? != own {
+        return Err(ends_itself(site, init));
+    }
+    // Constraints that were deferred are looked at here.
+    let end = Statement { line: init.sql.lines().count(), text: "" };
+    app.batch_execute("COMMIT").await.map_err(|error| refused(site, init, end, &error))
+}
+
+/// Before any app is let in: committed, and read back.
+async fn note_whole(site: &Site<'_>, client: &Client) -> Result<(), Trouble> {
+    let failed = |error| unusable(site.key, "noting that its contents are whole", &error);
+    client.execute("UPDATE bowline.marker SET filled = true", &[]).await.map_err(failed)?;
+    match marker(site, client).await? {
+        Marker::Filled(_) => Ok(()),
+        Marker::Begun | Marker::None => {
+            let fault = Fault::new(FaultKind::Failed, format!("{} of {} cannot be used", site.key.id, site.key.app));
+            let fault = fault.caused_by("its marker does not say what was written to it");
+            Err(failure::passing(fault.hint("look at the disk; it is tried again by itself")))
+        }
+    }
 }
 
 async fn transaction(client: &Client) -> Result<String, tokio_postgres::Error> {
