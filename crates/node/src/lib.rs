@@ -12,6 +12,7 @@ mod driver;
 mod health;
 mod layout;
 mod logs;
+mod others;
 mod procfs;
 mod resource;
 pub mod shim;

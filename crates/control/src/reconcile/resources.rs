@@ -104,8 +104,10 @@ impl Loop {
                 let before = self.published.resources().iter().filter(|(resource, _)| resource.app == *key);
                 wanted.extend(before.map(|(resource, spec)| (resource.clone(), Arc::clone(spec))));
             }
+            let stable = app.stable.as_ref().map(|stable| declared(stable.release.app())).unwrap_or_default();
             for release in releases {
                 for (id, declared) in declared(release.app()) {
+                    let declared = until_promoted(declared, stable.get(&id));
                     let resource = ResourceKey { app: key.clone(), id };
                     if let Some(spec) = self.spec(&resource, &declared, release) {
                         wanted.insert(resource, Arc::new(spec));
@@ -257,6 +259,17 @@ impl Loop {
             }
         };
         ids.into_iter().map(one).collect()
+    }
+}
+
+/// What a change does not take away while it may still be rolled back: whether data survive a restart. Everything else
+/// that cannot be had fails before the server that runs is touched.
+fn until_promoted<'a>(declared: Declared<'a>, stable: Option<&Declared<'_>>) -> Declared<'a> {
+    match (declared, stable) {
+        (Declared::Managed { version, persist: false, init }, Some(Declared::Managed { persist: true, .. })) => {
+            Declared::Managed { version, persist: true, init }
+        }
+        (declared @ (Declared::Managed { .. } | Declared::External { .. }), _) => declared,
     }
 }
 

@@ -28,8 +28,8 @@ use crate::fault::{Fault, FaultKind};
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::backoff::{LONGEST, delay, mix};
 use crate::instance::{
-    Failure, FailureCause, InstanceObservation, InstanceOrder, InstanceSpec, Observations, Phase, SlotState, SlotStatus, Slots,
-    Usage, Wanted, World,
+    Failure, FailureCause, InstanceObservation, InstanceOrder, InstanceSpec, Observations, Phase, SlotState,
+    SlotStatus, Slots, Usage, Wanted, World,
 };
 use crate::route::{PoolId, Reachable};
 use crate::time::Mono;
@@ -269,9 +269,7 @@ impl Resources {
 
     /// What an earlier daemon left running and is not prepared yet: it is not shown to the slots.
     fn held(&self) -> BTreeSet<InstanceId> {
-        let waits = |key: &ResourceKey| {
-            self.entries.get(key).is_some_and(|entry| matches!(entry.stage, Stage::Absent))
-        };
+        let waits = |key: &ResourceKey| self.entries.get(key).is_some_and(|entry| matches!(entry.stage, Stage::Absent));
         let held = |id: &&InstanceId| {
             !self.slots.knows(&id.slot) && ResourceKey::of_slot(&id.slot).is_some_and(|key| waits(&key))
         };

@@ -29,6 +29,8 @@ const OWN: &str = "bowline";
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Connections of an app's workers.
 const CONNECTIONS: u32 = 150;
+/// Whoever says nothing gives up its connection by then. The longest round trip of a busy machine is far below.
+pub(super) const LOGIN_SECONDS: u32 = 5;
 
 /// Binary found, folder made, configuration written.
 pub(super) fn prepare(site: &Site<'_>) -> Result<Prepared, Trouble> {
@@ -42,14 +44,18 @@ pub(super) fn prepare(site: &Site<'_>) -> Result<Prepared, Trouble> {
     write_config(site)?;
     let config = format!("--defaults-file={}", site.config("my.cnf").display());
     let user = administrator(site.key)?;
+    let mut made = !site.config(VERSION).exists();
     site.make_data(site.uid(), |new, lock| {
+        made = true;
         let mut install = Command::new("/usr/bin/mariadb-install-db");
         install.arg("--no-defaults").arg(format!("--datadir={}", new.display()));
         install.args(["--auth-root-authentication-method=socket", "--skip-test-db", "--skip-name-resolve"]);
         install.arg(format!("--auth-root-socket-user={user}"));
         site.run(install, site.uid(), lock)
     })?;
-    site.write_config(VERSION, &format!("{}\n", installed.version))?;
+    if made {
+        site.write_config(VERSION, &format!("{}\n", installed.version))?;
+    }
     let binary = installed.binary.display().to_string();
     Ok(site.prepared(&[&binary, &config], StopSignal::Term, installed.version))
 }
@@ -70,18 +76,16 @@ const VERSION: &str = "version";
 
 fn check_version(site: &Site<'_>, installed: &Installed) -> Result<(), Trouble> {
     let Ok(made_by) = std::fs::read_to_string(site.config(VERSION)) else { return Ok(()) };
-    let made_by = made_by.trim();
-    match made_by.split('.').next().and_then(|major| major.parse::<u16>().ok()) {
-        Some(major) if major != installed.major => {
-            let how = format!(
-                "install MariaDB {major} again to go on as before; to move, dump the data with mariadb-dump there, write \
-                 another table, [{}.NEW], and load them into it with MariaDB {}",
-                site.key.id.kind, installed.major
-            );
-            Err(packages::other_version(site.key, made_by, installed.major, &how))
-        }
-        Some(_) | None => Ok(()),
+    let (made_by, own) = (packages::series(made_by.trim()), installed.series());
+    if made_by == own {
+        return Ok(());
     }
+    let how = format!(
+        "install MariaDB {made_by} again to go on as before; to move, dump the data with mariadb-dump there, write \
+         another table, [{}.NEW], and load them into it with MariaDB {own}",
+        site.key.id.kind
+    );
+    Err(packages::other_version(site.key, &made_by, own, &how))
 }
 
 fn write_config(site: &Site<'_>) -> Result<(), Trouble> {
@@ -94,7 +98,7 @@ fn write_config(site: &Site<'_>) -> Result<(), Trouble> {
         &format!(
             "# Written by Bowline before every start.\n\
              [mariadbd]\ndatadir = \"{data}\"\nsocket = \"{socket}\"\nbind-address = 127.0.0.1\nport = {port}\n\
-             skip-name-resolve\nmax_connections = {CONNECTIONS}\nlocal_infile = OFF\nsymbolic-links = OFF\n\
+             skip-name-resolve\nmax_connections = {CONNECTIONS}\nconnect_timeout = {LOGIN_SECONDS}\nlocal_infile = OFF\nsymbolic-links = OFF\n\
              pid-file = \"{data}/server.pid\"\n\
              character-set-server = utf8mb4\ncollation-server = utf8mb4_unicode_ci\n\
              sql_mode = STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION\n\

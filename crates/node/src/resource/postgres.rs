@@ -6,7 +6,7 @@
 //! A script runs as the app's role, on a connection of its own (the node's user may be that role, too): no `RESET ROLE`
 //! leads to the administrator.
 
-use std::fs;
+use std::io::Cursor;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -14,13 +14,16 @@ use std::time::Duration;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::instance::StopSignal;
 use bowline_core::resource::{Access, InitScript, Prepared, ResourceKey, Trouble};
+use futures_util::SinkExt as _;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::failure::{self, foreign, unusable};
+use super::mariadb::LOGIN_SECONDS;
 use super::packages::{self, Installed};
 use super::script::{Dialect, Statement, statements};
 use super::site::{Site, memory};
+use crate::others;
 
 /// The administrator.
 const ADMIN: &str = "bowline";
@@ -67,7 +70,7 @@ fn maker(site: &Site<'_>) -> Option<u32> {
 /// The version of the data, else the wanted one, else the newest.
 fn choose(site: &Site<'_>) -> Result<Installed, Trouble> {
     let (key, wanted) = (site.key, site.server.version);
-    let data: Option<String> = fs::read_to_string(site.data().join("PG_VERSION")).ok().map(|v| v.trim().to_owned());
+    let data = version_of_data(site)?;
     let major = data.as_deref().and_then(|version| version.parse::<u16>().ok());
     if let (Some(data), Some(wanted)) = (&data, wanted)
         && major != Some(wanted)
@@ -79,6 +82,24 @@ fn choose(site: &Site<'_>) -> Result<Installed, Trouble> {
     let fits = found.iter().rfind(|one| version.is_none_or(|version| one.major == version)).cloned();
     let package = version.map_or_else(|| "postgresql".to_owned(), |version| format!("postgresql-{version}"));
     fits.ok_or_else(|| packages::missing(key, version, &found, &package))
+}
+
+/// As the data say it, which are the server's to change.
+fn version_of_data(site: &Site<'_>) -> Result<Option<String>, Trouble> {
+    /// `9.6`, `15`
+    const LONGEST: usize = 16;
+    let path = site.data().join("PG_VERSION");
+    let bytes = match others::read_small(&path, LONGEST) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failure::file(site.key, "read", &path, &error)),
+    };
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        let error = std::io::Error::new(std::io::ErrorKind::InvalidData, "it holds no version");
+        return Err(failure::file(site.key, "use", &path, &error));
+    }
+    Ok(Some(text))
 }
 
 fn migration(key: &ResourceKey, data: &str, wanted: u16) -> String {
@@ -102,6 +123,7 @@ fn write_config(site: &Site<'_>) -> Result<(), Trouble> {
         "# Written by Bowline before every start.\n\
          listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = {socket}\n\
          unix_socket_permissions = 0700\nmax_connections = {CONNECTIONS}\npassword_encryption = 'scram-sha-256'\n\
+         authentication_timeout = {LOGIN_SECONDS}s\n\
          fsync = on\nfull_page_writes = on\nsynchronous_commit = on\n\
          shared_buffers = {shared}MB\neffective_cache_size = {cache}MB\nmaintenance_work_mem = {maintenance}MB\n\
          max_wal_size = 1GB\nmin_wal_size = 80MB\n\
@@ -300,13 +322,20 @@ async fn fill(site: &Site<'_>, access: &Access, init: Option<&InitScript>) -> Re
     app.batch_execute("BEGIN").await.map_err(failed)?;
     let own = transaction(&app).await.map_err(failed)?;
     for statement in statements(&init.sql, Dialect::Postgres) {
-        app.batch_execute(statement.text).await.map_err(|error| refused(site, init, statement, &error))?;
+        if statement.text.starts_with('\\') {
+            return Err(of_psql(site, init, statement));
+        }
+        let done = match statement.data {
+            Some(data) => copy(&app, statement.text, data).await,
+            None => app.batch_execute(statement.text).await,
+        };
+        done.map_err(|error| refused(site, init, statement, &error))?;
     }
     if transaction(&app).await.map_err(failed)? != own {
         return Err(ends_itself(site, init));
     }
     // Constraints that were deferred are looked at here.
-    let end = Statement { line: init.sql.lines().count(), text: "" };
+    let end = Statement { line: init.sql.lines().count(), text: "", data: None };
     app.batch_execute("COMMIT").await.map_err(|error| refused(site, init, end, &error))
 }
 
@@ -322,6 +351,23 @@ async fn note_whole(site: &Site<'_>, client: &Client) -> Result<(), Trouble> {
             Err(failure::passing(fault.hint("look at the disk; it is tried again by itself")))
         }
     }
+}
+
+/// `COPY … FROM stdin`, in pieces: a dump's table may be larger than what one message takes.
+async fn copy(client: &Client, statement: &str, data: &str) -> Result<(), tokio_postgres::Error> {
+    const PIECE: usize = 64 << 10;
+    let sink = client.copy_in::<_, Cursor<Vec<u8>>>(statement).await?;
+    let mut sink = std::pin::pin!(sink);
+    for piece in data.as_bytes().chunks(PIECE) {
+        sink.send(Cursor::new(piece.to_vec())).await?;
+    }
+    sink.finish().await.map(drop)
+}
+
+fn of_psql(site: &Site<'_>, init: &InitScript, statement: Statement<'_>) -> Trouble {
+    let word = statement.text.split_ascii_whitespace().next().unwrap_or_default();
+    let message = format!("{word} is a command of psql, which does not run here");
+    script_refused(site.key, init, statement.line, &message, [None, None])
 }
 
 async fn transaction(client: &Client) -> Result<String, tokio_postgres::Error> {
@@ -342,9 +388,26 @@ fn refused(site: &Site<'_>, init: &InitScript, statement: Statement<'_>, error: 
             let before = statement.text.chars().take(usize::try_from(*at).unwrap_or(1).saturating_sub(1));
             statement.line + before.filter(|c| *c == '\n').count()
         }
-        Some(tokio_postgres::error::ErrorPosition::Internal { .. }) | None => statement.line,
+        Some(tokio_postgres::error::ErrorPosition::Internal { .. }) | None => {
+            let own = statement.text.bytes().filter(|b| *b == b'\n').count();
+            statement.line + statement.data.and_then(|_| line_of_copy(said.where_()?)).map_or(0, |line| own + line)
+        }
     };
-    script_refused(site.key, init, line, said.message(), [said.detail(), said.hint()])
+    let foreign = *said.code() == SqlState::UNDEFINED_OBJECT && said.message().starts_with("role ");
+    let advice = "roles of another server are not known here: make the dump with pg_dump --no-owner --no-privileges";
+    script_refused(
+        site.key,
+        init,
+        line,
+        said.message(),
+        [said.detail(), said.hint().or(Some(advice).filter(|_| foreign))],
+    )
+}
+
+/// `COPY t, line 3, column a: "x"`: counted from 1 within the data.
+fn line_of_copy(place: &str) -> Option<usize> {
+    let (_, rest) = place.split_once(", line ")?;
+    rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())].parse().ok()
 }
 
 /// Of both kinds of databases.
@@ -361,4 +424,17 @@ pub(super) fn script_refused(
     let text = init.sql.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let fault = fault.detail(format!("{line:>5} | {text}"));
     failure::lasting(fault.hint(format!("correct line {line} of {} and run the command again", init.file)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_copied_data_are_read_from_where_it_happened() {
+        let check = |place: &str, expected: Option<usize>| assert_eq!(line_of_copy(place), expected);
+        check("COPY users, line 3, column id: \"x\"", Some(3));
+        check("COPY users, line 12", Some(12));
+        check("SQL function \"f\"", None);
+    }
 }
