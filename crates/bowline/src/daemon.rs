@@ -108,6 +108,7 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         node_desired: node.desired,
         node: node.observed,
         builds: node.builds,
+        collections: node.collections,
         logs: node.logs,
         edge_desired: edge.desired,
         edge: edge.observed,

@@ -363,6 +363,8 @@ impl Rim {
                 Effect::Store(id, job) => self.store(id, job),
                 Effect::Build(change, request) => self.build(change, request),
                 Effect::CancelBuild(change) => self.cancel_build(change),
+                // The node is gone only when the daemon ends.
+                Effect::Collect(keep) => drop(self.links.collections.send(keep)),
                 Effect::Certify(hosts) => self.certify(hosts),
                 Effect::Node(desired) => drop(self.links.node_desired.send_replace(desired)),
                 Effect::Edge(desired) => drop(self.links.edge_desired.send_replace(desired)),

@@ -9,6 +9,7 @@
 
 mod apply;
 pub(crate) mod change;
+mod collect;
 pub(crate) mod credentials;
 pub(crate) mod degraded;
 pub(crate) mod effects;
@@ -80,6 +81,8 @@ pub(crate) struct Loop {
     pub(crate) resources: BTreeMap<ResourceKey, Kept>,
     /// Pools whose instances wait for no resource any more.
     pub(crate) opened: BTreeSet<PoolId>,
+    /// Artifacts are to be looked through.
+    to_collect: bool,
     pub(crate) node: Arc<Observations>,
     pub(crate) edge: Arc<EdgeObservation>,
     pub(crate) published: Published,
@@ -114,6 +117,7 @@ impl Loop {
             slots: Slots::new(),
             resources: BTreeMap::new(),
             opened: BTreeSet::new(),
+            to_collect: true,
             node: Arc::default(),
             edge: Arc::default(),
             published: Published::new(loaded.epoch, snapshot, trusted_proxies),
@@ -274,6 +278,7 @@ impl Loop {
             self.drive_slots(now);
         }
         self.publish(now);
+        self.collect();
         self.tell_waits(now);
         self.tell_ends(now);
         self.end_stops(now);

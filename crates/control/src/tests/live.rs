@@ -48,6 +48,7 @@ fn start(dir: &Path) -> Room {
         node_desired,
         node: node(node_receiver.clone()),
         builds,
+        collections: mpsc::unbounded_channel().0,
         logs,
         edge_desired,
         edge: edge(edge_receiver.clone()),

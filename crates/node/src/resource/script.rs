@@ -284,9 +284,10 @@ mod tests {
 
     #[test]
     fn bodies_of_sql_functions_are_one_statement() {
-        let check = |sql, expected: &[(usize, &str)]| check(Dialect::Postgres, sql, expected);
+        let check = |sql: &str, expected: &[(usize, &str)]| check(Dialect::Postgres, sql, expected);
         let body = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC\nSELECT CASE WHEN true THEN 1 END; SELECT 2; END";
-        check(&format!("{body}; SELECT 3"), &[(1, body), (2, "SELECT 3")]);
+        let script = format!("{body}; SELECT 3");
+        check(&script, &[(1, body), (2, "SELECT 3")]);
         check("BEGIN; SELECT 1; END; b", &[(1, "BEGIN"), (1, "SELECT 1"), (1, "END"), (1, "b")]);
         check(
             "SELECT begin_atomic; \"begin\" atomic; c",
