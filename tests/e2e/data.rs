@@ -257,8 +257,8 @@ fn a_script_of_mariadb_has_the_rights_of_the_app_only_and_is_begun_anew() {
     let args = ["up", dir, "--detach", "--http", "0", "--https", "0", "--admin", "0"];
     let mut waits = bowline.command(&args).stdout(std::process::Stdio::null()).spawn().expect("the binary runs");
     wait("the script runs", SLOW, || {
-        let on = resource(&bowline)["on"].as_str().unwrap_or_default().to_owned();
-        on.contains("roles and contents").then_some(())
+        let said = bowline.run(&["status"]);
+        bowline_tests::text(&said).contains("its roles and contents").then_some(())
     });
     let daemon = Process { pid: bowline.daemon() };
     daemon.kill();

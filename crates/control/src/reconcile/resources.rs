@@ -99,19 +99,25 @@ impl Loop {
     pub(crate) fn wanted_resources(&self, now: Now) -> BTreeMap<ResourceKey, Arc<ResourceSpec>> {
         let mut wanted = BTreeMap::new();
         for (key, app) in &self.apps {
-            let releases = wanted_releases(app);
-            if releases.is_empty() && runs(&self.slots, now.mono, key) {
+            if wanted_releases(app).is_empty() && runs(&self.slots, now.mono, key) {
                 let before = self.published.resources().iter().filter(|(resource, _)| resource.app == *key);
                 wanted.extend(before.map(|(resource, spec)| (resource.clone(), Arc::clone(spec))));
             }
-            let stable = app.stable.as_ref().map(|stable| declared(stable.release.app())).unwrap_or_default();
-            for release in releases {
-                for (id, declared) in declared(release.app()) {
-                    let declared = until_promoted(declared, stable.get(&id));
-                    let resource = ResourceKey { app: key.clone(), id };
-                    if let Some(spec) = self.spec(&resource, &declared, release) {
-                        wanted.insert(resource, Arc::new(spec));
-                    }
+            wanted.extend(self.resources_of(app));
+        }
+        wanted
+    }
+
+    /// What an app's releases want.
+    fn resources_of(&self, app: &AppWorld) -> BTreeMap<ResourceKey, Arc<ResourceSpec>> {
+        let mut wanted = BTreeMap::new();
+        let stable = app.stable.as_ref().map(|stable| declared(stable.release.app())).unwrap_or_default();
+        for release in wanted_releases(app) {
+            for (id, declared) in declared(release.app()) {
+                let declared = until_promoted(declared, stable.get(&id));
+                let resource = ResourceKey { app: app.record.key.clone(), id };
+                if let Some(spec) = self.spec(&resource, &declared, release) {
+                    wanted.insert(resource, Arc::new(spec));
                 }
             }
         }
@@ -157,10 +163,14 @@ impl Loop {
 
     pub(crate) fn gate(&self, release: &Release) -> Gate {
         let mut waits = Vec::new();
+        let wanted = self.apps.get(&release.revision.key).map(|app| self.resources_of(app)).unwrap_or_default();
         for id in declared(release.app()).into_keys() {
             let resource = ResourceKey { app: release.revision.key.clone(), id };
-            // What was seen of another desired state says nothing about this one.
-            let seen = self.node.resources.get(&resource).filter(|_| self.published.is_taken_up(&self.node));
+            // What was seen of another desired state says nothing about this one, and it may not be ordered yet.
+            let ordered = wanted.contains_key(&resource)
+                && self.published.resources().get(&resource) == wanted.get(&resource)
+                && self.published.is_taken_up(&self.node);
+            let seen = self.node.resources.get(&resource).filter(|_| ordered);
             let on = match seen.map(|seen| &seen.phase) {
                 Some(ResourcePhase::Ready) => continue,
                 Some(ResourcePhase::Failing { fault, attempts, lasting }) if *lasting || *attempts >= MAX_FAILURES => {
