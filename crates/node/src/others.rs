@@ -30,23 +30,22 @@ fn hand_over(held: &OwnedFd, to: u32, from: &[u32], levels: usize) -> io::Result
     if found.st_uid != to && !from.contains(&found.st_uid) {
         return refused(format!("something in it belongs to user {}", found.st_uid));
     }
-    match FileType::from_raw_mode(found.st_mode) {
-        FileType::Directory if levels == 0 => return refused("its folders are too deep".to_owned()),
-        FileType::Directory => {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let folder = openat(held, ".", flags, Mode::empty())?;
-            for entry in Dir::read_from(&folder)? {
-                let entry = entry?;
-                let name = entry.file_name();
-                if name == c"." || name == c".." {
-                    continue;
-                }
-                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                hand_over(&openat(&folder, name, flags, Mode::empty())?, to, from, levels - 1)?;
+    let is_folder = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+    if is_folder {
+        let Some(levels) = levels.checked_sub(1) else { return refused("its folders are too deep".to_owned()) };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = openat(held, ".", flags, Mode::empty())?;
+        for entry in Dir::read_from(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
             }
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            hand_over(&openat(&folder, name, flags, Mode::empty())?, to, from, levels)?;
         }
-        _ if found.st_nlink > 1 => return refused("a file in it has a second name".to_owned()),
-        _ => {}
+    } else if found.st_nlink > 1 {
+        return refused("a file in it has a second name".to_owned());
     }
     let (uid, gid) = (Uid::from_raw(to), Gid::from_raw(to));
     Ok(chownat(held, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?)

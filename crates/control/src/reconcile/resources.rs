@@ -306,3 +306,21 @@ pub(crate) fn bad_url(key: &AppKey, id: &ResourceId, secret: &SecretName, error:
         .caused_by(format!("secret {secret}: {error}"))
         .hint(format!("bowline secret set {} {secret}", key.app))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn persistence_is_turned_off_only_with_the_promotion() {
+        let redis = |persist| Declared::Managed { version: Some(7), persist, init: None };
+        let older = Declared::Managed { version: None, persist: true, init: None };
+        let check = |wanted, stable: Option<Declared<'_>>, persists| {
+            assert_eq!(until_promoted(redis(wanted), stable.as_ref()), redis(persists));
+        };
+        check(false, Some(older), true);
+        check(false, Some(redis(false)), false);
+        check(false, None, false);
+        check(true, Some(redis(false)), true);
+    }
+}
