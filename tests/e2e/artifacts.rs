@@ -47,3 +47,40 @@ fn a_damaged_artifact_is_said_and_heals_without_a_lost_request() {
     assert!(again.status.success() && !text(&again).contains("was changed"), "{}", text(&again));
     assert!(curl(&bowline.ca(), &up.https(), &[]).text().contains(".r2."), "nothing has changed since");
 }
+
+#[test]
+fn old_artifacts_are_removed_and_recent_ones_are_found_again() {
+    const RELEASES: usize = 8;
+    let bowline = Bowline::new();
+    let folder = bowline.app("collected", "plain");
+    let path = folder.to_str().expect("UTF-8");
+    let note = folder.join("note.txt");
+    let write = |number: usize| std::fs::write(&note, format!("{number}")).expect("a test's file");
+    write(1);
+    let up = Up::start(&bowline, &folder, SOON);
+    let load = Load::start(&up.https(), "/", &bowline.ca());
+    for number in 2..=RELEASES {
+        write(number);
+        let applied = bowline.run(&["up", path, "--detach"]);
+        assert!(applied.status.success(), "{}", text(&applied));
+    }
+    wait("old artifacts are gone", SOON, || (copies(&bowline, "note.txt").len() <= 6).then_some(()));
+    let notes = || {
+        copies(&bowline, "note.txt").iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect::<Vec<_>>()
+    };
+    let there = notes();
+    assert!((4..=RELEASES).all(|number| there.contains(&number.to_string())), "{there:?}");
+    assert!(!there.contains(&"1".to_owned()), "{there:?}");
+
+    let recent =
+        copies(&bowline, "note.txt").into_iter().find(|file| std::fs::read_to_string(file).is_ok_and(|t| t == "5"));
+    let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(recent.expect("it is there")).expect("a file"));
+    write(5);
+    let back = bowline.run(&["up", path, "--detach"]);
+    assert!(back.status.success(), "{}", text(&back));
+    let same = |file: &PathBuf| {
+        std::fs::metadata(file).is_ok_and(|found| std::os::unix::fs::MetadataExt::ino(&found) == inode)
+    };
+    assert!(copies(&bowline, "note.txt").iter().any(same), "it was not built again");
+    load.stop().expect_no_failure("while artifacts are removed");
+}

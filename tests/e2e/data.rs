@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 
 use bowline_tests::client::curl;
-use bowline_tests::load::Writes;
+use bowline_tests::load::{Load, Writes};
 use bowline_tests::machine::Process;
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, wait};
@@ -298,4 +298,147 @@ fn data_of_another_major_version_are_refused_with_the_way_to_go() {
     let dir = folder.to_str().expect("UTF-8");
     let said = bowline.fails(&["up", dir, "--detach", "--http", "0", "--https", "0", "--admin", "0"], 3);
     assert!(said.contains("not 99") && said.contains("hint: write version = "), "{said}");
+}
+
+/// As phpMyAdmin writes it: the session is left with `autocommit` off, and nothing is committed at its end.
+const DUMP: &str = r#"-- phpMyAdmin SQL Dump
+SET SQL_MODE = "NO_AUTO_VALUE_ON_ZERO";
+SET AUTOCOMMIT = 0;
+START TRANSACTION;
+SET time_zone = "+00:00";
+
+/*!40101 SET @OLD_CHARACTER_SET_CLIENT=@@CHARACTER_SET_CLIENT */;
+/*!40101 SET NAMES utf8mb4 */;
+
+CREATE TABLE `users` (
+  `id` int(11) NOT NULL,
+  `name` varchar(80) NOT NULL
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+
+INSERT INTO `users` (`id`, `name`) VALUES
+(1, 'ada'),
+(2, 'grace');
+
+ALTER TABLE `users` ADD PRIMARY KEY (`id`);
+ALTER TABLE `users` MODIFY `id` int(11) NOT NULL AUTO_INCREMENT, AUTO_INCREMENT=3;
+COMMIT;
+SET SESSION TRANSACTION READ ONLY;
+"#;
+
+#[test]
+fn a_dump_that_turns_autocommit_off_fills_a_database_for_good() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("data-dump", "mariadb");
+    std::fs::write(folder.join("source/init.sql"), DUMP).expect("a test's file");
+    let up = Up::start(&bowline, &folder, SLOW);
+    survives(&bowline, &up, "data-dump", "ada\ngrace\n");
+    let up = Up::start(&bowline, &folder, SLOW);
+    assert_eq!(page(&bowline, &up), "ada\ngrace\nedith\n", "nor by another start of everything");
+}
+
+/// Applies a folder whose script is refused: what is said.
+fn refused_script(bowline: &Bowline, folder: &std::path::Path, script: &str) -> String {
+    std::fs::write(folder.join("source/init.sql"), script).expect("a test's file");
+    let dir = folder.to_str().expect("UTF-8");
+    bowline.fails(&["up", dir, "--detach", "--http", "0", "--https", "0", "--admin", "0"], 2)
+}
+
+#[test]
+fn a_script_of_postgres_has_the_rights_of_the_app_only() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("data-rights", "postgres");
+    let refused = |script: &str, expected: &str| {
+        let said = refused_script(&bowline, &folder, script);
+        assert!(said.contains(expected), "{script}: {said}");
+    };
+    refused("RESET ROLE;\nALTER ROLE app_db SUPERUSER;\n", "init.sql:2: must be superuser to alter superuser");
+    refused(
+        "\nCOPY (SELECT 1) TO PROGRAM 'true';\n",
+        "init.sql:2: must be superuser or have privileges of the pg_execute",
+    );
+    refused("SET SESSION AUTHORIZATION bowline;\n", "init.sql:1: permission denied to set session authorization");
+    refused("SELECT 1;\n\\connect postgres\n", "init.sql:2: \\connect is a command of psql");
+    let dump = "\\restrict key\nSELECT pg_catalog.set_config('search_path', '', false);\nCREATE TABLE public.users (id serial PRIMARY KEY, \
+                name text);\nCREATE FUNCTION public.f() RETURNS int LANGUAGE sql BEGIN ATOMIC\nSELECT 1; SELECT 2;\nEND;\n";
+    let copy = |second: &str| {
+        format!(
+            "{dump}COPY public.users (id, name) FROM stdin;\n1\tada; it's\n{second}\tgrace\n\\.\n\\unrestrict key\n"
+        )
+    };
+    refused(&copy("x"), "init.sql:9: invalid input syntax for type integer");
+    let whole = format!("{}SELECT pg_catalog.setval('public.users_id_seq', 2);\n", copy("2"));
+    std::fs::write(folder.join("source/init.sql"), whole).expect("a test's file");
+    let up = Up::start(&bowline, &folder, SOON);
+    survives(&bowline, &up, "data-rights", "ada; it's\ngrace\n");
+}
+
+#[test]
+fn a_script_of_mariadb_has_the_rights_of_the_app_only_and_is_begun_anew() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("data-definer", "mariadb");
+    let begun = "CREATE TABLE users (id INT AUTO_INCREMENT PRIMARY KEY, name VARCHAR(80));\nINSERT INTO users (name) VALUES ('once');\n";
+    let refused = |script: &str, expected: &str| {
+        let said = refused_script(&bowline, &folder, &format!("{begun}{script}"));
+        assert!(said.contains(expected), "{script}: {said}");
+        assert!(bowline.processes_of("data-definer").is_empty(), "nothing is left running");
+    };
+    refused("GRANT ALL ON *.* TO CURRENT_USER;\n", "init.sql:3: Access denied");
+    refused("INSTALL SONAME 'ha_archive';\n", "init.sql:3: INSERT command denied");
+    refused("\nINSERT INTO userz VALUES (1);\n", "init.sql:4: Table 'app_db.userz' doesn't exist");
+
+    // A daemon is killed while the script runs, which goes on in the server.
+    let sleeps = format!("{begun}SELECT SLEEP(600);\n");
+    std::fs::write(folder.join("source/init.sql"), sleeps).expect("a test's file");
+    let dir = folder.to_str().expect("UTF-8");
+    let args = ["up", dir, "--detach", "--http", "0", "--https", "0", "--admin", "0"];
+    let mut waits = bowline.command(&args).stdout(Stdio::null()).spawn().expect("the binary runs");
+    let script_runs = || {
+        let said = bowline.run(&["status"]);
+        bowline_tests::text(&said).contains("its roles and contents").then_some(())
+    };
+    wait("the script runs", SLOW, script_runs);
+    let daemon = Process { pid: bowline.daemon() };
+    daemon.kill();
+    wait("the daemon is gone", SOON, || (!daemon.runs()).then_some(()));
+    assert!(!waits.wait().expect("its own child").success());
+    wait("another daemon ends the script and begins it anew", SOON, script_runs);
+    assert!(bowline.run(&["down"]).status.success(), "in the middle of it");
+    std::fs::write(folder.join("source/init.sql"), begun).expect("a test's file");
+    let up = Up::start(&bowline, &folder, SLOW);
+    assert_eq!(page(&bowline, &up), "once\n", "what was begun has left nothing behind");
+}
+
+#[test]
+fn data_of_another_series_of_mariadb_are_refused() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("data-series", "mariadb");
+    assert!(Up::start(&bowline, &folder, SLOW).interrupt().success());
+    let noted = bowline.state().join("data/local/data-series/mariadb.db/config/version");
+    let made_by = std::fs::read_to_string(&noted).expect("it is noted who made the data");
+    let major = made_by.split('.').next().expect("a number");
+    std::fs::write(&noted, format!("{major}.0.1\n")).expect("a test's file");
+    let dir = folder.to_str().expect("UTF-8");
+    let said = bowline.fails(&["up", dir, "--detach", "--http", "0", "--https", "0", "--admin", "0"], 3);
+    assert!(said.contains(&format!("made by version {major}.0, not {major}.")), "{said}");
+    std::fs::write(&noted, &made_by).expect("a test's file");
+    let up = Up::start(&bowline, &folder, SLOW);
+    assert_eq!(page(&bowline, &up), "ada\ngrace\n");
+    assert_eq!(std::fs::read_to_string(&noted).expect("still noted"), made_by);
+}
+
+#[test]
+fn a_version_that_cannot_be_had_costs_the_stable_release_nothing() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("data-candidate", "postgres");
+    let up = Up::start(&bowline, &folder, SOON);
+    let before = server(&bowline);
+    let load = Load::start(&up.https(), "/", &bowline.ca());
+    let toml = folder.join("bowline.toml");
+    let text = std::fs::read_to_string(&toml).expect("a fixture");
+    std::fs::write(&toml, text.replace("[postgres.db]", "[postgres.db]\nversion = 99")).expect("a test's file");
+    let dir = folder.to_str().expect("UTF-8");
+    let said = bowline.fails(&["up", dir, "--detach"], 3);
+    assert!(said.contains("not 99"), "{said}");
+    load.stop().expect_no_failure("a wrong version in a candidate's file");
+    assert_eq!(server(&bowline), before, "the same process, ready");
 }

@@ -111,6 +111,7 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         node_desired: node.desired,
         node: node.observed,
         builds: node.builds,
+        collections: node.collections,
         logs: node.logs,
         sessions: node.sessions,
         data: node.data,

@@ -1,5 +1,6 @@
 //! What a control room is started with, and the channels that connect it to the node and the edge.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -18,6 +19,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// A build asked of the node: its output as it comes, and its result.
 pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender<Result<Built, Fault>>);
+
+/// The roots of artifacts that the node is to keep.
+pub type Keep = Arc<BTreeSet<PathBuf>>;
 
 /// Log lines asked of the node; it stops when the receiver is dropped.
 pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
@@ -69,6 +73,8 @@ pub struct Links {
     pub node_desired: watch::Sender<Arc<NodeDesired>>,
     pub node: watch::Receiver<Arc<Observations>>,
     pub builds: mpsc::Sender<BuildCall>,
+    /// Carried out before any build that is asked for later.
+    pub collections: mpsc::UnboundedSender<Keep>,
     pub logs: mpsc::Sender<LogCall>,
     pub sessions: mpsc::Sender<SessionCall>,
     pub data: mpsc::Sender<DataCall>,

@@ -374,6 +374,8 @@ impl Rim {
                 Effect::Store(id, job) => self.store(id, job),
                 Effect::Build(change, request) => self.build(change, request),
                 Effect::CancelBuild(change) => self.cancel_build(change),
+                // The node is gone only when the daemon ends.
+                Effect::Collect(keep) => drop(self.links.collections.send(keep)),
                 Effect::Certify(hosts) => self.certify(hosts),
                 Effect::Data(ticket, order) => self.data(ticket, order),
                 Effect::Node(desired) => drop(self.links.node_desired.send_replace(desired)),

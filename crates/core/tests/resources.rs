@@ -293,6 +293,89 @@ fn whatever_is_killed_one_server_is_ready_and_filled_once() {
     }
 }
 
+/// A daemon whose server runs and is ready.
+fn ready(rng: &mut Rng) -> (Machine, Daemon, InstanceId) {
+    let (mut machine, mut daemon) = (Machine::new(), Daemon::default());
+    daemon.settle(&mut machine, rng);
+    let server = machine.alive()[0].clone();
+    (machine, daemon, server)
+}
+
+fn versioned(version: u16) -> Arc<ResourceSpec> {
+    let mut spec = Arc::unwrap_or_clone(spec("first", 15_000));
+    if let ResourceSpec::Managed(managed) = &mut spec {
+        managed.server.version = Some(version);
+    }
+    Arc::new(spec)
+}
+
+#[test]
+fn a_server_runs_on_until_the_next_one_is_prepared() {
+    let mut rng = Rng(1);
+    let (mut machine, mut daemon, server) = ready(&mut rng);
+    for nature in [Nature::Lasting, Nature::Passing, Nature::Soon] {
+        machine.desired = [(key(), spec("first", 15_001))].into();
+        daemon.look(&mut machine, &mut rng);
+        let Some(Effect::Prepare(_, round, _)) = daemon.effects.pop() else { panic!("the next one is prepared") };
+        assert_eq!(machine.alive(), [&server]);
+        let trouble = Trouble { fault: Fault::new(FaultKind::Invalid, "not to be had"), nature };
+        daemon.handle(&mut machine, Input::Prepared(key(), round, Err(trouble)), &mut rng);
+        daemon.look(&mut machine, &mut rng);
+        assert_eq!((machine.alive(), machine.stops), (vec![&server], 0), "{nature:?}");
+        let failing = matches!(daemon.phase(machine.now), Some(ResourcePhase::Failing { .. }));
+        assert_eq!(failing, nature != Nature::Soon, "who waits for it is told");
+
+        machine.desired = [(key(), spec("first", 15_000))].into();
+        daemon.settle(&mut machine, &mut rng);
+        assert_eq!((machine.alive(), machine.stops), (vec![&server], 0), "back, and nothing has happened");
+    }
+    machine.desired = [(key(), spec("first", 15_001))].into();
+    daemon.settle(&mut machine, &mut rng);
+    assert_ne!(machine.alive(), [&server]);
+}
+
+#[test]
+fn a_version_that_runs_already_needs_no_restart() {
+    let mut rng = Rng(1);
+    let (mut machine, mut daemon, server) = ready(&mut rng);
+    machine.desired = [(key(), versioned(15))].into();
+    daemon.settle(&mut machine, &mut rng);
+    assert_eq!((machine.alive(), machine.stops), (vec![&server], 0));
+}
+
+#[test]
+fn preparations_of_one_resource_never_overlap() {
+    for seed in 0..200 {
+        let mut rng = Rng(seed).fork();
+        let (mut machine, mut daemon) = (Machine::new(), Daemon::default());
+        let wanted = |rng: &mut Rng| match rng.below(4) {
+            0 => BTreeMap::new(),
+            1 => [(key(), spec("first", 15_001))].into(),
+            2 => [(key(), spec("second", 15_000))].into(),
+            _ => [(key(), spec("first", 15_000))].into(),
+        };
+        for _ in 0..rng.below(40) {
+            machine.desired = wanted(&mut rng);
+            daemon.look(&mut machine, &mut rng);
+            machine.now = machine.now + Duration::from_secs(rng.below(90));
+            daemon.handle(&mut machine, Input::Tick, &mut rng);
+            let preparing = daemon.effects.iter().filter(|effect| matches!(effect, Effect::Prepare(..))).count();
+            assert!(preparing <= 1, "seed {seed}: {:?}", daemon.effects);
+            if rng.below(2) == 0 && !daemon.effects.is_empty() {
+                let effect = daemon.effects.remove(0);
+                daemon.carry_out(&mut machine, effect, true, &mut rng);
+            }
+        }
+        machine.desired = [(key(), spec("last", 15_002))].into();
+        daemon.settle(&mut machine, &mut rng);
+        let ports = machine.instances.values().filter_map(|phase| match phase {
+            Phase::Running { port, .. } => Some(port.get()),
+            Phase::Starting | Phase::Stopping { .. } | Phase::Exited(_) | Phase::Refused(_) => None,
+        });
+        assert_eq!(ports.collect::<Vec<_>>(), [15_002], "seed {seed}");
+    }
+}
+
 #[test]
 fn nothing_is_ordered_before_it_is_known_what_is_wanted() {
     let (mut machine, mut rng) = (Machine::new(), Rng(1));

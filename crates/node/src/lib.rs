@@ -15,6 +15,7 @@ mod driver;
 mod health;
 mod layout;
 mod logs;
+mod others;
 mod procfs;
 mod resource;
 mod session;
@@ -22,7 +23,7 @@ pub mod shim;
 pub mod survey;
 mod volume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,6 +50,9 @@ const CALLS: usize = 32;
 
 /// A build, where its live output goes, and where its end goes. Dropping the receiver of the end cancels the build.
 pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender<Result<Built, Fault>>);
+/// The roots of artifacts that are to be kept: all others may go. Nothing is removed that was asked for, or built, after
+/// this was sent.
+pub type Keep = Arc<BTreeSet<PathBuf>>;
 /// A question to the logs, and where the lines go. Dropping the receiver ends it.
 pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
 /// What a person asks of data, and where the answer goes.
@@ -107,6 +111,7 @@ pub struct Handle {
     pub desired: watch::Sender<Arc<NodeDesired>>,
     pub observed: watch::Receiver<Arc<Observations>>,
     pub builds: mpsc::Sender<BuildCall>,
+    pub collections: mpsc::UnboundedSender<Keep>,
     pub logs: mpsc::Sender<LogCall>,
     pub sessions: mpsc::Sender<SessionCall>,
     /// Ends when `desired` is dropped and nothing of any session is left.
@@ -123,18 +128,20 @@ pub fn spawn(config: NodeConfig) -> Handle {
     let (orders, ordered) = watch::channel(Arc::default());
     let (seen_sender, seen) = watch::channel(Arc::default());
     let (builds, build_calls) = mpsc::channel(CALLS);
+    // At most one for each promotion; the newest makes those before it needless.
+    let (collections, keeps) = mpsc::unbounded_channel();
     let (logs, log_calls) = mpsc::channel(CALLS);
     let (sessions, session_calls) = mpsc::channel(CALLS);
     let (data, data_calls) = mpsc::channel(CALLS);
     let context = Arc::new(driver::Context::new(config));
-    tokio::spawn(take_builds(build_config(&context.config), build_calls));
+    tokio::spawn(take_builds(build_config(&context.config), build_calls, keeps));
     tokio::spawn(take_log_queries(context.layout.clone(), log_calls));
     tokio::spawn(data::take(Arc::clone(&context), data_calls));
     let sessions_over = tokio::spawn(session::take(context.clone(), desired_receiver.clone(), session_calls));
     let ends = resource::Ends { desired: desired_receiver, told, orders, seen };
     tokio::spawn(resource::Interposer::new(context.config.run_dir.clone(), ends).run());
     tokio::spawn(driver::Driver::new(context, ordered, seen_sender).run());
-    Handle { desired, observed, builds, logs, sessions, sessions_over, data }
+    Handle { desired, observed, builds, collections, logs, sessions, sessions_over, data }
 }
 
 /// Files that an instance wrote beside its code, where they die with it: paths in its release folder `root`, in order, at
@@ -155,14 +162,34 @@ fn build_config(config: &NodeConfig) -> build::BuildConfig {
 }
 
 /// What an earlier daemon's builds left is removed first: a build that was cut short is no artifact.
-async fn take_builds(config: build::BuildConfig, mut calls: mpsc::Receiver<BuildCall>) {
+///
+/// A collection runs before any build that was asked for after it: the artifact that such a build makes, or finds, is in
+/// no list yet.
+async fn take_builds(
+    config: build::BuildConfig,
+    mut calls: mpsc::Receiver<BuildCall>,
+    mut keeps: mpsc::UnboundedReceiver<Keep>,
+) {
     let earlier = config.clone();
     match tokio::task::spawn_blocking(move || build::clean(&earlier)).await {
         Ok(Ok(_)) => {}
         Ok(Err(fault)) => tracing::warn!(error = %fault, causes = ?fault.causes, "what earlier builds left stays"),
         Err(error) => tracing::error!(%error, "what earlier builds left could not be looked at"),
     }
-    while let Some((request, progress, mut reply)) = calls.recv().await {
+    loop {
+        let (request, progress, mut reply) = tokio::select! {
+            Some(keep) = keeps.recv() => {
+                collect(&config, keep, &mut keeps).await;
+                continue;
+            }
+            call = calls.recv() => match call {
+                Some(call) => call,
+                None => return,
+            },
+        };
+        if let Ok(keep) = keeps.try_recv() {
+            collect(&config, keep, &mut keeps).await;
+        }
         let config = config.clone();
         tokio::spawn(async move {
             let built = tokio::select! {
@@ -173,6 +200,20 @@ async fn take_builds(config: build::BuildConfig, mut calls: mpsc::Receiver<Build
             };
             drop(reply.send(built));
         });
+    }
+}
+
+/// Removes what none of the newest list keeps.
+async fn collect(config: &build::BuildConfig, mut keep: Keep, keeps: &mut mpsc::UnboundedReceiver<Keep>) {
+    while let Ok(newer) = keeps.try_recv() {
+        keep = newer;
+    }
+    let config = config.clone();
+    match tokio::task::spawn_blocking(move || build::collect(&config, &keep)).await {
+        Ok(Ok(gone)) if gone.is_empty() => {}
+        Ok(Ok(gone)) => tracing::info!(count = gone.len(), "old artifacts removed"),
+        Ok(Err(fault)) => tracing::warn!(error = %fault, causes = ?fault.causes, "old artifacts stay"),
+        Err(error) => tracing::error!(%error, "old artifacts could not be looked at"),
     }
 }
 

@@ -16,6 +16,7 @@ use bowline_core::route::check_claims;
 
 use super::Loop;
 use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
+use super::collect::roots;
 use super::effects::{Begin, Draft, Effect, Job, Now, Reading, SecretIndex, Ticket, Write};
 use super::events;
 use super::pending::Pending;
@@ -255,6 +256,7 @@ impl Loop {
         };
         let (cached, from) = (*cached, running(app));
         app.record.wanted = Wanted::Running;
+        app.roots.insert(release.number(), roots(release.revision.artifacts.values()));
         self.roll_out(key, id, Arc::new(release), from, cached, now);
     }
 

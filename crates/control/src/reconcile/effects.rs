@@ -21,7 +21,7 @@ use super::release::Release;
 use super::request::{Reply, Request};
 use super::resources::Kept;
 use crate::certs::Leaf;
-use crate::config::Ended;
+use crate::config::{Ended, Keep};
 use crate::store::{AppRecord, JobRecord, NewEvent, RevisionState, RunRecord, Wanted};
 
 /// The moment of an input, and a random number for it.
@@ -70,6 +70,8 @@ pub(crate) enum Effect {
     Build(ChangeId, BuildRequest),
     /// The result is not wanted any more.
     CancelBuild(ChangeId),
+    /// Artifacts in which none of these roots lies may go.
+    Collect(Keep),
     Certify(Vec<HostName>),
     Data(Ticket, DataOrder),
     Node(Arc<NodeDesired>),

@@ -1,5 +1,6 @@
 //! What the store holds, taken up when the daemon starts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangeStep};
@@ -11,6 +12,7 @@ use bowline_core::time::Timestamp;
 
 use super::Loop;
 use super::change::{Change, ChangeForm, ChangeId, FORM_VERSION, RollingOut, Stage};
+use super::collect::{Roots, roots};
 use super::effects::{Effect, Job, Now, Write};
 use super::events;
 use super::pending::Pending;
@@ -43,6 +45,7 @@ pub(crate) struct LoadedApp {
     maintenance: Option<Maintenance>,
     jobs: Vec<JobRecord>,
     runs: Vec<StoredRun>,
+    roots: BTreeMap<ReleaseNumber, Roots>,
 }
 
 /// A change that had not ended.
@@ -115,8 +118,9 @@ impl Rows {
             Fault::new(FaultKind::Failed, message).source(&error).hint("run the newer Bowline")
         };
         let runs = self.runs.into_iter().map(form::read_run).collect::<Result<_, _>>().map_err(unreadable)?;
+        let roots = self.revisions.iter().filter_map(|row| Some((row.number, roots_of(row)?))).collect();
         let Self { record, maintenance, jobs, .. } = self;
-        Ok(LoadedApp { record, stable, change, fault: failed, resources, maintenance, jobs, runs })
+        Ok(LoadedApp { record, stable, change, fault: failed, resources, maintenance, jobs, runs, roots })
     }
 
     fn change(&self, vault: &Vault, row: &RolloutRecord) -> Result<LoadedChange, Fault> {
@@ -147,16 +151,25 @@ impl Rows {
     }
 }
 
+/// What cannot be read is not kept for its own sake; what runs of it keeps everything.
+fn roots_of(row: &RevisionRecord) -> Option<Roots> {
+    let artifacts = form::read_built(&row.artifacts).inspect_err(|error| {
+        tracing::warn!(app = %row.key, release = row.number.0, %error, "artifacts of a release cannot be read");
+    });
+    Some(roots(artifacts.ok()?.values()))
+}
+
 impl Loop {
     /// Takes up an app where the daemon before has left it.
     pub(crate) fn take_up(&mut self, loaded: LoadedApp, now: Now) {
-        let LoadedApp { record, stable, change, fault, resources, maintenance, jobs, runs } = loaded;
+        let LoadedApp { record, stable, change, fault, resources, maintenance, jobs, runs, roots } = loaded;
         self.take_up_resources(resources);
         let key = record.key.clone();
         self.take_up_runs(&key, jobs, runs);
         let mut app = AppWorld::new(record);
         app.fault = fault;
         app.maintenance = maintenance;
+        app.roots = roots;
         app.stable = stable.map(|release| {
             let parts = release.parts(&self.place, app.record.uid);
             Stable { release: Arc::new(release), parts }

@@ -9,6 +9,7 @@
 
 mod apply;
 pub(crate) mod change;
+mod collect;
 pub(crate) mod credentials;
 mod data;
 pub(crate) mod degraded;
@@ -86,6 +87,8 @@ pub(crate) struct Loop {
     pub(crate) resources: BTreeMap<ResourceKey, Kept>,
     /// Pools whose instances wait for no resource any more.
     pub(crate) opened: BTreeSet<PoolId>,
+    /// Artifacts are to be looked through.
+    to_collect: bool,
     pub(crate) node: Arc<Observations>,
     /// The same without the runs of jobs, which are not kept running.
     kept_running: Arc<Observations>,
@@ -129,6 +132,7 @@ impl Loop {
             jobs: Jobs::new(),
             resources: BTreeMap::new(),
             opened: BTreeSet::new(),
+            to_collect: true,
             node: Arc::default(),
             kept_running: Arc::default(),
             edge: Arc::default(),
@@ -324,6 +328,7 @@ impl Loop {
         }
         self.publish(now);
         self.take_up_early(now);
+        self.collect();
         self.tell_waits(now);
         self.tell_ends(now);
         self.end_stops(now);

@@ -99,17 +99,25 @@ impl Loop {
     pub(crate) fn wanted_resources(&self, now: Now) -> BTreeMap<ResourceKey, Arc<ResourceSpec>> {
         let mut wanted = BTreeMap::new();
         for (key, app) in &self.apps {
-            let releases = wanted_releases(app);
-            if releases.is_empty() && (runs(&self.slots, now.mono, key) || self.jobs.lives(key)) {
+            if wanted_releases(app).is_empty() && (runs(&self.slots, now.mono, key) || self.jobs.lives(key)) {
                 let before = self.published.resources().iter().filter(|(resource, _)| resource.app == *key);
                 wanted.extend(before.map(|(resource, spec)| (resource.clone(), Arc::clone(spec))));
             }
-            for release in releases {
-                for (id, declared) in declared(release.app()) {
-                    let resource = ResourceKey { app: key.clone(), id };
-                    if let Some(spec) = self.spec(&resource, &declared, release) {
-                        wanted.insert(resource, Arc::new(spec));
-                    }
+            wanted.extend(self.resources_of(app));
+        }
+        wanted
+    }
+
+    /// What an app's releases want.
+    fn resources_of(&self, app: &AppWorld) -> BTreeMap<ResourceKey, Arc<ResourceSpec>> {
+        let mut wanted = BTreeMap::new();
+        let stable = app.stable.as_ref().map(|stable| declared(stable.release.app())).unwrap_or_default();
+        for release in wanted_releases(app) {
+            for (id, declared) in declared(release.app()) {
+                let declared = until_promoted(declared, stable.get(&id));
+                let resource = ResourceKey { app: app.record.key.clone(), id };
+                if let Some(spec) = self.spec(&resource, &declared, release) {
+                    wanted.insert(resource, Arc::new(spec));
                 }
             }
         }
@@ -156,10 +164,14 @@ impl Loop {
 
     pub(crate) fn gate(&self, release: &Release) -> Gate {
         let mut waits = Vec::new();
+        let wanted = self.apps.get(&release.revision.key).map(|app| self.resources_of(app)).unwrap_or_default();
         for (id, declared) in declared(release.app()) {
             let resource = ResourceKey { app: release.revision.key.clone(), id };
-            // What was seen of another desired state says nothing about this one.
-            let current = self.published.is_taken_up(&self.node) && self.is_asked(&resource, &declared, release);
+            // What was seen of another desired state says nothing about this one, and it may not be ordered yet.
+            let ordered = wanted.contains_key(&resource)
+                && self.published.resources().get(&resource) == wanted.get(&resource)
+                && self.published.is_taken_up(&self.node);
+            let current = ordered && self.is_asked(&resource, &declared, release);
             let seen = self.node.resources.get(&resource).filter(|_| current);
             let on = match seen.map(|seen| &seen.phase) {
                 Some(ResourcePhase::Ready) => continue,
@@ -273,6 +285,17 @@ impl Loop {
     }
 }
 
+/// What a change does not take away while it may still be rolled back: whether data survive a restart. Everything else
+/// that cannot be had fails before the server that runs is touched.
+fn until_promoted<'a>(declared: Declared<'a>, stable: Option<&Declared<'_>>) -> Declared<'a> {
+    match (declared, stable) {
+        (Declared::Managed { version, persist: false, init }, Some(Declared::Managed { persist: true, .. })) => {
+            Declared::Managed { version, persist: true, init }
+        }
+        (declared @ (Declared::Managed { .. } | Declared::External { .. }), _) => declared,
+    }
+}
+
 /// The releases whose resources are wanted: the one on its way last, so that its file counts.
 fn wanted_releases(app: &AppWorld) -> Vec<&Release> {
     let stable = app.stable.as_ref().filter(|_| app.record.wanted == Wanted::Running).map(|s| &*s.release);
@@ -295,4 +318,22 @@ pub(crate) fn bad_url(key: &AppKey, id: &ResourceId, secret: &SecretName, error:
     Fault::new(FaultKind::Invalid, format!("the URL of {id} of {key} cannot be used"))
         .caused_by(format!("secret {secret}: {error}"))
         .hint(format!("bowline secret set {} {secret}", key.app))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn persistence_is_turned_off_only_with_the_promotion() {
+        let redis = |persist| Declared::Managed { version: Some(7), persist, init: None };
+        let older = Declared::Managed { version: None, persist: true, init: None };
+        let check = |wanted, stable: Option<Declared<'_>>, persists| {
+            assert_eq!(until_promoted(redis(wanted), stable.as_ref()), redis(persists));
+        };
+        check(false, Some(older), true);
+        check(false, Some(redis(false)), false);
+        check(false, None, false);
+        check(true, Some(redis(false)), true);
+    }
 }

@@ -88,6 +88,7 @@ impl Loop {
         app.stable = Some(Stable { release: Arc::clone(&rolling.candidate), parts: Ok(rolling.parts) });
         app.fault = None;
         app.settle();
+        self.to_collect = true;
         self.done(key, id, release, cached, now);
     }
 

@@ -11,6 +11,7 @@ use bowline_core::route::{Maintenance, PoolId};
 use bowline_core::time::Mono;
 
 use super::change::{Change, ChangeId, RollingOut, Stage};
+use super::collect::Roots;
 use super::effects::{JobId, Ticket};
 use super::release::{Parts, Release};
 use crate::store::{AppRecord, Wanted};
@@ -35,6 +36,8 @@ pub(crate) struct AppWorld {
     pub(crate) stops: Vec<StopTicket>,
     /// It answers only some.
     pub(crate) maintenance: Option<Maintenance>,
+    /// Where the artifacts lie of each release that has not been given up.
+    pub(crate) roots: BTreeMap<ReleaseNumber, Roots>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +77,7 @@ impl AppWorld {
             promoted: None,
             stops: Vec::new(),
             maintenance: None,
+            roots: BTreeMap::new(),
         }
     }
 

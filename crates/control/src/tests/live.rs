@@ -52,6 +52,7 @@ fn start(dir: &Path) -> Room {
         node_desired,
         node: node(node_receiver.clone()),
         builds,
+        collections: mpsc::unbounded_channel().0,
         logs,
         sessions,
         data: mpsc::channel(4).0,

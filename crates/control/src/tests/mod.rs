@@ -1,6 +1,7 @@
 //! The loop against a world of its own: a real store in a temporary folder, and a node and an edge that do what they
 //! are told. No thread runs and no clock ticks but the simulation's, so that a crash can be put after every effect.
 
+mod collect;
 mod crash;
 mod live;
 mod runs;
@@ -26,7 +27,7 @@ use bowline_core::time::{Mono, Timestamp};
 use tempfile::TempDir;
 
 use crate::certs::{CertCache, LocalCa};
-use crate::config::{Ended, Mode};
+use crate::config::{Ended, Keep, Mode};
 use crate::reconcile::change::ChangeForm;
 use crate::reconcile::credentials::Salt;
 use crate::reconcile::effects::{Effect, Input, Now, Ticket};
@@ -100,6 +101,10 @@ struct World {
     slow_store: bool,
     /// How often a store job is refused before it is done.
     refuse_writes: u32,
+    /// Instances go on when they are told to stop.
+    stubborn: bool,
+    /// The last collection: what it keeps.
+    kept: Option<Keep>,
     /// Where an app had a ready endpoint in the table, and then none.
     outages: u32,
     next_ticket: u64,
@@ -171,6 +176,8 @@ impl World {
             generations: (Vec::new(), Vec::new()),
             slow_store: false,
             refuse_writes: 0,
+            stubborn: false,
+            kept: None,
             outages: 0,
             next_ticket: 0,
             next_port: 20_000,
@@ -352,6 +359,7 @@ impl World {
             Effect::Data(ticket, _) => {
                 self.input(daemon, Input::Data(ticket, Err(fault("this node has no data"))));
             }
+            Effect::Collect(keep) => self.kept = Some(keep),
             Effect::Certify(hosts) => {
                 let ca = LocalCa::open_or_create(&self.dir.path().join("ca"), self.now.wall).unwrap();
                 let (certs, keyring) = (CertCache::new(&self.state()), daemon.vault.keyring());
@@ -419,7 +427,7 @@ impl World {
         for (id, seen) in &mut self.instances {
             let lives = matches!(seen.phase, Phase::Running { .. });
             let kept = matches!(desired.instances.get(id), Some(InstanceOrder::Run(_) | InstanceOrder::Keep));
-            if lives && !kept {
+            if lives && !kept && !self.stubborn {
                 let exit = Exit { cause: ExitCause::Stopped, at: self.now.wall, last_lines: Vec::new() };
                 seen.phase = Phase::Exited(exit);
                 seen.health = HealthState::Unknown;

@@ -1,15 +1,19 @@
 //! The machine that keeps resources as they are wanted.
 //!
 //! ```text
-//!                          ┌─ the server is to be another one ─┐
-//!                          ↓                                   │
-//! wanted → Preparing → Running: slot starts → Provisioning → Done ── the slot restarts: provisioned again
-//!             ↑  │                                ↑  │
-//!             └──┴─ trouble, after a while ───────┴──┘
+//! wanted → preparing → Running: slot starts → provisioning → made ── the slot restarts: provisioned again
+//!             ↑  │                               ↑  │         │
+//!             └──┴─ trouble, after a while ──────┴──┘         └─ the server is to be another one: preparing, while the
+//!                                                                one before it runs; Replacing; Running
 //! ```
 //!
-//! A server elsewhere only has the first half: `Preparing` asks it. Once it has answered it is asked again and again,
-//! and counts as there until it does not answer.
+//! A server elsewhere only has the first half: it is probed. Once it has answered it is asked again and again, and counts as
+//! there until it does not answer.
+//!
+//! Architecture invariant: a server is ended for another one only when the other one is prepared: what cannot be had
+//! costs the apps that run nothing.
+//!
+//! Architecture invariant: of one resource, one preparation runs at a time: two would write the same configuration.
 //!
 //! Architecture invariant: a server that was left running by an earlier daemon is neither stopped nor started before
 //! it has been prepared: until then its order is to be kept.
@@ -25,8 +29,8 @@ use crate::fault::{Fault, FaultKind};
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::backoff::{LONGEST, delay, mix};
 use crate::instance::{
-    Failure, FailureCause, InstanceObservation, InstanceOrder, Observations, Phase, SlotState, SlotStatus, Slots,
-    Usage, Wanted, World,
+    Failure, FailureCause, InstanceObservation, InstanceOrder, InstanceSpec, Observations, Phase, SlotState,
+    SlotStatus, Slots, Usage, Wanted, World,
 };
 use crate::route::{PoolId, Reachable};
 use crate::time::Mono;
@@ -77,6 +81,8 @@ pub struct Resources {
     node: Observations,
     /// Something was wanted once: until then nothing may be stopped.
     ordered: bool,
+    /// Preparations that have not answered, also those of no interest any more.
+    underway: BTreeMap<ResourceKey, Round>,
     round: Round,
 }
 
@@ -84,28 +90,48 @@ pub struct Resources {
 struct Entry {
     spec: Arc<ResourceSpec>,
     stage: Stage,
+    preparation: Preparation,
     attempts: u32,
     /// Why the last attempt failed.
     trouble: Option<Trouble>,
     version: Option<String>,
 }
 
-#[derive(Debug)]
-enum Stage {
-    /// To be prepared at this moment.
+/// Of what the spec says now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Preparation {
+    /// To be begun at this moment.
     Due(Mono),
     /// `Prepare` or `Probe` is under way.
-    Preparing(Round),
-    Running {
-        prepared: Arc<crate::instance::InstanceSpec>,
-        roles: Roles,
-    },
-    /// A server elsewhere has answered; it is asked again at this moment.
-    Reached(Mono),
-    /// It is being asked again.
-    Asking(Round),
-    /// The server is to end: then it is prepared anew.
-    Replacing,
+    Underway(Round),
+    Done,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Nothing was prepared yet. What an earlier daemon left running goes on.
+    Absent,
+    Running(Running),
+    /// The server is to end; then this one takes its place. `None`: it has to be prepared first.
+    Replacing(Option<Running>),
+    /// A server elsewhere has answered, and is asked again when its preparation is due.
+    Reached,
+}
+
+/// A server as it was prepared.
+#[derive(Debug, Clone)]
+struct Running {
+    server: Server,
+    prepared: Arc<InstanceSpec>,
+    roles: Roles,
+}
+
+impl Running {
+    /// Whether another process has to take its place. A version that only says what runs already needs none.
+    fn serves_as(&self, next: &Self) -> bool {
+        let unversioned = |server: &Server| Server { version: None, ..server.clone() };
+        unversioned(&self.server) == unversioned(&next.server) && self.prepared == next.prepared
+    }
 }
 
 /// Roles and contents, of one incarnation of the server.
@@ -118,7 +144,8 @@ enum Roles {
 
 impl Entry {
     fn new(spec: Arc<ResourceSpec>, now: Mono) -> Self {
-        Self { spec, stage: Stage::Due(now), attempts: 0, trouble: None, version: None }
+        let preparation = Preparation::Due(now);
+        Self { spec, stage: Stage::Absent, preparation, attempts: 0, trouble: None, version: None }
     }
 
     fn server(&self) -> Option<&Server> {
@@ -133,18 +160,35 @@ impl Entry {
         if self.spec == *spec {
             return;
         }
-        let before = self.server().cloned();
         self.spec = Arc::clone(spec);
         (self.attempts, self.trouble) = (0, None);
-        let same_server = self.server().is_some() && self.server() == before.as_ref();
+        let wanted = self.server().cloned();
         match &mut self.stage {
-            Stage::Running { roles, .. } if same_server => *roles = Roles::Due(now),
-            Stage::Running { .. } if before.is_some() => self.stage = Stage::Replacing,
-            Stage::Replacing => {}
-            Stage::Due(_) | Stage::Preparing(_) | Stage::Running { .. } | Stage::Reached(_) | Stage::Asking(_) => {
-                self.stage = Stage::Due(now);
+            Stage::Running(running) => {
+                running.roles = Roles::Due(now);
+                // One that is prepared may have written its configuration over that of the one that runs.
+                let untouched = self.preparation == Preparation::Done;
+                if untouched && wanted.as_ref() == Some(&running.server) {
+                    return;
+                }
             }
+            Stage::Replacing(next) => *next = None,
+            // The next server waits until one that ran before has ended.
+            Stage::Reached => self.stage = Stage::Replacing(None),
+            Stage::Absent => {}
         }
+        self.preparation = Preparation::Due(now);
+    }
+
+    /// The server that is wanted is prepared.
+    fn take_up(&mut self, next: Running) {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Absent) {
+            Stage::Running(running) if running.serves_as(&next) => {
+                Stage::Running(Running { server: next.server, ..running })
+            }
+            Stage::Absent => Stage::Running(next),
+            Stage::Running(_) | Stage::Replacing(_) | Stage::Reached => Stage::Replacing(Some(next)),
+        };
     }
 
     /// Notes a failure; when it is tried again.
@@ -168,10 +212,11 @@ impl Entry {
         (self.attempts, self.trouble) = (0, None);
     }
 
-    fn next_deadline(&self) -> Option<Mono> {
-        match &self.stage {
-            Stage::Due(at) | Stage::Reached(at) | Stage::Running { roles: Roles::Due(at), .. } => Some(*at),
-            Stage::Preparing(_) | Stage::Running { .. } | Stage::Asking(_) | Stage::Replacing => None,
+    /// Roles and contents that are to be made at a moment. While another server is prepared, none are.
+    fn roles_due(&self) -> Option<Mono> {
+        match (&self.stage, self.preparation) {
+            (Stage::Running(Running { roles: Roles::Due(at), .. }), Preparation::Done) => Some(*at),
+            (Stage::Running(_) | Stage::Absent | Stage::Replacing(_) | Stage::Reached, _) => None,
         }
     }
 }
@@ -229,9 +274,7 @@ impl Resources {
 
     /// What an earlier daemon left running and is not prepared yet: it is not shown to the slots.
     fn held(&self) -> BTreeSet<InstanceId> {
-        let waits = |key: &ResourceKey| {
-            self.entries.get(key).is_some_and(|entry| matches!(entry.stage, Stage::Due(_) | Stage::Preparing(_)))
-        };
+        let waits = |key: &ResourceKey| self.entries.get(key).is_some_and(|entry| matches!(entry.stage, Stage::Absent));
         let held = |id: &&InstanceId| {
             !self.slots.knows(&id.slot) && ResourceKey::of_slot(&id.slot).is_some_and(|key| waits(&key))
         };
@@ -244,12 +287,12 @@ impl Resources {
         let mut node = self.node.clone();
         node.instances.retain(|id, _| !held.contains(id));
         let wanted = self.entries.iter().filter_map(|(key, entry)| match &entry.stage {
-            Stage::Running { prepared, .. } => {
+            Stage::Running(Running { prepared, .. }) => {
                 let slot = key.slot();
                 let pool = PoolId { key: slot.key, service: slot.service, release: slot.release };
                 Some((pool, Wanted { replicas: 1, spec: Arc::clone(prepared), drain: Duration::ZERO }))
             }
-            Stage::Due(_) | Stage::Preparing(_) | Stage::Reached(_) | Stage::Asking(_) | Stage::Replacing => None,
+            Stage::Absent | Stage::Reached | Stage::Replacing(_) => None,
         });
         let wanted = wanted.collect();
         let world = World {
@@ -267,8 +310,8 @@ impl Resources {
         let mut count = 0;
         for (key, entry) in &mut self.entries {
             let gone = status.get(&key.slot()).is_none_or(|slot| slot.state == SlotState::Stopped);
-            if matches!(entry.stage, Stage::Replacing) && gone {
-                entry.stage = Stage::Due(now);
+            if let (Stage::Replacing(next), true) = (&mut entry.stage, gone) {
+                entry.stage = next.take().map_or(Stage::Absent, Stage::Running);
                 count += 1;
             }
         }
@@ -283,49 +326,47 @@ impl Resources {
                 self.round = Round(self.round.0 + 1);
                 self.round
             };
-            match &mut entry.stage {
-                Stage::Due(at) if *at <= now => {
+            match entry.preparation {
+                Preparation::Due(at) if at <= now && !self.underway.contains_key(key) => {
                     let (round, spec) = (next(), Arc::clone(&entry.spec));
                     effects.push(match &*entry.spec {
                         ResourceSpec::Managed(_) => Effect::Prepare(key.clone(), round, spec),
                         ResourceSpec::External(_) => Effect::Probe(key.clone(), round, spec),
                     });
-                    entry.stage = Stage::Preparing(round);
+                    self.underway.insert(key.clone(), round);
+                    entry.preparation = Preparation::Underway(round);
                 }
-                Stage::Reached(at) if *at <= now => {
-                    let round = next();
-                    effects.push(Effect::Probe(key.clone(), round, Arc::clone(&entry.spec)));
-                    entry.stage = Stage::Asking(round);
-                }
-                Stage::Running { roles, .. } => {
-                    let Some(slot) = status.get(&key.slot()).filter(|slot| slot.state == SlotState::Ready) else {
-                        continue;
-                    };
-                    let current = slot.instance.incarnation;
-                    let due = match *roles {
-                        Roles::Due(at) => at <= now,
-                        Roles::Making(_, of) | Roles::Made(of) => of != current,
-                    };
-                    if due {
-                        let round = next();
-                        effects.push(Effect::Provision(key.clone(), round, Arc::clone(&entry.spec)));
-                        *roles = Roles::Making(round, current);
-                    }
-                }
-                Stage::Due(_) | Stage::Preparing(_) | Stage::Reached(_) | Stage::Asking(_) | Stage::Replacing => {}
+                Preparation::Due(_) | Preparation::Underway(_) | Preparation::Done => {}
+            }
+            let slot = status.get(&key.slot()).filter(|slot| slot.state == SlotState::Ready);
+            let (Stage::Running(running), Preparation::Done, Some(slot)) = (&mut entry.stage, entry.preparation, slot)
+            else {
+                continue;
+            };
+            let current = slot.instance.incarnation;
+            let due = match running.roles {
+                Roles::Due(at) => at <= now,
+                Roles::Making(_, of) | Roles::Made(of) => of != current,
+            };
+            if due {
+                let round = next();
+                effects.push(Effect::Provision(key.clone(), round, Arc::clone(&entry.spec)));
+                running.roles = Roles::Making(round, current);
             }
         }
     }
 
     fn prepared(&mut self, key: &ResourceKey, of: Round, result: Result<Prepared, Trouble>, now: Mono, random: u64) {
         let Some(entry) = self.preparing(key, of) else { return };
+        let Some(server) = entry.server().cloned() else { return };
         match result {
             Ok(Prepared { spec, version }) => {
                 entry.succeeded();
                 entry.version = Some(version);
-                entry.stage = Stage::Running { prepared: spec, roles: Roles::Due(now) };
+                entry.preparation = Preparation::Done;
+                entry.take_up(Running { server, prepared: spec, roles: Roles::Due(now) });
             }
-            Err(trouble) => entry.stage = Stage::Due(entry.failed(trouble, now, mix(random, of.0))),
+            Err(trouble) => entry.preparation = Preparation::Due(entry.failed(trouble, now, mix(random, of.0))),
         }
     }
 
@@ -337,40 +378,42 @@ impl Resources {
         now: Mono,
         random: u64,
     ) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        if !matches!(entry.stage, Stage::Preparing(round) | Stage::Asking(round) if round == of) {
-            return;
-        }
+        let Some(entry) = self.preparing(key, of) else { return };
         match result {
             Ok(version) => {
                 entry.succeeded();
                 entry.version = version;
-                entry.stage = Stage::Reached(now + LOOK_AGAIN);
+                entry.preparation = Preparation::Due(now + LOOK_AGAIN);
+                entry.stage = Stage::Reached;
             }
-            Err(trouble) => entry.stage = Stage::Due(entry.failed(trouble, now, mix(random, of.0))),
+            Err(trouble) => entry.preparation = Preparation::Due(entry.failed(trouble, now, mix(random, of.0))),
         }
     }
 
+    /// The entry that an answer is of interest to.
     fn preparing(&mut self, key: &ResourceKey, of: Round) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(key)?;
-        matches!(entry.stage, Stage::Preparing(round) if round == of).then_some(entry)
+        if self.underway.get(key) == Some(&of) {
+            self.underway.remove(key);
+        }
+        self.entries.get_mut(key).filter(|entry| entry.preparation == Preparation::Underway(of))
     }
 
     fn provisioned(&mut self, key: &ResourceKey, of: Round, result: Result<(), Trouble>, now: Mono, random: u64) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        let Stage::Running { prepared, roles: Roles::Making(round, incarnation) } = &entry.stage else { return };
-        if *round != of {
+        let Stage::Running(Running { roles: Roles::Making(round, incarnation), .. }) = entry.stage else { return };
+        if round != of {
             return;
         }
-        let (prepared, incarnation) = (Arc::clone(prepared), *incarnation);
-        let roles = match result {
+        let made = match result {
             Ok(()) => {
                 entry.succeeded();
                 Roles::Made(incarnation)
             }
             Err(trouble) => Roles::Due(entry.failed(trouble, now, mix(random, of.0))),
         };
-        entry.stage = Stage::Running { prepared, roles };
+        if let Stage::Running(running) = &mut entry.stage {
+            running.roles = made;
+        }
     }
 
     /// Orders for the servers; `None` until it is known what runs and what is wanted.
@@ -432,13 +475,16 @@ impl Resources {
 
     /// When to call `handle` with a tick if nothing else happens.
     pub fn next_deadline(&self) -> Option<Mono> {
-        let ready = |key: &ResourceKey, entry: &Entry| {
-            // What is due only once its server is ready is begun when that is seen.
-            !matches!(entry.stage, Stage::Running { .. })
-                || self.slots.status(Mono::default()).get(&key.slot()).is_some_and(|s| s.state == SlotState::Ready)
-        };
-        let entries = self.entries.iter().filter(|(key, entry)| ready(key, entry));
-        entries.filter_map(|(_, entry)| entry.next_deadline()).chain(self.slots.next_deadline()).min()
+        let status = self.slots.status(Mono::default());
+        // What is due only once its server is ready is begun when that is seen.
+        let ready = |key: &ResourceKey| status.get(&key.slot()).is_some_and(|s| s.state == SlotState::Ready);
+        let roles = self.entries.iter().filter(|(key, _)| ready(key)).filter_map(|(_, entry)| entry.roles_due());
+        let preparations = self.entries.iter().filter_map(|(key, entry)| match entry.preparation {
+            // What waits for an earlier one begins with its answer.
+            Preparation::Due(at) => Some(at).filter(|_| !self.underway.contains_key(key)),
+            Preparation::Underway(_) | Preparation::Done => None,
+        });
+        roles.chain(preparations).chain(self.slots.next_deadline()).min()
     }
 }
 
@@ -457,12 +503,16 @@ fn phase(key: &ResourceKey, entry: &Entry, slot: Option<&SlotStatus>) -> Resourc
         lasting: trouble.nature == Nature::Lasting,
     });
     let starting = |on: String| ResourcePhase::Starting { on };
+    let is_only_asked_again = matches!(entry.stage, Stage::Reached) && entry.trouble.is_none();
+    if entry.preparation != Preparation::Done && !is_only_asked_again {
+        return failing.unwrap_or(ResourcePhase::Preparing);
+    }
     match (&entry.stage, slot) {
-        (Stage::Due(_) | Stage::Preparing(_), _) => failing.unwrap_or(ResourcePhase::Preparing),
-        (Stage::Reached(_) | Stage::Asking(_), _) => ResourcePhase::Ready,
-        (Stage::Replacing, _) => starting("the server before it to end".to_owned()),
-        (Stage::Running { .. }, None) => starting("the node".to_owned()),
-        (Stage::Running { roles, .. }, Some(slot)) => match (slot.state, roles) {
+        (Stage::Absent, _) => ResourcePhase::Preparing,
+        (Stage::Reached, _) => ResourcePhase::Ready,
+        (Stage::Replacing(_), _) => starting("the server before it to end".to_owned()),
+        (Stage::Running(_), None) => starting("the node".to_owned()),
+        (Stage::Running(Running { roles, .. }), Some(slot)) => match (slot.state, roles) {
             (SlotState::Ready, Roles::Made(of)) if *of == slot.instance.incarnation => ResourcePhase::Ready,
             (SlotState::Ready, _) => {
                 let on = entry.trouble.as_ref().map_or("its roles and contents", |t| t.fault.message.as_str());

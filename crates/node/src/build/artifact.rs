@@ -109,19 +109,26 @@ impl Artifacts {
 
     /// The artifact, if it is as it was sealed. Lists all of it: blocks.
     pub(super) fn look_up(&self, digest: Digest) -> Known {
-        let Sealed::As(seal) = self.sealed(digest) else { return Known::Absent };
+        // What the seal says cannot be told: a build that holds the digest says so.
+        let Ok(Sealed::As(seal)) = self.sealed(digest) else { return Known::Absent };
         match seal.summary.verify(&self.folder(digest, &seal)) {
             Ok(()) => Known::Whole(seal),
             Err(damage) => Known::Damaged(damage),
         }
     }
 
-    fn sealed(&self, digest: Digest) -> Sealed {
-        let Ok(bytes) = fs::read(self.seal_file(digest)) else { return Sealed::Not };
-        match serde_json::from_slice::<Box<Seal>>(&bytes) {
+    /// # Errors
+    /// It is there, perhaps, and cannot be read now: nothing may be made of that.
+    fn sealed(&self, digest: Digest) -> io::Result<Sealed> {
+        let bytes = match fs::read(self.seal_file(digest)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Sealed::Not),
+            Err(error) => return Err(error),
+        };
+        Ok(match serde_json::from_slice::<Box<Seal>>(&bytes) {
             Ok(seal) if seal.version == SEAL_VERSION => Sealed::As(seal),
             Ok(_) | Err(_) => Sealed::Unreadable,
-        }
+        })
     }
 
     /// Waits until nobody else builds or removes this digest.
@@ -129,8 +136,10 @@ impl Artifacts {
         loop {
             if let Some(lock) = self.try_lock(digest)? {
                 let there = self.generations()?.remove(&digest).unwrap_or_default();
-                let generation = match self.sealed(digest) {
-                    Sealed::Not => FIRST,
+                let frozen = |generation: &&u32| is_frozen(&self.generation(digest, **generation));
+                let generation = match self.sealed(digest)? {
+                    // Somebody took the seal away: what was frozen may run.
+                    Sealed::Not => there.iter().rev().find(frozen).map_or(FIRST, |last| last + 1),
                     Sealed::As(seal) => seal.generation + 1,
                     Sealed::Unreadable => there.last().map_or(FIRST, |last| last + 1),
                 };
@@ -174,12 +183,16 @@ impl Artifacts {
         let handle = File::open(&held.folder)?;
         // One call instead of an fsync for each of a virtual environment's thousands of files.
         nix::unistd::syncfs(&handle)?;
-        let mut temporary = tempfile::Builder::new().prefix(".seal").tempfile_in(&self.0)?;
-        temporary.write_all(&serde_json::to_vec(&seal).map_err(io::Error::other)?)?;
-        temporary.as_file().sync_all()?;
-        temporary.persist(self.seal_file(held.digest))?;
-        File::open(&self.0)?.sync_all()?;
+        self.write_seal(held.digest, &seal)?;
         Ok((seal, left_out))
+    }
+
+    fn write_seal(&self, digest: Digest, seal: &Seal) -> io::Result<()> {
+        let mut temporary = tempfile::Builder::new().prefix(".seal").tempfile_in(&self.0)?;
+        temporary.write_all(&serde_json::to_vec(seal).map_err(io::Error::other)?)?;
+        temporary.as_file().sync_all()?;
+        temporary.persist(self.seal_file(digest))?;
+        File::open(&self.0)?.sync_all()
     }
 
     /// Removes the folders that none of `keep` lies in and that nobody builds right now. Gives what is gone.
@@ -187,10 +200,11 @@ impl Artifacts {
         self.remove_where(|_, folder, _| !keep.iter().any(|kept| kept.starts_with(folder)))
     }
 
-    /// Removes what killed builds left. What was sealed once stays: something may run from it.
+    /// Removes what killed builds left. What was sealed once stays: something may run from it, also when its seal is
+    /// gone.
     pub(super) fn remove_unsealed(&self) -> io::Result<Vec<PathBuf>> {
-        self.remove_where(|sealed, _, generation| match sealed {
-            Sealed::Not => true,
+        self.remove_where(|sealed, folder, generation| match sealed {
+            Sealed::Not => !is_frozen(folder),
             Sealed::As(seal) => generation > seal.generation,
             Sealed::Unreadable => false,
         })
@@ -200,24 +214,30 @@ impl Artifacts {
         let mut gone = Vec::new();
         for (digest, generations) in self.generations()? {
             let Some(_lock) = self.try_lock(digest)? else { continue };
-            let sealed = self.sealed(digest);
-            let mut kept = 0;
-            for generation in generations {
-                let folder = self.generation(digest, generation);
-                match unwanted(&sealed, &folder, generation) {
-                    true => {
-                        // The seal goes first, so that a crash leaves a leftover, not half an artifact.
-                        if matches!(&sealed, Sealed::As(seal) if seal.generation == generation) {
-                            ignore_missing(fs::remove_file(self.seal_file(digest)))?;
-                        }
-                        remove_folder(&folder)?;
-                        gone.push(folder);
-                    }
-                    false => kept += 1,
+            let sealed = match self.sealed(digest) {
+                Ok(sealed) => sealed,
+                Err(error) => {
+                    tracing::warn!(%digest, %error, "an artifact's seal cannot be read: the artifact stays");
+                    continue;
                 }
+            };
+            let drop = |generation: &u32| unwanted(&sealed, &self.generation(digest, *generation), *generation);
+            let (dropped, kept): (BTreeSet<u32>, BTreeSet<u32>) = generations.into_iter().partition(drop);
+            // The seal goes first, so that a crash leaves a leftover, not half an artifact.
+            match (sealed, kept.last()) {
+                (_, None) => ignore_missing(fs::remove_file(self.seal_file(digest)))?,
+                // What is kept was damaged, or it would have been used; it is no leftover, all the same.
+                (Sealed::As(seal), Some(last)) if dropped.contains(&seal.generation) => {
+                    self.write_seal(digest, &Seal { generation: *last, ..*seal })?;
+                }
+                (Sealed::As(_) | Sealed::Not | Sealed::Unreadable, Some(_)) => {}
             }
-            if kept == 0 {
-                ignore_missing(fs::remove_file(self.seal_file(digest)))?;
+            for generation in dropped {
+                let folder = self.generation(digest, generation);
+                remove_folder(&folder)?;
+                gone.push(folder);
+            }
+            if kept.is_empty() {
                 ignore_missing(fs::remove_file(self.0.join(format!("{digest}.lock"))))?;
             }
         }
@@ -244,6 +264,11 @@ enum Sealed {
     As(Box<Seal>),
     /// Of another version, or damaged: something may run from what it sealed.
     Unreadable,
+}
+
+/// Whether a build came to its end there: nothing else takes all write permission away from the top.
+fn is_frozen(folder: &Path) -> bool {
+    fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && found.mode() & 0o222 == 0)
 }
 
 /// The caller holds the lock.

@@ -499,10 +499,47 @@ async fn what_a_crash_left_is_not_taken_for_whole() {
         fs::write(&seal, damage).unwrap();
         assert!(!bench.web().await.cached);
     }
+    // Three generations were sealed once, and may run; one was never finished.
     fs::remove_file(&seal).unwrap();
-    assert_eq!(clean(&bench.config()).unwrap().len(), 3);
-    assert_eq!(bench.artifacts(), Vec::<String>::new());
-    assert!(!bench.web().await.cached);
+    let unfinished = bench.state.path().join(format!("artifacts/{}.4", artifact.digest));
+    fs::create_dir(&unfinished).unwrap();
+    assert_eq!(clean(&bench.config()).unwrap(), vec![unfinished.clone()]);
+    let beside = bench.web().await;
+    assert!(!beside.cached && beside.root.starts_with(&unfinished), "{}", beside.root.display());
+    assert!(artifact.root.join("made").is_file());
+}
+
+#[tokio::test]
+async fn a_seal_that_cannot_be_read_takes_nothing_away() {
+    let bench = Bench::new(&[("a.txt", "a")], service(folder(Some("echo hi > made")), Some("true")));
+    let artifact = bench.web().await;
+    let seal = bench.state.path().join(format!("artifacts/{}.json", artifact.digest));
+    fs::rename(&seal, seal.with_extension("aside")).unwrap();
+    // Reading a folder fails as a disk or a lack of descriptors would make it fail.
+    fs::create_dir(&seal).unwrap();
+    assert_eq!(clean(&bench.config()).unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(collect(&bench.config(), &BTreeSet::new()).unwrap(), Vec::<PathBuf>::new());
+    says(&bench.fault().await, &["Is a directory"]);
+    assert!(artifact.root.join("made").is_file());
+    fs::remove_dir(&seal).unwrap();
+    fs::rename(seal.with_extension("aside"), &seal).unwrap();
+    assert!(bench.web().await.cached);
+}
+
+#[tokio::test]
+async fn an_older_generation_that_runs_outlives_the_one_that_healed_it() {
+    let bench = Bench::new(&[("a.txt", "a")], service(folder(Some("echo hi > made")), Some("true")));
+    let first = bench.web().await;
+    fs::set_permissions(&first.root, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(first.root.join("a.txt")).unwrap();
+    let second = bench.web().await;
+    assert_ne!(first.root, second.root);
+    let gone = collect(&bench.config(), &BTreeSet::from([first.root.clone()])).unwrap();
+    assert_eq!(gone, vec![home(&second)]);
+    assert_eq!(clean(&bench.config()).unwrap(), Vec::<PathBuf>::new(), "a restart takes it for no leftover");
+    assert!(first.root.join("made").is_file());
+    let third = bench.web().await;
+    assert!(!third.cached && third.root != first.root);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -723,6 +760,8 @@ async fn processes_that_outlived_a_crash_are_ended_at_the_start() {
     let digest = bench.web().await.digest;
     let folder = bench.folder(digest);
     fs::remove_file(folder.with_extension("json")).unwrap();
+    // As a build leaves it that was killed.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     let mut orphan = std::process::Command::new("sleep").arg("1000").env(tree::MARK, &folder).spawn().unwrap();
     assert_eq!(clean(&bench.config()).unwrap(), vec![folder.clone()]);
     assert!(!orphan.wait().unwrap().success() && !folder.exists());

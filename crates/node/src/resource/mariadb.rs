@@ -3,7 +3,10 @@
 //! The node is the server's administrator by who it is: the one account besides the app's is authenticated by the
 //! user behind the private Unix socket (`unix_socket`), and no password for it exists. DDL commits by itself, so a
 //! script is not one transaction: a marker says that it was begun, and a database that was begun and not finished is
-//! made anew.
+//! made anew, unless an app may have been let in.
+//!
+//! A script runs as the app, on a connection of its own: what it may not do fails, what it creates is the app's, and
+//! what it leaves set ends with it.
 
 use std::process::Command;
 use std::time::Duration;
@@ -26,6 +29,8 @@ pub(super) const OWN: &str = "bowline";
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Connections of an app's workers.
 const CONNECTIONS: u32 = 150;
+/// Whoever says nothing gives up its connection by then. The longest round trip of a busy machine is far below.
+pub(super) const LOGIN_SECONDS: u32 = 5;
 
 /// Binary found, folder made, configuration written.
 pub(super) fn prepare(site: &Site<'_>) -> Result<Prepared, Trouble> {
@@ -39,14 +44,18 @@ pub(super) fn prepare(site: &Site<'_>) -> Result<Prepared, Trouble> {
     write_config(site)?;
     let config = format!("--defaults-file={}", site.config("my.cnf").display());
     let user = administrator(site.key)?;
+    let mut made = !site.config(VERSION).exists();
     site.make_data(site.uid(), |new, lock| {
+        made = true;
         let mut install = Command::new("/usr/bin/mariadb-install-db");
         install.arg("--no-defaults").arg(format!("--datadir={}", new.display()));
         install.args(["--auth-root-authentication-method=socket", "--skip-test-db", "--skip-name-resolve"]);
         install.arg(format!("--auth-root-socket-user={user}"));
         site.run(install, site.uid(), lock)
     })?;
-    site.write_config(VERSION, &format!("{}\n", installed.version))?;
+    if made {
+        site.write_config(VERSION, &format!("{}\n", installed.version))?;
+    }
     let binary = installed.binary.display().to_string();
     Ok(site.prepared(&[&binary, &config], StopSignal::Term, installed.version))
 }
@@ -67,18 +76,16 @@ const VERSION: &str = "version";
 
 fn check_version(site: &Site<'_>, installed: &Installed) -> Result<(), Trouble> {
     let Ok(made_by) = std::fs::read_to_string(site.config(VERSION)) else { return Ok(()) };
-    let made_by = made_by.trim();
-    match made_by.split('.').next().and_then(|major| major.parse::<u16>().ok()) {
-        Some(major) if major != installed.major => {
-            let how = format!(
-                "install MariaDB {major} again to go on as before; to move, dump the data with mariadb-dump there, write \
-                 another table, [{}.NEW], and load them into it with MariaDB {}",
-                site.key.id.kind, installed.major
-            );
-            Err(packages::other_version(site.key, made_by, installed.major, &how))
-        }
-        Some(_) | None => Ok(()),
+    let (made_by, own) = (packages::series(made_by.trim()), installed.series());
+    if made_by == own {
+        return Ok(());
     }
+    let how = format!(
+        "install MariaDB {made_by} again to go on as before; to move, dump the data with mariadb-dump there, write \
+         another table, [{}.NEW], and load them into it with MariaDB {own}",
+        site.key.id.kind
+    );
+    Err(packages::other_version(site.key, &made_by, own, &how))
 }
 
 fn write_config(site: &Site<'_>) -> Result<(), Trouble> {
@@ -91,7 +98,7 @@ fn write_config(site: &Site<'_>) -> Result<(), Trouble> {
         &format!(
             "# Written by Bowline before every start.\n\
              [mariadbd]\ndatadir = \"{data}\"\nsocket = \"{socket}\"\nbind-address = 127.0.0.1\nport = {port}\n\
-             skip-name-resolve\nmax_connections = {CONNECTIONS}\nlocal_infile = OFF\nsymbolic-links = OFF\n\
+             skip-name-resolve\nmax_connections = {CONNECTIONS}\nconnect_timeout = {LOGIN_SECONDS}\nlocal_infile = OFF\nsymbolic-links = OFF\n\
              pid-file = \"{data}/server.pid\"\n\
              character-set-server = utf8mb4\ncollation-server = utf8mb4_unicode_ci\n\
              sql_mode = STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION\n\
@@ -120,6 +127,27 @@ pub(super) async fn connect(site: &Site<'_>, database: Option<&str>) -> Result<C
     }
 }
 
+/// The app's own connection, over loopback as the app comes itself: its account is known there only.
+///
+/// The caller holds a connection over the private socket, so the server lives; it would have ended if another process
+/// had its port.
+async fn connect_as(site: &Site<'_>, access: &Access) -> Result<Conn, Trouble> {
+    let password = String::from_utf8_lossy(access.password.expose()).into_owned();
+    let opts = OptsBuilder::default()
+        .ip_or_hostname("127.0.0.1")
+        .tcp_port(site.server.port.get())
+        .prefer_socket(false)
+        .user(Some(access.user.clone()))
+        .pass(Some(password))
+        .db_name(Some(access.database.clone()));
+    let failed = |error: &dyn std::error::Error| unusable(site.key, "the server does not let the app in", error);
+    match tokio::time::timeout(CONNECT_WITHIN, Conn::new(opts)).await {
+        Ok(Ok(conn)) => Ok(conn),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(late) => Err(failed(&late)),
+    }
+}
+
 /// User, database, marker and first contents.
 pub(super) async fn provision(site: &Site<'_>, access: &Access, init: Option<&InitScript>) -> Result<(), Trouble> {
     let mut admin = connect(site, None).await?;
@@ -128,31 +156,99 @@ pub(super) async fn provision(site: &Site<'_>, access: &Access, init: Option<&In
     for statement in setup(access) {
         admin.query_drop(statement).await.map_err(failed)?;
     }
-    let marker = "SELECT environment, filled FROM bowline.marker WHERE one = 1";
-    let found: Option<(String, bool)> = admin.query_first(marker).await.map_err(failed)?;
-    let database = name(&access.database);
-    match found {
-        Some((found, true)) if found != access.environment => {
+    match marker(site, &mut admin).await? {
+        Some((found, _)) if found != access.environment => {
             return Err(foreign(site.key, &found, &access.environment));
         }
-        Some((_, true)) => return Ok(()),
-        // It was begun and not finished; no app was let in: nothing is lost.
-        Some((_, false)) => {
-            admin.query_drop(format!("DROP DATABASE {database}")).await.map_err(failed)?;
+        Some((_, Contents::Whole)) => return Ok(()),
+        Some((_, Contents::Unsure)) => return Err(unsure(site)),
+        Some((_, Contents::Begun)) => {
+            end_script(site, &mut admin, access).await?;
+            admin.query_drop(format!("DROP DATABASE {}", name(&access.database))).await.map_err(failed)?;
             admin.query_drop(create_database(access)).await.map_err(failed)?;
         }
         None => {
             let empty = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = ?";
             let tables: Option<u64> = admin.exec_first(empty, (&access.database,)).await.map_err(failed)?;
-            let filled = tables.unwrap_or(0) > 0;
-            let insert = "INSERT INTO bowline.marker (one, environment, filled) VALUES (1, ?, ?)";
-            admin.exec_drop(insert, (&access.environment, filled)).await.map_err(failed)?;
-            if filled {
+            // It was filled by somebody else: a restored folder.
+            let there = tables.unwrap_or(0) > 0;
+            let insert = "INSERT INTO bowline.marker (one, environment, filled, let_in) VALUES (1, ?, ?, ?)";
+            admin.exec_drop(insert, (&access.environment, there, there)).await.map_err(failed)?;
+            if there {
                 return Ok(());
             }
         }
     }
-    fill(site, &mut admin, access, init).await
+    fill(site, access, init).await?;
+    note_whole(site, &mut admin).await
+}
+
+/// What the marker says of the contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Contents {
+    /// Not finished, and no app was let in: nothing is lost with them.
+    Begun,
+    /// As they should be; an app may have been let in.
+    Whole,
+    /// Not noted as finished, yet an app may have been let in: never to be removed.
+    Unsure,
+}
+
+async fn marker(site: &Site<'_>, admin: &mut Conn) -> Result<Option<(String, Contents)>, Trouble> {
+    const READ: &str = "SELECT environment, filled, let_in FROM bowline.marker WHERE one = 1";
+    let failed = |error: mysql_async::Error| unusable(site.key, "reading its marker", &error);
+    let found: Option<(String, bool, bool)> = admin.query_first(READ).await.map_err(failed)?;
+    Ok(found.map(|(environment, filled, let_in)| {
+        let contents = match (filled, let_in) {
+            (true, _) => Contents::Whole,
+            (false, true) => Contents::Unsure,
+            (false, false) => Contents::Begun,
+        };
+        (environment, contents)
+    }))
+}
+
+/// Before any app is let in: committed, and read back by a connection that has not written it.
+async fn note_whole(site: &Site<'_>, admin: &mut Conn) -> Result<(), Trouble> {
+    let failed = |error: mysql_async::Error| unusable(site.key, "noting that its contents are whole", &error);
+    let mut fresh = connect(site, Some(OWN)).await?;
+    for statement in ["START TRANSACTION", "UPDATE marker SET filled = TRUE, let_in = TRUE WHERE one = 1", "COMMIT"] {
+        fresh.query_drop(statement).await.map_err(failed)?;
+    }
+    match marker(site, admin).await? {
+        Some((_, Contents::Whole)) => Ok(()),
+        Some((_, Contents::Begun | Contents::Unsure)) | None => {
+            let fault = Fault::new(FaultKind::Failed, format!("{} of {} cannot be used", site.key.id, site.key.app));
+            let fault = fault.caused_by("its marker does not say what was written to it");
+            Err(failure::passing(fault.hint("look at the disk; it is tried again by itself")))
+        }
+    }
+}
+
+fn unsure(site: &Site<'_>) -> Trouble {
+    let fault = Fault::new(FaultKind::Refused, format!("{} of {} may be incomplete", site.key.id, site.key.app))
+        .caused_by("its first contents are not noted as whole, yet an app may have written to it: it is left as it is");
+    let socket = site.socket.join("mariadb.sock");
+    failure::lasting(fault.hint(format!(
+        "look into it: mariadb --socket={} {}; if nothing is missing, say so there: UPDATE {OWN}.marker SET filled = TRUE",
+        socket.display(),
+        bowline_core::resource::own_name(&site.key.id.name)
+    )))
+}
+
+/// The script of a daemon that was killed may still run: nobody but a script has come as the app so far.
+async fn end_script(site: &Site<'_>, admin: &mut Conn, access: &Access) -> Result<(), Trouble> {
+    let failed = |error: mysql_async::Error| unusable(site.key, "ending an earlier attempt", &error);
+    let find = "SELECT id FROM information_schema.processlist WHERE user = ?";
+    let running: Vec<u64> = admin.exec(find, (&access.user,)).await.map_err(failed)?;
+    for id in &running {
+        // It may have ended meanwhile.
+        let _ = admin.query_drop(format!("KILL {id}")).await;
+    }
+    match running.is_empty() {
+        true => Ok(()),
+        false => Err(failure::soon("an earlier attempt at its contents to end")),
+    }
 }
 
 /// One at a time: a daemon that was killed may have left a script running, which is ended first.
@@ -188,6 +284,8 @@ fn setup(access: &Access) -> Vec<String> {
             "CREATE TABLE IF NOT EXISTS {OWN}.marker (one TINYINT PRIMARY KEY, environment VARCHAR(64) NOT NULL, \
              filled BOOLEAN NOT NULL) ENGINE = InnoDB"
         ),
+        // Of a marker that was written without it nothing is known.
+        format!("ALTER TABLE {OWN}.marker ADD COLUMN IF NOT EXISTS let_in BOOLEAN NOT NULL DEFAULT TRUE"),
     ];
     for account in hosts {
         all.push(format!("CREATE USER IF NOT EXISTS {account} IDENTIFIED BY PASSWORD '{hash}'"));
@@ -214,18 +312,28 @@ pub(super) fn native_hash(password: &[u8]) -> String {
     })
 }
 
-async fn fill(site: &Site<'_>, admin: &mut Conn, access: &Access, init: Option<&InitScript>) -> Result<(), Trouble> {
-    let failed = |error: mysql_async::Error| unusable(site.key, "filling it for the first time", &error);
-    if let Some(init) = init {
-        admin.query_drop(format!("USE {}", name(&access.database))).await.map_err(failed)?;
-        for statement in statements(&init.sql, Dialect::MariaDb) {
-            let Err(error) = admin.query_drop(statement.text).await else { continue };
-            let mysql_async::Error::Server(said) = &error else { return Err(failed(error)) };
-            let line = statement.line + line_within(&said.message);
-            return Err(script_refused(site.key, init, line, &said.message, [None, None]));
-        }
+/// Runs the script, if there is one. What it left uncommitted is committed: it has come to its end.
+async fn fill(site: &Site<'_>, access: &Access, init: Option<&InitScript>) -> Result<(), Trouble> {
+    let Some(init) = init else { return Ok(()) };
+    let mut app = connect_as(site, access).await?;
+    for statement in statements(&init.sql, Dialect::MariaDb) {
+        let Err(error) = app.query_drop(statement.text).await else { continue };
+        return Err(refused(site, init, statement.line, error));
     }
-    admin.query_drop("UPDATE bowline.marker SET filled = TRUE").await.map_err(failed)
+    let end = init.sql.lines().count();
+    app.query_drop("COMMIT").await.map_err(|error| refused(site, init, end, error))
+}
+
+/// A statement of the script failed: where, and what the server said.
+fn refused(site: &Site<'_>, init: &InitScript, line: usize, error: mysql_async::Error) -> Trouble {
+    /// `ER_SPECIFIC_ACCESS_DENIED_ERROR`: what a dump's `DEFINER` asks for.
+    const NEEDS_MORE: u16 = 1227;
+    let mysql_async::Error::Server(said) = &error else {
+        return unusable(site.key, "filling it for the first time", &error);
+    };
+    let definer = "it runs as the app's own user: take DEFINER = … and global settings out of the dump";
+    let advice = Some(definer).filter(|_| said.code == NEEDS_MORE);
+    script_refused(site.key, init, line + line_within(&said.message), &said.message, [advice, None])
 }
 
 /// `… near 'x' at line 3`: counted from 1 within the statement.

@@ -29,6 +29,7 @@ use bowline_core::resource::{
 };
 use bowline_core::time::Mono;
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use site::Site;
@@ -65,12 +66,15 @@ pub(crate) struct Interposer {
     zero: Instant,
     answers: mpsc::Sender<Answer>,
     results: mpsc::Receiver<Answer>,
+    /// The latest of each: an earlier one must not undo what a later one has done.
+    provisions: BTreeMap<ResourceKey, AbortHandle>,
 }
 
 impl Interposer {
     pub(crate) fn new(run_dir: PathBuf, ends: Ends) -> Self {
         let (answers, results) = mpsc::channel(ANSWERS);
-        Self { ends, run_dir, machine: Resources::new(), zero: Instant::now(), answers, results }
+        let (machine, provisions) = (Resources::new(), BTreeMap::new());
+        Self { ends, run_dir, machine, zero: Instant::now(), answers, results, provisions }
     }
 
     /// Until control's sender is dropped; servers go on running.
@@ -117,9 +121,13 @@ impl Interposer {
         self.machine.handle(input, now, random)
     }
 
-    fn carry_out(&self, effect: Effect) {
+    fn carry_out(&mut self, effect: Effect) {
         let (answers, run_dir) = (self.answers.clone(), self.run_dir.clone());
-        tokio::spawn(async move {
+        let provisioned = match &effect {
+            Effect::Provision(key, ..) => Some(key.clone()),
+            Effect::Prepare(..) | Effect::Probe(..) => None,
+        };
+        let task = tokio::spawn(async move {
             let answer = match effect {
                 Effect::Prepare(key, round, spec) => {
                     let result = prepare(key.clone(), spec, run_dir).await;
@@ -144,6 +152,10 @@ impl Interposer {
             // The loop is gone: a later one begins anew.
             let _ = answers.send(answer).await;
         });
+        self.provisions.retain(|_, earlier| !earlier.is_finished());
+        if let Some(earlier) = provisioned.and_then(|key| self.provisions.insert(key, task.abort_handle())) {
+            earlier.abort();
+        }
     }
 
     /// Both kinds of orders under control's generation.

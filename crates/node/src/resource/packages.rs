@@ -18,6 +18,18 @@ pub(super) struct Installed {
     pub binary: PathBuf,
 }
 
+impl Installed {
+    /// `10.11`: what MariaDB calls a release series. Another one writes other system tables.
+    pub(super) fn series(&self) -> String {
+        series(&self.version)
+    }
+}
+
+/// The first two numbers of a version.
+pub(super) fn series(version: &str) -> String {
+    version.split('.').take(2).collect::<Vec<_>>().join(".")
+}
+
 /// Servers of PostgreSQL: one folder per major version.
 pub(super) fn postgres() -> Vec<Installed> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
@@ -71,7 +83,7 @@ pub(super) fn missing(key: &ResourceKey, wanted: Option<u16>, found: &[Installed
 }
 
 /// The data were made by another major version.
-pub(super) fn other_version(key: &ResourceKey, data: &str, wanted: u16, how: &str) -> Trouble {
+pub(super) fn other_version(key: &ResourceKey, data: &str, wanted: impl std::fmt::Display, how: &str) -> Trouble {
     let fault = Fault::new(
         FaultKind::Refused,
         format!("the data of {} of {} were made by version {data}, not {wanted}", key.id, key.app),

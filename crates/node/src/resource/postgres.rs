@@ -2,8 +2,11 @@
 //!
 //! The node is the server's administrator `bowline` by who it is: `pg_ident.conf` maps the node's own user on the
 //! private Unix socket to it, and no password for it exists. Apps come over loopback with SCRAM.
+//!
+//! A script runs as the app's role, on a connection of its own (the node's user may be that role, too): no `RESET ROLE`
+//! leads to the administrator.
 
-use std::fs;
+use std::io::Cursor;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -11,13 +14,16 @@ use std::time::Duration;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::instance::StopSignal;
 use bowline_core::resource::{Access, InitScript, Prepared, ResourceKey, Trouble};
+use futures_util::SinkExt as _;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::failure::{self, foreign, unusable};
+use super::mariadb::LOGIN_SECONDS;
 use super::packages::{self, Installed};
 use super::script::{Dialect, Statement, statements};
 use super::site::{Site, memory};
+use crate::others;
 
 /// The administrator.
 const ADMIN: &str = "bowline";
@@ -66,7 +72,7 @@ fn maker(site: &Site<'_>) -> Option<u32> {
 /// The version of the data, else the wanted one, else the newest.
 fn choose(site: &Site<'_>) -> Result<Installed, Trouble> {
     let (key, wanted) = (site.key, site.server.version);
-    let data: Option<String> = fs::read_to_string(site.data().join("PG_VERSION")).ok().map(|v| v.trim().to_owned());
+    let data = version_of_data(site)?;
     let major = data.as_deref().and_then(|version| version.parse::<u16>().ok());
     if let (Some(data), Some(wanted)) = (&data, wanted)
         && major != Some(wanted)
@@ -78,6 +84,24 @@ fn choose(site: &Site<'_>) -> Result<Installed, Trouble> {
     let fits = found.iter().rfind(|one| version.is_none_or(|version| one.major == version)).cloned();
     let package = version.map_or_else(|| "postgresql".to_owned(), |version| format!("postgresql-{version}"));
     fits.ok_or_else(|| packages::missing(key, version, &found, &package))
+}
+
+/// As the data say it, which are the server's to change.
+fn version_of_data(site: &Site<'_>) -> Result<Option<String>, Trouble> {
+    /// `9.6`, `15`
+    const LONGEST: usize = 16;
+    let path = site.data().join("PG_VERSION");
+    let bytes = match others::read_small(&path, LONGEST) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failure::file(site.key, "read", &path, &error)),
+    };
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        let error = std::io::Error::new(std::io::ErrorKind::InvalidData, "it holds no version");
+        return Err(failure::file(site.key, "use", &path, &error));
+    }
+    Ok(Some(text))
 }
 
 fn migration(key: &ResourceKey, data: &str, wanted: u16) -> String {
@@ -101,6 +125,7 @@ fn write_config(site: &Site<'_>) -> Result<(), Trouble> {
         "# Written by Bowline before every start.\n\
          listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = {socket}\n\
          unix_socket_permissions = 0700\nmax_connections = {CONNECTIONS}\npassword_encryption = 'scram-sha-256'\n\
+         authentication_timeout = {LOGIN_SECONDS}s\n\
          fsync = on\nfull_page_writes = on\nsynchronous_commit = on\n\
          shared_buffers = {shared}MB\neffective_cache_size = {cache}MB\nmaintenance_work_mem = {maintenance}MB\n\
          max_wal_size = 1GB\nmin_wal_size = 80MB\n\
@@ -111,8 +136,8 @@ fn write_config(site: &Site<'_>) -> Result<(), Trouble> {
     // No line for any other database or role, and none for any other address.
     let name = bowline_core::resource::own_name(&site.key.id.name);
     let hba = format!(
-        "local all {ADMIN} peer map={ADMIN}\nhost {name} +{name} 127.0.0.1/32 scram-sha-256\n\
-         host {name} +{READERS} 127.0.0.1/32 scram-sha-256\n"
+        "local all {ADMIN} peer map={ADMIN}\nlocal {name} {name} peer map={ADMIN}\n\
+         host {name} +{name} 127.0.0.1/32 scram-sha-256\nhost {name} +{READERS} 127.0.0.1/32 scram-sha-256\n"
     );
     let own = nix::unistd::geteuid();
     let user = nix::unistd::User::from_uid(own).ok().flatten().map(|user| user.name).ok_or_else(|| {
@@ -122,7 +147,7 @@ fn write_config(site: &Site<'_>) -> Result<(), Trouble> {
     })?;
     site.write_config("postgresql.conf", &settings)?;
     site.write_config("pg_hba.conf", &hba)?;
-    site.write_config("pg_ident.conf", &format!("{ADMIN} \"{user}\" {ADMIN}\n"))
+    site.write_config("pg_ident.conf", &format!("{ADMIN} \"{user}\" {ADMIN}\n{ADMIN} \"{user}\" {name}\n"))
 }
 
 /// A text in `postgresql.conf`.
@@ -140,11 +165,25 @@ pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// What the owner of a database may have set for whoever comes to it, and the administrator must not be led by.
+const OWN_SETTINGS: &str = "-c search_path=pg_catalog -c default_transaction_read_only=off -c synchronous_commit=on";
+
 /// The administrator's connection to one database.
 pub(super) async fn connect(site: &Site<'_>, database: &str, called: &str) -> Result<Client, Trouble> {
     let mut config = Config::new();
-    config.host_path(&site.socket).port(site.server.port.get()).user(ADMIN).dbname(database).application_name(called);
-    config.connect_timeout(CONNECT_WITHIN);
+    config.user(ADMIN).dbname(database).application_name(called).options(OWN_SETTINGS);
+    open(site, config, "the server does not let its administrator in").await
+}
+
+/// The app's own role in its own database.
+async fn connect_as(site: &Site<'_>, access: &Access) -> Result<Client, Trouble> {
+    let mut config = Config::new();
+    config.user(&access.user).dbname(&access.database).application_name(NAME);
+    open(site, config, "the server does not let the app's role in").await
+}
+
+async fn open(site: &Site<'_>, mut config: Config, step: &str) -> Result<Client, Trouble> {
+    config.host_path(&site.socket).port(site.server.port.get()).connect_timeout(CONNECT_WITHIN);
     match config.connect(NoTls).await {
         Ok((client, connection)) => {
             tokio::spawn(async move {
@@ -158,7 +197,7 @@ pub(super) async fn connect(site: &Site<'_>, database: &str, called: &str) -> Re
             let said = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
             Err(failure::soon(said))
         }
-        Err(error) => Err(unusable(site.key, "the server does not let its administrator in", &error)),
+        Err(error) => Err(unusable(site.key, step, &error)),
     }
 }
 
@@ -177,9 +216,8 @@ pub(super) async fn provision(site: &Site<'_>, access: &Access, init: Option<&In
         Marker::None if is_empty(site, &client).await? => mark(site, &client, access, false).await?,
         // It was filled by somebody else: a restored folder.
         Marker::None => return mark(site, &client, access, true).await,
-        Marker::Begun if is_empty(site, &client).await? => {}
+        // No app was let in: nothing is lost. A script that ended its own transaction may have left something.
         Marker::Begun => {
-            // A script that ended its own transaction was cut short. No app was let in: nothing is lost.
             drop(client);
             drop_database(site, &admin, access).await?;
             make_database(site, &admin, access).await?;
@@ -187,7 +225,8 @@ pub(super) async fn provision(site: &Site<'_>, access: &Access, init: Option<&In
             mark(site, &client, access, false).await?;
         }
     }
-    fill(site, &mut client, access, init).await
+    fill(site, access, init).await?;
+    note_whole(site, &client).await
 }
 
 /// What the database says of itself.
@@ -277,23 +316,60 @@ async fn mark(site: &Site<'_>, client: &Client, access: &Access, filled: bool) -
     client.batch_execute(&make).await.map_err(|error| unusable(site.key, "writing its marker", &error))
 }
 
-/// The script and the word that it is done, in one transaction.
-async fn fill(site: &Site<'_>, client: &mut Client, access: &Access, init: Option<&InitScript>) -> Result<(), Trouble> {
+/// Runs the script, if there is one, in one transaction.
+async fn fill(site: &Site<'_>, access: &Access, init: Option<&InitScript>) -> Result<(), Trouble> {
+    let Some(init) = init else { return Ok(()) };
     let failed = |error| unusable(site.key, "filling it for the first time", &error);
-    client.batch_execute("BEGIN").await.map_err(failed)?;
-    if let Some(init) = init {
-        let role = format!("SET LOCAL ROLE {}", name(&access.user));
-        client.batch_execute(&role).await.map_err(failed)?;
-        let own = transaction(client).await.map_err(failed)?;
-        for statement in statements(&init.sql, Dialect::Postgres) {
-            client.batch_execute(statement.text).await.map_err(|error| refused(site, init, statement, &error))?;
+    let app = connect_as(site, access).await?;
+    app.batch_execute("BEGIN").await.map_err(failed)?;
+    let own = transaction(&app).await.map_err(failed)?;
+    for statement in statements(&init.sql, Dialect::Postgres) {
+        if statement.text.starts_with('\\') {
+            return Err(of_psql(site, init, statement));
         }
-        if transaction(client).await.map_err(failed)? != own {
-            return Err(ends_itself(site, init));
-        }
-        client.batch_execute("RESET ROLE").await.map_err(failed)?;
+        let done = match statement.data {
+            Some(data) => copy(&app, statement.text, data).await,
+            None => app.batch_execute(statement.text).await,
+        };
+        done.map_err(|error| refused(site, init, statement, &error))?;
     }
-    client.batch_execute("UPDATE bowline.marker SET filled = true; COMMIT").await.map_err(failed)
+    if transaction(&app).await.map_err(failed)? != own {
+        return Err(ends_itself(site, init));
+    }
+    // Constraints that were deferred are looked at here.
+    let end = Statement { line: init.sql.lines().count(), text: "", data: None };
+    app.batch_execute("COMMIT").await.map_err(|error| refused(site, init, end, &error))
+}
+
+/// Before any app is let in: committed, and read back.
+async fn note_whole(site: &Site<'_>, client: &Client) -> Result<(), Trouble> {
+    let failed = |error| unusable(site.key, "noting that its contents are whole", &error);
+    client.execute("UPDATE bowline.marker SET filled = true", &[]).await.map_err(failed)?;
+    match marker(site, client).await? {
+        Marker::Filled(_) => Ok(()),
+        Marker::Begun | Marker::None => {
+            let fault = Fault::new(FaultKind::Failed, format!("{} of {} cannot be used", site.key.id, site.key.app));
+            let fault = fault.caused_by("its marker does not say what was written to it");
+            Err(failure::passing(fault.hint("look at the disk; it is tried again by itself")))
+        }
+    }
+}
+
+/// `COPY … FROM stdin`, in pieces: a dump's table may be larger than what one message takes.
+async fn copy(client: &Client, statement: &str, data: &str) -> Result<(), tokio_postgres::Error> {
+    const PIECE: usize = 64 << 10;
+    let sink = client.copy_in::<_, Cursor<Vec<u8>>>(statement).await?;
+    let mut sink = std::pin::pin!(sink);
+    for piece in data.as_bytes().chunks(PIECE) {
+        sink.send(Cursor::new(piece.to_vec())).await?;
+    }
+    sink.finish().await.map(drop)
+}
+
+fn of_psql(site: &Site<'_>, init: &InitScript, statement: Statement<'_>) -> Trouble {
+    let word = statement.text.split_ascii_whitespace().next().unwrap_or_default();
+    let message = format!("{word} is a command of psql, which does not run here");
+    script_refused(site.key, init, statement.line, &message, [None, None])
 }
 
 async fn transaction(client: &Client) -> Result<String, tokio_postgres::Error> {
@@ -314,9 +390,26 @@ fn refused(site: &Site<'_>, init: &InitScript, statement: Statement<'_>, error: 
             let before = statement.text.chars().take(usize::try_from(*at).unwrap_or(1).saturating_sub(1));
             statement.line + before.filter(|c| *c == '\n').count()
         }
-        Some(tokio_postgres::error::ErrorPosition::Internal { .. }) | None => statement.line,
+        Some(tokio_postgres::error::ErrorPosition::Internal { .. }) | None => {
+            let own = statement.text.bytes().filter(|b| *b == b'\n').count();
+            statement.line + statement.data.and_then(|_| line_of_copy(said.where_()?)).map_or(0, |line| own + line)
+        }
     };
-    script_refused(site.key, init, line, said.message(), [said.detail(), said.hint()])
+    let foreign = *said.code() == SqlState::UNDEFINED_OBJECT && said.message().starts_with("role ");
+    let advice = "roles of another server are not known here: make the dump with pg_dump --no-owner --no-privileges";
+    script_refused(
+        site.key,
+        init,
+        line,
+        said.message(),
+        [said.detail(), said.hint().or(Some(advice).filter(|_| foreign))],
+    )
+}
+
+/// `COPY t, line 3, column a: "x"`: counted from 1 within the data.
+fn line_of_copy(place: &str) -> Option<usize> {
+    let (_, rest) = place.split_once(", line ")?;
+    rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())].parse().ok()
 }
 
 /// Of both kinds of databases.
@@ -333,4 +426,17 @@ pub(super) fn script_refused(
     let text = init.sql.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let fault = fault.detail(format!("{line:>5} | {text}"));
     failure::lasting(fault.hint(format!("correct line {line} of {} and run the command again", init.file)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_copied_data_are_read_from_where_it_happened() {
+        let check = |place: &str, expected: Option<usize>| assert_eq!(line_of_copy(place), expected);
+        check("COPY users, line 3, column id: \"x\"", Some(3));
+        check("COPY users, line 12", Some(12));
+        check("SQL function \"f\"", None);
+    }
 }

@@ -1,4 +1,4 @@
-//! Redis: its configuration with two users, and its marker.
+//! Redis: its configuration with two users, and its marker beside the data, where the app's commands do not reach.
 //!
 //! The default user is the app's: everything but administration, so that `CONFIG SET dir` writes no files. The
 //! administrator `bowline` belongs to the node, which comes over the private Unix socket. Both passwords are in the
@@ -20,7 +20,7 @@ use super::site::{Site, memory};
 /// The administrator.
 pub(super) const ADMIN: &str = "bowline";
 /// Says whose data these are.
-pub(super) const MARKER: &str = "bowline:environment";
+const MARKER: &str = "environment";
 /// A server that listens answers at once, or is busy beyond use.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// What an app may do: all but administration; clients ask for some settings at their start.
@@ -34,11 +34,24 @@ pub(super) fn prepare(site: &Site<'_>, access: &Access) -> Result<Prepared, Trou
     let found: Vec<_> = found.into_iter().collect();
     let installed = fits.ok_or_else(|| packages::missing(key, wanted, &found, "redis-server"))?;
     site.make_folders()?;
+    check_environment(site, access)?;
     site.make_data(site.uid(), |_, _| Ok(()))?;
     site.write_config("users.acl", &users(site.server, access))?;
     site.write_config("redis.conf", &settings(site))?;
     let (binary, config) = (installed.binary.display().to_string(), site.config("redis.conf").display().to_string());
     Ok(site.prepared(&[&binary, &config], StopSignal::Term, installed.version))
+}
+
+fn check_environment(site: &Site<'_>, access: &Access) -> Result<(), Trouble> {
+    let path = site.config(MARKER);
+    match std::fs::read_to_string(&path) {
+        Ok(found) if found.trim() != access.environment => Err(foreign(site.key, found.trim(), &access.environment)),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            site.write_config(MARKER, &format!("{}\n", access.environment))
+        }
+        Err(error) => Err(failure::file(site.key, "read", &path, &error)),
+    }
 }
 
 fn users(server: &Server, access: &Access) -> String {
@@ -94,30 +107,16 @@ fn is_loading(error: &RedisError) -> bool {
     error.kind() == ErrorKind::BusyLoadingError
 }
 
-/// Users as they should be, and the marker.
+/// Users as they should be.
 pub(super) async fn provision(site: &Site<'_>, access: &Access) -> Result<(), Trouble> {
     let mut admin = connect(site).await?;
-    let failed = |step: &'static str| {
-        move |error: RedisError| match is_loading(&error) {
-            true => failure::soon("it reads its data"),
-            false => unusable(site.key, step, &error),
-        }
-    };
     let mut user = redis::cmd("ACL");
     user.arg("SETUSER").arg("default").arg("reset").arg("on").arg(format!("#{}", hash(&access.password)));
     RULES.split(' ').for_each(|rule| {
         user.arg(rule);
     });
-    user.exec_async(&mut admin).await.map_err(failed("giving the app its password"))?;
-    let found: Option<String> =
-        redis::cmd("GET").arg(MARKER).query_async(&mut admin).await.map_err(failed("reading its marker"))?;
-    match found {
-        Some(found) if found != access.environment => Err(foreign(site.key, &found, &access.environment)),
-        Some(_) => Ok(()),
-        None => {
-            let mut set = redis::cmd("SET");
-            set.arg(MARKER).arg(&access.environment);
-            set.exec_async(&mut admin).await.map_err(failed("writing its marker"))
-        }
-    }
+    user.exec_async(&mut admin).await.map_err(|error| match is_loading(&error) {
+        true => failure::soon("it reads its data"),
+        false => unusable(site.key, "giving the app its password", &error),
+    })
 }

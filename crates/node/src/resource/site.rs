@@ -9,7 +9,8 @@
 //! | `…/lock` | | held while they are |
 //! | `RUN/db/DIGEST/` | the server's, 0700 | its Unix socket |
 //!
-//! The node, which may be root, writes nothing below a folder that the server could replace by a link.
+//! The node, which may be root, writes nothing below a folder that the server could replace by a link, and reads there
+//! only by [`crate::others`].
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -28,7 +29,7 @@ use bowline_core::resource::{Prepared, ResourceKey, Server, Trouble};
 use sha2::{Digest as _, Sha256};
 
 use super::failure;
-use crate::layout;
+use crate::{layout, others};
 
 /// A server that was killed replays its log before it listens.
 const RECOVERY: Duration = Duration::from_secs(15 * 60);
@@ -121,7 +122,7 @@ impl<'s> Site<'s> {
             let owned = maker.map_or(Ok(()), |uid| lchown(&new, Some(uid), Some(uid)));
             owned.map_err(|error| failed("give away", &new, &error))?;
             fill(&new, lock.try_clone().map_err(|error| failed("hold", &lock_path, &error))?)?;
-            self.own(&new)?;
+            self.own(&new, maker)?;
             fs::rename(&new, &data)
                 .and_then(|()| File::open(&self.server.folder)?.sync_all())
                 .map_err(|error| failed("put in place", &data, &error))?;
@@ -129,17 +130,17 @@ impl<'s> Site<'s> {
         let owner = data.symlink_metadata().map_err(|error| failed("look at", &data, &error))?.uid();
         match self.uid() {
             // A power cut may have kept the folder's name and lost its owner.
-            Some(uid) if owner != uid => self.own(&data),
+            Some(uid) if owner != uid => self.own(&data, maker),
             Some(_) | None => Ok(()),
         }
     }
 
-    /// Gives a tree to the server, the top last: what carries its name is its own in full.
-    fn own(&self, tree: &Path) -> Result<(), Trouble> {
-        match self.uid() {
-            Some(uid) => give(tree, uid).map_err(|error| failure::file(self.key, "give away", tree, &error)),
-            None => Ok(()),
-        }
+    /// Gives a tree to the server, the top last: what carries its name is its own in full. Its maker, whose user other
+    /// processes have, too, may still change it meanwhile.
+    fn own(&self, tree: &Path, maker: Option<u32>) -> Result<(), Trouble> {
+        let Some(uid) = self.uid() else { return Ok(()) };
+        let from: Vec<u32> = maker.into_iter().chain([nix::unistd::geteuid().as_raw()]).collect();
+        others::give(tree, uid, &from).map_err(|error| failure::file(self.key, "give away", tree, &error))
     }
 
     /// Runs a program to its end; what it said when it failed.
@@ -203,15 +204,6 @@ impl<'s> Site<'s> {
 fn uid_group(uid: u32) -> u32 {
     let known = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
     known.map_or(uid, |user| user.gid.as_raw())
-}
-
-fn give(path: &Path, uid: u32) -> io::Result<()> {
-    if path.symlink_metadata()?.is_dir() {
-        for entry in fs::read_dir(path)? {
-            give(&entry?.path(), uid)?;
-        }
-    }
-    lchown(path, Some(uid), Some(uid))
 }
 
 /// One word of a shell command (XCU 2.2.2).

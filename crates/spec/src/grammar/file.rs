@@ -252,7 +252,12 @@ static DATABASE: TableSpec = TableSpec {
             Omitted("the system's"),
             "The CA that the external server's certificate is checked against.",
         ),
-        key("init", Text(Form::RelativePath), Omitted("none"), "SQL run once, on an empty database, under a lock."),
+        key(
+            "init",
+            Text(Form::RelativePath),
+            Omitted("none"),
+            "SQL run once, on an empty database, as the app's own role.",
+        ),
         key("backup", Table(&BACKUP), Omitted("none"), "Backups and drills."),
     ],
     conflicts: &[conflict("url", &["version", "init"], "an external server has its own version and contents")],

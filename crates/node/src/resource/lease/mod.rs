@@ -66,7 +66,7 @@ pub(crate) async fn give_back(
     let ended = match key.id.kind {
         ResourceKind::Postgres => postgres::end(&site, access, user).await,
         ResourceKind::MariaDb => mariadb::end(&site, access, user).await,
-        ResourceKind::Redis => redis::end(&site, access, user).await,
+        ResourceKind::Redis => redis::end(&site, user).await,
     };
     ended.map(|()| DataDone::Returned).map_err(|trouble| trouble.fault)
 }
@@ -115,7 +115,7 @@ async fn sweep(site: &Site<'_>, access: &Access) -> Result<Option<Timestamp>, Tr
         match site.key.id.kind {
             ResourceKind::Postgres => postgres::end(site, access, name).await?,
             ResourceKind::MariaDb => mariadb::end(site, access, name).await?,
-            ResourceKind::Redis => redis::end(site, access, name).await?,
+            ResourceKind::Redis => redis::end(site, name).await?,
         }
         tracing::info!(resource = %site.key, lease = %name, "lease ended");
     }

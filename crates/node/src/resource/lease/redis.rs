@@ -5,7 +5,7 @@ use bowline_core::resource::{Access, Trouble};
 use redis::RedisError;
 
 use crate::resource::failure::unusable;
-use crate::resource::redis::{MARKER, RULES, connect, hash};
+use crate::resource::redis::{RULES, connect, hash};
 use crate::resource::site::Site;
 
 /// Looks, and changes nothing.
@@ -15,7 +15,6 @@ pub(super) async fn lend(site: &Site<'_>, _: &Access, lease: &Lease) -> Result<(
     let mut admin = connect(site).await?;
     let failed = |error: RedisError| unusable(site.key, "making a user for a while", &error);
     let keys: u64 = redis::cmd("DBSIZE").query_async(&mut admin).await.map_err(failed)?;
-    let marked: u64 = redis::cmd("EXISTS").arg(MARKER).query_async(&mut admin).await.map_err(failed)?;
     let rules = match lease.rights {
         Rights::Read => READ_RULES,
         Rights::Write | Rights::Import => RULES,
@@ -26,17 +25,14 @@ pub(super) async fn lend(site: &Site<'_>, _: &Access, lease: &Lease) -> Result<(
         user.arg(rule);
     });
     user.exec_async(&mut admin).await.map_err(failed)?;
-    Ok((lease.user.clone(), keys == marked))
+    Ok((lease.user.clone(), keys == 0))
 }
 
-/// Ends its sessions, too. Where an import has emptied the database, the marker is put back.
-pub(super) async fn end(site: &Site<'_>, access: &Access, user: &str) -> Result<(), Trouble> {
+/// Ends its sessions, too.
+pub(super) async fn end(site: &Site<'_>, user: &str) -> Result<(), Trouble> {
     let mut admin = connect(site).await?;
     let failed = |error: RedisError| unusable(site.key, "removing a user that is over", &error);
-    redis::cmd("ACL").arg("DELUSER").arg(user).exec_async(&mut admin).await.map_err(failed)?;
-    let mut mark = redis::cmd("SET");
-    mark.arg(MARKER).arg(&access.environment).arg("NX");
-    mark.exec_async(&mut admin).await.map_err(failed)
+    redis::cmd("ACL").arg("DELUSER").arg(user).exec_async(&mut admin).await.map_err(failed)
 }
 
 pub(super) async fn names(site: &Site<'_>) -> Result<Vec<String>, Trouble> {

@@ -1,0 +1,73 @@
+//! Which artifacts are kept: decided here, where it is known what runs and what may run again; the node removes the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bowline_core::id::{AppKey, ReleaseNumber};
+use bowline_core::instance::{InstanceObservation, Phase};
+use bowline_core::release::Artifact;
+
+use super::Loop;
+use super::change::Stage;
+use super::effects::Effect;
+use super::world::AppWorld;
+
+/// Releases of an app that can be had again without a build, the newest ones: a mistake is noticed within a few of them,
+/// and each may be hundreds of megabytes.
+pub(crate) const KEPT_RELEASES: usize = 5;
+
+/// Where the artifacts of a release lie.
+pub(crate) type Roots = BTreeSet<PathBuf>;
+
+pub(crate) fn roots<'a>(artifacts: impl IntoIterator<Item = &'a Artifact>) -> Roots {
+    artifacts.into_iter().map(|artifact| artifact.root.clone()).collect()
+}
+
+impl Loop {
+    /// At the start and after a promotion, once it is known what runs. What is being built is in no release yet: it is
+    /// waited for.
+    pub(crate) fn collect(&mut self) {
+        let building = self.apps.values().any(|app| {
+            let stage = app.change.as_ref().map(|change| &change.stage);
+            matches!(stage, Some(Stage::Build { .. } | Stage::Release { .. }))
+        });
+        if !self.to_collect || building || !self.node.adopted {
+            return;
+        }
+        self.to_collect = false;
+        let runs = self.running_releases();
+        let known = |(key, number): &(AppKey, ReleaseNumber)| {
+            self.apps.get(key).is_some_and(|app| app.roots.contains_key(number))
+        };
+        if !runs.iter().all(known) {
+            tracing::warn!("something runs of a release that is not known: no artifact is removed");
+            return;
+        }
+        for (key, app) in &mut self.apps {
+            let kept = kept(app, |number| runs.contains(&(key.clone(), number)));
+            app.roots = kept;
+        }
+        let keep = self.apps.values().flat_map(|app| app.roots.values().flatten().cloned()).collect();
+        self.effects.push(Effect::Collect(Arc::new(keep)));
+    }
+
+    /// Of services: servers of databases run from no artifact.
+    fn running_releases(&self) -> BTreeSet<(AppKey, ReleaseNumber)> {
+        let lives = |seen: &InstanceObservation| match seen.phase {
+            Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => true,
+            Phase::Exited(_) | Phase::Refused(_) => false,
+        };
+        let slots = self.node.instances.iter().filter(|(_, seen)| lives(seen)).map(|(id, _)| &id.slot);
+        let slots = slots.filter(|slot| slot.service.resource().is_none());
+        slots.map(|slot| (slot.key.clone(), slot.release)).collect()
+    }
+}
+
+/// The newest releases, the stable one, the one on its way, and what runs.
+fn kept(app: &AppWorld, runs: impl Fn(ReleaseNumber) -> bool) -> BTreeMap<ReleaseNumber, Roots> {
+    let newest: BTreeSet<ReleaseNumber> = app.roots.keys().rev().take(KEPT_RELEASES).copied().collect();
+    let named = |number: ReleaseNumber| app.release(number).is_some();
+    let kept = app.roots.iter().filter(|(number, _)| newest.contains(number) || named(**number) || runs(**number));
+    kept.map(|(number, roots)| (*number, roots.clone())).collect()
+}
