@@ -25,7 +25,7 @@ pub(super) async fn run(args: Secret, paths: &Paths, ui: &Ui) -> Result<ExitCode
     let done = answer(args, set, &session, ui).await;
     if session.started && session.client.status().await.is_ok_and(|status| idle(&status)) {
         session.client.shutdown().await?;
-        Session::ended(paths).await?;
+        session.ended(paths).await?;
     }
     done.map(|()| ExitCode::SUCCESS)
 }

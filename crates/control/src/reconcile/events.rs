@@ -2,6 +2,8 @@
 //!
 //! Architecture invariant: events hold names, numbers and reasons, never a value of a variable or a secret.
 
+use std::path::Path;
+
 use bowline_core::app::HostName;
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ReleaseNumber, SecretName};
@@ -46,6 +48,12 @@ pub(crate) fn instance(transition: &Transition, at: Timestamp) -> NewEvent {
 pub(crate) fn change_began(key: &AppKey, change: ChangeId, folder: &str, at: Timestamp) -> NewEvent {
     let fields = json!({ "change": change.0, "folder": folder });
     event(at, Some(key), "change.began", format!("{folder} is applied"), fields)
+}
+
+pub(crate) fn app_moved(key: &AppKey, from: &Path, to: &Path, at: Timestamp) -> NewEvent {
+    let (from, to) = (from.display().to_string(), to.display().to_string());
+    let message = format!("its folder was moved from {from} to {to}");
+    event(at, Some(key), "app.moved", message, json!({ "from": from, "to": to }))
 }
 
 pub(crate) fn change_failed(key: &AppKey, change: ChangeId, fault: &Fault, at: Timestamp) -> NewEvent {

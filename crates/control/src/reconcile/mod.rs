@@ -15,7 +15,7 @@ pub(crate) mod effects;
 pub(crate) mod events;
 pub(crate) mod load;
 mod maintenance;
-mod pending;
+pub(crate) mod pending;
 mod publish;
 pub(crate) mod release;
 pub(crate) mod request;
@@ -86,8 +86,8 @@ pub(crate) struct Loop {
     pub(crate) pending: BTreeMap<JobId, Pending>,
     /// Writes that the store has refused and that must not be lost.
     retries: Vec<(Mono, JobId, Job)>,
-    /// Requests that wait until a phase is stored.
-    pub(crate) deferred: Vec<(Ticket, Request)>,
+    /// Inputs that wait for the store: the fate of an app is written by one job at a time.
+    pub(crate) deferred: Vec<Input>,
     /// Those who ask for the status, and until when they wait for a settled world.
     curious: Vec<(Ticket, Mono)>,
     /// Those who wait until the edge serves what they have changed.
@@ -135,6 +135,12 @@ impl Loop {
     }
 
     pub(crate) fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
+        self.take(input, now);
+        self.reconcile(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    fn take(&mut self, input: Input, now: Now) {
         match input {
             Input::Asked(ticket, request) => self.asked(ticket, request, now),
             Input::Read(ticket, reading) => self.read(ticket, reading, now),
@@ -150,8 +156,6 @@ impl Loop {
             Input::Tick => self.retry(now),
             Input::Terminate => self.terminate(now),
         }
-        self.reconcile(now);
-        std::mem::take(&mut self.effects)
     }
 
     /// When to call `handle` with a tick if nothing else happens.
@@ -223,6 +227,8 @@ impl Loop {
     fn stored(&mut self, job: JobId, result: Result<Outcome, Fault>, now: Now) {
         let Some(pending) = self.pending.remove(&job) else { return };
         match (pending, result) {
+            // Of a change that was dropped meanwhile: written later, it would bring that change back.
+            (Pending::Phase { key, .. }, Err(_)) if self.apps.get(&key).is_none_or(|app| app.storing != Some(job)) => {}
             (Pending::Phase { key, entered, job: again }, Err(fault)) => {
                 tracing::error!(app = %key, error = %fault, causes = ?fault.causes, "phase of a rollout not stored");
                 self.pending.insert(job, Pending::Phase { key, entered, job: again.clone() });
@@ -230,8 +236,8 @@ impl Loop {
             }
             (pending, result) => self.resume(pending, result, now),
         }
-        for (ticket, request) in std::mem::take(&mut self.deferred) {
-            self.asked(ticket, request, now);
+        for input in std::mem::take(&mut self.deferred) {
+            self.take(input, now);
         }
     }
 

@@ -46,6 +46,8 @@ pub(crate) enum Pending {
         ticket: Ticket,
         shutdown_when_idle: bool,
     },
+    /// An app is stopped as part of the daemon's end.
+    StopForGood,
     SetSecret {
         ticket: Ticket,
     },
@@ -97,10 +99,20 @@ impl Loop {
                 Ok(_) => self.stopping(&key, ticket, shutdown_when_idle, now),
                 Err(fault) => self.refuse(ticket, fault),
             },
+            Pending::StopForGood => {
+                if let Err(fault) = result {
+                    self.stop_not_stored(fault);
+                }
+            }
             Pending::SetSecret { ticket } => self.secret_stored(ticket, result),
             Pending::RemoveSecret { ticket } => self.secret_removed(ticket, result),
             Pending::Maintain { ticket, key, wanted } => self.maintenance_stored(ticket, key, wanted, result, now),
-            Pending::Farewell => self.farewell_said(),
+            Pending::Farewell => {
+                if let Err(fault) = result {
+                    tracing::warn!(error = %fault, causes = ?fault.causes, "the daemon's end not stored");
+                }
+                self.farewell_said();
+            }
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::reconcile::change::ChangeForm;
 use crate::reconcile::credentials::Salt;
 use crate::reconcile::effects::{Effect, Input, Now, Ticket};
 use crate::reconcile::load::load;
+use crate::reconcile::pending::Pending;
 use crate::reconcile::release::Place;
 use crate::reconcile::request::{Answer, Reply, Request};
 use crate::reconcile::{About, Loop};
@@ -83,6 +84,8 @@ struct World {
     slow_store: bool,
     /// How often a store job is refused before it is done.
     refuse_writes: u32,
+    /// The phases of rollouts are refused.
+    refuse_phases: bool,
     /// Where an app had a ready endpoint in the table, and then none.
     outages: u32,
     next_ticket: u64,
@@ -151,6 +154,7 @@ impl World {
             generations: (Vec::new(), Vec::new()),
             slow_store: false,
             refuse_writes: 0,
+            refuse_phases: false,
             outages: 0,
             next_ticket: 0,
             next_port: 20_000,
@@ -227,6 +231,10 @@ impl World {
         self.ask(daemon, Request::Apply(wire::Apply { dir, env: "local".into() }))
     }
 
+    fn stop(&mut self, daemon: &mut Daemon) -> Ticket {
+        self.ask(daemon, Request::Stop { key: shop(), shutdown_when_idle: false })
+    }
+
     fn input(&mut self, daemon: &mut Daemon, input: Input) {
         let effects = daemon.machine.handle(input, self.now);
         daemon.queue.extend(effects);
@@ -242,6 +250,7 @@ impl World {
                     continue;
                 }
                 if daemon.dies_now() {
+                    daemon.queue.push_front(effect);
                     return End::Crashed;
                 }
                 if let Some(ended) = self.carry_out(daemon, effect) {
@@ -253,6 +262,7 @@ impl World {
             }
             if let Some(job) = daemon.jobs.pop_front() {
                 if daemon.dies_now() {
+                    daemon.jobs.push_front(job);
                     return End::Crashed;
                 }
                 self.carry_out(daemon, job);
@@ -312,7 +322,9 @@ impl World {
                 self.input(daemon, Input::Read(ticket, reading));
             }
             Effect::Store(id, job) => {
+                let phase = matches!(daemon.machine.pending.get(&id), Some(Pending::Phase { .. }) | None);
                 let result = match self.refuse_writes.checked_sub(1) {
+                    _ if self.refuse_phases && phase => Err(fault("no space is left for the store")),
                     Some(less) => {
                         self.refuse_writes = less;
                         Err(fault("no space is left for the store"))

@@ -7,7 +7,9 @@ mod settle;
 mod unsupported;
 
 pub use artifact::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, Stream};
-pub use references::{Facts, ReferenceError, Resolved, has_volume, resolve, variables, wanted_secrets};
+pub use references::{
+    Facts, ReferenceError, Resolved, has_volume, plain_variables, resolve, variables, wanted_secrets,
+};
 pub use revision::{Revision, SecretVersion};
 pub use settle::{NoProcess, settle};
 pub use unsupported::{Unsupported, unsupported};

@@ -1,5 +1,6 @@
 //! Making one artifact: copy, look, virtual environment, commands, seal.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, lchown};
@@ -34,6 +35,8 @@ pub(super) struct Job<'b> {
     pub service: &'b Service,
     pub source: Arc<Source>,
     pub plan: Plan,
+    /// Of the file's `env`, those that the build is given.
+    pub variables: BTreeMap<String, String>,
     pub interpreter: Option<Interpreter>,
     pub runtime: Option<String>,
 }
@@ -162,6 +165,7 @@ impl Job<'_> {
             path = format!("{}/bin:{path}", venv.display());
             env.insert("VIRTUAL_ENV".to_owned(), venv.display().to_string());
         }
+        env.extend(self.variables.clone());
         env.extend([
             ("PATH".to_owned(), path),
             ("HOME".to_owned(), home),
