@@ -61,7 +61,7 @@ fn flipped_bytes_are_named_and_refused() {
         }
         assert!(hits > 0, "the store holds the app's folder");
     };
-    check("flipped-store", flip, &["store"]);
+    check("flipped-store", flip, &["damaged: table "]);
 }
 
 #[test]

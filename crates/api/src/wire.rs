@@ -7,6 +7,8 @@
 //! | `POST /v1/apps` | [`Apply`] → 202 [`Accepted`] |
 //! | `GET /v1/changes/{id}` | → [`ChangeEvent`] lines from the change's beginning until it has ended |
 //! | `POST /v1/apps/{env}/{app}/stop` | [`Stop`] → [`Stopped`] when nothing of it runs any more |
+//! | `PUT /v1/apps/{env}/{app}/maintenance` | [`Maintenance`] → [`Maintained`] when the edge serves it |
+//! | `DELETE /v1/apps/{env}/{app}/maintenance` | → [`Maintained`] when the edge serves all again |
 //! | `GET /v1/logs?…` ([`LogsQuery`]) | → [`LogLine`] lines |
 //! | `GET /v1/events?…` ([`EventsQuery`]) | → [`Events`] |
 //! | `GET /v1/secrets/{env}/{app}` | → [`Secrets`] |
