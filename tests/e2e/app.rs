@@ -35,6 +35,13 @@ fn own_user_when_root() {
     let uids: Vec<_> = bowline.processes_of("own-user").iter().filter_map(Process::uid).collect();
     assert!(!uids.is_empty() && uids.iter().all(|uid| *uid != 0), "{uids:?}");
     assert_ne!(Process { pid: bowline.edge() }.uid(), Some(0), "the edge is unprivileged");
+    let elsewhere = Bowline::new();
+    let _other = Up::start(&elsewhere, &elsewhere.app("own-user-elsewhere", "plain"), SOON);
+    let others: Vec<_> = elsewhere.processes_of("own-user-elsewhere").iter().filter_map(Process::uid).collect();
+    assert!(
+        !others.is_empty() && others.iter().all(|uid| !uids.contains(uid)),
+        "of another state: {others:?}, {uids:?}"
+    );
 }
 
 #[test]

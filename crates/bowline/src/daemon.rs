@@ -98,6 +98,7 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         mode: match args.mode {
             crate::args::Mode::Local => bowline_control::Mode::Local,
         },
+        users: crate::users::claim(&paths.state)?,
         state_dir: paths.state.clone(),
         ca_dir: paths.ca.clone(),
         api,

@@ -52,7 +52,7 @@ pub(crate) async fn run(store: &Store, vault: &Vault, job: Job) -> Result<Outcom
 }
 
 async fn begin(store: &Store, vault: &Vault, begin: Begin) -> Result<Outcome, Fault> {
-    let Begin { key, folder, generate, dotenv, files, moved, resources, at } = begin;
+    let Begin { key, folder, generate, dotenv, files, users, moved, resources, at } = begin;
     for name in &generate {
         vault.ensure(&key, name, at, BOWLINE).await?;
     }
@@ -65,6 +65,7 @@ async fn begin(store: &Store, vault: &Vault, begin: Begin) -> Result<Outcome, Fa
     let app_key = key.clone();
     let (app, change) = store
         .commit(move |tx| {
+            tx.give_users(users);
             if let Some(from) = moved {
                 tx.move_app(&key, &folder)?;
                 tx.append_event(events::app_moved(&key, &from, &folder, at))?;

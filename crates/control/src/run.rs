@@ -122,6 +122,7 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
     let place = Place {
         state_dir: config.state_dir.clone(),
         is_root: nix::unistd::geteuid().is_root(),
+        users: config.users,
         edge_http: links.edge.borrow().http,
         salt: Salt::fresh()?,
         trusted_proxies: config.trusted_proxies.clone(),

@@ -201,12 +201,16 @@ async fn bring_up(
             break;
         }
     }
+    let many = dirs.len() > 1;
     for one in &mut asked.applied {
         if failed.is_some() && one.started {
             continue;
         }
-        if let Err(fault) = bring_one(client, one, dirs.len() > 1, began, ui).await {
+        if let Err(mut fault) = bring_one(client, one, many, began, ui).await {
             one.failed = true;
+            if many {
+                fault.message = format!("{}: {}", one.app, fault.message);
+            }
             if let Some(before) = failed.replace(fault) {
                 ui.fault(&before);
             }

@@ -46,6 +46,7 @@ impl Loop {
                     generate,
                     dotenv: reading.dotenv.clone(),
                     files: reading.files.clone(),
+                    users: self.place.users,
                     moved: reading.moved.clone(),
                     resources: reading.resources.clone(),
                     at: now.wall,

@@ -21,7 +21,7 @@ use super::request::{Reply, Request};
 use super::resources::Kept;
 use crate::certs::Leaf;
 use crate::config::Ended;
-use crate::store::{AppRecord, NewEvent, RevisionState, Wanted};
+use crate::store::{AppRecord, NewEvent, RevisionState, Users, Wanted};
 
 /// The moment of an input, and a random number for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +134,8 @@ pub(crate) struct Begin {
     pub(crate) dotenv: Option<Secret>,
     /// Each is a new version if it has changed.
     pub(crate) files: BTreeMap<SecretName, Secret>,
+    /// Whom new apps and databases run as.
+    pub(crate) users: Users,
     /// Where the app lay before its folder was moved.
     pub(crate) moved: Option<PathBuf>,
     /// The servers that the file asks Bowline to run, and what fills them: each gets a port, a user and passwords.

@@ -34,7 +34,7 @@ use crate::reconcile::release::Place;
 use crate::reconcile::request::{Answer, Reply, Request};
 use crate::reconcile::{About, Loop};
 use crate::secrets::{Keyring, Vault, snapshot as sealed};
-use crate::store::Store;
+use crate::store::{Store, Users};
 use crate::{folder, jobs, snapshot};
 
 /// What instances of the fake node do.
@@ -76,6 +76,7 @@ struct World {
     /// Fields of `artifacts`: another digest is another build.
     source: u8,
     mode: Mode,
+    users: Users,
     answers: BTreeMap<Ticket, Reply>,
     told: Vec<(u64, ChangeStep)>,
     /// Of node and edge, in the order in which they were handed out.
@@ -149,6 +150,7 @@ impl World {
             built_by: None,
             source: 1,
             mode: Mode::Local,
+            users: Users::default(),
             answers: BTreeMap::new(),
             told: Vec::new(),
             generations: (Vec::new(), Vec::new()),
@@ -201,6 +203,7 @@ impl World {
         let place = Place {
             state_dir: self.state(),
             is_root: true,
+            users: self.users,
             edge_http: self.edge.http,
             salt: Salt::default(),
             trusted_proxies: Vec::new(),

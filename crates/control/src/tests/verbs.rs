@@ -283,6 +283,32 @@ fn an_app_whose_folder_was_moved_is_applied_from_the_new_one() {
     assert_eq!(world.status(&mut daemon).apps[0].folder, moved.display().to_string());
 }
 
+/// A state that has claimed a block of its own gives new apps users of it; an app that is known keeps the one it had.
+#[test]
+fn apps_keep_their_users_when_a_state_claims_a_block() {
+    let mut world = World::new();
+    let mut daemon = world.start();
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    drop(daemon);
+    let own = crate::store::Users::block(5).unwrap();
+    world.users = own;
+    world.source = 2;
+    let mut daemon = world.start();
+    world.apply(&mut daemon);
+    let other = world.dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("bowline.toml"), "app = \"new\"\n[service.web]\nrun = \"x\"\n").unwrap();
+    let apply = wire::Apply { dir: other.display().to_string(), env: "local".into() };
+    world.ask(&mut daemon, Request::Apply(apply));
+    world.run(&mut daemon);
+    let uids = daemon.store.read(|view| view.apps()).unwrap().into_iter().map(|app| (app.key.app.to_string(), app.uid));
+    assert_eq!(
+        uids.collect::<Vec<_>>(),
+        [("new".to_owned(), own.first()), ("shop".to_owned(), crate::store::UID_BASE)]
+    );
+}
+
 /// Both are checked before either is known to be on its way.
 #[test]
 fn two_apps_that_come_at_once_cannot_claim_one_host() {
