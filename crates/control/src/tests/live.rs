@@ -53,7 +53,7 @@ fn start(dir: &Path) -> Room {
         edge: edge(edge_receiver.clone()),
     };
     let config = ControlConfig {
-        users: crate::store::Users::default(),
+        users: Users::default(),
         mode: Mode::Local,
         state_dir: dir.join("state"),
         ca_dir: dir.join("ca"),

@@ -8,6 +8,7 @@ use bowline_core::route::Action;
 use bowline_core::secret::Secret;
 
 use super::*;
+use crate::store::UID_BASE;
 
 #[test]
 fn an_apply_is_built_ordered_served_and_done() {
@@ -291,7 +292,7 @@ fn apps_keep_their_users_when_a_state_claims_a_block() {
     world.apply(&mut daemon);
     world.run(&mut daemon);
     drop(daemon);
-    let own = crate::store::Users::block(5).unwrap();
+    let own = Users::block(5).unwrap();
     world.users = own;
     world.source = 2;
     let mut daemon = world.start();
@@ -303,10 +304,7 @@ fn apps_keep_their_users_when_a_state_claims_a_block() {
     world.ask(&mut daemon, Request::Apply(apply));
     world.run(&mut daemon);
     let uids = daemon.store.read(|view| view.apps()).unwrap().into_iter().map(|app| (app.key.app.to_string(), app.uid));
-    assert_eq!(
-        uids.collect::<Vec<_>>(),
-        [("new".to_owned(), own.first()), ("shop".to_owned(), crate::store::UID_BASE)]
-    );
+    assert_eq!(uids.collect::<Vec<_>>(), [("new".to_owned(), own.first()), ("shop".to_owned(), UID_BASE)]);
 }
 
 /// Both are checked before either is known to be on its way.
