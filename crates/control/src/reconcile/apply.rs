@@ -93,16 +93,16 @@ impl Loop {
         others.sort_by_key(|(_, app)| app.record.created);
         let claims = others.into_iter().flat_map(|(key, app)| {
             let served = app.live.and_then(|n| app.release(n)).map(|(release, _)| release.app());
-            let coming = app.change.as_ref().and_then(|change| match &change.stage {
-                Stage::Build { reading, .. } => Some(&*reading.app),
-                Stage::Rollout(rolling) => Some(rolling.candidate.app()),
-                Stage::Release { app, .. } => Some(&**app),
+            let coming = app.change.as_ref().map(|change| match &change.stage {
+                Stage::Build { reading, .. } => &*reading.app,
+                Stage::Rollout(rolling) => rolling.candidate.app(),
+                Stage::Release { app, .. } => &**app,
             });
             served.into_iter().chain(coming).map(move |app| (key, app))
         });
-        let begins = self.pending.values().filter_map(|pending| match pending {
-            Pending::Begin { reading, .. } if reading.key != *key => Some((&reading.key, &*reading.app)),
-            _ => None,
+        let begins = self.pending.values().filter_map(|pending| {
+            let Pending::Begin { reading, .. } = pending else { return None };
+            (reading.key != *key).then_some((&reading.key, &*reading.app))
         });
         claims.chain(begins).collect()
     }

@@ -33,19 +33,20 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 fn fault(who: &str, flag: &str, address: SocketAddr, error: &io::Error, holder_of: HolderOf) -> Fault {
     let fault = Fault::new(FaultKind::Failed, format!("{who} cannot listen on {address}"));
     let another = format!("say another with {flag} PORT (0: any free one)");
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => fault
-            .source(error)
-            .hint(format!("ports below 1024 need root or CAP_NET_BIND_SERVICE; get one of them, or {another}")),
-        io::ErrorKind::AddrInUse => match holder_of(address.port()) {
-            Some((pid, command)) => fault
-                .caused_by(format!("port {} is held by process {pid} ({command})", address.port()))
-                .hint(format!("stop that process, or {another}")),
-            None => fault
-                .caused_by(format!("port {} is held by a process that this user cannot see", address.port()))
-                .hint(format!("find it with: sudo ss -ltnp sport = :{}; or {another}", address.port())),
-        },
-        _ => fault.source(error).hint(format!("say an address of this machine with {flag} ADDRESS:PORT")),
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        let hint = format!("ports below 1024 need root or CAP_NET_BIND_SERVICE; get one of them, or {another}");
+        return fault.source(error).hint(hint);
+    }
+    if error.kind() != io::ErrorKind::AddrInUse {
+        return fault.source(error).hint(format!("say an address of this machine with {flag} ADDRESS:PORT"));
+    }
+    match holder_of(address.port()) {
+        Some((pid, command)) => fault
+            .caused_by(format!("port {} is held by process {pid} ({command})", address.port()))
+            .hint(format!("stop that process, or {another}")),
+        None => fault
+            .caused_by(format!("port {} is held by a process that this user cannot see", address.port()))
+            .hint(format!("find it with: sudo ss -ltnp sport = :{}; or {another}", address.port())),
     }
 }
 
