@@ -22,25 +22,36 @@ fn up_args(folder: &Path) -> Vec<&str> {
     vec!["up", folder, "--detach", "--http", "0", "--https", "0", "--admin", "0"]
 }
 
-/// `up` must fail with this exit code, and say all of these; nothing of the app may run afterwards.
+/// `up` must fail with this exit code, and say all of these in one error; nothing of the app may run afterwards.
 fn check(name: &str, toml: &str, files: &[(&str, &str)], code: i32, says: &[&str]) {
+    let said = check_failure(name, toml, files, code, says);
+    assert_eq!(errors(&said), 1, "one failure is one error:\n{said}");
+}
+
+fn errors(said: &str) -> usize {
+    said.lines().filter(|line| line.starts_with("error:")).count()
+}
+
+fn check_failure(name: &str, toml: &str, files: &[(&str, &str)], code: i32, says: &[&str]) -> String {
     let bowline = Bowline::new();
     let folder = app(&bowline, name, toml, files);
     let said = bowline.fails(&up_args(&folder), code);
     for words in says {
         assert!(said.contains(words), "{words:?} is not said:\n{said}");
     }
-    assert!(said.starts_with("error"), "{said}");
+    assert!(said.starts_with("error:") && said.contains("hint:"), "{said}");
     let left = bowline.processes_of(name);
     assert!(left.is_empty(), "left running: {left:?}");
     assert!(!bowline.state().join("daemon.json").exists(), "the daemon that `up` started is stopped, too");
+    said
 }
 
 #[test]
 fn every_mistake_of_a_file_is_shown_at_once() {
     let toml = "[service.web]\nrnu = \"x\"\nscale = \"two\"\n[route.main]\nto = \"wbe\"\nlimit = { body = \"20MB\" }\n";
     let says = ["bowline.toml:2:1", "`run`", "bowline.toml:3:9", "bowline.toml:5:6", "`web`", "bowline.toml:6"];
-    check("wrong-file", toml, &[], 2, &says);
+    let said = check_failure("wrong-file", toml, &[], 2, &says);
+    assert_eq!(errors(&said), 4, "each mistake is an error:\n{said}");
 }
 
 #[test]
@@ -102,6 +113,44 @@ fn a_taken_port_names_its_holder() {
     for words in [port.as_str(), pid.as_str(), "--http"] {
         assert!(said.contains(words), "{words:?} is not said:\n{said}");
     }
+}
+
+#[test]
+fn a_taken_port_of_the_edge_or_the_daemon_says_its_own_flag() {
+    let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = holder.local_addr().expect("bound").port().to_string();
+    for flag in ["--https", "--admin"] {
+        let bowline = Bowline::new();
+        let folder = bowline.app("taken-other", "plain");
+        let folder = folder.to_str().expect("paths of tests are UTF-8");
+        let free = ["--http", "--https", "--admin"].into_iter().filter(|other| *other != flag);
+        let args: Vec<&str> =
+            ["up", folder, flag, port.as_str()].into_iter().chain(free.flat_map(|f| [f, "0"])).collect();
+        let said = bowline.fails(&args, 1);
+        assert!(said.contains(&format!("another with {flag} PORT")) && said.contains(&port), "{said}");
+    }
+}
+
+/// What was started for a command that failed is not left running, in a daemon that was joined, too.
+#[test]
+fn of_two_apps_the_good_one_is_stopped_when_the_other_fails() {
+    let bowline = Bowline::new();
+    let other = Up::start(&bowline, &bowline.app("pair-other", "plain"), SOON);
+    let good = bowline.app("pair-good", "plain");
+    let bad = app(&bowline, "pair-bad", "[service.web]\nrun = \"true\"\nbuild = \"exit 7\"\n", &[]);
+    let [good, bad] = [&good, &bad].map(|path| path.to_str().expect("UTF-8"));
+    for order in [[good, bad], [bad, good]] {
+        let said = bowline.fails(&["up", order[0], order[1], "--detach"], 1);
+        assert_eq!((errors(&said), said.contains("pair-bad")), (1, true), "{said}");
+        assert!(bowline.processes_of("pair-good").is_empty(), "left running: {order:?}");
+    }
+    let status = bowline.status();
+    let state = |name: &str| {
+        let apps = status["apps"].as_array().expect("apps");
+        apps.iter().find(|app| app["app"] == name).map(|app| app["state"].clone())
+    };
+    assert_eq!(state("pair-good"), Some("stopped".into()));
+    assert_eq!(bowline_tests::client::curl(&bowline.ca(), &other.https(), &[]).status, 200, "what ran before goes on");
 }
 
 #[test]

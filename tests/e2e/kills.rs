@@ -49,6 +49,21 @@ fn the_daemon_dies_and_nothing_is_lost() {
     load.stop().expect_no_failure("while the daemon was killed and came back");
 }
 
+/// The kernel takes a moment to close what the daemon held: its socket, its locks, its port.
+#[test]
+fn a_command_right_after_the_kill_brings_the_daemon_back() {
+    let (bowline, _up, url) = serving("kill-at-once");
+    let (edge, copy) = (bowline.edge(), only_copy(&bowline, "kill-at-once"));
+    for _ in 0..5 {
+        let daemon = bowline.daemon();
+        Process { pid: daemon }.kill();
+        let status = bowline.status();
+        assert_ne!(status["daemon"]["pid"], daemon, "another daemon");
+    }
+    answers(&bowline, &url);
+    assert_eq!((bowline.edge(), only_copy(&bowline, "kill-at-once")), (edge, copy), "both went on");
+}
+
 #[test]
 fn the_edge_dies_and_comes_back_on_the_same_ports() {
     let (bowline, _up, url) = serving("kill-edge");

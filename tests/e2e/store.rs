@@ -7,7 +7,8 @@ use bowline_tests::machine::Process;
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, wait};
 
-/// Runs an app, kills the daemon, damages the store, and looks at what the next daemon says and the edge serves.
+/// Runs an app, kills the daemon, damages the store, and looks at what the next daemon says (one of `says`) and the edge
+/// serves.
 fn check(name: &str, damage: impl Fn(&Path), says: &[&str]) {
     let bowline = Bowline::new();
     let folder = bowline.app(name, "plain");
@@ -21,9 +22,7 @@ fn check(name: &str, damage: impl Fn(&Path), says: &[&str]) {
     damage(&bowline.state());
     let status = bowline.status();
     let fault = &status["daemon"]["degraded"];
-    for words in says {
-        assert!(fault.to_string().contains(words), "{words:?} is not said: {fault}");
-    }
+    assert!(says.iter().any(|words| fault.to_string().contains(words)), "none of {says:?} is said: {fault}");
     assert!(!fault["hint"].is_null(), "what to do is said: {fault}");
     assert_eq!(bowline.edge(), edge, "the same edge");
     assert_eq!(curl(&bowline.ca(), &url, &[]).status, 200, "the edge still serves");
@@ -61,7 +60,7 @@ fn flipped_bytes_are_named_and_refused() {
         }
         assert!(hits > 0, "the store holds the app's folder");
     };
-    check("flipped-store", flip, &["store"]);
+    check("flipped-store", flip, &["the store is damaged: table ", "the store has lost commits"]);
 }
 
 #[test]
@@ -73,5 +72,5 @@ fn a_cut_log_is_named_and_refused() {
         let file = std::fs::OpenOptions::new().write(true).open(&path).expect("the log");
         file.set_len(length / 2).expect("the log is the test's own");
     };
-    check("cut-store", cut, &["commit"]);
+    check("cut-store", cut, &["the store has lost commits"]);
 }

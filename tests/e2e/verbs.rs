@@ -162,6 +162,84 @@ fn an_app_that_ran_before_goes_on_when_a_follower_leaves() {
 }
 
 #[test]
+fn a_follower_ends_when_its_app_is_stopped_from_elsewhere() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("verbs-watched", "plain");
+    let first = Up::start(&bowline, &folder, SOON);
+    let follower = Up::start(&bowline, &folder, SOON);
+    // It keeps the daemon, and with it the follower's stream of lines.
+    let _other = Up::start(&bowline, &bowline.app("verbs-keeper", "plain"), SOON);
+    assert!(first.interrupt().success());
+    assert!(follower.ended(SOON).success());
+}
+
+/// A command that comes in the middle of the end waits, or says that nobody is there; it never begins anew.
+#[test]
+fn commands_during_the_end_bring_no_daemon_back() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("verbs-ending", "plain");
+    let path = folder.to_str().expect("UTF-8");
+    for _ in 0..3 {
+        let up = bowline.run(&["up", path, "--detach", "--http", "0", "--https", "0", "--admin", "0"]);
+        assert!(up.status.success(), "{}", text(&up));
+        let (daemon, edge) = (machine::Process { pid: bowline.daemon() }, machine::Process { pid: bowline.edge() });
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let status = bowline.run(&["status"]);
+                    assert!(matches!(status.status.code(), Some(0 | 4)), "{}", text(&status));
+                }
+            });
+            let down = bowline.run(&["down"]);
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(down.status.success(), "{}", text(&down));
+        });
+        assert!(!bowline.state().join("daemon.json").exists(), "no daemon is meant to run");
+        assert!(!daemon.runs() && !edge.runs() && bowline.processes_of("verbs-ending").is_empty());
+        bowline.fails(&["status"], 4);
+    }
+}
+
+/// The end of one command and the beginning of the next: the second waits for the first, and starts a daemon.
+#[test]
+fn an_up_right_after_the_end_starts_anew() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("verbs-anew", "plain");
+    let path = folder.to_str().expect("UTF-8");
+    let args = ["up", path, "--detach", "--http", "0", "--https", "0", "--admin", "0"];
+    assert!(bowline.run(&args).status.success());
+    std::thread::scope(|scope| {
+        let down = scope.spawn(|| bowline.run(&["down"]));
+        bowline_tests::wait("the daemon ends", SOON, || (!bowline.state().join("daemon.json").exists()).then_some(()));
+        let up = bowline.run(&args);
+        assert!(up.status.success(), "{}", text(&up));
+        let down = down.join().expect("no panic");
+        assert!(down.status.success(), "{}", text(&down));
+    });
+    assert_eq!(bowline.status()["apps"][0]["state"], "ready");
+}
+
+#[test]
+fn a_site_is_built_with_its_variables_and_without_its_secrets() {
+    let bowline = Bowline::new();
+    let folder = bowline.folder("verbs-site");
+    let toml = |title: &str| {
+        format!(
+            "[service.web]\nbuild = \"mkdir out; env > out/index.html\"\nstatic = {{ dir = \"out\" }}\n\
+             [env]\nSITE_TITLE = \"{title}\"\nSITE_KEY = {{ secret = \"key\" }}\n[secret.key]\ngenerate = true\n"
+        )
+    };
+    std::fs::write(folder.join("bowline.toml"), toml("first")).expect("a test's file");
+    let up = Up::start(&bowline, &folder, SOON);
+    let page = || curl(&bowline.ca(), &up.https(), &[]).text();
+    assert!(page().contains("SITE_TITLE=first") && !page().contains("SITE_KEY"), "{}", page());
+    std::fs::write(folder.join("bowline.toml"), toml("second")).expect("a test's file");
+    let again = bowline.run(&["up", folder.to_str().expect("UTF-8"), "--detach"]);
+    assert!(again.status.success() && page().contains("SITE_TITLE=second"), "{}", text(&again));
+}
+
+#[test]
 fn metrics_have_the_names_of_the_field() {
     let bowline = Bowline::new();
     let up = Up::start(&bowline, &bowline.app("verbs-metrics", "plain"), SOON);

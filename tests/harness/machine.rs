@@ -63,6 +63,16 @@ impl Process {
         Some((kib("Private_Clean:")? + kib("Private_Dirty:")?) * 1024)
     }
 
+    /// Begins to measure [`Self::peak_bytes`] anew (`/proc/PID/clear_refs`, proc(5)).
+    pub fn reset_peak(&self) {
+        std::fs::write(self.file("clear_refs"), "5").expect("a process of this test");
+    }
+
+    /// The most memory that it had at once, in bytes: what was held only for a moment counts.
+    pub fn peak_bytes(&self) -> Option<u64> {
+        Some(self.status("VmHWM")?.strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+    }
+
     /// `kill -9`.
     pub fn kill(&self) {
         let pid = i32::try_from(self.pid).expect("a pid");

@@ -96,9 +96,16 @@ impl Up {
     pub fn interrupt(mut self) -> ExitStatus {
         let pid = i32::try_from(self.child.id()).expect("a pid");
         kill(Pid::from_raw(pid), Signal::SIGINT).expect("the child is there");
-        crate::wait("`up` ends after Ctrl-C", Duration::from_secs(60), || {
-            self.child.try_wait().expect("the child can be waited for")
-        })
+        self.end("`up` ends after Ctrl-C", Duration::from_secs(60))
+    }
+
+    /// Waits until it ends by itself.
+    pub fn ended(mut self, limit: Duration) -> ExitStatus {
+        self.end("`up` ends by itself", limit)
+    }
+
+    fn end(&mut self, what: &str, limit: Duration) -> ExitStatus {
+        crate::wait(what, limit, || self.child.try_wait().expect("the child can be waited for"))
     }
 }
 

@@ -7,6 +7,8 @@
 //! | `POST /v1/apps` | [`Apply`] → 202 [`Accepted`] |
 //! | `GET /v1/changes/{id}` | → [`ChangeEvent`] lines from the change's beginning until it has ended |
 //! | `POST /v1/apps/{env}/{app}/stop` | [`Stop`] → [`Stopped`] when nothing of it runs any more |
+//! | `PUT /v1/apps/{env}/{app}/maintenance` | [`Maintenance`] → [`Maintained`] when the edge serves it |
+//! | `DELETE /v1/apps/{env}/{app}/maintenance` | → [`Maintained`] when the edge serves all again |
 //! | `POST /v1/apps/{env}/{app}/jobs/{job}/run` | → 202 [`Run`], recorded and about to start; 409 while one is under way |
 //! | `POST /v1/apps/{env}/{app}/jobs/{job}/stop` | → [`Run`] when it has ended |
 //! | `GET /v1/apps/{env}/{app}/runs/{number}?…` ([`RunQuery`]) | → [`Run`] |

@@ -422,7 +422,7 @@ pub(crate) enum Trust {
 
 #[derive(Debug, Args)]
 pub(crate) struct Schema {
-    /// The schema of server.toml instead
+    /// The schema of server.toml instead: this version runs no server from it yet
     #[arg(long)]
     pub(crate) server: bool,
 }

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bowline_control::{ControlConfig, Ended, Links};
 use bowline_core::fault::{Fault, FaultKind};
@@ -29,6 +29,9 @@ const EDGE_DRAIN: Duration = Duration::from_secs(10);
 
 /// How long what is left of sessions may take to be put away; nothing of them outlives the daemon in any case.
 const SESSIONS_END: Duration = Duration::from_secs(5);
+/// How long the kernel may take to close the admin port of a daemon that was killed, and how often it is tried.
+const PORT_CLOSING: Duration = Duration::from_secs(3);
+const PORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long an edge may take to listen.
 const EDGE_START: Duration = Duration::from_secs(15);
@@ -74,11 +77,11 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         .map_err(|e| Fault::new(FaultKind::Failed, "the daemon does not know its own binary").source(&e))?;
     let exe = bowline_node::keep_binary(&paths.state, &exe).map_err(|e| unusable("the daemon's binary", &e))?;
     let api = api_socket(paths)?;
-    let admin = link::bind("the admin port", args.listen.admin.unwrap_or(loopback(7070)), bowline_node::listener)
-        .map_err(|f| ask_for_port(f, "--admin"))?;
+    let again = paths.recorded().is_some();
+    let admin = admin_port(args.listen.admin.unwrap_or(loopback(7070)), again).await?;
     let admin_address = admin.local_addr().map_err(|e| unusable("the admin port", &e))?;
     let edge = link::spawn(edge_config(&args.listen, paths, exe.clone()));
-    let (http, https) = listening(edge.observed.clone(), paths.recorded().is_some()).await?;
+    let (http, https) = listening(edge.observed.clone(), again).await?;
     let node = bowline_node::spawn(NodeConfig {
         environment: std::env::vars().collect::<BTreeMap<_, _>>(),
         edge_uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
@@ -97,6 +100,7 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         mode: match args.mode {
             crate::args::Mode::Local => bowline_control::Mode::Local,
         },
+        users: crate::users::claim(&paths.state)?,
         state_dir: paths.state.clone(),
         ca_dir: paths.ca.clone(),
         api,
@@ -119,7 +123,12 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         edge: edge.observed,
     };
     say_ready(&Readiness::Ready);
-    let ended = bowline_control::run(config, links).await?;
+    // Forgotten while the socket still answers: whoever finds no daemon afterwards finds that none is meant to run.
+    let at_end = |ended| match ended {
+        Ended::Stopped => paths.forget_record(),
+        Ended::LeftRunning => {}
+    };
+    let ended = bowline_control::run(config, links, at_end).await?;
     if tokio::time::timeout(SESSIONS_END, node.sessions_over).await.is_err() {
         tracing::warn!("sessions are cut off");
     }
@@ -127,7 +136,6 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         Ended::Stopped => {
             edge.shutdown.edge(EDGE_DRAIN).await;
             drop(keep_link);
-            paths.forget_record();
         }
         Ended::LeftRunning => {}
     }
@@ -172,7 +180,7 @@ async fn listening(
         Err(_) => Arc::clone(&observed.borrow()),
     };
     match (&seen.status, seen.http) {
-        (EdgeStatus::Lost(fault), _) => Err(ask_for_port(fault.clone(), "--http or --https")),
+        (EdgeStatus::Lost(fault), _) => Err(fault.clone()),
         (EdgeStatus::Connected | EdgeStatus::Starting, Some(http)) => Ok((http, seen.https)),
         (EdgeStatus::Connected | EdgeStatus::Starting, None) => {
             Err(Fault::new(FaultKind::Failed, "the edge listens nowhere"))
@@ -180,9 +188,15 @@ async fn listening(
     }
 }
 
-fn ask_for_port(fault: Fault, flag: &str) -> Fault {
-    let hint = format!("stop what holds it, or say another with {flag} PORT (0: any free one)");
-    fault.hint(hint)
+/// `again`: after a crash, as for the edge's addresses.
+async fn admin_port(address: SocketAddr, again: bool) -> Result<TcpListener, Fault> {
+    let deadline = Instant::now() + PORT_CLOSING;
+    loop {
+        match link::bind("the admin port", "--admin", address, bowline_node::listener) {
+            Err(_) if again && Instant::now() < deadline => tokio::time::sleep(PORT_PAUSE).await,
+            bound => return bound,
+        }
+    }
 }
 
 /// One daemon per state; the lock is the kernel's, so it goes with the process.

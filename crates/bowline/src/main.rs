@@ -8,6 +8,7 @@ mod paths;
 mod progress;
 mod session;
 mod ui;
+mod users;
 
 use std::process::ExitCode;
 

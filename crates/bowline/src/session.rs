@@ -31,29 +31,34 @@ pub(crate) struct Session {
     /// This command started it, where nothing ran before. One that was brought back after its death is joined: what it
     /// runs is not this command's to stop.
     pub(crate) started: bool,
+    /// The daemon's, as it is recorded.
+    pid: Option<u32>,
 }
 
 /// How long a daemon may take to end after it has said that it does.
 const END_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long a daemon that was killed may go on taking connections: the kernel closes its files one after the other.
+const DYING: Duration = Duration::from_secs(3);
+
+const PAUSE: Duration = Duration::from_millis(10);
+
 impl Session {
     /// Joins the daemon, starting it again if it died; a daemon that was stopped, or never started, is unreachable.
     pub(crate) async fn join(paths: &Paths) -> Result<Self, Fault> {
         if let Some(client) = live(paths).await? {
-            return Ok(Self { client, started: false });
+            return Ok(Self::joined(client, paths));
         }
         match paths.recorded() {
             Some(_) => start(paths, None).await,
-            None => Err(Fault::new(FaultKind::Unreachable, "no daemon runs here")
-                .caused_by(format!("nothing is recorded as running in {}", paths.state.display()))
-                .hint("`bowline up DIR` starts one; say --state DIR for another state")),
+            None => Err(nobody(paths)),
         }
     }
 
     /// Joins the daemon, or starts one with `args` (or as it was started before, if it died).
     pub(crate) async fn join_or_start(paths: &Paths, args: Vec<String>) -> Result<Self, Fault> {
         if let Some(client) = live(paths).await? {
-            return Ok(Self { client, started: false });
+            return Ok(Self::joined(client, paths));
         }
         start(paths, Some(args)).await
     }
@@ -70,37 +75,72 @@ impl Session {
         };
         if self.started && self.client.status().await.is_ok_and(idle) {
             self.client.shutdown().await?;
-            Self::ended(paths).await?;
+            self.ended(paths).await?;
         }
         Ok(())
     }
 
-    /// Waits until the daemon, which said that it ends, has let go of the state.
-    pub(crate) async fn ended(paths: &Paths) -> Result<(), Fault> {
-        let paths = paths.clone();
-        let free = move || File::open(paths.lock()).is_ok_and(|file| file.try_lock().is_ok());
-        let deadline = Instant::now() + END_LIMIT;
-        while !free() {
-            if Instant::now() > deadline {
-                return Err(Fault::new(FaultKind::Failed, "the daemon said that it ends, and goes on")
-                    .hint("its log says what it waits for"));
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok(())
+    fn joined(client: Client, paths: &Paths) -> Self {
+        Self { client, started: false, pid: paths.recorded().map(|recorded| recorded.pid) }
     }
+
+    /// Waits until the daemon, which said that it ends, has let go of the state. Another one may have taken it since.
+    pub(crate) async fn ended(&self, paths: &Paths) -> Result<(), Fault> {
+        let succeeded = |pid: u32| paths.recorded().is_some_and(|recorded| recorded.pid != pid);
+        let gone = || is_free(paths) || self.pid.is_some_and(|pid| !runs(pid) || succeeded(pid));
+        match wait_until(gone).await {
+            true => Ok(()),
+            false => Err(Fault::new(FaultKind::Failed, "the daemon said that it ends, and goes on")
+                .hint(format!("its log says what it waits for: {}", paths.daemon_log().display()))),
+        }
+    }
+}
+
+fn nobody(paths: &Paths) -> Fault {
+    Fault::new(FaultKind::Unreachable, "no daemon runs here")
+        .caused_by(format!("nothing is recorded as running in {}", paths.state.display()))
+        .hint("`bowline up DIR` starts one; say --state DIR for another state")
+}
+
+/// Whether no daemon holds the state. One that was never used is held by nobody.
+fn is_free(paths: &Paths) -> bool {
+    File::open(paths.lock())
+        .map_or_else(|error| error.kind() == std::io::ErrorKind::NotFound, |file| file.try_lock().is_ok())
+}
+
+fn runs(pid: u32) -> bool {
+    let pid = i32::try_from(pid).map(nix::unistd::Pid::from_raw);
+    pid.is_ok_and(|pid| nix::sys::signal::kill(pid, None) != Err(nix::errno::Errno::ESRCH))
+}
+
+/// Whether it has come true within the time that the end of a daemon may take.
+async fn wait_until(what: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + END_LIMIT;
+    while !what() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    true
 }
 
 /// A client, if a daemon answers.
 async fn live(paths: &Paths) -> Result<Option<Client>, Fault> {
     let client = Client::new(&paths.api_socket());
-    match client.version().await {
-        Ok(version) if version.api.contains(&1) => Ok(Some(client)),
-        Ok(version) => Err(Fault::new(FaultKind::Unreachable, "the daemon speaks another version of the API")
-            .caused_by(format!("it is Bowline {}, this is {}", version.version, env!("CARGO_PKG_VERSION")))
-            .hint("stop it with the binary that started it, or use that binary")),
-        Err(ClientError::Unreachable { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
+    let deadline = Instant::now() + DYING;
+    loop {
+        match client.version().await {
+            Ok(version) if version.api.contains(&1) => return Ok(Some(client)),
+            Ok(version) => {
+                return Err(Fault::new(FaultKind::Unreachable, "the daemon speaks another version of the API")
+                    .caused_by(format!("it is Bowline {}, this is {}", version.version, env!("CARGO_PKG_VERSION")))
+                    .hint("stop it with the binary that started it, or use that binary"));
+            }
+            Err(ClientError::Unreachable { .. }) => return Ok(None),
+            Err(ClientError::Broken(_)) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -110,20 +150,22 @@ async fn start(paths: &Paths, args: Option<Vec<String>>) -> Result<Session, Faul
     let turn = turn(paths).await?;
     // Another command may have started it while this one waited for its turn.
     if let Some(client) = live(paths).await? {
-        return Ok(Session { client, started: false });
+        return Ok(Session::joined(client, paths));
     }
-    let recorded = paths.recorded();
-    let started = recorded.is_none();
-    let args = match (recorded, args) {
-        (Some(recorded), _) => recorded.args,
-        (None, Some(args)) => args,
-        (None, None) => Vec::new(),
+    let (args, started) = match (paths.recorded(), args) {
+        (Some(recorded), _) => (recorded.args, false),
+        (None, Some(args)) => {
+            // One that ends has forgotten its record already. If it takes too long, the new one says who is in its way.
+            wait_until(|| is_free(paths)).await;
+            (args, true)
+        }
+        (None, None) => return Err(nobody(paths)),
     };
     let spawned = paths.clone();
     tokio::task::spawn_blocking(move || spawn(&spawned, &args)).await.expect("spawning a process does not panic")?;
     drop(turn);
     match live(paths).await? {
-        Some(client) => Ok(Session { client, started }),
+        Some(client) => Ok(Session { started, ..Session::joined(client, paths) }),
         None => Err(Fault::new(FaultKind::Failed, "the daemon ended right after its start")
             .hint(format!("its log is {}", paths.daemon_log().display()))),
     }

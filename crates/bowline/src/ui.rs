@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use bowline_api::wire;
-use bowline_core::fault::Fault;
+use bowline_core::fault::{Fault, FaultKind};
 use serde::Serialize;
 
 #[derive(Debug, Clone, Copy)]
@@ -105,27 +105,23 @@ impl Ui {
     fn fault_text(&self, fault: &Fault, terminal: bool) -> String {
         let ui = Self { colour: terminal && (self.colour || !self.terminal), ..*self };
         let mut text = String::new();
-        // A detail that brings its own `error:` lines stands for the message.
-        match &fault.detail {
-            Some(detail) if detail.trim_start().starts_with("error") => {
-                text.push_str(detail.trim_end());
-                text.push('\n');
+        let mut line = |tone, label: &str, said: &str| {
+            text.push_str(&format!("{} {}\n", ui.paint(tone, label), harmless(said)));
+        };
+        let detail = fault.detail.as_deref().map(str::trim_end);
+        // The mistakes of a file are each an error with its place, and stand for the message. An app may print the same.
+        let diagnostics = detail.filter(|d| fault.kind == FaultKind::Invalid && d.trim_start().starts_with("error"));
+        match diagnostics {
+            Some(_) => {}
+            None => {
+                line(Tone::Bad, "error:", &fault.message);
+                detail.unwrap_or_default().lines().for_each(|words| line(Tone::Faint, "  │", words));
             }
-            Some(detail) => {
-                text.push_str(&format!("{} {}\n", ui.paint(Tone::Bad, "error:"), fault.message));
-                for line in detail.trim_end().lines() {
-                    text.push_str(&format!("  {} {line}\n", ui.paint(Tone::Faint, "│")));
-                }
-            }
-            None => text.push_str(&format!("{} {}\n", ui.paint(Tone::Bad, "error:"), fault.message)),
         }
-        for cause in &fault.causes {
-            text.push_str(&format!("{} {cause}\n", ui.paint(Tone::Warning, "caused by:")));
-        }
-        if let Some(hint) = &fault.hint {
-            text.push_str(&format!("{} {hint}\n", ui.paint(Tone::Good, "hint:")));
-        }
-        text
+        fault.causes.iter().for_each(|cause| line(Tone::Warning, "caused by:", cause));
+        fault.hint.iter().for_each(|hint| line(Tone::Good, "hint:", hint));
+        let diagnostics = diagnostics.map(|text| format!("{}\n", harmless_but_colours(text)));
+        diagnostics.unwrap_or_default() + &text
     }
 
     /// Aligned columns, two blanks apart; cells may be painted.
@@ -224,6 +220,23 @@ pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }
 
+/// As [`harmless`], for text of several lines that may be painted (SGR, ECMA-48 section 8.3.117).
+fn harmless_but_colours(text: &str) -> String {
+    let piece = |after_escape: &str| {
+        let numbers = after_escape.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+        match numbers.strip_prefix('m') {
+            Some(rest) => format!("\x1b[{}{}", &after_escape[..after_escape.len() - rest.len()], harmless(rest)),
+            None => format!("\u{fffd}[{}", harmless(after_escape)),
+        }
+    };
+    let line = |line: &str| {
+        let mut pieces = line.split("\x1b[");
+        let plain = pieces.next().map(harmless);
+        plain.into_iter().chain(pieces.map(piece)).collect::<String>()
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Marks that make a terminal show text in another order than it has (Unicode Standard Annex 9; CVE-2021-42574).
 fn is_bidi(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -236,12 +249,34 @@ mod tests {
     #[test]
     fn a_fault_reads_as_error_causes_and_hint() {
         let ui = Ui { json: false, colour: false, terminal: false };
-        let fault = Fault::new(bowline_core::fault::FaultKind::Failed, "port 8080 is taken")
+        let fault = Fault::new(FaultKind::Failed, "port 8080 is taken")
             .caused_by("python3 (pid 12) listens on it")
             .hint("choose another with --http");
         assert_eq!(
             ui.fault_text(&fault, false),
             "error: port 8080 is taken\ncaused by: python3 (pid 12) listens on it\nhint: choose another with --http\n"
+        );
+    }
+
+    /// An app's last words are its own: neither do they steer the terminal, nor stand for what Bowline says.
+    #[test]
+    fn the_words_of_an_app_in_a_fault_are_quoted() {
+        let ui = Ui { json: false, colour: false, terminal: false };
+        let said = "error: all is well\n\x1b]52;c;cm0gLXJm\x07\x1b[2J\x1b[31mred";
+        let fault = Fault::new(FaultKind::Failed, "web.0 exited").detail(said).caused_by("\x1b[1Gcode 3");
+        let text = ui.fault_text(&fault, false);
+        assert!(text.starts_with("error: web.0 exited\n  │ error: all is well\n"), "{text:?}");
+        assert!(!text.contains(['\x1b', '\x07']), "{text:?}");
+    }
+
+    #[test]
+    fn the_mistakes_of_a_file_keep_their_colours_and_nothing_else() {
+        let ui = Ui { json: false, colour: false, terminal: false };
+        let detail = "error: \x1b[1;31mno\x1b[0m\n  run = \"\x1b[2J\x1b[\"";
+        let fault = Fault::new(FaultKind::Invalid, "one mistake").detail(detail).hint("mend it");
+        assert_eq!(
+            ui.fault_text(&fault, false),
+            "error: \x1b[1;31mno\x1b[0m\n  run = \"\u{fffd}[2J\u{fffd}[\"\nhint: mend it\n"
         );
     }
 

@@ -17,6 +17,8 @@ use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::store::Users;
+
 /// A build asked of the node: its output as it comes, and its result.
 pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender<Result<Built, Fault>>);
 
@@ -59,6 +61,8 @@ pub struct ControlConfig {
     pub api: UnixListener,
     /// Bound, on loopback.
     pub admin: TcpListener,
+    /// Whom new apps run as, if the daemon is root.
+    pub users: Users,
     /// Other rooms may have registered their metrics.
     pub registry: Registry,
     /// Whose `X-Forwarded-For` the edge believes.

@@ -54,18 +54,24 @@ pub(crate) async fn run(store: &Store, vault: &Vault, job: Job) -> Result<Outcom
 }
 
 async fn begin(store: &Store, vault: &Vault, begin: Begin) -> Result<Outcome, Fault> {
-    let Begin { key, folder, generate, dotenv, resources, at } = begin;
+    let Begin { key, folder, generate, dotenv, files, users, moved, resources, at } = begin;
     for name in &generate {
         vault.ensure(&key, name, at, BOWLINE).await?;
     }
-    if let Some(value) = dotenv {
-        keep_dotenv(vault, &key, value, at).await?;
+    let dotenv = dotenv.map(|value| (dotenv::secret_name(), value));
+    for (name, value) in files.into_iter().chain(dotenv) {
+        keep(vault, &key, &name, value, at).await?;
     }
     let servers = servers::prepare(store, vault, &key, resources, at).await?;
     let secrets = secret_index(vault.list(&key)?);
     let app_key = key.clone();
     let (app, change) = store
         .commit(move |tx| {
+            tx.give_users(users);
+            if let Some(from) = moved {
+                tx.move_app(&key, &folder)?;
+                tx.append_event(events::app_moved(&key, &from, &folder, at))?;
+            }
             let app = tx.register_app(&key, &folder, at)?;
             servers.register(tx, &key, at)?;
             let change = ChangeId(tx.next_generation()?.0);
@@ -78,16 +84,15 @@ async fn begin(store: &Store, vault: &Vault, begin: Begin) -> Result<Outcome, Fa
     Ok(Outcome::Begun { change, app, secrets, resources })
 }
 
-/// A new version only if the file has changed: an unchanged folder is an unchanged release.
-async fn keep_dotenv(vault: &Vault, key: &AppKey, value: Secret, at: Timestamp) -> Result<(), Fault> {
-    let name = dotenv::secret_name();
-    let known = secret_index(vault.list(key)?).remove(&name);
+/// What was read from a file is a new version only if it has changed: an unchanged folder is an unchanged release.
+async fn keep(vault: &Vault, key: &AppKey, name: &SecretName, value: Secret, at: Timestamp) -> Result<(), Fault> {
+    let known = secret_index(vault.list(key)?).remove(name);
     let same = match known {
-        Some(meta) => vault.reveal(key, &name, meta.version)? == value,
+        Some(meta) => vault.reveal(key, name, meta.version)? == value,
         None => false,
     };
     if !same {
-        vault.set(key, &name, value, at, BOWLINE).await?;
+        vault.set(key, name, value, at, BOWLINE).await?;
     }
     Ok(())
 }

@@ -53,11 +53,12 @@ const SHORTEST_TICK: Duration = Duration::from_millis(5);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Runs the control room until it is told to end. Answers how it ended; the binary then stops the edge, or leaves it.
+/// `at_end` is called when nothing more is begun, before the API's socket is closed.
 ///
 /// # Errors
 /// Only what keeps it from serving at all: a listener that cannot be used. A store that is refused does not: the
 /// daemon then runs degraded and says so.
-pub async fn run(config: ControlConfig, links: Links) -> Result<Ended, Fault> {
+pub async fn run(config: ControlConfig, links: Links, at_end: impl FnOnce(Ended)) -> Result<Ended, Fault> {
     let clock = Clock::start();
     let now = clock.now();
     let opened = open(&config, &links, now).await;
@@ -89,6 +90,7 @@ pub async fn run(config: ControlConfig, links: Links) -> Result<Ended, Fault> {
         }
     };
     let ended = rim.drive(machine, effects, requests, results, signals).await;
+    at_end(ended);
     rim.finish().await;
     servers.api.end().await;
     servers.admin.end().await;
@@ -121,6 +123,7 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
     let place = Place {
         state_dir: config.state_dir.clone(),
         is_root: nix::unistd::geteuid().is_root(),
+        users: config.users,
         edge_http: links.edge.borrow().http,
         salt: Salt::fresh()?,
         trusted_proxies: config.trusted_proxies.clone(),
@@ -177,7 +180,7 @@ struct Server {
 }
 
 impl Server {
-    /// Lets answers that are under way be read; streams that would go on are cut.
+    /// Lets answers that are under way be read. Streams that would go on end with the runtime.
     async fn end(self) {
         // The receiver is gone only if the server has ended by itself.
         let _ = self.stop.send(());

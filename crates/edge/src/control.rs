@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bowline_core::id::Generation;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::process::Sockets;
@@ -21,11 +22,36 @@ const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// How often memory is measured, in reports: the kernel walks all pages for it.
 const MEASURE_EVERY: u32 = 8;
 
-/// Frames that wait for a daemon; one that takes none any more is cut off.
+/// Frames that wait for a daemon. What one that takes none misses is made up for when it takes some again.
 const OUTBOX_SIZE: usize = 64;
 
 /// The way to one daemon.
 type Outbox = mpsc::Sender<Arc<FromEdge>>;
+
+/// A daemon that follows what is observed.
+struct Daemon {
+    outbox: Outbox,
+    /// It missed what changed, and is owed the whole.
+    behind: bool,
+}
+
+impl Daemon {
+    /// Never waits: a daemon may be stopped or swapped out for as long as it likes, and finds its edge when it is back.
+    /// Answers whether it is still there. `news`: what changed since the frame before, if anything has.
+    fn tell(&mut self, news: Option<&Arc<FromEdge>>, whole: impl FnOnce() -> Arc<FromEdge>) -> bool {
+        let frame = match (self.behind, news) {
+            (true, _) if self.outbox.capacity() > 0 => whole(),
+            (false, Some(news)) => Arc::clone(news),
+            (true | false, _) => return !self.outbox.is_closed(),
+        };
+        match self.outbox.try_send(frame) {
+            Ok(()) => self.behind = false,
+            Err(TrySendError::Full(_)) => self.behind = true,
+            Err(TrySendError::Closed(_)) => return false,
+        }
+        true
+    }
+}
 
 /// What a daemon's connection asks of the control task.
 enum Event {
@@ -49,7 +75,7 @@ pub(crate) struct Control {
     writer: Writer,
     compiler: Compiler,
     totals: Totals,
-    daemons: Vec<Outbox>,
+    daemons: Vec<Daemon>,
     last: ObservationFrame,
     private_bytes: u64,
     reports: u32,
@@ -123,12 +149,10 @@ impl Control {
         }
     }
 
-    async fn join(&mut self, daemon: Outbox) {
+    async fn join(&mut self, outbox: Outbox) {
         self.report().await;
-        let mut frame = self.totals.all();
-        self.complete(&mut frame);
-        let outgoing = Arc::new(FromEdge::Observation(Box::new(frame)));
-        if daemon.try_send(outgoing).is_ok() {
+        let mut daemon = Daemon { outbox, behind: true };
+        if daemon.tell(None, || self.whole()) {
             self.daemons.push(daemon);
         }
     }
@@ -142,7 +166,7 @@ impl Control {
                 FromEdge::Refused { generation, reason }
             }
         };
-        // A daemon that is gone asks again when it is back.
+        // One that is gone asks again when it is back; to one that is behind, the whole says what is served.
         drop(daemon.try_send(Arc::new(answer)));
         self.report().await;
     }
@@ -194,12 +218,19 @@ impl Control {
         self.reports = self.reports.wrapping_add(1);
         let mut frame = self.totals.changes();
         self.complete(&mut frame);
-        if frame == self.last {
-            return;
-        }
-        self.last = ObservationFrame { series: Vec::new(), forgotten: Vec::new(), ..frame.clone() };
-        let outgoing = Arc::new(FromEdge::Observation(Box::new(frame)));
-        self.daemons.retain(|daemon| daemon.try_send(Arc::clone(&outgoing)).is_ok());
+        let news = (frame != self.last).then(|| {
+            self.last = ObservationFrame { series: Vec::new(), forgotten: Vec::new(), ..frame.clone() };
+            Arc::new(FromEdge::Observation(Box::new(frame)))
+        });
+        let mut daemons = std::mem::take(&mut self.daemons);
+        daemons.retain_mut(|daemon| daemon.tell(news.as_ref(), || self.whole()));
+        self.daemons = daemons;
+    }
+
+    fn whole(&mut self) -> Arc<FromEdge> {
+        let mut frame = self.totals.all();
+        self.complete(&mut frame);
+        Arc::new(FromEdge::Observation(Box::new(frame)))
     }
 
     /// Fills in what is not counted by workers.
@@ -300,4 +331,34 @@ fn private_bytes() -> Option<u64> {
     let private = rollup.lines().filter(|line| line.starts_with("Private_"));
     let kibibytes = private.filter_map(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
     Some(kibibytes.sum::<u64>() * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observation(whole: bool) -> Arc<FromEdge> {
+        Arc::new(FromEdge::Observation(Box::new(ObservationFrame { whole, ..ObservationFrame::default() })))
+    }
+
+    fn is_whole(frame: &FromEdge) -> bool {
+        matches!(frame, FromEdge::Observation(frame) if frame.whole)
+    }
+
+    #[test]
+    fn a_daemon_that_takes_nothing_for_long_is_kept_and_told_the_whole() {
+        let (outbox, mut inbox) = mpsc::channel(1);
+        let mut daemon = Daemon { outbox, behind: false };
+        let unasked = || -> Arc<FromEdge> { panic!("there is no room for it") };
+        for _ in 0..1_000 {
+            assert!(daemon.tell(Some(&observation(false)), unasked), "it is only slow");
+        }
+        assert!(!is_whole(&inbox.try_recv().unwrap()));
+        assert!(daemon.tell(None, || observation(true)), "owed, though nothing is new");
+        assert!(is_whole(&inbox.try_recv().unwrap()));
+        assert!(daemon.tell(Some(&observation(false)), unasked));
+        assert!(!is_whole(&inbox.try_recv().unwrap()), "it has caught up");
+        drop(inbox);
+        assert!(!daemon.tell(None, unasked));
+    }
 }

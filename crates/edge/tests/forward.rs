@@ -193,7 +193,8 @@ async fn bodies_stream_both_ways_in_flat_memory() {
     .await;
     let mut edge = Edge::start().await;
     edge.serve(TableBuilder::plain(&[address])).await;
-    let before = own_memory(edge.handle.observed.borrow().pid);
+    let pid = edge.handle.observed.borrow().pid;
+    let (before, low) = (own_memory(pid), reset_peak(pid));
 
     let mut up = edge.connect().await;
     up.say(&format!("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: {SIZE}\r\n\r\n")).await;
@@ -217,7 +218,22 @@ async fn bodies_stream_both_ways_in_flat_memory() {
     let pid = edge.until(sums).await.pid;
     let after = own_memory(pid);
     assert!(after < before + (2 << 20), "{before} bytes before, {after} after");
+    // What is held only while it passes is held all the same.
+    let high = peak(pid);
+    assert!(high < low + (16 << 20), "{low} bytes at first, {high} at most");
     edge.stop().await;
+}
+
+/// Begins to measure the peak of a process's memory anew (proc(5), `clear_refs`); answers where it begins.
+fn reset_peak(pid: u32) -> u64 {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+    peak(pid)
+}
+
+fn peak(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
 /// Without the binary's own pages, which are private or shared as other tests run or not.

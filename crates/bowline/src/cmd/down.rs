@@ -10,7 +10,7 @@ use crate::ui::{Tone, Ui};
 pub(super) async fn run(paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
     let session = Session::join(paths).await?;
     let stopped = session.client.shutdown().await?;
-    Session::ended(paths).await?;
+    session.ended(paths).await?;
     ui.object(&stopped);
     for app in &stopped.apps {
         ui.say(format!("  {} {app}", ui.paint(Tone::Faint, "stopped")));

@@ -39,7 +39,7 @@ async fn answer(args: Secret, value: Option<Vec<u8>>, session: &Session, ui: &Ui
             let row = |s: &wire::SecretInfo| {
                 let by = match s.by_uid {
                     Some(uid) => user(uid),
-                    None => "generated".to_owned(),
+                    None => "bowline".to_owned(),
                 };
                 vec![s.name.clone(), s.version.to_string(), time(s.created), by]
             };

@@ -1,6 +1,6 @@
 //! `bowline up`: applies to the daemon and follows, like every other way to bring a release out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::args::{Listen, Up};
 use crate::cmd::logs;
@@ -31,14 +32,34 @@ const MAX_REJOINS: usize = 3;
 const BUSY_LIMIT: Duration = Duration::from_secs(60);
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a follower looks whether its apps are still meant to run.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
 /// With `--json`: one object per line, told apart by `kind`.
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Said<'a> {
-    Step { app: &'a str, step: &'a wire::ChangeEvent },
-    Ready { app: &'a str, release: u32, cached: bool, urls: &'a [String], admin: Option<&'a str>, ms: u128 },
-    Log { app: &'a str, line: &'a wire::LogLine },
-    Stopped { apps: &'a [String] },
+    /// `change` tells the steps of this command's change from those of another's that it waits for.
+    Step {
+        app: &'a str,
+        change: u64,
+        step: &'a wire::ChangeEvent,
+    },
+    Ready {
+        app: &'a str,
+        release: u32,
+        cached: bool,
+        urls: &'a [String],
+        admin: Option<&'a str>,
+        ms: u128,
+    },
+    Log {
+        app: &'a str,
+        line: &'a wire::LogLine,
+    },
+    Stopped {
+        apps: &'a [String],
+    },
 }
 
 /// An app that this command applied.
@@ -48,6 +69,37 @@ struct Applied {
     change: u64,
     /// It did not run before: Ctrl-C stops it again.
     started: bool,
+    /// Its change came to nothing.
+    failed: bool,
+}
+
+/// What this command has asked of the daemon.
+#[derive(Debug, Default)]
+struct Asked {
+    /// The apps that ran before.
+    ran: BTreeSet<String>,
+    applied: Vec<Applied>,
+    /// Not answered yet. The daemon goes on with it, whether anybody waits or not.
+    open: Option<JoinHandle<Result<wire::Accepted, ClientError>>>,
+}
+
+impl Asked {
+    /// Cancel-safe: an answer that nobody waits for any more is taken up by [`Self::settle`].
+    async fn apply(&mut self, client: &Client, apply: &wire::Apply) -> Result<(), ClientError> {
+        let (client, apply) = (client.clone(), apply.clone());
+        self.open = Some(tokio::spawn(async move { client.apply(&apply).await }));
+        self.settle().await
+    }
+
+    async fn settle(&mut self) -> Result<(), ClientError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let answer = open.await.expect("asking the daemon does not panic");
+        self.open = None;
+        let wire::Accepted { app, change, .. } = answer?;
+        let started = !self.ran.contains(&app);
+        self.applied.push(Applied { app, change, started, failed: false });
+        Ok(())
+    }
 }
 
 pub(super) async fn run(args: Up, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
@@ -61,32 +113,30 @@ pub(super) async fn run(args: Up, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fa
         check_listeners(&session.client, &args.listen, ui).await?;
     }
     let began = Instant::now();
-    let mut applied = Vec::new();
+    let mut asked = Asked::default();
     let outcome = tokio::select! {
-        outcome = bring_up(&session.client, &dirs, &mut applied, began, ui) => outcome,
+        outcome = bring_up(&session.client, &dirs, &mut asked, began, ui) => outcome,
         () = interrupts.next() => Ok(Outcome::Interrupted),
     };
     match outcome {
         Ok(Outcome::Ready) if args.detach => Ok(ExitCode::SUCCESS),
         Ok(Outcome::Ready) => {
-            let end = match applied.iter().any(|one| one.started) {
+            let end = match asked.applied.iter().any(|one| one.started) {
                 true => "logs follow; Ctrl-C stops what was started, data stay",
                 false => "logs follow; Ctrl-C ends them, the app ran before and goes on",
             };
             ui.say(format!("\n  {}\n", ui.paint(Tone::Faint, end)));
-            follow(session, paths, &applied, &mut interrupts, ui).await
+            follow(session, paths, asked, &mut interrupts, ui).await
         }
         Ok(Outcome::Interrupted) => {
-            stop(&session.client, paths, &applied, &mut interrupts, ui).await?;
+            stop(&session, paths, &mut asked, &mut interrupts, ui).await?;
             Ok(ExitCode::from(130))
         }
-        Err(fault) => {
-            // Apps that were there before and whose new release failed go on with the old one.
-            if session.started {
-                stop(&session.client, paths, &applied, &mut interrupts, ui).await?;
-            }
-            Err(fault)
-        }
+        // Apps that were there before go on, with the release before where the new one has failed.
+        Err(fault) => match stop(&session, paths, &mut asked, &mut interrupts, ui).await {
+            Ok(()) => Err(fault),
+            Err(also) => Err(fault.caused_by(format!("what was started goes on: {}", also.message))),
+        },
     }
 }
 
@@ -133,35 +183,56 @@ async fn check_listeners(client: &Client, listen: &Listen, ui: &Ui) -> Result<()
     Ok(())
 }
 
+/// Applies all folders and follows them. Where one fails, what this command started is for the caller to stop, and what
+/// ran before is followed to its end all the same.
 async fn bring_up(
     client: &Client,
     dirs: &[PathBuf],
-    applied: &mut Vec<Applied>,
+    asked: &mut Asked,
     began: Instant,
     ui: &Ui,
 ) -> Result<Outcome, Fault> {
-    let ran = running(&client.status().await?);
+    asked.ran = running(&client.status().await?);
+    let mut failed = None;
     for dir in dirs {
         let apply = wire::Apply { dir: dir.display().to_string(), env: ENV.to_owned() };
-        let accepted = accepted(client, &apply, ui).await?;
-        let started = !ran.contains(&accepted.app);
-        applied.push(Applied { app: accepted.app, change: accepted.change, started });
+        if let Err(fault) = accepted(client, &apply, asked, ui).await {
+            failed = Some(fault);
+            break;
+        }
     }
-    for one in applied.iter() {
-        let steps = client.change(one.change).await?;
-        let done = progress(one, steps, dirs.len() > 1, ui).await?;
-        let status = client.status().await?;
-        ready(&one.app, &done, &status, began.elapsed(), ui);
+    let many = dirs.len() > 1;
+    for one in &mut asked.applied {
+        if failed.is_some() && one.started {
+            continue;
+        }
+        if let Err(mut fault) = bring_one(client, one, many, began, ui).await {
+            one.failed = true;
+            if many {
+                fault.message = format!("{}: {}", one.app, fault.message);
+            }
+            if let Some(before) = failed.replace(fault) {
+                ui.fault(&before);
+            }
+        }
     }
-    Ok(Outcome::Ready)
+    failed.map_or(Ok(Outcome::Ready), Err)
+}
+
+async fn bring_one(client: &Client, one: &Applied, many: bool, began: Instant, ui: &Ui) -> Result<(), Fault> {
+    let steps = client.change(one.change).await?;
+    let done = progress(one, steps, many, ui).await?;
+    let status = client.status().await?;
+    ready(&one.app, &done, &status, began.elapsed(), ui);
+    Ok(())
 }
 
 /// Applies a folder. A change of it that another command began is followed to its end first: the folder may have
 /// changed since, so this one is applied all the same, and changes nothing where nothing has.
-async fn accepted(client: &Client, apply: &wire::Apply, ui: &Ui) -> Result<wire::Accepted, Fault> {
+async fn accepted(client: &Client, apply: &wire::Apply, asked: &mut Asked, ui: &Ui) -> Result<(), Fault> {
     let mut since = Instant::now();
     loop {
-        let busy = match client.apply(apply).await {
+        let busy = match asked.apply(client, apply).await {
             Err(ClientError::Busy(fault)) => fault,
             answer => return Ok(answer?),
         };
@@ -184,7 +255,7 @@ async fn follow_change(client: &Client, app: &str, change: u64, ui: &Ui) -> Resu
     let mut steps = client.change(change).await?;
     let mut progress = Progress::new(ui, Some(app));
     while let Some(event) = steps.next().await? {
-        ui.object(&Said::Step { app, step: &event });
+        ui.object(&Said::Step { app, change, step: &event });
         progress.step(&event.what);
     }
     Ok(())
@@ -208,7 +279,7 @@ struct Done {
 async fn progress(one: &Applied, mut steps: Lines<wire::ChangeEvent>, many: bool, ui: &Ui) -> Result<Done, Fault> {
     let mut progress = Progress::new(ui, many.then_some(&one.app));
     while let Some(event) = steps.next().await? {
-        ui.object(&Said::Step { app: &one.app, step: &event });
+        ui.object(&Said::Step { app: &one.app, change: one.change, step: &event });
         progress.step(&event.what);
         match event.what {
             wire::ChangeStep::Done { release, cached, urls } => return Ok(Done { release, cached, urls }),
@@ -265,21 +336,22 @@ fn ready(app: &str, done: &Done, status: &wire::Status, took: Duration, ui: &Ui)
 async fn follow(
     mut session: Session,
     paths: &Paths,
-    applied: &[Applied],
+    mut asked: Asked,
     interrupts: &mut Interrupts,
     ui: &Ui,
 ) -> Result<ExitCode, Fault> {
     let mut rejoins: Vec<Instant> = Vec::new();
-    let mut since = logs::now();
+    let mut since: BTreeMap<String, u64> = asked.applied.iter().map(|one| (one.app.clone(), logs::now())).collect();
     loop {
         let ended = tokio::select! {
-            ended = follow_logs(&session.client, applied, since, ui) => ended,
+            ended = follow_logs(&session.client, &mut since, ui) => ended,
+            () = stopped(&session.client, &asked.applied) => Ok(()),
             () = interrupts.next() => {
-                stop(&session.client, paths, applied, interrupts, ui).await?;
+                stop(&session, paths, &mut asked, interrupts, ui).await?;
                 return Ok(ExitCode::SUCCESS);
             }
         };
-        if paths.recorded().is_none() || stopped_by_others(&session.client, applied).await {
+        if paths.recorded().is_none() || are_stopped(&session.client, &asked.applied).await {
             ui.say(format!("  {}", ui.paint(Tone::Faint, "stopped from elsewhere")));
             return Ok(ExitCode::SUCCESS);
         }
@@ -293,13 +365,19 @@ async fn follow(
             .hint(format!("apps and edge go on; its log is {}", paths.daemon_log().display())));
         }
         rejoins.push(Instant::now());
-        since = logs::now();
         session = Session::join(paths).await?;
         ui.say(format!("  {}", ui.paint(Tone::Warning, "the daemon had died; it is back, the apps went on")));
     }
 }
 
-async fn stopped_by_others(client: &Client, applied: &[Applied]) -> bool {
+/// Waits until none of the apps is meant to run any more. A log is followed whether anything writes to it or not.
+async fn stopped(client: &Client, applied: &[Applied]) {
+    while !are_stopped(client, applied).await {
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+}
+
+async fn are_stopped(client: &Client, applied: &[Applied]) -> bool {
     let Ok(status) = client.status().await else { return false };
     let runs = |one: &Applied| {
         status.apps.iter().any(|a| a.env == ENV && a.app == one.app && !matches!(a.state, wire::AppState::Stopped))
@@ -307,24 +385,24 @@ async fn stopped_by_others(client: &Client, applied: &[Applied]) -> bool {
     !applied.iter().any(runs)
 }
 
-/// Ends when the stream of any app has ended.
-async fn follow_logs(client: &Client, applied: &[Applied], since: u64, ui: &Ui) -> Result<(), Fault> {
+/// Ends when the stream of any app has ended. `since`: per app, from when on its lines have not been shown yet.
+async fn follow_logs(client: &Client, since: &mut BTreeMap<String, u64>, ui: &Ui) -> Result<(), Fault> {
     const QUEUE: usize = 256;
     let (sender, mut receiver) = mpsc::channel(QUEUE);
-    for one in applied {
+    for (app, since) in since.iter() {
         let query = wire::LogsQuery {
             env: ENV.to_owned(),
-            app: one.app.clone(),
+            app: app.clone(),
             service: None,
             release: None,
-            since: Some(since),
+            since: Some(*since),
             tail: None,
             follow: true,
             grep: None,
             access: false,
         };
         let mut lines = client.logs(&query).await?;
-        let (sender, app) = (sender.clone(), one.app.clone());
+        let (sender, app) = (sender.clone(), app.clone());
         tokio::spawn(async move {
             loop {
                 let line = lines.next().await;
@@ -336,43 +414,51 @@ async fn follow_logs(client: &Client, applied: &[Applied], since: u64, ui: &Ui) 
         });
     }
     drop(sender);
+    let many = since.len() > 1;
     while let Some((app, line)) = receiver.recv().await {
-        match line? {
-            Some(line) if ui.is_json() => ui.object(&Said::Log { app: &app, line: &line }),
-            Some(line) => logs::print(&line, (applied.len() > 1).then_some(app.as_str()), ui),
-            None => return Ok(()),
+        let Some(line) = line? else { return Ok(()) };
+        match ui.is_json() {
+            true => ui.object(&Said::Log { app: &app, line: &line }),
+            false => logs::print(&line, many.then_some(app.as_str()), ui),
         }
+        since.insert(app, line.at + 1);
     }
     Ok(())
 }
 
 /// Stops the apps that this command started; the last one takes the daemon with it.
 async fn stop(
-    client: &Client,
+    session: &Session,
     paths: &Paths,
-    applied: &[Applied],
+    asked: &mut Asked,
     interrupts: &mut Interrupts,
     ui: &Ui,
 ) -> Result<(), Fault> {
+    let client = &session.client;
     let mut progress = Progress::new(ui, None);
     let stops = async {
+        // What was refused meanwhile runs nothing.
+        let _ = asked.settle().await;
         let (mut apps, mut ends) = (Vec::new(), false);
-        for one in applied.iter().filter(|one| one.started) {
+        // One that has failed runs nothing either, and its fault stays to be seen; with it the daemon may end.
+        let started: Vec<&Applied> =
+            asked.applied.iter().filter(|one| one.started && (session.started || !one.failed)).collect();
+        for one in &started {
             progress.moving(&format!("stopping {}", one.app));
             let stopped = client.stop(ENV, &one.app, wire::Stop { shutdown_when_idle: true }).await?;
             apps.extend(stopped.apps);
             ends |= stopped.daemon;
         }
-        if applied.is_empty() && client.status().await?.apps.iter().all(|a| matches!(a.state, wire::AppState::Stopped))
-        {
+        let idle = |status: wire::Status| status.apps.iter().all(|a| matches!(a.state, wire::AppState::Stopped));
+        if session.started && asked.applied.is_empty() && idle(client.status().await?) {
             ends = client.shutdown().await?.daemon;
         }
         if ends {
-            Session::ended(paths).await?;
+            session.ended(paths).await?;
         }
         ui.object(&Said::Stopped { apps: &apps });
         drop(progress);
-        let names: Vec<&str> = applied.iter().filter(|one| one.started).map(|one| one.app.as_str()).collect();
+        let names: Vec<&str> = started.iter().map(|one| one.app.as_str()).collect();
         if !names.is_empty() {
             ui.say(ui.paint(Tone::Faint, format!("  stopped {}; data stay", names.join(", "))));
         }

@@ -1,6 +1,7 @@
 //! Reading a folder for an apply: `bowline.toml`, `.env`, and the secrets that are set.
 
 pub(crate) mod dotenv;
+mod secret_file;
 mod small_file;
 
 use std::collections::BTreeMap;
@@ -49,8 +50,19 @@ pub(crate) fn read(apply: &wire::Apply, vault: &Vault) -> Result<Reading, Fault>
     notes.extend(file.iter().map(said_of));
     let secrets = secrets(vault, &key)?;
     let resources = servers(&folder, &app)?;
+    let files = secret_file::read_all(&app, vault.state())?;
     let dotenv = file.as_ref().map(dotenv::packed);
-    Ok(Reading { key, folder, app: Arc::new(app), resources, dotenv, secrets, notes })
+    let moved = moved(vault, &key, &folder)?;
+    notes.extend(moved.iter().map(|from| format!("{key} was applied from {} before, which is gone", from.display())));
+    Ok(Reading { key, folder, app: Arc::new(app), resources, dotenv, files, moved, secrets, notes })
+}
+
+/// The folder that the app was applied from before, if it is another one and there no more.
+fn moved(vault: &Vault, key: &AppKey, folder: &Path) -> Result<Option<PathBuf>, Fault> {
+    let known = vault.store().read(|view| view.app(key))?;
+    let before = known.map(|record| record.folder).filter(|before| before != folder);
+    let gone = |path: &PathBuf| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    Ok(before.filter(gone))
 }
 
 fn secrets(vault: &Vault, key: &AppKey) -> Result<SecretIndex, Fault> {

@@ -17,7 +17,7 @@ use bowline_core::route::check_claims;
 use super::Loop;
 use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
 use super::collect::roots;
-use super::effects::{Begin, Draft, Effect, Job, Now, Reading, SecretIndex, Ticket, Write};
+use super::effects::{Begin, Draft, Effect, Input, Job, Now, Reading, SecretIndex, Ticket, Write};
 use super::events;
 use super::pending::Pending;
 use super::release::Release;
@@ -45,6 +45,9 @@ impl Loop {
                     folder: reading.folder.clone(),
                     generate,
                     dotenv: reading.dotenv.clone(),
+                    files: reading.files.clone(),
+                    users: self.place.users,
+                    moved: reading.moved.clone(),
                     resources: reading.resources.clone(),
                     at: now.wall,
                 };
@@ -59,13 +62,16 @@ impl Loop {
         let beginning =
             self.pending.values().any(|p| matches!(p, Pending::Begin { reading, .. } if reading.key == *key));
         let known = self.apps.get(key);
-        if let Some(first) = known.map(|app| &app.record.folder).filter(|first| *first != folder) {
+        if let Some(first) = known
+            .map(|app| &app.record.folder)
+            .filter(|first| *first != folder && reading.moved.as_ref() != Some(*first))
+        {
             return Err(taken(reading, first).into());
         }
         if beginning || known.is_some_and(|app| app.change.is_some() || app.promoted.is_some()) {
             return Err(changing(key, known));
         }
-        if known.is_some_and(|app| !app.stops.is_empty()) {
+        if self.is_stopping(key) || known.is_some_and(|app| !app.stops.is_empty()) {
             let fault = Fault::new(FaultKind::Refused, format!("{key} is being stopped"));
             return Err(Refusal::conflict(fault.hint("run the command again when it has stopped")));
         }
@@ -106,20 +112,24 @@ impl Loop {
         others.sort_by_key(|(_, app)| app.record.created);
         let claims = others.into_iter().flat_map(|(key, app)| {
             let served = app.live.and_then(|n| app.release(n)).map(|(release, _)| release.app());
-            let coming = app.change.as_ref().and_then(|change| match &change.stage {
-                Stage::Build { reading, .. } => Some(&*reading.app),
-                Stage::Rollout(rolling) => Some(rolling.candidate.app()),
-                Stage::Release { .. } => None,
+            let coming = app.change.as_ref().map(|change| match &change.stage {
+                Stage::Build { reading, .. } => &*reading.app,
+                Stage::Rollout(rolling) => rolling.candidate.app(),
+                Stage::Release { app, .. } => &**app,
             });
             served.into_iter().chain(coming).map(move |app| (key, app))
         });
-        claims.collect()
+        let begins = self.pending.values().filter_map(|pending| {
+            let Pending::Begin { reading, .. } = pending else { return None };
+            (reading.key != *key).then_some((&reading.key, &*reading.app))
+        });
+        claims.chain(begins).collect()
     }
 
     /// The secrets that make themselves; a fault that names those that must be set first.
     fn missing_secrets(reading: &Reading) -> Result<Vec<SecretName>, Refusal> {
-        let Reading { key, app, secrets, .. } = reading;
-        let absent = |name: &SecretName| !secrets.contains_key(name);
+        let Reading { key, app, secrets, files, .. } = reading;
+        let absent = |name: &SecretName| !secrets.contains_key(name) && !files.contains_key(name);
         let generates =
             |name: &SecretName| matches!(app.secrets.get(name), Some(SecretSource::Store { generate: true }));
         let (generate, missing): (Vec<_>, Vec<_>) = wanted_secrets(app).into_iter().filter(absent).partition(generates);
@@ -196,26 +206,36 @@ impl Loop {
 
     pub(crate) fn built(&mut self, id: ChangeId, result: Result<Built, Fault>, now: Now) {
         let Some(key) = self.building(id).cloned() else { return };
+        if self.is_stopping(&key) {
+            return self.deferred.push(Input::Built(id, result));
+        }
         let built = match result {
             Ok(built) => built,
             Err(fault) => return self.fail(&key, id, with_hint(fault), now),
         };
-        let Some(app) = self.apps.get_mut(&key) else { return };
-        let Some(change) = &mut app.change else { return };
+        let app = match self.settled(&key, &built) {
+            Ok(app) => Arc::new(app),
+            Err(fault) => return self.fail(&key, id, fault, now),
+        };
         let cached = built.artifacts.values().all(|artifact| artifact.cached);
-        let building = std::mem::replace(&mut change.stage, Stage::Release { cached });
-        let Stage::Build { reading, secrets } = building else { return };
-        // The build may have found static files, which claim hosts where a process of the same name would not.
-        let settled = settle(&reading.app, &built.artifacts).map_err(Fault::from);
-        let settled = settled.and_then(|app| self.check_hosts(&key, &app).map(|()| app));
-        match settled {
-            Ok(app) => {
-                let draft = draft(&secrets, *reading, Arc::new(app), built.artifacts);
-                self.tell(id, ChangeStep::Phase { phase: ChangePhase::Release });
-                self.decide(&key, id, draft, cached, now);
-            }
-            Err(fault) => self.fail(&key, id, fault, now),
-        }
+        let Some(change) = self.apps.get_mut(&key).and_then(|app| app.change.as_mut()) else { return };
+        let stage = Stage::Release { app: Arc::clone(&app), cached };
+        let Stage::Build { reading, secrets } = std::mem::replace(&mut change.stage, stage) else { return };
+        let draft = draft(&secrets, *reading, app, built.artifacts);
+        self.tell(id, ChangeStep::Phase { phase: ChangePhase::Release });
+        self.decide(&key, id, draft, cached, now);
+    }
+
+    /// The app as it was built. The build may have found static files, which claim hosts where a process of the same
+    /// name would not.
+    fn settled(&self, key: &AppKey, built: &Built) -> Result<App, Fault> {
+        let stage = self.apps.get(key).and_then(|app| app.change.as_ref()).map(|change| &change.stage);
+        let Some(Stage::Build { reading, .. }) = stage else {
+            return Err(Fault::new(FaultKind::Failed, format!("{key} is not being built")));
+        };
+        let app = settle(&reading.app, &built.artifacts)?;
+        self.check_hosts(key, &app)?;
+        Ok(app)
     }
 
     /// A new release, or the stable one again if nothing has changed.
@@ -251,7 +271,7 @@ impl Loop {
     /// The new release has its number.
     pub(crate) fn released(&mut self, key: &AppKey, id: ChangeId, release: Release, now: Now) {
         let Some(app) = self.apps.get_mut(key) else { return };
-        let Some(Stage::Release { cached }) = app.change.as_ref().filter(|c| c.id == id).map(|c| &c.stage) else {
+        let Some(Stage::Release { cached, .. }) = app.change.as_ref().filter(|c| c.id == id).map(|c| &c.stage) else {
             return;
         };
         let (cached, from) = (*cached, running(app));
@@ -392,7 +412,7 @@ fn taken(reading: &Reading, first: &std::path::Path) -> Fault {
     let (key, folder) = (&reading.key, reading.folder.display());
     Fault::new(FaultKind::Refused, format!("the app {key} belongs to another folder"))
         .caused_by(format!("it was first applied from {}, and this is {folder}", first.display()))
-        .hint("write another `app = \"…\"` in this folder's bowline.toml, or say another --state")
+        .hint("write another `app = \"…\"` in this folder's bowline.toml, or say another --state; if that folder was moved here, remove what is left of it")
 }
 
 fn changing(key: &AppKey, known: Option<&AppWorld>) -> Refusal {

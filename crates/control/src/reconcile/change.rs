@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangePhase, Waiting};
+use bowline_core::app::App;
 use bowline_core::fault::Fault;
 use bowline_core::id::ReleaseNumber;
 use bowline_core::rollout::{Phase, Rollout};
@@ -35,6 +36,7 @@ pub(crate) enum Stage {
     },
     /// Built; the store numbers the revision.
     Release {
+        app: Arc<App>,
         cached: bool,
     },
     Rollout(Box<RollingOut>),

@@ -22,7 +22,7 @@ use super::request::{Reply, Request};
 use super::resources::Kept;
 use crate::certs::Leaf;
 use crate::config::{Ended, Keep};
-use crate::store::{AppRecord, JobRecord, NewEvent, RevisionState, RunRecord, Wanted};
+use crate::store::{AppRecord, JobRecord, NewEvent, RevisionState, RunRecord, Users, Wanted};
 
 /// The moment of an input, and a random number for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +91,10 @@ pub(crate) struct Reading {
     pub(crate) resources: BTreeMap<ResourceId, Option<String>>,
     /// The `.env` beside the file, packed.
     pub(crate) dotenv: Option<Secret>,
+    /// The secrets whose source is a file, as it is now.
+    pub(crate) files: BTreeMap<SecretName, Secret>,
+    /// The folder that the app was applied from before, if that is gone.
+    pub(crate) moved: Option<PathBuf>,
     /// What is set when the folder is read.
     pub(crate) secrets: SecretIndex,
     /// For people: what was found beside the file.
@@ -134,6 +138,12 @@ pub(crate) struct Begin {
     pub(crate) folder: PathBuf,
     pub(crate) generate: Vec<SecretName>,
     pub(crate) dotenv: Option<Secret>,
+    /// Each is a new version if it has changed.
+    pub(crate) files: BTreeMap<SecretName, Secret>,
+    /// Whom new apps and databases run as.
+    pub(crate) users: Users,
+    /// Where the app lay before its folder was moved.
+    pub(crate) moved: Option<PathBuf>,
     /// The servers that the file asks Bowline to run, and what fills them: each gets a port, a user and passwords.
     pub(crate) resources: BTreeMap<ResourceId, Option<String>>,
     pub(crate) at: Timestamp,

@@ -55,6 +55,12 @@ pub(crate) fn change_began(key: &AppKey, change: ChangeId, folder: &str, at: Tim
     event(at, Some(key), "change.began", format!("{folder} is applied"), fields)
 }
 
+pub(crate) fn app_moved(key: &AppKey, from: &Path, to: &Path, at: Timestamp) -> NewEvent {
+    let (from, to) = (from.display().to_string(), to.display().to_string());
+    let message = format!("its folder was moved from {from} to {to}");
+    event(at, Some(key), "app.moved", message, json!({ "from": from, "to": to }))
+}
+
 pub(crate) fn change_failed(key: &AppKey, change: ChangeId, fault: &Fault, at: Timestamp) -> NewEvent {
     let why = reason(fault);
     let fields = json!({ "change": change.0, "reason": why });

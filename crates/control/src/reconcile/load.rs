@@ -164,7 +164,7 @@ impl Loop {
     pub(crate) fn take_up(&mut self, loaded: LoadedApp, now: Now) {
         let LoadedApp { record, stable, change, fault, resources, maintenance, jobs, runs, roots } = loaded;
         self.take_up_resources(resources);
-        let key = record.key.clone();
+        let (key, wanted) = (record.key.clone(), record.wanted);
         self.take_up_runs(&key, jobs, runs);
         let mut app = AppWorld::new(record);
         app.fault = fault;
@@ -178,6 +178,9 @@ impl Loop {
         match change {
             None => {}
             Some(LoadedChange::Interrupted { change }) => self.take_up_interrupted(&key, change, now),
+            Some(LoadedChange::Rollout(rollout)) if wanted == Wanted::Stopped => {
+                self.take_up_stopped(&key, *rollout, now);
+            }
             Some(LoadedChange::Rollout(rollout)) => self.take_up_rollout(&key, *rollout, now),
         }
     }
@@ -195,12 +198,30 @@ impl Loop {
         self.effects.push(Effect::Tell(ChangeId(change), ChangeStep::Failed { fault: fault.into() }));
     }
 
+    /// A rollout is stored together with the wish that it runs: without that, it was stopped since.
+    fn take_up_stopped(&mut self, key: &AppKey, loaded: LoadedRollout, now: Now) {
+        let LoadedRollout { change, candidate, .. } = loaded;
+        let fault = Fault::new(FaultKind::Failed, format!("the change of {key} was interrupted"))
+            .caused_by("it was told to stop");
+        let mut writes =
+            vec![Write::ChangeEnded(key.clone()), Write::Event(events::change_interrupted(key, change.0, now.wall))];
+        let number = candidate.number();
+        let stable = self.apps.get(key).and_then(|app| app.stable.as_ref()).map(|s| s.release.number());
+        if stable != Some(number) {
+            let reason = form::write_fault(&fault);
+            writes.push(Write::Revision(key.clone(), number, RevisionState::Failed { reason }));
+        }
+        self.store(Job::Write(writes), Pending::Nothing);
+        self.tell(change, ChangeStep::Failed { fault: fault.into() });
+    }
+
     /// A rollout goes on where it was: the same code path as a normal tick.
     fn take_up_rollout(&mut self, key: &AppKey, loaded: LoadedRollout, now: Now) {
         let LoadedRollout { change, since, candidate, from, phase, reason, cached } = loaded;
         let Some(app) = self.apps.get_mut(key) else { return };
         let candidate = Arc::new(candidate);
-        app.change = Some(Change { id: change, since, stage: Stage::Release { cached }, told: None });
+        let stage = Stage::Release { app: Arc::clone(&candidate.revision.app), cached };
+        app.change = Some(Change { id: change, since, stage, told: None });
         let parts = match candidate.parts(&self.place, app.record.uid) {
             Ok(parts) => parts,
             Err(fault) => return self.fail(key, change, fault, now),

@@ -17,7 +17,7 @@ pub(crate) mod effects;
 pub(crate) mod events;
 pub(crate) mod load;
 mod maintenance;
-mod pending;
+pub(crate) mod pending;
 mod publish;
 pub(crate) mod release;
 pub(crate) mod request;
@@ -97,8 +97,8 @@ pub(crate) struct Loop {
     pub(crate) pending: BTreeMap<JobId, Pending>,
     /// Writes that the store has refused and that must not be lost.
     retries: Vec<(Mono, JobId, Job)>,
-    /// Requests that wait until a phase is stored, or until it is known what runs.
-    pub(crate) deferred: Vec<(Ticket, Request)>,
+    /// Inputs that wait: for the store, since the fate of an app is written by one job at a time, or until it is known what runs.
+    pub(crate) deferred: Vec<Input>,
     /// Those who ask for the status, and until when they wait for a settled world.
     curious: Vec<(Ticket, Mono)>,
     /// Those who wait until the edge serves what they have changed.
@@ -158,6 +158,12 @@ impl Loop {
     }
 
     pub(crate) fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
+        self.take(input, now);
+        self.reconcile(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    fn take(&mut self, input: Input, now: Now) {
         match input {
             Input::Asked(ticket, request) => self.asked(ticket, request, now),
             Input::Read(ticket, reading) => self.read(ticket, reading, now),
@@ -178,8 +184,6 @@ impl Loop {
             Input::Tick => self.retry(now),
             Input::Terminate => self.terminate(now),
         }
-        self.reconcile(now);
-        std::mem::take(&mut self.effects)
     }
 
     /// When to call `handle` with a tick if nothing else happens.
@@ -227,7 +231,7 @@ impl Loop {
             }
             Request::RemoveSecret { key, name, by_uid } => self.remove_secret(ticket, key, name, by_uid, now),
             // A daemon that has just started does not say that nothing runs before it has looked.
-            Request::Session { .. } if !self.node.adopted => self.deferred.push((ticket, request)),
+            Request::Session { .. } if !self.node.adopted => self.deferred.push(Input::Asked(ticket, request)),
             Request::Session { key, wanted, by_uid } => self.open_session(ticket, key, &wanted, by_uid, now),
             Request::SessionEnded { record, end } => self.session_ended(ticket, &record, &end, now),
             Request::DataList(query) => self.list_data(ticket, query),
@@ -266,6 +270,8 @@ impl Loop {
     fn stored(&mut self, job: JobId, result: Result<Outcome, Fault>, now: Now) {
         let Some(pending) = self.pending.remove(&job) else { return };
         match (pending, result) {
+            // Of a change that was dropped meanwhile: written later, it would bring that change back.
+            (Pending::Phase { key, .. }, Err(_)) if self.apps.get(&key).is_none_or(|app| app.storing != Some(job)) => {}
             (Pending::Phase { key, entered, job: again }, Err(fault)) => {
                 tracing::error!(app = %key, error = %fault, causes = ?fault.causes, "phase of a rollout not stored");
                 self.pending.insert(job, Pending::Phase { key, entered, job: again.clone() });
@@ -282,8 +288,8 @@ impl Loop {
     }
 
     fn ask_deferred(&mut self, now: Now) {
-        for (ticket, request) in std::mem::take(&mut self.deferred) {
-            self.asked(ticket, request, now);
+        for input in std::mem::take(&mut self.deferred) {
+            self.take(input, now);
         }
     }
 

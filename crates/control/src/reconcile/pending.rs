@@ -49,6 +49,8 @@ pub(crate) enum Pending {
         ticket: Ticket,
         shutdown_when_idle: bool,
     },
+    /// An app is stopped as part of the daemon's end.
+    StopForGood,
     SetSecret {
         ticket: Ticket,
     },
@@ -117,13 +119,23 @@ impl Loop {
                 Ok(_) => self.stopping(&key, ticket, shutdown_when_idle, now),
                 Err(fault) => self.refuse(ticket, fault),
             },
+            Pending::StopForGood => {
+                if let Err(fault) = result {
+                    self.stop_not_stored(fault);
+                }
+            }
             Pending::SetSecret { ticket } => self.secret_stored(ticket, result),
             Pending::RemoveSecret { ticket } => self.secret_removed(ticket, result),
             Pending::Maintain { ticket, key, wanted } => self.maintenance_stored(ticket, key, wanted, result, now),
             Pending::Recorded { run, ticket } => self.run_recorded(&run, ticket, result, now),
             Pending::Concluded { run, .. } => self.run_concluded(&run, now),
             Pending::Data { ticket, answer, forget } => self.data_stored(ticket, *answer, forget, result),
-            Pending::Farewell => self.farewell_said(),
+            Pending::Farewell => {
+                if let Err(fault) = result {
+                    tracing::warn!(error = %fault, causes = ?fault.causes, "the daemon's end not stored");
+                }
+                self.farewell_said();
+            }
         }
     }
 }

@@ -154,6 +154,7 @@ impl Published {
     fn request_leaves(&mut self, table: &Table, now: Mono, wall: Timestamp, effects: &mut Vec<Effect>) -> bool {
         let hosts: Vec<_> = tls_hosts(table).cloned().collect();
         self.uncertified.retain(|host, _| hosts.contains(host));
+        self.leaves.retain(|host, _| hosts.contains(host));
         let is_fresh = |host: &HostName| self.leaves.get(host).is_some_and(|leaf| wall < leaf.renew_at());
         let waits = |host: &HostName| self.uncertified.get(host).is_some_and(|until| *until > now);
         let wanted = hosts.iter().filter(|h| !is_fresh(h) && !self.certifying.contains(*h) && !waits(h));

@@ -24,6 +24,7 @@ use ipnet::IpNet;
 use super::credentials::{Salt, credentials};
 use super::resources::{Declared, bad_url, declared};
 use crate::folder::dotenv;
+use crate::store::Users;
 
 /// From TERM to KILL.
 const GRACE: Duration = Duration::from_secs(10);
@@ -40,6 +41,8 @@ pub(crate) struct Place {
     pub(crate) state_dir: PathBuf,
     /// The daemon is root: every app has a uid of its own.
     pub(crate) is_root: bool,
+    /// Of which new apps get theirs.
+    pub(crate) users: Users,
     /// Where the edge listens for plain HTTP.
     pub(crate) edge_http: Option<SocketAddr>,
     pub(crate) salt: Salt,

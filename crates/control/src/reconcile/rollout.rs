@@ -32,6 +32,9 @@ impl Loop {
         let keys: Vec<_> =
             self.apps.iter().filter(|(_, app)| app.rolling().is_some()).map(|(k, _)| k.clone()).collect();
         for key in keys {
+            if self.is_stopping(&key) {
+                continue;
+            }
             let counts = self.slots.counts(&key);
             let gate = self.gate_of(&key, now);
             let Some(app) = self.apps.get_mut(&key).filter(|app| app.storing.is_none()) else { continue };

@@ -6,7 +6,7 @@ use bowline_core::id::AppKey;
 
 use super::Loop;
 use super::change::Stage;
-use super::effects::{Effect, Job, Now, Ticket, Write};
+use super::effects::{Effect, Input, Job, Now, Ticket, Write};
 use super::events;
 use super::pending::Pending;
 use super::request::{Answer, Request};
@@ -24,6 +24,8 @@ pub(crate) struct Ending {
     /// The apps that it stopped.
     apps: Vec<String>,
     how: Ended,
+    /// Why it is not stored that an app was stopped.
+    unstored: Option<Fault>,
     /// The last event was handed to the store.
     said: bool,
 }
@@ -31,12 +33,11 @@ pub(crate) struct Ending {
 impl Loop {
     pub(crate) fn stop(&mut self, ticket: Ticket, key: AppKey, shutdown_when_idle: bool, now: Now) {
         let Some(app) = self.apps.get(&key) else { return self.refuse(ticket, Refusal::unknown_app(&key)) };
-        if let Some(job) = app.storing {
-            // A phase that is being stored comes first; one that the store has refused is not waited for.
-            if !self.forget_retry(job) {
-                self.deferred.push((ticket, Request::Stop { key, shutdown_when_idle }));
-                return;
-            }
+        // A phase that is being stored comes first; one that the store has refused is not waited for.
+        let stores_phase = app.storing.is_some_and(|job| !self.forget_retry(job));
+        if stores_phase || self.is_starting(&key) {
+            self.deferred.push(Input::Asked(ticket, Request::Stop { key, shutdown_when_idle }));
+            return;
         }
         let Some(app) = self.apps.get_mut(&key) else { return };
         app.storing = None;
@@ -47,6 +48,17 @@ impl Loop {
         ];
         writes.extend(interrupted_revision(&key, app));
         self.store(Job::Write(writes), Pending::Stop { key, ticket, shutdown_when_idle });
+    }
+
+    /// A release of it is being stored as wanted.
+    fn is_starting(&self, key: &AppKey) -> bool {
+        let of = |p: &Pending| matches!(p, Pending::Release { key: k, .. } | Pending::Again { key: k, .. } if k == key);
+        self.pending.values().any(of)
+    }
+
+    /// That it is not wanted is being stored. Nothing of it goes on meanwhile: what is written after the stop undoes it.
+    pub(crate) fn is_stopping(&self, key: &AppKey) -> bool {
+        self.pending.values().any(|p| matches!(p, Pending::Stop { key: k, .. } if k == key))
     }
 
     /// It is stored that the app is not wanted.
@@ -63,8 +75,10 @@ impl Loop {
     /// Drops the change of an app; what it started is not wanted any more.
     fn interrupt(&mut self, key: &AppKey, why: &str) {
         let Some(app) = self.apps.get_mut(key) else { return };
-        app.storing = None;
-        let promoted = app.promoted.take();
+        let (storing, promoted) = (app.storing.take(), app.promoted.take());
+        if let Some(job) = storing {
+            self.forget_retry(job);
+        }
         if let Some(Promoted { change, .. }) = promoted {
             let fault = interrupted(key).caused_by(why);
             self.tell(change, ChangeStep::Failed { fault: fault.into() });
@@ -134,7 +148,8 @@ impl Loop {
         let running = |app: &&AppWorld| app.record.wanted == Wanted::Running || app.change.is_some();
         let apps: Vec<AppKey> = self.apps.values().filter(running).map(|app| app.record.key.clone()).collect();
         let names = apps.iter().map(ToString::to_string).collect();
-        self.ending = Some(Ending { tickets: ticket.into_iter().collect(), apps: names, how, said: false });
+        self.ending =
+            Some(Ending { tickets: ticket.into_iter().collect(), apps: names, how, unstored: None, said: false });
         if how == Ended::Stopped {
             apps.iter().for_each(|key| self.stop_for_good(key, now));
         }
@@ -150,7 +165,7 @@ impl Loop {
                 Write::Event(events::app_stopping(key, now.wall)),
             ];
             writes.extend(interrupted_revision(key, app));
-            self.store(Job::Write(writes), Pending::Nothing);
+            self.store(Job::Write(writes), Pending::StopForGood);
         }
         self.interrupt(key, "the daemon is stopping");
         if let Some(app) = self.apps.get_mut(key) {
@@ -179,14 +194,36 @@ impl Loop {
         }
     }
 
+    /// The daemon ends all the same; those who asked for it are told.
+    pub(crate) fn stop_not_stored(&mut self, fault: Fault) {
+        tracing::error!(error = %fault, causes = ?fault.causes, "stop not stored");
+        if let Some(ending) = &mut self.ending {
+            ending.unstored.get_or_insert(fault);
+        }
+    }
+
     pub(crate) fn farewell_said(&mut self) {
-        let Some(Ending { tickets, apps, how, .. }) = self.ending.take() else { return };
+        let Some(Ending { tickets, apps, how, unstored, .. }) = self.ending.take() else { return };
         for (ticket, own) in tickets {
-            let apps = own.into_iter().chain(apps.iter().cloned()).collect();
-            self.answer(ticket, Answer::Stopped(wire::Stopped { apps, daemon: true }));
+            match &unstored {
+                Some(fault) => self.refuse(ticket, stopped_unstored(&apps, fault)),
+                None => {
+                    let apps = own.into_iter().chain(apps.iter().cloned()).collect();
+                    self.answer(ticket, Answer::Stopped(wire::Stopped { apps, daemon: true }));
+                }
+            }
         }
         self.effects.push(Effect::Exit(how));
     }
+}
+
+fn stopped_unstored(apps: &[String], fault: &Fault) -> Fault {
+    let cause = std::iter::once(&fault.message).chain(&fault.causes);
+    let stopped = Fault::new(FaultKind::Failed, "everything is stopped, but not for good: it could not be stored");
+    cause.fold(stopped, |fault, cause| fault.caused_by(cause)).hint(format!(
+        "mend the store's disk (dmesg, df); the next daemon starts again: {}; `bowline down` then stops for good",
+        apps.join(", ")
+    ))
 }
 
 fn interrupted(key: &AppKey) -> Fault {

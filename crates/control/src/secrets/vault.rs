@@ -104,6 +104,11 @@ impl Vault {
     }
 
     /// The keys as they are now: for the edge's snapshot.
+    /// The folder of `master.key`.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
     pub fn keyring(&self) -> Keyring {
         self.keyring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -59,8 +59,42 @@ pub const RUNS_KEPT: u32 = 50;
 /// one below it is the edge's.
 pub const UID_BASE: u32 = 1_900_000_000;
 
-/// Last of them.
-pub const UID_LAST: u32 = UID_BASE + 65_535;
+/// Last of them, of all states of a machine.
+pub const UID_LAST: u32 = UID_BASE + Users::BLOCKS * Users::IN_BLOCK - 1;
+
+/// The user ids that one state gives out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Users {
+    first: u32,
+}
+
+impl Users {
+    /// User ids of one state.
+    pub const IN_BLOCK: u32 = 65_536;
+
+    /// Blocks of a machine: as many as there are below 2³¹, where some tools take an id for negative.
+    pub const BLOCKS: u32 = 3_776;
+
+    /// The block of this number, from 0.
+    pub fn block(number: u32) -> Option<Self> {
+        (number < Self::BLOCKS).then_some(Self { first: UID_BASE + number * Self::IN_BLOCK })
+    }
+
+    pub fn first(self) -> u32 {
+        self.first
+    }
+
+    pub fn last(self) -> u32 {
+        self.first + Self::IN_BLOCK - 1
+    }
+}
+
+/// Block 0.
+impl Default for Users {
+    fn default() -> Self {
+        Self { first: UID_BASE }
+    }
+}
 
 /// What was found when the store was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

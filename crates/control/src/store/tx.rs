@@ -23,13 +23,14 @@ use super::row::{self, number, text};
 use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS};
 use super::table::Table;
 use super::view::{EDGE_PORTS, GENERATION, View, environment_name, maintenance_name};
-use super::{EVENTS_KEPT, RUNS_KEPT, UID_BASE, UID_LAST};
+use super::{EVENTS_KEPT, RUNS_KEPT, Users};
 
 /// One transaction. Reads see what it has written.
 #[derive(Debug)]
 pub struct Tx<'a> {
     view: View<'a>,
     pub(super) digest: SetDigest,
+    users: Users,
 }
 
 impl<'a> Deref for Tx<'a> {
@@ -42,7 +43,7 @@ impl<'a> Deref for Tx<'a> {
 
 impl<'a> Tx<'a> {
     pub(super) fn new(conn: &'a Connection, key: &'a ChecksumKey, digest: SetDigest) -> Self {
-        Self { view: View { conn, key }, digest }
+        Self { view: View { conn, key }, digest, users: Users::default() }
     }
 
     /// The app, made known if it is not. The same name from another folder is refused, naming the first.
@@ -97,13 +98,20 @@ impl<'a> Tx<'a> {
         self.delete(&RESOURCES, &row::resource_id(key))
     }
 
-    /// One above the highest in use: apps are never deleted, and nothing is left of a database that was.
+    /// New apps and databases get users of this block. Those that are known keep theirs.
+    pub fn give_users(&mut self, users: Users) {
+        self.users = users;
+    }
+
+    /// One above the highest of the block in use: apps are never deleted, and nothing is left of a database that was.
     fn free_uid(&self) -> Result<u32, StoreError> {
         let (apps, resources) = (self.apps()?, self.resources()?);
-        match apps.iter().map(|app| app.uid).chain(resources.iter().map(|one| one.uid)).max() {
-            None => Ok(UID_BASE),
-            Some(highest) if highest < UID_LAST => Ok(highest + 1),
-            Some(_) => Err(StoreError::UidsExhausted { first: UID_BASE, last: UID_LAST }),
+        let (first, last) = (self.users.first(), self.users.last());
+        let used = apps.iter().map(|app| app.uid).chain(resources.iter().map(|one| one.uid));
+        match used.filter(|uid| (first..=last).contains(uid)).max() {
+            None => Ok(first),
+            Some(highest) if highest < last => Ok(highest + 1),
+            Some(_) => Err(StoreError::UidsExhausted { first, last }),
         }
     }
 

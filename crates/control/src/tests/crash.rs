@@ -119,6 +119,77 @@ fn check_rollback(slow_store: bool) {
     panic!("an apply took more than {MANY} effects");
 }
 
+/// How an app is told to stop after `effects` of its apply.
+#[derive(Debug, Clone, Copy)]
+enum StopBy {
+    Stop,
+    Shutdown,
+    /// The store refuses what it is asked last before the stop.
+    ShutdownAfterARefusal,
+}
+
+/// A stop in the middle of an apply, anywhere: nothing runs, and the next daemon does not start it again.
+#[test]
+fn a_stop_after_every_effect_is_a_stop_for_the_next_daemon_too() {
+    // A first release, one that is built already and started again, and a second one.
+    for (before, source) in [(false, 1), (true, 1), (true, 2)] {
+        for slow_store in [false, true] {
+            check_stops(slow_store, StopBy::Stop, before, source);
+        }
+    }
+    for by in [StopBy::Shutdown, StopBy::ShutdownAfterARefusal] {
+        check_stops(true, by, true, 2);
+    }
+}
+
+fn check_stops(slow_store: bool, by: StopBy, before: bool, source: u8) {
+    let effects = (0..MANY).find(|effects| check_stop(slow_store, by, before, source, *effects));
+    assert!(effects.is_some_and(|effects| effects > 4), "{by:?}: {effects:?}");
+}
+
+/// Whether the apply had ended before it was stopped.
+fn check_stop(slow_store: bool, by: StopBy, before: bool, source: u8, effects: usize) -> bool {
+    let said = format!("{by:?} after {effects} effects, slow store: {slow_store}, ran before: {before}, r{source}");
+    let mut world = World { slow_store, ..World::new() };
+    let mut daemon = world.start();
+    if before {
+        world.apply(&mut daemon);
+        world.run(&mut daemon);
+        world.stop(&mut daemon);
+        assert_eq!(world.run(&mut daemon), End::Quiet);
+    }
+    world.source = source;
+    world.run(&mut daemon);
+    daemon.effects_left = Some(effects);
+    world.apply(&mut daemon);
+    let ended = world.run(&mut daemon) != End::Crashed;
+    daemon.effects_left = None;
+    let known = daemon.machine.apps.contains_key(&shop());
+    let ticket = match by {
+        StopBy::Stop => world.stop(&mut daemon),
+        StopBy::Shutdown => world.ask(&mut daemon, Request::Shutdown),
+        StopBy::ShutdownAfterARefusal => {
+            world.refuse_phases = true;
+            world.ask(&mut daemon, Request::Shutdown)
+        }
+    };
+    let end = world.run(&mut daemon);
+    if matches!(by, StopBy::Stop) && !known {
+        return ended;
+    }
+    assert!(matches!(world.answer(ticket), Answer::Stopped(_)), "{said}");
+    assert_eq!(end == End::Quiet, matches!(by, StopBy::Stop), "{said}");
+    assert_eq!(world.running(), Vec::<String>::new(), "{said}");
+    drop(daemon);
+    world.refuse_phases = false;
+    let started = world.specs.len();
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    assert_eq!((world.running(), world.specs.len()), (Vec::new(), started), "{said}");
+    assert!(!matches!(world.status(&mut daemon).apps.first().map(|app| app.state), Some(AppState::Ready)), "{said}");
+    ended
+}
+
 #[test]
 fn an_interrupted_build_is_said_to_whoever_asks() {
     let mut world = World::new();

@@ -60,6 +60,7 @@ fn start(dir: &Path) -> Room {
         edge: edge(edge_receiver.clone()),
     };
     let config = ControlConfig {
+        users: Users::default(),
         mode: Mode::Local,
         state_dir: dir.join("state"),
         ca_dir: dir.join("ca"),
@@ -69,7 +70,7 @@ fn start(dir: &Path) -> Room {
         trusted_proxies: Vec::new(),
         version: "1.2.3".into(),
     };
-    let run = tokio::spawn(run(config, links));
+    let run = tokio::spawn(run(config, links, drop));
     Room { client: Client::new(&socket), admin: address, run, edge_desired: edge_receiver, node_desired: node_receiver }
 }
 

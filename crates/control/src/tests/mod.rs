@@ -32,11 +32,12 @@ use crate::reconcile::change::ChangeForm;
 use crate::reconcile::credentials::Salt;
 use crate::reconcile::effects::{Effect, Input, Now, Ticket};
 use crate::reconcile::load::load;
+use crate::reconcile::pending::Pending;
 use crate::reconcile::release::Place;
 use crate::reconcile::request::{Answer, Reply, Request};
 use crate::reconcile::{About, Loop};
 use crate::secrets::{Keyring, Vault, snapshot as sealed};
-use crate::store::Store;
+use crate::store::{Store, Users};
 use crate::{folder, jobs, snapshot};
 
 /// What instances of the fake node do.
@@ -93,6 +94,7 @@ struct World {
     /// Fields of `artifacts`: another digest is another build.
     source: u8,
     mode: Mode,
+    users: Users,
     answers: BTreeMap<Ticket, Reply>,
     told: Vec<(u64, ChangeStep)>,
     /// Of node and edge, in the order in which they were handed out.
@@ -105,6 +107,8 @@ struct World {
     stubborn: bool,
     /// The last collection: what it keeps.
     kept: Option<Keep>,
+    /// The phases of rollouts are refused.
+    refuse_phases: bool,
     /// Where an app had a ready endpoint in the table, and then none.
     outages: u32,
     next_ticket: u64,
@@ -171,6 +175,7 @@ impl World {
             built_by: None,
             source: 1,
             mode: Mode::Local,
+            users: Users::default(),
             answers: BTreeMap::new(),
             told: Vec::new(),
             generations: (Vec::new(), Vec::new()),
@@ -178,6 +183,7 @@ impl World {
             refuse_writes: 0,
             stubborn: false,
             kept: None,
+            refuse_phases: false,
             outages: 0,
             next_ticket: 0,
             next_port: 20_000,
@@ -224,6 +230,7 @@ impl World {
         let place = Place {
             state_dir: self.state(),
             is_root: true,
+            users: self.users,
             edge_http: self.edge.http,
             salt: Salt::default(),
             trusted_proxies: Vec::new(),
@@ -255,6 +262,10 @@ impl World {
         self.ask(daemon, Request::Apply(wire::Apply { dir, env: "local".into() }))
     }
 
+    fn stop(&mut self, daemon: &mut Daemon) -> Ticket {
+        self.ask(daemon, Request::Stop { key: shop(), shutdown_when_idle: false })
+    }
+
     fn input(&mut self, daemon: &mut Daemon, input: Input) {
         let effects = daemon.machine.handle(input, self.now);
         daemon.queue.extend(effects);
@@ -271,6 +282,7 @@ impl World {
                     continue;
                 }
                 if daemon.dies_now() {
+                    daemon.queue.push_front(effect);
                     return End::Crashed;
                 }
                 if let Some(ended) = self.carry_out(daemon, effect) {
@@ -282,6 +294,7 @@ impl World {
             }
             if let Some(job) = daemon.jobs.pop_front() {
                 if daemon.dies_now() {
+                    daemon.jobs.push_front(job);
                     return End::Crashed;
                 }
                 self.carry_out(daemon, job);
@@ -341,7 +354,9 @@ impl World {
                 self.input(daemon, Input::Read(ticket, reading));
             }
             Effect::Store(id, job) => {
+                let phase = matches!(daemon.machine.pending.get(&id), Some(Pending::Phase { .. }) | None);
                 let result = match self.refuse_writes.checked_sub(1) {
+                    _ if self.refuse_phases && phase => Err(fault("no space is left for the store")),
                     Some(less) => {
                         self.refuse_writes = less;
                         Err(fault("no space is left for the store"))

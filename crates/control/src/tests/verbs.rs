@@ -8,6 +8,7 @@ use bowline_core::route::Action;
 use bowline_core::secret::Secret;
 
 use super::*;
+use crate::store::UID_BASE;
 
 #[test]
 fn an_apply_is_built_ordered_served_and_done() {
@@ -258,6 +259,74 @@ fn the_same_name_from_another_folder_is_refused_naming_the_first() {
     assert!(fault.causes[0].contains(&world.folder().display().to_string()), "{fault:?}");
 }
 
+/// The folder that holds the name is gone: it was moved, and its data stay the app's.
+#[test]
+fn an_app_whose_folder_was_moved_is_applied_from_the_new_one() {
+    let mut world = World::new();
+    let mut daemon = world.start();
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    let uid = world.specs.values().next().unwrap().uid;
+    let moved = std::fs::canonicalize(world.dir.path()).unwrap().join("moved");
+    std::fs::rename(world.folder(), &moved).unwrap();
+    world.source = 2;
+    let apply = wire::Apply { dir: moved.display().to_string(), env: "local".into() };
+    let ticket = world.ask(&mut daemon, Request::Apply(apply));
+    world.run(&mut daemon);
+    assert!(matches!(world.answer(ticket), Answer::Accepted(_)));
+    let said =
+        world.told.iter().any(|(_, step)| matches!(step, ChangeStep::Note { text, .. } if text.contains("is gone")));
+    assert!(said, "{:?}", world.told);
+    assert_eq!(world.running(), ["local/shop.web.r2.0.1"]);
+    assert!(world.specs.values().all(|spec| spec.uid == uid), "the same user, whose files the data are");
+    let events = daemon.store.read(|view| view.events_after(0, 100)).unwrap();
+    assert!(events.iter().any(|event| event.kind == "app.moved"), "{events:?}");
+    assert_eq!(world.status(&mut daemon).apps[0].folder, moved.display().to_string());
+}
+
+/// A state that has claimed a block of its own gives new apps users of it; an app that is known keeps the one it had.
+#[test]
+fn apps_keep_their_users_when_a_state_claims_a_block() {
+    let mut world = World::new();
+    let mut daemon = world.start();
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    drop(daemon);
+    let own = Users::block(5).unwrap();
+    world.users = own;
+    world.source = 2;
+    let mut daemon = world.start();
+    world.apply(&mut daemon);
+    let other = world.dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("bowline.toml"), "app = \"new\"\n[service.web]\nrun = \"x\"\n").unwrap();
+    let apply = wire::Apply { dir: other.display().to_string(), env: "local".into() };
+    world.ask(&mut daemon, Request::Apply(apply));
+    world.run(&mut daemon);
+    let uids = daemon.store.read(|view| view.apps()).unwrap().into_iter().map(|app| (app.key.app.to_string(), app.uid));
+    assert_eq!(uids.collect::<Vec<_>>(), [("new".to_owned(), own.first()), ("shop".to_owned(), UID_BASE)]);
+}
+
+/// Both are checked before either is known to be on its way.
+#[test]
+fn two_apps_that_come_at_once_cannot_claim_one_host() {
+    for slow_store in [false, true] {
+        let mut world = World { slow_store, ..World::new() };
+        let mut daemon = world.start();
+        let other = world.dir.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        let text = "app = \"thief\"\n[service.web]\nrun = \"x\"\n[route.main]\nto = \"web\"\n\
+                    [environment.local]\nroute.main.hosts = [\"shop.localhost\"]\n";
+        std::fs::write(other.join("bowline.toml"), text).unwrap();
+        world.apply(&mut daemon);
+        let apply = wire::Apply { dir: other.display().to_string(), env: "local".into() };
+        let ticket = world.ask(&mut daemon, Request::Apply(apply));
+        world.run(&mut daemon);
+        assert!(world.refusal(ticket).message.contains("local/shop"));
+        assert_eq!(world.served(), ["local/shop.web.r1.0.1"], "slow store: {slow_store}");
+    }
+}
+
 #[test]
 fn two_apps_cannot_claim_one_host() {
     let mut world = World::new();
@@ -314,6 +383,58 @@ fn a_refused_write_of_a_phase_is_tried_again() {
     world.run(&mut daemon);
     assert!(matches!(world.last_end(), Some(ChangeStep::Done { release: 1, .. })), "{:?}", world.told);
     assert_eq!(world.refuse_writes, 0);
+}
+
+/// A stop that is not stored is a stop until the next daemon starts, and whoever asked for it is told so.
+#[test]
+fn an_end_that_could_not_be_stored_is_not_said_to_be_one() {
+    let mut world = World::new();
+    let mut daemon = world.start();
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    world.refuse_writes = u32::MAX;
+    let ticket = world.ask(&mut daemon, Request::Shutdown);
+    assert_eq!(world.run(&mut daemon), End::Exited(Ended::Stopped));
+    let fault = world.refusal(ticket);
+    assert!(fault.causes.iter().any(|cause| cause.contains("no space is left")), "{fault:?}");
+    assert!(fault.hint.unwrap().contains("local/shop"));
+    assert_eq!(world.running(), Vec::<String>::new());
+    drop(daemon);
+    world.refuse_writes = 0;
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    assert_eq!(world.running().len(), 1, "as it was said");
+}
+
+/// The value is what the file held at the apply: pinned, a new version only where it has changed.
+#[test]
+fn a_secret_of_a_file_is_read_at_each_apply_and_pinned() {
+    let mut world = World::new();
+    let mut daemon = world.start();
+    let file = std::fs::canonicalize(world.dir.path()).unwrap().join("value");
+    with_secret(&world, &format!("[secret.token]\nsource = \"file:{}\"\n", file.display()));
+    let ticket = world.apply(&mut daemon);
+    world.run(&mut daemon);
+    let fault = world.refusal(ticket);
+    assert!(fault.message.contains("secret.token.source"), "{fault:?}");
+    let given = |world: &World| {
+        let spec = world.specs.values().last().unwrap();
+        let EnvValue::Secret(secret) = &spec.env["TOKEN"] else { panic!("not a secret: {:?}", spec.env) };
+        String::from_utf8(secret.expose().to_vec()).unwrap()
+    };
+    for (value, release) in [("one", 1), ("one", 1), ("two", 2)] {
+        std::fs::write(&file, format!("{value}\n")).unwrap();
+        world.apply(&mut daemon);
+        world.run(&mut daemon);
+        assert!(matches!(world.last_end(), Some(ChangeStep::Done { release: r, .. }) if *r == release), "{value}");
+        assert_eq!(given(&world), value);
+    }
+    // What runs goes on without the file, for the next daemon, too.
+    std::fs::remove_file(&file).unwrap();
+    drop(daemon);
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    assert_eq!((world.running().len(), given(&world).as_str()), (1, "two"));
 }
 
 const CANARY: &str = "canary-8d1f-never-shown";

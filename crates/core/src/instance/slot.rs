@@ -126,9 +126,9 @@ fn incarnations<'a>(
 }
 
 impl Slot {
-    /// A slot as the node has it: whatever lives in it is taken over.
-    pub(super) fn found(id: SlotId, node: &Observations, now: Mono) -> Self {
-        let last = incarnations(node, &id).next_back().map_or(Incarnation(0), |(id, _)| id.incarnation);
+    /// A slot as the node has it: whatever lives in it is taken over. `before`: the last incarnation that is known.
+    pub(super) fn found(id: SlotId, before: Incarnation, node: &Observations, now: Mono) -> Self {
+        let last = incarnations(node, &id).next_back().map_or(before, |(id, _)| id.incarnation.max(before));
         let alive = incarnations(node, &id).rfind(|(_, seen)| !is_gone(seen)).map(|(id, _)| id.incarnation);
         Self {
             state: alive.map_or(State::Stopped, |_| State::Starting { ordered: now, running: None }),
@@ -147,6 +147,12 @@ impl Slot {
             failure: None,
             predecessor: None,
         }
+    }
+
+    /// Of one that is stopped and not wanted. Answers whether the node has nothing of it either.
+    pub(super) fn forget_spec(&mut self, node: &Observations) -> bool {
+        self.spec = None;
+        self.predecessor.is_none() && incarnations(node, &self.id).next().is_none()
     }
 
     pub(super) fn instance(&self) -> InstanceId {

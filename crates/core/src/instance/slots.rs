@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::backoff::mix;
 use super::slot::{Look, Slot};
 use super::{InstanceOrder, InstanceSpec, Observations, SlotState, SlotStatus, Transition};
-use crate::id::{AppKey, InstanceId, SlotId};
+use crate::id::{AppKey, Incarnation, InstanceId, SlotId};
 use crate::rollout::{Count, Counts, Failing};
 use crate::route::{Pool, PoolId, Reachable};
 use crate::time::Mono;
@@ -51,8 +51,10 @@ pub enum Publish {
 #[derive(Debug, Default)]
 pub struct Slots {
     adopted: bool,
-    /// Stopped ones stay, so that an incarnation's number is never used twice in the daemon's life.
     slots: BTreeMap<SlotId, Slot>,
+    /// The last incarnation of slots that rest and of which nothing is left: a number is never used twice in the
+    /// daemon's life.
+    resting: BTreeMap<SlotId, Incarnation>,
 }
 
 /// Steps one slot may take in one look: gone, stopped, started, and one to see that it rests.
@@ -98,12 +100,23 @@ impl Slots {
                 }
             }
         }
+        self.lay_to_rest(world);
         transitions
+    }
+
+    /// What is stopped and not wanted keeps nothing of what it ran, secrets least of all.
+    fn lay_to_rest(&mut self, world: World<'_>) {
+        let rests = |id: &SlotId, slot: &mut Slot| {
+            let wanted = world.wanted.get(&pool_of(id)).is_some_and(|wanted| id.slot.0 < wanted.replicas);
+            slot.state() == SlotState::Stopped && !wanted && slot.forget_spec(world.node)
+        };
+        let resting = self.slots.extract_if(.., rests).map(|(id, slot)| (id, slot.instance().incarnation));
+        self.resting.extend(resting);
     }
 
     /// Whether it has looked after this slot before.
     pub fn knows(&self, id: &SlotId) -> bool {
-        self.slots.contains_key(id)
+        self.slots.contains_key(id) || self.resting.contains_key(id)
     }
 
     /// Makes a slot of all that is wanted and of all that lives.
@@ -118,7 +131,10 @@ impl Slots {
         });
         let found = world.node.instances.keys().map(|id| id.slot.clone());
         let missing: BTreeSet<SlotId> = wanted.chain(found).filter(|id| !self.slots.contains_key(id)).collect();
-        self.slots.extend(missing.into_iter().map(|id| (id.clone(), Slot::found(id, world.node, now))));
+        for id in missing {
+            let last = self.resting.remove(&id).unwrap_or(Incarnation(0));
+            self.slots.insert(id.clone(), Slot::found(id, last, world.node, now));
+        }
     }
 
     /// What the node should run; `None` until the node has adopted what runs: then nothing may be published, since an

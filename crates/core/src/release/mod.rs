@@ -8,7 +8,8 @@ mod unsupported;
 
 pub use artifact::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, Stream};
 pub use references::{
-    Facts, ReferenceError, Resolved, has_volume, job_variables, resolve, resolve_job, variables, wanted_secrets,
+    Facts, ReferenceError, Resolved, has_volume, job_variables, plain_variables, resolve, resolve_job, variables,
+    wanted_secrets,
 };
 pub use revision::{Revision, SecretVersion};
 pub use settle::{NoProcess, settle};

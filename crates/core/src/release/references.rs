@@ -98,6 +98,15 @@ pub fn job_variables(app: &App, job: &JobName) -> Variables {
     variables
 }
 
+/// The variables of a service that are text in the file: what a build of static files is given.
+pub fn plain_variables(app: &App, service: &ServiceName) -> BTreeMap<String, String> {
+    let plain = |(name, value): (VarName, Value)| match value {
+        Value::Text(text) => Some((name.as_str().to_owned(), text)),
+        Value::From(_) | Value::Secret { .. } => None,
+    };
+    variables(app, service).into_iter().filter_map(plain).collect()
+}
+
 /// The secrets that a release pins: what instances and runs of jobs are given, what routes ask for, and where resources elsewhere are.
 pub fn wanted_secrets(app: &App) -> BTreeSet<SecretName> {
     let mut wanted: BTreeSet<SecretName> = external_secrets(app).cloned().collect();

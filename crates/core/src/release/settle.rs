@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Artifact;
-use crate::app::{App, Command, Limits, Origin, Scale, Service, StaticFiles};
+use crate::app::{App, Cage, Command, Limits, Origin, Scale, Service, StaticFiles, Value};
 use crate::fault::{Fault, FaultKind};
 use crate::id::ServiceName;
 
@@ -71,6 +71,9 @@ fn process_keys(service: &Service) -> Vec<&'static str> {
         ("limits", service.limits != Limits::default()),
         ("writable", !service.writable.is_empty()),
         ("metrics", service.metrics.is_some()),
+        ("cage", service.cage != Cage::default()),
+        // A build is given text; all else only a process can be given.
+        ("env", service.env.values().any(|value| !matches!(value, Value::Text(_)))),
     ];
     said.into_iter().filter_map(|(key, said)| said.then_some(key)).collect()
 }
@@ -80,7 +83,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::app::sample;
+    use crate::app::{Reference, VarName, sample};
     use crate::id::Digest;
 
     fn name(name: &str) -> ServiceName {
@@ -124,6 +127,12 @@ mod tests {
         check(&app, &["docs", "web"], Ok(&["api: process", "docs: files", "web: files"]));
     }
 
+    /// Gives `web` a variable that stands for something else.
+    fn web_name(app: &mut App) {
+        let web = app.services.get_mut(&name("web")).unwrap();
+        web.env.insert(VarName::new("NAME").unwrap(), Value::From(Reference::AppName));
+    }
+
     #[test]
     fn keys_of_a_process_are_refused_for_files() {
         let mut app = sample::app("site", &["web"]);
@@ -132,5 +141,14 @@ mod tests {
         web.fixed_port = crate::id::Port::new(80);
         check(&app, &[], Ok(&["web: process"]));
         check(&app, &["web"], Err(&["port", "scale"]));
+        let web = app.services.get_mut(&name("web")).unwrap();
+        (web.scale, web.fixed_port, web.cage) = (Scale::default(), None, Cage::Required);
+        web.env.insert(VarName::new("TITLE").unwrap(), Value::Text("Shop".into()));
+        check(&app, &["web"], Err(&["cage"]));
+        let web = app.services.get_mut(&name("web")).unwrap();
+        web.cage = Cage::Best;
+        check(&app, &["web"], Ok(&["web: files"]));
+        web_name(&mut app);
+        check(&app, &["web"], Err(&["env"]));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use crate::app::{App, Origin, RateBy, Route, SecretSource, Service, Strategy, Tls};
+use crate::app::{App, Environment, Origin, Probe, RateBy, Route, SecretSource, Service, Strategy, Tls, Value};
 use crate::fault::{Fault, FaultKind};
 use crate::route::LOCAL;
 
@@ -31,9 +31,6 @@ impl Unsupported {
 }
 
 /// All of them, by path. A plan of an app that has any is refused: nothing that the file says is ignored.
-///
-/// `protected`, `server` and `kubernetes` of an environment are data that other targets read: they are no promise that
-/// this one breaks.
 pub fn unsupported(app: &App) -> Vec<Unsupported> {
     let mut found = Found::default();
     found.app(app);
@@ -47,6 +44,11 @@ pub fn unsupported(app: &App) -> Vec<Unsupported> {
     found.0
 }
 
+const HERE: &str =
+    "`local` is the machine and the person in front of it: there is nowhere else to go, nobody else to ask";
+const STARTS_READY: &str =
+    "whether it is alive is asked only of an instance that is ready, and `health.grace` is the time for that";
+const ONLY_TEXT: &str = "a build of static files is given plain text only: what it is given is published";
 const NO_BACKUP: &str = "backups are not made yet";
 
 #[derive(Default)]
@@ -89,6 +91,12 @@ impl Found {
             "release.before",
             "nothing says in which build it runs: build one service, or call one `web`",
         );
+        let Environment { name, protected, server, kubernetes } = &app.environment;
+        let path = |key: &str| format!("environment.{name}.{key}");
+        self.add(kubernetes.is_some(), path("kubernetes"), "nothing is brought to Kubernetes yet");
+        let here = name.as_str() == LOCAL;
+        self.add(*protected && here, path("protected"), HERE);
+        self.add(server.is_some() && here, path("server"), HERE);
         self.add(!app.release.snapshot.is_empty(), "release.snapshot", "snapshots are not made yet");
         let rolling = match app.rollout.strategy {
             Strategy::Rolling => true,
@@ -120,6 +128,14 @@ impl Found {
         self.add(service.scale.cpu.is_some(), format!("{path}.scale.cpu"), "services are not scaled by themselves yet");
         let in_flight = service.scale.in_flight.is_some();
         self.add(in_flight, format!("{path}.scale.in_flight"), "services are not scaled by themselves yet");
+        let grace = service.alive.as_ref().is_some_and(|alive| alive.probe.grace != Probe::default().grace);
+        self.add(grace, format!("{path}.alive.grace"), STARTS_READY);
+        if matches!(service.origin, Origin::Static { .. }) {
+            for (variable, value) in &service.env {
+                let text = matches!(value, Value::Text(_));
+                self.add(!text, format!("{path}.env.{variable}"), ONLY_TEXT);
+            }
+        }
         let copies = service.fixed_port.is_some() && service.scale.min > 1;
         self.add(copies, format!("{path}.scale"), "a service with a fixed `port` has one copy");
         self.add(service.metrics.is_some(), format!("{path}.metrics"), "an app's own metrics are not scraped yet");
@@ -144,8 +160,11 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use crate::app::{Backup, Database, DatabaseKind, DatabaseSource, Redis, RedisSource, Volume, sample};
-    use crate::id::ResourceName;
+    use crate::app::{
+        Backup, Database, DatabaseKind, DatabaseSource, Delivery, HttpCheck, KubernetesSettings, Redis, RedisSource,
+        StaticFiles, VarName, Volume, sample,
+    };
+    use crate::id::{ResourceName, SecretName};
 
     fn check(change: impl FnOnce(&mut App), expected: &[&str]) {
         let mut app = sample::app("shop", &["web"]);
@@ -163,10 +182,9 @@ mod tests {
                 web.fixed_port = crate::id::Port::new(3000);
                 web.runtime = Some("python 3.11".into());
                 web.packages.push("libpq-dev".into());
-                app.environment.protected = true;
                 let volume = Volume { services: None, path: Some("/data".into()), size: None, backup: None };
                 app.volumes.insert(ResourceName::new("files").unwrap(), volume);
-                let url = crate::id::SecretName::new("database-url").unwrap();
+                let url = SecretName::new("database-url").unwrap();
                 let source = DatabaseSource::External { url, ca: None };
                 let name = (DatabaseKind::Postgres, ResourceName::new("db").unwrap());
                 app.databases.insert(name, Database { source, init: None, backup: None });
@@ -200,6 +218,10 @@ mod tests {
                 web.scale.in_flight = Some(5);
                 web.metrics = Some("/metrics".into());
                 web.origin = Origin::Image("example".into());
+                let probe = Probe { grace: Duration::from_secs(5), ..Probe::default() };
+                web.alive = Some(HttpCheck { path: "/live".into(), probe });
+                app.environment.protected = true;
+                app.environment.kubernetes = Some(KubernetesSettings::default());
                 let backup = Backup { every: Duration::from_secs(1), keep: 7, drill: None };
                 let redis =
                     Redis { source: RedisSource::Managed { version: None, persist: true }, backup: Some(backup) };
@@ -208,14 +230,32 @@ mod tests {
                 app.release.snapshot.push(ResourceName::new("cache").unwrap());
             },
             &[
+                "environment.local.kubernetes",
+                "environment.local.protected",
                 "redis.cache.backup",
                 "release.snapshot",
                 "rollout.strategy",
+                "service.web.alive.grace",
                 "service.web.image",
                 "service.web.metrics",
                 "service.web.scale.in_flight",
                 "service.web.scale.max",
             ],
+        );
+    }
+
+    #[test]
+    fn what_is_published_is_given_no_secret() {
+        check(
+            |app| {
+                let web = app.services.get_mut("web").unwrap();
+                let files = StaticFiles { dir: "dist".into(), fallback: None, cache: StaticFiles::CACHE };
+                web.origin = Origin::Static { dir: ".".into(), build: None, files };
+                let secret = Value::Secret { name: SecretName::new("key").unwrap(), delivery: Delivery::Environment };
+                web.env.insert(VarName::new("TITLE").unwrap(), Value::Text("Shop".into()));
+                web.env.insert(VarName::new("KEY").unwrap(), secret);
+            },
+            &["service.web.env.KEY"],
         );
     }
 }

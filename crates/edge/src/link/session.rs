@@ -135,7 +135,9 @@ impl Session {
         self.sockets = Some(sockets);
         self.child = Some(started.map_err(|error| {
             let what = format!("the edge cannot be started from {}", self.config.exe.display());
-            Fault::new(FaultKind::Failed, what).source(&error)
+            Fault::new(FaultKind::Failed, what)
+                .source(&error)
+                .hint("is its file system mounted noexec? --state DIR chooses another folder")
         })?);
         self.connect_to_child().await
     }
@@ -178,13 +180,17 @@ impl Session {
     }
 
     fn bind(&self) -> Result<Sockets, Fault> {
-        let http = address::bind("the edge", self.config.http, self.config.holder_of)?;
-        let https =
-            self.config.https.map(|https| address::bind("the edge", https, self.config.holder_of)).transpose()?;
+        let http = address::bind("the edge", "--http", self.config.http, self.config.holder_of)?;
+        let https = self
+            .config
+            .https
+            .map(|https| address::bind("the edge", "--https", https, self.config.holder_of))
+            .transpose()?;
         let path = self.socket_path();
         let control = bind_control(&path).map_err(|error| {
             Fault::new(FaultKind::Failed, format!("the control socket {} cannot be made", path.display()))
                 .source(&error)
+                .hint("is there room on its disk, and may this user write there?")
         })?;
         Ok(Sockets { control, http: Some(http), https })
     }

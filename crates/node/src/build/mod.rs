@@ -38,7 +38,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bowline_core::app::{App, Command, Origin, Service};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Digest, ServiceName};
-use bowline_core::release::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built};
+use bowline_core::release::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, plain_variables};
 use bowline_core::time::Humane;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -46,7 +46,7 @@ use tokio::time::Instant;
 
 use artifact::{Artifacts, Facts, Held, Known, Seal};
 pub use detect::Stack;
-use detect::{Plan, Written};
+use detect::{Plan, Serve, Written};
 use hashes::Hashes;
 use interpreter::Interpreter;
 pub use look::{Found, FoundService, look};
@@ -232,7 +232,8 @@ impl Build<'_> {
         if let Some(found) = runtime.as_deref().and_then(|runtime| runtime.split_once(' ')) {
             demand::check(name, &listing, found, &mut plan.notes)?;
         }
-        let digest = digest(&source, &plan, interpreter.as_ref(), runtime.as_deref());
+        let variables = self.variables(name, &plan);
+        let digest = digest(&source, &plan, &variables, interpreter.as_ref(), runtime.as_deref());
         if let Known::Whole(seal) = self.look_up(digest).await {
             return Ok(Outcome { digest, seal: *seal, cached: true });
         }
@@ -247,13 +248,23 @@ impl Build<'_> {
             }
             Known::Absent => {}
         }
-        let job = recipe::Job { build: self, name, service, source: Arc::new(source), plan, interpreter, runtime };
+        let source = Arc::new(source);
+        let job = recipe::Job { build: self, name, service, source, plan, variables, interpreter, runtime };
         match job.make(&held).await {
             Ok(seal) => Ok(Outcome { digest, seal, cached: false }),
             Err(setback) => {
                 self.discard(held).await;
                 Err(setback)
             }
+        }
+    }
+
+    /// What the file's `env` is to the build. A process reads its variables when it runs; static files have only the
+    /// build to take them up.
+    fn variables(&self, name: &ServiceName, plan: &Plan) -> BTreeMap<String, String> {
+        match plan.serve {
+            Serve::Files { .. } => plain_variables(&self.request.app, name),
+            Serve::AsWritten | Serve::Run(_) | Serve::Python => BTreeMap::new(),
         }
     }
 
@@ -456,11 +467,25 @@ impl Build<'_> {
     }
 }
 
-fn digest(source: &Source, plan: &Plan, interpreter: Option<&Interpreter>, runtime: Option<&str>) -> Digest {
+fn digest(
+    source: &Source,
+    plan: &Plan,
+    variables: &BTreeMap<String, String>,
+    interpreter: Option<&Interpreter>,
+    runtime: Option<&str>,
+) -> Digest {
     let mut hash = Sha256::new();
     source::field(&mut hash, FORMAT);
     source::field(&mut hash, std::env::consts::ARCH.as_bytes());
     plan.feed(&mut hash);
+    if !variables.is_empty() {
+        source::field(&mut hash, b"env");
+        source::field(&mut hash, &variables.len().to_le_bytes());
+    }
+    for (name, value) in variables {
+        source::field(&mut hash, name.as_bytes());
+        source::field(&mut hash, value.as_bytes());
+    }
     let executable = interpreter.map(|i| i.executable.display().to_string()).unwrap_or_default();
     source::field(&mut hash, executable.as_bytes());
     source::field(&mut hash, runtime.unwrap_or_default().as_bytes());

@@ -243,6 +243,7 @@ fn environment(job: &Job<'_>, folder: &Path, [home, kept, temporary]: [&Path; 3]
         // a variable that they do not know.
         env.insert("npm_config_store_dir".to_owned(), within(".local/share/pnpm/store"));
     }
+    env.extend(job.variables.clone());
     // Named where a configuration file could say otherwise.
     env.extend(
         [

@@ -1,5 +1,6 @@
 //! Making one artifact: copy, look, virtual environment, commands, seal.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ pub(super) struct Job<'b> {
     pub service: &'b Service,
     pub source: Arc<Source>,
     pub plan: Plan,
+    /// Of the file's `env`, those that the build is given.
+    pub variables: BTreeMap<String, String>,
     pub interpreter: Option<Interpreter>,
     pub runtime: Option<String>,
 }

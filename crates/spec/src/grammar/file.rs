@@ -72,7 +72,7 @@ static SERVICE: TableSpec = TableSpec {
             "runtime",
             Text(Form::Runtime),
             Omitted("what the build finds"),
-            "Recorded with the release, verified at start and at rollback.",
+            "Verified by the build, and recorded with the release.",
         ),
         key(
             "port",
@@ -113,7 +113,12 @@ static SERVICE: TableSpec = TableSpec {
             Default("\"best\""),
             "`required`: refused where the machine cannot enforce the cage.",
         ),
-        key("env", Variables, Omitted("none"), "Variables of this service."),
+        key(
+            "env",
+            Variables,
+            Omitted("none"),
+            "Variables of this service. Static files have no process: text reaches their build, secrets never do.",
+        ),
     ],
     conflicts: &[
         conflict("image", &["build_of", "dockerfile", "static"], "a service comes from one place"),
@@ -151,7 +156,17 @@ static HEALTH: TableSpec = table(
 static ALIVE: TableSpec = table(
     "alive",
     "A GET answered with 2xx or 3xx.",
-    &[key("path", Text(Form::UrlPath), Required, "What is asked for."), INTERVAL, TIMEOUT, GRACE],
+    &[
+        key("path", Text(Form::UrlPath), Required, "What is asked for."),
+        INTERVAL,
+        TIMEOUT,
+        key(
+            "grace",
+            Text(Form::Duration),
+            Default("\"30s\""),
+            "Refused where it is not the default: only an instance that is ready is asked; see `health.grace`.",
+        ),
+    ],
 );
 
 const INTERVAL: Key = key("interval", Text(Form::Positive), Default("\"2s\""), "From one check to the next.");

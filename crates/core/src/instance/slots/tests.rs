@@ -90,17 +90,20 @@ impl Bench {
         self.sees(slot, incarnation, Phase::Exited(exit), HealthState::Unknown);
     }
 
+    fn look(&mut self) -> Vec<Transition> {
+        let reachable = Reachable::Only(self.reachable.clone());
+        let world =
+            World { wanted: &self.wanted, node: &self.node, reachable: &reachable, outstanding: &self.outstanding };
+        self.slots.handle(world, self.now, 0)
+    }
+
     /// Looks after `ms`; compares what changed, and what is ordered then.
     #[track_caller]
     fn check(&mut self, ms: u64, transitions: &[&str], orders: &[&str]) {
         self.now = self.now + Duration::from_millis(ms);
-        let reachable = Reachable::Only(self.reachable.clone());
-        let world =
-            World { wanted: &self.wanted, node: &self.node, reachable: &reachable, outstanding: &self.outstanding };
         let short = |id: &InstanceId| format!("{}.{}", id.slot.slot, id.incarnation);
         let changed: Vec<String> = self
-            .slots
-            .handle(world, self.now, 0)
+            .look()
             .iter()
             .map(|t| format!("{} {} → {}", short(&t.instance), t.was.as_str(), t.state.as_str()))
             .collect();
@@ -239,4 +242,21 @@ fn what_runs_is_taken_over_and_never_started_twice() {
     bench.node.instances.clear();
     bench.check(10, &["0.4 ready → crashed"], &[]);
     bench.check(1_000, &["0.5 crashed → starting"], &["run 0.5"]);
+}
+
+/// What is stopped for good holds no secret of what it ran, and its number is still never given out twice.
+#[test]
+fn a_slot_that_rests_keeps_its_number_and_nothing_else() {
+    let mut bench = ready(1);
+    let spec = Arc::downgrade(&bench.wanted[&bench.pool].spec);
+    bench.wanted.clear();
+    bench.look();
+    bench.exits(0, 1, ExitCause::Stopped);
+    bench.look();
+    bench.node.instances.clear();
+    bench.look();
+    assert!(spec.upgrade().is_none(), "what it ran is forgotten");
+    assert!(bench.slots.slots.is_empty() && bench.slots.knows(&bench.id(0, 1).slot));
+    bench.want(1);
+    bench.check(10, &["0.2 stopped → starting"], &["run 0.2"]);
 }
