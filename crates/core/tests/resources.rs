@@ -65,7 +65,7 @@ fn instance_spec(port: u16) -> Arc<InstanceSpec> {
         alive: None,
         limits: Limits::default(),
         uid: None,
-        reach: Reach::Machine,
+        reach: Reach::App,
         volumes: Vec::new(),
         writable: Vec::new(),
         cage: Cage::Best,

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bowline_core::fault::Fault;
-use bowline_core::id::InstanceId;
+use bowline_core::id::{InstanceId, Port};
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{BuildProgress, BuildRequest, Built};
@@ -58,6 +58,8 @@ pub struct NodeConfig {
     pub environment: BTreeMap<String, String>,
     /// The edge's user, where it has one of its own: it and root may connect to every instance.
     pub edge_uid: Option<u32>,
+    /// The admin port, where there is one: no app may connect to it.
+    pub admin: Option<Port>,
     /// Use namespaces where the machine allows them. Default: yes.
     pub namespaces: bool,
     /// See [`LOG_BYTES`].
@@ -75,6 +77,7 @@ impl NodeConfig {
             exe,
             environment: BTreeMap::new(),
             edge_uid: None,
+            admin: None,
             namespaces: true,
             log_bytes: LOG_BYTES,
             log_files: LOG_FILES,
@@ -105,7 +108,7 @@ pub fn spawn(config: NodeConfig) -> Handle {
     tokio::spawn(take_builds(build_config(&context.config), build_calls));
     tokio::spawn(take_log_queries(context.layout.clone(), log_calls));
     let ends = resource::Ends { desired: desired_receiver, told, orders, seen };
-    tokio::spawn(resource::Interposer::new(context.config.run_dir.clone(), ends).run());
+    tokio::spawn(resource::Interposer::new(Arc::clone(&context), ends).run());
     tokio::spawn(driver::Driver::new(context, ordered, seen_sender).run());
     Handle { desired, observed, builds, logs }
 }

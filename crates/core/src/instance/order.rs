@@ -76,8 +76,8 @@ pub enum PortChoice {
 pub enum Reach {
     /// Root, the edge, and the instance's own user: requests come through the edge and its policies.
     Edge,
-    /// Every user of the machine: a database, which asks for a password itself.
-    Machine,
+    /// Root, and the instances of the app that it belongs to: a database, which asks for a password besides.
+    App,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub enum InstanceOrder {
     /// Start it if this incarnation was never started; leave it alone if it runs. One that has ended is not started
     /// again: a restart is a new incarnation.
     Run(Arc<InstanceSpec>),
-    /// Leave it alone if it runs; never start it. It is being drained.
+    /// Leave it alone if it runs; never start it. It is being drained, or has ended and may still be sent requests.
     Keep,
     /// TERM, grace, KILL of the whole tree. An instance that is in no order at all is stopped, too.
     Stop,

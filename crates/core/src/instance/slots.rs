@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff::mix;
-use super::slot::{Look, Slot};
+use super::slot::{Look, Slot, is_gone};
 use super::{InstanceOrder, InstanceSpec, Observations, SlotState, SlotStatus, Transition};
 use crate::id::{AppKey, InstanceId, SlotId};
 use crate::rollout::{Count, Counts, Failing};
@@ -51,6 +51,8 @@ pub enum Publish {
 #[derive(Debug, Default)]
 pub struct Slots {
     adopted: bool,
+    /// Have ended, and an edge may still send there: their ports must not become another's.
+    lingering: BTreeSet<InstanceId>,
     /// Stopped ones stay, so that an incarnation's number is never used twice in the daemon's life.
     slots: BTreeMap<SlotId, Slot>,
 }
@@ -74,6 +76,8 @@ impl Slots {
         }
         self.adopted = true;
         self.find(world, now);
+        let lingering = world.node.instances.iter().filter(|(id, seen)| is_gone(seen) && world.reachable.contains(*id));
+        self.lingering = lingering.map(|(id, _)| id.clone()).collect();
         let mut transitions = Vec::new();
         for (salt, (id, slot)) in (1..).zip(&mut self.slots) {
             let wanted = world.wanted.get(&pool_of(id)).filter(|wanted| id.slot.0 < wanted.replicas);
@@ -126,6 +130,9 @@ impl Slots {
     pub fn orders(&self) -> Option<BTreeMap<InstanceId, InstanceOrder>> {
         let mut orders = BTreeMap::new();
         self.slots.values().for_each(|slot| slot.orders(&mut orders));
+        for id in &self.lingering {
+            orders.entry(id.clone()).or_insert(InstanceOrder::Keep);
+        }
         self.adopted.then_some(orders)
     }
 

@@ -40,7 +40,7 @@ pub(super) fn start(context: &Context, spec: &InstanceSpec) -> Result<Box<Record
     };
     let outcome = launch(context, spec, port);
     if outcome.is_err() {
-        context.ports.release(port);
+        context.ports.release(&spec.id);
     }
     outcome
 }
@@ -78,7 +78,7 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port) -> Result<Box<Reco
         secret_files: spec.secret_files.iter().map(secret_file).collect(),
         secret_folder: context.layout.secrets(id),
         port: port.get(),
-        open_to_machine: spec.reach == Reach::Machine,
+        open_to_machine: spec.reach == Reach::App,
         uid,
         volumes: spec.volumes.iter().filter_map(mount).collect(),
         cage_required: spec.cage == Cage::Required,
@@ -148,7 +148,7 @@ fn abandon(context: &Context, id: &InstanceId, cgroup: Option<&crate::cgroup::Me
         tracing::debug!(instance = %id, %error, "its control group stays until it is cleaned up");
     }
     let _ = fs::remove_dir_all(context.layout.secrets(id));
-    finish::open_port(context, id);
+    finish::give_up_port(context, id);
 }
 
 fn secret_file(file: &bowline_core::instance::SecretFile) -> FileOfSecret {

@@ -183,7 +183,7 @@ impl<'s> Site<'s> {
             env: [("LC_ALL".to_owned(), bowline_core::instance::EnvValue::Clear("C.UTF-8".to_owned()))].into(),
             secret_files: Vec::new(),
             port: PortChoice::Fixed(self.server.port),
-            reach: Reach::Machine,
+            reach: Reach::App,
             health: Some(Readiness::Tcp(Probe { grace: RECOVERY, ..Probe::default() })),
             alive: None,
             limits: Limits::default(),
