@@ -60,6 +60,7 @@ fn instance_spec(port: u16) -> Arc<InstanceSpec> {
         run: Command("postgres".into()),
         env: BTreeMap::new(),
         secret_files: Vec::new(),
+        tools: None,
         port: PortChoice::Fixed(Port::new(port).expect("a valid one")),
         health: Some(Readiness::Tcp(Probe::default())),
         alive: None,

@@ -132,6 +132,7 @@ impl Release {
             run,
             env: self.environment(artifact, env),
             secret_files: files,
+            tools: artifact.env.get("PATH").cloned(),
             port: service.fixed_port.map_or(PortChoice::Any, PortChoice::Fixed),
             reach: Reach::Edge,
             health: Readiness::of(service, routed),

@@ -22,6 +22,8 @@ pub struct InstanceSpec {
     /// The whole environment, but for what the node adds: `PORT`, `HOME`, `TMPDIR`, `PATH` if absent, `BOWLINE_…`.
     pub env: BTreeMap<String, EnvValue>,
     pub secret_files: Vec<SecretFile>,
+    /// The `PATH` of its build, whatever `env` says: what lies beside those programs is shown to it. `None`: the system's.
+    pub tools: Option<String>,
     pub port: PortChoice,
     pub reach: Reach,
     pub health: Option<Readiness>,

@@ -51,7 +51,7 @@ pub enum Publish {
 #[derive(Debug, Default)]
 pub struct Slots {
     adopted: bool,
-    /// Have ended, and an edge may still send there: their ports must not become another's.
+    /// Have ended, and an edge may still send there, or is about to connect: their ports must not become another's.
     lingering: BTreeSet<InstanceId>,
     /// Stopped ones stay, so that an incarnation's number is never used twice in the daemon's life.
     slots: BTreeMap<SlotId, Slot>,
@@ -76,7 +76,8 @@ impl Slots {
         }
         self.adopted = true;
         self.find(world, now);
-        let lingering = world.node.instances.iter().filter(|(id, seen)| is_gone(seen) && world.reachable.contains(*id));
+        let sends = |id: &InstanceId| world.reachable.contains(id) || world.outstanding.contains_key(id);
+        let lingering = world.node.instances.iter().filter(|(id, seen)| is_gone(seen) && sends(id));
         self.lingering = lingering.map(|(id, _)| id.clone()).collect();
         let mut transitions = Vec::new();
         for (salt, (id, slot)) in (1..).zip(&mut self.slots) {

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::{Context, finish, script};
 use crate::cage::ports::{CLOSED_PORT, GateError, Owner};
-use crate::cage::toolchain;
+use crate::cage::toolchain::{self, Reader};
 use crate::layout;
 use crate::shim::contract::{Clear, Config, FORMAT, FileOfSecret, Mount, Record, Reply};
 use crate::shim::{MARK, place};
@@ -50,6 +50,7 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port) -> Result<Box<Reco
     let failed = |what: &str, path: &Path, error: &io::Error| {
         Fault::new(FaultKind::Failed, format!("cannot {what} {} for {id}", path.display())).source(error)
     };
+    refuse_volumes(context, spec)?;
     let exe = context.exe().map_err(|error| failed("keep a copy of", &context.config.exe, &error))?;
     let folder = context.layout.instance(id);
     let (lock, log) = (context.layout.lock(&id.slot), context.layout.log(&id.slot));
@@ -134,13 +135,31 @@ fn hidden(context: &Context) -> Vec<PathBuf> {
     vec![context.layout.state.clone(), context.layout.run.clone()]
 }
 
-/// Where the interpreters and tools of its `PATH` lie.
+/// Where the interpreters and tools of its build lie.
 fn readable(context: &Context, spec: &InstanceSpec) -> Vec<PathBuf> {
-    let path = match spec.env.get("PATH") {
-        Some(EnvValue::Clear(path)) => path.as_str(),
-        Some(EnvValue::Secret(_)) | None => DEFAULT_PATH,
-    };
-    toolchain::prefixes(path, &hidden(context)).into_iter().collect()
+    let never = hidden(context);
+    // `artifacts/DIGEST`: the virtual environment lies beside the release folder.
+    let artifacts = context.layout.state.join("artifacts");
+    let own = spec.root.strip_prefix(&artifacts).ok().and_then(|path| path.components().next());
+    let own = own.map(|digest| artifacts.join(digest));
+    let other_user = spec.uid.is_some() && nix::unistd::geteuid().is_root();
+    let reader = Reader { never: &never, own: own.as_deref(), other_user };
+    toolchain::prefixes(spec.tools.as_deref().unwrap_or(DEFAULT_PATH), &reader).into_iter().collect()
+}
+
+/// A volume over what is hidden, or around it, would be what Bowline itself writes to.
+fn refuse_volumes(context: &Context, spec: &InstanceSpec) -> Result<(), Fault> {
+    let taken = hidden(context);
+    for path in spec.volumes.iter().filter_map(|volume| volume.path.as_deref()) {
+        let real = crate::volume::real(Path::new(path));
+        if let Some(own) = taken.iter().find(|own| own.starts_with(&real) || real.starts_with(own)) {
+            let fault = Fault::new(FaultKind::Refused, format!("a volume of {} cannot be mounted at {path}", spec.id));
+            return Err(fault.caused_by(format!("{} is a folder of Bowline's own", own.display())).hint(
+                "write another `path`, for example \"/data\", or none: the app finds it in $BOWLINE_VOLUME_NAME",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn abandon(context: &Context, id: &InstanceId, cgroup: Option<&crate::cgroup::Membership>) {

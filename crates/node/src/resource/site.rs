@@ -182,6 +182,7 @@ impl<'s> Site<'s> {
             run: Script(words.join(" ")),
             env: [("LC_ALL".to_owned(), bowline_core::instance::EnvValue::Clear("C.UTF-8".to_owned()))].into(),
             secret_files: Vec::new(),
+            tools: None,
             port: PortChoice::Fixed(self.server.port),
             reach: Reach::App,
             health: Some(Readiness::Tcp(Probe { grace: RECOVERY, ..Probe::default() })),

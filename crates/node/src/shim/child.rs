@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
@@ -35,6 +35,8 @@ pub(super) struct Plan<'c> {
     /// Drawn where this process has a mount namespace.
     pub veil: Option<Veil<'c>>,
     pub grants: Grants,
+    /// What no app sees.
+    pub hidden: &'c [PathBuf],
     /// Whether the app must not run where anything lacks.
     pub required: bool,
     /// The shim's process, if its death must kill the app by signal.
@@ -59,10 +61,12 @@ pub(super) enum Step {
     User,
     Cage,
     Exec,
+    Volumes,
 }
 
 impl Step {
-    const ALL: [Self; 7] = [Self::Prepare, Self::Streams, Self::Veil, Self::Folder, Self::User, Self::Cage, Self::Exec];
+    const ALL: [Self; 8] =
+        [Self::Prepare, Self::Streams, Self::Veil, Self::Folder, Self::User, Self::Cage, Self::Exec, Self::Volumes];
 
     pub(super) fn refusal(self, id: &str, root: &Path, uid: Option<u32>, error: &io::Error) -> Refusal {
         match self {
@@ -72,6 +76,9 @@ impl Step {
             Self::Veil => Refusal::new(format!("cannot hide the machine from {id}")).caused_by(error).hint(
                 "the machine allows a mount namespace but not all of the mounts in it; `cage` needs both, or neither",
             ),
+            Self::Volumes => Refusal::new(format!("cannot mount the volumes of {id} at their paths"))
+                .caused_by(error)
+                .hint("write another `path`, or none: the app finds each volume in $BOWLINE_VOLUME_NAME"),
             // Told by the list of what lacks.
             Self::Cage => Refusal::new(format!("cannot cage {id}")).caused_by(error),
             Self::Folder => {
@@ -141,7 +148,7 @@ fn exec(plan: &mut Plan<'_>) -> Result<Infallible, (Step, io::Error)> {
     dup2_stdin(&null).map_err(at(Step::Streams))?;
     dup2_stdout(plan.stdout.as_fd()).map_err(at(Step::Streams))?;
     dup2_stderr(plan.stderr.as_fd()).map_err(at(Step::Streams))?;
-    let mut lacks = draw(plan.veil.as_ref()).map_err(|error| (Step::Veil, error))?;
+    let mut lacks = draw(plan.veil.as_ref())?;
     let bounded = cage::privileges::bound(CapabilitySet::empty());
     if let Some(uid) = plan.uid {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
@@ -163,17 +170,20 @@ fn exec(plan: &mut Plan<'_>) -> Result<Infallible, (Step, io::Error)> {
     chdir(plan.root).map_err(at(Step::Folder))?;
     default_signals().map_err(at(Step::Prepare))?;
     close_on_exec().map_err(|error| (Step::Prepare, error))?;
-    lacks.extend(lock(&plan.grants));
+    let own_view = !lacks.contains(&Lack::Hiding);
+    lacks.extend(lock(&std::mem::take(&mut plan.grants).shared(own_view, plan.hidden)));
     tell(plan, &lacks)?;
     execve(c"/bin/sh", &plan.arguments, &plan.environment).map_err(at(Step::Exec))
 }
 
 /// Covers what is not the app's; returns what lacks.
-fn draw(veil: Option<&Veil<'_>>) -> io::Result<Vec<Lack>> {
-    match veil.map(Veil::draw) {
-        Some(Ok(())) => Ok(Vec::new()),
-        Some(Err(Torn::Half(error))) => Err(error),
-        Some(Err(Torn::NotBegun)) | None => Ok(vec![Lack::Hiding]),
+fn draw(veil: Option<&Veil<'_>>) -> Result<Vec<Lack>, (Step, io::Error)> {
+    match veil.map(|veil| (veil, veil.draw())) {
+        Some((_, Ok(()))) => Ok(Vec::new()),
+        Some((_, Err(Torn::Half(error)))) => Err((Step::Veil, error)),
+        Some((_, Err(Torn::Volume(error)))) => Err((Step::Volumes, error)),
+        Some((veil, Err(Torn::NotBegun))) if !veil.volumes.is_empty() => Ok(vec![Lack::Hiding, Lack::Volumes]),
+        Some((_, Err(Torn::NotBegun))) | None => Ok(vec![Lack::Hiding]),
     }
 }
 
