@@ -1,12 +1,13 @@
 //! The escape suite: an app that tries to get out of its cage, beside a neighbour that must not notice. Every attempt is
 //! made twice: in the cage, where it must fail, and outside as root, where it must work, or it would prove nothing.
 
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use bowline_tests::client::curl;
 use bowline_tests::load::Load;
@@ -20,8 +21,23 @@ const MEMORY: u64 = 384 << 20;
 /// What Bowline allows any instance.
 const MOST_PROCESSES: u64 = 4096;
 
+/// What only root can set up is not tested without; whoever reads the result must see that, and so it is said past what
+/// the test runner captures.
 fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        let _ = writeln!(std::io::stderr(), "\nSKIPPED, NOTHING WAS TRIED: {test} needs root");
+    }
+    root
+}
+
+/// What the attacker behind this URL says of an attempt.
+fn tried(ca: &Path, url: &str, attempt: &str, arguments: &Value) -> Value {
+    let asked = json!({ "attempt": attempt, "arguments": arguments }).to_string();
+    let answer = curl(ca, url, &["--data", &asked]);
+    // What went off may have ended it.
+    serde_json::from_slice(&answer.body).unwrap_or_else(|_| json!({ "worked": false, "told": answer.status }))
 }
 
 /// A neighbour with a volume, and the attacker, both running.
@@ -34,12 +50,24 @@ struct Scene {
 
 impl Scene {
     fn set(test: &str) -> Self {
+        Self::with(test, "")
+    }
+
+    /// `more`: of the neighbour's file.
+    fn with(test: &str, more: &str) -> Self {
         let bowline = Bowline::new();
         let folder = bowline.app(&format!("{test}-neighbour"), "plain");
         let toml = "[service.web]\nrun = \"/usr/bin/python3 server.py\"\nhealth = { path = \"/health\", interval = \"300ms\" }\n\
                     [volume.files]\n";
-        std::fs::write(folder.join("bowline.toml"), toml).expect("a test's file");
+        std::fs::write(folder.join("bowline.toml"), format!("{toml}{more}")).expect("a test's file");
         let attacker = bowline.app(&format!("{test}-attacker"), "attacker");
+        // It also asks to be shown what lies around its tools.
+        let state = bowline.state().display().to_string();
+        let mut toml = std::fs::read_to_string(attacker.join("bowline.toml")).expect("a fixture's file");
+        toml.push_str(&format!(
+            "\n[env]\nPATH = \"{state}:{state}/instances:{state}/logs:/root:/home:/usr/bin:/bin\"\n"
+        ));
+        std::fs::write(attacker.join("bowline.toml"), toml).expect("a test's file");
         Self::of(bowline, test, &folder, &attacker)
     }
 
@@ -58,10 +86,7 @@ impl Scene {
     }
 
     fn caged(&self, attempt: &str, arguments: &Value) -> Value {
-        let asked = json!({ "attempt": attempt, "arguments": arguments }).to_string();
-        let answer = curl(&self.bowline.ca(), &self.attacker.https(), &["--data", &asked]);
-        // What went off may have ended it.
-        serde_json::from_slice(&answer.body).unwrap_or_else(|_| json!({ "worked": false, "told": answer.status }))
+        tried(&self.bowline.ca(), &self.attacker.https(), attempt, arguments)
     }
 
     /// Must fail in the cage and work outside, as `uid` or root.
@@ -88,6 +113,25 @@ impl Scene {
         self.check_as(0, attempt, arguments);
     }
 
+    /// The neighbour's database.
+    fn database(&self) -> Value {
+        wait("the database is ready", SOON, || {
+            let status = self.bowline.status();
+            let apps = status["apps"].as_array().expect("apps").clone();
+            let found = apps.into_iter().find(|app| app["resources"][0].is_object())?;
+            Some(found["resources"][0].clone()).filter(|resource| resource["state"] == "ready")
+        })
+    }
+
+    /// The attacker listens on a port that another has let go of; what it heard while `meanwhile` ran.
+    fn squats(&self, port: u16, meanwhile: impl FnOnce()) -> Value {
+        let (ca, url) = (self.bowline.ca(), self.attacker.https());
+        let squatter = std::thread::spawn(move || tried(&ca, &url, "squat", &json!([port, 8])));
+        wait("the attacker listens", SOON, || listens(port).then_some(()));
+        meanwhile();
+        squatter.join().expect("the attacker answers")
+    }
+
     /// One file below the state folder with this name.
     fn find(&self, below: &str, name: &str) -> PathBuf {
         let mut open = vec![self.bowline.state().join(below)];
@@ -106,6 +150,31 @@ impl Scene {
 
 fn port(instance: &Value) -> u16 {
     instance["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port")
+}
+
+/// Whether any socket of this machine listens there, whoever may reach it (proc(5), state 0A).
+fn listens(port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists sockets");
+    let local = format!("0100007F:{port:04X}");
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(1) == Some(&local.as_str()) && fields.get(3) == Some(&"0A")
+    })
+}
+
+/// Paths of the Unix sockets that a process listens on.
+fn sockets_of(process: u32) -> Vec<String> {
+    let open = std::fs::read_dir(format!("/proc/{process}/fd")).expect("it runs").flatten();
+    let open: Vec<String> =
+        open.filter_map(|fd| Some(std::fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned())).collect();
+    let table = std::fs::read_to_string("/proc/net/unix").expect("the kernel lists sockets");
+    let path = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [.., flags, _, _, inode, path] = fields[..] else { return None };
+        let listens = flags == "00010000" && path.starts_with('/');
+        (listens && open.contains(&format!("socket:[{inode}]"))).then(|| path.to_owned())
+    };
+    table.lines().filter_map(path).collect()
 }
 
 fn pid(instance: &Value) -> u32 {
@@ -188,13 +257,27 @@ fn sockets_and_ports_of_others_are_out_of_reach() {
     if !is_root() {
         return;
     }
-    let scene = Scene::set("sockets");
-    let record = std::fs::read_to_string("/proc/net/unix").expect("the kernel lists sockets");
-    let api =
-        record.lines().filter_map(|line| line.split_whitespace().last()).filter(|path| path.ends_with("api.sock"));
-    for socket in api {
-        scene.check("unix", json!([socket]));
+    let scene = Scene::with("sockets", "[redis.cache]\n");
+    let database = scene.database();
+    for (whose, process) in
+        [("the daemon", scene.bowline.daemon()), ("the edge", scene.bowline.edge()), ("a database", pid(&database))]
+    {
+        let sockets = sockets_of(process);
+        assert!(!sockets.is_empty(), "{whose} listens on a socket");
+        for socket in sockets {
+            scene.check("unix", json!([socket]));
+        }
     }
+    scene.check("tcp", json!(["127.0.0.1", port(&database)]));
+    // Whoever may connect to it, by its mode: as the system bus, journald and the machine's own databases are.
+    let anyones = format!("/run/bowline-test-{}.sock", std::process::id());
+    let _anyones_socket = UnixListener::bind(&anyones).expect("a socket in /run");
+    set_mode(Path::new(&anyones), 0o666);
+    scene.check_as(65_534, "unix", json!([anyones]));
+    std::fs::remove_file(&anyones).expect("it was made");
+    let admin = scene.neighbour.admin();
+    let admin = admin.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).expect("the admin port");
+    scene.check("tcp", json!(["127.0.0.1", admin]));
     let name = format!("bowline-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).expect("a name");
     let _listener = UnixListener::bind_addr(&address).expect("an abstract socket");
@@ -211,6 +294,86 @@ fn sockets_and_ports_of_others_are_out_of_reach() {
         .output()
         .expect("Python is installed by scripts/setup");
     assert!(!nobody.status.success() && text(&nobody).contains("refused"), "{}", text(&nobody));
+}
+
+#[test]
+fn whoever_takes_a_neighbours_port_is_not_believed() {
+    if !is_root() {
+        return;
+    }
+    let mut scene = Scene::with("squat", "[redis.cache]\n");
+    let (instance, database) = (scene.instance("neighbour"), scene.database());
+    let uid = Process { pid: pid(&instance) }.uid().expect("it runs");
+    let says = |port: u16, uid: u32| {
+        let script =
+            format!("import socket; socket.create_connection(('127.0.0.1', {port}), 2).sendall(b'AUTH secret')");
+        let mut client = Command::new("/usr/bin/python3");
+        client.args(["-c", &script]).uid(uid).output().expect("Python is installed by scripts/setup").status.success()
+    };
+    // What nobody has is anyone's to take.
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr()).expect("a port").port();
+    let heard = scene.squats(free, || assert!(says(free, uid)));
+    assert_eq!(heard["told"], "AUTH secret", "the attempt shows nothing: {heard}");
+
+    let daemon = Process { pid: scene.bowline.daemon() };
+    scene.neighbour.abandon();
+    scene.attacker.abandon();
+    daemon.kill();
+    wait("the daemon is gone", SOON, || (!daemon.runs()).then_some(()));
+    for victim in [&instance, &database] {
+        Process { pid: pid(victim) }.kill();
+        wait("its port is free", SOON, || (!listens(port(victim))).then_some(()));
+    }
+    let heard = scene.squats(port(&instance), || {
+        let answer = curl(&scene.bowline.ca(), &scene.neighbour.https(), &["--cookie", "session=secret"]);
+        assert!(answer.status >= 500, "ESCAPED: the edge believes it: {}", answer.status);
+        assert!(!says(port(&instance), 0), "ESCAPED: a health check would believe it");
+    });
+    assert_eq!(heard["worked"], false, "ESCAPED: {heard}");
+    let heard = scene.squats(port(&database), || {
+        assert!(!says(port(&database), uid), "ESCAPED: the neighbour sends it its password");
+    });
+    assert_eq!(heard["worked"], false, "ESCAPED: {heard}");
+    // A daemon comes back, and with it both of them, where nobody else is.
+    wait("the neighbour serves again", SOON, || (scene.instance("neighbour")["state"] == "ready").then_some(()));
+    scene.database();
+    let other = TcpStream::connect((Ipv4Addr::LOCALHOST, port(&database)));
+    assert!(other.is_ok(), "root reaches it: {other:?}");
+}
+
+#[test]
+fn terminals_and_groups_of_others_are_out_of_sight() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::set("sight");
+    let mut shell = Command::new("/usr/bin/python3");
+    shell.args(["-c", "import os, sys; print(os.ttyname(os.openpty()[1]), flush=True); sys.stdin.read()"]);
+    let mut shell =
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("Python is installed by scripts/setup");
+    let mut terminal = String::new();
+    BufReader::new(shell.stdout.take().expect("it is a pipe")).read_line(&mut terminal).expect("it says its terminal");
+    scene.check("seen", json!([terminal.trim()]));
+    drop(shell.stdin.take());
+    shell.wait().expect("it ends with its input");
+    let own = scene.caged("terminal", &json!([]));
+    assert_eq!(own["worked"], true, "terminals of its own are its own: {own}");
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", pid(&scene.instance("neighbour"))));
+    let groups = groups.expect("the neighbour runs");
+    let folders = groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (names, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
+        let top = Path::new("/sys/fs/cgroup").join(names.trim_start_matches("name="));
+        path.contains("bowline").then(|| top.join(path)).filter(|folder| folder.is_dir())
+    });
+    let folders: Vec<PathBuf> = folders.collect();
+    assert!(!folders.is_empty(), "the neighbour is in groups: {groups}");
+    for folder in folders {
+        scene.check("listed", json!([folder]));
+    }
+    let limits = ["memory/memory.limit_in_bytes", "memory.max"].map(|file| Path::new("/sys/fs/cgroup").join(file));
+    let limit = limits.iter().find(|file| scene.caged("read", &json!([file]))["worked"] == true);
+    assert!(limit.is_some(), "its own limits are where programs look for them");
 }
 
 #[test]

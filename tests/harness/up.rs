@@ -92,6 +92,11 @@ impl Up {
         }
     }
 
+    /// Kills the client alone: what it started goes on, and nobody brings a daemon back that dies.
+    pub fn abandon(&mut self) {
+        self.child.kill().and_then(|()| self.child.wait()).expect("the client is this test's child");
+    }
+
     /// Ctrl-C, and waits for the end.
     pub fn interrupt(mut self) -> ExitStatus {
         let pid = i32::try_from(self.child.id()).expect("a pid");

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bowline_control::{ControlConfig, Ended, Links};
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::Port;
 use bowline_core::route::{EdgeObservation, EdgeStatus};
 use bowline_edge::link::{self, LinkConfig};
 use bowline_node::NodeConfig;
@@ -85,6 +86,7 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
     let node = bowline_node::spawn(NodeConfig {
         environment: std::env::vars().collect::<BTreeMap<_, _>>(),
         edge_uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
+        admin: Port::new(admin_address.port()),
         ..NodeConfig::new(paths.state.clone(), paths.run.clone(), exe)
     });
     // A daemon that is started again must listen where clients have been told that it listens.

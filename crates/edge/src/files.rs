@@ -68,8 +68,11 @@ pub(crate) async fn serve<C: Client>(
     if !matches!(head.method(), "GET" | "HEAD") {
         return Err(Reason::FileMethod);
     }
-    let path = if route.strip { route.prefix.strip(head.path()) } else { head.path() };
-    let opened = match find(folder, &decoded(path))? {
+    let path = decoded(if route.strip { route.prefix.strip(head.path()) } else { head.path() });
+    if is_withheld(&path) {
+        return Err(Reason::FileNotFound);
+    }
+    let opened = match find(folder, &path)? {
         Found::File(opened) => opened,
         Found::Folder => {
             let location = format!("{}/", head.path());
@@ -92,6 +95,27 @@ fn decoded(path: &str) -> Vec<u8> {
         at += if escaped.is_some() { 3 } else { 1 };
     }
     out
+}
+
+/// What lies in an app's folder for tools and not for visitors: a folder with an `index.html` is served whole, and the
+/// names that begin with a dot hold keys more often than pages. `.well-known` is for visitors (RFC 8615).
+fn is_withheld(path: &[u8]) -> bool {
+    /// At the top of the folder.
+    const TOOLS: [&[u8]; 9] = [
+        b"bowline.toml",
+        b"Procfile",
+        b"Dockerfile",
+        b"Containerfile",
+        b"Makefile",
+        b"compose.yaml",
+        b"compose.yml",
+        b"docker-compose.yaml",
+        b"docker-compose.yml",
+    ];
+    let hidden = |name: &[u8]| name.starts_with(b".") && name != b".well-known";
+    let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+    let top = names.clone().next().is_some_and(|name| TOOLS.contains(&name)) && names.clone().count() == 1;
+    top || names.any(hidden)
 }
 
 fn find(folder: &Folder, path: &[u8]) -> Result<Found, Reason> {
@@ -299,6 +323,18 @@ impl Range {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_for_tools_is_withheld() {
+        let check = |path: &str, expected: bool| assert_eq!(is_withheld(path.as_bytes()), expected, "{path}");
+        for path in ["/.npmrc", "/.aws/credentials", "/a/.git/config", "/.env-prod", "/bowline.toml", "/compose.yaml"] {
+            check(path, true);
+        }
+        for path in ["/", "/index.html", "/.well-known/security.txt", "/a.b", "/docs/Dockerfile", "/a/.well-known/x"] {
+            check(path, false);
+        }
+        check("/.well-known/.htpasswd", true);
+    }
 
     #[test]
     fn ranges() {

@@ -40,9 +40,7 @@ pub(crate) async fn run<C: Client>(
     let mut route = Arc::clone(route);
     if request.upload.is_some() {
         Box::pin(first_judged(request, client, &route)).await?;
-        // Time has passed: this table may lead elsewhere.
-        route = request.route(client.peer())?;
-        request.journal.route = Some(Arc::clone(&route));
+        route = again(request, client)?;
     }
     let mut stale = 0;
     loop {
@@ -74,8 +72,20 @@ pub(crate) async fn run<C: Client>(
         }
         drop(ticket);
         request.exchange.retry();
-        route = request.route(client.peer())?;
-        request.journal.route = Some(Arc::clone(&route));
+        route = again(request, client)?;
+    }
+}
+
+/// Time has passed: the table of now may lead elsewhere, and let others in.
+fn again<C: Client>(request: &mut Request<'_>, client: &C) -> Result<Arc<Route>, Reason> {
+    let route = request.route(client.peer())?;
+    request.journal.route = Some(Arc::clone(&route));
+    if let Some(guard) = &route.guard {
+        guard.check_again(request.client, request.head)?;
+    }
+    match route.target {
+        Target::Deny => Err(Reason::Denied),
+        Target::Forward(_) | Target::Files { .. } | Target::Redirect(_) => Ok(route),
     }
 }
 

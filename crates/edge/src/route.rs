@@ -46,6 +46,12 @@ pub(crate) struct Route {
     pub(crate) log: String,
 }
 
+impl Route {
+    fn is_guarded(&self) -> bool {
+        self.guard.is_some() || matches!(self.target, Target::Deny)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum Target {
     Forward(Vec<Backend>),
@@ -83,10 +89,15 @@ pub(crate) enum Lookup<'r> {
 }
 
 impl Routes {
-    /// The first rule that matches. `host`: lower case, without port and trailing dot. `path`: canonical.
+    /// The first rule that matches, a guarded one also where an app may take the path for one of its own: no spelling
+    /// leads past it. `host`: lower case, without port and trailing dot. `path`: canonical.
     pub(crate) fn lookup(&self, host: &str, path: &str) -> Lookup<'_> {
         let Some(host) = self.host(host) else { return Lookup::NoHost };
-        host.rules.iter().find(|rule| rule.prefix.matches(path)).map_or(Lookup::NoRule, Lookup::Route)
+        let applies = |rule: &&Arc<Route>| match rule.is_guarded() {
+            true => rule.prefix.covers(path),
+            false => rule.prefix.matches(path),
+        };
+        host.rules.iter().find(applies).map_or(Lookup::NoRule, Lookup::Route)
     }
 
     /// An exact name before a wildcard.

@@ -35,12 +35,13 @@ impl Drop for Checks {
 }
 
 impl Checks {
-    /// `mark`: what the instance's processes carry.
+    /// `mark`: what the instance's processes carry. `uid`: whose socket its port must be; `None`: anybody's.
     pub(crate) fn begin(
         id: &InstanceId,
         spec: &InstanceSpec,
         port: Port,
         mark: String,
+        uid: Option<u32>,
         events: &mpsc::Sender<Event>,
     ) -> Self {
         // Liveness is asked only of what has once been ready: a slow start is not a death.
@@ -48,7 +49,7 @@ impl Checks {
         let mut tasks = Vec::new();
         if let Some(health) = spec.health.clone() {
             let report = Report { id: id.clone(), events: events.clone(), event: Event::Health };
-            let first = FirstTime { ready, mark };
+            let first = FirstTime { ready, mark, uid };
             tasks.push(tokio::spawn(check(health, port, report, Some(first))).abort_handle());
         }
         if let Some(alive) = spec.alive.clone() {
@@ -63,6 +64,25 @@ impl Checks {
 struct FirstTime {
     ready: watch::Sender<bool>,
     mark: String,
+    uid: Option<u32>,
+}
+
+impl FirstTime {
+    /// Another user's process that took the port while the instance was on its way, which would be believed for good.
+    async fn taken(&self, port: Port) -> Option<String> {
+        let uid = self.uid?;
+        let other = tokio::task::spawn_blocking(move || procfs::foreign_listener(port.get(), uid)).await.ok()??;
+        Some(format!("port {port} is held by a process of user {other}"))
+    }
+
+    /// What says more than that nobody answered.
+    async fn hint(&self, port: Port, reason: &str) -> Option<String> {
+        match self.taken(port).await {
+            Some(taken) => Some(format!(": {taken}")),
+            None if reason == REFUSED => listens_elsewhere(&self.mark).await,
+            None => None,
+        }
+    }
 }
 
 struct Report {
@@ -91,10 +111,15 @@ async fn check(health: Readiness, port: Port, report: Report, first: Option<Firs
     let mut told: Option<HealthState> = None;
     let mut failures = 0;
     let mut counted: Option<Instant> = None;
-    let mut elsewhere: Option<String> = None;
+    let mut hint: Option<(String, String)> = None;
     loop {
         let began = Instant::now();
-        let state = match ask(&health, port, within).await {
+        let unready = first.as_ref().filter(|first| !*first.ready.borrow());
+        let outcome = match (ask(&health, port, within).await, unready) {
+            (Ok(()), Some(first)) => first.taken(port).await.map_or(Ok(()), Err),
+            (outcome, _) => outcome,
+        };
+        let state = match outcome {
             Ok(()) => {
                 failures = 0;
                 counted = None;
@@ -113,15 +138,13 @@ async fn check(health: Readiness, port: Port, report: Report, first: Option<Firs
                 if counted.is_none_or(|at| began.duration_since(at) >= interval.saturating_sub(FIRST_LOOK)) {
                     failures += 1;
                     counted = Some(began);
-                    elsewhere = match &first {
-                        Some(first) if reason == REFUSED && !*first.ready.borrow() => {
-                            listens_elsewhere(&first.mark).await
-                        }
-                        Some(_) | None => None,
+                    hint = match unready {
+                        Some(first) => first.hint(port, &reason).await.map(|hint| (reason.clone(), hint)),
+                        None => None,
                     };
                 }
-                if let (Some(elsewhere), true) = (&elsewhere, reason == REFUSED) {
-                    reason.push_str(elsewhere);
+                if let Some((_, hint)) = hint.as_ref().filter(|(of, _)| *of == reason) {
+                    reason.push_str(hint);
                 }
                 HealthState::Failing { failures, reason }
             }

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bowline_core::fault::Fault;
-use bowline_core::id::InstanceId;
+use bowline_core::id::{InstanceId, Port};
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{BuildProgress, BuildRequest, Built};
@@ -81,6 +81,8 @@ pub struct NodeConfig {
     pub environment: BTreeMap<String, String>,
     /// The edge's user, where it has one of its own: it and root may connect to every instance.
     pub edge_uid: Option<u32>,
+    /// The admin port, where there is one: no app may connect to it.
+    pub admin: Option<Port>,
     /// Use namespaces where the machine allows them. Default: yes.
     pub namespaces: bool,
     /// See [`LOG_BYTES`].
@@ -98,6 +100,7 @@ impl NodeConfig {
             exe,
             environment: BTreeMap::new(),
             edge_uid: None,
+            admin: None,
             namespaces: true,
             log_bytes: LOG_BYTES,
             log_files: LOG_FILES,
@@ -139,7 +142,7 @@ pub fn spawn(config: NodeConfig) -> Handle {
     tokio::spawn(data::take(Arc::clone(&context), data_calls));
     let sessions_over = tokio::spawn(session::take(context.clone(), desired_receiver.clone(), session_calls));
     let ends = resource::Ends { desired: desired_receiver, told, orders, seen };
-    tokio::spawn(resource::Interposer::new(context.config.run_dir.clone(), ends).run());
+    tokio::spawn(resource::Interposer::new(Arc::clone(&context), ends).run());
     tokio::spawn(driver::Driver::new(context, ordered, seen_sender).run());
     Handle { desired, observed, builds, collections, logs, sessions, sessions_over, data }
 }

@@ -124,6 +124,26 @@ pub(crate) fn listening_ports(pids: &[u32]) -> BTreeSet<u16> {
     pids.iter().flat_map(ports_of).collect()
 }
 
+/// The user of a socket that answers on `127.0.0.1:port`, if that is not `uid`. Two users cannot listen on one address.
+pub(crate) fn foreign_listener(port: u16, uid: u32) -> Option<u32> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap_or_default());
+    tables.iter().flat_map(|table| loopback_listeners(table, port)).find(|other| *other != uid)
+}
+
+/// Users of the sockets of `/proc/net/tcp` that listen on `port` for loopback, IPv4.
+fn loopback_listeners(table: &str, port: u16) -> Vec<u32> {
+    /// `0.0.0.0`, `127.0.0.1`, `::`, `::ffff:127.0.0.1`, each word as a little-endian number.
+    const ADDRESSES: [&str; 4] =
+        ["00000000", "0100007F", "00000000000000000000000000000000", "0000000000000000FFFF00000100007F"];
+    let parse = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (address, local) = fields.get(1)?.rsplit_once(':')?;
+        let listens = *fields.get(3)? == "0A" && u16::from_str_radix(local, 16).ok()? == port;
+        (listens && ADDRESSES.contains(&address)).then(|| fields.get(7)?.parse().ok())?
+    };
+    table.lines().skip(1).filter_map(parse).collect()
+}
+
 pub(crate) fn command(pid: u32) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let text = String::from_utf8_lossy(&line).replace('\0', " ");
@@ -184,6 +204,17 @@ mod tests {
         let ports = listening_ports(&[std::process::id()]);
         assert!(ports.contains(&socket.local_addr().unwrap().port()));
         assert!(!ports.contains(&connected.local_addr().unwrap().port()), "it is connected, and listens to nobody");
+    }
+
+    #[test]
+    fn whose_socket_answers_on_loopback_is_known() {
+        let own = nix::unistd::geteuid().as_raw();
+        for address in ["127.0.0.1:0", "0.0.0.0:0"] {
+            let socket = std::net::TcpListener::bind(address).unwrap();
+            let port = socket.local_addr().unwrap().port();
+            assert_eq!(foreign_listener(port, own), None, "{address}");
+            assert_eq!(foreign_listener(port, own + 1), Some(own), "{address}");
+        }
     }
 
     #[test]

@@ -526,5 +526,14 @@ pub(crate) fn ensure(folder: &Path, uid: Option<u32>) -> io::Result<()> {
     }
 }
 
+/// Where a path leads through the links that are there; what is not there yet is taken as written.
+pub(crate) fn real(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|part| Some((part, fs::canonicalize(part).ok()?)));
+    match there {
+        Some((part, real)) => path.strip_prefix(part).map_or_else(|_| real.clone(), |rest| real.join(rest)),
+        None => path.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests;

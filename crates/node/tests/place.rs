@@ -178,6 +178,26 @@ async fn volumes_outlive_instances_and_appear_at_their_path() {
     assert!(!at.exists(), "the artifact is not changed by a mount point");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_over_what_bowline_writes_to_is_refused() {
+    let mut node = Node::new();
+    let state = node.config.state_dir.clone();
+    let link = node.root.parent().unwrap().join("link");
+    std::os::unix::fs::symlink(&state, &link).unwrap();
+    for (n, path) in
+        [state.join("logs"), state.clone(), state.parent().unwrap().into(), link.join("new")].iter().enumerate()
+    {
+        let text = format!("a.web.r1.{n}.1");
+        let mut spec = node.spec(&text, "true");
+        let name = ResourceName::new("files").unwrap();
+        let source = state.join("volumes/local/a/files");
+        spec.volumes = vec![VolumeMount { name, source, path: Some(path.to_str().unwrap().into()), size: None }];
+        node.run(spec);
+        let fault = node.refused(&text).await;
+        assert!(fault.causes[0].contains("a folder of Bowline's own"), "{fault:?}");
+    }
+}
+
 /// Asks from inside, one line each.
 const LOOK: &str = r#"
 import ctypes, os, sys

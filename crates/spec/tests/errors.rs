@@ -193,6 +193,13 @@ fn rollouts_and_resources_are_checked() {
         "[volume.a]\npath = \"/data\"\n[volume.b]\npath = \"/data\"\n[volume.c]\npath = \"/proc/x\"\n",
         &["4:8 `volume.b` and `volume.a` are both mounted at /data", "6:8 volume.c.path: /proc belongs to the system"],
     );
+    for path in
+        ["/var/lib/bowline-local/logs", "/var", "/root/x", "/home", "/tmp/x", "/boot", "/lib64", "/opt/x", "/run"]
+    {
+        let top = format!("/{}", path.split('/').nth(1).unwrap());
+        let text = format!("[volume.a]\npath = \"{path}\"\n");
+        check(&text, &[&format!("2:8 volume.a.path: {top} belongs to the system")]);
+    }
     check(
         "[environment.edge]\n[environment.beta]\napp = \"x\"\nserver = \"prod\"\n",
         &[

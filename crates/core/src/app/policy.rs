@@ -237,9 +237,36 @@ impl PathPrefix {
         &*self.0 == "/" || path.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// The path below this prefix, starting with `/`. `path` must match.
+    /// Whether an app may take a canonical path for one at or below this prefix: without case, as Express routes, and
+    /// without what follows a `;` in a segment, which servlet containers cut off (RFC 3986, 3.3).
+    pub fn covers(&self, path: &str) -> bool {
+        self.matches(path) || self.loosely(path).is_some()
+    }
+
+    /// What is left of a path behind all segments of this prefix, read as in [`Self::covers`].
+    fn loosely<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let mut wanted = self.0.split('/').filter(|segment| !segment.is_empty());
+        let mut next = wanted.next();
+        let mut rest = path;
+        while let Some(segment) = next {
+            let (raw, behind) = match rest.strip_prefix('/')?.split_once('/') {
+                Some((raw, _)) => (raw, &rest[1 + raw.len()..]),
+                None => (&rest[1..], ""),
+            };
+            match raw.split(';').next().unwrap_or_default() {
+                "" | "." => {}
+                name if name.eq_ignore_ascii_case(segment) => next = wanted.next(),
+                _ => return None,
+            }
+            rest = behind;
+        }
+        Some(rest)
+    }
+
+    /// The path below this prefix, starting with `/`. `path` must match, or be covered.
     pub fn strip<'p>(&self, path: &'p str) -> &'p str {
-        match path.strip_prefix(&*self.0) {
+        let below = if self.matches(path) { path.strip_prefix(&*self.0) } else { self.loosely(path) };
+        match below {
             _ if &*self.0 == "/" => path,
             Some(rest) if !rest.is_empty() => rest,
             Some(_) | None => "/",
@@ -262,6 +289,25 @@ impl fmt::Debug for PathPrefix {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_app_may_take_for_a_guarded_path_is_covered() {
+        let check = |path: &str, expected: Option<&str>| {
+            let prefix = PathPrefix::new("/admin/x").unwrap();
+            let got = prefix.covers(path).then(|| prefix.strip(path));
+            assert_eq!(got, expected, "{path}");
+        };
+        check("/admin/x", Some("/"));
+        check("/ADMIN/X/y;z", Some("/y;z"));
+        check("/admin;a=b/x", Some("/"));
+        check("/admin;a/X;b/y/", Some("/y/"));
+        check("/;/admin/.;a/x/y", Some("/y"));
+        check("/admin", None);
+        check("/adminx/x", None);
+        check("/a/admin/x", None);
+        check("/;admin/x", None);
+        assert!(PathPrefix::root().covers("/;x"));
+    }
 
     #[test]
     fn prefixes_match_whole_segments() {

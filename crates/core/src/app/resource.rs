@@ -103,6 +103,24 @@ pub struct Volume {
     pub backup: Option<Backup>,
 }
 
+impl Volume {
+    /// Whether one may appear at this absolute path: not over what a system keeps for itself, for its users and for
+    /// programs, Bowline among them.
+    pub fn may_be_mounted(path: &str) -> bool {
+        const TAKEN: [&str; 18] = [
+            "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "nix", "opt", "proc", "root",
+            "run", "sbin", "sys", "tmp", "usr",
+        ];
+        let mut names = path.split('/').filter(|name| !name.is_empty());
+        match names.next() {
+            // Logs, queues, other programs' data; what a site serves is often there.
+            Some("var") => names.next() == Some("www"),
+            Some(top) => !TAKEN.contains(&top),
+            None => false,
+        }
+    }
+}
+
 /// `[bucket.NAME]`: S3.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {

@@ -23,6 +23,8 @@ pub struct InstanceSpec {
     /// The whole environment, but for what the node adds: `PORT`, `HOME`, `TMPDIR`, `PATH` if absent, `BOWLINE_…`.
     pub env: BTreeMap<String, EnvValue>,
     pub secret_files: Vec<SecretFile>,
+    /// The `PATH` of its build, whatever `env` says: what lies beside those programs is shown to it. `None`: the system's.
+    pub tools: Option<String>,
     pub port: PortChoice,
     pub reach: Reach,
     pub health: Option<Readiness>,
@@ -77,8 +79,8 @@ pub enum PortChoice {
 pub enum Reach {
     /// Root, the edge, and the instance's own user: requests come through the edge and its policies.
     Edge,
-    /// Every user of the machine: a database, which asks for a password itself.
-    Machine,
+    /// Root, and the instances of the app that it belongs to: a database, which asks for a password besides.
+    App,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +99,7 @@ pub enum InstanceOrder {
     /// Start it if this incarnation was never started; leave it alone if it runs. One that has ended is not started
     /// again: a restart is a new incarnation.
     Run(Arc<InstanceSpec>),
-    /// Leave it alone if it runs; never start it. It is being drained.
+    /// Leave it alone if it runs; never start it. It is being drained, or has ended and may still be sent requests.
     Keep,
     /// TERM, grace, KILL of the whole tree. An instance that is in no order at all is stopped, too.
     Stop,

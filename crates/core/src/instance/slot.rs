@@ -109,7 +109,7 @@ pub(super) struct Slot {
 }
 
 /// Whether nothing of an instance is left.
-fn is_gone(seen: &InstanceObservation) -> bool {
+pub(super) fn is_gone(seen: &InstanceObservation) -> bool {
     match seen.phase {
         Phase::Exited(_) | Phase::Refused(_) => true,
         Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => false,

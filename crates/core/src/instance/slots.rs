@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff::mix;
-use super::slot::{Look, Slot};
+use super::slot::{Look, Slot, is_gone};
 use super::{InstanceOrder, InstanceSpec, Observations, SlotState, SlotStatus, Transition};
 use crate::id::{AppKey, Incarnation, InstanceId, SlotId};
 use crate::rollout::{Count, Counts, Failing};
@@ -51,6 +51,8 @@ pub enum Publish {
 #[derive(Debug, Default)]
 pub struct Slots {
     adopted: bool,
+    /// Have ended, and an edge may still send there, or is about to connect: their ports must not become another's.
+    lingering: BTreeSet<InstanceId>,
     slots: BTreeMap<SlotId, Slot>,
     /// The last incarnation of slots that rest and of which nothing is left: a number is never used twice in the
     /// daemon's life.
@@ -76,6 +78,9 @@ impl Slots {
         }
         self.adopted = true;
         self.find(world, now);
+        let sends = |id: &InstanceId| world.reachable.contains(id) || world.outstanding.contains_key(id);
+        let lingering = world.node.instances.iter().filter(|(id, seen)| is_gone(seen) && sends(id));
+        self.lingering = lingering.map(|(id, _)| id.clone()).collect();
         let mut transitions = Vec::new();
         for (salt, (id, slot)) in (1..).zip(&mut self.slots) {
             let wanted = world.wanted.get(&pool_of(id)).filter(|wanted| id.slot.0 < wanted.replicas);
@@ -142,6 +147,9 @@ impl Slots {
     pub fn orders(&self) -> Option<BTreeMap<InstanceId, InstanceOrder>> {
         let mut orders = BTreeMap::new();
         self.slots.values().for_each(|slot| slot.orders(&mut orders));
+        for id in &self.lingering {
+            orders.entry(id.clone()).or_insert(InstanceOrder::Keep);
+        }
         self.adopted.then_some(orders)
     }
 

@@ -500,6 +500,7 @@ fn spec(pool: &PoolId, app: &App, config: ReleaseNumber) -> InstanceSpec {
         run: bowline_core::app::Command("app".into()),
         env: [("CONFIG".to_owned(), config_of(config))].into(),
         secret_files: Vec::new(),
+        tools: None,
         port: service.fixed_port.map_or(PortChoice::Any, PortChoice::Fixed),
         reach: Reach::Edge,
         health: Readiness::of(service, is_routed),

@@ -19,8 +19,8 @@ pub(crate) use rate::Limiter;
 use crate::answer::Reason;
 use crate::h1::{Field, Framing, Refusal, RequestHead};
 use auth::Auth;
-use upload::Extensions;
 pub(crate) use upload::Upload;
+use upload::{Extensions, UploadFault};
 
 /// The policies of one route, as a worker asks them.
 #[derive(Debug)]
@@ -49,13 +49,7 @@ impl Guard {
     /// Asks all of them. A wrong proof counts against its client's rate: guessing is limited, too. It does not count
     /// against a route's, which strangers could use up.
     pub(crate) fn check(&self, client: IpAddr, head: &RequestHead, now: Instant) -> Result<(), Reason> {
-        let outside = |networks: &Option<Networks>| networks.as_ref().is_some_and(|inside| !inside.contain(client));
-        if outside(&self.maintenance) {
-            return Err(Reason::Maintenance);
-        }
-        if outside(&self.allow) {
-            return Err(Reason::NotAllowed);
-        }
+        self.place(client)?;
         let proven = self.auth.as_ref().map_or(Ok(()), |auth| auth.check(head));
         let counts = |limiter: &&Arc<Limiter>| proven.is_ok() || limiter.is_by_client();
         if let Some(limiter) = self.limiter.as_ref().filter(counts) {
@@ -64,9 +58,31 @@ impl Guard {
         proven
     }
 
+    /// Asks once more, of a request that has been counted: time has passed, and another table is served.
+    pub(crate) fn check_again(&self, client: IpAddr, head: &RequestHead) -> Result<(), Reason> {
+        self.place(client)?;
+        self.auth.as_ref().map_or(Ok(()), |auth| auth.check(head))
+    }
+
+    /// Where the client is.
+    fn place(&self, client: IpAddr) -> Result<(), Reason> {
+        let outside = |networks: &Option<Networks>| networks.as_ref().is_some_and(|inside| !inside.contain(client));
+        if outside(&self.maintenance) {
+            return Err(Reason::Maintenance);
+        }
+        if outside(&self.allow) {
+            return Err(Reason::NotAllowed);
+        }
+        Ok(())
+    }
+
     /// What a request may bring, if it brings anything: `None`, if it brings nothing or may bring anything.
     pub(crate) fn upload(&self, head: &RequestHead) -> Result<Option<Box<Upload>>, Reason> {
         let Some(extensions) = &self.upload else { return Ok(None) };
+        if head.upgrade().is_some() {
+            // What passes through a tunnel is not seen.
+            return Err(Reason::Upload(UploadFault::Tunnel));
+        }
         Upload::of(extensions, head).map_err(Reason::Upload)
     }
 

@@ -223,7 +223,7 @@ impl Host {
     /// Returns once the command runs in its cage.
     async fn spawn(&self, program: &Path, args: &[&str]) -> Result<Running, CommandError> {
         let group = Membership::of_build(&self.folder);
-        let mut unenforced = group.bound_build();
+        let (mut unenforced, groups) = (group.bound_build(), group.folders.clone());
         unenforced.extend(self.lacks_user().map(str::to_owned));
         let (socket, order_end) = std::os::unix::net::UnixStream::pair().map_err(CommandError::Start)?;
         let mut running = {
@@ -236,7 +236,7 @@ impl Host {
             let child = child.map_err(CommandError::Start)?;
             Running { tree: Some(Tree::new(pid(&child), self.folder.clone(), group)), child }
         };
-        let order = self.order(program, args, unenforced)?;
+        let order = self.order(program, args, unenforced, groups)?;
         let told = tokio::time::timeout_at(self.deadline, converse(socket, &order)).await;
         let report = told.map_err(|_| CommandError::Late(Vec::new()))?.map_err(CommandError::Start)?;
         match read_report(&report) {
@@ -257,6 +257,7 @@ impl Host {
         program: &Path,
         args: &[&str],
         unenforced: Vec<String>,
+        groups: Vec<PathBuf>,
     ) -> Result<Zeroizing<Vec<u8>>, CommandError> {
         let text = |text: &str| Clear(Zeroizing::new(text.as_bytes().to_vec()));
         let mut env: BTreeMap<String, Clear> = self.env.iter().map(|(n, v)| (n.clone(), text(v))).collect();
@@ -266,7 +267,7 @@ impl Host {
             program: program.to_owned(),
             arguments: args.iter().map(|one| (*one).to_owned()).collect(),
             env,
-            cage: CageOrder { files, unenforced, ..self.cage.clone() },
+            cage: CageOrder { files, unenforced, groups, ..self.cage.clone() },
         };
         serde_json::to_vec(&order).map(Zeroizing::new).map_err(|e| CommandError::Start(e.into()))
     }

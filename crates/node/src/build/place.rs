@@ -106,10 +106,14 @@ impl Machine {
             }
         }
         let path = config.environment.get("PATH").map_or(SYSTEM_PATH, String::as_str);
-        let mut attached = toolchain::prefixes(path, &hidden);
+        // Of the home, which is hidden, tools are attached again; never all of it.
+        let own = [config.state_dir.clone(), config.run_dir.clone()];
+        let reader = toolchain::Reader { never: &own, own: None, other_user: false };
+        let mut attached = toolchain::prefixes(path, &reader);
         for named in env.values().flat_map(std::env::split_paths) {
             attached.extend(toolchain::named(&named, &hidden));
         }
+        attached.retain(|folder| !hidden.iter().any(|hidden| hidden.starts_with(folder)));
         let files = home.iter().flat_map(|home| configuration(home, config.environment.get("CARGO_HOME"))).collect();
         let covers = config.namespaces && may_mount();
         Self { other_user, covers, covered: veil::covered(&hidden), hidden, attached, env, files }
@@ -217,6 +221,7 @@ pub(super) fn host(job: &Job<'_>, folder: &Path, temporary: &Temporary) -> Resul
             required: job.service.cage == Cage::Required,
             scratch: temporary.folder.path().to_owned(),
             hidden: machine.hidden.clone(),
+            groups: Vec::new(),
             readable,
             writable,
             files: Vec::new(),

@@ -34,6 +34,8 @@ pub(crate) struct CageOrder {
     pub scratch: PathBuf,
     /// Covered beside what is covered on every machine.
     pub hidden: Vec<PathBuf>,
+    /// Its control groups: the only ones it sees of their hierarchies.
+    pub groups: Vec<PathBuf>,
     pub readable: Vec<PathBuf>,
     pub writable: Vec<PathBuf>,
     /// Written as the build's user before the command runs, below `writable`.

@@ -30,7 +30,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, dup2_stdin, execve, fchown, pipe2, setsid};
 
 use crate::cage::entry::{Entry, Stage, View};
-use crate::cage::files::{self, Grants};
+use crate::cage::files::Grants;
 use crate::cage::namespaces;
 use crate::cage::veil::Veil;
 use crate::layout;
@@ -208,20 +208,28 @@ fn try_execute(
 ) -> Result<Infallible, Failed> {
     let cage = &order.cage;
     let (program, arguments, environment) = c_strings(order).map_err(|error| (Step::Order, error))?;
-    let mut write = cage.writable.clone();
-    write.extend(files::temporary(contained, &cage.hidden));
     let kept = cage.readable.iter().chain(&cage.writable).map(PathBuf::as_path);
     let entry = Entry {
         view: match contained {
-            true => {
-                View::Draw(Veil { folder: &cage.scratch, hidden: &cage.hidden, kept: kept.collect(), memory: None })
-            }
+            true => View::Draw(Veil {
+                folder: &cage.scratch,
+                hidden: &cage.hidden,
+                kept: kept.collect(),
+                volumes: &[],
+                groups: &cage.groups,
+                memory: None,
+            }),
             false => View::Bare,
         },
         uid: cage.uid,
         bound_to: None,
         dir: &cage.dir,
-        grants: Grants { read: cage.readable.clone(), write },
+        grants: Grants {
+            read: cage.readable.clone(),
+            write: cage.writable.clone(),
+            terminals: false,
+            hidden: cage.hidden.clone(),
+        },
     };
     let found = entry.enter().map_err(|(stage, error)| (Step::from(stage), error))?;
     lacks.extend(found.into_iter().map(|lack| lack.name().to_owned()).chain(cage.unenforced.iter().cloned()));
@@ -241,6 +249,8 @@ impl From<Stage> for Step {
             Stage::Veil => Self::Veil,
             Stage::User => Self::User,
             Stage::Folder => Self::Folder,
+            // A build has none.
+            Stage::Volumes => Self::Veil,
         }
     }
 }

@@ -91,8 +91,13 @@ const NAMESPACES: [libc::c_int; 8] = [
 /// Sockets that apps have a use for; the others are rarely looked at parts of the kernel.
 const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
-/// Input put into a terminal as if it were typed there.
-const TERMINAL_INPUT: [libc::Ioctl; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
+/// Its listeners belong to the kernel, not to the process: nobody could tell whose they are (`cage::ports`). Runtimes that
+/// ask for it (Go) take TCP where there is none.
+const MULTIPATH: libc::c_int = libc::IPPROTO_MPTCP;
+
+/// Input put into a terminal as if it were typed there, and line disciplines, each a module of the kernel that is loaded
+/// for whoever asks.
+const TERMINAL_INPUT: [libc::Ioctl; 3] = [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCSETD];
 
 /// Where the numbers of the x32 interface begin.
 const X32: u32 = 0x4000_0000;
@@ -139,7 +144,9 @@ fn refused() -> Result<Rules, seccompiler::BackendError> {
     }
     let other = |family: &libc::c_int| SeccompCondition::new(0, Dword, Ne, u64::from(family.cast_unsigned()));
     let sockets = SeccompRule::new(FAMILIES.iter().map(other).collect::<Result<_, _>>()?)?;
-    rules.insert(libc::SYS_socket, vec![sockets]);
+    let multipath = SeccompCondition::new(2, Dword, Eq, u64::from(MULTIPATH.cast_unsigned()))?;
+    rules.insert(libc::SYS_socketpair, vec![sockets.clone()]);
+    rules.insert(libc::SYS_socket, vec![sockets, SeccompRule::new(vec![multipath])?]);
     let input = |request: &libc::Ioctl| {
         SeccompRule::new(vec![SeccompCondition::new(1, Dword, Eq, u64::from(*request as u32))?])
     };
@@ -173,9 +180,9 @@ mod tests {
     }
 
     #[expect(unsafe_code, reason = "calls with arguments that do nothing even where they are allowed")]
-    fn errno(call: c_long, first: c_long, second: c_long) -> i32 {
+    fn errno(call: c_long, first: c_long, second: c_long, third: c_long) -> i32 {
         // SAFETY: null pointers and impossible descriptors: the kernel answers with an error and touches no memory.
-        match unsafe { libc::syscall(call, first, second, 0, 0, 0, 0) } {
+        match unsafe { libc::syscall(call, first, second, third, 0, 0, 0) } {
             -1 => std::io::Error::last_os_error().raw_os_error().unwrap(),
             _ => 0,
         }
@@ -185,28 +192,36 @@ mod tests {
     fn every_refused_call_is_refused() {
         filtered(|| {
             for call in REFUSED.into_iter().chain(REFUSED_HERE) {
-                assert_eq!(errno(call, -1, 0), libc::EPERM, "call {call}");
+                assert_eq!(errno(call, -1, 0, 0), libc::EPERM, "call {call}");
             }
-            assert_eq!(errno(libc::SYS_clone3, 0, 0), libc::ENOSYS);
+            assert_eq!(errno(libc::SYS_clone3, 0, 0, 0), libc::ENOSYS);
             for namespace in NAMESPACES {
-                assert_eq!(errno(libc::SYS_unshare, namespace.into(), 0), libc::EPERM, "namespace {namespace:x}");
+                assert_eq!(errno(libc::SYS_unshare, namespace.into(), 0, 0), libc::EPERM, "namespace {namespace:x}");
             }
             for family in [libc::AF_ALG, libc::AF_VSOCK, libc::AF_PACKET] {
-                assert_eq!(errno(libc::SYS_socket, family.into(), libc::SOCK_STREAM.into()), libc::EPERM);
+                for call in [libc::SYS_socket, libc::SYS_socketpair] {
+                    assert_eq!(errno(call, family.into(), libc::SOCK_STREAM.into(), 0), libc::EPERM);
+                }
             }
-            assert_eq!(errno(libc::SYS_ioctl, -1, TERMINAL_INPUT[0] as c_long), libc::EPERM);
+            for family in [libc::AF_INET, libc::AF_INET6] {
+                let multipath = errno(libc::SYS_socket, family.into(), libc::SOCK_STREAM.into(), MULTIPATH.into());
+                assert_eq!(multipath, libc::EPERM);
+            }
+            for request in TERMINAL_INPUT {
+                assert_eq!(errno(libc::SYS_ioctl, -1, request as c_long, 0), libc::EPERM);
+            }
         });
     }
 
     #[test]
     fn what_apps_do_goes_on() {
         filtered(|| {
-            assert_eq!(errno(libc::SYS_getpid, 0, 0), 0);
-            assert_eq!(errno(libc::SYS_unshare, libc::CLONE_FILES.into(), 0), 0);
-            assert_eq!(errno(libc::SYS_ioctl, -1, libc::TCGETS as c_long), libc::EBADF);
+            assert_eq!(errno(libc::SYS_getpid, 0, 0, 0), 0);
+            assert_eq!(errno(libc::SYS_unshare, libc::CLONE_FILES.into(), 0, 0), 0);
+            assert_eq!(errno(libc::SYS_ioctl, -1, libc::TCGETS as c_long, 0), libc::EBADF);
             for family in FAMILIES {
                 let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
-                assert_eq!(errno(libc::SYS_socket, family.into(), kind.into()), 0, "family {family}");
+                assert_eq!(errno(libc::SYS_socket, family.into(), kind.into(), 0), 0, "family {family}");
             }
             std::thread::spawn(|| {}).join().unwrap();
             assert!(std::process::Command::new("true").status().unwrap().success());
@@ -216,7 +231,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn the_x32_numbers_of_refused_calls_do_not_exist() {
-        assert_eq!(filtered(|| errno(libc::SYS_ptrace | c_long::from(X32), 0, 0)), libc::ENOSYS);
-        assert_eq!(filtered(|| errno(libc::SYS_getpid | c_long::from(X32), 0, 0)), libc::ENOSYS);
+        assert_eq!(filtered(|| errno(libc::SYS_ptrace | c_long::from(X32), 0, 0, 0)), libc::ENOSYS);
+        assert_eq!(filtered(|| errno(libc::SYS_getpid | c_long::from(X32), 0, 0, 0)), libc::ENOSYS);
     }
 }

@@ -37,6 +37,7 @@ pub(crate) struct Entry<'c> {
     pub bound_to: Option<Pid>,
     /// Working directory.
     pub dir: &'c Path,
+    /// Without what depends on the view, see [`Grants::shared`].
     pub grants: Grants,
 }
 
@@ -47,6 +48,7 @@ pub(crate) enum Stage {
     Veil,
     User,
     Folder,
+    Volumes,
 }
 
 impl Entry<'_> {
@@ -54,7 +56,8 @@ impl Entry<'_> {
     pub(crate) fn enter(&self) -> Result<Vec<Lack>, (Stage, io::Error)> {
         let at = |stage: Stage| move |error: nix::Error| (stage, io::Error::from(error));
         set_limits().map_err(at(Stage::Prepare))?;
-        let mut lacks = draw(&self.view).map_err(|error| (Stage::Veil, error))?;
+        let mut lacks = draw(&self.view)?;
+        let own_view = !lacks.contains(&Lack::Hiding);
         let bounded = privileges::bound(CapabilitySet::empty());
         if let Some(uid) = self.uid {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
@@ -76,19 +79,21 @@ impl Entry<'_> {
         chdir(self.dir).map_err(at(Stage::Folder))?;
         default_signals().map_err(at(Stage::Prepare))?;
         close_on_exec().map_err(|error| (Stage::Prepare, error))?;
-        lacks.extend(lock(&self.grants));
+        lacks.extend(lock(&self.grants.clone().shared(own_view)));
         Ok(lacks)
     }
 }
 
 /// Covers what is not the process's; returns what lacks.
-fn draw(view: &View<'_>) -> io::Result<Vec<Lack>> {
+fn draw(view: &View<'_>) -> Result<Vec<Lack>, (Stage, io::Error)> {
     match view {
         View::Joined => Ok(Vec::new()),
         View::Bare => Ok(vec![Lack::Hiding]),
         View::Draw(veil) => match veil.draw() {
             Ok(()) => Ok(Vec::new()),
-            Err(Torn::Half(error)) => Err(error),
+            Err(Torn::Half(error)) => Err((Stage::Veil, error)),
+            Err(Torn::Volume(error)) => Err((Stage::Volumes, error)),
+            Err(Torn::NotBegun) if !veil.volumes.is_empty() => Ok(vec![Lack::Hiding, Lack::Volumes]),
             Err(Torn::NotBegun) => Ok(vec![Lack::Hiding]),
         },
     }

@@ -37,17 +37,11 @@ const KNOWLEDGE: [&str; 10] = [
 /// The process file system shows an app its own processes; its limits and names are written there.
 const PROCESSES: &str = "/proc";
 
-const DEVICES: [&str; 9] = [
-    "/dev/null",
-    "/dev/zero",
-    "/dev/full",
-    "/dev/random",
-    "/dev/urandom",
-    "/dev/tty",
-    "/dev/ptmx",
-    "/dev/pts",
-    "/dev/shm",
-];
+const DEVICES: [&str; 7] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/shm"];
+/// Its own where it has a view of its own; the machine's hold what others type.
+const TERMINALS: [&str; 2] = ["/dev/ptmx", "/dev/pts"];
+const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 
 /// What one process is granted beside what everyone is. Paths that are not there, or out of its user's reach, grant nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,12 +50,24 @@ pub(crate) struct Grants {
     pub read: Vec<PathBuf>,
     /// All of that, and written.
     pub write: Vec<PathBuf>,
+    /// To make terminals.
+    #[serde(default)]
+    pub terminals: bool,
+    /// Not to be given away by what is shared.
+    #[serde(default)]
+    pub hidden: Vec<PathBuf>,
 }
 
-/// `/tmp` and the like: a process's own by the veil; else the machine's, unless that would give away what is hidden.
-pub(crate) fn temporary(veiled: bool, hidden: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
-    let all = ["/tmp", "/var/tmp"].map(PathBuf::from).into_iter();
-    all.filter(move |folder| veiled || !hidden.iter().any(|one| one.starts_with(folder)))
+impl Grants {
+    /// Adds what is shared where no view of its own was drawn: then `/tmp` is the machine's, which may hold what is to be
+    /// hidden, and terminals are everyone's.
+    pub(crate) fn shared(mut self, own_view: bool) -> Self {
+        let hidden = std::mem::take(&mut self.hidden);
+        let temporary = TEMPORARY.map(PathBuf::from).into_iter();
+        self.write.extend(temporary.filter(|folder| own_view || !hidden.iter().any(|h| h.starts_with(folder))));
+        self.terminals = own_view;
+        self
+    }
 }
 
 /// A domain of these grants, ready to be entered. Reads nothing but the paths themselves.
@@ -73,6 +79,7 @@ pub(crate) fn domain(grants: &Grants) -> Result<RulesetCreated, RulesetError> {
     let devices = change | AccessFs::IoctlDev | AccessFs::MakeReg | AccessFs::RemoveFile;
     // Device nodes are the one kind of file that would reach beyond the folder it is made in.
     let write = all & !(AccessFs::MakeChar | AccessFs::MakeBlock);
+    let terminals: &[&str] = if grants.terminals { &TERMINALS } else { &[] };
     let resolver = std::fs::canonicalize("/etc/resolv.conf").ok();
     let resolver = resolver.as_deref().and_then(Path::parent);
     Ruleset::default()
@@ -83,7 +90,7 @@ pub(crate) fn domain(grants: &Grants) -> Result<RulesetCreated, RulesetError> {
         .add_rules(rules(SYSTEM.iter().map(Path::new), run))?
         .add_rules(rules(KNOWLEDGE.iter().map(Path::new).chain(resolver), read))?
         .add_rules(rules([Path::new(PROCESSES)], change))?
-        .add_rules(rules(DEVICES.iter().map(Path::new), devices))?
+        .add_rules(rules(DEVICES.iter().chain(terminals).map(Path::new), devices))?
         .add_rules(rules(grants.read.iter().map(PathBuf::as_path), run))?
         .add_rules(rules(grants.write.iter().map(PathBuf::as_path), write))
 }
@@ -110,6 +117,18 @@ fn lacks(abi: ABI) -> Vec<Lack> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_view_of_its_own_nothing_shared_gives_away_what_is_hidden() {
+        let check = |own_view, hidden: &str, expected: &[&str]| {
+            let grants = Grants::default().shared(own_view, &[PathBuf::from(hidden)]);
+            assert_eq!(grants.write, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
+            assert_eq!(grants.terminals, own_view);
+        };
+        check(true, "/tmp/state", &["/tmp", "/var/tmp"]);
+        check(false, "/tmp/state", &["/var/tmp"]);
+        check(false, "/var/lib/state", &["/tmp", "/var/tmp"]);
+    }
 
     #[test]
     fn what_an_older_kernel_lacks_is_named() {

@@ -34,11 +34,21 @@ pub(crate) enum Lack {
     Calls,
     /// Capabilities cannot be given up.
     Capabilities,
+    /// Volumes are found by their variables only.
+    Volumes,
 }
 
 impl Lack {
-    const ALL: [Self; 7] =
-        [Self::Hiding, Self::Files, Self::FilesWhole, Self::Devices, Self::Signals, Self::Calls, Self::Capabilities];
+    const ALL: [Self; 8] = [
+        Self::Hiding,
+        Self::Files,
+        Self::FilesWhole,
+        Self::Devices,
+        Self::Signals,
+        Self::Calls,
+        Self::Capabilities,
+        Self::Volumes,
+    ];
 
     /// As `bowline status` says it after "cannot enforce".
     pub(crate) fn name(self) -> &'static str {
@@ -50,6 +60,7 @@ impl Lack {
             Self::Signals => "signals and abstract sockets (Landlock 6)",
             Self::Calls => "system calls (seccomp)",
             Self::Capabilities => "no capabilities",
+            Self::Volumes => "volumes at their paths (use $BOWLINE_VOLUME_NAME)",
         }
     }
 

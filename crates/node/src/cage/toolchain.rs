@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// What is granted to everyone anyway.
@@ -13,30 +14,45 @@ const PERSONAL: [&str; 2] = [".local", ".cargo"];
 /// Links that are followed: a person's `bin` may be full of them.
 const LINKS: usize = 512;
 
+/// Whose programs they are.
+#[derive(Debug)]
+pub(crate) struct Reader<'r> {
+    /// Not to be seen by it, with everything below and around.
+    pub never: &'r [PathBuf],
+    /// Below one of those, and its own all the same.
+    pub own: Option<&'r Path>,
+    /// Another user than this process: it enters what everybody may.
+    pub other_user: bool,
+}
+
 /// The prefixes of the folders of `path`, and of what links in them lead to, again and again: a virtual environment's
-/// Python leads to another folder. None of them holds one of `never`.
-pub(crate) fn prefixes(path: &str, never: &[PathBuf]) -> BTreeSet<PathBuf> {
+/// Python leads to another folder. `path` is the build's, never a file's: what is granted here is attached again where it
+/// was hidden.
+pub(crate) fn prefixes(path: &str, reader: &Reader<'_>) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut open: Vec<PathBuf> = std::env::split_paths(path).collect();
     let mut seen = BTreeSet::new();
     let mut links = 0;
     while let Some(folder) = open.pop() {
         let Ok(real) = fs::canonicalize(&folder) else { continue };
-        if is_system(&real) || !seen.insert(real.clone()) {
+        if is_system(&real) || !seen.insert(real.clone()) || !reader.may_enter(&real) {
             continue;
         }
-        found.insert(prefix(&real, never));
+        found.insert(prefix(&real, reader.never));
         // By its written name, too: that is the one it is asked for by.
-        if folder != real && !is_system(&folder) {
-            found.insert(prefix(&folder, never));
+        if folder != real && !is_system(&folder) && reader.may_enter(&folder) {
+            found.insert(prefix(&folder, reader.never));
         }
         for entry in fs::read_dir(&real).into_iter().flatten().flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_symlink()) || links == LINKS {
                 continue;
             }
             links += 1;
+            // A link to a program; any other file that a link leads to is no reason to grant what is around it.
             let target = fs::canonicalize(entry.path()).ok();
-            open.extend(target.as_deref().and_then(Path::parent).map(Path::to_owned));
+            open.extend(
+                target.as_deref().and_then(Path::parent).filter(|folder| holds_programs(folder)).map(Path::to_owned),
+            );
         }
     }
     found
@@ -56,6 +72,21 @@ pub(crate) fn named(path: &Path, never: &[PathBuf]) -> BTreeSet<PathBuf> {
     }
 }
 
+impl Reader<'_> {
+    fn may_enter(&self, folder: &Path) -> bool {
+        let own = self.own.is_some_and(|own| folder.starts_with(own));
+        let hidden = |never: &PathBuf| folder.starts_with(never) || never.starts_with(folder);
+        let passable = |part: &Path| fs::metadata(part).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0);
+        (own || !self.never.iter().any(hidden))
+            && !is_home(folder)
+            && (!self.other_user || folder.ancestors().all(passable))
+    }
+}
+
+fn holds_programs(folder: &Path) -> bool {
+    folder.file_name().and_then(|name| name.to_str()).is_some_and(|name| BINS.contains(&name))
+}
+
 fn is_system(folder: &Path) -> bool {
     SYSTEM.iter().any(|system| folder.starts_with(system))
 }
@@ -65,7 +96,7 @@ fn prefix(folder: &Path, never: &[PathBuf]) -> PathBuf {
     let holds = |parent: &Path| never.iter().any(|other| other.starts_with(parent));
     match folder.parent() {
         Some(parent)
-            if BINS.contains(&name(folder).as_str())
+            if holds_programs(folder)
                 && !PERSONAL.contains(&name(parent).as_str())
                 && !is_home(parent)
                 && !holds(parent) =>
@@ -101,14 +132,28 @@ mod tests {
         let (tools, inside) = (make("tools/bin"), make("tools/state"));
         fs::write(python.join("python3.11"), "").unwrap();
         symlink(python.join("python3.11"), venv.join("python3")).unwrap();
+        let (own, closed) = (make(".local/state/bowline/artifacts/1/venv/bin"), make("closed/bin"));
+        fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+        let (elsewhere, project) = (make("linked/bin"), make("project"));
+        fs::write(project.join("f"), "").unwrap();
+        symlink(project.join("f"), elsewhere.join("x")).unwrap();
         let check = |path: &[&PathBuf], expected: &[&str]| {
             let path = std::env::join_paths(path).unwrap();
-            let got = prefixes(path.to_str().unwrap(), &[state.clone(), inside.clone()]);
+            let never = [state.clone(), inside.clone()];
+            let reader = Reader { never: &never, own: Some(&own), other_user: nix::unistd::geteuid().is_root() };
+            let got = prefixes(path.to_str().unwrap(), &reader);
             assert_eq!(got, expected.iter().map(|folder| root.join(folder)).collect());
         };
         check(&[&venv], &["app/venv", "pyenv/versions/3.11"]);
         check(&[&local, &PathBuf::from("/usr/bin"), &root.join("missing")], &[".local/bin"]);
         check(&[&tools], &["tools/bin"]);
+        check(&[&own], &[".local/state/bowline/artifacts/1/venv"]);
+        check(&[&state, &inside, &root.join(".local/state"), &make(".local/state/bowline/volumes/bin")], &[]);
+        check(&[&elsewhere], &["linked"]);
+        if nix::unistd::geteuid().is_root() {
+            check(&[&closed], &[]);
+        }
     }
 
     #[test]

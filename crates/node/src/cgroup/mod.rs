@@ -23,6 +23,10 @@ use hierarchy::{Hierarchy, Version};
 
 /// Processes and threads of one instance: far above what an app of this kind needs, far below a fork bomb.
 const MAX_PROCESSES: u32 = 4096;
+/// Where the machine has few numbers for processes, this part of them, so that one app leaves enough to the others.
+const SHARE_OF_PROCESSES: u32 = 32;
+/// And at least so many.
+const MIN_PROCESSES: u32 = 256;
 /// The period over which processor time is measured out (the kernel's own default).
 const CPU_PERIOD_US: u64 = 100_000;
 /// The kernel refuses less than one millisecond per period.
@@ -31,6 +35,11 @@ const CPU_MIN_QUOTA_US: u64 = 1_000;
 pub(crate) const MEMORY_LIMIT: &str = "memory limit";
 pub(crate) const CPU_LIMIT: &str = "cpu limit";
 pub(crate) const PROCESS_LIMIT: &str = "process limit";
+
+fn most_processes() -> u32 {
+    let numbers = number(Path::new("/proc/sys/kernel/pid_max")).and_then(|most| u32::try_from(most).ok());
+    numbers.map_or(MAX_PROCESSES, |most| (most / SHARE_OF_PROCESSES).clamp(MIN_PROCESSES, MAX_PROCESSES))
+}
 
 /// The folders of one incarnation.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -243,7 +252,7 @@ fn set_limits(made: &Membership, limits: &Limits) -> Vec<String> {
         None => Err(io::ErrorKind::NotFound.into()),
     });
     let pids = match &made.pids {
-        Some(folder) => fs::write(folder.join("pids.max"), MAX_PROCESSES.to_string()),
+        Some(folder) => fs::write(folder.join("pids.max"), most_processes().to_string()),
         None => Err(io::ErrorKind::NotFound.into()),
     };
     [(memory, MEMORY_LIMIT), (cpu, CPU_LIMIT), (Some(pids), PROCESS_LIMIT)]

@@ -41,7 +41,7 @@ pub(super) fn find(context: &Context) -> Vec<(InstanceId, Found)> {
     });
     context.volumes.settle(in_use);
     let owners = found.iter().filter_map(|(id, found)| Some((id.clone(), owner(found)?))).collect();
-    match context.gate.settle(owners) {
+    match context.gate.adopt(owners) {
         Ok(()) | Err(GateError::NotRoot) => {}
         Err(error) => tracing::warn!(%error, "the rules of the network are as an earlier daemon left them"),
     }
@@ -49,13 +49,13 @@ pub(super) fn find(context: &Context) -> Vec<(InstanceId, Found)> {
 }
 
 fn owner(found: &Found) -> Option<Owner> {
-    match found {
-        Found::Alive { record, .. } => {
-            let reach = if record.open_to_machine { Reach::Machine } else { Reach::Edge };
-            Some(Owner { port: Port::new(record.port)?, uid: record.uid, reach })
-        }
-        Found::Ended { .. } => None,
-    }
+    let record = match found {
+        Found::Alive { record, .. } => record,
+        // An edge may still send there.
+        Found::Ended { record, .. } => record.as_ref()?,
+    };
+    let reach = if record.open_to_machine { Reach::App } else { Reach::Edge };
+    Some(Owner { port: Port::new(record.port)?, uid: record.uid, reach })
 }
 
 fn ids(instances: &Path) -> Vec<InstanceId> {

@@ -32,7 +32,6 @@ pub(crate) fn conclude(context: &Context, id: &InstanceId, record: Option<&Recor
     let cgroup = record.and_then(|record| record.cgroup.as_ref());
     kill_leftovers(&context.layout.mark(id), cgroup);
     let _ = fs::remove_dir_all(context.layout.secrets(id));
-    open_port(context, id);
     context.volumes.release(id);
     let exit = |cause, at| Phase::Exited(Exit { cause, at, last_lines: last_lines(context, id) });
     match ExitRecord::read(&folder) {
@@ -49,8 +48,9 @@ pub(crate) fn conclude(context: &Context, id: &InstanceId, record: Option<&Recor
     }
 }
 
-/// Nothing listens there any more.
-pub(super) fn open_port(context: &Context, id: &InstanceId) {
+/// Nobody sends there any more.
+pub(super) fn give_up_port(context: &Context, id: &InstanceId) {
+    context.ports.release(id);
     match context.gate.forget(id) {
         Ok(()) | Err(GateError::NotRoot) => {}
         Err(error) => tracing::debug!(instance = %id, %error, "a rule of the network stays until the next change"),
@@ -99,9 +99,11 @@ fn last_lines(context: &Context, id: &InstanceId) -> Vec<String> {
     logs::last_lines(&context.layout.log(&id.slot), id.incarnation)
 }
 
-/// Removes what an incarnation left, once it is no longer wanted. Blocks.
+/// Removes what an incarnation left, once it is no longer wanted: until then its port is no one else's, for an edge may
+/// still send there. Blocks.
 pub(crate) fn clean_up(context: &Context, id: &InstanceId, record: Option<&Record>, slot_is_free: bool) {
     let folder = context.layout.instance(id);
+    give_up_port(context, id);
     // One that ended while it was started was never reported as running.
     let record = record.cloned().or_else(|| Record::read(&folder).ok().flatten());
     if let Some(Err(error)) = record.as_ref().and_then(|r| r.cgroup.as_ref()).map(Membership::remove) {

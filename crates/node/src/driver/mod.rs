@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::NodeConfig;
-use crate::cage::ports::Gate;
+use crate::cage::ports::{Gate, Others};
 use crate::cgroup::Cgroups;
 use crate::disk::watch::{self as watch_disk, Looked};
 use crate::disk::{self, Space};
@@ -67,7 +67,7 @@ impl Context {
     pub(crate) fn new(config: NodeConfig) -> Self {
         let layout = Layout { state: config.state_dir.clone(), run: config.run_dir.clone() };
         let cgroups = Cgroups::discover(&layout.hash());
-        let gate = Gate::new(&layout.hash(), config.edge_uid);
+        let gate = Gate::new(&layout.hash(), Others { edge: config.edge_uid, admin: config.admin });
         let volumes = Volumes::new(layout.volumes());
         Self { config, layout, cgroups, ports: Ports::default(), gate, volumes, kept: Mutex::default() }
     }
@@ -286,7 +286,7 @@ impl Driver {
     /// A shim runs, started or found.
     fn begin(&mut self, id: InstanceId, record: Record, shim: Pidfd) {
         let Some(port) = Port::new(record.port) else { return };
-        self.context.ports.hold(port);
+        self.context.ports.hold(&id, port);
         let pid = record.child.unwrap_or(record.pid);
         let mut observation = observation(Phase::Running { pid, port, since: Timestamp(record.since_ms) });
         observation.unenforced.clone_from(&record.unenforced);
@@ -303,9 +303,6 @@ impl Driver {
             Stage::Live { record, .. } => Some(record),
             Stage::Waiting | Stage::Starting | Stage::Ended { .. } | Stage::CleaningUp => None,
         };
-        if let Some(port) = record.as_ref().and_then(|record| Port::new(record.port)) {
-            self.context.ports.release(port);
-        }
         let observation = &mut instance.observation;
         *observation = InstanceObservation {
             phase,
@@ -367,7 +364,9 @@ impl Driver {
             return;
         }
         if let (Stage::Live { .. }, Phase::Running { port, .. }) = (&instance.stage, &instance.observation.phase) {
-            instance.checks = Some(health::Checks::begin(id, spec, *port, self.context.layout.mark(id), &self.sender));
+            let uid = spec.uid.filter(|_| nix::unistd::geteuid().is_root());
+            let mark = self.context.layout.mark(id);
+            instance.checks = Some(health::Checks::begin(id, spec, *port, mark, uid, &self.sender));
         }
     }
 
@@ -496,10 +495,7 @@ fn start_and_hold(context: &Context, id: &InstanceId, spec: &InstanceSpec) -> Re
     match Pidfd::open(record.pid) {
         Ok(shim) if procfs::stat(record.pid).is_some_and(|s| s.start_time == record.start_time) => Ok((record, shim)),
         // It has ended already.
-        Ok(_) | Err(_) => {
-            Port::new(record.port).into_iter().for_each(|port| context.ports.release(port));
-            Err(finish::conclude(context, id, Some(&record)))
-        }
+        Ok(_) | Err(_) => Err(finish::conclude(context, id, Some(&record))),
     }
 }
 

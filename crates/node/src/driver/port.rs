@@ -1,6 +1,6 @@
 //! Ports for instances: outside the range the kernel hands out, tried before they are given.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,14 +16,14 @@ use crate::procfs;
 /// Registered ports that few well-known servers use, below every common ephemeral range.
 const RANGE: Range<u16> = 20_000..30_000;
 
-/// Ports promised to instances that may not listen yet.
+/// Ports promised to instances that may not listen yet, or do no more while someone may still send there.
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
-    taken: Mutex<BTreeSet<u16>>,
+    taken: Mutex<BTreeMap<InstanceId, Port>>,
 }
 
 impl Ports {
-    fn taken(&self) -> MutexGuard<'_, BTreeSet<u16>> {
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Port>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -35,12 +35,13 @@ impl Ports {
         getrandom::fill(&mut random).map_err(|error| no_port(id).source(&error))?;
         let start = u64::from_ne_bytes(random) as usize % candidates.len().max(1);
         let mut taken = self.taken();
+        let promised: BTreeSet<u16> = taken.values().map(|port| port.get()).collect();
         let free = candidates[start..]
             .iter()
             .chain(&candidates[..start])
-            .find(|port| !taken.contains(port) && try_bind(**port, false).is_ok());
+            .find(|port| !promised.contains(port) && try_bind(**port, false).is_ok());
         let port = free.copied().and_then(Port::new).ok_or_else(|| no_port(id))?;
-        taken.insert(port.get());
+        taken.insert(id.clone(), port);
         Ok(port)
     }
 
@@ -54,16 +55,16 @@ impl Ports {
             };
             return Err(fault.hint("stop that process, or let the app read $PORT and remove `port` from bowline.toml"));
         }
-        self.hold(port);
+        self.hold(id, port);
         Ok(port)
     }
 
-    pub(crate) fn hold(&self, port: Port) {
-        self.taken().insert(port.get());
+    pub(crate) fn hold(&self, id: &InstanceId, port: Port) {
+        self.taken().insert(id.clone(), port);
     }
 
-    pub(crate) fn release(&self, port: Port) {
-        self.taken().remove(&port.get());
+    pub(crate) fn release(&self, id: &InstanceId) {
+        self.taken().remove(id);
     }
 }
 
@@ -117,7 +118,8 @@ mod tests {
     #[test]
     fn picked_ports_differ_and_lie_in_the_range() {
         let ports = Ports::default();
-        let picked: BTreeSet<u16> = (0..50).map(|_| ports.pick(&id()).unwrap().get()).collect();
+        let nth = |n: u32| format!("local/a.web.r1.0.{n}").parse().unwrap();
+        let picked: BTreeSet<u16> = (1..=50).map(|n| ports.pick(&nth(n)).unwrap().get()).collect();
         assert_eq!(picked.len(), 50);
         assert!(picked.iter().all(|port| RANGE.contains(port)));
     }

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{Context, finish, script};
 use crate::cage::ports::{CLOSED_PORT, GateError, Owner};
-use crate::cage::toolchain;
+use crate::cage::toolchain::{self, Reader};
 use crate::disk::image::{self, Purpose};
 use crate::disk::{DISK_LIMIT, Space};
 use crate::layout;
@@ -44,7 +44,7 @@ pub(super) fn start(context: &Context, spec: &InstanceSpec) -> Result<Box<Record
     let log = context.layout.log(&spec.id.slot);
     let outcome = launch(context, spec, port, log);
     if outcome.is_err() {
-        context.ports.release(port);
+        context.ports.release(&spec.id);
         context.volumes.release(&spec.id);
     }
     outcome
@@ -54,7 +54,7 @@ pub(super) fn start(context: &Context, spec: &InstanceSpec) -> Result<Box<Record
 pub(crate) fn start_alone(context: &Context, spec: &InstanceSpec) -> Result<Box<Record>, Fault> {
     let port = context.ports.pick(&spec.id)?;
     let log = context.layout.instance(&spec.id).join("shim.log");
-    launch(context, spec, port, log).inspect_err(|_| context.ports.release(port))
+    launch(context, spec, port, log).inspect_err(|_| context.ports.release(&spec.id))
 }
 
 fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> Result<Box<Record>, Fault> {
@@ -62,6 +62,7 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> R
     let failed = |what: &str, path: &Path, error: &io::Error| {
         Fault::new(FaultKind::Failed, format!("cannot {what} {} for {id}", path.display())).source(error)
     };
+    refuse_volumes(context, spec)?;
     let exe = context.exe().map_err(|error| failed("keep a copy of", &context.config.exe, &error))?;
     let folder = context.layout.instance(id);
     let lock = context.layout.lock(&id.slot);
@@ -92,7 +93,7 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> R
         secret_files: spec.secret_files.iter().map(secret_file).collect(),
         secret_folder: context.layout.secrets(id),
         port: port.get(),
-        open_to_machine: spec.reach == Reach::Machine,
+        open_to_machine: spec.reach == Reach::App,
         uid,
         volumes: spec.volumes.iter().filter_map(mount).collect(),
         cage_required: spec.cage == Cage::Required,
@@ -171,13 +172,31 @@ fn hidden(context: &Context) -> Vec<PathBuf> {
     vec![context.layout.state.clone(), context.layout.run.clone()]
 }
 
-/// Where the interpreters and tools of its `PATH` lie.
+/// Where the interpreters and tools of its build lie.
 fn readable(context: &Context, spec: &InstanceSpec) -> Vec<PathBuf> {
-    let path = match spec.env.get("PATH") {
-        Some(EnvValue::Clear(path)) => path.as_str(),
-        Some(EnvValue::Secret(_)) | None => DEFAULT_PATH,
-    };
-    toolchain::prefixes(path, &hidden(context)).into_iter().collect()
+    let never = hidden(context);
+    // `artifacts/DIGEST`: the virtual environment lies beside the release folder.
+    let artifacts = context.layout.state.join("artifacts");
+    let own = spec.root.strip_prefix(&artifacts).ok().and_then(|path| path.components().next());
+    let own = own.map(|digest| artifacts.join(digest));
+    let other_user = spec.uid.is_some() && nix::unistd::geteuid().is_root();
+    let reader = Reader { never: &never, own: own.as_deref(), other_user };
+    toolchain::prefixes(spec.tools.as_deref().unwrap_or(DEFAULT_PATH), &reader).into_iter().collect()
+}
+
+/// A volume over what is hidden, or around it, would be what Bowline itself writes to.
+fn refuse_volumes(context: &Context, spec: &InstanceSpec) -> Result<(), Fault> {
+    let taken = hidden(context);
+    for path in spec.volumes.iter().filter_map(|volume| volume.path.as_deref()) {
+        let real = crate::volume::real(Path::new(path));
+        if let Some(own) = taken.iter().find(|own| own.starts_with(&real) || real.starts_with(own)) {
+            let fault = Fault::new(FaultKind::Refused, format!("a volume of {} cannot be mounted at {path}", spec.id));
+            return Err(fault.caused_by(format!("{} is a folder of Bowline's own", own.display())).hint(
+                "write another `path`, for example \"/data\", or none: the app finds it in $BOWLINE_VOLUME_NAME",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn abandon(context: &Context, id: &InstanceId, cgroup: Option<&crate::cgroup::Membership>) {
@@ -185,7 +204,7 @@ fn abandon(context: &Context, id: &InstanceId, cgroup: Option<&crate::cgroup::Me
         tracing::debug!(instance = %id, %error, "its control group stays until it is cleaned up");
     }
     let _ = fs::remove_dir_all(context.layout.secrets(id));
-    finish::open_port(context, id);
+    finish::give_up_port(context, id);
 }
 
 fn secret_file(file: &bowline_core::instance::SecretFile) -> FileOfSecret {

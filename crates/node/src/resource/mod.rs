@@ -16,7 +16,8 @@ mod redis;
 mod script;
 mod site;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::cage::ports::{Database, GateError};
+use crate::driver::Context;
 use site::Site;
 
 /// Answers that wait for the loop. Each resource has at most a few under way.
@@ -61,7 +64,9 @@ pub(crate) struct Ends {
 
 pub(crate) struct Interposer {
     ends: Ends,
-    run_dir: PathBuf,
+    context: Arc<Context>,
+    /// The gate has been told of them.
+    closed: Option<BTreeSet<Database>>,
     machine: Resources,
     zero: Instant,
     answers: mpsc::Sender<Answer>,
@@ -71,10 +76,10 @@ pub(crate) struct Interposer {
 }
 
 impl Interposer {
-    pub(crate) fn new(run_dir: PathBuf, ends: Ends) -> Self {
+    pub(crate) fn new(context: Arc<Context>, ends: Ends) -> Self {
         let (answers, results) = mpsc::channel(ANSWERS);
         let (machine, provisions) = (Resources::new(), BTreeMap::new());
-        Self { ends, run_dir, machine, zero: Instant::now(), answers, results, provisions }
+        Self { ends, context, closed: None, machine, zero: Instant::now(), answers, results, provisions }
     }
 
     /// Until control's sender is dropped; servers go on running.
@@ -86,6 +91,7 @@ impl Interposer {
                 changed = self.ends.desired.changed() => match changed {
                     Ok(()) => {
                         let desired = Arc::clone(&self.ends.desired.borrow_and_update());
+                        self.close_ports(&desired).await;
                         self.handle(Input::Desired(&desired.resources))
                     }
                     Err(_) => return,
@@ -110,6 +116,24 @@ impl Interposer {
         }
     }
 
+    /// A database's port is nobody else's for as long as it is wanted, whether the server runs or not.
+    async fn close_ports(&mut self, desired: &NodeDesired) {
+        let server = |spec: &ResourceSpec| spec.managed().map(|managed| (managed.server.port, managed.server.uid));
+        let wanted = desired.resources.iter();
+        let wanted = wanted.filter_map(|(key, spec)| server(spec).map(|(port, uid)| (key.app.clone(), port, uid)));
+        let wanted: BTreeSet<Database> = wanted.collect();
+        if self.closed.as_ref() == Some(&wanted) {
+            return;
+        }
+        self.closed = Some(wanted.clone());
+        let context = Arc::clone(&self.context);
+        match tokio::task::spawn_blocking(move || context.gate.databases(wanted)).await {
+            Ok(Ok(()) | Err(GateError::NotRoot)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, source = ?error.source(), "ports of databases are not closed"),
+            Err(error) => tracing::error!(%error, "ports of databases could not be closed"),
+        }
+    }
+
     fn now(&self) -> Mono {
         Mono(self.zero.elapsed())
     }
@@ -122,7 +146,7 @@ impl Interposer {
     }
 
     fn carry_out(&mut self, effect: Effect) {
-        let (answers, run_dir) = (self.answers.clone(), self.run_dir.clone());
+        let (answers, run_dir) = (self.answers.clone(), self.context.config.run_dir.clone());
         let provisioned = match &effect {
             Effect::Provision(key, ..) => Some(key.clone()),
             Effect::Prepare(..) | Effect::Probe(..) => None,
@@ -203,7 +227,7 @@ fn wrong_kind(key: &ResourceKey) -> Trouble {
 }
 
 async fn prepare(key: ResourceKey, spec: Arc<ResourceSpec>, run_dir: PathBuf) -> Result<Prepared, Trouble> {
-    let broken = |error: &dyn std::error::Error, key: &ResourceKey| {
+    let broken = |error: &dyn Error, key: &ResourceKey| {
         failure::passing(
             Fault::new(FaultKind::Failed, format!("{} of {} cannot be prepared", key.id, key.app)).source(error),
         )

@@ -257,7 +257,6 @@ impl OneOff {
         }
         self.shim.reap();
         finish::conclude(context, &self.id, Some(&self.record));
-        Port::new(self.record.port).into_iter().for_each(|port| context.ports.release(port));
         finish::clean_up(context, &self.id, Some(&self.record), true);
         one_offs.give_back(self.slot);
     }

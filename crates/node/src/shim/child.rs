@@ -58,6 +58,7 @@ pub(super) enum Step {
     User,
     Cage,
     Exec,
+    Volumes,
 }
 
 impl From<Stage> for Step {
@@ -67,12 +68,14 @@ impl From<Stage> for Step {
             Stage::Veil => Self::Veil,
             Stage::User => Self::User,
             Stage::Folder => Self::Folder,
+            Stage::Volumes => Self::Volumes,
         }
     }
 }
 
 impl Step {
-    const ALL: [Self; 7] = [Self::Prepare, Self::Streams, Self::Veil, Self::Folder, Self::User, Self::Cage, Self::Exec];
+    const ALL: [Self; 8] =
+        [Self::Prepare, Self::Streams, Self::Veil, Self::Folder, Self::User, Self::Cage, Self::Exec, Self::Volumes];
 
     pub(super) fn refusal(self, id: &str, root: &Path, uid: Option<u32>, error: &io::Error) -> Refusal {
         match self {
@@ -82,6 +85,9 @@ impl Step {
             Self::Veil => Refusal::new(format!("cannot hide the machine from {id}")).caused_by(error).hint(
                 "the machine allows a mount namespace but not all of the mounts in it; `cage` needs both, or neither",
             ),
+            Self::Volumes => Refusal::new(format!("cannot mount the volumes of {id} at their paths"))
+                .caused_by(error)
+                .hint("write another `path`, or none: the app finds each volume in $BOWLINE_VOLUME_NAME"),
             // Told by the list of what lacks.
             Self::Cage => Refusal::new(format!("cannot cage {id}")).caused_by(error),
             Self::Folder => {

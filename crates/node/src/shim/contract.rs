@@ -49,7 +49,7 @@ pub(crate) struct Config {
     /// Where secret files go without a mount namespace.
     pub secret_folder: PathBuf,
     pub port: u16,
-    /// Every user of the machine may connect.
+    /// A database's: the instances of its app may connect, and no edge does.
     #[serde(default)]
     pub open_to_machine: bool,
     pub uid: Option<u32>,

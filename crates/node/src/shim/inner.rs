@@ -106,7 +106,7 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
     let (err, err_end) = output_pipe(config.uid).map_err(|error| failed(&error))?;
     let (gate, gate_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(&error))?;
     let (report, report_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(&error))?;
-    let entry = Entry { variables: place.variables.clone(), grants: place.grants(&config, contained) };
+    let entry = Entry { variables: place.variables.clone(), grants: place.grants(&config) };
     let script = c_string(config.script.as_bytes(), "the command")?;
     let plan = Plan {
         program: Program::Shell(vec![c"sh".to_owned(), c"-c".to_owned(), script]),

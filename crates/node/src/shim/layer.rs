@@ -37,6 +37,8 @@ pub(super) enum Reach {
 /// writes to: they are made if absent, and then it is those that must be given whole.
 pub(super) fn put_over(root: &Path, folder: &Path, uid: Option<u32>, named: &[String]) -> io::Result<Reach> {
     let (upper, work) = (folder.join("overlay/upper"), folder.join("overlay/work"));
+    // What is written there is the app's alone, whatever mode it gives to it.
+    layout::make_folder(&folder.join("overlay"), 0o700)?;
     layout::make_folder(&upper, 0o755)?;
     layout::make_folder(&work, 0o755)?;
     let mut options = option("lowerdir=", root)?;

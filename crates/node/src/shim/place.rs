@@ -12,7 +12,7 @@ use nix::mount::{MsFlags, mount};
 
 use super::contract::{Config, FileOfSecret, Mount, Refusal};
 use super::layer::{self, Reach};
-use crate::cage::files::{self, Grants};
+use crate::cage::files::Grants;
 use crate::cage::namespaces;
 use crate::cage::veil::Veil;
 use crate::disk::DISK_LIMIT;
@@ -33,8 +33,8 @@ pub(super) struct Place {
     pub unenforced: Vec<String>,
     /// Where secret files are, if there are any.
     secrets: Option<PathBuf>,
-    /// Paths of volumes that lead to them.
-    bound: Vec<PathBuf>,
+    /// Where volumes lie, and where they are to appear.
+    bound: Vec<(PathBuf, PathBuf)>,
     /// The release folder has a layer that takes what is written.
     layered: bool,
 }
@@ -42,29 +42,40 @@ pub(super) struct Place {
 impl Place {
     /// What the app sees of what is covered.
     pub(super) fn veil<'c>(&'c self, config: &'c Config) -> Veil<'c> {
-        let volumes = self.bound.iter().map(PathBuf::as_path);
         let own = [config.root.as_path(), self.temporary.as_path()].into_iter().chain(self.secrets.as_deref());
         let given = config.volume_folders.iter().chain(&config.readable).map(PathBuf::as_path);
         Veil {
             folder: &config.folder,
             hidden: &config.hidden,
-            kept: own.chain(volumes).chain(given).collect(),
+            kept: own.chain(given).collect(),
+            volumes: &self.bound,
+            groups: config.cgroup.as_ref().map_or(&[], |cgroup| cgroup.folders.as_slice()),
             memory: config.memory,
         }
     }
 
-    pub(super) fn grants(&self, config: &Config, contained: bool) -> Grants {
+    /// Makes the folder that a volume is to cover in the app's own view. Never within another volume: what is there is the
+    /// app's, links included.
+    fn may_appear(&self, volume: &Mount, hidden: &[PathBuf]) -> bool {
+        let within =
+            self.bound.iter().any(|(_, other)| volume.path.starts_with(other) || other.starts_with(&volume.path));
+        let made = !within && layout::make_folder(&volume.path, 0o755).is_ok();
+        let real = crate::volume::real(&volume.path);
+        made && !hidden.iter().any(|own| own.starts_with(&real) || real.starts_with(own))
+    }
+
+    /// Without what depends on the veil, see [`Grants::shared`].
+    pub(super) fn grants(&self, config: &Config) -> Grants {
         let mut read = config.readable.clone();
         read.extend(self.secrets.clone());
         let mut write = config.volume_folders.clone();
-        write.extend(self.bound.iter().cloned());
+        write.extend(self.bound.iter().map(|(_, path)| path.clone()));
         write.push(self.temporary.clone());
-        write.extend(files::temporary(contained, &config.hidden));
         match self.layered {
             true => write.push(config.root.clone()),
             false => read.push(config.root.clone()),
         }
-        Grants { read, write }
+        Grants { read, write, terminals: false, hidden: config.hidden.clone() }
     }
 }
 
@@ -105,8 +116,8 @@ pub(super) fn prepare(config: &Config, contained: bool) -> Result<Place, Refusal
         place.unenforced.push(format!("writable {}", config.writable.join(", ")));
     }
     for volume in &config.volumes {
-        if contained && bind(volume).is_ok() {
-            place.bound.push(volume.path.clone());
+        if contained && place.may_appear(volume, &config.hidden) {
+            place.bound.push((volume.source.clone(), volume.path.clone()));
         } else {
             let variable = volume_variable(&volume.name);
             place.unenforced.push(format!("volume {} at {} (use ${variable})", volume.name, volume.path.display()));
@@ -156,14 +167,6 @@ fn attach_scratch(config: &Config, temporary: &Path) -> Result<Option<PathBuf>, 
     private_folder(&inside, config.uid)?;
     mount(Some(&inside), temporary, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     Ok(Some(folder))
-}
-
-fn bind(volume: &Mount) -> io::Result<()> {
-    layout::make_folder(&volume.path, 0o755)?;
-    mount(Some(&volume.source), &volume.path, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
-    mount(None::<&str>, &volume.path, None::<&str>, flags, None::<&str>)?;
-    Ok(())
 }
 
 /// A tmpfs that only this mount namespace sees; else a folder below the run folder, which lies on a tmpfs.

@@ -251,3 +251,14 @@ fn more_than_the_disk_has_is_refused_at_once() {
     assert!(error.to_string().starts_with("1024.0 TiB cannot be reserved: "), "{error}");
     assert_eq!(fs::read_dir(state.files().parent().unwrap()).unwrap().count(), 2, "the folder and the lock");
 }
+
+#[test]
+fn a_path_is_followed_as_far_as_it_is_there() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path().canonicalize().unwrap();
+    std::os::unix::fs::symlink(&root, root.join("link")).unwrap();
+    let check = |path: &str, expected: &str| assert_eq!(real(&root.join(path)), root.join(expected), "{path}");
+    check("link/a/b", "a/b");
+    check("a", "a");
+    assert_eq!(real(&root.join("link")), root);
+}

@@ -105,6 +105,7 @@ impl Node {
             run: Command(run.to_owned()),
             env: BTreeMap::new(),
             secret_files: Vec::new(),
+            tools: None,
             port: PortChoice::Any,
             reach: Reach::Edge,
             health: None,

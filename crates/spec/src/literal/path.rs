@@ -1,4 +1,4 @@
-use bowline_core::app::PathPrefix;
+use bowline_core::app::{PathPrefix, Volume};
 
 use super::{Read, Wrong, any};
 
@@ -33,14 +33,13 @@ pub(crate) fn absolute(text: &str) -> Read<String> {
     }
 }
 
-/// Where a volume is mounted: not over the system that the app itself needs.
+/// Where a volume is mounted: neither over the system that the app itself needs nor over what is others'.
 pub(crate) fn mount_point(text: &str) -> Read<String> {
-    const SYSTEM: [&str; 9] = ["/proc", "/sys", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/run"];
     let path = absolute(text)?;
-    let below = |system: &&str| path.strip_prefix(*system).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    match SYSTEM.iter().find(|system| below(system)) {
-        Some(system) => Err(Wrong::hint(format!("{system} belongs to the system"), "for example \"/data\"")),
-        None => Ok(path),
+    let top = path[1..].split('/').next().unwrap_or_default();
+    match !Volume::may_be_mounted(&path) {
+        true => Err(Wrong::hint(format!("/{top} belongs to the system"), "for example \"/data\"")),
+        false => Ok(path),
     }
 }
 

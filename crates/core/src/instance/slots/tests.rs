@@ -52,6 +52,7 @@ impl Bench {
             run: Command("./web".into()),
             env: BTreeMap::new(),
             secret_files: Vec::new(),
+            tools: None,
             port: PortChoice::Any,
             reach: Reach::Edge,
             health: Some(Readiness::Http(HttpCheck { path: "/".into(), probe: Probe::default() })),
@@ -184,6 +185,22 @@ fn what_ends_by_itself_is_started_again_after_its_backoff() {
     assert_eq!(bench.endpoints(), 0);
     bench.check(700, &[], &[]);
     bench.check(300, &["0.2 crashed → starting"], &["run 0.2"]);
+}
+
+#[test]
+fn what_has_ended_keeps_its_port_while_an_edge_may_still_send_there() {
+    let mut bench = ready(1);
+    let ended = bench.id(0, 1);
+    bench.reachable.insert(ended.clone());
+    bench.exits(0, 1, ExitCause::Signal(9));
+    bench.check(10, &["0.1 ready → crashed"], &["keep 0.1"]);
+    bench.check(1_000, &["0.2 crashed → starting"], &["keep 0.1", "run 0.2"]);
+    // A connection that was begun before.
+    bench.outstanding.insert(ended.clone(), 1);
+    bench.reachable.remove(&ended);
+    bench.check(10, &[], &["keep 0.1", "run 0.2"]);
+    bench.outstanding.clear();
+    bench.check(10, &[], &["run 0.2"]);
 }
 
 #[test]

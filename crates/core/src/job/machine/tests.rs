@@ -39,6 +39,7 @@ fn spec(key: &TaskKey, release: u32) -> Arc<InstanceSpec> {
         root: "/release".into(),
         run: Command("work".into()),
         env: BTreeMap::new(),
+        tools: None,
         secret_files: Vec::new(),
         port: PortChoice::Any,
         reach: Reach::Edge,

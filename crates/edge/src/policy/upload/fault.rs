@@ -25,6 +25,8 @@ macro_rules! faults {
 faults! {
     /// `Content-Encoding`: what is inside cannot be seen.
     Encoded = "upload-encoded", "The body is compressed or otherwise encoded; send it as it is.";
+    /// An upgrade: what comes behind it cannot be judged.
+    Tunnel = "upload-tunnel", "Where files are judged the protocol cannot be changed, to WebSocket or another.";
     MediaType = "upload-media-type", "Files are taken as multipart/form-data, or under a path that ends with their name.";
     Boundary = "upload-boundary", "The boundary of multipart/form-data is missing, given twice, or not well-formed.";
     /// A boundary where it does not belong, or bytes before the first or behind the last one.

@@ -3,7 +3,7 @@
 //! A table of our own rather than a library that guesses: the question is not what some bytes most likely are, but
 //! whether they are what the name says.
 
-use memchr::memchr2_iter;
+use memchr::{memchr_iter, memchr2_iter};
 
 use super::UploadFault;
 use super::name::is_program_extension;
@@ -24,6 +24,8 @@ enum Kind {
     Document(&'static [&'static [Mark]]),
     /// One of these sets of marks; what is inside is another file's business.
     Archive(&'static [&'static [Mark]]),
+    /// ZIP, with an entry of this name.
+    Zip(Option<&'static [u8]>),
     /// Not in the table: it must not be a program.
     Other,
     /// A program, which the route takes by name.
@@ -35,7 +37,7 @@ enum Kind {
 const ISO_MEDIA: &[&[Mark]] = &[&[(4, b"ftyp")]];
 const JPEG: &[&[Mark]] = &[&[(0, b"\xff\xd8\xff")]];
 const OLE: &[&[Mark]] = &[&[(0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")]];
-const ZIP: &[&[Mark]] = &[&[(0, b"PK\x03\x04")]];
+const ZIP: &[&[Mark]] = &[&[(0, b"PK\x03\x04")], &[(0, b"PK\x05\x06")]];
 const TIFF: &[&[Mark]] = &[&[(0, b"II*\0")], &[(0, b"MM\0*")]];
 const MATROSKA: &[&[Mark]] = &[&[(0, b"\x1a\x45\xdf\xa3")]];
 const OGG: &[&[Mark]] = &[&[(0, b"OggS")]];
@@ -71,8 +73,9 @@ fn kind(extension: &str) -> Kind {
         "webm" | "mkv" => Kind::Document(MATROSKA),
         "woff" => Kind::Document(&[&[(0, b"wOFF")]]),
         "woff2" => Kind::Document(&[&[(0, b"wOF2")]]),
-        "zip" => Kind::Archive(&[&[(0, b"PK\x03\x04")], &[(0, b"PK\x05\x06")]]),
-        "docx" | "xlsx" | "pptx" | "odt" | "ods" | "odp" | "epub" | "kmz" => Kind::Archive(ZIP),
+        "zip" | "kmz" => Kind::Zip(None),
+        "docx" | "xlsx" | "pptx" => Kind::Zip(Some(b"[Content_Types].xml")),
+        "odt" | "ods" | "odp" | "epub" => Kind::Zip(Some(b"mimetype")),
         "gz" | "tgz" => Kind::Archive(&[&[(0, b"\x1f\x8b\x08")]]),
         "bz2" => Kind::Archive(&[&[(0, b"BZh")]]),
         "xz" => Kind::Archive(&[&[(0, b"\xfd7zXZ\0")]]),
@@ -101,6 +104,11 @@ const PROGRAMS: &[&[u8]] = &[
 
 fn has(head: &[u8], marks: &[Mark]) -> bool {
     marks.iter().all(|(at, bytes)| head.get(*at..).is_some_and(|rest| rest.starts_with(bytes)))
+}
+
+fn one_of(any: &[&[Mark]], head: &[u8]) -> Result<(), UploadFault> {
+    let fault = if is_program(head) { UploadFault::Program } else { UploadFault::Content };
+    any.iter().any(|marks| has(head, marks)).then_some(()).ok_or(fault)
 }
 
 fn is_program(head: &[u8]) -> bool {
@@ -149,10 +157,8 @@ impl Content {
             Kind::Text if is_script(head) => Err(UploadFault::Program),
             Kind::Other if is_program(head) => Err(UploadFault::Program),
             Kind::Text | Kind::Other | Kind::Program => Ok(()),
-            Kind::Image(any) | Kind::Document(any) | Kind::Archive(any) => {
-                let program = if is_program(head) { UploadFault::Program } else { UploadFault::Content };
-                any.iter().any(|marks| has(head, marks)).then_some(()).ok_or(program)
-            }
+            Kind::Image(any) | Kind::Document(any) | Kind::Archive(any) => one_of(any, head),
+            Kind::Zip(_) => one_of(ZIP, head),
         }
     }
 
@@ -161,12 +167,16 @@ impl Content {
             Kind::Text => self.text.more(bytes),
             Kind::Image(_) => self.inside.more(bytes, Strict::Image),
             Kind::Document(_) => self.inside.more(bytes, Strict::Document),
+            Kind::Zip(entry) => self.inside.more(bytes, Strict::Zip(entry)),
             Kind::Nothing if !bytes.is_empty() => Err(UploadFault::Unnamed),
             Kind::Archive(_) | Kind::Other | Kind::Program | Kind::Nothing => Ok(()),
         }
     }
 
     pub(super) fn end(&self) -> Result<(), UploadFault> {
+        if matches!(self.kind, Kind::Zip(Some(_))) && !self.inside.entry {
+            return Err(UploadFault::Content);
+        }
         if self.text.is_whole() { Ok(()) } else { Err(UploadFault::NotText) }
     }
 }
@@ -214,12 +224,21 @@ impl Text {
 enum Strict {
     /// No PHP, no `<script`, no archive at the end.
     Image,
-    /// No PHP: documents hold scripts of their own, and attached archives.
+    /// No PHP and no page: documents hold scripts of their own, and attached archives.
     Document,
+    /// No program in the form of an archive; what must be an entry.
+    Zip(Option<&'static [u8]>),
 }
 
+/// Entries that make a ZIP archive a program: of Java, and of Android.
+const PROGRAM_ENTRIES: [&[u8]; 3] = [b"META-INF/MANIFEST.MF", b"AndroidManifest.xml", b"classes.dex"];
+/// Up to the name in an entry of an archive's directory (APPNOTE.TXT, 4.3.12).
+const ENTRY: usize = 46;
+/// What must follow `<?=` to be meant: three bytes alone are met by chance in any photo.
+const MEANT: usize = 12;
+
 /// Bytes of the longest thing that is looked for.
-const LONGEST: usize = 8;
+const LONGEST: usize = ENTRY + 20;
 
 /// Looks for what has no place inside, also across pieces. What is looked for is long enough not to be met by chance:
 /// once in 2⁴⁰ bytes and less.
@@ -227,14 +246,28 @@ const LONGEST: usize = 8;
 struct Inside {
     /// The last bytes of the piece before.
     tail: Vec<u8>,
+    /// What must be there was met.
+    entry: bool,
 }
 
 impl Inside {
     fn more(&mut self, bytes: &[u8], strict: Strict) -> Result<(), UploadFault> {
         let first = &bytes[..bytes.len().min(LONGEST - 1)];
         self.tail.extend_from_slice(first);
-        if is_inside(&self.tail, strict) || is_inside(bytes, strict) {
-            return Err(UploadFault::Polyglot);
+        match strict {
+            Strict::Zip(wanted) => {
+                for found in entries(&self.tail).chain(entries(bytes)) {
+                    if PROGRAM_ENTRIES.contains(&found) {
+                        return Err(UploadFault::Program);
+                    }
+                    self.entry |= wanted == Some(found);
+                }
+            }
+            Strict::Image | Strict::Document => {
+                if is_inside(&self.tail, strict) || is_inside(bytes, strict) {
+                    return Err(UploadFault::Polyglot);
+                }
+            }
         }
         if bytes.len() >= LONGEST {
             self.tail.clear();
@@ -247,14 +280,39 @@ impl Inside {
     }
 }
 
+/// Names in the directory of a ZIP archive that are whole, and short enough to be looked for.
+fn entries(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    memchr_iter(b'P', bytes).filter_map(|at| {
+        let rest = &bytes[at..];
+        let [low, high] = *rest.strip_prefix(b"PK\x01\x02")?.get(24..26)? else { return None };
+        let length = usize::from(u16::from_le_bytes([low, high]));
+        (length <= LONGEST - ENTRY).then(|| rest.get(ENTRY..ENTRY + length))?
+    })
+}
+
+fn begins(text: &[u8], with: &[u8]) -> bool {
+    text.len() >= with.len() && text[..with.len()].eq_ignore_ascii_case(with)
+}
+
+/// `<?=`, and then text.
+fn is_short_php(text: &[u8]) -> bool {
+    let meant = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r');
+    text.starts_with(b"<?=") && text.get(3..3 + MEANT).is_some_and(|rest| rest.iter().all(meant))
+}
+
+fn is_page(text: &[u8]) -> bool {
+    [&b"<!doctype html"[..], b"<html>", b"<html ", b"<script>", b"<script src"].iter().any(|mark| begins(text, mark))
+}
+
 fn is_inside(bytes: &[u8], strict: Strict) -> bool {
     memchr2_iter(b'<', b'P', bytes).any(|at| {
         let rest = &bytes[at..];
-        let php = is_php(rest) && rest.get(5).is_some_and(u8::is_ascii_whitespace);
+        let php = is_php(rest) && rest.get(5).is_some_and(u8::is_ascii_whitespace) || is_short_php(rest);
         match strict {
-            Strict::Document => php,
+            Strict::Document => php || is_page(rest),
+            Strict::Zip(_) => false,
             Strict::Image => {
-                let script = rest.len() >= 7 && rest[..7].eq_ignore_ascii_case(b"<script");
+                let script = begins(rest, b"<script");
                 // The end of a ZIP archive's directory, of the first and only disk.
                 php || script || rest.starts_with(b"PK\x05\x06\0\0\0\0")
             }
@@ -274,6 +332,15 @@ mod tests {
         judge.end()
     }
 
+    /// Entries without content, and the directory.
+    fn zip(names: &[&str]) -> Vec<u8> {
+        let length = |name: &str| u16::try_from(name.len()).unwrap().to_le_bytes();
+        let local = |name: &&str| [&b"PK\x03\x04"[..], &[0; 22], &length(name), &[0; 2], name.as_bytes()].concat();
+        let entry = |name: &&str| [&b"PK\x01\x02"[..], &[0; 24], &length(name), &[0; 16], name.as_bytes()].concat();
+        let end = [&b"PK\x05\x06"[..], &[0; 18]].concat();
+        [names.iter().flat_map(local).collect(), names.iter().flat_map(entry).collect(), end].concat()
+    }
+
     const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
 
     #[test]
@@ -290,7 +357,13 @@ mod tests {
         check("jpeg", b"\xff\xd8\xff\xe0\0\x10JFIF", Ok(()));
         check("webp", b"RIFF\x10\0\0\0WEBPVP8 ", Ok(()));
         check("webp", b"RIFF\x10\0\0\0WAVEfmt ", Err(UploadFault::Content));
-        check("docx", b"PK\x03\x04\x14\0", Ok(()));
+        check("docx", &zip(&["word/numbering.xml", "[Content_Types].xml"]), Ok(()));
+        check("docx", &zip(&["word/numbering.xml"]), Err(UploadFault::Content));
+        check("odt", &zip(&["mimetype", "META-INF/manifest.xml"]), Ok(()));
+        check("zip", &zip(&["a", "app/src/AndroidManifest.xml"]), Ok(()));
+        check("zip", &zip(&["a", "META-INF/MANIFEST.MF"]), Err(UploadFault::Program));
+        check("kmz", &zip(&["classes.dex"]), Err(UploadFault::Program));
+        check("docx", &zip(&["[Content_Types].xml", "AndroidManifest.xml"]), Err(UploadFault::Program));
         check("tar", &[&[b'a'; 257][..], b"ustar\0"].concat(), Ok(()));
         check("tar", &[b'a'; 300], Err(UploadFault::Content));
         check("txt", "Grüße, 世界 🎉\r\n\tend".as_bytes(), Ok(()));
@@ -312,7 +385,13 @@ mod tests {
         check("gif", b"GIF89a/*<SCRIPT>alert(1)", Err(UploadFault::Polyglot));
         check("png", &[PNG, b"PK\x05\x06\0\0\0\0\x01\0"].concat(), Err(UploadFault::Polyglot));
         check("png", &[PNG, b"a < b, PK\x05\x06 <?phpx <scrip"].concat(), Ok(()));
-        check("pdf", b"%PDF-1.7\n<script>", Ok(()));
+        check("pdf", b"%PDF-1.7\n<script contentType='application/x-javascript'>", Ok(()));
+        check("pdf", b"%PDF-1.7\n<?xpacket begin=", Ok(()));
+        check("pdf", b"%PDF-1.7\n<script>", Err(UploadFault::Polyglot));
+        check("pdf", b"%PDF-1.7\n<!DOCTYPE html><p>", Err(UploadFault::Polyglot));
+        check("gif", b"GIF89a<?=`$_GET[0]`?>", Err(UploadFault::Polyglot));
+        check("pdf", b"%PDF-1.7\n<?=system($_GET['c']);", Err(UploadFault::Polyglot));
+        check("gif", b"GIF89a<?=`\x80\xff and so on", Ok(()));
         check("pdf", b"%PDF-1.7\n<?php\n", Err(UploadFault::Polyglot));
         check("zip", b"PK\x03\x04<?php ", Ok(()));
     }
@@ -320,9 +399,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_found_does_not_depend_on_the_pieces(
-            before in prop::collection::vec(any::<u8>(), 0..40), needle in 0usize..4, cut in 1usize..12
+            before in prop::collection::vec(any::<u8>(), 0..40), needle in 0usize..7, cut in 1usize..80
         ) {
-            let needle: &[u8] = [&b"<?php "[..], b"<script", b"PK\x05\x06\0\0\0\0", b"\xc3"][needle];
+            let directory = zip(&["classes.dex", "mimetype"]);
+            let needle: &[u8] = [
+                &b"<?php "[..], b"<script", b"PK\x05\x06\0\0\0\0", b"\xc3", b"<?=`$_GET[0]`?>", b"<html>", &directory
+            ][needle];
             let content = [PNG, &before, needle].concat();
             for extension in ["png", "txt", "pdf", "stl"] {
                 prop_assert_eq!(judge(extension, &content, cut), judge(extension, &content, 1 << 20));

@@ -424,11 +424,9 @@ fn empty(dir: String) -> Service {
 
 /// Where the grammar lets a volume be mounted.
 fn is_mount_point(target: &str) -> bool {
-    const SYSTEM: [&str; 9] = ["proc", "sys", "dev", "etc", "usr", "bin", "sbin", "lib", "run"];
     let Some(path) = target.strip_prefix('/') else { return false };
     let is_plain = path.split('/').all(|segment| !matches!(segment, "" | "." | ".."));
-    let is_system = SYSTEM.contains(&path.split('/').next().unwrap_or(""));
-    is_plain && !is_system && !target.chars().any(char::is_control)
+    is_plain && Volume::may_be_mounted(target) && !target.chars().any(char::is_control)
 }
 
 /// The port inside the container; `None` for UDP and ranges.
