@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn without_a_view_of_its_own_nothing_shared_gives_away_what_is_hidden() {
         let check = |own_view, hidden: &str, expected: &[&str]| {
-            let grants = Grants::default().shared(own_view, &[PathBuf::from(hidden)]);
+            let grants = Grants { hidden: vec![PathBuf::from(hidden)], ..Grants::default() }.shared(own_view);
             assert_eq!(grants.write, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
             assert_eq!(grants.terminals, own_view);
         };
