@@ -7,9 +7,13 @@ use std::path::Path;
 use anyhow::Context;
 
 const WIRE: &str = "crates/api/src/wire.rs";
+/// Its modules.
+const PARTS: [&str; 2] = ["crates/api/src/wire/status.rs", "crates/api/src/wire/data.rs"];
 
 fn pages(root: &Path) -> anyhow::Result<[(&'static str, String); 2]> {
-    let wire = std::fs::read_to_string(root.join(WIRE)).context(WIRE)?;
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).with_context(|| path.to_owned());
+    let parts = PARTS.iter().map(|part| read(part)).collect::<anyhow::Result<Vec<String>>>()?;
+    let wire = format!("{}\n{}", read(WIRE)?, parts.join("\n"));
     Ok([("docs/reference/bowline-toml.md", bowline_spec::reference()), ("docs/reference/api.md", api(&wire))])
 }
 

@@ -47,10 +47,19 @@
 //! A client that closes the connection leaves, and everything that the session started is killed. So it is with one that sends
 //! anything else.
 
+mod data;
+mod status;
+
 use std::collections::BTreeMap;
 
 use bowline_core::fault;
 use serde::{Deserialize, Serialize};
+
+pub use data::{DataInfo, DataList, DataQuery, Fill, Filled, Lend, Lent, RemoveQuery, Removed, Rights};
+pub use status::{
+    AppState, AppStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeState, EdgeStatus, InstanceStatus, JobStatus,
+    Mode, ResourceStatus, ServiceStatus, Status, VolumeStatus,
+};
 
 /// The media type of line-by-line answers.
 pub const NDJSON: &str = "application/x-ndjson";
@@ -203,207 +212,6 @@ pub enum Stream {
     Stderr,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Status {
-    pub daemon: DaemonStatus,
-    pub edge: EdgeStatus,
-    pub apps: Vec<AppStatus>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DaemonStatus {
-    pub version: String,
-    pub pid: u32,
-    pub state: String,
-    pub mode: Mode,
-    pub started: u64,
-    /// The admin port.
-    pub admin: Option<String>,
-    /// Memory that only this process uses, in bytes.
-    pub private_bytes: u64,
-    /// Why the store is refused; the edge goes on serving.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub degraded: Option<Fault>,
-    /// Where the state lies.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disk: Option<DiskStatus>,
-}
-
-/// The disk of the state. With less than the reserve, whoever fills it with temporary files is stopped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskStatus {
-    pub total_bytes: u64,
-    /// For ordinary users.
-    pub free_bytes: u64,
-    pub reserve_bytes: u64,
-    /// Who goes on filling it: `volume files of local/uploads`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub growing: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// Started by `bowline up`.
-    Local,
-    /// Started by `bowline serve`.
-    Server,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EdgeStatus {
-    pub state: EdgeState,
-    pub pid: Option<u32>,
-    pub http: Option<String>,
-    pub https: Option<String>,
-    pub serving: Option<u64>,
-    pub connections_open: u64,
-    pub private_bytes: u64,
-    /// Networks whose `X-Forwarded-For` is believed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub trusted_proxies: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fault: Option<Fault>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EdgeState {
-    Starting,
-    Serving,
-    Lost,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AppStatus {
-    pub env: String,
-    pub app: String,
-    pub folder: String,
-    pub state: AppState,
-    /// The release that gets the traffic.
-    pub release: Option<u32>,
-    /// HTTP first.
-    pub urls: Vec<String>,
-    pub services: Vec<ServiceStatus>,
-    /// Databases and caches, those that the file does not name any more included.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub resources: Vec<ResourceStatus>,
-    /// Those of the stable release, and those of earlier ones that still run.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub jobs: Vec<JobStatus>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub volumes: Vec<VolumeStatus>,
-    /// The change that runs now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub change: Option<ChangeStatus>,
-    /// How the last change ended, if it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fault: Option<Fault>,
-    /// Only some are answered, all others get 503.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub maintenance: Option<Maintenance>,
-    /// What a person should know: limits that the machine cannot enforce, orphaned resources.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub notes: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AppState {
-    /// All wanted instances are ready.
-    Ready,
-    /// Serving with fewer than wanted.
-    Degraded,
-    /// Nothing ready yet, or nothing any more.
-    Down,
-    /// The first release failed; nothing runs.
-    Failed,
-    Stopped,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangeStatus {
-    pub id: u64,
-    pub phase: ChangePhase,
-    pub release: Option<u32>,
-    pub since: u64,
-    pub waits_on: Vec<Waiting>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ServiceStatus {
-    pub name: String,
-    /// Static files have none.
-    pub instances: Vec<InstanceStatus>,
-    pub wanted: u32,
-    pub ready: u32,
-}
-
-/// A volume of an app that is in use or has a size.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VolumeStatus {
-    pub name: String,
-    /// What it may hold, where that is enforced; some of it the file system keeps for itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size_bytes: Option<u64>,
-    /// Measured where it has a size and is in use.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub used_bytes: Option<u64>,
-}
-
-/// A database or cache of an app.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ResourceStatus {
-    /// `postgres`, `mariadb`, `redis`
-    pub kind: String,
-    pub name: String,
-    /// `preparing`, `starting`, `ready`, `failing`, `stopping`, `stopped`
-    pub state: String,
-    /// What it waits on or fails with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on: Option<String>,
-    /// A server elsewhere, which Bowline does not run.
-    pub external: bool,
-    /// The file does not name it any more: its server is stopped, and its data are kept.
-    pub orphaned: bool,
-    /// Of the server: `15.8`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// On loopback.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pid: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<u64>,
-    pub restarts: u32,
-    pub memory_bytes: u64,
-    pub cpu_us: u64,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unenforced: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fault: Option<Fault>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobStatus {
-    pub name: String,
-    /// As the file has it, UTC; absent: only on demand.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<String>,
-    /// When it is due next; absent while the app is stopped, and while a missed run is about to be made up.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<u64>,
-    /// The run that is under way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<Run>,
-    /// The last run that is over.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last: Option<Run>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_success: Option<u64>,
-}
-
 /// A run of a job, or of what is to run before a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
@@ -447,30 +255,6 @@ pub struct RunQuery {
     /// Answer when it is over.
     #[serde(default)]
     pub wait: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct InstanceStatus {
-    /// `local/uploads.web.r3.0.1`
-    pub id: String,
-    pub release: u32,
-    pub slot: u16,
-    /// `starting`, `ready`, `unready`, `draining`, `stopped`, `crashed`
-    pub state: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waits_on: Option<String>,
-    pub pid: Option<u32>,
-    pub port: Option<u16>,
-    pub since: Option<u64>,
-    pub restarts: u32,
-    pub memory_bytes: u64,
-    pub cpu_us: u64,
-    pub dropped_lines: u64,
-    /// `full`, or `partial`: then `unenforced` says what the machine cannot enforce. Absent while it does not run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cage: Option<String>,
-    #[serde(default)]
-    pub unenforced: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -657,123 +441,4 @@ pub struct SecretInfo {
 pub struct SecretSet {
     pub name: String,
     pub version: u32,
-}
-
-/// The query string of `GET /v1/data`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
-pub struct DataQuery {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub env: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub app: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DataList {
-    /// By environment, app, kind and name.
-    pub data: Vec<DataInfo>,
-}
-
-/// A database, a cache or a volume.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DataInfo {
-    pub env: String,
-    pub app: String,
-    /// `postgres`, `mariadb`, `redis`, `volume`
-    pub kind: String,
-    pub name: String,
-    /// Of servers as in [`ResourceStatus`]; of volumes `in use` while the app runs, else `idle`.
-    pub state: String,
-    /// What it waits on or fails with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on: Option<String>,
-    /// A server elsewhere: nothing of it lies here.
-    pub external: bool,
-    /// The app's file does not name it any more; the data are kept.
-    pub orphaned: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    /// What it takes on the disk, where it lies here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
-    /// When it was made, where that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<u64>,
-}
-
-/// Credentials for somebody, for a while.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lend {
-    pub rights: Rights,
-    /// How long they hold: 60 to 604,800.
-    pub seconds: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rights {
-    /// Sees everything, changes nothing.
-    Read,
-    /// What the app may do; what is made belongs to the app.
-    Write,
-    /// The same without limits of time for a statement.
-    Import,
-}
-
-/// Holds a password: shown to nobody but who asked.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lent {
-    /// A server elsewhere: the credentials are the app's own and do not end.
-    pub external: bool,
-    pub url: String,
-    pub host: String,
-    pub port: u16,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub database: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until: Option<u64>,
-    /// Nothing was in it when they were made; absent for a server elsewhere.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub empty: Option<bool>,
-}
-
-impl std::fmt::Debug for Lent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lent").field("user", &self.user).field("until", &self.until).finish_non_exhaustive()
-    }
-}
-
-/// Fill a volume from a folder or an archive of this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fill {
-    /// Absolute path.
-    pub source: String,
-    /// In the place of what is there; only while the app is stopped.
-    #[serde(default)]
-    pub replace: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Filled {
-    pub files: u64,
-}
-
-/// The query string of `DELETE /v1/data/{env}/{app}/{data}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-pub struct RemoveQuery {
-    /// Although the app's file names it; only while the app is stopped.
-    #[serde(default)]
-    pub force: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Removed {
-    /// `local/shop.postgres.db`
-    pub removed: String,
 }

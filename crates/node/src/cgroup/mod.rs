@@ -9,7 +9,7 @@ mod hierarchy;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use bowline_core::app::Limits;
@@ -57,18 +57,13 @@ pub(crate) struct Membership {
 impl Membership {
     /// Moves a process into all folders; returns what is therefore not enforced.
     pub(crate) fn join(&self, pid: i32) -> Vec<String> {
-        let refused: Vec<&PathBuf> =
-            self.folders.iter().filter(|f| fs::write(f.join("cgroup.procs"), pid.to_string()).is_err()).collect();
-        let lost =
-            |folder: Option<&PathBuf>, name: &str| folder.filter(|f| refused.contains(f)).map(|_| name.to_owned());
-        [
-            lost(self.memory.as_ref().map(|(_, f)| f), MEMORY_LIMIT),
-            lost(self.cpu.as_ref().map(|(_, f)| f), CPU_LIMIT),
-            lost(self.pids.as_ref(), PROCESS_LIMIT),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        self.doors().join(pid)
+    }
+
+    /// For a process that is about to go where the folders are out of sight.
+    pub(crate) fn doors(&self) -> Doors<'_> {
+        let open = |folder: &PathBuf| fs::OpenOptions::new().write(true).open(folder.join("cgroup.procs")).ok();
+        Doors { of: self, open: self.folders.iter().map(open).collect() }
     }
 
     /// Kills every process in it, forks in progress included.
@@ -124,6 +119,36 @@ impl Membership {
             }
         }
         Ok(())
+    }
+}
+
+/// The way into each folder of a membership.
+#[derive(Debug)]
+pub(crate) struct Doors<'m> {
+    of: &'m Membership,
+    /// In the order of its folders; `None`: closed.
+    open: Vec<Option<fs::File>>,
+}
+
+impl Doors<'_> {
+    /// See [`Membership::join`].
+    pub(crate) fn join(mut self, pid: i32) -> Vec<String> {
+        let pid = pid.to_string();
+        let enter =
+            |door: &mut Option<fs::File>| door.as_mut().is_some_and(|door| door.write_all(pid.as_bytes()).is_ok());
+        let folders = self.of.folders.iter().zip(&mut self.open);
+        let refused: Vec<&PathBuf> = folders.filter_map(|(folder, door)| (!enter(door)).then_some(folder)).collect();
+        let lost =
+            |folder: Option<&PathBuf>, name: &str| folder.filter(|f| refused.contains(f)).map(|_| name.to_owned());
+        let Membership { memory, cpu, pids, .. } = self.of;
+        [
+            lost(memory.as_ref().map(|(_, f)| f), MEMORY_LIMIT),
+            lost(cpu.as_ref().map(|(_, f)| f), CPU_LIMIT),
+            lost(pids.as_ref(), PROCESS_LIMIT),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }
 

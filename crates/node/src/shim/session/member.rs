@@ -17,6 +17,7 @@ use nix::unistd::{Pid, getpid, pipe2};
 use super::contract::{Ended, Order};
 use crate::cage::Lack;
 use crate::cage::entry::{Entry, View};
+use crate::cgroup::Membership;
 use crate::driver::pidfd::Pidfd;
 use crate::shim::child::{self, Plan, Program, Step, Streams};
 use crate::shim::contract::Refusal;
@@ -44,6 +45,7 @@ fn start(order: Order, streams: Streams, app: &Pidfd) -> Result<(Pid, SignalFd),
     let refused = |error: &dyn std::error::Error| {
         Ended::Refused(Refusal::new(format!("cannot prepare a process in {}", order.id)).caused_by(error))
     };
+    let doors = order.cgroup.as_ref().map(Membership::doors);
     if order.contained {
         setns(app, CloneFlags::CLONE_NEWNS).map_err(|error| refused(&error))?;
     }
@@ -70,7 +72,7 @@ fn start(order: Order, streams: Streams, app: &Pidfd) -> Result<(Pid, SignalFd),
         report: report_end,
     };
     let command = inner::fork_app(plan, &order.id).map_err(Ended::Refused)?;
-    let lost = order.cgroup.as_ref().map(|cgroup| cgroup.join(command.as_raw())).unwrap_or_default();
+    let lost = doors.map(|doors| doors.join(command.as_raw())).unwrap_or_default();
     if let Some(limit) = lost.iter().find(|limit| !order.unenforced.contains(limit)) {
         // It waits at the gate, and has not run.
         let _ = kill(command, Signal::SIGKILL);
