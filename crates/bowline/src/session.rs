@@ -193,7 +193,9 @@ fn cannot_start(error: &std::io::Error, paths: &Paths) -> Fault {
 /// Starts `bowline serve` in a process group of its own and waits for its first line.
 fn spawn(paths: &Paths, args: &[String]) -> Result<(), Fault> {
     let failed = |error: &std::io::Error| cannot_start(error, paths);
-    let exe = std::env::current_exe().map_err(|e| failed(&e))?;
+    // From the copy that edge and shims run from: its pages are shared with theirs, and no new binary takes its place.
+    let exe = std::env::current_exe().and_then(|own| bowline_node::keep_binary(&paths.state, &own));
+    let exe = exe.map_err(|e| failed(&e))?;
     let log = open_log(paths).map_err(|e| failed(&e))?;
     let mut child = Command::new(exe)
         .arg("--state")
