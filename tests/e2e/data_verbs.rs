@@ -169,7 +169,7 @@ fn a_mariadb_and_a_redis_are_filled() {
     assert_eq!(ask(&["GET", "a b"]), "c\n", "nothing has changed");
     std::fs::write(&commands, "SET x 1\n").expect("a test's file");
     ok(&bowline, &[&import, ["--replace"].as_slice()].concat());
-    assert_eq!(ask(&["DBSIZE"]), "2\n", "what was imported, and the marker");
+    assert_eq!(ask(&["DBSIZE"]), "1\n", "what was imported, and nothing else");
 }
 
 #[test]
@@ -204,6 +204,50 @@ fn a_volume_is_filled_and_removed() {
     assert!(bowline.fails(&["data", "rm", "verbs-volume", "volume.files"], 2).contains("--yes"));
     ok(&bowline, &["data", "rm", "verbs-volume", "volume.files", "--yes"]);
     assert_eq!(listed(&bowline, "volume.files"), None);
+}
+
+#[test]
+fn a_volume_with_a_size_is_filled_while_nothing_uses_it_and_removed() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let bowline = Bowline::new();
+    let folder = bowline.app("verbs-sized", "plain");
+    let toml = folder.join("bowline.toml");
+    let with = "[service.web]\nrun = \"python3 -m http.server --directory $BOWLINE_VOLUME_FILES $PORT\"\n\
+                [volume.files]\nsize = \"32MiB\"\n";
+    std::fs::write(&toml, with).expect("a test's file");
+    let source = bowline.folder("source");
+    std::fs::write(source.join("hello"), "from a folder").expect("a test's file");
+    let import = ["data", "import", "verbs-sized", "volume.files", path(&source)];
+    let replace = [&import, ["--replace"].as_slice()].concat();
+    let up = Up::start(&bowline, &folder, SOON);
+    assert!(bowline.fails(&import, 1).contains("while its app is stopped"));
+    assert!(up.interrupt().success());
+    ok(&bowline, &import);
+    assert!(bowline.fails(&import, 3).contains("not empty"));
+    std::fs::write(source.join("hello"), "replaced").expect("a test's file");
+    std::fs::write(source.join("large"), vec![0; 40 << 20]).expect("a test's file");
+    bowline.fails(&replace, 1);
+    let hello = || {
+        let up = Up::start(&bowline, &folder, SOON);
+        let text = curl(&bowline.ca(), &format!("{}/hello", up.https()), &[]).text();
+        assert!(up.interrupt().success());
+        text
+    };
+    assert_eq!(hello(), "from a folder", "what did not fit has changed nothing");
+    std::fs::remove_file(source.join("large")).expect("a test's file");
+    ok(&bowline, &replace);
+    assert_eq!(hello(), "replaced");
+    let one = listed(&bowline, "volume.files").expect("it is listed");
+    assert!(one["bytes"].as_u64() >= Some(32 << 20), "what is reserved counts: {one}");
+
+    std::fs::write(&toml, "[service.web]\nrun = \"python3 -m http.server $PORT\"\n").expect("a test's file");
+    drop(Up::start(&bowline, &folder, SOON));
+    ok(&bowline, &["data", "rm", "verbs-sized", "volume.files", "--yes"]);
+    assert_eq!(listed(&bowline, "volume.files"), None);
+    let left = std::fs::read_dir(bowline.state().join("volumes/local/verbs-sized")).into_iter().flatten().count();
+    assert_eq!(left, 0, "neither its file system nor its lock is left");
 }
 
 #[test]

@@ -455,12 +455,12 @@ fn databases_of_others_are_out_of_reach() {
     let own = Process { pid: pid(&scene.instance("neighbour")) };
     let variable = |name: &str| own.environment(name).expect("a variable of the neighbour");
     let login = |password: &str| json!(["127.0.0.1", port, variable("PGUSER"), password, variable("PGDATABASE")]);
-    // Whoever knows the password is let in; who knows only where it listens is not, whatever they try.
+    // Root is let in who knows the password; another app is not, not even with the password.
     scene.must_work_outside(0, "postgres", &login(&variable("PGPASSWORD")));
-    for password in ["", "postgres", "bowline", &variable("PGUSER")] {
+    for password in ["", "postgres", &variable("PGPASSWORD")] {
         let refused = scene.caged("postgres", &login(password));
         assert_eq!(refused["worked"], false, "ESCAPED with {password:?}: {refused}");
-        assert!(refused["told"].as_str().is_some_and(|told| told.contains("assword")), "{refused}");
+        assert!(refused["told"].as_str().is_some_and(|told| told.contains("refused")), "{refused}");
     }
     let data = scene.bowline.state().join("data/local/databases-neighbour/postgres.db/data");
     scene.check("read", json!([data.join("PG_VERSION")]));

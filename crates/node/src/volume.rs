@@ -19,6 +19,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, InstanceId, ResourceName};
@@ -32,6 +33,11 @@ use crate::layout;
 
 /// What a file system keeps for itself, at most (tables of files, its journal): a part of it.
 const OVERHEAD_PART: u64 = 16;
+
+/// From the end of the last process that has a file system mounted until the kernel has let go of its file.
+const LETTING_GO: Duration = Duration::from_secs(3);
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why a volume cannot be given to an instance.
 #[derive(Debug, thiserror::Error)]
@@ -153,12 +159,16 @@ impl Volumes {
         let users = self.users(folder);
         let users = lock(&users);
         let home = Home::of(folder);
-        if !users.is_empty() || image::device(&home.image).map_err(home.tool("look at"))?.is_some() {
+        if !users.is_empty() || !home.is_let_go()? {
             return Err(VolumeError::InUse);
         }
         home.recover()?;
         if !replace && !home.is_empty()? {
             return Ok(None);
+        }
+        // It was mounted for that look.
+        if !home.is_let_go()? {
+            return Err(VolumeError::InUse);
         }
         home.refill(uid, put).map(Some)
     }
@@ -364,6 +374,19 @@ impl Home {
         layout::remove_tree(&self.plain).map_err(file("cannot remove", &self.plain))?;
         image::attach(&self.image, &self.folder, Purpose::Volume, Some(&lock)).map_err(self.tool("mount"))?;
         Ok(Made::Whole)
+    }
+
+    /// Whether no process has it mounted. One that has just ended may hold it for a moment more.
+    fn is_let_go(&self) -> Result<bool, VolumeError> {
+        leave(&self.folder);
+        let deadline = Instant::now() + LETTING_GO;
+        while image::device(&self.image).map_err(self.tool("look at"))?.is_some() {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(true)
     }
 
     /// Of one with a size, which nothing uses.
