@@ -40,7 +40,7 @@ fn only_who_knows_the_token_is_greeted_and_a_new_token_drops_nothing() {
     assert_eq!(get("/health").status, 200);
     // The token was generated, and nobody knows it.
     let listed = text(&bowline.run(&["secret", "list", "hello"]));
-    assert!(listed.contains("auth-token") && listed.contains("generated"), "{listed}");
+    assert!(listed.contains("auth-token") && listed.contains("  bowline"), "{listed}");
     let refused = ask(&bowline, &up, None);
     assert_eq!((refused.status, refused.json()["error"].as_str()), (403, Some(REFUSED)));
 
