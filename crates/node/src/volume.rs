@@ -130,8 +130,14 @@ impl Volumes {
 
     /// What nobody uses any more is not mounted. Blocks until its data are on the disk.
     pub(crate) fn release(&self, id: &InstanceId) {
-        let all: Vec<_> = lock(&self.all).iter().map(|(folder, users)| (folder.clone(), Arc::clone(users))).collect();
-        for (folder, users) in all {
+        // Only its app's: another's may be locked for as long as its data are copied.
+        let AppKey { env, app } = &id.slot.key;
+        let own = self.root.join(env.as_str()).join(app.as_str());
+        let all = lock(&self.all);
+        let own = all.iter().filter(|(folder, _)| folder.starts_with(&own));
+        let own: Vec<_> = own.map(|(folder, users)| (folder.clone(), Arc::clone(users))).collect();
+        drop(all);
+        for (folder, users) in own {
             let mut users = lock(&users);
             if users.remove(id) && users.is_empty() {
                 leave(&folder);
@@ -142,6 +148,18 @@ impl Volumes {
     /// Whether its data lie in a file system of its own.
     pub(crate) fn is_sized(folder: &Path) -> bool {
         Home::of(folder).image.exists()
+    }
+
+    /// What lies beside a volume's folder and belongs to it; nothing of a database's.
+    pub(crate) fn parts(folder: &Path) -> Vec<PathBuf> {
+        let is_volume = folder.extension().is_none();
+        let beside = ["img", "plain", "fresh", "lock"].iter().filter(|_| is_volume);
+        beside.map(|extension| folder.with_extension(extension)).collect()
+    }
+
+    /// Whether an instance uses it, a run or a one-off included.
+    pub(crate) fn is_used(&self, folder: &Path) -> bool {
+        !lock(&self.users(folder)).is_empty()
     }
 
     /// Puts other contents in the place of what a volume with a size holds: whole, or it is as it was. Needs the room of

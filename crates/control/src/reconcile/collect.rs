@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::{InstanceObservation, Phase};
 use bowline_core::release::Artifact;
+use bowline_core::resource::ResourceKey;
 
 use super::Loop;
 use super::change::Stage;
@@ -52,15 +53,17 @@ impl Loop {
         self.effects.push(Effect::Collect(Arc::new(keep)));
     }
 
-    /// Of services: servers of databases run from no artifact.
+    /// Of services, runs of jobs, those that still wait included, and one-offs: servers of databases run from no artifact.
     fn running_releases(&self) -> BTreeSet<(AppKey, ReleaseNumber)> {
         let lives = |seen: &InstanceObservation| match seen.phase {
             Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => true,
             Phase::Exited(_) | Phase::Refused(_) => false,
         };
         let slots = self.node.instances.iter().filter(|(_, seen)| lives(seen)).map(|(id, _)| &id.slot);
-        let slots = slots.filter(|slot| slot.service.resource().is_none());
-        slots.map(|slot| (slot.key.clone(), slot.release)).collect()
+        let slots = slots.filter(|slot| ResourceKey::of_slot(slot).is_none());
+        let slots = slots.map(|slot| (slot.key.clone(), slot.release));
+        let runs = self.apps.keys().flat_map(|key| self.jobs.runs_of(key).map(|run| (key.clone(), run.release)));
+        slots.chain(runs).chain(self.one_offs.values().cloned()).collect()
     }
 }
 

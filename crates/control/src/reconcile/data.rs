@@ -142,7 +142,7 @@ impl Loop {
     }
 
     fn is_stopped(&self, key: &AppKey, app: &AppWorld, now: Now) -> bool {
-        app.record.wanted == Wanted::Stopped && !runs(&self.slots, now.mono, key) && !self.has_servers(key)
+        app.record.wanted == Wanted::Stopped && !self.lives(key, now)
     }
 
     fn lend(

@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
 use bowline_core::job::{Jobs, RunId};
 use bowline_core::resource::ResourceKey;
@@ -103,6 +104,8 @@ pub(crate) struct Loop {
     curious: Vec<(Ticket, Mono)>,
     /// Those who wait until the edge serves what they have changed.
     maintained: Vec<Maintained>,
+    /// The releases that one-offs were made of, by session.
+    one_offs: BTreeMap<String, (AppKey, ReleaseNumber)>,
     /// Those who wait until a run is over.
     followers: Vec<(Ticket, RunId)>,
     /// What the node is doing with data.
@@ -142,6 +145,7 @@ impl Loop {
             deferred: Vec::new(),
             curious: Vec::new(),
             maintained: Vec::new(),
+            one_offs: BTreeMap::new(),
             followers: Vec::new(),
             data: BTreeMap::new(),
             early: Vec::new(),
@@ -300,6 +304,11 @@ impl Loop {
         self.effects.extend(due.into_iter().map(|(_, id, job)| Effect::Store(id, job)));
     }
 
+    /// The store has refused it, and it is tried again.
+    pub(crate) fn waits_for_retry(&self, job: JobId) -> bool {
+        self.retries.iter().any(|(_, id, _)| *id == job)
+    }
+
     /// Nobody waits for this write any more, if it has been refused before.
     pub(crate) fn forget_retry(&mut self, job: JobId) -> bool {
         let before = self.retries.len();
@@ -381,7 +390,8 @@ impl Loop {
         if let Some(mut orders) = self.slots.orders() {
             orders.extend(self.jobs.orders());
             let resources = self.wanted_resources(now);
-            self.published.orders(orders, resources, &mut self.effects);
+            let running = self.running_apps();
+            self.published.orders(orders, resources, running, &mut self.effects);
         }
         match self.slots.publish() {
             Publish::Hold { .. } => return,

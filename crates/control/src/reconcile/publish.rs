@@ -110,15 +110,18 @@ impl Published {
         &mut self,
         orders: BTreeMap<InstanceId, InstanceOrder>,
         resources: BTreeMap<ResourceKey, Arc<ResourceSpec>>,
+        running: BTreeSet<AppKey>,
         effects: &mut Vec<Effect>,
     ) {
         let same_resources = self.resources() == &resources;
-        if same_resources && self.node.as_ref().is_some_and(|node| node.instances == orders) {
+        let same = |node: &Arc<NodeDesired>| node.instances == orders && node.running == running;
+        if same_resources && self.node.as_ref().is_some_and(same) {
             return;
         }
         let generation = self.next_generation();
         let since = self.node.as_ref().filter(|_| same_resources).map_or(generation, |node| node.resources_since);
-        let desired = Arc::new(NodeDesired { generation, instances: orders, resources, resources_since: since });
+        let desired =
+            Arc::new(NodeDesired { generation, instances: orders, running, resources, resources_since: since });
         self.node = Some(Arc::clone(&desired));
         effects.push(Effect::Node(desired));
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bowline_api::wire::{self, Waiting};
 use bowline_core::app::{App, DatabaseSource, RedisSource, ResourceKind};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, SecretName};
+use bowline_core::id::{AppKey, ReleaseNumber, SecretName};
 use bowline_core::instance::{Observations, Wanted as WantedInstances};
 use bowline_core::resource::{
     Access, External, InitScript, Managed, ResourceId, ResourceKey, ResourceObservation, ResourcePhase, ResourceSpec,
@@ -99,7 +99,11 @@ impl Loop {
     pub(crate) fn wanted_resources(&self, now: Now) -> BTreeMap<ResourceKey, Arc<ResourceSpec>> {
         let mut wanted = BTreeMap::new();
         for (key, app) in &self.apps {
-            if wanted_releases(app).is_empty() && (runs(&self.slots, now.mono, key) || self.jobs.lives(key)) {
+            let older = |release: ReleaseNumber| app.release(release).is_none();
+            let outlives = self.jobs.runs_of(key).any(|run| older(run.release))
+                || self.one_offs_of(key).any(older)
+                || (wanted_releases(app).is_empty() && (runs(&self.slots, now.mono, key) || self.jobs.lives(key)));
+            if outlives {
                 let before = self.published.resources().iter().filter(|(resource, _)| resource.app == *key);
                 wanted.extend(before.map(|(resource, spec)| (resource.clone(), Arc::clone(spec))));
             }

@@ -71,7 +71,7 @@ impl Loop {
         self.carry_out_runs(effects, None, now);
     }
 
-    fn running_apps(&self) -> BTreeSet<AppKey> {
+    pub(crate) fn running_apps(&self) -> BTreeSet<AppKey> {
         let running = self.apps.iter().filter(|(_, app)| app.record.wanted == Wanted::Running);
         running.map(|(key, _)| key.clone()).collect()
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, InstanceId, ServiceName};
+use bowline_core::id::{AppKey, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::instance::{HealthState, InstanceSpec, Phase};
 use bowline_core::session::{SessionEnd, SessionPlace, SessionSpec, Terminal, WindowSize};
 
@@ -62,11 +62,19 @@ impl Loop {
             program: wanted.command.first().into_iter().flat_map(|name| name.chars()).take(MAX_PROGRAM).collect(),
             by_uid,
         };
+        if spec.place == SessionPlace::OneOff {
+            self.one_offs.insert(record.id.clone(), (record.key.clone(), spec.instance.id.slot.release));
+        }
         self.record(vec![events::session_began(&record, now.wall)]);
         self.answer(ticket, Answer::Session(Box::new((record, spec))));
     }
 
+    pub(crate) fn one_offs_of(&self, key: &AppKey) -> impl Iterator<Item = ReleaseNumber> {
+        self.one_offs.values().filter(move |(of, _)| of == key).map(|(_, release)| *release)
+    }
+
     pub(crate) fn session_ended(&mut self, ticket: Ticket, record: &SessionRecord, end: &SessionEnd, now: Now) {
+        self.one_offs.remove(&record.id);
         self.record(vec![events::session_ended(record, end, now.wall)]);
         self.answer(ticket, Answer::Recorded);
     }

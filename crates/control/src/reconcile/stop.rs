@@ -3,6 +3,7 @@
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
+use bowline_core::rollout::Phase;
 
 use super::Loop;
 use super::change::Stage;
@@ -113,7 +114,8 @@ impl Loop {
     }
 
     /// Whether an instance, a run or a server of an app is left.
-    fn lives(&self, key: &AppKey, now: Now) -> bool {
+    /// Anything of it, runs and servers included.
+    pub(crate) fn lives(&self, key: &AppKey, now: Now) -> bool {
         runs(&self.slots, now.mono, key) || self.jobs.lives(key) || self.has_servers(key)
     }
 
@@ -157,14 +159,15 @@ impl Loop {
 
     /// In local mode an app ends with its daemon. On a server it is wanted again when the daemon starts again.
     fn stop_for_good(&mut self, key: &AppKey, now: Now) {
-        let Some(app) = self.apps.get_mut(key) else { return };
+        let ends = self.is_ending_its_rollout(key);
+        let Some(app) = self.apps.get(key) else { return };
         if self.about.mode == Mode::Local {
             let mut writes = vec![
                 Write::Wanted(key.clone(), Wanted::Stopped),
                 Write::ChangeEnded(key.clone()),
                 Write::Event(events::app_stopping(key, now.wall)),
             ];
-            writes.extend(interrupted_revision(key, app));
+            writes.extend(interrupted_revision(key, app).filter(|_| !ends));
             self.store(Job::Write(writes), Pending::StopForGood);
         }
         self.interrupt(key, "the daemon is stopping");
@@ -172,6 +175,15 @@ impl Loop {
             app.record.wanted = Wanted::Stopped;
             app.settle();
         }
+    }
+
+    /// The store is about to know that the new release has taken over.
+    fn is_ending_its_rollout(&self, key: &AppKey) -> bool {
+        let job = self.apps.get(key).and_then(|app| app.storing).filter(|job| !self.waits_for_retry(*job));
+        let pending = job.and_then(|job| self.pending.get(&job));
+        let entered = pending
+            .and_then(|pending| if let Pending::Phase { entered, .. } = pending { entered.last() } else { None });
+        entered.is_some_and(|entered| entered.phase == Phase::Done)
     }
 
     fn end_daemon(&mut self, now: Now) {

@@ -1,13 +1,13 @@
 //! What a node is told to run: desired state with a generation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Readiness;
 use crate::app::{Cage, Command, HttpCheck, Limits};
-use crate::id::{Generation, InstanceId, Port, ResourceName};
+use crate::id::{AppKey, Generation, InstanceId, Port, ResourceName};
 use crate::resource::{ResourceKey, ResourceSpec};
 use crate::secret::Secret;
 use crate::units::Bytes;
@@ -110,6 +110,8 @@ pub enum InstanceOrder {
 pub struct NodeDesired {
     pub generation: Generation,
     pub instances: BTreeMap<InstanceId, InstanceOrder>,
+    /// Apps that are to run, whatever becomes of their instances meanwhile: one-offs of others end.
+    pub running: BTreeSet<AppKey>,
     /// What is not listed is stopped; its data stay.
     pub resources: BTreeMap<ResourceKey, Arc<ResourceSpec>>,
     /// The generation with which `resources` became what they are.

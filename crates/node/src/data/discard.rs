@@ -20,17 +20,16 @@ pub(super) fn run(volumes: &Volumes, folder: &Path) -> Result<DataDone, Fault> {
             .source(error)
             .hint("look at the disk and at who owns the folder, and run the command again: it goes on where it was")
     };
+    let in_use = |error: VolumeError| {
+        Fault::new(FaultKind::Refused, format!("{} cannot be removed", folder.display()))
+            .source(&error)
+            .hint("stop what uses it, and run the command again")
+    };
+    volumes.let_go(folder).map_err(in_use)?;
     let mut existed = false;
-    // The data of a volume with a size first: its folder is only where they are mounted.
-    if Volumes::is_sized(folder) {
-        let in_use = |error: VolumeError| {
-            Fault::new(FaultKind::Refused, format!("{} cannot be removed", folder.display()))
-                .source(&error)
-                .hint("stop what uses it, and run the command again")
-        };
-        volumes.let_go(folder).map_err(in_use)?;
-        existed |= one(&folder.with_extension("img")).map_err(|error| failed(&error))?;
-        let _ = fs::remove_file(folder.with_extension("lock"));
+    // Where the data of a volume with a size lie, or lay when a crash came: its folder is only where they are mounted.
+    for part in Volumes::parts(folder) {
+        existed |= one(&part).map_err(|error| failed(&error))?;
     }
     existed |= one(folder).map_err(|error| failed(&error))?;
     Ok(DataDone::Discarded(existed))

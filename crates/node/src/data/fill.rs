@@ -31,6 +31,11 @@ pub(super) fn run(
 ) -> Result<DataDone, Fault> {
     match Volumes::is_sized(folder) {
         true => sized(volumes, folder, uid, source, replace),
+        false if replace && volumes.is_used(folder) => {
+            Err(Fault::new(FaultKind::Refused, format!("{} cannot be imported", source.display()))
+                .caused_by("something that runs uses the volume")
+                .hint("stop the app first: what is open in the old content would be written into nowhere"))
+        }
         false => plain(folder, uid, source, replace),
     }
 }

@@ -54,7 +54,10 @@ pub(super) fn start(context: &Context, spec: &InstanceSpec) -> Result<Box<Record
 pub(crate) fn start_alone(context: &Context, spec: &InstanceSpec) -> Result<Box<Record>, Fault> {
     let port = context.ports.pick(&spec.id)?;
     let log = context.layout.instance(&spec.id).join("shim.log");
-    launch(context, spec, port, log).inspect_err(|_| context.ports.release(&spec.id))
+    launch(context, spec, port, log).inspect_err(|_| {
+        context.ports.release(&spec.id);
+        context.volumes.release(&spec.id);
+    })
 }
 
 fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> Result<Box<Record>, Fault> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, InstanceId};
-use bowline_core::instance::{InstanceOrder, NodeDesired};
+use bowline_core::instance::NodeDesired;
 use bowline_core::session::{MAX_PIECE, SessionControl, SessionEnd, SessionOutput};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -192,10 +192,7 @@ async fn follow(
 
 /// Until the daemon ends, or nothing of an app is to run any more.
 async fn not_wanted(desired: &mut watch::Receiver<Arc<NodeDesired>>, app: Option<&AppKey>) {
-    let is_wanted = |desired: &NodeDesired| {
-        let runs = |order: &InstanceOrder| matches!(order, InstanceOrder::Run(_));
-        app.is_none_or(|app| desired.instances.iter().any(|(id, order)| id.slot.key == *app && runs(order)))
-    };
+    let is_wanted = |desired: &NodeDesired| app.is_none_or(|app| desired.running.contains(app));
     // An error: nobody orders anything any more.
     let _ = desired.wait_for(|desired| !is_wanted(desired)).await;
 }

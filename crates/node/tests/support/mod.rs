@@ -135,6 +135,8 @@ impl Node {
 
     pub(crate) fn send(&mut self) {
         self.desired.generation = self.desired.generation.next();
+        let runs = self.desired.instances.iter().filter(|(_, order)| matches!(order, InstanceOrder::Run(_)));
+        self.desired.running = runs.map(|(id, _)| id.slot.key.clone()).collect();
         self.handle.desired.send_replace(Arc::new(self.desired.clone()));
     }
 
