@@ -126,6 +126,12 @@ fn a_postgresql_is_filled_whole_or_not_at_all() {
     assert_eq!(page(&bowline, &up), "ada\ngrace\n", "nothing has changed");
     std::fs::write(files.join("empty.sql"), "").expect("a test's file");
     assert_eq!(import("empty.sql", &["--replace"]).status.code(), Some(2));
+    for script in ["DROP TABLE users;\nCOMMIT;\nSELECT no_such;\n", "SELECT 1;\n\\! true\n"] {
+        std::fs::write(files.join("ends.sql"), script).expect("a test's file");
+        let refused = import("ends.sql", &["--replace"]);
+        assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+        assert!(text(&refused).contains("take line 2 out"), "{}", text(&refused));
+    }
     let owners = psql(&url, "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'");
     assert_eq!(text(&owners), "app_db\n");
 }

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 /// Words that are wrong, when `--json` was among them; else they are shown here in clap's words, with the exit code 2.
 pub(crate) fn parse() -> Result<Cli, Fault> {
     Cli::try_parse().map_err(|error| {
-        if !error.use_stderr() || std::env::args().all(|word| word != "--json") {
+        if !error.use_stderr() || std::env::args_os().all(|word| word != "--json") {
             error.exit();
         }
         wrong_words(&error.to_string())

@@ -40,6 +40,7 @@ use tokio::task::JoinHandle;
 pub use driver::keep_binary;
 pub use logs::check_pattern;
 pub use procfs::{listener, memory_rollup};
+pub use resource::script::breaks_transaction;
 
 /// A log file is put aside when it would become larger: 10 MiB.
 pub const LOG_BYTES: u64 = 10 << 20;

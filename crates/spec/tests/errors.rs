@@ -193,6 +193,10 @@ fn rollouts_and_resources_are_checked() {
         "[volume.a]\npath = \"/data\"\n[volume.b]\npath = \"/data\"\n[volume.c]\npath = \"/proc/x\"\n",
         &["4:8 `volume.b` and `volume.a` are both mounted at /data", "6:8 volume.c.path: /proc belongs to the system"],
     );
+    check(
+        "[volume.a]\npath = \"/data/a\"\n[volume.b]\npath = \"/data\"\n[volume.c]\npath = \"/data2\"\n",
+        &["4:8 `volume.b` at /data and `volume.a` at /data/a are one inside the other"],
+    );
     for path in
         ["/var/lib/bowline-local/logs", "/var", "/root/x", "/home", "/tmp/x", "/boot", "/lib64", "/opt/x", "/run"]
     {

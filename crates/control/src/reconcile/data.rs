@@ -366,7 +366,9 @@ impl Loop {
         }
         for one in measured {
             let entry = found.entry((one.app.clone(), one.id.clone()));
-            let entry = entry.or_insert_with(|| info(&one.app, &one.id, true));
+            // Of an app that has no release here yet, nobody can say what it names.
+            let known = self.apps.get(&one.app).is_none_or(|app| app.shown().is_some());
+            let entry = entry.or_insert_with(|| info(&one.app, &one.id, known));
             if entry.external {
                 continue;
             }

@@ -29,6 +29,7 @@ pub(super) fn run(
     source: &Path,
     replace: bool,
 ) -> Result<DataDone, Fault> {
+    source_is_finite(source)?;
     match Volumes::is_sized(folder) {
         true => sized(volumes, folder, uid, source, replace),
         false if replace && volumes.is_used(folder) => {
@@ -90,6 +91,16 @@ fn plain(folder: &Path, uid: Option<u32>, source: &Path, replace: bool) -> Resul
     filled.map(|files| DataDone::Filled { files })
 }
 
+/// A pipe or a device may never end.
+fn source_is_finite(source: &Path) -> Result<(), Fault> {
+    let fault = || Fault::new(FaultKind::Invalid, format!("{} cannot be imported", source.display()));
+    let meta = fs::metadata(source).map_err(|error| fault().caused_by("cannot look at it").source(&error))?;
+    match meta.is_file() || meta.is_dir() {
+        true => Ok(()),
+        false => Err(fault().caused_by("it is neither a file nor a folder").hint("write it into a file first")),
+    }
+}
+
 fn unpack(source: &Path, new: &Path) -> Result<(), Fault> {
     let command = match source.is_dir() {
         true => {
@@ -122,10 +133,14 @@ fn output(mut command: Command, source: &Path) -> Result<(), Fault> {
     Err(fault.hint("a folder, or an archive of tar (.tar, .tar.gz, .tar.xz) is wanted; the volume is as it was"))
 }
 
-/// How many files there are besides folders; owned by the app, and none with another's rights.
+/// How many files there are besides folders; owned by the app, and none with another's rights. Devices, pipes and
+/// sockets are left out: none of them is content, and a device would open the machine to the app.
 fn give(tree: &Path, uid: Option<u32>) -> io::Result<u64> {
     use std::os::unix::fs::PermissionsExt;
     let meta = tree.symlink_metadata()?;
+    if !meta.is_dir() && !meta.is_file() && !meta.is_symlink() {
+        return fs::remove_file(tree).map(|()| 0);
+    }
     let mut files = u64::from(!meta.is_dir());
     if meta.is_dir() {
         for entry in fs::read_dir(tree)? {
@@ -174,8 +189,11 @@ mod tests {
         fs::create_dir_all(source.join("deep")).unwrap();
         fs::write(source.join("deep/x"), "1").unwrap();
         std::os::unix::fs::symlink("/etc", source.join("link")).unwrap();
+        nix::unistd::mkfifo(&source.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        check(&folder, &source.join("pipe"), false, Err(FaultKind::Invalid));
         check(&folder, &source, false, Ok(2));
         assert_eq!(fs::read_to_string(folder.join("deep/x")).unwrap(), "1");
+        assert!(!folder.join("pipe").exists(), "it is no content");
         check(&folder, &source, false, Err(FaultKind::Refused));
 
         let archive = root.path().join("a.tar.gz");

@@ -13,7 +13,7 @@ mod mariadb;
 mod packages;
 mod postgres;
 mod redis;
-mod script;
+pub(crate) mod script;
 mod site;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -60,6 +60,37 @@ pub(super) fn statements(sql: &str, dialect: Dialect) -> Vec<Statement<'_>> {
     found
 }
 
+/// The line, counted from 1, and the text of the first statement that ends or begins a transaction, or is for `psql`
+/// itself: with one of these, a script of PostgreSQL is not done whole or not at all.
+#[must_use]
+pub fn breaks_transaction(sql: &str) -> Option<(usize, &str)> {
+    let breaks = |text: &str| {
+        let mut words = text.split(|c: char| !is_word(c)).filter(|word| !word.is_empty()).map(str::to_ascii_lowercase);
+        let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        match first.as_str() {
+            "begin" | "commit" | "end" | "abort" => true,
+            "start" | "prepare" => second == "transaction",
+            "rollback" => second != "to" && words.next().is_none_or(|third| third != "to"),
+            _ => false,
+        }
+    };
+    let found = statements(sql, Dialect::Postgres).into_iter();
+    let mut wrong = found.filter(|statement| breaks(statement.text) || commands(statement.text));
+    wrong.next().map(|statement| (statement.line, statement.text.lines().next().unwrap_or_default()))
+}
+
+/// A backslash outside of quotes and comments: `psql` takes it from there, anywhere in a line.
+fn commands(statement: &str) -> bool {
+    let mut at = 0;
+    while at < statement.len() {
+        if statement.as_bytes()[at] == b'\\' {
+            return true;
+        }
+        at = word(statement, at).unwrap_or_else(|| skip(statement, at, Dialect::Postgres));
+    }
+    false
+}
+
 /// How deep a script is in `BEGIN ATOMIC … END`, as `psql` counts it: `CASE` has an `END`, too.
 #[derive(Debug, Default)]
 struct Bodies {
@@ -280,6 +311,23 @@ mod tests {
         check("DATE'\\'; b", &[(1, "DATE'\\'"), (1, "b")]);
         check("open 'quote ; never", &[(1, "open 'quote ; never")]);
         check("SELECT 5--1;\n;b", &[(1, "SELECT 5--1;"), (2, "b")]);
+    }
+
+    #[test]
+    fn what_breaks_a_transaction_is_found() {
+        let check = |sql: &str, expected| assert_eq!(breaks_transaction(sql).map(|(line, _)| line), expected, "{sql}");
+        check("CREATE TABLE t (a text);\nCOPY t FROM stdin;\nCOMMIT;\n\\N\n\\.\n", None);
+        check("SELECT 1;\nCOMMIT;", Some(2));
+        check("SELECT 1;\n-- the end\n  end ;", Some(3));
+        check("/* a */ Start  Transaction;", Some(1));
+        check("ROLLBACK", Some(1));
+        check("SAVEPOINT a; ROLLBACK TO a; ROLLBACK WORK TO SAVEPOINT a", None);
+        check("PREPARE q AS SELECT 1; prepare transaction 'x'", Some(1));
+        check("\\restrict x\nSELECT E'\\\\';\n\\unrestrict x", None);
+        check("SELECT 1;\n\\! true", Some(2));
+        check("SELECT 'COMMIT' \\gexec", Some(1));
+        check("DO $$ BEGIN COMMIT; END $$; SELECT '\\'", None);
+        check("CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END;", None);
     }
 
     #[test]

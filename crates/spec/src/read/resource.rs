@@ -1,5 +1,7 @@
 //! Databases, volumes, buckets and secrets.
 
+use std::path::Path;
+
 use bowline_core::app::{Backup, Bucket, Database, DatabaseSource, Redis, RedisSource, SecretSource, Volume};
 
 use super::{Reader, Section};
@@ -67,11 +69,17 @@ impl Reader {
                 (Some(ours), Some(theirs)) => ours.iter().any(|service| theirs.contains(service)),
                 (None, _) | (_, None) => true,
             };
-            let Some((first, ..)) = mounted[..index].iter().find(|(_, other, p)| p == path && shares(other)) else {
+            let at_or_below = |path: &str, other: &str| Path::new(path).starts_with(other);
+            let meets = |other: &str| at_or_below(path, other) || at_or_below(other, path);
+            let Some((first, _, there)) = mounted[..index].iter().find(|(_, other, p)| meets(p) && shares(other))
+            else {
                 continue;
             };
             let at = format!("volume.{name}.path");
-            let message = format!("`volume.{name}` and `volume.{first}` are both mounted at {path}");
+            let message = match path == there {
+                true => format!("`volume.{name}` and `volume.{first}` are both mounted at {path}"),
+                false => format!("`volume.{name}` at {path} and `volume.{first}` at {there} are one inside the other"),
+            };
             let other = self.value_at(&format!("volume.{first}.path"));
             self.push(Diagnostic::new(at.clone(), self.value_at(&at), message).related(other, "the other is here"));
         }

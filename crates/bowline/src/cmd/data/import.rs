@@ -17,6 +17,8 @@ use crate::ui::Ui;
 
 /// An import that takes longer is cut short.
 const LIMIT_SECONDS: u64 = 24 * 3_600;
+/// What is looked through before it is run; a larger dump is better an archive.
+const SCRIPT_BYTES: u64 = 1 << 30;
 /// Lines of a tool's output that are shown when it fails.
 const SAID: usize = 20;
 
@@ -30,6 +32,8 @@ enum Form {
     Rdb,
     Compressed,
     Folder,
+    /// A pipe or a device: it can be read once, and may never end.
+    Stream,
     /// What a dump that failed leaves.
     Empty,
 }
@@ -44,9 +48,10 @@ pub(super) async fn run(args: Import, session: &Session, ui: &Ui) -> Result<(), 
         DataId::Volume(_) => volume(&of, &id, &file, replace, session, ui).await,
         DataId::Server(server) => {
             check(server.kind, form, &file)?;
+            let text = if form == Form::Text { Some(text(server.kind, &file)?) } else { None };
             let lend = wire::Lend { rights: wire::Rights::Import, seconds: LIMIT_SECONDS };
             let lent = session.client.lend(&of.env, &of.app, &id.to_string(), &lend).await?;
-            let done = fill(&of, &id, (server.kind, form), &file, replace, &lent, ui);
+            let done = fill(&of, &id, server.kind, &Source { file: &file, text }, replace, &lent, ui);
             if let Some(user) = &lent.user {
                 session.client.give_back(&of.env, &of.app, &id.to_string(), user).await?;
             }
@@ -72,8 +77,12 @@ fn unread(file: &Path, error: &std::io::Error) -> Fault {
 }
 
 fn form(file: &Path) -> std::io::Result<Form> {
-    if std::fs::metadata(file)?.is_dir() {
+    let meta = std::fs::metadata(file)?;
+    if meta.is_dir() {
         return Ok(if file.join("toc.dat").is_file() { Form::Archive } else { Form::Folder });
+    }
+    if !meta.is_file() {
+        return Ok(Form::Stream);
     }
     let mut head = Vec::new();
     File::open(file)?.take(8).read_to_end(&mut head)?;
@@ -98,6 +107,9 @@ fn check(kind: ResourceKind, form: Form, file: &Path) -> Result<(), Fault> {
     match (form, kind) {
         (Form::Text, _) | (Form::Archive, ResourceKind::Postgres) => Ok(()),
         (Form::Empty, _) => Err(wrong(format!("{name} is empty")).hint("did the dump that was to be in it fail?")),
+        (Form::Stream, _) => {
+            Err(wrong(format!("{name} is neither a file nor a folder")).hint("write it into a file first"))
+        }
         (Form::Compressed, _) => Err(wrong(format!("{name} is compressed")).hint("unpack it first")),
         (Form::Rdb, ResourceKind::Redis) => {
             Err(wrong(format!("{name} is a snapshot of Redis, which reads one only when it starts")).hint(
@@ -117,16 +129,62 @@ fn check(kind: ResourceKind, form: Form, file: &Path) -> Result<(), Fault> {
     }
 }
 
+/// What is imported.
+struct Source<'a> {
+    file: &'a Path,
+    /// Statements or commands that were looked through; `None`: an archive.
+    text: Option<Vec<u8>>,
+}
+
+/// A text that can be taken as a whole.
+fn text(kind: ResourceKind, file: &Path) -> Result<Vec<u8>, Fault> {
+    let mut text = Vec::new();
+    let opened = File::open(file).map_err(|error| unread(file, &error))?;
+    opened.take(SCRIPT_BYTES + 1).read_to_end(&mut text).map_err(|error| unread(file, &error))?;
+    if text.len() as u64 > SCRIPT_BYTES {
+        let fault = Fault::new(FaultKind::Invalid, format!("{} is larger than 1 GiB", file.display()));
+        return Err(match kind {
+            ResourceKind::Postgres => fault.hint("write it with `pg_dump -Fc --no-owner --no-privileges`"),
+            ResourceKind::MariaDb | ResourceKind::Redis => fault.hint("`bowline data connect` lends an account for it"),
+        });
+    }
+    match broken_transaction(kind, &text) {
+        None => Ok(text),
+        Some((line, said)) => {
+            let fault = Fault::new(FaultKind::Invalid, format!("{} cannot be imported", file.display()));
+            let fault = fault.caused_by("it would not be done whole or not at all");
+            let fault = fault.detail(format!("{line:>5} | {said}"));
+            Err(fault
+                .hint(format!("take line {line} out: an import is one transaction, and runs no client's commands")))
+        }
+    }
+}
+
+/// The first line with which a text would leave the transaction that it is run in.
+fn broken_transaction(kind: ResourceKind, text: &[u8]) -> Option<(usize, String)> {
+    let text = String::from_utf8_lossy(text);
+    match kind {
+        ResourceKind::Postgres => bowline_node::breaks_transaction(&text).map(|(line, said)| (line, said.to_owned())),
+        // One transaction of tables is not to be had there.
+        ResourceKind::MariaDb => None,
+        ResourceKind::Redis => text.lines().zip(1..).find_map(|(line, number)| {
+            let word = line.split_ascii_whitespace().next()?.trim_matches('"');
+            let ends = ["multi", "exec", "discard"].iter().any(|end| word.eq_ignore_ascii_case(end));
+            ends.then(|| (number, line.to_owned()))
+        }),
+    }
+}
+
 fn fill(
     of: &Of,
     id: &DataId,
-    (kind, form): (ResourceKind, Form),
-    file: &Path,
+    kind: ResourceKind,
+    source: &Source<'_>,
     replace: bool,
     lent: &wire::Lent,
     ui: &Ui,
 ) -> Result<(), Fault> {
-    let full = lent.empty != Some(true);
+    let (file, full) = (source.file, lent.empty != Some(true));
     if full && !replace {
         let question = format!("{id} of {of} is not empty. Put {} in the place of what is there?", file.display());
         let refused = || {
@@ -141,32 +199,33 @@ fn fill(
         ui.say(format!("  importing {} …", file.display()));
     }
     match kind {
-        ResourceKind::Postgres => postgres(form, file, full, lent),
-        ResourceKind::MariaDb => mariadb(file, full, lent),
-        ResourceKind::Redis => redis(file, full, lent),
+        ResourceKind::Postgres => postgres(source, full, lent),
+        ResourceKind::MariaDb => mariadb(source, full, lent),
+        ResourceKind::Redis => redis(source, full, lent),
     }
     .map_err(|fault| Fault { message: format!("{} cannot be imported into {id} of {of}", file.display()), ..fault })
 }
 
 /// One transaction. An archive is turned into a script first: what `pg_restore` cannot read changes nothing.
-fn postgres(form: Form, file: &Path, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
+fn postgres(source: &Source<'_>, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
     const UNTOUCHED: &str = "the database is as it was";
     let mut psql = client::command(ResourceKind::Postgres, lent)?;
     psql.args(["-X", "-q", "--single-transaction", "-v", "ON_ERROR_STOP=1"]).stdout(Stdio::null());
     if full {
         psql.args(["-c", "DROP OWNED BY CURRENT_USER CASCADE"]);
     }
-    let script = match form {
-        Form::Archive => {
+    let script = match source.text {
+        Some(_) => None,
+        None => {
             let script = Scratch::new()?;
             let mut restore = client::program(&["pg_restore"], "postgresql-client")?;
-            restore.args(["--no-owner", "--no-privileges", "--file"]).arg(&script.0).arg(file);
+            restore.args(["--no-owner", "--no-privileges", "--file"]).arg(&script.0).arg(source.file);
             ended(&mut restore, "pg_restore", UNTOUCHED)?;
             Some(script)
         }
-        Form::Text | Form::Rdb | Form::Compressed | Form::Folder | Form::Empty => None,
     };
-    psql.arg("-f").arg(script.as_ref().map_or(file, |script| &script.0));
+    // What psql says names the caller's own file.
+    psql.arg("-f").arg(script.as_ref().map_or(source.file, |script| &script.0));
     ended(&mut psql, "psql", UNTOUCHED).map_err(|fault| {
         let owners =
             fault.detail.as_ref().is_some_and(|said| said.contains("role \"") && said.contains("does not exist"));
@@ -180,7 +239,7 @@ fn postgres(form: Form, file: &Path, full: bool, lent: &wire::Lent) -> Result<()
 }
 
 /// Statement by statement: MariaDB has no transactions of tables.
-fn mariadb(file: &Path, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
+fn mariadb(source: &Source<'_>, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
     const PARTLY: &str = "MariaDB commits each statement: correct the file, and import it again with --replace";
     let name = format!("`{}`", lent.database.clone().unwrap_or_default().replace('`', "``"));
     if full {
@@ -189,19 +248,20 @@ fn mariadb(file: &Path, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
         ended(&mut empty, "mariadb", "the database is as it was")?;
     }
     let mut mariadb = client::command(ResourceKind::MariaDb, lent)?;
-    let script = File::open(file).map_err(|error| unread(file, &error))?;
-    mariadb.stdin(script).stdout(Stdio::null());
+    // A dump is not to run programs of whoever imports it.
+    mariadb.arg("--loose-sandbox");
+    mariadb.stdin(File::open(source.file).map_err(|error| unread(source.file, &error))?).stdout(Stdio::null());
     ended(&mut mariadb, "mariadb", PARTLY)
 }
 
 /// One transaction of commands, one a line.
-fn redis(file: &Path, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
+fn redis(source: &Source<'_>, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
     let mut redis = client::command(ResourceKind::Redis, lent)?;
     redis.arg("--pipe").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let failed = |error: &std::io::Error| {
         Fault::new(FaultKind::Failed, "redis-cli cannot be used").caused_by("redis-cli broke off").source(error)
     };
-    let commands = std::fs::read(file).map_err(|error| unread(file, &error))?;
+    let commands = source.text.clone().unwrap_or_default();
     let mut child = redis.spawn().map_err(|error| failed(&error))?;
     let mut stdin = child.stdin.take().expect("it was asked to be a pipe");
     let feeder = std::thread::spawn(move || -> std::io::Result<()> {
@@ -285,6 +345,20 @@ mod tests {
             check(kind, Form::Compressed, false);
             check(kind, Form::Folder, false);
             check(kind, Form::Empty, false);
+            check(kind, Form::Stream, false);
         }
+    }
+
+    #[test]
+    fn a_text_is_done_whole_or_not_at_all() {
+        let check = |kind, text: &str, expected| {
+            let line = broken_transaction(kind, text.as_bytes()).map(|(line, _)| line);
+            assert_eq!(line, expected, "{kind} {text}");
+        };
+        check(ResourceKind::Postgres, "SELECT 1;\nCOMMIT;", Some(2));
+        check(ResourceKind::Postgres, "\\! true", Some(1));
+        check(ResourceKind::Redis, "SET a b\nexec\n", Some(2));
+        check(ResourceKind::Redis, "SET exec discard\n", None);
+        check(ResourceKind::MariaDb, "COMMIT;", None);
     }
 }
