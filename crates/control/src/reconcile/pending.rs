@@ -6,11 +6,13 @@ use bowline_core::job::RunId;
 use bowline_core::resource::data::DataId;
 use bowline_core::rollout::Entered;
 use bowline_core::route::Maintenance;
+use bowline_core::session::SessionSpec;
 
 use super::Loop;
 use super::change::ChangeId;
 use super::effects::{Job, Now, Outcome, Reading, Ticket};
 use super::request::Answer;
+use super::session::SessionRecord;
 
 #[derive(Debug)]
 pub(crate) enum Pending {
@@ -72,6 +74,11 @@ pub(crate) enum Pending {
         run: RunId,
         job: Job,
     },
+    /// A session is recorded, and may begin.
+    Session {
+        ticket: Ticket,
+        granted: Box<(SessionRecord, SessionSpec)>,
+    },
     /// What was done with data; whoever asked is told when its event is durable.
     Data {
         ticket: Ticket,
@@ -129,6 +136,7 @@ impl Loop {
             Pending::Maintain { ticket, key, wanted } => self.maintenance_stored(ticket, key, wanted, result, now),
             Pending::Recorded { run, ticket } => self.run_recorded(&run, ticket, result, now),
             Pending::Concluded { run, .. } => self.run_concluded(&run, now),
+            Pending::Session { ticket, granted } => self.session_recorded(ticket, granted, result),
             Pending::Data { ticket, answer, forget } => self.data_stored(ticket, *answer, forget, result),
             Pending::Farewell => {
                 if let Err(fault) = result {

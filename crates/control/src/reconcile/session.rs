@@ -11,8 +11,9 @@ use bowline_core::instance::{HealthState, InstanceSpec, Phase};
 use bowline_core::session::{SessionEnd, SessionPlace, SessionSpec, Terminal, WindowSize};
 
 use super::Loop;
-use super::effects::{Now, Ticket};
+use super::effects::{Job, Now, Outcome, Ticket, Write};
 use super::events;
+use super::pending::Pending;
 use super::release::Parts;
 use super::request::Answer;
 use super::world::AppWorld;
@@ -65,8 +66,24 @@ impl Loop {
         if spec.place == SessionPlace::OneOff {
             self.one_offs.insert(record.id.clone(), (record.key.clone(), spec.instance.id.slot.release));
         }
-        self.record(vec![events::session_began(&record, now.wall)]);
-        self.answer(ticket, Answer::Session(Box::new((record, spec))));
+        let event = Write::Event(events::session_began(&record, now.wall));
+        self.store(Job::Write(vec![event]), Pending::Session { ticket, granted: Box::new((record, spec)) });
+    }
+
+    /// Nobody gets in of whom no record is kept.
+    pub(crate) fn session_recorded(
+        &mut self,
+        ticket: Ticket,
+        granted: Box<(SessionRecord, SessionSpec)>,
+        result: Result<Outcome, Fault>,
+    ) {
+        match result {
+            Ok(_) => self.answer(ticket, Answer::Session(granted)),
+            Err(fault) => {
+                self.one_offs.remove(&granted.0.id);
+                self.refuse(ticket, fault);
+            }
+        }
     }
 
     pub(crate) fn one_offs_of(&self, key: &AppKey) -> impl Iterator<Item = ReleaseNumber> {
