@@ -271,7 +271,8 @@ async fn serves(artifact: &Artifact, path: &str) {
     .await;
     let pid = i32::try_from(child.id().unwrap()).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();
-    let status = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.expect("it leaves on TERM").unwrap();
+    // A worker of gunicorn that gets its TERM while it boots is waited for as long as `--graceful-timeout` says.
+    let status = tokio::time::timeout(Duration::from_secs(60), child.wait()).await.expect("it leaves on TERM").unwrap();
     assert!(status.success() || status.code() == Some(143) || status.code().is_none(), "{status}");
 }
 
