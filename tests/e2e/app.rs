@@ -127,9 +127,13 @@ fn a_second_up_follows_the_change_that_runs_and_then_applies_its_own() {
     let bowline = Bowline::new();
     let folder = bowline.app("joined", "plain");
     let toml = folder.join("bowline.toml");
-    let pipe = bowline.folder("files").join("pipe");
-    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
-    let build = format!("[service.web]\nbuild = \"cat {}\"", pipe.display());
+    // A build goes on when the test has answered it.
+    let gate = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    gate.set_nonblocking(true).expect("a socket");
+    let builds = || bowline_tests::wait("a build asks", SOON, || gate.accept().ok()).0;
+    let waits = r#"import socket, sys; socket.create_connection(("127.0.0.1", int(sys.argv[1]))).recv(1)"#;
+    let port = gate.local_addr().expect("a socket").port();
+    let build = format!("[service.web]\nbuild = '''/usr/bin/python3 -c \"{}\" {port}'''", waits.replace('"', "\\\""));
     let written = std::fs::read_to_string(&toml).expect("the fixture").replacen("[service.web]", &build, 1);
     std::fs::write(&toml, written).expect("a test's file");
     let path = folder.to_str().expect("UTF-8");
@@ -143,23 +147,17 @@ fn a_second_up_follows_the_change_that_runs_and_then_applies_its_own() {
             .expect("the binary runs")
     };
     let first = spawn();
-    let phase = || {
-        let status = bowline.run(&["status", "--json"]);
-        let status: serde_json::Value = serde_json::from_slice(&status.stdout).ok()?;
-        (status["apps"][0]["change"]["phase"] == "build").then_some(())
-    };
-    bowline_tests::wait("the first one builds", SOON, phase);
+    let building = builds();
     let server = std::fs::read_to_string(folder.join("server.py")).expect("the fixture");
     std::fs::write(folder.join("server.py"), server.replace("hello from", "welcome to")).expect("a test's file");
     let mut second = spawn();
     let said = std::io::BufReader::new(second.stdout.take().expect("stdout was asked to be a pipe"));
     let mut said = std::io::BufRead::lines(said).map_while(Result::ok);
     assert!(said.any(|line| line.contains("is under way")), "it waits for the first one");
-    // Each build reads the pipe to its end once.
-    std::fs::write(&pipe, "built\n").expect("the first build reads");
+    drop(building);
     let first = first.wait_with_output().expect("it was started");
     assert!(first.status.success(), "{}", text(&first));
-    std::fs::write(&pipe, "built\n").expect("the second build reads");
+    drop(builds());
     let said: Vec<String> = said.collect();
     assert!(second.wait().expect("it was started").success(), "{said:?}");
     assert!(said.iter().any(|line| line.contains("release 2")), "{said:?}");
