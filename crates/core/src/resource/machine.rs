@@ -515,7 +515,9 @@ fn phase(key: &ResourceKey, entry: &Entry, slot: Option<&SlotStatus>) -> Resourc
         (Stage::Running(Running { roles, .. }), Some(slot)) => match (slot.state, roles) {
             (SlotState::Ready, Roles::Made(of)) if *of == slot.instance.incarnation => ResourcePhase::Ready,
             (SlotState::Ready, _) => {
-                let on = entry.trouble.as_ref().map_or("its roles and contents", |t| t.fault.message.as_str());
+                // While they are made, the attempt before is past.
+                let before = entry.trouble.as_ref().filter(|_| matches!(roles, Roles::Due(_)));
+                let on = before.map_or("its roles and contents", |t| t.fault.message.as_str());
                 failing.unwrap_or_else(|| starting(on.to_owned()))
             }
             (
