@@ -397,9 +397,7 @@ fn a_script_of_mariadb_has_the_rights_of_the_app_only_and_is_begun_anew() {
         bowline_tests::text(&said).contains("its roles and contents").then_some(())
     };
     wait("the script runs", SLOW, script_runs);
-    let daemon = Process { pid: bowline.daemon() };
-    daemon.kill();
-    wait("the daemon is gone", SOON, || (!daemon.runs()).then_some(()));
+    bowline.kill_daemon();
     assert!(!waits.wait().expect("its own child").success());
     wait("another daemon ends the script and begins it anew", SOON, script_runs);
     assert!(bowline.run(&["down"]).status.success(), "in the middle of it");

@@ -5,7 +5,6 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use bowline_tests::client::curl;
-use bowline_tests::machine::Process;
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, text, wait};
 use serde_json::Value;
@@ -41,12 +40,6 @@ fn ok(bowline: &Bowline, args: &[&str]) -> String {
     text(&output)
 }
 
-fn kill_daemon(bowline: &Bowline) {
-    let daemon = Process { pid: bowline.daemon() };
-    daemon.kill();
-    wait("the daemon is gone", SOON, || (!daemon.runs()).then_some(()));
-}
-
 fn path(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
@@ -80,7 +73,7 @@ fn somebody_is_let_in_for_a_while_and_no_longer() {
     let mut session = Command::new("psql");
     session.args(["-XAtqc", "SELECT pg_sleep(300)"]).arg(&short).env("PGOPTIONS", "-c statement_timeout=0");
     let mut session = session.stderr(std::process::Stdio::null()).spawn().expect("psql is installed");
-    kill_daemon(&bowline);
+    bowline.kill_daemon();
     assert_eq!(page(&bowline, &up), "ada\ngrace\n");
     wait("another daemon answers", SOON, || bowline.run(&["status"]).status.success().then_some(()));
     wait("the session is ended", Duration::from_secs(120), || session.try_wait().expect("a child of this test"));
@@ -282,7 +275,7 @@ fn data_that_no_file_names_are_removed_whatever_is_killed() {
     for attempt in 0.. {
         let mut removing = bowline.command(&rm).stderr(std::process::Stdio::null()).spawn().expect("the binary runs");
         std::thread::park_timeout(Duration::from_millis(10 * attempt));
-        kill_daemon(&bowline);
+        bowline.kill_daemon();
         removing.wait().expect("a child of this test");
         wait("another daemon answers", SOON, || bowline.run(&["status"]).status.success().then_some(()));
         assert!(data.join("data/PG_VERSION").exists() || !data.exists(), "all is there, or nothing");

@@ -87,13 +87,6 @@ impl<'b> App<'b> {
     }
 }
 
-/// Ends the daemon as nothing should.
-fn kill_daemon(bowline: &Bowline) {
-    let daemon = Process { pid: bowline.daemon() };
-    daemon.kill();
-    wait("the daemon is gone", SOON, || (!daemon.runs()).then_some(()));
-}
-
 fn path(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
@@ -182,7 +175,7 @@ fn a_daemon_that_is_killed_in_the_middle_repeats_and_loses_nothing() {
     let _up = app.up();
     let watcher = app.start(&["work"]);
     app.wait_for("begun\n");
-    kill_daemon(&bowline);
+    bowline.kill_daemon();
     wait("it is adopted", SOON, || (app.job("work")["run"]["state"] == "running").then_some(()));
     app.let_go();
     let watched = watcher.wait_with_output().expect("the child ends");
@@ -213,7 +206,7 @@ fn what_runs_before_a_release_runs_once_over_the_death_of_the_daemon() {
     app.wait_for("begun\n");
     let waits = |app: &App<'_>| app.status()["change"]["waits_on"][0]["on"].as_str().map(str::to_owned);
     assert!(waits(&app).is_some_and(|on| on.starts_with("release.before: ")), "{:?}", waits(&app));
-    kill_daemon(&bowline);
+    bowline.kill_daemon();
     let on = wait("it is adopted", SOON, || waits(&app).filter(|on| on.contains("running for")));
     assert!(on.starts_with("release.before: running for "), "{on}");
     assert_eq!(app.status()["services"][0]["instances"].as_array().map(Vec::len), Some(0), "nothing else runs yet");

@@ -129,6 +129,13 @@ impl Bowline {
         pid(&self.status()["daemon"]["pid"])
     }
 
+    /// Ends the daemon as nothing should.
+    pub fn kill_daemon(&self) {
+        let daemon = machine::Process { pid: self.daemon() };
+        daemon.kill();
+        wait("the daemon is gone", SOON, || (!daemon.runs()).then_some(()));
+    }
+
     /// The edge's pid.
     pub fn edge(&self) -> u32 {
         pid(&self.status()["edge"]["pid"])

@@ -48,7 +48,11 @@ pub(super) async fn run(args: Import, session: &Session, ui: &Ui) -> Result<(), 
         DataId::Volume(_) => volume(&of, &id, &file, replace, session, ui).await,
         DataId::Server(server) => {
             check(server.kind, form, &file)?;
-            let text = if form == Form::Text { Some(text(server.kind, &file)?) } else { None };
+            let text = match (form, server.kind) {
+                (Form::Text, ResourceKind::Postgres | ResourceKind::Redis) => Some(text(server.kind, &file)?),
+                // Its client reads the file bit by bit: there is nothing to look for.
+                (_, _) => None,
+            };
             let lend = wire::Lend { rights: wire::Rights::Import, seconds: LIMIT_SECONDS };
             let lent = session.client.lend(&of.env, &of.app, &id.to_string(), &lend).await?;
             let done = fill(&of, &id, server.kind, &Source { file: &file, text }, replace, &lent, ui);
@@ -132,7 +136,7 @@ fn check(kind: ResourceKind, form: Form, file: &Path) -> Result<(), Fault> {
 /// What is imported.
 struct Source<'a> {
     file: &'a Path,
-    /// Statements or commands that were looked through; `None`: an archive.
+    /// Statements or commands that were looked through; `None`: an archive, or statements of MariaDB.
     text: Option<Vec<u8>>,
 }
 
