@@ -201,7 +201,9 @@ fn a_volume_is_filled_and_removed() {
     drop(Up::start(&bowline, &folder, SOON));
     assert_eq!(listed(&bowline, "volume.files").expect("it is kept")["orphaned"], true);
     assert!(bowline.fails(&["data", "rm", "verbs-volume", "volume.files"], 2).contains("--yes"));
-    ok(&bowline, &["data", "rm", "verbs-volume", "volume.files", "--yes"]);
+    // The instance of the release before still has it until it has ended.
+    let rm = ["data", "rm", "verbs-volume", "volume.files", "--yes"];
+    wait("it is removed", SOON, || bowline.run(&rm).status.success().then_some(()));
     assert_eq!(listed(&bowline, "volume.files"), None);
 }
 
