@@ -1,12 +1,15 @@
 //! `bowline data`: what there is, who is let in, what is filled and removed, also when the daemon is killed meanwhile.
 
+use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use bowline_tests::client::curl;
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, text, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// MariaDB makes its system tables, which takes a while on a busy disk.
@@ -72,7 +75,7 @@ fn somebody_is_let_in_for_a_while_and_no_longer() {
     // A session that goes on past the end of its lease, over the death of the daemon that made it.
     let mut session = Command::new("psql");
     session.args(["-XAtqc", "SELECT pg_sleep(300)"]).arg(&short).env("PGOPTIONS", "-c statement_timeout=0");
-    let mut session = session.stderr(std::process::Stdio::null()).spawn().expect("psql is installed");
+    let mut session = session.stderr(Stdio::null()).spawn().expect("psql is installed");
     bowline.kill_daemon();
     assert_eq!(page(&bowline, &up), "ada\ngrace\n");
     wait("another daemon answers", SOON, || bowline.run(&["status"]).status.success().then_some(()));
@@ -127,6 +130,26 @@ fn a_postgresql_is_filled_whole_or_not_at_all() {
     }
     let owners = psql(&url, "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'");
     assert_eq!(text(&owners), "app_db\n");
+
+    let held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'users'::regclass";
+    let roles = || text(&psql(&url, "SELECT rolname FROM pg_roles ORDER BY 1"));
+    let before = roles();
+    let is_held = || text(&psql(&url, held)) == "1\n";
+    let file = files.join("slow.sql");
+    std::fs::write(&file, "SELECT pg_sleep(600);\n").expect("a test's file");
+    let slow = ["data", "import", "verbs-import", "db", path(&file), "--replace"];
+    let mut importing = bowline.command(&slow).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    wait("it is under way", SOON, || is_held().then_some(()));
+    let pid = Pid::from_raw(i32::try_from(importing.id()).expect("a pid"));
+    kill(pid, Signal::SIGINT).expect("it runs");
+    let ended = wait("Ctrl-C ends it", SOON, || importing.try_wait().expect("a child of this test"));
+    assert_eq!(ended.code(), Some(130));
+    let mut said = String::new();
+    importing.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+    assert!(said.contains("interrupted: the database is as it was"), "{said}");
+    assert!(!is_held(), "neither the client nor its session is left");
+    assert_eq!(page(&bowline, &up), "ada\ngrace\n", "nothing has changed");
+    assert_eq!(roles(), before, "nor its account");
 }
 
 #[test]
@@ -245,7 +268,9 @@ fn a_volume_with_a_size_is_filled_while_nothing_uses_it_and_removed() {
 
     std::fs::write(&toml, "[service.web]\nrun = \"python3 -m http.server $PORT\"\n").expect("a test's file");
     drop(Up::start(&bowline, &folder, SOON));
-    ok(&bowline, &["data", "rm", "verbs-sized", "volume.files", "--yes"]);
+    // The instance of the release before still has it until it has ended.
+    let rm = ["data", "rm", "verbs-sized", "volume.files", "--yes"];
+    wait("it is removed", SOON, || bowline.run(&rm).status.success().then_some(()));
     assert_eq!(listed(&bowline, "volume.files"), None);
     let left = std::fs::read_dir(bowline.state().join("volumes/local/verbs-sized")).into_iter().flatten().count();
     assert_eq!(left, 0, "neither its file system nor its lock is left");
@@ -275,7 +300,7 @@ fn data_that_no_file_names_are_removed_whatever_is_killed() {
     assert!(data.join("data/PG_VERSION").exists());
     // The daemon dies somewhere in the middle, at another place each time.
     for attempt in 0.. {
-        let mut removing = bowline.command(&rm).stderr(std::process::Stdio::null()).spawn().expect("the binary runs");
+        let mut removing = bowline.command(&rm).stderr(Stdio::null()).spawn().expect("the binary runs");
         std::thread::park_timeout(Duration::from_millis(10 * attempt));
         bowline.kill_daemon();
         removing.wait().expect("a child of this test");

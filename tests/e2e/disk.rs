@@ -184,3 +184,27 @@ fn a_size_that_is_made_smaller_is_refused_and_a_larger_one_is_given() {
     assert_eq!(ask(&up, "fill", "$BOWLINE_VOLUME_FILES")["told"]["why"], "No space left on device");
     assert!(bomb.metadata().is_ok_and(|meta| meta.len() > 64 * MIB), "and it may hold more");
 }
+
+/// What a build would keep mounted could be neither removed nor filled anew while it goes on.
+#[test]
+fn a_build_holds_no_volume_of_others() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let bowline = Bowline::new();
+    let folder = bowline.app("disk-held", "plain");
+    let toml = "[service.web]\nrun = \"python3 server.py\"\nhealth = { path = \"/health\" }\n[volume.files]\nsize = \"64MiB\"\n";
+    std::fs::write(folder.join("bowline.toml"), toml).expect("a test's file");
+    let _up = Up::start(&bowline, &folder, SOON);
+    let volume = bowline.state().join("volumes/local/disk-held/files").display().to_string();
+    let seen = std::fs::read_to_string(format!("/proc/{}/mountinfo", bowline.daemon())).expect("the daemon runs");
+    assert!(seen.contains(&volume), "the machine has it mounted: {seen}");
+
+    let site = bowline.folder("disk-holder");
+    let toml =
+        "[service.web]\nbuild = \"mkdir out; cat /proc/self/mountinfo > out/index.html\"\nstatic = { dir = \"out\" }\n";
+    std::fs::write(site.join("bowline.toml"), toml).expect("a test's file");
+    let built = Up::start(&bowline, &site, SOON);
+    let page = curl(&bowline.ca(), &built.https(), &[]).text();
+    assert!(page.contains(" / ") && !page.contains(&volume), "{page}");
+}

@@ -4,6 +4,7 @@ mod args;
 mod cmd;
 mod daemon;
 mod file;
+mod interrupts;
 mod paths;
 mod progress;
 mod session;

@@ -72,6 +72,15 @@ impl Fault {
         self.detail = Some(detail.into());
         self
     }
+
+    /// The end of what a tool wrote before it failed, as detail: at most 20 lines.
+    #[must_use]
+    pub fn said(self, output: &[u8]) -> Self {
+        const LINES: usize = 20;
+        let text = String::from_utf8_lossy(output);
+        let lines: Vec<&str> = text.lines().collect();
+        self.detail(lines[lines.len().saturating_sub(LINES)..].join("\n"))
+    }
 }
 
 impl fmt::Display for Fault {
@@ -81,3 +90,21 @@ impl fmt::Display for Fault {
 }
 
 impl Error for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_output_is_shown() {
+        let output: String = (1..=30).map(|n| format!("line {n}\n")).collect();
+        let check = |output: &[u8], first: &str, lines: usize| {
+            let detail = Fault::new(FaultKind::Failed, "x").said(output).detail.unwrap();
+            assert_eq!((detail.lines().next().unwrap_or(""), detail.lines().count()), (first, lines));
+        };
+        check(output.as_bytes(), "line 11", 20);
+        check(b"one", "one", 1);
+        check(b"", "", 0);
+        check(b"\xff\n", "\u{fffd}", 1);
+    }
+}

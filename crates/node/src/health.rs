@@ -23,6 +23,10 @@ const FIRST_LOOK: Duration = Duration::from_millis(20);
 const MAX_INTERIM: usize = 8;
 /// Of the head of a response; the status stands in its first bytes.
 const MAX_HEAD: usize = 16 << 10;
+/// What is still read of an answer once it is judged, and for how long: an app whose last bytes nobody took sees a reset,
+/// and logs it.
+const REST: u64 = 1 << 20;
+const REST_LIMIT: Duration = Duration::from_secs(5);
 
 /// The running checks of an instance; they end when this is dropped.
 #[derive(Debug)]
@@ -172,19 +176,29 @@ async fn listens_elsewhere(mark: &str) -> Option<String> {
 async fn ask(health: &Readiness, port: Port, within: Duration) -> Result<(), String> {
     let answer = async {
         let mut stream = TcpStream::connect(port.on_loopback()).await.map_err(|error| reason(&error))?;
-        match health {
-            Readiness::Tcp(_) => Ok(()),
-            Readiness::Answer(_) => ask_http(&mut stream, "/", port).await.map(drop),
-            Readiness::Http(check) => match ask_http(&mut stream, &check.path, port).await? {
-                200..=399 => Ok(()),
-                status => Err(format!("GET {} answered {status}", check.path)),
-            },
+        let (path, status) = match health {
+            Readiness::Tcp(_) => return Ok(()),
+            Readiness::Answer(_) => ("/", ask_http(&mut stream, "/", port).await?),
+            Readiness::Http(check) => (check.path.as_str(), ask_http(&mut stream, &check.path, port).await?),
+        };
+        take_the_rest(stream);
+        match (health, status) {
+            (Readiness::Http(_), 400..) => Err(format!("GET {path} answered {status}")),
+            _ => Ok(()),
         }
     };
     match timeout(within, answer).await {
         Ok(outcome) => outcome,
         Err(_) => Err(format!("no answer within {}", Humane(within))),
     }
+}
+
+/// The verdict does not wait for it.
+fn take_the_rest(stream: TcpStream) {
+    tokio::spawn(async move {
+        // Nobody is told how it ended.
+        let _ = timeout(REST_LIMIT, tokio::io::copy(&mut stream.take(REST), &mut tokio::io::sink())).await;
+    });
 }
 
 fn reason(error: &io::Error) -> String {
@@ -315,6 +329,29 @@ mod tests {
         check(Some(b"HTTP/1.1 500 Oh\r\n\r\n"), Ok(())).await;
         check(Some(b"SSH-2.0-OpenSSH\r\n"), Err("answered with something that is not HTTP/1")).await;
         check(None, Err("no answer within 300ms")).await;
+    }
+
+    #[tokio::test]
+    async fn an_app_is_not_cut_off_in_the_middle_of_its_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = Port::new(listener.local_addr().unwrap().port()).unwrap();
+        let (judged, is_judged) = tokio::sync::oneshot::channel();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let length = stream.read(&mut [0; 1024]).await.unwrap();
+            assert!(length > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            is_judged.await.unwrap();
+            for _ in 0..8 {
+                stream.write_all(&[b'x'; 16 << 10]).await?;
+            }
+            stream.shutdown().await?;
+            stream.read(&mut [0]).await
+        });
+        let health = Readiness::Http(HttpCheck { path: "/ready".into(), probe: Probe::default() });
+        assert_eq!(ask(&health, port, Duration::from_secs(5)).await, Ok(()));
+        judged.send(()).unwrap();
+        assert_eq!(server.await.unwrap().unwrap(), 0, "an orderly end, and no reset");
     }
 
     #[tokio::test]

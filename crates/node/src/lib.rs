@@ -24,11 +24,11 @@ pub mod survey;
 mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bowline_core::fault::Fault;
-use bowline_core::id::{InstanceId, Port};
+use bowline_core::id::Port;
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{BuildProgress, BuildRequest, Built};
@@ -146,13 +146,6 @@ pub fn spawn(config: NodeConfig) -> Handle {
     tokio::spawn(resource::Interposer::new(Arc::clone(&context), ends).run());
     tokio::spawn(driver::Driver::new(context, ordered, seen_sender).run());
     Handle { desired, observed, builds, collections, logs, sessions, sessions_over, data }
-}
-
-/// Files that an instance wrote beside its code, where they die with it: paths in its release folder `root`, in order, at
-/// most `most` of them. What interpreters cache is left out. Blocks on the disk.
-pub fn written_beside(config: &NodeConfig, id: &InstanceId, root: &Path, most: usize) -> Vec<PathBuf> {
-    let layout = layout::Layout { state: config.state_dir.clone(), run: config.run_dir.clone() };
-    shim::written(root, &shim::upper(&layout.instance(id)), most)
 }
 
 fn build_config(config: &NodeConfig) -> build::BuildConfig {

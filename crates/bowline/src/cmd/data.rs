@@ -2,15 +2,17 @@ mod client;
 mod connect;
 mod import;
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::resource::data::DataId;
+use tokio::sync::oneshot;
 
 use crate::args::Data;
 use crate::cmd::logs;
+use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::paths::Paths;
 use crate::session::Session;
 use crate::ui::{self, Tone, Ui};
@@ -21,10 +23,13 @@ pub(super) async fn run(args: Data, paths: &Paths, ui: &Ui) -> Result<ExitCode, 
     let done = match args {
         Data::List { app, env } => list(app, env, &session, ui).await.map(|()| ExitCode::SUCCESS),
         Data::Connect(args) => connect::run(args, &session, ui).await,
-        Data::Import(args) => import::run(args, &session, ui).await.map(|()| ExitCode::SUCCESS),
+        Data::Import(args) => import::run(args, &session, &mut Interrupts::new()?, ui).await,
         Data::Rm { app, data, force, yes, env } => {
-            let of = Of { app, env };
-            remove(&of, &data, (force, yes), &session, ui).await.map(|()| ExitCode::SUCCESS)
+            let (of, mut interrupts) = (Of { app, env }, Interrupts::new()?);
+            tokio::select! {
+                removed = remove(&of, &data, (force, yes), &session, ui) => removed.map(|()| ExitCode::SUCCESS),
+                () = interrupts.next() => Ok(ExitCode::from(INTERRUPTED)),
+            }
         }
     };
     session.leave(paths).await?;
@@ -123,7 +128,7 @@ fn row(one: &wire::DataInfo, ui: &Ui) -> Vec<String> {
 async fn remove(of: &Of, data: &str, (force, yes): (bool, bool), session: &Session, ui: &Ui) -> Result<(), Fault> {
     let (id, info) = of.find(data, session).await?;
     let size = info.bytes.map_or_else(String::new, |bytes| format!(", {}", ui::bytes(bytes)));
-    if !yes && !confirmed(&format!("remove {id} of {of}{size}? It cannot be undone."), ui)? {
+    if !yes && !confirmed(&format!("remove {id} of {of}{size}? It cannot be undone."), ui).await? {
         return Err(Fault::new(FaultKind::Refused, format!("{id} of {of} is left as it is")));
     }
     let query = wire::RemoveQuery { force };
@@ -133,8 +138,8 @@ async fn remove(of: &Of, data: &str, (force, yes): (bool, bool), session: &Sessi
     Ok(())
 }
 
-/// Asks on a terminal; elsewhere nobody could answer.
-fn confirmed(question: &str, ui: &Ui) -> Result<bool, Fault> {
+/// Asks on a terminal; elsewhere nobody could answer. Cancel-safe: who waits for an answer can be interrupted.
+async fn confirmed(question: &str, ui: &Ui) -> Result<bool, Fault> {
     if ui.is_json() || !std::io::stdin().is_terminal() {
         return Err(Fault::new(FaultKind::Invalid, "nobody is here to say yes")
             .caused_by(question.to_owned())
@@ -142,7 +147,13 @@ fn confirmed(question: &str, ui: &Ui) -> Result<bool, Fault> {
     }
     let unread = |error: std::io::Error| Fault::new(FaultKind::Failed, "the terminal cannot be read").source(&error);
     write!(std::io::stderr(), "{question} [y/N] ").map_err(unread)?;
-    let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line).map_err(unread)?;
+    let (answer, answered) = oneshot::channel();
+    // A thread of its own, and none of the runtime's, which would be waited for.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        // Nobody waits for it any more.
+        let _ = answer.send(std::io::stdin().read_line(&mut line).map(|_| line));
+    });
+    let line = answered.await.expect("the thread answers before it ends").map_err(unread)?;
     Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }

@@ -4,6 +4,7 @@ use bowline_api::{Client, wire};
 use bowline_core::fault::{Fault, FaultKind};
 
 use crate::args::Logs;
+use crate::interrupts::INTERRUPTED;
 use crate::paths::Paths;
 use crate::session::Session;
 use crate::ui::{self, Tone, Ui};
@@ -40,7 +41,7 @@ pub(super) async fn run(args: Logs, paths: &Paths, ui: &Ui) -> Result<ExitCode, 
                 Some(line) => print(&line, None, ui),
                 None => return Ok(ExitCode::SUCCESS),
             },
-            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(130)),
+            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(INTERRUPTED)),
         }
     }
 }

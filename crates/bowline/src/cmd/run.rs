@@ -12,6 +12,7 @@ use super::attach::{self, Attachment};
 use super::client;
 use crate::args::Run;
 use crate::cmd::status;
+use crate::interrupts::INTERRUPTED;
 use crate::paths::Paths;
 use crate::session::Session;
 use crate::ui::{self, Tone, Ui};
@@ -50,7 +51,7 @@ async fn job(args: Run, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
         Some(run) => Ok(conclude(&run, ui)),
         None => {
             following.left(ui);
-            Ok(ExitCode::from(130))
+            Ok(ExitCode::from(INTERRUPTED))
         }
     }
 }

@@ -10,13 +10,13 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::EnvName;
 use ipnet::IpNet;
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::args::{Listen, Up};
 use crate::cmd::logs;
 use crate::file;
+use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::session::Session;
@@ -130,7 +130,7 @@ pub(super) async fn run(args: Up, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fa
         }
         Ok(Outcome::Interrupted) => {
             stop(&session, paths, &mut asked, &mut interrupts, ui).await?;
-            Ok(ExitCode::from(130))
+            Ok(ExitCode::from(INTERRUPTED))
         }
         // Apps that were there before go on, with the release before where the new one has failed.
         Err(fault) => match stop(&session, paths, &mut asked, &mut interrupts, ui).await {
@@ -468,27 +468,5 @@ async fn stop(
         stopped = stops => stopped,
         () = interrupts.next() => Err(Fault::new(FaultKind::Failed, "interrupted while the apps were being stopped")
             .hint("they are stopped all the same; `bowline status` shows it, `bowline down` stops all")),
-    }
-}
-
-/// Ctrl-C, or TERM as a supervisor sends it. Caught from the beginning, so that none is lost between two waits.
-#[derive(Debug)]
-struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    fn new() -> Result<Self, Fault> {
-        let caught =
-            |kind| signal(kind).map_err(|e| Fault::new(FaultKind::Failed, "signals cannot be caught").source(&e));
-        Ok(Self { interrupt: caught(SignalKind::interrupt())?, terminate: caught(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => (),
-            _ = self.terminate.recv() => (),
-        }
     }
 }

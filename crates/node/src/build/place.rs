@@ -23,7 +23,7 @@ use super::recipe::{Job, not_text};
 use super::{BuildConfig, SYSTEM_PATH, state_fault};
 use crate::builder::contract::{CageOrder, GivenFile};
 use crate::cage::{toolchain, veil};
-use crate::layout;
+use crate::layout::{self, Layout};
 use crate::shim::contract::Clear;
 
 /// Tools that keep versions of languages in a home of theirs: the variable that names it, and where it is below the user's.
@@ -221,6 +221,7 @@ pub(super) fn host(job: &Job<'_>, folder: &Path, temporary: &Temporary) -> Resul
             required: job.service.cage == Cage::Required,
             scratch: temporary.folder.path().to_owned(),
             hidden: machine.hidden.clone(),
+            volumes: Layout { state: build.config.state_dir.clone(), run: build.config.run_dir.clone() }.volumes(),
             groups: Vec::new(),
             readable,
             writable,

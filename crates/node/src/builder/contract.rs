@@ -34,6 +34,8 @@ pub(crate) struct CageOrder {
     pub scratch: PathBuf,
     /// Covered beside what is covered on every machine.
     pub hidden: Vec<PathBuf>,
+    /// Volumes of all apps, which are none of its business and are not kept busy by it.
+    pub volumes: PathBuf,
     /// Its control groups: the only ones it sees of their hierarchies.
     pub groups: Vec<PathBuf>,
     pub readable: Vec<PathBuf>,

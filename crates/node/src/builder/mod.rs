@@ -33,6 +33,7 @@ use crate::cage::entry::{Entry, Stage, View};
 use crate::cage::files::Grants;
 use crate::cage::namespaces;
 use crate::cage::veil::Veil;
+use crate::disk::image;
 use crate::layout;
 use crate::shim::contract::Clear;
 use contract::{CageOrder, GivenFile, Order, Report, Step};
@@ -120,6 +121,7 @@ fn first_process(order: &Order, socket: UnixStream, told: fs::File) -> ExitCode 
     let started = prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(io::Error::from)
         .and_then(|()| namespaces::detach_mounts())
+        .and_then(|()| image::leave_below(&order.cage.volumes, &[]))
         .map(|()| match namespaces::mount_proc() {
             Ok(()) => Vec::new(),
             Err(_) => vec![namespaces::OWN_PROC.to_owned()],

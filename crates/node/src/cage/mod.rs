@@ -14,6 +14,7 @@ pub(crate) mod files;
 pub(crate) mod namespaces;
 pub(crate) mod ports;
 pub(crate) mod privileges;
+mod tables;
 pub(crate) mod toolchain;
 pub(crate) mod veil;
 

@@ -18,11 +18,13 @@ use std::sync::{Mutex, PoisonError};
 use bowline_core::id::{AppKey, InstanceId, Port};
 use bowline_core::instance::Reach;
 
+use super::tables::{self, CLOSED};
+
 /// As `bowline status` says it after "cannot enforce".
 pub(crate) const CLOSED_PORT: &str = "closed instance port";
 
 /// Where distributions put it; a daemon's `PATH` may lack `sbin`.
-const NFT: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "nft"];
+pub(super) const NFT: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "nft"];
 
 /// Where clouds hand a machine's credentials to whoever asks from it: the metadata services of most of them, the task and
 /// pod credentials of AWS, Azure's WireServer, Alibaba. Names are asked for there, too (port 53), and answered.
@@ -55,6 +57,8 @@ pub(crate) struct Others {
 pub(crate) struct Gate {
     /// `bowline_<hash>`
     table: String,
+    /// Says in the table whose it is.
+    mark: Option<String>,
     others: Others,
     held: Mutex<Held>,
 }
@@ -79,8 +83,17 @@ pub(crate) enum GateError {
 }
 
 impl Gate {
-    pub(crate) fn new(state_hash: &str, others: Others) -> Self {
-        Self { table: format!("bowline_{state_hash}"), others, held: Mutex::default() }
+    pub(crate) fn new(state: &Path, state_hash: &str, others: Others) -> Self {
+        let table = format!("bowline_{state_hash}");
+        Self { table, mark: tables::mark(state), others, held: Mutex::default() }
+    }
+
+    /// Ports that other states of this machine have closed: whoever else listens there is not heard. Blocks.
+    pub(crate) fn closed_elsewhere(&self) -> BTreeSet<u16> {
+        match nix::unistd::geteuid().is_root() {
+            true => tables::closed(&tables::of_others(&self.table)),
+            false => BTreeSet::new(),
+        }
     }
 
     /// Before an instance starts. Blocks.
@@ -93,8 +106,14 @@ impl Gate {
         self.change(|held| held.instances.as_mut().is_some_and(|all| all.remove(id).is_some()))
     }
 
-    /// What an earlier daemon left, dead or alive. Blocks.
+    /// What an earlier daemon left, dead or alive. Tables of states that are gone go, too. Blocks.
     pub(crate) fn adopt(&self, found: BTreeMap<InstanceId, Owner>) -> Result<(), GateError> {
+        if nix::unistd::geteuid().is_root() {
+            for left in tables::of_others(&self.table).into_iter().filter(tables::Table::is_left) {
+                // Somebody else who starts at this moment may have been faster.
+                let _ = run(&format!("delete table inet {}\n", left.name));
+            }
+        }
         self.change(|held| {
             held.instances = Some(found);
             true
@@ -118,7 +137,7 @@ impl Gate {
         let changed = change(&mut held);
         match &*held {
             Held { instances: Some(instances), databases: Some(databases) } if changed => {
-                run(&script(&self.table, self.others, instances, databases))
+                run(&script((&self.table, self.mark.as_deref()), self.others, instances, databases))
             }
             _ => Ok(()),
         }
@@ -173,7 +192,7 @@ impl Sets {
 
 /// `add` before `delete`: there may be none yet.
 fn script(
-    table: &str,
+    (table, mark): (&str, Option<&str>),
     others: Others,
     instances: &BTreeMap<InstanceId, Owner>,
     databases: &BTreeSet<Database>,
@@ -191,7 +210,7 @@ fn script(
     let _ = write!(
         text,
         "table inet {table} {{
-  set closed {{ type inet_service; {} }}
+  set {CLOSED} {{ type inet_service; {} {} }}
   set listeners {{ typeof tcp sport . meta skuid; {} }}
   set owners {{ typeof tcp dport . meta skuid; {} }}
   set always {{ typeof meta skuid; {} }}
@@ -224,6 +243,7 @@ fn script(
   }}
 }}
 ",
+        mark.map_or_else(String::new, |mark| format!("comment \"{mark}\";")),
         elements(&closed),
         elements(&listeners),
         elements(&owners),
@@ -290,12 +310,12 @@ mod tests {
         ];
         let databases = [("local/a.web.r1.0.1", 15_000, 17), ("local/b.web.r1.0.1", 15_001, 18)]
             .map(|(of, port, uid)| (id(of).slot.key, Port::new(port).unwrap(), Some(uid)));
-        script("bowline_x", others(), &instances.into(), &databases.into())
+        script(("bowline_x", Some("mnt:[1] /state")), others(), &instances.into(), &databases.into())
     }
 
     #[test]
     fn an_empty_gate_is_no_table() {
-        let text = script("bowline_x", others(), &BTreeMap::new(), &BTreeSet::new());
+        let text = script(("bowline_x", Some("mnt:[1] /state")), others(), &BTreeMap::new(), &BTreeSet::new());
         assert_eq!(text, "add table inet bowline_x\ndelete table inet bowline_x\n");
     }
 
@@ -303,7 +323,7 @@ mod tests {
     fn each_port_has_its_listener_and_who_connects() {
         let text = ruled();
         for part in [
-            "closed { type inet_service; elements = { 15000, 15001, 20000, 20001, 20002, 20003 }",
+            "closed { type inet_service; comment \"mnt:[1] /state\"; elements = { 15000, 15001, 20000, 20001, 20002, 20003 }",
             "sport . meta skuid; elements = { 15000 . 17, 15001 . 18, 20000 . 7, 20001 . 7, 20002 . 8, 20003 . 0 }",
             "dport . meta skuid; elements = { 15000 . 7, 15001 . 8, 20000 . 7, 20001 . 7, 20002 . 8, 20003 . 0 }",
             "always { typeof meta skuid; elements = { 0, 5 }",
@@ -412,7 +432,7 @@ for listener, client, address, port, reached in cases:
     #[test]
     fn rules_come_and_go_with_their_instances() {
         let hash = format!("test{:x}", std::process::id());
-        let gate = Gate::new(&hash, others());
+        let gate = Gate::new(Path::new("/"), &hash, others());
         let id = id("local/a.web.r1.0.1");
         if !nix::unistd::geteuid().is_root() {
             return assert!(matches!(gate.close(&id, owner(20_003, None)), Err(GateError::NotRoot)));

@@ -19,8 +19,6 @@ use crate::layout::{make_folder, remove_tree};
 use crate::volume::{self, Volumes};
 
 const NEW: &str = "new";
-/// Lines of what `tar` or `cp` said that are shown.
-const SAID: usize = 20;
 
 pub(super) fn run(
     volumes: &Volumes,
@@ -126,10 +124,7 @@ fn output(mut command: Command, source: &Path) -> Result<(), Fault> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = said.lines().collect();
-    let last = lines[lines.len().saturating_sub(SAID)..].join("\n");
-    let fault = fault().caused_by(format!("{name} ended with {}", output.status)).detail(last);
+    let fault = fault().caused_by(format!("{name} ended with {}", output.status)).said(&output.stderr);
     Err(fault.hint("a folder, or an archive of tar (.tar, .tar.gz, .tar.xz) is wanted; the volume is as it was"))
 }
 

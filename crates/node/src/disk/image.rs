@@ -50,7 +50,8 @@ pub(crate) fn format(image: &Path, purpose: Purpose, lock: Option<&File>) -> Res
 /// Mounts it; the loop device goes with the mount.
 pub(crate) fn attach(image: &Path, at: &Path, purpose: Purpose, lock: Option<&File>) -> Result<(), ToolError> {
     let options = match purpose {
-        Purpose::Volume => format!("loop,{HARMLESS},errors=remount-ro"),
+        // Left to itself the kernel zeroes the tables of inodes by holes, and what was reserved is given back.
+        Purpose::Volume => format!("loop,{HARMLESS},errors=remount-ro,noinit_itable"),
         // What is removed goes back to the disk, and nothing is written that nobody asked for.
         Purpose::Scratch => format!("loop,{HARMLESS},discard,noinit_itable"),
     };
@@ -146,6 +147,17 @@ pub(crate) fn mounts_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = points.filter(|point| point.starts_with(folder)).collect();
     found.sort();
     Ok(found)
+}
+
+/// Unmounts, in this mount namespace alone, what is mounted below a folder, but for what lies on the way to `own`. A mount
+/// that stays in a namespace keeps its file system alive, wherever else it is unmounted.
+pub(crate) fn leave_below(folder: &Path, own: &[PathBuf]) -> io::Result<()> {
+    let Ok(folder) = fs::canonicalize(folder) else { return Ok(()) };
+    let own: Vec<PathBuf> = own.iter().filter_map(|folder| fs::canonicalize(folder).ok()).collect();
+    let is_own = |at: &PathBuf| own.iter().any(|folder| folder.starts_with(at) || at.starts_with(folder));
+    let mounts = mounts_below(&folder)?;
+    let mut others = mounts.iter().rev().filter(|at| **at != folder && !is_own(at));
+    others.try_for_each(|at| detach(at).map(drop))
 }
 
 /// Whether something is mounted exactly there.

@@ -67,7 +67,7 @@ impl Context {
     pub(crate) fn new(config: NodeConfig) -> Self {
         let layout = Layout { state: config.state_dir.clone(), run: config.run_dir.clone() };
         let cgroups = Cgroups::discover(&layout.hash());
-        let gate = Gate::new(&layout.hash(), Others { edge: config.edge_uid, admin: config.admin });
+        let gate = Gate::new(&layout.state, &layout.hash(), Others { edge: config.edge_uid, admin: config.admin });
         let volumes = Volumes::new(layout.volumes());
         Self { config, layout, cgroups, ports: Ports::default(), gate, volumes, kept: Mutex::default() }
     }

@@ -27,8 +27,8 @@ impl Ports {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A free port. Starts at a random place: two nodes on one machine then hardly ever meet.
-    pub(crate) fn pick(&self, id: &InstanceId) -> Result<Port, Fault> {
+    /// A free port, and none of `closed`. Starts at a random place: two nodes on one machine then hardly ever meet.
+    pub(crate) fn pick(&self, id: &InstanceId, closed: &BTreeSet<u16>) -> Result<Port, Fault> {
         let ephemeral = ephemeral_range();
         let candidates: Vec<u16> = RANGE.filter(|port| !ephemeral.contains(port)).collect();
         let mut random = [0; 8];
@@ -39,14 +39,20 @@ impl Ports {
         let free = candidates[start..]
             .iter()
             .chain(&candidates[..start])
-            .find(|port| !promised.contains(port) && try_bind(**port, false).is_ok());
+            .find(|port| !promised.contains(port) && !closed.contains(port) && try_bind(**port, false).is_ok());
         let port = free.copied().and_then(Port::new).ok_or_else(|| no_port(id))?;
         taken.insert(id.clone(), port);
         Ok(port)
     }
 
-    /// A port that the app insists on.
-    pub(crate) fn claim(&self, id: &InstanceId, port: Port) -> Result<Port, Fault> {
+    /// A port that the app insists on, unless it is one of `closed`.
+    pub(crate) fn claim(&self, id: &InstanceId, port: Port, closed: &BTreeSet<u16>) -> Result<Port, Fault> {
+        if closed.contains(&port.get()) {
+            let fault = Fault::new(FaultKind::Failed, format!("port {port}, which {id} insists on, is taken"));
+            let fault =
+                fault.caused_by("an app of another state of this machine has it, and nobody else is heard there");
+            return Err(fault.hint("stop that app (`nft list ruleset` shows the tables), or let this one read $PORT"));
+        }
         if let Err(error) = try_bind(port.get(), true) {
             let fault = Fault::new(FaultKind::Failed, format!("port {port}, which {id} insists on, is taken"));
             let fault = match procfs::listener(port.get()) {
@@ -119,9 +125,10 @@ mod tests {
     fn picked_ports_differ_and_lie_in_the_range() {
         let ports = Ports::default();
         let nth = |n: u32| format!("local/a.web.r1.0.{n}").parse().unwrap();
-        let picked: BTreeSet<u16> = (1..=50).map(|n| ports.pick(&nth(n)).unwrap().get()).collect();
+        let closed = (RANGE.start..RANGE.end - 200).collect();
+        let picked: BTreeSet<u16> = (1..=50).map(|n| ports.pick(&nth(n), &closed).unwrap().get()).collect();
         assert_eq!(picked.len(), 50);
-        assert!(picked.iter().all(|port| RANGE.contains(port)));
+        assert!(picked.iter().all(|port| RANGE.contains(port) && !closed.contains(port)));
     }
 
     #[test]
@@ -129,9 +136,11 @@ mod tests {
         let ports = Ports::default();
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = Port::new(socket.local_addr().unwrap().port()).unwrap();
-        let fault = ports.claim(&id(), port).unwrap_err();
+        let fault = ports.claim(&id(), port, &BTreeSet::new()).unwrap_err();
         assert!(fault.causes[0].contains(&format!("process {}", std::process::id())), "{fault:?}");
         drop(socket);
-        assert_eq!(ports.claim(&id(), port).unwrap(), port);
+        let fault = ports.claim(&id(), port, &[port.get()].into()).unwrap_err();
+        assert!(fault.causes[0].contains("another state"), "{fault:?}");
+        assert_eq!(ports.claim(&id(), port, &BTreeSet::new()).unwrap(), port);
     }
 }

@@ -37,9 +37,10 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Blocks until the app runs or is refused. On an error nothing of it is left but its folder.
 pub(super) fn start(context: &Context, spec: &InstanceSpec) -> Result<Box<Record>, Fault> {
+    let closed = context.gate.closed_elsewhere();
     let port = match spec.port {
-        PortChoice::Any => context.ports.pick(&spec.id)?,
-        PortChoice::Fixed(port) => context.ports.claim(&spec.id, port)?,
+        PortChoice::Any => context.ports.pick(&spec.id, &closed)?,
+        PortChoice::Fixed(port) => context.ports.claim(&spec.id, port, &closed)?,
     };
     let log = context.layout.log(&spec.id.slot);
     let outcome = launch(context, spec, port, log);
@@ -52,7 +53,7 @@ pub(super) fn start(context: &Context, spec: &InstanceSpec) -> Result<Box<Record
 
 /// The same for an instance that is no part of its service: on any port, its log beside its record.
 pub(crate) fn start_alone(context: &Context, spec: &InstanceSpec) -> Result<Box<Record>, Fault> {
-    let port = context.ports.pick(&spec.id)?;
+    let port = context.ports.pick(&spec.id, &context.gate.closed_elsewhere())?;
     let log = context.layout.instance(&spec.id).join("shim.log");
     launch(context, spec, port, log).inspect_err(|_| {
         context.ports.release(&spec.id);

@@ -35,8 +35,6 @@ use crate::{layout, others};
 const RECOVERY: Duration = Duration::from_secs(15 * 60);
 /// From the stop signal to KILL: what a server may need to write its memory to the disk.
 const GRACE: Duration = Duration::from_secs(60);
-/// What a program that makes a data folder may print for the error message.
-const SAID: usize = 20;
 
 /// One server's place.
 #[derive(Debug)]
@@ -162,10 +160,7 @@ impl<'s> Site<'s> {
             return Ok(());
         }
         let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        let lines: Vec<&str> = said.lines().collect();
-        let last = lines[lines.len().saturating_sub(SAID)..].join("\n");
-        let fault = failed().caused_by(format!("{name} ended with {}", output.status)).detail(last);
+        let fault = failed().caused_by(format!("{name} ended with {}", output.status)).said(&said);
         Err(failure::passing(fault.hint("mend what it says; it is tried again by itself")))
     }
 

@@ -12,6 +12,7 @@ use bowline_core::id::{Incarnation, InstanceId, Port, Slot, SlotId};
 use bowline_core::instance::{InstanceSpec, PortChoice};
 use bowline_core::session::{SessionPlace, SessionSpec, Terminal, WindowSize};
 use nix::unistd::{Gid, Uid, fchown, pipe2};
+use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use zeroize::Zeroizing;
@@ -115,7 +116,7 @@ fn attach(
     let order = order(context, spec, instance, &place.record, one_off.is_some())?;
     let json = serde_json::to_vec(&order).map_err(|error| failed(&error))?;
     let order = start::memory_file(&Zeroizing::new(json)).map_err(|error| failed(&error))?;
-    let (streams, ends) = streams(spec.terminal.as_ref(), place.record.uid).map_err(|error| failed(&error))?;
+    let (streams, ends) = streams(spec.terminal.as_ref(), place).map_err(|error| failed(&error))?;
     let (link, far) = UnixStream::pair().map_err(|error| failed(&error))?;
     contract::send(
         &link,
@@ -178,9 +179,9 @@ fn random_mark() -> Result<String, getrandom::Error> {
     Ok(format!("{high:016x}{low:016x}"))
 }
 
-fn streams(terminal: Option<&Terminal>, uid: Option<u32>) -> io::Result<(Streams, Ends)> {
+fn streams(terminal: Option<&Terminal>, place: &Place) -> io::Result<(Streams, Ends)> {
     // Programs open /dev/stdout and their terminal anew, by name: then its owner matters.
-    let own = |fd: &OwnedFd| match uid {
+    let own = |fd: &OwnedFd| match place.record.uid {
         Some(uid) => fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))),
         None => Ok(()),
     };
@@ -195,7 +196,10 @@ fn streams(terminal: Option<&Terminal>, uid: Option<u32>) -> io::Result<(Streams
         ));
     };
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let master = openpt(flags)?;
+    let master = match terminal_of(place) {
+        Some(master) => master,
+        None => openpt(flags)?,
+    };
     grantpt(&master)?;
     unlockpt(&master)?;
     let slave = ioctl_tiocgptpeer(&master, flags)?;
@@ -204,6 +208,19 @@ fn streams(terminal: Option<&Terminal>, uid: Option<u32>) -> io::Result<(Streams
     never_block(&master)?;
     let ends = Ends { stdin: slave.try_clone()?, stdout: slave.try_clone()?, stderr: slave };
     Ok((Streams::Terminal(master), ends))
+}
+
+/// A terminal among the instance's own, by whose name its programs find it. `None`: it has none of its own.
+fn terminal_of(place: &Place) -> Option<OwnedFd> {
+    /// Documentation/admin-guide/devices.txt: /dev/ptmx.
+    const MAKER: (u32, u32) = (5, 2);
+    let path = format!("/proc/{}/root/dev/pts/ptmx", place.record.child?);
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let master = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let device = rustix::fs::fstat(&master).ok()?.st_rdev;
+    let is_maker = (rustix::fs::major(device), rustix::fs::minor(device)) == MAKER;
+    // The number was the app's all the while.
+    (is_maker && !place.app.has_ended()).then_some(master)
 }
 
 fn never_block(fd: &OwnedFd) -> nix::Result<()> {

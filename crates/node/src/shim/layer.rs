@@ -9,12 +9,11 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::fs::{PermissionsExt, lchown};
+use std::path::{Component, Path};
 
 use nix::mount::{MsFlags, mount};
 
-use super::contract::Record;
 use crate::layout;
 
 /// Folders and files given to the app; a source tree has far fewer. Some 20 µs each, before the app starts.
@@ -89,45 +88,6 @@ fn give_named(root: &Path, name: &str, uid: Option<u32>) -> io::Result<Reach> {
     give(&path, uid, u64::MAX, MOST_ENTRIES)
 }
 
-/// What is written by the instance of this folder, as a process outside of its mount namespace sees it.
-pub(crate) fn upper(folder: &Path) -> PathBuf {
-    let shim = Record::read(folder).ok().flatten().map(|record| record.pid);
-    let inside = folder.join(super::place::SCRATCH).join("overlay/upper");
-    let seen = shim.zip(inside.strip_prefix("/").ok());
-    let seen = seen.map(|(pid, inside)| Path::new("/proc").join(pid.to_string()).join("root").join(inside));
-    seen.filter(|path| path.exists()).unwrap_or_else(|| folder.join("overlay/upper"))
-}
-
-/// Files that an instance wrote beside its code, by their paths in the release folder `root`: those that are new in its
-/// layer `upper`, or differ from what was built. What interpreters keep for themselves is left out. At most `most`, in
-/// order.
-pub(crate) fn written(root: &Path, upper: &Path, most: usize) -> Vec<PathBuf> {
-    const CACHES: [&str; 2] = ["__pycache__", ".cache"];
-    let mut open = vec![upper.to_owned()];
-    let mut found = Vec::new();
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            let path = entry.path();
-            let Ok(name) = path.strip_prefix(upper) else { continue };
-            if meta.is_dir() {
-                open.extend((!CACHES.iter().any(|cache| entry.file_name() == *cache)).then_some(path));
-            } else if meta.is_file() && differs(&meta, &root.join(name)) {
-                found.push(name.to_owned());
-            }
-        }
-    }
-    found.sort();
-    found.truncate(most);
-    found
-}
-
-/// A file that only changed its owner has the length and the time it was built with.
-fn differs(meta: &fs::Metadata, built: &Path) -> bool {
-    let of = |meta: &fs::Metadata| (meta.len(), meta.mtime(), meta.mtime_nsec());
-    fs::symlink_metadata(built).map_or(true, |built| of(&built) != of(meta))
-}
-
 /// Breadth first: if not all can be given, the folders at the top are.
 fn give(root: &Path, uid: Option<u32>, largest: u64, most: usize) -> io::Result<Reach> {
     give_one(root, uid, 0o700)?;
@@ -198,32 +158,6 @@ mod tests {
             assert!(give_named(root.path(), bad, None).is_err(), "{bad}");
         }
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn what_was_written_is_what_differs_from_the_build() {
-        let (root, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let upper = folder.path().join("overlay/upper");
-        fs::create_dir_all(upper.join("data")).unwrap();
-        fs::create_dir_all(upper.join("__pycache__")).unwrap();
-        for name in ["same", "changed"] {
-            fs::write(root.path().join(name), "as built").unwrap();
-        }
-        assert!(
-            std::process::Command::new("cp")
-                .arg("-p")
-                .arg(root.path().join("same"))
-                .arg(&upper)
-                .status()
-                .unwrap()
-                .success()
-        );
-        for name in ["changed", "data/new.json", "__pycache__/a.pyc"] {
-            fs::write(upper.join(name), "written").unwrap();
-        }
-        let expected = ["changed", "data/new.json"].map(PathBuf::from);
-        assert_eq!(written(root.path(), &upper, 10), expected);
-        assert_eq!(written(root.path(), &upper, 1), expected[..1]);
     }
 
     #[test]

@@ -24,8 +24,6 @@ pub(crate) mod session;
 
 use std::process::ExitCode;
 
-pub(crate) use layer::{upper, written};
-
 /// The environment variable that every process of an instance carries.
 pub(crate) const MARK: &str = "BOWLINE_MARK";
 

@@ -146,14 +146,9 @@ fn note<E: std::fmt::Display>(place: &mut Place, outcome: Result<(), E>, what: &
     }
 }
 
-/// A mount of theirs that stays in this namespace would keep it alive, wherever it is unmounted.
+/// They would be kept alive, wherever they are unmounted.
 fn leave_other_volumes(config: &Config) -> io::Result<()> {
-    let Some(all) = config.all_volumes.as_deref().and_then(|all| fs::canonicalize(all).ok()) else { return Ok(()) };
-    let own: Vec<PathBuf> = config.volume_folders.iter().filter_map(|folder| fs::canonicalize(folder).ok()).collect();
-    let is_own = |at: &PathBuf| own.iter().any(|folder| folder.starts_with(at) || at.starts_with(folder));
-    let mounts = image::mounts_below(&all)?;
-    let mut others = mounts.iter().rev().filter(|at| **at != all && !is_own(at));
-    others.try_for_each(|at| image::detach(at).map(drop))
+    config.all_volumes.as_deref().map_or(Ok(()), |all| image::leave_below(all, &config.volume_folders))
 }
 
 /// The file system of the temporary folder and the layer, only in this mount namespace: it goes with the instance,

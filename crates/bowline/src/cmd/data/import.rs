@@ -1,17 +1,20 @@
 //! Filling data with the tools of each kind, run as the caller with credentials that end.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
 
 use bowline_api::wire;
 use bowline_core::app::ResourceKind;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::resource::data::DataId;
 
+use tokio::io::AsyncWriteExt;
+
 use super::{Of, client, confirmed};
 use crate::args::Import;
+use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::session::Session;
 use crate::ui::Ui;
 
@@ -19,8 +22,6 @@ use crate::ui::Ui;
 const LIMIT_SECONDS: u64 = 24 * 3_600;
 /// What is looked through before it is run; a larger dump is better an archive.
 const SCRIPT_BYTES: u64 = 1 << 30;
-/// Lines of a tool's output that are shown when it fails.
-const SAID: usize = 20;
 
 /// What a file holds, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +39,19 @@ enum Form {
     Empty,
 }
 
-pub(super) async fn run(args: Import, session: &Session, ui: &Ui) -> Result<(), Fault> {
+pub(super) async fn run(
+    args: Import,
+    session: &Session,
+    interrupts: &mut Interrupts,
+    ui: &Ui,
+) -> Result<ExitCode, Fault> {
     let Import { app, data, file, replace, env } = args;
     let of = Of { app, env };
     let (id, _) = of.find(&data, session).await?;
     let file = std::path::absolute(&file).map_err(|error| unread(&file, &error))?;
     let form = form(&file).map_err(|error| unread(&file, &error))?;
     match &id {
-        DataId::Volume(_) => volume(&of, &id, &file, replace, session, ui).await,
+        DataId::Volume(_) => volume(&of, &id, &file, replace, session, ui).await.map(|()| ExitCode::SUCCESS),
         DataId::Server(server) => {
             check(server.kind, form, &file)?;
             let text = match (form, server.kind) {
@@ -55,15 +61,33 @@ pub(super) async fn run(args: Import, session: &Session, ui: &Ui) -> Result<(), 
             };
             let lend = wire::Lend { rights: wire::Rights::Import, seconds: LIMIT_SECONDS };
             let lent = session.client.lend(&of.env, &of.app, &id.to_string(), &lend).await?;
-            let done = fill(&of, &id, server.kind, &Source { file: &file, text }, replace, &lent, ui);
+            let source = Source { file: &file, text };
+            // The tool is killed with its future; what it did in a transaction is undone.
+            let done = tokio::select! {
+                done = fill(&of, &id, server.kind, &source, replace, &lent, ui) => Some(done),
+                () = interrupts.next() => None,
+            };
             if let Some(user) = &lent.user {
                 session.client.give_back(&of.env, &of.app, &id.to_string(), user).await?;
             }
+            let Some(done) = done else {
+                ui.aside(format!("  interrupted: {}", left(server.kind)));
+                return Ok(ExitCode::from(INTERRUPTED));
+            };
             done?;
             ui.object(&serde_json::json!({ "imported": format!("{of}.{id}") }));
             ui.say(format!("  {} is imported into {id} of {of}", file.display()));
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+/// What an import that did not come to its end leaves.
+fn left(kind: ResourceKind) -> &'static str {
+    match kind {
+        ResourceKind::Postgres => "the database is as it was",
+        ResourceKind::MariaDb => "MariaDB commits each statement: correct the file, and import it again with --replace",
+        ResourceKind::Redis => "nothing is changed if a command was not understood; others count by themselves",
     }
 }
 
@@ -179,7 +203,7 @@ fn broken_transaction(kind: ResourceKind, text: &[u8]) -> Option<(usize, String)
     }
 }
 
-fn fill(
+async fn fill(
     of: &Of,
     id: &DataId,
     kind: ResourceKind,
@@ -195,7 +219,7 @@ fn fill(
             Fault::new(FaultKind::Refused, format!("{id} of {of} is not empty"))
                 .hint("--replace puts the new content in the place of what is there")
         };
-        if !confirmed(&question, ui).map_err(|_| refused())? {
+        if !confirmed(&question, ui).await.map_err(|_| refused())? {
             return Err(refused());
         }
     }
@@ -203,18 +227,18 @@ fn fill(
         ui.say(format!("  importing {} …", file.display()));
     }
     match kind {
-        ResourceKind::Postgres => postgres(source, full, lent),
-        ResourceKind::MariaDb => mariadb(source, full, lent),
-        ResourceKind::Redis => redis(source, full, lent),
+        ResourceKind::Postgres => postgres(source, full, lent).await,
+        ResourceKind::MariaDb => mariadb(source, full, lent).await,
+        ResourceKind::Redis => redis(source, full, lent).await,
     }
     .map_err(|fault| Fault { message: format!("{} cannot be imported into {id} of {of}", file.display()), ..fault })
 }
 
 /// One transaction. An archive is turned into a script first: what `pg_restore` cannot read changes nothing.
-fn postgres(source: &Source<'_>, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
-    const UNTOUCHED: &str = "the database is as it was";
+async fn postgres(source: &Source<'_>, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
+    let left = left(ResourceKind::Postgres);
     let mut psql = client::command(ResourceKind::Postgres, lent)?;
-    psql.args(["-X", "-q", "--single-transaction", "-v", "ON_ERROR_STOP=1"]).stdout(Stdio::null());
+    psql.args(["-X", "-q", "--single-transaction", "-v", "ON_ERROR_STOP=1"]);
     if full {
         psql.args(["-c", "DROP OWNED BY CURRENT_USER CASCADE"]);
     }
@@ -224,13 +248,13 @@ fn postgres(source: &Source<'_>, full: bool, lent: &wire::Lent) -> Result<(), Fa
             let script = Scratch::new()?;
             let mut restore = client::program(&["pg_restore"], "postgresql-client")?;
             restore.args(["--no-owner", "--no-privileges", "--file"]).arg(&script.0).arg(source.file);
-            ended(&mut restore, "pg_restore", UNTOUCHED)?;
+            ended(restore, "pg_restore", left).await?;
             Some(script)
         }
     };
     // What psql says names the caller's own file.
     psql.arg("-f").arg(script.as_ref().map_or(source.file, |script| &script.0));
-    ended(&mut psql, "psql", UNTOUCHED).map_err(|fault| {
+    ended(psql, "psql", left).await.map_err(|fault| {
         let owners =
             fault.detail.as_ref().is_some_and(|said| said.contains("role \"") && said.contains("does not exist"));
         match owners {
@@ -243,49 +267,56 @@ fn postgres(source: &Source<'_>, full: bool, lent: &wire::Lent) -> Result<(), Fa
 }
 
 /// Statement by statement: MariaDB has no transactions of tables.
-fn mariadb(source: &Source<'_>, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
-    const PARTLY: &str = "MariaDB commits each statement: correct the file, and import it again with --replace";
+async fn mariadb(source: &Source<'_>, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
     let name = format!("`{}`", lent.database.clone().unwrap_or_default().replace('`', "``"));
     if full {
         let mut empty = client::command(ResourceKind::MariaDb, lent)?;
         empty.arg(format!("--execute=DROP DATABASE {name}; CREATE DATABASE {name} CHARACTER SET utf8mb4"));
-        ended(&mut empty, "mariadb", "the database is as it was")?;
+        ended(empty, "mariadb", "the database is as it was").await?;
     }
     let mut mariadb = client::command(ResourceKind::MariaDb, lent)?;
     // A dump is not to run programs of whoever imports it.
     mariadb.arg("--loose-sandbox");
-    mariadb.stdin(File::open(source.file).map_err(|error| unread(source.file, &error))?).stdout(Stdio::null());
-    ended(&mut mariadb, "mariadb", PARTLY)
+    mariadb.stdin(File::open(source.file).map_err(|error| unread(source.file, &error))?);
+    ended(mariadb, "mariadb", left(ResourceKind::MariaDb)).await
 }
 
 /// One transaction of commands, one a line.
-fn redis(source: &Source<'_>, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
+async fn redis(source: &Source<'_>, full: bool, lent: &wire::Lent) -> Result<(), Fault> {
     let mut redis = client::command(ResourceKind::Redis, lent)?;
-    redis.arg("--pipe").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let failed = |error: &std::io::Error| {
-        Fault::new(FaultKind::Failed, "redis-cli cannot be used").caused_by("redis-cli broke off").source(error)
-    };
-    let commands = source.text.clone().unwrap_or_default();
-    let mut child = redis.spawn().map_err(|error| failed(&error))?;
+    redis.arg("--pipe").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = started(redis, "redis-cli")?;
     let mut stdin = child.stdin.take().expect("it was asked to be a pipe");
-    let feeder = std::thread::spawn(move || -> std::io::Result<()> {
-        let head: &[u8] = if full { b"MULTI\r\nFLUSHDB\r\n" } else { b"MULTI\r\n" };
-        stdin.write_all(head)?;
-        stdin.write_all(&commands)?;
-        stdin.write_all(b"\r\nEXEC\r\n")
-    });
-    let output = child.wait_with_output().map_err(|error| failed(&error))?;
-    // A feeder that could not write has a client that says why.
-    drop(feeder.join());
-    judged(output, "redis-cli", "nothing is changed if a command was not understood; others count by themselves")
+    let head: &[u8] = if full { b"MULTI\r\nFLUSHDB\r\n" } else { b"MULTI\r\n" };
+    let commands = source.text.as_deref().unwrap_or_default();
+    let feed = async {
+        for part in [head, commands, b"\r\nEXEC\r\n"] {
+            // One that does not read to the end says why.
+            if stdin.write_all(part).await.is_err() {
+                break;
+            }
+        }
+        drop(stdin);
+    };
+    let ((), output) = tokio::join!(feed, child.wait_with_output());
+    judged(output.map_err(|error| broken("redis-cli", &error))?, "redis-cli", left(ResourceKind::Redis))
 }
 
-fn ended(command: &mut Command, name: &str, hint: &str) -> Result<(), Fault> {
-    let output = command.stderr(Stdio::piped()).output().map_err(|error| {
-        Fault::new(FaultKind::Failed, format!("{name} cannot be started"))
-            .caused_by(format!("cannot run {name}"))
-            .source(&error)
-    })?;
+/// Killed when it is dropped.
+fn started(command: Command, name: &str) -> Result<tokio::process::Child, Fault> {
+    let mut command = tokio::process::Command::from(command);
+    command.stderr(Stdio::piped()).kill_on_drop(true);
+    command.spawn().map_err(|error| broken(name, &error))
+}
+
+fn broken(name: &str, error: &std::io::Error) -> Fault {
+    Fault::new(FaultKind::Failed, format!("{name} cannot be run")).caused_by(format!("cannot run {name}")).source(error)
+}
+
+async fn ended(mut command: Command, name: &str, hint: &str) -> Result<(), Fault> {
+    // What a dump's statements answer is nobody's.
+    command.stdout(Stdio::null());
+    let output = started(command, name)?.wait_with_output().await.map_err(|error| broken(name, &error))?;
     judged(output, name, hint)
 }
 
@@ -294,11 +325,8 @@ fn judged(output: Output, name: &str, hint: &str) -> Result<(), Fault> {
         return Ok(());
     }
     let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    let lines: Vec<&str> = said.lines().collect();
-    let last = lines[lines.len().saturating_sub(SAID)..].join("\n");
     let fault = Fault::new(FaultKind::Failed, format!("{name} failed"));
-    Err(fault.caused_by(format!("{name} ended with {}", output.status)).detail(last).hint(hint))
+    Err(fault.caused_by(format!("{name} ended with {}", output.status)).said(&said).hint(hint))
 }
 
 /// A file of this command's own, gone with it.

@@ -1,0 +1,30 @@
+//! Being told to stop.
+
+use bowline_core::fault::{Fault, FaultKind};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The exit code of a command that was interrupted.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// Ctrl-C, or TERM as a supervisor sends it. Caught from the beginning, so that none is lost between two waits.
+#[derive(Debug)]
+pub(crate) struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    pub(crate) fn new() -> Result<Self, Fault> {
+        let caught =
+            |kind| signal(kind).map_err(|e| Fault::new(FaultKind::Failed, "signals cannot be caught").source(&e));
+        Ok(Self { interrupt: caught(SignalKind::interrupt())?, terminate: caught(SignalKind::terminate())? })
+    }
+
+    /// Cancel-safe.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => (),
+            _ = self.terminate.recv() => (),
+        }
+    }
+}
