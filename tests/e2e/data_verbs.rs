@@ -1,13 +1,12 @@
 //! `bowline data`: what there is, who is let in, what is filled and removed, also when the daemon is killed meanwhile.
 
 use std::io::Read;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use bowline_tests::client::curl;
 use bowline_tests::up::Up;
-use bowline_tests::{Bowline, SOON, text, wait};
+use bowline_tests::{Bowline, SOON, path, text, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -41,10 +40,6 @@ fn ok(bowline: &Bowline, args: &[&str]) -> String {
     let output = bowline.run(args);
     assert!(output.status.success(), "{args:?}: {}", text(&output));
     text(&output)
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
 }
 
 #[test]

@@ -8,7 +8,7 @@ use bowline_tests::client::curl;
 use bowline_tests::load::Load;
 use bowline_tests::machine::Process;
 use bowline_tests::up::Up;
-use bowline_tests::{Bowline, SOON, fixture, text, wait};
+use bowline_tests::{Bowline, SOON, fixture, path, text, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -85,10 +85,6 @@ impl<'b> App<'b> {
         let jobs = app["jobs"].as_array().expect("jobs");
         jobs.iter().find(|job| job["name"] == name).unwrap_or_else(|| panic!("no {name} in {app}")).clone()
     }
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
 }
 
 #[test]

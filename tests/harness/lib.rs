@@ -194,6 +194,11 @@ impl Drop for Bowline {
     }
 }
 
+/// A path as a word of a command: those of tests are UTF-8.
+pub fn path(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
 fn pid(value: &serde_json::Value) -> u32 {
     value.as_u64().and_then(|n| u32::try_from(n).ok()).expect("a pid")
 }

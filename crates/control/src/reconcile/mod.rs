@@ -398,11 +398,7 @@ impl Loop {
             Publish::Now => {}
         }
         let endpoints = self.slots.endpoints();
-        let moment = (now.mono, now.wall);
-        if let Err(fault) = self.published.table(&self.apps, &endpoints, moment, &mut self.effects) {
-            // The guard refuses such an app before it gets here; the edge goes on with the table that it has.
-            tracing::error!(error = %fault, "table not compiled");
-        }
+        self.published.table(&self.apps, &endpoints, (now.mono, now.wall), &mut self.effects);
     }
 }
 

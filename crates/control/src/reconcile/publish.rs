@@ -34,6 +34,8 @@ pub(crate) struct Published {
     pub(crate) leaves: BTreeMap<HostName, Leaf>,
     /// The last look found another table than was handed out: it waits for a certificate.
     waiting: bool,
+    /// Why what is wanted makes no table. The edge goes on with the one that it has.
+    uncompiled: Option<Fault>,
     /// Hosts whose certificate is being made.
     certifying: BTreeSet<HostName>,
     /// Hosts without one, and when it is tried again.
@@ -54,6 +56,7 @@ impl Published {
             tables: Tables::new(),
             leaves: BTreeMap::new(),
             waiting: true,
+            uncompiled: None,
             certifying: BTreeSet::new(),
             uncertified: BTreeMap::new(),
             sealed: Generation(0),
@@ -73,7 +76,7 @@ impl Published {
 
     /// Whether the edge serves all that was last found worth serving.
     pub(crate) fn is_served(&self, serving: Option<Generation>) -> bool {
-        !self.waiting && self.edge.as_ref().is_some_and(|edge| Some(edge.table.generation) == serving)
+        !self.waiting && self.uncompiled.is_none() && self.edge.as_ref().is_some_and(|edge| Some(edge.table.generation) == serving)
     }
 
     fn next_generation(&mut self) -> Generation {
@@ -133,25 +136,41 @@ impl Published {
         endpoints: &BTreeMap<PoolId, Pool>,
         (now, wall): (Mono, Timestamp),
         effects: &mut Vec<Effect>,
-    ) -> Result<(), Fault> {
-        let table = compiled(self.edge_generation(), apps, endpoints)?;
+    ) {
+        let table = match compiled(self.edge_generation(), apps, endpoints) {
+            Ok(table) => table,
+            Err(fault) => return self.is_uncompiled(fault),
+        };
+        self.uncompiled = None;
         let table = Table { trusted_proxies: self.trusted_proxies.clone(), ..table };
         self.waiting = self.request_leaves(&table, now, wall, effects);
         if self.waiting {
-            return Ok(());
+            return;
         }
         let certificates = self.certificates_of(&table);
         let unchanged = |edge: &&Arc<EdgeDesired>| *edge.table == table && *edge.certificates == certificates;
         if self.edge.as_ref().filter(unchanged).is_some() {
-            return Ok(());
+            return;
         }
         let table = Table { generation: self.next_generation(), ..table };
         self.tables.sent(&table);
         let desired = Arc::new(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) });
         self.edge = Some(Arc::clone(&desired));
         effects.push(Effect::Edge(desired));
-        Ok(())
     }
+
+    /// The guard refuses such an app before it gets here.
+    fn is_uncompiled(&mut self, fault: Fault) {
+        if self.uncompiled.as_ref() != Some(&fault) {
+            tracing::error!(error = %fault, "table not compiled");
+            self.uncompiled = Some(fault);
+        }
+    }
+
+    pub(crate) fn uncompiled(&self) -> Option<&Fault> {
+        self.uncompiled.as_ref()
+    }
+
 
     /// Asks for the certificates that are missing or end soon; whether the table waits for one.
     fn request_leaves(&mut self, table: &Table, now: Mono, wall: Timestamp, effects: &mut Vec<Effect>) -> bool {

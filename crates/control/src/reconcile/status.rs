@@ -23,7 +23,7 @@ impl Loop {
         let slots = self.slots.status(now.mono);
         wire::Status {
             daemon: wire::DaemonStatus { disk: self.node.disk.as_ref().map(disk), ..daemon_status(&self.about, None) },
-            edge: edge_status(&self.edge, &self.place.trusted_proxies),
+            edge: edge_status(&self.edge, &self.place.trusted_proxies, self.published.uncompiled()),
             apps: self.apps.values().map(|app| self.app_status(app, &slots, now)).collect(),
         }
     }
@@ -231,11 +231,16 @@ pub(crate) fn daemon_status(about: &About, degraded: Option<&Fault>) -> wire::Da
     }
 }
 
-pub(crate) fn edge_status(edge: &EdgeObservation, trusted_proxies: &[IpNet]) -> wire::EdgeStatus {
+/// `uncompiled`: why it goes on with an older table than is wanted.
+pub(crate) fn edge_status(
+    edge: &EdgeObservation,
+    trusted_proxies: &[IpNet],
+    uncompiled: Option<&Fault>,
+) -> wire::EdgeStatus {
     let (state, fault) = match &edge.status {
-        EdgeStatus::Starting => (wire::EdgeState::Starting, None),
-        EdgeStatus::Connected => (wire::EdgeState::Serving, None),
-        EdgeStatus::Lost(fault) => (wire::EdgeState::Lost, Some(fault.clone().into())),
+        EdgeStatus::Starting => (wire::EdgeState::Starting, uncompiled),
+        EdgeStatus::Connected => (wire::EdgeState::Serving, uncompiled),
+        EdgeStatus::Lost(fault) => (wire::EdgeState::Lost, Some(fault)),
     };
     wire::EdgeStatus {
         state,
@@ -246,6 +251,6 @@ pub(crate) fn edge_status(edge: &EdgeObservation, trusted_proxies: &[IpNet]) -> 
         connections_open: edge.connections_open,
         private_bytes: edge.private_bytes,
         trusted_proxies: trusted_proxies.iter().map(ToString::to_string).collect(),
-        fault,
+        fault: fault.cloned().map(wire::Fault::from),
     }
 }
