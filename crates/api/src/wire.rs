@@ -48,6 +48,7 @@
 //! anything else.
 
 mod data;
+mod source;
 mod status;
 
 use std::collections::BTreeMap;
@@ -56,6 +57,7 @@ use bowline_core::fault;
 use serde::{Deserialize, Serialize};
 
 pub use data::{DataInfo, DataList, DataQuery, Fill, Filled, Lend, Lent, RemoveQuery, Removed, Rights};
+pub use source::{MAX_MANIFEST, Offered, Placed, Source, SourceEntry, SourceError};
 pub use status::{
     AppState, AppStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeState, EdgeStatus, InstanceStatus, JobStatus,
     Mode, ResourceStatus, ServiceStatus, Status, VolumeStatus,

@@ -15,6 +15,7 @@ mod reconcile;
 mod run;
 pub mod secrets;
 mod snapshot;
+mod sources;
 pub mod store;
 #[cfg(test)]
 mod tests;

@@ -34,6 +34,7 @@ use crate::reconcile::release::Place;
 use crate::reconcile::request::{Asked, Door, Reply};
 use crate::reconcile::{About, Loop};
 use crate::secrets::{Keyring, Vault, snapshot as sealed};
+use crate::sources::Sources;
 use crate::store::Store;
 use crate::{folder, jobs, metrics, snapshot};
 
@@ -73,7 +74,10 @@ pub async fn run(config: ControlConfig, links: Links, at_end: impl FnOnce(Ended)
         admin: admin_address,
         state_dir: config.state_dir.clone(),
     };
-    let kept = opened.as_ref().map(|o| Kept { store: o.store.clone(), vault: o.vault.clone() }).map_err(Clone::clone);
+    let kept = opened
+        .as_ref()
+        .map(|o| Kept { store: o.store.clone(), vault: o.vault.clone(), sources: Sources::new(o.vault.state()) })
+        .map_err(Clone::clone);
     let signals = Signals::catch()?;
     let servers = serve(config, &links, door, journals.clone(), kept)?;
     let (inputs, results) = mpsc::channel(WAITING_INPUTS);

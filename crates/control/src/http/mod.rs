@@ -9,6 +9,7 @@ mod memory;
 pub(crate) mod peer;
 mod session;
 pub(crate) mod socket;
+mod source;
 
 use std::collections::BTreeMap;
 
@@ -45,6 +46,7 @@ use crate::reconcile::effects::SecretMeta;
 use crate::reconcile::request::{Answer, Door, Request};
 use crate::reconcile::runs::finished_form;
 use crate::secrets::Vault;
+use crate::sources::Sources;
 use crate::store::{EVENTS_KEPT, EventRecord, Store};
 use crate::{LogCall, SessionCall};
 use answer::{Refusal, RefusalReason, json};
@@ -76,6 +78,7 @@ pub(crate) struct Api {
 pub(crate) struct Kept {
     pub(crate) store: Store,
     pub(crate) vault: Vault,
+    pub(crate) sources: Sources,
 }
 
 pub(crate) fn router(api: Api) -> Router {
@@ -96,6 +99,9 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/secrets/{env}/{app}", get(secrets))
         .route("/v1/secrets/{env}/{app}/{name}", put(set_secret).delete(remove_secret))
+        .route("/v1/sources/{env}/{app}", post(source::offer))
+        .route("/v1/sources/{env}/{app}/{source}", post(source::place))
+        .route("/v1/contents/{content}", put(source::put))
         .route("/v1/data", get(data::list))
         .route("/v1/data/{env}/{app}/{data}", delete(data::remove))
         .route("/v1/data/{env}/{app}/{data}/content", put(data::fill))

@@ -166,7 +166,7 @@ impl Loop {
         self.answer(ticket, Answer::Accepted(accepted));
         let request = BuildRequest {
             key: key.clone(),
-            source: reading.folder.clone(),
+            source: reading.source.clone(),
             app: Arc::clone(&reading.app),
             uid: self.place.uid(record.uid),
             time_limit: BUILD_LIMIT,

@@ -85,7 +85,10 @@ pub(crate) enum Effect {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reading {
     pub(crate) key: AppKey,
+    /// Which the app belongs to.
     pub(crate) folder: PathBuf,
+    /// What is built. Another one than `folder` where it was sent from elsewhere.
+    pub(crate) source: PathBuf,
     pub(crate) app: Arc<App>,
     /// The servers that Bowline is to run, and the SQL that fills an empty one.
     pub(crate) resources: BTreeMap<ResourceId, Option<String>>,

@@ -21,6 +21,7 @@ mod look;
 mod place;
 mod recipe;
 mod requirements;
+mod send;
 mod serve;
 mod source;
 mod summary;
@@ -51,6 +52,7 @@ use hashes::Hashes;
 use interpreter::Interpreter;
 pub use look::{Found, FoundService, look};
 use place::Machine;
+pub use send::Outgoing;
 use serve::Served;
 use source::{Listing, Source, SourceError, Wanted};
 
@@ -293,6 +295,7 @@ impl Build<'_> {
             dir: written.dir.to_owned(),
             state_dir: self.config.state_dir.clone(),
             without_node_modules: written.installs(&self.request.source),
+            with_ignore_files: false,
         };
         let cache = self.config.state_dir.join("cache/hashes");
         let source = blocking(move |cancel| {
