@@ -7,6 +7,8 @@
 //! | `POST /v1/apps` | [`Apply`] → 202 [`Accepted`] |
 //! | `GET /v1/changes/{id}` | → [`ChangeEvent`] lines from the change's beginning until it has ended |
 //! | `POST /v1/apps/{env}/{app}/stop` | [`Stop`] → [`Stopped`] when nothing of it runs any more |
+//! | `GET /v1/apps/{env}/{app}/releases` | → [`Releases`] |
+//! | `POST /v1/apps/{env}/{app}/rollback` | [`Rollback`] → 202 [`Accepted`]; 409 while another change runs |
 //! | `PUT /v1/apps/{env}/{app}/maintenance` | [`Maintenance`] → [`Maintained`] when the edge serves it |
 //! | `DELETE /v1/apps/{env}/{app}/maintenance` | → [`Maintained`] when the edge serves all again |
 //! | `POST /v1/apps/{env}/{app}/jobs/{job}/run` | → 202 [`Run`], recorded and about to start; 409 while one is under way |
@@ -48,6 +50,7 @@
 //! anything else.
 
 mod data;
+mod release;
 mod status;
 
 use std::collections::BTreeMap;
@@ -56,6 +59,7 @@ use bowline_core::fault;
 use serde::{Deserialize, Serialize};
 
 pub use data::{DataInfo, DataList, DataQuery, Fill, Filled, Lend, Lent, RemoveQuery, Removed, Rights};
+pub use release::{Release, ReleaseState, Releases, Rollback};
 pub use status::{
     AppState, AppStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeState, EdgeStatus, InstanceStatus, JobStatus,
     Mode, ResourceStatus, ServiceStatus, Status, VolumeStatus,

@@ -73,6 +73,14 @@ pub(crate) enum Verb {
     Down,
     /// What runs, and what each pending step waits on
     Status(Status),
+    /// The releases that are kept: what each was made of, and how it ended
+    Releases(Releases),
+    /// Go back to a release that has served, with its configuration and its secrets
+    ///
+    /// It takes over instance by instance and drops nothing; nothing is built, and the network is not asked. A secret that was
+    /// removed since never returns: its newest version is taken, and said. Data, and what ran before a release, are not undone.
+    /// Ctrl-C leaves it going on.
+    Rollback(Rollback),
     /// App and access logs
     Logs(Logs),
     /// What happened
@@ -199,6 +207,26 @@ pub(crate) enum Maintenance {
 pub(crate) struct Status {
     /// Only this app
     pub(crate) app: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Releases {
+    /// The app; may be left out when one is known
+    pub(crate) app: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The app; may be left out when one is known
+    pub(crate) app: Option<String>,
+    /// Its number [default: the one that served before]
+    pub(crate) release: Option<u32>,
     /// The environment
     #[arg(long, default_value = "local")]
     pub(crate) env: String,

@@ -20,6 +20,7 @@ use crate::reconcile::resources::{admin_name, password_name};
 use crate::secrets::Vault;
 use crate::store::{NewRevision, RevisionRecord, RolloutRecord, SecretRecord, Store, StoreError, Tx, Wanted};
 
+mod back;
 pub(crate) mod servers;
 
 /// Who a secret that Bowline made belongs to in the store: (uid_t) -1, which no user is.
@@ -31,6 +32,7 @@ pub(crate) async fn run(store: &Store, vault: &Vault, job: Job) -> Result<Outcom
         Job::Release { change, draft, from, cached, at } => {
             release(store, vault, change, *draft, from, cached, at).await
         }
+        Job::Back(going) => back::go_back(store, vault, *going).await,
         Job::Write(writes) => {
             store.commit(move |tx| writes.into_iter().try_for_each(|write| apply(tx, write))).await?;
             Ok(Outcome::Written)
@@ -121,6 +123,7 @@ async fn release(
                 since: at.0,
                 release: stored.number.0,
                 from: from.map(|number| number.0),
+                back: None,
                 phase: Phase::Prepare.to_string(),
                 reason: None,
                 cached,

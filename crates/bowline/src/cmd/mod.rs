@@ -8,9 +8,12 @@ mod down;
 mod edge;
 mod events;
 mod exec;
+mod follow;
 mod init;
 mod logs;
 mod maintenance;
+mod releases;
+mod rollback;
 mod run;
 mod schema;
 mod secret;
@@ -36,6 +39,8 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Up(args) => client(up::run(args, &Paths::new(state)?, ui)),
         Verb::Down => client(down::run(&Paths::of_live_to_stop(state)?, ui)),
         Verb::Status(args) => client(status::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Releases(args) => client(releases::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Rollback(args) => client(rollback::run(args, &Paths::of_live(state)?, ui)),
         Verb::Logs(args) => client(logs::run(args, &Paths::of_live(state)?, ui)),
         Verb::Events(args) => client(events::run(args, &Paths::of_live(state)?, ui)),
         Verb::Secret(args) => client(secret::run(args, &Paths::of_live(state)?, ui)),

@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use bowline_api::{Client, ClientError, Lines, wire};
+use bowline_api::{Client, ClientError, wire};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::EnvName;
 use ipnet::IpNet;
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::args::{Listen, Up};
+use crate::cmd::follow::{self, Done, Interrupts};
 use crate::cmd::logs;
 use crate::file;
 use crate::paths::Paths;
@@ -39,27 +39,9 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Said<'a> {
-    /// `change` tells the steps of this command's change from those of another's that it waits for.
-    Step {
-        app: &'a str,
-        change: u64,
-        step: &'a wire::ChangeEvent,
-    },
-    Ready {
-        app: &'a str,
-        release: u32,
-        cached: bool,
-        urls: &'a [String],
-        admin: Option<&'a str>,
-        ms: u128,
-    },
-    Log {
-        app: &'a str,
-        line: &'a wire::LogLine,
-    },
-    Stopped {
-        apps: &'a [String],
-    },
+    Ready { app: &'a str, release: u32, cached: bool, urls: &'a [String], admin: Option<&'a str>, ms: u128 },
+    Log { app: &'a str, line: &'a wire::LogLine },
+    Stopped { apps: &'a [String] },
 }
 
 /// An app that this command applied.
@@ -220,8 +202,7 @@ async fn bring_up(
 }
 
 async fn bring_one(client: &Client, one: &Applied, many: bool, began: Instant, ui: &Ui) -> Result<(), Fault> {
-    let steps = client.change(one.change).await?;
-    let done = progress(one, steps, many, ui).await?;
+    let done = follow::to_its_end(client, &one.app, one.change, many, ui).await?;
     let status = client.status().await?;
     ready(&one.app, &done, &status, began.elapsed(), ui);
     Ok(())
@@ -255,7 +236,7 @@ async fn follow_change(client: &Client, app: &str, change: u64, ui: &Ui) -> Resu
     let mut steps = client.change(change).await?;
     let mut progress = Progress::new(ui, Some(app));
     while let Some(event) = steps.next().await? {
-        ui.object(&Said::Step { app, change, step: &event });
+        follow::say(app, change, &event, ui);
         progress.step(&event.what);
     }
     Ok(())
@@ -267,32 +248,6 @@ fn running(status: &wire::Status) -> BTreeSet<String> {
         app.env == ENV && !matches!(app.state, wire::AppState::Stopped | wire::AppState::Failed)
     };
     status.apps.iter().filter(runs).map(|app| app.app.clone()).collect()
-}
-
-struct Done {
-    release: u32,
-    cached: bool,
-    urls: Vec<String>,
-}
-
-/// Shows the steps of a change until it has ended.
-async fn progress(one: &Applied, mut steps: Lines<wire::ChangeEvent>, many: bool, ui: &Ui) -> Result<Done, Fault> {
-    let mut progress = Progress::new(ui, many.then_some(&one.app));
-    while let Some(event) = steps.next().await? {
-        ui.object(&Said::Step { app: &one.app, change: one.change, step: &event });
-        progress.step(&event.what);
-        match event.what {
-            wire::ChangeStep::Done { release, cached, urls } => return Ok(Done { release, cached, urls }),
-            wire::ChangeStep::Failed { fault } => return Err(fault.into()),
-            wire::ChangeStep::Phase { .. }
-            | wire::ChangeStep::Note { .. }
-            | wire::ChangeStep::Work { .. }
-            | wire::ChangeStep::Line { .. }
-            | wire::ChangeStep::Waiting { .. } => {}
-        }
-    }
-    Err(Fault::new(FaultKind::Failed, format!("the change of {} ended without a result", one.app))
-        .hint("`bowline status` shows what runs"))
 }
 
 fn ready(app: &str, done: &Done, status: &wire::Status, took: Duration, ui: &Ui) {
@@ -468,27 +423,5 @@ async fn stop(
         stopped = stops => stopped,
         () = interrupts.next() => Err(Fault::new(FaultKind::Failed, "interrupted while the apps were being stopped")
             .hint("they are stopped all the same; `bowline status` shows it, `bowline down` stops all")),
-    }
-}
-
-/// Ctrl-C, or TERM as a supervisor sends it. Caught from the beginning, so that none is lost between two waits.
-#[derive(Debug)]
-struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    fn new() -> Result<Self, Fault> {
-        let caught =
-            |kind| signal(kind).map_err(|e| Fault::new(FaultKind::Failed, "signals cannot be caught").source(&e));
-        Ok(Self { interrupt: caught(SignalKind::interrupt())?, terminate: caught(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => (),
-            _ = self.terminate.recv() => (),
-        }
     }
 }

@@ -11,7 +11,7 @@ use bowline_core::time::{Mono, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::effects::{Reading, SecretIndex};
-use super::release::{Parts, Release};
+use super::release::{CommandPart, Parts, Release};
 
 /// Counted by the store: no id is given out twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,10 +49,19 @@ pub(crate) struct RollingOut {
     pub(crate) parts: Parts,
     /// The release that ran before and is gone back to.
     pub(crate) from: Option<ReleaseNumber>,
+    /// A rollback: the release that is gone back to, under its own number or as another one like it.
+    pub(crate) back: Option<ReleaseNumber>,
     pub(crate) machine: Rollout,
     pub(crate) cached: bool,
     /// The resources that keep it from starting.
     pub(crate) held: Vec<Waiting>,
+}
+
+impl RollingOut {
+    /// What is to run before it. Not before a rollback: it has run when that release was new, and nothing undoes it.
+    pub(crate) fn before(&self) -> Option<&CommandPart> {
+        self.parts.before.as_ref().filter(|_| self.back.is_none())
+    }
 }
 
 impl Change {
@@ -101,6 +110,8 @@ pub(crate) enum ChangeForm {
         since: u64,
         release: u32,
         from: Option<u32>,
+        #[serde(default)]
+        back: Option<u32>,
         /// `core::rollout::Phase`, as it prints.
         phase: String,
         reason: Option<wire::Fault>,
@@ -116,6 +127,7 @@ impl ChangeForm {
             since: change.since.0,
             release: rolling.candidate.number().0,
             from: rolling.from.map(|number| number.0),
+            back: rolling.back.map(|number| number.0),
             phase: phase.to_string(),
             reason: reason.cloned().map(wire::Fault::from),
             cached: rolling.cached,

@@ -60,6 +60,8 @@ impl Degraded {
             Input::Asked(
                 ticket,
                 Request::Apply(_)
+                | Request::KeptReleases { .. }
+                | Request::RollBack { .. }
                 | Request::Stop { .. }
                 | Request::Maintain { .. }
                 | Request::RunJob { .. }

@@ -16,6 +16,7 @@ use bowline_core::route::{EdgeDesired, EdgeObservation, Maintenance};
 use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};
 
+use super::back::{GoBack, WentBack};
 use super::change::{ChangeForm, ChangeId};
 use super::release::Release;
 use super::request::{Reply, Request};
@@ -115,6 +116,7 @@ pub(crate) enum Job {
         cached: bool,
         at: Timestamp,
     },
+    Back(Box<GoBack>),
     Write(Vec<Write>),
     SetSecret {
         key: AppKey,
@@ -176,6 +178,7 @@ pub(crate) enum Write {
 pub(crate) enum Outcome {
     Begun { change: ChangeId, app: AppRecord, secrets: SecretIndex, resources: Vec<Kept> },
     Released(Box<Release>),
+    WentBack(Box<WentBack>),
     Written,
     SecretSet(SecretMeta),
     SecretRemoved,

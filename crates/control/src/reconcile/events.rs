@@ -18,6 +18,7 @@ use bowline_core::session::{SessionEnd, SessionPlace};
 use bowline_core::time::{Humane, Timestamp};
 use serde_json::{Value, json};
 
+use super::back::Replaced;
 use super::change::ChangeId;
 use super::session::SessionRecord;
 use crate::store::NewEvent;
@@ -80,6 +81,25 @@ pub(crate) fn release_unchanged(key: &AppKey, release: ReleaseNumber, at: Timest
 pub(crate) fn release_stored(key: &AppKey, release: ReleaseNumber, change: ChangeId, at: Timestamp) -> NewEvent {
     let fields = json!({ "release": release.0, "change": change.0 });
     event(at, Some(key), "release.stored", format!("release {release} is stored"), fields)
+}
+
+pub(crate) fn rollback_began(
+    key: &AppKey,
+    change: ChangeId,
+    (of, release): (ReleaseNumber, ReleaseNumber),
+    replaced: &[Replaced],
+    by_uid: Option<u32>,
+    at: Timestamp,
+) -> NewEvent {
+    let message = match of == release {
+        true => format!("release {of} is gone back to"),
+        false => format!("release {of} is gone back to, as release {release}: with newer secrets"),
+    };
+    let replaced: Vec<String> = replaced.iter().map(|r| format!("{} {} -> {}", r.name, r.was.0, r.is.0)).collect();
+    let fields = json!({
+        "change": change.0, "release": release.0, "of": of.0, "replaced": replaced.join(", "), "by_uid": by_uid,
+    });
+    event(at, Some(key), "rollback.began", message, fields)
 }
 
 pub(crate) fn phase(key: &AppKey, release: ReleaseNumber, entered: &Entered, at: Timestamp) -> NewEvent {

@@ -64,6 +64,7 @@ struct LoadedRollout {
     since: Timestamp,
     candidate: Release,
     from: Option<ReleaseNumber>,
+    back: Option<ReleaseNumber>,
     phase: Phase,
     reason: Option<Fault>,
     cached: bool,
@@ -133,7 +134,7 @@ impl Rows {
         let form = serde_json::from_str(&row.state).map_err(|error| unreadable().source(&error))?;
         match form {
             ChangeForm::Build { change, .. } => Ok(LoadedChange::Interrupted { change }),
-            ChangeForm::Rollout { change, since, release, from, phase, reason, cached } => {
+            ChangeForm::Rollout { change, since, release, from, back, phase, reason, cached } => {
                 let revision = self.revisions.iter().find(|r| r.number.0 == release).cloned();
                 let revision =
                     revision.ok_or_else(|| unreadable().caused_by(format!("there is no release {release}")))?;
@@ -142,6 +143,7 @@ impl Rows {
                     since: Timestamp(since),
                     candidate: open_release(vault, revision)?,
                     from: from.map(ReleaseNumber),
+                    back: back.map(ReleaseNumber),
                     phase: phase.parse().map_err(|error| unreadable().source(&error))?,
                     reason: reason.map(wire::Fault::into),
                     cached,
@@ -200,14 +202,14 @@ impl Loop {
 
     /// A rollout is stored together with the wish that it runs: without that, it was stopped since.
     fn take_up_stopped(&mut self, key: &AppKey, loaded: LoadedRollout, now: Now) {
-        let LoadedRollout { change, candidate, .. } = loaded;
+        let LoadedRollout { change, candidate, back, .. } = loaded;
         let fault = Fault::new(FaultKind::Failed, format!("the change of {key} was interrupted"))
             .caused_by("it was told to stop");
         let mut writes =
             vec![Write::ChangeEnded(key.clone()), Write::Event(events::change_interrupted(key, change.0, now.wall))];
         let number = candidate.number();
         let stable = self.apps.get(key).and_then(|app| app.stable.as_ref()).map(|s| s.release.number());
-        if stable != Some(number) {
+        if stable != Some(number) && back != Some(number) {
             let reason = form::write_fault(&fault);
             writes.push(Write::Revision(key.clone(), number, RevisionState::Failed { reason }));
         }
@@ -217,7 +219,7 @@ impl Loop {
 
     /// A rollout goes on where it was: the same code path as a normal tick.
     fn take_up_rollout(&mut self, key: &AppKey, loaded: LoadedRollout, now: Now) {
-        let LoadedRollout { change, since, candidate, from, phase, reason, cached } = loaded;
+        let LoadedRollout { change, since, candidate, from, back, phase, reason, cached } = loaded;
         let Some(app) = self.apps.get_mut(key) else { return };
         let candidate = Arc::new(candidate);
         let stage = Stage::Release { app: Arc::clone(&candidate.revision.app), cached };
@@ -232,7 +234,7 @@ impl Loop {
             (candidate.number(), candidate.app()),
         );
         let machine = Rollout::resume(plan, phase, reason, now.mono);
-        let rolling = RollingOut { candidate, parts, from, machine, cached, held: Vec::new() };
+        let rolling = RollingOut { candidate, parts, from, back, machine, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
             change.stage = Stage::Rollout(Box::new(rolling));
         }

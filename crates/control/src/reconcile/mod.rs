@@ -8,6 +8,7 @@
 //! published; nothing is ordered from the node before it has adopted what runs.
 
 mod apply;
+pub(crate) mod back;
 pub(crate) mod change;
 mod collect;
 pub(crate) mod credentials;
@@ -223,6 +224,8 @@ impl Loop {
                 let vitals = Answer::Vitals(Box::new(self.vitals(now)));
                 self.answer(ticket, vitals);
             }
+            Request::KeptReleases { key, for_change } => self.kept_releases(ticket, &key, for_change),
+            Request::RollBack { key, to, by_uid } => self.roll_back(ticket, key, to, by_uid, now),
             Request::Apply(apply) => self.effects.push(Effect::Read(ticket, apply)),
             Request::Stop { key, shutdown_when_idle } => self.stop(ticket, key, shutdown_when_idle, now),
             Request::Shutdown => self.shut_down(Some(ticket), now),

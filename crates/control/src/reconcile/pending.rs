@@ -1,5 +1,8 @@
 //! What goes on when a job of the store is done.
 
+use std::sync::Arc;
+
+use bowline_core::app::App;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
 use bowline_core::job::RunId;
@@ -22,6 +25,12 @@ pub(crate) enum Pending {
     Begin {
         ticket: Ticket,
         reading: Box<Reading>,
+    },
+    /// A release that has served is on its way again.
+    Back {
+        ticket: Ticket,
+        key: AppKey,
+        app: Arc<App>,
     },
     /// A revision is numbered.
     Release {
@@ -90,6 +99,31 @@ pub(crate) enum Pending {
     Farewell,
 }
 
+impl Pending {
+    /// The app that a change is about to begin of, and what it would be.
+    pub(crate) fn begins(&self) -> Option<(&AppKey, &App)> {
+        match self {
+            Self::Begin { reading, .. } => Some((&reading.key, &reading.app)),
+            Self::Back { key, app, .. } => Some((key, app)),
+            Self::Nothing
+            | Self::Release { .. }
+            | Self::Again { .. }
+            | Self::Phase { .. }
+            | Self::Failed { .. }
+            | Self::Stop { .. }
+            | Self::StopForGood
+            | Self::SetSecret { .. }
+            | Self::RemoveSecret { .. }
+            | Self::Maintain { .. }
+            | Self::Recorded { .. }
+            | Self::Concluded { .. }
+            | Self::Session { .. }
+            | Self::Data { .. }
+            | Self::Farewell => None,
+        }
+    }
+}
+
 impl Loop {
     pub(crate) fn resume(&mut self, pending: Pending, result: Result<Outcome, Fault>, now: Now) {
         match pending {
@@ -106,6 +140,7 @@ impl Loop {
                 Ok(other) => self.refuse(ticket, unexpected(&other)),
                 Err(fault) => self.refuse(ticket, fault),
             },
+            Pending::Back { ticket, key, .. } => self.back_stored(ticket, &key, result, now),
             Pending::Release { key, change } => match result {
                 Ok(Outcome::Released(release)) => self.released(&key, change, *release, now),
                 Ok(other) => self.fail(&key, change, unexpected(&other), now),
@@ -153,6 +188,7 @@ pub(crate) fn unexpected(outcome: &Outcome) -> Fault {
     let what = match outcome {
         Outcome::Begun { .. } => "a begun change",
         Outcome::Released(_) => "a release",
+        Outcome::WentBack(_) => "a release that is gone back to",
         Outcome::Written => "a write",
         Outcome::SecretSet(_) => "a secret that was set",
         Outcome::SecretRemoved => "a secret that was removed",

@@ -11,6 +11,7 @@ use bowline_core::rollout::{Entered, Input as RolloutInput, Phase};
 use bowline_core::time::Timestamp;
 
 use super::Loop;
+use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
 use super::effects::{Job, Now, Write};
 use super::events;
@@ -201,9 +202,9 @@ fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> V
     writes
 }
 
-/// A revision that failed is never retried; the stable one that was only started again is not the cause.
+/// A revision that failed is never retried.
 fn rejected(key: &AppKey, app: &AppWorld, candidate: ReleaseNumber, rolling: &RollingOut) -> Option<Write> {
-    if app.stable.as_ref().is_some_and(|s| s.release.number() == candidate) {
+    if !is_on_trial(app, candidate) {
         return None;
     }
     let fault = undone_fault(key, rolling, rolling.machine.reason().cloned());
@@ -216,9 +217,10 @@ fn undone_fault(key: &AppKey, rolling: &RollingOut, reason: Option<Fault>) -> Fa
     let number = rolling.candidate.number();
     let reason =
         reason.unwrap_or_else(|| Fault::new(FaultKind::Failed, format!("release {number} of {key} was undone")));
-    let end = match rolling.from {
-        Some(from) => format!("release {number} was rolled back: release {from} serves again"),
-        None => format!("release {number} is stopped: there was none before it to go back to"),
+    let end = match (rolling.from, rolling.back) {
+        (Some(from), Some(back)) => format!("the rollback to release {back} was undone: release {from} serves again"),
+        (Some(from), None) => format!("release {number} was rolled back: release {from} serves again"),
+        (None, _) => format!("release {number} is stopped: there was none before it to go back to"),
     };
     reason.caused_by(end)
 }

@@ -1,0 +1,86 @@
+//! Following a change to its end: what every command does that begins one.
+
+use std::process::ExitCode;
+
+use bowline_api::{Client, ClientError, wire};
+use bowline_core::fault::{Fault, FaultKind};
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::progress::Progress;
+use crate::ui::Ui;
+
+/// With `--json`: one object per line, told apart by `kind`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Said<'a> {
+    /// `change` tells the steps of this command's change from those of another's that it waits for.
+    Step { app: &'a str, change: u64, step: &'a wire::ChangeEvent },
+}
+
+/// How a change ended that came to something.
+pub(super) struct Done {
+    pub(super) release: u32,
+    pub(super) cached: bool,
+    pub(super) urls: Vec<String>,
+}
+
+/// A step of a change, for programs.
+pub(super) fn say(app: &str, change: u64, step: &wire::ChangeEvent, ui: &Ui) {
+    ui.object(&Said::Step { app, change, step });
+}
+
+/// Shows the steps of a change until it has ended. `many`: several apps are followed, and each is named.
+pub(super) async fn to_its_end(
+    client: &Client,
+    app: &str,
+    change: u64,
+    many: bool,
+    ui: &Ui,
+) -> Result<Done, ClientError> {
+    let mut steps = client.change(change).await?;
+    let mut progress = Progress::new(ui, many.then_some(app));
+    while let Some(event) = steps.next().await? {
+        say(app, change, &event, ui);
+        progress.step(&event.what);
+        match event.what {
+            wire::ChangeStep::Done { release, cached, urls } => return Ok(Done { release, cached, urls }),
+            wire::ChangeStep::Failed { fault } => return Err(ClientError::Refused(fault.into())),
+            wire::ChangeStep::Phase { .. }
+            | wire::ChangeStep::Note { .. }
+            | wire::ChangeStep::Work { .. }
+            | wire::ChangeStep::Line { .. }
+            | wire::ChangeStep::Waiting { .. } => {}
+        }
+    }
+    let fault = Fault::new(FaultKind::Failed, format!("the change of {app} ended without a result"));
+    Err(ClientError::Refused(fault.hint("`bowline status` shows what runs")))
+}
+
+/// Ctrl-C while a change is followed that needs nobody to go on.
+pub(super) fn left(app: &str, ui: &Ui) -> ExitCode {
+    ui.aside(format!("  it goes on without this command; `bowline status {app}` shows how far it is"));
+    ExitCode::from(130)
+}
+
+/// Ctrl-C, or TERM as a supervisor sends it. Caught from the beginning, so that none is lost between two waits.
+#[derive(Debug)]
+pub(super) struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    pub(super) fn new() -> Result<Self, Fault> {
+        let caught =
+            |kind| signal(kind).map_err(|e| Fault::new(FaultKind::Failed, "signals cannot be caught").source(&e));
+        Ok(Self { interrupt: caught(SignalKind::interrupt())?, terminate: caught(SignalKind::terminate())? })
+    }
+
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => (),
+            _ = self.terminate.recv() => (),
+        }
+    }
+}
