@@ -96,6 +96,18 @@ impl Client {
         self.get(&format!("/v1/apps/{env}/{app}/releases")).await
     }
 
+    pub async fn restart(&self, env: &str, app: &str, restart: &wire::Restart) -> Result<wire::Accepted, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/restart"), json(restart)).await
+    }
+
+    pub async fn scale(&self, env: &str, app: &str, scale: &wire::Scale) -> Result<wire::Accepted, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/scale"), json(scale)).await
+    }
+
+    pub async fn abort(&self, env: &str, app: &str) -> Result<wire::Aborted, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/abort"), Bytes::new()).await
+    }
+
     pub async fn roll_back(
         &self,
         env: &str,

@@ -9,6 +9,9 @@
 //! | `POST /v1/apps/{env}/{app}/stop` | [`Stop`] → [`Stopped`] when nothing of it runs any more |
 //! | `GET /v1/apps/{env}/{app}/releases` | → [`Releases`] |
 //! | `POST /v1/apps/{env}/{app}/rollback` | [`Rollback`] → 202 [`Accepted`]; 409 while another change runs |
+//! | `POST /v1/apps/{env}/{app}/restart` | [`Restart`] → 202 [`Accepted`] |
+//! | `POST /v1/apps/{env}/{app}/scale` | [`Scale`] → 202 [`Accepted`] |
+//! | `POST /v1/apps/{env}/{app}/abort` | → [`Aborted`]; the change ends as `failed` when all is as before |
 //! | `PUT /v1/apps/{env}/{app}/maintenance` | [`Maintenance`] → [`Maintained`] when the edge serves it |
 //! | `DELETE /v1/apps/{env}/{app}/maintenance` | → [`Maintained`] when the edge serves all again |
 //! | `POST /v1/apps/{env}/{app}/jobs/{job}/run` | → 202 [`Run`], recorded and about to start; 409 while one is under way |
@@ -59,7 +62,7 @@ use bowline_core::fault;
 use serde::{Deserialize, Serialize};
 
 pub use data::{DataInfo, DataList, DataQuery, Fill, Filled, Lend, Lent, RemoveQuery, Removed, Rights};
-pub use release::{Release, ReleaseState, Releases, Rollback};
+pub use release::{Aborted, Release, ReleaseState, Releases, Restart, Rollback, Scale};
 pub use status::{
     AppState, AppStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeState, EdgeStatus, InstanceStatus, JobStatus,
     Mode, ResourceStatus, ServiceStatus, Status, VolumeStatus,
@@ -198,6 +201,10 @@ pub enum ChangePhase {
     Build,
     Release,
     Rollout,
+    /// Of the instances of the release that serves.
+    Restart,
+    /// Their number changes.
+    Scale,
 }
 
 /// `what` cannot go on before `on`.

@@ -56,3 +56,29 @@ pub struct Rollback {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<u32>,
 }
+
+/// The body of `POST /v1/apps/{env}/{app}/restart`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Restart {
+    /// Absent: all that run processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+}
+
+/// The body of `POST /v1/apps/{env}/{app}/scale`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scale {
+    /// May be left out where one alone runs processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// At least 1.
+    pub replicas: u16,
+}
+
+/// What is being undone now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aborted {
+    /// Absent: nothing was under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<u64>,
+}

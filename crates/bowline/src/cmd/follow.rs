@@ -1,6 +1,7 @@
 //! Following a change to its end: what every command does that begins one.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use bowline_api::{Client, ClientError, wire};
 use bowline_core::fault::{Fault, FaultKind};
@@ -8,7 +9,7 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::progress::Progress;
-use crate::ui::Ui;
+use crate::ui::{Tone, Ui};
 
 /// With `--json`: one object per line, told apart by `kind`.
 #[derive(Debug, Serialize)]
@@ -16,6 +17,8 @@ use crate::ui::Ui;
 enum Said<'a> {
     /// `change` tells the steps of this command's change from those of another's that it waits for.
     Step { app: &'a str, change: u64, step: &'a wire::ChangeEvent },
+    /// The end of a command that steers what runs.
+    Ready { app: &'a str, release: u32, urls: &'a [String], ms: u128 },
 }
 
 /// How a change ended that came to something.
@@ -55,6 +58,34 @@ pub(super) async fn to_its_end(
     }
     let fault = Fault::new(FaultKind::Failed, format!("the change of {app} ended without a result"));
     Err(ClientError::Refused(fault.hint("`bowline status` shows what runs")))
+}
+
+/// Follows a change to its end and says what has become of it: `words` of the release. Ctrl-C leaves it going on.
+pub(super) async fn and_say(
+    client: &Client,
+    (app, change): (&str, u64),
+    words: impl Fn(u32) -> String,
+    interrupts: &mut Interrupts,
+    ui: &Ui,
+) -> Result<ExitCode, Fault> {
+    let began = Instant::now();
+    let done = tokio::select! {
+        done = to_its_end(client, app, change, false, ui) => done?,
+        () = interrupts.next() => return Ok(left(app, ui)),
+    };
+    let took = began.elapsed();
+    ui.object(&Said::Ready { app, release: done.release, urls: &done.urls, ms: took.as_millis() });
+    let words = words(done.release);
+    ui.say(format!("  {} {words}, after {:.1} s", ui.paint(Tone::Strong, app), took.as_secs_f64()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `APP` or `APP.SERVICE`.
+pub(super) fn app_and_service(target: &str) -> (String, Option<String>) {
+    match target.split_once('.') {
+        Some((app, service)) => (app.to_owned(), Some(service.to_owned())),
+        None => (target.to_owned(), None),
+    }
 }
 
 /// Ctrl-C while a change is followed that needs nobody to go on.

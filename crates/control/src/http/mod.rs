@@ -90,6 +90,9 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/apps/{env}/{app}/stop", post(stop))
         .route("/v1/apps/{env}/{app}/releases", get(releases::list))
         .route("/v1/apps/{env}/{app}/rollback", post(releases::roll_back))
+        .route("/v1/apps/{env}/{app}/restart", post(releases::restart))
+        .route("/v1/apps/{env}/{app}/scale", post(releases::scale))
+        .route("/v1/apps/{env}/{app}/abort", post(releases::abort))
         .route("/v1/apps/{env}/{app}/maintenance", put(maintain).delete(end_maintenance))
         .route("/v1/apps/{env}/{app}/jobs/{job}/run", post(run_job))
         .route("/v1/apps/{env}/{app}/jobs/{job}/stop", post(stop_job))
@@ -128,6 +131,7 @@ impl IntoResponse for Answer {
         match self {
             Self::Status(status) => json(StatusCode::OK, &*status),
             Self::Accepted(accepted) => json(StatusCode::ACCEPTED, &accepted),
+            Self::Aborted(aborted) => json(StatusCode::OK, &aborted),
             Self::Stopped(stopped) => json(StatusCode::OK, &stopped),
             Self::Maintained(maintained) => json(StatusCode::OK, &maintained),
             Self::SecretSet(set) => json(StatusCode::OK, &set),

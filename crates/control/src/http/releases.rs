@@ -11,16 +11,18 @@ use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Digest, ReleaseNumber, SecretName, ServiceName};
 use bowline_core::release::Artifact;
+use bowline_core::units::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::answer::{Refusal, json};
 use super::peer::Peer;
-use super::{Api, Handled, app_key, read_json};
+use super::{Api, Handled, app_key, memory, read_json};
 use crate::folder::dotenv;
 use crate::form;
 use crate::reconcile::back::{BackTo, KeptReleases, target};
 use crate::reconcile::request::{Answer, Request};
+use crate::reconcile::rounds::Machine;
 use crate::store::{RevisionRecord, RevisionState};
 
 type AppPath = Path<(String, String)>;
@@ -47,6 +49,39 @@ pub(super) async fn roll_back(
     check(&api, &row, artifacts(&row)?).await?;
     let to = BackTo { number: row.number, app: Arc::new(app) };
     api.ask(Request::RollBack { key, to, by_uid: peer.uid }).await
+}
+
+pub(super) async fn restart(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((env, app)): AppPath,
+    body: Body,
+) -> Handled {
+    let key = app_key(&env, &app)?;
+    let wire::Restart { service } = read_json(body).await?;
+    api.ask(Request::Restart { key, service, by_uid: peer.uid }).await
+}
+
+pub(super) async fn scale(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((env, app)): AppPath,
+    body: Body,
+) -> Handled {
+    let key = app_key(&env, &app)?;
+    let wire::Scale { service, replicas } = read_json(body).await?;
+    let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    let machine = Machine { memory: Bytes(memory::of_the_machine()), cores };
+    api.ask(Request::Scale { key, service, replicas, machine, by_uid: peer.uid }).await
+}
+
+pub(super) async fn abort(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((env, app)): AppPath,
+) -> Handled {
+    let key = app_key(&env, &app)?;
+    api.ask(Request::Abort { key, by_uid: peer.uid }).await
 }
 
 async fn kept(api: &Api, key: &AppKey, for_change: bool) -> Result<KeptReleases, Refusal> {

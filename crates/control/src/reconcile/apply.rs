@@ -11,7 +11,7 @@ use bowline_core::id::{AppKey, ReleaseNumber, ResourceName, SecretName, ServiceN
 use bowline_core::release::{
     Artifact, BuildProgress, BuildRequest, Built, SecretVersion, Stream, settle, wanted_secrets,
 };
-use bowline_core::rollout::{Phase, Plan, Rollout};
+use bowline_core::rollout::{Phase, Plan, Rollout, Scaled, Scales};
 use bowline_core::route::check_claims;
 
 use super::Loop;
@@ -86,7 +86,8 @@ impl Loop {
     pub(crate) fn may_change(&self, key: &AppKey) -> Result<(), Refusal> {
         let beginning = self.pending.values().any(|p| p.begins().is_some_and(|(begun, _)| begun == key));
         let known = self.apps.get(key);
-        if beginning || known.is_some_and(|app| app.change.is_some() || app.promoted.is_some()) {
+        let moving = self.pending.values().any(|p| matches!(p, Pending::BeginRound { key: k, .. } if k == key));
+        if beginning || moving || known.is_some_and(|app| app.change.is_some() || app.promoted.is_some()) {
             return Err(changing(key, known));
         }
         if self.is_stopping(key) || known.is_some_and(|app| !app.stops.is_empty()) {
@@ -128,10 +129,12 @@ impl Loop {
         others.sort_by_key(|(_, app)| app.record.created);
         let claims = others.into_iter().flat_map(|(key, app)| {
             let served = app.live.and_then(|n| app.release(n)).map(|(release, _)| release.app());
-            let coming = app.change.as_ref().map(|change| match &change.stage {
-                Stage::Build { reading, .. } => &*reading.app,
-                Stage::Rollout(rolling) => rolling.candidate.app(),
-                Stage::Release { app, .. } => &**app,
+            let coming = app.change.as_ref().and_then(|change| match &change.stage {
+                Stage::Build { reading, .. } => Some(&*reading.app),
+                Stage::Rollout(rolling) => Some(rolling.candidate.app()),
+                Stage::Release { app, .. } => Some(&**app),
+                // What serves, serves.
+                Stage::Round(_) => None,
             });
             served.into_iter().chain(coming).map(move |app| (key, app))
         });
@@ -326,8 +329,10 @@ impl Loop {
         let plan = Plan::new(
             before.as_ref().map(|release| (release.number(), release.app())),
             (candidate.number(), candidate.app()),
+            &app.scales,
         );
-        let descriptions = plan.describe();
+        let descriptions: Vec<String> =
+            plan.describe().into_iter().chain(by_hand(candidate.app(), &app.scales)).collect();
         let machine = Rollout::resume(plan, Phase::Prepare, None, now.mono);
         let rolling = RollingOut { candidate, parts, from, back, machine, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
@@ -366,7 +371,7 @@ impl Loop {
         self.fail_with(key, id, fault, Vec::new(), now);
     }
 
-    fn fail_with(&mut self, key: &AppKey, id: ChangeId, fault: Fault, mut writes: Vec<Write>, now: Now) {
+    pub(crate) fn fail_with(&mut self, key: &AppKey, id: ChangeId, fault: Fault, mut writes: Vec<Write>, now: Now) {
         writes.push(Write::ChangeEnded(key.clone()));
         writes.push(Write::Event(events::change_failed(key, id, &fault, now.wall)));
         if let Some(app) = self.apps.get_mut(key).filter(|app| app.change.as_ref().is_some_and(|c| c.id == id)) {
@@ -386,6 +391,18 @@ impl Loop {
 pub(crate) fn running(app: &AppWorld) -> Option<ReleaseNumber> {
     let stable = app.stable.as_ref().filter(|s| s.parts.is_ok() && app.record.wanted == Wanted::Running);
     stable.map(|s| s.release.number())
+}
+
+/// What becomes of the numbers of instances that were said by hand.
+fn by_hand(app: &App, scales: &Scales) -> Vec<String> {
+    let line = |(name, scaled): (&ServiceName, &Scaled)| {
+        let written = app.services.get(name)?.scale.min;
+        Some(match written == scaled.over {
+            true => format!("{name}: {} by hand stays, as the file says scale = {written} as before", scaled.to),
+            false => format!("{name}: {} by hand ends, as the file says scale = {written} now", scaled.to),
+        })
+    };
+    scales.iter().filter_map(line).collect()
 }
 
 fn draft(known: &SecretIndex, reading: Reading, app: Arc<App>, artifacts: BTreeMap<ServiceName, Artifact>) -> Draft {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::effects::{Reading, SecretIndex};
 use super::release::{CommandPart, Parts, Release};
+use super::rounds::{Moved, Rounding};
 
 /// Counted by the store: no id is given out twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +41,7 @@ pub(crate) enum Stage {
         cached: bool,
     },
     Rollout(Box<RollingOut>),
+    Round(Box<Rounding>),
 }
 
 /// A release on its way to take over.
@@ -70,6 +72,7 @@ impl Change {
             Stage::Build { .. } => ChangePhase::Build,
             Stage::Release { .. } => ChangePhase::Release,
             Stage::Rollout(_) => ChangePhase::Rollout,
+            Stage::Round(round) => round.moved.phase(),
         }
     }
 
@@ -77,6 +80,7 @@ impl Change {
         match &self.stage {
             Stage::Build { .. } | Stage::Release { .. } => None,
             Stage::Rollout(rolling) => Some(rolling.candidate.number()),
+            Stage::Round(round) => Some(round.release),
         }
     }
 
@@ -87,6 +91,10 @@ impl Change {
             Stage::Build { .. } => one("release", "the build"),
             Stage::Release { .. } => one("release", "the store"),
             Stage::Rollout(rolling) if !rolling.held.is_empty() => rolling.held.clone(),
+            Stage::Round(round) => {
+                let waits = round.machine.waits(now).into_iter();
+                waits.map(|w| Waiting { what: w.what, on: w.on }).collect()
+            }
             Stage::Rollout(rolling) => {
                 let waits = rolling.machine.waits(now).into_iter();
                 waits.map(|w| Waiting { what: w.what, on: w.on }).collect()
@@ -104,6 +112,18 @@ pub(crate) const FORM_VERSION: u32 = 1;
 pub(crate) enum ChangeForm {
     /// Nothing of it is to be kept if the daemon ends: it is applied again.
     Build { change: u64, since: u64 },
+    /// It goes on where it was.
+    Round {
+        change: u64,
+        since: u64,
+        release: u32,
+        moved: Moved,
+        /// `core::rollout::RoundPhase`, as it prints.
+        phase: String,
+        /// The incarnation that gives way.
+        old: Option<u32>,
+        reason: Option<wire::Fault>,
+    },
     /// It goes on where it was.
     Rollout {
         change: u64,

@@ -62,6 +62,9 @@ impl Degraded {
                 Request::Apply(_)
                 | Request::KeptReleases { .. }
                 | Request::RollBack { .. }
+                | Request::Restart { .. }
+                | Request::Scale { .. }
+                | Request::Abort { .. }
                 | Request::Stop { .. }
                 | Request::Maintain { .. }
                 | Request::RunJob { .. }

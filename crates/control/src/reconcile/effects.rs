@@ -12,6 +12,7 @@ use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, SecretVersion};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::resource::{ResourceId, ResourceKey};
+use bowline_core::rollout::Scales;
 use bowline_core::route::{EdgeDesired, EdgeObservation, Maintenance};
 use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};
@@ -21,6 +22,7 @@ use super::change::{ChangeForm, ChangeId};
 use super::release::Release;
 use super::request::{Reply, Request};
 use super::resources::Kept;
+use super::rounds::BeginRound;
 use crate::certs::Leaf;
 use crate::config::{Ended, Keep};
 use crate::store::{AppRecord, JobRecord, NewEvent, RevisionState, RunRecord, Users, Wanted};
@@ -117,6 +119,7 @@ pub(crate) enum Job {
         at: Timestamp,
     },
     Back(Box<GoBack>),
+    BeginRound(Box<BeginRound>),
     Write(Vec<Write>),
     SetSecret {
         key: AppKey,
@@ -168,6 +171,7 @@ pub(crate) enum Write {
     Change(AppKey, ChangeForm),
     ChangeEnded(AppKey),
     Maintenance(AppKey, Option<Maintenance>),
+    Scales(AppKey, Scales),
     Run(Box<RunRecord>),
     Counted(JobRecord),
     /// Its data are gone: port, user and passwords go, too.
@@ -179,6 +183,7 @@ pub(crate) enum Outcome {
     Begun { change: ChangeId, app: AppRecord, secrets: SecretIndex, resources: Vec<Kept> },
     Released(Box<Release>),
     WentBack(Box<WentBack>),
+    RoundBegun(ChangeId),
     Written,
     SecretSet(SecretMeta),
     SecretRemoved,

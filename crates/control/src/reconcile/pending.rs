@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bowline_core::app::App;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::AppKey;
+use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::job::RunId;
 use bowline_core::resource::data::DataId;
-use bowline_core::rollout::Entered;
+use bowline_core::rollout::{Entered, RoundEntered};
 use bowline_core::route::Maintenance;
 use bowline_core::session::SessionSpec;
 
@@ -15,6 +15,7 @@ use super::Loop;
 use super::change::ChangeId;
 use super::effects::{Job, Now, Outcome, Reading, Ticket};
 use super::request::Answer;
+use super::rounds::Moved;
 use super::session::SessionRecord;
 
 #[derive(Debug)]
@@ -32,6 +33,13 @@ pub(crate) enum Pending {
         key: AppKey,
         app: Arc<App>,
     },
+    /// The instances of the stable release are about to be moved.
+    BeginRound {
+        ticket: Ticket,
+        key: AppKey,
+        release: ReleaseNumber,
+        moved: Moved,
+    },
     /// A revision is numbered.
     Release {
         key: AppKey,
@@ -43,10 +51,10 @@ pub(crate) enum Pending {
         change: ChangeId,
         cached: bool,
     },
-    /// A phase of a rollout; `job` is tried again until it is stored.
+    /// A phase of a rollout or of a round; `job` is tried again until it is stored.
     Phase {
         key: AppKey,
-        entered: Vec<Entered>,
+        entered: Passed,
         job: Job,
     },
     /// A change has failed.
@@ -99,6 +107,13 @@ pub(crate) enum Pending {
     Farewell,
 }
 
+/// Phases that were entered.
+#[derive(Debug, Clone)]
+pub(crate) enum Passed {
+    Rollout(Vec<Entered>),
+    Round(Vec<RoundEntered>),
+}
+
 impl Pending {
     /// The app that a change is about to begin of, and what it would be.
     pub(crate) fn begins(&self) -> Option<(&AppKey, &App)> {
@@ -106,6 +121,7 @@ impl Pending {
             Self::Begin { reading, .. } => Some((&reading.key, &reading.app)),
             Self::Back { key, app, .. } => Some((key, app)),
             Self::Nothing
+            | Self::BeginRound { .. }
             | Self::Release { .. }
             | Self::Again { .. }
             | Self::Phase { .. }
@@ -141,6 +157,9 @@ impl Loop {
                 Err(fault) => self.refuse(ticket, fault),
             },
             Pending::Back { ticket, key, .. } => self.back_stored(ticket, &key, result, now),
+            Pending::BeginRound { ticket, key, release, moved } => {
+                self.round_begun(ticket, &key, (moved, release), result, now);
+            }
             Pending::Release { key, change } => match result {
                 Ok(Outcome::Released(release)) => self.released(&key, change, *release, now),
                 Ok(other) => self.fail(&key, change, unexpected(&other), now),
@@ -150,7 +169,8 @@ impl Loop {
                 Ok(_) => self.start_again(&key, change, cached, now),
                 Err(fault) => self.fail(&key, change, fault, now),
             },
-            Pending::Phase { key, entered, .. } => self.entered(&key, entered, now),
+            Pending::Phase { key, entered: Passed::Rollout(entered), .. } => self.entered(&key, entered, now),
+            Pending::Phase { key, entered: Passed::Round(entered), .. } => self.round_entered(&key, &entered, now),
             Pending::Failed { key, change, fault } => {
                 if let Err(error) = result {
                     tracing::error!(app = %key, error = %error, causes = ?error.causes, "end of a change not stored");
@@ -189,6 +209,7 @@ pub(crate) fn unexpected(outcome: &Outcome) -> Fault {
         Outcome::Begun { .. } => "a begun change",
         Outcome::Released(_) => "a release",
         Outcome::WentBack(_) => "a release that is gone back to",
+        Outcome::RoundBegun(_) => "a round",
         Outcome::Written => "a write",
         Outcome::SecretSet(_) => "a secret that was set",
         Outcome::SecretRemoved => "a secret that was removed",

@@ -17,6 +17,7 @@ use bowline_core::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::back::{BackTo, KeptReleases};
+use super::rounds::Machine;
 use super::session::SessionRecord;
 use crate::http::answer::Refusal;
 use crate::metrics::Vitals;
@@ -30,6 +31,24 @@ pub(crate) enum Request {
     KeptReleases {
         key: AppKey,
         for_change: bool,
+    },
+    /// One service, or all.
+    Restart {
+        key: AppKey,
+        service: Option<String>,
+        by_uid: Option<u32>,
+    },
+    Scale {
+        key: AppKey,
+        service: Option<String>,
+        replicas: u16,
+        machine: Machine,
+        by_uid: Option<u32>,
+    },
+    /// What is under way is undone.
+    Abort {
+        key: AppKey,
+        by_uid: Option<u32>,
     },
     RollBack {
         key: AppKey,
@@ -129,6 +148,7 @@ pub(crate) enum Answer {
     Vitals(Box<Vitals>),
     Accepted(wire::Accepted),
     KeptReleases(KeptReleases),
+    Aborted(wire::Aborted),
     Stopped(wire::Stopped),
     SecretSet(wire::SecretSet),
     SecretRemoved,

@@ -10,7 +10,7 @@ use super::back::is_on_trial;
 use super::change::Stage;
 use super::effects::{Effect, Input, Job, Now, Ticket, Write};
 use super::events;
-use super::pending::Pending;
+use super::pending::{Passed, Pending};
 use super::request::{Answer, Request};
 use super::world::{AppWorld, Promoted, StopTicket, runs};
 use crate::config::{Ended, Mode};
@@ -184,8 +184,10 @@ impl Loop {
     fn is_ending_its_rollout(&self, key: &AppKey) -> bool {
         let job = self.apps.get(key).and_then(|app| app.storing).filter(|job| !self.waits_for_retry(*job));
         let pending = job.and_then(|job| self.pending.get(&job));
-        let entered = pending
-            .and_then(|pending| if let Pending::Phase { entered, .. } = pending { entered.last() } else { None });
+        let entered = pending.and_then(|pending| match pending {
+            Pending::Phase { entered: Passed::Rollout(entered), .. } => entered.last(),
+            _ => None,
+        });
         entered.is_some_and(|entered| entered.phase == Phase::Done)
     }
 

@@ -5,6 +5,7 @@ mod back;
 mod collect;
 mod crash;
 mod live;
+mod rounds;
 mod runs;
 mod verbs;
 

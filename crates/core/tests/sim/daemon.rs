@@ -22,6 +22,7 @@ use crate::check::{Broken, Invariant, broken};
 use crate::edge::Edge;
 use crate::node::Node;
 
+static NO_SCALES: bowline_core::rollout::Scales = BTreeMap::new();
 static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
 
 /// A bug planted in the loop, to see that its invariant is watched.
@@ -135,7 +136,7 @@ impl Daemon {
     fn resume(&mut self, key: &AppKey, record: &Record, now: Mono) {
         if let Some((candidate, phase, reason)) = &record.change {
             let stable = record.stable.map(|release| (release, &*record.revisions[&release]));
-            let plan = Plan::new(stable, (*candidate, &record.revisions[candidate]));
+            let plan = Plan::new(stable, (*candidate, &record.revisions[candidate]), &NO_SCALES);
             self.rollouts.insert(key.clone(), Rollout::resume(plan, *phase, reason.clone(), now));
         }
     }
@@ -287,7 +288,7 @@ impl Daemon {
         let record = &out.store[key];
         let mut sets = match (self.rollouts.get(key), record.stable) {
             (Some(rollout), _) => rollout.sets(),
-            (None, Some(stable)) => steady(&record.revisions[&stable], stable),
+            (None, Some(stable)) => steady(&record.revisions[&stable], stable, &NO_SCALES),
             (None, None) => Vec::new(),
         };
         let stepping = matches!(self.rollouts.get(key).map(Rollout::phase), Some(Phase::Step(_)));
@@ -303,7 +304,7 @@ impl Daemon {
         match (out.mutation, record.rejected.last(), sets.first().cloned()) {
             (Some(Mutation::LeavesBehind), Some(rejected), _) => {
                 sets.extend(
-                    steady(&record.revisions[rejected], *rejected)
+                    steady(&record.revisions[rejected], *rejected, &NO_SCALES)
                         .into_iter()
                         .map(|set| Set { weight: Weight::default(), ..set }),
                 );
@@ -336,7 +337,7 @@ impl Daemon {
                 };
                 let spec = self.specs.entry(pool.clone()).or_insert_with(|| Arc::new(spec(&pool, app, config)));
                 let (spec, drain) = (Arc::clone(spec), service.drain);
-                wanted.insert(pool, Wanted { replicas: set.replicas, spec, drain });
+                wanted.insert(pool, Wanted { replicas: set.replicas, spec, drain, replaced: None });
             }
         }
         wanted
