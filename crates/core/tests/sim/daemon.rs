@@ -218,7 +218,13 @@ impl Daemon {
     }
 
     /// Whether it was taken: what is not under way, or is being undone, is left alone.
-    pub(crate) fn abort(&mut self, out: &mut Outside<'_>, key: &AppKey, reason: Fault, now: Mono) -> Result<bool, Stop> {
+    pub(crate) fn abort(
+        &mut self,
+        out: &mut Outside<'_>,
+        key: &AppKey,
+        reason: Fault,
+        now: Mono,
+    ) -> Result<bool, Stop> {
         if let Some(round) = self.rounds.get_mut(key) {
             let entered = round.handle(RoundInput::Abort(reason), now);
             let taken = !entered.is_empty();
@@ -321,12 +327,16 @@ impl Daemon {
             let Some((moved, place)) = &mut record.round else { break };
             record.events.push(step.phase.to_string());
             *place = RoundPlace { phase: step.phase, old: step.old, reason: step.reason };
-            if step.phase.is_terminal() {
-                if let (RoundPhase::Done, Moved::Scale(scaled)) = (step.phase, &*moved) {
+            if out.mutation == Some(Mutation::KeepsInstances) && step.phase == RoundPhase::Move(1) {
+                place.phase = RoundPhase::Done;
+            }
+            let phase = place.phase;
+            if phase.is_terminal() {
+                if let (RoundPhase::Done, Moved::Scale(scaled)) = (phase, &*moved) {
                     record.scales.insert(web(), *scaled);
                 }
                 record.round = None;
-                record.rounds_ended.push(step.phase);
+                record.rounds_ended.push(phase);
                 self.rounds.remove(key);
             }
             out.effect()?;
@@ -477,7 +487,7 @@ impl Daemon {
                 };
                 let spec = self.specs.entry(pool.clone()).or_insert_with(|| Arc::new(spec(&pool, app, config)));
                 let (spec, drain) = (Arc::clone(spec), service.drain);
-                let replaced = self.rounds.get(key).filter(|_| out.mutation != Some(Mutation::KeepsInstances));
+                let replaced = self.rounds.get(key);
                 let replaced = replaced.and_then(Round::replaced).filter(|(service, ..)| *service == pool.service);
                 let replaced = replaced.map(|(_, slot, incarnation)| (slot, incarnation));
                 wanted.insert(pool, Wanted { replicas: set.replicas, spec, drain, replaced });
@@ -606,8 +616,11 @@ impl Daemon {
             if sum != 100 && !splits.is_empty() {
                 return Err(broken(Invariant::Weights, format!("weights of {:?} sum to {sum}", rule.id)));
             }
-            let rejected = &out.store[&rule.id.key].rejected;
-            let refused = |split: &&Split| rejected.contains(&split.pool.release);
+            let record = &out.store[&rule.id.key];
+            // One that is tried again is watched as that.
+            let again = record.change.as_ref().map(|(release, ..)| *release);
+            let refused =
+                |split: &&Split| record.rejected.contains(&split.pool.release) && again != Some(split.pool.release);
             if let Some(split) = splits.iter().find(refused) {
                 let text = format!("rejected r{} has weight {}", split.pool.release, split.weight.get());
                 return Err(broken(Invariant::NoWeightAfterAbort, text));

@@ -27,7 +27,7 @@ use daemon::{Daemon, Moved, Mutation, Outside, Record, Stop, Store, config_of};
 use edge::{Edge, Sent};
 use node::{Faults, Node, Profile};
 use rng::Rng;
-use script::{Op, Script, app, key, name, secs, service};
+use script::{Op, Script, app, key, name, service};
 
 /// Of the normal test: some ten seconds. `BOWLINE_SIM_SEEDS` asks for more.
 const SEEDS: u64 = 500;
@@ -36,8 +36,9 @@ const SEEDS: u64 = 500;
 #[derive(Debug, Clone, Copy)]
 struct Rolled {
     release: ReleaseNumber,
-    back: bool,
-    /// An abort was taken, and acknowledged.
+    /// Somebody wanted it undone.
+    asked: bool,
+    /// That was taken, and acknowledged.
     aborted: bool,
 }
 
@@ -259,7 +260,7 @@ impl Sim {
         let shop = key("shop");
         self.abort_at = self.script.aborts[self.given].map(|after| self.now + after);
         self.given += 1;
-        let before = self.replicas(self.shop().stable);
+        let (before, built) = (self.replicas(self.shop().stable), self.builds);
         let (mut rolled, mut began) = (None, false);
         let brought = u32::try_from(self.script.ops[..self.given].iter().filter(|(_, op)| *op == Op::Deploy).count());
         let brought = ReleaseNumber(brought.unwrap());
@@ -277,8 +278,8 @@ impl Sim {
         self.builds_when_going_back = None;
         let after = match (rolled, op) {
             (Some((release, back)), _) => {
-                self.rolled.push(Rolled { release, back, aborted: false });
-                self.builds_when_going_back = back.then_some(self.builds - u32::from(self.planted_build()));
+                self.rolled.push(Rolled { release, asked: false, aborted: false });
+                self.builds_when_going_back = back.then_some(built);
                 self.replicas(Some(release))
             }
             (None, Op::Scale(to)) => to,
@@ -289,13 +290,10 @@ impl Sim {
             let of_stable = |id: &&InstanceId| id.slot.key == shop && id.slot.release == stable;
             self.old = Some((stable, self.node.procs.keys().filter(of_stable).cloned().collect()));
         }
-        (self.low, self.was_full) = (before.min(after), false);
+        // Before the first there is nothing to lose.
+        let low = if before == 0 { after } else { before.min(after) };
+        (self.low, self.was_full) = (low, false);
         Ok(())
-    }
-
-    /// The bug is planted before anybody could look.
-    fn planted_build(&self) -> bool {
-        self.mutation == Some(Mutation::BuildsToGoBack)
     }
 
     /// How many of `web` a release has.
@@ -320,13 +318,16 @@ impl Sim {
         if idle && (taken || *self.shop() != before) {
             return Err(broken(Invariant::AbortIsNothing, "an abort of nothing has changed something".into()));
         }
-        // Before that it was not acknowledged.
-        let aborted = match rolling {
-            true => self.rolled.last_mut().map(|rolled| &mut rolled.aborted),
-            false => self.rounds_aborted.last_mut(),
-        };
-        if let (Some(aborted), true) = (aborted, taken && self.daemon.is_some()) {
-            *aborted = true;
+        // Killed in the middle, it may have been taken all the same.
+        let acknowledged = taken && self.daemon.is_some();
+        match (rolling, self.rolled.last_mut(), self.rounds_aborted.last_mut()) {
+            _ if idle => {}
+            (true, Some(rolled), _) => {
+                rolled.asked = true;
+                rolled.aborted |= acknowledged;
+            }
+            (false, _, Some(aborted)) => *aborted = true,
+            (true, None, _) | (false, _, None) => {}
         }
         Ok(())
     }
@@ -345,6 +346,9 @@ impl Sim {
     fn check_changes(&mut self) -> Result<(), Broken> {
         let record = &self.store[&key("shop")];
         let change = record.change.as_ref().map(|(release, phase, _)| (*release, *phase));
+        if let Some((release, _)) = change.filter(|(release, _)| record.rejected.contains(release)) {
+            return Err(broken(Invariant::NoRetry, format!("r{release} was rejected, and is on its way again")));
+        }
         if let (Some((was, _)), Some((is, _))) = (self.seen.change, change)
             && was != is
             && record.ended.len() == self.seen.ended
@@ -526,7 +530,7 @@ impl Sim {
             let good = self.script.profiles[at] == Profile::Good;
             let ok = match phase {
                 Phase::Done => good,
-                Phase::RolledBack | Phase::Failed => !self.script.calm || !good || rolled.aborted,
+                Phase::RolledBack | Phase::Failed => !self.script.calm || !good || rolled.asked,
                 Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Abort(_) => false,
             };
             if !ok || rolled.release != *release {
@@ -625,5 +629,5 @@ fn planted_bugs_are_caught_by_their_invariant() {
     check(Mutation::SecondRollout, Invariant::OneRollout);
     check(Mutation::BuildsToGoBack, Invariant::NoBuild);
     check(Mutation::ForgetsEvent, Invariant::Events);
-    check(Mutation::KeepsInstances, Invariant::Converges);
+    check(Mutation::KeepsInstances, Invariant::Restarted);
 }
