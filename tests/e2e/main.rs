@@ -19,6 +19,7 @@ mod kills;
 mod policies;
 mod session;
 mod stacks;
+mod steering;
 mod store;
 mod timestamps;
 mod uploads;

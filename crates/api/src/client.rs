@@ -103,6 +103,31 @@ impl Client {
         self.send(Method::POST, &format!("/v1/apps/{env}/{app}/stop"), json(&stop)).await
     }
 
+    pub async fn releases(&self, env: &str, app: &str) -> Result<wire::Releases, ClientError> {
+        self.get(&format!("/v1/apps/{env}/{app}/releases")).await
+    }
+
+    pub async fn restart(&self, env: &str, app: &str, restart: &wire::Restart) -> Result<wire::Accepted, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/restart"), json(restart)).await
+    }
+
+    pub async fn scale(&self, env: &str, app: &str, scale: &wire::Scale) -> Result<wire::Accepted, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/scale"), json(scale)).await
+    }
+
+    pub async fn abort(&self, env: &str, app: &str) -> Result<wire::Aborted, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/abort"), Bytes::new()).await
+    }
+
+    pub async fn roll_back(
+        &self,
+        env: &str,
+        app: &str,
+        rollback: wire::Rollback,
+    ) -> Result<wire::Accepted, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/rollback"), json(&rollback)).await
+    }
+
     /// `None` ends it. Answered when the edge serves it.
     pub async fn maintain(
         &self,

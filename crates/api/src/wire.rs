@@ -7,6 +7,11 @@
 //! | `POST /v1/apps` | [`Apply`] → 202 [`Accepted`] |
 //! | `GET /v1/changes/{id}` | → [`ChangeEvent`] lines from the change's beginning until it has ended |
 //! | `POST /v1/apps/{env}/{app}/stop` | [`Stop`] → [`Stopped`] when nothing of it runs any more |
+//! | `GET /v1/apps/{env}/{app}/releases` | → [`Releases`] |
+//! | `POST /v1/apps/{env}/{app}/rollback` | [`Rollback`] → 202 [`Accepted`]; 409 while another change runs |
+//! | `POST /v1/apps/{env}/{app}/restart` | [`Restart`] → 202 [`Accepted`] |
+//! | `POST /v1/apps/{env}/{app}/scale` | [`Scale`] → 202 [`Accepted`] |
+//! | `POST /v1/apps/{env}/{app}/abort` | → [`Aborted`]; the change ends as `failed` when all is as before |
 //! | `PUT /v1/apps/{env}/{app}/maintenance` | [`Maintenance`] → [`Maintained`] when the edge serves it |
 //! | `DELETE /v1/apps/{env}/{app}/maintenance` | → [`Maintained`] when the edge serves all again |
 //! | `POST /v1/apps/{env}/{app}/jobs/{job}/run` | → 202 [`Run`], recorded and about to start; 409 while one is under way |
@@ -48,6 +53,7 @@
 //! anything else.
 
 mod data;
+mod release;
 mod source;
 mod status;
 
@@ -57,6 +63,7 @@ use bowline_core::fault;
 use serde::{Deserialize, Serialize};
 
 pub use data::{DataInfo, DataList, DataQuery, Fill, Filled, Lend, Lent, RemoveQuery, Removed, Rights};
+pub use release::{Aborted, Release, ReleaseState, Releases, Restart, Rollback, Scale};
 pub use source::{MAX_MANIFEST, Offered, Placed, Source, SourceEntry, SourceError};
 pub use status::{
     AppState, AppStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeState, EdgeStatus, InstanceStatus, JobStatus,
@@ -196,6 +203,10 @@ pub enum ChangePhase {
     Build,
     Release,
     Rollout,
+    /// Of the instances of the release that serves.
+    Restart,
+    /// Their number changes.
+    Scale,
 }
 
 /// `what` cannot go on before `on`.

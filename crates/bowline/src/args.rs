@@ -73,6 +73,29 @@ pub(crate) enum Verb {
     Down,
     /// What runs, and what each pending step waits on
     Status(Status),
+    /// The releases that are kept: what each was made of, and how it ended
+    Releases(Releases),
+    /// Go back to a release that has served, with its configuration and its secrets
+    ///
+    /// It takes over instance by instance and drops nothing; nothing is built, and the network is not asked. A secret that was
+    /// removed since never returns: its newest version is taken, and said. Data, and what ran before a release, are not undone.
+    /// Ctrl-C leaves it going on.
+    Rollback(Rollback),
+    /// Restart the instances of an app or of one service, one after the other; drops nothing
+    ///
+    /// One more is started first, and goes again at the end. What has a fixed `port` is stopped first. The release stays the
+    /// same, with its secrets. Ctrl-C leaves it going on.
+    Restart(Restart),
+    /// Run another number of instances of a service
+    ///
+    /// It holds over restarts and releases, as long as the file says the same `scale` as when it was said: another number in
+    /// the file is a later word and takes its place. Saying the file's own number ends it.
+    Scale(Scale),
+    /// Undo what is under way: a release that is coming out, a rollback, a restart, another scale
+    ///
+    /// What served before is brought back to full capacity first, then gets the traffic, then the rest goes. Exit code 0 when
+    /// all is as before, and when nothing was under way.
+    Abort(Abort),
     /// App and access logs
     Logs(Logs),
     /// What happened
@@ -198,6 +221,58 @@ pub(crate) enum Maintenance {
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// Only this app
+    pub(crate) app: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Releases {
+    /// The app; may be left out when one is known
+    pub(crate) app: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The app; may be left out when one is known
+    pub(crate) app: Option<String>,
+    /// Its number [default: the one that served before]
+    pub(crate) release: Option<u32>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// The app, or one service of it
+    #[arg(value_name = "APP[.SERVICE]")]
+    pub(crate) target: String,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Scale {
+    /// The service; of an app that has one, the app is enough
+    #[arg(value_name = "APP.SERVICE")]
+    pub(crate) target: String,
+    /// How many instances: at least 1
+    #[arg(value_name = "N")]
+    pub(crate) replicas: u16,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Abort {
+    /// The app; may be left out when one is known
     pub(crate) app: Option<String>,
     /// The environment
     #[arg(long, default_value = "local")]

@@ -118,6 +118,7 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         node: node.observed,
         builds: node.builds,
         collections: node.collections,
+        checks: node.checks,
         logs: node.logs,
         sessions: node.sessions,
         data: node.data,

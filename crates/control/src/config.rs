@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bowline_core::fault::Fault;
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
-use bowline_core::release::{BuildProgress, BuildRequest, Built};
+use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::route::{EdgeDesired, EdgeObservation};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
@@ -24,6 +24,9 @@ pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender
 
 /// The roots of artifacts that the node is to keep.
 pub type Keep = Arc<BTreeSet<PathBuf>>;
+
+/// Whether artifacts can still be run as they were built.
+pub type CheckCall = (Vec<Artifact>, oneshot::Sender<Result<(), Fault>>);
 
 /// Log lines asked of the node; it stops when the receiver is dropped.
 pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
@@ -79,6 +82,7 @@ pub struct Links {
     pub builds: mpsc::Sender<BuildCall>,
     /// Carried out before any build that is asked for later.
     pub collections: mpsc::UnboundedSender<Keep>,
+    pub checks: mpsc::Sender<CheckCall>,
     pub logs: mpsc::Sender<LogCall>,
     pub sessions: mpsc::Sender<SessionCall>,
     pub data: mpsc::Sender<DataCall>,

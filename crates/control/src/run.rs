@@ -222,6 +222,7 @@ fn serve(
         journals,
         logs: links.logs.clone(),
         sessions: links.sessions.clone(),
+        checks: links.checks.clone(),
         kept,
         version: config.version,
         owner: Owner(nix::unistd::geteuid().as_raw()),

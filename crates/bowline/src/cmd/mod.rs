@@ -1,5 +1,6 @@
 //! One file per verb.
 
+mod abort;
 mod attach;
 mod check;
 mod completions;
@@ -8,10 +9,15 @@ mod down;
 mod edge;
 mod events;
 mod exec;
+mod follow;
 mod init;
 mod logs;
 mod maintenance;
+mod releases;
+mod restart;
+mod rollback;
 mod run;
+mod scale;
 mod schema;
 mod secret;
 mod serve;
@@ -36,6 +42,11 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Up(args) => client(up::run(args, &Paths::new(state)?, ui)),
         Verb::Down => client(down::run(&Paths::of_live_to_stop(state)?, ui)),
         Verb::Status(args) => client(status::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Releases(args) => client(releases::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Rollback(args) => client(rollback::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Restart(args) => client(restart::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Scale(args) => client(scale::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Abort(args) => client(abort::run(args, &Paths::of_live(state)?, ui)),
         Verb::Logs(args) => client(logs::run(args, &Paths::of_live(state)?, ui)),
         Verb::Events(args) => client(events::run(args, &Paths::of_live(state)?, ui)),
         Verb::Secret(args) => client(secret::run(args, &Paths::of_live(state)?, ui)),

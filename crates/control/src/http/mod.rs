@@ -7,6 +7,7 @@ pub(crate) mod journal;
 mod lines;
 mod memory;
 pub(crate) mod peer;
+mod releases;
 mod session;
 pub(crate) mod socket;
 mod source;
@@ -48,7 +49,7 @@ use crate::reconcile::runs::finished_form;
 use crate::secrets::Vault;
 use crate::sources::Sources;
 use crate::store::{EVENTS_KEPT, EventRecord, Store};
-use crate::{LogCall, SessionCall};
+use crate::{CheckCall, LogCall, SessionCall};
 use answer::{Refusal, RefusalReason, json};
 use journal::Journals;
 use peer::{Owner, Peer, require_owner};
@@ -67,6 +68,7 @@ pub(crate) struct Api {
     pub(crate) journals: Journals,
     pub(crate) logs: mpsc::Sender<LogCall>,
     pub(crate) sessions: mpsc::Sender<SessionCall>,
+    pub(crate) checks: mpsc::Sender<CheckCall>,
     /// Without a store the daemon is degraded: status and shutdown work, and the rest is refused with this fault.
     pub(crate) kept: Result<Kept, Fault>,
     pub(crate) version: String,
@@ -89,6 +91,11 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/shutdown", post(shutdown))
         .route("/v1/apps", post(apply))
         .route("/v1/apps/{env}/{app}/stop", post(stop))
+        .route("/v1/apps/{env}/{app}/releases", get(releases::list))
+        .route("/v1/apps/{env}/{app}/rollback", post(releases::roll_back))
+        .route("/v1/apps/{env}/{app}/restart", post(releases::restart))
+        .route("/v1/apps/{env}/{app}/scale", post(releases::scale))
+        .route("/v1/apps/{env}/{app}/abort", post(releases::abort))
         .route("/v1/apps/{env}/{app}/maintenance", put(maintain).delete(end_maintenance))
         .route("/v1/apps/{env}/{app}/jobs/{job}/run", post(run_job))
         .route("/v1/apps/{env}/{app}/jobs/{job}/stop", post(stop_job))
@@ -130,6 +137,7 @@ impl IntoResponse for Answer {
         match self {
             Self::Status(status) => json(StatusCode::OK, &*status),
             Self::Accepted(accepted) => json(StatusCode::ACCEPTED, &accepted),
+            Self::Aborted(aborted) => json(StatusCode::OK, &aborted),
             Self::Stopped(stopped) => json(StatusCode::OK, &stopped),
             Self::Maintained(maintained) => json(StatusCode::OK, &maintained),
             Self::SecretSet(set) => json(StatusCode::OK, &set),
@@ -137,9 +145,12 @@ impl IntoResponse for Answer {
             Self::Run(run) => json(StatusCode::OK, &*run),
             // Told from the store, by whoever asked for the run.
             Self::RunOver(_) => StatusCode::NO_CONTENT.into_response(),
-            Self::SecretRemoved | Self::Returned | Self::Vitals(_) | Self::Session(_) | Self::Recorded => {
-                StatusCode::NO_CONTENT.into_response()
-            }
+            Self::SecretRemoved
+            | Self::Returned
+            | Self::Vitals(_)
+            | Self::Session(_)
+            | Self::Recorded
+            | Self::KeptReleases(_) => StatusCode::NO_CONTENT.into_response(),
             Self::DataList(list) => json(StatusCode::OK, &list),
             Self::Lent(lent) => json(StatusCode::OK, &data::lent(*lent)),
             Self::Filled(filled) => json(StatusCode::OK, &filled),

@@ -60,6 +60,11 @@ impl Degraded {
             Input::Asked(
                 ticket,
                 Request::Apply(_)
+                | Request::KeptReleases { .. }
+                | Request::RollBack { .. }
+                | Request::Restart { .. }
+                | Request::Scale { .. }
+                | Request::Abort { .. }
                 | Request::Stop { .. }
                 | Request::Maintain { .. }
                 | Request::RunJob { .. }

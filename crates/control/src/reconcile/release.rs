@@ -352,6 +352,6 @@ impl Parts {
     /// What is wanted of one set; `None` for static files.
     pub(crate) fn wanted(&self, set: &Set) -> Option<Wanted> {
         let part = self.services.get(&set.service)?;
-        Some(Wanted { replicas: set.replicas, spec: Arc::clone(&part.spec), drain: part.drain })
+        Some(Wanted { replicas: set.replicas, spec: Arc::clone(&part.spec), drain: part.drain, replaced: None })
     }
 }

@@ -6,10 +6,11 @@ use bowline_core::id::AppKey;
 use bowline_core::rollout::Phase;
 
 use super::Loop;
+use super::back::is_on_trial;
 use super::change::Stage;
 use super::effects::{Effect, Input, Job, Now, Ticket, Write};
 use super::events;
-use super::pending::Pending;
+use super::pending::{Passed, Pending};
 use super::request::{Answer, Request};
 use super::world::{AppWorld, Promoted, StopTicket, runs};
 use crate::config::{Ended, Mode};
@@ -54,7 +55,7 @@ impl Loop {
     /// A release of it is being stored as wanted.
     fn is_starting(&self, key: &AppKey) -> bool {
         let of = |p: &Pending| matches!(p, Pending::Release { key: k, .. } | Pending::Again { key: k, .. } if k == key);
-        self.pending.values().any(of)
+        self.pending.values().any(of) || self.is_going_back(key)
     }
 
     /// That it is not wanted is being stored. Nothing of it goes on meanwhile: what is written after the stop undoes it.
@@ -121,7 +122,7 @@ impl Loop {
 
     /// No app is wanted, and none is on its way.
     fn is_idle(&self) -> bool {
-        let beginning = self.pending.values().any(|p| matches!(p, Pending::Begin { .. }));
+        let beginning = self.pending.values().any(|p| p.begins().is_some());
         let idle = |app: &AppWorld| {
             app.record.wanted == Wanted::Stopped
                 && app.change.is_none()
@@ -147,7 +148,9 @@ impl Loop {
             ending.tickets.extend(ticket);
             return;
         }
-        let running = |app: &&AppWorld| app.record.wanted == Wanted::Running || app.change.is_some();
+        let running = |app: &&AppWorld| {
+            app.record.wanted == Wanted::Running || app.change.is_some() || self.is_going_back(&app.record.key)
+        };
         let apps: Vec<AppKey> = self.apps.values().filter(running).map(|app| app.record.key.clone()).collect();
         let names = apps.iter().map(ToString::to_string).collect();
         self.ending =
@@ -181,8 +184,10 @@ impl Loop {
     fn is_ending_its_rollout(&self, key: &AppKey) -> bool {
         let job = self.apps.get(key).and_then(|app| app.storing).filter(|job| !self.waits_for_retry(*job));
         let pending = job.and_then(|job| self.pending.get(&job));
-        let entered = pending
-            .and_then(|pending| if let Pending::Phase { entered, .. } = pending { entered.last() } else { None });
+        let entered = pending.and_then(|pending| match pending {
+            Pending::Phase { entered: Passed::Rollout(entered), .. } => entered.last(),
+            _ => None,
+        });
         entered.is_some_and(|entered| entered.phase == Phase::Done)
     }
 
@@ -245,7 +250,7 @@ fn interrupted(key: &AppKey) -> Fault {
 /// A release that had not taken over yet never will.
 fn interrupted_revision(key: &AppKey, app: &AppWorld) -> Option<Write> {
     let candidate = app.rolling()?.candidate.number();
-    if app.stable.as_ref().is_some_and(|s| s.release.number() == candidate) {
+    if !is_on_trial(app, candidate) {
         return None;
     }
     let reason = form::write_fault(&interrupted(key).caused_by("it was told to stop"));

@@ -53,6 +53,7 @@ fn start(dir: &Path) -> Room {
         node: node(node_receiver.clone()),
         builds,
         collections: mpsc::unbounded_channel().0,
+        checks: mpsc::channel(4).0,
         logs,
         sessions,
         data: mpsc::channel(4).0,
