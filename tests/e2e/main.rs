@@ -17,6 +17,7 @@ mod hello;
 mod jobs;
 mod kills;
 mod policies;
+mod server;
 mod session;
 mod stacks;
 mod store;

@@ -5,6 +5,7 @@
 pub mod client;
 pub mod load;
 pub mod machine;
+pub mod server;
 pub mod up;
 
 use std::path::{Path, PathBuf};
@@ -62,7 +63,19 @@ impl Bowline {
 
     /// `bowline ARGS…` with this state; nothing of the caller's environment that matters leaks in.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        self.command_under(&[], args)
+    }
+
+    /// The same, started by `wrapper`: a program and its arguments, which executes what follows them.
+    pub fn command_under(&self, wrapper: &[&str], args: &[&str]) -> Command {
+        let mut command = match wrapper {
+            [] => Command::new(binary()),
+            [program, own @ ..] => {
+                let mut command = Command::new(program);
+                command.args(own).arg(binary());
+                command
+            }
+        };
         command
             .args(args)
             .env("BOWLINE_STATE", self.state())

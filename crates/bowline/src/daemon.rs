@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,11 +17,15 @@ use bowline_core::id::Port;
 use bowline_core::route::{EdgeObservation, EdgeStatus};
 use bowline_edge::link::{self, LinkConfig};
 use bowline_node::NodeConfig;
+use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::args::{Listen, Serve};
+use crate::args::{Mode, Serve};
+use crate::notify::Notify;
 use crate::paths::{Paths, Recorded};
 use crate::session::Readiness;
+use crate::settings::Settings;
+use crate::ui::{Tone, Ui};
 
 /// The edge's user when the daemon is root: just below the users of instances, and nobody else's.
 const EDGE_UID: u32 = bowline_control::store::UID_BASE - 1;
@@ -43,64 +48,85 @@ const RUNTIME_END: Duration = Duration::from_secs(2);
 /// Threads of the daemon: it waits more than it works.
 const THREADS: usize = 2;
 
-/// Runs until everything is stopped. The first line on standard output says whether it got ready; then that is closed.
-pub(crate) fn main(args: Serve, paths: &Paths) -> Result<ExitCode, Fault> {
-    log_to_stderr();
-    let outcome = detach().and_then(|()| run(args, paths));
-    match outcome {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(fault) => {
+/// Who started the daemon, and how they are told.
+#[derive(Debug)]
+enum Starter {
+    /// A command: the first line on standard output says whether it got ready; then that is closed.
+    Command,
+    /// A person, or a supervisor: words for people, and `NOTIFY_SOCKET`.
+    Other { notify: Notify, ui: Ui },
+}
+
+/// Runs until it is told to end.
+pub(crate) fn main(args: Serve, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+    let starter = match args.for_command {
+        true => {
+            log_to_stderr();
+            Starter::Command
+        }
+        false => {
+            log_for_people();
+            Starter::Other { notify: Notify::from_env(), ui: *ui }
+        }
+    };
+    let outcome = detach().and_then(|()| run(args, paths, &starter));
+    match (outcome, starter) {
+        (Ok(()), _) => Ok(ExitCode::SUCCESS),
+        (Err(fault), Starter::Other { .. }) => Err(fault),
+        (Err(fault), Starter::Command) => {
             tracing::error!(error = %fault, causes = ?fault.causes, "the daemon ends");
-            say_ready(&Readiness::Failed(fault.clone().into()));
+            say_to_command(&Readiness::Failed(fault.clone().into()));
             Ok(ExitCode::from(fault.kind.exit_code()))
         }
     }
 }
 
-fn run(args: Serve, paths: &Paths) -> Result<(), Fault> {
+fn run(args: Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
     // What the daemon writes is nobody else's: what others may read or search is given its mode where it is made.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let settings = Settings::of(&args, matches!(starter, Starter::Other { .. }) && std::io::stderr().is_terminal())?;
     paths.create()?;
-    let _lock = lock(paths)?;
+    let _lock = lock(paths, args.mode)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
         .build()
         .map_err(|e| Fault::new(FaultKind::Failed, "the runtime cannot be started").source(&e))?;
-    let ended = runtime.block_on(wire(args, paths));
+    let ended = runtime.block_on(wire(args.mode, settings, paths, starter));
     // A read of a disk that hangs must not keep a daemon that has stopped everything.
     runtime.shutdown_timeout(RUNTIME_END);
     ended
 }
 
-async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
+async fn wire(mode: Mode, settings: Settings, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
     let exe = std::env::current_exe()
         .map_err(|e| Fault::new(FaultKind::Failed, "the daemon does not know its own binary").source(&e))?;
     let exe = bowline_node::keep_binary(&paths.state, &exe).map_err(|e| unusable("the daemon's binary", &e))?;
     let api = api_socket(paths)?;
     let again = paths.recorded().is_some();
-    let admin = admin_port(args.listen.admin.unwrap_or(loopback(7070)), again).await?;
+    let admin = admin_port(settings.admin, again).await?;
     let admin_address = admin.local_addr().map_err(|e| unusable("the admin port", &e))?;
-    let edge = link::spawn(edge_config(&args.listen, paths, exe.clone()));
+    let edge = link::spawn(edge_config(&settings, paths, exe.clone()));
     let (http, https) = listening(edge.observed.clone(), again).await?;
     let node = bowline_node::spawn(NodeConfig {
         environment: std::env::vars().collect::<BTreeMap<_, _>>(),
         edge_uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
         admin: Port::new(admin_address.port()),
+        log_bytes: settings.log_bytes,
+        log_files: settings.log_files,
         ..NodeConfig::new(paths.state.clone(), paths.run.clone(), exe)
     });
-    // A daemon that is started again must listen where clients have been told that it listens.
-    let listen = [("--http", Some(http)), ("--https", https), ("--admin", Some(admin_address))];
-    let said = listen.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}")));
-    let proxies = args.listen.trusted_proxy.iter().map(|network| format!("--trusted-proxy={network}"));
+    let listening = Listening { http, https, admin: admin_address };
     paths.record(&Recorded {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        args: said.chain(proxies).collect(),
+        mode,
+        args: listening.args(&settings),
     })?;
     let config = ControlConfig {
-        mode: match args.mode {
-            crate::args::Mode::Local => bowline_control::Mode::Local,
+        mode: match mode {
+            Mode::Local => bowline_control::Mode::Local,
+            Mode::Server => bowline_control::Mode::Server,
         },
         users: crate::users::claim(&paths.state)?,
         state_dir: paths.state.clone(),
@@ -108,7 +134,8 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         api,
         admin: nonblocking(admin)?,
         registry: prometheus_client::registry::Registry::default(),
-        trusted_proxies: args.listen.trusted_proxy,
+        trusted_proxies: settings.trusted_proxies,
+        build_time: settings.build_time,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     // The link ends when nobody can tell the edge anything any more; it is needed once more, to end the edge.
@@ -124,13 +151,19 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
         edge_desired: edge.desired,
         edge: edge.observed,
     };
-    say_ready(&Readiness::Ready);
-    // Forgotten while the socket still answers: whoever finds no daemon afterwards finds that none is meant to run.
-    let at_end = |ended| match ended {
-        Ended::Stopped => paths.forget_record(),
-        Ended::LeftRunning => {}
+    let at_begin = |_: Result<(), &Fault>| {
+        starter.ready(paths, &listening);
+        Ok(())
     };
-    let ended = bowline_control::run(config, links, at_end).await?;
+    // Forgotten while the socket still answers: whoever finds no daemon afterwards finds that none is meant to run.
+    let at_end = |ended| {
+        match ended {
+            Ended::Stopped => paths.forget_record(),
+            Ended::LeftRunning => {}
+        }
+        starter.ending(ended, paths);
+    };
+    let ended = bowline_control::run(config, links, at_begin, at_end).await?;
     if tokio::time::timeout(SESSIONS_END, node.sessions_over).await.is_err() {
         tracing::warn!("sessions are cut off");
     }
@@ -146,22 +179,74 @@ async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
     Ok(())
 }
 
-fn edge_config(listen: &Listen, paths: &Paths, exe: std::path::PathBuf) -> LinkConfig {
+/// Where the daemon and its edge have come to listen.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Listening {
+    http: SocketAddr,
+    https: Option<SocketAddr>,
+    admin: SocketAddr,
+}
+
+impl Listening {
+    /// A daemon that is started again must listen where clients have been told that it listens.
+    fn args(&self, settings: &Settings) -> Vec<String> {
+        let listen = [("--http", Some(self.http)), ("--https", self.https), ("--admin", Some(self.admin))];
+        let said = listen.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}")));
+        let proxies = settings.trusted_proxies.iter().map(|network| format!("--trusted-proxy={network}"));
+        let file = settings.file.iter().map(|file| format!("--config={}", file.display()));
+        said.chain(proxies).chain(file).collect()
+    }
+}
+
+/// With `--json`: what a server says when it is ready.
+#[derive(Debug, Serialize)]
+struct Serving<'a> {
+    pid: u32,
+    state: &'a Path,
+    #[serde(flatten)]
+    listening: &'a Listening,
+}
+
+impl Starter {
+    fn ready(&self, paths: &Paths, listening: &Listening) {
+        let Self::Other { notify, ui } = self else { return say_to_command(&Readiness::Ready) };
+        let Listening { http, https, admin } = listening;
+        let tls = https.map_or_else(|| "no HTTPS".to_owned(), |https| https.to_string());
+        notify.ready(&format!("serving on {http} and {tls}"));
+        ui.object(&Serving { pid: std::process::id(), state: &paths.state, listening });
+        let row =
+            |name: &str, what: String| ui.say(format!("    {} {what}", ui.paint(Tone::Faint, format!("{name:7}"))));
+        ui.say(format!("  serving the apps of {}", ui.paint(Tone::Strong, paths.state.display())));
+        row("http", http.to_string());
+        row("https", tls);
+        row("metrics", ui.paint(Tone::Link, format!("http://{admin}/metrics")));
+    }
+
+    fn ending(&self, ended: Ended, paths: &Paths) {
+        let Self::Other { notify, ui } = self else { return };
+        notify.stopping();
+        match ended {
+            Ended::Stopped => ui.say("  all is stopped; data stay"),
+            Ended::LeftRunning => ui.say(format!(
+                "  the daemon ends, and what runs goes on; `bowline down --state {}` stops all",
+                paths.state.display()
+            )),
+        }
+    }
+}
+
+fn edge_config(settings: &Settings, paths: &Paths, exe: std::path::PathBuf) -> LinkConfig {
     LinkConfig {
         exe,
         args: vec![OsString::from("edge")],
         run_dir: paths.run.clone(),
         log_dir: paths.state.join("logs/edge"),
-        http: listen.http.unwrap_or(loopback(8080)),
-        https: Some(listen.https.unwrap_or(loopback(8443))),
+        http: settings.http,
+        https: settings.https,
         uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
         workers: 0,
         holder_of: bowline_node::listener,
     }
-}
-
-fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// Where the edge listens, once it does. `again`: after a crash, whose sockets the kernel may still be closing, an
@@ -202,7 +287,7 @@ async fn admin_port(address: SocketAddr, again: bool) -> Result<TcpListener, Fau
 }
 
 /// One daemon per state; the lock is the kernel's, so it goes with the process.
-fn lock(paths: &Paths) -> Result<File, Fault> {
+fn lock(paths: &Paths, mode: Mode) -> Result<File, Fault> {
     let path = paths.lock();
     let file = File::options()
         .create(true)
@@ -215,9 +300,16 @@ fn lock(paths: &Paths) -> Result<File, Fault> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
             let pid = paths.recorded().map_or_else(String::new, |r| format!(" (pid {})", r.pid));
-            Err(Fault::new(FaultKind::Failed, format!("another daemon{pid} holds {}", paths.state.display()))
-                .caused_by("it does not answer on its socket")
-                .hint("it hangs: look at its log, and end that process"))
+            let fault = Fault::new(FaultKind::Failed, format!("another daemon{pid} holds {}", paths.state.display()));
+            Err(match mode {
+                Mode::Local => fault
+                    .caused_by("it does not answer on its socket")
+                    .hint("it hangs: look at its log, and end that process"),
+                Mode::Server => fault.hint(format!(
+                    "one daemon serves a state; `bowline status --state {}` asks it",
+                    paths.state.display()
+                )),
+            })
         }
         Err(std::fs::TryLockError::Error(error)) => Err(unusable(&path.display().to_string(), &error)),
     }
@@ -257,13 +349,26 @@ fn detach() -> Result<(), Fault> {
 }
 
 pub(crate) fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BOWLINE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr).init();
+    let json = tracing_subscriber::fmt().json().flatten_event(true);
+    json.with_env_filter(log_filter()).with_writer(std::io::stderr).init();
+}
+
+/// For people on a terminal, else one JSON object per line.
+fn log_for_people() {
+    if std::io::stderr().is_terminal() {
+        tracing_subscriber::fmt().compact().with_env_filter(log_filter()).with_writer(std::io::stderr).init();
+    } else {
+        log_to_stderr();
+    }
+}
+
+fn log_filter() -> tracing_subscriber::EnvFilter {
+    tracing_subscriber::EnvFilter::try_from_env("BOWLINE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"))
 }
 
 /// Tells who started this daemon, and lets go of the pipe, which may be a terminal.
-fn say_ready(readiness: &Readiness) {
+fn say_to_command(readiness: &Readiness) {
     let line = serde_json::to_string(readiness).expect("readiness has only strings");
     // Nobody reads it when the command that started the daemon has been ended; the daemon goes on.
     let _ = writeln!(std::io::stdout(), "{line}");

@@ -4,9 +4,11 @@ mod args;
 mod cmd;
 mod daemon;
 mod file;
+mod notify;
 mod paths;
 mod progress;
 mod session;
+mod settings;
 mod ui;
 mod users;
 

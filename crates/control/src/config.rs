@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bowline_core::fault::Fault;
 use bowline_core::instance::{NodeDesired, Observations};
@@ -49,6 +50,9 @@ pub enum Mode {
     Server,
 }
 
+/// How long a build may take where nothing else is said.
+pub const BUILD_TIME: Duration = Duration::from_secs(15 * 60);
+
 /// What the control room needs to know and to own.
 #[derive(Debug)]
 pub struct ControlConfig {
@@ -67,6 +71,8 @@ pub struct ControlConfig {
     pub registry: Registry,
     /// Whose `X-Forwarded-For` the edge believes.
     pub trusted_proxies: Vec<IpNet>,
+    /// A build that takes longer is killed. See [`BUILD_TIME`].
+    pub build_time: Duration,
     /// Of the running binary.
     pub version: String,
 }

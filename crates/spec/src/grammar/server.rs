@@ -15,7 +15,7 @@ const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> Tab
 /// `server.toml`.
 pub(crate) static SERVER: TableSpec = table(
     "server",
-    "One server: `/etc/bowline/server.toml`, or `--config`. This version checks its form and runs no server from it yet.",
+    "One server: `/etc/bowline/server.toml`, or `--config`. This version refuses `edge = \"envoy\"`, more or fewer than one\n     address of HTTP, more than one of HTTPS, `acme`, `api`, `backup`, `otlp`, `limits.connections` and `limits.build_time` by name.",
     &[
         key(
             "edge",
