@@ -22,6 +22,7 @@ mod session;
 mod stacks;
 mod store;
 mod timestamps;
+mod upgrade;
 mod uploads;
 mod users;
 mod verbs;

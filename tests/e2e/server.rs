@@ -9,7 +9,7 @@ use bowline_tests::{Bowline, SOON, wait};
 use nix::sys::signal::Signal;
 
 /// Brings out an app and returns its HTTPS address.
-fn deployed(bowline: &Bowline, name: &str) -> String {
+pub(crate) fn deployed(bowline: &Bowline, name: &str) -> String {
     deployed_with(bowline, name, "")
 }
 
@@ -27,11 +27,11 @@ fn deployed_with(bowline: &Bowline, name: &str, more: &str) -> String {
     https.expect("an https URL").trim_end_matches('/').to_owned()
 }
 
-fn is_ready(bowline: &Bowline) {
+pub(crate) fn is_ready(bowline: &Bowline) {
     wait("the app is adopted", SOON, || (bowline.status()["apps"][0]["state"] == "ready").then_some(()));
 }
 
-fn only_copy(bowline: &Bowline, app: &str) -> Process {
+pub(crate) fn only_copy(bowline: &Bowline, app: &str) -> Process {
     wait("exactly one copy runs", SOON, || match bowline.processes_of(app).as_slice() {
         [one] => Some(one.clone()),
         _ => None,

@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::claim::Handover;
+
 /// What was said. Help and version are answered here, and end the process.
 ///
 /// # Errors
@@ -458,12 +460,18 @@ pub(crate) struct Serve {
     /// Take the place of a unit that Bowline did not write
     #[arg(long, requires = "install")]
     pub(crate) force: bool,
+    /// Swap the running daemon and its edge for this binary, dropping nothing; where it cannot start, the one before goes on
+    #[arg(long, conflicts_with_all = ["install", "config", "http", "https", "admin", "trusted_proxy"])]
+    pub(crate) upgrade: bool,
     /// `local`: of `up`
     #[arg(long, hide = true, value_enum, default_value = "server")]
     pub(crate) mode: Mode,
     /// Started by a command, which reads the first line of standard output
     #[arg(long, hide = true)]
     pub(crate) for_command: bool,
+    /// What the binary before has left open
+    #[arg(long, hide = true, value_parser = handover)]
+    pub(crate) handover: Option<Handover>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
@@ -496,6 +504,12 @@ pub(crate) struct Edge {
     pub(crate) log_dir: PathBuf,
     #[arg(long, default_value_t = 0)]
     pub(crate) workers: usize,
+    #[arg(long)]
+    pub(crate) successor: bool,
+}
+
+fn handover(text: &str) -> Result<Handover, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

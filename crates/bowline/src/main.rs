@@ -1,6 +1,7 @@
 //! `bowline`: the command line, the daemon, the edge, the shim and the builder in one binary.
 
 mod args;
+mod claim;
 mod cmd;
 mod daemon;
 mod file;

@@ -31,6 +31,11 @@ impl Notify {
         self.say(&format!("READY=1\nSTATUS={status}"));
     }
 
+    /// Another binary takes over in the same process; it says again that it is ready.
+    pub(crate) fn reloading(&self) {
+        self.say("RELOADING=1\nSTATUS=another binary takes over");
+    }
+
     pub(crate) fn stopping(&self) {
         self.say("STOPPING=1");
     }

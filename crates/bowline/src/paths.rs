@@ -3,6 +3,7 @@
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -31,6 +32,9 @@ pub(crate) struct Recorded {
     pub(crate) version: String,
     #[serde(default)]
     pub(crate) mode: Mode,
+    /// The kept copy of the binary that it is.
+    #[serde(default)]
+    pub(crate) binary: Option<PathBuf>,
     pub(crate) args: Vec<String>,
 }
 
@@ -113,6 +117,31 @@ impl Paths {
     pub(crate) fn forget_record(&self) {
         // Gone already is what is wanted; anything else shows at the next start.
         let _ = std::fs::remove_file(self.record_file());
+    }
+
+    /// Where the copy of a binary with this digest is kept.
+    pub(crate) fn kept_binary(&self, digest: &bowline_core::id::Digest) -> PathBuf {
+        self.state.join("bin").join(digest.to_string()).join("bowline")
+    }
+
+    fn refusal_file(&self) -> PathBuf {
+        self.state.join("upgrade.refused")
+    }
+
+    /// Why the last binary that was to take over could not.
+    pub(crate) fn refusal(&self) -> Option<wire::Fault> {
+        serde_json::from_slice(&std::fs::read(self.refusal_file()).ok()?).ok()
+    }
+
+    pub(crate) fn record_refusal(&self, fault: &wire::Fault) {
+        let text = serde_json::to_vec(fault).expect("a fault has only strings");
+        // The log says it, too.
+        let _ = std::fs::write(self.refusal_file(), text);
+    }
+
+    pub(crate) fn forget_refusal(&self) {
+        // Not there is what is wanted; anything else shows when the folder is used.
+        let _ = std::fs::remove_file(self.refusal_file());
     }
 
     /// Makes the folders, searchable by the users that instances run as but not listable.
@@ -213,7 +242,7 @@ mod tests {
         let paths = Paths { state: dir.to_owned(), run: dir.join("run"), ca: dir.join("ca") };
         std::fs::create_dir_all(dir).unwrap();
         if is_live {
-            let recorded = Recorded { pid: 1, version: "1".into(), mode: Mode::Server, args: Vec::new() };
+            let recorded = Recorded { pid: 1, version: "1".into(), mode: Mode::Server, binary: None, args: Vec::new() };
             paths.record(&recorded).unwrap();
         }
         paths

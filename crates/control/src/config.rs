@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::fault::Fault;
+use bowline_core::id::Digest;
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{BuildProgress, BuildRequest, Built};
@@ -100,4 +101,6 @@ pub enum Ended {
     Stopped,
     /// Apps and edge are to go on without a daemon.
     LeftRunning,
+    /// As `LeftRunning`, and the kept copy of this binary takes the daemon's place in the same process.
+    HandedOver(Digest),
 }

@@ -1,4 +1,5 @@
 mod install;
+mod upgrade;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,8 +12,9 @@ use crate::paths::Paths;
 use crate::ui::Ui;
 
 pub(super) fn run(args: Serve, state: Option<&Path>, ui: &Ui) -> Result<ExitCode, Fault> {
-    match args.install {
-        true => install::run(&args, state, ui),
-        false => daemon::main(args, &Paths::of_server(state)?, ui),
+    match (args.install, args.upgrade) {
+        (true, _) => install::run(&args, state, ui),
+        (false, true) => super::client(upgrade::run(&Paths::of_live(state)?, ui)),
+        (false, false) => daemon::main(args, &Paths::of_server(state)?, ui),
     }
 }
