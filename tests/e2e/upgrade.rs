@@ -2,6 +2,7 @@
 //! same sockets, and no request is lost. `BOWLINE_UPGRADES=N` says how often (`make upgrades`: 100).
 
 use std::path::Path;
+use std::process::Stdio;
 
 use bowline_tests::load::Load;
 use bowline_tests::machine::Process;
@@ -127,23 +128,42 @@ fn whatever_is_killed_in_the_middle_of_an_upgrade_one_edge_serves_in_the_end() {
     let url = deployed(&bowline, "upgrade-killed");
     let copy = only_copy(&bowline, "upgrade-killed");
     let tls = bowline_tests::client::tls(&bowline.ca());
-    for round in 0..6 {
+    // When the other binary is executed, when it is recorded, when its edge is started, when its edge is the one that is found.
+    for round in 0..8 {
         let other = bowline.other_binary(round);
-        let mut upgrade = bowline.command_of(&other, &["serve", "--upgrade"]).spawn().expect("the binary runs");
-        // At another moment each time: before, while and after the daemon and the edge are swapped.
-        let before = edges(&bowline);
-        let moment = std::time::Instant::now() + std::time::Duration::from_millis(60 * round as u64);
+        let (before, daemon, sockets) =
+            (edges(&bowline), server.pid(), bowline.api_socket().with_file_name("edge.next.sock"));
+        let (program_before, record) = (program(daemon), bowline.state().join("daemon.json"));
+        let recorded = std::fs::read(&record).expect("the record");
+        let upgrade = bowline.command_of(&other, &["serve", "--upgrade"]).stderr(Stdio::null()).spawn();
+        let mut upgrade = upgrade.expect("the binary runs");
         wait("the moment has come", SOON, || {
-            (std::time::Instant::now() >= moment || edges(&bowline) != before).then_some(())
+            let has_come = match round % 4 {
+                0 => program(daemon) != program_before,
+                1 => std::fs::read(&record).is_ok_and(|now| now != recorded),
+                2 => edges(&bowline) != before,
+                _ => edges(&bowline) != before && !sockets.exists(),
+            };
+            has_come.then_some(())
         });
         server.end(Signal::SIGKILL);
-        // It may have done it, or say that nobody answers.
+        // It has done it, or says that the daemon ended.
         upgrade.wait().expect("the child can be waited for");
         server = Server::start(&bowline);
         is_ready(&bowline);
-        wait("exactly one edge is left", SOON * 3, || (edges(&bowline) == [bowline.edge()]).then_some(()));
+        wait("exactly one edge is left, and is this binary", SOON * 3, || {
+            let edge = bowline.edge();
+            let is_own = program(edge) == recorded_binary(&record);
+            (is_own && edges(&bowline) == [edge]).then_some(())
+        });
         assert_eq!(only_copy(&bowline, "upgrade-killed"), copy);
         let answer = bowline_tests::client::Connection::open(&url, &tls).and_then(|mut open| open.get("/"));
         assert_eq!(answer.expect("an answer").0, 200);
     }
+}
+
+/// The kept binary that the daemon says it is.
+fn recorded_binary(record: &Path) -> String {
+    let record: Value = serde_json::from_slice(&std::fs::read(record).expect("the record")).expect("JSON");
+    record["binary"].as_str().unwrap_or_default().to_owned()
 }

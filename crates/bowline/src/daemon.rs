@@ -183,21 +183,7 @@ impl Daemon<'_> {
             binary: Some(exe.to_owned()),
             args: listening.args(&settings),
         })?;
-        let config = ControlConfig {
-            mode: match args.mode {
-                Mode::Local => bowline_control::Mode::Local,
-                Mode::Server => bowline_control::Mode::Server,
-            },
-            users: crate::users::claim(&paths.state)?,
-            state_dir: paths.state.clone(),
-            ca_dir: paths.ca.clone(),
-            api: claim.api()?,
-            admin: claim.admin()?,
-            registry: prometheus_client::registry::Registry::default(),
-            trusted_proxies: settings.trusted_proxies,
-            build_time: settings.build_time,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
+        let config = control_config(args.mode, settings, paths, claim)?;
         // The link ends when nobody can tell the edge anything any more; it is needed once more, to end the edge.
         let keep_link = edge.desired.clone();
         let links = Links {
@@ -240,6 +226,24 @@ impl Daemon<'_> {
         }
         Ok(ended)
     }
+}
+
+fn control_config(mode: Mode, settings: Settings, paths: &Paths, claim: &Claim) -> Result<ControlConfig, Fault> {
+    Ok(ControlConfig {
+        mode: match mode {
+            Mode::Local => bowline_control::Mode::Local,
+            Mode::Server => bowline_control::Mode::Server,
+        },
+        users: crate::users::claim(&paths.state)?,
+        state_dir: paths.state.clone(),
+        ca_dir: paths.ca.clone(),
+        api: claim.api()?,
+        admin: claim.admin()?,
+        registry: prometheus_client::registry::Registry::default(),
+        trusted_proxies: settings.trusted_proxies,
+        build_time: settings.build_time,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
 }
 
 /// Where the daemon and its edge have come to listen.

@@ -118,7 +118,7 @@ fn is_free(paths: &Paths) -> bool {
         .map_or_else(|error| error.kind() == std::io::ErrorKind::NotFound, |file| file.try_lock().is_ok())
 }
 
-fn runs(pid: u32) -> bool {
+pub(crate) fn runs(pid: u32) -> bool {
     let pid = i32::try_from(pid).map(nix::unistd::Pid::from_raw);
     pid.is_ok_and(|pid| nix::sys::signal::kill(pid, None) != Err(nix::errno::Errno::ESRCH))
 }

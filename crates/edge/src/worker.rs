@@ -270,7 +270,7 @@ async fn drain(worker: &Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>,
             _ = tick.tick() => {}
             Some(command) = inbox.recv() => match command {
                 Command::Drain(sooner) => (farewell, begun) = (sooner, tokio::time::Instant::now()),
-                command => obey(worker, command),
+                command @ (Command::Routes(..) | Command::Report(_)) => obey(worker, command),
             },
         }
     }

@@ -151,6 +151,7 @@ impl Session {
             } else {
                 fresh
             };
+            succession::add(&self.remains.borrow(), seen);
         });
         self.own = Remaining { serving: greeting.serving.map(Generation), ..Remaining::default() };
         for frame in greeting.frames {
@@ -174,9 +175,10 @@ impl Session {
 
     /// Lets the edge before go in its own time.
     fn retire(&mut self, channel: Channel, pid: u32) {
-        let seen = self.own.clone();
+        // Before the next edge is published: at no moment is a request of this one not counted.
+        self.remains.send_modify(|remains| drop(remains.insert(pid, self.own.clone())));
         let before = (pid, self.leaving.take());
-        tokio::spawn(succession::retire(channel, before, seen, self.wanted.clone(), self.remains.clone()));
+        tokio::spawn(succession::retire(channel, before, self.wanted.clone(), self.remains.clone()));
     }
 
     fn socket_path(&self) -> PathBuf {

@@ -122,11 +122,9 @@ pub(super) fn add(remains: &Remains, seen: &mut EdgeObservation) {
 pub(super) async fn retire(
     mut channel: Channel,
     (pid, child): (u32, Option<Child>),
-    seen: Remaining,
     mut wanted: watch::Receiver<Arc<EdgeDesired>>,
     remains: watch::Sender<Remains>,
 ) {
-    remains.send_modify(|remains| drop(remains.insert(pid, seen)));
     let ended = follow(&mut channel, pid, &mut wanted, &remains).await;
     tracing::info!(pid, error = ended.err().map(|e| e.to_string()), "the edge before is gone");
     remains.send_modify(|remains| drop(remains.remove(&pid)));

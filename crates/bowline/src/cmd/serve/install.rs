@@ -154,10 +154,10 @@ fn unspeakable(word: &str) -> Fault {
 fn write(path: &Path, text: &str, force: bool) -> Result<bool, Fault> {
     let failed = |error: io::Error| {
         let fault = Fault::new(FaultKind::Failed, format!("{} cannot be written", path.display())).source(&error);
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => fault.hint("say it as root, or --unit FILE to write it elsewhere"),
-            _ => fault.hint("is this a machine with systemd? --unit FILE writes it elsewhere"),
-        }
+        fault.hint(match error.kind() == io::ErrorKind::PermissionDenied {
+            true => "say it as root, or --unit FILE to write it elsewhere",
+            false => "is this a machine with systemd? --unit FILE writes it elsewhere",
+        })
     };
     match std::fs::read_to_string(path) {
         Ok(there) if there == text => return Ok(false),

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::args::{Cli, Verb};
 use crate::paths::{Paths, Recorded};
-use crate::session::Session;
+use crate::session::{Session, runs};
 use crate::settings::Settings;
 use crate::ui::{Tone, Ui};
 
@@ -82,10 +82,8 @@ fn fits(recorded: &Recorded, ui: &Ui) -> Result<(), Fault> {
         let fault = Fault::new(FaultKind::Invalid, "this binary does not understand how the daemon was started");
         goes_on(fault.detail(error.to_string()))
     })?;
-    match cli.verb {
-        Verb::Serve(args) => Settings::of(&args, ui.has_colour()).map(drop).map_err(goes_on),
-        _ => unreachable!("the words begin with `serve`"),
-    }
+    let Verb::Serve(args) = cli.verb else { unreachable!("the words begin with `serve`") };
+    Settings::of(&args, ui.has_colour()).map(drop).map_err(goes_on)
 }
 
 /// A change that is under way would be broken off.
@@ -109,17 +107,14 @@ async fn swap(client: &Client, paths: &Paths, own: &Path, pid: u32) -> Result<()
             let fault = std::iter::once(message).chain(causes).fold(fault, Fault::caused_by);
             return Err(Fault { hint, detail, ..fault });
         }
-        match paths.recorded().filter(|_| serves) {
-            Some(recorded) if recorded.binary.as_deref() == Some(own) => return Ok(()),
-            Some(recorded) if recorded.pid != pid => {
-                return Err(Fault::new(FaultKind::Failed, "the daemon ended before this binary took over")
-                    .caused_by(format!(
-                        "another process, {}, serves with the binary that it was started from",
-                        recorded.pid
-                    ))
-                    .hint("say this again"));
-            }
-            Some(_) | None => {}
+        let recorded = paths.recorded();
+        if serves && recorded.as_ref().is_some_and(|recorded| recorded.binary.as_deref() == Some(own)) {
+            return Ok(());
+        }
+        if !runs(pid) || recorded.is_some_and(|recorded| recorded.pid != pid) {
+            return Err(Fault::new(FaultKind::Failed, "the daemon ended before this binary took over")
+                .caused_by(format!("its process, {pid}, is gone; what it ran goes on"))
+                .hint("say this again when it runs again: `bowline status` shows it"));
         }
         if Instant::now() > deadline {
             return Err(Fault::new(FaultKind::Failed, "the daemon does not come back with this binary")
