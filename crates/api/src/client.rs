@@ -168,6 +168,11 @@ impl Client {
         self.send(Method::POST, "/v1/shutdown", Bytes::new()).await
     }
 
+    /// Returns when the daemon is about to hand over.
+    pub async fn upgrade(&self, upgrade: &wire::Upgrade) -> Result<(), ClientError> {
+        self.exchange(Method::POST, "/v1/upgrade", json(upgrade)).await.map(drop)
+    }
+
     pub async fn logs(&self, query: &wire::LogsQuery) -> Result<Lines<wire::LogLine>, ClientError> {
         self.lines(&format!("/v1/logs{}", query_string(query))).await
     }

@@ -29,6 +29,7 @@
 //! | `PUT /v1/data/{env}/{app}/{data}/content` | [`Fill`] → [`Filled`]; volumes only |
 //! | `DELETE /v1/data/{env}/{app}/{data}?…` ([`RemoveQuery`]) | → [`Removed`] |
 //! | `POST /v1/shutdown` | → [`Stopped`] when all is stopped, just before the daemon exits |
+//! | `POST /v1/upgrade` | [`Upgrade`] → 204 just before another binary takes the daemon's place |
 //!
 //! *Lines* are `application/x-ndjson`: one JSON object per line. A refusal is a [`Fault`] with status 400 (invalid),
 //! 403 (refused), 404, 409 (another change runs, or the same job), 500 (failed) or 503 (degraded).
@@ -283,6 +284,14 @@ pub struct Stopped {
     pub apps: Vec<String>,
     /// The daemon exits now.
     pub daemon: bool,
+}
+
+/// Another binary for the daemon and its edge. It goes on as the same process, with the same sockets and settings; where that
+/// binary does not start, the one before goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// The digest of a copy that is kept in the state folder, `bin/DIGEST/bowline`: 64 hexadecimal digits.
+    pub binary: String,
 }
 
 /// The body of `PUT /v1/apps/{env}/{app}/maintenance`; `DELETE` ends it.

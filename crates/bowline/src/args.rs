@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use bowline_core::fault::{Fault, FaultKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::claim::Handover;
 
 /// What was said. Help and version are answered here, and end the process.
 ///
@@ -137,7 +140,11 @@ pub(crate) enum Verb {
     },
     /// The version of this binary
     Version,
-    #[command(hide = true)]
+    /// Be the daemon of this server: what its settings say, until it is told to end
+    ///
+    /// Settings are in /etc/bowline/server.toml; flags go before them. State lies in /var/lib/bowline, unless --state says
+    /// another place. It tells systemd when it is ready. TERM and Ctrl-C end the daemon alone: apps and edge go on, and the next
+    /// daemon takes them up; `bowline down` stops all. HUP is only a hang-up: a restart reads the settings anew.
     Serve(Serve),
     #[command(hide = true)]
     Edge(Edge),
@@ -497,23 +504,66 @@ pub(crate) enum Trust {
 
 #[derive(Debug, Args)]
 pub(crate) struct Schema {
-    /// The schema of server.toml instead: this version runs no server from it yet
+    /// The schema of server.toml instead
     #[arg(long)]
     pub(crate) server: bool,
 }
 
-/// Started by `up`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Serve {
-    #[arg(long, value_enum, default_value = "local")]
+    /// The settings of this server [default: /etc/bowline/server.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Plain HTTP; a port alone is one of loopback [default: [::]:80]
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
+    pub(crate) http: Option<SocketAddr>,
+    /// HTTPS [default: [::]:443]
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
+    pub(crate) https: Option<SocketAddr>,
+    /// Metrics [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
+    pub(crate) admin: Option<SocketAddr>,
+    /// A proxy in front, address or network, whose X-Forwarded-For is believed; may be said again
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    pub(crate) trusted_proxy: Vec<IpNet>,
+    /// Write the systemd unit of this server, with the words that are said besides, and start nothing
+    #[arg(long)]
+    pub(crate) install: bool,
+    /// Where the unit is written [default: /etc/systemd/system/bowline.service]
+    #[arg(long, value_name = "FILE", requires = "install")]
+    pub(crate) unit: Option<PathBuf>,
+    /// Take the place of a unit that Bowline did not write
+    #[arg(long, requires = "install")]
+    pub(crate) force: bool,
+    /// Swap the running daemon and its edge for this binary, dropping nothing; where it cannot start, the one before goes on
+    #[arg(long, conflicts_with_all = ["install", "config", "http", "https", "admin", "trusted_proxy"])]
+    pub(crate) upgrade: bool,
+    /// `local`: of `up`
+    #[arg(long, hide = true, value_enum, default_value = "server")]
     pub(crate) mode: Mode,
-    #[command(flatten)]
-    pub(crate) listen: Listen,
+    /// Started by a command, which reads the first line of standard output
+    #[arg(long, hide = true)]
+    pub(crate) for_command: bool,
+    /// What the binary before has left open
+    #[arg(long, hide = true, value_parser = handover)]
+    pub(crate) handover: Option<Handover>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Mode {
+    #[default]
     Local,
+    Server,
+}
+
+impl Mode {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Server => "server",
+        }
+    }
 }
 
 /// Started by the daemon, with listening sockets that it inherits.
@@ -529,6 +579,12 @@ pub(crate) struct Edge {
     pub(crate) log_dir: PathBuf,
     #[arg(long, default_value_t = 0)]
     pub(crate) workers: usize,
+    #[arg(long)]
+    pub(crate) successor: bool,
+}
+
+fn handover(text: &str) -> Result<Handover, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

@@ -5,8 +5,10 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bowline_core::fault::Fault;
+use bowline_core::id::Digest;
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built};
@@ -52,6 +54,9 @@ pub enum Mode {
     Server,
 }
 
+/// How long a build may take where nothing else is said.
+pub const BUILD_TIME: Duration = Duration::from_secs(15 * 60);
+
 /// What the control room needs to know and to own.
 #[derive(Debug)]
 pub struct ControlConfig {
@@ -70,6 +75,8 @@ pub struct ControlConfig {
     pub registry: Registry,
     /// Whose `X-Forwarded-For` the edge believes.
     pub trusted_proxies: Vec<IpNet>,
+    /// A build that takes longer is killed. See [`BUILD_TIME`].
+    pub build_time: Duration,
     /// Of the running binary.
     pub version: String,
 }
@@ -98,4 +105,6 @@ pub enum Ended {
     Stopped,
     /// Apps and edge are to go on without a daemon.
     LeftRunning,
+    /// As `LeftRunning`, and the kept copy of this binary takes the daemon's place in the same process.
+    HandedOver(Digest),
 }

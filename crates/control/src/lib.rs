@@ -23,7 +23,9 @@ mod tests;
 /// What metrics are registered into.
 pub use prometheus_client::registry::Registry;
 
-pub use config::{BuildCall, CheckCall, ControlConfig, DataCall, Ended, Keep, Links, LogCall, Mode, SessionCall};
+pub use config::{
+    BUILD_TIME, BuildCall, CheckCall, ControlConfig, DataCall, Ended, Keep, Links, LogCall, Mode, SessionCall,
+};
 pub use folder::{read_procfile, read_small, read_variables};
 pub use lock::lock_after_the_dying;
 pub use run::run;

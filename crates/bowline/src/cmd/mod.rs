@@ -58,7 +58,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Schema(args) => schema::run(&args, ui),
         Verb::Completions { shell } => completions::run(shell, ui),
         Verb::Version => version::run(ui),
-        Verb::Serve(args) => serve::run(args, &Paths::new(state)?),
+        Verb::Serve(args) => serve::run(args, state, ui),
         Verb::Edge(args) => edge::run(args),
     }
 }

@@ -27,7 +27,7 @@ use bowline_api::wire;
 use bowline_core::app::ResourceKind;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{
-    AppKey, AppName, EnvName, NameError, ReleaseNumber, ResourceName, RunNumber, SecretName, ServiceName,
+    AppKey, AppName, DigestError, EnvName, NameError, ReleaseNumber, ResourceName, RunNumber, SecretName, ServiceName,
 };
 use bowline_core::job::{Finished, RunId, Task};
 use bowline_core::log::LogQuery;
@@ -89,6 +89,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/version", get(version))
         .route("/v1/status", get(status))
         .route("/v1/shutdown", post(shutdown))
+        .route("/v1/upgrade", post(upgrade))
         .route("/v1/apps", post(apply))
         .route("/v1/apps/{env}/{app}/stop", post(stop))
         .route("/v1/apps/{env}/{app}/releases", get(releases::list))
@@ -146,6 +147,7 @@ impl IntoResponse for Answer {
             // Told from the store, by whoever asked for the run.
             Self::RunOver(_) => StatusCode::NO_CONTENT.into_response(),
             Self::SecretRemoved
+            | Self::HandedOver
             | Self::Returned
             | Self::Vitals(_)
             | Self::Session(_)
@@ -182,6 +184,14 @@ async fn status(State(api): State<Api>) -> Handled {
 
 async fn shutdown(State(api): State<Api>) -> Handled {
     api.ask(Request::Shutdown).await
+}
+
+async fn upgrade(State(api): State<Api>, body: Body) -> Handled {
+    let wire::Upgrade { binary } = read_json(body).await?;
+    let digest = binary.parse().map_err(|error: DigestError| {
+        Fault::new(FaultKind::Invalid, "the binary is not named by its digest").source(&error)
+    })?;
+    api.ask(Request::HandOver(digest)).await
 }
 
 async fn apply(State(api): State<Api>, body: Body) -> Handled {

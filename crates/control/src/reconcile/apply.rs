@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bowline_api::wire::{self, ChangePhase, ChangeStep};
 use bowline_core::app::{App, SecretSource};
@@ -26,9 +25,6 @@ use super::world::AppWorld;
 use crate::folder::dotenv;
 use crate::http::answer::Refusal;
 use crate::store::{AppRecord, RevisionState, Wanted};
-
-/// A build that takes longer is killed.
-const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// A release that is about to take over.
 pub(crate) struct Coming {
@@ -185,7 +181,7 @@ impl Loop {
             source: reading.source.clone(),
             app: Arc::clone(&reading.app),
             uid: self.place.uid(record.uid),
-            time_limit: BUILD_LIMIT,
+            time_limit: self.place.build_time,
         };
         let app = self.apps.entry(key).or_insert_with(|| AppWorld::new(record.clone()));
         app.record = record;

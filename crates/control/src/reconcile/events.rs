@@ -8,7 +8,7 @@ use std::time::Duration;
 use bowline_api::wire::ChangePhase;
 use bowline_core::app::HostName;
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, ReleaseNumber, ResourceName, SecretName};
+use bowline_core::id::{AppKey, Digest, ReleaseNumber, ResourceName, SecretName};
 use bowline_core::instance::{SlotState, Transition};
 use bowline_core::job::{Finished, Run, Trigger};
 use bowline_core::resource::data::{DataId, Rights};
@@ -326,6 +326,11 @@ pub(crate) fn daemon_stopped(apps: &[String], at: Timestamp) -> NewEvent {
 
 pub(crate) fn daemon_left(at: Timestamp) -> NewEvent {
     event(at, None, "daemon.left", "the daemon has ended; apps and edge go on".to_owned(), json!({}))
+}
+
+pub(crate) fn daemon_hands_over(binary: &Digest, at: Timestamp) -> NewEvent {
+    let message = format!("the daemon hands over to the binary {}; apps and edge go on", binary.short());
+    event(at, None, "daemon.handed_over", message, json!({ "binary": binary.to_string() }))
 }
 
 fn rights_name(rights: Rights) -> &'static str {

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_api::wire::{self, ChangeStep};
-use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
 use bowline_core::job::{Jobs, RunId};
@@ -215,8 +215,7 @@ impl Loop {
         let always =
             matches!(request, Request::Status | Request::Vitals | Request::Shutdown | Request::SessionEnded { .. });
         if self.ending.is_some() && !always {
-            let fault = Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again");
-            return self.refuse(ticket, Refusal::unavailable(fault));
+            return self.refuse(ticket, Refusal::unavailable(stop::is_stopping()));
         }
         if matches!(request, Request::Data { .. }) && !self.is_settled() {
             return self.early.push((ticket, request));
@@ -237,6 +236,7 @@ impl Loop {
             Request::Apply(apply) => self.effects.push(Effect::Read(ticket, apply)),
             Request::Stop { key, shutdown_when_idle } => self.stop(ticket, key, shutdown_when_idle, now),
             Request::Shutdown => self.shut_down(Some(ticket), now),
+            Request::HandOver(binary) => self.hand_over(ticket, binary, now),
             Request::Maintain { key, wanted, by_uid } => self.maintain(ticket, key, wanted, by_uid, now),
             Request::RunJob { key, job, by_uid } => self.run_job(ticket, &key, &job, by_uid, now),
             Request::StopJob { key, job, by_uid } => self.stop_job(ticket, &key, &job, by_uid, now),

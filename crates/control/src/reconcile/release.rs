@@ -48,6 +48,8 @@ pub(crate) struct Place {
     pub(crate) salt: Salt,
     /// Whose `X-Forwarded-For` the edge believes.
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// A build that takes longer is killed.
+    pub(crate) build_time: Duration,
     /// Tells this boot of the machine from any other.
     pub(crate) boot: String,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, SecretName};
+use bowline_core::id::{AppKey, Digest, SecretName};
 use bowline_core::job::RunId;
 use bowline_core::resource::Endpoint;
 use bowline_core::resource::data::{DataId, Rights};
@@ -60,6 +60,8 @@ pub(crate) enum Request {
         shutdown_when_idle: bool,
     },
     Shutdown,
+    /// To the kept copy of this binary.
+    HandOver(Digest),
     /// `None`: it is over.
     Maintain {
         key: AppKey,
@@ -150,6 +152,7 @@ pub(crate) enum Answer {
     KeptReleases(KeptReleases),
     Aborted(wire::Aborted),
     Stopped(wire::Stopped),
+    HandedOver,
     SecretSet(wire::SecretSet),
     SecretRemoved,
     Maintained(wire::Maintained),

@@ -2,7 +2,7 @@
 
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::AppKey;
+use bowline_core::id::{AppKey, Digest};
 use bowline_core::rollout::Phase;
 
 use super::Loop;
@@ -133,13 +133,25 @@ impl Loop {
     }
 
     pub(crate) fn shut_down(&mut self, ticket: Option<Ticket>, now: Now) {
-        self.end(ticket.map(|ticket| (ticket, Vec::new())), Ended::Stopped, now);
+        match (ticket, &self.ending) {
+            // The next daemon is to be asked.
+            (Some(ticket), Some(Ending { how: Ended::HandedOver(_), .. })) => {
+                self.refuse(ticket, Refusal::unavailable(is_stopping()));
+            }
+            (ticket, _) => self.end(ticket.map(|ticket| (ticket, Vec::new())), Ended::Stopped, now),
+        }
+    }
+
+    pub(crate) fn hand_over(&mut self, ticket: Ticket, binary: Digest, now: Now) {
+        self.end(Some((ticket, Vec::new())), Ended::HandedOver(binary), now);
     }
 
     pub(crate) fn terminate(&mut self, now: Now) {
-        match self.about.mode {
-            Mode::Local => self.shut_down(None, now),
-            Mode::Server => self.end(None, Ended::LeftRunning, now),
+        match (&mut self.ending, self.about.mode) {
+            // What is stored already stands for this end, too.
+            (Some(Ending { how: how @ Ended::HandedOver(_), .. }), _) => *how = Ended::LeftRunning,
+            (_, Mode::Local) => self.shut_down(None, now),
+            (_, Mode::Server) => self.end(None, Ended::LeftRunning, now),
         }
     }
 
@@ -194,7 +206,7 @@ impl Loop {
     fn end_daemon(&mut self, now: Now) {
         let Some(ending) = &self.ending else { return };
         let stopped = match ending.how {
-            Ended::LeftRunning => true,
+            Ended::LeftRunning | Ended::HandedOver(_) => true,
             Ended::Stopped => self.node.adopted && !self.apps.keys().any(|key| self.lives(key, now)),
         };
         if !stopped || ending.said {
@@ -203,6 +215,7 @@ impl Loop {
         let last = match ending.how {
             Ended::Stopped => events::daemon_stopped(&ending.apps, now.wall),
             Ended::LeftRunning => events::daemon_left(now.wall),
+            Ended::HandedOver(binary) => events::daemon_hands_over(&binary, now.wall),
         };
         // The store works in order: when this is answered, all before it is.
         self.store(Job::Write(vec![Write::Event(last)]), Pending::Farewell);
@@ -222,9 +235,12 @@ impl Loop {
     pub(crate) fn farewell_said(&mut self) {
         let Some(Ending { tickets, apps, how, unstored, .. }) = self.ending.take() else { return };
         for (ticket, own) in tickets {
-            match &unstored {
-                Some(fault) => self.refuse(ticket, stopped_unstored(&apps, fault)),
-                None => {
+            match (&unstored, how) {
+                (_, Ended::HandedOver(_)) => self.answer(ticket, Answer::HandedOver),
+                (Some(fault), Ended::Stopped | Ended::LeftRunning) => {
+                    self.refuse(ticket, stopped_unstored(&apps, fault));
+                }
+                (None, Ended::Stopped | Ended::LeftRunning) => {
                     let apps = own.into_iter().chain(apps.iter().cloned()).collect();
                     self.answer(ticket, Answer::Stopped(wire::Stopped { apps, daemon: true }));
                 }
@@ -232,6 +248,11 @@ impl Loop {
         }
         self.effects.push(Effect::Exit(how));
     }
+}
+
+/// To whoever asks for something that only a daemon that goes on can do.
+pub(super) fn is_stopping() -> Fault {
+    Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again")
 }
 
 fn stopped_unstored(apps: &[String], fault: &Fault) -> Fault {

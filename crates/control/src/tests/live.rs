@@ -69,9 +69,10 @@ fn start(dir: &Path) -> Room {
         admin,
         registry: crate::Registry::default(),
         trusted_proxies: Vec::new(),
+        build_time: crate::config::BUILD_TIME,
         version: "1.2.3".into(),
     };
-    let run = tokio::spawn(run(config, links, drop));
+    let run = tokio::spawn(run(config, links, |_| Ok(()), drop));
     Room { client: Client::new(&socket), admin: address, run, edge_desired: edge_receiver, node_desired: node_receiver }
 }
 

@@ -236,6 +236,7 @@ impl World {
             edge_http: self.edge.http,
             salt: Salt::default(),
             trusted_proxies: Vec::new(),
+            build_time: crate::config::BUILD_TIME,
             boot: self.boot.clone(),
         };
         let (machine, effects) = Loop::start(about, place, loaded, before.as_ref(), self.now);
