@@ -130,7 +130,8 @@ async fn read(response: Response<Incoming>, expect: &Expect) -> Result<Answer, N
     let kept = kept.into_bytes();
     let wrong = expect.judge(head.status, &head.headers, &kept).map(|wrong| {
         let text: String = String::from_utf8_lossy(&kept).chars().take(TOLD_BODY).collect();
-        (Kind::from(wrong), format!("status {}: {}", head.status.as_u16(), text.trim()))
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        (Kind::from(wrong), format!("status {}: {text}", head.status.as_u16()))
     });
     Ok(Answer { status: head.status.as_u16(), received, wrong })
 }

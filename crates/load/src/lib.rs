@@ -12,7 +12,7 @@
 //! let load = Load::start(plan)?;
 //! // … do to the server what it must bear …
 //! load.stop();
-//! let report = load.report();
+//! let report = load.report()?;
 //! assert!(report.valid && report.met, "{:?}", report.failures);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

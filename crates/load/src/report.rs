@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::{Gaps, Pace, Plan};
 use crate::tally::{Counts, Failure, Kind, Tally, Timeline};
-use crate::verdict::{Doubt, QUANTILES, quantile, validity};
+use crate::verdict::{Doubt, P90, QUANTILES, quantile, validity};
 
 /// Of a distribution's picture, steps per factor of two.
 const STEPS: u32 = 4;
@@ -120,7 +120,8 @@ pub struct Times {
     pub slots: Vec<Time>,
 }
 
-/// One slot of the run. Latencies are of the requests that were due in it; absent where none was answered.
+/// One slot of the run. Latencies are of the requests that were due in it; absent where none was answered, p90 where there are too
+/// few.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Time {
     pub due: u64,
@@ -130,7 +131,7 @@ pub struct Time {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_us: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub p99_us: Option<u64>,
+    pub p90_us: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_us: Option<u64>,
 }
@@ -261,7 +262,7 @@ impl Times {
                 failed: slot.failed,
                 answered: slot.answered,
                 p50_us: at(0.5),
-                p99_us: at(0.99),
+                p90_us: (slot.latency.len() >= P90.needs()).then(|| slot.latency.value_at_quantile(P90.fraction())),
                 max_us: some.then(|| slot.latency.max()),
             }
         });

@@ -157,7 +157,9 @@ pub fn probe(plan: &Plan) -> Result<String, Fault> {
     match connected {
         Ok(Ok(_)) => Ok(remote.address.to_string()),
         Ok(Err(error)) => {
-            let hint = if error.kind == Kind::Tls {
+            let hint = if error.kind == Kind::Tls && error.detail.contains("corrupt message") {
+                "does it speak TLS there? say http:// if it does not"
+            } else if error.kind == Kind::Tls {
                 "say the file of the CA that signed its certificate with --ca"
             } else if error.kind == Kind::Protocol {
                 "leave out --http2"

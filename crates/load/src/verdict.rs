@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::tally::{LATE, Tally};
 
 /// What is reported of a distribution, in millionths.
-pub const QUANTILES: [Quantile; 5] =
-    [Quantile(500_000), Quantile(900_000), Quantile(990_000), Quantile(999_000), Quantile(999_900)];
+pub const QUANTILES: [Quantile; 5] = [Quantile(500_000), P90, Quantile(990_000), Quantile(999_000), Quantile(999_900)];
+
+pub(crate) const P90: Quantile = Quantile(900_000);
 
 /// A quantile needs so many samples above it: with fewer, it is the word of a few requests.
 pub const SAMPLES_ABOVE: u64 = 10;

@@ -26,7 +26,7 @@ struct Plane {
     log: bool,
 }
 
-/// p50, p99 and the slowest of each slot, on a logarithmic scale: what matters lies decades apart.
+/// p50, p90 and the slowest of each slot, on a logarithmic scale: what matters lies decades apart.
 pub(super) fn latency(times: &Times) -> String {
     let values = || times.slots.iter().flat_map(|slot| [slot.p50_us, slot.max_us]).flatten().map(number);
     let least = values().fold(f64::INFINITY, f64::min);
@@ -43,9 +43,9 @@ pub(super) fn latency(times: &Times) -> String {
     }
     plane.time_axis();
     let series: [Series<Option<u64>>; 3] = [
-        ("max", "slowest", |slot| slot.max_us),
-        ("p99", "p99", |slot| slot.p99_us),
-        ("p50", "p50", |slot| slot.p50_us),
+        ("top", "slowest", |slot| slot.max_us),
+        ("high", "p90", |slot| slot.p90_us),
+        ("low", "p50", |slot| slot.p50_us),
     ];
     for (class, name, of) in series {
         let points = |(i, slot): (usize, &Time)| (middle(times, i), of(slot).map(number));
@@ -70,9 +70,9 @@ pub(super) fn rates(times: &Times) -> String {
     }
     plane.time_axis();
     let series: [Series<u64>; 3] = [
-        ("p99", "due", |slot| slot.due),
-        ("p50", "answered", |slot| slot.answered),
-        ("max", "failed", |slot| slot.failed),
+        ("high", "due", |slot| slot.due),
+        ("low", "answered", |slot| slot.answered),
+        ("top", "failed", |slot| slot.failed),
     ];
     for (class, name, of) in series {
         let points = |(i, slot): (usize, &Time)| (middle(times, i), Some(per_second(of(slot))));
@@ -105,7 +105,7 @@ pub(super) fn quantiles(report: &Report) -> String {
         }
     }
     let series =
-        [("p99", "latency, from when due", &report.latency), ("p50", "service, from when sent", &report.service)];
+        [("high", "latency, from when due", &report.latency), ("low", "service, from when sent", &report.service)];
     for (class, name, of) in series {
         let mut below = 0;
         let points = of.steps.iter().filter_map(|step| {

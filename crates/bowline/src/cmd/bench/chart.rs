@@ -16,7 +16,7 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Column {
     p50: u64,
-    p99: u64,
+    p90: u64,
     max: u64,
     failed: u64,
     answered_per_second: f64,
@@ -31,7 +31,7 @@ pub(super) fn lines(times: &Times, ui: &Ui) -> Vec<String> {
         return Vec::new();
     }
     let scale = Scale::new(least, greatest);
-    let legend = [(Tone::Good, "█ p50"), (Tone::Warning, "▒ p99"), (Tone::Bad, "░ slowest")];
+    let legend = [(Tone::Good, "█ p50"), (Tone::Warning, "▒ p90"), (Tone::Bad, "░ slowest")];
     let legend: Vec<String> = legend.into_iter().map(|(tone, words)| ui.paint(tone, words)).collect();
     let mut lines = vec![format!("  latency   {}", legend.join("  "))];
     for row in (0..ROWS).rev() {
@@ -64,7 +64,7 @@ fn column(slots: &[Time], width_ms: u64) -> Column {
     let ms = width_ms.max(1) * u64::try_from(slots.len()).unwrap_or(1);
     Column {
         p50: most(|slot| slot.p50_us),
-        p99: most(|slot| slot.p99_us),
+        p90: most(|slot| slot.p90_us),
         max: most(|slot| slot.max_us),
         failed: slots.iter().map(|slot| slot.failed).sum(),
         answered_per_second: answered as f64 * 1e3 / ms as f64,
@@ -103,7 +103,7 @@ impl Scale {
 fn cell(column: &Column, row: usize, scale: &Scale, ui: &Ui) -> String {
     if scale.reaches(column.p50, row) {
         ui.paint(Tone::Good, '█')
-    } else if scale.reaches(column.p99, row) {
+    } else if scale.reaches(column.p90, row) {
         ui.paint(Tone::Warning, '▒')
     } else if scale.reaches(column.max, row) {
         ui.paint(Tone::Bad, '░')
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     fn slot(p50: u64, max: u64, answered: u64, failed: u64) -> Time {
-        Time { due: 10, failed, answered, p50_us: Some(p50), p99_us: Some(max / 2), max_us: Some(max) }
+        Time { due: 10, failed, answered, p50_us: Some(p50), p90_us: Some(max / 2), max_us: Some(max) }
     }
 
     fn times(slots: Vec<Time>) -> Times {

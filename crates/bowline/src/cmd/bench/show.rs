@@ -7,6 +7,7 @@ use bowline_load::compare::{Comparison, Judgement};
 use bowline_load::html::{figure, grouped, time};
 use bowline_load::plan::Body;
 use bowline_load::report::{Distribution, Loop};
+use bowline_load::tally::Failure;
 use bowline_load::verdict::{Doubt, QUANTILES};
 use bowline_load::{Gaps, Pace, Plan, Progress, Protocol, Report};
 
@@ -182,7 +183,14 @@ fn failures(report: &Report, ui: &Ui) {
     for (kind, n) in &report.errors {
         ui.say(format!("  {} {kind}", ui.paint(Tone::Bad, format!("{:>8}", grouped(*n)))));
     }
-    for one in report.failures.iter().take(SHOWN) {
+    // The same words again say nothing new.
+    let mut told: Vec<&Failure> = Vec::new();
+    for one in &report.failures {
+        if told.iter().all(|other| other.detail != one.detail) {
+            told.push(one);
+        }
+    }
+    for one in told.into_iter().take(SHOWN) {
         let at = format!("{:>7.2}s", one.at_ms / 1e3);
         ui.say(format!("  {}  {}", ui.paint(Tone::Faint, at), harmless(&one.detail)));
     }
