@@ -4,6 +4,7 @@ mod advice;
 mod app;
 mod artifacts;
 mod attack;
+mod bench;
 mod board;
 mod builds;
 mod cage;

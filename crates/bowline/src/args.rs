@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::claim::Handover;
 
+pub(crate) mod bench;
+
 /// What was said. Help and version are answered here, and end the process.
 ///
 /// # Errors
@@ -128,6 +130,13 @@ pub(crate) enum Verb {
     /// limits; it serves nothing, and ends with the command. The rest is as with `exec`.
     #[command(override_usage = "bowline run [OPTIONS] <APP> [JOB]\n       bowline run [OPTIONS] <APP> -- <CMD>...")]
     Run(Run),
+    /// Load a URL, and say honestly how it bore that
+    ///
+    /// Requests are sent when they are due, whether or not those before have been answered (an open loop), and latencies count from
+    /// when they were due: a server that stalls is seen to. Only the host of the URL is asked; redirects are not followed, nothing
+    /// is sent twice. A request without its expected answer has failed. Exit code 0 if the figures are valid and all that was
+    /// expected holds, else 1; 130 if it was interrupted, with a report of what was measured until then.
+    Bench(bench::Bench),
     /// The local certificate authority: let this machine's browsers and tools trust it
     #[command(subcommand)]
     Trust(Trust),

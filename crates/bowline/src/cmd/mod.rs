@@ -2,6 +2,7 @@
 
 mod abort;
 mod attach;
+mod bench;
 mod check;
 mod completions;
 mod data;
@@ -54,6 +55,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Maintenance(args) => client(maintenance::run(args, &Paths::of_live(state)?, ui)),
         Verb::Exec(args) => exec::run(args, &Paths::of_live(state)?, ui),
         Verb::Run(args) => run::run(args, &Paths::of_live(state)?, ui),
+        Verb::Bench(args) => client(bench::run(args, &Paths::new(state)?, ui)),
         Verb::Trust(args) => trust::run(args, &Paths::new(state)?, ui),
         Verb::Schema(args) => schema::run(&args, ui),
         Verb::Completions { shell } => completions::run(shell, ui),
