@@ -52,6 +52,9 @@ pub(crate) struct Global {
     /// Where Bowline keeps its state [default: /var/lib/bowline-local as root, else $XDG_STATE_HOME/bowline]
     #[arg(long, global = true, value_name = "DIR", env = "BOWLINE_STATE")]
     pub(crate) state: Option<PathBuf>,
+    /// The daemon that is meant: local, or ssh://USER@HOST[:PORT] by your own ssh
+    #[arg(long, global = true, value_name = "TARGET")]
+    pub(crate) to: Option<String>,
     /// Answer in JSON, of a stable shape
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -76,6 +79,12 @@ pub(crate) enum Verb {
     Up(Up),
     /// Stop the daemon of a state and all it runs; data stay
     Down,
+    /// Send an app's folder to a daemon, build it there, and bring the release out; shows each step
+    ///
+    /// Only what the daemon does not have yet is sent, and what was cut off goes on. .gitignore and .bowlineignore say what stays
+    /// here; .env always does. Without --to it goes to the `server` of the environment, else to the daemon of this machine. Ctrl-C
+    /// leaves the release going on; --attach follows it again.
+    Deploy(Deploy),
     /// What runs, and what each pending step waits on
     Status(Status),
     /// The releases that are kept: what each was made of, and how it ended
@@ -155,8 +164,61 @@ pub(crate) enum Verb {
     /// another place. It tells systemd when it is ready. TERM and Ctrl-C end the daemon alone: apps and edge go on, and the next
     /// daemon takes them up; `bowline down` stops all. HUP is only a hang-up: a restart reads the settings anew.
     Serve(Serve),
+    /// Connect standard input and output to the daemon, for a command elsewhere
+    #[command(hide = true)]
+    Dial,
     #[command(hide = true)]
     Edge(Edge),
+}
+
+impl Verb {
+    /// Whether it speaks to a daemon that may be on another machine.
+    pub(crate) fn goes_elsewhere(&self) -> bool {
+        match self {
+            Self::Deploy(_)
+            | Self::Status(_)
+            | Self::Releases(_)
+            | Self::Rollback(_)
+            | Self::Restart(_)
+            | Self::Scale(_)
+            | Self::Abort(_)
+            | Self::Logs(_)
+            | Self::Events(_)
+            | Self::Secret(_)
+            | Self::Maintenance(_)
+            | Self::Exec(_)
+            | Self::Run(_) => true,
+            Self::Init(_)
+            | Self::Check(_)
+            | Self::Up(_)
+            | Self::Down
+            | Self::Data(_)
+            | Self::Bench(_)
+            | Self::Trust(_)
+            | Self::Schema(_)
+            | Self::Completions { .. }
+            | Self::Version
+            | Self::Serve(_)
+            | Self::Dial
+            | Self::Edge(_) => false,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The folder of the app
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The environment
+    #[arg(long)]
+    pub(crate) env: String,
+    /// Return when the release is accepted; it goes on
+    #[arg(long, conflicts_with = "attach")]
+    pub(crate) detach: bool,
+    /// Send nothing, and follow what is under way
+    #[arg(long)]
+    pub(crate) attach: bool,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod paths;
 mod progress;
 mod session;
 mod settings;
+mod target;
 mod ui;
 mod users;
 

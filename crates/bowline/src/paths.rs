@@ -194,6 +194,21 @@ fn data_home() -> Result<PathBuf, Fault> {
     }
 }
 
+/// Where a user's hashes and other things lie that can be made again.
+pub(crate) fn cache() -> Result<PathBuf, Fault> {
+    match env_dir("XDG_CACHE_HOME") {
+        Some(dir) => Ok(dir.join("bowline")),
+        None => Ok(home()?.join(".cache/bowline")),
+    }
+}
+
+/// A folder for sockets whose names are long. `None`: there is none.
+pub(crate) fn for_sockets() -> Option<PathBuf> {
+    let root = run_root().ok()?;
+    make_searchable(&root).ok()?;
+    Some(root)
+}
+
 fn run_root() -> Result<PathBuf, Fault> {
     let uid = nix::unistd::geteuid();
     if uid.is_root() {

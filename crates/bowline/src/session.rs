@@ -90,6 +90,12 @@ impl Session {
         Ok(())
     }
 
+    /// Joins a daemon of another machine, whose life is its own.
+    pub(crate) async fn elsewhere(client: Client) -> Result<Self, Fault> {
+        check_version(&client.version().await?)?;
+        Ok(Self { client, started: false, pid: None })
+    }
+
     fn joined(client: Client, paths: &Paths) -> Self {
         Self { client, started: false, pid: paths.recorded().map(|recorded| recorded.pid) }
     }
@@ -135,18 +141,22 @@ async fn wait_until(what: impl Fn() -> bool) -> bool {
     true
 }
 
+fn check_version(version: &wire::Version) -> Result<(), Fault> {
+    if version.api.contains(&1) {
+        return Ok(());
+    }
+    Err(Fault::new(FaultKind::Unreachable, "the daemon speaks another version of the API")
+        .caused_by(format!("it is Bowline {}, this is {}", version.version, env!("CARGO_PKG_VERSION")))
+        .hint("stop it with the binary that started it, or use that binary"))
+}
+
 /// A client, if a daemon answers.
 async fn live(paths: &Paths) -> Result<Option<Client>, Fault> {
     let client = Client::new(&paths.api_socket());
     let deadline = Instant::now() + DYING;
     loop {
         match client.version().await {
-            Ok(version) if version.api.contains(&1) => return Ok(Some(client)),
-            Ok(version) => {
-                return Err(Fault::new(FaultKind::Unreachable, "the daemon speaks another version of the API")
-                    .caused_by(format!("it is Bowline {}, this is {}", version.version, env!("CARGO_PKG_VERSION")))
-                    .hint("stop it with the binary that started it, or use that binary"));
-            }
+            Ok(version) => return check_version(&version).map(|()| Some(client)),
             Err(ClientError::Unreachable { .. }) => return Ok(None),
             Err(ClientError::Broken(_)) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
             Err(error) => return Err(error.into()),

@@ -8,8 +8,7 @@ use super::follow;
 use super::logs::only_app;
 use crate::args::Abort;
 use crate::interrupts::Interrupts;
-use crate::paths::Paths;
-use crate::session::Session;
+use crate::target::Target;
 use crate::ui::{Tone, Ui};
 
 /// The last line with `--json`; before it come the steps of the change.
@@ -20,9 +19,9 @@ enum Said<'a> {
     Aborted { app: &'a str, change: Option<u64> },
 }
 
-pub(super) async fn run(args: Abort, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) async fn run(args: Abort, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     let mut interrupts = Interrupts::new()?;
-    let session = Session::join(paths).await?;
+    let session = target.join().await?;
     let app = match args.app {
         Some(app) => app,
         None => only_app(&session.client, &args.env, "abort APP").await?,

@@ -5,11 +5,10 @@ use bowline_core::fault::{Fault, FaultKind};
 
 use crate::args::Logs;
 use crate::interrupts::INTERRUPTED;
-use crate::paths::Paths;
-use crate::session::Session;
+use crate::target::Target;
 use crate::ui::{self, Tone, Ui};
 
-pub(super) async fn run(args: Logs, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) async fn run(args: Logs, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     if let Some(pattern) = &args.grep {
         bowline_node::check_pattern(pattern).map_err(|why| {
             Fault::new(FaultKind::Invalid, "--grep is no regular expression")
@@ -17,7 +16,7 @@ pub(super) async fn run(args: Logs, paths: &Paths, ui: &Ui) -> Result<ExitCode, 
                 .hint("put a backslash before a character that is meant as it is: '\\('")
         })?;
     }
-    let session = Session::join(paths).await?;
+    let session = target.join().await?;
     let app = match args.app {
         Some(app) => app,
         None => only_app(&session.client, &args.env, "logs APP").await?,

@@ -7,15 +7,14 @@ use bowline_core::fault::Fault;
 
 use super::logs::{now, only_app};
 use crate::args::Releases;
-use crate::paths::Paths;
-use crate::session::Session;
+use crate::target::Target;
 use crate::ui::{self, Tone, Ui};
 
 /// Of a digest, for people: as `docker` and `git` do.
 const SHORT: usize = 12;
 
-pub(super) async fn run(args: Releases, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
-    let session = Session::join(paths).await?;
+pub(super) async fn run(args: Releases, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
+    let session = target.join().await?;
     let app = match args.app {
         Some(app) => app,
         None => only_app(&session.client, &args.env, "releases APP").await?,

@@ -7,11 +7,10 @@ use super::follow;
 use super::logs::only_app;
 use crate::args::Rollback;
 use crate::interrupts::Interrupts;
-use crate::paths::Paths;
-use crate::session::Session;
+use crate::target::Target;
 use crate::ui::{Tone, Ui};
 
-pub(super) async fn run(args: Rollback, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) async fn run(args: Rollback, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     let Rollback { app, release, env } = args;
     // An app has a letter first: a number alone is a release.
     let (app, release) = match (app.as_deref().and_then(|text| text.parse().ok()), release) {
@@ -19,7 +18,7 @@ pub(super) async fn run(args: Rollback, paths: &Paths, ui: &Ui) -> Result<ExitCo
         (_, release) => (app, release),
     };
     let mut interrupts = Interrupts::new()?;
-    let session = Session::join(paths).await?;
+    let session = target.join().await?;
     let app = match app {
         Some(app) => app,
         None => only_app(&session.client, &env, "rollback APP").await?,
