@@ -10,6 +10,7 @@ mod builds;
 mod cage;
 mod data;
 mod data_verbs;
+mod deploy;
 mod disk;
 mod elsewhere;
 mod escape;

@@ -49,7 +49,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// Where Bowline keeps its state [default: /var/lib/bowline-local as root, else $XDG_STATE_HOME/bowline]
+    /// Where Bowline keeps its state [default: /var/lib/bowline-local as root, else $XDG_STATE_HOME/bowline; of `serve`:
+    /// /var/lib/bowline]
     #[arg(long, global = true, value_name = "DIR", env = "BOWLINE_STATE")]
     pub(crate) state: Option<PathBuf>,
     /// The daemon that is meant: local, or ssh://USER@HOST[:PORT] by your own ssh
