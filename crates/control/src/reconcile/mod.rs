@@ -410,8 +410,8 @@ impl Loop {
             Publish::Now => {}
         }
         let endpoints = self.slots.endpoints();
-        let moment = (now.mono, now.wall);
-        if let Err(fault) = self.published.table(&self.apps, &endpoints, moment, &mut self.effects) {
+        let (leaving, moment) = (self.slots.leaving(), (now.mono, now.wall));
+        if let Err(fault) = self.published.table(&self.apps, &endpoints, leaving, moment, &mut self.effects) {
             // The guard refuses such an app before it gets here; the edge goes on with the table that it has.
             tracing::error!(error = %fault, "table not compiled");
         }

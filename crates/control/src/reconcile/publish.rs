@@ -131,11 +131,12 @@ impl Published {
         &mut self,
         apps: &Apps,
         endpoints: &BTreeMap<PoolId, Pool>,
+        leaving: BTreeSet<InstanceId>,
         (now, wall): (Mono, Timestamp),
         effects: &mut Vec<Effect>,
     ) -> Result<(), Fault> {
         let table = compiled(self.edge_generation(), apps, endpoints)?;
-        let table = Table { trusted_proxies: self.trusted_proxies.clone(), ..table };
+        let table = Table { trusted_proxies: self.trusted_proxies.clone(), leaving, ..table };
         self.waiting = self.request_leaves(&table, now, wall, effects);
         if self.waiting {
             return Ok(());
