@@ -8,7 +8,8 @@ use anyhow::Context;
 
 const WIRE: &str = "crates/api/src/wire.rs";
 /// Its modules.
-const PARTS: [&str; 2] = ["crates/api/src/wire/status.rs", "crates/api/src/wire/data.rs"];
+const PARTS: [&str; 3] =
+    ["crates/api/src/wire/release.rs", "crates/api/src/wire/status.rs", "crates/api/src/wire/data.rs"];
 
 fn pages(root: &Path) -> anyhow::Result<[(&'static str, String); 2]> {
     let read = |path: &str| std::fs::read_to_string(root.join(path)).with_context(|| path.to_owned());
