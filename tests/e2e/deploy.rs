@@ -73,7 +73,6 @@ fn a_folder_is_sent_and_built_there_and_the_next_time_only_what_has_changed() {
     assert!(sent["bytes"].as_u64() < Some(64 << 10), "{sent}");
     assert_eq!(of_kind(&changed, "ready")["release"], 2);
     load.stop().expect_no_failure("while the second release came out");
-
 }
 
 /// A build that goes on when the test has answered it.
