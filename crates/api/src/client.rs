@@ -202,7 +202,7 @@ impl Client {
 
     /// Answered when the daemon has found where to run it; what happens from then on is said by the session.
     pub async fn session(&self, env: &str, app: &str, session: &wire::Session) -> Result<Session, ClientError> {
-        let Line { stream, dialed } = self.way.connect().await?;
+        let Line { stream, dialed } = self.way.connect(true).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
             .await
             .map_err(|e| ClientError::Broken(e.into()))?;
@@ -305,7 +305,7 @@ impl Client {
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
     {
-        let Line { stream, dialed } = self.way.connect().await?;
+        let Line { stream, dialed } = self.way.connect(false).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, B>(TokioIo::new(stream))
             .await
             .map_err(|e| ClientError::Broken(e.into()))?;

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::Command;
@@ -18,6 +19,8 @@ use crate::client::ClientError;
 
 /// How long a program whose connection broke may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long what it has said when it ended may take to be read.
+const UNREAD: Duration = Duration::from_millis(100);
 /// Bytes of what it says that are kept.
 const MOST_SAID: u64 = 4 << 10;
 
@@ -52,14 +55,15 @@ pub(crate) struct Dialed {
 }
 
 impl Way {
-    pub(crate) async fn connect(&self) -> Result<Line, ClientError> {
+    /// `deaf`: Ctrl-C on the terminal is not for the program, but for what is spoken to through it.
+    pub(crate) async fn connect(&self, deaf: bool) -> Result<Line, ClientError> {
         match self {
             Self::Socket(path) => {
                 let unreachable = |source| ClientError::Unreachable { path: path.clone(), source };
                 let stream = UnixStream::connect(path).await.map_err(unreachable)?;
                 Ok(Line { stream, dialed: None })
             }
-            Self::Dialer(dialer) => dialer.dial().map_err(|source| ClientError::Dial {
+            Self::Dialer(dialer) => dialer.dial(deaf).map_err(|source| ClientError::Dial {
                 name: dialer.name.clone(),
                 said: format!("cannot run {}: {source}", dialer.program.display()),
             }),
@@ -68,22 +72,35 @@ impl Way {
 }
 
 impl Dialer {
-    fn dial(&self) -> io::Result<Line> {
+    fn dial(&self, deaf: bool) -> io::Result<Line> {
         let (near, far) = std::os::unix::net::UnixStream::pair()?;
         near.set_nonblocking(true)?;
         let far = OwnedFd::from(far);
         let mut command = Command::new(&self.program);
-        command.args(&self.args).stdin(far.try_clone()?).stdout(far).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
+        command.args(&self.args).stdin(far.try_clone()?).stdout(far).stderr(Stdio::piped()).kill_on_drop(true);
+        // A mask is inherited, and kept by a program that sets its handlers anew.
+        let interrupt = SigSet::from_iter(deaf.then_some(Signal::SIGINT));
+        let mask = interrupt.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        let spawned = command.spawn();
+        mask.thread_set_mask()?;
+        let mut child = spawned?;
         // What it was given is closed here, or its end would not be seen.
         drop(command);
-        let mut stderr = child.stderr.take().expect("it was asked to be a pipe").take(MOST_SAID);
+        let mut stderr = child.stderr.take().expect("it was asked to be a pipe");
         let said = tokio::spawn(async move {
             let mut said = Vec::new();
-            // A connection that is shared outlives its first user, and holds the pipe: the end of the program counts.
-            tokio::select! {
-                _ = stderr.read_to_end(&mut said) => drop(child.wait().await),
-                _ = child.wait() => {}
+            {
+                let read = async {
+                    let _ = (&mut stderr).take(MOST_SAID).read_to_end(&mut said).await;
+                    // One that says more is not to wait until somebody reads.
+                    let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
+                };
+                tokio::pin!(read);
+                tokio::select! {
+                    () = &mut read => drop(child.wait().await),
+                    // A connection that is shared outlives its first user, and holds the pipe.
+                    _ = child.wait() => drop(tokio::time::timeout(UNREAD, &mut read).await),
+                }
             }
             String::from_utf8_lossy(&said).trim().to_owned()
         });
@@ -118,6 +135,16 @@ mod tests {
         let script = format!(
             "while read -r line; do [ \"$line\" = \"$(printf '\\r')\" ] && break; done; \
              printf 'HTTP/1.1 200 OK\\r\\ncontent-length: {}\\r\\n\\r\\n%s' '{answer}'",
+            answer.len()
+        );
+        assert_eq!(shell(&script).version().await.unwrap().version, "1");
+    }
+
+    #[tokio::test]
+    async fn one_that_says_much_does_not_wait_for_a_reader() {
+        let answer = r#"{"version":"1","api":[1]}"#;
+        let script = format!(
+            "head -c 300000 /dev/zero >&2; printf 'HTTP/1.1 200 OK\\r\\ncontent-length: {}\\r\\n\\r\\n%s' '{answer}'",
             answer.len()
         );
         assert_eq!(shell(&script).version().await.unwrap().version, "1");

@@ -28,6 +28,12 @@ pub(crate) fn parse() -> Result<Cli, Fault> {
     })
 }
 
+/// Whether `--state` was said, and not only named by the environment.
+pub(crate) fn says_state() -> bool {
+    let is_flag = |word: &std::ffi::OsString| *word == "--state" || word.as_encoded_bytes().starts_with(b"--state=");
+    std::env::args_os().take_while(|word| *word != "--").any(|word| is_flag(&word))
+}
+
 /// Clap's words as a fault: its first line is the error, the rest is for people.
 fn wrong_words(text: &str) -> Fault {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));

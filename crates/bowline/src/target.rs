@@ -44,7 +44,9 @@ impl Target {
         match to {
             Named::Local => Ok(Self::Here(Paths::of_live(state)?)),
             Named::Ssh { user, host, port } => {
-                let login = user.as_ref().map_or_else(|| host.clone(), |user| format!("{user}@{host}"));
+                // Brackets belong to the URL: ssh takes the address alone.
+                let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+                let login = user.as_ref().map_or_else(|| host.to_owned(), |user| format!("{user}@{host}"));
                 Ok(Self::There(Ssh { login, port: *port, state: state.map(Path::to_owned) }))
             }
             Named::Https { url } => not_yet(url),
@@ -117,6 +119,9 @@ mod tests {
         let args = ssh.dialer().args;
         let last = OsString::from("bowline --state '/srv/it'\\''s' dial");
         assert_eq!(args[args.len() - 3..], ["--".into(), "a@b.example".into(), last]);
+        let to = bowline_spec::parse_target("ssh://a@[::1]").unwrap();
+        let Target::There(bare) = Target::new(&to, None).unwrap() else { panic!("{to:?}") };
+        assert_eq!(bare.login, "a@::1");
         assert!(args.windows(2).any(|pair| pair == ["-p", "22"]), "{args:?}");
     }
 

@@ -83,7 +83,7 @@ pub async fn run(
     };
     let kept = opened
         .as_ref()
-        .map(|o| Kept { store: o.store.clone(), vault: o.vault.clone(), sources: Sources::new(o.vault.state()) })
+        .map(|o| Kept { store: o.store.clone(), vault: o.vault.clone(), sources: Sources::open(o.vault.state()) })
         .map_err(Clone::clone);
     let signals = Signals::catch()?;
     let servers = serve(config, &links, door, journals.clone(), kept)?;

@@ -2,7 +2,7 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `contents/DIGEST` | what a file holds, sent and not yet put into its place |
+//! | `.contents/DIGEST` | what a file holds, as it was sent; no environment has that name |
 //! | `ENV/APP/DIGEST.json` | what a folder is made of |
 //! | `ENV/APP/DIGEST/` | the folder, whole |
 //!
@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -25,10 +25,15 @@ use bowline_core::units::Bytes;
 use http_body_util::BodyExt;
 use sha2::{Digest as _, Sha256};
 
-/// How long what was sent is kept without having come to anything.
-const KEPT: Duration = Duration::from_secs(24 * 3_600);
-/// How long a folder is kept after another one was sent for the app: a build may still read it.
-const REPLACED: Duration = Duration::from_secs(3_600);
+/// How long what was sent is kept after it was last asked for: whoever was cut off goes on, and what several apps have
+/// is sent once.
+const KEPT: Duration = Duration::from_secs(3_600);
+/// So many folders of an app are kept for that long, to copy from.
+const FOLDERS: usize = 3;
+/// How long the others are: a build may still read one.
+const READ: Duration = Duration::from_secs(15 * 60);
+/// Of what is not whole yet.
+const NEW: &str = "new-";
 /// Left free on the disk, whatever is sent.
 const RESERVE: u64 = 1 << 30;
 
@@ -38,8 +43,17 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    pub(crate) fn new(state: &Path) -> Self {
-        Self { dir: state.join("sources") }
+    /// Of a daemon that has the state for itself: what an earlier one did not finish goes.
+    pub(crate) fn open(state: &Path) -> Self {
+        let sources = Self { dir: state.join("sources") };
+        let environments = folders(&sources.dir);
+        let unfinished = environments.iter().flat_map(|folder| folders(folder)).chain([sources.contents()]);
+        for folder in unfinished {
+            if let Err(error) = remove(&folder, |entry| entry.name.starts_with(NEW)) {
+                tracing::warn!(folder = %folder.display(), %error, "what was sent by half is left");
+            }
+        }
+        sources
     }
 
     /// What is missing of a folder. Blocks.
@@ -49,30 +63,30 @@ impl Sources {
         let offered = || -> io::Result<Vec<(Digest, u64)>> {
             make(&place)?;
             make(&self.contents())?;
-            remove_older(&self.contents(), KEPT, |_| false)?;
+            remove(&self.contents(), |entry| entry.age > KEPT)?;
             let text = serde_json::to_vec(&wire::Source::from(manifest)).map_err(io::Error::other)?;
             write_whole(&place.join(format!("{source}.json")), &text)?;
             let there = self.found(key);
-            let is_there =
-                |content: &Digest| there.contains_key(content) || self.contents().join(content.to_string()).exists();
+            // What is asked for is not old, whenever it was sent.
+            let is_there = |content: &Digest| there.contains_key(content) || touch(&self.sent(content)).is_ok();
             Ok(manifest.contents().into_iter().filter(|(content, _)| !is_there(content)).collect())
         };
         let missing = offered().map_err(|error| failed(key, "take", &error))?;
-        let needed: u64 = missing.iter().map(|(_, size)| size).sum();
-        self.room(key, needed)?;
+        let sent: u64 = missing.iter().map(|(_, size)| size).sum();
+        self.room(key, sent.saturating_add(manifest.bytes()))?;
         let missing = missing.into_iter().map(|(content, _)| content.to_string()).collect();
         Ok(wire::Offered { source: source.to_string(), missing })
     }
 
-    /// Each is there twice while its folder is put together.
+    /// `needed`: of what is sent, and of the folder, in bytes.
     fn room(&self, key: &AppKey, needed: u64) -> Result<(), Fault> {
         let disk = nix::sys::statvfs::statvfs(&self.dir).map_err(|error| failed(key, "take", &error.into()))?;
         let free = disk.blocks_available() * disk.fragment_size();
-        if needed.saturating_mul(2).saturating_add(RESERVE) <= free {
+        if needed.saturating_add(RESERVE) <= free {
             return Ok(());
         }
         Err(Fault::new(FaultKind::Refused, format!("there is no room for the source of {key}"))
-            .caused_by(format!("it has {} to be sent, and {} are free", Bytes(needed), Bytes(free)))
+            .caused_by(format!("it needs {}, and {} are free", Bytes(needed), Bytes(free)))
             .hint("leave out what is not needed with .bowlineignore, or make room on the machine"))
     }
 
@@ -102,7 +116,7 @@ impl Sources {
             return Err(Fault { kind: FaultKind::Invalid, ..fault("it is something else") }
                 .hint("did the file change while it was sent? run the command again"));
         }
-        temporary.rename(&folder.join(content.to_string())).map_err(|error| unwritten(&error))
+        temporary.rename(&self.sent(&content)).map_err(|error| unwritten(&error))
     }
 
     /// Puts a folder together. Blocks.
@@ -114,16 +128,16 @@ impl Sources {
         };
         let manifest = read_manifest(&place.join(format!("{name}.json"))).ok_or_else(unknown)?;
         let folder = place.join(&name);
-        if !folder.is_dir() {
+        if !is_whole(&folder, &manifest) {
             self.assemble(key, &manifest, &folder)?;
         }
-        let tidied = touch(&folder).and_then(|()| remove_older(&place, REPLACED, |file| file.starts_with(&name)));
+        let tidied = touch(&folder).and_then(|()| {
+            remove(&place, |entry| {
+                !entry.name.starts_with(&name) && (entry.age > KEPT || (entry.rank >= FOLDERS && entry.age > READ))
+            })
+        });
         if let Err(error) = tidied {
             tracing::warn!(app = %key, %error, "older sources are left");
-        }
-        for content in manifest.contents().keys() {
-            // Another app's folder may need it, too; it is sent again.
-            let _ = fs::remove_file(self.contents().join(content.to_string()));
         }
         Ok(wire::Placed { dir: folder.display().to_string() })
     }
@@ -135,18 +149,18 @@ impl Sources {
             Fault::new(FaultKind::Invalid, format!("content {} of {key} was not sent", content.short()))
                 .hint("run the command again: it goes on where it was")
         };
-        let new = tempfile::Builder::new().prefix("new-").tempdir_in(self.app(key));
+        let new = tempfile::Builder::new().prefix(NEW).tempdir_in(self.app(key));
         let new = new.map_err(|error| failed(key, "put together", &error))?;
         for (path, entry) in manifest.entries() {
             let target = new.path().join(path);
             let made = match entry {
                 Entry::Folder => DirBuilder::new().mode(0o755).create(&target),
                 Entry::Link(to) => symlink(to, &target),
-                Entry::File { executable, content, .. } => {
-                    let sent = self.contents().join(content.to_string());
+                Entry::File { executable, content, size } => {
+                    let sent = self.sent(content);
                     let from = if sent.exists() { Some(&sent) } else { there.get(content) };
                     let from = from.ok_or_else(|| missing(content))?;
-                    copy(from, &target, *executable, content).and_then(|same| match same {
+                    copy(from, &target, *executable, (content, *size)).and_then(|same| match same {
                         true => Ok(()),
                         // It is asked for the next time.
                         false => fs::remove_file(from).and_then(|()| {
@@ -157,18 +171,37 @@ impl Sources {
             };
             made.map_err(|error| failed(key, "put together", &error))?;
         }
-        let put = fs::set_permissions(new.path(), Permissions::from_mode(0o755))
-            .and_then(|()| fs::rename(new.path(), folder));
+        let put = || -> io::Result<()> {
+            fs::set_permissions(new.path(), Permissions::from_mode(0o755))?;
+            // A power cut leaves the name with all that is in it, or none.
+            rustix::fs::syncfs(File::open(new.path())?)?;
+            if folder.is_dir() {
+                // It lost something; what it still has was found there.
+                fs::rename(folder, new.path().with_extension("old"))?;
+            }
+            fs::rename(new.path(), folder)
+        };
+        let put = put();
+        let old = new.path().with_extension("old");
+        if let Err(error) = fs::remove_dir_all(&old)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(folder = %old.display(), %error, "a damaged source is left");
+        }
         match put {
             Ok(()) => Ok(()),
             // Another command has sent the same.
-            Err(_) if folder.is_dir() => Ok(()),
+            Err(_) if is_whole(folder, manifest) => Ok(()),
             Err(error) => Err(failed(key, "put together", &error)),
         }
     }
 
+    fn sent(&self, content: &Digest) -> PathBuf {
+        self.contents().join(content.to_string())
+    }
+
     fn contents(&self) -> PathBuf {
-        self.dir.join("contents")
+        self.dir.join(".contents")
     }
 
     fn app(&self, key: &AppKey) -> PathBuf {
@@ -234,37 +267,85 @@ fn touch(path: &Path) -> io::Result<()> {
     File::open(path)?.set_modified(SystemTime::now())
 }
 
-/// Whether what was copied has the digest.
-fn copy(from: &Path, to: &Path, executable: bool, content: &Digest) -> io::Result<bool> {
+/// Whether what was copied has the digest and the size.
+fn copy(from: &Path, to: &Path, executable: bool, of: (&Digest, u64)) -> io::Result<bool> {
     let mode = if executable { 0o755 } else { 0o644 };
-    let mut source = File::open(from)?;
     let mut target = File::options().write(true).create_new(true).mode(mode).open(to)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 64 << 10]);
+    target.set_permissions(Permissions::from_mode(mode))?;
+    holds(from, of, &mut target)
+}
+
+/// Whether a file holds just this; what was read of it is written to `to`.
+fn holds(file: &Path, (content, size): (&Digest, u64), to: &mut dyn io::Write) -> io::Result<bool> {
+    let mut from =
+        File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(file)?.take(size + 1);
+    let (mut hash, mut buffer, mut length) = (Sha256::new(), vec![0; 64 << 10], 0);
     loop {
-        match io::Read::read(&mut source, &mut buffer)? {
-            0 => break,
+        match from.read(&mut buffer)? {
+            0 => return Ok(length == size && Digest(hash.finalize().into()) == *content),
             n => {
+                length += n as u64;
                 hash.update(&buffer[..n]);
-                target.write_all(&buffer[..n])?;
+                to.write_all(&buffer[..n])?;
             }
         }
     }
-    target.set_permissions(Permissions::from_mode(mode))?;
-    Ok(Digest(hash.finalize().into()) == *content)
 }
 
-/// Removes what has not changed for so long.
-fn remove_older(folder: &Path, age: Duration, is_kept: impl Fn(&str) -> bool) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let meta = entry.metadata()?;
-        let is_old = meta.modified()?.elapsed().is_ok_and(|since| since > age);
-        if !is_old || is_kept(&entry.file_name().to_string_lossy()) {
-            continue;
+/// Whether a folder is what it was put together as: one that lost something gives way.
+fn is_whole(folder: &Path, manifest: &Manifest) -> bool {
+    let is_it = |path: &Path, entry: &Entry| match (fs::symlink_metadata(path), entry) {
+        (Ok(meta), Entry::Folder) => meta.is_dir(),
+        (Ok(meta), Entry::Link(to)) => meta.is_symlink() && fs::read_link(path).is_ok_and(|link| link == Path::new(to)),
+        (Ok(meta), Entry::File { executable, size, content }) => {
+            meta.is_file()
+                && (meta.permissions().mode() & 0o100 != 0) == *executable
+                && holds(path, (content, *size), &mut io::sink()).unwrap_or(false)
         }
-        match meta.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
-            false => fs::remove_file(entry.path())?,
+        (Err(_), _) => false,
+    };
+    folder.is_dir() && manifest.entries().iter().all(|(path, entry)| is_it(&folder.join(path), entry))
+}
+
+fn folders(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+/// What lies in a folder.
+struct Old {
+    name: String,
+    /// Since it was touched.
+    age: Duration,
+    /// Among the folders there: how many were touched later.
+    rank: usize,
+}
+
+/// Removes what is chosen. Others put and take at the same time: what is gone already is gone.
+fn remove(folder: &Path, is_chosen: impl Fn(&Old) -> bool) -> io::Result<()> {
+    let gone_is_fine = |error: io::Error| match error.kind() == io::ErrorKind::NotFound {
+        true => Ok(()),
+        false => Err(error),
+    };
+    let entries = match fs::read_dir(folder) {
+        Err(error) => return gone_is_fine(error),
+        Ok(entries) => entries.filter_map(|entry| {
+            let entry = entry.ok()?;
+            let meta = entry.metadata().ok()?;
+            Some((meta.modified().ok()?, meta.is_dir(), entry))
+        }),
+    };
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort_by_key(|(touched, ..)| std::cmp::Reverse(*touched));
+    let mut rank = 0;
+    for (touched, is_dir, entry) in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // A clock that was set back makes nothing old.
+        let old = Old { name, age: touched.elapsed().unwrap_or_default(), rank };
+        rank += usize::from(is_dir);
+        if is_chosen(&old) {
+            let removed = if is_dir { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+            removed.or_else(gone_is_fine)?;
         }
     }
     Ok(())
@@ -280,7 +361,7 @@ struct Temporary {
 impl Temporary {
     fn new(folder: &Path) -> io::Result<Self> {
         let random = getrandom::u64().map_err(io::Error::from)?;
-        let path = folder.join(format!("new-{random:016x}"));
+        let path = folder.join(format!("{NEW}{random:016x}"));
         let file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
         Ok(Self { file, path, named: false })
     }
@@ -295,7 +376,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.named {
-            // The next one that is offered something removes it.
+            // The next daemon removes it.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -328,7 +409,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_sent_once_is_not_asked_for_again() {
         let state = tempfile::tempdir().unwrap();
-        let (sources, key) = (Sources::new(state.path()), key("a"));
+        let (sources, key) = (Sources::open(state.path()), key("a"));
         let first = manifest(&[("a", "one"), ("sub/b", "#!two"), ("same", "one")]);
         let offered = sources.offer(&key, &first).unwrap();
         let source: Digest = offered.source.parse().unwrap();
@@ -345,23 +426,25 @@ mod tests {
         assert_eq!(fs::read_to_string(placed.join("link")).unwrap(), "#!two");
         let mode = |name: &str| fs::metadata(placed.join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("a"), mode("sub/b"), mode("same")), (0o644, 0o755, 0o644));
-        assert_eq!(fs::read_dir(sources.contents()).unwrap().count(), 0, "nothing is kept twice");
         assert_eq!(sources.place(&key, source).unwrap().dir, placed.display().to_string(), "the same again");
 
         let second = manifest(&[("a", "one"), ("sub/b", "three")]);
         let offered = sources.offer(&key, &second).unwrap();
         assert_eq!(offered.missing, [content("three").to_string()]);
-        fs::write(placed.join("a"), "bad").unwrap();
         sources.put(content("three"), Body::from("three")).await.unwrap();
-        let spoilt = sources.place(&key, offered.source.parse().unwrap()).unwrap_err();
+        // Of what was sent for the first one nothing is left but its folder, and that is spoilt.
+        fs::remove_file(sources.sent(&content("one"))).unwrap();
+        fs::write(placed.join("a"), "bad").unwrap();
+        fs::write(placed.join("same"), "bad").unwrap();
+        let second_source: Digest = offered.source.parse().unwrap();
+        let spoilt = sources.place(&key, second_source).unwrap_err();
         assert!(spoilt.causes[0].contains("not what it was"), "{spoilt:?}");
-        assert_eq!(sources.offer(&key, &second).unwrap().missing.len(), 1, "it is sent anew");
     }
 
     #[test]
     fn a_folder_says_whose_source_it_is() {
         let state = tempfile::tempdir().unwrap();
-        let sources = Sources::new(state.path());
+        let sources = Sources::open(state.path());
         sources.offer(&key("a"), &manifest(&[("sub/b", "x")])).unwrap();
         let place = fs::canonicalize(sources.app(&key("a"))).unwrap();
         let folder = place.join(content("x").to_string());
@@ -372,18 +455,71 @@ mod tests {
         assert_eq!(other.kind, FaultKind::Invalid);
     }
 
+    #[tokio::test]
+    async fn a_folder_that_lost_something_is_put_together_again() {
+        let state = tempfile::tempdir().unwrap();
+        let (sources, key) = (Sources::open(state.path()), key("a"));
+        let manifest = manifest(&[("a", "one"), ("sub/b", "two")]);
+        let send = async || {
+            loop {
+                let offered = sources.offer(&key, &manifest).unwrap();
+                for missing in &offered.missing {
+                    let text = if *missing == content("one").to_string() { "one" } else { "two" };
+                    sources.put(missing.parse().unwrap(), Body::from(text)).await.unwrap();
+                }
+                match sources.place(&key, offered.source.parse().unwrap()) {
+                    Ok(placed) => return PathBuf::from(placed.dir),
+                    Err(fault) => assert!(fault.causes[0].contains("sent anew"), "{fault:?}"),
+                }
+            }
+        };
+        let placed = send().await;
+        let spoil: [&dyn Fn(); 4] = [
+            &|| fs::write(placed.join("a"), "").unwrap(),
+            &|| fs::write(placed.join("a"), "eno").unwrap(),
+            &|| fs::remove_file(placed.join("link")).unwrap(),
+            &|| fs::remove_dir_all(placed.join("sub")).unwrap(),
+        ];
+        for spoil in spoil {
+            spoil();
+            // As if it was sent long ago.
+            fs::remove_dir_all(sources.contents()).unwrap();
+            make(&sources.contents()).unwrap();
+            assert!(is_whole(&send().await, &manifest));
+        }
+        assert_eq!(folders(&sources.app(&key)), [placed], "nothing else is left");
+    }
+
+    #[tokio::test]
+    async fn a_size_is_what_it_is_said_to_be() {
+        let state = tempfile::tempdir().unwrap();
+        let sources = Sources::open(state.path());
+        let file = Entry::File { executable: false, size: 0, content: content("large") };
+        let liar = Manifest::new([("a".to_owned(), file)].into()).unwrap();
+        let offered = sources.offer(&key("a"), &liar).unwrap();
+        sources.put(content("large"), Body::from("large")).await.unwrap();
+        assert!(sources.place(&key("a"), offered.source.parse().unwrap()).is_err());
+    }
+
     #[test]
-    fn what_is_old_goes_but_for_what_is_used() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["old", "kept", "young"] {
-            fs::write(folder.path().join(name), "").unwrap();
+    fn what_is_old_goes_and_what_was_not_finished() {
+        let state = tempfile::tempdir().unwrap();
+        let sources = Sources::open(state.path());
+        let app = sources.app(&key("a"));
+        for folder in ["one", "two", "new-three"] {
+            fs::create_dir_all(app.join(folder)).unwrap();
         }
-        for name in ["old", "kept"] {
-            let file = File::options().write(true).open(folder.path().join(name)).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(100)).unwrap();
-        }
-        remove_older(folder.path(), Duration::from_secs(50), |name| name == "kept").unwrap();
-        let left: BTreeSet<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!(left, ["kept".into(), "young".into()].into());
+        make(&sources.contents()).unwrap();
+        fs::write(sources.contents().join("new-1"), "").unwrap();
+        let hour = SystemTime::now() - Duration::from_secs(3_600);
+        File::open(app.join("one")).unwrap().set_modified(hour).unwrap();
+        let sources = Sources::open(state.path());
+        let mut left = folders(&app);
+        left.sort();
+        assert_eq!(left, [app.join("one"), app.join("two")]);
+        assert_eq!(fs::read_dir(sources.contents()).unwrap().count(), 0);
+        remove(&app, |entry| entry.rank >= 1 && entry.age > Duration::from_secs(60)).unwrap();
+        assert_eq!(folders(&app), [app.join("two")]);
+        remove(&state.path().join("nowhere"), |_| true).unwrap();
     }
 }

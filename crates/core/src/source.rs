@@ -96,6 +96,15 @@ impl Manifest {
         self.0.values().filter_map(content).collect()
     }
 
+    /// All files together.
+    pub fn bytes(&self) -> u64 {
+        let size = |entry: &Entry| match entry {
+            Entry::File { size, .. } => *size,
+            Entry::Folder | Entry::Link(_) => 0,
+        };
+        self.0.values().map(size).sum()
+    }
+
     /// What its own digest is made of: no two manifests have the same.
     pub fn canonical(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -107,8 +116,9 @@ impl Manifest {
             field(path.as_bytes());
             match entry {
                 Entry::Folder => field(b"folder"),
-                Entry::File { executable, content, .. } => {
+                Entry::File { executable, size, content } => {
                     field(if *executable { b"program" } else { b"file" });
+                    field(&size.to_le_bytes());
                     field(&content.0);
                 }
                 Entry::Link(target) => {
@@ -190,6 +200,7 @@ mod tests {
             manifest(&[("a", Entry::Folder)]),
             manifest(&[("a", file(1, 1))]),
             manifest(&[("a", file(2, 1))]),
+            manifest(&[("a", file(2, 2))]),
             manifest(&[("a", Entry::File { executable: true, size: 1, content: Digest([1; 32]) })]),
             manifest(&[("a", Entry::Link("b".into()))]),
             manifest(&[("a", Entry::Link("c".into()))]),

@@ -8,6 +8,7 @@ use bowline_api::{Client, ClientError, wire};
 use bowline_core::app::{App, Target as Named};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{Digest, EnvName};
+use bowline_core::route::LOCAL;
 use bowline_core::source::Manifest;
 use bowline_node::build::Outgoing;
 use serde::Serialize;
@@ -42,11 +43,19 @@ pub(super) async fn run(
     let dir = file::folder(&args.dir, "deploy")?;
     let env = EnvName::new(&args.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", args.env)).source(&error))?;
+    if env.as_str() == LOCAL {
+        return Err(Fault::new(FaultKind::Invalid, format!("{LOCAL} is the environment of `bowline up`"))
+            .hint("name another one: --env production"));
+    }
     // What is wrong with the file is said before anything is sent.
     let app = file::read(&dir, &env, ui)?.app;
     let to = to.or(app.environment.server.as_ref()).unwrap_or(&Named::Local);
     let mut interrupts = Interrupts::new()?;
-    let session = Target::new(to, super::elsewhere(to, state))?.join().await?;
+    let target = Target::new(to, super::elsewhere(to, state))?;
+    let session = tokio::select! {
+        session = target.join() => session?,
+        () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
     let client = &session.client;
     if args.attach {
         return attach(client, &app, &mut interrupts, ui).await;

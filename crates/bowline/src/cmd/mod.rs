@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use bowline_core::app::Target as Named;
 use bowline_core::fault::{Fault, FaultKind};
 
-use crate::args::{Cli, Verb};
+use crate::args::{self, Cli, Verb};
 use crate::paths::Paths;
 use crate::target::Target;
 use crate::ui::Ui;
@@ -83,8 +83,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
 
 /// The state that is meant: what the environment names is this machine's.
 fn elsewhere<'a>(to: &Named, state: Option<&'a Path>) -> Option<&'a Path> {
-    let named = std::env::var_os("BOWLINE_STATE");
-    state.filter(|state| *to == Named::Local || named.is_none_or(|named| named != state.as_os_str()))
+    state.filter(|_| *to == Named::Local || args::says_state())
 }
 
 /// Runs a verb that talks to the daemon: one thread is enough.

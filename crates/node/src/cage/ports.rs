@@ -18,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use bowline_core::id::{AppKey, InstanceId, Port};
 use bowline_core::instance::Reach;
 
-use super::tables::{self, CLOSED};
+use super::tables::{self, CLOSED, Table};
 
 /// As `bowline status` says it after "cannot enforce".
 pub(crate) const CLOSED_PORT: &str = "closed instance port";
@@ -91,9 +91,19 @@ impl Gate {
     /// Ports that other states of this machine have closed: whoever else listens there is not heard. Blocks.
     pub(crate) fn closed_elsewhere(&self) -> BTreeSet<u16> {
         match nix::unistd::geteuid().is_root() {
-            true => tables::closed(&tables::of_others(&self.table)),
+            true => tables::closed(&self.living()),
             false => BTreeSet::new(),
         }
+    }
+
+    /// Tables of other states; those that a state has left behind are removed. Blocks.
+    fn living(&self) -> Vec<Table> {
+        let (left, living): (Vec<_>, Vec<_>) = tables::of_others(&self.table).into_iter().partition(Table::is_left);
+        for table in left {
+            // Somebody else who looks at this moment may have been faster.
+            let _ = run(&format!("delete table inet {}\n", table.name));
+        }
+        living
     }
 
     /// Before an instance starts. Blocks.
@@ -109,10 +119,7 @@ impl Gate {
     /// What an earlier daemon left, dead or alive. Tables of states that are gone go, too. Blocks.
     pub(crate) fn adopt(&self, found: BTreeMap<InstanceId, Owner>) -> Result<(), GateError> {
         if nix::unistd::geteuid().is_root() {
-            for left in tables::of_others(&self.table).into_iter().filter(tables::Table::is_left) {
-                // Somebody else who starts at this moment may have been faster.
-                let _ = run(&format!("delete table inet {}\n", left.name));
-            }
+            self.living();
         }
         self.change(|held| {
             held.instances = Some(found);

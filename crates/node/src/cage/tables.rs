@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 
 use super::ports::NFT;
+use crate::procfs;
 
 /// The set of closed ports of every table.
 pub(super) const CLOSED: &str = "closed";
@@ -28,10 +29,12 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Its state is no more.
+    /// Its state is no more, and nobody listens where its apps did: a state that is only out of sight has apps that run.
     pub(super) fn is_left(&self) -> bool {
         let Some((namespace, state)) = self.mark.as_deref().and_then(|mark| mark.split_once(' ')) else { return false };
-        own_namespace().is_some_and(|own| own == namespace) && fs::symlink_metadata(state).is_err_and(is_absent)
+        own_namespace().is_some_and(|own| own == namespace)
+            && fs::symlink_metadata(state).is_err_and(is_absent)
+            && self.closed.iter().all(|port| procfs::listener(*port).is_none())
     }
 }
 
@@ -104,6 +107,8 @@ mod tests {
     #[test]
     fn tables_of_others_are_read_and_those_of_states_that_are_gone_are_told() {
         let (here, there) = (own_namespace().unwrap(), "mnt:[1]");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let runs = listener.local_addr().unwrap().port();
         let listing = format!(
             r#"{{"nftables": [{{"metainfo": {{"version": "1.0.6"}}}},
             {{"set": {{"family": "inet", "name": "closed", "table": "bowline_a", "type": "inet_service", "handle": 5,
@@ -113,13 +118,14 @@ mod tests {
             {{"set": {{"name": "closed", "table": "bowline_b", "comment": "{here} /gone/state"}}}},
             {{"set": {{"name": "closed", "table": "bowline_c", "comment": "{there} /gone/state", "elem": [1]}}}},
             {{"set": {{"name": "closed", "table": "bowline_d", "elem": [2]}}}},
+            {{"set": {{"name": "closed", "table": "bowline_e", "comment": "{here} /gone/too", "elem": [{runs}]}}}},
             {{"set": {{"name": "closed", "table": "bowline_own", "elem": [3]}}}},
             {{"set": {{"name": "closed", "table": "firewall", "elem": [4, "5-6"]}}}}]}}"#
         );
         let tables = read(listing.as_bytes(), "bowline_own");
-        assert_eq!(closed(&tables), [1, 2, 20_329, 20_330].into());
+        assert_eq!(closed(&tables), [1, 2, 20_329, 20_330, runs].into());
         let left: Vec<&str> = tables.iter().filter(|table| table.is_left()).map(|table| table.name.as_str()).collect();
-        assert_eq!(left, ["bowline_b"], "of another namespace nothing is known");
+        assert_eq!(left, ["bowline_b"], "of another namespace nothing is known, and one has an app that runs");
         assert_eq!(read(b"no JSON", "x"), []);
     }
 

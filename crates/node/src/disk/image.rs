@@ -157,7 +157,11 @@ pub(crate) fn leave_below(folder: &Path, own: &[PathBuf]) -> io::Result<()> {
     let is_own = |at: &PathBuf| own.iter().any(|folder| folder.starts_with(at) || at.starts_with(folder));
     let mounts = mounts_below(&folder)?;
     let mut others = mounts.iter().rev().filter(|at| **at != folder && !is_own(at));
-    others.try_for_each(|at| detach(at).map(drop))
+    others.try_for_each(|at| match detach(at) {
+        // The machine has unmounted it meanwhile, and so it is gone here.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => Ok(()),
+        done => done.map(drop),
+    })
 }
 
 /// Whether something is mounted exactly there.

@@ -1,5 +1,6 @@
 //! Filling data with the tools of each kind, run as the caller with credentials that end.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -62,19 +63,31 @@ pub(super) async fn run(
             let lend = wire::Lend { rights: wire::Rights::Import, seconds: LIMIT_SECONDS };
             let lent = session.client.lend(&of.env, &of.app, &id.to_string(), &lend).await?;
             let source = Source { file: &file, text };
+            let has_begun = Cell::new(false);
             // The tool is killed with its future; what it did in a transaction is undone.
             let done = tokio::select! {
-                done = fill(&of, &id, server.kind, &source, replace, &lent, ui) => Some(done),
+                done = fill((&of, &id), server.kind, &source, (replace, &has_begun), &lent, ui) => Some(done),
                 () = interrupts.next() => None,
             };
-            if let Some(user) = &lent.user {
-                session.client.give_back(&of.env, &of.app, &id.to_string(), user).await?;
-            }
+            let data = id.to_string();
+            let given_back = async {
+                match &lent.user {
+                    Some(user) => session.client.give_back(&of.env, &of.app, &data, user).await,
+                    None => Ok(()),
+                }
+            };
+            // An account that cannot be given back ends by itself.
+            let given_back = tokio::select! {
+                given_back = given_back => given_back,
+                () = interrupts.next() => Ok(()),
+            };
             let Some(done) = done else {
-                ui.aside(format!("  interrupted: {}", left(server.kind)));
+                let left = if has_begun.get() { left(server.kind) } else { "nothing has changed" };
+                ui.aside(format!("  interrupted: {left}"));
                 return Ok(ExitCode::from(INTERRUPTED));
             };
             done?;
+            given_back?;
             ui.object(&serde_json::json!({ "imported": format!("{of}.{id}") }));
             ui.say(format!("  {} is imported into {id} of {of}", file.display()));
             Ok(ExitCode::SUCCESS)
@@ -204,11 +217,10 @@ fn broken_transaction(kind: ResourceKind, text: &[u8]) -> Option<(usize, String)
 }
 
 async fn fill(
-    of: &Of,
-    id: &DataId,
+    (of, id): (&Of, &DataId),
     kind: ResourceKind,
     source: &Source<'_>,
-    replace: bool,
+    (replace, has_begun): (bool, &Cell<bool>),
     lent: &wire::Lent,
     ui: &Ui,
 ) -> Result<(), Fault> {
@@ -223,6 +235,7 @@ async fn fill(
             return Err(refused());
         }
     }
+    has_begun.set(true);
     if ui.is_terminal() {
         ui.say(format!("  importing {} …", file.display()));
     }
