@@ -7,6 +7,7 @@ mod attack;
 mod board;
 mod builds;
 mod cage;
+mod console;
 mod data;
 mod data_verbs;
 mod disk;

@@ -73,6 +73,10 @@ pub(crate) enum Verb {
     Down,
     /// What runs, and what each pending step waits on
     Status(Status),
+    /// Where the console is: a page that shows what runs, as it moves
+    ///
+    /// Prints its address, which answers on this machine only.
+    Console,
     /// App and access logs
     Logs(Logs),
     /// What happened

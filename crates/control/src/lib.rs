@@ -18,6 +18,7 @@ mod snapshot;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 /// What metrics are registered into.
 pub use prometheus_client::registry::Registry;

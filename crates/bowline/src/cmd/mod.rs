@@ -3,6 +3,7 @@
 mod attach;
 mod check;
 mod completions;
+mod console;
 mod data;
 mod down;
 mod edge;
@@ -36,6 +37,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Up(args) => client(up::run(args, &Paths::new(state)?, ui)),
         Verb::Down => client(down::run(&Paths::of_live_to_stop(state)?, ui)),
         Verb::Status(args) => client(status::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Console => client(console::run(&Paths::of_live(state)?, ui)),
         Verb::Logs(args) => client(logs::run(args, &Paths::of_live(state)?, ui)),
         Verb::Events(args) => client(events::run(args, &Paths::of_live(state)?, ui)),
         Verb::Secret(args) => client(secret::run(args, &Paths::of_live(state)?, ui)),

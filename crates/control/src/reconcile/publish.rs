@@ -76,7 +76,9 @@ impl Published {
 
     /// Whether the edge serves all that was last found worth serving.
     pub(crate) fn is_served(&self, serving: Option<Generation>) -> bool {
-        !self.waiting && self.uncompiled.is_none() && self.edge.as_ref().is_some_and(|edge| Some(edge.table.generation) == serving)
+        !self.waiting
+            && self.uncompiled.is_none()
+            && self.edge.as_ref().is_some_and(|edge| Some(edge.table.generation) == serving)
     }
 
     fn next_generation(&mut self) -> Generation {
@@ -170,7 +172,6 @@ impl Published {
     pub(crate) fn uncompiled(&self) -> Option<&Fault> {
         self.uncompiled.as_ref()
     }
-
 
     /// Asks for the certificates that are missing or end soon; whether the table waits for one.
     fn request_leaves(&mut self, table: &Table, now: Mono, wall: Timestamp, effects: &mut Vec<Effect>) -> bool {
