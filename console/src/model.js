@@ -6,6 +6,8 @@ import { counted, listed, rate } from "./words.js";
  * @typedef {import("./wire.js").Shown} Shown
  * @typedef {import("./wire.js").App} App
  * @typedef {import("./wire.js").Event} Event
+ * @typedef {import("./wire.js").Release} Release
+ * @typedef {import("./wire.js").History} History
  * @typedef {import("./wire.js").Traffic} Traffic
  * @typedef {import("./wire.js").Minute} Minute
  *
@@ -16,7 +18,7 @@ import { counted, listed, rate } from "./words.js";
  * @typedef {{ kind: "connecting" } | { kind: "live" } | { kind: "lost", since: number, ended: boolean }
  *   | { kind: "refused", error: string, hint?: string }} Contact
  * @typedef {{
- *   contact: Contact, at: number, shown: Shown | null, events: Event[], second: number, seconds: number,
+ *   contact: Contact, at: number, shown: Shown | null, events: Event[], releases: Map<string, Release[]>, second: number, seconds: number,
  *   traffic: Map<string, Series[]>, cpu: Map<string, { us: number, at: number | null, share: number | null }>,
  * }} Model
  */
@@ -28,6 +30,7 @@ export function begin() {
     at: 0,
     shown: null,
     events: [],
+    releases: new Map(),
     second: 0,
     seconds: 120,
     traffic: new Map(),
@@ -53,8 +56,14 @@ export function lost(model, now, ended) {
 /** @param {Model} model @param {string} name @param {any} data */
 export function tell(model, name, data) {
   if (name === "status") model.shown = data;
-  if (name === "events") model.events = data;
+  if (name === "history") remember(model, data);
   if (name === "traffic") count(model, data);
+}
+
+/** @param {Model} model @param {History} history */
+function remember(model, { events, releases }) {
+  model.events = events;
+  model.releases = new Map(releases.map((one) => [keyOf({ env: one.env, name: one.app }), one.releases]));
 }
 
 /** @param {Model} model @param {Traffic} traffic */

@@ -9,6 +9,7 @@ import { bytes, counted, duration, latency, moment, processor, rate } from "./wo
  * @typedef {import("./model.js").Model} Model
  * @typedef {import("./model.js").Series} Series
  * @typedef {import("./model.js").Tone} Tone
+ * @typedef {import("./model.js").Verdict} Verdict
  * @typedef {import("./wire.js").App} App
  * @typedef {import("./wire.js").Trouble} Trouble
  */
@@ -21,7 +22,7 @@ export function Console({ model }) {
   const { shown } = model;
   return [
     h("a", { class: "skip", href: "#apps" }, "To the apps"),
-    h("header", { class: "top" }, [h("p", { class: "brand" }, "Bowline"), h(Verdict, { model })]),
+    h("header", { class: "top" }, [h("p", { class: "brand" }, "Bowline"), h(Outcome, { model })]),
     h(Contact, { model }),
     shown && [
       shown.degraded &&
@@ -38,7 +39,7 @@ export function Console({ model }) {
 }
 
 /** @param {{ model: Model }} props */
-function Verdict({ model }) {
+function Outcome({ model }) {
   const { tone, text, more } = verdict(model);
   return h("div", { class: `verdict ${tone}` }, [
     h("div", { role: "status" }, [
@@ -133,6 +134,7 @@ function AppCard({ app, model }) {
     ),
     h(Traffic, { app, series, model }),
     app.services.map((service) => h(Service, { key: service.name, service, app, model })),
+    h(Releases, { app, releases: model.releases.get(keyOf(app)) ?? [], now: model.at }),
     h(Data, { app }),
     h(Jobs, { app, now: model.at }),
     h(Notes, { notes: app.notes }),
@@ -198,7 +200,8 @@ function Problem({ title, trouble }) {
 /** @param {{ app: App, series: Series[], model: Model }} props */
 function Traffic({ app, series, model }) {
   if (series.length === 0) {
-    return app.state === "stopped" ? null : h("p", { class: "quiet" }, "No requests in the last two minutes");
+    const answers = app.state !== "stopped" && app.state !== "failed";
+    return !answers ? null : h("p", { class: "quiet" }, "No requests in the last two minutes");
   }
   const now = recent(series, model.second);
   const errors = errorsOf(series);
@@ -329,6 +332,35 @@ function Instance({ one, share, now }) {
     facts.length > 0 && h("p", { class: "facts" }, facts.join(" · ")),
     one.restarts > 0 && h("p", { class: "facts" }, `restarted ${counted(one.restarts, "time")}`),
     one.waits_on && h("p", { class: "on" }, ["waits on ", one.waits_on]),
+  ]);
+}
+
+/** @type {Record<import("./wire.js").Release["state"], Verdict>} */
+const RELEASE_STATES = {
+  pending: { tone: "busy", text: "coming" },
+  active: { tone: "good", text: "stable" },
+  retired: { tone: "idle", text: "replaced" },
+  failed: { tone: "bad", text: "failed" },
+};
+
+/** @param {{ app: App, releases: import("./wire.js").Release[], now: number }} props */
+function Releases({ app, releases, now }) {
+  if (releases.length < 2) return null;
+  return h("div", { class: "service" }, [
+    h("h3", {}, "Releases"),
+    h(
+      "ol",
+      { class: "releases", "aria-label": `Releases of ${app.name}, the newest first` },
+      releases.map(({ number, created, state }) => {
+        const { tone, text } = RELEASE_STATES[state];
+        return h("li", { key: number }, [
+          h("span", { class: `swatch ${colour(number)}` }),
+          h("b", {}, String(number)),
+          h(Icon, { tone }),
+          `${text}, ${duration(now - created)} old`,
+        ]);
+      }),
+    ),
   ]);
 }
 

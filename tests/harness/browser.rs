@@ -64,6 +64,11 @@ impl Browser {
         self.ask(&json!({ "verb": "text" })).as_str().expect("text").to_owned()
     }
 
+    /// Elements that a CSS selector finds.
+    pub fn count(&mut self, selector: &str) -> u64 {
+        self.ask(&json!({ "verb": "count", "selector": selector })).as_u64().expect("a number")
+    }
+
     pub fn title(&mut self) -> String {
         self.ask(&json!({ "verb": "title" })).as_str().expect("text").to_owned()
     }

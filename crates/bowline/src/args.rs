@@ -168,7 +168,7 @@ pub(crate) struct Listen {
     /// HTTPS [default: 8443]
     #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
     pub(crate) https: Option<SocketAddr>,
-    /// Metrics [default: 7070]
+    /// Console and metrics [default: 7070]
     #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
     pub(crate) admin: Option<SocketAddr>,
     /// A proxy in front, address or network, whose X-Forwarded-For is believed; may be said again

@@ -10,10 +10,10 @@ use serde::Serialize;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
+use super::history::Reader;
 use super::page;
-use super::shape::{Event, Shown, Traffic};
+use super::shape::{Shown, Traffic};
 use crate::http::answer::Refusal;
-use crate::http::event;
 use crate::reconcile::request::{Answer, Door, Request};
 use crate::store::Store;
 use crate::traffic::Window;
@@ -26,9 +26,6 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two looks at the world: a rollout makes many steps at once.
 const SHORTEST_LOOK: Duration = Duration::from_millis(200);
-
-/// Events that are told, of all apps together.
-const EVENTS: u32 = 200;
 
 /// Where the board is seen from, and what it is made of.
 pub(crate) struct Sources {
@@ -46,7 +43,7 @@ struct Newest {
     /// Milliseconds since 1970.
     at: u64,
     shown: Told,
-    events: Told,
+    history: Told,
 }
 
 /// An event in the words of the stream, and which one it is. Empty and 0: not known yet.
@@ -80,7 +77,7 @@ impl Board {
         let seats = Arc::new(Semaphore::new(SEATS));
         let moved = Arc::clone(&sources.moved);
         let board = Arc::new(Self { seats, window: Mutex::default(), newest, moved });
-        let keeper = Keeper { board: Arc::clone(&board), sources, newest: sender, newest_event: 0 };
+        let keeper = Keeper { board: Arc::clone(&board), sources, newest: sender, history: Reader::default() };
         tokio::spawn(keeper.keep());
         board
     }
@@ -97,7 +94,7 @@ impl Board {
         let mut newest = self.newest.clone();
         newest.mark_changed();
         self.moved.notify_one();
-        Ok(Viewer { board: Arc::clone(self), newest, second: None, shown: 0, events: 0, is_over: false, _seat: seat })
+        Ok(Viewer { board: Arc::clone(self), newest, second: None, shown: 0, history: 0, is_over: false, _seat: seat })
     }
 
     fn is_watched(&self) -> bool {
@@ -115,7 +112,7 @@ pub(super) struct Viewer {
     newest: watch::Receiver<Newest>,
     second: Option<u64>,
     shown: u64,
-    events: u64,
+    history: u64,
     is_over: bool,
     _seat: OwnedSemaphorePermit,
 }
@@ -133,7 +130,7 @@ impl Viewer {
         }
         let newest = self.newest.borrow_and_update().clone();
         let mut out = Vec::new();
-        for (known, now) in [(&mut self.shown, &newest.shown), (&mut self.events, &newest.events)] {
+        for (known, now) in [(&mut self.shown, &newest.shown), (&mut self.history, &newest.history)] {
             if std::mem::replace(known, now.serial) != now.serial {
                 out.extend_from_slice(&now.bytes);
             }
@@ -156,7 +153,7 @@ struct Keeper {
     board: Arc<Board>,
     sources: Sources,
     newest: watch::Sender<Newest>,
-    newest_event: u64,
+    history: Reader,
 }
 
 impl Keeper {
@@ -182,11 +179,11 @@ impl Keeper {
     /// While nobody looks, nothing is kept but traffic.
     async fn look(&mut self) {
         if !self.board.is_watched() {
-            self.newest_event = 0;
+            self.history = Reader::default();
             return self.newest.send_modify(|newest| {
                 newest.at = now();
                 newest.shown.put(Bytes::new());
-                newest.events.put(Bytes::new());
+                newest.history.put(Bytes::new());
             });
         }
         let shown = match self.sources.door.ask(Request::Status).await {
@@ -194,34 +191,32 @@ impl Keeper {
             // The loop is about to end.
             Ok(_) | Err(_) => None,
         };
-        let events = self.events().await;
+        let history = self.history().await;
         self.newest.send_modify(|newest| {
             newest.at = now();
             shown.into_iter().for_each(|bytes| newest.shown.put(bytes));
-            events.into_iter().for_each(|bytes| newest.events.put(bytes));
+            history.into_iter().for_each(|bytes| newest.history.put(bytes));
         });
     }
 
-    /// The last events, if there are new ones.
-    async fn events(&mut self) -> Option<Bytes> {
-        let (store, known) = (self.sources.store.clone()?, self.newest_event);
-        let read = move || {
-            store.read(
-                |view| if view.newest_event()? == known { Ok(None) } else { view.last_events(None, EVENTS).map(Some) },
-            )
-        };
-        let records = match tokio::task::spawn_blocking(read).await {
-            Ok(Ok(records)) => records?,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "events not shown on the console");
-                return None;
+    /// What the store remembers, if something has happened.
+    async fn history(&mut self) -> Option<Bytes> {
+        let store = self.sources.store.clone()?;
+        let mut reader = std::mem::take(&mut self.history);
+        let reading = tokio::task::spawn_blocking(move || {
+            let read = reader.read(&store);
+            (reader, read)
+        });
+        // It panicked, or the runtime ends: the next look begins anew.
+        let (reader, read) = reading.await.ok()?;
+        self.history = reader;
+        match read {
+            Ok(history) => Some(told("history", &history?)),
+            Err(error) => {
+                tracing::warn!(%error, "history not shown on the console");
+                None
             }
-            // It panicked, or the runtime ends.
-            Err(_) => return None,
-        };
-        self.newest_event = records.last()?.sequence;
-        let events: Vec<Event> = records.into_iter().map(|record| Event::from(event(record))).collect();
-        Some(told("events", &events))
+        }
     }
 }
 

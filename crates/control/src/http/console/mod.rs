@@ -7,6 +7,7 @@
 //! new when it has read what was told before.
 
 mod board;
+mod history;
 mod page;
 mod shape;
 

@@ -4,9 +4,11 @@
 //! or a build, no text of a file, no variable and no secret. What `bowline status` gains is not shown here by itself.
 
 use bowline_api::wire;
+use bowline_core::id::AppKey;
 use serde::Serialize;
 
-use crate::traffic::{Row, SECONDS, Window};
+use crate::store::{RevisionRecord, RevisionState};
+use crate::traffic::{Answered, Row, SECONDS, Window};
 
 /// What runs; told whole whenever it differs from what was told last.
 #[derive(Debug, Serialize)]
@@ -149,6 +151,30 @@ struct Minute {
     p99: Option<f64>,
 }
 
+/// What the store remembers; told whole whenever something has happened.
+#[derive(Debug, Serialize)]
+pub(super) struct History {
+    /// The oldest first.
+    pub(super) events: Vec<Event>,
+    pub(super) releases: Vec<AppReleases>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct AppReleases {
+    env: String,
+    app: String,
+    /// The newest first.
+    releases: Vec<Release>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Release {
+    number: u32,
+    created: u64,
+    /// `pending`, `active`, `retired`, `failed`
+    state: &'static str,
+}
+
 /// One of the last events.
 #[derive(Debug, Serialize)]
 pub(super) struct Event {
@@ -273,8 +299,8 @@ impl Traffic {
 impl From<Row<'_>> for Series {
     fn from(row: Row<'_>) -> Self {
         let (key, release) = row.carrier;
-        let quantile = |answered: &crate::traffic::Answered, part| answered.quantile(part).map(rounded);
-        let second = |(at, a): &(u64, crate::traffic::Answered)| {
+        let quantile = |answered: &Answered, part| answered.quantile(part).map(rounded);
+        let second = |(at, a): &(u64, Answered)| {
             let ms = |part| quantile(a, part).unwrap_or_default();
             (*at, a.requests, a.errors, ms(0.5), ms(0.99))
         };
@@ -296,6 +322,24 @@ impl From<Row<'_>> for Series {
 /// To a tenth: the buckets are no finer.
 fn rounded(ms: f64) -> f64 {
     (ms * 10.0).round() / 10.0
+}
+
+impl AppReleases {
+    pub(super) fn new(key: &AppKey, releases: Vec<Release>) -> Self {
+        Self { env: key.env.to_string(), app: key.app.to_string(), releases }
+    }
+}
+
+impl From<RevisionRecord> for Release {
+    fn from(record: RevisionRecord) -> Self {
+        let state = match record.state {
+            RevisionState::Pending => "pending",
+            RevisionState::Active => "active",
+            RevisionState::Retired => "retired",
+            RevisionState::Failed { .. } => "failed",
+        };
+        Self { number: record.number.0, created: record.created.0, state }
+    }
 }
 
 impl From<wire::Event> for Event {

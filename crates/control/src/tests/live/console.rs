@@ -45,9 +45,12 @@ async fn the_console_is_told_what_runs_as_it_changes_and_that_the_daemon_ends() 
     assert!(live.until("\"apps\":[]").await && live.until("event: traffic\ndata: {").await, "{}", live.seen);
     within(room.client.set_secret("local", "shop", "token", CANARY.into())).await.unwrap();
     within(applied(&room, dir.path())).await;
-    for told in
-        ["\"name\":\"shop\",\"state\":\"ready\",\"release\":1", "\"event\":\"rollout.done\"", "\"cpu_us\":2500000"]
-    {
+    for told in [
+        "\"name\":\"shop\",\"state\":\"ready\",\"release\":1",
+        "\"event\":\"rollout.done\"",
+        "\"cpu_us\":2500000",
+        "\"releases\":[{\"number\":1,",
+    ] {
         assert!(live.until(told).await, "{told}: {}", live.seen);
     }
     for (what, secret) in [("a secret", CANARY), ("where the folder lies", "\"folder\""), ("a process", "\"pid\"")] {
