@@ -136,7 +136,6 @@ export function stateOf(app) {
 export function worries(app, series) {
   const { name } = app;
   const state = stateOf(app);
-  const errors = errorsOf(series);
   /** @type {Verdict[]} */
   const all = [];
   if (state.tone === "bad")
@@ -147,7 +146,7 @@ export function worries(app, series) {
   if (app.state === "degraded" && !app.change)
     all.push({ tone: "warn", text: `${name} has fewer instances than wanted` });
   if (app.maintenance && app.state !== "stopped") all.push({ tone: "warn", text: `${name} is in maintenance` });
-  if (errors > 0) all.push({ tone: "warn", text: `${name} answered ${counted(errors, "error")} in the last minute` });
+  if (errorsOf(series) > 0) all.push({ tone: "warn", text: `${name} answered with errors in the last minute` });
   if (app.fault && state.tone !== "bad") all.push({ tone: "warn", text: `the last change of ${name} failed` });
   return all;
 }

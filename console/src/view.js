@@ -119,7 +119,7 @@ function AppCard({ app, model }) {
     h("header", {}, [
       h("h2", { id: `${id}-name` }, [app.name, " ", h("span", { class: "faint" }, app.env)]),
       h("span", { class: `pill ${state.tone}` }, [h(Icon, { tone: state.tone }), state.text]),
-      h("span", { class: "release" }, app.release === null ? "no release yet" : `release ${app.release}`),
+      h("span", { class: "release" }, releaseOf(app)),
     ]),
     app.urls.length > 0 &&
       h(
@@ -144,6 +144,12 @@ function AppCard({ app, model }) {
       now: model.at,
     }),
   ]);
+}
+
+/** @param {App} app */
+function releaseOf({ release, state }) {
+  if (release !== null) return `release ${release}`;
+  return state === "stopped" || state === "failed" ? "nothing runs" : "no release yet";
 }
 
 /** @param {{ url: string }} props */

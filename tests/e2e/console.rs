@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use bowline_tests::browser::Browser;
+use bowline_tests::client::curl;
 use bowline_tests::load::Load;
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, path, wait};
@@ -89,6 +90,12 @@ fn the_console_shows_an_app_its_rollout_and_what_failed() {
     browser.inspect("failed-dark");
     assert_eq!(browser.count("img"), 0, "text is text");
     assert_eq!(browser.title(), "✕ console-fails failed – Bowline");
+
+    curl(&bowline.ca(), &format!("{}/crash", up.https()), &[]);
+    for text in ["console-shop answered with errors", "error in a minute", "restarted 1 time"] {
+        browser.sees(text);
+    }
+    browser.inspect("errors-dark");
 }
 
 #[test]

@@ -44,12 +44,12 @@ pub(super) static DIGEST: LazyLock<String> = LazyLock::new(|| {
 });
 
 pub(super) async fn page() -> Response {
-    PAGE.into_response()
+    PAGE.answer()
 }
 
 pub(super) async fn part(Path(name): Path<String>) -> Response {
     match PARTS.iter().find(|part| part.name == name) {
-        Some(part) => part.into_response(),
+        Some(part) => part.answer(),
         None => Refusal::not_found(
             Fault::new(FaultKind::Invalid, "the console has no such part").hint("load the page again"),
         )
@@ -58,7 +58,7 @@ pub(super) async fn part(Path(name): Path<String>) -> Response {
 }
 
 impl Part {
-    fn into_response(&self) -> Response {
+    fn answer(&self) -> Response {
         // A daemon that was upgraded serves other parts under the same names.
         let headers = [(header::CONTENT_TYPE, self.media), (header::CACHE_CONTROL, "no-store")];
         (headers, self.text).into_response()
