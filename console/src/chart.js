@@ -40,15 +40,7 @@ export function Requests({ series, newest, seconds, name }) {
     ...layers.map((layer) =>
       h("path", { class: `area ${colour(layer.release)}`, d: area(layer.below, layer.above, top) }),
     ),
-    failed > 0 &&
-      h("path", {
-        class: "errors",
-        d: area(
-          ends.map(() => 0),
-          errors,
-          top,
-        ),
-      }),
+    failed > 0 && h("path", { class: "errors", d: bars(errors, top) }),
   ]);
 }
 
@@ -117,6 +109,13 @@ export function area(below, above, top) {
   const points = above.map((value, at) => `${x(at, above.length)} ${y(value, top)}`);
   const back = below.map((value, at) => `${x(at, below.length)} ${y(value, top)}`).reverse();
   return `M${points.join("L")}L${back.join("L")}Z`;
+}
+
+/** One for each second that has any, high enough to be seen. @param {number[]} values @param {number} top */
+export function bars(values, top) {
+  const bar = (/** @type {number} */ value, /** @type {number} */ at) =>
+    value > 0 ? `M${x(at, values.length)} ${HEIGHT}V${Math.min(y(value, top), HEIGHT - 12)}` : "";
+  return values.map(bar).join("");
 }
 
 /** Seconds without requests are a gap. @param {(number | undefined)[]} values @param {number} top */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { ceiling, line } from "../../src/chart.js";
+import { bars, ceiling, line } from "../../src/chart.js";
 import { begin, glance, lost, opened, recent, stateOf, tell, verdict } from "../../src/model.js";
 import { parse } from "../../src/stream.js";
 import { bytes, duration, latency, processor, rate } from "../../src/words.js";
@@ -124,5 +124,6 @@ test("words and charts", () => {
   assert.deepEqual([null, 2.5, 49.1, 1500, 10_000].map(latency), ["–", "< 5 ms", "49 ms", "1.5 s", "> 10 s"]);
   assert.deepEqual([0, 0.0123, 1.5].map(processor), ["0%", "1.2%", "150%"]);
   assert.deepEqual([0, 1, 1.5, 3, 51, 2000].map(ceiling), [1, 1, 2, 5, 100, 2000]);
+  assert.equal(bars([0, 1, 0, 10], 10), "M80 64V52M240 64V2");
   assert.equal(line([undefined, 5, 5, undefined, 10], 10), "M60 33h0L120 33M240 2h0");
 });
