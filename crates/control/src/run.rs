@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 use crate::certs::{CertCache, LocalCa};
 use crate::config::{ControlConfig, Ended, Links};
 use crate::http::admin::{self, Admin};
-use crate::http::console::{Board, Sources};
+use crate::http::console::{Board, Watched};
 use crate::http::journal::Journals;
 use crate::http::peer::{Owner, Peer};
 use crate::http::socket::ApiSocket;
@@ -217,7 +217,7 @@ fn serve(
         kept.as_ref().ok().map(|kept| kept.store.clone()),
     );
     let store = kept.as_ref().ok().map(|kept| kept.store.clone());
-    let board = Board::start(Sources { door: door.clone(), edge: links.edge.clone(), store, moved });
+    let board = Board::start(Watched { door: door.clone(), edge: links.edge.clone(), store, moved });
     let api = Api {
         door: door.clone(),
         journals,

@@ -28,7 +28,7 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 const SHORTEST_LOOK: Duration = Duration::from_millis(200);
 
 /// Where the board is seen from, and what it is made of.
-pub(crate) struct Sources {
+pub(crate) struct Watched {
     pub(crate) door: Door,
     pub(crate) edge: watch::Receiver<Arc<EdgeObservation>>,
     /// Without a store there are no events to tell.
@@ -72,12 +72,12 @@ pub(crate) struct Board {
 
 impl Board {
     /// It is kept until the daemon's loop has ended; then all streams end.
-    pub(crate) fn start(sources: Sources) -> Arc<Self> {
+    pub(crate) fn start(watched: Watched) -> Arc<Self> {
         let (sender, newest) = watch::channel(Newest::default());
         let seats = Arc::new(Semaphore::new(SEATS));
-        let moved = Arc::clone(&sources.moved);
+        let moved = Arc::clone(&watched.moved);
         let board = Arc::new(Self { seats, window: Mutex::default(), newest, moved });
-        let keeper = Keeper { board: Arc::clone(&board), sources, newest: sender, history: Reader::default() };
+        let keeper = Keeper { board: Arc::clone(&board), watched, newest: sender, history: Reader::default() };
         tokio::spawn(keeper.keep());
         board
     }
@@ -151,7 +151,7 @@ fn told<T: Serialize>(name: &str, data: &T) -> Bytes {
 /// Counts, looks and writes the board.
 struct Keeper {
     board: Arc<Board>,
-    sources: Sources,
+    watched: Watched,
     newest: watch::Sender<Newest>,
     history: Reader,
 }
@@ -165,11 +165,11 @@ impl Keeper {
         loop {
             tokio::select! {
                 _ = ticker.tick() => {
-                    let edge = Arc::clone(&self.sources.edge.borrow());
+                    let edge = Arc::clone(&self.watched.edge.borrow());
                     self.board.window().add(start.elapsed().as_secs(), &edge);
                 }
-                () = self.sources.moved.notified() => sleep_until((looked + SHORTEST_LOOK).into()).await,
-                () = self.sources.door.closed() => return,
+                () = self.watched.moved.notified() => sleep_until((looked + SHORTEST_LOOK).into()).await,
+                () = self.watched.door.closed() => return,
             }
             looked = Instant::now();
             self.look().await;
@@ -186,7 +186,7 @@ impl Keeper {
                 newest.history.put(Bytes::new());
             });
         }
-        let shown = match self.sources.door.ask(Request::Status).await {
+        let shown = match self.watched.door.ask(Request::Status).await {
             Ok(Answer::Status(status)) => Some(told("status", &Shown::new(page::DIGEST.clone(), *status))),
             // The loop is about to end.
             Ok(_) | Err(_) => None,
@@ -201,7 +201,7 @@ impl Keeper {
 
     /// What the store remembers, if something has happened.
     async fn history(&mut self) -> Option<Bytes> {
-        let store = self.sources.store.clone()?;
+        let store = self.watched.store.clone()?;
         let mut reader = std::mem::take(&mut self.history);
         let reading = tokio::task::spawn_blocking(move || {
             let read = reader.read(&store);

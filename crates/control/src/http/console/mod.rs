@@ -25,7 +25,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use futures_util::stream;
 
 use super::answer::Refusal;
-pub(crate) use board::{Board, Sources};
+pub(crate) use board::{Board, Watched};
 
 /// Who may load what: the page's own parts, from where the page came. Nothing runs that is written into the page, and no text becomes
 /// markup (Trusted Types).
