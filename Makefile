@@ -3,7 +3,7 @@
 CARGO ?= cargo
 BOWLINE = target/quick/bowline
 
-.PHONY: up build release test check setup bench fuzz attack reference fmt
+.PHONY: up build release test check setup bench fuzz attack upgrades reference fmt
 
 ## up: build Bowline, run examples/uploads, print where to look (Ctrl-C stops it; what was uploaded stays)
 up: build
@@ -58,6 +58,11 @@ attack:
 	$(CARGO) build --locked -p bowline
 	BOWLINE_ATTACK_SECONDS=$${BOWLINE_ATTACK_SECONDS:-600} BOWLINE_ATTACK_SEED=$${BOWLINE_ATTACK_SEED:-$$(date +%s)} \
 	  $(CARGO) test --locked -p bowline-tests --test e2e whatever_is_killed -- --nocapture
+
+## upgrades: daemon and edge swapped a hundred times under load, no request lost (BOWLINE_UPGRADES=N for another number)
+upgrades:
+	$(CARGO) build --locked -p bowline
+	BOWLINE_UPGRADES=$${BOWLINE_UPGRADES:-100} $(CARGO) test --locked -p bowline-tests --test e2e swapped_again -- --nocapture
 
 ## reference: write the generated pages of docs/reference anew
 reference:

@@ -1,9 +1,10 @@
-//! `bowline-bench edge|cost|start|memory|neighbour [--out DIR]`: the figures of `bench/README.md`, each as a Markdown table and,
+//! `bowline-bench edge|cost|start|memory|neighbour|agree [--out DIR]`: the figures of `bench/README.md`, each as a Markdown table and,
 //! with `--out`, as `DIR/WHAT.json`.
 //!
-//! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, strace and valgrind from the PATH. What is missing is said and left
+//! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, strace, valgrind, wrk and h2load from the PATH. What is missing is said and left
 //! out, never silently. `BENCH_SECONDS` (5), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer.
 
+mod agree;
 mod cost;
 mod figure;
 mod generator;
@@ -33,7 +34,8 @@ fn main() -> anyhow::Result<()> {
         "start" => start::run()?,
         "memory" => memory::run()?,
         "neighbour" => neighbour::run()?,
-        other => bail!("`{other}` is not known; say edge, cost, start, memory or neighbour"),
+        "agree" => agree::run()?,
+        other => bail!("`{other}` is not known; say edge, cost, start, memory, neighbour or agree"),
     };
     match out {
         Some(dir) => save(&dir, &what, &json!({ "machine": machine(&before)?, "result": result })),

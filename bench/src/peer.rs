@@ -94,6 +94,21 @@ pub(crate) fn nginx(under: &[OsString], upstream: SocketAddr) -> anyhow::Result<
     foreign("nginx", command, address, files)
 }
 
+/// An nginx that is no proxy: compressed answers at `/answer.txt`. Beside it its address for HTTP/2 without TLS.
+pub(crate) fn answers() -> anyhow::Result<(Peer, SocketAddr)> {
+    const LINES: usize = 400;
+    let files = tempfile::tempdir()?;
+    let (address, http2) = (free_port()?, free_port()?);
+    let text: String = (0..LINES).map(|i| format!("line {i} of an answer, {:x}\n", i * 2_654_435_761)).collect();
+    std::fs::write(files.path().join("answer.txt"), text)?;
+    // Its worker is another user.
+    std::fs::set_permissions(files.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let path = write(&files, "answers.conf", include_str!("../peers/answers.conf"), address, http2)?;
+    let mut command = on_core_0();
+    command.arg("nginx").arg("-p").arg(files.path()).arg("-c").arg(path).arg("-e").arg("stderr");
+    Ok((foreign("nginx", command, address, files)?, http2))
+}
+
 pub(crate) fn envoy(binary: &Path, upstream: SocketAddr) -> anyhow::Result<Peer> {
     let files = tempfile::tempdir()?;
     let address = free_port()?;

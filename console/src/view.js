@@ -345,7 +345,7 @@ function Instance({ one, share, now }) {
 const RELEASE_STATES = {
   pending: { tone: "busy", text: "coming" },
   active: { tone: "good", text: "stable" },
-  retired: { tone: "idle", text: "replaced" },
+  retired: { tone: "idle", text: "superseded" },
   failed: { tone: "bad", text: "failed" },
 };
 

@@ -72,7 +72,7 @@ fn the_console_shows_an_app_its_rollout_and_what_failed() {
     assert!(client.wait().expect("a child of this test").success());
     browser.sees("All is well");
     browser.sees("Answered by");
-    browser.sees("replaced,");
+    browser.sees("superseded,");
     browser.inspect("followed-phone-dark");
     load.stop();
 

@@ -60,6 +60,7 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
 pub struct Connection {
     stream: rustls::StreamOwned<rustls::ClientConnection, TcpStream>,
     host: String,
+    closes: bool,
 }
 
 /// Host and loopback address of `https://HOST:PORT`.
@@ -93,13 +94,18 @@ impl Connection {
         socket.set_nodelay(true)?;
         let name = ServerName::try_from(host.clone()).map_err(std::io::Error::other)?;
         let connection = rustls::ClientConnection::new(Arc::clone(tls), name).map_err(std::io::Error::other)?;
-        Ok(Self { stream: rustls::StreamOwned::new(connection, socket), host })
+        Ok(Self { stream: rustls::StreamOwned::new(connection, socket), host, closes: false })
     }
 
     /// GET on this connection; the answer must have a `Content-Length`. Returns status and body.
     pub fn get(&mut self, path: &str) -> std::io::Result<(u16, Vec<u8>)> {
         write!(self.stream, "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host)?;
         self.answer()
+    }
+
+    /// Whether the last answer said that the server closes it.
+    pub fn closes(&self) -> bool {
+        self.closes
     }
 
     /// POST of a text, likewise.
@@ -113,6 +119,7 @@ impl Connection {
         self.stream.flush()?;
         let head = self.head()?;
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| bad("no status"))?;
+        self.closes = head.lines().any(|line| line.eq_ignore_ascii_case("connection: close"));
         let length = head
             .lines()
             .find_map(|l| l.to_ascii_lowercase().strip_prefix("content-length:").map(|n| n.trim().to_owned()))

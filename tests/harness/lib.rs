@@ -6,6 +6,7 @@ pub mod browser;
 pub mod client;
 pub mod load;
 pub mod machine;
+pub mod server;
 pub mod up;
 
 use std::path::{Path, PathBuf};
@@ -49,6 +50,19 @@ impl Bowline {
         self.state.clone()
     }
 
+    /// The API's socket, by what the daemon has open.
+    pub fn api_socket(&self) -> PathBuf {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.daemon())).expect("the daemon runs");
+        let open: Vec<PathBuf> = fds.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect();
+        let sockets = std::fs::read_to_string("/proc/net/unix").expect("/proc/net/unix");
+        let of_daemon = |line: &&str| {
+            let inode = line.split_whitespace().nth(6).unwrap_or_default();
+            line.ends_with("api.sock") && open.contains(&PathBuf::from(format!("socket:[{inode}]")))
+        };
+        let line = sockets.lines().find(of_daemon).expect("the daemon has a socket");
+        line.split_whitespace().last().expect("a path").into()
+    }
+
     /// A folder for an app or files of this test.
     pub fn folder(&self, name: &str) -> PathBuf {
         let path = self.dir.path().join("folders").join(name);
@@ -63,7 +77,28 @@ impl Bowline {
 
     /// `bowline ARGS…` with this state; nothing of the caller's environment that matters leaks in.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        self.command_under(&[], args)
+    }
+
+    /// [`Self::command`] of another binary.
+    pub fn command_of(&self, other: &Path, args: &[&str]) -> Command {
+        self.dressed(Command::new(other), args)
+    }
+
+    /// The same, started by `wrapper`: a program and its arguments, which executes what follows them.
+    pub fn command_under(&self, wrapper: &[&str], args: &[&str]) -> Command {
+        let command = match wrapper {
+            [] => Command::new(binary()),
+            [program, own @ ..] => {
+                let mut command = Command::new(program);
+                command.args(own).arg(binary());
+                command
+            }
+        };
+        self.dressed(command, args)
+    }
+
+    fn dressed(&self, mut command: Command, args: &[&str]) -> Command {
         command
             .args(args)
             .env("BOWLINE_STATE", self.state())
@@ -75,6 +110,17 @@ impl Bowline {
 
     pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the binary runs")
+    }
+
+    /// The binary under test as another build of the same would be: other bytes, the same behaviour.
+    pub fn other_binary(&self, number: usize) -> PathBuf {
+        let path = self.folder("binaries").join(format!("bowline-{number}"));
+        let mut bytes = std::fs::read(binary()).expect("the binary under test");
+        // Behind the last section nobody reads.
+        bytes.extend_from_slice(format!("build {number}").as_bytes());
+        std::fs::write(&path, bytes).expect("a file of the test");
+        set_mode(&path, 0o755);
+        path
     }
 
     /// Runs a verb that must succeed and reads its JSON answer.

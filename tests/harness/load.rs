@@ -29,6 +29,15 @@ const MAX_REQUESTS: u64 = 20_000;
 
 impl Load {
     pub fn start(url: &str, path: &str, ca: &Path) -> Self {
+        Self::with_limit(url, path, ca, MAX_REQUESTS)
+    }
+
+    /// One that does not end by itself.
+    pub fn start_whole(url: &str, path: &str, ca: &Path) -> Self {
+        Self::with_limit(url, path, ca, u64::MAX)
+    }
+
+    fn with_limit(url: &str, path: &str, ca: &Path, most: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicU64::new(0));
         let began = Instant::now();
@@ -38,7 +47,7 @@ impl Load {
             std::thread::spawn(move || {
                 let mut tally = Tally::default();
                 let mut connection = None;
-                while !stop.load(Ordering::Relaxed) && tally.succeeded < MAX_REQUESTS {
+                while !stop.load(Ordering::Relaxed) && tally.succeeded < most {
                     let result = match connection.take() {
                         Some(open) => Ok(open),
                         None => Connection::open(&url, &tls),
@@ -48,7 +57,7 @@ impl Load {
                         Ok((open, 200)) => {
                             tally.succeeded += 1;
                             done.fetch_add(1, Ordering::Relaxed);
-                            connection = kept.then_some(open);
+                            connection = (kept && !open.closes()).then_some(open);
                         }
                         Ok((_, status)) => tally.failed.push((began.elapsed(), format!("status {status}"))),
                         Err(error) => tally.failed.push((began.elapsed(), error.to_string())),

@@ -1,6 +1,7 @@
 //! What runs on this machine, read from /proc.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -71,6 +72,15 @@ impl Process {
     /// The most memory that it had at once, in bytes: what was held only for a moment counts.
     pub fn peak_bytes(&self) -> Option<u64> {
         Some(self.status("VmHWM")?.strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+    }
+
+    /// Stops it for this long and lets it go on: what a full disk, a swap or a busy host does to a server.
+    pub fn stall(&self, time: Duration) {
+        let pid = Pid::from_raw(i32::try_from(self.pid).expect("a pid"));
+        kill(pid, Signal::SIGSTOP).expect("a process of this test is there");
+        let until = Instant::now() + time;
+        crate::wait("the stall is over", time + crate::SOON, || (Instant::now() >= until).then_some(()));
+        kill(pid, Signal::SIGCONT).expect("a process of this test is there");
     }
 
     /// `kill -9`.

@@ -1,18 +1,19 @@
-//! The client: HTTP/1.1 over the daemon's Unix socket, one connection per request.
+//! The client: HTTP/1.1 over the daemon's Unix socket, or a program that leads to it, one connection per request.
 
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bowline_core::fault::{Fault, FaultKind};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 
+use crate::dial::{Dialed, Dialer, Line, Way};
 use crate::session::{PROTOCOL, Session};
 use crate::wire;
 
@@ -22,6 +23,9 @@ const MAX_LINE: usize = 256 * 1024;
 /// Largest answer that is not streamed, in bytes.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
+/// One read of a file that is sent.
+const PART: usize = 64 * 1024;
+
 /// What to do when the daemon went away in the middle.
 const LOST: &str = "apps that ran go on; `bowline status` brings a daemon back that died, and shows how far it came";
 
@@ -29,6 +33,9 @@ const LOST: &str = "apps that ran go on; `bowline status` brings a daemon back t
 pub enum ClientError {
     #[error("no daemon listens on {path}")]
     Unreachable { path: PathBuf, source: std::io::Error },
+    /// In the words of the program that was to connect.
+    #[error("{said}")]
+    Dial { name: String, said: String },
     #[error("the connection to the daemon broke")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the daemon's answer cannot be read")]
@@ -48,6 +55,9 @@ impl From<ClientError> for Fault {
             ClientError::Unreachable { .. } => {
                 Self::new(FaultKind::Unreachable, "the daemon cannot be reached").source(&error).hint(LOST)
             }
+            ClientError::Dial { name, said } => {
+                Self::new(FaultKind::Unreachable, format!("{name} cannot be reached")).detail(said)
+            }
             ClientError::Broken(_) | ClientError::Unreadable(_) => {
                 Self::new(FaultKind::Unreachable, "the daemon did not answer to the end").source(&error).hint(LOST)
             }
@@ -58,17 +68,18 @@ impl From<ClientError> for Fault {
 /// Speaks to one daemon.
 #[derive(Debug, Clone)]
 pub struct Client {
-    socket: PathBuf,
+    way: Way,
 }
 
 impl Client {
     /// `socket`: the path of the daemon's `api.sock`. Nothing is connected yet.
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { way: Way::Socket(socket.to_owned()) }
     }
 
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// One that reaches a daemon elsewhere. Nothing is started yet; every request starts the program once.
+    pub fn dialing(dialer: Dialer) -> Self {
+        Self { way: Way::Dialer(Arc::new(dialer)) }
     }
 
     pub async fn version(&self) -> Result<wire::Version, ClientError> {
@@ -90,6 +101,31 @@ impl Client {
 
     pub async fn stop(&self, env: &str, app: &str, stop: wire::Stop) -> Result<wire::Stopped, ClientError> {
         self.send(Method::POST, &format!("/v1/apps/{env}/{app}/stop"), json(&stop)).await
+    }
+
+    pub async fn releases(&self, env: &str, app: &str) -> Result<wire::Releases, ClientError> {
+        self.get(&format!("/v1/apps/{env}/{app}/releases")).await
+    }
+
+    pub async fn restart(&self, env: &str, app: &str, restart: &wire::Restart) -> Result<wire::Accepted, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/restart"), json(restart)).await
+    }
+
+    pub async fn scale(&self, env: &str, app: &str, scale: &wire::Scale) -> Result<wire::Accepted, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/scale"), json(scale)).await
+    }
+
+    pub async fn abort(&self, env: &str, app: &str) -> Result<wire::Aborted, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/abort"), Bytes::new()).await
+    }
+
+    pub async fn roll_back(
+        &self,
+        env: &str,
+        app: &str,
+        rollback: wire::Rollback,
+    ) -> Result<wire::Accepted, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/rollback"), json(&rollback)).await
     }
 
     /// `None` ends it. Answered when the edge serves it.
@@ -132,6 +168,11 @@ impl Client {
         self.send(Method::POST, "/v1/shutdown", Bytes::new()).await
     }
 
+    /// Returns when the daemon is about to hand over.
+    pub async fn upgrade(&self, upgrade: &wire::Upgrade) -> Result<(), ClientError> {
+        self.exchange(Method::POST, "/v1/upgrade", json(upgrade)).await.map(drop)
+    }
+
     pub async fn logs(&self, query: &wire::LogsQuery) -> Result<Lines<wire::LogLine>, ClientError> {
         self.lines(&format!("/v1/logs{}", query_string(query))).await
     }
@@ -161,7 +202,7 @@ impl Client {
 
     /// Answered when the daemon has found where to run it; what happens from then on is said by the session.
     pub async fn session(&self, env: &str, app: &str, session: &wire::Session) -> Result<Session, ClientError> {
-        let stream = self.connect().await?;
+        let Line { stream, dialed } = self.way.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
             .await
             .map_err(|e| ClientError::Broken(e.into()))?;
@@ -171,7 +212,10 @@ impl Client {
             .header("upgrade", PROTOCOL)
             .body(Full::new(json(session)))
             .map_err(|e| ClientError::Unreadable(e.into()))?;
-        let answer = sender.send_request(request).await.map_err(|e| ClientError::Broken(e.into()))?;
+        let answer = match sender.send_request(request).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(Dialed::explain(dialed, ClientError::Broken(error.into())).await),
+        };
         match answer.status() {
             StatusCode::SWITCHING_PROTOCOLS => {
                 let upgraded = hyper::upgrade::on(answer).await.map_err(|e| ClientError::Broken(e.into()))?;
@@ -209,6 +253,35 @@ impl Client {
         self.send(Method::DELETE, &format!("/v1/data/{env}/{app}/{data}{}", query_string(query)), Bytes::new()).await
     }
 
+    /// Says what a folder is made of; answered with what is missing of it.
+    pub async fn offer(&self, env: &str, app: &str, source: &wire::Source) -> Result<wire::Offered, ClientError> {
+        self.send(Method::POST, &format!("/v1/sources/{env}/{app}"), json(source)).await
+    }
+
+    /// Sends what a file holds, whatever it is called. `sent` is told of every part, in bytes.
+    pub async fn put_content(
+        &self,
+        content: &str,
+        file: std::fs::File,
+        sent: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Result<(), ClientError> {
+        let file = tokio::fs::File::from_std(file);
+        let parts = Box::pin(futures_util::stream::try_unfold((file, sent), async |(mut file, sent)| {
+            let mut part = BytesMut::with_capacity(PART);
+            let length = tokio::io::AsyncReadExt::read_buf(&mut file, &mut part).await?;
+            sent(length as u64);
+            let frame = (length > 0).then(|| Frame::data(part.freeze()));
+            Ok::<_, std::io::Error>(frame.map(|frame| (frame, (file, sent))))
+        }));
+        let path = format!("/v1/contents/{content}");
+        self.exchange_with(Method::PUT, &path, StreamBody::new(parts)).await.map(drop)
+    }
+
+    /// Puts a folder together whose contents have all arrived.
+    pub async fn place(&self, env: &str, app: &str, source: &str) -> Result<wire::Placed, ClientError> {
+        self.send(Method::POST, &format!("/v1/sources/{env}/{app}/{source}"), Bytes::new()).await
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.send(Method::GET, path, Bytes::new()).await
     }
@@ -224,19 +297,24 @@ impl Client {
         Ok(Lines { body: answer.into_body(), buffer: BytesMut::new(), item: PhantomData })
     }
 
-    async fn connect(&self) -> Result<UnixStream, ClientError> {
-        let unreachable = |source| ClientError::Unreachable { path: self.socket.clone(), source };
-        UnixStream::connect(&self.socket).await.map_err(unreachable)
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        self.exchange_with(method, path, Full::new(body)).await
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
-        let stream = self.connect().await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
+    async fn exchange_with<B>(&self, method: Method, path: &str, body: B) -> Result<Response<Incoming>, ClientError>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+    {
+        let Line { stream, dialed } = self.way.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, B>(TokioIo::new(stream))
             .await
             .map_err(|e| ClientError::Broken(e.into()))?;
         tokio::spawn(connection);
-        let request = request(method, path).body(Full::new(body)).map_err(|e| ClientError::Unreadable(e.into()))?;
-        let answer = sender.send_request(request).await.map_err(|e| ClientError::Broken(e.into()))?;
+        let request = request(method, path).body(body).map_err(|e| ClientError::Unreadable(e.into()))?;
+        let answer = match sender.send_request(request).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(Dialed::explain(dialed, ClientError::Broken(error.into())).await),
+        };
         match answer.status() {
             status if status.is_success() => Ok(answer),
             status => Err(refusal(status, answer.into_body()).await),

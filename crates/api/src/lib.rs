@@ -4,7 +4,9 @@
 //! ever added within a version; a reader ignores what it does not know.
 
 mod client;
+mod dial;
 pub mod session;
 pub mod wire;
 
 pub use client::{Client, ClientError, Lines};
+pub use dial::Dialer;

@@ -7,6 +7,11 @@
 //! | `POST /v1/apps` | [`Apply`] → 202 [`Accepted`] |
 //! | `GET /v1/changes/{id}` | → [`ChangeEvent`] lines from the change's beginning until it has ended |
 //! | `POST /v1/apps/{env}/{app}/stop` | [`Stop`] → [`Stopped`] when nothing of it runs any more |
+//! | `GET /v1/apps/{env}/{app}/releases` | → [`Releases`] |
+//! | `POST /v1/apps/{env}/{app}/rollback` | [`Rollback`] → 202 [`Accepted`]; 409 while another change runs |
+//! | `POST /v1/apps/{env}/{app}/restart` | [`Restart`] → 202 [`Accepted`] |
+//! | `POST /v1/apps/{env}/{app}/scale` | [`Scale`] → 202 [`Accepted`] |
+//! | `POST /v1/apps/{env}/{app}/abort` | → [`Aborted`]; the change ends as `failed` when all is as before |
 //! | `PUT /v1/apps/{env}/{app}/maintenance` | [`Maintenance`] → [`Maintained`] when the edge serves it |
 //! | `DELETE /v1/apps/{env}/{app}/maintenance` | → [`Maintained`] when the edge serves all again |
 //! | `POST /v1/apps/{env}/{app}/jobs/{job}/run` | → 202 [`Run`], recorded and about to start; 409 while one is under way |
@@ -24,6 +29,7 @@
 //! | `PUT /v1/data/{env}/{app}/{data}/content` | [`Fill`] → [`Filled`]; volumes only |
 //! | `DELETE /v1/data/{env}/{app}/{data}?…` ([`RemoveQuery`]) | → [`Removed`] |
 //! | `POST /v1/shutdown` | → [`Stopped`] when all is stopped, just before the daemon exits |
+//! | `POST /v1/upgrade` | [`Upgrade`] → 204 just before another binary takes the daemon's place |
 //!
 //! *Lines* are `application/x-ndjson`: one JSON object per line. A refusal is a [`Fault`] with status 400 (invalid),
 //! 403 (refused), 404, 409 (another change runs, or the same job), 500 (failed) or 503 (degraded).
@@ -48,6 +54,8 @@
 //! anything else.
 
 mod data;
+mod release;
+mod source;
 mod status;
 
 use std::collections::BTreeMap;
@@ -56,6 +64,8 @@ use bowline_core::fault;
 use serde::{Deserialize, Serialize};
 
 pub use data::{DataInfo, DataList, DataQuery, Fill, Filled, Lend, Lent, RemoveQuery, Removed, Rights};
+pub use release::{Aborted, Release, ReleaseState, Releases, Restart, Rollback, Scale};
+pub use source::{MAX_MANIFEST, Offered, Placed, Source, SourceEntry, SourceError};
 pub use status::{
     AppState, AppStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeState, EdgeStatus, InstanceStatus, JobStatus,
     Mode, ResourceStatus, ServiceStatus, Status, VolumeStatus,
@@ -194,6 +204,10 @@ pub enum ChangePhase {
     Build,
     Release,
     Rollout,
+    /// Of the instances of the release that serves.
+    Restart,
+    /// Their number changes.
+    Scale,
 }
 
 /// `what` cannot go on before `on`.
@@ -270,6 +284,14 @@ pub struct Stopped {
     pub apps: Vec<String>,
     /// The daemon exits now.
     pub daemon: bool,
+}
+
+/// Another binary for the daemon and its edge. It goes on as the same process, with the same sockets and settings; where that
+/// binary does not start, the one before goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// The digest of a copy that is kept in the state folder, `bin/DIGEST/bowline`: 64 hexadecimal digits.
+    pub binary: String,
 }
 
 /// The body of `PUT /v1/apps/{env}/{app}/maintenance`; `DELETE` ends it.

@@ -6,6 +6,11 @@ use std::path::PathBuf;
 use bowline_core::fault::{Fault, FaultKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::claim::Handover;
+
+pub(crate) mod bench;
 
 /// What was said. Help and version are answered here, and end the process.
 ///
@@ -47,6 +52,9 @@ pub(crate) struct Global {
     /// Where Bowline keeps its state [default: /var/lib/bowline-local as root, else $XDG_STATE_HOME/bowline]
     #[arg(long, global = true, value_name = "DIR", env = "BOWLINE_STATE")]
     pub(crate) state: Option<PathBuf>,
+    /// The daemon that is meant: local, or ssh://USER@HOST[:PORT] by your own ssh
+    #[arg(long, global = true, value_name = "TARGET")]
+    pub(crate) to: Option<String>,
     /// Answer in JSON, of a stable shape
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -71,12 +79,41 @@ pub(crate) enum Verb {
     Up(Up),
     /// Stop the daemon of a state and all it runs; data stay
     Down,
+    /// Send an app's folder to a daemon, build it there, and bring the release out; shows each step
+    ///
+    /// Only what the daemon does not have yet is sent, and what was cut off goes on. .gitignore and .bowlineignore say what stays
+    /// here; .env always does. Without --to it goes to the `server` of the environment, else to the daemon of this machine. Ctrl-C
+    /// leaves the release going on; --attach follows it again.
+    Deploy(Deploy),
     /// What runs, and what each pending step waits on
     Status(Status),
     /// Where the console is: a page that shows what runs, as it moves
     ///
     /// Prints its address, which answers on this machine only.
     Console,
+    /// The releases that are kept: what each was made of, and how it ended
+    Releases(Releases),
+    /// Go back to a release that has served, with its configuration and its secrets
+    ///
+    /// It takes over instance by instance and drops nothing; nothing is built, and the network is not asked. A secret that was
+    /// removed since never returns: its newest version is taken, and said. Data, and what ran before a release, are not undone.
+    /// Ctrl-C leaves it going on.
+    Rollback(Rollback),
+    /// Restart the instances of an app or of one service, one after the other; drops nothing
+    ///
+    /// One more is started first, and goes again at the end. What has a fixed `port` is stopped first. The release stays the
+    /// same, with its secrets. Ctrl-C leaves it going on.
+    Restart(Restart),
+    /// Run another number of instances of a service
+    ///
+    /// It holds over restarts and releases, as long as the file says the same `scale` as when it was said: another number in
+    /// the file is a later word and takes its place. Saying the file's own number ends it.
+    Scale(Scale),
+    /// Undo what is under way: a release that is coming out, a rollback, a restart, another scale
+    ///
+    /// What served before is brought back to full capacity first, then gets the traffic, then the rest goes. Exit code 0 when
+    /// all is as before, and when nothing was under way.
+    Abort(Abort),
     /// App and access logs
     Logs(Logs),
     /// What happened
@@ -106,6 +143,13 @@ pub(crate) enum Verb {
     /// limits; it serves nothing, and ends with the command. The rest is as with `exec`.
     #[command(override_usage = "bowline run [OPTIONS] <APP> [JOB]\n       bowline run [OPTIONS] <APP> -- <CMD>...")]
     Run(Run),
+    /// Load a URL, and say honestly how it bore that
+    ///
+    /// Requests are sent when they are due, whether or not those before have been answered (an open loop), and latencies count from
+    /// when they were due: a server that stalls is seen to. Only the host of the URL is asked; redirects are not followed, nothing
+    /// is sent twice. A request without its expected answer has failed. Exit code 0 if the figures are valid and all that was
+    /// expected holds, else 1; 130 if it was interrupted, with a report of what was measured until then.
+    Bench(bench::Bench),
     /// The local certificate authority: let this machine's browsers and tools trust it
     #[command(subcommand)]
     Trust(Trust),
@@ -118,10 +162,68 @@ pub(crate) enum Verb {
     },
     /// The version of this binary
     Version,
-    #[command(hide = true)]
+    /// Be the daemon of this server: what its settings say, until it is told to end
+    ///
+    /// Settings are in /etc/bowline/server.toml; flags go before them. State lies in /var/lib/bowline, unless --state says
+    /// another place. It tells systemd when it is ready. TERM and Ctrl-C end the daemon alone: apps and edge go on, and the next
+    /// daemon takes them up; `bowline down` stops all. HUP is only a hang-up: a restart reads the settings anew.
     Serve(Serve),
+    /// Connect standard input and output to the daemon, for a command elsewhere
+    #[command(hide = true)]
+    Dial,
     #[command(hide = true)]
     Edge(Edge),
+}
+
+impl Verb {
+    /// Whether it speaks to a daemon that may be on another machine.
+    pub(crate) fn goes_elsewhere(&self) -> bool {
+        match self {
+            Self::Deploy(_)
+            | Self::Status(_)
+            | Self::Releases(_)
+            | Self::Rollback(_)
+            | Self::Restart(_)
+            | Self::Scale(_)
+            | Self::Abort(_)
+            | Self::Logs(_)
+            | Self::Events(_)
+            | Self::Secret(_)
+            | Self::Maintenance(_)
+            | Self::Exec(_)
+            | Self::Run(_) => true,
+            Self::Init(_)
+            | Self::Check(_)
+            | Self::Up(_)
+            | Self::Down
+            | Self::Console
+            | Self::Data(_)
+            | Self::Bench(_)
+            | Self::Trust(_)
+            | Self::Schema(_)
+            | Self::Completions { .. }
+            | Self::Version
+            | Self::Serve(_)
+            | Self::Dial
+            | Self::Edge(_) => false,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The folder of the app
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The environment
+    #[arg(long)]
+    pub(crate) env: String,
+    /// Return when the release is accepted; it goes on
+    #[arg(long, conflicts_with = "attach")]
+    pub(crate) detach: bool,
+    /// Send nothing, and follow what is under way
+    #[arg(long)]
+    pub(crate) attach: bool,
 }
 
 #[derive(Debug, Args)]
@@ -202,6 +304,58 @@ pub(crate) enum Maintenance {
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// Only this app
+    pub(crate) app: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Releases {
+    /// The app; may be left out when one is known
+    pub(crate) app: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The app; may be left out when one is known
+    pub(crate) app: Option<String>,
+    /// Its number [default: the one that served before]
+    pub(crate) release: Option<u32>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// The app, or one service of it
+    #[arg(value_name = "APP[.SERVICE]")]
+    pub(crate) target: String,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Scale {
+    /// The service; of an app that has one, the app is enough
+    #[arg(value_name = "APP.SERVICE")]
+    pub(crate) target: String,
+    /// How many instances: at least 1
+    #[arg(value_name = "N")]
+    pub(crate) replicas: u16,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Abort {
+    /// The app; may be left out when one is known
     pub(crate) app: Option<String>,
     /// The environment
     #[arg(long, default_value = "local")]
@@ -426,23 +580,66 @@ pub(crate) enum Trust {
 
 #[derive(Debug, Args)]
 pub(crate) struct Schema {
-    /// The schema of server.toml instead: this version runs no server from it yet
+    /// The schema of server.toml instead
     #[arg(long)]
     pub(crate) server: bool,
 }
 
-/// Started by `up`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Serve {
-    #[arg(long, value_enum, default_value = "local")]
+    /// The settings of this server [default: /etc/bowline/server.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Plain HTTP; a port alone is one of loopback [default: [::]:80]
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
+    pub(crate) http: Option<SocketAddr>,
+    /// HTTPS [default: [::]:443]
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
+    pub(crate) https: Option<SocketAddr>,
+    /// Metrics [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
+    pub(crate) admin: Option<SocketAddr>,
+    /// A proxy in front, address or network, whose X-Forwarded-For is believed; may be said again
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    pub(crate) trusted_proxy: Vec<IpNet>,
+    /// Write the systemd unit of this server, with the words that are said besides, and start nothing
+    #[arg(long)]
+    pub(crate) install: bool,
+    /// Where the unit is written [default: /etc/systemd/system/bowline.service]
+    #[arg(long, value_name = "FILE", requires = "install")]
+    pub(crate) unit: Option<PathBuf>,
+    /// Take the place of a unit that Bowline did not write
+    #[arg(long, requires = "install")]
+    pub(crate) force: bool,
+    /// Swap the running daemon and its edge for this binary, dropping nothing; where it cannot start, the one before goes on
+    #[arg(long, conflicts_with_all = ["install", "config", "http", "https", "admin", "trusted_proxy"])]
+    pub(crate) upgrade: bool,
+    /// `local`: of `up`
+    #[arg(long, hide = true, value_enum, default_value = "server")]
     pub(crate) mode: Mode,
-    #[command(flatten)]
-    pub(crate) listen: Listen,
+    /// Started by a command, which reads the first line of standard output
+    #[arg(long, hide = true)]
+    pub(crate) for_command: bool,
+    /// What the binary before has left open
+    #[arg(long, hide = true, value_parser = handover)]
+    pub(crate) handover: Option<Handover>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Mode {
+    #[default]
     Local,
+    Server,
+}
+
+impl Mode {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Server => "server",
+        }
+    }
 }
 
 /// Started by the daemon, with listening sockets that it inherits.
@@ -458,6 +655,12 @@ pub(crate) struct Edge {
     pub(crate) log_dir: PathBuf,
     #[arg(long, default_value_t = 0)]
     pub(crate) workers: usize,
+    #[arg(long)]
+    pub(crate) successor: bool,
+}
+
+fn handover(text: &str) -> Result<Handover, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixListener;
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bowline_control::{ControlConfig, Ended, Links};
 use bowline_core::fault::{Fault, FaultKind};
@@ -16,11 +17,19 @@ use bowline_core::id::Port;
 use bowline_core::route::{EdgeObservation, EdgeStatus};
 use bowline_edge::link::{self, LinkConfig};
 use bowline_node::NodeConfig;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::args::{Listen, Serve};
+use crate::args::{Mode, Serve};
+use crate::claim::{Claim, unusable};
+use crate::notify::Notify;
 use crate::paths::{Paths, Recorded};
 use crate::session::Readiness;
+use crate::settings::Settings;
+use crate::ui::{Tone, Ui};
 
 /// The edge's user when the daemon is root: just below the users of instances, and nobody else's.
 const EDGE_UID: u32 = bowline_control::store::UID_BASE - 1;
@@ -30,10 +39,6 @@ const EDGE_DRAIN: Duration = Duration::from_secs(10);
 
 /// How long what is left of sessions may take to be put away; nothing of them outlives the daemon in any case.
 const SESSIONS_END: Duration = Duration::from_secs(5);
-/// How long the kernel may take to close the admin port of a daemon that was killed, and how often it is tried.
-const PORT_CLOSING: Duration = Duration::from_secs(3);
-const PORT_PAUSE: Duration = Duration::from_millis(20);
-
 /// How long an edge may take to listen.
 const EDGE_START: Duration = Duration::from_secs(15);
 
@@ -43,125 +48,286 @@ const RUNTIME_END: Duration = Duration::from_secs(2);
 /// Threads of the daemon: it waits more than it works.
 const THREADS: usize = 2;
 
-/// Runs until everything is stopped. The first line on standard output says whether it got ready; then that is closed.
-pub(crate) fn main(args: Serve, paths: &Paths) -> Result<ExitCode, Fault> {
-    log_to_stderr();
-    let outcome = detach().and_then(|()| run(args, paths));
-    match outcome {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(fault) => {
+/// Who started the daemon, and how they are told.
+#[derive(Debug)]
+enum Starter {
+    /// A command: the first line on standard output says whether it got ready; then that is closed.
+    Command,
+    /// A person, or a supervisor: words for people, and `NOTIFY_SOCKET`.
+    Other { notify: Notify, ui: Ui },
+}
+
+/// Runs until it is told to end.
+pub(crate) fn main(args: Serve, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+    let starter = match args.for_command {
+        true => {
+            log_to_stderr();
+            Starter::Command
+        }
+        false => {
+            log_for_people();
+            Starter::Other { notify: Notify::from_env(), ui: *ui }
+        }
+    };
+    let outcome = detach().and_then(|()| run(&args, paths, &starter));
+    match (outcome, starter) {
+        (Ok(()), _) => Ok(ExitCode::SUCCESS),
+        (Err(fault), Starter::Other { .. }) => Err(fault),
+        (Err(fault), Starter::Command) => {
             tracing::error!(error = %fault, causes = ?fault.causes, "the daemon ends");
-            say_ready(&Readiness::Failed(fault.clone().into()));
+            say_to_command(&Readiness::Failed(fault.clone().into()));
             Ok(ExitCode::from(fault.kind.exit_code()))
         }
     }
 }
 
-fn run(args: Serve, paths: &Paths) -> Result<(), Fault> {
+fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
     // What the daemon writes is nobody else's: what others may read or search is given its mode where it is made.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    paths.create()?;
-    let _lock = lock(paths)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .enable_all()
-        .build()
-        .map_err(|e| Fault::new(FaultKind::Failed, "the runtime cannot be started").source(&e))?;
-    let ended = runtime.block_on(wire(args, paths));
-    // A read of a disk that hangs must not keep a daemon that has stopped everything.
-    runtime.shutdown_timeout(RUNTIME_END);
-    ended
-}
-
-async fn wire(args: Serve, paths: &Paths) -> Result<(), Fault> {
+    let settings = Settings::of(args, matches!(starter, Starter::Other { .. }) && std::io::stderr().is_terminal());
     let exe = std::env::current_exe()
         .map_err(|e| Fault::new(FaultKind::Failed, "the daemon does not know its own binary").source(&e))?;
+    let (settings, claim) = match &args.handover {
+        Some(handover) => (settings, Claim::inherit(handover)?),
+        None => {
+            let settings = settings?;
+            paths.create()?;
+            let again = paths.recorded().is_some();
+            let claim = Claim::take(paths, args.mode, settings.admin, again)?;
+            (Ok(settings), claim)
+        }
+    };
     let exe = bowline_node::keep_binary(&paths.state, &exe).map_err(|e| unusable("the daemon's binary", &e))?;
-    let api = api_socket(paths)?;
-    let again = paths.recorded().is_some();
-    let admin = admin_port(args.listen.admin.unwrap_or(loopback(7070)), again).await?;
-    let admin_address = admin.local_addr().map_err(|e| unusable("the admin port", &e))?;
-    let edge = link::spawn(edge_config(&args.listen, paths, exe.clone()));
-    let (http, https) = listening(edge.observed.clone(), again).await?;
-    let node = bowline_node::spawn(NodeConfig {
-        environment: std::env::vars().collect::<BTreeMap<_, _>>(),
-        edge_uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
-        admin: Port::new(admin_address.port()),
-        ..NodeConfig::new(paths.state.clone(), paths.run.clone(), exe)
+    let begun = AtomicBool::new(false);
+    let ended = settings.and_then(|settings| {
+        let daemon = Daemon { args, settings, paths, starter, claim: &claim, exe: &exe, begun: &begun };
+        daemon.run()
     });
-    // A daemon that is started again must listen where clients have been told that it listens.
-    let listen = [("--http", Some(http)), ("--https", https), ("--admin", Some(admin_address))];
-    let said = listen.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}")));
-    let proxies = args.listen.trusted_proxy.iter().map(|network| format!("--trusted-proxy={network}"));
-    paths.record(&Recorded {
-        pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        args: said.chain(proxies).collect(),
-    })?;
-    let config = ControlConfig {
-        mode: match args.mode {
-            crate::args::Mode::Local => bowline_control::Mode::Local,
+    let before = args.handover.as_ref().and_then(|handover| handover.from.as_deref());
+    let (fault, before) = match (ended, before) {
+        (Ok(Ended::Stopped | Ended::LeftRunning), _) => {
+            // What cannot be removed is found and replaced by the next daemon, which holds the lock.
+            let _ = std::fs::remove_file(paths.api_socket());
+            return Ok(());
+        }
+        (Ok(Ended::HandedOver(binary)), _) => {
+            let to = paths.kept_binary(&binary);
+            (claim.hand_over(&to, &words(args, paths, starter), Some(&exe)), exe.as_path())
+        }
+        (Err(fault), Some(before)) if !begun.load(Ordering::Relaxed) => (fault, before),
+        (Err(fault), _) => return Err(fault),
+    };
+    tracing::error!(error = %fault, causes = ?fault.causes, "another binary was refused, the one before goes on");
+    paths.record_refusal(&fault.into());
+    Err(claim.hand_over(before, &words(args, paths, starter), None))
+}
+
+/// The command line of a daemon that goes on where this one listens, but for the handover.
+fn words(args: &Serve, paths: &Paths, starter: &Starter) -> Vec<OsString> {
+    let mut words: Vec<OsString> = vec!["--state".into(), paths.state.clone().into()];
+    words.extend(starter.is_json().then(|| "--json".into()));
+    words.extend(["serve".into(), "--mode".into(), args.mode.as_str().into()]);
+    words.extend(args.for_command.then(|| "--for-command".into()));
+    words.extend(paths.recorded().map(|recorded| recorded.args).unwrap_or_default().into_iter().map(OsString::from));
+    words
+}
+
+/// One life of a daemon, from its claim to its end.
+struct Daemon<'a> {
+    args: &'a Serve,
+    settings: Settings,
+    paths: &'a Paths,
+    starter: &'a Starter,
+    claim: &'a Claim,
+    exe: &'a Path,
+    /// It has come to serve: from now on it is not given back.
+    begun: &'a AtomicBool,
+}
+
+impl Daemon<'_> {
+    fn run(self) -> Result<Ended, Fault> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .enable_all()
+            .build()
+            .map_err(|e| Fault::new(FaultKind::Failed, "the runtime cannot be started").source(&e))?;
+        let ended = runtime.block_on(self.wire());
+        // A read of a disk that hangs must not keep a daemon that has stopped everything.
+        runtime.shutdown_timeout(RUNTIME_END);
+        ended
+    }
+
+    async fn wire(self) -> Result<Ended, Fault> {
+        let Self { args, settings, paths, starter, claim, exe, begun } = self;
+        let replaces = args.handover.as_ref().is_some_and(|handover| handover.from.is_some());
+        if args.handover.is_some() {
+            tokio::spawn(reap(children()));
+        }
+        let again = paths.recorded().is_some();
+        let admin_address = claim.admin_address()?;
+        let edge = link::spawn(edge_config(&settings, paths, exe.to_owned()));
+        let (http, https) = listening(edge.observed.clone(), again).await?;
+        let node = bowline_node::spawn(NodeConfig {
+            environment: std::env::vars().collect::<BTreeMap<_, _>>(),
+            edge_uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
+            admin: Port::new(admin_address.port()),
+            log_bytes: settings.log_bytes,
+            log_files: settings.log_files,
+            ..NodeConfig::new(paths.state.clone(), paths.run.clone(), exe.to_owned())
+        });
+        let listening = Listening { http, https, admin: admin_address };
+        paths.record(&Recorded {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: args.mode,
+            binary: Some(exe.to_owned()),
+            args: listening.args(&settings),
+        })?;
+        let config = control_config(args.mode, settings, paths, claim)?;
+        // The link ends when nobody can tell the edge anything any more; it is needed once more, to end the edge.
+        let keep_link = edge.desired.clone();
+        let links = Links {
+            node_desired: node.desired,
+            node: node.observed,
+            builds: node.builds,
+            collections: node.collections,
+            checks: node.checks,
+            logs: node.logs,
+            sessions: node.sessions,
+            data: node.data,
+            edge_desired: edge.desired,
+            edge: edge.observed,
+        };
+        let at_begin = |opened: Result<(), &Fault>| {
+            // A store that this binary refuses may be one that the binary before reads.
+            opened.map_err(Clone::clone).or_else(|fault| if replaces { Err(fault) } else { Ok(()) })?;
+            begun.store(true, Ordering::Relaxed);
+            edge.renew.send_replace(true);
+            starter.ready(paths, &listening);
+            Ok(())
+        };
+        // Forgotten while the socket still answers: whoever finds no daemon afterwards finds that none is meant to run.
+        let at_end = |ended| {
+            match ended {
+                Ended::Stopped => paths.forget_record(),
+                Ended::LeftRunning | Ended::HandedOver(_) => {}
+            }
+            starter.ending(ended, paths);
+        };
+        let ended = bowline_control::run(config, links, at_begin, at_end).await?;
+        if tokio::time::timeout(SESSIONS_END, node.sessions_over).await.is_err() {
+            tracing::warn!("sessions are cut off");
+        }
+        match ended {
+            Ended::Stopped => {
+                edge.shutdown.edge(EDGE_DRAIN).await;
+                drop(keep_link);
+            }
+            Ended::LeftRunning | Ended::HandedOver(_) => {}
+        }
+        Ok(ended)
+    }
+}
+
+fn control_config(mode: Mode, settings: Settings, paths: &Paths, claim: &Claim) -> Result<ControlConfig, Fault> {
+    Ok(ControlConfig {
+        mode: match mode {
+            Mode::Local => bowline_control::Mode::Local,
+            Mode::Server => bowline_control::Mode::Server,
         },
         users: crate::users::claim(&paths.state)?,
         state_dir: paths.state.clone(),
         ca_dir: paths.ca.clone(),
-        api,
-        admin: nonblocking(admin)?,
+        api: claim.api()?,
+        admin: claim.admin()?,
         registry: prometheus_client::registry::Registry::default(),
-        trusted_proxies: args.listen.trusted_proxy,
+        trusted_proxies: settings.trusted_proxies,
+        build_time: settings.build_time,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    // The link ends when nobody can tell the edge anything any more; it is needed once more, to end the edge.
-    let keep_link = edge.desired.clone();
-    let links = Links {
-        node_desired: node.desired,
-        node: node.observed,
-        builds: node.builds,
-        collections: node.collections,
-        logs: node.logs,
-        sessions: node.sessions,
-        data: node.data,
-        edge_desired: edge.desired,
-        edge: edge.observed,
-    };
-    say_ready(&Readiness::Ready);
-    // Forgotten while the socket still answers: whoever finds no daemon afterwards finds that none is meant to run.
-    let at_end = |ended| match ended {
-        Ended::Stopped => paths.forget_record(),
-        Ended::LeftRunning => {}
-    };
-    let ended = bowline_control::run(config, links, at_end).await?;
-    if tokio::time::timeout(SESSIONS_END, node.sessions_over).await.is_err() {
-        tracing::warn!("sessions are cut off");
-    }
-    match ended {
-        Ended::Stopped => {
-            edge.shutdown.edge(EDGE_DRAIN).await;
-            drop(keep_link);
-        }
-        Ended::LeftRunning => {}
-    }
-    // What cannot be removed is found and replaced by the next daemon, which holds the lock.
-    let _ = std::fs::remove_file(paths.api_socket());
-    Ok(())
+    })
 }
 
-fn edge_config(listen: &Listen, paths: &Paths, exe: std::path::PathBuf) -> LinkConfig {
+/// Where the daemon and its edge have come to listen.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Listening {
+    http: SocketAddr,
+    https: Option<SocketAddr>,
+    admin: SocketAddr,
+}
+
+impl Listening {
+    /// A daemon that is started again must listen where clients have been told that it listens.
+    fn args(&self, settings: &Settings) -> Vec<String> {
+        let listen = [("--http", Some(self.http)), ("--https", self.https), ("--admin", Some(self.admin))];
+        let said = listen.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}")));
+        let proxies = settings.trusted_proxies.iter().map(|network| format!("--trusted-proxy={network}"));
+        let file = settings.file.iter().map(|file| format!("--config={}", file.display()));
+        said.chain(proxies).chain(file).collect()
+    }
+}
+
+/// With `--json`: what a server says when it is ready.
+#[derive(Debug, Serialize)]
+struct Serving<'a> {
+    pid: u32,
+    state: &'a Path,
+    #[serde(flatten)]
+    listening: &'a Listening,
+}
+
+impl Starter {
+    fn ready(&self, paths: &Paths, listening: &Listening) {
+        let Self::Other { notify, ui } = self else { return say_to_command(&Readiness::Ready) };
+        let Listening { http, https, admin } = listening;
+        let tls = https.map_or_else(|| "no HTTPS".to_owned(), |https| https.to_string());
+        notify.ready(&format!("serving on {http} and {tls}"));
+        ui.object(&Serving { pid: std::process::id(), state: &paths.state, listening });
+        let row =
+            |name: &str, what: String| ui.say(format!("    {} {what}", ui.paint(Tone::Faint, format!("{name:7}"))));
+        ui.say(format!("  serving the apps of {}", ui.paint(Tone::Strong, paths.state.display())));
+        row("http", http.to_string());
+        row("https", tls);
+        row("metrics", ui.paint(Tone::Link, format!("http://{admin}/metrics")));
+    }
+
+    fn is_json(&self) -> bool {
+        matches!(self, Self::Other { ui, .. } if ui.is_json())
+    }
+
+    fn ending(&self, ended: Ended, paths: &Paths) {
+        let Self::Other { notify, ui } = self else { return };
+        match ended {
+            Ended::Stopped => {
+                notify.stopping();
+                ui.say("  all is stopped; data stay");
+            }
+            Ended::LeftRunning => {
+                notify.stopping();
+                ui.say(format!(
+                    "  the daemon ends, and what runs goes on; `bowline down --state {}` stops all",
+                    paths.state.display()
+                ));
+            }
+            Ended::HandedOver(binary) => {
+                notify.reloading();
+                ui.say(format!("  another binary takes over: {}", binary.short()));
+            }
+        }
+    }
+}
+
+fn edge_config(settings: &Settings, paths: &Paths, exe: std::path::PathBuf) -> LinkConfig {
     LinkConfig {
         exe,
         args: vec![OsString::from("edge")],
         run_dir: paths.run.clone(),
         log_dir: paths.state.join("logs/edge"),
-        http: listen.http.unwrap_or(loopback(8080)),
-        https: Some(listen.https.unwrap_or(loopback(8443))),
+        http: settings.http,
+        https: settings.https,
         uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
         workers: 0,
         holder_of: bowline_node::listener,
     }
-}
-
-fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// Where the edge listens, once it does. `again`: after a crash, whose sockets the kernel may still be closing, an
@@ -190,64 +356,6 @@ async fn listening(
     }
 }
 
-/// `again`: after a crash, as for the edge's addresses.
-async fn admin_port(address: SocketAddr, again: bool) -> Result<TcpListener, Fault> {
-    let deadline = Instant::now() + PORT_CLOSING;
-    loop {
-        match link::bind("the admin port", "--admin", address, bowline_node::listener) {
-            Err(_) if again && Instant::now() < deadline => tokio::time::sleep(PORT_PAUSE).await,
-            bound => return bound,
-        }
-    }
-}
-
-/// One daemon per state; the lock is the kernel's, so it goes with the process.
-fn lock(paths: &Paths) -> Result<File, Fault> {
-    let path = paths.lock();
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(|e| unusable(&path.display().to_string(), &e))?;
-    match bowline_control::lock_after_the_dying(&file) {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            let pid = paths.recorded().map_or_else(String::new, |r| format!(" (pid {})", r.pid));
-            Err(Fault::new(FaultKind::Failed, format!("another daemon{pid} holds {}", paths.state.display()))
-                .caused_by("it does not answer on its socket")
-                .hint("it hangs: look at its log, and end that process"))
-        }
-        Err(std::fs::TryLockError::Error(error)) => Err(unusable(&path.display().to_string(), &error)),
-    }
-}
-
-fn api_socket(paths: &Paths) -> Result<UnixListener, Fault> {
-    let path = paths.api_socket();
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(unusable(&path.display().to_string(), &error));
-        }
-        Ok(()) | Err(_) => {}
-    }
-    // Others may search the folder; by the process's mask the socket is the owner's alone from its first moment.
-    let socket = UnixListener::bind(&path).map_err(|e| unusable(&path.display().to_string(), &e))?;
-    socket.set_nonblocking(true).map_err(|e| unusable(&path.display().to_string(), &e))?;
-    Ok(socket)
-}
-
-fn nonblocking(listener: TcpListener) -> Result<TcpListener, Fault> {
-    listener.set_nonblocking(true).map_err(|e| unusable("the admin port", &e))?;
-    Ok(listener)
-}
-
-fn unusable(what: &str, error: &std::io::Error) -> Fault {
-    Fault::new(FaultKind::Failed, format!("{what} cannot be used"))
-        .source(error)
-        .hint("is there room on the disk, and may this user write there? --state DIR chooses another folder")
-}
-
 /// A session of its own: the terminal's signals are for the command that started it.
 fn detach() -> Result<(), Fault> {
     // Fails only for a process group's leader, whose group is its own already.
@@ -256,14 +364,51 @@ fn detach() -> Result<(), Fault> {
     hangup.thread_block().map_err(|e| Fault::new(FaultKind::Failed, "signals cannot be blocked").source(&e))
 }
 
+/// What a binary before this one has started and not waited for: its edge.
+fn children() -> Vec<Pid> {
+    let own = std::process::id().to_string();
+    let parent = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Behind the name, which may hold anything: the state, then the parent (proc_pid_stat(5)).
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1).map(|parent| parent == own)
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| parent(pid) == Some(true)).map(Pid::from_raw).collect()
+}
+
+/// Waits for them as they end: nobody else knows that they are this process's.
+async fn reap(mut children: Vec<Pid>) {
+    let Ok(mut ended) = signal(SignalKind::child()) else { return };
+    loop {
+        children.retain(|pid| matches!(waitpid(*pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive)));
+        if children.is_empty() || ended.recv().await.is_none() {
+            return;
+        }
+    }
+}
+
 pub(crate) fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BOWLINE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr).init();
+    let json = tracing_subscriber::fmt().json().flatten_event(true);
+    json.with_env_filter(log_filter()).with_writer(std::io::stderr).init();
+}
+
+/// For people on a terminal, else one JSON object per line.
+fn log_for_people() {
+    if std::io::stderr().is_terminal() {
+        tracing_subscriber::fmt().compact().with_env_filter(log_filter()).with_writer(std::io::stderr).init();
+    } else {
+        log_to_stderr();
+    }
+}
+
+fn log_filter() -> tracing_subscriber::EnvFilter {
+    tracing_subscriber::EnvFilter::try_from_env("BOWLINE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"))
 }
 
 /// Tells who started this daemon, and lets go of the pipe, which may be a terminal.
-fn say_ready(readiness: &Readiness) {
+fn say_to_command(readiness: &Readiness) {
     let line = serde_json::to_string(readiness).expect("readiness has only strings");
     // Nobody reads it when the command that started the daemon has been ended; the daemon goes on.
     let _ = writeln!(std::io::stdout(), "{line}");

@@ -1,13 +1,17 @@
 //! `bowline`: the command line, the daemon, the edge, the shim and the builder in one binary.
 
 mod args;
+mod claim;
 mod cmd;
 mod daemon;
 mod file;
 mod interrupts;
+mod notify;
 mod paths;
 mod progress;
 mod session;
+mod settings;
+mod target;
 mod ui;
 mod users;
 

@@ -3,9 +3,12 @@
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use crate::args::Mode;
 
 /// The folders of one daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +25,16 @@ pub(crate) struct Paths {
 const SERVER_STATE: &str = "/var/lib/bowline";
 
 /// What a daemon was started with, kept while it is meant to run. A command that finds this but no daemon starts one
-/// again with the same words.
+/// again with the same words; that of a server is left to who supervises it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Recorded {
     pub(crate) pid: u32,
     pub(crate) version: String,
+    #[serde(default)]
+    pub(crate) mode: Mode,
+    /// The kept copy of the binary that it is.
+    #[serde(default)]
+    pub(crate) binary: Option<PathBuf>,
     pub(crate) args: Vec<String>,
 }
 
@@ -41,13 +49,21 @@ impl Paths {
         Ok(Self { state, run, ca: data_home()?.join("bowline/ca") })
     }
 
+    /// Of `--state`, `BOWLINE_STATE`, or `serve`'s default.
+    pub(crate) fn of_server(state: Option<&Path>) -> Result<Self, Fault> {
+        Self::new(Some(state.unwrap_or(Path::new(SERVER_STATE))))
+    }
+
     /// The state of the only live daemon of this machine, unless one is said.
     pub(crate) fn of_live(state: Option<&Path>) -> Result<Self, Fault> {
-        let own = Self::new(state)?;
-        if state.is_some() {
-            return Ok(own);
+        match state {
+            Some(state) => Self::new(Some(state)),
+            None => Self::only(Self::new(None)?, Self::of_server(None)?),
         }
-        let server = Self::new(Some(Path::new(SERVER_STATE)))?;
+    }
+
+    /// Of one user's daemon and the server's, the one that is meant to run; where none is, the user's.
+    fn only(own: Self, server: Self) -> Result<Self, Fault> {
         match (own.recorded().is_some(), server.recorded().is_some()) {
             (true, true) => Err(Fault::new(FaultKind::Invalid, "two daemons run on this machine")
                 .caused_by(format!("one has its state in {}", own.state.display()))
@@ -103,6 +119,31 @@ impl Paths {
         let _ = std::fs::remove_file(self.record_file());
     }
 
+    /// Where the copy of a binary with this digest is kept.
+    pub(crate) fn kept_binary(&self, digest: &bowline_core::id::Digest) -> PathBuf {
+        self.state.join("bin").join(digest.to_string()).join("bowline")
+    }
+
+    fn refusal_file(&self) -> PathBuf {
+        self.state.join("upgrade.refused")
+    }
+
+    /// Why the last binary that was to take over could not.
+    pub(crate) fn refusal(&self) -> Option<wire::Fault> {
+        serde_json::from_slice(&std::fs::read(self.refusal_file()).ok()?).ok()
+    }
+
+    pub(crate) fn record_refusal(&self, fault: &wire::Fault) {
+        let text = serde_json::to_vec(fault).expect("a fault has only strings");
+        // The log says it, too.
+        let _ = std::fs::write(self.refusal_file(), text);
+    }
+
+    pub(crate) fn forget_refusal(&self) {
+        // Not there is what is wanted; anything else shows when the folder is used.
+        let _ = std::fs::remove_file(self.refusal_file());
+    }
+
     /// Makes the folders, searchable by the users that instances run as but not listable.
     pub(crate) fn create(&self) -> Result<(), Fault> {
         for dir in [&self.state, &self.run, &self.state.join("logs")] {
@@ -153,6 +194,21 @@ fn data_home() -> Result<PathBuf, Fault> {
     }
 }
 
+/// Where a user's hashes and other things lie that can be made again.
+pub(crate) fn cache() -> Result<PathBuf, Fault> {
+    match env_dir("XDG_CACHE_HOME") {
+        Some(dir) => Ok(dir.join("bowline")),
+        None => Ok(home()?.join(".cache/bowline")),
+    }
+}
+
+/// A folder for sockets whose names are long. `None`: there is none.
+pub(crate) fn for_sockets() -> Option<PathBuf> {
+    let root = run_root().ok()?;
+    make_searchable(&root).ok()?;
+    Some(root)
+}
+
 fn run_root() -> Result<PathBuf, Fault> {
     let uid = nix::unistd::geteuid();
     if uid.is_root() {
@@ -171,8 +227,12 @@ fn run_root() -> Result<PathBuf, Fault> {
     }
 }
 
+/// A supervisor sets no HOME: then it is where the user database says.
 fn home() -> Result<PathBuf, Fault> {
-    env_dir("HOME").ok_or_else(|| Fault::new(FaultKind::Invalid, "HOME is not set").hint("say --state DIR"))
+    let listed = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
+    env_dir("HOME")
+        .or_else(listed)
+        .ok_or_else(|| Fault::new(FaultKind::Invalid, "this user has no home, and HOME is not set").hint("set HOME"))
 }
 
 fn env_dir(name: &str) -> Option<PathBuf> {
@@ -187,4 +247,35 @@ fn wrong_dir(dir: &Path, error: &std::io::Error) -> Fault {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(dir: &Path, is_live: bool) -> Paths {
+        let paths = Paths { state: dir.to_owned(), run: dir.join("run"), ca: dir.join("ca") };
+        std::fs::create_dir_all(dir).unwrap();
+        if is_live {
+            let recorded = Recorded { pid: 1, version: "1".into(), mode: Mode::Server, binary: None, args: Vec::new() };
+            paths.record(&recorded).unwrap();
+        }
+        paths
+    }
+
+    #[test]
+    fn the_only_daemon_is_meant_and_of_two_neither() {
+        let dir = tempfile::tempdir().unwrap();
+        let only = |own: bool, server: bool| {
+            let at = |name: &str, live: bool| paths(&dir.path().join(format!("{own}{server}")).join(name), live);
+            let name = |paths: Paths| paths.state.file_name().unwrap().to_string_lossy().into_owned();
+            Paths::only(at("own", own), at("server", server)).map(name)
+        };
+        assert_eq!(only(false, true).unwrap(), "server");
+        assert_eq!(only(true, false).unwrap(), "own");
+        assert_eq!(only(false, false).unwrap(), "own");
+        let fault = only(true, true).unwrap_err();
+        let named = |name: &str| fault.causes.iter().any(|cause| cause.ends_with(name));
+        assert!(fault.kind == FaultKind::Invalid && named("own") && named("server"), "{fault:?}");
+    }
 }

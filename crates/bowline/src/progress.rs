@@ -82,6 +82,8 @@ pub(crate) fn words(phase: ChangePhase) -> &'static str {
         ChangePhase::Build => "building",
         ChangePhase::Release => "recording the release",
         ChangePhase::Rollout => "starting",
+        ChangePhase::Restart => "restarting",
+        ChangePhase::Scale => "scaling",
     }
 }
 

@@ -11,6 +11,7 @@ use bowline_api::{Client, ClientError, wire};
 use bowline_core::fault::{Fault, FaultKind};
 use serde::{Deserialize, Serialize};
 
+use crate::args::Mode;
 use crate::paths::Paths;
 
 /// How long a daemon may take to open its store and start its edge.
@@ -38,29 +39,38 @@ pub(crate) struct Session {
 /// How long a daemon may take to end after it has said that it does.
 const END_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long whoever supervises a server may take to start its daemon again.
+const SUPERVISED: Duration = Duration::from_secs(3);
+
 /// How long a daemon that was killed may go on taking connections: the kernel closes its files one after the other.
 const DYING: Duration = Duration::from_secs(3);
 
 const PAUSE: Duration = Duration::from_millis(10);
 
 impl Session {
-    /// Joins the daemon, starting it again if it died; a daemon that was stopped, or never started, is unreachable.
+    /// Joins the daemon, starting it again if it died; a daemon that was stopped, or never started, is unreachable, and
+    /// so is that of a server which is not started again by who supervises it.
     pub(crate) async fn join(paths: &Paths) -> Result<Self, Fault> {
-        if let Some(client) = live(paths).await? {
-            return Ok(Self::joined(client, paths));
+        match supervised(paths).await? {
+            Some(client) => Ok(Self::joined(client, paths)),
+            None => start(paths, None).await,
         }
-        match paths.recorded() {
-            Some(_) => start(paths, None).await,
-            None => Err(nobody(paths)),
+    }
+
+    /// Joins the daemon to stop all that it runs; whichever died is started again for that.
+    pub(crate) async fn join_to_stop(paths: &Paths) -> Result<Self, Fault> {
+        match live(paths).await? {
+            Some(client) => Ok(Self::joined(client, paths)),
+            None => start(paths, None).await,
         }
     }
 
     /// Joins the daemon, or starts one with `args` (or as it was started before, if it died).
     pub(crate) async fn join_or_start(paths: &Paths, args: Vec<String>) -> Result<Self, Fault> {
-        if let Some(client) = live(paths).await? {
-            return Ok(Self::joined(client, paths));
+        match supervised(paths).await? {
+            Some(client) => Ok(Self::joined(client, paths)),
+            None => start(paths, Some(args)).await,
         }
-        start(paths, Some(args)).await
     }
 
     /// For a verb that needs a daemon and no app: one is started on any free ports where none runs. See [`Self::leave`].
@@ -78,6 +88,12 @@ impl Session {
             self.ended(paths).await?;
         }
         Ok(())
+    }
+
+    /// Joins a daemon of another machine, whose life is its own.
+    pub(crate) async fn elsewhere(client: Client) -> Result<Self, Fault> {
+        check_version(&client.version().await?)?;
+        Ok(Self { client, started: false, pid: None })
     }
 
     fn joined(client: Client, paths: &Paths) -> Self {
@@ -108,7 +124,7 @@ fn is_free(paths: &Paths) -> bool {
         .map_or_else(|error| error.kind() == std::io::ErrorKind::NotFound, |file| file.try_lock().is_ok())
 }
 
-fn runs(pid: u32) -> bool {
+pub(crate) fn runs(pid: u32) -> bool {
     let pid = i32::try_from(pid).map(nix::unistd::Pid::from_raw);
     pid.is_ok_and(|pid| nix::sys::signal::kill(pid, None) != Err(nix::errno::Errno::ESRCH))
 }
@@ -125,22 +141,47 @@ async fn wait_until(what: impl Fn() -> bool) -> bool {
     true
 }
 
+fn check_version(version: &wire::Version) -> Result<(), Fault> {
+    if version.api.contains(&1) {
+        return Ok(());
+    }
+    Err(Fault::new(FaultKind::Unreachable, "the daemon speaks another version of the API")
+        .caused_by(format!("it is Bowline {}, this is {}", version.version, env!("CARGO_PKG_VERSION")))
+        .hint("stop it with the binary that started it, or use that binary"))
+}
+
 /// A client, if a daemon answers.
 async fn live(paths: &Paths) -> Result<Option<Client>, Fault> {
     let client = Client::new(&paths.api_socket());
     let deadline = Instant::now() + DYING;
     loop {
         match client.version().await {
-            Ok(version) if version.api.contains(&1) => return Ok(Some(client)),
-            Ok(version) => {
-                return Err(Fault::new(FaultKind::Unreachable, "the daemon speaks another version of the API")
-                    .caused_by(format!("it is Bowline {}, this is {}", version.version, env!("CARGO_PKG_VERSION")))
-                    .hint("stop it with the binary that started it, or use that binary"));
-            }
+            Ok(version) => return check_version(&version).map(|()| Some(client)),
             Err(ClientError::Unreachable { .. }) => return Ok(None),
             Err(ClientError::Broken(_)) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// A client, if a daemon answers. That of a server is waited for: a second one would be in the way of who supervises it.
+async fn supervised(paths: &Paths) -> Result<Option<Client>, Fault> {
+    let deadline = Instant::now() + SUPERVISED;
+    loop {
+        let client = live(paths).await?;
+        if client.is_some() || !paths.recorded().is_some_and(|recorded| recorded.mode == Mode::Server) {
+            return Ok(client);
+        }
+        if Instant::now() > deadline {
+            let state = paths.state.display();
+            return Err(Fault::new(FaultKind::Unreachable, "the daemon of this server does not run")
+                .caused_by(format!("it served {state}; what it ran goes on without it"))
+                .hint(format!(
+                    "start it again: systemctl start bowline, or bowline serve --state {state}; \
+                     `bowline down --state {state}` stops what goes on"
+                )));
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -152,17 +193,19 @@ async fn start(paths: &Paths, args: Option<Vec<String>>) -> Result<Session, Faul
     if let Some(client) = live(paths).await? {
         return Ok(Session::joined(client, paths));
     }
-    let (args, started) = match (paths.recorded(), args) {
-        (Some(recorded), _) => (recorded.args, false),
+    let (mode, args, started) = match (paths.recorded(), args) {
+        (Some(recorded), _) => (recorded.mode, recorded.args, false),
         (None, Some(args)) => {
             // One that ends has forgotten its record already. If it takes too long, the new one says who is in its way.
             wait_until(|| is_free(paths)).await;
-            (args, true)
+            (Mode::Local, args, true)
         }
         (None, None) => return Err(nobody(paths)),
     };
     let spawned = paths.clone();
-    tokio::task::spawn_blocking(move || spawn(&spawned, &args)).await.expect("spawning a process does not panic")?;
+    tokio::task::spawn_blocking(move || spawn(&spawned, mode, &args))
+        .await
+        .expect("spawning a process does not panic")?;
     drop(turn);
     match live(paths).await? {
         Some(client) => Ok(Session { started, ..Session::joined(client, paths) }),
@@ -191,7 +234,7 @@ fn cannot_start(error: &std::io::Error, paths: &Paths) -> Fault {
 }
 
 /// Starts `bowline serve` in a process group of its own and waits for its first line.
-fn spawn(paths: &Paths, args: &[String]) -> Result<(), Fault> {
+fn spawn(paths: &Paths, mode: Mode, args: &[String]) -> Result<(), Fault> {
     let failed = |error: &std::io::Error| cannot_start(error, paths);
     // From the copy that edge and shims run from: its pages are shared with theirs, and no new binary takes its place.
     let exe = std::env::current_exe().and_then(|own| bowline_node::keep_binary(&paths.state, &own));
@@ -200,7 +243,7 @@ fn spawn(paths: &Paths, args: &[String]) -> Result<(), Fault> {
     let mut child = Command::new(exe)
         .arg("--state")
         .arg(&paths.state)
-        .arg("serve")
+        .args(["serve", "--for-command", "--mode", mode.as_str()])
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -74,6 +74,15 @@ impl Ui {
         }
     }
 
+    /// A line on stderr whose place the next one takes: of what goes on. An empty one clears it. Only on a terminal.
+    pub(crate) fn passing(&self, line: impl Display) {
+        if self.is_terminal() && std::io::stderr().is_terminal() {
+            let mut err = std::io::stderr().lock();
+            // Nobody is left to tell when stderr is gone.
+            let _ = write!(err, "\r\x1b[K{line}").and_then(|()| err.flush());
+        }
+    }
+
     /// A JSON object on a line of its own; nothing without `--json`.
     pub(crate) fn object(&self, value: &impl Serialize) {
         if self.json {

@@ -5,11 +5,13 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bowline_core::fault::Fault;
+use bowline_core::id::Digest;
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
-use bowline_core::release::{BuildProgress, BuildRequest, Built};
+use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::route::{EdgeDesired, EdgeObservation};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
@@ -24,6 +26,9 @@ pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender
 
 /// The roots of artifacts that the node is to keep.
 pub type Keep = Arc<BTreeSet<PathBuf>>;
+
+/// Whether artifacts can still be run as they were built.
+pub type CheckCall = (Vec<Artifact>, oneshot::Sender<Result<(), Fault>>);
 
 /// Log lines asked of the node; it stops when the receiver is dropped.
 pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
@@ -49,6 +54,9 @@ pub enum Mode {
     Server,
 }
 
+/// How long a build may take where nothing else is said.
+pub const BUILD_TIME: Duration = Duration::from_secs(15 * 60);
+
 /// What the control room needs to know and to own.
 #[derive(Debug)]
 pub struct ControlConfig {
@@ -67,6 +75,8 @@ pub struct ControlConfig {
     pub registry: Registry,
     /// Whose `X-Forwarded-For` the edge believes.
     pub trusted_proxies: Vec<IpNet>,
+    /// A build that takes longer is killed. See [`BUILD_TIME`].
+    pub build_time: Duration,
     /// Of the running binary.
     pub version: String,
 }
@@ -79,6 +89,7 @@ pub struct Links {
     pub builds: mpsc::Sender<BuildCall>,
     /// Carried out before any build that is asked for later.
     pub collections: mpsc::UnboundedSender<Keep>,
+    pub checks: mpsc::Sender<CheckCall>,
     pub logs: mpsc::Sender<LogCall>,
     pub sessions: mpsc::Sender<SessionCall>,
     pub data: mpsc::Sender<DataCall>,
@@ -94,4 +105,6 @@ pub enum Ended {
     Stopped,
     /// Apps and edge are to go on without a daemon.
     LeftRunning,
+    /// As `LeftRunning`, and the kept copy of this binary takes the daemon's place in the same process.
+    HandedOver(Digest),
 }

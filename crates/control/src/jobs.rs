@@ -6,7 +6,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber, SecretName};
 use bowline_core::release::{Artifact, Revision, SecretVersion};
 use bowline_core::resource::ResourceKey;
-use bowline_core::rollout::Phase;
+use bowline_core::rollout::{Phase, RoundPhase};
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
 
@@ -17,9 +17,11 @@ use crate::reconcile::effects::{Begin, Draft, Job, Outcome, SecretIndex, SecretM
 use crate::reconcile::events;
 use crate::reconcile::release::Release;
 use crate::reconcile::resources::{admin_name, password_name};
+use crate::reconcile::rounds::BeginRound;
 use crate::secrets::Vault;
 use crate::store::{NewRevision, RevisionRecord, RolloutRecord, SecretRecord, Store, StoreError, Tx, Wanted};
 
+mod back;
 pub(crate) mod servers;
 
 /// Who a secret that Bowline made belongs to in the store: (uid_t) -1, which no user is.
@@ -31,6 +33,8 @@ pub(crate) async fn run(store: &Store, vault: &Vault, job: Job) -> Result<Outcom
         Job::Release { change, draft, from, cached, at } => {
             release(store, vault, change, *draft, from, cached, at).await
         }
+        Job::Back(going) => back::go_back(store, vault, *going).await,
+        Job::BeginRound(begin) => begin_round(store, *begin).await,
         Job::Write(writes) => {
             store.commit(move |tx| writes.into_iter().try_for_each(|write| apply(tx, write))).await?;
             Ok(Outcome::Written)
@@ -121,6 +125,7 @@ async fn release(
                 since: at.0,
                 release: stored.number.0,
                 from: from.map(|number| number.0),
+                back: None,
                 phase: Phase::Prepare.to_string(),
                 reason: None,
                 cached,
@@ -135,6 +140,29 @@ async fn release(
     Ok(Outcome::Released(Box::new(open_release(vault, record)?)))
 }
 
+async fn begin_round(store: &Store, begin: BeginRound) -> Result<Outcome, Fault> {
+    let BeginRound { key, release, moved, by_uid, at } = begin;
+    let change = store
+        .commit(move |tx| {
+            let change = ChangeId(tx.next_generation()?.0);
+            let event = events::round_began(&key, change, &moved, by_uid, at);
+            let form = ChangeForm::Round {
+                change: change.0,
+                since: at.0,
+                release: release.0,
+                moved,
+                phase: RoundPhase::Prepare.to_string(),
+                old: None,
+                reason: None,
+            };
+            tx.put_rollout(&record(&key, &form))?;
+            tx.append_event(event)?;
+            Ok(change)
+        })
+        .await?;
+    Ok(Outcome::RoundBegun(change))
+}
+
 fn apply(tx: &mut Tx<'_>, write: Write) -> Result<(), StoreError> {
     match write {
         Write::Event(event) => tx.append_event(event).map(drop),
@@ -145,6 +173,7 @@ fn apply(tx: &mut Tx<'_>, write: Write) -> Result<(), StoreError> {
         Write::Run(record) => tx.put_run(&record),
         Write::Counted(record) => tx.put_job(&record),
         Write::ForgetResource(key, at) => forget(tx, &key, at),
+        Write::Scales(key, scales) => tx.set_scales(&key, &scales),
         Write::Maintenance(key, wanted) => tx.set_maintenance(&key, wanted.as_ref().map(|m| m.allow.as_slice())),
     }
 }

@@ -15,6 +15,7 @@ mod reconcile;
 mod run;
 pub mod secrets;
 mod snapshot;
+mod sources;
 pub mod store;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,9 @@ mod traffic;
 /// What metrics are registered into.
 pub use prometheus_client::registry::Registry;
 
-pub use config::{BuildCall, ControlConfig, DataCall, Ended, Keep, Links, LogCall, Mode, SessionCall};
+pub use config::{
+    BUILD_TIME, BuildCall, CheckCall, ControlConfig, DataCall, Ended, Keep, Links, LogCall, Mode, SessionCall,
+};
 pub use folder::{read_procfile, read_small, read_variables};
 pub use lock::lock_after_the_dying;
 pub use run::run;

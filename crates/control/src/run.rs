@@ -35,6 +35,7 @@ use crate::reconcile::release::Place;
 use crate::reconcile::request::{Asked, Door, Reply};
 use crate::reconcile::{About, Loop};
 use crate::secrets::{Keyring, Vault, snapshot as sealed};
+use crate::sources::Sources;
 use crate::store::Store;
 use crate::{folder, jobs, metrics, snapshot};
 
@@ -54,15 +55,22 @@ const SHORTEST_TICK: Duration = Duration::from_millis(5);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Runs the control room until it is told to end. Answers how it ended; the binary then stops the edge, or leaves it.
-/// `at_end` is called when nothing more is begun, before the API's socket is closed.
+/// `at_begin` is told whether the store could be opened, and decides whether to go on without: degraded. `at_end` is called
+/// when nothing more is begun, before the API's socket is closed.
 ///
 /// # Errors
-/// Only what keeps it from serving at all: a listener that cannot be used. A store that is refused does not: the
-/// daemon then runs degraded and says so.
-pub async fn run(config: ControlConfig, links: Links, at_end: impl FnOnce(Ended)) -> Result<Ended, Fault> {
+/// Only what keeps it from serving at all: a listener that cannot be used, or the answer of `at_begin`. A store that is
+/// refused does not by itself: the daemon then runs degraded and says so.
+pub async fn run(
+    config: ControlConfig,
+    links: Links,
+    at_begin: impl FnOnce(Result<(), &Fault>) -> Result<(), Fault>,
+    at_end: impl FnOnce(Ended),
+) -> Result<Ended, Fault> {
     let clock = Clock::start();
     let now = clock.now();
     let opened = open(&config, &links, now).await;
+    at_begin(opened.as_ref().map(drop))?;
     let (door, requests) = Door::new();
     let journals = Journals::default();
     let admin_address = config.admin.local_addr().ok().map(|address| address.to_string());
@@ -74,7 +82,10 @@ pub async fn run(config: ControlConfig, links: Links, at_end: impl FnOnce(Ended)
         admin: admin_address,
         state_dir: config.state_dir.clone(),
     };
-    let kept = opened.as_ref().map(|o| Kept { store: o.store.clone(), vault: o.vault.clone() }).map_err(Clone::clone);
+    let kept = opened
+        .as_ref()
+        .map(|o| Kept { store: o.store.clone(), vault: o.vault.clone(), sources: Sources::new(o.vault.state()) })
+        .map_err(Clone::clone);
     let signals = Signals::catch()?;
     let moved = Arc::new(Notify::new());
     let servers = serve(config, &links, door, journals.clone(), kept, Arc::clone(&moved))?;
@@ -129,6 +140,7 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         edge_http: links.edge.borrow().http,
         salt: Salt::fresh()?,
         trusted_proxies: config.trusted_proxies.clone(),
+        build_time: config.build_time,
         boot: boot_id()?,
     };
     Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), place, loaded, snapshot })
@@ -223,6 +235,7 @@ fn serve(
         journals,
         logs: links.logs.clone(),
         sessions: links.sessions.clone(),
+        checks: links.checks.clone(),
         kept,
         version: config.version,
         owner: Owner(nix::unistd::geteuid().as_raw()),

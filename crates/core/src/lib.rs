@@ -16,5 +16,6 @@ pub mod rollout;
 pub mod route;
 pub mod secret;
 pub mod session;
+pub mod source;
 pub mod time;
 pub mod units;

@@ -14,13 +14,16 @@ use crate::record::{Totals, Writer};
 use crate::route::Compiler;
 use crate::tls::Tls;
 use crate::wire::{Channel, ChannelError, DesiredFrame, FromEdge, ObservationFrame, PROTOCOL, ToEdge};
-use crate::worker::{Command, Handle};
+use crate::worker::{Command, Farewell, Handle};
 
 /// How often changes are reported.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 
 /// How often memory is measured, in reports: the kernel walks all pages for it.
 const MEASURE_EVERY: u32 = 8;
+
+/// How long a successor waits for its first table: whoever started it has given it up after that.
+const SUCCESSION: Duration = Duration::from_secs(30);
 
 /// Frames that wait for a daemon. What one that takes none misses is made up for when it takes some again.
 const OUTBOX_SIZE: usize = 64;
@@ -57,7 +60,7 @@ impl Daemon {
 enum Event {
     Joined(Outbox),
     Desired(Box<DesiredFrame>, Outbox),
-    Shutdown(Duration),
+    End(Farewell),
 }
 
 /// What connections need to answer by themselves.
@@ -101,17 +104,17 @@ impl Control {
     }
 
     /// Serves daemons until one of them or `stop` ends it, then drains.
-    pub(crate) async fn run(mut self, stop: impl Future<Output = Duration>) {
+    pub(crate) async fn run(mut self, mut stop: mpsc::Receiver<Farewell>, is_successor: bool) {
         let (events, mut inbox) = mpsc::channel(16);
         let drained = self.compiler.drained();
         let mut tick = tokio::time::interval(REPORT_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut stop = std::pin::pin!(stop);
+        let begun = tokio::time::Instant::now();
         // After an error until the next tick: a shortage of descriptors would be met again at once.
         let mut resting = false;
-        let limit = loop {
+        let farewell = loop {
             tokio::select! {
-                limit = &mut stop => break limit,
+                Some(farewell) = stop.recv() => break farewell,
                 accepted = self.listener.accept(), if !resting => {
                     resting = accepted.is_err();
                     self.accept(accepted.map(|(stream, _)| stream), &events);
@@ -119,20 +122,24 @@ impl Control {
                 Some(event) = inbox.recv() => match event {
                     Event::Joined(daemon) => self.join(daemon).await,
                     Event::Desired(frame, daemon) => self.desired(*frame, &daemon).await,
-                    Event::Shutdown(limit) => break limit,
+                    Event::End(farewell) => break farewell,
                 },
                 _ = tick.tick() => {
                     resting = false;
                     self.report().await;
                     if self.workers.iter().any(|worker| worker.thread.is_finished()) {
                         tracing::error!("a worker died: the edge ends, to be started again whole");
-                        break Duration::ZERO;
+                        break Farewell::within(Duration::ZERO);
+                    }
+                    if is_successor && self.compiler.generation().is_none() && begun.elapsed() > SUCCESSION {
+                        tracing::warn!("nobody needs a successor any more");
+                        break Farewell::within(Duration::ZERO);
                     }
                 }
                 () = drained.notified() => self.report().await,
             }
         };
-        self.drain(limit, &drained, tick).await;
+        self.drain(farewell, &mut stop, &mut inbox, &drained, tick).await;
     }
 
     fn accept(&self, accepted: std::io::Result<UnixStream>, events: &mpsc::Sender<Event>) {
@@ -242,17 +249,44 @@ impl Control {
         frame.private_bytes = self.private_bytes;
     }
 
-    /// Until every worker has ended; each bounds itself.
-    async fn drain(mut self, limit: Duration, drained: &Notify, mut tick: tokio::time::Interval) {
-        tracing::info!(limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), "draining");
+    fn say_farewell(&self, farewell: Farewell) {
+        tracing::info!(?farewell, "draining");
         for worker in &self.workers {
             // One that has ended is drained.
-            drop(worker.commands.send(Command::Drain(limit)));
+            drop(worker.commands.send(Command::Drain(farewell)));
         }
+    }
+
+    /// Until every worker has ended; each bounds itself. Requests are still routed, so daemons are still heard.
+    async fn drain(
+        mut self,
+        farewell: Farewell,
+        stop: &mut mpsc::Receiver<Farewell>,
+        inbox: &mut mpsc::Receiver<Event>,
+        drained: &Notify,
+        mut tick: tokio::time::Interval,
+    ) {
+        self.say_farewell(farewell);
         while self.workers.iter().any(|worker| !worker.thread.is_finished()) {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = drained.notified() => {}
+            let sooner = tokio::select! {
+                _ = tick.tick() => None,
+                () = drained.notified() => None,
+                Some(farewell) = stop.recv() => Some(farewell),
+                Some(event) = inbox.recv() => match event {
+                    Event::Joined(daemon) => {
+                        self.join(daemon).await;
+                        None
+                    }
+                    Event::Desired(frame, daemon) => {
+                        self.desired(*frame, &daemon).await;
+                        None
+                    }
+                    Event::End(farewell) => Some(farewell),
+                },
+            };
+            // Retiring goes on as it began, however often it is said.
+            if let Some(farewell) = sooner.filter(|farewell| *farewell != Farewell::RETIREMENT) {
+                self.say_farewell(farewell);
             }
             self.report().await;
         }
@@ -273,6 +307,7 @@ async fn converse(mut channel: Channel, facts: &Facts, events: mpsc::Sender<Even
     // Only the control task holds the outbox: a daemon that it gives up is cut off.
     let weak = outbox.downgrade();
     let mut outbox = Some(outbox);
+    let mut foreign = false;
     loop {
         tokio::select! {
             received = channel.receive::<ToEdge>() => {
@@ -281,25 +316,31 @@ async fn converse(mut channel: Channel, facts: &Facts, events: mpsc::Sender<Even
                     (ToEdge::Hello { protocol }, new) => {
                         channel.send(&hello(facts), &[]).await?;
                         if protocol != PROTOCOL {
-                            tracing::warn!(protocol, own = PROTOCOL, "a daemon of another protocol was refused");
-                            return Ok(());
+                            tracing::warn!(protocol, own = PROTOCOL, "a daemon of another protocol may only replace this edge");
+                            foreign = true;
                         }
-                        new.map(Event::Joined)
+                        new.filter(|_| !foreign).map(Event::Joined)
                     }
                     // Whoever does not say hello first is no daemon.
-                    (ToEdge::Desired(_) | ToEdge::Listeners | ToEdge::Shutdown { .. }, Some(_)) => return Ok(()),
+                    (ToEdge::Desired(_) | ToEdge::Listeners | ToEdge::Retire | ToEdge::Shutdown { .. }, Some(_)) => {
+                        return Ok(());
+                    }
+                    (ToEdge::Desired(_), None) if foreign => return Ok(()),
                     (ToEdge::Desired(frame), None) => weak.upgrade().map(|outbox| Event::Desired(frame, outbox)),
                     (ToEdge::Listeners, None) => {
                         send_listeners(&mut channel, &facts.sockets).await?;
                         None
                     }
-                    (ToEdge::Shutdown { limit_ms }, None) => Some(Event::Shutdown(Duration::from_millis(limit_ms))),
+                    (ToEdge::Retire, None) => Some(Event::End(Farewell::RETIREMENT)),
+                    (ToEdge::Shutdown { limit_ms }, None) => {
+                        Some(Event::End(Farewell::within(Duration::from_millis(limit_ms))))
+                    }
                 };
                 if let Some(event) = event && events.send(event).await.is_err() {
                     return Ok(());
                 }
             }
-            frame = outgoing.recv() => match frame {
+            frame = outgoing.recv(), if !foreign => match frame {
                 Some(frame) => channel.send(&*frame, &[]).await?,
                 None => return Ok(()),
             },

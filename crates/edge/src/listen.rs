@@ -34,7 +34,9 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bo
         Err(error) => return tracing::error!(%error, "a listening socket cannot be used"),
     };
     let wait = worker.sweep.deadline();
-    wait.set(FIRST_TABLE);
+    if !worker.is_successor {
+        wait.set(FIRST_TABLE);
+    }
     let mut silent_until = 0;
     loop {
         let accepted = std::future::poll_fn(|cx| {

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::control::Control;
 use crate::record::Writer;
 use crate::tls::{Tls, TlsError};
-use crate::worker::{self, Setup};
+use crate::worker::{self, Farewell, Setup};
 
 /// How long connections may take to end after SIGTERM.
 const TERM_LIMIT: Duration = Duration::from_secs(10);
@@ -30,6 +31,8 @@ pub struct EdgeArgs {
     pub log_dir: PathBuf,
     /// Threads that serve. 0: one per core.
     pub workers: usize,
+    /// Another edge serves on the same sockets until this one has its first table. Without one it accepts nothing, and ends.
+    pub successor: bool,
 }
 
 impl EdgeArgs {
@@ -43,6 +46,7 @@ impl EdgeArgs {
         }
         args.extend(["--log-dir".into(), self.log_dir.clone().into_os_string()]);
         args.extend(["--workers".into(), self.workers.to_string().into()]);
+        args.extend(self.successor.then(|| "--successor".into()));
         args
     }
 }
@@ -103,7 +107,8 @@ impl Sockets {
     }
 }
 
-/// Runs until SIGTERM or until the daemon says so, then drains. SIGHUP and the parent's death are nothing.
+/// Runs until SIGTERM or until the daemon says so, then drains; so it does with SIGUSR1, without haste, since another edge
+/// has the sockets. SIGHUP and the parent's death are nothing.
 pub fn run(args: &EdgeArgs) -> Result<(), EdgeError> {
     raise_descriptor_limit();
     let sockets = Sockets {
@@ -113,31 +118,52 @@ pub fn run(args: &EdgeArgs) -> Result<(), EdgeError> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EdgeError::Thread)?;
     runtime.block_on(async {
-        let mut hangup = signal(SignalKind::hangup()).map_err(EdgeError::Thread)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(EdgeError::Thread)?;
-        let stop = async move {
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => return TERM_LIMIT,
-                    _ = hangup.recv() => {}
-                }
-            }
-        };
-        serve(sockets, args.log_dir.clone(), args.workers, Limits::default(), stop).await
+        let (farewells, stop) = mpsc::channel(1);
+        let caught = Signals::catch().map_err(EdgeError::Thread)?;
+        tokio::spawn(caught.pass_on(farewells));
+        serve(sockets, args, Limits::default(), stop).await
     })
 }
 
-/// Serves until `stop` or a daemon says how long draining may take, then drains.
+struct Signals {
+    hangup: Signal,
+    retire: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            retire: signal(SignalKind::user_defined1())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn pass_on(mut self, farewells: mpsc::Sender<Farewell>) {
+        loop {
+            let farewell = tokio::select! {
+                _ = self.terminate.recv() => Farewell::within(TERM_LIMIT),
+                _ = self.retire.recv() => Farewell::RETIREMENT,
+                _ = self.hangup.recv() => continue,
+            };
+            if farewells.send(farewell).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Serves until `stop` or a daemon says how to end, then drains.
 pub(crate) async fn serve(
     sockets: Sockets,
-    log_dir: PathBuf,
-    workers: usize,
+    args: &EdgeArgs,
     limits: Limits,
-    stop: impl Future<Output = Duration>,
+    stop: mpsc::Receiver<Farewell>,
 ) -> Result<(), EdgeError> {
-    let writer = Writer::start(&log_dir).map_err(EdgeError::Thread)?;
+    let writer = Writer::start(&args.log_dir).map_err(EdgeError::Thread)?;
     let tls = Arc::new(Tls::new()?);
-    let count = match workers {
+    let count = match args.workers {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         n => n,
     };
@@ -152,12 +178,13 @@ pub(crate) async fn serve(
             access: writer.log(),
             tls: Arc::clone(&tls),
             limits,
+            is_successor: args.successor,
             seed: u64::from_le_bytes(seed),
         };
         handles.push(worker::start(setup).map_err(EdgeError::Thread)?);
     }
     let control = Control::new(sockets, handles, tls, writer).map_err(EdgeError::Socket)?;
-    control.run(stop).await;
+    control.run(stop, args.successor).await;
     Ok(())
 }
 

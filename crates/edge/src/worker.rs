@@ -29,14 +29,37 @@ const SPARE_BUFFERS: usize = 64;
 /// How long tunnels may take to say that they close.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// How the end of a process is made known to its connections. Times are from its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Farewell {
+    /// Until then a connection on which nothing is under way may send one more request; then it is closed. Whoever sends one
+    /// as it is closed gets no answer, so this is longer than most clients are idle between two requests.
+    idle: Duration,
+    /// Until then tunnels go on; then they are told to close as soon as nothing else is left.
+    tunnels: Duration,
+    /// Then everything is closed.
+    limit: Duration,
+}
+
+impl Farewell {
+    /// There will be nobody: all is to end soon.
+    pub(crate) fn within(limit: Duration) -> Self {
+        Self { idle: Duration::ZERO, tunnels: Duration::ZERO, limit }
+    }
+
+    /// Another process accepts new connections: nobody has to be hurried.
+    pub(crate) const RETIREMENT: Self =
+        Self { idle: Duration::from_secs(10), tunnels: Duration::from_secs(60), limit: Duration::from_secs(600) };
+}
+
 /// What a worker is told.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Serve these from now on; the answer says that no request is being routed by older ones.
     Routes(Arc<Routes>, oneshot::Sender<()>),
     Report(oneshot::Sender<Report>),
-    /// Stop accepting, finish what is under way, at most for so long; then end.
-    Drain(Duration),
+    /// Stop accepting, finish what is under way, then end. One that is said later takes the place of the one before.
+    Drain(Farewell),
 }
 
 /// What every connection of a worker shares.
@@ -49,6 +72,8 @@ pub(crate) struct Worker {
     pub(crate) sweep: Rc<Sweep>,
     pub(crate) dice: Dice,
     pub(crate) limits: Limits,
+    /// Accepts nothing before it has a table, however long that takes.
+    pub(crate) is_successor: bool,
     pub(crate) tls: Arc<Tls>,
     buffers: RefCell<Vec<Vec<u8>>>,
     pub(crate) spare: RefCell<Spare>,
@@ -62,7 +87,9 @@ pub(crate) struct Worker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// Nothing new is accepted; what is under way goes on.
+    /// Nothing new is accepted; who is connected may send one more request.
+    Retiring,
+    /// What is under way goes on.
     Draining,
     /// Only tunnels are left, or the time is up.
     Closing,
@@ -87,6 +114,7 @@ pub(crate) struct Setup {
     pub(crate) access: AccessLog,
     pub(crate) tls: Arc<Tls>,
     pub(crate) limits: Limits,
+    pub(crate) is_successor: bool,
     pub(crate) seed: u64,
 }
 
@@ -122,6 +150,11 @@ impl Worker {
         self.phase.get() != Phase::Serving
     }
 
+    /// Connections on which nothing is under way are to end now.
+    pub(crate) fn closes_idle(&self) -> bool {
+        matches!(self.phase.get(), Phase::Draining | Phase::Closing)
+    }
+
     /// Tunnels are to end now.
     pub(crate) fn is_closing(&self) -> bool {
         self.phase.get() == Phase::Closing
@@ -145,8 +178,9 @@ impl Worker {
     }
 
     fn enter(&self, phase: Phase) {
-        self.phase.set(phase);
-        self.sweep.wake_all();
+        if self.phase.replace(phase) != phase {
+            self.sweep.wake_all();
+        }
     }
 }
 
@@ -173,6 +207,7 @@ async fn run(setup: Setup, mut inbox: mpsc::UnboundedReceiver<Command>) {
         sweep: Rc::default(),
         dice: Dice::new(setup.seed),
         limits: setup.limits,
+        is_successor: setup.is_successor,
         tls: setup.tls,
         buffers: RefCell::default(),
         spare: RefCell::default(),
@@ -187,15 +222,14 @@ async fn run(setup: Setup, mut inbox: mpsc::UnboundedReceiver<Command>) {
             tokio::task::spawn_local(listen::accept(Rc::clone(&worker), listener, is_tls));
         }
     }
-    let mut limit = None;
-    while limit.is_none() {
+    let farewell = loop {
         match inbox.recv().await {
-            Some(Command::Drain(within)) => limit = Some(within),
+            Some(Command::Drain(farewell)) => break farewell,
             Some(command) => obey(&worker, command),
-            None => limit = Some(Duration::ZERO),
+            None => break Farewell::within(Duration::ZERO),
         }
-    }
-    drain(&worker, inbox, limit.unwrap_or_default()).await;
+    };
+    drain(&worker, inbox, farewell).await;
 }
 
 fn obey(worker: &Worker, command: Command) {
@@ -216,22 +250,28 @@ fn obey(worker: &Worker, command: Command) {
 }
 
 /// Until no connection is left or the time is up. Tables and reports go on.
-async fn drain(worker: &Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>, limit: Duration) {
-    worker.enter(Phase::Draining);
-    let mut end = tokio::time::Instant::now() + limit;
+async fn drain(worker: &Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Command>, mut farewell: Farewell) {
+    let mut begun = tokio::time::Instant::now();
+    let mut closing = None;
     let mut tick = tokio::time::interval(TICK);
+    worker.enter(Phase::Retiring);
     while worker.shard.open() > 0 {
-        let late = tokio::time::Instant::now() >= end;
-        if late && worker.is_closing() {
-            break;
-        }
-        if !worker.is_closing() && (late || worker.shard.open() <= worker.tunnels.get()) {
+        let passed = begun.elapsed();
+        let only_tunnels = worker.shard.open() <= worker.tunnels.get();
+        if closing.is_some() || passed >= farewell.limit || (passed >= farewell.tunnels && only_tunnels) {
             worker.enter(Phase::Closing);
-            end = tokio::time::Instant::now() + CLOSING;
+            if closing.get_or_insert_with(tokio::time::Instant::now).elapsed() >= CLOSING {
+                break;
+            }
+        } else if passed >= farewell.idle {
+            worker.enter(Phase::Draining);
         }
         tokio::select! {
             _ = tick.tick() => {}
-            Some(command) = inbox.recv() => obey(worker, command),
+            Some(command) = inbox.recv() => match command {
+                Command::Drain(sooner) => (farewell, begun) = (sooner, tokio::time::Instant::now()),
+                command @ (Command::Routes(..) | Command::Report(_)) => obey(worker, command),
+            },
         }
     }
     // The last word: the totals include what was under way.

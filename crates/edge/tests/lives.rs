@@ -149,6 +149,195 @@ async fn a_daemon_that_comes_back_finds_the_edge_and_what_it_serves() {
     second.stop().await;
 }
 
+/// The same edge, started from another path: another binary, as a link sees it.
+fn other_binary(edge: &Edge, name: &str) -> link::LinkConfig {
+    let exe = edge.dir.path().join(name);
+    std::fs::copy(config(edge.dir.path()).exe, &exe).unwrap();
+    link::LinkConfig { exe, http: edge.http, https: Some(edge.https), ..config(edge.dir.path()) }
+}
+
+/// A daemon of another binary comes, and replaces the edge. Returns it, and the process of the edge before.
+async fn renewed(edge: Edge, name: &str) -> (Edge, u32) {
+    let before = edge.handle.observed.borrow().clone();
+    let config = other_binary(&edge, name);
+    let Edge { handle, dir, .. } = edge;
+    let desired = handle.desired.borrow().clone();
+    drop(handle);
+    let mut next = Edge::connected(link::spawn(config), dir).await;
+    assert_eq!(next.handle.observed.borrow().pid, before.pid, "until it is told to, it leaves the edge alone");
+    next.handle.desired.send(desired).unwrap();
+    next.handle.renew.send_replace(true);
+    let seen = next.until(|seen| seen.pid != before.pid && seen.serving == before.serving).await;
+    assert_eq!((seen.http, seen.https), (before.http, before.https));
+    next.go_on_from(before.serving);
+    (next, before.pid)
+}
+
+fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_of_another_binary_is_replaced_under_load() {
+    let address = answering("here").await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut idle = edge.connect().await;
+    for (round, name) in ["second", "third"].into_iter().enumerate() {
+        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let http = edge.http;
+        let loads: Vec<_> = (0..4).map(|_| new_connections(http, &stop, &served)).collect();
+        let (next, before) = renewed(edge, name).await;
+        edge = next;
+        edge.eventually(|| async { served.load(Ordering::Relaxed) > 50 }).await;
+        stop.store(true, Ordering::Relaxed);
+        for load in loads {
+            load.await.unwrap();
+        }
+        if round == 0 {
+            // Who was connected to the first edge gets one more answer of it, which says that it is the last.
+            idle.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+            let last = idle.answer().await;
+            assert_eq!((last.text(), last.header("connection")), ("here", Some("close")));
+        }
+        let line = format!("/proc/{before}/cmdline");
+        edge.eventually(|| async { std::fs::read(&line).unwrap_or_default().is_empty() }).await;
+    }
+    edge.stop().await;
+}
+
+/// Requests, each on a connection of its own, until told to stop.
+fn new_connections(
+    http: std::net::SocketAddr,
+    stop: &Arc<AtomicBool>,
+    served: &Arc<AtomicUsize>,
+) -> tokio::task::JoinHandle<()> {
+    let (stop, served) = (Arc::clone(stop), Arc::clone(served));
+    tokio::spawn(async move {
+        while !stop.load(Ordering::Relaxed) {
+            let mut talk = Talk::new(tokio::net::TcpStream::connect(http).await.unwrap());
+            talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+            assert_eq!(talk.answer().await.status, 200);
+            served.fetch_add(1, Ordering::Relaxed);
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_retires_is_kept_up_to_date_and_counts_until_its_last_request_ends() {
+    let release = Arc::new(tokio::sync::Notify::new());
+    let released = Arc::clone(&release);
+    let slow = upstream(move |_, mut talk| {
+        let released = Arc::clone(&released);
+        async move {
+            talk.try_head().await;
+            released.notified().await;
+            talk.say(&ok("late")).await;
+        }
+    })
+    .await;
+    let other = answering("other").await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[slow])).await;
+    let mut busy = edge.connect().await;
+    busy.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    let mut idle = edge.connect().await;
+    edge.until(|seen| seen.outstanding.get(&instance(1, 0)) == Some(&1) && seen.connections_open == 2).await;
+    let (mut edge, _) = renewed(edge, "second").await;
+    let seen = edge.until(|_| true).await;
+    assert_eq!(seen.outstanding.get(&instance(1, 0)), Some(&1), "its request is still under way");
+    edge.serve(TableBuilder::default().site("a.test", vec![rule("/", forward(2))]).pool(2, &[other])).await;
+    idle.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    assert_eq!(idle.answer().await.text(), "other", "the edge that retires serves the new table, too");
+    release.notify_one();
+    assert_eq!(busy.answer().await.text(), "late");
+    edge.until(|seen| seen.outstanding.is_empty()).await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_outlives_the_swap_and_is_told_before_it_is_closed() {
+    let echo = upstream(|_, mut talk| async move {
+        talk.try_head().await;
+        talk.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        // Bytes are given back as they are.
+        while let Some(byte) = talk.stream_byte().await {
+            tokio::io::AsyncWriteExt::write_all(&mut talk.stream, &[byte]).await.unwrap();
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[echo])).await;
+    let mut socket = edge.connect().await;
+    socket.say("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    assert_eq!(socket.answer().await.status, 101);
+    let (edge, before) = renewed(edge, "second").await;
+    tokio::io::AsyncWriteExt::write_all(&mut socket.stream, &[0x89, 0]).await.unwrap();
+    assert_eq!(socket.exactly(2).await, [0x89, 0], "it goes on through the edge before");
+    signal(before, nix::sys::signal::Signal::SIGTERM);
+    // Close, two bytes: 1001 (RFC 6455, 5.5.1).
+    assert_eq!(socket.rest().await, [0x88, 2, 0x03, 0xe9]);
+    edge.stop().await;
+}
+
+/// An edge of a release that is yet to come: of all that it understands, only what never changes is known here.
+async fn foreign(control: tokio::net::UnixListener, http: std::net::TcpListener, https: std::net::TcpListener) {
+    use bowline_edge::wire::{Channel, FromEdge, ToEdge};
+    use std::os::fd::AsFd;
+    let mut channel = Channel::new(control.accept().await.unwrap().0);
+    let hello = FromEdge::Hello {
+        protocol: u32::MAX,
+        pid: std::process::id(),
+        http: http.local_addr().ok(),
+        https: https.local_addr().ok(),
+        serving: Some(7),
+    };
+    assert!(matches!(channel.receive().await.unwrap().unwrap().0, ToEdge::Hello { .. }));
+    channel.send(&hello, &[]).await.unwrap();
+    assert!(matches!(channel.receive().await.unwrap().unwrap().0, ToEdge::Listeners));
+    let fds = [control.as_fd(), http.as_fd(), https.as_fd()];
+    channel.send(&FromEdge::Listeners { http: true, https: true }, &fds).await.unwrap();
+    assert!(matches!(channel.receive().await.unwrap().unwrap().0, ToEdge::Retire));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_of_another_protocol_is_replaced_on_its_sockets() {
+    let address = answering("here").await;
+    let dir = Folder::new();
+    let control = tokio::net::UnixListener::bind(dir.path().join("edge.sock")).unwrap();
+    let bind = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (http, https) = (bind(), bind());
+    let addresses = (http.local_addr().unwrap(), https.local_addr().unwrap());
+    let before = tokio::spawn(foreign(control, http, https));
+    let mut edge = Edge::connected(link::spawn(config(dir.path())), dir).await;
+    before.await.unwrap();
+    assert_eq!((edge.http, edge.https), addresses);
+    edge.serve(TableBuilder::plain(&[address])).await;
+    assert_eq!(edge.get("a.test", "/").await.text(), "here");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_does_not_serve_leaves_the_edge_before() {
+    let address = answering("here").await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let pid = edge.handle.observed.borrow().pid;
+    let broken = link::LinkConfig { exe: "/bin/false".into(), ..other_binary(&edge, "unused") };
+    let Edge { handle, dir, .. } = edge;
+    let desired = handle.desired.borrow().clone();
+    drop(handle);
+    let edge = Edge::connected(link::spawn(broken), dir).await;
+    edge.handle.desired.send(desired).unwrap();
+    edge.handle.renew.send_replace(true);
+    let next = edge.dir.path().join("edge.next.sock");
+    edge.eventually(|| async { next.exists() }).await;
+    edge.eventually(|| async { !next.exists() }).await;
+    assert_eq!(edge.get("a.test", "/").await.text(), "here");
+    assert_eq!(edge.handle.observed.borrow().pid, pid);
+    edge.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_whose_control_socket_is_gone_is_replaced_on_its_ports() {
     let address = answering("here").await;

@@ -31,7 +31,7 @@ use bowline_core::fault::Fault;
 use bowline_core::id::Port;
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
-use bowline_core::release::{BuildProgress, BuildRequest, Built};
+use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -46,7 +46,7 @@ pub use resource::script::breaks_transaction;
 pub const LOG_BYTES: u64 = 10 << 20;
 /// Log files of one slot, the one that is written to included.
 pub const LOG_FILES: u32 = 5;
-/// Builds, log queries, sessions and orders on data that wait to be taken.
+/// Builds, checks, log queries, sessions and orders on data that wait to be taken.
 const CALLS: usize = 32;
 
 /// A build, where its live output goes, and where its end goes. Dropping the receiver of the end cancels the build.
@@ -54,6 +54,8 @@ pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender
 /// The roots of artifacts that are to be kept: all others may go. Nothing is removed that was asked for, or built, after
 /// this was sent.
 pub type Keep = Arc<BTreeSet<PathBuf>>;
+/// Artifacts that are about to be run again, and where it goes whether they still can be.
+pub type CheckCall = (Vec<Artifact>, oneshot::Sender<Result<(), Fault>>);
 /// A question to the logs, and where the lines go. Dropping the receiver ends it.
 pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
 /// What a person asks of data, and where the answer goes.
@@ -116,6 +118,7 @@ pub struct Handle {
     pub observed: watch::Receiver<Arc<Observations>>,
     pub builds: mpsc::Sender<BuildCall>,
     pub collections: mpsc::UnboundedSender<Keep>,
+    pub checks: mpsc::Sender<CheckCall>,
     pub logs: mpsc::Sender<LogCall>,
     pub sessions: mpsc::Sender<SessionCall>,
     /// Ends when `desired` is dropped and nothing of any session is left.
@@ -134,18 +137,20 @@ pub fn spawn(config: NodeConfig) -> Handle {
     let (builds, build_calls) = mpsc::channel(CALLS);
     // At most one for each promotion; the newest makes those before it needless.
     let (collections, keeps) = mpsc::unbounded_channel();
+    let (checks, check_calls) = mpsc::channel(CALLS);
     let (logs, log_calls) = mpsc::channel(CALLS);
     let (sessions, session_calls) = mpsc::channel(CALLS);
     let (data, data_calls) = mpsc::channel(CALLS);
     let context = Arc::new(driver::Context::new(config));
     tokio::spawn(take_builds(build_config(&context.config), build_calls, keeps));
+    tokio::spawn(take_checks(build_config(&context.config), check_calls));
     tokio::spawn(take_log_queries(context.layout.clone(), log_calls));
     tokio::spawn(data::take(Arc::clone(&context), data_calls));
     let sessions_over = tokio::spawn(session::take(context.clone(), desired_receiver.clone(), session_calls));
     let ends = resource::Ends { desired: desired_receiver, told, orders, seen };
     tokio::spawn(resource::Interposer::new(Arc::clone(&context), ends).run());
     tokio::spawn(driver::Driver::new(context, ordered, seen_sender).run());
-    Handle { desired, observed, builds, collections, logs, sessions, sessions_over, data }
+    Handle { desired, observed, builds, collections, checks, logs, sessions, sessions_over, data }
 }
 
 fn build_config(config: &NodeConfig) -> build::BuildConfig {
@@ -211,6 +216,14 @@ async fn collect(config: &build::BuildConfig, mut keep: Keep, keeps: &mut mpsc::
         Ok(Ok(gone)) => tracing::info!(count = gone.len(), "old artifacts removed"),
         Ok(Err(fault)) => tracing::warn!(error = %fault, causes = ?fault.causes, "old artifacts stay"),
         Err(error) => tracing::error!(%error, "old artifacts could not be looked at"),
+    }
+}
+
+async fn take_checks(config: build::BuildConfig, mut calls: mpsc::Receiver<CheckCall>) {
+    while let Some((artifacts, reply)) = calls.recv().await {
+        let config = config.clone();
+        // Whoever asked may have gone away.
+        tokio::spawn(async move { drop(reply.send(build::check(artifacts, &config).await)) });
     }
 }
 

@@ -18,7 +18,8 @@ mod write;
 
 use std::collections::BTreeMap;
 
-use bowline_core::app::App;
+use bowline_core::app::{App, Target};
+use bowline_core::fault::{Fault, FaultKind};
 pub use diagnostic::{Diagnostics, Located};
 pub use nearest::suggestion;
 
@@ -35,6 +36,18 @@ pub fn print_with(app: &App, comments: &BTreeMap<String, Vec<String>>) -> String
     let mut table = write::app(app, write::Detail::Brief);
     write::local_hosts_to_overrides(app, &mut table);
     write::toml(&table, &grammar::FILE, comments)
+}
+
+/// Where a command goes, as `--to` and an environment's `server` say it: `local`, `ssh://user@host:port`, `https://host`,
+/// `kubernetes:context/namespace`.
+///
+/// # Errors
+/// What is none of them.
+pub fn parse_target(text: &str) -> Result<Target, Fault> {
+    literal::target(text).map_err(|literal::Wrong { message, hint }| {
+        let fault = Fault::new(FaultKind::Invalid, format!("{text:?} is no target")).caused_by(message);
+        hint.into_iter().fold(fault, Fault::hint)
+    })
 }
 
 /// The JSON Schema of `bowline.toml`, draft 2020-12.

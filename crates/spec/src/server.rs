@@ -13,7 +13,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::grammar::SERVER;
 use crate::literal;
 use crate::parse::{after_syntax, read_toml};
-use crate::read::{Reader, Section};
+use crate::read::{Location, Locations, Reader, Section};
 
 /// The settings of one server, every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -120,16 +120,45 @@ impl Default for ServerLimits {
     }
 }
 
+/// A file that is right.
+#[derive(Debug, Clone)]
+pub struct ServerFile {
+    pub server: Server,
+    locations: Locations,
+    file: String,
+    text: Arc<str>,
+}
+
+impl ServerFile {
+    /// The errors of keys that this version cannot carry out, each with why, as far as the file has them: `limits.build_time`.
+    /// A path without a key of its own stands for all below it: `acme`. `None`: it has none.
+    pub fn refused(&self, keys: &[(&str, &str)]) -> Option<Diagnostics> {
+        let written = keys.iter().filter_map(|(path, why)| Some((self.locations.get(*path)?, *path, *why)));
+        let problem = |(at, path, why): (&Location, &str, &str)| {
+            let message = format!("this version of Bowline cannot do `{path}`: {why}");
+            Diagnostic::new(path, at.key.clone(), message).hint(Some("take it out".to_owned()))
+        };
+        let problems: Vec<Diagnostic> = written.map(problem).collect();
+        (!problems.is_empty()).then(|| Diagnostics::new(&self.file, Arc::clone(&self.text), problems))
+    }
+}
+
 /// Reads a `server.toml`; an empty one is all defaults.
-pub fn parse(text: &str, file_name: &str) -> Result<Server, Diagnostics> {
+pub fn parse(text: &str, file_name: &str) -> Result<ServerFile, Diagnostics> {
     let source: Arc<str> = text.into();
     let fail = |problems| Diagnostics::new(file_name, Arc::clone(&source), problems);
     let (root, syntax) = read_toml(text).map_err(|problem| fail(vec![*problem]))?;
     let mut reader = Reader::default();
     let root = reader.open(&SERVER, String::new(), 0..0, &root);
     let server = reader.server(&root);
-    let problems = after_syntax(text, syntax, reader.problems);
-    if problems.is_empty() { Ok(server) } else { Err(fail(problems)) }
+    let problems = after_syntax(text, syntax, std::mem::take(&mut reader.problems));
+    match problems.is_empty() {
+        true => {
+            let file = file_name.to_owned();
+            Ok(ServerFile { server, locations: reader.locations, file, text: source })
+        }
+        false => Err(fail(problems)),
+    }
 }
 
 impl Reader {

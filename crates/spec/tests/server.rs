@@ -11,7 +11,7 @@ fn errors(text: &str) -> Vec<String> {
 
 #[test]
 fn settings_are_what_the_file_says() {
-    let server = parse(include_str!("files/server.toml"), "server.toml").unwrap();
+    let server = parse(include_str!("files/server.toml"), "server.toml").unwrap().server;
     assert_eq!(server.edge, EdgeEngine::Envoy);
     assert_eq!(server.listen.http.len(), 2);
     assert_eq!(server.api.unwrap().certificate.unwrap().key.to_str(), Some("/etc/bowline/api.key"));
@@ -22,7 +22,7 @@ fn settings_are_what_the_file_says() {
 
 #[test]
 fn an_empty_file_is_all_defaults() {
-    assert_eq!(parse("", "server.toml").unwrap(), Server::default());
+    assert_eq!(parse("", "server.toml").unwrap().server, Server::default());
     let schema = bowline_spec::server::schema();
     let listen = &schema["$defs"]["listen"]["properties"];
     assert_eq!(listen["http"]["default"][0], Server::default().listen.http[0].to_string());
@@ -54,4 +54,22 @@ fn errors_have_their_places() {
         errors("listen = { http = [\"[::]:443\"] , https = [\"[::]:443\"] }\n"),
         ["1:42 [::]:443 cannot serve both HTTP and HTTPS"]
     );
+}
+
+#[test]
+fn what_is_not_carried_is_refused_where_it_is_written() {
+    let file =
+        parse("[limits]\nlog_files = 2\nbuild_time = \"5m\"\n[acme]\ncontact = \"a@b.c\"\n", "server.toml").unwrap();
+    let refused =
+        file.refused(&[("acme", "it is not there"), ("otlp", "nor this"), ("limits.build_time", "too early")]);
+    let refused: Vec<String> =
+        refused.unwrap().iter().map(|e| format!("{}:{} {} {}", e.line, e.column, e.key, e.message)).collect();
+    assert_eq!(
+        refused,
+        [
+            "3:1 limits.build_time this version of Bowline cannot do `limits.build_time`: too early",
+            "4:2 acme this version of Bowline cannot do `acme`: it is not there",
+        ]
+    );
+    assert!(file.refused(&[("otlp", "it is not there")]).is_none());
 }

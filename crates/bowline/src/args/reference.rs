@@ -13,7 +13,7 @@ const HEAD: &str = "# The command line: every verb and flag
 Output on a terminal is for reading; through a pipe it is plain; with `--json` each answer is one JSON object per line,
 of the shapes in [the API](api.md). `up --json` prints objects told apart by `kind`: `step`, `ready`, `log`, `stopped`.
 `exec` and `run` print objects with `kind`: `stdout` and `stderr` with the bytes as `base64`, and last how it ended,
-`SessionEnd`.
+`SessionEnd`. `bench` prints the shape of [its own page](bench.md).
 Errors read `error:`, `caused by:`, `hint:` on standard error; with `--json` they are an object `{\"fault\": …}`.
 
 | exit code | meaning |

@@ -17,8 +17,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::paths::Paths;
-use crate::session::Session;
+use crate::target::Target;
 use crate::ui::Ui;
 
 /// Where a command is to be run, and how it is to be attached to.
@@ -44,13 +43,13 @@ struct Piece {
     base64: String,
 }
 
-pub(super) fn run(attachment: Attachment, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) fn run(attachment: Attachment, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     check(&attachment, ui)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Fault::new(FaultKind::Failed, "the runtime cannot be started").source(&e))?;
-    let ended = runtime.block_on(attach(attachment, paths, ui));
+    let ended = runtime.block_on(attach(attachment, target, ui));
     // A write that nobody takes must not keep a process that was interrupted.
     runtime.shutdown_background();
     match ended? {
@@ -103,11 +102,11 @@ fn finish(end: wire::SessionEnd, ui: &Ui) -> Result<ExitCode, Fault> {
     }
 }
 
-async fn attach(attachment: Attachment, paths: &Paths, ui: &Ui) -> Result<Way, Fault> {
+async fn attach(attachment: Attachment, target: &Target, ui: &Ui) -> Result<Way, Fault> {
     let Attachment { env, app, place, service, instance, tty, command } = attachment;
     let terminal = tty.then(terminal).transpose()?;
     let mut signals = Signals::catch(tty)?;
-    let client = Session::join(paths).await?.client;
+    let client = target.join().await?.client;
     let wanted = wire::Session { place, service, instance, command, terminal };
     let session = client.session(&env, &app, &wanted).await?;
     let raw = tty.then(Raw::enter).transpose()?;

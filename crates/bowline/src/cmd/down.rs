@@ -8,7 +8,7 @@ use crate::ui::{Tone, Ui};
 
 /// A daemon that died is started again first: only a daemon knows all that it left running.
 pub(super) async fn run(paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
-    let session = Session::join(paths).await?;
+    let session = Session::join_to_stop(paths).await?;
     let stopped = session.client.shutdown().await?;
     session.ended(paths).await?;
     ui.object(&stopped);

@@ -14,6 +14,7 @@ pub(super) fn run(args: Edge) -> Result<ExitCode, Fault> {
         https_fd: args.https_fd,
         log_dir: args.log_dir,
         workers: args.workers,
+        successor: args.successor,
     };
     match bowline_edge::run(&args) {
         Ok(()) => Ok(ExitCode::SUCCESS),

@@ -4,12 +4,11 @@ use bowline_api::wire;
 use bowline_core::fault::Fault;
 
 use crate::args::Events;
-use crate::paths::Paths;
-use crate::session::Session;
+use crate::target::Target;
 use crate::ui::{self, Tone, Ui};
 
-pub(super) async fn run(args: Events, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
-    let session = Session::join(paths).await?;
+pub(super) async fn run(args: Events, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
+    let session = target.join().await?;
     let env = args.app.is_some().then_some(args.env);
     let query = wire::EventsQuery { env, app: args.app, after: None, limit: Some(args.limit) };
     let answer = session.client.events(&query).await?;

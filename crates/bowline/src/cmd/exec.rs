@@ -5,15 +5,15 @@ use bowline_core::fault::Fault;
 
 use super::attach::{self, Attachment};
 use crate::args::Exec;
-use crate::paths::Paths;
+use crate::target::Target;
 use crate::ui::Ui;
 
-pub(super) fn run(args: Exec, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
-    let Exec { target, instance, attach: how } = args;
-    let (app, service) = match target.split_once('.') {
+pub(super) fn run(args: Exec, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
+    let Exec { target: of, instance, attach: how } = args;
+    let (app, service) = match of.split_once('.') {
         Some((app, service)) => (app.to_owned(), Some(service.to_owned())),
-        None => (target, None),
+        None => (of, None),
     };
     let (env, tty, command) = (how.env, how.tty, how.command);
-    attach::run(Attachment { env, app, place: SessionPlace::Inside, service, instance, tty, command }, paths, ui)
+    attach::run(Attachment { env, app, place: SessionPlace::Inside, service, instance, tty, command }, target, ui)
 }

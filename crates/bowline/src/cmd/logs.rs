@@ -5,11 +5,10 @@ use bowline_core::fault::{Fault, FaultKind};
 
 use crate::args::Logs;
 use crate::interrupts::INTERRUPTED;
-use crate::paths::Paths;
-use crate::session::Session;
+use crate::target::Target;
 use crate::ui::{self, Tone, Ui};
 
-pub(super) async fn run(args: Logs, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) async fn run(args: Logs, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     if let Some(pattern) = &args.grep {
         bowline_node::check_pattern(pattern).map_err(|why| {
             Fault::new(FaultKind::Invalid, "--grep is no regular expression")
@@ -17,10 +16,10 @@ pub(super) async fn run(args: Logs, paths: &Paths, ui: &Ui) -> Result<ExitCode, 
                 .hint("put a backslash before a character that is meant as it is: '\\('")
         })?;
     }
-    let session = Session::join(paths).await?;
+    let session = target.join().await?;
     let app = match args.app {
         Some(app) => app,
-        None => only_app(&session.client, &args.env).await?,
+        None => only_app(&session.client, &args.env, "logs APP").await?,
     };
     let now = now();
     let query = wire::LogsQuery {
@@ -46,7 +45,8 @@ pub(super) async fn run(args: Logs, paths: &Paths, ui: &Ui) -> Result<ExitCode, 
     }
 }
 
-async fn only_app(client: &Client, env: &str) -> Result<String, Fault> {
+/// The one that is meant where none is named; `usage` says how one is.
+pub(super) async fn only_app(client: &Client, env: &str, usage: &str) -> Result<String, Fault> {
     let mut apps: Vec<String> =
         client.status().await?.apps.into_iter().filter(|a| a.env == env).map(|a| a.app).collect();
     match (apps.pop(), apps.is_empty()) {
@@ -54,9 +54,9 @@ async fn only_app(client: &Client, env: &str) -> Result<String, Fault> {
         (None, _) => {
             Err(Fault::new(FaultKind::Invalid, format!("no app is known in {env}")).hint("`bowline up DIR` runs one"))
         }
-        (Some(app), false) => Err(Fault::new(FaultKind::Invalid, "several apps run here")
+        (Some(app), false) => Err(Fault::new(FaultKind::Invalid, "several apps are known here")
             .caused_by(format!("{}, {app}", apps.join(", ")))
-            .hint("say which one: bowline logs APP")),
+            .hint(format!("say which one: bowline {usage}"))),
     }
 }
 

@@ -5,11 +5,10 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppName, EnvName};
 
 use crate::args::Maintenance;
-use crate::paths::Paths;
-use crate::session::Session;
+use crate::target::Target;
 use crate::ui::Ui;
 
-pub(super) async fn run(args: Maintenance, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) async fn run(args: Maintenance, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     let (app, env, wanted) = match args {
         Maintenance::On { app, allow, env } => {
             let allow = allow.iter().map(ToString::to_string).collect();
@@ -22,7 +21,7 @@ pub(super) async fn run(args: Maintenance, paths: &Paths, ui: &Ui) -> Result<Exi
     };
     AppName::new(&app).map_err(|e| wrong("an app", &app, &e))?;
     EnvName::new(&env).map_err(|e| wrong("an environment", &env, &e))?;
-    let session = Session::join(paths).await?;
+    let session = target.join().await?;
     let maintained = session.client.maintain(&env, &app, wanted.as_ref()).await?;
     ui.object(&maintained);
     ui.say(match &maintained.maintenance {

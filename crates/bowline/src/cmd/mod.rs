@@ -1,18 +1,27 @@
 //! One file per verb.
 
+mod abort;
 mod attach;
+mod bench;
 mod check;
 mod completions;
 mod console;
 mod data;
+mod deploy;
+mod dial;
 mod down;
 mod edge;
 mod events;
 mod exec;
+mod follow;
 mod init;
 mod logs;
 mod maintenance;
+mod releases;
+mod restart;
+mod rollback;
 mod run;
+mod scale;
 mod schema;
 mod secret;
 mod serve;
@@ -21,37 +30,63 @@ mod trust;
 mod up;
 mod version;
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use bowline_core::app::Target as Named;
 use bowline_core::fault::{Fault, FaultKind};
 
 use crate::args::{Cli, Verb};
 use crate::paths::Paths;
+use crate::target::Target;
 use crate::ui::Ui;
 
 pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
     let state = cli.global.state.as_deref();
+    let to = cli.global.to.as_deref().map(bowline_spec::parse_target).transpose()?;
+    if to.as_ref().is_some_and(|to| *to != Named::Local) && !cli.verb.goes_elsewhere() {
+        return Err(Fault::new(FaultKind::Invalid, "this command is for this machine alone")
+            .hint("leave out --to, or run it there"));
+    }
+    let place = || {
+        let to = to.as_ref().unwrap_or(&Named::Local);
+        Target::new(to, elsewhere(to, state))
+    };
     match cli.verb {
         Verb::Init(args) => init::run(&args, ui),
         Verb::Check(args) => check::run(&args, ui),
         Verb::Up(args) => client(up::run(args, &Paths::new(state)?, ui)),
         Verb::Down => client(down::run(&Paths::of_live_to_stop(state)?, ui)),
-        Verb::Status(args) => client(status::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Status(args) => client(status::run(args, &place()?, ui)),
         Verb::Console => client(console::run(&Paths::of_live(state)?, ui)),
-        Verb::Logs(args) => client(logs::run(args, &Paths::of_live(state)?, ui)),
-        Verb::Events(args) => client(events::run(args, &Paths::of_live(state)?, ui)),
-        Verb::Secret(args) => client(secret::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Releases(args) => client(releases::run(args, &place()?, ui)),
+        Verb::Rollback(args) => client(rollback::run(args, &place()?, ui)),
+        Verb::Restart(args) => client(restart::run(args, &place()?, ui)),
+        Verb::Scale(args) => client(scale::run(args, &place()?, ui)),
+        Verb::Abort(args) => client(abort::run(args, &place()?, ui)),
+        Verb::Logs(args) => client(logs::run(args, &place()?, ui)),
+        Verb::Events(args) => client(events::run(args, &place()?, ui)),
+        Verb::Secret(args) => client(secret::run(args, &place()?, ui)),
         Verb::Data(args) => client(data::run(args, &Paths::of_live(state)?, ui)),
-        Verb::Maintenance(args) => client(maintenance::run(args, &Paths::of_live(state)?, ui)),
-        Verb::Exec(args) => exec::run(args, &Paths::of_live(state)?, ui),
-        Verb::Run(args) => run::run(args, &Paths::of_live(state)?, ui),
+        Verb::Maintenance(args) => client(maintenance::run(args, &place()?, ui)),
+        Verb::Exec(args) => exec::run(args, &place()?, ui),
+        Verb::Run(args) => run::run(args, &place()?, ui),
+        Verb::Bench(args) => client(bench::run(args, &Paths::new(state)?, ui)),
         Verb::Trust(args) => trust::run(args, &Paths::new(state)?, ui),
         Verb::Schema(args) => schema::run(&args, ui),
         Verb::Completions { shell } => completions::run(shell, ui),
         Verb::Version => version::run(ui),
-        Verb::Serve(args) => serve::run(args, &Paths::new(state)?),
+        Verb::Deploy(args) => client(deploy::run(args, (to.as_ref(), state), ui)),
+        Verb::Dial => client(dial::run(&Paths::of_live(state)?)),
+        Verb::Serve(args) => serve::run(args, state, ui),
         Verb::Edge(args) => edge::run(args),
     }
+}
+
+/// The state that is meant: what the environment names is this machine's.
+fn elsewhere<'a>(to: &Named, state: Option<&'a Path>) -> Option<&'a Path> {
+    let named = std::env::var_os("BOWLINE_STATE");
+    state.filter(|state| *to == Named::Local || named.is_none_or(|named| named != state.as_os_str()))
 }
 
 /// Runs a verb that talks to the daemon: one thread is enough.

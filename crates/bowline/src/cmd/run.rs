@@ -13,25 +13,24 @@ use super::client;
 use crate::args::Run;
 use crate::cmd::status;
 use crate::interrupts::INTERRUPTED;
-use crate::paths::Paths;
-use crate::session::Session;
+use crate::target::Target;
 use crate::ui::{self, Tone, Ui};
 
 /// A daemon that dies this often while a run is followed is not started again.
 const MAX_REJOINS: usize = 3;
 
-pub(super) fn run(args: Run, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) fn run(args: Run, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     if args.command.is_empty() {
-        return client(job(args, paths, ui));
+        return client(job(args, target, ui));
     }
     let Run { app, service, tty, env, command, .. } = args;
     let place = SessionPlace::OneOff;
-    attach::run(Attachment { env, app, place, service, instance: None, tty, command }, paths, ui)
+    attach::run(Attachment { env, app, place, service, instance: None, tty, command }, target, ui)
 }
 
-async fn job(args: Run, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+async fn job(args: Run, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     let Run { app, job, detach, stop, env, .. } = args;
-    let session = Session::join(paths).await?;
+    let session = target.join().await?;
     let Some(job) = job else { return Err(which(&session.client, &env, &app).await?) };
     if stop {
         let run = session.client.stop_job(&env, &app, &job).await?;
@@ -47,7 +46,7 @@ async fn job(args: Run, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut following = Following { env, app, job, run, shown: 0 };
-    match following.follow(session.client, paths, ui).await? {
+    match following.follow(session.client, target, ui).await? {
         Some(run) => Ok(conclude(&run, ui)),
         None => {
             following.left(ui);
@@ -83,13 +82,13 @@ struct Following {
 
 impl Following {
     /// `None`: Ctrl-C.
-    async fn follow(&mut self, client: Client, paths: &Paths, ui: &Ui) -> Result<Option<wire::Run>, Fault> {
+    async fn follow(&mut self, client: Client, target: &Target, ui: &Ui) -> Result<Option<wire::Run>, Fault> {
         let mut client = client;
         for rejoins in 0.. {
             match self.attempt(&client, ui).await {
                 Ok(end) => return Ok(end),
                 Err(ClientError::Broken(_) | ClientError::Unreachable { .. }) if rejoins < MAX_REJOINS => {
-                    client = Session::join(paths).await?.client;
+                    client = target.join().await?.client;
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -9,20 +9,20 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::args::Secret;
 use crate::cmd::logs::time;
-use crate::paths::Paths;
 use crate::session::Session;
+use crate::target::Target;
 use crate::ui::Ui;
 
-pub(super) async fn run(args: Secret, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) async fn run(args: Secret, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     check_names(&args)?;
     let set = match &args {
         Secret::Set { app, name, file, .. } => Some(value(app, name, file.as_deref())?),
         Secret::List { .. } | Secret::Rm { .. } => None,
     };
     // Secrets are set before the first `up`, too: a daemon is started for it and stopped again.
-    let session = Session::join_or_visit(paths).await?;
+    let session = target.visit().await?;
     let done = answer(args, set, &session, ui).await;
-    session.leave(paths).await?;
+    target.leave(&session).await?;
     done.map(|()| ExitCode::SUCCESS)
 }
 

@@ -6,13 +6,12 @@ use bowline_core::fault::{Fault, FaultKind};
 
 use crate::args::Status;
 use crate::cmd::logs::now;
-use crate::paths::Paths;
 use crate::progress;
-use crate::session::Session;
+use crate::target::Target;
 use crate::ui::{self, Tone, Ui};
 
-pub(super) async fn run(args: Status, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
-    let session = Session::join(paths).await?;
+pub(super) async fn run(args: Status, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
+    let session = target.join().await?;
     let mut status = session.client.status().await?;
     if let Some(app) = &args.app {
         status.apps.retain(|a| a.app == *app && a.env == args.env);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use bowline_api::{Client, ClientError, Lines, wire};
+use bowline_api::{Client, ClientError, wire};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::EnvName;
 use ipnet::IpNet;
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::args::{Listen, Up};
+use crate::cmd::follow::{self, Done};
 use crate::cmd::logs;
 use crate::file;
 use crate::interrupts::{INTERRUPTED, Interrupts};
@@ -39,27 +40,9 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Said<'a> {
-    /// `change` tells the steps of this command's change from those of another's that it waits for.
-    Step {
-        app: &'a str,
-        change: u64,
-        step: &'a wire::ChangeEvent,
-    },
-    Ready {
-        app: &'a str,
-        release: u32,
-        cached: bool,
-        urls: &'a [String],
-        admin: Option<&'a str>,
-        ms: u128,
-    },
-    Log {
-        app: &'a str,
-        line: &'a wire::LogLine,
-    },
-    Stopped {
-        apps: &'a [String],
-    },
+    Ready { app: &'a str, release: u32, cached: bool, urls: &'a [String], admin: Option<&'a str>, ms: u128 },
+    Log { app: &'a str, line: &'a wire::LogLine },
+    Stopped { apps: &'a [String] },
 }
 
 /// An app that this command applied.
@@ -220,8 +203,7 @@ async fn bring_up(
 }
 
 async fn bring_one(client: &Client, one: &Applied, many: bool, began: Instant, ui: &Ui) -> Result<(), Fault> {
-    let steps = client.change(one.change).await?;
-    let done = progress(one, steps, many, ui).await?;
+    let done = follow::to_its_end(client, &one.app, one.change, many, ui).await?;
     let status = client.status().await?;
     ready(&one.app, &done, &status, began.elapsed(), ui);
     Ok(())
@@ -255,7 +237,7 @@ async fn follow_change(client: &Client, app: &str, change: u64, ui: &Ui) -> Resu
     let mut steps = client.change(change).await?;
     let mut progress = Progress::new(ui, Some(app));
     while let Some(event) = steps.next().await? {
-        ui.object(&Said::Step { app, change, step: &event });
+        follow::say(app, change, &event, ui);
         progress.step(&event.what);
     }
     Ok(())
@@ -267,32 +249,6 @@ fn running(status: &wire::Status) -> BTreeSet<String> {
         app.env == ENV && !matches!(app.state, wire::AppState::Stopped | wire::AppState::Failed)
     };
     status.apps.iter().filter(runs).map(|app| app.app.clone()).collect()
-}
-
-struct Done {
-    release: u32,
-    cached: bool,
-    urls: Vec<String>,
-}
-
-/// Shows the steps of a change until it has ended.
-async fn progress(one: &Applied, mut steps: Lines<wire::ChangeEvent>, many: bool, ui: &Ui) -> Result<Done, Fault> {
-    let mut progress = Progress::new(ui, many.then_some(&one.app));
-    while let Some(event) = steps.next().await? {
-        ui.object(&Said::Step { app: &one.app, change: one.change, step: &event });
-        progress.step(&event.what);
-        match event.what {
-            wire::ChangeStep::Done { release, cached, urls } => return Ok(Done { release, cached, urls }),
-            wire::ChangeStep::Failed { fault } => return Err(fault.into()),
-            wire::ChangeStep::Phase { .. }
-            | wire::ChangeStep::Note { .. }
-            | wire::ChangeStep::Work { .. }
-            | wire::ChangeStep::Line { .. }
-            | wire::ChangeStep::Waiting { .. } => {}
-        }
-    }
-    Err(Fault::new(FaultKind::Failed, format!("the change of {} ended without a result", one.app))
-        .hint("`bowline status` shows what runs"))
 }
 
 fn ready(app: &str, done: &Done, status: &wire::Status, took: Duration, ui: &Ui) {

@@ -25,6 +25,7 @@ use crate::jobs::secret_index;
 use crate::reconcile::effects::{Reading, SecretIndex};
 use crate::reconcile::resources::{Declared, declared};
 use crate::secrets::Vault;
+use crate::sources;
 pub use dotenv::read_variables;
 pub use small_file::read_small;
 
@@ -40,21 +41,31 @@ const MAX_FILE: u64 = bowline_spec::MAX_FILE as u64;
 pub(crate) fn read(apply: &wire::Apply, vault: &Vault) -> Result<Reading, Fault> {
     let env = EnvName::new(&apply.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", apply.env)).source(&error))?;
-    let folder = folder(&apply.dir)?;
-    let (app, mut notes) = app(&folder, &env)?;
+    let source = folder(&apply.dir)?;
+    let sent = sources::owner(vault.state(), &source);
+    let name = sent.as_ref().map(|(_, key)| key.app.to_string());
+    let (app, mut notes) = app(&source, name, &env)?;
     let key = AppKey { env, app: app.name.clone() };
+    let folder = match sent {
+        None => source.clone(),
+        Some((folder, sent)) if sent == key => folder,
+        Some((_, sent)) => {
+            return Err(Fault::new(FaultKind::Invalid, format!("what was sent for {sent} is {key}"))
+                .hint("does bowline.toml say another `app` now? run the command again"));
+        }
+    };
     let file = match key.env.as_str() {
-        LOCAL => DotEnv::read(&folder)?,
+        LOCAL => DotEnv::read(&source)?,
         _ => None,
     };
     notes.extend(file.iter().map(said_of));
     let secrets = secrets(vault, &key)?;
-    let resources = servers(&folder, &app)?;
+    let resources = servers(&source, &app)?;
     let files = secret_file::read_all(&app, vault.state())?;
     let dotenv = file.as_ref().map(dotenv::packed);
     let moved = moved(vault, &key, &folder)?;
     notes.extend(moved.iter().map(|from| format!("{key} was applied from {} before, which is gone", from.display())));
-    Ok(Reading { key, folder, app: Arc::new(app), resources, dotenv, files, moved, secrets, notes })
+    Ok(Reading { key, folder, source, app: Arc::new(app), resources, dotenv, files, moved, secrets, notes })
 }
 
 /// The folder that the app was applied from before, if it is another one and there no more.
@@ -111,9 +122,10 @@ fn folder(dir: &str) -> Result<PathBuf, Fault> {
     }
 }
 
-fn app(folder: &Path, env: &EnvName) -> Result<(App, Vec<String>), Fault> {
+/// `name`: what its folder was called where it was sent from.
+fn app(folder: &Path, name: Option<String>, env: &EnvName) -> Result<(App, Vec<String>), Fault> {
     let path = folder.join(FILE);
-    let folder_name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let folder_name = name.or_else(|| Some(folder.file_name()?.to_string_lossy().into_owned())).unwrap_or_default();
     let defaults = Defaults { folder_name, procfile: read_procfile(folder)? };
     match read_small(&path, MAX_FILE) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

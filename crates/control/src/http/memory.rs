@@ -1,4 +1,4 @@
-//! How much memory this process alone uses.
+//! How much memory this process alone uses, and how much the machine has.
 
 use std::fs;
 
@@ -6,6 +6,14 @@ use std::fs;
 /// does not tell.
 pub(super) fn private_bytes() -> u64 {
     fs::read_to_string("/proc/self/smaps_rollup").map(|text| private_of(&text)).unwrap_or(0)
+}
+
+/// `MemTotal` of `/proc/meminfo` (proc_meminfo(5)), in bytes; no bound where the kernel does not tell.
+pub(super) fn of_the_machine() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok());
+    kib.map_or(u64::MAX, |kib| kib.saturating_mul(1024))
 }
 
 fn private_of(rollup: &str) -> u64 {

@@ -8,8 +8,10 @@ pub(crate) mod journal;
 mod lines;
 mod memory;
 pub(crate) mod peer;
+mod releases;
 mod session;
 pub(crate) mod socket;
+mod source;
 
 use std::collections::BTreeMap;
 
@@ -26,7 +28,7 @@ use bowline_api::wire;
 use bowline_core::app::ResourceKind;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{
-    AppKey, AppName, EnvName, NameError, ReleaseNumber, ResourceName, RunNumber, SecretName, ServiceName,
+    AppKey, AppName, DigestError, EnvName, NameError, ReleaseNumber, ResourceName, RunNumber, SecretName, ServiceName,
 };
 use bowline_core::job::{Finished, RunId, Task};
 use bowline_core::log::LogQuery;
@@ -46,8 +48,9 @@ use crate::reconcile::effects::SecretMeta;
 use crate::reconcile::request::{Answer, Door, Request};
 use crate::reconcile::runs::finished_form;
 use crate::secrets::Vault;
+use crate::sources::Sources;
 use crate::store::{EVENTS_KEPT, EventRecord, Store};
-use crate::{LogCall, SessionCall};
+use crate::{CheckCall, LogCall, SessionCall};
 use answer::{Refusal, RefusalReason, json};
 use journal::Journals;
 use peer::{Owner, Peer, require_owner};
@@ -66,6 +69,7 @@ pub(crate) struct Api {
     pub(crate) journals: Journals,
     pub(crate) logs: mpsc::Sender<LogCall>,
     pub(crate) sessions: mpsc::Sender<SessionCall>,
+    pub(crate) checks: mpsc::Sender<CheckCall>,
     /// Without a store the daemon is degraded: status and shutdown work, and the rest is refused with this fault.
     pub(crate) kept: Result<Kept, Fault>,
     pub(crate) version: String,
@@ -77,6 +81,7 @@ pub(crate) struct Api {
 pub(crate) struct Kept {
     pub(crate) store: Store,
     pub(crate) vault: Vault,
+    pub(crate) sources: Sources,
 }
 
 pub(crate) fn router(api: Api) -> Router {
@@ -85,8 +90,14 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/version", get(version))
         .route("/v1/status", get(status))
         .route("/v1/shutdown", post(shutdown))
+        .route("/v1/upgrade", post(upgrade))
         .route("/v1/apps", post(apply))
         .route("/v1/apps/{env}/{app}/stop", post(stop))
+        .route("/v1/apps/{env}/{app}/releases", get(releases::list))
+        .route("/v1/apps/{env}/{app}/rollback", post(releases::roll_back))
+        .route("/v1/apps/{env}/{app}/restart", post(releases::restart))
+        .route("/v1/apps/{env}/{app}/scale", post(releases::scale))
+        .route("/v1/apps/{env}/{app}/abort", post(releases::abort))
         .route("/v1/apps/{env}/{app}/maintenance", put(maintain).delete(end_maintenance))
         .route("/v1/apps/{env}/{app}/jobs/{job}/run", post(run_job))
         .route("/v1/apps/{env}/{app}/jobs/{job}/stop", post(stop_job))
@@ -97,6 +108,9 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/secrets/{env}/{app}", get(secrets))
         .route("/v1/secrets/{env}/{app}/{name}", put(set_secret).delete(remove_secret))
+        .route("/v1/sources/{env}/{app}", post(source::offer))
+        .route("/v1/sources/{env}/{app}/{source}", post(source::place))
+        .route("/v1/contents/{content}", put(source::put))
         .route("/v1/data", get(data::list))
         .route("/v1/data/{env}/{app}/{data}", delete(data::remove))
         .route("/v1/data/{env}/{app}/{data}/content", put(data::fill))
@@ -125,6 +139,7 @@ impl IntoResponse for Answer {
         match self {
             Self::Status(status) => json(StatusCode::OK, &*status),
             Self::Accepted(accepted) => json(StatusCode::ACCEPTED, &accepted),
+            Self::Aborted(aborted) => json(StatusCode::OK, &aborted),
             Self::Stopped(stopped) => json(StatusCode::OK, &stopped),
             Self::Maintained(maintained) => json(StatusCode::OK, &maintained),
             Self::SecretSet(set) => json(StatusCode::OK, &set),
@@ -132,9 +147,13 @@ impl IntoResponse for Answer {
             Self::Run(run) => json(StatusCode::OK, &*run),
             // Told from the store, by whoever asked for the run.
             Self::RunOver(_) => StatusCode::NO_CONTENT.into_response(),
-            Self::SecretRemoved | Self::Returned | Self::Vitals(_) | Self::Session(_) | Self::Recorded => {
-                StatusCode::NO_CONTENT.into_response()
-            }
+            Self::SecretRemoved
+            | Self::HandedOver
+            | Self::Returned
+            | Self::Vitals(_)
+            | Self::Session(_)
+            | Self::Recorded
+            | Self::KeptReleases(_) => StatusCode::NO_CONTENT.into_response(),
             Self::DataList(list) => json(StatusCode::OK, &list),
             Self::Lent(lent) => json(StatusCode::OK, &data::lent(*lent)),
             Self::Filled(filled) => json(StatusCode::OK, &filled),
@@ -166,6 +185,14 @@ async fn status(State(api): State<Api>) -> Handled {
 
 async fn shutdown(State(api): State<Api>) -> Handled {
     api.ask(Request::Shutdown).await
+}
+
+async fn upgrade(State(api): State<Api>, body: Body) -> Handled {
+    let wire::Upgrade { binary } = read_json(body).await?;
+    let digest = binary.parse().map_err(|error: DigestError| {
+        Fault::new(FaultKind::Invalid, "the binary is not named by its digest").source(&error)
+    })?;
+    api.ask(Request::HandOver(digest)).await
 }
 
 async fn apply(State(api): State<Api>, body: Body) -> Handled {

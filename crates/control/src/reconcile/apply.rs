@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bowline_api::wire::{self, ChangePhase, ChangeStep};
 use bowline_core::app::{App, SecretSource};
@@ -11,7 +10,7 @@ use bowline_core::id::{AppKey, ReleaseNumber, ResourceName, SecretName, ServiceN
 use bowline_core::release::{
     Artifact, BuildProgress, BuildRequest, Built, SecretVersion, Stream, settle, wanted_secrets,
 };
-use bowline_core::rollout::{Phase, Plan, Rollout};
+use bowline_core::rollout::{Phase, Plan, Rollout, Scaled, Scales};
 use bowline_core::route::check_claims;
 
 use super::Loop;
@@ -27,8 +26,15 @@ use crate::folder::dotenv;
 use crate::http::answer::Refusal;
 use crate::store::{AppRecord, RevisionState, Wanted};
 
-/// A build that takes longer is killed.
-const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// A release that is about to take over.
+pub(crate) struct Coming {
+    pub(crate) candidate: Arc<Release>,
+    /// What runs now.
+    pub(crate) from: Option<ReleaseNumber>,
+    /// See [`RollingOut::back`].
+    pub(crate) back: Option<ReleaseNumber>,
+    pub(crate) cached: bool,
+}
 
 impl Loop {
     /// The folder was read: is it to be let in?
@@ -59,8 +65,6 @@ impl Loop {
     /// Everything that is checked before anything is done. Answers with the secrets to be made.
     fn guard(&self, reading: &Reading) -> Result<Vec<SecretName>, Refusal> {
         let Reading { key, folder, app, .. } = reading;
-        let beginning =
-            self.pending.values().any(|p| matches!(p, Pending::Begin { reading, .. } if reading.key == *key));
         let known = self.apps.get(key);
         if let Some(first) = known
             .map(|app| &app.record.folder)
@@ -68,7 +72,18 @@ impl Loop {
         {
             return Err(taken(reading, first).into());
         }
-        if beginning || known.is_some_and(|app| app.change.is_some() || app.promoted.is_some()) {
+        self.may_change(key)?;
+        self.check_hosts(key, app)?;
+        self.check_sizes(key, app)?;
+        Self::missing_secrets(reading)
+    }
+
+    /// One change of an app at a time, none while it is stopped or its data are changed.
+    pub(crate) fn may_change(&self, key: &AppKey) -> Result<(), Refusal> {
+        let beginning = self.pending.values().any(|p| p.begins().is_some_and(|(begun, _)| begun == key));
+        let known = self.apps.get(key);
+        let moving = self.pending.values().any(|p| matches!(p, Pending::BeginRound { key: k, .. } if k == key));
+        if beginning || moving || known.is_some_and(|app| app.change.is_some() || app.promoted.is_some()) {
             return Err(changing(key, known));
         }
         if self.is_stopping(key) || known.is_some_and(|app| !app.stops.is_empty()) {
@@ -79,9 +94,7 @@ impl Loop {
             let fault = Fault::new(FaultKind::Refused, format!("data of {key} are being changed"));
             return Err(Refusal::conflict(fault.hint("run the command again when that is done")));
         }
-        self.check_hosts(key, app)?;
-        self.check_sizes(key, app)?;
-        Self::missing_secrets(reading)
+        Ok(())
     }
 
     /// A volume that is larger already would keep its size, whatever the file says.
@@ -98,7 +111,7 @@ impl Loop {
         }
     }
 
-    fn check_hosts(&self, key: &AppKey, app: &App) -> Result<(), Fault> {
+    pub(crate) fn check_hosts(&self, key: &AppKey, app: &App) -> Result<(), Fault> {
         check_claims(key, app, &self.claimants(key)).map_err(|conflict| {
             Fault::new(FaultKind::Refused, format!("{key} cannot be served beside {}", conflict.holder.key))
                 .caused_by(conflict.to_string())
@@ -112,17 +125,16 @@ impl Loop {
         others.sort_by_key(|(_, app)| app.record.created);
         let claims = others.into_iter().flat_map(|(key, app)| {
             let served = app.live.and_then(|n| app.release(n)).map(|(release, _)| release.app());
-            let coming = app.change.as_ref().map(|change| match &change.stage {
-                Stage::Build { reading, .. } => &*reading.app,
-                Stage::Rollout(rolling) => rolling.candidate.app(),
-                Stage::Release { app, .. } => &**app,
+            let coming = app.change.as_ref().and_then(|change| match &change.stage {
+                Stage::Build { reading, .. } => Some(&*reading.app),
+                Stage::Rollout(rolling) => Some(rolling.candidate.app()),
+                Stage::Release { app, .. } => Some(&**app),
+                // What serves, serves.
+                Stage::Round(_) => None,
             });
             served.into_iter().chain(coming).map(move |app| (key, app))
         });
-        let begins = self.pending.values().filter_map(|pending| {
-            let Pending::Begin { reading, .. } = pending else { return None };
-            (reading.key != *key).then_some((&reading.key, &*reading.app))
-        });
+        let begins = self.pending.values().filter_map(Pending::begins).filter(|(begun, _)| *begun != key);
         claims.chain(begins).collect()
     }
 
@@ -166,10 +178,10 @@ impl Loop {
         self.answer(ticket, Answer::Accepted(accepted));
         let request = BuildRequest {
             key: key.clone(),
-            source: reading.folder.clone(),
+            source: reading.source.clone(),
             app: Arc::clone(&reading.app),
             uid: self.place.uid(record.uid),
-            time_limit: BUILD_LIMIT,
+            time_limit: self.place.build_time,
         };
         let app = self.apps.entry(key).or_insert_with(|| AppWorld::new(record.clone()));
         app.record = record;
@@ -257,6 +269,7 @@ impl Loop {
                     since: now.wall.0,
                     release: stable.0,
                     from: None,
+                    back: None,
                     phase: Phase::Prepare.to_string(),
                     reason: None,
                     cached,
@@ -277,7 +290,8 @@ impl Loop {
         let (cached, from) = (*cached, running(app));
         app.record.wanted = Wanted::Running;
         app.roots.insert(release.number(), roots(release.revision.artifacts.values()));
-        self.roll_out(key, id, Arc::new(release), from, cached, now);
+        let coming = Coming { candidate: Arc::new(release), from, back: None, cached };
+        self.roll_out(key, id, coming, now);
     }
 
     /// The stable release is wanted again.
@@ -295,33 +309,28 @@ impl Loop {
             }
             None => {
                 app.record.wanted = Wanted::Running;
-                self.roll_out(key, id, stable, None, cached, now);
+                self.roll_out(key, id, Coming { candidate: stable, from: None, back: None, cached }, now);
             }
         }
     }
 
-    fn roll_out(
-        &mut self,
-        key: &AppKey,
-        id: ChangeId,
-        candidate: Arc<Release>,
-        from: Option<ReleaseNumber>,
-        cached: bool,
-        now: Now,
-    ) {
+    pub(crate) fn roll_out(&mut self, key: &AppKey, id: ChangeId, coming: Coming, now: Now) {
+        let Coming { candidate, from, back, cached } = coming;
         let Some(app) = self.apps.get_mut(key) else { return };
         let parts = match candidate.parts(&self.place, app.record.uid) {
             Ok(parts) => parts,
-            Err(fault) => return self.reject(key, id, &candidate, fault, now),
+            Err(fault) => return self.reject(key, id, (candidate.number(), back), fault, now),
         };
         let before = from.and_then(|number| app.release(number)).map(|(release, _)| Arc::clone(release));
         let plan = Plan::new(
             before.as_ref().map(|release| (release.number(), release.app())),
             (candidate.number(), candidate.app()),
+            &app.scales,
         );
-        let descriptions = plan.describe();
+        let descriptions: Vec<String> =
+            plan.describe().into_iter().chain(by_hand(candidate.app(), &app.scales)).collect();
         let machine = Rollout::resume(plan, Phase::Prepare, None, now.mono);
-        let rolling = RollingOut { candidate, parts, from, machine, cached, held: Vec::new() };
+        let rolling = RollingOut { candidate, parts, from, back, machine, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
             change.stage = Stage::Rollout(Box::new(rolling));
         }
@@ -332,11 +341,21 @@ impl Loop {
     }
 
     /// The release cannot be run at all; what ran before goes on.
-    fn reject(&mut self, key: &AppKey, id: ChangeId, candidate: &Release, fault: Fault, now: Now) {
+    fn reject(
+        &mut self,
+        key: &AppKey,
+        id: ChangeId,
+        (candidate, back): (ReleaseNumber, Option<ReleaseNumber>),
+        fault: Fault,
+        now: Now,
+    ) {
         let Some(app) = self.apps.get_mut(key) else { return };
-        let state = RevisionState::Failed { reason: crate::form::write_fault(&fault) };
-        let mut writes = vec![Write::Revision(key.clone(), candidate.number(), state)];
-        if running(app).is_none_or(|stable| stable == candidate.number()) {
+        let mut writes = Vec::new();
+        if back != Some(candidate) {
+            let state = RevisionState::Failed { reason: crate::form::write_fault(&fault) };
+            writes.push(Write::Revision(key.clone(), candidate, state));
+        }
+        if running(app).is_none_or(|stable| stable == candidate) {
             app.record.wanted = Wanted::Stopped;
             writes.push(Write::Wanted(key.clone(), Wanted::Stopped));
         }
@@ -348,7 +367,7 @@ impl Loop {
         self.fail_with(key, id, fault, Vec::new(), now);
     }
 
-    fn fail_with(&mut self, key: &AppKey, id: ChangeId, fault: Fault, mut writes: Vec<Write>, now: Now) {
+    pub(crate) fn fail_with(&mut self, key: &AppKey, id: ChangeId, fault: Fault, mut writes: Vec<Write>, now: Now) {
         writes.push(Write::ChangeEnded(key.clone()));
         writes.push(Write::Event(events::change_failed(key, id, &fault, now.wall)));
         if let Some(app) = self.apps.get_mut(key).filter(|app| app.change.as_ref().is_some_and(|c| c.id == id)) {
@@ -365,9 +384,21 @@ impl Loop {
 }
 
 /// The release that runs now and is gone back to; `None` if nothing is wanted to run.
-fn running(app: &AppWorld) -> Option<ReleaseNumber> {
+pub(crate) fn running(app: &AppWorld) -> Option<ReleaseNumber> {
     let stable = app.stable.as_ref().filter(|s| s.parts.is_ok() && app.record.wanted == Wanted::Running);
     stable.map(|s| s.release.number())
+}
+
+/// What becomes of the numbers of instances that were said by hand.
+fn by_hand(app: &App, scales: &Scales) -> Vec<String> {
+    let line = |(name, scaled): (&ServiceName, &Scaled)| {
+        let written = app.services.get(name)?.scale.min;
+        Some(match written == scaled.over {
+            true => format!("{name}: {} by hand stays, as the file says scale = {written} as before", scaled.to),
+            false => format!("{name}: {} by hand ends, as the file says scale = {written} now", scaled.to),
+        })
+    };
+    scales.iter().filter_map(line).collect()
 }
 
 fn draft(known: &SecretIndex, reading: Reading, app: Arc<App>, artifacts: BTreeMap<ServiceName, Artifact>) -> Draft {

@@ -11,7 +11,8 @@ use bowline_core::time::{Mono, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::effects::{Reading, SecretIndex};
-use super::release::{Parts, Release};
+use super::release::{CommandPart, Parts, Release};
+use super::rounds::{Moved, Rounding};
 
 /// Counted by the store: no id is given out twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +41,7 @@ pub(crate) enum Stage {
         cached: bool,
     },
     Rollout(Box<RollingOut>),
+    Round(Box<Rounding>),
 }
 
 /// A release on its way to take over.
@@ -49,10 +51,19 @@ pub(crate) struct RollingOut {
     pub(crate) parts: Parts,
     /// The release that ran before and is gone back to.
     pub(crate) from: Option<ReleaseNumber>,
+    /// A rollback: the release that is gone back to, under its own number or as another one like it.
+    pub(crate) back: Option<ReleaseNumber>,
     pub(crate) machine: Rollout,
     pub(crate) cached: bool,
     /// The resources that keep it from starting.
     pub(crate) held: Vec<Waiting>,
+}
+
+impl RollingOut {
+    /// What is to run before it. Not before a rollback: it has run when that release was new, and nothing undoes it.
+    pub(crate) fn before(&self) -> Option<&CommandPart> {
+        self.parts.before.as_ref().filter(|_| self.back.is_none())
+    }
 }
 
 impl Change {
@@ -61,6 +72,7 @@ impl Change {
             Stage::Build { .. } => ChangePhase::Build,
             Stage::Release { .. } => ChangePhase::Release,
             Stage::Rollout(_) => ChangePhase::Rollout,
+            Stage::Round(round) => round.moved.phase(),
         }
     }
 
@@ -68,6 +80,7 @@ impl Change {
         match &self.stage {
             Stage::Build { .. } | Stage::Release { .. } => None,
             Stage::Rollout(rolling) => Some(rolling.candidate.number()),
+            Stage::Round(round) => Some(round.release),
         }
     }
 
@@ -78,6 +91,10 @@ impl Change {
             Stage::Build { .. } => one("release", "the build"),
             Stage::Release { .. } => one("release", "the store"),
             Stage::Rollout(rolling) if !rolling.held.is_empty() => rolling.held.clone(),
+            Stage::Round(round) => {
+                let waits = round.machine.waits(now).into_iter();
+                waits.map(|w| Waiting { what: w.what, on: w.on }).collect()
+            }
             Stage::Rollout(rolling) => {
                 let waits = rolling.machine.waits(now).into_iter();
                 waits.map(|w| Waiting { what: w.what, on: w.on }).collect()
@@ -96,11 +113,25 @@ pub(crate) enum ChangeForm {
     /// Nothing of it is to be kept if the daemon ends: it is applied again.
     Build { change: u64, since: u64 },
     /// It goes on where it was.
+    Round {
+        change: u64,
+        since: u64,
+        release: u32,
+        moved: Moved,
+        /// `core::rollout::RoundPhase`, as it prints.
+        phase: String,
+        /// The incarnation that gives way.
+        old: Option<u32>,
+        reason: Option<wire::Fault>,
+    },
+    /// It goes on where it was.
     Rollout {
         change: u64,
         since: u64,
         release: u32,
         from: Option<u32>,
+        #[serde(default)]
+        back: Option<u32>,
         /// `core::rollout::Phase`, as it prints.
         phase: String,
         reason: Option<wire::Fault>,
@@ -116,6 +147,7 @@ impl ChangeForm {
             since: change.since.0,
             release: rolling.candidate.number().0,
             from: rolling.from.map(|number| number.0),
+            back: rolling.back.map(|number| number.0),
             phase: phase.to_string(),
             reason: reason.cloned().map(wire::Fault::from),
             cached: rolling.cached,

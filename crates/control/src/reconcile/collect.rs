@@ -12,6 +12,7 @@ use bowline_core::resource::ResourceKey;
 use super::Loop;
 use super::change::Stage;
 use super::effects::Effect;
+use super::pending::Pending;
 use super::world::AppWorld;
 
 /// Releases of an app that can be had again without a build, the newest ones: a mistake is noticed within a few of them,
@@ -29,11 +30,12 @@ impl Loop {
     /// At the start and after a promotion, once it is known what runs. What is being built is in no release yet: it is
     /// waited for.
     pub(crate) fn collect(&mut self) {
+        let going_back = self.pending.values().any(|p| matches!(p, Pending::Back { .. }));
         let building = self.apps.values().any(|app| {
             let stage = app.change.as_ref().map(|change| &change.stage);
             matches!(stage, Some(Stage::Build { .. } | Stage::Release { .. }))
         });
-        if !self.to_collect || building || !self.node.adopted {
+        if !self.to_collect || building || going_back || !self.node.adopted {
             return;
         }
         self.to_collect = false;

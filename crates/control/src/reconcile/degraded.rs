@@ -56,10 +56,20 @@ impl Degraded {
                 let vitals = Vitals { degraded: true, ..Vitals::default() };
                 effects.push(Effect::Answer(ticket, Ok(Answer::Vitals(Box::new(vitals)))));
             }
+            // The other binary may be the one that can read the store.
+            Input::Asked(ticket, Request::HandOver(binary)) => {
+                effects.push(Effect::Answer(ticket, Ok(Answer::HandedOver)));
+                effects.push(Effect::Exit(Ended::HandedOver(binary)));
+            }
             Input::Asked(ticket, Request::Shutdown) => self.ending.get_or_insert_default().push(ticket),
             Input::Asked(
                 ticket,
                 Request::Apply(_)
+                | Request::KeptReleases { .. }
+                | Request::RollBack { .. }
+                | Request::Restart { .. }
+                | Request::Scale { .. }
+                | Request::Abort { .. }
                 | Request::Stop { .. }
                 | Request::Maintain { .. }
                 | Request::RunJob { .. }

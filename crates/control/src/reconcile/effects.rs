@@ -12,14 +12,17 @@ use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, SecretVersion};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::resource::{ResourceId, ResourceKey};
+use bowline_core::rollout::Scales;
 use bowline_core::route::{EdgeDesired, EdgeObservation, Maintenance};
 use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};
 
+use super::back::{GoBack, WentBack};
 use super::change::{ChangeForm, ChangeId};
 use super::release::Release;
 use super::request::{Reply, Request};
 use super::resources::Kept;
+use super::rounds::BeginRound;
 use crate::certs::Leaf;
 use crate::config::{Ended, Keep};
 use crate::store::{AppRecord, JobRecord, NewEvent, RevisionState, RunRecord, Users, Wanted};
@@ -85,7 +88,10 @@ pub(crate) enum Effect {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reading {
     pub(crate) key: AppKey,
+    /// Which the app belongs to.
     pub(crate) folder: PathBuf,
+    /// What is built. Another one than `folder` where it was sent from elsewhere.
+    pub(crate) source: PathBuf,
     pub(crate) app: Arc<App>,
     /// The servers that Bowline is to run, and the SQL that fills an empty one.
     pub(crate) resources: BTreeMap<ResourceId, Option<String>>,
@@ -115,6 +121,8 @@ pub(crate) enum Job {
         cached: bool,
         at: Timestamp,
     },
+    Back(Box<GoBack>),
+    BeginRound(Box<BeginRound>),
     Write(Vec<Write>),
     SetSecret {
         key: AppKey,
@@ -166,6 +174,7 @@ pub(crate) enum Write {
     Change(AppKey, ChangeForm),
     ChangeEnded(AppKey),
     Maintenance(AppKey, Option<Maintenance>),
+    Scales(AppKey, Scales),
     Run(Box<RunRecord>),
     Counted(JobRecord),
     /// Its data are gone: port, user and passwords go, too.
@@ -176,6 +185,8 @@ pub(crate) enum Write {
 pub(crate) enum Outcome {
     Begun { change: ChangeId, app: AppRecord, secrets: SecretIndex, resources: Vec<Kept> },
     Released(Box<Release>),
+    WentBack(Box<WentBack>),
+    RoundBegun(ChangeId),
     Written,
     SecretSet(SecretMeta),
     SecretRemoved,

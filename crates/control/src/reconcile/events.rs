@@ -5,20 +5,23 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bowline_api::wire::ChangePhase;
 use bowline_core::app::HostName;
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, ReleaseNumber, ResourceName, SecretName};
+use bowline_core::id::{AppKey, Digest, ReleaseNumber, ResourceName, SecretName};
 use bowline_core::instance::{SlotState, Transition};
 use bowline_core::job::{Finished, Run, Trigger};
 use bowline_core::resource::data::{DataId, Rights};
 use bowline_core::resource::{ResourceKey, ResourcePhase};
-use bowline_core::rollout::Entered;
+use bowline_core::rollout::{Entered, RoundEntered};
 use bowline_core::route::Maintenance;
 use bowline_core::session::{SessionEnd, SessionPlace};
 use bowline_core::time::{Humane, Timestamp};
 use serde_json::{Value, json};
 
+use super::back::Replaced;
 use super::change::ChangeId;
+use super::rounds::Moved;
 use super::session::SessionRecord;
 use crate::store::NewEvent;
 
@@ -80,6 +83,70 @@ pub(crate) fn release_unchanged(key: &AppKey, release: ReleaseNumber, at: Timest
 pub(crate) fn release_stored(key: &AppKey, release: ReleaseNumber, change: ChangeId, at: Timestamp) -> NewEvent {
     let fields = json!({ "release": release.0, "change": change.0 });
     event(at, Some(key), "release.stored", format!("release {release} is stored"), fields)
+}
+
+pub(crate) fn rollback_began(
+    key: &AppKey,
+    change: ChangeId,
+    (of, release): (ReleaseNumber, ReleaseNumber),
+    replaced: &[Replaced],
+    by_uid: Option<u32>,
+    at: Timestamp,
+) -> NewEvent {
+    let message = match of == release {
+        true => format!("release {of} is gone back to"),
+        false => format!("release {of} is gone back to, as release {release}: with newer secrets"),
+    };
+    let replaced: Vec<String> = replaced.iter().map(|r| format!("{} {} -> {}", r.name, r.was.0, r.is.0)).collect();
+    let fields = json!({
+        "change": change.0, "release": release.0, "of": of.0, "replaced": replaced.join(", "), "by_uid": by_uid,
+    });
+    event(at, Some(key), "rollback.began", message, fields)
+}
+
+/// A restart or another number of instances begins.
+pub(crate) fn round_began(
+    key: &AppKey,
+    change: ChangeId,
+    moved: &Moved,
+    by_uid: Option<u32>,
+    at: Timestamp,
+) -> NewEvent {
+    let kind = format!("{}.began", round_name(moved.phase()));
+    event(at, Some(key), &kind, moved.describe(), json!({ "change": change.0, "by_uid": by_uid }))
+}
+
+fn round_name(phase: ChangePhase) -> &'static str {
+    if phase == ChangePhase::Scale { "scale" } else { "restart" }
+}
+
+pub(crate) fn round(
+    key: &AppKey,
+    release: ReleaseNumber,
+    what: ChangePhase,
+    entered: &RoundEntered,
+    at: Timestamp,
+) -> NewEvent {
+    let (phase, was, name) = (entered.phase.to_string(), entered.was.to_string(), round_name(what));
+    let why = entered.reason.as_ref().map(reason);
+    let kind = format!("{name}.{}", phase.split(' ').next().unwrap_or("phase"));
+    let message = match &why {
+        Some(why) => format!("{name} of release {release}: {phase}: {why}"),
+        None => format!("{name} of release {release}: {phase}"),
+    };
+    let old = entered.old.map(|old| old.0);
+    event(
+        at,
+        Some(key),
+        &kind,
+        message,
+        json!({ "release": release.0, "phase": phase, "was": was, "old": old, "reason": why }),
+    )
+}
+
+pub(crate) fn change_aborted(key: &AppKey, change: ChangeId, by_uid: Option<u32>, at: Timestamp) -> NewEvent {
+    let fields = json!({ "change": change.0, "by_uid": by_uid });
+    event(at, Some(key), "change.aborted", format!("change {} is aborted", change.0), fields)
 }
 
 pub(crate) fn phase(key: &AppKey, release: ReleaseNumber, entered: &Entered, at: Timestamp) -> NewEvent {
@@ -259,6 +326,11 @@ pub(crate) fn daemon_stopped(apps: &[String], at: Timestamp) -> NewEvent {
 
 pub(crate) fn daemon_left(at: Timestamp) -> NewEvent {
     event(at, None, "daemon.left", "the daemon has ended; apps and edge go on".to_owned(), json!({}))
+}
+
+pub(crate) fn daemon_hands_over(binary: &Digest, at: Timestamp) -> NewEvent {
+    let message = format!("the daemon hands over to the binary {}; apps and edge go on", binary.short());
+    event(at, None, "daemon.handed_over", message, json!({ "binary": binary.to_string() }))
 }
 
 fn rights_name(rights: Rights) -> &'static str {

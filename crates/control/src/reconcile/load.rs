@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, ReleaseNumber};
-use bowline_core::rollout::{Phase, Plan, Rollout};
+use bowline_core::id::{AppKey, Incarnation, ReleaseNumber};
+use bowline_core::rollout::{Phase, Plan, Rollout, RoundPlace, Scales};
 use bowline_core::route::Maintenance;
 use bowline_core::time::Timestamp;
 
@@ -18,6 +18,7 @@ use super::events;
 use super::pending::Pending;
 use super::release::Release;
 use super::resources::Kept;
+use super::rounds::Moved;
 use super::world::{AppWorld, Stable};
 use crate::form::{self, StoredRun};
 use crate::jobs::open_release;
@@ -43,6 +44,7 @@ pub(crate) struct LoadedApp {
     fault: Option<Fault>,
     resources: Vec<Kept>,
     maintenance: Option<Maintenance>,
+    scales: Scales,
     jobs: Vec<JobRecord>,
     runs: Vec<StoredRun>,
     roots: BTreeMap<ReleaseNumber, Roots>,
@@ -56,6 +58,16 @@ enum LoadedChange {
         change: u64,
     },
     Rollout(Box<LoadedRollout>),
+    Round(Box<LoadedRound>),
+}
+
+#[derive(Debug)]
+struct LoadedRound {
+    change: ChangeId,
+    since: Timestamp,
+    release: ReleaseNumber,
+    moved: Moved,
+    place: RoundPlace,
 }
 
 #[derive(Debug)]
@@ -64,6 +76,7 @@ struct LoadedRollout {
     since: Timestamp,
     candidate: Release,
     from: Option<ReleaseNumber>,
+    back: Option<ReleaseNumber>,
     phase: Phase,
     reason: Option<Fault>,
     cached: bool,
@@ -90,6 +103,7 @@ struct Rows {
     revisions: Vec<RevisionRecord>,
     rollout: Option<RolloutRecord>,
     maintenance: Option<Maintenance>,
+    scales: Scales,
     jobs: Vec<JobRecord>,
     runs: Vec<RunRecord>,
 }
@@ -98,8 +112,9 @@ impl Rows {
     fn read(view: &View<'_>, record: AppRecord) -> Result<Self, crate::store::StoreError> {
         let (revisions, rollout) = (view.revisions(&record.key)?, view.rollout(&record.key)?);
         let maintenance = view.maintenance(&record.key)?.map(|allow| Maintenance { allow });
+        let scales = view.scales(&record.key)?;
         let (jobs, runs) = (view.jobs(&record.key)?, view.runs(&record.key)?);
-        Ok(Self { record, revisions, rollout, maintenance, jobs, runs })
+        Ok(Self { record, revisions, rollout, maintenance, scales, jobs, runs })
     }
 
     fn open(self, vault: &Vault) -> Result<LoadedApp, Fault> {
@@ -119,8 +134,8 @@ impl Rows {
         };
         let runs = self.runs.into_iter().map(form::read_run).collect::<Result<_, _>>().map_err(unreadable)?;
         let roots = self.revisions.iter().filter_map(|row| Some((row.number, roots_of(row)?))).collect();
-        let Self { record, maintenance, jobs, .. } = self;
-        Ok(LoadedApp { record, stable, change, fault: failed, resources, maintenance, jobs, runs, roots })
+        let Self { record, maintenance, scales, jobs, .. } = self;
+        Ok(LoadedApp { record, stable, change, fault: failed, resources, maintenance, scales, jobs, runs, roots })
     }
 
     fn change(&self, vault: &Vault, row: &RolloutRecord) -> Result<LoadedChange, Fault> {
@@ -133,7 +148,21 @@ impl Rows {
         let form = serde_json::from_str(&row.state).map_err(|error| unreadable().source(&error))?;
         match form {
             ChangeForm::Build { change, .. } => Ok(LoadedChange::Interrupted { change }),
-            ChangeForm::Rollout { change, since, release, from, phase, reason, cached } => {
+            ChangeForm::Round { change, since, release, moved, phase, old, reason } => {
+                let place = RoundPlace {
+                    phase: phase.parse().map_err(|error| unreadable().source(&error))?,
+                    old: old.map(Incarnation),
+                    reason: reason.map(wire::Fault::into),
+                };
+                Ok(LoadedChange::Round(Box::new(LoadedRound {
+                    change: ChangeId(change),
+                    since: Timestamp(since),
+                    release: ReleaseNumber(release),
+                    moved,
+                    place,
+                })))
+            }
+            ChangeForm::Rollout { change, since, release, from, back, phase, reason, cached } => {
                 let revision = self.revisions.iter().find(|r| r.number.0 == release).cloned();
                 let revision =
                     revision.ok_or_else(|| unreadable().caused_by(format!("there is no release {release}")))?;
@@ -142,6 +171,7 @@ impl Rows {
                     since: Timestamp(since),
                     candidate: open_release(vault, revision)?,
                     from: from.map(ReleaseNumber),
+                    back: back.map(ReleaseNumber),
                     phase: phase.parse().map_err(|error| unreadable().source(&error))?,
                     reason: reason.map(wire::Fault::into),
                     cached,
@@ -162,13 +192,14 @@ fn roots_of(row: &RevisionRecord) -> Option<Roots> {
 impl Loop {
     /// Takes up an app where the daemon before has left it.
     pub(crate) fn take_up(&mut self, loaded: LoadedApp, now: Now) {
-        let LoadedApp { record, stable, change, fault, resources, maintenance, jobs, runs, roots } = loaded;
+        let LoadedApp { record, stable, change, fault, resources, maintenance, scales, jobs, runs, roots } = loaded;
         self.take_up_resources(resources);
         let (key, wanted) = (record.key.clone(), record.wanted);
         self.take_up_runs(&key, jobs, runs);
         let mut app = AppWorld::new(record);
         app.fault = fault;
         app.maintenance = maintenance;
+        app.scales = scales;
         app.roots = roots;
         app.stable = stable.map(|release| {
             let parts = release.parts(&self.place, app.record.uid);
@@ -177,6 +208,15 @@ impl Loop {
         self.apps.insert(key.clone(), app);
         match change {
             None => {}
+            Some(LoadedChange::Round(round)) => {
+                let LoadedRound { change, since, release, moved, place } = *round;
+                match wanted {
+                    Wanted::Running => {
+                        self.take_up_round(&key, (change, since), (moved, release), place, now.mono);
+                    }
+                    Wanted::Stopped => self.drop_round(&key, change, now),
+                }
+            }
             Some(LoadedChange::Interrupted { change }) => self.take_up_interrupted(&key, change, now),
             Some(LoadedChange::Rollout(rollout)) if wanted == Wanted::Stopped => {
                 self.take_up_stopped(&key, *rollout, now);
@@ -200,14 +240,14 @@ impl Loop {
 
     /// A rollout is stored together with the wish that it runs: without that, it was stopped since.
     fn take_up_stopped(&mut self, key: &AppKey, loaded: LoadedRollout, now: Now) {
-        let LoadedRollout { change, candidate, .. } = loaded;
+        let LoadedRollout { change, candidate, back, .. } = loaded;
         let fault = Fault::new(FaultKind::Failed, format!("the change of {key} was interrupted"))
             .caused_by("it was told to stop");
         let mut writes =
             vec![Write::ChangeEnded(key.clone()), Write::Event(events::change_interrupted(key, change.0, now.wall))];
         let number = candidate.number();
         let stable = self.apps.get(key).and_then(|app| app.stable.as_ref()).map(|s| s.release.number());
-        if stable != Some(number) {
+        if stable != Some(number) && back != Some(number) {
             let reason = form::write_fault(&fault);
             writes.push(Write::Revision(key.clone(), number, RevisionState::Failed { reason }));
         }
@@ -215,9 +255,18 @@ impl Loop {
         self.tell(change, ChangeStep::Failed { fault: fault.into() });
     }
 
+    /// Its app was stopped since.
+    fn drop_round(&mut self, key: &AppKey, change: ChangeId, now: Now) {
+        let fault = Fault::new(FaultKind::Failed, format!("the change of {key} was interrupted"))
+            .caused_by("it was told to stop");
+        let event = Write::Event(events::change_interrupted(key, change.0, now.wall));
+        self.store(Job::Write(vec![Write::ChangeEnded(key.clone()), event]), Pending::Nothing);
+        self.tell(change, ChangeStep::Failed { fault: fault.into() });
+    }
+
     /// A rollout goes on where it was: the same code path as a normal tick.
     fn take_up_rollout(&mut self, key: &AppKey, loaded: LoadedRollout, now: Now) {
-        let LoadedRollout { change, since, candidate, from, phase, reason, cached } = loaded;
+        let LoadedRollout { change, since, candidate, from, back, phase, reason, cached } = loaded;
         let Some(app) = self.apps.get_mut(key) else { return };
         let candidate = Arc::new(candidate);
         let stage = Stage::Release { app: Arc::clone(&candidate.revision.app), cached };
@@ -230,9 +279,10 @@ impl Loop {
         let plan = Plan::new(
             before.as_ref().map(|release| (release.number(), release.app())),
             (candidate.number(), candidate.app()),
+            &app.scales,
         );
         let machine = Rollout::resume(plan, phase, reason, now.mono);
-        let rolling = RollingOut { candidate, parts, from, machine, cached, held: Vec::new() };
+        let rolling = RollingOut { candidate, parts, from, back, machine, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
             change.stage = Stage::Rollout(Box::new(rolling));
         }

@@ -7,7 +7,9 @@
 //! Architecture invariant: no I/O, no clock, no await. A phase of a rollout is stored before what follows from it is
 //! published; nothing is ordered from the node before it has adopted what runs.
 
+mod abort;
 mod apply;
+pub(crate) mod back;
 pub(crate) mod change;
 mod collect;
 pub(crate) mod credentials;
@@ -23,6 +25,7 @@ pub(crate) mod release;
 pub(crate) mod request;
 pub(crate) mod resources;
 mod rollout;
+pub(crate) mod rounds;
 pub(crate) mod runs;
 mod secret_verbs;
 pub(crate) mod session;
@@ -36,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_api::wire::{self, ChangeStep};
-use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
 use bowline_core::job::{Jobs, RunId};
@@ -193,6 +196,7 @@ impl Loop {
     /// When to call `handle` with a tick if nothing else happens.
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
         let rollouts = self.apps.values().filter_map(|app| app.rolling()?.machine.next_deadline()).min();
+        let rounds = self.apps.values().filter_map(|app| app.rounding()?.machine.next_deadline()).min();
         let hold = match self.slots.publish() {
             Publish::Hold { until } => until,
             Publish::Now => None,
@@ -203,7 +207,7 @@ impl Loop {
         let maintained = self.maintained.iter().map(|one| one.until).min();
         let published = self.published.next_deadline();
         let (slots, jobs) = (self.slots.next_deadline(), self.jobs.next_deadline());
-        let machines = [slots, jobs, rollouts, hold, retry, promoted, curious, maintained, published];
+        let machines = [slots, jobs, rollouts, rounds, hold, retry, promoted, curious, maintained, published];
         machines.into_iter().flatten().min()
     }
 
@@ -211,8 +215,7 @@ impl Loop {
         let always =
             matches!(request, Request::Status | Request::Vitals | Request::Shutdown | Request::SessionEnded { .. });
         if self.ending.is_some() && !always {
-            let fault = Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again");
-            return self.refuse(ticket, Refusal::unavailable(fault));
+            return self.refuse(ticket, Refusal::unavailable(stop::is_stopping()));
         }
         if matches!(request, Request::Data { .. }) && !self.is_settled() {
             return self.early.push((ticket, request));
@@ -223,9 +226,17 @@ impl Loop {
                 let vitals = Answer::Vitals(Box::new(self.vitals(now)));
                 self.answer(ticket, vitals);
             }
+            Request::KeptReleases { key, for_change } => self.kept_releases(ticket, &key, for_change),
+            Request::RollBack { key, to, by_uid } => self.roll_back(ticket, key, to, by_uid, now),
+            Request::Restart { key, service, by_uid } => self.restart(ticket, key, service.as_deref(), by_uid, now),
+            Request::Scale { key, service, replicas, machine, by_uid } => {
+                self.scale(ticket, key, (service.as_deref(), replicas), machine, by_uid, now);
+            }
+            Request::Abort { key, by_uid } => self.abort(ticket, key, by_uid, now),
             Request::Apply(apply) => self.effects.push(Effect::Read(ticket, apply)),
             Request::Stop { key, shutdown_when_idle } => self.stop(ticket, key, shutdown_when_idle, now),
             Request::Shutdown => self.shut_down(Some(ticket), now),
+            Request::HandOver(binary) => self.hand_over(ticket, binary, now),
             Request::Maintain { key, wanted, by_uid } => self.maintain(ticket, key, wanted, by_uid, now),
             Request::RunJob { key, job, by_uid } => self.run_job(ticket, &key, &job, by_uid, now),
             Request::StopJob { key, job, by_uid } => self.stop_job(ticket, &key, &job, by_uid, now),
@@ -338,6 +349,7 @@ impl Loop {
         if self.node.adopted {
             self.drive_runs(now);
             self.drive_rollouts(now);
+            self.drive_rounds(now);
             // What the rollouts have freed or asked for is ordered at once, not with the next input.
             self.drive_slots(now);
         }

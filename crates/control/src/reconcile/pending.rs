@@ -1,10 +1,13 @@
 //! What goes on when a job of the store is done.
 
+use std::sync::Arc;
+
+use bowline_core::app::App;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::AppKey;
+use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::job::RunId;
 use bowline_core::resource::data::DataId;
-use bowline_core::rollout::Entered;
+use bowline_core::rollout::{Entered, RoundEntered};
 use bowline_core::route::Maintenance;
 use bowline_core::session::SessionSpec;
 
@@ -12,6 +15,7 @@ use super::Loop;
 use super::change::ChangeId;
 use super::effects::{Job, Now, Outcome, Reading, Ticket};
 use super::request::Answer;
+use super::rounds::Moved;
 use super::session::SessionRecord;
 
 #[derive(Debug)]
@@ -22,6 +26,19 @@ pub(crate) enum Pending {
     Begin {
         ticket: Ticket,
         reading: Box<Reading>,
+    },
+    /// A release that has served is on its way again.
+    Back {
+        ticket: Ticket,
+        key: AppKey,
+        app: Arc<App>,
+    },
+    /// The instances of the stable release are about to be moved.
+    BeginRound {
+        ticket: Ticket,
+        key: AppKey,
+        release: ReleaseNumber,
+        moved: Moved,
     },
     /// A revision is numbered.
     Release {
@@ -34,10 +51,10 @@ pub(crate) enum Pending {
         change: ChangeId,
         cached: bool,
     },
-    /// A phase of a rollout; `job` is tried again until it is stored.
+    /// A phase of a rollout or of a round; `job` is tried again until it is stored.
     Phase {
         key: AppKey,
-        entered: Vec<Entered>,
+        entered: Passed,
         job: Job,
     },
     /// A change has failed.
@@ -90,6 +107,39 @@ pub(crate) enum Pending {
     Farewell,
 }
 
+/// Phases that were entered.
+#[derive(Debug, Clone)]
+pub(crate) enum Passed {
+    Rollout(Vec<Entered>),
+    Round(Vec<RoundEntered>),
+}
+
+impl Pending {
+    /// The app that a change is about to begin of, and what it would be.
+    pub(crate) fn begins(&self) -> Option<(&AppKey, &App)> {
+        match self {
+            Self::Begin { reading, .. } => Some((&reading.key, &reading.app)),
+            Self::Back { key, app, .. } => Some((key, app)),
+            Self::Nothing
+            | Self::BeginRound { .. }
+            | Self::Release { .. }
+            | Self::Again { .. }
+            | Self::Phase { .. }
+            | Self::Failed { .. }
+            | Self::Stop { .. }
+            | Self::StopForGood
+            | Self::SetSecret { .. }
+            | Self::RemoveSecret { .. }
+            | Self::Maintain { .. }
+            | Self::Recorded { .. }
+            | Self::Concluded { .. }
+            | Self::Session { .. }
+            | Self::Data { .. }
+            | Self::Farewell => None,
+        }
+    }
+}
+
 impl Loop {
     pub(crate) fn resume(&mut self, pending: Pending, result: Result<Outcome, Fault>, now: Now) {
         match pending {
@@ -106,6 +156,10 @@ impl Loop {
                 Ok(other) => self.refuse(ticket, unexpected(&other)),
                 Err(fault) => self.refuse(ticket, fault),
             },
+            Pending::Back { ticket, key, .. } => self.back_stored(ticket, &key, result, now),
+            Pending::BeginRound { ticket, key, release, moved } => {
+                self.round_begun(ticket, &key, (moved, release), result, now);
+            }
             Pending::Release { key, change } => match result {
                 Ok(Outcome::Released(release)) => self.released(&key, change, *release, now),
                 Ok(other) => self.fail(&key, change, unexpected(&other), now),
@@ -115,7 +169,8 @@ impl Loop {
                 Ok(_) => self.start_again(&key, change, cached, now),
                 Err(fault) => self.fail(&key, change, fault, now),
             },
-            Pending::Phase { key, entered, .. } => self.entered(&key, entered, now),
+            Pending::Phase { key, entered: Passed::Rollout(entered), .. } => self.entered(&key, entered, now),
+            Pending::Phase { key, entered: Passed::Round(entered), .. } => self.round_entered(&key, &entered, now),
             Pending::Failed { key, change, fault } => {
                 if let Err(error) = result {
                     tracing::error!(app = %key, error = %error, causes = ?error.causes, "end of a change not stored");
@@ -153,6 +208,8 @@ pub(crate) fn unexpected(outcome: &Outcome) -> Fault {
     let what = match outcome {
         Outcome::Begun { .. } => "a begun change",
         Outcome::Released(_) => "a release",
+        Outcome::WentBack(_) => "a release that is gone back to",
+        Outcome::RoundBegun(_) => "a round",
         Outcome::Written => "a write",
         Outcome::SecretSet(_) => "a secret that was set",
         Outcome::SecretRemoved => "a secret that was removed",

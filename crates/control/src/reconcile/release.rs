@@ -48,6 +48,8 @@ pub(crate) struct Place {
     pub(crate) salt: Salt,
     /// Whose `X-Forwarded-For` the edge believes.
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// A build that takes longer is killed.
+    pub(crate) build_time: Duration,
     /// Tells this boot of the machine from any other.
     pub(crate) boot: String,
 }
@@ -352,6 +354,6 @@ impl Parts {
     /// What is wanted of one set; `None` for static files.
     pub(crate) fn wanted(&self, set: &Set) -> Option<Wanted> {
         let part = self.services.get(&set.service)?;
-        Some(Wanted { replicas: set.replicas, spec: Arc::clone(&part.spec), drain: part.drain })
+        Some(Wanted { replicas: set.replicas, spec: Arc::clone(&part.spec), drain: part.drain, replaced: None })
     }
 }

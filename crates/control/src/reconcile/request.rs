@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, SecretName};
+use bowline_core::id::{AppKey, Digest, SecretName};
 use bowline_core::job::RunId;
 use bowline_core::resource::Endpoint;
 use bowline_core::resource::data::{DataId, Rights};
@@ -16,20 +16,52 @@ use bowline_core::session::{SessionEnd, SessionSpec};
 use bowline_core::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
+use super::back::{BackTo, KeptReleases};
+use super::rounds::Machine;
 use super::session::SessionRecord;
 use crate::http::answer::Refusal;
 use crate::metrics::Vitals;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Request {
     Status,
     Vitals,
     Apply(wire::Apply),
+    /// What the loop knows of an app's releases; with `for_change`, if one may begin now.
+    KeptReleases {
+        key: AppKey,
+        for_change: bool,
+    },
+    /// One service, or all.
+    Restart {
+        key: AppKey,
+        service: Option<String>,
+        by_uid: Option<u32>,
+    },
+    Scale {
+        key: AppKey,
+        service: Option<String>,
+        replicas: u16,
+        machine: Machine,
+        by_uid: Option<u32>,
+    },
+    /// What is under way is undone.
+    Abort {
+        key: AppKey,
+        by_uid: Option<u32>,
+    },
+    RollBack {
+        key: AppKey,
+        to: BackTo,
+        by_uid: Option<u32>,
+    },
     Stop {
         key: AppKey,
         shutdown_when_idle: bool,
     },
     Shutdown,
+    /// To the kept copy of this binary.
+    HandOver(Digest),
     /// `None`: it is over.
     Maintain {
         key: AppKey,
@@ -117,7 +149,10 @@ pub(crate) enum Answer {
     Status(Box<wire::Status>),
     Vitals(Box<Vitals>),
     Accepted(wire::Accepted),
+    KeptReleases(KeptReleases),
+    Aborted(wire::Aborted),
     Stopped(wire::Stopped),
+    HandedOver,
     SecretSet(wire::SecretSet),
     SecretRemoved,
     Maintained(wire::Maintained),

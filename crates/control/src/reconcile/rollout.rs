@@ -11,11 +11,13 @@ use bowline_core::rollout::{Entered, Input as RolloutInput, Phase};
 use bowline_core::time::Timestamp;
 
 use super::Loop;
+use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
 use super::effects::{Job, Now, Write};
 use super::events;
-use super::pending::Pending;
+use super::pending::{Passed, Pending};
 use super::resources::Gate;
+use super::rounds::scales_for;
 use super::world::{AppWorld, Promoted, Stable};
 use crate::form;
 use crate::store::{RevisionState, Wanted};
@@ -48,15 +50,19 @@ impl Loop {
                     continue;
                 }
             };
-            if entered.is_empty() {
-                continue;
-            }
-            let writes = writes(&key, app, &entered, now.wall);
-            let job = Job::Write(writes);
-            let id = self.store(job.clone(), Pending::Phase { key: key.clone(), entered, job });
-            if let Some(app) = self.apps.get_mut(&key) {
-                app.storing = Some(id);
-            }
+            self.pass(&key, entered, Vec::new(), now);
+        }
+    }
+
+    /// Stores the phases that a rollout has entered. `also` goes with them.
+    pub(crate) fn pass(&mut self, key: &AppKey, entered: Vec<Entered>, also: Vec<Write>, now: Now) {
+        let Some(app) = self.apps.get(key).filter(|_| !entered.is_empty()) else { return };
+        let mut all = also;
+        all.extend(writes(key, app, &entered, now.wall));
+        let job = Job::Write(all);
+        let id = self.store(job.clone(), Pending::Phase { key: key.clone(), entered: Passed::Rollout(entered), job });
+        if let Some(app) = self.apps.get_mut(key) {
+            app.storing = Some(id);
         }
     }
 
@@ -88,6 +94,7 @@ impl Loop {
     fn promoted(&mut self, key: &AppKey, now: Now) {
         let Some((app, id, rolling)) = self.take_rolling(key) else { return };
         let (release, cached) = (rolling.candidate.number(), rolling.cached);
+        app.scales = scales_for(rolling.candidate.app(), &app.scales);
         app.stable = Some(Stable { release: Arc::clone(&rolling.candidate), parts: Ok(rolling.parts) });
         app.fault = None;
         app.settle();
@@ -148,7 +155,7 @@ impl Loop {
     pub(crate) fn tell_waits(&mut self, now: Now) {
         let mut told = Vec::new();
         for change in self.apps.values_mut().filter_map(|app| app.change.as_mut()) {
-            if !matches!(change.stage, Stage::Rollout(_)) {
+            if !matches!(change.stage, Stage::Rollout(_) | Stage::Round(_)) {
                 continue;
             }
             let steps = change.waits(now.mono);
@@ -184,6 +191,8 @@ fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> V
             let stable = app.stable.as_ref().map(|s| s.release.number()).filter(|n| *n != candidate);
             writes.extend(stable.map(|n| Write::Revision(key.clone(), n, RevisionState::Retired)));
             writes.push(Write::Revision(key.clone(), candidate, RevisionState::Active));
+            let scales = scales_for(rolling.candidate.app(), &app.scales);
+            writes.extend((scales != app.scales).then(|| Write::Scales(key.clone(), scales)));
             writes.push(Write::ChangeEnded(key.clone()));
         }
         Phase::RolledBack | Phase::Failed => {
@@ -201,9 +210,9 @@ fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> V
     writes
 }
 
-/// A revision that failed is never retried; the stable one that was only started again is not the cause.
+/// A revision that failed is never retried.
 fn rejected(key: &AppKey, app: &AppWorld, candidate: ReleaseNumber, rolling: &RollingOut) -> Option<Write> {
-    if app.stable.as_ref().is_some_and(|s| s.release.number() == candidate) {
+    if !is_on_trial(app, candidate) {
         return None;
     }
     let fault = undone_fault(key, rolling, rolling.machine.reason().cloned());
@@ -216,9 +225,10 @@ fn undone_fault(key: &AppKey, rolling: &RollingOut, reason: Option<Fault>) -> Fa
     let number = rolling.candidate.number();
     let reason =
         reason.unwrap_or_else(|| Fault::new(FaultKind::Failed, format!("release {number} of {key} was undone")));
-    let end = match rolling.from {
-        Some(from) => format!("release {number} was rolled back: release {from} serves again"),
-        None => format!("release {number} is stopped: there was none before it to go back to"),
+    let end = match (rolling.from, rolling.back) {
+        (Some(from), Some(back)) => format!("the rollback to release {back} was undone: release {from} serves again"),
+        (Some(from), None) => format!("release {number} was rolled back: release {from} serves again"),
+        (None, _) => format!("release {number} is stopped: there was none before it to go back to"),
     };
     reason.caused_by(end)
 }

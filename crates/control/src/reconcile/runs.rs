@@ -103,7 +103,7 @@ impl Loop {
 
     /// Resources come first: it is recorded when they are ready, and goes on whatever becomes of them.
     fn wanted_before(&self, key: &AppKey, rolling: &RollingOut) -> Option<(TaskKey, WantedTask)> {
-        let part = rolling.parts.before.as_ref()?;
+        let part = rolling.before()?;
         let task = TaskKey { app: key.clone(), task: Task::Before };
         let held = self.held(&rolling.candidate);
         let wanted = held.is_none() || self.jobs.under_way(&task).is_some();
@@ -124,7 +124,7 @@ impl Loop {
     /// What is to run before the release has run, and well.
     pub(crate) fn gate_before(&self, key: &AppKey, rolling: &RollingOut, now: Now) -> Gate {
         let release = rolling.candidate.number();
-        if rolling.parts.before.is_none() {
+        if rolling.before().is_none() {
             return Gate::Open;
         }
         if let Some(finished) = self.jobs.before(key, release) {

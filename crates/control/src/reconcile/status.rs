@@ -144,6 +144,10 @@ impl Loop {
             let file = app.record.folder.join(".env");
             notes.push(format!("release {} has variables from {}", release.number(), file.display()));
         }
+        for (name, scaled) in &app.scales {
+            let (to, over) = (scaled.to, scaled.over);
+            notes.push(format!("{name} has {to} instances by hand, as long as its file says scale = {over}"));
+        }
         if let Some(stable) = &app.stable
             && let Err(fault) = &stable.parts
         {

@@ -2,14 +2,15 @@
 
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::AppKey;
+use bowline_core::id::{AppKey, Digest};
 use bowline_core::rollout::Phase;
 
 use super::Loop;
+use super::back::is_on_trial;
 use super::change::Stage;
 use super::effects::{Effect, Input, Job, Now, Ticket, Write};
 use super::events;
-use super::pending::Pending;
+use super::pending::{Passed, Pending};
 use super::request::{Answer, Request};
 use super::world::{AppWorld, Promoted, StopTicket, runs};
 use crate::config::{Ended, Mode};
@@ -54,7 +55,7 @@ impl Loop {
     /// A release of it is being stored as wanted.
     fn is_starting(&self, key: &AppKey) -> bool {
         let of = |p: &Pending| matches!(p, Pending::Release { key: k, .. } | Pending::Again { key: k, .. } if k == key);
-        self.pending.values().any(of)
+        self.pending.values().any(of) || self.is_going_back(key)
     }
 
     /// That it is not wanted is being stored. Nothing of it goes on meanwhile: what is written after the stop undoes it.
@@ -121,7 +122,7 @@ impl Loop {
 
     /// No app is wanted, and none is on its way.
     fn is_idle(&self) -> bool {
-        let beginning = self.pending.values().any(|p| matches!(p, Pending::Begin { .. }));
+        let beginning = self.pending.values().any(|p| p.begins().is_some());
         let idle = |app: &AppWorld| {
             app.record.wanted == Wanted::Stopped
                 && app.change.is_none()
@@ -132,13 +133,25 @@ impl Loop {
     }
 
     pub(crate) fn shut_down(&mut self, ticket: Option<Ticket>, now: Now) {
-        self.end(ticket.map(|ticket| (ticket, Vec::new())), Ended::Stopped, now);
+        match (ticket, &self.ending) {
+            // The next daemon is to be asked.
+            (Some(ticket), Some(Ending { how: Ended::HandedOver(_), .. })) => {
+                self.refuse(ticket, Refusal::unavailable(is_stopping()));
+            }
+            (ticket, _) => self.end(ticket.map(|ticket| (ticket, Vec::new())), Ended::Stopped, now),
+        }
+    }
+
+    pub(crate) fn hand_over(&mut self, ticket: Ticket, binary: Digest, now: Now) {
+        self.end(Some((ticket, Vec::new())), Ended::HandedOver(binary), now);
     }
 
     pub(crate) fn terminate(&mut self, now: Now) {
-        match self.about.mode {
-            Mode::Local => self.shut_down(None, now),
-            Mode::Server => self.end(None, Ended::LeftRunning, now),
+        match (&mut self.ending, self.about.mode) {
+            // What is stored already stands for this end, too.
+            (Some(Ending { how: how @ Ended::HandedOver(_), .. }), _) => *how = Ended::LeftRunning,
+            (_, Mode::Local) => self.shut_down(None, now),
+            (_, Mode::Server) => self.end(None, Ended::LeftRunning, now),
         }
     }
 
@@ -147,7 +160,9 @@ impl Loop {
             ending.tickets.extend(ticket);
             return;
         }
-        let running = |app: &&AppWorld| app.record.wanted == Wanted::Running || app.change.is_some();
+        let running = |app: &&AppWorld| {
+            app.record.wanted == Wanted::Running || app.change.is_some() || self.is_going_back(&app.record.key)
+        };
         let apps: Vec<AppKey> = self.apps.values().filter(running).map(|app| app.record.key.clone()).collect();
         let names = apps.iter().map(ToString::to_string).collect();
         self.ending =
@@ -181,15 +196,17 @@ impl Loop {
     fn is_ending_its_rollout(&self, key: &AppKey) -> bool {
         let job = self.apps.get(key).and_then(|app| app.storing).filter(|job| !self.waits_for_retry(*job));
         let pending = job.and_then(|job| self.pending.get(&job));
-        let entered = pending
-            .and_then(|pending| if let Pending::Phase { entered, .. } = pending { entered.last() } else { None });
+        let entered = pending.and_then(|pending| match pending {
+            Pending::Phase { entered: Passed::Rollout(entered), .. } => entered.last(),
+            _ => None,
+        });
         entered.is_some_and(|entered| entered.phase == Phase::Done)
     }
 
     fn end_daemon(&mut self, now: Now) {
         let Some(ending) = &self.ending else { return };
         let stopped = match ending.how {
-            Ended::LeftRunning => true,
+            Ended::LeftRunning | Ended::HandedOver(_) => true,
             Ended::Stopped => self.node.adopted && !self.apps.keys().any(|key| self.lives(key, now)),
         };
         if !stopped || ending.said {
@@ -198,6 +215,7 @@ impl Loop {
         let last = match ending.how {
             Ended::Stopped => events::daemon_stopped(&ending.apps, now.wall),
             Ended::LeftRunning => events::daemon_left(now.wall),
+            Ended::HandedOver(binary) => events::daemon_hands_over(&binary, now.wall),
         };
         // The store works in order: when this is answered, all before it is.
         self.store(Job::Write(vec![Write::Event(last)]), Pending::Farewell);
@@ -217,9 +235,12 @@ impl Loop {
     pub(crate) fn farewell_said(&mut self) {
         let Some(Ending { tickets, apps, how, unstored, .. }) = self.ending.take() else { return };
         for (ticket, own) in tickets {
-            match &unstored {
-                Some(fault) => self.refuse(ticket, stopped_unstored(&apps, fault)),
-                None => {
+            match (&unstored, how) {
+                (_, Ended::HandedOver(_)) => self.answer(ticket, Answer::HandedOver),
+                (Some(fault), Ended::Stopped | Ended::LeftRunning) => {
+                    self.refuse(ticket, stopped_unstored(&apps, fault));
+                }
+                (None, Ended::Stopped | Ended::LeftRunning) => {
                     let apps = own.into_iter().chain(apps.iter().cloned()).collect();
                     self.answer(ticket, Answer::Stopped(wire::Stopped { apps, daemon: true }));
                 }
@@ -227,6 +248,11 @@ impl Loop {
         }
         self.effects.push(Effect::Exit(how));
     }
+}
+
+/// To whoever asks for something that only a daemon that goes on can do.
+pub(super) fn is_stopping() -> Fault {
+    Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again")
 }
 
 fn stopped_unstored(apps: &[String], fault: &Fault) -> Fault {
@@ -245,7 +271,7 @@ fn interrupted(key: &AppKey) -> Fault {
 /// A release that had not taken over yet never will.
 fn interrupted_revision(key: &AppKey, app: &AppWorld) -> Option<Write> {
     let candidate = app.rolling()?.candidate.number();
-    if app.stable.as_ref().is_some_and(|s| s.release.number() == candidate) {
+    if !is_on_trial(app, candidate) {
         return None;
     }
     let reason = form::write_fault(&interrupted(key).caused_by("it was told to stop"));

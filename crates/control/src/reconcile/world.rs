@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, ReleaseNumber};
+use bowline_core::id::{AppKey, Incarnation, ReleaseNumber, ServiceName, Slot};
 use bowline_core::instance::{SlotState, Slots, Wanted as WantedInstances};
-use bowline_core::rollout::{Phase, Set, steady};
+use bowline_core::rollout::{Phase, Round, Scales, Set, steady};
 use bowline_core::route::{Maintenance, PoolId};
 use bowline_core::time::Mono;
 
@@ -14,6 +14,7 @@ use super::change::{Change, ChangeId, RollingOut, Stage};
 use super::collect::Roots;
 use super::effects::{JobId, Ticket};
 use super::release::{Parts, Release};
+use super::rounds::Rounding;
 use crate::store::{AppRecord, Wanted};
 
 /// One app in one environment.
@@ -28,6 +29,10 @@ pub(crate) struct AppWorld {
     pub(crate) live: Option<ReleaseNumber>,
     /// The phase that is being stored.
     pub(crate) storing: Option<JobId>,
+    /// The incarnation that gives way to the next one of its slot; it follows the round as `sets` does.
+    pub(crate) replaced: Option<(ServiceName, Slot, Incarnation)>,
+    /// Numbers of instances that were said by hand.
+    pub(crate) scales: Scales,
     /// How the last change ended, if it failed.
     pub(crate) fault: Option<Fault>,
     /// Promoted; whoever follows is told when the edge serves it.
@@ -73,6 +78,8 @@ impl AppWorld {
             sets: Vec::new(),
             live: None,
             storing: None,
+            replaced: None,
+            scales: Scales::new(),
             fault: None,
             promoted: None,
             stops: Vec::new(),
@@ -84,14 +91,28 @@ impl AppWorld {
     pub(crate) fn rolling(&self) -> Option<&RollingOut> {
         match &self.change.as_ref()?.stage {
             Stage::Rollout(rolling) => Some(rolling),
-            Stage::Build { .. } | Stage::Release { .. } => None,
+            Stage::Build { .. } | Stage::Release { .. } | Stage::Round(_) => None,
         }
     }
 
     pub(crate) fn rolling_mut(&mut self) -> Option<&mut RollingOut> {
         match &mut self.change.as_mut()?.stage {
             Stage::Rollout(rolling) => Some(rolling),
-            Stage::Build { .. } | Stage::Release { .. } => None,
+            Stage::Build { .. } | Stage::Release { .. } | Stage::Round(_) => None,
+        }
+    }
+
+    pub(crate) fn rounding(&self) -> Option<&Rounding> {
+        match &self.change.as_ref()?.stage {
+            Stage::Round(round) => Some(round),
+            Stage::Build { .. } | Stage::Release { .. } | Stage::Rollout(_) => None,
+        }
+    }
+
+    pub(crate) fn rounding_mut(&mut self) -> Option<&mut Rounding> {
+        match &mut self.change.as_mut()?.stage {
+            Stage::Round(round) => Some(round),
+            Stage::Build { .. } | Stage::Release { .. } | Stage::Rollout(_) => None,
         }
     }
 
@@ -105,11 +126,16 @@ impl AppWorld {
         if self.storing.is_some() {
             return;
         }
+        let round = self.rounding().filter(|_| self.record.wanted == Wanted::Running).map(|round| &round.machine);
+        let replaced = round.and_then(Round::replaced);
+        let rounds = round.map(Round::sets);
+        self.replaced = replaced;
         (self.sets, self.live) = match (self.rolling(), &self.stable) {
             (Some(rolling), _) => (rolling.machine.sets(), rolling.machine.live()),
             (None, Some(stable)) if self.record.wanted == Wanted::Running => {
                 let number = stable.release.number();
-                (steady(stable.release.app(), number), Some(number))
+                let sets = rounds.unwrap_or_else(|| steady(stable.release.app(), number, &self.scales));
+                (sets, Some(number))
             }
             (None, Some(_) | None) => (Vec::new(), None),
         };
@@ -134,7 +160,10 @@ impl AppWorld {
         self.sets.iter().filter_map(|set| {
             let (_, parts) = self.release(set.release)?;
             let pool = PoolId { key: self.record.key.clone(), service: set.service.clone(), release: set.release };
-            Some((pool, parts?.wanted(set)?))
+            let replaced = self.replaced.as_ref().filter(|(service, ..)| *service == set.service);
+            let wanted = parts?.wanted(set)?;
+            let replaced = replaced.map(|(_, slot, incarnation)| (*slot, *incarnation));
+            Some((pool, WantedInstances { replaced, ..wanted }))
         })
     }
 }

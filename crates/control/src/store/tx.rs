@@ -3,10 +3,11 @@
 use std::ops::Deref;
 use std::path::Path;
 
-use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, SecretName};
+use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, SecretName, ServiceName};
 use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
+use bowline_core::rollout::{Scaled, Scales};
 use bowline_core::time::Timestamp;
 use ipnet::IpNet;
 use rusqlite::types::Value;
@@ -22,7 +23,7 @@ use super::record::{
 use super::row::{self, number, text};
 use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS};
 use super::table::Table;
-use super::view::{EDGE_PORTS, GENERATION, View, environment_name, maintenance_name};
+use super::view::{EDGE_PORTS, GENERATION, View, environment_name, maintenance_name, scales_name};
 use super::{EVENTS_KEPT, RUNS_KEPT, Users};
 
 /// One transaction. Reads see what it has written.
@@ -262,6 +263,20 @@ impl<'a> Tx<'a> {
             Some(allow) => {
                 let networks: Vec<String> = allow.iter().map(ToString::to_string).collect();
                 self.put_meta(&name, text(networks.join(" ")))
+            }
+        }
+    }
+
+    /// Numbers of instances that were said by hand.
+    pub fn set_scales(&mut self, key: &AppKey, scales: &Scales) -> Result<(), StoreError> {
+        self.app(key)?.ok_or_else(|| StoreError::NoApp(key.clone()))?;
+        let name = scales_name(key);
+        match scales.is_empty() {
+            true => self.delete(&META, &[text(name)]),
+            false => {
+                let line =
+                    |(service, scaled): (&ServiceName, &Scaled)| format!("{service} {} {}", scaled.over, scaled.to);
+                self.put_meta(&name, text(scales.iter().map(line).collect::<Vec<_>>().join("\n")))
             }
         }
     }

@@ -1,9 +1,10 @@
 //! Reading: one consistent moment of the store, every row verified.
 
-use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, RunNumber, SecretName};
+use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, RunNumber, SecretName, ServiceName};
 use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
+use bowline_core::rollout::{Scaled, Scales};
 use ipnet::IpNet;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
@@ -26,6 +27,10 @@ pub(super) fn environment_name(env: &EnvName) -> String {
 
 pub(super) fn maintenance_name(key: &AppKey) -> String {
     format!("maintenance.{key}")
+}
+
+pub(super) fn scales_name(key: &AppKey) -> String {
+    format!("scales.{key}")
 }
 
 /// The store at one moment.
@@ -198,6 +203,20 @@ impl View<'_> {
         let text = row::Reader::new("meta", vec![value]).text()?;
         let networks = text.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>();
         networks.map(Some).map_err(|_| StoreError::corrupt("meta", name))
+    }
+
+    /// Numbers of instances that were said by hand.
+    pub fn scales(&self, key: &AppKey) -> Result<Scales, StoreError> {
+        let name = scales_name(key);
+        let Some(value) = self.meta(&name)? else { return Ok(Scales::new()) };
+        let text = row::Reader::new("meta", vec![value]).text()?;
+        let line = |line: &str| {
+            let mut words = line.split(' ');
+            let service = ServiceName::new(words.next()?).ok()?;
+            let mut number = || words.next()?.parse().ok();
+            Some((service, Scaled { over: number()?, to: number()? }))
+        };
+        text.lines().map(line).collect::<Option<_>>().ok_or_else(|| StoreError::corrupt("meta", name))
     }
 
     pub fn edge_ports(&self) -> Result<Option<EdgePorts>, StoreError> {

@@ -55,6 +55,7 @@ fn start(dir: &Path) -> Room {
         node: node(node_receiver.clone()),
         builds,
         collections: mpsc::unbounded_channel().0,
+        checks: mpsc::channel(4).0,
         logs,
         sessions,
         data: mpsc::channel(4).0,
@@ -70,9 +71,10 @@ fn start(dir: &Path) -> Room {
         admin,
         registry: crate::Registry::default(),
         trusted_proxies: Vec::new(),
+        build_time: crate::config::BUILD_TIME,
         version: "1.2.3".into(),
     };
-    let run = tokio::spawn(run(config, links, drop));
+    let run = tokio::spawn(run(config, links, |_| Ok(()), drop));
     Room { client: Client::new(&socket), admin: address, run, edge_desired: edge_receiver, node_desired: node_receiver }
 }
 

@@ -1,9 +1,11 @@
 //! The loop against a world of its own: a real store in a temporary folder, and a node and an edge that do what they
 //! are told. No thread runs and no clock ticks but the simulation's, so that a crash can be put after every effect.
 
+mod back;
 mod collect;
 mod crash;
 mod live;
+mod rounds;
 mod runs;
 mod verbs;
 
@@ -234,6 +236,7 @@ impl World {
             edge_http: self.edge.http,
             salt: Salt::default(),
             trusted_proxies: Vec::new(),
+            build_time: crate::config::BUILD_TIME,
             boot: self.boot.clone(),
         };
         let (machine, effects) = Loop::start(about, place, loaded, before.as_ref(), self.now);

@@ -216,6 +216,31 @@ fn the_last_app_that_stops_ends_a_local_daemon() {
     assert_eq!(world.running(), Vec::<String>::new());
 }
 
+#[test]
+fn a_daemon_hands_over_and_leaves_all_running() {
+    for mode in [Mode::Local, Mode::Server] {
+        let mut world = World::new();
+        world.mode = mode;
+        let mut daemon = world.start();
+        world.apply(&mut daemon);
+        world.run(&mut daemon);
+        let binary = Digest([7; 32]);
+        let ticket = world.ask(&mut daemon, Request::HandOver(binary));
+        // Whoever wants it stopped is to ask the next one; whoever ends it now ends it.
+        let late = world.ask(&mut daemon, Request::Shutdown);
+        assert_eq!(world.run(&mut daemon), End::Exited(Ended::HandedOver(binary)), "{mode:?}");
+        assert!(matches!(world.answer(ticket), Answer::HandedOver));
+        assert_eq!(world.refusal(late).message, "the daemon is stopping");
+        assert_eq!(world.running().len(), 1, "{mode:?}");
+        drop(daemon);
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        world.ask(&mut daemon, Request::HandOver(binary));
+        world.input(&mut daemon, Input::Terminate);
+        assert_eq!(world.run(&mut daemon), End::Exited(Ended::LeftRunning), "{mode:?}");
+    }
+}
+
 fn check_end(mode: Mode, shutdown: bool, ended: Ended, running: usize, again: usize) {
     let mut world = World::new();
     world.mode = mode;

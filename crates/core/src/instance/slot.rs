@@ -298,10 +298,17 @@ impl Slot {
             State::Starting { .. } | State::Ready { .. } | State::Unready if look.wanted.is_none() => {
                 self.out(self.drain, Why::Retired, look.now);
             }
+            State::Starting { .. } | State::Ready { .. } | State::Unready if self.gives_way(look) => {
+                self.out(self.drain, Why::Retired, look.now);
+            }
             State::Starting { ordered, running } => self.starting(ordered, running, seen, look.now),
             State::Ready { .. } | State::Unready => self.serving(seen, look.now),
             State::Stopped | State::Crashed { .. } => {}
         }
+    }
+
+    fn gives_way(&self, look: Look<'_>) -> bool {
+        look.wanted.is_some_and(|wanted| wanted.replaced == Some((self.id.slot, self.incarnation)))
     }
 
     fn starting(&mut self, ordered: Mono, running: Option<Mono>, seen: Option<&InstanceObservation>, now: Mono) {
@@ -337,7 +344,8 @@ impl Slot {
             return;
         }
         match (&seen.health, self.state) {
-            (HealthState::Failing { failures, .. }, State::Ready { .. }) if *failures >= UNREADY_AFTER => {
+            (HealthState::Failing { failures, .. }, State::Ready { since }) if *failures >= UNREADY_AFTER => {
+                self.forgive(since, now);
                 self.state = State::Unready;
             }
             (HealthState::Passing { .. }, State::Unready) => self.state = State::Ready { since: now },
@@ -362,10 +370,8 @@ impl Slot {
     }
 
     fn fail(&mut self, cause: FailureCause, now: Mono) {
-        if let State::Ready { since } = self.state
-            && now >= since + backoff::RESET
-        {
-            self.crashes = 0;
+        if let State::Ready { since } = self.state {
+            self.forgive(since, now);
         }
         self.crashes = self.crashes.saturating_add(1);
         self.failure = Some(Failure {
@@ -375,6 +381,13 @@ impl Slot {
             health: self.health.as_ref().map(|(_, reason)| reason.clone()),
             last_lines: Vec::new(),
         });
+    }
+
+    /// Long enough healthy, and earlier failures say nothing any more.
+    fn forgive(&mut self, since: Mono, now: Mono) {
+        if now >= since + backoff::RESET {
+            self.crashes = 0;
+        }
     }
 
     /// The end of the output of an instance that failed is known when it has ended.

@@ -21,6 +21,8 @@ pub struct Wanted {
     pub spec: Arc<InstanceSpec>,
     /// How long outstanding requests may take before TERM.
     pub drain: Duration,
+    /// This incarnation gives way to the next one of its slot, though the slot is wanted: drained and stopped first.
+    pub replaced: Option<(crate::id::Slot, Incarnation)>,
 }
 
 /// All that the machine reads.

@@ -290,7 +290,7 @@ impl Resources {
             Stage::Running(Running { prepared, .. }) => {
                 let slot = key.slot();
                 let pool = PoolId { key: slot.key, service: slot.service, release: slot.release };
-                Some((pool, Wanted { replicas: 1, spec: Arc::clone(prepared), drain: Duration::ZERO }))
+                Some((pool, Wanted { replicas: 1, spec: Arc::clone(prepared), drain: Duration::ZERO, replaced: None }))
             }
             Stage::Absent | Stage::Reached | Stage::Replacing(_) => None,
         });

@@ -1,11 +1,13 @@
-//! Rollouts: how one release takes the place of another.
+//! Rollouts: how one release takes the place of another; and rounds, within one.
 
 mod machine;
 mod phase;
 mod plan;
+mod round;
 mod set;
 
 pub use machine::{Entered, Input, MAX_CRASHES, MAX_NOT_READY, Rollout, Waiting};
 pub use phase::{AbortStage, Phase, PhaseError};
 pub use plan::{Plan, Presence, Replicas, StepPlan, Until};
-pub use set::{Count, Counts, Failing, Role, Set, steady};
+pub use round::{Move, Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan};
+pub use set::{Count, Counts, Failing, Role, Scaled, Scales, Set, steady};

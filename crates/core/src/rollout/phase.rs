@@ -66,6 +66,12 @@ impl fmt::Display for Phase {
 #[error("not a phase of a rollout: {0:?}")]
 pub struct PhaseError(String);
 
+impl PhaseError {
+    pub(super) fn of(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
 impl FromStr for Phase {
     type Err = PhaseError;
 

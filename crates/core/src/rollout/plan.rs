@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::set::replicas;
+use super::set::{Scales, replicas};
 use crate::app::{App, Probe, Service};
 use crate::id::{Port, ReleaseNumber, ServiceName};
 use crate::instance::Readiness;
@@ -75,13 +75,13 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(45);
 
 impl Plan {
     /// From the stable release, if there is one, to the candidate.
-    pub fn new(stable: Option<(ReleaseNumber, &App)>, candidate: (ReleaseNumber, &App)) -> Self {
+    pub fn new(stable: Option<(ReleaseNumber, &App)>, candidate: (ReleaseNumber, &App), scales: &Scales) -> Self {
         let (number, app) = candidate;
         let old = stable.map(|(_, app)| &app.services);
         let names: BTreeSet<&ServiceName> = old.iter().flat_map(|old| old.keys()).chain(app.services.keys()).collect();
         let wanted = |name: &ServiceName| Replicas {
-            stable: old.and_then(|old| old.get(name)).map_or(0, replicas),
-            candidate: app.services.get(name).map_or(0, replicas),
+            stable: old.and_then(|old| old.get(name)).map_or(0, |service| replicas(name, service, scales)),
+            candidate: app.services.get(name).map_or(0, |service| replicas(name, service, scales)),
         };
         let full: BTreeMap<ServiceName, Replicas> = names.iter().map(|name| ((*name).clone(), wanted(name))).collect();
         let before = full.iter().map(|(n, r)| (n.clone(), Replicas { candidate: 0, ..*r })).collect();
@@ -144,7 +144,7 @@ fn presence((in_stable, in_candidate): (bool, bool), full: Replicas) -> Presence
     }
 }
 
-fn patience(service: &Service) -> Duration {
+pub(super) fn patience(service: &Service) -> Duration {
     let grace = Readiness::of(service, true).map_or(Probe::default().grace, |health| health.probe().grace);
     grace * ATTEMPTS + BETWEEN_ATTEMPTS
 }
@@ -210,7 +210,7 @@ mod tests {
 
     /// The steps of each service as `stable+candidate`, and `!` where the stable one must have stopped.
     fn steps_of(stable: Option<&App>, candidate: &App) -> Vec<String> {
-        let plan = Plan::new(stable.map(|app| (ReleaseNumber(1), app)), (ReleaseNumber(2), candidate));
+        let plan = Plan::new(stable.map(|app| (ReleaseNumber(1), app)), (ReleaseNumber(2), candidate), &Scales::new());
         let line = |step: &StepPlan| {
             let stop = if step.until == Until::Ready { "" } else { "!" };
             let all: Vec<String> =
@@ -239,7 +239,7 @@ mod tests {
     fn every_step_keeps_the_bounds() {
         for (old, new) in (1..=8).flat_map(|old| (1..=8).map(move |new| (old, new))) {
             let (old_app, new_app) = (app(&[("web", old, None)]), app(&[("web", new, None)]));
-            let plan = Plan::new(Some((ReleaseNumber(1), &old_app)), (ReleaseNumber(2), &new_app));
+            let plan = Plan::new(Some((ReleaseNumber(1), &old_app)), (ReleaseNumber(2), &new_app), &Scales::new());
             let mut before = plan.before["web"];
             for step in &plan.steps {
                 let now = step.replicas["web"];

@@ -48,24 +48,36 @@ pub struct Failing {
 
 pub type Counts = BTreeMap<(ServiceName, ReleaseNumber), Count>;
 
+/// A number of instances that was said by hand. It stands for `over`, wherever a file says just that: another number in
+/// the file is a later word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scaled {
+    pub over: u16,
+    pub to: u16,
+}
+
+/// What was said by hand, by service.
+pub type Scales = BTreeMap<ServiceName, Scaled>;
+
 /// How many instances of a service a release wants; static files want none.
-pub(super) fn replicas(service: &Service) -> u16 {
+pub(super) fn replicas(name: &ServiceName, service: &Service, scales: &Scales) -> u16 {
+    let written = service.scale.min;
     match (&service.origin, service.fixed_port) {
         (Origin::Static { .. }, _) => 0,
-        (_, Some(_)) => service.scale.min.min(1),
+        (_, Some(_)) => written.min(1),
         (Origin::Folder { .. } | Origin::BuildOf(_) | Origin::Image(_) | Origin::Dockerfile { .. }, None) => {
-            service.scale.min
+            scales.get(name).filter(|scaled| scaled.over == written).map_or(written, |scaled| scaled.to)
         }
     }
 }
 
 /// The sets of a release that no rollout touches.
-pub fn steady(app: &App, release: ReleaseNumber) -> Vec<Set> {
+pub fn steady(app: &App, release: ReleaseNumber, scales: &Scales) -> Vec<Set> {
     let set = |(name, service): (&ServiceName, &Service)| Set {
         service: name.clone(),
         release,
         role: Role::Stable,
-        replicas: replicas(service),
+        replicas: replicas(name, service, scales),
         weight: Weight::ALL,
     };
     app.services.iter().map(set).collect()

@@ -170,7 +170,7 @@ mod tests {
     /// `host path → what`, in the order of precedence.
     fn rules(env: &str, app: &App) -> Vec<String> {
         let key = sample::key(env, "shop");
-        let sets = steady(app, ReleaseNumber(1));
+        let sets = steady(app, ReleaseNumber(1), &BTreeMap::new());
         let apps = [serving(&key, app, &sets)];
         let table = compile(Generation(7), &apps, &BTreeMap::new(), &BTreeMap::new()).unwrap();
         assert_eq!(table.generation, Generation(7));
@@ -219,7 +219,7 @@ mod tests {
         other.access.auth = Some(Auth::Basic { secret: secret() });
         let app = app(&["web"], &[("main", guarded), ("other", other)]);
         let key = sample::key("local", "shop");
-        let sets = steady(&app, ReleaseNumber(1));
+        let sets = steady(&app, ReleaseNumber(1), &BTreeMap::new());
         let known = Credentials { salt: [1; 16], digests: [[2; 32]].into() };
         let credentials = [(RouteName::new("main").unwrap(), known.clone())].into();
         let maintenance = Maintenance { allow: vec!["127.0.0.1/32".parse().unwrap()] };

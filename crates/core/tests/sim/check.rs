@@ -10,14 +10,22 @@ pub(crate) enum Invariant {
     Weights,
     /// 4. Stable retires only after the new release carries 100%.
     StableRetiresLast,
+    /// 5. Abort without a rollout is a no-op.
+    AbortIsNothing,
+    /// 6. Abort wins over promote.
+    AbortWins,
     /// 7. After an abort the candidate's weight stays 0.
     NoWeightAfterAbort,
     /// 8. Transitions per change are bounded.
     Bounded,
     /// 9. Nothing is left behind after an abort.
     NothingLeft,
+    /// 10. One rollout per app.
+    OneRollout,
     /// 11. Crash plus replay ends where no crash ends.
     SameEnd,
+    /// 13. Rollback needs no build, pull or network.
+    NoBuild,
     /// 14. A rejected revision is not retried.
     NoRetry,
     /// 15. Configuration is pinned per revision.
@@ -26,6 +34,10 @@ pub(crate) enum Invariant {
     OthersUntouched,
     /// 17. When faults stop, it converges.
     Converges,
+    /// 18. Every transition has an event.
+    Events,
+    /// A restart that is done has replaced every instance.
+    Restarted,
     /// Exactly one copy per slot.
     OneCopy,
     /// Every pending step has its reason.

@@ -13,7 +13,10 @@ use bowline_core::instance::{
     EnvValue, InstanceOrder, InstanceSpec, Observations, Phase as Life, PortChoice, Publish, Reach, Readiness,
     SlotState, Slots, StopSignal, Wanted, World,
 };
-use bowline_core::rollout::{Entered, Input, Phase, Plan, Presence, Rollout, Set, steady};
+use bowline_core::rollout::{
+    Entered, Input, Phase, Plan, Presence, Rollout, Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan,
+    Scaled, Scales, Set, steady,
+};
 use bowline_core::route::{Action, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
 use bowline_core::time::Mono;
 use bowline_core::units::Weight;
@@ -41,16 +44,37 @@ pub(crate) enum Mutation {
     DropsOthers,
     NeverWakes,
     TwoCopies,
+    AbortsNothing,
+    IgnoresAbort,
+    SecondRollout,
+    BuildsToGoBack,
+    ForgetsEvent,
+    KeepsInstances,
+}
+
+/// What a round does, as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Moved {
+    Restart,
+    /// Of `web`.
+    Scale(Scaled),
 }
 
 /// What is durable.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Record {
     pub(crate) revisions: BTreeMap<ReleaseNumber, Arc<App>>,
     pub(crate) stable: Option<ReleaseNumber>,
     pub(crate) change: Option<(ReleaseNumber, Phase, Option<Fault>)>,
     pub(crate) ended: Vec<(ReleaseNumber, Phase)>,
     pub(crate) rejected: BTreeSet<ReleaseNumber>,
+    /// Have been stable.
+    pub(crate) served: BTreeSet<ReleaseNumber>,
+    pub(crate) round: Option<(Moved, RoundPlace)>,
+    pub(crate) rounds_ended: Vec<RoundPhase>,
+    pub(crate) scales: Scales,
+    /// Phases that were entered, in order.
+    pub(crate) events: Vec<String>,
 }
 
 pub(crate) type Store = BTreeMap<AppKey, Record>;
@@ -73,6 +97,7 @@ pub(crate) struct Daemon {
     slots: Slots,
     tables: Tables,
     rollouts: BTreeMap<AppKey, Rollout>,
+    rounds: BTreeMap<AppKey, Round>,
     orders: Option<BTreeMap<InstanceId, InstanceOrder>>,
     table: Option<Table>,
     generation: Generation,
@@ -86,6 +111,8 @@ pub(crate) struct Outside<'a> {
     pub(crate) node: &'a mut Node,
     pub(crate) edge: &'a mut Edge,
     pub(crate) mutation: Option<Mutation>,
+    /// How often something was built.
+    pub(crate) builds: &'a mut u32,
     /// Effects until the crash.
     pub(crate) fuse: &'a mut Option<u32>,
     pub(crate) calm: bool,
@@ -115,6 +142,7 @@ impl Daemon {
             slots: Slots::new(),
             tables: Tables::new(),
             rollouts: BTreeMap::new(),
+            rounds: BTreeMap::new(),
             orders: None,
             table: None,
             generation: edge.newest(),
@@ -135,28 +163,95 @@ impl Daemon {
     fn resume(&mut self, key: &AppKey, record: &Record, now: Mono) {
         if let Some((candidate, phase, reason)) = &record.change {
             let stable = record.stable.map(|release| (release, &*record.revisions[&release]));
-            let plan = Plan::new(stable, (*candidate, &record.revisions[candidate]));
+            let plan = Plan::new(stable, (*candidate, &record.revisions[candidate]), &record.scales);
             self.rollouts.insert(key.clone(), Rollout::resume(plan, *phase, reason.clone(), now));
+        }
+        if let (Some((moved, place)), Some(stable)) = (&record.round, record.stable) {
+            let of = (stable, &*record.revisions[&stable]);
+            let plan = match moved {
+                Moved::Restart => RoundPlan::restart(of, &record.scales, &of.1.services.keys().cloned().collect()),
+                Moved::Scale(scaled) => RoundPlan::scale(of, &record.scales, &web(), scaled.to),
+            };
+            self.rounds.insert(key.clone(), Round::resume(plan, place.clone(), now));
         }
     }
 
-    pub(crate) fn deploy(&mut self, out: &mut Outside<'_>, key: &AppKey, release: ReleaseNumber, now: Mono) {
+    /// Refused while another change is under way.
+    pub(crate) fn deploy(&mut self, out: &mut Outside<'_>, key: &AppKey, release: ReleaseNumber, now: Mono) -> bool {
+        if !may_change(out, key) {
+            return false;
+        }
+        *out.builds += 1;
+        self.roll_out(out, key, release, now);
+        true
+    }
+
+    /// To the release that served before, if there is one.
+    pub(crate) fn roll_back(&mut self, out: &mut Outside<'_>, key: &AppKey, now: Mono) -> Option<ReleaseNumber> {
+        let record = &out.store[key];
+        let before = record.served.range(..record.stable?).next_back().copied()?;
+        if !may_change(out, key) {
+            return None;
+        }
+        *out.builds += u32::from(out.mutation == Some(Mutation::BuildsToGoBack));
+        self.roll_out(out, key, before, now);
+        Some(before)
+    }
+
+    fn roll_out(&mut self, out: &mut Outside<'_>, key: &AppKey, release: ReleaseNumber, now: Mono) {
         let record = out.store.get_mut(key).unwrap();
         record.change = Some((release, Phase::Prepare, None));
         self.entered.insert(key.clone(), 0);
         self.resume(key, record, now);
     }
 
-    pub(crate) fn abort(&mut self, out: &mut Outside<'_>, key: &AppKey, reason: Fault, now: Mono) -> Result<(), Stop> {
-        let entered = match self.rollouts.get_mut(key) {
-            Some(rollout) => rollout.handle(Input::Abort(reason), now),
-            None => Vec::new(),
+    /// Of the stable release.
+    pub(crate) fn round(&mut self, out: &mut Outside<'_>, key: &AppKey, moved: Moved, now: Mono) -> bool {
+        if !may_change(out, key) || out.store[key].stable.is_none() {
+            return false;
+        }
+        let record = out.store.get_mut(key).unwrap();
+        record.round = Some((moved, RoundPlace { phase: RoundPhase::Prepare, old: None, reason: None }));
+        self.entered.insert(key.clone(), 0);
+        self.resume(key, record, now);
+        true
+    }
+
+    /// Whether it was taken: what is not under way, or is being undone, is left alone.
+    pub(crate) fn abort(
+        &mut self,
+        out: &mut Outside<'_>,
+        key: &AppKey,
+        reason: Fault,
+        now: Mono,
+    ) -> Result<bool, Stop> {
+        if let Some(round) = self.rounds.get_mut(key) {
+            let entered = round.handle(RoundInput::Abort(reason), now);
+            let taken = !entered.is_empty();
+            self.persist_round(out, key, entered)?;
+            return Ok(taken);
+        }
+        let Some(rollout) = self.rollouts.get_mut(key) else {
+            let record = out.store.get_mut(key).unwrap();
+            if out.mutation == Some(Mutation::AbortsNothing) {
+                record.rejected.extend(record.stable);
+            }
+            return Ok(false);
         };
-        self.persist(out, key, entered)
+        let deaf = matches!(rollout.phase(), Phase::Promote | Phase::Watch);
+        let under_way = !matches!(rollout.phase(), Phase::Abort(_));
+        let entered = match out.mutation {
+            Some(Mutation::IgnoresAbort) if deaf => Vec::new(),
+            _ => rollout.handle(Input::Abort(reason), now),
+        };
+        self.persist(out, key, entered)?;
+        Ok(under_way)
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
-        self.slots.next_deadline().into_iter().chain(self.rollouts.values().filter_map(Rollout::next_deadline)).min()
+        let rollouts = self.rollouts.values().filter_map(Rollout::next_deadline);
+        let rounds = self.rounds.values().filter_map(Round::next_deadline);
+        self.slots.next_deadline().into_iter().chain(rollouts).chain(rounds).min()
     }
 
     pub(crate) fn tick(&mut self, out: &mut Outside<'_>, now: Mono) -> Result<(), Stop> {
@@ -206,7 +301,47 @@ impl Daemon {
                 self.resume(&key, &out.store[&key], now);
             }
         }
+        let slots = self.slots.status(now);
+        let keys: Vec<AppKey> = self.rounds.keys().cloned().collect();
+        for key in keys {
+            let own = slots.iter().filter(|(id, _)| id.key == key).map(|(id, s)| (id.clone(), s.clone())).collect();
+            let Some(round) = self.rounds.get_mut(&key) else { continue };
+            let entered = round.handle(RoundInput::Observed(&own), now);
+            moved |= !entered.is_empty();
+            self.persist_round(out, &key, entered)?;
+        }
         Ok(moved)
+    }
+
+    fn persist_round(&mut self, out: &mut Outside<'_>, key: &AppKey, entered: Vec<RoundEntered>) -> Result<(), Stop> {
+        for step in entered {
+            out.effect()?;
+            let steps = self.rounds.get(key).map_or(0, Round::steps);
+            let passed = self.entered.entry(key.clone()).or_default();
+            *passed += 1;
+            if *passed > steps + 8 {
+                let text = format!("{passed} transitions of a round of {steps} moves");
+                return Err(broken(Invariant::Bounded, text).into());
+            }
+            let record = out.store.get_mut(key).unwrap();
+            let Some((moved, place)) = &mut record.round else { break };
+            record.events.push(step.phase.to_string());
+            *place = RoundPlace { phase: step.phase, old: step.old, reason: step.reason };
+            if out.mutation == Some(Mutation::KeepsInstances) && step.phase == RoundPhase::Move(1) {
+                place.phase = RoundPhase::Done;
+            }
+            let phase = place.phase;
+            if phase.is_terminal() {
+                if let (RoundPhase::Done, Moved::Scale(scaled)) = (phase, &*moved) {
+                    record.scales.insert(web(), *scaled);
+                }
+                record.round = None;
+                record.rounds_ended.push(phase);
+                self.rounds.remove(key);
+            }
+            out.effect()?;
+        }
+        Ok(())
     }
 
     fn persist(&mut self, out: &mut Outside<'_>, key: &AppKey, entered: Vec<Entered>) -> Result<(), Stop> {
@@ -219,9 +354,19 @@ impl Daemon {
             if out.mutation != Some(Mutation::ForgetsPhase) {
                 *phase = step.phase;
             }
+            if out.mutation != Some(Mutation::ForgetsEvent) || step.phase != Phase::Promote {
+                record.events.push(step.phase.to_string());
+            }
             reason.clone_from(&step.reason);
             match step.phase {
-                Phase::Done => record.stable = Some(candidate),
+                Phase::Done => {
+                    record.stable = Some(candidate);
+                    record.served.insert(candidate);
+                    let app = &record.revisions[&candidate];
+                    record.scales.retain(|name, scaled| app.services[name].scale.min == scaled.over);
+                }
+                // What has served is not on trial.
+                Phase::RolledBack | Phase::Failed if record.served.contains(&candidate) => {}
                 Phase::RolledBack | Phase::Failed => {
                     record.rejected.insert(candidate);
                 }
@@ -275,6 +420,11 @@ impl Daemon {
                 return Err(broken(Invariant::Reasons, format!("{key} in {} waits on nothing", rollout.phase())));
             }
         }
+        for (key, round) in &self.rounds {
+            if round.waits(now).is_empty() {
+                return Err(broken(Invariant::Reasons, format!("{key} in {} waits on nothing", round.phase())));
+            }
+        }
         for (id, status) in self.slots.status(now) {
             if status.state != SlotState::Ready && status.waits_on.is_none_or(|on| on.to_string().is_empty()) {
                 return Err(broken(Invariant::Reasons, format!("{id} is {} and waits on nothing", status.state)));
@@ -287,7 +437,8 @@ impl Daemon {
         let record = &out.store[key];
         let mut sets = match (self.rollouts.get(key), record.stable) {
             (Some(rollout), _) => rollout.sets(),
-            (None, Some(stable)) => steady(&record.revisions[&stable], stable),
+            (None, Some(_)) if self.rounds.contains_key(key) => self.rounds[key].sets(),
+            (None, Some(stable)) => steady(&record.revisions[&stable], stable, &record.scales),
             (None, None) => Vec::new(),
         };
         let stepping = matches!(self.rollouts.get(key).map(Rollout::phase), Some(Phase::Step(_)));
@@ -303,7 +454,7 @@ impl Daemon {
         match (out.mutation, record.rejected.last(), sets.first().cloned()) {
             (Some(Mutation::LeavesBehind), Some(rejected), _) => {
                 sets.extend(
-                    steady(&record.revisions[rejected], *rejected)
+                    steady(&record.revisions[rejected], *rejected, &record.scales)
                         .into_iter()
                         .map(|set| Set { weight: Weight::default(), ..set }),
                 );
@@ -336,7 +487,10 @@ impl Daemon {
                 };
                 let spec = self.specs.entry(pool.clone()).or_insert_with(|| Arc::new(spec(&pool, app, config)));
                 let (spec, drain) = (Arc::clone(spec), service.drain);
-                wanted.insert(pool, Wanted { replicas: set.replicas, spec, drain });
+                let replaced = self.rounds.get(key);
+                let replaced = replaced.and_then(Round::replaced).filter(|(service, ..)| *service == pool.service);
+                let replaced = replaced.map(|(_, slot, incarnation)| (slot, incarnation));
+                wanted.insert(pool, Wanted { replicas: set.replicas, spec, drain, replaced });
             }
         }
         wanted
@@ -462,8 +616,11 @@ impl Daemon {
             if sum != 100 && !splits.is_empty() {
                 return Err(broken(Invariant::Weights, format!("weights of {:?} sum to {sum}", rule.id)));
             }
-            let rejected = &out.store[&rule.id.key].rejected;
-            let refused = |split: &&Split| rejected.contains(&split.pool.release);
+            let record = &out.store[&rule.id.key];
+            // One that is tried again is watched as that.
+            let again = record.change.as_ref().map(|(release, ..)| *release);
+            let refused =
+                |split: &&Split| record.rejected.contains(&split.pool.release) && again != Some(split.pool.release);
             if let Some(split) = splits.iter().find(refused) {
                 let text = format!("rejected r{} has weight {}", split.pool.release, split.weight.get());
                 return Err(broken(Invariant::NoWeightAfterAbort, text));
@@ -480,6 +637,16 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+/// One change of an app at a time.
+fn may_change(out: &Outside<'_>, key: &AppKey) -> bool {
+    let record = &out.store[key];
+    out.mutation == Some(Mutation::SecondRollout) || (record.change.is_none() && record.round.is_none())
+}
+
+fn web() -> ServiceName {
+    ServiceName::new("web").unwrap()
 }
 
 fn pool_of(id: &SlotId) -> PoolId {

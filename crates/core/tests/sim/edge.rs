@@ -34,7 +34,7 @@ impl Edge {
     pub(crate) fn serve(&mut self, table: Table, now: Mono) {
         let at = match &self.pending {
             Some((at, _)) => *at,
-            None => now + Duration::from_millis(self.rng.below(600)),
+            None => now + Duration::from_millis(1 + self.rng.below(600)),
         };
         self.pending = Some((at, table));
     }

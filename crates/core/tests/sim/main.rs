@@ -10,162 +10,43 @@ mod daemon;
 mod edge;
 mod node;
 mod rng;
+mod script;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::{
-    Access, App, Cage, Command, Environment, Health, HttpCheck, Limit, Limits, Origin, PathPrefix, Probe, ReleaseHooks,
-    Rollout as RolloutTable, Route, RouteTo, Scale, Service, Strategy, Tls,
-};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, AppName, EnvName, InstanceId, Port, ReleaseNumber, RouteName, ServiceName};
-use bowline_core::rollout::Phase;
+use bowline_core::id::{AppKey, InstanceId, ReleaseNumber, ServiceName};
+use bowline_core::rollout::{Phase, RoundPhase, Scaled};
 use bowline_core::route::Site;
 use bowline_core::time::Mono;
 
 use check::{Broken, Invariant, broken};
-use daemon::{Daemon, Mutation, Outside, Stop, Store, config_of};
+use daemon::{Daemon, Moved, Mutation, Outside, Record, Stop, Store, config_of};
 use edge::{Edge, Sent};
 use node::{Faults, Node, Profile};
 use rng::Rng;
-
-const RELEASES: u32 = 4;
+use script::{Op, Script, app, key, name, service};
 
 /// Of the normal test: some ten seconds. `BOWLINE_SIM_SEEDS` asks for more.
 const SEEDS: u64 = 500;
 
-/// What is done to the system, all decided before it starts.
-struct Script {
-    calm: bool,
-    profiles: Vec<Profile>,
-    apps: Vec<Arc<App>>,
-    /// Not before.
-    deploys: Vec<Mono>,
-    /// A person aborts the deploy, so long after it began.
-    aborts: Vec<Option<Duration>>,
-    /// Effects until each crash of the daemon.
-    crashes: Vec<u32>,
-    faults_end: Mono,
+/// A release that was to take over.
+#[derive(Debug, Clone, Copy)]
+struct Rolled {
+    release: ReleaseNumber,
+    /// Somebody wanted it undone.
+    asked: bool,
+    /// That was taken, and acknowledged.
+    aborted: bool,
 }
 
-fn secs(n: u64) -> Duration {
-    Duration::from_secs(n)
-}
-
-fn service(health: Option<Health>, replicas: u16) -> Service {
-    Service {
-        origin: Origin::Folder { dir: ".".into(), build: None },
-        run: Some(Command("app".into())),
-        packages: Vec::new(),
-        runtime: None,
-        fixed_port: None,
-        health,
-        alive: None,
-        drain: secs(20),
-        scale: Scale { min: replicas, max: replicas, cpu: None, in_flight: None },
-        limits: Limits::default(),
-        writable: Vec::new(),
-        metrics: None,
-        cage: Cage::Best,
-        env: BTreeMap::new(),
-    }
-}
-
-fn name(text: &str) -> ServiceName {
-    ServiceName::new(text).unwrap()
-}
-
-fn route(path: &str, to: &str) -> (RouteName, Route) {
-    let route = Route {
-        hosts: Vec::new(),
-        path: PathPrefix::new(path).unwrap(),
-        strip: false,
-        to: RouteTo::Service(name(to)),
-        tls: Tls::Auto,
-        access: Access::default(),
-        limit: Limit::default(),
-        upload: None,
-    };
-    (RouteName::new(to).unwrap(), route)
-}
-
-fn app(app: &str, services: BTreeMap<ServiceName, Service>, routes: BTreeMap<RouteName, Route>) -> App {
-    App {
-        name: AppName::new(app).unwrap(),
-        services,
-        jobs: BTreeMap::new(),
-        env: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        databases: BTreeMap::new(),
-        redis: BTreeMap::new(),
-        volumes: BTreeMap::new(),
-        buckets: BTreeMap::new(),
-        routes,
-        release: ReleaseHooks::default(),
-        rollout: RolloutTable { strategy: Strategy::Rolling, abort: Vec::new(), watch: Duration::ZERO },
-        slo: None,
-        image: None,
-        logs: None,
-        environment: Environment {
-            name: EnvName::new("local").unwrap(),
-            protected: false,
-            server: None,
-            kubernetes: None,
-        },
-    }
-}
-
-fn key(app: &str) -> AppKey {
-    AppKey { env: EnvName::new("local").unwrap(), app: AppName::new(app).unwrap() }
-}
-
-/// `web` rolls; `worker` has no route; `api`, in some, has a fixed port.
-fn shop(rng: &mut Rng, with_api: bool) -> App {
-    let replicas = |rng: &mut Rng| u16::try_from(1 + rng.below(3)).unwrap();
-    let http = || HttpCheck { path: "/ready".into(), probe: Probe { grace: secs(10), ..Probe::default() } };
-    let mut web = service(Some(Health::Http(http())), replicas(rng));
-    web.alive = (rng.below(2) == 0).then(http);
-    let worker = service(None, replicas(rng));
-    let mut services: BTreeMap<_, _> = [(name("web"), web), (name("worker"), worker)].into();
-    let mut routes: BTreeMap<_, _> = [route("/", "web")].into();
-    if with_api {
-        let mut api = service(None, 1);
-        api.fixed_port = Port::new(3000);
-        services.insert(name("api"), api);
-        routes.extend([route("/api", "api")]);
-    }
-    app("shop", services, routes)
-}
-
-impl Script {
-    fn new(seed: u64) -> Self {
-        let mut rng = Rng(seed);
-        let calm = seed.is_multiple_of(2);
-        let with_api = rng.below(3) == 0;
-        let profiles = [Profile::Good, Profile::NeverReady, Profile::ExitsAtOnce, Profile::Refused];
-        let profile = |rng: &mut Rng| match rng.below(2) {
-            0 => Profile::Good,
-            _ => profiles[usize::try_from(rng.below(4)).unwrap()],
-        };
-        let mut at = Mono::default();
-        let deploys = (0..RELEASES).map(|_| {
-            at = at + Duration::from_millis(rng.below(30_000));
-            at
-        });
-        Self {
-            calm,
-            deploys: deploys.collect(),
-            profiles: (0..RELEASES).map(|_| profile(&mut rng)).collect(),
-            apps: (0..RELEASES).map(|_| Arc::new(shop(&mut rng, with_api))).collect(),
-            aborts: (0..RELEASES)
-                .map(|_| (rng.below(4) == 0).then(|| Duration::from_millis(rng.below(15_000))))
-                .collect(),
-            crashes: (0..rng.below(4)).map(|_| u32::try_from(rng.below(30)).unwrap()).collect(),
-            faults_end: Mono(secs(120)),
-        }
-    }
+/// What the watchers saw last.
+#[derive(Debug, Default)]
+struct Seen {
+    change: Option<(ReleaseNumber, Phase)>,
+    ended: usize,
 }
 
 struct Sim {
@@ -179,9 +60,20 @@ struct Sim {
     daemon: Option<Daemon>,
     back: Mono,
     fuse: Option<u32>,
-    deployed: usize,
-    began: Mono,
+    /// Of the script, how many were given.
+    given: usize,
+    /// Releases that were brought out, and those that were gone back to: in the order of their ends.
+    rolled: Vec<Rolled>,
+    rounds_aborted: Vec<bool>,
     abort_at: Option<Mono>,
+    idle_aborts: Vec<Mono>,
+    builds: u32,
+    builds_when_going_back: Option<u32>,
+    /// Of `web`, what serves at least: before and after what is under way, or was last.
+    low: u16,
+    /// Instances of the release that is restarted.
+    old: Option<(ReleaseNumber, BTreeSet<InstanceId>)>,
+    seen: Seen,
     was_full: bool,
     started: usize,
     others: Option<BTreeMap<bowline_core::app::HostName, Site>>,
@@ -218,9 +110,16 @@ impl Sim {
             daemon: None,
             back: Mono::default(),
             fuse,
-            deployed: 0,
-            began: Mono::default(),
+            given: 0,
+            rolled: Vec::new(),
+            rounds_aborted: Vec::new(),
             abort_at: None,
+            idle_aborts: script.idle_aborts.clone(),
+            builds: 0,
+            builds_when_going_back: None,
+            low: 0,
+            old: None,
+            seen: Seen::default(),
             was_full: false,
             started: 0,
             others: None,
@@ -247,6 +146,7 @@ impl Sim {
             node: &mut self.node,
             edge: &mut self.edge,
             mutation: self.mutation,
+            builds: &mut self.builds,
             fuse: &mut self.fuse,
             calm: self.script.calm,
             random: self.rng.next(),
@@ -271,7 +171,7 @@ impl Sim {
         }
     }
 
-    fn run(&mut self) -> Result<Vec<(ReleaseNumber, Phase)>, Broken> {
+    fn run(&mut self) -> Result<Ends, Broken> {
         let end = self.script.faults_end + SETTLED_AFTER;
         while let Some(next) = self.next_event().filter(|next| *next < end) {
             self.now = next;
@@ -295,7 +195,7 @@ impl Sim {
             self.check()?;
         }
         self.settled()?;
-        Ok(self.store[&key("shop")].ended.clone())
+        Ok((self.shop().ended.clone(), self.shop().rounds_ended.clone()))
     }
 
     fn next_event(&self) -> Option<Mono> {
@@ -303,52 +203,198 @@ impl Sim {
         let deadline = deadline.filter(|_| self.mutation != Some(Mutation::NeverWakes));
         let tick = self.now + Duration::from_millis(1);
         let back = self.daemon.is_none().then_some(self.back.max(tick));
-        let idle = self.store[&key("shop")].change.is_none() && self.daemon.is_some();
-        let deploy = self.script.deploys.get(self.deployed).filter(|_| idle).map(|at| (*at).max(tick));
+        let op = self.script.ops.get(self.given).filter(|_| self.is_idle() && self.daemon.is_some());
         let events = [
             deadline.map(|at| at.max(tick)),
             back,
-            deploy,
+            op.map(|(at, _)| (*at).max(tick)),
             self.abort_at.filter(|at| *at > self.now),
+            self.idle_aborts.iter().copied().filter(|at| *at > self.now).min(),
             self.node.next_event(self.now),
             self.edge.next_event(self.now),
         ];
         events.into_iter().flatten().min()
     }
 
+    fn shop(&self) -> &Record {
+        &self.store[&key("shop")]
+    }
+
+    fn is_idle(&self) -> bool {
+        self.shop().change.is_none() && self.shop().round.is_none()
+    }
+
     fn command(&mut self) -> Result<(), Broken> {
-        let shop = key("shop");
-        let idle = self.store[&shop].change.is_none();
         if self.daemon.is_none() {
             return Ok(());
         }
-        if idle && self.script.deploys.get(self.deployed).is_some_and(|at| self.now >= *at) {
-            let release = ReleaseNumber(u32::try_from(self.deployed + 1).unwrap());
-            self.say(&format!("deploy r{release}: {:?}", self.script.profiles[self.deployed]));
-            self.abort_at = self.script.aborts[self.deployed].map(|after| self.now + after);
-            self.deployed += 1;
-            self.began = self.now;
-            self.with_daemon(|daemon, out, now| {
-                daemon.deploy(out, &shop, release, now);
-                Ok(())
-            })
-        } else if !idle && self.abort_at.is_some_and(|at| self.now >= at) {
-            self.say("abort");
-            self.abort_at = None;
-            let reason = Fault::new(FaultKind::Failed, "aborted by hand");
-            self.with_daemon(|daemon, out, now| daemon.abort(out, &key("shop"), reason, now))
-        } else {
-            Ok(())
+        let idle = self.is_idle();
+        if let Some(i) = self.idle_aborts.iter().position(|at| self.now >= *at) {
+            self.idle_aborts.remove(i);
+            return self.abort();
         }
+        match self.script.ops.get(self.given) {
+            Some((at, op)) if idle && self.now >= *at => self.give(*op),
+            _ if !idle && self.abort_at.is_some_and(|at| self.now >= at) => {
+                self.abort_at = None;
+                self.abort()
+            }
+            Some(_) | None => self.intrude(),
+        }
+    }
+
+    /// A second change while one is under way is refused.
+    fn intrude(&mut self) -> Result<(), Broken> {
+        let newest = self.shop().revisions.keys().next_back().copied();
+        let Some(newest) = newest.filter(|_| self.shop().change.is_some() && self.rng.below(16) == 0) else {
+            return Ok(());
+        };
+        self.with_daemon(|daemon, out, now| {
+            daemon.deploy(out, &key("shop"), newest, now);
+            Ok(())
+        })
+    }
+
+    fn give(&mut self, op: Op) -> Result<(), Broken> {
+        self.say(&format!("{op:?}"));
+        let shop = key("shop");
+        self.abort_at = self.script.aborts[self.given].map(|after| self.now + after);
+        self.given += 1;
+        let (before, built) = (self.replicas(self.shop().stable), self.builds);
+        let (mut rolled, mut began) = (None, false);
+        let brought = u32::try_from(self.script.ops[..self.given].iter().filter(|(_, op)| *op == Op::Deploy).count());
+        let brought = ReleaseNumber(brought.unwrap());
+        let stable = self.shop().stable;
+        let over = stable.map_or(0, |stable| self.shop().revisions[&stable].services[&name("web")].scale.min);
+        self.with_daemon(|daemon, out, now| {
+            match op {
+                Op::Deploy => rolled = daemon.deploy(out, &shop, brought, now).then_some((brought, false)),
+                Op::RollBack => rolled = daemon.roll_back(out, &shop, now).map(|release| (release, true)),
+                Op::Restart => began = daemon.round(out, &shop, Moved::Restart, now),
+                Op::Scale(to) => began = daemon.round(out, &shop, Moved::Scale(Scaled { over, to }), now),
+            }
+            Ok(())
+        })?;
+        self.builds_when_going_back = None;
+        let after = match (rolled, op) {
+            (Some((release, back)), _) => {
+                self.rolled.push(Rolled { release, asked: false, aborted: false });
+                self.builds_when_going_back = back.then_some(built);
+                self.replicas(Some(release))
+            }
+            (None, Op::Scale(to)) => to,
+            (None, Op::Deploy | Op::RollBack | Op::Restart) => before,
+        };
+        self.rounds_aborted.extend(began.then_some(false));
+        if let (true, Op::Restart, Some(stable)) = (began, op, stable) {
+            let of_stable = |id: &&InstanceId| id.slot.key == shop && id.slot.release == stable;
+            self.old = Some((stable, self.node.procs.keys().filter(of_stable).cloned().collect()));
+        }
+        // Before the first there is nothing to lose.
+        let low = if before == 0 { after } else { before.min(after) };
+        (self.low, self.was_full) = (low, false);
+        Ok(())
+    }
+
+    /// How many of `web` a release has.
+    fn replicas(&self, release: Option<ReleaseNumber>) -> u16 {
+        let Some(release) = release else { return 0 };
+        let written = self.shop().revisions[&release].services[&name("web")].scale.min;
+        let by_hand = self.shop().scales.get(&name("web")).filter(|scaled| scaled.over == written);
+        by_hand.map_or(written, |scaled| scaled.to)
+    }
+
+    /// Of what is under way; of nothing it must change nothing.
+    fn abort(&mut self) -> Result<(), Broken> {
+        self.say("abort");
+        let (before, idle) = (self.shop().clone(), self.is_idle());
+        let rolling = before.change.is_some();
+        let reason = Fault::new(FaultKind::Failed, "aborted by hand");
+        let mut taken = false;
+        self.with_daemon(|daemon, out, now| {
+            taken = daemon.abort(out, &key("shop"), reason, now)?;
+            Ok(())
+        })?;
+        if idle && (taken || *self.shop() != before) {
+            return Err(broken(Invariant::AbortIsNothing, "an abort of nothing has changed something".into()));
+        }
+        // Killed in the middle, it may have been taken all the same.
+        let acknowledged = taken && self.daemon.is_some();
+        match (rolling, self.rolled.last_mut(), self.rounds_aborted.last_mut()) {
+            _ if idle => {}
+            (true, Some(rolled), _) => {
+                rolled.asked = true;
+                rolled.aborted |= acknowledged;
+            }
+            (false, _, Some(aborted)) => *aborted = true,
+            (true, None, _) | (false, _, None) => {}
+        }
+        Ok(())
     }
 
     fn check(&mut self) -> Result<(), Broken> {
         if let Some(slot) = self.node.doubled() {
             return Err(broken(Invariant::OneCopy, format!("two copies of {slot}")));
         }
+        self.check_changes()?;
         self.check_others()?;
         self.check_requests()?;
         self.check_capacity()
+    }
+
+    /// One at a time, each transition with its event, an abort that was taken wins, and a way back builds nothing.
+    fn check_changes(&mut self) -> Result<(), Broken> {
+        let record = &self.store[&key("shop")];
+        let change = record.change.as_ref().map(|(release, phase, _)| (*release, *phase));
+        if let Some((release, _)) = change.filter(|(release, _)| record.rejected.contains(release)) {
+            return Err(broken(Invariant::NoRetry, format!("r{release} was rejected, and is on its way again")));
+        }
+        if let (Some((was, _)), Some((is, _))) = (self.seen.change, change)
+            && was != is
+            && record.ended.len() == self.seen.ended
+        {
+            return Err(broken(Invariant::OneRollout, format!("r{is} takes the place of r{was}, which has not ended")));
+        }
+        let entered = record.events.iter().filter(|phase| *phase == "promote").count();
+        let done = record.ended.iter().filter(|(_, phase)| *phase == Phase::Done).count();
+        if done > entered {
+            return Err(broken(Invariant::Events, format!("{done} releases were promoted, {entered} with an event")));
+        }
+        for (rolled, (release, phase)) in self.rolled.iter().zip(&record.ended).filter(|(rolled, _)| rolled.aborted) {
+            if *phase == Phase::Done {
+                return Err(broken(Invariant::AbortWins, format!("r{release} is done, and was aborted: {rolled:?}")));
+            }
+        }
+        if let Some(built) = self.builds_when_going_back.filter(|built| *built != self.builds) {
+            return Err(broken(Invariant::NoBuild, format!("{} builds, {built} before the way back", self.builds)));
+        }
+        if let Some(last) = record.events.last()
+            && change.is_none_or(|(_, phase)| phase != Phase::Prepare)
+            && record.round.as_ref().is_none_or(|(_, place)| place.phase != RoundPhase::Prepare)
+        {
+            let round = record.round.as_ref().map(|(_, place)| place.phase.to_string());
+            let now = change.map(|(_, phase)| phase.to_string()).or(round);
+            if now.is_some_and(|now| now != *last && self.mutation != Some(Mutation::ForgetsPhase)) {
+                return Err(broken(Invariant::Events, format!("the last event is {last}, and it is in {change:?}")));
+            }
+        }
+        self.seen = Seen { change, ended: record.ended.len() };
+        self.check_restarted()
+    }
+
+    fn check_restarted(&mut self) -> Result<(), Broken> {
+        let record = &self.store[&key("shop")];
+        if record.round.is_some() || self.old.is_none() {
+            return Ok(());
+        }
+        let Some((release, old)) = self.old.take() else { return Ok(()) };
+        let left = old.iter().find(|id| self.node.procs.get(*id).is_some_and(node::Proc::lives));
+        match left {
+            Some(id) if record.rounds_ended.last() == Some(&RoundPhase::Done) => {
+                Err(broken(Invariant::Restarted, format!("{id} of r{release} went through a restart")))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn check_started(&mut self) -> Result<(), Broken> {
@@ -410,23 +456,20 @@ impl Sim {
         }
     }
 
+    /// None fewer than before and after what is under way.
     fn check_capacity(&mut self) -> Result<(), Broken> {
         let record = &self.store[&key("shop")];
-        let (Some(stable), Some(table), true) = (record.stable, &self.edge.table, self.script.calm) else {
+        let (Some(_), Some(table), true) = (record.stable, &self.edge.table, self.script.calm) else {
             return Ok(());
         };
-        let wanted = |release| record.revisions[&release].services["web"].scale.min;
-        let releases = record.change.iter().map(|(release, ..)| *release).chain([stable]);
-        let before = record.ended.iter().filter(|(_, phase)| *phase == Phase::Done).map(|(release, _)| *release);
-        // What was promoted a moment ago may not have reached the edge yet.
-        let floor = releases.chain(before).map(wanted).min().unwrap_or(0);
         let web = table.pools.iter().filter(|(id, _)| id.key == key("shop") && id.service == name("web"));
         let answers = |id: &&InstanceId| self.node.procs.get(*id).is_some_and(|proc| proc.answers(self.now));
         let ready = web.flat_map(|(_, pool)| pool.endpoints.keys()).filter(answers).count();
-        if ready >= usize::from(floor) {
+        if ready >= usize::from(self.low) {
             self.was_full = true;
         } else if self.was_full {
-            return Err(broken(Invariant::Capacity, format!("{ready} of web are ready, {floor} at least are wanted")));
+            let low = self.low;
+            return Err(broken(Invariant::Capacity, format!("{ready} of web are ready, {low} at least are wanted")));
         }
         Ok(())
     }
@@ -437,14 +480,21 @@ impl Sim {
         if let Some((release, phase, _)) = &record.change {
             return not(format!("r{release} is still in {phase}"));
         }
-        if self.deployed < self.script.deploys.len() || self.daemon.is_none() {
-            return not(format!("only {} releases were deployed", self.deployed));
+        if let Some((moved, place)) = &record.round {
+            return not(format!("{moved:?} is still in {}", place.phase));
+        }
+        if self.given < self.script.ops.len() || self.daemon.is_none() {
+            return not(format!("only {} commands were given", self.given));
         }
         let mut wanted: BTreeMap<(AppKey, ServiceName, ReleaseNumber), usize> = BTreeMap::new();
         for (key, record) in &self.store {
             for (release, app) in record.stable.iter().map(|release| (*release, &record.revisions[release])) {
+                let count = |name: &ServiceName, written: u16| {
+                    let by_hand = record.scales.get(name).filter(|scaled| scaled.over == written);
+                    usize::from(by_hand.map_or(written, |scaled| scaled.to))
+                };
                 wanted.extend(
-                    app.services.iter().map(|(n, s)| ((key.clone(), n.clone(), release), usize::from(s.scale.min))),
+                    app.services.iter().map(|(n, s)| ((key.clone(), n.clone(), release), count(n, s.scale.min))),
                 );
             }
         }
@@ -468,27 +518,38 @@ impl Sim {
         self.expected_end()
     }
 
-    /// In a calm world the profile alone decides how a rollout ends, whatever was killed.
+    /// In a calm world the profile alone decides how a rollout ends, whatever was killed; a round comes to its end.
     fn expected_end(&self) -> Result<(), Broken> {
+        let not = |text: String| Err(Broken { invariant: Invariant::SameEnd, text });
         let record = &self.store[&key("shop")];
-        for (i, (release, phase)) in record.ended.iter().enumerate() {
+        if record.ended.len() != self.rolled.len() || record.rounds_ended.len() != self.rounds_aborted.len() {
+            return not(format!("{:?} began, {:?} ended; {:?}", self.rolled, record.ended, record.rounds_ended));
+        }
+        for (rolled, (release, phase)) in self.rolled.iter().zip(&record.ended) {
             let at = usize::try_from(release.0 - 1).unwrap();
             let good = self.script.profiles[at] == Profile::Good;
             let ok = match phase {
                 Phase::Done => good,
-                Phase::RolledBack | Phase::Failed => !self.script.calm || !good || self.script.aborts[at].is_some(),
+                Phase::RolledBack | Phase::Failed => !self.script.calm || !good || rolled.asked,
                 Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Abort(_) => false,
             };
-            if !ok || i != at {
-                let text = format!("r{release}, which is {:?}, ended as {phase}", self.script.profiles[at]);
-                return Err(Broken { invariant: Invariant::SameEnd, text });
+            if !ok || rolled.release != *release {
+                return not(format!("{rolled:?}, which is {:?}, ended as {phase}", self.script.profiles[at]));
+            }
+        }
+        for (aborted, phase) in self.rounds_aborted.iter().zip(&record.rounds_ended) {
+            if self.script.calm && !aborted && *phase != RoundPhase::Done {
+                return not(format!("a round ended as {phase}"));
             }
         }
         Ok(())
     }
 }
 
-fn run(seed: u64, mutation: Option<Mutation>, verbose: bool) -> Result<Vec<(ReleaseNumber, Phase)>, Broken> {
+/// How the releases and the rounds ended.
+type Ends = (Vec<(ReleaseNumber, Phase)>, Vec<RoundPhase>);
+
+fn run(seed: u64, mutation: Option<Mutation>, verbose: bool) -> Result<Ends, Broken> {
     let mut sim = Sim::new(seed, Script::new(seed), mutation);
     sim.verbose = verbose;
     sim.run()
@@ -523,6 +584,7 @@ fn a_crash_at_any_effect_ends_where_no_crash_ends() {
         let end = |crash: Option<u32>| {
             let mut script = Script::new(seed);
             script.aborts.fill(None);
+            script.idle_aborts.clear();
             script.crashes = crash.into_iter().collect();
             let mut sim = Sim::new(seed, script, None);
             let ended =
@@ -562,4 +624,10 @@ fn planted_bugs_are_caught_by_their_invariant() {
     check(Mutation::DropsOthers, Invariant::OthersUntouched);
     check(Mutation::NeverWakes, Invariant::Converges);
     check(Mutation::TwoCopies, Invariant::OneCopy);
+    check(Mutation::AbortsNothing, Invariant::AbortIsNothing);
+    check(Mutation::IgnoresAbort, Invariant::AbortWins);
+    check(Mutation::SecondRollout, Invariant::OneRollout);
+    check(Mutation::BuildsToGoBack, Invariant::NoBuild);
+    check(Mutation::ForgetsEvent, Invariant::Events);
+    check(Mutation::KeepsInstances, Invariant::Restarted);
 }

@@ -147,6 +147,7 @@ pub(crate) struct Faults {
 
 pub(crate) struct Node {
     pub(crate) procs: BTreeMap<InstanceId, Proc>,
+    /// In this daemon's life.
     ended: BTreeSet<InstanceId>,
     pending: Option<(Mono, BTreeMap<InstanceId, InstanceOrder>)>,
     adopts_at: Mono,
@@ -174,7 +175,7 @@ impl Node {
     pub(crate) fn order(&mut self, orders: BTreeMap<InstanceId, InstanceOrder>, now: Mono) {
         let at = match &self.pending {
             Some((at, _)) => *at,
-            None => now + Duration::from_millis(self.rng.below(400)),
+            None => now + Duration::from_millis(1 + self.rng.below(400)),
         };
         self.pending = Some((at, orders));
     }
@@ -182,6 +183,8 @@ impl Node {
     /// The daemon died; the node is a part of it. Processes go on.
     pub(crate) fn crash(&mut self, back: Mono) {
         self.pending = None;
+        // Nothing is kept of what has ended: a number is new within one daemon's life.
+        self.ended.clear();
         self.adopts_at = back + Duration::from_millis(self.rng.below(500));
         for proc in self.procs.values_mut() {
             proc.probed_at = self.adopts_at + Duration::from_millis(self.rng.below(2500));

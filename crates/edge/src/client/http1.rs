@@ -130,7 +130,7 @@ impl Http1 {
                     Poll::Ready(Ok(_)) => parsed = false,
                     // Only now is it known that no request is waiting, which closing would reset away.
                     Poll::Pending => {
-                        let draining = self.worker.is_draining();
+                        let draining = self.worker.closes_idle();
                         if !started && !first && (draining || self.worker.shortages() != shortages) {
                             return Poll::Ready(Next::Closed);
                         }

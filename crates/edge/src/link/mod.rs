@@ -7,6 +7,7 @@ mod address;
 mod session;
 mod spawn;
 mod stray;
+mod succession;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -57,6 +58,9 @@ pub struct Handle {
     /// The latest state.
     pub observed: watch::Receiver<Arc<EdgeObservation>>,
     pub shutdown: Shutdown,
+    /// Set: an edge that was found and is of another binary is replaced from now on. A daemon that might still be given
+    /// up for the one before does not touch its edge.
+    pub renew: watch::Sender<bool>,
 }
 
 /// Ends the edge. When it is dropped without that, with the rest of the handle, the edge goes on alone.
@@ -80,17 +84,12 @@ pub fn spawn(config: LinkConfig) -> Handle {
     let (desired, wanted) = watch::channel(Arc::default());
     let (observed, latest) = watch::channel(Arc::default());
     let (shutdown, requests) = mpsc::channel(1);
-    tokio::spawn(keep_running(config, wanted, observed, requests));
-    Handle { desired, observed: latest, shutdown: Shutdown(shutdown) }
+    let (renew, may_renew) = watch::channel(false);
+    tokio::spawn(keep_running(Session::new(config, wanted, observed, may_renew), requests));
+    Handle { desired, observed: latest, shutdown: Shutdown(shutdown), renew }
 }
 
-async fn keep_running(
-    config: LinkConfig,
-    wanted: watch::Receiver<Arc<EdgeDesired>>,
-    observed: watch::Sender<Arc<EdgeObservation>>,
-    mut requests: mpsc::Receiver<(Duration, oneshot::Sender<()>)>,
-) {
-    let mut session = Session::new(config, wanted, observed);
+async fn keep_running(mut session: Session, mut requests: mpsc::Receiver<(Duration, oneshot::Sender<()>)>) {
     let mut pause = Duration::ZERO;
     loop {
         let begun = Instant::now();

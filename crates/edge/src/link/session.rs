@@ -15,8 +15,10 @@ use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 
+use super::spawn::Kind;
+use super::succession::{self, Remaining, Remains, Successor};
 use super::{LinkConfig, address, spawn, stray};
 use crate::process::Sockets;
 use crate::wire::{Channel, ChannelError, DesiredFrame, FromEdge, PROTOCOL, ToEdge};
@@ -30,6 +32,9 @@ const PING_EVERY: Duration = Duration::from_secs(3);
 const MAX_UNANSWERED: u32 = 5;
 /// … and how long it may take to take up a frame.
 const SILENCE: Duration = PING_EVERY.saturating_mul(MAX_UNANSWERED);
+
+/// How long it takes until another successor is tried after one that did not come to serve.
+const RENEW_PAUSE: Duration = Duration::from_secs(15);
 
 /// How much longer than its own limit a draining edge may take.
 const DRAIN_SLACK: Duration = Duration::from_secs(5);
@@ -49,20 +54,36 @@ pub(super) struct Session {
     config: LinkConfig,
     wanted: watch::Receiver<Arc<EdgeDesired>>,
     observed: watch::Sender<Arc<EdgeObservation>>,
+    /// See [`super::Handle::renew`].
+    may_renew: watch::Receiver<bool>,
+    /// What was last heard of this edge alone.
+    own: Remaining,
+    /// The process of an edge that is about to retire, if it is this process's child.
+    leaving: Option<Child>,
+    /// Edges before this one that retire.
+    remains: watch::Sender<Remains>,
     sockets: Option<Sockets>,
     child: Option<Child>,
 }
 
-struct Greeting {
+pub(super) struct Greeting {
     pid: u32,
+    protocol: u32,
     http: Option<SocketAddr>,
     https: Option<SocketAddr>,
-    serving: Option<u64>,
+    pub(super) serving: Option<u64>,
     /// Came behind the hello.
-    frames: Vec<FromEdge>,
+    pub(super) frames: Vec<FromEdge>,
 }
 
-fn lost(error: &dyn std::error::Error, what: &str) -> Fault {
+/// Why [`Session::stay`] returned.
+enum Stayed {
+    Ended(Ended),
+    /// The edge is of another binary, and is to be replaced.
+    Renew(Channel),
+}
+
+pub(super) fn lost(error: &dyn std::error::Error, what: &str) -> Fault {
     Fault::new(FaultKind::Failed, what).source(error).hint("bowline starts it again by itself")
 }
 
@@ -71,20 +92,48 @@ impl Session {
         config: LinkConfig,
         wanted: watch::Receiver<Arc<EdgeDesired>>,
         observed: watch::Sender<Arc<EdgeObservation>>,
+        may_renew: watch::Receiver<bool>,
     ) -> Self {
-        Self { config, wanted, observed, sockets: None, child: None }
+        let (own, remains) = (Remaining::default(), watch::Sender::default());
+        Self { config, wanted, observed, may_renew, own, leaving: None, remains, sockets: None, child: None }
     }
 
     pub(super) fn publish(&self, change: impl FnOnce(&mut EdgeObservation)) {
         self.observed.send_modify(|seen| change(Arc::make_mut(seen)));
     }
 
-    /// Finds or starts an edge and stays with it.
+    /// Finds or starts an edge and stays with it, and with each that takes its place.
     pub(super) async fn run(&mut self, requests: &mut Requests) -> Ended {
-        let (channel, greeting) = match self.edge().await {
+        let (mut channel, greeting) = match self.edge().await {
             Ok(edge) => edge,
             Err(fault) => return Ended::Lost(fault),
         };
+        let mut pid = greeting.pid;
+        self.welcome(greeting);
+        stray::retire_all_but(pid, &self.config.log_dir);
+        let mut rested = Instant::now();
+        loop {
+            let renew_at = (!spawn::is_of(&self.config, pid)).then_some(rested);
+            let before = match self.stay(channel, pid, renew_at, requests).await {
+                Stayed::Ended(ended) => return ended,
+                Stayed::Renew(before) => before,
+            };
+            match self.succeed().await {
+                Ok((next, greeting)) => {
+                    self.retire(before, pid);
+                    (channel, pid) = (next, greeting.pid);
+                    self.welcome(greeting);
+                }
+                Err(fault) => {
+                    tracing::error!(%fault, causes = ?fault.causes, detail = fault.detail, "the edge before serves on");
+                    (channel, rested) = (before, Instant::now() + RENEW_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Publishes what an edge says of itself when it is met.
+    fn welcome(&mut self, greeting: Greeting) {
         tracing::info!(pid = greeting.pid, http = ?greeting.http, https = ?greeting.https, "connected to the edge");
         // Counters begin anew with the process: what is known of another one is forgotten.
         self.publish(|seen| {
@@ -102,11 +151,34 @@ impl Session {
             } else {
                 fresh
             };
+            succession::add(&self.remains.borrow(), seen);
         });
+        self.own = Remaining { serving: greeting.serving.map(Generation), ..Remaining::default() };
         for frame in greeting.frames {
             self.hear(frame);
         }
-        self.stay(channel, greeting.pid, requests).await
+    }
+
+    /// Another edge on the same sockets, which serves what is wanted.
+    async fn succeed(&mut self) -> Result<(Channel, Greeting), Fault> {
+        let Some(sockets) = &self.sockets else {
+            return Err(Fault::new(FaultKind::Failed, "the listening sockets are not known"));
+        };
+        let wanted = Arc::clone(&self.wanted.borrow_and_update());
+        let wanted = (wanted.table.generation > Generation(0)).then_some(wanted);
+        let Successor { channel, greeting, child, sockets } = succession::start(&self.config, sockets, wanted).await?;
+        self.sockets = Some(sockets);
+        let before = self.child.replace(child);
+        self.leaving = before;
+        Ok((channel, greeting))
+    }
+
+    /// Lets the edge before go in its own time.
+    fn retire(&mut self, channel: Channel, pid: u32) {
+        // Before the next edge is published: at no moment is a request of this one not counted.
+        self.remains.send_modify(|remains| drop(remains.insert(pid, self.own.clone())));
+        let before = (pid, self.leaving.take());
+        tokio::spawn(succession::retire(channel, before, self.wanted.clone(), self.remains.clone()));
     }
 
     fn socket_path(&self) -> PathBuf {
@@ -119,8 +191,12 @@ impl Session {
             && let Some((mut channel, mut greeting)) = self.running().await?
         {
             if self.fits(&greeting) {
-                self.sockets = Some(take_sockets(&mut channel, &mut greeting.frames).await?);
-                return Ok((channel, greeting));
+                let sockets = take_sockets(&mut channel, &mut greeting.frames).await?;
+                if greeting.protocol == PROTOCOL {
+                    self.sockets = Some(sockets);
+                    return Ok((channel, greeting));
+                }
+                return self.replace_foreign(channel, &greeting, &sockets).await;
             }
             self.replace(channel).await?;
         }
@@ -131,7 +207,7 @@ impl Session {
                 self.bind()?
             }
         };
-        let started = spawn::start(&self.config, &sockets);
+        let started = spawn::start(&self.config, &sockets, Kind::First);
         self.sockets = Some(sockets);
         self.child = Some(started.map_err(|error| {
             let what = format!("the edge cannot be started from {}", self.config.exe.display());
@@ -151,6 +227,22 @@ impl Session {
             Err(error) => Err(lost(&error, "an edge is running, but does not answer")
                 .hint("end that process (its command is `bowline edge`), then try again")),
         }
+    }
+
+    /// An edge that speaks another protocol can be told nothing but to go. New connections wait in the sockets' queues until
+    /// the next edge has its first table.
+    async fn replace_foreign(
+        &mut self,
+        mut channel: Channel,
+        greeting: &Greeting,
+        sockets: &Sockets,
+    ) -> Result<(Channel, Greeting), Fault> {
+        tracing::info!(pid = greeting.pid, protocol = greeting.protocol, own = PROTOCOL, "replacing a foreign edge");
+        let next = succession::start(&self.config, sockets, None).await?;
+        self.sockets = Some(next.sockets);
+        self.child = Some(next.child);
+        say(&mut channel, &ToEdge::Retire).await.map_err(|e| lost(&e, "the edge before cannot be told to retire"))?;
+        Ok((next.channel, next.greeting))
     }
 
     fn fits(&self, greeting: &Greeting) -> bool {
@@ -239,7 +331,14 @@ impl Session {
     }
 
     /// Feeds the edge and listens to it, until it is lost or no longer wanted.
-    async fn stay(&mut self, mut channel: Channel, pid: u32, requests: &mut Requests) -> Ended {
+    /// `renew_at`: when it may be replaced.
+    async fn stay(
+        &mut self,
+        mut channel: Channel,
+        pid: u32,
+        renew_at: Option<Instant>,
+        requests: &mut Requests,
+    ) -> Stayed {
         // Questions are counted, not time: a daemon that was itself stopped, as by a suspended machine or one short of
         // memory, has not listened, and must not take that for the edge's silence.
         let mut ping = tokio::time::interval(PING_EVERY);
@@ -249,8 +348,21 @@ impl Session {
         if self.wanted.borrow().table.generation > Generation(0) {
             self.wanted.mark_changed();
         }
+        let (mut may_renew, mut remains) = (self.may_renew.clone(), self.remains.subscribe());
+        let mut renew = std::pin::pin!(async {
+            match renew_at {
+                // The daemon is gone when nobody can say so any more.
+                Some(at) if may_renew.wait_for(|may| *may).await.is_ok() => tokio::time::sleep_until(at).await,
+                Some(_) | None => std::future::pending().await,
+            }
+        });
         loop {
             let step = tokio::select! {
+                () = &mut renew => return Stayed::Renew(channel),
+                Ok(()) = remains.changed() => {
+                    self.add_remains();
+                    Ok(())
+                }
                 received = channel.receive::<FromEdge>() => {
                     unanswered = 0;
                     match received {
@@ -258,7 +370,7 @@ impl Session {
                             self.hear(frame);
                             Ok(())
                         }
-                        Ok(None) => return Ended::Lost(self.death(pid).await),
+                        Ok(None) => return Stayed::Ended(Ended::Lost(self.death(pid).await)),
                         Err(error) => Err(error),
                     }
                 }
@@ -267,21 +379,21 @@ impl Session {
                         let frame = DesiredFrame::from(&**self.wanted.borrow_and_update());
                         say(&mut channel, &ToEdge::Desired(Box::new(frame))).await
                     }
-                    Err(_) => return Ended::Left,
+                    Err(_) => return Stayed::Ended(Ended::Left),
                 },
                 request = requests.recv() => match request {
                     Some((limit, done)) => {
                         self.drain(channel, limit).await;
-                        return Ended::Shutdown(done);
+                        return Stayed::Ended(Ended::Shutdown(done));
                     }
-                    None => return Ended::Left,
+                    None => return Stayed::Ended(Ended::Left),
                 },
                 _ = ping.tick() => {
                     if unanswered >= MAX_UNANSWERED {
                         kill(pid);
                         self.end_child().await;
                         let what = format!("the edge (process {pid}) was silent for {} s", SILENCE.as_secs());
-                        return Ended::Lost(Fault::new(FaultKind::Failed, what));
+                        return Stayed::Ended(Ended::Lost(Fault::new(FaultKind::Failed, what)));
                     }
                     unanswered += 1;
                     say(&mut channel, &ToEdge::Hello { protocol: PROTOCOL }).await
@@ -289,20 +401,40 @@ impl Session {
             };
             if let Err(error) = step {
                 let fault = self.death(pid).await;
-                return Ended::Lost(fault.source(&error));
+                return Stayed::Ended(Ended::Lost(fault.source(&error)));
             }
         }
     }
 
     fn hear(&mut self, frame: FromEdge) {
         match frame {
-            FromEdge::Observation(frame) => self.publish(|seen| frame.apply(seen)),
-            FromEdge::Serving { generation } => self.publish(|seen| seen.serving = Some(Generation(generation))),
+            FromEdge::Observation(frame) => {
+                let (own, remains) = (&mut self.own, self.remains.borrow());
+                self.observed.send_modify(|seen| {
+                    let seen = Arc::make_mut(seen);
+                    frame.apply(seen);
+                    *own = Remaining::of(seen);
+                    succession::add(&remains, seen);
+                });
+            }
+            FromEdge::Serving { generation } => {
+                self.own.serving = Some(Generation(generation));
+                self.add_remains();
+            }
             FromEdge::Refused { generation, reason } => {
                 tracing::error!(generation, reason, "the edge refused a desired state");
             }
             FromEdge::Hello { .. } | FromEdge::Listeners { .. } => {}
         }
+    }
+
+    /// Publishes anew what this edge does, with what those before it still do.
+    fn add_remains(&mut self) {
+        let (own, remains) = (self.own.clone(), self.remains.borrow().clone());
+        self.publish(|seen| {
+            own.put(seen);
+            succession::add(&remains, seen);
+        });
     }
 
     /// The connection ended: makes sure that the process did, too, and says how.
@@ -344,6 +476,8 @@ impl Session {
             drop(child.kill().await);
         }
         self.sockets = None;
+        // Those that retire still have nobody left to lead requests to.
+        stray::end(&self.config.log_dir).await;
         // Gone already, or in the way of nobody.
         drop(std::fs::remove_file(self.socket_path()));
     }
@@ -360,7 +494,7 @@ fn kill(pid: u32) {
     }
 }
 
-fn bind_control(path: &Path) -> io::Result<UnixListener> {
+pub(super) fn bind_control(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -372,24 +506,20 @@ fn bind_control(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Sends a frame to an edge that takes it up in time: one that does not read would block the session for good.
-async fn say(channel: &mut Channel, frame: &ToEdge) -> Result<(), ChannelError> {
+pub(super) async fn say(channel: &mut Channel, frame: &ToEdge) -> Result<(), ChannelError> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("it took up nothing for {} s", SILENCE.as_secs()));
     timeout(SILENCE, channel.send(frame, &[])).await.unwrap_or_else(|_| Err(late().into()))
 }
 
-async fn greet(channel: &mut Channel, uid: Option<u32>) -> Result<Greeting, ChannelError> {
+pub(super) async fn greet(channel: &mut Channel, uid: Option<u32>) -> Result<Greeting, ChannelError> {
     let silent = || io::Error::new(io::ErrorKind::TimedOut, "no hello in time");
     channel.check_peer(uid)?;
     let hello = timeout(HELLO_TIME, async {
         channel.send(&ToEdge::Hello { protocol: PROTOCOL }, &[]).await?;
         loop {
             match channel.receive::<FromEdge>().await? {
-                Some((FromEdge::Hello { protocol: PROTOCOL, pid, http, https, serving }, _)) => {
-                    return Ok(Greeting { pid, http, https, serving, frames: Vec::new() });
-                }
-                Some((FromEdge::Hello { protocol, .. }, _)) => {
-                    let text = format!("it speaks protocol {protocol}, this daemon {PROTOCOL}");
-                    return Err(io::Error::new(io::ErrorKind::Unsupported, text).into());
+                Some((FromEdge::Hello { protocol, pid, http, https, serving }, _)) => {
+                    return Ok(Greeting { pid, protocol, http, https, serving, frames: Vec::new() });
                 }
                 Some(_) => {}
                 None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),

@@ -18,8 +18,15 @@ const LOG_LIMIT: u64 = 4 << 20;
 /// Last lines of `edge.log` that a fault shows.
 const LAST_LINES: usize = 10;
 
+/// Whether another edge serves on the same sockets meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    First,
+    Successor,
+}
+
 /// Starts the edge with these sockets: its own session, its output to `edge.log`, alive when the daemon dies.
-pub(super) fn start(config: &LinkConfig, sockets: &Sockets) -> io::Result<Child> {
+pub(super) fn start(config: &LinkConfig, sockets: &Sockets, kind: Kind) -> io::Result<Child> {
     prepare_log_dir(config)?;
     let log = open_log(&config.log_dir)?;
     let control = sockets.control.as_raw_fd();
@@ -31,9 +38,12 @@ pub(super) fn start(config: &LinkConfig, sockets: &Sockets) -> io::Result<Child>
         https_fd: https,
         log_dir: config.log_dir.clone(),
         workers: config.workers,
+        successor: kind == Kind::Successor,
     };
     let mut command = Command::new(&config.exe);
     command.args(&config.args).args(args.to_args());
+    // Who supervises the daemon is told nothing by the edge.
+    command.env_remove("NOTIFY_SOCKET");
     command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     if let Some(uid) = config.uid.filter(|_| nix::unistd::geteuid().is_root()) {
         // The standard library drops the supplementary groups with it.
@@ -41,6 +51,13 @@ pub(super) fn start(config: &LinkConfig, sockets: &Sockets) -> io::Result<Child>
     }
     inherit(&mut command, [Some(control), http, https].into_iter().flatten().collect());
     command.spawn()
+}
+
+/// Whether an edge was started from the binary that this daemon starts edges from.
+pub(super) fn is_of(config: &LinkConfig, pid: u32) -> bool {
+    // One that cannot be looked at is left alone.
+    std::fs::read(format!("/proc/{pid}/cmdline"))
+        .map_or(true, |line| line.split(|byte| *byte == 0).next() == Some(config.exe.as_os_str().as_encoded_bytes()))
 }
 
 /// Lets the child keep these descriptors, and no other process that is started meanwhile.

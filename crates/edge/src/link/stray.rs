@@ -14,6 +14,15 @@ const GRACE: Duration = Duration::from_secs(3);
 /// How often it is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Lets every edge but `serving` retire: one that a daemon was about to replace, or to start, when it was killed.
+pub(super) fn retire_all_but(serving: u32, log_dir: &Path) {
+    for pid in edges_of(log_dir).into_iter().filter(|pid| pid.as_raw().cast_unsigned() != serving) {
+        tracing::info!(%pid, "an edge that is not this daemon's retires");
+        // Gone meanwhile, or somebody else's, which says nothing about the one that serves.
+        let _ = kill(pid, Signal::SIGUSR1);
+    }
+}
+
 /// Ends every edge that writes its logs to `log_dir`, which one state has alone.
 pub(super) async fn end(log_dir: &Path) {
     for pid in edges_of(log_dir) {

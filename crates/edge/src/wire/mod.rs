@@ -17,8 +17,9 @@ pub use channel::{Channel, ChannelError, MAX_FRAME};
 pub use observation::{ObservationFrame, SeriesFrame};
 pub use table::{DesiredFrame, TableError};
 
-/// Version of this protocol. A peer of another one is refused by name.
-pub const PROTOCOL: u32 = 2;
+/// Version of this protocol. What a peer of another one says is refused by name, but for `Hello`, `Listeners`, `Retire` and
+/// `Shutdown`, which never change: with them any daemon replaces any edge.
+pub const PROTOCOL: u32 = 3;
 
 /// From the daemon to the edge.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ pub enum ToEdge {
     Desired(Box<DesiredFrame>),
     /// Asks for duplicates of the listening sockets.
     Listeners,
+    /// Another edge has taken over the sockets: accept nothing more, finish what is under way without haste, and exit.
+    Retire,
     /// Finish what is under way and exit; connections that are left after `limit_ms` are cut.
     Shutdown {
         limit_ms: u64,

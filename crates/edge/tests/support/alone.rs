@@ -14,7 +14,15 @@ fn main() -> ExitCode {
     };
     let workers = value("--workers").and_then(|text| text.parse().ok()).unwrap_or(0);
     let log_dir = PathBuf::from(log_dir);
-    let args = EdgeArgs { control_fd, http_fd: number("--http-fd"), https_fd: number("--https-fd"), log_dir, workers };
+    let successor = args.iter().any(|arg| arg == "--successor");
+    let args = EdgeArgs {
+        control_fd,
+        http_fd: number("--http-fd"),
+        https_fd: number("--https-fd"),
+        log_dir,
+        workers,
+        successor,
+    };
     match bowline_edge::run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -97,6 +97,11 @@ impl Edge {
         Self { handle, dir, http, https, generation: AtomicU64::new(1) }
     }
 
+    /// The next table comes behind this one.
+    pub fn go_on_from(&self, served: Option<Generation>) {
+        self.generation.store(served.map_or(1, |generation| generation.0 + 1), Ordering::Relaxed);
+    }
+
     /// Gives the edge a table and waits until it serves it.
     pub async fn serve(&mut self, table: TableBuilder) -> Generation {
         self.serve_with(table, BTreeMap::new()).await

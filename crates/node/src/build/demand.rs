@@ -91,6 +91,7 @@ mod tests {
             dir: ".".to_owned(),
             state_dir: std::path::PathBuf::new(),
             without_node_modules: true,
+            with_ignore_files: false,
         };
         let listing = source::list(&wanted).unwrap();
         let (name, mut notes) = (ServiceName::new("web").unwrap(), Vec::new());

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use super::hashes::Stat;
+use super::{BuildConfig, artifact, state_fault};
 
 /// An interpreter that says nothing for so long is not one.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
@@ -96,6 +97,19 @@ pub(super) struct Search<'s> {
 
 /// Places that hold for every system, after those on `PATH`.
 const USUAL: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
+
+/// The first that fits among those that the daemon's `PATH` leads to.
+pub(super) async fn find_on(config: &BuildConfig, wanted: Wanted) -> Result<Interpreter, Fault> {
+    let cache = config.state_dir.join("cache");
+    artifact::make_folder(&cache, 0o711).map_err(|e| state_fault(&cache, &e))?;
+    let search = Search {
+        wanted,
+        path: std::env::split_paths(config.own_path()).collect(),
+        others_must_reach: nix::unistd::geteuid().is_root(),
+        cache: &cache,
+    };
+    find(search).await
+}
 
 /// The first interpreter that fits.
 pub(super) async fn find(search: Search<'_>) -> Result<Interpreter, Fault> {

@@ -48,8 +48,13 @@ pub struct FoundService {
 /// What `up` would answer, too: a folder that cannot be read or is too large, a manifest that cannot be understood,
 /// nothing that can run.
 pub fn look(folder: &Path) -> Result<Found, Fault> {
-    let wanted =
-        Wanted { base: folder.to_owned(), dir: ".".to_owned(), state_dir: PathBuf::new(), without_node_modules: true };
+    let wanted = Wanted {
+        base: folder.to_owned(),
+        dir: ".".to_owned(),
+        state_dir: PathBuf::new(),
+        without_node_modules: true,
+        with_ignore_files: false,
+    };
     let listing = source::list(&wanted)?;
     let procfile = read_procfile(&listing)?;
     let Some(builder) = procfile.builder() else {

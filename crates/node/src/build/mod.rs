@@ -10,6 +10,7 @@
 //! and no build sees the daemon's environment but for a named list.
 
 mod artifact;
+mod check;
 mod command;
 mod demand;
 mod detect;
@@ -21,6 +22,7 @@ mod look;
 mod place;
 mod recipe;
 mod requirements;
+mod send;
 mod serve;
 mod source;
 mod summary;
@@ -45,12 +47,14 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use artifact::{Artifacts, Facts, Held, Known, Seal};
+pub use check::check;
 pub use detect::Stack;
 use detect::{Plan, Serve, Written};
 use hashes::Hashes;
 use interpreter::Interpreter;
 pub use look::{Found, FoundService, look};
 use place::Machine;
+pub use send::Outgoing;
 use serve::Served;
 use source::{Listing, Source, SourceError, Wanted};
 
@@ -76,6 +80,32 @@ pub struct BuildConfig {
     pub environment: BTreeMap<String, String>,
     /// Use namespaces where the machine allows them.
     pub namespaces: bool,
+}
+
+impl BuildConfig {
+    fn own_path(&self) -> &str {
+        self.environment.get("PATH").map_or(SYSTEM_PATH, String::as_str)
+    }
+
+    /// The daemon's `PATH` for whoever gets to these folders.
+    fn path(&self, fits: impl Fn(&Path) -> bool) -> String {
+        let own = std::env::split_paths(self.own_path()).chain(std::env::split_paths(SYSTEM_PATH));
+        let mut folders: Vec<String> = Vec::new();
+        for folder in own {
+            let fits = folder.is_absolute() && fits(&folder);
+            if let (true, Some(folder)) = (fits, folder.to_str())
+                && !folders.iter().any(|known| known == folder)
+            {
+                folders.push(folder.to_owned());
+            }
+        }
+        folders.join(":")
+    }
+
+    /// For an instance: without the folders that another user cannot enter, if it is to run as one.
+    fn run_path(&self, others_must_reach: bool) -> String {
+        self.path(|folder| !others_must_reach || interpreter::reachable(folder).is_ok())
+    }
 }
 
 /// Builds every service of the app; what has been built before is only looked up. Services that share a build share
@@ -226,7 +256,10 @@ impl Build<'_> {
         };
         let runtime = match (&interpreter, &plan.tool) {
             (Some(python), _) => Some(format!("python {}", python.version)),
-            (None, Some(tool)) => Some(recipe::verify_tool(self, tool).await?),
+            (None, Some(tool)) => {
+                let path = if tool.at_run { self.config.run_path(self.is_root) } else { self.build_path() };
+                Some(recipe::verify_tool(self.config, path, tool).await?)
+            }
             (None, None) => None,
         };
         if let Some(found) = runtime.as_deref().and_then(|runtime| runtime.split_once(' ')) {
@@ -293,6 +326,7 @@ impl Build<'_> {
             dir: written.dir.to_owned(),
             state_dir: self.config.state_dir.clone(),
             without_node_modules: written.installs(&self.request.source),
+            with_ignore_files: false,
         };
         let cache = self.config.state_dir.join("cache/hashes");
         let source = blocking(move |cancel| {
@@ -310,23 +344,11 @@ impl Build<'_> {
     async fn interpreter(&self, wanted: &interpreter::Wanted, listing: &Listing) -> Result<Interpreter, Fault> {
         let preferred = demand::preferred_python(listing).filter(|_| *wanted == interpreter::Wanted::default());
         if let Some(preferred) = preferred
-            && let Ok(found) = self.find(&preferred).await
+            && let Ok(found) = interpreter::find_on(self.config, preferred).await
         {
             return Ok(found);
         }
-        self.find(wanted).await
-    }
-
-    async fn find(&self, wanted: &interpreter::Wanted) -> Result<Interpreter, Fault> {
-        let cache = self.config.state_dir.join("cache");
-        artifact::make_folder(&cache, 0o711).map_err(|e| state_fault(&cache, &e))?;
-        let search = interpreter::Search {
-            wanted: wanted.clone(),
-            path: std::env::split_paths(self.own_path()).collect(),
-            others_must_reach: self.is_root,
-            cache: &cache,
-        };
-        interpreter::find(search).await
+        interpreter::find_on(self.config, wanted.clone()).await
     }
 
     /// What an interrupted or failed build leaves only takes space: it is not sealed.
@@ -339,38 +361,14 @@ impl Build<'_> {
         }
     }
 
-    fn own_path(&self) -> &str {
-        self.config.environment.get("PATH").map_or(SYSTEM_PATH, String::as_str)
-    }
-
-    /// The daemon's `PATH` for whoever gets to these folders.
-    fn path(&self, fits: impl Fn(&Path) -> bool) -> String {
-        let own = std::env::split_paths(self.own_path()).chain(std::env::split_paths(SYSTEM_PATH));
-        let mut folders: Vec<String> = Vec::new();
-        for folder in own {
-            let fits = folder.is_absolute() && fits(&folder);
-            if let (true, Some(folder)) = (fits, folder.to_str())
-                && !folders.iter().any(|known| known == folder)
-            {
-                folders.push(folder.to_owned());
-            }
-        }
-        folders.join(":")
-    }
-
-    /// For an instance: without the folders that another user cannot enter.
-    fn run_path(&self) -> String {
-        self.path(|folder| !self.is_root || interpreter::reachable(folder).is_ok())
-    }
-
     /// For a build, in its cage.
     fn build_path(&self) -> String {
-        self.path(|folder| self.machine.admits(folder).is_ok())
+        self.config.path(|folder| self.machine.admits(folder).is_ok())
     }
 
     /// Where a program is on the daemon's `PATH` that the user who builds cannot run.
     fn hidden(&self, program: &str) -> Option<PathBuf> {
-        let mut found = std::env::split_paths(self.own_path()).map(|folder| folder.join(program));
+        let mut found = std::env::split_paths(self.config.own_path()).map(|folder| folder.join(program));
         found.find(|path| path.is_file() && self.machine.admits(path).is_err())
     }
 
@@ -399,7 +397,7 @@ impl Build<'_> {
             env.insert("VIRTUAL_ENV".to_owned(), venv.display().to_string());
             env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
         } else {
-            path.push(self.run_path());
+            path.push(self.config.run_path(self.is_root));
         }
         match run.is_some() {
             true => _ = env.insert("PATH".to_owned(), path.join(":")),

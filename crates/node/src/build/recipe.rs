@@ -22,7 +22,7 @@ use super::place::{self, Temporary};
 use super::serve::{GUNICORN, Served, Server, UVICORN};
 use super::source::{Source, SourceError};
 use super::target::{self, Choice, Interface};
-use super::{Build, Setback, blocking, failure, state_fault};
+use super::{Build, BuildConfig, Setback, blocking, failure, state_fault};
 
 /// A tool that does not say its version within this is not asked again.
 const TOOL_LIMIT: Duration = Duration::from_secs(10);
@@ -263,14 +263,15 @@ async fn missing_packages(name: &ServiceName, packages: &[String]) -> Result<(),
 }
 
 /// The version of a tool as `runtime` names it: `node 20.11.1`.
-pub(super) async fn verify_tool(build: &Build<'_>, tool: &Tool) -> Result<String, Fault> {
-    let Tool { name, version: wanted, at_run } = tool;
+///
+/// `path`: where it is looked for.
+pub(super) async fn verify_tool(config: &BuildConfig, path: String, tool: &Tool) -> Result<String, Fault> {
+    let Tool { name, version: wanted, .. } = tool;
     let program = if name == "rust" { "rustc" } else { name };
     let args: &[&str] = if name == "go" { &["version"] } else { &["--version"] };
-    let mut env = passed_on(&build.config.environment);
-    let path = if *at_run { build.run_path() } else { build.build_path() };
+    let mut env = passed_on(&config.environment);
     env.extend([("PATH".to_owned(), path)]);
-    env.extend(build.config.environment.get("HOME").map(|home| ("HOME".to_owned(), home.clone())));
+    env.extend(config.environment.get("HOME").map(|home| ("HOME".to_owned(), home.clone())));
     let shown = format!("{name} {wanted}");
     let shown = shown.trim();
     let fault = |cause: String| {
@@ -282,7 +283,7 @@ pub(super) async fn verify_tool(build: &Build<'_>, tool: &Tool) -> Result<String
     };
     let found = std::env::split_paths(&env["PATH"]).map(|f| f.join(program)).find(|p| p.is_file());
     let program = found.ok_or_else(|| {
-        let own = std::env::split_paths(build.own_path()).map(|f| f.join(program)).find(|p| p.is_file());
+        let own = std::env::split_paths(config.own_path()).map(|f| f.join(program)).find(|p| p.is_file());
         fault(match own {
             Some(path) => format!("{} is closed to other users, as instances are", path.display()),
             None => format!("no {program} on PATH"),

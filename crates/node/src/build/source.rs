@@ -56,6 +56,8 @@ pub(super) struct Wanted {
     pub state_dir: PathBuf,
     /// A build command will install them again.
     pub without_node_modules: bool,
+    /// `.bowlineignore` itself, for whoever reads the folder again elsewhere.
+    pub with_ignore_files: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -326,7 +328,7 @@ fn walk(wanted: &Wanted, root: &Path) -> Result<Vec<Found>, SourceError> {
     builder.hidden(false).parents(false).ignore(false).git_global(false).git_exclude(false).require_git(false);
     builder.add_custom_ignore_filename(IGNORE_FILE).follow_links(false);
     let (within, state) = (root.to_owned(), fs::canonicalize(&wanted.state_dir).ok());
-    let without_node_modules = wanted.without_node_modules;
+    let (without_node_modules, with_ignore_files) = (wanted.without_node_modules, wanted.with_ignore_files);
     // The walk opens and reads ignore files itself, whatever they are: a pipe would block it, a device never end.
     check_ignore_files(&base)?;
     let unreadable = Arc::new(Mutex::new(None));
@@ -334,7 +336,9 @@ fn walk(wanted: &Wanted, root: &Path) -> Result<Vec<Found>, SourceError> {
     builder.filter_entry(move |entry| {
         let on_the_way = within.starts_with(entry.path());
         let wanted = entry.path().starts_with(&within) && state.as_deref() != Some(entry.path());
-        let enter = on_the_way || (wanted && !is_left_out(entry, without_node_modules));
+        let enter = on_the_way
+            || (wanted && !is_left_out(entry, without_node_modules))
+            || (with_ignore_files && entry.file_name() == IGNORE_FILE);
         match check_ignore_files(entry.path()) {
             Err(error) if enter => {
                 *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -450,6 +454,11 @@ impl Tally {
 fn open_root(root: &Path) -> Result<OwnedFd, SourceError> {
     let options = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     nix::fcntl::open(root, options, Mode::empty()).map_err(|e| SourceError::Folder(root.to_owned(), e.into()))
+}
+
+/// Opens a file of a source.
+pub(super) fn open(root: &Path, path: &Path) -> Result<File, SourceError> {
+    open_below(&open_root(root)?, path)
 }
 
 /// Opens a regular file below `folder`; no part of the path may be a link, and a pipe does not block.

@@ -15,7 +15,8 @@ const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> Tab
 /// `server.toml`.
 pub(crate) static SERVER: TableSpec = table(
     "server",
-    "One server: `/etc/bowline/server.toml`, or `--config`. This version checks its form and runs no server from it yet.",
+    "One server: `/etc/bowline/server.toml`, or `--config`. This version refuses `edge = \"envoy\"`, another number of addresses than one of \
+     HTTP and at most one of HTTPS, `acme`, `api`, `backup`, `otlp` and `limits.connections`.",
     &[
         key(
             "edge",

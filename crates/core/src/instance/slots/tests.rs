@@ -65,7 +65,7 @@ impl Bench {
             stop: StopSignal::Term,
             grace: Duration::from_secs(10),
         };
-        let wanted = Wanted { replicas, spec: Arc::new(spec), drain: Duration::from_secs(30) };
+        let wanted = Wanted { replicas, spec: Arc::new(spec), drain: Duration::from_secs(30), replaced: None };
         self.wanted = BTreeMap::from([(self.pool.clone(), wanted)]);
     }
 

@@ -12,7 +12,7 @@ fn web() -> ServiceName {
 fn plan(stable: bool, replicas: u16) -> Plan {
     let mut app = sample::app("shop", &["web"]);
     app.services.get_mut(&web()).unwrap().scale.min = replicas;
-    Plan::new(stable.then_some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app))
+    Plan::new(stable.then_some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), &BTreeMap::new())
 }
 
 fn count(ready: u16, total: u16) -> Count {

@@ -1,0 +1,135 @@
+//! The way to a daemon: its Unix socket here, or a program whose standard streams are a connection to it elsewhere, as
+//! `ssh HOST bowline dial` is.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::process::Command;
+use tokio::task::JoinHandle;
+
+use crate::client::ClientError;
+
+/// How long a program whose connection broke may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Bytes of what it says that are kept.
+const MOST_SAID: u64 = 4 << 10;
+
+/// A program that connects its standard input and output to a daemon's socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dialer {
+    /// What people call it: `ssh://deploy@example.com`
+    pub name: String,
+    pub program: OsString,
+    pub args: Vec<OsString>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    Socket(PathBuf),
+    Dialer(Arc<Dialer>),
+}
+
+/// A connection, and who made it.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) stream: UnixStream,
+    pub(crate) dialed: Option<Dialed>,
+}
+
+/// A program that dialed. It ends with its connection.
+#[derive(Debug)]
+pub(crate) struct Dialed {
+    name: String,
+    /// What it said until it ended.
+    said: JoinHandle<String>,
+}
+
+impl Way {
+    pub(crate) async fn connect(&self) -> Result<Line, ClientError> {
+        match self {
+            Self::Socket(path) => {
+                let unreachable = |source| ClientError::Unreachable { path: path.clone(), source };
+                let stream = UnixStream::connect(path).await.map_err(unreachable)?;
+                Ok(Line { stream, dialed: None })
+            }
+            Self::Dialer(dialer) => dialer.dial().map_err(|source| ClientError::Dial {
+                name: dialer.name.clone(),
+                said: format!("cannot run {}: {source}", dialer.program.display()),
+            }),
+        }
+    }
+}
+
+impl Dialer {
+    fn dial(&self) -> io::Result<Line> {
+        let (near, far) = std::os::unix::net::UnixStream::pair()?;
+        near.set_nonblocking(true)?;
+        let far = OwnedFd::from(far);
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).stdin(far.try_clone()?).stdout(far).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        // What it was given is closed here, or its end would not be seen.
+        drop(command);
+        let mut stderr = child.stderr.take().expect("it was asked to be a pipe").take(MOST_SAID);
+        let said = tokio::spawn(async move {
+            let mut said = Vec::new();
+            // A connection that is shared outlives its first user, and holds the pipe: the end of the program counts.
+            tokio::select! {
+                _ = stderr.read_to_end(&mut said) => drop(child.wait().await),
+                _ = child.wait() => {}
+            }
+            String::from_utf8_lossy(&said).trim().to_owned()
+        });
+        Ok(Line { stream: UnixStream::from_std(near)?, dialed: Some(Dialed { name: self.name.clone(), said }) })
+    }
+}
+
+impl Dialed {
+    /// Why the connection broke, where the program knows it; else `error`.
+    pub(crate) async fn explain(dialed: Option<Self>, error: ClientError) -> ClientError {
+        let Some(Self { name, said }) = dialed else { return error };
+        match tokio::time::timeout(LAST_WORDS, said).await {
+            Ok(Ok(said)) if !said.is_empty() => ClientError::Dial { name, said },
+            Ok(_) | Err(_) => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Client;
+
+    fn shell(script: &str) -> Client {
+        let args = ["-c", script].map(OsString::from).to_vec();
+        Client::dialing(Dialer { name: "ssh://there".into(), program: "/bin/sh".into(), args })
+    }
+
+    #[tokio::test]
+    async fn a_program_is_a_connection() {
+        let answer = r#"{"version":"1","api":[1]}"#;
+        let script = format!(
+            "while read -r line; do [ \"$line\" = \"$(printf '\\r')\" ] && break; done; \
+             printf 'HTTP/1.1 200 OK\\r\\ncontent-length: {}\\r\\n\\r\\n%s' '{answer}'",
+            answer.len()
+        );
+        assert_eq!(shell(&script).version().await.unwrap().version, "1");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_says_as_it_gives_up_is_why() {
+        let error = shell("echo 'Permission denied (publickey).' >&2; exit 255").version().await.unwrap_err();
+        let ClientError::Dial { name, said } = error else { panic!("{error:?}") };
+        assert_eq!((name.as_str(), said.as_str()), ("ssh://there", "Permission denied (publickey)."));
+        let missing = Dialer { name: "x".into(), program: "/no/such/program".into(), args: Vec::new() };
+        let error = Client::dialing(missing).version().await.unwrap_err();
+        assert!(matches!(&error, ClientError::Dial { said, .. } if said.contains("/no/such/program")), "{error:?}");
+    }
+}

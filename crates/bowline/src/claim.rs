@@ -1,0 +1,165 @@
+//! What makes a process the daemon of its state: the lock and the sockets. A binary that takes the daemon's place in the same
+//! process is handed them as descriptors, so that none of them is free or closed for a moment.
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bowline_core::fault::{Fault, FaultKind};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use serde::{Deserialize, Serialize};
+
+use crate::args::Mode;
+use crate::paths::Paths;
+
+/// How long the kernel may take to close the admin port of a daemon that was killed, and how often it is tried.
+const PORT_CLOSING: Duration = Duration::from_secs(3);
+const PORT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Held as long as the daemon is one; the kernel lets go of all of it with the process.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    lock: File,
+    api: UnixListener,
+    admin: TcpListener,
+}
+
+/// A claim on its way through the execution of another binary: the word of `--handover`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Handover {
+    lock: RawFd,
+    api: RawFd,
+    admin: RawFd,
+    /// The binary before, to which a binary that cannot start gives all of it back. `None`: this is the binary before.
+    pub(crate) from: Option<PathBuf>,
+}
+
+impl Claim {
+    /// `again`: after a crash, whose sockets the kernel may still be closing.
+    ///
+    /// # Errors
+    /// Another daemon has the state; the admin port is taken.
+    pub(crate) fn take(paths: &Paths, mode: Mode, admin: SocketAddr, again: bool) -> Result<Self, Fault> {
+        let lock = lock(paths, mode)?;
+        Ok(Self { lock, api: api_socket(paths)?, admin: admin_port(admin, again)? })
+    }
+
+    /// Takes what an earlier binary of this process left open.
+    pub(crate) fn inherit(handover: &Handover) -> Result<Self, Fault> {
+        let [lock, api, admin] = [handover.lock, handover.api, handover.admin].map(inherited);
+        Ok(Self { lock: lock?.into(), api: api?.into(), admin: admin?.into() })
+    }
+
+    pub(crate) fn api(&self) -> Result<UnixListener, Fault> {
+        self.api.try_clone().map_err(|e| unusable("the API's socket", &e))
+    }
+
+    pub(crate) fn admin(&self) -> Result<TcpListener, Fault> {
+        self.admin.try_clone().map_err(|e| unusable("the admin port", &e))
+    }
+
+    pub(crate) fn admin_address(&self) -> Result<SocketAddr, Fault> {
+        self.admin.local_addr().map_err(|e| unusable("the admin port", &e))
+    }
+
+    /// Executes another binary in the place of this one. Signals stay blocked as they are. Returns only why it could not be.
+    pub(crate) fn hand_over(&self, to: &Path, args: &[OsString], from: Option<&Path>) -> Fault {
+        let handover = Handover {
+            lock: self.lock.as_raw_fd(),
+            api: self.api.as_raw_fd(),
+            admin: self.admin.as_raw_fd(),
+            from: from.map(Path::to_owned),
+        };
+        let word = serde_json::to_string(&handover).expect("a handover has only strings and numbers");
+        let words = [to.as_os_str().to_owned()].into_iter().chain(args.iter().cloned());
+        let words = words.chain(["--handover".into(), word.into()]);
+        let outcome = words.map(|word| CString::new(word.into_vec())).collect::<Result<Vec<_>, _>>();
+        let outcome = outcome.map_err(|_| nix::errno::Errno::EINVAL).and_then(|words| {
+            for fd in [self.lock.as_fd(), self.api.as_fd(), self.admin.as_fd()] {
+                fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            }
+            nix::unistd::execv(&words[0], &words)
+        });
+        let Err(error) = outcome;
+        Fault::new(FaultKind::Failed, format!("{} cannot be executed", to.display())).source(&error)
+    }
+}
+
+#[expect(unsafe_code, reason = "inherited descriptors are numbers until they are taken")]
+fn inherited(fd: RawFd) -> Result<OwnedFd, Fault> {
+    let wrong = |errno: nix::errno::Errno| {
+        Fault::new(FaultKind::Invalid, format!("descriptor {fd} was not handed over")).source(&errno)
+    };
+    if fd <= 2 {
+        return Err(wrong(nix::errno::Errno::EBADF));
+    }
+    // SAFETY: only looked at, and only for this call; a number that is not open is an error, not taken.
+    fcntl(unsafe { BorrowedFd::borrow_raw(fd) }, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(wrong)?;
+    // SAFETY: the descriptor is open, was left open for this purpose and is taken once, before anything else runs.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// One daemon per state; the lock is the kernel's, so it goes with the process.
+fn lock(paths: &Paths, mode: Mode) -> Result<File, Fault> {
+    let path = paths.lock();
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|e| unusable(&path.display().to_string(), &e))?;
+    match bowline_control::lock_after_the_dying(&file) {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let pid = paths.recorded().map_or_else(String::new, |r| format!(" (pid {})", r.pid));
+            let fault = Fault::new(FaultKind::Failed, format!("another daemon{pid} holds {}", paths.state.display()));
+            Err(match mode {
+                Mode::Local => fault
+                    .caused_by("it does not answer on its socket")
+                    .hint("it hangs: look at its log, and end that process"),
+                Mode::Server => fault.hint(format!(
+                    "one daemon serves a state; `bowline status --state {}` asks it",
+                    paths.state.display()
+                )),
+            })
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(unusable(&path.display().to_string(), &error)),
+    }
+}
+
+fn api_socket(paths: &Paths) -> Result<UnixListener, Fault> {
+    let path = paths.api_socket();
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(unusable(&path.display().to_string(), &error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    // Others may search the folder; by the process's mask the socket is the owner's alone from its first moment.
+    let socket = UnixListener::bind(&path).map_err(|e| unusable(&path.display().to_string(), &e))?;
+    socket.set_nonblocking(true).map_err(|e| unusable(&path.display().to_string(), &e))?;
+    Ok(socket)
+}
+
+/// An address that is taken is tried again for a while after a crash.
+fn admin_port(address: SocketAddr, again: bool) -> Result<TcpListener, Fault> {
+    let deadline = Instant::now() + PORT_CLOSING;
+    loop {
+        match bowline_edge::link::bind("the admin port", "--admin", address, bowline_node::listener) {
+            Err(_) if again && Instant::now() < deadline => std::thread::sleep(PORT_PAUSE),
+            bound => return bound,
+        }
+    }
+}
+
+pub(crate) fn unusable(what: &str, error: &std::io::Error) -> Fault {
+    Fault::new(FaultKind::Failed, format!("{what} cannot be used"))
+        .source(error)
+        .hint("is there room on the disk, and may this user write there? --state DIR chooses another folder")
+}

@@ -1,0 +1,161 @@
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bowline_api::{Client, ClientError, wire};
+use bowline_core::app::{App, Target as Named};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{Digest, EnvName};
+use bowline_core::source::Manifest;
+use bowline_node::build::Outgoing;
+use serde::Serialize;
+
+use super::follow;
+use crate::args::Deploy;
+use crate::file;
+use crate::interrupts::{INTERRUPTED, Interrupts};
+use crate::paths;
+use crate::progress::Progress;
+use crate::target::Target;
+use crate::ui::{self, Tone, Ui};
+
+/// How often what was sent is shown.
+const SHOWN: Duration = Duration::from_millis(200);
+
+/// With `--json`: one object per line, told apart by `kind`, before and after the steps of the change.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Said<'a> {
+    /// `bytes` of `total` had to be sent; the rest was there.
+    Sent { source: &'a str, files: usize, bytes: u64, total: u64 },
+    /// With `--detach`: the daemon goes on with it.
+    Accepted { app: &'a str, env: &'a str, change: u64 },
+}
+
+pub(super) async fn run(
+    args: Deploy,
+    (to, state): (Option<&Named>, Option<&Path>),
+    ui: &Ui,
+) -> Result<ExitCode, Fault> {
+    let dir = file::folder(&args.dir, "deploy")?;
+    let env = EnvName::new(&args.env)
+        .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", args.env)).source(&error))?;
+    // What is wrong with the file is said before anything is sent.
+    let app = file::read(&dir, &env, ui)?.app;
+    let to = to.or(app.environment.server.as_ref()).unwrap_or(&Named::Local);
+    let mut interrupts = Interrupts::new()?;
+    let session = Target::new(to, super::elsewhere(to, state))?.join().await?;
+    let client = &session.client;
+    if args.attach {
+        return attach(client, &app, &mut interrupts, ui).await;
+    }
+    let placed = tokio::select! {
+        placed = send(client, &dir, &app, ui) => placed?,
+        () = interrupts.next() => {
+            ui.aside("  interrupted: nothing has changed; what was sent is not sent again");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    };
+    let apply = wire::Apply { dir: placed.dir, env: env.to_string() };
+    let accepted = client.apply(&apply).await.map_err(|error| match error {
+        ClientError::Busy(fault) => {
+            fault.hint(format!("`bowline deploy --env {env} --attach` follows what is under way"))
+        }
+        error => error.into(),
+    })?;
+    if args.detach {
+        ui.object(&Said::Accepted { app: &accepted.app, env: &accepted.env, change: accepted.change });
+        ui.say(format!(
+            "  {} of {} is accepted; `bowline deploy --env {env} --attach` follows it",
+            ui.paint(Tone::Strong, format!("change {}", accepted.change)),
+            accepted.app
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    to_its_end(client, &app, accepted.change, &mut interrupts, ui).await
+}
+
+async fn to_its_end(
+    client: &Client,
+    app: &App,
+    change: u64,
+    interrupts: &mut Interrupts,
+    ui: &Ui,
+) -> Result<ExitCode, Fault> {
+    let words = |release| format!("{} release {release}", ui.paint(Tone::Good, "serves:"));
+    follow::and_say(client, (app.name.as_str(), change), words, interrupts, ui).await
+}
+
+/// Follows what is under way, whoever began it.
+async fn attach(client: &Client, app: &App, interrupts: &mut Interrupts, ui: &Ui) -> Result<ExitCode, Fault> {
+    let (name, env) = (app.name.as_str(), app.environment.name.as_str());
+    let status = client.status().await?;
+    let known = status.apps.iter().find(|one| one.app == name && one.env == env);
+    match known.and_then(|one| one.change.as_ref()) {
+        Some(change) => to_its_end(client, app, change.id, interrupts, ui).await,
+        None => Err(Fault::new(FaultKind::Invalid, format!("nothing of {env}/{name} is under way"))
+            .hint(format!("`bowline events {name} --env {env}` says how the last change ended"))),
+    }
+}
+
+/// Sends what the daemon does not have of a folder; goes on where an earlier command was cut off.
+async fn send(client: &Client, dir: &Path, app: &App, ui: &Ui) -> Result<wire::Placed, Fault> {
+    let (folder, cache) = (dir.to_owned(), paths::cache()?.join("hashes"));
+    let mut progress = Progress::new(ui, None);
+    progress.moving("looking at the folder");
+    let outgoing = tokio::task::spawn_blocking(move || Outgoing::read(&folder, &cache));
+    let outgoing = outgoing.await.expect("reading a folder does not panic")?;
+    let manifest = &outgoing.manifest;
+    let (name, env) = (app.name.as_str(), app.environment.name.as_str());
+    let offered = client.offer(env, name, &wire::Source::from(manifest)).await?;
+    let missing = missing(manifest, &offered)?;
+    let total: u64 = manifest.contents().values().sum();
+    let bytes: u64 = missing.iter().map(|(_, size)| size).sum();
+    let sent = Arc::new(AtomicU64::new(0));
+    let sending = async {
+        for (content, _) in &missing {
+            let file = outgoing.open(content)?;
+            let sent = Arc::clone(&sent);
+            let count = move |part| drop(sent.fetch_add(part, Ordering::Relaxed));
+            client.put_content(&content.to_string(), file, count).await?;
+        }
+        Ok::<_, Fault>(())
+    };
+    tokio::pin!(sending);
+    let mut shown = tokio::time::interval(SHOWN);
+    loop {
+        tokio::select! {
+            done = &mut sending => break done?,
+            _ = shown.tick() => {
+                let so_far = sent.load(Ordering::Relaxed).min(bytes);
+                progress.moving(&format!("sending {} of {}", ui::bytes(so_far), ui::bytes(bytes)));
+            }
+        }
+    }
+    let placed = client.place(env, name, &offered.source).await?;
+    drop(progress);
+    let files = manifest.contents().len();
+    ui.object(&Said::Sent { source: &offered.source, files: missing.len(), bytes, total });
+    ui.say(match missing.len() {
+        0 => format!("  {}", ui.paint(Tone::Faint, format!("all {files} files are there already"))),
+        some => format!("  sent {} in {some} of {files} files", ui::bytes(bytes)),
+    });
+    Ok(placed)
+}
+
+/// Nothing is sent that the folder does not hold.
+fn missing(manifest: &Manifest, offered: &wire::Offered) -> Result<Vec<(Digest, u64)>, Fault> {
+    let contents = manifest.contents();
+    let known = |text: &String| {
+        let content: Digest = text.parse().ok()?;
+        Some((content, *contents.get(&content)?))
+    };
+    let wanted = offered.missing.iter().map(|text| {
+        known(text).ok_or_else(|| {
+            Fault::new(FaultKind::Failed, "the daemon asks for what is no part of the folder").caused_by(text.clone())
+        })
+    });
+    wanted.collect()
+}

@@ -1,0 +1,19 @@
+use std::process::ExitCode;
+
+use bowline_api::wire;
+use bowline_core::fault::Fault;
+
+use super::follow::{self, app_and_service};
+use crate::args::Restart;
+use crate::interrupts::Interrupts;
+use crate::target::Target;
+use crate::ui::{Tone, Ui};
+
+pub(super) async fn run(args: Restart, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
+    let (app, service) = app_and_service(&args.target);
+    let mut interrupts = Interrupts::new()?;
+    let session = target.join().await?;
+    let accepted = session.client.restart(&args.env, &app, &wire::Restart { service }).await?;
+    let words = |release| format!("{}, release {release}", ui.paint(Tone::Good, "is restarted"));
+    follow::and_say(&session.client, (&app, accepted.change), words, &mut interrupts, ui).await
+}

@@ -1,0 +1,21 @@
+use std::process::ExitCode;
+
+use bowline_api::wire;
+use bowline_core::fault::Fault;
+
+use super::follow::{self, app_and_service};
+use crate::args::Scale;
+use crate::interrupts::Interrupts;
+use crate::target::Target;
+use crate::ui::{Tone, Ui};
+
+pub(super) async fn run(args: Scale, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
+    let Scale { target: of, replicas, env } = args;
+    let (app, service) = app_and_service(&of);
+    let mut interrupts = Interrupts::new()?;
+    let session = target.join().await?;
+    let accepted = session.client.scale(&env, &app, &wire::Scale { service, replicas }).await?;
+    let instances = if replicas == 1 { "instance" } else { "instances" };
+    let words = |_| format!("{} {of} has {replicas} {instances}", ui.paint(Tone::Good, "is scaled:"));
+    follow::and_say(&session.client, (&app, accepted.change), words, &mut interrupts, ui).await
+}

@@ -1,0 +1,190 @@
+//! What a daemon is told: of `up` by flags, of a server by `server.toml`, before which its flags go.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_spec::server::{self, EdgeEngine, Server, ServerFile};
+use ipnet::IpNet;
+
+use crate::args::{Mode, Serve};
+
+/// Read where no other is said. That it is not there is no error.
+const FILE: &str = "/etc/bowline/server.toml";
+
+/// Keys that have a meaning and no code yet, each with why.
+const NOT_CARRIED: [(&str, &str); 5] = [
+    ("acme", "certificates are made by the local CA only"),
+    ("api", "the API is on its Unix socket only"),
+    ("backup", "backups are not made yet"),
+    ("otlp", "telemetry is on /metrics of the admin port only"),
+    ("limits.connections", "the edge takes as many connections as it may have descriptors"),
+];
+
+/// A daemon's settings, all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) http: SocketAddr,
+    pub(crate) https: Option<SocketAddr>,
+    pub(crate) admin: SocketAddr,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) build_time: Duration,
+    /// A log file of an instance is put aside when it would become larger, in bytes.
+    pub(crate) log_bytes: u64,
+    /// Log files of one slot, the one that is written to included.
+    pub(crate) log_files: u32,
+    /// The file that it is from.
+    pub(crate) file: Option<PathBuf>,
+}
+
+impl Settings {
+    /// # Errors
+    /// All that is wrong with the file, each at its place. `colour`: for a terminal.
+    pub(crate) fn of(args: &Serve, colour: bool) -> Result<Self, Fault> {
+        let base = match args.mode {
+            Mode::Local => Self::local(),
+            // Started to stop all: it listens as it did, and wrong settings are not in its way.
+            Mode::Server if args.for_command => Self { https: None, ..Self::carried(Server::default(), None) },
+            Mode::Server => Self::server(args.config.as_deref(), colour)?,
+        };
+        Ok(Self {
+            http: args.http.unwrap_or(base.http),
+            https: args.https.or(base.https),
+            admin: args.admin.unwrap_or(base.admin),
+            trusted_proxies: match args.trusted_proxy.is_empty() {
+                true => base.trusted_proxies,
+                false => args.trusted_proxy.clone(),
+            },
+            ..base
+        })
+    }
+
+    fn local() -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            http: loopback(8080),
+            https: Some(loopback(8443)),
+            admin: loopback(7070),
+            trusted_proxies: Vec::new(),
+            build_time: bowline_control::BUILD_TIME,
+            log_bytes: bowline_node::LOG_BYTES,
+            log_files: bowline_node::LOG_FILES,
+            file: None,
+        }
+    }
+
+    fn server(config: Option<&Path>, colour: bool) -> Result<Self, Fault> {
+        let path = config.unwrap_or(Path::new(FILE));
+        let path = std::path::absolute(path).map_err(|e| unreadable(path, &e))?;
+        let limit = u64::try_from(bowline_spec::MAX_FILE).expect("a MiB fits");
+        let (bytes, file) = match bowline_control::read_small(&path, limit) {
+            Ok(bytes) => (bytes, Some(path.clone())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && config.is_none() => (Vec::new(), None),
+            Err(error) => return Err(unreadable(&path, &error)),
+        };
+        let refused = |diagnostics: bowline_spec::Diagnostics| {
+            let detail = diagnostics.render(colour);
+            Fault::from(diagnostics).detail(detail)
+        };
+        let name = path.display().to_string();
+        let text = bowline_spec::decode(&bytes, &name).map_err(refused)?;
+        let parsed = server::parse(&text, &name).map_err(refused)?;
+        if let Some(diagnostics) = not_carried(&parsed) {
+            return Err(refused(diagnostics));
+        }
+        Ok(Self::carried(parsed.server, file))
+    }
+
+    /// Of a file in which nothing is refused.
+    fn carried(server: Server, file: Option<PathBuf>) -> Self {
+        let Server { listen, trusted_proxies, limits, .. } = server;
+        Self {
+            http: *listen.http.first().expect("no other number than one is carried"),
+            https: listen.https.first().copied(),
+            admin: listen.admin,
+            trusted_proxies,
+            build_time: limits.build_time,
+            log_bytes: limits.log_size.0,
+            log_files: u32::from(limits.log_files) + 1,
+            file,
+        }
+    }
+}
+
+fn not_carried(parsed: &ServerFile) -> Option<bowline_spec::Diagnostics> {
+    let mut keys = NOT_CARRIED.to_vec();
+    if parsed.server.edge == EdgeEngine::Envoy {
+        keys.push(("edge", "the edge is Bowline's own"));
+    }
+    if parsed.server.listen.http.len() != 1 {
+        keys.push(("listen.http", "the edge listens on exactly one address for HTTP; [::] takes IPv4, too"));
+    }
+    if parsed.server.listen.https.len() > 1 {
+        keys.push(("listen.https", "the edge listens on one address for HTTPS; [::] takes IPv4, too"));
+    }
+    parsed.refused(&keys)
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
+    Fault::new(FaultKind::Invalid, format!("{} cannot be read", path.display()))
+        .source(error)
+        .hint("say another with --config FILE; `bowline schema --server` says what it may hold")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use clap::Parser;
+
+    fn settings(text: &str, flags: &[&str]) -> Result<Settings, Fault> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("server.toml");
+        std::fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap();
+        let words = [&["bowline", "serve", "--config", file], flags].concat();
+        let crate::args::Verb::Serve(args) = crate::args::Cli::parse_from(words).verb else { panic!("another verb") };
+        Settings::of(&args, false)
+    }
+
+    #[test]
+    fn every_key_that_is_carried_is_carried() {
+        let text = "trusted_proxies = [\"10.0.0.0/8\"]\n\
+            [listen]\nhttp = [\"0.0.0.0:81\"]\nhttps = [\"127.0.0.1:444\"]\nadmin = \"127.0.0.1:71\"\n\
+            [limits]\nbuild_time = \"5m\"\nlog_size = \"2MiB\"\nlog_files = 2\n";
+        let got = settings(text, &[]).unwrap();
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!((got.http, got.https), (address("0.0.0.0:81"), Some(address("127.0.0.1:444"))));
+        assert_eq!((got.admin, got.build_time), (address("127.0.0.1:71"), Duration::from_secs(300)));
+        assert_eq!((got.log_bytes, got.log_files), (2 << 20, 3), "beside the one that is written to");
+        assert_eq!(got.trusted_proxies, ["10.0.0.0/8".parse().unwrap()]);
+        let flags = ["--http", "127.0.0.1:82", "--trusted-proxy", "192.0.2.1"];
+        let flagged = settings(text, &flags).unwrap();
+        assert_eq!((flagged.http, flagged.https), (address("127.0.0.1:82"), got.https), "a flag goes before the file");
+        assert_eq!(flagged.trusted_proxies, ["192.0.2.1/32".parse().unwrap()]);
+    }
+
+    #[test]
+    fn an_empty_file_is_a_server_on_its_ports() {
+        let got = settings("", &[]).unwrap();
+        assert_eq!((got.http.port(), got.https.map(|a| a.port()), got.admin.port()), (80, Some(443), 7070));
+        assert!(got.http.ip().is_unspecified() && got.admin.ip().is_loopback());
+        assert_eq!(settings("listen = { https = [] }", &[]).unwrap().https, None);
+    }
+
+    #[test]
+    fn what_is_not_carried_is_refused_by_its_key_all_at_once() {
+        let text = "edge = \"envoy\"\n[listen]\nhttp = []\nhttps = [\"[::]:1\", \"[::]:2\"]\n[acme]\ncontact = \"a@b.c\"\n\
+            [api]\nhost = \"api.example.com\"\n[backup]\nto = \"/backups\"\n\
+            recipient = \"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"\n\
+            [otlp]\nendpoint = \"http://127.0.0.1:4318\"\n[limits]\nconnections = 100\n";
+        let fault = settings(text, &[]).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Invalid);
+        let detail = fault.detail.unwrap();
+        let keys = ["edge", "listen.http", "listen.https", "acme", "api", "backup", "otlp", "limits.connections"];
+        for key in keys {
+            assert!(detail.contains(&format!("cannot do `{key}`")), "{key}: {detail}");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! Rounds: the instances of the release that serves are restarted, or become more or fewer.
+
+use std::collections::BTreeSet;
+
+use bowline_api::wire::{self, ChangePhase, ChangeStep};
+use bowline_core::app::{App, Limits, Origin, Service};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, ReleaseNumber, ServiceName};
+use bowline_core::rollout::{Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan, Scaled, Scales};
+use bowline_core::time::{Mono, Timestamp};
+use bowline_core::units::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::Loop;
+use super::apply::running;
+use super::change::{Change, ChangeForm, ChangeId, Stage};
+use super::effects::{Job, Now, Outcome, Ticket, Write};
+use super::events;
+use super::pending::{Passed, Pending, unexpected};
+use super::request::Answer;
+use super::world::AppWorld;
+use crate::http::answer::Refusal;
+
+/// So many instances of one service are asked for by a slip of the keyboard.
+const MOST_BY_HAND: u16 = 100;
+
+/// What a round does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Moved {
+    Restart { services: Vec<String> },
+    Scale { service: String, over: u16, to: u16 },
+}
+
+/// A round on its way.
+#[derive(Debug)]
+pub(crate) struct Rounding {
+    pub(crate) moved: Moved,
+    pub(crate) release: ReleaseNumber,
+    pub(crate) machine: Round,
+}
+
+/// Work for the store: a round begins.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct BeginRound {
+    pub(crate) key: AppKey,
+    pub(crate) release: ReleaseNumber,
+    pub(crate) moved: Moved,
+    pub(crate) by_uid: Option<u32>,
+    pub(crate) at: Timestamp,
+}
+
+/// What the machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Machine {
+    pub(crate) memory: Bytes,
+    pub(crate) cores: u32,
+}
+
+impl Moved {
+    fn services(&self) -> BTreeSet<ServiceName> {
+        let names = match self {
+            Self::Restart { services } => services.clone(),
+            Self::Scale { service, .. } => vec![service.clone()],
+        };
+        names.iter().filter_map(|name| ServiceName::new(name).ok()).collect()
+    }
+
+    pub(crate) fn plan(&self, of: (ReleaseNumber, &App), scales: &Scales) -> RoundPlan {
+        match self {
+            Self::Restart { .. } => RoundPlan::restart(of, scales, &self.services()),
+            Self::Scale { to, .. } => {
+                let service = self.services().pop_first();
+                service.map_or_else(
+                    || RoundPlan::restart(of, scales, &BTreeSet::new()),
+                    |service| RoundPlan::scale(of, scales, &service, *to),
+                )
+            }
+        }
+    }
+
+    pub(crate) fn phase(&self) -> ChangePhase {
+        match self {
+            Self::Restart { .. } => ChangePhase::Restart,
+            Self::Scale { .. } => ChangePhase::Scale,
+        }
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Restart { services } => format!("{}: restarted one by one", services.join(", ")),
+            Self::Scale { service, over, to } if over == to => format!("{service}: {to} instances, as its file says"),
+            Self::Scale { service, over, to } => {
+                format!("{service}: {to} instances, as long as its file says scale = {over}")
+            }
+        }
+    }
+}
+
+/// The services of a release that run processes.
+fn processes(app: &App) -> impl Iterator<Item = (&ServiceName, &Service)> {
+    app.services.iter().filter(|(_, service)| !matches!(service.origin, Origin::Static { .. }))
+}
+
+/// The service that is meant; `None` where none is named and there are several.
+fn named<'a>(key: &AppKey, app: &'a App, asked: Option<&str>) -> Result<Option<&'a ServiceName>, Fault> {
+    let names: Vec<&str> = processes(app).map(|(name, _)| name.as_str()).collect();
+    let has = || match names.as_slice() {
+        [] => "it has none: the edge serves its files".to_owned(),
+        names => format!("it has: {}", names.join(", ")),
+    };
+    match asked {
+        Some(asked) => {
+            let found = processes(app).map(|(name, _)| name).find(|name| name.as_str() == asked);
+            let missing =
+                || Fault::new(FaultKind::Invalid, format!("{key} has no service {asked} with a process")).hint(has());
+            found.map(Some).ok_or_else(missing)
+        }
+        None if names.is_empty() => {
+            Err(Fault::new(FaultKind::Invalid, format!("{key} has no service with a process")).hint(has()))
+        }
+        None => Ok(processes(app).map(|(name, _)| name).next().filter(|_| names.len() == 1)),
+    }
+}
+
+impl Loop {
+    pub(crate) fn restart(
+        &mut self,
+        ticket: Ticket,
+        key: AppKey,
+        service: Option<&str>,
+        by_uid: Option<u32>,
+        now: Now,
+    ) {
+        let moved = self.serving(&key).and_then(|(_, release)| {
+            let app = release.app();
+            let one = named(&key, app, service)?.map(ToString::to_string);
+            let services = one.map_or_else(|| processes(app).map(|(name, _)| name.to_string()).collect(), |s| vec![s]);
+            Ok((Moved::Restart { services }, release.number()))
+        });
+        self.begin_round(ticket, key, moved, by_uid, now);
+    }
+
+    pub(crate) fn scale(
+        &mut self,
+        ticket: Ticket,
+        key: AppKey,
+        (service, to): (Option<&str>, u16),
+        machine: Machine,
+        by_uid: Option<u32>,
+        now: Now,
+    ) {
+        let moved = self.serving(&key).and_then(|(_, release)| {
+            let app = release.app();
+            let name = named(&key, app, service)?.ok_or_else(|| which_service(&key, app))?;
+            let service = &app.services[name];
+            admits(name, service, to, machine)?;
+            let moved = Moved::Scale { service: name.to_string(), over: service.scale.min, to };
+            Ok((moved, release.number()))
+        });
+        self.begin_round(ticket, key, moved, by_uid, now);
+    }
+
+    /// The release whose instances may be moved.
+    fn serving(&self, key: &AppKey) -> Result<(&AppWorld, &super::release::Release), Refusal> {
+        let app = self.apps.get(key).ok_or_else(|| Refusal::unknown_app(key))?;
+        self.may_change(key)?;
+        let stopped = || {
+            let fault = Fault::new(FaultKind::Refused, format!("nothing of {key} is meant to run"));
+            Refusal::from(fault.hint(format!("bowline up {}", app.record.folder.display())))
+        };
+        running(app).ok_or_else(stopped)?;
+        app.stable.as_ref().map(|stable| (app, &*stable.release)).ok_or_else(stopped)
+    }
+
+    fn begin_round(
+        &mut self,
+        ticket: Ticket,
+        key: AppKey,
+        moved: Result<(Moved, ReleaseNumber), Refusal>,
+        by_uid: Option<u32>,
+        now: Now,
+    ) {
+        let (moved, release) = match moved {
+            Ok(moved) => moved,
+            Err(refusal) => return self.refuse(ticket, refusal),
+        };
+        let begin = BeginRound { key: key.clone(), release, moved: moved.clone(), by_uid, at: now.wall };
+        self.store(Job::BeginRound(Box::new(begin)), Pending::BeginRound { ticket, key, release, moved });
+    }
+
+    pub(crate) fn round_begun(
+        &mut self,
+        ticket: Ticket,
+        key: &AppKey,
+        (moved, release): (Moved, ReleaseNumber),
+        result: Result<Outcome, Fault>,
+        now: Now,
+    ) {
+        let change = match result {
+            Ok(Outcome::RoundBegun(change)) => change,
+            Ok(other) => return self.refuse(ticket, unexpected(&other)),
+            Err(fault) => return self.refuse(ticket, fault),
+        };
+        if self.ending.is_some() {
+            let fault = Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again");
+            return self.refuse(ticket, Refusal::unavailable(fault));
+        }
+        let accepted = wire::Accepted { change: change.0, env: key.env.to_string(), app: key.app.to_string() };
+        let described = moved.describe();
+        let place = RoundPlace { phase: RoundPhase::Prepare, old: None, reason: None };
+        self.take_up_round(key, (change, now.wall), (moved, release), place, now.mono);
+        self.tell(change, ChangeStep::Note { service: None, text: described });
+        self.answer(ticket, Answer::Accepted(accepted));
+    }
+
+    /// Goes on with a round where it is.
+    pub(crate) fn take_up_round(
+        &mut self,
+        key: &AppKey,
+        (change, since): (ChangeId, Timestamp),
+        (moved, release): (Moved, ReleaseNumber),
+        place: RoundPlace,
+        now: Mono,
+    ) {
+        let Some(app) = self.apps.get_mut(key) else { return };
+        let Some(stable) = app.stable.as_ref().filter(|stable| stable.release.number() == release) else { return };
+        let plan = moved.plan((release, stable.release.app()), &app.scales);
+        let phase = moved.phase();
+        let rounding = Rounding { moved, release, machine: Round::resume(plan, place, now) };
+        app.change = Some(Change { id: change, since, stage: Stage::Round(Box::new(rounding)), told: None });
+        self.tell(change, ChangeStep::Phase { phase });
+    }
+
+    /// Shows every round the world.
+    pub(crate) fn drive_rounds(&mut self, now: Now) {
+        let rounding = |app: &AppWorld| app.storing.is_none() && app.rounding().is_some();
+        let keys: Vec<_> = self.apps.iter().filter(|(_, app)| rounding(app)).map(|(key, _)| key.clone()).collect();
+        let slots = self.slots.status(now.mono);
+        for key in keys.into_iter().filter(|key| !self.is_stopping(key)).collect::<Vec<_>>() {
+            let own = slots.iter().filter(|(id, _)| id.key == key).map(|(id, s)| (id.clone(), s.clone())).collect();
+            let Some(round) = self.apps.get_mut(&key).and_then(AppWorld::rounding_mut) else { continue };
+            let entered = round.machine.handle(RoundInput::Observed(&own), now.mono);
+            self.pass_round(&key, entered, Vec::new(), now);
+        }
+    }
+
+    /// Stores the phases that a round has entered. `also` goes with them.
+    pub(crate) fn pass_round(&mut self, key: &AppKey, entered: Vec<RoundEntered>, also: Vec<Write>, now: Now) {
+        let Some(app) = self.apps.get(key).filter(|_| !entered.is_empty()) else { return };
+        let mut writes = also;
+        writes.extend(round_writes(key, app, &entered, now.wall));
+        let job = Job::Write(writes);
+        let passed = Passed::Round(entered);
+        let id = self.store(job.clone(), Pending::Phase { key: key.clone(), entered: passed, job });
+        if let Some(app) = self.apps.get_mut(key) {
+            app.storing = Some(id);
+        }
+    }
+
+    /// A phase is stored: what follows from it may be published.
+    pub(crate) fn round_entered(&mut self, key: &AppKey, entered: &[RoundEntered], now: Now) {
+        let Some(app) = self.apps.get_mut(key) else { return };
+        app.storing = None;
+        for RoundEntered { was, phase, .. } in entered {
+            tracing::info!(app = %key, state = %phase, %was, "round");
+        }
+        if entered.last().is_some_and(|last| last.phase.is_terminal()) {
+            self.round_ended(key, now);
+        }
+        self.tell_waits(now);
+    }
+
+    fn round_ended(&mut self, key: &AppKey, now: Now) {
+        let Some(app) = self.apps.get_mut(key) else { return };
+        let (id, round) = match app.change.take() {
+            Some(Change { id, stage: Stage::Round(round), .. }) => (id, round),
+            other => return app.change = other,
+        };
+        if round.machine.phase() == RoundPhase::Done {
+            app.scales = scales_after(app, &round.moved);
+            app.fault = None;
+            app.settle();
+            return self.done(key, id, round.release, true, now);
+        }
+        let fault = undone(key, &round);
+        app.fault = Some(fault.clone());
+        app.settle();
+        self.ended_in_failure(key, id, fault);
+    }
+}
+
+fn round_writes(key: &AppKey, app: &AppWorld, entered: &[RoundEntered], at: Timestamp) -> Vec<Write> {
+    let (Some(change), Some(round), Some(last)) = (&app.change, app.rounding(), entered.last()) else {
+        return Vec::new();
+    };
+    let event = |entered| Write::Event(events::round(key, round.release, round.moved.phase(), entered, at));
+    let mut writes: Vec<Write> = entered.iter().map(event).collect();
+    match last.phase {
+        RoundPhase::Done => {
+            if let Moved::Scale { .. } = round.moved {
+                writes.push(Write::Scales(key.clone(), scales_after(app, &round.moved)));
+            }
+            writes.push(Write::ChangeEnded(key.clone()));
+        }
+        RoundPhase::Undone => writes.push(Write::ChangeEnded(key.clone())),
+        RoundPhase::Prepare | RoundPhase::Move(_) | RoundPhase::Restore(_) | RoundPhase::Clear(_) => {
+            let form = ChangeForm::Round {
+                change: change.id.0,
+                since: change.since.0,
+                release: round.release.0,
+                moved: round.moved.clone(),
+                phase: last.phase.to_string(),
+                old: last.old.map(|old| old.0),
+                reason: last.reason.clone().map(wire::Fault::from),
+            };
+            writes.push(Write::Change(key.clone(), form));
+        }
+    }
+    writes
+}
+
+/// What is said by hand once a round is done. What the file itself says needs no other word.
+fn scales_after(app: &AppWorld, moved: &Moved) -> Scales {
+    let mut scales = app.scales.clone();
+    if let (Moved::Scale { over, to, .. }, Some(service)) = (moved, moved.services().pop_first()) {
+        match over == to {
+            true => drop(scales.remove(&service)),
+            false => drop(scales.insert(service, Scaled { over: *over, to: *to })),
+        }
+    }
+    scales
+}
+
+/// Of what was said by hand, what a release's file has not answered with another number.
+pub(crate) fn scales_for(app: &App, scales: &Scales) -> Scales {
+    let holds = |(name, scaled): &(&ServiceName, &Scaled)| {
+        app.services.get(*name).is_some_and(|service| service.scale.min == scaled.over)
+    };
+    scales.iter().filter(holds).map(|(name, scaled)| (name.clone(), *scaled)).collect()
+}
+
+fn undone(key: &AppKey, round: &Rounding) -> Fault {
+    let reason = round.machine.reason().cloned();
+    let reason = reason.unwrap_or_else(|| Fault::new(FaultKind::Failed, format!("the change of {key} was undone")));
+    reason.caused_by(match &round.moved {
+        Moved::Restart { .. } => "the restart was given up: what was not restarted yet goes on".to_owned(),
+        Moved::Scale { service, .. } => format!("{service} has as many instances as before"),
+    })
+}
+
+fn which_service(key: &AppKey, app: &App) -> Fault {
+    let names: Vec<String> = processes(app).map(|(name, _)| format!("{}.{name}", key.app)).collect();
+    Fault::new(FaultKind::Invalid, format!("{key} has several services"))
+        .hint(format!("say which one: {}", names.join(", ")))
+}
+
+/// # Errors
+/// The bound that so many instances would pass: of the file, or of the machine.
+fn admits(name: &ServiceName, service: &Service, to: u16, machine: Machine) -> Result<(), Fault> {
+    let refused = |kind, cause: String| Fault::new(kind, format!("{name} cannot have {to} instances")).caused_by(cause);
+    if to == 0 {
+        let fault = refused(FaultKind::Invalid, "nothing would answer its requests".into());
+        return Err(fault.hint("1 is the least; write the number that you want"));
+    }
+    if service.fixed_port.is_some() && to > 1 {
+        let fault = refused(FaultKind::Refused, "it has a fixed `port`, which only one process can have".into());
+        return Err(fault.hint(format!("let it listen on $PORT, and take `port` out of [service.{name}]")));
+    }
+    let Limits { memory, cpu } = service.limits;
+    let by_memory = memory.filter(|each| each.0 > 0).map(|each| {
+        (machine.memory.0 / each.0, format!("{each} of memory each, and the machine has {}", machine.memory))
+    });
+    let by_cores = cpu.filter(|each| each.0 > 0).map(|each| {
+        let cores = f64::from(each.0) / 1000.0;
+        (
+            u64::from(machine.cores) * 1000 / u64::from(each.0),
+            format!("{cores} cores each, and the machine has {}", machine.cores),
+        )
+    });
+    let by_hand = Some((u64::from(MOST_BY_HAND), "no service is given more by hand".to_owned()));
+    let bounds = [by_memory, by_cores, by_hand].into_iter().flatten();
+    match bounds.filter(|(most, _)| u64::from(to) > *most).min() {
+        None => Ok(()),
+        Some((most, why)) => Err(refused(FaultKind::Refused, format!("{why}: at most {most}"))
+            .hint(format!("lower limits of [service.{name}], or say a smaller number"))),
+    }
+}

@@ -1,0 +1,179 @@
+//! What is done to a system, all decided before it starts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_core::app::{
+    Access, App, Cage, Command, Environment, Health, HttpCheck, Limit, Limits, Origin, PathPrefix, Probe, ReleaseHooks,
+    Rollout as RolloutTable, Route, RouteTo, Scale, Service, Strategy, Tls,
+};
+use bowline_core::id::{AppKey, AppName, EnvName, Port, RouteName, ServiceName};
+use bowline_core::time::Mono;
+
+use crate::node::Profile;
+use crate::rng::Rng;
+
+const RELEASES: u32 = 4;
+
+/// Other commands than releases, between them.
+const OTHERS: u32 = 4;
+
+/// What somebody asks for when nothing else is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    Deploy,
+    /// To the release that served before.
+    RollBack,
+    Restart,
+    /// So many of `web`.
+    Scale(u16),
+}
+
+/// What is done to the system, all decided before it starts.
+pub(crate) struct Script {
+    pub(crate) calm: bool,
+    pub(crate) profiles: Vec<Profile>,
+    pub(crate) apps: Vec<Arc<App>>,
+    /// Each not before its time.
+    pub(crate) ops: Vec<(Mono, Op)>,
+    /// A person aborts it, so long after it began.
+    pub(crate) aborts: Vec<Option<Duration>>,
+    /// A person aborts whatever there is at these times, and there may be nothing.
+    pub(crate) idle_aborts: Vec<Mono>,
+    /// Effects until each crash of the daemon.
+    pub(crate) crashes: Vec<u32>,
+    pub(crate) faults_end: Mono,
+}
+
+pub(crate) fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub(crate) fn service(health: Option<Health>, replicas: u16) -> Service {
+    Service {
+        origin: Origin::Folder { dir: ".".into(), build: None },
+        run: Some(Command("app".into())),
+        packages: Vec::new(),
+        runtime: None,
+        fixed_port: None,
+        health,
+        alive: None,
+        drain: secs(20),
+        scale: Scale { min: replicas, max: replicas, cpu: None, in_flight: None },
+        limits: Limits::default(),
+        writable: Vec::new(),
+        metrics: None,
+        cage: Cage::Best,
+        env: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn name(text: &str) -> ServiceName {
+    ServiceName::new(text).unwrap()
+}
+
+fn route(path: &str, to: &str) -> (RouteName, Route) {
+    let route = Route {
+        hosts: Vec::new(),
+        path: PathPrefix::new(path).unwrap(),
+        strip: false,
+        to: RouteTo::Service(name(to)),
+        tls: Tls::Auto,
+        access: Access::default(),
+        limit: Limit::default(),
+        upload: None,
+    };
+    (RouteName::new(to).unwrap(), route)
+}
+
+pub(crate) fn app(app: &str, services: BTreeMap<ServiceName, Service>, routes: BTreeMap<RouteName, Route>) -> App {
+    App {
+        name: AppName::new(app).unwrap(),
+        services,
+        jobs: BTreeMap::new(),
+        env: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        databases: BTreeMap::new(),
+        redis: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+        buckets: BTreeMap::new(),
+        routes,
+        release: ReleaseHooks::default(),
+        rollout: RolloutTable { strategy: Strategy::Rolling, abort: Vec::new(), watch: Duration::ZERO },
+        slo: None,
+        image: None,
+        logs: None,
+        environment: Environment {
+            name: EnvName::new("local").unwrap(),
+            protected: false,
+            server: None,
+            kubernetes: None,
+        },
+    }
+}
+
+pub(crate) fn key(app: &str) -> AppKey {
+    AppKey { env: EnvName::new("local").unwrap(), app: AppName::new(app).unwrap() }
+}
+
+/// `web` rolls; `worker` has no route; `api`, in some, has a fixed port.
+fn shop(rng: &mut Rng, with_api: bool, watch: Duration) -> App {
+    let replicas = |rng: &mut Rng| u16::try_from(1 + rng.below(3)).unwrap();
+    let http = || HttpCheck { path: "/ready".into(), probe: Probe { grace: secs(10), ..Probe::default() } };
+    let mut web = service(Some(Health::Http(http())), replicas(rng));
+    web.alive = (rng.below(2) == 0).then(http);
+    let worker = service(None, replicas(rng));
+    let mut services: BTreeMap<_, _> = [(name("web"), web), (name("worker"), worker)].into();
+    let mut routes: BTreeMap<_, _> = [route("/", "web")].into();
+    if with_api {
+        let mut api = service(None, 1);
+        api.fixed_port = Port::new(3000);
+        services.insert(name("api"), api);
+        routes.extend([route("/api", "api")]);
+    }
+    let mut shop = app("shop", services, routes);
+    shop.rollout.watch = watch;
+    shop
+}
+
+impl Script {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut rng = Rng(seed);
+        let calm = seed.is_multiple_of(2);
+        let with_api = rng.below(3) == 0;
+        let profiles = [Profile::Good, Profile::NeverReady, Profile::ExitsAtOnce, Profile::Refused];
+        let profile = |rng: &mut Rng| match rng.below(2) {
+            0 => Profile::Good,
+            _ => profiles[usize::try_from(rng.below(4)).unwrap()],
+        };
+        let mut at = Mono::default();
+        let mut kinds = vec![Op::Deploy; usize::try_from(RELEASES - 1).unwrap()];
+        kinds.extend((0..OTHERS).map(|_| match rng.below(3) {
+            0 => Op::RollBack,
+            1 => Op::Restart,
+            _ => Op::Scale(u16::try_from(1 + rng.below(4)).unwrap()),
+        }));
+        for i in (1..kinds.len()).rev() {
+            kinds.swap(i, usize::try_from(rng.below(i as u64 + 1)).unwrap());
+        }
+        let mut later = || {
+            at = at + Duration::from_millis(rng.below(20_000));
+            at
+        };
+        let ops: Vec<(Mono, Op)> = [Op::Deploy].into_iter().chain(kinds).map(|op| (later(), op)).collect();
+        let watch = if rng.below(3) == 0 { secs(1 + rng.below(20)) } else { Duration::ZERO };
+        Self {
+            calm,
+            profiles: (0..RELEASES).map(|_| profile(&mut rng)).collect(),
+            apps: (0..RELEASES).map(|_| Arc::new(shop(&mut rng, with_api, watch))).collect(),
+            aborts: (0..ops.len())
+                .map(|_| (rng.below(4) == 0).then(|| Duration::from_millis(rng.below(25_000))))
+                .collect(),
+            idle_aborts: (0..2).map(|_| Mono(Duration::from_millis(rng.below(120_000)))).collect(),
+            ops,
+            crashes: (0..rng.below(4)).map(|_| u32::try_from(rng.below(30)).unwrap()).collect(),
+            faults_end: Mono(secs(120)),
+        }
+    }
+}

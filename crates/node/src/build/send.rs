@@ -1,0 +1,114 @@
+//! A folder on its way to another machine, which builds it: the same files that a build here would be made of, and the
+//! patterns that leave others out.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::Digest;
+use bowline_core::source::{Entry, Manifest};
+
+use super::hashes::Hashes;
+use super::source::{self, Kind, Wanted};
+
+/// What a folder is made of, and where its contents are read.
+#[derive(Debug)]
+pub struct Outgoing {
+    pub manifest: Manifest,
+    root: PathBuf,
+    /// One file for each content.
+    paths: BTreeMap<Digest, PathBuf>,
+}
+
+impl Outgoing {
+    /// Reads a folder. `cache`: where hashes of unchanged files are remembered. Blocks.
+    ///
+    /// # Errors
+    /// What cannot be read, is no part of a release, or leads out of the folder.
+    pub fn read(folder: &Path, cache: &Path) -> Result<Self, Fault> {
+        let wanted = Wanted {
+            base: folder.to_owned(),
+            dir: ".".to_owned(),
+            state_dir: PathBuf::new(),
+            without_node_modules: folder.join("package.json").is_file(),
+            with_ignore_files: true,
+        };
+        let mut hashes = Hashes::load(cache, folder);
+        let found = source::scan(&wanted, &mut hashes, &AtomicBool::new(false))?;
+        if let Err(error) = hashes.save() {
+            tracing::debug!(%error, "hashes of a source could not be kept");
+        }
+        let (mut entries, mut paths) = (BTreeMap::new(), BTreeMap::new());
+        for source::Entry { path, kind } in found.entries {
+            let entry = match kind {
+                Kind::Folder => Entry::Folder,
+                Kind::Link(target) => Entry::Link(text(&target)?),
+                Kind::File { executable, size, hash } => {
+                    paths.insert(Digest(hash), path.clone());
+                    Entry::File { executable, size, content: Digest(hash) }
+                }
+            };
+            entries.insert(text(&path)?, entry);
+        }
+        let manifest = Manifest::new(entries).map_err(|error| {
+            Fault::new(FaultKind::Invalid, format!("{} cannot be sent", folder.display()))
+                .source(&error)
+                .hint("leave it out with .bowlineignore")
+        })?;
+        Ok(Self { manifest, root: found.root, paths })
+    }
+
+    /// Opens a file that holds this; no link leads elsewhere. Blocks.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn open(&self, content: &Digest) -> Result<File, Fault> {
+        let unknown = || Fault::new(FaultKind::Failed, format!("content {} is no part of the folder", content.short()));
+        let path = self.paths.get(content).ok_or_else(unknown)?;
+        Ok(source::open(&self.root, path)?)
+    }
+}
+
+fn text(path: &Path) -> Result<String, Fault> {
+    let name = path.to_str().map(str::to_owned);
+    name.ok_or_else(|| {
+        Fault::new(FaultKind::Invalid, format!("{} cannot be sent", path.display()))
+            .caused_by("its name is not UTF-8")
+            .hint("rename it, or leave it out with .bowlineignore")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_a_build_needs_is_sent_and_nothing_else() {
+        let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for name in
+            ["app.py", "dist/app.js", ".env", ".git/config", "node_modules/x/index.js", "secret.txt", "package.json"]
+        {
+            write(name, name);
+        }
+        write(".gitignore", "dist\nsecret.txt\n");
+        write(".bowlineignore", "!dist\n");
+        std::os::unix::fs::symlink("app.py", folder.path().join("link")).unwrap();
+        let outgoing = Outgoing::read(folder.path(), cache.path()).unwrap();
+        let names: Vec<&str> = outgoing.manifest.entries().keys().map(String::as_str).collect();
+        assert_eq!(names, [".bowlineignore", ".gitignore", "app.py", "dist", "dist/app.js", "link", "package.json"]);
+        let Some(Entry::File { content, size: 6, executable: false }) = outgoing.manifest.entries().get("app.py")
+        else {
+            panic!("{:?}", outgoing.manifest)
+        };
+        assert_eq!(std::io::read_to_string(outgoing.open(content).unwrap()).unwrap(), "app.py");
+        assert!(outgoing.open(&Digest([0; 32])).is_err());
+    }
+}
