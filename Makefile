@@ -3,7 +3,7 @@
 CARGO ?= cargo
 BOWLINE = target/quick/bowline
 
-.PHONY: up build release test check setup bench fuzz attack upgrades reference fmt
+.PHONY: up build release test check setup bench fuzz attack sim upgrades reference fmt
 
 ## up: build Bowline, run examples/uploads, print where to look (Ctrl-C stops it; what was uploaded stays)
 up: build
@@ -63,6 +63,11 @@ attack:
 upgrades:
 	$(CARGO) build --locked -p bowline
 	BOWLINE_UPGRADES=$${BOWLINE_UPGRADES:-100} $(CARGO) test --locked -p bowline-tests --test e2e swapped_again -- --nocapture
+
+## sim: the node of crates/core/tests/sim over SEEDS seeds; a failure prints the seed that repeats it
+SEEDS ?= 20000
+sim:
+	BOWLINE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p bowline-core --test sim
 
 ## reference: write the generated pages of docs/reference anew
 reference:

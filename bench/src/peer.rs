@@ -1,6 +1,6 @@
 //! The proxies that are compared, each on the same core, with the same fields in its access log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -195,6 +195,7 @@ fn desired(upstream: SocketAddr) -> EdgeDesired {
         sites: BTreeMap::from([(HostName::new(HOST).expect("a host"), site)]),
         pools: BTreeMap::from([(pool, Pool { endpoints: BTreeMap::from([(endpoint, upstream)]) })]),
         trusted_proxies: Vec::new(),
+        leaving: BTreeSet::new(),
     };
     EdgeDesired { table: Arc::new(table), certificates: Arc::default() }
 }

@@ -1,7 +1,6 @@
-//! `bowline bench` and the load generator behind it, beside the real edge and, where it is installed, `wrk`.
+//! `bowline bench` and the load generator behind it, against the real edge.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bowline_load::{Load, Pace, PerSecond, Plan, Report, Target};
@@ -50,7 +49,7 @@ fn slow(report: &Report) -> (u64, u64) {
 #[test]
 fn an_open_loop_sees_a_stall_that_a_closed_loop_hides() {
     let bowline = Bowline::new();
-    let up = Up::start(&bowline, &bowline.app("bench-stall", "plain"), SOON);
+    let up = Up::start(&bowline, &bowline.app("bench-stall", "static-site"), SOON);
 
     let open = with_a_stall(plan(&up.https(), &bowline), &bowline);
     assert_eq!(open.counts.failed, 0, "{:?}", open.failures);
@@ -66,41 +65,6 @@ fn an_open_loop_sees_a_stall_that_a_closed_loop_hides() {
     assert_eq!(closed.counts.failed, 0, "{:?}", closed.failures);
     let (waited, all) = slow(&closed);
     assert!(waited > 0 && waited * 100 < all, "less than 1 % must have waited: {waited} of {all}");
-
-    if let Some(p99) = wrk(&up, &bowline) {
-        assert!(p99 < SLOW_US, "wrk says {p99} µs");
-    }
-}
-
-/// The p99 of `wrk` while the edge is stopped once, in microseconds; `None` where it is not installed.
-fn wrk(up: &Up, bowline: &Bowline) -> Option<u64> {
-    let url = up.http();
-    let (_, authority) = url.split_once("://").expect("a URL");
-    let (_, port) = authority.rsplit_once(':').expect("tests name their ports");
-    let connections = format!("-c{CONNECTIONS}");
-    let mut command = Command::new("wrk");
-    command.args(["-t1", &connections, "-d4s", "--latency", "-H", &format!("Host: {authority}")]);
-    let child = command.arg(format!("http://127.0.0.1:{port}/")).stdout(Stdio::piped()).spawn();
-    let child = match child {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        child => child.expect("wrk runs"),
-    };
-    Process { pid: bowline.edge() }.stall(STALL);
-    let output = child.wait_with_output().expect("wrk is this test's child");
-    let text = text(&output);
-    let line =
-        text.lines().map(str::trim).find_map(|line| line.strip_prefix("99%")).unwrap_or_else(|| panic!("{text}"));
-    let value = line.trim();
-    let digits = value.trim_end_matches(char::is_alphabetic);
-    let unit = match &value[digits.len()..] {
-        "us" => 1.0,
-        "ms" => 1e3,
-        "s" => 1e6,
-        other => panic!("{other}: {text}"),
-    };
-    let us: f64 = digits.parse().expect("a number");
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "microseconds of a run of seconds")]
-    Some((us * unit) as u64)
 }
 
 fn answer(output: &std::process::Output) -> Value {

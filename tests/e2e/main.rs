@@ -11,6 +11,7 @@ mod cage;
 mod console;
 mod data;
 mod data_verbs;
+mod deploy;
 mod disk;
 mod elsewhere;
 mod escape;

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Instant;
 
 use bowline_tests::load::Load;
 use bowline_tests::machine::Process;
@@ -40,8 +41,11 @@ fn daemon_and_edge_are_swapped_again_and_again_and_no_request_is_lost() {
     let binaries = [bowline.other_binary(0), bowline.other_binary(1)];
     let load = Load::start_whole(&url, "/", &bowline.ca());
     let (mut edge, mut programs) = (bowline.edge(), vec![program(server.pid())]);
+    let mut took = Vec::new();
     for round in 0..upgrades() {
+        let began = Instant::now();
         let told = upgraded(&bowline, &binaries[round % 2]);
+        took.push(began.elapsed());
         assert_eq!(told["pid"], server.pid(), "the main process stays: {told}");
         server.hears("RELOADING=1", "the supervisor is told");
         server.hears("READY=1", "the supervisor is told");
@@ -52,13 +56,28 @@ fn daemon_and_edge_are_swapped_again_and_again_and_no_request_is_lost() {
         (edge, programs) = (next, vec![program(server.pid())]);
         load.more();
     }
-    load.stop().expect_no_failure("while daemon and edge were swapped");
+    let tally = load.stop();
+    tally.expect_no_failure("while daemon and edge were swapped");
+    took.sort_unstable();
+    tell(&format!(
+        "{} upgrades of daemon and edge: {} requests, {} failed; {:?} each in the middle, {:?} at most",
+        took.len(),
+        tally.succeeded,
+        tally.failed.len(),
+        took[took.len() / 2],
+        took[took.len() - 1],
+    ));
     assert_eq!(only_copy(&bowline, "upgrade-load"), copy, "the instance never noticed");
     assert_eq!(upgraded(&bowline, &binaries[(upgrades() - 1) % 2])["changed"], false, "it is that binary already");
     // Those that retire end with their last connections; none is left over, and none stays a zombie.
     wait("the edges before are gone", SOON * 2, || (edges(&bowline) == [edge]).then_some(()));
     let zombies = bowline_tests::machine::processes().into_iter().filter(|p| p.parent() == Some(server.pid()));
     assert!(zombies.filter(|p| !p.runs()).count() == 0, "every edge is waited for");
+}
+
+#[expect(clippy::print_stderr, reason = "figures of a longer run are to be read")]
+fn tell(line: &str) {
+    eprintln!("{line}");
 }
 
 /// Every edge of this state.

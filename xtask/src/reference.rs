@@ -8,7 +8,12 @@ use anyhow::Context;
 
 const WIRE: &str = "crates/api/src/wire.rs";
 /// Its modules.
-const PARTS: [&str; 2] = ["crates/api/src/wire/status.rs", "crates/api/src/wire/data.rs"];
+const PARTS: [&str; 4] = [
+    "crates/api/src/wire/release.rs",
+    "crates/api/src/wire/source.rs",
+    "crates/api/src/wire/status.rs",
+    "crates/api/src/wire/data.rs",
+];
 
 /// What `bowline bench --json` prints: the shape, and those that it is made of.
 const BENCH: [&str; 4] = [

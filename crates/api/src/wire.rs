@@ -23,6 +23,9 @@
 //! | `PUT /v1/secrets/{env}/{app}/{name}` | the value as raw bytes → [`SecretSet`] |
 //! | `DELETE /v1/secrets/{env}/{app}/{name}` | → 204 |
 //! | `POST /v1/apps/{env}/{app}/sessions` | [`Session`] → 101, see below |
+//! | `POST /v1/sources/{env}/{app}` | [`Source`] → [`Offered`] |
+//! | `PUT /v1/contents/{content}` | what a file holds, as raw bytes → 204 |
+//! | `POST /v1/sources/{env}/{app}/{source}` | → [`Placed`] when all contents have arrived |
 //! | `GET /v1/data?…` ([`DataQuery`]) | → [`DataList`] |
 //! | `POST /v1/data/{env}/{app}/{data}/leases` | [`Lend`] → [`Lent`]; `{data}` is `postgres.db`, `volume.files`, … |
 //! | `DELETE /v1/data/{env}/{app}/{data}/leases/{user}` | → 204 when its sessions have ended |

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::claim::Handover;
 
 pub(crate) mod bench;
+mod steer;
+
+pub(crate) use steer::{Abort, Deploy, Releases, Restart, Rollback, Scale};
 
 /// What was said. Help and version are answered here, and end the process.
 ///
@@ -49,7 +52,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// Where Bowline keeps its state [default: /var/lib/bowline-local as root, else $XDG_STATE_HOME/bowline]
+    /// Where Bowline keeps its state [default: /var/lib/bowline-local as root, else $XDG_STATE_HOME/bowline; of `serve`:
+    /// /var/lib/bowline]
     #[arg(long, global = true, value_name = "DIR", env = "BOWLINE_STATE")]
     pub(crate) state: Option<PathBuf>,
     /// The daemon that is meant: local, or ssh://USER@HOST[:PORT] by your own ssh
@@ -211,22 +215,6 @@ impl Verb {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Deploy {
-    /// The folder of the app
-    #[arg(default_value = ".", value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-    /// The environment
-    #[arg(long)]
-    pub(crate) env: String,
-    /// Return when the release is accepted; it goes on
-    #[arg(long, conflicts_with = "attach")]
-    pub(crate) detach: bool,
-    /// Send nothing, and follow what is under way
-    #[arg(long)]
-    pub(crate) attach: bool,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct Init {
     /// The folder of the app
     #[arg(default_value = ".", value_name = "DIR")]
@@ -304,58 +292,6 @@ pub(crate) enum Maintenance {
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// Only this app
-    pub(crate) app: Option<String>,
-    /// The environment
-    #[arg(long, default_value = "local")]
-    pub(crate) env: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Releases {
-    /// The app; may be left out when one is known
-    pub(crate) app: Option<String>,
-    /// The environment
-    #[arg(long, default_value = "local")]
-    pub(crate) env: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Rollback {
-    /// The app; may be left out when one is known
-    pub(crate) app: Option<String>,
-    /// Its number [default: the one that served before]
-    pub(crate) release: Option<u32>,
-    /// The environment
-    #[arg(long, default_value = "local")]
-    pub(crate) env: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Restart {
-    /// The app, or one service of it
-    #[arg(value_name = "APP[.SERVICE]")]
-    pub(crate) target: String,
-    /// The environment
-    #[arg(long, default_value = "local")]
-    pub(crate) env: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Scale {
-    /// The service; of an app that has one, the app is enough
-    #[arg(value_name = "APP.SERVICE")]
-    pub(crate) target: String,
-    /// How many instances: at least 1
-    #[arg(value_name = "N")]
-    pub(crate) replicas: u16,
-    /// The environment
-    #[arg(long, default_value = "local")]
-    pub(crate) env: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Abort {
-    /// The app; may be left out when one is known
     pub(crate) app: Option<String>,
     /// The environment
     #[arg(long, default_value = "local")]

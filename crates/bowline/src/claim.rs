@@ -6,7 +6,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -50,9 +50,14 @@ impl Claim {
     }
 
     /// Takes what an earlier binary of this process left open.
-    pub(crate) fn inherit(handover: &Handover) -> Result<Self, Fault> {
+    pub(crate) fn inherit(handover: &Handover, paths: &Paths) -> Result<Self, Fault> {
         let [lock, api, admin] = [handover.lock, handover.api, handover.admin].map(inherited);
-        Ok(Self { lock: lock?.into(), api: api?.into(), admin: admin?.into() })
+        // A socket whose file was cleaned away was bound anew since; that one ended with the binary before.
+        let api = match UnixStream::connect(paths.api_socket()) {
+            Ok(_) => api?.into(),
+            Err(_) => api_socket(paths)?,
+        };
+        Ok(Self { lock: lock?.into(), api, admin: admin?.into() })
     }
 
     pub(crate) fn api(&self) -> Result<UnixListener, Fault> {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bowline_api::Client;
 use bowline_control::{ControlConfig, Ended, Links};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::Port;
@@ -88,7 +89,7 @@ fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
     let exe = std::env::current_exe()
         .map_err(|e| Fault::new(FaultKind::Failed, "the daemon does not know its own binary").source(&e))?;
     let (settings, claim) = match &args.handover {
-        Some(handover) => (settings, Claim::inherit(handover)?),
+        Some(handover) => (settings, Claim::inherit(handover, paths)?),
         None => {
             let settings = settings?;
             paths.create()?;
@@ -204,6 +205,9 @@ impl Daemon<'_> {
             begun.store(true, Ordering::Relaxed);
             edge.renew.send_replace(true);
             starter.ready(paths, &listening);
+            if let (Starter::Other { .. }, Some(patience)) = (starter, Notify::patience()) {
+                tokio::spawn(prove_life(Client::new(&paths.api_socket()), patience));
+            }
             Ok(())
         };
         // Forgotten while the socket still answers: whoever finds no daemon afterwards finds that none is meant to run.
@@ -362,6 +366,19 @@ fn detach() -> Result<(), Fault> {
     let _ = nix::unistd::setsid();
     let hangup = nix::sys::signal::SigSet::from(nix::sys::signal::Signal::SIGHUP);
     hangup.thread_block().map_err(|e| Fault::new(FaultKind::Failed, "signals cannot be blocked").source(&e))
+}
+
+/// Tells the supervisor that the daemon answers, three times as often as it wants to hear it. The question goes through the
+/// API's socket to the loop and back: a daemon that only runs does not count.
+async fn prove_life(client: Client, patience: Duration) {
+    let notify = Notify::from_env();
+    let every = patience / 3;
+    loop {
+        if matches!(tokio::time::timeout(every, client.status()).await, Ok(Ok(_))) {
+            notify.alive();
+        }
+        tokio::time::sleep(every).await;
+    }
 }
 
 /// What a binary before this one has started and not waited for: its edge.

@@ -5,6 +5,10 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// How long a supervisor that does not listen is waited for: the daemon does not hang with it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The way to a supervisor. Telling one that is not there is nothing.
 #[derive(Debug)]
@@ -17,7 +21,11 @@ impl Notify {
     }
 
     fn to(name: Option<&OsStr>) -> Self {
-        let open = |name: &OsStr| Ok::<_, io::Error>((UnixDatagram::unbound()?, address(name)?));
+        let open = |name: &OsStr| {
+            let socket = UnixDatagram::unbound()?;
+            socket.set_write_timeout(Some(PATIENCE))?;
+            Ok::<_, io::Error>((socket, address(name)?))
+        };
         match name.map(open).transpose() {
             Ok(way) => Self(way),
             Err(error) => {
@@ -25,6 +33,23 @@ impl Notify {
                 Self(None)
             }
         }
+    }
+
+    /// How long whoever supervises this process waits for [`Self::alive`] before it ends it (sd_watchdog_enabled(3)).
+    pub(crate) fn patience() -> Option<Duration> {
+        let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+        let ours =
+            std::env::var_os("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(std::process::id().into());
+        number("WATCHDOG_USEC").filter(|us| ours && *us > 0).map(Duration::from_micros)
+    }
+
+    /// Does not wait: a supervisor that does not listen knows why.
+    pub(crate) fn alive(&self) {
+        let Some((socket, _)) = &self.0 else { return };
+        // Said again soon, whatever happens now.
+        drop(socket.set_nonblocking(true));
+        self.say("WATCHDOG=1");
+        drop(socket.set_nonblocking(false));
     }
 
     pub(crate) fn ready(&self, status: &str) {
@@ -79,6 +104,19 @@ mod tests {
         let by_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         Notify::to(Some(OsStr::new(&format!("@{name}")))).stopping();
         assert_eq!(heard(&by_name), "STOPPING=1");
+    }
+
+    #[test]
+    fn a_supervisor_that_does_not_listen_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let _deaf = UnixDatagram::bind(&path).unwrap();
+        let notify = Notify::to(Some(path.as_os_str()));
+        let began = std::time::Instant::now();
+        // More than the kernel keeps for a socket (net.unix.max_dgram_qlen).
+        (0..2_000).for_each(|_| notify.alive());
+        notify.stopping();
+        assert!(began.elapsed() < 10 * PATIENCE);
     }
 
     #[test]

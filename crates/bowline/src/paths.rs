@@ -22,7 +22,7 @@ pub(crate) struct Paths {
 }
 
 /// The state of `bowline serve`.
-const SERVER_STATE: &str = "/var/lib/bowline";
+pub(crate) const SERVER_STATE: &str = "/var/lib/bowline";
 
 /// What a daemon was started with, kept while it is meant to run. A command that finds this but no daemon starts one
 /// again with the same words; that of a server is left to who supervises it.

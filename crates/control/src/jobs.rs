@@ -168,6 +168,7 @@ fn apply(tx: &mut Tx<'_>, write: Write) -> Result<(), StoreError> {
         Write::Event(event) => tx.append_event(event).map(drop),
         Write::Wanted(key, wanted) => tx.set_wanted(&key, wanted).map(drop),
         Write::Revision(key, number, state) => tx.set_revision_state(&key, number, state).map(drop),
+        Write::ForgetRevision(key, number) => tx.forget_revision(&key, number),
         Write::Change(key, form) => tx.put_rollout(&record(&key, &form)),
         Write::ChangeEnded(key) => tx.clear_rollout(&key),
         Write::Run(record) => tx.put_run(&record),

@@ -22,13 +22,16 @@ pub(crate) struct Endpoint {
     outstanding: AtomicU32,
     /// It is no longer in the table: the last request to end is reported at once.
     left: AtomicBool,
+    /// It is drained: its WebSockets are to be told.
+    leaving: AtomicBool,
     drained: Arc<Notify>,
 }
 
 impl Endpoint {
     pub(crate) fn new(id: InstanceId, serial: u32, address: SocketAddr, drained: Arc<Notify>) -> Self {
         let log = format!("\"instance\":\"{id}\"");
-        Self { id, serial, address, log, outstanding: AtomicU32::new(0), left: AtomicBool::new(false), drained }
+        let (left, leaving) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { id, serial, address, log, outstanding: AtomicU32::new(0), left, leaving, drained }
     }
 
     pub(crate) fn outstanding(&self) -> u32 {
@@ -37,6 +40,14 @@ impl Endpoint {
 
     pub(crate) fn set_left(&self, left: bool) {
         self.left.store(left, Ordering::Release);
+    }
+
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Ordering::Release);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     pub(crate) fn has_left(&self) -> bool {

@@ -21,6 +21,8 @@ pub(crate) struct Routes {
     /// `*.example.com` under `example.com`.
     wildcard: HashMap<Box<str>, Arc<Host>>,
     pub(crate) trusted: Arc<Networks>,
+    /// An instance is drained.
+    leaving: bool,
 }
 
 #[derive(Debug)]
@@ -106,6 +108,10 @@ impl Routes {
     }
 
     /// No table was given yet.
+    pub(crate) fn has_leaving(&self) -> bool {
+        self.leaving
+    }
+
     pub(crate) fn is_initial(&self) -> bool {
         self.generation.is_none()
     }
@@ -170,7 +176,8 @@ impl Compiler {
         self.take_endpoints(&table);
         let previous = Arc::clone(&self.routes);
         let trusted = Arc::new(Networks::new(&table.trusted_proxies));
-        let mut routes = Routes { generation: Some(table.generation), trusted, ..Routes::default() };
+        let leaving = !table.leaving.is_empty();
+        let mut routes = Routes { generation: Some(table.generation), trusted, leaving, ..Routes::default() };
         for (name, site) in &table.sites {
             let host = self.unchanged(&table, name, site, &previous).unwrap_or_else(|| self.host(&table, site));
             match name.as_str().strip_prefix("*.") {
@@ -190,6 +197,7 @@ impl Compiler {
         let listed: BTreeMap<_, _> = table.pools.values().flat_map(|pool| &pool.endpoints).collect();
         for endpoint in self.endpoints.values() {
             endpoint.set_left(!listed.contains_key(&endpoint.id));
+            endpoint.set_leaving(table.leaving.contains(&endpoint.id));
         }
         for (id, address) in listed {
             if self.endpoints.get(id).is_some_and(|endpoint| endpoint.address == *address) {
@@ -334,6 +342,7 @@ mod tests {
             generation: Generation(generation),
             sites: sites.iter().map(|(name, rules)| (HostName::new(name).unwrap(), site(rules))).collect(),
             pools: BTreeMap::from([(pool_id(), Pool { endpoints: endpoints.collect() })]),
+            leaving: [].into(),
             trusted_proxies: Vec::new(),
         })
     }

@@ -1,4 +1,5 @@
-//! An upgraded connection: bytes both ways until one side ends, nothing moves for too long, or the edge closes.
+//! An upgraded connection: bytes both ways until one side ends, nothing moves for too long, the instance is drained, or the
+//! edge closes.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::answer::Reason;
-use crate::balance::Ticket;
+use crate::balance::{Endpoint, Ticket};
 use crate::client::Client;
 use crate::h1::websocket::{FrameTracker, close_frame};
 use crate::request::Request;
@@ -30,7 +31,7 @@ pub(crate) async fn run<C: Client>(
     stream: TcpStream,
     received: Vec<u8>,
     idle: Duration,
-    _outstanding: &Ticket,
+    outstanding: &Ticket,
 ) -> Result<(), Reason> {
     let _counted = request.worker.count_tunnel();
     let raw = client.take_tunnel().ok_or(Reason::Internal)?;
@@ -45,6 +46,7 @@ pub(crate) async fn run<C: Client>(
         up: Pipe { buffer: raw.received, ..Pipe::default() },
         down,
         frames: request.is_websocket().then_some(frames),
+        endpoint: outstanding.endpoint(),
         closing: false,
     };
     let deadline = request.deadline;
@@ -90,13 +92,14 @@ struct Tunnel<'a> {
     down: Pipe,
     /// Follows what the client is sent; `None`: not a WebSocket.
     frames: Option<FrameTracker>,
+    endpoint: &'a Endpoint,
     closing: bool,
 }
 
 impl Tunnel<'_> {
     /// True: something moved. False: both directions are over.
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let Self { worker, client, upstream, up, down, frames, closing } = self;
+        let Self { worker, client, upstream, up, down, frames, closing, .. } = self;
         if *closing {
             // The close frame is the last that the client gets.
             ready!(down.write(client, cx))?;
@@ -114,10 +117,11 @@ impl Tunnel<'_> {
         if down_step.is_ready() || up_step.is_ready() { Poll::Ready(Ok(true)) } else { Poll::Pending }
     }
 
-    /// Says 1001 to the client, once, when the edge closes and a frame of our own may be sent.
+    /// Says 1001 to the client, once, when the edge closes or the instance is drained, and a frame of our own may be sent.
     fn begin_close(&mut self) -> bool {
         let Some(frames) = &self.frames else { return false };
-        if self.closing || !self.worker.is_closing() || !frames.at_boundary() {
+        let is_over = self.worker.is_closing() || self.endpoint.is_leaving();
+        if self.closing || !is_over || !frames.at_boundary() {
             return false;
         }
         self.down.buffer.extend_from_slice(&close_frame(GOING_AWAY));

@@ -236,9 +236,10 @@ fn obey(worker: &Worker, command: Command) {
     match command {
         Command::Routes(routes, served) => {
             let first = worker.with_routes(Routes::is_initial);
+            let leaving = routes.has_leaving();
             *worker.routes.borrow_mut() = routes;
-            if first {
-                // Accepting waits for it.
+            if first || leaving {
+                // Accepting waits for it; tunnels to instances that are drained are told.
                 worker.sweep.wake_all();
             }
             // The process ends when nobody waits for this.

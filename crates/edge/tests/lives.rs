@@ -323,7 +323,10 @@ async fn a_successor_that_does_not_serve_leaves_the_edge_before() {
     let mut edge = Edge::start().await;
     edge.serve(TableBuilder::plain(&[address])).await;
     let pid = edge.handle.observed.borrow().pid;
-    let broken = link::LinkConfig { exe: "/bin/false".into(), ..other_binary(&edge, "unused") };
+    let (exe, started) = (edge.dir.path().join("broken"), edge.dir.path().join("started"));
+    std::fs::write(&exe, format!("#!/bin/sh\necho once >> {}\nexit 3\n", started.display())).unwrap();
+    std::fs::set_permissions(&exe, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let broken = link::LinkConfig { exe, http: edge.http, https: Some(edge.https), ..config(edge.dir.path()) };
     let Edge { handle, dir, .. } = edge;
     let desired = handle.desired.borrow().clone();
     drop(handle);
@@ -331,8 +334,7 @@ async fn a_successor_that_does_not_serve_leaves_the_edge_before() {
     edge.handle.desired.send(desired).unwrap();
     edge.handle.renew.send_replace(true);
     let next = edge.dir.path().join("edge.next.sock");
-    edge.eventually(|| async { next.exists() }).await;
-    edge.eventually(|| async { !next.exists() }).await;
+    edge.eventually(|| async { started.exists() && !next.exists() }).await;
     assert_eq!(edge.get("a.test", "/").await.text(), "here");
     assert_eq!(edge.handle.observed.borrow().pid, pid);
     edge.stop().await;

@@ -270,6 +270,25 @@ async fn a_websocket_echoes_counts_as_outstanding_and_is_told_when_the_edge_goes
     gone.await.unwrap();
 }
 
+/// One that is only not ready is out of the table, too, and keeps its WebSockets: it may come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_is_told_when_its_instance_is_drained() {
+    let address = echoing().await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut talk = edge.connect().await;
+    talk.say(UPGRADE).await;
+    assert_eq!(talk.answer().await.status, 101);
+    edge.serve(TableBuilder::plain(&[]).leaving(2, 0)).await;
+    let frame = b"\x81\x05hello";
+    talk.stream.write_all(frame).await.unwrap();
+    assert_eq!(talk.exactly(frame.len()).await, frame);
+    edge.serve(TableBuilder::plain(&[]).leaving(1, 0)).await;
+    assert_eq!(talk.rest().await, [0x88, 2, 0x03, 0xe9], "1001, then the end");
+    edge.until(|seen| seen.outstanding.is_empty()).await;
+    edge.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_tunneled_before_it_was_accepted() {
     let address = answering("no upgrade here").await;

@@ -31,6 +31,9 @@ const BATCH: u32 = 64;
 /// How long a closed loop waits after a request without an answer: it would ask a server that is gone as fast as it can.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// So many connections may give a request back unsent before it counts as failed: a server that closes them all is no server.
+const UNSENT: u32 = 16;
+
 /// What the threads of a run have in common.
 #[derive(Clone)]
 pub(crate) struct Setting {
@@ -235,7 +238,7 @@ impl Worker {
         outcome: &mut Outcome,
     ) -> Result<(Answer, Lease), (Kind, String)> {
         let Setting { plan, clock, .. } = &self.setting;
-        loop {
+        for _ in 0..UNSENT {
             let mut lease = match draw.fresh {
                 false => self.pool.kept().await.map_err(words)?,
                 true => {
@@ -251,9 +254,7 @@ impl Worker {
                     self.pool.discard(&lease);
                     return Err((kind, detail));
                 }
-                Err(NoAnswer::Unsent(_)) if lease.is_new() => {
-                    return Err((Kind::Closed, "the connection was closed before it was used".to_owned()));
-                }
+                Err(NoAnswer::Unsent(_)) if lease.is_new() => break,
                 // The server had closed it while it was not used: nothing was sent, so another one is taken.
                 Err(NoAnswer::Unsent(back)) => {
                     self.pool.discard(&lease);
@@ -261,6 +262,7 @@ impl Worker {
                 }
             }
         }
+        Err((Kind::Closed, "the connection was closed before it was used".to_owned()))
     }
 
     fn count(&self, outcome: Outcome) {

@@ -42,7 +42,7 @@ pub(crate) struct Bench {
     /// Requests at once on a connection of HTTP/2
     #[arg(long, value_name = "N", default_value_t = bowline_load::plan::STREAMS, requires = "http2")]
     pub(crate) streams: usize,
-    /// [default: GET, with a body POST]
+    /// The method [default: GET, with a body POST]
     #[arg(long, value_parser = method)]
     pub(crate) method: Option<Method>,
     /// What is sent, or @FILE

@@ -13,7 +13,9 @@ const HEAD: &str = "# The command line: every verb and flag
 Output on a terminal is for reading; through a pipe it is plain; with `--json` each answer is one JSON object per line,
 of the shapes in [the API](api.md). `up --json` prints objects told apart by `kind`: `step`, `ready`, `log`, `stopped`.
 `exec` and `run` print objects with `kind`: `stdout` and `stderr` with the bytes as `base64`, and last how it ended,
-`SessionEnd`. `bench` prints the shape of [its own page](bench.md).
+`SessionEnd`. `bench` prints the shape of [its own page](bench.md). `serve` prints one object when it is ready: `pid`, `state`,
+`http`, `https`, `admin`; with `--install`: `unit`, `binary`, `changed`, `next`; with `--upgrade`: `version`, `was`, `pid`, `edge`,
+`changed`. `deploy` prints objects told apart by `kind`: `sent`, then `step`s and `ready`, or with `--detach` `accepted`.
 Errors read `error:`, `caused by:`, `hint:` on standard error; with `--json` they are an object `{\"fault\": …}`.
 
 | exit code | meaning |
@@ -32,6 +34,7 @@ is no such program, 126 if it cannot be executed. Codes of their own are those a
 |---|---|
 | `BOWLINE_STATE` | the state folder, where `--state` does not say it |
 | `BOWLINE_LOG` | what the daemon and the edge log, as `tracing` filters: `info`, `bowline_control=debug` |
+| `NOTIFY_SOCKET`, `WATCHDOG_USEC` | of `serve`: where READY, RELOADING, STOPPING and WATCHDOG are said, as to systemd |
 | `NO_COLOR` | no colours |
 ";
 

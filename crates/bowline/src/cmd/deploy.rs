@@ -59,12 +59,12 @@ pub(super) async fn run(
         }
     };
     let apply = wire::Apply { dir: placed.dir, env: env.to_string() };
-    let accepted = client.apply(&apply).await.map_err(|error| match error {
-        ClientError::Busy(fault) => {
-            fault.hint(format!("`bowline deploy --env {env} --attach` follows what is under way"))
+    let accepted = match client.apply(&apply).await {
+        Err(ClientError::Busy(fault)) => {
+            return Err(fault.hint(format!("`bowline deploy --env {env} --attach` follows what is under way")));
         }
-        error => error.into(),
-    })?;
+        answer => answer?,
+    };
     if args.detach {
         ui.object(&Said::Accepted { app: &accepted.app, env: &accepted.env, change: accepted.change });
         ui.say(format!(
@@ -118,7 +118,9 @@ async fn send(client: &Client, dir: &Path, app: &App, ui: &Ui) -> Result<wire::P
         for (content, _) in &missing {
             let file = outgoing.open(content)?;
             let sent = Arc::clone(&sent);
-            let count = move |part| drop(sent.fetch_add(part, Ordering::Relaxed));
+            let count = move |part| {
+                sent.fetch_add(part, Ordering::Relaxed);
+            };
             client.put_content(&content.to_string(), file, count).await?;
         }
         Ok::<_, Fault>(())

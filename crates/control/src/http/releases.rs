@@ -85,10 +85,11 @@ pub(super) async fn abort(
 }
 
 async fn kept(api: &Api, key: &AppKey, for_change: bool) -> Result<KeptReleases, Refusal> {
-    match api.door.ask(Request::KeptReleases { key: key.clone(), for_change }).await? {
-        Answer::KeptReleases(kept) => Ok(kept),
-        _ => Err(Fault::new(FaultKind::Failed, "the daemon answered another question").into()),
-    }
+    let answer = api.door.ask(Request::KeptReleases { key: key.clone(), for_change }).await?;
+    let Answer::KeptReleases(kept) = answer else {
+        return Err(Fault::new(FaultKind::Failed, "the daemon answered another question").into());
+    };
+    Ok(kept)
 }
 
 fn revisions(api: &Api, key: &AppKey) -> Result<Vec<RevisionRecord>, Refusal> {

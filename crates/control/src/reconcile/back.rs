@@ -79,7 +79,11 @@ pub(crate) fn target(
 ) -> Result<RevisionRecord, Fault> {
     let stable = rows.iter().rfind(|row| row.state == RevisionState::Active).map(|row| row.number);
     let row = match asked {
-        Some(number) => rows.into_iter().find(|row| row.number == number).ok_or_else(|| unknown(key, number))?,
+        Some(number) => {
+            let newer = rows.last().is_some_and(|newest| newest.number > number) && number > ReleaseNumber(0);
+            let missing = || if newer { not_kept(key, number) } else { unknown(key, number) };
+            rows.into_iter().find(|row| row.number == number).ok_or_else(missing)?
+        }
         None => {
             let before = |row: &RevisionRecord| {
                 row.state == RevisionState::Retired && stable.is_none_or(|stable| row.number < stable)
@@ -90,11 +94,15 @@ pub(crate) fn target(
     has_served(&row)?;
     match kept.numbers.contains(&row.number) {
         true => Ok(row),
-        false => Err(refused(key, row.number, "what was built for it is not kept any more").hint(format!(
-            "the {KEPT_RELEASES} newest are kept, and `bowline releases {}` lists them; bring out its source again",
-            key.app
-        ))),
+        false => Err(not_kept(key, row.number)),
     }
+}
+
+fn not_kept(key: &AppKey, number: ReleaseNumber) -> Fault {
+    refused(key, number, "it is not kept any more").hint(format!(
+        "the {KEPT_RELEASES} newest are kept, and `bowline releases {}` lists them; bring out its source again",
+        key.app
+    ))
 }
 
 fn unknown(key: &AppKey, number: ReleaseNumber) -> Fault {

@@ -1,4 +1,5 @@
-//! Which artifacts are kept: decided here, where it is known what runs and what may run again; the node removes the rest.
+//! Which releases are kept, and so which artifacts: decided here, where it is known what runs and what may run again; the
+//! node removes the rest. The newest release is always kept, so that no number is given out twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use bowline_core::resource::ResourceKey;
 
 use super::Loop;
 use super::change::Stage;
-use super::effects::Effect;
+use super::effects::{Effect, Job, Write};
 use super::pending::Pending;
 use super::world::AppWorld;
 
@@ -47,12 +48,19 @@ impl Loop {
             tracing::warn!("something runs of a release that is not known: no artifact is removed");
             return;
         }
+        let mut forgotten = Vec::new();
         for (key, app) in &mut self.apps {
             let kept = kept(app, |number| runs.contains(&(key.clone(), number)));
+            let gone = app.roots.keys().filter(|number| !kept.contains_key(number));
+            forgotten.extend(gone.map(|number| Write::ForgetRevision(key.clone(), *number)));
             app.roots = kept;
         }
         let keep = self.apps.values().flat_map(|app| app.roots.values().flatten().cloned()).collect();
         self.effects.push(Effect::Collect(Arc::new(keep)));
+        // What is not stored now is found again by the next look of the next daemon.
+        if !forgotten.is_empty() {
+            self.store(Job::Write(forgotten), Pending::Nothing);
+        }
     }
 
     /// Of services, runs of jobs, those that still wait included, and one-offs: servers of databases run from no artifact.

@@ -173,6 +173,8 @@ pub(crate) enum Write {
     Revision(AppKey, ReleaseNumber, RevisionState),
     Change(AppKey, ChangeForm),
     ChangeEnded(AppKey),
+    /// It is not kept any more, and neither is what was built for it.
+    ForgetRevision(AppKey, ReleaseNumber),
     Maintenance(AppKey, Option<Maintenance>),
     Scales(AppKey, Scales),
     Run(Box<RunRecord>),

@@ -410,7 +410,8 @@ impl Loop {
             Publish::Now => {}
         }
         let endpoints = self.slots.endpoints();
-        self.published.table(&self.apps, &endpoints, (now.mono, now.wall), &mut self.effects);
+        let leaving = self.slots.leaving();
+        self.published.table(&self.apps, &endpoints, leaving, (now.mono, now.wall), &mut self.effects);
     }
 }
 

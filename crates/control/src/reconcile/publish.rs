@@ -136,6 +136,7 @@ impl Published {
         &mut self,
         apps: &Apps,
         endpoints: &BTreeMap<PoolId, Pool>,
+        leaving: BTreeSet<InstanceId>,
         (now, wall): (Mono, Timestamp),
         effects: &mut Vec<Effect>,
     ) {
@@ -144,7 +145,7 @@ impl Published {
             Err(fault) => return self.is_uncompiled(fault),
         };
         self.uncompiled = None;
-        let table = Table { trusted_proxies: self.trusted_proxies.clone(), ..table };
+        let table = Table { trusted_proxies: self.trusted_proxies.clone(), leaving, ..table };
         self.waiting = self.request_leaves(&table, now, wall, effects);
         if self.waiting {
             return;

@@ -378,7 +378,7 @@ fn admits(name: &ServiceName, service: &Service, to: u16, machine: Machine) -> R
             format!("{cores} cores each, and the machine has {}", machine.cores),
         )
     });
-    let by_hand = Some((u64::from(MOST_BY_HAND), "no service is given more by hand".to_owned()));
+    let by_hand = Some((u64::from(MOST_BY_HAND.max(service.scale.min)), "no service is given more by hand".to_owned()));
     let bounds = [by_memory, by_cores, by_hand].into_iter().flatten();
     match bounds.filter(|(most, _)| u64::from(to) > *most).min() {
         None => Ok(()),

@@ -196,11 +196,8 @@ impl Loop {
     fn is_ending_its_rollout(&self, key: &AppKey) -> bool {
         let job = self.apps.get(key).and_then(|app| app.storing).filter(|job| !self.waits_for_retry(*job));
         let pending = job.and_then(|job| self.pending.get(&job));
-        let entered = pending.and_then(|pending| match pending {
-            Pending::Phase { entered: Passed::Rollout(entered), .. } => entered.last(),
-            _ => None,
-        });
-        entered.is_some_and(|entered| entered.phase == Phase::Done)
+        let Some(Pending::Phase { entered: Passed::Rollout(entered), .. }) = pending else { return false };
+        entered.last().is_some_and(|entered| entered.phase == Phase::Done)
     }
 
     fn end_daemon(&mut self, now: Now) {

@@ -4,7 +4,7 @@
 
 mod policy;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,7 +61,9 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
         .map(|(h, c)| Ok((host(&h)?, Certificate { chain: c.chain, key: Secret::new(c.key.as_bytes()) })))
         .collect::<Result<_, SnapshotError>>()?;
     let trusted_proxies = policy::networks(&form.trusted_proxies)?;
-    let table = Table { generation: Generation(form.generation), sites, pools, trusted_proxies };
+    // Whoever was leaving when it was sealed is told by the next table.
+    let leaving = BTreeSet::new();
+    let table = Table { generation: Generation(form.generation), sites, pools, leaving, trusted_proxies };
     Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
 }
 

@@ -224,6 +224,11 @@ pub(super) fn job_record(row: Columns) -> Result<JobRecord, StoreError> {
     })
 }
 
+pub(super) fn revision_id(key: &AppKey, revision: ReleaseNumber) -> [Value; 3] {
+    let [env, app] = app_id(key);
+    [env, app, number(revision.0)]
+}
+
 pub(super) fn run_id(app: &AppKey, run: RunNumber) -> [Value; 3] {
     let [env, app] = app_id(app);
     [env, app, number(run.0)]

@@ -158,6 +158,14 @@ impl<'a> Tx<'a> {
         Ok(record)
     }
 
+    /// It is not kept any more. The newest always is: its number is the last that was given out.
+    pub fn forget_revision(&mut self, key: &AppKey, number: ReleaseNumber) -> Result<(), StoreError> {
+        match self.newest_revision(key)?.is_some_and(|newest| newest.number > number) {
+            true => self.delete(&REVISIONS, &row::revision_id(key, number)),
+            false => Ok(()),
+        }
+    }
+
     pub fn put_rollout(&mut self, rollout: &RolloutRecord) -> Result<(), StoreError> {
         self.app(&rollout.key)?.ok_or_else(|| StoreError::NoApp(rollout.key.clone()))?;
         self.put(&ROLLOUTS, &row::rollout_row(rollout))

@@ -52,9 +52,7 @@ impl View<'_> {
     }
 
     pub fn revision(&self, key: &AppKey, number: ReleaseNumber) -> Result<Option<RevisionRecord>, StoreError> {
-        let [env, app] = row::app_id(key);
-        let id = [env, app, row::number(number.0)];
-        REVISIONS.get(self.conn, self.key, &id)?.map(row::revision_record).transpose()
+        REVISIONS.get(self.conn, self.key, &row::revision_id(key, number))?.map(row::revision_record).transpose()
     }
 
     /// All revisions of an app, the oldest first.

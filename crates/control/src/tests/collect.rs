@@ -75,3 +75,20 @@ fn nothing_is_removed_while_something_is_built() {
     }
     assert!(building && world.kept.is_none());
 }
+
+/// What cannot be gone back to is not known any more either, and its number is never given out again.
+#[test]
+fn releases_that_are_not_kept_are_forgotten() {
+    let mut world = World::new();
+    let mut daemon = world.start();
+    (1..=7).for_each(|source| release(&mut world, &mut daemon, source));
+    let numbers = |daemon: &Daemon| -> Vec<u32> {
+        daemon.store.read(|view| view.revisions(&shop())).unwrap().iter().map(|row| row.number.0).collect()
+    };
+    assert_eq!(numbers(&daemon), [3, 4, 5, 6, 7]);
+    drop(daemon);
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    release(&mut world, &mut daemon, 8);
+    assert_eq!(numbers(&daemon), [4, 5, 6, 7, 8]);
+}

@@ -39,10 +39,8 @@ fn abort(world: &mut World, daemon: &mut Daemon) -> Ticket {
 }
 
 fn aborted(world: &World, ticket: Ticket) -> Option<u64> {
-    match world.answer(ticket) {
-        Answer::Aborted(aborted) => aborted.change,
-        other => panic!("{other:?}"),
-    }
+    let Answer::Aborted(aborted) = world.answer(ticket) else { panic!("{:?}", world.answers[&ticket]) };
+    aborted.change
 }
 
 fn failure(world: &World) -> wire::Fault {

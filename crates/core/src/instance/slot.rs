@@ -170,6 +170,11 @@ impl Slot {
         }
     }
 
+    /// Before it is told to stop.
+    pub(super) fn is_draining(&self) -> bool {
+        matches!(self.state, State::Draining { .. })
+    }
+
     pub(super) fn crashes(&self) -> u32 {
         self.crashes
     }

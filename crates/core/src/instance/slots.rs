@@ -166,6 +166,11 @@ impl Slots {
         pools
     }
 
+    /// The instances that finish what they have and get nothing new, ever.
+    pub fn leaving(&self) -> BTreeSet<InstanceId> {
+        self.slots.values().filter(|slot| slot.is_draining()).map(Slot::instance).collect()
+    }
+
     pub fn publish(&self) -> Publish {
         let undecided = self.slots.values().filter_map(Slot::undecided).min();
         match (self.adopted, undecided) {

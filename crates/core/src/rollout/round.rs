@@ -240,7 +240,8 @@ impl Round {
                 let line = |slot: &Slot| {
                     let status = self.status(&step.service, *slot);
                     let on = status.and_then(|status| status.waits_on.as_ref()).map(ToString::to_string);
-                    let on = on.unwrap_or_else(|| status.map_or("its start".into(), |s| s.state.to_string()));
+                    // One that is ready is the one that is to go.
+                    let on = on.unwrap_or_else(|| if status.is_some() { "its end" } else { "its start" }.to_owned());
                     let left = left.map(|left| format!(", given up in {}s", left.as_secs())).unwrap_or_default();
                     Waiting { what: format!("{}.r{release}.{slot}", step.service), on: format!("{on}{left}") }
                 };

@@ -1,6 +1,6 @@
 //! The table that an edge serves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +38,9 @@ pub struct Table {
     /// The endpoints that may get new requests. An instance that is drained is not listed; an edge keeps its
     /// outstanding count until it is zero.
     pub pools: BTreeMap<PoolId, Pool>,
+    /// Instances that are drained, in no pool any more and never again: WebSockets to them are told, since they have no end
+    /// of their own that could be waited for.
+    pub leaving: BTreeSet<InstanceId>,
     /// Whose `X-Forwarded-For` is believed. Counts for connections that are opened from then on.
     pub trusted_proxies: Vec<IpNet>,
 }

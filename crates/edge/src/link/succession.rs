@@ -47,7 +47,10 @@ pub(super) async fn start(
     // Without a table nothing is lost by whoever answers.
     let kind = if wanted.is_some() { Kind::Successor } else { Kind::First };
     let mut child = spawn::start(config, &sockets, kind).map_err(|e| failed(&e))?;
-    let served = serving(&next, config.uid, wanted).await;
+    let served = tokio::select! {
+        served = serving(&next, config.uid, wanted) => served,
+        ended = child.wait() => Err(ended.map_or_else(|e| e, |status| io::Error::other(status.to_string())).into()),
+    };
     match served.and_then(|served| Ok(std::fs::rename(&next, &path).map(|()| served)?)) {
         Ok((channel, greeting)) => Ok(Successor { channel, greeting, child, sockets }),
         Err(error) => {

@@ -38,6 +38,9 @@ pub struct DesiredFrame {
     pools: Vec<PoolFrame>,
     certificates: Vec<CertificateFrame>,
     trusted_proxies: Vec<String>,
+    /// A daemon of an earlier version says nothing of them.
+    #[serde(default)]
+    leaving: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -117,6 +120,7 @@ impl From<&EdgeDesired> for DesiredFrame {
             pools: table.pools.iter().map(|(id, pool)| PoolFrame::from(id, pool)).collect(),
             certificates: certificates.collect(),
             trusted_proxies: networks(&table.trusted_proxies),
+            leaving: table.leaving.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -211,7 +215,8 @@ impl DesiredFrame {
         }
         let generation = Generation(self.generation);
         let trusted_proxies = parse_networks(&self.trusted_proxies)?;
-        let table = Table { generation, sites, pools: pools.into_iter().collect(), trusted_proxies };
+        let leaving = self.leaving.iter().map(|id| parse("instance", id, str::parse)).collect::<Result<_, _>>()?;
+        let table = Table { generation, sites, pools: pools.into_iter().collect(), leaving, trusted_proxies };
         Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
     }
 }
@@ -325,6 +330,7 @@ mod tests {
             generation: Generation(7),
             sites: BTreeMap::from([(host.clone(), Site { tls: SiteTls::Both, rules })]),
             pools: BTreeMap::from([(pool, Pool { endpoints })]),
+            leaving: ["local/uploads.web.r2.0.3".parse().unwrap()].into(),
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
         };
         EdgeDesired { table: Arc::new(table), certificates: Arc::new(BTreeMap::from([(host, certificate)])) }

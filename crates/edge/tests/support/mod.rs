@@ -216,6 +216,11 @@ impl TableBuilder {
         self
     }
 
+    pub fn leaving(mut self, release: u32, slot: u16) -> Self {
+        self.0.leaving.insert(instance(release, slot));
+        self
+    }
+
     pub fn trusting(mut self, networks: &[&str]) -> Self {
         self.0.trusted_proxies = networks.iter().map(|network| network.parse().unwrap()).collect();
         self

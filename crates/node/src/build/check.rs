@@ -115,4 +115,48 @@ mod tests {
         check("3", 2, "3");
         check("", 1, "");
     }
+
+    fn config(state: &Path) -> BuildConfig {
+        BuildConfig {
+            state_dir: state.to_owned(),
+            run_dir: state.join("run"),
+            exe: PathBuf::from("/nonexistent"),
+            environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
+            namespaces: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_interpreter_must_be_of_the_same_series() {
+        let state = tempfile::tempdir().unwrap();
+        let config = config(state.path());
+        let here = interpreter::find_on(&config, interpreter::Wanted::default()).await.unwrap();
+        let patched = format!("python {}.99", series(&here.version, 2));
+        for (runtime, expected) in [(patched.as_str(), true), ("python 2.6.1", false), ("go 1.1", true)] {
+            assert_eq!(is_here(runtime, None, &config).await.is_ok(), expected, "{runtime}");
+        }
+        let venv = state.path().join("venv");
+        std::fs::create_dir_all(venv.join("bin")).unwrap();
+        std::os::unix::fs::symlink("/usr/bin/python2.6", venv.join("bin/python")).unwrap();
+        let gone = is_here(&patched, venv.to_str(), &config).await.unwrap_err();
+        assert!(gone.message.contains("/usr/bin/python2.6"), "{gone:?}");
+    }
+
+    #[tokio::test]
+    async fn what_was_never_built_here_is_refused() {
+        let state = tempfile::tempdir().unwrap();
+        let artifact = Artifact {
+            digest: Digest([7; 32]),
+            root: state.path().join("artifacts/7/app"),
+            run: None,
+            fallback: None,
+            env: std::collections::BTreeMap::new(),
+            runtime: Some("python 2.6.1".into()),
+            detected: Vec::new(),
+            cached: true,
+        };
+        let fault = check(vec![artifact], &config(state.path())).await.unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Refused);
+        assert!(fault.causes[0].contains("was removed") && fault.hint.is_some(), "{fault:?}");
+    }
 }

@@ -87,7 +87,12 @@ static SERVICE: TableSpec = TableSpec {
             "What tells that an instance may get traffic: a GET, or `\"tcp\"`.",
         ),
         key("alive", Table(&ALIVE), Omitted("no check"), "A GET that restarts the instance after three failures."),
-        key("drain", Text(Form::Duration), Default("\"30s\""), "How long outstanding requests may take before TERM."),
+        key(
+            "drain",
+            Text(Form::Duration),
+            Default("\"30s\""),
+            "How long outstanding requests may take before TERM. WebSockets are told at once (close 1001).",
+        ),
         key(
             "scale",
             IntegerOrTable(0, MAX_SCALE, &SCALE),

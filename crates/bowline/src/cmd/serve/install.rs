@@ -10,6 +10,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use serde::Serialize;
 
 use crate::args::Serve;
+use crate::paths::SERVER_STATE;
 use crate::settings::Settings;
 use crate::ui::{Tone, Ui};
 
@@ -83,10 +84,10 @@ fn unit(binary: &Path, words: &[String]) -> Result<String, Fault> {
     let line = |verb: &str| -> Result<String, Fault> {
         Ok(std::iter::once(quoted(binary)?).chain([verb.to_owned()]).chain(words.clone()).collect::<Vec<_>>().join(" "))
     };
-    let upgrade = match words.iter().find(|word| word.starts_with("--state") || word.starts_with("\"--state")) {
-        Some(state) => format!("{} serve --upgrade {state}", quoted(binary)?),
-        None => format!("{} serve --upgrade", quoted(binary)?),
-    };
+    // Of the server's daemon, whatever other one runs on this machine.
+    let state = words.iter().find(|word| word.trim_start_matches('"').starts_with("--state="));
+    let state = state.cloned().unwrap_or_else(|| format!("--state={SERVER_STATE}"));
+    let upgrade = format!("{} serve --upgrade {state}", quoted(binary)?);
     Ok(TEMPLATE.replace("{mark}", MARK).replace("{start}", &line("serve")?).replace("{upgrade}", &upgrade))
 }
 
@@ -105,6 +106,7 @@ ExecStart={start}
 ExecReload={upgrade}
 TimeoutStartSec=5min
 TimeoutStopSec=30s
+WatchdogSec=60s
 
 # Edge, apps and databases outlive the daemon; the next one takes them up. `bowline down` stops all, and is no failure.
 KillMode=process
@@ -207,6 +209,11 @@ mod tests {
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
         assert_eq!(line("ExecStart="), "ExecStart=/usr/local/bin/bowline serve \"--state=/srv/a b\" --http=[::]:80");
         assert_eq!(line("ExecReload="), "ExecReload=/usr/local/bin/bowline serve --upgrade \"--state=/srv/a b\"");
+        let text = unit(Path::new("/usr/local/bin/bowline"), &[]).unwrap();
+        assert!(
+            text.contains("\nExecReload=/usr/local/bin/bowline serve --upgrade --state=/var/lib/bowline\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -277,3 +277,43 @@ fn a_slot_that_rests_keeps_its_number_and_nothing_else() {
     bench.want(1);
     bench.check(10, &["0.2 stopped → starting"], &["run 0.2"]);
 }
+
+/// In a restart: it is drained as if it were not wanted, and the next incarnation takes its slot.
+#[test]
+fn one_that_is_replaced_gives_way_to_the_next_of_its_slot() {
+    let mut bench = ready(1);
+    let (slot, incarnation) = (crate::id::Slot(0), Incarnation(1));
+    bench.outstanding.insert(bench.id(0, 1), 1);
+    bench.wanted.values_mut().for_each(|wanted| wanted.replaced = Some((slot, incarnation)));
+    bench.check(10, &["0.1 ready → draining"], &["keep 0.1"]);
+    assert_eq!((bench.endpoints(), bench.slots.leaving()), (0, [bench.id(0, 1)].into()));
+    bench.outstanding.clear();
+    bench.check(10, &[], &["stop 0.1"]);
+    assert!(bench.slots.leaving().is_empty(), "there is nothing to tell any more");
+    bench.exits(0, 1, ExitCause::Stopped);
+    bench.check(10, &["0.1 draining → stopped", "0.2 stopped → starting"], &["run 0.2"]);
+    bench.runs(0, 2, passing());
+    bench.check(10, &["0.2 starting → ready"], &["run 0.2"]);
+    bench.check(10, &[], &["run 0.2"]);
+}
+
+/// A minute of health forgives earlier failures also where it ends with health that fails, not with the process.
+#[test]
+fn a_minute_of_health_forgives_whatever_comes_after_it() {
+    let wait_after = |healthy: u64| {
+        let mut bench = ready(1);
+        bench.exits(0, 1, ExitCause::Signal(9));
+        bench.check(10, &["0.1 ready → crashed"], &[]);
+        bench.check(1_000, &["0.2 crashed → starting"], &["run 0.2"]);
+        bench.runs(0, 2, passing());
+        bench.check(10, &["0.2 starting → ready"], &["run 0.2"]);
+        bench.runs(0, 2, failing(3));
+        bench.check(healthy, &["0.2 ready → unready"], &["run 0.2"]);
+        bench.exits(0, 2, ExitCause::Signal(9));
+        bench.check(10, &["0.2 unready → crashed"], &[]);
+        bench.slots.next_deadline().unwrap().since(bench.now)
+    };
+    // Of two seconds, and of one, up to a quarter is left to chance.
+    assert!(wait_after(59_000) >= Duration::from_millis(1_500));
+    assert!(wait_after(60_000) <= Duration::from_secs(1));
+}

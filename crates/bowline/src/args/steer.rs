@@ -1,0 +1,73 @@
+//! What brings releases out, and steers those that are.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The folder of the app
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The environment
+    #[arg(long)]
+    pub(crate) env: String,
+    /// Return when the release is accepted; it goes on
+    #[arg(long, conflicts_with = "attach")]
+    pub(crate) detach: bool,
+    /// Send nothing, and follow what is under way
+    #[arg(long)]
+    pub(crate) attach: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Releases {
+    /// The app; may be left out when one is known
+    pub(crate) app: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The app; may be left out when one is known
+    pub(crate) app: Option<String>,
+    /// Its number [default: the one that served before]
+    pub(crate) release: Option<u32>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// The app, or one service of it
+    #[arg(value_name = "APP[.SERVICE]")]
+    pub(crate) target: String,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Scale {
+    /// The service; of an app that has one, the app is enough
+    #[arg(value_name = "APP.SERVICE")]
+    pub(crate) target: String,
+    /// How many instances: at least 1
+    #[arg(value_name = "N")]
+    pub(crate) replicas: u16,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Abort {
+    /// The app; may be left out when one is known
+    pub(crate) app: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
