@@ -25,6 +25,7 @@ setup:
 test: setup
 	$(CARGO) build --locked -p bowline
 	$(CARGO) test --locked --workspace
+	$(MAKE) -C console unit
 	$(MAKE) -C examples/uploads unit integration e2e
 	$(MAKE) -C examples/timestamps unit integration e2e
 	$(MAKE) -C examples/users unit integration e2e
@@ -37,6 +38,7 @@ check: setup
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) deny --locked check bans licenses sources
 	$(CARGO) run --locked -q -p xtask -- tidy
+	$(MAKE) -C console lint
 	$(MAKE) -C examples/uploads lint
 	$(MAKE) -C examples/timestamps lint
 	$(MAKE) -C examples/users lint

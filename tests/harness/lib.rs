@@ -2,6 +2,7 @@
 //!
 //! Every test gets its own state folder, ports picked by the kernel and a CA of its own, so tests run side by side.
 
+pub mod browser;
 pub mod client;
 pub mod load;
 pub mod machine;

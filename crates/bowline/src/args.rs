@@ -97,6 +97,10 @@ pub(crate) enum Verb {
     Deploy(Deploy),
     /// What runs, and what each pending step waits on
     Status(Status),
+    /// Where the console is: a page that shows what runs, as it moves
+    ///
+    /// Prints its address, which answers on this machine only.
+    Console,
     /// The releases that are kept: what each was made of, and how it ended
     Releases(Releases),
     /// Go back to a release that has served, with its configuration and its secrets
@@ -202,6 +206,7 @@ impl Verb {
             | Self::Check(_)
             | Self::Up(_)
             | Self::Down
+            | Self::Console
             | Self::Data(_)
             | Self::Bench(_)
             | Self::Trust(_)
@@ -259,7 +264,7 @@ pub(crate) struct Listen {
     /// HTTPS [default: 8443]
     #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
     pub(crate) https: Option<SocketAddr>,
-    /// Metrics [default: 7070]
+    /// Console and metrics [default: 7070]
     #[arg(long, value_name = "[ADDR:]PORT", value_parser = address)]
     pub(crate) admin: Option<SocketAddr>,
     /// A proxy in front, address or network, whose X-Forwarded-For is believed; may be said again

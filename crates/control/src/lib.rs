@@ -19,6 +19,7 @@ mod sources;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 /// What metrics are registered into.
 pub use prometheus_client::registry::Registry;

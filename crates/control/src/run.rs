@@ -15,12 +15,13 @@ use bowline_core::time::{Mono, Timestamp};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::certs::{CertCache, LocalCa};
 use crate::config::{ControlConfig, Ended, Links};
 use crate::http::admin::{self, Admin};
+use crate::http::console::{Board, Watched};
 use crate::http::journal::Journals;
 use crate::http::peer::{Owner, Peer};
 use crate::http::socket::ApiSocket;
@@ -86,9 +87,10 @@ pub async fn run(
         .map(|o| Kept { store: o.store.clone(), vault: o.vault.clone(), sources: Sources::open(o.vault.state()) })
         .map_err(Clone::clone);
     let signals = Signals::catch()?;
-    let servers = serve(config, &links, door, journals.clone(), kept)?;
+    let moved = Arc::new(Notify::new());
+    let servers = serve(config, &links, door, journals.clone(), kept, Arc::clone(&moved))?;
     let (inputs, results) = mpsc::channel(WAITING_INPUTS);
-    let mut rim = Rim::new(links, journals, clock, inputs, opened.as_ref().ok());
+    let mut rim = Rim::new(links, journals, clock, inputs, moved, opened.as_ref().ok());
     let (machine, effects) = match opened {
         Ok(opened) => {
             let snapshot = opened.snapshot.as_deref();
@@ -209,6 +211,7 @@ fn serve(
     door: Door,
     journals: Journals,
     kept: Result<Kept, Fault>,
+    moved: Arc<Notify>,
 ) -> Result<Servers, Fault> {
     let unusable = |what: &str, error: &std::io::Error| {
         Fault::new(FaultKind::Failed, format!("the {what} listener cannot be used")).source(error)
@@ -225,6 +228,8 @@ fn serve(
         links.edge.clone(),
         kept.as_ref().ok().map(|kept| kept.store.clone()),
     );
+    let store = kept.as_ref().ok().map(|kept| kept.store.clone());
+    let board = Board::start(Watched { door: door.clone(), edge: links.edge.clone(), store, moved });
     let api = Api {
         door: door.clone(),
         journals,
@@ -235,7 +240,7 @@ fn serve(
         version: config.version,
         owner: Owner(nix::unistd::geteuid().as_raw()),
     };
-    let admin = Admin { registry: Arc::new(registry), vitals, door };
+    let admin = Admin { registry: Arc::new(registry), vitals, door, board };
     let (stop_api, stopped_api) = oneshot::channel();
     let api_service = http::router(api).into_make_service_with_connect_info::<Peer>();
     let api_task = axum::serve(api_listener, api_service).with_graceful_shutdown(until(stopped_api));
@@ -307,6 +312,8 @@ struct Rim {
     journals: Journals,
     clock: Clock,
     inputs: mpsc::Sender<Input>,
+    /// Told of each transition, so that whoever looks need not ask.
+    moved: Arc<Notify>,
     replies: BTreeMap<Ticket, oneshot::Sender<Reply>>,
     next_ticket: u64,
     builds: BTreeMap<ChangeId, AbortHandle>,
@@ -330,11 +337,12 @@ impl Rim {
         journals: Journals,
         clock: Clock,
         inputs: mpsc::Sender<Input>,
+        moved: Arc<Notify>,
         opened: Option<&Opened>,
     ) -> Self {
         let work = opened.map(|opened| Work::start(opened, inputs.clone()));
         let (replies, builds) = (BTreeMap::new(), BTreeMap::new());
-        Self { links, journals, clock, inputs, replies, next_ticket: 0, builds, work }
+        Self { links, journals, clock, inputs, moved, replies, next_ticket: 0, builds, work }
     }
 
     async fn drive(
@@ -380,6 +388,9 @@ impl Rim {
     /// Never waits: what takes time goes on beside the loop.
     fn carry_out(&mut self, effects: Vec<Effect>) -> Option<Ended> {
         let mut ended = None;
+        if effects.iter().any(|effect| matches!(effect, Effect::Tell(..) | Effect::Store(..))) {
+            self.moved.notify_one();
+        }
         for effect in effects {
             match effect {
                 Effect::Answer(ticket, reply) => self.answer(ticket, reply),

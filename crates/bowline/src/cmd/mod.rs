@@ -5,6 +5,7 @@ mod attach;
 mod bench;
 mod check;
 mod completions;
+mod console;
 mod data;
 mod deploy;
 mod dial;
@@ -57,6 +58,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Up(args) => client(up::run(args, &Paths::new(state)?, ui)),
         Verb::Down => client(down::run(&Paths::of_live_to_stop(state)?, ui)),
         Verb::Status(args) => client(status::run(args, &place()?, ui)),
+        Verb::Console => client(console::run(&Paths::of_live(state)?, ui)),
         Verb::Releases(args) => client(releases::run(args, &place()?, ui)),
         Verb::Rollback(args) => client(rollback::run(args, &place()?, ui)),
         Verb::Restart(args) => client(restart::run(args, &place()?, ui)),

@@ -81,7 +81,7 @@ fn daemon(status: &wire::Status, ui: &Ui) {
         ));
     }
     if let Some(admin) = &daemon.admin {
-        ui.say(format!("  metrics {}", ui.paint(Tone::Link, format!("http://{admin}/metrics"))));
+        ui.say(format!("  console {}", ui.paint(Tone::Link, format!("http://{admin}/"))));
     }
 }
 

@@ -262,8 +262,8 @@ fn ready(app: &str, done: &Done, status: &wire::Status, took: Duration, ui: &Ui)
         ms: took.as_millis(),
     });
     let built = if done.cached { ", built before" } else { "" };
-    let metrics = admin.map(|admin| format!("http://{admin}/metrics"));
-    let widest = done.urls.iter().chain(&metrics).map(String::len).max().unwrap_or(0);
+    let console = admin.map(|admin| format!("http://{admin}/"));
+    let widest = done.urls.iter().chain(&console).map(String::len).max().unwrap_or(0);
     let address = |url: &str, note: &str| {
         let gap = " ".repeat(widest.saturating_sub(url.len()) + 3);
         let note = if note.is_empty() { String::new() } else { format!("{gap}{}", ui.paint(Tone::Faint, note)) };
@@ -280,8 +280,8 @@ fn ready(app: &str, done: &Done, status: &wire::Status, took: Duration, ui: &Ui)
         let local = "certificate of the local CA: `bowline trust install` lets browsers trust it";
         address(url, if url.starts_with("https:") { local } else { "" });
     }
-    if let Some(metrics) = &metrics {
-        address(metrics, "metrics");
+    if let Some(console) = &console {
+        address(console, "console");
     }
     if let Some(fault) = &status.daemon.degraded {
         ui.say(format!("  {} {}", ui.paint(Tone::Bad, "degraded:"), fault.error));

@@ -1,4 +1,4 @@
-//! The admin port: loopback TCP, read-only. `/metrics` and `/healthz`; the console will live here.
+//! The admin port: loopback TCP, read-only. The console, `/metrics` and `/healthz`.
 //!
 //! Architecture invariant: nothing here changes anything, and nothing is answered to a request whose `Host` is not
 //! loopback: a page of the web that rebinds its name to 127.0.0.1 (DNS rebinding) is refused.
@@ -16,6 +16,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use prometheus_client::registry::Registry;
 
 use super::answer::Refusal;
+use super::console::{self, Board};
 use crate::metrics::{self, VitalsSlot};
 use crate::reconcile::request::{Answer, Door, Request as Ask};
 
@@ -28,20 +29,26 @@ pub(crate) struct Admin {
     pub(crate) registry: Arc<Registry>,
     pub(crate) vitals: VitalsSlot,
     pub(crate) door: Door,
+    pub(crate) board: Arc<Board>,
 }
 
 pub(crate) fn router(admin: Admin) -> Router {
+    let board = Arc::clone(&admin.board);
     Router::new()
         .route("/metrics", get(scrape))
         .route("/healthz", get(healthz))
-        .fallback(not_found)
-        .layer(from_fn(require_loopback_host))
         .with_state(admin)
+        .merge(console::router(board))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_found)
+        .layer(from_fn(require_loopback_host))
+        .layer(from_fn(console::guard))
 }
 
 async fn not_found() -> Refusal {
     Refusal::not_found(
-        Fault::new(FaultKind::Invalid, "there is no such page here").hint("look at /metrics or /healthz"),
+        Fault::new(FaultKind::Invalid, "there is no such page here")
+            .hint("the console is at /, metrics are at /metrics"),
     )
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod answer;
+pub(crate) mod console;
 mod data;
 pub(crate) mod journal;
 mod lines;

@@ -206,4 +206,9 @@ impl Door {
         self.0.send(Asked { request, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
+
+    /// Waits until nobody answers any more: the loop has ended.
+    pub(crate) async fn closed(&self) {
+        self.0.closed().await;
+    }
 }

@@ -15,6 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+mod console;
+
 use super::*;
 use crate::{BuildCall, ControlConfig, Links, LogCall, SessionCall, run};
 

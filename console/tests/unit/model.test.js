@@ -1,0 +1,129 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { bars, ceiling, line } from "../../src/chart.js";
+import { begin, glance, lost, opened, recent, stateOf, tell, verdict } from "../../src/model.js";
+import { parse } from "../../src/stream.js";
+import { bytes, duration, latency, processor, rate } from "../../src/words.js";
+
+const app = {
+  env: "local",
+  name: "shop",
+  state: "ready",
+  release: 3,
+  urls: [],
+  change: null,
+  fault: null,
+  maintenance: false,
+  services: [],
+  resources: [],
+  volumes: [],
+  jobs: [],
+  notes: [],
+};
+const shown = {
+  page: "p",
+  version: "1",
+  started: 0,
+  edge: { state: "serving", connections: 0, fault: null },
+  apps: [app],
+};
+const minute = { requests: 1, errors: 0, p50: 1, p99: 2 };
+
+/** A model that was told this. */
+function told(...events) {
+  const model = begin();
+  opened(model);
+  for (const [name, data] of events) tell(model, name, data);
+  return model;
+}
+
+const traffic = (second, series) => ["traffic", { at: second * 1000, second, seconds: 120, series }];
+const answered = (seconds, more = {}) => ({ env: "local", app: "shop", release: 3, minute, seconds, ...more });
+
+test("whether all is well is said by the worst", () => {
+  const check = (changes, tone, text) => {
+    const { apps = [{}], ...rest } = changes;
+    const said = verdict(told(["status", { ...shown, ...rest, apps: apps.map((one) => ({ ...app, ...one })) }]));
+    assert.deepEqual([said.tone, said.text], [tone, text]);
+  };
+  const change = { id: 1, phase: "rollout", release: 4, since: 0, waits_on: [] };
+  const fault = { error: "e", caused_by: [], hint: null };
+  check({}, "good", "All is well");
+  check({ apps: [] }, "idle", "There is no app yet");
+  check({ apps: [{ state: "stopped" }] }, "idle", "Nothing runs");
+  check({ apps: [{ change }] }, "busy", "Changing shop");
+  check({ apps: [{ change, state: "degraded" }] }, "busy", "Changing shop");
+  check({ apps: [{ state: "degraded" }] }, "warn", "shop has fewer instances than wanted");
+  check({ apps: [{ fault }] }, "warn", "the last change of shop failed");
+  check({ apps: [{ state: "failed", fault }] }, "bad", "shop failed");
+  check({ apps: [{ maintenance: true }, { state: "down", name: "board" }] }, "bad", "board is down");
+  check({ degraded: fault }, "bad", "The store is refused: nothing can be changed");
+  check({ disk: { total_bytes: 9, free_bytes: 1, reserve_bytes: 2 } }, "bad", "The disk is almost full");
+  assert.equal(stateOf({ ...app, state: "down", change }).text, "starting");
+});
+
+test("what was shown before is no news when the daemon is gone", () => {
+  const model = told(["status", shown]);
+  lost(model, 5, false);
+  lost(model, 9, false);
+  assert.deepEqual([verdict(model).text, model.contact.since], ["No contact with the daemon", 5]);
+  opened(model);
+  assert.equal(verdict(model).text, "All is well");
+});
+
+test("seconds are kept for as long as the daemon keeps them, and releases for as long as it names them", () => {
+  const model = told(traffic(10, [answered([[10, 4, 1, 1, 2]])]), traffic(11, [answered([[11, 6, 0, 1, 2]])]));
+  const series = () => model.traffic.get("local/shop") ?? [];
+  assert.deepEqual(recent(series(), 11, 2), { requests: 5, errors: 0.5 });
+  tell(model, ...traffic(130, [answered([])]));
+  assert.deepEqual([...series()[0].points.keys()], [11]);
+  tell(model, ...traffic(140, []));
+  assert.deepEqual(series(), []);
+});
+
+test("a share of the processor is told between two measures that were both seen", () => {
+  const instance = (cpu_us) => ({
+    ...shown,
+    apps: [{ ...app, services: [{ name: "web", wanted: 1, ready: 1, instances: [{ id: "i", cpu_us }] }] }],
+  });
+  const model = told(["status", instance(1_000_000)], traffic(1, []));
+  const share = () => model.cpu.get("i").share;
+  const measured = (second, us) => {
+    tell(model, "status", instance(us));
+    tell(model, ...traffic(second, []));
+    return share();
+  };
+  assert.equal(share(), null);
+  assert.equal(measured(2, 3_000_000), null, "when that was measured first is not known");
+  assert.equal(measured(3, 3_000_000), null);
+  assert.equal(measured(4, 4_000_000), 0.5);
+});
+
+test("at a glance, and in words that do not change every second", () => {
+  const errors = answered([[10, 20, 3, 1, 2]], { minute: { ...minute, errors: 3 } });
+  const model = told(["status", shown], traffic(10, [errors]));
+  assert.equal(glance(model), "1 app · 2/s requests · 3 errors in the last minute");
+  assert.deepEqual(verdict(model).text, "shop answered with errors in the last minute");
+});
+
+test("an event of the stream", () => {
+  assert.deepEqual(parse('event: status\ndata: {"a":"event: b"}'), { name: "status", data: { a: "event: b" } });
+});
+
+test("words and charts", () => {
+  assert.deepEqual([0, 1023, 1536, 200 * 2 ** 20].map(bytes), ["0 B", "1023 B", "1.5 KiB", "200 MiB"]);
+  assert.deepEqual([-5, 59_999, 61_000, 7_200_000, 5 * 86_400_000].map(duration), [
+    "0 s",
+    "59 s",
+    "1 min",
+    "2 h",
+    "5 days",
+  ]);
+  assert.deepEqual([0, 0.05, 2, 9.25, 1234.5, 56_000].map(rate), ["0/s", "< 0.1/s", "2/s", "9.3/s", "1235/s", "56k/s"]);
+  assert.deepEqual([null, 2.5, 49.1, 1500, 10_000].map(latency), ["–", "< 5 ms", "49 ms", "1.5 s", "> 10 s"]);
+  assert.deepEqual([0, 0.0123, 1.5].map(processor), ["0%", "1.2%", "150%"]);
+  assert.deepEqual([0, 1, 1.5, 3, 51, 2000].map(ceiling), [1, 1, 2, 5, 100, 2000]);
+  assert.equal(bars([0, 1, 0, 10], 10), "M80 64V52M240 64V2");
+  assert.equal(line([undefined, 5, 5, undefined, 10], 10), "M60 33h0L120 33M240 2h0");
+});
