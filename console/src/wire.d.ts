@@ -12,7 +12,6 @@ export interface Shown {
 
 export interface Trouble {
   error: string;
-  caused_by: string[];
   hint: string | null;
 }
 

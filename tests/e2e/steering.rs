@@ -194,3 +194,17 @@ fn an_abort_takes_back_a_release_that_hangs() {
     let said = bowline.fails(&["rollback", "steer-abort", "2"], 3);
     assert!(said.contains("was rejected") && said.contains("was aborted"), "{said}");
 }
+
+/// A round without a step would be looked for in vain, by this daemon and by each that comes after it.
+#[test]
+fn a_service_without_instances_has_nothing_to_restart() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("steer-none", "plain");
+    let file = folder.join("bowline.toml");
+    let toml = std::fs::read_to_string(&file).expect("the fixture's file");
+    std::fs::write(&file, toml.replacen("[service.web]", "[service.web]\nscale = 0", 1)).expect("a file of the test");
+    let _up = Up::start(&bowline, &folder, SOON);
+    let said = bowline.fails(&["restart", "steer-none"], 3);
+    assert!(said.contains("nothing to restart"), "{said}");
+    assert_eq!(bowline.status()["apps"][0]["app"], "steer-none", "the daemon goes on");
+}

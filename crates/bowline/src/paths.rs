@@ -45,6 +45,7 @@ impl Paths {
             Some(dir) => std::path::absolute(dir).map_err(|e| wrong_dir(dir, &e))?,
             None => default_state()?,
         };
+        let state = resolved(&state);
         let run = run_root()?.join(&hex(&Sha256::digest(state.as_os_str().as_encoded_bytes()))[..12]);
         Ok(Self { state, run, ca: data_home()?.join("bowline/ca") })
     }
@@ -162,6 +163,14 @@ impl Paths {
     }
 }
 
+/// As the kernel names it: one folder has one daemon, however it is written. What is not there yet is taken as written.
+fn resolved(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => resolved(parent).join(name),
+        (_, _) => path.to_owned(),
+    })
+}
+
 /// Makes a folder and its parents; those that are new get their mode whatever the umask.
 fn make_searchable(dir: &Path) -> std::io::Result<()> {
     if dir.is_dir() {
@@ -261,6 +270,19 @@ mod tests {
             paths.record(&recorded).unwrap();
         }
         paths
+    }
+
+    #[test]
+    fn one_folder_is_one_state_however_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(real.join("x")).unwrap();
+        std::os::unix::fs::symlink("x", real.join("link")).unwrap();
+        for written in ["x", "x/", "x/../x", "link", "./x"] {
+            let paths = Paths::new(Some(&real.join(written))).unwrap();
+            assert_eq!(paths.state, real.join("x"), "{written}");
+        }
+        assert_eq!(Paths::new(Some(&real.join("new/er"))).unwrap().state, real.join("new/er"));
     }
 
     #[test]

@@ -14,13 +14,16 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::connect::Remote;
 use crate::exchange::Requests;
-use crate::plan::{MAX_CONNECTIONS, Pace, Plan};
+use crate::plan::{MAX_CONNECTIONS, Pace, Plan, Protocol};
 use crate::report::Report;
 use crate::tally::{Kind, Tally};
 use crate::worker::{self, Done, Setting};
 
 /// Descriptors besides those of kept connections, per thread: of new connections that linger, timers, event queues.
 const MARGIN: usize = 64;
+const MAX_STREAMS: usize = 1_000;
+/// Requests under way at once: each has a task and its buffers.
+const MAX_AT_ONCE: usize = 1 << 17;
 const MAX_THREADS: usize = 64;
 
 /// A run that is under way on threads of its own. Dropping it stops it.
@@ -187,8 +190,15 @@ fn check(plan: &Plan) -> Result<(), Fault> {
     {
         return wrong("a rate of nothing measures nothing", "say more: --rate 100/s");
     }
-    if !(1..=MAX_CONNECTIONS).contains(&plan.connections) || plan.streams == 0 {
+    if !(1..=MAX_CONNECTIONS).contains(&plan.connections) {
         return wrong("so many connections cannot be had", "from 1 to 20000 are possible: --connections 64");
+    }
+    let at_once = if plan.protocol == Protocol::Http2 { plan.connections.saturating_mul(plan.streams) } else { 0 };
+    if !(1..=MAX_STREAMS).contains(&plan.streams) || at_once > MAX_AT_ONCE {
+        return wrong(
+            "so many requests at once cannot be had",
+            "from 1 to 1000 streams, and with all connections 131072",
+        );
     }
     if !(1..=MAX_THREADS).contains(&plan.threads) || plan.threads > plan.connections {
         return wrong("so many threads cannot be had", "from 1 to 64, and not more than connections");

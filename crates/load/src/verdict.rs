@@ -91,6 +91,8 @@ pub fn quantile(of: &Histogram<u64>, lag: Option<&Histogram<u64>>, quantile: Qua
 pub enum Invalid {
     /// Nothing was due after the warm-up.
     Nothing,
+    /// Not one request came to an end.
+    Unanswered,
     /// So many of so many requests were taken up late, the last one by so much.
     GeneratorLate { lagged: u64, offered: u64, worst: Duration },
     /// So many requests failed at a limit of this machine.
@@ -104,6 +106,7 @@ impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("nothing was measured: it ended before the warm-up did"),
+            Self::Unanswered => f.write_str("not one request came to an end: nothing was measured"),
             Self::GeneratorLate { lagged, offered, worst } => write!(
                 f,
                 "the generator itself was late: {:.1} % of the requests were taken up {} ms or more after they were due, at \
@@ -129,6 +132,9 @@ pub fn validity(tally: &Tally, busy: Option<f64>) -> Vec<Invalid> {
     let counts = tally.counts;
     if counts.offered == 0 {
         return vec![Invalid::Nothing];
+    }
+    if counts.succeeded + counts.failed == 0 {
+        return vec![Invalid::Unanswered];
     }
     let own: u64 = tally.errors.iter().filter(|(kind, _)| kind.is_own_limit()).map(|(_, n)| n).sum();
     let late = u128::from(tally.lagged) * 1_000_000 > u128::from(counts.offered) * u128::from(MAX_LAGGED);
@@ -183,6 +189,7 @@ impl Goals {
 
 fn exceeds(measure: Measure, limit: Duration, tally: &Tally) -> Option<String> {
     let value = match measure {
+        Measure::Max if tally.latency.is_empty() => Err(Doubt::FewSamples),
         Measure::Max => Ok(tally.latency.max()),
         Measure::Quantile(one) => quantile(&tally.latency, Some(&tally.lag), one),
     };

@@ -165,6 +165,8 @@ impl Worker {
     fn drop_request(&self, arrival: Arrival) {
         let mut outcome = Outcome::begun(arrival.at, self.setting.clock.now());
         outcome.began = None;
+        // It would have waited for as long as anything may, and more.
+        outcome.ended = outcome.ended.max(arrival.at + self.setting.plan.timeout);
         let detail = "all connections were busy".to_owned();
         self.count(Outcome { failure: Some((Kind::Dropped, detail)), ..outcome });
     }

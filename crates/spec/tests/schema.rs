@@ -81,7 +81,10 @@ fn editors_are_told_what_a_key_means() {
     let schema = schema();
     let drain = &schema["$defs"]["service"]["properties"]["drain"];
     assert_eq!(drain["default"], "30s");
-    assert_eq!(drain["description"], "How long outstanding requests may take before TERM.");
+    assert_eq!(
+        drain["description"],
+        "How long outstanding requests may take before TERM. WebSockets are told at once (close 1001)."
+    );
 }
 
 proptest! {

@@ -212,7 +212,7 @@ impl Loop {
                 let LoadedRound { change, since, release, moved, place } = *round;
                 match wanted {
                     Wanted::Running => {
-                        self.take_up_round(&key, (change, since), (moved, release), place, now.mono);
+                        self.take_up_round(&key, (change, since), (moved, release), place, now);
                     }
                     Wanted::Stopped => self.drop_round(&key, change, now),
                 }
@@ -256,7 +256,7 @@ impl Loop {
     }
 
     /// Its app was stopped since.
-    fn drop_round(&mut self, key: &AppKey, change: ChangeId, now: Now) {
+    pub(crate) fn drop_round(&mut self, key: &AppKey, change: ChangeId, now: Now) {
         let fault = Fault::new(FaultKind::Failed, format!("the change of {key} was interrupted"))
             .caused_by("it was told to stop");
         let event = Write::Event(events::change_interrupted(key, change.0, now.wall));

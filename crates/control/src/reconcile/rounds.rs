@@ -7,7 +7,7 @@ use bowline_core::app::{App, Limits, Origin, Service};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber, ServiceName};
 use bowline_core::rollout::{Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan, Scaled, Scales};
-use bowline_core::time::{Mono, Timestamp};
+use bowline_core::time::Timestamp;
 use bowline_core::units::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -132,11 +132,16 @@ impl Loop {
         by_uid: Option<u32>,
         now: Now,
     ) {
-        let moved = self.serving(&key).and_then(|(_, release)| {
+        let moved = self.serving(&key).and_then(|(world, release)| {
             let app = release.app();
             let one = named(&key, app, service)?.map(ToString::to_string);
             let services = one.map_or_else(|| processes(app).map(|(name, _)| name.to_string()).collect(), |s| vec![s]);
-            Ok((Moved::Restart { services }, release.number()))
+            let moved = Moved::Restart { services };
+            if moved.plan((release.number(), app), &world.scales).is_empty() {
+                let fault = Fault::new(FaultKind::Refused, format!("{key} has nothing to restart"));
+                return Err(fault.caused_by("its scale is 0").hint("`bowline scale` gives it instances").into());
+            }
+            Ok((moved, release.number()))
         });
         self.begin_round(ticket, key, moved, by_uid, now);
     }
@@ -209,7 +214,7 @@ impl Loop {
         let accepted = wire::Accepted { change: change.0, env: key.env.to_string(), app: key.app.to_string() };
         let described = moved.describe();
         let place = RoundPlace { phase: RoundPhase::Prepare, old: None, reason: None };
-        self.take_up_round(key, (change, now.wall), (moved, release), place, now.mono);
+        self.take_up_round(key, (change, now.wall), (moved, release), place, now);
         self.tell(change, ChangeStep::Note { service: None, text: described });
         self.answer(ticket, Answer::Accepted(accepted));
     }
@@ -221,13 +226,15 @@ impl Loop {
         (change, since): (ChangeId, Timestamp),
         (moved, release): (Moved, ReleaseNumber),
         place: RoundPlace,
-        now: Mono,
+        now: Now,
     ) {
         let Some(app) = self.apps.get_mut(key) else { return };
-        let Some(stable) = app.stable.as_ref().filter(|stable| stable.release.number() == release) else { return };
+        let Some(stable) = app.stable.as_ref().filter(|stable| stable.release.number() == release) else {
+            return self.drop_round(key, change, now);
+        };
         let plan = moved.plan((release, stable.release.app()), &app.scales);
         let phase = moved.phase();
-        let rounding = Rounding { moved, release, machine: Round::resume(plan, place, now) };
+        let rounding = Rounding { moved, release, machine: Round::resume(plan, place, now.mono) };
         app.change = Some(Change { id: change, since, stage: Stage::Round(Box::new(rounding)), told: None });
         self.tell(change, ChangeStep::Phase { phase });
     }

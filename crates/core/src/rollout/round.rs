@@ -235,7 +235,7 @@ impl Round {
         match self.place.phase {
             RoundPhase::Prepare => vec![on_start(format!("r{release}"))],
             RoundPhase::Move(i) | RoundPhase::Restore(i) | RoundPhase::Clear(i) => {
-                let step = &self.plan.moves[usize::from(i)];
+                let Some(step) = self.step(i) else { return vec![on_start(format!("r{release}"))] };
                 let open = self.open(i);
                 let line = |slot: &Slot| {
                     let status = self.status(&step.service, *slot);
@@ -265,7 +265,7 @@ impl Round {
         match self.place.phase {
             RoundPhase::Prepare => Some(self.entered),
             RoundPhase::Move(i) | RoundPhase::Restore(i) => {
-                let service = &self.plan.moves[usize::from(i)].service;
+                let service = &self.step(i)?.service;
                 // What only waits for an end has the time that ends take.
                 Some(self.entered + self.plan.patience.get(service).copied().unwrap_or_default())
                     .filter(|_| self.waits_for_a_start(i))
@@ -280,6 +280,7 @@ impl Round {
         }
         let late = self.deadline().is_some_and(|deadline| now >= deadline);
         match self.place.phase {
+            RoundPhase::Prepare if self.plan.is_empty() => Some(Ok(RoundPhase::Done)),
             RoundPhase::Prepare => Some(Ok(RoundPhase::Move(0))),
             RoundPhase::Move(i) if self.open(i).is_empty() => {
                 let is_last = usize::from(i) + 1 >= self.plan.moves.len();
@@ -295,9 +296,14 @@ impl Round {
         }
     }
 
+    /// `None`: a stored phase of a plan that had more of them.
+    fn step(&self, i: u16) -> Option<&Move> {
+        self.plan.moves.get(usize::from(i))
+    }
+
     /// The slots that the phase still waits for.
     fn open(&self, i: u16) -> Vec<Slot> {
-        let step = &self.plan.moves[usize::from(i)];
+        let Some(step) = self.step(i) else { return Vec::new() };
         let before = self.plan.count_before(&step.service);
         let (wanted, replaced) = match self.place.phase {
             RoundPhase::Move(_) => (step.replicas, step.replaced),
@@ -340,7 +346,7 @@ impl Round {
 
     /// An instance that this move has started, and that fails too often.
     fn failing(&self, i: u16) -> Option<Failure> {
-        let step = &self.plan.moves[usize::from(i)];
+        let step = self.step(i)?;
         let status = self.open(i).into_iter().filter_map(|slot| self.status(&step.service, slot));
         let too_often = |status: &SlotStatus| {
             let failure = status.failure.as_ref()?;
@@ -358,12 +364,13 @@ impl Round {
     }
 
     fn fault(&self, i: u16, last: Option<&Failure>) -> Fault {
-        let service = &self.plan.moves[usize::from(i)].service;
-        let message = format!("{service} of release {} does not get ready again", self.plan.release);
+        let service = self.step(i).map(|step| &step.service);
+        let name = service.map_or_else(|| "nothing".to_owned(), ToString::to_string);
+        let message = format!("{name} of release {} does not get ready again", self.plan.release);
         match last {
             Some(last) => Fault { message, ..last.fault() },
             None => {
-                let within = Humane(self.plan.patience.get(service).copied().unwrap_or_default());
+                let within = Humane(service.and_then(|name| self.plan.patience.get(name)).copied().unwrap_or_default());
                 Fault::new(FaultKind::Failed, message)
                     .caused_by(format!("a new instance was not ready within {within}"))
                     .hint("`bowline status` shows what it waits on")

@@ -53,7 +53,9 @@ async fn the_console_is_told_what_runs_as_it_changes_and_that_the_daemon_ends() 
     ] {
         assert!(live.until(told).await, "{told}: {}", live.seen);
     }
-    for (what, secret) in [("a secret", CANARY), ("where the folder lies", "\"folder\""), ("a process", "\"pid\"")] {
+    for (what, secret) in
+        [("a secret", CANARY), ("where the folder lies", dir.path().to_str().unwrap()), ("a process", "\"pid\"")]
+    {
         assert!(!live.seen.contains(secret), "{what} is nothing for everyone: {}", live.seen);
     }
     within(room.client.shutdown()).await.unwrap();
