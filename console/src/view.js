@@ -198,6 +198,7 @@ function Problem({ title, trouble }) {
   return h("div", { class: "panel bad" }, [
     h("h3", {}, [h(Icon, { tone: "bad" }), title]),
     h("p", {}, trouble.error),
+    trouble.caused_by.map((cause) => h("p", { class: "cause", key: cause }, ["because: ", cause])),
     trouble.hint && h("p", { class: "hint" }, [h("b", {}, "What to do: "), trouble.hint]),
   ]);
 }

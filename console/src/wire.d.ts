@@ -12,6 +12,7 @@ export interface Shown {
 
 export interface Trouble {
   error: string;
+  caused_by: string[];
   hint: string | null;
 }
 

@@ -48,7 +48,7 @@ test("whether all is well is said by the worst", () => {
     assert.deepEqual([said.tone, said.text], [tone, text]);
   };
   const change = { id: 1, phase: "rollout", release: 4, since: 0, waits_on: [] };
-  const fault = { error: "e", hint: null };
+  const fault = { error: "e", caused_by: [], hint: null };
   check({}, "good", "All is well");
   check({ apps: [] }, "idle", "There is no app yet");
   check({ apps: [{ state: "stopped" }] }, "idle", "Nothing runs");

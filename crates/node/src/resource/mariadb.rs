@@ -333,7 +333,7 @@ fn refused(site: &Site<'_>, init: &InitScript, line: usize, error: mysql_async::
     };
     let definer = "it runs as the app's own user: take DEFINER = … and global settings out of the dump";
     let advice = Some(definer).filter(|_| said.code == NEEDS_MORE);
-    script_refused(site.key, init, line + line_within(&said.message), &said.message, [advice, None])
+    script_refused(site.key, init, line + line_within(&said.message), &said.message, (advice, None))
 }
 
 /// `… near 'x' at line 3`: counted from 1 within the statement.

@@ -369,7 +369,7 @@ async fn copy(client: &Client, statement: &str, data: &str) -> Result<(), tokio_
 fn of_psql(site: &Site<'_>, init: &InitScript, statement: Statement<'_>) -> Trouble {
     let word = statement.text.split_ascii_whitespace().next().unwrap_or_default();
     let message = format!("{word} is a command of psql, which does not run here");
-    script_refused(site.key, init, statement.line, &message, [None, None])
+    script_refused(site.key, init, statement.line, &message, (None, None))
 }
 
 async fn transaction(client: &Client) -> Result<String, tokio_postgres::Error> {
@@ -397,13 +397,8 @@ fn refused(site: &Site<'_>, init: &InitScript, statement: Statement<'_>, error: 
     };
     let foreign = *said.code() == SqlState::UNDEFINED_OBJECT && said.message().starts_with("role ");
     let advice = "roles of another server are not known here: make the dump with pg_dump --no-owner --no-privileges";
-    script_refused(
-        site.key,
-        init,
-        line,
-        said.message(),
-        [said.detail(), said.hint().or(Some(advice).filter(|_| foreign))],
-    )
+    let advice = said.hint().or(Some(advice).filter(|_| foreign));
+    script_refused(site.key, init, line, said.message(), (advice, said.detail()))
 }
 
 /// `COPY t, line 3, column a: "x"`: counted from 1 within the data.
@@ -412,19 +407,20 @@ fn line_of_copy(place: &str) -> Option<usize> {
     rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())].parse().ok()
 }
 
-/// Of both kinds of databases.
+/// Of both kinds of databases. `quoted`: rows of the data among it, which are for whoever runs the command alone.
 pub(super) fn script_refused(
     key: &ResourceKey,
     init: &InitScript,
     line: usize,
     message: &str,
-    more: [Option<&str>; 2],
+    (advice, quoted): (Option<&str>, Option<&str>),
 ) -> Trouble {
     let fault = Fault::new(FaultKind::Invalid, format!("{} cannot fill {} of {}", init.file, key.id, key.app));
     let fault = fault.caused_by(format!("{}:{line}: {message}", init.file));
-    let fault = more.into_iter().flatten().fold(fault, Fault::caused_by);
+    let fault = advice.into_iter().fold(fault, Fault::caused_by);
     let text = init.sql.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-    let fault = fault.detail(format!("{line:>5} | {text}"));
+    let quoted = quoted.map(|quoted| format!("\n{quoted}")).unwrap_or_default();
+    let fault = fault.detail(format!("{line:>5} | {text}{quoted}"));
     failure::lasting(fault.hint(format!("correct line {line} of {} and run the command again", init.file)))
 }
 
