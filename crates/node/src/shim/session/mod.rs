@@ -35,6 +35,8 @@ use crate::driver::pidfd::Pidfd;
 
 /// Milliseconds between two looks at what is being killed: forks in progress escape.
 const LOOK_AGAIN: u8 = 20;
+/// Milliseconds: what kills an instance kills its sessions in the same sweep, and may come to them first.
+const SAME_SWEEP: u8 = 100;
 /// It has to win against whatever it kills (setpriority(2)).
 const FIRST: i32 = -20;
 /// Signals taken from the daemon at once.
@@ -139,7 +141,8 @@ impl Keeper<'_> {
                 Some(_) => tree::kill_below(self.child.as_raw().unsigned_abs()),
             }
             if self.has_left() {
-                return self.ended.take().unwrap_or(Ended::Lost);
+                let ended = self.ended.take().unwrap_or(Ended::Lost);
+                return if ended == Ended::Signal(libc::SIGKILL) && self.app_ends() { Ended::Outlived } else { ended };
             }
         }
     }
@@ -178,6 +181,11 @@ impl Keeper<'_> {
                 }),
             }
         }
+    }
+
+    fn app_ends(&self) -> bool {
+        let mut fds = [PollFd::new(self.app.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::from(SAME_SWEEP)), Ok(1..))
     }
 
     fn end(&mut self, ended: Ended) {
