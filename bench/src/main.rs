@@ -1,4 +1,4 @@
-//! `bowline-bench edge|cost|start|memory|neighbour|agree [--out DIR]`: the figures of `bench/README.md`, each as a Markdown table and,
+//! `bowline-bench edge|cost|start|memory|idle|release|reconcile|neighbour|agree [--out DIR]`: the figures of `bench/README.md`, each as a Markdown table and,
 //! with `--out`, as `DIR/WHAT.json`.
 //!
 //! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, strace, valgrind, wrk and h2load from the PATH. What is missing is said and left
@@ -8,10 +8,13 @@ mod agree;
 mod cost;
 mod figure;
 mod generator;
+mod idle;
 mod memory;
 mod neighbour;
 mod peer;
 mod rate;
+mod reconcile;
+mod release;
 mod start;
 
 use std::path::{Path, PathBuf};
@@ -33,9 +36,14 @@ fn main() -> anyhow::Result<()> {
         "cost" => cost::run()?,
         "start" => start::run()?,
         "memory" => memory::run()?,
+        "idle" => idle::run()?,
+        "release" => release::run()?,
+        "reconcile" => reconcile::run()?,
         "neighbour" => neighbour::run()?,
         "agree" => agree::run()?,
-        other => bail!("`{other}` is not known; say edge, cost, start, memory, neighbour or agree"),
+        other => {
+            bail!("`{other}` is not known; say edge, cost, start, memory, idle, release, reconcile, neighbour or agree")
+        }
     };
     match out {
         Some(dir) => save(&dir, &what, &json!({ "machine": machine(&before)?, "result": result })),

@@ -58,15 +58,15 @@ pub(crate) fn run() -> anyhow::Result<Value> {
 }
 
 /// In KiB, as `smaps_rollup` says it.
-struct Memory {
-    clean: u64,
-    dirty: u64,
+pub(crate) struct Memory {
+    pub(crate) clean: u64,
+    pub(crate) dirty: u64,
     anonymous: u64,
     threads: usize,
 }
 
 impl Memory {
-    fn of(pid: u32) -> anyhow::Result<Self> {
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         let kib = |key: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(key)).context("smaps_rollup")?;

@@ -2,7 +2,8 @@
 //!
 //! Both are run by one daemon, as they would be. The neighbour is asked at a steady rate on a kept TLS connection, and a
 //! latency counts from when the request was due: what an attack delays is not left out because nobody asked meanwhile.
-//! Rounds with and without an attack take turns, so that whatever else the machine does falls on all alike.
+//! Rounds with and without an attack take turns, so that whatever else the machine does falls on all alike. Each has an attacker
+//! of its own, which runs in all of them, also where it is not asked for anything.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use bowline_tests::client::{Connection, tls};
 use bowline_tests::up::Up;
-use bowline_tests::{Bowline, SOON, wait};
+use bowline_tests::{Bowline, SOON};
 use serde_json::{Map, Value, json};
 
 use crate::figure::Runs;
@@ -36,25 +37,20 @@ pub(crate) fn run() -> anyhow::Result<Value> {
     let rounds = setting("BENCH_ROUNDS", 7)?;
     let bowline = Bowline::new();
     let neighbour = Up::start(&bowline, &bowline.app("bench-neighbour", "plain"), SOON);
-    let attacker = Up::start(&bowline, &bowline.app("bench-attacker", "attacker"), SOON);
     let mut measured: Vec<Vec<Round>> = ATTACKS.iter().map(|_| Vec::new()).collect();
-    for _ in 0..rounds {
-        for ((_, attack), results) in ATTACKS.iter().zip(&mut measured) {
-            // One that was ended waits for its backoff: an attack that cannot begin would prove nothing.
-            wait("the attacker is ready", Duration::from_secs(120), || ready(&bowline).then_some(()));
+    for number in 0..rounds {
+        for ((name, attack), results) in ATTACKS.iter().zip(&mut measured) {
+            // A new one each time: one that was ended before waits for its backoff, and an attack that does not begin proves nothing.
+            let app = format!("attacker-{number}-{}", name.to_lowercase().replace(' ', "-"));
+            let attacker = Up::start(&bowline, &bowline.app(&app, "attacker"), SOON);
             let attack = attack.map(|body| Attack::start(&attacker.https(), &bowline, body));
             let mut round = ask(&neighbour.https(), &bowline, time)?;
             round.attacks = attack.map_or(0, Attack::stop);
             results.push(round);
+            attacker.interrupt();
         }
     }
     Ok(report(&measured))
-}
-
-fn ready(bowline: &Bowline) -> bool {
-    let status = bowline.status();
-    let apps = status["apps"].as_array();
-    apps.is_some_and(|apps| apps.iter().all(|app| app["state"] == "ready"))
 }
 
 struct Round {

@@ -119,6 +119,33 @@ fn a_release_goes_on_without_its_client_and_a_second_deployer_is_refused() {
     assert!(bowline.fails(&attach, 2).contains("nothing of production/deploy-alone is under way"));
 }
 
+/// Whether it died or was stopped in the middle of a rollout: the next daemon goes on with it, and so does who follows it.
+#[test]
+fn a_deploy_is_followed_over_the_end_of_its_daemon() {
+    for (name, stopped) in [("deploy-killed", false), ("deploy-stopped", true)] {
+        let bowline = Bowline::new();
+        let server = Server::start(&bowline);
+        let folder = app(&bowline, name, "");
+        let file = folder.join("bowline.toml");
+        let toml = std::fs::read_to_string(&file).expect("the app's file");
+        // There is a middle.
+        let slow = toml.replacen("python3 server.py", "sleep 2 && python3 server.py", 1);
+        std::fs::write(&file, slow).expect("a file of the test");
+        let mut client = bowline.command(&["deploy", path(&folder), "--env", "production", "--json"]);
+        let client = client.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        wait("the release starts", SOON, || (!bowline.processes_of(name).is_empty()).then_some(()));
+        match stopped {
+            true => assert!(bowline.run(&["down"]).status.success()),
+            false => drop(server.end(nix::sys::signal::Signal::SIGKILL)),
+        }
+        let _next = Server::start(&bowline);
+        let followed = lines(&client.wait_with_output().expect("it was started"));
+        assert_eq!(of_kind(&followed, "ready")["release"], 1);
+        let app = &bowline.status()["apps"][0];
+        assert_eq!((&app["state"], &app["change"]), (&"ready".into(), &Value::Null), "{app:#}");
+    }
+}
+
 #[test]
 fn what_is_wrong_is_said_before_anything_is_sent() {
     let bowline = Bowline::new();

@@ -22,6 +22,7 @@ mod kills;
 mod policies;
 mod server;
 mod session;
+mod snapshots;
 mod stacks;
 mod steering;
 mod store;

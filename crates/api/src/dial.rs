@@ -112,6 +112,13 @@ impl Dialed {
     /// Why the connection broke, where the program knows it; else `error`.
     pub(crate) async fn explain(dialed: Option<Self>, error: ClientError) -> ClientError {
         let Some(Self { name, said }) = dialed else { return error };
+        let is_other = matches!(&error, ClientError::Broken(source)
+            if source.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse));
+        if is_other {
+            let said =
+                "what it answers is no daemon's answer: does a file that its shell reads (.bashrc) print something?";
+            return ClientError::Dial { name, said: said.to_owned() };
+        }
         match tokio::time::timeout(LAST_WORDS, said).await {
             Ok(Ok(said)) if !said.is_empty() => ClientError::Dial { name, said },
             Ok(_) | Err(_) => error,
@@ -148,6 +155,12 @@ mod tests {
             answer.len()
         );
         assert_eq!(shell(&script).version().await.unwrap().version, "1");
+    }
+
+    #[tokio::test]
+    async fn a_shell_that_prints_something_first_is_named() {
+        let error = shell("echo Welcome; sleep 1000").version().await.unwrap_err();
+        assert!(matches!(&error, ClientError::Dial { said, .. } if said.contains(".bashrc")), "{error:?}");
     }
 
     #[tokio::test]

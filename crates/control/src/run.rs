@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bowline_api::wire::ChangeEvent;
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::resource::data::DataOrder;
+use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::route::EdgeDesired;
 use bowline_core::time::{Mono, Timestamp};
 use prometheus_client::registry::Registry;
@@ -24,6 +24,7 @@ use crate::http::admin::{self, Admin};
 use crate::http::console::{Board, Watched};
 use crate::http::journal::Journals;
 use crate::http::peer::{Owner, Peer};
+use crate::http::port::AdminPort;
 use crate::http::socket::ApiSocket;
 use crate::http::{self, Api, Kept};
 use crate::reconcile::change::ChangeId;
@@ -219,7 +220,7 @@ fn serve(
     config.api.set_nonblocking(true).map_err(|e| unusable("API", &e))?;
     config.admin.set_nonblocking(true).map_err(|e| unusable("admin", &e))?;
     let api_listener = UnixListener::from_std(config.api).and_then(ApiSocket::new).map_err(|e| unusable("API", &e))?;
-    let admin_listener = TcpListener::from_std(config.admin).map_err(|e| unusable("admin", &e))?;
+    let admin_listener = TcpListener::from_std(config.admin).map(AdminPort::new).map_err(|e| unusable("admin", &e))?;
     let mut registry: Registry = config.registry;
     let vitals = metrics::register(
         &mut registry,
@@ -404,7 +405,10 @@ impl Rim {
                 // The node is gone only when the daemon ends.
                 Effect::Collect(keep) => drop(self.links.collections.send(keep)),
                 Effect::Certify(hosts) => self.certify(hosts),
-                Effect::Data(ticket, order) => self.data(ticket, order),
+                Effect::Data(ticket, order) => self.data(order, move |result| Input::Data(ticket, result)),
+                Effect::TakeSnapshot(key, release, order) => {
+                    self.data(order, move |result| Input::Snapshotted(key, release, result));
+                }
                 Effect::Node(desired) => drop(self.links.node_desired.send_replace(desired)),
                 Effect::Edge(desired) => drop(self.links.edge_desired.send_replace(desired)),
                 Effect::Snapshot(desired) => self.snapshot(desired),
@@ -464,7 +468,7 @@ impl Rim {
         self.builds.insert(change, task.abort_handle());
     }
 
-    fn data(&self, ticket: Ticket, order: DataOrder) {
+    fn data(&self, order: DataOrder, input: impl FnOnce(Result<DataDone, Fault>) -> Input + Send + 'static) {
         let (calls, inputs) = (self.links.data.clone(), self.inputs.clone());
         tokio::spawn(async move {
             let gone = || Err(Fault::new(FaultKind::Failed, "the node gave up what was asked of it"));
@@ -473,7 +477,7 @@ impl Rim {
                 Ok(()) => done.await.unwrap_or_else(|_| gone()),
                 Err(_) => gone(),
             };
-            send(&inputs, Input::Data(ticket, result)).await;
+            send(&inputs, input(result)).await;
         });
     }
 

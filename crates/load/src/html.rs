@@ -223,7 +223,14 @@ fn bytes(n: u64) -> String {
     bowline_core::units::Round(bowline_core::units::Bytes(n)).to_string()
 }
 
+/// A server's words neither become markup, nor turn around the text beside them (Unicode Standard Annex 9).
 fn escaped(text: &str) -> String {
+    let steers = |c: char| {
+        let is_bidi =
+            matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        is_bidi || c.is_control() && !c.is_whitespace()
+    };
+    let text: String = text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect();
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -238,14 +245,14 @@ mod tests {
     #[test]
     fn a_page_stands_alone_and_escapes_what_a_server_said() {
         let mut report = report(1_500, Duration::from_millis(3));
-        let detail = "status 500: <script>alert(1)</script>".to_owned();
+        let detail = "status 500: <script>alert(1)</script>\u{202e}\u{1b}".to_owned();
         report.errors.insert(Kind::Status, 1);
         report.failures.push(Failure { at_ms: 5.0, kind: Kind::Status, detail });
         report.run.url = "http://localhost/?a=\"b\"&c".to_owned();
         let comparison = Comparison::of(&report, &report);
         let page = page(&report, "today", Some(&comparison));
         assert!(page.contains("&lt;script&gt;alert(1)"), "{page}");
-        for outside in ["<script", "src=", "@import", "href=", "NaN", "inf"] {
+        for outside in ["<script", "src=", "@import", "href=", "NaN", "inf", "\u{202e}", "\u{1b}"] {
             assert!(!page.contains(outside), "{outside}: {page}");
         }
         assert_eq!(page.matches("<svg").count(), 3);

@@ -74,13 +74,14 @@ impl Plan {
         }
     }
 
-    /// Requests that can be under way at once on one of the threads.
-    pub(crate) fn slots(&self) -> usize {
-        self.connections_of_thread() * if self.protocol == Protocol::Http2 { self.streams } else { 1 }
+    /// Requests that can be under way at once on this thread, counted from 0.
+    pub(crate) fn slots(&self, thread: usize) -> usize {
+        self.connections_of(thread) * if self.protocol == Protocol::Http2 { self.streams } else { 1 }
     }
 
-    pub(crate) fn connections_of_thread(&self) -> usize {
-        self.connections.div_ceil(self.threads)
+    /// Over all threads as many as were said.
+    pub(crate) fn connections_of(&self, thread: usize) -> usize {
+        self.connections / self.threads + usize::from(thread < self.connections % self.threads)
     }
 }
 
@@ -319,6 +320,14 @@ mod tests {
         check("http://a.localhost", false, "a.localhost", 80, "/", "http://a.localhost/");
         check("https://a.b:8443/x?y=1", true, "a.b", 8443, "/x?y=1", "https://a.b:8443/x?y=1");
         check("https://[::1]:443/", true, "::1", 443, "/", "https://[::1]/");
+    }
+
+    #[test]
+    fn threads_share_the_connections_that_were_said() {
+        let mut plan = Plan::new(Target::parse("http://localhost/").unwrap());
+        (plan.connections, plan.threads, plan.protocol) = (10, 4, Protocol::Http2);
+        let all: Vec<usize> = (0..plan.threads).map(|thread| plan.connections_of(thread)).collect();
+        assert_eq!((all, plan.slots(3)), (vec![3, 3, 2, 2], 2 * plan.streams));
     }
 
     #[test]

@@ -11,13 +11,16 @@ use crate::plan::{Gaps, Pace, Plan};
 use crate::tally::{Counts, Failure, Kind, Tally, Timeline};
 use crate::verdict::{Doubt, P90, QUANTILES, quantile, validity};
 
+/// Of a report's shape. Fields are added without another; what they mean is not changed without one.
+pub const VERSION: u32 = 1;
+
 /// Of a distribution's picture, steps per factor of two.
 const STEPS: u32 = 4;
 
 /// One run. Times are since the measurement began, after the warm-up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Of this shape: 1.
+    /// Of this shape: [`VERSION`].
     pub version: u32,
     pub run: Run,
     /// How long was measured.
@@ -27,7 +30,7 @@ pub struct Report {
     pub offered_per_second: f64,
     /// Answers a second, expected or not.
     pub completed_per_second: f64,
-    /// Bytes of the bodies of answers, and of requests.
+    /// Bytes of the bodies of answers, and of the requests that were answered.
     pub received_bytes: u64,
     pub sent_bytes: u64,
     /// By status, how many answers.
@@ -145,7 +148,7 @@ impl Report {
         let seconds = measured.as_secs_f64();
         let lag = (!closed).then_some(&tally.lag);
         Self {
-            version: 1,
+            version: VERSION,
             run: Run::of(plan, address),
             seconds: rounded(seconds),
             counts: tally.counts,

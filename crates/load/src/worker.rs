@@ -59,7 +59,7 @@ pub(crate) struct Done {
 pub(crate) async fn run(setting: Setting) -> io::Result<Done> {
     let plan = Arc::clone(&setting.plan);
     let worker = Rc::new(Worker {
-        pool: Pool::new(setting.remote.clone(), plan.connections_of_thread()),
+        pool: Pool::new(setting.remote.clone(), plan.connections_of(setting.index)),
         tally: RefCell::new(Tally::new(plan.warm_up)),
         waiting: RefCell::default(),
         busy: Cell::new(0),
@@ -125,10 +125,10 @@ impl Worker {
     }
 
     fn take_up(self: &Rc<Self>, arrival: Arrival) {
-        let Setting { plan, clock, shared, .. } = &self.setting;
+        let Setting { plan, clock, shared, index, .. } = &self.setting;
         self.tally.borrow_mut().taken_up(arrival.at, clock.now());
         shared.offered();
-        if self.busy.get() < plan.slots() {
+        if self.busy.get() < plan.slots(*index) {
             self.busy.set(self.busy.get() + 1);
             spawn_local(Rc::clone(self).serve(arrival));
         } else if self.waiting.borrow().len() < MAX_WAITING {
@@ -152,10 +152,11 @@ impl Worker {
     }
 
     fn next_waiting(&self) -> Option<Arrival> {
-        let Setting { plan, clock, .. } = &self.setting;
+        let Setting { plan, clock, stop, .. } = &self.setting;
         loop {
             let next = self.waiting.borrow_mut().pop_front()?;
-            if clock.now().saturating_sub(next.at) <= plan.timeout {
+            // A run that was ended asks for nothing more.
+            if clock.now().saturating_sub(next.at) <= plan.timeout && !*stop.borrow() {
                 return Some(next);
             }
             self.drop_request(next);
@@ -176,7 +177,7 @@ impl Worker {
         let mut stop = self.setting.stop.clone();
         let alarm = Alarm::new(*clock)?;
         let mut loops = JoinSet::new();
-        for slot in 0..plan.slots() {
+        for slot in 0..plan.slots(*index) {
             // Each draws for itself, whatever the others wait for.
             let seed = plan.seed ^ as_u64(*index) << 32 ^ as_u64(slot) << 1;
             loops.spawn_local(Rc::clone(&self).circle(Draws::new(plan, seed), as_u64(slot)));
@@ -193,7 +194,7 @@ impl Worker {
     }
 
     async fn circle(self: Rc<Self>, mut draws: Draws, mut number: u64) {
-        let Setting { plan, clock, shared, .. } = &self.setting;
+        let Setting { plan, clock, shared, index, .. } = &self.setting;
         loop {
             let due = clock.now();
             self.tally.borrow_mut().taken_up(due, due);
@@ -201,7 +202,7 @@ impl Worker {
             if !self.request(draws.draw(), number, due).await {
                 tokio::time::sleep(PAUSE).await;
             }
-            number = number.wrapping_add(as_u64(plan.slots()));
+            number = number.wrapping_add(as_u64(plan.slots(*index)));
         }
     }
 
@@ -210,14 +211,14 @@ impl Worker {
         let Setting { plan, clock, requests, .. } = &self.setting;
         let mut outcome = Outcome::begun(due, clock.now());
         let request = requests.build(draw, number);
-        outcome.sent = request.body().left();
+        let sent = request.body().left();
         let attempt = self.attempt(draw, request, &mut outcome);
         let result = timeout(plan.timeout, attempt).await;
         outcome.ended = clock.now();
         let mut used = None;
         outcome.failure = match result {
             Ok(Ok((answer, lease))) => {
-                (outcome.status, outcome.received) = (Some(answer.status), answer.received);
+                (outcome.status, outcome.received, outcome.sent) = (Some(answer.status), answer.received, sent);
                 used = Some(lease);
                 answer.wrong
             }

@@ -211,7 +211,13 @@ async fn collect(config: &build::BuildConfig, mut keep: Keep, keeps: &mut mpsc::
         keep = newer;
     }
     let config = config.clone();
-    match tokio::task::spawn_blocking(move || build::collect(&config, &keep)).await {
+    let removed = move || {
+        if let Err(error) = data::collect_snapshots(&config.state_dir, &keep) {
+            tracing::warn!(%error, "old snapshots stay");
+        }
+        build::collect(&config, &keep)
+    };
+    match tokio::task::spawn_blocking(removed).await {
         Ok(Ok(gone)) if gone.is_empty() => {}
         Ok(Ok(gone)) => tracing::info!(count = gone.len(), "old artifacts removed"),
         Ok(Err(fault)) => tracing::warn!(error = %fault, causes = ?fault.causes, "old artifacts stay"),

@@ -32,7 +32,7 @@ pub(super) async fn run(args: Abort, target: &Target, ui: &Ui) -> Result<ExitCod
         return Ok(ExitCode::SUCCESS);
     };
     let end = tokio::select! {
-        end = follow::to_its_end(&session.client, &app, change, false, ui) => end,
+        end = follow::to_its_end((target, &session.client), (&app, change), false, ui) => end,
         () = interrupts.next() => return Ok(follow::left(&app, ui)),
     };
     match end {

@@ -19,6 +19,7 @@ use http::{HeaderMap, Method};
 use serde::Serialize;
 
 use crate::args::bench::{Bench, Expected};
+use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::paths::Paths;
 use crate::ui::Ui;
 
@@ -49,18 +50,18 @@ pub(super) async fn run(args: Bench, paths: &Paths, ui: &Ui) -> Result<ExitCode,
     let when = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
     let (report, interrupted) = match load(plan, ui).await? {
         Some(done) => done,
-        None => return Ok(ExitCode::from(130)),
+        None => return Ok(ExitCode::from(INTERRUPTED)),
     };
     let comparison = before.map(|before| Comparison::of(&before, &report));
-    if let Some(page) = page {
-        page.write(&html::page(&report, &when, comparison.as_ref()), ui)?;
-    }
     ui.object(&Answer { report: &report, comparison: comparison.as_ref() });
     show::report(&report, ui);
     comparison.iter().for_each(|comparison| show::comparison(comparison, ui));
     show::verdict(&report, ui);
+    if let Some(page) = page {
+        page.write(&html::page(&report, &when, comparison.as_ref()), ui)?;
+    }
     Ok(match (interrupted, report.valid && report.met) {
-        (true, _) => ExitCode::from(130),
+        (true, _) => ExitCode::from(INTERRUPTED),
         (false, true) => ExitCode::SUCCESS,
         (false, false) => ExitCode::from(FaultKind::Failed.exit_code()),
     })
@@ -71,12 +72,13 @@ async fn load(plan: Plan, ui: &Ui) -> Result<Option<(Report, bool)>, Fault> {
     let (whole, timeout) = (plan.warm_up + plan.duration, plan.timeout);
     let load = Load::start(plan)?;
     let mut look = tokio::time::interval(LOOK);
+    let mut interrupts = Interrupts::new()?;
     let mut interrupted = false;
     let began = tokio::time::Instant::now();
     while !load.is_over() {
         tokio::select! {
             _ = look.tick() => show::progress(load.progress(), began.elapsed(), whole, ui),
-            _ = tokio::signal::ctrl_c() => {
+            () = interrupts.next() => {
                 ui.passing("");
                 if std::mem::replace(&mut interrupted, true) {
                     return Ok(None);
@@ -121,7 +123,7 @@ fn plan(args: &Bench, paths: &Paths) -> Result<Plan, Fault> {
     (plan.connections, plan.streams, plan.threads) = (args.connections, args.streams, args.threads);
     (plan.new_connections, plan.seed) = (args.new_connections, args.seed);
     plan.requests = requests(args)?;
-    (plan.expect, plan.goals) = expectations(&args.expect);
+    (plan.expect, plan.goals) = expectations(&args.expect)?;
     Ok(plan)
 }
 
@@ -181,7 +183,21 @@ fn upload(dir: &Path, field: &str) -> Result<Upload, Fault> {
     })
 }
 
-fn expectations(all: &[Expected]) -> (Expect, Goals) {
+fn expectations(all: &[Expected]) -> Result<(Expect, Goals), Fault> {
+    let twice = |what: &str| {
+        Fault::new(FaultKind::Invalid, format!("--expect says {what} more than once"))
+            .hint("only one can hold: say the one that is meant")
+    };
+    let several = |is_it: fn(&Expected) -> bool| all.iter().filter(|one| is_it(one)).count() > 1;
+    if several(|one| matches!(one, Expected::Status(_))) {
+        return Err(twice("which status an answer has"));
+    }
+    if several(|one| matches!(one, Expected::Body(_))) {
+        return Err(twice("what a body holds"));
+    }
+    if several(|one| matches!(one, Expected::Failed(_))) {
+        return Err(twice("how many requests may fail"));
+    }
     let (mut expect, mut goals) = (Expect::default(), Goals::default());
     for one in all {
         match one {
@@ -196,16 +212,22 @@ fn expectations(all: &[Expected]) -> (Expect, Goals) {
             Expected::Failed(share) => goals.failed = *share,
         }
     }
-    (expect, goals)
+    Ok((expect, goals))
 }
 
 fn report_of(path: &Path) -> Result<Report, Fault> {
     let bytes = read(path, "the run before")?;
-    serde_json::from_slice(&bytes).map_err(|error| {
+    let report: Report = serde_json::from_slice(&bytes).map_err(|error| {
         Fault::new(FaultKind::Invalid, format!("{} is no report of a run", path.display()))
             .source(&error)
             .hint("make one: bowline bench URL --json > before.json")
-    })
+    })?;
+    match report.version {
+        bowline_load::report::VERSION => Ok(report),
+        other => Err(Fault::new(FaultKind::Invalid, format!("{} is of another Bowline", path.display()))
+            .caused_by(format!("its shape is version {other}, and this one reads {}", bowline_load::report::VERSION))
+            .hint("make the run before anew with this one")),
+    }
 }
 
 fn read(path: &Path, what: &str) -> Result<Vec<u8>, Fault> {
@@ -237,7 +259,10 @@ impl Page {
 
     fn write(mut self, text: &str, ui: &Ui) -> Result<(), Fault> {
         use std::io::Write;
-        let written = self.file.set_len(0).and_then(|()| self.file.write_all(text.as_bytes()));
+        // Only a file has a length: /dev/stdout may be a pipe.
+        let is_file = self.file.metadata().is_ok_and(|about| about.is_file());
+        let emptied = if is_file { self.file.set_len(0) } else { Ok(()) };
+        let written = emptied.and_then(|()| self.file.write_all(text.as_bytes()));
         written.map_err(|error| Self::unwritable(&self.path, &error, FaultKind::Failed))?;
         ui.aside(format!("  {} has the report for a browser", self.path.display()));
         Ok(())

@@ -11,6 +11,7 @@ use bowline_core::id::{Digest, EnvName};
 use bowline_core::route::LOCAL;
 use bowline_core::source::Manifest;
 use bowline_node::build::Outgoing;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
 use super::follow;
@@ -24,6 +25,9 @@ use crate::ui::{self, Tone, Ui};
 
 /// How often what was sent is shown.
 const SHOWN: Duration = Duration::from_millis(200);
+
+/// Contents on their way at once: over a long line each waits for its answer.
+const AT_ONCE: usize = 4;
 
 /// With `--json`: one object per line, told apart by `kind`, before and after the steps of the change.
 #[derive(Debug, Serialize)]
@@ -58,7 +62,7 @@ pub(super) async fn run(
     };
     let client = &session.client;
     if args.attach {
-        return attach(client, &app, &mut interrupts, ui).await;
+        return attach((&target, client), &app, &mut interrupts, ui).await;
     }
     let placed = tokio::select! {
         placed = send(client, &dir, &app, ui) => placed?,
@@ -83,27 +87,32 @@ pub(super) async fn run(
         ));
         return Ok(ExitCode::SUCCESS);
     }
-    to_its_end(client, &app, accepted.change, &mut interrupts, ui).await
+    to_its_end((&target, client), &app, accepted.change, &mut interrupts, ui).await
 }
 
 async fn to_its_end(
-    client: &Client,
+    daemon: (&Target, &Client),
     app: &App,
     change: u64,
     interrupts: &mut Interrupts,
     ui: &Ui,
 ) -> Result<ExitCode, Fault> {
     let words = |release| format!("{} release {release}", ui.paint(Tone::Good, "serves:"));
-    follow::and_say(client, (app.name.as_str(), change), words, interrupts, ui).await
+    follow::and_say(daemon, (app.name.as_str(), change), words, interrupts, ui).await
 }
 
 /// Follows what is under way, whoever began it.
-async fn attach(client: &Client, app: &App, interrupts: &mut Interrupts, ui: &Ui) -> Result<ExitCode, Fault> {
+async fn attach(
+    daemon @ (_, client): (&Target, &Client),
+    app: &App,
+    interrupts: &mut Interrupts,
+    ui: &Ui,
+) -> Result<ExitCode, Fault> {
     let (name, env) = (app.name.as_str(), app.environment.name.as_str());
     let status = client.status().await?;
     let known = status.apps.iter().find(|one| one.app == name && one.env == env);
     match known.and_then(|one| one.change.as_ref()) {
-        Some(change) => to_its_end(client, app, change.id, interrupts, ui).await,
+        Some(change) => to_its_end(daemon, app, change.id, interrupts, ui).await,
         None => Err(Fault::new(FaultKind::Invalid, format!("nothing of {env}/{name} is under way"))
             .hint(format!("`bowline events {name} --env {env}` says how the last change ended"))),
     }
@@ -118,22 +127,22 @@ async fn send(client: &Client, dir: &Path, app: &App, ui: &Ui) -> Result<wire::P
     let outgoing = outgoing.await.expect("reading a folder does not panic")?;
     let manifest = &outgoing.manifest;
     let (name, env) = (app.name.as_str(), app.environment.name.as_str());
-    let offered = client.offer(env, name, &wire::Source::from(manifest)).await?;
+    let source = wire::Source::from(manifest);
+    fits(&source, dir)?;
+    let offered = client.offer(env, name, &source).await?;
     let missing = missing(manifest, &offered)?;
     let total: u64 = manifest.contents().values().sum();
     let bytes: u64 = missing.iter().map(|(_, size)| size).sum();
     let sent = Arc::new(AtomicU64::new(0));
-    let sending = async {
-        for (content, _) in &missing {
-            let file = outgoing.open(content)?;
-            let sent = Arc::clone(&sent);
-            let count = move |part| {
-                sent.fetch_add(part, Ordering::Relaxed);
-            };
-            client.put_content(&content.to_string(), file, count).await?;
-        }
-        Ok::<_, Fault>(())
+    let one = async |(content, _): &(Digest, u64)| {
+        let file = outgoing.open(content)?;
+        let sent = Arc::clone(&sent);
+        let count = move |part| {
+            sent.fetch_add(part, Ordering::Relaxed);
+        };
+        client.put_content(&content.to_string(), file, count).await.map_err(Fault::from)
     };
+    let sending = stream::iter(&missing).map(one).buffer_unordered(AT_ONCE).try_collect::<()>();
     tokio::pin!(sending);
     let mut shown = tokio::time::interval(SHOWN);
     loop {
@@ -154,6 +163,17 @@ async fn send(client: &Client, dir: &Path, app: &App, ui: &Ui) -> Result<wire::P
         some => format!("  sent {} in {some} of {files} files", ui::bytes(bytes)),
     });
     Ok(placed)
+}
+
+/// What the daemon would not read is not sent.
+fn fits(source: &wire::Source, dir: &Path) -> Result<(), Fault> {
+    let size = serde_json::to_vec(source).map_or(usize::MAX, |bytes| bytes.len());
+    if size <= wire::MAX_MANIFEST {
+        return Ok(());
+    }
+    Err(Fault::new(FaultKind::Invalid, format!("{} holds too many files to be sent", dir.display()))
+        .caused_by(format!("their names and digests take {size} bytes, and {} are the most", wire::MAX_MANIFEST))
+        .hint("leave out what is not built from: .bowlineignore"))
 }
 
 /// Nothing is sent that the folder does not hold.

@@ -1,7 +1,7 @@
 //! Following a change to its end: what every command does that begins one.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bowline_api::{Client, ClientError, wire};
 use bowline_core::fault::{Fault, FaultKind};
@@ -9,6 +9,8 @@ use serde::Serialize;
 
 use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::progress::Progress;
+use crate::session::Session;
+use crate::target::Target;
 use crate::ui::{Tone, Ui};
 
 /// With `--json`: one object per line, told apart by `kind`.
@@ -20,6 +22,13 @@ enum Said<'a> {
     /// The end of a command that steers what runs.
     Ready { app: &'a str, release: u32, urls: &'a [String], ms: u128 },
 }
+
+/// How long a daemon may be away while a change is followed.
+const AWAY: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// A daemon that dies again and again is left to its owner.
+const MAX_REJOINS: usize = 10;
 
 /// How a change ended that came to something.
 pub(super) struct Done {
@@ -33,14 +42,52 @@ pub(super) fn say(app: &str, change: u64, step: &wire::ChangeEvent, ui: &Ui) {
     ui.object(&Said::Step { app, change, step });
 }
 
-/// Shows the steps of a change until it has ended. `many`: several apps are followed, and each is named.
+/// Shows the steps of a change until it has ended, over the deaths and upgrades of daemons. `many`: several apps are followed,
+/// and each is named.
 pub(super) async fn to_its_end(
-    client: &Client,
-    app: &str,
-    change: u64,
+    (target, client): (&Target, &Client),
+    (app, change): (&str, u64),
     many: bool,
     ui: &Ui,
 ) -> Result<Done, ClientError> {
+    let mut rejoined: Option<Session> = None;
+    for rejoins in 0.. {
+        let client = rejoined.as_ref().map_or(client, |session| &session.client);
+        match attempt(client, (app, change), many, ui).await {
+            Err(ClientError::Broken(_) | ClientError::Unreachable { .. } | ClientError::Dial { .. })
+                if rejoins < MAX_REJOINS => {}
+            end => return end,
+        }
+        ui.say(format!("    {}", ui.paint(Tone::Warning, "the daemon went away: it is waited for")));
+        rejoined = Some(rejoin(target).await.map_err(|fault| ClientError::Refused(gone(app, fault)))?);
+        ui.say("    it is back, and goes on with this");
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// One that died is started again by who supervises it, one that is replaced is there in a moment.
+async fn rejoin(target: &Target) -> Result<Session, Fault> {
+    let began = Instant::now();
+    loop {
+        match target.join().await {
+            Err(fault) if fault.kind == FaultKind::Unreachable && began.elapsed() < AWAY => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            end => return end,
+        }
+    }
+}
+
+/// It is not given up by that: what is stored of it is taken up by the next daemon.
+fn gone(app: &str, why: Fault) -> Fault {
+    let fault = Fault::new(FaultKind::Unreachable, format!("the daemon went away while {app} was being changed"));
+    let fault = why.causes.into_iter().fold(fault.caused_by(why.message), Fault::caused_by);
+    let fault = why.detail.into_iter().fold(fault, Fault::detail);
+    fault.hint(format!("the next daemon goes on with it, unless it was building; then `bowline status {app}` shows it"))
+}
+
+/// With one daemon.
+async fn attempt(client: &Client, (app, change): (&str, u64), many: bool, ui: &Ui) -> Result<Done, ClientError> {
     let mut steps = client.change(change).await?;
     let mut progress = Progress::new(ui, many.then_some(app));
     while let Some(event) = steps.next().await? {
@@ -56,13 +103,12 @@ pub(super) async fn to_its_end(
             | wire::ChangeStep::Waiting { .. } => {}
         }
     }
-    let fault = Fault::new(FaultKind::Failed, format!("the change of {app} ended without a result"));
-    Err(ClientError::Refused(fault.hint("`bowline status` shows what runs")))
+    Err(ClientError::Broken(format!("the change of {app} was told to no end").into()))
 }
 
 /// Follows a change to its end and says what has become of it: `words` of the release. Ctrl-C leaves it going on.
 pub(super) async fn and_say(
-    client: &Client,
+    daemon: (&Target, &Client),
     (app, change): (&str, u64),
     words: impl Fn(u32) -> String,
     interrupts: &mut Interrupts,
@@ -70,7 +116,7 @@ pub(super) async fn and_say(
 ) -> Result<ExitCode, Fault> {
     let began = Instant::now();
     let done = tokio::select! {
-        done = to_its_end(client, app, change, false, ui) => done?,
+        done = to_its_end(daemon, (app, change), false, ui) => done?,
         () = interrupts.next() => return Ok(left(app, ui)),
     };
     let took = began.elapsed();

@@ -15,5 +15,5 @@ pub(super) async fn run(args: Restart, target: &Target, ui: &Ui) -> Result<ExitC
     let session = target.join().await?;
     let accepted = session.client.restart(&args.env, &app, &wire::Restart { service }).await?;
     let words = |release| format!("{}, release {release}", ui.paint(Tone::Good, "is restarted"));
-    follow::and_say(&session.client, (&app, accepted.change), words, &mut interrupts, ui).await
+    follow::and_say((target, &session.client), (&app, accepted.change), words, &mut interrupts, ui).await
 }

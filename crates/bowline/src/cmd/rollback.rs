@@ -25,5 +25,5 @@ pub(super) async fn run(args: Rollback, target: &Target, ui: &Ui) -> Result<Exit
     };
     let accepted = session.client.roll_back(&env, &app, wire::Rollback { release }).await?;
     let words = |release| format!("{} release {release} serves again", ui.paint(Tone::Good, "is back:"));
-    follow::and_say(&session.client, (&app, accepted.change), words, &mut interrupts, ui).await
+    follow::and_say((target, &session.client), (&app, accepted.change), words, &mut interrupts, ui).await
 }

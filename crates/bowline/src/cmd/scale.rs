@@ -17,5 +17,5 @@ pub(super) async fn run(args: Scale, target: &Target, ui: &Ui) -> Result<ExitCod
     let accepted = session.client.scale(&env, &app, &wire::Scale { service, replicas }).await?;
     let instances = if replicas == 1 { "instance" } else { "instances" };
     let words = |_| format!("{} {of} has {replicas} {instances}", ui.paint(Tone::Good, "is scaled:"));
-    follow::and_say(&session.client, (&app, accepted.change), words, &mut interrupts, ui).await
+    follow::and_say((target, &session.client), (&app, accepted.change), words, &mut interrupts, ui).await
 }

@@ -21,6 +21,7 @@ use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::session::Session;
+use crate::target::Target;
 use crate::ui::{Tone, Ui};
 
 const ENV: &str = "local";
@@ -97,8 +98,9 @@ pub(super) async fn run(args: Up, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fa
     }
     let began = Instant::now();
     let mut asked = Asked::default();
+    let target = Target::Here(paths.clone());
     let outcome = tokio::select! {
-        outcome = bring_up(&session.client, &dirs, &mut asked, began, ui) => outcome,
+        outcome = bring_up((&target, &session.client), &dirs, &mut asked, began, ui) => outcome,
         () = interrupts.next() => Ok(Outcome::Interrupted),
     };
     match outcome {
@@ -169,7 +171,7 @@ async fn check_listeners(client: &Client, listen: &Listen, ui: &Ui) -> Result<()
 /// Applies all folders and follows them. Where one fails, what this command started is for the caller to stop, and what
 /// ran before is followed to its end all the same.
 async fn bring_up(
-    client: &Client,
+    daemon @ (_, client): (&Target, &Client),
     dirs: &[PathBuf],
     asked: &mut Asked,
     began: Instant,
@@ -189,7 +191,7 @@ async fn bring_up(
         if failed.is_some() && one.started {
             continue;
         }
-        if let Err(mut fault) = bring_one(client, one, many, began, ui).await {
+        if let Err(mut fault) = bring_one(daemon, one, many, began, ui).await {
             one.failed = true;
             if many {
                 fault.message = format!("{}: {}", one.app, fault.message);
@@ -202,8 +204,14 @@ async fn bring_up(
     failed.map_or(Ok(Outcome::Ready), Err)
 }
 
-async fn bring_one(client: &Client, one: &Applied, many: bool, began: Instant, ui: &Ui) -> Result<(), Fault> {
-    let done = follow::to_its_end(client, &one.app, one.change, many, ui).await?;
+async fn bring_one(
+    daemon @ (_, client): (&Target, &Client),
+    one: &Applied,
+    many: bool,
+    began: Instant,
+    ui: &Ui,
+) -> Result<(), Fault> {
+    let done = follow::to_its_end(daemon, (&one.app, one.change), many, ui).await?;
     let status = client.status().await?;
     ready(&one.app, &done, &status, began.elapsed(), ui);
     Ok(())

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -88,10 +89,12 @@ async fn healthz(State(admin): State<Admin>) -> Response {
 }
 
 async fn require_loopback_host(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
-    match host.or_else(|| request.uri().host()) {
-        Some(host) if is_loopback(host) => next.run(request).await,
-        Some(_) | None => Refusal::from(
+    let said = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    // What the request line names comes before the field (RFC 9112, section 3.2.2); here neither may be another's.
+    let said: Vec<&str> = said.chain(request.uri().authority().map(Authority::as_str)).collect();
+    match !said.is_empty() && said.iter().all(|host| is_loopback(host)) {
+        true => next.run(request).await,
+        false => Refusal::from(
             Fault::new(FaultKind::Refused, "the admin port answers only to a loopback host name")
                 .hint("open it as http://127.0.0.1:PORT or http://localhost:PORT"),
         )
@@ -101,12 +104,18 @@ async fn require_loopback_host(request: Request, next: Next) -> Response {
 
 /// `host` as in a `Host` header: a name or address, and maybe a port.
 fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map_or("", |(address, _)| address),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let is_exact = match authority.port() {
+        Some(port) => {
+            host.len() == authority.host().len() + ":".len() + port.as_str().len()
+                && port.as_str().parse::<u16>().is_ok()
+        }
+        None => host == authority.host(),
     };
-    let name = name.to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok_and(|a| a.is_loopback())
+    let name = authority.host().to_ascii_lowercase();
+    let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&name);
+    let is_name = name == "localhost" || name.ends_with(".localhost");
+    is_exact && (is_name || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()))
 }
 
 #[cfg(test)]
@@ -128,6 +137,13 @@ mod tests {
         check("10.0.0.1:7070", false);
         check("[::2]", false);
         check("", false);
+        check("localhost:", false);
+        check("localhost:http", false);
+        check("localhost:7070:7070", false);
+        check("evil@localhost", false);
+        check("[::1]evil", false);
+        check("localhost/evil", false);
+        check("localhost, evil.example", false);
     }
 
     #[test]

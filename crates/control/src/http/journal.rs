@@ -47,6 +47,13 @@ impl Journals {
         }
     }
 
+    /// A reader of a change that is about to be told of, if it was not yet.
+    pub(crate) fn open(&self, change: u64) -> Reader {
+        let journal = Arc::clone(lock(&self.0).entry(change).or_insert_with(Journal::new));
+        let written = journal.written.subscribe();
+        Reader { journal, written, next: 0 }
+    }
+
     /// A reader from the beginning; `None` if no such change is known.
     pub(crate) fn read(&self, change: u64) -> Option<Reader> {
         let journal = Arc::clone(lock(&self.0).get(&change)?);

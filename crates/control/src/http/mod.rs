@@ -2,12 +2,14 @@
 
 pub(crate) mod admin;
 pub(crate) mod answer;
+mod changes;
 pub(crate) mod console;
 mod data;
 pub(crate) mod journal;
 mod lines;
 mod memory;
 pub(crate) mod peer;
+pub(crate) mod port;
 mod releases;
 mod session;
 pub(crate) mod socket;
@@ -103,7 +105,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/apps/{env}/{app}/jobs/{job}/stop", post(stop_job))
         .route("/v1/apps/{env}/{app}/runs/{number}", get(run))
         .route("/v1/apps/{env}/{app}/sessions", post(session::begin))
-        .route("/v1/changes/{id}", get(change))
+        .route("/v1/changes/{id}", get(changes::change))
         .route("/v1/logs", get(logs))
         .route("/v1/events", get(events))
         .route("/v1/secrets/{env}/{app}", get(secrets))
@@ -289,18 +291,6 @@ fn stored_run(api: &Api, id: &RunId) -> Handled {
     let StoredRun { run, end, .. } = form::read_run(record).map_err(unreadable)?;
     let end = end.ok_or_else(unknown)?;
     Ok(json(StatusCode::OK, &finished_form(&Finished { run, end })))
-}
-
-async fn change(State(api): State<Api>, id: Result<Path<u64>, PathRejection>) -> Handled {
-    api.kept()?;
-    let Path(id) = id.map_err(|error| misunderstood(&error))?;
-    let reader = api.journals.read(id).ok_or_else(|| {
-        Refusal::not_found(
-            Fault::new(FaultKind::Invalid, format!("change {id} is not known to this daemon"))
-                .hint("`bowline status` shows how each app's last change ended"),
-        )
-    })?;
-    Ok(lines::of_change(reader))
 }
 
 async fn logs(State(api): State<Api>, query: Result<Query<wire::LogsQuery>, QueryRejection>) -> Handled {

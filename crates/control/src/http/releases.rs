@@ -44,10 +44,13 @@ pub(super) async fn roll_back(
     let key = app_key(&env, &app)?;
     let wire::Rollback { release } = read_json(body).await?;
     let kept = kept(&api, &key, true).await?;
-    let row = target(&key, revisions(&api, &key)?, &kept, release.map(ReleaseNumber))?;
+    let rows = revisions(&api, &key)?;
+    let row = target(&key, rows.clone(), &kept, release.map(ReleaseNumber))?;
     let app = bowline_spec::canonical::from_json(&row.app).map_err(|error| unreadable(&row, &error))?;
     check(&api, &row, artifacts(&row)?).await?;
-    let to = BackTo { number: row.number, app: Arc::new(app) };
+    let later = rows.iter().filter(|later| later.number > row.number && kept.numbers.contains(&later.number));
+    let snapshots = later.filter(|later| keeps_data(later)).map(|later| later.number).collect();
+    let to = BackTo { number: row.number, app: Arc::new(app), snapshots };
     api.ask(Request::RollBack { key, to, by_uid: peer.uid }).await
 }
 
@@ -82,6 +85,12 @@ pub(super) async fn abort(
 ) -> Handled {
     let key = app_key(&env, &app)?;
     api.ask(Request::Abort { key, by_uid: peer.uid }).await
+}
+
+/// Data were kept as they were before it.
+fn keeps_data(row: &RevisionRecord) -> bool {
+    let served = matches!(row.state, RevisionState::Active | RevisionState::Retired);
+    served && bowline_spec::canonical::from_json(&row.app).is_ok_and(|app| !app.release.snapshot.is_empty())
 }
 
 async fn kept(api: &Api, key: &AppKey, for_change: bool) -> Result<KeptReleases, Refusal> {

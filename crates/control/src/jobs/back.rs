@@ -16,7 +16,7 @@ use crate::reconcile::events;
 use crate::reconcile::release::Release;
 use crate::reconcile::resources::{Declared, declared};
 use crate::secrets::Vault;
-use crate::store::{NewRevision, RevisionRecord, Store, StoreError, Wanted};
+use crate::store::{NewRevision, RevisionRecord, RevisionState, Store, StoreError, Wanted};
 
 type Pins = BTreeMap<SecretName, SecretVersion>;
 
@@ -28,13 +28,18 @@ pub(super) async fn go_back(store: &Store, vault: &Vault, back: GoBack) -> Resul
     has_served(&row)?;
     let (secrets, replaced) = pins(vault, &row)?;
     let row = RevisionRecord { secrets, ..row };
+    let row = match replaced.is_empty() {
+        true => row,
+        // It was gone back to before, and became a release of its own.
+        false => like(store.read(|view| view.revisions(&key))?, row)?,
+    };
     // Opened before it is stored: what cannot be read is not on its way.
     let release = open_release(vault, row.clone())?;
     has_its_data(vault, &release)?;
     let told = replaced.clone();
     let (stored, change) = store
         .commit(move |tx| {
-            let stored = match told.is_empty() {
+            let stored = match told.is_empty() || row.number != number {
                 true => row,
                 false => {
                     let RevisionRecord { app, artifacts, secrets, .. } = row;
@@ -61,6 +66,17 @@ pub(super) async fn go_back(store: &Store, vault: &Vault, back: GoBack) -> Resul
     let mut release = release;
     (release.revision.number, release.revision.created) = (stored.number, stored.created);
     Ok(Outcome::WentBack(Box::new(WentBack { change, release, of: number, replaced })))
+}
+
+/// The newest release that has served and is the same in everything; else the row itself.
+fn like(rows: Vec<RevisionRecord>, row: RevisionRecord) -> Result<RevisionRecord, Fault> {
+    let is_same = |other: &RevisionRecord| {
+        (&other.app, &other.artifacts, &other.secrets) == (&row.app, &row.artifacts, &row.secrets)
+    };
+    let served = |other: &RevisionRecord| matches!(other.state, RevisionState::Active | RevisionState::Retired);
+    let same = rows.into_iter().rfind(|other| is_same(other) && served(other)).unwrap_or(row);
+    has_served(&same)?;
+    Ok(same)
 }
 
 /// The versions that it is made with now: of one that was removed the newest that holds.

@@ -12,8 +12,10 @@ use bowline_core::release::{
 };
 use bowline_core::rollout::{Phase, Plan, Rollout, Scaled, Scales};
 use bowline_core::route::check_claims;
+use bowline_core::units::Bytes;
 
 use super::Loop;
+use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
 use super::collect::roots;
 use super::effects::{Begin, Draft, Effect, Input, Job, Now, Reading, SecretIndex, Ticket, Write};
@@ -99,9 +101,7 @@ impl Loop {
 
     /// A volume that is larger already would keep its size, whatever the file says.
     fn check_sizes(&self, key: &AppKey, app: &App) -> Result<(), Fault> {
-        let held = |name: &ResourceName| self.node.volumes.get(&(key.clone(), name.clone()))?.size;
-        let wanted = app.volumes.iter().filter_map(|(name, volume)| Some((name, volume.size?, held(name)?)));
-        match wanted.into_iter().find(|(_, wanted, held)| wanted < held) {
+        match self.larger_volumes(key, app).into_iter().next() {
             None => Ok(()),
             Some((name, wanted, held)) => Err(Fault::new(
                 FaultKind::Refused,
@@ -109,6 +109,13 @@ impl Loop {
             )
             .hint(format!("write size = \"{held}\", or move its data to another volume"))),
         }
+    }
+
+    /// The volumes that have more than a file says: name, what it says, what they have.
+    pub(crate) fn larger_volumes<'a>(&self, key: &AppKey, app: &'a App) -> Vec<(&'a ResourceName, Bytes, Bytes)> {
+        let held = |name: &ResourceName| self.node.volumes.get(&(key.clone(), name.clone()))?.size;
+        let wanted = app.volumes.iter().filter_map(|(name, volume)| Some((name, volume.size?, held(name)?)));
+        wanted.filter(|(_, wanted, held)| wanted < held).collect()
     }
 
     pub(crate) fn check_hosts(&self, key: &AppKey, app: &App) -> Result<(), Fault> {
@@ -260,7 +267,7 @@ impl Loop {
             self.store(job, Pending::Release { key: key.clone(), change: id });
             return;
         };
-        let mut writes = vec![Write::Event(events::release_unchanged(key, stable, now.wall))];
+        let mut writes = vec![Write::Event(events::release_unchanged(key, (id, stable), now.wall))];
         match from {
             Some(_) => writes.push(Write::ChangeEnded(key.clone())),
             None => {
@@ -319,7 +326,7 @@ impl Loop {
         let Some(app) = self.apps.get_mut(key) else { return };
         let parts = match candidate.parts(&self.place, app.record.uid) {
             Ok(parts) => parts,
-            Err(fault) => return self.reject(key, id, (candidate.number(), back), fault, now),
+            Err(fault) => return self.reject(key, id, candidate.number(), fault, now),
         };
         let before = from.and_then(|number| app.release(number)).map(|(release, _)| Arc::clone(release));
         let plan = Plan::new(
@@ -341,17 +348,10 @@ impl Loop {
     }
 
     /// The release cannot be run at all; what ran before goes on.
-    fn reject(
-        &mut self,
-        key: &AppKey,
-        id: ChangeId,
-        (candidate, back): (ReleaseNumber, Option<ReleaseNumber>),
-        fault: Fault,
-        now: Now,
-    ) {
+    fn reject(&mut self, key: &AppKey, id: ChangeId, candidate: ReleaseNumber, fault: Fault, now: Now) {
         let Some(app) = self.apps.get_mut(key) else { return };
         let mut writes = Vec::new();
-        if back != Some(candidate) {
+        if is_on_trial(app, candidate) {
             let state = RevisionState::Failed { reason: crate::form::write_fault(&fault) };
             writes.push(Write::Revision(key.clone(), candidate, state));
         }
@@ -359,6 +359,7 @@ impl Loop {
             app.record.wanted = Wanted::Stopped;
             writes.push(Write::Wanted(key.clone(), Wanted::Stopped));
         }
+        self.to_collect = true;
         self.fail_with(key, id, fault, writes, now);
     }
 
@@ -392,10 +393,12 @@ pub(crate) fn running(app: &AppWorld) -> Option<ReleaseNumber> {
 /// What becomes of the numbers of instances that were said by hand.
 fn by_hand(app: &App, scales: &Scales) -> Vec<String> {
     let line = |(name, scaled): (&ServiceName, &Scaled)| {
-        let written = app.services.get(name)?.scale.min;
-        Some(match written == scaled.over {
-            true => format!("{name}: {} by hand stays, as the file says scale = {written} as before", scaled.to),
-            false => format!("{name}: {} by hand ends, as the file says scale = {written} now", scaled.to),
+        let service = app.services.get(name)?;
+        let written = service.scale.min;
+        Some(match (scaled.holds(service), service.fixed_port) {
+            (true, _) => format!("{name}: {} by hand stays, as the file says scale = {written} as before", scaled.to),
+            (false, Some(_)) => format!("{name}: {} by hand ends, as only one process can have its `port`", scaled.to),
+            (false, None) => format!("{name}: {} by hand ends, as the file says scale = {written} now", scaled.to),
         })
     };
     scales.iter().filter_map(line).collect()

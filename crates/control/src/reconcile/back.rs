@@ -28,6 +28,8 @@ use crate::store::{RevisionRecord, RevisionState, Wanted};
 pub(crate) struct BackTo {
     pub(crate) number: ReleaseNumber,
     pub(crate) app: Arc<App>,
+    /// Later ones before which data were kept as they were.
+    pub(crate) snapshots: Vec<ReleaseNumber>,
 }
 
 /// Work for the store: the release is on its way again.
@@ -161,7 +163,7 @@ impl Loop {
         }
         let from = self.apps.get(&key).and_then(running);
         let back = GoBack { key: key.clone(), number: to.number, from, by_uid, at: now.wall };
-        self.store(Job::Back(Box::new(back)), Pending::Back { ticket, key, app: to.app });
+        self.store(Job::Back(Box::new(back)), Pending::Back { ticket, key, app: to.app, snapshots: to.snapshots });
     }
 
     fn guard_back(&self, key: &AppKey, to: &BackTo) -> Result<(), Refusal> {
@@ -174,24 +176,35 @@ impl Loop {
         Ok(self.check_hosts(key, &to.app)?)
     }
 
+    /// Data are not gone back with: a volume that has become larger stays so.
+    fn kept_sizes(&self, key: &AppKey, app: &App) -> Vec<String> {
+        let larger = self.larger_volumes(key, app).into_iter();
+        larger.map(|(name, wanted, held)| format!("volume {name} keeps its size of {held}, not {wanted}")).collect()
+    }
+
     /// Whether a release is about to be gone back to: what it is made of must not be removed meanwhile.
     pub(crate) fn is_going_back(&self, key: &AppKey) -> bool {
         self.pending.values().any(|pending| matches!(pending, Pending::Back { key: k, .. } if k == key))
     }
 
-    pub(crate) fn back_stored(&mut self, ticket: Ticket, key: &AppKey, result: Result<Outcome, Fault>, now: Now) {
+    pub(crate) fn back_stored(
+        &mut self,
+        ticket: Ticket,
+        key: &AppKey,
+        snapshots: &[ReleaseNumber],
+        result: Result<Outcome, Fault>,
+        now: Now,
+    ) {
         let back = match result {
             Ok(Outcome::WentBack(back)) => *back,
             Ok(other) => return self.refuse(ticket, unexpected(&other)),
             Err(fault) => return self.refuse(ticket, fault),
         };
-        if self.ending.is_some() {
-            // Stored after it is that the app is to stop: the next daemon drops it.
-            let fault = Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again");
-            return self.refuse(ticket, Refusal::unavailable(fault));
-        }
         let WentBack { change, release, of, replaced } = back;
         let accepted = wire::Accepted { change: change.0, env: key.env.to_string(), app: key.app.to_string() };
+        if self.ending.is_some() {
+            return self.begun_too_late(ticket, accepted);
+        }
         let Some(app) = self.apps.get_mut(key) else { return };
         let from = running(app);
         app.record.wanted = Wanted::Running;
@@ -199,7 +212,13 @@ impl Loop {
         let stage = Stage::Release { app: Arc::clone(&release.revision.app), cached: true };
         app.change = Some(Change { id: change, since: now.wall, stage, told: None });
         self.tell(change, ChangeStep::Phase { phase: ChangePhase::Guard });
-        for text in notes(&release, of, &replaced) {
+        let sizes = self.kept_sizes(key, &release.revision.app);
+        let before = snapshots.iter().map(|release| {
+            let path = self.place.snapshot(key, *release);
+            format!("data stay as they are now; as they were before release {release}: {}", path.display())
+        });
+        let all: Vec<String> = notes(&release, of, &replaced).into_iter().chain(sizes).chain(before).collect();
+        for text in all {
             self.tell(change, ChangeStep::Note { service: None, text });
         }
         self.answer(ticket, Answer::Accepted(accepted));
@@ -215,14 +234,12 @@ fn notes(release: &Release, of: ReleaseNumber, replaced: &[Replaced]) -> Vec<Str
         format!("secret {name}: version {} was removed and never returns; the newest, {}, takes its place", was.0, is.0)
     }));
     if release.number() != of {
-        notes.push(format!("so it is another release, {}: in all else like {of}", release.number()));
+        notes.push(format!("with that it is release {}: in all else like {of}", release.number()));
     }
     notes
 }
 
 /// Whether a rollout that comes to nothing speaks against its release: not if that has served before.
 pub(crate) fn is_on_trial(app: &AppWorld, candidate: ReleaseNumber) -> bool {
-    let stable = app.stable.as_ref().is_some_and(|stable| stable.release.number() == candidate);
-    let again = app.rolling().is_some_and(|rolling| rolling.back == Some(candidate));
-    !stable && !again
+    !app.served.contains(&candidate)
 }

@@ -16,8 +16,8 @@ use super::effects::{Effect, Job, Write};
 use super::pending::Pending;
 use super::world::AppWorld;
 
-/// Releases of an app that can be had again without a build, the newest ones: a mistake is noticed within a few of them,
-/// and each may be hundreds of megabytes.
+/// Releases of an app that can be gone back to, the newest ones: a mistake is noticed within a few of them, and each may be
+/// hundreds of megabytes. Of those that never served, so many as well: they are shown, and built from what did not change.
 pub(crate) const KEPT_RELEASES: usize = 5;
 
 /// Where the artifacts of a release lie.
@@ -28,7 +28,7 @@ pub(crate) fn roots<'a>(artifacts: impl IntoIterator<Item = &'a Artifact>) -> Ro
 }
 
 impl Loop {
-    /// At the start and after a promotion, once it is known what runs. What is being built is in no release yet: it is
+    /// At the start and after a rollout, once it is known what runs. What is being built is in no release yet: it is
     /// waited for.
     pub(crate) fn collect(&mut self) {
         let going_back = self.pending.values().any(|p| matches!(p, Pending::Back { .. }));
@@ -53,9 +53,11 @@ impl Loop {
             let kept = kept(app, |number| runs.contains(&(key.clone(), number)));
             let gone = app.roots.keys().filter(|number| !kept.contains_key(number));
             forgotten.extend(gone.map(|number| Write::ForgetRevision(key.clone(), *number)));
+            app.served.retain(|number| kept.contains_key(number));
             app.roots = kept;
         }
-        let keep = self.apps.values().flat_map(|app| app.roots.values().flatten().cloned()).collect();
+        let roots = self.apps.values().flat_map(|app| app.roots.values().flatten().cloned());
+        let keep = roots.chain(self.kept_snapshots()).collect();
         self.effects.push(Effect::Collect(Arc::new(keep)));
         // What is not stored now is found again by the next look of the next daemon.
         if !forgotten.is_empty() {
@@ -77,9 +79,13 @@ impl Loop {
     }
 }
 
-/// The newest releases, the stable one, the one on its way, and what runs.
+/// The newest releases of those that served and of those that did not, the stable one, the one on its way, and what runs.
 fn kept(app: &AppWorld, runs: impl Fn(ReleaseNumber) -> bool) -> BTreeMap<ReleaseNumber, Roots> {
-    let newest: BTreeSet<ReleaseNumber> = app.roots.keys().rev().take(KEPT_RELEASES).copied().collect();
+    let newest = |served: bool| {
+        let numbers = app.roots.keys().rev().filter(move |number| app.served.contains(number) == served);
+        numbers.take(KEPT_RELEASES).copied()
+    };
+    let newest: BTreeSet<ReleaseNumber> = newest(true).chain(newest(false)).collect();
     let named = |number: ReleaseNumber| app.release(number).is_some();
     let kept = app.roots.iter().filter(|(number, _)| newest.contains(number) || named(**number) || runs(**number));
     kept.map(|(number, roots)| (*number, roots.clone())).collect()

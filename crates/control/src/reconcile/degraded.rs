@@ -94,6 +94,7 @@ impl Degraded {
             | Input::Built(..)
             | Input::Certified(_)
             | Input::Data(..)
+            | Input::Snapshotted(..)
             | Input::Tick => {}
         }
         self.tell_status(now, &mut effects);

@@ -54,6 +54,8 @@ pub(crate) enum Input {
     Certified(BTreeMap<HostName, Result<Leaf, Fault>>),
     /// The node has done what was asked of it.
     Data(Ticket, Result<DataDone, Fault>),
+    /// Data were kept as they are, for a release.
+    Snapshotted(AppKey, ReleaseNumber, Result<DataDone, Fault>),
     Node(Arc<Observations>),
     Edge(Arc<EdgeObservation>),
     /// A deadline has passed.
@@ -77,6 +79,8 @@ pub(crate) enum Effect {
     Collect(Keep),
     Certify(Vec<HostName>),
     Data(Ticket, DataOrder),
+    /// Keep data as they are, for a release.
+    TakeSnapshot(AppKey, ReleaseNumber, DataOrder),
     Node(Arc<NodeDesired>),
     Edge(Arc<EdgeDesired>),
     /// Seal it, so that the next daemon can feed the edge before its store is open.

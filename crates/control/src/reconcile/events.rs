@@ -75,9 +75,9 @@ pub(crate) fn change_interrupted(key: &AppKey, change: u64, at: Timestamp) -> Ne
     event(at, Some(key), "change.interrupted", message, json!({ "change": change }))
 }
 
-pub(crate) fn release_unchanged(key: &AppKey, release: ReleaseNumber, at: Timestamp) -> NewEvent {
+pub(crate) fn release_unchanged(key: &AppKey, (change, release): (ChangeId, ReleaseNumber), at: Timestamp) -> NewEvent {
     let message = format!("nothing has changed since release {release}");
-    event(at, Some(key), "release.unchanged", message, json!({ "release": release.0 }))
+    event(at, Some(key), "release.unchanged", message, json!({ "change": change.0, "release": release.0 }))
 }
 
 pub(crate) fn release_stored(key: &AppKey, release: ReleaseNumber, change: ChangeId, at: Timestamp) -> NewEvent {
@@ -122,7 +122,7 @@ fn round_name(phase: ChangePhase) -> &'static str {
 
 pub(crate) fn round(
     key: &AppKey,
-    release: ReleaseNumber,
+    (change, release): (ChangeId, ReleaseNumber),
     what: ChangePhase,
     entered: &RoundEntered,
     at: Timestamp,
@@ -140,7 +140,7 @@ pub(crate) fn round(
         Some(key),
         &kind,
         message,
-        json!({ "release": release.0, "phase": phase, "was": was, "old": old, "reason": why }),
+        json!({ "change": change.0, "release": release.0, "phase": phase, "was": was, "old": old, "reason": why }),
     )
 }
 
@@ -149,7 +149,12 @@ pub(crate) fn change_aborted(key: &AppKey, change: ChangeId, by_uid: Option<u32>
     event(at, Some(key), "change.aborted", format!("change {} is aborted", change.0), fields)
 }
 
-pub(crate) fn phase(key: &AppKey, release: ReleaseNumber, entered: &Entered, at: Timestamp) -> NewEvent {
+pub(crate) fn phase(
+    key: &AppKey,
+    (change, release): (ChangeId, ReleaseNumber),
+    entered: &Entered,
+    at: Timestamp,
+) -> NewEvent {
     let (phase, was) = (entered.phase.to_string(), entered.was.to_string());
     let why = entered.reason.as_ref().map(reason);
     let kind = format!("rollout.{}", phase.split(' ').next().unwrap_or("phase"));
@@ -157,7 +162,7 @@ pub(crate) fn phase(key: &AppKey, release: ReleaseNumber, entered: &Entered, at:
         Some(why) => format!("release {release}: {phase}: {why}"),
         None => format!("release {release}: {phase}"),
     };
-    let fields = json!({ "release": release.0, "phase": phase, "was": was, "reason": why });
+    let fields = json!({ "change": change.0, "release": release.0, "phase": phase, "was": was, "reason": why });
     event(at, Some(key), &kind, message, fields)
 }
 
@@ -382,6 +387,20 @@ pub(crate) fn data_filled(
     let message = format!("volume.{volume} is filled from {source}");
     let fields = json!({ "data": format!("volume.{volume}"), "source": source, "files": files, "by_uid": by_uid });
     event(at, Some(key), "data.filled", message, fields)
+}
+
+/// `of`: which data, and how large the snapshot is.
+pub(crate) fn snapshot_taken(
+    key: &AppKey,
+    release: ReleaseNumber,
+    (of, bytes): (&str, u64),
+    path: &Path,
+    at: Timestamp,
+) -> NewEvent {
+    let path = path.display().to_string();
+    let message = format!("{of} as before release {release}: {path}");
+    let fields = json!({ "release": release.0, "data": of, "path": path, "bytes": bytes });
+    event(at, Some(key), "data.snapshot", message, fields)
 }
 
 pub(crate) fn data_removed(key: &AppKey, id: &DataId, by_uid: Option<u32>, at: Timestamp) -> NewEvent {

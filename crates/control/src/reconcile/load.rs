@@ -1,6 +1,6 @@
 //! What the store holds, taken up when the daemon starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangeStep};
@@ -11,6 +11,7 @@ use bowline_core::route::Maintenance;
 use bowline_core::time::Timestamp;
 
 use super::Loop;
+use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, FORM_VERSION, RollingOut, Stage};
 use super::collect::{Roots, roots};
 use super::effects::{Effect, Job, Now, Write};
@@ -48,6 +49,7 @@ pub(crate) struct LoadedApp {
     jobs: Vec<JobRecord>,
     runs: Vec<StoredRun>,
     roots: BTreeMap<ReleaseNumber, Roots>,
+    served: BTreeSet<ReleaseNumber>,
 }
 
 /// A change that had not ended.
@@ -134,8 +136,22 @@ impl Rows {
         };
         let runs = self.runs.into_iter().map(form::read_run).collect::<Result<_, _>>().map_err(unreadable)?;
         let roots = self.revisions.iter().filter_map(|row| Some((row.number, roots_of(row)?))).collect();
+        let served = |row: &&RevisionRecord| matches!(row.state, RevisionState::Active | RevisionState::Retired);
+        let served = self.revisions.iter().filter(served).map(|row| row.number).collect();
         let Self { record, maintenance, scales, jobs, .. } = self;
-        Ok(LoadedApp { record, stable, change, fault: failed, resources, maintenance, scales, jobs, runs, roots })
+        Ok(LoadedApp {
+            record,
+            stable,
+            change,
+            fault: failed,
+            resources,
+            maintenance,
+            scales,
+            jobs,
+            runs,
+            roots,
+            served,
+        })
     }
 
     fn change(&self, vault: &Vault, row: &RolloutRecord) -> Result<LoadedChange, Fault> {
@@ -192,7 +208,8 @@ fn roots_of(row: &RevisionRecord) -> Option<Roots> {
 impl Loop {
     /// Takes up an app where the daemon before has left it.
     pub(crate) fn take_up(&mut self, loaded: LoadedApp, now: Now) {
-        let LoadedApp { record, stable, change, fault, resources, maintenance, scales, jobs, runs, roots } = loaded;
+        let LoadedApp { record, stable, change, fault, resources, maintenance, scales, jobs, runs, roots, served } =
+            loaded;
         self.take_up_resources(resources);
         let (key, wanted) = (record.key.clone(), record.wanted);
         self.take_up_runs(&key, jobs, runs);
@@ -200,7 +217,7 @@ impl Loop {
         app.fault = fault;
         app.maintenance = maintenance;
         app.scales = scales;
-        app.roots = roots;
+        (app.roots, app.served) = (roots, served);
         app.stable = stable.map(|release| {
             let parts = release.parts(&self.place, app.record.uid);
             Stable { release: Arc::new(release), parts }
@@ -240,14 +257,13 @@ impl Loop {
 
     /// A rollout is stored together with the wish that it runs: without that, it was stopped since.
     fn take_up_stopped(&mut self, key: &AppKey, loaded: LoadedRollout, now: Now) {
-        let LoadedRollout { change, candidate, back, .. } = loaded;
+        let LoadedRollout { change, candidate, .. } = loaded;
         let fault = Fault::new(FaultKind::Failed, format!("the change of {key} was interrupted"))
             .caused_by("it was told to stop");
         let mut writes =
             vec![Write::ChangeEnded(key.clone()), Write::Event(events::change_interrupted(key, change.0, now.wall))];
         let number = candidate.number();
-        let stable = self.apps.get(key).and_then(|app| app.stable.as_ref()).map(|s| s.release.number());
-        if stable != Some(number) && back != Some(number) {
+        if self.apps.get(key).is_some_and(|app| is_on_trial(app, number)) {
             let reason = form::write_fault(&fault);
             writes.push(Write::Revision(key.clone(), number, RevisionState::Failed { reason }));
         }

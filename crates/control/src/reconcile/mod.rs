@@ -29,6 +29,7 @@ pub(crate) mod rounds;
 pub(crate) mod runs;
 mod secret_verbs;
 pub(crate) mod session;
+mod snapshots;
 mod status;
 mod stop;
 pub(crate) mod world;
@@ -57,6 +58,7 @@ use self::publish::Published;
 use self::release::Place;
 use self::request::{Answer, Request};
 use self::resources::Kept;
+use self::snapshots::Taken;
 use self::stop::Ending;
 use self::world::Apps;
 use crate::certs::Leaf;
@@ -113,6 +115,8 @@ pub(crate) struct Loop {
     followers: Vec<(Ticket, RunId)>,
     /// What the node is doing with data.
     data: BTreeMap<Ticket, DataWork>,
+    /// Of releases that wait for one.
+    snapshots: BTreeMap<(AppKey, ReleaseNumber), Taken>,
     /// Questions about data that came before it was known what runs.
     early: Vec<(Ticket, Request)>,
     pub(crate) ending: Option<Ending>,
@@ -151,6 +155,7 @@ impl Loop {
             one_offs: BTreeMap::new(),
             followers: Vec::new(),
             data: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
             early: Vec::new(),
             ending: None,
             next_job: 0,
@@ -179,6 +184,7 @@ impl Loop {
             Input::Built(change, result) => self.built(change, result, now),
             Input::Certified(leaves) => self.certified(leaves, now),
             Input::Data(ticket, result) => self.data_done(ticket, result, now),
+            Input::Snapshotted(key, release, result) => self.snapshotted(&key, release, result, now),
             Input::Node(node) => {
                 let before = std::mem::replace(&mut self.node, node);
                 self.kept_running = runs::without(&self.node);
@@ -347,6 +353,7 @@ impl Loop {
         self.published.edge_serves(serving, &mut self.effects);
         self.drive_slots(now);
         if self.node.adopted {
+            self.drive_snapshots();
             self.drive_runs(now);
             self.drive_rollouts(now);
             self.drive_rounds(now);

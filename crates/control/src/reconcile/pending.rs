@@ -32,6 +32,7 @@ pub(crate) enum Pending {
         ticket: Ticket,
         key: AppKey,
         app: Arc<App>,
+        snapshots: Vec<ReleaseNumber>,
     },
     /// The instances of the stable release are about to be moved.
     BeginRound {
@@ -156,7 +157,7 @@ impl Loop {
                 Ok(other) => self.refuse(ticket, unexpected(&other)),
                 Err(fault) => self.refuse(ticket, fault),
             },
-            Pending::Back { ticket, key, .. } => self.back_stored(ticket, &key, result, now),
+            Pending::Back { ticket, key, snapshots, .. } => self.back_stored(ticket, &key, &snapshots, result, now),
             Pending::BeginRound { ticket, key, release, moved } => {
                 self.round_begun(ticket, &key, (moved, release), result, now);
             }

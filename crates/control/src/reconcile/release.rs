@@ -61,6 +61,12 @@ impl Place {
         parts.iter().fold(self.state_dir.clone(), |path, part| path.join(part))
     }
 
+    /// The folder of a release's snapshot.
+    pub(crate) fn snapshot(&self, key: &AppKey, release: ReleaseNumber) -> PathBuf {
+        let AppKey { env, app } = key;
+        self.state_dir.join("snapshots").join(env.as_str()).join(app.as_str()).join(release.to_string())
+    }
+
     /// The folder of a database: it outlives releases.
     pub(crate) fn resource(&self, key: &ResourceKey) -> PathBuf {
         let ResourceKey { app, id } = key;

@@ -66,12 +66,16 @@ impl Loop {
         }
     }
 
-    /// What a change waits for before its first step, first resources, then what is to run before the release;
+    /// What a change waits for before its first step, first resources, then a snapshot, then what is to run before the
+    /// release;
     /// afterwards nothing of the kind.
     fn gate_of(&self, key: &AppKey, now: Now) -> Gate {
         let Some(rolling) = self.apps.get(key).and_then(AppWorld::preparing) else { return Gate::Open };
         match self.gate(&rolling.candidate) {
-            Gate::Open => self.gate_before(key, rolling, now),
+            Gate::Open => match self.gate_snapshot(key, rolling) {
+                Gate::Open => self.gate_before(key, rolling, now),
+                closed @ (Gate::Waits(_) | Gate::Failed(_)) => closed,
+            },
             closed @ (Gate::Waits(_) | Gate::Failed(_)) => closed,
         }
     }
@@ -95,6 +99,7 @@ impl Loop {
         let Some((app, id, rolling)) = self.take_rolling(key) else { return };
         let (release, cached) = (rolling.candidate.number(), rolling.cached);
         app.scales = scales_for(rolling.candidate.app(), &app.scales);
+        app.served.insert(rolling.candidate.number());
         app.stable = Some(Stable { release: Arc::clone(&rolling.candidate), parts: Ok(rolling.parts) });
         app.fault = None;
         app.settle();
@@ -137,6 +142,7 @@ impl Loop {
         }
         app.fault = Some(fault.clone());
         app.settle();
+        self.to_collect = true;
         self.ended_in_failure(key, id, fault);
     }
 
@@ -185,7 +191,8 @@ fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> V
         return Vec::new();
     };
     let candidate = rolling.candidate.number();
-    let mut writes: Vec<_> = entered.iter().map(|e| Write::Event(events::phase(key, candidate, e, at))).collect();
+    let mut writes: Vec<_> =
+        entered.iter().map(|e| Write::Event(events::phase(key, (change.id, candidate), e, at))).collect();
     match last.phase {
         Phase::Done => {
             let stable = app.stable.as_ref().map(|s| s.release.number()).filter(|n| *n != candidate);

@@ -207,11 +207,10 @@ impl Loop {
             Ok(other) => return self.refuse(ticket, unexpected(&other)),
             Err(fault) => return self.refuse(ticket, fault),
         };
-        if self.ending.is_some() {
-            let fault = Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again");
-            return self.refuse(ticket, Refusal::unavailable(fault));
-        }
         let accepted = wire::Accepted { change: change.0, env: key.env.to_string(), app: key.app.to_string() };
+        if self.ending.is_some() {
+            return self.begun_too_late(ticket, accepted);
+        }
         let described = moved.describe();
         let place = RoundPlace { phase: RoundPhase::Prepare, old: None, reason: None };
         self.take_up_round(key, (change, now.wall), (moved, release), place, now);
@@ -301,7 +300,8 @@ fn round_writes(key: &AppKey, app: &AppWorld, entered: &[RoundEntered], at: Time
     let (Some(change), Some(round), Some(last)) = (&app.change, app.rounding(), entered.last()) else {
         return Vec::new();
     };
-    let event = |entered| Write::Event(events::round(key, round.release, round.moved.phase(), entered, at));
+    let event =
+        |entered| Write::Event(events::round(key, (change.id, round.release), round.moved.phase(), entered, at));
     let mut writes: Vec<Write> = entered.iter().map(event).collect();
     match last.phase {
         RoundPhase::Done => {
@@ -341,9 +341,8 @@ fn scales_after(app: &AppWorld, moved: &Moved) -> Scales {
 
 /// Of what was said by hand, what a release's file has not answered with another number.
 pub(crate) fn scales_for(app: &App, scales: &Scales) -> Scales {
-    let holds = |(name, scaled): &(&ServiceName, &Scaled)| {
-        app.services.get(*name).is_some_and(|service| service.scale.min == scaled.over)
-    };
+    let holds =
+        |(name, scaled): &(&ServiceName, &Scaled)| app.services.get(*name).is_some_and(|service| scaled.holds(service));
     scales.iter().filter(holds).map(|(name, scaled)| (name.clone(), *scaled)).collect()
 }
 

@@ -106,7 +106,8 @@ impl Loop {
         let part = rolling.before()?;
         let task = TaskKey { app: key.clone(), task: Task::Before };
         let held = self.held(&rolling.candidate);
-        let wanted = held.is_none() || self.jobs.under_way(&task).is_some();
+        let ready = held.is_none() && self.gate_snapshot(key, rolling) == Gate::Open;
+        let wanted = ready || self.jobs.under_way(&task).is_some();
         wanted.then(|| (task, wanted_task(&rolling.candidate, part, Start::Once, held)))
     }
 

@@ -7,7 +7,7 @@ use bowline_core::rollout::Phase;
 
 use super::Loop;
 use super::back::is_on_trial;
-use super::change::Stage;
+use super::change::{ChangeId, Stage};
 use super::effects::{Effect, Input, Job, Now, Ticket, Write};
 use super::events;
 use super::pending::{Passed, Pending};
@@ -174,9 +174,12 @@ impl Loop {
 
     /// In local mode an app ends with its daemon. On a server it is wanted again when the daemon starts again.
     fn stop_for_good(&mut self, key: &AppKey, now: Now) {
+        if self.about.mode == Mode::Server {
+            self.leave_to_the_next(key);
+            return self.unwanted(key);
+        }
         let ends = self.is_ending_its_rollout(key);
-        let Some(app) = self.apps.get(key) else { return };
-        if self.about.mode == Mode::Local {
+        if let Some(app) = self.apps.get(key) {
             let mut writes = vec![
                 Write::Wanted(key.clone(), Wanted::Stopped),
                 Write::ChangeEnded(key.clone()),
@@ -186,10 +189,48 @@ impl Loop {
             self.store(Job::Write(writes), Pending::StopForGood);
         }
         self.interrupt(key, "the daemon is stopping");
+        self.unwanted(key);
+    }
+
+    fn unwanted(&mut self, key: &AppKey) {
         if let Some(app) = self.apps.get_mut(key) {
             app.record.wanted = Wanted::Stopped;
             app.settle();
         }
+    }
+
+    /// What is stored of a change stands: the next daemon goes on with it. A build is not stored.
+    fn leave_to_the_next(&mut self, key: &AppKey) {
+        let starting = self.is_starting(key);
+        let Some(app) = self.apps.get_mut(key) else { return };
+        let (change, promoted) = (app.change.take(), app.promoted.take());
+        if let Some(job) = app.storing.take() {
+            self.forget_retry(job);
+        }
+        if let Some(Promoted { change, release, cached, .. }) = promoted {
+            self.tell(change, ChangeStep::Done { release: release.0, cached, urls: Vec::new() });
+        }
+        let Some(change) = change else { return };
+        match change.stage {
+            Stage::Release { .. } if !starting => {}
+            Stage::Release { .. } | Stage::Rollout(_) | Stage::Round(_) => {
+                return self.tell(change.id, goes_on_later());
+            }
+            Stage::Build { .. } => self.effects.push(Effect::CancelBuild(change.id)),
+        }
+        let fault = interrupted(key).caused_by("the daemon is stopping").hint("apply the folder again");
+        self.tell(change.id, ChangeStep::Failed { fault: fault.into() });
+    }
+
+    /// A change was stored as the daemon began to end.
+    pub(crate) fn begun_too_late(&mut self, ticket: Ticket, accepted: wire::Accepted) {
+        let stopped = self.ending.as_ref().is_some_and(|ending| ending.how == Ended::Stopped);
+        if stopped && self.about.mode == Mode::Local {
+            // The next daemon drops it: it is stored as well that the app is to stop.
+            return self.refuse(ticket, Refusal::unavailable(is_stopping()));
+        }
+        self.tell(ChangeId(accepted.change), goes_on_later());
+        self.answer(ticket, Answer::Accepted(accepted));
     }
 
     /// The store is about to know that the new release has taken over.
@@ -259,6 +300,10 @@ fn stopped_unstored(apps: &[String], fault: &Fault) -> Fault {
         "mend the store's disk (dmesg, df); the next daemon starts again: {}; `bowline down` then stops for good",
         apps.join(", ")
     ))
+}
+
+fn goes_on_later() -> ChangeStep {
+    ChangeStep::Note { service: None, text: "the daemon is stopping: the next one goes on with this".to_owned() }
 }
 
 fn interrupted(key: &AppKey) -> Fault {

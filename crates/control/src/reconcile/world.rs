@@ -1,6 +1,6 @@
 //! What the loop knows: apps, and the latest word of node and edge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bowline_core::fault::Fault;
@@ -43,6 +43,8 @@ pub(crate) struct AppWorld {
     pub(crate) maintenance: Option<Maintenance>,
     /// Where the artifacts lie of each release that has not been given up.
     pub(crate) roots: BTreeMap<ReleaseNumber, Roots>,
+    /// The releases of `roots` that have been promoted: what may be gone back to.
+    pub(crate) served: BTreeSet<ReleaseNumber>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +87,7 @@ impl AppWorld {
             stops: Vec::new(),
             maintenance: None,
             roots: BTreeMap::new(),
+            served: BTreeSet::new(),
         }
     }
 

@@ -21,7 +21,7 @@ fn try_back(world: &mut World, daemon: &mut Daemon, release: Option<u32>) -> Res
     let rows = daemon.store.read(|view| view.revisions(&shop())).unwrap();
     let row = target(&shop(), rows, &kept, release.map(ReleaseNumber))?;
     let app = bowline_spec::canonical::from_json(&row.app).unwrap();
-    let to = BackTo { number: row.number, app: Arc::new(app) };
+    let to = BackTo { number: row.number, app: Arc::new(app), snapshots: vec![ReleaseNumber(row.number.0 + 1)] };
     Ok(world.ask(daemon, Request::RollBack { key: shop(), to, by_uid: Some(1000) }))
 }
 
@@ -199,6 +199,32 @@ fn a_removed_version_never_returns() {
     let said =
         |step: &ChangeStep| matches!(step, ChangeStep::Note { text, .. } if text.contains("version 1 was removed"));
     assert!(world.told.iter().any(|(_, step)| said(step)), "{:?}", world.told);
+}
+
+/// What it became is found again, not made again.
+#[test]
+fn a_release_with_another_secret_is_made_once() {
+    let mut world = World::new();
+    let mut daemon = world.start();
+    world.write("bowline.toml", WITH_TOKEN);
+    set(&mut world, &mut daemon, "one");
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    world.write("bowline.toml", WITHOUT);
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    world.ask(&mut daemon, Request::RemoveSecret { key: shop(), name: token(), by_uid: None });
+    world.run(&mut daemon);
+    set(&mut world, &mut daemon, "two");
+    for expected in [3, 2, 3, 2, 3] {
+        back(&mut world, &mut daemon, Some(if expected == 3 { 1 } else { 2 }));
+        assert_eq!(done(&world), expected);
+    }
+    assert_eq!(states(&daemon).len(), 3);
+    let ticket = try_back(&mut world, &mut daemon, Some(1)).unwrap();
+    world.run(&mut daemon);
+    let there = world.refusal(ticket);
+    assert!(there.causes[0].contains("stable one already"), "{there:?}");
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn edge(mut desired: watch::Receiver<Arc<EdgeDesired>>) -> watch::Receiver<Arc<E
     let series = SeriesKey {
         key: shop(),
         service: Some(ServiceName::new("web").unwrap()),
-        release: Some(bowline_core::id::ReleaseNumber(1)),
+        release: Some(ReleaseNumber(1)),
         method: Method::Get,
         route: bowline_core::app::PathPrefix::root(),
         status: 200,

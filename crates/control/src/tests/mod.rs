@@ -17,13 +17,14 @@ use std::time::Duration;
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, AppName, Digest, EnvName, Generation, InstanceId, Port, ServiceName};
+use bowline_core::id::{AppKey, AppName, Digest, EnvName, Generation, InstanceId, Port, ReleaseNumber, ServiceName};
 use bowline_core::instance::{
     Exit, ExitCause, HealthState, InstanceObservation, InstanceOrder, InstanceSpec, NodeDesired, Observations, Phase,
     Usage,
 };
 use bowline_core::job::Task;
 use bowline_core::release::{Artifact, BuildRequest, Built};
+use bowline_core::resource::data::DataDone;
 use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
 use bowline_core::time::{Mono, Timestamp};
 use tempfile::TempDir;
@@ -89,6 +90,9 @@ struct World {
     /// Of the machine.
     boot: String,
     build: Result<(), Fault>,
+    /// What becomes of snapshots, and those that were asked for.
+    snapshot: Result<(), Fault>,
+    snapshots: Vec<ReleaseNumber>,
     /// What the build finds, where the file says no `run`.
     detected: Option<Command>,
     /// User of the last build.
@@ -173,6 +177,8 @@ impl World {
             starts: BTreeMap::new(),
             boot: "boot-1".into(),
             build: Ok(()),
+            snapshot: Ok(()),
+            snapshots: Vec::new(),
             detected: Some(Command("detected".into())),
             built_by: None,
             source: 1,
@@ -376,6 +382,11 @@ impl World {
             Effect::CancelBuild(_) => {}
             Effect::Data(ticket, _) => {
                 self.input(daemon, Input::Data(ticket, Err(fault("this node has no data"))));
+            }
+            Effect::TakeSnapshot(key, release, _) => {
+                self.snapshots.push(release);
+                let done = self.snapshot.clone().map(|()| DataDone::Snapshotted { bytes: 1 });
+                self.input(daemon, Input::Snapshotted(key, release, done));
             }
             Effect::Collect(keep) => self.kept = Some(keep),
             Effect::Certify(hosts) => {

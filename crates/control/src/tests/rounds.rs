@@ -116,6 +116,42 @@ fn a_restart_survives_a_crash_after_every_effect() {
     }
 }
 
+/// On a server the apps are wanted again: what is told of a change is that it goes on, and it does.
+#[test]
+fn a_server_that_is_stopped_leaves_its_changes_to_the_next() {
+    let mut left = 0;
+    for effects in 0..60 {
+        let mut world = World::new();
+        world.mode = Mode::Server;
+        let mut daemon = world.start();
+        world.write("bowline.toml", &toml(2, ""));
+        world.apply(&mut daemon);
+        world.run(&mut daemon);
+        world.told.clear();
+        let ticket = restart(&mut world, &mut daemon, None);
+        for _ in 0..effects {
+            match daemon.queue.pop_front() {
+                Some(effect) => drop(world.carry_out(&mut daemon, effect)),
+                None => drop(world.show(&mut daemon)),
+            }
+        }
+        world.ask(&mut daemon, Request::Shutdown);
+        assert_eq!(world.run(&mut daemon), End::Exited(Ended::Stopped), "after {effects} effects");
+        let accepted = matches!(world.answers.get(&ticket), Some(Ok(_)));
+        let over = |(_, step): &(u64, ChangeStep)| matches!(step, ChangeStep::Done { .. });
+        let failed = |(_, step): &(u64, ChangeStep)| matches!(step, ChangeStep::Failed { .. });
+        assert!(!world.told.iter().any(failed), "after {effects} effects: {:?}", world.told);
+        left += usize::from(accepted && !world.told.iter().any(over));
+        drop(daemon);
+        let mut daemon = world.start();
+        assert_eq!(world.run(&mut daemon), End::Quiet, "after {effects} effects");
+        assert!(!world.told.iter().any(failed), "after {effects} effects: {:?}", world.told);
+        assert!(!accepted || world.told.iter().any(over), "after {effects} effects: {:?}", world.told);
+        assert_eq!(world.served().len(), 2, "after {effects} effects");
+    }
+    assert!(left > 10, "{left}");
+}
+
 #[test]
 fn a_scale_by_hand_holds_until_the_file_says_another() {
     let (mut world, mut daemon) = serving(2, "");

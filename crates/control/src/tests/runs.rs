@@ -283,6 +283,52 @@ fn one_that_fails_stops_the_release_and_the_old_one_serves_on() {
     assert_eq!(world.status(&mut daemon).apps[0].release, Some(1));
 }
 
+const SNAPSHOT: &str = "snapshot = [\"files\"]\n[volume.files]\n";
+
+fn with_snapshot() -> World {
+    let world = with_before();
+    let file = std::fs::read_to_string(world.folder().join("bowline.toml")).unwrap();
+    world.write("bowline.toml", &format!("{file}{SNAPSHOT}"));
+    world
+}
+
+#[test]
+fn data_are_kept_before_it_and_without_that_nothing_begins() {
+    let mut world = with_snapshot();
+    let mut daemon = world.start();
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    assert_eq!((world.snapshots.clone(), world.runs().len()), (vec![ReleaseNumber(1)], 1));
+    (world.source, world.snapshot) = (2, Err(fault("the disk is full")));
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    let Some(ChangeStep::Failed { fault }) = world.last_end() else { panic!("{:?}", world.last_end()) };
+    assert!(fault.error.contains("no snapshot of files"), "{fault:?}");
+    assert!(fault.caused_by.iter().any(|cause| cause == "the disk is full"), "{fault:?}");
+    assert_eq!((world.runs().len(), world.running()), (1, vec!["local/shop.web.r1.0.1".to_owned()]));
+}
+
+/// Asked for again by the next daemon, unless what it was for has begun.
+#[test]
+fn data_are_kept_before_it_whatever_is_killed() {
+    for effects in 0..200 {
+        let mut world = with_snapshot();
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        daemon.effects_left = Some(effects);
+        world.apply(&mut daemon);
+        let crashed = world.run(&mut daemon) == End::Crashed;
+        drop(daemon);
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        assert!(world.runs().is_empty() || !world.snapshots.is_empty(), "after {effects} effects");
+        if !crashed {
+            assert!(effects > 10 && world.runs().len() == 1);
+            break;
+        }
+    }
+}
+
 #[test]
 fn a_change_that_is_given_up_takes_it_along() {
     let mut world = with_before();
@@ -294,7 +340,7 @@ fn a_change_that_is_given_up_takes_it_along() {
     world.run(&mut daemon);
     assert!(matches!(world.answer(ticket), Answer::Stopped(_)));
     assert_eq!(world.running(), [""; 0]);
-    let before = daemon.machine.jobs.before(&shop(), bowline_core::id::ReleaseNumber(1));
+    let before = daemon.machine.jobs.before(&shop(), ReleaseNumber(1));
     assert_eq!(before.unwrap().end.outcome.as_str(), "stopped");
 }
 

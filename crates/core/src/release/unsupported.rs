@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use crate::app::{App, Environment, Origin, Probe, RateBy, Route, SecretSource, Service, Strategy, Tls, Value};
+use crate::app::{
+    App, DatabaseSource, Environment, Origin, Probe, RateBy, RedisSource, Route, SecretSource, Service, Strategy, Tls,
+    Value,
+};
 use crate::fault::{Fault, FaultKind};
+use crate::id::ResourceName;
 use crate::route::LOCAL;
 
 /// A key of the file that this version cannot carry out.
@@ -97,7 +101,13 @@ impl Found {
         let here = name.as_str() == LOCAL;
         self.add(*protected && here, path("protected"), HERE);
         self.add(server.is_some() && here, path("server"), HERE);
-        self.add(!app.release.snapshot.is_empty(), "release.snapshot", "snapshots are not made yet");
+        let elsewhere = |name: &ResourceName| {
+            let databases = app.databases.iter().filter(|((_, known), _)| known == name);
+            let redis = app.redis.get(name).is_some_and(|redis| matches!(redis.source, RedisSource::External { .. }));
+            redis || databases.into_iter().any(|(_, one)| matches!(one.source, DatabaseSource::External { .. }))
+        };
+        let elsewhere = app.release.snapshot.iter().any(elsewhere);
+        self.add(elsewhere, "release.snapshot", "data that lie elsewhere are backed up by whoever keeps them");
         let rolling = match app.rollout.strategy {
             Strategy::Rolling => true,
             Strategy::Canary { .. } | Strategy::BlueGreen => false,

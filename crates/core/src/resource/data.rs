@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::{ResourceId, ResourceKey, ResourceSpec};
 use crate::app::ResourceKind;
-use crate::id::{AppKey, NameError, ResourceName};
+use crate::id::{AppKey, NameError, ReleaseNumber, ResourceName};
+use crate::instance::VolumeMount;
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -108,8 +109,25 @@ pub enum DataOrder {
     Return { key: ResourceKey, server: Arc<ResourceSpec>, user: String },
     /// Copies a folder or an archive into the folder of a volume. `uid`: the app's own user.
     Fill { volume: PathBuf, uid: Option<u32>, source: PathBuf, replace: bool },
+    /// Keeps data as they are now in a folder, whole or not at all. One that is there already is left as it is. `uid`: the app's own
+    /// user.
+    Snapshot { into: PathBuf, release: ReleaseNumber, of: Vec<SnapshotOf>, uid: Option<u32> },
     /// Removes a folder with all that is in it: at once as far as anyone can see.
     Discard { folder: PathBuf },
+}
+
+/// Of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotOf {
+    /// A server that runs.
+    Server {
+        key: ResourceKey,
+        server: Arc<ResourceSpec>,
+    },
+    Volume {
+        app: AppKey,
+        volume: VolumeMount,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +142,10 @@ pub enum DataDone {
     Returned,
     Filled {
         files: u64,
+    },
+    /// How large its files are.
+    Snapshotted {
+        bytes: u64,
     },
     /// Whether there was anything.
     Discarded(bool),

@@ -56,6 +56,13 @@ pub struct Scaled {
     pub to: u16,
 }
 
+impl Scaled {
+    /// Whether the file has not answered it since: with another number, or with a port that only one process can have.
+    pub fn holds(self, service: &Service) -> bool {
+        self.over == service.scale.min && service.fixed_port.is_none()
+    }
+}
+
 /// What was said by hand, by service.
 pub type Scales = BTreeMap<ServiceName, Scaled>;
 
@@ -66,7 +73,7 @@ pub(super) fn replicas(name: &ServiceName, service: &Service, scales: &Scales) -
         (Origin::Static { .. }, _) => 0,
         (_, Some(_)) => written.min(1),
         (Origin::Folder { .. } | Origin::BuildOf(_) | Origin::Image(_) | Origin::Dockerfile { .. }, None) => {
-            scales.get(name).filter(|scaled| scaled.over == written).map_or(written, |scaled| scaled.to)
+            scales.get(name).filter(|scaled| scaled.holds(service)).map_or(written, |scaled| scaled.to)
         }
     }
 }

@@ -14,14 +14,15 @@ use bowline_core::instance::{
     SlotState, Slots, StopSignal, Wanted, World,
 };
 use bowline_core::rollout::{
-    Entered, Input, Phase, Plan, Presence, Rollout, Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan,
-    Scaled, Scales, Set, steady,
+    AbortStage, Entered, Input, Phase, Plan, Presence, Rollout, Round, RoundEntered, RoundInput, RoundPhase,
+    RoundPlace, RoundPlan, Scaled, Scales, Set, steady,
 };
 use bowline_core::route::{Action, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
 use bowline_core::time::Mono;
 use bowline_core::units::Weight;
 
 use crate::check::{Broken, Invariant, broken};
+use crate::cover::{Cover, Effect};
 use crate::edge::Edge;
 use crate::node::Node;
 
@@ -115,15 +116,18 @@ pub(crate) struct Outside<'a> {
     pub(crate) builds: &'a mut u32,
     /// Effects until the crash.
     pub(crate) fuse: &'a mut Option<u32>,
+    pub(crate) cover: &'a mut Cover,
     pub(crate) calm: bool,
     pub(crate) random: u64,
 }
 
 impl Outside<'_> {
-    fn effect(&mut self) -> Result<(), Stop> {
+    fn effect(&mut self, effect: Effect) -> Result<(), Stop> {
+        self.cover.effect(effect);
         match self.fuse {
             Some(0) => {
                 *self.fuse = None;
+                self.cover.crash(effect);
                 Err(Stop::Crash)
             }
             Some(left) => {
@@ -315,7 +319,7 @@ impl Daemon {
 
     fn persist_round(&mut self, out: &mut Outside<'_>, key: &AppKey, entered: Vec<RoundEntered>) -> Result<(), Stop> {
         for step in entered {
-            out.effect()?;
+            out.effect(Effect::Store(round_phase(step.phase)))?;
             let steps = self.rounds.get(key).map_or(0, Round::steps);
             let passed = self.entered.entry(key.clone()).or_default();
             *passed += 1;
@@ -339,14 +343,14 @@ impl Daemon {
                 record.rounds_ended.push(phase);
                 self.rounds.remove(key);
             }
-            out.effect()?;
+            out.effect(Effect::Stored(round_phase(phase)))?;
         }
         Ok(())
     }
 
     fn persist(&mut self, out: &mut Outside<'_>, key: &AppKey, entered: Vec<Entered>) -> Result<(), Stop> {
         for step in entered {
-            out.effect()?;
+            out.effect(Effect::Store(phase(step.phase)))?;
             self.check_entered(out, key, &step)?;
             let record = out.store.get_mut(key).unwrap();
             let Some((candidate, phase, reason)) = &mut record.change else { break };
@@ -381,7 +385,7 @@ impl Daemon {
                     self.resume(key, &out.store[key], Mono::default());
                 }
             }
-            out.effect()?;
+            out.effect(Effect::Stored(self::phase(step.phase)))?;
         }
         Ok(())
     }
@@ -501,7 +505,7 @@ impl Daemon {
         self.mutate_orders(out, &mut orders, now);
         self.check_orders(out, &orders)?;
         if self.orders.as_ref() != Some(&orders) {
-            out.effect()?;
+            out.effect(Effect::Order)?;
             out.node.order(orders.clone(), now);
             self.orders = Some(orders);
         }
@@ -515,7 +519,7 @@ impl Daemon {
             table.generation = self.generation;
             self.check_table(out, &table, seen)?;
             self.tables.sent(&table);
-            out.effect()?;
+            out.effect(Effect::Serve)?;
             out.edge.serve(table, now);
         }
         Ok(())
@@ -636,6 +640,33 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+}
+
+/// Without their numbers.
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Prepare => "prepare",
+        Phase::Step(_) => "step",
+        Phase::Promote => "promote",
+        Phase::Watch => "watch",
+        Phase::Done => "done",
+        Phase::Abort(AbortStage::Clear(_)) => "abort clear",
+        Phase::Abort(AbortStage::Restore(_)) => "abort restore",
+        Phase::Abort(AbortStage::Drain) => "abort drain",
+        Phase::RolledBack => "rolled back",
+        Phase::Failed => "failed",
+    }
+}
+
+fn round_phase(phase: RoundPhase) -> &'static str {
+    match phase {
+        RoundPhase::Prepare => "round prepare",
+        RoundPhase::Move(_) => "round move",
+        RoundPhase::Done => "round done",
+        RoundPhase::Restore(_) => "round restore",
+        RoundPhase::Clear(_) => "round clear",
+        RoundPhase::Undone => "round undone",
     }
 }
 

@@ -7,6 +7,7 @@ use bowline_core::id::{AppKey, Generation, InstanceId, ServiceName};
 use bowline_core::route::{Action, Table};
 use bowline_core::time::Mono;
 
+use crate::cover::Strike;
 use crate::rng::Rng;
 
 pub(crate) struct Edge {
@@ -40,10 +41,9 @@ impl Edge {
     }
 
     /// The daemon died: what it had sent may or may not have arrived.
-    pub(crate) fn crash(&mut self) {
-        if self.rng.below(2) == 0 {
-            self.pending = None;
-        }
+    pub(crate) fn crash(&mut self) -> Option<Strike> {
+        let lost = self.rng.below(2) == 0 && self.pending.take().is_some();
+        lost.then_some(Strike::LostTable)
     }
 
     pub(crate) fn advance(&mut self, now: Mono) {

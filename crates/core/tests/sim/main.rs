@@ -1,19 +1,24 @@
 //! A whole node on a fake clock: the machines, a fake node, a fake edge, a daemon that dies at any effect.
 //!
-//! `BOWLINE_SIM_SEED=17 cargo test -p bowline-core --test sim` runs one seed, and prints what happened;
-//! `BOWLINE_SIM_SEEDS=100000` runs so many.
+//! `BOWLINE_SIM_SEED=17 cargo test -p bowline-core --test sim` runs one seed, and prints what happened, of one that breaks
+//! something with as little as still does; `BOWLINE_SIM_SEEDS=100000` runs so many.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "this whole crate is a test")]
 
 mod check;
+mod cover;
 mod daemon;
 mod edge;
 mod node;
 mod rng;
 mod script;
+mod shrink;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
@@ -23,14 +28,19 @@ use bowline_core::route::Site;
 use bowline_core::time::Mono;
 
 use check::{Broken, Invariant, broken};
+use cover::{Cover, Effect, KINDS, PHASES, STRIKES};
 use daemon::{Daemon, Moved, Mutation, Outside, Record, Stop, Store, config_of};
 use edge::{Edge, Sent};
 use node::{Faults, Node, Profile};
 use rng::Rng;
 use script::{Op, Script, app, key, name, service};
+use shrink::shrink;
 
-/// Of the normal test: some ten seconds. `BOWLINE_SIM_SEEDS` asks for more.
-const SEEDS: u64 = 500;
+/// Of the normal test, on all cores. `BOWLINE_SIM_SEEDS` asks for others.
+const SEEDS: u64 = 10_000;
+
+/// So often at least each effect meets each fault in them.
+const MET: u64 = 100;
 
 /// A release that was to take over.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +87,7 @@ struct Sim {
     was_full: bool,
     started: usize,
     others: Option<BTreeMap<bowline_core::app::HostName, Site>>,
+    cover: Cover,
     verbose: bool,
 }
 
@@ -124,6 +135,7 @@ impl Sim {
             started: 0,
             others: None,
             script,
+            cover: Cover::default(),
             verbose: false,
         };
         sim.daemon = Some(Daemon::start(&mut sim.store, &sim.edge, mutation, sim.now));
@@ -148,6 +160,7 @@ impl Sim {
             mutation: self.mutation,
             builds: &mut self.builds,
             fuse: &mut self.fuse,
+            cover: &mut self.cover,
             calm: self.script.calm,
             random: self.rng.next(),
         };
@@ -158,7 +171,7 @@ impl Sim {
                 self.say("the daemon dies");
                 self.back = self.now + Duration::from_millis(100 + self.rng.below(5000));
                 self.node.crash(self.back);
-                self.edge.crash();
+                self.cover.strike(self.edge.crash());
                 self.fuse = self.script.crashes.pop();
             }
         }
@@ -183,6 +196,7 @@ impl Sim {
             };
             self.node.advance(self.now, &profile);
             self.edge.advance(self.now);
+            self.cover.strike(std::mem::take(&mut self.node.struck));
             let procs = &self.node.procs;
             self.edge.forget(|id| procs.get(id).is_some_and(node::Proc::lives));
             if self.daemon.is_none() && self.now >= self.back {
@@ -258,6 +272,7 @@ impl Sim {
     fn give(&mut self, op: Op) -> Result<(), Broken> {
         self.say(&format!("{op:?}"));
         let shop = key("shop");
+        self.cover.begin();
         self.abort_at = self.script.aborts[self.given].map(|after| self.now + after);
         self.given += 1;
         let (before, built) = (self.replicas(self.shop().stable), self.builds);
@@ -549,10 +564,59 @@ impl Sim {
 /// How the releases and the rounds ended.
 type Ends = (Vec<(ReleaseNumber, Phase)>, Vec<RoundPhase>);
 
-fn run(seed: u64, mutation: Option<Mutation>, verbose: bool) -> Result<Ends, Broken> {
-    let mut sim = Sim::new(seed, Script::new(seed), mutation);
-    sim.verbose = verbose;
-    sim.run()
+fn run(seed: u64, mutation: Option<Mutation>) -> Result<Ends, Broken> {
+    Sim::new(seed, Script::new(seed), mutation).run()
+}
+
+/// What is left of a script when all is left out that the same invariant is broken without.
+fn shrunk(seed: u64, mutation: Option<Mutation>) -> Script {
+    let breaks = |script: &Script| Sim::new(seed, script.clone(), mutation).run().err().map(|b| b.invariant);
+    shrink(Script::new(seed), breaks)
+}
+
+/// Runs one seed aloud; one that breaks something a second time, with as little as still does.
+fn tell(seed: u64) {
+    let aloud = |script: Script| {
+        println!("seed {seed}: {script:?}");
+        let mut sim = Sim::new(seed, script, None);
+        sim.verbose = true;
+        sim.run()
+    };
+    let ended = aloud(Script::new(seed)).or_else(|_| aloud(shrunk(seed, None)));
+    println!("{:?}", ended.unwrap_or_else(|b| panic!("{:?}: {}", b.invariant, b.text)));
+}
+
+/// All seeds on all cores: the first that breaks something, or what was met.
+fn run_all(seeds: u64) -> Result<Cover, (u64, Broken)> {
+    let (next, found) = (AtomicU64::new(0), Mutex::new(None::<(u64, Broken)>));
+    let cover = Mutex::new(Cover::default());
+    let work = || {
+        let mut own = Cover::default();
+        while let seed = next.fetch_add(1, Ordering::Relaxed)
+            && seed < seeds
+        {
+            let mut sim = Sim::new(seed, Script::new(seed), None);
+            if let Err(broken) = sim.run() {
+                let mut found = found.lock().unwrap();
+                if found.as_ref().is_none_or(|(first, _)| seed < *first) {
+                    *found = Some((seed, broken));
+                }
+                // Seeds are given out in order: all before it are done, or about to be.
+                next.store(seeds, Ordering::Relaxed);
+            }
+            own.add(&sim.cover);
+        }
+        cover.lock().unwrap().add(&own);
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(work);
+        }
+    });
+    match found.into_inner().unwrap() {
+        Some(found) => Err(found),
+        None => Ok(cover.into_inner().unwrap()),
+    }
 }
 
 fn variable(name: &str) -> Option<u64> {
@@ -564,16 +628,48 @@ fn variable(name: &str) -> Option<u64> {
 #[test]
 fn every_seed_keeps_the_invariants() {
     if let Some(seed) = variable("BOWLINE_SIM_SEED") {
-        println!(
-            "seed {seed}: {:?}",
-            run(seed, None, true).unwrap_or_else(|b| panic!("{:?}: {}", b.invariant, b.text))
-        );
+        return tell(seed);
+    }
+    let seeds = variable("BOWLINE_SIM_SEEDS").unwrap_or(SEEDS);
+    let cover = match run_all(seeds) {
+        Ok(cover) => cover,
+        Err((seed, b)) => {
+            panic!(
+                "BOWLINE_SIM_SEED={seed}: {:?}: {}\nas little as this does it: {:?}",
+                b.invariant,
+                b.text,
+                shrunk(seed, None)
+            )
+        }
+    };
+    let crashes = cover.crashes();
+    println!("{seeds} seeds; the daemon died, by effect: {crashes:#?}");
+    if seeds < SEEDS {
         return;
     }
-    for seed in 0..variable("BOWLINE_SIM_SEEDS").unwrap_or(SEEDS) {
-        if let Err(broken) = run(seed, None, false) {
-            panic!("BOWLINE_SIM_SEED={seed}: {:?}: {}", broken.invariant, broken.text);
+    for (kind, strike) in KINDS.iter().flat_map(|kind| STRIKES.map(|strike| (kind, strike))) {
+        let met = cover.of_kind(kind, strike);
+        println!("{kind} met {strike:?} {met} times");
+        assert!(met >= MET, "{kind} met {strike:?} only {met} times");
+    }
+    for phase in PHASES {
+        for effect in [Effect::Store(phase), Effect::Stored(phase)] {
+            let met = crashes.get(&effect.to_string()).copied().unwrap_or_default();
+            assert!(met >= MET, "the daemon died only {met} times at: {effect}");
         }
+    }
+}
+
+/// What is found is told with no more than it takes.
+#[test]
+fn a_script_is_shrunk_to_what_breaks_the_same() {
+    for mutation in [Mutation::Retries, Mutation::ForgetsChange, Mutation::StableRetiresEarly] {
+        let (seed, found) = (0..200).find_map(|seed| Some((seed, run(seed, Some(mutation)).err()?))).unwrap();
+        let least = shrunk(seed, Some(mutation));
+        let again = Sim::new(seed, least.clone(), Some(mutation)).run().unwrap_err();
+        assert_eq!(again.invariant, found.invariant, "{least:?}");
+        let whole = Script::new(seed);
+        assert!(least.ops.len() < whole.ops.len() && least.crashes.len() <= 1, "{whole:?}\n{least:?}");
     }
 }
 
@@ -606,7 +702,7 @@ fn a_crash_at_any_effect_ends_where_no_crash_ends() {
 #[test]
 fn planted_bugs_are_caught_by_their_invariant() {
     let check = |mutation: Mutation, expected: Invariant| {
-        let caught = (0..200).find_map(|seed| run(seed, Some(mutation), false).err());
+        let caught = (0..200).find_map(|seed| run(seed, Some(mutation)).err());
         let caught = caught.unwrap_or_else(|| panic!("{mutation:?} is not caught"));
         assert_eq!(caught.invariant, expected, "{mutation:?}: {}", caught.text);
     };

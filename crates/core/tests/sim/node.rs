@@ -10,6 +10,7 @@ use bowline_core::instance::{
 };
 use bowline_core::time::{Mono, Timestamp};
 
+use crate::cover::Strike;
 use crate::rng::Rng;
 
 /// What a release does when it runs.
@@ -105,6 +106,17 @@ impl Proc {
         at
     }
 
+    /// What goes wrong with it now.
+    fn strikes(&self, now: Mono) -> impl Iterator<Item = Strike> {
+        let runs = matches!(self.life, Life::Running);
+        let good = self.ready_at.is_some();
+        let exits = runs && good && self.dies_at.is_some_and(|at| now >= at);
+        let hangs = runs && self.hangs_at.is_some_and(|at| now >= at);
+        let flaps = runs && self.flaps.iter().any(|(from, to)| now >= *from && now < *to);
+        let all = [(exits, Strike::Exits), (hangs, Strike::Hangs), (flaps, Strike::Flaps)];
+        all.into_iter().filter_map(|(strikes, which)| strikes.then_some(which))
+    }
+
     fn advance(&mut self, now: Mono) {
         if matches!(self.life, Life::Starting) && now >= self.running_at {
             self.life = Life::Running;
@@ -156,6 +168,8 @@ pub(crate) struct Node {
     next_port: u16,
     /// All that was started, for the checks.
     pub(crate) started: Vec<(InstanceId, InstanceSpec)>,
+    /// What has gone wrong since it was last asked.
+    pub(crate) struck: BTreeSet<Strike>,
 }
 
 impl Node {
@@ -169,6 +183,7 @@ impl Node {
             faults,
             next_port: 20_000,
             started: Vec::new(),
+            struck: BTreeSet::new(),
         }
     }
 
@@ -192,7 +207,11 @@ impl Node {
     }
 
     pub(crate) fn advance(&mut self, now: Mono, profile: &dyn Fn(&InstanceId) -> Profile) {
-        self.procs.values_mut().for_each(|proc| proc.advance(now));
+        let struck = &mut self.struck;
+        self.procs.values_mut().for_each(|proc| {
+            struck.extend(proc.strikes(now));
+            proc.advance(now);
+        });
         if let Some((_, orders)) = self.pending.take_if(|(at, _)| now >= *at) {
             self.apply(&orders, now, profile);
         }
@@ -207,7 +226,11 @@ impl Node {
         for (id, proc) in &mut self.procs {
             match orders.get(id) {
                 Some(InstanceOrder::Run(_) | InstanceOrder::Keep) => {}
-                Some(InstanceOrder::Stop) | None => proc.stop(now),
+                Some(InstanceOrder::Stop) | None => {
+                    let ignores = proc.lives() && !proc.is_told_to_stop() && proc.stop_takes > KILL_AFTER;
+                    self.struck.extend(ignores.then_some(Strike::IgnoresTerm));
+                    proc.stop(now);
+                }
             }
         }
         let over: Vec<InstanceId> = self.procs.iter().filter(|(_, p)| !p.lives()).map(|(id, _)| id.clone()).collect();
@@ -243,6 +266,12 @@ impl Node {
             probed_at: now,
             has_health: spec.health.is_some(),
         };
+        self.struck.extend(match profile {
+            Profile::Good => None,
+            Profile::NeverReady => Some(Strike::NeverReady),
+            Profile::ExitsAtOnce => Some(Strike::ExitsAtOnce),
+            Profile::Refused => Some(Strike::Refused),
+        });
         if profile == Profile::Refused {
             proc.life = Life::Ended(Phase::Refused(Fault::new(FaultKind::Failed, "port 3000 is taken by pid 7")));
         }
@@ -256,7 +285,10 @@ impl Node {
                     proc.flaps.extend((from < to).then_some((from, to)));
                 }
                 3 if spec.alive.is_some() => proc.hangs_at = upto_end(running_at + self.ms(1, 40_000), end),
-                4 => proc.ready_at = Some(running_at + self.ms(20_000, 50_000)),
+                4 => {
+                    proc.ready_at = Some(running_at + self.ms(20_000, 50_000));
+                    self.struck.insert(Strike::Slow);
+                }
                 _ => {}
             }
         }

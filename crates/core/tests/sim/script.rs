@@ -1,6 +1,7 @@
 //! What is done to a system, all decided before it starts.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub(crate) enum Op {
 }
 
 /// What is done to the system, all decided before it starts.
+#[derive(Clone)]
 pub(crate) struct Script {
     pub(crate) calm: bool,
     pub(crate) profiles: Vec<Profile>,
@@ -137,6 +139,31 @@ fn shop(rng: &mut Rng, with_api: bool, watch: Duration) -> App {
     shop
 }
 
+/// What a person reads of it.
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.calm { "calm" } else { "wild" })?;
+        let mut profiles = self.profiles.iter();
+        for ((at, op), abort) in self.ops.iter().zip(&self.aborts) {
+            write!(f, "\n  {:?} from {:.3}s", op, at.0.as_secs_f64())?;
+            if let (Op::Deploy, Some(profile)) = (op, profiles.next()) {
+                write!(f, ", {profile:?}")?;
+            }
+            if let Some(after) = abort {
+                write!(f, ", aborted after {:.3}s", after.as_secs_f64())?;
+            }
+        }
+        write!(f, "\n  aborts at any time: {:?}", self.idle_aborts)?;
+        write!(f, "\n  effects until crashes, the last first: {:?}", self.crashes)
+    }
+}
+
+/// Soon after the one before, or anywhere in the whole run.
+fn fuse(rng: &mut Rng) -> u32 {
+    let most = if rng.below(2) == 0 { 30 } else { 300 };
+    u32::try_from(rng.below(most)).unwrap()
+}
+
 impl Script {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng(seed);
@@ -172,7 +199,7 @@ impl Script {
                 .collect(),
             idle_aborts: (0..2).map(|_| Mono(Duration::from_millis(rng.below(120_000)))).collect(),
             ops,
-            crashes: (0..rng.below(4)).map(|_| u32::try_from(rng.below(30)).unwrap()).collect(),
+            crashes: (0..rng.below(5)).map(|_| fuse(&mut rng)).collect(),
             faults_end: Mono(secs(120)),
         }
     }

@@ -6,7 +6,10 @@
 mod discard;
 mod fill;
 mod measure;
+mod snapshot;
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,10 +59,21 @@ async fn carry_out(order: DataOrder, context: Arc<Context>) -> Result<DataDone, 
         DataOrder::Fill { volume, uid, source, replace } => {
             blocking("filling the volume", move || fill::run(&context.volumes, &volume, uid, &source, replace)).await
         }
+        DataOrder::Snapshot { into, release, of, uid } => {
+            snapshot::take(&context, snapshot::Snapshot { into, release, of, uid }).await
+        }
         DataOrder::Discard { folder } => {
             blocking("removing the data", move || discard::run(&context.volumes, &folder)).await
         }
     }
+}
+
+/// Removes the snapshots that are not kept, and what killed daemons left of others. Blocks.
+///
+/// # Errors
+/// The first that could not be removed.
+pub(crate) fn collect_snapshots(state_dir: &Path, keep: &BTreeSet<PathBuf>) -> io::Result<()> {
+    snapshot::collect(&state_dir.join("snapshots"), |folder| keep.contains(folder))
 }
 
 async fn blocking(

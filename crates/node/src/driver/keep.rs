@@ -4,21 +4,28 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bowline_core::id::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::{layout, procfs};
 
-/// Copies `exe` to `<state>/bin/<digest>/bowline` unless it is there; removes copies that nothing runs from. A path that
-/// is such a copy is returned as it is.
+/// Another command may have made a copy and be about to hand it to the daemon.
+const YOUNG: Duration = Duration::from_secs(600);
+
+/// Copies `exe` to `<state>/bin/<digest>/bowline` unless it is there; removes old copies that nothing runs from. Where it is
+/// such a copy, that is it.
 ///
 /// # Errors
 /// The binary cannot be read, or the copy not be written.
 pub fn keep(state: &Path, exe: &Path) -> io::Result<PathBuf> {
     let kept = state.join("bin");
-    if exe.starts_with(&kept) {
-        return Ok(exe.to_owned());
+    // Processes name their binary by its real path, whatever links led here.
+    if let (Ok(real), Ok(exe)) = (kept.canonicalize(), exe.canonicalize())
+        && let Ok(copy) = exe.strip_prefix(real)
+    {
+        return Ok(kept.join(copy));
     }
     let mut hash = Sha256::new();
     io::copy(&mut fs::File::open(exe)?, &mut HashWriter(&mut hash))?;
@@ -33,7 +40,7 @@ pub fn keep(state: &Path, exe: &Path) -> io::Result<PathBuf> {
         fresh.as_file().sync_all()?;
         fresh.persist(&copy).map_err(|error| error.error)?;
     }
-    remove_unused(&kept, &digest);
+    remove_unused(&kept.canonicalize()?, &digest);
     Ok(copy)
 }
 
@@ -54,7 +61,13 @@ fn remove_unused(kept: &Path, current: &str) {
     let running: Vec<PathBuf> =
         procfs::all_pids().into_iter().filter_map(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok()).collect();
     for entry in fs::read_dir(kept).into_iter().flatten().flatten() {
-        let used = entry.file_name() == current || running.iter().any(|exe| exe.starts_with(entry.path()));
+        let young = || {
+            entry
+                .metadata()
+                .and_then(|about| about.modified())
+                .is_ok_and(|at| at.elapsed().is_ok_and(|age| age < YOUNG))
+        };
+        let used = entry.file_name() == current || running.iter().any(|exe| exe.starts_with(entry.path())) || young();
         if !used && let Err(error) = fs::remove_dir_all(entry.path()) {
             tracing::debug!(copy = %entry.path().display(), %error, "an unused copy of the binary stays");
         }
@@ -76,6 +89,27 @@ mod tests {
         fs::write(&exe, "two").unwrap();
         let two = keep(state.path(), &exe).unwrap();
         assert_eq!(fs::read(&two).unwrap(), b"two");
-        assert!(!one.exists() && one != two);
+        assert!(one.exists() && one != two, "somebody may be about to run it");
+        let old = std::time::SystemTime::now() - 2 * YOUNG;
+        fs::File::open(one.parent().unwrap()).unwrap().set_modified(old).unwrap();
+        keep(state.path(), &exe).unwrap();
+        assert!(!one.exists() && two.exists());
+    }
+
+    #[test]
+    fn a_state_that_a_link_leads_to_keeps_what_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let kept = keep(&link, Path::new("/bin/sleep")).unwrap();
+        assert_eq!(keep(&link, &kept.canonicalize().unwrap()).unwrap(), kept);
+        let mut runs = std::process::Command::new(&kept).arg("1000").spawn().unwrap();
+        let old = std::time::SystemTime::now() - 2 * YOUNG;
+        fs::File::open(kept.parent().unwrap()).unwrap().set_modified(old).unwrap();
+        keep(&link, Path::new("/bin/cat")).unwrap();
+        let stays = kept.exists();
+        runs.kill().and_then(|()| runs.wait()).unwrap();
+        assert!(stays, "a process runs from it");
     }
 }

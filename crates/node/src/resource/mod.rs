@@ -29,6 +29,7 @@ use bowline_core::resource::{
     Effect, Input, Managed, Nature, Prepared, ResourceKey, ResourceSpec, Resources, Round, Trouble,
 };
 use bowline_core::time::Mono;
+use tokio::io::AsyncWrite;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -48,6 +49,20 @@ enum Answer {
     Prepared(ResourceKey, Round, Result<Prepared, Trouble>),
     Probed(ResourceKey, Round, Result<Option<String>, Trouble>),
     Provisioned(ResourceKey, Round, Result<(), Trouble>),
+}
+
+/// Writes down what is in a Redis that runs.
+///
+/// # Errors
+/// It runs elsewhere, or does not answer to the end.
+pub(crate) async fn dump_redis(
+    run_dir: &Path,
+    key: &ResourceKey,
+    spec: &ResourceSpec,
+    to: &mut (dyn AsyncWrite + Unpin + Send),
+) -> Result<(), Fault> {
+    let managed = spec.managed().ok_or_else(|| wrong_kind(key).fault)?;
+    redis::dump(&Site::new(key, &managed.server, run_dir), to).await.map_err(|trouble| trouble.fault)
 }
 
 /// The ends of the channels to both sides.

@@ -12,6 +12,7 @@ use bowline_core::secret::Secret;
 use redis::aio::MultiplexedConnection;
 use redis::{ConnectionAddr, ConnectionInfo, ErrorKind, RedisConnectionInfo, RedisError};
 use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::failure::{self, foreign, unusable};
 use super::packages;
@@ -105,6 +106,58 @@ pub(super) async fn connect(site: &Site<'_>) -> Result<MultiplexedConnection, Tr
 
 fn is_loading(error: &RedisError) -> bool {
     error.kind() == ErrorKind::BusyLoadingError
+}
+
+/// Keys asked for at once.
+const PAGE: usize = 256;
+
+/// Everything in it, as commands that make it anew (`redis-cli --pipe`); each key as it is when its turn comes.
+pub(super) async fn dump(site: &Site<'_>, to: &mut (dyn AsyncWrite + Unpin + Send)) -> Result<(), Trouble> {
+    let failed = |error: RedisError| unusable(site.key, "reading what is in it", &error);
+    let unwritten = |error: std::io::Error| unusable(site.key, "writing down what is in it", &error);
+    let mut admin = connect(site).await?;
+    for number in databases(&mut admin).await.map_err(failed)? {
+        redis::cmd("SELECT").arg(number).exec_async(&mut admin).await.map_err(failed)?;
+        to.write_all(&command(&[b"SELECT", number.to_string().as_bytes()])).await.map_err(unwritten)?;
+        let mut cursor: u64 = 0;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("COUNT").arg(PAGE);
+            let (next, keys): (u64, Vec<Vec<u8>>) = scan.query_async(&mut admin).await.map_err(failed)?;
+            for key in keys {
+                let mut both = redis::pipe();
+                both.atomic().cmd("PTTL").arg(&key).cmd("DUMP").arg(&key);
+                let (left, value): (i64, Option<Vec<u8>>) = both.query_async(&mut admin).await.map_err(failed)?;
+                // It may be gone meanwhile.
+                let Some(value) = value else { continue };
+                let left = left.max(0).to_string();
+                let words = command(&[b"RESTORE", &key, left.as_bytes(), &value, b"REPLACE"]);
+                to.write_all(&words).await.map_err(unwritten)?;
+            }
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Those that hold anything: `db0:keys=…` of INFO.
+async fn databases(admin: &mut MultiplexedConnection) -> Result<Vec<u32>, RedisError> {
+    let info: String = redis::cmd("INFO").arg("keyspace").query_async(admin).await?;
+    Ok(info.lines().filter_map(|line| line.strip_prefix("db")?.split(':').next()?.parse().ok()).collect())
+}
+
+/// As clients send it (RESP, arrays of bulk strings).
+fn command(words: &[&[u8]]) -> Vec<u8> {
+    let mut out = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        out.extend_from_slice(word);
+        out.extend_from_slice(b"\r\n");
+    }
+    out
 }
 
 /// Users as they should be.

@@ -251,7 +251,7 @@ static RELEASE: TableSpec = TableSpec {
             "snapshot",
             List(Form::Name),
             Omitted("none"),
-            "Databases, volumes and buckets snapshotted before `before` runs.",
+            "Databases, caches and volumes kept as they are before `before` runs, in `snapshots/` of the state: a rollback does not undo what it does.",
         ),
     ],
     conflicts: &[],

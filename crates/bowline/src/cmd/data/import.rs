@@ -203,17 +203,57 @@ fn text(kind: ResourceKind, file: &Path) -> Result<Vec<u8>, Fault> {
 
 /// The first line with which a text would leave the transaction that it is run in.
 fn broken_transaction(kind: ResourceKind, text: &[u8]) -> Option<(usize, String)> {
-    let text = String::from_utf8_lossy(text);
     match kind {
-        ResourceKind::Postgres => bowline_node::breaks_transaction(&text).map(|(line, said)| (line, said.to_owned())),
+        ResourceKind::Postgres => {
+            let text = String::from_utf8_lossy(text);
+            bowline_node::breaks_transaction(&text).map(|(line, said)| (line, said.to_owned()))
+        }
         // One transaction of tables is not to be had there.
         ResourceKind::MariaDb => None,
-        ResourceKind::Redis => text.lines().zip(1..).find_map(|(line, number)| {
-            let word = line.split_ascii_whitespace().next()?.trim_matches('"');
+        ResourceKind::Redis => redis_commands(text).into_iter().find_map(|(line, word)| {
             let ends = ["multi", "exec", "discard"].iter().any(|end| word.eq_ignore_ascii_case(end));
-            ends.then(|| (number, line.to_owned()))
+            ends.then_some((line, word))
         }),
     }
+}
+
+/// The first word of each command, and the line that it is in: commands a line (inline), or as clients send them (RESP).
+fn redis_commands(text: &[u8]) -> Vec<(usize, String)> {
+    let (mut rest, mut line, mut found) = (text, 1, Vec::new());
+    while !rest.is_empty() {
+        let (word, length) = match sent(rest) {
+            Some((word, length)) => (word, length),
+            None => {
+                let length = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |end| end + 1);
+                let words = String::from_utf8_lossy(&rest[..length]).into_owned();
+                (words.split_ascii_whitespace().next().unwrap_or_default().trim_matches('"').to_owned(), length)
+            }
+        };
+        if !word.is_empty() {
+            found.push((line, word));
+        }
+        line += rest[..length].iter().filter(|byte| **byte == b'\n').count();
+        rest = &rest[length..];
+    }
+    found
+}
+
+/// An array of bulk strings at the beginning: its first word, and how long all of it is. `None`: it is something else.
+fn sent(text: &[u8]) -> Option<(String, usize)> {
+    let number = |at: usize, mark: u8| -> Option<(usize, usize)> {
+        let line = text.get(at..)?.strip_prefix(&[mark])?;
+        let end = line.iter().take(20).position(|byte| *byte == b'\r')?;
+        Some((std::str::from_utf8(&line[..end]).ok()?.parse().ok()?, at + end + "*\r\n".len()))
+    };
+    let (count, mut at) = number(0, b'*')?;
+    let mut first = None;
+    for _ in 0..count {
+        let (length, begin) = number(at, b'$')?;
+        let word = text.get(begin..begin.checked_add(length)?)?;
+        first.get_or_insert_with(|| String::from_utf8_lossy(word).into_owned());
+        at = begin + length + "\r\n".len();
+    }
+    (at <= text.len()).then_some((first?, at))
 }
 
 async fn fill(
@@ -404,6 +444,9 @@ mod tests {
         check(ResourceKind::Postgres, "\\! true", Some(1));
         check(ResourceKind::Redis, "SET a b\nexec\n", Some(2));
         check(ResourceKind::Redis, "SET exec discard\n", None);
+        check(ResourceKind::Redis, "*2\r\n$3\r\nSET\r\n$8\r\na\nexec\n \r\nGET a\n", None);
+        check(ResourceKind::Redis, "*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n$4\r\nEXEC\r\n", Some(6));
+        check(ResourceKind::Redis, "*2\r\n$999\r\nGET\r\nexec", Some(4));
         check(ResourceKind::MariaDb, "COMMIT;", None);
     }
 }

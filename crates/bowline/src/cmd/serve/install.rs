@@ -80,15 +80,27 @@ fn words(args: &Serve, state: Option<&Path>) -> Result<Vec<String>, Fault> {
 /// A word that a unit cannot hold.
 fn unit(binary: &Path, words: &[String]) -> Result<String, Fault> {
     let binary = binary.to_str().ok_or_else(|| unspeakable(&binary.display().to_string()))?;
+    // Variables are expanded in arguments, not in what is executed.
+    let binary = quoted(binary)?.replace("$$", "$");
     let words: Vec<String> = words.iter().map(|word| quoted(word)).collect::<Result<_, _>>()?;
-    let line = |verb: &str| -> Result<String, Fault> {
-        Ok(std::iter::once(quoted(binary)?).chain([verb.to_owned()]).chain(words.clone()).collect::<Vec<_>>().join(" "))
-    };
+    let start = [&[binary.clone(), "serve".to_owned()], words.as_slice()].concat().join(" ");
     // Of the server's daemon, whatever other one runs on this machine.
     let state = words.iter().find(|word| word.trim_start_matches('"').starts_with("--state="));
     let state = state.cloned().unwrap_or_else(|| format!("--state={SERVER_STATE}"));
-    let upgrade = format!("{} serve --upgrade {state}", quoted(binary)?);
-    Ok(TEMPLATE.replace("{mark}", MARK).replace("{start}", &line("serve")?).replace("{upgrade}", &upgrade))
+    let upgrade = format!("{binary} serve --upgrade {state}");
+    Ok(filled(TEMPLATE, &[("mark", MARK), ("start", &start), ("upgrade", &upgrade)]))
+}
+
+/// What is put in is not looked at again.
+fn filled(template: &str, values: &[(&str, &str)]) -> String {
+    let mut pieces = template.split('{');
+    let mut out = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (name, rest) = piece.split_once('}').unwrap_or((piece, ""));
+        let value = values.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
+        out.extend([value, rest]);
+    }
+    out
 }
 
 const TEMPLATE: &str = "{mark}, which writes it anew. Own lines belong into a drop-in: systemctl edit bowline.

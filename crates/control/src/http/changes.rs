@@ -1,0 +1,122 @@
+//! What a change has told so far, and how one ended that this daemon has told nothing of.
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use bowline_api::wire::{ChangeEvent, ChangeStep};
+use bowline_core::fault::{Fault, FaultKind};
+use serde::Deserialize;
+
+use super::answer::Refusal;
+use super::{Api, Handled, lines, misunderstood};
+use crate::store::{EventRecord, StoreError, View};
+
+/// Events looked at for the end of a change: it is asked for soon after.
+const RECENT: u32 = 1_000;
+
+/// What the store knows of a change.
+enum Kept {
+    /// It goes on, and is about to be told of.
+    UnderWay,
+    Ended(ChangeEvent),
+}
+
+pub(super) async fn change(State(api): State<Api>, id: Result<Path<u64>, PathRejection>) -> Handled {
+    let kept = api.kept()?;
+    let Path(id) = id.map_err(|error| misunderstood(&error))?;
+    if let Some(reader) = api.journals.read(id) {
+        return Ok(lines::of_change(reader));
+    }
+    match kept.store.read(|view| look(view, id)).map_err(Fault::from)? {
+        Some(Kept::UnderWay) => Ok(lines::of_change(api.journals.open(id))),
+        Some(Kept::Ended(end)) => {
+            // One that has ended is not followed by anybody else.
+            let journals = crate::http::journal::Journals::default();
+            journals.write(id, end);
+            Ok(lines::of_change(journals.open(id)))
+        }
+        None => Err(Refusal::not_found(
+            Fault::new(FaultKind::Invalid, format!("change {id} is not known to this daemon"))
+                .hint("`bowline status` shows how each app's last change ended"),
+        )),
+    }
+}
+
+fn look(view: &View<'_>, id: u64) -> Result<Option<Kept>, StoreError> {
+    /// What every form of a change has.
+    #[derive(Deserialize)]
+    struct Numbered {
+        change: u64,
+    }
+    let is_it = |state: &str| serde_json::from_str(state).is_ok_and(|Numbered { change }| change == id);
+    if view.rollouts()?.iter().any(|row| is_it(&row.state)) {
+        return Ok(Some(Kept::UnderWay));
+    }
+    let events = view.last_events(None, RECENT)?;
+    Ok(events.iter().rev().find_map(|event| end(event, id)).map(Kept::Ended))
+}
+
+/// How change `id` ended, if this says it.
+fn end(event: &EventRecord, id: u64) -> Option<ChangeEvent> {
+    #[derive(Deserialize)]
+    struct Fields {
+        change: u64,
+        release: Option<u32>,
+        phase: Option<String>,
+    }
+    let Fields { change, release, phase } = serde_json::from_str(&event.fields).ok()?;
+    let key = event.key.as_ref().filter(|_| change == id)?;
+    let what = match (event.kind.as_str(), phase.as_deref(), release) {
+        (_, Some("done"), Some(release)) | ("release.unchanged", _, Some(release)) => {
+            ChangeStep::Done { release, cached: false, urls: Vec::new() }
+        }
+        (_, Some("rolled back" | "failed" | "undone"), _) | ("change.failed" | "change.interrupted", ..) => {
+            let fault = Fault::new(FaultKind::Failed, format!("the change of {key} came to nothing"));
+            let fault = fault.caused_by(&event.message).hint(format!("bowline status {}", key.app));
+            ChangeStep::Failed { fault: fault.into() }
+        }
+        _ => return None,
+    };
+    Some(ChangeEvent { at: event.at.0, what })
+}
+
+#[cfg(test)]
+mod tests {
+    use bowline_core::id::{AppKey, AppName, EnvName};
+    use bowline_core::time::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn an_end_is_known_by_its_change() {
+        let event = |kind: &str, fields: &str| EventRecord {
+            sequence: 1,
+            at: Timestamp(7),
+            key: Some(AppKey { env: EnvName::new("local").unwrap(), app: AppName::new("shop").unwrap() }),
+            kind: kind.into(),
+            message: "it exited".into(),
+            fields: fields.into(),
+        };
+        let told = |kind, fields| end(&event(kind, fields), 3).map(|told| told.what);
+        let done = told("rollout.done", r#"{"change":3,"release":2,"phase":"done"}"#);
+        assert!(matches!(done, Some(ChangeStep::Done { release: 2, .. })), "{done:?}");
+        for (kind, fields) in [
+            ("rollout.rolled", r#"{"change":3,"release":2,"phase":"rolled back"}"#),
+            ("change.failed", r#"{"change":3,"reason":"x"}"#),
+            ("restart.undone", r#"{"change":3,"release":2,"phase":"undone"}"#),
+        ] {
+            let failed = told(kind, fields);
+            assert!(
+                matches!(&failed, Some(ChangeStep::Failed { fault }) if fault.caused_by == ["it exited"]),
+                "{failed:?}"
+            );
+        }
+        for (kind, fields) in [
+            ("rollout.done", r#"{"change":4,"release":2,"phase":"done"}"#),
+            ("rollout.step", r#"{"change":3,"release":2,"phase":"step 0"}"#),
+            ("release.stored", r#"{"change":3,"release":2}"#),
+            ("daemon.started", "{}"),
+        ] {
+            assert_eq!(told(kind, fields), None, "{kind}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Which faults met which effects: a simulation in which something never happens proves nothing about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Strike {
+    /// The daemon dies at the effect itself; the others have struck since the change began.
+    Crash,
+    /// What the daemon had sent to the edge is lost with it.
+    LostTable,
+    /// A good instance exits.
+    Exits,
+    Hangs,
+    /// Its health fails for a while.
+    Flaps,
+    /// It gets ready late, or too late.
+    Slow,
+    NeverReady,
+    ExitsAtOnce,
+    Refused,
+    IgnoresTerm,
+}
+
+pub(crate) const STRIKES: [Strike; 10] = [
+    Strike::Crash,
+    Strike::LostTable,
+    Strike::Exits,
+    Strike::Hangs,
+    Strike::Flaps,
+    Strike::Slow,
+    Strike::NeverReady,
+    Strike::ExitsAtOnce,
+    Strike::Refused,
+    Strike::IgnoresTerm,
+];
+
+/// What the daemon does to the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Effect {
+    /// A phase is about to be stored.
+    Store(&'static str),
+    /// It is stored, and nothing has followed from it yet.
+    Stored(&'static str),
+    Order,
+    Serve,
+}
+
+/// Phases that are entered, of rollouts and rounds.
+pub(crate) const PHASES: [&str; 14] = [
+    "step",
+    "promote",
+    "watch",
+    "done",
+    "abort clear",
+    "abort restore",
+    "abort drain",
+    "rolled back",
+    "failed",
+    "round move",
+    "round done",
+    "round restore",
+    "round clear",
+    "round undone",
+];
+
+/// Effects by what they are, whatever phase they belong to.
+pub(crate) const KINDS: [&str; 4] = ["store", "stored", "order", "serve"];
+
+impl Effect {
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::Store(_) => KINDS[0],
+            Self::Stored(_) => KINDS[1],
+            Self::Order => KINDS[2],
+            Self::Serve => KINDS[3],
+        }
+    }
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(phase) | Self::Stored(phase) => write!(f, "{} {phase}", self.kind()),
+            Self::Order | Self::Serve => f.write_str(self.kind()),
+        }
+    }
+}
+
+/// How often each effect met each fault.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Cover {
+    met: BTreeMap<(Effect, Strike), u64>,
+    /// Since the change began.
+    struck: BTreeSet<Strike>,
+}
+
+impl Cover {
+    pub(crate) fn begin(&mut self) {
+        self.struck.clear();
+    }
+
+    pub(crate) fn strike(&mut self, strikes: impl IntoIterator<Item = Strike>) {
+        self.struck.extend(strikes);
+    }
+
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        for strike in &self.struck {
+            *self.met.entry((effect, *strike)).or_default() += 1;
+        }
+    }
+
+    pub(crate) fn crash(&mut self, effect: Effect) {
+        *self.met.entry((effect, Strike::Crash)).or_default() += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (met, count) in &other.met {
+            *self.met.entry(*met).or_default() += count;
+        }
+    }
+
+    pub(crate) fn of_kind(&self, kind: &str, strike: Strike) -> u64 {
+        self.met.iter().filter(|((effect, s), _)| effect.kind() == kind && *s == strike).map(|(_, count)| count).sum()
+    }
+
+    /// Every effect, phases told apart, at which the daemon died.
+    pub(crate) fn crashes(&self) -> BTreeMap<String, u64> {
+        let crashes = self.met.iter().filter(|((_, strike), _)| *strike == Strike::Crash);
+        crashes.map(|((effect, _), count)| (effect.to_string(), *count)).collect()
+    }
+}

@@ -1,0 +1,59 @@
+//! Of a script that breaks an invariant, the least that still does.
+
+use crate::check::Invariant;
+use crate::node::Profile;
+use crate::script::{Op, Script};
+
+/// Leaves out whatever the same invariant is broken without.
+pub(crate) fn shrink(script: Script, breaks: impl Fn(&Script) -> Option<Invariant>) -> Script {
+    let Some(invariant) = breaks(&script) else { return script };
+    let mut least = script;
+    loop {
+        let smaller = candidates(&least).into_iter().find(|one| breaks(one) == Some(invariant));
+        match smaller {
+            Some(smaller) => least = smaller,
+            None => return least,
+        }
+    }
+}
+
+/// All that have one thing less.
+fn candidates(script: &Script) -> Vec<Script> {
+    let mut all = Vec::new();
+    let mut less = |change: &dyn Fn(&mut Script)| {
+        let mut smaller = script.clone();
+        change(&mut smaller);
+        all.push(smaller);
+    };
+    for i in (0..script.ops.len()).rev() {
+        less(&|one| {
+            let (_, op) = one.ops.remove(i);
+            one.aborts.remove(i);
+            if op == Op::Deploy {
+                let release = script.ops[..i].iter().filter(|(_, op)| *op == Op::Deploy).count();
+                one.profiles.remove(release);
+                one.apps.remove(release);
+            }
+        });
+    }
+    for i in 0..script.crashes.len() {
+        less(&|one| {
+            one.crashes.remove(i);
+        });
+    }
+    for i in 0..script.idle_aborts.len() {
+        less(&|one| {
+            one.idle_aborts.remove(i);
+        });
+    }
+    for i in (0..script.aborts.len()).filter(|i| script.aborts[*i].is_some()) {
+        less(&|one| one.aborts[i] = None);
+    }
+    for i in (0..script.profiles.len()).filter(|i| script.profiles[*i] != Profile::Good) {
+        less(&|one| one.profiles[i] = Profile::Good);
+    }
+    if !script.calm {
+        less(&|one| one.calm = true);
+    }
+    all
+}
