@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::answer::Refusal;
 use super::{Api, Handled, lines, misunderstood};
+use crate::reconcile::change::ChangeForm;
 use crate::store::{EventRecord, StoreError, View};
 
 /// Events looked at for the end of a change: it is asked for soon after.
@@ -42,12 +43,7 @@ pub(super) async fn change(State(api): State<Api>, id: Result<Path<u64>, PathRej
 }
 
 fn look(view: &View<'_>, id: u64) -> Result<Option<Kept>, StoreError> {
-    /// What every form of a change has.
-    #[derive(Deserialize)]
-    struct Numbered {
-        change: u64,
-    }
-    let is_it = |state: &str| serde_json::from_str(state).is_ok_and(|Numbered { change }| change == id);
+    let is_it = |state: &str| serde_json::from_str(state).is_ok_and(|form: ChangeForm| form.change() == id);
     if view.rollouts()?.iter().any(|row| is_it(&row.state)) {
         return Ok(Some(Kept::UnderWay));
     }

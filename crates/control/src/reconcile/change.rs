@@ -140,6 +140,12 @@ pub(crate) enum ChangeForm {
 }
 
 impl ChangeForm {
+    pub(crate) fn change(&self) -> u64 {
+        match self {
+            Self::Build { change, .. } | Self::Round { change, .. } | Self::Rollout { change, .. } => *change,
+        }
+    }
+
     /// A rollout's place in the store.
     pub(crate) fn of_rollout(change: &Change, rolling: &RollingOut, phase: Phase, reason: Option<&Fault>) -> Self {
         Self::Rollout {

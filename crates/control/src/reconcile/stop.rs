@@ -201,7 +201,7 @@ impl Loop {
 
     /// What is stored of a change stands: the next daemon goes on with it. A build is not stored.
     fn leave_to_the_next(&mut self, key: &AppKey) {
-        let starting = self.is_starting(key);
+        let (starting, ends) = (self.is_starting(key), self.is_ending_its_change(key));
         let Some(app) = self.apps.get_mut(key) else { return };
         let (change, promoted) = (app.change.take(), app.promoted.take());
         if let Some(job) = app.storing.take() {
@@ -212,6 +212,8 @@ impl Loop {
         }
         let Some(change) = change else { return };
         match change.stage {
+            // How it ends is being stored, and told by the next daemon to whoever asks.
+            Stage::Rollout(_) | Stage::Round(_) if ends => return,
             Stage::Release { .. } if !starting => {}
             Stage::Release { .. } | Stage::Rollout(_) | Stage::Round(_) => {
                 return self.tell(change.id, goes_on_later());
@@ -233,12 +235,28 @@ impl Loop {
         self.answer(ticket, Answer::Accepted(accepted));
     }
 
+    /// The phases that the store is about to know.
+    fn being_stored(&self, key: &AppKey) -> Option<&Passed> {
+        let job = self.apps.get(key).and_then(|app| app.storing).filter(|job| !self.waits_for_retry(*job));
+        match self.pending.get(&job?)? {
+            Pending::Phase { entered, .. } => Some(entered),
+            _ => None,
+        }
+    }
+
     /// The store is about to know that the new release has taken over.
     fn is_ending_its_rollout(&self, key: &AppKey) -> bool {
-        let job = self.apps.get(key).and_then(|app| app.storing).filter(|job| !self.waits_for_retry(*job));
-        let pending = job.and_then(|job| self.pending.get(&job));
-        let Some(Pending::Phase { entered: Passed::Rollout(entered), .. }) = pending else { return false };
+        let Some(Passed::Rollout(entered)) = self.being_stored(key) else { return false };
         entered.last().is_some_and(|entered| entered.phase == Phase::Done)
+    }
+
+    /// The store is about to know how a change ended.
+    fn is_ending_its_change(&self, key: &AppKey) -> bool {
+        match self.being_stored(key) {
+            Some(Passed::Rollout(entered)) => entered.last().is_some_and(|entered| entered.phase.is_terminal()),
+            Some(Passed::Round(entered)) => entered.last().is_some_and(|entered| entered.phase.is_terminal()),
+            None => false,
+        }
     }
 
     fn end_daemon(&mut self, now: Now) {

@@ -7,7 +7,9 @@ fn kept(world: &World) -> Vec<u8> {
     let keep = world.kept.as_ref().expect("something was collected");
     let number = |root: &PathBuf| root.file_name()?.to_str()?.parse().ok();
     let artifacts = keep.iter().filter(|path| path.components().any(|part| part.as_os_str() == "artifacts"));
-    artifacts.filter_map(number).collect()
+    let mut numbers: Vec<u8> = artifacts.filter_map(number).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 fn release(world: &mut World, daemon: &mut Daemon, source: u8) {

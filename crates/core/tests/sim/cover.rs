@@ -65,6 +65,19 @@ pub(crate) const PHASES: [&str; 14] = [
     "round undone",
 ];
 
+/// Those of them that a script comes to seldom.
+pub(crate) const RARE: [&str; 9] = [
+    "abort clear",
+    "abort restore",
+    "abort drain",
+    "rolled back",
+    "failed",
+    "round done",
+    "round restore",
+    "round clear",
+    "round undone",
+];
+
 /// Effects by what they are, whatever phase they belong to.
 pub(crate) const KINDS: [&str; 4] = ["store", "stored", "order", "serve"];
 

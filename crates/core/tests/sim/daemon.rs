@@ -116,6 +116,8 @@ pub(crate) struct Outside<'a> {
     pub(crate) builds: &'a mut u32,
     /// Effects until the crash.
     pub(crate) fuse: &'a mut Option<u32>,
+    /// The effect at which it dies besides.
+    pub(crate) aim: &'a mut Option<Effect>,
     pub(crate) cover: &'a mut Cover,
     pub(crate) calm: bool,
     pub(crate) random: u64,
@@ -124,6 +126,11 @@ pub(crate) struct Outside<'a> {
 impl Outside<'_> {
     fn effect(&mut self, effect: Effect) -> Result<(), Stop> {
         self.cover.effect(effect);
+        if *self.aim == Some(effect) {
+            *self.aim = None;
+            self.cover.crash(effect);
+            return Err(Stop::Crash);
+        }
         match self.fuse {
             Some(0) => {
                 *self.fuse = None;

@@ -14,7 +14,7 @@ mod rng;
 mod script;
 mod shrink;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ use std::thread;
 use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, InstanceId, ReleaseNumber, ServiceName};
+use bowline_core::id::{AppKey, InstanceId, Port, ReleaseNumber, ServiceName};
 use bowline_core::rollout::{Phase, RoundPhase, Scaled};
 use bowline_core::route::Site;
 use bowline_core::time::Mono;
@@ -81,8 +81,8 @@ struct Sim {
     builds_when_going_back: Option<u32>,
     /// Of `web`, what serves at least: before and after what is under way, or was last.
     low: u16,
-    /// Instances of the release that is restarted.
-    old: Option<(ReleaseNumber, BTreeSet<InstanceId>)>,
+    /// Instances of the release that is restarted, and their ports: another daemon may give a number out again.
+    old: Option<(ReleaseNumber, BTreeMap<InstanceId, Port>)>,
     seen: Seen,
     was_full: bool,
     started: usize,
@@ -160,6 +160,7 @@ impl Sim {
             mutation: self.mutation,
             builds: &mut self.builds,
             fuse: &mut self.fuse,
+            aim: &mut self.script.aim,
             cover: &mut self.cover,
             calm: self.script.calm,
             random: self.rng.next(),
@@ -302,8 +303,9 @@ impl Sim {
         };
         self.rounds_aborted.extend(began.then_some(false));
         if let (true, Op::Restart, Some(stable)) = (began, op, stable) {
-            let of_stable = |id: &&InstanceId| id.slot.key == shop && id.slot.release == stable;
-            self.old = Some((stable, self.node.procs.keys().filter(of_stable).cloned().collect()));
+            let of_stable = |id: &InstanceId| id.slot.key == shop && id.slot.release == stable;
+            let old = self.node.procs.iter().filter(|(id, _)| of_stable(id));
+            self.old = Some((stable, old.map(|(id, proc)| (id.clone(), proc.port)).collect()));
         }
         // Before the first there is nothing to lose.
         let low = if before == 0 { after } else { before.min(after) };
@@ -403,9 +405,11 @@ impl Sim {
             return Ok(());
         }
         let Some((release, old)) = self.old.take() else { return Ok(()) };
-        let left = old.iter().find(|id| self.node.procs.get(*id).is_some_and(node::Proc::lives));
-        match left {
-            Some(id) if record.rounds_ended.last() == Some(&RoundPhase::Done) => {
+        let same = |(id, port): &(&InstanceId, &Port)| {
+            self.node.procs.get(*id).is_some_and(|proc| proc.lives() && proc.port == **port)
+        };
+        match old.iter().find(same) {
+            Some((id, _)) if record.rounds_ended.last() == Some(&RoundPhase::Done) => {
                 Err(broken(Invariant::Restarted, format!("{id} of r{release} went through a restart")))
             }
             Some(_) | None => Ok(()),
@@ -682,6 +686,7 @@ fn a_crash_at_any_effect_ends_where_no_crash_ends() {
             script.aborts.fill(None);
             script.idle_aborts.clear();
             script.crashes = crash.into_iter().collect();
+            script.aim = None;
             let mut sim = Sim::new(seed, script, None);
             let ended =
                 sim.run().unwrap_or_else(|b| panic!("seed {seed}, crash {crash:?}: {:?}: {}", b.invariant, b.text));

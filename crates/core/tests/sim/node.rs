@@ -33,7 +33,8 @@ enum Life {
 #[derive(Debug)]
 pub(crate) struct Proc {
     life: Life,
-    port: Port,
+    /// No other process of the run has it.
+    pub(crate) port: Port,
     running_at: Mono,
     ready_at: Option<Mono>,
     dies_at: Option<Mono>,

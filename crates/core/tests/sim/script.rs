@@ -12,6 +12,7 @@ use bowline_core::app::{
 use bowline_core::id::{AppKey, AppName, EnvName, Port, RouteName, ServiceName};
 use bowline_core::time::Mono;
 
+use crate::cover::{Effect, RARE};
 use crate::node::Profile;
 use crate::rng::Rng;
 
@@ -45,6 +46,8 @@ pub(crate) struct Script {
     pub(crate) idle_aborts: Vec<Mono>,
     /// Effects until each crash of the daemon.
     pub(crate) crashes: Vec<u32>,
+    /// It dies besides at the first effect of this kind: some are rare.
+    pub(crate) aim: Option<Effect>,
     pub(crate) faults_end: Mono,
 }
 
@@ -154,8 +157,14 @@ impl fmt::Debug for Script {
             }
         }
         write!(f, "\n  aborts at any time: {:?}", self.idle_aborts)?;
-        write!(f, "\n  effects until crashes, the last first: {:?}", self.crashes)
+        write!(f, "\n  effects until crashes, the last first: {:?}; at the first {:?}", self.crashes, self.aim)
     }
+}
+
+/// One of those that few scripts come to.
+fn aim(rng: &mut Rng) -> Effect {
+    let phase = RARE[usize::try_from(rng.below(RARE.len() as u64)).unwrap()];
+    if rng.below(2) == 0 { Effect::Store(phase) } else { Effect::Stored(phase) }
 }
 
 /// Soon after the one before, or anywhere in the whole run.
@@ -200,6 +209,7 @@ impl Script {
             idle_aborts: (0..2).map(|_| Mono(Duration::from_millis(rng.below(120_000)))).collect(),
             ops,
             crashes: (0..rng.below(5)).map(|_| fuse(&mut rng)).collect(),
+            aim: Some(aim(&mut rng)),
             faults_end: Mono(secs(120)),
         }
     }

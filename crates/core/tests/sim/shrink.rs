@@ -41,6 +41,9 @@ fn candidates(script: &Script) -> Vec<Script> {
             one.crashes.remove(i);
         });
     }
+    if script.aim.is_some() {
+        less(&|one| one.aim = None);
+    }
     for i in 0..script.idle_aborts.len() {
         less(&|one| {
             one.idle_aborts.remove(i);
