@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Longest name accepted for an app, a service or any other table of the file: a name becomes part of a DNS label.
 pub const MAX_NAME: usize = 40;
@@ -36,11 +37,12 @@ fn check_name(text: &str) -> Result<(), NameError> {
     }
 }
 
+// Shared: every look at a node hands out the names of thousands of instances.
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $type(Box<str>);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// Parses `[a-z][a-z0-9-]{0,39}`.

@@ -128,16 +128,19 @@ impl Slots {
 
     /// Makes a slot of all that is wanted and of all that lives.
     fn find(&mut self, world: World<'_>, now: Mono) {
-        let wanted = world.wanted.iter().flat_map(|(pool, wanted)| {
-            (0..wanted.replicas).map(|slot| SlotId {
-                key: pool.key.clone(),
-                service: pool.service.clone(),
-                release: pool.release,
-                slot: crate::id::Slot(slot),
-            })
-        });
-        let found = world.node.instances.keys().map(|id| id.slot.clone());
-        let missing: BTreeSet<SlotId> = wanted.chain(found).filter(|id| !self.slots.contains_key(id)).collect();
+        let mut missing = BTreeSet::new();
+        for (PoolId { key, service, release }, wanted) in world.wanted {
+            let first = crate::id::Slot(0);
+            let mut id = SlotId { key: key.clone(), service: service.clone(), release: *release, slot: first };
+            for slot in 0..wanted.replicas {
+                id.slot = crate::id::Slot(slot);
+                if !self.slots.contains_key(&id) {
+                    missing.insert(id.clone());
+                }
+            }
+        }
+        let found = world.node.instances.keys().map(|id| &id.slot);
+        missing.extend(found.filter(|id| !self.slots.contains_key(*id)).cloned());
         for id in missing {
             let last = self.resting.remove(&id).unwrap_or(Incarnation(0));
             self.slots.insert(id.clone(), Slot::found(id, last, world.node, now));
