@@ -193,6 +193,7 @@ impl Daemon<'_> {
             builds: node.builds,
             collections: node.collections,
             checks: node.checks,
+            foresights: node.foresights,
             logs: node.logs,
             sessions: node.sessions,
             data: node.data,
