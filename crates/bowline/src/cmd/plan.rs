@@ -166,6 +166,8 @@ fn differences(plan: &wire::Plan) -> Vec<Line> {
     let of_file = plan.differences.iter().map(|one| {
         let mark = Mark::of(one.from.is_some(), one.to.is_some());
         let words = match (&one.from, &one.to) {
+            // Neither is shown.
+            (Some(from), Some(to)) if from == to => from.clone(),
             (Some(from), Some(to)) => format!("{} → {}", cut(from), cut(to)),
             (Some(one), None) | (None, Some(one)) => cut(one),
             (None, None) => String::new(),

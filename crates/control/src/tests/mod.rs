@@ -97,7 +97,7 @@ struct World {
     /// Fields of `artifacts`: another digest is another build.
     source: u8,
     /// The interpreter that builds find.
-    runtime: Option<String>,
+    interpreter: Option<String>,
     /// The sources that were built.
     sealed: BTreeSet<u8>,
     mode: Mode,
@@ -181,7 +181,7 @@ impl World {
             detected: Some(Command("detected".into())),
             built_by: None,
             source: 1,
-            runtime: None,
+            interpreter: None,
             sealed: BTreeSet::new(),
             mode: Mode::Local,
             users: Users::default(),
@@ -427,7 +427,7 @@ impl World {
                 run: service.run.clone().or_else(|| self.detected.clone()),
                 fallback: None,
                 env: BTreeMap::from([("PATH".to_owned(), "/venv/bin".to_owned())]),
-                runtime: self.runtime.clone(),
+                runtime: self.interpreter.clone(),
                 detected: Vec::new(),
                 cached: false,
             };

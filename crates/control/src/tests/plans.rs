@@ -117,7 +117,10 @@ fn an_apply_is_refused_whose_world_has_moved() {
     );
     check_moved(|world, _| world.source = 2, "the folder has changed: web");
     check_moved(|world, _| write(world, "[env]\nA = \"2\"\n"), "env.A is 2 now, in the plan 1");
-    check_moved(|world, _| (world.source, world.runtime) = (2, Some("python 3.12".into())), "built for python 3.12");
+    check_moved(
+        |world, _| (world.source, world.interpreter) = (2, Some("python 3.12".into())),
+        "built for python 3.12",
+    );
     let key = AppKey { env: EnvName::new(BETA).unwrap(), app: AppName::new("shop").unwrap() };
     let stop = key.clone();
     check_moved(
@@ -142,7 +145,7 @@ fn another_secret_is_another_plan() {
     let mut world = with_file("[env]\nTOKEN = { secret = \"token\" }\n");
     let mut daemon = world.start();
     let key = AppKey { env: EnvName::new(BETA).unwrap(), app: AppName::new("shop").unwrap() };
-    let mut set = |world: &mut World, daemon: &mut Daemon, value: &str| {
+    let set = |world: &mut World, daemon: &mut Daemon, value: &str| {
         let (key, name) = (key.clone(), SecretName::new("token").unwrap());
         world.ask(daemon, Request::SetSecret { key, name, value: Secret::new(value), by_uid: None });
         world.run(daemon);
@@ -191,7 +194,7 @@ fn a_build_that_gives_something_else_is_no_release() {
     // Read and accepted; when it is built, another interpreter is there.
     while let Some(effect) = daemon.queue.pop_front() {
         if matches!(effect, Effect::Build(..)) {
-            (world.source, world.runtime) = (2, Some("python 3.12".into()));
+            (world.source, world.interpreter) = (2, Some("python 3.12".into()));
         }
         world.carry_out(&mut daemon, effect);
     }

@@ -162,17 +162,19 @@ fn made_on(stable: Option<ReleaseNumber>) -> String {
 type Builds = BTreeMap<ServiceName, (Digest, Option<String>)>;
 
 fn moved_builds(was: &Builds, is: &Builds) -> Vec<String> {
-    let line = |(service, (digest, runtime)): (&ServiceName, &(Digest, Option<String>))| {
-        let (before, had) = was.get(service).filter(|(before, _)| before != digest)?;
+    let (mut files, mut lines) = (Vec::new(), Vec::new());
+    for (service, (digest, runtime)) in is {
+        let Some((_, had)) = was.get(service).filter(|(before, _)| before != digest) else { continue };
         let name = |runtime: &Option<String>| runtime.clone().unwrap_or_else(|| "nothing".to_owned());
-        Some(match had == runtime {
-            true => {
-                format!("the folder has changed: {service} is {} now, in the plan {}", digest.short(), before.short())
-            }
-            false => format!("{service} is built for {} now, in the plan for {}", name(runtime), name(had)),
-        })
-    };
-    is.iter().filter_map(line).collect()
+        match had == runtime {
+            true => files.push(service.as_str()),
+            false => lines.push(format!("{service} is built for {} now, in the plan for {}", name(runtime), name(had))),
+        }
+    }
+    if !files.is_empty() {
+        lines.insert(0, format!("the folder has changed: {} would be built from something else", files.join(", ")));
+    }
+    lines
 }
 
 fn moved_settings(was: &Basis, is: &Basis) -> Vec<String> {

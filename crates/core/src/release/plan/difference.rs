@@ -24,9 +24,12 @@ pub struct Difference {
     pub to: Option<Shown>,
 }
 
+/// The table of the environment that the file is read for: there is always one.
+const ENVIRONMENT: &str = "environment";
+
 /// Tables of tables: the name behind the dot is part of what is added or removed.
 const NAMED: [&str; 11] =
-    ["service", "job", "env", "secret", "postgres", "mariadb", "redis", "volume", "bucket", "route", "environment"];
+    ["service", "job", "env", "secret", "postgres", "mariadb", "redis", "volume", "bucket", "route", ENVIRONMENT];
 
 /// All differences, by their paths. Without `old`, every table is new that says more than its defaults.
 pub fn differences(old: Option<&Settings>, new: &Settings) -> Vec<Difference> {
@@ -57,10 +60,11 @@ pub fn differences(old: Option<&Settings>, new: &Settings) -> Vec<Difference> {
     found
 }
 
-/// Of a first release: neither its own name nor a table that has only defaults.
+/// Of a first release: neither its own name nor a table that has only defaults, but for one that is there by its name.
 fn is_worth(subject: &str, keys: &BTreeMap<String, String>, settings: &Settings) -> bool {
-    let named = subject.split_once('.').is_some_and(|(table, _)| NAMED.contains(&table));
-    named || (subject != "app" && keys.keys().any(|path| is_said(settings, path)))
+    let is_there = subject.split_once('.').is_some_and(|(table, _)| NAMED.contains(&table) && table != ENVIRONMENT);
+    let says = keys.keys().any(|path| is_said(settings, path));
+    is_there || (says && subject != "app")
 }
 
 /// Key by key.
