@@ -86,9 +86,9 @@ impl Table {
     pub(crate) fn flatten(&self, prefix: &str, into: &mut BTreeMap<String, String>) {
         for (key, entry) in &self.0 {
             let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-            match &entry.node.data {
-                Data::Table(inner) if !inner.0.is_empty() => inner.flatten(&path, into),
-                value => drop(into.insert(path, value.text())),
+            match entry.node.data.table().filter(|inner| !inner.0.is_empty()) {
+                Some(inner) => inner.flatten(&path, into),
+                None => drop(into.insert(path, entry.node.data.text())),
             }
         }
     }

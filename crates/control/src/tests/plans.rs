@@ -12,10 +12,8 @@ fn plan(world: &mut World, daemon: &mut Daemon, env: &str) -> Plan {
     let order = world.order(env);
     let ticket = world.ask(daemon, Request::Plan(order));
     world.run(daemon);
-    match world.answer(ticket) {
-        Answer::Plan(plan) => *plan,
-        other => panic!("{other:?}"),
-    }
+    let Answer::Plan(plan) = world.answer(ticket) else { panic!("another answer than a plan") };
+    *plan
 }
 
 /// Held to a plan, or not.
