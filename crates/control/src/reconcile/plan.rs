@@ -179,7 +179,7 @@ impl Loop {
         }
         let key = &now.key;
         let moved = match self.shown.find(key, approved) {
-            Some(shown) => shown.moved(now),
+            Some(shown) => shown.moved(now).iter().map(|line| dotenv::spelled_in(line)).collect(),
             None => vec![format!(
                 "no such plan of it was shown since this daemon has started; what it would do now has the hash {}",
                 is.short()

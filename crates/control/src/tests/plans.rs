@@ -183,6 +183,25 @@ fn what_gets_its_version_on_the_way_is_as_planned() {
 }
 
 #[test]
+fn a_dotenv_that_is_another_is_called_what_it_is() {
+    let mut world = World::new();
+    world.write(".env", "A=canary-1\n");
+    let mut daemon = world.start();
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    world.source = 2;
+    let shown = plan(&mut world, &mut daemon, "local");
+    assert_eq!(shown.secrets, []);
+    world.write(".env", "A=canary-2\n");
+    let refused = apply(&mut world, &mut daemon, "local", Some(&shown.hash)).unwrap_err();
+    assert_eq!(refused.causes, [".env is the contents of its file now, in the plan version 1"]);
+    let shown = plan(&mut world, &mut daemon, "local");
+    assert_eq!((shown.secrets[0].name.as_str(), shown.secrets[0].read), (".env", true));
+    apply(&mut world, &mut daemon, "local", Some(&shown.hash)).unwrap();
+    assert_eq!(done(&world), 2);
+}
+
+#[test]
 fn a_build_that_gives_something_else_is_no_release() {
     let mut world = with_file("");
     let mut daemon = world.start();
