@@ -235,11 +235,17 @@ fn everything_goes_over_ssh_to_another_machine() {
     let bowline = Bowline::new();
     let (_server, sshd) = (Server::start(&bowline), Sshd::start(&bowline));
     let folder = app(&bowline, "deploy-ssh", "");
-    let deploy = ["deploy", path(&folder), "--env", "production", "--json"];
+    let plan = ["plan", path(&folder), "--env", "production"];
+    let shown = text(&sshd.run(&bowline, &plan));
+    assert!(shown.contains("release 1") && shown.contains("--to ssh://") && shown.contains("--state "), "{shown}");
+    let shown = lines(&sshd.run(&bowline, &[&plan[..], &["--json"]].concat()));
+    let hash = shown[0]["hash"].as_str().expect("a hash");
+    let deploy = ["deploy", path(&folder), "--env", "production", "--plan", hash, "--json"];
     let first = lines(&sshd.run(&bowline, &deploy));
     assert_eq!(
-        (of_kind(&first, "sent")["bytes"].as_u64() > Some(3 << 20), &of_kind(&first, "ready")["release"]),
-        (true, &1.into())
+        (&of_kind(&first, "sent")["bytes"], &of_kind(&first, "ready")["release"]),
+        (&0.into(), &1.into()),
+        "what was sent for the plan is not sent again"
     );
     let status = sshd.run(&bowline, &["status", "--json"]);
     let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&status)));

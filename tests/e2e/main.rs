@@ -19,6 +19,7 @@ mod faults;
 mod hello;
 mod jobs;
 mod kills;
+mod plan;
 mod policies;
 mod server;
 mod session;

@@ -8,7 +8,8 @@ use anyhow::Context;
 
 const WIRE: &str = "crates/api/src/wire.rs";
 /// Its modules.
-const PARTS: [&str; 4] = [
+const PARTS: [&str; 5] = [
+    "crates/api/src/wire/plan.rs",
     "crates/api/src/wire/release.rs",
     "crates/api/src/wire/source.rs",
     "crates/api/src/wire/status.rs",

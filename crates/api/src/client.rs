@@ -94,6 +94,11 @@ impl Client {
         self.send(Method::POST, "/v1/apps", json(apply)).await
     }
 
+    /// What applying would change; nothing is done.
+    pub async fn plan(&self, apply: &wire::Apply) -> Result<wire::Plan, ClientError> {
+        self.send(Method::POST, "/v1/plans", json(apply)).await
+    }
+
     /// The steps of a change, from its beginning until it has ended.
     pub async fn change(&self, id: u64) -> Result<Lines<wire::ChangeEvent>, ClientError> {
         self.lines(&format!("/v1/changes/{id}")).await

@@ -5,6 +5,7 @@
 //! | `GET /v1/version` | → [`Version`] |
 //! | `GET /v1/status` | → [`Status`] |
 //! | `POST /v1/apps` | [`Apply`] → 202 [`Accepted`] |
+//! | `POST /v1/plans` | [`Apply`] without `plan` → [`Plan`]; nothing is done |
 //! | `GET /v1/changes/{id}` | → [`ChangeEvent`] lines from the change's beginning until it has ended |
 //! | `POST /v1/apps/{env}/{app}/stop` | [`Stop`] → [`Stopped`] when nothing of it runs any more |
 //! | `GET /v1/apps/{env}/{app}/releases` | → [`Releases`] |
@@ -57,6 +58,7 @@
 //! anything else.
 
 mod data;
+mod plan;
 mod release;
 mod source;
 mod status;
@@ -67,6 +69,9 @@ use bowline_core::fault;
 use serde::{Deserialize, Serialize};
 
 pub use data::{DataInfo, DataList, DataQuery, Fill, Filled, Lend, Lent, RemoveQuery, Removed, Rights};
+pub use plan::{
+    Plan, PlanDifference, PlanOutcome, PlanRisk, PlannedBuild, PlannedSecret, PlannedService, PlannedTransition,
+};
 pub use release::{Aborted, Release, ReleaseState, Releases, Restart, Rollback, Scale};
 pub use source::{MAX_MANIFEST, Offered, Placed, Source, SourceEntry, SourceError};
 pub use status::{
@@ -144,6 +149,9 @@ pub struct Apply {
     /// Absolute path of the folder; the daemon reads `bowline.toml` in it, if there is one.
     pub dir: String,
     pub env: String,
+    /// The hash of a [`Plan`]: refused if it would do anything else now than that plan showed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::Digest;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use crate::claim::Handover;
 pub(crate) mod bench;
 mod steer;
 
-pub(crate) use steer::{Abort, Deploy, Releases, Restart, Rollback, Scale};
+pub(crate) use steer::{Abort, Deploy, Plan, Releases, Restart, Rollback, Scale};
 
 /// What was said. Help and version are answered here, and end the process.
 ///
@@ -89,6 +90,12 @@ pub(crate) enum Verb {
     Up(Up),
     /// Stop the daemon of a state and all it runs; data stay
     Down,
+    /// What bringing a folder out would change, what it risks, and the command that does just that
+    ///
+    /// Nothing is built and nothing changes. The folder is sent as `deploy` sends it, so that the daemon that it is for decides, by what
+    /// serves there; what was sent is not sent again. In `local`, it is read where it lies, as `up` does. The plan has a hash of all
+    /// that decides what happens: `deploy --plan HASH` does what was shown, or nothing, and says what has moved.
+    Plan(Plan),
     /// Send an app's folder to a daemon, build it there, and bring the release out; shows each step
     ///
     /// Only what the daemon does not have yet is sent, and what was cut off goes on. .gitignore and .bowlineignore say what stays
@@ -190,6 +197,7 @@ impl Verb {
     pub(crate) fn goes_elsewhere(&self) -> bool {
         match self {
             Self::Deploy(_)
+            | Self::Plan(_)
             | Self::Status(_)
             | Self::Releases(_)
             | Self::Rollback(_)
@@ -253,6 +261,9 @@ pub(crate) struct Up {
     /// Return when the apps are ready, and leave them running
     #[arg(long)]
     pub(crate) detach: bool,
+    /// Only if it does what `bowline plan` showed, of one folder; else nothing is done
+    #[arg(long, value_name = "HASH", value_parser = steer::plan_hash)]
+    pub(crate) plan: Option<Digest>,
 }
 
 /// Addresses to listen on: `PORT` (on loopback) or `ADDRESS:PORT`; port 0 takes any free one.

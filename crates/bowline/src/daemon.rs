@@ -168,14 +168,7 @@ impl Daemon<'_> {
         let admin_address = claim.admin_address()?;
         let edge = link::spawn(edge_config(&settings, paths, exe.to_owned()));
         let (http, https) = listening(edge.observed.clone(), again).await?;
-        let node = bowline_node::spawn(NodeConfig {
-            environment: std::env::vars().collect::<BTreeMap<_, _>>(),
-            edge_uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
-            admin: Port::new(admin_address.port()),
-            log_bytes: settings.log_bytes,
-            log_files: settings.log_files,
-            ..NodeConfig::new(paths.state.clone(), paths.run.clone(), exe.to_owned())
-        });
+        let node = bowline_node::spawn(node_config(&settings, paths, exe, admin_address));
         let listening = Listening { http, https, admin: admin_address };
         paths.record(&Recorded {
             pid: std::process::id(),
@@ -193,6 +186,7 @@ impl Daemon<'_> {
             builds: node.builds,
             collections: node.collections,
             checks: node.checks,
+            foresights: node.foresights,
             logs: node.logs,
             sessions: node.sessions,
             data: node.data,
@@ -230,6 +224,17 @@ impl Daemon<'_> {
             Ended::LeftRunning | Ended::HandedOver(_) => {}
         }
         Ok(ended)
+    }
+}
+
+fn node_config(settings: &Settings, paths: &Paths, exe: &Path, admin: SocketAddr) -> NodeConfig {
+    NodeConfig {
+        environment: std::env::vars().collect::<BTreeMap<_, _>>(),
+        edge_uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
+        admin: Port::new(admin.port()),
+        log_bytes: settings.log_bytes,
+        log_files: settings.log_files,
+        ..NodeConfig::new(paths.state.clone(), paths.run.clone(), exe.to_owned())
     }
 }
 

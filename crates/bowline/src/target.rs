@@ -103,8 +103,8 @@ impl Ssh {
     }
 }
 
-/// One word for the shell of the other machine (XCU 2.2.2).
-fn quoted(path: &Path) -> String {
+/// One word for a shell (XCU 2.2.2).
+pub(crate) fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 

@@ -1,6 +1,6 @@
 //! What a control room is started with, and the channels that connect it to the node and the edge.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::fault::Fault;
-use bowline_core::id::Digest;
+use bowline_core::id::{Digest, ServiceName};
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
-use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built};
+use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::route::{EdgeDesired, EdgeObservation};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
@@ -29,6 +29,9 @@ pub type Keep = Arc<BTreeSet<PathBuf>>;
 
 /// Whether artifacts can still be run as they were built.
 pub type CheckCall = (Vec<Artifact>, oneshot::Sender<Result<(), Fault>>);
+
+/// What a build would give, asked before it is.
+pub type ForesightCall = (BuildRequest, oneshot::Sender<Result<BTreeMap<ServiceName, Foreseen>, Fault>>);
 
 /// Log lines asked of the node; it stops when the receiver is dropped.
 pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
@@ -90,6 +93,7 @@ pub struct Links {
     /// Carried out before any build that is asked for later.
     pub collections: mpsc::UnboundedSender<Keep>,
     pub checks: mpsc::Sender<CheckCall>,
+    pub foresights: mpsc::Sender<ForesightCall>,
     pub logs: mpsc::Sender<LogCall>,
     pub sessions: mpsc::Sender<SessionCall>,
     pub data: mpsc::Sender<DataCall>,

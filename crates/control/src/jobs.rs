@@ -58,7 +58,7 @@ pub(crate) async fn run(store: &Store, vault: &Vault, job: Job) -> Result<Outcom
 }
 
 async fn begin(store: &Store, vault: &Vault, begin: Begin) -> Result<Outcome, Fault> {
-    let Begin { key, folder, generate, dotenv, files, users, moved, resources, at } = begin;
+    let Begin { key, folder, plan, generate, dotenv, files, users, moved, resources, at } = begin;
     for name in &generate {
         vault.ensure(&key, name, at, BOWLINE).await?;
     }
@@ -80,7 +80,7 @@ async fn begin(store: &Store, vault: &Vault, begin: Begin) -> Result<Outcome, Fa
             servers.register(tx, &key, at)?;
             let change = ChangeId(tx.next_generation()?.0);
             tx.put_rollout(&record(&key, &ChangeForm::Build { change: change.0, since: at.0 }))?;
-            tx.append_event(events::change_began(&key, change, &folder.display().to_string(), at))?;
+            tx.append_event(events::change_began(&key, change, &folder.display().to_string(), plan, at))?;
             Ok((app, change))
         })
         .await?;
@@ -90,15 +90,24 @@ async fn begin(store: &Store, vault: &Vault, begin: Begin) -> Result<Outcome, Fa
 
 /// What was read from a file is a new version only if it has changed: an unchanged folder is an unchanged release.
 async fn keep(vault: &Vault, key: &AppKey, name: &SecretName, value: Secret, at: Timestamp) -> Result<(), Fault> {
-    let known = secret_index(vault.list(key)?).remove(name);
-    let same = match known {
-        Some(meta) => vault.reveal(key, name, meta.version)? == value,
-        None => false,
-    };
-    if !same {
+    if !is_kept(vault, key, &secret_index(vault.list(key)?), name, &value)? {
         vault.set(key, name, value, at, BOWLINE).await?;
     }
     Ok(())
+}
+
+/// Whether the newest version of a secret is just this.
+pub(crate) fn is_kept(
+    vault: &Vault,
+    key: &AppKey,
+    index: &SecretIndex,
+    name: &SecretName,
+    value: &Secret,
+) -> Result<bool, Fault> {
+    match index.get(name) {
+        Some(meta) => Ok(vault.reveal(key, name, meta.version)? == *value),
+        None => Ok(false),
+    }
 }
 
 async fn release(

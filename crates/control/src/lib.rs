@@ -25,7 +25,8 @@ mod traffic;
 pub use prometheus_client::registry::Registry;
 
 pub use config::{
-    BUILD_TIME, BuildCall, CheckCall, ControlConfig, DataCall, Ended, Keep, Links, LogCall, Mode, SessionCall,
+    BUILD_TIME, BuildCall, CheckCall, ControlConfig, DataCall, Ended, ForesightCall, Keep, Links, LogCall, Mode,
+    SessionCall,
 };
 pub use folder::{read_procfile, read_small, read_variables};
 pub use lock::lock_after_the_dying;

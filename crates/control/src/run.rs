@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::certs::{CertCache, LocalCa};
-use crate::config::{ControlConfig, Ended, Links};
+use crate::config::{ControlConfig, Ended, ForesightCall, Links};
 use crate::http::admin::{self, Admin};
 use crate::http::console::{Board, Watched};
 use crate::http::journal::Journals;
@@ -30,7 +30,7 @@ use crate::http::{self, Api, Kept};
 use crate::reconcile::change::ChangeId;
 use crate::reconcile::credentials::Salt;
 use crate::reconcile::degraded::Degraded;
-use crate::reconcile::effects::{Effect, Input, Job, JobId, Now, Ticket};
+use crate::reconcile::effects::{Effect, Input, Job, JobId, Now, Purpose, ReadOrder, Reading, Ticket};
 use crate::reconcile::load::load;
 use crate::reconcile::release::Place;
 use crate::reconcile::request::{Asked, Door, Reply};
@@ -398,7 +398,7 @@ impl Rim {
                 Effect::Tell(change, what) => {
                     self.journals.write(change.0, ChangeEvent { at: Clock::wall().0, what });
                 }
-                Effect::Read(ticket, apply) => self.read(ticket, apply),
+                Effect::Read(ticket, order) => self.read(ticket, order),
                 Effect::Store(id, job) => self.store(id, job),
                 Effect::Build(change, request) => self.build(change, request),
                 Effect::CancelBuild(change) => self.cancel_build(change),
@@ -425,12 +425,15 @@ impl Rim {
         }
     }
 
-    fn read(&mut self, ticket: Ticket, apply: bowline_api::wire::Apply) {
+    fn read(&mut self, ticket: Ticket, order: ReadOrder) {
         let Some(work) = &self.work else { return };
-        let (vault, inputs) = (work.vault.clone(), self.inputs.clone());
+        let (vault, inputs, foresights) = (work.vault.clone(), self.inputs.clone(), self.links.foresights.clone());
         tokio::spawn(async move {
-            let reading = tokio::task::spawn_blocking(move || folder::read(&apply, &vault)).await;
-            let reading = reading.unwrap_or_else(|error| Err(defect("reading the folder", &error)));
+            let reading = tokio::task::spawn_blocking(move || folder::read(&order, &vault)).await;
+            let reading = match reading.unwrap_or_else(|error| Err(defect("reading the folder", &error))) {
+                Ok(reading) => foresee(&foresights, reading).await,
+                Err(fault) => Err(fault),
+            };
             send(&inputs, Input::Read(ticket, reading.map(Box::new))).await;
         });
     }
@@ -546,6 +549,17 @@ impl Work {
             certs: opened.certs.clone(),
         }
     }
+}
+
+/// What a build would give, where a plan is wanted.
+async fn foresee(node: &mpsc::Sender<ForesightCall>, mut reading: Reading) -> Result<Reading, Fault> {
+    if reading.purpose != Purpose::Apply {
+        let gone = || Fault::new(FaultKind::Failed, "the node gave up looking at the folder");
+        let (reply, answer) = oneshot::channel();
+        node.send((reading.foresight(), reply)).await.map_err(|_| gone())?;
+        reading.foreseen = Some(answer.await.unwrap_or_else(|_| Err(gone()))?);
+    }
+    Ok(reading)
 }
 
 /// One after the other, and only the latest: an older table never replaces a newer one.

@@ -28,10 +28,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bowline_core::fault::Fault;
-use bowline_core::id::Port;
+use bowline_core::id::{Port, ServiceName};
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
-use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built};
+use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -46,7 +46,7 @@ pub use resource::script::breaks_transaction;
 pub const LOG_BYTES: u64 = 10 << 20;
 /// Log files of one slot, the one that is written to included.
 pub const LOG_FILES: u32 = 5;
-/// Builds, checks, log queries, sessions and orders on data that wait to be taken.
+/// Builds, looks ahead, checks, log queries, sessions and orders on data that wait to be taken.
 const CALLS: usize = 32;
 
 /// A build, where its live output goes, and where its end goes. Dropping the receiver of the end cancels the build.
@@ -56,6 +56,8 @@ pub type BuildCall = (BuildRequest, mpsc::Sender<BuildProgress>, oneshot::Sender
 pub type Keep = Arc<BTreeSet<PathBuf>>;
 /// Artifacts that are about to be run again, and where it goes whether they still can be.
 pub type CheckCall = (Vec<Artifact>, oneshot::Sender<Result<(), Fault>>);
+/// What a build would give, asked before it is.
+pub type ForesightCall = (BuildRequest, oneshot::Sender<Result<BTreeMap<ServiceName, Foreseen>, Fault>>);
 /// A question to the logs, and where the lines go. Dropping the receiver ends it.
 pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
 /// What a person asks of data, and where the answer goes.
@@ -119,6 +121,7 @@ pub struct Handle {
     pub builds: mpsc::Sender<BuildCall>,
     pub collections: mpsc::UnboundedSender<Keep>,
     pub checks: mpsc::Sender<CheckCall>,
+    pub foresights: mpsc::Sender<ForesightCall>,
     pub logs: mpsc::Sender<LogCall>,
     pub sessions: mpsc::Sender<SessionCall>,
     /// Ends when `desired` is dropped and nothing of any session is left.
@@ -138,19 +141,21 @@ pub fn spawn(config: NodeConfig) -> Handle {
     // At most one for each promotion; the newest makes those before it needless.
     let (collections, keeps) = mpsc::unbounded_channel();
     let (checks, check_calls) = mpsc::channel(CALLS);
+    let (foresights, foresight_calls) = mpsc::channel(CALLS);
     let (logs, log_calls) = mpsc::channel(CALLS);
     let (sessions, session_calls) = mpsc::channel(CALLS);
     let (data, data_calls) = mpsc::channel(CALLS);
     let context = Arc::new(driver::Context::new(config));
     tokio::spawn(take_builds(build_config(&context.config), build_calls, keeps));
     tokio::spawn(take_checks(build_config(&context.config), check_calls));
+    tokio::spawn(take_foresights(build_config(&context.config), foresight_calls));
     tokio::spawn(take_log_queries(context.layout.clone(), log_calls));
     tokio::spawn(data::take(Arc::clone(&context), data_calls));
     let sessions_over = tokio::spawn(session::take(context.clone(), desired_receiver.clone(), session_calls));
     let ends = resource::Ends { desired: desired_receiver, told, orders, seen };
     tokio::spawn(resource::Interposer::new(Arc::clone(&context), ends).run());
     tokio::spawn(driver::Driver::new(context, ordered, seen_sender).run());
-    Handle { desired, observed, builds, collections, checks, logs, sessions, sessions_over, data }
+    Handle { desired, observed, builds, collections, checks, foresights, logs, sessions, sessions_over, data }
 }
 
 fn build_config(config: &NodeConfig) -> build::BuildConfig {
@@ -230,6 +235,14 @@ async fn take_checks(config: build::BuildConfig, mut calls: mpsc::Receiver<Check
         let config = config.clone();
         // Whoever asked may have gone away.
         tokio::spawn(async move { drop(reply.send(build::check(artifacts, &config).await)) });
+    }
+}
+
+async fn take_foresights(config: build::BuildConfig, mut calls: mpsc::Receiver<ForesightCall>) {
+    while let Some((request, reply)) = calls.recv().await {
+        let config = config.clone();
+        // Whoever asked may have gone away.
+        tokio::spawn(async move { drop(reply.send(Box::pin(build::foresee(request, &config)).await)) });
     }
 }
 

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 
 use bowline_core::app::{App, Target};
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::release::plan::Settings;
 pub use diagnostic::{Diagnostics, Located};
 pub use nearest::suggestion;
 
@@ -36,6 +37,14 @@ pub fn print_with(app: &App, comments: &BTreeMap<String, Vec<String>>) -> String
     let mut table = write::app(app, write::Detail::Brief);
     write::local_hosts_to_overrides(app, &mut table);
     write::toml(&table, &grammar::FILE, comments)
+}
+
+/// The file key by key, for whoever compares two.
+pub fn settings(app: &App) -> Settings {
+    let (mut all, mut said) = (BTreeMap::new(), BTreeMap::new());
+    write::app(app, write::Detail::Full).flatten("", &mut all);
+    write::app(app, write::Detail::Brief).flatten("", &mut said);
+    Settings { all, said: said.into_keys().collect() }
 }
 
 /// Where a command goes, as `--to` and an environment's `server` say it: `local`, `ssh://user@host:port`, `https://host`,

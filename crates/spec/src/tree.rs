@@ -37,6 +37,18 @@ impl Data {
         }
     }
 
+    /// The value as a person reads it.
+    fn text(&self) -> String {
+        match self {
+            Self::Text(text) | Self::Float(text) => text.clone(),
+            Self::Integer(value) => value.to_string(),
+            Self::Bool(value) => value.to_string(),
+            Self::Date => unreachable!("an app holds no dates"),
+            Self::List(items) => items.iter().map(|item| item.data.text()).collect::<Vec<_>>().join(", "),
+            Self::Table(_) => String::new(),
+        }
+    }
+
     /// What it is, for a person.
     pub(crate) fn describe(&self) -> &'static str {
         match self {
@@ -68,6 +80,17 @@ impl Table {
     /// Sets a value that was written nowhere.
     pub(crate) fn put(&mut self, key: impl Into<String>, data: Data) {
         self.0.insert(key.into(), Entry { key: 0..0, node: Node { span: 0..0, data } });
+    }
+
+    /// Every value by its path, `service.web.run`. A table that holds nothing is an empty text.
+    pub(crate) fn flatten(&self, prefix: &str, into: &mut BTreeMap<String, String>) {
+        for (key, entry) in &self.0 {
+            let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            match entry.node.data.table().filter(|inner| !inner.0.is_empty()) {
+                Some(inner) => inner.flatten(&path, into),
+                None => drop(into.insert(path, entry.node.data.text())),
+            }
+        }
     }
 
     pub(crate) fn from_toml(table: &DeTable<'_>) -> Self {

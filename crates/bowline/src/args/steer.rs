@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bowline_core::id::Digest;
 use clap::Args;
 
 #[derive(Debug, Args)]
@@ -18,6 +19,24 @@ pub(crate) struct Deploy {
     /// Send nothing, and follow what is under way
     #[arg(long)]
     pub(crate) attach: bool,
+    /// Only if it does what `bowline plan` showed; else nothing is done
+    #[arg(long, value_name = "HASH", value_parser = plan_hash, conflicts_with = "attach")]
+    pub(crate) plan: Option<Digest>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// The folder of the app
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+/// What `bowline plan` prints at its end.
+pub(super) fn plan_hash(text: &str) -> Result<Digest, String> {
+    text.parse().map_err(|_| "the hash of a plan has 64 hexadecimal digits: `bowline plan` prints it".to_owned())
 }
 
 #[derive(Debug, Args)]

@@ -64,14 +64,16 @@ pub(super) async fn run(
     if args.attach {
         return attach((&target, client), &app, &mut interrupts, ui).await;
     }
-    let placed = tokio::select! {
-        placed = send(client, &dir, &app, ui) => placed?,
+    let sent = tokio::select! {
+        sent = send(client, &dir, &app, ui) => sent?,
         () = interrupts.next() => {
             ui.aside("  interrupted: nothing has changed; what was sent is not sent again");
             return Ok(ExitCode::from(INTERRUPTED));
         }
     };
-    let apply = wire::Apply { dir: placed.dir, env: env.to_string() };
+    sent.object(ui);
+    sent.say(ui);
+    let apply = wire::Apply { dir: sent.dir, env: env.to_string(), plan: args.plan.map(|plan| plan.to_string()) };
     let accepted = match client.apply(&apply).await {
         Err(ClientError::Busy(fault)) => {
             return Err(fault.hint(format!("`bowline deploy --env {env} --attach` follows what is under way")));
@@ -118,8 +120,34 @@ async fn attach(
     }
 }
 
+/// A folder as it arrived.
+pub(super) struct Sent {
+    source: String,
+    /// Where the daemon has it.
+    pub(super) dir: String,
+    /// How many files there are, and of how many of them the contents were sent.
+    files: (usize, usize),
+    /// In bytes: what had to be sent, and what all of it is.
+    bytes: (u64, u64),
+}
+
+impl Sent {
+    fn object(&self, ui: &Ui) {
+        let (bytes, total) = self.bytes;
+        ui.object(&Said::Sent { source: &self.source, files: self.files.1, bytes, total });
+    }
+
+    pub(super) fn say(&self, ui: &Ui) {
+        let (files, some) = self.files;
+        ui.say(match some {
+            0 => format!("  {}", ui.paint(Tone::Faint, format!("all {files} files are there already"))),
+            some => format!("  sent {} in {some} of {files} files", ui::bytes(self.bytes.0)),
+        });
+    }
+}
+
 /// Sends what the daemon does not have of a folder; goes on where an earlier command was cut off.
-async fn send(client: &Client, dir: &Path, app: &App, ui: &Ui) -> Result<wire::Placed, Fault> {
+pub(super) async fn send(client: &Client, dir: &Path, app: &App, ui: &Ui) -> Result<Sent, Fault> {
     let (folder, cache) = (dir.to_owned(), paths::cache()?.join("hashes"));
     let mut progress = Progress::new(ui, None);
     progress.moving("looking at the folder");
@@ -156,13 +184,8 @@ async fn send(client: &Client, dir: &Path, app: &App, ui: &Ui) -> Result<wire::P
     }
     let placed = client.place(env, name, &offered.source).await?;
     drop(progress);
-    let files = manifest.contents().len();
-    ui.object(&Said::Sent { source: &offered.source, files: missing.len(), bytes, total });
-    ui.say(match missing.len() {
-        0 => format!("  {}", ui.paint(Tone::Faint, format!("all {files} files are there already"))),
-        some => format!("  sent {} in {some} of {files} files", ui::bytes(bytes)),
-    });
-    Ok(placed)
+    let files = (manifest.contents().len(), missing.len());
+    Ok(Sent { source: offered.source, dir: placed.dir, files, bytes: (bytes, total) })
 }
 
 /// What the daemon would not read is not sent.

@@ -17,6 +17,7 @@ mod follow;
 mod init;
 mod logs;
 mod maintenance;
+mod plan;
 mod releases;
 mod restart;
 mod rollback;
@@ -36,7 +37,7 @@ use std::process::ExitCode;
 use bowline_core::app::Target as Named;
 use bowline_core::fault::{Fault, FaultKind};
 
-use crate::args::{self, Cli, Verb};
+use crate::args::{self, Cli, Global, Verb};
 use crate::paths::Paths;
 use crate::target::Target;
 use crate::ui::Ui;
@@ -76,6 +77,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Schema(args) => schema::run(&args, ui),
         Verb::Completions { shell } => completions::run(shell, ui),
         Verb::Version => version::run(ui),
+        Verb::Plan(args) => client(plan::run(args, (to.as_ref(), state), &said(&cli.global), ui)),
         Verb::Deploy(args) => client(deploy::run(args, (to.as_ref(), state), ui)),
         Verb::Dial => client(dial::run(&Paths::of_live(state)?)),
         Verb::Serve(args) => serve::run(args, state, ui),
@@ -86,6 +88,14 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
 /// The state that is meant: what the environment names is this machine's.
 fn elsewhere<'a>(to: &Named, state: Option<&'a Path>) -> Option<&'a Path> {
     state.filter(|_| *to == Named::Local || args::says_state())
+}
+
+/// What was said for every verb and leads to the same daemon again; what the environment says, it says the next time, too.
+fn said(global: &Global) -> Vec<String> {
+    let state = global.state.as_ref().filter(|_| args::says_state());
+    let state = state.map(|state| ["--state".to_owned(), state.display().to_string()]);
+    let to = global.to.as_ref().map(|to| ["--to".to_owned(), to.clone()]);
+    state.into_iter().chain(to).flatten().collect()
 }
 
 /// Runs a verb that talks to the daemon: one thread is enough.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bowline_api::{Client, ClientError, wire};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::EnvName;
+use bowline_core::id::{Digest, EnvName};
 use ipnet::IpNet;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -88,6 +88,10 @@ impl Asked {
 
 pub(super) async fn run(args: Up, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
     let dirs = args.dirs.iter().map(|dir| file::folder(dir, "up")).collect::<Result<Vec<_>, _>>()?;
+    if args.plan.is_some() && dirs.len() > 1 {
+        return Err(Fault::new(FaultKind::Invalid, "a plan is of one folder")
+            .hint("say one folder with --plan, or several without it"));
+    }
     let env = EnvName::new(ENV).expect("`local` is a name");
     // What is wrong with a file is said before anything is started.
     dirs.iter().try_for_each(|dir| file::read(dir, &env, ui).map(drop))?;
@@ -100,7 +104,7 @@ pub(super) async fn run(args: Up, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fa
     let mut asked = Asked::default();
     let target = Target::Here(paths.clone());
     let outcome = tokio::select! {
-        outcome = bring_up((&target, &session.client), &dirs, &mut asked, began, ui) => outcome,
+        outcome = bring_up((&target, &session.client), (&dirs, args.plan), &mut asked, began, ui) => outcome,
         () = interrupts.next() => Ok(Outcome::Interrupted),
     };
     match outcome {
@@ -172,7 +176,7 @@ async fn check_listeners(client: &Client, listen: &Listen, ui: &Ui) -> Result<()
 /// ran before is followed to its end all the same.
 async fn bring_up(
     daemon @ (_, client): (&Target, &Client),
-    dirs: &[PathBuf],
+    (dirs, plan): (&[PathBuf], Option<Digest>),
     asked: &mut Asked,
     began: Instant,
     ui: &Ui,
@@ -180,7 +184,8 @@ async fn bring_up(
     asked.ran = running(&client.status().await?);
     let mut failed = None;
     for dir in dirs {
-        let apply = wire::Apply { dir: dir.display().to_string(), env: ENV.to_owned() };
+        let (dir, plan) = (dir.display().to_string(), plan.map(|plan| plan.to_string()));
+        let apply = wire::Apply { dir, env: ENV.to_owned(), plan };
         if let Err(fault) = accepted(client, &apply, asked, ui).await {
             failed = Some(fault);
             break;

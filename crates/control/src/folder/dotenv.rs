@@ -102,6 +102,16 @@ pub(crate) fn is_reserved(name: &SecretName) -> bool {
     name.as_str() == RESERVED
 }
 
+/// A secret as a person knows it.
+pub(crate) fn spelled(name: &SecretName) -> String {
+    if is_reserved(name) { ".env".to_owned() } else { name.to_string() }
+}
+
+/// What is said of a secret, as a person knows it: nobody else's has that name.
+pub(crate) fn spelled_in(said: &str) -> String {
+    said.replace(&format!("secret {RESERVED}"), ".env")
+}
+
 /// The variables as the value of one secret.
 pub(crate) fn packed(file: &DotEnv) -> Secret {
     let values: BTreeMap<&str, &str> = file.values.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();

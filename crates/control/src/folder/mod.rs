@@ -4,25 +4,25 @@ pub(crate) mod dotenv;
 mod secret_file;
 mod small_file;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bowline_api::wire;
 use bowline_core::app::App;
 use bowline_core::app::procfile::{self, Procfile};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, EnvName};
+use bowline_core::id::{AppKey, EnvName, SecretName};
 use bowline_core::release::{Unsupported, unsupported};
 use bowline_core::resource::ResourceId;
 use bowline_core::route::LOCAL;
+use bowline_core::secret::Secret;
 use bowline_spec::{Defaults, Diagnostics, Parsed};
 
 use self::dotenv::DotEnv;
-use crate::jobs::secret_index;
-use crate::reconcile::effects::{Reading, SecretIndex};
+use crate::jobs::{is_kept, secret_index};
+use crate::reconcile::effects::{ReadOrder, Reading, SecretIndex};
 use crate::reconcile::resources::{Declared, declared};
 use crate::secrets::Vault;
 use crate::sources;
@@ -37,8 +37,9 @@ const MAX_INIT: u64 = 4 << 20;
 /// More is not read; the parser refuses it.
 const MAX_FILE: u64 = bowline_spec::MAX_FILE as u64;
 
-/// Reads and parses. Blocks: files and the store are read.
-pub(crate) fn read(apply: &wire::Apply, vault: &Vault) -> Result<Reading, Fault> {
+/// Reads and parses. Blocks: files and the store are read. What a build would give is not looked at.
+pub(crate) fn read(order: &ReadOrder, vault: &Vault) -> Result<Reading, Fault> {
+    let ReadOrder { apply, purpose } = order;
     let env = EnvName::new(&apply.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", apply.env)).source(&error))?;
     let source = folder(&apply.dir)?;
@@ -62,10 +63,41 @@ pub(crate) fn read(apply: &wire::Apply, vault: &Vault) -> Result<Reading, Fault>
     let secrets = secrets(vault, &key)?;
     let resources = servers(&source, &app)?;
     let files = secret_file::read_all(&app, vault.state())?;
-    let dotenv = file.as_ref().map(dotenv::packed);
+    let (dotenv, env_file) = (file.as_ref().map(dotenv::packed), dotenv::secret_name());
     let moved = moved(vault, &key, &folder)?;
     notes.extend(moved.iter().map(|from| format!("{key} was applied from {} before, which is gone", from.display())));
-    Ok(Reading { key, folder, source, app: Arc::new(app), resources, dotenv, files, moved, secrets, notes })
+    let renewed = renewed(vault, &key, &secrets, files.iter().chain(dotenv.iter().map(|value| (&env_file, value))))?;
+    Ok(Reading {
+        purpose: *purpose,
+        key,
+        folder,
+        source,
+        app: Arc::new(app),
+        resources,
+        dotenv,
+        files,
+        moved,
+        secrets,
+        renewed,
+        foreseen: None,
+        notes,
+    })
+}
+
+/// The values that become another version when the folder is applied.
+fn renewed<'a>(
+    vault: &Vault,
+    key: &AppKey,
+    kept: &SecretIndex,
+    read: impl Iterator<Item = (&'a SecretName, &'a Secret)>,
+) -> Result<BTreeSet<SecretName>, Fault> {
+    let mut renewed = BTreeSet::new();
+    for (name, value) in read {
+        if !is_kept(vault, key, kept, name, value)? {
+            renewed.insert(name.clone());
+        }
+    }
+    Ok(renewed)
 }
 
 /// The folder that the app was applied from before, if it is another one and there no more.

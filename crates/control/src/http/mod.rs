@@ -94,6 +94,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/shutdown", post(shutdown))
         .route("/v1/upgrade", post(upgrade))
         .route("/v1/apps", post(apply))
+        .route("/v1/plans", post(plan))
         .route("/v1/apps/{env}/{app}/stop", post(stop))
         .route("/v1/apps/{env}/{app}/releases", get(releases::list))
         .route("/v1/apps/{env}/{app}/rollback", post(releases::roll_back))
@@ -141,6 +142,7 @@ impl IntoResponse for Answer {
         match self {
             Self::Status(status) => json(StatusCode::OK, &*status),
             Self::Accepted(accepted) => json(StatusCode::ACCEPTED, &accepted),
+            Self::Plan(plan) => json(StatusCode::OK, &*plan),
             Self::Aborted(aborted) => json(StatusCode::OK, &aborted),
             Self::Stopped(stopped) => json(StatusCode::OK, &stopped),
             Self::Maintained(maintained) => json(StatusCode::OK, &maintained),
@@ -198,8 +200,24 @@ async fn upgrade(State(api): State<Api>, body: Body) -> Handled {
 }
 
 async fn apply(State(api): State<Api>, body: Body) -> Handled {
-    let apply = read_json(body).await?;
-    api.ask(Request::Apply(apply)).await
+    let mut apply: wire::Apply = read_json(body).await?;
+    let plan = apply.plan.take().map(|hash| {
+        hash.parse().map_err(|error: DigestError| {
+            Fault::new(FaultKind::Invalid, format!("{hash:?} is not the hash of a plan")).source(&error)
+        })
+    });
+    let plan = plan.transpose()?;
+    api.ask(Request::Apply(apply, plan)).await
+}
+
+async fn plan(State(api): State<Api>, body: Body) -> Handled {
+    let apply: wire::Apply = read_json(body).await?;
+    if apply.plan.is_some() {
+        return Err(Fault::new(FaultKind::Invalid, "a plan is asked for with the hash of a plan")
+            .hint("leave `plan` out, or apply it: POST /v1/apps")
+            .into());
+    }
+    api.ask(Request::Plan(apply)).await
 }
 
 async fn stop(State(api): State<Api>, Path((env, app)): Path<(String, String)>, body: Body) -> Handled {

@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, Digest, ReleaseNumber, SecretName, ServiceName};
+use bowline_core::id::{AppKey, Digest, ReleaseNumber, ServiceName};
 use bowline_core::release::Artifact;
 use bowline_core::units::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -125,11 +125,6 @@ async fn check(api: &Api, row: &RevisionRecord, artifacts: BTreeMap<ServiceName,
     Err(Fault { hint: why.hint, ..fault }.into())
 }
 
-/// As a person knows it.
-fn secret(name: &SecretName) -> String {
-    if dotenv::is_reserved(name) { ".env".to_owned() } else { name.to_string() }
-}
-
 fn form_of(row: RevisionRecord, kept: &KeptReleases) -> Result<wire::Release, Fault> {
     let artifacts = artifacts(&row)?;
     let (state, fault) = match &row.state {
@@ -147,7 +142,7 @@ fn form_of(row: RevisionRecord, kept: &KeptReleases) -> Result<wire::Release, Fa
         runtimes: artifacts.iter().filter_map(runtime).collect(),
         artifacts: artifacts.iter().map(|(name, artifact)| (name.to_string(), artifact.digest.to_string())).collect(),
         configuration: Digest(Sha256::digest(row.app.as_bytes()).into()).to_string(),
-        secrets: row.secrets.iter().map(|(name, version)| (secret(name), version.0)).collect(),
+        secrets: row.secrets.iter().map(|(name, version)| (dotenv::spelled(name), version.0)).collect(),
         fault,
     })
 }

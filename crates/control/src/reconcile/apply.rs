@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bowline_api::wire::{self, ChangePhase, ChangeStep};
 use bowline_core::app::{App, SecretSource};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, ReleaseNumber, ResourceName, SecretName, ServiceName};
+use bowline_core::id::{AppKey, Digest, ReleaseNumber, ResourceName, SecretName, ServiceName};
+use bowline_core::release::plan::{Outcome, Plan};
 use bowline_core::release::{
     Artifact, BuildProgress, BuildRequest, Built, SecretVersion, Stream, settle, wanted_secrets,
 };
-use bowline_core::rollout::{Phase, Plan, Rollout, Scaled, Scales};
+use bowline_core::rollout::{self, Phase, Rollout, by_hand};
 use bowline_core::route::check_claims;
 use bowline_core::units::Bytes;
 
@@ -18,7 +19,7 @@ use super::Loop;
 use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
 use super::collect::roots;
-use super::effects::{Begin, Draft, Effect, Input, Job, Now, Reading, SecretIndex, Ticket, Write};
+use super::effects::{Begin, Draft, Effect, Input, Job, Now, Purpose, Reading, SecretIndex, Ticket, Write};
 use super::events;
 use super::pending::Pending;
 use super::release::Release;
@@ -45,23 +46,28 @@ impl Loop {
             Ok(reading) => reading,
             Err(fault) => return self.refuse(ticket, fault),
         };
-        match self.guard(&reading) {
-            Err(refusal) => self.refuse(ticket, refusal),
-            Ok(generate) => {
-                let begin = Begin {
-                    key: reading.key.clone(),
-                    folder: reading.folder.clone(),
-                    generate,
-                    dotenv: reading.dotenv.clone(),
-                    files: reading.files.clone(),
-                    users: self.place.users,
-                    moved: reading.moved.clone(),
-                    resources: reading.resources.clone(),
-                    at: now.wall,
-                };
-                self.store(Job::Begin(Box::new(begin)), Pending::Begin { ticket, reading });
-            }
-        }
+        let generate = match self.guard(&reading) {
+            Ok(generate) => generate,
+            Err(refusal) => return self.refuse(ticket, refusal),
+        };
+        let plan = match reading.purpose {
+            Purpose::Plan => return self.show_plan(ticket, &reading),
+            Purpose::Planned(plan) => Some(plan),
+            Purpose::Apply => None,
+        };
+        let begin = Begin {
+            key: reading.key.clone(),
+            folder: reading.folder.clone(),
+            plan,
+            generate,
+            dotenv: reading.dotenv.clone(),
+            files: reading.files.clone(),
+            users: self.place.users,
+            moved: reading.moved.clone(),
+            resources: reading.resources.clone(),
+            at: now.wall,
+        };
+        self.store(Job::Begin(Box::new(begin)), Pending::Begin { ticket, reading });
     }
 
     /// Everything that is checked before anything is done. Answers with the secrets to be made.
@@ -77,7 +83,9 @@ impl Loop {
         self.may_change(key)?;
         self.check_hosts(key, app)?;
         self.check_sizes(key, app)?;
-        Self::missing_secrets(reading)
+        let generate = Self::missing_secrets(reading)?;
+        self.check_plan(reading)?;
+        Ok(generate)
     }
 
     /// One change of an app at a time, none while it is stopped or its data are changed.
@@ -236,36 +244,63 @@ impl Loop {
             Ok(app) => Arc::new(app),
             Err(fault) => return self.fail(&key, id, fault, now),
         };
+        let (plan, approved) = match self.plan_of_built(&key, &app, &built) {
+            Ok(planned) => planned,
+            Err(fault) => return self.fail(&key, id, fault, now),
+        };
+        if let Some(Err(fault)) = approved.map(|approved| self.holds(approved, &plan)) {
+            return self.fail(&key, id, fault, now);
+        }
         let cached = built.artifacts.values().all(|artifact| artifact.cached);
         let Some(change) = self.apps.get_mut(&key).and_then(|app| app.change.as_mut()) else { return };
         let stage = Stage::Release { app: Arc::clone(&app), cached };
         let Stage::Build { reading, secrets } = std::mem::replace(&mut change.stage, stage) else { return };
         let draft = draft(&secrets, *reading, app, built.artifacts);
         self.tell(id, ChangeStep::Phase { phase: ChangePhase::Release });
-        self.decide(&key, id, draft, cached, now);
+        self.decide(&key, id, draft, plan.outcome, cached, now);
+    }
+
+    /// What is done now that it is built, and the hash of the plan that this is held to.
+    fn plan_of_built(&self, key: &AppKey, app: &App, built: &Built) -> Result<(Plan, Option<Digest>), Fault> {
+        let (reading, secrets) = self.being_built(key)?;
+        let builds = built.artifacts.iter().map(|(name, artifact)| (name.clone(), artifact.clone().into())).collect();
+        let approved = match reading.purpose {
+            Purpose::Planned(approved) => Some(approved),
+            Purpose::Apply | Purpose::Plan => None,
+        };
+        Ok((self.plan(reading, app, builds, secrets), approved))
+    }
+
+    fn being_built(&self, key: &AppKey) -> Result<(&Reading, &SecretIndex), Fault> {
+        match self.apps.get(key).and_then(|app| app.change.as_ref()).map(|change| &change.stage) {
+            Some(Stage::Build { reading, secrets }) => Ok((reading, secrets)),
+            Some(Stage::Release { .. } | Stage::Rollout(_) | Stage::Round(_)) | None => {
+                Err(Fault::new(FaultKind::Failed, format!("{key} is not being built")))
+            }
+        }
     }
 
     /// The app as it was built. The build may have found static files, which claim hosts where a process of the same
     /// name would not.
     fn settled(&self, key: &AppKey, built: &Built) -> Result<App, Fault> {
-        let stage = self.apps.get(key).and_then(|app| app.change.as_ref()).map(|change| &change.stage);
-        let Some(Stage::Build { reading, .. }) = stage else {
-            return Err(Fault::new(FaultKind::Failed, format!("{key} is not being built")));
-        };
-        let app = settle(&reading.app, &built.artifacts)?;
+        let (reading, _) = self.being_built(key)?;
+        let shapes = built.artifacts.iter().map(|(name, artifact)| (name.clone(), artifact.shape())).collect();
+        let app = settle(&reading.app, &shapes)?;
         self.check_hosts(key, &app)?;
         Ok(app)
     }
 
     /// A new release, or the stable one again if nothing has changed.
-    fn decide(&mut self, key: &AppKey, id: ChangeId, draft: Draft, cached: bool, now: Now) {
+    fn decide(&mut self, key: &AppKey, id: ChangeId, draft: Draft, outcome: Outcome, cached: bool, now: Now) {
         let Some(app) = self.apps.get(key) else { return };
         let from = running(app);
-        let same = app.stable.as_ref().filter(|s| s.parts.is_ok() && is_same(&draft, &s.release));
-        let Some(stable) = same.map(|s| s.release.number()) else {
-            let job = Job::Release { change: id, draft: Box::new(draft), from, cached, at: now.wall };
-            self.store(job, Pending::Release { key: key.clone(), change: id });
-            return;
+        let stable = match outcome {
+            Outcome::Again(stable) | Outcome::Unchanged(stable) => stable,
+            Outcome::Release(_) => {
+                let job = Job::Release { change: id, draft: Box::new(draft), from, cached, at: now.wall };
+                self.store(job, Pending::Release { key: key.clone(), change: id });
+                return;
+            }
         };
         let mut writes = vec![Write::Event(events::release_unchanged(key, (id, stable), now.wall))];
         match from {
@@ -329,7 +364,7 @@ impl Loop {
             Err(fault) => return self.reject(key, id, candidate.number(), fault, now),
         };
         let before = from.and_then(|number| app.release(number)).map(|(release, _)| Arc::clone(release));
-        let plan = Plan::new(
+        let plan = rollout::Plan::new(
             before.as_ref().map(|release| (release.number(), release.app())),
             (candidate.number(), candidate.app()),
             &app.scales,
@@ -390,38 +425,12 @@ pub(crate) fn running(app: &AppWorld) -> Option<ReleaseNumber> {
     stable.map(|s| s.release.number())
 }
 
-/// What becomes of the numbers of instances that were said by hand.
-fn by_hand(app: &App, scales: &Scales) -> Vec<String> {
-    let line = |(name, scaled): (&ServiceName, &Scaled)| {
-        let service = app.services.get(name)?;
-        let written = service.scale.min;
-        Some(match (scaled.holds(service), service.fixed_port) {
-            (true, _) => format!("{name}: {} by hand stays, as the file says scale = {written} as before", scaled.to),
-            (false, Some(_)) => format!("{name}: {} by hand ends, as only one process can have its `port`", scaled.to),
-            (false, None) => format!("{name}: {} by hand ends, as the file says scale = {written} now", scaled.to),
-        })
-    };
-    scales.iter().filter_map(line).collect()
-}
-
 fn draft(known: &SecretIndex, reading: Reading, app: Arc<App>, artifacts: BTreeMap<ServiceName, Artifact>) -> Draft {
     let dotenv = reading.dotenv.is_some().then(dotenv::secret_name);
     let names = wanted_secrets(&app).into_iter().chain(dotenv);
     let pin = |name: SecretName| Some((name.clone(), known.get(&name)?.version));
     let secrets: BTreeMap<SecretName, SecretVersion> = names.filter_map(pin).collect();
     Draft { key: reading.key, app, artifacts, secrets }
-}
-
-/// Whether a release would be the same in everything that runs.
-fn is_same(draft: &Draft, release: &Release) -> bool {
-    let ran = |artifacts: &BTreeMap<ServiceName, Artifact>| -> Vec<_> {
-        let part = |(name, a): (&ServiceName, &Artifact)| {
-            (name.clone(), a.digest, a.root.clone(), a.run.clone(), a.env.clone())
-        };
-        artifacts.iter().map(part).collect()
-    };
-    let revision = &release.revision;
-    draft.app == revision.app && draft.secrets == revision.secrets && ran(&draft.artifacts) == ran(&revision.artifacts)
 }
 
 /// A tool's own words say best what is wrong; what to do next is said all the same.

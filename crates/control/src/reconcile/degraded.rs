@@ -64,7 +64,8 @@ impl Degraded {
             Input::Asked(ticket, Request::Shutdown) => self.ending.get_or_insert_default().push(ticket),
             Input::Asked(
                 ticket,
-                Request::Apply(_)
+                Request::Apply(..)
+                | Request::Plan(_)
                 | Request::KeptReleases { .. }
                 | Request::RollBack { .. }
                 | Request::Restart { .. }

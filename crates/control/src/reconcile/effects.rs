@@ -1,15 +1,15 @@
 //! What goes into the reconcile loop and what comes out of it, as plain data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::app::{App, HostName};
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, ReleaseNumber, SecretName, ServiceName};
+use bowline_core::id::{AppKey, Digest, ReleaseNumber, SecretName, ServiceName};
 use bowline_core::instance::{NodeDesired, Observations};
-use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, SecretVersion};
+use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen, SecretVersion};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::resource::{ResourceId, ResourceKey};
 use bowline_core::rollout::Scales;
@@ -69,8 +69,8 @@ pub(crate) enum Effect {
     Answer(Ticket, Reply),
     /// A step of a change, for those who follow it.
     Tell(ChangeId, ChangeStep),
-    /// Read the folder of an app and its file.
-    Read(Ticket, wire::Apply),
+    /// Read the folder of an app and its file; if it is for a plan, also what a build would give.
+    Read(Ticket, ReadOrder),
     Store(JobId, Job),
     Build(ChangeId, BuildRequest),
     /// The result is not wanted any more.
@@ -88,9 +88,27 @@ pub(crate) enum Effect {
     Exit(Ended),
 }
 
+/// Why a folder is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To bring it out, as it is.
+    Apply,
+    /// To bring it out, if that does what the plan with this hash showed.
+    Planned(Digest),
+    /// To say what that would do.
+    Plan,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ReadOrder {
+    pub(crate) apply: wire::Apply,
+    pub(crate) purpose: Purpose,
+}
+
 /// What a folder holds: parsed, valid, and supported.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reading {
+    pub(crate) purpose: Purpose,
     pub(crate) key: AppKey,
     /// Which the app belongs to.
     pub(crate) folder: PathBuf,
@@ -107,6 +125,10 @@ pub(crate) struct Reading {
     pub(crate) moved: Option<PathBuf>,
     /// What is set when the folder is read.
     pub(crate) secrets: SecretIndex,
+    /// Of `dotenv` and `files`, those that are not what is kept of them.
+    pub(crate) renewed: BTreeSet<SecretName>,
+    /// What a build would give, if it is for a plan.
+    pub(crate) foreseen: Option<BTreeMap<ServiceName, Foreseen>>,
     /// For people: what was found beside the file.
     pub(crate) notes: Vec<String>,
 }
@@ -148,6 +170,8 @@ pub(crate) enum Job {
 pub(crate) struct Begin {
     pub(crate) key: AppKey,
     pub(crate) folder: PathBuf,
+    /// The plan that it is held to.
+    pub(crate) plan: Option<Digest>,
     pub(crate) generate: Vec<SecretName>,
     pub(crate) dotenv: Option<Secret>,
     /// Each is a new version if it has changed.

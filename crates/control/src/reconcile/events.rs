@@ -53,9 +53,17 @@ pub(crate) fn instance(transition: &Transition, at: Timestamp) -> NewEvent {
     event(at, Some(&id.slot.key), kind, message, fields)
 }
 
-pub(crate) fn change_began(key: &AppKey, change: ChangeId, folder: &str, at: Timestamp) -> NewEvent {
-    let fields = json!({ "change": change.0, "folder": folder });
-    event(at, Some(key), "change.began", format!("{folder} is applied"), fields)
+/// `plan`: the hash of the one that it is held to.
+pub(crate) fn change_began(
+    key: &AppKey,
+    change: ChangeId,
+    folder: &str,
+    plan: Option<Digest>,
+    at: Timestamp,
+) -> NewEvent {
+    let as_planned = plan.map(|plan| format!(", as plan {} shows", plan.short())).unwrap_or_default();
+    let fields = json!({ "change": change.0, "folder": folder, "plan": plan.map(|plan| plan.to_string()) });
+    event(at, Some(key), "change.began", format!("{folder} is applied{as_planned}"), fields)
 }
 
 pub(crate) fn app_moved(key: &AppKey, from: &Path, to: &Path, at: Timestamp) -> NewEvent {

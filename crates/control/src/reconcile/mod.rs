@@ -20,6 +20,7 @@ pub(crate) mod events;
 pub(crate) mod load;
 mod maintenance;
 pub(crate) mod pending;
+mod plan;
 mod publish;
 pub(crate) mod release;
 pub(crate) mod request;
@@ -50,7 +51,7 @@ use bowline_core::time::{Mono, Timestamp};
 
 use self::change::ChangeId;
 use self::data::DataWork;
-use self::effects::{Effect, Input, Job, JobId, Now, Outcome, Ticket, Write};
+use self::effects::{Effect, Input, Job, JobId, Now, Outcome, Purpose, ReadOrder, Ticket, Write};
 use self::load::Loaded;
 use self::maintenance::Maintained;
 use self::pending::Pending;
@@ -119,6 +120,8 @@ pub(crate) struct Loop {
     snapshots: BTreeMap<(AppKey, ReleaseNumber), Taken>,
     /// Questions about data that came before it was known what runs.
     early: Vec<(Ticket, Request)>,
+    /// The plans that were shown.
+    shown: plan::Shown,
     pub(crate) ending: Option<Ending>,
     next_job: u64,
     pub(crate) effects: Vec<Effect>,
@@ -157,6 +160,7 @@ impl Loop {
             data: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             early: Vec::new(),
+            shown: plan::Shown::default(),
             ending: None,
             next_job: 0,
             effects: Vec::new(),
@@ -239,7 +243,13 @@ impl Loop {
                 self.scale(ticket, key, (service.as_deref(), replicas), machine, by_uid, now);
             }
             Request::Abort { key, by_uid } => self.abort(ticket, key, by_uid, now),
-            Request::Apply(apply) => self.effects.push(Effect::Read(ticket, apply)),
+            Request::Apply(apply, plan) => {
+                let purpose = plan.map_or(Purpose::Apply, Purpose::Planned);
+                self.effects.push(Effect::Read(ticket, ReadOrder { apply, purpose }));
+            }
+            Request::Plan(apply) => {
+                self.effects.push(Effect::Read(ticket, ReadOrder { apply, purpose: Purpose::Plan }));
+            }
             Request::Stop { key, shutdown_when_idle } => self.stop(ticket, key, shutdown_when_idle, now),
             Request::Shutdown => self.shut_down(Some(ticket), now),
             Request::HandOver(binary) => self.hand_over(ticket, binary, now),

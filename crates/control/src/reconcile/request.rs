@@ -26,7 +26,10 @@ use crate::metrics::Vitals;
 pub(crate) enum Request {
     Status,
     Vitals,
-    Apply(wire::Apply),
+    /// With the hash of the plan that it is held to.
+    Apply(wire::Apply, Option<Digest>),
+    /// What an apply would do.
+    Plan(wire::Apply),
     /// What the loop knows of an app's releases; with `for_change`, if one may begin now.
     KeptReleases {
         key: AppKey,
@@ -149,6 +152,7 @@ pub(crate) enum Answer {
     Status(Box<wire::Status>),
     Vitals(Box<Vitals>),
     Accepted(wire::Accepted),
+    Plan(Box<wire::Plan>),
     KeptReleases(KeptReleases),
     Aborted(wire::Aborted),
     Stopped(wire::Stopped),

@@ -238,10 +238,8 @@ impl Loop {
     /// The phases that the store is about to know.
     fn being_stored(&self, key: &AppKey) -> Option<&Passed> {
         let job = self.apps.get(key).and_then(|app| app.storing).filter(|job| !self.waits_for_retry(*job));
-        match self.pending.get(&job?)? {
-            Pending::Phase { entered, .. } => Some(entered),
-            _ => None,
-        }
+        let Pending::Phase { entered, .. } = self.pending.get(&job?)? else { return None };
+        Some(entered)
     }
 
     /// The store is about to know that the new release has taken over.

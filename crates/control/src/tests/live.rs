@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 mod console;
 
 use super::*;
-use crate::{BuildCall, ControlConfig, Links, LogCall, SessionCall, run};
+use crate::{BuildCall, ControlConfig, ForesightCall, Links, LogCall, SessionCall, run};
 
 /// Longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -46,7 +46,9 @@ fn start(dir: &Path) -> Room {
     let (edge_desired, edge_receiver) = watch::channel(Arc::new(EdgeDesired::default()));
     let (builds, build_calls) = mpsc::channel(4);
     let (logs, log_calls) = mpsc::channel(4);
+    let (foresights, foresight_calls) = mpsc::channel(4);
     tokio::spawn(build(build_calls));
+    tokio::spawn(foresee(foresight_calls));
     tokio::spawn(log(log_calls));
     let (sessions, session_calls) = mpsc::channel(4);
     tokio::spawn(session(session_calls));
@@ -56,6 +58,7 @@ fn start(dir: &Path) -> Room {
         builds,
         collections: mpsc::unbounded_channel().0,
         checks: mpsc::channel(4).0,
+        foresights,
         logs,
         sessions,
         data: mpsc::channel(4).0,
@@ -128,23 +131,33 @@ fn edge(mut desired: watch::Receiver<Arc<EdgeDesired>>) -> watch::Receiver<Arc<E
     receiver
 }
 
+fn artifact(request: &BuildRequest) -> Artifact {
+    Artifact {
+        digest: Digest([1; 32]),
+        root: request.source.clone(),
+        run: Some(Command("serve".into())),
+        fallback: None,
+        env: BTreeMap::new(),
+        runtime: None,
+        detected: Vec::new(),
+        cached: false,
+    }
+}
+
 async fn build(mut calls: mpsc::Receiver<BuildCall>) {
     while let Some((request, progress, result)) = calls.recv().await {
         let service = ServiceName::new("web").unwrap();
         let line = BuildProgress::Line { service: service.clone(), stream: Stream::Stdout, text: "Collecting".into() };
         progress.send(line).await.unwrap();
-        let artifact = Artifact {
-            digest: Digest([1; 32]),
-            root: request.source,
-            run: Some(Command("serve".into())),
-            fallback: None,
-            env: BTreeMap::new(),
-            runtime: None,
-            detected: Vec::new(),
-            cached: false,
-        };
         drop(progress);
-        result.send(Ok(Built { artifacts: BTreeMap::from([(service, artifact)]) })).unwrap();
+        result.send(Ok(Built { artifacts: BTreeMap::from([(service, artifact(&request))]) })).unwrap();
+    }
+}
+
+async fn foresee(mut calls: mpsc::Receiver<ForesightCall>) {
+    while let Some((request, result)) = calls.recv().await {
+        let service = ServiceName::new("web").unwrap();
+        result.send(Ok(BTreeMap::from([(service, artifact(&request).into())]))).unwrap();
     }
 }
 
@@ -248,7 +261,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, ClientError>) -> Fault {
 /// Applies the app of `dir` and follows to the end.
 async fn applied(room: &Room, dir: &Path) -> Vec<ChangeStep> {
     let dir = dir.join("app").display().to_string();
-    let accepted = room.client.apply(&wire::Apply { dir, env: "local".into() }).await.unwrap();
+    let accepted = room.client.apply(&wire::Apply { dir, env: "local".into(), plan: None }).await.unwrap();
     steps(&room.client, accepted.change).await
 }
 
@@ -340,10 +353,37 @@ async fn wrong_requests_are_refused_with_a_fault() {
         assert!(head.starts_with("HTTP/1.1 40"), "{path}: {answer}");
         assert!(serde_json::from_str::<wire::Fault>(body).is_ok(), "{path}: {answer}");
     }
-    let apply = wire::Apply { dir: "/does/not/exist".into(), env: "local".into() };
+    let apply = wire::Apply { dir: "/does/not/exist".into(), env: "local".into(), plan: None };
     assert_eq!(refused(room.client.apply(&apply).await).kind, FaultKind::Invalid);
     let stop = wire::Stop { shutdown_when_idle: false };
     assert!(refused(room.client.stop("local", "nobody", stop).await).message.contains("local/nobody"));
+    within(room.client.shutdown()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plan_is_asked_for_shown_and_held_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let room = start(dir.path());
+    write_app(dir.path());
+    within(room.client.set_secret("local", "shop", "token", CANARY.into())).await.unwrap();
+    let order = |plan: Option<String>| wire::Apply {
+        dir: dir.path().join("app").display().to_string(),
+        env: "local".into(),
+        plan,
+    };
+    let plan = within(room.client.plan(&order(None))).await.unwrap();
+    assert_eq!((plan.release, plan.stable, plan.hash.len()), (1, None, 64));
+    assert!(!serde_json::to_string(&plan).unwrap().contains(CANARY));
+    let bad = refused(within(room.client.apply(&order(Some("x".into())))).await);
+    assert!(bad.kind == FaultKind::Invalid && bad.message.contains("not the hash of a plan"), "{bad:?}");
+    let both = refused(within(room.client.plan(&order(Some(plan.hash.clone())))).await);
+    assert_eq!(both.kind, FaultKind::Invalid);
+    let other = refused(within(room.client.apply(&order(Some("0".repeat(64))))).await);
+    assert_eq!(other.kind, FaultKind::Refused);
+    let accepted = within(room.client.apply(&order(Some(plan.hash)))).await.unwrap();
+    let steps = within(steps(&room.client, accepted.change)).await;
+    assert!(matches!(steps.last(), Some(ChangeStep::Done { release: 1, .. })), "{steps:?}");
+    assert_eq!(within(room.client.plan(&order(None))).await.unwrap().outcome, wire::PlanOutcome::Unchanged);
     within(room.client.shutdown()).await.unwrap();
 }
 
@@ -500,7 +540,7 @@ async fn a_damaged_store_is_said_and_the_edge_serves_what_it_served() {
     let status = within(room.client.status()).await.unwrap();
     let degraded = status.daemon.degraded.expect("the store is damaged");
     assert_eq!(room.edge_desired.borrow().table, served.table);
-    let apply = wire::Apply { dir: dir.path().join("app").display().to_string(), env: "local".into() };
+    let apply = wire::Apply { dir: dir.path().join("app").display().to_string(), env: "local".into(), plan: None };
     let fault = refused(room.client.apply(&apply).await);
     assert_eq!(wire::Fault::from(fault), degraded);
     refused(room.client.secrets("local", "shop").await);

@@ -5,11 +5,12 @@ mod back;
 mod collect;
 mod crash;
 mod live;
+mod plans;
 mod rounds;
 mod runs;
 mod verbs;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use bowline_core::instance::{
     Usage,
 };
 use bowline_core::job::Task;
-use bowline_core::release::{Artifact, BuildRequest, Built};
+use bowline_core::release::{Artifact, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::DataDone;
 use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
 use bowline_core::time::{Mono, Timestamp};
@@ -33,7 +34,7 @@ use crate::certs::{CertCache, LocalCa};
 use crate::config::{Ended, Keep, Mode};
 use crate::reconcile::change::ChangeForm;
 use crate::reconcile::credentials::Salt;
-use crate::reconcile::effects::{Effect, Input, Now, Ticket};
+use crate::reconcile::effects::{Effect, Input, Now, Purpose, Reading, Ticket};
 use crate::reconcile::load::load;
 use crate::reconcile::pending::Pending;
 use crate::reconcile::release::Place;
@@ -99,6 +100,10 @@ struct World {
     built_by: Option<u32>,
     /// Fields of `artifacts`: another digest is another build.
     source: u8,
+    /// The interpreter that builds find.
+    interpreter: Option<String>,
+    /// The sources that were built.
+    sealed: BTreeSet<u8>,
     mode: Mode,
     users: Users,
     answers: BTreeMap<Ticket, Reply>,
@@ -182,6 +187,8 @@ impl World {
             detected: Some(Command("detected".into())),
             built_by: None,
             source: 1,
+            interpreter: None,
+            sealed: BTreeSet::new(),
             mode: Mode::Local,
             users: Users::default(),
             answers: BTreeMap::new(),
@@ -267,8 +274,13 @@ impl World {
     }
 
     fn apply(&mut self, daemon: &mut Daemon) -> Ticket {
-        let dir = self.folder().display().to_string();
-        self.ask(daemon, Request::Apply(wire::Apply { dir, env: "local".into() }))
+        let order = self.order("local");
+        self.ask(daemon, Request::Apply(order, None))
+    }
+
+    /// To apply the world's folder.
+    fn order(&self, env: &str) -> wire::Apply {
+        wire::Apply { dir: self.folder().display().to_string(), env: env.into(), plan: None }
     }
 
     fn stop(&mut self, daemon: &mut Daemon) -> Ticket {
@@ -358,8 +370,8 @@ impl World {
         match effect {
             Effect::Answer(ticket, reply) => drop(self.answers.insert(ticket, reply)),
             Effect::Tell(change, step) => self.told.push((change.0, step)),
-            Effect::Read(ticket, apply) => {
-                let reading = folder::read(&apply, &daemon.vault).map(Box::new);
+            Effect::Read(ticket, order) => {
+                let reading = folder::read(&order, &daemon.vault).map(|reading| Box::new(self.foresee(reading)));
                 self.input(daemon, Input::Read(ticket, reading));
             }
             Effect::Store(id, job) => {
@@ -377,6 +389,7 @@ impl World {
             Effect::Build(change, request) => {
                 self.built_by = request.uid;
                 let built = self.build.clone().map(|()| self.built(&request));
+                self.sealed.extend(built.is_ok().then_some(self.source));
                 self.input(daemon, Input::Built(change, built));
             }
             Effect::CancelBuild(_) => {}
@@ -425,13 +438,26 @@ impl World {
                 run: service.run.clone().or_else(|| self.detected.clone()),
                 fallback: None,
                 env: BTreeMap::from([("PATH".to_owned(), "/venv/bin".to_owned())]),
-                runtime: None,
+                runtime: self.interpreter.clone(),
                 detected: Vec::new(),
                 cached: false,
             };
             (name.clone(), artifact)
         };
         Built { artifacts: request.app.services.iter().map(artifact).collect() }
+    }
+
+    fn foresee(&self, mut reading: Reading) -> Reading {
+        if reading.purpose != Purpose::Apply {
+            let foreseen = |(name, artifact): (ServiceName, Artifact)| {
+                let foreseen = Foreseen::from(artifact);
+                let artifact = foreseen.artifact.clone().filter(|_| self.sealed.contains(&self.source));
+                (name, Foreseen { artifact, ..foreseen })
+            };
+            let built = self.built(&reading.foresight());
+            reading.foreseen = Some(built.artifacts.into_iter().map(foreseen).collect());
+        }
+        reading
     }
 
     /// The fake node: an ordered incarnation that was never started is started; what is not ordered stops.

@@ -43,6 +43,45 @@ pub struct Artifact {
     pub cached: bool,
 }
 
+/// What a service turns out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shape {
+    Process,
+    /// The edge serves them.
+    Files {
+        /// What is served where no file matches.
+        fallback: Option<String>,
+    },
+}
+
+impl Artifact {
+    pub fn shape(&self) -> Shape {
+        match self.run {
+            Some(_) => Shape::Process,
+            None => Shape::Files { fallback: self.fallback.clone() },
+        }
+    }
+}
+
+/// What a build would give, told without running it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreseen {
+    /// The digest of what would be built.
+    pub digest: Digest,
+    /// The interpreter that it would be built for.
+    pub runtime: Option<String>,
+    pub shape: Shape,
+    /// It is there already, whole: nothing is built.
+    pub artifact: Option<Artifact>,
+}
+
+impl From<Artifact> for Foreseen {
+    fn from(artifact: Artifact) -> Self {
+        let (digest, runtime, shape) = (artifact.digest, artifact.runtime.clone(), artifact.shape());
+        Self { digest, runtime, shape, artifact: Some(artifact) }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Built {
     pub artifacts: BTreeMap<ServiceName, Artifact>,

@@ -1,12 +1,13 @@
 //! A release: one immutable revision, numbered per app and environment.
 
 mod artifact;
+pub mod plan;
 mod references;
 mod revision;
 mod settle;
 mod unsupported;
 
-pub use artifact::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, Stream};
+pub use artifact::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, Foreseen, Shape, Stream};
 pub use references::{
     Facts, ReferenceError, Resolved, has_volume, job_variables, plain_variables, resolve, resolve_job, variables,
     wanted_secrets,

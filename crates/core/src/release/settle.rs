@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Artifact;
+use super::Shape;
 use crate::app::{App, Cage, Command, Limits, Origin, Scale, Service, StaticFiles, Value};
 use crate::fault::{Fault, FaultKind};
 use crate::id::ServiceName;
@@ -29,20 +29,20 @@ impl From<NoProcess> for Fault {
     }
 }
 
-/// `app` with the services that the build found to be static files said to be that.
+/// `app` with the services that the build found to be static files said to be that. `shapes`: what it found of each.
 ///
 /// # Errors
 /// A service of those for which the file asks for what only a process has.
-pub fn settle(app: &App, artifacts: &BTreeMap<ServiceName, Artifact>) -> Result<App, NoProcess> {
+pub fn settle(app: &App, shapes: &BTreeMap<ServiceName, Shape>) -> Result<App, NoProcess> {
     let mut settled = app.clone();
     for (name, service) in &mut settled.services {
-        let Some(artifact) = artifacts.get(name).filter(|artifact| artifact.run.is_none()) else { continue };
+        let Some(Shape::Files { fallback }) = shapes.get(name) else { continue };
         let Some((dir, build)) = folder(app, &service.origin) else { continue };
         let keys = process_keys(service);
         if !keys.is_empty() {
             return Err(NoProcess { service: name.clone(), keys });
         }
-        let files = StaticFiles { dir: ".".to_owned(), fallback: artifact.fallback.clone(), cache: StaticFiles::CACHE };
+        let files = StaticFiles { dir: ".".to_owned(), fallback: fallback.clone(), cache: StaticFiles::CACHE };
         service.origin = Origin::Static { dir, build, files };
     }
     Ok(settled)
@@ -80,34 +80,21 @@ fn process_keys(service: &Service) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
     use crate::app::{Reference, VarName, sample};
-    use crate::id::Digest;
 
     fn name(name: &str) -> ServiceName {
         ServiceName::new(name).unwrap()
     }
 
-    fn artifact(run: Option<&str>) -> Artifact {
-        Artifact {
-            digest: Digest([0; 32]),
-            root: PathBuf::from("/artifact"),
-            run: run.map(|run| Command(run.to_owned())),
-            fallback: None,
-            env: BTreeMap::new(),
-            runtime: None,
-            detected: Vec::new(),
-            cached: false,
-        }
-    }
-
     /// `service: files` or `service: process`, after a build that found those of `files` to be static.
     fn check(app: &App, files: &[&str], expected: Result<&[&str], &[&'static str]>) {
-        let found = |service: &ServiceName| artifact((!files.contains(&service.as_str())).then_some("./run"));
-        let artifacts = app.services.keys().map(|service| (service.clone(), found(service))).collect();
-        let kinds = settle(app, &artifacts).map(|app| {
+        let found = |service: &ServiceName| match files.contains(&service.as_str()) {
+            true => Shape::Files { fallback: None },
+            false => Shape::Process,
+        };
+        let shapes = app.services.keys().map(|service| (service.clone(), found(service))).collect();
+        let kinds = settle(app, &shapes).map(|app| {
             let kind = |service: &Service| matches!(service.origin, Origin::Static { .. });
             app.services
                 .iter()

@@ -8,6 +8,6 @@ mod set;
 
 pub use machine::{Entered, Input, MAX_CRASHES, MAX_NOT_READY, Rollout, Waiting};
 pub use phase::{AbortStage, Phase, PhaseError};
-pub use plan::{Plan, Presence, Replicas, StepPlan, Until};
+pub use plan::{Plan, Presence, Replicas, StepPlan, Transition, Until};
 pub use round::{Move, Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan};
-pub use set::{Count, Counts, Failing, Role, Scaled, Scales, Set, steady};
+pub use set::{Count, Counts, Failing, Role, Scaled, Scales, Set, by_hand, steady};

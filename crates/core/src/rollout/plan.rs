@@ -1,6 +1,7 @@
 //! The steps of a rollout, decided before the first is taken.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use super::set::{Scales, replicas};
@@ -33,6 +34,33 @@ pub enum Presence {
     Both,
     /// In both, and at least one has no process: traffic moves with the promotion.
     Switched,
+}
+
+/// How one service changes. It prints as a line for people, without its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transition {
+    /// It has no instances yet.
+    Starts { replicas: u16 },
+    /// Instance by instance.
+    Rolls { from: u16, to: u16 },
+    /// What the stable release runs of it, or what has its port, is stopped before it starts.
+    StopsFirst { from: u16, to: u16 },
+    /// At once, with the traffic.
+    Switches,
+    /// The candidate has none of it.
+    Ends,
+}
+
+impl fmt::Display for Transition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starts { replicas } => write!(f, "new, {replicas} to start"),
+            Self::Rolls { from, to } => write!(f, "one by one, {from} to {to}, none fewer"),
+            Self::StopsFirst { .. } => f.write_str("stopped first, because only one process can have its port"),
+            Self::Switches => f.write_str("switched at once when the new release carries the traffic"),
+            Self::Ends => f.write_str("stopped after the new release carries the traffic"),
+        }
+    }
 }
 
 /// One step: what is wanted of every service, and what ends it.
@@ -117,21 +145,25 @@ impl Plan {
         services.filter_map(|name| self.patience.get(name)).max().copied().unwrap_or_default()
     }
 
-    /// How each service changes, one line each, for the preview.
-    pub fn describe(&self) -> Vec<String> {
-        let line = |(name, presence): (&ServiceName, &Presence)| {
-            let (old, new) = (self.before[name].stable, self.after[name].candidate);
-            match presence {
-                Presence::Stable => format!("{name}: stopped after the new release carries the traffic"),
-                Presence::Candidate => format!("{name}: new, {new} to start"),
-                Presence::Switched => format!("{name}: switched at once when the new release carries the traffic"),
-                Presence::Both if self.exclusive.contains(name) => {
-                    format!("{name}: stopped first, because only one process can have its port")
-                }
-                Presence::Both => format!("{name}: one by one, {old} to {new}, none fewer"),
-            }
+    /// How each service changes.
+    pub fn transitions(&self) -> BTreeMap<ServiceName, Transition> {
+        let transition = |(name, presence): (&ServiceName, &Presence)| {
+            let (from, to) = (self.before[name].stable, self.after[name].candidate);
+            let transition = match presence {
+                Presence::Stable => Transition::Ends,
+                Presence::Candidate => Transition::Starts { replicas: to },
+                Presence::Switched => Transition::Switches,
+                Presence::Both if self.exclusive.contains(name) => Transition::StopsFirst { from, to },
+                Presence::Both => Transition::Rolls { from, to },
+            };
+            (name.clone(), transition)
         };
-        self.services.iter().map(line).collect()
+        self.services.iter().map(transition).collect()
+    }
+
+    /// The same, one line each.
+    pub fn describe(&self) -> Vec<String> {
+        self.transitions().iter().map(|(name, transition)| format!("{name}: {transition}")).collect()
     }
 }
 

@@ -78,6 +78,20 @@ pub(super) fn replicas(name: &ServiceName, service: &Service, scales: &Scales) -
     }
 }
 
+/// What becomes of the numbers of instances that were said by hand, where this file is brought out; one line each.
+pub fn by_hand(app: &App, scales: &Scales) -> Vec<String> {
+    let line = |(name, scaled): (&ServiceName, &Scaled)| {
+        let service = app.services.get(name)?;
+        let written = service.scale.min;
+        Some(match (scaled.holds(service), service.fixed_port) {
+            (true, _) => format!("{name}: {} by hand stays, as the file says scale = {written} as before", scaled.to),
+            (false, Some(_)) => format!("{name}: {} by hand ends, as only one process can have its `port`", scaled.to),
+            (false, None) => format!("{name}: {} by hand ends, as the file says scale = {written} now", scaled.to),
+        })
+    };
+    scales.iter().filter_map(line).collect()
+}
+
 /// The sets of a release that no rollout touches.
 pub fn steady(app: &App, release: ReleaseNumber, scales: &Scales) -> Vec<Set> {
     let set = |(name, service): (&ServiceName, &Service)| Set {

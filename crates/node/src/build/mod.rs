@@ -15,6 +15,7 @@ mod command;
 mod demand;
 mod detect;
 mod failure;
+mod foresee;
 mod freeze;
 mod hashes;
 mod interpreter;
@@ -50,6 +51,7 @@ use artifact::{Artifacts, Facts, Held, Known, Seal};
 pub use check::check;
 pub use detect::Stack;
 use detect::{Plan, Serve, Written};
+pub use foresee::foresee;
 use hashes::Hashes;
 use interpreter::Interpreter;
 pub use look::{Found, FoundService, look};
@@ -220,6 +222,18 @@ struct Outcome {
     cached: bool,
 }
 
+/// What a build is made of. Its digest names what comes of it.
+#[derive(Debug)]
+struct Prepared {
+    source: Source,
+    plan: Plan,
+    interpreter: Option<Interpreter>,
+    runtime: Option<String>,
+    /// Of the file's `env`, those that the build is given.
+    variables: BTreeMap<String, String>,
+    digest: Digest,
+}
+
 /// Why a build must be tried once more, or has failed.
 enum Setback {
     Changed(SourceError),
@@ -246,27 +260,7 @@ impl Build<'_> {
     }
 
     async fn attempt(&self, name: &ServiceName, service: &Service) -> Result<Outcome, Setback> {
-        let written = Written::of(name, service)?;
-        let source = self.read(name, &written).await?;
-        let listing = source.listing();
-        let mut plan = detect::plan(name, &written, &listing)?;
-        let interpreter = match &plan.python {
-            Some(wanted) => Some(self.interpreter(wanted, &listing).await?),
-            None => None,
-        };
-        let runtime = match (&interpreter, &plan.tool) {
-            (Some(python), _) => Some(format!("python {}", python.version)),
-            (None, Some(tool)) => {
-                let path = if tool.at_run { self.config.run_path(self.is_root) } else { self.build_path() };
-                Some(recipe::verify_tool(self.config, path, tool).await?)
-            }
-            (None, None) => None,
-        };
-        if let Some(found) = runtime.as_deref().and_then(|runtime| runtime.split_once(' ')) {
-            demand::check(name, &listing, found, &mut plan.notes)?;
-        }
-        let variables = self.variables(name, &plan);
-        let digest = digest(&source, &plan, &variables, interpreter.as_ref(), runtime.as_deref());
+        let Prepared { source, plan, interpreter, runtime, variables, digest } = self.prepare(name, service).await?;
         if let Known::Whole(seal) = self.look_up(digest).await {
             return Ok(Outcome { digest, seal: *seal, cached: true });
         }
@@ -290,6 +284,32 @@ impl Build<'_> {
                 Err(setback)
             }
         }
+    }
+
+    /// All that is decided before anything is built.
+    async fn prepare(&self, name: &ServiceName, service: &Service) -> Result<Prepared, Fault> {
+        let written = Written::of(name, service)?;
+        let source = self.read(name, &written).await?;
+        let listing = source.listing();
+        let mut plan = detect::plan(name, &written, &listing)?;
+        let interpreter = match &plan.python {
+            Some(wanted) => Some(self.interpreter(wanted, &listing).await?),
+            None => None,
+        };
+        let runtime = match (&interpreter, &plan.tool) {
+            (Some(python), _) => Some(format!("python {}", python.version)),
+            (None, Some(tool)) => {
+                let path = if tool.at_run { self.config.run_path(self.is_root) } else { self.build_path() };
+                Some(recipe::verify_tool(self.config, path, tool).await?)
+            }
+            (None, None) => None,
+        };
+        if let Some(found) = runtime.as_deref().and_then(|runtime| runtime.split_once(' ')) {
+            demand::check(name, &listing, found, &mut plan.notes)?;
+        }
+        let variables = self.variables(name, &plan);
+        let digest = digest(&source, &plan, &variables, interpreter.as_ref(), runtime.as_deref());
+        Ok(Prepared { source, plan, interpreter, runtime, variables, digest })
     }
 
     /// What the file's `env` is to the build. A process reads its variables when it runs; static files have only the

@@ -8,6 +8,7 @@ use bowline_core::app::{
     self, Cage, Command, Environment, Health, Limits, ReleaseHooks, Rollout, Scale, StaticFiles, Strategy,
 };
 use bowline_core::id::{AppName, EnvName};
+use bowline_core::release::Shape;
 use tempfile::TempDir;
 
 use super::*;
@@ -242,6 +243,40 @@ async fn a_flask_app_without_a_server_gets_one_and_is_built_once() {
     let gone = collect(&bench.config(), &BTreeSet::from([third.root.clone()])).unwrap();
     assert_eq!(gone, vec![home(&first)]);
     assert!(!first.root.exists() && third.root.is_dir());
+}
+
+#[tokio::test]
+async fn what_is_foreseen_is_what_is_built_and_nothing_is_done_for_it() {
+    let check = async |files: &[(&str, &str)], service: Service, shape: Shape| {
+        let bench = Bench::new(files, service);
+        let foreseen = async || foresee(bench.request(), &bench.config()).await.unwrap().remove(&name(WEB)).unwrap();
+        let before = foreseen().await;
+        assert_eq!((&before.shape, &before.artifact), (&shape, &None));
+        assert_eq!(bench.artifacts(), Vec::<String>::new(), "nothing was built");
+        let built = bench.web().await;
+        assert_eq!((built.digest, built.runtime.clone(), built.shape()), (before.digest, before.runtime, shape));
+        let after = foreseen().await.artifact.unwrap();
+        assert_eq!(after, Artifact { cached: true, ..built }, "what is there is told whole");
+        bench.write("more", "of it");
+        assert_ne!(foreseen().await.digest, before.digest);
+    };
+    let files = |fallback: Option<&str>| Shape::Files { fallback: fallback.map(str::to_owned) };
+    check(&[("index.html", "hi")], service(folder(None), None), files(None)).await;
+    check(&[("a.txt", "a")], service(folder(Some("cp a.txt b.txt")), Some("cat b.txt")), Shape::Process).await;
+    let bench = Bench::new(&[("README", "")], service(folder(None), None));
+    let fault = foresee(bench.request(), &bench.config()).await.unwrap_err();
+    assert_eq!(shown(&fault), shown(&bench.fault().await), "what would fail fails now, in the same words");
+}
+
+#[tokio::test]
+async fn an_artifact_that_was_changed_is_foreseen_to_be_built_again() {
+    let bench = Bench::new(&[("index.html", "hi")], service(folder(None), None));
+    let built = bench.web().await;
+    let file = built.root.join("index.html");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&file, "something else").unwrap();
+    let foreseen = foresee(bench.request(), &bench.config()).await.unwrap().remove(&name(WEB)).unwrap();
+    assert_eq!((foreseen.digest, foreseen.artifact), (built.digest, None));
 }
 
 /// Runs what was built, as another user where that is possible, until it answers with 200; then stops it.

@@ -1,0 +1,250 @@
+//! `bowline plan`: what bringing a folder out would change, as the daemon that it is for says it.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use bowline_api::{Client, wire};
+use bowline_core::app::{App, Target as Named};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::EnvName;
+use bowline_core::route::LOCAL;
+
+use super::deploy;
+use crate::args::Plan;
+use crate::file;
+use crate::interrupts::{INTERRUPTED, Interrupts};
+use crate::paths::Paths;
+use crate::target::{Target, quoted};
+use crate::ui::{self, Tone, Ui};
+
+/// Of a digest, for people.
+const SHORT: usize = 12;
+
+/// The widest that a value is shown; the JSON answer has all of it.
+const WIDEST: usize = 160;
+
+/// `said`: the words besides its own that the command was given, for the one that applies the plan.
+pub(super) async fn run(
+    args: Plan,
+    (to, state): (Option<&Named>, Option<&Path>),
+    said: &[String],
+    ui: &Ui,
+) -> Result<ExitCode, Fault> {
+    let dir = file::folder(&args.dir, "plan")?;
+    let env = EnvName::new(&args.env)
+        .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", args.env)).source(&error))?;
+    let app = file::read(&dir, &env, ui)?.app;
+    let to = to.or(app.environment.server.as_ref()).unwrap_or(&Named::Local);
+    if env.as_str() == LOCAL && *to != Named::Local {
+        return Err(Fault::new(
+            FaultKind::Invalid,
+            format!("{LOCAL} is the environment of `bowline up`, on this machine"),
+        )
+        .hint("name another one: --env production"));
+    }
+    let mut interrupts = Interrupts::new()?;
+    let target = match env.as_str() {
+        // The daemon that `up` would join, or start: of a server's it would be another one.
+        LOCAL => Target::Here(Paths::new(state)?),
+        _ => Target::new(to, super::elsewhere(to, state))?,
+    };
+    let joining = async { if env.as_str() == LOCAL { target.visit().await } else { target.join().await } };
+    let session = tokio::select! {
+        session = joining => session?,
+        () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    let answer = tokio::select! {
+        answer = ask(&session.client, &dir, &app, ui) => answer,
+        () = interrupts.next() => {
+            target.leave(&session).await?;
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    };
+    target.leave(&session).await?;
+    let plan = answer?;
+    ui.object(&plan);
+    show(&plan, &command(&args, said, &plan.hash), ui);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An app of this machine alone is read where it lies.
+async fn ask(client: &Client, dir: &Path, app: &App, ui: &Ui) -> Result<wire::Plan, Fault> {
+    let env = app.environment.name.as_str();
+    let dir = match env {
+        LOCAL => dir.display().to_string(),
+        _ => {
+            let sent = deploy::send(client, dir, app, ui).await?;
+            sent.say(ui);
+            sent.dir
+        }
+    };
+    Ok(client.plan(&wire::Apply { dir, env: env.to_owned(), plan: None }).await?)
+}
+
+/// What applies it, to be said in the same place.
+fn command(args: &Plan, said: &[String], hash: &str) -> String {
+    let dir = word(&args.dir.display().to_string());
+    let said: String = said.iter().map(|said| format!(" {}", word(said))).collect();
+    match args.env.as_str() {
+        LOCAL => format!("bowline up {dir}{said} --plan {hash}"),
+        env => format!("bowline deploy {dir} --env {env}{said} --plan {hash}"),
+    }
+}
+
+/// As a shell takes it for one word.
+fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@=[]".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => quoted(Path::new(text)),
+    }
+}
+
+fn show(plan: &wire::Plan, command: &str, ui: &Ui) {
+    let head = ui.paint(Tone::Strong, format!("{} in {}", plan.app, plan.env));
+    let release = plan.release;
+    ui.say(match (plan.outcome, plan.stable) {
+        (wire::PlanOutcome::Unchanged, _) => {
+            format!("  {head}  {}: release {release} goes on", ui.paint(Tone::Good, "nothing changes"))
+        }
+        (wire::PlanOutcome::Again, _) => {
+            format!("  {head}  {}: release {release} starts again", ui.paint(Tone::Good, "nothing changes"))
+        }
+        (wire::PlanOutcome::Release, None) => format!("  {head}  release {release}, the first that serves"),
+        (wire::PlanOutcome::Release, Some(stable)) if plan.runs => format!("  {head}  release {stable} → {release}"),
+        (wire::PlanOutcome::Release, Some(stable)) => {
+            format!("  {head}  release {stable}, which is stopped → {release}, which starts")
+        }
+    });
+    section(None, &differences(plan), ui);
+    let services = plan.services.iter().map(|one| (None, one.service.clone(), one.text.clone())).collect::<Vec<_>>();
+    section(Some("rollout"), &services, ui);
+    plan.notes.iter().for_each(|note| ui.say(format!("    {}", ui::harmless(note))));
+    if !plan.risks.is_empty() {
+        ui.say(format!("\n  {}", ui.paint(Tone::Bad, "risks")));
+        for risk in &plan.risks {
+            ui.say(format!("  {} {}", ui.paint(Tone::Bad, "!"), ui.paint(Tone::Warning, ui::harmless(&risk.text))));
+        }
+    }
+    if plan.outcome != wire::PlanOutcome::Unchanged {
+        ui.say(format!("\n  plan {}", ui.paint(Tone::Strong, &plan.hash)));
+        ui.say(format!("  {}", ui.paint(Tone::Faint, "apply just this, or nothing:")));
+        ui.say(format!("  {command}"));
+    }
+}
+
+/// What becomes of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Added,
+    Removed,
+    Changed,
+}
+
+impl Mark {
+    fn of(from: bool, to: bool) -> Self {
+        match (from, to) {
+            (false, _) => Self::Added,
+            (true, false) => Self::Removed,
+            (true, true) => Self::Changed,
+        }
+    }
+
+    fn painted(self, ui: &Ui) -> String {
+        match self {
+            Self::Added => ui.paint(Tone::Good, "+"),
+            Self::Removed => ui.paint(Tone::Bad, "-"),
+            Self::Changed => ui.paint(Tone::Warning, "~"),
+        }
+    }
+}
+
+/// A line: what becomes of it, its name, and what is said of it.
+type Line = (Option<Mark>, String, String);
+
+fn differences(plan: &wire::Plan) -> Vec<Line> {
+    let of_file = plan.differences.iter().map(|one| {
+        let mark = Mark::of(one.from.is_some(), one.to.is_some());
+        let words = match (&one.from, &one.to) {
+            // Neither is shown.
+            (Some(from), Some(to)) if from == to => from.clone(),
+            (Some(from), Some(to)) => format!("{} → {}", cut(from), cut(to)),
+            (Some(one), None) | (None, Some(one)) => cut(one),
+            (None, None) => String::new(),
+        };
+        (Some(mark), one.path.clone(), words)
+    });
+    let of_secrets = plan.secrets.iter().map(|one| {
+        let becomes = one.to.is_some() || one.made || one.read;
+        let to = match (one.to, one.made) {
+            (Some(version), _) => format!("version {version}"),
+            (None, true) => "made by Bowline".to_owned(),
+            (None, false) => "what is in its file now".to_owned(),
+        };
+        let words = match (one.from, becomes) {
+            (Some(from), true) => format!("version {from} → {to}"),
+            (Some(from), false) => format!("version {from}, not used any more"),
+            (None, _) => to,
+        };
+        (Some(Mark::of(one.from.is_some(), becomes)), format!("secret {}", one.name), words)
+    });
+    let of_builds = plan.builds.iter().map(|one| {
+        let to = short(&one.to);
+        let changed = one.from.as_ref().map(|from| format!("{} → ", short(from))).unwrap_or_default();
+        let runtime = one.runtime.as_ref().map(|runtime| format!(", for {runtime}")).unwrap_or_default();
+        let built = if one.cached { "built before" } else { "to be built" };
+        (
+            Some(Mark::of(one.from.is_some(), true)),
+            format!("build of {}", one.service),
+            format!("{changed}{to}, {built}{runtime}"),
+        )
+    });
+    of_file.chain(of_secrets).chain(of_builds).collect()
+}
+
+/// Aligned lines below a heading; nothing where there are none.
+fn section(heading: Option<&str>, lines: &[Line], ui: &Ui) {
+    if lines.is_empty() {
+        return;
+    }
+    ui.say(heading.map(|heading| format!("\n  {heading}")).unwrap_or_default());
+    let widest = lines.iter().map(|(_, name, _)| name.chars().count()).max().unwrap_or(0);
+    for (mark, name, words) in lines {
+        let mark = mark.map_or_else(|| " ".to_owned(), |mark| mark.painted(ui));
+        let name = ui::harmless(name);
+        ui.say(format!("  {mark} {name:widest$}  {}", ui::harmless(words)).trim_end());
+    }
+}
+
+/// A value that would fill the screen is cut.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(WIDEST) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..SHORT).unwrap_or(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_means_the_same_place() {
+        let args = |dir: &str, env: &str| Plan { dir: dir.into(), env: env.into() };
+        let said = ["--to".to_owned(), "ssh://a@b:22".to_owned()];
+        let check = |args: Plan, said: &[String], expected| assert_eq!(command(&args, said, "abc"), expected);
+        check(args("/srv/shop", "beta"), &said, "bowline deploy /srv/shop --env beta --to ssh://a@b:22 --plan abc");
+        check(args("it's", "local"), &[], "bowline up 'it'\\''s' --plan abc");
+    }
+
+    #[test]
+    fn a_long_value_is_cut_between_letters() {
+        assert_eq!(cut("short"), "short");
+        let long = "é".repeat(WIDEST + 1);
+        assert_eq!(cut(&long).chars().count(), WIDEST + 1);
+    }
+}
