@@ -19,13 +19,14 @@ mod sources;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod traffic;
 
 /// What metrics are registered into.
 pub use prometheus_client::registry::Registry;
 
 pub use config::{
-    BUILD_TIME, BuildCall, CheckCall, ControlConfig, DataCall, Ended, Keep, Links, LogCall, Mode, SessionCall,
+    BUILD_TIME, BuildCall, CheckCall, ControlConfig, DataCall, Ended, Keep, Links, LogCall, Mode, Outside, SessionCall,
 };
 pub use folder::{read_procfile, read_small, read_variables};
 pub use lock::lock_after_the_dying;

@@ -20,14 +20,25 @@ const REST: Duration = Duration::from_millis(100);
 pub(crate) struct ApiSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// Who connects, where it is another user than the daemon's.
+    for_user: Option<u32>,
 }
 
 impl ApiSocket {
+    /// In the place of what a daemon before has left there.
+    pub(crate) fn bind_anew(path: &Path, for_user: Option<u32>) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        Ok(Self { listener: bind(path, for_user)?, path: path.to_owned(), for_user })
+    }
+
     /// `listener` is bound to a path.
-    pub(crate) fn new(listener: UnixListener) -> io::Result<Self> {
+    pub(crate) fn new(listener: UnixListener, for_user: Option<u32>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let path = address.as_pathname().ok_or_else(|| io::Error::other("the socket has no path"))?.to_owned();
-        Ok(Self { listener, path })
+        Ok(Self { listener, path, for_user })
     }
 
     /// Binds anew if the file is gone. A file that is somebody else's stays.
@@ -36,7 +47,7 @@ impl ApiSocket {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Ok(_) | Err(_) => return,
         }
-        match bind(&self.path) {
+        match bind(&self.path, self.for_user) {
             Ok(listener) => {
                 tracing::warn!(path = %self.path.display(), "the API's socket was gone and is back");
                 self.listener = listener;
@@ -46,8 +57,8 @@ impl ApiSocket {
     }
 }
 
-/// The folder may be searched by others, as the edge's user has to; the socket is the owner's alone.
-fn bind(path: &Path) -> io::Result<UnixListener> {
+/// The folder may be searched by others, as the edge's user has to; the socket is its user's alone.
+fn bind(path: &Path, for_user: Option<u32>) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
         DirBuilder::new().recursive(true).mode(0o711).create(folder)?;
         std::fs::set_permissions(folder, Permissions::from_mode(0o711))?;
@@ -55,6 +66,9 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     // The daemon's mask has made it so already; where it is another, others are kept out from here on.
     std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    if for_user.is_some() {
+        std::os::unix::fs::chown(path, for_user, for_user)?;
+    }
     Ok(listener)
 }
 
@@ -93,7 +107,7 @@ mod tests {
         let folder = dir.path().join("run");
         std::fs::create_dir(&folder).unwrap();
         let path = folder.join("api.sock");
-        let mut socket = ApiSocket::new(UnixListener::bind(&path).unwrap()).unwrap();
+        let mut socket = ApiSocket::new(UnixListener::bind(&path).unwrap(), None).unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
         let server = tokio::spawn(async move { socket.accept().await });
         let deadline = Instant::now() + Duration::from_secs(20);
