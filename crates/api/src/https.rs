@@ -24,7 +24,7 @@ const BUNDLES: [&str; 3] =
 /// Why nothing can be asked over HTTPS.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpsError {
-    #[error("{0:?} names no host")]
+    #[error("{0:?} is not https:// and a host alone")]
     Address(String),
     #[error("this machine trusts no authority: {} is not there", BUNDLES[0])]
     NoBundle,

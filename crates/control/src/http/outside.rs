@@ -137,7 +137,10 @@ fn client(headers: &HeaderMap) -> Option<IpAddr> {
 
 /// How often each client has failed within this minute.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Failures(Arc<Mutex<BTreeMap<Option<IpAddr>, (Instant, u32)>>>);
+pub(crate) struct Failures(Arc<Mutex<BTreeMap<Client, (Instant, u32)>>>);
+
+/// `None`: whose address is not known.
+type Client = Option<IpAddr>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Counted {
