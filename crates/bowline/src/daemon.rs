@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use bowline_api::Client;
 use bowline_control::{ControlConfig, Ended, Links, Outside};
-use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::Port;
 use bowline_core::route::{EdgeObservation, EdgeStatus};
@@ -177,8 +176,7 @@ impl Daemon<'_> {
             log_files: settings.log_files,
             ..NodeConfig::new(paths.state.clone(), paths.run.clone(), exe.to_owned())
         });
-        let api = settings.api.as_ref().zip(https).map(|(api, https)| api_url(&api.host, https));
-        let listening = Listening { http, https, admin: admin_address, api };
+        let listening = Listening { http, https, admin: admin_address, api: api_url(&settings, https) };
         paths.record(&Recorded {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -270,11 +268,13 @@ struct Listening {
     api: Option<String>,
 }
 
-fn api_url(host: &HostName, https: SocketAddr) -> String {
-    match https.port() {
+/// What a target says; `None`: the API is not reached from elsewhere.
+fn api_url(settings: &Settings, https: Option<SocketAddr>) -> Option<String> {
+    let host = &settings.api.as_ref()?.host;
+    Some(match https?.port() {
         443 => format!("https://{host}"),
         port => format!("https://{host}:{port}"),
-    }
+    })
 }
 
 impl Listening {
