@@ -23,9 +23,14 @@ struct Outside {
 
 impl Outside {
     fn start() -> Self {
-        let bowline = Bowline::new();
+        Self::start_with(Bowline::new(), "")
+    }
+
+    /// With more in `[api]`.
+    fn start_with(bowline: Bowline, more: &str) -> Self {
         let config = bowline.folder("etc").join("server.toml");
-        std::fs::write(&config, "api = { host = \"bowline-api.localhost\" }\n").expect("a file of the test");
+        let text = format!("[api]\nhost = \"bowline-api.localhost\"\n{more}");
+        std::fs::write(&config, text).expect("a file of the test");
         let any = ["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "0", "--config", path(&config)];
         let server = Server::start_with(&bowline, &[], &any);
         let edge = bowline.status()["edge"].clone();
@@ -171,6 +176,16 @@ fn an_app_is_brought_out_and_operated_with_a_token_alone() {
     });
     let again = outside.lines(&token, &["deploy", path(&folder), "--env", "production"]);
     assert!(again.iter().any(|line| line["kind"] == "ready" && line["release"] == 1), "{again:#?}");
+
+    // Where nothing is said, it goes where the environment belongs.
+    let file = folder.join("bowline.toml");
+    let plain = std::fs::read_to_string(&file).expect("the app's file");
+    let there = format!("[environment.production]\nserver = \"{}\"", outside.url);
+    std::fs::write(&file, plain.replace("[environment.production]", &there)).expect("a file of the test");
+    let mut belongs = outside.bowline.command(&["deploy", path(&folder), "--env", "production", "--detach", "--json"]);
+    belongs.env_remove("BOWLINE_STATE").env("BOWLINE_TOKEN", &token).env("BOWLINE_CA", outside.bowline.ca());
+    let belongs = belongs.output().expect("the binary runs");
+    assert!(belongs.status.success() && text(&belongs).contains("accepted"), "{}", text(&belongs));
     for token in [&token, &operator] {
         assert_eq!(outside.bowline.files_with(token.as_bytes()), Vec::<PathBuf>::new(), "a token lies nowhere");
     }
@@ -321,6 +336,37 @@ fn a_login_is_kept_for_its_user_alone() {
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+#[test]
+fn the_api_is_there_again_after_an_upgrade() {
+    let outside = Outside::start();
+    let token = outside.token("ci", &["--role", "viewer"]);
+    let mut upgraded = outside.bowline.command_of(&outside.bowline.other_binary(1), &["serve", "--upgrade", "--json"]);
+    let upgraded = upgraded.output().expect("the binary runs");
+    assert!(upgraded.status.success(), "{}", text(&upgraded));
+    wait("the same address and token lead to the daemon", SOON, || {
+        outside.run(&token, &["status"]).status.success().then_some(())
+    });
+}
+
+#[test]
+fn a_certificate_in_files_is_the_apis() {
+    let bowline = Bowline::new();
+    let folder = bowline.folder("certificate");
+    let [chain, key] = ["chain.pem", "key.pem"].map(|name| folder.join(name));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
+    openssl.args(["-subj", "/CN=bowline", "-addext", "subjectAltName=DNS:bowline-api.localhost"]);
+    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE", "-out", path(&chain), "-keyout", path(&key)]);
+    let made = openssl.output().expect("openssl is installed by scripts/setup");
+    assert!(made.status.success(), "{}", text(&made));
+    let files = format!("certificate = \"{}\"\nkey = \"{}\"\n", path(&chain), path(&key));
+    let outside = Outside::start_with(bowline, &files);
+    let token = outside.token("ci", &["--role", "viewer"]);
+    let status = outside.command(&token, &["status"]).env("BOWLINE_CA", &chain).output().expect("the binary runs");
+    assert!(status.status.success(), "{}", text(&status));
+    outside.fails(&token, &["status"], 4, "certificate");
 }
 
 #[test]
