@@ -108,6 +108,44 @@ fn app(bowline: &Bowline, name: &str) -> PathBuf {
     folder
 }
 
+/// A line that is written later reaches who follows.
+fn follows_logs(outside: &Outside, token: &str, logs: &[&str]) {
+    let mut follow = outside.command(token, logs);
+    let mut follow = follow.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary runs");
+    let lines = BufReader::new(follow.stdout.take().expect("a pipe")).lines();
+    let (sender, received) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let app_url = format!("https://https-deploy.localhost:{}/followed", port(&outside.url));
+    assert_eq!(curl(&outside.bowline.ca(), &app_url, &[]).status, 200);
+    wait("a line that was written later is followed", SOON, || {
+        received.try_iter().any(|line| line.contains("/followed")).then_some(())
+    });
+    follow.kill().and_then(|()| follow.wait()).expect("a child of this test");
+    drop(received);
+    reader.join().expect("no panic");
+}
+
+/// A mebibyte through `cat`, both ways at once.
+fn passes_through(mut command: Command) {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let feeder = std::thread::spawn(move || stdin.write_all(&vec![b'x'; 1 << 20]));
+    let output = child.wait_with_output().expect("it was started");
+    assert!(feeder.join().expect("no panic").is_ok());
+    assert!(
+        output.status.success() && output.stdout == vec![b'x'; 1 << 20],
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
 #[test]
 fn an_app_is_brought_out_and_operated_with_a_token_alone() {
     let mut outside = Outside::start();
@@ -134,39 +172,10 @@ fn an_app_is_brought_out_and_operated_with_a_token_alone() {
     let restart = events.iter().find(|event| event["event"] == "restart.began").expect("the restart is told");
     assert_eq!((&restart["fields"]["by_token"], &restart["fields"]["by_uid"]), (&"1".into(), &Value::Null));
 
-    let mut follow = outside.command(&token, &of_app(&["logs", "--follow", "--json"]));
-    let mut follow = follow.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary runs");
-    let lines = BufReader::new(follow.stdout.take().expect("a pipe")).lines();
-    let (sender, received) = std::sync::mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    let app_url = format!("https://https-deploy.localhost:{}/followed", port(&outside.url));
-    assert_eq!(curl(&outside.bowline.ca(), &app_url, &[]).status, 200);
-    wait("a line that was written later is followed", SOON, || {
-        received.try_iter().any(|line| line.contains("/followed")).then_some(())
-    });
-    follow.kill().and_then(|()| follow.wait()).expect("a child of this test");
-    drop(received);
-    reader.join().expect("no panic");
-
+    follows_logs(&outside, &token, &of_app(&["logs", "--follow", "--json"]));
     let exec = ["exec", "https-deploy.web", "--env", "production", "--", "cat"];
     outside.fails(&token, &exec, 3, "its role is deployer");
-    let mut child = outside.command(&operator, &exec);
-    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    let feeder = std::thread::spawn(move || stdin.write_all(&vec![b'x'; 1 << 20]));
-    let output = child.wait_with_output().expect("it was started");
-    assert!(feeder.join().expect("no panic").is_ok());
-    assert!(
-        output.status.success() && output.stdout == vec![b'x'; 1 << 20],
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    passes_through(outside.command(&operator, &exec));
 
     outside.restart();
     wait("the same token lets in at the next daemon", SOON, || {
@@ -300,6 +309,7 @@ fn who_has_no_token_that_holds_is_not_let_in() {
 #[test]
 fn a_login_is_kept_for_its_user_alone() {
     let outside = Outside::start();
+    assert_eq!(outside.bowline.status()["edge"]["api"], outside.url.clone());
     let token = outside.token("ann", &["--role", "viewer"]);
     let config = outside.bowline.folder("config");
     let command = |args: &[&str]| {

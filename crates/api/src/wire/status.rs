@@ -58,6 +58,9 @@ pub struct EdgeStatus {
     pub pid: Option<u32>,
     pub http: Option<String>,
     pub https: Option<String>,
+    /// Where the API is reached from elsewhere, with a token: `https://bowline.example.com`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
     pub serving: Option<u64>,
     pub connections_open: u64,
     pub private_bytes: u64,

@@ -28,7 +28,12 @@ pub(super) async fn run(args: Token, target: &Target, ui: &Ui) -> Result<ExitCod
             ui.object(&created);
             ui.say(format!("  {}", ui.paint(Tone::Strong, &created.token)));
             ui.aside(format!("  {}", said(&created.info)));
-            ui.aside("  it is shown this once; elsewhere: bowline login https://HOST, or BOWLINE_TOKEN");
+            let status = client.status().await.ok();
+            let api = status.and_then(|status| status.edge.api);
+            ui.aside(match api {
+                Some(api) => format!("  it is shown this once; elsewhere: bowline login {api}, or BOWLINE_TOKEN"),
+                None => "  it is shown this once; no host leads here yet: [api] of server.toml names one".to_owned(),
+            });
         }
         Token::List => {
             let answer = client.tokens().await?;

@@ -28,6 +28,8 @@ pub(super) const HERE: &[Role] = &[];
 pub(super) const ANYONE: &[Role] = &Role::ALL;
 pub(super) const ADMIN: &[Role] = &[Role::Admin];
 pub(super) const READ: &[Role] = &[Role::Viewer, Role::Deployer, Role::Operator, Role::Auditor, Role::Admin];
+/// What apps say of themselves, which may be anything.
+pub(super) const LOGS: &[Role] = &[Role::Viewer, Role::Deployer, Role::Operator, Role::Admin];
 pub(super) const DEPLOY: &[Role] = &[Role::Deployer, Role::Admin];
 /// What is brought out is the deployer's, what runs the operator's; both steer.
 pub(super) const STEER: &[Role] = &[Role::Deployer, Role::Operator, Role::Admin];
@@ -129,7 +131,13 @@ pub(super) async fn enforce(
 ) -> Response {
     match allowed(&api, &rule, &caller, &path).await {
         Ok(()) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            if let Caller::Token(token) = &caller {
+                let (name, id) = (&token.record.name, token.record.id);
+                tracing::info!(token = %name, %id, method = rule.method, path = rule.path, why = %refusal.fault, "not permitted");
+            }
+            refusal.into_response()
+        }
     }
 }
 

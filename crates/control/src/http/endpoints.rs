@@ -7,7 +7,7 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use bowline_core::access::Role;
 
 use super::access::{
-    ADMIN, ANYONE, AUDIT, DEPLOY, HERE, NAMES, OPERATE, READ, Reach, Rule, SECRETS, STEER, as_owner, enforce,
+    ADMIN, ANYONE, AUDIT, DEPLOY, HERE, LOGS, NAMES, OPERATE, READ, Reach, Rule, SECRETS, STEER, as_owner, enforce,
 };
 use super::outside::{Doorkeeper, require_token};
 use super::peer::require_owner;
@@ -58,7 +58,7 @@ pub(super) fn all() -> Vec<Endpoint> {
         on("GET /v1/apps/{env}/{app}/runs/{number}", READ, App, get(super::run)),
         on("POST /v1/apps/{env}/{app}/sessions", OPERATE, App, post(session::begin)).told("run a command in"),
         on("GET /v1/changes/{id}", READ, Handler, get(super::change)),
-        on("GET /v1/logs", READ, Handler, get(super::logs)),
+        on("GET /v1/logs", LOGS, Handler, get(super::logs)),
         on("GET /v1/events", READ, Handler, get(super::events)),
         on("GET /v1/secrets/{env}/{app}", NAMES, App, get(super::secrets)),
         on("PUT /v1/secrets/{env}/{app}/{name}", SECRETS, App, put(super::set_secret)).told("set a secret of"),
@@ -127,7 +127,7 @@ mod tests {
         ("GET /v1/changes/{id}", "viewer deployer operator auditor admin"),
         ("GET /v1/data", "viewer deployer operator auditor admin"),
         ("GET /v1/events", "viewer deployer operator auditor admin"),
-        ("GET /v1/logs", "viewer deployer operator auditor admin"),
+        ("GET /v1/logs", "viewer deployer operator admin"),
         ("GET /v1/openapi.json", "viewer deployer secret-writer operator auditor admin"),
         ("GET /v1/secrets/{env}/{app}", "viewer deployer secret-writer operator auditor admin"),
         ("GET /v1/status", "viewer deployer operator auditor admin"),
