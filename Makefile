@@ -72,7 +72,7 @@ sim:
 ## reference: write the generated pages of docs/reference anew
 reference:
 	$(CARGO) run --locked -q -p xtask -- reference
-	BOWLINE_RENEW=1 $(CARGO) test --locked -q -p bowline reference
+	BOWLINE_RENEW=1 $(CARGO) test --locked -q -p bowline -p bowline-api -p bowline-control reference
 
 fmt:
 	$(CARGO) fmt --all

@@ -191,6 +191,7 @@ fn desired(upstream: SocketAddr) -> EdgeDesired {
     };
     let site = Site { tls: SiteTls::Both, rules: vec![rule] };
     let table = Table {
+        api: None,
         generation: Generation(1),
         sites: BTreeMap::from([(HostName::new(HOST).expect("a host"), site)]),
         pools: BTreeMap::from([(pool, Pool { endpoints: BTreeMap::from([(endpoint, upstream)]) })]),

@@ -154,8 +154,10 @@ fn what_is_wrong_is_said_before_anything_is_sent() {
     assert!(bowline.fails(&deploy(&[]), 2).contains("--env"), "there is no default environment");
     let said = bowline.fails(&deploy(&["--env", "production"]), 4);
     assert!(said.contains("no daemon runs here"), "{said}");
-    let said = bowline.fails(&deploy(&["--env", "production", "--to", "https://example.com"]), 2);
+    let said = bowline.fails(&deploy(&["--env", "production", "--to", "kubernetes"]), 2);
     assert!(said.contains("reached by no command yet"), "{said}");
+    let said = bowline.fails(&deploy(&["--env", "production", "--to", "https://example.com"]), 3);
+    assert!(said.contains("there is no token") && said.contains("bowline login"), "{said}");
     let said = bowline.fails(&deploy(&["--env", "production", "--to", "ssh://-oProxyCommand=id"]), 2);
     assert!(said.contains("is no target"), "{said}");
     assert!(bowline.fails(&["down", "--to", "ssh://example.com"], 2).contains("for this machine alone"));

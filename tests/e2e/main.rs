@@ -17,6 +17,7 @@ mod elsewhere;
 mod escape;
 mod faults;
 mod hello;
+mod https;
 mod jobs;
 mod kills;
 mod plan;

@@ -103,6 +103,9 @@ impl Bowline {
             .args(args)
             .env("BOWLINE_STATE", self.state())
             .env("XDG_DATA_HOME", self.dir.path().join("data"))
+            .env("XDG_CONFIG_HOME", self.dir.path().join("config"))
+            .env_remove("BOWLINE_TOKEN")
+            .env_remove("BOWLINE_CA")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());
         command

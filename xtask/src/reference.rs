@@ -8,12 +8,13 @@ use anyhow::Context;
 
 const WIRE: &str = "crates/api/src/wire.rs";
 /// Its modules.
-const PARTS: [&str; 5] = [
+const PARTS: [&str; 6] = [
     "crates/api/src/wire/plan.rs",
     "crates/api/src/wire/release.rs",
     "crates/api/src/wire/source.rs",
     "crates/api/src/wire/status.rs",
     "crates/api/src/wire/data.rs",
+    "crates/api/src/wire/token.rs",
 ];
 
 /// What `bowline bench --json` prints: the shape, and those that it is made of.
@@ -64,7 +65,8 @@ fn api(wire: &str) -> String {
     format!(
         "# The API of the daemon\n\n<!-- Generated from {WIRE} by `make reference`. -->\n\n\
          It listens on the Unix socket `api.sock` of the state's run folder and answers the user that it runs as, and \
-         root.\n`--json` prints the same shapes.\n\n{said}\n## Shapes\n\nField names are as they are sent; \
+         root.\n`--json` prints the same shapes. The same as an OpenAPI 3.1 document: [openapi.json](openapi.json), and \
+         `/v1/openapi.json` of each daemon.\nWhich role may do what with a token is in [access](access.md).\n\n{said}\n## Shapes\n\nField names are as they are sent; \
          `snake_case` where a type says so. `Option` fields are left out where there is nothing.\n\n```rust\n{}\n```\n",
         types.join("\n\n")
     )

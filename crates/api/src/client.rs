@@ -1,4 +1,4 @@
-//! The client: HTTP/1.1 over the daemon's Unix socket, or a program that leads to it, one connection per request.
+//! The client: HTTP/1.1 over the daemon's Unix socket, a program that leads to it, or TLS; one connection per request.
 
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::dial::{Dialed, Dialer, Line, Way};
-use crate::session::{PROTOCOL, Session};
+use crate::https::Https;
+use crate::session::{self, PROTOCOL, SPEC, Session};
 use crate::wire;
 
 /// Longest line of a streamed answer, in bytes: a log line of 16 KiB, escaped, and room.
@@ -22,6 +23,9 @@ const MAX_LINE: usize = 256 * 1024;
 
 /// Largest answer that is not streamed, in bytes.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// Of what is no answer of a daemon, so many characters are shown.
+const MAX_SAID: usize = 200;
 
 /// One read of a file that is sent.
 const PART: usize = 64 * 1024;
@@ -36,6 +40,12 @@ pub enum ClientError {
     /// In the words of the program that was to connect.
     #[error("{said}")]
     Dial { name: String, said: String },
+    /// Over HTTPS.
+    #[error("{cause}")]
+    Https { name: String, cause: String, hint: Option<&'static str> },
+    /// Not a daemon, or an edge without one: its status, and the first line of what it says.
+    #[error("it answered {status}: {said}")]
+    NoDaemon { status: u16, said: String },
     #[error("the connection to the daemon broke")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the daemon's answer cannot be read")]
@@ -58,6 +68,13 @@ impl From<ClientError> for Fault {
             ClientError::Dial { name, said } => {
                 Self::new(FaultKind::Unreachable, format!("{name} cannot be reached")).detail(said)
             }
+            ClientError::Https { name, cause, hint } => {
+                let fault = Self::new(FaultKind::Unreachable, format!("{name} cannot be reached")).caused_by(cause);
+                hint.into_iter().fold(fault, Self::hint)
+            }
+            ClientError::NoDaemon { .. } => Self::new(FaultKind::Unreachable, "no daemon answers there")
+                .source(&error)
+                .hint("is it the `host` of [api] in the server's server.toml, and does the daemon run?"),
             ClientError::Broken(_) | ClientError::Unreadable(_) => {
                 Self::new(FaultKind::Unreachable, "the daemon did not answer to the end").source(&error).hint(LOST)
             }
@@ -80,6 +97,28 @@ impl Client {
     /// One that reaches a daemon elsewhere. Nothing is started yet; every request starts the program once.
     pub fn dialing(dialer: Dialer) -> Self {
         Self { way: Way::Dialer(Arc::new(dialer)) }
+    }
+
+    /// One that reaches a daemon over HTTPS. Nothing is connected yet. A redirect is followed nowhere: a token is for one host.
+    pub fn https(https: Https) -> Self {
+        Self { way: Way::Https(Arc::new(https)) }
+    }
+
+    pub async fn who_am_i(&self) -> Result<wire::WhoAmI, ClientError> {
+        self.get("/v1/whoami").await
+    }
+
+    pub async fn tokens(&self) -> Result<wire::Tokens, ClientError> {
+        self.get("/v1/tokens").await
+    }
+
+    pub async fn create_token(&self, new: &wire::NewToken) -> Result<wire::CreatedToken, ClientError> {
+        self.send(Method::POST, "/v1/tokens", json(new)).await
+    }
+
+    /// By its name or its id.
+    pub async fn revoke_token(&self, which: &str) -> Result<wire::TokenInfo, ClientError> {
+        self.send(Method::DELETE, &format!("/v1/tokens/{}", percent_encode(which)), Bytes::new()).await
     }
 
     pub async fn version(&self) -> Result<wire::Version, ClientError> {
@@ -212,11 +251,16 @@ impl Client {
             .await
             .map_err(|e| ClientError::Broken(e.into()))?;
         tokio::spawn(connection.with_upgrades());
-        let request = request(Method::POST, &format!("/v1/apps/{env}/{app}/sessions"))
+        let request = self
+            .request(Method::POST, &format!("/v1/apps/{env}/{app}/sessions"))
             .header("connection", "upgrade")
-            .header("upgrade", PROTOCOL)
-            .body(Full::new(json(session)))
-            .map_err(|e| ClientError::Unreadable(e.into()))?;
+            .header("upgrade", PROTOCOL);
+        let request = match &self.way {
+            Way::Socket(_) | Way::Dialer(_) => request.body(Full::new(json(session))),
+            // An edge takes no body with an upgrade: where the request ends would be unclear.
+            Way::Https(_) => request.header(SPEC, session_spec(session)?).body(Full::default()),
+        };
+        let request = request.map_err(|e| ClientError::Unreadable(e.into()))?;
         let answer = match sender.send_request(request).await {
             Ok(answer) => answer,
             Err(error) => return Err(Dialed::explain(dialed, ClientError::Broken(error.into())).await),
@@ -287,6 +331,16 @@ impl Client {
         self.send(Method::POST, &format!("/v1/sources/{env}/{app}/{source}"), Bytes::new()).await
     }
 
+    fn request(&self, method: Method, path: &str) -> http::request::Builder {
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        match &self.way {
+            Way::Socket(_) | Way::Dialer(_) => request.header("host", "bowline"),
+            Way::Https(https) => {
+                request.header("host", https.authority()).header("authorization", https.authorization())
+            }
+        }
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.send(Method::GET, path, Bytes::new()).await
     }
@@ -315,7 +369,7 @@ impl Client {
             .await
             .map_err(|e| ClientError::Broken(e.into()))?;
         tokio::spawn(connection);
-        let request = request(method, path).body(body).map_err(|e| ClientError::Unreadable(e.into()))?;
+        let request = self.request(method, path).body(body).map_err(|e| ClientError::Unreadable(e.into()))?;
         let answer = match sender.send_request(request).await {
             Ok(answer) => answer,
             Err(error) => return Err(Dialed::explain(dialed, ClientError::Broken(error.into())).await),
@@ -327,9 +381,12 @@ impl Client {
     }
 }
 
-fn request(method: Method, path: &str) -> http::request::Builder {
-    let request = Request::builder().method(method).uri(path);
-    request.header("host", "bowline").header("content-type", "application/json")
+fn session_spec(session: &wire::Session) -> Result<String, ClientError> {
+    let too_long = || {
+        let fault = Fault::new(FaultKind::Invalid, "the command is too long to be sent over HTTPS");
+        ClientError::Refused(fault.hint("write it into a script of the app, or use ssh://USER@HOST"))
+    };
+    session::spec(session).ok_or_else(too_long)
 }
 
 async fn refusal(status: StatusCode, body: Incoming) -> ClientError {
@@ -338,7 +395,11 @@ async fn refusal(status: StatusCode, body: Incoming) -> ClientError {
         Ok(bytes) => match serde_json::from_slice::<wire::Fault>(&bytes) {
             Ok(fault) if status == StatusCode::CONFLICT => ClientError::Busy(fault.into()),
             Ok(fault) => ClientError::Refused(fault.into()),
-            Err(error) => ClientError::Unreadable(format!("status {status}: {error}").into()),
+            Err(_) => {
+                let text = String::from_utf8_lossy(&bytes);
+                let said = text.lines().next().unwrap_or_default().chars().take(MAX_SAID).collect();
+                ClientError::NoDaemon { status: status.as_u16(), said }
+            }
         },
     }
 }

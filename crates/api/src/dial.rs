@@ -1,21 +1,25 @@
-//! The way to a daemon: its Unix socket here, or a program whose standard streams are a connection to it elsewhere, as
-//! `ssh HOST bowline dial` is.
+//! The way to a daemon: its Unix socket here, a program whose standard streams are a connection to it elsewhere, as
+//! `ssh HOST bowline dial` is, or HTTPS.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
+use tokio_rustls::client::TlsStream;
 
 use crate::client::ClientError;
+use crate::https::Https;
 
 /// How long a program whose connection broke may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -37,13 +41,52 @@ pub struct Dialer {
 pub(crate) enum Way {
     Socket(PathBuf),
     Dialer(Arc<Dialer>),
+    Https(Arc<Https>),
 }
 
 /// A connection, and who made it.
 #[derive(Debug)]
 pub(crate) struct Line {
-    pub(crate) stream: UnixStream,
+    pub(crate) stream: Stream,
     pub(crate) dialed: Option<Dialed>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
 }
 
 /// A program that dialed. It ends with its connection.
@@ -61,7 +104,11 @@ impl Way {
             Self::Socket(path) => {
                 let unreachable = |source| ClientError::Unreachable { path: path.clone(), source };
                 let stream = UnixStream::connect(path).await.map_err(unreachable)?;
-                Ok(Line { stream, dialed: None })
+                Ok(Line { stream: Stream::Unix(stream), dialed: None })
+            }
+            Self::Https(https) => {
+                let stream = https.connect().await?;
+                Ok(Line { stream: Stream::Tls(Box::new(stream)), dialed: None })
             }
             Self::Dialer(dialer) => dialer.dial(deaf).map_err(|source| ClientError::Dial {
                 name: dialer.name.clone(),
@@ -104,7 +151,10 @@ impl Dialer {
             }
             String::from_utf8_lossy(&said).trim().to_owned()
         });
-        Ok(Line { stream: UnixStream::from_std(near)?, dialed: Some(Dialed { name: self.name.clone(), said }) })
+        Ok(Line {
+            stream: Stream::Unix(UnixStream::from_std(near)?),
+            dialed: Some(Dialed { name: self.name.clone(), said }),
+        })
     }
 }
 

@@ -5,8 +5,11 @@
 
 mod client;
 mod dial;
+mod https;
+pub mod openapi;
 pub mod session;
 pub mod wire;
 
 pub use client::{Client, ClientError, Lines};
 pub use dial::Dialer;
+pub use https::{Https, HttpsError};

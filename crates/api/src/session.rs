@@ -13,6 +13,10 @@ use crate::wire;
 
 /// What is asked for and agreed to in the `Upgrade` header.
 pub const PROTOCOL: &str = "bowline-session/1";
+/// The field that says what is asked for where a body cannot.
+pub const SPEC: &str = "bowline-session";
+/// Longest value of it, in bytes: an edge takes heads of some more.
+const MAX_SPEC: usize = 16 * 1024;
 /// Longest payload, in bytes.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
 
@@ -55,6 +59,20 @@ pub enum FrameError {
     Content(u8),
     #[error("the stream ended within a frame")]
     Cut,
+}
+
+/// The value of [`SPEC`]: JSON in ASCII. `None`: it is longer than a field may be.
+pub(crate) fn spec(session: &wire::Session) -> Option<String> {
+    let json = serde_json::to_string(session).expect("wire types have string keys and no failing serialisers");
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            ' '..='~' => text.push(character),
+            // Only strings hold such characters, and there they may be escaped (RFC 8259, 7).
+            other => other.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    (text.len() <= MAX_SPEC).then_some(text)
 }
 
 /// A frame of one direction.

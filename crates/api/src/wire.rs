@@ -1,8 +1,11 @@
-//! Wire types of API version 1: JSON over HTTP/1.1. Times are milliseconds since 1970-01-01 UTC, sizes are bytes.
+//! Wire types of API version 1: JSON over HTTP/1.1, on the daemon's Unix socket, and over HTTPS on the host that `server.toml` names, where
+//! each request has a token: `Authorization: Bearer TOKEN`. Times are milliseconds since 1970-01-01 UTC, sizes are bytes.
 //!
 //! | method and path | body → answer |
 //! |---|---|
 //! | `GET /v1/version` | → [`Version`] |
+//! | `GET /v1/whoami` | → [`WhoAmI`] |
+//! | `GET /v1/openapi.json` | → this API as an OpenAPI 3.1 document |
 //! | `GET /v1/status` | → [`Status`] |
 //! | `POST /v1/apps` | [`Apply`] → 202 [`Accepted`] |
 //! | `POST /v1/plans` | [`Apply`] without `plan` → [`Plan`]; nothing is done |
@@ -32,13 +35,18 @@
 //! | `DELETE /v1/data/{env}/{app}/{data}/leases/{user}` | → 204 when its sessions have ended |
 //! | `PUT /v1/data/{env}/{app}/{data}/content` | [`Fill`] → [`Filled`]; volumes only |
 //! | `DELETE /v1/data/{env}/{app}/{data}?…` ([`RemoveQuery`]) | → [`Removed`] |
+//! | `GET /v1/tokens` | → [`Tokens`] |
+//! | `POST /v1/tokens` | [`NewToken`] → 201 [`CreatedToken`], which alone shows the token |
+//! | `DELETE /v1/tokens/{token}` | → [`TokenInfo`]; `{token}` is its name or its id |
 //! | `POST /v1/shutdown` | → [`Stopped`] when all is stopped, just before the daemon exits |
 //! | `POST /v1/upgrade` | [`Upgrade`] → 204 just before another binary takes the daemon's place |
 //!
-//! *Lines* are `application/x-ndjson`: one JSON object per line. A refusal is a [`Fault`] with status 400 (invalid),
-//! 403 (refused), 404, 409 (another change runs, or the same job), 500 (failed) or 503 (degraded).
+//! *Lines* are `application/x-ndjson`: one JSON object per line. A refusal is a [`Fault`] with status 400 (invalid), 401 (no token, or none that
+//! holds), 403 (refused), 404, 409 (another change runs, or the same job), 429 (too often without a token that holds), 500 (failed) or
+//! 503 (degraded).
 //!
-//! A session is asked for with `Connection: Upgrade` and `Upgrade: bowline-session/1`. After the 101 the connection carries
+//! A session is asked for with `Connection: Upgrade` and `Upgrade: bowline-session/1`. Over HTTPS [`Session`] is not the body but
+//! the field `Bowline-Session`, as JSON in ASCII, since an edge takes no body with an upgrade. After the 101 the connection carries
 //! frames: one byte that says what it is, four bytes of length (big-endian), and so many bytes, at most 65,536.
 //!
 //! | from the client | | |
@@ -62,10 +70,12 @@ mod plan;
 mod release;
 mod source;
 mod status;
+mod token;
 
 use std::collections::BTreeMap;
 
 use bowline_core::fault;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use data::{DataInfo, DataList, DataQuery, Fill, Filled, Lend, Lent, RemoveQuery, Removed, Rights};
@@ -79,6 +89,8 @@ pub use status::{
     Mode, ResourceStatus, ServiceStatus, Status, VolumeStatus,
 };
 
+pub use token::{CreatedToken, NewToken, Role, TokenInfo, Tokens, WhoAmI};
+
 /// The media type of line-by-line answers.
 pub const NDJSON: &str = "application/x-ndjson";
 
@@ -88,7 +100,7 @@ pub const MAX_SECRET: usize = 64 * 1024;
 /// Largest JSON body that the daemon reads, in bytes.
 pub const MAX_BODY: usize = 1024 * 1024;
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Version {
     /// Of the daemon's binary.
     pub version: String,
@@ -97,7 +109,7 @@ pub struct Version {
 }
 
 /// Why something failed, for an operator.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fault {
     pub kind: FaultKind,
     pub error: String,
@@ -110,7 +122,7 @@ pub struct Fault {
     pub detail: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
     Failed,
@@ -144,7 +156,7 @@ impl From<Fault> for fault::Fault {
 }
 
 /// Apply the app of a folder on this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Apply {
     /// Absolute path of the folder; the daemon reads `bowline.toml` in it, if there is one.
     pub dir: String,
@@ -154,7 +166,7 @@ pub struct Apply {
     pub plan: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Accepted {
     pub change: u64,
     pub env: String,
@@ -162,14 +174,14 @@ pub struct Accepted {
 }
 
 /// One step of a change, as it happens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeEvent {
     pub at: u64,
     #[serde(flatten)]
     pub what: ChangeStep,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ChangeStep {
     Phase {
@@ -207,7 +219,7 @@ pub enum ChangeStep {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangePhase {
     Parse,
@@ -222,7 +234,7 @@ pub enum ChangePhase {
 }
 
 /// `what` cannot go on before `on`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Waiting {
     /// `web.r3.0`
     pub what: String,
@@ -230,7 +242,7 @@ pub struct Waiting {
     pub on: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
     Stdout,
@@ -238,7 +250,7 @@ pub enum Stream {
 }
 
 /// A run of a job, or of what is to run before a release.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Run {
     /// Counted per app and environment.
     pub number: u32,
@@ -254,6 +266,9 @@ pub struct Run {
     pub due: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_uid: Option<u32>,
+    /// The id of the token that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_token: Option<u32>,
     /// `waiting`, `running`, `stopping`; over: `succeeded`, `failed`, `signalled`, `out_of_memory`, `timed_out`, `stopped`,
     /// `lost`, `refused`
     pub state: String,
@@ -275,21 +290,21 @@ pub struct Run {
 }
 
 /// The query string of `GET /v1/apps/{env}/{app}/runs/{number}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 pub struct RunQuery {
     /// Answer when it is over.
     #[serde(default)]
     pub wait: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 pub struct Stop {
     /// Stop the daemon, too, when this was the last app that runs.
     #[serde(default)]
     pub shutdown_when_idle: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stopped {
     /// `local/uploads`
     pub apps: Vec<String>,
@@ -299,14 +314,14 @@ pub struct Stopped {
 
 /// Another binary for the daemon and its edge. It goes on as the same process, with the same sockets and settings; where that
 /// binary does not start, the one before goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Upgrade {
     /// The digest of a copy that is kept in the state folder, `bin/DIGEST/bowline`: 64 hexadecimal digits.
     pub binary: String,
 }
 
 /// The body of `PUT /v1/apps/{env}/{app}/maintenance`; `DELETE` ends it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 pub struct Maintenance {
     /// Networks that are still answered: `192.0.2.0/24`.
     #[serde(default)]
@@ -314,7 +329,7 @@ pub struct Maintenance {
 }
 
 /// What holds now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Maintained {
     /// Absent: everyone is answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -322,7 +337,7 @@ pub struct Maintained {
 }
 
 /// A command to be attached to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Session {
     pub place: SessionPlace,
     /// May be left out where the app has one that runs processes.
@@ -338,7 +353,7 @@ pub struct Session {
     pub terminal: Option<Terminal>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionPlace {
     /// In an instance that runs; the session ends with it.
@@ -347,7 +362,7 @@ pub enum SessionPlace {
     OneOff,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Terminal {
     pub columns: u16,
     pub rows: u16,
@@ -356,7 +371,7 @@ pub struct Terminal {
     pub name: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum SessionEnd {
     Exited {
@@ -377,7 +392,7 @@ pub enum SessionEnd {
 }
 
 /// The query string of `GET /v1/logs`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogsQuery {
     pub env: String,
     pub app: String,
@@ -397,7 +412,7 @@ pub struct LogsQuery {
     pub access: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogLine {
     pub at: u64,
     pub source: LogSource,
@@ -407,7 +422,7 @@ pub struct LogLine {
     pub text: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogSource {
     Stdout,
@@ -417,7 +432,7 @@ pub enum LogSource {
 }
 
 /// The query string of `GET /v1/events`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 pub struct EventsQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<String>,
@@ -431,13 +446,13 @@ pub struct EventsQuery {
     pub limit: Option<u32>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Events {
     /// By rising sequence number.
     pub events: Vec<Event>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     pub seq: u64,
     pub at: u64,
@@ -453,24 +468,27 @@ pub struct Event {
     pub fields: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Secrets {
     pub secrets: Vec<SecretInfo>,
 }
 
 /// What is known of a secret; never its value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretInfo {
     pub name: String,
     pub version: u32,
     pub created: u64,
-    /// The user that set it; absent if Bowline generated it.
+    /// The user that set it; absent if Bowline generated it, or a token was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_uid: Option<u32>,
+    /// The id of the token that set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_token: Option<u32>,
     pub generated: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretSet {
     pub name: String,
     pub version: u32,

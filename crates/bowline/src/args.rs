@@ -13,8 +13,10 @@ use crate::claim::Handover;
 
 pub(crate) mod bench;
 mod steer;
+mod token;
 
 pub(crate) use steer::{Abort, Deploy, Plan, Releases, Restart, Rollback, Scale};
+pub(crate) use token::{Expires, Login, Token};
 
 /// What was said. Help and version are answered here, and end the process.
 ///
@@ -63,7 +65,7 @@ pub(crate) struct Global {
     /// /var/lib/bowline]
     #[arg(long, global = true, value_name = "DIR", env = "BOWLINE_STATE")]
     pub(crate) state: Option<PathBuf>,
-    /// The daemon that is meant: local, or ssh://USER@HOST[:PORT] by your own ssh
+    /// The daemon that is meant: local, ssh://USER@HOST[:PORT] by your own ssh, or https://HOST[:PORT] with a token
     #[arg(long, global = true, value_name = "TARGET")]
     pub(crate) to: Option<String>,
     /// Answer in JSON, of a stable shape
@@ -144,6 +146,14 @@ pub(crate) enum Verb {
     /// Answer 503 for an app while it is worked on
     #[command(subcommand)]
     Maintenance(Maintenance),
+    /// Keep a token for a daemon behind https://, read from standard input (typed unseen on a terminal)
+    ///
+    /// The daemon is asked whether the token holds. It is kept in $XDG_CONFIG_HOME/bowline/tokens.json, readable by you alone;
+    /// BOWLINE_TOKEN goes before it.
+    Login(Login),
+    /// Tokens: who is let in from elsewhere, for what, and for how long
+    #[command(subcommand)]
+    Token(Token),
     /// Run a command in an instance that runs, and be attached to it
     ///
     /// It is what the app is: the same user, files, environment, limits and cage, in the release's folder. Its exit code becomes
@@ -208,6 +218,7 @@ impl Verb {
             | Self::Events(_)
             | Self::Secret(_)
             | Self::Maintenance(_)
+            | Self::Token(_)
             | Self::Exec(_)
             | Self::Run(_) => true,
             Self::Init(_)
@@ -215,6 +226,7 @@ impl Verb {
             | Self::Up(_)
             | Self::Down
             | Self::Console
+            | Self::Login(_)
             | Self::Data(_)
             | Self::Bench(_)
             | Self::Trust(_)

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bowline_api::Client;
-use bowline_control::{ControlConfig, Ended, Links};
+use bowline_control::{ControlConfig, Ended, Links, Outside};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::Port;
 use bowline_core::route::{EdgeObservation, EdgeStatus};
@@ -108,7 +108,7 @@ fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
     let (fault, before) = match (ended, before) {
         (Ok(Ended::Stopped | Ended::LeftRunning), _) => {
             // What cannot be removed is found and replaced by the next daemon, which holds the lock.
-            let _ = std::fs::remove_file(paths.api_socket());
+            let _ = [paths.api_socket(), paths.outer_socket()].map(std::fs::remove_file);
             return Ok(());
         }
         (Ok(Ended::HandedOver(binary)), _) => {
@@ -169,7 +169,7 @@ impl Daemon<'_> {
         let edge = link::spawn(edge_config(&settings, paths, exe.to_owned()));
         let (http, https) = listening(edge.observed.clone(), again).await?;
         let node = bowline_node::spawn(node_config(&settings, paths, exe, admin_address));
-        let listening = Listening { http, https, admin: admin_address };
+        let listening = Listening { http, https, admin: admin_address, api: api_url(&settings, https) };
         paths.record(&Recorded {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -251,17 +251,35 @@ fn control_config(mode: Mode, settings: Settings, paths: &Paths, claim: &Claim) 
         admin: claim.admin()?,
         registry: prometheus_client::registry::Registry::default(),
         trusted_proxies: settings.trusted_proxies,
+        outside: settings.api.map(|api| Outside {
+            host: api.host,
+            certificate: api.certificate,
+            socket: paths.outer_socket(),
+            edge_uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
+        }),
         build_time: settings.build_time,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }
 
 /// Where the daemon and its edge have come to listen.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 struct Listening {
     http: SocketAddr,
     https: Option<SocketAddr>,
     admin: SocketAddr,
+    /// What `--to` takes elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api: Option<String>,
+}
+
+/// What a target says; `None`: the API is not reached from elsewhere.
+fn api_url(settings: &Settings, https: Option<SocketAddr>) -> Option<String> {
+    let host = &settings.api.as_ref()?.host;
+    Some(match https?.port() {
+        443 => format!("https://{host}"),
+        port => format!("https://{host}:{port}"),
+    })
 }
 
 impl Listening {
@@ -287,7 +305,7 @@ struct Serving<'a> {
 impl Starter {
     fn ready(&self, paths: &Paths, listening: &Listening) {
         let Self::Other { notify, ui } = self else { return say_to_command(&Readiness::Ready) };
-        let Listening { http, https, admin } = listening;
+        let Listening { http, https, admin, api } = listening;
         let tls = https.map_or_else(|| "no HTTPS".to_owned(), |https| https.to_string());
         notify.ready(&format!("serving on {http} and {tls}"));
         ui.object(&Serving { pid: std::process::id(), state: &paths.state, listening });
@@ -296,6 +314,9 @@ impl Starter {
         ui.say(format!("  serving the apps of {}", ui.paint(Tone::Strong, paths.state.display())));
         row("http", http.to_string());
         row("https", tls);
+        if let Some(api) = api {
+            row("api", format!("{}  with a token: bowline token create NAME --role ROLE", ui.paint(Tone::Link, api)));
+        }
         row("metrics", ui.paint(Tone::Link, format!("http://{admin}/metrics")));
     }
 

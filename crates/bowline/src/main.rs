@@ -3,6 +3,7 @@
 mod args;
 mod claim;
 mod cmd;
+mod credentials;
 mod daemon;
 mod file;
 mod interrupts;

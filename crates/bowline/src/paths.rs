@@ -90,6 +90,11 @@ impl Paths {
         self.run.join("api.sock")
     }
 
+    /// Where the edge reaches the API.
+    pub(crate) fn outer_socket(&self) -> PathBuf {
+        self.run.join("outer.sock")
+    }
+
     pub(crate) fn daemon_log(&self) -> PathBuf {
         self.state.join("logs/daemon.log")
     }
@@ -208,6 +213,14 @@ pub(crate) fn cache() -> Result<PathBuf, Fault> {
     match env_dir("XDG_CACHE_HOME") {
         Some(dir) => Ok(dir.join("bowline")),
         None => Ok(home()?.join(".cache/bowline")),
+    }
+}
+
+/// What a user has said once.
+pub(crate) fn config() -> Result<PathBuf, Fault> {
+    match env_dir("XDG_CONFIG_HOME") {
+        Some(dir) => Ok(dir.join("bowline")),
+        None => Ok(home()?.join(".config/bowline")),
     }
 }
 

@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_spec::server::{self, EdgeEngine, Server, ServerFile};
+use bowline_core::route::Certificate;
+use bowline_core::secret::Secret;
+use bowline_spec::server::{self, CertificateFiles, EdgeEngine, Server, ServerFile};
 use ipnet::IpNet;
 
 use crate::args::{Mode, Serve};
@@ -14,9 +17,8 @@ use crate::args::{Mode, Serve};
 const FILE: &str = "/etc/bowline/server.toml";
 
 /// Keys that have a meaning and no code yet, each with why.
-const NOT_CARRIED: [(&str, &str); 5] = [
+const NOT_CARRIED: [(&str, &str); 4] = [
     ("acme", "certificates are made by the local CA only"),
-    ("api", "the API is on its Unix socket only"),
     ("backup", "backups are not made yet"),
     ("otlp", "telemetry is on /metrics of the admin port only"),
     ("limits.connections", "the edge takes as many connections as it may have descriptors"),
@@ -29,6 +31,7 @@ pub(crate) struct Settings {
     pub(crate) https: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) api: Option<Api>,
     pub(crate) build_time: Duration,
     /// A log file of an instance is put aside when it would become larger, in bytes.
     pub(crate) log_bytes: u64,
@@ -38,6 +41,36 @@ pub(crate) struct Settings {
     pub(crate) file: Option<PathBuf>,
 }
 
+/// The way to the API from elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Api {
+    /// On which the edge leads to it.
+    pub(crate) host: HostName,
+    /// As its files are when the daemon starts; `None`: the local CA makes one.
+    pub(crate) certificate: Option<Certificate>,
+}
+
+impl Api {
+    fn read(api: server::Api) -> Result<Self, Fault> {
+        let certificate = api.certificate.map(|files| certificate(&files)).transpose()?;
+        Ok(Self { host: api.host, certificate })
+    }
+}
+
+fn certificate(files: &CertificateFiles) -> Result<Certificate, Fault> {
+    let wrong = |error: &dyn std::error::Error, path: &Path| {
+        Fault::new(FaultKind::Invalid, "the certificate of [api] cannot be used")
+            .caused_by(path.display().to_string())
+            .source(error)
+            .hint("name PEM files: the chain, its first certificate the host's own, and the key of that one")
+    };
+    let read = |path: &Path| std::fs::read(path).map_err(|error| wrong(&error, path));
+    let chain = String::from_utf8_lossy(&read(&files.chain)?).into_owned();
+    let certificate = Certificate { chain, key: Secret::new(read(&files.key)?) };
+    bowline_edge::check_certificate(&certificate).map_err(|error| wrong(&error, &files.chain))?;
+    Ok(certificate)
+}
+
 impl Settings {
     /// # Errors
     /// All that is wrong with the file, each at its place. `colour`: for a terminal.
@@ -45,7 +78,7 @@ impl Settings {
         let base = match args.mode {
             Mode::Local => Self::local(),
             // Started to stop all: it listens as it did, and wrong settings are not in its way.
-            Mode::Server if args.for_command => Self { https: None, ..Self::carried(Server::default(), None) },
+            Mode::Server if args.for_command => Self { https: None, ..Self::carried(Server::default(), None)? },
             Mode::Server => Self::server(args.config.as_deref(), colour)?,
         };
         Ok(Self {
@@ -67,6 +100,7 @@ impl Settings {
             https: Some(loopback(8443)),
             admin: loopback(7070),
             trusted_proxies: Vec::new(),
+            api: None,
             build_time: bowline_control::BUILD_TIME,
             log_bytes: bowline_node::LOG_BYTES,
             log_files: bowline_node::LOG_FILES,
@@ -93,22 +127,23 @@ impl Settings {
         if let Some(diagnostics) = not_carried(&parsed) {
             return Err(refused(diagnostics));
         }
-        Ok(Self::carried(parsed.server, file))
+        Self::carried(parsed.server, file)
     }
 
     /// Of a file in which nothing is refused.
-    fn carried(server: Server, file: Option<PathBuf>) -> Self {
-        let Server { listen, trusted_proxies, limits, .. } = server;
-        Self {
+    fn carried(server: Server, file: Option<PathBuf>) -> Result<Self, Fault> {
+        let Server { listen, trusted_proxies, api, limits, .. } = server;
+        Ok(Self {
             http: *listen.http.first().expect("no other number than one is carried"),
             https: listen.https.first().copied(),
             admin: listen.admin,
             trusted_proxies,
+            api: api.map(Api::read).transpose()?,
             build_time: limits.build_time,
             log_bytes: limits.log_size.0,
             log_files: u32::from(limits.log_files) + 1,
             file,
-        }
+        })
     }
 }
 
@@ -122,6 +157,9 @@ fn not_carried(parsed: &ServerFile) -> Option<bowline_spec::Diagnostics> {
     }
     if parsed.server.listen.https.len() > 1 {
         keys.push(("listen.https", "the edge listens on one address for HTTPS; [::] takes IPv4, too"));
+    }
+    if parsed.server.listen.https.is_empty() {
+        keys.push(("api", "it is answered over HTTPS only, and `listen.https` is empty"));
     }
     parsed.refused(&keys)
 }
@@ -150,7 +188,7 @@ mod tests {
 
     #[test]
     fn every_key_that_is_carried_is_carried() {
-        let text = "trusted_proxies = [\"10.0.0.0/8\"]\n\
+        let text = "trusted_proxies = [\"10.0.0.0/8\"]\napi = { host = \"bowline.example.com\" }\n\
             [listen]\nhttp = [\"0.0.0.0:81\"]\nhttps = [\"127.0.0.1:444\"]\nadmin = \"127.0.0.1:71\"\n\
             [limits]\nbuild_time = \"5m\"\nlog_size = \"2MiB\"\nlog_files = 2\n";
         let got = settings(text, &[]).unwrap();
@@ -159,6 +197,8 @@ mod tests {
         assert_eq!((got.admin, got.build_time), (address("127.0.0.1:71"), Duration::from_secs(300)));
         assert_eq!((got.log_bytes, got.log_files), (2 << 20, 3), "beside the one that is written to");
         assert_eq!(got.trusted_proxies, ["10.0.0.0/8".parse().unwrap()]);
+        let api = Api { host: HostName::new("bowline.example.com").unwrap(), certificate: None };
+        assert_eq!(got.api, Some(api));
         let flags = ["--http", "127.0.0.1:82", "--trusted-proxy", "192.0.2.1"];
         let flagged = settings(text, &flags).unwrap();
         assert_eq!((flagged.http, flagged.https), (address("127.0.0.1:82"), got.https), "a flag goes before the file");
@@ -182,9 +222,30 @@ mod tests {
         let fault = settings(text, &[]).unwrap_err();
         assert_eq!(fault.kind, FaultKind::Invalid);
         let detail = fault.detail.unwrap();
-        let keys = ["edge", "listen.http", "listen.https", "acme", "api", "backup", "otlp", "limits.connections"];
+        let keys = ["edge", "listen.http", "listen.https", "acme", "backup", "otlp", "limits.connections"];
         for key in keys {
             assert!(detail.contains(&format!("cannot do `{key}`")), "{key}: {detail}");
         }
+        let plain = settings("listen = { https = [] }\napi = { host = \"api.example.com\" }\n", &[]).unwrap_err();
+        assert!(plain.detail.unwrap().contains("over HTTPS only"));
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_served_is_said_at_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let [chain, key] = ["chain.pem", "key.pem"].map(|name| dir.path().join(name));
+        let text = format!(
+            "[api]\nhost = \"api.example.com\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
+            chain.display(),
+            key.display()
+        );
+        let missing = settings(&text, &[]).unwrap_err();
+        assert!(missing.causes[0].ends_with("chain.pem"), "{missing:?}");
+        [&chain, &key].into_iter().for_each(|path| std::fs::write(path, "no PEM").unwrap());
+        let wrong = settings(&text, &[]).unwrap_err();
+        assert_eq!(
+            (wrong.kind, wrong.message.as_str()),
+            (FaultKind::Invalid, "the certificate of [api] cannot be used")
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Where the daemon is that a command speaks to: on this machine, or at the other end of the user's own ssh.
+//! Where the daemon is that a command speaks to: on this machine, at the other end of the user's own ssh, or behind HTTPS.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use bowline_api::{Client, Dialer};
 use bowline_core::app::Target as Named;
 use bowline_core::fault::{Fault, FaultKind};
 
+use crate::credentials;
 use crate::paths::Paths;
 use crate::session::Session;
 
@@ -20,6 +21,8 @@ const SHARED: &str = "60s";
 pub(crate) enum Target {
     Here(Paths),
     There(Ssh),
+    /// With a token.
+    Web(Client),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +42,7 @@ impl Target {
     pub(crate) fn new(to: &Named, state: Option<&Path>) -> Result<Self, Fault> {
         let not_yet = |what: &str| {
             Err(Fault::new(FaultKind::Invalid, format!("{what} is reached by no command yet"))
-                .hint("write ssh://USER@HOST, or local"))
+                .hint("write ssh://USER@HOST, https://HOST, or local"))
         };
         match to {
             Named::Local => Ok(Self::Here(Paths::of_live(state)?)),
@@ -49,7 +52,13 @@ impl Target {
                 let login = user.as_ref().map_or_else(|| host.to_owned(), |user| format!("{user}@{host}"));
                 Ok(Self::There(Ssh { login, port: *port, state: state.map(Path::to_owned) }))
             }
-            Named::Https { url } => not_yet(url),
+            Named::Https { url } => {
+                if let Some(state) = state {
+                    return Err(Fault::new(FaultKind::Invalid, format!("{} is no state of {url}", state.display()))
+                        .hint("an https:// target is one daemon: leave out --state"));
+                }
+                Ok(Self::Web(credentials::client(url)?))
+            }
             Named::Kubernetes { .. } => not_yet("Kubernetes"),
         }
     }
@@ -58,6 +67,7 @@ impl Target {
         match self {
             Self::Here(paths) => Session::join(paths).await,
             Self::There(ssh) => Session::elsewhere(Client::dialing(ssh.dialer())).await,
+            Self::Web(client) => Session::elsewhere(client.clone()).await,
         }
     }
 
@@ -65,14 +75,14 @@ impl Target {
     pub(crate) async fn visit(&self) -> Result<Session, Fault> {
         match self {
             Self::Here(paths) => Session::join_or_visit(paths).await,
-            Self::There(_) => self.join().await,
+            Self::There(_) | Self::Web(_) => self.join().await,
         }
     }
 
     pub(crate) async fn leave(&self, session: &Session) -> Result<(), Fault> {
         match self {
             Self::Here(paths) => session.leave(paths).await,
-            Self::There(_) => Ok(()),
+            Self::There(_) | Self::Web(_) => Ok(()),
         }
     }
 }
@@ -130,9 +140,9 @@ mod tests {
         for text in ["ssh://", "ssh://a@", "ssh://-oProxyCommand=id", "ssh://-a@b", "ssh://a b", "ssh://b;id", "b"] {
             assert!(bowline_spec::parse_target(text).is_err(), "{text}");
         }
-        for text in ["https://b.example", "kubernetes"] {
-            let to = bowline_spec::parse_target(text).unwrap();
-            assert!(Target::new(&to, None).is_err(), "nothing leads to {text} yet");
-        }
+        let to = bowline_spec::parse_target("kubernetes").unwrap();
+        assert!(Target::new(&to, None).is_err(), "nothing leads there yet");
+        let to = bowline_spec::parse_target("https://b.example").unwrap();
+        assert!(Target::new(&to, Some(Path::new("/srv"))).is_err(), "a state is a machine's own affair");
     }
 }

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_core::app::HostName;
 use bowline_core::fault::Fault;
 use bowline_core::id::{Digest, ServiceName};
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::{DataDone, DataOrder};
-use bowline_core::route::{EdgeDesired, EdgeObservation};
+use bowline_core::route::{Certificate, EdgeDesired, EdgeObservation};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
 use ipnet::IpNet;
 use prometheus_client::registry::Registry;
@@ -78,10 +79,24 @@ pub struct ControlConfig {
     pub registry: Registry,
     /// Whose `X-Forwarded-For` the edge believes.
     pub trusted_proxies: Vec<IpNet>,
+    /// `None`: the API is on its Unix socket only.
+    pub outside: Option<Outside>,
     /// A build that takes longer is killed. See [`BUILD_TIME`].
     pub build_time: Duration,
     /// Of the running binary.
     pub version: String,
+}
+
+/// The way to the API from elsewhere: through the edge, with a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outside {
+    pub host: HostName,
+    /// `None`: the local CA makes one.
+    pub certificate: Option<Certificate>,
+    /// Made by the control room, in a folder in which only the daemon makes files.
+    pub socket: PathBuf,
+    /// The edge's user, where it is another than the daemon's.
+    pub edge_uid: Option<u32>,
 }
 
 /// The other rooms' ends of the channels.

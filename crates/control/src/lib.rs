@@ -19,6 +19,7 @@ mod sources;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod traffic;
 
 /// What metrics are registered into.
@@ -26,7 +27,7 @@ pub use prometheus_client::registry::Registry;
 
 pub use config::{
     BUILD_TIME, BuildCall, CheckCall, ControlConfig, DataCall, Ended, ForesightCall, Keep, Links, LogCall, Mode,
-    SessionCall,
+    Outside, SessionCall,
 };
 pub use folder::{read_procfile, read_small, read_variables};
 pub use lock::lock_after_the_dying;

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bowline_api::wire::ChangeEvent;
+use bowline_api::wire::{self, ChangeEvent};
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, AppName, EnvName};
 use bowline_core::resource::data::{DataDone, DataOrder};
-use bowline_core::route::EdgeDesired;
+use bowline_core::route::{ApiSite, EdgeDesired};
 use bowline_core::time::{Mono, Timestamp};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixListener};
@@ -23,6 +24,7 @@ use crate::config::{ControlConfig, Ended, ForesightCall, Links};
 use crate::http::admin::{self, Admin};
 use crate::http::console::{Board, Watched};
 use crate::http::journal::Journals;
+use crate::http::outside::{Doorkeeper, Failures};
 use crate::http::peer::{Owner, Peer};
 use crate::http::port::AdminPort;
 use crate::http::socket::ApiSocket;
@@ -33,11 +35,12 @@ use crate::reconcile::degraded::Degraded;
 use crate::reconcile::effects::{Effect, Input, Job, JobId, Now, Purpose, ReadOrder, Reading, Ticket};
 use crate::reconcile::load::load;
 use crate::reconcile::release::Place;
-use crate::reconcile::request::{Asked, Door, Reply};
+use crate::reconcile::request::{Answer, Asked, Door, Reply};
 use crate::reconcile::{About, Loop};
 use crate::secrets::{Keyring, Vault, snapshot as sealed};
 use crate::sources::Sources;
 use crate::store::Store;
+use crate::tokens::Tokens;
 use crate::{folder, jobs, metrics, snapshot};
 
 /// Results of work beside the loop that wait for it; more wait where they come from.
@@ -83,10 +86,7 @@ pub async fn run(
         admin: admin_address,
         state_dir: config.state_dir.clone(),
     };
-    let kept = opened
-        .as_ref()
-        .map(|o| Kept { store: o.store.clone(), vault: o.vault.clone(), sources: Sources::open(o.vault.state()) })
-        .map_err(Clone::clone);
+    let kept = opened.as_ref().map_err(Clone::clone).and_then(Opened::kept);
     let signals = Signals::catch()?;
     let moved = Arc::new(Notify::new());
     let servers = serve(config, &links, door, journals.clone(), kept, Arc::clone(&moved))?;
@@ -107,6 +107,9 @@ pub async fn run(
     at_end(ended);
     rim.finish().await;
     servers.api.end().await;
+    if let Some(outside) = servers.outside {
+        outside.end().await;
+    }
     servers.admin.end().await;
     Ok(ended)
 }
@@ -120,6 +123,13 @@ struct Opened {
     place: Place,
     loaded: crate::reconcile::load::Loaded,
     snapshot: Option<Arc<EdgeDesired>>,
+}
+
+impl Opened {
+    fn kept(&self) -> Result<Kept, Fault> {
+        let (store, vault) = (self.store.clone(), self.vault.clone());
+        Ok(Kept { tokens: Tokens::open(store.clone())?, sources: Sources::open(vault.state()), store, vault })
+    }
 }
 
 async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened, Fault> {
@@ -141,6 +151,8 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         edge_http: links.edge.borrow().http,
         salt: Salt::fresh()?,
         trusted_proxies: config.trusted_proxies.clone(),
+        api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }),
+        given: config.outside.iter().filter_map(|way| Some((way.host.clone(), way.certificate.clone()?))).collect(),
         build_time: config.build_time,
         boot: boot_id()?,
     };
@@ -183,9 +195,11 @@ impl std::fmt::Display for Chain<'_> {
     }
 }
 
-/// The two listeners, each with its end.
+/// The listeners, each with its end.
 struct Servers {
     api: Server,
+    /// Behind the edge.
+    outside: Option<Server>,
     admin: Server,
 }
 
@@ -219,7 +233,10 @@ fn serve(
     };
     config.api.set_nonblocking(true).map_err(|e| unusable("API", &e))?;
     config.admin.set_nonblocking(true).map_err(|e| unusable("admin", &e))?;
-    let api_listener = UnixListener::from_std(config.api).and_then(ApiSocket::new).map_err(|e| unusable("API", &e))?;
+    let own = |listener| ApiSocket::new(listener, None);
+    let api_listener = UnixListener::from_std(config.api).and_then(own).map_err(|e| unusable("API", &e))?;
+    let outside = config.outside.as_ref().map(|way| ApiSocket::bind_anew(&way.socket, way.edge_uid)).transpose();
+    let outside = outside.map_err(|e| unusable("API's outer", &e))?;
     let admin_listener = TcpListener::from_std(config.admin).map(AdminPort::new).map_err(|e| unusable("admin", &e))?;
     let mut registry: Registry = config.registry;
     let vitals = metrics::register(
@@ -241,6 +258,18 @@ fn serve(
         version: config.version,
         owner: Owner(nix::unistd::geteuid().as_raw()),
     };
+    let keeper = Doorkeeper {
+        tokens: api.kept.as_ref().ok().map(|kept| kept.tokens.clone()),
+        owner: api.owner,
+        edge_uid: config.outside.as_ref().and_then(|way| way.edge_uid),
+        failures: Failures::default(),
+    };
+    let outside = outside.map(|listener| {
+        let service = http::router_outside(api.clone(), keeper).into_make_service_with_connect_info::<Peer>();
+        let (stop, stopped) = oneshot::channel();
+        let serving = axum::serve(listener, service).with_graceful_shutdown(until(stopped));
+        Server { stop, task: tokio::spawn(async move { serving.await }) }
+    });
     let admin = Admin { registry: Arc::new(registry), vitals, door, board };
     let (stop_api, stopped_api) = oneshot::channel();
     let api_service = http::router(api).into_make_service_with_connect_info::<Peer>();
@@ -248,6 +277,7 @@ fn serve(
     let (stop_admin, stopped_admin) = oneshot::channel();
     let admin_task = axum::serve(admin_listener, admin::router(admin)).with_graceful_shutdown(until(stopped_admin));
     Ok(Servers {
+        outside,
         api: Server { stop: stop_api, task: tokio::spawn(async move { api_task.await }) },
         admin: Server { stop: stop_admin, task: tokio::spawn(async move { admin_task.await }) },
     })
@@ -280,6 +310,12 @@ impl Machine {
     }
 }
 
+/// The wall clock, where the loop's is not at hand.
+pub(crate) fn wall() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// The process's clocks, and its random numbers.
 #[derive(Debug, Clone, Copy)]
 struct Clock {
@@ -296,8 +332,7 @@ impl Clock {
     }
 
     fn wall() -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        wall()
     }
 
     fn now(self) -> Now {
@@ -419,6 +454,11 @@ impl Rim {
     }
 
     fn answer(&mut self, ticket: Ticket, reply: Reply) {
+        if let Ok(Answer::Accepted(wire::Accepted { change, env, app })) = &reply
+            && let (Ok(env), Ok(app)) = (EnvName::new(env), AppName::new(app))
+        {
+            self.journals.belongs(*change, AppKey { env, app });
+        }
         if let Some(waiting) = self.replies.remove(&ticket) {
             // Whoever asked may have gone away.
             let _ = waiting.send(reply);

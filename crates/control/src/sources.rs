@@ -36,6 +36,8 @@ const READ: Duration = Duration::from_secs(15 * 60);
 const NEW: &str = "new-";
 /// Left free on the disk, whatever is sent.
 const RESERVE: u64 = 1 << 30;
+/// After so many bytes of a content it is looked whether that is still so.
+const LOOK: u64 = 64 << 20;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
@@ -80,14 +82,19 @@ impl Sources {
 
     /// `needed`: of what is sent, and of the folder, in bytes.
     fn room(&self, key: &AppKey, needed: u64) -> Result<(), Fault> {
-        let disk = nix::sys::statvfs::statvfs(&self.dir).map_err(|error| failed(key, "take", &error.into()))?;
-        let free = disk.blocks_available() * disk.fragment_size();
+        let free = self.free().map_err(|error| failed(key, "take", &error))?;
         if needed.saturating_add(RESERVE) <= free {
             return Ok(());
         }
         Err(Fault::new(FaultKind::Refused, format!("there is no room for the source of {key}"))
             .caused_by(format!("it needs {}, and {} are free", Bytes(needed), Bytes(free)))
             .hint("leave out what is not needed with .bowlineignore, or make room on the machine"))
+    }
+
+    /// On the disk, in bytes.
+    fn free(&self) -> io::Result<u64> {
+        let disk = nix::sys::statvfs::statvfs(&self.dir)?;
+        Ok(disk.blocks_available() * disk.fragment_size())
     }
 
     /// Takes what a file holds, and nothing but what its digest says.
@@ -101,12 +108,20 @@ impl Sources {
         let temporary = make(&folder).and_then(|()| Temporary::new(&folder)).map_err(|error| unwritten(&error))?;
         let mut file = tokio::fs::File::from_std(temporary.file.try_clone().map_err(|error| unwritten(&error))?);
         let (mut hash, mut size, mut body) = (Sha256::new(), 0_u64, body);
+        let mut looked = 0;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| fault("it did not arrive whole").source(&error))?;
             let Ok(data) = frame.into_data() else { continue };
             size += data.len() as u64;
             if size > MAX_BYTES {
                 return Err(fault("it is larger than any source may be"));
+            }
+            if size >= looked {
+                // What comes need not have been offered.
+                if self.free().map_err(|error| unwritten(&error))? < RESERVE {
+                    return Err(Fault { kind: FaultKind::Refused, ..fault("there is no room on the disk") });
+                }
+                looked = size + LOOK;
             }
             hash.update(&data);
             tokio::io::AsyncWriteExt::write_all(&mut file, &data).await.map_err(|error| unwritten(&error))?;

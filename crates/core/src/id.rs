@@ -111,6 +111,10 @@ name!(
     /// A database, volume or bucket.
     ResourceName
 );
+name!(
+    /// A token that lets somebody use the API from elsewhere.
+    TokenName
+);
 
 /// What sets a name of Bowline's own apart: no file can spell it.
 const OWN: char = '_';

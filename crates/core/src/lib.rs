@@ -3,6 +3,7 @@
 //! Architecture invariant: no tokio, no I/O, no clock, no randomness and no format crates here. `now` and random
 //! numbers are arguments; effects are plain data that the rim carries out.
 
+pub mod access;
 pub mod app;
 pub mod fault;
 pub mod id;

@@ -36,6 +36,8 @@ pub(crate) enum Reason {
     /// The TLS connection is for another host.
     Misdirected,
     Denied,
+    /// Tokens are taken over TLS only.
+    TlsWanted,
     /// The client's address is on no list of the route.
     NotAllowed,
     Maintenance,
@@ -65,6 +67,8 @@ pub(crate) enum Reason {
     FileNotFound,
     FileMethod,
     FileUnreadable,
+    /// No daemon answers behind the API's host.
+    DaemonAway,
     /// No descriptor is left for a connection to the instance.
     Shortage,
     Internal,
@@ -79,6 +83,7 @@ impl Reason {
             Self::NoRoute => "no-route",
             Self::Misdirected => "misdirected",
             Self::Denied => "denied",
+            Self::TlsWanted => "tls-wanted",
             Self::NotAllowed => "not-allowed",
             Self::Maintenance => "maintenance",
             Self::TokenRefused => "token-refused",
@@ -99,6 +104,7 @@ impl Reason {
             Self::FileNotFound => "file-not-found",
             Self::FileMethod => "method-not-allowed",
             Self::FileUnreadable => "file-unreadable",
+            Self::DaemonAway => "daemon-away",
             Self::Shortage => "shortage",
             Self::Internal => "internal",
         }
@@ -108,10 +114,10 @@ impl Reason {
     pub(crate) const fn status(self) -> u16 {
         match self {
             Self::Refused(refusal) => refusal.status(),
-            Self::Starting | Self::NoReadyInstance | Self::Shortage | Self::Maintenance => 503,
+            Self::Starting | Self::NoReadyInstance | Self::DaemonAway | Self::Shortage | Self::Maintenance => 503,
             Self::UnknownHost | Self::NoRoute | Self::FileNotFound => 404,
             Self::Misdirected => 421,
-            Self::Denied | Self::NotAllowed | Self::TokenRefused => 403,
+            Self::Denied | Self::TlsWanted | Self::NotAllowed | Self::TokenRefused => 403,
             Self::BearerWanted | Self::BasicWanted => 401,
             Self::TooManyRequests { .. } => 429,
             Self::Upload(_) => 415,
@@ -130,6 +136,7 @@ impl Reason {
             | Self::NoRoute
             | Self::Misdirected
             | Self::Denied
+            | Self::TlsWanted
             | Self::NotAllowed
             | Self::TokenRefused
             | Self::BearerWanted
@@ -148,9 +155,12 @@ impl Reason {
             | Self::BadUpstream(_)
             | Self::ResponseTimeout
             | Self::UpstreamStalled => Blame::Upstream,
-            Self::Starting | Self::Maintenance | Self::FileUnreadable | Self::Shortage | Self::Internal => {
-                Blame::Bowline
-            }
+            Self::Starting
+            | Self::Maintenance
+            | Self::FileUnreadable
+            | Self::DaemonAway
+            | Self::Shortage
+            | Self::Internal => Blame::Bowline,
         }
     }
 
@@ -185,6 +195,7 @@ impl Reason {
             Self::NoRoute => "The app behind this host has no route for this path.",
             Self::Misdirected => "This connection was opened for another host name.",
             Self::Denied => "Nobody is let in here.",
+            Self::TlsWanted => "This address is answered over HTTPS only. A token that was sent here is to be revoked.",
             Self::NotAllowed => "Your address is not among those that are let in here.",
             Self::Maintenance => "The app is being worked on and will be back.",
             Self::TokenRefused => "This address wants a token, and the request has none or another one.",
@@ -203,6 +214,7 @@ impl Reason {
             Self::FileNotFound => "There is no such file.",
             Self::FileMethod => "Files are only read: GET and HEAD.",
             Self::FileUnreadable => "The file could not be read.",
+            Self::DaemonAway => "The daemon does not run, or is just being replaced. Try again in a moment.",
             Self::Shortage => "The edge holds as many connections as this machine lets it. Try again in a moment.",
             Self::Internal => "The edge failed. This is a defect of Bowline.",
         }

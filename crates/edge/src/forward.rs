@@ -1,15 +1,15 @@
 //! Forwarding: balance → connect → relay both bodies at once, in one task that owns both sockets.
 
 use std::future::poll_fn;
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 
-use crate::answer::Reason;
+use crate::answer::{Blame, Reason};
 use crate::balance::{self, Endpoint, Ticket};
 use crate::client::{Body, Client};
 use crate::h1::{
@@ -18,6 +18,7 @@ use crate::h1::{
 };
 use crate::request::Request;
 use crate::route::{Backend, Route, Target};
+use crate::upstream::Upstream;
 use crate::worker::BUFFER;
 use crate::{policy, tunnel, upstream};
 
@@ -50,12 +51,12 @@ pub(crate) async fn run<C: Client>(
         let error = match connection(request, ticket.endpoint(), stale < MAX_STALE).await {
             Ok((stream, pooled)) => {
                 stale += usize::from(pooled);
-                let result = Relay::new(request, client, &route, stream).run().await;
+                let result = Relay::new(request, client, &route, Upstream::Instance(stream)).run().await;
                 match result {
                     Ok(After::Done) => return Ok(()),
                     Ok(After::Tunnel { stream, received, idle }) => {
                         // Boxed, like all that is rare and large: most requests should not carry its room.
-                        return Box::pin(tunnel::run(request, client, stream, received, idle, &ticket)).await;
+                        return Box::pin(tunnel::run(request, client, (stream, received), idle, Some(&ticket))).await;
                     }
                     Err(Failure { reason, retry: false }) => return Err(reason),
                     Err(Failure { reason, retry: true }) => (!pooled).then_some(reason),
@@ -76,6 +77,25 @@ pub(crate) async fn run<C: Client>(
     }
 }
 
+/// Forwards a request to the daemon's API, once: what it has done with a request that it did not answer is not known here.
+pub(crate) async fn to_daemon<C: Client>(
+    request: &mut Request<'_>,
+    client: &mut C,
+    route: &Route,
+    socket: &Path,
+) -> Result<(), Reason> {
+    let stream = upstream::connect_to_daemon(socket).await?;
+    let relayed = Relay::new(request, client, route, Upstream::Daemon(stream)).run().await;
+    match relayed {
+        Ok(After::Done) => Ok(()),
+        Ok(After::Tunnel { stream, received, idle }) => {
+            Box::pin(tunnel::run(request, client, (stream, received), idle, None)).await
+        }
+        Err(Failure { reason, .. }) if reason.blame() == Blame::Upstream => Err(Reason::DaemonAway),
+        Err(Failure { reason, .. }) => Err(reason),
+    }
+}
+
 /// Time has passed: the table of now may lead elsewhere, and let others in.
 fn again<C: Client>(request: &mut Request<'_>, client: &C) -> Result<Arc<Route>, Reason> {
     let route = request.route(client.peer())?;
@@ -86,6 +106,8 @@ fn again<C: Client>(request: &mut Request<'_>, client: &C) -> Result<Arc<Route>,
     match route.target {
         Target::Deny => Err(Reason::Denied),
         Target::Forward(_) | Target::Files { .. } | Target::Redirect(_) => Ok(route),
+        // A table that has made an app's host the API's: the request was for the app.
+        Target::Api(_) => Err(Reason::UnknownHost),
     }
 }
 
@@ -130,7 +152,11 @@ fn choose(request: &Request<'_>, route: &Route, tried: &[u32]) -> Result<(usize,
 }
 
 /// A connection to this instance, and whether it was used before.
-async fn connection(request: &Request<'_>, endpoint: &Endpoint, reuse: bool) -> Result<(TcpStream, bool), Reason> {
+async fn connection(
+    request: &Request<'_>,
+    endpoint: &Endpoint,
+    reuse: bool,
+) -> Result<(tokio::net::TcpStream, bool), Reason> {
     let worker = request.worker;
     if let Some(stream) = worker.pools.take(endpoint.serial, worker.sweep.now()).filter(|_| reuse) {
         return Ok((stream, true));
@@ -143,7 +169,7 @@ enum After {
     Done,
     /// The instance accepted an upgrade; it has already sent `received`.
     Tunnel {
-        stream: TcpStream,
+        stream: Upstream,
         received: Vec<u8>,
         idle: Duration,
     },
@@ -159,7 +185,7 @@ struct Relay<'a, 'r, C> {
     request: &'a mut Request<'r>,
     client: &'a mut C,
     route: &'a Route,
-    stream: Option<TcpStream>,
+    stream: Option<Upstream>,
     /// To the instance: `output[written..]`.
     output: Vec<u8>,
     written: usize,
@@ -188,7 +214,7 @@ enum Step {
 }
 
 impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
-    fn new(request: &'a mut Request<'r>, client: &'a mut C, route: &'a Route, stream: TcpStream) -> Self {
+    fn new(request: &'a mut Request<'r>, client: &'a mut C, route: &'a Route, stream: Upstream) -> Self {
         let head = request.head;
         let mut relay = Self {
             stream: Some(stream),
@@ -527,7 +553,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         let Some(stream) = self.stream.take() else { return After::Done };
         match self.request.exchange.upstream() {
             AfterUpstream::Pool { idle } => {
-                if let Some(endpoint) = &self.request.journal.endpoint {
+                if let (Some(endpoint), Upstream::Instance(stream)) = (&self.request.journal.endpoint, stream) {
                     worker.pools.keep(endpoint.serial, stream, idle, worker.sweep.now());
                 }
                 After::Done
@@ -558,6 +584,6 @@ impl<C> Drop for Relay<'_, '_, C> {
 fn release(route: &Route, position: Option<usize>) -> Option<&Backend> {
     match &route.target {
         Target::Forward(backends) => backends.get(position?),
-        Target::Files { .. } | Target::Redirect(_) | Target::Deny => None,
+        Target::Files { .. } | Target::Redirect(_) | Target::Deny | Target::Api(_) => None,
     }
 }

@@ -37,3 +37,4 @@ pub mod wire;
 mod worker;
 
 pub use process::{EdgeArgs, EdgeError, Limits, run};
+pub use tls::{TlsError, check as check_certificate};

@@ -166,11 +166,11 @@ impl Journal {
     /// The labels of this request's series, if a route was found.
     fn labels(&self) -> Option<LabelId> {
         let route = self.route.as_ref()?;
-        Some(match (&route.target, self.backend) {
-            (Target::Forward(backends), Some(position)) => backends[position].labels,
-            (Target::Files { labels, .. }, _) => *labels,
-            (Target::Forward(_) | Target::Redirect(_) | Target::Deny, _) => route.labels,
-        })
+        match (&route.target, self.backend) {
+            (Target::Forward(backends), Some(position)) => Some(backends[position].labels),
+            (Target::Files { labels, .. }, _) => Some(*labels),
+            (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api(_), _) => route.labels,
+        }
     }
 
     /// The labels of this request's line in the access log.
@@ -179,7 +179,7 @@ impl Journal {
         let served = match (&route.target, self.backend) {
             (Target::Forward(backends), Some(position)) => &backends[position].log,
             (Target::Files { log, .. }, _) => log,
-            (Target::Forward(_) | Target::Redirect(_) | Target::Deny, _) => "",
+            (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api(_), _) => "",
         };
         [&route.log, served, self.endpoint.as_ref().map_or("", |endpoint| &endpoint.log)]
     }
@@ -203,6 +203,8 @@ impl Request<'_> {
             }
             Target::Redirect(to) => self.redirect(client, to).await,
             Target::Deny => Err(Reason::Denied),
+            Target::Api(_) if client.peer().tls.is_none() => Err(Reason::TlsWanted),
+            Target::Api(socket) => Box::pin(forward::to_daemon(self, client, &route, socket)).await,
         }
     }
 
@@ -346,7 +348,12 @@ impl Request<'_> {
                 let key = ShardKey { labels, method: Method::of(method.as_bytes()), status: journal.status };
                 self.worker.shard.count(&Sample { key, duration, request_bytes, response_bytes });
             }
-            None => self.worker.shard.refused(journal.fault.map_or("none", Reason::code)),
+            // What the daemon answers is in no series of an app.
+            None => {
+                if let Some(fault) = journal.fault {
+                    self.worker.shard.refused(fault.code());
+                }
+            }
         }
         self.worker.access.write(&Line {
             labels: journal.log(),

@@ -1,17 +1,27 @@
 //! The table as a worker looks it up: compiled once, where it arrives; only hosts that changed are compiled again.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
-use bowline_core::route::{Action, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split, Table};
+use bowline_core::route::{Action, ApiSite, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split, Table};
+use bowline_core::source;
+use bowline_core::units::Bytes;
 use tokio::sync::Notify;
 
 use crate::balance::Endpoint;
 use crate::files::Folder;
 use crate::policy::{Guard, Limiter, Networks};
+
+/// How long the daemon may take, and say nothing: logs and changes are followed, and jobs waited for. It ends by itself what it does
+/// not want to go on, and a request without a token at once.
+const API_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The largest content of a source is the largest that the daemon takes.
+const API_BODY: BodyLimit = BodyLimit(Bytes(source::MAX_BYTES));
 
 /// A whole table. Shared by the workers, never changed.
 #[derive(Debug, Default)]
@@ -42,8 +52,8 @@ pub(crate) struct Route {
     pub(crate) body: BodyLimit,
     pub(crate) timeout: Duration,
     pub(crate) idle: Duration,
-    /// The series of what has no release: redirects, refusals.
-    pub(crate) labels: LabelId,
+    /// The series of what has no release: redirects, refusals. `None`: of no app.
+    pub(crate) labels: Option<LabelId>,
     /// `"app":"…","env":"…","route":"…"` for the access log.
     pub(crate) log: String,
 }
@@ -57,9 +67,16 @@ impl Route {
 #[derive(Debug)]
 pub(crate) enum Target {
     Forward(Vec<Backend>),
-    Files { folder: Folder, release: ReleaseNumber, labels: LabelId, log: String },
+    Files {
+        folder: Folder,
+        release: ReleaseNumber,
+        labels: LabelId,
+        log: String,
+    },
     Redirect(String),
     Deny,
+    /// The daemon, on this socket.
+    Api(PathBuf),
 }
 
 /// The instances of one release.
@@ -185,6 +202,9 @@ impl Compiler {
                 None => routes.exact.insert(name.as_str().into(), host),
             };
         }
+        if let Some(site) = &table.api {
+            routes.exact.insert(site.host.as_str().into(), Self::api(site));
+        }
         let rules = || table.sites.values().flat_map(|site| &site.rules);
         self.limiters.retain(|id, _| rules().any(|rule| rule.id == *id && rule.policies.rate.is_some()));
         self.table = table;
@@ -234,6 +254,21 @@ impl Compiler {
         Arc::new(Host { https, rules: site.rules.iter().map(|rule| self.route(table, rule)).collect() })
     }
 
+    fn api(site: &ApiSite) -> Arc<Host> {
+        let route = Route {
+            prefix: PathPrefix::root(),
+            strip: false,
+            target: Target::Api(site.socket.clone()),
+            guard: None,
+            body: API_BODY,
+            timeout: API_TIME,
+            idle: API_TIME,
+            labels: None,
+            log: "\"api\":true".to_owned(),
+        };
+        Arc::new(Host { https: true, rules: vec![Arc::new(route)] })
+    }
+
     fn route(&mut self, table: &Table, rule: &Rule) -> Arc<Route> {
         let target = match &rule.action {
             Action::Forward { splits, .. } => {
@@ -257,7 +292,7 @@ impl Compiler {
             body: rule.body,
             timeout: rule.timeout,
             idle: rule.idle,
-            labels: self.label(rule, None),
+            labels: Some(self.label(rule, None)),
             log: format!(
                 "\"app\":\"{}\",\"env\":\"{}\",\"route\":\"{}\"",
                 rule.id.key.app, rule.id.key.env, rule.id.route
@@ -344,6 +379,7 @@ mod tests {
             pools: BTreeMap::from([(pool_id(), Pool { endpoints: endpoints.collect() })]),
             leaving: [].into(),
             trusted_proxies: Vec::new(),
+            api: None,
         })
     }
 

@@ -20,7 +20,7 @@ use crate::client::Secured;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsError {
+pub enum TlsError {
     #[error("the certificate's chain or key is not valid PEM")]
     Pem(#[from] rustls::pki_types::pem::Error),
     #[error("the certificate's chain is empty")]
@@ -115,6 +115,14 @@ impl Tls {
         config.cert_resolver = Arc::new(Only(key));
         Arc::new(config)
     }
+}
+
+/// Whether a certificate can be served.
+///
+/// # Errors
+/// It is not PEM, or its key is another one's. Its names and its time are not looked at.
+pub fn check(certificate: &Certificate) -> Result<(), TlsError> {
+    certified(certificate).map(drop)
 }
 
 fn certified(certificate: &Certificate) -> Result<CertifiedKey, TlsError> {

@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 
 use crate::answer::Reason;
 use crate::balance::{Endpoint, Ticket};
@@ -16,6 +15,7 @@ use crate::client::Client;
 use crate::h1::websocket::{FrameTracker, close_frame};
 use crate::request::Request;
 use crate::stream::Stream;
+use crate::upstream::Upstream;
 use crate::worker::Worker;
 
 /// Going away (RFC 6455, 7.4.1).
@@ -24,14 +24,13 @@ const GOING_AWAY: u16 = 1001;
 /// How long the last bytes may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Carries bytes until the tunnel ends. `received`: what the instance sent behind its 101.
+/// Carries bytes until the tunnel ends. `received`: what came behind the 101. `outstanding`: of an instance.
 pub(crate) async fn run<C: Client>(
     request: &mut Request<'_>,
     client: &mut C,
-    stream: TcpStream,
-    received: Vec<u8>,
+    (stream, received): (Upstream, Vec<u8>),
     idle: Duration,
-    outstanding: &Ticket,
+    outstanding: Option<&Ticket>,
 ) -> Result<(), Reason> {
     let _counted = request.worker.count_tunnel();
     let raw = client.take_tunnel().ok_or(Reason::Internal)?;
@@ -46,7 +45,7 @@ pub(crate) async fn run<C: Client>(
         up: Pipe { buffer: raw.received, ..Pipe::default() },
         down,
         frames: request.is_websocket().then_some(frames),
-        endpoint: outstanding.endpoint(),
+        endpoint: outstanding.map(|ticket| &**ticket.endpoint()),
         closing: false,
     };
     let deadline = request.deadline;
@@ -87,12 +86,12 @@ struct Pipe {
 struct Tunnel<'a> {
     worker: &'a Worker,
     client: Stream,
-    upstream: TcpStream,
+    upstream: Upstream,
     up: Pipe,
     down: Pipe,
     /// Follows what the client is sent; `None`: not a WebSocket.
     frames: Option<FrameTracker>,
-    endpoint: &'a Endpoint,
+    endpoint: Option<&'a Endpoint>,
     closing: bool,
 }
 
@@ -120,7 +119,7 @@ impl Tunnel<'_> {
     /// Says 1001 to the client, once, when the edge closes or the instance is drained, and a frame of our own may be sent.
     fn begin_close(&mut self) -> bool {
         let Some(frames) = &self.frames else { return false };
-        let is_over = self.worker.is_closing() || self.endpoint.is_leaving();
+        let is_over = self.worker.is_closing() || self.endpoint.is_some_and(Endpoint::is_leaving);
         if self.closing || !is_over || !frames.at_boundary() {
             return false;
         }

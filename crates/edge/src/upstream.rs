@@ -1,13 +1,17 @@
-//! Connections to instances: opened, kept for the next request, checked before they are used again.
+//! Connections to instances: opened, kept for the next request, checked before they are used again. And to the daemon, whose are
+//! used once.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::task::{Context, Waker};
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::answer::Reason;
 use crate::deadline::TICK;
@@ -17,6 +21,46 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Idle connections kept per instance and worker.
 const MAX_IDLE: usize = 128;
+
+/// Whoever answers a request that goes on.
+#[derive(Debug)]
+pub(crate) enum Upstream {
+    Instance(TcpStream),
+    /// Behind the API's host.
+    Daemon(UnixStream),
+}
+
+impl AsyncRead for Upstream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Instance(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Daemon(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Upstream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Instance(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Daemon(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Instance(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Daemon(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Instance(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Daemon(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
 
 /// One worker's idle connections, by the endpoint's serial.
 #[derive(Debug, Default)]
@@ -72,17 +116,30 @@ impl Pools {
 fn is_quiet(stream: &TcpStream) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
     match stream.poll_read_ready(&mut cx) {
-        std::task::Poll::Pending => true,
-        std::task::Poll::Ready(Ok(())) => {
+        Poll::Pending => true,
+        Poll::Ready(Ok(())) => {
             matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
         }
-        std::task::Poll::Ready(Err(_)) => false,
+        Poll::Ready(Err(_)) => false,
     }
 }
 
 /// Whether the process or the machine has no descriptor or memory left.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Opens a connection to the daemon's socket. That folder is the daemon's: nobody else can listen there while it is away.
+pub(crate) async fn connect_to_daemon(socket: &Path) -> Result<UnixStream, Reason> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(socket)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if is_shortage(&error) => Err(Reason::Shortage),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, socket = %socket.display(), "connecting to the daemon failed");
+            Err(Reason::DaemonAway)
+        }
+        Err(_) => Err(Reason::DaemonAway),
+    }
 }
 
 /// Opens a connection.

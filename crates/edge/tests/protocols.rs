@@ -364,3 +364,60 @@ async fn files_are_served_and_nothing_beside_them() {
     assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD")));
     edge.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_api_leads_to_the_daemon_over_tls_alone() {
+    let dir = Folder::new();
+    let socket = dir.path().join("outer.sock");
+    let table = || TableBuilder::plain(&[]).site("api.test", vec![rule("/", forward(1))]).api("api.test", &socket);
+    let ca = authority(&["a.test", "api.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(table(), ca.certificates.clone()).await;
+    let ask = "POST /v1/x HTTP/1.1\r\nHost: api.test\r\nAuthorization: Bearer t\r\nContent-Length: 5\r\n\r\nhello";
+
+    let mut talk = Talk::new(handshake(&edge, &ca, "api.test", "http/1.1").await.unwrap());
+    talk.say(ask).await;
+    let away = talk.answer().await;
+    assert_eq!((away.status, away.header("x-bowline-error")), (503, Some("daemon-away")), "no daemon listens");
+
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let daemon = tokio::spawn(async move {
+        let mut heads = Vec::new();
+        while heads.len() < 2 {
+            let mut talk = Talk::new(listener.accept().await.unwrap().0);
+            let Some(head) = talk.try_head().await else { continue };
+            let body = talk.body(&head).await;
+            if header(&head, "upgrade").is_some() {
+                talk.say("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: frames/1\r\n\r\nfirst")
+                    .await;
+                let said = talk.exactly(5).await;
+                talk.say(std::str::from_utf8(&said).unwrap()).await;
+            } else {
+                talk.say(&ok(std::str::from_utf8(&body).unwrap())).await;
+            }
+            heads.push(head);
+        }
+        heads
+    });
+    let mut talk = Talk::new(handshake(&edge, &ca, "api.test", "http/1.1").await.unwrap());
+    talk.say(ask).await;
+    let answer = talk.answer().await;
+    assert_eq!((answer.status, answer.text()), (200, "hello"));
+
+    let mut plain = edge.connect().await;
+    plain.say(ask).await;
+    let refused = plain.answer().await;
+    assert_eq!((refused.status, refused.header("x-bowline-error")), (403, Some("tls-wanted")));
+    assert_eq!(refused.header("location"), None, "nobody is led to say it again");
+
+    let mut talk = Talk::new(handshake(&edge, &ca, "api.test", "http/1.1").await.unwrap());
+    talk.say("POST /v1/s HTTP/1.1\r\nHost: api.test\r\nConnection: upgrade\r\nUpgrade: frames/1\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(talk.answer().await.status, 101);
+    assert_eq!(talk.exactly(5).await, b"first");
+    talk.say("input").await;
+    assert_eq!(talk.exactly(5).await, b"input");
+    let heads = daemon.await.unwrap();
+    assert_eq!(header(&heads[0], "authorization"), Some("Bearer t"), "what came in clear did not go on");
+    assert_eq!(header(&heads[0], "x-forwarded-for"), Some("127.0.0.1"));
+    edge.stop().await;
+}

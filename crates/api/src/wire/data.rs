@@ -1,9 +1,10 @@
 //! Databases, caches and volumes, and what people ask of them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The query string of `GET /v1/data`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 pub struct DataQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<String>,
@@ -11,14 +12,14 @@ pub struct DataQuery {
     pub app: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DataList {
     /// By environment, app, kind and name.
     pub data: Vec<DataInfo>,
 }
 
 /// A database, a cache or a volume.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DataInfo {
     pub env: String,
     pub app: String,
@@ -47,14 +48,14 @@ pub struct DataInfo {
 }
 
 /// Credentials for somebody, for a while.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lend {
     pub rights: Rights,
     /// How long they hold: 60 to 604,800.
     pub seconds: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rights {
     /// Sees everything, changes nothing.
@@ -66,7 +67,7 @@ pub enum Rights {
 }
 
 /// Holds a password: shown to nobody but who asked.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lent {
     /// A server elsewhere: the credentials are the app's own and do not end.
     pub external: bool,
@@ -93,7 +94,7 @@ impl std::fmt::Debug for Lent {
 }
 
 /// Fill a volume from a folder or an archive of this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fill {
     /// Absolute path.
     pub source: String,
@@ -102,20 +103,20 @@ pub struct Fill {
     pub replace: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Filled {
     pub files: u64,
 }
 
 /// The query string of `DELETE /v1/data/{env}/{app}/{data}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 pub struct RemoveQuery {
     /// Although the app's file names it; only while the app is stopped.
     #[serde(default)]
     pub force: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Removed {
     /// `local/shop.postgres.db`
     pub removed: String,

@@ -1,9 +1,10 @@
 //! What bringing an app out would change.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Applied just as shown, or not at all: see [`super::Apply`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Plan {
     pub env: String,
     pub app: String,
@@ -31,7 +32,7 @@ pub struct Plan {
     pub risks: Vec<PlanRisk>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PlanOutcome {
     /// A new release comes out.
@@ -44,7 +45,7 @@ pub enum PlanOutcome {
 
 /// One key, or a whole table that is new or gone. What may be a secret that somebody wrote into the file is
 /// `(not shown)`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanDifference {
     /// `service.web.scale`
     pub path: String,
@@ -56,7 +57,7 @@ pub struct PlanDifference {
     pub to: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlannedBuild {
     pub service: String,
     /// Digest of what the stable release runs.
@@ -72,7 +73,7 @@ pub struct PlannedBuild {
 }
 
 /// Versions of a secret, never its value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlannedSecret {
     /// As the file names it; `.env` for the file of that name.
     pub name: String,
@@ -88,7 +89,7 @@ pub struct PlannedSecret {
     pub read: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlannedService {
     pub service: String,
     pub transition: PlannedTransition,
@@ -96,7 +97,7 @@ pub struct PlannedService {
     pub text: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum PlannedTransition {
     Starts {
@@ -118,7 +119,7 @@ pub enum PlannedTransition {
     Ends,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanRisk {
     /// `stops_first`, `closes_websockets`, `public`, `opens`, `unserved`, `orphans`, `forgets`, `leaves`, `version`,
     /// `shares_volume`, `not_undone`, `unprotects`, `loosens_cage`

@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 
 use bowline_core::id::Digest;
 use bowline_core::source::{self, Manifest};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Largest manifest that the daemon reads, in bytes.
 pub const MAX_MANIFEST: usize = 32 * 1024 * 1024;
 
 /// `POST /v1/sources/{env}/{app}`: what a folder is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Source {
     /// By the path below the folder.
     pub entries: BTreeMap<String, SourceEntry>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum SourceEntry {
     Folder,
@@ -34,7 +35,7 @@ pub enum SourceEntry {
 }
 
 /// The answer: what must be sent with `PUT /v1/contents/{content}` before `POST /v1/sources/{env}/{app}/{source}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Offered {
     /// The digest of the manifest.
     pub source: String,
@@ -42,7 +43,7 @@ pub struct Offered {
 }
 
 /// The answer when all of it is there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Placed {
     /// The folder for [`super::Apply`].
     pub dir: String,

@@ -1,17 +1,18 @@
 //! What runs, and what each pending step waits on.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ChangePhase, Fault, Maintenance, Run, Waiting};
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     pub daemon: DaemonStatus,
     pub edge: EdgeStatus,
     pub apps: Vec<AppStatus>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DaemonStatus {
     pub version: String,
     pub pid: u32,
@@ -31,7 +32,7 @@ pub struct DaemonStatus {
 }
 
 /// The disk of the state. With less than the reserve, whoever fills it with temporary files is stopped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DiskStatus {
     pub total_bytes: u64,
     /// For ordinary users.
@@ -42,7 +43,7 @@ pub struct DiskStatus {
     pub growing: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Started by `bowline up`.
@@ -51,12 +52,15 @@ pub enum Mode {
     Server,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EdgeStatus {
     pub state: EdgeState,
     pub pid: Option<u32>,
     pub http: Option<String>,
     pub https: Option<String>,
+    /// Where the API is reached from elsewhere, with a token: `https://bowline.example.com`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
     pub serving: Option<u64>,
     pub connections_open: u64,
     pub private_bytes: u64,
@@ -67,7 +71,7 @@ pub struct EdgeStatus {
     pub fault: Option<Fault>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EdgeState {
     Starting,
@@ -75,7 +79,7 @@ pub enum EdgeState {
     Lost,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AppStatus {
     pub env: String,
     pub app: String,
@@ -108,7 +112,7 @@ pub struct AppStatus {
     pub notes: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AppState {
     /// All wanted instances are ready.
@@ -122,7 +126,7 @@ pub enum AppState {
     Stopped,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeStatus {
     pub id: u64,
     pub phase: ChangePhase,
@@ -131,7 +135,7 @@ pub struct ChangeStatus {
     pub waits_on: Vec<Waiting>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceStatus {
     pub name: String,
     /// Static files have none.
@@ -141,7 +145,7 @@ pub struct ServiceStatus {
 }
 
 /// A volume of an app that is in use or has a size.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VolumeStatus {
     pub name: String,
     /// What it may hold, where that is enforced; some of it the file system keeps for itself.
@@ -153,7 +157,7 @@ pub struct VolumeStatus {
 }
 
 /// A database or cache of an app.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ResourceStatus {
     /// `postgres`, `mariadb`, `redis`
     pub kind: String,
@@ -186,7 +190,7 @@ pub struct ResourceStatus {
     pub fault: Option<Fault>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobStatus {
     pub name: String,
     /// As the file has it, UTC; absent: only on demand.
@@ -205,7 +209,7 @@ pub struct JobStatus {
     pub last_success: Option<u64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceStatus {
     /// `local/uploads.web.r3.0.1`
     pub id: String,

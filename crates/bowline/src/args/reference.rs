@@ -14,7 +14,7 @@ Output on a terminal is for reading; through a pipe it is plain; with `--json` e
 of the shapes in [the API](api.md). `up --json` prints objects told apart by `kind`: `step`, `ready`, `log`, `stopped`.
 `exec` and `run` print objects with `kind`: `stdout` and `stderr` with the bytes as `base64`, and last how it ended,
 `SessionEnd`. `bench` prints the shape of [its own page](bench.md). `serve` prints one object when it is ready: `pid`, `state`,
-`http`, `https`, `admin`; with `--install`: `unit`, `binary`, `changed`, `next`; with `--upgrade`: `version`, `was`, `pid`, `edge`,
+`http`, `https`, `admin`, and `api` where there is one; with `--install`: `unit`, `binary`, `changed`, `next`; with `--upgrade`: `version`, `was`, `pid`, `edge`,
 `changed`. `deploy` prints objects told apart by `kind`: `sent`, then `step`s and `ready`, or with `--detach` `accepted`.
 Errors read `error:`, `caused by:`, `hint:` on standard error; with `--json` they are an object `{\"fault\": …}`.
 
@@ -23,7 +23,7 @@ Errors read `error:`, `caused by:`, `hint:` on standard error; with `--json` the
 | 0 | done |
 | 1 | it failed, or was rolled back |
 | 2 | the command or the file is wrong |
-| 3 | refused: by a guard, or because somebody else holds it |
+| 3 | refused: by a guard, by a role, or because somebody else holds it |
 | 4 | unreachable: no daemon answers |
 | 130 | interrupted |
 
@@ -33,6 +33,9 @@ is no such program, 126 if it cannot be executed. Codes of their own are those a
 | variable | meaning |
 |---|---|
 | `BOWLINE_STATE` | the state folder, where `--state` does not say it |
+| `BOWLINE_TOKEN` | the token for `https://` targets; goes before the one that `login` has kept |
+| `BOWLINE_CA` | a PEM file of authorities that are believed for `https://` targets, in the place of the machine's |
+| `BOWLINE_SSH` | the program for `ssh://` targets, where it is another than `ssh` |
 | `BOWLINE_LOG` | what the daemon and the edge log, as `tracing` filters: `info`, `bowline_control=debug` |
 | `NOTIFY_SOCKET`, `WATCHDOG_USEC` | of `serve`: where READY, RELOADING, STOPPING and WATCHDOG are said, as to systemd |
 | `NO_COLOR` | no colours |

@@ -15,6 +15,7 @@ mod events;
 mod exec;
 mod follow;
 mod init;
+mod login;
 mod logs;
 mod maintenance;
 mod plan;
@@ -27,6 +28,7 @@ mod schema;
 mod secret;
 mod serve;
 mod status;
+mod token;
 mod trust;
 mod up;
 mod version;
@@ -68,6 +70,8 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Logs(args) => client(logs::run(args, &place()?, ui)),
         Verb::Events(args) => client(events::run(args, &place()?, ui)),
         Verb::Secret(args) => client(secret::run(args, &place()?, ui)),
+        Verb::Login(args) => client(login::run(args, ui)),
+        Verb::Token(args) => client(token::run(args, &place()?, ui)),
         Verb::Data(args) => client(data::run(args, &Paths::of_live(state)?, ui)),
         Verb::Maintenance(args) => client(maintenance::run(args, &place()?, ui)),
         Verb::Exec(args) => exec::run(args, &place()?, ui),

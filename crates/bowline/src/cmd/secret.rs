@@ -37,9 +37,10 @@ async fn answer(args: Secret, value: Option<Vec<u8>>, session: &Session, ui: &Ui
             let secrets = session.client.secrets(&env, &app).await?;
             ui.object(&secrets);
             let row = |s: &wire::SecretInfo| {
-                let by = match s.by_uid {
-                    Some(uid) => user(uid),
-                    None => "bowline".to_owned(),
+                let by = match (s.by_uid, s.by_token) {
+                    (Some(uid), _) => user(uid),
+                    (None, Some(token)) => format!("token {token}"),
+                    (None, None) => "bowline".to_owned(),
                 };
                 vec![s.name.clone(), s.version.to_string(), time(s.created), by]
             };
@@ -81,7 +82,9 @@ fn value(app: &str, name: &str, file: Option<&Path>) -> Result<Vec<u8>, Fault> {
     let unread = |e: &std::io::Error| Fault::new(FaultKind::Invalid, "the secret cannot be read").source(e);
     let mut value = match file {
         Some(path) => std::fs::read(path).map_err(|e| unread(&e).caused_by(path.display().to_string()))?,
-        None if std::io::stdin().is_terminal() => typed(app, name).map_err(|e| unread(&e))?,
+        None if std::io::stdin().is_terminal() => {
+            typed(&format!("value of {name} for {app}")).map_err(|e| unread(&e))?
+        }
         None => {
             let mut value = Vec::new();
             let limit = u64::try_from(wire::MAX_SECRET + 3).expect("64 KiB fit");
@@ -104,12 +107,12 @@ fn value(app: &str, name: &str, file: Option<&Path>) -> Result<Vec<u8>, Fault> {
 }
 
 /// Reads a line from the terminal without showing it.
-fn typed(app: &str, name: &str) -> std::io::Result<Vec<u8>> {
+pub(super) fn typed(what: &str) -> std::io::Result<Vec<u8>> {
     let stdin = std::io::stdin();
     let shown = tcgetattr(&stdin)?;
     let mut hidden = shown.clone();
     hidden.local_flags.remove(LocalFlags::ECHO);
-    write!(std::io::stderr(), "value of {name} for {app} (not shown): ")?;
+    write!(std::io::stderr(), "{what} (not shown): ")?;
     tcsetattr(&stdin, SetArg::TCSAFLUSH, &hidden)?;
     let mut line = String::new();
     let read = stdin.read_line(&mut line);
@@ -118,7 +121,7 @@ fn typed(app: &str, name: &str) -> std::io::Result<Vec<u8>> {
     read.map(|_| line.into_bytes())
 }
 
-fn user(uid: u32) -> String {
+pub(super) fn user(uid: u32) -> String {
     match nix::unistd::User::from_uid(uid.into()) {
         Ok(Some(user)) => user.name,
         Ok(None) | Err(_) => format!("uid {uid}"),

@@ -80,6 +80,9 @@ fn daemon(status: &wire::Status, ui: &Ui) {
             ui::bytes(disk.total_bytes),
         ));
     }
+    if let Some(api) = &edge.api {
+        ui.say(format!("  api {}", ui.paint(Tone::Link, api)));
+    }
     if let Some(admin) = &daemon.admin {
         ui.say(format!("  console {}", ui.paint(Tone::Link, format!("http://{admin}/"))));
     }

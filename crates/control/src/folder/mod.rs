@@ -10,8 +10,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bowline_core::app::App;
+use bowline_api::wire;
 use bowline_core::app::procfile::{self, Procfile};
+use bowline_core::app::{App, SecretSource};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, EnvName, SecretName};
 use bowline_core::release::{Unsupported, unsupported};
@@ -98,6 +99,32 @@ fn renewed<'a>(
         }
     }
     Ok(renewed)
+}
+
+/// The app of a folder that was sent, for whoever has no account on this machine: no other folder of it is theirs to name, and none of its
+/// files, either.
+///
+/// # Errors
+/// It was not sent, or is what it may not be.
+pub(crate) fn sent(apply: &wire::Apply, state: &Path) -> Result<AppKey, Fault> {
+    let not_sent = || {
+        Fault::new(FaultKind::Refused, "only what was sent is applied from elsewhere")
+            .hint("`bowline deploy` sends a folder and applies it")
+    };
+    let source = folder(&apply.dir).map_err(|_| not_sent())?;
+    let (_, key) = sources::owner(state, &source).ok_or_else(not_sent)?;
+    let (app, _) = app(&source, Some(key.app.to_string()), &key.env)?;
+    if key.env.as_str() != apply.env || app.name != key.app {
+        return Err(not_sent());
+    }
+    match app.secrets.iter().find(|(_, source)| matches!(source, SecretSource::File(_))) {
+        None => Ok(key),
+        Some((name, _)) => {
+            Err(Fault::new(FaultKind::Refused, format!("secret.{name}.source names a file of the server"))
+                .caused_by("with a token, nothing is read of the server's own files")
+                .hint(format!("take `source` out and set it: bowline secret set {} {name}", key.app)))
+        }
+    }
 }
 
 /// The folder that the app was applied from before, if it is another one and there no more.

@@ -25,6 +25,10 @@ pub(crate) enum RefusalReason {
     /// The store is refused, or the daemon is about to exit.
     Unavailable,
     TooLarge,
+    /// No token, or none that holds.
+    Unauthenticated,
+    /// Too many of those.
+    TooMany,
 }
 
 impl Refusal {
@@ -51,6 +55,8 @@ impl Refusal {
             RefusalReason::NotFound => StatusCode::NOT_FOUND,
             RefusalReason::Conflict => StatusCode::CONFLICT,
             RefusalReason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            RefusalReason::Unauthenticated => StatusCode::UNAUTHORIZED,
+            RefusalReason::TooMany => StatusCode::TOO_MANY_REQUESTS,
             RefusalReason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             RefusalReason::Fault => match self.fault.kind {
                 FaultKind::Invalid => StatusCode::BAD_REQUEST,

@@ -4,11 +4,15 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use bowline_api::wire::{ChangeEvent, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::AppKey;
 use serde::Deserialize;
 
+use super::access::Caller;
 use super::answer::Refusal;
-use super::{Api, Handled, lines, misunderstood};
+use super::journal::Journals;
+use super::{Api, Handled, app_key, lines, misunderstood};
 use crate::reconcile::change::ChangeForm;
+use crate::reconcile::request::{Answer, Request};
 use crate::store::{EventRecord, StoreError, View};
 
 /// Events looked at for the end of a change: it is asked for soon after.
@@ -21,34 +25,58 @@ enum Kept {
     Ended(ChangeEvent),
 }
 
-pub(super) async fn change(State(api): State<Api>, id: Result<Path<u64>, PathRejection>) -> Handled {
-    let kept = api.kept()?;
+pub(super) async fn change(State(api): State<Api>, caller: Caller, id: Result<Path<u64>, PathRejection>) -> Handled {
+    let store = &api.kept()?.store;
     let Path(id) = id.map_err(|error| misunderstood(&error))?;
-    if let Some(reader) = api.journals.read(id) {
-        return Ok(lines::of_change(reader));
-    }
-    match kept.store.read(|view| look(view, id)).map_err(Fault::from)? {
-        Some(Kept::UnderWay) => Ok(lines::of_change(api.journals.open(id))),
-        Some(Kept::Ended(end)) => {
-            // One that has ended is not followed by anybody else.
-            let journals = crate::http::journal::Journals::default();
-            journals.write(id, end);
-            Ok(lines::of_change(journals.open(id)))
-        }
-        None => Err(Refusal::not_found(
+    let unknown = || {
+        Refusal::not_found(
             Fault::new(FaultKind::Invalid, format!("change {id} is not known to this daemon"))
                 .hint("`bowline status` shows how each app's last change ended"),
-        )),
+        )
+    };
+    let told = api.journals.read(id);
+    let kept = match &told {
+        Some(_) => None,
+        None => Some(store.read(|view| look(view, id)).map_err(Fault::from)?.ok_or_else(unknown)?),
+    };
+    if !caller.covers_all() {
+        let key = match &kept {
+            Some((key, _)) => Some(key.clone()),
+            None => changed(&api, id).await?,
+        };
+        // Of an app that is not theirs they do not learn that there is a change.
+        key.filter(|key| caller.covers(key)).ok_or_else(unknown)?;
     }
+    let reader = match (told, kept) {
+        (Some(reader), _) => reader,
+        (None, Some((_, Kept::Ended(end)))) => {
+            // One that has ended is not followed by anybody else.
+            let journals = Journals::default();
+            journals.write(id, end);
+            journals.open(id)
+        }
+        (None, Some((_, Kept::UnderWay)) | None) => api.journals.open(id),
+    };
+    Ok(lines::of_change(reader))
 }
 
-fn look(view: &View<'_>, id: u64) -> Result<Option<Kept>, StoreError> {
+/// The app of a change: of one that this daemon has accepted, or has found under way.
+async fn changed(api: &Api, id: u64) -> Result<Option<AppKey>, Refusal> {
+    if let Some(key) = api.journals.app(id) {
+        return Ok(Some(key));
+    }
+    let Answer::Status(status) = api.door.ask(Request::Status).await? else { return Ok(None) };
+    let app = status.apps.iter().find(|app| app.change.as_ref().is_some_and(|change| change.id == id));
+    app.map(|app| app_key(&app.env, &app.app)).transpose()
+}
+
+fn look(view: &View<'_>, id: u64) -> Result<Option<(AppKey, Kept)>, StoreError> {
     let is_it = |state: &str| serde_json::from_str(state).is_ok_and(|form: ChangeForm| form.change() == id);
-    if view.rollouts()?.iter().any(|row| is_it(&row.state)) {
-        return Ok(Some(Kept::UnderWay));
+    if let Some(row) = view.rollouts()?.into_iter().find(|row| is_it(&row.state)) {
+        return Ok(Some((row.key, Kept::UnderWay)));
     }
     let events = view.last_events(None, RECENT)?;
-    Ok(events.iter().rev().find_map(|event| end(event, id)).map(Kept::Ended))
+    Ok(events.iter().rev().find_map(|event| Some((event.key.clone()?, Kept::Ended(end(event, id)?)))))
 }
 
 /// How change `id` ended, if this says it.

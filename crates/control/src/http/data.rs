@@ -3,34 +3,37 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
+use axum::response::IntoResponse;
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
 use bowline_core::resource::data::{DataId, Rights};
 use bowline_core::secret::Secret;
 
+use super::access::Caller;
 use super::answer::Refusal;
-use super::peer::Peer;
-use super::{Api, Handled, app_key, misunderstood, read_json};
-use crate::reconcile::request::{DataVerb, Lent, Request};
+use super::{Api, Handled, app_key, covers, misunderstood, read_json};
+use crate::reconcile::request::{Answer, DataVerb, Lent, Request};
 use crate::secrets::generate;
 
 type DataPath = Path<(String, String, String)>;
 
-pub(super) async fn list(State(api): State<Api>, query: Result<Query<wire::DataQuery>, QueryRejection>) -> Handled {
+pub(super) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    query: Result<Query<wire::DataQuery>, QueryRejection>,
+) -> Handled {
     let Query(query) = query.map_err(|error| misunderstood(&error))?;
-    api.ask(Request::DataList(query)).await
+    let mut answer = api.door.ask(Request::DataList(query)).await?;
+    if let Answer::DataList(list) = &mut answer {
+        list.data.retain(|one| covers(&caller, &one.env, &one.app));
+    }
+    Ok(answer.into_response())
 }
 
-pub(super) async fn lend(
-    State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    path: DataPath,
-    body: Body,
-) -> Handled {
+pub(super) async fn lend(State(api): State<Api>, caller: Caller, path: DataPath, body: Body) -> Handled {
     let (key, id) = named(path)?;
     let wire::Lend { rights, seconds } = read_json(body).await?;
     let rights = match rights {
@@ -40,39 +43,34 @@ pub(super) async fn lend(
     };
     let password = generate().map_err(|error| Fault::from(crate::secrets::VaultError::from(error)))?;
     let verb = DataVerb::Lend { rights, time: Duration::from_secs(seconds), password };
-    api.ask(Request::Data { key, id, verb, by_uid: peer.uid }).await
+    api.ask(Request::Data { key, id, verb, by_uid: caller.actor() }).await
 }
 
 pub(super) async fn give_back(
     State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    caller: Caller,
     Path((env, app, data, user)): Path<(String, String, String, String)>,
 ) -> Handled {
     let (key, id) = named(Path((env, app, data)))?;
-    api.ask(Request::Data { key, id, verb: DataVerb::Return { user }, by_uid: peer.uid }).await
+    api.ask(Request::Data { key, id, verb: DataVerb::Return { user }, by_uid: caller.actor() }).await
 }
 
-pub(super) async fn fill(
-    State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    path: DataPath,
-    body: Body,
-) -> Handled {
+pub(super) async fn fill(State(api): State<Api>, caller: Caller, path: DataPath, body: Body) -> Handled {
     let (key, id) = named(path)?;
     let wire::Fill { source, replace } = read_json(body).await?;
     let verb = DataVerb::Fill { source: source.into(), replace };
-    api.ask(Request::Data { key, id, verb, by_uid: peer.uid }).await
+    api.ask(Request::Data { key, id, verb, by_uid: caller.actor() }).await
 }
 
 pub(super) async fn remove(
     State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    caller: Caller,
     path: DataPath,
     query: Result<Query<wire::RemoveQuery>, QueryRejection>,
 ) -> Handled {
     let (key, id) = named(path)?;
     let Query(wire::RemoveQuery { force }) = query.map_err(|error| misunderstood(&error))?;
-    api.ask(Request::Data { key, id, verb: DataVerb::Remove { force }, by_uid: peer.uid }).await
+    api.ask(Request::Data { key, id, verb: DataVerb::Remove { force }, by_uid: caller.actor() }).await
 }
 
 fn named(Path((env, app, data)): DataPath) -> Result<(AppKey, DataId), Refusal> {

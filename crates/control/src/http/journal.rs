@@ -1,9 +1,10 @@
 //! What each change has told so far, for whoever follows it from its beginning.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bowline_api::wire::{ChangeEvent, ChangeStep};
+use bowline_core::id::AppKey;
 use tokio::sync::watch;
 
 /// Steps kept of one change: the lines of a long build. Older ones are left out, and the reader is told.
@@ -21,6 +22,8 @@ struct Journal {
     pages: Mutex<Pages>,
     /// Counts what was written, to wake readers.
     written: watch::Sender<u64>,
+    /// As soon as it is known.
+    app: OnceLock<AppKey>,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +57,17 @@ impl Journals {
         Reader { journal, written, next: 0 }
     }
 
+    /// Whose change it is.
+    pub(crate) fn belongs(&self, change: u64, app: AppKey) {
+        let mut journals = lock(&self.0);
+        // Said twice, it is the same.
+        let _ = journals.entry(change).or_insert_with(Journal::new).app.set(app);
+    }
+
+    pub(crate) fn app(&self, change: u64) -> Option<AppKey> {
+        lock(&self.0).get(&change)?.app.get().cloned()
+    }
+
     /// A reader from the beginning; `None` if no such change is known.
     pub(crate) fn read(&self, change: u64) -> Option<Reader> {
         let journal = Arc::clone(lock(&self.0).get(&change)?);
@@ -64,7 +78,7 @@ impl Journals {
 
 impl Journal {
     fn new() -> Arc<Self> {
-        Arc::new(Self { pages: Mutex::default(), written: watch::Sender::new(0) })
+        Arc::new(Self { pages: Mutex::default(), written: watch::Sender::new(0), app: OnceLock::new() })
     }
 
     fn write(&self, event: ChangeEvent) {

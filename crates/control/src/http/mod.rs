@@ -1,32 +1,35 @@
-//! The API on the Unix socket, version 1 of `bowline_api::wire`, and the admin port.
+//! The API, version 1 of `bowline_api::wire`, on the Unix socket and behind the edge, and the admin port.
 
+mod access;
 pub(crate) mod admin;
 pub(crate) mod answer;
 mod changes;
 pub(crate) mod console;
 mod data;
+mod endpoints;
 pub(crate) mod journal;
 mod lines;
 mod memory;
+pub(crate) mod outside;
 pub(crate) mod peer;
 pub(crate) mod port;
 mod releases;
 mod session;
 pub(crate) mod socket;
 mod source;
+mod tokens;
+
+pub(crate) use endpoints::{router, router_outside};
 
 use std::collections::BTreeMap;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
 use bowline_api::wire;
+use bowline_core::access::TokenId;
 use bowline_core::app::ResourceKind;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{
@@ -43,7 +46,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::folder::dotenv;
+use crate::folder::{self, dotenv};
 use crate::form::{self, StoredRun};
 use crate::jobs::secret_index;
 use crate::reconcile::effects::SecretMeta;
@@ -52,10 +55,12 @@ use crate::reconcile::runs::finished_form;
 use crate::secrets::Vault;
 use crate::sources::Sources;
 use crate::store::{EVENTS_KEPT, EventRecord, Store};
+use crate::tokens::Tokens;
 use crate::{CheckCall, LogCall, SessionCall};
+use access::{Caller, told};
 use answer::{Refusal, RefusalReason, json};
 use journal::Journals;
-use peer::{Owner, Peer, require_owner};
+use peer::Owner;
 
 /// Log lines on their way from the node to a client.
 const LOG_LINES: usize = 256;
@@ -84,46 +89,7 @@ pub(crate) struct Kept {
     pub(crate) store: Store,
     pub(crate) vault: Vault,
     pub(crate) sources: Sources,
-}
-
-pub(crate) fn router(api: Api) -> Router {
-    let owner = api.owner;
-    Router::new()
-        .route("/v1/version", get(version))
-        .route("/v1/status", get(status))
-        .route("/v1/shutdown", post(shutdown))
-        .route("/v1/upgrade", post(upgrade))
-        .route("/v1/apps", post(apply))
-        .route("/v1/plans", post(plan))
-        .route("/v1/apps/{env}/{app}/stop", post(stop))
-        .route("/v1/apps/{env}/{app}/releases", get(releases::list))
-        .route("/v1/apps/{env}/{app}/rollback", post(releases::roll_back))
-        .route("/v1/apps/{env}/{app}/restart", post(releases::restart))
-        .route("/v1/apps/{env}/{app}/scale", post(releases::scale))
-        .route("/v1/apps/{env}/{app}/abort", post(releases::abort))
-        .route("/v1/apps/{env}/{app}/maintenance", put(maintain).delete(end_maintenance))
-        .route("/v1/apps/{env}/{app}/jobs/{job}/run", post(run_job))
-        .route("/v1/apps/{env}/{app}/jobs/{job}/stop", post(stop_job))
-        .route("/v1/apps/{env}/{app}/runs/{number}", get(run))
-        .route("/v1/apps/{env}/{app}/sessions", post(session::begin))
-        .route("/v1/changes/{id}", get(changes::change))
-        .route("/v1/logs", get(logs))
-        .route("/v1/events", get(events))
-        .route("/v1/secrets/{env}/{app}", get(secrets))
-        .route("/v1/secrets/{env}/{app}/{name}", put(set_secret).delete(remove_secret))
-        .route("/v1/sources/{env}/{app}", post(source::offer))
-        .route("/v1/sources/{env}/{app}/{source}", post(source::place))
-        .route("/v1/contents/{content}", put(source::put))
-        .route("/v1/data", get(data::list))
-        .route("/v1/data/{env}/{app}/{data}", delete(data::remove))
-        .route("/v1/data/{env}/{app}/{data}/content", put(data::fill))
-        .route("/v1/data/{env}/{app}/{data}/leases", post(data::lend))
-        .route("/v1/data/{env}/{app}/{data}/leases/{user}", delete(data::give_back))
-        .fallback(not_found)
-        .method_not_allowed_fallback(not_found)
-        .layer(DefaultBodyLimit::disable())
-        .layer(from_fn_with_state(owner, require_owner))
-        .with_state(api)
+    pub(crate) tokens: Tokens,
 }
 
 impl Api {
@@ -179,10 +145,15 @@ async fn version(State(api): State<Api>) -> Response {
     json(StatusCode::OK, &wire::Version { version: api.version, api: vec![1] })
 }
 
-async fn status(State(api): State<Api>) -> Handled {
+async fn openapi(State(api): State<Api>) -> Response {
+    json(StatusCode::OK, &bowline_api::openapi::document(&api.version))
+}
+
+async fn status(State(api): State<Api>, caller: Caller) -> Handled {
     let mut answer = api.door.ask(Request::Status).await?;
     if let Answer::Status(status) = &mut answer {
         status.daemon.private_bytes = memory::private_bytes();
+        status.apps.retain(|app| covers(&caller, &app.env, &app.app));
     }
     Ok(answer.into_response())
 }
@@ -199,7 +170,12 @@ async fn upgrade(State(api): State<Api>, body: Body) -> Handled {
     api.ask(Request::HandOver(digest)).await
 }
 
-async fn apply(State(api): State<Api>, body: Body) -> Handled {
+/// Whether an app that is shown is for the one who asks.
+fn covers(caller: &Caller, env: &str, app: &str) -> bool {
+    app_key(env, app).map_or_else(|_| caller.covers_all(), |key| caller.covers(&key))
+}
+
+async fn apply(State(api): State<Api>, caller: Caller, body: Body) -> Handled {
     let mut apply: wire::Apply = read_json(body).await?;
     let plan = apply.plan.take().map(|hash| {
         hash.parse().map_err(|error: DigestError| {
@@ -207,17 +183,33 @@ async fn apply(State(api): State<Api>, body: Body) -> Handled {
         })
     });
     let plan = plan.transpose()?;
+    if let Caller::Token(token) = &caller {
+        let key = sent(&api, &caller, &apply).await?;
+        told(&api, token, "apply a folder to", Some(&key)).await?;
+    }
     api.ask(Request::Apply(apply, plan)).await
 }
 
-async fn plan(State(api): State<Api>, body: Body) -> Handled {
+async fn plan(State(api): State<Api>, caller: Caller, body: Body) -> Handled {
     let apply: wire::Apply = read_json(body).await?;
     if apply.plan.is_some() {
         return Err(Fault::new(FaultKind::Invalid, "a plan is asked for with the hash of a plan")
             .hint("leave `plan` out, or apply it: POST /v1/apps")
             .into());
     }
+    if let Caller::Token(_) = &caller {
+        sent(&api, &caller, &apply).await?;
+    }
     api.ask(Request::Plan(apply)).await
+}
+
+/// The app of a folder, for whoever comes from elsewhere: only what was sent, and is theirs.
+async fn sent(api: &Api, caller: &Caller, apply: &wire::Apply) -> Result<AppKey, Refusal> {
+    let (state, asked) = (api.kept()?.vault.state().to_owned(), apply.clone());
+    let sent = tokio::task::spawn_blocking(move || folder::sent(&asked, &state)).await;
+    let key = sent.map_err(|e| Fault::new(FaultKind::Failed, "reading the folder broke off").source(&e))??;
+    caller.require(&key)?;
+    Ok(key)
 }
 
 async fn stop(State(api): State<Api>, Path((env, app)): Path<(String, String)>, body: Body) -> Handled {
@@ -228,23 +220,19 @@ async fn stop(State(api): State<Api>, Path((env, app)): Path<(String, String)>, 
 
 async fn maintain(
     State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    caller: Caller,
     Path((env, app)): Path<(String, String)>,
     body: Body,
 ) -> Handled {
     let key = app_key(&env, &app)?;
     let wire::Maintenance { allow } = read_json(body).await?;
     let allow = allow.iter().map(|text| network(text)).collect::<Result<_, _>>()?;
-    api.ask(Request::Maintain { key, wanted: Some(Maintenance { allow }), by_uid: peer.uid }).await
+    api.ask(Request::Maintain { key, wanted: Some(Maintenance { allow }), by_uid: caller.actor() }).await
 }
 
-async fn end_maintenance(
-    State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path((env, app)): Path<(String, String)>,
-) -> Handled {
+async fn end_maintenance(State(api): State<Api>, caller: Caller, Path((env, app)): Path<(String, String)>) -> Handled {
     let key = app_key(&env, &app)?;
-    api.ask(Request::Maintain { key, wanted: None, by_uid: peer.uid }).await
+    api.ask(Request::Maintain { key, wanted: None, by_uid: caller.actor() }).await
 }
 
 fn network(text: &str) -> Result<IpNet, Refusal> {
@@ -258,22 +246,14 @@ fn network(text: &str) -> Result<IpNet, Refusal> {
 
 type JobPath = Path<(String, String, String)>;
 
-async fn run_job(
-    State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path((env, app, job)): JobPath,
-) -> Handled {
+async fn run_job(State(api): State<Api>, caller: Caller, Path((env, app, job)): JobPath) -> Handled {
     let key = app_key(&env, &app)?;
-    told_run(&api, Request::RunJob { key, job, by_uid: peer.uid }).await
+    told_run(&api, Request::RunJob { key, job, by_uid: caller.actor() }).await
 }
 
-async fn stop_job(
-    State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path((env, app, job)): JobPath,
-) -> Handled {
+async fn stop_job(State(api): State<Api>, caller: Caller, Path((env, app, job)): JobPath) -> Handled {
     let key = app_key(&env, &app)?;
-    told_run(&api, Request::StopJob { key, job, by_uid: peer.uid }).await
+    told_run(&api, Request::StopJob { key, job, by_uid: caller.actor() }).await
 }
 
 async fn run(
@@ -311,9 +291,14 @@ fn stored_run(api: &Api, id: &RunId) -> Handled {
     Ok(json(StatusCode::OK, &finished_form(&Finished { run, end })))
 }
 
-async fn logs(State(api): State<Api>, query: Result<Query<wire::LogsQuery>, QueryRejection>) -> Handled {
+async fn logs(
+    State(api): State<Api>,
+    caller: Caller,
+    query: Result<Query<wire::LogsQuery>, QueryRejection>,
+) -> Handled {
     let Query(query) = query.map_err(|error| misunderstood(&error))?;
     let query = log_query(query)?;
+    caller.require(&query.key)?;
     let known = api.kept()?.store.read(|view| view.app(&query.key)).map_err(Fault::from)?;
     known.ok_or_else(|| Refusal::unknown_app(&query.key))?;
     let (sender, receiver) = mpsc::channel(LOG_LINES);
@@ -335,16 +320,20 @@ fn log_query(query: wire::LogsQuery) -> Result<LogQuery, Refusal> {
     })
 }
 
-async fn events(State(api): State<Api>, query: Result<Query<wire::EventsQuery>, QueryRejection>) -> Handled {
+async fn events(
+    State(api): State<Api>,
+    caller: Caller,
+    query: Result<Query<wire::EventsQuery>, QueryRejection>,
+) -> Handled {
     let store = api.kept()?.store.clone();
     let Query(query) = query.map_err(|error| misunderstood(&error))?;
-    let read = tokio::task::spawn_blocking(move || read_events(&store, &query));
+    let read = tokio::task::spawn_blocking(move || read_events(&store, &caller, &query));
     let events = read.await.map_err(|e| Fault::new(FaultKind::Failed, "reading the events broke off").source(&e))??;
     Ok(json(StatusCode::OK, &wire::Events { events }))
 }
 
 /// The newest of one app, of one environment or of all; with `after`, the oldest above it.
-fn read_events(store: &Store, query: &wire::EventsQuery) -> Result<Vec<wire::Event>, Refusal> {
+fn read_events(store: &Store, caller: &Caller, query: &wire::EventsQuery) -> Result<Vec<wire::Event>, Refusal> {
     let limit = query.limit.unwrap_or(DEFAULT_EVENTS).min(MAX_EVENTS);
     let app = match (&query.env, &query.app) {
         (Some(env), Some(app)) => Some(app_key(env, app)?),
@@ -359,7 +348,9 @@ fn read_events(store: &Store, query: &wire::EventsQuery) -> Result<Vec<wire::Eve
     let matches = |record: &EventRecord| {
         let is = |want: &Option<String>, have: Option<&str>| want.as_deref().is_none_or(|want| have == Some(want));
         let key = record.key.as_ref();
-        is(&query.env, key.map(|k| k.env.as_str())) && is(&query.app, key.map(|k| k.app.as_str()))
+        // What is of no app, tokens and the daemon, is for those to whom all apps are open.
+        let theirs = key.map_or_else(|| caller.covers_all(), |key| caller.covers(key));
+        theirs && is(&query.env, key.map(|k| k.env.as_str())) && is(&query.app, key.map(|k| k.app.as_str()))
     };
     let mut events: Vec<_> = records.map_err(Fault::from)?.into_iter().filter(matches).map(event).collect();
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -371,7 +362,12 @@ fn read_events(store: &Store, query: &wire::EventsQuery) -> Result<Vec<wire::Eve
 }
 
 fn event(record: EventRecord) -> wire::Event {
-    let fields: BTreeMap<String, Value> = serde_json::from_str(&record.fields).unwrap_or_default();
+    let mut fields: BTreeMap<String, Value> = serde_json::from_str(&record.fields).unwrap_or_default();
+    let actor = fields.get("by_uid").and_then(Value::as_u64).and_then(|actor| u32::try_from(actor).ok());
+    if let Some(token) = actor.and_then(TokenId::of_actor) {
+        fields.remove("by_uid");
+        fields.insert("by_token".to_owned(), token.0.into());
+    }
     let text = |value: Value| match value {
         Value::String(text) => text,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
@@ -394,7 +390,8 @@ async fn secrets(State(api): State<Api>, Path((env, app)): Path<(String, String)
         name: meta.name.to_string(),
         version: meta.version.0,
         created: meta.created.0,
-        by_uid: meta.by_uid,
+        by_uid: meta.by_uid.filter(|uid| TokenId::of_actor(*uid).is_none()),
+        by_token: meta.by_uid.and_then(TokenId::of_actor).map(|token| token.0),
         generated: meta.by_uid.is_none(),
     };
     let known =
@@ -404,28 +401,19 @@ async fn secrets(State(api): State<Api>, Path((env, app)): Path<(String, String)
 
 type SecretPath = Path<(String, String, String)>;
 
-async fn set_secret(
-    State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path((env, app, name)): SecretPath,
-    body: Body,
-) -> Handled {
+async fn set_secret(State(api): State<Api>, caller: Caller, Path((env, app, name)): SecretPath, body: Body) -> Handled {
     let (key, name) = (app_key(&env, &app)?, secret_name(&name)?);
     let value = read(body, wire::MAX_SECRET).await?;
     if value.is_empty() {
         let fault = Fault::new(FaultKind::Invalid, format!("the value of secret {name} is empty"));
         return Err(fault.hint("give the value on standard input").into());
     }
-    api.ask(Request::SetSecret { key, name, value: Secret::new(value), by_uid: peer.uid }).await
+    api.ask(Request::SetSecret { key, name, value: Secret::new(value), by_uid: caller.actor() }).await
 }
 
-async fn remove_secret(
-    State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path((env, app, name)): SecretPath,
-) -> Handled {
+async fn remove_secret(State(api): State<Api>, caller: Caller, Path((env, app, name)): SecretPath) -> Handled {
     let (key, name) = (app_key(&env, &app)?, secret_name(&name)?);
-    api.ask(Request::RemoveSecret { key, name, by_uid: peer.uid }).await
+    api.ask(Request::RemoveSecret { key, name, by_uid: caller.actor() }).await
 }
 
 async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {

@@ -18,7 +18,7 @@ pub(crate) struct Peer {
 
 impl Connected<IncomingStream<'_, ApiSocket>> for Peer {
     fn connect_info(stream: IncomingStream<'_, ApiSocket>) -> Self {
-        Self { uid: stream.io().peer_cred().ok().map(|cred| cred.uid()) }
+        Self { uid: stream.io().uid() }
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use bowline_api::wire;
@@ -15,8 +14,8 @@ use bowline_core::units::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
+use super::access::Caller;
 use super::answer::{Refusal, json};
-use super::peer::Peer;
 use super::{Api, Handled, app_key, memory, read_json};
 use crate::folder::dotenv;
 use crate::form;
@@ -37,7 +36,7 @@ pub(super) async fn list(State(api): State<Api>, Path((env, app)): AppPath) -> H
 
 pub(super) async fn roll_back(
     State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    caller: Caller,
     Path((env, app)): AppPath,
     body: Body,
 ) -> Handled {
@@ -51,40 +50,26 @@ pub(super) async fn roll_back(
     let later = rows.iter().filter(|later| later.number > row.number && kept.numbers.contains(&later.number));
     let snapshots = later.filter(|later| keeps_data(later)).map(|later| later.number).collect();
     let to = BackTo { number: row.number, app: Arc::new(app), snapshots };
-    api.ask(Request::RollBack { key, to, by_uid: peer.uid }).await
+    api.ask(Request::RollBack { key, to, by_uid: caller.actor() }).await
 }
 
-pub(super) async fn restart(
-    State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path((env, app)): AppPath,
-    body: Body,
-) -> Handled {
+pub(super) async fn restart(State(api): State<Api>, caller: Caller, Path((env, app)): AppPath, body: Body) -> Handled {
     let key = app_key(&env, &app)?;
     let wire::Restart { service } = read_json(body).await?;
-    api.ask(Request::Restart { key, service, by_uid: peer.uid }).await
+    api.ask(Request::Restart { key, service, by_uid: caller.actor() }).await
 }
 
-pub(super) async fn scale(
-    State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path((env, app)): AppPath,
-    body: Body,
-) -> Handled {
+pub(super) async fn scale(State(api): State<Api>, caller: Caller, Path((env, app)): AppPath, body: Body) -> Handled {
     let key = app_key(&env, &app)?;
     let wire::Scale { service, replicas } = read_json(body).await?;
     let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     let machine = Machine { memory: Bytes(memory::of_the_machine()), cores };
-    api.ask(Request::Scale { key, service, replicas, machine, by_uid: peer.uid }).await
+    api.ask(Request::Scale { key, service, replicas, machine, by_uid: caller.actor() }).await
 }
 
-pub(super) async fn abort(
-    State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path((env, app)): AppPath,
-) -> Handled {
+pub(super) async fn abort(State(api): State<Api>, caller: Caller, Path((env, app)): AppPath) -> Handled {
     let key = app_key(&env, &app)?;
-    api.ask(Request::Abort { key, by_uid: peer.uid }).await
+    api.ask(Request::Abort { key, by_uid: caller.actor() }).await
 }
 
 /// Data were kept as they were before it.

@@ -4,11 +4,10 @@
 //! only sent where there is room for it.
 
 use axum::body::Body;
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
-use bowline_api::session::{Frame, Frames, FromClient, FromDaemon, PROTOCOL};
+use bowline_api::session::{Frame, Frames, FromClient, FromDaemon, PROTOCOL, SPEC};
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSignal, SessionSpec, WindowSize};
@@ -18,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
-use super::peer::Peer;
+use super::access::Caller;
 use super::{Api, Handled, app_key, read_json};
 use crate::SessionCall;
 use crate::reconcile::request::{Answer, Request as Asked};
@@ -33,7 +32,7 @@ const CONTROLS: usize = 16;
 
 pub(super) async fn begin(
     State(api): State<Api>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    caller: Caller,
     Path((env, app)): Path<(String, String)>,
     mut request: Request,
 ) -> Handled {
@@ -42,8 +41,13 @@ pub(super) async fn begin(
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| asks_for_it(request.headers()));
     let upgrade = upgrade
         .ok_or_else(|| Fault::new(FaultKind::Invalid, format!("a session is asked for with `Upgrade: {PROTOCOL}`")))?;
-    let wanted: wire::Session = read_json(request.into_body()).await?;
-    let answer = api.door.ask(Asked::Session { key, wanted, by_uid: peer.uid }).await?;
+    let wanted: wire::Session = match request.headers().get(SPEC) {
+        Some(spec) => serde_json::from_slice(spec.as_bytes()).map_err(|error| {
+            Fault::new(FaultKind::Invalid, format!("the field {SPEC} is not understood")).source(&error)
+        })?,
+        None => read_json(request.into_body()).await?,
+    };
+    let answer = api.door.ask(Asked::Session { key, wanted, by_uid: caller.actor() }).await?;
     let Answer::Session(granted) = answer else {
         return Err(Fault::new(FaultKind::Failed, "the session was answered by something else").into());
     };

@@ -4,10 +4,15 @@ use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 /// How often the file is looked for.
@@ -15,19 +20,70 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long accepting rests after an error, such as too many open files.
 const REST: Duration = Duration::from_millis(100);
 
+/// Connections from elsewhere at once: the daemon needs its descriptors for what it runs. More wait in the kernel's queue.
+const OUTSIDE: usize = 512;
+
 /// A listening socket and the file that leads to it.
 #[derive(Debug)]
 pub(crate) struct ApiSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// Who connects, where it is another user than the daemon's.
+    for_user: Option<u32>,
+    /// Connections that there is room for; `None`: as many as come.
+    room: Option<Arc<Semaphore>>,
+}
+
+/// An accepted connection, and the room that it takes.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    stream: UnixStream,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Accepted {
+    /// The user at the other end, told by the kernel.
+    pub(crate) fn uid(&self) -> Option<u32> {
+        self.stream.peer_cred().ok().map(|cred| cred.uid())
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 impl ApiSocket {
+    /// In the place of what a daemon before has left there. Of those from elsewhere only so many are in at once.
+    pub(crate) fn bind_anew(path: &Path, for_user: Option<u32>) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let room = Some(Arc::new(Semaphore::new(OUTSIDE)));
+        Ok(Self { listener: bind(path, for_user)?, path: path.to_owned(), for_user, room })
+    }
+
     /// `listener` is bound to a path.
-    pub(crate) fn new(listener: UnixListener) -> io::Result<Self> {
+    pub(crate) fn new(listener: UnixListener, for_user: Option<u32>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let path = address.as_pathname().ok_or_else(|| io::Error::other("the socket has no path"))?.to_owned();
-        Ok(Self { listener, path })
+        Ok(Self { listener, path, for_user, room: None })
     }
 
     /// Binds anew if the file is gone. A file that is somebody else's stays.
@@ -36,7 +92,7 @@ impl ApiSocket {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Ok(_) | Err(_) => return,
         }
-        match bind(&self.path) {
+        match bind(&self.path, self.for_user) {
             Ok(listener) => {
                 tracing::warn!(path = %self.path.display(), "the API's socket was gone and is back");
                 self.listener = listener;
@@ -46,8 +102,8 @@ impl ApiSocket {
     }
 }
 
-/// The folder may be searched by others, as the edge's user has to; the socket is the owner's alone.
-fn bind(path: &Path) -> io::Result<UnixListener> {
+/// The folder may be searched by others, as the edge's user has to; the socket is its user's alone.
+fn bind(path: &Path, for_user: Option<u32>) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
         DirBuilder::new().recursive(true).mode(0o711).create(folder)?;
         std::fs::set_permissions(folder, Permissions::from_mode(0o711))?;
@@ -55,18 +111,25 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     // The daemon's mask has made it so already; where it is another, others are kept out from here on.
     std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    if for_user.is_some() {
+        std::os::unix::fs::chown(path, for_user, for_user)?;
+    }
     Ok(listener)
 }
 
 impl Listener for ApiSocket {
-    type Io = UnixStream;
+    type Io = Accepted;
     type Addr = tokio::net::unix::SocketAddr;
 
-    async fn accept(&mut self) -> (UnixStream, Self::Addr) {
+    async fn accept(&mut self) -> (Accepted, Self::Addr) {
+        let room = match &self.room {
+            Some(room) => Some(Arc::clone(room).acquire_owned().await.expect("it is never closed")),
+            None => None,
+        };
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
-                    Ok(accepted) => return accepted,
+                    Ok((stream, from)) => return (Accepted { stream, _room: room }, from),
                     Err(error) => {
                         tracing::warn!(%error, "the API cannot accept");
                         sleep(REST).await;
@@ -93,7 +156,7 @@ mod tests {
         let folder = dir.path().join("run");
         std::fs::create_dir(&folder).unwrap();
         let path = folder.join("api.sock");
-        let mut socket = ApiSocket::new(UnixListener::bind(&path).unwrap()).unwrap();
+        let mut socket = ApiSocket::new(UnixListener::bind(&path).unwrap(), None).unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
         let server = tokio::spawn(async move { socket.accept().await });
         let deadline = Instant::now() + Duration::from_secs(20);

@@ -12,7 +12,7 @@ use bowline_core::release::{
     Artifact, BuildProgress, BuildRequest, Built, SecretVersion, Stream, settle, wanted_secrets,
 };
 use bowline_core::rollout::{self, Phase, Rollout, by_hand};
-use bowline_core::route::check_claims;
+use bowline_core::route::{ApiSite, check_claims, claims};
 use bowline_core::units::Bytes;
 
 use super::Loop;
@@ -127,6 +127,12 @@ impl Loop {
     }
 
     pub(crate) fn check_hosts(&self, key: &AppKey, app: &App) -> Result<(), Fault> {
+        let claimed = |api: &&ApiSite| claims(key, app).iter().any(|claim| claim.host == api.host);
+        if let Some(api) = self.place.api.as_ref().filter(claimed) {
+            return Err(Fault::new(FaultKind::Refused, format!("{key} cannot be served on {}", api.host))
+                .caused_by("that is the host of this server's API")
+                .hint("give the route another host, or the API in server.toml"));
+        }
         check_claims(key, app, &self.claimants(key)).map_err(|conflict| {
             Fault::new(FaultKind::Refused, format!("{key} cannot be served beside {}", conflict.holder.key))
                 .caused_by(conflict.to_string())

@@ -136,7 +136,7 @@ impl Loop {
         snapshot: Option<&EdgeDesired>,
         now: Now,
     ) -> (Self, Vec<Effect>) {
-        let trusted_proxies = place.trusted_proxies.clone();
+        let published = Published::new(loaded.epoch, snapshot, &place);
         let mut this = Self {
             about,
             place,
@@ -149,7 +149,7 @@ impl Loop {
             node: Arc::default(),
             kept_running: Arc::default(),
             edge: Arc::default(),
-            published: Published::new(loaded.epoch, snapshot, trusted_proxies),
+            published,
             pending: BTreeMap::new(),
             retries: Vec::new(),
             deferred: Vec::new(),

@@ -9,12 +9,13 @@ use bowline_core::id::{AppKey, Generation, InstanceId, RouteName};
 use bowline_core::instance::{InstanceOrder, NodeDesired, Observations};
 use bowline_core::resource::{ResourceKey, ResourceSpec};
 use bowline_core::route::{
-    Certificates, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table, Tables, compile,
+    ApiSite, Certificates, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table, Tables, compile,
 };
 use bowline_core::time::{Mono, Timestamp};
 use ipnet::IpNet;
 
 use super::effects::Effect;
+use super::release::Place;
 use super::world::{AppWorld, Apps};
 use crate::certs::Leaf;
 
@@ -44,10 +45,13 @@ pub(crate) struct Published {
     sealed: Generation,
     /// Of the server's settings.
     trusted_proxies: Vec<IpNet>,
+    api: Option<ApiSite>,
+    /// Certificates that are not made here.
+    given: Certificates,
 }
 
 impl Published {
-    pub(crate) fn new(epoch: u64, snapshot: Option<&EdgeDesired>, trusted_proxies: Vec<IpNet>) -> Self {
+    pub(crate) fn new(epoch: u64, snapshot: Option<&EdgeDesired>, place: &Place) -> Self {
         let before = snapshot.map_or(Generation(0), |s| s.table.generation);
         Self {
             generation: before.max(Generation(epoch << EPOCH_SHIFT)),
@@ -60,7 +64,9 @@ impl Published {
             certifying: BTreeSet::new(),
             uncertified: BTreeMap::new(),
             sealed: Generation(0),
-            trusted_proxies,
+            trusted_proxies: place.trusted_proxies.clone(),
+            api: place.api.clone(),
+            given: place.given.clone(),
         }
     }
 
@@ -145,7 +151,8 @@ impl Published {
             Err(fault) => return self.is_uncompiled(fault),
         };
         self.uncompiled = None;
-        let table = Table { trusted_proxies: self.trusted_proxies.clone(), leaving, ..table };
+        let (trusted_proxies, api) = (self.trusted_proxies.clone(), self.api.clone());
+        let table = Table { trusted_proxies, leaving, api, ..table };
         self.waiting = self.request_leaves(&table, now, wall, effects);
         if self.waiting {
             return;
@@ -176,7 +183,7 @@ impl Published {
 
     /// Asks for the certificates that are missing or end soon; whether the table waits for one.
     fn request_leaves(&mut self, table: &Table, now: Mono, wall: Timestamp, effects: &mut Vec<Effect>) -> bool {
-        let hosts: Vec<_> = tls_hosts(table).cloned().collect();
+        let hosts: Vec<_> = tls_hosts(table).filter(|host| !self.given.contains_key(*host)).cloned().collect();
         self.uncertified.retain(|host, _| hosts.contains(host));
         self.leaves.retain(|host, _| hosts.contains(host));
         let is_fresh = |host: &HostName| self.leaves.get(host).is_some_and(|leaf| wall < leaf.renew_at());
@@ -191,7 +198,8 @@ impl Published {
     }
 
     fn certificates_of(&self, table: &Table) -> Certificates {
-        let with_leaf = |host: &HostName| Some((host.clone(), self.leaves.get(host)?.certificate.clone()));
+        let made = |host: &HostName| self.leaves.get(host).map(|leaf| &leaf.certificate);
+        let with_leaf = |host: &HostName| Some((host.clone(), self.given.get(host).or_else(|| made(host))?.clone()));
         tls_hosts(table).filter_map(with_leaf).collect()
     }
 
@@ -213,7 +221,10 @@ impl Published {
 }
 
 fn tls_hosts(table: &Table) -> impl Iterator<Item = &HostName> {
-    table.sites.iter().filter(|(_, site)| matches!(site.tls, SiteTls::Both)).map(|(host, _)| host)
+    let sites = table.sites.iter().filter(|(_, site)| matches!(site.tls, SiteTls::Both)).map(|(host, _)| host);
+    let api = table.api.as_ref().map(|api| &api.host);
+    // An app that had the host before it became the API's is counted once.
+    sites.filter(move |host| Some(*host) != api).chain(api)
 }
 
 /// Of a release that cannot be run: its routes let nobody in.

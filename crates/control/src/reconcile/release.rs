@@ -17,7 +17,7 @@ use bowline_core::job::Task;
 use bowline_core::release::{Artifact, Facts, ReferenceError, Resolved, Revision, resolve, resolve_job};
 use bowline_core::resource::{Endpoint, ResourceId, ResourceKey};
 use bowline_core::rollout::Set;
-use bowline_core::route::{Credentials, PoolId, claims, routed};
+use bowline_core::route::{ApiSite, Certificates, Credentials, PoolId, claims, routed};
 use bowline_core::secret::Secret;
 use ipnet::IpNet;
 
@@ -48,6 +48,10 @@ pub(crate) struct Place {
     pub(crate) salt: Salt,
     /// Whose `X-Forwarded-For` the edge believes.
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Where the edge leads to the API.
+    pub(crate) api: Option<ApiSite>,
+    /// Certificates that are not made here.
+    pub(crate) given: Certificates,
     /// A build that takes longer is killed.
     pub(crate) build_time: Duration,
     /// Tells this boot of the machine from any other.

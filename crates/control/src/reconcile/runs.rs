@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bowline_api::wire::{self, Waiting};
+use bowline_core::access::TokenId;
 use bowline_core::app::App;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, JobName};
@@ -360,7 +361,8 @@ fn form_of(run: &Run, state: &str) -> wire::Run {
         instance: run.instance().to_string(),
         trigger: run.trigger.as_str().to_owned(),
         due,
-        by_uid,
+        by_uid: by_uid.filter(|uid| TokenId::of_actor(*uid).is_none()),
+        by_token: by_uid.and_then(TokenId::of_actor).map(|token| token.0),
         state: state.to_owned(),
         waits_on: None,
         recorded: run.recorded.0,

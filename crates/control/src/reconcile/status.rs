@@ -23,7 +23,10 @@ impl Loop {
         let slots = self.slots.status(now.mono);
         wire::Status {
             daemon: wire::DaemonStatus { disk: self.node.disk.as_ref().map(disk), ..daemon_status(&self.about, None) },
-            edge: edge_status(&self.edge, &self.place.trusted_proxies, self.published.uncompiled()),
+            edge: wire::EdgeStatus {
+                api: self.api_url(),
+                ..edge_status(&self.edge, &self.place.trusted_proxies, self.published.uncompiled())
+            },
             apps: self.apps.values().map(|app| self.app_status(app, &slots, now)).collect(),
         }
     }
@@ -148,12 +151,24 @@ impl Loop {
             let (to, over) = (scaled.to, scaled.over);
             notes.push(format!("{name} has {to} instances by hand, as long as its file says scale = {over}"));
         }
+        let shown = app.shown().map(|release| claims(&app.record.key, release.app())).unwrap_or_default();
+        if let Some(api) = self.place.api.as_ref().filter(|api| shown.iter().any(|claim| claim.host == api.host)) {
+            notes.push(format!("{} is the host of this server's API, and not served to the app any more", api.host));
+        }
         if let Some(stable) = &app.stable
             && let Err(fault) = &stable.parts
         {
             notes.push(format!("release {} cannot be started again: {fault}", stable.release.number()));
         }
         notes
+    }
+
+    fn api_url(&self) -> Option<String> {
+        let host = &self.place.api.as_ref()?.host;
+        Some(match self.edge.https?.port() {
+            443 => format!("https://{host}"),
+            port => format!("https://{host}:{port}"),
+        })
     }
 
     /// Where an app is reached, HTTP first.
@@ -251,6 +266,7 @@ pub(crate) fn edge_status(
         pid: (edge.pid != 0).then_some(edge.pid),
         http: edge.http.map(|address| address.to_string()),
         https: edge.https.map(|address| address.to_string()),
+        api: None,
         serving: edge.serving.map(|generation| generation.0),
         connections_open: edge.connections_open,
         private_bytes: edge.private_bytes,

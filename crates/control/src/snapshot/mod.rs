@@ -13,7 +13,7 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, Certificate, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
+    Action, ApiSite, Certificate, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
 };
 use bowline_core::secret::Secret;
 use bowline_core::units::{Bytes, Weight};
@@ -43,6 +43,7 @@ pub(crate) fn encode(desired: &EdgeDesired) -> Zeroizing<Vec<u8>> {
         pools: desired.table.pools.iter().map(|(id, pool)| (pool_id_form(id), pool_form(pool))).collect(),
         certificates: desired.certificates.iter().map(|(host, c)| (host.to_string(), certificate_form(c))).collect(),
         trusted_proxies: policy::networks_form(&desired.table.trusted_proxies),
+        api: desired.table.api.as_ref().map(|api| ApiForm { host: api.host.to_string(), socket: api.socket.clone() }),
     };
     Zeroizing::new(serde_json::to_vec(&form).expect("the form has string keys and no failing serialisers"))
 }
@@ -63,7 +64,8 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
     let trusted_proxies = policy::networks(&form.trusted_proxies)?;
     // Whoever was leaving when it was sealed is told by the next table.
     let leaving = BTreeSet::new();
-    let table = Table { generation: Generation(form.generation), sites, pools, leaving, trusted_proxies };
+    let api = form.api.map(|api| Ok(ApiSite { host: host(&api.host)?, socket: api.socket })).transpose()?;
+    let table = Table { generation: Generation(form.generation), sites, pools, leaving, trusted_proxies, api };
     Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
 }
 
@@ -74,6 +76,14 @@ struct SnapshotForm {
     pools: Vec<(PoolIdForm, PoolForm)>,
     certificates: BTreeMap<String, CertificateForm>,
     trusted_proxies: Vec<String>,
+    #[serde(default)]
+    api: Option<ApiForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ApiForm {
+    host: String,
+    socket: PathBuf,
 }
 
 #[derive(Serialize, Deserialize)]

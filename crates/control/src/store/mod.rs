@@ -37,7 +37,7 @@ pub use checksum::{ChecksumKey, Keys};
 pub use error::StoreError;
 pub use record::{
     AppRecord, EdgePorts, EnvironmentId, EventRecord, JobRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord,
-    RevisionState, RolloutRecord, RunRecord, SealedValue, SecretRecord, Wanted,
+    RevisionState, RolloutRecord, RunRecord, SealedValue, SecretRecord, TokenRecord, Wanted,
 };
 pub use tx::Tx;
 pub use view::View;
@@ -53,6 +53,9 @@ pub const EVENTS_KEPT: u64 = 10_000;
 
 /// The newest runs of each job that are kept; older ones are dropped as new ones end.
 pub const RUNS_KEPT: u32 = 50;
+
+/// Tokens that are kept, those that are revoked or over included; these go first.
+pub const TOKENS_KEPT: usize = 1_000;
 
 /// First user id given to an app or a database, one per app and environment, never given to another app: above what distributions give to people
 /// and to their subordinate ids, and above systemd's containers (524,288 to 1,879,048,191, `systemd.io/UIDS-GIDS`); the

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use bowline_core::id::{AppKey, Generation, JobName, Port, ReleaseNumber, RunNumber, SecretName};
+use bowline_core::access::{Role, Scope, TokenId};
+use bowline_core::id::{AppKey, Digest, Generation, JobName, Port, ReleaseNumber, RunNumber, SecretName, TokenName};
 use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
@@ -156,6 +157,26 @@ pub struct RunRecord {
     pub ended: Option<Timestamp>,
     pub version: u32,
     pub state: String,
+}
+
+/// A token that lets somebody use the API from elsewhere. The token itself is nowhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRecord {
+    pub id: TokenId,
+    /// Of one that holds at a time.
+    pub name: TokenName,
+    /// SHA-256 of the token, which has 256 random bits: nothing is won by guessing from it.
+    pub digest: Digest,
+    pub role: Role,
+    pub scope: Scope,
+    pub created: Timestamp,
+    /// A user's id, or [`TokenId::actor`] of another token.
+    pub created_by: u32,
+    /// `None`: it does not end by itself.
+    pub expires: Option<Timestamp>,
+    /// To the day; `None`: never.
+    pub used: Option<Timestamp>,
+    pub revoked: Option<Timestamp>,
 }
 
 /// Identity of an environment: a revision names it, and a target refuses another's.

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use bowline_core::access::{Scope, TokenId};
 use bowline_core::app::ResourceKind;
 use bowline_core::id::{
-    AppKey, AppName, EnvName, Generation, JobName, Port, ReleaseNumber, ResourceName, RunNumber, SecretName,
+    AppKey, AppName, Digest, EnvName, Generation, JobName, Port, ReleaseNumber, ResourceName, RunNumber, SecretName,
+    TokenName,
 };
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::{ResourceId, ResourceKey};
@@ -17,7 +19,7 @@ use rusqlite::types::Value;
 use super::error::StoreError;
 use super::record::{
     AppRecord, EventRecord, JobRecord, ResourceRecord, RevisionRecord, RevisionState, RolloutRecord, RunRecord,
-    SealedValue, SecretRecord, Wanted,
+    SealedValue, SecretRecord, TokenRecord, Wanted,
 };
 use super::table::Columns;
 
@@ -224,6 +226,48 @@ pub(super) fn job_record(row: Columns) -> Result<JobRecord, StoreError> {
     })
 }
 
+pub(super) fn token_id(id: TokenId) -> [Value; 1] {
+    [number(id.0)]
+}
+
+/// A scope as text: its apps and its environments, each a list.
+type ScopeForm = (Vec<String>, Vec<String>);
+
+pub(super) fn token_row(record: &TokenRecord) -> Columns {
+    let Scope { apps, environments } = &record.scope;
+    let form: ScopeForm =
+        (apps.iter().map(ToString::to_string).collect(), environments.iter().map(ToString::to_string).collect());
+    let time = |at: Option<Timestamp>| at.map_or(Value::Null, |at| number(at.0));
+    vec![
+        number(record.id.0),
+        text(record.name.as_str()),
+        Value::Blob(record.digest.0.to_vec()),
+        text(record.role.as_str()),
+        text(serde_json::to_string(&form).expect("lists of texts")),
+        number(record.created.0),
+        number(record.created_by),
+        time(record.expires),
+        time(record.used),
+        time(record.revoked),
+    ]
+}
+
+pub(super) fn token_record(row: Columns) -> Result<TokenRecord, StoreError> {
+    let mut row = Reader::new("tokens", row);
+    Ok(TokenRecord {
+        id: TokenId(row.small()?),
+        name: TokenName::new(&row.text()?).map_err(|_| row.unreadable("name"))?,
+        digest: row.blob()?.try_into().map(Digest).map_err(|_| row.unreadable("digest"))?,
+        role: row.text()?.parse().map_err(|_| row.unreadable("role"))?,
+        scope: row.scope()?,
+        created: Timestamp(row.number()?),
+        created_by: row.small()?,
+        expires: row.optional_number()?.map(Timestamp),
+        used: row.optional_number()?.map(Timestamp),
+        revoked: row.optional_number()?.map(Timestamp),
+    })
+}
+
 pub(super) fn revision_id(key: &AppKey, revision: ReleaseNumber) -> [Value; 3] {
     let [env, app] = app_id(key);
     [env, app, number(revision.0)]
@@ -330,6 +374,17 @@ impl Reader {
 
     fn secret_name(&mut self) -> Result<SecretName, StoreError> {
         SecretName::stored(&self.text()?).map_err(|_| self.unreadable("name"))
+    }
+
+    fn scope(&mut self) -> Result<Scope, StoreError> {
+        let (apps, environments): ScopeForm =
+            serde_json::from_str(&self.text()?).map_err(|_| self.unreadable("scope"))?;
+        let apps = apps.iter().map(|name| AppName::new(name)).collect::<Result<_, _>>();
+        let environments = environments.iter().map(|name| EnvName::new(name)).collect::<Result<_, _>>();
+        match (apps, environments) {
+            (Ok(apps), Ok(environments)) => Ok(Scope { apps, environments }),
+            (Err(_), _) | (_, Err(_)) => Err(self.unreadable("scope")),
+        }
     }
 
     fn secret_versions(&mut self) -> Result<BTreeMap<SecretName, SecretVersion>, StoreError> {

@@ -38,6 +38,12 @@ pub(super) const JOBS: Table = Table { name: "jobs", columns: &["env", "app", "j
 pub(super) const RUNS: Table =
     Table { name: "runs", columns: &["env", "app", "number", "task", "ended", "version", "state"], key: 3 };
 
+pub(super) const TOKENS: Table = Table {
+    name: "tokens",
+    columns: &["id", "name", "digest", "role", "scope", "created", "created_by", "expires", "used", "revoked"],
+    key: 1,
+};
+
 /// One step forward: what it runs, and the tables as they are afterwards.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Migration {
@@ -96,6 +102,14 @@ pub(super) const MIGRATIONS: &[Migration] = &[Migration {
         PRIMARY KEY (env, app, number), FOREIGN KEY (env, app) REFERENCES apps
     ) STRICT, WITHOUT ROWID;",
     tables: &[META, APPS, REVISIONS, ROLLOUTS, EVENTS, SECRETS, RESOURCES, JOBS, RUNS],
+}, Migration {
+    sql: "
+    CREATE TABLE tokens(
+        id INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, digest BLOB NOT NULL, role TEXT NOT NULL, scope TEXT NOT NULL,
+        created INTEGER NOT NULL, created_by INTEGER NOT NULL, expires INTEGER, used INTEGER, revoked INTEGER,
+        mac BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;",
+    tables: &[META, APPS, REVISIONS, ROLLOUTS, EVENTS, SECRETS, RESOURCES, JOBS, RUNS, TOKENS],
 }];
 
 /// The number of steps taken.

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::path::Path;
 
+use bowline_core::access::TokenId;
 use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, SecretName, ServiceName};
 use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
@@ -18,10 +19,10 @@ use super::engine::Rewrap;
 use super::error::StoreError;
 use super::record::{
     AppRecord, EdgePorts, EnvironmentId, EventRecord, JobRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord,
-    RevisionState, RolloutRecord, RunRecord, SealedValue, SecretRecord, Wanted,
+    RevisionState, RolloutRecord, RunRecord, SealedValue, SecretRecord, TokenRecord, Wanted,
 };
 use super::row::{self, number, text};
-use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS};
+use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS, TOKENS};
 use super::table::Table;
 use super::view::{EDGE_PORTS, GENERATION, View, environment_name, maintenance_name, scales_name};
 use super::{EVENTS_KEPT, RUNS_KEPT, Users};
@@ -244,6 +245,16 @@ impl<'a> Tx<'a> {
             0 => Err(StoreError::NoSecret { key: key.clone(), name: name.clone() }),
             count => Ok(count),
         }
+    }
+
+    /// Stores a token, or what has become of it.
+    pub fn put_token(&mut self, token: &TokenRecord) -> Result<(), StoreError> {
+        self.put(&TOKENS, &row::token_row(token))
+    }
+
+    /// The caller keeps the newest: its id is the last that was given out.
+    pub fn forget_token(&mut self, id: TokenId) -> Result<(), StoreError> {
+        self.delete(&TOKENS, &row::token_id(id))
     }
 
     /// Gives out the next desired-state generation. It survives restarts: no generation is given out twice.

@@ -1,5 +1,6 @@
 //! Reading: one consistent moment of the store, every row verified.
 
+use bowline_core::access::TokenId;
 use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, RunNumber, SecretName, ServiceName};
 use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
@@ -13,10 +14,10 @@ use super::checksum::ChecksumKey;
 use super::error::StoreError;
 use super::record::{
     AppRecord, EdgePorts, EnvironmentId, EventRecord, JobRecord, ResourceRecord, RevisionRecord, RolloutRecord,
-    RunRecord, SecretRecord,
+    RunRecord, SecretRecord, TokenRecord,
 };
 use super::row::{self, number, text};
-use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS};
+use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS, TOKENS};
 
 pub(super) const GENERATION: &str = "generation";
 pub(super) const EDGE_PORTS: &str = "edge.ports";
@@ -103,6 +104,16 @@ impl View<'_> {
     /// Sequence number of the newest event; 0 if there is none.
     pub fn newest_event(&self) -> Result<u64, StoreError> {
         Ok(self.last_events(None, 1)?.first().map_or(0, |event| event.sequence))
+    }
+
+    /// All tokens, the oldest first.
+    pub fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        let rows = TOKENS.select(self.conn, self.key, "ORDER BY id", [])?;
+        rows.into_iter().map(row::token_record).collect()
+    }
+
+    pub fn token(&self, id: TokenId) -> Result<Option<TokenRecord>, StoreError> {
+        TOKENS.get(self.conn, self.key, &row::token_id(id))?.map(row::token_record).transpose()
     }
 
     /// All versions of all secrets of an app, by name and version.

@@ -74,6 +74,7 @@ fn start(dir: &Path) -> Room {
         admin,
         registry: crate::Registry::default(),
         trusted_proxies: Vec::new(),
+        outside: None,
         build_time: crate::config::BUILD_TIME,
         version: "1.2.3".into(),
     };

@@ -249,6 +249,8 @@ impl World {
             edge_http: self.edge.http,
             salt: Salt::default(),
             trusted_proxies: Vec::new(),
+            api: None,
+            given: [].into(),
             build_time: crate::config::BUILD_TIME,
             boot: self.boot.clone(),
         };

@@ -43,6 +43,16 @@ pub struct Table {
     pub leaving: BTreeSet<InstanceId>,
     /// Whose `X-Forwarded-For` is believed. Counts for connections that are opened from then on.
     pub trusted_proxies: Vec<IpNet>,
+    /// `None`: the daemon's API is not reached through the edge.
+    pub api: Option<ApiSite>,
+}
+
+/// The host on which an edge leads to the daemon's API, whatever the sites say. Over TLS only: requests carry tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiSite {
+    pub host: HostName,
+    /// The Unix socket on which the daemon answers whoever has a token.
+    pub socket: PathBuf,
 }
 
 /// One host.

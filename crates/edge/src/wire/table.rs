@@ -9,7 +9,7 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, Certificate, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
+    Action, ApiSite, Certificate, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
 };
 use bowline_core::secret::Secret;
 use bowline_core::units::{Bytes, Weight};
@@ -41,6 +41,14 @@ pub struct DesiredFrame {
     /// A daemon of an earlier version says nothing of them.
     #[serde(default)]
     leaving: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    api: Option<ApiFrame>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ApiFrame {
+    host: String,
+    socket: PathBuf,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -121,6 +129,7 @@ impl From<&EdgeDesired> for DesiredFrame {
             certificates: certificates.collect(),
             trusted_proxies: networks(&table.trusted_proxies),
             leaving: table.leaving.iter().map(ToString::to_string).collect(),
+            api: table.api.as_ref().map(|api| ApiFrame { host: api.host.to_string(), socket: api.socket.clone() }),
         }
     }
 }
@@ -216,7 +225,12 @@ impl DesiredFrame {
         let generation = Generation(self.generation);
         let trusted_proxies = parse_networks(&self.trusted_proxies)?;
         let leaving = self.leaving.iter().map(|id| parse("instance", id, str::parse)).collect::<Result<_, _>>()?;
-        let table = Table { generation, sites, pools: pools.into_iter().collect(), leaving, trusted_proxies };
+        let api = self
+            .api
+            .as_ref()
+            .map(|api| Ok(ApiSite { host: parse("host", &api.host, HostName::new)?, socket: api.socket.clone() }));
+        let api = api.transpose()?;
+        let table = Table { generation, sites, pools: pools.into_iter().collect(), leaving, trusted_proxies, api };
         Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
     }
 }
@@ -332,6 +346,7 @@ mod tests {
             pools: BTreeMap::from([(pool, Pool { endpoints })]),
             leaving: ["local/uploads.web.r2.0.3".parse().unwrap()].into(),
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            api: Some(ApiSite { host: HostName::new("api.example.com").unwrap(), socket: "/run/api.sock".into() }),
         };
         EdgeDesired { table: Arc::new(table), certificates: Arc::new(BTreeMap::from([(host, certificate)])) }
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, Certificate, EdgeDesired, EdgeObservation, EdgeStatus, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls,
-    Split, Table,
+    Action, ApiSite, Certificate, EdgeDesired, EdgeObservation, EdgeStatus, Files, Pool, PoolId, Rule, RuleId, Site,
+    SiteTls, Split, Table,
 };
 use bowline_core::units::{Bytes, Weight};
 use bowline_edge::link::{self, LinkConfig};
@@ -223,6 +223,12 @@ impl TableBuilder {
 
     pub fn trusting(mut self, networks: &[&str]) -> Self {
         self.0.trusted_proxies = networks.iter().map(|network| network.parse().unwrap()).collect();
+        self
+    }
+
+    /// The host of the daemon's API, and the socket behind it.
+    pub fn api(mut self, host: &str, socket: &std::path::Path) -> Self {
+        self.0.api = Some(ApiSite { host: HostName::new(host).unwrap(), socket: socket.to_path_buf() });
         self
     }
 

@@ -16,7 +16,7 @@ const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> Tab
 pub(crate) static SERVER: TableSpec = table(
     "server",
     "One server: `/etc/bowline/server.toml`, or `--config`. This version refuses `edge = \"envoy\"`, another number of addresses than one of \
-     HTTP and at most one of HTTPS, `acme`, `api`, `backup`, `otlp` and `limits.connections`.",
+     HTTP and at most one of HTTPS, `acme`, `backup`, `otlp` and `limits.connections`.",
     &[
         key(
             "edge",
@@ -73,8 +73,18 @@ static API: TableSpec = TableSpec {
     id: "api",
     doc: "The API over HTTPS, behind the edge.",
     keys: &[
-        key("host", Text(Form::Host), Required, "Its public name."),
-        key("certificate", Text(Form::AbsolutePath), Omitted("made by ACME or the local CA"), "PEM chain."),
+        key(
+            "host",
+            Text(Form::Host),
+            Required,
+            "Its public name. No app is served on it, and it is answered over HTTPS only.",
+        ),
+        key(
+            "certificate",
+            Text(Form::AbsolutePath),
+            Omitted("made by ACME or the local CA"),
+            "PEM chain; it and its key are read when the daemon starts.",
+        ),
         key("key", Text(Form::AbsolutePath), Omitted("made by ACME or the local CA"), "PEM key of the chain."),
     ],
     conflicts: &[],

@@ -1,0 +1,215 @@
+//! The way in from elsewhere: a Unix socket that only the edge connects to, on which each request has a token.
+//!
+//! Architecture invariant: no token is logged, recorded or answered, not even a wrong one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bowline_core::fault::{Fault, FaultKind};
+
+use super::access::{Caller, now};
+use super::answer::{Refusal, RefusalReason};
+use super::peer::{Owner, Peer};
+use crate::tokens::{Denied, Tokens};
+
+/// In one minute, so many requests of a client without a token that holds are answered each by itself and logged.
+const FAILURES: u32 = 10;
+const WINDOW: Duration = Duration::from_secs(60);
+/// Clients that are remembered. When there are more, those of the last minute are forgotten together.
+const CLIENTS: usize = 4_096;
+
+/// Longest token that is looked at, in bytes: Bowline's own have 51.
+const MAX_TOKEN: usize = 256;
+
+/// What the door knows.
+#[derive(Debug, Clone)]
+pub(crate) struct Doorkeeper {
+    /// `None`: the store is refused, and with it nobody's token can be known.
+    pub(crate) tokens: Option<Tokens>,
+    pub(crate) owner: Owner,
+    pub(crate) edge_uid: Option<u32>,
+    pub(crate) failures: Failures,
+}
+
+impl Doorkeeper {
+    /// Other users may not even try: on this socket the edge's word for who a client is counts.
+    fn is_the_edge(&self, peer: Peer) -> bool {
+        let edge = self.edge_uid.unwrap_or(self.owner.0);
+        matches!(peer.uid, Some(uid) if uid == edge || uid == self.owner.0 || uid == 0)
+    }
+}
+
+/// Lets whoever has a token in.
+pub(super) async fn require_token(
+    State(door): State<Doorkeeper>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if !door.is_the_edge(peer) {
+        let fault = Fault::new(FaultKind::Refused, "this socket is for the edge alone");
+        return Refusal::from(fault.hint("use --to https://HOST with the host of the API")).into_response();
+    }
+    let Some(tokens) = &door.tokens else {
+        let fault = Fault::new(FaultKind::Failed, "no token can be looked up: the daemon's store is refused");
+        return Refusal::unavailable(fault.hint("`bowline status` on its machine says why")).into_response();
+    };
+    let client = client(request.headers());
+    let checked = match bearer(request.headers()) {
+        None => Err(Failed::Missing),
+        Some(token) => tokens.check(token, now()).map_err(Failed::Denied),
+    };
+    match checked {
+        Ok(token) => {
+            if let Err(error) = tokens.note_use(&token, now()).await {
+                tracing::warn!(%error, token = %token.record.id, "the use of a token is not recorded");
+            }
+            request.headers_mut().remove(header::AUTHORIZATION);
+            request.extensions_mut().insert(Caller::Token(token));
+            next.run(request).await
+        }
+        Err(failed) => refuse(&door.failures, failed, client),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failed {
+    Missing,
+    Denied(Denied),
+}
+
+fn refuse(failures: &Failures, failed: Failed, client: Option<IpAddr>) -> Response {
+    let (text, token) = match failed {
+        Failed::Missing => ("this daemon wants a token", None),
+        Failed::Denied(Denied::Unknown) => ("this daemon does not know that token", None),
+        Failed::Denied(Denied::Expired(id)) => ("the token is over", Some(id)),
+        Failed::Denied(Denied::Revoked(id)) => ("the token was revoked", Some(id)),
+    };
+    let from = client.map(tracing::field::display);
+    let token = token.map(tracing::field::display);
+    let (reason, seconds) = match failures.count(client, Instant::now()) {
+        Counted::Few => {
+            tracing::warn!(client = from, token, reason = text, "a client was not let in");
+            (RefusalReason::Unauthenticated, None)
+        }
+        Counted::First => {
+            tracing::warn!(
+                client = from,
+                "a client goes on without a token that holds; the rest of this minute is not logged"
+            );
+            (RefusalReason::TooMany, Some(WINDOW.as_secs()))
+        }
+        Counted::Many => (RefusalReason::TooMany, Some(WINDOW.as_secs())),
+    };
+    let fault = Fault::new(FaultKind::Refused, text)
+        .hint("an admin makes one: bowline token create NAME --role ROLE; then: bowline login https://HOST");
+    let mut response = Refusal { reason, fault }.into_response();
+    let headers = response.headers_mut();
+    match seconds {
+        None => headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"bowline\"")),
+        Some(seconds) => headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds)),
+    };
+    response
+}
+
+/// The one token of the one field (RFC 6750, 2.1).
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let field = fields.next().filter(|_| fields.next().is_none())?.as_bytes();
+    let (scheme, token) = field.split_at_checked(7)?;
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer ") && (1..=MAX_TOKEN).contains(&token.len())).then_some(token)
+}
+
+/// As the edge says it: behind proxies that it believes, the last address that is not one of theirs is not known here, and the
+/// proxy's own counts.
+fn client(headers: &HeaderMap) -> Option<IpAddr> {
+    let list = headers.get("x-forwarded-for")?.to_str().ok()?;
+    list.rsplit(',').next()?.trim().parse().ok()
+}
+
+/// How often each client has failed within this minute.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Failures(Arc<Mutex<BTreeMap<Client, (Instant, u32)>>>);
+
+/// `None`: whose address is not known.
+type Client = Option<IpAddr>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    Few,
+    /// The first that is too many.
+    First,
+    Many,
+}
+
+impl Failures {
+    fn count(&self, client: Option<IpAddr>, now: Instant) -> Counted {
+        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() >= CLIENTS && !clients.contains_key(&client) {
+            clients.retain(|_, (begun, _)| now.duration_since(*begun) < WINDOW);
+            if clients.len() >= CLIENTS {
+                clients.clear();
+            }
+        }
+        let (begun, count) = clients.entry(client).or_insert((now, 0));
+        if now.duration_since(*begun) >= WINDOW {
+            (*begun, *count) = (now, 0);
+        }
+        *count = count.saturating_add(1);
+        match *count {
+            ..=FAILURES => Counted::Few,
+            n if n == FAILURES + 1 => Counted::First,
+            _ => Counted::Many,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_bearer_token_counts() {
+        let check = |fields: &[&str], expected: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(header::AUTHORIZATION, field.parse().unwrap());
+            }
+            assert_eq!(bearer(&headers), expected.map(str::as_bytes), "{fields:?}");
+        };
+        check(&[], None);
+        check(&["Bearer bowline_x"], Some("bowline_x"));
+        check(&["bearer  bowline_x "], Some("bowline_x"));
+        check(&["Bearer "], None);
+        check(&["Bearerbowline_x"], None);
+        check(&["Basic YTpi"], None);
+        check(&["Bearer a", "Bearer b"], None);
+        check(&[&format!("Bearer {}", "x".repeat(MAX_TOKEN + 1))], None);
+    }
+
+    #[test]
+    fn a_client_that_fails_often_waits_and_others_do_not() {
+        let (failures, start) = (Failures::default(), Instant::now());
+        let client = |n: u32| Some(IpAddr::from(n.to_be_bytes()));
+        for _ in 0..FAILURES {
+            assert_eq!(failures.count(client(1), start), Counted::Few);
+        }
+        assert_eq!(failures.count(client(1), start), Counted::First);
+        assert_eq!(failures.count(client(1), start), Counted::Many);
+        assert_eq!(failures.count(client(2), start), Counted::Few);
+        assert_eq!(failures.count(client(1), start + WINDOW), Counted::Few, "a minute later");
+        let clients = u32::try_from(CLIENTS).unwrap();
+        for n in 0..clients * 3 {
+            let _ = failures.count(client(n), start);
+        }
+        assert!(failures.0.lock().unwrap().len() <= CLIENTS, "bounded");
+    }
+}

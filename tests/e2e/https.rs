@@ -1,0 +1,410 @@
+//! `https://` targets: a daemon behind the host of its API, with tokens, seen from an empty folder elsewhere.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use bowline_tests::client::curl;
+use bowline_tests::server::Server;
+use bowline_tests::{Bowline, SOON, path, text, wait};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+/// A server whose API is reached from elsewhere.
+struct Outside {
+    bowline: Bowline,
+    server: Option<Server>,
+    args: Vec<String>,
+    /// `https://bowline-api.localhost:PORT`
+    url: String,
+    http: String,
+}
+
+impl Outside {
+    fn start() -> Self {
+        Self::start_with(Bowline::new(), "")
+    }
+
+    /// With more in `[api]`.
+    fn start_with(bowline: Bowline, more: &str) -> Self {
+        let config = bowline.folder("etc").join("server.toml");
+        let text = format!("[api]\nhost = \"bowline-api.localhost\"\n{more}");
+        std::fs::write(&config, text).expect("a file of the test");
+        let any = ["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "0", "--config", path(&config)];
+        let server = Server::start_with(&bowline, &[], &any);
+        let edge = bowline.status()["edge"].clone();
+        let address = |what: &str| edge[what].as_str().expect("an address").to_owned();
+        let url = format!("https://bowline-api.localhost:{}", port(&address("https")));
+        let args =
+            ["--http", &address("http"), "--https", &address("https"), "--admin", "0", "--config", path(&config)];
+        let args = args.map(str::to_owned).to_vec();
+        Self { server: Some(server), args, url, http: address("http"), bowline }
+    }
+
+    /// Makes a token on the server.
+    fn token(&self, name: &str, args: &[&str]) -> String {
+        let made = self.bowline.json(&[&["token", "create", name], args].concat());
+        made["token"].as_str().expect("a token").to_owned()
+    }
+
+    /// A command elsewhere, which knows the URL, the CA and a token.
+    fn command(&self, token: &str, args: &[&str]) -> Command {
+        let mut command = self.bowline.command(&[&["--to", &self.url], args].concat());
+        command.env_remove("BOWLINE_STATE").env("BOWLINE_TOKEN", token).env("BOWLINE_CA", self.bowline.ca());
+        command.current_dir(self.bowline.folder("elsewhere"));
+        command
+    }
+
+    fn run(&self, token: &str, args: &[&str]) -> Output {
+        self.command(token, args).output().expect("the binary runs")
+    }
+
+    /// Fails with this code, and says this.
+    fn fails(&self, token: &str, args: &[&str], code: i32, words: &str) {
+        let output = self.run(token, args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output));
+        assert!(text(&output).contains(words), "{args:?}: {}", text(&output));
+    }
+
+    fn lines(&self, token: &str, args: &[&str]) -> Vec<Value> {
+        let output = self.run(token, &[args, &["--json"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+        let all = String::from_utf8_lossy(&output.stdout).into_owned();
+        all.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    fn json(&self, token: &str, args: &[&str]) -> Value {
+        self.lines(token, args).pop().expect("an answer")
+    }
+
+    /// Asks the API itself. Returns the status and the answer.
+    fn ask(&self, token: &str, method: &str, what: &str, body: &str) -> (u16, Value) {
+        let (url, bearer) = (format!("{}{what}", self.url), format!("Authorization: Bearer {token}"));
+        let answer = curl(&self.bowline.ca(), &url, &["-X", method, "-H", &bearer, "--data", body]);
+        (answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null))
+    }
+
+    /// Kills the daemon as nothing should, and starts it again where it listened.
+    fn restart(&mut self) {
+        let before = self.server.take().expect("it runs");
+        before.end(Signal::SIGKILL);
+        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        self.server = Some(Server::start_with(&self.bowline, &[], &args));
+    }
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit_once(':').expect("a port").1
+}
+
+fn app(bowline: &Bowline, name: &str) -> PathBuf {
+    let folder = bowline.app(name, "plain");
+    let file = folder.join("bowline.toml");
+    let plain = std::fs::read_to_string(&file).expect("the fixture's file");
+    let host = format!("[environment.production]\nroute.main.hosts = [\"{name}.localhost\"]\n");
+    std::fs::write(&file, format!("{plain}\n[route.main]\nto = \"web\"\n{host}")).expect("a file of the test");
+    std::fs::write(folder.join("large.bin"), vec![7; 3 << 20]).expect("a file of the test");
+    folder
+}
+
+/// A line that is written later reaches who follows.
+fn follows_logs(outside: &Outside, token: &str, logs: &[&str]) {
+    let mut follow = outside.command(token, logs);
+    let mut follow = follow.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary runs");
+    let lines = BufReader::new(follow.stdout.take().expect("a pipe")).lines();
+    let (sender, received) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let app_url = format!("https://https-deploy.localhost:{}/followed", port(&outside.url));
+    assert_eq!(curl(&outside.bowline.ca(), &app_url, &[]).status, 200);
+    wait("a line that was written later is followed", SOON, || {
+        received.try_iter().any(|line| line.contains("/followed")).then_some(())
+    });
+    follow.kill().and_then(|()| follow.wait()).expect("a child of this test");
+    drop(received);
+    reader.join().expect("no panic");
+}
+
+/// A mebibyte through `cat`, both ways at once.
+fn passes_through(mut command: Command) {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let feeder = std::thread::spawn(move || stdin.write_all(&vec![b'x'; 1 << 20]));
+    let output = child.wait_with_output().expect("it was started");
+    assert!(feeder.join().expect("no panic").is_ok());
+    assert!(
+        output.status.success() && output.stdout == vec![b'x'; 1 << 20],
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn an_app_is_brought_out_and_operated_with_a_token_alone() {
+    let mut outside = Outside::start();
+    let token = outside.token("ci", &["--role", "deployer", "--app", "https-deploy", "--env", "production"]);
+    let operator = outside.token("ops", &["--role", "operator"]);
+    let folder = app(&outside.bowline, "https-deploy");
+    let steps = outside.lines(&token, &["deploy", path(&folder), "--env", "production"]);
+    let of_kind = |kind: &str| steps.iter().find(|line| line["kind"] == kind).unwrap_or(&Value::Null).clone();
+    assert!(of_kind("sent")["bytes"].as_u64() > Some(3 << 20), "{steps:#?}");
+    assert_eq!(of_kind("ready")["release"], 1, "{steps:#?}");
+    assert!(steps.iter().any(|line| line["kind"] == "step"), "it was followed: {steps:#?}");
+
+    let of_app = |verb: &[&'static str]| [verb, &["https-deploy", "--env", "production"]].concat();
+    let status = outside.json(&token, &["status", "--env", "production"]);
+    assert_eq!((&status["apps"][0]["app"], &status["apps"][0]["state"]), (&"https-deploy".into(), &"ready".into()));
+    assert_eq!(outside.json(&token, &of_app(&["releases"]))["releases"][0]["serves"], true);
+    let restarted = outside.run(&token, &of_app(&["restart"]));
+    assert!(restarted.status.success(), "{}", text(&restarted));
+    let events = outside.json(&token, &of_app(&["events"]))["events"].clone();
+    let events = events.as_array().expect("events");
+    let by_token = |event: &&Value| event["event"] == "token.used" && event["fields"]["token"] == "ci";
+    let told: Vec<&str> = events.iter().filter(by_token).filter_map(|event| event["fields"]["what"].as_str()).collect();
+    assert_eq!(told, ["apply a folder to", "restart"]);
+    let restart = events.iter().find(|event| event["event"] == "restart.began").expect("the restart is told");
+    assert_eq!((&restart["fields"]["by_token"], &restart["fields"]["by_uid"]), (&"1".into(), &Value::Null));
+
+    follows_logs(&outside, &token, &of_app(&["logs", "--follow", "--json"]));
+    let exec = ["exec", "https-deploy.web", "--env", "production", "--", "cat"];
+    outside.fails(&token, &exec, 3, "its role is deployer");
+    passes_through(outside.command(&operator, &exec));
+
+    outside.restart();
+    wait("the same token lets in at the next daemon", SOON, || {
+        let status = outside.run(&token, &["status", "--env", "production", "--json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).ok()?;
+        (status["apps"][0]["state"] == "ready").then_some(())
+    });
+    let again = outside.lines(&token, &["deploy", path(&folder), "--env", "production"]);
+    assert!(again.iter().any(|line| line["kind"] == "ready" && line["release"] == 1), "{again:#?}");
+
+    // Where nothing is said, it goes where the environment belongs.
+    let file = folder.join("bowline.toml");
+    let plain = std::fs::read_to_string(&file).expect("the app's file");
+    let there = format!("[environment.production]\nserver = \"{}\"", outside.url);
+    std::fs::write(&file, plain.replace("[environment.production]", &there)).expect("a file of the test");
+    let mut belongs = outside.bowline.command(&["deploy", path(&folder), "--env", "production", "--detach", "--json"]);
+    belongs.env_remove("BOWLINE_STATE").env("BOWLINE_TOKEN", &token).env("BOWLINE_CA", outside.bowline.ca());
+    let belongs = belongs.output().expect("the binary runs");
+    assert!(belongs.status.success() && text(&belongs).contains("accepted"), "{}", text(&belongs));
+    for token in [&token, &operator] {
+        assert_eq!(outside.bowline.files_with(token.as_bytes()), Vec::<PathBuf>::new(), "a token lies nowhere");
+    }
+}
+
+#[test]
+fn a_token_does_what_its_role_and_its_scope_say_and_nothing_else() {
+    let outside = Outside::start();
+    let folder = app(&outside.bowline, "https-roles");
+    let deploy = ["deploy", path(&folder), "--env", "production"];
+    let viewer = outside.token("viewer", &["--role", "viewer"]);
+    outside.fails(&viewer, &deploy, 3, "its role is viewer");
+    let other = outside.token("other", &["--role", "deployer", "--app", "https-other"]);
+    outside.fails(&other, &deploy, 3, "token other is not for production/https-roles");
+    let beta = outside.token("beta", &["--role", "deployer", "--env", "beta"]);
+    outside.fails(&beta, &deploy, 3, "it is for all apps in beta");
+    assert!(!outside.bowline.json_text(&["events"]).contains("change.began"), "nothing was begun");
+    let admin = outside.token("admin", &["--role", "admin"]);
+    outside.lines(&admin, &deploy);
+
+    // Of an app that is not theirs they see nothing, whatever they ask.
+    let scoped = outside.json(&other, &["status", "--env", "production"]);
+    assert_eq!(scoped["apps"], json!([]));
+    let (_, accepted) = outside.ask(&admin, "POST", "/v1/apps/production/https-roles/restart", "{}");
+    let change = format!("/v1/changes/{}", accepted["change"]);
+    assert_eq!(outside.ask(&viewer, "GET", &change, "").0, 200);
+    assert_eq!(outside.ask(&other, "GET", &change, "").0, 404);
+    assert_eq!(outside.ask(&other, "GET", "/v1/logs?env=production&app=https-roles", "").0, 403);
+    let (_, events) = outside.ask(&other, "GET", "/v1/events", "");
+    assert_eq!(events["events"], json!([]));
+    assert_eq!(outside.ask(&other, "GET", "/v1/data", "").1["data"], json!([]));
+
+    // Neither do folders and files of the server become theirs.
+    for dir in ["/etc", path(&folder), path(&outside.bowline.state().join("sources/production/https-roles"))] {
+        let (status, fault) =
+            outside.ask(&admin, "POST", "/v1/apps", &json!({ "dir": dir, "env": "production" }).to_string());
+        assert_eq!((status, &fault["error"]), (403, &"only what was sent is applied from elsewhere".into()), "{dir}");
+    }
+    let file = folder.join("bowline.toml");
+    let plain = std::fs::read_to_string(&file).expect("the app's file");
+    let thief = format!(
+        "{plain}\n[env]\nSTOLEN = {{ secret = \"stolen\" }}\n[secret.stolen]\nsource = \"file:/etc/hostname\"\n"
+    );
+    std::fs::write(&file, thief).expect("a file of the test");
+    outside.fails(&admin, &deploy, 3, "secret.stolen.source names a file of the server");
+    std::fs::write(&file, plain.replace("https-roles.localhost", "bowline-api.localhost")).expect("a file of the test");
+    outside.fails(&admin, &deploy, 3, "the host of this server's API");
+
+    let writer = outside.token("writer", &["--role", "secret-writer", "--app", "https-roles"]);
+    let mut set = outside.command(&writer, &["secret", "set", "https-roles", "key", "--env", "production"]);
+    let mut set = set.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    set.stdin.take().expect("a pipe").write_all(b"value-of-key").expect("it reads");
+    let set = set.wait_with_output().expect("it was started");
+    assert!(set.status.success(), "{}", text(&set));
+    let listed = outside.json(&writer, &["secret", "list", "https-roles", "--env", "production"]);
+    assert_eq!((&listed["secrets"][0]["by_token"], &listed["secrets"][0]["generated"]), (&5.into(), &false.into()));
+    outside.fails(&writer, &["status"], 3, "its role is secret-writer");
+    outside.fails(&viewer, &["token", "list"], 3, "it needs one of: auditor, admin");
+    for what in ["/v1/shutdown", "/v1/upgrade"] {
+        assert_eq!(outside.ask(&admin, "POST", what, "{}").0, 403, "{what} is for the machine alone");
+    }
+    outside.fails(&admin, &["down"], 2, "for this machine alone");
+}
+
+#[test]
+fn who_has_no_token_that_holds_is_not_let_in() {
+    let outside = Outside::start();
+    let token = outside.token("ci", &["--role", "viewer", "--expires", "never"]);
+    assert!(token.starts_with("bowline_"), "{token}");
+    assert!(outside.run(&token, &["status"]).status.success());
+    outside.fails("", &["status"], 3, "there is no token for");
+    outside.fails("bowline_wrong", &["status"], 3, "does not know that token");
+    outside.fails("bowline_wrong", &["status"], 3, "bowline login");
+    let short = outside.token("short", &["--role", "viewer", "--expires", "1s"]);
+    wait("it is over", SOON, || (outside.run(&short, &["status"]).status.code() == Some(3)).then_some(()));
+    outside.fails(&short, &["status"], 3, "the token is over");
+    let listed = outside.bowline.json_text(&["token", "list"]);
+    assert!(listed.contains("\"short\"") && !listed.contains(&token) && listed.contains("\"used\""), "{listed}");
+    let revoked = outside.bowline.json(&["token", "revoke", "ci"]);
+    assert!(revoked["revoked"].is_u64(), "{revoked}");
+    outside.fails(&token, &["status"], 3, "the token was revoked");
+    assert!(outside.bowline.fails(&["token", "revoke", "ci"], 2).contains("no token"));
+    assert!(outside.bowline.fails(&["token", "create", "x", "--role", "root"], 2).contains("deployer"));
+    let events = outside.bowline.json_text(&["events"]);
+    assert!(
+        events.contains("token.created") && events.contains("token.revoked") && !events.contains(&token),
+        "{events}"
+    );
+
+    // Never in clear: not by the client, and not by the edge.
+    assert!(outside.bowline.fails(&["status", "--to", "http://bowline-api.localhost"], 2).contains("no place"));
+    let holds = outside.token("holds", &["--role", "viewer"]);
+    let (plain, bearer) = (format!("http://{}/v1/version", outside.http), format!("Authorization: Bearer {holds}"));
+    let answer = curl(&outside.bowline.ca(), &plain, &["-H", "Host: bowline-api.localhost", "-H", &bearer]);
+    assert!(answer.status == 403 && answer.text().contains("HTTPS only"), "{}", answer.text());
+    let mut untrusting = outside.command(&holds, &["status"]);
+    let untrusting = untrusting.env_remove("BOWLINE_CA").output().expect("the binary runs");
+    assert_eq!(untrusting.status.code(), Some(4), "{}", text(&untrusting));
+    assert!(text(&untrusting).contains("BOWLINE_CA"), "{}", text(&untrusting));
+
+    // Whoever tries without end is told to wait; a token that holds lets in nevertheless.
+    let tried: Vec<u16> = (0..20).map(|n| outside.ask(&format!("bowline_{n}"), "GET", "/v1/status", "").0).collect();
+    assert!(tried.contains(&429), "{tried:?}");
+    assert_eq!(outside.ask(&holds, "GET", "/v1/status", "").0, 200);
+    let log = std::fs::read_to_string(outside.bowline.folder("parent").join("journal")).expect("the daemon's log");
+    assert!(log.contains("a client was not let in") && !log.contains("bowline_1"), "{log}");
+    for token in [&token, &short, &holds] {
+        assert_eq!(outside.bowline.files_with(token.as_bytes()), Vec::<PathBuf>::new(), "a token lies nowhere");
+    }
+}
+
+#[test]
+fn a_login_is_kept_for_its_user_alone() {
+    let outside = Outside::start();
+    assert_eq!(outside.bowline.status()["edge"]["api"], outside.url.clone());
+    let token = outside.token("ann", &["--role", "viewer"]);
+    let config = outside.bowline.folder("config");
+    let command = |args: &[&str]| {
+        let mut command = outside.command("", args);
+        command.env_remove("BOWLINE_CA").env("XDG_CONFIG_HOME", &config);
+        command
+    };
+    let login = |token: &str| {
+        let ca = outside.bowline.ca();
+        let mut login = outside.bowline.command(&["login", &outside.url, "--ca", path(&ca), "--json"]);
+        login.env_remove("BOWLINE_TOKEN").env("XDG_CONFIG_HOME", &config);
+        let mut login =
+            login.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        login.stdin.take().expect("a pipe").write_all(format!("{token}\n").as_bytes()).expect("it reads");
+        login.wait_with_output().expect("it was started")
+    };
+    let wrong = login("bowline_wrong");
+    assert_eq!(wrong.status.code(), Some(3), "{}", text(&wrong));
+    let file = config.join("bowline/tokens.json");
+    assert!(!file.exists(), "what does not hold is not kept");
+    let done = login(&token);
+    assert!(done.status.success(), "{}", text(&done));
+    let said: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!((&said["url"], &said["token"]["name"]), (&outside.url.clone().into(), &"ann".into()));
+    assert_eq!(mode(&file), 0o600);
+    assert!(!text(&done).contains(&token));
+    let status = command(&["status"]).output().expect("the binary runs");
+    assert!(status.status.success(), "the token and the CA are known: {}", text(&status));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("a file of the test");
+    let refused = command(&["status"]).output().expect("the binary runs");
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+    assert!(text(&refused).contains("is not yours alone"), "{}", text(&refused));
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+#[test]
+fn the_api_is_there_again_after_an_upgrade() {
+    let outside = Outside::start();
+    let token = outside.token("ci", &["--role", "viewer"]);
+    let mut upgraded = outside.bowline.command_of(&outside.bowline.other_binary(1), &["serve", "--upgrade", "--json"]);
+    let upgraded = upgraded.output().expect("the binary runs");
+    assert!(upgraded.status.success(), "{}", text(&upgraded));
+    wait("the same address and token lead to the daemon", SOON, || {
+        outside.run(&token, &["status"]).status.success().then_some(())
+    });
+}
+
+#[test]
+fn a_certificate_in_files_is_the_apis() {
+    let bowline = Bowline::new();
+    let folder = bowline.folder("certificate");
+    let [chain, key] = ["chain.pem", "key.pem"].map(|name| folder.join(name));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
+    openssl.args(["-subj", "/CN=bowline", "-addext", "subjectAltName=DNS:bowline-api.localhost"]);
+    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE", "-out", path(&chain), "-keyout", path(&key)]);
+    let made = openssl.output().expect("openssl is installed by scripts/setup");
+    assert!(made.status.success(), "{}", text(&made));
+    let files = format!("certificate = \"{}\"\nkey = \"{}\"\n", path(&chain), path(&key));
+    let outside = Outside::start_with(bowline, &files);
+    let token = outside.token("ci", &["--role", "viewer"]);
+    let status = outside.command(&token, &["status"]).env("BOWLINE_CA", &chain).output().expect("the binary runs");
+    assert!(status.status.success(), "{}", text(&status));
+    outside.fails(&token, &["status"], 4, "certificate");
+}
+
+#[test]
+fn the_api_describes_itself() {
+    let outside = Outside::start();
+    let token = outside.token("reader", &["--role", "secret-writer"]);
+    let (status, document) = outside.ask(&token, "GET", "/v1/openapi.json", "");
+    assert_eq!((status, &document["openapi"]), (200, &"3.1.0".into()));
+    assert_eq!(outside.ask("bowline_wrong", "GET", "/v1/openapi.json", "").0, 401);
+    let (_, me) = outside.ask(&token, "GET", "/v1/whoami", "");
+    assert_eq!(me["token"]["role"], "secret-writer");
+    let properties = document["components"]["schemas"]["TokenInfo"]["properties"].as_object().expect("a shape");
+    for field in me["token"].as_object().expect("a token").keys() {
+        assert!(properties.contains_key(field), "{field} is sent and not described");
+    }
+}
+
+/// The page that is held equal to what a daemon answers, as the validator of others reads it.
+#[test]
+fn the_document_is_valid_to_others() {
+    let bowline = Bowline::new();
+    let venv = bowline.folder("venv");
+    let run = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).output().expect("python3-venv is installed by scripts/setup");
+        assert!(output.status.success(), "{program} {args:?}: {}", text(&output));
+    };
+    run("python3", &["-m", "venv", path(&venv)]);
+    let of_venv = |name: &str| venv.join("bin").join(name).display().to_string();
+    run(&of_venv("pip"), &["install", "--quiet", "openapi-spec-validator==0.9.0"]);
+    run(&of_venv("openapi-spec-validator"), &[path(&bowline_tests::root().join("docs/reference/openapi.json"))]);
+}
