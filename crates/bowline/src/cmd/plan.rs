@@ -21,7 +21,7 @@ use crate::ui::{self, Tone, Ui};
 const SHORT: usize = 12;
 
 /// The widest that a value is shown; the JSON answer has all of it.
-const WIDEST: usize = 160;
+const WIDEST: usize = 100;
 
 /// `said`: the words besides its own that the command was given, for the one that applies the plan.
 pub(super) async fn run(

@@ -27,8 +27,9 @@ use crate::config::BUILD_TIME;
 use crate::folder::dotenv;
 use crate::http::answer::Refusal;
 
-/// So many plans are remembered, to say what has moved since: each holds the keys of a file, and most are never applied.
-const REMEMBERED: usize = 64;
+/// So many plans are remembered, to say what has moved since: each holds the keys of a file, which may be a MiB, and most
+/// are never applied.
+const REMEMBERED: usize = 16;
 
 /// What the edge answers when a request becomes a WebSocket (RFC 9110, 15.2.2).
 const SWITCHING_PROTOCOLS: u16 = 101;

@@ -1,7 +1,9 @@
 //! A plan says what an apply does, and an apply that is held to one does that or nothing.
 
 use bowline_api::wire::{ChangeStep, Plan, PlanOutcome};
-use bowline_core::id::{Digest, SecretName};
+use bowline_core::app::PathPrefix;
+use bowline_core::id::{Digest, ReleaseNumber, SecretName};
+use bowline_core::route::{Method, Series, SeriesKey};
 use bowline_core::secret::Secret;
 
 use super::*;
@@ -289,6 +291,27 @@ fn static_files_that_a_build_finds_are_foreseen() {
     apply(&mut world, &mut daemon, BETA, Some(&shown.hash)).unwrap();
     assert_eq!(done(&world), 1);
     assert_eq!(plan(&mut world, &mut daemon, BETA).outcome, PlanOutcome::Unchanged);
+}
+
+#[test]
+fn websockets_that_the_edge_has_seen_are_a_risk() {
+    let mut world = with_file("");
+    let mut daemon = world.start();
+    apply(&mut world, &mut daemon, BETA, None).unwrap();
+    world.source = 2;
+    let kinds = |plan: Plan| plan.risks.into_iter().map(|risk| risk.kind).collect::<Vec<_>>();
+    assert_eq!(kinds(plan(&mut world, &mut daemon, BETA)), Vec::<String>::new());
+    let tunnel = SeriesKey {
+        key: AppKey { env: EnvName::new(BETA).unwrap(), app: AppName::new("shop").unwrap() },
+        service: Some(ServiceName::new("web").unwrap()),
+        release: Some(ReleaseNumber(1)),
+        method: Method::Get,
+        route: PathPrefix::root(),
+        status: 101,
+    };
+    world.edge.series.insert(tunnel, Series::default());
+    world.run(&mut daemon);
+    assert_eq!(kinds(plan(&mut world, &mut daemon, BETA)), ["closes_websockets"]);
 }
 
 #[test]
