@@ -13,22 +13,14 @@ use bowline_core::id::{AppKey, AppName, EnvName};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::route::{ApiSite, EdgeDesired};
 use bowline_core::time::{Mono, Timestamp};
-use prometheus_client::registry::Registry;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::certs::{CertCache, LocalCa};
 use crate::config::{ControlConfig, Ended, ForesightCall, Links};
-use crate::http::admin::{self, Admin};
-use crate::http::console::{Board, Watched};
 use crate::http::journal::Journals;
-use crate::http::outside::{Doorkeeper, Failures};
-use crate::http::peer::{Owner, Peer};
-use crate::http::port::AdminPort;
-use crate::http::socket::ApiSocket;
-use crate::http::{self, Api, Kept};
+use crate::http::{Kept, listen};
 use crate::reconcile::change::ChangeId;
 use crate::reconcile::credentials::Salt;
 use crate::reconcile::degraded::Degraded;
@@ -41,7 +33,7 @@ use crate::secrets::{Keyring, Vault, snapshot as sealed};
 use crate::sources::Sources;
 use crate::store::Store;
 use crate::tokens::Tokens;
-use crate::{folder, jobs, metrics, snapshot};
+use crate::{folder, jobs, snapshot};
 
 /// Results of work beside the loop that wait for it; more wait where they come from.
 const WAITING_INPUTS: usize = 256;
@@ -54,9 +46,6 @@ const BUILD_LINES: usize = 256;
 
 /// Between two ticks: a deadline that does not move costs no processor.
 const SHORTEST_TICK: Duration = Duration::from_millis(5);
-
-/// How long connections may take to end when the daemon does.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Runs the control room until it is told to end. Answers how it ended; the binary then stops the edge, or leaves it.
 /// `at_begin` is told whether the store could be opened, and decides whether to go on without: degraded. `at_end` is called
@@ -89,7 +78,7 @@ pub async fn run(
     let kept = opened.as_ref().map_err(Clone::clone).and_then(Opened::kept);
     let signals = Signals::catch()?;
     let moved = Arc::new(Notify::new());
-    let servers = serve(config, &links, door, journals.clone(), kept, Arc::clone(&moved))?;
+    let servers = listen::serve(config, &links, door, journals.clone(), kept, Arc::clone(&moved))?;
     let (inputs, results) = mpsc::channel(WAITING_INPUTS);
     let mut rim = Rim::new(links, journals, clock, inputs, moved, opened.as_ref().ok());
     let (machine, effects) = match opened {
@@ -106,11 +95,7 @@ pub async fn run(
     let ended = rim.drive(machine, effects, requests, results, signals).await;
     at_end(ended);
     rim.finish().await;
-    servers.api.end().await;
-    if let Some(outside) = servers.outside {
-        outside.end().await;
-    }
-    servers.admin.end().await;
+    servers.end().await;
     Ok(ended)
 }
 
@@ -193,99 +178,6 @@ impl std::fmt::Display for Chain<'_> {
         }
         Ok(())
     }
-}
-
-/// The listeners, each with its end.
-struct Servers {
-    api: Server,
-    /// Behind the edge.
-    outside: Option<Server>,
-    admin: Server,
-}
-
-struct Server {
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<std::io::Result<()>>,
-}
-
-impl Server {
-    /// Lets answers that are under way be read. Streams that would go on end with the runtime.
-    async fn end(self) {
-        // The receiver is gone only if the server has ended by itself.
-        let _ = self.stop.send(());
-        let abort = self.task.abort_handle();
-        if tokio::time::timeout(LAST_WORDS, self.task).await.is_err() {
-            abort.abort();
-        }
-    }
-}
-
-fn serve(
-    config: ControlConfig,
-    links: &Links,
-    door: Door,
-    journals: Journals,
-    kept: Result<Kept, Fault>,
-    moved: Arc<Notify>,
-) -> Result<Servers, Fault> {
-    let unusable = |what: &str, error: &std::io::Error| {
-        Fault::new(FaultKind::Failed, format!("the {what} listener cannot be used")).source(error)
-    };
-    config.api.set_nonblocking(true).map_err(|e| unusable("API", &e))?;
-    config.admin.set_nonblocking(true).map_err(|e| unusable("admin", &e))?;
-    let own = |listener| ApiSocket::new(listener, None);
-    let api_listener = UnixListener::from_std(config.api).and_then(own).map_err(|e| unusable("API", &e))?;
-    let outside = config.outside.as_ref().map(|way| ApiSocket::bind_anew(&way.socket, way.edge_uid)).transpose();
-    let outside = outside.map_err(|e| unusable("API's outer", &e))?;
-    let admin_listener = TcpListener::from_std(config.admin).map(AdminPort::new).map_err(|e| unusable("admin", &e))?;
-    let mut registry: Registry = config.registry;
-    let vitals = metrics::register(
-        &mut registry,
-        &config.version,
-        links.node.clone(),
-        links.edge.clone(),
-        kept.as_ref().ok().map(|kept| kept.store.clone()),
-    );
-    let store = kept.as_ref().ok().map(|kept| kept.store.clone());
-    let board = Board::start(Watched { door: door.clone(), edge: links.edge.clone(), store, moved });
-    let api = Api {
-        door: door.clone(),
-        journals,
-        logs: links.logs.clone(),
-        sessions: links.sessions.clone(),
-        checks: links.checks.clone(),
-        kept,
-        version: config.version,
-        owner: Owner(nix::unistd::geteuid().as_raw()),
-    };
-    let keeper = Doorkeeper {
-        tokens: api.kept.as_ref().ok().map(|kept| kept.tokens.clone()),
-        owner: api.owner,
-        edge_uid: config.outside.as_ref().and_then(|way| way.edge_uid),
-        failures: Failures::default(),
-    };
-    let outside = outside.map(|listener| {
-        let service = http::router_outside(api.clone(), keeper).into_make_service_with_connect_info::<Peer>();
-        let (stop, stopped) = oneshot::channel();
-        let serving = axum::serve(listener, service).with_graceful_shutdown(until(stopped));
-        Server { stop, task: tokio::spawn(async move { serving.await }) }
-    });
-    let admin = Admin { registry: Arc::new(registry), vitals, door, board };
-    let (stop_api, stopped_api) = oneshot::channel();
-    let api_service = http::router(api).into_make_service_with_connect_info::<Peer>();
-    let api_task = axum::serve(api_listener, api_service).with_graceful_shutdown(until(stopped_api));
-    let (stop_admin, stopped_admin) = oneshot::channel();
-    let admin_task = axum::serve(admin_listener, admin::router(admin)).with_graceful_shutdown(until(stopped_admin));
-    Ok(Servers {
-        outside,
-        api: Server { stop: stop_api, task: tokio::spawn(async move { api_task.await }) },
-        admin: Server { stop: stop_admin, task: tokio::spawn(async move { admin_task.await }) },
-    })
-}
-
-async fn until(stop: oneshot::Receiver<()>) {
-    // A dropped sender says the same.
-    let _ = stop.await;
 }
 
 /// The machine that the rim drives.

@@ -1,25 +1,26 @@
 //! The API, version 1 of `bowline_api::wire`, on the Unix socket and behind the edge, and the admin port.
 
 mod access;
-pub(crate) mod admin;
+mod admin;
 pub(crate) mod answer;
 mod changes;
-pub(crate) mod console;
+mod console;
 mod data;
 mod endpoints;
 pub(crate) mod journal;
 mod lines;
+pub(crate) mod listen;
 mod memory;
-pub(crate) mod outside;
-pub(crate) mod peer;
-pub(crate) mod port;
+mod outside;
+mod peer;
+mod port;
 mod releases;
 mod session;
-pub(crate) mod socket;
+mod socket;
 mod source;
 mod tokens;
 
-pub(crate) use endpoints::{router, router_outside};
+use endpoints::{router, router_outside};
 
 use std::collections::BTreeMap;
 
