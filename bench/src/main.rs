@@ -1,8 +1,9 @@
-//! `bowline-bench edge|cost|start|memory|neighbour|agree [--out DIR]`: the figures of `bench/README.md`, each as a Markdown table and,
+//! `bowline-bench edge|cost|start|memory|neighbour|agree|show [--out DIR]`: the figures of `bench/README.md`, each as a Markdown table and,
 //! with `--out`, as `DIR/WHAT.json`.
 //!
 //! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, strace, valgrind, wrk and h2load from the PATH. What is missing is said and left
-//! out, never silently. `BENCH_SECONDS` (5), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer.
+//! out, never silently. `BENCH_SECONDS` (5), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer; `show` goes by
+//! `BENCH_RATE` (2000), `BENCH_DEPLOYS` (20), `BENCH_ROLLBACKS` (5) and `BENCH_UPGRADES` (100).
 
 mod agree;
 mod cost;
@@ -12,6 +13,7 @@ mod memory;
 mod neighbour;
 mod peer;
 mod rate;
+mod show;
 mod start;
 
 use std::path::{Path, PathBuf};
@@ -35,7 +37,8 @@ fn main() -> anyhow::Result<()> {
         "memory" => memory::run()?,
         "neighbour" => neighbour::run()?,
         "agree" => agree::run()?,
-        other => bail!("`{other}` is not known; say edge, cost, start, memory, neighbour or agree"),
+        "show" => show::run()?,
+        other => bail!("`{other}` is not known; say edge, cost, start, memory, neighbour, agree or show"),
     };
     match out {
         Some(dir) => save(&dir, &what, &json!({ "machine": machine(&before)?, "result": result })),

@@ -12,6 +12,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::resource::data::DataOrder;
 use bowline_core::route::EdgeDesired;
 use bowline_core::time::{Mono, Timestamp};
+use bowline_fault_points::{Point, reach};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -37,7 +38,7 @@ use crate::reconcile::{About, Loop};
 use crate::secrets::{Keyring, Vault, snapshot as sealed};
 use crate::sources::Sources;
 use crate::store::Store;
-use crate::{folder, jobs, metrics, snapshot};
+use crate::{folder, jobs, metrics, snapshot, steps};
 
 /// Results of work beside the loop that wait for it; more wait where they come from.
 const WAITING_INPUTS: usize = 256;
@@ -373,6 +374,7 @@ impl Rim {
             if matches!(input, Input::Tick) {
                 ticked = Instant::now();
             }
+            steps::at(&input).into_iter().for_each(reach);
             let effects = machine.handle(input, self.clock.now());
             ended = self.carry_out(effects);
         }
@@ -392,6 +394,7 @@ impl Rim {
             self.moved.notify_one();
         }
         for effect in effects {
+            steps::before(&effect).into_iter().for_each(reach);
             match effect {
                 Effect::Answer(ticket, reply) => self.answer(ticket, reply),
                 Effect::Tell(change, what) => {
@@ -526,7 +529,10 @@ impl Work {
         let (store, vault) = (opened.store.clone(), opened.vault.clone());
         let worker = tokio::spawn(async move {
             while let Some((id, job)) = waiting.recv().await {
+                let around = steps::around(&job);
+                around.into_iter().for_each(|(before, _)| reach(before));
                 let result = jobs::run(&store, &vault, job).await;
+                around.into_iter().for_each(|(_, after)| reach(after));
                 send(&inputs, Input::Stored(id, result)).await;
             }
         });
@@ -562,7 +568,7 @@ async fn seal_snapshots(
             sealed::seal(&state, &keyring, &snapshot)
         });
         match sealing.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => reach(Point::SnapshotSealed),
             Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "edge snapshot not sealed"),
             Err(error) => tracing::error!(%error, "edge snapshot not sealed"),
         }

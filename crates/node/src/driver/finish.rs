@@ -9,6 +9,7 @@ use bowline_core::fault::Fault;
 use bowline_core::id::InstanceId;
 use bowline_core::instance::{Exit, ExitCause, Phase};
 use bowline_core::time::Timestamp;
+use bowline_fault_points::{Point, reach};
 
 use super::Context;
 use super::pidfd::Pidfd;
@@ -109,6 +110,7 @@ pub(crate) fn clean_up(context: &Context, id: &InstanceId, record: Option<&Recor
     if let Some(Err(error)) = record.as_ref().and_then(|r| r.cgroup.as_ref()).map(Membership::remove) {
         tracing::warn!(instance = %id, %error, "its control group cannot be removed");
     }
+    reach(Point::InstanceCleaned);
     if let Err(error) = crate::layout::remove_tree(&folder) {
         tracing::warn!(instance = %id, folder = %folder.display(), %error, "its folder cannot be removed");
     }
