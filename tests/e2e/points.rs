@@ -147,16 +147,15 @@ impl Scene {
 
     /// The release that serves, once all is whole; a daemon that has died is started again, as its supervisor would.
     fn settled(&mut self, points: &[Point]) -> u64 {
-        let mut lacks = String::new();
         let deadline = std::time::Instant::now() + SOON * 2;
         loop {
             if self.server.has_ended().is_some() {
                 self.server = Server::begin(&self.bowline, &[], &ANY_PORTS);
             }
-            match self.whole() {
+            let lacks = match self.whole() {
                 Ok(release) => return release,
-                Err(why) => lacks = why,
-            }
+                Err(why) => why,
+            };
             assert!(std::time::Instant::now() < deadline, "{points:?} struck, and it is not whole again: {lacks}");
             std::thread::park_timeout(std::time::Duration::from_millis(50));
         }
@@ -208,7 +207,7 @@ impl Scene {
         left.extend(instances.into_iter().filter(|name| !short.contains(name)));
         let locks = entries(&state.join("instances/locks")).into_iter();
         left.extend(locks.filter(|lock| !slots.contains(lock.trim_start_matches("production."))));
-        let groups = groups(Path::new("/sys/fs/cgroup"), &format!("production.{}.", self.name)).into_iter();
+        let groups = self.groups().into_iter();
         left.extend(groups.filter(|group| !names.contains(group.trim_start_matches("production."))));
         let artifacts = entries(&state.join("artifacts"));
         let sealed = |name: &String| artifacts.contains(&format!("{}.json", &name[..name.len().min(64)]));
@@ -220,6 +219,20 @@ impl Scene {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
         left.extend(mounts.lines().filter(|line| line.contains(path(&state))).map(str::to_owned));
         left
+    }
+
+    /// The control groups of this state, in every hierarchy, by the group that its instances are in.
+    fn groups(&self) -> Vec<String> {
+        let running = self.bowline.processes_of(self.name).into_iter();
+        let of = |process: Process| std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).ok();
+        let state = |line: &str| line.split('/').find(|part| part.starts_with("bowline-")).map(str::to_owned);
+        let Some(state) = running.filter_map(of).find_map(|groups| groups.lines().find_map(state)) else {
+            return Vec::new();
+        };
+        let top = Path::new("/sys/fs/cgroup");
+        let hierarchies = entries(top).into_iter().map(|name| top.join(name).join(&state)).chain([top.join(&state)]);
+        let all = hierarchies.flat_map(|folder| entries(&folder));
+        all.filter(|name| name.starts_with(&format!("production.{}.", self.name))).collect()
     }
 
     /// Those of this state that are too many: there are one daemon, one edge and one shim for each instance.
@@ -236,22 +249,6 @@ impl Scene {
 fn entries(folder: &Path) -> Vec<String> {
     let all = std::fs::read_dir(folder).into_iter().flatten().flatten();
     all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
-/// Control groups of that prefix, in every hierarchy: they lie three folders deep at most.
-fn groups(top: &Path, prefix: &str) -> Vec<String> {
-    let folders = |folder: &Path| {
-        let all = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        all.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
-    };
-    let mut level: Vec<PathBuf> = vec![top.to_owned()];
-    let mut found = Vec::new();
-    for _ in 0..3 {
-        level = level.iter().flat_map(|folder| folders(folder)).collect();
-        let names = level.iter().filter_map(|folder| folder.file_name()?.to_str());
-        found.extend(names.filter(|name| name.starts_with(prefix)).map(str::to_owned));
-    }
-    found
 }
 
 fn alone() -> bool {
@@ -275,7 +272,11 @@ fn share(test: usize) -> Vec<Point> {
     let half = Point::ALL.iter().filter(|point| is_deploy(point)).count() / 2;
     let (deploy, other): (Vec<Point>, Vec<Point>) = Point::ALL.iter().copied().partition(is_deploy);
     let (first, second) = deploy.split_at(half);
-    [first.to_vec(), second.to_vec(), other].swap_remove(test)
+    match test {
+        0 => first.to_vec(),
+        1 => second.to_vec(),
+        _ => other,
+    }
 }
 
 #[test]

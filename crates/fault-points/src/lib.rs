@@ -81,8 +81,6 @@ points! {
         SnapshotSealed = "snapshot-sealed",
         /// The edge has acknowledged a table, and nobody was told.
         TableAcknowledgementHeard = "table-acknowledgement-heard",
-        WatchUnstored = "watch-unstored",
-        WatchStored = "watch-stored",
         /// An instance is to be told to end.
         InstanceStopping = "instance-stopping",
         /// Its shim is gone, and its end was not read.
