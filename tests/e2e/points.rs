@@ -120,6 +120,14 @@ impl Scene {
     /// Lets these strike, each once, while `verb` is run as often as it takes.
     fn strike(&mut self, points: &[Point], later: usize) {
         let verb = verb(points[0]);
+        if verb == Verb::RollBack {
+            // Releases that were undone before may have pushed out the one to go back to.
+            for _ in 0..2 {
+                let output = self.run(Verb::Deploy);
+                assert!(output.status.success(), "{}", text(&output));
+                self.settled(points);
+            }
+        }
         let load = Load::start(&self.url, "/", &self.bowline.ca());
         points.iter().for_each(|point| self.bowline.arm(*point, later));
         for _ in 0..points.len() + later + MORE_VERBS {

@@ -89,12 +89,13 @@ fn end(writes: &[Write]) -> (Point, Point) {
         | Write::Counted(_)
         | Write::ForgetResource(..) => None,
     });
-    let around = states.filter_map(|state| match state {
+    // The candidate comes after the one that it replaces.
+    let mut around = states.filter_map(|state| match state {
         RevisionState::Active => Some((Point::DoneUnstored, Point::DoneStored)),
         RevisionState::Failed { .. } => Some((Point::UndoneUnstored, Point::UndoneStored)),
         RevisionState::Pending | RevisionState::Retired => None,
     });
-    around.last().unwrap_or((Point::RoundEndUnstored, Point::RoundEndStored))
+    around.next_back().unwrap_or((Point::RoundEndUnstored, Point::RoundEndStored))
 }
 
 fn place(form: &ChangeForm) -> Option<(Point, Point)> {
