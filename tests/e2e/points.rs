@@ -120,17 +120,12 @@ impl Scene {
     /// Lets these strike, each once, while `verb` is run as often as it takes.
     fn strike(&mut self, points: &[Point], later: usize) {
         let verb = verb(points[0]);
-        if verb == Verb::RollBack {
-            // Releases that were undone before may have pushed out the one to go back to.
-            for _ in 0..2 {
-                let output = self.run(Verb::Deploy);
-                assert!(output.status.success(), "{}", text(&output));
-                self.settled(points);
-            }
-        }
         let load = Load::start(&self.url, "/", &self.bowline.ca());
         points.iter().for_each(|point| self.bowline.arm(*point, later));
         for _ in 0..points.len() + later + MORE_VERBS {
+            if verb == Verb::RollBack {
+                self.deploy_twice(points);
+            }
             let before = self.serving().expect("it serves before");
             let output = self.run(verb);
             let said = text(&output);
@@ -150,6 +145,15 @@ impl Scene {
             false => tally.expect_no_failure(&format!("while somebody died at {points:?}")),
             // What it was serving breaks; whoever comes meanwhile waits.
             true => assert!(!tally.failed.iter().any(|(_, why)| why.contains("refused")), "{:?}", tally.failed),
+        }
+    }
+
+    /// So that there is one to go back to: releases that were undone may have pushed out the others.
+    fn deploy_twice(&mut self, points: &[Point]) {
+        for _ in 0..2 {
+            let output = self.run(Verb::Deploy);
+            assert!(output.status.success(), "{}", text(&output));
+            self.settled(points);
         }
     }
 

@@ -141,7 +141,7 @@ pub(crate) fn clean_up(context: &Context, id: &InstanceId, record: Option<&Recor
 }
 
 /// A shim that opened the file meanwhile sees that it is gone and opens the next one.
-fn remove_lock(path: &Path) {
+pub(super) fn remove_lock(path: &Path) {
     let Ok(file) = fs::File::open(path) else { return };
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
         let _ = fs::remove_file(path);
