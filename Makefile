@@ -2,8 +2,10 @@
 
 CARGO ?= cargo
 BOWLINE = target/quick/bowline
+# What is compiled in for tests alone, see crates/fault-points.
+SHIPPED = scripts/shipped
 
-.PHONY: up build release test check setup bench fuzz attack sim upgrades reference fmt
+.PHONY: up build release test check setup bench fuzz attack sim upgrades show reference fmt
 
 ## up: build Bowline, run examples/uploads, print where to look (Ctrl-C stops it; what was uploaded stays)
 up: build
@@ -12,10 +14,12 @@ up: build
 ## build: an optimised binary without the long link-time optimisation of a release
 build:
 	$(CARGO) build --locked --profile quick -p bowline
+	@$(SHIPPED) $(BOWLINE)
 
 ## release: the binary that is shipped
 release:
 	$(CARGO) build --locked --release -p bowline
+	@$(SHIPPED) target/release/bowline
 
 ## setup: install what checks and tests need (asks apt, pip and cargo; does nothing where all is there)
 setup:
@@ -53,9 +57,10 @@ bench:
 fuzz:
 	scripts/fuzz
 
-## attack: processes killed at random for ten minutes, another seed each time (printed; BOWLINE_ATTACK_SEED=N replays it)
+## attack: killed at every step of a release, each alone, then processes at random for ten minutes, another seed each time (printed; BOWLINE_ATTACK_SEED=N replays it)
 attack:
 	$(CARGO) build --locked -p bowline
+	BOWLINE_POINTS=alone $(CARGO) test --locked -p bowline-tests --test e2e points:: -- --nocapture
 	BOWLINE_ATTACK_SECONDS=$${BOWLINE_ATTACK_SECONDS:-600} BOWLINE_ATTACK_SEED=$${BOWLINE_ATTACK_SEED:-$$(date +%s)} \
 	  $(CARGO) test --locked -p bowline-tests --test e2e whatever_is_killed -- --nocapture
 
@@ -63,6 +68,10 @@ attack:
 upgrades:
 	$(CARGO) build --locked -p bowline
 	BOWLINE_UPGRADES=$${BOWLINE_UPGRADES:-100} $(CARGO) test --locked -p bowline-tests --test e2e swapped_again -- --nocapture
+
+## show: releases, rollbacks and a hundred upgrades under 2,000 requests a second: none may be lost (bench/results/show.md)
+show: build
+	BOWLINE_BIN=$(BOWLINE) bench/run show
 
 ## sim: the node of crates/core/tests/sim over SEEDS seeds; a failure prints the seed that repeats it
 SEEDS ?= 20000

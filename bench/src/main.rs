@@ -1,8 +1,10 @@
-//! `bowline-bench edge|cost|start|memory|idle|release|reconcile|neighbour|agree [--out DIR]`: the figures of `bench/README.md`, each as a Markdown table and,
+//! `bowline-bench edge|cost|start|memory|idle|release|reconcile|neighbour|agree|show [--out DIR]`: the figures of `bench/README.md`, each
+//! as a Markdown table and,
 //! with `--out`, as `DIR/WHAT.json`.
 //!
 //! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, strace, valgrind, wrk and h2load from the PATH. What is missing is said and left
-//! out, never silently. `BENCH_SECONDS` (5), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer.
+//! out, never silently. `BENCH_SECONDS` (5), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer; `show` goes by
+//! `BENCH_RATE` (2000), `BENCH_DEPLOYS` (20), `BENCH_ROLLBACKS` (5) and `BENCH_UPGRADES` (100).
 
 mod agree;
 mod cost;
@@ -15,6 +17,7 @@ mod peer;
 mod rate;
 mod reconcile;
 mod release;
+mod show;
 mod start;
 
 use std::path::{Path, PathBuf};
@@ -41,8 +44,11 @@ fn main() -> anyhow::Result<()> {
         "reconcile" => reconcile::run()?,
         "neighbour" => neighbour::run()?,
         "agree" => agree::run()?,
+        "show" => show::run()?,
         other => {
-            bail!("`{other}` is not known; say edge, cost, start, memory, idle, release, reconcile, neighbour or agree")
+            bail!(
+                "`{other}` is not known; say edge, cost, start, memory, idle, release, reconcile, neighbour, agree or show"
+            )
         }
     };
     match out {

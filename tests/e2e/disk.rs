@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const MIB: u64 = 1 << 20;
 
 /// A file system in a file, mounted; gone when dropped.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     dir: tempfile::TempDir,
 }
 
@@ -21,7 +21,7 @@ impl SmallDisk {
     const BYTES: u64 = 2 << 30;
 
     /// `None`: this machine mounts no file.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let dir = tempfile::Builder::new().prefix("bowline-disk-").tempdir().expect("a folder of a test");
         bowline_tests::set_mode(dir.path(), 0o711);
         let (image, at) = (dir.path().join("image"), dir.path().join("disk"));
@@ -33,7 +33,7 @@ impl SmallDisk {
         made.then_some(Self { dir })
     }
 
-    fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.dir.path().join("disk/state")
     }
 }

@@ -14,7 +14,7 @@ pub(crate) fn deployed(bowline: &Bowline, name: &str) -> String {
 }
 
 /// With more in its file.
-fn deployed_with(bowline: &Bowline, name: &str, more: &str) -> String {
+pub(crate) fn deployed_with(bowline: &Bowline, name: &str, more: &str) -> String {
     let folder = bowline.app(name, "plain");
     let file = folder.join("bowline.toml");
     let text = std::fs::read_to_string(&file).expect("the fixture's file");

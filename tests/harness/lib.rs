@@ -7,11 +7,14 @@ pub mod client;
 pub mod load;
 pub mod machine;
 pub mod server;
+pub mod show;
 pub mod up;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use bowline_fault_points::Point;
 
 /// How long anything that should happen soon may take on a busy machine of two cores.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -106,6 +109,7 @@ impl Bowline {
             .env("XDG_CONFIG_HOME", self.dir.path().join("config"))
             .env_remove("BOWLINE_TOKEN")
             .env_remove("BOWLINE_CA")
+            .env(bowline_fault_points::VARIABLE, self.points())
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());
         command
@@ -113,6 +117,26 @@ impl Bowline {
 
     pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the binary runs")
+    }
+
+    fn points(&self) -> PathBuf {
+        self.dir.path().join("fault-points")
+    }
+
+    /// Whoever of this state comes to this point for the so-manieth time after the first dies there.
+    pub fn arm(&self, point: Point, later: usize) {
+        let folder = self.points();
+        std::fs::create_dir_all(&folder).expect("a folder of the test");
+        // The edge, too, which is another user.
+        set_mode(&folder, 0o777);
+        let file = folder.join(point.name());
+        std::fs::write(&file, vec![b'.'; later]).expect("a file of the test");
+        set_mode(&file, 0o666);
+    }
+
+    /// Of these, the points that nobody has died at yet.
+    pub fn armed(&self, points: &[Point]) -> Vec<Point> {
+        points.iter().copied().filter(|point| self.points().join(point.name()).exists()).collect()
     }
 
     /// The binary under test as another build of the same would be: other bytes, the same behaviour.

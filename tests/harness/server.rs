@@ -9,6 +9,9 @@ use nix::unistd::Pid;
 
 use crate::{Bowline, SOON, wait};
 
+/// Ports that the kernel picks.
+pub const ANY_PORTS: [&str; 6] = ["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "0"];
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
@@ -19,11 +22,18 @@ pub struct Server {
 impl Server {
     /// Starts `bowline serve` on any free ports and waits until it says READY=1.
     pub fn start(bowline: &Bowline) -> Self {
-        Self::start_with(bowline, &[], &["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "0"])
+        Self::start_with(bowline, &[], &ANY_PORTS)
     }
 
     /// With these arguments; started by `wrapper`, a command that executes the one behind it.
     pub fn start_with(bowline: &Bowline, wrapper: &[&str], args: &[&str]) -> Self {
+        let mut server = Self::begin(bowline, wrapper, args);
+        server.hears("READY=1", &format!("see {}", bowline.folder("parent").join("journal").display()));
+        server
+    }
+
+    /// The same, and waits for nothing: it may end before it is ready.
+    pub fn begin(bowline: &Bowline, wrapper: &[&str], args: &[&str]) -> Self {
         let path = bowline.folder("parent").join("notify");
         // The one of a server before is nobody's any more.
         let _ = std::fs::remove_file(&path);
@@ -35,9 +45,7 @@ impl Server {
         command.env("NOTIFY_SOCKET", &path);
         command.stdout(log.try_clone().expect("a descriptor")).stderr(log).stdin(Stdio::null());
         let child = command.spawn().expect("the binary runs");
-        let mut server = Self { child, told };
-        server.hears("READY=1", &format!("see {}", path.with_file_name("journal").display()));
-        server
+        Self { child, told }
     }
 
     pub fn pid(&self) -> u32 {
@@ -71,6 +79,11 @@ impl Server {
     pub fn end(mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);
         self.ended()
+    }
+
+    /// How it ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child can be waited for")
     }
 
     /// Waits until it ends by itself.

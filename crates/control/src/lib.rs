@@ -16,6 +16,7 @@ mod run;
 pub mod secrets;
 mod snapshot;
 mod sources;
+mod steps;
 pub mod store;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use bowline_core::id::{AppKey, AppName, EnvName};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::route::{ApiSite, EdgeDesired};
 use bowline_core::time::{Mono, Timestamp};
+use bowline_fault_points::{Point, reach};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -33,7 +34,7 @@ use crate::secrets::{Keyring, Vault, snapshot as sealed};
 use crate::sources::Sources;
 use crate::store::Store;
 use crate::tokens::Tokens;
-use crate::{folder, jobs, snapshot};
+use crate::{folder, jobs, snapshot, steps};
 
 /// Results of work beside the loop that wait for it; more wait where they come from.
 const WAITING_INPUTS: usize = 256;
@@ -301,6 +302,7 @@ impl Rim {
             if matches!(input, Input::Tick) {
                 ticked = Instant::now();
             }
+            steps::at(&input).into_iter().for_each(reach);
             let effects = machine.handle(input, self.clock.now());
             ended = self.carry_out(effects);
         }
@@ -320,6 +322,7 @@ impl Rim {
             self.moved.notify_one();
         }
         for effect in effects {
+            steps::before(&effect).into_iter().for_each(reach);
             match effect {
                 Effect::Answer(ticket, reply) => self.answer(ticket, reply),
                 Effect::Tell(change, what) => {
@@ -465,7 +468,10 @@ impl Work {
         let (store, vault) = (opened.store.clone(), opened.vault.clone());
         let worker = tokio::spawn(async move {
             while let Some((id, job)) = waiting.recv().await {
+                let around = steps::around(&job);
+                around.into_iter().for_each(|(before, _)| reach(before));
                 let result = jobs::run(&store, &vault, job).await;
+                around.into_iter().for_each(|(_, after)| reach(after));
                 send(&inputs, Input::Stored(id, result)).await;
             }
         });
@@ -512,7 +518,7 @@ async fn seal_snapshots(
             sealed::seal(&state, &keyring, &snapshot)
         });
         match sealing.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => reach(Point::SnapshotSealed),
             Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "edge snapshot not sealed"),
             Err(error) => tracing::error!(%error, "edge snapshot not sealed"),
         }

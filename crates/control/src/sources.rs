@@ -22,6 +22,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, Digest, EnvName};
 use bowline_core::source::{Entry, MAX_BYTES, Manifest};
 use bowline_core::units::Bytes;
+use bowline_fault_points::{Point, reach};
 use http_body_util::BodyExt;
 use sha2::{Digest as _, Sha256};
 
@@ -74,6 +75,7 @@ impl Sources {
             Ok(manifest.contents().into_iter().filter(|(content, _)| !is_there(content)).collect())
         };
         let missing = offered().map_err(|error| failed(key, "take", &error))?;
+        reach(Point::SourceOffered);
         let sent: u64 = missing.iter().map(|(_, size)| size).sum();
         self.room(key, sent.saturating_add(manifest.bytes()))?;
         let missing = missing.into_iter().map(|(content, _)| content.to_string()).collect();
@@ -131,6 +133,7 @@ impl Sources {
             return Err(Fault { kind: FaultKind::Invalid, ..fault("it is something else") }
                 .hint("did the file change while it was sent? run the command again"));
         }
+        reach(Point::ContentArrived);
         temporary.rename(&self.sent(&content)).map_err(|error| unwritten(&error))
     }
 
@@ -154,6 +157,7 @@ impl Sources {
         if let Err(error) = tidied {
             tracing::warn!(app = %key, %error, "older sources are left");
         }
+        reach(Point::SourcePlaced);
         Ok(wire::Placed { dir: folder.display().to_string() })
     }
 
@@ -190,6 +194,7 @@ impl Sources {
             fs::set_permissions(new.path(), Permissions::from_mode(0o755))?;
             // A power cut leaves the name with all that is in it, or none.
             rustix::fs::syncfs(File::open(new.path())?)?;
+            reach(Point::SourceAssembled);
             if folder.is_dir() {
                 // It lost something; what it still has was found there.
                 fs::rename(folder, new.path().with_extension("old"))?;

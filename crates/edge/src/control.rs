@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::id::Generation;
+use bowline_fault_points::{Point, reach};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -166,6 +167,7 @@ impl Control {
 
     async fn desired(&mut self, frame: DesiredFrame, daemon: &Outbox) {
         let generation = frame.generation;
+        reach(Point::TableReceived);
         let answer = match self.apply(&frame).await {
             Ok(()) => FromEdge::Serving { generation },
             Err(reason) => {
@@ -173,9 +175,11 @@ impl Control {
                 FromEdge::Refused { generation, reason }
             }
         };
+        reach(Point::TableServed);
         // One that is gone asks again when it is back; to one that is behind, the whole says what is served.
         drop(daemon.try_send(Arc::new(answer)));
         self.report().await;
+        reach(Point::TableAcknowledged);
     }
 
     /// Swaps certificates and table; done when every worker serves it.

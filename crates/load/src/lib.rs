@@ -34,6 +34,11 @@ pub mod upload;
 pub mod verdict;
 mod worker;
 
+/// What plans are made of.
+pub use bowline_core::units::Share;
+pub use bytes::Bytes;
+pub use http::{HeaderName, Method};
+
 pub use plan::{Expect, Gaps, HeaderExpect, Pace, PerSecond, Plan, Protocol, StatusExpect, Target, Template};
 pub use report::Report;
 pub use run::{Load, Progress, probe};

@@ -37,10 +37,15 @@ impl Layout {
         self.instances().join(key.env.as_str()).join(key.app.as_str()).join(name)
     }
 
+    /// Of all slots.
+    pub(crate) fn locks(&self) -> PathBuf {
+        self.instances().join("locks")
+    }
+
     /// The file that the shim of a slot locks for its whole life.
     pub(crate) fn lock(&self, slot: &SlotId) -> PathBuf {
         let SlotId { key, service, release, slot } = slot;
-        self.instances().join("locks").join(format!("{}.{}.{service}.r{release}.{slot}", key.env, key.app))
+        self.locks().join(format!("{}.{}.{service}.r{release}.{slot}", key.env, key.app))
     }
 
     pub(crate) fn app_logs(&self, key: &AppKey) -> PathBuf {

@@ -258,6 +258,21 @@ async fn one_copy_runs_per_slot_whoever_starts_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_lock_of_a_slot_that_is_no_more_goes_with_the_next_daemon() {
+    let mut node = Node::new();
+    node.run(node.spec(WEB, WAITS));
+    node.running(WEB).await;
+    let locks = node.config.state_dir.join("instances/locks");
+    fs::write(locks.join("local.a.web.r9.0"), "4242").unwrap();
+    node.reborn();
+    node.running(WEB).await;
+    let left: Vec<_> = fs::read_dir(&locks).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["local.a.web.r1.0"]);
+    node.order(WEB, None);
+    node.forgotten(WEB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_taken_slot_is_refused_by_name() {
     let mut node = Node::new();
     let locks = node.config.state_dir.join("instances/locks");

@@ -68,8 +68,12 @@ where
     }
 
     fn answer(self: Box<Self>, group: Result<(), StoreError>) {
-        // Its own error says more than the group's.
-        let outcome = self.outcome.and_then(|value| group.map(|()| value));
+        let outcome = match (self.work, group) {
+            // It was not run at all.
+            (Some(_), Err(error)) => Err(error),
+            // Its own error says more than the group's.
+            (_, group) => self.outcome.and_then(|value| group.map(|()| value)),
+        };
         // A receiver that is gone does not want to know.
         let _ = self.answer.send(outcome);
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::Generation;
 use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
+use bowline_fault_points::{Point, reach};
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -418,6 +419,7 @@ impl Session {
                 });
             }
             FromEdge::Serving { generation } => {
+                reach(Point::TableAcknowledgementHeard);
                 self.own.serving = Some(Generation(generation));
                 self.add_remains();
             }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bowline_core::id::Digest;
+use bowline_fault_points::{Point, reach};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -166,7 +167,9 @@ impl Artifacts {
     /// An empty folder to build in; what a killed build left there is ended and removed first.
     pub(super) fn start(&self, held: &Held) -> io::Result<()> {
         remove_folder(&held.folder)?;
-        make_folder(&held.folder, 0o755)
+        make_folder(&held.folder, 0o755)?;
+        reach(Point::ArtifactStarted);
+        Ok(())
     }
 
     /// Removes what was built so far.
@@ -177,13 +180,16 @@ impl Artifacts {
     /// Makes the artifact whole: read-only, owned by the node's own user, on the disk, and known as such. Nothing of the
     /// build may run any more. Gives also what was left out of it.
     pub(super) fn seal(&self, facts: Facts, held: &Held) -> io::Result<(Seal, Vec<PathBuf>)> {
+        reach(Point::ArtifactBuilt);
         let left_out = freeze::freeze(&held.folder, &PARTS)?;
         let summary = Summary::of(&held.folder)?;
         let seal = Seal { version: SEAL_VERSION, generation: held.generation, summary, facts };
         let handle = File::open(&held.folder)?;
         // One call instead of an fsync for each of a virtual environment's thousands of files.
         nix::unistd::syncfs(&handle)?;
+        reach(Point::ArtifactFrozen);
         self.write_seal(held.digest, &seal)?;
+        reach(Point::ArtifactSealed);
         Ok((seal, left_out))
     }
 

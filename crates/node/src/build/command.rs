@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bowline_core::id::ServiceName;
 use bowline_core::release::{BuildProgress, Stream};
+use bowline_fault_points::pass_on;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -230,6 +231,7 @@ impl Host {
             let mut command = std::process::Command::new(&self.exe);
             command.arg("builder").current_dir("/").env_clear().env(MARK, &self.folder);
             command.stdin(OwnedFd::from(order_end)).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+            pass_on(&mut command);
             yield_to_all(&mut command, group.entrances());
             // Dropped at once: while it holds the builder's end, this end is never at its end.
             let child = tokio::process::Command::from(command).kill_on_drop(true).spawn();

@@ -21,6 +21,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use bowline_fault_points::{Point, reach};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
@@ -89,6 +90,7 @@ fn start(order: &Order, socket: UnixStream) -> ExitCode {
         Ok(false) => return refuse(&socket, &execute(order, &socket, false, vec![namespaces::PROCESSES.to_owned()])),
         Err(failed) => return refuse(&socket, &failed),
     }
+    reach(Point::BuilderOrdered);
     let forked = pipe2(OFlag::O_CLOEXEC).and_then(|pipe| Ok((pipe, namespaces::fork_now()?)));
     match forked {
         Ok(((_, told), ForkResult::Child)) => first_process(order, socket, told.into()),
@@ -131,11 +133,14 @@ fn first_process(order: &Order, socket: UnixStream, told: fs::File) -> ExitCode 
         Ok((lacks, ForkResult::Child)) => {
             // What it signals as its group is its own. It leads none yet, so this cannot fail.
             let _ = setsid();
+            reach(Point::BuilderExecutes);
             refuse(&socket, &execute(order, &socket, true, lacks))
         }
         Ok((_, ForkResult::Parent { child })) => {
             drop(socket);
-            wait_for(child).tell(told);
+            let ending = wait_for(child);
+            reach(Point::BuilderEnded);
+            ending.tell(told);
             ExitCode::SUCCESS
         }
         Err(error) => refuse(&socket, &(Step::Prepare, error)),

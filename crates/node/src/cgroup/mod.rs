@@ -234,12 +234,24 @@ impl Cgroups {
         Self { hierarchies: hierarchy::find(&mounts, &own, root), name: format!("bowline-{state_hash}") }
     }
 
+    /// The folders that one incarnation has, whether or not a record says so: a daemon or shim that died while it was started
+    /// has written none.
+    pub(crate) fn of(&self, id: &InstanceId) -> Membership {
+        let mut found = Membership::default();
+        for hierarchy in &self.hierarchies {
+            let folder = hierarchy.top.join(&self.name).join(leaf(id));
+            if folder.is_dir() {
+                adopt_folder(&mut found, hierarchy, folder);
+            }
+        }
+        found
+    }
+
     /// Makes the folders of one incarnation and sets its limits; returns what is not enforced.
     pub(crate) fn create(&self, id: &InstanceId, limits: &Limits) -> (Option<Membership>, Vec<String>) {
-        let leaf = id.to_string().replace('/', ".");
         let mut made = Membership::default();
         for hierarchy in &self.hierarchies {
-            match hierarchy.make(&self.name, &leaf) {
+            match hierarchy.make(&self.name, &leaf(id)) {
                 Ok(folder) => adopt_folder(&mut made, hierarchy, folder),
                 Err(error) => tracing::debug!(hierarchy = %hierarchy.top.display(), %error, "no control group here"),
             }
@@ -247,6 +259,11 @@ impl Cgroups {
         let unenforced = set_limits(&made, limits);
         ((!made.folders.is_empty()).then_some(made), unenforced)
     }
+}
+
+/// The name of an incarnation's folders.
+fn leaf(id: &InstanceId) -> String {
+    id.to_string().replace('/', ".")
 }
 
 fn adopt_folder(made: &mut Membership, hierarchy: &Hierarchy, folder: PathBuf) {

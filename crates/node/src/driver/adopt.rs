@@ -1,7 +1,8 @@
 //! What an earlier daemon left: living shims are taken over, dead ones concluded.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bowline_core::id::{InstanceId, Port};
@@ -34,6 +35,7 @@ pub(crate) enum Found {
 /// Blocks. Every incarnation that has a folder.
 pub(super) fn find(context: &Context) -> Vec<(InstanceId, Found)> {
     let ids = ids(&context.layout.instances());
+    sweep_locks(context, &ids);
     let found: Vec<(InstanceId, Found)> = ids.into_iter().map(|id| (id.clone(), look_at(context, &id))).collect();
     let in_use = found.iter().filter_map(|(id, found)| match found {
         Found::Alive { record, .. } => Some((id.clone(), record.volumes.clone())),
@@ -46,6 +48,14 @@ pub(super) fn find(context: &Context) -> Vec<(InstanceId, Found)> {
         Err(error) => tracing::warn!(%error, "the rules of the network are as an earlier daemon left them"),
     }
     found
+}
+
+/// Locks of slots without an incarnation: a daemon died between removing the last one's folder and its lock. Whoever starts
+/// a shim has made the folder before.
+fn sweep_locks(context: &Context, ids: &[InstanceId]) {
+    let kept: BTreeSet<PathBuf> = ids.iter().map(|id| context.layout.lock(&id.slot)).collect();
+    let all = fs::read_dir(context.layout.locks()).into_iter().flatten().flatten();
+    all.map(|entry| entry.path()).filter(|lock| !kept.contains(lock)).for_each(|lock| finish::remove_lock(&lock));
 }
 
 fn owner(found: &Found) -> Option<Owner> {

@@ -1,7 +1,7 @@
 //! The end of an incarnation: what its shim recorded, or, if the shim was killed, what it left behind.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use bowline_core::fault::Fault;
 use bowline_core::id::InstanceId;
 use bowline_core::instance::{Exit, ExitCause, Phase};
 use bowline_core::time::Timestamp;
+use bowline_fault_points::{Point, reach};
 
 use super::Context;
 use super::pidfd::Pidfd;
@@ -29,8 +30,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Blocks. Called when the shim is gone; nothing of the tree is left afterwards.
 pub(crate) fn conclude(context: &Context, id: &InstanceId, record: Option<&Record>) -> Phase {
     let folder = context.layout.instance(id);
-    let cgroup = record.and_then(|record| record.cgroup.as_ref());
-    kill_leftovers(&context.layout.mark(id), cgroup);
+    kill_leftovers(&context.layout.mark(id), Some(&groups(context, id, record)));
     let _ = fs::remove_dir_all(context.layout.secrets(id));
     context.volumes.release(id);
     let exit = |cause, at| Phase::Exited(Exit { cause, at, last_lines: last_lines(context, id) });
@@ -44,6 +44,24 @@ pub(crate) fn conclude(context: &Context, id: &InstanceId, record: Option<&Recor
         Err(error) => {
             tracing::warn!(instance = %id, %error, folder = %folder.display(), "its exit record cannot be used");
             exit(ExitCause::ShimLost, Timestamp(now_ms()))
+        }
+    }
+}
+
+/// By its record; without one, where they would be: who died before it could write one may have made them.
+fn groups(context: &Context, id: &InstanceId, record: Option<&Record>) -> Membership {
+    record.and_then(|record| record.cgroup.clone()).unwrap_or_else(|| context.cgroups.of(id))
+}
+
+/// A process that was killed leaves its group when it is waited for, which somebody else may still have to do.
+fn remove_groups(groups: &Membership) -> io::Result<()> {
+    let deadline = Instant::now() + LEFTOVERS_WITHIN;
+    loop {
+        match groups.remove() {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            other => return other,
         }
     }
 }
@@ -106,9 +124,10 @@ pub(crate) fn clean_up(context: &Context, id: &InstanceId, record: Option<&Recor
     give_up_port(context, id);
     // One that ended while it was started was never reported as running.
     let record = record.cloned().or_else(|| Record::read(&folder).ok().flatten());
-    if let Some(Err(error)) = record.as_ref().and_then(|r| r.cgroup.as_ref()).map(Membership::remove) {
+    if let Err(error) = remove_groups(&groups(context, id, record.as_ref())) {
         tracing::warn!(instance = %id, %error, "its control group cannot be removed");
     }
+    reach(Point::InstanceCleaned);
     if let Err(error) = crate::layout::remove_tree(&folder) {
         tracing::warn!(instance = %id, folder = %folder.display(), %error, "its folder cannot be removed");
     }
@@ -122,7 +141,7 @@ pub(crate) fn clean_up(context: &Context, id: &InstanceId, record: Option<&Recor
 }
 
 /// A shim that opened the file meanwhile sees that it is gone and opens the next one.
-fn remove_lock(path: &Path) {
+pub(super) fn remove_lock(path: &Path) {
     let Ok(file) = fs::File::open(path) else { return };
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
         let _ = fs::remove_file(path);

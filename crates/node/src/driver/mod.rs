@@ -24,6 +24,7 @@ use bowline_core::instance::{
     Usage, VolumeObservation,
 };
 use bowline_core::time::Timestamp;
+use bowline_fault_points::{Point, reach};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -379,6 +380,7 @@ impl Driver {
                     let deadline =
                         Instant::now() + Duration::from_millis(record.grace_ms).saturating_add(SHIM_OVERTIME);
                     *kill_at = Some(deadline);
+                    reach(Point::InstanceStopping);
                     told(id, shim.terminate());
                     if let Phase::Running { pid, port, .. } = instance.observation.phase {
                         instance.observation.phase = Phase::Stopping { pid, port };
@@ -515,8 +517,10 @@ async fn watch_exit(
         poll_exit(&shim).await;
     }
     shim.reap();
+    reach(Point::InstanceEnded);
     let ended = id.clone();
     let phase = tokio::task::spawn_blocking(move || finish::conclude(&context, &ended, Some(&record))).await;
+    reach(Point::InstanceConcluded);
     match phase {
         Ok(phase) => drop(sender.send(Event::Ended(id, phase)).await),
         Err(error) => tracing::error!(instance = %id, %error, "its end could not be concluded"),

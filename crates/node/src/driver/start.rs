@@ -13,6 +13,7 @@ use bowline_core::app::Cage;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{InstanceId, Port};
 use bowline_core::instance::{EnvValue, InstanceSpec, PortChoice, Reach};
+use bowline_fault_points::{Point, pass_on, reach};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use zeroize::Zeroizing;
@@ -116,7 +117,9 @@ fn launch(context: &Context, spec: &InstanceSpec, port: Port, log: PathBuf) -> R
         all_volumes: Some(context.layout.volumes()),
         folder: folder.clone(),
     };
+    reach(Point::InstanceStarting);
     let reply = spawn_shim(&exe, &config).and_then(|mut shim| read_reply(&mut shim, id));
+    reach(Point::InstanceStarted);
     match reply {
         Ok(Reply::Started(record)) => Ok(record),
         Ok(Reply::Refused(refusal)) => {
@@ -262,6 +265,7 @@ fn spawn_shim(exe: &Path, config: &Config) -> Result<Child, Fault> {
     let errors = fs::File::create(config.folder.join("shim.stderr")).map_err(|error| failed(&error))?;
     let mut command = Command::new(exe);
     command.args(["shim", &config.id]).env_clear().current_dir("/").stdin(memory).stdout(Stdio::piped()).stderr(errors);
+    pass_on(&mut command);
     spawn_patiently(&mut command).map_err(|error| failed(&error))
 }
 

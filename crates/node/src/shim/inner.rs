@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bowline_core::time::Mono;
+use bowline_fault_points::{Point, reach};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -50,6 +51,7 @@ pub(super) fn run(config: Config, socket: OwnedFd, lock: fs::File, contained: bo
         // The outer process could not write the record: nothing may start.
         return ExitCode::FAILURE;
     }
+    reach(Point::ShimBegins);
     let folder = config.folder.clone();
     match start(config, &socket, contained) {
         Ok(mut shim) => {
@@ -125,6 +127,7 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
         report: report_end,
     };
     let app = fork_app(plan, &config.id)?;
+    reach(Point::ShimForked);
     let cgroup = config.cgroup.clone().unwrap_or_default();
     unenforced.extend(cgroup.join(app.as_raw()));
     let number = outer::receive(socket).map(|(text, _)| String::from_utf8_lossy(&text).into_owned());
@@ -141,6 +144,7 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
     }
     log.line(now_ms(), Tag::Bowline, format!("started: pid {number}, port {}", config.port).as_bytes());
     log.flush(now_ms());
+    reach(Point::ShimExecuted);
     let verdict = serde_json::to_vec(&Verdict::Started { unenforced, entry }).unwrap_or_default();
     // The record is there already: a daemon that died meanwhile finds it.
     let _ = outer::send(socket, &verdict);
@@ -294,6 +298,7 @@ impl Shim {
         match self.life.handle(input, self.now()) {
             None => {}
             Some(Effect::TermGroup) => {
+                reach(Point::ShimTerminated);
                 // No such group: the exit is already on its way.
                 let signal = match self.stop {
                     Stop::Term => Signal::SIGTERM,
@@ -333,9 +338,11 @@ impl Shim {
         if !self.contained {
             let _ = fs::remove_dir_all(&self.secret_folder);
         }
+        reach(Point::ShimUnrecorded);
         let record = ExitRecord { format: FORMAT, at_ms: now, end };
         // A full disk: the daemon then reports the shim as lost, which restarts the app just the same.
         let _ = record.write(&self.folder);
+        reach(Point::ShimEndRecorded);
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
+use bowline_fault_points::{Point, reach};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::socket::{
@@ -101,6 +102,7 @@ fn read_config() -> Result<Config, Refusal> {
 
 fn start(config: Config) -> Result<Outcome, Refusal> {
     let lock = take_lock(&config.lock)?;
+    reach(Point::ShimLocked);
     let contained = match config.namespaces {
         true => namespaces::enter(CloneFlags::empty()).map_err(|error| {
             Refusal::new(format!("cannot set up the namespaces of {}", config.id)).caused_by(&error)
@@ -179,6 +181,7 @@ fn supervise_start(config: &Config, socket: &OwnedFd, pid: u32, contained: bool)
     // Before the inner process may start anything: a crash from here on leaves something to be found.
     write_record(&record, config)?;
     let _ = fs::write(&config.lock, pid.to_string());
+    reach(Point::ShimRecorded);
     send(socket, b"go").map_err(|error| Refusal::new("the shim died while it started").caused_by(&error))?;
     loop {
         let (message, sender) = receive(socket).map_err(|error| {
@@ -194,6 +197,7 @@ fn supervise_start(config: &Config, socket: &OwnedFd, pid: u32, contained: bool)
                 record.unenforced = unenforced;
                 record.entry = Some(entry);
                 write_record(&record, config)?;
+                reach(Point::ShimAnswers);
                 return Ok(record);
             }
             Ok(Verdict::Refused(refusal)) => return Err(refusal),

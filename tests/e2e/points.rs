@@ -1,0 +1,318 @@
+//! `kill -9` at every step of a release, under load: at each fault point that the code has, whoever comes to it dies.
+//! Afterwards the app is of the release before or of the next one, whole, with one copy per slot, and nothing is left behind.
+//!
+//! A few points are armed at once, which die one after the other as releases come to them. `BOWLINE_POINTS=alone` arms each
+//! alone, and for the second and the third time that somebody comes to it, too (`make attack`).
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use bowline_fault_points::{Point, Role};
+use bowline_tests::client::curl;
+use bowline_tests::load::Load;
+use bowline_tests::machine::{Process, processes};
+use bowline_tests::server::{ANY_PORTS, Server};
+use bowline_tests::{Bowline, SOON, path, text};
+use serde_json::Value;
+
+/// Points armed at once, where each is not armed alone.
+const AT_ONCE: usize = 4;
+
+/// Besides one for each point, so many verbs are run until all have struck.
+const MORE_VERBS: usize = 3;
+
+/// Instances of the app.
+const SCALE: usize = 2;
+
+/// What makes a release come to a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Deploy,
+    /// With a host that has no certificate yet.
+    DeployHost,
+    /// One that exits at once, and is undone.
+    DeployBroken,
+    RollBack,
+    Restart,
+}
+
+fn verb(point: Point) -> Verb {
+    if matches!(point, Point::CertificateOrdered | Point::CertificateMade) {
+        Verb::DeployHost
+    } else if matches!(point, Point::AbortUnstored | Point::AbortStored | Point::UndoneUnstored | Point::UndoneStored) {
+        Verb::DeployBroken
+    } else if matches!(point, Point::BackUnstored | Point::BackStored) {
+        Verb::RollBack
+    } else if matches!(
+        point,
+        Point::RoundUnstored
+            | Point::RoundStored
+            | Point::RoundPhaseUnstored
+            | Point::RoundPhaseStored
+            | Point::RoundEndUnstored
+            | Point::RoundEndStored
+    ) {
+        Verb::Restart
+    } else {
+        Verb::Deploy
+    }
+}
+
+/// One state with one app, which is released again and again.
+struct Scene {
+    server: Server,
+    bowline: Bowline,
+    name: &'static str,
+    folder: PathBuf,
+    url: String,
+    /// Sources and hosts that there were.
+    versions: usize,
+}
+
+impl Scene {
+    fn set(name: &'static str) -> Self {
+        let bowline = Bowline::new();
+        let server = Server::start(&bowline);
+        let folder = bowline.app(name, "plain");
+        let mut scene = Self { server, bowline, name, folder, url: String::new(), versions: 0 };
+        scene.write(&[]);
+        let output = scene.run(Verb::Deploy);
+        assert!(output.status.success(), "{}", text(&output));
+        let https = scene.bowline.status()["edge"]["https"].as_str().expect("an address").to_owned();
+        let port = https.rsplit(':').next().expect("a port").to_owned();
+        scene.url = format!("https://{name}.localhost:{port}");
+        scene
+    }
+
+    fn write(&self, more: &[String]) {
+        let hosts: Vec<String> =
+            [self.name.to_owned()].iter().chain(more).map(|n| format!("\"{n}.localhost\"")).collect();
+        let toml = format!(
+            "[service.web]\nbuild = \"true\"\nrun = \"python3 server.py\"\nscale = {SCALE}\n\
+             health = {{ path = \"/health\", interval = \"200ms\" }}\n[route.main]\nto = \"web\"\n\
+             [environment.production]\nroute.main.hosts = [{}]\n",
+            hosts.join(", ")
+        );
+        std::fs::write(self.folder.join("bowline.toml"), toml).expect("a file of the test");
+    }
+
+    fn run(&mut self, verb: Verb) -> Output {
+        self.versions += 1;
+        let (source, version) = (self.folder.join("server.py"), self.versions);
+        let whole = std::fs::read_to_string(bowline_tests::fixture("plain").join("server.py")).expect("a fixture");
+        let broken = "raise SystemExit('broken on purpose')\n";
+        let code = if verb == Verb::DeployBroken { broken } else { whole.as_str() };
+        std::fs::write(source, format!("{code}\n# {version}\n")).expect("a file of the test");
+        if verb == Verb::DeployHost {
+            self.write(&[format!("{}-{version}", self.name)]);
+        }
+        let args = match verb {
+            Verb::Deploy | Verb::DeployHost | Verb::DeployBroken => {
+                vec!["deploy", path(&self.folder), "--env", "production"]
+            }
+            Verb::RollBack => vec!["rollback", self.name, "--env", "production"],
+            Verb::Restart => vec!["restart", self.name, "--env", "production"],
+        };
+        self.bowline.run(&args)
+    }
+
+    /// Lets these strike, each once, while `verb` is run as often as it takes.
+    fn strike(&mut self, points: &[Point], later: usize) {
+        let verb = verb(points[0]);
+        let load = Load::start(&self.url, "/", &self.bowline.ca());
+        points.iter().for_each(|point| self.bowline.arm(*point, later));
+        for _ in 0..points.len() + later + MORE_VERBS {
+            if verb == Verb::RollBack {
+                self.deploy_twice(points);
+            }
+            let before = self.serving().expect("it serves before");
+            let output = self.run(verb);
+            let said = text(&output);
+            let tidy = output.status.success() || (said.matches("error:").count() == 1 && said.contains("hint:"));
+            assert!(tidy, "{points:?}, {later} times later: {said}");
+            let after = self.settled(points);
+            let undone = matches!(verb, Verb::DeployBroken | Verb::Restart) && after != before;
+            assert!(!undone, "{points:?}: release {after} serves, which is not {before}");
+            if self.bowline.armed(points).is_empty() {
+                break;
+            }
+        }
+        let armed = self.bowline.armed(points);
+        assert!(armed.is_empty(), "nobody came to {armed:?}");
+        let tally = load.stop();
+        match points.iter().any(|point| point.role() == Role::Edge) {
+            false => tally.expect_no_failure(&format!("while somebody died at {points:?}")),
+            // What it was serving breaks; whoever comes meanwhile waits.
+            true => assert!(!tally.failed.iter().any(|(_, why)| why.contains("refused")), "{:?}", tally.failed),
+        }
+    }
+
+    /// So that there is one to go back to: releases that were undone may have pushed out the others.
+    fn deploy_twice(&mut self, points: &[Point]) {
+        for _ in 0..2 {
+            let output = self.run(Verb::Deploy);
+            assert!(output.status.success(), "{}", text(&output));
+            self.settled(points);
+        }
+    }
+
+    /// The release that serves, once all is whole; a daemon that has died is started again, as its supervisor would.
+    fn settled(&mut self, points: &[Point]) -> u64 {
+        let deadline = std::time::Instant::now() + SOON * 2;
+        loop {
+            if self.server.has_ended().is_some() {
+                self.server = Server::begin(&self.bowline, &[], &ANY_PORTS);
+            }
+            let lacks = match self.whole() {
+                Ok(release) => return release,
+                Err(why) => why,
+            };
+            assert!(std::time::Instant::now() < deadline, "{points:?} struck, and it is not whole again: {lacks}");
+            std::thread::park_timeout(std::time::Duration::from_millis(50));
+        }
+    }
+
+    fn app(&self) -> Option<(Value, Value)> {
+        let output = self.bowline.run(&["status", "--json"]);
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let app = status["apps"].as_array()?.iter().find(|app| app["app"] == self.name)?.clone();
+        Some((status, app))
+    }
+
+    fn serving(&self) -> Option<u64> {
+        self.app()?.1["release"].as_u64()
+    }
+
+    /// The release that serves, or what is not as it should be.
+    fn whole(&self) -> Result<u64, String> {
+        let (status, app) = self.app().ok_or("there is no status")?;
+        let settled = app["state"] == "ready" && app["change"].is_null() && status["edge"]["state"] == "serving";
+        let release = app["release"].as_u64().filter(|_| settled).ok_or_else(|| format!("{app:#}"))?;
+        let running = self.bowline.processes_of(self.name);
+        let names = running.iter().filter_map(|process| process.environment("BOWLINE_INSTANCE"));
+        let names: BTreeSet<String> = names.filter_map(|name| Some(name.split_once('/')?.1.to_owned())).collect();
+        let slots: BTreeSet<&str> = names.iter().filter_map(|name| Some(name.rsplit_once('.')?.0)).collect();
+        let of_release = format!("{}.web.r{release}.", self.name);
+        let right = running.len() == SCALE && slots.len() == SCALE && names.iter().all(|n| n.starts_with(&of_release));
+        if !right {
+            return Err(format!("of release {release} run {names:?}"));
+        }
+        let left = self.left_behind(&names, &slots);
+        if !left.is_empty() {
+            return Err(format!("left behind: {left:?}"));
+        }
+        let answer = curl(&self.bowline.ca(), &self.url, &[]);
+        match answer.status == 200 && answer.text().contains(&of_release) {
+            true => Ok(release),
+            false => Err(format!("release {release} answers {} {}", answer.status, answer.text())),
+        }
+    }
+
+    /// Of processes, control groups, folders and files, those that belong to nothing that runs or may run again.
+    fn left_behind(&self, names: &BTreeSet<String>, slots: &BTreeSet<&str>) -> Vec<String> {
+        let state = self.bowline.state();
+        let own = |name: &str| name.strip_prefix(&format!("{}.", self.name)).map(str::to_owned);
+        let short: BTreeSet<String> = names.iter().filter_map(|name| own(name)).collect();
+        let mut left = self.processes();
+        let instances = entries(&state.join("instances/production").join(self.name));
+        left.extend(instances.into_iter().filter(|name| !short.contains(name)));
+        let locks = entries(&state.join("instances/locks")).into_iter();
+        left.extend(locks.filter(|lock| !slots.contains(lock.trim_start_matches("production."))));
+        let groups = self.groups().into_iter();
+        left.extend(groups.filter(|group| !names.contains(group.trim_start_matches("production."))));
+        let artifacts = entries(&state.join("artifacts"));
+        let sealed = |name: &String| artifacts.contains(&format!("{}.json", &name[..name.len().min(64)]));
+        let unsealed = |name: &&String| !name.ends_with(".lock") && (name.starts_with(".seal") || !sealed(name));
+        left.extend(artifacts.iter().filter(unsealed).cloned());
+        for folder in ["sources/.contents".into(), format!("sources/production/{}", self.name)] {
+            left.extend(entries(&state.join(folder)).into_iter().filter(|name| name.starts_with("new-")));
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        left.extend(mounts.lines().filter(|line| line.contains(path(&state))).map(str::to_owned));
+        left
+    }
+
+    /// The control groups of this state, in every hierarchy, by the group that its instances are in.
+    fn groups(&self) -> Vec<String> {
+        let running = self.bowline.processes_of(self.name).into_iter();
+        let of = |process: Process| std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).ok();
+        let state = |line: &str| line.split('/').find(|part| part.starts_with("bowline-")).map(str::to_owned);
+        let Some(state) = running.filter_map(of).find_map(|groups| groups.lines().find_map(state)) else {
+            return Vec::new();
+        };
+        let top = Path::new("/sys/fs/cgroup");
+        let hierarchies = entries(top).into_iter().map(|name| top.join(name).join(&state)).chain([top.join(&state)]);
+        let all = hierarchies.flat_map(|folder| entries(&folder));
+        all.filter(|name| name.starts_with(&format!("production.{}.", self.name))).collect()
+    }
+
+    /// Those of this state that are too many: there are one daemon, one edge and one shim for each instance.
+    fn processes(&self) -> Vec<String> {
+        let kept = self.bowline.state().join("bin");
+        let own = |p: &Process| p.arguments().first().is_some_and(|program| Path::new(program).starts_with(&kept));
+        let all: Vec<Process> = processes().into_iter().filter(own).filter(Process::runs).collect();
+        let of = |role: &str| all.iter().filter(|p| p.arguments().get(1).is_some_and(|word| word == role)).count();
+        let counts = [("edge", 1), ("shim", SCALE), ("builder", 0)];
+        counts.into_iter().filter(|(role, most)| of(role) > *most).map(|(r, _)| format!("{} of {r}", of(r))).collect()
+    }
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let all = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn alone() -> bool {
+    std::env::var("BOWLINE_POINTS").is_ok_and(|text| text == "alone")
+}
+
+/// Lets all of these strike.
+fn walk(name: &'static str, points: &[Point]) {
+    let mut scene = Scene::set(name);
+    let (at_once, times) = if alone() { (1, 3) } else { (AT_ONCE, 1) };
+    for later in 0..times {
+        for together in points.chunk_by(|a, b| verb(*a) == verb(*b) && a.role() == b.role()) {
+            together.chunks(at_once).for_each(|points| scene.strike(points, later));
+        }
+    }
+}
+
+/// Of all points those of one test, so that none is left out.
+fn share(test: usize) -> Vec<Point> {
+    let is_deploy = |point: &Point| verb(*point) == Verb::Deploy && point.role() == Role::Daemon;
+    let half = Point::ALL.iter().filter(|point| is_deploy(point)).count() / 2;
+    let (deploy, other): (Vec<Point>, Vec<Point>) = Point::ALL.iter().copied().partition(is_deploy);
+    let (first, second) = deploy.split_at(half);
+    match test {
+        0 => first.to_vec(),
+        1 => second.to_vec(),
+        _ => other,
+    }
+}
+
+#[test]
+fn the_daemon_dies_at_every_step_of_a_release_until_it_starts() {
+    walk("points-first", &share(0));
+}
+
+#[test]
+fn the_daemon_dies_at_every_step_of_a_release_from_its_start_to_its_end() {
+    walk("points-second", &share(1));
+}
+
+#[test]
+fn builder_shim_and_edge_die_at_every_step_and_the_daemon_in_other_changes() {
+    let mut points = share(2);
+    // The namespace's first process is what tells, and without root there may be none.
+    points.retain(|point| *point != Point::BuilderEnded || nix::unistd::geteuid().is_root());
+    walk("points-others", &points);
+}
+
+/// What is shipped has none of it: neither the variable nor a name.
+#[test]
+fn the_binary_under_test_has_fault_points() {
+    let binary = std::fs::read(bowline_tests::binary()).expect("the binary under test");
+    let has = |what: &str| memchr::memmem::find(&binary, what.as_bytes()).is_some();
+    assert!(has(bowline_fault_points::VARIABLE) && has(Point::ReleaseStored.name()));
+}

@@ -1,0 +1,259 @@
+//! Releases, rollbacks and upgrades of a Rust app under an open load: every request that was scheduled must get its status, body and
+//! release header, and every WebSocket must be told before it is closed.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use bowline_load::plan::Body;
+use bowline_load::{
+    Bytes, Expect, Gaps, HeaderExpect, HeaderName, Load, Method, Pace, PerSecond, Plan, Report, Share, Target, Template,
+};
+use rustls::pki_types::ServerName;
+
+use crate::client::{curl, target, tls};
+use crate::server::Server;
+use crate::{BUILD, Bowline, SOON, path, text, wait};
+
+/// Of the app, and of its folder.
+const NAME: &str = "releases";
+
+/// What is done, and under how much.
+#[derive(Debug, Clone, Copy)]
+pub struct Script {
+    /// Requests a second; half over a connection of their own, a tenth with a body.
+    pub rate: f64,
+    pub deploys: usize,
+    /// Between them, evenly.
+    pub rollbacks: usize,
+    /// Each of the daemon and of the edge.
+    pub upgrades: usize,
+    /// Held open over each deploy and rollback.
+    pub sockets: usize,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Of the requests while releases came and went, and while daemon and edge were swapped.
+    pub releases: Report,
+    pub upgrades: Report,
+    pub sockets: Sockets,
+    /// How long each took.
+    pub deploys: Vec<Duration>,
+    pub rollbacks: Vec<Duration>,
+    pub swaps: Vec<Duration>,
+}
+
+/// WebSockets that were open when their instance, or their edge, gave way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sockets {
+    /// Close 1001, then the end.
+    pub told: usize,
+    /// The end without a word.
+    pub cut: usize,
+    /// Still open.
+    pub open: usize,
+}
+
+/// A server with the app's first release.
+struct Scene {
+    server: Server,
+    bowline: Bowline,
+    folder: PathBuf,
+    url: String,
+    version: usize,
+}
+
+/// Does it all.
+///
+/// # Panics
+/// If something that is no request fails: a deploy, an upgrade.
+pub fn run(script: Script) -> Outcome {
+    let mut scene = Scene::set();
+    let load = scene.load(script);
+    let (mut sockets, mut deploys, mut rollbacks) = (Sockets::default(), Vec::new(), Vec::new());
+    for number in 1..=script.deploys {
+        deploys.push(scene.held(script.sockets, &mut sockets, Scene::deploy));
+        let due = number * script.rollbacks / script.deploys;
+        if due > rollbacks.len() {
+            rollbacks.push(scene.held(script.sockets, &mut sockets, Scene::roll_back));
+        }
+    }
+    let releases = ended(load);
+    let (load, open) = (scene.load(script), scene.sockets(script.sockets));
+    let binaries = [scene.bowline.other_binary(0), scene.bowline.other_binary(1)];
+    let swaps = (0..script.upgrades).map(|round| scene.upgrade(&binaries[round % 2])).collect();
+    let upgrades = ended(load);
+    open.iter().for_each(|socket| sockets.count(socket.now()));
+    Outcome { releases, upgrades, sockets, deploys, rollbacks, swaps }
+}
+
+/// Once it has gone on for a little while after whatever was done to it.
+fn ended(load: Load) -> Report {
+    let before = load.progress().offered;
+    wait("the load goes on", SOON, || (load.progress().offered >= before + 50).then_some(()));
+    load.stop();
+    load.report().expect("the load ends")
+}
+
+impl Scene {
+    fn set() -> Self {
+        let bowline = Bowline::new();
+        let server = Server::start(&bowline);
+        let folder = bowline.app(NAME, "rust-releases");
+        let mut scene = Self { server, bowline, folder, url: String::new(), version: 0 };
+        scene.deploy();
+        let https = scene.bowline.status()["edge"]["https"].as_str().expect("an address").to_owned();
+        scene.url = format!("https://{NAME}.localhost:{}", https.rsplit(':').next().expect("a port"));
+        scene
+    }
+
+    /// Until it is stopped.
+    fn load(&self, script: Script) -> Load {
+        let mut plan = Plan::new(Target::parse(&self.url).expect("a URL"));
+        plan.roots = std::fs::read(self.bowline.ca()).expect("the local CA");
+        let rate = PerSecond::new(script.rate).expect("a rate");
+        plan.pace = Pace::Open { from: rate, to: rate, gaps: Gaps::Even };
+        plan.duration = Duration::from_secs(24 * 3_600);
+        plan.new_connections = Share::from_ppm(500_000).expect("a half");
+        let mut post = Template::new(Method::POST);
+        post.body = Body::Bytes(Bytes::from(vec![b'b'; 1_000]));
+        let mut get = Template::new(Method::GET);
+        (post.weight, get.weight) = (1, 9);
+        plan.requests = vec![get, post];
+        let numbers = (1..=script.deploys + 1).map(|number| number.to_string()).collect();
+        let release = HeaderExpect { name: HeaderName::from_static("x-bowline-release"), any_of: numbers };
+        let body = Some(Bytes::from_static(b"hello from releases"));
+        plan.expect = Expect { headers: vec![release], body, ..Expect::default() };
+        let load = Load::start(plan).expect("a load that can be generated");
+        wait("the load goes on", SOON, || (load.progress().succeeded > 50).then_some(()));
+        load
+    }
+
+    /// Does something with WebSockets open, each of which loses its instance by it.
+    fn held(&mut self, count: usize, sum: &mut Sockets, work: impl FnOnce(&mut Self)) -> Duration {
+        let open = self.sockets(count);
+        let began = Instant::now();
+        work(self);
+        let took = began.elapsed();
+        for socket in open {
+            sum.count(socket.end());
+        }
+        took
+    }
+
+    fn deploy(&mut self) {
+        self.version += 1;
+        let source = self.folder.join("src/main.rs");
+        let code = std::fs::read_to_string(crate::fixture("rust-releases/src/main.rs")).expect("a fixture");
+        std::fs::write(source, code.replace("\"first\"", &format!("\"v{}\"", self.version)))
+            .expect("a file of the test");
+        let mut command = self.bowline.command(&["deploy", path(&self.folder), "--env", "production"]);
+        let output = command.output().expect("the binary runs");
+        assert!(output.status.success(), "{}", text(&output));
+        self.answers(self.version);
+    }
+
+    /// To the release before.
+    fn roll_back(&mut self) {
+        let output = self.bowline.run(&["rollback", NAME, "--env", "production"]);
+        assert!(output.status.success(), "{}", text(&output));
+        self.answers(self.version - 1);
+    }
+
+    /// A change that is done is what everybody gets.
+    fn answers(&self, version: usize) {
+        if !self.url.is_empty() {
+            let answer = curl(&self.bowline.ca(), &self.url, &[]).text();
+            assert!(answer.contains(&format!("version v{version},")), "{answer}");
+        }
+    }
+
+    fn upgrade(&mut self, to: &std::path::Path) -> Duration {
+        let (daemon, edge) = (self.server.pid(), self.bowline.edge());
+        let began = Instant::now();
+        let output = self.bowline.command_of(to, &["serve", "--upgrade"]).output().expect("the binary runs");
+        assert!(output.status.success(), "{}", text(&output));
+        let took = began.elapsed();
+        assert_eq!(self.bowline.daemon(), daemon, "the main process stays");
+        assert_ne!(self.bowline.edge(), edge, "another edge");
+        took
+    }
+
+    fn sockets(&self, count: usize) -> Vec<Socket> {
+        (0..count).map(|_| Socket::open(&self.url, &tls(&self.bowline.ca()))).collect()
+    }
+}
+
+impl Sockets {
+    fn count(&mut self, fate: Option<Fate>) {
+        match fate {
+            Some(Fate::Told) => self.told += 1,
+            Some(Fate::Cut(_)) => self.cut += 1,
+            None => self.open += 1,
+        }
+    }
+}
+
+/// How a WebSocket ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fate {
+    Told,
+    Cut(String),
+}
+
+/// An open WebSocket, on a thread of its own, which says nothing and hears what it is told.
+struct Socket {
+    fate: Receiver<Fate>,
+}
+
+/// Close, two bytes: 1001, going away (RFC 6455, 5.5.1 and 7.4.1).
+const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+
+impl Socket {
+    fn open(url: &str, tls: &Arc<rustls::ClientConfig>) -> Self {
+        let (host, address) = target(url);
+        let stream = TcpStream::connect(address).expect("the edge listens");
+        stream.set_read_timeout(Some(BUILD)).expect("a timeout");
+        let name = ServerName::try_from(host.clone()).expect("a name");
+        let connection = rustls::ClientConnection::new(Arc::clone(tls), name).expect("TLS");
+        let mut stream = rustls::StreamOwned::new(connection, stream);
+        write!(
+            stream,
+            "GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        .expect("the edge takes it");
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).expect("an answer");
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+        let (sender, fate) = channel();
+        std::thread::spawn(move || {
+            let mut told = Vec::new();
+            let ended = stream.read_to_end(&mut told);
+            let fate = match told == GOING_AWAY {
+                true => Fate::Told,
+                false => Fate::Cut(format!("{told:x?}, {ended:?}")),
+            };
+            // A test that has failed waits for none.
+            let _ = sender.send(fate);
+        });
+        Self { fate }
+    }
+
+    fn now(&self) -> Option<Fate> {
+        self.fate.try_recv().ok()
+    }
+
+    /// `None`: it is open for longer than anything here takes.
+    fn end(self) -> Option<Fate> {
+        self.fate.recv_timeout(SOON).ok()
+    }
+}
