@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use bowline_tests::show::{Outcome, Script};
+use bowline_tests::show::{Outcome, Report, Script};
 use serde_json::{Value, json};
 
 use crate::figure::Runs;
@@ -20,7 +20,7 @@ pub(crate) fn run() -> anyhow::Result<Value> {
     ensure!(script.deploys > 0 && script.rate > 0.0, "a load and a deploy are the least");
     let outcome = bowline_tests::show::run(script);
     say(
-        "| while | requests due | without their status, body and release header | answered late¹ | p50, ms | p99, ms | longest, ms | generator late² |",
+        "| while | requests due | without their status, body and release header | sent late¹ | p50, ms | p99, ms | longest, ms | generator late² |",
     );
     say("|---|---|---|---|---|---|---|---|");
     for (what, report) in
@@ -57,8 +57,8 @@ pub(crate) fn run() -> anyhow::Result<Value> {
         "rollback_s": shown("rollbacks", &outcome.rollbacks),
         "upgrade_s": shown("upgrades, each of daemon and edge", &outcome.swaps),
         "sockets": sockets(&outcome),
-        "releases": outcome.releases,
-        "upgrades": outcome.upgrades,
+        "releases": figures_of(&outcome.releases)?,
+        "upgrades": figures_of(&outcome.upgrades)?,
     });
     for (what, report) in [("releases", &outcome.releases), ("upgrades", &outcome.upgrades)] {
         report.invalid.iter().for_each(|why| say(&format!("- of the latencies under {what}: {why}")));
@@ -67,6 +67,16 @@ pub(crate) fn run() -> anyhow::Result<Value> {
     say("");
     say("¹ sent 10 ms or more after they were due. ² of the generator itself, which shares the cores.");
     Ok(figures)
+}
+
+/// Without its pictures, second by second.
+fn figures_of(report: &Report) -> anyhow::Result<Value> {
+    let mut value = serde_json::to_value(report)?;
+    if let Some(all) = value.as_object_mut() {
+        all.remove("timeline");
+        all.values_mut().filter_map(Value::as_object_mut).for_each(|part| drop(part.remove("steps")));
+    }
+    Ok(value)
 }
 
 fn sockets(outcome: &Outcome) -> Value {

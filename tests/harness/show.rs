@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+pub use bowline_load::Report;
 use bowline_load::plan::Body;
 use bowline_load::{
-    Bytes, Expect, Gaps, HeaderExpect, HeaderName, Load, Method, Pace, PerSecond, Plan, Report, Share, Target, Template,
+    Bytes, Expect, Gaps, HeaderExpect, HeaderName, Load, Method, Pace, PerSecond, Plan, Share, Target, Template,
 };
 use rustls::pki_types::ServerName;
 
