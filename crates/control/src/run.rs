@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bowline_api::wire::{self, ChangeEvent};
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, AppName, EnvName};
+use bowline_core::id::{AppKey, AppName, EnvName, ReleaseNumber};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::route::{ApiSite, EdgeDesired};
 use bowline_core::time::{Mono, Timestamp};
@@ -246,6 +246,8 @@ struct Rim {
     replies: BTreeMap<Ticket, oneshot::Sender<Reply>>,
     next_ticket: u64,
     builds: BTreeMap<ChangeId, AbortHandle>,
+    /// Snapshots under way.
+    taking: BTreeMap<(AppKey, ReleaseNumber), AbortHandle>,
     work: Option<Work>,
 }
 
@@ -270,8 +272,8 @@ impl Rim {
         opened: Option<&Opened>,
     ) -> Self {
         let work = opened.map(|opened| Work::start(opened, inputs.clone()));
-        let (replies, builds) = (BTreeMap::new(), BTreeMap::new());
-        Self { links, journals, clock, inputs, moved, replies, next_ticket: 0, builds, work }
+        let (replies, builds, taking) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { links, journals, clock, inputs, moved, replies, next_ticket: 0, builds, taking, work }
     }
 
     async fn drive(
@@ -335,9 +337,16 @@ impl Rim {
                 // The node is gone only when the daemon ends.
                 Effect::Collect(keep) => drop(self.links.collections.send(keep)),
                 Effect::Certify(hosts) => self.certify(hosts),
-                Effect::Data(ticket, order) => self.data(order, move |result| Input::Data(ticket, result)),
+                Effect::Data(ticket, order) => drop(self.data(order, move |result| Input::Data(ticket, result))),
                 Effect::TakeSnapshot(key, release, order) => {
-                    self.data(order, move |result| Input::Snapshotted(key, release, result));
+                    let of = (key.clone(), release);
+                    let task = self.data(order, move |result| Input::Snapshotted(key, release, result));
+                    self.taking.retain(|_, task| !task.is_finished());
+                    self.taking.insert(of, task);
+                }
+                // The receiver is dropped with the task: the node ends what nobody waits for.
+                Effect::CancelSnapshot(key, release) => {
+                    self.taking.remove(&(key, release)).into_iter().for_each(|task| task.abort());
                 }
                 Effect::Node(desired) => drop(self.links.node_desired.send_replace(desired)),
                 Effect::Edge(desired) => drop(self.links.edge_desired.send_replace(desired)),
@@ -406,7 +415,11 @@ impl Rim {
         self.builds.insert(change, task.abort_handle());
     }
 
-    fn data(&self, order: DataOrder, input: impl FnOnce(Result<DataDone, Fault>) -> Input + Send + 'static) {
+    fn data(
+        &self,
+        order: DataOrder,
+        input: impl FnOnce(Result<DataDone, Fault>) -> Input + Send + 'static,
+    ) -> AbortHandle {
         let (calls, inputs) = (self.links.data.clone(), self.inputs.clone());
         tokio::spawn(async move {
             let gone = || Err(Fault::new(FaultKind::Failed, "the node gave up what was asked of it"));
@@ -416,7 +429,8 @@ impl Rim {
                 Err(_) => gone(),
             };
             send(&inputs, input(result)).await;
-        });
+        })
+        .abort_handle()
     }
 
     /// Both receivers are dropped with the task: the node ends a build that nobody waits for.

@@ -25,6 +25,7 @@ pub(crate) fn before(effect: &Effect) -> Option<Point> {
         | Effect::CancelBuild(_)
         | Effect::Data(..)
         | Effect::TakeSnapshot(..)
+        | Effect::CancelSnapshot(..)
         | Effect::Exit(_) => None,
     }
 }

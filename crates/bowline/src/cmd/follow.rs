@@ -54,8 +54,7 @@ pub(super) async fn to_its_end(
     for rejoins in 0.. {
         let client = rejoined.as_ref().map_or(client, |session| &session.client);
         match attempt(client, (app, change), many, ui).await {
-            Err(ClientError::Broken(_) | ClientError::Unreachable { .. } | ClientError::Dial { .. })
-                if rejoins < MAX_REJOINS => {}
+            Err(error) if rejoins < MAX_REJOINS && is_away(&error) => {}
             end => return end,
         }
         ui.say(format!("    {}", ui.paint(Tone::Warning, "the daemon went away: it is waited for")));
@@ -75,6 +74,19 @@ async fn rejoin(target: &Target) -> Result<Session, Fault> {
             }
             end => return end,
         }
+    }
+}
+
+/// The daemon, or the way to it, is not there now.
+fn is_away(error: &ClientError) -> bool {
+    match error {
+        ClientError::Broken(_)
+        | ClientError::Unreachable { .. }
+        | ClientError::Dial { .. }
+        | ClientError::Https { .. }
+        | ClientError::NoDaemon { .. } => true,
+        ClientError::Refused(fault) => fault.kind == FaultKind::Unreachable,
+        ClientError::Unreadable(_) | ClientError::Busy(_) => false,
     }
 }
 

@@ -74,8 +74,8 @@ pub(super) async fn abort(State(api): State<Api>, caller: Caller, Path((env, app
 
 /// Data were kept as they were before it.
 fn keeps_data(row: &RevisionRecord) -> bool {
-    let served = matches!(row.state, RevisionState::Active | RevisionState::Retired);
-    served && bowline_spec::canonical::from_json(&row.app).is_ok_and(|app| !app.release.snapshot.is_empty())
+    let begun = row.state != RevisionState::Pending;
+    begun && bowline_spec::canonical::from_json(&row.app).is_ok_and(|app| !app.release.snapshot.is_empty())
 }
 
 async fn kept(api: &Api, key: &AppKey, for_change: bool) -> Result<KeptReleases, Refusal> {

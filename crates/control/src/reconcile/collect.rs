@@ -36,7 +36,7 @@ impl Loop {
             let stage = app.change.as_ref().map(|change| &change.stage);
             matches!(stage, Some(Stage::Build { .. } | Stage::Release { .. }))
         });
-        if !self.to_collect || building || going_back || !self.node.adopted {
+        if !self.to_collect || building || going_back || self.takes_snapshot() || !self.node.adopted {
             return;
         }
         self.to_collect = false;
@@ -79,14 +79,17 @@ impl Loop {
     }
 }
 
-/// The newest releases of those that served and of those that did not, the stable one, the one on its way, and what runs.
+/// The newest releases of those that served and of those that did not, the stable one, the first after it, the one on its way, and what runs.
 fn kept(app: &AppWorld, runs: impl Fn(ReleaseNumber) -> bool) -> BTreeMap<ReleaseNumber, Roots> {
     let newest = |served: bool| {
         let numbers = app.roots.keys().rev().filter(move |number| app.served.contains(number) == served);
         numbers.take(KEPT_RELEASES).copied()
     };
     let newest: BTreeSet<ReleaseNumber> = newest(true).chain(newest(false)).collect();
-    let named = |number: ReleaseNumber| app.release(number).is_some();
+    // Data were kept before the first one after the stable: what it has done to them is not undone by those after it.
+    let stable = app.stable.as_ref().map(|stable| stable.release.number());
+    let first = stable.and_then(|stable| app.roots.keys().find(|number| **number > stable).copied());
+    let named = |number: ReleaseNumber| app.release(number).is_some() || first == Some(number);
     let kept = app.roots.iter().filter(|(number, _)| newest.contains(number) || named(**number) || runs(**number));
     kept.map(|(number, roots)| (*number, roots.clone())).collect()
 }

@@ -81,6 +81,8 @@ pub(crate) enum Effect {
     Data(Ticket, DataOrder),
     /// Keep data as they are, for a release.
     TakeSnapshot(AppKey, ReleaseNumber, DataOrder),
+    /// It is not wanted any more.
+    CancelSnapshot(AppKey, ReleaseNumber),
     Node(Arc<NodeDesired>),
     Edge(Arc<EdgeDesired>),
     /// Seal it, so that the next daemon can feed the edge before its store is open.

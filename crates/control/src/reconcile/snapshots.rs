@@ -1,7 +1,6 @@
 //! `release.snapshot`: data kept as they are before `release.before` runs, which no rollback undoes.
 //!
-//! The node's folder is the record that a snapshot was taken: a daemon that is killed meanwhile asks again, and is told so. It
-//! stays as long as its release is known.
+//! A daemon that is killed before what it is for has begun has it taken anew. It stays as long as its release is known.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,7 +43,18 @@ impl Loop {
         let is_on_its_way = |key: &AppKey, release: ReleaseNumber| {
             apps.get(key).and_then(|app| app.preparing()).is_some_and(|rolling| rolling.candidate.number() == release)
         };
-        self.snapshots.retain(|(key, release), _| is_on_its_way(key, *release));
+        let gone: Vec<(AppKey, ReleaseNumber)> =
+            self.snapshots.keys().filter(|(key, release)| !is_on_its_way(key, *release)).cloned().collect();
+        for (key, release) in gone {
+            if self.snapshots.remove(&(key.clone(), release)) == Some(Taken::Asked) {
+                self.effects.push(Effect::CancelSnapshot(key, release));
+            }
+        }
+    }
+
+    /// Whether one is being taken.
+    pub(crate) fn takes_snapshot(&self) -> bool {
+        self.snapshots.values().any(|taken| *taken == Taken::Asked)
     }
 
     /// Whether a release waits for a snapshot, or has failed for want of it.

@@ -403,6 +403,7 @@ impl World {
                 let done = self.snapshot.clone().map(|()| DataDone::Snapshotted { bytes: 1 });
                 self.input(daemon, Input::Snapshotted(key, release, done));
             }
+            Effect::CancelSnapshot(..) => {}
             Effect::Collect(keep) => self.kept = Some(keep),
             Effect::Certify(hosts) => {
                 let ca = LocalCa::open_or_create(&self.dir.path().join("ca"), self.now.wall).unwrap();

@@ -149,7 +149,9 @@ impl fmt::Debug for Script {
         let mut profiles = self.profiles.iter();
         for ((at, op), abort) in self.ops.iter().zip(&self.aborts) {
             write!(f, "\n  {:?} from {:.3}s", op, at.0.as_secs_f64())?;
-            if let (Op::Deploy, Some(profile)) = (op, profiles.next()) {
+            if *op == Op::Deploy
+                && let Some(profile) = profiles.next()
+            {
                 write!(f, ", {profile:?}")?;
             }
             if let Some(after) = abort {

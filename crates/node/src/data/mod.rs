@@ -34,7 +34,7 @@ fn apart(folder: &Path, what: &str) -> PathBuf {
 pub(crate) async fn take(context: Arc<Context>, mut calls: mpsc::Receiver<DataCall>) {
     let state_dir = context.config.state_dir.clone();
     let left = tokio::task::spawn_blocking(move || {
-        ["data", "volumes"].iter().for_each(|root| discard::clean(&state_dir.join(root)));
+        ["data", "volumes", "snapshots"].iter().for_each(|root| discard::clean(&state_dir.join(root)));
     });
     if let Err(error) = left.await {
         tracing::error!(%error, "what was to be removed could not be looked at");
@@ -42,8 +42,15 @@ pub(crate) async fn take(context: Arc<Context>, mut calls: mpsc::Receiver<DataCa
     while let Some((order, reply)) = calls.recv().await {
         let context = Arc::clone(&context);
         tokio::spawn(async move {
+            let mut reply = reply;
+            let given_up = matches!(order, DataOrder::Snapshot { .. });
+            let done = tokio::select! {
+                done = carry_out(order, context) => done,
+                // Nothing is changed by a snapshot: dropping it ends it.
+                () = reply.closed(), if given_up => return,
+            };
             // Whoever asked may have gone away.
-            let _ = reply.send(carry_out(order, context).await);
+            let _ = reply.send(done);
         });
     }
 }

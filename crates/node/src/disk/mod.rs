@@ -90,9 +90,14 @@ pub(crate) fn usage(root: &Path, most: usize) -> u64 {
     bytes
 }
 
-/// Resolves when a build has filled the disk: it began with room, and there is less than the reserve now; or it began
-/// with less, and took half of that.
+/// See [`filled_up`].
 pub(crate) async fn filled_by_a_build(state: PathBuf) -> Fault {
+    filled_up(state, "the build was ended").await
+}
+
+/// Resolves when what began now has filled the disk: it began with room, and there is less than the reserve now; or it began
+/// with less, and took half of that. `end`: what becomes of it.
+pub(crate) async fn filled_up(state: PathBuf, end: &str) -> Fault {
     let begun = Space::of(&state);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -100,7 +105,7 @@ pub(crate) async fn filled_by_a_build(state: PathBuf) -> Fault {
             && now.free < now.reserve().min(begun.free / 2)
         {
             let text = |bytes| Round(Bytes(bytes));
-            return Fault::new(FaultKind::Failed, "the disk is almost full, and the build was ended")
+            return Fault::new(FaultKind::Failed, format!("the disk is almost full, and {end}"))
                 .caused_by(format!(
                     "{} of {} are free in {}, and {} were when it began",
                     text(now.free),

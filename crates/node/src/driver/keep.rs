@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bowline_core::id::Digest;
 use sha2::{Digest as _, Sha256};
@@ -40,6 +40,8 @@ pub fn keep(state: &Path, exe: &Path) -> io::Result<PathBuf> {
         fresh.as_file().sync_all()?;
         fresh.persist(&copy).map_err(|error| error.error)?;
     }
+    // Whoever asked is about to run it, also one that was kept long ago.
+    let _ = fs::File::open(&folder).and_then(|folder| folder.set_modified(SystemTime::now()));
     remove_unused(&kept.canonicalize()?, &digest);
     Ok(copy)
 }
@@ -90,7 +92,7 @@ mod tests {
         let two = keep(state.path(), &exe).unwrap();
         assert_eq!(fs::read(&two).unwrap(), b"two");
         assert!(one.exists() && one != two, "somebody may be about to run it");
-        let old = std::time::SystemTime::now() - 2 * YOUNG;
+        let old = SystemTime::now() - 2 * YOUNG;
         fs::File::open(one.parent().unwrap()).unwrap().set_modified(old).unwrap();
         keep(state.path(), &exe).unwrap();
         assert!(!one.exists() && two.exists());
@@ -105,7 +107,7 @@ mod tests {
         let kept = keep(&link, Path::new("/bin/sleep")).unwrap();
         assert_eq!(keep(&link, &kept.canonicalize().unwrap()).unwrap(), kept);
         let mut runs = std::process::Command::new(&kept).arg("1000").spawn().unwrap();
-        let old = std::time::SystemTime::now() - 2 * YOUNG;
+        let old = SystemTime::now() - 2 * YOUNG;
         fs::File::open(kept.parent().unwrap()).unwrap().set_modified(old).unwrap();
         keep(&link, Path::new("/bin/cat")).unwrap();
         let stays = kept.exists();

@@ -6,9 +6,11 @@
 
 use std::time::Duration;
 
+use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::instance::StopSignal;
 use bowline_core::resource::{Access, Prepared, Server, Trouble};
 use bowline_core::secret::Secret;
+use bowline_core::units::{Bytes, Round};
 use redis::aio::MultiplexedConnection;
 use redis::{ConnectionAddr, ConnectionInfo, ErrorKind, RedisConnectionInfo, RedisError};
 use sha2::{Digest as _, Sha256};
@@ -108,6 +110,8 @@ fn is_loading(error: &RedisError) -> bool {
     error.kind() == ErrorKind::BusyLoadingError
 }
 
+/// A value is held whole while it is written down.
+const LARGEST: u64 = 256 << 20;
 /// Keys asked for at once.
 const PAGE: usize = 256;
 
@@ -118,21 +122,26 @@ pub(super) async fn dump(site: &Site<'_>, to: &mut (dyn AsyncWrite + Unpin + Sen
     let mut admin = connect(site).await?;
     for number in databases(&mut admin).await.map_err(failed)? {
         redis::cmd("SELECT").arg(number).exec_async(&mut admin).await.map_err(failed)?;
-        to.write_all(&command(&[b"SELECT", number.to_string().as_bytes()])).await.map_err(unwritten)?;
+        send(to, &[b"SELECT", number.to_string().as_bytes()]).await.map_err(unwritten)?;
         let mut cursor: u64 = 0;
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("COUNT").arg(PAGE);
             let (next, keys): (u64, Vec<Vec<u8>>) = scan.query_async(&mut admin).await.map_err(failed)?;
             for key in keys {
+                let mut usage = redis::cmd("MEMORY");
+                usage.arg("USAGE").arg(&key);
+                let bytes: Option<u64> = usage.query_async(&mut admin).await.map_err(failed)?;
+                if bytes.is_some_and(|bytes| bytes > LARGEST) {
+                    return Err(too_large(site, &key));
+                }
                 let mut both = redis::pipe();
                 both.atomic().cmd("PTTL").arg(&key).cmd("DUMP").arg(&key);
                 let (left, value): (i64, Option<Vec<u8>>) = both.query_async(&mut admin).await.map_err(failed)?;
-                // It may be gone meanwhile.
-                let Some(value) = value else { continue };
+                // It may be gone meanwhile, or in this millisecond.
+                let Some(value) = value.filter(|_| left != 0) else { continue };
                 let left = left.max(0).to_string();
-                let words = command(&[b"RESTORE", &key, left.as_bytes(), &value, b"REPLACE"]);
-                to.write_all(&words).await.map_err(unwritten)?;
+                send(to, &[b"RESTORE", &key, left.as_bytes(), &value, b"REPLACE"]).await.map_err(unwritten)?;
             }
             cursor = next;
             if cursor == 0 {
@@ -150,14 +159,21 @@ async fn databases(admin: &mut MultiplexedConnection) -> Result<Vec<u32>, RedisE
 }
 
 /// As clients send it (RESP, arrays of bulk strings).
-fn command(words: &[&[u8]]) -> Vec<u8> {
-    let mut out = format!("*{}\r\n", words.len()).into_bytes();
+async fn send(to: &mut (dyn AsyncWrite + Unpin + Send), words: &[&[u8]]) -> std::io::Result<()> {
+    to.write_all(format!("*{}\r\n", words.len()).as_bytes()).await?;
     for word in words {
-        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        out.extend_from_slice(word);
-        out.extend_from_slice(b"\r\n");
+        to.write_all(format!("${}\r\n", word.len()).as_bytes()).await?;
+        to.write_all(word).await?;
+        to.write_all(b"\r\n").await?;
     }
-    out
+    Ok(())
+}
+
+fn too_large(site: &Site<'_>, key: &[u8]) -> Trouble {
+    let name: String = String::from_utf8_lossy(key).chars().take(80).collect();
+    let fault = Fault::new(FaultKind::Refused, format!("{} of {} cannot be kept as it is", site.key.id, site.key.app))
+        .caused_by(format!("the key {name:?} takes more than {}", Round(Bytes(LARGEST))));
+    failure::lasting(fault.hint("take it out of `snapshot`, and keep its own files (appendonlydir) instead"))
 }
 
 /// Users as they should be.
