@@ -224,7 +224,9 @@ async fn a_drain_lets_streams_end_and_says_goodbye() {
     let mut body = answer.await.unwrap().into_body();
     assert_eq!(body.data().await.unwrap().unwrap(), "late");
     gone.await.unwrap();
-    assert!(running.await.unwrap().is_ok(), "the connection ends in order");
+    // All is answered by then; what the client still says may meet a closed socket.
+    let ended = running.await.unwrap();
+    assert!(ended.as_ref().err().is_none_or(h2::Error::is_io), "the connection ends in order: {ended:?}");
 }
 
 /// An upstream that upgrades, then echoes bytes.

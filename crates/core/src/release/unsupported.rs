@@ -233,7 +233,7 @@ mod tests {
                 app.environment.protected = true;
                 app.environment.kubernetes = Some(KubernetesSettings::default());
                 let backup = Backup { every: Duration::from_secs(1), keep: 7, drill: None };
-                let source = RedisSource::External { url: crate::id::SecretName::new("redis-url").unwrap(), ca: None };
+                let source = RedisSource::External { url: SecretName::new("redis-url").unwrap(), ca: None };
                 let redis = Redis { source, backup: Some(backup) };
                 app.redis.insert(ResourceName::new("cache").unwrap(), redis);
                 app.rollout.strategy = Strategy::BlueGreen;
