@@ -59,6 +59,8 @@ pub(super) struct Session {
     may_renew: watch::Receiver<bool>,
     /// What was last heard of this edge alone.
     own: Remaining,
+    /// It has told what it does: before that nobody knows what one that is to retire still has to answer.
+    heard: bool,
     /// The process of an edge that is about to retire, if it is this process's child.
     leaving: Option<Child>,
     /// Edges before this one that retire.
@@ -96,7 +98,8 @@ impl Session {
         may_renew: watch::Receiver<bool>,
     ) -> Self {
         let (own, remains) = (Remaining::default(), watch::Sender::default());
-        Self { config, wanted, observed, may_renew, own, leaving: None, remains, sockets: None, child: None }
+        let (leaving, sockets, child) = (None, None, None);
+        Self { config, wanted, observed, may_renew, own, heard: false, leaving, remains, sockets, child }
     }
 
     pub(super) fn publish(&self, change: impl FnOnce(&mut EdgeObservation)) {
@@ -155,6 +158,7 @@ impl Session {
             succession::add(&self.remains.borrow(), seen);
         });
         self.own = Remaining { serving: greeting.serving.map(Generation), ..Remaining::default() };
+        self.heard = false;
         for frame in greeting.frames {
             self.hear(frame);
         }
@@ -358,8 +362,9 @@ impl Session {
             }
         });
         loop {
+            let heard = self.heard;
             let step = tokio::select! {
-                () = &mut renew => return Stayed::Renew(channel),
+                () = &mut renew, if heard => return Stayed::Renew(channel),
                 Ok(()) = remains.changed() => {
                     self.add_remains();
                     Ok(())
@@ -410,6 +415,7 @@ impl Session {
     fn hear(&mut self, frame: FromEdge) {
         match frame {
             FromEdge::Observation(frame) => {
+                self.heard = true;
                 let (own, remains) = (&mut self.own, self.remains.borrow());
                 self.observed.send_modify(|seen| {
                     let seen = Arc::make_mut(seen);
