@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use bowline_fault_points::{Point, Role};
 use bowline_tests::client::curl;
@@ -114,7 +114,22 @@ impl Scene {
             Verb::RollBack => vec!["rollback", self.name, "--env", "production"],
             Verb::Restart => vec!["restart", self.name, "--env", "production"],
         };
-        self.bowline.run(&args)
+        // Who follows a change waits for the next daemon, which is started meanwhile, as a supervisor would.
+        let mut client = self.bowline.command(&args);
+        let client = client.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let client = std::thread::spawn(move || client.wait_with_output().expect("it was started"));
+        while !client.is_finished() {
+            self.supervise();
+            std::thread::park_timeout(std::time::Duration::from_millis(50));
+        }
+        client.join().expect("no panic")
+    }
+
+    /// A daemon that has died is started again.
+    fn supervise(&mut self) {
+        if self.server.has_ended().is_some() {
+            self.server = Server::begin(&self.bowline, &[], &ANY_PORTS);
+        }
     }
 
     /// Lets these strike, each once, while `verb` is run as often as it takes.
@@ -161,9 +176,7 @@ impl Scene {
     fn settled(&mut self, points: &[Point]) -> u64 {
         let deadline = std::time::Instant::now() + SOON * 2;
         loop {
-            if self.server.has_ended().is_some() {
-                self.server = Server::begin(&self.bowline, &[], &ANY_PORTS);
-            }
+            self.supervise();
             let lacks = match self.whole() {
                 Ok(release) => return release,
                 Err(why) => why,
