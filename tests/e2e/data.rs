@@ -398,9 +398,9 @@ fn a_script_of_mariadb_has_the_rights_of_the_app_only_and_is_begun_anew() {
     };
     wait("the script runs", SLOW, script_runs);
     bowline.kill_daemon();
-    assert!(!waits.wait().expect("its own child").success());
     wait("another daemon ends the script and begins it anew", SOON, script_runs);
     assert!(bowline.run(&["down"]).status.success(), "in the middle of it");
+    assert!(!waits.wait().expect("its own child").success(), "who followed it over both is told");
     std::fs::write(folder.join("source/init.sql"), begun).expect("a test's file");
     let up = Up::start(&bowline, &folder, SLOW);
     assert_eq!(page(&bowline, &up), "once\n", "what was begun has left nothing behind");
