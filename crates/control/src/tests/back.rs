@@ -169,8 +169,8 @@ fn secrets_are_those_that_it_was_made_with() {
     assert_eq!((done(&world), given(&world, "local/shop.web.r1.0.2")), (1, b"one".to_vec()));
 }
 
-#[test]
-fn a_removed_version_never_returns() {
+/// Release 1 has a token, release 2, which serves, has none.
+fn after_a_token() -> (World, Daemon) {
     let mut world = World::new();
     let mut daemon = world.start();
     world.write("bowline.toml", WITH_TOKEN);
@@ -180,6 +180,12 @@ fn a_removed_version_never_returns() {
     world.write("bowline.toml", WITHOUT);
     world.apply(&mut daemon);
     world.run(&mut daemon);
+    (world, daemon)
+}
+
+#[test]
+fn a_removed_version_never_returns() {
+    let (mut world, mut daemon) = after_a_token();
     let removed = world.ask(&mut daemon, Request::RemoveSecret { key: shop(), name: token(), by_uid: None });
     world.run(&mut daemon);
     assert!(matches!(world.answer(removed), Answer::SecretRemoved));
@@ -204,15 +210,7 @@ fn a_removed_version_never_returns() {
 /// What it became is found again, not made again.
 #[test]
 fn a_release_with_another_secret_is_made_once() {
-    let mut world = World::new();
-    let mut daemon = world.start();
-    world.write("bowline.toml", WITH_TOKEN);
-    set(&mut world, &mut daemon, "one");
-    world.apply(&mut daemon);
-    world.run(&mut daemon);
-    world.write("bowline.toml", WITHOUT);
-    world.apply(&mut daemon);
-    world.run(&mut daemon);
+    let (mut world, mut daemon) = after_a_token();
     world.ask(&mut daemon, Request::RemoveSecret { key: shop(), name: token(), by_uid: None });
     world.run(&mut daemon);
     set(&mut world, &mut daemon, "two");
