@@ -66,7 +66,9 @@ fn a_full_disk_stops_changes_and_nothing_else() {
     refused(&bowline, "hard-disk", &["no space is left", "No space left", "the disk is full"]);
     load.more();
     assert_eq!(only_copy(&bowline, "hard-disk"), copy, "it goes on");
+    fill(&filler);
     bowline.kill_daemon();
+    fill(&filler);
     wait("the next daemon has it", SOON, || (bowline.status()["apps"][0]["app"] == "hard-disk").then_some(()));
     load.more();
     std::fs::remove_file(&filler).expect("a file of the test");

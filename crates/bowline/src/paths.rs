@@ -1,6 +1,7 @@
 //! Where things lie: the only place that knows the environment's folders.
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::fs::File;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bowline_api::wire;
@@ -20,6 +21,9 @@ pub(crate) struct Paths {
     /// The local CA, one per user.
     pub(crate) ca: PathBuf,
 }
+
+/// What `st_blocks` counts, in bytes (stat(2)).
+const BLOCK: u64 = 512;
 
 /// The state of `bowline serve`.
 pub(crate) const SERVER_STATE: &str = "/var/lib/bowline";
@@ -115,8 +119,10 @@ impl Paths {
     pub(crate) fn record(&self, recorded: &Recorded) -> Result<(), Fault> {
         let text = serde_json::to_vec(recorded).expect("a record has only strings and numbers");
         let new = self.state.join("daemon.json.new");
-        std::fs::write(&new, text)
+        std::fs::write(&new, &text)
             .and_then(|()| std::fs::rename(&new, self.record_file()))
+            // On a full disk there is still the room of the record before.
+            .or_else(|error| in_place(&self.record_file(), text).map_err(|_| error))
             .map_err(|e| wrong_dir(&self.state, &e))
     }
 
@@ -166,6 +172,18 @@ impl Paths {
         }
         Ok(())
     }
+}
+
+/// Writes JSON over a file's, in one write and into the blocks it has; in place of what was longer come spaces.
+fn in_place(file: &Path, mut text: Vec<u8>) -> std::io::Result<()> {
+    let file = File::options().write(true).open(file)?;
+    let meta = file.metadata()?;
+    if text.len() as u64 > meta.blocks() * BLOCK {
+        return Err(std::io::ErrorKind::StorageFull.into());
+    }
+    let len = usize::try_from(meta.len()).map_err(std::io::Error::other)?;
+    text.resize(text.len().max(len), b' ');
+    file.write_all_at(&text, 0)
 }
 
 /// As the kernel names it: one folder has one daemon, however it is written. What is not there yet is taken as written.
@@ -296,6 +314,27 @@ mod tests {
             assert_eq!(paths.state, real.join("x"), "{written}");
         }
         assert_eq!(Paths::new(Some(&real.join("new/er"))).unwrap().state, real.join("new/er"));
+    }
+
+    #[test]
+    fn a_record_finds_room_where_the_one_before_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), true);
+        // As on a full disk, no other file can be written.
+        std::fs::create_dir(dir.path().join("daemon.json.new")).unwrap();
+        let recorded = |pid, words: usize| {
+            let args = vec!["--http".to_owned(); words];
+            Recorded { pid, version: "1".into(), mode: Mode::Server, binary: None, args }
+        };
+        for (pid, words) in [(4_194_304, 9), (2, 0), (12_345, 3)] {
+            paths.record(&recorded(pid, words)).unwrap();
+            assert_eq!(paths.recorded(), Some(recorded(pid, words)));
+        }
+        assert_eq!(paths.record(&recorded(3, 100_000)).unwrap_err().kind, FaultKind::Failed);
+        assert_eq!(paths.recorded(), Some(recorded(12_345, 3)), "nothing is lost where there is no room");
+        paths.forget_record();
+        paths.record(&recorded(1, 0)).unwrap_err();
+        assert_eq!(paths.recorded(), None);
     }
 
     #[test]
