@@ -137,6 +137,35 @@ fn a_protected_environment_takes_nothing_that_was_not_looked_at() {
 }
 
 #[test]
+fn a_folder_that_says_which_environment_it_means_comes_to_no_other() {
+    let (bowline, other) = (Bowline::new(), Bowline::new());
+    let (server, _other) = (Server::start(&bowline), Server::start(&other));
+    let folder = app(&bowline, "plan-pinned", "");
+    let said = text(&bowline.run(&words("deploy", &folder, &[])));
+    let status = bowline.status();
+    let id = status["apps"][0]["environment_id"].as_str().expect("an environment has an identity");
+    let line = format!("[environment.production] id = \"{id}\"");
+    assert!(said.contains(&line), "{said}");
+    // On the next machine, too, an app of its own has come to what is called production.
+    let neighbour = app(&other, "plan-neighbour", "");
+    assert!(other.run(&words("deploy", &neighbour, &[])).status.success());
+
+    edit(&folder, "bowline.toml", |toml| format!("{toml}\nid = \"{}\"\n", id.to_uppercase()));
+    edit(&folder, "server.py", |code| format!("{code}\n# changed\n"));
+    for verb in ["plan", "deploy"] {
+        let said = other.fails(&words(verb, &folder, &[]), 3);
+        assert!(said.contains("meant for another production") && said.contains(id) && said.contains("--to"), "{said}");
+    }
+    let status = other.status();
+    let apps: Vec<_> = status["apps"].as_array().into_iter().flatten().map(|app| &app["app"]).collect();
+    assert_eq!(apps, ["plan-neighbour"], "nothing is registered of what is refused");
+    drop(server);
+    let _again = Server::start(&bowline);
+    let said = text(&bowline.run(&words("deploy", &folder, &[])));
+    assert!(said.contains("release 2") && !said.contains("id ="), "{said}");
+}
+
+#[test]
 fn no_plan_shows_a_secret() {
     const CANARY: &str = "canary-of-plan-0815-4711";
     let bowline = Bowline::new();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, ReleaseNumber, SecretName};
+use bowline_core::id::{AppKey, EnvironmentId, ReleaseNumber, SecretName};
 use bowline_core::release::{Artifact, Revision, SecretVersion};
 use bowline_core::resource::ResourceKey;
 use bowline_core::rollout::{Phase, RoundPhase};
@@ -68,8 +68,10 @@ async fn begin(store: &Store, vault: &Vault, begin: Begin) -> Result<Outcome, Fa
     }
     let servers = servers::prepare(store, vault, &key, resources, at).await?;
     let secrets = secret_index(vault.list(&key)?);
+    let mut fresh = [0; 16];
+    getrandom::fill(&mut fresh).map_err(no_random)?;
     let app_key = key.clone();
-    let (app, change) = store
+    let (app, change, environment) = store
         .commit(move |tx| {
             tx.give_users(users);
             if let Some(from) = moved {
@@ -77,15 +79,20 @@ async fn begin(store: &Store, vault: &Vault, begin: Begin) -> Result<Outcome, Fa
                 tx.append_event(events::app_moved(&key, &from, &folder, at))?;
             }
             let app = tx.register_app(&key, &folder, at)?;
+            let environment = tx.identify_environment(&key.env, EnvironmentId::random(fresh))?;
             servers.register(tx, &key, at)?;
             let change = ChangeId(tx.next_generation()?.0);
             tx.put_rollout(&record(&key, &ChangeForm::Build { change: change.0, since: at.0 }))?;
             tx.append_event(events::change_began(&key, change, &folder.display().to_string(), plan, at))?;
-            Ok((app, change))
+            Ok((app, change, environment))
         })
         .await?;
     let resources = servers::kept(vault, &app_key)?;
-    Ok(Outcome::Begun { change, app, secrets, resources })
+    Ok(Outcome::Begun { change, app, environment, secrets, resources })
+}
+
+fn no_random(error: getrandom::Error) -> Fault {
+    Fault::new(FaultKind::Failed, "the system gives no random numbers").source(&error)
 }
 
 /// What was read from a file is a new version only if it has changed: an unchanged folder is an unchanged release.

@@ -336,6 +336,48 @@ impl FromStr for Digest {
     }
 }
 
+/// Identity of an environment, given by the daemon that holds it when the first app comes there; printed as a UUID
+/// (RFC 9562) in lower case. Two daemons' environments of one name are two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EnvironmentId(pub [u8; 16]);
+
+impl EnvironmentId {
+    /// Version 4 of these random bytes.
+    pub fn random(mut bytes: [u8; 16]) -> Self {
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for EnvironmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            let dash = if matches!(i, 4 | 6 | 8 | 10) { "-" } else { "" };
+            write!(f, "{dash}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a text is not the identity of an environment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a UUID: 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12 are wanted")]
+pub struct EnvironmentIdError;
+
+impl FromStr for EnvironmentId {
+    type Err = EnvironmentIdError;
+
+    /// In either case.
+    fn from_str(text: &str) -> Result<Self, EnvironmentIdError> {
+        let groups: Vec<&str> = text.split('-').collect();
+        let is_uuid = groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
+            && text.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());
+        let number = is_uuid.then(|| u128::from_str_radix(&groups.concat(), 16).ok()).flatten();
+        number.map(|number| Self(number.to_be_bytes())).ok_or(EnvironmentIdError)
+    }
+}
+
 /// A TCP port that is not 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port(std::num::NonZeroU16);
@@ -415,6 +457,21 @@ mod tests {
 
     #[test]
     fn digests_round_trip() {
+        let text = "0a1b2c3d-4e5f-4071-8293-a4b5c6d7e8f9";
+        let id: EnvironmentId = text.parse().unwrap();
+        assert_eq!((id.to_string(), id.0[0], id.0[15]), (text.to_owned(), 0x0a, 0xf9));
+        assert_eq!(text.to_uppercase().parse(), Ok(id));
+        assert_eq!(EnvironmentId::random([0xff; 16]).to_string(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        for wrong in [
+            "",
+            &text[1..],
+            &text.replace('-', ""),
+            &text.replace("0a", "+a"),
+            &format!("{text}-"),
+            "0a1b2c3-d4e5f-4071-8293-a4b5c6d7e8f9",
+        ] {
+            assert!(wrong.parse::<EnvironmentId>().is_err(), "{wrong}");
+        }
         let digest = Digest([0xab; 32]);
         assert_eq!(digest.to_string().parse::<Digest>(), Ok(digest));
         assert!("AB".repeat(32).parse::<Digest>().is_err());

@@ -82,6 +82,10 @@ pub enum EdgeState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AppStatus {
     pub env: String,
+    /// Identity of the environment, a UUID: `environment.NAME.id` of a file is held to it. Absent where nothing was
+    /// applied since daemons give one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment_id: Option<String>,
     pub app: String,
     pub folder: String,
     pub state: AppState,

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::route::LOCAL;
 
 use crate::args::Status;
 use crate::cmd::logs::now;
@@ -99,6 +100,9 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
     ));
     for url in &app.urls {
         ui.say(format!("  {}", ui.paint(Tone::Link, url)));
+    }
+    if let Some(id) = app.environment_id.as_ref().filter(|_| app.env != LOCAL) {
+        ui.say(format!("  {}", ui.paint(Tone::Faint, format!("environment {id}"))));
     }
     if let Some(change) = &app.change {
         let age = ui::duration(Duration::from_millis(now().saturating_sub(change.since)));

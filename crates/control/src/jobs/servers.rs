@@ -13,7 +13,7 @@ use bowline_core::time::Timestamp;
 use super::BOWLINE;
 use crate::reconcile::resources::{Kept, admin_name, password_name};
 use crate::secrets::Vault;
-use crate::store::{EnvironmentId, Store, StoreError, Tx};
+use crate::store::{Store, StoreError, Tx};
 
 /// Below the ports of instances (20,000 to 29,999) and below every common ephemeral range: a server that is stopped for
 /// a while finds its port free.
@@ -25,7 +25,6 @@ pub(super) struct Servers {
     wanted: BTreeMap<ResourceId, Option<String>>,
     /// Free a moment ago; more than are needed, since another change may take one meanwhile.
     ports: Vec<Port>,
-    environment: EnvironmentId,
 }
 
 /// Makes the passwords that are missing and looks for ports.
@@ -41,19 +40,15 @@ pub(super) async fn prepare(
             vault.ensure(key, &name, at, BOWLINE).await?;
         }
     }
-    let no_random =
-        |error: getrandom::Error| Fault::new(FaultKind::Failed, "the system gives no random numbers").source(&error);
-    let mut fresh = [0; 16];
-    getrandom::fill(&mut fresh).map_err(no_random)?;
     let ports = match wanted.is_empty() {
         true => Vec::new(),
         false => {
-            let (count, random) = (wanted.len() * 2, getrandom::u64().map_err(no_random)?);
+            let (count, random) = (wanted.len() * 2, getrandom::u64().map_err(super::no_random)?);
             let taken = store.read(|view| view.resources())?.into_iter().map(|one| one.port.get()).collect();
             free_ports(count, &taken, random)
         }
     };
-    Ok(Servers { wanted, ports, environment: EnvironmentId(fresh) })
+    Ok(Servers { wanted, ports })
 }
 
 /// From a random place on: two daemons on one machine then hardly ever meet.
@@ -65,10 +60,6 @@ fn free_ports(count: usize, taken: &BTreeSet<u16>, random: u64) -> Vec<Port> {
 
 impl Servers {
     pub(super) fn register(self, tx: &mut Tx<'_>, app: &AppKey, at: Timestamp) -> Result<(), StoreError> {
-        if self.wanted.is_empty() {
-            return Ok(());
-        }
-        tx.identify_environment(&app.env, self.environment)?;
         let taken: BTreeSet<Port> = tx.resources()?.into_iter().map(|one| one.port).collect();
         let mut ports = self.ports.into_iter().filter(|port| !taken.contains(port));
         for (id, init) in self.wanted {

@@ -190,7 +190,7 @@ impl Loop {
         let key = reading.key.clone();
         let accepted = wire::Accepted { change: change.0, env: key.env.to_string(), app: key.app.to_string() };
         self.tell(change, ChangeStep::Phase { phase: ChangePhase::Parse });
-        for text in reading.notes.iter().cloned() {
+        for text in reading.notes.iter().cloned().chain(self.unpinned(&reading)) {
             self.tell(change, ChangeStep::Note { service: None, text });
         }
         for phase in [ChangePhase::Guard, ChangePhase::Build] {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::app::{App, HostName};
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, Digest, ReleaseNumber, SecretName, ServiceName};
+use bowline_core::id::{AppKey, Digest, EnvironmentId, ReleaseNumber, SecretName, ServiceName};
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen, SecretVersion};
 use bowline_core::resource::data::{DataDone, DataOrder};
@@ -215,7 +215,7 @@ pub(crate) enum Write {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Outcome {
-    Begun { change: ChangeId, app: AppRecord, secrets: SecretIndex, resources: Vec<Kept> },
+    Begun { change: ChangeId, app: AppRecord, environment: EnvironmentId, secrets: SecretIndex, resources: Vec<Kept> },
     Released(Box<Release>),
     WentBack(Box<WentBack>),
     RoundBegun(ChangeId),

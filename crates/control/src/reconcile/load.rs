@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, Incarnation, ReleaseNumber};
+use bowline_core::id::{AppKey, EnvName, EnvironmentId, Incarnation, ReleaseNumber};
 use bowline_core::rollout::{Phase, Plan, Rollout, RoundPlace, Scales};
 use bowline_core::route::Maintenance;
 use bowline_core::time::Timestamp;
@@ -33,6 +33,7 @@ use crate::store::{
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) apps: Vec<LoadedApp>,
+    pub(crate) environments: BTreeMap<EnvName, EnvironmentId>,
     /// Counted by the store, one per start: generations of this daemon are above those of all before.
     pub(crate) epoch: u64,
 }
@@ -93,10 +94,12 @@ pub(crate) async fn load(store: &Store, vault: &Vault, version: &str, at: Timest
         Ok(epoch)
     };
     let epoch = store.commit(started).await?;
-    let rows = store
-        .read(|view| view.apps()?.into_iter().map(|record| Rows::read(view, record)).collect::<Result<Vec<_>, _>>())?;
+    let (rows, environments) = store.read(|view| {
+        let rows = view.apps()?.into_iter().map(|record| Rows::read(view, record)).collect::<Result<Vec<_>, _>>()?;
+        Ok((rows, view.environments()?))
+    })?;
     let apps = rows.into_iter().map(|rows| rows.open(vault)).collect::<Result<_, _>>()?;
-    Ok(Loaded { apps, epoch })
+    Ok(Loaded { apps, environments, epoch })
 }
 
 /// An app's rows, of one moment.

@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, ReleaseNumber};
+use bowline_core::id::{AppKey, EnvName, EnvironmentId, ReleaseNumber};
 use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
 use bowline_core::job::{Jobs, RunId};
 use bowline_core::resource::ResourceKey;
@@ -88,6 +88,8 @@ pub(crate) struct Loop {
     pub(crate) about: About,
     pub(crate) place: Place,
     pub(crate) apps: Apps,
+    /// Those that an app has come to.
+    environments: BTreeMap<EnvName, EnvironmentId>,
     pub(crate) slots: Slots,
     pub(crate) jobs: Jobs,
     /// The servers that the store knows, of all apps.
@@ -141,6 +143,7 @@ impl Loop {
             about,
             place,
             apps: Apps::new(),
+            environments: loaded.environments,
             slots: Slots::new(),
             jobs: Jobs::new(),
             resources: BTreeMap::new(),

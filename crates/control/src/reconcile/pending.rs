@@ -150,7 +150,8 @@ impl Loop {
                 }
             }
             Pending::Begin { ticket, reading } => match result {
-                Ok(Outcome::Begun { change, app, secrets, resources }) => {
+                Ok(Outcome::Begun { change, app, environment, secrets, resources }) => {
+                    self.environments.insert(app.key.env.clone(), environment);
                     self.take_up_resources(resources);
                     self.begun(ticket, *reading, change, app, secrets, now);
                 }

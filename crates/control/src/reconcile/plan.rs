@@ -15,6 +15,7 @@ use bowline_core::release::plan::{
 use bowline_core::release::{BuildRequest, Foreseen, Shape, settle, wanted_secrets};
 use bowline_core::resource::ResourceId;
 use bowline_core::rollout::{Scales, Transition};
+use bowline_core::route::LOCAL;
 use sha2::{Digest as _, Sha256};
 
 use super::Loop;
@@ -101,12 +102,36 @@ impl Loop {
 
     /// What is wanted of an apply where somebody is to have looked first.
     pub(crate) fn check_plan(&self, reading: &Reading) -> Result<(), Refusal> {
+        self.check_environment(reading)?;
         match reading.purpose {
             Purpose::Plan => Ok(()),
             Purpose::Planned(approved) => Ok(self.holds(approved, &self.preview(reading)?)?),
             Purpose::Apply if self.is_protected(reading) => Err(unapproved(&reading.key).into()),
             Purpose::Apply => Ok(()),
         }
+    }
+
+    /// What a folder means for one environment never comes to another one of the same name.
+    fn check_environment(&self, reading: &Reading) -> Result<(), Fault> {
+        let Some(meant) = reading.app.environment.id else { return Ok(()) };
+        let env = &reading.key.env;
+        let fault = Fault::new(FaultKind::Refused, format!("{} is meant for another {env} than this", reading.key.app));
+        let fault = fault.caused_by(format!("environment.{env}.id of its bowline.toml is {meant}"));
+        let fault = match self.environments.get(env) {
+            Some(held) if *held == meant => return Ok(()),
+            Some(held) => fault.caused_by(format!("the {env} of this daemon is {held}")),
+            None => fault.caused_by(format!("no app has come to {env} on this daemon yet")),
+        };
+        Err(fault.hint("look at --to and `server`; if the app moves here, change `id` or take it out"))
+    }
+
+    /// Said with the first release: afterwards the file says where it belongs, or is not meant to.
+    pub(crate) fn unpinned(&self, reading: &Reading) -> Option<String> {
+        let env = &reading.key.env;
+        let is_first = self.apps.get(&reading.key).is_none_or(|app| app.stable.is_none());
+        let is_meant = env.as_str() == LOCAL || reading.app.environment.id.is_some();
+        let held = self.environments.get(env).filter(|_| is_first && !is_meant)?;
+        Some(format!("so that no other server is taken for this {env}: [environment.{env}] id = \"{held}\""))
     }
 
     /// By what the folder says, and by what the release says that serves: taking `protected` out is a change like any other.

@@ -52,6 +52,7 @@ impl Loop {
         let own: Vec<_> = slots.iter().filter(|(id, _)| id.key == *key).map(|(_, status)| status).collect();
         wire::AppStatus {
             env: key.env.to_string(),
+            environment_id: self.environments.get(&key.env).map(ToString::to_string),
             app: key.app.to_string(),
             folder: app.record.folder.display().to_string(),
             state: state(app, &own),

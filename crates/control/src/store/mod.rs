@@ -36,8 +36,8 @@ use tokio::sync::{mpsc, oneshot};
 pub use checksum::{ChecksumKey, Keys};
 pub use error::StoreError;
 pub use record::{
-    AppRecord, EdgePorts, EnvironmentId, EventRecord, JobRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord,
-    RevisionState, RolloutRecord, RunRecord, SealedValue, SecretRecord, TokenRecord, Wanted,
+    AppRecord, EdgePorts, EventRecord, JobRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord, RevisionState,
+    RolloutRecord, RunRecord, SealedValue, SecretRecord, TokenRecord, Wanted,
 };
 pub use tx::Tx;
 pub use view::View;

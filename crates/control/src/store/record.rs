@@ -179,20 +179,6 @@ pub struct TokenRecord {
     pub revoked: Option<Timestamp>,
 }
 
-/// Identity of an environment: a revision names it, and a target refuses another's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EnvironmentId(pub [u8; 16]);
-
-impl std::fmt::Display for EnvironmentId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (i, byte) in self.0.iter().enumerate() {
-            let dash = if matches!(i, 4 | 6 | 8 | 10) { "-" } else { "" };
-            write!(f, "{dash}{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-
 /// The ports that the edge got the last time, so that addresses stay the same over restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EdgePorts {

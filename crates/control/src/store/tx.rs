@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::path::Path;
 
 use bowline_core::access::TokenId;
-use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, SecretName, ServiceName};
+use bowline_core::id::{AppKey, EnvName, EnvironmentId, Generation, Port, ReleaseNumber, SecretName, ServiceName};
 use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
@@ -18,8 +18,8 @@ use super::checksum::{ChecksumKey, SetDigest};
 use super::engine::Rewrap;
 use super::error::StoreError;
 use super::record::{
-    AppRecord, EdgePorts, EnvironmentId, EventRecord, JobRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord,
-    RevisionState, RolloutRecord, RunRecord, SealedValue, SecretRecord, TokenRecord, Wanted,
+    AppRecord, EdgePorts, EventRecord, JobRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord, RevisionState,
+    RolloutRecord, RunRecord, SealedValue, SecretRecord, TokenRecord, Wanted,
 };
 use super::row::{self, number, text};
 use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS, TOKENS};

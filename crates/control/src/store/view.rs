@@ -1,7 +1,11 @@
 //! Reading: one consistent moment of the store, every row verified.
 
+use std::collections::BTreeMap;
+
 use bowline_core::access::TokenId;
-use bowline_core::id::{AppKey, EnvName, Generation, Port, ReleaseNumber, RunNumber, SecretName, ServiceName};
+use bowline_core::id::{
+    AppKey, EnvName, EnvironmentId, Generation, Port, ReleaseNumber, RunNumber, SecretName, ServiceName,
+};
 use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
@@ -13,17 +17,21 @@ use rusqlite::{Connection, params};
 use super::checksum::ChecksumKey;
 use super::error::StoreError;
 use super::record::{
-    AppRecord, EdgePorts, EnvironmentId, EventRecord, JobRecord, ResourceRecord, RevisionRecord, RolloutRecord,
-    RunRecord, SecretRecord, TokenRecord,
+    AppRecord, EdgePorts, EventRecord, JobRecord, ResourceRecord, RevisionRecord, RolloutRecord, RunRecord,
+    SecretRecord, TokenRecord,
 };
 use super::row::{self, number, text};
 use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS, TOKENS};
+use super::table::Columns;
 
 pub(super) const GENERATION: &str = "generation";
 pub(super) const EDGE_PORTS: &str = "edge.ports";
 
+/// What the names of environments start with.
+const ENVIRONMENT: &str = "environment.";
+
 pub(super) fn environment_name(env: &EnvName) -> String {
-    format!("environment.{env}")
+    format!("{ENVIRONMENT}{env}")
 }
 
 pub(super) fn maintenance_name(key: &AppKey) -> String {
@@ -203,6 +211,19 @@ impl View<'_> {
         let bytes = row::Reader::new("meta", vec![value]).blob()?;
         let id = bytes.try_into().map_err(|_| StoreError::corrupt("meta", name))?;
         Ok(Some(EnvironmentId(id)))
+    }
+
+    /// All that have an identity.
+    pub fn environments(&self) -> Result<BTreeMap<EnvName, EnvironmentId>, StoreError> {
+        let rows = META.select(self.conn, self.key, "WHERE name GLOB ?1", params![format!("{ENVIRONMENT}*")])?;
+        let environment = |row: Columns| {
+            let mut row = row::Reader::new("meta", row);
+            let (name, id) = (row.text()?, row.blob()?);
+            let env = name.strip_prefix(ENVIRONMENT).and_then(|env| EnvName::new(env).ok());
+            let known = env.zip(id.try_into().ok().map(EnvironmentId));
+            known.ok_or_else(|| StoreError::corrupt("meta", name))
+        };
+        rows.into_iter().map(environment).collect()
     }
 
     /// Who may still come while the app is worked on; `None`: it is not.

@@ -2,7 +2,7 @@
 
 use bowline_api::wire::{ChangeStep, Plan, PlanOutcome};
 use bowline_core::app::PathPrefix;
-use bowline_core::id::{Digest, ReleaseNumber, SecretName};
+use bowline_core::id::{Digest, EnvironmentId, ReleaseNumber, SecretName};
 use bowline_core::route::{Method, Series, SeriesKey};
 use bowline_core::secret::Secret;
 
@@ -86,6 +86,38 @@ fn a_plan_does_nothing_and_is_what_the_apply_does() {
     let again = plan(&mut world, &mut daemon, BETA);
     apply(&mut world, &mut daemon, BETA, Some(&again.hash)).unwrap();
     assert_eq!((done(&world), stored(&daemon).0), (2, 2), "nothing changes, as it was shown");
+}
+
+#[test]
+fn an_environment_keeps_its_identity_and_refuses_what_is_meant_for_another() {
+    let mut world = with_file("");
+    let mut daemon = world.start();
+    let refused = |world: &mut World, daemon: &mut Daemon, id: &str, words: &str| {
+        write(world, &format!("[environment.beta]\nid = \"{id}\"\n"));
+        let refused = apply(world, daemon, BETA, None).unwrap_err();
+        assert_eq!(refused.kind, FaultKind::Refused);
+        assert!(refused.causes.iter().any(|cause| cause.contains(words)), "{words}: {refused:?}");
+    };
+    let other = EnvironmentId([7; 16]).to_string();
+    refused(&mut world, &mut daemon, &other, "no app has come to beta");
+    write(&world, "");
+    apply(&mut world, &mut daemon, BETA, None).unwrap();
+    let beta = EnvName::new(BETA).unwrap();
+    let held = |daemon: &Daemon| daemon.store.read(|view| view.environment(&beta)).unwrap().unwrap();
+    let id = held(&daemon);
+    assert!(
+        world
+            .told
+            .iter()
+            .any(|(_, step)| matches!(step, ChangeStep::Note { text, .. } if text.contains(&id.to_string())))
+    );
+    refused(&mut world, &mut daemon, &other, &id.to_string());
+    drop(daemon);
+    let mut daemon = world.start();
+    refused(&mut world, &mut daemon, &other, &id.to_string());
+    write(&world, &format!("[environment.beta]\nid = \"{id}\"\n"));
+    apply(&mut world, &mut daemon, BETA, None).unwrap();
+    assert_eq!((done(&world), held(&daemon)), (2, id));
 }
 
 /// What was looked at, then `change`, then the apply that is held to it.

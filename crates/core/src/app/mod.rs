@@ -22,7 +22,7 @@ pub use resource::{Backup, Bucket, Database, DatabaseKind, DatabaseSource, Redis
 pub use service::{Cage, Health, HttpCheck, Limits, Origin, Probe, Scale, Service, StaticFiles};
 pub use value::{Delivery, Reference, ReferenceField, SecretSource, Value, VarName, VarNameError};
 
-use crate::id::{AppName, EnvName, JobName, ResourceName, RouteName, SecretName, ServiceName};
+use crate::id::{AppName, EnvName, EnvironmentId, JobName, ResourceName, RouteName, SecretName, ServiceName};
 use crate::units::Share;
 
 /// A command as it is written in the file, run by `/bin/sh -c`.
@@ -188,6 +188,8 @@ pub enum LogSink {
 pub struct Environment {
     pub name: EnvName,
     pub protected: bool,
+    /// The environment that is meant: a target that holds another one of this name refuses. `None`: any.
+    pub id: Option<EnvironmentId>,
     /// The default of `--to`, as written.
     pub server: Option<Target>,
     pub kubernetes: Option<KubernetesSettings>,

@@ -49,6 +49,7 @@ pub(crate) fn app(name: &str, services: &[&str]) -> App {
         environment: Environment {
             name: EnvName::new("local").unwrap(),
             protected: false,
+            id: None,
             server: None,
             kubernetes: None,
         },

@@ -95,11 +95,12 @@ impl Found {
             "release.before",
             "nothing says in which build it runs: build one service, or call one `web`",
         );
-        let Environment { name, protected, server, kubernetes } = &app.environment;
+        let Environment { name, protected, id, server, kubernetes } = &app.environment;
         let path = |key: &str| format!("environment.{name}.{key}");
         self.add(kubernetes.is_some(), path("kubernetes"), "nothing is brought to Kubernetes yet");
         let here = name.as_str() == LOCAL;
         self.add(*protected && here, path("protected"), HERE);
+        self.add(id.is_some() && here, path("id"), HERE);
         self.add(server.is_some() && here, path("server"), HERE);
         let elsewhere = |name: &ResourceName| {
             let databases = app.databases.iter().filter(|((_, known), _)| known == name);

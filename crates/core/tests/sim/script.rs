@@ -112,6 +112,7 @@ pub(crate) fn app(app: &str, services: BTreeMap<ServiceName, Service>, routes: B
         environment: Environment {
             name: EnvName::new("local").unwrap(),
             protected: false,
+            id: None,
             server: None,
             kubernetes: None,
         },

@@ -91,6 +91,7 @@ fn app(service: Service) -> App {
         environment: Environment {
             name: EnvName::new("local").unwrap(),
             protected: false,
+            id: None,
             server: None,
             kubernetes: None,
         },

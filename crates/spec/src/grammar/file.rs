@@ -494,6 +494,12 @@ pub(crate) static ENVIRONMENT: TableSpec = TableSpec {
     doc: "Only what differs: every table of the file can be overridden by its name.",
     keys: &[
         key("protected", Bool, Default("false"), "A plan must be approved by its hash; limited roles cannot apply it."),
+        key(
+            "id",
+            Text(Form::EnvironmentId),
+            Omitted("any"),
+            "The environment that is meant: a server with another one refuses.",
+        ),
         key("server", Text(Form::Target), Omitted("`--to` is said"), "The default of `--to`."),
         key("kubernetes", Table(&KUBERNETES), Omitted("the cluster's defaults"), "Settings of a cluster."),
     ],

@@ -28,6 +28,7 @@ pub(crate) enum Form {
     Header,
     Extension,
     Target,
+    EnvironmentId,
     LogSink,
     Listen,
     Email,
@@ -67,6 +68,7 @@ impl Form {
             Self::Target => {
                 "`local`, `ssh://user@host`, `https://host`, `kubernetes` or `kubernetes:context/namespace`"
             }
+            Self::EnvironmentId => "a UUID, as `bowline status` shows it",
             Self::LogSink => "`syslog+tls://HOST:PORT` or `otlp`",
             Self::Listen => "an address and a port: `0.0.0.0:443`, `[::]:443`",
             Self::Email => "an e-mail address",
@@ -102,6 +104,7 @@ impl Form {
             Self::Header => "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
             Self::Extension => "^[a-z0-9]{1,16}$",
             Self::Target => "^(local$|ssh://.|https://.|kubernetes$|kubernetes:)",
+            Self::EnvironmentId => "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$",
             Self::LogSink => r"^(otlp$|syslog\+tls://.)",
             Self::Listen => ":[0-9]{1,5}$",
             Self::Email => "^[^@ ]+@[^@ ]+$",

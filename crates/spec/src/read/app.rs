@@ -116,10 +116,11 @@ fn routes(r: &mut Reader, s: &Section<'_>, services: &BTreeMap<ServiceName, Serv
 
 /// What the selected environment's own table says.
 fn environment(r: &mut Reader, s: &Section<'_>, name: &EnvName) -> Environment {
-    let mut found = Environment { name: name.clone(), protected: false, server: None, kubernetes: None };
+    let mut found = Environment { name: name.clone(), protected: false, id: None, server: None, kubernetes: None };
     for (declared, t) in r.named::<EnvName>(s, "environment") {
         reserved(r, &declared, &t);
         let protected = r.boolean(&t, "protected").unwrap_or(false);
+        let id = r.parsed(&t, "id", literal::name);
         let server = r.parsed(&t, "server", literal::target);
         let kubernetes = r.section(&t, "kubernetes").map(|k| KubernetesSettings {
             ingress_class: r.parsed(&k, "ingress_class", literal::line),
@@ -129,7 +130,7 @@ fn environment(r: &mut Reader, s: &Section<'_>, name: &EnvName) -> Environment {
             node_pool: r.parsed(&k, "node_pool", literal::line),
         });
         if declared == *name {
-            found = Environment { name: declared, protected, server, kubernetes };
+            found = Environment { name: declared, protected, id, server, kubernetes };
         }
     }
     found

@@ -198,6 +198,7 @@ impl Writer {
         let detail = self.detail;
         let mut own = Self::new(detail);
         own.boolean("protected", environment.protected, false);
+        own.optional("id", environment.id);
         own.optional("server", environment.server.as_ref().map(literal::print_target));
         if let Some(settings) = &environment.kubernetes {
             let mut w = Self::new(detail);

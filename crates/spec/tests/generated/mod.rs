@@ -10,7 +10,9 @@ use bowline_core::app::{
     Rollout, Route, RouteTo, Scale, Schedule, SecretSource, Service, Slo, StaticFiles, Step, Target, Tls, Upload,
     Value, VarName, Variables, Volume,
 };
-use bowline_core::id::{AppName, EnvName, JobName, Port, ResourceName, RouteName, SecretName, ServiceName};
+use bowline_core::id::{
+    AppName, EnvName, EnvironmentId, JobName, Port, ResourceName, RouteName, SecretName, ServiceName,
+};
 use bowline_core::units::{Bytes, MilliCpu, Rate, Share, Weight};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -396,9 +398,21 @@ fn environment() -> impl Strategy<Value = Environment> {
         node_pool: e,
     });
     let env = prop_oneof![Just("local".parse().unwrap()), name::<EnvName>()];
-    (env, any::<bool>(), option::of(target), option::of(kubernetes))
+    (
+        env,
+        any::<bool>(),
+        option::of(any::<[u8; 16]>().prop_map(EnvironmentId)),
+        option::of(target),
+        option::of(kubernetes),
+    )
         .prop_filter("reserved", |(name, ..)| !matches!(name.as_str(), "edge" | "locks"))
-        .prop_map(|(name, protected, server, kubernetes)| Environment { name, protected, server, kubernetes })
+        .prop_map(|(name, protected, id, server, kubernetes)| Environment {
+            name,
+            protected,
+            id,
+            server,
+            kubernetes,
+        })
 }
 
 fn slo() -> impl Strategy<Value = Option<Slo>> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use bowline_core::id::{Generation, Port, ReleaseNumber, SecretName};
+use bowline_core::id::{EnvironmentId, Generation, Port, ReleaseNumber, SecretName};
 use bowline_core::release::SecretVersion;
 use proptest::prelude::*;
 
@@ -263,6 +263,7 @@ impl World {
             for env in (0..2).map(env) {
                 world.environments.extend(view.environment(&env)?.map(|id| (env.clone(), id)));
             }
+            assert_eq!(view.environments()?, world.environments);
             Ok(world)
         };
         store.read(read).unwrap()

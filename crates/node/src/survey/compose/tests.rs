@@ -39,6 +39,7 @@ fn base() -> App {
         environment: Environment {
             name: EnvName::new("local").unwrap(),
             protected: false,
+            id: None,
             server: None,
             kubernetes: None,
         },
