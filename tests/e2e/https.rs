@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use bowline_tests::client::curl;
+use bowline_tests::machine::processes;
 use bowline_tests::server::Server;
 use bowline_tests::{Bowline, SOON, path, text, wait};
 use nix::sys::signal::Signal;
@@ -65,6 +66,17 @@ impl Outside {
         let output = self.run(token, args);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output));
         assert!(text(&output).contains(words), "{args:?}: {}", text(&output));
+    }
+
+    /// Keeps a token for the user who has this folder of settings.
+    fn login(&self, config: &Path, token: &str) -> Output {
+        let ca = self.bowline.ca();
+        let mut login = self.bowline.command(&["login", &self.url, "--ca", path(&ca), "--json"]);
+        login.env_remove("BOWLINE_TOKEN").env("XDG_CONFIG_HOME", config);
+        let mut login =
+            login.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        login.stdin.take().expect("a pipe").write_all(format!("{token}\n").as_bytes()).expect("it reads");
+        login.wait_with_output().expect("it was started")
     }
 
     fn lines(&self, token: &str, args: &[&str]) -> Vec<Value> {
@@ -191,9 +203,19 @@ fn an_app_is_brought_out_and_operated_with_a_token_alone() {
     let plain = std::fs::read_to_string(&file).expect("the app's file");
     let there = format!("[environment.production]\nserver = \"{}\"", outside.url);
     std::fs::write(&file, plain.replace("[environment.production]", &there)).expect("a file of the test");
-    let mut belongs = outside.bowline.command(&["deploy", path(&folder), "--env", "production", "--detach", "--json"]);
-    belongs.env_remove("BOWLINE_STATE").env("BOWLINE_TOKEN", &token).env("BOWLINE_CA", outside.bowline.ca());
-    let belongs = belongs.output().expect("the binary runs");
+    let config = outside.bowline.folder("config");
+    let belongs = || {
+        let words = ["deploy", path(&folder), "--env", "production", "--detach", "--json"];
+        let mut belongs = outside.bowline.command(&words);
+        belongs.env_remove("BOWLINE_STATE").env("XDG_CONFIG_HOME", &config).env("BOWLINE_CA", outside.bowline.ca());
+        belongs
+    };
+    // A token of the environment is for whom the command names, not for whom a folder names.
+    let refused = belongs().env("BOWLINE_TOKEN", &token).output().expect("the binary runs");
+    assert!(refused.status.code() == Some(3) && text(&refused).contains("not sent where a folder says"), "{refused:?}");
+    let kept = outside.login(&config, &token);
+    assert!(kept.status.success(), "{}", text(&kept));
+    let belongs = belongs().output().expect("the binary runs");
     assert!(belongs.status.success() && text(&belongs).contains("accepted"), "{}", text(&belongs));
     for token in [&token, &operator] {
         assert_eq!(outside.bowline.files_with(token.as_bytes()), Vec::<PathBuf>::new(), "a token lies nowhere");
@@ -307,6 +329,40 @@ fn who_has_no_token_that_holds_is_not_let_in() {
 }
 
 #[test]
+fn what_a_token_has_opened_ends_with_it() {
+    let outside = Outside::start();
+    let deployer = outside.token("ci", &["--role", "deployer"]);
+    let folder = app(&outside.bowline, "https-over");
+    let deployed = outside.run(&deployer, &["deploy", path(&folder), "--env", "production"]);
+    assert!(deployed.status.success(), "{}", text(&deployed));
+    let exec = ["exec", "https-over.web", "--env", "production", "--", "sh", "-c", "echo begun; exec sleep 61423"];
+    let logs = ["logs", "https-over", "--env", "production", "--follow"];
+    let sleeps = || processes().into_iter().filter(|one| one.arguments() == ["sleep", "61423"]).count();
+    for (expires, words) in [("1h", "the token was revoked"), ("10s", "the token is over")] {
+        let token = outside.token("ops", &["--role", "operator", "--expires", expires]);
+        let begin = |args: &[&str]| {
+            let mut command = outside.command(&token, args);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs")
+        };
+        let (mut exec, mut logs) = (begin(&exec), begin(&logs));
+        let mut begun = String::new();
+        BufReader::new(exec.stdout.as_mut().expect("a pipe")).read_line(&mut begun).expect("it reads");
+        BufReader::new(logs.stdout.as_mut().expect("a pipe")).read_line(&mut begun).expect("it reads");
+        assert!(begun.starts_with("begun\n") && begun.len() > 6, "{begun}");
+        if expires == "1h" {
+            let said = text(&outside.bowline.run(&["token", "revoke", "ops"]));
+            assert!(said.contains("had open has ended"), "{said}");
+        }
+        for (what, child) in [("the session", exec), ("the lines", logs)] {
+            let output = child.wait_with_output().expect("it was started");
+            assert!(!output.status.success(), "{what}: {}", text(&output));
+            assert!(what == "the lines" || text(&output).contains(words), "{what}: {}", text(&output));
+        }
+        wait("nothing of the session is left", SOON, || (sleeps() == 0).then_some(()));
+    }
+}
+
+#[test]
 fn a_login_is_kept_for_its_user_alone() {
     let outside = Outside::start();
     assert_eq!(outside.bowline.status()["edge"]["api"], outside.url.clone());
@@ -317,20 +373,11 @@ fn a_login_is_kept_for_its_user_alone() {
         command.env_remove("BOWLINE_CA").env("XDG_CONFIG_HOME", &config);
         command
     };
-    let login = |token: &str| {
-        let ca = outside.bowline.ca();
-        let mut login = outside.bowline.command(&["login", &outside.url, "--ca", path(&ca), "--json"]);
-        login.env_remove("BOWLINE_TOKEN").env("XDG_CONFIG_HOME", &config);
-        let mut login =
-            login.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-        login.stdin.take().expect("a pipe").write_all(format!("{token}\n").as_bytes()).expect("it reads");
-        login.wait_with_output().expect("it was started")
-    };
-    let wrong = login("bowline_wrong");
+    let wrong = outside.login(&config, "bowline_wrong");
     assert_eq!(wrong.status.code(), Some(3), "{}", text(&wrong));
     let file = config.join("bowline/tokens.json");
     assert!(!file.exists(), "what does not hold is not kept");
-    let done = login(&token);
+    let done = outside.login(&config, &token);
     assert!(done.status.success(), "{}", text(&done));
     let said: Value = serde_json::from_slice(&done.stdout).expect("JSON");
     assert_eq!((&said["url"], &said["token"]["name"]), (&outside.url.clone().into(), &"ann".into()));

@@ -11,6 +11,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use serde::{Deserialize, Serialize};
 
 use crate::paths;
+use crate::target::NamedBy;
 
 /// Goes before the file.
 pub(crate) const TOKEN_VARIABLE: &str = "BOWLINE_TOKEN";
@@ -36,12 +37,18 @@ type Tokens = BTreeMap<String, Kept>;
 /// A client of this daemon, with the token that is at hand.
 ///
 /// # Errors
-/// There is none, or the file is not the user's alone.
-pub(crate) fn client(url: &str) -> Result<Client, Fault> {
+/// There is none, the file is not the user's alone, or a token that does not say for which daemon it is would go where a folder
+/// says: whoever may change the folder would have it.
+pub(crate) fn client(url: &str, by: NamedBy) -> Result<Client, Fault> {
     let name = name(url);
     let kept = read(&file()?)?.remove(&name);
     let said = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty());
     let token = match said(TOKEN_VARIABLE) {
+        Some(_) if by == NamedBy::Folder => {
+            return Err(Fault::new(FaultKind::Refused, format!("{TOKEN_VARIABLE} is not sent where a folder says"))
+                .caused_by(format!("its bowline.toml names {name}, and the variable names no server"))
+                .hint(format!("if it is meant for that one: --to {name}, or bowline login {name}")));
+        }
         Some(token) => Some(
             token
                 .into_string()

@@ -25,6 +25,14 @@ pub(crate) enum Target {
     Web(Client),
 }
 
+/// Who says where to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NamedBy {
+    Command,
+    /// `server` of an environment: whoever wrote the folder.
+    Folder,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ssh {
     /// `USER@HOST`, as ssh takes it.
@@ -39,7 +47,7 @@ impl Target {
     ///
     /// # Errors
     /// Nothing leads there yet.
-    pub(crate) fn new(to: &Named, state: Option<&Path>) -> Result<Self, Fault> {
+    pub(crate) fn new(to: &Named, state: Option<&Path>, by: NamedBy) -> Result<Self, Fault> {
         let not_yet = |what: &str| {
             Err(Fault::new(FaultKind::Invalid, format!("{what} is reached by no command yet"))
                 .hint("write ssh://USER@HOST, https://HOST, or local"))
@@ -57,7 +65,7 @@ impl Target {
                     return Err(Fault::new(FaultKind::Invalid, format!("{} is no state of {url}", state.display()))
                         .hint("an https:// target is one daemon: leave out --state"));
                 }
-                Ok(Self::Web(credentials::client(url)?))
+                Ok(Self::Web(credentials::client(url, by)?))
             }
             Named::Kubernetes { .. } => not_yet("Kubernetes"),
         }
@@ -125,12 +133,14 @@ mod tests {
     #[test]
     fn the_state_is_one_word_elsewhere() {
         let to = bowline_spec::parse_target("ssh://a@b.example:22").unwrap();
-        let Target::There(ssh) = Target::new(&to, Some(Path::new("/srv/it's"))).unwrap() else { panic!("{to:?}") };
+        let Target::There(ssh) = Target::new(&to, Some(Path::new("/srv/it's")), NamedBy::Command).unwrap() else {
+            panic!("{to:?}")
+        };
         let args = ssh.dialer().args;
         let last = OsString::from("bowline --state '/srv/it'\\''s' dial");
         assert_eq!(args[args.len() - 3..], ["--".into(), "a@b.example".into(), last]);
         let to = bowline_spec::parse_target("ssh://a@[::1]").unwrap();
-        let Target::There(bare) = Target::new(&to, None).unwrap() else { panic!("{to:?}") };
+        let Target::There(bare) = Target::new(&to, None, NamedBy::Command).unwrap() else { panic!("{to:?}") };
         assert_eq!(bare.login, "a@::1");
         assert!(args.windows(2).any(|pair| pair == ["-p", "22"]), "{args:?}");
     }
@@ -141,8 +151,11 @@ mod tests {
             assert!(bowline_spec::parse_target(text).is_err(), "{text}");
         }
         let to = bowline_spec::parse_target("kubernetes").unwrap();
-        assert!(Target::new(&to, None).is_err(), "nothing leads there yet");
+        assert!(Target::new(&to, None, NamedBy::Command).is_err(), "nothing leads there yet");
         let to = bowline_spec::parse_target("https://b.example").unwrap();
-        assert!(Target::new(&to, Some(Path::new("/srv"))).is_err(), "a state is a machine's own affair");
+        assert!(
+            Target::new(&to, Some(Path::new("/srv")), NamedBy::Command).is_err(),
+            "a state is a machine's own affair"
+        );
     }
 }

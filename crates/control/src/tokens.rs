@@ -14,6 +14,7 @@ use bowline_core::time::Timestamp;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 
 use crate::secrets::{VaultError, generate};
 use crate::store::{NewEvent, Store, StoreError, TOKENS_KEPT, TokenRecord};
@@ -24,11 +25,16 @@ const PREFIX: &str = "bowline_";
 /// When it was used last is stored to the day: not every request is a write.
 const COARSE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How often it is seen to by the clock that a token which is in use has ended: clocks are set.
+const LOOKED_AT: Duration = Duration::from_secs(60);
+
 /// All tokens, as the store has them.
 #[derive(Debug, Clone)]
 pub(crate) struct Tokens {
     store: Store,
     known: Arc<RwLock<Vec<Arc<Token>>>>,
+    /// `known` is another.
+    moved: Arc<watch::Sender<()>>,
 }
 
 /// One token.
@@ -50,7 +56,15 @@ impl Token {
     }
 
     fn holds(&self, now: Timestamp) -> bool {
-        self.record.revoked.is_none() && self.record.expires.is_none_or(|at| now < at)
+        self.denied(now).is_none()
+    }
+
+    fn denied(&self, now: Timestamp) -> Option<Denied> {
+        let id = self.record.id;
+        match self.record.revoked {
+            Some(_) => Some(Denied::Revoked(id)),
+            None => self.record.expires.is_some_and(|at| now >= at).then_some(Denied::Expired(id)),
+        }
     }
 }
 
@@ -60,6 +74,24 @@ pub(crate) enum Denied {
     Unknown,
     Expired(TokenId),
     Revoked(TokenId),
+}
+
+impl Denied {
+    /// For people.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "this daemon does not know that token",
+            Self::Expired(_) => "the token is over",
+            Self::Revoked(_) => "the token was revoked",
+        }
+    }
+
+    pub(crate) fn token(self) -> Option<TokenId> {
+        match self {
+            Self::Unknown => None,
+            Self::Expired(id) | Self::Revoked(id) => Some(id),
+        }
+    }
 }
 
 /// A token to be made.
@@ -75,7 +107,7 @@ pub(crate) struct Wanted {
 impl Tokens {
     pub(crate) fn open(store: Store) -> Result<Self, Fault> {
         let known = store.read(|view| view.tokens())?.into_iter().map(Token::new).collect();
-        Ok(Self { store, known: Arc::new(RwLock::new(known)) })
+        Ok(Self { store, known: Arc::new(RwLock::new(known)), moved: Arc::new(watch::Sender::new(())) })
     }
 
     fn known(&self) -> Vec<Arc<Token>> {
@@ -97,10 +129,23 @@ impl Tokens {
             }
         }
         let found = found.ok_or(Denied::Unknown)?;
-        match (found.record.revoked, found.holds(now)) {
-            (Some(_), _) => Err(Denied::Revoked(found.record.id)),
-            (None, false) => Err(Denied::Expired(found.record.id)),
-            (None, true) => Ok(found),
+        found.denied(now).map_or(Ok(found), Err)
+    }
+
+    /// Comes back when a token that has let somebody in does so no more: nothing that it has opened goes on.
+    pub(crate) async fn over(&self, id: TokenId) -> Denied {
+        let mut moved = self.moved.subscribe();
+        loop {
+            moved.mark_unchanged();
+            let found = self.known().into_iter().find(|one| one.record.id == id);
+            let Some(token) = found else { return Denied::Unknown };
+            let now = crate::run::wall();
+            if let Some(denied) = token.denied(now) {
+                return denied;
+            }
+            let left = token.record.expires.map_or(LOOKED_AT, |at| at.since(now).min(LOOKED_AT));
+            // The sender is held by `self`.
+            let _ = tokio::time::timeout(left, moved.changed()).await;
         }
     }
 
@@ -196,6 +241,7 @@ impl Tokens {
             token
         };
         *known = fresh.into_iter().map(take_up).collect();
+        self.moved.send_replace(());
         Ok(())
     }
 }

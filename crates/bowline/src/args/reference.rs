@@ -33,7 +33,7 @@ is no such program, 126 if it cannot be executed. Codes of their own are those a
 | variable | meaning |
 |---|---|
 | `BOWLINE_STATE` | the state folder, where `--state` does not say it |
-| `BOWLINE_TOKEN` | the token for `https://` targets; goes before the one that `login` has kept |
+| `BOWLINE_TOKEN` | the token for `--to https://…`; goes before the one that `login` has kept; never sent to a `server` that only a folder names |
 | `BOWLINE_CA` | a PEM file of authorities that are believed for `https://` targets, in the place of the machine's |
 | `BOWLINE_SSH` | the program for `ssh://` targets, where it is another than `ssh` |
 | `BOWLINE_LOG` | what the daemon and the edge log, as `tracing` filters: `info`, `bowline_control=debug` |

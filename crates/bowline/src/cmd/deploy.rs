@@ -53,9 +53,9 @@ pub(super) async fn run(
     }
     // What is wrong with the file is said before anything is sent.
     let app = file::read(&dir, &env, ui)?.app;
-    let to = to.or(app.environment.server.as_ref()).unwrap_or(&Named::Local);
+    let (to, by) = super::of_environment(to, &app.environment);
     let mut interrupts = Interrupts::new()?;
-    let target = Target::new(to, super::elsewhere(to, state))?;
+    let target = Target::new(to, super::elsewhere(to, state), by)?;
     let session = tokio::select! {
         session = target.join() => session?,
         () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),

@@ -36,12 +36,12 @@ mod version;
 use std::path::Path;
 use std::process::ExitCode;
 
-use bowline_core::app::Target as Named;
+use bowline_core::app::{Environment, Target as Named};
 use bowline_core::fault::{Fault, FaultKind};
 
 use crate::args::{self, Cli, Global, Verb};
 use crate::paths::Paths;
-use crate::target::Target;
+use crate::target::{NamedBy, Target};
 use crate::ui::Ui;
 
 pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
@@ -53,7 +53,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
     }
     let place = || {
         let to = to.as_ref().unwrap_or(&Named::Local);
-        Target::new(to, elsewhere(to, state))
+        Target::new(to, elsewhere(to, state), NamedBy::Command)
     };
     match cli.verb {
         Verb::Init(args) => init::run(&args, ui),
@@ -86,6 +86,15 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Dial => client(dial::run(&Paths::of_live(state)?)),
         Verb::Serve(args) => serve::run(args, state, ui),
         Verb::Edge(args) => edge::run(args),
+    }
+}
+
+/// Where an app of this environment is, and who says so.
+fn of_environment<'a>(to: Option<&'a Named>, environment: &'a Environment) -> (&'a Named, NamedBy) {
+    match (to, &environment.server) {
+        (Some(to), _) => (to, NamedBy::Command),
+        (None, Some(server)) => (server, NamedBy::Folder),
+        (None, None) => (&Named::Local, NamedBy::Command),
     }
 }
 

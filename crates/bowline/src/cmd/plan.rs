@@ -34,7 +34,7 @@ pub(super) async fn run(
     let env = EnvName::new(&args.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", args.env)).source(&error))?;
     let app = file::read(&dir, &env, ui)?.app;
-    let to = to.or(app.environment.server.as_ref()).unwrap_or(&Named::Local);
+    let (to, by) = super::of_environment(to, &app.environment);
     if env.as_str() == LOCAL && *to != Named::Local {
         return Err(Fault::new(
             FaultKind::Invalid,
@@ -46,7 +46,7 @@ pub(super) async fn run(
     let target = match env.as_str() {
         // The daemon that `up` would join, or start: of a server's it would be another one.
         LOCAL => Target::Here(Paths::new(state)?),
-        _ => Target::new(to, super::elsewhere(to, state))?,
+        _ => Target::new(to, super::elsewhere(to, state), by)?,
     };
     let joining = async { if env.as_str() == LOCAL { target.visit().await } else { target.join().await } };
     let session = tokio::select! {

@@ -47,7 +47,11 @@ pub(super) async fn run(args: Token, target: &Target, ui: &Ui) -> Result<ExitCod
         Token::Revoke { which } => {
             let revoked = client.revoke_token(&which).await?;
             ui.object(&revoked);
-            ui.say(format!("  token {} ({}) is revoked, and lets nobody in any more", revoked.name, revoked.id));
+            ui.say(format!(
+                "  token {} ({}) is revoked: it lets nobody in any more, and what it had open has ended",
+                revoked.name, revoked.id
+            ));
+            ui.say("  credentials for databases that it was lent hold until their own end");
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -2,8 +2,10 @@
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use axum::http::Method;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::routing::{self, MethodFilter, MethodRouter};
 use bowline_core::access::Role;
 
 use super::access::{
@@ -19,13 +21,20 @@ pub(super) struct Endpoint {
     handler: MethodRouter<Api>,
 }
 
-impl Endpoint {
-    /// `what`: method and path.
-    fn new(what: &'static str, roles: &'static [Role], reach: Reach, handler: MethodRouter<Api>) -> Self {
-        let (method, path) = what.split_once(' ').expect("a method and a path");
-        Self { rule: Rule { method, path, roles, reach, does: None }, handler }
-    }
+/// `what`: method and path.
+fn on<H: Handler<T, Api>, T: 'static>(
+    what: &'static str,
+    roles: &'static [Role],
+    reach: Reach,
+    handler: H,
+) -> Endpoint {
+    let (method, path) = what.split_once(' ').expect("a method and a path");
+    let filter = Method::from_bytes(method.as_bytes()).ok().and_then(|method| MethodFilter::try_from(method).ok());
+    let handler = routing::on(filter.expect("a method that is routed"), handler);
+    Endpoint { rule: Rule { method, path, roles, reach, does: None }, handler }
+}
 
+impl Endpoint {
     /// It changes something: a token's use of it is recorded in these words.
     fn told(mut self, does: &'static str) -> Self {
         self.rule.does = Some(does);
@@ -34,50 +43,46 @@ impl Endpoint {
 }
 
 pub(super) fn all() -> Vec<Endpoint> {
-    use Reach::{All, App, Handler, Nothing};
-    let on = Endpoint::new;
+    use Reach::{All, App, Nothing};
     vec![
-        on("GET /v1/version", ANYONE, Nothing, get(super::version)),
-        on("GET /v1/whoami", ANYONE, Nothing, get(tokens::who_am_i)),
-        on("GET /v1/openapi.json", ANYONE, Nothing, get(super::openapi)),
-        on("GET /v1/status", READ, Handler, get(super::status)),
-        on("POST /v1/shutdown", HERE, All, post(super::shutdown)),
-        on("POST /v1/upgrade", HERE, All, post(super::upgrade)),
-        on("POST /v1/apps", DEPLOY, Handler, post(super::apply)),
-        on("POST /v1/plans", DEPLOY, Handler, post(super::plan)),
-        on("POST /v1/apps/{env}/{app}/stop", STEER, App, post(super::stop)).told("stop"),
-        on("GET /v1/apps/{env}/{app}/releases", READ, App, get(releases::list)),
-        on("POST /v1/apps/{env}/{app}/rollback", STEER, App, post(releases::roll_back)).told("roll back"),
-        on("POST /v1/apps/{env}/{app}/restart", STEER, App, post(releases::restart)).told("restart"),
-        on("POST /v1/apps/{env}/{app}/scale", STEER, App, post(releases::scale)).told("scale"),
-        on("POST /v1/apps/{env}/{app}/abort", STEER, App, post(releases::abort)).told("abort what is under way of"),
-        on("PUT /v1/apps/{env}/{app}/maintenance", STEER, App, put(super::maintain)).told("begin maintenance of"),
-        on("DELETE /v1/apps/{env}/{app}/maintenance", STEER, App, delete(super::end_maintenance))
-            .told("end maintenance of"),
-        on("POST /v1/apps/{env}/{app}/jobs/{job}/run", OPERATE, App, post(super::run_job)).told("run a job of"),
-        on("POST /v1/apps/{env}/{app}/jobs/{job}/stop", OPERATE, App, post(super::stop_job)).told("end a job of"),
-        on("GET /v1/apps/{env}/{app}/runs/{number}", READ, App, get(super::run)),
-        on("POST /v1/apps/{env}/{app}/sessions", OPERATE, App, post(session::begin)).told("run a command in"),
-        on("GET /v1/changes/{id}", READ, Handler, get(changes::change)),
-        on("GET /v1/logs", LOGS, Handler, get(super::logs)),
-        on("GET /v1/events", READ, Handler, get(super::events)),
-        on("GET /v1/secrets/{env}/{app}", NAMES, App, get(super::secrets)),
-        on("PUT /v1/secrets/{env}/{app}/{name}", SECRETS, App, put(super::set_secret)).told("set a secret of"),
-        on("DELETE /v1/secrets/{env}/{app}/{name}", SECRETS, App, delete(super::remove_secret))
-            .told("remove a secret of"),
-        on("POST /v1/sources/{env}/{app}", DEPLOY, App, post(source::offer)),
-        on("POST /v1/sources/{env}/{app}/{source}", DEPLOY, App, post(source::place)),
-        on("PUT /v1/contents/{content}", DEPLOY, Nothing, put(source::put)),
-        on("GET /v1/data", READ, Handler, get(data::list)),
-        on("DELETE /v1/data/{env}/{app}/{data}", OPERATE, App, delete(data::remove)).told("remove data of"),
-        on("PUT /v1/data/{env}/{app}/{data}/content", HERE, App, put(data::fill)),
-        on("POST /v1/data/{env}/{app}/{data}/leases", OPERATE, App, post(data::lend))
-            .told("get credentials for data of"),
-        on("DELETE /v1/data/{env}/{app}/{data}/leases/{user}", OPERATE, App, delete(data::give_back))
+        on("GET /v1/version", ANYONE, Nothing, super::version),
+        on("GET /v1/whoami", ANYONE, Nothing, tokens::who_am_i),
+        on("GET /v1/openapi.json", ANYONE, Nothing, super::openapi),
+        on("GET /v1/status", READ, Reach::Handler, super::status),
+        on("POST /v1/shutdown", HERE, All, super::shutdown),
+        on("POST /v1/upgrade", HERE, All, super::upgrade),
+        on("POST /v1/apps", DEPLOY, Reach::Handler, super::apply),
+        on("POST /v1/plans", DEPLOY, Reach::Handler, super::plan),
+        on("POST /v1/apps/{env}/{app}/stop", STEER, App, super::stop).told("stop"),
+        on("GET /v1/apps/{env}/{app}/releases", READ, App, releases::list),
+        on("POST /v1/apps/{env}/{app}/rollback", STEER, App, releases::roll_back).told("roll back"),
+        on("POST /v1/apps/{env}/{app}/restart", STEER, App, releases::restart).told("restart"),
+        on("POST /v1/apps/{env}/{app}/scale", STEER, App, releases::scale).told("scale"),
+        on("POST /v1/apps/{env}/{app}/abort", STEER, App, releases::abort).told("abort what is under way of"),
+        on("PUT /v1/apps/{env}/{app}/maintenance", STEER, App, super::maintain).told("begin maintenance of"),
+        on("DELETE /v1/apps/{env}/{app}/maintenance", STEER, App, super::end_maintenance).told("end maintenance of"),
+        on("POST /v1/apps/{env}/{app}/jobs/{job}/run", OPERATE, App, super::run_job).told("run a job of"),
+        on("POST /v1/apps/{env}/{app}/jobs/{job}/stop", OPERATE, App, super::stop_job).told("end a job of"),
+        on("GET /v1/apps/{env}/{app}/runs/{number}", READ, App, super::run),
+        on("POST /v1/apps/{env}/{app}/sessions", OPERATE, App, session::begin).told("run a command in"),
+        on("GET /v1/changes/{id}", READ, Reach::Handler, changes::change),
+        on("GET /v1/logs", LOGS, Reach::Handler, super::logs),
+        on("GET /v1/events", READ, Reach::Handler, super::events),
+        on("GET /v1/secrets/{env}/{app}", NAMES, App, super::secrets),
+        on("PUT /v1/secrets/{env}/{app}/{name}", SECRETS, App, super::set_secret).told("set a secret of"),
+        on("DELETE /v1/secrets/{env}/{app}/{name}", SECRETS, App, super::remove_secret).told("remove a secret of"),
+        on("POST /v1/sources/{env}/{app}", DEPLOY, App, source::offer),
+        on("POST /v1/sources/{env}/{app}/{source}", DEPLOY, App, source::place),
+        on("PUT /v1/contents/{content}", DEPLOY, Nothing, source::put),
+        on("GET /v1/data", READ, Reach::Handler, data::list),
+        on("DELETE /v1/data/{env}/{app}/{data}", OPERATE, App, data::remove).told("remove data of"),
+        on("PUT /v1/data/{env}/{app}/{data}/content", HERE, App, data::fill),
+        on("POST /v1/data/{env}/{app}/{data}/leases", OPERATE, App, data::lend).told("get credentials for data of"),
+        on("DELETE /v1/data/{env}/{app}/{data}/leases/{user}", OPERATE, App, data::give_back)
             .told("give back credentials for data of"),
-        on("GET /v1/tokens", AUDIT, All, get(tokens::list)),
-        on("POST /v1/tokens", ADMIN, All, post(tokens::create)),
-        on("DELETE /v1/tokens/{token}", ADMIN, All, delete(tokens::revoke)),
+        on("GET /v1/tokens", AUDIT, All, tokens::list),
+        on("POST /v1/tokens", ADMIN, All, tokens::create),
+        on("DELETE /v1/tokens/{token}", ADMIN, All, tokens::revoke),
     ]
 }
 
@@ -189,7 +194,8 @@ $ bowline deploy --env production --to https://bowline.example.com       # or `s
 ```
 
 A token has one role, and is for all apps or for those that it names, in all environments or in those that it names. It is shown once; the
-daemon keeps its SHA-256. Of apps that are not its own it sees nothing. Whatever changes something is an event, `token.used`, before it is done.
+daemon keeps its SHA-256. Of apps that are not its own it sees nothing, but the name of one whose host it
+asks for. Whatever changes something is an event, `token.used`, before it is done.
 What nobody may from elsewhere names files of the machine, or ends the daemon. With a token, only folders that were sent are applied, and no
 `[secret.NAME] source = \"file:…\"` of the server is read.
 

@@ -7,12 +7,15 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::body::{Body, HttpBody};
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bowline_core::access::TokenId;
 use bowline_core::fault::{Fault, FaultKind};
+use futures_util::{StreamExt, stream};
 
 use super::access::{Caller, now};
 use super::answer::{Refusal, RefusalReason};
@@ -72,11 +75,35 @@ pub(super) async fn require_token(
                 tracing::warn!(%error, token = %token.record.id, "the use of a token is not recorded");
             }
             request.headers_mut().remove(header::AUTHORIZATION);
+            let id = token.record.id;
             request.extensions_mut().insert(Caller::Token(token));
-            next.run(request).await
+            tokio::select! {
+                // A token that revokes itself is answered.
+                biased;
+                response = next.run(request) => response.map(|body| while_it_holds(body, tokens.clone(), id)),
+                denied = tokens.over(id) => refuse(&door.failures, Failed::Denied(denied), client),
+            }
         }
         Err(failed) => refuse(&door.failures, failed, client),
     }
+}
+
+/// An answer that goes on breaks off with its token.
+fn while_it_holds(body: Body, tokens: Tokens, id: TokenId) -> Body {
+    if body.size_hint().exact().is_some() {
+        return body;
+    }
+    let over = Box::pin(async move { tokens.over(id).await });
+    let goes_on = Some((body.into_data_stream(), over));
+    Body::from_stream(stream::unfold(goes_on, async |goes_on| {
+        let (mut body, mut over) = goes_on?;
+        tokio::select! {
+            // Also of one that always has something to say.
+            biased;
+            denied = &mut over => Some((Err(axum::Error::new(std::io::Error::other(denied.as_str()))), None)),
+            piece = body.next() => Some((piece?, Some((body, over)))),
+        }
+    }))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,9 +115,7 @@ enum Failed {
 fn refuse(failures: &Failures, failed: Failed, client: Option<IpAddr>) -> Response {
     let (text, token) = match failed {
         Failed::Missing => ("this daemon wants a token", None),
-        Failed::Denied(Denied::Unknown) => ("this daemon does not know that token", None),
-        Failed::Denied(Denied::Expired(id)) => ("the token is over", Some(id)),
-        Failed::Denied(Denied::Revoked(id)) => ("the token was revoked", Some(id)),
+        Failed::Denied(denied) => (denied.as_str(), denied.token()),
     };
     let from = client.map(tracing::field::display);
     let token = token.map(tracing::field::display);

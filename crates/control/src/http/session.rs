@@ -3,6 +3,8 @@
 //! Neither direction waits for the other: a client that does not read its output still has its signals taken, since input is
 //! only sent where there is room for it.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -19,7 +21,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::access::Caller;
 use super::{Api, Handled, app_key, read_json};
-use crate::SessionCall;
 use crate::reconcile::request::{Answer, Request as Asked};
 use crate::reconcile::session::SessionRecord;
 
@@ -27,6 +28,8 @@ use crate::reconcile::session::SessionRecord;
 const INPUT: usize = 8;
 /// Pieces of output on their way from the node.
 const OUTPUT: usize = 4;
+/// How long a client may take to hear that its token is over.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Signals and sizes that wait for the node.
 const CONTROLS: usize = 16;
 
@@ -51,7 +54,7 @@ pub(super) async fn begin(
     let Answer::Session(granted) = answer else {
         return Err(Fault::new(FaultKind::Failed, "the session was answered by something else").into());
     };
-    tokio::spawn(hold(api, upgrade, *granted));
+    tokio::spawn(hold(api, caller, upgrade, *granted));
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response())
 }
@@ -60,9 +63,9 @@ fn asks_for_it(headers: &HeaderMap) -> bool {
     headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(PROTOCOL.as_bytes()))
 }
 
-async fn hold(api: Api, upgrade: OnUpgrade, (record, spec): (SessionRecord, SessionSpec)) {
+async fn hold(api: Api, caller: Caller, upgrade: OnUpgrade, (record, spec): (SessionRecord, SessionSpec)) {
     let end = match upgrade.await {
-        Ok(connection) => carry(TokioIo::new(connection), &api.sessions, spec).await,
+        Ok(connection) => carry(TokioIo::new(connection), (&api, &caller), spec).await,
         Err(error) => {
             tracing::debug!(%error, "the client of a session went away before it began");
             SessionEnd::Left
@@ -73,10 +76,20 @@ async fn hold(api: Api, upgrade: OnUpgrade, (record, spec): (SessionRecord, Sess
     }
 }
 
-/// Until the session has ended; a client that leaves, or says what is no frame, ends it.
+/// What its token has opened is not left open.
+async fn is_over(api: &Api, caller: &Caller) -> Fault {
+    match (caller, &api.kept) {
+        (Caller::Token(token), Ok(kept)) => {
+            Fault::new(FaultKind::Refused, kept.tokens.over(token.record.id).await.as_str())
+        }
+        (Caller::Token(_) | Caller::Owner { .. }, _) => std::future::pending().await,
+    }
+}
+
+/// Until the session has ended; a client that leaves, says what is no frame, or has a token that is over, ends it.
 async fn carry(
     connection: impl AsyncRead + AsyncWrite,
-    sessions: &mpsc::Sender<SessionCall>,
+    (api, caller): (&Api, &Caller),
     spec: SessionSpec,
 ) -> SessionEnd {
     let (mut read, mut write) = tokio::io::split(connection);
@@ -84,22 +97,29 @@ async fn carry(
     let (control, controls) = mpsc::channel(CONTROLS);
     let (output, mut outputs) = mpsc::channel(OUTPUT);
     let (told, mut end) = oneshot::channel();
-    if sessions.send((spec, input, controls, output, told)).await.is_err() {
+    if api.sessions.send((spec, input, controls, output, told)).await.is_err() {
         return gone();
     }
     let (granted, grants) = mpsc::unbounded_channel();
     let (ended, input_ended) = oneshot::channel();
     let speaking = speak(&mut write, (stdin, granted, input_ended), &mut outputs, &mut end);
     let spoken = tokio::select! {
-        spoken = speaking => spoken,
-        () = listen(&mut read, grants, control, ended) => None,
+        spoken = speaking => spoken.ok_or(None),
+        () = listen(&mut read, grants, control, ended) => Err(None),
+        fault = is_over(api, caller) => Err(Some(fault)),
     };
     // What could be said to the node is dropped by now: that is leaving.
     drop(outputs);
-    match spoken {
-        Some(end) => end,
-        None => end.await.unwrap_or_else(|_| gone()),
-    }
+    let denied = match spoken {
+        Ok(end) => return end,
+        Err(denied) => denied,
+    };
+    let left = end.await.unwrap_or_else(|_| gone());
+    let Some(fault) = denied else { return left };
+    let end = SessionEnd::Broken(fault);
+    // Whoever does not read is not waited for.
+    let _ = tokio::time::timeout(LAST_WORD, say(&mut write, &FromDaemon::End(form(&end)))).await;
+    end
 }
 
 fn gone() -> SessionEnd {
