@@ -277,9 +277,11 @@ async fn a_taken_slot_is_refused_by_name() {
     let mut node = Node::new();
     let locks = node.config.state_dir.join("instances/locks");
     fs::create_dir_all(&locks).unwrap();
-    fs::write(locks.join("local.a.web.r1.0"), "4242").unwrap();
-    let file = fs::File::open(locks.join("local.a.web.r1.0")).unwrap();
+    // Locked before it is there: the node, which has just begun, sweeps away what nobody holds.
+    fs::write(node.config.state_dir.join("lock.new"), "4242").unwrap();
+    let file = fs::File::open(node.config.state_dir.join("lock.new")).unwrap();
     let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
+    fs::rename(node.config.state_dir.join("lock.new"), locks.join("local.a.web.r1.0")).unwrap();
     node.run(node.spec(WEB, WAITS));
     let fault = node.refused(WEB).await;
     assert!(fault.message.contains("taken by the shim 4242"), "{fault:?}");
