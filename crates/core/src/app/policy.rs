@@ -167,6 +167,12 @@ impl HostName {
     pub fn is_wildcard(&self) -> bool {
         self.0.starts_with("*.")
     }
+
+    /// The wildcard that has this name where it has no route of its own: of `a.example.com`, `*.example.com`.
+    pub fn wildcard(&self) -> Option<Self> {
+        let (_, rest) = self.0.split_once('.')?;
+        Some(Self(format!("*.{rest}").into()))
+    }
 }
 
 fn check_label(label: &str) -> Result<(), HostNameError> {

@@ -94,6 +94,15 @@ pub fn claims(key: &AppKey, app: &App) -> Vec<Claim> {
     routes(key, app).into_iter().flat_map(of).collect()
 }
 
+/// The route that has each host and path.
+pub fn places(key: &AppKey, app: &App) -> BTreeMap<(HostName, PathPrefix), (RouteName, Route)> {
+    let of = |(name, route): (RouteName, Route)| {
+        let hosts = route.hosts.clone().into_iter();
+        hosts.map(move |host| ((host, route.path.clone()), (name.clone(), route.clone()))).collect::<Vec<_>>()
+    };
+    routes(key, app).into_iter().flat_map(of).collect()
+}
+
 /// Whether an app can be served beside the others, which came first.
 pub fn check_claims(key: &AppKey, app: &App, others: &[(&AppKey, &App)]) -> Result<(), Conflict> {
     let mut held = BTreeMap::new();

@@ -11,7 +11,7 @@ use crate::id::{EnvName, Port, ResourceName, RouteName, ServiceName};
 use crate::release::has_volume;
 use crate::resource::ResourceId;
 use crate::rollout::{self, Transition, Until};
-use crate::route::{Claim, LOCAL, claims};
+use crate::route::{LOCAL, places};
 
 /// One risk. It prints as a line for people. What cannot be had back comes first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,14 +142,14 @@ pub(super) fn risks(proposal: Proposal<'_>, rollout: &rollout::Plan) -> Vec<Risk
     let old = proposal.stable.map(|stable| stable.side);
     let mut found = BTreeSet::new();
     found.extend(new.release.before.as_ref().map(not_undone));
-    let before = old.map(|old| claims(proposal.key, old.app)).unwrap_or_default();
+    let places = |app| places(proposal.key, app);
+    let of_places = of_places(&old.map(|old| places(old.app)).unwrap_or_default(), &places(new));
     // `local` is this machine alone.
-    let outside = claims(proposal.key, new).into_iter().filter(|claim| claim.key.env.as_str() != LOCAL);
-    found.extend(outside.filter_map(|claim| public(&claim, new, &before)));
+    let is_local = proposal.key.env.as_str() == LOCAL;
+    found.extend(of_places.into_iter().filter(|risk| !(is_local && matches!(risk, Risk::Public { .. }))));
     if let Some(old) = old {
         found.extend(stopped_first(old, rollout));
         found.extend(websockets(proposal, rollout));
-        found.extend(of_routes(proposal, old.app));
         found.extend(of_data(old.app, new));
         found.extend(of_services(old.app, new, rollout));
         let env = &new.environment;
@@ -185,42 +185,58 @@ fn websockets(proposal: Proposal<'_>, rollout: &rollout::Plan) -> Vec<Risk> {
     services.map(|(service, _)| Risk::ClosesWebSockets { service }).collect()
 }
 
-/// What anybody may ask for that was not there before.
-fn public(claim: &Claim, app: &App, before: &[Claim]) -> Option<Risk> {
-    let known = before.iter().any(|one| (&one.host, &one.path) == (&claim.host, &claim.path));
-    let route = app.routes.get(&claim.route);
-    let open = route.is_none_or(|route| {
-        let answers = match route.to {
-            RouteTo::Service(_) | RouteTo::Redirect(_) => true,
-            RouteTo::Deny => false,
-        };
-        answers && route.access.allow.is_empty() && route.access.auth.is_none()
-    });
-    let plain = route.is_some_and(|route| route.tls == Tls::Off);
-    (open && !known).then(|| Risk::Public { host: claim.host.clone(), path: claim.path.clone(), plain })
+type Places = BTreeMap<(HostName, PathPrefix), (RouteName, Route)>;
+
+/// What is answered where, to whom: whatever the routes are called.
+fn of_places(old: &Places, new: &Places) -> Vec<Risk> {
+    let all: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    all.into_iter().flat_map(|place| compared(place, old.get(place), having(new, place))).collect()
 }
 
-fn of_routes(proposal: Proposal<'_>, old: &App) -> Vec<Risk> {
-    let new = proposal.wanted.app;
-    let places = |app: &App| -> BTreeSet<(HostName, PathPrefix)> {
-        claims(proposal.key, app).into_iter().map(|claim| (claim.host, claim.path)).collect()
+/// The route that has a place: its own, or that of a shorter path, of its host or else of a wildcard.
+fn having<'a>(places: &'a Places, (host, path): &(HostName, PathPrefix)) -> Option<&'a (RouteName, Route)> {
+    let host = match places.keys().any(|(of, _)| of == host) {
+        true => host.clone(),
+        false => host.wildcard()?,
     };
-    let gone = places(old).difference(&places(new)).cloned().collect::<Vec<_>>();
-    let mut found: Vec<Risk> = gone.into_iter().map(|(host, path)| Risk::Unserved { host, path }).collect();
-    for (name, route) in &new.routes {
-        let Some(before) = old.routes.get(name) else { continue };
-        found.extend(lost(before, route).into_iter().map(|lost| Risk::Opens { route: name.clone(), lost }));
+    let having = places.iter().filter(|((of, prefix), _)| *of == host && prefix.matches(path.as_str()));
+    having.max_by_key(|((_, prefix), _)| prefix.as_str().len()).map(|(_, route)| route)
+}
+
+fn compared(
+    (host, path): &(HostName, PathPrefix),
+    old: Option<&(RouteName, Route)>,
+    new: Option<&(RouteName, Route)>,
+) -> Vec<Risk> {
+    let answering = |one: Option<&'_ (RouteName, Route)>| one.filter(|(_, route)| answers(route)).cloned();
+    match (answering(old), answering(new)) {
+        (Some((_, old)), Some((route, new))) => {
+            lost(&old, &new).into_iter().map(|lost| Risk::Opens { route: route.clone(), lost }).collect()
+        }
+        (Some(_), None) => vec![Risk::Unserved { host: host.clone(), path: path.clone() }],
+        (None, Some((_, new))) if is_for_all(&new) && new.access.auth.is_none() => {
+            vec![Risk::Public { host: host.clone(), path: path.clone(), plain: new.tls == Tls::Off }]
+        }
+        (None, Some(_) | None) => Vec::new(),
     }
-    found
+}
+
+fn answers(route: &Route) -> bool {
+    match route.to {
+        RouteTo::Service(_) | RouteTo::Redirect(_) => true,
+        RouteTo::Deny => false,
+    }
+}
+
+/// By their address. All of one protocol's are as good as all.
+fn is_for_all(route: &Route) -> bool {
+    route.access.allow.is_empty() || route.access.allow.iter().any(|net| net.prefix_len() == 0)
 }
 
 fn lost(old: &Route, new: &Route) -> Vec<Lost> {
-    if new.to == RouteTo::Deny {
-        return Vec::new();
-    }
     let all = [
         (Lost::Proof, old.access.auth.is_some() && new.access.auth.is_none()),
-        (Lost::Addresses, !old.access.allow.is_empty() && new.access.allow.is_empty()),
+        (Lost::Addresses, !is_for_all(old) && is_for_all(new)),
         (Lost::Tls, old.tls != Tls::Off && new.tls == Tls::Off),
         (Lost::Rate, old.limit.rate.is_some() && new.limit.rate.is_none()),
         (Lost::Upload, old.upload.is_some() && new.upload.is_none()),

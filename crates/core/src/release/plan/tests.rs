@@ -386,9 +386,45 @@ fn what_everyone_may_ask_for_is_named() {
         web().with(|made| made.route(|route| route.access.allow = vec![net]))
     };
     check_risks(Some(from("10.0.0.0/8")), &open(), &["opens"]);
-    let denied = web().with(|made| made.route(|route| route.to = RouteTo::Deny));
-    check_risks(Some(with_proof()), &denied, &[]);
-    check_risks(Some(web()), &denied, &[]);
+    check_risks(Some(from("10.0.0.0/8")), &from("0.0.0.0/0"), &["opens"]);
+    check_risks(Some(from("10.0.0.0/8")), &from("10.1.0.0/16"), &[]);
+    let denied = || web().with(|made| made.route(|route| route.to = RouteTo::Deny));
+    check_risks(Some(with_proof()), &denied(), &["unserved"]);
+    check_risks(Some(web()), &denied(), &[]);
+    check_risks(Some(denied()), &open(), &["public"]);
+    check_risks(Some(denied()), &with_proof(), &[]);
+}
+
+#[test]
+fn a_route_that_opens_is_named_whatever_it_is_called() {
+    let called = |name: &str, made: Made| {
+        made.with(|made| {
+            let route = made.app.routes.values().next().cloned();
+            made.app.routes = route.into_iter().map(|route| (RouteName::new(name).unwrap(), route)).collect();
+        })
+    };
+    let open = || web().with(|made| made.route(|_| {}));
+    let with_proof =
+        || web().with(|made| made.route(|route| route.access.auth = Some(Auth::Bearer { secret: secret("token") })));
+    check_risks(Some(with_proof()), &called("panel", open()), &["opens"]);
+    check_risks(Some(with_proof()), &called("panel", with_proof()), &[]);
+    // Without a route of its own, a path has that of what is above it.
+    let admin = |to: RouteTo, auth: Option<Auth>| {
+        open().with(|made| {
+            let mut route = made.app.routes.values().next().cloned().unwrap();
+            (route.path, route.to, route.access.auth) = (PathPrefix::new("/admin").unwrap(), to, auth);
+            made.app.routes.insert(RouteName::new("admin").unwrap(), route);
+        })
+    };
+    let to_web = || RouteTo::Service(service("web"));
+    let bearer = || Some(Auth::Bearer { secret: secret("token") });
+    check_risks(Some(admin(to_web(), bearer())), &open(), &["opens"]);
+    check_risks(Some(admin(to_web(), None)), &open(), &[]);
+    check_risks(Some(admin(RouteTo::Deny, None)), &open(), &["public"]);
+    check_risks(Some(admin(to_web(), bearer())), &admin(RouteTo::Deny, None), &["unserved"]);
+    check_risks(Some(open()), &admin(to_web(), None), &["public"]);
+    let wildcard = web().with(|made| made.route(|route| route.hosts = vec![HostName::new("*.example.com").unwrap()]));
+    check_risks(Some(with_proof()), &wildcard, &["public", "opens"]);
 }
 
 #[test]
