@@ -20,17 +20,21 @@ pub(crate) struct SmallDisk {
 impl SmallDisk {
     const BYTES: u64 = 2 << 30;
 
-    /// `None`: this machine mounts no file.
-    pub(crate) fn new() -> Option<Self> {
+    /// As root, who may mount one.
+    pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("bowline-disk-").tempdir().expect("a folder of a test");
         bowline_tests::set_mode(dir.path(), 0o711);
         let (image, at) = (dir.path().join("image"), dir.path().join("disk"));
         std::fs::create_dir(&at).expect("a folder of a test");
         std::fs::File::create(&image).and_then(|file| file.set_len(Self::BYTES)).expect("a file of a test");
-        let run = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
-        let made = run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image))
-            && run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at));
-        made.then_some(Self { dir })
+        for command in [
+            Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image),
+            Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at),
+        ] {
+            let output = command.output().expect("a tool of every Debian");
+            assert!(output.status.success(), "this machine mounts no file: {}", text(&output));
+        }
+        Self { dir }
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -57,7 +61,7 @@ impl Scene {
         if !nix::unistd::geteuid().is_root() {
             return None;
         }
-        let disk = SmallDisk::new()?;
+        let disk = SmallDisk::new();
         let bowline = Bowline::with_state(disk.state());
         let neighbour = bowline.app(&format!("{test}-neighbour"), "plain");
         let attacker = bowline.app(&format!("{test}-attacker"), "attacker");

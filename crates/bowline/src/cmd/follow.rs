@@ -51,15 +51,17 @@ pub(super) async fn to_its_end(
     ui: &Ui,
 ) -> Result<Done, ClientError> {
     let mut rejoined: Option<Session> = None;
+    // A daemon that was only out of reach tells all of it again.
+    let mut seen = Vec::new();
     for rejoins in 0.. {
         let client = rejoined.as_ref().map_or(client, |session| &session.client);
-        match attempt(client, (app, change), many, ui).await {
+        match attempt(client, (app, change), &mut seen, many, ui).await {
             Err(error) if rejoins < MAX_REJOINS && is_away(&error) => {}
             end => return end,
         }
-        ui.say(format!("    {}", ui.paint(Tone::Warning, "the daemon went away: it is waited for")));
+        ui.say(format!("    {}", ui.paint(Tone::Warning, "the daemon is out of reach: it is waited for")));
         rejoined = Some(rejoin(target).await.map_err(|fault| ClientError::Refused(gone(app, fault)))?);
-        ui.say("    it is back, and goes on with this");
+        ui.say("    it is reached again, and goes on with this");
     }
     unreachable!("the last attempt returns")
 }
@@ -99,10 +101,21 @@ fn gone(app: &str, why: Fault) -> Fault {
 }
 
 /// With one daemon.
-async fn attempt(client: &Client, (app, change): (&str, u64), many: bool, ui: &Ui) -> Result<Done, ClientError> {
+async fn attempt(
+    client: &Client,
+    (app, change): (&str, u64),
+    seen: &mut Vec<wire::ChangeEvent>,
+    many: bool,
+    ui: &Ui,
+) -> Result<Done, ClientError> {
     let mut steps = client.change(change).await?;
     let mut progress = Progress::new(ui, many.then_some(app));
+    let before = seen.len();
     while let Some(event) = steps.next().await? {
+        if seen[..before].contains(&event) {
+            continue;
+        }
+        seen.push(event.clone());
         say(app, change, &event, ui);
         progress.step(&event.what);
         match event.what {

@@ -104,7 +104,8 @@ fn end(event: &EventRecord, id: u64) -> Option<ChangeEvent> {
         (_, Some("done"), Some(release)) | ("release.unchanged", _, Some(release)) => {
             ChangeStep::Done { release, cached: false, urls: Vec::new() }
         }
-        (_, Some("rolled back" | "failed" | "undone"), _) | ("change.failed" | "change.interrupted", ..) => {
+        (_, Some("rolled back" | "failed" | "undone"), _)
+        | ("change.failed" | "change.interrupted" | "app.stopping", ..) => {
             let fault = Fault::new(FaultKind::Failed, format!("the change of {key} came to nothing"));
             let fault = fault.caused_by(&event.message).hint(format!("bowline status {}", key.app));
             ChangeStep::Failed { fault: fault.into() }
@@ -138,6 +139,7 @@ mod tests {
             ("rollout.rolled", r#"{"change":3,"release":2,"phase":"rolled back"}"#),
             ("change.failed", r#"{"change":3,"reason":"x"}"#),
             ("restart.undone", r#"{"change":3,"release":2,"phase":"undone"}"#),
+            ("app.stopping", r#"{"change":3}"#),
         ] {
             let failed = told(kind, fields);
             assert!(
@@ -150,6 +152,7 @@ mod tests {
             ("rollout.step", r#"{"change":3,"release":2,"phase":"step 0"}"#),
             ("release.stored", r#"{"change":3,"release":2}"#),
             ("daemon.started", "{}"),
+            ("app.stopping", "{}"),
         ] {
             assert_eq!(told(kind, fields), None, "{kind}");
         }

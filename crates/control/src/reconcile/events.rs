@@ -245,8 +245,10 @@ pub(crate) fn run_ended(finished: &Finished, at: Timestamp) -> NewEvent {
     event(at, Some(&run.key.app), "run.ended", message, fields)
 }
 
-pub(crate) fn app_stopping(key: &AppKey, at: Timestamp) -> NewEvent {
-    event(at, Some(key), "app.stopping", format!("{key} is told to stop"), json!({}))
+/// `change`: what was under way, and ends with it.
+pub(crate) fn app_stopping(key: &AppKey, change: Option<ChangeId>, at: Timestamp) -> NewEvent {
+    let fields = change.map_or_else(|| json!({}), |change| json!({ "change": change.0 }));
+    event(at, Some(key), "app.stopping", format!("{key} is told to stop"), fields)
 }
 
 pub(crate) fn app_stopped(key: &AppKey, at: Timestamp) -> NewEvent {

@@ -46,7 +46,7 @@ impl Loop {
         let mut writes = vec![
             Write::Wanted(key.clone(), Wanted::Stopped),
             Write::ChangeEnded(key.clone()),
-            Write::Event(events::app_stopping(&key, now.wall)),
+            Write::Event(events::app_stopping(&key, app.change.as_ref().map(|change| change.id), now.wall)),
         ];
         writes.extend(interrupted_revision(&key, app));
         self.store(Job::Write(writes), Pending::Stop { key, ticket, shutdown_when_idle });
@@ -183,7 +183,7 @@ impl Loop {
             let mut writes = vec![
                 Write::Wanted(key.clone(), Wanted::Stopped),
                 Write::ChangeEnded(key.clone()),
-                Write::Event(events::app_stopping(key, now.wall)),
+                Write::Event(events::app_stopping(key, app.change.as_ref().map(|change| change.id), now.wall)),
             ];
             writes.extend(interrupted_revision(key, app).filter(|_| !ends));
             self.store(Job::Write(writes), Pending::StopForGood);
