@@ -25,7 +25,7 @@ pub enum Risk {
     /// A server of another major version.
     Version { data: ResourceId, from: u16, to: u16 },
     /// What runs before the release is not undone by a rollback.
-    NotUndone { command: String },
+    NotUndone { command: String, kept: Vec<ResourceName> },
     /// For a while no instance of the service runs.
     StopsFirst { service: ServiceName, port: Option<Port> },
     /// Instances with open WebSockets go.
@@ -113,8 +113,15 @@ impl fmt::Display for Risk {
             Self::SharesVolume { service, volume } => {
                 write!(f, "instances of both releases of {service} use volume.{volume} while one takes over")
             }
-            Self::NotUndone { command } => {
-                write!(f, "`{command}` runs once before the release; a rollback does not undo it")
+            Self::NotUndone { command, kept } => {
+                write!(f, "`{command}` runs once before the release; a rollback does not undo it")?;
+                match kept.is_empty() {
+                    true => Ok(()),
+                    false => {
+                        let names: Vec<&str> = kept.iter().map(ResourceName::as_str).collect();
+                        write!(f, "; what is in {} is kept first", names.join(", "))
+                    }
+                }
             }
             Self::Unprotects { env } => write!(f, "{env} is protected no more: the next release needs no plan"),
             Self::LoosensCage { service } => {
@@ -141,7 +148,7 @@ pub(super) fn risks(proposal: Proposal<'_>, rollout: &rollout::Plan) -> Vec<Risk
     let new = proposal.wanted.app;
     let old = proposal.stable.map(|stable| stable.side);
     let mut found = BTreeSet::new();
-    found.extend(new.release.before.as_ref().map(not_undone));
+    found.extend(new.release.before.as_ref().map(|before| not_undone(before, &new.release.snapshot)));
     let places = |app| places(proposal.key, app);
     let of_places = of_places(&old.map(|old| places(old.app)).unwrap_or_default(), &places(new));
     // `local` is this machine alone.
@@ -159,8 +166,8 @@ pub(super) fn risks(proposal: Proposal<'_>, rollout: &rollout::Plan) -> Vec<Risk
     found.into_iter().collect()
 }
 
-fn not_undone(before: &Command) -> Risk {
-    Risk::NotUndone { command: Shown::of("release.before", &before.0).to_string() }
+fn not_undone(before: &Command, kept: &[ResourceName]) -> Risk {
+    Risk::NotUndone { command: Shown::of("release.before", &before.0).to_string(), kept: kept.to_vec() }
 }
 
 fn stopped_first<'a>(old: Side<'a>, rollout: &'a rollout::Plan) -> impl Iterator<Item = Risk> + 'a {
