@@ -79,8 +79,12 @@ impl Deadline {
 
     /// Moves it forward, never back.
     pub(crate) fn set_sooner(&self, from_now: Duration) {
-        let at = self.sweep.now().saturating_add(ticks(from_now));
-        self.entry.at.set(self.entry.at.get().min(at));
+        self.set_no_later(self.sweep.now().saturating_add(ticks(from_now)));
+    }
+
+    /// Moves it forward to this tick, never back.
+    pub(crate) fn set_no_later(&self, tick: u64) {
+        self.entry.at.set(self.entry.at.get().min(tick));
     }
 
     pub(crate) fn clear(&self) {

@@ -370,16 +370,26 @@ fn response(text: &[u8]) -> Option<Response<()>> {
 mod tests {
     use std::sync::Arc;
 
+    use bowline_core::app::HostName;
+    use bowline_core::route::{ApiSite, Table};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::net::UnixListener;
     use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 
     use super::*;
     use crate::client::Secured;
     use crate::deadline::ticks;
     use crate::process::Limits;
-    use crate::route::Routes;
+    use crate::route::{Compiler, Routes};
 
+    const RST_STREAM: u8 = 3;
     const GOAWAY: u8 = 7;
+
+    /// One field of a head, as HPACK writes what is in no table.
+    fn field(name: &str, value: &str) -> Vec<u8> {
+        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        [vec![0], text(name), text(value)].concat()
+    }
 
     /// A client that writes frames by hand, and answers none.
     struct Raw {
@@ -441,6 +451,33 @@ mod tests {
             assert!(raw.serving.is_finished(), "it is open for ever");
         };
         LocalSet::new().run_until(silent).await;
+    }
+
+    #[tokio::test]
+    async fn what_the_daemon_says_waits_half_a_minute_to_be_read_whatever_else_it_says() {
+        let stalling = async {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = folder.path().join("outer.sock");
+            let daemon = UnixListener::bind(&socket).unwrap();
+            let api = Some(ApiSite { host: HostName::new("api.test").unwrap(), socket });
+            let routes = Compiler::default().compile(Arc::new(Table { api, ..Table::default() }));
+            // Of no answer's body may anything be sent.
+            let mut raw = Raw::connect(routes, &[0, 4, 0, 0, 0, 0]).await;
+            let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "api.test"), (":path", "/v1/logs")];
+            raw.send(1, 5, 1, &fields.map(|(name, value)| field(name, value)).concat()).await;
+            let (mut asked, _) = daemon.accept().await.unwrap();
+            asked.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+            for _ in 0..29 {
+                asked.write_all(b"1\r\nx\r\n").await.unwrap();
+                raw.pass(Duration::from_millis(900)).await;
+            }
+            assert_eq!(asked.read(&mut [0; 1 << 10]).await.unwrap_or(0).min(1), 1, "the request");
+            assert_eq!(asked.try_read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "too early");
+            raw.pass(Duration::from_secs(2)).await;
+            assert!(matches!(asked.try_read(&mut [0]), Ok(0)), "the daemon's connection is held");
+            while raw.frame().await != RST_STREAM {}
+        };
+        LocalSet::new().run_until(stalling).await;
     }
 
     #[tokio::test]
