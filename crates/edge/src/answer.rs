@@ -69,6 +69,10 @@ pub(crate) enum Reason {
     FileUnreadable,
     /// No daemon answers behind the API's host.
     DaemonAway,
+    /// The daemon has as many requests of this client as it takes.
+    TooManyAtOnce,
+    /// The daemon has as many requests of clients that it does not know yet as it takes.
+    DaemonBusy,
     /// No descriptor is left for a connection to the instance.
     Shortage,
     Internal,
@@ -105,6 +109,8 @@ impl Reason {
             Self::FileMethod => "method-not-allowed",
             Self::FileUnreadable => "file-unreadable",
             Self::DaemonAway => "daemon-away",
+            Self::TooManyAtOnce => "too-many-at-once",
+            Self::DaemonBusy => "daemon-busy",
             Self::Shortage => "shortage",
             Self::Internal => "internal",
         }
@@ -114,12 +120,17 @@ impl Reason {
     pub(crate) const fn status(self) -> u16 {
         match self {
             Self::Refused(refusal) => refusal.status(),
-            Self::Starting | Self::NoReadyInstance | Self::DaemonAway | Self::Shortage | Self::Maintenance => 503,
+            Self::Starting
+            | Self::NoReadyInstance
+            | Self::DaemonAway
+            | Self::DaemonBusy
+            | Self::Shortage
+            | Self::Maintenance => 503,
             Self::UnknownHost | Self::NoRoute | Self::FileNotFound => 404,
             Self::Misdirected => 421,
             Self::Denied | Self::TlsWanted | Self::NotAllowed | Self::TokenRefused => 403,
             Self::BearerWanted | Self::BasicWanted => 401,
-            Self::TooManyRequests { .. } => 429,
+            Self::TooManyRequests { .. } | Self::TooManyAtOnce => 429,
             Self::Upload(_) => 415,
             Self::ConnectRefused | Self::ConnectFailed | Self::UpstreamClosed | Self::BadUpstream(_) => 502,
             Self::ConnectTimeout | Self::ResponseTimeout | Self::UpstreamStalled => 504,
@@ -142,6 +153,7 @@ impl Reason {
             | Self::BearerWanted
             | Self::BasicWanted
             | Self::TooManyRequests { .. }
+            | Self::TooManyAtOnce
             | Self::Upload(_)
             | Self::ClientGone
             | Self::ClientStalled
@@ -159,6 +171,7 @@ impl Reason {
             | Self::Maintenance
             | Self::FileUnreadable
             | Self::DaemonAway
+            | Self::DaemonBusy
             | Self::Shortage
             | Self::Internal => Blame::Bowline,
         }
@@ -170,7 +183,7 @@ impl Reason {
             return Some(seconds);
         }
         let maintenance = matches!(self, Self::Maintenance);
-        (self.status() == 503).then_some(if maintenance { MAINTENANCE } else { 1 })
+        matches!(self.status(), 429 | 503).then_some(if maintenance { MAINTENANCE } else { 1 })
     }
 
     /// How to prove who asks (RFC 9110, 11.6.1).
@@ -201,6 +214,7 @@ impl Reason {
             Self::TokenRefused => "This address wants a token, and the request has none or another one.",
             Self::BearerWanted => "This address wants a bearer token.",
             Self::BasicWanted => "This address wants a name and a password.",
+            Self::TooManyAtOnce => "Too many requests of this client are under way at once.",
             Self::TooManyRequests { .. } => "Too many requests came in too short a time.",
             Self::Upload(fault) => fault.sentence(),
             Self::NoReadyInstance => "The app has no instance that is ready. Try again in a moment.",
@@ -215,6 +229,7 @@ impl Reason {
             Self::FileMethod => "Files are only read: GET and HEAD.",
             Self::FileUnreadable => "The file could not be read.",
             Self::DaemonAway => "The daemon does not run, or is just being replaced. Try again in a moment.",
+            Self::DaemonBusy => "The daemon is asked by too many others at once. Try again in a moment.",
             Self::Shortage => "The edge holds as many connections as this machine lets it. Try again in a moment.",
             Self::Internal => "The edge failed. This is a defect of Bowline.",
         }

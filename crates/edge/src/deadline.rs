@@ -79,24 +79,25 @@ impl Deadline {
 
     /// Moves it forward, never back.
     pub(crate) fn set_sooner(&self, from_now: Duration) {
-        let at = self.sweep.now().saturating_add(ticks(from_now));
-        self.entry.at.set(self.entry.at.get().min(at));
+        self.set_no_later(self.sweep.now().saturating_add(ticks(from_now)));
+    }
+
+    /// Moves it forward to this tick, never back.
+    pub(crate) fn set_no_later(&self, tick: u64) {
+        self.entry.at.set(self.entry.at.get().min(tick));
     }
 
     pub(crate) fn clear(&self) {
         self.entry.at.set(NEVER);
     }
 
-    /// Whether it has passed; if not, the task is woken when it does.
+    /// Whether it has passed. The task is woken when it does, also if it has and is set anew.
     pub(crate) fn passed(&self, cx: &Context<'_>) -> bool {
-        if self.entry.at.get() <= self.sweep.now() {
-            return true;
-        }
         let mut waker = self.entry.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
-        false
+        self.entry.at.get() <= self.sweep.now()
     }
 }
 
@@ -128,6 +129,26 @@ mod tests {
         assert_eq!(passed(&deadlines), [false, true, false]);
         deadlines[1].clear();
         assert_eq!(passed(&deadlines), [false, false, false]);
+    }
+
+    #[test]
+    fn who_saw_it_pass_and_sets_it_anew_is_woken_again() {
+        struct Count(std::sync::atomic::AtomicU32);
+        impl std::task::Wake for Count {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let count = std::sync::Arc::new(Count(0.into()));
+        let waker = Waker::from(std::sync::Arc::clone(&count));
+        let sweep = Rc::new(Sweep::default());
+        let deadline = sweep.deadline();
+        deadline.set(Duration::ZERO);
+        sweep.tick();
+        assert!(deadline.passed(&Context::from_waker(&waker)));
+        deadline.set(Duration::ZERO);
+        sweep.tick();
+        assert_eq!(count.0.load(std::sync::atomic::Ordering::Relaxed), 1);
     }
 
     #[test]

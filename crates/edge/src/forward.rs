@@ -12,10 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use crate::answer::{Blame, Reason};
 use crate::balance::{self, Endpoint, Ticket};
 use crate::client::{Body, Client};
+use crate::deadline::ticks;
 use crate::h1::{
     AfterUpstream, BadUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseHead, ResponseLine, ResponseParser,
     ResponseStep, write,
 };
+use crate::places::Places;
 use crate::request::Request;
 use crate::route::{Backend, Route, Target};
 use crate::upstream::Upstream;
@@ -40,23 +42,25 @@ pub(crate) async fn run<C: Client>(
     let mut tried = Vec::new();
     let mut route = Arc::clone(route);
     if request.upload.is_some() {
-        Box::pin(first_judged(request, client, &route)).await?;
+        Box::pin(request.first_judged(client, &route)).await?;
         route = again(request, client)?;
     }
     let mut stale = 0;
     loop {
         let (position, ticket) = choose(request, &route, &tried)?;
         request.journal.backend = Some(position);
+        let serial = ticket.endpoint().serial;
         request.journal.endpoint = Some(Arc::clone(ticket.endpoint()));
         let error = match connection(request, ticket.endpoint(), stale < MAX_STALE).await {
             Ok((stream, pooled)) => {
                 stale += usize::from(pooled);
-                let result = Relay::new(request, client, &route, Upstream::Instance(stream)).run().await;
+                let upstream = Upstream::Instance(stream, ticket);
+                let result = Relay::new(request, client, &route, upstream).run().await;
                 match result {
                     Ok(After::Done) => return Ok(()),
                     Ok(After::Tunnel { stream, received, idle }) => {
                         // Boxed, like all that is rare and large: most requests should not carry its room.
-                        return Box::pin(tunnel::run(request, client, (stream, received), idle, Some(&ticket))).await;
+                        return Box::pin(tunnel::run(request, client, (stream, received), idle)).await;
                     }
                     Err(Failure { reason, retry: false }) => return Err(reason),
                     Err(Failure { reason, retry: true }) => (!pooled).then_some(reason),
@@ -66,12 +70,11 @@ pub(crate) async fn run<C: Client>(
         };
         // A connection that was idle may die at any time; the instance itself was not tried yet.
         if let Some(reason) = error {
-            tried.push(ticket.endpoint().serial);
+            tried.push(serial);
             if tried.len() == MAX_TRIES {
                 return Err(reason);
             }
         }
-        drop(ticket);
         request.exchange.retry();
         route = again(request, client)?;
     }
@@ -83,13 +86,15 @@ pub(crate) async fn to_daemon<C: Client>(
     client: &mut C,
     route: &Route,
     socket: &Path,
+    places: &Arc<Places>,
 ) -> Result<(), Reason> {
+    let place = places.take(request.client).await?;
     let stream = upstream::connect_to_daemon(socket).await?;
-    let relayed = Relay::new(request, client, route, Upstream::Daemon(stream)).run().await;
+    let relayed = Relay::new(request, client, route, Upstream::Daemon(stream, place)).run().await;
     match relayed {
         Ok(After::Done) => Ok(()),
         Ok(After::Tunnel { stream, received, idle }) => {
-            Box::pin(tunnel::run(request, client, (stream, received), idle, None)).await
+            Box::pin(tunnel::run(request, client, (stream, received), idle)).await
         }
         Err(Failure { reason, .. }) if reason.blame() == Blame::Upstream => Err(Reason::DaemonAway),
         Err(Failure { reason, .. }) => Err(reason),
@@ -107,39 +112,8 @@ fn again<C: Client>(request: &mut Request<'_>, client: &C) -> Result<Arc<Route>,
         Target::Deny => Err(Reason::Denied),
         Target::Forward(_) | Target::Files { .. } | Target::Redirect(_) => Ok(route),
         // A table that has made an app's host the API's: the request was for the app.
-        Target::Api(_) => Err(Reason::UnknownHost),
+        Target::Api { .. } => Err(Reason::UnknownHost),
     }
-}
-
-/// Reads the body until some of it is judged, so that of a request which is refused at its first bytes nothing is sent.
-async fn first_judged<C: Client>(request: &mut Request<'_>, client: &mut C, route: &Route) -> Result<(), Reason> {
-    let Some(mut upload) = request.upload.take() else { return Ok(()) };
-    let idle = route.idle.min(route.timeout);
-    request.deadline.set(idle);
-    poll_fn(|cx| {
-        while upload.judged.is_empty() && !upload.ended {
-            if request.exchange.continue_due() {
-                client.send_continue();
-            }
-            let _ = client.poll_flush(cx)?;
-            let read = upload.poll(client, cx)?;
-            policy::room(route.body, client.body_bytes())?;
-            match read {
-                Poll::Ready(_) => request.deadline.set(idle),
-                Poll::Pending if request.deadline.passed(cx) => {
-                    return Poll::Ready(Err(Reason::Refused(Refusal::BodyTimeout)));
-                }
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(Ok(()))
-    })
-    .await?;
-    if upload.ended {
-        request.exchange.request_received();
-    }
-    request.upload = Some(upload);
-    Ok(())
 }
 
 fn choose(request: &Request<'_>, route: &Route, tried: &[u32]) -> Result<(usize, Ticket), Reason> {
@@ -185,6 +159,7 @@ struct Relay<'a, 'r, C> {
     request: &'a mut Request<'r>,
     client: &'a mut C,
     route: &'a Route,
+    /// `None`: nothing more is wanted of it.
     stream: Option<Upstream>,
     /// To the instance: `output[written..]`.
     output: Vec<u8>,
@@ -204,6 +179,8 @@ struct Relay<'a, 'r, C> {
     upgraded: bool,
     response_read: bool,
     progress: u64,
+    /// The tick until which the client must have read on; `None`: nothing waits for it.
+    read_until: Option<u64>,
 }
 
 enum Step {
@@ -231,6 +208,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             upgraded: false,
             response_read: false,
             progress: 0,
+            read_until: None,
             request,
             client,
             route,
@@ -298,6 +276,20 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         // Once the request is sent and until the answer begins, the instance has its own time.
         let waiting = self.sending_over && self.response.is_none();
         self.request.deadline.set(if waiting { self.route.timeout } else { self.idle() });
+        if let Some(until) = self.read_until {
+            self.request.deadline.set_no_later(until);
+        }
+    }
+
+    /// A client that reads nothing has its own time, which nothing that an instance says prolongs. True: it begins or is over.
+    fn watch_reading(&mut self, flushed: bool, sent: bool) -> bool {
+        let before = self.read_until;
+        if flushed {
+            self.read_until = None;
+        } else if sent || before.is_none() {
+            self.read_until = Some(self.request.worker.sweep.now().saturating_add(ticks(self.route.reading)));
+        }
+        before.is_some() != self.read_until.is_some()
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
@@ -308,13 +300,18 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
                 self.restart_clock();
                 continue;
             }
+            if self.response_read && !self.upgraded {
+                // Not once the client has read it: whoever reads slowly, or never, holds no connection to an instance.
+                self.release();
+            }
             let before = self.client.sent_bytes();
             let flushed = self.client.poll_flush(cx)?.is_ready();
             if self.response_read && (flushed || self.upgraded) {
                 return Poll::Ready(Ok(()));
             }
+            let sent = self.client.sent_bytes() != before;
             // What was sent made room: the other side is looked at again, or nobody wakes this task for it.
-            if moved || self.client.sent_bytes() != before {
+            if self.watch_reading(flushed, sent) | moved | sent {
                 self.restart_clock();
                 continue;
             }
@@ -334,7 +331,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
     /// Who kept the other waiting.
     fn stalled(&self) -> Reason {
         match &self.response {
-            Some(_) if !self.client.has_room() || self.response_read => Reason::ClientStalled,
+            Some(_) if self.read_until.is_some() => Reason::ClientStalled,
             Some(_) => Reason::UpstreamStalled,
             None if self.sending_over => Reason::ResponseTimeout,
             None if self.written < self.output.len() => Reason::UpstreamStalled,
@@ -345,7 +342,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
     /// Client → instance: one stretch.
     fn send_request(&mut self, cx: &mut Context<'_>) -> Result<Step, Reason> {
         if self.sending_over {
-            return Ok(Step::Stuck);
+            return if self.response_read { self.discard(cx) } else { Ok(Step::Stuck) };
         }
         let flushed = self.write_some(cx);
         if self.write_failed {
@@ -420,6 +417,24 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             }
             Poll::Pending => Ok(Step::Stuck),
         }
+    }
+
+    /// A client that is answered early may read the answer only when it has sent all.
+    fn discard(&mut self, cx: &mut Context<'_>) -> Result<Step, Reason> {
+        if self.body_read || self.upgraded {
+            return Ok(Step::Stuck);
+        }
+        let read = self.client.poll_body(cx, &mut |_| Ok(()))?;
+        policy::room(self.route.body, self.client.body_bytes())?;
+        match read {
+            Poll::Ready(Body::Data(_)) => {}
+            Poll::Ready(Body::End) => {
+                self.body_read = true;
+                self.request.exchange.request_received();
+            }
+            Poll::Pending => return Ok(Step::Stuck),
+        }
+        Ok(Step::Moved)
     }
 
     /// Instance → client: one stretch.
@@ -509,6 +524,9 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             });
         })?;
         request.journal.status = head.status();
+        if let Some(stream) = &mut self.stream {
+            stream.answered(head.status());
+        }
         let decoder = BodyDecoder::new(head.body());
         let complete = decoder.is_complete();
         self.response = Some(decoder);
@@ -544,25 +562,29 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         Ok(Step::Moved)
     }
 
-    /// The exchange went through: the connection is kept, closed or becomes a tunnel.
-    fn finish(&mut self) -> After {
+    /// All of the response was read: the connection is kept or closed, and nothing is outstanding there any more.
+    fn release(&mut self) {
         let worker = self.request.worker;
-        if !self.upgraded {
-            self.request.exchange.response_sent();
-        }
-        let Some(stream) = self.stream.take() else { return After::Done };
-        match self.request.exchange.upstream() {
-            AfterUpstream::Pool { idle } => {
-                if let (Some(endpoint), Upstream::Instance(stream)) = (&self.request.journal.endpoint, stream) {
-                    worker.pools.keep(endpoint.serial, stream, idle, worker.sweep.now());
-                }
-                After::Done
+        self.sending_over = true;
+        match (self.stream.take(), self.request.exchange.upstream()) {
+            (Some(Upstream::Instance(stream, ticket)), AfterUpstream::Pool { idle }) => {
+                worker.pools.keep(ticket.endpoint().serial, stream, idle, worker.sweep.now());
             }
-            AfterUpstream::Tunnel => {
+            (stream, _) => drop(stream),
+        }
+    }
+
+    /// The exchange went through: the connection has been released, or becomes a tunnel.
+    fn finish(&mut self) -> After {
+        match self.stream.take() {
+            Some(stream) if self.upgraded => {
                 let received = self.input.split_off(self.start);
                 After::Tunnel { stream, received, idle: self.route.idle }
             }
-            AfterUpstream::Wait | AfterUpstream::Close => After::Done,
+            Some(_) | None => {
+                self.request.exchange.response_sent();
+                After::Done
+            }
         }
     }
 
@@ -584,6 +606,6 @@ impl<C> Drop for Relay<'_, '_, C> {
 fn release(route: &Route, position: Option<usize>) -> Option<&Backend> {
     match &route.target {
         Target::Forward(backends) => backends.get(position?),
-        Target::Files { .. } | Target::Redirect(_) | Target::Deny | Target::Api(_) => None,
+        Target::Files { .. } | Target::Redirect(_) | Target::Deny | Target::Api { .. } => None,
     }
 }

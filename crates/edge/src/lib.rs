@@ -2,8 +2,8 @@
 //!
 //! A request reads as a list: [`listen`] → [`tls`] → gate ([`h1`]) → [`route`] → [`policy`] → [`balance`] →
 //! [`forward`] → [`record`]. Each worker is one thread with one runtime and owns its pools, buffers and counters, so
-//! that no lock is taken and nothing is awaited but the network. The daemon's half is [`link`]; what the two say to
-//! each other is [`wire`].
+//! that no lock is taken and nothing is awaited but the network; only requests to the daemon's API share [`places`]. The
+//! daemon's half is [`link`]; what the two say to each other is [`wire`].
 //!
 //! Architecture invariant: the edge has no store and makes no choice that outlives it; it serves the last table it
 //! was given, whether or not a daemon is there.
@@ -18,6 +18,7 @@ mod forward;
 pub mod h1;
 pub mod link;
 mod listen;
+mod places;
 mod policy;
 mod process;
 mod record;

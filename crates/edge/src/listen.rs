@@ -37,11 +37,15 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bo
     if !worker.is_successor {
         wait.set(FIRST_TABLE);
     }
+    let mut waited = false;
     let mut silent_until = 0;
     loop {
         let accepted = std::future::poll_fn(|cx| {
             // Also registers for being woken when a table comes and when draining begins.
-            let waited = wait.passed(cx);
+            if wait.passed(cx) {
+                waited = true;
+                wait.clear();
+            }
             if worker.is_draining() {
                 return Poll::Ready(None);
             }

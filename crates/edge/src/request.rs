@@ -169,7 +169,7 @@ impl Journal {
         match (&route.target, self.backend) {
             (Target::Forward(backends), Some(position)) => Some(backends[position].labels),
             (Target::Files { labels, .. }, _) => Some(*labels),
-            (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api(_), _) => route.labels,
+            (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api { .. }, _) => route.labels,
         }
     }
 
@@ -179,7 +179,7 @@ impl Journal {
         let served = match (&route.target, self.backend) {
             (Target::Forward(backends), Some(position)) => &backends[position].log,
             (Target::Files { log, .. }, _) => log,
-            (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api(_), _) => "",
+            (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api { .. }, _) => "",
         };
         [&route.log, served, self.endpoint.as_ref().map_or("", |endpoint| &endpoint.log)]
     }
@@ -203,8 +203,8 @@ impl Request<'_> {
             }
             Target::Redirect(to) => self.redirect(client, to).await,
             Target::Deny => Err(Reason::Denied),
-            Target::Api(_) if client.peer().tls.is_none() => Err(Reason::TlsWanted),
-            Target::Api(socket) => Box::pin(forward::to_daemon(self, client, &route, socket)).await,
+            Target::Api { .. } if client.peer().tls.is_none() => Err(Reason::TlsWanted),
+            Target::Api { socket, places } => Box::pin(forward::to_daemon(self, client, &route, socket, places)).await,
         }
     }
 
@@ -243,6 +243,37 @@ impl Request<'_> {
             self.exchange.close_client();
         }
         self.exchange.keep_alive()
+    }
+
+    /// Reads the body until some of it is judged, so that of a request which is refused at its first bytes nothing is sent.
+    pub(crate) async fn first_judged<C: Client>(&mut self, client: &mut C, route: &Route) -> Result<(), Reason> {
+        let Some(mut upload) = self.upload.take() else { return Ok(()) };
+        let idle = route.idle.min(route.timeout);
+        self.deadline.set(idle);
+        poll_fn(|cx| {
+            while upload.judged.is_empty() && !upload.ended {
+                if self.exchange.continue_due() {
+                    client.send_continue();
+                }
+                let _ = client.poll_flush(cx)?;
+                let read = upload.poll(client, cx)?;
+                policy::room(route.body, client.body_bytes())?;
+                match read {
+                    Poll::Ready(_) => self.deadline.set(idle),
+                    Poll::Pending if self.deadline.passed(cx) => {
+                        return Poll::Ready(Err(Reason::Refused(Refusal::BodyTimeout)));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await?;
+        if upload.ended {
+            self.exchange.request_received();
+        }
+        self.upload = Some(upload);
+        Ok(())
     }
 
     /// Sends a whole answer of the edge itself.

@@ -14,11 +14,15 @@ use tokio::sync::Notify;
 
 use crate::balance::Endpoint;
 use crate::files::Folder;
+use crate::places::Places;
 use crate::policy::{Guard, Limiter, Networks};
 
 /// How long the daemon may take, and say nothing: logs and changes are followed, and jobs waited for. It ends by itself what it does
 /// not want to go on, and a request without a token at once.
 const API_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long whoever asks the daemon may leave what it says unread.
+const API_READING: Duration = Duration::from_secs(30);
 
 /// The largest content of a source is the largest that the daemon takes.
 const API_BODY: BodyLimit = BodyLimit(Bytes(source::MAX_BYTES));
@@ -52,6 +56,8 @@ pub(crate) struct Route {
     pub(crate) body: BodyLimit,
     pub(crate) timeout: Duration,
     pub(crate) idle: Duration,
+    /// How long a client may read nothing of an answer that waits for it, whatever else moves.
+    pub(crate) reading: Duration,
     /// The series of what has no release: redirects, refusals. `None`: of no app.
     pub(crate) labels: Option<LabelId>,
     /// `"app":"…","env":"…","route":"…"` for the access log.
@@ -76,7 +82,10 @@ pub(crate) enum Target {
     Redirect(String),
     Deny,
     /// The daemon, on this socket.
-    Api(PathBuf),
+    Api {
+        socket: PathBuf,
+        places: Arc<Places>,
+    },
 }
 
 /// The instances of one release.
@@ -159,6 +168,7 @@ pub(crate) struct Compiler {
     drained: Arc<Notify>,
     /// What was counted towards a limit outlives a table.
     limiters: BTreeMap<RuleId, Arc<Limiter>>,
+    places: Arc<Places>,
 }
 
 impl Compiler {
@@ -203,7 +213,7 @@ impl Compiler {
             };
         }
         if let Some(site) = &table.api {
-            routes.exact.insert(site.host.as_str().into(), Self::api(site));
+            routes.exact.insert(site.host.as_str().into(), self.api(site));
         }
         let rules = || table.sites.values().flat_map(|site| &site.rules);
         self.limiters.retain(|id, _| rules().any(|rule| rule.id == *id && rule.policies.rate.is_some()));
@@ -254,15 +264,16 @@ impl Compiler {
         Arc::new(Host { https, rules: site.rules.iter().map(|rule| self.route(table, rule)).collect() })
     }
 
-    fn api(site: &ApiSite) -> Arc<Host> {
+    fn api(&self, site: &ApiSite) -> Arc<Host> {
         let route = Route {
             prefix: PathPrefix::root(),
             strip: false,
-            target: Target::Api(site.socket.clone()),
+            target: Target::Api { socket: site.socket.clone(), places: Arc::clone(&self.places) },
             guard: None,
             body: API_BODY,
             timeout: API_TIME,
             idle: API_TIME,
+            reading: API_READING,
             labels: None,
             log: "\"api\":true".to_owned(),
         };
@@ -292,6 +303,7 @@ impl Compiler {
             body: rule.body,
             timeout: rule.timeout,
             idle: rule.idle,
+            reading: rule.idle.min(rule.timeout),
             labels: Some(self.label(rule, None)),
             log: format!(
                 "\"app\":\"{}\",\"env\":\"{}\",\"route\":\"{}\"",

@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::answer::Reason;
-use crate::balance::{Endpoint, Ticket};
 use crate::client::Client;
 use crate::h1::websocket::{FrameTracker, close_frame};
 use crate::request::Request;
@@ -24,13 +23,12 @@ const GOING_AWAY: u16 = 1001;
 /// How long the last bytes may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Carries bytes until the tunnel ends. `received`: what came behind the 101. `outstanding`: of an instance.
+/// Carries bytes until the tunnel ends. `received`: what came behind the 101.
 pub(crate) async fn run<C: Client>(
     request: &mut Request<'_>,
     client: &mut C,
     (stream, received): (Upstream, Vec<u8>),
     idle: Duration,
-    outstanding: Option<&Ticket>,
 ) -> Result<(), Reason> {
     let _counted = request.worker.count_tunnel();
     let raw = client.take_tunnel().ok_or(Reason::Internal)?;
@@ -45,7 +43,6 @@ pub(crate) async fn run<C: Client>(
         up: Pipe { buffer: raw.received, ..Pipe::default() },
         down,
         frames: request.is_websocket().then_some(frames),
-        endpoint: outstanding.map(|ticket| &**ticket.endpoint()),
         closing: false,
     };
     let deadline = request.deadline;
@@ -91,7 +88,6 @@ struct Tunnel<'a> {
     down: Pipe,
     /// Follows what the client is sent; `None`: not a WebSocket.
     frames: Option<FrameTracker>,
-    endpoint: Option<&'a Endpoint>,
     closing: bool,
 }
 
@@ -119,7 +115,7 @@ impl Tunnel<'_> {
     /// Says 1001 to the client, once, when the edge closes or the instance is drained, and a frame of our own may be sent.
     fn begin_close(&mut self) -> bool {
         let Some(frames) = &self.frames else { return false };
-        let is_over = self.worker.is_closing() || self.endpoint.is_some_and(Endpoint::is_leaving);
+        let is_over = self.worker.is_closing() || self.upstream.is_leaving();
         if self.closing || !is_over || !frames.at_boundary() {
             return false;
         }

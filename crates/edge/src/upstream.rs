@@ -14,7 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::answer::Reason;
+use crate::balance::Ticket;
 use crate::deadline::TICK;
+use crate::places::Place;
 
 /// How long opening a connection may take. Instances are on this machine or in its network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,19 +24,37 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Idle connections kept per instance and worker.
 const MAX_IDLE: usize = 128;
 
-/// Whoever answers a request that goes on.
+/// Whoever answers a request that goes on, and what the request takes there: given back together.
 #[derive(Debug)]
 pub(crate) enum Upstream {
-    Instance(TcpStream),
+    Instance(TcpStream, Ticket),
     /// Behind the API's host.
-    Daemon(UnixStream),
+    Daemon(UnixStream, Place),
+}
+
+impl Upstream {
+    /// The instance is drained.
+    pub(crate) fn is_leaving(&self) -> bool {
+        match self {
+            Self::Instance(_, ticket) => ticket.endpoint().is_leaving(),
+            Self::Daemon(..) => false,
+        }
+    }
+
+    /// The head of the answer has come.
+    pub(crate) fn answered(&mut self, status: u16) {
+        match self {
+            Self::Instance(..) => {}
+            Self::Daemon(_, place) => place.answered(status),
+        }
+    }
 }
 
 impl AsyncRead for Upstream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Instance(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Daemon(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Instance(stream, _) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Daemon(stream, _) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -42,22 +62,22 @@ impl AsyncRead for Upstream {
 impl AsyncWrite for Upstream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Instance(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Daemon(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Instance(stream, _) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Daemon(stream, _) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Instance(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Daemon(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Instance(stream, _) => Pin::new(stream).poll_flush(cx),
+            Self::Daemon(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Instance(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Daemon(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Instance(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Self::Daemon(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -126,6 +126,36 @@ pub(crate) struct Handle {
 }
 
 impl Worker {
+    fn new(access: AccessLog, tls: Arc<Tls>, limits: Limits, is_successor: bool, seed: u64) -> Self {
+        Self {
+            routes: RefCell::default(),
+            pools: Pools::default(),
+            shard: Shard::default(),
+            access,
+            sweep: Rc::default(),
+            dice: Dice::new(seed),
+            limits,
+            is_successor,
+            tls,
+            buffers: RefCell::default(),
+            spare: RefCell::default(),
+            phase: Cell::new(Phase::Serving),
+            tunnels: Cell::new(0),
+            shortages: Cell::new(0),
+            ended: Cell::new(false),
+        }
+    }
+
+    /// One whose sweep is ticked by hand: time passes as the test says.
+    #[cfg(test)]
+    pub(crate) fn for_test(folder: &std::path::Path, routes: Arc<Routes>) -> Self {
+        let access = crate::record::Writer::start(folder).expect("a thread starts").log();
+        let tls = Arc::new(Tls::new().expect("TLS of the tests"));
+        let worker = Self::new(access, tls, Limits::default(), false, 1);
+        worker.routes.replace(routes);
+        worker
+    }
+
     /// Calls `f` with the table of now. What `f` does is done before another table is said to be served.
     pub(crate) fn with_routes<R>(&self, f: impl FnOnce(&Routes) -> R) -> R {
         f(&self.routes.borrow())
@@ -199,23 +229,7 @@ pub(crate) fn start(setup: Setup) -> std::io::Result<Handle> {
 }
 
 async fn run(setup: Setup, mut inbox: mpsc::UnboundedReceiver<Command>) {
-    let worker = Rc::new(Worker {
-        routes: RefCell::default(),
-        pools: Pools::default(),
-        shard: Shard::default(),
-        access: setup.access,
-        sweep: Rc::default(),
-        dice: Dice::new(setup.seed),
-        limits: setup.limits,
-        is_successor: setup.is_successor,
-        tls: setup.tls,
-        buffers: RefCell::default(),
-        spare: RefCell::default(),
-        phase: Cell::new(Phase::Serving),
-        tunnels: Cell::new(0),
-        shortages: Cell::new(0),
-        ended: Cell::new(false),
-    });
+    let worker = Rc::new(Worker::new(setup.access, setup.tls, setup.limits, setup.is_successor, setup.seed));
     tokio::task::spawn_local(sweep(Rc::clone(&worker)));
     for (listener, is_tls) in [(setup.http, false), (setup.https, true)] {
         if let Some(listener) = listener {
@@ -292,5 +306,33 @@ async fn sweep(worker: Rc<Worker>) {
         worker.sweep.tick();
         worker.pools.sweep(worker.sweep.now());
         worker.access.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_accepts_stops_when_draining_begins() {
+        let draining = async {
+            let folder = tempfile::tempdir().unwrap();
+            let worker = Rc::new(Worker::for_test(folder.path(), Arc::default()));
+            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let accepting = spawn_local(listen::accept(Rc::clone(&worker), socket, false));
+            // Long after it has begun, and nobody has come.
+            for _ in 0..100 {
+                worker.sweep.tick();
+                yield_now().await;
+            }
+            assert!(!accepting.is_finished());
+            worker.enter(Phase::Draining);
+            yield_now().await;
+            assert!(accepting.is_finished(), "the socket is open until somebody comes");
+        };
+        LocalSet::new().run_until(draining).await;
     }
 }

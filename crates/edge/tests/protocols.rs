@@ -38,11 +38,14 @@ fn authority(names: &[&str]) -> Authority {
 }
 
 async fn handshake(edge: &Edge, ca: &Authority, name: &str, alpn: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    secured(TcpStream::connect(edge.https).await?, ca, name, alpn).await
+}
+
+async fn secured(stream: TcpStream, ca: &Authority, name: &str, alpn: &str) -> std::io::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let mut config = builder.with_root_certificates(Arc::clone(&ca.roots)).with_no_client_auth();
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let stream = TcpStream::connect(edge.https).await?;
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await
 }
 
@@ -185,6 +188,47 @@ async fn a_stream_that_is_refused_or_answered_early_may_be_sent_to_its_end() {
         let reset = std::future::poll_fn(|cx| std::task::Poll::Ready(body.poll_reset(cx))).await;
         assert!(reset.is_pending(), "{path} {announced}: {reset:?}");
     }
+    drop(client);
+    running.abort();
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_an_early_answer_only_when_all_is_sent_gets_it() {
+    let early = upstream(|_, mut talk| async move {
+        talk.try_head().await;
+        talk.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
+    })
+    .await;
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(TableBuilder::plain(&[early]), ca.certificates.clone()).await;
+    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+    // Of an answer's body nothing may be sent, until it is said.
+    let (client, mut connection) = h2::client::Builder::new().initial_window_size(0).handshake(stream).await.unwrap();
+    let (read, may_read) = tokio::sync::oneshot::channel();
+    let running = tokio::spawn(async move {
+        tokio::select! {
+            ended = &mut connection => return ended,
+            _ = may_read => connection.set_initial_window_size(1 << 10).unwrap(),
+        }
+        connection.await
+    });
+    let mut client = client.ready().await.unwrap();
+    let request = http::Request::post("https://a.test/").body(()).unwrap();
+    let (answer, mut body) = client.send_request(request, false).unwrap();
+    let answer = answer.await.unwrap();
+    let mut left: usize = 300 << 10;
+    while left > 0 {
+        body.reserve_capacity(left);
+        let room = std::future::poll_fn(|cx| body.poll_capacity(cx));
+        let room = tokio::time::timeout(PATIENCE, room).await.expect("the body is not read").unwrap().unwrap();
+        let piece = room.min(left);
+        left -= piece;
+        body.send_data(Bytes::from(vec![b'x'; piece]), left == 0).unwrap();
+    }
+    read.send(()).unwrap();
+    assert_eq!(answer.into_body().data().await.unwrap().unwrap(), "ok");
     drop(client);
     running.abort();
     edge.stop().await;
@@ -421,5 +465,138 @@ async fn the_hosts_api_leads_to_the_daemon_over_tls_alone() {
     let heads = daemon.await.unwrap();
     assert_eq!(header(&heads[0], "authorization"), Some("Bearer t"), "what came in clear did not go on");
     assert_eq!(header(&heads[0], "x-forwarded-for"), Some("127.0.0.1"));
+    edge.stop().await;
+}
+
+/// An HTTP/2 client that asks for these paths, and lets nothing of an answer's body be sent.
+async fn asking_and_reading_nothing(stream: &mut TlsStream<TcpStream>, host: &str, paths: &[&str]) {
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    // What HPACK writes of a field that is in no table.
+    let field = |(name, value): (&str, &str)| [vec![0], text(name), text(value)].concat();
+    let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    said.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    for (at, path) in (0..).zip(paths) {
+        let fields = [(":method", "GET"), (":scheme", "https"), (":authority", host), (":path", path)];
+        said.extend(frame(1, 5, 2 * at + 1, &fields.map(field).concat()));
+    }
+    stream.write_all(&said).await.unwrap();
+    stream.flush().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_nothing_holds_no_connection_to_the_daemon() {
+    const STREAMS: usize = 40;
+    let dir = Folder::new();
+    let socket = dir.path().join("outer.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let (gone, mut closed) = tokio::sync::mpsc::channel(STREAMS);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let gone = gone.clone();
+            tokio::spawn(async move {
+                let mut talk = Talk::new(stream);
+                talk.try_head().await.unwrap();
+                talk.say("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno").await;
+                assert_eq!(talk.rest().await, b"");
+                gone.send(()).await.unwrap();
+            });
+        }
+    });
+    let ca = authority(&["api.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(TableBuilder::plain(&[]).api("api.test", &socket), ca.certificates.clone()).await;
+    let mut stream = handshake(&edge, &ca, "api.test", "h2").await.unwrap();
+    asking_and_reading_nothing(&mut stream, "api.test", &["/v1/whoami"; STREAMS]).await;
+    for at in 0..STREAMS {
+        tokio::time::timeout(PATIENCE, closed.recv()).await.unwrap_or_else(|_| panic!("{at} of {STREAMS}"));
+    }
+    drop(stream);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_nothing_holds_no_connection_to_an_instance() {
+    let (asked, mut requests) = tokio::sync::mpsc::channel(4);
+    let answer = Arc::new(tokio::sync::Notify::new());
+    let may_answer = Arc::clone(&answer);
+    let address = upstream(move |number, mut talk| {
+        let (asked, may_answer) = (asked.clone(), Arc::clone(&may_answer));
+        async move {
+            while talk.try_head().await.is_some() {
+                asked.send(number).await.unwrap();
+                may_answer.notified().await;
+                talk.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nKeep-Alive: timeout=60\r\n\r\nok").await;
+            }
+        }
+    })
+    .await;
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::with_workers(1).await;
+    edge.serve_with(TableBuilder::plain(&[address]), ca.certificates.clone()).await;
+    let mut stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+    asking_and_reading_nothing(&mut stream, "a.test", &["/"]).await;
+    assert_eq!(requests.recv().await, Some(0));
+    edge.until(|seen| seen.outstanding.get(&instance(1, 0)) == Some(&1)).await;
+    answer.notify_one();
+    edge.until(|seen| seen.outstanding.is_empty()).await;
+    answer.notify_one();
+    assert_eq!(edge.get("a.test", "/").await.text(), "ok");
+    assert_eq!(requests.recv().await, Some(0), "the same connection");
+    drop(stream);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_has_its_share_of_the_daemon_and_others_have_theirs() {
+    const SHARE: usize = 64;
+    let dir = Folder::new();
+    let socket = dir.path().join("outer.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let (asked, mut heads) = tokio::sync::mpsc::channel(2 * SHARE);
+    let answers = Arc::new(tokio::sync::Semaphore::new(0));
+    let may_answer = Arc::clone(&answers);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (asked, may_answer) = (asked.clone(), Arc::clone(&may_answer));
+            tokio::spawn(async move {
+                let mut talk = Talk::new(stream);
+                let head = talk.try_head().await.unwrap();
+                if head.starts_with("GET /held") {
+                    asked.send(()).await.unwrap();
+                    may_answer.acquire().await.unwrap().forget();
+                }
+                talk.say(&ok("")).await;
+            });
+        }
+    });
+    let ca = authority(&["api.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(TableBuilder::plain(&[]).api("api.test", &socket), ca.certificates.clone()).await;
+    let mut one = handshake(&edge, &ca, "api.test", "h2").await.unwrap();
+    asking_and_reading_nothing(&mut one, "api.test", &["/held"; SHARE + 1]).await;
+    for _ in 0..SHARE {
+        tokio::time::timeout(PATIENCE, heads.recv()).await.unwrap();
+    }
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let other = other.connect(edge.https).await.unwrap();
+    let mut other = Talk::new(secured(other, &ca, "api.test", "http/1.1").await.unwrap());
+    other.say("GET /free HTTP/1.1\r\nHost: api.test\r\n\r\n").await;
+    assert_eq!(other.answer().await.status, 200, "another client");
+    assert!(heads.try_recv().is_err(), "one more than its share");
+    let mut neighbour = Talk::new(handshake(&edge, &ca, "api.test", "http/1.1").await.unwrap());
+    neighbour.say("GET /free HTTP/1.1\r\nHost: api.test\r\n\r\n").await;
+    let refused = neighbour.answer().await;
+    assert_eq!((refused.status, refused.header("x-bowline-error")), (429, Some("too-many-at-once")));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    // As soon as one is answered, the next one goes.
+    neighbour.say("GET /free HTTP/1.1\r\nHost: api.test\r\n\r\n").await;
+    answers.add_permits(2 * SHARE);
+    assert_eq!(neighbour.answer().await.status, 200);
+    drop(one);
     edge.stop().await;
 }

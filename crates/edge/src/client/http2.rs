@@ -11,8 +11,7 @@ use bytes::{Bytes, BytesMut};
 use h2::server::{Builder, SendResponse};
 use h2::{Reason as Code, RecvStream, SendStream};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Body, Client, LINGER, LINGER_BYTES, Peer, Raw};
 use crate::answer::Reason;
@@ -54,7 +53,17 @@ fn builder() -> Builder {
 struct Streams {
     worker: Rc<Worker>,
     running: Cell<usize>,
+    /// The client was told to go.
+    ending: Cell<bool>,
     idle: Deadline,
+}
+
+impl Streams {
+    /// There are none: the client has this long until the connection ends.
+    fn rest(&self) {
+        let leaves = self.ending.get() || self.worker.is_draining();
+        self.idle.set(if leaves { GOODBYE } else { self.worker.limits.idle });
+    }
 }
 
 /// One stream under way.
@@ -74,35 +83,36 @@ impl Drop for Running {
         let left = self.0.running.get() - 1;
         self.0.running.set(left);
         if left == 0 {
-            let draining = self.0.worker.is_draining();
-            self.0.idle.set(if draining { GOODBYE } else { self.0.worker.limits.idle });
+            self.0.rest();
         }
     }
 }
 
 /// Serves one connection until it ends.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: TlsStream<TcpStream>, peer: Peer) {
+pub(crate) async fn serve<S>(worker: Rc<Worker>, stream: S, peer: Peer)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let shaking = tokio::time::timeout(worker.limits.handshake, Box::pin(builder().handshake::<_, Bytes>(stream)));
     let Ok(Ok(mut connection)) = shaking.await else { return };
     let peer = Rc::new(peer);
     let idle = worker.sweep.deadline();
-    idle.set(worker.limits.idle);
-    let streams = Rc::new(Streams { worker, running: Cell::new(0), idle });
+    let streams = Rc::new(Streams { worker, running: Cell::new(0), ending: Cell::new(false), idle });
+    streams.rest();
     let mut shortages = streams.worker.shortages();
-    let mut ending = false;
     loop {
         let accepted = poll_fn(|cx| {
             let passed = streams.idle.passed(cx);
-            if passed && ending {
+            if passed && streams.ending.get() {
                 return Poll::Ready(None);
             }
             let short = std::mem::replace(&mut shortages, streams.worker.shortages()) != shortages;
             let gives_room = short && streams.running.get() == 0;
-            if !ending && (passed || gives_room || streams.worker.is_draining()) {
-                ending = true;
+            if !streams.ending.get() && (passed || gives_room || streams.worker.is_draining()) {
+                streams.ending.set(true);
                 connection.graceful_shutdown();
                 if streams.running.get() == 0 {
-                    streams.idle.set(GOODBYE);
+                    streams.rest();
                 }
             }
             connection.poll_accept(cx)
@@ -358,7 +368,131 @@ fn response(text: &[u8]) -> Option<Response<()>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bowline_core::app::HostName;
+    use bowline_core::route::{ApiSite, Table};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::net::UnixListener;
+    use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
+
     use super::*;
+    use crate::client::Secured;
+    use crate::deadline::ticks;
+    use crate::process::Limits;
+    use crate::route::{Compiler, Routes};
+
+    const RST_STREAM: u8 = 3;
+    const GOAWAY: u8 = 7;
+
+    /// One field of a head, as HPACK writes what is in no table.
+    fn field(name: &str, value: &str) -> Vec<u8> {
+        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        [vec![0], text(name), text(value)].concat()
+    }
+
+    /// A client that writes frames by hand, and answers none.
+    struct Raw {
+        stream: DuplexStream,
+        serving: JoinHandle<()>,
+        worker: Rc<Worker>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Raw {
+        /// Its preface and settings are sent.
+        async fn connect(routes: Arc<Routes>, settings: &[u8]) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let worker = Rc::new(Worker::for_test(folder.path(), routes));
+            let (stream, edge) = tokio::io::duplex(64 << 10);
+            let secured = Secured { version: "TLSv1.3", name: Some("api.test".into()) };
+            let peer = Peer::new("192.0.2.1".parse().unwrap(), Some(secured), Arc::default());
+            let serving = spawn_local(serve(Rc::clone(&worker), edge, peer));
+            let mut raw = Self { stream, serving, worker, _folder: folder };
+            raw.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+            raw.send(4, 0, 0, settings).await;
+            raw
+        }
+
+        async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+            let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+            let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+            self.stream.write_all(&[&head, payload].concat()).await.unwrap();
+        }
+
+        /// The type of the next frame.
+        async fn frame(&mut self) -> u8 {
+            let mut head = [0; 9];
+            self.stream.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            self.stream.read_exact(&mut vec![0; usize::try_from(length).unwrap()]).await.unwrap();
+            head[3]
+        }
+
+        /// So much time goes by.
+        async fn pass(&self, time: Duration) {
+            for _ in 0..ticks(time) {
+                self.worker.sweep.tick();
+                yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_answers_nothing_is_let_go_soon_after_it_was_told() {
+        let silent = async {
+            let mut raw = Raw::connect(Arc::default(), &[]).await;
+            raw.frame().await;
+            raw.pass(Limits::default().idle).await;
+            while raw.frame().await != GOAWAY {}
+            assert!(!raw.serving.is_finished(), "it may still ask what it had begun to ask");
+            raw.pass(GOODBYE).await;
+            yield_now().await;
+            assert!(raw.serving.is_finished(), "it is open for ever");
+        };
+        LocalSet::new().run_until(silent).await;
+    }
+
+    #[tokio::test]
+    async fn what_the_daemon_says_waits_half_a_minute_to_be_read_whatever_else_it_says() {
+        let stalling = async {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = folder.path().join("outer.sock");
+            let daemon = UnixListener::bind(&socket).unwrap();
+            let api = Some(ApiSite { host: HostName::new("api.test").unwrap(), socket });
+            let routes = Compiler::default().compile(Arc::new(Table { api, ..Table::default() }));
+            // Of no answer's body may anything be sent.
+            let mut raw = Raw::connect(routes, &[0, 4, 0, 0, 0, 0]).await;
+            let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "api.test"), (":path", "/v1/logs")];
+            raw.send(1, 5, 1, &fields.map(|(name, value)| field(name, value)).concat()).await;
+            let (mut asked, _) = daemon.accept().await.unwrap();
+            asked.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+            for _ in 0..29 {
+                asked.write_all(b"1\r\nx\r\n").await.unwrap();
+                raw.pass(Duration::from_millis(900)).await;
+            }
+            assert_eq!(asked.read(&mut [0; 1 << 10]).await.unwrap_or(0).min(1), 1, "the request");
+            assert_eq!(asked.try_read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "too early");
+            raw.pass(Duration::from_secs(2)).await;
+            assert!(matches!(asked.try_read(&mut [0]), Ok(0)), "the daemon's connection is held");
+            while raw.frame().await != RST_STREAM {}
+        };
+        LocalSet::new().run_until(stalling).await;
+    }
+
+    #[tokio::test]
+    async fn a_client_that_answers_nothing_is_let_go_when_room_is_needed() {
+        let silent = async {
+            let mut raw = Raw::connect(Arc::default(), &[]).await;
+            raw.frame().await;
+            raw.worker.make_room();
+            while raw.frame().await != GOAWAY {}
+            raw.pass(GOODBYE).await;
+            yield_now().await;
+            assert!(raw.serving.is_finished(), "it keeps its descriptor");
+        };
+        LocalSet::new().run_until(silent).await;
+    }
 
     #[test]
     fn a_head_is_translated_without_what_belongs_to_a_connection() {

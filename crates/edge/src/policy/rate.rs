@@ -92,7 +92,7 @@ impl Limiter {
 }
 
 /// Who counts as one client: whoever has an IPv6 address has a network of 2⁶⁴ of them.
-fn network(client: IpAddr) -> u64 {
+pub(crate) fn network(client: IpAddr) -> u64 {
     match client.to_canonical() {
         IpAddr::V4(address) => u64::from(address.to_bits()),
         // No IPv6 network in use begins with 32 zero bits, so the two do not meet.

@@ -86,8 +86,12 @@ pub fn config(dir: &std::path::Path) -> LinkConfig {
 
 impl Edge {
     pub async fn start() -> Self {
+        Self::with_workers(2).await
+    }
+
+    pub async fn with_workers(workers: usize) -> Self {
         let dir = Folder::new();
-        let handle = link::spawn(config(dir.path()));
+        let handle = link::spawn(LinkConfig { workers, ..config(dir.path()) });
         Self::connected(handle, dir).await
     }
 
