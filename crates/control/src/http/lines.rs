@@ -19,8 +19,8 @@ const LINES_PER_FRAME: usize = 64;
 
 pub(super) fn of_change(reader: Reader) -> Response {
     let body = Body::from_stream(stream::unfold(reader, |mut reader| async move {
-        let events = reader.next().await?;
-        Some((Ok::<_, Infallible>(frame(&events)), reader))
+        let piece = reader.next().await?;
+        Some((Ok::<_, Infallible>(piece), reader))
     }));
     ([(header::CONTENT_TYPE, wire::NDJSON)], body).into_response()
 }
