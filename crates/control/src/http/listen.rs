@@ -14,6 +14,7 @@ use super::journal::Journals;
 use super::outside::{Doorkeeper, Failures};
 use super::peer::{Owner, Peer};
 use super::port::AdminPort;
+use super::rates::Rates;
 use super::socket::ApiSocket;
 use super::{Api, Kept};
 use crate::config::{ControlConfig, Links};
@@ -93,6 +94,7 @@ pub(crate) fn serve(
         logs: links.logs.clone(),
         sessions: links.sessions.clone(),
         checks: links.checks.clone(),
+        rates: Rates::default(),
         kept,
         version: config.version,
         owner: Owner(nix::unistd::geteuid().as_raw()),

@@ -14,6 +14,7 @@ mod memory;
 mod outside;
 mod peer;
 mod port;
+mod rates;
 mod releases;
 mod session;
 mod socket;
@@ -55,13 +56,14 @@ use crate::reconcile::request::{Answer, Door, Request};
 use crate::reconcile::runs::finished_form;
 use crate::secrets::Vault;
 use crate::sources::Sources;
-use crate::store::{EVENTS_KEPT, EventRecord, Store};
+use crate::store::{EVENTS_MOST, EventRecord, Store};
 use crate::tokens::Tokens;
 use crate::{CheckCall, LogCall, SessionCall};
 use access::{Caller, told};
 use answer::{Refusal, RefusalReason, json};
 use journal::Journals;
 use peer::Owner;
+use rates::Rates;
 
 /// Log lines on their way from the node to a client.
 const LOG_LINES: usize = 256;
@@ -78,6 +80,7 @@ pub(crate) struct Api {
     pub(crate) logs: mpsc::Sender<LogCall>,
     pub(crate) sessions: mpsc::Sender<SessionCall>,
     pub(crate) checks: mpsc::Sender<CheckCall>,
+    pub(crate) rates: Rates,
     /// Without a store the daemon is degraded: status and shutdown work, and the rest is refused with this fault.
     pub(crate) kept: Result<Kept, Fault>,
     pub(crate) version: String,
@@ -344,7 +347,7 @@ fn read_events(store: &Store, caller: &Caller, query: &wire::EventsQuery) -> Res
         (Some(env), Some(app)) => Some(app_key(env, app)?),
         (Some(_) | None, Some(_) | None) => None,
     };
-    let kept = u32::try_from(EVENTS_KEPT).unwrap_or(u32::MAX);
+    let kept = u32::try_from(EVENTS_MOST).unwrap_or(u32::MAX);
     let records = store.read(|view| match (query.after, &app) {
         (Some(after), _) => view.events_after(after, kept),
         (None, Some(key)) => view.last_events(Some(key), limit),
