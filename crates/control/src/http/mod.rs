@@ -16,6 +16,7 @@ mod peer;
 mod port;
 mod rates;
 mod releases;
+mod seats;
 mod session;
 mod socket;
 mod source;
@@ -24,6 +25,7 @@ mod tokens;
 use endpoints::{router, router_outside};
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -46,7 +48,7 @@ use http_body_util::{BodyExt, Limited};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::folder::{self, dotenv};
 use crate::form::{self, StoredRun};
@@ -64,9 +66,13 @@ use answer::{Refusal, RefusalReason, json};
 use journal::Journals;
 use peer::Owner;
 use rates::Rates;
+use seats::Seats;
 
-/// Log lines on their way from the node to a client.
-const LOG_LINES: usize = 256;
+/// Pieces of a log on their way from the node to a client.
+const LOG_PIECES: usize = 2;
+
+/// Threads that read store and folders for answers, at once: others wait without one.
+const READINGS: usize = 16;
 
 /// Most events in one answer, and how many where none are asked for.
 const MAX_EVENTS: u32 = 1_000;
@@ -80,7 +86,10 @@ pub(crate) struct Api {
     pub(crate) logs: mpsc::Sender<LogCall>,
     pub(crate) sessions: mpsc::Sender<SessionCall>,
     pub(crate) checks: mpsc::Sender<CheckCall>,
+    pub(crate) seats: Seats,
     pub(crate) rates: Rates,
+    /// Threads that are left of [`READINGS`].
+    pub(crate) readings: Arc<Semaphore>,
     /// Without a store the daemon is degraded: status and shutdown work, and the rest is refused with this fault.
     pub(crate) kept: Result<Kept, Fault>,
     pub(crate) version: String,
@@ -100,6 +109,22 @@ impl Api {
     /// Store and vault, or why there are none.
     fn kept(&self) -> Result<&Kept, Refusal> {
         self.kept.as_ref().map_err(|fault| Refusal::unavailable(fault.clone()))
+    }
+
+    /// Runs what blocks on the disk beside the others. The threads are the daemon's, for all apps: however many ask, most are
+    /// left to what runs.
+    async fn beside<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Fault> {
+        let thread = Arc::clone(&self.readings).acquire_owned().await.expect("it is never closed");
+        let done = tokio::task::spawn_blocking(move || {
+            // Held to the end, also of work that nobody waits for any more.
+            let _thread = thread;
+            work()
+        });
+        done.await.map_err(|e| Fault::new(FaultKind::Failed, format!("{what} broke off")).source(&e))
     }
 
     async fn ask(&self, request: Request) -> Result<Response, Refusal> {
@@ -214,8 +239,7 @@ async fn plan(State(api): State<Api>, caller: Caller, body: Body) -> Handled {
 /// The app of a folder, for whoever comes from elsewhere: only what was sent, and is theirs.
 async fn sent(api: &Api, caller: &Caller, apply: &wire::Apply) -> Result<AppKey, Refusal> {
     let (state, asked) = (api.kept()?.vault.state().to_owned(), apply.clone());
-    let sent = tokio::task::spawn_blocking(move || folder::sent(&asked, &state)).await;
-    let key = sent.map_err(|e| Fault::new(FaultKind::Failed, "reading the folder broke off").source(&e))??;
+    let key = api.beside("reading the folder", move || folder::sent(&asked, &state)).await??;
     caller.require(&key)?;
     Ok(key)
 }
@@ -309,10 +333,11 @@ async fn logs(
     caller.require(&query.key)?;
     let known = api.kept()?.store.read(|view| view.app(&query.key)).map_err(Fault::from)?;
     known.ok_or_else(|| Refusal::unknown_app(&query.key))?;
-    let (sender, receiver) = mpsc::channel(LOG_LINES);
+    let seat = api.seats.take(&caller)?;
+    let (sender, receiver) = mpsc::channel(LOG_PIECES);
     let gone = |_| Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
     api.logs.send((query, sender)).await.map_err(gone)?;
-    Ok(lines::of_logs(receiver))
+    Ok(lines::of_logs(receiver, seat))
 }
 
 fn log_query(query: wire::LogsQuery) -> Result<LogQuery, Refusal> {
@@ -335,8 +360,7 @@ async fn events(
 ) -> Handled {
     let store = api.kept()?.store.clone();
     let Query(query) = query.map_err(|error| misunderstood(&error))?;
-    let read = tokio::task::spawn_blocking(move || read_events(&store, &caller, &query));
-    let events = read.await.map_err(|e| Fault::new(FaultKind::Failed, "reading the events broke off").source(&e))??;
+    let events = api.beside("reading the events", move || read_events(&store, &caller, &query)).await??;
     Ok(json(StatusCode::OK, &wire::Events { events }))
 }
 
