@@ -18,8 +18,8 @@ use crate::https::Https;
 use crate::session::{self, PROTOCOL, SPEC, Session};
 use crate::wire;
 
-/// Longest line of a streamed answer, in bytes: a log line of 16 KiB, escaped, and room.
-const MAX_LINE: usize = 256 * 1024;
+/// Longest line of a streamed answer, in bytes: the longest fault that is sent, escaped, and room.
+const MAX_LINE: usize = 512 * 1024;
 
 /// Largest answer that is not streamed, in bytes.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
@@ -491,6 +491,18 @@ mod tests {
         let fault = Fault::new(FaultKind::Refused, "no").caused_by("because").hint("do").detail("x");
         let text = serde_json::to_string(&wire::Fault::from(fault.clone())).unwrap();
         assert_eq!(Fault::from(serde_json::from_str::<wire::Fault>(&text).unwrap()), fault);
+    }
+
+    #[test]
+    fn the_longest_failure_is_a_line_that_is_taken() {
+        // Six bytes of JSON for each.
+        let long = "\u{1}".repeat(64 << 10);
+        let lines = vec![long.as_str(); 50].join("\n");
+        let mut fault = Fault::new(FaultKind::Failed, long.clone()).hint(long.clone()).detail(lines);
+        fault.causes = vec![long; 50];
+        let event = wire::ChangeEvent { at: u64::MAX, what: wire::ChangeStep::Failed { fault: fault.into() } };
+        let length = serde_json::to_vec(&event).unwrap().len();
+        assert!((MAX_LINE / 4..MAX_LINE).contains(&length), "{length}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Wire types are apart from the domain's own: a change there does not change what clients read. A field is only
 //! ever added within a version; a reader ignores what it does not know.
 
+mod bound;
 mod client;
 mod dial;
 mod https;

@@ -78,6 +78,8 @@ use bowline_core::fault;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::bound;
+
 pub use data::{DataInfo, DataList, DataQuery, Fill, Filled, Lend, Lent, RemoveQuery, Removed, Rights};
 pub use plan::{
     Plan, PlanDifference, PlanOutcome, PlanRisk, PlannedBuild, PlannedSecret, PlannedService, PlannedTransition,
@@ -108,7 +110,8 @@ pub struct Version {
     pub api: Vec<u32>,
 }
 
-/// Why something failed, for an operator.
+/// Why something failed, for an operator. What is long is cut and says so: `error` and `hint` after 4 KiB, all of `caused_by` after
+/// 8 KiB, and of `detail` the last 32 KiB are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fault {
     pub kind: FaultKind,
@@ -139,7 +142,13 @@ impl From<fault::Fault> for Fault {
             fault::FaultKind::Refused => FaultKind::Refused,
             fault::FaultKind::Unreachable => FaultKind::Unreachable,
         };
-        Self { kind, error: f.message, caused_by: f.causes, hint: f.hint, detail: f.detail }
+        Self {
+            kind,
+            error: bound::text(f.message),
+            caused_by: bound::causes(f.causes),
+            hint: f.hint.map(bound::text),
+            detail: f.detail.map(bound::detail),
+        }
     }
 }
 

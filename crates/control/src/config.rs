@@ -34,8 +34,8 @@ pub type CheckCall = (Vec<Artifact>, oneshot::Sender<Result<(), Fault>>);
 /// What a build would give, asked before it is.
 pub type ForesightCall = (BuildRequest, oneshot::Sender<Result<BTreeMap<ServiceName, Foreseen>, Fault>>);
 
-/// Log lines asked of the node; it stops when the receiver is dropped.
-pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
+/// Log lines asked of the node, in pieces of bounded size; it stops when the receiver is dropped.
+pub type LogCall = (LogQuery, mpsc::Sender<Vec<LogLine>>);
 
 /// A session asked of the node: input, which ends with its sender; what else is said; output; and how it ended. Dropping the
 /// sender of the second kills everything that the session has started.

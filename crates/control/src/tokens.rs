@@ -46,7 +46,7 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    fn new(record: TokenRecord) -> Arc<Self> {
+    pub(crate) fn new(record: TokenRecord) -> Arc<Self> {
         let used = AtomicU64::new(record.used.map_or(0, |at| at.0));
         Arc::new(Self { record, used })
     }

@@ -58,8 +58,8 @@ pub type Keep = Arc<BTreeSet<PathBuf>>;
 pub type CheckCall = (Vec<Artifact>, oneshot::Sender<Result<(), Fault>>);
 /// What a build would give, asked before it is.
 pub type ForesightCall = (BuildRequest, oneshot::Sender<Result<BTreeMap<ServiceName, Foreseen>, Fault>>);
-/// A question to the logs, and where the lines go. Dropping the receiver ends it.
-pub type LogCall = (LogQuery, mpsc::Sender<LogLine>);
+/// A question to the logs, and where the lines go, in pieces of bounded size. Dropping the receiver ends it.
+pub type LogCall = (LogQuery, mpsc::Sender<Vec<LogLine>>);
 /// What a person asks of data, and where the answer goes.
 pub type DataCall = (DataOrder, oneshot::Sender<Result<DataDone, Fault>>);
 
@@ -247,7 +247,8 @@ async fn take_foresights(config: build::BuildConfig, mut calls: mpsc::Receiver<F
 }
 
 async fn take_log_queries(layout: layout::Layout, mut calls: mpsc::Receiver<LogCall>) {
+    let threads = logs::threads();
     while let Some((query, out)) = calls.recv().await {
-        tokio::spawn(logs::serve(layout.clone(), query, out));
+        tokio::spawn(logs::serve(layout.clone(), query, out, Arc::clone(&threads)));
     }
 }

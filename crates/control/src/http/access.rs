@@ -4,6 +4,7 @@
 //! token, and may do what the rule of the route gives its role, to the apps that the token is for.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
@@ -14,12 +15,12 @@ use bowline_core::access::{Role, Scope};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
 use bowline_core::time::Timestamp;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::answer::Refusal;
 use super::peer::Peer;
 use super::{Api, app_key};
-use crate::store::NewEvent;
+use crate::store::{EventRecord, NewEvent, StoreError, Tx};
 use crate::tokens::Token;
 
 /// Nobody from elsewhere: it names things of the daemon's machine, or ends the daemon.
@@ -38,6 +39,12 @@ pub(super) const OPERATE: &[Role] = &[Role::Operator, Role::Admin];
 pub(super) const NAMES: &[Role] = ANYONE;
 pub(super) const SECRETS: &[Role] = &[Role::SecretWriter, Role::Admin];
 pub(super) const AUDIT: &[Role] = &[Role::Auditor, Role::Admin];
+
+/// What a token does again in this time is one event, with the number of times.
+const AGAIN: Duration = Duration::from_secs(60);
+const TIMES: &str = "times";
+/// The newest events, among which it is looked for.
+const RECENT: u32 = 200;
 
 /// How the app that is meant is known, and so whether a token is for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,19 +216,47 @@ fn out_of_scope(token: &Token, what: &str) -> Refusal {
         .into()
 }
 
-/// Who did what is recorded before it is done.
+/// Who did what is recorded before it is done. What is done again within a minute is counted where it is recorded already.
 pub(super) async fn told(api: &Api, token: &Token, what: &str, key: Option<&AppKey>) -> Result<(), Refusal> {
+    api.rates.take(token.record.id, Instant::now())?;
+    let event = used(token, what, key, now());
+    let store = &api.kept()?.store;
+    store.commit(move |tx| tell(tx, event)).await.map_err(|error| Refusal::from(Fault::from(error)))
+}
+
+fn used(token: &Token, what: &str, key: Option<&AppKey>, at: Timestamp) -> NewEvent {
     let (name, id, role) = (&token.record.name, token.record.id, token.record.role);
     let message = match key {
         Some(key) => format!("token {name} asks to {what} {key}"),
         None => format!("token {name} asks to {what}"),
     };
     let fields = json!({ "token": name.as_str(), "token_id": id.0, "role": role.as_str(), "what": what });
-    let event =
-        NewEvent { at: now(), key: key.cloned(), kind: "token.used".to_owned(), message, fields: fields.to_string() };
-    let store = &api.kept()?.store;
-    store.commit(move |tx| tx.append_event(event)).await.map_err(|error| Refusal::from(Fault::from(error)))?;
-    Ok(())
+    NewEvent { at, key: key.cloned(), kind: "token.used".to_owned(), message, fields: fields.to_string() }
+}
+
+fn tell(tx: &mut Tx<'_>, event: NewEvent) -> Result<(), StoreError> {
+    let recent = tx.events_after(tx.newest_event()?.saturating_sub(u64::from(RECENT)), RECENT)?;
+    match recent.into_iter().rev().find_map(|before| again(before, &event)) {
+        Some(counted) => tx.amend_event(&counted),
+        None => tx.append_event(event).map(drop),
+    }
+}
+
+/// `before` with `event` counted in, if it is the same a moment later.
+fn again(before: EventRecord, event: &NewEvent) -> Option<EventRecord> {
+    let is_same = before.kind == event.kind && before.key == event.key;
+    if !is_same || event.at < before.at || event.at.since(before.at) >= AGAIN {
+        return None;
+    }
+    let mut fields: Map<String, Value> = serde_json::from_str(&before.fields).ok()?;
+    let times = fields.remove(TIMES).and_then(|times| times.as_u64()).unwrap_or(1).saturating_add(1);
+    let wanted: Map<String, Value> = serde_json::from_str(&event.fields).ok()?;
+    if fields != wanted {
+        return None;
+    }
+    fields.insert(TIMES.to_owned(), times.into());
+    let message = format!("{}, {times} times within a minute", event.message);
+    Some(EventRecord { message, fields: Value::from(fields).to_string(), ..before })
 }
 
 pub(super) fn now() -> Timestamp {
@@ -232,4 +267,65 @@ pub(super) fn now() -> Timestamp {
 pub(super) async fn as_owner(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(Caller::Owner { uid: peer.uid });
     next.run(request).await
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use bowline_core::access::TokenId;
+    use bowline_core::id::{AppName, Digest, EnvName, TokenName};
+
+    use super::*;
+    use crate::store::{ChecksumKey, Keys, Store, TokenRecord};
+    use crate::tokens::Token;
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    fn made(id: u32) -> Arc<Token> {
+        Token::new(TokenRecord {
+            id: TokenId(id),
+            name: TokenName::new(&format!("token-{id}")).unwrap(),
+            digest: Digest([0; 32]),
+            role: Role::Deployer,
+            scope: Scope::default(),
+            created: NOW,
+            created_by: 0,
+            expires: None,
+            used: None,
+            revoked: None,
+        })
+    }
+
+    /// Somebody with the token of this number.
+    pub(in crate::http) fn token(id: u32) -> Caller {
+        Caller::Token(made(id))
+    }
+
+    #[test]
+    fn what_is_done_again_within_a_minute_is_counted_in_one_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = ChecksumKey::new(zeroize::Zeroizing::new([7; 32]));
+        let store = Store::open(dir.path(), Keys { current: key, retiring: None }).unwrap();
+        let app = |name: &str| AppKey { env: EnvName::new("beta").unwrap(), app: AppName::new(name).unwrap() };
+        let tell_it = |id: u32, what: &str, name: &str, after: u64| {
+            let event = used(&made(id), what, Some(&app(name)), NOW + Duration::from_secs(after));
+            store.commit_blocking(move |tx| tell(tx, event)).unwrap();
+        };
+        (0..5).for_each(|_| tell_it(1, "stop", "shop", 0));
+        tell_it(1, "stop", "board", 1);
+        tell_it(2, "stop", "shop", 1);
+        tell_it(1, "restart", "shop", 1);
+        tell_it(1, "stop", "shop", 59);
+        tell_it(1, "stop", "shop", 60);
+        let events = store.read(|view| view.events_after(0, 100)).unwrap();
+        let told: Vec<&str> = events.iter().map(|event| event.message.as_str()).collect();
+        let expected = [
+            "token token-1 asks to stop beta/shop, 6 times within a minute",
+            "token token-1 asks to stop beta/board",
+            "token token-2 asks to stop beta/shop",
+            "token token-1 asks to restart beta/shop",
+            "token token-1 asks to stop beta/shop",
+        ];
+        assert_eq!(told, expected);
+        assert!(events[0].fields.contains("\"times\":6"), "{}", events[0].fields);
+    }
 }

@@ -1,7 +1,7 @@
 //! What a request is answered with, and how a refusal becomes a status code.
 
 use axum::body::Body;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
@@ -27,7 +27,7 @@ pub(crate) enum RefusalReason {
     TooLarge,
     /// No token, or none that holds.
     Unauthenticated,
-    /// Too many of those.
+    /// Too many of those. In a second there may be room again, where nothing else is said.
     TooMany,
 }
 
@@ -76,7 +76,12 @@ impl From<Fault> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        json(self.status(), &wire::Fault::from(self.fault))
+        let is_too_many = self.reason == RefusalReason::TooMany;
+        let mut response = json(self.status(), &wire::Fault::from(self.fault));
+        if is_too_many {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }
 

@@ -13,7 +13,7 @@ use super::journal::Journals;
 use super::{Api, Handled, app_key, lines, misunderstood};
 use crate::reconcile::change::ChangeForm;
 use crate::reconcile::request::{Answer, Request};
-use crate::store::{EventRecord, Store, StoreError, View};
+use crate::store::{EventRecord, StoreError, View};
 
 /// Events looked at for the end of a change: it is asked for soon after.
 const RECENT: u32 = 1_000;
@@ -26,7 +26,7 @@ enum Kept {
 }
 
 pub(super) async fn change(State(api): State<Api>, caller: Caller, id: Result<Path<u64>, PathRejection>) -> Handled {
-    let store = &api.kept()?.store;
+    api.kept()?;
     let Path(id) = id.map_err(|error| misunderstood(&error))?;
     let unknown = || {
         Refusal::not_found(
@@ -37,14 +37,14 @@ pub(super) async fn change(State(api): State<Api>, caller: Caller, id: Result<Pa
     let told = api.journals.read(id);
     let kept = match &told {
         Some(_) => None,
-        None => Some(known(store, id).await?.ok_or_else(unknown)?),
+        None => Some(known(&api, id).await?.ok_or_else(unknown)?),
     };
     if !caller.covers_all() {
         let key = match &kept {
             Some((key, _)) => Some(key.clone()),
             None => match changed(&api, id).await? {
                 Some(key) => Some(key),
-                None => known(store, id).await?.map(|(key, _)| key),
+                None => known(&api, id).await?.map(|(key, _)| key),
             },
         };
         // Of an app that is not theirs they do not learn that there is a change.
@@ -63,12 +63,10 @@ pub(super) async fn change(State(api): State<Api>, caller: Caller, id: Result<Pa
     Ok(lines::of_change(reader))
 }
 
-/// Blocks on the disk.
-async fn known(store: &Store, id: u64) -> Result<Option<(AppKey, Kept)>, Refusal> {
-    let store = store.clone();
-    let read = tokio::task::spawn_blocking(move || store.read(|view| look(view, id))).await;
-    let broken = |error| Fault::new(FaultKind::Failed, "reading the store broke off").source(&error);
-    Ok(read.map_err(broken)?.map_err(Fault::from)?)
+async fn known(api: &Api, id: u64) -> Result<Option<(AppKey, Kept)>, Refusal> {
+    let store = api.kept()?.store.clone();
+    let read = api.beside("reading the store", move || store.read(|view| look(view, id))).await?;
+    Ok(read.map_err(Fault::from)?)
 }
 
 /// The app of a change: of one that this daemon has accepted, or has found under way.

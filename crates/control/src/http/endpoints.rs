@@ -195,7 +195,9 @@ $ bowline deploy --env production --to https://bowline.example.com       # or `s
 
 A token has one role, and is for all apps or for those that it names, in all environments or in those that it names. It is shown once; the
 daemon keeps its SHA-256. Of apps that are not its own it sees nothing, but the name of one whose host it
-asks for. Whatever changes something is an event, `token.used`, before it is done.
+asks for. Whatever changes something is an event, `token.used`, before it is done; what is done again within a
+minute is counted there (`times`). With one token 60 changes are taken at once and then 5 a second, and 8 logs are read at once; more are answered
+429 with `Retry-After`.
 What nobody may from elsewhere names files of the machine, or ends the daemon. With a token, only folders that were sent are applied, and no
 `[secret.NAME] source = \"file:…\"` of the server is read.
 

@@ -13,27 +13,21 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::journal::Reader;
-
-/// Lines put into one frame, if they are there.
-const LINES_PER_FRAME: usize = 64;
+use super::seats::Seat;
 
 pub(super) fn of_change(reader: Reader) -> Response {
     let body = Body::from_stream(stream::unfold(reader, |mut reader| async move {
-        let events = reader.next().await?;
-        Some((Ok::<_, Infallible>(frame(&events)), reader))
+        let piece = reader.next().await?;
+        Some((Ok::<_, Infallible>(piece), reader))
     }));
     ([(header::CONTENT_TYPE, wire::NDJSON)], body).into_response()
 }
 
-/// Dropping the answer drops the receiver, which ends the node's work.
-pub(super) fn of_logs(receiver: mpsc::Receiver<LogLine>) -> Response {
-    let body = Body::from_stream(stream::unfold(receiver, |mut receiver| async move {
-        let mut lines = Vec::new();
-        if receiver.recv_many(&mut lines, LINES_PER_FRAME).await == 0 {
-            return None;
-        }
-        let lines: Vec<_> = lines.into_iter().map(log_line).collect();
-        Some((Ok::<_, Infallible>(frame(&lines)), receiver))
+/// Dropping the answer gives the seat back and drops the receiver, which ends the node's work.
+pub(super) fn of_logs(receiver: mpsc::Receiver<Vec<LogLine>>, seat: Seat) -> Response {
+    let body = Body::from_stream(stream::unfold((receiver, seat), |(mut receiver, seat)| async move {
+        let lines: Vec<_> = receiver.recv().await?.into_iter().map(log_line).collect();
+        Some((Ok::<_, Infallible>(frame(&lines)), (receiver, seat)))
     }));
     ([(header::CONTENT_TYPE, wire::NDJSON)], body).into_response()
 }

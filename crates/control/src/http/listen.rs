@@ -6,7 +6,7 @@ use std::time::Duration;
 use bowline_core::fault::{Fault, FaultKind};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::admin::{self, Admin};
 use super::console::{Board, Watched};
@@ -14,8 +14,10 @@ use super::journal::Journals;
 use super::outside::{Doorkeeper, Failures};
 use super::peer::{Owner, Peer};
 use super::port::AdminPort;
+use super::rates::Rates;
+use super::seats::Seats;
 use super::socket::ApiSocket;
-use super::{Api, Kept};
+use super::{Api, Kept, READINGS};
 use crate::config::{ControlConfig, Links};
 use crate::metrics;
 use crate::reconcile::request::Door;
@@ -93,6 +95,9 @@ pub(crate) fn serve(
         logs: links.logs.clone(),
         sessions: links.sessions.clone(),
         checks: links.checks.clone(),
+        seats: Seats::default(),
+        rates: Rates::default(),
+        readings: Arc::new(Semaphore::new(READINGS)),
         kept,
         version: config.version,
         owner: Owner(nix::unistd::geteuid().as_raw()),

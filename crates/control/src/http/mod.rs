@@ -14,7 +14,9 @@ mod memory;
 mod outside;
 mod peer;
 mod port;
+mod rates;
 mod releases;
+mod seats;
 mod session;
 mod socket;
 mod source;
@@ -23,6 +25,7 @@ mod tokens;
 use endpoints::{router, router_outside};
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -45,7 +48,7 @@ use http_body_util::{BodyExt, Limited};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::folder::{self, dotenv};
 use crate::form::{self, StoredRun};
@@ -55,16 +58,21 @@ use crate::reconcile::request::{Answer, Door, Request};
 use crate::reconcile::runs::finished_form;
 use crate::secrets::Vault;
 use crate::sources::Sources;
-use crate::store::{EVENTS_KEPT, EventRecord, Store};
+use crate::store::{EVENTS_MOST, EventRecord, Store};
 use crate::tokens::Tokens;
 use crate::{CheckCall, LogCall, SessionCall};
 use access::{Caller, told};
 use answer::{Refusal, RefusalReason, json};
 use journal::Journals;
 use peer::Owner;
+use rates::Rates;
+use seats::Seats;
 
-/// Log lines on their way from the node to a client.
-const LOG_LINES: usize = 256;
+/// Pieces of a log on their way from the node to a client.
+const LOG_PIECES: usize = 2;
+
+/// Threads that read store and folders for answers, at once: others wait without one.
+const READINGS: usize = 16;
 
 /// Most events in one answer, and how many where none are asked for.
 const MAX_EVENTS: u32 = 1_000;
@@ -78,6 +86,10 @@ pub(crate) struct Api {
     pub(crate) logs: mpsc::Sender<LogCall>,
     pub(crate) sessions: mpsc::Sender<SessionCall>,
     pub(crate) checks: mpsc::Sender<CheckCall>,
+    pub(crate) seats: Seats,
+    pub(crate) rates: Rates,
+    /// Threads that are left of [`READINGS`].
+    pub(crate) readings: Arc<Semaphore>,
     /// Without a store the daemon is degraded: status and shutdown work, and the rest is refused with this fault.
     pub(crate) kept: Result<Kept, Fault>,
     pub(crate) version: String,
@@ -97,6 +109,22 @@ impl Api {
     /// Store and vault, or why there are none.
     fn kept(&self) -> Result<&Kept, Refusal> {
         self.kept.as_ref().map_err(|fault| Refusal::unavailable(fault.clone()))
+    }
+
+    /// Runs what blocks on the disk beside the others. The threads are the daemon's, for all apps: however many ask, most are
+    /// left to what runs.
+    async fn beside<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Fault> {
+        let thread = Arc::clone(&self.readings).acquire_owned().await.expect("it is never closed");
+        let done = tokio::task::spawn_blocking(move || {
+            // Held to the end, also of work that nobody waits for any more.
+            let _thread = thread;
+            work()
+        });
+        done.await.map_err(|e| Fault::new(FaultKind::Failed, format!("{what} broke off")).source(&e))
     }
 
     async fn ask(&self, request: Request) -> Result<Response, Refusal> {
@@ -211,8 +239,7 @@ async fn plan(State(api): State<Api>, caller: Caller, body: Body) -> Handled {
 /// The app of a folder, for whoever comes from elsewhere: only what was sent, and is theirs.
 async fn sent(api: &Api, caller: &Caller, apply: &wire::Apply) -> Result<AppKey, Refusal> {
     let (state, asked) = (api.kept()?.vault.state().to_owned(), apply.clone());
-    let sent = tokio::task::spawn_blocking(move || folder::sent(&asked, &state)).await;
-    let key = sent.map_err(|e| Fault::new(FaultKind::Failed, "reading the folder broke off").source(&e))??;
+    let key = api.beside("reading the folder", move || folder::sent(&asked, &state)).await??;
     caller.require(&key)?;
     Ok(key)
 }
@@ -306,10 +333,11 @@ async fn logs(
     caller.require(&query.key)?;
     let known = api.kept()?.store.read(|view| view.app(&query.key)).map_err(Fault::from)?;
     known.ok_or_else(|| Refusal::unknown_app(&query.key))?;
-    let (sender, receiver) = mpsc::channel(LOG_LINES);
+    let seat = api.seats.take(&caller)?;
+    let (sender, receiver) = mpsc::channel(LOG_PIECES);
     let gone = |_| Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
     api.logs.send((query, sender)).await.map_err(gone)?;
-    Ok(lines::of_logs(receiver))
+    Ok(lines::of_logs(receiver, seat))
 }
 
 fn log_query(query: wire::LogsQuery) -> Result<LogQuery, Refusal> {
@@ -332,8 +360,7 @@ async fn events(
 ) -> Handled {
     let store = api.kept()?.store.clone();
     let Query(query) = query.map_err(|error| misunderstood(&error))?;
-    let read = tokio::task::spawn_blocking(move || read_events(&store, &caller, &query));
-    let events = read.await.map_err(|e| Fault::new(FaultKind::Failed, "reading the events broke off").source(&e))??;
+    let events = api.beside("reading the events", move || read_events(&store, &caller, &query)).await??;
     Ok(json(StatusCode::OK, &wire::Events { events }))
 }
 
@@ -344,7 +371,7 @@ fn read_events(store: &Store, caller: &Caller, query: &wire::EventsQuery) -> Res
         (Some(env), Some(app)) => Some(app_key(env, app)?),
         (Some(_) | None, Some(_) | None) => None,
     };
-    let kept = u32::try_from(EVENTS_KEPT).unwrap_or(u32::MAX);
+    let kept = u32::try_from(EVENTS_MOST).unwrap_or(u32::MAX);
     let records = store.read(|view| match (query.after, &app) {
         (Some(after), _) => view.events_after(after, kept),
         (None, Some(key)) => view.last_events(Some(key), limit),

@@ -43,7 +43,7 @@ pub(crate) struct Doorkeeper {
 
 impl Doorkeeper {
     /// Other users may not even try: on this socket the edge's word for who a client is counts.
-    fn is_the_edge(&self, peer: Peer) -> bool {
+    fn is_the_edge(&self, peer: &Peer) -> bool {
         let edge = self.edge_uid.unwrap_or(self.owner.0);
         matches!(peer.uid, Some(uid) if uid == edge || uid == self.owner.0 || uid == 0)
     }
@@ -56,7 +56,7 @@ pub(super) async fn require_token(
     mut request: Request,
     next: Next,
 ) -> Response {
-    if !door.is_the_edge(peer) {
+    if !door.is_the_edge(&peer) {
         let fault = Fault::new(FaultKind::Refused, "this socket is for the edge alone");
         return Refusal::from(fault.hint("use --to https://HOST with the host of the API")).into_response();
     }

@@ -8,17 +8,18 @@ use axum::serve::IncomingStream;
 use bowline_core::fault::{Fault, FaultKind};
 
 use super::answer::Refusal;
-use super::socket::ApiSocket;
+use super::socket::{ApiSocket, Patience};
 
 /// The user of a connection, told by the kernel (`SO_PEERCRED`, unix(7)); `None` if it cannot tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Peer {
     pub(crate) uid: Option<u32>,
+    pub(super) patience: Patience,
 }
 
 impl Connected<IncomingStream<'_, ApiSocket>> for Peer {
     fn connect_info(stream: IncomingStream<'_, ApiSocket>) -> Self {
-        Self { uid: stream.io().uid() }
+        Self { uid: stream.io().uid(), patience: stream.io().patience() }
     }
 }
 
@@ -33,17 +34,17 @@ pub(crate) async fn require_owner(
     request: Request,
     next: Next,
 ) -> Response {
-    match may_enter(peer, owner) {
+    match may_enter(&peer, owner) {
         true => next.run(request).await,
-        false => refusal(peer, owner).into_response(),
+        false => refusal(&peer, owner).into_response(),
     }
 }
 
-fn may_enter(peer: Peer, owner: Owner) -> bool {
+fn may_enter(peer: &Peer, owner: Owner) -> bool {
     matches!(peer.uid, Some(uid) if uid == owner.0 || uid == 0)
 }
 
-fn refusal(peer: Peer, owner: Owner) -> Refusal {
+fn refusal(peer: &Peer, owner: Owner) -> Refusal {
     let who = peer.uid.map_or_else(|| "an unknown user".to_owned(), |uid| format!("user {uid}"));
     Fault::new(FaultKind::Refused, format!("this daemon belongs to user {}, not to {who}", owner.0))
         .hint("run the command as that user, or start a daemon of your own with --state")
@@ -57,7 +58,11 @@ mod tests {
     #[test]
     fn only_the_owner_and_root_may_enter() {
         let check = |peer, owner, expected| {
-            assert_eq!(may_enter(Peer { uid: peer }, Owner(owner)), expected, "{peer:?} at {owner}");
+            assert_eq!(
+                may_enter(&Peer { uid: peer, ..Peer::default() }, Owner(owner)),
+                expected,
+                "{peer:?} at {owner}"
+            );
         };
         check(Some(1000), 1000, true);
         check(Some(0), 1000, true);

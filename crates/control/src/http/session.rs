@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
@@ -20,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::access::Caller;
+use super::peer::Peer;
 use super::{Api, Handled, app_key, read_json};
 use crate::reconcile::request::{Answer, Request as Asked};
 use crate::reconcile::session::SessionRecord;
@@ -36,6 +38,7 @@ const CONTROLS: usize = 16;
 pub(super) async fn begin(
     State(api): State<Api>,
     caller: Caller,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     Path((env, app)): Path<(String, String)>,
     mut request: Request,
 ) -> Handled {
@@ -54,6 +57,8 @@ pub(super) async fn begin(
     let Answer::Session(granted) = answer else {
         return Err(Fault::new(FaultKind::Failed, "the session was answered by something else").into());
     };
+    // A person may let it rest for as long as it is open.
+    peer.patience.is_without_end();
     tokio::spawn(hold(api, caller, upgrade, *granted));
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response())

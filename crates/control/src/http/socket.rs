@@ -6,14 +6,15 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep};
 
 /// How often the file is looked for.
 const LOOK: Duration = Duration::from_secs(1);
@@ -22,6 +23,9 @@ const REST: Duration = Duration::from_millis(100);
 
 /// Connections from elsewhere at once: the daemon needs its descriptors for what it runs. More wait in the kernel's queue.
 const OUTSIDE: usize = 512;
+
+/// How long what is answered waits for whoever asked to read on. With the connection goes all that the answer holds.
+const UNREAD: Duration = Duration::from_secs(10 * 60);
 
 /// A listening socket and the file that leads to it.
 #[derive(Debug)]
@@ -38,10 +42,43 @@ pub(crate) struct ApiSocket {
 #[derive(Debug)]
 pub(crate) struct Accepted {
     stream: UnixStream,
+    /// While nothing can be written: until when it may be so.
+    unread: Option<Pin<Box<Sleep>>>,
+    limit: Duration,
+    patience: Patience,
     _room: Option<OwnedSemaphorePermit>,
 }
 
+/// Of one connection: whether it is a session's, in which a person may rest.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Patience(Arc<AtomicBool>);
+
+impl Patience {
+    pub(crate) fn is_without_end(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Accepted {
+    fn new(stream: UnixStream, room: Option<OwnedSemaphorePermit>) -> Self {
+        Self { stream, unread: None, limit: UNREAD, patience: Patience::default(), _room: room }
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience.clone()
+    }
+
+    fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.patience.0.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        let limit = self.limit;
+        let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(unread.as_mut().poll(cx));
+        tracing::info!("an answer was not read on for {} s and ends", limit.as_secs());
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// The user at the other end, told by the kernel.
     pub(crate) fn uid(&self) -> Option<u32> {
         self.stream.peer_cred().ok().map(|cred| cred.uid())
@@ -56,7 +93,13 @@ impl AsyncRead for Accepted {
 
 impl AsyncWrite for Accepted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+            Poll::Pending => self.poll_unread(cx),
+            written @ Poll::Ready(_) => {
+                self.unread = None;
+                written
+            }
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -129,7 +172,7 @@ impl Listener for ApiSocket {
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, from)) => return (Accepted { stream, _room: room }, from),
+                    Ok((stream, from)) => return (Accepted::new(stream, room), from),
                     Err(error) => {
                         tracing::warn!(%error, "the API cannot accept");
                         sleep(REST).await;
@@ -148,7 +191,30 @@ impl Listener for ApiSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::{Instant, timeout};
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_ends_and_a_session_does_not() {
+        let whole = vec![0; 8 << 20];
+        let pair = |limit| {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            (Accepted { limit, ..Accepted::new(ours, None) }, theirs)
+        };
+        let (mut unread, _theirs) = pair(Duration::from_millis(20));
+        let written = timeout(Duration::from_secs(5), unread.write_all(&whole)).await.unwrap();
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let (mut session, _theirs) = pair(Duration::from_millis(1));
+        session.patience().is_without_end();
+        assert!(timeout(Duration::from_millis(50), session.write_all(&whole)).await.is_err(), "it waits");
+        let (mut read, mut theirs) = pair(UNREAD);
+        let (mut got, end) = (Vec::new(), async {
+            read.write_all(&whole).await.unwrap();
+            drop(read);
+        });
+        tokio::join!(end, async { theirs.read_to_end(&mut got).await.unwrap() });
+        assert_eq!(got.len(), whole.len());
+    }
 
     #[tokio::test]
     async fn a_socket_whose_folder_was_cleaned_away_comes_back() {

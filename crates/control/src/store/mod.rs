@@ -13,6 +13,7 @@ mod checksum;
 mod commit;
 mod engine;
 mod error;
+mod events;
 mod head;
 mod record;
 mod row;
@@ -35,6 +36,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use checksum::{ChecksumKey, Keys};
 pub use error::StoreError;
+pub use events::{EVENTS_DROPPED_EVERY, EVENTS_KEPT, EVENTS_MOST, EVENTS_OF_ACCESS_KEPT};
 pub use record::{
     AppRecord, EdgePorts, EventRecord, JobRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord, RevisionState,
     RolloutRecord, RunRecord, SealedValue, SecretRecord, TokenRecord, Wanted,
@@ -47,9 +49,6 @@ use commit::Commit;
 use engine::Engine;
 use schema::MIGRATIONS;
 use writer::{QUEUE, Request, Work, Writer};
-
-/// The newest events that are kept; older ones are dropped as new ones come.
-pub const EVENTS_KEPT: u64 = 10_000;
 
 /// The newest runs of each job that are kept; older ones are dropped as new ones end.
 pub const RUNS_KEPT: u32 = 50;

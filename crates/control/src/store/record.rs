@@ -88,7 +88,7 @@ pub struct NewEvent {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRecord {
-    /// Counted from 1 without gaps; the oldest are dropped, see [`super::EVENTS_KEPT`].
+    /// Counted from 1 without gaps, which dropped ones leave: see [`super::EVENTS_KEPT`].
     pub sequence: u64,
     pub at: Timestamp,
     pub key: Option<AppKey>,

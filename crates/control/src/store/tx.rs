@@ -11,12 +11,13 @@ use bowline_core::resource::ResourceKey;
 use bowline_core::rollout::{Scaled, Scales};
 use bowline_core::time::Timestamp;
 use ipnet::IpNet;
+use rusqlite::Connection;
 use rusqlite::types::Value;
-use rusqlite::{Connection, params};
 
 use super::checksum::{ChecksumKey, SetDigest};
 use super::engine::Rewrap;
 use super::error::StoreError;
+use super::events::{EVENTS_DROPPED_EVERY, surplus};
 use super::record::{
     AppRecord, EdgePorts, EventRecord, JobRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord, RevisionState,
     RolloutRecord, RunRecord, SealedValue, SecretRecord, TokenRecord, Wanted,
@@ -25,7 +26,7 @@ use super::row::{self, number, text};
 use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS, TOKENS};
 use super::table::Table;
 use super::view::{EDGE_PORTS, GENERATION, View, environment_name, maintenance_name, scales_name};
-use super::{EVENTS_KEPT, RUNS_KEPT, Users};
+use super::{RUNS_KEPT, Users};
 
 /// One transaction. Reads see what it has written.
 #[derive(Debug)]
@@ -195,22 +196,23 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
-    /// Appends an event and drops those beyond [`EVENTS_KEPT`]. Returns its sequence number.
+    /// Appends an event; now and then those that are too many are dropped, see [`super::EVENTS_KEPT`]. Returns its sequence
+    /// number.
     pub fn append_event(&mut self, event: NewEvent) -> Result<u64, StoreError> {
         let sequence = self.newest_event()? + 1;
         let NewEvent { at, key, kind, message, fields } = event;
         self.put(&EVENTS, &row::event_row(&EventRecord { sequence, at, key, kind, message, fields }))?;
-        if let Some(last) = sequence.checked_sub(EVENTS_KEPT) {
-            for id in self.event_ids_up_to(last)? {
-                self.delete(&EVENTS, &[id])?;
+        if sequence.is_multiple_of(EVENTS_DROPPED_EVERY) {
+            for surplus in surplus(self.events_after(0, u32::MAX)?) {
+                self.delete(&EVENTS, &[number(surplus)])?;
             }
         }
         Ok(sequence)
     }
 
-    fn event_ids_up_to(&self, last: u64) -> Result<Vec<Value>, StoreError> {
-        let rows = EVENTS.select(self.conn, self.key, "WHERE sequence <= ?", params![number(last)])?;
-        Ok(rows.into_iter().filter_map(|row| row.into_iter().next()).collect())
+    /// Says an event of the store in other words: it has happened again.
+    pub fn amend_event(&mut self, event: &EventRecord) -> Result<(), StoreError> {
+        self.put(&EVENTS, &row::event_row(event))
     }
 
     /// Stores a new version of a secret. `seal` is given the version, which is part of what the value is bound to.

@@ -165,7 +165,7 @@ async fn foresee(mut calls: mpsc::Receiver<ForesightCall>) {
 async fn log(mut calls: mpsc::Receiver<LogCall>) {
     while let Some((query, lines)) = calls.recv().await {
         let text = format!("{} asked for {:?}", query.key, query.tail);
-        lines.send(LogLine { at: Timestamp(5), source: LogSource::Access, text }).await.unwrap();
+        lines.send(vec![LogLine { at: Timestamp(5), source: LogSource::Access, text }]).await.unwrap();
     }
 }
 

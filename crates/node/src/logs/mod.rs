@@ -1,6 +1,7 @@
 //! Reading logs: the files of an app's slots and the edge's access log, merged by time, filtered, followed.
 //!
-//! Memory is bounded: a cursor per slot holds one line, a `tail` holds at most [`TAIL_BYTES`].
+//! Memory is bounded: a cursor per slot holds one line, a `tail` holds at most [`TAIL_BYTES`]. So are threads: they are the
+//! node's, for everything that blocks, and none waits for whoever reads. A piece is read on one, and sent without it.
 
 mod cursor;
 mod line;
@@ -9,13 +10,14 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::id::{Incarnation, InstanceId, SlotId};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::time::Timestamp;
 use regex::{Regex, RegexBuilder};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::layout::Layout;
 use cursor::Cursor;
@@ -25,6 +27,11 @@ use line::Kind;
 const TAIL_BYTES: usize = 8 << 20;
 /// How often followed files are looked at.
 const FOLLOW_EVERY: Duration = Duration::from_millis(150);
+/// What one piece holds, about, and for how many lines is looked before others have their turn.
+const PIECE_BYTES: usize = 64 << 10;
+const PIECE_LOOKED_AT: usize = 4_000;
+/// Pieces that are read at once. Whoever else wants one waits.
+const THREADS: usize = 8;
 /// Lines taken from one file before the others are looked at again while following.
 const FOLLOW_LINES: usize = 2_000;
 /// A pattern that compiles to more is refused.
@@ -35,35 +42,44 @@ const LAST_LINE_CHARS: usize = 500;
 /// Where the last lines are looked for.
 const LAST_BYTES: u64 = 64 << 10;
 
+/// The threads that all queries share.
+pub(crate) fn threads() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(THREADS))
+}
+
 /// Sends what matches, oldest first, until the end or, when following, until the receiver is dropped. A pattern that is
 /// none matches nothing: whoever takes it from a person checks it first with [`check_pattern`].
-pub(crate) async fn serve(layout: Layout, query: LogQuery, out: mpsc::Sender<LogLine>) {
+pub(crate) async fn serve(layout: Layout, query: LogQuery, out: mpsc::Sender<Vec<LogLine>>, threads: Arc<Semaphore>) {
     let filter = match Filter::new(&query) {
         Ok(filter) => filter,
         Err(error) => return tracing::warn!(%error, "the pattern of a log query is none"),
     };
     let follow = query.follow;
-    let history = move |out: mpsc::Sender<LogLine>| {
-        let mut reading = Reading { layout, query, filter, cursors: Vec::new() };
-        reading.discover();
-        reading.history(&out).map(|()| reading)
-    };
-    let sender = out.clone();
-    let mut reading = match tokio::task::spawn_blocking(move || history(sender)).await {
-        Ok(Ok(reading)) if follow => reading,
-        // Done, or nobody listens any more.
-        Ok(_) | Err(_) => return,
-    };
+    let mut reading = Reading::new(layout, query, filter);
     loop {
-        tokio::select! {
-            () = out.closed() => return,
-            () = tokio::time::sleep(FOLLOW_EVERY) => {}
-        }
-        let sender = out.clone();
-        reading = match tokio::task::spawn_blocking(move || reading.news(&sender).map(|()| reading)).await {
-            Ok(Ok(reading)) => reading,
-            Ok(Err(Gone)) | Err(_) => return,
+        let Ok(thread) = Arc::clone(&threads).acquire_owned().await else { return };
+        let work = move || {
+            let _thread = thread;
+            let piece = reading.piece();
+            (reading, piece)
         };
+        let piece;
+        // It panicked, or the runtime ends.
+        (reading, piece) = match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(error) => return tracing::warn!(%error, "reading a log broke off"),
+        };
+        if out.is_closed() || !piece.lines.is_empty() && out.send(piece.lines).await.is_err() {
+            return;
+        }
+        match piece.is_end {
+            true if !follow => return,
+            true => tokio::select! {
+                () = out.closed() => return,
+                () = tokio::time::sleep(FOLLOW_EVERY) => {}
+            },
+            false => {}
+        }
     }
 }
 
@@ -78,9 +94,6 @@ pub fn check_pattern(text: &str) -> Result<(), String> {
 fn pattern(text: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(text).size_limit(PATTERN_BYTES).build()
 }
-
-/// The receiver was dropped.
-struct Gone;
 
 struct Filter {
     since: Option<Timestamp>,
@@ -103,9 +116,73 @@ struct Reading {
     query: LogQuery,
     filter: Filter,
     cursors: Vec<Cursor>,
+    /// From what there is at a moment to its end; `None`: that was reached.
+    merge: Option<Merge>,
+    /// Until all that there was at first has been looked at.
+    tail: Option<Tail>,
+    /// Taken, and not sent yet.
+    ready: VecDeque<LogLine>,
+    has_begun: bool,
+}
+
+/// Some of what matches.
+struct Piece {
+    lines: Vec<LogLine>,
+    /// There is no more at present.
+    is_end: bool,
 }
 
 impl Reading {
+    fn new(layout: Layout, query: LogQuery, filter: Filter) -> Self {
+        let tail = query.tail.map(|tail| Tail { lines: VecDeque::new(), bytes: 0, most: tail as usize });
+        let (cursors, ready) = (Vec::new(), VecDeque::new());
+        Self { layout, query, filter, cursors, merge: None, tail, ready, has_begun: false }
+    }
+
+    /// Blocks on the disk, and on nothing else.
+    fn piece(&mut self) -> Piece {
+        let mut bytes = 0;
+        let mut lines = Vec::new();
+        let mut merge = match self.merge.take() {
+            Some(merge) => merge,
+            None => self.begin(),
+        };
+        for _ in 0..PIECE_LOOKED_AT {
+            if bytes >= PIECE_BYTES {
+                break;
+            }
+            if let Some(line) = self.ready.pop_front() {
+                bytes += size(&line);
+                lines.push(line);
+                continue;
+            }
+            let Some(line) = merge.next(&mut self.cursors) else {
+                match self.tail.take() {
+                    Some(tail) => self.ready = tail.lines,
+                    None => return Piece { lines, is_end: true },
+                }
+                continue;
+            };
+            match &mut self.tail {
+                _ if !self.filter.takes(&line) => {}
+                Some(tail) => tail.push(line),
+                None => {
+                    bytes += size(&line);
+                    lines.push(line);
+                }
+            }
+        }
+        self.merge = Some(merge);
+        Piece { lines, is_end: false }
+    }
+
+    fn begin(&mut self) -> Merge {
+        self.discover();
+        let most = if self.has_begun { FOLLOW_LINES } else { usize::MAX };
+        self.has_begun = true;
+        Merge::new(&mut self.cursors, most)
+    }
+
     /// Opens the logs that match and are not open yet.
     fn discover(&mut self) {
         for slot in slots(&self.layout, &self.query) {
@@ -126,32 +203,10 @@ impl Reading {
     fn lines_wanted(&self) -> Option<usize> {
         self.query.tail.filter(|_| self.filter.grep.is_none()).map(|tail| tail as usize)
     }
+}
 
-    fn history(&mut self, out: &mpsc::Sender<LogLine>) -> Result<(), Gone> {
-        let Some(tail) = self.query.tail else {
-            return merge(&mut self.cursors, usize::MAX, |line| match self.filter.takes(&line) {
-                true => out.blocking_send(line).map_err(|_| Gone),
-                false if out.is_closed() => Err(Gone),
-                false => Ok(()),
-            });
-        };
-        let mut kept = Tail { lines: VecDeque::new(), bytes: 0, most: tail as usize };
-        merge(&mut self.cursors, usize::MAX, |line| {
-            if self.filter.takes(&line) {
-                kept.push(line);
-            }
-            if out.is_closed() { Err(Gone) } else { Ok(()) }
-        })?;
-        kept.lines.into_iter().try_for_each(|line| out.blocking_send(line).map_err(|_| Gone))
-    }
-
-    fn news(&mut self, out: &mpsc::Sender<LogLine>) -> Result<(), Gone> {
-        self.discover();
-        merge(&mut self.cursors, FOLLOW_LINES, |line| match self.filter.takes(&line) {
-            true => out.blocking_send(line).map_err(|_| Gone),
-            false => Ok(()),
-        })
-    }
+fn size(line: &LogLine) -> usize {
+    size_of::<LogLine>() + line.text.len()
 }
 
 struct Tail {
@@ -171,22 +226,33 @@ impl Tail {
     }
 }
 
-/// Takes lines in the order of their time, at most `most` from each; each file is in order but for clock jumps.
-fn merge<E>(cursors: &mut [Cursor], most: usize, mut take: impl FnMut(LogLine) -> Result<(), E>) -> Result<(), E> {
-    let mut next: Vec<Option<LogLine>> = cursors.iter_mut().map(Cursor::next_line).collect();
-    let mut taken = vec![1; cursors.len()];
-    let mut heap: BinaryHeap<Reverse<(Timestamp, usize)>> =
-        next.iter().enumerate().filter_map(|(i, line)| line.as_ref().map(|line| Reverse((line.at, i)))).collect();
-    while let Some(Reverse((_, i))) = heap.pop() {
-        let Some(line) = next[i].take() else { continue };
-        take(line)?;
-        if taken[i] < most {
-            taken[i] += 1;
-            next[i] = cursors[i].next_line();
-            heap.extend(next[i].as_ref().map(|line| Reverse((line.at, i))));
-        }
+/// Lines in the order of their time, at most so many from each file; each file is in order but for clock jumps.
+struct Merge {
+    next: Vec<Option<LogLine>>,
+    taken: Vec<usize>,
+    heap: BinaryHeap<Reverse<(Timestamp, usize)>>,
+    most: usize,
+}
+
+impl Merge {
+    fn new(cursors: &mut [Cursor], most: usize) -> Self {
+        let next: Vec<Option<LogLine>> = cursors.iter_mut().map(Cursor::next_line).collect();
+        let heap =
+            next.iter().enumerate().filter_map(|(i, line)| line.as_ref().map(|line| Reverse((line.at, i)))).collect();
+        Self { taken: vec![1; next.len()], next, heap, most }
     }
-    Ok(())
+
+    /// Of the same cursors.
+    fn next(&mut self, cursors: &mut [Cursor]) -> Option<LogLine> {
+        let Reverse((_, i)) = self.heap.pop()?;
+        let line = self.next[i].take();
+        if self.taken[i] < self.most {
+            self.taken[i] += 1;
+            self.next[i] = cursors[i].next_line();
+            self.heap.extend(self.next[i].as_ref().map(|line| Reverse((line.at, i))));
+        }
+        line
+    }
 }
 
 /// The slots of the app that have a log and match.

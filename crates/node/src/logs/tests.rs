@@ -44,9 +44,12 @@ impl State {
 
     async fn read(&self, query: LogQuery) -> Vec<String> {
         let (out, mut lines) = mpsc::channel(4);
-        let reading = tokio::spawn(serve(self.layout.clone(), query, out));
-        let mut got = Vec::new();
-        while let Some(line) = lines.recv().await {
+        let reading = tokio::spawn(serve(self.layout.clone(), query, out, threads()));
+        let (mut got, mut read) = (Vec::new(), Vec::new());
+        while let Some(piece) = lines.recv().await {
+            read.extend(piece);
+        }
+        for line in read {
             let from = match line.source {
                 LogSource::App { instance, stream } => format!("{instance} {stream:?}"),
                 LogSource::Bowline { instance } => format!("{instance} Bowline"),
@@ -122,8 +125,12 @@ async fn following_survives_rotation_and_new_slots() {
     let state = State::new();
     state.write("web.r1.0.log", "1 o1 one\n2 o1 tw");
     let (out, mut lines) = mpsc::channel(4);
-    let reading = tokio::spawn(serve(state.layout.clone(), LogQuery { follow: true, ..query() }, out));
-    let mut next = async || tokio::time::timeout(Duration::from_secs(5), lines.recv()).await.unwrap().unwrap().text;
+    let reading = tokio::spawn(serve(state.layout.clone(), LogQuery { follow: true, ..query() }, out, threads()));
+    let mut next = async || {
+        let piece = tokio::time::timeout(Duration::from_secs(5), lines.recv()).await.unwrap().unwrap();
+        assert_eq!(piece.len(), 1);
+        piece.into_iter().next().unwrap().text
+    };
     assert_eq!(next().await, "one");
     state.write("web.r1.0.log", "1 o1 one\n2 o1 two\n");
     assert_eq!(next().await, "two");
@@ -135,6 +142,56 @@ async fn following_survives_rotation_and_new_slots() {
     drop(lines);
     tokio::time::timeout(Duration::from_secs(5), reading).await.unwrap().unwrap();
     drop(state.folder);
+}
+
+#[tokio::test]
+async fn pieces_are_bounded_and_nothing_is_lost_between_them() {
+    let state = State::new();
+    let slot = |from: u64| -> String {
+        (0..9_000)
+            .map(|n| format!("{} o1 {}{}\n", from + n * 2, if n % 3 == 0 { "a" } else { "b" }, "x".repeat(40)))
+            .collect()
+    };
+    state.write("web.r1.0.log", &slot(0));
+    state.write("web.r1.1.log", &slot(1));
+    let check = async |query: LogQuery, expected: Vec<u64>| {
+        let (out, mut pieces) = mpsc::channel(1);
+        let reading = tokio::spawn(serve(state.layout.clone(), query, out, threads()));
+        let mut got = Vec::new();
+        while let Some(piece) = pieces.recv().await {
+            assert!(piece.iter().map(size).sum::<usize>() < PIECE_BYTES + 200 && !piece.is_empty());
+            got.extend(piece.into_iter().map(|line| line.at.0));
+        }
+        reading.await.unwrap();
+        assert_eq!(got, expected);
+    };
+    check(query(), (0..18_000).collect()).await;
+    check(LogQuery { tail: Some(5_000), ..query() }, (13_000..18_000).collect()).await;
+    let thirds = (0..18_000).filter(|at| (at / 2) % 3 == 0).collect();
+    check(LogQuery { grep: Some("^a".into()), ..query() }, thirds).await;
+}
+
+#[test]
+fn whoever_does_not_read_holds_no_thread() {
+    let state = State::new();
+    let lines: String = (0..4_000).map(|n| format!("{n} o1 {}\n", "x".repeat(200))).collect();
+    state.write("web.r1.0.log", &lines);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).max_blocking_threads(2).enable_time().build().unwrap();
+    let threads = threads();
+    runtime.block_on(async {
+        let mut unread = Vec::new();
+        let others_work = async {
+            for query in [query(), LogQuery { tail: Some(3_000), follow: true, ..query() }].iter().cycle().take(6) {
+                let (out, mut lines) = mpsc::channel(1);
+                tokio::spawn(serve(state.layout.clone(), query.clone(), out, Arc::clone(&threads)));
+                assert!(lines.recv().await.is_some());
+                unread.push(lines);
+            }
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+        };
+        tokio::time::timeout(Duration::from_secs(10), others_work).await.expect("a thread is free");
+    });
 }
 
 #[test]

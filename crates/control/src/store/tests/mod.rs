@@ -134,12 +134,39 @@ fn a_request_that_fails_or_panics_takes_nothing_else_with_it() {
 fn old_events_are_dropped_and_numbers_go_on() {
     let dir = fast_dir();
     let store = open(dir.path()).unwrap();
-    let last =
-        store.commit_blocking(|tx| (0..EVENTS_KEPT + 7).try_fold(0, |_, n| tx.append_event(event(&n.to_string()))));
-    assert_eq!(last.unwrap(), EVENTS_KEPT + 7);
-    let (first, rest) = store.read(|view| Ok((view.events_after(0, 1)?, view.events_after(7, u32::MAX)?))).unwrap();
-    assert_eq!((first[0].sequence, first[0].message.as_str()), (8, "7"));
-    assert_eq!(rest.len() as u64, EVENTS_KEPT);
+    let many = EVENTS_KEPT + EVENTS_DROPPED_EVERY + 7;
+    let last = store.commit_blocking(move |tx| (0..many).try_fold(0, |_, n| tx.append_event(event(&n.to_string()))));
+    assert_eq!(last.unwrap(), many);
+    let (first, all) = store.read(|view| Ok((view.events_after(0, 1)?, view.events_after(0, u32::MAX)?))).unwrap();
+    assert_eq!((first[0].sequence, first[0].message.as_str()), (501, "500"));
+    assert_eq!(all.len() as u64, EVENTS_KEPT + 7);
+    store.verify().unwrap();
+}
+
+#[test]
+fn what_one_app_does_pushes_out_neither_tokens_nor_other_apps() {
+    let dir = fast_dir();
+    let store = open(dir.path()).unwrap();
+    let of = |kind: &str, app: Option<&str>| NewEvent {
+        key: app.map(|app| key("beta", app)),
+        kind: kind.into(),
+        ..event("")
+    };
+    let done = store.commit_blocking(move |tx| {
+        tx.append_event(of("token.created", None))?;
+        tx.append_event(of("daemon.started", None))?;
+        tx.append_event(of("token.used", Some("board")))?;
+        (0..300).try_for_each(|_| tx.append_event(of("rollout.done", Some("shop"))).map(drop))?;
+        (0..2 * EVENTS_KEPT).try_for_each(|_| tx.append_event(of("restart.began", Some("board"))).map(drop))?;
+        tx.append_event(of("token.revoked", None))
+    });
+    done.unwrap();
+    let events = store.read(|view| view.events_after(0, u32::MAX)).unwrap();
+    let count = |kind: &str| events.iter().filter(|event| event.kind == kind).count() as u64;
+    let kinds = ["token.created", "daemon.started", "token.used", "rollout.done", "token.revoked"];
+    assert_eq!(kinds.map(count), [1, 1, 1, 300, 1]);
+    let of_board = count("restart.began");
+    assert!((EVENTS_KEPT - 302..=EVENTS_KEPT - 302 + EVENTS_DROPPED_EVERY).contains(&of_board), "{of_board}");
     store.verify().unwrap();
 }
 
