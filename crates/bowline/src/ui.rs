@@ -54,6 +54,10 @@ impl Ui {
         self.colour
     }
 
+    fn colours_stderr(&self) -> bool {
+        self.colour && std::io::stderr().is_terminal()
+    }
+
     /// `text` in the style of its tone; plain where colour is not wanted. To be printed by one of the methods here.
     pub(crate) fn paint(&self, tone: Tone, text: impl Display) -> String {
         if !self.colour {
@@ -74,13 +78,13 @@ impl Ui {
     pub(crate) fn aside(&self, line: impl Display) {
         if !self.json {
             // Nobody is left to tell when stderr is gone.
-            let _ = writeln!(std::io::stderr(), "{}", rendered_line(&line.to_string(), self.colour));
+            let _ = writeln!(std::io::stderr(), "{}", rendered_line(&line.to_string(), self.colours_stderr()));
         }
     }
 
     /// A question on stderr, which is answered on its line.
     pub(crate) fn ask(&self, question: impl Display) -> std::io::Result<()> {
-        write!(std::io::stderr(), "{} ", rendered(&question.to_string(), self.colour))
+        write!(std::io::stderr(), "{} ", rendered(&question.to_string(), self.colours_stderr()))
     }
 
     /// A line on stderr whose place the next one takes: of what goes on. An empty one clears it. Only on a terminal.
