@@ -435,6 +435,9 @@ fn the_api_describes_itself() {
     assert_eq!(outside.ask("bowline_wrong", "GET", "/v1/openapi.json", "").0, 401);
     let (_, me) = outside.ask(&token, "GET", "/v1/whoami", "");
     assert_eq!(me["token"]["role"], "secret-writer");
+    let viewer = outside.token("viewer", &["--role", "viewer"]);
+    let (status, fault) = outside.ask(&viewer, "GET", "/v1/data?env=a&env=b", "");
+    assert_eq!((status, fault["caused_by"].as_array().map(Vec::len)), (400, Some(1)), "it is said once: {fault}");
     let properties = document["components"]["schemas"]["TokenInfo"]["properties"].as_object().expect("a shape");
     for field in me["token"].as_object().expect("a token").keys() {
         assert!(properties.contains_key(field), "{field} is sent and not described");

@@ -18,6 +18,7 @@ mod escape;
 mod faults;
 mod hardship;
 mod hello;
+mod hostile;
 mod https;
 mod jobs;
 mod kills;

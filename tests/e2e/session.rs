@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
@@ -466,6 +467,28 @@ impl Drop for Screen {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[test]
+fn a_terminal_shows_again_what_is_typed_whatever_ends_the_question() {
+    let bowline = Bowline::new();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGHUP] {
+        let mut screen = Screen::open(&bowline, &["secret", "set", "typed", "key"], (80, 24));
+        let before = screen.modes();
+        screen.until("value of key for typed (not shown): ");
+        assert!(!screen.modes().local_flags.contains(nix::sys::termios::LocalFlags::ECHO));
+        screen.signal(signal);
+        let ended = wait("the client ends", SOON, || screen.child.try_wait().expect("it can be waited for"));
+        assert_eq!(ended.signal(), Some(signal as i32), "a shell sees that it was interrupted");
+        assert_eq!(screen.modes(), before, "{signal}");
+    }
+    let mut screen = Screen::open(&bowline, &["secret", "set", "typed", "key"], (80, 24));
+    let before = screen.modes();
+    screen.until("(not shown): ");
+    screen.types(b"canary-typed\n");
+    screen.until("is set, version 1");
+    assert_eq!((screen.code(), screen.modes()), (Some(0), before));
+    assert!(!String::from_utf8_lossy(&screen.seen).contains("canary-typed"));
 }
 
 #[test]

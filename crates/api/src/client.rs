@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::dial::{Dialed, Dialer, Line, Way};
 use crate::https::Https;
+use crate::patience::{Patience, Waits, Watched};
 use crate::session::{self, PROTOCOL, SPEC, Session};
 use crate::wire;
 
@@ -86,22 +87,29 @@ impl From<ClientError> for Fault {
 #[derive(Debug, Clone)]
 pub struct Client {
     way: Way,
+    patience: Patience,
 }
 
 impl Client {
     /// `socket`: the path of the daemon's `api.sock`. Nothing is connected yet.
     pub fn new(socket: &Path) -> Self {
-        Self { way: Way::Socket(socket.to_owned()) }
+        Self { way: Way::Socket(socket.to_owned()), patience: Patience::ENDLESS }
     }
 
     /// One that reaches a daemon elsewhere. Nothing is started yet; every request starts the program once.
     pub fn dialing(dialer: Dialer) -> Self {
-        Self { way: Way::Dialer(Arc::new(dialer)) }
+        Self { way: Way::Dialer(Arc::new(dialer)), patience: Patience::ENDLESS }
     }
 
     /// One that reaches a daemon over HTTPS. Nothing is connected yet. A redirect is followed nowhere: a token is for one host.
     pub fn https(https: Https) -> Self {
-        Self { way: Way::Https(Arc::new(https)) }
+        Self { way: Way::Https(Arc::new(https)), patience: Patience::OF_HTTPS }
+    }
+
+    /// With other limits of time.
+    #[cfg(test)]
+    pub(crate) fn with(self, patience: Patience) -> Self {
+        Self { patience, ..self }
     }
 
     pub async fn who_am_i(&self) -> Result<wire::WhoAmI, ClientError> {
@@ -130,12 +138,12 @@ impl Client {
     }
 
     pub async fn apply(&self, apply: &wire::Apply) -> Result<wire::Accepted, ClientError> {
-        self.send(Method::POST, "/v1/apps", json(apply)).await
+        self.send_and_wait(Waits::Work, Method::POST, "/v1/apps", json(apply)).await
     }
 
     /// What applying would change; nothing is done.
     pub async fn plan(&self, apply: &wire::Apply) -> Result<wire::Plan, ClientError> {
-        self.send(Method::POST, "/v1/plans", json(apply)).await
+        self.send_and_wait(Waits::Work, Method::POST, "/v1/plans", json(apply)).await
     }
 
     /// The steps of a change, from its beginning until it has ended.
@@ -144,7 +152,8 @@ impl Client {
     }
 
     pub async fn stop(&self, env: &str, app: &str, stop: wire::Stop) -> Result<wire::Stopped, ClientError> {
-        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/stop"), json(&stop)).await
+        let path = format!("/v1/apps/{env}/{app}/stop");
+        self.send_and_wait(Waits::Work, Method::POST, &path, json(&stop)).await
     }
 
     pub async fn releases(&self, env: &str, app: &str) -> Result<wire::Releases, ClientError> {
@@ -181,8 +190,8 @@ impl Client {
     ) -> Result<wire::Maintained, ClientError> {
         let path = format!("/v1/apps/{env}/{app}/maintenance");
         match wanted {
-            Some(wanted) => self.send(Method::PUT, &path, json(wanted)).await,
-            None => self.send(Method::DELETE, &path, Bytes::new()).await,
+            Some(wanted) => self.send_and_wait(Waits::Work, Method::PUT, &path, json(wanted)).await,
+            None => self.send_and_wait(Waits::Work, Method::DELETE, &path, Bytes::new()).await,
         }
     }
 
@@ -195,7 +204,7 @@ impl Client {
     /// Ends the run of a job that is under way; answered when it has ended.
     pub async fn stop_job(&self, env: &str, app: &str, job: &str) -> Result<wire::Run, ClientError> {
         let path = format!("/v1/apps/{env}/{app}/jobs/{}/stop", percent_encode(job));
-        self.send(Method::POST, &path, Bytes::new()).await
+        self.send_and_wait(Waits::Work, Method::POST, &path, Bytes::new()).await
     }
 
     pub async fn run(
@@ -205,7 +214,9 @@ impl Client {
         number: u32,
         query: wire::RunQuery,
     ) -> Result<wire::Run, ClientError> {
-        self.get(&format!("/v1/apps/{env}/{app}/runs/{number}{}", query_string(&query))).await
+        let waits = if query.wait { Waits::Event } else { Waits::Nothing };
+        let path = format!("/v1/apps/{env}/{app}/runs/{number}{}", query_string(&query));
+        self.send_and_wait(waits, Method::GET, &path, Bytes::new()).await
     }
 
     pub async fn shutdown(&self) -> Result<wire::Stopped, ClientError> {
@@ -247,10 +258,11 @@ impl Client {
     /// Answered when the daemon has found where to run it; what happens from then on is said by the session.
     pub async fn session(&self, env: &str, app: &str, session: &wire::Session) -> Result<Session, ClientError> {
         let Line { stream, dialed } = self.way.connect(true).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
-            .await
-            .map_err(|e| ClientError::Broken(e.into()))?;
-        tokio::spawn(connection.with_upgrades());
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake::<_, Watched<Full<Bytes>>>(TokioIo::new(stream))
+                .await
+                .map_err(|e| ClientError::Broken(e.into()))?;
+        let connection = tokio::spawn(connection.with_upgrades());
         let request = self
             .request(Method::POST, &format!("/v1/apps/{env}/{app}/sessions"))
             .header("connection", "upgrade")
@@ -261,16 +273,20 @@ impl Client {
             Way::Https(_) => request.header(SPEC, session_spec(session)?).body(Full::default()),
         };
         let request = request.map_err(|e| ClientError::Unreadable(e.into()))?;
-        let answer = match sender.send_request(request).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(Dialed::explain(dialed, ClientError::Broken(error.into())).await),
+        let answer = match self.patience.head(Waits::Work, request, |request| sender.send_request(request)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(Dialed::explain(dialed, ClientError::Broken(error.into())).await),
+            Err(error) => {
+                connection.abort();
+                return Err(ClientError::Broken(error.into()));
+            }
         };
         match answer.status() {
             StatusCode::SWITCHING_PROTOCOLS => {
                 let upgraded = hyper::upgrade::on(answer).await.map_err(|e| ClientError::Broken(e.into()))?;
                 Ok(Session::new(upgraded))
             }
-            status => Err(refusal(status, answer.into_body()).await),
+            status => Err(self.refusal(status, answer.into_body()).await),
         }
     }
 
@@ -289,7 +305,8 @@ impl Client {
     }
 
     pub async fn fill(&self, env: &str, app: &str, data: &str, fill: &wire::Fill) -> Result<wire::Filled, ClientError> {
-        self.send(Method::PUT, &format!("/v1/data/{env}/{app}/{data}/content"), json(fill)).await
+        let path = format!("/v1/data/{env}/{app}/{data}/content");
+        self.send_and_wait(Waits::Event, Method::PUT, &path, json(fill)).await
     }
 
     pub async fn remove_data(
@@ -323,12 +340,13 @@ impl Client {
             Ok::<_, std::io::Error>(frame.map(|frame| (frame, (file, sent))))
         }));
         let path = format!("/v1/contents/{content}");
-        self.exchange_with(Method::PUT, &path, StreamBody::new(parts)).await.map(drop)
+        self.exchange_with(Waits::Work, Method::PUT, &path, StreamBody::new(parts)).await.map(drop)
     }
 
     /// Puts a folder together whose contents have all arrived.
     pub async fn place(&self, env: &str, app: &str, source: &str) -> Result<wire::Placed, ClientError> {
-        self.send(Method::POST, &format!("/v1/sources/{env}/{app}/{source}"), Bytes::new()).await
+        let path = format!("/v1/sources/{env}/{app}/{source}");
+        self.send_and_wait(Waits::Work, Method::POST, &path, Bytes::new()).await
     }
 
     fn request(&self, method: Method, path: &str) -> http::request::Builder {
@@ -346,8 +364,18 @@ impl Client {
     }
 
     async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
-        let answer = self.exchange(method, path, body).await?;
-        let bytes = collect(answer.into_body()).await?;
+        self.send_and_wait(Waits::Nothing, method, path, body).await
+    }
+
+    async fn send_and_wait<T: DeserializeOwned>(
+        &self,
+        waits: Waits,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let answer = self.exchange_with(waits, method, path, Full::new(body)).await?;
+        let bytes = self.collect(answer.into_body()).await?;
         serde_json::from_slice(&bytes).map_err(|e| ClientError::Unreadable(e.into()))
     }
 
@@ -357,27 +385,60 @@ impl Client {
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
-        self.exchange_with(method, path, Full::new(body)).await
+        self.exchange_with(Waits::Nothing, method, path, Full::new(body)).await
     }
 
-    async fn exchange_with<B>(&self, method: Method, path: &str, body: B) -> Result<Response<Incoming>, ClientError>
+    async fn exchange_with<B>(
+        &self,
+        waits: Waits,
+        method: Method,
+        path: &str,
+        body: B,
+    ) -> Result<Response<Incoming>, ClientError>
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
     {
         let Line { stream, dialed } = self.way.connect(false).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, B>(TokioIo::new(stream))
+        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Watched<B>>(TokioIo::new(stream))
             .await
             .map_err(|e| ClientError::Broken(e.into()))?;
-        tokio::spawn(connection);
+        let connection = tokio::spawn(connection);
         let request = self.request(method, path).body(body).map_err(|e| ClientError::Unreadable(e.into()))?;
-        let answer = match sender.send_request(request).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(Dialed::explain(dialed, ClientError::Broken(error.into())).await),
+        let answer = match self.patience.head(waits, request, |request| sender.send_request(request)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(Dialed::explain(dialed, ClientError::Broken(error.into())).await),
+            Err(error) => {
+                connection.abort();
+                return Err(ClientError::Broken(error.into()));
+            }
         };
         match answer.status() {
             status if status.is_success() => Ok(answer),
-            status => Err(refusal(status, answer.into_body()).await),
+            status => Err(self.refusal(status, answer.into_body()).await),
         }
+    }
+
+    async fn refusal(&self, status: StatusCode, body: Incoming) -> ClientError {
+        match self.collect(body).await {
+            Err(error) => error,
+            Ok(bytes) => match serde_json::from_slice::<wire::Fault>(&bytes) {
+                Ok(fault) if status == StatusCode::CONFLICT => ClientError::Busy(fault.into()),
+                Ok(fault) => ClientError::Refused(fault.into()),
+                Err(_) => {
+                    let text = String::from_utf8_lossy(&bytes);
+                    let said = text.lines().next().unwrap_or_default().chars().take(MAX_SAID).collect();
+                    ClientError::NoDaemon { status: status.as_u16(), said }
+                }
+            },
+        }
+    }
+
+    /// The whole of an answer that is no stream.
+    async fn collect(&self, body: Incoming) -> Result<Bytes, ClientError> {
+        let limited = http_body_util::Limited::new(self.patience.body(body), MAX_ANSWER);
+        let collecting = self.patience.whole(limited.collect());
+        let collected = collecting.await.map_err(|error| ClientError::Broken(error.into()))?;
+        collected.map(http_body_util::Collected::to_bytes).map_err(ClientError::Broken)
     }
 }
 
@@ -387,26 +448,6 @@ fn session_spec(session: &wire::Session) -> Result<String, ClientError> {
         ClientError::Refused(fault.hint("write it into a script of the app, or use ssh://USER@HOST"))
     };
     session::spec(session).ok_or_else(too_long)
-}
-
-async fn refusal(status: StatusCode, body: Incoming) -> ClientError {
-    match collect(body).await {
-        Err(error) => error,
-        Ok(bytes) => match serde_json::from_slice::<wire::Fault>(&bytes) {
-            Ok(fault) if status == StatusCode::CONFLICT => ClientError::Busy(fault.into()),
-            Ok(fault) => ClientError::Refused(fault.into()),
-            Err(_) => {
-                let text = String::from_utf8_lossy(&bytes);
-                let said = text.lines().next().unwrap_or_default().chars().take(MAX_SAID).collect();
-                ClientError::NoDaemon { status: status.as_u16(), said }
-            }
-        },
-    }
-}
-
-async fn collect(body: Incoming) -> Result<Bytes, ClientError> {
-    let limited = http_body_util::Limited::new(body, MAX_ANSWER);
-    limited.collect().await.map(http_body_util::Collected::to_bytes).map_err(ClientError::Broken)
 }
 
 fn json<T: Serialize>(value: &T) -> Bytes {

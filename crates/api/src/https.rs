@@ -17,6 +17,12 @@ use crate::client::ClientError;
 /// How long a connection and its handshake may take.
 const CONNECT: Duration = Duration::from_secs(15);
 
+/// A connection that is silent is asked this often, and given up after so many questions without an answer.
+const PROBED: Duration = Duration::from_secs(15);
+const PROBES: u32 = 3;
+/// Longest token, in bytes: those that daemons make have 51.
+pub const MAX_TOKEN: usize = 256;
+
 /// Where distributions keep the authorities that the machine trusts.
 const BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
@@ -34,6 +40,8 @@ pub enum HttpsError {
     NoAuthority(String),
     #[error("the token holds what no token does")]
     Token,
+    #[error("the token has more than {MAX_TOKEN} bytes, and no token has")]
+    LongToken,
 }
 
 /// A daemon's API behind its edge.
@@ -70,6 +78,9 @@ impl Https {
         let host = authority.host().to_ascii_lowercase();
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host).to_owned();
         let name = ServerName::try_from(bare).map_err(|_| wrong())?;
+        if token.len() > MAX_TOKEN {
+            return Err(HttpsError::LongToken);
+        }
         let mut authorization: http::HeaderValue = format!("Bearer {token}").parse().map_err(|_| HttpsError::Token)?;
         authorization.set_sensitive(true);
         let port = authority.port_u16().unwrap_or(443);
@@ -97,6 +108,7 @@ impl Https {
                 TcpStream::connect(self.address()).await.map_err(|error| unreachable(error.to_string(), None))?;
             // Small requests would wait for an acknowledgement.
             let _ = stream.set_nodelay(true);
+            let _ = watch(&stream);
             TlsConnector::from(Arc::clone(&self.config)).connect(self.name.clone(), stream).await.map_err(|error| {
                 let hint = "say whom to believe: BOWLINE_CA=FILE, or bowline login URL --ca FILE; `bowline trust status` on the \
                             server says where its local CA lies";
@@ -118,6 +130,14 @@ impl Https {
         let host = if is_local { "127.0.0.1" } else { self.host.trim_matches(['[', ']']) };
         (host.to_owned(), self.port)
     }
+}
+
+/// A stream may be silent for long: the kernel finds out that nobody is at the other end, within a minute.
+fn watch(stream: &TcpStream) -> std::io::Result<()> {
+    let socket = socket2::SockRef::from(stream);
+    let keepalive = socket2::TcpKeepalive::new().with_time(PROBED).with_interval(PROBED).with_retries(PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(PROBED * (PROBES + 1)))
 }
 
 fn roots(ca: Option<&Path>) -> Result<RootCertStore, HttpsError> {
@@ -176,5 +196,16 @@ mod tests {
         check("https://bowline.example.com?x", None);
         check("https://", None);
         check("bowline.example.com", None);
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_is_asked_whether_anybody_is_there() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        watch(&stream).unwrap();
+        let socket = socket2::SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!((socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_retries().unwrap()), (PROBED, PROBES));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(60)));
     }
 }

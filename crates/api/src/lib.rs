@@ -8,9 +8,10 @@ mod client;
 mod dial;
 mod https;
 pub mod openapi;
+mod patience;
 pub mod session;
 pub mod wire;
 
 pub use client::{Client, ClientError, Lines};
 pub use dial::Dialer;
-pub use https::{Https, HttpsError};
+pub use https::{Https, HttpsError, MAX_TOKEN};

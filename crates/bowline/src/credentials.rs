@@ -74,7 +74,7 @@ pub(crate) fn way(url: &str, ca: Option<&Path>, token: &str) -> Result<Https, Fa
             HttpsError::Read { .. } | HttpsError::NoAuthority(_) => {
                 fault.hint("name a PEM file with the CA's certificate")
             }
-            HttpsError::Token => fault.hint("a token starts with bowline_ and has no blanks"),
+            HttpsError::Token | HttpsError::LongToken => fault.hint("a token starts with bowline_ and has no blanks"),
         }
     })
 }
@@ -88,12 +88,23 @@ pub(crate) fn name(url: &str) -> String {
 /// Keeps a token for a daemon, in the place of another one; returns where.
 pub(crate) fn keep(url: &str, kept: Kept) -> Result<PathBuf, Fault> {
     let path = file()?;
-    let mut tokens = read(&path)?;
-    tokens.insert(name(url), kept);
-    write(&path, &tokens).map_err(|error| {
-        Fault::new(FaultKind::Failed, format!("{} cannot be written", path.display())).source(&error)
-    })?;
+    put(&path, name(url), kept)?;
     Ok(path)
+}
+
+/// What others put in at the same time stays: one after the other reads and writes.
+fn put(path: &Path, name: String, kept: Kept) -> Result<(), Fault> {
+    let unwritten = |error: io::Error| {
+        Fault::new(FaultKind::Failed, format!("{} cannot be written", path.display())).source(&error)
+    };
+    let folder = path.parent().expect("a file lies in a folder");
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(unwritten)?;
+    let folder = File::open(folder).map_err(unwritten)?;
+    // Held until it is closed.
+    folder.lock().map_err(unwritten)?;
+    let mut tokens = read(path)?;
+    tokens.insert(name, kept);
+    write(path, &tokens).and_then(|()| folder.sync_all()).map_err(unwritten)
 }
 
 fn file() -> Result<PathBuf, Fault> {
@@ -125,18 +136,17 @@ fn read(path: &Path) -> Result<Tokens, Fault> {
 
 /// In the place of the file before, whole or not at all.
 fn write(path: &Path, tokens: &Tokens) -> io::Result<()> {
-    let folder = path.parent().expect("a file lies in a folder");
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let new = path.with_extension("json.new");
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
+    let random = getrandom::u64().map_err(io::Error::other)?;
+    let new = path.with_extension(format!("json.{random:016x}"));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    serde_json::to_writer_pretty(&mut file, tokens)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)
+    let mut fill = || {
+        serde_json::to_writer_pretty(&mut file, tokens)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)
+    };
+    // What could not be written is not left lying around: it holds tokens.
+    fill().inspect_err(|_| drop(std::fs::remove_file(&new)))
 }
 
 #[cfg(test)]
@@ -159,9 +169,10 @@ mod tests {
         let path = dir.path().join("bowline/tokens.json");
         assert!(read(&path).unwrap().is_empty());
         let kept = Kept { token: "bowline_x".to_owned(), ca: None };
-        let tokens = Tokens::from([("https://b.example.com".to_owned(), kept.clone())]);
-        write(&path, &tokens).unwrap();
-        write(&path, &tokens).unwrap();
+        let name = "https://b.example.com".to_owned();
+        put(&path, name.clone(), kept.clone()).unwrap();
+        put(&path, name.clone(), kept.clone()).unwrap();
+        let tokens = Tokens::from([(name, kept.clone())]);
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
         assert_eq!(read(&path).unwrap(), tokens);
@@ -173,5 +184,28 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::write(&path, "{").unwrap();
         assert_eq!(read(&path).unwrap_err().kind, FaultKind::Invalid);
+    }
+
+    #[test]
+    fn tokens_that_are_kept_at_once_are_all_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bowline/tokens.json");
+        let names: Vec<String> = (0..16).map(|n| format!("https://{n}.example.com")).collect();
+        std::thread::scope(|scope| {
+            for name in &names {
+                let kept = Kept { token: "bowline_x".to_owned(), ca: None };
+                scope.spawn(|| put(&path, name.clone(), kept).unwrap());
+            }
+        });
+        assert_eq!(read(&path).unwrap().len(), names.len());
+        let left = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(left, 1, "nothing else is left there");
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_token_is_refused_before_it_is_sent() {
+        let token = "x".repeat(bowline_api::MAX_TOKEN + 1);
+        let fault = way("https://b.example.com", None, &token).unwrap_err();
+        assert!(fault.causes[0].contains("more than 256 bytes"), "{fault:?}");
     }
 }

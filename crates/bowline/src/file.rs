@@ -8,7 +8,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::EnvName;
 use bowline_spec::{Defaults, Parsed};
 
-use crate::ui::Ui;
+use crate::ui::{self, Ui};
 
 pub(crate) const NAME: &str = "bowline.toml";
 
@@ -65,7 +65,10 @@ pub(crate) fn read(dir: &Path, env: &EnvName, ui: &Ui) -> Result<File, Fault> {
         }
     };
     let refused = |diagnostics: bowline_spec::Diagnostics| {
-        let detail = diagnostics.render(ui.is_terminal());
+        let detail = match ui.is_terminal() {
+            true => ui::painted(&diagnostics.render(true)),
+            false => diagnostics.render(false),
+        };
         Fault::from(diagnostics).detail(detail)
     };
     let name = path.display().to_string();

@@ -13,6 +13,7 @@ mod progress;
 mod session;
 mod settings;
 mod target;
+mod typed;
 mod ui;
 mod users;
 

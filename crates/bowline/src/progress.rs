@@ -1,10 +1,8 @@
 //! How a change is shown to people while it goes on: what was found stays, what is being done is one line that moves.
 
-use std::io::Write;
-
 use bowline_api::wire::{ChangePhase, ChangeStep, Waiting};
 
-use crate::ui::{self, Tone, Ui};
+use crate::ui::{Tone, Ui};
 
 /// What a step is to the reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,19 +33,19 @@ impl Steps {
                 self.entered = Some(*phase);
                 vec![Show::Moving(self.heading(*phase))]
             }
-            ChangeStep::Work { service, text } => vec![Show::Moving(format!("{service}: {}", ui::harmless(text)))],
+            ChangeStep::Work { service, text } => vec![Show::Moving(format!("{service}: {text}"))],
             ChangeStep::Note { service, text } => {
                 let service = service.as_ref().map(|s| format!("{s}: ")).unwrap_or_default();
-                self.below(Show::Line(format!("    {service}{}", ui::harmless(text))))
+                self.below(Show::Line(format!("    {service}{text}")))
             }
-            ChangeStep::Line { text, .. } => self.below(Show::Output(format!("    │ {}", ui::harmless(text)))),
+            ChangeStep::Line { text, .. } => self.below(Show::Output(format!("    │ {text}"))),
             ChangeStep::Waiting { steps } => self.waits(steps),
             ChangeStep::Done { .. } | ChangeStep::Failed { .. } => Vec::new(),
         }
     }
 
     fn waits(&mut self, steps: &[Waiting]) -> Vec<Show> {
-        let said = |step: &Waiting| format!("{} waits on {}", step.what, ui::harmless(&step.on));
+        let said = |step: &Waiting| format!("{} waits on {}", step.what, step.on);
         if self.terminal {
             let all: Vec<String> = steps.iter().map(said).collect();
             return if all.is_empty() { Vec::new() } else { vec![Show::Moving(all.join("; "))] };
@@ -119,25 +117,14 @@ impl<'u> Progress<'u> {
         }
     }
 
-    /// One line that is written over; a terminal that is too narrow cuts it instead of wrapping.
+    /// One line that is written over.
     pub(crate) fn moving(&mut self, text: &str) {
-        const UNWRAPPED: &str = "\x1b[?7l";
-        const WRAPPED: &str = "\x1b[?7h";
-        if self.ui.is_terminal() && self.ui.has_colour() {
-            self.clear();
-            let mut out = std::io::stdout().lock();
-            // The next line that stays says whether anybody reads.
-            let _ = write!(out, "{UNWRAPPED}  {}{WRAPPED}", self.ui.paint(Tone::Warning, format!("… {text}")));
-            let _ = out.flush();
-            self.moving = true;
-        }
+        self.moving |= self.ui.moving(format!("  {}", self.ui.paint(Tone::Warning, format!("… {text}"))));
     }
 
     fn clear(&mut self) {
         if std::mem::take(&mut self.moving) {
-            let mut out = std::io::stdout().lock();
-            let _ = write!(out, "\r\x1b[K");
-            let _ = out.flush();
+            self.ui.moved();
         }
     }
 }

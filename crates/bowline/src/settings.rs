@@ -12,6 +12,7 @@ use bowline_spec::server::{self, CertificateFiles, EdgeEngine, Server, ServerFil
 use ipnet::IpNet;
 
 use crate::args::{Mode, Serve};
+use crate::ui;
 
 /// Read where no other is said. That it is not there is no error.
 const FILE: &str = "/etc/bowline/server.toml";
@@ -119,6 +120,7 @@ impl Settings {
         };
         let refused = |diagnostics: bowline_spec::Diagnostics| {
             let detail = diagnostics.render(colour);
+            let detail = if colour { ui::painted(&detail) } else { detail };
             Fault::from(diagnostics).detail(detail)
         };
         let name = path.display().to_string();

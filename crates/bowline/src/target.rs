@@ -126,6 +126,15 @@ pub(crate) fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 
+/// As a shell takes it for one word, in a command that people copy.
+pub(crate) fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@=[]".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => quoted(Path::new(text)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,9 +1,13 @@
 //! The terminal. On one it is for reading: colour and tables; through a pipe it is plain; with `--json` every
 //! answer is one JSON object per line.
+//!
+//! Most of what is shown was written by somebody else: an app, a file, a daemon that may be anybody's. Nothing of it steers the
+//! terminal, whoever prints it: all that goes out is cleaned here, and only what [`Ui::paint`] has put in is let through.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use anstyle::{AnsiColor, Style};
 use bowline_api::wire;
@@ -50,19 +54,23 @@ impl Ui {
         self.colour
     }
 
-    /// `text` in the style of its tone; plain where colour is not wanted.
+    fn colours_stderr(&self) -> bool {
+        self.colour && std::io::stderr().is_terminal()
+    }
+
+    /// `text` in the style of its tone; plain where colour is not wanted. To be printed by one of the methods here.
     pub(crate) fn paint(&self, tone: Tone, text: impl Display) -> String {
         if !self.colour {
             return text.to_string();
         }
         let style = style(tone);
-        format!("{style}{text}{style:#}")
+        marked(&format!("{style}")) + &text.to_string() + &marked(&format!("{style:#}"))
     }
 
-    /// A line for people; nothing with `--json`.
+    /// A line for people; nothing with `--json`. Blank lines may be before and behind it.
     pub(crate) fn say(&self, line: impl Display) {
         if !self.json {
-            out(&line);
+            out(&rendered_line(&line.to_string(), self.colour));
         }
     }
 
@@ -70,23 +78,49 @@ impl Ui {
     pub(crate) fn aside(&self, line: impl Display) {
         if !self.json {
             // Nobody is left to tell when stderr is gone.
-            let _ = writeln!(std::io::stderr(), "{line}");
+            let _ = writeln!(std::io::stderr(), "{}", rendered_line(&line.to_string(), self.colours_stderr()));
         }
+    }
+
+    /// A question on stderr, which is answered on its line.
+    pub(crate) fn ask(&self, question: impl Display) -> std::io::Result<()> {
+        write!(std::io::stderr(), "{} ", rendered(&question.to_string(), self.colours_stderr()))
     }
 
     /// A line on stderr whose place the next one takes: of what goes on. An empty one clears it. Only on a terminal.
     pub(crate) fn passing(&self, line: impl Display) {
         if self.is_terminal() && std::io::stderr().is_terminal() {
             let mut err = std::io::stderr().lock();
+            let line = rendered(&line.to_string(), self.colour);
             // Nobody is left to tell when stderr is gone.
             let _ = write!(err, "\r\x1b[K{line}").and_then(|()| err.flush());
         }
     }
 
+    /// The same on stdout, cut by a terminal that is too narrow instead of wrapped. `false`: nothing was shown.
+    pub(crate) fn moving(&self, line: impl Display) -> bool {
+        const UNWRAPPED: &str = "\x1b[?7l";
+        const WRAPPED: &str = "\x1b[?7h";
+        let shows = self.is_terminal() && self.colour;
+        if shows {
+            let mut out = std::io::stdout().lock();
+            let line = rendered(&line.to_string(), self.colour);
+            // The next line that stays says whether anybody reads.
+            let _ = write!(out, "\r\x1b[K{UNWRAPPED}{line}{WRAPPED}").and_then(|()| out.flush());
+        }
+        shows
+    }
+
+    /// Takes the line away that [`Self::moving`] has shown.
+    pub(crate) fn moved(&self) {
+        let mut out = std::io::stdout().lock();
+        let _ = write!(out, "\r\x1b[K").and_then(|()| out.flush());
+    }
+
     /// A JSON object on a line of its own; nothing without `--json`.
     pub(crate) fn object(&self, value: &impl Serialize) {
         if self.json {
-            out(&serde_json::to_string(value).expect("answers have string keys and no failing serialisers"));
+            out(&object(value));
         }
     }
 
@@ -115,7 +149,7 @@ impl Ui {
         let ui = Self { colour: terminal && (self.colour || !self.terminal), ..*self };
         let mut text = String::new();
         let mut line = |tone, label: &str, said: &str| {
-            text.push_str(&format!("{} {}\n", ui.paint(tone, label), harmless(said)));
+            text.push_str(&format!("{}\n", rendered(&format!("{} {said}", ui.paint(tone, label)), ui.colour)));
         };
         let detail = fault.detail.as_deref().map(str::trim_end);
         // The mistakes of a file are each an error with its place, and stand for the message. An app may print the same.
@@ -129,8 +163,8 @@ impl Ui {
         }
         fault.causes.iter().for_each(|cause| line(Tone::Warning, "caused by:", cause));
         fault.hint.iter().for_each(|hint| line(Tone::Good, "hint:", hint));
-        let diagnostics = diagnostics.map(|text| format!("{}\n", harmless_but_colours(text)));
-        diagnostics.unwrap_or_default() + &text
+        let diagnostics = diagnostics.unwrap_or_default().lines().map(|line| rendered(line, ui.colour) + "\n");
+        diagnostics.collect::<String>() + &text
     }
 
     /// Aligned columns, two blanks apart; cells may be painted.
@@ -173,21 +207,81 @@ fn style(tone: Tone) -> Style {
     }
 }
 
+/// What stands for ESC in painted text. Nobody who could have written a part of the text knows it. `None`: there is no
+/// randomness, and so no colour.
+fn mark() -> Option<&'static str> {
+    static MARK: OnceLock<Option<String>> = OnceLock::new();
+    MARK.get_or_init(|| getrandom::u64().ok().map(|random| format!("\x1b{random:016x}"))).as_deref()
+}
+
+/// Escapes that are meant, until they are printed.
+fn marked(escapes: &str) -> String {
+    mark().map_or_else(String::new, |mark| escapes.replace('\x1b', mark))
+}
+
+/// Text that this process has painted by other means, to be printed in its colours: the mistakes of a file. Of its escapes only
+/// SGR is meant (ECMA-48, 8.3.117).
+pub(crate) fn painted(text: &str) -> String {
+    let mut pieces = text.split('\x1b');
+    let mut all = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        all += &if sgr(piece).is_some() { marked("\x1b") } else { "\x1b".to_owned() };
+        all += piece;
+    }
+    all
+}
+
+/// What stands behind ESC: the rest of a sequence that paints, and what follows it.
+fn sgr(text: &str) -> Option<(&str, &str)> {
+    let numbers = text.strip_prefix('[')?.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+    let rest = numbers.strip_prefix('m')?;
+    Some((&text[..text.len() - rest.len()], rest))
+}
+
+/// As it is printed: of what steers a terminal, there is what [`Ui::paint`] and [`painted`] have put in.
+fn rendered(text: &str, colour: bool) -> String {
+    let Some(mark) = mark() else { return harmless(text) };
+    let mut pieces = text.split(mark);
+    let mut all = harmless(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let (escape, rest) = sgr(piece).unwrap_or(("", piece));
+        if colour && !escape.is_empty() {
+            all.push('\x1b');
+            all += escape;
+        }
+        all += &harmless(rest);
+    }
+    all
+}
+
+/// One that begins or ends with blank lines; within it there are none, so that no words of others stand on a line of their own.
+fn rendered_line(text: &str, colour: bool) -> String {
+    let line = text.trim_start_matches('\n');
+    let before = text.len() - line.len();
+    let words = line.trim_end_matches('\n');
+    format!("{}{}{}", "\n".repeat(before), rendered(words, colour), "\n".repeat(line.len() - words.len()))
+}
+
 /// How many columns a painted text takes.
 fn visible(text: &str) -> usize {
-    let mut escaped = false;
-    let shown = |c: &char| {
-        match (escaped, *c) {
-            (false, '\x1b') => escaped = true,
-            (true, 'm') => {
-                escaped = false;
-                return false;
-            }
-            (false | true, _) => {}
+    rendered(text, false).chars().count()
+}
+
+/// JSON on one line. Its strings hold the only characters that are not printable ASCII, and there they may be escaped (RFC 8259, 7):
+/// serde_json leaves DEL, C1 and the marks of direction as they are.
+fn object(value: &impl Serialize) -> String {
+    let json = serde_json::to_string(value).expect("answers have string keys and no failing serialisers");
+    if !json.contains(steers) {
+        return json;
+    }
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match steers(c) {
+            true => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => text.push(c),
         }
-        !escaped
-    };
-    text.chars().filter(shown).count()
+    }
+    text
 }
 
 /// Ends the process quietly when the reader of a pipe is gone, as `bowline logs | head` expects.
@@ -223,27 +317,13 @@ pub(crate) fn duration(d: std::time::Duration) -> String {
     }
 }
 
-/// Text from an app or a file without what would steer the terminal.
-pub(crate) fn harmless(text: &str) -> String {
-    let steers = |c: char| c.is_control() && c != '\t' || is_bidi(c);
+/// Text without what would steer the terminal.
+fn harmless(text: &str) -> String {
     text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// As [`harmless`], for text of several lines that may be painted (SGR, ECMA-48 section 8.3.117).
-fn harmless_but_colours(text: &str) -> String {
-    let piece = |after_escape: &str| {
-        let numbers = after_escape.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
-        match numbers.strip_prefix('m') {
-            Some(rest) => format!("\x1b[{}{}", &after_escape[..after_escape.len() - rest.len()], harmless(rest)),
-            None => format!("\u{fffd}[{}", harmless(after_escape)),
-        }
-    };
-    let line = |line: &str| {
-        let mut pieces = line.split("\x1b[");
-        let plain = pieces.next().map(harmless);
-        plain.into_iter().chain(pieces.map(piece)).collect::<String>()
-    };
-    text.lines().map(line).collect::<Vec<_>>().join("\n")
+fn steers(c: char) -> bool {
+    c.is_control() && c != '\t' || is_bidi(c)
 }
 
 /// Marks that make a terminal show text in another order than it has (Unicode Standard Annex 9; CVE-2021-42574).
@@ -280,13 +360,39 @@ mod tests {
 
     #[test]
     fn the_mistakes_of_a_file_keep_their_colours_and_nothing_else() {
-        let ui = Ui { json: false, colour: false, terminal: false };
+        let coloured = Ui { json: false, colour: true, terminal: true };
+        let check = |detail: &str, ui: &Ui, expected: &str| {
+            let fault = Fault::new(FaultKind::Invalid, "one mistake").detail(detail);
+            assert_eq!(ui.fault_text(&fault, ui.colour), expected);
+        };
         let detail = "error: \x1b[1;31mno\x1b[0m\n  run = \"\x1b[2J\x1b[\"";
-        let fault = Fault::new(FaultKind::Invalid, "one mistake").detail(detail).hint("mend it");
-        assert_eq!(
-            ui.fault_text(&fault, false),
-            "error: \x1b[1;31mno\x1b[0m\n  run = \"\u{fffd}[2J\u{fffd}[\"\nhint: mend it\n"
-        );
+        let expected = "error: \x1b[1;31mno\x1b[0m\n  run = \"\u{fffd}[2J\u{fffd}[\"\n";
+        check(&painted(detail), &coloured, expected);
+        let plain = Ui { json: false, colour: false, terminal: false };
+        check(&painted(detail), &plain, "error: no\n  run = \"\u{fffd}[2J\u{fffd}[\"\n");
+        // From elsewhere they come without: whoever sends some paints what is not its own.
+        check("error: \x1b[8mno", &coloured, "error: \u{fffd}[8mno\n");
+    }
+
+    /// Whatever text is in a line, and wherever: none of it steers, and what is painted is painted.
+    #[test]
+    fn only_what_is_painted_here_reaches_the_terminal_as_it_is() {
+        let ui = Ui { json: false, colour: true, terminal: true };
+        let hostile = "\x1b]0;x\x07\x1b[31mred\u{9b}2J\u{202e}\nhint: do it";
+        let line = format!("\n  {} {hostile}\n", ui.paint(Tone::Good, hostile));
+        let clean = "\u{fffd}]0;x\u{fffd}\u{fffd}[31mred\u{fffd}2J\u{fffd}\u{fffd}hint: do it";
+        assert_eq!(rendered_line(&line, true), format!("\n  \x1b[32m{clean}\x1b[0m {clean}\n"));
+        assert_eq!(rendered_line(&line, false), format!("\n  {clean} {clean}\n"));
+        assert_eq!(visible(&ui.paint(Tone::Bad, hostile)), clean.chars().count());
+        assert_eq!(rendered_line("\n\n", true), "\n\n");
+    }
+
+    #[test]
+    fn an_object_is_the_same_to_programs_and_steers_no_terminal() {
+        let value = "a\x1b[2J\u{7f}\u{80}\u{9b}\u{9f}\u{202e}\u{2066} é\u{a0}";
+        let text = object(&value);
+        assert!(!text.contains(steers), "{text:?}");
+        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), value);
     }
 
     #[test]

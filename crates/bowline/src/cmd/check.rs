@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::args::Check;
 use crate::file::{self, File};
-use crate::ui::{Tone, Ui, harmless};
+use crate::ui::{Tone, Ui};
 
 /// The environment that is meant where the file has it and none is said.
 const PRODUCTION: &str = "production";
@@ -188,14 +188,10 @@ fn show(file: &File, survey: &Survey, found: &[Finding], ui: &Ui) {
 
 fn show_one(file: &File, finding: &Finding, ui: &Ui) {
     let (name, line) = place(file, finding);
-    let place = line.map_or(harmless(name), |line| format!("{}:{line}", harmless(name)));
+    let place = line.map_or(name.to_owned(), |line| format!("{name}:{line}"));
     let severity = format!("{:<7}", finding.severity.to_string());
     let severity = ui.paint(tone(finding.severity), severity);
-    ui.say(format!(
-        "  {severity}  {}  {}",
-        ui.paint(Tone::Strong, harmless(&finding.what)),
-        ui.paint(Tone::Faint, place)
-    ));
+    ui.say(format!("  {severity}  {}  {}", ui.paint(Tone::Strong, &finding.what), ui.paint(Tone::Faint, place)));
     ui.say(format!("           {}", ui.paint(Tone::Faint, finding.rule.why())));
     let mut table = "";
     for line in &finding.fix.lines {
@@ -204,14 +200,14 @@ fn show_one(file: &File, finding: &Finding, ui: &Ui) {
             table = &line.table;
         }
         if !line.text.is_empty() {
-            ui.say(format!("         {} {}", ui.paint(Tone::Good, "+"), harmless(&line.text)));
+            ui.say(format!("         {} {}", ui.paint(Tone::Good, "+"), line.text));
         }
     }
     for command in &finding.fix.commands {
-        ui.say(format!("         {} {}", ui.paint(Tone::Link, "$"), harmless(command)));
+        ui.say(format!("         {} {command}", ui.paint(Tone::Link, "$")));
     }
     if let Some(todo) = &finding.fix.todo {
-        ui.say(format!("         {} {}", ui.paint(Tone::Warning, "→"), harmless(todo)));
+        ui.say(format!("         {} {todo}", ui.paint(Tone::Warning, "→")));
     }
     ui.say("");
 }

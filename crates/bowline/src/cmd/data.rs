@@ -2,7 +2,7 @@ mod client;
 mod connect;
 mod import;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use bowline_api::wire;
@@ -146,7 +146,7 @@ async fn confirmed(question: &str, ui: &Ui) -> Result<bool, Fault> {
             .hint("say --yes if that is meant"));
     }
     let unread = |error: std::io::Error| Fault::new(FaultKind::Failed, "the terminal cannot be read").source(&error);
-    write!(std::io::stderr(), "{question} [y/N] ").map_err(unread)?;
+    ui.ask(format!("{question} [y/N]")).map_err(unread)?;
     let (answer, answered) = oneshot::channel();
     // A thread of its own, and none of the runtime's, which would be waited for.
     std::thread::spawn(move || {

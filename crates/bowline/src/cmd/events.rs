@@ -5,7 +5,7 @@ use bowline_core::fault::Fault;
 
 use crate::args::Events;
 use crate::target::Target;
-use crate::ui::{self, Tone, Ui};
+use crate::ui::{Tone, Ui};
 
 pub(super) async fn run(args: Events, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     let session = target.join().await?;
@@ -19,7 +19,7 @@ pub(super) async fn run(args: Events, target: &Target, ui: &Ui) -> Result<ExitCo
             (None | Some(_), _) => String::from("-"),
         };
         let time = ui.paint(Tone::Faint, super::logs::time(event.at));
-        ui.say(format!("{time} {} {}", ui.paint(Tone::Strong, app), ui::harmless(&event.text)));
+        ui.say(format!("{time} {} {}", ui.paint(Tone::Strong, app), event.text));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::args::Init;
 use crate::file;
-use crate::ui::{Tone, Ui, harmless};
+use crate::ui::{Tone, Ui};
 
 const HEAD: &str = "# Written by `bowline init`. What is not said is detected, or has a default that is right for production;\n\
                     # `bowline check` says what is missing. Editors: `bowline schema`.\n\n";
@@ -63,7 +63,7 @@ pub(super) fn run(args: &Init, ui: &Ui) -> Result<ExitCode, Fault> {
         text: args.print.then_some(text.as_str()),
     });
     match args.print {
-        true => ui.say(text.trim_end()),
+        true => text.trim_end().lines().for_each(|line| ui.say(line)),
         false => show(&path, &draft, ui),
     }
     Ok(ExitCode::SUCCESS)
@@ -182,18 +182,14 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
 
 fn show(path: &Path, draft: &Draft, ui: &Ui) {
     ui.say("  found");
-    draft.found.iter().for_each(|line| ui.say(format!("    {}", harmless(line))));
+    draft.found.iter().for_each(|line| ui.say(format!("    {line}")));
     if !draft.left.is_empty() {
         ui.say("  left to you");
     }
     for left in &draft.left {
         let place = if left.line > 0 { format!("{}:{}", left.file, left.line) } else { left.file.clone() };
-        ui.say(format!(
-            "    {}  {}",
-            ui.paint(Tone::Warning, harmless(&left.what)),
-            ui.paint(Tone::Faint, harmless(&place))
-        ));
-        ui.say(format!("      → {}", harmless(&left.todo)));
+        ui.say(format!("    {}  {}", ui.paint(Tone::Warning, &left.what), ui.paint(Tone::Faint, place)));
+        ui.say(format!("      → {}", left.todo));
     }
     ui.say(format!("  wrote {}", ui.paint(Tone::Good, path.display())));
     let next = draft.commands.iter().map(String::as_str).chain(["bowline check", "bowline up"]);

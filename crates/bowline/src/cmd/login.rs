@@ -2,18 +2,18 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
-use bowline_api::Client;
 use bowline_api::wire::TokenInfo;
+use bowline_api::{Client, MAX_TOKEN};
 use bowline_core::fault::{Fault, FaultKind};
 use serde::Serialize;
 
-use super::secret::typed;
 use super::token;
 use crate::args::Login;
 use crate::credentials::{self, Kept, TOKEN_VARIABLE};
+use crate::typed::typed;
 use crate::ui::{Tone, Ui};
 
-/// More is no token.
+/// Bytes that are read of what should be a token: one with blanks around it, or enough to see that it is none.
 const MOST: u64 = 4 << 10;
 
 /// With `--json`.
@@ -31,7 +31,7 @@ pub(super) async fn run(args: Login, ui: &Ui) -> Result<ExitCode, Fault> {
     let ca = ca.map_err(|error| Fault::new(FaultKind::Invalid, "the CA cannot be found").source(&error))?;
     // What is wrong with the URL or the CA is said before a token is asked for.
     credentials::way(&url, ca.as_deref(), "")?;
-    let text = read(&url)?;
+    let text = read(&url, ui)?;
     let client = Client::https(credentials::way(&url, ca.as_deref(), &text)?);
     let token = client
         .who_am_i()
@@ -48,20 +48,27 @@ pub(super) async fn run(args: Login, ui: &Ui) -> Result<ExitCode, Fault> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(url: &str) -> Result<String, Fault> {
+fn read(url: &str, ui: &Ui) -> Result<String, Fault> {
     let unread = |error: &std::io::Error| Fault::new(FaultKind::Invalid, "the token cannot be read").source(error);
     let bytes = match std::io::stdin().is_terminal() {
-        true => typed(&format!("token for {url}")).map_err(|error| unread(&error))?,
+        true => typed(&format!("token for {url}"), ui).map_err(|error| unread(&error))?,
         false => {
             let mut bytes = Vec::new();
             std::io::stdin().lock().take(MOST).read_to_end(&mut bytes).map_err(|error| unread(&error))?;
             bytes
         }
     };
+    // Cut off or not, that many bytes are none.
+    let cut = bytes.len() as u64 >= MOST;
     let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-    match text.is_empty() {
-        true => Err(Fault::new(FaultKind::Invalid, "there is no token on standard input")
-            .hint("an admin makes one: bowline token create NAME --role ROLE")),
-        false => Ok(text),
+    let hint = "an admin makes one: bowline token create NAME --role ROLE";
+    match text.len() {
+        0 if !cut => Err(Fault::new(FaultKind::Invalid, "there is no token on standard input").hint(hint)),
+        length if cut || length > MAX_TOKEN => {
+            Err(Fault::new(FaultKind::Invalid, "what is on standard input is no token")
+                .caused_by(format!("a token has at most {MAX_TOKEN} bytes"))
+                .hint(hint))
+        }
+        _ => Ok(text),
     }
 }

@@ -6,7 +6,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use crate::args::Logs;
 use crate::interrupts::INTERRUPTED;
 use crate::target::Target;
-use crate::ui::{self, Tone, Ui};
+use crate::ui::{Tone, Ui};
 
 pub(super) async fn run(args: Logs, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     if let Some(pattern) = &args.grep {
@@ -77,10 +77,9 @@ pub(super) fn print(line: &wire::LogLine, app: Option<&str>, ui: &Ui) {
         None => source,
     };
     let hue = source.bytes().fold(0_usize, |sum, b| sum.wrapping_mul(31).wrapping_add(usize::from(b)));
-    let text = ui::harmless(&line.text);
     let text = match line.source {
-        wire::LogSource::Bowline => ui.paint(Tone::Faint, text),
-        wire::LogSource::Stdout | wire::LogSource::Stderr | wire::LogSource::Access => text,
+        wire::LogSource::Bowline => ui.paint(Tone::Faint, &line.text),
+        wire::LogSource::Stdout | wire::LogSource::Stderr | wire::LogSource::Access => line.text.clone(),
     };
     let time = ui.paint(Tone::Faint, time(line.at));
     ui.say(format!("{time} {} {text}", ui.paint(Tone::Source(hue), format!("{source:<8}"))));

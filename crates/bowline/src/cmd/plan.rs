@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use bowline_api::{Client, wire};
 use bowline_core::app::{App, Target as Named};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::EnvName;
+use bowline_core::id::{Digest, EnvName};
 use bowline_core::route::LOCAL;
 
 use super::deploy;
@@ -14,8 +14,8 @@ use crate::args::Plan;
 use crate::file;
 use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::paths::Paths;
-use crate::target::{Target, quoted};
-use crate::ui::{self, Tone, Ui};
+use crate::target::{Target, word};
+use crate::ui::{Tone, Ui};
 
 /// Of a digest, for people.
 const SHORT: usize = 12;
@@ -62,8 +62,9 @@ pub(super) async fn run(
     };
     target.leave(&session).await?;
     let plan = answer?;
+    let hash = hash(&plan)?;
     ui.object(&plan);
-    show(&plan, &command(&args, said, &plan.hash), ui);
+    show(&plan, &command(&args, said, &hash), ui);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -81,22 +82,20 @@ async fn ask(client: &Client, dir: &Path, app: &App, ui: &Ui) -> Result<wire::Pl
     Ok(client.plan(&wire::Apply { dir, env: env.to_owned(), plan: None }).await?)
 }
 
+/// It stands in a command that people copy: what else a daemon may have sent in its place is not shown.
+fn hash(plan: &wire::Plan) -> Result<Digest, Fault> {
+    plan.hash.parse().map_err(|error| {
+        Fault::new(FaultKind::Failed, "the daemon's plan has no hash that it could be applied by").source(&error)
+    })
+}
+
 /// What applies it, to be said in the same place.
-fn command(args: &Plan, said: &[String], hash: &str) -> String {
+fn command(args: &Plan, said: &[String], hash: &Digest) -> String {
     let dir = word(&args.dir.display().to_string());
     let said: String = said.iter().map(|said| format!(" {}", word(said))).collect();
     match args.env.as_str() {
         LOCAL => format!("bowline up {dir}{said} --plan {hash}"),
         env => format!("bowline deploy {dir} --env {env}{said} --plan {hash}"),
-    }
-}
-
-/// As a shell takes it for one word.
-fn word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@=[]".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.to_owned(),
-        false => quoted(Path::new(text)),
     }
 }
 
@@ -119,11 +118,11 @@ fn show(plan: &wire::Plan, command: &str, ui: &Ui) {
     section(None, &differences(plan), ui);
     let services = plan.services.iter().map(|one| (None, one.service.clone(), one.text.clone())).collect::<Vec<_>>();
     section(Some("rollout"), &services, ui);
-    plan.notes.iter().for_each(|note| ui.say(format!("    {}", ui::harmless(note))));
+    plan.notes.iter().for_each(|note| ui.say(format!("    {}", note)));
     if !plan.risks.is_empty() {
         ui.say(format!("\n  {}", ui.paint(Tone::Bad, "risks")));
         for risk in &plan.risks {
-            ui.say(format!("  {} {}", ui.paint(Tone::Bad, "!"), ui.paint(Tone::Warning, ui::harmless(&risk.text))));
+            ui.say(format!("  {} {}", ui.paint(Tone::Bad, "!"), ui.paint(Tone::Warning, &risk.text)));
         }
     }
     if plan.outcome != wire::PlanOutcome::Unchanged {
@@ -211,8 +210,7 @@ fn section(heading: Option<&str>, lines: &[Line], ui: &Ui) {
     let widest = lines.iter().map(|(_, name, _)| name.chars().count()).max().unwrap_or(0);
     for (mark, name, words) in lines {
         let mark = mark.map_or_else(|| " ".to_owned(), |mark| mark.painted(ui));
-        let name = ui::harmless(name);
-        ui.say(format!("  {mark} {name:widest$}  {}", ui::harmless(words)).trim_end());
+        ui.say(format!("  {mark} {name:widest$}  {}", words).trim_end());
     }
 }
 
@@ -236,9 +234,12 @@ mod tests {
     fn the_command_means_the_same_place() {
         let args = |dir: &str, env: &str| Plan { dir: dir.into(), env: env.into() };
         let said = ["--to".to_owned(), "ssh://a@b:22".to_owned()];
-        let check = |args: Plan, said: &[String], expected| assert_eq!(command(&args, said, "abc"), expected);
-        check(args("/srv/shop", "beta"), &said, "bowline deploy /srv/shop --env beta --to ssh://a@b:22 --plan abc");
-        check(args("it's", "local"), &[], "bowline up 'it'\\''s' --plan abc");
+        let hash = Digest([0xab; 32]);
+        let check = |args: Plan, said: &[String], expected: &str| {
+            assert_eq!(command(&args, said, &hash), format!("{expected} --plan {hash}"));
+        };
+        check(args("/srv/shop", "beta"), &said, "bowline deploy /srv/shop --env beta --to ssh://a@b:22");
+        check(args("it's", "local"), &[], "bowline up 'it'\\''s'");
     }
 
     #[test]

@@ -51,7 +51,7 @@ fn row(release: &Release, ui: &Ui) -> Vec<String> {
         or_none(artifacts.into_iter().collect::<Vec<_>>().join(" ")),
         short(&release.configuration).to_owned(),
         or_none(secrets.join(" ")),
-        release.fault.as_ref().map(|fault| ui::harmless(&fault.error)).unwrap_or_default(),
+        release.fault.as_ref().map(|fault| fault.error.clone()).unwrap_or_default(),
     ]
 }
 

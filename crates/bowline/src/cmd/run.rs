@@ -7,13 +7,14 @@ use std::time::Duration;
 use bowline_api::wire::SessionPlace;
 use bowline_api::{Client, ClientError, Lines, wire};
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::JobName;
 
 use super::attach::{self, Attachment};
 use super::client;
 use crate::args::Run;
 use crate::cmd::status;
 use crate::interrupts::INTERRUPTED;
-use crate::target::Target;
+use crate::target::{Target, word};
 use crate::ui::{self, Tone, Ui};
 
 /// A daemon that dies this often while a run is followed is not started again.
@@ -42,7 +43,7 @@ async fn job(args: Run, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     if detach {
         ui.object(&run);
         ui.say(format!("  {} of {app} is run {} of release {}", run.task, run.number, run.release));
-        ui.say(format!("  follow it: bowline logs {app} --service {} --follow", run.task));
+        ui.say(format!("  {}", to_follow(&app, &job)));
         return Ok(ExitCode::SUCCESS);
     }
     let mut following = Following { env, app, job, run, shown: 0 };
@@ -55,6 +56,11 @@ async fn job(args: Run, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     }
 }
 
+/// In the user's words, not in the daemon's: it is there to be copied.
+fn to_follow(app: &str, job: &str) -> String {
+    format!("follow it: bowline logs {} --service {} --follow", word(app), word(&format!("job.{job}")))
+}
+
 /// There is no job to run without its name.
 async fn which(client: &Client, env: &str, app: &str) -> Result<Fault, Fault> {
     let apps = client.status().await?.apps;
@@ -62,10 +68,10 @@ async fn which(client: &Client, env: &str, app: &str) -> Result<Fault, Fault> {
         return Ok(Fault::new(FaultKind::Invalid, format!("no app {app} is known in {env}"))
             .hint("`bowline status` lists all"));
     };
-    let names: Vec<&str> = found.jobs.iter().map(|job| job.name.as_str()).collect();
+    let names: Vec<JobName> = found.jobs.iter().filter_map(|job| JobName::new(&job.name).ok()).collect();
     let hint = match names.as_slice() {
         [] => "write a table in its bowline.toml: [job.NAME] run = \"…\"".to_owned(),
-        names => names.iter().map(|name| format!("bowline run {app} {name}")).collect::<Vec<_>>().join(", or "),
+        names => names.iter().map(|name| format!("bowline run {} {name}", word(app))).collect::<Vec<_>>().join(", or "),
     };
     Ok(Fault::new(FaultKind::Invalid, format!("which job of {app} is to run?")).hint(hint))
 }
@@ -155,7 +161,7 @@ impl Following {
         }
         self.shown += 1;
         ui.object(line);
-        ui.say(ui::harmless(&line.text));
+        ui.say(&line.text);
     }
 
     /// Ctrl-C: it runs on.
@@ -163,8 +169,8 @@ impl Following {
         let Self { app, job, run, .. } = self;
         ui.object(&run);
         ui.say(format!("\n  {} goes on without you", run.task));
-        ui.say(format!("  follow it: bowline logs {app} --service {} --follow", run.task));
-        ui.say(format!("  end it:    bowline run {app} {job} --stop"));
+        ui.say(format!("  {}", to_follow(app, job)));
+        ui.say(format!("  end it:    bowline run {} {} --stop", word(app), word(job)));
     }
 }
 

@@ -1,22 +1,22 @@
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppName, EnvName, SecretName};
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::args::Secret;
 use crate::cmd::logs::time;
 use crate::session::Session;
 use crate::target::Target;
+use crate::typed::typed;
 use crate::ui::Ui;
 
 pub(super) async fn run(args: Secret, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     check_names(&args)?;
     let set = match &args {
-        Secret::Set { app, name, file, .. } => Some(value(app, name, file.as_deref())?),
+        Secret::Set { app, name, file, .. } => Some(value(app, name, file.as_deref(), ui)?),
         Secret::List { .. } | Secret::Rm { .. } => None,
     };
     // Secrets are set before the first `up`, too: a daemon is started for it and stopped again.
@@ -78,12 +78,12 @@ fn check_names(args: &Secret) -> Result<(), Fault> {
 }
 
 /// One trailing line end is not part of a value: `echo`, editors and terminals add it.
-fn value(app: &str, name: &str, file: Option<&Path>) -> Result<Vec<u8>, Fault> {
+fn value(app: &str, name: &str, file: Option<&Path>, ui: &Ui) -> Result<Vec<u8>, Fault> {
     let unread = |e: &std::io::Error| Fault::new(FaultKind::Invalid, "the secret cannot be read").source(e);
     let mut value = match file {
         Some(path) => std::fs::read(path).map_err(|e| unread(&e).caused_by(path.display().to_string()))?,
         None if std::io::stdin().is_terminal() => {
-            typed(&format!("value of {name} for {app}")).map_err(|e| unread(&e))?
+            typed(&format!("value of {name} for {app}"), ui).map_err(|e| unread(&e))?
         }
         None => {
             let mut value = Vec::new();
@@ -104,21 +104,6 @@ fn value(app: &str, name: &str, file: Option<&Path>) -> Result<Vec<u8>, Fault> {
             .caused_by(format!("a secret has at most {} bytes", wire::MAX_SECRET))),
         _ => Ok(value),
     }
-}
-
-/// Reads a line from the terminal without showing it.
-pub(super) fn typed(what: &str) -> std::io::Result<Vec<u8>> {
-    let stdin = std::io::stdin();
-    let shown = tcgetattr(&stdin)?;
-    let mut hidden = shown.clone();
-    hidden.local_flags.remove(LocalFlags::ECHO);
-    write!(std::io::stderr(), "{what} (not shown): ")?;
-    tcsetattr(&stdin, SetArg::TCSAFLUSH, &hidden)?;
-    let mut line = String::new();
-    let read = stdin.read_line(&mut line);
-    tcsetattr(&stdin, SetArg::TCSAFLUSH, &shown)?;
-    writeln!(std::io::stderr())?;
-    read.map(|_| line.into_bytes())
 }
 
 pub(super) fn user(uid: u32) -> String {

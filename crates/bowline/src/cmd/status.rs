@@ -47,10 +47,10 @@ fn daemon(status: &wire::Status, ui: &Ui) {
     if let Some(fault) = &daemon.degraded {
         ui.say(format!("  {} {}", ui.paint(Tone::Bad, "degraded:"), fault.error));
         for cause in &fault.caused_by {
-            ui.say(format!("  {} {}", ui.paint(Tone::Warning, "caused by:"), ui::harmless(cause)));
+            ui.say(format!("  {} {cause}", ui.paint(Tone::Warning, "caused by:")));
         }
         if let Some(hint) = &fault.hint {
-            ui.say(format!("  {} {}", ui.paint(Tone::Good, "hint:"), ui::harmless(hint)));
+            ui.say(format!("  {} {hint}", ui.paint(Tone::Good, "hint:")));
         }
     }
     let edge = &status.edge;
@@ -108,7 +108,7 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
         let age = ui::duration(Duration::from_millis(now().saturating_sub(change.since)));
         ui.say(format!("  {} {} for {age}", ui.paint(Tone::Warning, "changing:"), progress::words(change.phase)));
         for step in &change.waits_on {
-            ui.say(format!("    {} waits on {}", step.what, ui::harmless(&step.on)));
+            ui.say(format!("    {} waits on {}", step.what, step.on));
         }
     }
     let rows: Vec<Vec<String>> = app.services.iter().flat_map(|s| s.instances.iter().map(|i| row(s, i, ui))).collect();
@@ -135,10 +135,10 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
         ui.say(format!("  {} 503 to all{but}", ui.paint(Tone::Warning, "maintenance:")));
     }
     for note in &app.notes {
-        ui.say(format!("  {} {}", ui.paint(Tone::Faint, "note:"), ui::harmless(note)));
+        ui.say(format!("  {} {note}", ui.paint(Tone::Faint, "note:")));
     }
     if let Some(fault) = &app.fault {
-        ui.say(format!("  {} {}", ui.paint(Tone::Bad, "last change failed:"), ui::harmless(&fault.error)));
+        ui.say(format!("  {} {}", ui.paint(Tone::Bad, "last change failed:"), fault.error));
         for cause in &fault.caused_by {
             ui.say(format!("    {} {cause}", ui.paint(Tone::Warning, "caused by:")));
         }
@@ -265,7 +265,7 @@ fn row(service: &wire::ServiceStatus, i: &wire::InstanceStatus, ui: &Ui) -> Vec<
         up,
         i.restarts.to_string(),
         ui::measured(i.memory_bytes),
-        i.waits_on.as_deref().map(ui::harmless).unwrap_or_default(),
+        i.waits_on.clone().unwrap_or_default(),
     ]
 }
 

@@ -8,7 +8,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use super::logs::{now, time};
 use super::secret::user;
 use crate::args::{Expires, Token};
-use crate::target::Target;
+use crate::target::{Target, word};
 use crate::ui::{self, Tone, Ui};
 
 pub(super) async fn run(args: Token, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
@@ -31,7 +31,9 @@ pub(super) async fn run(args: Token, target: &Target, ui: &Ui) -> Result<ExitCod
             let status = client.status().await.ok();
             let api = status.and_then(|status| status.edge.api);
             ui.aside(match api {
-                Some(api) => format!("  it is shown this once; elsewhere: bowline login {api}, or BOWLINE_TOKEN"),
+                Some(api) => {
+                    format!("  it is shown this once; elsewhere: bowline login {}, or BOWLINE_TOKEN", word(&api))
+                }
                 None => "  it is shown this once; no host leads here yet: [api] of server.toml names one".to_owned(),
             });
         }

@@ -468,8 +468,9 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, Refusal> {
     }
 }
 
+/// What is wrong with a path or a query has the words of its sources in its own.
 fn misunderstood(error: &dyn std::error::Error) -> Refusal {
-    Fault::new(FaultKind::Invalid, "the request is not understood").source(error).into()
+    Fault::new(FaultKind::Invalid, "the request is not understood").caused_by(error.to_string()).into()
 }
 
 fn app_key(env: &str, app: &str) -> Result<AppKey, Refusal> {

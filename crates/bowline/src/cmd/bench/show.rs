@@ -12,7 +12,7 @@ use bowline_load::verdict::{Doubt, QUANTILES};
 use bowline_load::{Gaps, Pace, Plan, Progress, Protocol, Report};
 
 use crate::cmd::bench::chart;
-use crate::ui::{Tone, Ui, bytes, harmless};
+use crate::ui::{Tone, Ui, bytes};
 
 /// Of the failures, so many are shown; `--json` and `--html` have more.
 const SHOWN: usize = 5;
@@ -25,7 +25,7 @@ pub(super) fn intent(plan: &Plan, address: &str, ui: &Ui) {
     ui.say(format!(
         "  {} {}  {}",
         requests(plan),
-        ui.paint(Tone::Link, harmless(&plan.target.to_string())),
+        ui.paint(Tone::Link, &plan.target),
         ui.paint(Tone::Faint, format!("{}{tls}, only {address} is asked", plan.protocol))
     ));
     let after = match plan.warm_up.is_zero() {
@@ -192,14 +192,14 @@ fn failures(report: &Report, ui: &Ui) {
     }
     for one in told.into_iter().take(SHOWN) {
         let at = format!("{:>7.2}s", one.at_ms / 1e3);
-        ui.say(format!("  {}  {}", ui.paint(Tone::Faint, at), harmless(&one.detail)));
+        ui.say(format!("  {}  {}", ui.paint(Tone::Faint, at), one.detail));
     }
 }
 
 pub(super) fn comparison(comparison: &Comparison, ui: &Ui) {
     ui.say("");
     for words in &comparison.differs {
-        ui.say(format!("  {}", ui.paint(Tone::Warning, format!("not the same: {}", harmless(words)))));
+        ui.say(format!("  {}", ui.paint(Tone::Warning, format!("not the same: {words}"))));
     }
     let row = |row: &bowline_load::compare::Row| {
         let value = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| figure(value, row.unit));
