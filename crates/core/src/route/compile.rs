@@ -105,7 +105,12 @@ fn policies(app: Serving<'_>, name: &RouteName, route: &Route) -> Policies {
 }
 
 fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, PathBuf>) -> Action {
-    let pool = |set: &Set| PoolId { key: app.key.clone(), service: service.clone(), release: set.release };
+    let pool = |set: &Set| PoolId {
+        key: app.key.clone(),
+        service: service.clone(),
+        release: set.release,
+        cohort: set.role.cohort(),
+    };
     let sets = app.sets.iter().filter(|set| set.service == *service && set.weight > Weight::default());
     match app.app.services.get(service).map(|service| &service.origin) {
         Some(Origin::Static { files: settings, .. }) => {
@@ -135,7 +140,7 @@ mod tests {
     use crate::fault::Fault;
     use crate::id::{Incarnation, InstanceId, Port, ReleaseNumber, SecretName, Slot, SlotId};
     use crate::rollout::{Role, steady};
-    use crate::route::check_claims;
+    use crate::route::{Cohort, check_claims};
     use crate::units::Rate;
 
     fn route(hosts: &[&str], path: &str, to: RouteTo) -> Route {
@@ -292,6 +297,7 @@ mod tests {
             key: key.clone(),
             service: ServiceName::new(service).unwrap(),
             release: ReleaseNumber(release),
+            cohort: Cohort::Whole,
         };
         let set = |service: &str, release, weight| Set {
             service: ServiceName::new(service).unwrap(),

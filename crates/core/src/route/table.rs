@@ -113,12 +113,22 @@ pub struct Split {
     pub weight: Weight,
 }
 
-/// The instances of one release of one service.
+/// The instances of one release of one service that get the same share.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolId {
     pub key: AppKey,
     pub service: ServiceName,
     pub release: ReleaseNumber,
+    pub cohort: Cohort,
+}
+
+/// What instances of a release are there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Cohort {
+    #[default]
+    Whole,
+    /// Fresh instances of the stable release beside a canary, with its weight: what it is compared with is as warm as it is.
+    Baseline,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -15,9 +15,9 @@ use bowline_core::instance::{
 };
 use bowline_core::rollout::{
     AbortStage, Entered, Input, Phase, Plan, Presence, Rollout, Round, RoundEntered, RoundInput, RoundPhase,
-    RoundPlace, RoundPlan, Scaled, Scales, Set, steady,
+    RoundPlace, RoundPlan, Scaled, Scales, Set, steady, with_baselines,
 };
-use bowline_core::route::{Action, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
+use bowline_core::route::{Action, Cohort, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
 use bowline_core::time::Mono;
 use bowline_core::units::Weight;
 
@@ -303,7 +303,7 @@ impl Daemon {
         for key in keys {
             let counts = self.slots.counts(&key);
             let entered = match self.rollouts.get_mut(&key) {
-                Some(rollout) => rollout.handle(Input::Observed(&counts), now),
+                Some(rollout) => rollout.handle(Input::Observed(&counts, &out.edge.traffic(&key)), now),
                 None => continue,
             };
             moved |= !entered.is_empty();
@@ -488,10 +488,16 @@ impl Daemon {
         let mut wanted = BTreeMap::new();
         for (key, record) in out.store.iter() {
             let newest = record.revisions.keys().next_back().copied();
-            for set in self.sets(out, key) {
+            let sets = self.sets(out, key);
+            for (set, baseline) in with_baselines(&sets) {
                 let app = &record.revisions[&set.release];
                 let service = &app.services[&set.service];
-                let pool = PoolId { key: key.clone(), service: set.service, release: set.release };
+                let pool = PoolId {
+                    key: key.clone(),
+                    service: set.service.clone(),
+                    release: set.release,
+                    cohort: Cohort::Whole,
+                };
                 let config = match out.mutation {
                     Some(Mutation::NewestConfig) => newest.unwrap_or(set.release),
                     _ => set.release,
@@ -501,7 +507,7 @@ impl Daemon {
                 let replaced = self.rounds.get(key);
                 let replaced = replaced.and_then(Round::replaced).filter(|(service, ..)| *service == pool.service);
                 let replaced = replaced.map(|(_, slot, incarnation)| (slot, incarnation));
-                wanted.insert(pool, Wanted { replicas: set.replicas, spec, drain, replaced });
+                wanted.insert(pool, Wanted { replicas: set.replicas + baseline, baseline, spec, drain, replaced });
             }
         }
         wanted
@@ -688,7 +694,7 @@ fn web() -> ServiceName {
 }
 
 fn pool_of(id: &SlotId) -> PoolId {
-    PoolId { key: id.key.clone(), service: id.service.clone(), release: id.release }
+    PoolId { key: id.key.clone(), service: id.service.clone(), release: id.release, cohort: Cohort::Whole }
 }
 
 pub(crate) fn config_of(release: ReleaseNumber) -> EnvValue {

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bowline_core::id::{AppKey, Generation, InstanceId, ServiceName};
-use bowline_core::route::{Action, Table};
+use bowline_core::rollout::Traffic;
+use bowline_core::route::{Action, PoolId, Table};
 use bowline_core::time::Mono;
+use bowline_core::verdict::Counters;
 
 use crate::cover::Strike;
 use crate::rng::Rng;
@@ -14,6 +16,7 @@ pub(crate) struct Edge {
     pub(crate) table: Option<Table>,
     pending: Option<(Mono, Table)>,
     requests: BTreeMap<InstanceId, Vec<Mono>>,
+    counted: BTreeMap<PoolId, Counters>,
     rng: Rng,
 }
 
@@ -29,7 +32,7 @@ pub(crate) enum Sent {
 
 impl Edge {
     pub(crate) fn new(rng: Rng) -> Self {
-        Self { table: None, pending: None, requests: BTreeMap::new(), rng }
+        Self { table: None, pending: None, requests: BTreeMap::new(), counted: BTreeMap::new(), rng }
     }
 
     pub(crate) fn serve(&mut self, table: Table, now: Mono) {
@@ -72,6 +75,12 @@ impl Edge {
     pub(crate) fn next_event(&self, now: Mono) -> Option<Mono> {
         let pending = self.pending.iter().map(|(at, _)| *at);
         pending.chain(self.requests.values().flatten().copied()).filter(|at| *at > now).min()
+    }
+
+    /// What was counted of an app.
+    pub(crate) fn traffic(&self, key: &AppKey) -> Traffic {
+        let own = self.counted.iter().filter(|(pool, _)| pool.key == *key);
+        own.map(|(pool, counters)| ((pool.service.clone(), pool.release, pool.cohort), counters.clone())).collect()
     }
 
     /// One request for a service, by the weights, to any endpoint.
