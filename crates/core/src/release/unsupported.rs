@@ -109,13 +109,7 @@ impl Found {
         };
         let elsewhere = app.release.snapshot.iter().any(elsewhere);
         self.add(elsewhere, "release.snapshot", "data that lie elsewhere are backed up by whoever keeps them");
-        let rolling = match app.rollout.strategy {
-            Strategy::Rolling => true,
-            Strategy::Canary { .. } | Strategy::BlueGreen => false,
-        };
-        self.add(!rolling, "rollout.strategy", "only \"rolling\" is carried out yet");
-        self.add(!app.rollout.abort.is_empty(), "rollout.abort", "rollouts are not judged by their numbers yet");
-        self.add(rolling && !app.rollout.watch.is_zero(), "rollout.watch", "releases are not watched yet");
+        self.rollout(app);
         self.add(app.slo.is_some(), "slo", "objectives are not watched yet");
         self.add(app.image.is_some(), "image", "images are not built yet");
         self.add(app.logs.is_some(), "logs", "logs are not sent elsewhere yet; `bowline logs` reads them");

@@ -1,6 +1,6 @@
 //! From apps to the table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -25,6 +25,8 @@ pub struct Serving<'a> {
     /// Of its routes that want a proof. A route whose credentials are missing lets nobody in.
     pub credentials: &'a BTreeMap<RouteName, Credentials>,
     pub maintenance: Option<&'a Maintenance>,
+    /// Services that a rollout judges by their requests.
+    pub judged: &'a BTreeSet<ServiceName>,
 }
 
 /// The table. `apps` by the time they claimed their hosts; `files` are the folders of static services, `endpoints`
@@ -123,12 +125,12 @@ fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, 
                     fallback: settings.fallback.clone(),
                     cache: settings.cache,
                 }),
-                None => Action::Forward { service: service.clone(), splits: Vec::new() },
+                None => Action::Forward { service: service.clone(), splits: Vec::new(), judged: false },
             }
         }
         Some(Origin::Folder { .. } | Origin::BuildOf(_) | Origin::Image(_) | Origin::Dockerfile { .. }) | None => {
             let splits = sets.map(|set| Split { pool: pool(set), weight: set.weight }).collect();
-            Action::Forward { service: service.clone(), splits }
+            Action::Forward { service: service.clone(), splits, judged: app.judged.contains(service) }
         }
     }
 }
@@ -169,7 +171,7 @@ mod tests {
     static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
 
     fn serving<'a>(key: &'a AppKey, app: &'a App, sets: &'a [Set]) -> Serving<'a> {
-        Serving { key, app, sets, credentials: &NO_CREDENTIALS, maintenance: None }
+        Serving { key, app, sets, credentials: &NO_CREDENTIALS, maintenance: None, judged: &NOTHING }
     }
 
     /// `host path → what`, in the order of precedence.

@@ -99,6 +99,9 @@ pub enum Action {
     Forward {
         service: ServiceName,
         splits: Vec<Split>,
+        /// A rollout goes by its requests: an edge counts them by pool, too, and keeps whoever had an answer of one pool there,
+        /// as long as that pool has a weight.
+        judged: bool,
     },
     Files(Files),
     /// 308 to this URL, path and query appended.

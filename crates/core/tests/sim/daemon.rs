@@ -27,6 +27,7 @@ use crate::edge::Edge;
 use crate::node::Node;
 
 static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
+static NOTHING: BTreeSet<ServiceName> = BTreeSet::new();
 
 /// A bug planted in the loop, to see that its invariant is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -611,7 +612,14 @@ impl Daemon {
         }
         let apps: Vec<Serving<'_>> = apps
             .iter()
-            .map(|(key, app, sets)| Serving { key, app, sets, credentials: &NO_CREDENTIALS, maintenance: None })
+            .map(|(key, app, sets)| Serving {
+                key,
+                app,
+                sets,
+                credentials: &NO_CREDENTIALS,
+                maintenance: None,
+                judged: &NOTHING,
+            })
             .collect();
         let mut table = compile(Generation(0), &apps, &endpoints, &BTreeMap::new()).expect("no two claim one host");
         if out.mutation == Some(Mutation::WrongWeights) {

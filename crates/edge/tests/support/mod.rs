@@ -168,7 +168,12 @@ pub fn key() -> AppKey {
 }
 
 pub fn pool(release: u32) -> PoolId {
-    PoolId { key: key(), service: ServiceName::new("web").unwrap(), release: ReleaseNumber(release) }
+    PoolId {
+        key: key(),
+        service: ServiceName::new("web").unwrap(),
+        release: ReleaseNumber(release),
+        cohort: Cohort::Whole,
+    }
 }
 
 pub fn instance(release: u32, slot: u16) -> InstanceId {
@@ -190,7 +195,7 @@ pub fn rule(prefix: &str, action: Action) -> Rule {
 
 pub fn forward(release: u32) -> Action {
     let splits = vec![Split { pool: pool(release), weight: Weight::ALL }];
-    Action::Forward { service: ServiceName::new("web").unwrap(), splits }
+    Action::Forward { service: ServiceName::new("web").unwrap(), splits, judged: false }
 }
 
 pub fn files(root: &std::path::Path, fallback: Option<&str>) -> Action {
