@@ -188,6 +188,7 @@ fn pool_id_form(id: &PoolId) -> PoolIdForm {
         app: id.key.app.to_string(),
         service: id.service.to_string(),
         release: id.release.0,
+        baseline: id.cohort == Cohort::Baseline,
     }
 }
 

@@ -229,7 +229,7 @@ impl Rollout {
             Until::Ready if late => return Some(Next::Abort(self.too_late())),
             Until::Ready | Until::Promoted => false,
             Until::Stopped(services) => self.is_gone(services, Role::Stable),
-            Until::Judged(hold) => match self.jury.verdict(&self.plan.judged) {
+            Until::Judged(hold) => match self.jury.verdict(&self.plan.shared) {
                 Some(Sentence::Fail(verdict)) => return Some(Next::Abort(self.condemned(&verdict))),
                 // What serves is broken: the fix is not kept waiting.
                 Some(Sentence::StableBroken) => return Some(Next::Enter(Phase::Step(self.plan.unjudged()))),
@@ -380,7 +380,7 @@ impl Rollout {
         let (Phase::Step(i) | Phase::Abort(AbortStage::Clear(i) | AbortStage::Restore(i))) = self.phase else {
             return None;
         };
-        let share = self.plan.steps.get(usize::from(i))?.share.filter(|_| self.plan.judged.contains(service))?;
+        let share = self.plan.steps.get(usize::from(i))?.share.filter(|_| self.plan.shared.contains(service))?;
         Some(if self.count(service, Role::Candidate).ready > 0 { share } else { Weight::default() })
     }
 

@@ -5,10 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use super::set::{Scales, replicas};
-use crate::app::{AbortRule, App, Probe, Service, Step, Strategy};
+use crate::app::{AbortRule, App, Probe, Rollout, Service, Step, Strategy};
 use crate::id::{Port, ReleaseNumber, ServiceName};
 use crate::instance::Readiness;
-use crate::route::routed;
+use crate::route::{LOCAL, routed};
 use crate::units::Weight;
 
 /// When a step is over.
@@ -81,7 +81,7 @@ impl fmt::Display for Transition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepPlan {
     pub replicas: BTreeMap<ServiceName, Replicas>,
-    /// What the candidate gets of the services that are [`Plan::judged`]. `None`: in proportion to what is ready.
+    /// What the candidate gets of the services that are [`Plan::shared`]. `None`: in proportion to what is ready.
     pub share: Option<Weight>,
     pub until: Until,
 }
@@ -112,6 +112,8 @@ pub struct Plan {
     /// Services of the candidate that cannot run beside the stable release: their own ones.
     pub exclusive: BTreeSet<ServiceName>,
     /// Services that get requests in either release and move by shares; none of a rolling one.
+    pub shared: BTreeSet<ServiceName>,
+    /// Services whose requests are looked at: those, and whatever gets requests while it is watched.
     pub judged: BTreeSet<ServiceName>,
     /// What aborts it.
     pub rules: Vec<AbortRule>,
@@ -155,18 +157,28 @@ impl Plan {
             ((*name).clone(), longest.unwrap_or_default())
         });
         let exclusive: BTreeSet<_> = app.services.keys().filter(|name| !holders(name).is_empty()).cloned().collect();
-        let judged: BTreeSet<ServiceName> = match app.rollout.strategy {
+        // In front of whoever wrote it there is nobody to be careful with, and nothing to be measured.
+        let rollout = match app.environment.name.as_str() {
+            LOCAL => Rollout { strategy: Strategy::Rolling, abort: Vec::new(), watch: Duration::ZERO },
+            _ => app.rollout.clone(),
+        };
+        let shared: BTreeSet<ServiceName> = match rollout.strategy {
             Strategy::Rolling => BTreeSet::new(),
             Strategy::Canary { .. } | Strategy::BlueGreen => routed(app)
                 .into_iter()
                 .filter(|name| services.get(name) == Some(&Presence::Both) && !exclusive.contains(name))
                 .collect(),
         };
+        let answers = |name: &ServiceName| full.get(name).is_some_and(|full| full.candidate > 0);
+        let judged = match rollout.watch.is_zero() {
+            true => shared.clone(),
+            false => routed(app).into_iter().filter(answers).collect(),
+        };
         let steps = match stable {
             None => vec![StepPlan { replicas: full.clone(), share: None, until: Until::Ready }],
-            Some(_) => Planner { full: &full, judged: &judged, holders: &holders }.steps(&app.rollout.strategy),
+            Some(_) => Planner { full: &full, shared: &shared, holders: &holders }.steps(&rollout.strategy),
         };
-        let is_warm = |name: &ServiceName| judged.contains(name) && !app.rollout.watch.is_zero();
+        let is_warm = |name: &ServiceName| shared.contains(name) && !rollout.watch.is_zero();
         let watched = after.iter().map(|(name, replicas)| {
             let stable = if is_warm(name) { before[name].stable } else { 0 };
             (name.clone(), Replicas { stable, ..*replicas })
@@ -180,9 +192,10 @@ impl Plan {
             before,
             after,
             exclusive,
+            shared,
             judged,
-            rules: app.rollout.abort.clone(),
-            watch: app.rollout.watch,
+            rules: rollout.abort,
+            watch: rollout.watch,
             patience: patience.collect(),
         }
     }
@@ -201,7 +214,7 @@ impl Plan {
                 Presence::Candidate => Transition::Starts { replicas: to },
                 Presence::Switched => Transition::Switches,
                 Presence::Both if self.exclusive.contains(name) => Transition::StopsFirst { from, to },
-                Presence::Both if self.judged.contains(name) => match self.looked_at() {
+                Presence::Both if self.shared.contains(name) => match self.looked_at() {
                     true => Transition::BlueGreen { from, to },
                     false => Transition::Canary { from, to },
                 },
@@ -253,7 +266,7 @@ fn port_holders(stable: Option<&App>, service: &Service) -> BTreeSet<ServiceName
 /// The steps from the stable release alone to both beside each other only where the stable one has no counterpart.
 struct Planner<'a> {
     full: &'a BTreeMap<ServiceName, Replicas>,
-    judged: &'a BTreeSet<ServiceName>,
+    shared: &'a BTreeSet<ServiceName>,
     holders: &'a dyn Fn(&ServiceName) -> BTreeSet<ServiceName>,
 }
 
@@ -262,7 +275,7 @@ impl Planner<'_> {
         let mut at: BTreeMap<ServiceName, Replicas> =
             self.full.iter().map(|(name, r)| (name.clone(), Replicas { candidate: 0, ..*r })).collect();
         let mut steps = Vec::new();
-        let share = match (strategy, self.judged.is_empty()) {
+        let share = match (strategy, self.shared.is_empty()) {
             (Strategy::Rolling, _) | (_, true) => None,
             (Strategy::Canary { steps: wanted }, false) => Some(self.canary(&mut at, wanted, &mut steps)),
             (Strategy::BlueGreen, false) => Some(self.blue_green(&mut at, &mut steps)),
@@ -280,7 +293,7 @@ impl Planner<'_> {
         self.start_what_is_new(at);
         let mut share = Weight::default();
         for step in wanted {
-            for name in self.judged {
+            for name in self.shared {
                 at.insert(name.clone(), beside(self.full[name], step.weight));
             }
             steps.push(StepPlan { replicas: at.clone(), share: Some(share), until: Until::Ready });
@@ -314,12 +327,12 @@ impl Planner<'_> {
     }
 
     fn make_whole(&self, at: &mut BTreeMap<ServiceName, Replicas>) {
-        at.extend(self.judged.iter().map(|name| (name.clone(), self.full[name])));
+        at.extend(self.shared.iter().map(|name| (name.clone(), self.full[name])));
     }
 
     /// What has no share: service by service.
     fn roll(&self, at: &mut BTreeMap<ServiceName, Replicas>, share: Option<Weight>, steps: &mut Vec<StepPlan>) {
-        let rest = self.full.iter().filter(|(name, wanted)| wanted.candidate > 0 && !self.judged.contains(*name));
+        let rest = self.full.iter().filter(|(name, wanted)| wanted.candidate > 0 && !self.shared.contains(*name));
         for (name, wanted) in rest {
             let held: BTreeSet<ServiceName> =
                 (self.holders)(name).into_iter().filter(|held| at[held].stable > 0).collect();

@@ -113,7 +113,10 @@ fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, 
         release: set.release,
         cohort: set.role.cohort(),
     };
-    let sets = app.sets.iter().filter(|set| set.service == *service && set.weight > Weight::default());
+    let judged = app.judged.contains(service);
+    // What carries nothing may be looked at, and is what is gone back to.
+    let has_part = |set: &&Set| set.weight > Weight::default() || judged && set.replicas > 0;
+    let sets = app.sets.iter().filter(|set| set.service == *service).filter(has_part);
     match app.app.services.get(service).map(|service| &service.origin) {
         Some(Origin::Static { files: settings, .. }) => {
             let root = sets.into_iter().find_map(|set| files.get(&pool(set)).map(|root| (set.release, root.clone())));
@@ -130,7 +133,7 @@ fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, 
         }
         Some(Origin::Folder { .. } | Origin::BuildOf(_) | Origin::Image(_) | Origin::Dockerfile { .. }) | None => {
             let splits = sets.map(|set| Split { pool: pool(set), weight: set.weight }).collect();
-            Action::Forward { service: service.clone(), splits, judged: app.judged.contains(service) }
+            Action::Forward { service: service.clone(), splits, judged }
         }
     }
 }
@@ -168,6 +171,7 @@ mod tests {
         app
     }
 
+    static NOTHING: BTreeSet<ServiceName> = BTreeSet::new();
     static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
 
     fn serving<'a>(key: &'a AppKey, app: &'a App, sets: &'a [Set]) -> Serving<'a> {

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Certificate, EdgeDesired, EdgeObservation, EdgeStatus, Files, Pool, PoolId, Rule, RuleId, Site,
-    SiteTls, Split, Table,
+    Action, ApiSite, Certificate, Cohort, EdgeDesired, EdgeObservation, EdgeStatus, Files, Pool, PoolId, Rule, RuleId,
+    Site, SiteTls, Split, Table,
 };
 use bowline_core::units::{Bytes, Weight};
 use bowline_edge::link::{self, LinkConfig};

@@ -125,6 +125,7 @@ fn a_rollout_goes_on_where_its_stored_phase_says() {
 /// A canary of two steps, 10% and 50%, of `web` with two instances.
 fn canary(rules: &str) -> Rollout {
     let mut app = sample::app("shop", &["web", "worker"]);
+    app.environment.name = crate::id::EnvName::new("production").unwrap();
     app.services.get_mut(&web()).unwrap().scale.min = 2;
     let step = |percent, seconds| Step { weight: Weight::new(percent).unwrap(), hold: Duration::from_secs(seconds) };
     app.rollout = crate::app::Rollout {
@@ -243,6 +244,7 @@ fn an_edge_that_counts_anew_takes_nothing_back() {
 #[test]
 fn blue_and_green_stand_beside_each_other_until_somebody_has_looked() {
     let mut app = sample::app("shop", &["web"]);
+    app.environment.name = crate::id::EnvName::new("production").unwrap();
     app.rollout.strategy = Strategy::BlueGreen;
     let plan = Plan::new(Some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), &BTreeMap::new());
     let mut rollout = Rollout::start(plan, at(0));
