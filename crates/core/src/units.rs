@@ -41,8 +41,8 @@ impl Share {
     pub const WHOLE: Self = Self(1_000_000);
 
     /// From parts per million; `None` above the whole.
-    pub fn from_ppm(ppm: u32) -> Option<Self> {
-        (ppm <= Self::WHOLE.0).then_some(Self(ppm))
+    pub const fn from_ppm(ppm: u32) -> Option<Self> {
+        if ppm <= Self::WHOLE.0 { Some(Self(ppm)) } else { None }
     }
 
     pub fn ppm(self) -> u32 {
