@@ -183,7 +183,11 @@ fn show_identical(runs: u32, judged: &[Vec<Outcome>; 3]) -> Value {
             part(&all, End::Asked),
         ];
         let [aborted, low, high, promoted, asked] = figures.map(percent);
-        say(&format!("| {judge} | {aborted} | {low} | {high} | {promoted} | {asked} | {:.0} |", seconds.median()));
+        let count = outcomes.iter().filter(|outcome| outcome.end == End::Aborted).count();
+        say(&format!(
+            "| {judge} | {aborted} ({count}) | {low} | {high} | {promoted} | {asked} | {:.0} |",
+            seconds.median()
+        ));
         let value = json!({
             "aborted": figures[0], "aborted_up_to_1_percent": figures[1], "aborted_above_1_percent": figures[2],
             "promoted": figures[3], "asked": figures[4], "seconds_median": seconds.median(),
@@ -241,10 +245,13 @@ fn show_by_rate(alike: &[Outcome], found: &[[Vec<Outcome>; 3]; 7]) -> Value {
     say("| the canary | 1–5 | 5–25 | 25–100 | 100–500 |");
     say("|---|---|---|---|---|");
     let mut result = serde_json::Map::new();
-    let faulty = FAULTS.iter().zip(found).map(|(fault, judged)| (fault.name, judged[0].as_slice()));
-    for (name, outcomes) in std::iter::once((SAME.name, alike)).chain(faulty) {
+    let keeps_limits = alike.iter().filter(|outcome| outcome.errors <= 0.01).collect();
+    let alike = [(SAME.name, alike.iter().collect()), ("identical, errors¹ up to 1 %", keeps_limits)];
+    let faulty = FAULTS.iter().zip(found).map(|(fault, judged)| (fault.name, judged[0].iter().collect()));
+    for (name, outcomes) in alike.into_iter().chain(faulty) {
+        let outcomes: Vec<&Outcome> = outcomes;
         let cells = RATES.map(|(from, to)| {
-            let those: Vec<_> = outcomes.iter().filter(|outcome| (from..to).contains(&outcome.rate)).collect();
+            let those: Vec<_> = outcomes.iter().copied().filter(|one| (from..to).contains(&one.rate)).collect();
             [End::Aborted, End::Promoted, End::Asked].map(|end| 100.0 * part(&those, end))
         });
         let shown = cells.map(|[aborted, promoted, asked]| format!("{aborted:.1} / {promoted:.1} / {asked:.1}"));
