@@ -4,22 +4,22 @@ use std::time::Duration;
 
 use super::Histogram;
 
-/// A response with this status or a higher one is a failure: the app's or Bowline's own fault, not the client's (RFC 9110,
-/// section 15.6). The edge's 502, 503 and 504 are among them, where no instance of the release answered.
+/// A response with this status or a higher one is a failure: the app's or Bowline's own fault, not the client's (RFC
+/// 9110, section 15.6). The edge's 502, 503 and 504 are among them, where no instance of the release answered.
 pub const FIRST_FAILURE: u16 = 500;
 
 /// A response that opens a tunnel, and lasts as long as it (RFC 9110, section 15.2.2).
 const SWITCHING_PROTOCOLS: u16 = 101;
 
-/// Requests that an edge handed to a release, or failed for want of it; not those that a policy refused before, which say
-/// nothing of a release.
+/// Requests that an edge handed to a release, or failed for want of it; not those that a policy refused before, which
+/// say nothing of a release.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counters {
     pub requests: u64,
     /// Of them, those answered with [`FIRST_FAILURE`] or above.
     pub failures: u64,
-    /// Times from a request's head to its response's end, of those that did not fail: a release that fails at once does not
-    /// look fast. Tunnels are not in it.
+    /// Times from a request's head to its response's end, of those that did not fail: a release that fails at once does
+    /// not look fast. Tunnels are not in it.
     pub latency: Histogram,
 }
 
@@ -41,7 +41,8 @@ impl Counters {
         self.latency.merge(&other.latency);
     }
 
-    /// What came since; `None` where the counting began anew in between, as it does with an edge: then a step begins again.
+    /// What came since; `None` where the counting began anew in between, as it does with an edge: then a step begins
+    /// again.
     pub fn since(&self, before: &Self) -> Option<Self> {
         Some(Self {
             requests: self.requests.checked_sub(before.requests)?,

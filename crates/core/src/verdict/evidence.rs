@@ -1,14 +1,15 @@
 //! How strongly counts speak against a release, in a measure that may be looked at as often as one likes.
 //!
-//! Evidence is the wealth of somebody who starts with 1 and bets on each request that the release is worse than it may be, at
-//! odds that are fair or better for the bank as long as it is not. Such wealth is a non-negative supermartingale, and by
-//! Ville's inequality it ever reaches 1/α with probability α at most, over all looks together and whoever stops when (Ville
-//! 1939; Shafer 2021; Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2023). Nobody knows how
-//! much worse a release is, so the start is divided among several bettors; their mean is a supermartingale, too (Robbins's
-//! method of mixtures, 1970). It is exact for any number of requests: no approximation by a normal distribution is in it.
+//! Evidence is the wealth of somebody who starts with 1 and bets on each request that the release is worse than it may
+//! be, at odds that are fair or better for the bank as long as it is not. Such wealth is a non-negative
+//! supermartingale, and by Ville's inequality it ever reaches 1/α with probability α at most, over all looks together
+//! and whoever stops when (Ville 1939; Shafer 2021; Waudby-Smith and Ramdas, "Estimating means of bounded random
+//! variables by betting", 2023). Nobody knows how much worse a release is, so the start is divided among several
+//! bettors; their mean is a supermartingale, too (Robbins's method of mixtures, 1970). It is exact for any number of
+//! requests: no approximation by a normal distribution is in it.
 //!
-//! Each bettor's wealth is a product of one factor per request, so that it depends on the counts alone, not on the looks: a
-//! look that is missed, or repeated after a crash, changes nothing.
+//! Each bettor's wealth is a product of one factor per request, so that it depends on the counts alone, not on the
+//! looks: a look that is missed, or repeated after a crash, changes nothing.
 //!
 //! All results are natural logarithms, finite or infinite, never NaN.
 
@@ -45,16 +46,16 @@ fn float(count: u64) -> f64 {
     count as f64
 }
 
-/// Times the odds of the limit at which each bettor believes the share to lie. A bettor that is off by half still earns most of what
-/// the best one would.
+/// Times the odds of the limit at which each bettor believes the share to lie. A bettor that is off by half still earns
+/// most of what the best one would.
 const ABOVE: [f64; 8] = [1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0];
 
 /// The same below a limit.
 const BELOW: [f64; 8] = [0.85, 0.65, 0.5, 0.35, 0.2, 0.1, 0.03, 0.01];
 
-/// What speaks for a share of bad ones above `limit`, as if it were at most that: Wald's likelihood ratio of each bettor's odds
-/// to the limit's. The factor of a bad one is m/d, of another one 1/d, with d = 1 + limit·(m − 1), the mean of the numerator at the
-/// limit; below the limit the mean factor is less than 1.
+/// What speaks for a share of bad ones above `limit`, as if it were at most that: Wald's likelihood ratio of each
+/// bettor's odds to the limit's. The factor of a bad one is m/d, of another one 1/d, with d = 1 + limit·(m − 1), the
+/// mean of the numerator at the limit; below the limit the mean factor is less than 1.
 pub(super) fn above(seen: Tally, limit: f64) -> f64 {
     match (limit <= 0.0, seen.bad) {
         (true, 0) => 0.0,
@@ -83,14 +84,15 @@ const STAKES: [f64; 8] = [0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95];
 
 /// What speaks for a canary whose share of bad ones is above the baseline's by more than `margin`, as if it were not.
 ///
-/// Requests come to either with the same probability. With stake λ and centre q, the factor of a request of the canary is 1 +
-/// λ·(bad − q − margin), of one of the baseline 1 − λ·(bad − q). If p and r are their shares at that moment, the mean factor is 1 + λ/2·(p −
-/// r − margin): at most 1 as long as the canary is no worse, whatever the shares are and however they change meanwhile. With q = 0 and no margin only
-/// bad ones count, and each is a toss of a fair coin between the two.
+/// Requests come to either with the same probability. With stake λ and centre q, the factor of a request of the canary
+/// is 1 + λ·(bad − q − margin), of one of the baseline 1 − λ·(bad − q). If p and r are their shares at that moment, the
+/// mean factor is 1 + λ/2·(p − r − margin): at most 1 as long as the canary is no worse, whatever the shares are and
+/// however they change meanwhile. With q = 0 and no margin only bad ones count, and each is a toss of a fair coin
+/// between the two.
 ///
-/// A user whose session sticks to one of them may bring it more requests than the other gets, and a bettor far from the true
-/// share would take that for evidence. So the result is at most the wealth with the centre where canary and baseline together
-/// put it, which no such difference moves. Being smaller, it keeps the bound.
+/// A user whose session sticks to one of them may bring it more requests than the other gets, and a bettor far from the
+/// true share would take that for evidence. So the result is at most the wealth with the centre where canary and
+/// baseline together put it, which no such difference moves. Being smaller, it keeps the bound.
 pub(super) fn worse(canary: Tally, baseline: Tally, margin: f64) -> f64 {
     if canary.of == 0 || baseline.of == 0 || margin >= 1.0 {
         return 0.0;

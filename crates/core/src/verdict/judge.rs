@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::evidence::{Tally, above, below, worse};
-use super::{Counters, Histogram};
+use super::{Counters, Histogram, PER_OCTAVE};
 use crate::app::AbortRule;
 use crate::units::Share;
 
@@ -11,8 +11,8 @@ pub const FALSE_ABORT: f64 = 0.01;
 /// The probability that a release whose share is at a limit shows no bad request in as many as [`needs`] says.
 pub const MISSED: f64 = 0.05;
 
-/// Requests that must have come before "over half of them failed" is said. Of an app that fails one in ten, a release that is no
-/// worse ever gets there with a probability below 0.0004; of one that fails one in fifty, below 0.00000003.
+/// Requests that must have come before "over half of them failed" is said. Of an app that fails one in ten, a release
+/// that is no worse ever gets there with a probability below 0.0004; of one that fails one in fifty, below 0.00000003.
 pub const HALF_NEEDS: u64 = 10;
 
 /// What a limit of 0 % needs is what this one does, since no number of requests shows that none ever fails.
@@ -27,7 +27,8 @@ pub enum Verdict {
     Fail(Finding),
     /// Neither can be said yet: hold the step.
     TooFewData,
-    /// The stable release itself breaks this rule, and the canary is not seen to do worse: what replaces it may go ahead.
+    /// The stable release itself breaks this rule, the canary is shown to be better, and no other rule is seen to be
+    /// broken: the fix may go ahead, though not every rule has its requests yet.
     StableBroken(Finding),
 }
 
@@ -56,7 +57,7 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     Failed,
-    /// It took this long or longer, without having failed.
+    /// It took longer than this, without having failed.
     Slower(Duration),
 }
 
@@ -96,7 +97,8 @@ pub struct Against<'a> {
     pub stable: &'a Counters,
 }
 
-/// Requests without a bad one that show a share below `limit`: ln 0.05 / ln(1 − limit), and at least [`HALF_NEEDS`]. For 1 %: 299.
+/// Requests without a bad one that show a share below `limit`: ln 0.05 / ln(1 − limit), and at least [`HALF_NEEDS`].
+/// For 1 %: 299.
 pub fn needs(limit: Share) -> u64 {
     let limit = if limit.ppm() == 0 { LEAST_LIMIT } else { limit };
     let exact = MISSED.ln() / (-limit.as_fraction()).ln_1p();
@@ -109,8 +111,8 @@ pub fn needs(limit: Share) -> u64 {
     rounded.max(HALF_NEEDS)
 }
 
-/// Judges a step by the rules of `abort` and by "over half fail". `against`: `None` where no stable release carries traffic (after
-/// promotion) or none is to be compared with (rolling); rules that compare are left out then.
+/// Judges a step by the rules of `abort` and by "over half fail". `against`: `None` where no stable release carries
+/// traffic (after promotion) or none is to be compared with (rolling); rules that compare are left out then.
 ///
 /// Each of the n rules, "over half fail" counted, may abort wrongly with a probability of [`FALSE_ABORT`] / n.
 pub fn judge(rules: &[AbortRule], canary: &Counters, against: Option<Against<'_>>) -> Judgement {
@@ -120,10 +122,11 @@ pub fn judge(rules: &[AbortRule], canary: &Counters, against: Option<Against<'_>
     let look = Look { canary, against, proof };
     let findings: Vec<_> = std::iter::once(look.half()).chain(rules.iter().map(|rule| look.rule(rule))).collect();
     let exceeded = findings.iter().find(|finding| finding.state == State::Exceeded);
-    let stable_breaks = || findings.iter().find(|finding| look.stable_breaks(finding));
+    let fixes =
+        || findings.iter().find(|finding| look.is_fix(finding)).filter(|_| !findings.iter().any(|f| look.doubts(f)));
     let verdict = match (exceeded, findings.iter().all(|finding| finding.state == State::Within)) {
         (Some(finding), _) => Verdict::Fail(*finding),
-        (None, within) => match stable_breaks() {
+        (None, within) => match fixes() {
             Some(finding) => Verdict::StableBroken(*finding),
             None if within => Verdict::Pass,
             None => Verdict::TooFewData,
@@ -196,7 +199,8 @@ impl Look<'_> {
         self.finding(Subject::Failed, Limit::Half, state)
     }
 
-    /// A limit of its own, which the stable release may break as well: then the canary has to be worse than its baseline.
+    /// A limit of its own, which the stable release may break as well: then the canary has to be worse than its
+    /// baseline.
     fn absolute(&self, subject: Subject, limit: Share) -> Finding {
         let (seen, part) = (subject.of(self.canary), limit.as_fraction());
         let proven = seen.surely.exceeds(part) && above(seen.surely, part) >= self.proof;
@@ -217,8 +221,8 @@ impl Look<'_> {
         self.finding(subject, Limit::Share(limit), state)
     }
 
-    /// That the stable release does not share the fault: it is below the limit, or below the canary. Each of the two ways gets half of
-    /// the rule's probability.
+    /// That the stable release does not share the fault: it is below the limit, or below the canary. Each of the two
+    /// ways gets half of the rule's probability.
     fn is_canarys(&self, subject: Subject, limit: f64, against: Against<'_>) -> bool {
         let (canary, baseline) = (subject.of(self.canary).surely, subject.of(against.baseline).perhaps);
         let proof = self.proof + std::f64::consts::LN_2;
@@ -241,8 +245,9 @@ impl Look<'_> {
 
     /// The canary's quantile is longer than the baseline's, and `above` more.
     ///
-    /// The baseline's quantile moves while it is looked at. So the evidence is that of one of [`RUNGS`] fixed times, and is divided
-    /// among all of them: the quantile may choose which one counts, since the others' wealth is only left out.
+    /// The baseline's quantile moves while it is looked at. So the evidence is that of one of [`RUNGS`] fixed times,
+    /// and is divided among all of them: the quantile may choose which one counts, since the others' wealth is only
+    /// left out.
     fn latency_compared(&self, quantile: Share, above: Duration) -> Finding {
         let (limit, part) = (Limit::Quantile { quantile, above }, rest(quantile).as_fraction());
         let baseline = self.against.map(|against| &against.baseline.latency);
@@ -267,18 +272,32 @@ impl Look<'_> {
         self.against.map(|against| subject.of(against.baseline).perhaps).unwrap_or_default()
     }
 
-    /// The stable release breaks this limit of its own, and the canary is not seen to be worse.
-    fn stable_breaks(&self, finding: &Finding) -> bool {
+    /// The stable release breaks this limit, and the canary is shown to keep it or to be better than its baseline.
+    fn is_fix(&self, finding: &Finding) -> bool {
         let Some(against) = self.against else { return false };
-        let (canary, stable) = (finding.canary, finding.subject.of(against.stable).surely);
-        let breaks = match finding.limit {
+        let (canary, stable) = (finding.subject.of(self.canary).perhaps, finding.subject.of(against.stable).surely);
+        let (limit, breaks) = match finding.limit {
+            Limit::Half => (0.5, stable.of >= HALF_NEEDS && stable.exceeds(0.5)),
             Limit::Share(limit) => {
-                stable.exceeds(limit.as_fraction()) && above(stable, limit.as_fraction()) >= self.proof
+                let part = limit.as_fraction();
+                (part, stable.exceeds(part) && above(stable, part) >= self.proof)
             }
-            Limit::Half => stable.of >= HALF_NEEDS && stable.exceeds(0.5),
-            Limit::AboveStable(_) | Limit::Quantile { .. } => false,
+            Limit::AboveStable(_) | Limit::Quantile { .. } => return false,
         };
-        breaks && canary.of >= HALF_NEEDS && canary.share() <= stable.share()
+        let baseline = finding.subject.of(against.baseline).surely;
+        breaks && (below(canary, limit) >= self.proof || worse(baseline, canary, 0.0) >= self.proof)
+    }
+
+    /// The canary is seen above this limit and above the stable release, enough requests or not.
+    fn doubts(&self, finding: &Finding) -> bool {
+        let seen = finding.subject.of(self.canary).perhaps;
+        let stable = self.against.map(|against| finding.subject.of(against.stable).surely).unwrap_or_default().share();
+        match finding.limit {
+            Limit::Half => seen.exceeds(stable.max(0.5)),
+            Limit::Share(limit) => seen.exceeds(stable.max(limit.as_fraction())),
+            Limit::AboveStable(margin) => seen.exceeds(self.baseline(finding.subject).share() + margin.as_fraction()),
+            Limit::Quantile { quantile, .. } => seen.exceeds(rest(quantile).as_fraction()),
+        }
     }
 }
 
@@ -287,14 +306,16 @@ pub(super) fn rest(quantile: Share) -> Share {
     Share::from_ppm(Share::WHOLE.ppm() - quantile.ppm()).unwrap_or_default()
 }
 
-/// Times at which a canary's latencies are compared with its baseline's.
+/// Times at which a canary's latencies are compared with its baseline's: each half of an octave, 1 ms to 64 s.
 const RUNGS: u32 = 33;
 
-/// The first one, 2^10 µs; then each power of two and the middle between two of them. All are bounds of the histogram's buckets.
-const FIRST_RUNG: u64 = 1 << 10;
+/// The bucket that ends at the first one, 2^-10 s.
+const FIRST_RUNG: usize = 4 * PER_OCTAVE;
 
-/// The least rung that is not below `time`; the last one, 67 s, for longer ones.
+/// The least rung that is not below `time`, or the last one. Each is a bucket's upper bound, so that there is no doubt
+/// about who is slower.
 fn rung(time: Duration) -> Duration {
-    let rung = |n: u32| Duration::from_micros((FIRST_RUNG << (n / 2)) * (2 + u64::from(n % 2)) / 2);
-    (0..RUNGS).map(rung).find(|rung| *rung >= time).unwrap_or(rung(RUNGS - 1))
+    let rungs = (FIRST_RUNG..).step_by(PER_OCTAVE / 2).take(RUNGS as usize).map(Histogram::upper_bound);
+    let mut last = Duration::ZERO;
+    rungs.inspect(|rung| last = *rung).find(|rung| *rung >= time).unwrap_or(last)
 }

@@ -1,4 +1,5 @@
-//! The statistics: against cases computed elsewhere, exactly where they can be enumerated, and by simulation with fixed seeds.
+//! The statistics: against cases computed elsewhere, exactly where they can be enumerated, and by simulation with fixed
+//! seeds.
 
 use std::time::Duration;
 
@@ -100,7 +101,8 @@ fn evidence_is_what_exact_fractions_give() {
     two((260, 13000), (140, 7000), 0.0, 0.09215550485001989);
 }
 
-/// Enumerates all paths: the probability that evidence ever reaches 100 within so many requests of a release at the limit.
+/// Enumerates all paths: the probability that evidence ever reaches 100 within so many requests of a release at the
+/// limit.
 fn ever_proven(limit: f64, requests: u64) -> f64 {
     let (mut alive, mut proven) = (vec![1.0], 0.0);
     for of in 1..=requests {
@@ -153,7 +155,8 @@ fn ten_requests_are_enough_to_say_that_over_half_fail() {
     assert!(ever_half(0.02) < 3e-8, "{}", ever_half(0.02));
 }
 
-/// Looks each so many requests at two releases whose bad shares are these at each moment; how many of the runs find the canary worse.
+/// Looks each so many requests at two releases whose bad shares are these at each moment; how many of the runs find the
+/// canary worse.
 fn runs_that_find_it_worse(seed: u64, share: impl Fn(u64, &mut Rng) -> (f64, f64), of_canary: f64, margin: f64) -> u32 {
     let mut rng = Rng(seed);
     let mut found = 0;
@@ -281,18 +284,25 @@ fn a_limit_that_stable_breaks_as_well_is_not_held_against_the_canary() {
 }
 
 #[test]
-fn a_broken_stable_lets_through_what_is_not_worse() {
+fn a_broken_stable_lets_through_what_is_shown_to_be_better() {
     let rule = [ONE_PERCENT()];
-    let stable = counters(900, 20_000);
-    let verdict = |canary: Counters| compared(&rule, &canary, &counters(90, 2_000), &stable).verdict;
-    assert!(matches!(verdict(counters(0, 10)), Verdict::StableBroken(_)));
-    assert!(matches!(verdict(counters(80, 2_000)), Verdict::StableBroken(_)));
-    assert_eq!(verdict(counters(0, 9)), Verdict::TooFewData, "no data are no success");
-    assert_eq!(verdict(counters(100, 2_000)), Verdict::TooFewData);
-    assert!(matches!(verdict(counters(600, 2_000)), Verdict::Fail(_)));
-    let dead = counters(90, 100);
-    assert!(matches!(compared(&rule, &counters(0, 20), &dead, &dead).verdict, Verdict::StableBroken(_)));
-    assert!(matches!(compared(&[], &counters(9, 10), &dead, &dead).verdict, Verdict::StableBroken(_)));
+    let (baseline, stable) = (counters(90, 2_000), counters(900, 20_000));
+    let verdict = |canary: &Counters| compared(&rule, canary, &baseline, &stable).verdict;
+    let fix = |verdict: Verdict| assert!(matches!(verdict, Verdict::StableBroken(_)), "{verdict:?}");
+    fix(verdict(&counters(0, 700)));
+    fix(verdict(&counters(20, 2_000)));
+    assert_eq!(verdict(&Counters::default()), Verdict::TooFewData, "no data are no success");
+    assert_eq!(verdict(&counters(0, 10)), Verdict::TooFewData);
+    assert_eq!(verdict(&counters(80, 2_000)), Verdict::TooFewData, "as bad is no fix");
+    assert!(matches!(verdict(&counters(600, 2_000)), Verdict::Fail(_)));
+    // A fix of the errors that may be slow is held.
+    let rules = [ONE_PERCENT(), AbortRule::Latency { quantile: percent(9900), limit: 500 * MS }];
+    fix(compared(&rules, &slow(6, 700), &baseline, &stable).verdict);
+    assert_eq!(compared(&rules, &slow(8, 700), &baseline, &stable).verdict, Verdict::TooFewData);
+    // A dead release is replaced after a dozen requests of each, whatever the rules.
+    let dead = counters(14, 14);
+    fix(compared(&[], &counters(0, 14), &dead, &dead).verdict);
+    assert_eq!(compared(&[], &counters(13, 14), &dead, &dead).verdict, Verdict::TooFewData);
 }
 
 #[test]
@@ -321,9 +331,11 @@ fn slowness_is_judged_as_failures_are() {
     assert_eq!(state(&rule(Duration::ZERO), &slow(3, 298), &slow(0, 298), &slow(1, 2_000)), State::TooFew(299));
     // A limit within a bucket: what may be on either side of it neither aborts nor passes.
     let mut near = Histogram::default();
-    near.add(505 * MS, 2_000);
+    near.add(495 * MS, 2_000);
     let near = Counters { requests: 2_000, failures: 0, latency: near };
-    assert_eq!(state(&absolute, &near, &slow(0, 2_000), &slow(0, 2_000)), State::Doubtful);
+    let within_a_bucket = [AbortRule::Latency { quantile: percent(9900), limit: 490 * MS }];
+    assert_eq!(state(&within_a_bucket, &near, &slow(0, 2_000), &slow(0, 2_000)), State::Doubtful);
+    assert_eq!(state(&absolute, &near, &slow(0, 2_000), &slow(0, 2_000)), State::Within);
 }
 
 #[test]
@@ -354,8 +366,8 @@ fn a_person_understands_the_reports() {
         "canary 25 of 2,100 failed, stable 3 of 2,080; limit 1%; above it, which may be chance; holding",
     );
     check(
-        compared(&rule, &counters(2, 100), &counters(90, 2_080), &many),
-        "stable 800 of 20,000 failed, canary 2 of 100; limit 1%; stable itself is broken",
+        compared(&rule, &counters(2, 1_000), &counters(90, 2_080), &many),
+        "stable 800 of 20,000 failed, canary 2 of 1,000; limit 1%; stable itself is broken",
     );
     check(judge(&rule, &counters(90, 2_100), None), "canary 90 of 2,100 failed; limit 1%; aborting");
     check(
@@ -413,7 +425,7 @@ fn any_rules(rng: &mut Rng) -> Vec<AbortRule> {
 #[test]
 fn no_counts_and_no_rules_make_it_stumble_and_more_failures_never_make_it_pass() {
     let (mut failed, mut passed) = (0, 0);
-    for seed in 0..20_000 {
+    for seed in 0..10_000 {
         let mut rng = Rng(seed);
         let rules = any_rules(&mut rng);
         let [mut canary, baseline, stable] = [(); 3].map(|()| any_counters(&mut rng));
@@ -437,7 +449,7 @@ fn no_counts_and_no_rules_make_it_stumble_and_more_failures_never_make_it_pass()
             assert!(!turned, "seed {seed}: {before}, then {after}");
         }
     }
-    assert!(failed > 1_000 && passed > 100, "{failed} {passed}: the cases say something");
+    assert!(failed > 500 && passed > 50, "{failed} {passed}: the cases say something");
 }
 
 #[test]
