@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use bowline_fault_points::{Point, Role};
 use bowline_tests::client::curl;
@@ -35,7 +35,13 @@ enum Verb {
     DeployBroken,
     RollBack,
     Restart,
+    /// With data that are kept as they are, and a command that runs, before it.
+    DeployMigration,
 }
+
+/// Counts the releases that it ran before, and takes long enough to be seen.
+const MIGRATION: &str = "[release]\nbefore = \"echo $BOWLINE_RELEASE >> $BOWLINE_VOLUME_DATA/ran && sleep 0.5\"\n\
+                         snapshot = [\"data\"]\n[volume.data]\n";
 
 fn verb(point: Point) -> Verb {
     if matches!(point, Point::CertificateOrdered | Point::CertificateMade) {
@@ -54,6 +60,20 @@ fn verb(point: Point) -> Verb {
             | Point::RoundEndStored
     ) {
         Verb::Restart
+    } else if matches!(
+        point,
+        Point::DataSnapshotOrdered
+            | Point::DataSnapshotWritten
+            | Point::DataSnapshotPlaced
+            | Point::DataSnapshotTaken
+            | Point::RunUnstored
+            | Point::RunStored
+            | Point::RunBeganUnstored
+            | Point::RunBeganStored
+            | Point::RunEndUnstored
+            | Point::RunEndStored
+    ) {
+        Verb::DeployMigration
     } else {
         Verb::Deploy
     }
@@ -76,7 +96,7 @@ impl Scene {
         let server = Server::start(&bowline);
         let folder = bowline.app(name, "plain");
         let mut scene = Self { server, bowline, name, folder, url: String::new(), versions: 0 };
-        scene.write(&[]);
+        scene.write(&[], "");
         let output = scene.run(Verb::Deploy);
         assert!(output.status.success(), "{}", text(&output));
         let https = scene.bowline.status()["edge"]["https"].as_str().expect("an address").to_owned();
@@ -85,13 +105,13 @@ impl Scene {
         scene
     }
 
-    fn write(&self, more: &[String]) {
+    fn write(&self, more_hosts: &[String], more: &str) {
         let hosts: Vec<String> =
-            [self.name.to_owned()].iter().chain(more).map(|n| format!("\"{n}.localhost\"")).collect();
+            [self.name.to_owned()].iter().chain(more_hosts).map(|n| format!("\"{n}.localhost\"")).collect();
         let toml = format!(
             "[service.web]\nbuild = \"true\"\nrun = \"python3 server.py\"\nscale = {SCALE}\n\
              health = {{ path = \"/health\", interval = \"200ms\" }}\n[route.main]\nto = \"web\"\n\
-             [environment.production]\nroute.main.hosts = [{}]\n",
+             [environment.production]\nroute.main.hosts = [{}]\n{more}",
             hosts.join(", ")
         );
         std::fs::write(self.folder.join("bowline.toml"), toml).expect("a file of the test");
@@ -105,10 +125,13 @@ impl Scene {
         let code = if verb == Verb::DeployBroken { broken } else { whole.as_str() };
         std::fs::write(source, format!("{code}\n# {version}\n")).expect("a file of the test");
         if verb == Verb::DeployHost {
-            self.write(&[format!("{}-{version}", self.name)]);
+            self.write(&[format!("{}-{version}", self.name)], "");
+        }
+        if verb == Verb::DeployMigration {
+            self.write(&[], MIGRATION);
         }
         let args = match verb {
-            Verb::Deploy | Verb::DeployHost | Verb::DeployBroken => {
+            Verb::Deploy | Verb::DeployHost | Verb::DeployBroken | Verb::DeployMigration => {
                 vec!["deploy", path(&self.folder), "--env", "production"]
             }
             Verb::RollBack => vec!["rollback", self.name, "--env", "production"],
@@ -149,6 +172,9 @@ impl Scene {
             let after = self.settled(points);
             let undone = matches!(verb, Verb::DeployBroken | Verb::Restart) && after != before;
             assert!(!undone, "{points:?}: release {after} serves, which is not {before}");
+            if verb == Verb::DeployMigration {
+                self.migrated_once(points, before, after);
+            }
             if self.bowline.armed(points).is_empty() {
                 break;
             }
@@ -161,6 +187,29 @@ impl Scene {
             // What it was serving breaks; whoever comes meanwhile waits.
             true => assert!(!tally.failed.iter().any(|(_, why)| why.contains("refused")), "{:?}", tally.failed),
         }
+    }
+
+    /// What runs before a release ran once for each, and for the one that serves; data were kept as they were before that.
+    fn migrated_once(&self, points: &[Point], before: u64, serving: u64) {
+        let state = self.bowline.state();
+        let ran = std::fs::read_to_string(state.join("volumes/production").join(self.name).join("data/ran"));
+        let ran: Vec<u64> = ran.unwrap_or_default().lines().map(|line| line.parse().expect("a release")).collect();
+        let once: BTreeSet<u64> = ran.iter().copied().collect();
+        assert_eq!(once.len(), ran.len(), "{points:?}: it ran before {ran:?}");
+        assert!(serving == before || once.contains(&serving), "{points:?}: it never ran before {serving}, but {ran:?}");
+        let snapshots = state.join("snapshots/production").join(self.name);
+        let kept = entries(&snapshots);
+        assert!(kept.iter().all(|name| name.parse::<u64>().is_ok()), "{points:?}: left behind: {kept:?}");
+        for release in kept.iter().filter_map(|name| name.parse::<u64>().ok()) {
+            let tar = snapshots.join(format!("{release}/volume.data.tar"));
+            let read = Command::new("tar").arg("--extract").arg("--to-stdout").arg("--file").arg(tar).output();
+            let read = read.expect("tar is there");
+            assert!(read.status.success(), "{points:?}: of release {release}: {read:?}");
+            let before = ran.iter().take_while(|number| **number != release).map(|number| format!("{number}\n"));
+            let before: String = before.collect();
+            assert_eq!(String::from_utf8_lossy(&read.stdout), before, "{points:?}: as they were before {release}");
+        }
+        assert!(once.iter().filter(|number| **number == serving).all(|number| kept.contains(&number.to_string())));
     }
 
     /// So that there is one to go back to: releases that were undone may have pushed out the others.
@@ -297,9 +346,12 @@ fn share(test: usize) -> Vec<Point> {
     let half = Point::ALL.iter().filter(|point| is_deploy(point)).count() / 2;
     let (deploy, other): (Vec<Point>, Vec<Point>) = Point::ALL.iter().copied().partition(is_deploy);
     let (first, second) = deploy.split_at(half);
+    let is_before = |point: &Point| verb(*point) == Verb::DeployMigration;
+    let (before, other): (Vec<Point>, Vec<Point>) = other.into_iter().partition(is_before);
     match test {
         0 => first.to_vec(),
         1 => second.to_vec(),
+        2 => before,
         _ => other,
     }
 }
@@ -315,8 +367,13 @@ fn the_daemon_dies_at_every_step_of_a_release_from_its_start_to_its_end() {
 }
 
 #[test]
+fn the_daemon_dies_at_every_step_of_what_comes_before_a_release() {
+    walk("points-before", &share(2));
+}
+
+#[test]
 fn builder_shim_and_edge_die_at_every_step_and_the_daemon_in_other_changes() {
-    let mut points = share(2);
+    let mut points = share(3);
     // The namespace's first process is what tells, and without root there may be none.
     points.retain(|point| *point != Point::BuilderEnded || nix::unistd::geteuid().is_root());
     walk("points-others", &points);

@@ -6,7 +6,8 @@ use bowline_fault_points::Point;
 
 use crate::reconcile::change::ChangeForm;
 use crate::reconcile::effects::{Effect, Input, Job, Write};
-use crate::store::RevisionState;
+use crate::reconcile::events;
+use crate::store::{RevisionState, RunRecord};
 
 /// Just before an effect is carried out. Of [`Effect::Store`] see [`around`].
 pub(crate) fn before(effect: &Effect) -> Option<Point> {
@@ -18,13 +19,13 @@ pub(crate) fn before(effect: &Effect) -> Option<Point> {
         Effect::Node(_) => Some(Point::NodeOrdered),
         Effect::Edge(_) => Some(Point::EdgeOrdered),
         Effect::Snapshot(_) => Some(Point::SnapshotOrdered),
+        Effect::TakeSnapshot(..) => Some(Point::DataSnapshotOrdered),
         Effect::Tell(_, ChangeStep::Done { .. }) => Some(Point::DoneTold),
         Effect::Answer(..)
         | Effect::Tell(..)
         | Effect::Store(..)
         | Effect::CancelBuild(_)
         | Effect::Data(..)
-        | Effect::TakeSnapshot(..)
         | Effect::CancelSnapshot(..)
         | Effect::Exit(_) => None,
     }
@@ -36,11 +37,11 @@ pub(crate) fn at(input: &Input) -> Option<Point> {
         Input::Read(..) => Some(Point::FolderRead),
         Input::Built(..) => Some(Point::BuildEnded),
         Input::Certified(_) => Some(Point::CertificateMade),
+        Input::Snapshotted(..) => Some(Point::DataSnapshotTaken),
         Input::Asked(..)
         | Input::Stored(..)
         | Input::Progress(..)
         | Input::Data(..)
-        | Input::Snapshotted(..)
         | Input::Node(_)
         | Input::Edge(_)
         | Input::Tick
@@ -60,21 +61,31 @@ pub(crate) fn around(job: &Job) -> Option<(Point, Point)> {
     }
 }
 
-/// A change's place or its end; what else is written is no step of a release.
+/// A change's place or its end, and where a run is; what else is written is no step of a release.
 fn of_writes(writes: &[Write]) -> Option<(Point, Point)> {
     writes.iter().find_map(|write| match write {
         Write::Change(_, form) => place(form),
         Write::ChangeEnded(_) => Some(end(writes)),
         Write::ForgetRevision(..) => Some((Point::ForgetUnstored, Point::ForgetStored)),
+        Write::Run(run) => Some(of_run(run, writes)),
         Write::Event(_)
         | Write::Wanted(..)
         | Write::Revision(..)
         | Write::Maintenance(..)
         | Write::Scales(..)
-        | Write::Run(_)
         | Write::Counted(_)
         | Write::ForgetResource(..) => None,
     })
+}
+
+/// Of one that is recorded, that has begun, or that has ended.
+fn of_run(run: &RunRecord, writes: &[Write]) -> (Point, Point) {
+    let has_begun = writes.iter().any(|write| matches!(write, Write::Event(event) if event.kind == events::RUN_BEGAN));
+    match run.ended {
+        Some(_) => (Point::RunEndUnstored, Point::RunEndStored),
+        None if has_begun => (Point::RunBeganUnstored, Point::RunBeganStored),
+        None => (Point::RunUnstored, Point::RunStored),
+    }
 }
 
 /// Of a release that serves from now on, of one that was undone, or of a round.

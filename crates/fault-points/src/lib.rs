@@ -69,6 +69,20 @@ points! {
         BuildEnded = "build-ended",
         ReleaseUnstored = "release-unstored",
         ReleaseStored = "release-stored",
+        /// Data are to be kept as they are before a release; nothing was done.
+        DataSnapshotOrdered = "data-snapshot-ordered",
+        /// All of it is on the disk, and has not got its name.
+        DataSnapshotWritten = "data-snapshot-written",
+        DataSnapshotPlaced = "data-snapshot-placed",
+        /// The node has answered, and what it was for has not begun.
+        DataSnapshotTaken = "data-snapshot-taken",
+        RunUnstored = "run-unstored",
+        /// A run is recorded, and was not ordered.
+        RunStored = "run-stored",
+        RunBeganUnstored = "run-began-unstored",
+        RunBeganStored = "run-began-stored",
+        RunEndUnstored = "run-end-unstored",
+        RunEndStored = "run-end-stored",
         StepUnstored = "step-unstored",
         StepStored = "step-stored",
         NodeOrdered = "node-ordered",

@@ -20,6 +20,7 @@ use super::{Api, Handled, app_key, memory, read_json};
 use crate::folder::dotenv;
 use crate::form;
 use crate::reconcile::back::{BackTo, KeptReleases, target};
+use crate::reconcile::release::snapshot_folder;
 use crate::reconcile::request::{Answer, Request};
 use crate::reconcile::rounds::Machine;
 use crate::store::{RevisionRecord, RevisionState};
@@ -47,8 +48,11 @@ pub(super) async fn roll_back(
     let row = target(&key, rows.clone(), &kept, release.map(ReleaseNumber))?;
     let app = bowline_spec::canonical::from_json(&row.app).map_err(|error| unreadable(&row, &error))?;
     check(&api, &row, artifacts(&row)?).await?;
-    let later = rows.iter().filter(|later| later.number > row.number && kept.numbers.contains(&later.number));
-    let snapshots = later.filter(|later| keeps_data(later)).map(|later| later.number).collect();
+    // Not every release that asks for it has one: it may have failed for want of it, or be like another that was gone back to.
+    let state_dir = api.kept()?.vault.state();
+    let later =
+        rows.iter().map(|later| later.number).filter(|later| *later > row.number && kept.numbers.contains(later));
+    let snapshots = later.filter(|later| snapshot_folder(state_dir, &key, *later).is_dir()).collect();
     let to = BackTo { number: row.number, app: Arc::new(app), snapshots };
     api.ask(Request::RollBack { key, to, by_uid: caller.actor() }).await
 }
@@ -75,12 +79,6 @@ pub(super) async fn promote(State(api): State<Api>, caller: Caller, Path((env, a
 pub(super) async fn abort(State(api): State<Api>, caller: Caller, Path((env, app)): AppPath) -> Handled {
     let key = app_key(&env, &app)?;
     api.ask(Request::Abort { key, by_uid: caller.actor() }).await
-}
-
-/// Data were kept as they were before it.
-fn keeps_data(row: &RevisionRecord) -> bool {
-    let begun = row.state != RevisionState::Pending;
-    begun && bowline_spec::canonical::from_json(&row.app).is_ok_and(|app| !app.release.snapshot.is_empty())
 }
 
 async fn kept(api: &Api, key: &AppKey, for_change: bool) -> Result<KeptReleases, Refusal> {

@@ -226,9 +226,12 @@ pub(crate) fn run_recorded(run: &Run, at: Timestamp) -> NewEvent {
     event(at, Some(&run.key.app), "run.recorded", message, fields_of(run))
 }
 
+/// What tells this event of a run from its others.
+pub(crate) const RUN_BEGAN: &str = "run.began";
+
 pub(crate) fn run_began(run: &Run, at: Timestamp) -> NewEvent {
     let message = format!("{} has begun: run {}", run.key.task, run.number);
-    event(at, Some(&run.key.app), "run.began", message, fields_of(run))
+    event(at, Some(&run.key.app), RUN_BEGAN, message, fields_of(run))
 }
 
 pub(crate) fn run_stopping(run: &Run, by_uid: Option<u32>, at: Timestamp) -> NewEvent {

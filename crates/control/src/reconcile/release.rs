@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +58,11 @@ pub(crate) struct Place {
     pub(crate) boot: String,
 }
 
+/// Where the data lie that were kept as they were before a release, if they were.
+pub(crate) fn snapshot_folder(state_dir: &Path, AppKey { env, app }: &AppKey, release: ReleaseNumber) -> PathBuf {
+    state_dir.join("snapshots").join(env.as_str()).join(app.as_str()).join(release.to_string())
+}
+
 impl Place {
     /// The folder of a volume: it outlives releases.
     pub(crate) fn volume(&self, key: &AppKey, name: &ResourceName) -> PathBuf {
@@ -67,8 +72,7 @@ impl Place {
 
     /// The folder of a release's snapshot.
     pub(crate) fn snapshot(&self, key: &AppKey, release: ReleaseNumber) -> PathBuf {
-        let AppKey { env, app } = key;
-        self.state_dir.join("snapshots").join(env.as_str()).join(app.as_str()).join(release.to_string())
+        snapshot_folder(&self.state_dir, key, release)
     }
 
     /// The folder of a database: it outlives releases.

@@ -399,6 +399,8 @@ impl World {
                 self.input(daemon, Input::Data(ticket, Err(fault("this node has no data"))));
             }
             Effect::TakeSnapshot(key, release, _) => {
+                // Until then the node unmounts volumes that nothing uses which it has adopted.
+                assert!(daemon.machine.node.adopted, "ordered before anything was adopted");
                 self.snapshots.push(release);
                 let done = self.snapshot.clone().map(|()| DataDone::Snapshotted { bytes: 1 });
                 self.input(daemon, Input::Snapshotted(key, release, done));

@@ -14,14 +14,15 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::resource::data::DataDone;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::apart;
-use crate::layout::{make_folder, remove_tree};
+use super::{apart, program};
+use crate::driver::Context;
+use crate::layout::{Layout, make_folder, remove_tree};
 use crate::volume::{self, Volumes};
 
 const NEW: &str = "new";
 
 pub(super) fn run(
-    volumes: &Volumes,
+    context: &Context,
     folder: &Path,
     uid: Option<u32>,
     source: &Path,
@@ -29,13 +30,13 @@ pub(super) fn run(
 ) -> Result<DataDone, Fault> {
     source_is_finite(source)?;
     match Volumes::is_sized(folder) {
-        true => sized(volumes, folder, uid, source, replace),
-        false if replace && volumes.is_used(folder) => {
+        true => sized(context, folder, uid, source, replace),
+        false if replace && context.volumes.is_used(folder) => {
             Err(Fault::new(FaultKind::Refused, format!("{} cannot be imported", source.display()))
                 .caused_by("something that runs uses the volume")
                 .hint("stop the app first: what is open in the old content would be written into nowhere"))
         }
-        false => plain(folder, uid, source, replace),
+        false => plain(context, folder, uid, source, replace),
     }
 }
 
@@ -44,13 +45,13 @@ fn not_empty() -> Fault {
         .hint("--replace puts the new content in the place of what is there")
 }
 
-fn sized(volumes: &Volumes, folder: &Path, uid: Option<u32>, source: &Path, replace: bool) -> Result<DataDone, Fault> {
+fn sized(context: &Context, folder: &Path, uid: Option<u32>, source: &Path, replace: bool) -> Result<DataDone, Fault> {
     let failed = |error: &dyn std::error::Error| {
         Fault::new(FaultKind::Failed, format!("{} cannot be imported", source.display())).source(error)
     };
     let own = uid.filter(|_| nix::unistd::geteuid().is_root());
-    let filled = volumes.refill(folder, uid, replace, &mut |target| {
-        unpack(source, target)?;
+    let filled = context.volumes.refill(folder, uid, replace, &mut |target| {
+        unpack(&context.layout, source, target)?;
         // The folder itself is none of them.
         give(target, own).map_err(|error| failed(&error).hint("look at the disk's space; the volume is as it was"))
     });
@@ -64,7 +65,7 @@ fn sized(volumes: &Volumes, folder: &Path, uid: Option<u32>, source: &Path, repl
     }
 }
 
-fn plain(folder: &Path, uid: Option<u32>, source: &Path, replace: bool) -> Result<DataDone, Fault> {
+fn plain(context: &Context, folder: &Path, uid: Option<u32>, source: &Path, replace: bool) -> Result<DataDone, Fault> {
     let failed = |what: &str, error: &io::Error| {
         Fault::new(FaultKind::Failed, format!("{} cannot be imported", source.display()))
             .caused_by(format!("cannot {what} the volume"))
@@ -78,7 +79,7 @@ fn plain(folder: &Path, uid: Option<u32>, source: &Path, replace: bool) -> Resul
     }
     let new = apart(folder, NEW);
     remove_tree(&new).and_then(|()| make_folder(&new, 0o700)).map_err(|error| failed("make room beside", &error))?;
-    let filled = unpack(source, &new).and_then(|()| {
+    let filled = unpack(&context.layout, source, &new).and_then(|()| {
         let uid = uid.filter(|_| nix::unistd::geteuid().is_root());
         let files = give(&new, uid).map_err(|error| failed("give away", &error))?;
         let put = if empty { move_into(&new, folder) } else { exchange(&new, folder) };
@@ -99,7 +100,7 @@ fn source_is_finite(source: &Path) -> Result<(), Fault> {
     }
 }
 
-fn unpack(source: &Path, new: &Path) -> Result<(), Fault> {
+fn unpack(layout: &Layout, source: &Path, new: &Path) -> Result<(), Fault> {
     let command = match source.is_dir() {
         true => {
             let mut cp = Command::new("cp");
@@ -113,14 +114,15 @@ fn unpack(source: &Path, new: &Path) -> Result<(), Fault> {
             tar
         }
     };
-    output(command, source)
+    output(command, layout, source)
 }
 
-fn output(mut command: Command, source: &Path) -> Result<(), Fault> {
+fn output(mut command: Command, layout: &Layout, source: &Path) -> Result<(), Fault> {
     let name = command.get_program().to_string_lossy().into_owned();
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
     let fault = || Fault::new(FaultKind::Failed, format!("{} cannot be imported", source.display()));
-    let output = command.output().map_err(|error| fault().caused_by(format!("cannot run {name}")).source(&error))?;
+    let output = program::output(command, layout)
+        .map_err(|error| fault().caused_by(format!("cannot run {name}")).source(&error))?;
     if output.status.success() {
         return Ok(());
     }
@@ -170,10 +172,12 @@ fn exchange(new: &Path, folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::NodeConfig;
 
     fn check(folder: &Path, source: &Path, replace: bool, expected: Result<u64, FaultKind>) {
-        let volumes = Volumes::new(folder.ancestors().nth(3).unwrap().to_owned());
-        let got = run(&volumes, folder, None, source, replace).map_err(|fault| fault.kind);
+        let state = folder.ancestors().nth(4).unwrap();
+        let context = Context::new(NodeConfig::new(state.to_owned(), state.join("run"), "unused".into()));
+        let got = run(&context, folder, None, source, replace).map_err(|fault| fault.kind);
         assert_eq!(got, expected.map(|files| DataDone::Filled { files }));
     }
 

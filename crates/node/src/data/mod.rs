@@ -1,11 +1,12 @@
 //! What a person asks of data on this machine: how much there is, credentials for a while, filling, removing.
 //!
 //! Nothing is removed in place: a folder that is to go gets a name that no app can have, at once, and is then removed.
-//! What a crash leaves under such a name is removed when the node starts.
+//! What a crash leaves under such a name is removed when the node starts, and programs that it left are ended.
 
 mod discard;
 mod fill;
 mod measure;
+mod program;
 mod snapshot;
 
 use std::collections::BTreeSet;
@@ -32,9 +33,11 @@ fn apart(folder: &Path, what: &str) -> PathBuf {
 
 /// Until control's sender is dropped.
 pub(crate) async fn take(context: Arc<Context>, mut calls: mpsc::Receiver<DataCall>) {
-    let state_dir = context.config.state_dir.clone();
+    let layout = context.layout.clone();
     let left = tokio::task::spawn_blocking(move || {
-        ["data", "volumes", "snapshots"].iter().for_each(|root| discard::clean(&state_dir.join(root)));
+        // What it writes is removed next.
+        program::end_earlier(&layout);
+        ["data", "volumes", "snapshots"].iter().for_each(|root| discard::clean(&layout.state.join(root)));
     });
     if let Err(error) = left.await {
         tracing::error!(%error, "what was to be removed could not be looked at");
@@ -64,7 +67,7 @@ async fn carry_out(order: DataOrder, context: Arc<Context>) -> Result<DataDone, 
             blocking("looking at the disk", move || Ok(measure::all(&servers, &volumes))).await
         }
         DataOrder::Fill { volume, uid, source, replace } => {
-            blocking("filling the volume", move || fill::run(&context.volumes, &volume, uid, &source, replace)).await
+            blocking("filling the volume", move || fill::run(&context, &volume, uid, &source, replace)).await
         }
         DataOrder::Snapshot { into, release, of, uid } => {
             snapshot::take(&context, snapshot::Snapshot { into, release, of, uid }).await

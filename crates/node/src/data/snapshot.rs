@@ -1,16 +1,17 @@
 //! What an app's data were before something that a rollback does not undo: one file each, which `bowline data import` takes.
 //!
-//! They are written beside their place and appear there at once, when all of them are on the disk. Programs that read a server's words run as the app's own user, and write into files that are held open for
-//! them.
+//! They are written beside their place and appear there at once, when all of them are on the disk. Programs that read a
+//! server's words run as the app's own user, and write into files that are held open for them.
 
 use std::fs::{self, File};
+use std::future::{Future, pending};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bowline_core::app::ResourceKind;
 use bowline_core::fault::{Fault, FaultKind};
@@ -20,17 +21,25 @@ use bowline_core::job::Task;
 use bowline_core::resource::data::{DataDone, SnapshotOf};
 use bowline_core::resource::{Managed, ResourceKey, ResourceSpec};
 use bowline_core::time::Humane;
+use bowline_fault_points::{Point, reach};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
 
-use super::{APART, apart, blocking};
+use super::program::{self, Starter};
+use super::{APART, apart};
 use crate::disk;
 use crate::driver::Context;
 use crate::layout::{make_folder, remove_tree};
 use crate::resource;
+use crate::volume::{VolumeError, Volumes};
 
 const NEW: &str = "new";
 /// As long as what is to follow may take.
 const LIMIT: Duration = Duration::from_secs(3_600);
+/// How long a tool that an earlier daemon has started may go on working on a volume.
+const BUSY_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Bytes of what a program says that are kept.
 const WORDS: usize = 16 << 10;
 /// Where the clients of servers are, whatever the daemon was started with.
@@ -58,6 +67,16 @@ pub(super) async fn take(context: &Arc<Context>, snapshot: Snapshot) -> Result<D
     }
 }
 
+/// What the parts of one snapshot share.
+struct Work {
+    context: Arc<Context>,
+    starter: Starter,
+    /// Where the files are written.
+    folder: PathBuf,
+    /// Whom programs run as, if it is another than the daemon's own user.
+    uid: Option<u32>,
+}
+
 async fn write(context: &Arc<Context>, Snapshot { into, release, of, uid }: Snapshot) -> Result<DataDone, Fault> {
     let new = apart(&into, NEW);
     let uid = uid.filter(|_| nix::unistd::geteuid().is_root());
@@ -66,20 +85,30 @@ async fn write(context: &Arc<Context>, Snapshot { into, release, of, uid }: Snap
         return Err(Fault::new(FaultKind::Failed, "there is nothing to keep").hint("name databases, caches or volumes"));
     }
     remove_tree(&new).and_then(|()| make_folder(&new, 0o700)).map_err(|error| unwritable(&new, &error))?;
-    for one in of {
+    let starter = Starter::new(&context.layout).map_err(|error| {
+        Fault::new(FaultKind::Failed, "the data could not be kept as they are")
+            .source(&error)
+            .hint("is the machine out of processes or memory?")
+    })?;
+    let work = Arc::new(Work { context: Arc::clone(context), starter, folder: new.clone(), uid });
+    for (number, one) in (0..).zip(of) {
         match one {
-            SnapshotOf::Server { key, server } => of_server(context, &new, &key, &server, uid).await?,
+            SnapshotOf::Server { key, server } => of_server(&work, &key, &server).await?,
             SnapshotOf::Volume { app, volume } => {
-                let slot = SlotId { key: app, service: Task::Before.service(), release, slot: Slot(0) };
-                of_volume(context, &new, InstanceId { slot, incarnation: Incarnation(0) }, volume, uid).await?;
+                // Incarnations of what runs are counted from one.
+                let slot = SlotId { key: app, service: Task::Before.service(), release, slot: Slot(number) };
+                of_volume(&work, InstanceId { slot, incarnation: Incarnation(0) }, volume).await?;
             }
         }
     }
+    let synced = File::open(&new).and_then(|folder| folder.sync_all());
+    reach(Point::DataSnapshotWritten);
     // One that an earlier daemon took and that nothing followed is not of this moment.
-    let put = File::open(&new).and_then(|folder| folder.sync_all()).and_then(|()| remove_tree(&into));
+    let put = synced.and_then(|()| remove_tree(&into));
     let put = put
         .and_then(|()| fs::rename(&new, &into))
         .and_then(|()| File::open(into.parent().unwrap_or(&into))?.sync_all());
+    reach(Point::DataSnapshotPlaced);
     put.and_then(|()| size(&into))
         .map(|bytes| DataDone::Snapshotted { bytes })
         .map_err(|error| unwritable(&into, &error))
@@ -129,19 +158,13 @@ fn file(path: &Path) -> Result<File, Fault> {
     file.map_err(|error| unwritable(path, &error))
 }
 
-async fn of_server(
-    context: &Arc<Context>,
-    folder: &Path,
-    key: &ResourceKey,
-    spec: &Arc<ResourceSpec>,
-    uid: Option<u32>,
-) -> Result<(), Fault> {
-    let path = |extension: &str| folder.join(format!("{}.{extension}", key.id));
+async fn of_server(work: &Work, key: &ResourceKey, spec: &Arc<ResourceSpec>) -> Result<(), Fault> {
+    let path = |extension: &str| work.folder.join(format!("{}.{extension}", key.id));
     match key.id.kind {
         ResourceKind::Redis => {
             let path = path("redis");
             let mut to = tokio::io::BufWriter::new(tokio::fs::File::from_std(file(&path)?));
-            resource::dump_redis(&context.config.run_dir, key, spec, &mut to).await?;
+            resource::dump_redis(&work.context.config.run_dir, key, spec, &mut to).await?;
             let synced = async {
                 to.flush().await?;
                 to.into_inner().sync_all().await
@@ -155,7 +178,7 @@ async fn of_server(
             })?;
             let command = dump(kind, managed);
             let path = path(if kind == ResourceKind::Postgres { "dump" } else { "sql" });
-            run(command, &path, uid, |code| code == 0).await
+            run(work, command, &path, |code| code == 0, pending()).await
         }
     }
 }
@@ -196,60 +219,118 @@ fn dump(kind: ResourceKind, Managed { server, access, .. }: &Managed) -> Command
     }
 }
 
-/// A volume that is mounted for as long as it is read.
-struct Attached {
-    context: Arc<Context>,
-    id: InstanceId,
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        let (context, id) = (Arc::clone(&self.context), self.id.clone());
-        // It may wait for the disk.
-        tokio::task::spawn_blocking(move || context.volumes.release(&id));
-    }
-}
-
-async fn of_volume(
-    context: &Arc<Context>,
-    folder: &Path,
-    id: InstanceId,
-    volume: VolumeMount,
-    uid: Option<u32>,
-) -> Result<(), Fault> {
-    let path = folder.join(format!("volume.{}.tar", volume.name));
-    let mut tar = bare("tar");
-    tar.args(["--create", "--file=-", "--sparse", "--directory"]).arg(&volume.source).arg(".");
-    let attached = Attached { context: Arc::clone(context), id };
-    let (to, id) = (Arc::clone(context), attached.id.clone());
-    blocking("mounting a volume", move || match to.volumes.attach(&id, &volume, uid) {
-        Ok(_) => Ok(DataDone::Snapshotted { bytes: 0 }),
-        Err(error) => Err(error.fault(&id, &volume)),
-    })
-    .await?;
-    // 1: a file changed while it was read, as files do whose app runs.
-    let done = run(tar, &path, uid, |code| code <= 1).await;
-    drop(attached);
+/// Reads a volume, which is mounted for that. Where nobody waits any more it goes on by itself, until the volume is let go:
+/// what mounts it cannot be cut short.
+async fn of_volume(work: &Arc<Work>, id: InstanceId, volume: VolumeMount) -> Result<(), Fault> {
+    let (waits, given_up) = oneshot::channel::<()>();
+    let reading = tokio::spawn(read_volume(Arc::clone(work), id, volume, given_up));
+    let done = reading.await.unwrap_or_else(|error| Err(broke_off(&error)));
+    drop(waits);
     done
 }
 
-/// Runs a program to its end that writes into a file. Killed when it is dropped.
-async fn run(mut command: Command, path: &Path, uid: Option<u32>, is_good: impl Fn(i32) -> bool) -> Result<(), Fault> {
+async fn read_volume(
+    work: Arc<Work>,
+    id: InstanceId,
+    volume: VolumeMount,
+    given_up: oneshot::Receiver<()>,
+) -> Result<(), Fault> {
+    let path = work.folder.join(format!("volume.{}.tar", volume.name));
+    let (with, of) = (Arc::clone(&work), id.clone());
+    let mounted = tokio::task::spawn_blocking(move || mount(&with, &of, &volume)).await;
+    let done = match mounted.unwrap_or_else(|error| Err(broke_off(&error))) {
+        Err(fault) => Err(fault),
+        Ok(top) => {
+            let mut tar = bare("tar");
+            // e2fsck makes one that is root's.
+            tar.args(["--create", "--file=-", "--sparse", "--anchored", "--exclude=./lost+found", "."]);
+            program::within(&mut tar, top.into());
+            // 1: a file changed while it was read, as files do whose app runs.
+            run(&work, tar, &path, |code| code <= 1, async { drop(given_up.await) }).await
+        }
+    };
+    // It may wait for the disk.
+    let let_go = tokio::task::spawn_blocking(move || work.context.volumes.release(&id)).await;
+    done.and(let_go.map_err(|error| broke_off(&error)))
+}
+
+/// The volume's folder, held open: what is read is what was found to be mounted, whatever becomes of the mount. Blocks.
+fn mount(work: &Work, id: &InstanceId, volume: &VolumeMount) -> Result<File, Fault> {
+    attach_patiently(&work.context, id, volume, work.uid).map_err(|error| {
+        match matches!(error, VolumeError::Busy) {
+            true => error.fault(id, volume).hint("bring the release out again when that is done (fsck, cp, mkfs)"),
+            false => error.fault(id, volume),
+        }
+    })?;
+    let opened = File::open(&volume.source).and_then(|top| {
+        let around = volume.source.parent().map_or_else(|| top.metadata(), fs::metadata)?;
+        let mounted = top.metadata()?.dev() != around.dev();
+        Ok((top, mounted))
+    });
+    let failed = || Fault::new(FaultKind::Failed, format!("volume {} cannot be read", volume.name));
+    match opened {
+        Err(error) => Err(failed().source(&error).hint("look at the disk of the state folder (dmesg, df)")),
+        Ok((_, false)) if Volumes::is_sized(&volume.source) => Err(failed()
+            .caused_by(format!("its file system is not mounted at {}", volume.source.display()))
+            .hint("what has unmounted it? bring the release out again")),
+        Ok((top, _)) => Ok(top),
+    }
+}
+
+/// Not where a tool is still at work on it that an earlier daemon has started.
+fn attach_patiently(
+    context: &Context,
+    id: &InstanceId,
+    volume: &VolumeMount,
+    uid: Option<u32>,
+) -> Result<Option<String>, VolumeError> {
+    let deadline = Instant::now() + BUSY_WITHIN;
+    loop {
+        match context.volumes.attach(id, volume, uid) {
+            Err(VolumeError::Busy) if Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+            other => return other,
+        }
+    }
+}
+
+fn broke_off(error: &tokio::task::JoinError) -> Fault {
+    Fault::new(FaultKind::Failed, "the data could not be kept as they are")
+        .caused_by("the work on it broke off")
+        .source(error)
+        .hint("this is a defect of Bowline: please report it")
+}
+
+/// Runs a program to its end that writes into a file. Killed when it is dropped, and when it is `given_up`: then it is gone
+/// by the time that this returns.
+async fn run(
+    work: &Work,
+    mut command: Command,
+    path: &Path,
+    is_good: impl Fn(i32) -> bool,
+    given_up: impl Future<Output = ()>,
+) -> Result<(), Fault> {
     let name = command.get_program().to_string_lossy().into_owned();
     let to = file(path)?;
     let synced = to.try_clone().map_err(|error| unwritable(path, &error))?;
     command.current_dir("/").stdin(Stdio::null()).stdout(to).stderr(Stdio::piped());
-    if let Some(uid) = uid {
+    if let Some(uid) = work.uid {
         command.uid(uid).gid(uid);
     }
     let failed = || Fault::new(FaultKind::Failed, "the data could not be kept as they are");
     let broken = |error: &io::Error| {
         failed().caused_by(format!("cannot run {name}")).source(error).hint("is its client installed on this machine?")
     };
-    let mut child =
-        tokio::process::Command::from(command).kill_on_drop(true).spawn().map_err(|error| broken(&error))?;
+    let mut child = work.starter.start(command).await.map_err(|error| broken(&error))?;
     let stderr = child.stderr.take().expect("it was asked to be a pipe");
-    let (said, status) = tokio::join!(last_words(stderr), child.wait());
+    let ended = tokio::select! {
+        (said, status) = async { tokio::join!(last_words(stderr), child.wait()) } => Some((said, status)),
+        () = given_up => None,
+    };
+    let Some((said, status)) = ended else {
+        // It can only have ended by itself.
+        let _ = child.kill().await;
+        return Err(failed().caused_by("nobody waits for it any more"));
+    };
     let status = status.map_err(|error| broken(&error))?;
     if !status.code().is_some_and(&is_good) {
         let fault = failed().caused_by(format!("{name} ended with {status}")).said(&said);
@@ -268,3 +349,6 @@ async fn last_words(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
     }
     kept
 }
+
+#[cfg(test)]
+mod tests;
