@@ -63,6 +63,8 @@ pub struct Rollout {
     fresh: bool,
     /// The world was seen at all. Until then there is nothing to wake up for.
     looked: bool,
+    /// When it was last asked: what was to happen until then has happened.
+    asked: Mono,
     jury: Jury,
 }
 
@@ -75,11 +77,16 @@ impl Rollout {
     /// After a crash: what was stored last. Its deadlines begin anew.
     pub fn resume(plan: Plan, phase: Phase, reason: Option<Fault>, now: Mono) -> Self {
         let jury = Jury::default();
-        Self { plan, phase, entered: now, reason, counts: Counts::new(), fresh: false, looked: false, jury }
+        Self { plan, phase, entered: now, reason, counts: Counts::new(), fresh: false, looked: false, asked: now, jury }
     }
 
     pub fn handle(&mut self, input: Input<'_>, now: Mono) -> Vec<Entered> {
         let mut entered = Vec::new();
+        self.asked = now;
+        let traffic = match input {
+            Input::Observed(_, traffic) => Some(traffic),
+            Input::Promote | Input::Abort(_) => None,
+        };
         match input {
             Input::Observed(counts, traffic) => {
                 self.counts.clone_from(counts);
@@ -100,6 +107,10 @@ impl Rollout {
                     None => break,
                 },
             });
+        }
+        // What was counted before a step begins is known as it begins.
+        if let Some(traffic) = traffic.filter(|_| self.is_judged()) {
+            self.jury.look(&self.plan, self.phase == Phase::Watch, traffic, now);
         }
         entered
     }
@@ -182,7 +193,10 @@ impl Rollout {
             Phase::Prepare | Phase::Promote => Some(self.entered),
             Phase::Step(i) => match self.plan.steps[usize::from(i)].until {
                 Until::Ready => Some(self.entered + self.patience(Role::Candidate)),
-                Until::Judged(hold) => self.jury.next_look().into_iter().chain([self.entered + hold]).min(),
+                Until::Judged(hold) => {
+                    let all = [self.jury.next_look(), Some(self.entered + hold)];
+                    all.into_iter().flatten().filter(|at| *at > self.asked).min()
+                }
                 Until::Stopped(_) | Until::Promoted => None,
             },
             Phase::Watch => {

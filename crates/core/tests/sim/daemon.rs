@@ -15,7 +15,7 @@ use bowline_core::instance::{
 };
 use bowline_core::rollout::{
     AbortStage, Entered, Input, Phase, Plan, Presence, Rollout, Round, RoundEntered, RoundInput, RoundPhase,
-    RoundPlace, RoundPlan, Scaled, Scales, Set, steady, with_baselines,
+    RoundPlace, RoundPlan, Scaled, Scales, Set, Until, steady, with_baselines,
 };
 use bowline_core::route::{Action, Cohort, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
 use bowline_core::time::Mono;
@@ -260,6 +260,30 @@ impl Daemon {
         Ok(under_way)
     }
 
+    pub(crate) fn promote(&mut self, out: &mut Outside<'_>, key: &AppKey, now: Mono) -> Result<(), Stop> {
+        let entered = self.rollouts.get_mut(key).map(|rollout| rollout.handle(Input::Promote, now));
+        self.persist(out, key, entered.unwrap_or_default())
+    }
+
+    /// A step that was judged is over: somebody was counted.
+    fn check_judged(&self, out: &Outside<'_>, key: &AppKey, entered: &[Entered]) -> Result<(), Broken> {
+        let Some(plan) = self.rollouts.get(key).map(Rollout::plan) else { return Ok(()) };
+        let is_judged = |phase: Phase| match phase {
+            Phase::Step(i) => matches!(plan.steps[usize::from(i)].until, Until::Judged(_)),
+            _ => false,
+        };
+        let passed =
+            entered.iter().find(|one| is_judged(one.was) && matches!(one.phase, Phase::Step(_) | Phase::Promote));
+        let traffic = out.edge.traffic(key);
+        let seen = |service: &ServiceName| {
+            traffic.get(&(service.clone(), plan.candidate, Cohort::Whole)).is_some_and(|seen| seen.requests > 0)
+        };
+        match passed.filter(|_| !plan.shared.iter().all(seen)) {
+            Some(one) => Err(broken(Invariant::DataFirst, format!("r{} leaves {} unseen", plan.candidate, one.was))),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
         let rollouts = self.rollouts.values().filter_map(Rollout::next_deadline);
         let rounds = self.rounds.values().filter_map(Round::next_deadline);
@@ -308,6 +332,7 @@ impl Daemon {
                 None => continue,
             };
             moved |= !entered.is_empty();
+            self.check_judged(out, &key, &entered)?;
             self.persist(out, &key, entered)?;
             if out.mutation == Some(Mutation::ForgetsPhase) {
                 self.resume(&key, &out.store[&key], now);
@@ -618,7 +643,7 @@ impl Daemon {
                 sets,
                 credentials: &NO_CREDENTIALS,
                 maintenance: None,
-                judged: &NOTHING,
+                judged: self.rollouts.get(key).map_or(&NOTHING, |rollout| &rollout.plan().judged),
             })
             .collect();
         let mut table = compile(Generation(0), &apps, &endpoints, &BTreeMap::new()).expect("no two claim one host");

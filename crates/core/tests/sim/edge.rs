@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bowline_core::id::{AppKey, Generation, InstanceId, ServiceName};
+use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::rollout::Traffic;
 use bowline_core::route::{Action, PoolId, Table};
 use bowline_core::time::Mono;
@@ -83,15 +83,21 @@ impl Edge {
         own.map(|(pool, counters)| ((pool.service.clone(), pool.release, pool.cohort), counters.clone())).collect()
     }
 
-    /// One request for a service, by the weights, to any endpoint.
-    pub(crate) fn request(&mut self, key: &AppKey, service: &ServiceName, now: Mono) -> Sent {
+    /// One request for a service, by the weights, to any endpoint. `errors`: how many of a hundred a release fails.
+    pub(crate) fn request(
+        &mut self,
+        key: &AppKey,
+        service: &ServiceName,
+        errors: &dyn Fn(ReleaseNumber) -> u64,
+        now: Mono,
+    ) -> Sent {
         let Some(table) = &self.table else { return Sent::Unknown };
         let rules = table.sites.values().flat_map(|site| &site.rules);
         let splits = rules.filter(|rule| rule.id.key == *key).find_map(|rule| match &rule.action {
-            Action::Forward { service: to, splits, .. } if to == service => Some(splits),
+            Action::Forward { service: to, splits, judged } if to == service => Some((splits, *judged)),
             Action::Forward { .. } | Action::Files(_) | Action::Redirect(_) | Action::Deny => None,
         });
-        let Some(splits) = splits else { return Sent::Unknown };
+        let Some((splits, judged)) = splits else { return Sent::Unknown };
         let mut ticket = self.rng.below(100);
         let pool = splits.iter().find(|split| {
             let weight = u64::from(split.weight.get());
@@ -103,6 +109,10 @@ impl Edge {
             pool.and_then(|split| table.pools.get(&split.pool)).iter().flat_map(|pool| pool.endpoints.keys()).collect();
         if endpoints.is_empty() {
             return Sent::Nowhere;
+        }
+        if let Some(split) = pool.filter(|_| judged) {
+            let status = if self.rng.below(100) < errors(split.pool.release) { 500 } else { 200 };
+            self.counted.entry(split.pool.clone()).or_default().record(status, Duration::from_millis(5));
         }
         let chosen = endpoints[usize::try_from(self.rng.below(endpoints.len() as u64)).unwrap()].clone();
         // Most are over before anything else happens.
