@@ -1,12 +1,14 @@
-//! `bowline-bench edge|cost|start|memory|idle|release|reconcile|neighbour|agree|show [--out DIR]`: the figures of `bench/README.md`, each
+//! `bowline-bench edge|cost|start|memory|idle|release|reconcile|neighbour|agree|show|canary [--out DIR]`: the figures of `bench/README.md`, each
 //! as a Markdown table and,
 //! with `--out`, as `DIR/WHAT.json`.
 //!
 //! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, strace, valgrind, wrk and h2load from the PATH. What is missing is said and left
 //! out, never silently. `BENCH_SECONDS` (5), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer; `show` goes by
-//! `BENCH_RATE` (2000), `BENCH_DEPLOYS` (20), `BENCH_ROLLBACKS` (5) and `BENCH_UPGRADES` (100).
+//! `BENCH_RATE` (2000), `BENCH_DEPLOYS` (20), `BENCH_ROLLBACKS` (5) and `BENCH_UPGRADES` (100), `canary` by
+//! `BENCH_CANARIES` (2000) and `BENCH_FAULTY` (500).
 
 mod agree;
+mod canary;
 mod cost;
 mod figure;
 mod generator;
@@ -45,9 +47,10 @@ fn main() -> anyhow::Result<()> {
         "neighbour" => neighbour::run()?,
         "agree" => agree::run()?,
         "show" => show::run()?,
+        "canary" => canary::run()?,
         other => {
             bail!(
-                "`{other}` is not known; say edge, cost, start, memory, idle, release, reconcile, neighbour, agree or show"
+                "`{other}` is not known; say edge, cost, start, memory, idle, release, reconcile, neighbour, agree, show or canary"
             )
         }
     };

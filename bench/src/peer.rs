@@ -13,7 +13,9 @@ use bowline_core::app::{BodyLimit, DEFAULT_BODY, HostName, PathPrefix};
 use bowline_core::id::{
     AppKey, AppName, EnvName, Generation, Incarnation, InstanceId, ReleaseNumber, RouteName, ServiceName, Slot, SlotId,
 };
-use bowline_core::route::{Action, EdgeDesired, Policies, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table};
+use bowline_core::route::{
+    Action, Cohort, EdgeDesired, Policies, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
+};
 use bowline_core::units::Weight;
 use bowline_edge::link;
 
@@ -176,14 +178,18 @@ fn desired(upstream: SocketAddr) -> EdgeDesired {
     let key = AppKey { env: EnvName::new("local").expect("a name"), app: AppName::new("bench").expect("a name") };
     let service = ServiceName::new("web").expect("a name");
     let release = ReleaseNumber(1);
-    let pool = PoolId { key: key.clone(), service: service.clone(), release };
+    let pool = PoolId { key: key.clone(), service: service.clone(), release, cohort: Cohort::Whole };
     let slot = SlotId { key: key.clone(), service: service.clone(), release, slot: Slot(0) };
     let endpoint = InstanceId { slot, incarnation: Incarnation(1) };
     let rule = Rule {
         id: RuleId { key, route: RouteName::new("main").expect("a name") },
         prefix: PathPrefix::root(),
         strip: false,
-        action: Action::Forward { service, splits: vec![Split { pool: pool.clone(), weight: Weight::ALL }] },
+        action: Action::Forward {
+            service,
+            splits: vec![Split { pool: pool.clone(), weight: Weight::ALL }],
+            judged: false,
+        },
         policies: Policies::default(),
         body: BodyLimit(DEFAULT_BODY),
         timeout: Duration::from_secs(60),

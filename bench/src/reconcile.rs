@@ -15,7 +15,7 @@ use bowline_core::instance::{
     Slots, StopSignal, Usage, Wanted, World,
 };
 use bowline_core::rollout::{Scales, Set, steady};
-use bowline_core::route::{Credentials, PoolId, Serving, Tables, compile, routed};
+use bowline_core::route::{Cohort, Credentials, PoolId, Serving, Tables, compile, routed};
 use bowline_core::time::{Mono, Timestamp};
 use bowline_spec::{Defaults, parse};
 use serde_json::{Value, json};
@@ -78,10 +78,14 @@ impl Node {
             let key = AppKey { env: env.clone(), app: app.name.clone() };
             let sets = steady(&app, RELEASE, &Scales::new());
             for set in &sets {
-                let pool = PoolId { key: key.clone(), service: set.service.clone(), release: RELEASE };
+                let pool =
+                    PoolId { key: key.clone(), service: set.service.clone(), release: RELEASE, cohort: Cohort::Whole };
                 let service = app.services.get(&set.service).context("the app has its service")?;
                 let spec = Arc::new(spec(&pool, &app));
-                wanted.insert(pool, Wanted { replicas: set.replicas, spec, drain: service.drain, replaced: None });
+                wanted.insert(
+                    pool,
+                    Wanted { replicas: set.replicas, baseline: 0, spec, drain: service.drain, replaced: None },
+                );
             }
             apps.push((key, app, sets));
         }
@@ -118,6 +122,7 @@ impl Node {
 
     /// What the loop does at each of its turns, in milliseconds.
     fn look(&mut self) -> anyhow::Result<f64> {
+        let nothing = std::collections::BTreeSet::new();
         let credentials: BTreeMap<_, Credentials> = BTreeMap::new();
         self.now = self.now + Duration::from_secs(1);
         let began = Instant::now();
@@ -128,7 +133,14 @@ impl Node {
         let endpoints = self.slots.endpoints();
         let apps = self.apps.iter();
         let serving: Vec<Serving<'_>> = apps
-            .map(|(key, app, sets)| Serving { key, app, sets, credentials: &credentials, maintenance: None })
+            .map(|(key, app, sets)| Serving {
+                key,
+                app,
+                sets,
+                credentials: &credentials,
+                maintenance: None,
+                judged: &nothing,
+            })
             .collect();
         let table = compile(Generation(1), &serving, &endpoints, &BTreeMap::new())
             .map_err(|conflict| anyhow::anyhow!("{conflict}"))?;

@@ -8,6 +8,7 @@ mod bench;
 mod board;
 mod builds;
 mod cage;
+mod canary;
 mod console;
 mod data;
 mod data_verbs;

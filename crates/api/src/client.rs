@@ -168,6 +168,10 @@ impl Client {
         self.send(Method::POST, &format!("/v1/apps/{env}/{app}/scale"), json(scale)).await
     }
 
+    pub async fn promote(&self, env: &str, app: &str) -> Result<wire::Accepted, ClientError> {
+        self.send(Method::POST, &format!("/v1/apps/{env}/{app}/promote"), Bytes::new()).await
+    }
+
     pub async fn abort(&self, env: &str, app: &str) -> Result<wire::Aborted, ClientError> {
         self.send(Method::POST, &format!("/v1/apps/{env}/{app}/abort"), Bytes::new()).await
     }

@@ -124,6 +124,7 @@ impl Made {
         self.on("POST /v1/apps/{env}/{app}/scale", "Run another number of instances")
             .takes::<wire::Scale>()
             .gives::<wire::Accepted>(202);
+        self.on("POST /v1/apps/{env}/{app}/promote", "Take what is under way as it is").gives::<wire::Accepted>(202);
         self.on("POST /v1/apps/{env}/{app}/abort", "Undo what is under way").gives::<wire::Aborted>(200);
         self.on("PUT /v1/apps/{env}/{app}/maintenance", "Answer 503 for an app, but for some")
             .takes::<wire::Maintenance>()

@@ -15,6 +15,7 @@
 //! | `POST /v1/apps/{env}/{app}/rollback` | [`Rollback`] → 202 [`Accepted`]; 409 while another change runs |
 //! | `POST /v1/apps/{env}/{app}/restart` | [`Restart`] → 202 [`Accepted`] |
 //! | `POST /v1/apps/{env}/{app}/scale` | [`Scale`] → 202 [`Accepted`] |
+//! | `POST /v1/apps/{env}/{app}/promote` | → 202 [`Accepted`]: a release that is judged, looked at or watched is taken as it is |
 //! | `POST /v1/apps/{env}/{app}/abort` | → [`Aborted`]; the change ends as `failed` when all is as before |
 //! | `PUT /v1/apps/{env}/{app}/maintenance` | [`Maintenance`] → [`Maintained`] when the edge serves it |
 //! | `DELETE /v1/apps/{env}/{app}/maintenance` | → [`Maintained`] when the edge serves all again |

@@ -17,7 +17,7 @@ mod steer;
 mod token;
 
 pub(crate) use data::{Connect, Data, Import};
-pub(crate) use steer::{Abort, Deploy, Plan, Releases, Restart, Rollback, Scale};
+pub(crate) use steer::{Abort, Deploy, Plan, Promote, Releases, Restart, Rollback, Scale};
 pub(crate) use token::{Expires, Login, Token};
 
 /// What was said. Help and version are answered here, and end the process.
@@ -130,6 +130,11 @@ pub(crate) enum Verb {
     /// It holds over restarts and releases, as long as the file says the same `scale` as when it was said: another number in
     /// the file is a later word and takes its place. Saying the file's own number ends it.
     Scale(Scale),
+    /// Take a release as it is: go on without waiting for a verdict, a look, or the end of its watch
+    ///
+    /// For a canary that gets too few requests to be judged, a blue-green release that was looked at, and one that is watched
+    /// after its promotion. Refused where nothing waits for it. Ctrl-C leaves it going on.
+    Promote(Promote),
     /// Undo what is under way: a release that is coming out, a rollback, a restart, another scale
     ///
     /// What served before is brought back to full capacity first, then gets the traffic, then the rest goes. Exit code 0 when
@@ -216,6 +221,7 @@ impl Verb {
             | Self::Restart(_)
             | Self::Scale(_)
             | Self::Abort(_)
+            | Self::Promote(_)
             | Self::Logs(_)
             | Self::Events(_)
             | Self::Secret(_)

@@ -20,3 +20,4 @@ pub mod session;
 pub mod source;
 pub mod time;
 pub mod units;
+pub mod verdict;

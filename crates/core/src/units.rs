@@ -41,8 +41,8 @@ impl Share {
     pub const WHOLE: Self = Self(1_000_000);
 
     /// From parts per million; `None` above the whole.
-    pub fn from_ppm(ppm: u32) -> Option<Self> {
-        (ppm <= Self::WHOLE.0).then_some(Self(ppm))
+    pub const fn from_ppm(ppm: u32) -> Option<Self> {
+        if ppm <= Self::WHOLE.0 { Some(Self(ppm)) } else { None }
     }
 
     pub fn ppm(self) -> u32 {
@@ -81,6 +81,18 @@ impl Weight {
 
     pub fn get(self) -> u8 {
         self.0
+    }
+
+    /// What is left.
+    #[must_use]
+    pub fn rest(self) -> Self {
+        Self(Self::ALL.0 - self.0)
+    }
+
+    /// Of the baseline of a canary of this share: the same, as long as there is as much.
+    #[must_use]
+    pub fn baseline(self) -> Self {
+        self.min(self.rest())
     }
 }
 

@@ -11,18 +11,18 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::answer::{Blame, Reason};
 use crate::balance::{self, Endpoint, Ticket};
-use crate::client::{Body, Client};
+use crate::client::{Body, Client, Peer};
 use crate::deadline::ticks;
 use crate::h1::{
-    AfterUpstream, BadUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseHead, ResponseLine, ResponseParser,
-    ResponseStep, write,
+    AfterUpstream, BadUpstream, BodyDecoder, BodyEncoder, Refusal, RequestHead, ResponseHead, ResponseLine,
+    ResponseParser, ResponseStep, write,
 };
 use crate::places::Places;
 use crate::request::Request;
 use crate::route::{Backend, Route, Target};
 use crate::upstream::Upstream;
 use crate::worker::BUFFER;
-use crate::{policy, tunnel, upstream};
+use crate::{policy, sticky, tunnel, upstream};
 
 /// Instances that one request is tried on.
 const MAX_TRIES: usize = 3;
@@ -119,8 +119,13 @@ fn again<C: Client>(request: &mut Request<'_>, client: &C) -> Result<Arc<Route>,
 fn choose(request: &Request<'_>, route: &Route, tried: &[u32]) -> Result<(usize, Ticket), Reason> {
     let Target::Forward(backends) = &route.target else { return Err(Reason::NoReadyInstance) };
     let dice = &request.worker.dice;
-    let backend = balance::backend(backends, dice).ok_or(Reason::NoReadyInstance)?;
-    let position = backends.iter().position(|b| std::ptr::eq(b, backend)).ok_or(Reason::Internal)?;
+    let (position, backend) = match sticky::chosen(backends, request.head) {
+        Some(position) => (position, &backends[position]),
+        None => {
+            let backend = balance::backend(backends, dice).ok_or(Reason::NoReadyInstance)?;
+            (backends.iter().position(|b| std::ptr::eq(b, backend)).ok_or(Reason::Internal)?, backend)
+        }
+    };
     let endpoint = balance::endpoint(backend, tried, dice).ok_or(Reason::NoReadyInstance)?;
     Ok((position, Ticket::new(endpoint)))
 }
@@ -516,11 +521,18 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         request.exchange.response_head(head, buffered)?;
         request.journal.first_byte = Some(Instant::now());
         let line = head.line(self.client.version(), request.keep_alive());
-        let release = release(self.route, request.journal.backend).map_or("", |backend| &backend.release);
-        let extra = [("x-bowline-release", release), ("x-request-id", request.trace.request_id())];
+        let answered = release(self.route, request.journal.backend);
+        let release = answered.map_or("", |backend| &backend.release);
+        let cookie = answered.and_then(|answered| cookie(self.route, answered, request.head, self.client.peer()));
+        let extra = [
+            ("x-bowline-release", release),
+            ("x-request-id", request.trace.request_id()),
+            ("set-cookie", cookie.as_deref().unwrap_or_default()),
+        ];
+        let extra = &extra[..if cookie.is_some() { 3 } else { 2 }];
         self.client.respond(line.body, &mut |out| {
             request.worker.access.clock.with_date(|date| {
-                write::response(out, &ResponseLine { date: Some(date), ..line }, head.fields(), &extra);
+                write::response(out, &ResponseLine { date: Some(date), ..line }, head.fields(), extra);
             });
         })?;
         request.journal.status = head.status();
@@ -600,6 +612,14 @@ impl<C> Drop for Relay<'_, '_, C> {
         let worker = self.request.worker;
         worker.give_buffer(std::mem::take(&mut self.input));
         worker.give_buffer(std::mem::take(&mut self.output));
+    }
+}
+
+/// What keeps a browser with the release that has answered it.
+fn cookie(route: &Route, answered: &Backend, head: &RequestHead, peer: &Peer) -> Option<String> {
+    match &route.target {
+        Target::Forward(backends) => sticky::set_cookie(backends, answered, head, peer.tls.is_some()),
+        Target::Files { .. } | Target::Redirect(_) | Target::Deny | Target::Api { .. } => None,
     }
 }
 

@@ -24,6 +24,7 @@ mod process;
 mod record;
 mod request;
 mod route;
+mod sticky;
 mod stream;
 mod tls;
 mod tunnel;

@@ -173,6 +173,14 @@ impl Journal {
         }
     }
 
+    /// A rollout goes by it.
+    fn is_judged(&self) -> bool {
+        match (self.route.as_ref().map(|route| &route.target), self.backend) {
+            (Some(Target::Forward(backends)), Some(position)) => backends[position].judged,
+            (_, _) => false,
+        }
+    }
+
     /// The labels of this request's line in the access log.
     fn log(&self) -> [&str; 3] {
         let Some(route) = &self.route else { return [""; 3] };
@@ -378,6 +386,9 @@ impl Request<'_> {
             Some(labels) => {
                 let key = ShardKey { labels, method: Method::of(method.as_bytes()), status: journal.status };
                 self.worker.shard.count(&Sample { key, duration, request_bytes, response_bytes });
+                if journal.is_judged() {
+                    self.worker.shard.judge(labels, journal.status, duration);
+                }
             }
             // What the daemon answers is in no series of an app.
             None => {

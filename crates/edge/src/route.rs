@@ -1,13 +1,15 @@
 //! The table as a worker looks it up: compiled once, where it arrives; only hosts that changed are compiled again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
-use bowline_core::route::{Action, ApiSite, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split, Table};
+use bowline_core::route::{
+    Action, ApiSite, Cohort, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split, Table,
+};
 use bowline_core::source;
 use bowline_core::units::Bytes;
 use tokio::sync::Notify;
@@ -95,6 +97,9 @@ pub(crate) struct Backend {
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// The number, as `x-bowline-release` says it.
     pub(crate) release: String,
+    pub(crate) cohort: Cohort,
+    /// A rollout goes by what it answers.
+    pub(crate) judged: bool,
     pub(crate) labels: LabelId,
     /// `"service":"…","release":N` for the access log.
     pub(crate) log: String,
@@ -103,7 +108,8 @@ pub(crate) struct Backend {
 #[cfg(test)]
 impl Backend {
     pub(crate) fn for_test(release: ReleaseNumber, weight: u8, endpoints: Vec<Arc<Endpoint>>) -> Self {
-        Self { weight, endpoints, release: release.to_string(), labels: LabelId(0), log: String::new() }
+        let (cohort, judged) = (Cohort::Whole, false);
+        Self { weight, endpoints, release: release.to_string(), cohort, judged, labels: LabelId(0), log: String::new() }
     }
 }
 
@@ -153,7 +159,16 @@ pub(crate) struct Labels {
     pub(crate) key: AppKey,
     pub(crate) service: Option<ServiceName>,
     pub(crate) release: Option<ReleaseNumber>,
+    pub(crate) cohort: Cohort,
     pub(crate) prefix: PathPrefix,
+}
+
+impl Labels {
+    /// `None`: what no pool answered.
+    pub(crate) fn pool(&self) -> Option<PoolId> {
+        let (service, release) = (self.service.clone()?, self.release?);
+        Some(PoolId { key: self.key.clone(), service, release, cohort: self.cohort })
+    }
 }
 
 /// Turns tables into [`Routes`], keeping what did not change: endpoints with their counts, labels, hosts.
@@ -175,7 +190,8 @@ impl Compiler {
     #[cfg(test)]
     pub(crate) fn with_one_label() -> Self {
         let instance: InstanceId = "local/board.web.r1.0.1".parse().expect("an instance");
-        let labels = Labels { key: instance.slot.key, service: None, release: None, prefix: PathPrefix::root() };
+        let (service, release, cohort) = (None, None, Cohort::Whole);
+        let labels = Labels { key: instance.slot.key, service, release, cohort, prefix: PathPrefix::root() };
         Self { by_id: vec![Arc::new(labels)], ..Self::default() }
     }
 
@@ -190,6 +206,16 @@ impl Compiler {
 
     pub(crate) fn labels(&self, id: LabelId) -> &Labels {
         &self.by_id[id.0 as usize]
+    }
+
+    /// The pools whose requests a rollout goes by.
+    pub(crate) fn judged(&self) -> BTreeSet<&PoolId> {
+        let rules = self.table.sites.values().flat_map(|site| &site.rules);
+        let splits = rules.filter_map(|rule| match &rule.action {
+            Action::Forward { splits, judged: true, .. } => Some(splits),
+            Action::Forward { .. } | Action::Files(_) | Action::Redirect(_) | Action::Deny => None,
+        });
+        splits.flatten().map(|split| &split.pool).collect()
     }
 
     /// What is outstanding, by instance. Instances that left and have nothing outstanding are forgotten.
@@ -282,13 +308,13 @@ impl Compiler {
 
     fn route(&mut self, table: &Table, rule: &Rule) -> Arc<Route> {
         let target = match &rule.action {
-            Action::Forward { splits, .. } => {
-                Target::Forward(splits.iter().map(|split| self.backend(table, rule, split)).collect())
+            Action::Forward { splits, judged, .. } => {
+                Target::Forward(splits.iter().map(|split| self.backend(table, rule, split, *judged)).collect())
             }
             Action::Files(files) => Target::Files {
                 folder: Folder::new(files),
                 release: files.release,
-                labels: self.label(rule, Some((&files.service, files.release))),
+                labels: self.label(rule, Some((&files.service, files.release, Cohort::Whole))),
                 log: format!("\"service\":\"{}\",\"release\":{}", files.service, files.release),
             },
             Action::Redirect(to) => Target::Redirect(to.clone()),
@@ -321,24 +347,27 @@ impl Compiler {
         limiter
     }
 
-    fn backend(&mut self, table: &Table, rule: &Rule, split: &Split) -> Backend {
-        let PoolId { service, release, .. } = &split.pool;
+    fn backend(&mut self, table: &Table, rule: &Rule, split: &Split, judged: bool) -> Backend {
+        let PoolId { service, release, cohort, key: _ } = &split.pool;
         let empty = Pool::default();
         let pool = table.pools.get(&split.pool).unwrap_or(&empty);
         Backend {
             weight: split.weight.get(),
             endpoints: pool.endpoints.keys().filter_map(|id| self.endpoints.get(id).cloned()).collect(),
             release: release.to_string(),
-            labels: self.label(rule, Some((service, *release))),
+            cohort: *cohort,
+            judged,
+            labels: self.label(rule, Some((service, *release, *cohort))),
             log: format!("\"service\":\"{service}\",\"release\":{release}"),
         }
     }
 
-    fn label(&mut self, rule: &Rule, serves: Option<(&ServiceName, ReleaseNumber)>) -> LabelId {
+    fn label(&mut self, rule: &Rule, serves: Option<(&ServiceName, ReleaseNumber, Cohort)>) -> LabelId {
         let labels = Labels {
             key: rule.id.key.clone(),
-            service: serves.map(|(service, _)| service.clone()),
-            release: serves.map(|(_, release)| release),
+            service: serves.map(|(service, ..)| service.clone()),
+            release: serves.map(|(_, release, _)| release),
+            cohort: serves.map(|(.., cohort)| cohort).unwrap_or_default(),
             prefix: rule.prefix.clone(),
         };
         if let Some(id) = self.labels.get(&labels) {
@@ -365,7 +394,12 @@ mod tests {
     }
 
     fn pool_id() -> PoolId {
-        PoolId { key: key(), service: ServiceName::new("web").unwrap(), release: ReleaseNumber(1) }
+        PoolId {
+            key: key(),
+            service: ServiceName::new("web").unwrap(),
+            release: ReleaseNumber(1),
+            cohort: Cohort::Whole,
+        }
     }
 
     fn rule(prefix: &str) -> Rule {
@@ -374,7 +408,7 @@ mod tests {
             id: RuleId { key: key(), route: RouteName::new("main").unwrap() },
             prefix: PathPrefix::new(prefix).unwrap(),
             strip: false,
-            action: Action::Forward { service: ServiceName::new("web").unwrap(), splits },
+            action: Action::Forward { service: ServiceName::new("web").unwrap(), splits, judged: false },
             policies: Policies::default(),
             body: BodyLimit(Bytes(1)),
             timeout: Duration::from_secs(1),

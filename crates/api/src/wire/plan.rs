@@ -113,6 +113,16 @@ pub enum PlannedTransition {
         from: u16,
         to: u16,
     },
+    /// With a share that grows while it is judged; the stable release stays whole meanwhile.
+    Canary {
+        from: u16,
+        to: u16,
+    },
+    /// Beside each other until somebody has looked, then at once.
+    BlueGreen {
+        from: u16,
+        to: u16,
+    },
     /// At once, with the traffic.
     Switches,
     /// The release would have none of it.

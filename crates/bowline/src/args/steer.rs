@@ -83,6 +83,15 @@ pub(crate) struct Scale {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Promote {
+    /// The app; may be left out when one is known
+    pub(crate) app: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "local")]
+    pub(crate) env: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Abort {
     /// The app; may be left out when one is known
     pub(crate) app: Option<String>,

@@ -19,6 +19,7 @@ mod login;
 mod logs;
 mod maintenance;
 mod plan;
+mod promote;
 mod releases;
 mod restart;
 mod rollback;
@@ -66,6 +67,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Rollback(args) => client(rollback::run(args, &place()?, ui)),
         Verb::Restart(args) => client(restart::run(args, &place()?, ui)),
         Verb::Scale(args) => client(scale::run(args, &place()?, ui)),
+        Verb::Promote(args) => client(promote::run(args, &place()?, ui)),
         Verb::Abort(args) => client(abort::run(args, &place()?, ui)),
         Verb::Logs(args) => client(logs::run(args, &place()?, ui)),
         Verb::Events(args) => client(events::run(args, &place()?, ui)),

@@ -71,6 +71,11 @@ pub(super) async fn scale(State(api): State<Api>, caller: Caller, Path((env, app
     api.ask(Request::Scale { key, service, replicas, machine, by_uid: caller.actor() }).await
 }
 
+pub(super) async fn promote(State(api): State<Api>, caller: Caller, Path((env, app)): AppPath) -> Handled {
+    let key = app_key(&env, &app)?;
+    api.ask(Request::Promote { key, by_uid: caller.actor() }).await
+}
+
 pub(super) async fn abort(State(api): State<Api>, caller: Caller, Path((env, app)): AppPath) -> Handled {
     let key = app_key(&env, &app)?;
     api.ask(Request::Abort { key, by_uid: caller.actor() }).await

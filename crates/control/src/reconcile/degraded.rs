@@ -70,6 +70,7 @@ impl Degraded {
                 | Request::RollBack { .. }
                 | Request::Restart { .. }
                 | Request::Scale { .. }
+                | Request::Promote { .. }
                 | Request::Abort { .. }
                 | Request::Stop { .. }
                 | Request::Maintain { .. }

@@ -157,6 +157,11 @@ pub(crate) fn change_aborted(key: &AppKey, change: ChangeId, by_uid: Option<u32>
     event(at, Some(key), "change.aborted", format!("change {} is aborted", change.0), fields)
 }
 
+pub(crate) fn change_promoted(key: &AppKey, change: ChangeId, by_uid: Option<u32>, at: Timestamp) -> NewEvent {
+    let fields = json!({ "change": change.0, "by_uid": by_uid });
+    event(at, Some(key), "change.promoted", format!("change {} is promoted by hand", change.0), fields)
+}
+
 pub(crate) fn phase(
     key: &AppKey,
     (change, release): (ChangeId, ReleaseNumber),

@@ -21,6 +21,7 @@ pub(crate) mod load;
 mod maintenance;
 pub(crate) mod pending;
 mod plan;
+mod promote;
 mod publish;
 pub(crate) mod release;
 pub(crate) mod request;
@@ -245,6 +246,7 @@ impl Loop {
             Request::Scale { key, service, replicas, machine, by_uid } => {
                 self.scale(ticket, key, (service.as_deref(), replicas), machine, by_uid, now);
             }
+            Request::Promote { key, by_uid } => self.promote(ticket, key, by_uid, now),
             Request::Abort { key, by_uid } => self.abort(ticket, key, by_uid, now),
             Request::Apply(apply, plan) => {
                 let purpose = plan.map_or(Purpose::Apply, Purpose::Planned);

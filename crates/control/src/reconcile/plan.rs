@@ -317,6 +317,8 @@ fn transition_form(transition: Transition) -> wire::PlannedTransition {
         Transition::Starts { replicas } => wire::PlannedTransition::Starts { replicas },
         Transition::Rolls { from, to } => wire::PlannedTransition::Rolls { from, to },
         Transition::StopsFirst { from, to } => wire::PlannedTransition::StopsFirst { from, to },
+        Transition::Canary { from, to } => wire::PlannedTransition::Canary { from, to },
+        Transition::BlueGreen { from, to } => wire::PlannedTransition::BlueGreen { from, to },
         Transition::Switches => wire::PlannedTransition::Switches,
         Transition::Ends => wire::PlannedTransition::Ends,
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, Generation, InstanceId, RouteName};
+use bowline_core::id::{AppKey, Generation, InstanceId, RouteName, ServiceName};
 use bowline_core::instance::{InstanceOrder, NodeDesired, Observations};
 use bowline_core::resource::{ResourceKey, ResourceSpec};
 use bowline_core::route::{
@@ -230,6 +230,9 @@ fn tls_hosts(table: &Table) -> impl Iterator<Item = &HostName> {
 /// Of a release that cannot be run: its routes let nobody in.
 static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
 
+/// Of an app on which no rollout is under way.
+static NOTHING: BTreeSet<ServiceName> = BTreeSet::new();
+
 /// The table of what is served, apps in the order in which they became known.
 fn compiled(generation: Generation, apps: &Apps, endpoints: &BTreeMap<PoolId, Pool>) -> Result<Table, Fault> {
     let mut by_age: Vec<(&AppKey, &AppWorld)> = apps.iter().collect();
@@ -237,7 +240,9 @@ fn compiled(generation: Generation, apps: &Apps, endpoints: &BTreeMap<PoolId, Po
     let serving = by_age.iter().filter_map(|(key, app)| {
         let (release, parts) = app.release(app.live?)?;
         let credentials = parts.map_or(&NO_CREDENTIALS, |parts| &parts.credentials);
-        Some(Serving { key, app: release.app(), sets: &app.sets, credentials, maintenance: app.maintenance.as_ref() })
+        let judged = app.rolling().map_or(&NOTHING, |rolling| &rolling.machine.plan().judged);
+        let maintenance = app.maintenance.as_ref();
+        Some(Serving { key, app: release.app(), sets: &app.sets, credentials, maintenance, judged })
     });
     let serving: Vec<_> = serving.collect();
     let releases = apps.values().flat_map(|app| app.sets.iter().filter_map(|set| app.release(set.release)?.1));

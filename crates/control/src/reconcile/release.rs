@@ -17,7 +17,7 @@ use bowline_core::job::Task;
 use bowline_core::release::{Artifact, Facts, ReferenceError, Resolved, Revision, resolve, resolve_job};
 use bowline_core::resource::{Endpoint, ResourceId, ResourceKey};
 use bowline_core::rollout::Set;
-use bowline_core::route::{ApiSite, Certificates, Credentials, PoolId, claims, routed};
+use bowline_core::route::{ApiSite, Certificates, Cohort, Credentials, PoolId, claims, routed};
 use bowline_core::secret::Secret;
 use ipnet::IpNet;
 
@@ -118,7 +118,8 @@ impl Release {
         let mut parts = Parts { credentials, ..Parts::default() };
         for (name, service) in &self.app().services {
             let artifact = self.artifact(name)?;
-            let pool = PoolId { key: key.clone(), service: name.clone(), release: self.number() };
+            let pool =
+                PoolId { key: key.clone(), service: name.clone(), release: self.number(), cohort: Cohort::Whole };
             match &service.origin {
                 Origin::Static { .. } => drop(parts.files.insert(pool, artifact.root.clone())),
                 Origin::Folder { .. } | Origin::BuildOf(_) | Origin::Image(_) | Origin::Dockerfile { .. } => {
@@ -366,8 +367,10 @@ impl Parts {
     }
 
     /// What is wanted of one set; `None` for static files.
-    pub(crate) fn wanted(&self, set: &Set) -> Option<Wanted> {
+    /// `baseline`: so many more, beside a canary.
+    pub(crate) fn wanted(&self, set: &Set, baseline: u16) -> Option<Wanted> {
         let part = self.services.get(&set.service)?;
-        Some(Wanted { replicas: set.replicas, spec: Arc::clone(&part.spec), drain: part.drain, replaced: None })
+        let replicas = set.replicas.saturating_add(baseline);
+        Some(Wanted { replicas, baseline, spec: Arc::clone(&part.spec), drain: part.drain, replaced: None })
     }
 }

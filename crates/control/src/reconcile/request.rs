@@ -48,6 +48,11 @@ pub(crate) enum Request {
         machine: Machine,
         by_uid: Option<u32>,
     },
+    /// A release that is judged, looked at or watched is taken as it is.
+    Promote {
+        key: AppKey,
+        by_uid: Option<u32>,
+    },
     /// What is under way is undone.
     Abort {
         key: AppKey,

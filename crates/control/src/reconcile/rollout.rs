@@ -7,7 +7,7 @@ use bowline_api::wire::{ChangeStep, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::Publish;
-use bowline_core::rollout::{Entered, Input as RolloutInput, Phase};
+use bowline_core::rollout::{Entered, Input as RolloutInput, Phase, Traffic};
 use bowline_core::time::Timestamp;
 
 use super::Loop;
@@ -38,12 +38,13 @@ impl Loop {
                 continue;
             }
             let counts = self.slots.counts(&key);
+            let traffic = self.traffic(&key);
             let gate = self.gate_of(&key, now);
             let Some(app) = self.apps.get_mut(&key).filter(|app| app.storing.is_none()) else { continue };
             let Some(rolling) = app.rolling_mut() else { continue };
             rolling.held.clear();
             let entered = match gate {
-                Gate::Open => rolling.machine.handle(RolloutInput::Observed(&counts), now.mono),
+                Gate::Open => rolling.machine.handle(RolloutInput::Observed(&counts, &traffic), now.mono),
                 Gate::Failed(fault) => rolling.machine.handle(RolloutInput::Abort(fault), now.mono),
                 Gate::Waits(held) => {
                     rolling.held = held;
@@ -52,6 +53,12 @@ impl Loop {
             };
             self.pass(&key, entered, Vec::new(), now);
         }
+    }
+
+    /// What the edge has counted of an app whose rollout goes by it.
+    fn traffic(&self, key: &AppKey) -> Traffic {
+        let own = self.edge.traffic.iter().filter(|(pool, _)| pool.key == *key);
+        own.map(|(pool, seen)| ((pool.service.clone(), pool.release, pool.cohort), seen.clone())).collect()
     }
 
     /// Stores the phases that a rollout has entered. `also` goes with them.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, Incarnation, ReleaseNumber, ServiceName, Slot};
 use bowline_core::instance::{SlotState, Slots, Wanted as WantedInstances};
-use bowline_core::rollout::{Phase, Round, Scales, Set, steady};
-use bowline_core::route::{Maintenance, PoolId};
+use bowline_core::rollout::{Phase, Round, Scales, Set, steady, with_baselines};
+use bowline_core::route::{Cohort, Maintenance, PoolId};
 use bowline_core::time::Mono;
 
 use super::change::{Change, ChangeId, RollingOut, Stage};
@@ -160,11 +160,12 @@ impl AppWorld {
 
     /// What the machine of slots is to keep running.
     pub(crate) fn wanted(&self) -> impl Iterator<Item = (PoolId, WantedInstances)> {
-        self.sets.iter().filter_map(|set| {
+        with_baselines(&self.sets).filter_map(|(set, baseline)| {
             let (_, parts) = self.release(set.release)?;
-            let pool = PoolId { key: self.record.key.clone(), service: set.service.clone(), release: set.release };
+            let (key, service) = (self.record.key.clone(), set.service.clone());
+            let pool = PoolId { key, service, release: set.release, cohort: Cohort::Whole };
             let replaced = self.replaced.as_ref().filter(|(service, ..)| *service == set.service);
-            let wanted = parts?.wanted(set)?;
+            let wanted = parts?.wanted(set, baseline)?;
             let replaced = replaced.map(|(_, slot, incarnation)| (*slot, *incarnation));
             Some((pool, WantedInstances { replaced, ..wanted }))
         })

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Certificate, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
+    Action, ApiSite, Certificate, Cohort, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
 };
 use bowline_core::secret::Secret;
 use bowline_core::units::{Bytes, Weight};
@@ -109,8 +109,19 @@ struct RuleForm {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ActionForm {
-    Forward { service: String, splits: Vec<(PoolIdForm, u8)> },
-    Files { service: String, release: u32, root: PathBuf, fallback: Option<String>, cache: Duration },
+    Forward {
+        service: String,
+        splits: Vec<(PoolIdForm, u8)>,
+        #[serde(default)]
+        judged: bool,
+    },
+    Files {
+        service: String,
+        release: u32,
+        root: PathBuf,
+        fallback: Option<String>,
+        cache: Duration,
+    },
     Redirect(String),
     Deny,
 }
@@ -121,6 +132,8 @@ struct PoolIdForm {
     app: String,
     service: String,
     release: u32,
+    #[serde(default)]
+    baseline: bool,
 }
 
 type PoolForm = BTreeMap<String, SocketAddr>;
@@ -152,8 +165,9 @@ fn rule_form(rule: &Rule) -> RuleForm {
 
 fn action_form(action: &Action) -> ActionForm {
     match action {
-        Action::Forward { service, splits } => ActionForm::Forward {
+        Action::Forward { service, splits, judged } => ActionForm::Forward {
             service: service.to_string(),
+            judged: *judged,
             splits: splits.iter().map(|s| (pool_id_form(&s.pool), s.weight.get())).collect(),
         },
         Action::Files(files) => ActionForm::Files {
@@ -174,6 +188,7 @@ fn pool_id_form(id: &PoolId) -> PoolIdForm {
         app: id.key.app.to_string(),
         service: id.service.to_string(),
         release: id.release.0,
+        baseline: id.cohort == Cohort::Baseline,
     }
 }
 
@@ -219,7 +234,8 @@ fn rule(form: RuleForm) -> Result<Rule, SnapshotError> {
 
 fn action(form: ActionForm) -> Result<Action, SnapshotError> {
     Ok(match form {
-        ActionForm::Forward { service, splits } => Action::Forward {
+        ActionForm::Forward { service, splits, judged } => Action::Forward {
+            judged,
             service: parsed(&service, ServiceName::new)?,
             splits: splits.into_iter().map(split).collect::<Result<_, _>>()?,
         },
@@ -245,6 +261,7 @@ fn pool_id(form: PoolIdForm) -> Result<PoolId, SnapshotError> {
         key: app_key(&form.env, &form.app)?,
         service: parsed(&form.service, ServiceName::new)?,
         release: ReleaseNumber(form.release),
+        cohort: if form.baseline { Cohort::Baseline } else { Cohort::Whole },
     })
 }
 

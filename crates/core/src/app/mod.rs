@@ -147,6 +147,18 @@ pub enum AbortRule {
     ErrorRateAboveStable(Share),
     /// `p99 > 500ms`; the quantile in parts per million.
     Latency { quantile: Share, limit: Duration },
+    /// `p99 > stable + 100ms`
+    LatencyAboveStable { quantile: Share, above: Duration },
+}
+
+impl AbortRule {
+    /// It needs a stable release beside the new one.
+    pub fn compares(&self) -> bool {
+        match self {
+            Self::ErrorRateAboveStable(_) | Self::LatencyAboveStable { .. } => true,
+            Self::ErrorRate(_) | Self::Latency { .. } => false,
+        }
+    }
 }
 
 /// `[slo]`.

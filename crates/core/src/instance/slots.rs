@@ -9,7 +9,7 @@ use super::slot::{Look, Slot, is_gone};
 use super::{InstanceOrder, InstanceSpec, Observations, SlotState, SlotStatus, Transition};
 use crate::id::{AppKey, Incarnation, InstanceId, SlotId};
 use crate::rollout::{Count, Counts, Failing};
-use crate::route::{Pool, PoolId, Reachable};
+use crate::route::{Cohort, Pool, PoolId, Reachable};
 use crate::time::Mono;
 
 /// What is wanted of one release of one service.
@@ -17,6 +17,8 @@ use crate::time::Mono;
 pub struct Wanted {
     /// Slots 0 to `replicas` - 1 are kept filled; others are drained and stopped.
     pub replicas: u16,
+    /// So many of them, the last ones, are the baseline of a canary: another pool.
+    pub baseline: u16,
     /// What each runs; slot and incarnation of its id are replaced. A change is taken up by the next incarnation.
     pub spec: Arc<InstanceSpec>,
     /// How long outstanding requests may take before TERM.
@@ -28,7 +30,7 @@ pub struct Wanted {
 /// All that the machine reads.
 #[derive(Debug, Clone, Copy)]
 pub struct World<'a> {
-    /// What is not listed is not wanted.
+    /// What is not listed is not wanted. Of each release, its [`Cohort::Whole`].
     pub wanted: &'a BTreeMap<PoolId, Wanted>,
     pub node: &'a Observations,
     /// Who may still be given new requests by an edge: `route::Tables::reachable`.
@@ -56,6 +58,8 @@ pub struct Slots {
     /// Have ended, and an edge may still send there, or is about to connect: their ports must not become another's.
     lingering: BTreeSet<InstanceId>,
     slots: BTreeMap<SlotId, Slot>,
+    /// Where the baseline of a release begins.
+    baselines: BTreeMap<PoolId, crate::id::Slot>,
     /// The last incarnation of slots that rest and of which nothing is left: a number is never used twice in the
     /// daemon's life.
     resting: BTreeMap<SlotId, Incarnation>,
@@ -65,7 +69,8 @@ pub struct Slots {
 const MAX_STEPS: usize = 8;
 
 fn pool_of(id: &SlotId) -> PoolId {
-    PoolId { key: id.key.clone(), service: id.service.clone(), release: id.release }
+    let SlotId { key, service, release, slot: _ } = id.clone();
+    PoolId { key, service, release, cohort: Cohort::Whole }
 }
 
 impl Slots {
@@ -79,6 +84,9 @@ impl Slots {
             return Vec::new();
         }
         self.adopted = true;
+        let first = |wanted: &Wanted| crate::id::Slot(wanted.replicas.saturating_sub(wanted.baseline));
+        let with_baseline = world.wanted.iter().filter(|(_, wanted)| wanted.baseline > 0);
+        self.baselines = with_baseline.map(|(pool, wanted)| (pool.clone(), first(wanted))).collect();
         self.find(world, now);
         let sends = |id: &InstanceId| world.reachable.contains(id) || world.outstanding.contains_key(id);
         let lingering = world.node.instances.iter().filter(|(id, seen)| is_gone(seen) && sends(id));
@@ -129,7 +137,7 @@ impl Slots {
     /// Makes a slot of all that is wanted and of all that lives.
     fn find(&mut self, world: World<'_>, now: Mono) {
         let mut missing = BTreeSet::new();
-        for (PoolId { key, service, release }, wanted) in world.wanted {
+        for (PoolId { key, service, release, cohort: _ }, wanted) in world.wanted {
             let first = crate::id::Slot(0);
             let mut id = SlotId { key: key.clone(), service: service.clone(), release: *release, slot: first };
             for slot in 0..wanted.replicas {
@@ -163,7 +171,11 @@ impl Slots {
         let mut pools: BTreeMap<PoolId, Pool> = BTreeMap::new();
         for (id, slot) in &self.slots {
             if let Some(port) = slot.endpoint() {
-                pools.entry(pool_of(id)).or_default().endpoints.insert(slot.instance(), port.on_loopback());
+                let mut pool = pool_of(id);
+                if self.baselines.get(&pool).is_some_and(|first| id.slot >= *first) {
+                    pool.cohort = Cohort::Baseline;
+                }
+                pools.entry(pool).or_default().endpoints.insert(slot.instance(), port.on_loopback());
             }
         }
         pools

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use crate::app::{
-    App, DatabaseSource, Environment, Origin, Probe, RateBy, RedisSource, Route, SecretSource, Service, Strategy, Tls,
-    Value,
+    AbortRule, App, DatabaseSource, Environment, Origin, Probe, RateBy, RedisSource, Route, SecretSource, Service,
+    Strategy, Tls, Value,
 };
 use crate::fault::{Fault, FaultKind};
-use crate::id::ResourceName;
-use crate::route::LOCAL;
+use crate::id::{ResourceName, ServiceName};
+use crate::route::{LOCAL, routed};
 
 /// A key of the file that this version cannot carry out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -52,6 +52,7 @@ const HERE: &str =
     "`local` is the machine and the person in front of it: there is nowhere else to go, nobody else to ask";
 const STARTS_READY: &str =
     "whether it is alive is asked only of an instance that is ready, and `health.grace` is the time for that";
+const ONE_PORT: &str = "only one process can have a `port`: two releases of the service cannot stand beside each other";
 const ONLY_TEXT: &str = "a build of static files is given plain text only: what it is given is published";
 const NO_BACKUP: &str = "backups are not made yet";
 
@@ -69,6 +70,37 @@ impl Found {
         for name in map.keys() {
             self.add(true, format!("{table}.{name}"), why);
         }
+    }
+
+    fn rollout(&mut self, app: &App) {
+        let by_shares = match app.rollout.strategy {
+            Strategy::Rolling => false,
+            Strategy::Canary { .. } | Strategy::BlueGreen => true,
+        };
+        let routed = routed(app);
+        let of = |name: &ServiceName| app.services.get(name);
+        let fixed = routed.iter().any(|name| of(name).is_some_and(|service| service.fixed_port.is_some()));
+        self.add(by_shares && fixed, "rollout.strategy", ONE_PORT);
+        let is_process =
+            |name: &&ServiceName| of(name).is_some_and(|service| !matches!(service.origin, Origin::Static { .. }));
+        let process = routed.iter().find(is_process);
+        self.add(
+            by_shares && process.is_none(),
+            "rollout.strategy",
+            "nothing of it runs that gets requests: files are switched at once",
+        );
+        let compares = app.rollout.abort.iter().any(AbortRule::compares);
+        self.add(
+            !by_shares && compares,
+            "rollout.abort",
+            "a rolling release stands beside no stable one that it could be compared with",
+        );
+        let unwatched = !by_shares && !app.rollout.abort.is_empty() && app.rollout.watch.is_zero();
+        self.add(
+            unwatched,
+            "rollout.abort",
+            "a rolling release is held to limits after its promotion: say how long with `watch`",
+        );
     }
 
     fn app(&mut self, app: &App) {
@@ -109,13 +141,7 @@ impl Found {
         };
         let elsewhere = app.release.snapshot.iter().any(elsewhere);
         self.add(elsewhere, "release.snapshot", "data that lie elsewhere are backed up by whoever keeps them");
-        let rolling = match app.rollout.strategy {
-            Strategy::Rolling => true,
-            Strategy::Canary { .. } | Strategy::BlueGreen => false,
-        };
-        self.add(!rolling, "rollout.strategy", "only \"rolling\" is carried out yet");
-        self.add(!app.rollout.abort.is_empty(), "rollout.abort", "rollouts are not judged by their numbers yet");
-        self.add(rolling && !app.rollout.watch.is_zero(), "rollout.watch", "releases are not watched yet");
+        self.rollout(app);
         self.add(app.slo.is_some(), "slo", "objectives are not watched yet");
         self.add(app.image.is_some(), "image", "images are not built yet");
         self.add(app.logs.is_some(), "logs", "logs are not sent elsewhere yet; `bowline logs` reads them");
@@ -208,7 +234,7 @@ mod tests {
     fn a_command_before_a_release_runs_in_a_build_that_the_file_tells() {
         let before = |app: &mut App| app.release.before = Some(crate::app::Command("migrate".into()));
         let with = |app: &mut App, name: &str| {
-            drop(app.services.insert(crate::id::ServiceName::new(name).unwrap(), sample::service()));
+            drop(app.services.insert(ServiceName::new(name).unwrap(), sample::service()));
         };
         check(before, &[]);
         check(|app| (before(app), with(app, "api")).0, &[]);
@@ -218,6 +244,21 @@ mod tests {
             ["api", "worker"].into_iter().for_each(|name| with(app, name));
         };
         check(only_others, &["release.before"]);
+    }
+
+    #[test]
+    fn a_rollout_needs_what_it_goes_by() {
+        let by = |strategy: Strategy| move |app: &mut App| app.rollout.strategy = strategy;
+        let canary = || by(Strategy::Canary { steps: Vec::new() });
+        check(canary(), &[]);
+        check(by(Strategy::BlueGreen), &[]);
+        let port = |app: &mut App| app.services.get_mut("web").unwrap().fixed_port = crate::id::Port::new(3000);
+        check(|app| (canary()(app), port(app)).0, &["rollout.strategy"]);
+        check(port, &[]);
+        let rules = |app: &mut App| app.rollout.abort = vec![AbortRule::ErrorRate(crate::units::Share::WHOLE)];
+        check(rules, &["rollout.abort"]);
+        check(|app| (rules(app), app.rollout.watch = Duration::from_secs(60)).0, &[]);
+        check(|app| (rules(app), canary()(app)).0, &[]);
     }
 
     #[test]
@@ -237,7 +278,6 @@ mod tests {
                 let source = RedisSource::External { url: SecretName::new("redis-url").unwrap(), ca: None };
                 let redis = Redis { source, backup: Some(backup) };
                 app.redis.insert(ResourceName::new("cache").unwrap(), redis);
-                app.rollout.strategy = Strategy::BlueGreen;
                 app.release.snapshot.push(ResourceName::new("cache").unwrap());
             },
             &[
@@ -245,7 +285,6 @@ mod tests {
                 "environment.local.protected",
                 "redis.cache.backup",
                 "release.snapshot",
-                "rollout.strategy",
                 "service.web.alive.grace",
                 "service.web.image",
                 "service.web.metrics",

@@ -32,7 +32,7 @@ use crate::instance::{
     Failure, FailureCause, InstanceObservation, InstanceOrder, InstanceSpec, Observations, Phase, SlotState,
     SlotStatus, Slots, Usage, Wanted, World,
 };
-use crate::route::{PoolId, Reachable};
+use crate::route::{Cohort, PoolId, Reachable};
 use crate::time::Mono;
 
 /// Between two attempts at what is not there yet.
@@ -289,8 +289,18 @@ impl Resources {
         let wanted = self.entries.iter().filter_map(|(key, entry)| match &entry.stage {
             Stage::Running(Running { prepared, .. }) => {
                 let slot = key.slot();
-                let pool = PoolId { key: slot.key, service: slot.service, release: slot.release };
-                Some((pool, Wanted { replicas: 1, spec: Arc::clone(prepared), drain: Duration::ZERO, replaced: None }))
+                let pool =
+                    PoolId { key: slot.key, service: slot.service, release: slot.release, cohort: Cohort::Whole };
+                Some((
+                    pool,
+                    Wanted {
+                        replicas: 1,
+                        baseline: 0,
+                        spec: Arc::clone(prepared),
+                        drain: Duration::ZERO,
+                        replaced: None,
+                    },
+                ))
             }
             Stage::Absent | Stage::Reached | Stage::Replacing(_) => None,
         });

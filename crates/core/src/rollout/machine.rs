@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::jury::{Jury, Sentence, Traffic};
 use super::plan::{Presence, Replicas, Until};
 use super::{AbortStage, Count, Counts, Phase, Plan, Role, Set};
 use crate::fault::{Fault, FaultKind};
@@ -10,9 +11,13 @@ use crate::id::{ReleaseNumber, ServiceName};
 use crate::instance::{Failure, FailureCause, Times};
 use crate::time::Mono;
 use crate::units::Weight;
+use crate::verdict::Judgement;
 
 /// Failures in a row of one instance of the candidate that end the rollout.
 pub const MAX_CRASHES: u32 = 3;
+
+/// A step without enough requests asks somebody this long after its time is over; it is held on.
+pub const ASKS_AFTER: Duration = Duration::from_secs(300);
 
 /// Fewer for one that used up its whole grace: it runs, and still does not answer.
 pub const MAX_NOT_READY: u32 = 2;
@@ -20,8 +25,10 @@ pub const MAX_NOT_READY: u32 = 2;
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input<'a> {
-    /// The world, at any time. Call it only when the node has adopted what runs.
-    Observed(&'a Counts),
+    /// The world, at any time: what runs, and what the edge has counted. Call it only when the node has adopted what runs.
+    Observed(&'a Counts, &'a Traffic),
+    /// Somebody takes it as it is: nothing is judged or watched any more. Without effect once it is being undone, or has ended.
+    Promote,
     /// Somebody wants it undone. Without effect once it is being undone, or has ended.
     Abort(Fault),
 }
@@ -56,6 +63,9 @@ pub struct Rollout {
     fresh: bool,
     /// The world was seen at all. Until then there is nothing to wake up for.
     looked: bool,
+    /// When it was last asked: what was to happen until then has happened.
+    asked: Mono,
+    jury: Jury,
 }
 
 impl Rollout {
@@ -66,17 +76,27 @@ impl Rollout {
 
     /// After a crash: what was stored last. Its deadlines begin anew.
     pub fn resume(plan: Plan, phase: Phase, reason: Option<Fault>, now: Mono) -> Self {
-        Self { plan, phase, entered: now, reason, counts: Counts::new(), fresh: false, looked: false }
+        let jury = Jury::default();
+        Self { plan, phase, entered: now, reason, counts: Counts::new(), fresh: false, looked: false, asked: now, jury }
     }
 
     pub fn handle(&mut self, input: Input<'_>, now: Mono) -> Vec<Entered> {
         let mut entered = Vec::new();
+        self.asked = now;
+        let traffic = match input {
+            Input::Observed(_, traffic) => Some(traffic),
+            Input::Promote | Input::Abort(_) => None,
+        };
         match input {
-            Input::Observed(counts) => {
+            Input::Observed(counts, traffic) => {
                 self.counts.clone_from(counts);
                 self.fresh = true;
                 self.looked = true;
+                if self.is_judged() {
+                    self.jury.look(&self.plan, self.phase == Phase::Watch, traffic, now);
+                }
             }
+            Input::Promote => entered.extend(self.promote(now)),
             Input::Abort(reason) => entered.extend(self.abort(reason, now)),
         }
         while let Some(next) = self.next(now) {
@@ -87,6 +107,10 @@ impl Rollout {
                     None => break,
                 },
             });
+        }
+        // What was counted before a step begins is known as it begins.
+        if let Some(traffic) = traffic.filter(|_| self.is_judged()) {
+            self.jury.look(&self.plan, self.phase == Phase::Watch, traffic, now);
         }
         entered
     }
@@ -132,10 +156,13 @@ impl Rollout {
             Phase::Step(i) => match &self.plan.steps[usize::from(i)].until {
                 Until::Ready => self.unready(Role::Candidate, left),
                 Until::Stopped(services) => services.iter().filter_map(|s| self.stopping(Role::Stable, s)).collect(),
+                Until::Judged(hold) => self.judging(*hold, now),
+                Until::Promoted => vec![self.asking("a look: `bowline promote` or `bowline abort`")],
             },
             Phase::Watch => {
                 let left = crate::instance::Rough(left.unwrap_or_default());
-                vec![Waiting { what: format!("r{}", self.plan.candidate), on: format!("watched for another {left}") }]
+                let watched = Waiting { what: self.candidate(), on: format!("watched for another {left}") };
+                self.verdicts().chain([watched]).collect()
             }
             Phase::Abort(AbortStage::Clear(_)) => {
                 self.plan.exclusive.iter().filter_map(|s| self.stopping(Role::Candidate, s)).collect()
@@ -166,9 +193,16 @@ impl Rollout {
             Phase::Prepare | Phase::Promote => Some(self.entered),
             Phase::Step(i) => match self.plan.steps[usize::from(i)].until {
                 Until::Ready => Some(self.entered + self.patience(Role::Candidate)),
-                Until::Stopped(_) => None,
+                Until::Judged(hold) => {
+                    let all = [self.jury.next_look(), Some(self.entered + hold)];
+                    all.into_iter().flatten().filter(|at| *at > self.asked).min()
+                }
+                Until::Stopped(_) | Until::Promoted => None,
             },
-            Phase::Watch => Some(self.entered + self.plan.watch),
+            Phase::Watch => {
+                let look = self.jury.next_look().filter(|_| !self.plan.judged.is_empty());
+                look.into_iter().chain([self.entered + self.plan.watch]).min()
+            }
             Phase::Abort(AbortStage::Restore(_)) => Some(self.entered + self.patience(Role::Stable)),
             Phase::Abort(AbortStage::Clear(_) | AbortStage::Drain) => None,
             Phase::Done | Phase::RolledBack | Phase::Failed => None,
@@ -179,10 +213,13 @@ impl Rollout {
         let late = self.deadline().is_some_and(|deadline| now >= deadline);
         match self.phase {
             Phase::Prepare => Some(Next::Enter(Phase::Step(0))),
-            Phase::Step(i) => self.next_of_step(i, late),
+            Phase::Step(i) => self.next_of_step(i, late, now),
             Phase::Promote => Some(Next::Enter(Phase::Watch)),
-            Phase::Watch if self.failing().is_some() => self.failing().map(|last| Next::Abort(self.crashed(last))),
-            Phase::Watch => late.then_some(Next::Enter(Phase::Done)),
+            Phase::Watch => match (self.failing(), self.jury.fails()) {
+                (Some(last), _) => Some(Next::Abort(self.crashed(last))),
+                (None, Some(verdict)) => Some(Next::Abort(self.condemned(&verdict))),
+                (None, None) => (now >= self.entered + self.plan.watch).then_some(Next::Enter(Phase::Done)),
+            },
             Phase::Abort(AbortStage::Clear(step)) => self
                 .is_gone(&self.plan.exclusive, Role::Candidate)
                 .then_some(Next::Enter(Phase::Abort(AbortStage::Restore(step)))),
@@ -197,19 +234,46 @@ impl Rollout {
         }
     }
 
-    fn next_of_step(&self, i: u16, late: bool) -> Option<Next> {
+    fn next_of_step(&self, i: u16, late: bool, now: Mono) -> Option<Next> {
         if let Some(last) = self.failing() {
             return Some(Next::Abort(self.crashed(last)));
         }
         let over = match &self.plan.steps[usize::from(i)].until {
-            Until::Ready => self.is_ready(Role::Candidate),
+            Until::Ready if self.is_ready(Role::Candidate) => true,
+            Until::Ready if late => return Some(Next::Abort(self.too_late())),
+            Until::Ready | Until::Promoted => false,
             Until::Stopped(services) => self.is_gone(services, Role::Stable),
+            Until::Judged(hold) => match self.jury.verdict(&self.plan.shared) {
+                Some(Sentence::Fail(verdict)) => return Some(Next::Abort(self.condemned(&verdict))),
+                // What serves is broken: the fix is not kept waiting.
+                Some(Sentence::StableBroken) => return Some(Next::Enter(Phase::Step(self.plan.unjudged()))),
+                Some(Sentence::Pass) => now >= self.entered + *hold,
+                None => false,
+            },
         };
-        match (over, late) {
-            (true, _) if self.is_after(i + 1) => Some(Next::Enter(Phase::Promote)),
-            (true, _) => Some(Next::Enter(Phase::Step(i + 1))),
-            (false, true) => Some(Next::Abort(self.too_late())),
-            (false, false) => None,
+        let next = if self.is_after(i + 1) { Phase::Promote } else { Phase::Step(i + 1) };
+        over.then_some(Next::Enter(next))
+    }
+
+    /// Straight to what is whole, or to the end of the watch.
+    fn promote(&mut self, now: Mono) -> Option<Entered> {
+        let unjudged = self.plan.unjudged();
+        match self.phase {
+            Phase::Step(i) if i < unjudged && self.is_after(unjudged) => Some(self.enter(Phase::Promote, now)),
+            Phase::Step(i) if i < unjudged => Some(self.enter(Phase::Step(unjudged), now)),
+            Phase::Watch => Some(self.enter(Phase::Done, now)),
+            Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Abort(_) => None,
+            Phase::Done | Phase::RolledBack | Phase::Failed => None,
+        }
+    }
+
+    /// Its requests tell something.
+    fn is_judged(&self) -> bool {
+        match self.phase {
+            Phase::Step(i) => matches!(self.plan.steps[usize::from(i)].until, Until::Judged(_)),
+            Phase::Watch => true,
+            Phase::Prepare | Phase::Promote | Phase::Done => false,
+            Phase::Abort(_) | Phase::RolledBack | Phase::Failed => false,
         }
     }
 
@@ -217,6 +281,7 @@ impl Rollout {
         let was = std::mem::replace(&mut self.phase, phase);
         self.entered = now;
         self.fresh = false;
+        self.jury = Jury::default();
         Entered { was, phase, reason: self.reason.clone() }
     }
 
@@ -246,11 +311,12 @@ impl Rollout {
 
     fn replicas(&self) -> BTreeMap<ServiceName, Replicas> {
         let plan = &self.plan;
-        let at = |step: u16| plan.steps.get(usize::from(step)).map_or(&plan.after, |step| &step.replicas);
+        let at = |step: u16| plan.steps.get(usize::from(step)).map_or(&plan.watched, |step| &step.replicas);
         let mut replicas = match self.phase {
             Phase::Prepare | Phase::Abort(AbortStage::Drain) | Phase::RolledBack | Phase::Failed => &plan.before,
             Phase::Step(step) | Phase::Abort(AbortStage::Clear(step) | AbortStage::Restore(step)) => at(step),
-            Phase::Promote | Phase::Watch | Phase::Done => &plan.after,
+            Phase::Promote | Phase::Watch => &plan.watched,
+            Phase::Done => &plan.after,
         }
         .clone();
         let (alone, whole) = match self.phase {
@@ -273,18 +339,25 @@ impl Rollout {
     fn sets_of(&self, service: &ServiceName, replicas: Replicas) -> Vec<Set> {
         let presence = self.plan.services[service];
         let to_candidate = self.weight_of_candidate(service, presence, replicas);
+        let to_baseline = self.weight_of_baseline(service, to_candidate, replicas);
         let to_stable = match presence {
             Presence::Stable if self.live() == Some(self.plan.candidate) => Weight::default(),
             Presence::Stable | Presence::Candidate | Presence::Both | Presence::Switched => {
-                Weight::new(Weight::ALL.get() - to_candidate.get()).unwrap_or_default()
+                let rest = to_candidate.rest().get() - to_baseline.get();
+                Weight::new(rest).unwrap_or_default()
             }
         };
         let set = |release, role, replicas, weight| Set { service: service.clone(), release, role, replicas, weight };
+        let baseline = self.plan.stable.map(|release| set(release, Role::Baseline, replicas.baseline, to_baseline));
         let role = if self.phase == Phase::Done { Role::Stable } else { Role::Candidate };
         let new = set(self.plan.candidate, role, replicas.candidate, to_candidate);
         let old = self.plan.stable.map(|release| set(release, Role::Stable, replicas.stable, to_stable));
         let old = old.filter(|_| presence != Presence::Candidate);
-        old.into_iter().chain([new]).filter(|set| set.replicas > 0 || set.weight > Weight::default()).collect()
+        old.into_iter()
+            .chain(baseline)
+            .chain([new])
+            .filter(|set| set.replicas > 0 || set.weight > Weight::default())
+            .collect()
     }
 
     fn weight_of_candidate(&self, service: &ServiceName, presence: Presence, replicas: Replicas) -> Weight {
@@ -301,9 +374,28 @@ impl Rollout {
                 }
             }
             (Phase::Step(_) | Phase::Abort(AbortStage::Clear(_) | AbortStage::Restore(_)), Presence::Both) => {
-                self.share_of_candidate(service, replicas)
+                self.share_of_step(service).unwrap_or_else(|| self.share_of_candidate(service, replicas))
             }
         }
+    }
+
+    /// What the step gives it, as long as it has an instance that is ready.
+    fn weight_of_baseline(&self, service: &ServiceName, candidate: Weight, replicas: Replicas) -> Weight {
+        // Of one release: the baseline comes after the stable release's own.
+        let ready = self.count(service, Role::Baseline).ready;
+        match replicas.baseline > 0 && ready > replicas.stable {
+            true => candidate.baseline(),
+            false => Weight::default(),
+        }
+    }
+
+    /// The share of the step for what is judged; none while nothing of the candidate is ready.
+    fn share_of_step(&self, service: &ServiceName) -> Option<Weight> {
+        let (Phase::Step(i) | Phase::Abort(AbortStage::Clear(i) | AbortStage::Restore(i))) = self.phase else {
+            return None;
+        };
+        let share = self.plan.steps.get(usize::from(i))?.share.filter(|_| self.plan.shared.contains(service))?;
+        Some(if self.count(service, Role::Candidate).ready > 0 { share } else { Weight::default() })
     }
 
     /// In proportion to what is ready and stays, so that every instance gets the same share.
@@ -320,7 +412,7 @@ impl Rollout {
 
     fn count(&self, service: &ServiceName, role: Role) -> Count {
         let release = match role {
-            Role::Stable => self.plan.stable,
+            Role::Stable | Role::Baseline => self.plan.stable,
             Role::Candidate => Some(self.plan.candidate),
         };
         release.and_then(|release| self.counts.get(&(service.clone(), release))).cloned().unwrap_or_default()
@@ -329,7 +421,7 @@ impl Rollout {
     /// What is wanted of one role and not there: (service, ready, wanted).
     fn missing(&self, role: Role) -> Vec<(ServiceName, u16, u16)> {
         let wanted = |replicas: Replicas| match role {
-            Role::Stable => replicas.stable,
+            Role::Stable | Role::Baseline => replicas.stable + replicas.baseline,
             Role::Candidate => replicas.candidate,
         };
         let of = |(service, replicas): (ServiceName, Replicas)| {
@@ -351,7 +443,7 @@ impl Rollout {
     fn patience(&self, role: Role) -> Duration {
         let replicas = self.replicas();
         let concerned = replicas.iter().filter(|(_, replicas)| match role {
-            Role::Stable => replicas.stable > 0,
+            Role::Stable | Role::Baseline => replicas.stable > 0,
             Role::Candidate => replicas.candidate > 0,
         });
         self.plan.patience(concerned.map(|(service, _)| service))
@@ -368,6 +460,44 @@ impl Rollout {
         };
         let failing = self.plan.after.keys().filter_map(of);
         failing.filter(|failing| too_often(failing.crashes, &failing.last)).map(|failing| failing.last).next()
+    }
+
+    fn condemned(&self, verdict: &str) -> Fault {
+        Fault::new(FaultKind::Failed, format!("release {} is worse than it may be", self.plan.candidate))
+            .caused_by(verdict)
+    }
+
+    fn candidate(&self) -> String {
+        format!("r{}", self.plan.candidate)
+    }
+
+    fn asking(&self, on: &str) -> Waiting {
+        Waiting { what: self.candidate(), on: on.to_owned() }
+    }
+
+    fn verdicts(&self) -> impl Iterator<Item = Waiting> + '_ {
+        let line = |(service, judgement): (&ServiceName, &Judgement)| Waiting {
+            what: self.name(service, Role::Candidate),
+            on: judgement.to_string(),
+        };
+        self.jury.judgements().map(line)
+    }
+
+    fn judging(&self, hold: Duration, now: Mono) -> Vec<Waiting> {
+        let left = (self.entered + hold).since(now);
+        let on = match left.is_zero() {
+            false => self.asking(&format!("judged for another {}", crate::instance::Rough(left))),
+            true if now >= self.entered + hold + ASKS_AFTER => {
+                self.asking("too few requests to tell: `bowline promote` or `bowline abort`")
+            }
+            true => self.asking("requests"),
+        };
+        self.verdicts().chain([on]).collect()
+    }
+
+    /// Of each service, what the last look said.
+    pub fn judgements(&self) -> impl Iterator<Item = (&ServiceName, &Judgement)> {
+        self.jury.judgements()
     }
 
     fn crashed(&self, last: Failure) -> Fault {
@@ -396,8 +526,10 @@ impl Rollout {
 
     fn name(&self, service: &ServiceName, role: Role) -> String {
         match (role, self.plan.stable) {
-            (Role::Stable, Some(release)) => format!("{service}.r{release}"),
-            (Role::Stable, None) | (Role::Candidate, _) => format!("{service}.r{}", self.plan.candidate),
+            (Role::Stable | Role::Baseline, Some(release)) => format!("{service}.r{release}"),
+            (Role::Stable | Role::Baseline, None) | (Role::Candidate, _) => {
+                format!("{service}.r{}", self.plan.candidate)
+            }
         }
     }
 

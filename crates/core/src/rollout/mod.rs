@@ -1,13 +1,15 @@
 //! Rollouts: how one release takes the place of another; and rounds, within one.
 
+mod jury;
 mod machine;
 mod phase;
 mod plan;
 mod round;
 mod set;
 
-pub use machine::{Entered, Input, MAX_CRASHES, MAX_NOT_READY, Rollout, Waiting};
+pub use jury::{LOOKS, Traffic};
+pub use machine::{ASKS_AFTER, Entered, Input, MAX_CRASHES, MAX_NOT_READY, Rollout, Waiting};
 pub use phase::{AbortStage, Phase, PhaseError};
 pub use plan::{Plan, Presence, Replicas, StepPlan, Transition, Until};
 pub use round::{Move, Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan};
-pub use set::{Count, Counts, Failing, Role, Scaled, Scales, Set, by_hand, steady};
+pub use set::{Count, Counts, Failing, Role, Scaled, Scales, Set, by_hand, steady, with_baselines};

@@ -5,9 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use super::set::{Scales, replicas};
-use crate::app::{App, Probe, Service};
+use crate::app::{AbortRule, App, Probe, Rollout, Service, Step, Strategy};
 use crate::id::{Port, ReleaseNumber, ServiceName};
 use crate::instance::Readiness;
+use crate::route::{LOCAL, routed};
+use crate::units::Weight;
 
 /// When a step is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,12 +18,18 @@ pub enum Until {
     Ready,
     /// No instance of the stable release of these services is left: stop-first.
     Stopped(BTreeSet<ServiceName>),
+    /// The candidate was judged for at least this long, and is not worse than it may be.
+    Judged(Duration),
+    /// Somebody has looked at it and says so.
+    Promoted,
 }
 
 /// How many instances of either release a service has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Replicas {
     pub stable: u16,
+    /// Of the stable release, too.
+    pub baseline: u16,
     pub candidate: u16,
 }
 
@@ -45,6 +53,10 @@ pub enum Transition {
     Rolls { from: u16, to: u16 },
     /// What the stable release runs of it, or what has its port, is stopped before it starts.
     StopsFirst { from: u16, to: u16 },
+    /// With a share that grows step by step while it is judged.
+    Canary { from: u16, to: u16 },
+    /// Beside each other, then all at once.
+    BlueGreen { from: u16, to: u16 },
     /// At once, with the traffic.
     Switches,
     /// The candidate has none of it.
@@ -56,6 +68,8 @@ impl fmt::Display for Transition {
         match self {
             Self::Starts { replicas } => write!(f, "new, {replicas} to start"),
             Self::Rolls { from, to } => write!(f, "one by one, {from} to {to}, none fewer"),
+            Self::Canary { from, to } => write!(f, "as a canary that is judged, {from} to {to}, none fewer"),
+            Self::BlueGreen { from, to } => write!(f, "beside each other, then at once, {from} to {to}, none fewer"),
             Self::StopsFirst { .. } => f.write_str("stopped first, because only one process can have its port"),
             Self::Switches => f.write_str("switched at once when the new release carries the traffic"),
             Self::Ends => f.write_str("stopped after the new release carries the traffic"),
@@ -67,6 +81,8 @@ impl fmt::Display for Transition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepPlan {
     pub replicas: BTreeMap<ServiceName, Replicas>,
+    /// What the candidate gets of the services that are [`Plan::shared`]. `None`: in proportion to what is ready.
+    pub share: Option<Weight>,
     pub until: Until,
 }
 
@@ -75,6 +91,10 @@ pub struct StepPlan {
 /// Rolling: service by service, one instance at a time, one more than wanted, none fewer; the last one of the stable
 /// release stays until the candidate is whole. What shares a fixed port with
 /// a service of the stable release replaces it stop-first. The first release starts all at once.
+///
+/// Canary: what has requests that can be judged gets the share of each step, beside a baseline with the same share and a
+/// stable release that stays whole; then the candidate is made whole, and the rest rolls. Blue-green: the same without
+/// shares; the candidate is whole before somebody has looked at it, and carries everything afterwards.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     pub stable: Option<ReleaseNumber>,
@@ -85,10 +105,18 @@ pub struct Plan {
     pub steps: Vec<StepPlan>,
     /// Before anything changes: the stable release at full.
     pub before: BTreeMap<ServiceName, Replicas>,
+    /// While the promoted candidate is watched: itself at full, and what is kept warm of the stable release.
+    pub watched: BTreeMap<ServiceName, Replicas>,
     /// The candidate alone, at full.
     pub after: BTreeMap<ServiceName, Replicas>,
     /// Services of the candidate that cannot run beside the stable release: their own ones.
     pub exclusive: BTreeSet<ServiceName>,
+    /// Services that get requests in either release and move by shares; none of a rolling one.
+    pub shared: BTreeSet<ServiceName>,
+    /// Services whose requests are looked at: those, and whatever gets requests while it is watched.
+    pub judged: BTreeSet<ServiceName>,
+    /// What aborts it.
+    pub rules: Vec<AbortRule>,
     /// How long after its promotion the candidate is still rolled back by itself.
     pub watch: Duration,
     /// How long a step may take that waits for instances to become ready, by service.
@@ -109,33 +137,65 @@ impl Plan {
         let names: BTreeSet<&ServiceName> = old.iter().flat_map(|old| old.keys()).chain(app.services.keys()).collect();
         let wanted = |name: &ServiceName| Replicas {
             stable: old.and_then(|old| old.get(name)).map_or(0, |service| replicas(name, service, scales)),
+            baseline: 0,
             candidate: app.services.get(name).map_or(0, |service| replicas(name, service, scales)),
         };
         let full: BTreeMap<ServiceName, Replicas> = names.iter().map(|name| ((*name).clone(), wanted(name))).collect();
-        let before = full.iter().map(|(n, r)| (n.clone(), Replicas { candidate: 0, ..*r })).collect();
-        let after = full.iter().map(|(n, r)| (n.clone(), Replicas { stable: 0, ..*r })).collect();
-        let services = full.iter().map(|(name, replicas)| {
-            let has = (old.is_some_and(|old| old.contains_key(name)), app.services.contains_key(name));
-            (name.clone(), presence(has, *replicas))
-        });
+        let before: BTreeMap<_, _> = full.iter().map(|(n, r)| (n.clone(), Replicas { candidate: 0, ..*r })).collect();
+        let after: BTreeMap<_, _> = full.iter().map(|(n, r)| (n.clone(), Replicas { stable: 0, ..*r })).collect();
+        let services: BTreeMap<_, _> = full
+            .iter()
+            .map(|(name, replicas)| {
+                let has = (old.is_some_and(|old| old.contains_key(name)), app.services.contains_key(name));
+                (name.clone(), presence(has, *replicas))
+            })
+            .collect();
         let holders = |name: &ServiceName| port_holders(stable.map(|(_, app)| app), &app.services[name]);
         let patience = names.iter().map(|name| {
             let of = |app: &App| app.services.get(*name).map(patience);
             let longest = of(app).max(stable.and_then(|(_, app)| of(app)));
             ((*name).clone(), longest.unwrap_or_default())
         });
+        let exclusive: BTreeSet<_> = app.services.keys().filter(|name| !holders(name).is_empty()).cloned().collect();
+        // In front of whoever wrote it there is nobody to be careful with, and nothing to be measured.
+        let rollout = match app.environment.name.as_str() {
+            LOCAL => Rollout { strategy: Strategy::Rolling, abort: Vec::new(), watch: Duration::ZERO },
+            _ => app.rollout.clone(),
+        };
+        let shared: BTreeSet<ServiceName> = match rollout.strategy {
+            Strategy::Rolling => BTreeSet::new(),
+            Strategy::Canary { .. } | Strategy::BlueGreen => routed(app)
+                .into_iter()
+                .filter(|name| services.get(name) == Some(&Presence::Both) && !exclusive.contains(name))
+                .collect(),
+        };
+        let answers = |name: &ServiceName| full.get(name).is_some_and(|full| full.candidate > 0);
+        let judged = match rollout.watch.is_zero() {
+            true => shared.clone(),
+            false => routed(app).into_iter().filter(answers).collect(),
+        };
+        let steps = match stable {
+            None => vec![StepPlan { replicas: full.clone(), share: None, until: Until::Ready }],
+            Some(_) => Planner { full: &full, shared: &shared, holders: &holders }.steps(&rollout.strategy),
+        };
+        let is_warm = |name: &ServiceName| shared.contains(name) && !rollout.watch.is_zero();
+        let watched = after.iter().map(|(name, replicas)| {
+            let stable = if is_warm(name) { before[name].stable } else { 0 };
+            (name.clone(), Replicas { stable, ..*replicas })
+        });
         Self {
             stable: stable.map(|(number, _)| number),
             candidate: number,
-            services: services.collect(),
-            steps: match stable {
-                None => vec![StepPlan { replicas: full.clone(), until: Until::Ready }],
-                Some(_) => steps(&full, &holders),
-            },
+            watched: watched.collect(),
+            services,
+            steps,
             before,
             after,
-            exclusive: app.services.keys().filter(|name| !holders(name).is_empty()).cloned().collect(),
-            watch: app.rollout.watch,
+            exclusive,
+            shared,
+            judged,
+            rules: rollout.abort,
+            watch: rollout.watch,
             patience: patience.collect(),
         }
     }
@@ -154,11 +214,26 @@ impl Plan {
                 Presence::Candidate => Transition::Starts { replicas: to },
                 Presence::Switched => Transition::Switches,
                 Presence::Both if self.exclusive.contains(name) => Transition::StopsFirst { from, to },
+                Presence::Both if self.shared.contains(name) => match self.looked_at() {
+                    true => Transition::BlueGreen { from, to },
+                    false => Transition::Canary { from, to },
+                },
                 Presence::Both => Transition::Rolls { from, to },
             };
             (name.clone(), transition)
         };
         self.services.iter().map(transition).collect()
+    }
+
+    /// Somebody is to look at it before it carries anything.
+    fn looked_at(&self) -> bool {
+        self.steps.iter().any(|step| step.until == Until::Promoted)
+    }
+
+    /// The step in which what is judged is whole, and everything else begins to roll: where a promotion leads.
+    pub fn unjudged(&self) -> u16 {
+        let last = self.steps.iter().rposition(|step| matches!(step.until, Until::Judged(_) | Until::Promoted));
+        last.map_or(0, |last| u16::try_from(last + 1).unwrap_or(u16::MAX))
     }
 
     /// The same, one line each.
@@ -189,39 +264,111 @@ fn port_holders(stable: Option<&App>, service: &Service) -> BTreeSet<ServiceName
 }
 
 /// The steps from the stable release alone to both beside each other only where the stable one has no counterpart.
-fn steps(
-    full: &BTreeMap<ServiceName, Replicas>,
-    holders: &dyn Fn(&ServiceName) -> BTreeSet<ServiceName>,
-) -> Vec<StepPlan> {
-    let mut at: BTreeMap<ServiceName, Replicas> =
-        full.iter().map(|(name, r)| (name.clone(), Replicas { candidate: 0, ..*r })).collect();
-    let mut steps = Vec::new();
-    for (name, wanted) in full.iter().filter(|(_, wanted)| wanted.candidate > 0) {
-        let held: BTreeSet<ServiceName> = holders(name).into_iter().filter(|held| at[held].stable > 0).collect();
-        if !held.is_empty() {
-            held.iter().for_each(|held| at.entry(held.clone()).or_default().stable = 0);
-            steps.push(StepPlan { replicas: at.clone(), until: Until::Stopped(held) });
-        }
-        let stable = at[name].stable;
-        let mut step = |replicas: Replicas| {
-            at.insert(name.clone(), replicas);
-            steps.push(StepPlan { replicas: at.clone(), until: Until::Ready });
+struct Planner<'a> {
+    full: &'a BTreeMap<ServiceName, Replicas>,
+    shared: &'a BTreeSet<ServiceName>,
+    holders: &'a dyn Fn(&ServiceName) -> BTreeSet<ServiceName>,
+}
+
+impl Planner<'_> {
+    fn steps(&self, strategy: &Strategy) -> Vec<StepPlan> {
+        let mut at: BTreeMap<ServiceName, Replicas> =
+            self.full.iter().map(|(name, r)| (name.clone(), Replicas { candidate: 0, ..*r })).collect();
+        let mut steps = Vec::new();
+        let share = match (strategy, self.shared.is_empty()) {
+            (Strategy::Rolling, _) | (_, true) => None,
+            (Strategy::Canary { steps: wanted }, false) => Some(self.canary(&mut at, wanted, &mut steps)),
+            (Strategy::BlueGreen, false) => Some(self.blue_green(&mut at, &mut steps)),
         };
-        match stable {
-            0 => step(Replicas { stable, candidate: wanted.candidate }),
-            _ => {
-                for candidate in 1..=wanted.candidate {
-                    step(Replicas { stable: stable.saturating_sub(candidate - 1).max(1), candidate });
+        self.roll(&mut at, share, &mut steps);
+        if steps.is_empty() {
+            steps.push(StepPlan { replicas: at, share, until: Until::Ready });
+        }
+        steps.dedup();
+        steps
+    }
+
+    /// Each share, when what it takes is ready, for its time. Returns the last one.
+    fn canary(&self, at: &mut BTreeMap<ServiceName, Replicas>, wanted: &[Step], steps: &mut Vec<StepPlan>) -> Weight {
+        self.start_what_is_new(at);
+        let mut share = Weight::default();
+        for step in wanted {
+            for name in self.shared {
+                at.insert(name.clone(), beside(self.full[name], step.weight));
+            }
+            steps.push(StepPlan { replicas: at.clone(), share: Some(share), until: Until::Ready });
+            share = step.weight;
+            steps.push(StepPlan { replicas: at.clone(), share: Some(share), until: Until::Judged(step.hold) });
+        }
+        self.make_whole(at);
+        steps.push(StepPlan { replicas: at.clone(), share: Some(share), until: Until::Ready });
+        share
+    }
+
+    fn blue_green(&self, at: &mut BTreeMap<ServiceName, Replicas>, steps: &mut Vec<StepPlan>) -> Weight {
+        self.start_what_is_new(at);
+        self.make_whole(at);
+        let share = Weight::default();
+        for until in [Until::Ready, Until::Promoted] {
+            steps.push(StepPlan { replicas: at.clone(), share: Some(share), until });
+        }
+        share
+    }
+
+    /// The candidate's requests may need what the stable release does not have.
+    fn start_what_is_new(&self, at: &mut BTreeMap<ServiceName, Replicas>) {
+        let is_new = |name: &ServiceName, full: &Replicas| full.stable == 0 && (self.holders)(name).is_empty();
+        at.extend(
+            self.full
+                .iter()
+                .filter(|(name, full)| full.candidate > 0 && is_new(name, full))
+                .map(|(n, f)| (n.clone(), *f)),
+        );
+    }
+
+    fn make_whole(&self, at: &mut BTreeMap<ServiceName, Replicas>) {
+        at.extend(self.shared.iter().map(|name| (name.clone(), self.full[name])));
+    }
+
+    /// What has no share: service by service.
+    fn roll(&self, at: &mut BTreeMap<ServiceName, Replicas>, share: Option<Weight>, steps: &mut Vec<StepPlan>) {
+        let rest = self.full.iter().filter(|(name, wanted)| wanted.candidate > 0 && !self.shared.contains(*name));
+        for (name, wanted) in rest {
+            let held: BTreeSet<ServiceName> =
+                (self.holders)(name).into_iter().filter(|held| at[held].stable > 0).collect();
+            if !held.is_empty() {
+                held.iter().for_each(|held| at.entry(held.clone()).or_default().stable = 0);
+                steps.push(StepPlan { replicas: at.clone(), share, until: Until::Stopped(held) });
+            }
+            let stable = at[name].stable;
+            let mut step = |stable, candidate| {
+                at.insert(name.clone(), Replicas { stable, baseline: 0, candidate });
+                steps.push(StepPlan { replicas: at.clone(), share, until: Until::Ready });
+            };
+            match stable {
+                0 => step(0, wanted.candidate),
+                _ => {
+                    for candidate in 1..=wanted.candidate {
+                        step(stable.saturating_sub(candidate - 1).max(1), candidate);
+                    }
+                    step(0, wanted.candidate);
                 }
-                step(Replicas { stable: 0, candidate: wanted.candidate });
             }
         }
     }
-    if steps.is_empty() {
-        steps.push(StepPlan { replicas: at, until: Until::Ready });
+}
+
+/// A canary of this share: the stable release stays whole, and its baseline has as much as there is left for it.
+fn beside(full: Replicas, share: Weight) -> Replicas {
+    let part = |of: u16, percent: u8| {
+        let rounded = (u32::from(of) * u32::from(percent)).div_ceil(u32::from(Weight::ALL.get()));
+        u16::try_from(rounded).unwrap_or(u16::MAX)
+    };
+    Replicas {
+        stable: full.stable,
+        baseline: part(full.stable, share.baseline().get()),
+        candidate: part(full.candidate, share.get()),
     }
-    steps.dedup();
-    steps
 }
 
 #[cfg(test)]

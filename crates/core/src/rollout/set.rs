@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::app::{App, Origin, Service};
 use crate::id::{ReleaseNumber, ServiceName};
 use crate::instance::Failure;
+use crate::route::Cohort;
 use crate::units::Weight;
 
 /// What a release is in a rollout.
@@ -12,8 +13,19 @@ use crate::units::Weight;
 pub enum Role {
     /// The release that carried the traffic before, or carries it when no rollout runs.
     Stable,
+    /// More of the same release, as fresh as a canary and with its weight: what the canary is compared with.
+    Baseline,
     /// The release that takes its place.
     Candidate,
+}
+
+impl Role {
+    pub fn cohort(self) -> Cohort {
+        match self {
+            Self::Stable | Self::Candidate => Cohort::Whole,
+            Self::Baseline => Cohort::Baseline,
+        }
+    }
 }
 
 /// Equal instances of one release of one service. The same words drive processes, containers and Deployments.
@@ -22,10 +34,19 @@ pub struct Set {
     pub service: ServiceName,
     pub release: ReleaseNumber,
     pub role: Role,
-    /// 0 for static files, which have no process.
+    /// Of a baseline: besides those of the stable set. 0 for static files, which have no process.
     pub replicas: u16,
     /// The weights of a service's sets sum to 100.
     pub weight: Weight,
+}
+
+/// The instances of each release: those of its set, and so many of a baseline that come after them.
+pub fn with_baselines(sets: &[Set]) -> impl Iterator<Item = (&Set, u16)> {
+    let baseline = |of: &Set| {
+        let is_its = |set: &&Set| set.role == Role::Baseline && set.service == of.service && set.release == of.release;
+        sets.iter().find(is_its).map_or(0, |set| set.replicas)
+    };
+    sets.iter().filter(|set| set.role != Role::Baseline).map(move |set| (set, baseline(set)))
 }
 
 /// How a set is.

@@ -1,6 +1,6 @@
 //! From apps to the table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -25,6 +25,8 @@ pub struct Serving<'a> {
     /// Of its routes that want a proof. A route whose credentials are missing lets nobody in.
     pub credentials: &'a BTreeMap<RouteName, Credentials>,
     pub maintenance: Option<&'a Maintenance>,
+    /// Services that a rollout judges by their requests.
+    pub judged: &'a BTreeSet<ServiceName>,
 }
 
 /// The table. `apps` by the time they claimed their hosts; `files` are the folders of static services, `endpoints`
@@ -105,8 +107,16 @@ fn policies(app: Serving<'_>, name: &RouteName, route: &Route) -> Policies {
 }
 
 fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, PathBuf>) -> Action {
-    let pool = |set: &Set| PoolId { key: app.key.clone(), service: service.clone(), release: set.release };
-    let sets = app.sets.iter().filter(|set| set.service == *service && set.weight > Weight::default());
+    let pool = |set: &Set| PoolId {
+        key: app.key.clone(),
+        service: service.clone(),
+        release: set.release,
+        cohort: set.role.cohort(),
+    };
+    let judged = app.judged.contains(service);
+    // What carries nothing may be looked at, and is what is gone back to.
+    let has_part = |set: &&Set| set.weight > Weight::default() || judged && set.replicas > 0;
+    let sets = app.sets.iter().filter(|set| set.service == *service).filter(has_part);
     match app.app.services.get(service).map(|service| &service.origin) {
         Some(Origin::Static { files: settings, .. }) => {
             let root = sets.into_iter().find_map(|set| files.get(&pool(set)).map(|root| (set.release, root.clone())));
@@ -118,12 +128,12 @@ fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, 
                     fallback: settings.fallback.clone(),
                     cache: settings.cache,
                 }),
-                None => Action::Forward { service: service.clone(), splits: Vec::new() },
+                None => Action::Forward { service: service.clone(), splits: Vec::new(), judged: false },
             }
         }
         Some(Origin::Folder { .. } | Origin::BuildOf(_) | Origin::Image(_) | Origin::Dockerfile { .. }) | None => {
             let splits = sets.map(|set| Split { pool: pool(set), weight: set.weight }).collect();
-            Action::Forward { service: service.clone(), splits }
+            Action::Forward { service: service.clone(), splits, judged }
         }
     }
 }
@@ -135,7 +145,7 @@ mod tests {
     use crate::fault::Fault;
     use crate::id::{Incarnation, InstanceId, Port, ReleaseNumber, SecretName, Slot, SlotId};
     use crate::rollout::{Role, steady};
-    use crate::route::check_claims;
+    use crate::route::{Cohort, check_claims};
     use crate::units::Rate;
 
     fn route(hosts: &[&str], path: &str, to: RouteTo) -> Route {
@@ -161,10 +171,11 @@ mod tests {
         app
     }
 
+    static NOTHING: BTreeSet<ServiceName> = BTreeSet::new();
     static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
 
     fn serving<'a>(key: &'a AppKey, app: &'a App, sets: &'a [Set]) -> Serving<'a> {
-        Serving { key, app, sets, credentials: &NO_CREDENTIALS, maintenance: None }
+        Serving { key, app, sets, credentials: &NO_CREDENTIALS, maintenance: None, judged: &NOTHING }
     }
 
     /// `host path → what`, in the order of precedence.
@@ -292,6 +303,7 @@ mod tests {
             key: key.clone(),
             service: ServiceName::new(service).unwrap(),
             release: ReleaseNumber(release),
+            cohort: Cohort::Whole,
         };
         let set = |service: &str, release, weight| Set {
             service: ServiceName::new(service).unwrap(),

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use super::PoolId;
 use crate::app::PathPrefix;
 use crate::fault::Fault;
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
+use crate::verdict::Counters;
 
 /// The state of an edge, coalesced: always the latest.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -19,6 +21,8 @@ pub struct EdgeObservation {
     pub outstanding: BTreeMap<InstanceId, u32>,
     /// Counters since the edge's start.
     pub series: BTreeMap<SeriesKey, Series>,
+    /// Of pools whose requests a rollout goes by, what they have answered; an edge that is another one counts anew.
+    pub traffic: BTreeMap<PoolId, Counters>,
     pub connections_open: u64,
     pub connections_total: u64,
     pub handshakes_total: u64,

@@ -99,6 +99,9 @@ pub enum Action {
     Forward {
         service: ServiceName,
         splits: Vec<Split>,
+        /// A rollout goes by its requests: an edge counts them by pool, too, and keeps whoever had an answer of one pool there,
+        /// as long as that pool has a weight.
+        judged: bool,
     },
     Files(Files),
     /// 308 to this URL, path and query appended.
@@ -113,12 +116,22 @@ pub struct Split {
     pub weight: Weight,
 }
 
-/// The instances of one release of one service.
+/// The instances of one release of one service that get the same share.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolId {
     pub key: AppKey,
     pub service: ServiceName,
     pub release: ReleaseNumber,
+    pub cohort: Cohort,
+}
+
+/// What instances of a release are there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Cohort {
+    #[default]
+    Whole,
+    /// Fresh instances of the stable release beside a canary, with its weight: what it is compared with is as warm as it is.
+    Baseline,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

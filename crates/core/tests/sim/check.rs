@@ -24,6 +24,8 @@ pub(crate) enum Invariant {
     OneRollout,
     /// 11. Crash plus replay ends where no crash ends.
     SameEnd,
+    /// 12. Missing metrics never count as success.
+    DataFirst,
     /// 13. Rollback needs no build, pull or network.
     NoBuild,
     /// 14. A rejected revision is not retried.

@@ -15,9 +15,9 @@ use bowline_core::instance::{
 };
 use bowline_core::rollout::{
     AbortStage, Entered, Input, Phase, Plan, Presence, Rollout, Round, RoundEntered, RoundInput, RoundPhase,
-    RoundPlace, RoundPlan, Scaled, Scales, Set, steady,
+    RoundPlace, RoundPlan, Scaled, Scales, Set, Until, steady, with_baselines,
 };
-use bowline_core::route::{Action, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
+use bowline_core::route::{Action, Cohort, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
 use bowline_core::time::Mono;
 use bowline_core::units::Weight;
 
@@ -27,6 +27,7 @@ use crate::edge::Edge;
 use crate::node::Node;
 
 static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
+static NOTHING: BTreeSet<ServiceName> = BTreeSet::new();
 
 /// A bug planted in the loop, to see that its invariant is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,6 +260,30 @@ impl Daemon {
         Ok(under_way)
     }
 
+    pub(crate) fn promote(&mut self, out: &mut Outside<'_>, key: &AppKey, now: Mono) -> Result<(), Stop> {
+        let entered = self.rollouts.get_mut(key).map(|rollout| rollout.handle(Input::Promote, now));
+        self.persist(out, key, entered.unwrap_or_default())
+    }
+
+    /// A step that was judged is over: somebody was counted.
+    fn check_judged(&self, out: &Outside<'_>, key: &AppKey, entered: &[Entered]) -> Result<(), Broken> {
+        let Some(plan) = self.rollouts.get(key).map(Rollout::plan) else { return Ok(()) };
+        let is_judged = |phase: Phase| match phase {
+            Phase::Step(i) => matches!(plan.steps[usize::from(i)].until, Until::Judged(_)),
+            _ => false,
+        };
+        let passed =
+            entered.iter().find(|one| is_judged(one.was) && matches!(one.phase, Phase::Step(_) | Phase::Promote));
+        let traffic = out.edge.traffic(key);
+        let seen = |service: &ServiceName| {
+            traffic.get(&(service.clone(), plan.candidate, Cohort::Whole)).is_some_and(|seen| seen.requests > 0)
+        };
+        match passed.filter(|_| !plan.shared.iter().all(seen)) {
+            Some(one) => Err(broken(Invariant::DataFirst, format!("r{} leaves {} unseen", plan.candidate, one.was))),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
         let rollouts = self.rollouts.values().filter_map(Rollout::next_deadline);
         let rounds = self.rounds.values().filter_map(Round::next_deadline);
@@ -303,10 +328,11 @@ impl Daemon {
         for key in keys {
             let counts = self.slots.counts(&key);
             let entered = match self.rollouts.get_mut(&key) {
-                Some(rollout) => rollout.handle(Input::Observed(&counts), now),
+                Some(rollout) => rollout.handle(Input::Observed(&counts, &out.edge.traffic(&key)), now),
                 None => continue,
             };
             moved |= !entered.is_empty();
+            self.check_judged(out, &key, &entered)?;
             self.persist(out, &key, entered)?;
             if out.mutation == Some(Mutation::ForgetsPhase) {
                 self.resume(&key, &out.store[&key], now);
@@ -488,10 +514,16 @@ impl Daemon {
         let mut wanted = BTreeMap::new();
         for (key, record) in out.store.iter() {
             let newest = record.revisions.keys().next_back().copied();
-            for set in self.sets(out, key) {
+            let sets = self.sets(out, key);
+            for (set, baseline) in with_baselines(&sets) {
                 let app = &record.revisions[&set.release];
                 let service = &app.services[&set.service];
-                let pool = PoolId { key: key.clone(), service: set.service, release: set.release };
+                let pool = PoolId {
+                    key: key.clone(),
+                    service: set.service.clone(),
+                    release: set.release,
+                    cohort: Cohort::Whole,
+                };
                 let config = match out.mutation {
                     Some(Mutation::NewestConfig) => newest.unwrap_or(set.release),
                     _ => set.release,
@@ -501,7 +533,7 @@ impl Daemon {
                 let replaced = self.rounds.get(key);
                 let replaced = replaced.and_then(Round::replaced).filter(|(service, ..)| *service == pool.service);
                 let replaced = replaced.map(|(_, slot, incarnation)| (slot, incarnation));
-                wanted.insert(pool, Wanted { replicas: set.replicas, spec, drain, replaced });
+                wanted.insert(pool, Wanted { replicas: set.replicas + baseline, baseline, spec, drain, replaced });
             }
         }
         wanted
@@ -605,7 +637,14 @@ impl Daemon {
         }
         let apps: Vec<Serving<'_>> = apps
             .iter()
-            .map(|(key, app, sets)| Serving { key, app, sets, credentials: &NO_CREDENTIALS, maintenance: None })
+            .map(|(key, app, sets)| Serving {
+                key,
+                app,
+                sets,
+                credentials: &NO_CREDENTIALS,
+                maintenance: None,
+                judged: self.rollouts.get(key).map_or(&NOTHING, |rollout| &rollout.plan().judged),
+            })
             .collect();
         let mut table = compile(Generation(0), &apps, &endpoints, &BTreeMap::new()).expect("no two claim one host");
         if out.mutation == Some(Mutation::WrongWeights) {
@@ -688,7 +727,7 @@ fn web() -> ServiceName {
 }
 
 fn pool_of(id: &SlotId) -> PoolId {
-    PoolId { key: id.key.clone(), service: id.service.clone(), release: id.release }
+    PoolId { key: id.key.clone(), service: id.service.clone(), release: id.release, cohort: Cohort::Whole }
 }
 
 pub(crate) fn config_of(release: ReleaseNumber) -> EnvValue {

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bowline_core::id::{AppKey, Generation, InstanceId, ServiceName};
-use bowline_core::route::{Action, Table};
+use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
+use bowline_core::rollout::Traffic;
+use bowline_core::route::{Action, PoolId, Table};
 use bowline_core::time::Mono;
+use bowline_core::verdict::Counters;
 
 use crate::cover::Strike;
 use crate::rng::Rng;
@@ -14,6 +16,7 @@ pub(crate) struct Edge {
     pub(crate) table: Option<Table>,
     pending: Option<(Mono, Table)>,
     requests: BTreeMap<InstanceId, Vec<Mono>>,
+    counted: BTreeMap<PoolId, Counters>,
     rng: Rng,
 }
 
@@ -29,7 +32,7 @@ pub(crate) enum Sent {
 
 impl Edge {
     pub(crate) fn new(rng: Rng) -> Self {
-        Self { table: None, pending: None, requests: BTreeMap::new(), rng }
+        Self { table: None, pending: None, requests: BTreeMap::new(), counted: BTreeMap::new(), rng }
     }
 
     pub(crate) fn serve(&mut self, table: Table, now: Mono) {
@@ -74,15 +77,27 @@ impl Edge {
         pending.chain(self.requests.values().flatten().copied()).filter(|at| *at > now).min()
     }
 
-    /// One request for a service, by the weights, to any endpoint.
-    pub(crate) fn request(&mut self, key: &AppKey, service: &ServiceName, now: Mono) -> Sent {
+    /// What was counted of an app.
+    pub(crate) fn traffic(&self, key: &AppKey) -> Traffic {
+        let own = self.counted.iter().filter(|(pool, _)| pool.key == *key);
+        own.map(|(pool, counters)| ((pool.service.clone(), pool.release, pool.cohort), counters.clone())).collect()
+    }
+
+    /// One request for a service, by the weights, to any endpoint. `errors`: how many of a hundred a release fails.
+    pub(crate) fn request(
+        &mut self,
+        key: &AppKey,
+        service: &ServiceName,
+        errors: &dyn Fn(ReleaseNumber) -> u64,
+        now: Mono,
+    ) -> Sent {
         let Some(table) = &self.table else { return Sent::Unknown };
         let rules = table.sites.values().flat_map(|site| &site.rules);
         let splits = rules.filter(|rule| rule.id.key == *key).find_map(|rule| match &rule.action {
-            Action::Forward { service: to, splits } if to == service => Some(splits),
+            Action::Forward { service: to, splits, judged } if to == service => Some((splits, *judged)),
             Action::Forward { .. } | Action::Files(_) | Action::Redirect(_) | Action::Deny => None,
         });
-        let Some(splits) = splits else { return Sent::Unknown };
+        let Some((splits, judged)) = splits else { return Sent::Unknown };
         let mut ticket = self.rng.below(100);
         let pool = splits.iter().find(|split| {
             let weight = u64::from(split.weight.get());
@@ -94,6 +109,10 @@ impl Edge {
             pool.and_then(|split| table.pools.get(&split.pool)).iter().flat_map(|pool| pool.endpoints.keys()).collect();
         if endpoints.is_empty() {
             return Sent::Nowhere;
+        }
+        if let Some(split) = pool.filter(|_| judged) {
+            let status = if self.rng.below(100) < errors(split.pool.release) { 500 } else { 200 };
+            self.counted.entry(split.pool.clone()).or_default().record(status, Duration::from_millis(5));
         }
         let chosen = endpoints[usize::try_from(self.rng.below(endpoints.len() as u64)).unwrap()].clone();
         // Most are over before anything else happens.

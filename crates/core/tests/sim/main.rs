@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use bowline_core::app::Strategy;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, InstanceId, Port, ReleaseNumber, ServiceName};
 use bowline_core::rollout::{Phase, RoundPhase, Scaled};
@@ -48,6 +49,10 @@ struct Rolled {
     release: ReleaseNumber,
     /// Somebody wanted it undone.
     asked: bool,
+    /// Somebody took it as it was.
+    promoted: bool,
+    /// There was none before it, or one that failed requests, too.
+    over_broken: bool,
     /// That was taken, and acknowledged.
     aborted: bool,
 }
@@ -76,6 +81,8 @@ struct Sim {
     rolled: Vec<Rolled>,
     rounds_aborted: Vec<bool>,
     abort_at: Option<Mono>,
+    /// When somebody takes whatever there is as it is; again and again, since nothing else ends what waits for a person.
+    promote_at: Mono,
     idle_aborts: Vec<Mono>,
     builds: u32,
     builds_when_going_back: Option<u32>,
@@ -125,6 +132,7 @@ impl Sim {
             rolled: Vec::new(),
             rounds_aborted: Vec::new(),
             abort_at: None,
+            promote_at: Mono(Duration::from_secs(30)),
             idle_aborts: script.idle_aborts.clone(),
             builds: 0,
             builds_when_going_back: None,
@@ -224,6 +232,9 @@ impl Sim {
             back,
             op.map(|(at, _)| (*at).max(tick)),
             self.abort_at.filter(|at| *at > self.now),
+            self.shop().change.is_some().then_some(self.promote_at.max(tick)),
+            // Requests come, or nothing could be judged.
+            self.shop().change.is_some().then(|| self.now + Duration::from_millis(300)),
             self.idle_aborts.iter().copied().filter(|at| *at > self.now).min(),
             self.node.next_event(self.now),
             self.edge.next_event(self.now),
@@ -254,8 +265,28 @@ impl Sim {
                 self.abort_at = None;
                 self.abort()
             }
+            Some(_) | None if self.now >= self.promote_at => {
+                self.promote_at = self.now + Duration::from_millis(self.rng.below(100_000));
+                self.promote()
+            }
             Some(_) | None => self.intrude(),
         }
+    }
+
+    fn errors(&self, release: ReleaseNumber) -> u64 {
+        self.script.errors[usize::try_from(release.0 - 1).unwrap()]
+    }
+
+    /// Somebody takes what there is as it is.
+    fn promote(&mut self) -> Result<(), Broken> {
+        if self.shop().change.is_none() {
+            return Ok(());
+        }
+        self.say("promote");
+        if let Some(rolled) = self.rolled.last_mut() {
+            rolled.promoted = true;
+        }
+        self.with_daemon(|daemon, out, now| daemon.promote(out, &key("shop"), now))
     }
 
     /// A second change while one is under way is refused.
@@ -281,6 +312,7 @@ impl Sim {
         let brought = u32::try_from(self.script.ops[..self.given].iter().filter(|(_, op)| *op == Op::Deploy).count());
         let brought = ReleaseNumber(brought.unwrap());
         let stable = self.shop().stable;
+        let over_broken = stable.is_none_or(|stable| self.errors(stable) > 0);
         let over = stable.map_or(0, |stable| self.shop().revisions[&stable].services[&name("web")].scale.min);
         self.with_daemon(|daemon, out, now| {
             match op {
@@ -294,7 +326,7 @@ impl Sim {
         self.builds_when_going_back = None;
         let after = match (rolled, op) {
             (Some((release, back)), _) => {
-                self.rolled.push(Rolled { release, asked: false, aborted: false });
+                self.rolled.push(Rolled { release, asked: false, promoted: false, over_broken, aborted: false });
                 self.builds_when_going_back = back.then_some(built);
                 self.replicas(Some(release))
             }
@@ -462,7 +494,9 @@ impl Sim {
         if let Some(id) = stopping.filter(|_| self.script.calm) {
             return Err(broken(Invariant::TrafficToReady, format!("{id} is served and stopping")));
         }
-        let sent = self.edge.request(&key("shop"), &name("web"), self.now);
+        let script = &self.script;
+        let errors = |release: ReleaseNumber| script.errors[usize::try_from(release.0 - 1).unwrap()];
+        let sent = self.edge.request(&key("shop"), &name("web"), &errors, self.now);
         match sent {
             Sent::To(id) if self.script.calm => match self.node.procs.get(&id) {
                 Some(proc) if proc.answers(self.now) => Ok(()),
@@ -547,9 +581,13 @@ impl Sim {
         for (rolled, (release, phase)) in self.rolled.iter().zip(&record.ended) {
             let at = usize::try_from(release.0 - 1).unwrap();
             let good = self.script.profiles[at] == Profile::Good;
+            let fails = self.errors(*release) > 0;
+            // A rolling one is only watched, for as long as its file says.
+            let judged = self.script.apps[at].rollout.strategy != Strategy::Rolling;
+            let passes = !fails || !judged || rolled.promoted || rolled.over_broken;
             let ok = match phase {
-                Phase::Done => good,
-                Phase::RolledBack | Phase::Failed => !self.script.calm || !good || rolled.asked,
+                Phase::Done => good && passes,
+                Phase::RolledBack | Phase::Failed => !self.script.calm || !good || fails || rolled.asked,
                 Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Abort(_) => false,
             };
             if !ok || rolled.release != *release {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::app::{
-    Access, App, Cage, Command, Environment, Health, HttpCheck, Limit, Limits, Origin, PathPrefix, Probe, ReleaseHooks,
-    Rollout as RolloutTable, Route, RouteTo, Scale, Service, Strategy, Tls,
+    AbortRule, Access, App, Cage, Command, Environment, Health, HttpCheck, Limit, Limits, Origin, PathPrefix, Probe,
+    ReleaseHooks, Rollout as RolloutTable, Route, RouteTo, Scale, Service, Step, Strategy, Tls,
 };
 use bowline_core::id::{AppKey, AppName, EnvName, Port, RouteName, ServiceName};
 use bowline_core::time::Mono;
+use bowline_core::units::{Share, Weight};
 
 use crate::cover::{Effect, RARE};
 use crate::node::Profile;
@@ -38,6 +39,8 @@ pub(crate) struct Script {
     pub(crate) calm: bool,
     pub(crate) profiles: Vec<Profile>,
     pub(crate) apps: Vec<Arc<App>>,
+    /// Of a hundred requests to a release, so many fail.
+    pub(crate) errors: Vec<u64>,
     /// Each not before its time.
     pub(crate) ops: Vec<(Mono, Op)>,
     /// A person aborts it, so long after it began.
@@ -110,7 +113,8 @@ pub(crate) fn app(app: &str, services: BTreeMap<ServiceName, Service>, routes: B
         image: None,
         logs: None,
         environment: Environment {
-            name: EnvName::new("local").unwrap(),
+            // In `local` every release rolls.
+            name: EnvName::new("server").unwrap(),
             protected: false,
             id: None,
             server: None,
@@ -123,8 +127,19 @@ pub(crate) fn key(app: &str) -> AppKey {
     AppKey { env: EnvName::new("local").unwrap(), app: AppName::new(app).unwrap() }
 }
 
+/// How each release comes out. Limits are wide, since requests are few.
+fn rollout(rng: &mut Rng, watch: Duration) -> RolloutTable {
+    let step = |percent, hold| Step { weight: Weight::new(percent).unwrap(), hold: secs(hold) };
+    let strategy = match rng.below(6) {
+        0 | 1 => Strategy::Canary { steps: vec![step(25, 1 + rng.below(10)), step(60, 1 + rng.below(10))] },
+        2 => Strategy::BlueGreen,
+        _ => Strategy::Rolling,
+    };
+    RolloutTable { strategy, abort: vec![AbortRule::ErrorRate(Share::from_ppm(300_000).unwrap())], watch }
+}
+
 /// `web` rolls; `worker` has no route; `api`, in some, has a fixed port.
-fn shop(rng: &mut Rng, with_api: bool, watch: Duration) -> App {
+fn shop(rng: &mut Rng, with_api: bool, rollout: RolloutTable) -> App {
     let replicas = |rng: &mut Rng| u16::try_from(1 + rng.below(3)).unwrap();
     let http = || HttpCheck { path: "/ready".into(), probe: Probe { grace: secs(10), ..Probe::default() } };
     let mut web = service(Some(Health::Http(http())), replicas(rng));
@@ -139,7 +154,7 @@ fn shop(rng: &mut Rng, with_api: bool, watch: Duration) -> App {
         routes.extend([route("/api", "api")]);
     }
     let mut shop = app("shop", services, routes);
-    shop.rollout.watch = watch;
+    shop.rollout = rollout;
     shop
 }
 
@@ -154,6 +169,8 @@ impl fmt::Debug for Script {
                 && let Some(profile) = profiles.next()
             {
                 write!(f, ", {profile:?}")?;
+                let release = self.profiles.len() - profiles.len() - 1;
+                write!(f, ", {:?}, {} % errors", self.apps[release].rollout.strategy, self.errors[release])?;
             }
             if let Some(after) = abort {
                 write!(f, ", aborted after {:.3}s", after.as_secs_f64())?;
@@ -205,7 +222,13 @@ impl Script {
         Self {
             calm,
             profiles: (0..RELEASES).map(|_| profile(&mut rng)).collect(),
-            apps: (0..RELEASES).map(|_| Arc::new(shop(&mut rng, with_api, watch))).collect(),
+            apps: (0..RELEASES)
+                .map(|_| {
+                    let rollout = rollout(&mut rng, watch);
+                    Arc::new(shop(&mut rng, with_api, rollout))
+                })
+                .collect(),
+            errors: (0..RELEASES).map(|_| if rng.below(3) == 0 { 80 } else { 0 }).collect(),
             aborts: (0..ops.len())
                 .map(|_| (rng.below(4) == 0).then(|| Duration::from_millis(rng.below(25_000))))
                 .collect(),

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bowline_core::route::{DURATION_BOUNDS, Method, SIZE_BOUNDS};
+use bowline_core::verdict::Counters;
 
 pub(crate) use access::{AccessLog, Line, Writer};
 pub(crate) use totals::Totals;
@@ -68,6 +69,8 @@ impl Counts {
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
     series: RefCell<HashMap<ShardKey, Counts>>,
+    /// Of pools that a rollout goes by.
+    traffic: RefCell<HashMap<LabelId, Counters>>,
     dropped: Cell<u64>,
     refused: RefCell<BTreeMap<&'static str, u64>>,
     connections: Cell<u64>,
@@ -80,6 +83,7 @@ pub(crate) struct Shard {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) series: HashMap<ShardKey, Counts>,
+    pub(crate) traffic: HashMap<LabelId, Counters>,
     pub(crate) dropped: u64,
     pub(crate) refused: BTreeMap<&'static str, u64>,
     pub(crate) connections: u64,
@@ -103,6 +107,11 @@ impl Shard {
         } else {
             increase(&self.dropped);
         }
+    }
+
+    /// The answer of a release that is judged. They are as many as there are releases on their way.
+    pub(crate) fn judge(&self, labels: LabelId, status: u16, duration: Duration) {
+        self.traffic.borrow_mut().entry(labels).or_default().record(status, duration);
     }
 
     /// A request that found no route. `reason` is one of a fixed set of codes.
@@ -133,6 +142,7 @@ impl Shard {
     pub(crate) fn report(&self) -> Report {
         Report {
             series: self.series.take(),
+            traffic: self.traffic.take(),
             dropped: self.dropped.take(),
             refused: self.refused.take(),
             connections: self.connections.take(),

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bowline_core::route::{Histogram, Series, SeriesKey};
+use bowline_core::route::{Histogram, PoolId, Series, SeriesKey};
+use bowline_core::verdict::Counters;
 
 use super::{Counts, Report};
 use crate::route::Compiler;
-use crate::wire::{ObservationFrame, SeriesFrame};
+use crate::wire::{ObservationFrame, SeriesFrame, TrafficFrame};
 
 /// Series that a process keeps: about 700 bytes each. Where they are full, those that rest make room; what finds none is
 /// dropped and counted.
@@ -21,6 +22,8 @@ pub(crate) struct Totals {
     /// Each with the round that it changed in.
     series: BTreeMap<SeriesKey, (Series, u64)>,
     changed: BTreeSet<SeriesKey>,
+    /// Of pools that a rollout goes by.
+    traffic: BTreeMap<PoolId, Counters>,
     forgotten: Vec<SeriesKey>,
     round: u64,
     frame: ObservationFrame,
@@ -48,6 +51,10 @@ impl Totals {
     /// Adds one round of reports, one of each worker.
     pub(crate) fn add(&mut self, reports: Vec<Report>, compiler: &Compiler) {
         self.round += 1;
+        if !self.traffic.is_empty() {
+            let judged = compiler.judged();
+            self.traffic.retain(|pool, _| judged.contains(pool));
+        }
         self.frame.connections_open = reports.iter().map(|report| report.connections_open).sum();
         for report in reports {
             self.frame.series_dropped += report.dropped;
@@ -56,6 +63,11 @@ impl Totals {
             self.frame.handshakes_failed += report.handshakes_failed;
             for (reason, count) in report.refused {
                 *self.frame.refused.entry(reason.to_owned()).or_default() += count;
+            }
+            for (labels, counters) in report.traffic {
+                if let Some(pool) = compiler.labels(labels).pool() {
+                    self.traffic.entry(pool).or_default().merge(&counters);
+                }
             }
             for (key, counts) in report.series {
                 let labels = compiler.labels(key.labels);
@@ -79,6 +91,10 @@ impl Totals {
         }
     }
 
+    fn traffic(&self) -> Vec<TrafficFrame> {
+        self.traffic.iter().map(|(pool, counters)| TrafficFrame::new(pool, counters)).collect()
+    }
+
     /// Whether one more series can be kept, those forgotten that rest if need be.
     fn has_room(&mut self) -> bool {
         if self.series.len() >= MAX_SERIES {
@@ -96,6 +112,7 @@ impl Totals {
         let forgotten = forgotten.iter().filter(|key| !self.series.contains_key(key));
         ObservationFrame {
             series: series.collect(),
+            traffic: self.traffic(),
             forgotten: forgotten.map(|key| SeriesFrame::new(key, &Series::default())).collect(),
             ..self.frame.clone()
         }
@@ -104,7 +121,7 @@ impl Totals {
     /// Everything, for a daemon that has just come.
     pub(crate) fn all(&self) -> ObservationFrame {
         let series = self.series.iter().map(|(key, (series, _))| SeriesFrame::new(key, series));
-        ObservationFrame { whole: true, series: series.collect(), ..self.frame.clone() }
+        ObservationFrame { whole: true, series: series.collect(), traffic: self.traffic(), ..self.frame.clone() }
     }
 }
 

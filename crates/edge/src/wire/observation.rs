@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bowline_core::app::PathPrefix;
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, ServiceName};
-use bowline_core::route::{EdgeObservation, Histogram, Method, Series, SeriesKey};
+use bowline_core::route::{Cohort, EdgeObservation, Histogram, Method, PoolId, Series, SeriesKey};
+use bowline_core::verdict::{self, BUCKETS, Counters};
 use serde::{Deserialize, Serialize};
 
 /// What changed since the frame before; everything, in the first frame of a connection.
@@ -18,6 +19,9 @@ pub struct ObservationFrame {
     pub whole: bool,
     /// Totals of the series that changed.
     pub series: Vec<SeriesFrame>,
+    /// All pools whose requests a rollout goes by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<TrafficFrame>,
     /// Series that are gone; their counts mean nothing.
     #[serde(default)]
     pub forgotten: Vec<SeriesFrame>,
@@ -88,6 +92,52 @@ impl SeriesFrame {
     }
 }
 
+/// What a pool has answered since the edge began, or since it is judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrafficFrame {
+    env: String,
+    app: String,
+    service: String,
+    release: u32,
+    baseline: bool,
+    requests: u64,
+    failures: u64,
+    /// Buckets of the histogram that hold something, and what.
+    latency: Vec<(usize, u64)>,
+}
+
+impl TrafficFrame {
+    pub fn new(pool: &PoolId, counters: &Counters) -> Self {
+        let latency = counters.latency.counts().iter().copied().enumerate().filter(|(_, count)| *count > 0);
+        Self {
+            env: pool.key.env.to_string(),
+            app: pool.key.app.to_string(),
+            service: pool.service.to_string(),
+            release: pool.release.0,
+            baseline: pool.cohort == Cohort::Baseline,
+            requests: counters.requests,
+            failures: counters.failures,
+            latency: latency.collect(),
+        }
+    }
+
+    /// `None` when it is not what this version knows.
+    fn parse(&self) -> Option<(PoolId, Counters)> {
+        let pool = PoolId {
+            key: AppKey { env: EnvName::new(&self.env).ok()?, app: AppName::new(&self.app).ok()? },
+            service: ServiceName::new(&self.service).ok()?,
+            release: ReleaseNumber(self.release),
+            cohort: if self.baseline { Cohort::Baseline } else { Cohort::Whole },
+        };
+        let mut counts = [0; BUCKETS];
+        for (bucket, count) in &self.latency {
+            *counts.get_mut(*bucket)? = *count;
+        }
+        let latency = verdict::Histogram::from_counts(counts);
+        Some((pool, Counters { requests: self.requests, failures: self.failures, latency }))
+    }
+}
+
 impl ObservationFrame {
     /// Brings `seen` up to date.
     pub fn apply(&self, seen: &mut EdgeObservation) {
@@ -100,6 +150,7 @@ impl ObservationFrame {
             seen.series.remove(&key);
         }
         seen.series.extend(self.series.iter().filter_map(SeriesFrame::parse));
+        seen.traffic = self.traffic.iter().filter_map(TrafficFrame::parse).collect();
         seen.serving = self.serving.map(Generation);
         seen.connections_open = self.connections_open;
         seen.connections_total = self.connections_total;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Certificate, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
+    Action, ApiSite, Certificate, Cohort, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
 };
 use bowline_core::secret::Secret;
 use bowline_core::units::{Bytes, Weight};
@@ -75,8 +75,19 @@ struct RuleFrame {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ActionFrame {
-    Forward { service: String, splits: Vec<(usize, u8)> },
-    Files { service: String, release: u32, root: PathBuf, fallback: Option<String>, cache_ms: u64 },
+    Forward {
+        service: String,
+        splits: Vec<(usize, u8)>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        judged: bool,
+    },
+    Files {
+        service: String,
+        release: u32,
+        root: PathBuf,
+        fallback: Option<String>,
+        cache_ms: u64,
+    },
     Redirect(String),
     Deny,
 }
@@ -87,6 +98,8 @@ struct PoolFrame {
     app: String,
     service: String,
     release: u32,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    baseline: bool,
     endpoints: BTreeMap<String, SocketAddr>,
 }
 
@@ -150,8 +163,9 @@ impl SiteFrame {
 impl RuleFrame {
     fn from(rule: &Rule, positions: &BTreeMap<&PoolId, usize>) -> Self {
         let action = match &rule.action {
-            Action::Forward { service, splits } => ActionFrame::Forward {
+            Action::Forward { service, splits, judged } => ActionFrame::Forward {
                 service: service.to_string(),
+                judged: *judged,
                 // A split whose pool is not listed has no endpoint: it is sent as a pool that does not exist.
                 splits: splits
                     .iter()
@@ -190,6 +204,7 @@ impl PoolFrame {
             app: id.key.app.to_string(),
             service: id.service.to_string(),
             release: id.release.0,
+            baseline: id.cohort == Cohort::Baseline,
             endpoints: pool.endpoints.iter().map(|(id, address)| (id.to_string(), *address)).collect(),
         }
     }
@@ -241,6 +256,7 @@ impl PoolFrame {
             key: app_key(&self.env, &self.app)?,
             service: parse("service", &self.service, ServiceName::new)?,
             release: ReleaseNumber(self.release),
+            cohort: if self.baseline { Cohort::Baseline } else { Cohort::Whole },
         };
         let endpoints = self
             .endpoints
@@ -270,7 +286,8 @@ impl RuleFrame {
 impl ActionFrame {
     fn parse(&self, pools: &[(PoolId, Pool)]) -> Result<Action, TableError> {
         Ok(match self {
-            Self::Forward { service, splits } => Action::Forward {
+            Self::Forward { service, splits, judged } => Action::Forward {
+                judged: *judged,
                 service: parse("service", service, ServiceName::new)?,
                 splits: splits.iter().map(|split| parse_split(*split, pools)).collect::<Result<_, _>>()?,
             },
@@ -302,7 +319,8 @@ mod tests {
     fn sample() -> EdgeDesired {
         let key = AppKey { env: EnvName::new("local").unwrap(), app: AppName::new("uploads").unwrap() };
         let service = ServiceName::new("web").unwrap();
-        let pool = PoolId { key: key.clone(), service: service.clone(), release: ReleaseNumber(3) };
+        let pool =
+            PoolId { key: key.clone(), service: service.clone(), release: ReleaseNumber(3), cohort: Cohort::Baseline };
         let policies = Policies {
             maintenance: Some(Maintenance { allow: vec!["127.0.0.1/32".parse().unwrap()] }),
             allow: vec!["2001:db8::/32".parse().unwrap()],
@@ -334,7 +352,14 @@ mod tests {
             rule("/static", Action::Files(files)),
             rule("/old", Action::Redirect("https://example.com".to_owned())),
             rule("/no", Action::Deny),
-            rule("/", Action::Forward { service, splits: vec![Split { pool: pool.clone(), weight: Weight::ALL }] }),
+            rule(
+                "/",
+                Action::Forward {
+                    service,
+                    splits: vec![Split { pool: pool.clone(), weight: Weight::ALL }],
+                    judged: true,
+                },
+            ),
         ];
         let instance = "local/uploads.web.r3.0.12".parse().unwrap();
         let endpoints = BTreeMap::from([(instance, "127.0.0.1:4000".parse().unwrap())]);

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Certificate, EdgeDesired, EdgeObservation, EdgeStatus, Files, Pool, PoolId, Rule, RuleId, Site,
-    SiteTls, Split, Table,
+    Action, ApiSite, Certificate, Cohort, EdgeDesired, EdgeObservation, EdgeStatus, Files, Pool, PoolId, Rule, RuleId,
+    Site, SiteTls, Split, Table,
 };
 use bowline_core::units::{Bytes, Weight};
 use bowline_edge::link::{self, LinkConfig};
@@ -172,7 +172,12 @@ pub fn key() -> AppKey {
 }
 
 pub fn pool(release: u32) -> PoolId {
-    PoolId { key: key(), service: ServiceName::new("web").unwrap(), release: ReleaseNumber(release) }
+    PoolId {
+        key: key(),
+        service: ServiceName::new("web").unwrap(),
+        release: ReleaseNumber(release),
+        cohort: Cohort::Whole,
+    }
 }
 
 pub fn instance(release: u32, slot: u16) -> InstanceId {
@@ -194,7 +199,7 @@ pub fn rule(prefix: &str, action: Action) -> Rule {
 
 pub fn forward(release: u32) -> Action {
     let splits = vec![Split { pool: pool(release), weight: Weight::ALL }];
-    Action::Forward { service: ServiceName::new("web").unwrap(), splits }
+    Action::Forward { service: ServiceName::new("web").unwrap(), splits, judged: false }
 }
 
 pub fn files(root: &std::path::Path, fallback: Option<&str>) -> Action {

@@ -53,7 +53,9 @@ impl Form {
             Self::Rate => "a rate: `50/s`, `10/m`, `1000/h`, `5000/d`",
             Self::Cron => "five cron fields, UTC: `0 3 * * mon-fri`",
             Self::Step => "`5% for 1m`",
-            Self::AbortRule => "`error_rate > 1%`, `error_rate > stable + 0.5%` or `p99 > 500ms`",
+            Self::AbortRule => {
+                "`error_rate > 1%`, `error_rate > stable + 0.5%`, `p99 > 500ms` or `p99 > stable + 100ms`"
+            }
             Self::LatencyObjective => "`99% under 300ms`",
             Self::Runtime => "a name and a version: `python 3.11`",
             Self::Package => "the name of a Debian package",

@@ -21,40 +21,44 @@ pub(crate) fn print_step(step: &Step) -> String {
     format!("{}% for {}", step.weight.get(), Humane(step.hold))
 }
 
-/// `error_rate > 1%`, `error_rate > stable + 0.5%`, `p99 > 500ms`
+/// `error_rate > 1%`, `error_rate > stable + 0.5%`, `p99 > 500ms`, `p99 > stable + 100ms`
 pub(crate) fn abort_rule(text: &str) -> Read<AbortRule> {
     let wrong = || {
-        let hint = "write \"error_rate > 1%\", \"error_rate > stable + 0.5%\" or \"p99 > 500ms\"";
+        let hint =
+            "write \"error_rate > 1%\", \"error_rate > stable + 0.5%\", \"p99 > 500ms\" or \"p99 > stable + 100ms\"";
         Wrong::hint("this is not a rule", hint)
     };
     let (measure, limit) = text.split_once('>').ok_or_else(wrong)?;
     let (measure, limit) = (measure.trim(), limit.trim());
+    let above = match limit.strip_prefix("stable") {
+        Some(rest) => Some(rest.trim_start().strip_prefix('+').ok_or_else(wrong)?.trim_start()),
+        None => None,
+    };
     if measure == "error_rate" {
-        return match limit.strip_prefix("stable") {
-            Some(above) => {
-                let above = above.trim_start().strip_prefix('+').ok_or_else(wrong)?;
-                share(above.trim_start()).map(AbortRule::ErrorRateAboveStable)
-            }
+        return match above {
+            Some(above) => share(above).map(AbortRule::ErrorRateAboveStable),
             None => share(limit).map(AbortRule::ErrorRate),
         };
     }
     let quantile = measure.strip_prefix('p').ok_or_else(wrong)?;
     match share(&format!("{quantile}%")) {
-        Ok(quantile) if quantile.ppm() > 0 && quantile < Share::WHOLE => {
-            Ok(AbortRule::Latency { quantile, limit: positive(limit)? })
-        }
+        Ok(quantile) if quantile.ppm() > 0 && quantile < Share::WHOLE => Ok(match above {
+            Some(above) => AbortRule::LatencyAboveStable { quantile, above: duration(above)? },
+            None => AbortRule::Latency { quantile, limit: positive(limit)? },
+        }),
         Ok(_) => Err(Wrong::new("a quantile lies between p0 and p100")),
         Err(_) => Err(wrong()),
     }
 }
 
 pub(crate) fn print_abort_rule(rule: &AbortRule) -> String {
+    let name = |quantile: Share| format!("p{}", quantile.to_string().trim_end_matches('%'));
     match rule {
         AbortRule::ErrorRate(limit) => format!("error_rate > {limit}"),
         AbortRule::ErrorRateAboveStable(above) => format!("error_rate > stable + {above}"),
-        AbortRule::Latency { quantile, limit } => {
-            let quantile = quantile.to_string();
-            format!("p{} > {}", quantile.trim_end_matches('%'), Humane(*limit))
+        AbortRule::Latency { quantile, limit } => format!("{} > {}", name(*quantile), Humane(*limit)),
+        AbortRule::LatencyAboveStable { quantile, above } => {
+            format!("{} > stable + {}", name(*quantile), Humane(*above))
         }
     }
 }
@@ -81,7 +85,8 @@ mod tests {
         for text in ["5% for 1m", "100% for 0ms"] {
             assert_eq!(print_step(&step(text).unwrap()), text);
         }
-        for text in ["error_rate > 1%", "error_rate > stable + 0.5%", "p99 > 500ms", "p99.9 > 1s"] {
+        let compared = ["error_rate > stable + 0.5%", "p99 > stable + 100ms", "p50 > stable + 0ms"];
+        for text in ["error_rate > 1%", "p99 > 500ms", "p99.9 > 1s"].into_iter().chain(compared) {
             assert_eq!(print_abort_rule(&abort_rule(text).unwrap()), text);
         }
         assert_eq!(abort_rule("error_rate>stable+0.5%"), abort_rule("error_rate > stable + 0.5%"));
@@ -93,8 +98,16 @@ mod tests {
         for text in ["", "5%", "5% for", "0% for 1m", "101% for 1m", "5.5% for 1m", "+5% for 1m", "5% for 1m x"] {
             assert!(step(text).is_err(), "{text:?}");
         }
-        for text in ["", "error_rate", "error_rate < 1%", "errors > 1%", "p100 > 1s", "p0 > 1s", "p99 > 0s", "p99 > 1%"]
-        {
+        let absolute =
+            ["", "error_rate", "error_rate < 1%", "errors > 1%", "p100 > 1s", "p0 > 1s", "p99 > 0s", "p99 > 1%"];
+        let compared = [
+            "error_rate > stable",
+            "p99 > stable",
+            "p99 > stable + 1%",
+            "p100 > stable + 1s",
+            "error_rate > stable + 1s",
+        ];
+        for text in absolute.into_iter().chain(compared) {
             assert!(abort_rule(text).is_err(), "{text:?}");
         }
     }

@@ -362,6 +362,7 @@ fn rollout() -> impl Strategy<Value = Rollout> {
         share().prop_map(AbortRule::ErrorRate),
         share().prop_map(AbortRule::ErrorRateAboveStable),
         (share(), duration()).prop_map(|(quantile, limit)| AbortRule::Latency { quantile, limit }),
+        (share(), duration()).prop_map(|(quantile, above)| AbortRule::LatencyAboveStable { quantile, above }),
     ];
     let watch = prop_oneof![Just(Duration::ZERO), Just(Duration::from_secs(600)), duration()];
     (strategy, vec(rule, 0..3), watch).prop_map(|(strategy, abort, watch)| Rollout { strategy, abort, watch })

@@ -23,7 +23,8 @@ struct Bench {
 impl Bench {
     fn new(replicas: u16) -> Self {
         let key = crate::app::sample::key("local", "shop");
-        let pool = PoolId { key, service: ServiceName::new("web").unwrap(), release: ReleaseNumber(1) };
+        let pool =
+            PoolId { key, service: ServiceName::new("web").unwrap(), release: ReleaseNumber(1), cohort: Cohort::Whole };
         let mut bench = Self {
             slots: Slots::new(),
             pool,
@@ -38,7 +39,7 @@ impl Bench {
     }
 
     fn id(&self, slot: u16, incarnation: u32) -> InstanceId {
-        let PoolId { key, service, release } = self.pool.clone();
+        let PoolId { key, service, release, cohort: _ } = self.pool.clone();
         InstanceId {
             slot: SlotId { key, service, release, slot: crate::id::Slot(slot) },
             incarnation: Incarnation(incarnation),
@@ -65,7 +66,8 @@ impl Bench {
             stop: StopSignal::Term,
             grace: Duration::from_secs(10),
         };
-        let wanted = Wanted { replicas, spec: Arc::new(spec), drain: Duration::from_secs(30), replaced: None };
+        let wanted =
+            Wanted { replicas, baseline: 0, spec: Arc::new(spec), drain: Duration::from_secs(30), replaced: None };
         self.wanted = BTreeMap::from([(self.pool.clone(), wanted)]);
     }
 

@@ -173,7 +173,7 @@ fn not_undone(before: &Command, kept: &[ResourceName]) -> Risk {
 fn stopped_first<'a>(old: Side<'a>, rollout: &'a rollout::Plan) -> impl Iterator<Item = Risk> + 'a {
     let stopped = rollout.steps.iter().filter_map(|step| match &step.until {
         Until::Stopped(services) => Some(services),
-        Until::Ready => None,
+        Until::Ready | Until::Judged(_) | Until::Promoted => None,
     });
     stopped.flatten().map(move |service| Risk::StopsFirst {
         service: service.clone(),
@@ -184,7 +184,8 @@ fn stopped_first<'a>(old: Side<'a>, rollout: &'a rollout::Plan) -> impl Iterator
 /// Of the services whose instances go.
 fn websockets(proposal: Proposal<'_>, rollout: &rollout::Plan) -> Vec<Risk> {
     let goes = |transition: &Transition| match transition {
-        Transition::Rolls { .. } | Transition::StopsFirst { .. } | Transition::Switches | Transition::Ends => true,
+        Transition::Rolls { .. } | Transition::Canary { .. } | Transition::BlueGreen { .. } => true,
+        Transition::StopsFirst { .. } | Transition::Switches | Transition::Ends => true,
         Transition::Starts { .. } => false,
     };
     let services =

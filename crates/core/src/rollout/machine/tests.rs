@@ -1,9 +1,12 @@
 //! What the world shows in, phases out; beside each the sets that follow from it.
 
 use super::*;
-use crate::app::sample;
+use crate::app::{AbortRule, Step, Strategy, sample};
 use crate::id::{Incarnation, InstanceId, Slot, SlotId};
 use crate::instance::{ExitCause, SlotState};
+use crate::route::Cohort;
+use crate::units::Share;
+use crate::verdict::Counters;
 
 fn web() -> ServiceName {
     ServiceName::new("web").unwrap()
@@ -39,7 +42,7 @@ fn at(seconds: u64) -> Mono {
 #[track_caller]
 fn check(rollout: &mut Rollout, now: u64, (one, two): (Count, Count), entered: &[&str], sets: &str) {
     let counts = Counts::from([((web(), ReleaseNumber(1)), one), ((web(), ReleaseNumber(2)), two)]);
-    let phases = rollout.handle(Input::Observed(&counts), at(now));
+    let phases = rollout.handle(Input::Observed(&counts, &Traffic::new()), at(now));
     compare(rollout, &phases, entered, sets);
 }
 
@@ -117,4 +120,137 @@ fn a_rollout_goes_on_where_its_stored_phase_says() {
     let mut rollout = Rollout::resume(plan(true, 1), Phase::Abort(AbortStage::Drain), None, at(50));
     check(&mut rollout, 51, (count(1, 1), count(0, 1)), &[], "r1:1/100");
     check(&mut rollout, 52, (count(1, 1), count(0, 0)), &["rolled back"], "r1:1/100");
+}
+
+/// A canary of two steps, 10% and 50%, of `web` with two instances.
+fn canary(rules: &str) -> Rollout {
+    let mut app = sample::app("shop", &["web", "worker"]);
+    app.environment.name = crate::id::EnvName::new("production").unwrap();
+    app.services.get_mut(&web()).unwrap().scale.min = 2;
+    let step = |percent, seconds| Step { weight: Weight::new(percent).unwrap(), hold: Duration::from_secs(seconds) };
+    app.rollout = crate::app::Rollout {
+        strategy: Strategy::Canary { steps: vec![step(10, 60), step(50, 120)] },
+        abort: match rules {
+            "" => Vec::new(),
+            _ => vec![AbortRule::ErrorRate(Share::from_ppm(10_000).unwrap())],
+        },
+        watch: Duration::from_secs(600),
+    };
+    Rollout::start(Plan::new(Some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), &BTreeMap::new()), at(0))
+}
+
+/// Of `web`: requests and failures of stable, baseline and canary; all else is ready.
+#[track_caller]
+fn judged(rollout: &mut Rollout, now: u64, seen: [(u64, u64); 3], entered: &[&str], sets: &str) {
+    let worker = ServiceName::new("worker").unwrap();
+    let counts = [1, 2].into_iter().flat_map(|release| {
+        let of = |service: ServiceName| ((service, ReleaseNumber(release)), count(9, 9));
+        [of(web()), of(worker.clone())]
+    });
+    let counters = |(requests, failures)| Counters { requests, failures, ..Counters::default() };
+    let of = [(1, Cohort::Whole), (1, Cohort::Baseline), (2, Cohort::Whole)];
+    let traffic = of
+        .into_iter()
+        .zip(seen)
+        .map(|((release, cohort), seen)| ((web(), ReleaseNumber(release), cohort), counters(seen)));
+    let phases = rollout.handle(Input::Observed(&counts.collect(), &traffic.collect()), at(now));
+    let phases: Vec<String> = phases.iter().map(|entered| entered.phase.to_string()).collect();
+    let of = |set: &Set| {
+        let role = if set.role == Role::Baseline { "b" } else { "" };
+        format!("r{}{role}:{}/{}", set.release, set.replicas, set.weight.get())
+    };
+    let of_web: Vec<String> = rollout.sets().iter().filter(|set| set.service == web()).map(of).collect();
+    assert_eq!((phases.join(", "), of_web.join(" ")), (entered.join(", "), sets.to_owned()));
+}
+
+const NONE: [(u64, u64); 3] = [(0, 0); 3];
+
+#[test]
+fn a_canary_takes_its_steps_beside_a_baseline_and_is_watched() {
+    let mut rollout = canary("1%");
+    judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 5, NONE, &[], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 60, [(3000, 0), (300, 0), (299, 0)], &["step 2", "step 3"], "r1:2/0 r1b:1/50 r2:1/50");
+    // What was counted before the step does not count.
+    judged(&mut rollout, 65, [(3000, 0), (300, 0), (300, 0)], &[], "r1:2/0 r1b:1/50 r2:1/50");
+    judged(&mut rollout, 70, [(3000, 0), (900, 0), (900, 0)], &[], "r1:2/0 r1b:1/50 r2:1/50");
+    let entered = ["step 4", "step 5", "step 6", "promote", "watch"];
+    judged(&mut rollout, 180, [(3000, 0), (900, 0), (900, 0)], &entered, "r1:2/0 r2:2/100");
+    judged(&mut rollout, 779, [(3000, 0), (900, 0), (900, 0)], &[], "r1:2/0 r2:2/100");
+    judged(&mut rollout, 780, [(3000, 0), (900, 0), (900, 0)], &["done"], "r2:2/100");
+}
+
+#[test]
+fn a_canary_that_is_worse_is_taken_back_and_said_so() {
+    let mut rollout = canary("1%");
+    judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 1, NONE, &[], "r1:2/80 r1b:1/10 r2:1/10");
+    let entered = ["abort clear 1", "abort restore 1", "abort drain"];
+    judged(&mut rollout, 10, [(3000, 3), (2000, 3), (2100, 141)], &entered, "r1:2/100");
+    let reason = rollout.reason().unwrap();
+    assert_eq!(reason.causes, ["web: canary 141 of 2,100 failed, stable 3 of 2,000; limit 1%; aborting"]);
+}
+
+#[test]
+fn without_requests_a_canary_is_held_and_somebody_is_asked() {
+    let mut rollout = canary("1%");
+    judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 60, NONE, &[], "r1:2/80 r1b:1/10 r2:1/10");
+    let asks = 60 + ASKS_AFTER.as_secs();
+    judged(&mut rollout, asks, [(90, 0), (9, 0), (9, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
+    let waits: Vec<String> =
+        rollout.waits(at(asks)).into_iter().map(|one| format!("{}: {}", one.what, one.on)).collect();
+    assert!(waits[0].starts_with("web.r2: canary 9 of 9") || waits[0].contains("requests are needed"), "{waits:?}");
+    assert!(waits[1].contains("bowline promote"), "{waits:?}");
+    let phases = rollout.handle(Input::Promote, at(asks + 1));
+    let phases: Vec<String> = phases.iter().map(|entered| entered.phase.to_string()).collect();
+    assert_eq!(phases, ["step 4", "step 5", "step 6", "promote", "watch"]);
+    let phases = rollout.handle(Input::Promote, at(asks + 2));
+    assert_eq!(phases.iter().map(|entered| entered.phase).collect::<Vec<_>>(), [Phase::Done], "nor is it watched");
+    assert_eq!(rollout.handle(Input::Promote, at(asks + 3)), []);
+}
+
+#[test]
+fn a_fix_for_what_is_broken_is_not_kept_waiting() {
+    let mut rollout = canary("1%");
+    judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 1, NONE, &[], "r1:2/80 r1b:1/10 r2:1/10");
+    let entered = ["step 4", "step 5", "step 6", "promote", "watch"];
+    judged(&mut rollout, 10, [(3000, 2000), (300, 200), (300, 1)], &entered, "r1:2/0 r2:2/100");
+}
+
+#[test]
+fn one_that_turns_bad_after_its_promotion_is_taken_back() {
+    let mut rollout = canary("1%");
+    judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
+    rollout.handle(Input::Promote, at(1));
+    assert_eq!(rollout.phase(), Phase::Watch);
+    judged(&mut rollout, 3, NONE, &[], "r1:2/0 r2:2/100");
+    let last = "abort clear 7";
+    judged(&mut rollout, 100, [(0, 0), (0, 0), (5000, 900)], &[last, "abort restore 7", "abort drain"], "r1:2/100");
+    assert!(rollout.reason().unwrap().causes[0].contains("900 of 5,000"), "{:?}", rollout.reason());
+}
+
+#[test]
+fn an_edge_that_counts_anew_takes_nothing_back() {
+    let mut rollout = canary("1%");
+    judged(&mut rollout, 0, [(900, 0), (900, 0), (900, 0)], &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 1, [(900, 0), (900, 0), (900, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 30, [(990, 0), (990, 0), (1100, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 40, [(10, 0), (10, 0), (99, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 60, [(10, 0), (10, 0), (99, 0)], &["step 2", "step 3"], "r1:2/0 r1b:1/50 r2:1/50");
+}
+
+#[test]
+fn blue_and_green_stand_beside_each_other_until_somebody_has_looked() {
+    let mut app = sample::app("shop", &["web"]);
+    app.environment.name = crate::id::EnvName::new("production").unwrap();
+    app.rollout.strategy = Strategy::BlueGreen;
+    let plan = Plan::new(Some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), &BTreeMap::new());
+    let mut rollout = Rollout::start(plan, at(0));
+    check(&mut rollout, 0, (count(1, 1), count(0, 0)), &["step 0"], "r1:1/100 r2:1/0");
+    check(&mut rollout, 1, (count(1, 1), count(1, 1)), &["step 1"], "r1:1/100 r2:1/0");
+    check(&mut rollout, 9_999, (count(1, 1), count(1, 1)), &[], "r1:1/100 r2:1/0");
+    let phases = rollout.handle(Input::Promote, at(10_000));
+    compare(&rollout, &phases, &["promote", "watch", "done"], "r2:1/100");
 }

@@ -1,0 +1,117 @@
+//! What is known of the requests of a step, and what it says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Plan;
+use crate::id::{ReleaseNumber, ServiceName};
+use crate::route::Cohort;
+use crate::time::Mono;
+use crate::verdict::{Against, Counters, Judgement, Verdict, judge};
+
+/// How often a step is looked at.
+pub const LOOKS: Duration = Duration::from_secs(5);
+
+/// What an edge has counted since it began, by service, release and cohort.
+pub type Traffic = BTreeMap<(ServiceName, ReleaseNumber, Cohort), Counters>;
+
+/// What came in since a step began.
+#[derive(Debug, Default)]
+pub(super) struct Jury {
+    gained: BTreeMap<(ServiceName, ReleaseNumber, Cohort), Gained>,
+    last: Option<Mono>,
+    judgements: BTreeMap<ServiceName, Judgement>,
+}
+
+/// An edge that is another one counts anew.
+#[derive(Debug)]
+struct Gained {
+    seen: Counters,
+    all: Counters,
+}
+
+/// Of all services together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Sentence {
+    Fail(String),
+    StableBroken,
+    Pass,
+}
+
+impl Jury {
+    /// Takes in what was counted; looks at it when it is time. `alone`: the candidate carries everything, beside nothing.
+    pub(super) fn look(&mut self, plan: &Plan, alone: bool, traffic: &Traffic, now: Mono) {
+        for (id @ (service, ..), counters) in traffic {
+            if !plan.judged.contains(service) {
+                continue;
+            }
+            match self.gained.get_mut(id) {
+                Some(gained) => gained.take(counters),
+                // What was counted before belongs to no step, unless this one saw it begin.
+                None => {
+                    let all = if self.last.is_some() { counters.clone() } else { Counters::default() };
+                    self.gained.insert(id.clone(), Gained { seen: counters.clone(), all });
+                }
+            }
+        }
+        if self.last.is_some_and(|last| now < last + LOOKS) {
+            return;
+        }
+        self.last = Some(now);
+        self.judgements =
+            plan.judged.iter().map(|service| (service.clone(), self.judge(plan, service, alone))).collect();
+    }
+
+    fn judge(&self, plan: &Plan, service: &ServiceName, alone: bool) -> Judgement {
+        let of = |release: ReleaseNumber, cohort| {
+            self.gained.get(&(service.clone(), release, cohort)).map(|gained| gained.all.clone()).unwrap_or_default()
+        };
+        let canary = of(plan.candidate, Cohort::Whole);
+        let beside = plan.stable.filter(|_| !alone).map(|release| {
+            let baseline = of(release, Cohort::Baseline);
+            let mut stable = of(release, Cohort::Whole);
+            stable.merge(&baseline);
+            (baseline, stable)
+        });
+        let against = beside.as_ref().map(|(baseline, stable)| Against { baseline, stable });
+        judge(&plan.rules, &canary, against)
+    }
+
+    pub(super) fn next_look(&self) -> Option<Mono> {
+        self.last.map(|last| last + LOOKS)
+    }
+
+    pub(super) fn judgements(&self) -> impl Iterator<Item = (&ServiceName, &Judgement)> {
+        self.judgements.iter()
+    }
+
+    /// Why it is to be undone.
+    pub(super) fn fails(&self) -> Option<String> {
+        self.judgements.iter().find_map(|(service, judgement)| match judgement.verdict {
+            Verdict::Fail(_) => Some(format!("{service}: {judgement}")),
+            Verdict::Pass | Verdict::TooFewData | Verdict::StableBroken(_) => None,
+        })
+    }
+
+    /// One that fails is enough; to pass, all must. `None`: hold.
+    pub(super) fn verdict(&self, judged: &BTreeSet<ServiceName>) -> Option<Sentence> {
+        if let Some(why) = self.fails() {
+            return Some(Sentence::Fail(why));
+        }
+        let is = |wanted: fn(&Verdict) -> bool| {
+            let passes = |service| self.judgements.get(service).is_some_and(|one| wanted(&one.verdict));
+            judged.iter().filter(|service| passes(*service)).count()
+        };
+        match (is(|one| matches!(one, Verdict::StableBroken(_))), is(|one| *one == Verdict::Pass)) {
+            (1.., _) => Some(Sentence::StableBroken),
+            (0, passed) => (passed == judged.len()).then_some(Sentence::Pass),
+        }
+    }
+}
+
+impl Gained {
+    fn take(&mut self, counters: &Counters) {
+        self.all.merge(counters.since(&self.seen).as_ref().unwrap_or(counters));
+        self.seen.clone_from(counters);
+    }
+}

@@ -1,0 +1,80 @@
+//! What a release answered since a step began.
+
+use std::time::Duration;
+
+use super::Histogram;
+
+/// A response with this status or a higher one is a failure: the app's or Bowline's own fault, not the client's (RFC
+/// 9110, section 15.6). The edge's 502, 503 and 504 are among them, where no instance of the release answered.
+pub const FIRST_FAILURE: u16 = 500;
+
+/// A response that opens a tunnel, and lasts as long as it (RFC 9110, section 15.2.2).
+const SWITCHING_PROTOCOLS: u16 = 101;
+
+/// Requests that an edge handed to a release, or failed for want of it; not those that a policy refused before, which
+/// say nothing of a release.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counters {
+    pub requests: u64,
+    /// Of them, those answered with [`FIRST_FAILURE`] or above.
+    pub failures: u64,
+    /// Times from a request's head to its response's end, of those that did not fail: a release that fails at once does
+    /// not look fast. Tunnels are not in it.
+    pub latency: Histogram,
+}
+
+impl Counters {
+    /// One request that has ended. `status`: as sent, or 499 where the client left before.
+    pub fn record(&mut self, status: u16, took: Duration) {
+        self.requests = self.requests.saturating_add(1);
+        match status {
+            FIRST_FAILURE.. => self.failures = self.failures.saturating_add(1),
+            SWITCHING_PROTOCOLS => {}
+            _ => self.latency.record(took),
+        }
+    }
+
+    /// Adds what another worker, or another service of the release, counted.
+    pub fn merge(&mut self, other: &Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.failures = self.failures.saturating_add(other.failures);
+        self.latency.merge(&other.latency);
+    }
+
+    /// What came since; `None` where the counting began anew in between, as it does with an edge: then a step begins
+    /// again.
+    pub fn since(&self, before: &Self) -> Option<Self> {
+        Some(Self {
+            requests: self.requests.checked_sub(before.requests)?,
+            failures: self.failures.checked_sub(before.failures)?,
+            latency: self.latency.since(&before.latency)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_faults_are_failures_and_tell_nothing_of_its_speed() {
+        let mut counters = Counters::default();
+        for status in [101, 200, 304, 404, 429, 499, 500, 502, 503, 504, 599] {
+            counters.record(status, Duration::from_millis(5));
+        }
+        assert_eq!((counters.requests, counters.failures, counters.latency.total()), (11, 5, 5));
+    }
+
+    #[test]
+    fn counters_add_up_and_subtract() {
+        let (mut first, mut second) = (Counters::default(), Counters::default());
+        first.record(200, Duration::from_millis(5));
+        first.record(500, Duration::from_millis(5));
+        second.record(200, Duration::from_secs(5));
+        let mut both = first.clone();
+        both.merge(&second);
+        assert_eq!(both.since(&first), Some(second.clone()));
+        assert_eq!(first.since(&both), None);
+        assert_eq!(second.since(&first), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! Verdicts in words.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::evidence::Tally;
+use super::{Finding, Judgement, Limit, State, Subject, Verdict};
+use crate::time::Humane;
+
+/// `2,100`
+struct Grouped(u64);
+
+impl fmt::Display for Grouped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 / 1_000 {
+            0 => write!(f, "{}", self.0),
+            above => write!(f, "{},{:03}", Grouped(above), self.0 % 1_000),
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", Grouped(self.bad), Grouped(self.of))
+    }
+}
+
+/// To the millisecond, rounded up: what is shown is never below what is meant.
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = u64::try_from(self.0.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        Humane(Duration::from_millis(ms)).fmt(f)
+    }
+}
+
+impl Finding {
+    /// `slower than 412ms (stable's p99 + 100ms)`
+    fn fault(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.subject, self.limit) {
+            (Subject::Failed, _) => f.write_str("failed"),
+            (Subject::Slower(limit), Limit::Quantile { quantile, above }) => {
+                let quantile = quantile.to_string();
+                let quantile = quantile.trim_end_matches('%');
+                write!(f, "slower than {} (stable's p{quantile} + {})", Millis(limit), Millis(above))
+            }
+            (Subject::Slower(limit), Limit::Share(_) | Limit::AboveStable(_) | Limit::Half) => {
+                write!(f, "slower than {}", Millis(limit))
+            }
+        }
+    }
+
+    fn limit(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.limit {
+            Limit::Share(limit) => write!(f, "limit {limit}"),
+            Limit::AboveStable(above) => write!(f, "limit stable + {above}"),
+            Limit::Quantile { quantile, .. } => write!(f, "limit {}", super::judge::rest(quantile)),
+            Limit::Half => f.write_str("limit half of them"),
+        }
+    }
+
+    /// What a step that is held waits for.
+    fn waits(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.state, self.limit) {
+            (State::TooFew(needs), Limit::Share(_) | Limit::Half) => {
+                write!(f, "{} requests are needed", Grouped(needs))
+            }
+            (State::TooFew(needs), Limit::AboveStable(_) | Limit::Quantile { .. }) => {
+                write!(f, "{} requests of each are needed", Grouped(needs))
+            }
+            (State::Doubtful, _) => f.write_str("above it, which may be chance"),
+            (State::StableToo, _) => f.write_str("stable is above it as well"),
+            (State::Within, _) => f.write_str("within it"),
+            (State::Exceeded, _) => f.write_str("above it"),
+        }
+    }
+
+    /// `stable 90 of 2,080 failed, canary 2 of 100; limit 1%; stable itself is broken`
+    fn of_stable(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stable {} ", self.stable.unwrap_or_default())?;
+        self.fault(f)?;
+        write!(f, ", canary {}; ", self.canary)?;
+        self.limit(f)?;
+        f.write_str("; stable itself is broken")
+    }
+}
+
+/// `canary 41 of 2,100 failed, stable 3 of 2,080; limit 1%`; "stable" is the baseline here, where there is one.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "canary {} ", self.canary)?;
+        self.fault(f)?;
+        if let Some(baseline) = self.baseline {
+            write!(f, ", stable {baseline}")?;
+        }
+        f.write_str("; ")?;
+        self.limit(f)
+    }
+}
+
+/// `canary 41 of 2,100 failed, stable 3 of 2,080; limit 1%; aborting`: what decided, or what it waits for.
+impl fmt::Display for Judgement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.verdict {
+            Verdict::Fail(finding) => write!(f, "{finding}; aborting"),
+            Verdict::StableBroken(finding) => finding.of_stable(f),
+            Verdict::TooFewData => match self.findings.iter().find(|finding| finding.state != State::Within) {
+                Some(finding) => {
+                    write!(f, "{finding}; ")?;
+                    finding.waits(f)?;
+                    f.write_str("; holding")
+                }
+                None => f.write_str("holding"),
+            },
+            Verdict::Pass => match self.findings.get(1).or(self.findings.first()) {
+                Some(finding) => write!(f, "{finding}; passed"),
+                None => f.write_str("passed"),
+            },
+        }
+    }
+}
