@@ -192,7 +192,7 @@ async fn apply(State(api): State<Api>, caller: Caller, body: Body) -> Handled {
         let key = sent(&api, &caller, &apply).await?;
         told(&api, token, "apply a folder to", Some(&key)).await?;
     }
-    api.ask(Request::Apply(apply, plan)).await
+    api.ask(Request::Apply(apply, plan, caller.scope())).await
 }
 
 async fn plan(State(api): State<Api>, caller: Caller, body: Body) -> Handled {
@@ -205,7 +205,7 @@ async fn plan(State(api): State<Api>, caller: Caller, body: Body) -> Handled {
     if let Caller::Token(_) = &caller {
         sent(&api, &caller, &apply).await?;
     }
-    api.ask(Request::Plan(apply)).await
+    api.ask(Request::Plan(apply, caller.scope())).await
 }
 
 /// The app of a folder, for whoever comes from elsewhere: only what was sent, and is theirs.

@@ -50,7 +50,7 @@ pub(super) async fn roll_back(
     let later = rows.iter().filter(|later| later.number > row.number && kept.numbers.contains(&later.number));
     let snapshots = later.filter(|later| keeps_data(later)).map(|later| later.number).collect();
     let to = BackTo { number: row.number, app: Arc::new(app), snapshots };
-    api.ask(Request::RollBack { key, to, by_uid: caller.actor() }).await
+    api.ask(Request::RollBack { key, to, scope: caller.scope(), by_uid: caller.actor() }).await
 }
 
 pub(super) async fn restart(State(api): State<Api>, caller: Caller, Path((env, app)): AppPath, body: Body) -> Handled {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bowline_api::wire;
+use bowline_core::access::Scope;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Digest, SecretName};
 use bowline_core::job::RunId;
@@ -26,10 +27,10 @@ use crate::metrics::Vitals;
 pub(crate) enum Request {
     Status,
     Vitals,
-    /// With the hash of the plan that it is held to.
-    Apply(wire::Apply, Option<Digest>),
+    /// With the hash of the plan that it is held to, and the apps that whoever asks speaks for.
+    Apply(wire::Apply, Option<Digest>, Scope),
     /// What an apply would do.
-    Plan(wire::Apply),
+    Plan(wire::Apply, Scope),
     /// What the loop knows of an app's releases; with `for_change`, if one may begin now.
     KeptReleases {
         key: AppKey,
@@ -56,6 +57,8 @@ pub(crate) enum Request {
     RollBack {
         key: AppKey,
         to: BackTo,
+        /// The apps that whoever asks speaks for.
+        scope: Scope,
         by_uid: Option<u32>,
     },
     Stop {
