@@ -299,6 +299,7 @@ fn a_token_gets_no_part_of_another_apps_host_and_none_of_its_files() {
     };
     let (owner, other, beta) =
         (of("https-shop", "production"), of("https-board", "production"), of("https-shop", "beta"));
+    std::fs::write(shop.join("own.txt"), "of the shop alone").expect("a file of the test");
     outside.lines(&owner, &["deploy", path(&shop), "--env", "production"]);
 
     claiming(&board, "https-shop.localhost", "/login");
@@ -324,7 +325,8 @@ fn a_token_gets_no_part_of_another_apps_host_and_none_of_its_files() {
 
     // What was sent for one app is not there for another that names its digest, and is not put there for it.
     let sent = outside.bowline.state().join("sources/.contents/production/https-shop");
-    let sent = std::fs::read_dir(&sent).expect("what was sent").flatten().next().expect("a content");
+    let is_own = |file: &std::fs::DirEntry| std::fs::read(file.path()).is_ok_and(|text| text == b"of the shop alone");
+    let sent = std::fs::read_dir(&sent).expect("what was sent").flatten().find(is_own).expect("a content");
     let (digest, size) = (sent.file_name(), sent.metadata().expect("a file").len());
     let file = json!({ "kind": "file", "size": size, "content": digest.to_str() });
     let (status, offered) = outside.ask(
