@@ -281,6 +281,69 @@ fn a_token_does_what_its_role_and_its_scope_say_and_nothing_else() {
     outside.fails(&admin, &["down"], 2, "for this machine alone");
 }
 
+/// A file that claims a host and a path, to be written into an app's folder.
+fn claiming(folder: &Path, host: &str, path: &str) {
+    let file = folder.join("bowline.toml");
+    let text = std::fs::read_to_string(&file).expect("the app's file");
+    let (begin, _) = text.split_once("\n[route.main]").expect("a route");
+    let route = format!("[route.main]\nto = \"web\"\nhosts = [\"{host}\"]\npath = \"{path}\"\n");
+    std::fs::write(&file, format!("{begin}\n{route}")).expect("a file of the test");
+}
+
+#[test]
+fn a_token_gets_no_part_of_another_apps_host_and_none_of_its_files() {
+    let outside = Outside::start();
+    let (shop, board) = (app(&outside.bowline, "https-shop"), app(&outside.bowline, "https-board"));
+    let of = |app: &str, env: &str| {
+        outside.token(&format!("{app}-{env}"), &["--role", "deployer", "--app", app, "--env", env])
+    };
+    let (owner, other, beta) =
+        (of("https-shop", "production"), of("https-board", "production"), of("https-shop", "beta"));
+    std::fs::write(shop.join("own.txt"), "of the shop alone").expect("a file of the test");
+    outside.lines(&owner, &["deploy", path(&shop), "--env", "production"]);
+
+    claiming(&board, "https-shop.localhost", "/login");
+    let deploy = ["deploy", path(&board), "--env", "production"];
+    outside.fails(&other, &deploy, 3, "https-shop.localhost belongs to production/https-shop");
+    outside.fails(&other, &deploy, 3, "a token that is for production/https-shop, too");
+    outside.fails(
+        &other,
+        &["plan", path(&board), "--env", "production"],
+        3,
+        "cannot be served on https-shop.localhost",
+    );
+    let stop = json!({ "shutdown_when_idle": false }).to_string();
+    assert_eq!(outside.ask(&owner, "POST", "/v1/apps/production/https-shop/stop", &stop).0, 200);
+    let in_beta = ["deploy", path(&shop), "--env", "beta"];
+    claiming(&shop, "https-shop.localhost", "/");
+    outside.fails(&beta, &in_beta, 3, "belongs to production/https-shop");
+
+    // Both are for whoever is for all apps.
+    let admin = outside.token("all", &["--role", "deployer"]);
+    outside.lines(&admin, &deploy);
+    outside.lines(&other, &deploy);
+
+    // What was sent for one app is not there for another that names its digest, and is not put there for it.
+    let sent = outside.bowline.state().join("sources/.contents/production/https-shop");
+    let is_own = |file: &std::fs::DirEntry| std::fs::read(file.path()).is_ok_and(|text| text == b"of the shop alone");
+    let sent = std::fs::read_dir(&sent).expect("what was sent").flatten().find(is_own).expect("a content");
+    let (digest, size) = (sent.file_name(), sent.metadata().expect("a file").len());
+    let file = json!({ "kind": "file", "size": size, "content": digest.to_str() });
+    let (status, offered) = outside.ask(
+        &other,
+        "POST",
+        "/v1/sources/production/https-board",
+        &json!({ "entries": { "stolen": file } }).to_string(),
+    );
+    assert_eq!((status, &offered["missing"]), (200, &json!([digest.to_str()])));
+    let place = format!("/v1/sources/production/https-board/{}", offered["source"].as_str().expect("a digest"));
+    assert_eq!(outside.ask(&other, "POST", &place, "").0, 400);
+    assert_eq!(
+        outside.ask(&other, "PUT", &format!("/v1/contents/production/https-shop/{}", "0".repeat(64)), "x").0,
+        403
+    );
+}
+
 #[test]
 fn who_has_no_token_that_holds_is_not_let_in() {
     let outside = Outside::start();

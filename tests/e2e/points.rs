@@ -287,7 +287,9 @@ impl Scene {
         let sealed = |name: &String| artifacts.contains(&format!("{}.json", &name[..name.len().min(64)]));
         let unsealed = |name: &&String| !name.ends_with(".lock") && (name.starts_with(".seal") || !sealed(name));
         left.extend(artifacts.iter().filter(unsealed).cloned());
-        for folder in ["sources/.contents".into(), format!("sources/production/{}", self.name)] {
+        for folder in
+            [format!("sources/.contents/production/{}", self.name), format!("sources/production/{}", self.name)]
+        {
             left.extend(entries(&state.join(folder)).into_iter().filter(|name| name.starts_with("new-")));
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");

@@ -331,6 +331,8 @@ impl Client {
     /// Sends what a file holds, whatever it is called. `sent` is told of every part, in bytes.
     pub async fn put_content(
         &self,
+        env: &str,
+        app: &str,
         content: &str,
         file: std::fs::File,
         sent: impl Fn(u64) + Send + Sync + 'static,
@@ -343,7 +345,7 @@ impl Client {
             let frame = (length > 0).then(|| Frame::data(part.freeze()));
             Ok::<_, std::io::Error>(frame.map(|frame| (frame, (file, sent))))
         }));
-        let path = format!("/v1/contents/{content}");
+        let path = format!("/v1/contents/{env}/{app}/{content}");
         self.exchange_with(Waits::Work, Method::PUT, &path, StreamBody::new(parts)).await.map(drop)
     }
 

@@ -160,7 +160,7 @@ impl Made {
         self.on("POST /v1/sources/{env}/{app}", "Say what a folder is made of")
             .takes::<wire::Source>()
             .gives::<wire::Offered>(200);
-        self.on("PUT /v1/contents/{content}", "Send what a file holds; `content` is its SHA-256")
+        self.on("PUT /v1/contents/{env}/{app}/{content}", "Send what a file holds; `content` is its SHA-256")
             .takes_bytes()
             .gives_nothing(204);
         self.on("POST /v1/sources/{env}/{app}/{source}", "Put a folder together").gives::<wire::Placed>(200);

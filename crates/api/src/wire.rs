@@ -29,7 +29,7 @@
 //! | `DELETE /v1/secrets/{env}/{app}/{name}` | → 204 |
 //! | `POST /v1/apps/{env}/{app}/sessions` | [`Session`] → 101, see below |
 //! | `POST /v1/sources/{env}/{app}` | [`Source`] → [`Offered`] |
-//! | `PUT /v1/contents/{content}` | what a file holds, as raw bytes → 204 |
+//! | `PUT /v1/contents/{env}/{app}/{content}` | what a file of that app holds, as raw bytes → 204 |
 //! | `POST /v1/sources/{env}/{app}/{source}` | → [`Placed`] when all contents have arrived |
 //! | `GET /v1/data?…` ([`DataQuery`]) | → [`DataList`] |
 //! | `POST /v1/data/{env}/{app}/{data}/leases` | [`Lend`] → [`Lent`]; `{data}` is `postgres.db`, `volume.files`, … |

@@ -2,18 +2,22 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `.contents/DIGEST` | what a file holds, as it was sent; no environment has that name |
+//! | `.contents/ENV/APP/DIGEST` | what a file of that app holds, as it was sent; no environment is called `.contents` |
 //! | `ENV/APP/DIGEST.json` | what a folder is made of |
 //! | `ENV/APP/DIGEST/` | the folder, whole |
 //!
-//! Contents are told by their digest: what has arrived once is not sent again, and who was cut off goes on where it was.
+//! Contents are told by their digest, each app's by themselves: what has arrived once is not sent again, and who was cut off goes on where it
+//! was. Whoever knows the digest of another app's file is neither told that it is there nor given it.
 //! The app belongs to `ENV/APP`, whichever folder below it was sent last.
+
+mod room;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufReader, Read as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
@@ -25,33 +29,49 @@ use bowline_core::units::Bytes;
 use bowline_fault_points::{Point, reach};
 use http_body_util::BodyExt;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long what was sent is kept after it was last asked for: whoever was cut off goes on, and what several apps have
-/// is sent once.
+use self::room::{Claim, Full, Room};
+
+/// How long what was sent is kept after it was last asked for: whoever was cut off goes on.
 const KEPT: Duration = Duration::from_secs(3_600);
 /// So many folders of an app are kept for that long, to copy from.
 const FOLDERS: usize = 3;
 /// How long the others are: a build may still read one.
 const READ: Duration = Duration::from_secs(15 * 60);
+/// No environment has this name.
+const CONTENTS: &str = ".contents";
 /// Of what is not whole yet.
 const NEW: &str = "new-";
-/// Left free on the disk, whatever is sent.
-const RESERVE: u64 = 1 << 30;
-/// After so many bytes of a content it is looked whether that is still so.
-const LOOK: u64 = 64 << 20;
+/// So many folders of an app that were offered, and not sent, are remembered.
+const OFFERED: usize = 8;
+/// Room is claimed for so many bytes of what arrives at a time.
+const STEP: u64 = 8 << 20;
+/// So many manifests are read at once: each may take several times its size in memory.
+const OFFERS: usize = 2;
+/// So many folders are put together at once.
+const PLACES: usize = 2;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
     dir: PathBuf,
+    room: Room,
+    offers: Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
+
+/// A manifest that has arrived, and is not read yet.
+#[derive(Debug)]
+pub(crate) struct Taken(Temporary);
 
 impl Sources {
     /// Of a daemon that has the state for itself: what an earlier one did not finish goes.
     pub(crate) fn open(state: &Path) -> Self {
-        let sources = Self { dir: state.join("sources") };
-        let environments = folders(&sources.dir);
-        let unfinished = environments.iter().flat_map(|folder| folders(folder)).chain([sources.contents()]);
-        for folder in unfinished {
+        let dir = state.join("sources");
+        let (offers, places) = (Arc::new(Semaphore::new(OFFERS)), Arc::new(Semaphore::new(PLACES)));
+        let sources = Self { room: Room::of(&dir), dir, offers, places };
+        let apps = folders(&sources.dir).into_iter().flat_map(|environment| folders(&environment));
+        for folder in apps.chain(sources.all_contents()) {
             if let Err(error) = remove(&folder, |entry| entry.name.starts_with(NEW)) {
                 tracing::warn!(folder = %folder.display(), %error, "what was sent by half is left");
             }
@@ -59,82 +79,140 @@ impl Sources {
         sources
     }
 
+    /// A folder is offered in turn.
+    pub(crate) async fn turn_to_offer(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        turn(&self.offers).await
+    }
+
+    /// A folder is put together in turn.
+    pub(crate) async fn turn_to_place(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        turn(&self.places).await
+    }
+
+    /// Takes the manifest of a folder. It waits for its turn on the disk, not in memory.
+    pub(crate) async fn take(&self, key: &AppKey, body: Body) -> Result<Taken, Fault> {
+        let what = format!("the source of {key} cannot be taken");
+        let (manifest, _) = self.receive(key, body, wire::MAX_MANIFEST as u64, &what).await?;
+        Ok(Taken(manifest))
+    }
+
     /// What is missing of a folder. Blocks.
-    pub(crate) fn offer(&self, key: &AppKey, manifest: &Manifest) -> Result<wire::Offered, Fault> {
-        let source = digest(manifest);
-        let place = self.app(key);
-        let offered = || -> io::Result<Vec<(Digest, u64)>> {
-            make(&place)?;
-            make(&self.contents())?;
-            remove(&self.contents(), |entry| entry.age > KEPT)?;
-            let text = serde_json::to_vec(&wire::Source::from(manifest)).map_err(io::Error::other)?;
-            write_whole(&place.join(format!("{source}.json")), &text)?;
-            let there = self.found(key);
-            // What is asked for is not old, whenever it was sent.
-            let is_there = |content: &Digest| there.contains_key(content) || touch(&self.sent(content)).is_ok();
-            Ok(manifest.contents().into_iter().filter(|(content, _)| !is_there(content)).collect())
+    pub(crate) fn offer(&self, key: &AppKey, Taken(text): Taken) -> Result<wire::Offered, Fault> {
+        let wrong = |error: &dyn std::error::Error| {
+            Fault::new(FaultKind::Invalid, format!("the source of {key} cannot be taken")).source(error)
         };
-        let missing = offered().map_err(|error| failed(key, "take", &error))?;
-        reach(Point::SourceOffered);
+        let failed = |error: io::Error| failed(key, "take", &error);
+        let file = BufReader::new(File::open(&text.path).map_err(failed)?);
+        let source: wire::Source = serde_json::from_reader(file).map_err(|error| wrong(&error))?;
+        let manifest = Manifest::try_from(source).map_err(|error| wrong(&error))?;
+        let (source, place) = (digest(&manifest).to_string(), self.app(key));
+        make(&place).and_then(|()| self.tidy(key, &source)).map_err(failed)?;
+        let missing = self.missing(key, &manifest.contents())?;
         let sent: u64 = missing.iter().map(|(_, size)| size).sum();
-        self.room(key, sent.saturating_add(manifest.bytes()))?;
+        drop(self.claim(key, sent.saturating_add(manifest.bytes()))?);
+        text.rename(&place.join(format!("{source}.json"))).map_err(failed)?;
+        reach(Point::SourceOffered);
         let missing = missing.into_iter().map(|(content, _)| content.to_string()).collect();
-        Ok(wire::Offered { source: source.to_string(), missing })
+        Ok(wire::Offered { source, missing })
     }
 
-    /// `needed`: of what is sent, and of the folder, in bytes.
-    fn room(&self, key: &AppKey, needed: u64) -> Result<(), Fault> {
-        let free = self.free().map_err(|error| failed(key, "take", &error))?;
-        if needed.saturating_add(RESERVE) <= free {
-            return Ok(());
-        }
-        Err(Fault::new(FaultKind::Refused, format!("there is no room for the source of {key}"))
-            .caused_by(format!("it needs {}, and {} are free", Bytes(needed), Bytes(free)))
-            .hint("leave out what is not needed with .bowlineignore, or make room on the machine"))
-    }
-
-    /// On the disk, in bytes.
-    fn free(&self) -> io::Result<u64> {
-        let disk = nix::sys::statvfs::statvfs(&self.dir)?;
-        Ok(disk.blocks_available() * disk.fragment_size())
-    }
-
-    /// Takes what a file holds, and nothing but what its digest says.
-    pub(crate) async fn put(&self, content: Digest, body: Body) -> Result<(), Fault> {
-        let fault = |what: &str| {
-            Fault::new(FaultKind::Failed, format!("content {} cannot be taken", content.short())).caused_by(what)
-        };
-        let unwritten =
-            |error: &io::Error| fault("it cannot be written").source(error).hint("look at the disk's space");
-        let folder = self.contents();
-        let temporary = make(&folder).and_then(|()| Temporary::new(&folder)).map_err(|error| unwritten(&error))?;
-        let mut file = tokio::fs::File::from_std(temporary.file.try_clone().map_err(|error| unwritten(&error))?);
-        let (mut hash, mut size, mut body) = (Sha256::new(), 0_u64, body);
-        let mut looked = 0;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| fault("it did not arrive whole").source(&error))?;
-            let Ok(data) = frame.into_data() else { continue };
-            size += data.len() as u64;
-            if size > MAX_BYTES {
-                return Err(fault("it is larger than any source may be"));
-            }
-            if size >= looked {
-                // What comes need not have been offered.
-                if self.free().map_err(|error| unwritten(&error))? < RESERVE {
-                    return Err(Fault { kind: FaultKind::Refused, ..fault("there is no room on the disk") });
+    /// Of what a folder holds, with its sizes in bytes, what the app does not have.
+    fn missing(&self, key: &AppKey, wanted: &BTreeMap<Digest, u64>) -> Result<Vec<(Digest, u64)>, Fault> {
+        let there = self.found(key, wanted);
+        let mut missing = Vec::new();
+        for (content, size) in wanted {
+            let sent = self.sent(key, content);
+            let is_there = match fs::symlink_metadata(&sent) {
+                // What is asked for is not old, whenever it was sent.
+                Ok(meta) if meta.len() == *size => touch(&sent).is_ok(),
+                Ok(_) if is(&sent, content).unwrap_or(false) => return Err(other_size(key, content, *size)),
+                // A power cut has left less of it.
+                Ok(_) => {
+                    fs::remove_file(&sent).map_err(|error| failed(key, "take", &error))?;
+                    false
                 }
-                looked = size + LOOK;
+                Err(_) => false,
+            };
+            if !is_there && !there.contains_key(content) {
+                missing.push((*content, *size));
             }
-            hash.update(&data);
-            tokio::io::AsyncWriteExt::write_all(&mut file, &data).await.map_err(|error| unwritten(&error))?;
         }
-        tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(|error| unwritten(&error))?;
-        if Digest(hash.finalize().into()) != content {
-            return Err(Fault { kind: FaultKind::Invalid, ..fault("it is something else") }
+        Ok(missing)
+    }
+
+    /// Room for so many bytes of what is sent, and of the folder.
+    fn claim(&self, key: &AppKey, needed: u64) -> Result<Claim, Fault> {
+        self.room.claim(needed).map_err(|full| match full {
+            Full::Unknown(error) => failed(key, "take", &error),
+            Full::Left(left) => Fault::new(FaultKind::Refused, format!("there is no room for the source of {key}"))
+                .caused_by(format!("it needs {}, and {} may be taken of the disk", Bytes(needed), Bytes(left)))
+                .hint("leave out what is not needed with .bowlineignore, or make room on the machine"),
+        })
+    }
+
+    /// Takes what a file of the app holds, and nothing but what its digest says.
+    pub(crate) async fn put(&self, key: &AppKey, content: Digest, body: Body) -> Result<(), Fault> {
+        let what = format!("content {} of {key} cannot be taken", content.short());
+        let (file, found) = self.receive(key, body, MAX_BYTES, &what).await?;
+        if found != content {
+            return Err(Fault::new(FaultKind::Invalid, what)
+                .caused_by("it is something else")
                 .hint("did the file change while it was sent? run the command again"));
         }
         reach(Point::ContentArrived);
-        temporary.rename(&self.sent(&content)).map_err(|error| unwritten(&error))
+        file.rename(&self.sent(key, &content)).map_err(|error| unwritten(&what, &error))
+    }
+
+    /// Writes a body beside the app's contents, as far as there is room. Returns it with its digest.
+    async fn receive(
+        &self,
+        key: &AppKey,
+        mut body: Body,
+        limit: u64,
+        what: &str,
+    ) -> Result<(Temporary, Digest), Fault> {
+        let unwritten = |error: io::Error| unwritten(what, &error);
+        let folder = self.contents(key);
+        let temporary = make(&folder).and_then(|()| Temporary::new(&folder)).map_err(unwritten)?;
+        let mut file = tokio::fs::File::from_std(temporary.file.try_clone().map_err(unwritten)?);
+        let (mut hash, mut size, mut claimed, mut claim) = (Sha256::new(), 0_u64, 0_u64, None);
+        while let Some(frame) = body.frame().await {
+            let broken =
+                |error| Fault::new(FaultKind::Failed, what).caused_by("it did not arrive whole").source(&error);
+            let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+            let length = data.len() as u64;
+            if size + length > limit {
+                let fault = Fault::new(FaultKind::Invalid, what);
+                return Err(fault.caused_by(format!("it has more than {}", Bytes(limit))));
+            }
+            if size + length > claimed {
+                // What was claimed for is on the disk then.
+                tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(unwritten)?;
+                drop(claim.take());
+                let step = STEP.max(length).min(limit - size);
+                claim = Some(self.claim(key, step)?);
+                claimed = size + step;
+            }
+            size += length;
+            hash.update(&data);
+            tokio::io::AsyncWriteExt::write_all(&mut file, &data).await.map_err(unwritten)?;
+        }
+        tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(unwritten)?;
+        drop(claim);
+        Ok((temporary, Digest(hash.finalize().into())))
+    }
+
+    /// Removes what is old: contents of every app, and folders and offers of this one. Not what begins with `keep`.
+    fn tidy(&self, key: &AppKey, keep: &str) -> io::Result<()> {
+        for contents in self.all_contents() {
+            remove(&contents, |entry| entry.age > KEPT)?;
+        }
+        let place = self.app(key);
+        let is_placed = |entry: &Old| place.join(entry.name.trim_end_matches(".json")).is_dir();
+        remove(&place, |entry| {
+            let old = entry.age > KEPT || (entry.rank >= FOLDERS && entry.age > READ);
+            !entry.name.starts_with(keep) && (old || (entry.later >= OFFERED && !is_placed(entry)))
+        })
     }
 
     /// Puts a folder together. Blocks.
@@ -149,11 +227,7 @@ impl Sources {
         if !is_whole(&folder, &manifest) {
             self.assemble(key, &manifest, &folder)?;
         }
-        let tidied = touch(&folder).and_then(|()| {
-            remove(&place, |entry| {
-                !entry.name.starts_with(&name) && (entry.age > KEPT || (entry.rank >= FOLDERS && entry.age > READ))
-            })
-        });
+        let tidied = touch(&folder).and_then(|()| self.tidy(key, &name));
         if let Err(error) = tidied {
             tracing::warn!(app = %key, %error, "older sources are left");
         }
@@ -163,32 +237,31 @@ impl Sources {
 
     /// Beside its place first: it appears whole or not at all.
     fn assemble(&self, key: &AppKey, manifest: &Manifest, folder: &Path) -> Result<(), Fault> {
-        let there = self.found(key);
-        let missing = |content: &Digest| {
-            Fault::new(FaultKind::Invalid, format!("content {} of {key} was not sent", content.short()))
-                .hint("run the command again: it goes on where it was")
-        };
-        let new = tempfile::Builder::new().prefix(NEW).tempdir_in(self.app(key));
-        let new = new.map_err(|error| failed(key, "put together", &error))?;
+        let there = self.found(key, &manifest.contents());
+        let mut claim = self.claim(key, manifest.bytes())?;
+        let failed = |error: io::Error| failed(key, "put together", &error);
+        let new = tempfile::Builder::new().prefix(NEW).tempdir_in(self.app(key)).map_err(failed)?;
         for (path, entry) in manifest.entries() {
             let target = new.path().join(path);
-            let made = match entry {
-                Entry::Folder => DirBuilder::new().mode(0o755).create(&target),
-                Entry::Link(to) => symlink(to, &target),
+            match entry {
+                Entry::Folder => DirBuilder::new().mode(0o755).create(&target).map_err(failed)?,
+                Entry::Link(to) => symlink(to, &target).map_err(failed)?,
                 Entry::File { executable, content, size } => {
-                    let sent = self.sent(content);
+                    let sent = self.sent(key, content);
                     let from = if sent.exists() { Some(&sent) } else { there.get(content) };
-                    let from = from.ok_or_else(|| missing(content))?;
-                    copy(from, &target, *executable, (content, *size)).and_then(|same| match same {
-                        true => Ok(()),
+                    let from = from.ok_or_else(|| not_sent(key, content))?;
+                    if !copy(from, &target, *executable, (content, *size)).map_err(failed)? {
+                        if is(from, content).map_err(failed)? {
+                            return Err(other_size(key, content, *size));
+                        }
                         // It is asked for the next time.
-                        false => fs::remove_file(from).and_then(|()| {
-                            Err(io::Error::other(format!("{path} is not what it was; it is sent anew next time")))
-                        }),
-                    })
+                        fs::remove_file(from).map_err(failed)?;
+                        let spoilt = format!("{path} is not what it was; it is sent anew next time");
+                        return Err(failed(io::Error::other(spoilt)));
+                    }
+                    claim.spend(*size);
                 }
-            };
-            made.map_err(|error| failed(key, "put together", &error))?;
+            }
         }
         let put = || -> io::Result<()> {
             fs::set_permissions(new.path(), Permissions::from_mode(0o755))?;
@@ -212,30 +285,37 @@ impl Sources {
             Ok(()) => Ok(()),
             // Another command has sent the same.
             Err(_) if is_whole(folder, manifest) => Ok(()),
-            Err(error) => Err(failed(key, "put together", &error)),
+            Err(error) => Err(failed(error)),
         }
     }
 
-    fn sent(&self, content: &Digest) -> PathBuf {
-        self.contents().join(content.to_string())
+    fn sent(&self, key: &AppKey, content: &Digest) -> PathBuf {
+        self.contents(key).join(content.to_string())
     }
 
-    fn contents(&self) -> PathBuf {
-        self.dir.join(".contents")
+    fn contents(&self, key: &AppKey) -> PathBuf {
+        self.dir.join(CONTENTS).join(key.env.as_str()).join(key.app.as_str())
+    }
+
+    /// Of every app.
+    fn all_contents(&self) -> Vec<PathBuf> {
+        folders(&self.dir.join(CONTENTS)).iter().flat_map(|environment| folders(environment)).collect()
     }
 
     fn app(&self, key: &AppKey) -> PathBuf {
         self.dir.join(key.env.as_str()).join(key.app.as_str())
     }
 
-    /// What the app's folders hold already. That it still is what it was is looked at when it is used.
-    fn found(&self, key: &AppKey) -> BTreeMap<Digest, PathBuf> {
+    /// What of it the app's folders hold already. That it still is what it was is looked at when it is used.
+    fn found(&self, key: &AppKey, wanted: &BTreeMap<Digest, u64>) -> BTreeMap<Digest, PathBuf> {
         let place = self.app(key);
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(&place).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
             let manifest = read_manifest(&entry.path().with_extension("json"));
             for (path, one) in manifest.iter().flat_map(|manifest| manifest.entries()) {
-                if let Entry::File { content, size, .. } = one {
+                if let Entry::File { content, size, .. } = one
+                    && wanted.get(content) == Some(size)
+                {
                     let path = entry.path().join(path);
                     if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() == *size) {
                         found.insert(*content, path);
@@ -258,11 +338,13 @@ pub(crate) fn owner(state: &Path, folder: &Path) -> Option<(PathBuf, AppKey)> {
 }
 
 fn digest(manifest: &Manifest) -> Digest {
-    Digest(Sha256::digest(manifest.canonical()).into())
+    let mut hash = Sha256::new();
+    manifest.canonical(|piece| hash.update(piece));
+    Digest(hash.finalize().into())
 }
 
 fn read_manifest(path: &Path) -> Option<Manifest> {
-    let source: wire::Source = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let source: wire::Source = serde_json::from_reader(BufReader::new(File::open(path).ok()?)).ok()?;
     source.try_into().ok()
 }
 
@@ -277,10 +359,25 @@ fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut temporary = Temporary::new(path.parent().unwrap_or(Path::new(".")))?;
-    temporary.file.write_all(content)?;
-    temporary.rename(path)
+async fn turn(turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Fault> {
+    let turn = Arc::clone(turns).acquire_owned().await;
+    turn.map_err(|error| Fault::new(FaultKind::Unreachable, "the daemon is about to exit").source(&error))
+}
+
+fn unwritten(what: &str, error: &io::Error) -> Fault {
+    let fault = Fault::new(FaultKind::Failed, what).caused_by("it cannot be written");
+    fault.source(error).hint("look at the disk's space")
+}
+
+fn not_sent(key: &AppKey, content: &Digest) -> Fault {
+    Fault::new(FaultKind::Invalid, format!("content {} of {key} was not sent", content.short()))
+        .hint("run the command again: it goes on where it was")
+}
+
+fn other_size(key: &AppKey, content: &Digest, size: u64) -> Fault {
+    Fault::new(FaultKind::Invalid, format!("content {} of {key} has another size", content.short()))
+        .caused_by(format!("what was offered says {size} bytes"))
+        .hint("did the file change while it was sent? run the command again")
 }
 
 fn touch(path: &Path) -> io::Result<()> {
@@ -312,6 +409,12 @@ fn holds(file: &Path, (content, size): (&Digest, u64), to: &mut dyn io::Write) -
     }
 }
 
+/// Whether what a file holds is this, however much it is.
+fn is(file: &Path, content: &Digest) -> io::Result<bool> {
+    let size = fs::symlink_metadata(file)?.len();
+    holds(file, (content, size), &mut io::sink())
+}
+
 /// Whether a folder is what it was put together as: one that lost something gives way.
 fn is_whole(folder: &Path, manifest: &Manifest) -> bool {
     let is_it = |path: &Path, entry: &Entry| match (fs::symlink_metadata(path), entry) {
@@ -339,6 +442,8 @@ struct Old {
     age: Duration,
     /// Among the folders there: how many were touched later.
     rank: usize,
+    /// Among all that is there.
+    later: usize,
 }
 
 /// Removes what is chosen. Others put and take at the same time: what is gone already is gone.
@@ -358,10 +463,10 @@ fn remove(folder: &Path, is_chosen: impl Fn(&Old) -> bool) -> io::Result<()> {
     let mut entries: Vec<_> = entries.collect();
     entries.sort_by_key(|(touched, ..)| std::cmp::Reverse(*touched));
     let mut rank = 0;
-    for (touched, is_dir, entry) in entries {
+    for (later, (touched, is_dir, entry)) in entries.into_iter().enumerate() {
         let name = entry.file_name().to_string_lossy().into_owned();
         // A clock that was set back makes nothing old.
-        let old = Old { name, age: touched.elapsed().unwrap_or_default(), rank };
+        let old = Old { name, age: touched.elapsed().unwrap_or_default(), rank, later };
         rank += usize::from(is_dir);
         if is_chosen(&old) {
             let removed = if is_dir { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
@@ -372,6 +477,7 @@ fn remove(folder: &Path, is_chosen: impl Fn(&Old) -> bool) -> io::Result<()> {
 }
 
 /// A file that is gone unless it gets a name.
+#[derive(Debug)]
 struct Temporary {
     file: File,
     path: PathBuf,
@@ -426,22 +532,122 @@ mod tests {
         Manifest::new(files.chain(others).collect()).unwrap()
     }
 
+    async fn offer(sources: &Sources, key: &AppKey, manifest: &Manifest) -> Result<wire::Offered, Fault> {
+        let text = serde_json::to_vec(&wire::Source::from(manifest)).unwrap();
+        let taken = sources.take(key, Body::from(text)).await?;
+        sources.offer(key, taken)
+    }
+
+    /// A folder with this file alone.
+    fn of_one(text: &str, size: usize) -> Manifest {
+        let file = Entry::File { executable: false, size: size as u64, content: content(text) };
+        Manifest::new([("a".to_owned(), file)].into()).unwrap()
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_one_app_was_sent_is_not_there_for_another() {
+        let state = tempfile::tempdir().unwrap();
+        let sources = Sources::open(state.path());
+        let (a, b, secret) = (key("a"), key("b"), of_one("secret", 6));
+        offer(&sources, &a, &secret).await.unwrap();
+        sources.put(&a, content("secret"), Body::from("secret")).await.unwrap();
+        let offered = offer(&sources, &b, &secret).await.unwrap();
+        assert_eq!(offered.missing, [content("secret").to_string()], "it is not told that it is there");
+        let refused = sources.place(&b, offered.source.parse().unwrap()).unwrap_err();
+        assert!(refused.message.contains("was not sent"), "{refused:?}");
+        assert_eq!(offer(&sources, &a, &secret).await.unwrap().missing, Vec::<String>::new());
+        sources.place(&a, offered.source.parse().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_wrong_size_is_refused_and_removes_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        let (sources, key) = (Sources::open(state.path()), key("a"));
+        let (right, wrong) = (of_one("text", 4), of_one("text", 5));
+        let offered = offer(&sources, &key, &right).await.unwrap();
+        let early = offer(&sources, &key, &wrong).await.unwrap();
+        sources.put(&key, content("text"), Body::from("text")).await.unwrap();
+        let refused = offer(&sources, &key, &wrong).await.unwrap_err();
+        assert_eq!(
+            (refused.kind, refused.message.ends_with("has another size")),
+            (FaultKind::Invalid, true),
+            "{refused:?}"
+        );
+        let refused = sources.place(&key, early.source.parse().unwrap()).unwrap_err();
+        assert_eq!(
+            (refused.kind, refused.message.ends_with("has another size")),
+            (FaultKind::Invalid, true),
+            "{refused:?}"
+        );
+        sources.place(&key, offered.source.parse().unwrap()).unwrap();
+        // What a power cut has cut off is asked for.
+        fs::remove_dir_all(sources.app(&key).join(&offered.source)).unwrap();
+        fs::write(sources.sent(&key, &content("text")), "te").unwrap();
+        assert_eq!(offer(&sources, &key, &right).await.unwrap().missing, [content("text").to_string()]);
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_room_leaves_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        let mut sources = Sources::open(state.path());
+        let (key, small) = (key("a"), of_one("text", 4));
+        make(&sources.dir).unwrap();
+        sources.room = Room::with(&sources.dir, |_| Ok(room::RESERVE - 1));
+        let refused = offer(&sources, &key, &small).await.unwrap_err();
+        assert!(refused.message.contains("no room"), "{refused:?}");
+        let refused = sources.put(&key, content("text"), Body::from("text")).await.unwrap_err();
+        assert!(refused.message.contains("no room"), "{refused:?}");
+        // The manifest has room, and what it is of has none.
+        sources.room = Room::with(&sources.dir, |_| Ok(room::RESERVE + STEP));
+        let large = of_one("large", usize::try_from(STEP).unwrap());
+        assert!(offer(&sources, &key, &large).await.unwrap_err().message.contains("no room"));
+        assert_eq!((names(&sources.app(&key)), names(&sources.contents(&key))), (Vec::new(), Vec::new()));
+        // Another one is writing.
+        let claim = sources.room.claim(1).unwrap();
+        assert!(sources.put(&key, content("text"), Body::from("text")).await.is_err());
+        drop(claim);
+        sources.put(&key, content("text"), Body::from("text")).await.unwrap();
+        offer(&sources, &key, &small).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn offers_that_nothing_follows_are_bounded() {
+        let state = tempfile::tempdir().unwrap();
+        let (sources, key) = (Sources::open(state.path()), key("a"));
+        for size in 0..3 * OFFERED {
+            offer(&sources, &key, &of_one("text", size)).await.unwrap();
+        }
+        assert!(names(&sources.app(&key)).len() <= OFFERED + 1, "{:?}", names(&sources.app(&key)));
+    }
+
     #[tokio::test]
     async fn what_was_sent_once_is_not_asked_for_again() {
         let state = tempfile::tempdir().unwrap();
         let (sources, key) = (Sources::open(state.path()), key("a"));
         let first = manifest(&[("a", "one"), ("sub/b", "#!two"), ("same", "one")]);
-        let offered = sources.offer(&key, &first).unwrap();
+        let offered = offer(&sources, &key, &first).await.unwrap();
         let source: Digest = offered.source.parse().unwrap();
         assert_eq!(
             BTreeSet::from_iter(offered.missing),
             [content("one"), content("#!two")].map(|c| c.to_string()).into()
         );
-        sources.put(content("one"), Body::from("one")).await.unwrap();
-        assert_eq!(sources.offer(&key, &first).unwrap().missing, [content("#!two").to_string()], "cut off, it goes on");
+        sources.put(&key, content("one"), Body::from("one")).await.unwrap();
+        assert_eq!(
+            offer(&sources, &key, &first).await.unwrap().missing,
+            [content("#!two").to_string()],
+            "cut off, it goes on"
+        );
         assert!(sources.place(&key, source).unwrap_err().message.contains("was not sent"));
-        assert_eq!(sources.put(content("#!two"), Body::from("other")).await.unwrap_err().kind, FaultKind::Invalid);
-        sources.put(content("#!two"), Body::from("#!two")).await.unwrap();
+        assert_eq!(
+            sources.put(&key, content("#!two"), Body::from("other")).await.unwrap_err().kind,
+            FaultKind::Invalid
+        );
+        sources.put(&key, content("#!two"), Body::from("#!two")).await.unwrap();
         let placed = PathBuf::from(sources.place(&key, source).unwrap().dir);
         assert_eq!(fs::read_to_string(placed.join("link")).unwrap(), "#!two");
         let mode = |name: &str| fs::metadata(placed.join(name)).unwrap().permissions().mode() & 0o777;
@@ -449,11 +655,11 @@ mod tests {
         assert_eq!(sources.place(&key, source).unwrap().dir, placed.display().to_string(), "the same again");
 
         let second = manifest(&[("a", "one"), ("sub/b", "three")]);
-        let offered = sources.offer(&key, &second).unwrap();
+        let offered = offer(&sources, &key, &second).await.unwrap();
         assert_eq!(offered.missing, [content("three").to_string()]);
-        sources.put(content("three"), Body::from("three")).await.unwrap();
+        sources.put(&key, content("three"), Body::from("three")).await.unwrap();
         // Of what was sent for the first one nothing is left but its folder, and that is spoilt.
-        fs::remove_file(sources.sent(&content("one"))).unwrap();
+        fs::remove_file(sources.sent(&key, &content("one"))).unwrap();
         fs::write(placed.join("a"), "bad").unwrap();
         fs::write(placed.join("same"), "bad").unwrap();
         let second_source: Digest = offered.source.parse().unwrap();
@@ -461,11 +667,11 @@ mod tests {
         assert!(spoilt.causes[0].contains("not what it was"), "{spoilt:?}");
     }
 
-    #[test]
-    fn a_folder_says_whose_source_it_is() {
+    #[tokio::test]
+    async fn a_folder_says_whose_source_it_is() {
         let state = tempfile::tempdir().unwrap();
         let sources = Sources::open(state.path());
-        sources.offer(&key("a"), &manifest(&[("sub/b", "x")])).unwrap();
+        offer(&sources, &key("a"), &manifest(&[("sub/b", "x")])).await.unwrap();
         let place = fs::canonicalize(sources.app(&key("a"))).unwrap();
         let folder = place.join(content("x").to_string());
         assert_eq!(owner(state.path(), &folder), Some((place.clone(), key("a"))));
@@ -482,10 +688,10 @@ mod tests {
         let manifest = manifest(&[("a", "one"), ("sub/b", "two")]);
         let send = async || {
             loop {
-                let offered = sources.offer(&key, &manifest).unwrap();
+                let offered = offer(&sources, &key, &manifest).await.unwrap();
                 for missing in &offered.missing {
                     let text = if *missing == content("one").to_string() { "one" } else { "two" };
-                    sources.put(missing.parse().unwrap(), Body::from(text)).await.unwrap();
+                    sources.put(&key, missing.parse().unwrap(), Body::from(text)).await.unwrap();
                 }
                 match sources.place(&key, offered.source.parse().unwrap()) {
                     Ok(placed) => return PathBuf::from(placed.dir),
@@ -503,8 +709,8 @@ mod tests {
         for spoil in spoil {
             spoil();
             // As if it was sent long ago.
-            fs::remove_dir_all(sources.contents()).unwrap();
-            make(&sources.contents()).unwrap();
+            fs::remove_dir_all(sources.contents(&key)).unwrap();
+            make(&sources.contents(&key)).unwrap();
             assert!(is_whole(&send().await, &manifest));
         }
         assert_eq!(folders(&sources.app(&key)), [placed], "nothing else is left");
@@ -514,10 +720,9 @@ mod tests {
     async fn a_size_is_what_it_is_said_to_be() {
         let state = tempfile::tempdir().unwrap();
         let sources = Sources::open(state.path());
-        let file = Entry::File { executable: false, size: 0, content: content("large") };
-        let liar = Manifest::new([("a".to_owned(), file)].into()).unwrap();
-        let offered = sources.offer(&key("a"), &liar).unwrap();
-        sources.put(content("large"), Body::from("large")).await.unwrap();
+        let liar = of_one("large", 0);
+        let offered = offer(&sources, &key("a"), &liar).await.unwrap();
+        sources.put(&key("a"), content("large"), Body::from("large")).await.unwrap();
         assert!(sources.place(&key("a"), offered.source.parse().unwrap()).is_err());
     }
 
@@ -529,15 +734,15 @@ mod tests {
         for folder in ["one", "two", "new-three"] {
             fs::create_dir_all(app.join(folder)).unwrap();
         }
-        make(&sources.contents()).unwrap();
-        fs::write(sources.contents().join("new-1"), "").unwrap();
+        make(&sources.contents(&key("a"))).unwrap();
+        fs::write(sources.contents(&key("a")).join("new-1"), "").unwrap();
         let hour = SystemTime::now() - Duration::from_secs(3_600);
         File::open(app.join("one")).unwrap().set_modified(hour).unwrap();
         let sources = Sources::open(state.path());
         let mut left = folders(&app);
         left.sort();
         assert_eq!(left, [app.join("one"), app.join("two")]);
-        assert_eq!(fs::read_dir(sources.contents()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(sources.contents(&key("a"))).unwrap().count(), 0);
         remove(&app, |entry| entry.rank >= 1 && entry.age > Duration::from_secs(60)).unwrap();
         assert_eq!(folders(&app), [app.join("two")]);
         remove(&state.path().join("nowhere"), |_| true).unwrap();

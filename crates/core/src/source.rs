@@ -105,12 +105,11 @@ impl Manifest {
         self.0.values().map(size).sum()
     }
 
-    /// What its own digest is made of: no two manifests have the same.
-    pub fn canonical(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+    /// What its own digest is made of, piece by piece: no two manifests have the same.
+    pub fn canonical(&self, mut out: impl FnMut(&[u8])) {
         let mut field = |bytes: &[u8]| {
-            out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-            out.extend_from_slice(bytes);
+            out(&(bytes.len() as u64).to_le_bytes());
+            out(bytes);
         };
         for (path, entry) in &self.0 {
             field(path.as_bytes());
@@ -127,7 +126,6 @@ impl Manifest {
                 }
             }
         }
-        out
     }
 }
 
@@ -206,7 +204,12 @@ mod tests {
             manifest(&[("a", Entry::Link("c".into()))]),
             manifest(&[("b", Entry::Folder)]),
         ];
-        let forms: std::collections::BTreeSet<Vec<u8>> = all.iter().map(|m| m.clone().unwrap().canonical()).collect();
+        let form = |manifest: &Result<Manifest, ManifestError>| {
+            let mut form = Vec::new();
+            manifest.clone().unwrap().canonical(|piece| form.extend_from_slice(piece));
+            form
+        };
+        let forms: std::collections::BTreeSet<Vec<u8>> = all.iter().map(form).collect();
         assert_eq!(forms.len(), all.len());
     }
 }

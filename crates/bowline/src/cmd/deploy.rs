@@ -168,7 +168,7 @@ pub(super) async fn send(client: &Client, dir: &Path, app: &App, ui: &Ui) -> Res
         let count = move |part| {
             sent.fetch_add(part, Ordering::Relaxed);
         };
-        client.put_content(&content.to_string(), file, count).await.map_err(Fault::from)
+        client.put_content(env, name, &content.to_string(), file, count).await.map_err(Fault::from)
     };
     let sending = stream::iter(&missing).map(one).buffer_unordered(AT_ONCE).try_collect::<()>();
     tokio::pin!(sending);

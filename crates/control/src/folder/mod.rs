@@ -40,7 +40,7 @@ const MAX_FILE: u64 = bowline_spec::MAX_FILE as u64;
 
 /// Reads and parses. Blocks: files and the store are read. What a build would give is not looked at.
 pub(crate) fn read(order: &ReadOrder, vault: &Vault) -> Result<Reading, Fault> {
-    let ReadOrder { apply, purpose } = order;
+    let ReadOrder { apply, purpose, scope } = order;
     let env = EnvName::new(&apply.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", apply.env)).source(&error))?;
     let source = folder(&apply.dir)?;
@@ -70,6 +70,7 @@ pub(crate) fn read(order: &ReadOrder, vault: &Vault) -> Result<Reading, Fault> {
     let renewed = renewed(vault, &key, &secrets, files.iter().chain(dotenv.iter().map(|value| (&env_file, value))))?;
     Ok(Reading {
         purpose: *purpose,
+        scope: scope.clone(),
         key,
         folder,
         source,

@@ -105,6 +105,14 @@ impl Caller {
         }
     }
 
+    /// The apps that are.
+    pub(super) fn scope(&self) -> Scope {
+        match self {
+            Self::Owner { .. } => Scope::default(),
+            Self::Token(token) => token.record.scope.clone(),
+        }
+    }
+
     /// # Errors
     /// The app is not for them.
     pub(super) fn require(&self, key: &AppKey) -> Result<(), Refusal> {

@@ -74,7 +74,7 @@ pub(super) fn all() -> Vec<Endpoint> {
         on("DELETE /v1/secrets/{env}/{app}/{name}", SECRETS, App, super::remove_secret).told("remove a secret of"),
         on("POST /v1/sources/{env}/{app}", DEPLOY, App, source::offer),
         on("POST /v1/sources/{env}/{app}/{source}", DEPLOY, App, source::place),
-        on("PUT /v1/contents/{content}", DEPLOY, Nothing, source::put),
+        on("PUT /v1/contents/{env}/{app}/{content}", DEPLOY, App, source::put),
         on("GET /v1/data", READ, Reach::Handler, data::list),
         on("DELETE /v1/data/{env}/{app}/{data}", OPERATE, App, data::remove).told("remove data of"),
         on("PUT /v1/data/{env}/{app}/{data}/content", HERE, App, data::fill),
@@ -159,7 +159,7 @@ mod tests {
         ("POST /v1/tokens", "admin"),
         ("POST /v1/upgrade", ""),
         ("PUT /v1/apps/{env}/{app}/maintenance", "deployer operator admin"),
-        ("PUT /v1/contents/{content}", "deployer admin"),
+        ("PUT /v1/contents/{env}/{app}/{content}", "deployer admin"),
         ("PUT /v1/data/{env}/{app}/{data}/content", ""),
         ("PUT /v1/secrets/{env}/{app}/{name}", "secret-writer admin"),
     ];
@@ -197,9 +197,9 @@ $ bowline deploy --env production --to https://bowline.example.com       # or `s
 
 A token has one role, and is for all apps or for those that it names, in all environments or in those that it names. It is shown once; the
 daemon keeps its SHA-256. Of apps that are not its own it sees nothing, but the name of one whose host it
-asks for. Whatever changes something is an event, `token.used`, before it is done; what is done again within a
-minute is counted there (`times`). With one token 60 changes are taken at once and then 5 a second, and 8 logs are read at once; more are answered
-429 with `Retry-After`.
+asks for. A host that an app has, running or stopped, goes to another app, whole or in part, only by a token that is for both, or on the
+machine. Whatever changes something is an event, `token.used`, before it is done; what is done again within a minute is counted there (`times`).
+With one token 60 changes are taken at once and then 5 a second, and 8 logs are read at once; more are answered 429 with `Retry-After`.
 What nobody may from elsewhere names files of the machine, or ends the daemon. With a token, only folders that were sent are applied, and no
 `[secret.NAME] source = \"file:…\"` of the server is read.
 

@@ -58,7 +58,7 @@ use crate::reconcile::request::{Answer, Door, Request};
 use crate::reconcile::runs::finished_form;
 use crate::secrets::Vault;
 use crate::sources::Sources;
-use crate::store::{EVENTS_MOST, EventRecord, Store};
+use crate::store::{EventRecord, Store, StoreError};
 use crate::tokens::Tokens;
 use crate::{CheckCall, LogCall, SessionCall};
 use access::{Caller, told};
@@ -129,6 +129,11 @@ impl Api {
 
     async fn ask(&self, request: Request) -> Result<Response, Refusal> {
         self.door.ask(request).await.map(Answer::into_response)
+    }
+
+    /// What a whole folder is read for.
+    async fn ask_in_turn(&self, request: Request) -> Result<Response, Refusal> {
+        self.door.ask_in_turn(request).await.map(Answer::into_response)
     }
 }
 
@@ -220,7 +225,12 @@ async fn apply(State(api): State<Api>, caller: Caller, body: Body) -> Handled {
         let key = sent(&api, &caller, &apply).await?;
         told(&api, token, "apply a folder to", Some(&key)).await?;
     }
-    api.ask(Request::Apply(apply, plan)).await
+    let is_planned = plan.is_some();
+    let request = Request::Apply(apply, plan, caller.scope());
+    match is_planned {
+        true => api.ask_in_turn(request).await,
+        false => api.ask(request).await,
+    }
 }
 
 async fn plan(State(api): State<Api>, caller: Caller, body: Body) -> Handled {
@@ -233,7 +243,7 @@ async fn plan(State(api): State<Api>, caller: Caller, body: Body) -> Handled {
     if let Caller::Token(_) = &caller {
         sent(&api, &caller, &apply).await?;
     }
-    api.ask(Request::Plan(apply)).await
+    api.ask_in_turn(Request::Plan(apply, caller.scope())).await
 }
 
 /// The app of a folder, for whoever comes from elsewhere: only what was sent, and is theirs.
@@ -371,12 +381,6 @@ fn read_events(store: &Store, caller: &Caller, query: &wire::EventsQuery) -> Res
         (Some(env), Some(app)) => Some(app_key(env, app)?),
         (Some(_) | None, Some(_) | None) => None,
     };
-    let kept = u32::try_from(EVENTS_MOST).unwrap_or(u32::MAX);
-    let records = store.read(|view| match (query.after, &app) {
-        (Some(after), _) => view.events_after(after, kept),
-        (None, Some(key)) => view.last_events(Some(key), limit),
-        (None, None) => view.last_events(None, kept),
-    });
     let matches = |record: &EventRecord| {
         let is = |want: &Option<String>, have: Option<&str>| want.as_deref().is_none_or(|want| have == Some(want));
         let key = record.key.as_ref();
@@ -384,13 +388,39 @@ fn read_events(store: &Store, caller: &Caller, query: &wire::EventsQuery) -> Res
         let theirs = key.map_or_else(|| caller.covers_all(), |key| caller.covers(key));
         theirs && is(&query.env, key.map(|k| k.env.as_str())) && is(&query.app, key.map(|k| k.app.as_str()))
     };
-    let mut events: Vec<_> = records.map_err(Fault::from)?.into_iter().filter(matches).map(event).collect();
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    match query.after {
-        Some(_) => events.truncate(limit),
-        None => drop(events.drain(..events.len().saturating_sub(limit))),
+    let records = store.read(|view| match (query.after, &app) {
+        (Some(after), _) => some_of(limit, after, matches, |after, size| view.events_after(after, size)),
+        (None, Some(key)) if caller.covers(key) => {
+            view.last_events(Some(key), u32::try_from(limit).unwrap_or(u32::MAX))
+        }
+        (None, Some(_)) => Ok(Vec::new()),
+        (None, None) => {
+            let newest = some_of(limit, u64::MAX, matches, |before, size| view.events_before(before, size));
+            newest.map(|newest| newest.into_iter().rev().collect())
+        }
+    });
+    Ok(records.map_err(Fault::from)?.into_iter().map(event).collect())
+}
+
+/// The first that match, page by page: no more is read than is asked for. `page`: those behind a number, at most so many.
+fn some_of(
+    limit: usize,
+    mut behind: u64,
+    matches: impl Fn(&EventRecord) -> bool,
+    page: impl Fn(u64, u32) -> Result<Vec<EventRecord>, StoreError>,
+) -> Result<Vec<EventRecord>, StoreError> {
+    let (mut found, mut size) = (Vec::new(), u32::try_from(limit).unwrap_or(MAX_EVENTS).clamp(1, MAX_EVENTS));
+    while found.len() < limit {
+        let records = page(behind, size)?;
+        let Some(last) = records.last() else { break };
+        behind = last.sequence;
+        found.extend(records.into_iter().filter(&matches));
+        // Where few match, it does not take a query for each.
+        size = size.saturating_mul(2).min(MAX_EVENTS);
     }
-    Ok(events)
+    found.truncate(limit);
+    Ok(found)
 }
 
 fn event(record: EventRecord) -> wire::Event {
@@ -497,4 +527,40 @@ fn secret_name(name: &str) -> Result<SecretName, Refusal> {
 
 fn bad_name(name: &str, error: &NameError) -> Refusal {
     Fault::new(FaultKind::Invalid, format!("{name:?} is not a name")).source(error).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn no_more_events_are_read_than_are_asked_for() {
+        let record = |sequence: u64| EventRecord {
+            sequence,
+            at: Timestamp(0),
+            key: None,
+            kind: String::new(),
+            message: String::new(),
+            fields: String::new(),
+        };
+        let read = Cell::new(0);
+        let page = |after: u64, size: u32| {
+            let records: Vec<_> = (after + 1..=10_000).take(size as usize).map(record).collect();
+            read.set(read.get() + records.len());
+            Ok(records)
+        };
+        let check = |limit, after, every: u64, expected: &[u64], most| {
+            read.set(0);
+            let found = some_of(limit, after, |record| record.sequence % every == 0, page).unwrap();
+            assert_eq!(found.iter().map(|record| record.sequence).collect::<Vec<_>>(), expected);
+            assert!(read.get() <= most, "{} were read", read.get());
+        };
+        check(1, 0, 1, &[1], 1);
+        check(2, 7, 1, &[8, 9], 2);
+        check(2, 0, 5, &[5, 10], 14);
+        check(0, 0, 1, &[], 0);
+        check(9, 9_998, 1, &[9_999, 10_000], 2);
+    }
 }

@@ -54,7 +54,7 @@ pub(super) async fn roll_back(
         rows.iter().map(|later| later.number).filter(|later| *later > row.number && kept.numbers.contains(later));
     let snapshots = later.filter(|later| snapshot_folder(state_dir, &key, *later).is_dir()).collect();
     let to = BackTo { number: row.number, app: Arc::new(app), snapshots };
-    api.ask(Request::RollBack { key, to, by_uid: caller.actor() }).await
+    api.ask(Request::RollBack { key, to, scope: caller.scope(), by_uid: caller.actor() }).await
 }
 
 pub(super) async fn restart(State(api): State<Api>, caller: Caller, Path((env, app)): AppPath, body: Body) -> Handled {

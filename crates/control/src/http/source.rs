@@ -4,39 +4,41 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::Digest;
-use bowline_core::source::Manifest;
 
 use super::answer::{Refusal, json};
-use super::{Api, Handled, app_key, misunderstood, read};
+use super::{Api, Handled, app_key, misunderstood};
 
 pub(super) async fn offer(State(api): State<Api>, Path((env, app)): Path<(String, String)>, body: Body) -> Handled {
     let key = app_key(&env, &app)?;
     let sources = api.kept()?.sources.clone();
-    let bytes = read(body, wire::MAX_MANIFEST).await?;
+    let manifest = sources.take(&key, body).await?;
+    let turn = sources.turn_to_offer().await?;
     let offered = blocking(move || {
-        let wrong = |error: &dyn std::error::Error| {
-            Fault::new(FaultKind::Invalid, format!("the source of {key} cannot be taken")).source(error)
-        };
-        let source: wire::Source = serde_json::from_slice(&bytes).map_err(|error| wrong(&error))?;
-        let manifest = Manifest::try_from(source).map_err(|error| wrong(&error))?;
-        sources.offer(&key, &manifest)
+        let _turn = turn;
+        sources.offer(&key, manifest)
     });
     Ok(json(StatusCode::OK, &offered.await?))
 }
 
-pub(super) async fn put(State(api): State<Api>, Path(content): Path<String>, body: Body) -> Handled {
-    let content = digest(&content)?;
-    api.kept()?.sources.put(content, body).await?;
+type SourcePath = Path<(String, String, String)>;
+
+pub(super) async fn put(State(api): State<Api>, Path((env, app, content)): SourcePath, body: Body) -> Handled {
+    let (key, content) = (app_key(&env, &app)?, digest(&content)?);
+    api.kept()?.sources.put(&key, content, body).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-pub(super) async fn place(State(api): State<Api>, Path((env, app, source)): Path<(String, String, String)>) -> Handled {
+pub(super) async fn place(State(api): State<Api>, Path((env, app, source)): SourcePath) -> Handled {
     let (key, source) = (app_key(&env, &app)?, digest(&source)?);
     let sources = api.kept()?.sources.clone();
-    Ok(json(StatusCode::OK, &blocking(move || sources.place(&key, source)).await?))
+    let turn = sources.turn_to_place().await?;
+    let placed = blocking(move || {
+        let _turn = turn;
+        sources.place(&key, source)
+    });
+    Ok(json(StatusCode::OK, &placed.await?))
 }
 
 fn digest(text: &str) -> Result<Digest, Refusal> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangePhase, ChangeStep};
+use bowline_core::access::Scope;
 use bowline_core::app::{App, SecretSource};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Digest, ReleaseNumber, ResourceName, SecretName, ServiceName};
@@ -12,7 +13,7 @@ use bowline_core::release::{
     Artifact, BuildProgress, BuildRequest, Built, SecretVersion, Stream, settle, wanted_secrets,
 };
 use bowline_core::rollout::{self, Phase, Rollout, by_hand};
-use bowline_core::route::{ApiSite, check_claims, claims};
+use bowline_core::route::{ApiSite, Holder, check_claims, check_owners, claims};
 use bowline_core::units::Bytes;
 
 use super::Loop;
@@ -81,7 +82,7 @@ impl Loop {
             return Err(taken(reading, first).into());
         }
         self.may_change(key)?;
-        self.check_hosts(key, app)?;
+        self.check_hosts(key, app, &reading.scope)?;
         self.check_sizes(key, app)?;
         let generate = Self::missing_secrets(reading)?;
         self.check_plan(reading)?;
@@ -126,17 +127,37 @@ impl Loop {
         wanted.filter(|(_, wanted, held)| wanted < held).collect()
     }
 
-    pub(crate) fn check_hosts(&self, key: &AppKey, app: &App) -> Result<(), Fault> {
+    /// `scope`: the apps that whoever asks speaks for.
+    pub(crate) fn check_hosts(&self, key: &AppKey, app: &App, scope: &Scope) -> Result<(), Fault> {
         let claimed = |api: &&ApiSite| claims(key, app).iter().any(|claim| claim.host == api.host);
         if let Some(api) = self.place.api.as_ref().filter(claimed) {
             return Err(Fault::new(FaultKind::Refused, format!("{key} cannot be served on {}", api.host))
                 .caused_by("that is the host of this server's API")
                 .hint("give the route another host, or the API in server.toml"));
         }
-        check_claims(key, app, &self.claimants(key)).map_err(|conflict| {
+        let claimants = self.claimants(key);
+        let serving = claimants.iter().map(|(key, app)| Holder { key, app, serves: true });
+        let holders: Vec<_> = self.holders().chain(serving).collect();
+        check_owners(key, app, &holders, scope).map_err(|foreign| {
+            let (host, owner) = (&foreign.wanted.host, &foreign.holder.key);
+            Fault::new(FaultKind::Refused, format!("{key} cannot be served on {host}"))
+                .caused_by(foreign.to_string())
+                .hint(format!(
+                    "give the route another host; the server's owner, or a token that is for {owner}, too, may bring it there"
+                ))
+        })?;
+        check_claims(key, app, &claimants).map_err(|conflict| {
             Fault::new(FaultKind::Refused, format!("{key} cannot be served beside {}", conflict.holder.key))
                 .caused_by(conflict.to_string())
                 .hint("give the route another host or path")
+        })
+    }
+
+    /// The apps as they were brought out last, whether they are served or stopped.
+    fn holders(&self) -> impl Iterator<Item = Holder<'_>> {
+        self.apps.iter().filter_map(|(key, app)| {
+            let stable = app.stable.as_ref()?;
+            Some(Holder { key, app: stable.release.app(), serves: app.live.is_some() })
         })
     }
 
@@ -292,7 +313,7 @@ impl Loop {
         let (reading, _) = self.being_built(key)?;
         let shapes = built.artifacts.iter().map(|(name, artifact)| (name.clone(), artifact.shape())).collect();
         let app = settle(&reading.app, &shapes)?;
-        self.check_hosts(key, &app)?;
+        self.check_hosts(key, &app, &reading.scope)?;
         Ok(app)
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangePhase, ChangeStep};
+use bowline_core::access::Scope;
 use bowline_core::app::App;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber, SecretName};
@@ -157,8 +158,15 @@ impl Loop {
     }
 
     /// It was looked at outside: what it was made of is whole. Is it to be let in?
-    pub(crate) fn roll_back(&mut self, ticket: Ticket, key: AppKey, to: BackTo, by_uid: Option<u32>, now: Now) {
-        if let Err(refusal) = self.guard_back(&key, &to) {
+    pub(crate) fn roll_back(
+        &mut self,
+        ticket: Ticket,
+        key: AppKey,
+        (to, scope): (BackTo, &Scope),
+        by_uid: Option<u32>,
+        now: Now,
+    ) {
+        if let Err(refusal) = self.guard_back(&key, &to, scope) {
             return self.refuse(ticket, refusal);
         }
         let from = self.apps.get(&key).and_then(running);
@@ -166,14 +174,14 @@ impl Loop {
         self.store(Job::Back(Box::new(back)), Pending::Back { ticket, key, app: to.app, snapshots: to.snapshots });
     }
 
-    fn guard_back(&self, key: &AppKey, to: &BackTo) -> Result<(), Refusal> {
+    fn guard_back(&self, key: &AppKey, to: &BackTo, scope: &Scope) -> Result<(), Refusal> {
         self.may_change(key)?;
         let app = self.apps.get(key).ok_or_else(|| Refusal::unknown_app(key))?;
         // Removed since it was looked at; from here on it is kept.
         if !app.roots.contains_key(&to.number) {
             return Err(refused(key, to.number, "what was built for it was removed just now").into());
         }
-        Ok(self.check_hosts(key, &to.app)?)
+        Ok(self.check_hosts(key, &to.app, scope)?)
     }
 
     /// Data are not gone back with: a volume that has become larger stays so.

@@ -65,7 +65,7 @@ impl Degraded {
             Input::Asked(
                 ticket,
                 Request::Apply(..)
-                | Request::Plan(_)
+                | Request::Plan(..)
                 | Request::KeptReleases { .. }
                 | Request::RollBack { .. }
                 | Request::Restart { .. }

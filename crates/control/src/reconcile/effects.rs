@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangeStep};
+use bowline_core::access::Scope;
 use bowline_core::app::{App, HostName};
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, Digest, EnvironmentId, ReleaseNumber, SecretName, ServiceName};
@@ -105,12 +106,16 @@ pub(crate) enum Purpose {
 pub(crate) struct ReadOrder {
     pub(crate) apply: wire::Apply,
     pub(crate) purpose: Purpose,
+    /// The apps that whoever asks speaks for.
+    pub(crate) scope: Scope,
 }
 
 /// What a folder holds: parsed, valid, and supported.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reading {
     pub(crate) purpose: Purpose,
+    /// See [`ReadOrder::scope`].
+    pub(crate) scope: Scope,
     pub(crate) key: AppKey,
     /// Which the app belongs to.
     pub(crate) folder: PathBuf,

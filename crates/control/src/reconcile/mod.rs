@@ -241,19 +241,19 @@ impl Loop {
                 self.answer(ticket, vitals);
             }
             Request::KeptReleases { key, for_change } => self.kept_releases(ticket, &key, for_change),
-            Request::RollBack { key, to, by_uid } => self.roll_back(ticket, key, to, by_uid, now),
+            Request::RollBack { key, to, scope, by_uid } => self.roll_back(ticket, key, (to, &scope), by_uid, now),
             Request::Restart { key, service, by_uid } => self.restart(ticket, key, service.as_deref(), by_uid, now),
             Request::Scale { key, service, replicas, machine, by_uid } => {
                 self.scale(ticket, key, (service.as_deref(), replicas), machine, by_uid, now);
             }
             Request::Promote { key, by_uid } => self.promote(ticket, key, by_uid, now),
             Request::Abort { key, by_uid } => self.abort(ticket, key, by_uid, now),
-            Request::Apply(apply, plan) => {
+            Request::Apply(apply, plan, scope) => {
                 let purpose = plan.map_or(Purpose::Apply, Purpose::Planned);
-                self.effects.push(Effect::Read(ticket, ReadOrder { apply, purpose }));
+                self.effects.push(Effect::Read(ticket, ReadOrder { apply, purpose, scope }));
             }
-            Request::Plan(apply) => {
-                self.effects.push(Effect::Read(ticket, ReadOrder { apply, purpose: Purpose::Plan }));
+            Request::Plan(apply, scope) => {
+                self.effects.push(Effect::Read(ticket, ReadOrder { apply, purpose: Purpose::Plan, scope }));
             }
             Request::Stop { key, shutdown_when_idle } => self.stop(ticket, key, shutdown_when_idle, now),
             Request::Shutdown => self.shut_down(Some(ticket), now),

@@ -151,7 +151,7 @@ impl Loop {
         let shapes: BTreeMap<ServiceName, Shape> =
             builds.iter().map(|(name, build)| (name.clone(), build.shape.clone())).collect();
         let app = settle(&reading.app, &shapes).map_err(Fault::from)?;
-        self.check_hosts(&reading.key, &app)?;
+        self.check_hosts(&reading.key, &app, &reading.scope)?;
         Ok(self.plan(reading, &app, builds.clone(), &reading.secrets))
     }
 

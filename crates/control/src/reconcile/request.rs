@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_api::wire;
+use bowline_core::access::Scope;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Digest, SecretName};
 use bowline_core::job::RunId;
@@ -14,7 +16,7 @@ use bowline_core::route::Maintenance;
 use bowline_core::secret::Secret;
 use bowline_core::session::{SessionEnd, SessionSpec};
 use bowline_core::time::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::back::{BackTo, KeptReleases};
 use super::rounds::Machine;
@@ -26,10 +28,10 @@ use crate::metrics::Vitals;
 pub(crate) enum Request {
     Status,
     Vitals,
-    /// With the hash of the plan that it is held to.
-    Apply(wire::Apply, Option<Digest>),
+    /// With the hash of the plan that it is held to, and the apps that whoever asks speaks for.
+    Apply(wire::Apply, Option<Digest>, Scope),
     /// What an apply would do.
-    Plan(wire::Apply),
+    Plan(wire::Apply, Scope),
     /// What the loop knows of an app's releases; with `for_change`, if one may begin now.
     KeptReleases {
         key: AppKey,
@@ -61,6 +63,8 @@ pub(crate) enum Request {
     RollBack {
         key: AppKey,
         to: BackTo,
+        /// The apps that whoever asks speaks for.
+        scope: Scope,
         by_uid: Option<u32>,
     },
     Stop {
@@ -191,7 +195,10 @@ pub(crate) struct Asked {
 
 /// Where requests enter the loop.
 #[derive(Clone)]
-pub(crate) struct Door(mpsc::Sender<Asked>);
+pub(crate) struct Door {
+    requests: mpsc::Sender<Asked>,
+    foresights: Arc<Semaphore>,
+}
 
 impl fmt::Debug for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -202,22 +209,66 @@ impl fmt::Debug for Door {
 /// Requests that wait for the loop; more wait in their own connection.
 const WAITING_REQUESTS: usize = 64;
 
+/// So many folders are looked at for plans at once, all of whose files are read.
+const FORESIGHTS: usize = 2;
+
 impl Door {
     pub(crate) fn new() -> (Self, mpsc::Receiver<Asked>) {
         let (sender, receiver) = mpsc::channel(WAITING_REQUESTS);
-        (Self(sender), receiver)
+        (Self { requests: sender, foresights: Arc::new(Semaphore::new(FORESIGHTS)) }, receiver)
     }
 
     /// Asks and waits for the answer, which may take as long as the work does.
     pub(crate) async fn ask(&self, request: Request) -> Reply {
         let (reply, answer) = oneshot::channel();
         let gone = || Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
-        self.0.send(Asked { request, reply }).await.map_err(|_| gone())?;
+        self.requests.send(Asked { request, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Asks in turn: for what a plan is made. Whoever goes away meanwhile does not end the work, and so keeps the turn until it is done.
+    pub(crate) async fn ask_in_turn(&self, request: Request) -> Reply {
+        let gone = || Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
+        let turn = Arc::clone(&self.foresights).acquire_owned().await.map_err(|_| gone())?;
+        let door = self.clone();
+        let asked = tokio::spawn(async move {
+            let _turn = turn;
+            door.ask(request).await
+        });
+        asked.await.map_err(|_| gone())?
     }
 
     /// Waits until nobody answers any more: the loop has ended.
     pub(crate) async fn closed(&self) {
-        self.0.closed().await;
+        self.requests.closed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn plans_are_made_in_turn_also_for_those_who_went_away() {
+        let (door, mut asked) = Door::new();
+        let ask = || {
+            let door = door.clone();
+            tokio::spawn(async move { door.ask_in_turn(Request::Status).await })
+        };
+        let impatient: Vec<_> = (0..FORESIGHTS).map(|_| ask()).collect();
+        let mut under_way = Vec::new();
+        asked.recv_many(&mut under_way, 1).await;
+        under_way.push(asked.recv().await.unwrap());
+        impatient.iter().for_each(tokio::task::JoinHandle::abort);
+        for one in impatient {
+            assert!(one.await.unwrap_err().is_cancelled());
+        }
+        let patient = ask();
+        tokio::task::yield_now().await;
+        assert!(asked.try_recv().is_err(), "the others are still under way");
+        assert!(under_way.pop().unwrap().reply.send(Ok(Answer::Recorded)).is_ok());
+        let next = asked.recv().await.unwrap();
+        assert!(next.reply.send(Ok(Answer::Recorded)).is_ok());
+        assert!(matches!(patient.await.unwrap(), Ok(Answer::Recorded)));
     }
 }

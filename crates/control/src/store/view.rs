@@ -96,6 +96,14 @@ impl View<'_> {
         rows.into_iter().map(row::event_record).collect()
     }
 
+    /// Events below a sequence number, at most `limit`, the newest first.
+    pub fn events_before(&self, before: u64, limit: u32) -> Result<Vec<EventRecord>, StoreError> {
+        let before = i64::try_from(before).unwrap_or(i64::MAX);
+        let condition = "WHERE sequence < ? ORDER BY sequence DESC LIMIT ?";
+        let rows = EVENTS.select(self.conn, self.key, condition, params![before, limit])?;
+        rows.into_iter().map(row::event_record).collect()
+    }
+
     /// The last `limit` events of one app, or of all, the oldest first.
     pub fn last_events(&self, key: Option<&AppKey>, limit: u32) -> Result<Vec<EventRecord>, StoreError> {
         let rows = match key {

@@ -22,7 +22,7 @@ fn try_back(world: &mut World, daemon: &mut Daemon, release: Option<u32>) -> Res
     let row = target(&shop(), rows, &kept, release.map(ReleaseNumber))?;
     let app = bowline_spec::canonical::from_json(&row.app).unwrap();
     let to = BackTo { number: row.number, app: Arc::new(app), snapshots: vec![ReleaseNumber(row.number.0 + 1)] };
-    Ok(world.ask(daemon, Request::RollBack { key: shop(), to, by_uid: Some(1000) }))
+    Ok(world.ask(daemon, Request::RollBack { key: shop(), to, scope: Scope::default(), by_uid: Some(1000) }))
 }
 
 fn back(world: &mut World, daemon: &mut Daemon, release: Option<u32>) {

@@ -4,6 +4,7 @@
 mod back;
 mod collect;
 mod crash;
+mod hosts;
 mod live;
 mod plans;
 mod rounds;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_api::wire::{self, ChangeStep};
+use bowline_core::access::Scope;
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, Digest, EnvName, Generation, InstanceId, Port, ReleaseNumber, ServiceName};
@@ -277,7 +279,7 @@ impl World {
 
     fn apply(&mut self, daemon: &mut Daemon) -> Ticket {
         let order = self.order("local");
-        self.ask(daemon, Request::Apply(order, None))
+        self.ask(daemon, Request::Apply(order, None, Scope::default()))
     }
 
     /// To apply the world's folder.

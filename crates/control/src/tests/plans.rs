@@ -12,7 +12,7 @@ const BETA: &str = "beta";
 
 fn plan(world: &mut World, daemon: &mut Daemon, env: &str) -> Plan {
     let order = world.order(env);
-    let ticket = world.ask(daemon, Request::Plan(order));
+    let ticket = world.ask(daemon, Request::Plan(order, Scope::default()));
     world.run(daemon);
     let Answer::Plan(plan) = world.answer(ticket) else { panic!("another answer than a plan") };
     *plan
@@ -21,7 +21,7 @@ fn plan(world: &mut World, daemon: &mut Daemon, env: &str) -> Plan {
 /// Held to a plan, or not.
 fn apply(world: &mut World, daemon: &mut Daemon, env: &str, plan: Option<&str>) -> Result<(), Fault> {
     let (order, plan) = (world.order(env), plan.map(|hash| hash.parse::<Digest>().unwrap()));
-    let ticket = world.ask(daemon, Request::Apply(order, plan));
+    let ticket = world.ask(daemon, Request::Apply(order, plan, Scope::default()));
     world.run(daemon);
     match world.answers.remove(&ticket) {
         Some(Ok(Answer::Accepted(_))) => Ok(()),
@@ -241,7 +241,7 @@ fn a_build_that_gives_something_else_is_no_release() {
     let mut daemon = world.start();
     let shown = plan(&mut world, &mut daemon, BETA);
     let order = world.order(BETA);
-    world.ask(&mut daemon, Request::Apply(order, Some(shown.hash.parse().unwrap())));
+    world.ask(&mut daemon, Request::Apply(order, Some(shown.hash.parse().unwrap()), Scope::default()));
     // Read and accepted; when it is built, another interpreter is there.
     while let Some(effect) = daemon.queue.pop_front() {
         if matches!(effect, Effect::Build(..)) {
@@ -305,7 +305,7 @@ fn hosts_that_another_app_holds_are_refused_naming_it() {
         "app = \"other\"\n[service.web]\nrun = \"x\"\n[route.main]\nhosts = [\"shop.example.com\"]\nto = \"web\"\n";
     std::fs::write(other.join("bowline.toml"), text).unwrap();
     let order = wire::Apply { dir: other.display().to_string(), ..world.order(BETA) };
-    let ticket = world.ask(&mut daemon, Request::Plan(order));
+    let ticket = world.ask(&mut daemon, Request::Plan(order, Scope::default()));
     world.run(&mut daemon);
     let fault = world.refusal(ticket);
     assert_eq!(fault.kind, FaultKind::Refused);
@@ -352,11 +352,11 @@ fn nothing_is_planned_while_a_change_is_under_way() {
     world.behaviour = Behaviour::NeverHealthy;
     let mut daemon = world.start();
     let order = world.order(BETA);
-    world.ask(&mut daemon, Request::Apply(order.clone(), None));
+    world.ask(&mut daemon, Request::Apply(order.clone(), None, Scope::default()));
     while let Some(effect) = daemon.queue.pop_front() {
         world.carry_out(&mut daemon, effect);
     }
-    let ticket = world.ask(&mut daemon, Request::Plan(order));
+    let ticket = world.ask(&mut daemon, Request::Plan(order, Scope::default()));
     while let Some(effect) = daemon.queue.pop_front() {
         world.carry_out(&mut daemon, effect);
     }

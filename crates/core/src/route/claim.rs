@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::access::Scope;
 use crate::app::{Access, App, HostName, Limit, Origin, PathPrefix, Route, RouteTo, Tls};
 use crate::fault::{Fault, FaultKind};
 use crate::id::{AppKey, RouteName, ServiceName};
@@ -48,6 +49,23 @@ impl From<Conflict> for Fault {
         };
         Self::new(FaultKind::Refused, conflict.to_string()).hint(hint)
     }
+}
+
+/// An app that has hosts: by the release that it was brought out with last, and by one that is on its way.
+#[derive(Debug, Clone, Copy)]
+pub struct Holder<'a> {
+    pub key: &'a AppKey,
+    pub app: &'a App,
+    /// Whether it is served, or about to be: a stopped app has its hosts, too.
+    pub serves: bool,
+}
+
+/// A host that another app has is wanted by whoever does not speak for that app.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("route {} wants {}{}, and {} belongs to {}", .wanted.route, .wanted.host, .wanted.path, .holder.host, .holder.key)]
+pub struct Foreign {
+    pub wanted: Box<Claim>,
+    pub holder: Box<Claim>,
 }
 
 /// The routes of an app, the implicit one included, with their hosts in its environment.
@@ -109,6 +127,44 @@ pub fn check_claims(key: &AppKey, app: &App, others: &[(&AppKey, &App)]) -> Resu
     let others = others.iter().filter(|(other, _)| *other != key).flat_map(|(key, app)| claims(key, app));
     held.extend(others.map(|claim| ((claim.host.clone(), claim.path.clone()), claim)));
     claims(key, app).into_iter().try_for_each(|claim| hold(&mut held, claim))
+}
+
+/// Whether whoever asks may bring this app to its hosts. A host belongs to the apps that have it, and so does each that a wildcard
+/// stands for. What an app has itself, as one of `holders`, it keeps and may divide; of what others have it takes only
+/// where `scope` covers all of them.
+///
+/// # Errors
+/// The first claim of the app that is of such a host, with one of an app outside of `scope`.
+pub fn check_owners(key: &AppKey, app: &App, holders: &[Holder<'_>], scope: &Scope) -> Result<(), Foreign> {
+    if scope.is_whole() {
+        return Ok(());
+    }
+    let of = |holder: &Holder<'_>| {
+        let serves = holder.serves;
+        claims(holder.key, holder.app).into_iter().map(move |claim| (claim, serves)).collect::<Vec<_>>()
+    };
+    let (own, others): (Vec<_>, Vec<_>) = holders.iter().flat_map(of).partition(|(claim, _)| claim.key == *key);
+    for wanted in claims(key, app) {
+        if has(&own, &wanted).is_some_and(|own| Some(own) >= has(&others, &wanted)) {
+            continue;
+        }
+        let foreign = |(claim, _): &&(Claim, bool)| is_of(&claim.host, &wanted.host) && !scope.covers(&claim.key);
+        if let Some((holder, _)) = others.iter().find(foreign) {
+            return Err(Foreign { holder: Box::new(holder.clone()), wanted: Box::new(wanted) });
+        }
+    }
+    Ok(())
+}
+
+/// How well the best of them has the requests that a claim wants: by the length of its path, then by whether it serves.
+fn has(held: &[(Claim, bool)], wanted: &Claim) -> Option<(usize, bool)> {
+    let above = held.iter().filter(|(claim, _)| claim.host == wanted.host && claim.path.matches(wanted.path.as_str()));
+    above.map(|(claim, serves)| (claim.path.as_str().len(), *serves)).max()
+}
+
+/// Whether two hosts are the same, or one is among those that the other stands for.
+fn is_of(one: &HostName, other: &HostName) -> bool {
+    one == other || one.wildcard().as_ref() == Some(other) || other.wildcard().as_ref() == Some(one)
 }
 
 pub(super) type Held = BTreeMap<(HostName, PathPrefix), Claim>;

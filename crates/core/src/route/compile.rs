@@ -141,11 +141,12 @@ fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Scope;
     use crate::app::{Access, HostName, Limit, PathPrefix, StaticFiles, Upload, sample};
     use crate::fault::Fault;
     use crate::id::{Incarnation, InstanceId, Port, ReleaseNumber, SecretName, Slot, SlotId};
     use crate::rollout::{Role, steady};
-    use crate::route::{Cohort, check_claims};
+    use crate::route::{Cohort, Holder, check_claims, check_owners};
     use crate::units::Rate;
 
     fn route(hosts: &[&str], path: &str, to: RouteTo) -> Route {
@@ -290,6 +291,49 @@ mod tests {
         assert_eq!(check_claims(&beta, &first, &[(&beta, &first)]), Ok(()));
         let twice = app(&["web"], &[("a", route(&[], "/", to("web"))), ("b", route(&[], "/", RouteTo::Deny))]);
         assert!(check_claims(&sample::key("local", "shop"), &twice, &[]).is_err());
+    }
+
+    #[test]
+    fn a_host_is_for_whoever_speaks_for_all_that_have_it() {
+        let of = |hosts: &[&str], path: &str| app(&["web"], &[("main", route(hosts, path, to("web")))]);
+        let (shop, board) = (sample::key("production", "shop"), sample::key("production", "board"));
+        let only = |key: &AppKey| Scope { apps: [key.app.clone()].into(), environments: [key.env.clone()].into() };
+        let both = Scope { environments: [shop.env.clone()].into(), ..Scope::default() };
+        // Has `shop` these (host and path; `!`: it is stopped), and `board` these: may it have this one, too?
+        let check = |shops: &[(&str, &str)], boards: &[(&str, &str)], wanted: (&str, &str), expected: bool| {
+            let held = |key, held: &[(&str, &str)]| -> Vec<(AppKey, App, bool)> {
+                let app = |(host, path): &(&str, &str)| {
+                    (AppKey::clone(key), of(&[host.trim_start_matches('!')], path), !host.starts_with('!'))
+                };
+                held.iter().map(app).collect()
+            };
+            let all = [held(&shop, shops), held(&board, boards)].concat();
+            let holders: Vec<_> = all.iter().map(|(key, app, serves)| Holder { key, app, serves: *serves }).collect();
+            let app = of(&[wanted.0], wanted.1);
+            let answer = check_owners(&board, &app, &holders, &only(&board));
+            assert_eq!(answer.is_ok(), expected, "{shops:?} {boards:?} {wanted:?}: {answer:?}");
+            assert!(answer.is_ok() || answer.unwrap_err().holder.key == shop);
+            assert_eq!(check_owners(&board, &app, &holders, &both), Ok(()), "of both");
+            assert_eq!(check_owners(&board, &app, &holders, &Scope::default()), Ok(()), "of all");
+        };
+        check(&[], &[], ("a.x", "/"), true);
+        check(&[("b.x", "/")], &[], ("a.x", "/"), true);
+        check(&[("a.x", "/")], &[], ("a.x", "/login"), false);
+        check(&[("a.x", "/api")], &[], ("a.x", "/"), false);
+        check(&[("!a.x", "/")], &[], ("a.x", "/"), false);
+        check(&[("*.x", "/")], &[], ("a.x", "/"), false);
+        check(&[("a.x", "/")], &[], ("*.x", "/"), false);
+        check(&[("*.x", "/")], &[], ("b.a.x", "/"), true);
+        // What it has, it keeps and divides, and no more.
+        check(&[("a.x", "/")], &[("a.x", "/board")], ("a.x", "/board"), true);
+        check(&[("a.x", "/")], &[("a.x", "/board")], ("a.x", "/board/new"), true);
+        check(&[("a.x", "/")], &[("a.x", "/board")], ("a.x", "/boards"), false);
+        check(&[("a.x", "/shop")], &[("a.x", "/")], ("a.x", "/new"), true);
+        check(&[("a.x", "/shop")], &[("a.x", "/")], ("a.x", "/shop/login"), false);
+        check(&[("!a.x", "/")], &[("a.x", "/")], ("a.x", "/"), true);
+        // It had the host, was stopped, and another one was given it.
+        check(&[("a.x", "/")], &[("!a.x", "/")], ("a.x", "/login"), false);
+        check(&[("a.x", "/shop")], &[("!a.x", "/")], ("a.x", "/"), true);
     }
 
     #[test]

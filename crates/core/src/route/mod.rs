@@ -7,7 +7,7 @@ mod policy;
 mod table;
 mod tables;
 
-pub use claim::{Claim, Conflict, LOCAL, check_claims, claims, places, routed};
+pub use claim::{Claim, Conflict, Foreign, Holder, LOCAL, check_claims, check_owners, claims, places, routed};
 pub use compile::{Serving, compile};
 pub use observation::{
     DURATION_BOUNDS, EdgeObservation, EdgeStatus, Histogram, Method, SIZE_BOUNDS, Series, SeriesKey,
