@@ -270,7 +270,8 @@ impl Daemon {
         let Some(plan) = self.rollouts.get(key).map(Rollout::plan) else { return Ok(()) };
         let is_judged = |phase: Phase| match phase {
             Phase::Step(i) => matches!(plan.steps[usize::from(i)].until, Until::Judged(_)),
-            _ => false,
+            Phase::Prepare | Phase::Promote | Phase::Watch | Phase::Done => false,
+            Phase::Abort(_) | Phase::RolledBack | Phase::Failed => false,
         };
         let passed =
             entered.iter().find(|one| is_judged(one.was) && matches!(one.phase, Phase::Step(_) | Phase::Promote));
