@@ -404,6 +404,8 @@ fn one_offs_have_the_cage_the_volumes_and_the_limits_of_the_service() {
 struct Screen {
     master: File,
     slave: OwnedFd,
+    /// Its modes before anybody had it.
+    before: nix::sys::termios::Termios,
     child: Child,
     seen: Vec<u8>,
 }
@@ -415,8 +417,9 @@ impl Screen {
         let end = || Stdio::from(pair.slave.try_clone().expect("a descriptor"));
         let mut command = bowline.command(args);
         command.env("TERM", "xterm-test").stdin(end()).stdout(end()).stderr(end());
+        let before = nix::sys::termios::tcgetattr(&pair.slave).expect("a terminal has modes");
         let child = command.spawn().expect("the binary runs");
-        Self { master: pair.master.into(), slave: pair.slave, child, seen: Vec::new() }
+        Self { master: pair.master.into(), slave: pair.slave, before, child, seen: Vec::new() }
     }
 
     fn until(&mut self, wanted: &str) {
@@ -474,20 +477,18 @@ fn a_terminal_shows_again_what_is_typed_whatever_ends_the_question() {
     let bowline = Bowline::new();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGHUP] {
         let mut screen = Screen::open(&bowline, &["secret", "set", "typed", "key"], (80, 24));
-        let before = screen.modes();
         screen.until("value of key for typed (not shown): ");
         assert!(!screen.modes().local_flags.contains(nix::sys::termios::LocalFlags::ECHO));
         screen.signal(signal);
         let ended = wait("the client ends", SOON, || screen.child.try_wait().expect("it can be waited for"));
         assert_eq!(ended.signal(), Some(signal as i32), "a shell sees that it was interrupted");
-        assert_eq!(screen.modes(), before, "{signal}");
+        assert_eq!(screen.modes(), screen.before, "{signal}");
     }
     let mut screen = Screen::open(&bowline, &["secret", "set", "typed", "key"], (80, 24));
-    let before = screen.modes();
     screen.until("(not shown): ");
     screen.types(b"canary-typed\n");
     screen.until("is set, version 1");
-    assert_eq!((screen.code(), screen.modes()), (Some(0), before));
+    assert_eq!((screen.code(), screen.modes()), (Some(0), screen.before.clone()));
     assert!(!String::from_utf8_lossy(&screen.seen).contains("canary-typed"));
 }
 
@@ -497,7 +498,6 @@ fn a_terminal_is_passed_through_and_left_as_it_was() {
     let service = scene.service();
     for verb in [vec!["exec", "-t", &service], vec!["run", "-t", "session-tty"]] {
         let mut screen = Screen::open(&scene.bowline, &[&verb[..], &["--", "sh"]].concat(), (91, 33));
-        let before = screen.modes();
         wait("the terminal is raw", SOON, || screen.is_raw().then_some(()));
         screen.types(b"PS1='% '; stty size; echo TERM is $TERM\n");
         screen.until("33 91\r\n");
@@ -527,7 +527,7 @@ fn a_terminal_is_passed_through_and_left_as_it_was() {
         screen.until("after 130\r\n");
         screen.types(b"exit 5\n");
         assert_eq!(screen.code(), Some(5));
-        assert_eq!(screen.modes(), before, "the terminal is as it was");
+        assert_eq!(screen.modes(), screen.before, "the terminal is as it was");
     }
     // Ended from outside, and by an error.
     let mut screen = Screen::open(
@@ -535,13 +535,12 @@ fn a_terminal_is_passed_through_and_left_as_it_was() {
         &["exec", "-t", &service, "--", "sh", "-c", "trap '' TERM; echo up; sleep 1000"],
         (80, 24),
     );
-    let before = screen.modes();
     screen.until("up");
     assert!(screen.is_raw());
     screen.signal(Signal::SIGTERM);
     screen.signal(Signal::SIGHUP);
     assert_eq!(screen.code(), Some(129));
-    assert_eq!(screen.modes(), before);
+    assert_eq!(screen.modes(), screen.before);
     let mut screen = Screen::open(&scene.bowline, &["exec", "-t", &service, "--", "no-such-program"], (80, 24));
     screen.until("there is no program");
     assert_eq!((screen.code(), screen.is_raw()), (Some(127), false));

@@ -19,7 +19,7 @@ use crate::h1::{
 };
 use crate::places::Places;
 use crate::request::Request;
-use crate::route::{Backend, Route, Target};
+use crate::route::{API_RESTING, Backend, Route, Target};
 use crate::upstream::Upstream;
 use crate::worker::BUFFER;
 use crate::{policy, sticky, tunnel, upstream};
@@ -184,6 +184,8 @@ struct Relay<'a, 'r, C> {
     upgraded: bool,
     response_read: bool,
     progress: u64,
+    /// How long the client may leave unread what has come.
+    reading: Duration,
     /// The tick until which the client must have read on; `None`: nothing waits for it.
     read_until: Option<u64>,
 }
@@ -213,6 +215,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             upgraded: false,
             response_read: false,
             progress: 0,
+            reading: route.reading,
             read_until: None,
             request,
             client,
@@ -292,7 +295,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         if flushed {
             self.read_until = None;
         } else if sent || before.is_none() {
-            self.read_until = Some(self.request.worker.sweep.now().saturating_add(ticks(self.route.reading)));
+            self.read_until = Some(self.request.worker.sweep.now().saturating_add(ticks(self.reading)));
         }
         before.is_some() != self.read_until.is_some()
     }
@@ -536,8 +539,10 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             });
         })?;
         request.journal.status = head.status();
-        if let Some(stream) = &mut self.stream {
-            stream.answered(head.status());
+        if let Some(stream) = &mut self.stream
+            && stream.answered(head.status())
+        {
+            self.reading = API_RESTING;
         }
         let decoder = BodyDecoder::new(head.body());
         let complete = decoder.is_complete();

@@ -87,11 +87,13 @@ impl Places {
 }
 
 impl Place {
-    /// The daemon has answered: where it has let the request in, others of whom is not known may come.
-    pub(crate) fn answered(&mut self, status: u16) {
-        if !matches!(status, 401 | 429) {
+    /// The daemon has answered: where it has let the request in, others of whom is not known may come. Whether it has.
+    pub(crate) fn answered(&mut self, status: u16) -> bool {
+        let is_known = !matches!(status, 401 | 429);
+        if is_known {
             self.unknown = None;
         }
+        is_known
     }
 }
 
@@ -145,9 +147,9 @@ mod tests {
         let places = Arc::new(Places::default());
         let mut taken: Vec<_> = (0..UNKNOWN).map(|n| now(&places, &format!("192.0.2.{n}")).unwrap()).collect();
         assert!(now(&places, "198.51.100.1").is_none());
-        taken.iter_mut().for_each(|place| place.answered(401));
+        assert!(taken.iter_mut().all(|place| !place.answered(401)));
         assert!(now(&places, "198.51.100.1").is_none(), "who is refused stays unknown");
-        taken[0].answered(200);
+        assert!(taken[0].answered(200));
         let next = now(&places, "198.51.100.1");
         assert!(next.is_some(), "who was let in takes no place of theirs");
         drop(taken);

@@ -26,6 +26,9 @@ const API_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long whoever asks the daemon may leave what it says unread.
 const API_READING: Duration = Duration::from_secs(30);
 
+/// The same for whom it has let in: a person who scrolls back in a log. The daemon gives as long.
+pub(crate) const API_RESTING: Duration = Duration::from_secs(10 * 60);
+
 /// The largest content of a source is the largest that the daemon takes.
 const API_BODY: BodyLimit = BodyLimit(Bytes(source::MAX_BYTES));
 

@@ -41,10 +41,10 @@ impl Upstream {
         }
     }
 
-    /// The head of the answer has come.
-    pub(crate) fn answered(&mut self, status: u16) {
+    /// The head of the answer has come. True: of the daemon's, which has let whoever asks in.
+    pub(crate) fn answered(&mut self, status: u16) -> bool {
         match self {
-            Self::Instance(..) => {}
+            Self::Instance(..) => false,
             Self::Daemon(_, place) => place.answered(status),
         }
     }

@@ -454,7 +454,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_daemon_says_waits_half_a_minute_to_be_read_whatever_else_it_says() {
+    async fn what_the_daemon_says_waits_to_be_read_for_its_time_whatever_else_it_says() {
+        for (status, seconds) in [(401, 30), (200, 600)] {
+            read_after(status, seconds).await;
+        }
+    }
+
+    async fn read_after(status: u16, seconds: u64) {
         let stalling = async {
             let folder = tempfile::tempdir().unwrap();
             let socket = folder.path().join("outer.sock");
@@ -466,14 +472,15 @@ mod tests {
             let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "api.test"), (":path", "/v1/logs")];
             raw.send(1, 5, 1, &fields.map(|(name, value)| field(name, value)).concat()).await;
             let (mut asked, _) = daemon.accept().await.unwrap();
-            asked.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
-            for _ in 0..29 {
+            let head = format!("HTTP/1.1 {status} It\r\nTransfer-Encoding: chunked\r\n\r\n");
+            asked.write_all(head.as_bytes()).await.unwrap();
+            for _ in 0..29 * seconds / 30 {
                 asked.write_all(b"1\r\nx\r\n").await.unwrap();
                 raw.pass(Duration::from_millis(900)).await;
             }
             assert_eq!(asked.read(&mut [0; 1 << 10]).await.unwrap_or(0).min(1), 1, "the request");
             assert_eq!(asked.try_read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "too early");
-            raw.pass(Duration::from_secs(2)).await;
+            raw.pass(Duration::from_millis(seconds * 100)).await;
             assert!(matches!(asked.try_read(&mut [0]), Ok(0)), "the daemon's connection is held");
             while raw.frame().await != RST_STREAM {}
         };
