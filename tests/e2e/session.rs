@@ -415,7 +415,16 @@ impl Screen {
         let window = Winsize { ws_row: size.1, ws_col: size.0, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = openpty(Some(&window), None).expect("a terminal");
         let end = || Stdio::from(pair.slave.try_clone().expect("a descriptor"));
-        let mut command = bowline.command(args);
+        let own = bowline.command(args);
+        // Whoever runs the tests may have ignored signals, as a shell does for what it starts in the background.
+        let mut command = Command::new("env");
+        command.arg("--default-signal").arg(own.get_program()).args(own.get_args());
+        for (name, value) in own.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         command.env("TERM", "xterm-test").stdin(end()).stdout(end()).stderr(end());
         let before = nix::sys::termios::tcgetattr(&pair.slave).expect("a terminal has modes");
         let child = command.spawn().expect("the binary runs");
