@@ -11,7 +11,7 @@ use crate::id::{ReleaseNumber, ServiceName};
 use crate::instance::{Failure, FailureCause, Times};
 use crate::time::Mono;
 use crate::units::Weight;
-use crate::verdict::Judgement;
+use crate::verdict::{Judgement, Verdict};
 
 /// Failures in a row of one instance of the candidate that end the rollout.
 pub const MAX_CRASHES: u32 = 3;
@@ -162,7 +162,9 @@ impl Rollout {
             Phase::Watch => {
                 let left = crate::instance::Rough(left.unwrap_or_default());
                 let watched = Waiting { what: self.candidate(), on: format!("watched for another {left}") };
-                self.verdicts().chain([watched]).collect()
+                // Too few requests hold nothing up any more.
+                let tells = |judgement: &Judgement| judgement.verdict != Verdict::TooFewData;
+                self.verdicts(tells).chain([watched]).collect()
             }
             Phase::Abort(AbortStage::Clear(_)) => {
                 self.plan.exclusive.iter().filter_map(|s| self.stopping(Role::Candidate, s)).collect()
@@ -475,12 +477,12 @@ impl Rollout {
         Waiting { what: self.candidate(), on: on.to_owned() }
     }
 
-    fn verdicts(&self) -> impl Iterator<Item = Waiting> + '_ {
+    fn verdicts(&self, tells: fn(&Judgement) -> bool) -> impl Iterator<Item = Waiting> + '_ {
         let line = |(service, judgement): (&ServiceName, &Judgement)| Waiting {
             what: self.name(service, Role::Candidate),
             on: judgement.to_string(),
         };
-        self.jury.judgements().map(line)
+        self.jury.judgements().filter(move |(_, judgement)| tells(judgement)).map(line)
     }
 
     fn judging(&self, hold: Duration, now: Mono) -> Vec<Waiting> {
@@ -492,7 +494,7 @@ impl Rollout {
             }
             true => self.asking("requests"),
         };
-        self.verdicts().chain([on]).collect()
+        self.verdicts(|_| true).chain([on]).collect()
     }
 
     /// Of each service, what the last look said.
