@@ -209,7 +209,7 @@ impl Loop {
             return self.refuse(ticket, Refusal::unavailable(fault));
         }
         let key = reading.key.clone();
-        let accepted = wire::Accepted { change: change.0, env: key.env.to_string(), app: key.app.to_string() };
+        let accepted = change.accepted(&key);
         self.tell(change, ChangeStep::Phase { phase: ChangePhase::Parse });
         for text in reading.notes.iter().cloned().chain(self.unpinned(&reading)) {
             self.tell(change, ChangeStep::Note { service: None, text });

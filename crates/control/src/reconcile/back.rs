@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bowline_api::wire::{self, ChangePhase, ChangeStep};
+use bowline_api::wire::{ChangePhase, ChangeStep};
 use bowline_core::access::Scope;
 use bowline_core::app::App;
 use bowline_core::fault::{Fault, FaultKind};
@@ -209,7 +209,7 @@ impl Loop {
             Err(fault) => return self.refuse(ticket, fault),
         };
         let WentBack { change, release, of, replaced } = back;
-        let accepted = wire::Accepted { change: change.0, env: key.env.to_string(), app: key.app.to_string() };
+        let accepted = change.accepted(key);
         if self.ending.is_some() {
             return self.begun_too_late(ticket, accepted);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bowline_api::wire::{self, ChangePhase, Waiting};
 use bowline_core::app::App;
 use bowline_core::fault::Fault;
-use bowline_core::id::ReleaseNumber;
+use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::rollout::{Phase, Rollout};
 use bowline_core::time::{Mono, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,13 @@ use super::rounds::{Moved, Rounding};
 /// Counted by the store: no id is given out twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ChangeId(pub(crate) u64);
+
+impl ChangeId {
+    /// The answer to whoever has asked for it.
+    pub(crate) fn accepted(self, key: &AppKey) -> wire::Accepted {
+        wire::Accepted { change: self.0, env: key.env.to_string(), app: key.app.to_string() }
+    }
+}
 
 /// The change of an app that is under way.
 #[derive(Debug)]

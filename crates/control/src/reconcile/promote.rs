@@ -1,6 +1,5 @@
 //! Taking a release as it is: somebody has looked, and does not wait for a verdict or the end of a watch.
 
-use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
 use bowline_core::rollout::{Input as RolloutInput, Phase};
@@ -43,7 +42,7 @@ impl Loop {
             return self.refuse(ticket, nothing_waits(&key, why));
         }
         let event = Write::Event(events::change_promoted(&key, id, by_uid, now.wall));
-        let accepted = wire::Accepted { change: id.0, env: key.env.to_string(), app: key.app.to_string() };
+        let accepted = id.accepted(&key);
         self.pass(&key, entered, vec![event], now);
         self.answer(ticket, Answer::Accepted(accepted));
     }

@@ -207,7 +207,7 @@ impl Loop {
             Ok(other) => return self.refuse(ticket, unexpected(&other)),
             Err(fault) => return self.refuse(ticket, fault),
         };
-        let accepted = wire::Accepted { change: change.0, env: key.env.to_string(), app: key.app.to_string() };
+        let accepted = change.accepted(key);
         if self.ending.is_some() {
             return self.begun_too_late(ticket, accepted);
         }

@@ -47,10 +47,9 @@ impl Jury {
             }
             match self.gained.get_mut(id) {
                 Some(gained) => gained.take(counters),
-                // What was counted before belongs to no step, unless this one saw it begin.
+                // What was counted before belongs to no step: an edge that a new daemon has just found has counted in all of them.
                 None => {
-                    let all = if self.last.is_some() { counters.clone() } else { Counters::default() };
-                    self.gained.insert(id.clone(), Gained { seen: counters.clone(), all });
+                    self.gained.insert(id.clone(), Gained { seen: counters.clone(), all: Counters::default() });
                 }
             }
         }

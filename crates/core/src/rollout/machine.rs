@@ -92,9 +92,7 @@ impl Rollout {
                 self.counts.clone_from(counts);
                 self.fresh = true;
                 self.looked = true;
-                if self.is_judged() {
-                    self.jury.look(&self.plan, self.phase == Phase::Watch, traffic, now);
-                }
+                self.look(traffic, now);
             }
             Input::Promote => entered.extend(self.promote(now)),
             Input::Abort(reason) => entered.extend(self.abort(reason, now)),
@@ -109,10 +107,16 @@ impl Rollout {
             });
         }
         // What was counted before a step begins is known as it begins.
-        if let Some(traffic) = traffic.filter(|_| self.is_judged()) {
-            self.jury.look(&self.plan, self.phase == Phase::Watch, traffic, now);
+        if let Some(traffic) = traffic {
+            self.look(traffic, now);
         }
         entered
+    }
+
+    fn look(&mut self, traffic: &Traffic, now: Mono) {
+        if self.is_judged() {
+            self.jury.look(&self.plan, self.phase == Phase::Watch, traffic, now);
+        }
     }
 
     pub fn plan(&self) -> &Plan {

@@ -242,6 +242,20 @@ fn an_edge_that_counts_anew_takes_nothing_back() {
 }
 
 #[test]
+fn what_an_edge_counted_before_it_was_found_belongs_to_no_step() {
+    let plan = canary("1%").plan().clone();
+    let mut rollout = Rollout::resume(plan, Phase::Step(1), None, at(0));
+    let worker = ServiceName::new("worker").unwrap();
+    let ready = |service: &ServiceName, release| ((service.clone(), ReleaseNumber(release)), count(9, 9));
+    let counts = [ready(&web(), 1), ready(&web(), 2), ready(&worker, 1), ready(&worker, 2)].into();
+    // The edge has not said anything yet.
+    assert_eq!(rollout.handle(Input::Observed(&counts, &Traffic::new()), at(0)), []);
+    judged(&mut rollout, 1, [(9000, 0), (900, 0), (900, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 60, [(9000, 0), (900, 0), (900, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 65, [(9300, 0), (1200, 0), (1200, 0)], &["step 2", "step 3"], "r1:2/0 r1b:1/50 r2:1/50");
+}
+
+#[test]
 fn blue_and_green_stand_beside_each_other_until_somebody_has_looked() {
     let mut app = sample::app("shop", &["web"]);
     app.environment.name = crate::id::EnvName::new("production").unwrap();
