@@ -65,7 +65,9 @@ impl App {
     /// What the app fails with when it is given this URL.
     fn refused(&self, url: &str, expected: &str) {
         let said = self.with(url).expect_err(url);
-        assert!(said.contains(expected), "{url}: {said}");
+        let (_, error) = said.split_once("error: ").unwrap_or_else(|| panic!("{url}: {said}"));
+        assert!(error.contains(expected), "{url}: {said}");
+        assert!(!said.contains("out of reach"), "the daemon is there: {said}");
     }
 
     fn resource(&self) -> Value {

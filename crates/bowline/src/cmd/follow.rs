@@ -56,8 +56,9 @@ pub(super) async fn to_its_end(
     for rejoins in 0.. {
         let client = rejoined.as_ref().map_or(client, |session| &session.client);
         match attempt(client, (app, change), &mut seen, many, ui).await {
+            Ok(end) => return end.map_err(ClientError::Refused),
             Err(error) if rejoins < MAX_REJOINS && is_away(&error) => {}
-            end => return end,
+            Err(error) => return Err(error),
         }
         ui.say(format!("    {}", ui.paint(Tone::Warning, "the daemon is out of reach: it is waited for")));
         rejoined = Some(rejoin(target).await.map_err(|fault| ClientError::Refused(gone(app, fault)))?);
@@ -100,14 +101,14 @@ fn gone(app: &str, why: Fault) -> Fault {
     fault.hint(format!("the next daemon goes on with it, unless it was building; then `bowline status {app}` shows it"))
 }
 
-/// With one daemon.
+/// With one daemon: how the change ended, or why this daemon does not say.
 async fn attempt(
     client: &Client,
     (app, change): (&str, u64),
     seen: &mut Vec<wire::ChangeEvent>,
     many: bool,
     ui: &Ui,
-) -> Result<Done, ClientError> {
+) -> Result<Result<Done, Fault>, ClientError> {
     let mut steps = client.change(change).await?;
     let mut progress = Progress::new(ui, many.then_some(app));
     let before = seen.len();
@@ -119,8 +120,9 @@ async fn attempt(
         say(app, change, &event, ui);
         progress.step(&event.what);
         match event.what {
-            wire::ChangeStep::Done { release, cached, urls } => return Ok(Done { release, cached, urls }),
-            wire::ChangeStep::Failed { fault } => return Err(ClientError::Refused(fault.into())),
+            wire::ChangeStep::Done { release, cached, urls } => return Ok(Ok(Done { release, cached, urls })),
+            // Of any kind: what a change could not reach is no daemon that is away.
+            wire::ChangeStep::Failed { fault } => return Ok(Err(fault.into())),
             wire::ChangeStep::Phase { .. }
             | wire::ChangeStep::Note { .. }
             | wire::ChangeStep::Work { .. }
