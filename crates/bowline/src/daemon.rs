@@ -24,6 +24,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::activity;
 use crate::args::{Mode, Serve};
 use crate::claim::{Claim, unusable};
 use crate::notify::Notify;
@@ -178,6 +179,7 @@ impl Daemon<'_> {
             args: listening.args(&settings),
         })?;
         let config = control_config(args.mode, settings, paths, claim)?;
+        tokio::spawn(activity::tell(edge.observed.clone(), node.busy));
         // The link ends when nobody can tell the edge anything any more; it is needed once more, to end the edge.
         let keep_link = edge.desired.clone();
         let links = Links {

@@ -1,5 +1,6 @@
 //! `bowline`: the command line, the daemon, the edge, the shim and the builder in one binary.
 
+mod activity;
 mod args;
 mod claim;
 mod cmd;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::driver::Event;
 use crate::procfs;
@@ -19,6 +19,8 @@ use crate::shim::outer::now_ms;
 
 /// The first look at a new instance, doubled up to the interval: a fast app gets traffic fast.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// An instance that has been ready for so long is asked less often while nobody needs it.
+const SETTLED: Duration = Duration::from_secs(60);
 /// Informational responses (1xx) before the final one; more are not an answer.
 const MAX_INTERIM: usize = 8;
 /// Of the head of a response; the status stands in its first bytes.
@@ -39,11 +41,11 @@ impl Drop for Checks {
 }
 
 impl Checks {
-    /// `mark`: what the instance's processes carry. `uid`: whose socket its port must be; `None`: anybody's.
+    /// `busy`: whether its app has requests. `mark`: what the instance's processes carry. `uid`: whose socket its port must
+    /// be; `None`: anybody's.
     pub(crate) fn begin(
-        id: &InstanceId,
-        spec: &InstanceSpec,
-        port: Port,
+        (id, spec, port): (&InstanceId, &InstanceSpec, Port),
+        busy: &watch::Receiver<bool>,
         mark: String,
         uid: Option<u32>,
         events: &mpsc::Sender<Event>,
@@ -54,11 +56,11 @@ impl Checks {
         if let Some(health) = spec.health.clone() {
             let report = Report { id: id.clone(), events: events.clone(), event: Event::Health };
             let first = FirstTime { ready, mark, uid };
-            tasks.push(tokio::spawn(check(health, port, report, Some(first))).abort_handle());
+            tasks.push(tokio::spawn(check(health, port, report, busy.clone(), Some(first))).abort_handle());
         }
         if let Some(alive) = spec.alive.clone() {
             let report = Report { id: id.clone(), events: events.clone(), event: Event::Alive };
-            tasks.push(tokio::spawn(check_alive(alive, port, report, is_ready)).abort_handle());
+            tasks.push(tokio::spawn(check_alive(alive, port, report, busy.clone(), is_ready)).abort_handle());
         }
         Self(tasks)
     }
@@ -102,18 +104,43 @@ impl Report {
     }
 }
 
-async fn check_alive(check_for: HttpCheck, port: Port, report: Report, mut ready: watch::Receiver<bool>) {
+async fn check_alive(
+    check_for: HttpCheck,
+    port: Port,
+    report: Report,
+    busy: watch::Receiver<bool>,
+    mut ready: watch::Receiver<bool>,
+) {
     if ready.wait_for(|ready| *ready).await.is_ok() {
-        check(Readiness::Http(check_for), port, report, None).await;
+        check(Readiness::Http(check_for), port, report, busy, None).await;
     }
 }
 
+/// When to look again: after `pause`, or after `idle` for as long as nobody needs the app.
+async fn rest(began: Instant, pause: Duration, idle: Option<Duration>, busy: &mut watch::Receiver<bool>) {
+    if let Some(idle) = idle.filter(|idle| *idle > pause) {
+        tokio::select! {
+            () = sleep_until(began + idle) => return,
+            // Busy, or nobody says any more.
+            _ = busy.wait_for(|busy| *busy) => {}
+        }
+    }
+    sleep_until(began + pause).await;
+}
+
 /// Until aborted. Failures before the first success are counted per interval, however often is looked.
-async fn check(health: Readiness, port: Port, report: Report, first: Option<FirstTime>) {
-    let Probe { interval, timeout: within, .. } = health.probe();
+async fn check(
+    health: Readiness,
+    port: Port,
+    report: Report,
+    mut busy: watch::Receiver<bool>,
+    first: Option<FirstTime>,
+) {
+    let Probe { interval, idle_interval, timeout: within, .. } = health.probe();
     let mut pause = FIRST_LOOK.min(interval);
     let mut told: Option<HealthState> = None;
     let mut failures = 0;
+    let mut passing: Option<Instant> = None;
     let mut counted: Option<Instant> = None;
     let mut hint: Option<(String, String)> = None;
     loop {
@@ -126,6 +153,7 @@ async fn check(health: Readiness, port: Port, report: Report, first: Option<Firs
         let state = match outcome {
             Ok(()) => {
                 failures = 0;
+                passing.get_or_insert(began);
                 counted = None;
                 pause = interval;
                 if let Some(first) = &first {
@@ -139,6 +167,7 @@ async fn check(health: Readiness, port: Port, report: Report, first: Option<Firs
                 }
             }
             Err(mut reason) => {
+                passing = None;
                 if counted.is_none_or(|at| began.duration_since(at) >= interval.saturating_sub(FIRST_LOOK)) {
                     failures += 1;
                     counted = Some(began);
@@ -157,7 +186,8 @@ async fn check(health: Readiness, port: Port, report: Report, first: Option<Firs
             report.send(state.clone()).await;
             told = Some(state);
         }
-        sleep(pause.saturating_sub(began.elapsed())).await;
+        let settled = passing.is_some_and(|since| began.duration_since(since) >= SETTLED);
+        rest(began, pause, settled.then_some(idle_interval), &mut busy).await;
         pause = (pause * 2).min(interval);
     }
 }
@@ -352,6 +382,34 @@ mod tests {
         assert_eq!(ask(&health, port, Duration::from_secs(5)).await, Ok(()));
         judged.send(()).unwrap();
         assert_eq!(server.await.unwrap().unwrap(), 0, "an orderly end, and no reset");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_needs_is_asked_less_often_until_somebody_does() {
+        const SHORT: Duration = Duration::from_secs(2);
+        const IDLE: Duration = Duration::from_secs(10);
+        let (needed, mut busy) = watch::channel(false);
+        let rested = async |idle, busy: &mut watch::Receiver<bool>| {
+            let began = Instant::now();
+            rest(began, SHORT, idle, busy).await;
+            began.elapsed()
+        };
+        assert_eq!(rested(None, &mut busy).await, SHORT);
+        assert_eq!(rested(Some(IDLE), &mut busy).await, IDLE);
+        assert_eq!(rested(Some(Duration::from_secs(1)), &mut busy).await, SHORT, "never more often");
+        let comes = async |after| {
+            sleep_until(Instant::now() + after).await;
+            needed.send_replace(true);
+        };
+        let (rest, ()) = tokio::join!(rested(Some(IDLE), &mut busy), comes(Duration::from_secs(7)));
+        assert_eq!(rest, Duration::from_secs(7), "at once");
+        assert_eq!(rested(Some(IDLE), &mut busy).await, SHORT);
+        needed.send_replace(false);
+        let (rest, ()) = tokio::join!(rested(Some(IDLE), &mut busy), comes(Duration::from_secs(1)));
+        assert_eq!(rest, SHORT, "no more often than ever");
+        needed.send_replace(false);
+        drop(needed);
+        assert_eq!(rested(Some(IDLE), &mut busy).await, SHORT, "nobody says");
     }
 
     #[tokio::test]

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use bowline_core::fault::Fault;
 use bowline_core::id::{Port, ServiceName};
-use bowline_core::instance::{NodeDesired, Observations};
+use bowline_core::instance::{Busy, NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::{DataDone, DataOrder};
@@ -118,6 +118,8 @@ impl NodeConfig {
 pub struct Handle {
     pub desired: watch::Sender<Arc<NodeDesired>>,
     pub observed: watch::Receiver<Arc<Observations>>,
+    /// Which apps have requests; the instances of others are checked less often. Until it is said: all may.
+    pub busy: watch::Sender<Arc<Busy>>,
     pub builds: mpsc::Sender<BuildCall>,
     pub collections: mpsc::UnboundedSender<Keep>,
     pub checks: mpsc::Sender<CheckCall>,
@@ -137,6 +139,7 @@ pub fn spawn(config: NodeConfig) -> Handle {
     let (told, observed) = watch::channel(Arc::default());
     let (orders, ordered) = watch::channel(Arc::default());
     let (seen_sender, seen) = watch::channel(Arc::default());
+    let (busy, who_is_busy) = watch::channel(Arc::default());
     let (builds, build_calls) = mpsc::channel(CALLS);
     // At most one for each promotion; the newest makes those before it needless.
     let (collections, keeps) = mpsc::unbounded_channel();
@@ -154,8 +157,8 @@ pub fn spawn(config: NodeConfig) -> Handle {
     let sessions_over = tokio::spawn(session::take(context.clone(), desired_receiver.clone(), session_calls));
     let ends = resource::Ends { desired: desired_receiver, told, orders, seen };
     tokio::spawn(resource::Interposer::new(Arc::clone(&context), ends).run());
-    tokio::spawn(driver::Driver::new(context, ordered, seen_sender).run());
-    Handle { desired, observed, builds, collections, checks, foresights, logs, sessions, sessions_over, data }
+    tokio::spawn(driver::Driver::new(context, ordered, seen_sender, who_is_busy).run());
+    Handle { desired, observed, busy, builds, collections, checks, foresights, logs, sessions, sessions_over, data }
 }
 
 fn build_config(config: &NodeConfig) -> build::BuildConfig {

@@ -425,8 +425,7 @@ async fn a_disk_that_takes_nothing_is_counted_and_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_follows_the_app_and_survives_adoption() {
     let mut node = Node::new();
-    let probe =
-        Probe { interval: Duration::from_millis(200), timeout: Duration::from_secs(5), grace: Duration::from_secs(30) };
+    let probe = Probe { interval: Duration::from_millis(200), timeout: Duration::from_secs(5), ..Probe::default() };
     let mut spec = node.spec(WEB, "echo up; sleep 0.3; /usr/bin/python3 -m http.server --bind 127.0.0.1 $PORT");
     spec.health = Some(Readiness::Http(HttpCheck { path: "/given".into(), probe }));
     spec.alive = Some(HttpCheck { path: "/missing".into(), probe });

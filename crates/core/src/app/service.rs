@@ -89,6 +89,8 @@ pub struct HttpCheck {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
     pub interval: Duration,
+    /// From one check to the next while no requests come to the app; where it is shorter than `interval`, that holds.
+    pub idle_interval: Duration,
     pub timeout: Duration,
     /// How long a new instance may take to become ready before it is restarted.
     pub grace: Duration,
@@ -96,7 +98,12 @@ pub struct Probe {
 
 impl Default for Probe {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(2), timeout: Duration::from_secs(1), grace: Duration::from_secs(30) }
+        Self {
+            interval: Duration::from_secs(2),
+            idle_interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(1),
+            grace: Duration::from_secs(30),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Instances: what a node is told to run, what it reports, and the machine that keeps slots filled.
 
 pub(crate) mod backoff;
+mod busy;
 mod failure;
 mod observation;
 mod order;
@@ -8,6 +9,7 @@ mod slot;
 mod slots;
 mod status;
 
+pub use busy::{Activity, Busy};
 pub use failure::{Failure, FailureCause};
 pub use observation::{
     DiskObservation, DiskPlace, Exit, ExitCause, HealthState, InstanceObservation, Observations, Phase, Usage,

@@ -99,10 +99,9 @@ impl Membership {
     }
 
     fn cpu_us(&self) -> Option<u64> {
-        self.folders.iter().find_map(|folder| {
-            field(&folder.join("cpu.stat"), "usage_usec")
-                .or_else(|| number(&folder.join("cpuacct.usage")).map(|nanoseconds| nanoseconds / 1000))
-        })
+        let one = |folder: &PathBuf| number(&folder.join("cpuacct.usage")).map(|nanoseconds| nanoseconds / 1000);
+        let two = |folder: &PathBuf| field(&folder.join("cpu.stat"), "usage_usec");
+        self.folders.iter().find_map(one).or_else(|| self.folders.iter().find_map(two))
     }
 
     /// Removes the folders, and those of the state once they are empty. Fails while processes are left.

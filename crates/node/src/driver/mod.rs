@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use bowline_core::id::{AppKey, InstanceId, Port, ResourceName};
 use bowline_core::instance::{
-    DiskObservation, HealthState, InstanceObservation, InstanceOrder, InstanceSpec, NodeDesired, Observations, Phase,
-    Usage, VolumeObservation,
+    Busy, DiskObservation, HealthState, InstanceObservation, InstanceOrder, InstanceSpec, NodeDesired, Observations,
+    Phase, Usage, VolumeObservation,
 };
 use bowline_core::time::Timestamp;
 use bowline_fault_points::{Point, reach};
@@ -47,7 +47,7 @@ use port::Ports;
 /// Events that wait for the loop. Their senders wait, the loop never does.
 const EVENTS: usize = 256;
 /// How often memory and processor time are read.
-const USAGE_EVERY: Duration = Duration::from_secs(2);
+const USAGE_EVERY: Duration = Duration::from_secs(5);
 /// A shim that has not ended its tree so long after the grace time is stuck itself, and killed.
 pub(crate) const SHIM_OVERTIME: Duration = Duration::from_secs(15);
 
@@ -145,6 +145,9 @@ pub(crate) struct Driver {
     observed: watch::Sender<Arc<Observations>>,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
+    busy: watch::Receiver<Arc<Busy>>,
+    /// Whether an app has requests, for the checks of its instances.
+    needed: BTreeMap<AppKey, watch::Sender<bool>>,
     held: Arc<NodeDesired>,
     /// A first desired state has come: until then nothing may be stopped.
     ordered: bool,
@@ -161,6 +164,7 @@ impl Driver {
         context: Arc<Context>,
         desired: watch::Receiver<Arc<NodeDesired>>,
         observed: watch::Sender<Arc<Observations>>,
+        busy: watch::Receiver<Arc<Busy>>,
     ) -> Self {
         let (sender, events) = mpsc::channel(EVENTS);
         let held = Arc::default();
@@ -170,6 +174,8 @@ impl Driver {
             observed,
             events,
             sender,
+            busy,
+            needed: BTreeMap::new(),
             held,
             ordered: false,
             adopted: false,
@@ -200,6 +206,10 @@ impl Driver {
                     }
                 }
                 _ = ticker.tick() => self.tick(),
+                Ok(()) = self.busy.changed() => {
+                    self.tell_need();
+                    continue;
+                }
                 _ = disk_ticker.tick() => {
                     self.look_at_disk();
                     continue;
@@ -220,6 +230,16 @@ impl Driver {
         }
         self.held = desired;
         self.ordered = true;
+    }
+
+    /// Only those are woken whose app it concerns.
+    fn tell_need(&mut self) {
+        let busy = self.busy.borrow_and_update();
+        self.needed.retain(|_, needed| !needed.is_closed());
+        for (key, needed) in &self.needed {
+            let now = busy.contains(key);
+            needed.send_if_modified(|before| std::mem::replace(before, now) != now);
+        }
     }
 
     /// Runs what blocks beside the loop.
@@ -367,7 +387,11 @@ impl Driver {
         if let (Stage::Live { .. }, Phase::Running { port, .. }) = (&instance.stage, &instance.observation.phase) {
             let uid = spec.uid.filter(|_| nix::unistd::geteuid().is_root());
             let mark = self.context.layout.mark(id);
-            instance.checks = Some(health::Checks::begin(id, spec, *port, mark, uid, &self.sender));
+            let key = &id.slot.key;
+            let is_busy = || watch::Sender::new(self.busy.borrow().contains(key));
+            let needed = self.needed.entry(key.clone()).or_insert_with(is_busy).subscribe();
+            let checks = health::Checks::begin((id, spec, *port), &needed, mark, uid, &self.sender);
+            instance.checks = Some(checks);
         }
     }
 

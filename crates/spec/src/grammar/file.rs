@@ -155,7 +155,13 @@ static STATIC: TableSpec = table(
 static HEALTH: TableSpec = table(
     "health",
     "A check. With a `path`: a GET answered with 2xx or 3xx. Without: a TCP connect.",
-    &[key("path", Text(Form::UrlPath), Omitted("a TCP connect"), "What is asked for."), INTERVAL, TIMEOUT, GRACE],
+    &[
+        key("path", Text(Form::UrlPath), Omitted("a TCP connect"), "What is asked for."),
+        INTERVAL,
+        IDLE_INTERVAL,
+        TIMEOUT,
+        GRACE,
+    ],
 );
 
 static ALIVE: TableSpec = table(
@@ -164,6 +170,7 @@ static ALIVE: TableSpec = table(
     &[
         key("path", Text(Form::UrlPath), Required, "What is asked for."),
         INTERVAL,
+        IDLE_INTERVAL,
         TIMEOUT,
         key(
             "grace",
@@ -175,6 +182,12 @@ static ALIVE: TableSpec = table(
 );
 
 const INTERVAL: Key = key("interval", Text(Form::Positive), Default("\"2s\""), "From one check to the next.");
+const IDLE_INTERVAL: Key = key(
+    "idle_interval",
+    Text(Form::Positive),
+    Default("\"10s\""),
+    "The same once an instance has been ready for a minute and no request has come to its app for one; at least `interval`.",
+);
 const TIMEOUT: Key = key("timeout", Text(Form::Positive), Default("\"1s\""), "How long an answer may take.");
 const GRACE: Key = key(
     "grace",

@@ -96,6 +96,7 @@ impl Reader {
         let default = Probe::default();
         Probe {
             interval: self.parsed(s, "interval", literal::positive).unwrap_or(default.interval),
+            idle_interval: self.parsed(s, "idle_interval", literal::positive).unwrap_or(default.idle_interval),
             timeout: self.parsed(s, "timeout", literal::positive).unwrap_or(default.timeout),
             grace: self.parsed(s, "grace", literal::duration).unwrap_or(default.grace),
         }

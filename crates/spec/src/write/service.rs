@@ -85,6 +85,7 @@ impl Writer {
         let default = Probe::default();
         let mut w = Self::new(detail);
         w.duration("interval", probe.interval, default.interval);
+        w.duration("idle_interval", probe.idle_interval, default.idle_interval);
         w.duration("timeout", probe.timeout, default.timeout);
         w.duration("grace", probe.grace, default.grace);
         self.table.0.extend(w.table.0);

@@ -100,8 +100,8 @@ fn variables(targets: &Targets) -> impl Strategy<Value = Variables> + use<> {
 }
 
 fn probe() -> impl Strategy<Value = Probe> {
-    let other =
-        (duration(), duration(), duration()).prop_map(|(interval, timeout, grace)| Probe { interval, timeout, grace });
+    let other = (duration(), duration(), duration(), duration())
+        .prop_map(|(interval, idle_interval, timeout, grace)| Probe { interval, idle_interval, timeout, grace });
     prop_oneof![Just(Probe::default()), other]
 }
 

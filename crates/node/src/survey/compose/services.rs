@@ -341,6 +341,7 @@ impl Translation<'_> {
             interval: of("interval", default.interval).min(Duration::from_secs(10)),
             timeout: of("timeout", default.timeout).min(Duration::from_secs(5)),
             grace: of("start_period", default.grace).max(default.grace),
+            ..default
         };
         self.change(name, |service| service.health = Some(Health::Http(HttpCheck { path, probe })));
         self.draft.comment(format!("service.{name}.health"), "From the compose file's healthcheck. It gates traffic.");
