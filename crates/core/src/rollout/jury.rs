@@ -92,7 +92,7 @@ impl Jury {
         })
     }
 
-    /// One that fails is enough; to pass, all must. `None`: hold.
+    /// One that fails is enough; to pass, all must, and a fix of one takes along no other that is in doubt. `None`: hold.
     pub(super) fn verdict(&self, judged: &BTreeSet<ServiceName>) -> Option<Sentence> {
         if let Some(why) = self.fails() {
             return Some(Sentence::Fail(why));
@@ -101,8 +101,9 @@ impl Jury {
             let passes = |service| self.judgements.get(service).is_some_and(|one| wanted(&one.verdict));
             judged.iter().filter(|service| passes(*service)).count()
         };
+        let doubted = || self.judgements.values().any(|judgement| judgement.doubted);
         match (is(|one| matches!(one, Verdict::StableBroken(_))), is(|one| *one == Verdict::Pass)) {
-            (1.., _) => Some(Sentence::StableBroken),
+            (1.., _) => (!doubted()).then_some(Sentence::StableBroken),
             (0, passed) => (passed == judged.len()).then_some(Sentence::Pass),
         }
     }

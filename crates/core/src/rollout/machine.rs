@@ -74,9 +74,12 @@ impl Rollout {
         Self::resume(plan, Phase::Prepare, None, now)
     }
 
-    /// After a crash: what was stored last. Its deadlines begin anew.
+    /// After a crash: what was stored last. Its deadlines begin anew. A step that the plan does not have, as another version
+    /// of Bowline may have stored it, is its last one.
     pub fn resume(plan: Plan, phase: Phase, reason: Option<Fault>, now: Mono) -> Self {
         let jury = Jury::default();
+        let last = u16::try_from(plan.steps.len() - 1).unwrap_or(u16::MAX);
+        let phase = if let Phase::Step(i) = phase { Phase::Step(i.min(last)) } else { phase };
         Self { plan, phase, entered: now, reason, counts: Counts::new(), fresh: false, looked: false, asked: now, jury }
     }
 
@@ -115,7 +118,7 @@ impl Rollout {
 
     fn look(&mut self, traffic: &Traffic, now: Mono) {
         if self.is_judged() {
-            self.jury.look(&self.plan, self.phase == Phase::Watch, traffic, now);
+            self.jury.look(&self.plan, self.is_alone(), traffic, now);
         }
     }
 
@@ -277,6 +280,16 @@ impl Rollout {
     fn is_judged(&self) -> bool {
         match self.phase {
             Phase::Step(i) => matches!(self.plan.steps[usize::from(i)].until, Until::Judged(_)),
+            Phase::Watch => true,
+            Phase::Prepare | Phase::Promote | Phase::Done => false,
+            Phase::Abort(_) | Phase::RolledBack | Phase::Failed => false,
+        }
+    }
+
+    /// It carries everything: nothing is left for a baseline, and nothing beside it that the rules could be about.
+    fn is_alone(&self) -> bool {
+        match self.phase {
+            Phase::Step(i) => self.plan.steps[usize::from(i)].share == Some(Weight::ALL),
             Phase::Watch => true,
             Phase::Prepare | Phase::Promote | Phase::Done => false,
             Phase::Abort(_) | Phase::RolledBack | Phase::Failed => false,
@@ -494,7 +507,7 @@ impl Rollout {
         let on = match left.is_zero() {
             false => self.asking(&format!("judged for another {}", crate::instance::Rough(left))),
             true if now >= self.entered + hold + ASKS_AFTER => {
-                self.asking("too few requests to tell: `bowline promote` or `bowline abort`")
+                self.asking("somebody to decide: `bowline promote` or `bowline abort`")
             }
             true => self.asking("requests"),
         };

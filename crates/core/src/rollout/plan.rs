@@ -111,7 +111,7 @@ pub struct Plan {
     pub after: BTreeMap<ServiceName, Replicas>,
     /// Services of the candidate that cannot run beside the stable release: their own ones.
     pub exclusive: BTreeSet<ServiceName>,
-    /// Services that get requests in either release and move by shares; none of a rolling one.
+    /// Services that routes of both releases lead to, and that move by shares; none of a rolling one.
     pub shared: BTreeSet<ServiceName>,
     /// Services whose requests are looked at: those, and whatever gets requests while it is watched.
     pub judged: BTreeSet<ServiceName>,
@@ -164,8 +164,10 @@ impl Plan {
         };
         let shared: BTreeSet<ServiceName> = match rollout.strategy {
             Strategy::Rolling => BTreeSet::new(),
+            // Until the promotion the stable release's routes are served: what only the new ones lead to gets no requests.
             Strategy::Canary { .. } | Strategy::BlueGreen => routed(app)
-                .into_iter()
+                .intersection(&stable.map(|(_, app)| routed(app)).unwrap_or_default())
+                .cloned()
                 .filter(|name| services.get(name) == Some(&Presence::Both) && !exclusive.contains(name))
                 .collect(),
         };

@@ -38,6 +38,8 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// "Over half fail" first, then the rules in the file's order.
     pub findings: Vec<Finding>,
+    /// The canary is seen above a limit and above the stable release, enough requests or not.
+    pub doubted: bool,
 }
 
 /// What one rule says of one look.
@@ -122,8 +124,8 @@ pub fn judge(rules: &[AbortRule], canary: &Counters, against: Option<Against<'_>
     let look = Look { canary, against, proof };
     let findings: Vec<_> = std::iter::once(look.half()).chain(rules.iter().map(|rule| look.rule(rule))).collect();
     let exceeded = findings.iter().find(|finding| finding.state == State::Exceeded);
-    let fixes =
-        || findings.iter().find(|finding| look.is_fix(finding)).filter(|_| !findings.iter().any(|f| look.doubts(f)));
+    let doubted = findings.iter().any(|finding| look.doubts(finding));
+    let fixes = || findings.iter().find(|finding| look.is_fix(finding)).filter(|_| !doubted);
     let verdict = match (exceeded, findings.iter().all(|finding| finding.state == State::Within)) {
         (Some(finding), _) => Verdict::Fail(*finding),
         (None, within) => match fixes() {
@@ -132,7 +134,7 @@ pub fn judge(rules: &[AbortRule], canary: &Counters, against: Option<Against<'_>
             None => Verdict::TooFewData,
         },
     };
-    Judgement { verdict, findings }
+    Judgement { verdict, findings, doubted }
 }
 
 struct Look<'a> {
