@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::jury::{Jury, Sentence, Traffic};
+use super::jury::{Jury, LOOKS, Sentence, Traffic};
 use super::plan::{Presence, Replicas, Until};
 use super::{AbortStage, Count, Counts, Phase, Plan, Role, Set};
 use crate::fault::{Fault, FaultKind};
@@ -264,14 +264,15 @@ impl Rollout {
         over.then_some(Next::Enter(next))
     }
 
-    /// Straight to what is whole, or to the end of the watch.
+    /// Straight to what is whole, or to the end of the watch; not of one that has just begun, as of two who promote at once
+    /// the second means the same.
     fn promote(&mut self, now: Mono) -> Option<Entered> {
         let unjudged = self.plan.unjudged();
         match self.phase {
             Phase::Step(i) if i < unjudged && self.is_after(unjudged) => Some(self.enter(Phase::Promote, now)),
             Phase::Step(i) if i < unjudged => Some(self.enter(Phase::Step(unjudged), now)),
-            Phase::Watch => Some(self.enter(Phase::Done, now)),
-            Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Abort(_) => None,
+            Phase::Watch if now >= self.entered + LOOKS => Some(self.enter(Phase::Done, now)),
+            Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Abort(_) => None,
             Phase::Done | Phase::RolledBack | Phase::Failed => None,
         }
     }

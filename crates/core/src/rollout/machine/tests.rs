@@ -239,9 +239,10 @@ fn without_requests_a_canary_is_held_and_somebody_is_asked() {
     let phases = rollout.handle(Input::Promote, at(asks + 1));
     let phases: Vec<String> = phases.iter().map(|entered| entered.phase.to_string()).collect();
     assert_eq!(phases, ["step 4", "step 5", "step 6", "promote", "watch"]);
-    let phases = rollout.handle(Input::Promote, at(asks + 2));
+    assert_eq!(rollout.handle(Input::Promote, at(asks + 2)), [], "who has promoted at the same time ends no watch");
+    let phases = rollout.handle(Input::Promote, at(asks + 7));
     assert_eq!(phases.iter().map(|entered| entered.phase).collect::<Vec<_>>(), [Phase::Done], "nor is it watched");
-    assert_eq!(rollout.handle(Input::Promote, at(asks + 3)), []);
+    assert_eq!(rollout.handle(Input::Promote, at(asks + 13)), []);
 }
 
 #[test]
@@ -340,6 +341,16 @@ fn a_fix_of_one_service_does_not_take_along_another_that_is_seen_to_be_worse() {
     };
     check((100, 3), Phase::Step(1));
     check((100, 0), Phase::Watch);
+}
+
+#[test]
+fn a_first_release_has_nothing_to_go_back_to_and_is_not_watched() {
+    let mut app = sample::app("shop", &["web"]);
+    app.environment.name = crate::id::EnvName::new("production").unwrap();
+    app.rollout = canary_rollout("1%");
+    let plan = Plan::new(None, (ReleaseNumber(2), &app), &BTreeMap::new());
+    let mut rollout = Rollout::start(plan, at(0));
+    judged(&mut rollout, 0, NONE, &["step 0", "promote", "watch", "done"], "r2:1/100");
 }
 
 #[test]
