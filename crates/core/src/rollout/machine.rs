@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::jury::{Jury, LOOKS, Sentence, Traffic};
+use super::jury::{Excused, Jury, LOOKS, Sentence, Traffic};
 use super::plan::{Presence, Replicas, Until};
 use super::{AbortStage, Count, Counts, Phase, Plan, Role, Set};
 use crate::fault::{Fault, FaultKind};
@@ -66,6 +66,7 @@ pub struct Rollout {
     /// When it was last asked: what was to happen until then has happened.
     asked: Mono,
     jury: Jury,
+    excused: Excused,
 }
 
 impl Rollout {
@@ -77,10 +78,32 @@ impl Rollout {
     /// After a crash: what was stored last. Its deadlines begin anew. A step that the plan does not have, as another version
     /// of Bowline may have stored it, is its last one.
     pub fn resume(plan: Plan, phase: Phase, reason: Option<Fault>, now: Mono) -> Self {
-        let jury = Jury::default();
         let last = u16::try_from(plan.steps.len() - 1).unwrap_or(u16::MAX);
         let phase = if let Phase::Step(i) = phase { Phase::Step(i.min(last)) } else { phase };
-        Self { plan, phase, entered: now, reason, counts: Counts::new(), fresh: false, looked: false, asked: now, jury }
+        Self {
+            plan,
+            phase,
+            entered: now,
+            reason,
+            counts: Counts::new(),
+            fresh: false,
+            looked: false,
+            asked: now,
+            jury: Jury::default(),
+            excused: Excused::new(),
+        }
+    }
+
+    /// With the [`Self::excused`] that were stored last.
+    #[must_use]
+    pub fn excusing(self, rules: impl IntoIterator<Item = (ServiceName, usize)>) -> Self {
+        Self { excused: rules.into_iter().collect(), ..self }
+    }
+
+    /// Rules, by their position, that the stable release was found to break while a service was judged: the watch does not go
+    /// back to it for one of them. To be stored with the phase.
+    pub fn excused(&self) -> impl Iterator<Item = (&ServiceName, usize)> {
+        self.excused.iter().map(|(service, rule)| (service, *rule))
     }
 
     pub fn handle(&mut self, input: Input<'_>, now: Mono) -> Vec<Entered> {
@@ -118,7 +141,7 @@ impl Rollout {
 
     fn look(&mut self, traffic: &Traffic, now: Mono) {
         if self.is_judged() {
-            self.jury.look(&self.plan, self.is_alone(), traffic, now);
+            self.jury.look((&self.plan, &self.excused), self.is_alone(), traffic, now);
         }
     }
 
@@ -301,7 +324,8 @@ impl Rollout {
         let was = std::mem::replace(&mut self.phase, phase);
         self.entered = now;
         self.fresh = false;
-        self.jury = Jury::default();
+        let jury = std::mem::take(&mut self.jury);
+        self.excused.extend(jury.broken());
         Entered { was, phase, reason: self.reason.clone() }
     }
 

@@ -163,12 +163,13 @@ impl Plan {
             (LOCAL, _) | (_, None) => Rollout { strategy: Strategy::Rolling, abort: Vec::new(), watch: Duration::ZERO },
             (_, Some(_)) => app.rollout.clone(),
         };
+        // Until the promotion these routes are served: what only the new ones lead to gets no requests.
+        let routed_before = stable.map(|(_, app)| routed(app)).unwrap_or_default();
         let shared: BTreeSet<ServiceName> = match rollout.strategy {
             Strategy::Rolling => BTreeSet::new(),
-            // Until the promotion the stable release's routes are served: what only the new ones lead to gets no requests.
             Strategy::Canary { .. } | Strategy::BlueGreen => routed(app)
-                .intersection(&stable.map(|(_, app)| routed(app)).unwrap_or_default())
-                .cloned()
+                .into_iter()
+                .filter(|name| routed_before.contains(name))
                 .filter(|name| services.get(name) == Some(&Presence::Both) && !exclusive.contains(name))
                 .collect(),
         };

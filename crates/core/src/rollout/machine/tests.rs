@@ -255,6 +255,26 @@ fn a_fix_for_what_is_broken_is_not_kept_waiting() {
 }
 
 #[test]
+fn a_fix_is_not_taken_back_for_what_the_release_before_did_not_keep() {
+    let mut rollout = canary("1%");
+    judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 1, NONE, &[], "r1:2/80 r1b:1/10 r2:1/10");
+    let entered = ["step 4", "step 5", "step 6", "promote", "watch"];
+    judged(&mut rollout, 10, [(3000, 600), (300, 60), (300, 6)], &entered, "r1:2/0 r2:2/100");
+    let stored: Vec<_> = rollout.excused().map(|(service, rule)| (service.clone(), rule)).collect();
+    assert_eq!(stored, [(web(), 0)]);
+    judged(&mut rollout, 11, NONE, &[], "r1:2/0 r2:2/100");
+    judged(&mut rollout, 100, [(0, 0), (0, 0), (5000, 100)], &[], "r1:2/0 r2:2/100");
+    // The daemon after it knows, and over half is never excused.
+    let plan = rollout.plan().clone();
+    let mut rollout = Rollout::resume(plan, Phase::Watch, None, at(200)).excusing(stored);
+    judged(&mut rollout, 201, NONE, &[], "r1:2/0 r2:2/100");
+    judged(&mut rollout, 210, [(0, 0), (0, 0), (5000, 100)], &[], "r1:2/0 r2:2/100");
+    let entered = ["abort clear 7", "abort restore 7", "abort drain"];
+    judged(&mut rollout, 220, [(0, 0), (0, 0), (9000, 5000)], &entered, "r1:2/100");
+}
+
+#[test]
 fn one_that_turns_bad_after_its_promotion_is_taken_back() {
     let mut rollout = canary("1%");
     judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
