@@ -98,6 +98,11 @@ impl Dice {
         x.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
+    /// 0 to 99.
+    pub(crate) fn percent(&self) -> u8 {
+        u8::try_from(self.below(100)).expect("below 100")
+    }
+
     /// Below `bound`, which is not 0.
     fn below(&self, bound: usize) -> usize {
         let bound = bound as u64;

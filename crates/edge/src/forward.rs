@@ -14,8 +14,8 @@ use crate::balance::{self, Endpoint, Ticket};
 use crate::client::{Body, Client, Peer};
 use crate::deadline::ticks;
 use crate::h1::{
-    AfterUpstream, BadUpstream, BodyDecoder, BodyEncoder, Refusal, RequestHead, ResponseHead, ResponseLine,
-    ResponseParser, ResponseStep, write,
+    AfterUpstream, BadUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseHead, ResponseLine, ResponseParser,
+    ResponseStep, write,
 };
 use crate::places::Places;
 use crate::request::Request;
@@ -74,6 +74,7 @@ pub(crate) async fn run<C: Client>(
             if tried.len() == MAX_TRIES {
                 return Err(reason);
             }
+            request.record_try(reason);
         }
         request.exchange.retry();
         route = again(request, client)?;
@@ -105,6 +106,8 @@ pub(crate) async fn to_daemon<C: Client>(
 fn again<C: Client>(request: &mut Request<'_>, client: &C) -> Result<Arc<Route>, Reason> {
     let route = request.route(client.peer())?;
     request.journal.route = Some(Arc::clone(&route));
+    // Positions are those of the table before.
+    (request.journal.backend, request.journal.endpoint) = (None, None);
     if let Some(guard) = &route.guard {
         guard.check_again(request.client, request.head)?;
     }
@@ -116,10 +119,10 @@ fn again<C: Client>(request: &mut Request<'_>, client: &C) -> Result<Arc<Route>,
     }
 }
 
-fn choose(request: &Request<'_>, route: &Route, tried: &[u32]) -> Result<(usize, Ticket), Reason> {
+fn choose(request: &mut Request<'_>, route: &Route, tried: &[u32]) -> Result<(usize, Ticket), Reason> {
     let Target::Forward(backends) = &route.target else { return Err(Reason::NoReadyInstance) };
     let dice = &request.worker.dice;
-    let (position, backend) = match sticky::chosen(backends, request.head) {
+    let (position, backend) = match sticky::chosen(backends, request.head, tried, (&mut request.place, dice)) {
         Some(position) => (position, &backends[position]),
         None => {
             let backend = balance::backend(backends, dice).ok_or(Reason::NoReadyInstance)?;
@@ -526,7 +529,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         let line = head.line(self.client.version(), request.keep_alive());
         let answered = release(self.route, request.journal.backend);
         let release = answered.map_or("", |backend| &backend.release);
-        let cookie = answered.and_then(|answered| cookie(self.route, answered, request.head, self.client.peer()));
+        let cookie = answered.and_then(|answered| cookie(self.route, answered, request.place, self.client.peer()));
         let extra = [
             ("x-bowline-release", release),
             ("x-request-id", request.trace.request_id()),
@@ -621,9 +624,9 @@ impl<C> Drop for Relay<'_, '_, C> {
 }
 
 /// What keeps a browser with the release that has answered it.
-fn cookie(route: &Route, answered: &Backend, head: &RequestHead, peer: &Peer) -> Option<String> {
+fn cookie(route: &Route, answered: &Backend, place: Option<u8>, peer: &Peer) -> Option<String> {
     match &route.target {
-        Target::Forward(backends) => sticky::set_cookie(backends, answered, head, peer.tls.is_some()),
+        Target::Forward(backends) => sticky::set_cookie(backends, answered, place, peer.tls.is_some()),
         Target::Files { .. } | Target::Redirect(_) | Target::Deny | Target::Api { .. } => None,
     }
 }

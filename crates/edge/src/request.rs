@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bowline_core::route::Method;
 
-use crate::answer::{Reason, wants_html};
+use crate::answer::{Blame, Reason, wants_html};
 use crate::balance::{Dice, Endpoint};
 use crate::client::{Client, Peer};
 use crate::deadline::Deadline;
@@ -19,7 +19,7 @@ use crate::policy::upload::UploadFault;
 use crate::record::{Line, Sample, ShardKey};
 use crate::route::{LabelId, Lookup, Route, Target};
 use crate::worker::Worker;
-use crate::{files, forward, policy};
+use crate::{files, forward, policy, sticky};
 
 /// How long a client may take to read an answer of the edge itself.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -39,6 +39,8 @@ pub(crate) struct Request<'a> {
     pub(crate) journal: Journal,
     /// What its body has to pass; `None`: the body goes on as it comes.
     pub(crate) upload: Option<Box<Upload>>,
+    /// Among 100, drawn for a client that brings none: see [`sticky`].
+    pub(crate) place: Option<u8>,
 }
 
 /// What will be recorded.
@@ -66,8 +68,8 @@ pub(crate) async fn run<C: Client>(
 ) -> Exchange {
     let trace = Trace::of(head, &worker.dice);
     let from = policy::client(client.peer(), head);
-    let mut request =
-        Request { worker, head, client: from, exchange, deadline, trace, journal: Journal::begin(), upload: None };
+    let (journal, upload, place) = (Journal::begin(), None, None);
+    let mut request = Request { worker, head, client: from, exchange, deadline, trace, journal, upload, place };
     if let Err(reason) = request.serve(client).await {
         request.fail(client, reason).await;
     }
@@ -376,6 +378,14 @@ impl Request<'_> {
         }
     }
 
+    /// A try that another one follows: what comes of that says nothing of whoever has failed this one.
+    pub(crate) fn record_try(&self, reason: Reason) {
+        let counts = self.journal.is_judged() && reason.blame() == Blame::Upstream && !sticky::is_look(self.head);
+        if let Some(labels) = self.journal.labels().filter(|_| counts) {
+            self.worker.shard.judge(labels, reason.status(), self.journal.begun.elapsed());
+        }
+    }
+
     /// Counts the request and writes its line.
     fn record<C: Client>(&self, client: &C) {
         let journal = &self.journal;
@@ -386,7 +396,7 @@ impl Request<'_> {
             Some(labels) => {
                 let key = ShardKey { labels, method: Method::of(method.as_bytes()), status: journal.status };
                 self.worker.shard.count(&Sample { key, duration, request_bytes, response_bytes });
-                if journal.is_judged() {
+                if journal.is_judged() && !sticky::is_look(self.head) {
                     self.worker.shard.judge(labels, journal.status, duration);
                 }
             }

@@ -342,6 +342,7 @@ impl Loop {
                     phase: Phase::Prepare.to_string(),
                     reason: None,
                     cached,
+                    excused: Vec::new(),
                 };
                 writes.push(Write::Change(key.clone(), form));
                 writes.push(Write::Wanted(key.clone(), Wanted::Running));

@@ -143,6 +143,9 @@ pub(crate) enum ChangeForm {
         phase: String,
         reason: Option<wire::Fault>,
         cached: bool,
+        /// `core::rollout::Rollout::excused`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        excused: Vec<(String, usize)>,
     },
 }
 
@@ -164,6 +167,7 @@ impl ChangeForm {
             phase: phase.to_string(),
             reason: reason.cloned().map(wire::Fault::from),
             cached: rolling.cached,
+            excused: rolling.machine.excused().map(|(service, rule)| (service.to_string(), rule)).collect(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, EnvName, EnvironmentId, Incarnation, ReleaseNumber};
+use bowline_core::id::{AppKey, EnvName, EnvironmentId, Incarnation, ReleaseNumber, ServiceName};
 use bowline_core::rollout::{Phase, Plan, Rollout, RoundPlace, Scales};
 use bowline_core::route::Maintenance;
 use bowline_core::time::Timestamp;
@@ -83,6 +83,7 @@ struct LoadedRollout {
     phase: Phase,
     reason: Option<Fault>,
     cached: bool,
+    excused: Vec<(ServiceName, usize)>,
 }
 
 /// Reads the store and counts this start.
@@ -181,7 +182,7 @@ impl Rows {
                     place,
                 })))
             }
-            ChangeForm::Rollout { change, since, release, from, back, phase, reason, cached } => {
+            ChangeForm::Rollout { change, since, release, from, back, phase, reason, cached, excused } => {
                 let revision = self.revisions.iter().find(|r| r.number.0 == release).cloned();
                 let revision =
                     revision.ok_or_else(|| unreadable().caused_by(format!("there is no release {release}")))?;
@@ -194,6 +195,10 @@ impl Rows {
                     phase: phase.parse().map_err(|error| unreadable().source(&error))?,
                     reason: reason.map(wire::Fault::into),
                     cached,
+                    excused: excused
+                        .into_iter()
+                        .filter_map(|(name, rule)| Some((ServiceName::new(&name).ok()?, rule)))
+                        .collect(),
                 })))
             }
         }
@@ -285,7 +290,7 @@ impl Loop {
 
     /// A rollout goes on where it was: the same code path as a normal tick.
     fn take_up_rollout(&mut self, key: &AppKey, loaded: LoadedRollout, now: Now) {
-        let LoadedRollout { change, since, candidate, from, back, phase, reason, cached } = loaded;
+        let LoadedRollout { change, since, candidate, from, back, phase, reason, cached, excused } = loaded;
         let Some(app) = self.apps.get_mut(key) else { return };
         let candidate = Arc::new(candidate);
         let stage = Stage::Release { app: Arc::clone(&candidate.revision.app), cached };
@@ -300,7 +305,7 @@ impl Loop {
             (candidate.number(), candidate.app()),
             &app.scales,
         );
-        let machine = Rollout::resume(plan, phase, reason, now.mono);
+        let machine = Rollout::resume(plan, phase, reason, now.mono).excusing(excused);
         let rolling = RollingOut { candidate, parts, from, back, machine, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
             change.stage = Stage::Rollout(Box::new(rolling));

@@ -34,7 +34,9 @@ impl Loop {
                 Stage::Round(_) => "it is being restarted",
                 Stage::Rollout(rolling) => match rolling.machine.phase() {
                     Phase::Abort(_) | Phase::RolledBack | Phase::Failed => "it is being undone",
-                    Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Done => {
+                    Phase::Prepare => "it has not begun",
+                    Phase::Watch => "it was promoted just now, and is watched: asked again later, the watch ends",
+                    Phase::Step(_) | Phase::Promote | Phase::Done => {
                         "it is promoted by itself as soon as its instances are ready"
                     }
                 },

@@ -15,6 +15,9 @@ pub const LOOKS: Duration = Duration::from_secs(5);
 /// What an edge has counted since it began, by service, release and cohort.
 pub type Traffic = BTreeMap<(ServiceName, ReleaseNumber, Cohort), Counters>;
 
+/// A rule of the plan, by its position, that is not applied to a service: the stable release did not keep it.
+pub(super) type Excused = BTreeSet<(ServiceName, usize)>;
+
 /// What came in since a step began.
 #[derive(Debug, Default)]
 pub(super) struct Jury {
@@ -39,8 +42,9 @@ pub(super) enum Sentence {
 }
 
 impl Jury {
-    /// Takes in what was counted; looks at it when it is time. `alone`: the candidate carries everything, beside nothing.
-    pub(super) fn look(&mut self, plan: &Plan, alone: bool, traffic: &Traffic, now: Mono) {
+    /// Takes in what was counted; looks at it when it is time. `alone`: the candidate carries everything, beside nothing, and
+    /// is not held to what is `excused`.
+    pub(super) fn look(&mut self, (plan, excused): (&Plan, &Excused), alone: bool, traffic: &Traffic, now: Mono) {
         for (id @ (service, ..), counters) in traffic {
             if !plan.judged.contains(service) {
                 continue;
@@ -58,10 +62,10 @@ impl Jury {
         }
         self.last = Some(now);
         self.judgements =
-            plan.judged.iter().map(|service| (service.clone(), self.judge(plan, service, alone))).collect();
+            plan.judged.iter().map(|service| (service.clone(), self.judge((plan, excused), service, alone))).collect();
     }
 
-    fn judge(&self, plan: &Plan, service: &ServiceName, alone: bool) -> Judgement {
+    fn judge(&self, (plan, excused): (&Plan, &Excused), service: &ServiceName, alone: bool) -> Judgement {
         let of = |release: ReleaseNumber, cohort| {
             self.gained.get(&(service.clone(), release, cohort)).map(|gained| gained.all.clone()).unwrap_or_default()
         };
@@ -73,7 +77,18 @@ impl Jury {
             (baseline, stable)
         });
         let against = beside.as_ref().map(|(baseline, stable)| Against { baseline, stable });
-        judge(&plan.rules, &canary, against)
+        let holds = |rule: &usize| !alone || !excused.contains(&(service.clone(), *rule));
+        let rules: Vec<_> = (0..plan.rules.len()).filter(holds).map(|rule| plan.rules[rule]).collect();
+        judge(&rules, &canary, against)
+    }
+
+    /// The rules that the stable release was found to break.
+    pub(super) fn broken(&self) -> impl Iterator<Item = (ServiceName, usize)> {
+        // "Over half fail" comes before the rules, and holds for everybody.
+        self.judgements().flat_map(|(service, judgement)| {
+            let rules = judgement.findings.iter().skip(1).enumerate();
+            rules.filter(|(_, finding)| finding.stable_breaks).map(|(rule, _)| (service.clone(), rule))
+        })
     }
 
     pub(super) fn next_look(&self) -> Option<Mono> {
@@ -92,7 +107,7 @@ impl Jury {
         })
     }
 
-    /// One that fails is enough; to pass, all must. `None`: hold.
+    /// One that fails is enough; to pass, all must, and a fix of one takes along no other that is in doubt. `None`: hold.
     pub(super) fn verdict(&self, judged: &BTreeSet<ServiceName>) -> Option<Sentence> {
         if let Some(why) = self.fails() {
             return Some(Sentence::Fail(why));
@@ -101,8 +116,9 @@ impl Jury {
             let passes = |service| self.judgements.get(service).is_some_and(|one| wanted(&one.verdict));
             judged.iter().filter(|service| passes(*service)).count()
         };
+        let doubted = || self.judgements().any(|(_, judgement)| judgement.doubted);
         match (is(|one| matches!(one, Verdict::StableBroken(_))), is(|one| *one == Verdict::Pass)) {
-            (1.., _) => Some(Sentence::StableBroken),
+            (1.., _) => (!doubted()).then_some(Sentence::StableBroken),
             (0, passed) => (passed == judged.len()).then_some(Sentence::Pass),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::jury::{Jury, Sentence, Traffic};
+use super::jury::{Excused, Jury, LOOKS, Sentence, Traffic};
 use super::plan::{Presence, Replicas, Until};
 use super::{AbortStage, Count, Counts, Phase, Plan, Role, Set};
 use crate::fault::{Fault, FaultKind};
@@ -66,6 +66,7 @@ pub struct Rollout {
     /// When it was last asked: what was to happen until then has happened.
     asked: Mono,
     jury: Jury,
+    excused: Excused,
 }
 
 impl Rollout {
@@ -74,10 +75,35 @@ impl Rollout {
         Self::resume(plan, Phase::Prepare, None, now)
     }
 
-    /// After a crash: what was stored last. Its deadlines begin anew.
+    /// After a crash: what was stored last. Its deadlines begin anew. A step that the plan does not have, as another version
+    /// of Bowline may have stored it, is its last one.
     pub fn resume(plan: Plan, phase: Phase, reason: Option<Fault>, now: Mono) -> Self {
-        let jury = Jury::default();
-        Self { plan, phase, entered: now, reason, counts: Counts::new(), fresh: false, looked: false, asked: now, jury }
+        let last = u16::try_from(plan.steps.len() - 1).unwrap_or(u16::MAX);
+        let phase = if let Phase::Step(i) = phase { Phase::Step(i.min(last)) } else { phase };
+        Self {
+            plan,
+            phase,
+            entered: now,
+            reason,
+            counts: Counts::new(),
+            fresh: false,
+            looked: false,
+            asked: now,
+            jury: Jury::default(),
+            excused: Excused::new(),
+        }
+    }
+
+    /// With the [`Self::excused`] that were stored last.
+    #[must_use]
+    pub fn excusing(self, rules: impl IntoIterator<Item = (ServiceName, usize)>) -> Self {
+        Self { excused: rules.into_iter().collect(), ..self }
+    }
+
+    /// Rules, by their position, that the stable release was found to break while a service was judged: the watch does not go
+    /// back to it for one of them. To be stored with the phase.
+    pub fn excused(&self) -> impl Iterator<Item = (&ServiceName, usize)> {
+        self.excused.iter().map(|(service, rule)| (service, *rule))
     }
 
     pub fn handle(&mut self, input: Input<'_>, now: Mono) -> Vec<Entered> {
@@ -115,7 +141,7 @@ impl Rollout {
 
     fn look(&mut self, traffic: &Traffic, now: Mono) {
         if self.is_judged() {
-            self.jury.look(&self.plan, self.phase == Phase::Watch, traffic, now);
+            self.jury.look((&self.plan, &self.excused), self.is_alone(), traffic, now);
         }
     }
 
@@ -261,14 +287,15 @@ impl Rollout {
         over.then_some(Next::Enter(next))
     }
 
-    /// Straight to what is whole, or to the end of the watch.
+    /// Straight to what is whole, or to the end of the watch; not of one that has just begun, as of two who promote at once
+    /// the second means the same.
     fn promote(&mut self, now: Mono) -> Option<Entered> {
         let unjudged = self.plan.unjudged();
         match self.phase {
             Phase::Step(i) if i < unjudged && self.is_after(unjudged) => Some(self.enter(Phase::Promote, now)),
             Phase::Step(i) if i < unjudged => Some(self.enter(Phase::Step(unjudged), now)),
-            Phase::Watch => Some(self.enter(Phase::Done, now)),
-            Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Abort(_) => None,
+            Phase::Watch if now >= self.entered + LOOKS => Some(self.enter(Phase::Done, now)),
+            Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Abort(_) => None,
             Phase::Done | Phase::RolledBack | Phase::Failed => None,
         }
     }
@@ -283,11 +310,22 @@ impl Rollout {
         }
     }
 
+    /// It carries everything: nothing is left for a baseline, and nothing beside it that the rules could be about.
+    fn is_alone(&self) -> bool {
+        match self.phase {
+            Phase::Step(i) => self.plan.steps[usize::from(i)].share == Some(Weight::ALL),
+            Phase::Watch => true,
+            Phase::Prepare | Phase::Promote | Phase::Done => false,
+            Phase::Abort(_) | Phase::RolledBack | Phase::Failed => false,
+        }
+    }
+
     fn enter(&mut self, phase: Phase, now: Mono) -> Entered {
         let was = std::mem::replace(&mut self.phase, phase);
         self.entered = now;
         self.fresh = false;
-        self.jury = Jury::default();
+        let jury = std::mem::take(&mut self.jury);
+        self.excused.extend(jury.broken());
         Entered { was, phase, reason: self.reason.clone() }
     }
 
@@ -494,7 +532,7 @@ impl Rollout {
         let on = match left.is_zero() {
             false => self.asking(&format!("judged for another {}", crate::instance::Rough(left))),
             true if now >= self.entered + hold + ASKS_AFTER => {
-                self.asking("too few requests to tell: `bowline promote` or `bowline abort`")
+                self.asking("somebody to decide: `bowline promote` or `bowline abort`")
             }
             true => self.asking("requests"),
         };

@@ -90,7 +90,7 @@ pub struct StepPlan {
 ///
 /// Rolling: service by service, one instance at a time, one more than wanted, none fewer; the last one of the stable
 /// release stays until the candidate is whole. What shares a fixed port with
-/// a service of the stable release replaces it stop-first. The first release starts all at once.
+/// a service of the stable release replaces it stop-first. The first release starts all at once, and is not watched.
 ///
 /// Canary: what has requests that can be judged gets the share of each step, beside a baseline with the same share and a
 /// stable release that stays whole; then the candidate is made whole, and the rest rolls. Blue-green: the same without
@@ -111,7 +111,7 @@ pub struct Plan {
     pub after: BTreeMap<ServiceName, Replicas>,
     /// Services of the candidate that cannot run beside the stable release: their own ones.
     pub exclusive: BTreeSet<ServiceName>,
-    /// Services that get requests in either release and move by shares; none of a rolling one.
+    /// Services that routes of both releases lead to, and that move by shares; none of a rolling one.
     pub shared: BTreeSet<ServiceName>,
     /// Services whose requests are looked at: those, and whatever gets requests while it is watched.
     pub judged: BTreeSet<ServiceName>,
@@ -157,15 +157,19 @@ impl Plan {
             ((*name).clone(), longest.unwrap_or_default())
         });
         let exclusive: BTreeSet<_> = app.services.keys().filter(|name| !holders(name).is_empty()).cloned().collect();
-        // In front of whoever wrote it there is nobody to be careful with, and nothing to be measured.
-        let rollout = match app.environment.name.as_str() {
-            LOCAL => Rollout { strategy: Strategy::Rolling, abort: Vec::new(), watch: Duration::ZERO },
-            _ => app.rollout.clone(),
+        // In front of whoever wrote it there is nobody to be careful with, and nothing to be measured. A first release has
+        // nothing to go back to: what only fails now and then is better than nothing.
+        let rollout = match (app.environment.name.as_str(), stable) {
+            (LOCAL, _) | (_, None) => Rollout { strategy: Strategy::Rolling, abort: Vec::new(), watch: Duration::ZERO },
+            (_, Some(_)) => app.rollout.clone(),
         };
+        // Until the promotion these routes are served: what only the new ones lead to gets no requests.
+        let routed_before = stable.map(|(_, app)| routed(app)).unwrap_or_default();
         let shared: BTreeSet<ServiceName> = match rollout.strategy {
             Strategy::Rolling => BTreeSet::new(),
             Strategy::Canary { .. } | Strategy::BlueGreen => routed(app)
                 .into_iter()
+                .filter(|name| routed_before.contains(name))
                 .filter(|name| services.get(name) == Some(&Presence::Both) && !exclusive.contains(name))
                 .collect(),
         };

@@ -8,25 +8,31 @@ use super::Histogram;
 /// 9110, section 15.6). The edge's 502, 503 and 504 are among them, where no instance of the release answered.
 pub const FIRST_FAILURE: u16 = 500;
 
+/// The client left before it had an answer. What it would have been nobody knows: of a release that hangs such requests are
+/// no success, and too many of them leave too few others for a verdict.
+const CLIENT_LEFT: u16 = 499;
+
 /// A response that opens a tunnel, and lasts as long as it (RFC 9110, section 15.2.2).
 const SWITCHING_PROTOCOLS: u16 = 101;
 
-/// Requests that an edge handed to a release, or failed for want of it; not those that a policy refused before, which
-/// say nothing of a release.
+/// Requests that an edge handed to a release, or failed for want of it; not those that a policy refused before or that a
+/// client did not wait for, which say nothing of a release. A try that another instance made good is one of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counters {
     pub requests: u64,
     /// Of them, those answered with [`FIRST_FAILURE`] or above.
     pub failures: u64,
     /// Times from a request's head to its response's end, of those that did not fail: a release that fails at once does
-    /// not look fast. Tunnels are not in it.
+    /// not look fast. Where a client left, the time that it waited. Tunnels are not in it.
     pub latency: Histogram,
 }
 
 impl Counters {
     /// One request that has ended. `status`: as sent, or 499 where the client left before.
     pub fn record(&mut self, status: u16, took: Duration) {
-        self.requests = self.requests.saturating_add(1);
+        if status != CLIENT_LEFT {
+            self.requests = self.requests.saturating_add(1);
+        }
         match status {
             FIRST_FAILURE.. => self.failures = self.failures.saturating_add(1),
             SWITCHING_PROTOCOLS => {}
@@ -62,7 +68,8 @@ mod tests {
         for status in [101, 200, 304, 404, 429, 499, 500, 502, 503, 504, 599] {
             counters.record(status, Duration::from_millis(5));
         }
-        assert_eq!((counters.requests, counters.failures, counters.latency.total()), (11, 5, 5));
+        // Whoever left has had no answer: neither a failure nor the success of a release that hangs.
+        assert_eq!((counters.requests, counters.failures, counters.latency.total()), (10, 5, 5));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// "Over half fail" first, then the rules in the file's order.
     pub findings: Vec<Finding>,
+    /// The canary is seen above a limit and above the stable release, enough requests or not.
+    pub doubted: bool,
 }
 
 /// What one rule says of one look.
@@ -50,6 +52,8 @@ pub struct Finding {
     pub baseline: Option<Tally>,
     /// The stable release as a whole, the baseline included.
     pub stable: Option<Tally>,
+    /// The stable release breaks this limit of its own beyond doubt.
+    pub stable_breaks: bool,
     pub state: State,
 }
 
@@ -122,8 +126,8 @@ pub fn judge(rules: &[AbortRule], canary: &Counters, against: Option<Against<'_>
     let look = Look { canary, against, proof };
     let findings: Vec<_> = std::iter::once(look.half()).chain(rules.iter().map(|rule| look.rule(rule))).collect();
     let exceeded = findings.iter().find(|finding| finding.state == State::Exceeded);
-    let fixes =
-        || findings.iter().find(|finding| look.is_fix(finding)).filter(|_| !findings.iter().any(|f| look.doubts(f)));
+    let doubted = findings.iter().any(|finding| look.doubts(finding));
+    let fixes = || findings.iter().find(|finding| look.is_fix(finding)).filter(|_| !doubted);
     let verdict = match (exceeded, findings.iter().all(|finding| finding.state == State::Within)) {
         (Some(finding), _) => Verdict::Fail(*finding),
         (None, within) => match fixes() {
@@ -132,7 +136,7 @@ pub fn judge(rules: &[AbortRule], canary: &Counters, against: Option<Against<'_>
             None => Verdict::TooFewData,
         },
     };
-    Judgement { verdict, findings }
+    Judgement { verdict, findings, doubted }
 }
 
 struct Look<'a> {
@@ -167,13 +171,26 @@ impl Subject {
 impl Look<'_> {
     fn finding(&self, subject: Subject, limit: Limit, state: State) -> Finding {
         let tally = |counters: &Counters| subject.of(counters).surely;
+        let stable = self.against.map(|against| tally(against.stable));
         Finding {
             subject,
             limit,
             canary: tally(self.canary),
             baseline: self.against.map(|against| tally(against.baseline)),
-            stable: self.against.map(|against| tally(against.stable)),
+            stable,
+            stable_breaks: stable.is_some_and(|stable| self.breaks(limit, stable)),
             state,
+        }
+    }
+
+    fn breaks(&self, limit: Limit, stable: Tally) -> bool {
+        match limit {
+            Limit::Half => stable.of >= HALF_NEEDS && stable.exceeds(0.5),
+            Limit::Share(limit) => {
+                let part = limit.as_fraction();
+                stable.exceeds(part) && above(stable, part) >= self.proof
+            }
+            Limit::AboveStable(_) | Limit::Quantile { .. } => false,
         }
     }
 
@@ -275,17 +292,14 @@ impl Look<'_> {
     /// The stable release breaks this limit, and the canary is shown to keep it or to be better than its baseline.
     fn is_fix(&self, finding: &Finding) -> bool {
         let Some(against) = self.against else { return false };
-        let (canary, stable) = (finding.subject.of(self.canary).perhaps, finding.subject.of(against.stable).surely);
-        let (limit, breaks) = match finding.limit {
-            Limit::Half => (0.5, stable.of >= HALF_NEEDS && stable.exceeds(0.5)),
-            Limit::Share(limit) => {
-                let part = limit.as_fraction();
-                (part, stable.exceeds(part) && above(stable, part) >= self.proof)
-            }
+        let canary = finding.subject.of(self.canary).perhaps;
+        let limit = match finding.limit {
+            Limit::Half => 0.5,
+            Limit::Share(limit) => limit.as_fraction(),
             Limit::AboveStable(_) | Limit::Quantile { .. } => return false,
         };
         let baseline = finding.subject.of(against.baseline).surely;
-        breaks && (below(canary, limit) >= self.proof || worse(baseline, canary, 0.0) >= self.proof)
+        finding.stable_breaks && (below(canary, limit) >= self.proof || worse(baseline, canary, 0.0) >= self.proof)
     }
 
     /// The canary is seen above this limit and above the stable release, enough requests or not.

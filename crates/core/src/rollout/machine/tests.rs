@@ -122,21 +122,55 @@ fn a_rollout_goes_on_where_its_stored_phase_says() {
     check(&mut rollout, 52, (count(1, 1), count(0, 0)), &["rolled back"], "r1:1/100");
 }
 
-/// A canary of two steps, 10% and 50%, of `web` with two instances.
-fn canary(rules: &str) -> Rollout {
-    let mut app = sample::app("shop", &["web", "worker"]);
-    app.environment.name = crate::id::EnvName::new("production").unwrap();
-    app.services.get_mut(&web()).unwrap().scale.min = 2;
+fn canary_rollout(rules: &str) -> crate::app::Rollout {
     let step = |percent, seconds| Step { weight: Weight::new(percent).unwrap(), hold: Duration::from_secs(seconds) };
-    app.rollout = crate::app::Rollout {
+    crate::app::Rollout {
         strategy: Strategy::Canary { steps: vec![step(10, 60), step(50, 120)] },
         abort: match rules {
             "" => Vec::new(),
             _ => vec![AbortRule::ErrorRate(Share::from_ppm(10_000).unwrap())],
         },
         watch: Duration::from_secs(600),
-    };
+    }
+}
+
+/// A canary of two steps, 10% and 50%, of `web` with two instances.
+fn canary(rules: &str) -> Rollout {
+    let mut app = sample::app("shop", &["web", "worker"]);
+    app.environment.name = crate::id::EnvName::new("production").unwrap();
+    app.services.get_mut(&web()).unwrap().scale.min = 2;
+    app.rollout = canary_rollout(rules);
     Rollout::start(Plan::new(Some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), &BTreeMap::new()), at(0))
+}
+
+fn service(name: &str) -> ServiceName {
+    ServiceName::new(name).unwrap()
+}
+
+/// Routes that lead to each of these, in place of those that it had.
+fn route_to(app: &mut crate::app::App, services: &[&str]) {
+    let route = |(at, name): (usize, &&str)| {
+        let route = crate::app::Route {
+            hosts: Vec::new(),
+            path: crate::app::PathPrefix::new(&format!("/{at}")).unwrap(),
+            strip: false,
+            to: crate::app::RouteTo::Service(service(name)),
+            tls: crate::app::Tls::Auto,
+            access: crate::app::Access::default(),
+            limit: crate::app::Limit::default(),
+            upload: None,
+        };
+        (crate::id::RouteName::new(name).unwrap(), route)
+    };
+    app.routes = services.iter().enumerate().map(route).collect();
+}
+
+/// From one file to another, in production.
+fn between(mut old: crate::app::App, mut new: crate::app::App) -> Plan {
+    for app in [&mut old, &mut new] {
+        app.environment.name = crate::id::EnvName::new("production").unwrap();
+    }
+    Plan::new(Some((ReleaseNumber(1), &old)), (ReleaseNumber(2), &new), &BTreeMap::new())
 }
 
 /// Of `web`: requests and failures of stable, baseline and canary; all else is ready.
@@ -205,9 +239,10 @@ fn without_requests_a_canary_is_held_and_somebody_is_asked() {
     let phases = rollout.handle(Input::Promote, at(asks + 1));
     let phases: Vec<String> = phases.iter().map(|entered| entered.phase.to_string()).collect();
     assert_eq!(phases, ["step 4", "step 5", "step 6", "promote", "watch"]);
-    let phases = rollout.handle(Input::Promote, at(asks + 2));
+    assert_eq!(rollout.handle(Input::Promote, at(asks + 2)), [], "who has promoted at the same time ends no watch");
+    let phases = rollout.handle(Input::Promote, at(asks + 7));
     assert_eq!(phases.iter().map(|entered| entered.phase).collect::<Vec<_>>(), [Phase::Done], "nor is it watched");
-    assert_eq!(rollout.handle(Input::Promote, at(asks + 3)), []);
+    assert_eq!(rollout.handle(Input::Promote, at(asks + 13)), []);
 }
 
 #[test]
@@ -217,6 +252,26 @@ fn a_fix_for_what_is_broken_is_not_kept_waiting() {
     judged(&mut rollout, 1, NONE, &[], "r1:2/80 r1b:1/10 r2:1/10");
     let entered = ["step 4", "step 5", "step 6", "promote", "watch"];
     judged(&mut rollout, 10, [(3000, 2000), (300, 200), (300, 1)], &entered, "r1:2/0 r2:2/100");
+}
+
+#[test]
+fn a_fix_is_not_taken_back_for_what_the_release_before_did_not_keep() {
+    let mut rollout = canary("1%");
+    judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 1, NONE, &[], "r1:2/80 r1b:1/10 r2:1/10");
+    let entered = ["step 4", "step 5", "step 6", "promote", "watch"];
+    judged(&mut rollout, 10, [(3000, 600), (300, 60), (300, 6)], &entered, "r1:2/0 r2:2/100");
+    let stored: Vec<_> = rollout.excused().map(|(service, rule)| (service.clone(), rule)).collect();
+    assert_eq!(stored, [(web(), 0)]);
+    judged(&mut rollout, 11, NONE, &[], "r1:2/0 r2:2/100");
+    judged(&mut rollout, 100, [(0, 0), (0, 0), (5000, 100)], &[], "r1:2/0 r2:2/100");
+    // The daemon after it knows, and over half is never excused.
+    let plan = rollout.plan().clone();
+    let mut rollout = Rollout::resume(plan, Phase::Watch, None, at(200)).excusing(stored);
+    judged(&mut rollout, 201, NONE, &[], "r1:2/0 r2:2/100");
+    judged(&mut rollout, 210, [(0, 0), (0, 0), (5000, 100)], &[], "r1:2/0 r2:2/100");
+    let entered = ["abort clear 7", "abort restore 7", "abort drain"];
+    judged(&mut rollout, 220, [(0, 0), (0, 0), (9000, 5000)], &entered, "r1:2/100");
 }
 
 #[test]
@@ -253,6 +308,89 @@ fn what_an_edge_counted_before_it_was_found_belongs_to_no_step() {
     judged(&mut rollout, 1, [(9000, 0), (900, 0), (900, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
     judged(&mut rollout, 60, [(9000, 0), (900, 0), (900, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
     judged(&mut rollout, 65, [(9300, 0), (1200, 0), (1200, 0)], &["step 2", "step 3"], "r1:2/0 r1b:1/50 r2:1/50");
+}
+
+#[test]
+fn one_that_carries_everything_has_nothing_beside_it_and_is_held_to_its_limits() {
+    let mut app = sample::app("shop", &["web"]);
+    app.rollout = crate::app::Rollout {
+        strategy: Strategy::Canary { steps: vec![Step { weight: Weight::ALL, hold: Duration::from_secs(60) }] },
+        abort: vec![
+            AbortRule::ErrorRate(Share::from_ppm(10_000).unwrap()),
+            AbortRule::ErrorRateAboveStable(Share::from_ppm(10_000).unwrap()),
+        ],
+        watch: Duration::from_secs(600),
+    };
+    let plan = between(app.clone(), app);
+    let check = |canary, entered: &[&str], sets| {
+        let mut rollout = Rollout::start(plan.clone(), at(0));
+        judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:1/0 r2:1/100");
+        judged(&mut rollout, 60, [(0, 0), (0, 0), canary], entered, sets);
+    };
+    check((3000, 300), &["abort clear 1", "abort restore 1", "abort drain"], "r1:1/100");
+    check((3000, 0), &["step 2", "promote", "watch"], "r1:1/0 r2:1/100");
+}
+
+#[test]
+fn a_fix_of_one_service_does_not_take_along_another_that_is_seen_to_be_worse() {
+    let mut app = sample::app("shop", &["web", "api"]);
+    route_to(&mut app, &["web", "api"]);
+    app.rollout = canary_rollout("1%");
+    let plan = between(app.clone(), app);
+    // Of `api`: requests and failures of the canary.
+    let check = |api: (u64, u64), expected: Phase| {
+        let mut rollout = Rollout::start(plan.clone(), at(0));
+        let counts: Counts = ["web", "api"]
+            .into_iter()
+            .flat_map(|name| [1, 2].map(|release| ((service(name), ReleaseNumber(release)), count(9, 9))))
+            .collect();
+        let pools = [(1, Cohort::Whole), (1, Cohort::Baseline), (2, Cohort::Whole)];
+        let traffic = |web: [(u64, u64); 3], api: [(u64, u64); 3]| -> Traffic {
+            let of = |name: &'static str, seen: [(u64, u64); 3]| {
+                pools.into_iter().zip(seen).map(move |((release, cohort), (requests, failures))| {
+                    let counters = Counters { requests, failures, ..Counters::default() };
+                    ((service(name), ReleaseNumber(release), cohort), counters)
+                })
+            };
+            of("web", web).chain(of("api", api)).collect()
+        };
+        rollout.handle(Input::Observed(&counts, &traffic(NONE, NONE)), at(0));
+        let seen = traffic([(3000, 2000), (300, 200), (300, 0)], [(1000, 0), (100, 0), api]);
+        rollout.handle(Input::Observed(&counts, &seen), at(10));
+        assert_eq!(rollout.phase(), expected, "{api:?}");
+    };
+    check((100, 3), Phase::Step(1));
+    check((100, 0), Phase::Watch);
+}
+
+#[test]
+fn a_first_release_has_nothing_to_go_back_to_and_is_not_watched() {
+    let mut app = sample::app("shop", &["web"]);
+    app.environment.name = crate::id::EnvName::new("production").unwrap();
+    app.rollout = canary_rollout("1%");
+    let plan = Plan::new(None, (ReleaseNumber(2), &app), &BTreeMap::new());
+    let mut rollout = Rollout::start(plan, at(0));
+    judged(&mut rollout, 0, NONE, &["step 0", "promote", "watch", "done"], "r2:1/100");
+}
+
+#[test]
+fn what_no_route_leads_to_yet_is_not_waited_for() {
+    let (mut old, mut new) = (sample::app("shop", &["web", "api"]), sample::app("shop", &["web", "api"]));
+    route_to(&mut old, &["web"]);
+    route_to(&mut new, &["web", "api"]);
+    new.rollout = canary_rollout("1%");
+    let plan = between(old, new);
+    assert_eq!(plan.shared, [web()].into());
+    assert_eq!(plan.judged, [web(), service("api")].into(), "once they get requests");
+}
+
+#[test]
+fn a_place_that_its_plan_does_not_have_is_its_last_step() {
+    let plan = canary("1%").plan().clone();
+    let last = u16::try_from(plan.steps.len() - 1).unwrap();
+    let rollout = Rollout::resume(plan, Phase::Step(900), None, at(0));
+    assert_eq!(rollout.phase(), Phase::Step(last));
+    assert!(rollout.next_deadline().is_none() && !rollout.sets().is_empty());
 }
 
 #[test]
