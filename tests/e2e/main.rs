@@ -8,6 +8,7 @@ mod bench;
 mod board;
 mod builds;
 mod cage;
+mod canaries;
 mod canary;
 mod console;
 mod data;

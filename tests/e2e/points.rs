@@ -5,16 +5,14 @@
 //! alone, and for the second and the third time that somebody comes to it, too (`make attack`).
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use bowline_fault_points::{Point, Role};
-use bowline_tests::client::curl;
 use bowline_tests::load::Load;
-use bowline_tests::machine::{Process, processes};
 use bowline_tests::server::{ANY_PORTS, Server};
+use bowline_tests::whole::{Whole, app, entries};
 use bowline_tests::{Bowline, SOON, path, text};
-use serde_json::Value;
 
 /// Points armed at once, where each is not armed alone.
 const AT_ONCE: usize = 4;
@@ -235,96 +233,14 @@ impl Scene {
         }
     }
 
-    fn app(&self) -> Option<(Value, Value)> {
-        let output = self.bowline.run(&["status", "--json"]);
-        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
-        let app = status["apps"].as_array()?.iter().find(|app| app["app"] == self.name)?.clone();
-        Some((status, app))
-    }
-
     fn serving(&self) -> Option<u64> {
-        self.app()?.1["release"].as_u64()
+        app(&self.bowline, self.name)?.1["release"].as_u64()
     }
 
-    /// The release that serves, or what is not as it should be.
     fn whole(&self) -> Result<u64, String> {
-        let (status, app) = self.app().ok_or("there is no status")?;
-        let settled = app["state"] == "ready" && app["change"].is_null() && status["edge"]["state"] == "serving";
-        let release = app["release"].as_u64().filter(|_| settled).ok_or_else(|| format!("{app:#}"))?;
-        let running = self.bowline.processes_of(self.name);
-        let names = running.iter().filter_map(|process| process.environment("BOWLINE_INSTANCE"));
-        let names: BTreeSet<String> = names.filter_map(|name| Some(name.split_once('/')?.1.to_owned())).collect();
-        let slots: BTreeSet<&str> = names.iter().filter_map(|name| Some(name.rsplit_once('.')?.0)).collect();
-        let of_release = format!("{}.web.r{release}.", self.name);
-        let right = running.len() == SCALE && slots.len() == SCALE && names.iter().all(|n| n.starts_with(&of_release));
-        if !right {
-            return Err(format!("of release {release} run {names:?}"));
-        }
-        let left = self.left_behind(&names, &slots);
-        if !left.is_empty() {
-            return Err(format!("left behind: {left:?}"));
-        }
-        let answer = curl(&self.bowline.ca(), &self.url, &[]);
-        match answer.status == 200 && answer.text().contains(&of_release) {
-            true => Ok(release),
-            false => Err(format!("release {release} answers {} {}", answer.status, answer.text())),
-        }
+        let Self { bowline, name, url, .. } = self;
+        Whole { bowline, name, url, scale: SCALE, others: 0 }.release()
     }
-
-    /// Of processes, control groups, folders and files, those that belong to nothing that runs or may run again.
-    fn left_behind(&self, names: &BTreeSet<String>, slots: &BTreeSet<&str>) -> Vec<String> {
-        let state = self.bowline.state();
-        let own = |name: &str| name.strip_prefix(&format!("{}.", self.name)).map(str::to_owned);
-        let short: BTreeSet<String> = names.iter().filter_map(|name| own(name)).collect();
-        let mut left = self.processes();
-        let instances = entries(&state.join("instances/production").join(self.name));
-        left.extend(instances.into_iter().filter(|name| !short.contains(name)));
-        let locks = entries(&state.join("instances/locks")).into_iter();
-        left.extend(locks.filter(|lock| !slots.contains(lock.trim_start_matches("production."))));
-        let groups = self.groups().into_iter();
-        left.extend(groups.filter(|group| !names.contains(group.trim_start_matches("production."))));
-        let artifacts = entries(&state.join("artifacts"));
-        let sealed = |name: &String| artifacts.contains(&format!("{}.json", &name[..name.len().min(64)]));
-        let unsealed = |name: &&String| !name.ends_with(".lock") && (name.starts_with(".seal") || !sealed(name));
-        left.extend(artifacts.iter().filter(unsealed).cloned());
-        for folder in
-            [format!("sources/.contents/production/{}", self.name), format!("sources/production/{}", self.name)]
-        {
-            left.extend(entries(&state.join(folder)).into_iter().filter(|name| name.starts_with("new-")));
-        }
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
-        left.extend(mounts.lines().filter(|line| line.contains(path(&state))).map(str::to_owned));
-        left
-    }
-
-    /// The control groups of this state, in every hierarchy, by the group that its instances are in.
-    fn groups(&self) -> Vec<String> {
-        let running = self.bowline.processes_of(self.name).into_iter();
-        let of = |process: Process| std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).ok();
-        let state = |line: &str| line.split('/').find(|part| part.starts_with("bowline-")).map(str::to_owned);
-        let Some(state) = running.filter_map(of).find_map(|groups| groups.lines().find_map(state)) else {
-            return Vec::new();
-        };
-        let top = Path::new("/sys/fs/cgroup");
-        let hierarchies = entries(top).into_iter().map(|name| top.join(name).join(&state)).chain([top.join(&state)]);
-        let all = hierarchies.flat_map(|folder| entries(&folder));
-        all.filter(|name| name.starts_with(&format!("production.{}.", self.name))).collect()
-    }
-
-    /// Those of this state that are too many: there are one daemon, one edge and one shim for each instance.
-    fn processes(&self) -> Vec<String> {
-        let kept = self.bowline.state().join("bin");
-        let own = |p: &Process| p.arguments().first().is_some_and(|program| Path::new(program).starts_with(&kept));
-        let all: Vec<Process> = processes().into_iter().filter(own).filter(Process::runs).collect();
-        let of = |role: &str| all.iter().filter(|p| p.arguments().get(1).is_some_and(|word| word == role)).count();
-        let counts = [("edge", 1), ("shim", SCALE), ("builder", 0)];
-        counts.into_iter().filter(|(role, most)| of(role) > *most).map(|(r, _)| format!("{} of {r}", of(r))).collect()
-    }
-}
-
-fn entries(folder: &Path) -> Vec<String> {
-    let all = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 fn alone() -> bool {

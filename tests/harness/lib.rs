@@ -9,6 +9,7 @@ pub mod machine;
 pub mod server;
 pub mod show;
 pub mod up;
+pub mod whole;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -257,13 +257,14 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         let all = [("x-request-id", trace.request_id()), ("traceparent", trace.parent())];
         let extra = if trace.begun { &all[..] } else { &all[..1] };
         let forwarding = &self.client.peer().forwarding;
-        match self.route.guard.as_ref().filter(|guard| guard.keeps_any()) {
-            None => write::request(&mut self.output, &line, head.fields(), forwarding, extra),
-            Some(guard) => {
-                let fields = head.fields().filter(|field| !guard.keeps(field));
-                write::request(&mut self.output, &line, fields, forwarding, extra);
-            }
+        let guard = self.route.guard.as_ref().filter(|guard| guard.keeps_any());
+        let cookies = sticky::stripped(head);
+        if guard.is_none() && cookies.is_empty() {
+            return write::request(&mut self.output, &line, head.fields(), forwarding, extra);
         }
+        let fields = head.fields().filter(|field| !guard.is_some_and(|guard| guard.keeps(field)));
+        let fields = fields.filter_map(|field| sticky::passed(field, &cookies));
+        write::request(&mut self.output, &line, fields, forwarding, extra);
     }
 
     async fn run(&mut self) -> Result<After, Failure> {

@@ -3,11 +3,13 @@
 //! A browser keeps a place among 100, not a release. The candidate has the places from the first one on, its baseline
 //! those from the last one back, the stable release what is between: as a share grows a place goes over to what is new
 //! and never back, and each share is what it says, however many have been there before.
+//!
+//! What says so is between a browser and the edge: an instance sees neither the cookie nor, as of all `X-Bowline-*`, the field.
 
 use bowline_core::route::Cohort;
 
 use crate::balance::Dice;
-use crate::h1::RequestHead;
+use crate::h1::{Field, RequestHead};
 use crate::route::Backend;
 
 /// Holds a browser's place. It is nobody's secret: whoever sets it chooses among what is on its way anyhow.
@@ -86,6 +88,33 @@ fn cookie(head: &RequestHead) -> Option<u8> {
     std::str::from_utf8(value).ok()?.parse().ok().filter(|place| *place < PLACES)
 }
 
+/// Of each `Cookie` field that has the edge's own cookie: its value, and the same without it.
+pub(crate) fn stripped(head: &RequestHead) -> Vec<(&[u8], Vec<u8>)> {
+    head.all("cookie").filter_map(|value| Some((value, without_own(value)?))).collect()
+}
+
+/// A field as an instance gets it: nothing if the edge's cookie was all that it had.
+pub(crate) fn passed<'a>(field: Field<'a>, stripped: &'a [(&[u8], Vec<u8>)]) -> Option<Field<'a>> {
+    let is_cookie = field.name.eq_ignore_ascii_case(b"cookie");
+    match stripped.iter().find(|(was, _)| is_cookie && *was == field.value) {
+        Some((_, left)) => (!left.is_empty()).then(|| field.with_value(left)),
+        None => Some(field),
+    }
+}
+
+/// `None`: it is not among them. All others stay as they are, to the byte.
+fn without_own(cookies: &[u8]) -> Option<Vec<u8>> {
+    let is_own = |pair: &&[u8]| {
+        let value = pair.trim_ascii().strip_prefix(COOKIE.as_bytes());
+        value.is_some_and(|value| value.starts_with(b"="))
+    };
+    let pairs = || cookies.split(|byte| *byte == b';');
+    pairs().any(|pair| is_own(&pair)).then(|| {
+        let others: Vec<&[u8]> = pairs().filter(|pair| !is_own(pair)).collect();
+        others.join(&b';').trim_ascii().to_vec()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -138,5 +167,25 @@ mod tests {
         let shares = shares(2, [80, 10, 10]);
         assert_eq!(count(&holders(&shares, &[2]))[2], 0);
         assert_eq!(count(&holders(&shares, &[0, 1, 2])), [80, 10, 10], "nothing else is left");
+    }
+
+    #[test]
+    fn the_edges_cookie_is_taken_out_and_no_other_byte() {
+        let check = |cookies: &str, expected: Option<&str>| {
+            let left = without_own(cookies.as_bytes()).map(|left| String::from_utf8(left).unwrap());
+            assert_eq!(left.as_deref(), expected, "{cookies:?}");
+        };
+        check("a=1; b=2", None);
+        check("bowline-release=7", Some(""));
+        check("bowline-release=6-baseline; a=1", Some("a=1"));
+        check("a=1; bowline-release=7", Some("a=1"));
+        check("a=1; bowline-release=7; b=2", Some("a=1; b=2"));
+        check("a=1;bowline-release=7;b=\"2 = 3\" ;c", Some("a=1;b=\"2 = 3\" ;c"));
+        check("bowline-release=7; a=1; bowline-release=8", Some("a=1"));
+        check("bowline-release=;", Some(""));
+        // Others only look like it.
+        check("bowline-released=7; xbowline-release=7; bowline-release; Bowline-Release=7", None);
+        check("a=bowline-release=7", None);
+        check("", None);
     }
 }

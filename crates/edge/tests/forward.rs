@@ -94,6 +94,35 @@ async fn a_request_is_forwarded_with_its_identity_and_recorded() {
 }
 
 /// How many connections an upstream saw, and a server that answers each request on them with `answer`.
+/// What says which release somebody has had, or wants to see, is the edge's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_sees_neither_the_edges_cookie_nor_its_preview() {
+    let address = upstream(|_, mut talk| async move {
+        while let Some(head) = talk.try_head().await {
+            talk.say(&ok(&head)).await;
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut talk = edge.connect().await;
+    let mut seen = async |fields: &str| {
+        talk.say(&format!("GET / HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n")).await;
+        let head = talk.answer().await.text().to_owned();
+        let lines = head.lines().filter(|line| line.to_ascii_lowercase().starts_with("cookie:"));
+        let cookies: Vec<String> = lines.map(str::to_owned).collect();
+        (cookies, head)
+    };
+    assert_eq!(seen("Cookie: a=1; bowline-release=1; b=\"2\" ;c\r\n").await.0, ["Cookie: a=1; b=\"2\" ;c"]);
+    assert_eq!(seen("cookie:  a=1;b=2\r\n").await.0, ["cookie: a=1;b=2"]);
+    assert!(seen("Cookie: bowline-release=6-baseline\r\n").await.0.is_empty());
+    let (cookies, head) =
+        seen("Cookie: a=1\r\nX-Bowline-Preview: 1\r\nCOOKIE: bowline-release=1; b=2\r\nX: y\r\n").await;
+    assert_eq!(cookies, ["Cookie: a=1", "COOKIE: b=2"]);
+    assert_eq!((header(&head, "x-bowline-preview"), header(&head, "x")), (None, Some("y")));
+    edge.stop().await;
+}
+
 async fn counting(answer: &'static str) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     let count = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&count);

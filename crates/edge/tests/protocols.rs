@@ -146,6 +146,42 @@ async fn many_streams_share_one_connection() {
     edge.stop().await;
 }
 
+/// A browser may send each cookie as a field of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn crumbs_are_put_together_without_the_edges_own() {
+    let address = upstream(|_, mut talk| async move {
+        while let Some(head) = talk.try_head().await {
+            let cookies: Vec<&str> = head.lines().filter(|line| line.starts_with("cookie:")).collect();
+            talk.say(&ok(&cookies.join("|"))).await;
+        }
+    })
+    .await;
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(TableBuilder::plain(&[address]), ca.certificates.clone()).await;
+    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let running = tokio::spawn(connection);
+    for (crumbs, expected) in [
+        (&["a=1", "bowline-release=1", "b=2; c=3"][..], "cookie: a=1; b=2; c=3"),
+        (&["bowline-release=1"], ""),
+        (&["a=1", "b=2"], "cookie: a=1; b=2"),
+    ] {
+        client = client.ready().await.unwrap();
+        let request = crumbs.iter().fold(http::Request::get("https://a.test/"), |r, crumb| r.header("cookie", *crumb));
+        let (answer, _) = client.send_request(request.body(()).unwrap(), true).unwrap();
+        let mut body = answer.await.unwrap().into_body();
+        let mut text = Vec::new();
+        while let Some(piece) = body.data().await {
+            text.extend(piece.unwrap());
+        }
+        assert_eq!(String::from_utf8(text).unwrap(), expected, "{crumbs:?}");
+    }
+    drop(client);
+    running.await.unwrap().unwrap();
+    edge.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_refused_or_answered_early_may_be_sent_to_its_end() {
     let early = upstream(|_, mut talk| async move {

@@ -43,7 +43,7 @@ impl Loop {
                 self.pass_round(&key, entered, vec![event], now);
             }
         }
-        self.answer(ticket, Answer::Aborted(wire::Aborted { change: Some(id.0) }));
+        self.answer_when_stored(ticket, &key, Answer::Aborted(wire::Aborted { change: Some(id.0) }));
     }
 
     /// A change of it begins, or gets its release.

@@ -48,7 +48,7 @@ use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
 use bowline_core::job::{Jobs, RunId};
 use bowline_core::resource::ResourceKey;
 use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus, PoolId};
-use bowline_core::time::{Mono, Timestamp};
+use bowline_core::time::{Humane, Mono, Timestamp};
 
 use self::change::ChangeId;
 use self::data::DataWork;
@@ -307,11 +307,21 @@ impl Loop {
         let Some(pending) = self.pending.remove(&job) else { return };
         match (pending, result) {
             // Of a change that was dropped meanwhile: written later, it would bring that change back.
-            (Pending::Phase { key, .. }, Err(_)) if self.apps.get(&key).is_none_or(|app| app.storing != Some(job)) => {}
-            (Pending::Phase { key, entered, job: again }, Err(fault)) => {
+            (Pending::Phase { key, owed, .. }, Err(fault))
+                if self.apps.get(&key).is_none_or(|app| app.storing != Some(job)) =>
+            {
+                if let Some((ticket, _)) = owed {
+                    self.refuse(ticket, fault);
+                }
+            }
+            (Pending::Phase { key, entered, job: again, owed }, Err(fault)) => {
                 tracing::error!(app = %key, error = %fault, causes = ?fault.causes, "phase of a rollout not stored");
-                self.pending.insert(job, Pending::Phase { key, entered, job: again.clone() });
+                self.pending.insert(job, Pending::Phase { key, entered, job: again.clone(), owed: None });
                 self.retries.push((now.mono + STORE_RETRY, job, again));
+                if let Some((ticket, _)) = owed {
+                    let again = format!("it is tried again every {}: `bowline status` shows it", Humane(STORE_RETRY));
+                    self.refuse(ticket, fault.hint(again));
+                }
             }
             (Pending::Concluded { run, job: again }, Err(fault)) => {
                 tracing::error!(app = %run.app, run = run.number.0, error = %fault, "end of a run not stored");

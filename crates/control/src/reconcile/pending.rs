@@ -52,11 +52,13 @@ pub(crate) enum Pending {
         change: ChangeId,
         cached: bool,
     },
-    /// A phase of a rollout or of a round; `job` is tried again until it is stored.
+    /// A phase of a rollout or of a round; `job` is tried again until it is stored. `owed`: whoever asked for it is told when it is
+    /// durable, and that it was refused at first.
     Phase {
         key: AppKey,
         entered: Passed,
         job: Job,
+        owed: Option<(Ticket, Box<Answer>)>,
     },
     /// A change has failed.
     Failed {
@@ -171,8 +173,15 @@ impl Loop {
                 Ok(_) => self.start_again(&key, change, cached, now),
                 Err(fault) => self.fail(&key, change, fault, now),
             },
-            Pending::Phase { key, entered: Passed::Rollout(entered), .. } => self.entered(&key, entered, now),
-            Pending::Phase { key, entered: Passed::Round(entered), .. } => self.round_entered(&key, &entered, now),
+            Pending::Phase { key, entered, owed, .. } => {
+                if let Some((ticket, answer)) = owed {
+                    self.answer(ticket, *answer);
+                }
+                match entered {
+                    Passed::Rollout(entered) => self.entered(&key, entered, now),
+                    Passed::Round(entered) => self.round_entered(&key, &entered, now),
+                }
+            }
             Pending::Failed { key, change, fault } => {
                 if let Err(error) = result {
                     tracing::error!(app = %key, error = %error, causes = ?error.causes, "end of a change not stored");

@@ -46,7 +46,7 @@ impl Loop {
         let event = Write::Event(events::change_promoted(&key, id, by_uid, now.wall));
         let accepted = id.accepted(&key);
         self.pass(&key, entered, vec![event], now);
-        self.answer(ticket, Answer::Accepted(accepted));
+        self.answer_when_stored(ticket, &key, Answer::Accepted(accepted));
     }
 }
 

@@ -13,9 +13,10 @@ use bowline_core::time::Timestamp;
 use super::Loop;
 use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
-use super::effects::{Job, Now, Write};
+use super::effects::{Job, Now, Ticket, Write};
 use super::events;
 use super::pending::{Passed, Pending};
+use super::request::Answer;
 use super::resources::Gate;
 use super::rounds::scales_for;
 use super::world::{AppWorld, Promoted, Stable};
@@ -67,9 +68,19 @@ impl Loop {
         let mut all = also;
         all.extend(writes(key, app, &entered, now.wall));
         let job = Job::Write(all);
-        let id = self.store(job.clone(), Pending::Phase { key: key.clone(), entered: Passed::Rollout(entered), job });
+        let entered = Passed::Rollout(entered);
+        let id = self.store(job.clone(), Pending::Phase { key: key.clone(), entered, job, owed: None });
         if let Some(app) = self.apps.get_mut(key) {
             app.storing = Some(id);
+        }
+    }
+
+    /// Answers when the phases that were entered for it are stored: what was acknowledged is not forgotten by the next daemon.
+    pub(crate) fn answer_when_stored(&mut self, ticket: Ticket, key: &AppKey, answer: Answer) {
+        let job = self.apps.get(key).and_then(|app| app.storing);
+        match job.and_then(|job| self.pending.get_mut(&job)) {
+            Some(Pending::Phase { owed, .. }) => *owed = Some((ticket, Box::new(answer))),
+            Some(_) | None => self.answer(ticket, answer),
         }
     }
 

@@ -258,7 +258,7 @@ impl Loop {
         writes.extend(round_writes(key, app, &entered, now.wall));
         let job = Job::Write(writes);
         let passed = Passed::Round(entered);
-        let id = self.store(job.clone(), Pending::Phase { key: key.clone(), entered: passed, job });
+        let id = self.store(job.clone(), Pending::Phase { key: key.clone(), entered: passed, job, owed: None });
         if let Some(app) = self.apps.get_mut(key) {
             app.storing = Some(id);
         }

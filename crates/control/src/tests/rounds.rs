@@ -1,6 +1,7 @@
 //! Restarts, other numbers of instances, and changes that are aborted.
 
 use bowline_api::wire::{AppState, ChangeStep};
+use bowline_core::rollout::Phase;
 use bowline_core::units::Bytes;
 
 use super::*;
@@ -258,6 +259,58 @@ fn a_release_is_aborted_whenever_it_is_asked_for() {
         }
     }
     assert!(ends[1] > 10 && by_hand > 10, "{ends:?}, {by_hand}");
+}
+
+/// A second release that is in its first step, and stays there.
+fn hanging(slow_store: bool) -> (World, Daemon) {
+    let (mut world, mut daemon) = serving(1, "");
+    (world.source, world.behaviour, world.slow_store) = (2, Behaviour::NeverHealthy, slow_store);
+    world.apply(&mut daemon);
+    let steps = |daemon: &Daemon| {
+        let app = &daemon.machine.apps[&shop()];
+        app.storing.is_none() && app.rolling().is_some_and(|r| matches!(r.machine.phase(), Phase::Step(_)))
+    };
+    while !steps(&daemon) {
+        daemon.effects_left = Some(1);
+        assert_eq!(world.run(&mut daemon), End::Crashed, "it hangs in its first step");
+    }
+    daemon.effects_left = None;
+    (world, daemon)
+}
+
+/// A daemon dies anywhere after an abort was asked for: whoever was told that it was taken finds it taken.
+#[test]
+fn an_abort_that_was_acknowledged_is_remembered() {
+    let mut acknowledged = 0;
+    for effects in 0..20 {
+        let (mut world, mut daemon) = hanging(true);
+        let ticket = abort(&mut world, &mut daemon);
+        daemon.effects_left = Some(effects);
+        world.run(&mut daemon);
+        drop(daemon);
+        let told = matches!(world.answers.get(&ticket), Some(Ok(Answer::Aborted(_))));
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        let fault = world.status(&mut daemon).apps[0].fault.clone().expect("it was undone in any case");
+        assert!(!told || fault.error.contains("was aborted"), "after {effects} effects: {fault:?}");
+        acknowledged += u32::from(told);
+    }
+    assert!(acknowledged > 5, "{acknowledged}");
+}
+
+#[test]
+fn an_abort_that_cannot_be_stored_is_refused_and_tried_again() {
+    let (mut world, mut daemon) = hanging(false);
+    world.refuse_phases = true;
+    let ticket = abort(&mut world, &mut daemon);
+    while !world.answers.contains_key(&ticket) {
+        daemon.effects_left = Some(1);
+        assert_eq!(world.run(&mut daemon), End::Crashed, "it is tried again and again");
+    }
+    assert!(world.refusal(ticket).hint.is_some_and(|hint| hint.contains("tried again every 2s")));
+    (world.refuse_phases, daemon.effects_left) = (false, None);
+    world.run(&mut daemon);
+    assert!(failure(&world).error.contains("was aborted"), "{:?}", failure(&world));
 }
 
 #[test]

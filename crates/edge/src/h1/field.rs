@@ -181,6 +181,14 @@ impl<'a> Field<'a> {
     pub fn new(name: &'a str, value: &'a [u8]) -> Self {
         Self { name: name.as_bytes(), value, kind: FieldKind::of(name.as_bytes()), written: None }
     }
+
+    /// The same with another value, for which the caller vouches, too.
+    pub fn with_value<'b>(self, value: &'b [u8]) -> Field<'b>
+    where
+        'a: 'b,
+    {
+        Field { value, written: None, ..self }
+    }
 }
 
 /// A header line as stretches of its head's text.
