@@ -493,7 +493,13 @@ fn changing(key: &AppKey, known: Option<&AppWorld>) -> Refusal {
         Some(id) => fault.caused_by(format!("change {id} has not ended yet")),
         None => fault,
     };
-    Refusal::conflict(fault.hint("`bowline status` shows what it waits on; apply again when it has ended"))
+    let hint = match known.and_then(AppWorld::rolling) {
+        Some(_) if key.env.as_str() != "local" => {
+            "`bowline status` shows what it waits on; `bowline promote` waits for it no longer, `bowline abort` undoes it"
+        }
+        Some(_) | None => "`bowline status` shows what it waits on; apply again when it has ended",
+    };
+    Refusal::conflict(fault.hint(hint))
 }
 
 fn secrets_missing(key: &AppKey, missing: &[SecretName]) -> Fault {

@@ -190,7 +190,7 @@ impl Rollout {
                 Until::Promoted => vec![self.asking("a look: `bowline promote` or `bowline abort`")],
             },
             Phase::Watch => {
-                let left = crate::instance::Rough(left.unwrap_or_default());
+                let left = crate::instance::Rough((self.entered + self.plan.watch).since(now));
                 let watched = Waiting { what: self.candidate(), on: format!("watched for another {left}") };
                 // Too few requests hold nothing up any more.
                 let tells = |judgement: &Judgement| judgement.verdict != Verdict::TooFewData;

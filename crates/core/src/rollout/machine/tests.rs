@@ -210,6 +210,9 @@ fn a_canary_takes_its_steps_beside_a_baseline_and_is_watched() {
     judged(&mut rollout, 70, [(3000, 0), (900, 0), (900, 0)], &[], "r1:2/0 r1b:1/50 r2:1/50");
     let entered = ["step 4", "step 5", "step 6", "promote", "watch"];
     judged(&mut rollout, 180, [(3000, 0), (900, 0), (900, 0)], &entered, "r1:2/0 r2:2/100");
+    judged(&mut rollout, 480, [(3000, 0), (900, 0), (900, 0)], &[], "r1:2/0 r2:2/100");
+    let left = rollout.waits(at(481)).pop().unwrap().on;
+    assert_eq!(left, "watched for another 299s", "to its end, not to the next look");
     judged(&mut rollout, 779, [(3000, 0), (900, 0), (900, 0)], &[], "r1:2/0 r2:2/100");
     judged(&mut rollout, 780, [(3000, 0), (900, 0), (900, 0)], &["done"], "r2:2/100");
 }
