@@ -101,9 +101,35 @@ impl fmt::Display for Effect {
     }
 }
 
+/// What a verdict did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Sentence {
+    FailsInAStep,
+    SlowInAStep,
+    FailsWhileWatched,
+    SlowWhileWatched,
+    /// A step was left unjudged, since what serves is broken.
+    Fix,
+    /// A step was passed.
+    Pass,
+}
+
+pub(crate) const SENTENCES: [Sentence; 6] = [
+    Sentence::FailsInAStep,
+    Sentence::SlowInAStep,
+    Sentence::FailsWhileWatched,
+    Sentence::SlowWhileWatched,
+    Sentence::Fix,
+    Sentence::Pass,
+];
+
 /// How often each effect met each fault.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Cover {
+    said: BTreeMap<Sentence, u64>,
+    /// Releases that were as good as they must be, over one that was, too; and those of them that a verdict has undone.
+    pub(crate) equal: u64,
+    pub(crate) wronged: u64,
     met: BTreeMap<(Effect, Strike), u64>,
     /// Since the change began.
     struck: BTreeSet<Strike>,
@@ -128,7 +154,20 @@ impl Cover {
         *self.met.entry((effect, Strike::Crash)).or_default() += 1;
     }
 
+    pub(crate) fn say(&mut self, sentence: Sentence) {
+        *self.said.entry(sentence).or_default() += 1;
+    }
+
+    pub(crate) fn said(&self, sentence: Sentence) -> u64 {
+        self.said.get(&sentence).copied().unwrap_or_default()
+    }
+
     pub(crate) fn add(&mut self, other: &Self) {
+        for (sentence, count) in &other.said {
+            *self.said.entry(*sentence).or_default() += count;
+        }
+        self.equal += other.equal;
+        self.wronged += other.wronged;
         for (met, count) in &other.met {
             *self.met.entry(*met).or_default() += count;
         }

@@ -15,14 +15,15 @@ use bowline_core::instance::{
 };
 use bowline_core::rollout::{
     AbortStage, Entered, Input, Phase, Plan, Presence, Rollout, Round, RoundEntered, RoundInput, RoundPhase,
-    RoundPlace, RoundPlan, Scaled, Scales, Set, Until, steady, with_baselines,
+    RoundPlace, RoundPlan, Scaled, Scales, Set, Traffic, Until, steady, with_baselines,
 };
 use bowline_core::route::{Action, Cohort, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
 use bowline_core::time::Mono;
 use bowline_core::units::Weight;
+use bowline_core::verdict::Counters;
 
 use crate::check::{Broken, Invariant, broken};
-use crate::cover::{Cover, Effect};
+use crate::cover::{Cover, Effect, Sentence};
 use crate::edge::Edge;
 use crate::node::Node;
 
@@ -52,6 +53,12 @@ pub(crate) enum Mutation {
     BuildsToGoBack,
     ForgetsEvent,
     KeepsInstances,
+    /// While a release is watched, the one before it is not kept warm.
+    CoolsDown,
+    /// A step that nobody was counted in is over.
+    PassesUnseen,
+    /// Failures and slow answers are not told.
+    LooksAway,
 }
 
 /// What a round does, as it is stored.
@@ -69,6 +76,8 @@ pub(crate) struct Record {
     pub(crate) stable: Option<ReleaseNumber>,
     pub(crate) change: Option<(ReleaseNumber, Phase, Option<Fault>)>,
     pub(crate) ended: Vec<(ReleaseNumber, Phase)>,
+    /// Of each of them, whether a verdict has undone it.
+    pub(crate) condemned: Vec<bool>,
     pub(crate) rejected: BTreeSet<ReleaseNumber>,
     /// Have been stable.
     pub(crate) served: BTreeSet<ReleaseNumber>,
@@ -105,6 +114,8 @@ pub(crate) struct Daemon {
     generation: Generation,
     specs: BTreeMap<PoolId, Arc<InstanceSpec>>,
     entered: BTreeMap<AppKey, usize>,
+    /// What was counted when this daemon first saw the step that each rollout is in.
+    began: BTreeMap<AppKey, (Phase, Traffic)>,
 }
 
 /// What outlives the daemon, and what watches it.
@@ -160,12 +171,14 @@ impl Daemon {
             generation: edge.newest(),
             specs: BTreeMap::new(),
             entered: BTreeMap::new(),
+            began: BTreeMap::new(),
         };
         for (key, record) in store {
             if mutation == Some(Mutation::ForgetsChange)
                 && let Some((candidate, ..)) = record.change.take()
             {
                 record.ended.push((candidate, Phase::RolledBack));
+                record.condemned.push(false);
             }
             daemon.resume(key, record, now);
         }
@@ -265,24 +278,50 @@ impl Daemon {
         self.persist(out, key, entered.unwrap_or_default())
     }
 
-    /// A step that was judged is over: somebody was counted.
-    fn check_judged(&self, out: &Outside<'_>, key: &AppKey, entered: &[Entered]) -> Result<(), Broken> {
-        let Some(plan) = self.rollouts.get(key).map(Rollout::plan) else { return Ok(()) };
-        let is_judged = |phase: Phase| match phase {
-            Phase::Step(i) => matches!(plan.steps[usize::from(i)].until, Until::Judged(_)),
-            Phase::Prepare | Phase::Promote | Phase::Watch | Phase::Done => false,
-            Phase::Abort(_) | Phase::RolledBack | Phase::Failed => false,
-        };
-        let passed =
-            entered.iter().find(|one| is_judged(one.was) && matches!(one.phase, Phase::Step(_) | Phase::Promote));
-        let traffic = out.edge.traffic(key);
-        let seen = |service: &ServiceName| {
-            traffic.get(&(service.clone(), plan.candidate, Cohort::Whole)).is_some_and(|seen| seen.requests > 0)
-        };
-        match passed.filter(|_| !plan.shared.iter().all(seen)) {
-            Some(one) => Err(broken(Invariant::DataFirst, format!("r{} leaves {} unseen", plan.candidate, one.was))),
-            None => Ok(()),
+    /// What the edge has counted, as the daemon is told it.
+    fn traffic(out: &Outside<'_>, key: &AppKey) -> Traffic {
+        let mut traffic = out.edge.traffic(key);
+        if out.mutation == Some(Mutation::LooksAway) {
+            for seen in traffic.values_mut() {
+                let all = seen.requests;
+                *seen = Counters::default();
+                (0..all).for_each(|_| seen.record(200, Duration::from_millis(5)));
+            }
         }
+        traffic
+    }
+
+    /// A step that was judged is over: since it began, somebody was counted.
+    fn check_judged(
+        &mut self,
+        out: &mut Outside<'_>,
+        (key, was): (&AppKey, Phase),
+        entered: &[Entered],
+    ) -> Result<(), Broken> {
+        let Some(rollout) = self.rollouts.get(key) else { return Ok(()) };
+        let (plan, traffic) = (rollout.plan(), out.edge.traffic(key));
+        if self.began.get(key).is_none_or(|(phase, _)| *phase != was) {
+            self.began.insert(key.clone(), (was, traffic.clone()));
+        }
+        let began = &self.began[key].1;
+        let gained = |service: &ServiceName| {
+            let pool = (service.clone(), plan.candidate, Cohort::Whole);
+            let of = |traffic: &Traffic| traffic.get(&pool).map_or(0, |seen| seen.requests);
+            of(&traffic) - of(began)
+        };
+        let next = entered.first().filter(|one| matches!(one.phase, Phase::Step(_) | Phase::Promote));
+        if let Some(one) = next.filter(|one| matches!(one.was, Phase::Step(i) if is_judged(plan, i))) {
+            if plan.shared.iter().any(|service| gained(service) == 0) {
+                let text = format!("r{} leaves {} unseen", plan.candidate, one.was);
+                return Err(broken(Invariant::DataFirst, text));
+            }
+            let is_next = matches!((one.was, one.phase), (Phase::Step(a), Phase::Step(b)) if b == a + 1);
+            out.cover.say(if is_next { Sentence::Pass } else { Sentence::Fix });
+        }
+        if let Some(last) = entered.last() {
+            self.began.insert(key.clone(), (last.phase, traffic));
+        }
+        Ok(())
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
@@ -328,12 +367,16 @@ impl Daemon {
         let mut moved = false;
         for key in keys {
             let counts = self.slots.counts(&key);
-            let entered = match self.rollouts.get_mut(&key) {
-                Some(rollout) => rollout.handle(Input::Observed(&counts, &out.edge.traffic(&key)), now),
-                None => continue,
-            };
+            let traffic = Self::traffic(out, &key);
+            let Some(rollout) = self.rollouts.get_mut(&key) else { continue };
+            let was = rollout.phase();
+            let mut entered = rollout.handle(Input::Observed(&counts, &traffic), now);
+            let judged = matches!(was, Phase::Step(i) if is_judged(rollout.plan(), i));
+            if out.mutation == Some(Mutation::PassesUnseen) && judged && entered.is_empty() {
+                entered = rollout.handle(Input::Promote, now);
+            }
             moved |= !entered.is_empty();
-            self.check_judged(out, &key, &entered)?;
+            self.check_judged(out, (&key, was), &entered)?;
             self.persist(out, &key, entered)?;
             if out.mutation == Some(Mutation::ForgetsPhase) {
                 self.resume(&key, &out.store[&key], now);
@@ -410,9 +453,20 @@ impl Daemon {
                 }
                 Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Abort(_) => {}
             }
+            let verdict = step.reason.as_ref().filter(|reason| reason.message.contains("is worse than it may be"));
+            if let Some(why) = verdict.filter(|_| matches!(step.phase, Phase::Abort(AbortStage::Clear(_)))) {
+                let slow = why.causes.iter().any(|cause| cause.contains("slower"));
+                out.cover.say(match (step.was, slow) {
+                    (Phase::Watch, false) => Sentence::FailsWhileWatched,
+                    (Phase::Watch, true) => Sentence::SlowWhileWatched,
+                    (_, false) => Sentence::FailsInAStep,
+                    (_, true) => Sentence::SlowInAStep,
+                });
+            }
             if step.phase.is_terminal() {
                 record.change = None;
                 record.ended.push((candidate, step.phase));
+                record.condemned.push(verdict.is_some());
                 self.rollouts.remove(key);
                 if out.mutation == Some(Mutation::Retries) && step.phase != Phase::Done {
                     record.change = Some((candidate, Phase::Prepare, None));
@@ -480,12 +534,14 @@ impl Daemon {
             (None, None) => Vec::new(),
         };
         let stepping = matches!(self.rollouts.get(key).map(Rollout::phase), Some(Phase::Step(_)));
+        let watched = matches!(self.rollouts.get(key).map(Rollout::phase), Some(Phase::Watch));
         let candidate = record.change.as_ref().map(|(candidate, ..)| *candidate);
         for set in &mut sets {
             let is_stable = stepping && Some(set.release) != candidate && set.service.as_str() == "web";
             match out.mutation {
                 Some(Mutation::StableRetiresEarly) if is_stable => set.replicas = 0,
                 Some(Mutation::OneFewer) if is_stable && set.replicas > 1 => set.replicas -= 1,
+                Some(Mutation::CoolsDown) if watched && Some(set.release) != candidate => set.replicas = 0,
                 _ => {}
             }
         }
@@ -582,8 +638,24 @@ impl Daemon {
         }
     }
 
-    /// While steps are taken, the last instance of the stable release goes only when the candidate carries everything.
+    /// While steps are taken, the last instance of the stable release goes only when the candidate carries everything; what
+    /// moved by shares stays warm until the watch is over.
     fn check_orders(&self, out: &Outside<'_>, orders: &BTreeMap<InstanceId, InstanceOrder>) -> Result<(), Broken> {
+        // In a wild one it may have died, and wait for its next try.
+        let watched = self.rollouts.iter().filter(|(_, rollout)| out.calm && rollout.phase() == Phase::Watch);
+        for (key, rollout) in watched {
+            let plan = rollout.plan();
+            let runs = |service: &ServiceName| {
+                let is_old = |id: &InstanceId| id.slot.key == *key && Some(id.slot.release) == plan.stable;
+                let own = orders.iter().filter(|(id, _)| is_old(id) && id.slot.service == *service);
+                own.filter(|(_, order)| matches!(order, InstanceOrder::Run(_))).count()
+            };
+            let cold = plan.shared.iter().find(|name| runs(name) < usize::from(plan.watched[*name].stable));
+            if let Some(service) = cold {
+                let text = format!("r{} is watched, and {service} of the release before is not warm", plan.candidate);
+                return Err(broken(Invariant::StableRetiresLast, text));
+            }
+        }
         for (key, rollout) in self.rollouts.iter().filter(|_| out.calm) {
             let plan = rollout.plan();
             let (Phase::Step(_), Some(stable)) = (rollout.phase(), plan.stable) else { continue };
@@ -688,6 +760,10 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+fn is_judged(plan: &Plan, step: u16) -> bool {
+    matches!(plan.steps[usize::from(step)].until, Until::Judged(_))
 }
 
 /// Without their numbers.

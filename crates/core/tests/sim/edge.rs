@@ -1,15 +1,17 @@
 //! An edge that takes its time with tables, and holds requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::rollout::Traffic;
-use bowline_core::route::{Action, PoolId, Table};
+use bowline_core::route::{Action, PoolId, Split, Table};
 use bowline_core::time::Mono;
+use bowline_core::units::Weight;
 use bowline_core::verdict::Counters;
 
 use crate::cover::Strike;
+use crate::manner::{Behaviour, Manner, Turn};
 use crate::rng::Rng;
 
 pub(crate) struct Edge {
@@ -17,6 +19,10 @@ pub(crate) struct Edge {
     pending: Option<(Mono, Table)>,
     requests: BTreeMap<InstanceId, Vec<Mono>>,
     counted: BTreeMap<PoolId, Counters>,
+    /// When each release has first answered.
+    answered: BTreeMap<ReleaseNumber, Mono>,
+    /// Releases that have carried everything.
+    promoted: BTreeSet<ReleaseNumber>,
     rng: Rng,
 }
 
@@ -32,7 +38,15 @@ pub(crate) enum Sent {
 
 impl Edge {
     pub(crate) fn new(rng: Rng) -> Self {
-        Self { table: None, pending: None, requests: BTreeMap::new(), counted: BTreeMap::new(), rng }
+        Self {
+            table: None,
+            pending: None,
+            requests: BTreeMap::new(),
+            counted: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            promoted: BTreeSet::new(),
+            rng,
+        }
     }
 
     pub(crate) fn serve(&mut self, table: Table, now: Mono) {
@@ -83,12 +97,26 @@ impl Edge {
         own.map(|(pool, counters)| ((pool.service.clone(), pool.release, pool.cohort), counters.clone())).collect()
     }
 
-    /// One request for a service, by the weights, to any endpoint. `errors`: how many of a hundred a release fails.
+    /// How a release answers now.
+    fn manner(&mut self, of: Behaviour, release: ReleaseNumber, weight: Weight, now: Mono) -> Manner {
+        let first = *self.answered.entry(release).or_insert(now);
+        if weight == Weight::ALL {
+            self.promoted.insert(release);
+        }
+        let turned = match of.turn {
+            Turn::Never => false,
+            Turn::After(time) => now >= first + time,
+            Turn::Promoted => self.promoted.contains(&release),
+        };
+        if turned { of.then } else { of.first }
+    }
+
+    /// One request for a service, by the weights, to any endpoint. `behaviour`: of a release.
     pub(crate) fn request(
         &mut self,
         key: &AppKey,
         service: &ServiceName,
-        errors: &dyn Fn(ReleaseNumber) -> u64,
+        behaviour: &dyn Fn(ReleaseNumber) -> Behaviour,
         now: Mono,
     ) -> Sent {
         let Some(table) = &self.table else { return Sent::Unknown };
@@ -110,11 +138,14 @@ impl Edge {
         if endpoints.is_empty() {
             return Sent::Nowhere;
         }
-        if let Some(split) = pool.filter(|_| judged) {
-            let status = if self.rng.below(100) < errors(split.pool.release) { 500 } else { 200 };
-            self.counted.entry(split.pool.clone()).or_default().record(status, Duration::from_millis(5));
-        }
         let chosen = endpoints[usize::try_from(self.rng.below(endpoints.len() as u64)).unwrap()].clone();
+        if let Some(Split { pool, weight }) = pool.cloned() {
+            let manner = self.manner(behaviour(pool.release), pool.release, weight, now);
+            let (status, took) = manner.answer(&mut self.rng);
+            if judged {
+                self.counted.entry(pool).or_default().record(status, took);
+            }
+        }
         // Most are over before anything else happens.
         if self.rng.below(8) == 0 {
             let takes = Duration::from_millis(100 + self.rng.below(30_000));

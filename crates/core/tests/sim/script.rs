@@ -14,6 +14,7 @@ use bowline_core::time::Mono;
 use bowline_core::units::{Share, Weight};
 
 use crate::cover::{Effect, RARE};
+use crate::manner::Behaviour;
 use crate::node::Profile;
 use crate::rng::Rng;
 
@@ -39,8 +40,8 @@ pub(crate) struct Script {
     pub(crate) calm: bool,
     pub(crate) profiles: Vec<Profile>,
     pub(crate) apps: Vec<Arc<App>>,
-    /// Of a hundred requests to a release, so many fail.
-    pub(crate) errors: Vec<u64>,
+    /// Of each release.
+    pub(crate) behaviours: Vec<Behaviour>,
     /// Each not before its time.
     pub(crate) ops: Vec<(Mono, Op)>,
     /// A person aborts it, so long after it began.
@@ -127,6 +128,9 @@ pub(crate) fn key(app: &str) -> AppKey {
     AppKey { env: EnvName::new("local").unwrap(), app: AppName::new(app).unwrap() }
 }
 
+/// Longer than this one answer in ten may take.
+pub(crate) const SLOW: Duration = Duration::from_millis(50);
+
 /// How each release comes out. Limits are wide, since requests are few.
 fn rollout(rng: &mut Rng, watch: Duration) -> RolloutTable {
     let step = |percent, hold| Step { weight: Weight::new(percent).unwrap(), hold: secs(hold) };
@@ -135,7 +139,13 @@ fn rollout(rng: &mut Rng, watch: Duration) -> RolloutTable {
         2 => Strategy::BlueGreen,
         _ => Strategy::Rolling,
     };
-    RolloutTable { strategy, abort: vec![AbortRule::ErrorRate(Share::from_ppm(300_000).unwrap())], watch }
+    let quantile = Share::from_ppm(900_000).unwrap();
+    let abort = vec![
+        AbortRule::ErrorRate(Share::from_ppm(300_000).unwrap()),
+        AbortRule::Latency { quantile, limit: SLOW },
+        AbortRule::LatencyAboveStable { quantile, above: Duration::from_millis(20) },
+    ];
+    RolloutTable { strategy, abort, watch }
 }
 
 /// `web` rolls; `worker` has no route; `api`, in some, has a fixed port.
@@ -170,7 +180,7 @@ impl fmt::Debug for Script {
             {
                 write!(f, ", {profile:?}")?;
                 let release = self.profiles.len() - profiles.len() - 1;
-                write!(f, ", {:?}, {} % errors", self.apps[release].rollout.strategy, self.errors[release])?;
+                write!(f, ", {:?}, {:?}", self.apps[release].rollout.strategy, self.behaviours[release])?;
             }
             if let Some(after) = abort {
                 write!(f, ", aborted after {:.3}s", after.as_secs_f64())?;
@@ -218,7 +228,7 @@ impl Script {
             at
         };
         let ops: Vec<(Mono, Op)> = [Op::Deploy].into_iter().chain(kinds).map(|op| (later(), op)).collect();
-        let watch = if rng.below(3) == 0 { secs(1 + rng.below(20)) } else { Duration::ZERO };
+        let watch = if rng.below(3) == 0 { secs(1 + rng.below(30)) } else { Duration::ZERO };
         Self {
             calm,
             profiles: (0..RELEASES).map(|_| profile(&mut rng)).collect(),
@@ -228,7 +238,7 @@ impl Script {
                     Arc::new(shop(&mut rng, with_api, rollout))
                 })
                 .collect(),
-            errors: (0..RELEASES).map(|_| if rng.below(3) == 0 { 80 } else { 0 }).collect(),
+            behaviours: (0..RELEASES).map(|_| Behaviour::any(&mut rng)).collect(),
             aborts: (0..ops.len())
                 .map(|_| (rng.below(4) == 0).then(|| Duration::from_millis(rng.below(25_000))))
                 .collect(),

@@ -1,6 +1,7 @@
 //! Of a script that breaks an invariant, the least that still does.
 
 use crate::check::Invariant;
+use crate::manner::{Behaviour, GOOD};
 use crate::node::Profile;
 use crate::script::{Op, Script};
 
@@ -33,6 +34,7 @@ fn candidates(script: &Script) -> Vec<Script> {
                 let release = script.ops[..i].iter().filter(|(_, op)| *op == Op::Deploy).count();
                 one.profiles.remove(release);
                 one.apps.remove(release);
+                one.behaviours.remove(release);
             }
         });
     }
@@ -54,6 +56,9 @@ fn candidates(script: &Script) -> Vec<Script> {
     }
     for i in (0..script.profiles.len()).filter(|i| script.profiles[*i] != Profile::Good) {
         less(&|one| one.profiles[i] = Profile::Good);
+    }
+    for i in (0..script.behaviours.len()).filter(|i| script.behaviours[*i] != Behaviour::steady(GOOD)) {
+        less(&|one| one.behaviours[i] = Behaviour::steady(GOOD));
     }
     if !script.calm {
         less(&|one| one.calm = true);
