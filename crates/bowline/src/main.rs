@@ -10,6 +10,7 @@ mod interrupts;
 mod notify;
 mod paths;
 mod progress;
+mod rollout;
 mod session;
 mod settings;
 mod target;

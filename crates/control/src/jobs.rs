@@ -145,6 +145,7 @@ async fn release(
                 phase: Phase::Prepare.to_string(),
                 reason: None,
                 cached,
+                course: Box::default(),
             };
             tx.put_rollout(&record(&key, &form))?;
             tx.set_wanted(&key, Wanted::Running)?;

@@ -56,6 +56,7 @@ pub(super) async fn go_back(store: &Store, vault: &Vault, back: GoBack) -> Resul
                 phase: Phase::Prepare.to_string(),
                 reason: None,
                 cached: true,
+                course: Box::default(),
             };
             tx.put_rollout(&record(&key, &form))?;
             tx.set_wanted(&key, Wanted::Running)?;

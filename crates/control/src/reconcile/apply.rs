@@ -20,6 +20,7 @@ use super::Loop;
 use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
 use super::collect::roots;
+use super::course::Course;
 use super::effects::{Begin, Draft, Effect, Input, Job, Now, Purpose, Reading, SecretIndex, Ticket, Write};
 use super::events;
 use super::pending::Pending;
@@ -342,6 +343,7 @@ impl Loop {
                     phase: Phase::Prepare.to_string(),
                     reason: None,
                     cached,
+                    course: Box::default(),
                 };
                 writes.push(Write::Change(key.clone(), form));
                 writes.push(Write::Wanted(key.clone(), Wanted::Running));
@@ -399,7 +401,8 @@ impl Loop {
         let descriptions: Vec<String> =
             plan.describe().into_iter().chain(by_hand(candidate.app(), &app.scales)).collect();
         let machine = Rollout::resume(plan, Phase::Prepare, None, now.mono);
-        let rolling = RollingOut { candidate, parts, from, back, machine, cached, held: Vec::new() };
+        let course = Course::default();
+        let rolling = RollingOut { candidate, parts, from, back, machine, course, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
             change.stage = Stage::Rollout(Box::new(rolling));
         }

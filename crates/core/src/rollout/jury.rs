@@ -7,6 +7,7 @@ use super::Plan;
 use crate::id::{ReleaseNumber, ServiceName};
 use crate::route::Cohort;
 use crate::time::Mono;
+use crate::units::Share;
 use crate::verdict::{Against, Counters, Judgement, Verdict, judge};
 
 /// How often a step is looked at.
@@ -15,12 +16,40 @@ pub const LOOKS: Duration = Duration::from_secs(5);
 /// What an edge has counted since it began, by service, release and cohort.
 pub type Traffic = BTreeMap<(ServiceName, ReleaseNumber, Cohort), Counters>;
 
+/// What one look at a service said, and what it saw.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Look {
+    pub judgement: Judgement,
+    pub canary: Figures,
+    /// `None` where the candidate stands beside nothing.
+    pub baseline: Option<Figures>,
+    /// The stable release as a whole, the baseline included.
+    pub stable: Option<Figures>,
+}
+
+/// What a release answered since a step began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Figures {
+    pub requests: u64,
+    pub failed: u64,
+    /// Within this, so many of those that did not fail were answered; `None` of none.
+    pub p50: Option<Duration>,
+    pub p99: Option<Duration>,
+}
+
+impl Figures {
+    fn of(counters: &Counters) -> Self {
+        let quantile = |percent: u32| counters.latency.quantile(Share::from_ppm(percent * 10_000).unwrap_or_default());
+        Self { requests: counters.requests, failed: counters.failures, p50: quantile(50), p99: quantile(99) }
+    }
+}
+
 /// What came in since a step began.
 #[derive(Debug, Default)]
 pub(super) struct Jury {
     gained: BTreeMap<(ServiceName, ReleaseNumber, Cohort), Gained>,
     last: Option<Mono>,
-    judgements: BTreeMap<ServiceName, Judgement>,
+    looks: BTreeMap<ServiceName, Look>,
 }
 
 /// An edge that is another one counts anew.
@@ -57,11 +86,10 @@ impl Jury {
             return;
         }
         self.last = Some(now);
-        self.judgements =
-            plan.judged.iter().map(|service| (service.clone(), self.judge(plan, service, alone))).collect();
+        self.looks = plan.judged.iter().map(|service| (service.clone(), self.judge(plan, service, alone))).collect();
     }
 
-    fn judge(&self, plan: &Plan, service: &ServiceName, alone: bool) -> Judgement {
+    fn judge(&self, plan: &Plan, service: &ServiceName, alone: bool) -> Look {
         let of = |release: ReleaseNumber, cohort| {
             self.gained.get(&(service.clone(), release, cohort)).map(|gained| gained.all.clone()).unwrap_or_default()
         };
@@ -73,7 +101,12 @@ impl Jury {
             (baseline, stable)
         });
         let against = beside.as_ref().map(|(baseline, stable)| Against { baseline, stable });
-        judge(&plan.rules, &canary, against)
+        Look {
+            judgement: judge(&plan.rules, &canary, against),
+            canary: Figures::of(&canary),
+            baseline: beside.as_ref().map(|(baseline, _)| Figures::of(baseline)),
+            stable: beside.as_ref().map(|(_, stable)| Figures::of(stable)),
+        }
     }
 
     pub(super) fn next_look(&self) -> Option<Mono> {
@@ -81,12 +114,16 @@ impl Jury {
     }
 
     pub(super) fn judgements(&self) -> impl Iterator<Item = (&ServiceName, &Judgement)> {
-        self.judgements.iter()
+        self.looks.iter().map(|(service, look)| (service, &look.judgement))
+    }
+
+    pub(super) fn looks(&self) -> impl Iterator<Item = (&ServiceName, &Look)> {
+        self.looks.iter()
     }
 
     /// Why it is to be undone.
     pub(super) fn fails(&self) -> Option<String> {
-        self.judgements.iter().find_map(|(service, judgement)| match judgement.verdict {
+        self.judgements().find_map(|(service, judgement)| match judgement.verdict {
             Verdict::Fail(_) => Some(format!("{service}: {judgement}")),
             Verdict::Pass | Verdict::TooFewData | Verdict::StableBroken(_) => None,
         })
@@ -98,7 +135,7 @@ impl Jury {
             return Some(Sentence::Fail(why));
         }
         let is = |wanted: fn(&Verdict) -> bool| {
-            let passes = |service| self.judgements.get(service).is_some_and(|one| wanted(&one.verdict));
+            let passes = |service| self.looks.get(service).is_some_and(|one| wanted(&one.judgement.verdict));
             judged.iter().filter(|service| passes(*service)).count()
         };
         match (is(|one| matches!(one, Verdict::StableBroken(_))), is(|one| *one == Verdict::Pass)) {

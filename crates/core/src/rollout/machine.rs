@@ -1,5 +1,7 @@
 //! The rollout machine.
 
+mod standing;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use crate::instance::{Failure, FailureCause, Times};
 use crate::time::Mono;
 use crate::units::Weight;
 use crate::verdict::{Judgement, Verdict};
+
+pub use standing::{Leg, Stage, Standing, Style};
 
 /// Failures in a row of one instance of the candidate that end the rollout.
 pub const MAX_CRASHES: u32 = 3;
@@ -66,6 +70,8 @@ pub struct Rollout {
     /// When it was last asked: what was to happen until then has happened.
     asked: Mono,
     jury: Jury,
+    /// Of the phase that was judged last, and is over.
+    before: Option<(Phase, Jury)>,
 }
 
 impl Rollout {
@@ -76,8 +82,9 @@ impl Rollout {
 
     /// After a crash: what was stored last. Its deadlines begin anew.
     pub fn resume(plan: Plan, phase: Phase, reason: Option<Fault>, now: Mono) -> Self {
-        let jury = Jury::default();
-        Self { plan, phase, entered: now, reason, counts: Counts::new(), fresh: false, looked: false, asked: now, jury }
+        let (counts, jury) = (Counts::new(), Jury::default());
+        let (fresh, looked, before) = (false, false, None);
+        Self { plan, phase, entered: now, reason, counts, fresh, looked, asked: now, jury, before }
     }
 
     pub fn handle(&mut self, input: Input<'_>, now: Mono) -> Vec<Entered> {
@@ -287,7 +294,10 @@ impl Rollout {
         let was = std::mem::replace(&mut self.phase, phase);
         self.entered = now;
         self.fresh = false;
-        self.jury = Jury::default();
+        let jury = std::mem::take(&mut self.jury);
+        if jury.looks().next().is_some() {
+            self.before = Some((was, jury));
+        }
         Entered { was, phase, reason: self.reason.clone() }
     }
 
@@ -499,11 +509,6 @@ impl Rollout {
             true => self.asking("requests"),
         };
         self.verdicts(|_| true).chain([on]).collect()
-    }
-
-    /// Of each service, what the last look said.
-    pub fn judgements(&self) -> impl Iterator<Item = (&ServiceName, &Judgement)> {
-        self.jury.judgements()
     }
 
     fn crashed(&self, last: Failure) -> Fault {
