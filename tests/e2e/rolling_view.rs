@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
+use bowline_tests::browser::Browser;
 use bowline_tests::load::Load;
 use bowline_tests::server::Server;
 use bowline_tests::{Bowline, SOON, path, text, wait};
@@ -135,4 +136,38 @@ fn status_has_the_figures_and_the_next_daemon_knows_the_steps_before() {
     let output = deploying.wait_with_output().expect("it was started");
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     load.stop();
+}
+
+#[test]
+fn the_console_draws_a_rollout_as_it_moves() {
+    let bowline = Bowline::new();
+    let _server = Server::start(&bowline);
+    let (folder, url) = prepared(&bowline, "seen-page", "\"20% for 3s\", \"50% for 1h\"", "self.answer(b\"second\")");
+    let load = Load::start_whole(&url, "/", &bowline.ca());
+    let deploying = begin(&bowline, &folder, &[]);
+    let console = format!("http://{}/", bowline.status()["daemon"]["admin"].as_str().expect("an address"));
+    let mut browser = Browser::start();
+    browser.open(&console, 1280, false);
+    for text in ["Release 2 is to follow release 1", "release 2: 50%", "step 2 of 2, 59:", " of 1 h", "0 of "] {
+        browser.sees(text);
+    }
+    let judged = ".judged li";
+    assert_eq!(browser.count(judged), 2);
+    wait("the second step passes, too", SOON, || {
+        let all = browser.text();
+        (all.matches("; limit 20%; passed").count() == 2).then_some(())
+    });
+    assert_eq!(browser.count("svg[aria-label=\"What release 2 of seen-page carried: 0%, then 20%, then 50%\"]"), 1);
+    browser.inspect("canary-light");
+    browser.open(&console, 1280, true);
+    browser.sees("release 2: 50%");
+    browser.inspect("canary-dark");
+    browser.open(&console, 360, true);
+    browser.sees("release 2: 50%");
+    browser.inspect("canary-phone-dark");
+    let promoted = bowline.run(&[&["promote", "seen-page"][..], &ENV].concat());
+    assert!(promoted.status.success(), "{}", text(&promoted));
+    browser.sees_no("release 2: 50%");
+    assert!(deploying.wait_with_output().expect("it was started").status.success());
+    load.stop().expect_no_failure("while it was looked at");
 }
