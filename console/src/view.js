@@ -239,8 +239,9 @@ function Rolling({ rollout, name, now }) {
         { class: "judged", "aria-label": `Steps of the rollout of ${name}` },
         steps.map((_, at) => h(Judged, { key: at, rollout, at, now })),
       ),
-    strategy === "rolling" && h(Sentences, { verdicts: rollout.verdicts ?? [] }),
-    rollout.stage === "watching" && strategy !== "rolling" && h(Sentences, { verdicts: rollout.verdicts ?? [] }),
+    rollout.stage === "watching" &&
+      // Too few requests hold nothing up any more.
+      h(Sentences, { verdicts: (rollout.verdicts ?? []).filter(({ verdict }) => verdict !== "too_few_data") }),
   ]);
 }
 

@@ -141,7 +141,7 @@ fn status_has_the_figures_and_the_next_daemon_knows_the_steps_before() {
 #[test]
 fn the_console_draws_a_rollout_as_it_moves() {
     let bowline = Bowline::new();
-    let _server = Server::start(&bowline);
+    let server = Server::start(&bowline);
     let (folder, url) = prepared(&bowline, "seen-page", "\"20% for 3s\", \"50% for 1h\"", "self.answer(b\"second\")");
     let load = Load::start_whole(&url, "/", &bowline.ca());
     let deploying = begin(&bowline, &folder, &[]);
@@ -170,4 +170,19 @@ fn the_console_draws_a_rollout_as_it_moves() {
     browser.sees_no("release 2: 50%");
     assert!(deploying.wait_with_output().expect("it was started").status.success());
     load.stop().expect_no_failure("while it was looked at");
+
+    // What was answered before is known to the next daemon, too.
+    bowline.kill_daemon();
+    drop(server);
+    let _next = Server::start(&bowline);
+    let console = format!("http://{}/", bowline.status()["daemon"]["admin"].as_str().expect("an address"));
+    browser.open(&console, 360, false);
+    browser.sees("2 min ago");
+    let of = |range: &str| format!("svg[aria-label^=\"Requests of seen-page in the last {range}: \"]");
+    for (button, range) in [("24 h", "24 h"), ("15 min", "15 min")] {
+        browser.click(button);
+        assert_eq!(browser.count(&of(range)), 1, "{range}");
+        assert_eq!(browser.count(&format!("{} path.area.release-2", of(range))), 1, "{range}");
+    }
+    browser.inspect("history-phone-light");
 }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use bowline_api::wire::{ChangeEvent, ChangePhase, ChangeStep, RolloutNow, RolloutSentence, RolloutStage, Waiting};
+use bowline_api::wire::{
+    ChangeEvent, ChangePhase, ChangeStep, RolloutNow, RolloutSentence, RolloutStage, RolloutVerdict, Waiting,
+};
 
 use crate::rollout;
 use crate::ui::{Tone, Ui};
@@ -117,7 +119,11 @@ impl Steps {
         if self.place != Some(place) {
             lines.push(rollout::line(now, at));
         }
-        let news = now.verdicts.iter().filter(|one| self.sentences.get(&one.service) != Some(&one.verdict));
+        // Too few requests hold nothing up while it is watched.
+        let tells =
+            |one: &&RolloutVerdict| one.verdict != RolloutSentence::TooFewData || now.stage != RolloutStage::Watching;
+        let known = |one: &&RolloutVerdict| self.sentences.get(&one.service) == Some(&one.verdict);
+        let news = now.verdicts.iter().filter(tells).filter(|one| !known(one));
         lines.extend(news.map(rollout::verdict));
         let sentences = now.verdicts.iter().map(|one| (one.service.clone(), one.verdict)).collect();
         (self.place, self.sentences) = (Some(place), sentences);

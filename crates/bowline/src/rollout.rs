@@ -19,7 +19,11 @@ const MOST: usize = 4;
 /// It is worth a picture: something moves by shares, or is watched.
 pub(crate) fn is_drawn(now: &RolloutNow) -> bool {
     let moves = now.strategy != RolloutStrategy::Rolling && now.stable.is_some();
-    (moves && now.stage != RolloutStage::Preparing) || now.stage == RolloutStage::Watching
+    match now.stage {
+        RolloutStage::Preparing | RolloutStage::Ended => false,
+        RolloutStage::Step | RolloutStage::Completing | RolloutStage::Undoing => moves,
+        RolloutStage::Watching => true,
+    }
 }
 
 /// `[█████░░░░░░░░░░░░░░░] 25%  step 2 of 4  1:12 left`. `at`: the daemon's time.
@@ -94,16 +98,19 @@ pub(crate) fn verdict(one: &RolloutVerdict) -> String {
         RolloutSentence::Pass => "passes".to_owned(),
         // Why is the whole of it.
         RolloutSentence::Fail | RolloutSentence::StableBroken => return format!("{}: {}", one.service, one.text),
+        // Beside nothing, it is watched, and nothing is held up.
+        RolloutSentence::TooFewData if one.stable.is_none() => "too few to tell".to_owned(),
         RolloutSentence::TooFewData => holds(one),
     };
     let of = |seen: &RolloutFigures| format!("{} of {}", grouped(seen.failed), grouped(seen.requests));
+    let canary = if one.stable.is_some() { "canary " } else { "" };
     let beside = one.baseline.as_ref().map(|seen| format!(", stable {}", of(seen))).unwrap_or_default();
     let p99 = |seen: &RolloutFigures| seen.p99_us.map(latency);
     let speed = p99(&one.canary).map(|canary| match one.baseline.as_ref().and_then(p99) {
         Some(stable) => format!(" · 99% within {canary}, stable {stable}"),
         None => format!(" · 99% within {canary}"),
     });
-    format!("{}: canary {} failed{beside}{} · {sentence}", one.service, of(&one.canary), speed.unwrap_or_default())
+    format!("{}: {canary}{} failed{beside}{} · {sentence}", one.service, of(&one.canary), speed.unwrap_or_default())
 }
 
 /// What a step that is held waits for.
@@ -229,8 +236,9 @@ pub(crate) mod tests {
         check(&doubtful, &format!("{figures} · holds: failed is above 1%, which may be chance"));
         let failed = "web: canary 41 of 2,100 failed, stable 3 of 2,080; limit 1%; aborting";
         check(&seen(RolloutSentence::Fail, None), failed);
-        let alone = RolloutVerdict { baseline: None, ..seen(RolloutSentence::Pass, None) };
-        check(&alone, "web: canary 3 of 2,100 failed · 99% within 41ms · passes");
+        let alone = |sentence| RolloutVerdict { baseline: None, stable: None, ..seen(sentence, Some(3_000)) };
+        check(&alone(RolloutSentence::Pass), "web: 3 of 2,100 failed · 99% within 41ms · passes");
+        check(&alone(RolloutSentence::TooFewData), "web: 3 of 2,100 failed · 99% within 41ms · too few to tell");
     }
 
     #[test]

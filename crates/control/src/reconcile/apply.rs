@@ -401,7 +401,8 @@ impl Loop {
         let descriptions: Vec<String> =
             plan.describe().into_iter().chain(by_hand(candidate.app(), &app.scales)).collect();
         let machine = Rollout::resume(plan, Phase::Prepare, None, now.mono);
-        let course = Course::default();
+        let mut course = Course::default();
+        course.note(&machine, now);
         let rolling = RollingOut { candidate, parts, from, back, machine, course, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
             change.stage = Stage::Rollout(Box::new(rolling));
