@@ -86,6 +86,9 @@ export function Latency({ view, name }) {
   );
 }
 
+/** So many times what is past is shown of what is to come. */
+const AHEAD = 3;
+
 /**
  * What the new release carried, and is to carry if all goes well, above what is left for the one before.
  * @param {{ rollout: Rollout, now: number, name: string }} props
@@ -93,8 +96,10 @@ export function Latency({ view, name }) {
 export function Weights({ rollout, now, name }) {
   const plan = planned(rollout, now);
   const from = rollout.weights[0]?.at ?? now;
-  const end = Math.max(plan.at(-1)?.at ?? now, now, from + 10_000);
-  const place = (/** @type {number} */ at) => round((Math.max(0, at - from) / (end - from)) * WIDTH);
+  const last = Math.max(plan.at(-1)?.at ?? now, now);
+  const end = Math.max(Math.min(last, now + AHEAD * (now - from)), from + 10_000);
+  const place = (/** @type {number} */ at) =>
+    round((Math.min(Math.max(0, at - from), end - from) / (end - from)) * WIDTH);
   const past = rollout.weights.concat([{ at: now, weight: rollout.weight }]);
   const carried = past.map(({ weight }) => `${weight}%`).filter((one, at, all) => one !== all[at - 1]);
   const label = `What release ${rollout.candidate} of ${name} carried: ${carried.join(", then ")}`;
@@ -105,7 +110,7 @@ export function Weights({ rollout, now, name }) {
     plan.length > 1 && h("path", { class: `area ${colour(rollout.candidate)} plan`, d: stairs(plan, place) }),
     h("path", { class: "now", d: `M${place(now)} 0V${HEIGHT}` }),
   ];
-  const to = end > now ? `in ${duration(end - now)}, at the earliest` : "now";
+  const to = last > now ? `in ${duration(end - now)}${end < last ? "" : ", at the earliest"}` : "now";
   return frame(label, "100%", inside, `${duration(now - from)} ago`, to);
 }
 

@@ -321,27 +321,29 @@ function Traffic({ app, series, model, look }) {
         ),
       ),
     ]),
-    h("figure", {}, [
-      h("figcaption", {}, [
-        h("span", { class: "label" }, "Requests"),
-        h("b", {}, rate(now.requests)),
-        errors > 0
-          ? h("span", { class: "pill bad" }, [h(Icon, { tone: "bad" }), counted(errors, "error"), " in a minute"])
-          : h("span", { class: "faint" }, "no errors in the last minute"),
+    h("div", { class: "charts" }, [
+      h("figure", {}, [
+        h("figcaption", {}, [
+          h("span", { class: "label" }, "Requests"),
+          h("b", {}, rate(now.requests)),
+          errors > 0
+            ? h("span", { class: "pill bad" }, [h(Icon, { tone: "bad" }), counted(errors, "error"), " in a minute"])
+            : h("span", { class: "faint" }, "no errors in the last minute"),
+        ]),
+        h(Requests, chart),
       ]),
-      h(Requests, chart),
-    ]),
-    h("figure", {}, [
-      h("figcaption", {}, [
-        h("span", { class: "label" }, "Time to answer"),
-        h("b", {}, latency(slowest?.minute.p99 ?? null)),
-        h(
-          "span",
-          { class: "faint" },
-          slowest ? `for 99%, ${latency(slowest.minute.p50)} for half` : "no requests in the last minute",
-        ),
+      h("figure", {}, [
+        h("figcaption", {}, [
+          h("span", { class: "label" }, "Time to answer"),
+          h("b", {}, latency(slowest?.minute.p99 ?? null)),
+          h(
+            "span",
+            { class: "faint" },
+            slowest ? `for 99%, ${latency(slowest.minute.p50)} for half` : "no requests in the last minute",
+          ),
+        ]),
+        h(Latency, chart),
       ]),
-      h(Latency, chart),
     ]),
     series.length > 1 && h(Split, { app, series, model }),
   ]);
