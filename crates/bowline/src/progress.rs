@@ -103,12 +103,7 @@ impl Steps {
     /// What is waited on, without what the picture says: verdicts, and the end of what is judged or watched.
     fn besides(&self, at: u64) -> impl Iterator<Item = &Waiting> {
         let now = self.drawn();
-        let is_said = move |step: &Waiting, now: &RolloutNow| {
-            let counts_down = now.asks.or(now.ends).is_some_and(|end| at < end);
-            now.verdicts.iter().any(|one| one.text == step.on)
-                || counts_down && step.what == format!("r{}", now.candidate)
-        };
-        self.steps.iter().filter(move |step| now.is_none_or(|now| !is_said(step, now)))
+        self.steps.iter().filter(move |step| now.is_none_or(|now| !rollout::says(now, step, at)))
     }
 
     /// Where nothing moves: a line when it carries something else, or when another thing is said of it.

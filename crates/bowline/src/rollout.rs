@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use bowline_api::wire::{RolloutFigures, RolloutNow, RolloutSentence, RolloutStage, RolloutStrategy, RolloutVerdict};
+use bowline_api::wire::{
+    RolloutFigures, RolloutNow, RolloutSentence, RolloutStage, RolloutStrategy, RolloutVerdict, Waiting,
+};
 
 use crate::ui::Tone;
 
@@ -31,6 +33,12 @@ pub(crate) fn headline(now: &RolloutNow, at: u64, columns: usize) -> String {
     let cells = if columns < NARROW { FEW_CELLS } else { CELLS };
     let left = left(now, at).map(|left| format!("  {left}")).unwrap_or_default();
     format!("{} {}%  {}{left}", bar(now.weight, cells), now.weight, place(now))
+}
+
+/// The headline or a verdict says what this does: what was judged, and how long it still takes.
+pub(crate) fn says(now: &RolloutNow, step: &Waiting, at: u64) -> bool {
+    let counts_down = now.asks.or(now.ends).is_some_and(|end| at < end);
+    now.verdicts.iter().any(|one| one.text == step.on) || counts_down && step.what == format!("r{}", now.candidate)
 }
 
 /// At least one cell of anything, and all only of everything.

@@ -112,9 +112,7 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
         if let Some(rollout) = drawn {
             rolls(rollout, ui);
         }
-        let said = |step: &wire::Waiting| {
-            drawn.is_some_and(|rollout| rollout.now.verdicts.iter().any(|one| one.text == step.on))
-        };
+        let said = |step: &wire::Waiting| drawn.is_some_and(|rollout| rollout::says(&rollout.now, step, now()));
         for step in change.waits_on.iter().filter(|step| !said(step)) {
             ui.say(format!("    {} waits on {}", step.what, step.on));
         }
