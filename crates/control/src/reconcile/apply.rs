@@ -402,7 +402,7 @@ impl Loop {
             plan.describe().into_iter().chain(by_hand(candidate.app(), &app.scales)).collect();
         let machine = Rollout::resume(plan, Phase::Prepare, None, now.mono);
         let mut course = Course::default();
-        course.note(&machine, now);
+        course.note(&machine, true, now);
         let rolling = RollingOut { candidate, parts, from, back, machine, course, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
             change.stage = Stage::Rollout(Box::new(rolling));

@@ -50,7 +50,10 @@ struct Taken {
 impl Course {
     /// Takes down where it is now; to be called whenever the machine was shown something, before its place is stored. Returns what
     /// is to be told of a step that has just passed.
-    pub(crate) fn note(&mut self, machine: &Rollout, now: Now) -> Option<String> {
+    ///
+    /// `weighs`: what the machine gives the new release is what an edge is told. It is not while a daemon does not know yet how the
+    /// instances are that it has found: then the edge goes on with what it has.
+    pub(crate) fn note(&mut self, machine: &Rollout, weighs: bool, now: Now) -> Option<String> {
         let phase = machine.phase();
         if self.entered.is_none_or(|(was, at, _)| (was, at) != (phase, machine.entered())) {
             self.entered = Some((phase, machine.entered(), now.wall));
@@ -67,7 +70,9 @@ impl Course {
                 present == machine.plan().leg(step).map(number) && self.place.map(|place| place.step) != Some(present);
             passed = (is_over && standing.stage != Stage::Undoing).then(|| said(machine, step, &taken.verdicts));
         }
-        self.weigh(standing.weight.get(), now.wall.0);
+        if weighs {
+            self.weigh(standing.weight.get(), now.wall.0);
+        }
         passed
     }
 
@@ -138,7 +143,7 @@ impl Course {
                 stage: place.stage,
                 step: place.step.map(|step| step + 1),
                 of: number(legs.len()),
-                weight: standing.weight.get(),
+                weight: self.weights.last().map_or(0, |last| last.weight),
                 since: place.since,
                 ends: standing.ends.and_then(|at| self.wall(at)),
                 asks: standing.asks.and_then(|at| self.wall(at)),
@@ -161,7 +166,13 @@ fn said(machine: &Rollout, step: u16, verdicts: &[wire::RolloutVerdict]) -> Stri
     let at = machine.plan().leg(step).unwrap_or_default();
     let weight = legs.get(at).map_or(0, |leg| leg.weight.get());
     let each: Vec<String> = verdicts.iter().map(|one| format!("{}: {}", one.service, one.text)).collect();
-    format!("step {} of {} is over, with {weight}%: {}", at + 1, legs.len(), each.join("; "))
+    let is_decided = |one: &wire::RolloutVerdict| match one.verdict {
+        wire::RolloutSentence::Pass | wire::RolloutSentence::StableBroken => true,
+        wire::RolloutSentence::Fail | wire::RolloutSentence::TooFewData => false,
+    };
+    // One that held was ended by somebody who did not wait.
+    let end = if verdicts.iter().all(is_decided) { "is over" } else { "was ended by hand" };
+    format!("step {} of {} {end}, with {weight}%: {}", at + 1, legs.len(), each.join("; "))
 }
 
 fn number(of: usize) -> u32 {

@@ -304,7 +304,7 @@ impl Loop {
             &app.scales,
         );
         let machine = Rollout::resume(plan, phase, reason, now.mono);
-        course.note(&machine, now);
+        course.note(&machine, false, now);
         let rolling = RollingOut { candidate, parts, from, back, machine, course, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
             change.stage = Stage::Rollout(Box::new(rolling));

@@ -66,8 +66,9 @@ impl Loop {
 
     /// Stores the phases that a rollout has entered. `also` goes with them.
     pub(crate) fn pass(&mut self, key: &AppKey, entered: Vec<Entered>, also: Vec<Write>, now: Now) {
+        let weighs = matches!(self.slots.publish(), Publish::Now);
         let Some(app) = self.apps.get_mut(key) else { return };
-        let passed = app.rolling_mut().and_then(|rolling| rolling.course.note(&rolling.machine, now));
+        let passed = app.rolling_mut().and_then(|rolling| rolling.course.note(&rolling.machine, weighs, now));
         if let Some((id, text)) = app.change.as_ref().map(|change| change.id).zip(passed) {
             self.tell(id, ChangeStep::Note { service: None, text });
         }
