@@ -1,9 +1,11 @@
-// Two small charts of the live seconds, as SVG.
+// Small charts as SVG: two of what was answered, and one of a rollout.
 
+import { planned } from "./model.js";
 import { h } from "./preact.js";
-import { counted, latency, rate, SLOWEST } from "./words.js";
+import { counted, duration, latency, rate, SLOWEST } from "./words.js";
 
-/** @typedef {import("./model.js").Series} Series */
+/** @typedef {import("./model.js").View} View */
+/** @typedef {import("./wire.js").Rollout} Rollout */
 
 const WIDTH = 240;
 const HEIGHT = 64;
@@ -19,10 +21,11 @@ export function ceiling(value) {
 
 /**
  * What releases answered, one above the other, and the errors of all of them before it.
- * @param {{ series: Series[], newest: number, seconds: number, name: string }} props
+ * @param {{ view: View, name: string }} props
  */
-export function Requests({ series, newest, seconds, name }) {
-  const ends = range(newest, seconds);
+export function Requests({ view, name }) {
+  const { series, newest, steps, step } = view;
+  const ends = range(newest, steps);
   const floor = ends.map(() => 0);
   const layers = series.map(({ release, points }) => {
     const below = [...floor];
@@ -32,24 +35,27 @@ export function Requests({ series, newest, seconds, name }) {
     return { release, below, above: [...floor] };
   });
   const errors = ends.map((second) => series.reduce((sum, one) => sum + (one.points.get(second)?.errors ?? 0), 0));
-  const top = ceiling(Math.max(1, ...floor));
+  const top = ceiling(Math.max(1, ...floor) / step) * step;
   const total = floor.reduce((sum, one) => sum + one, 0);
   const failed = errors.reduce((sum, one) => sum + one, 0);
-  const label = `Requests of ${name} in the last two minutes: ${total}, at most ${Math.max(0, ...floor)} in a second; ${counted(failed, "error")}`;
-  return frame(label, rate(top), [
+  const most = `at most ${Math.max(0, ...floor)} in ${step === 1 ? "a second" : duration(step * 1000)}`;
+  const label = `Requests of ${name} in the last ${duration(steps * step * 1000)}: ${total}, ${most}; ${counted(failed, "error")}`;
+  const inside = [
     ...layers.map((layer) =>
       h("path", { class: `area ${colour(layer.release)}`, d: area(layer.below, layer.above, top) }),
     ),
     failed > 0 && h("path", { class: "errors", d: bars(errors, top) }),
-  ]);
+  ];
+  return frame(label, rate(top / step), inside, `${duration(steps * step * 1000)} ago`);
 }
 
 /**
  * The median and, thicker, the 99th percentile of each release.
- * @param {{ series: Series[], newest: number, seconds: number, name: string }} props
+ * @param {{ view: View, name: string }} props
  */
-export function Latency({ series, newest, seconds, name }) {
-  const ends = range(newest, seconds);
+export function Latency({ view, name }) {
+  const { series, newest, steps, step } = view;
+  const ends = range(newest, steps);
   const own = series.filter(({ release }) => release !== null).slice(-3);
   const highest = Math.max(0, ...own.flatMap(({ points }) => [...points.values()].map((point) => point.p99)));
   const top = Math.min(ceiling(Math.max(highest, 10)), SLOWEST);
@@ -76,22 +82,61 @@ export function Latency({ series, newest, seconds, name }) {
         ),
       }),
     ]),
+    `${duration(steps * step * 1000)} ago`,
   );
 }
 
-/** @param {number} newest @param {number} seconds */
-const range = (newest, seconds) => Array.from({ length: seconds }, (_, at) => newest - seconds + 1 + at);
+/** So many times what is past is shown of what is to come. */
+const AHEAD = 3;
 
-/** @param {string} label @param {string} top @param {import("preact").ComponentChildren} inside */
-function frame(label, top, inside) {
+/**
+ * What the new release carried, and is to carry if all goes well, above what is left for the one before.
+ * @param {{ rollout: Rollout, now: number, name: string }} props
+ */
+export function Weights({ rollout, now, name }) {
+  const plan = planned(rollout, now);
+  const from = rollout.weights[0]?.at ?? now;
+  const last = Math.max(plan.at(-1)?.at ?? now, now);
+  const end = Math.max(Math.min(last, now + AHEAD * (now - from)), from + 10_000);
+  const place = (/** @type {number} */ at) =>
+    round((Math.min(Math.max(0, at - from), end - from) / (end - from)) * WIDTH);
+  const past = rollout.weights.concat([{ at: now, weight: rollout.weight }]);
+  const carried = past.map(({ weight }) => `${weight}%`).filter((one, at, all) => one !== all[at - 1]);
+  const label = `What release ${rollout.candidate} of ${name} carried: ${carried.join(", then ")}`;
+  const inside = [
+    rollout.stable !== undefined &&
+      h("path", { class: `area ${colour(rollout.stable)} before`, d: `M0 2H${place(now)}V${HEIGHT}H0Z` }),
+    h("path", { class: `area ${colour(rollout.candidate)}`, d: stairs(past, place) }),
+    plan.length > 1 && h("path", { class: `area ${colour(rollout.candidate)} plan`, d: stairs(plan, place) }),
+    h("path", { class: "now", d: `M${place(now)} 0V${HEIGHT}` }),
+  ];
+  const to = last > now ? `in ${duration(end - now)}${end < last ? "" : ", at the earliest"}` : "now";
+  return frame(label, "100%", inside, `${duration(now - from)} ago`, to);
+}
+
+/** Little is drawn as this much, so that it is seen. In percent. */
+const LEAST = 3;
+
+/** From each moment on this much, until the next. @param {{ at: number, weight: number }[]} points @param {(at: number) => number} place */
+export function stairs(points, place) {
+  const [first] = points;
+  const steps = points.map(({ at, weight }) => `H${place(at)}V${y(weight > 0 ? Math.max(weight, LEAST) : 0, 100)}`);
+  return first ? `M${place(first.at)} ${HEIGHT}${steps.join("")}V${HEIGHT}Z` : "";
+}
+
+/** @param {number} newest @param {number} steps */
+const range = (newest, steps) => Array.from({ length: steps }, (_, at) => newest - steps + 1 + at);
+
+/** @param {string} label @param {string} top @param {import("preact").ComponentChildren} inside @param {string} from */
+function frame(label, top, inside, from, to = "now") {
   return h("div", { class: "chart" }, [
     h("span", { class: "top", "aria-hidden": "true" }, top),
     h("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label }, [
       h("path", { class: "grid", d: `M0 .5H${WIDTH}M0 ${HEIGHT / 2}H${WIDTH}M0 ${HEIGHT - 0.5}H${WIDTH}` }),
       inside,
     ]),
-    h("span", { class: "from", "aria-hidden": "true" }, "2 min ago"),
-    h("span", { class: "to", "aria-hidden": "true" }, "now"),
+    h("span", { class: "from", "aria-hidden": "true" }, from),
+    h("span", { class: "to", "aria-hidden": "true" }, to),
   ]);
 }
 

@@ -36,6 +36,12 @@ follow("/console/live", {
   },
 });
 
+/** @param {import("./model.js").Range} range */
+function look(range) {
+  model.range = range;
+  draw();
+}
+
 /** Once for all that is told together. */
 function draw() {
   if (waiting) return;
@@ -45,6 +51,6 @@ function draw() {
     const { tone, text } = verdict(model);
     const mark = { good: "✓", busy: "…", warn: "!", bad: "✕", idle: "·" }[tone];
     document.title = `${mark} ${text} – Bowline`;
-    render(h(Console, { model }), root);
+    render(h(Console, { model, look }), root);
   });
 }

@@ -15,11 +15,13 @@ import { counted, listed, rate } from "./words.js";
  * @typedef {{ tone: Tone, text: string }} Verdict
  * @typedef {{ requests: number, errors: number, p50: number, p99: number }} Point
  * @typedef {{ release: number | null, minute: Minute, points: Map<number, Point> }} Series
+ * @typedef {"now" | "quarter" | "day"} Range
+ * @typedef {{ series: Series[], newest: number, steps: number, step: number }} View
  * @typedef {{ kind: "connecting" } | { kind: "live" } | { kind: "lost", since: number, ended: boolean }
  *   | { kind: "refused", error: string, hint?: string }} Contact
  * @typedef {{
  *   contact: Contact, at: number, shown: Shown | null, events: Event[], releases: Map<string, Release[]>, second: number, seconds: number,
- *   traffic: Map<string, Series[]>, cpu: Map<string, { us: number, at: number | null, share: number | null }>,
+ *   traffic: Map<string, Series[]>, range: Range, longer: import("./wire.js").Longer | null, cpu: Map<string, { us: number, at: number | null, share: number | null }>,
  * }} Model
  */
 
@@ -34,6 +36,8 @@ export function begin() {
     second: 0,
     seconds: 120,
     traffic: new Map(),
+    range: "now",
+    longer: null,
     cpu: new Map(),
   };
 }
@@ -58,6 +62,7 @@ export function tell(model, name, data) {
   if (name === "status") model.shown = data;
   if (name === "history") remember(model, data);
   if (name === "traffic") count(model, data);
+  if (name === "longer") model.longer = data;
 }
 
 /** @param {Model} model @param {History} history */
@@ -99,6 +104,21 @@ function measure(model) {
   model.cpu = cpu;
 }
 
+/** What the charts of an app show, as far back as is asked for. @param {Model} model @param {{ env: string, name: string }} app @returns {View} */
+export function viewOf({ range, longer, traffic, second, seconds }, app) {
+  const live = traffic.get(keyOf(app)) ?? [];
+  const look = range === "now" ? undefined : longer?.[range];
+  if (!look) return { series: live, newest: second, steps: seconds, step: 1 };
+  const nothing = { requests: 0, errors: 0, p50: null, p99: null };
+  const own = look.series.filter((one) => one.env === app.env && one.app === app.name);
+  const series = own.map(({ release, points }) => ({
+    release,
+    minute: live.find((one) => one.release === release)?.minute ?? nothing,
+    points: new Map(points.map(([at, requests, errors, p50, p99]) => [at, { requests, errors, p50, p99 }])),
+  }));
+  return { series, newest: look.newest, steps: look.steps, step: look.step };
+}
+
 /** Of all releases together, in the last seconds that are whole. @param {Series[]} series @param {number} newest */
 export function recent(series, newest, over = 10) {
   const sum = { requests: 0, errors: 0 };
@@ -113,6 +133,43 @@ export function recent(series, newest, over = 10) {
 
 /** Errors of the last minute. @param {Series[]} series */
 export const errorsOf = (series) => series.reduce((sum, { minute }) => sum + minute.errors, 0);
+
+/**
+ * What is to come of a rollout, if all goes well and at the earliest: from which moment on the new release carries what. Nothing where
+ * nobody knows, since somebody is to look or instances are to get ready.
+ * @param {import("./wire.js").Rollout} rollout @param {number} now
+ */
+export function planned({ stage, step, steps, weight, ends }, now) {
+  const holds = steps.every(({ hold_ms }) => hold_ms !== undefined);
+  if (stage === "watching")
+    return ends === undefined
+      ? []
+      : [
+          { at: now, weight },
+          { at: Math.max(ends, now), weight },
+        ];
+  if (stage !== "step" || step === undefined || !holds) return [];
+  const plan = [{ at: now, weight }];
+  let at = Math.max(now, ends ?? now);
+  for (const next of steps.slice(ends === undefined ? step - 1 : step)) {
+    plan.push({ at, weight: next.weight });
+    at += next.hold_ms ?? 0;
+  }
+  // So long that it is seen.
+  return plan.concat([
+    { at, weight: 100 },
+    { at: at + (at - now) / 12, weight: 100 },
+  ]);
+}
+
+/** How a step of a rollout stands. @param {import("./wire.js").Rollout} rollout @param {number} at @returns {Tone} */
+export function toneOf({ stage, step, steps }, at) {
+  const { began, verdicts = [] } = steps[at];
+  if (began === undefined) return "idle";
+  if (verdicts.some(({ verdict }) => verdict === "fail")) return "bad";
+  if (stage === "step" && step === at + 1) return "busy";
+  return stage === "undoing" && !steps[at + 1]?.began ? "bad" : "good";
+}
 
 /** @type {Record<App["state"], Verdict>} */
 const STATES = {

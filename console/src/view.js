@@ -1,9 +1,9 @@
 // What the page looks like. All text goes through Preact as text: nothing that an app says becomes markup.
 
-import { colour, Latency, Requests } from "./chart.js";
-import { errorsOf, glance, keyOf, recent, stateOf, verdict, worries } from "./model.js";
+import { colour, Latency, Requests, Weights } from "./chart.js";
+import { errorsOf, glance, keyOf, recent, stateOf, toneOf, verdict, viewOf, worries } from "./model.js";
 import { h } from "./preact.js";
-import { bytes, counted, duration, latency, moment, processor, rate } from "./words.js";
+import { bytes, counted, duration, latency, left, moment, processor, rate } from "./words.js";
 
 /**
  * @typedef {import("./model.js").Model} Model
@@ -12,13 +12,23 @@ import { bytes, counted, duration, latency, moment, processor, rate } from "./wo
  * @typedef {import("./model.js").Verdict} Verdict
  * @typedef {import("./wire.js").App} App
  * @typedef {import("./wire.js").Trouble} Trouble
+ * @typedef {import("./wire.js").Rollout} Rollout
  */
 
 const EVENTS_SHOWN = 4;
 const EVENTS_MORE = 30;
 
-/** @param {{ model: Model }} props */
-export function Console({ model }) {
+/** How far back charts go. @type {{ range: import("./model.js").Range, text: string }[]} */
+const RANGES = [
+  { range: "now", text: "2 min" },
+  { range: "quarter", text: "15 min" },
+  { range: "day", text: "24 h" },
+];
+
+/** @typedef {(range: import("./model.js").Range) => void} Look */
+
+/** @param {{ model: Model, look: Look }} props */
+export function Console({ model, look }) {
   const { shown } = model;
   return [
     h("a", { class: "skip", href: "#apps" }, "To the apps"),
@@ -31,7 +41,7 @@ export function Console({ model }) {
       shown.apps.length > 1 && h(Overview, { model }),
       h("main", { id: "apps", tabindex: -1, class: model.contact.kind === "live" ? "" : "stale" }, [
         shown.apps.length === 0 && h(Nothing, {}),
-        shown.apps.map((app) => h(AppCard, { key: keyOf(app), app, model })),
+        shown.apps.map((app) => h(AppCard, { key: keyOf(app), app, model, look })),
       ]),
       h(Machine, { model }),
     ],
@@ -110,8 +120,8 @@ const seriesOf = (app, model) => model.traffic.get(keyOf(app)) ?? [];
 /** @param {App} app */
 const anchor = (app) => `app-${app.env}-${app.name}`;
 
-/** @param {{ app: App, model: Model }} props */
-function AppCard({ app, model }) {
+/** @param {{ app: App, model: Model, look: Look }} props */
+function AppCard({ app, model, look }) {
   const state = stateOf(app);
   const series = seriesOf(app, model);
   const id = anchor(app);
@@ -127,12 +137,12 @@ function AppCard({ app, model }) {
         { class: "urls", "aria-label": "Addresses" },
         app.urls.map((url) => h("li", { key: url }, h(Address, { url }))),
       ),
-    app.change && h(Change, { change: app.change, live: app.release, now: model.at }),
+    app.change && h(Change, { change: app.change, name: app.name, live: app.release, now: model.at }),
     app.fault && h(Problem, { title: "The last change failed", trouble: app.fault }),
     app.resources.map(
       (one) => one.fault && h(Problem, { key: one.name, title: `${one.kind} ${one.name}`, trouble: one.fault }),
     ),
-    h(Traffic, { app, series, model }),
+    h(Traffic, { app, series, model, look }),
     app.services.map((service) => h(Service, { key: service.name, service, app, model })),
     h(Releases, { app, releases: model.releases.get(keyOf(app)) ?? [], now: model.at }),
     h(Data, { app }),
@@ -164,14 +174,15 @@ const STEPS = [
   { phases: ["rollout"], text: "Start and switch over" },
 ];
 
-/** @param {{ change: NonNullable<App["change"]>, live: number | null, now: number }} props */
-function Change({ change, live, now }) {
+/** @param {{ change: NonNullable<App["change"]>, name: string, live: number | null, now: number }} props */
+function Change({ change, name, live, now }) {
   const at = STEPS.findIndex((step) => step.phases.includes(change.phase));
   const what = change.release === null ? "A new release" : `Release ${change.release}`;
-  const title =
-    live !== null && live !== change.release ? `${what} is to follow release ${live}` : `${what} is on its way`;
-  return h("div", { class: "panel busy" }, [
-    h("h3", {}, [title, " ", h("span", { class: "age" }, `for ${duration(now - change.since)}`)]),
+  // The first release takes the place of none.
+  const rollout = change.rollout?.stable === undefined ? null : change.rollout;
+  const waits = change.waits_on.filter((one) => !rollout || !isDrawn(one, rollout, now));
+  return h("div", { class: `panel ${rollout?.stage === "undoing" ? "bad" : "busy"}` }, [
+    h("h3", {}, [titleOf(what, change, live), " ", h("span", { class: "age" }, `for ${duration(now - change.since)}`)]),
     h("ol", { class: "steps" }, [
       STEPS.map(({ text }, step) =>
         h(
@@ -185,12 +196,94 @@ function Change({ change, live, now }) {
         ),
       ),
     ]),
-    change.waits_on.length > 0 &&
+    rollout && h(Rolling, { rollout, name, now }),
+    waits.length > 0 &&
       h("ul", { class: "waits" }, [
-        change.waits_on.slice(0, 8).map(({ what, on }) => h("li", { key: what }, [h("b", {}, what), " waits on ", on])),
-        change.waits_on.length > 8 && h("li", {}, `and ${change.waits_on.length - 8} more`),
+        waits.slice(0, 8).map(({ what, on }) => h("li", { key: what }, [h("b", {}, what), " waits on ", on])),
+        waits.length > 8 && h("li", {}, `and ${waits.length - 8} more`),
       ]),
   ]);
+}
+
+/** @param {string} what @param {NonNullable<App["change"]>} change @param {number | null} live */
+function titleOf(what, { release, rollout }, live) {
+  if (rollout?.stage === "undoing") return `${what} is taken back`;
+  if (rollout?.stage === "watching") return `${what} carries everything, and is watched`;
+  return live !== null && live !== release ? `${what} is to follow release ${live}` : `${what} is on its way`;
+}
+
+/** Verdicts, and the end of what is judged or watched. @param {{ what: string, on: string }} one @param {Rollout} rollout @param {number} now */
+function isDrawn({ what, on }, { candidate, verdicts = [], asks, ends }, now) {
+  return verdicts.some(({ text }) => text === on) || (what === `r${candidate}` && now < (asks ?? ends ?? 0));
+}
+
+/** A rollout as it moves. @param {{ rollout: Rollout, name: string, now: number }} props */
+function Rolling({ rollout, name, now }) {
+  const { candidate, weight, steps, strategy } = rollout;
+  const carries = (/** @type {number | undefined} */ release, /** @type {number} */ part) =>
+    h("span", {}, [h("span", { class: `swatch ${colour(release ?? null)}` }), `release ${release}: ${part}%`]);
+  return h("div", { class: "rolling" }, [
+    h("p", { class: "carries" }, [
+      h("b", {}, [carries(candidate, weight)]),
+      carries(rollout.stable, 100 - weight),
+      h("span", { class: "age" }, standing(rollout, now)),
+    ]),
+    h("div", { class: "bar", "aria-hidden": "true" }, [
+      weight > 0 && h("span", { class: colour(candidate), style: { flexGrow: weight } }),
+      weight < 100 && h("span", { class: colour(rollout.stable ?? null), style: { flexGrow: 100 - weight } }),
+    ]),
+    h(Weights, { rollout, now, name }),
+    strategy !== "rolling" &&
+      h(
+        "ol",
+        { class: "judged", "aria-label": `Steps of the rollout of ${name}` },
+        steps.map((_, at) => h(Judged, { key: at, rollout, at, now })),
+      ),
+    rollout.stage === "watching" &&
+      // Too few requests hold nothing up any more.
+      h(Sentences, { verdicts: (rollout.verdicts ?? []).filter(({ verdict }) => verdict !== "too_few_data") }),
+  ]);
+}
+
+/** Where it is, and until when. @param {Rollout} rollout @param {number} now */
+function standing({ stage, step, of, ends, asks, strategy }, now) {
+  const place = {
+    preparing: "preparing",
+    step: `step ${step} of ${of}`,
+    completing: "the rest of it starts",
+    watching: "watched",
+    undoing: "taken back",
+    ended: "over",
+  }[stage];
+  if (ends !== undefined && now < ends) return `${place}, ${left(ends - now)} left`;
+  if (asks !== undefined && now >= asks) return `${place}: promote or abort?`;
+  return stage === "step" && strategy === "canary" && ends !== undefined ? `${place}, held` : place;
+}
+
+/** @param {{ rollout: Rollout, at: number, now: number }} props */
+function Judged({ rollout, at, now }) {
+  const { weight, hold_ms, began, ended, verdicts = [] } = rollout.steps[at];
+  const tone = toneOf(rollout, at);
+  const time =
+    began === undefined
+      ? hold_ms !== undefined && `for ${duration(hold_ms)}`
+      : `for ${duration((ended ?? now) - began)}${ended === undefined && hold_ms !== undefined ? ` of ${duration(hold_ms)}` : ""}`;
+  return h("li", { class: tone, "aria-current": tone === "busy" ? "step" : undefined }, [
+    h("p", {}, [
+      h(Icon, { tone }),
+      h("b", {}, rollout.strategy === "blue_green" ? "A look" : `${weight}%`),
+      " ",
+      time && h("span", { class: "age" }, time),
+    ]),
+    h(Sentences, { verdicts }),
+  ]);
+}
+
+/** @param {{ verdicts: import("./wire.js").Sentence[] }} props */
+function Sentences({ verdicts }) {
+  return verdicts.map(({ service, text }) =>
+    h("p", { class: "sentence", key: service }, [h("b", {}, service), ": ", text]),
+  );
 }
 
 /** @param {{ title: string, trouble: Trouble }} props */
@@ -203,39 +296,54 @@ function Problem({ title, trouble }) {
   ]);
 }
 
-/** @param {{ app: App, series: Series[], model: Model }} props */
-function Traffic({ app, series, model }) {
-  if (series.length === 0) {
+/** @param {{ app: App, series: Series[], model: Model, look: Look }} props */
+function Traffic({ app, series, model, look }) {
+  const view = viewOf(model, app);
+  const isKnown = [model.longer?.day, model.longer?.quarter].some((one) =>
+    one?.series.some(({ env, app: name }) => env === app.env && name === app.name),
+  );
+  if (series.length === 0 && !isKnown) {
     const answers = app.state !== "stopped" && app.state !== "failed";
-    return !answers ? null : h("p", { class: "quiet" }, "No requests in the last two minutes");
+    return !answers ? null : h("p", { class: "quiet" }, "No requests in the last 24 hours");
   }
   const now = recent(series, model.second);
   const errors = errorsOf(series);
-  const chart = { series, newest: model.second, seconds: model.seconds, name: app.name };
+  const chart = { view, name: app.name };
   const own = series.filter(({ release, minute }) => release !== null && minute.p99 !== null);
   const slowest = own.reduce((worst, one) => ((one.minute.p99 ?? 0) > (worst?.minute.p99 ?? 0) ? one : worst), own[0]);
   return h("div", { class: "traffic" }, [
-    h("figure", {}, [
-      h("figcaption", {}, [
-        h("span", { class: "label" }, "Requests"),
-        h("b", {}, rate(now.requests)),
-        errors > 0
-          ? h("span", { class: "pill bad" }, [h(Icon, { tone: "bad" }), counted(errors, "error"), " in a minute"])
-          : h("span", { class: "faint" }, "no errors in the last minute"),
-      ]),
-      h(Requests, chart),
-    ]),
-    h("figure", {}, [
-      h("figcaption", {}, [
-        h("span", { class: "label" }, "Time to answer"),
-        h("b", {}, latency(slowest?.minute.p99 ?? null)),
+    h("div", { class: "ranges", role: "group", "aria-label": `How far back the charts of ${app.name} go` }, [
+      RANGES.map(({ range, text }) =>
         h(
-          "span",
-          { class: "faint" },
-          slowest ? `for 99%, ${latency(slowest.minute.p50)} for half` : "no requests in the last minute",
+          "button",
+          { key: range, type: "button", "aria-pressed": String(range === model.range), onClick: () => look(range) },
+          text,
         ),
+      ),
+    ]),
+    h("div", { class: "charts" }, [
+      h("figure", {}, [
+        h("figcaption", {}, [
+          h("span", { class: "label" }, "Requests"),
+          h("b", {}, rate(now.requests)),
+          errors > 0
+            ? h("span", { class: "pill bad" }, [h(Icon, { tone: "bad" }), counted(errors, "error"), " in a minute"])
+            : h("span", { class: "faint" }, "no errors in the last minute"),
+        ]),
+        h(Requests, chart),
       ]),
-      h(Latency, chart),
+      h("figure", {}, [
+        h("figcaption", {}, [
+          h("span", { class: "label" }, "Time to answer"),
+          h("b", {}, latency(slowest?.minute.p99 ?? null)),
+          h(
+            "span",
+            { class: "faint" },
+            slowest ? `for 99%, ${latency(slowest.minute.p50)} for half` : "no requests in the last minute",
+          ),
+        ]),
+        h(Latency, chart),
+      ]),
     ]),
     series.length > 1 && h(Split, { app, series, model }),
   ]);

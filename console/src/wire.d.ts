@@ -38,6 +38,38 @@ export interface Change {
   release: number | null;
   since: number;
   waits_on: { what: string; on: string }[];
+  rollout: Rollout | null;
+}
+
+export interface Rollout {
+  strategy: "rolling" | "canary" | "blue_green";
+  stable?: number;
+  candidate: number;
+  stage: "preparing" | "step" | "completing" | "watching" | "undoing" | "ended";
+  step?: number;
+  of: number;
+  weight: number;
+  since: number;
+  ends?: number;
+  asks?: number;
+  gives_up?: number;
+  verdicts?: Sentence[];
+  steps: RolloutStep[];
+  weights: { at: number; weight: number }[];
+}
+
+export interface RolloutStep {
+  weight: number;
+  hold_ms?: number;
+  began?: number;
+  ended?: number;
+  verdicts?: Sentence[];
+}
+
+export interface Sentence {
+  service: string;
+  verdict: "pass" | "fail" | "too_few_data" | "stable_broken";
+  text: string;
 }
 
 export interface Service {
@@ -91,6 +123,23 @@ export interface Traffic {
     release: number | null;
     minute: Minute;
     seconds: [second: number, requests: number, errors: number, p50: number, p99: number][];
+  }[];
+}
+
+export interface Longer {
+  quarter: Look;
+  day: Look;
+}
+
+export interface Look {
+  newest: number;
+  steps: number;
+  step: number;
+  series: {
+    env: string;
+    app: string;
+    release: number | null;
+    points: [step: number, requests: number, errors: number, p50: number, p99: number][];
   }[];
 }
 

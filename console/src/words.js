@@ -26,6 +26,14 @@ export function duration(ms) {
   return `${Math.floor(seconds / 86400)} days`;
 }
 
+/** What is left of a time: `1:12`; what has begun counts whole. @param {number} ms */
+export function left(ms) {
+  const seconds = Math.ceil(Math.max(0, ms) / 1000);
+  const two = (/** @type {number} */ value) => String(value).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
+  return hours > 0 ? `${hours}:${two(minutes)}:${two(seconds % 60)}` : `${minutes}:${two(seconds % 60)}`;
+}
+
 /** Requests in a second. @param {number} rate */
 export function rate(rate) {
   if (Number.isInteger(rate) && rate < 10) return `${rate}/s`;

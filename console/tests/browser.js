@@ -48,6 +48,7 @@ const verbs = {
   // biome-ignore lint/performance/useDomNodeTextContent: what is seen is meant, not what is there
   text: () => page.innerText("body"),
   title: () => page.title(),
+  click: ({ button }) => page.getByRole("button", { name: button }).first().click(),
   count: ({ selector }) => page.locator(selector).count(),
   /** How much wider than the window the page is. */
   overflow: () => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth),

@@ -27,6 +27,7 @@ mod kills;
 mod plan;
 mod points;
 mod policies;
+mod rolling_view;
 mod server;
 mod session;
 mod show;

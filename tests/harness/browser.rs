@@ -64,6 +64,11 @@ impl Browser {
         self.ask(&json!({ "verb": "text" })).as_str().expect("text").to_owned()
     }
 
+    /// Presses the first button of this name.
+    pub fn click(&mut self, button: &str) {
+        self.ask(&json!({ "verb": "click", "button": button }));
+    }
+
     /// Elements that a CSS selector finds.
     pub fn count(&mut self, selector: &str) -> u64 {
         self.ask(&json!({ "verb": "count", "selector": selector })).as_u64().expect("a number")

@@ -1,10 +1,22 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { bars, ceiling, line } from "../../src/chart.js";
-import { begin, glance, lost, opened, recent, stateOf, tell, verdict } from "../../src/model.js";
+import { bars, ceiling, line, stairs } from "../../src/chart.js";
+import {
+  begin,
+  glance,
+  lost,
+  opened,
+  planned,
+  recent,
+  stateOf,
+  tell,
+  toneOf,
+  verdict,
+  viewOf,
+} from "../../src/model.js";
 import { parse } from "../../src/stream.js";
-import { bytes, duration, latency, processor, rate } from "../../src/words.js";
+import { bytes, duration, latency, left, processor, rate } from "../../src/words.js";
 
 const app = {
   env: "local",
@@ -126,4 +138,101 @@ test("words and charts", () => {
   assert.deepEqual([0, 1, 1.5, 3, 51, 2000].map(ceiling), [1, 1, 2, 5, 100, 2000]);
   assert.equal(bars([0, 1, 0, 10], 10), "M80 64V52M240 64V2");
   assert.equal(line([undefined, 5, 5, undefined, 10], 10), "M60 33h0L120 33M240 2h0");
+});
+
+const rollout = {
+  strategy: "canary",
+  stable: 1,
+  candidate: 2,
+  stage: "step",
+  step: 1,
+  of: 2,
+  weight: 5,
+  since: 0,
+  ends: 60_000,
+  steps: [
+    { weight: 5, hold_ms: 60_000, began: 0 },
+    { weight: 50, hold_ms: 30_000 },
+  ],
+  weights: [{ at: 0, weight: 5 }],
+};
+
+test("what is to come of a rollout is known where nobody is waited for", () => {
+  const check = (changes, now, expected) =>
+    assert.deepEqual(
+      planned({ ...rollout, ...changes }, now).map(({ at, weight }) => [at, weight]),
+      expected,
+    );
+  const all = [
+    [12_000, 5],
+    [60_000, 50],
+    [90_000, 100],
+    [96_500, 100],
+  ];
+  check({}, 12_000, all);
+  // Its instances are not ready yet: its whole time is to come.
+  check({ ends: undefined, weight: 0 }, 0, [
+    [0, 0],
+    [0, 5],
+    [60_000, 50],
+    [90_000, 100],
+    [97_500, 100],
+  ]);
+  check({ stage: "watching", weight: 100, ends: 70_000 }, 60_000, [
+    [60_000, 100],
+    [70_000, 100],
+  ]);
+  check({ stage: "undoing" }, 0, []);
+  check({ strategy: "blue_green", steps: [{ weight: 0, began: 0 }], of: 1 }, 0, []);
+});
+
+test("each step of a rollout says how it stands", () => {
+  const check = (changes, steps, expected) => {
+    const all = { ...rollout, ...changes, steps };
+    assert.deepEqual(
+      steps.map((_, at) => toneOf(all, at)),
+      expected,
+    );
+  };
+  const [first, second] = rollout.steps;
+  check({}, [first, second], ["busy", "idle"]);
+  check({ step: 2 }, [first, { ...second, began: 1 }], ["good", "busy"]);
+  check({ stage: "completing" }, [first, { ...second, began: 1 }], ["good", "good"]);
+  check({ stage: "undoing" }, [first, { ...second, began: 1 }], ["good", "bad"]);
+  check({}, [{ ...first, verdicts: [{ service: "web", verdict: "fail", text: "" }] }], ["bad"]);
+});
+
+test("weights are stairs", () => {
+  const points = [
+    { at: 0, weight: 0 },
+    { at: 10, weight: 100 },
+  ];
+  assert.equal(
+    stairs(points, (at) => at),
+    "M0 64H0V64H10V2V64Z",
+  );
+  assert.equal(
+    stairs([], (at) => at),
+    "",
+  );
+});
+
+test("what is left of a time counts down to nothing", () => {
+  assert.deepEqual([71_001, 1, 0, -5, 3_605_000].map(left), ["1:12", "0:01", "0:00", "0:00", "1:00:05"]);
+});
+
+test("charts go as far back as is asked for, with what is known of the last minute", () => {
+  const model = told(traffic(100, [answered([[100, 4, 0, 1, 2]])]));
+  assert.deepEqual([viewOf(model, app).steps, viewOf(model, app).step], [120, 1]);
+  model.range = "day";
+  assert.equal(viewOf(model, app).step, 1, "not told yet");
+  const points = [[7, 40, 1, 5, 9]];
+  const series = [
+    { env: "local", app: "shop", release: 3, points },
+    { env: "local", app: "other", release: 1, points },
+  ];
+  const look = { newest: 8, steps: 288, step: 300, series };
+  tell(model, "longer", { quarter: { ...look, step: 5 }, day: look });
+  const { series: own, step } = viewOf(model, app);
+  assert.deepEqual([own.length, step, own[0].points.get(7).requests, own[0].minute], [1, 300, 40, minute]);
 });

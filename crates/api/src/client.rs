@@ -559,4 +559,17 @@ mod tests {
         assert_eq!(text, r#"{"at":7,"kind":"phase","phase":"build"}"#);
         assert_eq!(serde_json::from_str::<wire::ChangeEvent>(&text).unwrap(), event);
     }
+
+    /// Either may be older: a client reads what a daemon of before said, and passes over what it does not know.
+    #[test]
+    fn steps_of_older_and_newer_daemons_are_read() {
+        let read = |text: &str| serde_json::from_str::<wire::ChangeEvent>(text).unwrap().what;
+        let before = read(r#"{"at":7,"kind":"waiting","steps":[{"what":"web.r2","on":"health"}]}"#);
+        assert!(matches!(before, wire::ChangeStep::Waiting { steps, rollout: None } if steps.len() == 1));
+        let later = r#"{"at":7,"kind":"waiting","steps":[],"rollout":{"strategy":"canary","candidate":2,"stage":"step",
+            "step":1,"of":2,"weight":5,"since":1,"tomorrow":[1]}}"#;
+        let wire::ChangeStep::Waiting { rollout: Some(rollout), .. } = read(later) else { panic!("a rollout is told") };
+        assert_eq!((rollout.weight, rollout.stable, rollout.verdicts.len()), (5, None, 0));
+        assert_eq!(read(r#"{"at":7,"kind":"of_tomorrow","what":{"a":1}}"#), wire::ChangeStep::Unknown);
+    }
 }

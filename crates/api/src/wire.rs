@@ -69,6 +69,7 @@
 mod data;
 mod plan;
 mod release;
+mod rollout;
 mod source;
 mod status;
 mod token;
@@ -86,6 +87,10 @@ pub use plan::{
     Plan, PlanDifference, PlanOutcome, PlanRisk, PlannedBuild, PlannedSecret, PlannedService, PlannedTransition,
 };
 pub use release::{Aborted, Release, ReleaseState, Releases, Restart, Rollback, Scale};
+pub use rollout::{
+    Rollout, RolloutFigures, RolloutNow, RolloutRule, RolloutSentence, RolloutStage, RolloutStep, RolloutStrategy,
+    RolloutTally, RolloutVerdict, RolloutWeight,
+};
 pub use source::{MAX_MANIFEST, Offered, Placed, Source, SourceEntry, SourceError};
 pub use status::{
     AppState, AppStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeState, EdgeStatus, InstanceStatus, JobStatus,
@@ -217,6 +222,9 @@ pub enum ChangeStep {
     /// What the change waits on; replaces the list before.
     Waiting {
         steps: Vec<Waiting>,
+        /// Where its rollout is; absent where that is as it was told last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rollout: Option<Box<RolloutNow>>,
     },
     Done {
         release: u32,
@@ -227,6 +235,9 @@ pub enum ChangeStep {
     Failed {
         fault: Fault,
     },
+    /// Of a newer daemon: a kind that this client does not know, and passes over.
+    #[serde(other)]
+    Unknown,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

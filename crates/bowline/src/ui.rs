@@ -97,24 +97,40 @@ impl Ui {
         }
     }
 
-    /// The same on stdout, cut by a terminal that is too narrow instead of wrapped. `false`: nothing was shown.
-    pub(crate) fn moving(&self, line: impl Display) -> bool {
-        const UNWRAPPED: &str = "\x1b[?7l";
-        const WRAPPED: &str = "\x1b[?7h";
-        let shows = self.is_terminal() && self.colour;
-        if shows {
-            let mut out = std::io::stdout().lock();
-            let line = rendered(&line.to_string(), self.colour);
-            // The next line that stays says whether anybody reads.
-            let _ = write!(out, "\r\x1b[K{UNWRAPPED}{line}{WRAPPED}").and_then(|()| out.flush());
-        }
-        shows
+    /// Lines may be written over: it is a terminal, and may be steered.
+    pub(crate) fn moves(&self) -> bool {
+        self.is_terminal() && self.colour
     }
 
-    /// Takes the line away that [`Self::moving`] has shown.
-    pub(crate) fn moved(&self) {
+    /// How wide the terminal is; what is usual where it does not say.
+    pub(crate) fn columns(&self) -> usize {
+        const USUAL: usize = 80;
+        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+        size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(USUAL)
+    }
+
+    /// The same on stdout, of several lines, in the place of so many that were shown last; cut by a terminal that is too narrow instead
+    /// of wrapped. Returns how many are shown now: none where nothing moves.
+    pub(crate) fn moving(&self, lines: &[String], shown: usize) -> usize {
+        const UNWRAPPED: &str = "\x1b[?7l";
+        const WRAPPED: &str = "\x1b[?7h";
+        if !self.moves() {
+            return 0;
+        }
         let mut out = std::io::stdout().lock();
-        let _ = write!(out, "\r\x1b[K").and_then(|()| out.flush());
+        let lines: Vec<String> = lines.iter().map(|line| rendered(line, self.colour)).collect();
+        // The next line that stays says whether anybody reads.
+        let text = format!("{}{UNWRAPPED}{}{WRAPPED}", away(shown), lines.join("\n"));
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        lines.len()
+    }
+
+    /// Takes so many lines away that [`Self::moving`] has shown.
+    pub(crate) fn moved(&self, shown: usize) {
+        if shown > 0 {
+            let mut out = std::io::stdout().lock();
+            let _ = out.write_all(away(shown).as_bytes()).and_then(|()| out.flush());
+        }
     }
 
     /// A JSON object on a line of its own; nothing without `--json`.
@@ -189,6 +205,14 @@ impl Ui {
         for row in rows {
             self.say(line(row));
         }
+    }
+}
+
+/// From the end of the last of these lines to the empty place where the first began (ECMA-48: CUU, ED).
+fn away(shown: usize) -> String {
+    match shown {
+        0 | 1 => "\r\x1b[K".to_owned(),
+        lines => format!("\r\x1b[{}A\x1b[J", lines - 1),
     }
 }
 
@@ -399,6 +423,11 @@ mod tests {
     fn painted_text_is_as_wide_as_plain_text() {
         let ui = Ui { json: false, colour: true, terminal: true };
         assert_eq!(visible(&ui.paint(Tone::Bad, "äb")), 2);
+    }
+
+    #[test]
+    fn lines_that_move_are_taken_away_from_the_first() {
+        assert_eq!([away(0), away(1), away(3)], ["\r\x1b[K", "\r\x1b[K", "\r\x1b[2A\x1b[J"]);
     }
 
     #[test]

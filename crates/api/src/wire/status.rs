@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ChangePhase, Fault, Maintenance, Run, Waiting};
+use super::{ChangePhase, Fault, Maintenance, Rollout, Run, Waiting};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
@@ -137,6 +137,9 @@ pub struct ChangeStatus {
     pub release: Option<u32>,
     pub since: u64,
     pub waits_on: Vec<Waiting>,
+    /// How one release takes the place of another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

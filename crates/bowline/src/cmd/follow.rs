@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bowline_api::{Client, ClientError, wire};
 use bowline_core::fault::{Fault, FaultKind};
 use serde::Serialize;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::progress::Progress;
@@ -26,6 +27,9 @@ enum Said<'a> {
 /// How long a daemon may be away while a change is followed.
 const AWAY: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// What is left of a step is counted down.
+const TICK: Duration = Duration::from_secs(1);
 
 /// A daemon that dies again and again is left to its owner.
 const MAX_REJOINS: usize = 10;
@@ -112,13 +116,25 @@ async fn attempt(
     let mut steps = client.change(change).await?;
     let mut progress = Progress::new(ui, many.then_some(app));
     let before = seen.len();
-    while let Some(event) = steps.next().await? {
+    let mut ticker = interval(TICK);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        let event = tokio::select! {
+            event = steps.next() => match event? {
+                Some(event) => event,
+                None => break,
+            },
+            _ = ticker.tick() => {
+                progress.tick();
+                continue;
+            }
+        };
         if seen[..before].contains(&event) {
             continue;
         }
         seen.push(event.clone());
         say(app, change, &event, ui);
-        progress.step(&event.what);
+        progress.step(&event);
         match event.what {
             wire::ChangeStep::Done { release, cached, urls } => return Ok(Ok(Done { release, cached, urls })),
             // Of any kind: what a change could not reach is no daemon that is away.
@@ -127,7 +143,8 @@ async fn attempt(
             | wire::ChangeStep::Note { .. }
             | wire::ChangeStep::Work { .. }
             | wire::ChangeStep::Line { .. }
-            | wire::ChangeStep::Waiting { .. } => {}
+            | wire::ChangeStep::Waiting { .. }
+            | wire::ChangeStep::Unknown => {}
         }
     }
     Err(ClientError::Broken(format!("the change of {app} was told to no end").into()))

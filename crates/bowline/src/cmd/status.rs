@@ -8,6 +8,7 @@ use bowline_core::route::LOCAL;
 use crate::args::Status;
 use crate::cmd::logs::now;
 use crate::progress;
+use crate::rollout;
 use crate::target::Target;
 use crate::ui::{self, Tone, Ui};
 
@@ -107,7 +108,12 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
     if let Some(change) = &app.change {
         let age = ui::duration(Duration::from_millis(now().saturating_sub(change.since)));
         ui.say(format!("  {} {} for {age}", ui.paint(Tone::Warning, "changing:"), progress::words(change.phase)));
-        for step in &change.waits_on {
+        let drawn = change.rollout.as_ref().filter(|rollout| rollout.now.stable.is_some());
+        if let Some(rollout) = drawn {
+            rolls(rollout, ui);
+        }
+        let said = |step: &wire::Waiting| drawn.is_some_and(|rollout| rollout::says(&rollout.now, step, now()));
+        for step in change.waits_on.iter().filter(|step| !said(step)) {
             ui.say(format!("    {} waits on {}", step.what, step.on));
         }
     }
@@ -145,6 +151,25 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
         if let Some(hint) = &fault.hint {
             ui.say(format!("    {} {hint}", ui.paint(Tone::Good, "hint:")));
         }
+    }
+}
+
+/// The steps that were taken, the bar, and what the last look said.
+fn rolls(rollout: &wire::Rollout, ui: &Ui) {
+    let now_there = now();
+    for (at, step) in (1..).zip(&rollout.steps) {
+        let is_told = rollout.now.strategy != wire::RolloutStrategy::Rolling;
+        let Some((began, ended)) = step.began.zip(step.ended).filter(|_| is_told) else { continue };
+        let took = ui::duration(Duration::from_millis(ended.saturating_sub(began)));
+        let head = format!("step {at} of {}: {}% for {took}", rollout.now.of, step.weight);
+        ui.say(format!("    {}", ui.paint(Tone::Faint, head)));
+        for one in &step.verdicts {
+            ui.say(format!("      {}", ui.paint(Tone::Faint, rollout::verdict(one))));
+        }
+    }
+    ui.say(format!("    {}", ui.paint(Tone::Strong, rollout::headline(&rollout.now, now_there, ui.columns()))));
+    for (tone, line) in rollout::verdicts(&rollout.now) {
+        ui.say(format!("      {}", ui.paint(tone, line)));
     }
 }
 

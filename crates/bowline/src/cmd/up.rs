@@ -251,7 +251,7 @@ async fn follow_change(client: &Client, app: &str, change: u64, ui: &Ui) -> Resu
     let mut progress = Progress::new(ui, Some(app));
     while let Some(event) = steps.next().await? {
         follow::say(app, change, &event, ui);
-        progress.step(&event.what);
+        progress.step(&event);
     }
     Ok(())
 }

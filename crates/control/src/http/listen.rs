@@ -88,7 +88,13 @@ pub(crate) fn serve(
         kept.as_ref().ok().map(|kept| kept.store.clone()),
     );
     let store = kept.as_ref().ok().map(|kept| kept.store.clone());
-    let board = Board::start(Watched { door: door.clone(), edge: links.edge.clone(), store, moved });
+    let board = Board::start(Watched {
+        door: door.clone(),
+        edge: links.edge.clone(),
+        store,
+        moved,
+        window: config.state_dir.join("traffic"),
+    });
     let api = Api {
         door: door.clone(),
         journals,

@@ -20,6 +20,7 @@ use super::Loop;
 use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
 use super::collect::roots;
+use super::course::Course;
 use super::effects::{Begin, Draft, Effect, Input, Job, Now, Purpose, Reading, SecretIndex, Ticket, Write};
 use super::events;
 use super::pending::Pending;
@@ -343,6 +344,7 @@ impl Loop {
                     reason: None,
                     cached,
                     excused: Vec::new(),
+                    course: Box::default(),
                 };
                 writes.push(Write::Change(key.clone(), form));
                 writes.push(Write::Wanted(key.clone(), Wanted::Running));
@@ -400,7 +402,9 @@ impl Loop {
         let descriptions: Vec<String> =
             plan.describe().into_iter().chain(by_hand(candidate.app(), &app.scales)).collect();
         let machine = Rollout::resume(plan, Phase::Prepare, None, now.mono);
-        let rolling = RollingOut { candidate, parts, from, back, machine, cached, held: Vec::new() };
+        let mut course = Course::default();
+        course.note(&machine, true, now);
+        let rolling = RollingOut { candidate, parts, from, back, machine, course, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
             change.stage = Stage::Rollout(Box::new(rolling));
         }

@@ -10,6 +10,7 @@ use bowline_core::rollout::{Phase, Rollout};
 use bowline_core::time::{Mono, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::course::Course;
 use super::effects::{Reading, SecretIndex};
 use super::release::{CommandPart, Parts, Release};
 use super::rounds::{Moved, Rounding};
@@ -31,8 +32,15 @@ pub(crate) struct Change {
     pub(crate) id: ChangeId,
     pub(crate) since: Timestamp,
     pub(crate) stage: Stage,
-    /// The list told last, and when.
-    pub(crate) told: Option<(Vec<Waiting>, Mono)>,
+    pub(crate) told: Option<Told>,
+}
+
+/// What was told last to whoever follows a change, and when.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) steps: Vec<Waiting>,
+    pub(crate) rollout: Option<wire::RolloutNow>,
+    pub(crate) at: Mono,
 }
 
 #[derive(Debug)]
@@ -61,6 +69,7 @@ pub(crate) struct RollingOut {
     /// A rollback: the release that is gone back to, under its own number or as another one like it.
     pub(crate) back: Option<ReleaseNumber>,
     pub(crate) machine: Rollout,
+    pub(crate) course: Course,
     pub(crate) cached: bool,
     /// The resources that keep it from starting.
     pub(crate) held: Vec<Waiting>,
@@ -88,6 +97,14 @@ impl Change {
             Stage::Build { .. } | Stage::Release { .. } => None,
             Stage::Rollout(rolling) => Some(rolling.candidate.number()),
             Stage::Round(round) => Some(round.release),
+        }
+    }
+
+    /// Where its rollout is.
+    pub(crate) fn rollout(&self) -> Option<wire::Rollout> {
+        match &self.stage {
+            Stage::Build { .. } | Stage::Release { .. } | Stage::Round(_) => None,
+            Stage::Rollout(rolling) => Some(rolling.course.told(&rolling.machine)),
         }
     }
 
@@ -146,6 +163,9 @@ pub(crate) enum ChangeForm {
         /// `core::rollout::Rollout::excused`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         excused: Vec<(String, usize)>,
+        /// How it came there; empty in what was stored before this was kept.
+        #[serde(default)]
+        course: Box<Course>,
     },
 }
 
@@ -168,6 +188,7 @@ impl ChangeForm {
             reason: reason.cloned().map(wire::Fault::from),
             cached: rolling.cached,
             excused: rolling.machine.excused().map(|(service, rule)| (service.to_string(), rule)).collect(),
+            course: Box::new(rolling.course.clone()),
         }
     }
 }

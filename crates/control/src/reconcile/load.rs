@@ -14,6 +14,7 @@ use super::Loop;
 use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, FORM_VERSION, RollingOut, Stage};
 use super::collect::{Roots, roots};
+use super::course::Course;
 use super::effects::{Effect, Job, Now, Write};
 use super::events;
 use super::pending::Pending;
@@ -84,6 +85,7 @@ struct LoadedRollout {
     reason: Option<Fault>,
     cached: bool,
     excused: Vec<(ServiceName, usize)>,
+    course: Course,
 }
 
 /// Reads the store and counts this start.
@@ -182,7 +184,7 @@ impl Rows {
                     place,
                 })))
             }
-            ChangeForm::Rollout { change, since, release, from, back, phase, reason, cached, excused } => {
+            ChangeForm::Rollout { change, since, release, from, back, phase, reason, cached, excused, course } => {
                 let revision = self.revisions.iter().find(|r| r.number.0 == release).cloned();
                 let revision =
                     revision.ok_or_else(|| unreadable().caused_by(format!("there is no release {release}")))?;
@@ -199,6 +201,7 @@ impl Rows {
                         .into_iter()
                         .filter_map(|(name, rule)| Some((ServiceName::new(&name).ok()?, rule)))
                         .collect(),
+                    course: *course,
                 })))
             }
         }
@@ -290,7 +293,7 @@ impl Loop {
 
     /// A rollout goes on where it was: the same code path as a normal tick.
     fn take_up_rollout(&mut self, key: &AppKey, loaded: LoadedRollout, now: Now) {
-        let LoadedRollout { change, since, candidate, from, back, phase, reason, cached, excused } = loaded;
+        let LoadedRollout { change, since, candidate, from, back, phase, reason, cached, excused, mut course } = loaded;
         let Some(app) = self.apps.get_mut(key) else { return };
         let candidate = Arc::new(candidate);
         let stage = Stage::Release { app: Arc::clone(&candidate.revision.app), cached };
@@ -306,7 +309,8 @@ impl Loop {
             &app.scales,
         );
         let machine = Rollout::resume(plan, phase, reason, now.mono).excusing(excused);
-        let rolling = RollingOut { candidate, parts, from, back, machine, cached, held: Vec::new() };
+        course.note(&machine, false, now);
+        let rolling = RollingOut { candidate, parts, from, back, machine, course, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {
             change.stage = Stage::Rollout(Box::new(rolling));
         }

@@ -12,6 +12,7 @@ mod apply;
 pub(crate) mod back;
 pub(crate) mod change;
 mod collect;
+pub(crate) mod course;
 pub(crate) mod credentials;
 mod data;
 pub(crate) mod degraded;

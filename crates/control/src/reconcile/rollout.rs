@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_api::wire::{ChangeStep, Waiting};
+use bowline_api::wire::{ChangeStep, RolloutNow, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::Publish;
@@ -12,7 +12,7 @@ use bowline_core::time::Timestamp;
 
 use super::Loop;
 use super::back::is_on_trial;
-use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
+use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage, Told};
 use super::effects::{Job, Now, Ticket, Write};
 use super::events;
 use super::pending::{Passed, Pending};
@@ -28,6 +28,9 @@ const EDGE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A list of reasons that changes only in its numbers is told at most so often.
 const TELL_AGAIN: Duration = Duration::from_millis(900);
+
+/// The same while it is known how long it takes: whoever follows counts down, and looks are no more frequent.
+const TELL_JUDGED: Duration = Duration::from_millis(4_900);
 
 impl Loop {
     /// Shows every rollout the world. Phases that were entered go to the store first.
@@ -64,6 +67,12 @@ impl Loop {
 
     /// Stores the phases that a rollout has entered. `also` goes with them.
     pub(crate) fn pass(&mut self, key: &AppKey, entered: Vec<Entered>, also: Vec<Write>, now: Now) {
+        let weighs = matches!(self.slots.publish(), Publish::Now);
+        let Some(app) = self.apps.get_mut(key) else { return };
+        let passed = app.rolling_mut().and_then(|rolling| rolling.course.note(&rolling.machine, weighs, now));
+        if let Some((id, text)) = app.change.as_ref().map(|change| change.id).zip(passed) {
+            self.tell(id, ChangeStep::Note { service: None, text });
+        }
         let Some(app) = self.apps.get(key).filter(|_| !entered.is_empty()) else { return };
         let mut all = also;
         all.extend(writes(key, app, &entered, now.wall));
@@ -182,21 +191,34 @@ impl Loop {
             if !matches!(change.stage, Stage::Rollout(_) | Stage::Round(_)) {
                 continue;
             }
-            let steps = change.waits(now.mono);
+            let (steps, rollout) = (change.waits(now.mono), change.rollout().map(|rollout| rollout.now));
+            let pause = if rollout.as_ref().is_some_and(|now| now.ends.is_some()) { TELL_JUDGED } else { TELL_AGAIN };
             let again = match &change.told {
-                None => !steps.is_empty(),
-                Some((last, _)) if *last == steps => false,
-                Some((last, at)) => !same_subjects(last, &steps) || now.mono.since(*at) >= TELL_AGAIN,
+                None => !steps.is_empty() || rollout.is_some(),
+                Some(told) if told.steps == steps && told.rollout == rollout => false,
+                Some(told) => {
+                    let same = same_subjects(&told.steps, &steps) && same_place(&told.rollout, &rollout);
+                    !same || now.mono.since(told.at) >= pause
+                }
             };
             if again {
-                change.told = Some((steps.clone(), now.mono));
-                told.push((change.id, steps));
+                let before = change.told.take().and_then(|told| told.rollout);
+                let news = rollout.clone().filter(|_| before != rollout).map(Box::new);
+                change.told = Some(Told { steps: steps.clone(), rollout, at: now.mono });
+                told.push((change.id, steps, news));
             }
         }
-        for (id, steps) in told {
-            self.tell(id, ChangeStep::Waiting { steps });
+        for (id, steps, rollout) in told {
+            self.tell(id, ChangeStep::Waiting { steps, rollout });
         }
     }
+}
+
+/// In the same step, with the same weight and sentences.
+fn same_place(a: &Option<RolloutNow>, b: &Option<RolloutNow>) -> bool {
+    let sentences = |now: &RolloutNow| now.verdicts.iter().map(|one| one.verdict).collect::<Vec<_>>();
+    let place = |now: &RolloutNow| (now.stage, now.step, now.weight, now.ends, sentences(now));
+    a.as_ref().map(place) == b.as_ref().map(place)
 }
 
 fn same_subjects(a: &[Waiting], b: &[Waiting]) -> bool {

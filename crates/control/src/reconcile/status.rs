@@ -68,6 +68,7 @@ impl Loop {
                 release: change.release().map(|number| number.0),
                 since: change.since.0,
                 waits_on: change.waits(now.mono),
+                rollout: change.rollout(),
             }),
             fault: app.fault.clone().map(wire::Fault::from),
             maintenance: maintenance::form(&app.maintenance),

@@ -380,6 +380,6 @@ fn what_waits_is_told_while_it_waits() {
     let rollout =
         world.told.iter().position(|(_, step)| matches!(step, ChangeStep::Phase { phase: ChangePhase::Rollout }));
     let told = &world.told[rollout.unwrap()..];
-    let waits = |step: &ChangeStep| matches!(step, ChangeStep::Waiting { steps } if steps.iter().any(|s| s.on.contains("release.before")));
+    let waits = |step: &ChangeStep| matches!(step, ChangeStep::Waiting { steps, .. } if steps.iter().any(|s| s.on.contains("release.before")));
     assert!(told.iter().any(|(_, step)| waits(step)), "{told:?}");
 }

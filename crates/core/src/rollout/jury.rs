@@ -7,6 +7,7 @@ use super::Plan;
 use crate::id::{ReleaseNumber, ServiceName};
 use crate::route::Cohort;
 use crate::time::Mono;
+use crate::units::Share;
 use crate::verdict::{Against, Counters, Judgement, Verdict, judge};
 
 /// How often a step is looked at.
@@ -17,13 +18,40 @@ pub type Traffic = BTreeMap<(ServiceName, ReleaseNumber, Cohort), Counters>;
 
 /// A rule of the plan, by its position, that is not applied to a service: the stable release did not keep it.
 pub(super) type Excused = BTreeSet<(ServiceName, usize)>;
+/// What one look at a service said, and what it saw.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Look {
+    pub judgement: Judgement,
+    pub canary: Figures,
+    /// `None` where the candidate stands beside nothing.
+    pub baseline: Option<Figures>,
+    /// The stable release as a whole, the baseline included.
+    pub stable: Option<Figures>,
+}
+
+/// What a release answered since a step began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Figures {
+    pub requests: u64,
+    pub failed: u64,
+    /// Within this, so many of those that did not fail were answered; `None` of none.
+    pub p50: Option<Duration>,
+    pub p99: Option<Duration>,
+}
+
+impl Figures {
+    fn of(counters: &Counters) -> Self {
+        let quantile = |percent: u32| counters.latency.quantile(Share::from_ppm(percent * 10_000).unwrap_or_default());
+        Self { requests: counters.requests, failed: counters.failures, p50: quantile(50), p99: quantile(99) }
+    }
+}
 
 /// What came in since a step began.
 #[derive(Debug, Default)]
 pub(super) struct Jury {
     gained: BTreeMap<(ServiceName, ReleaseNumber, Cohort), Gained>,
     last: Option<Mono>,
-    judgements: BTreeMap<ServiceName, Judgement>,
+    looks: BTreeMap<ServiceName, Look>,
 }
 
 /// An edge that is another one counts anew.
@@ -61,11 +89,11 @@ impl Jury {
             return;
         }
         self.last = Some(now);
-        self.judgements =
+        self.looks =
             plan.judged.iter().map(|service| (service.clone(), self.judge((plan, excused), service, alone))).collect();
     }
 
-    fn judge(&self, (plan, excused): (&Plan, &Excused), service: &ServiceName, alone: bool) -> Judgement {
+    fn judge(&self, (plan, excused): (&Plan, &Excused), service: &ServiceName, alone: bool) -> Look {
         let of = |release: ReleaseNumber, cohort| {
             self.gained.get(&(service.clone(), release, cohort)).map(|gained| gained.all.clone()).unwrap_or_default()
         };
@@ -79,14 +107,19 @@ impl Jury {
         let against = beside.as_ref().map(|(baseline, stable)| Against { baseline, stable });
         let holds = |rule: &usize| !alone || !excused.contains(&(service.clone(), *rule));
         let rules: Vec<_> = (0..plan.rules.len()).filter(holds).map(|rule| plan.rules[rule]).collect();
-        judge(&rules, &canary, against)
+        Look {
+            judgement: judge(&rules, &canary, against),
+            canary: Figures::of(&canary),
+            baseline: beside.as_ref().map(|(baseline, _)| Figures::of(baseline)),
+            stable: beside.as_ref().map(|(_, stable)| Figures::of(stable)),
+        }
     }
 
     /// The rules that the stable release was found to break.
     pub(super) fn broken(&self) -> impl Iterator<Item = (ServiceName, usize)> {
         // "Over half fail" comes before the rules, and holds for everybody.
-        self.judgements().flat_map(|(service, judgement)| {
-            let rules = judgement.findings.iter().skip(1).enumerate();
+        self.looks.iter().flat_map(|(service, look)| {
+            let rules = look.judgement.findings.iter().skip(1).enumerate();
             rules.filter(|(_, finding)| finding.stable_breaks).map(|(rule, _)| (service.clone(), rule))
         })
     }
@@ -96,12 +129,16 @@ impl Jury {
     }
 
     pub(super) fn judgements(&self) -> impl Iterator<Item = (&ServiceName, &Judgement)> {
-        self.judgements.iter()
+        self.looks.iter().map(|(service, look)| (service, &look.judgement))
+    }
+
+    pub(super) fn looks(&self) -> impl Iterator<Item = (&ServiceName, &Look)> {
+        self.looks.iter()
     }
 
     /// Why it is to be undone.
     pub(super) fn fails(&self) -> Option<String> {
-        self.judgements.iter().find_map(|(service, judgement)| match judgement.verdict {
+        self.judgements().find_map(|(service, judgement)| match judgement.verdict {
             Verdict::Fail(_) => Some(format!("{service}: {judgement}")),
             Verdict::Pass | Verdict::TooFewData | Verdict::StableBroken(_) => None,
         })
@@ -113,10 +150,10 @@ impl Jury {
             return Some(Sentence::Fail(why));
         }
         let is = |wanted: fn(&Verdict) -> bool| {
-            let passes = |service| self.judgements.get(service).is_some_and(|one| wanted(&one.verdict));
+            let passes = |service| self.looks.get(service).is_some_and(|one| wanted(&one.judgement.verdict));
             judged.iter().filter(|service| passes(*service)).count()
         };
-        let doubted = || self.judgements().any(|(_, judgement)| judgement.doubted);
+        let doubted = || self.looks.values().any(|look| look.judgement.doubted);
         match (is(|one| matches!(one, Verdict::StableBroken(_))), is(|one| *one == Verdict::Pass)) {
             (1.., _) => (!doubted()).then_some(Sentence::StableBroken),
             (0, passed) => (passed == judged.len()).then_some(Sentence::Pass),

@@ -1,5 +1,7 @@
 //! The rollout machine.
 
+mod standing;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use crate::instance::{Failure, FailureCause, Times};
 use crate::time::Mono;
 use crate::units::Weight;
 use crate::verdict::{Judgement, Verdict};
+
+pub use standing::{Leg, Stage, Standing, Style};
 
 /// Failures in a row of one instance of the candidate that end the rollout.
 pub const MAX_CRASHES: u32 = 3;
@@ -67,6 +71,8 @@ pub struct Rollout {
     asked: Mono,
     jury: Jury,
     excused: Excused,
+    /// Of the phase that was judged last, and is over.
+    before: Option<(Phase, Jury)>,
 }
 
 impl Rollout {
@@ -80,18 +86,9 @@ impl Rollout {
     pub fn resume(plan: Plan, phase: Phase, reason: Option<Fault>, now: Mono) -> Self {
         let last = u16::try_from(plan.steps.len() - 1).unwrap_or(u16::MAX);
         let phase = if let Phase::Step(i) = phase { Phase::Step(i.min(last)) } else { phase };
-        Self {
-            plan,
-            phase,
-            entered: now,
-            reason,
-            counts: Counts::new(),
-            fresh: false,
-            looked: false,
-            asked: now,
-            jury: Jury::default(),
-            excused: Excused::new(),
-        }
+        let (counts, jury, excused) = (Counts::new(), Jury::default(), Excused::new());
+        let (fresh, looked, before) = (false, false, None);
+        Self { plan, phase, entered: now, reason, counts, fresh, looked, asked: now, jury, excused, before }
     }
 
     /// With the [`Self::excused`] that were stored last.
@@ -326,6 +323,9 @@ impl Rollout {
         self.fresh = false;
         let jury = std::mem::take(&mut self.jury);
         self.excused.extend(jury.broken());
+        if jury.looks().next().is_some() {
+            self.before = Some((was, jury));
+        }
         Entered { was, phase, reason: self.reason.clone() }
     }
 
@@ -537,11 +537,6 @@ impl Rollout {
             true => self.asking("requests"),
         };
         self.verdicts(|_| true).chain([on]).collect()
-    }
-
-    /// Of each service, what the last look said.
-    pub fn judgements(&self) -> impl Iterator<Item = (&ServiceName, &Judgement)> {
-        self.jury.judgements()
     }
 
     fn crashed(&self, last: Failure) -> Fault {

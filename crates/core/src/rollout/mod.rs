@@ -7,8 +7,10 @@ mod plan;
 mod round;
 mod set;
 
-pub use jury::{LOOKS, Traffic};
-pub use machine::{ASKS_AFTER, Entered, Input, MAX_CRASHES, MAX_NOT_READY, Rollout, Waiting};
+pub use jury::{Figures, LOOKS, Look, Traffic};
+pub use machine::{
+    ASKS_AFTER, Entered, Input, Leg, MAX_CRASHES, MAX_NOT_READY, Rollout, Stage, Standing, Style, Waiting,
+};
 pub use phase::{AbortStage, Phase, PhaseError};
 pub use plan::{Plan, Presence, Replicas, StepPlan, Transition, Until};
 pub use round::{Move, Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan};

@@ -230,7 +230,7 @@ impl Plan {
     }
 
     /// Somebody is to look at it before it carries anything.
-    fn looked_at(&self) -> bool {
+    pub(super) fn looked_at(&self) -> bool {
         self.steps.iter().any(|step| step.until == Until::Promoted)
     }
 

@@ -35,7 +35,24 @@ impl fmt::Display for Millis {
     }
 }
 
+/// `1%`, `stable + 1%`, `half of them`
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Share(limit) => write!(f, "{limit}"),
+            Self::AboveStable(above) => write!(f, "stable + {above}"),
+            Self::Quantile { quantile, .. } => write!(f, "{}", super::judge::rest(*quantile)),
+            Self::Half => f.write_str("half of them"),
+        }
+    }
+}
+
 impl Finding {
+    /// What makes a request a bad one: `failed`, `slower than 500ms`.
+    pub fn what(&self) -> impl fmt::Display + '_ {
+        fmt::from_fn(|f| self.fault(f))
+    }
+
     /// `slower than 412ms (stable's p99 + 100ms)`
     fn fault(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.subject, self.limit) {
@@ -52,12 +69,7 @@ impl Finding {
     }
 
     fn limit(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.limit {
-            Limit::Share(limit) => write!(f, "limit {limit}"),
-            Limit::AboveStable(above) => write!(f, "limit stable + {above}"),
-            Limit::Quantile { quantile, .. } => write!(f, "limit {}", super::judge::rest(quantile)),
-            Limit::Half => f.write_str("limit half of them"),
-        }
+        write!(f, "limit {}", self.limit)
     }
 
     /// What a step that is held waits for.

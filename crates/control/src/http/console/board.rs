@@ -1,5 +1,6 @@
 //! What is told to whoever looks: made once for all of them, and only while somebody looks.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,17 +13,21 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::history::Reader;
 use super::page;
-use super::shape::{Shown, Traffic};
+use super::shape::{Longer, Shown, Traffic};
 use crate::http::answer::Refusal;
 use crate::reconcile::request::{Answer, Door, Request};
 use crate::store::Store;
 use crate::traffic::Window;
+use crate::traffic::kept::Kept;
 
 /// Pages that may look at once: each costs a connection and an answer in the making.
 const SEATS: usize = 16;
 
 /// How often traffic is counted and told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the window is kept on the disk, and longer looks back are told: so many seconds are lost with a daemon that dies.
+const KEEP_EVERY: u64 = 5;
 
 /// Between two looks at the world: a rollout makes many steps at once.
 const SHORTEST_LOOK: Duration = Duration::from_millis(200);
@@ -35,6 +40,8 @@ pub(crate) struct Watched {
     pub(crate) store: Option<Store>,
     /// Something has changed: it is told at once, not at the next second.
     pub(crate) moved: Arc<Notify>,
+    /// The file that keeps the live window.
+    pub(crate) window: PathBuf,
 }
 
 /// The newest of everything.
@@ -44,6 +51,7 @@ struct Newest {
     at: u64,
     shown: Told,
     history: Told,
+    longer: Told,
 }
 
 /// An event in the words of the stream, and which one it is. Empty and 0: not known yet.
@@ -76,8 +84,10 @@ impl Board {
         let (sender, newest) = watch::channel(Newest::default());
         let seats = Arc::new(Semaphore::new(SEATS));
         let moved = Arc::clone(&watched.moved);
-        let board = Arc::new(Self { seats, window: Mutex::default(), newest, moved });
-        let keeper = Keeper { board: Arc::clone(&board), watched, newest: sender, history: Reader::default() };
+        let (kept, window) = Kept::open(watched.window.clone(), now() / 1000);
+        let board = Arc::new(Self { seats, window: Mutex::new(window), newest, moved });
+        let kept = Some(kept);
+        let keeper = Keeper { board: Arc::clone(&board), watched, newest: sender, history: Reader::default(), kept };
         tokio::spawn(keeper.keep());
         board
     }
@@ -94,7 +104,7 @@ impl Board {
         let mut newest = self.newest.clone();
         newest.mark_changed();
         self.moved.notify_one();
-        Ok(Viewer { board: Arc::clone(self), newest, second: None, shown: 0, history: 0, is_over: false, _seat: seat })
+        Ok(Viewer { board: Arc::clone(self), newest, second: None, known: [0; 3], is_over: false, _seat: seat })
     }
 
     fn is_watched(&self) -> bool {
@@ -111,8 +121,8 @@ pub(super) struct Viewer {
     board: Arc<Board>,
     newest: watch::Receiver<Newest>,
     second: Option<u64>,
-    shown: u64,
-    history: u64,
+    /// Which status, history and look back it was told.
+    known: [u64; 3],
     is_over: bool,
     _seat: OwnedSemaphorePermit,
 }
@@ -130,7 +140,7 @@ impl Viewer {
         }
         let newest = self.newest.borrow_and_update().clone();
         let mut out = Vec::new();
-        for (known, now) in [(&mut self.shown, &newest.shown), (&mut self.history, &newest.history)] {
+        for (known, now) in self.known.iter_mut().zip([&newest.shown, &newest.history, &newest.longer]) {
             if std::mem::replace(known, now.serial) != now.serial {
                 out.extend_from_slice(&now.bytes);
             }
@@ -154,11 +164,15 @@ struct Keeper {
     watched: Watched,
     newest: watch::Sender<Newest>,
     history: Reader,
+    /// `None`: the disk takes it just now.
+    kept: Option<Kept>,
 }
 
 impl Keeper {
     async fn keep(mut self) {
         let start = Instant::now();
+        // Of both, so that no clock that is set moves what is counted.
+        let first = self.board.window().newest();
         let mut ticker = interval(TELL_EVERY);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut looked = start;
@@ -166,10 +180,14 @@ impl Keeper {
             tokio::select! {
                 _ = ticker.tick() => {
                     let edge = Arc::clone(&self.watched.edge.borrow());
-                    self.board.window().add(start.elapsed().as_secs(), &edge);
+                    let second = first + start.elapsed().as_secs();
+                    self.board.window().add(second, &edge);
+                    if second.is_multiple_of(KEEP_EVERY) {
+                        self.write().await;
+                    }
                 }
                 () = self.watched.moved.notified() => sleep_until((looked + SHORTEST_LOOK).into()).await,
-                () = self.watched.door.closed() => return,
+                () = self.watched.door.closed() => return self.write().await,
             }
             looked = Instant::now();
             self.look().await;
@@ -184,6 +202,7 @@ impl Keeper {
                 newest.at = now();
                 newest.shown.put(Bytes::new());
                 newest.history.put(Bytes::new());
+                newest.longer.put(Bytes::new());
             });
         }
         let shown = match self.watched.door.ask(Request::Status).await {
@@ -192,11 +211,34 @@ impl Keeper {
             Ok(_) | Err(_) => None,
         };
         let history = self.history().await;
+        let is_unknown = self.newest.borrow().longer.bytes.is_empty();
+        let longer = {
+            let window = self.board.window();
+            // Whoever has just come is told it at once.
+            let is_due = is_unknown || window.newest().is_multiple_of(KEEP_EVERY);
+            is_due.then(|| told("longer", &Longer::new(&window)))
+        };
         self.newest.send_modify(|newest| {
             newest.at = now();
             shown.into_iter().for_each(|bytes| newest.shown.put(bytes));
             history.into_iter().for_each(|bytes| newest.history.put(bytes));
+            longer.into_iter().for_each(|bytes| newest.longer.put(bytes));
         });
+    }
+
+    /// What of the window is not on the disk yet.
+    async fn write(&mut self) {
+        let Some(mut kept) = self.kept.take() else { return };
+        let Some(draft) = kept.draft(&self.board.window()) else {
+            self.kept = Some(kept);
+            return;
+        };
+        let written = tokio::task::spawn_blocking(move || {
+            kept.write(&draft);
+            kept
+        });
+        // It panicked, or the runtime ends: then nothing is written any more.
+        self.kept = written.await.ok();
     }
 
     /// What the store remembers, if something has happened.

@@ -8,7 +8,7 @@ use bowline_core::id::AppKey;
 use serde::Serialize;
 
 use crate::store::{RevisionRecord, RevisionState};
-use crate::traffic::{Answered, Row, SECONDS, Window};
+use crate::traffic::{Answered, Carrier, Range, Row, SHOWN, Window};
 
 /// What runs; told whole whenever it differs from what was told last.
 #[derive(Debug, Serialize)]
@@ -72,6 +72,8 @@ struct Change {
     release: Option<u32>,
     since: u64,
     waits_on: Vec<wire::Waiting>,
+    /// Numbers, names of services, and what Bowline itself says of them.
+    rollout: Option<wire::Rollout>,
 }
 
 #[derive(Debug, Serialize)]
@@ -140,6 +142,32 @@ struct Series {
     minute: Minute,
     /// Second, requests, errors, and in milliseconds the median and the 99th percentile.
     seconds: Vec<(u64, u64, u64, f64, f64)>,
+}
+
+/// Longer looks back; told whole every few seconds.
+#[derive(Debug, Serialize)]
+pub(super) struct Longer {
+    quarter: Look,
+    day: Look,
+}
+
+#[derive(Debug, Serialize)]
+struct Look {
+    /// The newest step, by its number; the oldest is `steps` - 1 before it.
+    newest: u64,
+    steps: u64,
+    /// Seconds of each.
+    step: u64,
+    series: Vec<LongSeries>,
+}
+
+#[derive(Debug, Serialize)]
+struct LongSeries {
+    env: String,
+    app: String,
+    release: Option<u32>,
+    /// As in [`Series`], by the number of the step.
+    points: Vec<(u64, u64, u64, f64, f64)>,
 }
 
 #[derive(Debug, Serialize)]
@@ -225,6 +253,7 @@ impl From<wire::AppStatus> for App {
                 release: change.release,
                 since: change.since,
                 waits_on: change.waits_on,
+                rollout: change.rollout,
             }),
             fault: app.fault.map(Trouble::from),
             maintenance: app.maintenance.is_some(),
@@ -292,18 +321,40 @@ impl From<wire::JobStatus> for Job {
 impl Traffic {
     /// `after`: the second that the client was told last.
     pub(super) fn new(at: u64, window: &Window, after: Option<u64>) -> Self {
-        Self { at, second: window.newest(), seconds: SECONDS, series: window.after(after).map(Series::from).collect() }
+        Self { at, second: window.newest(), seconds: SHOWN, series: window.after(after).map(Series::from).collect() }
     }
+}
+
+impl Longer {
+    pub(super) fn new(window: &Window) -> Self {
+        let look = |range: Range| {
+            let (all, step) = range.seconds();
+            let series = |((key, release), steps): (&Carrier, std::collections::BTreeMap<u64, Answered>)| LongSeries {
+                env: key.env.to_string(),
+                app: key.app.to_string(),
+                release: release.map(|number| number.0),
+                points: steps.iter().map(|(at, answered)| point(at / step, answered)).collect(),
+            };
+            Look {
+                newest: window.newest() / step,
+                steps: all / step,
+                step,
+                series: window.range(range).map(series).collect(),
+            }
+        };
+        Self { quarter: look(Range::QuarterHour), day: look(Range::Day) }
+    }
+}
+
+fn point(at: u64, answered: &Answered) -> (u64, u64, u64, f64, f64) {
+    let ms = |part| answered.quantile(part).map(rounded).unwrap_or_default();
+    (at, answered.requests, answered.errors, ms(0.5), ms(0.99))
 }
 
 impl From<Row<'_>> for Series {
     fn from(row: Row<'_>) -> Self {
         let (key, release) = row.carrier;
         let quantile = |answered: &Answered, part| answered.quantile(part).map(rounded);
-        let second = |(at, a): &(u64, Answered)| {
-            let ms = |part| quantile(a, part).unwrap_or_default();
-            (*at, a.requests, a.errors, ms(0.5), ms(0.99))
-        };
         Self {
             env: key.env.to_string(),
             app: key.app.to_string(),
@@ -314,7 +365,7 @@ impl From<Row<'_>> for Series {
                 p50: quantile(&row.minute, 0.5),
                 p99: quantile(&row.minute, 0.99),
             },
-            seconds: row.seconds.into_iter().map(second).collect(),
+            seconds: row.seconds.iter().map(|(at, answered)| point(*at, answered)).collect(),
         }
     }
 }
