@@ -16,6 +16,7 @@ use super::change::ChangeId;
 use super::effects::{Job, Now, Outcome, Reading, Ticket};
 use super::request::Answer;
 use super::rounds::Moved;
+use super::scaling::Targets;
 use super::session::SessionRecord;
 
 #[derive(Debug)]
@@ -57,6 +58,11 @@ pub(crate) enum Pending {
         key: AppKey,
         entered: Passed,
         job: Job,
+    },
+    /// The load has said other numbers of instances.
+    Scaled {
+        key: AppKey,
+        targets: Targets,
     },
     /// A change has failed.
     Failed {
@@ -126,6 +132,7 @@ impl Pending {
             | Self::Release { .. }
             | Self::Again { .. }
             | Self::Phase { .. }
+            | Self::Scaled { .. }
             | Self::Failed { .. }
             | Self::Stop { .. }
             | Self::StopForGood
@@ -173,6 +180,7 @@ impl Loop {
             },
             Pending::Phase { key, entered: Passed::Rollout(entered), .. } => self.entered(&key, entered, now),
             Pending::Phase { key, entered: Passed::Round(entered), .. } => self.round_entered(&key, &entered, now),
+            Pending::Scaled { key, targets } => self.scaled_by_load(&key, &targets, result),
             Pending::Failed { key, change, fault } => {
                 if let Err(error) = result {
                     tracing::error!(app = %key, error = %error, causes = ?error.causes, "end of a change not stored");

@@ -8,6 +8,7 @@ use bowline_core::id::{AppKey, Incarnation, ReleaseNumber, ServiceName, Slot};
 use bowline_core::instance::{SlotState, Slots, Wanted as WantedInstances};
 use bowline_core::rollout::{Phase, Round, Scales, Set, steady, with_baselines};
 use bowline_core::route::{Cohort, Maintenance, PoolId};
+use bowline_core::scale::Scaler;
 use bowline_core::time::Mono;
 
 use super::change::{Change, ChangeId, RollingOut, Stage};
@@ -31,8 +32,12 @@ pub(crate) struct AppWorld {
     pub(crate) storing: Option<JobId>,
     /// The incarnation that gives way to the next one of its slot; it follows the round as `sets` does.
     pub(crate) replaced: Option<(ServiceName, Slot, Incarnation)>,
-    /// Numbers of instances that were said by hand.
+    /// Numbers of instances that were said by hand or by the load.
     pub(crate) scales: Scales,
+    /// One for each service whose load says how many instances it has.
+    pub(crate) scalers: BTreeMap<ServiceName, Scaler>,
+    /// Numbers that the load says are being stored.
+    pub(crate) rescaling: bool,
     /// How the last change ended, if it failed.
     pub(crate) fault: Option<Fault>,
     /// Promoted; whoever follows is told when the edge serves it.
@@ -82,6 +87,8 @@ impl AppWorld {
             storing: None,
             replaced: None,
             scales: Scales::new(),
+            scalers: BTreeMap::new(),
+            rescaling: false,
             fault: None,
             promoted: None,
             stops: Vec::new(),

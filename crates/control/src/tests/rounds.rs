@@ -1,10 +1,8 @@
 //! Restarts, other numbers of instances, and changes that are aborted.
 
 use bowline_api::wire::{AppState, ChangeStep};
-use bowline_core::units::Bytes;
 
 use super::*;
-use crate::reconcile::rounds::Machine;
 
 const MACHINE: Machine = Machine { memory: Bytes(8 << 30), cores: 4 };
 
