@@ -26,6 +26,7 @@ mod kills;
 mod plan;
 mod points;
 mod policies;
+mod scaling;
 mod server;
 mod session;
 mod show;

@@ -1,9 +1,10 @@
 //! Autoscaling: each service whose file says bounds is looked at, and a number that changes is stored before it takes effect.
 //!
 //! It is no change of the app: it waits for nothing, nothing is undone, and whoever brings out a release is not kept waiting. While a
-//! change is under way the number stays as it is.
+//! change moves the same instances the number stays as it is; a release that is watched may have more.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_api::wire;
@@ -13,7 +14,7 @@ use bowline_core::id::{AppKey, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::instance::{InstanceObservation, Phase};
 use bowline_core::rollout::{Role, Scaled, ScaledBy, Set};
 use bowline_core::route::EdgeStatus;
-use bowline_core::scale::{Bound, Demand, Look, Policy, Report, Room, Scaler, Signal, Taken, Target};
+use bowline_core::scale::{Bound, Demand, Look, May, Policy, Report, Room, Scaler, Signal, Taken, Target};
 use bowline_core::time::Mono;
 use bowline_core::units::{Bytes, MilliCpu};
 
@@ -21,6 +22,7 @@ use super::Loop;
 use super::effects::{Job, Now, Outcome, Write};
 use super::events;
 use super::pending::{Pending, unexpected};
+use super::release::Release;
 use super::world::AppWorld;
 use crate::store::Wanted;
 
@@ -58,18 +60,18 @@ impl Loop {
 
     fn look_at(&mut self, key: &AppKey, now: Mono) -> Targets {
         let mut targets = Targets::new();
-        for (name, release, policy, limits) in self.automatic(key) {
+        let (may, services) = self.automatic(key);
+        for (name, release, policy, limits) in services {
             let Some(app) = self.apps.get(key) else { break };
             let Some(target) = number(&app.sets, &name, release) else { continue };
             let demand = self.demand(key, &name);
             if app.scalers.get(&name).is_some_and(|scaler| !scaler.is_due(&policy, target, demand, now)) {
                 continue;
             }
-            let held = app.change.is_some() || app.storing.is_some() || app.rescaling;
             let counts = self.slots.counts(key);
             let ready = counts.get(&(name.clone(), release)).map_or(0, |count| count.ready);
             let (cpu, room) = (self.used(key, &name, release), self.room(key, &name, limits));
-            let look = Look { policy, target, ready, demand, cpu: &cpu, room, held };
+            let look = Look { policy, target, ready, demand, cpu: &cpu, room, may };
             let windows = self.place.windows;
             let Some(app) = self.apps.get_mut(key) else { break };
             let scaler = app.scalers.entry(name.clone()).or_insert_with(|| Scaler::new(windows));
@@ -78,17 +80,16 @@ impl Loop {
         targets
     }
 
-    /// The services of the stable release whose load says how many instances they have; of others nothing is remembered.
-    fn automatic(&mut self, key: &AppKey) -> Vec<(ServiceName, ReleaseNumber, Policy, Limits)> {
-        let Some(app) = self.apps.get_mut(key) else { return Vec::new() };
-        let Some(stable) = app.stable.as_ref() else { return Vec::new() };
-        let number = stable.release.number();
+    /// The services of the release that serves whose load says how many instances they have; of others nothing is remembered.
+    fn automatic(&mut self, key: &AppKey) -> (May, Vec<(ServiceName, ReleaseNumber, Policy, Limits)>) {
+        let Some(app) = self.apps.get_mut(key) else { return (May::Stay, Vec::new()) };
+        let Some((release, may)) = serving(app) else { return (May::Stay, Vec::new()) };
         let one = |(name, service): (&ServiceName, &Service)| {
-            Some((name.clone(), number, Policy::of(service)?, service.limits))
+            Some((name.clone(), release.number(), Policy::of(service)?, service.limits))
         };
-        let all: Vec<_> = stable.release.app().services.iter().filter_map(one).collect();
+        let all: Vec<_> = release.app().services.iter().filter_map(one).collect();
         app.scalers.retain(|name, _| all.iter().any(|(known, ..)| known == name));
-        all
+        (may, all)
     }
 
     /// `None`: no edge counts it.
@@ -146,6 +147,16 @@ impl Loop {
     }
 }
 
+/// The release whose number of instances is asked for, and what of it may change.
+fn serving(app: &AppWorld) -> Option<(Arc<Release>, May)> {
+    let stable = || app.stable.as_ref().map(|stable| Arc::clone(&stable.release));
+    let busy = app.storing.is_some() || app.rescaling;
+    match app.watching() {
+        Some(candidate) => Some((Arc::clone(candidate), if busy { May::Stay } else { May::Rise })),
+        None => Some((stable()?, if busy || app.change.is_some() { May::Stay } else { May::Change })),
+    }
+}
+
 fn is_of(id: &InstanceId, key: &AppKey, name: &ServiceName) -> bool {
     id.slot.key == *key && id.slot.service == *name
 }
@@ -164,8 +175,9 @@ fn number(sets: &[Set], name: &ServiceName, release: ReleaseNumber) -> Option<u1
 }
 
 fn by_load(app: &AppWorld, name: &ServiceName, target: Target) -> Scaled {
-    let service = app.stable.as_ref().and_then(|stable| stable.release.app().services.get(name));
-    Scaled { over: service.map_or(0, |service| service.scale.min), to: target.to, by: ScaledBy::Load }
+    let service =
+        serving(app).and_then(|(release, _)| release.app().services.get(name).map(|service| service.scale.min));
+    Scaled { over: service.unwrap_or_default(), to: target.to, by: ScaledBy::Load }
 }
 
 /// What the bounds do to a number, for people. `None`: nothing.

@@ -141,7 +141,7 @@ impl AppWorld {
         let rounds = round.map(Round::sets);
         self.replaced = replaced;
         (self.sets, self.live) = match (self.rolling(), &self.stable) {
-            (Some(rolling), _) => (rolling.machine.sets(), rolling.machine.live()),
+            (Some(rolling), _) => (self.risen(rolling), rolling.machine.live()),
             (None, Some(stable)) if self.record.wanted == Wanted::Running => {
                 let number = stable.release.number();
                 let sets = rounds.unwrap_or_else(|| steady(stable.release.app(), number, &self.scales));
@@ -149,6 +149,23 @@ impl AppWorld {
             }
             (None, Some(_) | None) => (Vec::new(), None),
         };
+    }
+
+    /// The release that has taken the place of another, and is still watched.
+    pub(crate) fn watching(&self) -> Option<&Arc<Release>> {
+        self.rolling().filter(|rolling| rolling.machine.phase() == Phase::Watch).map(|rolling| &rolling.candidate)
+    }
+
+    /// What a rollout wants; of a release that is watched, as many more as the load has asked for since.
+    fn risen(&self, rolling: &RollingOut) -> Vec<Set> {
+        let mut sets = rolling.machine.sets();
+        let Some(watched) = self.watching() else { return sets };
+        let by_load = steady(watched.app(), watched.number(), &self.scales);
+        for set in sets.iter_mut().filter(|set| set.release == watched.number()) {
+            let wanted = by_load.iter().find(|one| one.service == set.service).map_or(0, |one| one.replicas);
+            set.replicas = set.replicas.max(wanted);
+        }
+        sets
     }
 
     /// A release of it that is known, and what it consists of.

@@ -142,6 +142,72 @@ fn a_release_has_as_many_as_run_and_a_number_by_hand_is_refused() {
 }
 
 #[test]
+fn processor_time_counts_per_release() {
+    let (mut world, mut daemon) = serving("{ min = 1, max = 6, cpu = \"50%\" }", "");
+    let mut burn = |world: &mut World, cores: u64, seconds: u32| {
+        for _ in 0..seconds {
+            let lives = world.running().len() as u64;
+            for seen in world.instances.values_mut() {
+                seen.usage.cpu_us += cores * 1_000_000 / lives;
+            }
+            flow(world, &mut daemon, 0, 1);
+        }
+    };
+    burn(&mut world, 2, 60);
+    assert_eq!(world.running().len(), 4);
+    burn(&mut world, 0, 400);
+    assert_eq!(world.running().len(), 1);
+}
+
+/// What follows from an input, while no time passes.
+fn follow(world: &mut World, daemon: &mut Daemon) {
+    loop {
+        while let Some(effect) = daemon.queue.pop_front() {
+            world.carry_out(daemon, effect);
+        }
+        if !world.show(daemon) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_release_that_is_watched_may_have_more_and_keeps_what_it_has() {
+    let mut world = World::new();
+    let key = AppKey { env: EnvName::new("production").unwrap(), ..shop() };
+    world.edge.demand.insert((key.clone(), web().1), Demand { busy: Duration::ZERO, waiting: 0 });
+    let mut daemon = world.start();
+    let flow = |world: &mut World, daemon: &mut Daemon, in_flight: u32, seconds: u32| {
+        for _ in 0..seconds {
+            world.edge.demand.values_mut().for_each(|demand| demand.busy += Duration::from_secs(1) * in_flight);
+            world.wait_until(daemon, world.now.mono + Duration::from_secs(1));
+            follow(world, daemon);
+        }
+    };
+    let bring_out = |world: &mut World, daemon: &mut Daemon, source: u8| {
+        world.source = source;
+        let order = world.order("production");
+        world.ask(daemon, Request::Apply(order, None, Scope::default()));
+    };
+    let host = "to = \"web\"\nhosts = [\"shop.localhost\"]\ntls = \"local\"\n[rollout]\nwatch = \"10m\"\n";
+    world.write("bowline.toml", &toml(BETWEEN, "").replace("to = \"web\"\n", host));
+    bring_out(&mut world, &mut daemon, 2);
+    flow(&mut world, &mut daemon, 5, 700);
+    assert!(daemon.machine.apps[&key].change.is_none());
+    bring_out(&mut world, &mut daemon, 3);
+    flow(&mut world, &mut daemon, 5, 60);
+    assert!(daemon.machine.apps[&key].watching().is_some());
+    flow(&mut world, &mut daemon, 30, 20);
+    assert_eq!(world.served().len(), 3, "{:?}", world.served());
+    flow(&mut world, &mut daemon, 1, 450);
+    assert!(daemon.machine.apps[&key].watching().is_some());
+    assert_eq!(world.served().len(), 3, "nothing is taken from it");
+    flow(&mut world, &mut daemon, 1, 400);
+    assert!(daemon.machine.apps[&key].change.is_none());
+    assert_eq!((world.running().len(), world.outages), (1, 0), "{:?}", world.running());
+}
+
+#[test]
 fn what_is_not_known_takes_nothing_away() {
     let (mut world, mut daemon) = serving(BETWEEN, "");
     flow(&mut world, &mut daemon, 40, 20);

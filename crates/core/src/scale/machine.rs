@@ -59,8 +59,27 @@ pub struct Look<'a> {
     /// Processor time since its start, of each ready instance of which it is known.
     pub cpu: &'a BTreeMap<InstanceId, Duration>,
     pub room: Room,
-    /// Another change of the app is under way: the number stays.
-    pub held: bool,
+    pub may: May,
+}
+
+/// What of the number may change now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum May {
+    Change,
+    /// A release is watched: fewer would be its doing, more do no harm.
+    Rise,
+    /// Another change of the app moves the same instances.
+    Stay,
+}
+
+impl May {
+    fn turn(self, was: u16, to: u16) -> bool {
+        match self {
+            Self::Change => to != was,
+            Self::Rise => to > was,
+            Self::Stay => false,
+        }
+    }
 }
 
 /// Another number of instances, and why.
@@ -152,7 +171,7 @@ impl Scaler {
         let signal = Signal::Waiting { requests };
         let report = Report { wanted: 1, allowed, signal, bound: None, down: None };
         self.report = Some(report);
-        if look.held {
+        if !look.may.turn(0, 1) {
             return None;
         }
         self.asked.push_back((now, 1));
@@ -182,7 +201,7 @@ impl Scaler {
             down: self.goes_down(instances, target.min(to), now),
         };
         self.report = Some(report);
-        (to != target && !look.held).then_some(Target { was: target, to, report })
+        look.may.turn(target, to).then_some(Target { was: target, to, report })
     }
 
     /// The largest that was asked for within the time of stabilisation: not more than there is.

@@ -14,7 +14,7 @@ mod room;
 mod usage;
 mod window;
 
-pub use machine::{Demand, Look, Scaler, Target, Windows};
+pub use machine::{Demand, Look, May, Scaler, Target, Windows};
 pub use policy::{IN_FLIGHT, Policy};
 pub use report::{Bound, Report, Signal};
 pub use room::{Machine, Room, Taken};

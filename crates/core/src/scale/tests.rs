@@ -23,7 +23,7 @@ struct World {
     waiting: u32,
     cpu: BTreeMap<InstanceId, Duration>,
     room: Room,
-    held: bool,
+    may: May,
     /// Seconds since the start, the number before, and the one after.
     changes: Vec<(u64, u16, u16)>,
 }
@@ -42,7 +42,7 @@ impl World {
             waiting: 0,
             cpu: BTreeMap::new(),
             room: Room::default(),
-            held: false,
+            may: May::Change,
             changes: Vec::new(),
         }
     }
@@ -60,7 +60,7 @@ impl World {
             demand,
             cpu: &self.cpu,
             room: self.room,
-            held: self.held,
+            may: self.may,
         };
         if let Some(Target { was, to, .. }) = self.scaler.handle(look, self.now) {
             assert_eq!(was, self.target);
@@ -236,12 +236,17 @@ fn one_request_in_a_minute_keeps_it_awake() {
 #[test]
 fn nothing_changes_while_another_change_is_under_way() {
     let mut world = World::new(POLICY, 1);
-    world.held = true;
+    world.may = May::Stay;
     world.flow(80, 60);
     assert_eq!(world.target, 1);
-    world.held = false;
+    world.may = May::Rise;
     world.flow(80, 4);
     assert_eq!(world.target, 8);
+    world.flow(5, 800);
+    assert_eq!(world.target, 8, "a release that is watched keeps what it has");
+    world.may = May::Change;
+    world.flow(5, 4);
+    assert_eq!(world.target, 1);
 }
 
 #[test]
