@@ -63,6 +63,9 @@ impl Loop {
         let (may, services) = self.automatic(key);
         for (name, release, policy, limits) in services {
             let Some(app) = self.apps.get(key) else { break };
+            // A number by hand is the release's before, which may come back.
+            let by_hand = app.scales.get(&name).is_some_and(|scaled| scaled.by == ScaledBy::Hand);
+            let may = if may == May::Rise && by_hand { May::Stay } else { may };
             let Some(target) = number(&app.sets, &name, release) else { continue };
             let demand = self.demand(key, &name);
             if app.scalers.get(&name).is_some_and(|scaler| !scaler.is_due(&policy, target, demand, now)) {
@@ -106,7 +109,8 @@ impl Loop {
     }
 
     fn room(&self, key: &AppKey, name: &ServiceName, limits: Limits) -> Room {
-        let mut taken = Taken { memory: Bytes(0), cores: MilliCpu(0) };
+        let servers = self.node.resources.values().map(|seen| seen.usage.memory.0).sum();
+        let mut taken = Taken { memory: Bytes(servers), cores: MilliCpu(0) };
         let mut seen_most = Bytes(0);
         for (id, seen) in self.node.instances.iter().filter(|(_, seen)| lives(seen)) {
             if is_of(id, key, name) {

@@ -36,6 +36,9 @@ impl Default for Windows {
 /// So many times what is ready is a rush.
 const PANIC_FACTOR: u16 = 2;
 
+/// No more than so many times what is ready is asked for at once: what lacks more is mostly a queue, which fewer empty as well.
+const MOST_AT_ONCE: u16 = 10;
+
 /// What an edge tells of the requests for a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demand {
@@ -257,11 +260,13 @@ impl Scaler {
 
     fn by_requests(&mut self, each: u32, long: Option<Average>, look: Look<'_>, now: Mono) -> Option<(u16, Signal)> {
         let (long, short) = (long?, self.requests.average(self.windows.panic, now)?);
-        let in_rush = short.instances(each);
-        if in_rush >= look.ready.max(1).saturating_mul(PANIC_FACTOR) {
+        let ready = look.ready.max(1);
+        let most = ready.saturating_mul(MOST_AT_ONCE).max(look.target);
+        let in_rush = short.instances(each).min(most);
+        if in_rush >= ready.saturating_mul(PANIC_FACTOR) {
             self.panics = Some(now + self.windows.stable);
         }
-        let calm = (long.instances(each), Signal::InFlight { milli: long.milli(), target: each });
+        let calm = (long.instances(each).min(most), Signal::InFlight { milli: long.milli(), target: each });
         Some(match self.panics.is_some_and(|until| now < until) {
             // In a rush nothing goes down.
             true if in_rush.max(look.target) > calm.0 => {

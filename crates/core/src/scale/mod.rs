@@ -3,7 +3,8 @@
 //! The rules are those of two that are well proven. By requests in flight: the average of a minute, and the average of six
 //! seconds where that asks for twice what is ready (Knative's pod autoscaler, "panic"). By processor time: `ceil(current ·
 //! used / target)` with a tolerance of a tenth (the HorizontalPodAutoscaler of Kubernetes). Of several, the largest counts. Up
-//! is at once; down is to the largest that was asked for within five minutes, so that noise moves nothing to and fro.
+//! is at once; down is to the largest that was asked for within five minutes, so that noise moves nothing to and fro. At once it is at most ten
+//! times what is ready: where requests queue up, the queue is no measure of what is needed.
 //!
 //! Architecture invariant: what is not known never takes an instance away.
 

@@ -118,6 +118,14 @@ fn a_rush_is_met_within_seconds_and_calm_takes_its_time() {
 }
 
 #[test]
+fn a_queue_is_no_measure() {
+    let mut world = World::new(Policy { max: 100, ..POLICY }, 2);
+    world.ready = Some(2);
+    world.flow(10_000, 60);
+    assert_eq!(world.target, 20, "ten times what is ready");
+}
+
+#[test]
 fn what_grows_slowly_goes_by_the_minute() {
     let mut world = World::new(POLICY, 2);
     world.flow(20, 120);
