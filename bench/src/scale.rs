@@ -70,7 +70,7 @@ const NOTES: [&str; 9] = [
     "¹ from the step until the instances that are ready carry what comes. ² until what has queued up meanwhile is answered. ³ changes of direction beyond up once and",
     "down once, over all traces. ⁴ of those that exist, as a multiple of what the targets need.",
     "",
-    "- Bowline: averages over 60 s and, in a rush, 6 s; processor time over at most 30 s; a look each 2 s; down after 300 s; at most ten times what is ready at once.",
+    "- Bowline: averages over 60 s and, in a rush, 6 s; processor time over at most 30 s; a look each 2 s; down after 300 s; at most ten times\n  what is ready at once, and more when that has been ready for 6 s.",
     "- HPA: `ceil(current · value / target)` each 15 s with a tolerance of 0.1, up by at most 4 or 100 % each 15 s, down by the largest of 300 s (its defaults,",
     "  `--horizontal-pod-autoscaler-sync-period` and `behavior`); a metric is the average of the last 15 s (metrics-server's resolution), of pods that are ready.",
     "- Both see the same arrivals until their decisions differ. Instances start and stop alike: only the rules differ.",

@@ -36,7 +36,7 @@ impl Default for Windows {
 /// So many times what is ready is a rush.
 const PANIC_FACTOR: u16 = 2;
 
-/// No more than so many times what is ready is asked for at once: what lacks more is mostly a queue, which fewer empty as well.
+/// A rush asks for at most so many times what is ready when it begins.
 const MOST_AT_ONCE: u16 = 10;
 
 /// What an edge tells of the requests for a service.
@@ -105,6 +105,10 @@ pub struct Scaler {
     asked: VecDeque<(Mono, u16)>,
     /// A rush, until then.
     panics: Option<Mono>,
+    /// Since when it is looked at, and the most that it may ask for.
+    rush: Option<(Mono, u16)>,
+    /// Since when as many are ready as were asked for.
+    settled: Option<Mono>,
     report: Option<Report>,
 }
 
@@ -131,6 +135,8 @@ impl Scaler {
             usage: Usage::default(),
             asked: VecDeque::new(),
             panics: None,
+            rush: None,
+            settled: None,
             report: None,
         }
     }
@@ -150,6 +156,7 @@ impl Scaler {
         self.next = Some(now + self.windows.every);
         self.requests.take(look.demand.map(|demand| demand.busy), self.windows.stable, now);
         self.usage.take(look.cpu, now);
+        self.settled = if look.ready >= look.target { self.settled.or(Some(now)) } else { None };
         self.decide(look, now)
     }
 
@@ -260,23 +267,34 @@ impl Scaler {
 
     fn by_requests(&mut self, each: u32, long: Option<Average>, look: Look<'_>, now: Mono) -> Option<(u16, Signal)> {
         let (long, short) = (long?, self.requests.average(self.windows.panic, now)?);
-        let ready = look.ready.max(1);
-        let most = ready.saturating_mul(MOST_AT_ONCE).max(look.target);
-        let in_rush = short.instances(each).min(most);
-        if in_rush >= ready.saturating_mul(PANIC_FACTOR) {
+        // What is being worked off asks for no more.
+        let last = self.requests.average(self.windows.every, now)?;
+        let in_rush = short.instances(each).min(last.instances(each));
+        if in_rush >= look.ready.max(1).saturating_mul(PANIC_FACTOR) {
             self.panics = Some(now + self.windows.stable);
         }
-        let calm = (long.instances(each).min(most), Signal::InFlight { milli: long.milli(), target: each });
-        Some(match self.panics.is_some_and(|until| now < until) {
-            // In a rush nothing goes down.
-            true if in_rush.max(look.target) > calm.0 => {
-                (in_rush.max(look.target), Signal::Panic { milli: short.milli(), target: each })
-            }
-            true => calm,
-            false => {
-                self.panics = None;
-                calm
-            }
-        })
+        if self.panics.is_none_or(|until| now >= until) {
+            (self.panics, self.rush) = (None, None);
+            let enough = short.instances(each).max(look.target);
+            return Some((long.instances(each).min(enough), Signal::InFlight { milli: long.milli(), target: each }));
+        }
+        // In a rush nothing goes down.
+        let asked = in_rush.min(self.most_in_rush(look, now)).max(look.target);
+        Some((asked, Signal::Panic { milli: short.milli(), target: each }))
+    }
+
+    /// A rush is looked at for as long as it is averaged. Then what it has asked for is waited for, and looked at for as long
+    /// again: where requests queue, what is in flight is the queue, and no measure of what is needed.
+    fn most_in_rush(&mut self, look: Look<'_>, now: Mono) -> u16 {
+        let Windows { panic, stable, .. } = self.windows;
+        let new = (now, look.ready.max(1).saturating_mul(MOST_AT_ONCE));
+        let (begun, most) = *self.rush.get_or_insert(new);
+        let has_settled = self.settled.is_some_and(|since| now.since(since) >= panic);
+        match now.since(begun) < panic {
+            true => most,
+            // Some may never get ready.
+            false if has_settled || now.since(begun) >= stable => self.rush.insert(new).1,
+            false => look.target,
+        }
     }
 }

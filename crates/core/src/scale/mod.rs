@@ -3,8 +3,8 @@
 //! The rules are those of two that are well proven. By requests in flight: the average of a minute, and the average of six
 //! seconds where that asks for twice what is ready (Knative's pod autoscaler, "panic"). By processor time: `ceil(current ·
 //! used / target)` with a tolerance of a tenth (the HorizontalPodAutoscaler of Kubernetes). Of several, the largest counts. Up
-//! is at once; down is to the largest that was asked for within five minutes, so that noise moves nothing to and fro. At once it is at most ten
-//! times what is ready: where requests queue up, the queue is no measure of what is needed.
+//! is at once; down is to the largest that was asked for within five minutes, so that noise moves nothing to and fro. A rush asks for at most
+//! ten times what is ready, and for more only when that has been ready for a while: a queue is no measure of what is needed.
 //!
 //! Architecture invariant: what is not known never takes an instance away.
 
