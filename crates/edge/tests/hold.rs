@@ -39,7 +39,8 @@ fn refused(answer: &Answer, code: &str) {
 async fn a_request_is_held_until_there_is_an_instance() {
     let mut edge = Edge::start().await;
     edge.serve(table(Flow::Held, LONG).pool(1, &[])).await;
-    assert_eq!(demand(&edge.until(|seen| demand(seen).is_some()).await).unwrap().waiting, 0);
+    let seen = edge.until(|seen| demand(seen).is_some()).await;
+    assert_eq!(demand(&seen).unwrap().waiting, 0);
     let mut talk = edge.connect().await;
     talk.say("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 9\r\n\r\nfirst").await;
     let seen = edge.until(|seen| demand(seen).is_some_and(|demand| demand.waiting == 1)).await;
