@@ -7,15 +7,14 @@ mod support;
 use std::time::Duration;
 
 use bowline_core::id::ServiceName;
-use bowline_core::route::{Action, EdgeObservation, Flow};
+use bowline_core::route::{Action, EdgeObservation, Flow, Split};
 use bowline_core::scale::Demand;
+use bowline_core::units::Weight;
 use support::*;
 
-fn scaled(wanted: Flow) -> Action {
-    match forward(1) {
-        Action::Forward { service, splits, judged, .. } => Action::Forward { service, splits, judged, flow: wanted },
-        other => other,
-    }
+fn scaled(flow: Flow) -> Action {
+    let splits = vec![Split { pool: pool(1), weight: Weight::ALL }];
+    Action::Forward { service: ServiceName::new("web").unwrap(), splits, judged: false, flow }
 }
 
 fn table(flow: Flow, timeout: Duration) -> TableBuilder {
