@@ -1,11 +1,11 @@
-//! `bowline-bench edge|cost|start|memory|idle|release|reconcile|neighbour|agree|show|canary [--out DIR]`: the figures of `bench/README.md`, each
+//! `bowline-bench edge|cost|start|memory|idle|release|reconcile|neighbour|agree|show|canary|scale [--out DIR]`: the figures of `bench/README.md`, each
 //! as a Markdown table and,
 //! with `--out`, as `DIR/WHAT.json`.
 //!
 //! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, strace, valgrind, wrk and h2load from the PATH. What is missing is said and left
 //! out, never silently. `BENCH_SECONDS` (5), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer; `show` goes by
 //! `BENCH_RATE` (2000), `BENCH_DEPLOYS` (20), `BENCH_ROLLBACKS` (5) and `BENCH_UPGRADES` (100), `canary` by
-//! `BENCH_CANARIES` (2000) and `BENCH_FAULTY` (500).
+//! `BENCH_CANARIES` (2000) and `BENCH_FAULTY` (500), `scale` by `BENCH_TRACES` (100) and `BENCH_STEP` (120; 0: no real step).
 
 mod agree;
 mod canary;
@@ -19,6 +19,7 @@ mod peer;
 mod rate;
 mod reconcile;
 mod release;
+mod scale;
 mod show;
 mod start;
 
@@ -48,9 +49,10 @@ fn main() -> anyhow::Result<()> {
         "agree" => agree::run()?,
         "show" => show::run()?,
         "canary" => canary::run()?,
+        "scale" => scale::run()?,
         other => {
             bail!(
-                "`{other}` is not known; say edge, cost, start, memory, idle, release, reconcile, neighbour, agree, show or canary"
+                "`{other}` is not known; say edge, cost, start, memory, idle, release, reconcile, neighbour, agree, show, canary or scale"
             )
         }
     };

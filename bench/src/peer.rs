@@ -14,7 +14,7 @@ use bowline_core::id::{
     AppKey, AppName, EnvName, Generation, Incarnation, InstanceId, ReleaseNumber, RouteName, ServiceName, Slot, SlotId,
 };
 use bowline_core::route::{
-    Action, Cohort, EdgeDesired, Policies, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
+    Action, Cohort, EdgeDesired, Flow, Policies, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
 };
 use bowline_core::units::Weight;
 use bowline_edge::link;
@@ -189,6 +189,7 @@ fn desired(upstream: SocketAddr) -> EdgeDesired {
             service,
             splits: vec![Split { pool: pool.clone(), weight: Weight::ALL }],
             judged: false,
+            flow: Flow::Uncounted,
         },
         policies: Policies::default(),
         body: BodyLimit(DEFAULT_BODY),

@@ -411,12 +411,14 @@ const INSTANCE_TONES = {
 function Service({ service, app, model }) {
   const releases = [...new Set(service.instances.map((one) => one.release))].sort((a, b) => a - b);
   if (service.instances.length === 0) {
-    return service.wanted > 0
-      ? h("p", { class: "quiet" }, `${service.name}: no instance runs, ${service.wanted} wanted`)
-      : null;
+    if (service.wanted > 0) {
+      return h("p", { class: "quiet" }, `${service.name}: no instance runs, ${service.wanted} wanted`);
+    }
+    return service.scale ? h("p", { class: "quiet" }, `${service.name} rests: the next request starts it`) : null;
   }
   return h("div", { class: "service" }, [
     h("h3", {}, [service.name, " ", h("span", { class: "faint" }, `${service.ready} of ${service.wanted} ready`)]),
+    service.scale && h(Scaling, { scale: service.scale }),
     releases.map((release) =>
       h("div", { class: "slots", key: release }, [
         (releases.length > 1 || release !== app.release) &&
@@ -431,6 +433,12 @@ function Service({ service, app, model }) {
       ]),
     ),
   ]);
+}
+
+/** @param {{ scale: import("./wire.js").Scale }} props */
+function Scaling({ scale }) {
+  const parts = [`scales ${scale.min} to ${scale.max}`, scale.reason, scale.bounded].filter(Boolean);
+  return h("p", { class: scale.bound && scale.bound !== "min" ? "quiet warn" : "quiet" }, parts.join("; "));
 }
 
 /** @param {{ one: import("./wire.js").Instance, share: number | null, now: number }} props */

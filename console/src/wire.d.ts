@@ -76,7 +76,17 @@ export interface Service {
   name: string;
   wanted: number;
   ready: number;
+  scale: Scale | null;
   instances: Instance[];
+}
+
+/** Of a service whose load says how many instances it has. */
+export interface Scale {
+  min: number;
+  max: number;
+  reason: string;
+  bound: string | null;
+  bounded: string | null;
 }
 
 export interface Instance {

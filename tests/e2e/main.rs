@@ -28,6 +28,7 @@ mod plan;
 mod points;
 mod policies;
 mod rolling_view;
+mod scaling;
 mod server;
 mod session;
 mod show;

@@ -135,6 +135,13 @@ impl Bowline {
         set_mode(&file, 0o666);
     }
 
+    /// Daemons that start from now on scale by load so many times faster.
+    pub fn scale_faster(&self, times: u32) {
+        let folder = self.points();
+        std::fs::create_dir_all(&folder).expect("a folder of the test");
+        std::fs::write(folder.join(bowline_fault_points::FASTER), times.to_string()).expect("a file of the test");
+    }
+
     /// Of these, the points that nobody has died at yet.
     pub fn armed(&self, points: &[Point]) -> Vec<Point> {
         points.iter().copied().filter(|point| self.points().join(point.name()).exists()).collect()

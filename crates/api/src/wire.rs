@@ -94,7 +94,7 @@ pub use rollout::{
 pub use source::{MAX_MANIFEST, Offered, Placed, Source, SourceEntry, SourceError};
 pub use status::{
     AppState, AppStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeState, EdgeStatus, InstanceStatus, JobStatus,
-    Mode, ResourceStatus, ServiceStatus, Status, VolumeStatus,
+    Mode, ResourceStatus, ScaleStatus, ServiceStatus, Status, VolumeStatus,
 };
 
 pub use token::{CreatedToken, NewToken, Role, TokenInfo, Tokens, WhoAmI};

@@ -128,7 +128,8 @@ pub(crate) enum Verb {
     /// Run another number of instances of a service
     ///
     /// It holds over restarts and releases, as long as the file says the same `scale` as when it was said: another number in
-    /// the file is a later word and takes its place. Saying the file's own number ends it.
+    /// the file is a later word and takes its place. Saying the file's own number ends it. Refused where the file says two
+    /// bounds and the load says how many.
     Scale(Scale),
     /// Take a release as it is: go on without waiting for a verdict, a look, or the end of its watch
     ///

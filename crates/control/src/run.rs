@@ -12,6 +12,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, EnvName, ReleaseNumber};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::route::{ApiSite, EdgeDesired};
+use bowline_core::scale::Windows;
 use bowline_core::time::{Mono, Timestamp};
 use bowline_fault_points::{Point, reach};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,7 +22,7 @@ use tokio::task::AbortHandle;
 use crate::certs::{CertCache, LocalCa};
 use crate::config::{ControlConfig, Ended, ForesightCall, Links};
 use crate::http::journal::Journals;
-use crate::http::{Kept, listen};
+use crate::http::{Kept, listen, memory};
 use crate::reconcile::change::ChangeId;
 use crate::reconcile::credentials::Salt;
 use crate::reconcile::degraded::Degraded;
@@ -140,9 +141,19 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }),
         given: config.outside.iter().filter_map(|way| Some((way.host.clone(), way.certificate.clone()?))).collect(),
         build_time: config.build_time,
+        windows: windows(),
+        machine: memory::machine(),
         boot: boot_id()?,
     };
     Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), place, loaded, snapshot })
+}
+
+/// How long scaling waits: a test of the whole may have it wait a fraction of that.
+fn windows() -> Windows {
+    let Windows { every, stable, panic, stabilisation } = Windows::default();
+    let faster = bowline_fault_points::faster();
+    let [every, stable, panic, stabilisation] = [every, stable, panic, stabilisation].map(|time| time / faster);
+    Windows { every, stable, panic, stabilisation }
 }
 
 /// What tells this boot of the machine from any other.

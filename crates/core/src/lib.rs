@@ -15,6 +15,7 @@ pub mod release;
 pub mod resource;
 pub mod rollout;
 pub mod route;
+pub mod scale;
 pub mod secret;
 pub mod session;
 pub mod source;

@@ -65,7 +65,7 @@ impl fmt::Display for Share {
 }
 
 /// Processor time in thousandths of a core. Written `1.0`, `0.25`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MilliCpu(pub u32);
 
 /// A part of the traffic, in hundredths: the weights of a split sum to 100.

@@ -50,6 +50,10 @@ pub(crate) enum Reason {
     },
     Upload(UploadFault),
     NoReadyInstance,
+    /// It was held until an instance has started, and none has in time.
+    StartTimeout,
+    /// As many requests as may wait for an instance that is being started.
+    TooManyWait,
     ConnectRefused,
     ConnectFailed,
     ConnectTimeout,
@@ -96,6 +100,8 @@ impl Reason {
             Self::TooManyRequests { .. } => "too-many-requests",
             Self::Upload(fault) => fault.code(),
             Self::NoReadyInstance => "no-ready-instance",
+            Self::StartTimeout => "start-timeout",
+            Self::TooManyWait => "too-many-wait",
             Self::ConnectRefused => "connect-refused",
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
@@ -122,6 +128,8 @@ impl Reason {
             Self::Refused(refusal) => refusal.status(),
             Self::Starting
             | Self::NoReadyInstance
+            | Self::StartTimeout
+            | Self::TooManyWait
             | Self::DaemonAway
             | Self::DaemonBusy
             | Self::Shortage
@@ -160,6 +168,8 @@ impl Reason {
             | Self::FileNotFound
             | Self::FileMethod => Blame::Client,
             Self::NoReadyInstance
+            | Self::StartTimeout
+            | Self::TooManyWait
             | Self::ConnectRefused
             | Self::ConnectFailed
             | Self::ConnectTimeout
@@ -217,6 +227,8 @@ impl Reason {
             Self::TooManyAtOnce => "Too many requests of this client are under way at once.",
             Self::TooManyRequests { .. } => "Too many requests came in too short a time.",
             Self::Upload(fault) => fault.sentence(),
+            Self::StartTimeout => "The app was not running, and did not start in time. Try again in a moment.",
+            Self::TooManyWait => "The app is being started, and many wait for it. Try again in a moment.",
             Self::NoReadyInstance => "The app has no instance that is ready. Try again in a moment.",
             Self::ConnectRefused | Self::ConnectFailed => "The app's instance does not accept connections.",
             Self::ConnectTimeout => "The app's instance did not accept a connection in time.",

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use bowline_core::id::InstanceId;
 use tokio::sync::Notify;
 
+use crate::record::Flight;
 use crate::route::Backend;
 
 /// One instance. Lives on while requests are outstanding, whatever the table says.
@@ -59,12 +60,14 @@ impl Endpoint {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     endpoint: Arc<Endpoint>,
+    /// Where requests are counted that are in flight.
+    _flight: Option<Flight>,
 }
 
 impl Ticket {
-    pub(crate) fn new(endpoint: &Arc<Endpoint>) -> Self {
+    pub(crate) fn new(endpoint: &Arc<Endpoint>, flight: Option<Flight>) -> Self {
         endpoint.outstanding.fetch_add(1, Ordering::AcqRel);
-        Self { endpoint: Arc::clone(endpoint) }
+        Self { endpoint: Arc::clone(endpoint), _flight: flight }
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
@@ -180,7 +183,7 @@ mod tests {
     fn the_less_loaded_of_two_is_taken() {
         let dice = Dice::new(3);
         let pool = pool(100, 2);
-        let busy = Ticket::new(&pool.endpoints[0]);
+        let busy = Ticket::new(&pool.endpoints[0], None);
         for _ in 0..20 {
             assert_eq!(endpoint(&pool, &[], &dice).unwrap().serial, 1);
         }

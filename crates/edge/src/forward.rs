@@ -18,11 +18,12 @@ use crate::h1::{
     ResponseStep, write,
 };
 use crate::places::Places;
+use crate::record::Flight;
 use crate::request::Request;
 use crate::route::{API_RESTING, Backend, Route, Target};
 use crate::upstream::Upstream;
 use crate::worker::BUFFER;
-use crate::{policy, sticky, tunnel, upstream};
+use crate::{hold, policy, sticky, tunnel, upstream};
 
 /// Instances that one request is tried on.
 const MAX_TRIES: usize = 3;
@@ -45,9 +46,17 @@ pub(crate) async fn run<C: Client>(
         Box::pin(request.first_judged(client, &route)).await?;
         route = again(request, client)?;
     }
-    let mut stale = 0;
+    let (mut stale, mut held) = (0, false);
     loop {
-        let (position, ticket) = choose(request, &route, &tried)?;
+        let (position, ticket) = match choose(request, &route, &tried) {
+            Err(Reason::NoReadyInstance) if !held && route.counting.as_ref().is_some_and(|counting| counting.held) => {
+                held = true;
+                Box::pin(hold::until_ready(request, client, &route)).await?;
+                route = again(request, client)?;
+                continue;
+            }
+            chosen => chosen?,
+        };
         request.journal.backend = Some(position);
         let serial = ticket.endpoint().serial;
         request.journal.endpoint = Some(Arc::clone(ticket.endpoint()));
@@ -130,7 +139,8 @@ fn choose(request: &mut Request<'_>, route: &Route, tried: &[u32]) -> Result<(us
         }
     };
     let endpoint = balance::endpoint(backend, tried, dice).ok_or(Reason::NoReadyInstance)?;
-    Ok((position, Ticket::new(endpoint)))
+    let flight = route.counting.as_ref().map(|counting| Flight::begin(request.worker, counting.labels));
+    Ok((position, Ticket::new(endpoint, flight)))
 }
 
 /// A connection to this instance, and whether it was used before.

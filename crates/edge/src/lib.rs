@@ -16,6 +16,7 @@ mod deadline;
 mod files;
 mod forward;
 pub mod h1;
+mod hold;
 pub mod link;
 mod listen;
 mod places;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Cohort, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split, Table,
+    Action, ApiSite, Cohort, Flow, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split, Table,
 };
 use bowline_core::source;
 use bowline_core::units::Bytes;
@@ -63,6 +63,8 @@ pub(crate) struct Route {
     pub(crate) idle: Duration,
     /// How long a client may read nothing of an answer that waits for it, whatever else moves.
     pub(crate) reading: Duration,
+    /// `None`: the number of instances behind it does not change with the load.
+    pub(crate) counting: Option<Counting>,
     /// The series of what has no release: redirects, refusals. `None`: of no app.
     pub(crate) labels: Option<LabelId>,
     /// `"app":"…","env":"…","route":"…"` for the access log.
@@ -73,6 +75,16 @@ impl Route {
     fn is_guarded(&self) -> bool {
         self.guard.is_some() || matches!(self.target, Target::Deny)
     }
+}
+
+/// How requests for a service are counted whose number of instances changes with the load.
+#[derive(Debug)]
+pub(crate) struct Counting {
+    pub(crate) labels: LabelId,
+    /// What finds no instance is held.
+    pub(crate) held: bool,
+    /// Told when somebody waits.
+    pub(crate) news: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -221,6 +233,18 @@ impl Compiler {
         splits.flatten().map(|split| &split.pool).collect()
     }
 
+    /// The services whose requests are counted.
+    pub(crate) fn counted(&self) -> BTreeSet<(AppKey, ServiceName)> {
+        let rules = self.table.sites.values().flat_map(|site| &site.rules);
+        let counted = rules.filter_map(|rule| match &rule.action {
+            Action::Forward { flow: Flow::Uncounted, .. } | Action::Files(_) | Action::Redirect(_) | Action::Deny => {
+                None
+            }
+            Action::Forward { service, .. } => Some((rule.id.key.clone(), service.clone())),
+        });
+        counted.collect()
+    }
+
     /// What is outstanding, by instance. Instances that left and have nothing outstanding are forgotten.
     pub(crate) fn outstanding(&mut self) -> BTreeMap<InstanceId, u32> {
         self.endpoints.retain(|_, endpoint| !endpoint.has_left() || endpoint.outstanding() > 0);
@@ -303,6 +327,7 @@ impl Compiler {
             timeout: API_TIME,
             idle: API_TIME,
             reading: API_READING,
+            counting: None,
             labels: None,
             log: "\"api\":true".to_owned(),
         };
@@ -317,11 +342,21 @@ impl Compiler {
             Action::Files(files) => Target::Files {
                 folder: Folder::new(files),
                 release: files.release,
-                labels: self.label(rule, Some((&files.service, files.release, Cohort::Whole))),
+                labels: self.label(rule, Some((&files.service, Some(files.release), Cohort::Whole))),
                 log: format!("\"service\":\"{}\",\"release\":{}", files.service, files.release),
             },
             Action::Redirect(to) => Target::Redirect(to.clone()),
             Action::Deny => Target::Deny,
+        };
+        let counting = match &rule.action {
+            Action::Forward { flow: Flow::Uncounted, .. } | Action::Files(_) | Action::Redirect(_) | Action::Deny => {
+                None
+            }
+            Action::Forward { service, flow, .. } => Some(Counting {
+                labels: self.label(rule, Some((service, None, Cohort::Whole))),
+                held: *flow == Flow::Held,
+                news: Arc::clone(&self.drained),
+            }),
         };
         let limiter = rule.policies.rate.map(|limit| self.limiter(&rule.id, limit));
         Arc::new(Route {
@@ -333,6 +368,7 @@ impl Compiler {
             timeout: rule.timeout,
             idle: rule.idle,
             reading: rule.idle.min(rule.timeout),
+            counting,
             labels: Some(self.label(rule, None)),
             log: format!(
                 "\"app\":\"{}\",\"env\":\"{}\",\"route\":\"{}\"",
@@ -360,16 +396,16 @@ impl Compiler {
             release: release.to_string(),
             cohort: *cohort,
             judged,
-            labels: self.label(rule, Some((service, *release, *cohort))),
+            labels: self.label(rule, Some((service, Some(*release), *cohort))),
             log: format!("\"service\":\"{service}\",\"release\":{release}"),
         }
     }
 
-    fn label(&mut self, rule: &Rule, serves: Option<(&ServiceName, ReleaseNumber, Cohort)>) -> LabelId {
+    fn label(&mut self, rule: &Rule, serves: Option<(&ServiceName, Option<ReleaseNumber>, Cohort)>) -> LabelId {
         let labels = Labels {
             key: rule.id.key.clone(),
             service: serves.map(|(service, ..)| service.clone()),
-            release: serves.map(|(_, release, _)| release),
+            release: serves.and_then(|(_, release, _)| release),
             cohort: serves.map(|(.., cohort)| cohort).unwrap_or_default(),
             prefix: rule.prefix.clone(),
         };
@@ -411,7 +447,12 @@ mod tests {
             id: RuleId { key: key(), route: RouteName::new("main").unwrap() },
             prefix: PathPrefix::new(prefix).unwrap(),
             strip: false,
-            action: Action::Forward { service: ServiceName::new("web").unwrap(), splits, judged: false },
+            action: Action::Forward {
+                service: ServiceName::new("web").unwrap(),
+                splits,
+                judged: false,
+                flow: Flow::Uncounted,
+            },
             policies: Policies::default(),
             body: BodyLimit(Bytes(1)),
             timeout: Duration::from_secs(1),
@@ -459,7 +500,7 @@ mod tests {
         let first = compiler.compile(table(1, sites, &["local/a.web.r1.0.1", "local/a.web.r1.1.1"]));
         let Lookup::Route(route) = first.lookup("a", "/") else { panic!("no route") };
         let Target::Forward(backends) = &route.target else { panic!("not forwarded") };
-        let ticket = Ticket::new(&backends[0].endpoints[0]);
+        let ticket = Ticket::new(&backends[0].endpoints[0], None);
         let id = ticket.endpoint().id.clone();
 
         let second = compiler.compile(table(2, sites, &["local/a.web.r1.1.1"]));

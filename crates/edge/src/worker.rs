@@ -252,8 +252,8 @@ fn obey(worker: &Worker, command: Command) {
             let first = worker.with_routes(Routes::is_initial);
             let leaving = routes.has_leaving();
             *worker.routes.borrow_mut() = routes;
-            if first || leaving {
-                // Accepting waits for it; tunnels to instances that are drained are told.
+            if first || leaving || worker.shard.flights.has_waiting() {
+                // Accepting waits for it; tunnels to instances that are drained are told; what is held may go on.
                 worker.sweep.wake_all();
             }
             // The process ends when nobody waits for this.

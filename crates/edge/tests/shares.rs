@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bowline_core::id::ServiceName;
-use bowline_core::route::{Action, EdgeObservation, Split};
+use bowline_core::route::{Action, EdgeObservation, Flow, Split};
 use bowline_core::units::Weight;
 use support::*;
 use tokio::sync::Notify;
@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 /// Shares by release, judged.
 fn shares(of: &[(u32, u8)]) -> Action {
     let split = |(release, percent): &(u32, u8)| Split { pool: pool(*release), weight: Weight::new(*percent).unwrap() };
-    Action::Forward { service: ServiceName::new("web").unwrap(), splits: of.iter().map(split).collect(), judged: true }
+    let service = ServiceName::new("web").unwrap();
+    Action::Forward { service, splits: of.iter().map(split).collect(), judged: true, flow: Flow::Uncounted }
 }
 
 fn beside(of: &[(u32, u8, &[SocketAddr])]) -> TableBuilder {

@@ -181,6 +181,22 @@ pub fn pass_on(command: &mut std::process::Command) {
     let _ = command;
 }
 
+/// How many times faster scaling by load is than it would be: the number in the file [`FASTER`] of the folder, else 1.
+pub fn faster() -> u32 {
+    #[cfg(debug_assertions)]
+    {
+        armed::faster().unwrap_or(1)
+    }
+    #[cfg(not(debug_assertions))]
+    {
+        1
+    }
+}
+
+/// The file that says how many times faster scaling is: minutes are what a test waits for otherwise.
+#[cfg(debug_assertions)]
+pub const FASTER: &str = "scale-faster";
+
 /// The variable that names the folder whose files arm points.
 pub const VARIABLE: &str = "BOWLINE_FAULT_POINTS";
 
@@ -200,6 +216,12 @@ mod armed {
         {
             die();
         }
+    }
+
+    pub(super) fn faster() -> Option<u32> {
+        let folder = std::env::var_os(VARIABLE)?;
+        let text = std::fs::read_to_string(Path::new(&folder).join(super::FASTER)).ok()?;
+        text.trim().parse().ok().filter(|times| *times > 0)
     }
 
     pub(super) fn pass_on(command: &mut Command) {

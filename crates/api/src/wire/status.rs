@@ -149,6 +149,44 @@ pub struct ServiceStatus {
     pub instances: Vec<InstanceStatus>,
     pub wanted: u32,
     pub ready: u32,
+    /// Absent: its file says one number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleStatus>,
+}
+
+/// How the number of a service's instances follows its load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ScaleStatus {
+    pub min: u16,
+    pub max: u16,
+    /// Requests at once that one instance should carry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u32>,
+    /// How busy an instance's cores should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<u32>,
+    /// What the load asks for, whatever the bounds. Absent: it was not looked at yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<u16>,
+    /// The most that file and machine allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<u16>,
+    /// What asks for it: `in_flight`, `panic`, `cpu`, `waiting`, `rest` or `unknown`.
+    pub signal: String,
+    /// The same for people.
+    pub reason: String,
+    /// What keeps it from having as many as are wanted: `min`, `max`, `memory` or `cores`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<String>,
+    /// The same for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounded: Option<String>,
+    /// It goes down to so many if nothing asks for more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_to: Option<u16>,
+    /// In so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_in_s: Option<u64>,
 }
 
 /// A volume of an app that is in use or has a size.

@@ -123,6 +123,11 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
     if !rows.is_empty() {
         ui.table(&head[..head.len() - usize::from(!waits)], &rows);
     }
+    for service in &app.services {
+        if let Some(scale) = &service.scale {
+            ui.say(format!("  {}", scaled(service, scale, ui)));
+        }
+    }
     resources(&app.resources, ui);
     jobs(app, ui);
     for volume in &app.volumes {
@@ -214,6 +219,20 @@ pub(super) fn ended(run: &wire::Run) -> String {
         (None, Some(signal)) => format!("{state} with signal {signal}"),
         (None, None) => state,
     }
+}
+
+/// `web scales 1 to 6: 3 of 4 ready; 93.1 in flight, 20 each; 6 wanted, 4 allowed by memory`
+fn scaled(service: &wire::ServiceStatus, scale: &wire::ScaleStatus, ui: &Ui) -> String {
+    let wire::ServiceStatus { name, ready, wanted, .. } = service;
+    let mut parts = vec![format!("{ready} of {wanted} ready"), scale.reason.clone()];
+    if let Some(bounded) = &scale.bounded {
+        let tone = if scale.bound.as_deref() == Some("min") { Tone::Faint } else { Tone::Warning };
+        parts.push(ui.paint(tone, bounded));
+    }
+    if let (Some(to), Some(seconds)) = (scale.down_to, scale.down_in_s) {
+        parts.push(format!("down to {to} in {}", ui::duration(Duration::from_secs(seconds))));
+    }
+    format!("{} {}", ui.paint(Tone::Strong, format!("{name} scales {} to {}:", scale.min, scale.max)), parts.join("; "))
 }
 
 /// `volume files: 12.3 MiB of 1.0 GiB`

@@ -2,14 +2,23 @@
 
 use std::fs;
 
+use bowline_core::scale::Machine;
+use bowline_core::units::Bytes;
+
 /// `Private_Clean` and `Private_Dirty` of `/proc/self/smaps_rollup` (proc_pid_smaps(5)), in bytes; 0 where the kernel
 /// does not tell.
 pub(super) fn private_bytes() -> u64 {
     fs::read_to_string("/proc/self/smaps_rollup").map(|text| private_of(&text)).unwrap_or(0)
 }
 
+/// What bounds how much runs here.
+pub(crate) fn machine() -> Machine {
+    let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    Machine { memory: Bytes(of_the_machine()), cores }
+}
+
 /// `MemTotal` of `/proc/meminfo` (proc_meminfo(5)), in bytes; no bound where the kernel does not tell.
-pub(super) fn of_the_machine() -> u64 {
+fn of_the_machine() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = total.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok());

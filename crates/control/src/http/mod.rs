@@ -10,7 +10,7 @@ mod endpoints;
 pub(crate) mod journal;
 mod lines;
 pub(crate) mod listen;
-mod memory;
+pub(crate) mod memory;
 mod outside;
 mod peer;
 mod port;

@@ -10,7 +10,6 @@ use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Digest, ReleaseNumber, ServiceName};
 use bowline_core::release::Artifact;
-use bowline_core::units::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
@@ -22,7 +21,6 @@ use crate::form;
 use crate::reconcile::back::{BackTo, KeptReleases, target};
 use crate::reconcile::release::snapshot_folder;
 use crate::reconcile::request::{Answer, Request};
-use crate::reconcile::rounds::Machine;
 use crate::store::{RevisionRecord, RevisionState};
 
 type AppPath = Path<(String, String)>;
@@ -66,8 +64,7 @@ pub(super) async fn restart(State(api): State<Api>, caller: Caller, Path((env, a
 pub(super) async fn scale(State(api): State<Api>, caller: Caller, Path((env, app)): AppPath, body: Body) -> Handled {
     let key = app_key(&env, &app)?;
     let wire::Scale { service, replicas } = read_json(body).await?;
-    let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
-    let machine = Machine { memory: Bytes(memory::of_the_machine()), cores };
+    let machine = memory::machine();
     api.ask(Request::Scale { key, service, replicas, machine, by_uid: caller.actor() }).await
 }
 

@@ -8,13 +8,14 @@ use std::time::Duration;
 use bowline_api::wire::ChangePhase;
 use bowline_core::app::HostName;
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, Digest, ReleaseNumber, ResourceName, SecretName};
+use bowline_core::id::{AppKey, Digest, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use bowline_core::instance::{SlotState, Transition};
 use bowline_core::job::{Finished, Run, Trigger};
 use bowline_core::resource::data::{DataId, Rights};
 use bowline_core::resource::{ResourceKey, ResourcePhase};
 use bowline_core::rollout::{Entered, RoundEntered};
 use bowline_core::route::Maintenance;
+use bowline_core::scale::{Bound, Target};
 use bowline_core::session::{SessionEnd, SessionPlace};
 use bowline_core::time::{Humane, Timestamp};
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 use super::back::Replaced;
 use super::change::ChangeId;
 use super::rounds::Moved;
+use super::scaling;
 use super::session::SessionRecord;
 use crate::store::NewEvent;
 
@@ -122,6 +124,18 @@ pub(crate) fn round_began(
 ) -> NewEvent {
     let kind = format!("{}.began", round_name(moved.phase()));
     event(at, Some(key), &kind, moved.describe(), json!({ "change": change.0, "by_uid": by_uid }))
+}
+
+/// The load asks for another number of instances.
+pub(crate) fn scaled_by_load(key: &AppKey, service: &ServiceName, target: &Target, at: Timestamp) -> NewEvent {
+    let Target { was, to, report } = target;
+    let bounds = scaling::bounded(report).map(|text| format!("; {text}")).unwrap_or_default();
+    let message = format!("{service}: {was} to {to} instances: {}{bounds}", report.signal);
+    let fields = json!({
+        "service": service.as_str(), "was": was, "to": to, "wanted": report.wanted,
+        "signal": report.signal.as_str(), "bound": report.bound.map(Bound::as_str),
+    });
+    event(at, Some(key), "scale.by_load", message, fields)
 }
 
 fn round_name(phase: ChangePhase) -> &'static str {

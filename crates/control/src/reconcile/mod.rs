@@ -30,6 +30,7 @@ pub(crate) mod resources;
 mod rollout;
 pub(crate) mod rounds;
 pub(crate) mod runs;
+pub(crate) mod scaling;
 mod secret_verbs;
 pub(crate) mod session;
 mod snapshots;
@@ -222,7 +223,8 @@ impl Loop {
         let maintained = self.maintained.iter().map(|one| one.until).min();
         let published = self.published.next_deadline();
         let (slots, jobs) = (self.slots.next_deadline(), self.jobs.next_deadline());
-        let machines = [slots, jobs, rollouts, rounds, hold, retry, promoted, curious, maintained, published];
+        let scaling = self.next_scaling();
+        let machines = [slots, jobs, rollouts, rounds, scaling, hold, retry, promoted, curious, maintained, published];
         machines.into_iter().flatten().min()
     }
 
@@ -383,6 +385,7 @@ impl Loop {
             self.drive_runs(now);
             self.drive_rollouts(now);
             self.drive_rounds(now);
+            self.drive_scaling(now);
             // What the rollouts have freed or asked for is ordered at once, not with the next input.
             self.drive_slots(now);
         }

@@ -16,6 +16,7 @@ use super::change::ChangeId;
 use super::effects::{Job, Now, Outcome, Reading, Ticket};
 use super::request::Answer;
 use super::rounds::Moved;
+use super::scaling::Targets;
 use super::session::SessionRecord;
 
 #[derive(Debug)]
@@ -59,6 +60,11 @@ pub(crate) enum Pending {
         entered: Passed,
         job: Job,
         owed: Option<(Ticket, Box<Answer>)>,
+    },
+    /// The load has said other numbers of instances.
+    Scaled {
+        key: AppKey,
+        targets: Targets,
     },
     /// A change has failed.
     Failed {
@@ -128,6 +134,7 @@ impl Pending {
             | Self::Release { .. }
             | Self::Again { .. }
             | Self::Phase { .. }
+            | Self::Scaled { .. }
             | Self::Failed { .. }
             | Self::Stop { .. }
             | Self::StopForGood
@@ -182,6 +189,7 @@ impl Loop {
                     Passed::Round(entered) => self.round_entered(&key, &entered, now),
                 }
             }
+            Pending::Scaled { key, targets } => self.scaled_by_load(&key, &targets, result),
             Pending::Failed { key, change, fault } => {
                 if let Err(error) = result {
                     tracing::error!(app = %key, error = %error, causes = ?error.causes, "end of a change not stored");

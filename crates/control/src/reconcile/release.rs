@@ -18,6 +18,7 @@ use bowline_core::release::{Artifact, Facts, ReferenceError, Resolved, Revision,
 use bowline_core::resource::{Endpoint, ResourceId, ResourceKey};
 use bowline_core::rollout::Set;
 use bowline_core::route::{ApiSite, Certificates, Cohort, Credentials, PoolId, claims, routed};
+use bowline_core::scale::{Machine, Windows};
 use bowline_core::secret::Secret;
 use ipnet::IpNet;
 
@@ -54,6 +55,10 @@ pub(crate) struct Place {
     pub(crate) given: Certificates,
     /// A build that takes longer is killed.
     pub(crate) build_time: Duration,
+    /// What scaling is averaged over, and what it waits.
+    pub(crate) windows: Windows,
+    /// What bounds it.
+    pub(crate) machine: Machine,
     /// Tells this boot of the machine from any other.
     pub(crate) boot: String,
 }

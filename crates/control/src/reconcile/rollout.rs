@@ -7,7 +7,7 @@ use bowline_api::wire::{ChangeStep, RolloutNow, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::Publish;
-use bowline_core::rollout::{Entered, Input as RolloutInput, Phase, Traffic};
+use bowline_core::rollout::{Entered, Input as RolloutInput, Phase, Traffic, scales_for};
 use bowline_core::time::Timestamp;
 
 use super::Loop;
@@ -18,7 +18,6 @@ use super::events;
 use super::pending::{Passed, Pending};
 use super::request::Answer;
 use super::resources::Gate;
-use super::rounds::scales_for;
 use super::world::{AppWorld, Promoted, Stable};
 use crate::form;
 use crate::store::{RevisionState, Wanted};

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use bowline_api::wire::{self, ChangePhase, ChangeStep};
-use bowline_core::app::{App, Limits, Origin, Service};
+use bowline_core::app::{App, Limits, Origin, Scale, Service};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber, ServiceName};
 use bowline_core::rollout::{Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan, Scaled, Scales};
+pub(crate) use bowline_core::scale::Machine;
 use bowline_core::time::Timestamp;
-use bowline_core::units::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Loop;
@@ -48,13 +48,6 @@ pub(crate) struct BeginRound {
     pub(crate) moved: Moved,
     pub(crate) by_uid: Option<u32>,
     pub(crate) at: Timestamp,
-}
-
-/// What the machine has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Machine {
-    pub(crate) memory: Bytes,
-    pub(crate) cores: u32,
 }
 
 impl Moved {
@@ -139,7 +132,12 @@ impl Loop {
             let moved = Moved::Restart { services };
             if moved.plan((release.number(), app), &world.scales).is_empty() {
                 let fault = Fault::new(FaultKind::Refused, format!("{key} has nothing to restart"));
-                return Err(fault.caused_by("its scale is 0").hint("`bowline scale` gives it instances").into());
+                let rests = processes(app).any(|(_, service)| service.scale.is_automatic());
+                return Err(match rests {
+                    true => fault.caused_by("nobody asks for it: it has no instance now").hint("a request starts one"),
+                    false => fault.caused_by("its scale is 0").hint("`bowline scale` gives it instances"),
+                }
+                .into());
             }
             Ok((moved, release.number()))
         });
@@ -159,6 +157,9 @@ impl Loop {
             let app = release.app();
             let name = named(&key, app, service)?.ok_or_else(|| which_service(&key, app))?;
             let service = &app.services[name];
+            if service.scale.is_automatic() {
+                return Err(scaled_by_load(name, service).into());
+            }
             admits(name, service, to, machine)?;
             let moved = Moved::Scale { service: name.to_string(), over: service.scale.min, to };
             Ok((moved, release.number()))
@@ -333,17 +334,10 @@ fn scales_after(app: &AppWorld, moved: &Moved) -> Scales {
     if let (Moved::Scale { over, to, .. }, Some(service)) = (moved, moved.services().pop_first()) {
         match over == to {
             true => drop(scales.remove(&service)),
-            false => drop(scales.insert(service, Scaled { over: *over, to: *to })),
+            false => drop(scales.insert(service, Scaled::by_hand(*over, *to))),
         }
     }
     scales
-}
-
-/// Of what was said by hand, what a release's file has not answered with another number.
-pub(crate) fn scales_for(app: &App, scales: &Scales) -> Scales {
-    let holds =
-        |(name, scaled): &(&ServiceName, &Scaled)| app.services.get(*name).is_some_and(|service| scaled.holds(service));
-    scales.iter().filter(holds).map(|(name, scaled)| (name.clone(), *scaled)).collect()
 }
 
 fn undone(key: &AppKey, round: &Rounding) -> Fault {
@@ -359,6 +353,14 @@ fn which_service(key: &AppKey, app: &App) -> Fault {
     let names: Vec<String> = processes(app).map(|(name, _)| format!("{}.{name}", key.app)).collect();
     Fault::new(FaultKind::Invalid, format!("{key} has several services"))
         .hint(format!("say which one: {}", names.join(", ")))
+}
+
+/// A number by hand would hold until the next look at the load.
+fn scaled_by_load(name: &ServiceName, service: &Service) -> Fault {
+    let Scale { min, max, .. } = service.scale;
+    Fault::new(FaultKind::Refused, format!("{name} is scaled by its load, between {min} and {max} instances"))
+        .caused_by("a number by hand would be changed by the next requests")
+        .hint(format!("say another `min` in [service.{name}] and bring it out: fewer it has at no time"))
 }
 
 /// # Errors

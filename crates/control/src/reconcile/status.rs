@@ -7,13 +7,13 @@ use bowline_core::app::{RouteTo, Tls};
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ServiceName, SlotId};
 use bowline_core::instance::{DiskObservation, InstanceObservation, Phase, SlotState, SlotStatus};
-use bowline_core::rollout::Set;
+use bowline_core::rollout::{ScaledBy, Set};
 use bowline_core::route::{EdgeObservation, EdgeStatus, claims};
 use ipnet::IpNet;
 
 use super::effects::Now;
 use super::world::AppWorld;
-use super::{About, Loop, maintenance};
+use super::{About, Loop, maintenance, scaling};
 use crate::metrics::{InstanceVitals, Vitals};
 use crate::store::Wanted;
 
@@ -99,6 +99,7 @@ impl Loop {
                 instances: own.iter().filter(of_service).filter(shows).map(|status| self.instance(status)).collect(),
                 wanted,
                 ready,
+                scale: scaling::status(app, name),
             }
         };
         names.into_iter().map(service).collect()
@@ -149,7 +150,7 @@ impl Loop {
             let file = app.record.folder.join(".env");
             notes.push(format!("release {} has variables from {}", release.number(), file.display()));
         }
-        for (name, scaled) in &app.scales {
+        for (name, scaled) in app.scales.iter().filter(|(_, scaled)| scaled.by == ScaledBy::Hand) {
             let (to, over) = (scaled.to, scaled.over);
             notes.push(format!("{name} has {to} instances by hand, as long as its file says scale = {over}"));
         }

@@ -8,6 +8,7 @@ use bowline_core::id::{AppKey, Incarnation, ReleaseNumber, ServiceName, Slot};
 use bowline_core::instance::{SlotState, Slots, Wanted as WantedInstances};
 use bowline_core::rollout::{Phase, Round, Scales, Set, steady, with_baselines};
 use bowline_core::route::{Cohort, Maintenance, PoolId};
+use bowline_core::scale::Scaler;
 use bowline_core::time::Mono;
 
 use super::change::{Change, ChangeId, RollingOut, Stage};
@@ -31,8 +32,12 @@ pub(crate) struct AppWorld {
     pub(crate) storing: Option<JobId>,
     /// The incarnation that gives way to the next one of its slot; it follows the round as `sets` does.
     pub(crate) replaced: Option<(ServiceName, Slot, Incarnation)>,
-    /// Numbers of instances that were said by hand.
+    /// Numbers of instances that were said by hand or by the load.
     pub(crate) scales: Scales,
+    /// One for each service whose load says how many instances it has.
+    pub(crate) scalers: BTreeMap<ServiceName, Scaler>,
+    /// Numbers that the load says are being stored.
+    pub(crate) rescaling: bool,
     /// How the last change ended, if it failed.
     pub(crate) fault: Option<Fault>,
     /// Promoted; whoever follows is told when the edge serves it.
@@ -82,6 +87,8 @@ impl AppWorld {
             storing: None,
             replaced: None,
             scales: Scales::new(),
+            scalers: BTreeMap::new(),
+            rescaling: false,
             fault: None,
             promoted: None,
             stops: Vec::new(),
@@ -134,7 +141,7 @@ impl AppWorld {
         let rounds = round.map(Round::sets);
         self.replaced = replaced;
         (self.sets, self.live) = match (self.rolling(), &self.stable) {
-            (Some(rolling), _) => (rolling.machine.sets(), rolling.machine.live()),
+            (Some(rolling), _) => (self.risen(rolling), rolling.machine.live()),
             (None, Some(stable)) if self.record.wanted == Wanted::Running => {
                 let number = stable.release.number();
                 let sets = rounds.unwrap_or_else(|| steady(stable.release.app(), number, &self.scales));
@@ -142,6 +149,23 @@ impl AppWorld {
             }
             (None, Some(_) | None) => (Vec::new(), None),
         };
+    }
+
+    /// The release that has taken the place of another, and is still watched.
+    pub(crate) fn watching(&self) -> Option<&Arc<Release>> {
+        self.rolling().filter(|rolling| rolling.machine.phase() == Phase::Watch).map(|rolling| &rolling.candidate)
+    }
+
+    /// What a rollout wants; of a release that is watched, as many more as the load has asked for since.
+    fn risen(&self, rolling: &RollingOut) -> Vec<Set> {
+        let mut sets = rolling.machine.sets();
+        let Some(watched) = self.watching() else { return sets };
+        let by_load = steady(watched.app(), watched.number(), &self.scales);
+        for set in sets.iter_mut().filter(|set| set.release == watched.number()) {
+            let wanted = by_load.iter().find(|one| one.service == set.service).map_or(0, |one| one.replicas);
+            set.replicas = set.replicas.max(wanted);
+        }
+        sets
     }
 
     /// A release of it that is known, and what it consists of.

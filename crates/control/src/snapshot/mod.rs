@@ -13,7 +13,8 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Certificate, Cohort, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
+    Action, ApiSite, Certificate, Cohort, EdgeDesired, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split,
+    Table,
 };
 use bowline_core::secret::Secret;
 use bowline_core::units::{Bytes, Weight};
@@ -114,6 +115,10 @@ enum ActionForm {
         splits: Vec<(PoolIdForm, u8)>,
         #[serde(default)]
         judged: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        counted: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        held: bool,
     },
     Files {
         service: String,
@@ -165,9 +170,11 @@ fn rule_form(rule: &Rule) -> RuleForm {
 
 fn action_form(action: &Action) -> ActionForm {
     match action {
-        Action::Forward { service, splits, judged } => ActionForm::Forward {
+        Action::Forward { service, splits, judged, flow } => ActionForm::Forward {
             service: service.to_string(),
             judged: *judged,
+            counted: *flow != Flow::Uncounted,
+            held: *flow == Flow::Held,
             splits: splits.iter().map(|s| (pool_id_form(&s.pool), s.weight.get())).collect(),
         },
         Action::Files(files) => ActionForm::Files {
@@ -234,8 +241,13 @@ fn rule(form: RuleForm) -> Result<Rule, SnapshotError> {
 
 fn action(form: ActionForm) -> Result<Action, SnapshotError> {
     Ok(match form {
-        ActionForm::Forward { service, splits, judged } => Action::Forward {
+        ActionForm::Forward { service, splits, judged, counted, held } => Action::Forward {
             judged,
+            flow: match (counted, held) {
+                (_, true) => Flow::Held,
+                (true, false) => Flow::Counted,
+                (false, false) => Flow::Uncounted,
+            },
             service: parsed(&service, ServiceName::new)?,
             splits: splits.into_iter().map(split).collect::<Result<_, _>>()?,
         },

@@ -9,7 +9,7 @@ use bowline_core::id::{
 use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
-use bowline_core::rollout::{Scaled, Scales};
+use bowline_core::rollout::{Scaled, ScaledBy, Scales};
 use ipnet::IpNet;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
@@ -37,6 +37,9 @@ pub(super) fn environment_name(env: &EnvName) -> String {
 pub(super) fn maintenance_name(key: &AppKey) -> String {
     format!("maintenance.{key}")
 }
+
+/// Ends the line of a number that the load has said.
+pub(super) const LOAD: &str = "load";
 
 pub(super) fn scales_name(key: &AppKey) -> String {
     format!("scales.{key}")
@@ -243,7 +246,7 @@ impl View<'_> {
         networks.map(Some).map_err(|_| StoreError::corrupt("meta", name))
     }
 
-    /// Numbers of instances that were said by hand.
+    /// Numbers of instances that were said by hand or by the load.
     pub fn scales(&self, key: &AppKey) -> Result<Scales, StoreError> {
         let name = scales_name(key);
         let Some(value) = self.meta(&name)? else { return Ok(Scales::new()) };
@@ -252,7 +255,13 @@ impl View<'_> {
             let mut words = line.split(' ');
             let service = ServiceName::new(words.next()?).ok()?;
             let mut number = || words.next()?.parse().ok();
-            Some((service, Scaled { over: number()?, to: number()? }))
+            let (over, to) = (number()?, number()?);
+            let by = match words.next() {
+                Some(LOAD) => ScaledBy::Load,
+                Some(_) => return None,
+                None => ScaledBy::Hand,
+            };
+            Some((service, Scaled { over, to, by }))
         };
         text.lines().map(line).collect::<Option<_>>().ok_or_else(|| StoreError::corrupt("meta", name))
     }

@@ -93,7 +93,7 @@ fn node(mut desired: watch::Receiver<Arc<NodeDesired>>) -> watch::Receiver<Arc<O
                 let phase = Phase::Running { pid: 7, port: Port::new(9).unwrap(), since };
                 let health = HealthState::Passing { since };
                 let (alive, unenforced) = (HealthState::Unknown, vec!["memory limit".to_owned()]);
-                let usage = Usage { memory: bowline_core::units::Bytes(4096), cpu_us: 2_500_000 };
+                let usage = Usage { memory: Bytes(4096), cpu_us: 2_500_000 };
                 let seen = InstanceObservation { phase, health, alive, usage, unenforced, dropped_lines: 0 };
                 runs.then(|| (id.clone(), seen))
             };

@@ -9,6 +9,7 @@ mod live;
 mod plans;
 mod rounds;
 mod runs;
+mod scaling;
 mod verbs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -29,7 +30,9 @@ use bowline_core::job::Task;
 use bowline_core::release::{Artifact, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::DataDone;
 use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
+use bowline_core::scale::{Machine, Windows};
 use bowline_core::time::{Mono, Timestamp};
+use bowline_core::units::Bytes;
 use tempfile::TempDir;
 
 use crate::certs::{CertCache, LocalCa};
@@ -254,6 +257,8 @@ impl World {
             api: None,
             given: [].into(),
             build_time: crate::config::BUILD_TIME,
+            windows: Windows::default(),
+            machine: Machine { memory: Bytes(8 << 30), cores: 4 },
             boot: self.boot.clone(),
         };
         let (machine, effects) = Loop::start(about, place, loaded, before.as_ref(), self.now);

@@ -164,7 +164,7 @@ fn an_apply_is_refused_whose_world_has_moved() {
     );
     check_moved(
         move |world, daemon| {
-            let machine = crate::reconcile::rounds::Machine { memory: bowline_core::units::Bytes(8 << 30), cores: 4 };
+            let machine = Machine { memory: Bytes(8 << 30), cores: 4 };
             world.ask(daemon, Request::Scale { key, service: None, replicas: 2, machine, by_uid: None });
             world.run(daemon);
         },

@@ -2,10 +2,8 @@
 
 use bowline_api::wire::{AppState, ChangeStep};
 use bowline_core::rollout::Phase;
-use bowline_core::units::Bytes;
 
 use super::*;
-use crate::reconcile::rounds::Machine;
 
 const MACHINE: Machine = Machine { memory: Bytes(8 << 30), cores: 4 };
 

@@ -107,7 +107,7 @@ impl Default for Probe {
     }
 }
 
-/// How many instances. `scale = 2` is `min = max = 2`.
+/// How many instances. `scale = 2` is `min = max = 2`; between two numbers the load says how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scale {
     pub min: u16,
@@ -116,6 +116,13 @@ pub struct Scale {
     pub cpu: Option<Share>,
     /// Requests at once that one instance should carry.
     pub in_flight: Option<u32>,
+}
+
+impl Scale {
+    /// Its load says how many, between two bounds.
+    pub fn is_automatic(self) -> bool {
+        self.min < self.max
+    }
 }
 
 impl Default for Scale {

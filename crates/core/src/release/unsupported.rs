@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use crate::app::{
-    AbortRule, App, DatabaseSource, Environment, Origin, Probe, RateBy, RedisSource, Route, SecretSource, Service,
-    Strategy, Tls, Value,
+    AbortRule, App, DatabaseSource, Environment, Origin, Probe, RateBy, RedisSource, Route, Scale, SecretSource,
+    Service, Strategy, Tls, Value,
 };
 use crate::fault::{Fault, FaultKind};
 use crate::id::{ResourceName, ServiceName};
@@ -38,8 +38,10 @@ impl Unsupported {
 pub fn unsupported(app: &App) -> Vec<Unsupported> {
     let mut found = Found::default();
     found.app(app);
+    let routed = routed(app);
     for (name, service) in &app.services {
         found.service(&format!("service.{name}"), service);
+        found.scale(&format!("service.{name}.scale"), service, routed.contains(name));
     }
     for (name, route) in &app.routes {
         found.route(&format!("route.{name}"), route, app.environment.name.as_str() == LOCAL);
@@ -54,6 +56,7 @@ const STARTS_READY: &str =
     "whether it is alive is asked only of an instance that is ready, and `health.grace` is the time for that";
 const ONE_PORT: &str = "only one process can have a `port`: two releases of the service cannot stand beside each other";
 const ONLY_TEXT: &str = "a build of static files is given plain text only: what it is given is published";
+const ONE_NUMBER: &str = "`min` and `max` are the same number: there is nothing to scale";
 const NO_BACKUP: &str = "backups are not made yet";
 
 #[derive(Default)]
@@ -160,11 +163,6 @@ impl Found {
                 "containers are not run yet; say `run`, or nothing to detect it",
             );
         }
-        let scaled = service.scale.min != service.scale.max;
-        self.add(scaled, format!("{path}.scale.max"), "services are not scaled by themselves yet; say scale = N");
-        self.add(service.scale.cpu.is_some(), format!("{path}.scale.cpu"), "services are not scaled by themselves yet");
-        let in_flight = service.scale.in_flight.is_some();
-        self.add(in_flight, format!("{path}.scale.in_flight"), "services are not scaled by themselves yet");
         let grace = service.alive.as_ref().is_some_and(|alive| alive.probe.grace != Probe::default().grace);
         self.add(grace, format!("{path}.alive.grace"), STARTS_READY);
         if matches!(service.origin, Origin::Static { .. }) {
@@ -176,6 +174,24 @@ impl Found {
         let copies = service.fixed_port.is_some() && service.scale.min > 1;
         self.add(copies, format!("{path}.scale"), "a service with a fixed `port` has one copy");
         self.add(service.metrics.is_some(), format!("{path}.metrics"), "an app's own metrics are not scraped yet");
+    }
+
+    /// `routed`: requests come to it through the edge.
+    fn scale(&mut self, path: &str, service: &Service, routed: bool) {
+        let Scale { min, max: _, cpu, in_flight } = service.scale;
+        let is_automatic = service.scale.is_automatic();
+        self.add(cpu.is_some() && !is_automatic, format!("{path}.cpu"), ONE_NUMBER);
+        self.add(in_flight.is_some() && !is_automatic, format!("{path}.in_flight"), ONE_NUMBER);
+        if !is_automatic || routed {
+            return;
+        }
+        self.add(in_flight.is_some(), format!("{path}.in_flight"), "no route leads to it: no request of it is seen");
+        self.add(
+            cpu.is_none(),
+            format!("{path}.max"),
+            "no route leads to it: say `cpu`, which is seen without requests",
+        );
+        self.add(min == 0, format!("{path}.min"), "no route leads to it: nobody would start it again");
     }
 
     fn route(&mut self, path: &str, route: &Route, local: bool) {
@@ -262,11 +278,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_scaled_is_seen_and_has_room_to_scale() {
+        let by = |name: &'static str, scale: Scale| {
+            move |app: &mut App| {
+                let services = ["web", "worker"].map(|name| (ServiceName::new(name).unwrap(), sample::service()));
+                app.services.extend(services);
+                app.services.get_mut(name).unwrap().scale = scale;
+            }
+        };
+        let cpu = crate::units::Share::from_ppm(700_000);
+        let bounds = Scale { min: 0, max: 3, cpu: None, in_flight: None };
+        check(by("web", bounds), &[]);
+        check(by("web", Scale { cpu, in_flight: Some(5), ..bounds }), &[]);
+        check(by("worker", Scale { min: 1, cpu, ..bounds }), &[]);
+        check(by("worker", bounds), &["service.worker.scale.max", "service.worker.scale.min"]);
+        check(by("worker", Scale { min: 1, cpu, in_flight: Some(5), ..bounds }), &["service.worker.scale.in_flight"]);
+        let same = Scale { min: 3, cpu, in_flight: Some(5), ..bounds };
+        check(by("web", same), &["service.web.scale.cpu", "service.web.scale.in_flight"]);
+    }
+
+    #[test]
     fn each_key_is_named() {
         check(
             |app| {
                 let web = app.services.get_mut("web").unwrap();
-                web.scale.max = 3;
                 web.scale.in_flight = Some(5);
                 web.metrics = Some("/metrics".into());
                 web.origin = Origin::Image("example".into());
@@ -289,7 +324,6 @@ mod tests {
                 "service.web.image",
                 "service.web.metrics",
                 "service.web.scale.in_flight",
-                "service.web.scale.max",
             ],
         );
     }

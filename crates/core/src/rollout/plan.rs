@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use super::set::{Scales, replicas};
+use super::set::{Scales, replicas, replicas_to_start};
 use crate::app::{AbortRule, App, Probe, Rollout, Service, Step, Strategy};
 use crate::id::{Port, ReleaseNumber, ServiceName};
 use crate::instance::Readiness;
@@ -61,6 +61,22 @@ pub enum Transition {
     Switches,
     /// The candidate has none of it.
     Ends,
+}
+
+impl Transition {
+    /// Without numbers: they change with the load, and the way does not.
+    #[must_use]
+    pub fn whatever_the_load(self) -> Self {
+        match self {
+            Self::Starts { .. } => Self::Starts { replicas: 0 },
+            Self::Rolls { .. } => Self::Rolls { from: 0, to: 0 },
+            Self::StopsFirst { .. } => Self::StopsFirst { from: 0, to: 0 },
+            Self::Canary { .. } => Self::Canary { from: 0, to: 0 },
+            Self::BlueGreen { .. } => Self::BlueGreen { from: 0, to: 0 },
+            Self::Switches => Self::Switches,
+            Self::Ends => Self::Ends,
+        }
+    }
 }
 
 impl fmt::Display for Transition {
@@ -138,7 +154,7 @@ impl Plan {
         let wanted = |name: &ServiceName| Replicas {
             stable: old.and_then(|old| old.get(name)).map_or(0, |service| replicas(name, service, scales)),
             baseline: 0,
-            candidate: app.services.get(name).map_or(0, |service| replicas(name, service, scales)),
+            candidate: app.services.get(name).map_or(0, |service| replicas_to_start(name, service, scales)),
         };
         let full: BTreeMap<ServiceName, Replicas> = names.iter().map(|name| ((*name).clone(), wanted(name))).collect();
         let before: BTreeMap<_, _> = full.iter().map(|(n, r)| (n.clone(), Replicas { candidate: 0, ..*r })).collect();

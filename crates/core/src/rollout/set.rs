@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::app::{App, Origin, Service};
+use crate::app::{App, Origin, Scale, Service};
 use crate::id::{ReleaseNumber, ServiceName};
 use crate::instance::Failure;
 use crate::route::Cohort;
@@ -69,42 +69,83 @@ pub struct Failing {
 
 pub type Counts = BTreeMap<(ServiceName, ReleaseNumber), Count>;
 
-/// A number of instances that was said by hand. It stands for `over`, wherever a file says just that: another number in
-/// the file is a later word.
+/// A number of instances that stands in for the one of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scaled {
+    /// The least that the file said then.
     pub over: u16,
     pub to: u16,
+    pub by: ScaledBy,
+}
+
+/// Who said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScaledBy {
+    /// A person. It stands for `over`, wherever a file says just that: another number in the file is a later word.
+    Hand,
+    /// The load, within the bounds of the file.
+    Load,
 }
 
 impl Scaled {
-    /// Whether the file has not answered it since: with another number, or with a port that only one process can have.
+    pub fn by_hand(over: u16, to: u16) -> Self {
+        Self { over, to, by: ScaledBy::Hand }
+    }
+
+    /// Whether the file has not answered it since: with another number, or with a port that only one process can have. What
+    /// the load has said holds as long as the load is asked.
     pub fn holds(self, service: &Service) -> bool {
-        self.over == service.scale.min && service.fixed_port.is_none()
+        match self.by {
+            ScaledBy::Hand => {
+                self.over == service.scale.min && service.fixed_port.is_none() && !service.scale.is_automatic()
+            }
+            ScaledBy::Load => service.scale.is_automatic(),
+        }
     }
 }
 
-/// What was said by hand, by service.
+/// What stands in for numbers of the file, by service.
 pub type Scales = BTreeMap<ServiceName, Scaled>;
 
-/// How many instances of a service a release wants; static files want none.
+/// How many instances of a service a release has; static files have none.
 pub(super) fn replicas(name: &ServiceName, service: &Service, scales: &Scales) -> u16 {
-    let written = service.scale.min;
-    match (&service.origin, service.fixed_port) {
+    let Scale { min, max, .. } = service.scale;
+    let scaled = scales.get(name).filter(|scaled| scaled.holds(service)).map(|scaled| scaled.to);
+    match (&service.origin, service.scale.is_automatic()) {
         (Origin::Static { .. }, _) => 0,
-        (_, Some(_)) => written.min(1),
-        (Origin::Folder { .. } | Origin::BuildOf(_) | Origin::Image(_) | Origin::Dockerfile { .. }, None) => {
-            scales.get(name).filter(|scaled| scaled.holds(service)).map_or(written, |scaled| scaled.to)
-        }
+        // Before there is any load to go by, one at least shows that it gets ready.
+        (_, true) => scaled.map_or(min.max(1), |to| to.clamp(min, max)),
+        (_, false) if service.fixed_port.is_some() => min.min(1),
+        (_, false) => scaled.unwrap_or(min),
     }
+}
+
+/// How many a release starts with that takes the place of another: as many as that has, and never none where it could have some.
+pub(super) fn replicas_to_start(name: &ServiceName, service: &Service, scales: &Scales) -> u16 {
+    let replicas = replicas(name, service, scales);
+    let has_process = !matches!(service.origin, Origin::Static { .. });
+    if service.scale.is_automatic() && has_process { replicas.max(1) } else { replicas }
+}
+
+/// Of what stands in for numbers of a file, what holds where this release is the one that serves.
+pub fn scales_for(app: &App, scales: &Scales) -> Scales {
+    // What rested has just been started.
+    let rests = |scaled: &Scaled| scaled.by == ScaledBy::Load && scaled.to == 0;
+    let holds = |(name, scaled): &(&ServiceName, &Scaled)| {
+        !rests(scaled) && app.services.get(*name).is_some_and(|service| scaled.holds(service))
+    };
+    scales.iter().filter(holds).map(|(name, scaled)| (name.clone(), *scaled)).collect()
 }
 
 /// What becomes of the numbers of instances that were said by hand, where this file is brought out; one line each.
 pub fn by_hand(app: &App, scales: &Scales) -> Vec<String> {
     let line = |(name, scaled): (&ServiceName, &Scaled)| {
-        let service = app.services.get(name)?;
+        let service = app.services.get(name).filter(|_| scaled.by == ScaledBy::Hand)?;
         let written = service.scale.min;
         Some(match (scaled.holds(service), service.fixed_port) {
+            (false, _) if service.scale.is_automatic() => {
+                format!("{name}: {} by hand ends, as the load says how many now", scaled.to)
+            }
             (true, _) => format!("{name}: {} by hand stays, as the file says scale = {written} as before", scaled.to),
             (false, Some(_)) => format!("{name}: {} by hand ends, as only one process can have its `port`", scaled.to),
             (false, None) => format!("{name}: {} by hand ends, as the file says scale = {written} now", scaled.to),

@@ -7,11 +7,12 @@ use ipnet::IpNet;
 
 use super::claim::{self, Claim, Conflict, Held};
 use super::policy::canonical;
-use super::{Action, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table};
+use super::{Action, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table};
 use super::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit};
 use crate::app::{App, Auth, Origin, Route, RouteTo, Tls};
 use crate::id::{AppKey, Generation, RouteName, ServiceName};
 use crate::rollout::Set;
+use crate::scale::Policy;
 use crate::units::Weight;
 
 /// One app as it is served now.
@@ -128,12 +129,19 @@ fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, 
                     fallback: settings.fallback.clone(),
                     cache: settings.cache,
                 }),
-                None => Action::Forward { service: service.clone(), splits: Vec::new(), judged: false },
+                None => Action::Forward {
+                    service: service.clone(),
+                    splits: Vec::new(),
+                    judged: false,
+                    flow: Flow::Uncounted,
+                },
             }
         }
         Some(Origin::Folder { .. } | Origin::BuildOf(_) | Origin::Image(_) | Origin::Dockerfile { .. }) | None => {
             let splits = sets.map(|set| Split { pool: pool(set), weight: set.weight }).collect();
-            Action::Forward { service: service.clone(), splits, judged }
+            let policy = app.app.services.get(service).and_then(Policy::of);
+            let flow = policy.map_or(Flow::Uncounted, |policy| if policy.rests() { Flow::Held } else { Flow::Counted });
+            Action::Forward { service: service.clone(), splits, judged, flow }
         }
     }
 }

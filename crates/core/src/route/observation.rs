@@ -7,6 +7,7 @@ use super::PoolId;
 use crate::app::PathPrefix;
 use crate::fault::Fault;
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
+use crate::scale::Demand;
 use crate::verdict::Counters;
 
 /// The state of an edge, coalesced: always the latest.
@@ -23,6 +24,8 @@ pub struct EdgeObservation {
     pub series: BTreeMap<SeriesKey, Series>,
     /// Of pools whose requests a rollout goes by, what they have answered; an edge that is another one counts anew.
     pub traffic: BTreeMap<PoolId, Counters>,
+    /// Of services whose number of instances changes with the load; an edge that is another one counts anew.
+    pub demand: BTreeMap<(AppKey, ServiceName), Demand>,
     pub connections_open: u64,
     pub connections_total: u64,
     pub handshakes_total: u64,

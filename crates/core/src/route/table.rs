@@ -102,12 +102,25 @@ pub enum Action {
         /// A rollout goes by its requests: an edge counts them by pool, too, and keeps whoever had an answer of one pool there,
         /// as long as that pool has a weight.
         judged: bool,
+        flow: Flow,
     },
     Files(Files),
     /// 308 to this URL, path and query appended.
     Redirect(String),
     /// 403.
     Deny,
+}
+
+/// What an edge does for the scaling of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Flow {
+    /// Nothing: the number of its instances does not change with the load.
+    #[default]
+    Uncounted,
+    /// It counts the time that requests are in flight.
+    Counted,
+    /// Also, requests that find no instance are held for a while: one is started for them.
+    Held,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -353,7 +353,7 @@ impl Sim {
                 Op::Deploy => rolled = daemon.deploy(out, &shop, brought, now).then_some((brought, false)),
                 Op::RollBack => rolled = daemon.roll_back(out, &shop, now).map(|release| (release, true)),
                 Op::Restart => began = daemon.round(out, &shop, Moved::Restart, now),
-                Op::Scale(to) => began = daemon.round(out, &shop, Moved::Scale(Scaled { over, to }), now),
+                Op::Scale(to) => began = daemon.round(out, &shop, Moved::Scale(Scaled::by_hand(over, to)), now),
             }
             Ok(())
         })?;

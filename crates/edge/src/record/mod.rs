@@ -3,16 +3,18 @@
 //! Each worker counts alone. Every report takes what it counted since the last one; the process keeps the totals.
 
 mod access;
+mod flight;
 mod totals;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bowline_core::route::{DURATION_BOUNDS, Method, SIZE_BOUNDS};
 use bowline_core::verdict::Counters;
 
 pub(crate) use access::{AccessLog, Line, Writer};
+pub(crate) use flight::{Flight, Flights, Flown};
 pub(crate) use totals::Totals;
 
 use crate::route::LabelId;
@@ -71,6 +73,8 @@ pub(crate) struct Shard {
     series: RefCell<HashMap<ShardKey, Counts>>,
     /// Of pools that a rollout goes by.
     traffic: RefCell<HashMap<LabelId, Counters>>,
+    /// Of services whose number of instances changes with the load.
+    pub(crate) flights: Flights,
     dropped: Cell<u64>,
     refused: RefCell<BTreeMap<&'static str, u64>>,
     connections: Cell<u64>,
@@ -84,6 +88,7 @@ pub(crate) struct Shard {
 pub(crate) struct Report {
     pub(crate) series: HashMap<ShardKey, Counts>,
     pub(crate) traffic: HashMap<LabelId, Counters>,
+    pub(crate) flown: HashMap<LabelId, Flown>,
     pub(crate) dropped: u64,
     pub(crate) refused: BTreeMap<&'static str, u64>,
     pub(crate) connections: u64,
@@ -143,6 +148,7 @@ impl Shard {
         Report {
             series: self.series.take(),
             traffic: self.traffic.take(),
+            flown: self.flights.report(Instant::now()),
             dropped: self.dropped.take(),
             refused: self.refused.take(),
             connections: self.connections.take(),

@@ -1,13 +1,16 @@
 //! The process's totals, added up from the workers' reports.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use bowline_core::id::{AppKey, ServiceName};
 use bowline_core::route::{Histogram, PoolId, Series, SeriesKey};
+use bowline_core::scale::Demand;
 use bowline_core::verdict::Counters;
 
 use super::{Counts, Report};
 use crate::route::Compiler;
-use crate::wire::{ObservationFrame, SeriesFrame, TrafficFrame};
+use crate::wire::{DemandFrame, ObservationFrame, SeriesFrame, TrafficFrame};
 
 /// Series that a process keeps: about 700 bytes each. Where they are full, those that rest make room; what finds none is
 /// dropped and counted.
@@ -24,6 +27,8 @@ pub(crate) struct Totals {
     changed: BTreeSet<SeriesKey>,
     /// Of pools that a rollout goes by.
     traffic: BTreeMap<PoolId, Counters>,
+    /// Of services whose number of instances changes with the load.
+    demand: BTreeMap<(AppKey, ServiceName), Demand>,
     forgotten: Vec<SeriesKey>,
     round: u64,
     frame: ObservationFrame,
@@ -55,6 +60,7 @@ impl Totals {
             let judged = compiler.judged();
             self.traffic.retain(|pool, _| judged.contains(pool));
         }
+        self.count_on(compiler.counted());
         self.frame.connections_open = reports.iter().map(|report| report.connections_open).sum();
         for report in reports {
             self.frame.series_dropped += report.dropped;
@@ -67,6 +73,14 @@ impl Totals {
             for (labels, counters) in report.traffic {
                 if let Some(pool) = compiler.labels(labels).pool() {
                     self.traffic.entry(pool).or_default().merge(&counters);
+                }
+            }
+            for (labels, flown) in report.flown {
+                let labels = compiler.labels(labels);
+                let service = labels.service.clone().map(|service| (labels.key.clone(), service));
+                if let Some(demand) = service.and_then(|service| self.demand.get_mut(&service)) {
+                    demand.busy += flown.busy;
+                    demand.waiting += flown.waiting;
                 }
             }
             for (key, counts) in report.series {
@@ -91,6 +105,18 @@ impl Totals {
         }
     }
 
+    /// Each service that is counted has its place, though nothing came in for it; who waits is counted anew.
+    fn count_on(&mut self, counted: BTreeSet<(AppKey, ServiceName)>) {
+        self.demand.retain(|service, _| counted.contains(service));
+        for service in counted {
+            self.demand.entry(service).or_insert(Demand { busy: Duration::ZERO, waiting: 0 }).waiting = 0;
+        }
+    }
+
+    fn demand(&self) -> Vec<DemandFrame> {
+        self.demand.iter().map(|(service, demand)| DemandFrame::new(service, *demand)).collect()
+    }
+
     fn traffic(&self) -> Vec<TrafficFrame> {
         self.traffic.iter().map(|(pool, counters)| TrafficFrame::new(pool, counters)).collect()
     }
@@ -113,6 +139,7 @@ impl Totals {
         ObservationFrame {
             series: series.collect(),
             traffic: self.traffic(),
+            demand: self.demand(),
             forgotten: forgotten.map(|key| SeriesFrame::new(key, &Series::default())).collect(),
             ..self.frame.clone()
         }
@@ -121,7 +148,13 @@ impl Totals {
     /// Everything, for a daemon that has just come.
     pub(crate) fn all(&self) -> ObservationFrame {
         let series = self.series.iter().map(|(key, (series, _))| SeriesFrame::new(key, series));
-        ObservationFrame { whole: true, series: series.collect(), traffic: self.traffic(), ..self.frame.clone() }
+        ObservationFrame {
+            whole: true,
+            series: series.collect(),
+            traffic: self.traffic(),
+            demand: self.demand(),
+            ..self.frame.clone()
+        }
     }
 }
 

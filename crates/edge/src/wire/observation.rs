@@ -1,10 +1,12 @@
 //! The wire form of an observation. Series are sent as they are, but only those that changed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bowline_core::app::PathPrefix;
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::route::{Cohort, EdgeObservation, Histogram, Method, PoolId, Series, SeriesKey};
+use bowline_core::scale::Demand;
 use bowline_core::verdict::{self, BUCKETS, Counters};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,9 @@ pub struct ObservationFrame {
     /// All pools whose requests a rollout goes by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<TrafficFrame>,
+    /// All services whose requests are counted for the number of their instances.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub demand: Vec<DemandFrame>,
     /// Series that are gone; their counts mean nothing.
     #[serde(default)]
     pub forgotten: Vec<SeriesFrame>,
@@ -138,6 +143,35 @@ impl TrafficFrame {
     }
 }
 
+/// What comes in for one service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DemandFrame {
+    env: String,
+    app: String,
+    service: String,
+    busy_us: u64,
+    waiting: u32,
+}
+
+impl DemandFrame {
+    pub fn new((key, service): &(AppKey, ServiceName), demand: Demand) -> Self {
+        Self {
+            env: key.env.to_string(),
+            app: key.app.to_string(),
+            service: service.to_string(),
+            busy_us: u64::try_from(demand.busy.as_micros()).unwrap_or(u64::MAX),
+            waiting: demand.waiting,
+        }
+    }
+
+    /// `None` when it is not what this version knows.
+    fn parse(&self) -> Option<((AppKey, ServiceName), Demand)> {
+        let key = AppKey { env: EnvName::new(&self.env).ok()?, app: AppName::new(&self.app).ok()? };
+        let demand = Demand { busy: Duration::from_micros(self.busy_us), waiting: self.waiting };
+        Some(((key, ServiceName::new(&self.service).ok()?), demand))
+    }
+}
+
 impl ObservationFrame {
     /// Brings `seen` up to date.
     pub fn apply(&self, seen: &mut EdgeObservation) {
@@ -151,6 +185,7 @@ impl ObservationFrame {
         }
         seen.series.extend(self.series.iter().filter_map(SeriesFrame::parse));
         seen.traffic = self.traffic.iter().filter_map(TrafficFrame::parse).collect();
+        seen.demand = self.demand.iter().filter_map(DemandFrame::parse).collect();
         seen.serving = self.serving.map(Generation);
         seen.connections_open = self.connections_open;
         seen.connections_total = self.connections_total;
@@ -178,10 +213,13 @@ mod tests {
             status: 201,
         };
         let series = Series { duration: Histogram { counts: vec![1, 2], sum: 0.25 }, ..Series::default() };
+        let web = (key.key.clone(), ServiceName::new("web").unwrap());
+        let demand = Demand { busy: Duration::from_millis(1500), waiting: 2 };
         let frame = ObservationFrame {
             serving: Some(4),
             outstanding: BTreeMap::from([("local/board.web.r2.0.1".to_owned(), 3)]),
             series: vec![SeriesFrame::new(&key, &series)],
+            demand: vec![DemandFrame::new(&web, demand)],
             connections_open: 5,
             ..ObservationFrame::default()
         };
@@ -192,6 +230,7 @@ mod tests {
         assert_eq!(seen.serving, Some(Generation(4)));
         assert_eq!(seen.outstanding, BTreeMap::from([("local/board.web.r2.0.1".parse().unwrap(), 3)]));
         assert_eq!(seen.series, BTreeMap::from([(key, series)]));
+        assert_eq!(seen.demand, BTreeMap::from([(web, demand)]));
         assert_eq!(seen.connections_open, 5);
     }
 }

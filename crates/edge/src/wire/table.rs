@@ -9,7 +9,8 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Certificate, Cohort, EdgeDesired, Files, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
+    Action, ApiSite, Certificate, Cohort, EdgeDesired, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split,
+    Table,
 };
 use bowline_core::secret::Secret;
 use bowline_core::units::{Bytes, Weight};
@@ -80,6 +81,10 @@ enum ActionFrame {
         splits: Vec<(usize, u8)>,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         judged: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        counted: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        held: bool,
     },
     Files {
         service: String,
@@ -163,9 +168,11 @@ impl SiteFrame {
 impl RuleFrame {
     fn from(rule: &Rule, positions: &BTreeMap<&PoolId, usize>) -> Self {
         let action = match &rule.action {
-            Action::Forward { service, splits, judged } => ActionFrame::Forward {
+            Action::Forward { service, splits, judged, flow } => ActionFrame::Forward {
                 service: service.to_string(),
                 judged: *judged,
+                counted: *flow != Flow::Uncounted,
+                held: *flow == Flow::Held,
                 // A split whose pool is not listed has no endpoint: it is sent as a pool that does not exist.
                 splits: splits
                     .iter()
@@ -286,8 +293,13 @@ impl RuleFrame {
 impl ActionFrame {
     fn parse(&self, pools: &[(PoolId, Pool)]) -> Result<Action, TableError> {
         Ok(match self {
-            Self::Forward { service, splits, judged } => Action::Forward {
+            Self::Forward { service, splits, judged, counted, held } => Action::Forward {
                 judged: *judged,
+                flow: match (counted, held) {
+                    (_, true) => Flow::Held,
+                    (true, false) => Flow::Counted,
+                    (false, false) => Flow::Uncounted,
+                },
                 service: parse("service", service, ServiceName::new)?,
                 splits: splits.iter().map(|split| parse_split(*split, pools)).collect::<Result<_, _>>()?,
             },
@@ -358,6 +370,7 @@ mod tests {
                     service,
                     splits: vec![Split { pool: pool.clone(), weight: Weight::ALL }],
                     judged: true,
+                    flow: Flow::Held,
                 },
             ),
         ];

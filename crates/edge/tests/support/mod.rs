@@ -11,8 +11,8 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Certificate, Cohort, EdgeDesired, EdgeObservation, EdgeStatus, Files, Pool, PoolId, Rule, RuleId,
-    Site, SiteTls, Split, Table,
+    Action, ApiSite, Certificate, Cohort, EdgeDesired, EdgeObservation, EdgeStatus, Files, Flow, Pool, PoolId, Rule,
+    RuleId, Site, SiteTls, Split, Table,
 };
 use bowline_core::units::{Bytes, Weight};
 use bowline_edge::link::{self, LinkConfig};
@@ -199,7 +199,7 @@ pub fn rule(prefix: &str, action: Action) -> Rule {
 
 pub fn forward(release: u32) -> Action {
     let splits = vec![Split { pool: pool(release), weight: Weight::ALL }];
-    Action::Forward { service: ServiceName::new("web").unwrap(), splits, judged: false }
+    Action::Forward { service: ServiceName::new("web").unwrap(), splits, judged: false, flow: Flow::Uncounted }
 }
 
 pub fn files(root: &std::path::Path, fallback: Option<&str>) -> Action {

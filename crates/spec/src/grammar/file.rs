@@ -198,16 +198,31 @@ const GRACE: Key = key(
 
 static SCALE: TableSpec = table(
     "scale",
-    "Bounds and targets of the number of instances.",
+    "Bounds and targets of the number of instances: the load says how many there are between them.",
     &[
-        key("min", Integer(0, MAX_SCALE), Default("1"), "At least so many."),
-        key("max", Integer(1, MAX_SCALE), Omitted("`min`, at least 1"), "At most so many."),
-        key("cpu", Text(Form::Share), Omitted("not scaled by it"), "How busy an instance's cores should be."),
+        key(
+            "min",
+            Integer(0, MAX_SCALE),
+            Default("1"),
+            "At least so many. 0: none while nobody asks for it; the edge holds the first requests while one starts.",
+        ),
+        key(
+            "max",
+            Integer(1, MAX_SCALE),
+            Omitted("`min`, at least 1"),
+            "At most so many, and no more than memory and cores of the machine allow.",
+        ),
+        key(
+            "cpu",
+            Text(Form::Share),
+            Omitted("not scaled by it"),
+            "How busy an instance should be, of `limits.cpu`, else of one core.",
+        ),
         key(
             "in_flight",
             Integer(1, 1_000_000),
-            Omitted("not scaled by it"),
-            "Requests at once that one instance should carry.",
+            Omitted("20 without `cpu`, else not scaled by it"),
+            "Requests at once that one instance should carry, seen by the edge.",
         ),
     ],
 );

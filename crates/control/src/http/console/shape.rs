@@ -81,7 +81,18 @@ struct Service {
     name: String,
     wanted: u32,
     ready: u32,
+    scale: Option<Scale>,
     instances: Vec<Instance>,
+}
+
+/// Of a service whose load says how many instances it has.
+#[derive(Debug, Serialize)]
+struct Scale {
+    min: u16,
+    max: u16,
+    reason: String,
+    bound: Option<String>,
+    bounded: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -283,8 +294,16 @@ impl From<wire::ServiceStatus> for Service {
             name: service.name,
             wanted: service.wanted,
             ready: service.ready,
+            scale: service.scale.map(Scale::from),
             instances: service.instances.into_iter().map(instance).collect(),
         }
+    }
+}
+
+impl From<wire::ScaleStatus> for Scale {
+    fn from(scale: wire::ScaleStatus) -> Self {
+        let wire::ScaleStatus { min, max, reason, bound, bounded, .. } = scale;
+        Self { min, max, reason, bound, bounded }
     }
 }
 

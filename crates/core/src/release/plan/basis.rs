@@ -1,12 +1,12 @@
 //! What a plan was made from: its canonical form, and what of it is another now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Difference, Outcome, Plan, Proposal, difference};
+use super::{Difference, Outcome, Plan, Proposal, Side, Stable, difference};
 use crate::id::{Digest, ReleaseNumber, SecretName, ServiceName};
 use crate::release::{Foreseen, SecretVersion};
 use crate::resource::ResourceId;
-use crate::rollout::{Scales, Transition};
+use crate::rollout::{ScaledBy, Scales, Transition};
 
 /// Begins every canonical form: a later one that covers other things gives other hashes.
 const FORM: &[u8] = b"bowline plan 1";
@@ -47,7 +47,10 @@ pub struct Basis {
     pub(super) builds: BTreeMap<ServiceName, (Digest, Option<String>)>,
     pub(super) secrets: BTreeMap<SecretName, Pin>,
     pub(super) scripts: BTreeMap<ResourceId, Digest>,
+    /// What was said by hand.
     pub(super) scales: Scales,
+    /// Whose numbers change with the load.
+    pub(super) automatic: BTreeSet<ServiceName>,
     pub(super) unchanged: bool,
 }
 
@@ -64,13 +67,25 @@ impl Basis {
             builds: wanted.builds.iter().map(build).collect(),
             secrets: wanted.secrets.clone(),
             scripts: scripts.clone(),
-            scales: scales.clone(),
+            scales: by_hand(scales),
+            automatic: automatic(stable, wanted),
             unchanged: match outcome {
                 Outcome::Release(_) => false,
                 Outcome::Again(_) | Outcome::Unchanged(_) => true,
             },
         }
     }
+}
+
+fn by_hand(scales: &Scales) -> Scales {
+    let by_hand = scales.iter().filter(|(_, scaled)| scaled.by == ScaledBy::Hand);
+    by_hand.map(|(name, scaled)| (name.clone(), *scaled)).collect()
+}
+
+fn automatic(stable: Option<Stable<'_>>, wanted: Side<'_>) -> BTreeSet<ServiceName> {
+    let apps = stable.map(|stable| stable.side.app).into_iter().chain([wanted.app]);
+    let services = apps.flat_map(|app| &app.services).filter(|(_, service)| service.scale.is_automatic());
+    services.map(|(name, _)| name.clone()).collect()
 }
 
 impl Plan {
@@ -115,8 +130,9 @@ impl Plan {
             out.number(scaled.to.into());
         });
         out.each(&self.services, |out, (service, transition): (&ServiceName, &Transition)| {
+            let is_automatic = basis.automatic.contains(service);
             out.text(service.as_str());
-            out.text(&transition.to_string());
+            out.text(&if is_automatic { transition.whatever_the_load() } else { *transition }.to_string());
         });
         out.0
     }

@@ -472,7 +472,7 @@ fn guards_that_go_are_named() {
 /// Each fact that decides the outcome, changed alone: another canonical form, and a line that says what it was.
 #[test]
 fn whatever_moves_changes_the_hash_and_is_named() {
-    let scale = Scaled { over: 1, to: 3 };
+    let scale = Scaled::by_hand(1, 3);
     let wanted = web().with(|made| {
         made.app.services.get_mut("web").unwrap().scale.min = 2;
         made.say("service.web.scale", "2");

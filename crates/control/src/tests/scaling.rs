@@ -1,0 +1,272 @@
+//! The load says how many: up and down, over releases and crashes, and never against what is not known.
+
+use bowline_api::wire::{AppState, ChangeStep, ScaleStatus};
+use bowline_core::scale::Demand;
+
+use super::*;
+
+fn toml(scale: &str, more: &str) -> String {
+    format!("app = \"shop\"\n[service.web]\nrun = \"serve\"\nscale = {scale}\n{more}[route.main]\nto = \"web\"\n")
+}
+
+const BETWEEN: &str = "{ min = 1, max = 6, in_flight = 10 }";
+const RESTS: &str = "{ min = 0, max = 3, in_flight = 10 }";
+
+fn serving(scale: &str, more: &str) -> (World, Daemon) {
+    let mut world = World::new();
+    world.edge.demand.insert(web(), Demand { busy: Duration::ZERO, waiting: 0 });
+    let mut daemon = world.start();
+    world.write("bowline.toml", &toml(scale, more));
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    assert_eq!(world.running().len(), 1);
+    (world, daemon)
+}
+
+fn web() -> (AppKey, ServiceName) {
+    (shop(), ServiceName::new("web").unwrap())
+}
+
+/// So many requests in flight, for so many seconds.
+fn flow(world: &mut World, daemon: &mut Daemon, in_flight: u32, seconds: u32) -> End {
+    let mut end = End::Quiet;
+    for _ in 0..seconds {
+        if let Some(demand) = world.edge.demand.get_mut(&web()) {
+            demand.busy += Duration::from_secs(1) * in_flight;
+        }
+        world.wait_until(daemon, world.now.mono + Duration::from_secs(1));
+        end = world.run(daemon);
+        if end != End::Quiet {
+            break;
+        }
+    }
+    end
+}
+
+fn scale(world: &mut World, daemon: &mut Daemon) -> ScaleStatus {
+    world.status(daemon).apps.remove(0).services.remove(0).scale.unwrap()
+}
+
+fn events(daemon: &Daemon, kind: &str) -> Vec<String> {
+    let all = daemon.store.read(|view| view.events_after(0, 10_000)).unwrap();
+    all.into_iter().filter(|event| event.kind == kind).map(|event| event.message).collect()
+}
+
+#[test]
+fn a_load_ten_times_as_large_is_met_and_given_up_again() {
+    let (mut world, mut daemon) = serving(BETWEEN, "");
+    flow(&mut world, &mut daemon, 5, 60);
+    assert_eq!(world.running().len(), 1);
+    flow(&mut world, &mut daemon, 50, 20);
+    assert_eq!((world.running().len(), world.served().len()), (5, 5));
+    assert!(scale(&mut world, &mut daemon).reason.contains("in flight"));
+    let told = events(&daemon, "scale.by_load");
+    assert!(told[0].starts_with("web: 1 to ") && told[0].contains("10 each"), "{told:?}");
+    flow(&mut world, &mut daemon, 5, 120);
+    let status = scale(&mut world, &mut daemon);
+    assert_eq!((world.running().len(), status.down_to), (5, Some(1)), "{status:?}");
+    flow(&mut world, &mut daemon, 5, 320);
+    assert_eq!((world.running().len(), world.outages), (1, 0));
+    assert_eq!(world.running(), ["local/shop.web.r1.0.1"], "the first one stays");
+}
+
+#[test]
+fn bounds_are_said_and_kept() {
+    let (mut world, mut daemon) = serving(BETWEEN, "limits = { memory = \"4GiB\" }\n");
+    flow(&mut world, &mut daemon, 100, 30);
+    assert_eq!(world.running().len(), 2);
+    let status = scale(&mut world, &mut daemon);
+    assert_eq!((status.bound.as_deref(), status.allowed), (Some("memory"), Some(2)));
+    assert_eq!(status.bounded.as_deref(), Some("10 wanted, 2 allowed by memory"));
+    let told = events(&daemon, "scale.by_load");
+    assert!(told.last().unwrap().contains("2 allowed by memory"), "{told:?}");
+}
+
+#[test]
+fn a_daemon_that_died_goes_on_with_the_number_and_takes_its_time() {
+    let (mut world, mut daemon) = serving(BETWEEN, "");
+    flow(&mut world, &mut daemon, 40, 20);
+    assert_eq!(world.running().len(), 4);
+    drop(daemon);
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    assert_eq!(world.running().len(), 4);
+    flow(&mut world, &mut daemon, 1, 290);
+    assert_eq!(world.running().len(), 4, "it has not seen for long enough that fewer are enough");
+    flow(&mut world, &mut daemon, 1, 90);
+    assert_eq!((world.running().len(), world.outages), (1, 0));
+}
+
+/// Crashed after any effect: the number is the old or the new one, and the load is met either way.
+#[test]
+fn a_crash_after_any_effect_ends_where_no_crash_ends() {
+    for effects in 0.. {
+        let (mut world, mut daemon) = serving(BETWEEN, "");
+        daemon.effects_left = Some(effects);
+        let crashed = flow(&mut world, &mut daemon, 30, 20) == End::Crashed;
+        drop(daemon);
+        let mut daemon = world.start();
+        assert_eq!(world.run(&mut daemon), End::Quiet, "after {effects} effects");
+        flow(&mut world, &mut daemon, 30, 20);
+        let running = world.running();
+        assert_eq!((running.len(), world.outages), (3, 0), "after {effects} effects");
+        assert_eq!(world.served(), running, "after {effects} effects");
+        if !crashed {
+            assert!(effects > 4);
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_release_has_as_many_as_run_and_a_number_by_hand_is_refused() {
+    let (mut world, mut daemon) = serving(BETWEEN, "");
+    flow(&mut world, &mut daemon, 40, 20);
+    world.source = 2;
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    assert!(matches!(world.last_end(), Some(ChangeStep::Done { release: 2, .. })), "{:?}", world.last_end());
+    assert_eq!((world.running().len(), world.outages), (4, 0), "{:?}", world.running());
+    assert!(world.running().iter().all(|id| id.contains(".r2.")));
+    let machine = Machine { memory: Bytes(8 << 30), cores: 4 };
+    let request = Request::Scale { key: shop(), service: None, replicas: 2, machine, by_uid: None };
+    let ticket = world.ask(&mut daemon, request);
+    world.run(&mut daemon);
+    let fault = world.refusal(ticket);
+    assert!(fault.message.contains("between 1 and 6"), "{fault:?}");
+    world.write("bowline.toml", &toml("2", ""));
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    assert_eq!(world.running().len(), 2, "the file says one number");
+    assert_eq!(world.status(&mut daemon).apps[0].services[0].scale, None);
+}
+
+#[test]
+fn processor_time_counts_per_release() {
+    let (mut world, mut daemon) = serving("{ min = 1, max = 6, cpu = \"50%\" }", "");
+    let mut burn = |world: &mut World, cores: u64, seconds: u32| {
+        for _ in 0..seconds {
+            let lives = world.running().len() as u64;
+            for seen in world.instances.values_mut() {
+                seen.usage.cpu_us += cores * 1_000_000 / lives;
+            }
+            flow(world, &mut daemon, 0, 1);
+        }
+    };
+    burn(&mut world, 2, 60);
+    assert_eq!(world.running().len(), 4);
+    burn(&mut world, 0, 400);
+    assert_eq!(world.running().len(), 1);
+}
+
+/// What follows from an input, while no time passes.
+fn follow(world: &mut World, daemon: &mut Daemon) {
+    loop {
+        while let Some(effect) = daemon.queue.pop_front() {
+            world.carry_out(daemon, effect);
+        }
+        if !world.show(daemon) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_release_that_is_watched_may_have_more_and_keeps_what_it_has() {
+    let mut world = World::new();
+    let key = AppKey { env: EnvName::new("production").unwrap(), ..shop() };
+    world.edge.demand.insert((key.clone(), web().1), Demand { busy: Duration::ZERO, waiting: 0 });
+    let mut daemon = world.start();
+    let flow = |world: &mut World, daemon: &mut Daemon, in_flight: u32, seconds: u32| {
+        for _ in 0..seconds {
+            world.edge.demand.values_mut().for_each(|demand| demand.busy += Duration::from_secs(1) * in_flight);
+            world.wait_until(daemon, world.now.mono + Duration::from_secs(1));
+            follow(world, daemon);
+        }
+    };
+    let bring_out = |world: &mut World, daemon: &mut Daemon, source: u8| {
+        world.source = source;
+        let order = world.order("production");
+        world.ask(daemon, Request::Apply(order, None, Scope::default()));
+    };
+    let host = "to = \"web\"\nhosts = [\"shop.localhost\"]\ntls = \"local\"\n[rollout]\nwatch = \"10m\"\n";
+    world.write("bowline.toml", &toml(BETWEEN, "").replace("to = \"web\"\n", host));
+    bring_out(&mut world, &mut daemon, 2);
+    flow(&mut world, &mut daemon, 5, 700);
+    assert!(daemon.machine.apps[&key].change.is_none());
+    bring_out(&mut world, &mut daemon, 3);
+    flow(&mut world, &mut daemon, 5, 60);
+    assert!(daemon.machine.apps[&key].watching().is_some());
+    flow(&mut world, &mut daemon, 30, 20);
+    assert_eq!(world.served().len(), 3, "{:?}", world.served());
+    flow(&mut world, &mut daemon, 1, 450);
+    assert!(daemon.machine.apps[&key].watching().is_some());
+    assert_eq!(world.served().len(), 3, "nothing is taken from it");
+    flow(&mut world, &mut daemon, 1, 400);
+    assert!(daemon.machine.apps[&key].change.is_none());
+    assert_eq!((world.running().len(), world.outages), (1, 0), "{:?}", world.running());
+}
+
+#[test]
+fn what_is_not_known_takes_nothing_away() {
+    let (mut world, mut daemon) = serving(BETWEEN, "");
+    flow(&mut world, &mut daemon, 40, 20);
+    world.edge.status = EdgeStatus::Lost(fault("the edge died"));
+    flow(&mut world, &mut daemon, 0, 800);
+    assert_eq!(world.running().len(), 4);
+    assert_eq!(scale(&mut world, &mut daemon).signal, "unknown");
+}
+
+#[test]
+fn a_store_that_refuses_delays_a_number_and_loses_none() {
+    let (mut world, mut daemon) = serving(BETWEEN, "");
+    flow(&mut world, &mut daemon, 5, 10);
+    world.refuse_writes = 1;
+    flow(&mut world, &mut daemon, 30, 20);
+    assert_eq!((world.refuse_writes, world.running().len()), (0, 3));
+}
+
+#[test]
+fn what_nobody_asks_for_rests_and_whoever_asks_wakes_it() {
+    let (mut world, mut daemon) = serving(RESTS, "");
+    flow(&mut world, &mut daemon, 0, 340);
+    assert_eq!(world.running().len(), 1);
+    flow(&mut world, &mut daemon, 0, 40);
+    let rests = |world: &mut World, daemon: &mut Daemon| {
+        let app = world.status(daemon).apps.remove(0);
+        assert_eq!((world.running().len(), app.state, app.services[0].wanted), (0, AppState::Ready, 0));
+    };
+    rests(&mut world, &mut daemon);
+    drop(daemon);
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    rests(&mut world, &mut daemon);
+    world.edge.demand.get_mut(&web()).unwrap().waiting = 2;
+    world.run(&mut daemon);
+    assert_eq!(world.served().len(), 1, "at once");
+    assert!(events(&daemon, "scale.by_load").last().unwrap().contains("2 requests wait"));
+    world.edge.demand.get_mut(&web()).unwrap().waiting = 0;
+    flow(&mut world, &mut daemon, 1, 100);
+    assert_eq!(world.running().len(), 1);
+}
+
+#[test]
+fn a_release_of_what_rests_shows_that_it_starts() {
+    let (mut world, mut daemon) = serving(RESTS, "");
+    flow(&mut world, &mut daemon, 0, 400);
+    assert_eq!(world.running().len(), 0);
+    world.source = 2;
+    world.behaviour = Behaviour::Exits;
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    assert!(matches!(world.last_end(), Some(ChangeStep::Failed { .. })), "{:?}", world.last_end());
+    assert_eq!(world.running().len(), 0);
+    world.behaviour = Behaviour::Good;
+    world.source = 3;
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    assert!(matches!(world.last_end(), Some(ChangeStep::Done { .. })), "{:?}", world.last_end());
+    assert_eq!(world.running().len(), 1);
+    flow(&mut world, &mut daemon, 0, 400);
+    assert_eq!(world.running().len(), 0);
+}

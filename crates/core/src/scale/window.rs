@@ -1,0 +1,59 @@
+//! Averages over the last seconds of what only ever grows.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::time::Mono;
+
+/// The time that requests were in flight together, as it was told.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    samples: VecDeque<(Mono, Duration)>,
+}
+
+/// What came in within a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Average {
+    pub(super) busy: Duration,
+    /// Not zero.
+    pub(super) span: Duration,
+}
+
+impl Average {
+    /// How many instances it takes, each with so many at once.
+    pub(super) fn instances(self, target: u32) -> u16 {
+        let each = self.span.as_micros().saturating_mul(u128::from(target.max(1)));
+        u16::try_from(self.busy.as_micros().div_ceil(each.max(1))).unwrap_or(u16::MAX)
+    }
+
+    /// Requests at once, in thousandths.
+    pub(super) fn milli(self) -> u64 {
+        let milli = self.busy.as_micros().saturating_mul(1000) / self.span.as_micros().max(1);
+        u64::try_from(milli).unwrap_or(u64::MAX)
+    }
+}
+
+impl Window {
+    /// Takes what is told now, and keeps what lies within `longest`. `None`: nothing is told. What is less than before comes
+    /// from another edge, which counts anew.
+    pub(super) fn take(&mut self, busy: Option<Duration>, longest: Duration, now: Mono) {
+        let last = self.samples.back().map(|(_, busy)| *busy);
+        if busy.is_none() || last > busy {
+            self.samples.clear();
+        }
+        self.samples.extend(busy.map(|busy| (now, busy)));
+        // One that is older stays: a window begins there, or a little before.
+        while self.samples.get(1).is_some_and(|(at, _)| now.since(*at) >= longest) {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Over this time, or since there is anything to tell. `None`: nothing is known yet.
+    pub(super) fn average(&self, over: Duration, now: Mono) -> Option<Average> {
+        let (_, busy) = *self.samples.back()?;
+        let before = self.samples.iter().rev().find(|(at, _)| now.since(*at) >= over);
+        let (from, was) = *before.or_else(|| self.samples.front())?;
+        let span = now.since(from);
+        (!span.is_zero()).then(|| Average { busy: busy.saturating_sub(was), span })
+    }
+}

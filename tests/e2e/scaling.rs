@@ -1,0 +1,111 @@
+//! Services whose load says how many instances they have, minutes made seconds.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bowline_load::{Load, Pace, Plan, Target};
+use bowline_tests::client::curl;
+use bowline_tests::up::Up;
+use bowline_tests::{Bowline, SOON, text, wait};
+use serde_json::Value;
+
+/// The time of stabilisation, and what a busy machine adds.
+const DOWN: Duration = Duration::from_secs(120);
+
+/// An app with this scale, whose `/slow` takes 300 ms.
+fn serving(bowline: &Bowline, name: &str, scale: &str, faster: u32) -> Up {
+    bowline.scale_faster(faster);
+    let folder = bowline.app(name, "plain");
+    let path = folder.join("server.py");
+    let source = std::fs::read_to_string(&path).expect("a fixture's file");
+    let slow = "if self.path == \"/slow\":\n            import time\n            time.sleep(0.3)\n            \
+                self.answer(b\"slow\")\n        elif self.path == \"/pid\":";
+    std::fs::write(path, source.replace("if self.path == \"/pid\":", slow)).expect("a test's file");
+    let toml = format!(
+        "[service.web]\nrun = \"python3 server.py\"\nscale = {scale}\n\
+         health = {{ path = \"/health\", interval = \"200ms\" }}\n"
+    );
+    std::fs::write(folder.join("bowline.toml"), toml).expect("a test's file");
+    Up::start(bowline, &folder, SOON)
+}
+
+/// So many clients, each of which asks again as soon as it has its answer.
+fn load(url: &str, ca: &Path, clients: usize, lasts: Duration) -> Load {
+    let mut plan = Plan::new(Target::parse(&format!("{}/slow", url.trim_end_matches('/'))).expect("a URL"));
+    plan.roots = std::fs::read(ca).expect("the local CA");
+    (plan.pace, plan.connections, plan.duration) = (Pace::Closed, clients, lasts);
+    Load::start(plan).expect("a load that can be generated")
+}
+
+fn service(bowline: &Bowline) -> Value {
+    bowline.status()["apps"][0]["services"][0].clone()
+}
+
+fn ready(bowline: &Bowline) -> u64 {
+    service(bowline)["ready"].as_u64().expect("a number")
+}
+
+fn has(bowline: &Bowline, wanted: u64, within: Duration) {
+    wait(&format!("{wanted} instances are ready"), within, || {
+        let one = service(bowline);
+        (one["ready"] == wanted && one["wanted"] == wanted).then_some(())
+    });
+}
+
+#[test]
+fn a_load_ten_times_as_large_is_met_without_a_failed_request_and_given_up_again() {
+    let bowline = Bowline::new();
+    let up = serving(&bowline, "scale-step", "{ min = 1, max = 4, in_flight = 2 }", 10);
+    let (url, ca) = (up.https(), bowline.ca());
+    let small = load(&url, &ca, 1, Duration::from_secs(4)).report().expect("the load ends");
+    assert_eq!((small.counts.failed, ready(&bowline)), (0, 1));
+    let large = load(&url, &ca, 10, Duration::from_secs(25));
+    has(&bowline, 4, SOON);
+    let scale = wait("more are wanted than are allowed", SOON, || {
+        let scale = service(&bowline)["scale"].clone();
+        (scale["bound"] == "max").then_some(scale)
+    });
+    assert_eq!(
+        (scale["min"].clone(), scale["max"].clone(), scale["in_flight"].clone()),
+        (1.into(), 4.into(), 2.into())
+    );
+    let said = text(&bowline.run(&["status"]));
+    assert!(said.contains("web scales 1 to 4: 4 of 4 ready") && said.contains(", 2 each"), "{said}");
+    assert!(said.contains("wanted, 4 allowed by the file"), "{said}");
+    // In the middle of it, the daemon dies: what it has decided stays.
+    bowline.kill_daemon();
+    has(&bowline, 4, SOON);
+    let report = large.report().expect("the load ends");
+    assert_eq!(report.counts.failed, 0, "{:?}", report.failures);
+    let by_hand = bowline.fails(&["scale", "scale-step.web", "2"], 3);
+    assert!(by_hand.contains("scaled by its load, between 1 and 4") && by_hand.contains("`min`"), "{by_hand}");
+    has(&bowline, 1, DOWN);
+    let events = text(&bowline.run(&["events"]));
+    assert!(events.contains("web: 1 to ") && events.contains("to 1 instances"), "{events}");
+}
+
+#[test]
+fn what_rests_is_woken_by_the_first_request_which_is_held_and_answered() {
+    let bowline = Bowline::new();
+    let up = serving(&bowline, "scale-rest", "{ min = 0, max = 2, in_flight = 5 }", 20);
+    let url = up.https();
+    let rests = || {
+        wait("nothing of it runs", DOWN, || bowline.processes_of("scale-rest").is_empty().then_some(()));
+        has(&bowline, 0, SOON);
+    };
+    assert_eq!(ready(&bowline), 1, "a release shows that it starts");
+    rests();
+    let said = text(&bowline.run(&["status"]));
+    assert!(said.contains("web scales 0 to 2: 0 of 0 ready; nobody asks for it"), "{said}");
+    let body = bowline.folder("scale-rest-body").join("body");
+    std::fs::write(&body, vec![b'x'; 3 << 20]).expect("a test's file");
+    let answer = curl(&bowline.ca(), &url, &["-T", body.to_str().expect("UTF-8")]);
+    assert!(answer.text().ends_with(&(3 << 20).to_string()), "{}", answer.text());
+    assert_eq!(ready(&bowline), 1);
+    rests();
+    bowline.kill_daemon();
+    has(&bowline, 0, SOON);
+    let many = load(&url, &bowline.ca(), 8, Duration::from_secs(4)).report().expect("the load ends");
+    assert_eq!(many.counts.failed, 0, "{:?}", many.failures);
+    assert!(many.counts.succeeded >= 8);
+}
