@@ -194,7 +194,6 @@ pub fn faster() -> u32 {
 }
 
 /// The file that says how many times faster scaling is: minutes are what a test waits for otherwise.
-#[cfg(debug_assertions)]
 pub const FASTER: &str = "scale-faster";
 
 /// The variable that names the folder whose files arm points.
