@@ -17,6 +17,9 @@ const SMALL: u32 = 300;
 const LARGE: u32 = 600;
 const AGAIN: u32 = 900;
 
+/// Seconds: as long as the longest time between two looks.
+const PHASES: u32 = 15;
+
 /// A scaler that has seen nothing yet.
 type Fresh = fn() -> Box<dyn Scaler>;
 
@@ -43,7 +46,7 @@ struct Outcome {
 pub(crate) fn run() -> anyhow::Result<Value> {
     let traces = setting("BENCH_TRACES", 100)?;
     say(&format!(
-        "{traces} simulated traces: 50 requests a second for {SMALL} s, 500 for {LARGE} s, 50 again for {AGAIN} s (Poisson), 100 ms each; an instance \
+        "{traces} simulated traces: 50 requests a second for {SMALL} s and up to 14 more, 500 for {LARGE} s, 50 again for {AGAIN} s (Poisson), 100 ms each; an instance \
          carries 14 at once, its target is 10 (70 %), and takes 3 s to start; between 1 and 20 of them. At its target, the small load needs 1 and the \
          large one 5.\n"
     ));
@@ -77,15 +80,14 @@ const NOTES: [&str; 9] = [
     "- An instance that is full queues; what queues is in flight.",
 ];
 
-fn rate(second: u32) -> f64 {
-    if (SMALL..SMALL + LARGE).contains(&second) { 500.0 } else { 50.0 }
-}
-
 fn step(seed: u32, scaler: &mut dyn Scaler) -> Outcome {
+    // Whoever looks now and then meets the step at another moment in each trace.
+    let small = SMALL + seed % PHASES;
+    let rate = |second: u32| if (small..small + LARGE).contains(&second) { 500.0 } else { 50.0 };
     let mut world = World::new(seed);
     let (mut enough, mut calm, mut most) = (None, None, 0);
     let (mut changes, mut needed) = (Vec::new(), 0.0);
-    for second in 0..SMALL + LARGE + AGAIN {
+    for second in 0..small + LARGE + AGAIN {
         let before = world.target();
         world.second(rate(second), scaler);
         if world.target() != before {
@@ -93,7 +95,7 @@ fn step(seed: u32, scaler: &mut dyn Scaler) -> Outcome {
         }
         most = most.max(world.target());
         needed += if rate(second) > 100.0 { 5.0 } else { 1.0 };
-        let since = second.checked_sub(SMALL).filter(|since| *since < LARGE).map(|since| f64::from(since + 1));
+        let since = second.checked_sub(small).filter(|since| *since < LARGE).map(|since| f64::from(since + 1));
         if let Some(since) = since {
             enough = enough.or((world.carries() >= rate(second)).then_some(since));
             calm = calm.or((enough.is_some() && met(&world)).then_some(since));

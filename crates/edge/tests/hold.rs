@@ -7,15 +7,14 @@ mod support;
 use std::time::Duration;
 
 use bowline_core::id::ServiceName;
-use bowline_core::route::{Action, EdgeObservation, Flow};
+use bowline_core::route::{Action, EdgeObservation, Flow, Split};
 use bowline_core::scale::Demand;
+use bowline_core::units::Weight;
 use support::*;
 
-fn scaled(wanted: Flow) -> Action {
-    match forward(1) {
-        Action::Forward { service, splits, judged, .. } => Action::Forward { service, splits, judged, flow: wanted },
-        other => other,
-    }
+fn scaled(flow: Flow) -> Action {
+    let splits = vec![Split { pool: pool(1), weight: Weight::ALL }];
+    Action::Forward { service: ServiceName::new("web").unwrap(), splits, judged: false, flow }
 }
 
 fn table(flow: Flow, timeout: Duration) -> TableBuilder {
@@ -39,7 +38,8 @@ fn refused(answer: &Answer, code: &str) {
 async fn a_request_is_held_until_there_is_an_instance() {
     let mut edge = Edge::start().await;
     edge.serve(table(Flow::Held, LONG).pool(1, &[])).await;
-    assert_eq!(demand(&edge.until(|seen| demand(seen).is_some()).await).unwrap().waiting, 0);
+    let seen = edge.until(|seen| demand(seen).is_some()).await;
+    assert_eq!(demand(&seen).unwrap().waiting, 0);
     let mut talk = edge.connect().await;
     talk.say("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 9\r\n\r\nfirst").await;
     let seen = edge.until(|seen| demand(seen).is_some_and(|demand| demand.waiting == 1)).await;

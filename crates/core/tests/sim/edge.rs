@@ -94,7 +94,7 @@ impl Edge {
         let Some(table) = &self.table else { return Sent::Unknown };
         let rules = table.sites.values().flat_map(|site| &site.rules);
         let splits = rules.filter(|rule| rule.id.key == *key).find_map(|rule| match &rule.action {
-            Action::Forward { service: to, splits, judged } if to == service => Some((splits, *judged)),
+            Action::Forward { service: to, splits, judged, .. } if to == service => Some((splits, *judged)),
             Action::Forward { .. } | Action::Files(_) | Action::Redirect(_) | Action::Deny => None,
         });
         let Some((splits, judged)) = splits else { return Sent::Unknown };
