@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::answer::Reason;
 use crate::client::Client;
@@ -34,7 +34,9 @@ pub(crate) async fn until_ready<C: Client>(
         return Err(Reason::TooManyWait);
     }
     let _waits = Flight::waiting(request.worker, counting.labels);
-    counting.news.notify_one();
+    if request.worker.shard.flights.is_news(Instant::now()) {
+        counting.news.notify_one();
+    }
     request.deadline.set(HOLD.min(route.timeout));
     let waited = poll_fn(|cx| {
         // First, so that this task is woken by what comes.

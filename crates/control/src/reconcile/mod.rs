@@ -18,6 +18,7 @@ mod data;
 pub(crate) mod degraded;
 pub(crate) mod effects;
 pub(crate) mod events;
+mod ledger;
 pub(crate) mod load;
 mod maintenance;
 pub(crate) mod pending;

@@ -43,7 +43,9 @@ impl Loop {
             let counts = self.slots.counts(&key);
             let traffic = self.traffic(&key);
             let gate = self.gate_of(&key, now);
-            let Some(app) = self.apps.get_mut(&key).filter(|app| app.storing.is_none()) else { continue };
+            // Numbers that are being stored come first: a phase stores those that hold after it.
+            let free = |app: &&mut AppWorld| app.storing.is_none() && !app.rescaling;
+            let Some(app) = self.apps.get_mut(&key).filter(free) else { continue };
             let Some(rolling) = app.rolling_mut() else { continue };
             rolling.held.clear();
             let entered = match gate {

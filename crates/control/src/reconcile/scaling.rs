@@ -11,16 +11,16 @@ use bowline_api::wire;
 use bowline_core::app::{Limits, Service};
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, InstanceId, ReleaseNumber, ServiceName};
-use bowline_core::instance::{InstanceObservation, Phase};
 use bowline_core::rollout::{Role, Scaled, ScaledBy, Set};
 use bowline_core::route::EdgeStatus;
-use bowline_core::scale::{Bound, Demand, Look, May, Policy, Report, Room, Scaler, Signal, Taken, Target};
+use bowline_core::scale::{Bound, Demand, Look, May, Policy, Report, Scaler, Signal, Target};
 use bowline_core::time::Mono;
-use bowline_core::units::{Bytes, MilliCpu};
 
 use super::Loop;
+use super::change::{Change, Stage};
 use super::effects::{Job, Now, Outcome, Write};
 use super::events;
+use super::ledger::Ledger;
 use super::pending::{Pending, unexpected};
 use super::release::Release;
 use super::world::AppWorld;
@@ -30,12 +30,14 @@ use crate::store::Wanted;
 pub(crate) type Targets = BTreeMap<ServiceName, Target>;
 
 impl Loop {
-    /// Looks at every service that is due.
+    /// Looks at every service that is due, and at those that are about to be: so many looks come together, and not one by one.
     pub(crate) fn drive_scaling(&mut self, now: Now) {
-        let runs = |app: &AppWorld| app.record.wanted == Wanted::Running && app.stable.is_some();
+        let due = self.next_scaling().is_some_and(|at| at <= now.mono);
+        let mut ledger = None;
         let keys: Vec<_> = self.apps.iter().filter(|(_, app)| runs(app)).map(|(key, _)| key.clone()).collect();
-        for key in keys.into_iter().filter(|key| !self.is_stopping(key)).collect::<Vec<_>>() {
-            let targets = self.look_at(&key, now.mono);
+        for key in keys.into_iter().filter(|key| !self.is_stopping(key) && !self.begins_round(key)).collect::<Vec<_>>()
+        {
+            let targets = self.look_at(&key, due, &mut ledger, now.mono);
             if targets.is_empty() {
                 continue;
             }
@@ -50,15 +52,27 @@ impl Loop {
             app.rescaling = true;
             self.store(Job::Write(writes), Pending::Scaled { key, targets });
         }
+        for app in self.apps.values_mut() {
+            match runs(app) {
+                true => app.scalers.values_mut().for_each(|scaler| scaler.skip(now.mono)),
+                // What was before says nothing of what is when it runs again.
+                false => app.scalers.clear(),
+            }
+        }
+    }
+
+    /// A round is being stored, which is planned with the numbers of now.
+    fn begins_round(&self, key: &AppKey) -> bool {
+        self.pending.values().any(|pending| matches!(pending, Pending::BeginRound { key: k, .. } if k == key))
     }
 
     /// When one is due.
     pub(crate) fn next_scaling(&self) -> Option<Mono> {
-        let runs = |app: &&AppWorld| app.record.wanted == Wanted::Running;
-        self.apps.values().filter(runs).flat_map(|app| app.scalers.values().filter_map(Scaler::next_deadline)).min()
+        self.apps.values().flat_map(|app| app.scalers.values().filter_map(Scaler::next_deadline)).min()
     }
 
-    fn look_at(&mut self, key: &AppKey, now: Mono) -> Targets {
+    /// `due`: of all services one is due. `ledger` is made when it is needed first.
+    fn look_at(&mut self, key: &AppKey, due: bool, ledger: &mut Option<Ledger>, now: Mono) -> Targets {
         let mut targets = Targets::new();
         let (may, services) = self.automatic(key);
         for (name, release, policy, limits) in services {
@@ -68,17 +82,23 @@ impl Loop {
             let may = if may == May::Rise && by_hand { May::Stay } else { may };
             let Some(target) = number(&app.sets, &name, release) else { continue };
             let demand = self.demand(key, &name);
-            if app.scalers.get(&name).is_some_and(|scaler| !scaler.is_due(&policy, target, demand, now)) {
+            let is_late = |scaler: &Scaler| scaler.is_due(&policy, target, demand, now) || due && scaler.is_near(now);
+            if app.scalers.get(&name).is_some_and(|scaler| !is_late(scaler)) {
                 continue;
             }
+            let owner = (key.clone(), name.clone(), release);
+            let ledger = ledger.get_or_insert_with(|| self.ledger());
             let counts = self.slots.counts(key);
             let ready = counts.get(&(name.clone(), release)).map_or(0, |count| count.ready);
-            let (cpu, room) = (self.used(key, &name, release), self.room(key, &name, limits));
-            let look = Look { policy, target, ready, demand, cpu: &cpu, room, may };
+            let cpu = policy.cpu.map(|_| self.used(key, &name, release)).unwrap_or_default();
+            let look = Look { policy, target, ready, demand, cpu: &cpu, room: ledger.room(&owner, limits), may };
             let windows = self.place.windows;
             let Some(app) = self.apps.get_mut(key) else { break };
             let scaler = app.scalers.entry(name.clone()).or_insert_with(|| Scaler::new(windows));
-            targets.extend(scaler.handle(look, now).map(|target| (name, target)));
+            if let Some(target) = scaler.handle(look, now) {
+                ledger.book(&owner, target.to);
+                targets.insert(name, target);
+            }
         }
         targets
     }
@@ -101,33 +121,11 @@ impl Loop {
         self.edge.demand.get(&(key.clone(), name.clone())).filter(|_| connected).copied()
     }
 
-    /// Processor time of the instances that get requests; what was not measured yet is not known.
+    /// Processor time of the instances that have started; what was not measured yet is not known.
     fn used(&self, key: &AppKey, name: &ServiceName, release: ReleaseNumber) -> BTreeMap<InstanceId, Duration> {
         let own = self.node.instances.iter().filter(|(id, _)| is_of(id, key, name) && id.slot.release == release);
-        let measured = own.filter(|(_, seen)| lives(seen) && seen.usage.cpu_us > 0);
+        let measured = own.filter(|(id, seen)| self.slots.has_started(id) && seen.usage.cpu_us > 0);
         measured.map(|(id, seen)| (id.clone(), Duration::from_micros(seen.usage.cpu_us))).collect()
-    }
-
-    fn room(&self, key: &AppKey, name: &ServiceName, limits: Limits) -> Room {
-        let servers = self.node.resources.values().map(|seen| seen.usage.memory.0).sum();
-        let mut taken = Taken { memory: Bytes(servers), cores: MilliCpu(0) };
-        let mut seen_most = Bytes(0);
-        for (id, seen) in self.node.instances.iter().filter(|(_, seen)| lives(seen)) {
-            if is_of(id, key, name) {
-                seen_most = seen_most.max(seen.usage.memory);
-                continue;
-            }
-            let Limits { memory, cpu } = self.limits_of(id);
-            taken.memory.0 = taken.memory.0.saturating_add(memory.unwrap_or(seen.usage.memory).0);
-            taken.cores.0 = taken.cores.0.saturating_add(cpu.map_or(0, |cpu| cpu.0));
-        }
-        Room::of(self.place.machine, taken, limits, seen_most)
-    }
-
-    fn limits_of(&self, id: &InstanceId) -> Limits {
-        let release = self.apps.get(&id.slot.key).and_then(|app| app.release(id.slot.release));
-        let service = release.and_then(|(release, _)| release.app().services.get(&id.slot.service));
-        service.map(|service| service.limits).unwrap_or_default()
     }
 
     /// The numbers are stored: they take effect. Where they are not, the next look asks for them again.
@@ -157,19 +155,27 @@ fn serving(app: &AppWorld) -> Option<(Arc<Release>, May)> {
     let busy = app.storing.is_some() || app.rescaling;
     match app.watching() {
         Some(candidate) => Some((Arc::clone(candidate), if busy { May::Stay } else { May::Rise })),
-        None => Some((stable()?, if busy || app.change.is_some() { May::Stay } else { May::Change })),
+        None => {
+            let busy = busy || app.change.as_ref().is_some_and(moves_instances);
+            Some((stable()?, if busy { May::Stay } else { May::Change }))
+        }
     }
+}
+
+/// A build may take minutes, and moves nothing. What is stored until it ends is known when the rollout begins.
+fn moves_instances(change: &Change) -> bool {
+    match change.stage {
+        Stage::Build { .. } => false,
+        Stage::Release { .. } | Stage::Rollout(_) | Stage::Round(_) => true,
+    }
+}
+
+fn runs(app: &AppWorld) -> bool {
+    app.record.wanted == Wanted::Running && app.stable.is_some()
 }
 
 fn is_of(id: &InstanceId, key: &AppKey, name: &ServiceName) -> bool {
     id.slot.key == *key && id.slot.service == *name
-}
-
-fn lives(seen: &InstanceObservation) -> bool {
-    match seen.phase {
-        Phase::Running { .. } => true,
-        Phase::Starting | Phase::Stopping { .. } | Phase::Exited(_) | Phase::Refused(_) => false,
-    }
 }
 
 /// How many instances a service has now, besides a baseline.

@@ -159,6 +159,25 @@ fn processor_time_counts_per_release() {
     assert_eq!(world.running().len(), 1);
 }
 
+/// One that starts may use all that it may for as long as that takes: more of them would be asked for because of it.
+#[test]
+fn a_start_is_no_load() {
+    let (mut world, mut daemon) = serving("{ min = 1, max = 6, cpu = \"50%\" }", "");
+    let mut burn = |world: &mut World, starts: bool, seconds: u32| {
+        for _ in 0..seconds {
+            for (id, seen) in &mut world.instances {
+                let share = if starts && !id.to_string().contains(".r1.0.") { 100 } else { 65 };
+                seen.usage.cpu_us += share * 10_000;
+            }
+            world.wait_until(&mut daemon, world.now.mono + Duration::from_secs(1));
+            follow(world, &mut daemon);
+        }
+    };
+    world.behaviour = Behaviour::NeverHealthy;
+    burn(&mut world, true, 25);
+    assert_eq!(world.running().len(), 2, "{:?}", world.running());
+}
+
 /// What follows from an input, while no time passes.
 fn follow(world: &mut World, daemon: &mut Daemon) {
     loop {
@@ -248,6 +267,72 @@ fn what_nobody_asks_for_rests_and_whoever_asks_wakes_it() {
     world.edge.demand.get_mut(&web()).unwrap().waiting = 0;
     flow(&mut world, &mut daemon, 1, 100);
     assert_eq!(world.running().len(), 1);
+}
+
+#[test]
+fn what_rests_is_woken_while_its_next_release_is_built() {
+    let (mut world, mut daemon) = serving(RESTS, "");
+    flow(&mut world, &mut daemon, 0, 400);
+    world.edge.demand.get_mut(&web()).unwrap().waiting = 1;
+    world.source = 2;
+    world.apply(&mut daemon);
+    let mut build = None;
+    for _ in 0..100 {
+        match daemon.queue.pop_front() {
+            Some(effect @ Effect::Build(..)) => build = Some(effect),
+            Some(effect) => drop(world.carry_out(&mut daemon, effect)),
+            None => drop(world.show(&mut daemon)),
+        }
+    }
+    assert_eq!(world.served(), ["local/shop.web.r1.0.2"]);
+    let outages = world.outages;
+    world.edge.demand.get_mut(&web()).unwrap().waiting = 0;
+    daemon.queue.push_back(build.expect("a build"));
+    world.run(&mut daemon);
+    assert!(matches!(world.last_end(), Some(ChangeStep::Done { release: 2, .. })), "{:?}", world.last_end());
+    assert_eq!((world.served().len(), world.outages), (1, outages));
+}
+
+/// A deadline that is over and stays is a loop that never rests.
+#[test]
+fn what_cannot_be_looked_at_is_not_due() {
+    let (mut world, mut daemon) = serving(RESTS, "");
+    let rests = |world: &World, daemon: &Daemon| daemon.machine.next_scaling().is_none_or(|next| next > world.now.mono);
+    flow(&mut world, &mut daemon, 0, 400);
+    assert!(rests(&world, &daemon));
+    world.refuse_writes = 1;
+    world.edge.demand.get_mut(&web()).unwrap().waiting = 1;
+    world.wait_until(&mut daemon, world.now.mono + Duration::from_secs(3));
+    follow(&mut world, &mut daemon);
+    assert!(rests(&world, &daemon) && world.served().is_empty(), "the store has refused it");
+    flow(&mut world, &mut daemon, 0, 3);
+    assert_eq!(world.served().len(), 1, "with the next look");
+    world.stop(&mut daemon);
+    world.wait_until(&mut daemon, world.now.mono + Duration::from_secs(3));
+    assert!(rests(&world, &daemon));
+    world.run(&mut daemon);
+    assert!(daemon.machine.apps[&shop()].scalers.is_empty());
+}
+
+#[test]
+fn two_that_rush_at_once_share_what_is_left() {
+    let mut world = World::new();
+    let api = ServiceName::new("api").unwrap();
+    let idle = Demand { busy: Duration::ZERO, waiting: 0 };
+    world.edge.demand.extend([(web(), idle), ((shop(), api), idle)]);
+    let mut daemon = world.start();
+    let limits = "limits = { memory = \"2GiB\" }\n";
+    let other = format!("[service.api]\nrun = \"serve\"\nscale = {BETWEEN}\n{limits}");
+    let route = "[route.api]\npath = \"/api\"\nto = \"api\"\n";
+    world.write("bowline.toml", &format!("{}{other}{route}", toml(BETWEEN, limits)));
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    for _ in 0..30 {
+        world.edge.demand.values_mut().for_each(|demand| demand.busy += Duration::from_secs(1) * 50);
+        world.wait_until(&mut daemon, world.now.mono + Duration::from_secs(1));
+        world.run(&mut daemon);
+    }
+    assert_eq!(world.running().len(), 4, "8 GiB are four of 2 GiB: {:?}", world.running());
 }
 
 #[test]

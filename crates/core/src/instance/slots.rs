@@ -181,6 +181,14 @@ impl Slots {
         pools
     }
 
+    /// Whether this instance is past its start: what one uses until then is no load.
+    pub fn has_started(&self, id: &InstanceId) -> bool {
+        self.slots.get(&id.slot).filter(|slot| slot.instance() == *id).is_some_and(|slot| match slot.state() {
+            SlotState::Ready | SlotState::Unready => true,
+            SlotState::Starting | SlotState::Draining | SlotState::Crashed | SlotState::Stopped => false,
+        })
+    }
+
     /// The instances that finish what they have and get nothing new, ever.
     pub fn leaving(&self) -> BTreeSet<InstanceId> {
         self.slots.values().filter(|slot| slot.is_draining()).map(Slot::instance).collect()

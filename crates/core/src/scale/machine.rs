@@ -109,6 +109,8 @@ pub struct Scaler {
     rush: Option<(Mono, u16)>,
     /// Since when as many are ready as were asked for.
     settled: Option<Mono>,
+    /// The last look found somebody who waits.
+    woken: bool,
     report: Option<Report>,
 }
 
@@ -137,32 +139,48 @@ impl Scaler {
             panics: None,
             rush: None,
             settled: None,
+            woken: false,
             report: None,
         }
     }
 
-    /// `Some`: another number, to be stored before it takes effect. Until it has, it is said again.
+    /// `Some`: another number, to be stored before it takes effect. Until it has, it is said again with every look.
     pub fn handle(&mut self, look: Look<'_>, now: Mono) -> Option<Target> {
-        if let Some(requests) = wakes(&look.policy, look.target, look.demand) {
-            return self.wake(look, requests, now);
-        }
-        if !self.is_due(&look.policy, look.target, look.demand, now) {
+        if !self.is_near(now) && !self.is_due(&look.policy, look.target, look.demand, now) {
             return None;
         }
-        // At first, what is there was wanted.
-        if self.next.is_none() {
-            self.asked.push_back((now, look.target));
+        let is_first = self.next.replace(now + self.windows.every).is_none();
+        let waits = wakes(&look.policy, look.target, look.demand);
+        self.woken = waits.is_some();
+        if let Some(requests) = waits {
+            return self.wake(look, requests, now);
         }
-        self.next = Some(now + self.windows.every);
+        // At first, what is there was wanted.
+        if is_first {
+            self.ask(look.target, now);
+        }
         self.requests.take(look.demand.map(|demand| demand.busy), self.windows.stable, now);
         self.usage.take(look.cpu, now);
         self.settled = if look.ready >= look.target { self.settled.or(Some(now)) } else { None };
         self.decide(look, now)
     }
 
-    /// Whether a look at such a world says anything new; others are without effect.
+    /// Whether a look at such a world says anything new. Whoever begins to wait is heard at once; what comes of it may be
+    /// long in coming, and is asked for again with the next look.
     pub fn is_due(&self, policy: &Policy, target: u16, demand: Option<Demand>, now: Mono) -> bool {
-        self.next.is_none_or(|next| now >= next) || wakes(policy, target, demand).is_some()
+        let begins_to_wait = !self.woken && wakes(policy, target, demand).is_some();
+        self.next.is_none_or(|next| now >= next) || begins_to_wait
+    }
+
+    /// Whether it may be looked at with others that are due: looks that come together cost less. Earlier ones are without
+    /// effect.
+    pub fn is_near(&self, now: Mono) -> bool {
+        self.next.is_none_or(|next| now + self.windows.every / 4 >= next)
+    }
+
+    /// There is nothing to look at now.
+    pub fn skip(&mut self, now: Mono) {
+        self.next = self.next.map(|next| if now >= next { now + self.windows.every } else { next });
     }
 
     /// What was said last. `None`: it has not looked yet.
@@ -184,7 +202,7 @@ impl Scaler {
         if !look.may.turn(0, 1) {
             return None;
         }
-        self.asked.push_back((now, 1));
+        self.ask(1, now);
         Some(Target { was: 0, to: 1, report })
     }
 
@@ -201,8 +219,8 @@ impl Scaler {
             std::cmp::Ordering::Equal => None,
             std::cmp::Ordering::Greater => Some(least),
         };
-        self.asked.push_back((now, instances));
-        let to = if instances > target { instances } else { self.settled(policy, target, now) };
+        self.ask(instances, now);
+        let to = if instances > target { instances } else { self.settled(policy, target) };
         let report = Report {
             wanted: wanted.instances,
             allowed,
@@ -214,12 +232,17 @@ impl Scaler {
         look.may.turn(target, to).then_some(Target { was: target, to, report })
     }
 
-    /// The largest that was asked for within the time of stabilisation: not more than there is.
-    fn settled(&mut self, policy: Policy, target: u16, now: Mono) -> u16 {
+    /// Remembers it for the time of stabilisation.
+    fn ask(&mut self, instances: u16, now: Mono) {
         let stabilisation = self.windows.stabilisation;
         while self.asked.front().is_some_and(|(at, _)| now.since(*at) >= stabilisation) {
             self.asked.pop_front();
         }
+        self.asked.push_back((now, instances));
+    }
+
+    /// The largest that was asked for within the time of stabilisation: not more than there is.
+    fn settled(&self, policy: Policy, target: u16) -> u16 {
         let largest = self.asked.iter().map(|(_, asked)| *asked).max().unwrap_or(target);
         // A file that has come since may say other bounds.
         largest.min(target).clamp(policy.min, policy.max)

@@ -232,6 +232,25 @@ fn only_what_may_rest_does_and_whoever_waits_wakes_it_at_once() {
 }
 
 #[test]
+fn whoever_waits_is_heard_at_once_and_then_with_every_look() {
+    let mut world = World::new(Policy { min: 0, ..POLICY }, 0);
+    (world.waiting, world.may) = (1, May::Stay);
+    world.look();
+    let next = world.scaler.next_deadline().expect("a look");
+    assert!(next > world.now, "it is not due all the time");
+    world.may = May::Change;
+    world.now = world.now + Duration::from_millis(5);
+    world.look();
+    assert_eq!(world.target, 0, "what waits for a store is not asked for again and again");
+    world.now = next;
+    world.look();
+    assert_eq!(world.target, 1);
+    world.now = world.now + STEP;
+    world.scaler.skip(world.now);
+    assert!(world.scaler.next_deadline().unwrap() > world.now, "nor is what cannot be looked at");
+}
+
+#[test]
 fn one_request_in_a_minute_keeps_it_awake() {
     let mut world = World::new(Policy { min: 0, ..POLICY }, 1);
     for _ in 0..20 {

@@ -3,7 +3,7 @@
 //! The time between two changes counts as often as requests were in flight: an average over any span is then exact, however short
 //! requests are. Each worker counts alone.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -29,13 +29,20 @@ pub(crate) struct Flown {
     pub(crate) waiting: u32,
 }
 
+/// Between two reports that are made because somebody begins to wait: whoever comes and goes again and again keeps nobody busy.
+const NEWS_EVERY: Duration = Duration::from_millis(100);
+
 /// One worker's requests in flight.
 #[derive(Debug, Default)]
-pub(crate) struct Flights(RefCell<HashMap<LabelId, Flying>>);
+pub(crate) struct Flights {
+    flying: RefCell<HashMap<LabelId, Flying>>,
+    /// When it was told last that somebody begins to wait.
+    told: Cell<Option<Instant>>,
+}
 
 impl Flights {
     fn change(&self, labels: LabelId, now: Instant, change: impl FnOnce(&mut Flying)) {
-        let mut flights = self.0.borrow_mut();
+        let mut flights = self.flying.borrow_mut();
         let new = Flying { in_flight: 0, waiting: 0, since: now, busy: Duration::ZERO };
         let flying = flights.entry(labels).or_insert(new);
         flying.pass(now);
@@ -44,16 +51,25 @@ impl Flights {
 
     /// How many wait, on this route.
     pub(crate) fn waiting(&self, labels: LabelId) -> u32 {
-        self.0.borrow().get(&labels).map_or(0, |flying| flying.waiting)
+        self.flying.borrow().get(&labels).map_or(0, |flying| flying.waiting)
+    }
+
+    /// Somebody begins to wait: whether that is to be told at once, or with the next report.
+    pub(crate) fn is_news(&self, now: Instant) -> bool {
+        let is_news = self.told.get().is_none_or(|told| now.saturating_duration_since(told) >= NEWS_EVERY);
+        if is_news {
+            self.told.set(Some(now));
+        }
+        is_news
     }
 
     /// Whether anybody waits.
     pub(crate) fn has_waiting(&self) -> bool {
-        self.0.borrow().values().any(|flying| flying.waiting > 0)
+        self.flying.borrow().values().any(|flying| flying.waiting > 0)
     }
 
     pub(crate) fn report(&self, now: Instant) -> HashMap<LabelId, Flown> {
-        let mut flights = self.0.borrow_mut();
+        let mut flights = self.flying.borrow_mut();
         let flown = |(labels, flying): (&LabelId, &mut Flying)| {
             flying.pass(now);
             (*labels, Flown { busy: std::mem::take(&mut flying.busy), waiting: flying.waiting })
@@ -123,6 +139,13 @@ mod tests {
         flights.change(labels, at(210), |flying| (flying.in_flight, flying.waiting) = (0, 0));
         assert_eq!(report(1000), Flown { busy: Duration::from_millis(30), waiting: 0 });
         assert_eq!(report(2000), Flown::default());
-        assert!(flights.0.borrow().is_empty(), "what rests is forgotten");
+        assert!(flights.flying.borrow().is_empty(), "what rests is forgotten");
+    }
+
+    #[test]
+    fn whoever_comes_again_and_again_is_not_told_each_time() {
+        let (flights, begun) = (Flights::default(), Instant::now());
+        let told = (0..1000).filter(|ms| flights.is_news(begun + Duration::from_millis(*ms)));
+        assert_eq!(told.collect::<Vec<_>>(), (0..10).map(|i| i * 100).collect::<Vec<_>>());
     }
 }
