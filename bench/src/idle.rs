@@ -13,8 +13,8 @@ use crate::{say, setting};
 const APPS: usize = 100;
 const FILE: &str = "[service.web]\nrun = \"python3 server.py\"\nscale = 2\nhealth = { path = \"/health\" }\n";
 
-/// Until what the start has left behind is gone.
-const REST: Duration = Duration::from_secs(20);
+/// Until what the start has left behind is gone: what has just become ready is asked more often for a minute.
+const REST: Duration = Duration::from_secs(90);
 /// How long the processor time is counted for.
 const COUNTED: Duration = Duration::from_secs(30);
 
