@@ -45,8 +45,7 @@ macro_rules! name {
         #[derive(Clone, PartialEq, Eq, Hash)]
         pub struct $type(Arc<str>);
 
-        /// That of the text. Most names that are compared are clones of one, which need not be read for that: of ten thousand
-        /// instances, a third of a look's time.
+        /// That of the text. Most names that are compared are clones of one, which need not be read for that.
         impl Ord for $type {
             fn cmp(&self, other: &Self) -> Ordering {
                 if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
