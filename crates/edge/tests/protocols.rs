@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bowline_core::app::HostName;
@@ -47,6 +48,18 @@ async fn secured(stream: TcpStream, ca: &Authority, name: &str, alpn: &str) -> s
     let mut config = builder.with_root_certificates(Arc::clone(&ca.roots)).with_no_client_auth();
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await
+}
+
+type Running = tokio::task::JoinHandle<Result<(), h2::Error>>;
+
+/// An edge before this instance, and a connection to it.
+async fn over_http_2(address: SocketAddr) -> (Edge, h2::client::SendRequest<Bytes>, Running) {
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(TableBuilder::plain(&[address]), ca.certificates.clone()).await;
+    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    (edge, client, tokio::spawn(connection))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,12 +107,7 @@ async fn many_streams_share_one_connection() {
         }
     })
     .await;
-    let ca = authority(&["a.test"]);
-    let mut edge = Edge::start().await;
-    edge.serve_with(TableBuilder::plain(&[address]), ca.certificates.clone()).await;
-    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
-    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
-    let running = tokio::spawn(connection);
+    let (edge, mut client, running) = over_http_2(address).await;
     let mut answers = Vec::new();
     for n in 0..50_u32 {
         client = client.ready().await.unwrap();
@@ -156,12 +164,7 @@ async fn crumbs_are_put_together_without_the_edges_own() {
         }
     })
     .await;
-    let ca = authority(&["a.test"]);
-    let mut edge = Edge::start().await;
-    edge.serve_with(TableBuilder::plain(&[address]), ca.certificates.clone()).await;
-    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
-    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
-    let running = tokio::spawn(connection);
+    let (edge, mut client, running) = over_http_2(address).await;
     for (crumbs, expected) in [
         (&["a=1", "bowline-release=1", "b=2; c=3"][..], "cookie: a=1; b=2; c=3"),
         (&["bowline-release=1"], ""),
@@ -310,7 +313,7 @@ async fn a_drain_lets_streams_end_and_says_goodbye() {
 }
 
 /// An upstream that upgrades, then echoes bytes.
-async fn echoing() -> std::net::SocketAddr {
+async fn echoing() -> SocketAddr {
     upstream(|_, mut talk| async move {
         let head = talk.try_head().await.unwrap();
         assert_eq!(header(&head, "upgrade"), Some("websocket"));
