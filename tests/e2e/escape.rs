@@ -181,6 +181,17 @@ fn pid(instance: &Value) -> u32 {
     instance["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
 }
 
+/// Whether the loop device of a file reads and writes it directly.
+fn bypasses_the_cache(image: &Path) -> bool {
+    let devices = std::fs::read_dir("/sys/block").expect("a machine has devices").flatten().map(|entry| entry.path());
+    let loops: Vec<PathBuf> = devices.map(|device| device.join("loop")).collect();
+    let of = |device: &&PathBuf| {
+        std::fs::read_to_string(device.join("backing_file")).is_ok_and(|file| Path::new(file.trim_end()) == image)
+    };
+    let device = loops.iter().find(of).expect("its file system is mounted by a loop device");
+    std::fs::read_to_string(device.join("dio")).expect("what a loop device is").trim_end() == "1"
+}
+
 #[test]
 fn files_of_others_are_out_of_reach() {
     if !is_root() {
@@ -192,6 +203,7 @@ fn files_of_others_are_out_of_reach() {
     std::fs::write(volume.join("data"), "the neighbour's").expect("a file in a volume");
     // What it writes outside of its volume lies in a file system that only it has mounted.
     let layer = scene.find("instances/local/files-neighbour", "scratch.img");
+    assert!(bypasses_the_cache(&layer), "what it writes there is written back twice");
     for file in [
         scene.find("artifacts", "app/server.py"),
         volume.join("data"),

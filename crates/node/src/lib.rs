@@ -20,6 +20,7 @@ mod procfs;
 mod resource;
 mod session;
 pub mod shim;
+pub mod slice;
 pub mod survey;
 mod volume;
 

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -57,7 +58,21 @@ pub(crate) fn attach(image: &Path, at: &Path, purpose: Purpose, lock: Option<&Fi
     };
     let mut command = tool("mount", lock);
     command.args(["-t", "ext4", "-o", &options]).arg(image).arg(at);
-    run("mount", command).map(drop)
+    run("mount", command)?;
+    if let Err(error) = bypass_cache(at, lock) {
+        tracing::debug!(at = %at.display(), %error, "what is written there is cached twice");
+    }
+    Ok(())
+}
+
+/// Lets the loop device below a mount read and write its file directly. Through the page cache everything would be copied and
+/// written back once more, by the kernel's own threads, which no limit of the writer bounds.
+fn bypass_cache(at: &Path, lock: Option<&File>) -> io::Result<()> {
+    let number = fs::metadata(at)?.dev();
+    let device = fs::canonicalize(format!("/sys/dev/block/{}:{}", libc::major(number), libc::minor(number)))?;
+    let mut command = tool("losetup", lock);
+    command.arg("--direct-io=on").arg(Path::new("/dev").join(device.file_name().unwrap_or_default()));
+    run("losetup", command).map(drop).map_err(io::Error::other)
 }
 
 /// Ends a mount. One that somebody is still in disappears now and ends with them; the answer says so.

@@ -19,7 +19,7 @@ use nix::unistd::{ForkResult, setsid};
 use super::contract::{Config, End, ExitRecord, FORMAT, OLDEST, Record, Refusal, Reply};
 use super::inner::{self, Verdict};
 use crate::cage::namespaces;
-use crate::procfs;
+use crate::{procfs, slice};
 
 /// How long a predecessor that is being killed may still hold the slot.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -29,6 +29,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 const MAX_MESSAGE: usize = 64 << 10;
 
 pub(super) fn run() -> ExitCode {
+    slice::of_an_instance();
     let outcome = settle_signals().and_then(|()| read_config()).and_then(start);
     let (reply, code) = match outcome {
         Ok(Outcome::Started(record)) => (Reply::Started(record), ExitCode::SUCCESS),
