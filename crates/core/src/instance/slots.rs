@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff::mix;
-use super::slot::{Look, Slot, is_gone};
+use super::slot::{BySlot, Look, Slot, is_gone};
 use super::{InstanceOrder, InstanceSpec, Observations, SlotState, SlotStatus, Transition};
 use crate::id::{AppKey, Incarnation, InstanceId, SlotId};
 use crate::rollout::{Count, Counts, Failing};
@@ -73,6 +73,33 @@ fn pool_of(id: &SlotId) -> PoolId {
     PoolId { key, service, release, cohort: Cohort::Whole }
 }
 
+/// What is wanted of slots, which are asked for in their order: those of one pool one after the other.
+struct Wishes<'a> {
+    wanted: &'a BTreeMap<PoolId, Wanted>,
+    last: Option<(PoolId, Option<&'a Wanted>)>,
+}
+
+impl<'a> Wishes<'a> {
+    fn new(wanted: &'a BTreeMap<PoolId, Wanted>) -> Self {
+        Self { wanted, last: None }
+    }
+
+    fn of(&mut self, id: &SlotId) -> Option<&'a Wanted> {
+        let same =
+            |(pool, _): &&(PoolId, _)| pool.release == id.release && pool.service == id.service && pool.key == id.key;
+        let wanted = match self.last.as_ref().filter(same) {
+            Some((_, wanted)) => *wanted,
+            None => {
+                let pool = pool_of(id);
+                let wanted = self.wanted.get(&pool);
+                self.last = Some((pool, wanted));
+                wanted
+            }
+        };
+        wanted.filter(|wanted| id.slot.0 < wanted.replicas)
+    }
+}
+
 impl Slots {
     pub fn new() -> Self {
         Self::default()
@@ -92,13 +119,14 @@ impl Slots {
         let lingering = world.node.instances.iter().filter(|(id, seen)| is_gone(seen) && sends(id));
         self.lingering = lingering.map(|(id, _)| id.clone()).collect();
         let mut transitions = Vec::new();
+        let (mut node, mut wishes) = (BySlot::new(world.node), Wishes::new(world.wanted));
         for (salt, (id, slot)) in (1..).zip(&mut self.slots) {
-            let wanted = world.wanted.get(&pool_of(id)).filter(|wanted| id.slot.0 < wanted.replicas);
+            let (wanted, seen) = (wishes.of(id), node.of(id));
             for _ in 0..MAX_STEPS {
                 let instance = slot.instance();
                 let look = Look {
                     wanted,
-                    node: world.node,
+                    seen,
                     reachable: world.reachable.contains(&instance),
                     outstanding: world.outstanding.get(&instance).copied().unwrap_or(0),
                     now,
@@ -122,8 +150,8 @@ impl Slots {
     /// What is stopped and not wanted keeps nothing of what it ran, secrets least of all.
     fn lay_to_rest(&mut self, world: World<'_>) {
         let rests = |id: &SlotId, slot: &mut Slot| {
-            let wanted = world.wanted.get(&pool_of(id)).is_some_and(|wanted| id.slot.0 < wanted.replicas);
-            slot.state() == SlotState::Stopped && !wanted && slot.forget_spec(world.node)
+            let wanted = || world.wanted.get(&pool_of(id)).is_some_and(|wanted| id.slot.0 < wanted.replicas);
+            slot.state() == SlotState::Stopped && !wanted() && slot.forget_spec(world.node)
         };
         let resting = self.slots.extract_if(.., rests).map(|(id, slot)| (id, slot.instance().incarnation));
         self.resting.extend(resting);
@@ -138,28 +166,35 @@ impl Slots {
     fn find(&mut self, world: World<'_>, now: Mono) {
         let mut missing = BTreeSet::new();
         for (PoolId { key, service, release, cohort: _ }, wanted) in world.wanted {
-            let first = crate::id::Slot(0);
-            let mut id = SlotId { key: key.clone(), service: service.clone(), release: *release, slot: first };
-            for slot in 0..wanted.replicas {
-                id.slot = crate::id::Slot(slot);
-                if !self.slots.contains_key(&id) {
-                    missing.insert(id.clone());
-                }
+            let slot = |slot| {
+                let (key, service) = (key.clone(), service.clone());
+                SlotId { key, service, release: *release, slot: crate::id::Slot(slot) }
+            };
+            let known = self.slots.range(slot(0)..slot(wanted.replicas)).count();
+            if known < usize::from(wanted.replicas) {
+                missing.extend((0..wanted.replicas).map(slot).filter(|id| !self.slots.contains_key(id)));
             }
         }
-        let found = world.node.instances.keys().map(|id| &id.slot);
-        missing.extend(found.filter(|id| !self.slots.contains_key(*id)).cloned());
+        let mut known = self.slots.keys().peekable();
+        for InstanceId { slot, .. } in world.node.instances.keys() {
+            while known.next_if(|id| *id < slot).is_some() {}
+            if known.peek() != Some(&slot) {
+                missing.insert(slot.clone());
+            }
+        }
+        let mut node = BySlot::new(world.node);
         for id in missing {
             let last = self.resting.remove(&id).unwrap_or(Incarnation(0));
-            self.slots.insert(id.clone(), Slot::found(id, last, world.node, now));
+            let slot = Slot::found(id.clone(), last, node.of(&id), now);
+            self.slots.insert(id, slot);
         }
     }
 
     /// What the node should run; `None` until the node has adopted what runs: then nothing may be published, since an
     /// instance without an order is stopped.
     pub fn orders(&self) -> Option<BTreeMap<InstanceId, InstanceOrder>> {
-        let mut orders = BTreeMap::new();
-        self.slots.values().for_each(|slot| slot.orders(&mut orders));
+        // Collected in their order, which is much cheaper than inserting one by one.
+        let mut orders: BTreeMap<_, _> = self.slots.values().flat_map(Slot::orders).collect();
         for id in &self.lingering {
             orders.entry(id.clone()).or_insert(InstanceOrder::Keep);
         }
@@ -168,17 +203,22 @@ impl Slots {
 
     /// The instances that may get traffic.
     pub fn endpoints(&self) -> BTreeMap<PoolId, Pool> {
-        let mut pools: BTreeMap<PoolId, Pool> = BTreeMap::new();
+        let mut pools: Vec<(PoolId, Vec<_>)> = Vec::new();
         for (id, slot) in &self.slots {
             if let Some(port) = slot.endpoint() {
                 let mut pool = pool_of(id);
                 if self.baselines.get(&pool).is_some_and(|first| id.slot >= *first) {
                     pool.cohort = Cohort::Baseline;
                 }
-                pools.entry(pool).or_default().endpoints.insert(slot.instance(), port.on_loopback());
+                let endpoint = (slot.instance(), port.on_loopback());
+                // The slots of a pool lie beside each other.
+                match pools.last_mut().filter(|(last, _)| *last == pool) {
+                    Some((_, endpoints)) => endpoints.push(endpoint),
+                    None => pools.push((pool, vec![endpoint])),
+                }
             }
         }
-        pools
+        pools.into_iter().map(|(id, endpoints)| (id, Pool { endpoints: endpoints.into_iter().collect() })).collect()
     }
 
     /// Whether this instance is past its start: what one uses until then is no load.
