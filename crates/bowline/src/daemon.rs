@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use crate::activity;
 use crate::args::{Mode, Serve};
 use crate::claim::{Claim, unusable};
+use crate::log;
 use crate::notify::Notify;
 use crate::paths::{Paths, Recorded};
 use crate::session::Readiness;
@@ -63,11 +64,11 @@ enum Starter {
 pub(crate) fn main(args: Serve, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
     let starter = match args.for_command {
         true => {
-            log_to_stderr();
+            log::to_own_file();
             Starter::Command
         }
         false => {
-            log_for_people();
+            log::for_people();
             Starter::Other { notify: Notify::from_env(), ui: *ui }
         }
     };
@@ -431,25 +432,6 @@ async fn reap(mut children: Vec<Pid>) {
             return;
         }
     }
-}
-
-pub(crate) fn log_to_stderr() {
-    let json = tracing_subscriber::fmt().json().flatten_event(true);
-    json.with_env_filter(log_filter()).with_writer(std::io::stderr).init();
-}
-
-/// For people on a terminal, else one JSON object per line.
-fn log_for_people() {
-    if std::io::stderr().is_terminal() {
-        tracing_subscriber::fmt().compact().with_env_filter(log_filter()).with_writer(std::io::stderr).init();
-    } else {
-        log_to_stderr();
-    }
-}
-
-fn log_filter() -> tracing_subscriber::EnvFilter {
-    tracing_subscriber::EnvFilter::try_from_env("BOWLINE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"))
 }
 
 /// Tells who started this daemon, and lets go of the pipe, which may be a terminal.

@@ -8,6 +8,7 @@ mod credentials;
 mod daemon;
 mod file;
 mod interrupts;
+mod log;
 mod notify;
 mod paths;
 mod progress;

@@ -239,7 +239,7 @@ fn spawn(paths: &Paths, mode: Mode, args: &[String]) -> Result<(), Fault> {
     // From the copy that edge and shims run from: its pages are shared with theirs, and no new binary takes its place.
     let exe = std::env::current_exe().and_then(|own| bowline_node::keep_binary(&paths.state, &own));
     let exe = exe.map_err(|e| failed(&e))?;
-    let log = open_log(paths).map_err(|e| failed(&e))?;
+    let log = crate::log::open(&paths.daemon_log()).map_err(|e| failed(&e))?;
     let mut child = Command::new(exe)
         .arg("--state")
         .arg(&paths.state)
@@ -277,14 +277,4 @@ fn spawn(paths: &Paths, mode: Mode, args: &[String]) -> Result<(), Fault> {
             .caused_by(format!("it took longer than {} s", START_LIMIT.as_secs()))
             .hint(hint)),
     }
-}
-
-/// The daemon's log is begun anew when it has grown; the one before is kept.
-fn open_log(paths: &Paths) -> std::io::Result<File> {
-    const LARGE: u64 = 10 << 20;
-    let path = paths.daemon_log();
-    if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > LARGE) {
-        std::fs::rename(&path, path.with_extension("log.1"))?;
-    }
-    File::options().create(true).append(true).mode(0o600).open(path)
 }

@@ -7,7 +7,7 @@ use crate::args::Edge;
 
 /// Logs to stderr, which is a file of the state's.
 pub(super) fn run(args: Edge) -> Result<ExitCode, Fault> {
-    crate::daemon::log_to_stderr();
+    crate::log::to_own_file();
     bowline_node::slice::of_the_edge();
     let args = EdgeArgs {
         control_fd: args.control_fd,
