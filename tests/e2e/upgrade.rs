@@ -75,6 +75,23 @@ fn daemon_and_edge_are_swapped_again_and_again_and_no_request_is_lost() {
     assert!(zombies.filter(|p| !p.runs()).count() == 0, "every edge is waited for");
 }
 
+#[test]
+fn a_stop_that_comes_while_the_binary_is_swapped_is_not_lost() {
+    let bowline = Bowline::new();
+    let mut server = Server::start(&bowline);
+    let other = bowline.other_binary(0);
+    let mut upgrade = bowline.command_of(&other, &["serve", "--upgrade"]);
+    let mut upgrade = upgrade.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
+    server.hears(
+        "RELOADING=1",
+        "it is decided that the other binary takes over, and nobody listens for signals any more",
+    );
+    server.signal(Signal::SIGTERM);
+    assert!(server.ended().success(), "the binary that took over ends as it was told to");
+    // It may have been too late to see the other binary answer.
+    upgrade.wait().expect("the client ends");
+}
+
 #[expect(clippy::print_stderr, reason = "figures of a longer run are to be read")]
 fn tell(line: &str) {
     eprintln!("{line}");

@@ -32,6 +32,7 @@ use crate::notify::Notify;
 use crate::paths::{Paths, Recorded};
 use crate::session::Readiness;
 use crate::settings::Settings;
+use crate::stops::Stops;
 use crate::ui::{Tone, Ui};
 
 /// The edge's user when the daemon is root: just below the users of instances, and nobody else's.
@@ -85,6 +86,7 @@ pub(crate) fn main(args: Serve, paths: &Paths, ui: &Ui) -> Result<ExitCode, Faul
 }
 
 fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
+    let stops = Stops::watch()?;
     // What the daemon writes is nobody else's: what others may read or search is given its mode where it is made.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let settings = Settings::of(args, matches!(starter, Starter::Other { .. }) && std::io::stderr().is_terminal());
@@ -103,7 +105,7 @@ fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
     let exe = bowline_node::keep_binary(&paths.state, &exe).map_err(|e| unusable("the daemon's binary", &e))?;
     let begun = AtomicBool::new(false);
     let ended = settings.and_then(|settings| {
-        let daemon = Daemon { args, settings, paths, starter, claim: &claim, exe: &exe, begun: &begun };
+        let daemon = Daemon { args, settings, paths, starter, claim: &claim, exe: &exe, begun: &begun, stops: &stops };
         daemon.run()
     });
     let before = args.handover.as_ref().and_then(|handover| handover.from.as_deref());
@@ -114,6 +116,7 @@ fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
             return Ok(());
         }
         (Ok(Ended::HandedOver(binary)), _) => {
+            stops.leave();
             let to = paths.kept_binary(&binary);
             (claim.hand_over(&to, &words(args, paths, starter), Some(&exe)), exe.as_path())
         }
@@ -122,6 +125,7 @@ fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
     };
     tracing::error!(error = %fault, causes = ?fault.causes, "another binary was refused, the one before goes on");
     paths.record_refusal(&fault.into());
+    stops.leave();
     Err(claim.hand_over(before, &words(args, paths, starter), None))
 }
 
@@ -145,6 +149,7 @@ struct Daemon<'a> {
     exe: &'a Path,
     /// It has come to serve: from now on it is not given back.
     begun: &'a AtomicBool,
+    stops: &'a Stops,
 }
 
 impl Daemon<'_> {
@@ -161,7 +166,7 @@ impl Daemon<'_> {
     }
 
     async fn wire(self) -> Result<Ended, Fault> {
-        let Self { args, settings, paths, starter, claim, exe, begun } = self;
+        let Self { args, settings, paths, starter, claim, exe, begun, stops } = self;
         let replaces = args.handover.as_ref().is_some_and(|handover| handover.from.is_some());
         if args.handover.is_some() {
             tokio::spawn(reap(children()));
@@ -201,6 +206,7 @@ impl Daemon<'_> {
             opened.map_err(Clone::clone).or_else(|fault| if replaces { Err(fault) } else { Ok(()) })?;
             begun.store(true, Ordering::Relaxed);
             edge.renew.send_replace(true);
+            stops.tell();
             starter.ready(paths, &listening);
             if let (Starter::Other { .. }, Some(patience)) = (starter, Notify::patience()) {
                 tokio::spawn(prove_life(Client::new(&paths.api_socket()), patience));

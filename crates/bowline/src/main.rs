@@ -15,6 +15,7 @@ mod progress;
 mod rollout;
 mod session;
 mod settings;
+mod stops;
 mod target;
 mod typed;
 mod ui;

@@ -62,6 +62,8 @@ pub async fn run(
     at_begin: impl FnOnce(Result<(), &Fault>) -> Result<(), Fault>,
     at_end: impl FnOnce(Ended),
 ) -> Result<Ended, Fault> {
+    // Before anybody is told that it serves.
+    let signals = Signals::catch()?;
     let clock = Clock::start();
     let now = clock.now();
     let opened = open(&config, &links, now).await;
@@ -78,7 +80,6 @@ pub async fn run(
         state_dir: config.state_dir.clone(),
     };
     let kept = opened.as_ref().map_err(Clone::clone).and_then(Opened::kept);
-    let signals = Signals::catch()?;
     let moved = Arc::new(Notify::new());
     let servers = listen::serve(config, &links, door, journals.clone(), kept, Arc::clone(&moved))?;
     let (inputs, results) = mpsc::channel(WAITING_INPUTS);
