@@ -162,14 +162,28 @@ export function planned({ stage, step, steps, weight, ends }, now) {
   ]);
 }
 
+/** How long the picture of a rollout that is over is worth a look. */
+const NEWS_MS = 24 * 3_600_000;
+
+/** A rollout that has ended within a day. @param {App} app @param {number} now */
+export function rolledOf({ rolled, change }, now) {
+  return rolled && !change && now - rolled.since < NEWS_MS ? rolled : null;
+}
+
 /** How a step of a rollout stands. @param {import("./wire.js").Rollout} rollout @param {number} at @returns {Tone} */
-export function toneOf({ stage, step, steps }, at) {
+export function toneOf({ stage, step, steps, outcome }, at) {
   const { began, verdicts = [] } = steps[at];
   if (began === undefined) return "idle";
   if (verdicts.some(({ verdict }) => verdict === "fail")) return "bad";
   if (stage === "step" && step === at + 1) return "busy";
-  return stage === "undoing" && !steps[at + 1]?.began ? "bad" : "good";
+  const undone = stage === "undoing" || outcome === "taken_back";
+  if (undone && !steps[at + 1]?.began) return "bad";
+  return isForced(steps[at]) ? "warn" : "good";
 }
+
+/** One that was held, and was ended by somebody who did not wait. @param {import("./wire.js").RolloutStep} step */
+const isForced = ({ ended, verdicts = [] }) =>
+  ended !== undefined && verdicts.some(({ verdict }) => verdict === "too_few_data");
 
 /** @type {Record<App["state"], Verdict>} */
 const STATES = {

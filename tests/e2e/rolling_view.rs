@@ -64,7 +64,7 @@ fn a_canary_that_is_followed_shows_its_weights_and_its_verdicts() {
     assert!(output.status.success(), "{said}");
     for line in [
         "release 2 carries 20%, step 1 of 2",
-        "web: canary 0 of ",
+        " · canary 0 of ",
         "step 1 of 2 is over, with 20%: web: canary 0 of ",
         "release 2 carries 50%, step 2 of 2",
         "step 2 of 2 is over, with 50%: ",
@@ -119,7 +119,7 @@ fn status_has_the_figures_and_the_next_daemon_knows_the_steps_before() {
     assert_eq!(before["steps"][0]["verdicts"][0]["verdict"], "pass", "{before}");
     assert_eq!(weights(&before), [0, 20, 50], "{before}");
     let shown = text(&bowline.run(&[&["status", "seen-on"][..], &ENV].concat()));
-    for line in ["step 1 of 2: 20% for ", "[██████████░░░░░░░░░░] 50%  step 2 of 2  59:", "· passes"]
+    for line in ["step 1 of 2: 20% for ", "[██████████░░░░░░░░░░] 50%  step 2 of 2  59:", "web: passes · canary "]
     {
         assert!(shown.contains(line), "{line}: {shown}");
     }

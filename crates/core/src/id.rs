@@ -202,6 +202,16 @@ pub struct AppKey {
     pub app: AppName,
 }
 
+impl AppKey {
+    /// As a command names it: `shop`, and `shop --env production` where it is not the environment that commands take by themselves.
+    pub fn command_words(&self) -> String {
+        match self.env.as_str() {
+            crate::route::LOCAL => self.app.to_string(),
+            env => format!("{} --env {env}", self.app),
+        }
+    }
+}
+
 impl fmt::Display for AppKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.env, self.app)

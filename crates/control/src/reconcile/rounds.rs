@@ -235,7 +235,7 @@ impl Loop {
         let plan = moved.plan((release, stable.release.app()), &app.scales);
         let phase = moved.phase();
         let rounding = Rounding { moved, release, machine: Round::resume(plan, place, now.mono) };
-        app.change = Some(Change { id: change, since, stage: Stage::Round(Box::new(rounding)), told: None });
+        app.begin(Change { id: change, since, stage: Stage::Round(Box::new(rounding)), told: None });
         self.tell(change, ChangeStep::Phase { phase });
     }
 
