@@ -108,7 +108,7 @@ function Overview({ model }) {
 /** The worst that is to be said of an app. @param {App} app @param {Model} model */
 function look(app, model) {
   const state = stateOf(app);
-  const worst = worries(app, seriesOf(app, model))[0];
+  const worst = worries(app, seriesOf(app, model), model.at)[0];
   if (worst && state.tone !== "bad") return { tone: worst.tone, text: state.text };
   if (app.change) return { tone: /** @type {Tone} */ ("busy"), text: "changing" };
   return state;

@@ -169,6 +169,10 @@ fn the_console_draws_a_rollout_as_it_moves() {
     assert!(promoted.status.success(), "{}", text(&promoted));
     browser.sees_no("release 2: 50%");
     assert!(deploying.wait_with_output().expect("it was started").status.success());
+    // How it went stays in view.
+    browser.sees("Release 2 took over from 1");
+    assert_eq!(browser.count(judged), 2);
+    browser.inspect("canary-over-phone-dark");
     load.stop().expect_no_failure("while it was looked at");
 
     // What was answered before is known to the next daemon, too.

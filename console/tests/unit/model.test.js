@@ -67,6 +67,9 @@ test("whether all is well is said by the worst", () => {
   check({ apps: [{ state: "stopped" }] }, "idle", "Nothing runs");
   check({ apps: [{ change }] }, "busy", "Changing shop");
   check({ apps: [{ change, state: "degraded" }] }, "busy", "Changing shop");
+  const asks = (/** @type {number} */ asks) => ({ ...change, rollout: { candidate: 4, asks } });
+  check({ apps: [{ change: asks(1) }] }, "busy", "Changing shop");
+  check({ apps: [{ change: asks(0) }] }, "warn", "release 4 of shop waits for somebody to decide");
   check({ apps: [{ state: "degraded" }] }, "warn", "shop has fewer instances than wanted");
   check({ apps: [{ fault }] }, "warn", "the last change of shop failed");
   check({ apps: [{ state: "failed", fault }] }, "bad", "shop failed");

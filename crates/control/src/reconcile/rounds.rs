@@ -360,7 +360,7 @@ fn scaled_by_load(name: &ServiceName, service: &Service) -> Fault {
     let Scale { min, max, .. } = service.scale;
     Fault::new(FaultKind::Refused, format!("{name} is scaled by its load, between {min} and {max} instances"))
         .caused_by("a number by hand would be changed by the next requests")
-        .hint(format!("say another `min` in [service.{name}] and bring it out: fewer it has at no time"))
+        .hint(format!("say another `min` in [service.{name}] and bring it out: it never has fewer"))
 }
 
 /// # Errors

@@ -9,6 +9,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bowline_core::id::{AppKey, AppName, EnvName, ReleaseNumber};
@@ -151,11 +152,15 @@ impl Kept {
         if !draft.anew {
             return File::options().append(true).open(&self.path)?.write_all(&draft.bytes);
         }
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new().prefix(".traffic-").tempfile_in(folder)?;
+        // One name, so that a daemon that dies here leaves no more than one.
+        let beside = self.path.with_extension("new");
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
         file.write_all(&draft.bytes)?;
-        file.persist(&self.path).map_err(|error| error.error)?;
-        Ok(())
+        fs::rename(&beside, &self.path)
     }
 }
 
@@ -272,6 +277,7 @@ mod tests {
     fn the_next_daemon_has_the_same_window_whenever_the_one_before_ended() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("traffic");
+        fs::write(path.with_extension("new"), "of one that died while it wrote").unwrap();
         let (mut kept, mut window) = Kept::open(path.clone(), 1_000);
         assert!(kept.draft(&window).is_none(), "nothing is written of nothing");
         for at in 1_000..3_000 {
