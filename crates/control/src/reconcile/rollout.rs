@@ -287,7 +287,7 @@ fn undone_fault(key: &AppKey, rolling: &RollingOut, reason: Option<Fault>) -> Fa
     let fault = reason.caused_by(end);
     match fault.hint {
         None if rolling.course.has_begun() => {
-            fault.hint(format!("its output: bowline logs {} --release {number}", key.command_words()))
+            fault.hint(format!("read its output: bowline logs {} --release {number}", key.command_words()))
         }
         Some(_) | None => fault,
     }
