@@ -500,4 +500,14 @@ mod tests {
         assert_eq!(digest.to_string().parse::<Digest>(), Ok(digest));
         assert!("AB".repeat(32).parse::<Digest>().is_err());
     }
+
+    #[test]
+    fn a_command_names_the_environment_where_it_must() {
+        let check = |env: &str, expected: &str| {
+            let key = AppKey { env: EnvName::new(env).unwrap(), app: AppName::new("shop").unwrap() };
+            assert_eq!(key.command_words(), expected);
+        };
+        check("local", "shop");
+        check("production", "shop --env production");
+    }
 }

@@ -165,10 +165,11 @@ impl Loop {
         let Some((app, id, rolling)) = self.take_rolling(key) else { return };
         let reason = rolling.machine.reason().cloned();
         let fault = undone_fault(key, &rolling, reason);
+        app.rolled = rolled(&rolling);
         if rolling.from.is_none() {
             app.record.wanted = Wanted::Stopped;
         }
-        (app.fault, app.rolled) = (Some(fault.clone()), rolled(&rolling));
+        app.fault = Some(fault.clone());
         app.settle();
         self.to_collect = true;
         self.ended_in_failure(key, id, fault);
