@@ -94,24 +94,27 @@ const AHEAD = 3;
  * @param {{ rollout: Rollout, now: number, name: string }} props
  */
 export function Weights({ rollout, now, name }) {
+  const over = rollout.outcome !== undefined;
+  const to = over ? rollout.since : now;
   const plan = planned(rollout, now);
-  const from = rollout.weights[0]?.at ?? now;
-  const last = Math.max(plan.at(-1)?.at ?? now, now);
-  const end = Math.max(Math.min(last, now + AHEAD * (now - from)), from + 10_000);
+  const from = rollout.weights[0]?.at ?? to;
+  const last = Math.max(plan.at(-1)?.at ?? to, to);
+  const end = Math.max(Math.min(last, to + AHEAD * (to - from)), from + (over ? 1_000 : 10_000));
   const place = (/** @type {number} */ at) =>
     round((Math.min(Math.max(0, at - from), end - from) / (end - from)) * WIDTH);
-  const past = rollout.weights.concat([{ at: now, weight: rollout.weight }]);
+  const past = rollout.weights.concat([{ at: to, weight: rollout.weight }]);
   const carried = past.map(({ weight }) => `${weight}%`).filter((one, at, all) => one !== all[at - 1]);
   const label = `What release ${rollout.candidate} of ${name} carried: ${carried.join(", then ")}`;
   const inside = [
     rollout.stable !== undefined &&
-      h("path", { class: `area ${colour(rollout.stable)} before`, d: `M0 2H${place(now)}V${HEIGHT}H0Z` }),
+      h("path", { class: `area ${colour(rollout.stable)} before`, d: `M0 2H${place(to)}V${HEIGHT}H0Z` }),
     h("path", { class: `area ${colour(rollout.candidate)}`, d: stairs(past, place) }),
     plan.length > 1 && h("path", { class: `area ${colour(rollout.candidate)} plan`, d: stairs(plan, place) }),
-    h("path", { class: "now", d: `M${place(now)} 0V${HEIGHT}` }),
+    !over && h("path", { class: "now", d: `M${place(now)} 0V${HEIGHT}` }),
   ];
-  const to = last > now ? `in ${duration(end - now)}${end < last ? "" : ", at the earliest"}` : "now";
-  return frame(label, "100%", inside, `${duration(now - from)} ago`, to);
+  const ahead = last > now ? `in ${duration(end - now)}${end < last ? "" : ", at the earliest"}` : "now";
+  const until = over && now - to >= 1000 ? `${duration(now - to)} ago` : ahead;
+  return frame(label, "100%", inside, `${duration(now - from)} ago`, until);
 }
 
 /** Little is drawn as this much, so that it is seen. In percent. */

@@ -162,14 +162,28 @@ export function planned({ stage, step, steps, weight, ends }, now) {
   ]);
 }
 
+/** How long the picture of a rollout that is over is worth a look. */
+const NEWS_MS = 24 * 3_600_000;
+
+/** A rollout that has ended within a day. @param {App} app @param {number} now */
+export function rolledOf({ rolled, change }, now) {
+  return rolled && !change && now - rolled.since < NEWS_MS ? rolled : null;
+}
+
 /** How a step of a rollout stands. @param {import("./wire.js").Rollout} rollout @param {number} at @returns {Tone} */
-export function toneOf({ stage, step, steps }, at) {
+export function toneOf({ stage, step, steps, outcome }, at) {
   const { began, verdicts = [] } = steps[at];
   if (began === undefined) return "idle";
   if (verdicts.some(({ verdict }) => verdict === "fail")) return "bad";
   if (stage === "step" && step === at + 1) return "busy";
-  return stage === "undoing" && !steps[at + 1]?.began ? "bad" : "good";
+  const undone = stage === "undoing" || outcome === "taken_back";
+  if (undone && !steps[at + 1]?.began) return "bad";
+  return isForced(steps[at]) ? "warn" : "good";
 }
+
+/** One that was held, and was ended by somebody who did not wait. @param {import("./wire.js").RolloutStep} step */
+const isForced = ({ ended, verdicts = [] }) =>
+  ended !== undefined && verdicts.some(({ verdict }) => verdict === "too_few_data");
 
 /** @type {Record<App["state"], Verdict>} */
 const STATES = {
@@ -189,8 +203,8 @@ export function stateOf(app) {
   return STATES[app.state];
 }
 
-/** What of an app wants a look, the worst first. @param {App} app @param {Series[]} series @returns {Verdict[]} */
-export function worries(app, series) {
+/** What of an app wants a look, the worst first. @param {App} app @param {Series[]} series @param {number} now @returns {Verdict[]} */
+export function worries(app, series, now) {
   const { name } = app;
   const state = stateOf(app);
   /** @type {Verdict[]} */
@@ -202,6 +216,8 @@ export function worries(app, series) {
   }
   if (app.state === "degraded" && !app.change)
     all.push({ tone: "warn", text: `${name} has fewer instances than wanted` });
+  const { candidate, asks = Number.POSITIVE_INFINITY } = app.change?.rollout ?? {};
+  if (now >= asks) all.push({ tone: "warn", text: `release ${candidate} of ${name} waits for somebody to decide` });
   if (app.maintenance && app.state !== "stopped") all.push({ tone: "warn", text: `${name} is in maintenance` });
   if (errorsOf(series) > 0) all.push({ tone: "warn", text: `${name} answered with errors in the last minute` });
   if (app.fault && state.tone !== "bad") all.push({ tone: "warn", text: `the last change of ${name} failed` });
@@ -209,11 +225,11 @@ export function worries(app, series) {
 }
 
 /** Whether all is well. @param {Model} model @returns {Verdict & { more: string[] }} */
-export function verdict({ contact, shown, traffic }) {
+export function verdict({ contact, shown, traffic, at }) {
   if (contact.kind === "lost") return { tone: "bad", text: "No contact with the daemon", more: [] };
   if (contact.kind === "refused") return { tone: "bad", text: "The daemon shows no more consoles", more: [] };
   if (!shown) return { tone: "idle", text: "Looking …", more: [] };
-  const all = machine(shown).concat(shown.apps.flatMap((app) => worries(app, traffic.get(keyOf(app)) ?? [])));
+  const all = machine(shown).concat(shown.apps.flatMap((app) => worries(app, traffic.get(keyOf(app)) ?? [], at)));
   const bad = all.filter((one) => one.tone === "bad");
   const sorted = bad.concat(all.filter((one) => one.tone !== "bad"));
   if (sorted.length > 0) {

@@ -1,7 +1,7 @@
 // What the page looks like. All text goes through Preact as text: nothing that an app says becomes markup.
 
 import { colour, Latency, Requests, Weights } from "./chart.js";
-import { errorsOf, glance, keyOf, recent, stateOf, toneOf, verdict, viewOf, worries } from "./model.js";
+import { errorsOf, glance, keyOf, recent, rolledOf, stateOf, toneOf, verdict, viewOf, worries } from "./model.js";
 import { h } from "./preact.js";
 import { bytes, counted, duration, latency, left, moment, processor, rate } from "./words.js";
 
@@ -108,7 +108,7 @@ function Overview({ model }) {
 /** The worst that is to be said of an app. @param {App} app @param {Model} model */
 function look(app, model) {
   const state = stateOf(app);
-  const worst = worries(app, seriesOf(app, model))[0];
+  const worst = worries(app, seriesOf(app, model), model.at)[0];
   if (worst && state.tone !== "bad") return { tone: worst.tone, text: state.text };
   if (app.change) return { tone: /** @type {Tone} */ ("busy"), text: "changing" };
   return state;
@@ -139,6 +139,7 @@ function AppCard({ app, model, look }) {
       ),
     app.change && h(Change, { change: app.change, name: app.name, live: app.release, now: model.at }),
     app.fault && h(Problem, { title: "The last change failed", trouble: app.fault }),
+    h(Rolled, { rollout: rolledOf(app, model.at), name: app.name, now: model.at }),
     app.resources.map(
       (one) => one.fault && h(Problem, { key: one.name, title: `${one.kind} ${one.name}`, trouble: one.fault }),
     ),
@@ -212,6 +213,35 @@ function titleOf(what, { release, rollout }, live) {
   return live !== null && live !== release ? `${what} is to follow release ${live}` : `${what} is on its way`;
 }
 
+/** A rollout that is over, as it went. @param {{ rollout: Rollout | null, name: string, now: number }} props */
+function Rolled({ rollout, name, now }) {
+  if (!rollout) return null;
+  const tookOver = rollout.outcome === "took_over";
+  const { candidate, stable, strategy, since } = rollout;
+  const title = tookOver ? `Release ${candidate} took over from ${stable}` : `Release ${candidate} was taken back`;
+  return h("div", { class: "panel idle" }, [
+    h("h3", {}, [
+      h(Icon, { tone: tookOver ? "good" : "bad" }),
+      title,
+      " ",
+      h("span", { class: "age" }, `${duration(now - since)} ago`),
+    ]),
+    h("div", { class: "rolling" }, [
+      h(Weights, { rollout, now, name }),
+      strategy !== "rolling" && h(Steps, { rollout, name, now }),
+    ]),
+  ]);
+}
+
+/** @param {{ rollout: Rollout, name: string, now: number }} props */
+function Steps({ rollout, name, now }) {
+  return h(
+    "ol",
+    { class: "judged", "aria-label": `Steps of the rollout of ${name}` },
+    rollout.steps.map((_, at) => h(Judged, { key: at, rollout, at, now })),
+  );
+}
+
 /** Verdicts, and the end of what is judged or watched. @param {{ what: string, on: string }} one @param {Rollout} rollout @param {number} now */
 function isDrawn({ what, on }, { candidate, verdicts = [], asks, ends }, now) {
   return verdicts.some(({ text }) => text === on) || (what === `r${candidate}` && now < (asks ?? ends ?? 0));
@@ -219,7 +249,7 @@ function isDrawn({ what, on }, { candidate, verdicts = [], asks, ends }, now) {
 
 /** A rollout as it moves. @param {{ rollout: Rollout, name: string, now: number }} props */
 function Rolling({ rollout, name, now }) {
-  const { candidate, weight, steps, strategy } = rollout;
+  const { candidate, weight, strategy } = rollout;
   const carries = (/** @type {number | undefined} */ release, /** @type {number} */ part) =>
     h("span", {}, [h("span", { class: `swatch ${colour(release ?? null)}` }), `release ${release}: ${part}%`]);
   return h("div", { class: "rolling" }, [
@@ -233,12 +263,7 @@ function Rolling({ rollout, name, now }) {
       weight < 100 && h("span", { class: colour(rollout.stable ?? null), style: { flexGrow: 100 - weight } }),
     ]),
     h(Weights, { rollout, now, name }),
-    strategy !== "rolling" &&
-      h(
-        "ol",
-        { class: "judged", "aria-label": `Steps of the rollout of ${name}` },
-        steps.map((_, at) => h(Judged, { key: at, rollout, at, now })),
-      ),
+    strategy !== "rolling" && h(Steps, { rollout, name, now }),
     rollout.stage === "watching" &&
       // Too few requests hold nothing up any more.
       h(Sentences, { verdicts: (rollout.verdicts ?? []).filter(({ verdict }) => verdict !== "too_few_data") }),
@@ -273,7 +298,7 @@ function Judged({ rollout, at, now }) {
       h(Icon, { tone }),
       h("b", {}, rollout.strategy === "blue_green" ? "A look" : `${weight}%`),
       " ",
-      time && h("span", { class: "age" }, time),
+      time && h("span", { class: "age" }, tone === "warn" ? `${time}, ended by hand` : time),
     ]),
     h(Sentences, { verdicts }),
   ]);
@@ -465,6 +490,9 @@ const RELEASE_STATES = {
   failed: { tone: "bad", text: "failed" },
 };
 
+/** It carries everything, and is not stable yet. @type {Verdict} */
+const WATCHED = { tone: "good", text: "watched" };
+
 /** @param {{ app: App, releases: import("./wire.js").Release[], now: number }} props */
 function Releases({ app, releases, now }) {
   if (releases.length < 2) return null;
@@ -474,7 +502,7 @@ function Releases({ app, releases, now }) {
       "ol",
       { class: "releases", "aria-label": `Releases of ${app.name}, the newest first` },
       releases.map(({ number, created, state }) => {
-        const { tone, text } = RELEASE_STATES[state];
+        const { tone, text } = state === "pending" && number === app.release ? WATCHED : RELEASE_STATES[state];
         return h("li", { key: number }, [
           h("span", { class: `swatch ${colour(number)}` }),
           h("b", {}, String(number)),

@@ -23,6 +23,7 @@ export interface App {
   release: number | null;
   urls: string[];
   change: Change | null;
+  rolled: Rollout | null;
   fault: Trouble | null;
   maintenance: boolean;
   services: Service[];
@@ -56,6 +57,7 @@ export interface Rollout {
   verdicts?: Sentence[];
   steps: RolloutStep[];
   weights: { at: number; weight: number }[];
+  outcome?: "took_over" | "taken_back";
 }
 
 export interface RolloutStep {

@@ -64,7 +64,7 @@ fn a_canary_that_is_followed_shows_its_weights_and_its_verdicts() {
     assert!(output.status.success(), "{said}");
     for line in [
         "release 2 carries 20%, step 1 of 2",
-        "web: canary 0 of ",
+        " · canary 0 of ",
         "step 1 of 2 is over, with 20%: web: canary 0 of ",
         "release 2 carries 50%, step 2 of 2",
         "step 2 of 2 is over, with 50%: ",
@@ -119,7 +119,7 @@ fn status_has_the_figures_and_the_next_daemon_knows_the_steps_before() {
     assert_eq!(before["steps"][0]["verdicts"][0]["verdict"], "pass", "{before}");
     assert_eq!(weights(&before), [0, 20, 50], "{before}");
     let shown = text(&bowline.run(&[&["status", "seen-on"][..], &ENV].concat()));
-    for line in ["step 1 of 2: 20% for ", "[██████████░░░░░░░░░░] 50%  step 2 of 2  59:", "· passes"]
+    for line in ["step 1 of 2: 20% for ", "[██████████░░░░░░░░░░] 50%  step 2 of 2  59:", "web: passes · canary "]
     {
         assert!(shown.contains(line), "{line}: {shown}");
     }
@@ -169,6 +169,10 @@ fn the_console_draws_a_rollout_as_it_moves() {
     assert!(promoted.status.success(), "{}", text(&promoted));
     browser.sees_no("release 2: 50%");
     assert!(deploying.wait_with_output().expect("it was started").status.success());
+    // How it went stays in view.
+    browser.sees("Release 2 took over from 1");
+    assert_eq!(browser.count(judged), 2);
+    browser.inspect("canary-over-phone-dark");
     load.stop().expect_no_failure("while it was looked at");
 
     // What was answered before is known to the next daemon, too.

@@ -9,6 +9,7 @@ import {
   opened,
   planned,
   recent,
+  rolledOf,
   stateOf,
   tell,
   toneOf,
@@ -66,6 +67,9 @@ test("whether all is well is said by the worst", () => {
   check({ apps: [{ state: "stopped" }] }, "idle", "Nothing runs");
   check({ apps: [{ change }] }, "busy", "Changing shop");
   check({ apps: [{ change, state: "degraded" }] }, "busy", "Changing shop");
+  const asks = (/** @type {number} */ asks) => ({ ...change, rollout: { candidate: 4, asks } });
+  check({ apps: [{ change: asks(1) }] }, "busy", "Changing shop");
+  check({ apps: [{ change: asks(0) }] }, "warn", "release 4 of shop waits for somebody to decide");
   check({ apps: [{ state: "degraded" }] }, "warn", "shop has fewer instances than wanted");
   check({ apps: [{ fault }] }, "warn", "the last change of shop failed");
   check({ apps: [{ state: "failed", fault }] }, "bad", "shop failed");
@@ -186,6 +190,14 @@ test("what is to come of a rollout is known where nobody is waited for", () => {
   check({ strategy: "blue_green", steps: [{ weight: 0, began: 0 }], of: 1 }, 0, []);
 });
 
+test("a rollout that is over is shown for a day, and not beside another", () => {
+  const rolled = { ...rollout, stage: "ended", since: 1000, outcome: "took_over" };
+  assert.equal(rolledOf({ rolled, change: null }, 2000), rolled);
+  assert.equal(rolledOf({ rolled, change: { id: 2 } }, 2000), null);
+  assert.equal(rolledOf({ rolled, change: null }, 1000 + 24 * 3_600_000), null);
+  assert.equal(rolledOf({ rolled: null, change: null }, 2000), null);
+});
+
 test("each step of a rollout says how it stands", () => {
   const check = (changes, steps, expected) => {
     const all = { ...rollout, ...changes, steps };
@@ -199,6 +211,19 @@ test("each step of a rollout says how it stands", () => {
   check({ step: 2 }, [first, { ...second, began: 1 }], ["good", "busy"]);
   check({ stage: "completing" }, [first, { ...second, began: 1 }], ["good", "good"]);
   check({ stage: "undoing" }, [first, { ...second, began: 1 }], ["good", "bad"]);
+  const ended = { stage: "ended", step: undefined };
+  check({ ...ended, outcome: "taken_back" }, [first, { ...second, began: 1 }], ["good", "bad"]);
+  check({ ...ended, outcome: "took_over" }, [first, { ...second, began: 1 }], ["good", "good"]);
+  const held = [{ service: "web", verdict: "too_few_data", text: "" }];
+  check(
+    { step: 2 },
+    [
+      { ...first, ended: 1, verdicts: held },
+      { ...second, began: 1 },
+    ],
+    ["warn", "busy"],
+  );
+  check({}, [{ ...first, verdicts: held }, second], ["busy", "idle"]);
   check({}, [{ ...first, verdicts: [{ service: "web", verdict: "fail", text: "" }] }], ["bad"]);
 });
 

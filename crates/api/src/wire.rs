@@ -88,8 +88,8 @@ pub use plan::{
 };
 pub use release::{Aborted, Release, ReleaseState, Releases, Restart, Rollback, Scale};
 pub use rollout::{
-    Rollout, RolloutFigures, RolloutNow, RolloutRule, RolloutSentence, RolloutStage, RolloutStep, RolloutStrategy,
-    RolloutTally, RolloutVerdict, RolloutWeight,
+    Rollout, RolloutFigures, RolloutNow, RolloutOutcome, RolloutRule, RolloutSentence, RolloutStage, RolloutStep,
+    RolloutStrategy, RolloutTally, RolloutVerdict, RolloutWeight,
 };
 pub use source::{MAX_MANIFEST, Offered, Placed, Source, SourceEntry, SourceError};
 pub use status::{

@@ -323,7 +323,7 @@ mod tests {
             let steps = vec![Waiting { what: what.into(), on: on.into() }];
             ChangeStep::Waiting { steps, rollout: Some(Box::new(now)) }
         };
-        let verdict = "web: canary 3 of 2,100 failed, stable 2 of 2,080 · 99% within 41ms, stable 10.0ms";
+        let figures = "canary 3 of 2,100 failed, stable 2 of 2,080 · 99% within 41ms, stable 10.0ms";
         let text = seen(RolloutSentence::Pass, None).text;
         let waits = RolloutNow { verdicts: vec![seen(RolloutSentence::TooFewData, Some(2_280))], ..canary(25) };
         let starts = RolloutNow { ends: None, asks: None, step: Some(3), verdicts: Vec::new(), ..canary(25) };
@@ -336,17 +336,17 @@ mod tests {
         ];
         let bar = "~[█████░░░░░░░░░░░░░░░] 25%  step 2 of 4  1:12 left";
         let drawn = [
-            format!("{bar}~{verdict} · waits for 180 more requests"),
-            format!("{bar}~{verdict} · waits for 180 more requests"),
-            format!("{bar}~{verdict} · passes"),
-            format!("{bar}~{verdict} · passes"),
+            format!("{bar}~web: waits for 180 more requests · {figures}"),
+            format!("{bar}~web: waits for 180 more requests · {figures}"),
+            format!("{bar}~web: passes · {figures}"),
+            format!("{bar}~web: passes · {figures}"),
             "~[█████░░░░░░░░░░░░░░░] 25%  step 3 of 4~web.r2 waits on 1 of 2 ready".to_owned(),
         ];
         check(true, &steps, &drawn.each_ref().map(String::as_str));
         let told = [
             "    release 2 carries 25%, step 2 of 4, 1:12 left".to_owned(),
-            format!("    {verdict} · waits for 180 more requests"),
-            format!("    {verdict} · passes"),
+            format!("    web: waits for 180 more requests · {figures}"),
+            format!("    web: passes · {figures}"),
             "    release 2 carries 25%, step 3 of 4".to_owned(),
             "    web.r2 waits on 1 of 2 ready".to_owned(),
         ];

@@ -100,7 +100,8 @@ fn tone(sentence: RolloutSentence) -> Tone {
     }
 }
 
-/// `web: canary 3 of 2,100 failed, stable 2 of 2,080 · 99% within 41ms, stable 39ms · passes`
+/// `web: passes · canary 3 of 2,100 failed, stable 2 of 2,080 · 99% within 41ms, stable 39ms`: what matters first, since a narrow
+/// terminal shows no more.
 pub(crate) fn verdict(one: &RolloutVerdict) -> String {
     let sentence = match one.verdict {
         RolloutSentence::Pass => "passes".to_owned(),
@@ -118,7 +119,7 @@ pub(crate) fn verdict(one: &RolloutVerdict) -> String {
         Some(stable) => format!(" · 99% within {canary}, stable {stable}"),
         None => format!(" · 99% within {canary}"),
     });
-    format!("{}: {canary}{} failed{beside}{} · {sentence}", one.service, of(&one.canary), speed.unwrap_or_default())
+    format!("{}: {sentence} · {canary}{} failed{beside}{}", one.service, of(&one.canary), speed.unwrap_or_default())
 }
 
 /// What a step that is held waits for.
@@ -236,17 +237,17 @@ pub(crate) mod tests {
     #[test]
     fn a_verdict_reads_as_a_sentence() {
         let check = |one: &RolloutVerdict, expected: &str| assert_eq!(verdict(one), expected);
-        let figures = "web: canary 3 of 2,100 failed, stable 2 of 2,080 · 99% within 41ms, stable 10.0ms";
-        check(&seen(RolloutSentence::Pass, None), &format!("{figures} · passes"));
+        let figures = "canary 3 of 2,100 failed, stable 2 of 2,080 · 99% within 41ms, stable 10.0ms";
+        check(&seen(RolloutSentence::Pass, None), &format!("web: passes · {figures}"));
         let waits = seen(RolloutSentence::TooFewData, Some(2_280));
-        check(&waits, &format!("{figures} · waits for 180 more requests"));
+        check(&waits, &format!("web: waits for 180 more requests · {figures}"));
         let doubtful = seen(RolloutSentence::TooFewData, None);
-        check(&doubtful, &format!("{figures} · holds: failed is above 1%, which may be chance"));
+        check(&doubtful, &format!("web: holds: failed is above 1%, which may be chance · {figures}"));
         let failed = "web: canary 41 of 2,100 failed, stable 3 of 2,080; limit 1%; aborting";
         check(&seen(RolloutSentence::Fail, None), failed);
         let alone = |sentence| RolloutVerdict { baseline: None, stable: None, ..seen(sentence, Some(3_000)) };
-        check(&alone(RolloutSentence::Pass), "web: 3 of 2,100 failed · 99% within 41ms · passes");
-        check(&alone(RolloutSentence::TooFewData), "web: 3 of 2,100 failed · 99% within 41ms · too few to tell");
+        check(&alone(RolloutSentence::Pass), "web: passes · 3 of 2,100 failed · 99% within 41ms");
+        check(&alone(RolloutSentence::TooFewData), "web: too few to tell · 3 of 2,100 failed · 99% within 41ms");
     }
 
     #[test]

@@ -202,6 +202,16 @@ pub struct AppKey {
     pub app: AppName,
 }
 
+impl AppKey {
+    /// As a command names it: `shop`, and `shop --env production` where it is not the environment that commands take by themselves.
+    pub fn command_words(&self) -> String {
+        match self.env.as_str() {
+            crate::route::LOCAL => self.app.to_string(),
+            env => format!("{} --env {env}", self.app),
+        }
+    }
+}
+
 impl fmt::Display for AppKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.env, self.app)
@@ -489,5 +499,15 @@ mod tests {
         let digest = Digest([0xab; 32]);
         assert_eq!(digest.to_string().parse::<Digest>(), Ok(digest));
         assert!("AB".repeat(32).parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn a_command_names_the_environment_where_it_must() {
+        let check = |env: &str, expected: &str| {
+            let key = AppKey { env: EnvName::new(env).unwrap(), app: AppName::new("shop").unwrap() };
+            assert_eq!(key.command_words(), expected);
+        };
+        check("local", "shop");
+        check("production", "shop --env production");
     }
 }

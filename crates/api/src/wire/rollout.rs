@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A rollout that is under way: where it is, and how it came there.
+/// A rollout: where it is, and how it came there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rollout {
     #[serde(flatten)]
@@ -12,6 +12,18 @@ pub struct Rollout {
     pub steps: Vec<RolloutStep>,
     /// What the new release carried, from when on: by rising time, and of a long rollout fewer than there were.
     pub weights: Vec<RolloutWeight>,
+    /// How it ended; absent while it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<RolloutOutcome>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutOutcome {
+    /// The new release is the stable one.
+    TookOver,
+    /// The release before has everything back.
+    TakenBack,
 }
 
 /// Where a rollout is.

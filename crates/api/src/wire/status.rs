@@ -105,6 +105,9 @@ pub struct AppStatus {
     /// The change that runs now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<ChangeStatus>,
+    /// How the last rollout went, until another change begins, the app is stopped, or the daemon ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled: Option<Rollout>,
     /// How the last change ended, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,

@@ -4,7 +4,7 @@ use bowline_api::ClientError;
 use bowline_core::fault::{Fault, FaultKind};
 use serde::Serialize;
 
-use super::follow;
+use super::follow::{self, Followed};
 use super::logs::only_app;
 use crate::args::Abort;
 use crate::interrupts::Interrupts;
@@ -31,9 +31,10 @@ pub(super) async fn run(args: Abort, target: &Target, ui: &Ui) -> Result<ExitCod
         ui.say(format!("  nothing of {app} is under way: there is nothing to abort"));
         return Ok(ExitCode::SUCCESS);
     };
+    let followed = Followed { env: &args.env, app: &app, change };
     let end = tokio::select! {
-        end = follow::to_its_end((target, &session.client), (&app, change), false, ui) => end,
-        () = interrupts.next() => return Ok(follow::left(&app, ui)),
+        end = follow::to_its_end((target, &session.client), followed, false, ui) => end,
+        () = interrupts.next() => return Ok(follow::left(&args.env, &app, ui)),
     };
     match end {
         // It came to nothing, as it should.

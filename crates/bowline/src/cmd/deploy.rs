@@ -100,7 +100,8 @@ async fn to_its_end(
     ui: &Ui,
 ) -> Result<ExitCode, Fault> {
     let words = |release| format!("{} release {release}", ui.paint(Tone::Good, "serves:"));
-    follow::and_say(daemon, (app.name.as_str(), change), words, interrupts, ui).await
+    let followed = follow::Followed { env: app.environment.name.as_str(), app: app.name.as_str(), change };
+    follow::and_say(daemon, followed, words, interrupts, ui).await
 }
 
 /// Follows what is under way, whoever began it.

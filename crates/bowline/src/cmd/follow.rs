@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use bowline_api::{Client, ClientError, wire};
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::route::LOCAL;
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::progress::Progress;
 use crate::session::Session;
-use crate::target::Target;
-use crate::ui::{Tone, Ui};
+use crate::target::{Target, word};
+use crate::ui::{self, Tone, Ui};
 
 /// With `--json`: one object per line, told apart by `kind`.
 #[derive(Debug, Serialize)]
@@ -34,6 +35,14 @@ const TICK: Duration = Duration::from_secs(1);
 /// A daemon that dies again and again is left to its owner.
 const MAX_REJOINS: usize = 10;
 
+/// A change, and what it is of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Followed<'a> {
+    pub(super) env: &'a str,
+    pub(super) app: &'a str,
+    pub(super) change: u64,
+}
+
 /// How a change ended that came to something.
 pub(super) struct Done {
     pub(super) release: u32,
@@ -50,7 +59,7 @@ pub(super) fn say(app: &str, change: u64, step: &wire::ChangeEvent, ui: &Ui) {
 /// and each is named.
 pub(super) async fn to_its_end(
     (target, client): (&Target, &Client),
-    (app, change): (&str, u64),
+    Followed { env, app, change }: Followed<'_>,
     many: bool,
     ui: &Ui,
 ) -> Result<Done, ClientError> {
@@ -65,7 +74,7 @@ pub(super) async fn to_its_end(
             Err(error) => return Err(error),
         }
         ui.say(format!("    {}", ui.paint(Tone::Warning, "the daemon is out of reach: it is waited for")));
-        rejoined = Some(rejoin(target).await.map_err(|fault| ClientError::Refused(gone(app, fault)))?);
+        rejoined = Some(rejoin(target).await.map_err(|fault| ClientError::Refused(gone(env, app, fault)))?);
         ui.say("    it is reached again, and goes on with this");
     }
     unreachable!("the last attempt returns")
@@ -98,11 +107,12 @@ fn is_away(error: &ClientError) -> bool {
 }
 
 /// It is not given up by that: what is stored of it is taken up by the next daemon.
-fn gone(app: &str, why: Fault) -> Fault {
+fn gone(env: &str, app: &str, why: Fault) -> Fault {
     let fault = Fault::new(FaultKind::Unreachable, format!("the daemon went away while {app} was being changed"));
     let fault = why.causes.into_iter().fold(fault.caused_by(why.message), Fault::caused_by);
     let fault = why.detail.into_iter().fold(fault, Fault::detail);
-    fault.hint(format!("the next daemon goes on with it, unless it was building; then `bowline status {app}` shows it"))
+    let shows = status_of(env, app);
+    fault.hint(format!("the next daemon goes on with it, unless it was building; then {shows} shows it"))
 }
 
 /// With one daemon: how the change ended, or why this daemon does not say.
@@ -153,21 +163,30 @@ async fn attempt(
 /// Follows a change to its end and says what has become of it: `words` of the release. Ctrl-C leaves it going on.
 pub(super) async fn and_say(
     daemon: (&Target, &Client),
-    (app, change): (&str, u64),
+    followed: Followed<'_>,
     words: impl Fn(u32) -> String,
     interrupts: &mut Interrupts,
     ui: &Ui,
 ) -> Result<ExitCode, Fault> {
-    let began = Instant::now();
+    let (began, app) = (Instant::now(), followed.app);
     let done = tokio::select! {
-        done = to_its_end(daemon, (app, change), false, ui) => done?,
-        () = interrupts.next() => return Ok(left(app, ui)),
+        done = to_its_end(daemon, followed, false, ui) => done?,
+        () = interrupts.next() => return Ok(left(followed.env, app, ui)),
     };
     let took = began.elapsed();
     ui.object(&Said::Ready { app, release: done.release, urls: &done.urls, ms: took.as_millis() });
     let words = words(done.release);
-    ui.say(format!("  {} {words}, after {:.1} s", ui.paint(Tone::Strong, app), took.as_secs_f64()));
+    ui.say(format!("  {} {words}{}", ui.paint(Tone::Strong, app), after(took)));
     Ok(ExitCode::SUCCESS)
+}
+
+/// `, after 12.3 s`; of what was done at once, nothing.
+fn after(took: Duration) -> String {
+    match took.as_secs() {
+        0 if took < Duration::from_millis(50) => String::new(),
+        0..60 => format!(", after {:.1} s", took.as_secs_f64()),
+        60.. => format!(", after {}", ui::duration(took)),
+    }
 }
 
 /// `APP` or `APP.SERVICE`.
@@ -179,7 +198,29 @@ pub(super) fn app_and_service(target: &str) -> (String, Option<String>) {
 }
 
 /// Ctrl-C while a change is followed that needs nobody to go on.
-pub(super) fn left(app: &str, ui: &Ui) -> ExitCode {
-    ui.aside(format!("  it goes on without this command; `bowline status {app}` shows how far it is"));
+pub(super) fn left(env: &str, app: &str, ui: &Ui) -> ExitCode {
+    ui.aside(format!("  it goes on without this command; {} shows how far it is", status_of(env, app)));
     ExitCode::from(INTERRUPTED)
+}
+
+/// The command that shows it, to be copied.
+fn status_of(env: &str, app: &str) -> String {
+    match env {
+        LOCAL => format!("`bowline status {}`", word(app)),
+        env => format!("`bowline status {} --env {}`", word(app), word(env)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_at_once_took_no_time() {
+        let check = |ms, expected: &str| assert_eq!(after(Duration::from_millis(ms)), expected);
+        check(49, "");
+        check(60, ", after 0.1 s");
+        check(59_940, ", after 59.9 s");
+        check(61_000, ", after 1m 1s");
+    }
 }

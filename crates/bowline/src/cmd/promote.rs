@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use bowline_core::fault::Fault;
 
-use super::follow;
+use super::follow::{self, Followed};
 use super::logs::only_app;
 use crate::args::Promote;
 use crate::interrupts::Interrupts;
@@ -18,5 +18,6 @@ pub(super) async fn run(args: Promote, target: &Target, ui: &Ui) -> Result<ExitC
     };
     let accepted = session.client.promote(&args.env, &app).await?;
     let words = |release| format!("{} release {release}", ui.paint(Tone::Good, "serves:"));
-    follow::and_say((target, &session.client), (&app, accepted.change), words, &mut interrupts, ui).await
+    let followed = Followed { env: &args.env, app: &app, change: accepted.change };
+    follow::and_say((target, &session.client), followed, words, &mut interrupts, ui).await
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bowline_api::wire::{Release, ReleaseState};
+use bowline_api::wire::{self, Release, ReleaseState};
 use bowline_core::fault::Fault;
 
 use super::logs::{now, only_app};
@@ -25,16 +25,20 @@ pub(super) async fn run(args: Releases, target: &Target, ui: &Ui) -> Result<Exit
         ui.say(format!("  {}/{} has no release yet; `bowline up DIR` makes one", answer.env, answer.app));
         return Ok(ExitCode::SUCCESS);
     }
-    let rows: Vec<Vec<String>> = answer.releases.iter().map(|release| row(release, ui)).collect();
+    let serves = answer.releases.iter().any(|release| release.serves);
+    let rows: Vec<Vec<String>> = answer.releases.iter().map(|release| row(release, serves, ui)).collect();
     let head = ["RELEASE", "STATE", "MADE", "ARTIFACT", "CONFIGURATION", "SECRETS", "REJECTED BECAUSE"];
     let rejected = answer.releases.iter().any(|release| release.fault.is_some());
     ui.table(&head[..head.len() - usize::from(!rejected)], &rows);
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(release: &Release, ui: &Ui) -> Vec<String> {
+/// `serves`: one of them does.
+fn row(release: &Release, serves: bool, ui: &Ui) -> Vec<String> {
     let (tone, state) = match release.state {
         _ if release.serves => (Tone::Good, "serves"),
+        // It has given everything to one that is watched, and has it back at once if that fails.
+        ReleaseState::Stable if serves => (Tone::Strong, "kept warm"),
         ReleaseState::Stable => (Tone::Strong, "stopped"),
         ReleaseState::Pending => (Tone::Warning, "pending"),
         ReleaseState::Superseded => (Tone::Faint, "superseded"),
@@ -51,8 +55,14 @@ fn row(release: &Release, ui: &Ui) -> Vec<String> {
         or_none(artifacts.into_iter().collect::<Vec<_>>().join(" ")),
         short(&release.configuration).to_owned(),
         or_none(secrets.join(" ")),
-        release.fault.as_ref().map(|fault| fault.error.clone()).unwrap_or_default(),
+        release.fault.as_ref().map(rejected).unwrap_or_default(),
     ]
+}
+
+/// In a line: that a release is worse than it may be says nothing without the figures.
+fn rejected(fault: &wire::Fault) -> String {
+    let why = fault.caused_by.first().map(|why| format!(": {why}")).unwrap_or_default();
+    format!("{}{why}", fault.error)
 }
 
 fn short(digest: &str) -> &str {

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use bowline_api::wire;
 use bowline_core::fault::Fault;
 
-use super::follow::{self, app_and_service};
+use super::follow::{self, Followed, app_and_service};
 use crate::args::Restart;
 use crate::interrupts::Interrupts;
 use crate::target::Target;
@@ -15,5 +15,6 @@ pub(super) async fn run(args: Restart, target: &Target, ui: &Ui) -> Result<ExitC
     let session = target.join().await?;
     let accepted = session.client.restart(&args.env, &app, &wire::Restart { service }).await?;
     let words = |release| format!("{}, release {release}", ui.paint(Tone::Good, "is restarted"));
-    follow::and_say((target, &session.client), (&app, accepted.change), words, &mut interrupts, ui).await
+    let followed = Followed { env: &args.env, app: &app, change: accepted.change };
+    follow::and_say((target, &session.client), followed, words, &mut interrupts, ui).await
 }

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use bowline_api::wire;
 use bowline_core::fault::Fault;
 
-use super::follow;
+use super::follow::{self, Followed};
 use super::logs::only_app;
 use crate::args::Rollback;
 use crate::interrupts::Interrupts;
@@ -25,5 +25,6 @@ pub(super) async fn run(args: Rollback, target: &Target, ui: &Ui) -> Result<Exit
     };
     let accepted = session.client.roll_back(&env, &app, wire::Rollback { release }).await?;
     let words = |release| format!("{} release {release} serves again", ui.paint(Tone::Good, "is back:"));
-    follow::and_say((target, &session.client), (&app, accepted.change), words, &mut interrupts, ui).await
+    let followed = Followed { env: &env, app: &app, change: accepted.change };
+    follow::and_say((target, &session.client), followed, words, &mut interrupts, ui).await
 }

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use bowline_api::wire;
 use bowline_core::fault::Fault;
 
-use super::follow::{self, app_and_service};
+use super::follow::{self, Followed, app_and_service};
 use crate::args::Scale;
 use crate::interrupts::Interrupts;
 use crate::target::Target;
@@ -17,5 +17,6 @@ pub(super) async fn run(args: Scale, target: &Target, ui: &Ui) -> Result<ExitCod
     let accepted = session.client.scale(&env, &app, &wire::Scale { service, replicas }).await?;
     let instances = if replicas == 1 { "instance" } else { "instances" };
     let words = |_| format!("{} {of} has {replicas} {instances}", ui.paint(Tone::Good, "is scaled:"));
-    follow::and_say((target, &session.client), (&app, accepted.change), words, &mut interrupts, ui).await
+    let followed = Followed { env: &env, app: &app, change: accepted.change };
+    follow::and_say((target, &session.client), followed, words, &mut interrupts, ui).await
 }

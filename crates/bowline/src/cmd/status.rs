@@ -107,8 +107,9 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
     }
     if let Some(change) = &app.change {
         let age = ui::duration(Duration::from_millis(now().saturating_sub(change.since)));
-        ui.say(format!("  {} {} for {age}", ui.paint(Tone::Warning, "changing:"), progress::words(change.phase)));
         let drawn = change.rollout.as_ref().filter(|rollout| rollout.now.stable.is_some());
+        let does = drawn.map_or_else(|| progress::words(change.phase).to_owned(), |rollout| follows(&rollout.now));
+        ui.say(format!("  {} {does} for {age}", ui.paint(Tone::Warning, "changing:")));
         if let Some(rollout) = drawn {
             rolls(rollout, ui);
         }
@@ -157,6 +158,12 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
             ui.say(format!("    {} {hint}", ui.paint(Tone::Good, "hint:")));
         }
     }
+}
+
+/// `release 1 → 2`, as a plan says it.
+fn follows(now: &wire::RolloutNow) -> String {
+    let stable = now.stable.map(|stable| format!("{stable} → ")).unwrap_or_default();
+    format!("release {stable}{}", now.candidate)
 }
 
 /// The steps that were taken, the bar, and what the last look said.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bowline_api::{Client, ClientError, wire};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{Digest, EnvName};
+use bowline_core::route::LOCAL;
 use ipnet::IpNet;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -216,7 +217,8 @@ async fn bring_one(
     began: Instant,
     ui: &Ui,
 ) -> Result<(), Fault> {
-    let done = follow::to_its_end(daemon, (&one.app, one.change), many, ui).await?;
+    let followed = follow::Followed { env: LOCAL, app: &one.app, change: one.change };
+    let done = follow::to_its_end(daemon, followed, many, ui).await?;
     let status = client.status().await?;
     ready(&one.app, &done, &status, began.elapsed(), ui);
     Ok(())

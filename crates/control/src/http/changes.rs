@@ -105,7 +105,7 @@ fn end(event: &EventRecord, id: u64) -> Option<ChangeEvent> {
         (_, Some("rolled back" | "failed" | "undone"), _)
         | ("change.failed" | "change.interrupted" | "app.stopping", ..) => {
             let fault = Fault::new(FaultKind::Failed, format!("the change of {key} came to nothing"));
-            let fault = fault.caused_by(&event.message).hint(format!("bowline status {}", key.app));
+            let fault = fault.caused_by(&event.message).hint(format!("bowline status {}", key.command_words()));
             ChangeStep::Failed { fault: fault.into() }
         }
         _ => return None,

@@ -229,7 +229,7 @@ impl Loop {
         let app = self.apps.entry(key).or_insert_with(|| AppWorld::new(record.clone()));
         app.record = record;
         let stage = Stage::Build { reading: Box::new(reading), secrets };
-        app.change = Some(Change { id: change, since: now.wall, stage, told: None });
+        app.begin(Change { id: change, since: now.wall, stage, told: None });
         self.effects.push(Effect::Build(change, request));
     }
 

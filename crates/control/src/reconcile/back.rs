@@ -104,13 +104,13 @@ pub(crate) fn target(
 fn not_kept(key: &AppKey, number: ReleaseNumber) -> Fault {
     refused(key, number, "it is not kept any more").hint(format!(
         "the {KEPT_RELEASES} newest are kept, and `bowline releases {}` lists them; bring out its source again",
-        key.app
+        key.command_words()
     ))
 }
 
 fn unknown(key: &AppKey, number: ReleaseNumber) -> Fault {
     Fault::new(FaultKind::Invalid, format!("there is no release {number} of {key}"))
-        .hint(format!("`bowline releases {}` lists those that there are", key.app))
+        .hint(format!("`bowline releases {}` lists those that there are", key.command_words()))
 }
 
 fn none_before(key: &AppKey, stable: Option<ReleaseNumber>) -> Fault {
@@ -120,7 +120,7 @@ fn none_before(key: &AppKey, stable: Option<ReleaseNumber>) -> Fault {
     };
     Fault::new(FaultKind::Refused, format!("{key} has no release to go back to"))
         .caused_by(cause)
-        .hint(format!("`bowline releases {}` lists those that there are", key.app))
+        .hint(format!("`bowline releases {}` lists those that there are", key.command_words()))
 }
 
 fn refused(key: &AppKey, number: ReleaseNumber, cause: &str) -> Fault {
@@ -134,9 +134,9 @@ pub(crate) fn has_served(row: &RevisionRecord) -> Result<(), Fault> {
     match &row.state {
         RevisionState::Retired => Ok(()),
         RevisionState::Active => Err(refused(key, number, "it is the stable one already")
-            .hint(format!("`bowline releases {}` lists the others", key.app))),
+            .hint(format!("`bowline releases {}` lists the others", key.command_words()))),
         RevisionState::Pending => Err(refused(key, number, "it has never served")
-            .hint(format!("`bowline releases {}` lists those that have", key.app))),
+            .hint(format!("`bowline releases {}` lists those that have", key.command_words()))),
         RevisionState::Failed { reason } => {
             let why = form::read_fault(reason);
             let fault = refused(key, number, "it was rejected, and what was rejected is not tried again");
@@ -218,7 +218,7 @@ impl Loop {
         app.record.wanted = Wanted::Running;
         app.roots.insert(release.number(), roots(release.revision.artifacts.values()));
         let stage = Stage::Release { app: Arc::clone(&release.revision.app), cached: true };
-        app.change = Some(Change { id: change, since: now.wall, stage, told: None });
+        app.begin(Change { id: change, since: now.wall, stage, told: None });
         self.tell(change, ChangeStep::Phase { phase: ChangePhase::Guard });
         let sizes = self.kept_sizes(key, &release.revision.app);
         let before = snapshots.iter().map(|release| {

@@ -108,6 +108,11 @@ impl Course {
         self.weights.push(wire::RolloutWeight { at, weight });
     }
 
+    /// Some of the new release were started.
+    pub(crate) fn has_begun(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
     /// It, and where the machine is now.
     pub(crate) fn told(&self, machine: &Rollout) -> wire::Rollout {
         let (plan, standing) = (machine.plan(), machine.standing());
@@ -132,6 +137,11 @@ impl Course {
         wire::Rollout {
             steps: legs.iter().enumerate().map(step).collect(),
             weights: self.weights.clone(),
+            outcome: match machine.phase() {
+                Phase::Done => Some(wire::RolloutOutcome::TookOver),
+                Phase::RolledBack | Phase::Failed => Some(wire::RolloutOutcome::TakenBack),
+                Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Abort(_) => None,
+            },
             now: wire::RolloutNow {
                 strategy: match plan.style() {
                     Style::Rolling => wire::RolloutStrategy::Rolling,

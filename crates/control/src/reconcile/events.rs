@@ -13,7 +13,7 @@ use bowline_core::instance::{SlotState, Transition};
 use bowline_core::job::{Finished, Run, Trigger};
 use bowline_core::resource::data::{DataId, Rights};
 use bowline_core::resource::{ResourceKey, ResourcePhase};
-use bowline_core::rollout::{Entered, RoundEntered};
+use bowline_core::rollout::{AbortStage, Entered, Phase, Plan, RoundEntered, Until};
 use bowline_core::route::Maintenance;
 use bowline_core::scale::{Bound, Target};
 use bowline_core::session::{SessionEnd, SessionPlace};
@@ -176,21 +176,45 @@ pub(crate) fn change_promoted(key: &AppKey, change: ChangeId, by_uid: Option<u32
     event(at, Some(key), "change.promoted", format!("change {} is promoted by hand", change.0), fields)
 }
 
-pub(crate) fn phase(
-    key: &AppKey,
-    (change, release): (ChangeId, ReleaseNumber),
-    entered: &Entered,
-    at: Timestamp,
-) -> NewEvent {
-    let (phase, was) = (entered.phase.to_string(), entered.was.to_string());
+pub(crate) fn phase(key: &AppKey, (change, plan): (ChangeId, &Plan), entered: &Entered, at: Timestamp) -> NewEvent {
+    let (phase, was, release) = (entered.phase.to_string(), entered.was.to_string(), plan.candidate);
     let why = entered.reason.as_ref().map(reason);
     let kind = format!("rollout.{}", phase.split(' ').next().unwrap_or("phase"));
-    let message = match &why {
-        Some(why) => format!("release {release}: {phase}: {why}"),
-        None => format!("release {release}: {phase}"),
-    };
+    // Why it is taken back is said where that begins, and where it ends.
+    let goes_on = matches!(entered.was, Phase::Abort(_)) && matches!(entered.phase, Phase::Abort(_));
+    let because = why.as_ref().filter(|_| !goes_on).map(|why| format!(": {why}")).unwrap_or_default();
+    let message = format!("release {release}{}{because}", words(plan, entered.phase));
     let fields = json!({ "change": change.0, "release": release.0, "phase": phase, "was": was, "reason": why });
     event(at, Some(key), &kind, message, fields)
+}
+
+/// A phase of a rollout, in the steps of whoever wrote its file. After `release 2`.
+fn words(plan: &Plan, phase: Phase) -> String {
+    match phase {
+        Phase::Prepare => " is prepared".to_owned(),
+        Phase::Step(step) => {
+            let legs = plan.legs();
+            let Some((at, leg)) = plan.leg(step).and_then(|at| Some((at, legs.get(at)?))) else {
+                return ": all steps are over, the rest of it starts".to_owned();
+            };
+            let does = match plan.steps.get(usize::from(step)).map(|step| &step.until) {
+                Some(Until::Ready) => format!("instances for {}% start", leg.weight.get()),
+                Some(Until::Judged(_)) => format!("it carries {}%, and is judged", leg.weight.get()),
+                Some(Until::Promoted) => "it waits until somebody has looked".to_owned(),
+                Some(Until::Stopped(_)) | None => "what served before is stopped first".to_owned(),
+            };
+            format!(": step {} of {}, {does}", at + 1, legs.len())
+        }
+        Phase::Promote => " carries everything".to_owned(),
+        Phase::Watch if plan.watch.is_zero() => " need not be watched".to_owned(),
+        Phase::Watch => format!(" is watched for {}", Humane(plan.watch)),
+        Phase::Done => " has taken over".to_owned(),
+        Phase::Abort(AbortStage::Clear(_)) => " is taken back".to_owned(),
+        Phase::Abort(AbortStage::Restore(_)) => " is taken back: what served before is made whole".to_owned(),
+        Phase::Abort(AbortStage::Drain) => " is taken back: it drains".to_owned(),
+        Phase::RolledBack => " was rolled back".to_owned(),
+        Phase::Failed => " failed".to_owned(),
+    }
 }
 
 pub(crate) fn resource(

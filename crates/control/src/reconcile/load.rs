@@ -297,7 +297,7 @@ impl Loop {
         let Some(app) = self.apps.get_mut(key) else { return };
         let candidate = Arc::new(candidate);
         let stage = Stage::Release { app: Arc::clone(&candidate.revision.app), cached };
-        app.change = Some(Change { id: change, since, stage, told: None });
+        app.begin(Change { id: change, since, stage, told: None });
         let parts = match candidate.parts(&self.place, app.record.uid) {
             Ok(parts) => parts,
             Err(fault) => return self.fail(key, change, fault, now),

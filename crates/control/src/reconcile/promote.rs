@@ -53,5 +53,5 @@ impl Loop {
 fn nothing_waits(key: &AppKey, why: &str) -> Fault {
     Fault::new(FaultKind::Refused, format!("no release of {key} waits to be promoted"))
         .caused_by(why)
-        .hint(format!("`bowline status {}` shows what it waits on", key.app))
+        .hint(format!("`bowline status {}` shows what it waits on", key.command_words()))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_api::wire::{ChangeStep, RolloutNow, Waiting};
+use bowline_api::wire::{self, ChangeStep, RolloutNow, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::Publish;
@@ -125,11 +125,11 @@ impl Loop {
 
     fn promoted(&mut self, key: &AppKey, now: Now) {
         let Some((app, id, rolling)) = self.take_rolling(key) else { return };
-        let (release, cached) = (rolling.candidate.number(), rolling.cached);
+        let (release, cached, rolled) = (rolling.candidate.number(), rolling.cached, rolled(&rolling));
         app.scales = scales_for(rolling.candidate.app(), &app.scales);
         app.served.insert(rolling.candidate.number());
         app.stable = Some(Stable { release: Arc::clone(&rolling.candidate), parts: Ok(rolling.parts) });
-        app.fault = None;
+        (app.fault, app.rolled) = (None, rolled);
         app.settle();
         self.to_collect = true;
         self.done(key, id, release, cached, now);
@@ -165,6 +165,7 @@ impl Loop {
         let Some((app, id, rolling)) = self.take_rolling(key) else { return };
         let reason = rolling.machine.reason().cloned();
         let fault = undone_fault(key, &rolling, reason);
+        app.rolled = rolled(&rolling);
         if rolling.from.is_none() {
             app.record.wanted = Wanted::Stopped;
         }
@@ -215,6 +216,12 @@ impl Loop {
     }
 }
 
+/// What is shown of it from now on. The first release has taken the place of none.
+fn rolled(rolling: &RollingOut) -> Option<Box<wire::Rollout>> {
+    let told = rolling.course.told(&rolling.machine);
+    told.now.stable.map(|_| Box::new(told))
+}
+
 /// In the same step, with the same weight and sentences.
 fn same_place(a: &Option<RolloutNow>, b: &Option<RolloutNow>) -> bool {
     let sentences = |now: &RolloutNow| now.verdicts.iter().map(|one| one.verdict).collect::<Vec<_>>();
@@ -233,7 +240,7 @@ fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> V
     };
     let candidate = rolling.candidate.number();
     let mut writes: Vec<_> =
-        entered.iter().map(|e| Write::Event(events::phase(key, (change.id, candidate), e, at))).collect();
+        entered.iter().map(|e| Write::Event(events::phase(key, (change.id, rolling.machine.plan()), e, at))).collect();
     match last.phase {
         Phase::Done => {
             let stable = app.stable.as_ref().map(|s| s.release.number()).filter(|n| *n != candidate);
@@ -278,5 +285,11 @@ fn undone_fault(key: &AppKey, rolling: &RollingOut, reason: Option<Fault>) -> Fa
         (Some(from), None) => format!("release {number} was rolled back: release {from} serves again"),
         (None, _) => format!("release {number} is stopped: there was none before it to go back to"),
     };
-    reason.caused_by(end)
+    let fault = reason.caused_by(end);
+    match fault.hint {
+        None if rolling.course.has_begun() => {
+            fault.hint(format!("read its output: bowline logs {} --release {number}", key.command_words()))
+        }
+        Some(_) | None => fault,
+    }
 }

@@ -235,7 +235,7 @@ impl Loop {
         let plan = moved.plan((release, stable.release.app()), &app.scales);
         let phase = moved.phase();
         let rounding = Rounding { moved, release, machine: Round::resume(plan, place, now.mono) };
-        app.change = Some(Change { id: change, since, stage: Stage::Round(Box::new(rounding)), told: None });
+        app.begin(Change { id: change, since, stage: Stage::Round(Box::new(rounding)), told: None });
         self.tell(change, ChangeStep::Phase { phase });
     }
 
@@ -360,7 +360,7 @@ fn scaled_by_load(name: &ServiceName, service: &Service) -> Fault {
     let Scale { min, max, .. } = service.scale;
     Fault::new(FaultKind::Refused, format!("{name} is scaled by its load, between {min} and {max} instances"))
         .caused_by("a number by hand would be changed by the next requests")
-        .hint(format!("say another `min` in [service.{name}] and bring it out: fewer it has at no time"))
+        .hint(format!("say another `min` in [service.{name}] and bring it out: it never has fewer"))
 }
 
 /// # Errors

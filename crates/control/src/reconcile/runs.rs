@@ -345,7 +345,9 @@ fn overlap(run: &Run, stage: &Stage, now: Timestamp) -> Refusal {
     let fault =
         Fault::new(FaultKind::Refused, format!("{task} of {app} is under way, and a job does not overlap itself"))
             .caused_by(format!("run {} of release {}, {how}: {}", run.number, run.release, run.describe(stage, now)));
-    Refusal::conflict(fault.hint(format!("see what it says: bowline logs {} --service {task} --follow", app.app)))
+    Refusal::conflict(
+        fault.hint(format!("see what it says: bowline logs {} --service {task} --follow", app.command_words())),
+    )
 }
 
 fn form_of(run: &Run, state: &str) -> wire::Run {

@@ -237,7 +237,7 @@ fn not_running(key: &AppKey, service: &ServiceName, slot: Option<u16>, running: 
             Refusal::not_found(fault.hint(format!("there is {}", numbers.join(", "))))
         }
         Some(_) | None => Fault::new(FaultKind::Failed, format!("no instance of {service} of {key} runs"))
-            .hint(format!("`bowline status {}` says what it waits on", key.app))
+            .hint(format!("`bowline status {}` says what it waits on", key.command_words()))
             .into(),
     }
 }

@@ -1,13 +1,14 @@
 //! What `bowline status` and a scrape are told: the world as it is now, in the API's words.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bowline_api::wire;
 use bowline_core::app::{RouteTo, Tls};
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, ServiceName, SlotId};
+use bowline_core::id::{AppKey, ReleaseNumber, ServiceName, SlotId};
 use bowline_core::instance::{DiskObservation, InstanceObservation, Phase, SlotState, SlotStatus};
-use bowline_core::rollout::{ScaledBy, Set};
+use bowline_core::rollout::{Role, ScaledBy, Set};
 use bowline_core::route::{EdgeObservation, EdgeStatus, claims};
 use ipnet::IpNet;
 
@@ -70,6 +71,7 @@ impl Loop {
                 waits_on: change.waits(now.mono),
                 rollout: change.rollout(),
             }),
+            rolled: app.rolled.as_deref().filter(|_| app.record.wanted == Wanted::Running).cloned(),
             fault: app.fault.clone().map(wire::Fault::from),
             maintenance: maintenance::form(&app.maintenance),
             notes: self.notes(app, &own),
@@ -205,15 +207,30 @@ fn url(scheme: &str, host: &str, port: u16, path: &str) -> String {
 /// Instances wanted and ready of a service, over the releases that carry its traffic.
 fn capacity(app: &AppWorld, own: &[&SlotStatus], service: &ServiceName) -> (u32, u32) {
     let carries = |set: &&Set| set.service == *service && set.replicas > 0 && set.weight.get() > 0;
-    let sets: Vec<&Set> = app.sets.iter().filter(carries).collect();
-    let wanted = sets.iter().map(|set| u32::from(set.replicas)).sum();
+    // Stable and baseline are one release, and with a share of more than half only the baseline carries what is left.
+    let places: Vec<(ReleaseNumber, Range<u16>)> =
+        app.sets.iter().filter(carries).map(|set| (set.release, places(app, set))).collect();
+    let wanted = places.iter().map(|(_, slots)| u32::from(slots.end - slots.start)).sum();
     let ready = |status: &&&SlotStatus| {
         let slot = &status.instance.slot;
         status.state == SlotState::Ready
             && slot.service == *service
-            && sets.iter().any(|set| set.release == slot.release)
+            && places.iter().any(|(release, slots)| *release == slot.release && slots.contains(&slot.slot.0))
     };
     (wanted, u32::try_from(own.iter().filter(ready).count()).unwrap_or(u32::MAX))
+}
+
+/// The slots of a set: those of a baseline come after the stable ones.
+fn places(app: &AppWorld, set: &Set) -> Range<u16> {
+    let before = match set.role {
+        Role::Stable | Role::Candidate => 0,
+        Role::Baseline => {
+            let is_stable =
+                |one: &&Set| one.role == Role::Stable && one.service == set.service && one.release == set.release;
+            app.sets.iter().find(is_stable).map_or(0, |stable| stable.replicas)
+        }
+    };
+    before..before.saturating_add(set.replicas)
 }
 
 fn state(app: &AppWorld, own: &[&SlotStatus]) -> wire::AppState {

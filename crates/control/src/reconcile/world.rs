@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bowline_api::wire;
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, Incarnation, ReleaseNumber, ServiceName, Slot};
 use bowline_core::instance::{SlotState, Slots, Wanted as WantedInstances};
@@ -40,6 +41,8 @@ pub(crate) struct AppWorld {
     pub(crate) rescaling: bool,
     /// How the last change ended, if it failed.
     pub(crate) fault: Option<Fault>,
+    /// How the last rollout went, until another change begins or it is stopped.
+    pub(crate) rolled: Option<Box<wire::Rollout>>,
     /// Promoted; whoever follows is told when the edge serves it.
     pub(crate) promoted: Option<Promoted>,
     /// Those who wait until nothing of it runs any more.
@@ -90,6 +93,7 @@ impl AppWorld {
             scalers: BTreeMap::new(),
             rescaling: false,
             fault: None,
+            rolled: None,
             promoted: None,
             stops: Vec::new(),
             maintenance: None,
@@ -132,6 +136,12 @@ impl AppWorld {
     }
 
     /// Takes up what the rollout wants, or the stable release; nothing if it is stopped.
+    /// A change begins: what was before is no news any more.
+    pub(crate) fn begin(&mut self, change: Change) {
+        self.change = Some(change);
+        self.rolled = None;
+    }
+
     pub(crate) fn settle(&mut self) {
         if self.storing.is_some() {
             return;

@@ -7,6 +7,7 @@ mod crash;
 mod hosts;
 mod live;
 mod plans;
+mod rolled;
 mod rounds;
 mod runs;
 mod scaling;

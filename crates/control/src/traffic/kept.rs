@@ -9,6 +9,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bowline_core::id::{AppKey, AppName, EnvName, ReleaseNumber};
@@ -36,6 +37,8 @@ const SUM: usize = 8;
 pub(crate) enum Damage {
     #[error("it does not begin as a window does")]
     Header,
+    #[error("it is no file")]
+    Kind,
     #[error("it has more than {MAX_FILE} bytes")]
     Length,
     #[error("the record at byte {0} is not as it was written")]
@@ -149,11 +152,15 @@ impl Kept {
         if !draft.anew {
             return File::options().append(true).open(&self.path)?.write_all(&draft.bytes);
         }
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new().prefix(".traffic-").tempfile_in(folder)?;
+        // One name, so that a daemon that dies here leaves no more than one.
+        let beside = self.path.with_extension("new");
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
         file.write_all(&draft.bytes)?;
-        file.persist(&self.path).map_err(|error| error.error)?;
-        Ok(())
+        fs::rename(&beside, &self.path)
     }
 }
 
@@ -181,25 +188,36 @@ fn sum(content: &[u8]) -> [u8; SUM] {
 
 /// Into the window; what is before the damage stays there.
 fn read(path: &Path, window: &mut Window) -> io::Result<Result<(), Damage>> {
-    let length = match fs::metadata(path) {
+    let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(())),
-        found => found?.len(),
+        found => found?,
     };
-    if length > MAX_FILE {
+    // Of another kind nothing is opened: a pipe would be waited for.
+    if !found.is_file() {
+        return Ok(Err(Damage::Kind));
+    }
+    if found.len() > MAX_FILE {
         return Ok(Err(Damage::Length));
     }
-    Ok(parse(&fs::read(path)?, window))
+    let bytes = fs::read(path)?;
+    Ok(parse(&bytes, window).map(|cut| {
+        if cut > 0 {
+            tracing::warn!(file = %path.display(), bytes = cut, "live window cut short: its end is lost");
+        }
+    }))
 }
 
-fn parse(bytes: &[u8], window: &mut Window) -> Result<(), Damage> {
+/// Answers how many bytes are left of a record that was cut short.
+fn parse(bytes: &[u8], window: &mut Window) -> Result<usize, Damage> {
     let mut rest = bytes.strip_prefix(HEADER).ok_or(Damage::Header)?;
     loop {
         let at = bytes.len() - rest.len();
         // Cut short, or the end.
-        let Some((length, behind)) = rest.split_first_chunk::<LENGTH>() else { return Ok(()) };
-        let Some((expected, behind)) = behind.split_first_chunk::<SUM>() else { return Ok(()) };
+        let cut = Ok(rest.len());
+        let Some((length, behind)) = rest.split_first_chunk::<LENGTH>() else { return cut };
+        let Some((expected, behind)) = behind.split_first_chunk::<SUM>() else { return cut };
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
-        let Some((content, behind)) = behind.split_at_checked(length) else { return Ok(()) };
+        let Some((content, behind)) = behind.split_at_checked(length) else { return cut };
         if sum(content) != *expected {
             return Err(Damage::Sum(at));
         }
@@ -259,6 +277,7 @@ mod tests {
     fn the_next_daemon_has_the_same_window_whenever_the_one_before_ended() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("traffic");
+        fs::write(path.with_extension("new"), "of one that died while it wrote").unwrap();
         let (mut kept, mut window) = Kept::open(path.clone(), 1_000);
         assert!(kept.draft(&window).is_none(), "nothing is written of nothing");
         for at in 1_000..3_000 {
@@ -310,6 +329,58 @@ mod tests {
         check(&first, 0);
         check(b"bowline traffic 2\n", 0);
         check(b"", 0);
+    }
+
+    #[test]
+    fn what_is_no_file_is_set_aside_and_another_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("traffic");
+        let aside = folder.path().join("traffic.damaged-20");
+        let elsewhere = folder.path().join("elsewhere");
+        fs::write(&elsewhere, HEADER).unwrap();
+        let check = || {
+            let (mut kept, mut window) = Kept::open(path.clone(), 20);
+            assert!(fs::symlink_metadata(&aside).is_ok_and(|found| !found.is_file()));
+            answer(&mut window, 1, 20, 5);
+            write(&mut kept, &window);
+            assert_eq!(Kept::open(path.clone(), 20).1.rows, window.rows);
+            fs::remove_file(&path).unwrap();
+        };
+        fs::create_dir(&path).unwrap();
+        check();
+        fs::remove_dir(&aside).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        check();
+        fs::remove_file(&aside).unwrap();
+        assert_eq!(fs::read(&elsewhere).unwrap(), HEADER, "nothing is written through a link");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+        check();
+    }
+
+    #[test]
+    fn whatever_is_in_the_file_the_next_daemon_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("traffic");
+        let (mut kept, mut window) = Kept::open(path.clone(), 1_000);
+        for at in 1_000..1_040_u64 {
+            answer(&mut window, u32::try_from(at % 3).unwrap() + 1, at, 5);
+            write(&mut kept, &window);
+        }
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x80;
+            for bytes in [&whole[..at], &flipped] {
+                let mut read = Window::default();
+                let _ = parse(bytes, &mut read);
+                read.newest = read.newest.max(1_040);
+                read.forget();
+                for (carrier, row) in &read.rows {
+                    let known = &window.rows[carrier].seconds;
+                    assert!(row.seconds.iter().all(|cell| known.contains(cell)), "byte {at}: only what was written");
+                }
+            }
+        }
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Failure {
 
     fn advice(&self) -> SlotFault {
         let slot = &self.instance.slot;
-        let logs = format!("read its output: bowline logs {} --service {}", slot.key.app, slot.service);
+        let logs = format!("read its output: bowline logs {} --service {}", slot.key.command_words(), slot.service);
         let hint = match &self.cause {
             FailureCause::Refused(Fault { hint: Some(hint), kind, .. }) => {
                 return SlotFault { kind: *kind, hint: hint.clone() };

@@ -276,7 +276,7 @@ impl Finished {
         if !self.end.last_lines.is_empty() {
             fault = fault.detail(self.end.last_lines.join("\n"));
         }
-        Some(fault.hint(format!("read its output: bowline logs {} --service {task}", app.app)))
+        Some(fault.hint(format!("read its output: bowline logs {} --service {task}", app.command_words())))
     }
 }
 

@@ -565,5 +565,5 @@ fn server_failed(key: &ResourceKey, failure: &Failure) -> Fault {
         [] => fault,
         lines => fault.detail(lines.join("\n")),
     };
-    fault.hint(format!("read its output: bowline logs {} --service {}", key.app.app, key.id))
+    fault.hint(format!("read its output: bowline logs {} --service {}", key.app.command_words(), key.id))
 }

@@ -184,7 +184,10 @@ impl Rollout {
                 Until::Ready => self.unready(Role::Candidate, left),
                 Until::Stopped(services) => services.iter().filter_map(|s| self.stopping(Role::Stable, s)).collect(),
                 Until::Judged(hold) => self.judging(*hold, now),
-                Until::Promoted => vec![self.asking("a look: `bowline promote` or `bowline abort`")],
+                Until::Promoted => vec![self.asking(&format!(
+                    "a look (x-bowline-preview: {}): `bowline promote` or `bowline abort`",
+                    self.plan.candidate
+                ))],
             },
             Phase::Watch => {
                 let left = crate::instance::Rough((self.entered + self.plan.watch).since(now));

@@ -424,11 +424,9 @@ impl Session {
                     succession::add(&remains, seen);
                 });
             }
-            FromEdge::Serving { generation } => {
-                reach(Point::TableAcknowledgementHeard);
-                self.own.serving = Some(Generation(generation));
-                self.add_remains();
-            }
+            // The observation behind it says so, too, and what is outstanding by then: with what was known before, an instance that has
+            // just left the table and has had its last request meanwhile would be taken for done, and ended under that request.
+            FromEdge::Serving { .. } => reach(Point::TableAcknowledgementHeard),
             FromEdge::Refused { generation, reason } => {
                 tracing::error!(generation, reason, "the edge refused a desired state");
             }
@@ -572,5 +570,55 @@ async fn take_sockets(channel: &mut Channel, frames: &mut Vec<FromEdge>) -> Resu
             Ok(Sockets { control, http: http_socket, https: https_socket })
         }
         Some(_) | None => Err(Fault::new(FaultKind::Failed, what)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::wire::ObservationFrame;
+
+    fn session() -> Session {
+        let config = LinkConfig {
+            exe: PathBuf::new(),
+            args: Vec::new(),
+            run_dir: PathBuf::new(),
+            log_dir: PathBuf::new(),
+            http: ([127, 0, 0, 1], 0).into(),
+            https: None,
+            uid: None,
+            workers: 1,
+            holder_of: |_| None,
+        };
+        let (wanted, observed, may_renew) =
+            (watch::channel(Arc::default()).1, watch::channel(Arc::default()).0, watch::channel(false).1);
+        Session::new(config, wanted, observed, may_renew)
+    }
+
+    #[test]
+    fn a_table_is_served_when_what_is_outstanding_by_then_is_known() {
+        let mut session = session();
+        let observation = |generation, outstanding: &[(&str, u32)]| {
+            let outstanding = outstanding.iter().map(|(id, count)| ((*id).to_owned(), *count)).collect();
+            FromEdge::Observation(Box::new(ObservationFrame {
+                serving: Some(generation),
+                outstanding,
+                ..ObservationFrame::default()
+            }))
+        };
+        let seen = |session: &Session| {
+            let seen = session.observed.borrow();
+            (seen.serving, seen.outstanding.clone())
+        };
+        session.hear(observation(7, &[]));
+        // Its last request came after that, and the next table has no place for it.
+        session.hear(FromEdge::Serving { generation: 8 });
+        assert_eq!(seen(&session), (Some(Generation(7)), BTreeMap::new()));
+        let instance = "local/shop.web.r1.0.1";
+        session.hear(observation(8, &[(instance, 1)]));
+        let outstanding = BTreeMap::from([(instance.parse().unwrap(), 1)]);
+        assert_eq!(seen(&session), (Some(Generation(8)), outstanding));
     }
 }

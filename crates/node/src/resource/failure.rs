@@ -32,7 +32,7 @@ pub(super) fn unusable(key: &ResourceKey, step: &str, error: &dyn std::error::Er
     let fault = Fault::new(FaultKind::Failed, format!("{} of {} cannot be used", key.id, key.app))
         .caused_by(step.to_owned())
         .source(error);
-    passing(fault.hint(format!("read its output: bowline logs {} --service {}", key.app.app, key.id)))
+    passing(fault.hint(format!("read its output: bowline logs {} --service {}", key.app.command_words(), key.id)))
 }
 
 /// The data belong to another environment.

@@ -204,7 +204,7 @@ static SCALE: TableSpec = table(
             "min",
             Integer(0, MAX_SCALE),
             Default("1"),
-            "At least so many. 0: none while nobody asks for it; the edge holds the first requests while one starts.",
+            "At least so many. 0: none while nobody asks for it; the edge holds the first requests while one starts. An open WebSocket, or a monitor from outside, asks.",
         ),
         key(
             "max",
@@ -464,7 +464,7 @@ static ROLLOUT: TableSpec = TableSpec {
         key(
             "abort",
             List(Form::AbortRule),
-            Omitted("readiness and crash loops only"),
+            Omitted("readiness, crash loops, and over half of the requests failing"),
             "Limits whose passing rolls back.",
         ),
         key(

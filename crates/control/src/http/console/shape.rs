@@ -55,6 +55,8 @@ struct App {
     release: Option<u32>,
     urls: Vec<String>,
     change: Option<Change>,
+    /// How the last rollout went.
+    rolled: Option<wire::Rollout>,
     /// How the last change ended, if it failed.
     fault: Option<Trouble>,
     maintenance: bool,
@@ -266,6 +268,7 @@ impl From<wire::AppStatus> for App {
                 waits_on: change.waits_on,
                 rollout: change.rollout,
             }),
+            rolled: app.rolled,
             fault: app.fault.map(Trouble::from),
             maintenance: app.maintenance.is_some(),
             services: app.services.into_iter().map(Service::from).collect(),
