@@ -12,6 +12,7 @@ use bowline_core::instance::Observations;
 use bowline_core::job::{Outcome, TaskKey};
 use bowline_core::route::{DURATION_BOUNDS, EdgeObservation, EdgeStatus, Histogram, SIZE_BOUNDS, Series, SeriesKey};
 use bowline_core::time::Timestamp;
+use bowline_core::units::float;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
@@ -192,17 +193,9 @@ fn of_instance(id: &InstanceId) -> Labels {
     labels
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a metric's value is a double; a counter above 2^53 loses its last digits"
-)]
-fn number(value: u64) -> f64 {
-    value as f64
-}
-
 /// Whole seconds and milliseconds as seconds.
 fn seconds(at: Timestamp) -> f64 {
-    number(at.0) / 1000.0
+    float(at.0) / 1000.0
 }
 
 fn requests(out: &mut Families<'_, '_>, edge: &EdgeObservation, vitals: &Vitals) -> fmt::Result {
@@ -236,40 +229,40 @@ fn requests(out: &mut Families<'_, '_>, edge: &EdgeObservation, vitals: &Vitals)
 fn edge_itself(out: &mut Families<'_, '_>, edge: &EdgeObservation, vitals: &Vitals) -> fmt::Result {
     let up = matches!(edge.status, EdgeStatus::Connected);
     out.gauge("bowline_edge_up", "Whether the edge process is connected to the daemon", single(up.into()))?;
-    out.gauge("bowline_edge_connections", "Open connections of clients", single(number(edge.connections_open)))?;
+    out.gauge("bowline_edge_connections", "Open connections of clients", single(float(edge.connections_open)))?;
     out.counter(
         "bowline_edge_connections_accepted",
         "Connections accepted from clients",
-        single(number(edge.connections_total)),
+        single(float(edge.connections_total)),
     )?;
     let handshakes =
         [("ok", edge.handshakes_total.saturating_sub(edge.handshakes_failed)), ("failed", edge.handshakes_failed)];
     out.counter(
         "bowline_edge_tls_handshakes",
         "TLS handshakes by result",
-        handshakes.map(|(result, n)| (vec![("result", result.to_owned())], number(n))),
+        handshakes.map(|(result, n)| (vec![("result", result.to_owned())], float(n))),
     )?;
     out.counter(
         "bowline_edge_refused",
         "Requests refused before a route was found, by reason",
-        edge.refused.iter().map(|(reason, n)| (vec![("reason", reason.clone())], number(*n))),
+        edge.refused.iter().map(|(reason, n)| (vec![("reason", reason.clone())], float(*n))),
     )?;
     out.counter(
         "bowline_edge_series_dropped",
         "Series not recorded because there were too many",
-        single(number(edge.series_dropped)),
+        single(float(edge.series_dropped)),
     )?;
     out.gauge(
         "bowline_edge_private_memory_bytes",
         "Private memory of the edge process",
-        single(number(edge.private_bytes)),
+        single(float(edge.private_bytes)),
     )?;
     out.gauge(
         "bowline_edge_table_generation",
         "Generation of the table that the edge should serve, and of the one that it serves",
         [("desired", Some(vitals.edge_generation)), ("serving", edge.serving)]
             .into_iter()
-            .filter_map(|(which, g)| Some((vec![("table", which.to_owned())], number(g?.0)))),
+            .filter_map(|(which, g)| Some((vec![("table", which.to_owned())], float(g?.0)))),
     )
 }
 
@@ -277,17 +270,17 @@ fn instances(out: &mut Families<'_, '_>, node: &Observations, vitals: &Vitals) -
     out.counter(
         "bowline_instance_cpu_seconds",
         "Processor time of an instance since its start",
-        node.instances.iter().map(|(id, o)| (of_instance(id), number(o.usage.cpu_us) / 1e6)),
+        node.instances.iter().map(|(id, o)| (of_instance(id), float(o.usage.cpu_us) / 1e6)),
     )?;
     out.gauge(
         "bowline_instance_memory_bytes",
         "Memory of an instance",
-        node.instances.iter().map(|(id, o)| (of_instance(id), number(o.usage.memory.0))),
+        node.instances.iter().map(|(id, o)| (of_instance(id), float(o.usage.memory.0))),
     )?;
     out.counter(
         "bowline_instance_log_lines_dropped",
         "Log lines lost because the disk could not take them",
-        node.instances.iter().map(|(id, o)| (of_instance(id), number(o.dropped_lines))),
+        node.instances.iter().map(|(id, o)| (of_instance(id), float(o.dropped_lines))),
     )?;
     out.counter(
         "bowline_instance_restarts",
@@ -310,22 +303,22 @@ fn disk(out: &mut Families<'_, '_>, node: &Observations) -> fmt::Result {
     out.gauge(
         "bowline_disk_free_bytes",
         "What is free for ordinary users where the state lies",
-        node.disk.iter().map(|disk| (Labels::new(), number(disk.free.0))),
+        node.disk.iter().map(|disk| (Labels::new(), float(disk.free.0))),
     )?;
     out.gauge(
         "bowline_disk_total_bytes",
         "Size of the disk where the state lies",
-        node.disk.iter().map(|disk| (Labels::new(), number(disk.total.0))),
+        node.disk.iter().map(|disk| (Labels::new(), float(disk.total.0))),
     )?;
     out.gauge(
         "bowline_volume_size_bytes",
         "What a volume may hold",
-        node.volumes.iter().filter_map(|(key, seen)| Some((of_volume(key), number(seen.size?.0)))),
+        node.volumes.iter().filter_map(|(key, seen)| Some((of_volume(key), float(seen.size?.0)))),
     )?;
     out.gauge(
         "bowline_volume_used_bytes",
         "What a volume with a size holds",
-        node.volumes.iter().filter_map(|(key, seen)| Some((of_volume(key), number(seen.used?.0)))),
+        node.volumes.iter().filter_map(|(key, seen)| Some((of_volume(key), float(seen.used?.0)))),
     )
 }
 
@@ -354,7 +347,7 @@ fn jobs(out: &mut Families<'_, '_>, vitals: &Vitals) -> fmt::Result {
             job.totals.iter().map(move |(outcome, n)| {
                 let mut labels = of_job(job);
                 labels.push(("outcome", (*outcome).to_owned()));
-                (labels, number(*n))
+                (labels, float(*n))
             })
         }),
     )?;
@@ -384,7 +377,7 @@ fn daemon(out: &mut Families<'_, '_>, version: &str, vitals: &Vitals, sequence: 
     out.gauge(
         "bowline_store_sequence",
         "Sequence number of the last event in the store",
-        sequence.map(|n| (Labels::new(), number(n))),
+        sequence.map(|n| (Labels::new(), float(n))),
     )?;
     out.gauge("bowline_degraded", "1 while the store is refused", single(vitals.degraded.into()))?;
     out.gauge("bowline_build_info", "The daemon's version", [(vec![("version", version.to_owned())], 1.0)])
