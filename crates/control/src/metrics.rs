@@ -11,6 +11,7 @@ use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ResourceNa
 use bowline_core::instance::Observations;
 use bowline_core::job::{Outcome, TaskKey};
 use bowline_core::route::{DURATION_BOUNDS, EdgeObservation, EdgeStatus, Histogram, SIZE_BOUNDS, Series, SeriesKey};
+use bowline_core::scale::{Bound, Report};
 use bowline_core::time::Timestamp;
 use bowline_core::units::float;
 use prometheus_client::collector::Collector;
@@ -33,6 +34,22 @@ pub(crate) struct Vitals {
     pub(crate) edge_generation: Generation,
     pub(crate) degraded: bool,
     pub(crate) jobs: Vec<JobVitals>,
+    pub(crate) scalers: Vec<ScalerVitals>,
+}
+
+/// A service whose number of instances follows its load.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ScalerVitals {
+    pub(crate) key: AppKey,
+    pub(crate) service: ServiceName,
+    /// The bounds of the file.
+    pub(crate) min: u16,
+    pub(crate) max: u16,
+    /// The number that is in effect, and of them those that get requests.
+    pub(crate) desired: u16,
+    pub(crate) ready: u16,
+    /// `None`: it was not looked at yet.
+    pub(crate) report: Option<Report>,
 }
 
 /// A job that has run.
@@ -109,6 +126,7 @@ impl Collector for World {
         requests(out, &edge, &vitals)?;
         edge_itself(out, &edge, &vitals)?;
         instances(out, &node, &vitals)?;
+        scaling(out, &edge, &vitals)?;
         jobs(out, &vitals)?;
         disk(out, &node)?;
         let sequence = self.store.as_ref().and_then(|store| store.read(|view| view.newest_event()).ok());
@@ -291,6 +309,63 @@ fn instances(out: &mut Families<'_, '_>, node: &Observations, vitals: &Vitals) -
         "bowline_instance_state",
         "1 for the state that the slot's instance is in",
         vitals.instances.iter().flat_map(|i| STATES.map(|state| (in_state(&i.id, state), (i.state == state).into()))),
+    )
+}
+
+fn of_service(key: &AppKey, service: &ServiceName) -> Labels {
+    vec![("app", key.app.to_string()), ("env", key.env.to_string()), ("service", service.to_string())]
+}
+
+fn scaling(out: &mut Families<'_, '_>, edge: &EdgeObservation, vitals: &Vitals) -> fmt::Result {
+    type Number = fn(&ScalerVitals) -> Option<u16>;
+    let numbers: [(&str, &str, Number); 6] = [
+        ("min", "Instances that a service has at least, by its file", |scaler| Some(scaler.min)),
+        ("max", "Instances that a service has at most, by its file", |scaler| Some(scaler.max)),
+        ("desired", "Instances that a service is to have", |scaler| Some(scaler.desired)),
+        ("ready", "Instances of a service that get requests", |scaler| Some(scaler.ready)),
+        ("wanted", "Instances that the load asks for, whatever the bounds", |scaler| Some(scaler.report?.wanted)),
+        ("allowed", "Instances that file, memory and cores allow at most", |scaler| Some(scaler.report?.allowed)),
+    ];
+    for (name, help, number) in numbers {
+        let row = |scaler| Some((of_service(&scaler.key, &scaler.service), number(scaler)?.into()));
+        out.gauge(&format!("bowline_scaler_{name}_instances"), help, vitals.scalers.iter().filter_map(row))?;
+    }
+    out.gauge(
+        "bowline_scaler_bound",
+        "1 for the bound that keeps a service from as many instances as its load asks for",
+        vitals.scalers.iter().flat_map(|scaler| {
+            let holds = scaler.report.and_then(|report| report.bound);
+            Bound::ALL.map(|bound| {
+                let mut labels = of_service(&scaler.key, &scaler.service);
+                labels.push(("bound", bound.as_str().to_owned()));
+                (labels, (holds == Some(bound)).into())
+            })
+        }),
+    )?;
+    held(out, edge)
+}
+
+fn held(out: &mut Families<'_, '_>, edge: &EdgeObservation) -> fmt::Result {
+    out.gauge(
+        "bowline_held_requests",
+        "Requests that wait for an instance to start",
+        edge.demand.iter().map(|((key, service), demand)| (of_service(key, service), demand.waiting.into())),
+    )?;
+    out.counter(
+        "bowline_holds",
+        "Requests that had to wait for an instance to start",
+        edge.held.iter().map(|((key, service), held)| (of_service(key, service), float(held.total))),
+    )?;
+    out.counter(
+        "bowline_holds_failed",
+        "Requests that found no instance and were not held, or not until one had started, by reason",
+        edge.held.iter().flat_map(|((key, service), held)| {
+            held.failed.iter().map(move |(reason, n)| {
+                let mut labels = of_service(key, service);
+                labels.push(("reason", reason.clone()));
+                (labels, float(*n))
+            })
+        }),
     )
 }
 

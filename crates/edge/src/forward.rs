@@ -19,7 +19,7 @@ use crate::h1::{
 };
 use crate::places::Places;
 use crate::record::Flight;
-use crate::request::Request;
+use crate::request::{Request, Turn};
 use crate::route::{API_RESTING, Backend, Route, Target};
 use crate::upstream::Upstream;
 use crate::worker::BUFFER;
@@ -60,6 +60,7 @@ pub(crate) async fn run<C: Client>(
         request.journal.backend = Some(position);
         let serial = ticket.endpoint().serial;
         request.journal.endpoint = Some(Arc::clone(ticket.endpoint()));
+        request.journal.turn = Turn::new(Instant::now());
         let error = match connection(request, ticket.endpoint(), stale < MAX_STALE).await {
             Ok((stream, pooled)) => {
                 stale += usize::from(pooled);
@@ -429,6 +430,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
                 read
             }
         };
+        self.request.journal.turn.is_clients(read.is_pending());
         policy::room(self.route.body, self.client.body_bytes())?;
         match read {
             Poll::Ready(Body::Data(_)) => Ok(Step::Moved),
@@ -537,6 +539,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         let request = &mut *self.request;
         request.exchange.response_head(head, buffered)?;
         request.journal.first_byte = Some(Instant::now());
+        request.journal.turn.answered();
         let line = head.line(self.client.version(), request.keep_alive());
         let answered = release(self.route, request.journal.backend);
         let release = answered.map_or("", |backend| &backend.release);

@@ -55,7 +55,50 @@ pub(crate) struct Journal {
     /// Position among the route's backends.
     pub(crate) backend: Option<usize>,
     pub(crate) endpoint: Option<Arc<Endpoint>>,
+    /// How long the instance takes that was asked last.
+    pub(crate) turn: Turn,
     fault: Option<Reason>,
+}
+
+/// The time in which it is an instance's turn: from its choice to the head of its response, but for what it waits for more of the
+/// request. How fast a client sends and reads says nothing of an instance.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    begun: Instant,
+    /// Of the time since, what the client took.
+    clients: Duration,
+    /// It is the client's turn, since then.
+    client_since: Option<Instant>,
+    answered: Option<Duration>,
+}
+
+impl Turn {
+    pub(crate) fn new(begun: Instant) -> Self {
+        Self { begun, clients: Duration::ZERO, client_since: None, answered: None }
+    }
+
+    /// Whether more of the request is waited for.
+    pub(crate) fn is_clients(&mut self, is: bool) {
+        match (is, self.client_since) {
+            (true, None) => self.client_since = Some(Instant::now()),
+            (false, Some(since)) => {
+                self.clients += since.elapsed();
+                self.client_since = None;
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    /// The head of its response has come.
+    pub(crate) fn answered(&mut self) {
+        self.answered = Some(self.took());
+    }
+
+    /// Until its answer began, or until now.
+    fn took(&self) -> Duration {
+        let clients = self.clients + self.client_since.map_or(Duration::ZERO, |since| since.elapsed());
+        self.answered.unwrap_or_else(|| self.begun.elapsed().saturating_sub(clients))
+    }
 }
 
 /// Serves one request; what may happen to the connection is in the exchange that comes back.
@@ -153,14 +196,16 @@ pub(crate) async fn room<C: Client>(client: &mut C, deadline: &Deadline) -> Resu
 
 impl Journal {
     fn begin() -> Self {
+        let begun = Instant::now();
         Self {
-            begun: Instant::now(),
+            begun,
             first_byte: None,
             status: 0,
             response_bytes: 0,
             route: None,
             backend: None,
             endpoint: None,
+            turn: Turn::new(begun),
             fault: None,
         }
     }
@@ -172,6 +217,14 @@ impl Journal {
             (Target::Forward(backends), Some(position)) => Some(backends[position].labels),
             (Target::Files { labels, .. }, _) => Some(*labels),
             (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api { .. }, _) => route.labels,
+        }
+    }
+
+    /// What a release is judged by: an answer that it has not brought to its end is a failure, whatever its head says.
+    fn judged_status(&self) -> u16 {
+        match self.fault {
+            Some(reason) if reason.blame() == Blame::Upstream => reason.status(),
+            Some(_) | None => self.status,
         }
     }
 
@@ -382,7 +435,7 @@ impl Request<'_> {
     pub(crate) fn record_try(&self, reason: Reason) {
         let counts = self.journal.is_judged() && reason.blame() == Blame::Upstream && !sticky::is_look(self.head);
         if let Some(labels) = self.journal.labels().filter(|_| counts) {
-            self.worker.shard.judge(labels, reason.status(), self.journal.begun.elapsed());
+            self.worker.shard.judge(labels, reason.status(), self.journal.turn.took());
         }
     }
 
@@ -397,7 +450,7 @@ impl Request<'_> {
                 let key = ShardKey { labels, method: Method::of(method.as_bytes()), status: journal.status };
                 self.worker.shard.count(&Sample { key, duration, request_bytes, response_bytes });
                 if journal.is_judged() && !sticky::is_look(self.head) {
-                    self.worker.shard.judge(labels, journal.status, duration);
+                    self.worker.shard.judge(labels, journal.judged_status(), journal.turn.took());
                 }
             }
             // What the daemon answers is in no series of an app.

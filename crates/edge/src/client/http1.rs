@@ -286,6 +286,13 @@ impl Client for Http1 {
         Poll::Pending
     }
 
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        match self.poll_gone(cx) {
+            Poll::Pending if self.ended => Poll::Ready(Reason::ClientGone),
+            polled => polled,
+        }
+    }
+
     fn send_continue(&mut self) {
         self.output.extend_from_slice(write::CONTINUE);
     }

@@ -465,7 +465,7 @@ static ROLLOUT: TableSpec = TableSpec {
             "abort",
             List(Form::AbortRule),
             Omitted("readiness and crash loops only"),
-            "Limits whose passing rolls back.",
+            "Limits whose passing rolls back. Times are those until an answer begins.",
         ),
         key(
             "watch",
