@@ -327,7 +327,7 @@ fn scaling(out: &mut Families<'_, '_>, edge: &EdgeObservation, vitals: &Vitals) 
         ("allowed", "Instances that file, memory and cores allow at most", |scaler| Some(scaler.report?.allowed)),
     ];
     for (name, help, number) in numbers {
-        let row = |scaler| Some((of_service(&scaler.key, &scaler.service), number(scaler)?.into()));
+        let row = |scaler: &ScalerVitals| Some((of_service(&scaler.key, &scaler.service), f64::from(number(scaler)?)));
         out.gauge(&format!("bowline_scaler_{name}_instances"), help, vitals.scalers.iter().filter_map(row))?;
     }
     out.gauge(
