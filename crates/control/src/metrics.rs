@@ -354,7 +354,9 @@ fn held(out: &mut Families<'_, '_>, edge: &EdgeObservation) -> fmt::Result {
     out.counter(
         "bowline_holds",
         "Requests that had to wait for an instance to start",
-        edge.held.iter().map(|((key, service), held)| (of_service(key, service), float(held.total))),
+        edge.demand.keys().map(|of @ (key, service)| {
+            (of_service(key, service), float(edge.held.get(of).map_or(0, |held| held.total)))
+        }),
     )?;
     out.counter(
         "bowline_holds_failed",

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
@@ -19,7 +19,7 @@ use crate::h1::{
 };
 use crate::places::Places;
 use crate::record::Flight;
-use crate::request::{Request, Turn};
+use crate::request::Request;
 use crate::route::{API_RESTING, Backend, Route, Target};
 use crate::upstream::Upstream;
 use crate::worker::BUFFER;
@@ -57,10 +57,8 @@ pub(crate) async fn run<C: Client>(
             }
             chosen => chosen?,
         };
-        request.journal.backend = Some(position);
+        request.journal.asks(position, ticket.endpoint());
         let serial = ticket.endpoint().serial;
-        request.journal.endpoint = Some(Arc::clone(ticket.endpoint()));
-        request.journal.turn = Turn::new(Instant::now());
         let error = match connection(request, ticket.endpoint(), stale < MAX_STALE).await {
             Ok((stream, pooled)) => {
                 stale += usize::from(pooled);
@@ -538,8 +536,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         let buffered = self.input.len() - self.start;
         let request = &mut *self.request;
         request.exchange.response_head(head, buffered)?;
-        request.journal.first_byte = Some(Instant::now());
-        request.journal.turn.answered();
+        request.journal.answered();
         let line = head.line(self.client.version(), request.keep_alive());
         let answered = release(self.route, request.journal.backend);
         let release = answered.map_or("", |backend| &backend.release);

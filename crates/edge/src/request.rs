@@ -47,7 +47,7 @@ pub(crate) struct Request<'a> {
 #[derive(Debug)]
 pub(crate) struct Journal {
     begun: Instant,
-    pub(crate) first_byte: Option<Instant>,
+    first_byte: Option<Instant>,
     /// 0: no response has begun.
     pub(crate) status: u16,
     pub(crate) response_bytes: u64,
@@ -73,7 +73,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    pub(crate) fn new(begun: Instant) -> Self {
+    fn new(begun: Instant) -> Self {
         Self { begun, clients: Duration::ZERO, client_since: None, answered: None }
     }
 
@@ -87,11 +87,6 @@ impl Turn {
             }
             (true, Some(_)) | (false, None) => {}
         }
-    }
-
-    /// The head of its response has come.
-    pub(crate) fn answered(&mut self) {
-        self.answered = Some(self.took());
     }
 
     /// Until its answer began, or until now.
@@ -208,6 +203,18 @@ impl Journal {
             turn: Turn::new(begun),
             fault: None,
         }
+    }
+
+    /// An instance is asked: `position` is its backend's.
+    pub(crate) fn asks(&mut self, position: usize, endpoint: &Arc<Endpoint>) {
+        (self.backend, self.endpoint) = (Some(position), Some(Arc::clone(endpoint)));
+        self.turn = Turn::new(Instant::now());
+    }
+
+    /// The head of its response has come.
+    pub(crate) fn answered(&mut self) {
+        self.first_byte = Some(Instant::now());
+        self.turn.answered = Some(self.turn.took());
     }
 
     /// The labels of this request's series, if a route was found.

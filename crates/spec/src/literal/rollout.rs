@@ -68,7 +68,7 @@ fn below_whole(text: &str, example: &str) -> Read<Share> {
 /// A limit of time that can be exceeded.
 fn measurable(limit: Duration) -> Read<Duration> {
     if limit > Histogram::LONGEST {
-        let hint = format!("times are told apart up to {}", Humane(Histogram::LONGEST));
+        let hint = format!("write {} at most: what takes longer is not told apart", Humane(Histogram::LONGEST));
         return Err(Wrong::hint("this limit is never exceeded", hint));
     }
     Ok(limit)
