@@ -287,10 +287,8 @@ impl Client for Http1 {
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        match self.poll_gone(cx) {
-            Poll::Pending if self.ended => Poll::Ready(Reason::ClientGone),
-            polled => polled,
-        }
+        let gone = self.poll_gone(cx);
+        if self.ended { Poll::Ready(Reason::ClientGone) } else { gone }
     }
 
     fn send_continue(&mut self) {
