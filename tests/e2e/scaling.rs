@@ -102,6 +102,13 @@ fn what_rests_is_woken_by_the_first_request_which_is_held_and_answered() {
     let answer = curl(&bowline.ca(), &url, &["-T", body.to_str().expect("UTF-8")]);
     assert!(answer.text().ends_with(&(3 << 20).to_string()), "{}", answer.text());
     assert_eq!(ready(&bowline), 1);
+    let labels = "app=\"scale-rest\",env=\"local\",service=\"web\"";
+    wait("metrics say that one was held", SOON, || {
+        let metrics = curl(&bowline.ca(), &format!("{}/metrics", up.admin()), &[]).text();
+        let says = |name: &str, value| metrics.contains(&format!("{name}{{{labels}}} {value}.0\n"));
+        let held = says("bowline_holds_total", 1) && says("bowline_held_requests", 0);
+        (held && says("bowline_scaler_desired_instances", 1)).then_some(())
+    });
     rests();
     bowline.kill_daemon();
     has(&bowline, 0, SOON);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use bowline_tests::up::Up;
-use bowline_tests::{Bowline, SOON};
+use bowline_tests::{Bowline, SOON, wait};
 use serde_json::{Value, json};
 
 use crate::say;
@@ -55,14 +55,15 @@ pub(super) fn run(seconds: u32) -> anyhow::Result<Value> {
     let large = load(&bowline, &url, MANY, seconds).stdout(Stdio::piped()).spawn()?;
     let begun = Instant::now();
     let (mut enough, mut most) = (None, 0);
-    while begun.elapsed() < Duration::from_secs(seconds.into()) {
+    let lasts = Duration::from_secs(seconds.into());
+    wait("the large load is over", lasts + SOON, || {
         let (ready, wanted) = ready(&bowline);
         most = most.max(wanted);
         if ready >= NEEDED {
             enough = enough.or(Some(begun.elapsed().as_secs_f64()));
         }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+        (begun.elapsed() >= lasts).then_some(())
+    });
     let large = large.wait_with_output()?;
     let reports = [&small.stdout, &large.stdout].map(|text| serde_json::from_slice::<Value>(text));
     let [small, large] = reports;

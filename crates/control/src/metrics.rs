@@ -11,7 +11,9 @@ use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ResourceNa
 use bowline_core::instance::Observations;
 use bowline_core::job::{Outcome, TaskKey};
 use bowline_core::route::{DURATION_BOUNDS, EdgeObservation, EdgeStatus, Histogram, SIZE_BOUNDS, Series, SeriesKey};
+use bowline_core::scale::{Bound, Report};
 use bowline_core::time::Timestamp;
+use bowline_core::units::float;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
@@ -32,6 +34,22 @@ pub(crate) struct Vitals {
     pub(crate) edge_generation: Generation,
     pub(crate) degraded: bool,
     pub(crate) jobs: Vec<JobVitals>,
+    pub(crate) scalers: Vec<ScalerVitals>,
+}
+
+/// A service whose number of instances follows its load.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ScalerVitals {
+    pub(crate) key: AppKey,
+    pub(crate) service: ServiceName,
+    /// The bounds of the file.
+    pub(crate) min: u16,
+    pub(crate) max: u16,
+    /// The number that is in effect, and of them those that get requests.
+    pub(crate) desired: u16,
+    pub(crate) ready: u16,
+    /// `None`: it was not looked at yet.
+    pub(crate) report: Option<Report>,
 }
 
 /// A job that has run.
@@ -108,6 +126,7 @@ impl Collector for World {
         requests(out, &edge, &vitals)?;
         edge_itself(out, &edge, &vitals)?;
         instances(out, &node, &vitals)?;
+        scaling(out, &edge, &vitals)?;
         jobs(out, &vitals)?;
         disk(out, &node)?;
         let sequence = self.store.as_ref().and_then(|store| store.read(|view| view.newest_event()).ok());
@@ -192,17 +211,9 @@ fn of_instance(id: &InstanceId) -> Labels {
     labels
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a metric's value is a double; a counter above 2^53 loses its last digits"
-)]
-fn number(value: u64) -> f64 {
-    value as f64
-}
-
 /// Whole seconds and milliseconds as seconds.
 fn seconds(at: Timestamp) -> f64 {
-    number(at.0) / 1000.0
+    float(at.0) / 1000.0
 }
 
 fn requests(out: &mut Families<'_, '_>, edge: &EdgeObservation, vitals: &Vitals) -> fmt::Result {
@@ -236,40 +247,40 @@ fn requests(out: &mut Families<'_, '_>, edge: &EdgeObservation, vitals: &Vitals)
 fn edge_itself(out: &mut Families<'_, '_>, edge: &EdgeObservation, vitals: &Vitals) -> fmt::Result {
     let up = matches!(edge.status, EdgeStatus::Connected);
     out.gauge("bowline_edge_up", "Whether the edge process is connected to the daemon", single(up.into()))?;
-    out.gauge("bowline_edge_connections", "Open connections of clients", single(number(edge.connections_open)))?;
+    out.gauge("bowline_edge_connections", "Open connections of clients", single(float(edge.connections_open)))?;
     out.counter(
         "bowline_edge_connections_accepted",
         "Connections accepted from clients",
-        single(number(edge.connections_total)),
+        single(float(edge.connections_total)),
     )?;
     let handshakes =
         [("ok", edge.handshakes_total.saturating_sub(edge.handshakes_failed)), ("failed", edge.handshakes_failed)];
     out.counter(
         "bowline_edge_tls_handshakes",
         "TLS handshakes by result",
-        handshakes.map(|(result, n)| (vec![("result", result.to_owned())], number(n))),
+        handshakes.map(|(result, n)| (vec![("result", result.to_owned())], float(n))),
     )?;
     out.counter(
         "bowline_edge_refused",
         "Requests refused before a route was found, by reason",
-        edge.refused.iter().map(|(reason, n)| (vec![("reason", reason.clone())], number(*n))),
+        edge.refused.iter().map(|(reason, n)| (vec![("reason", reason.clone())], float(*n))),
     )?;
     out.counter(
         "bowline_edge_series_dropped",
         "Series not recorded because there were too many",
-        single(number(edge.series_dropped)),
+        single(float(edge.series_dropped)),
     )?;
     out.gauge(
         "bowline_edge_private_memory_bytes",
         "Private memory of the edge process",
-        single(number(edge.private_bytes)),
+        single(float(edge.private_bytes)),
     )?;
     out.gauge(
         "bowline_edge_table_generation",
         "Generation of the table that the edge should serve, and of the one that it serves",
         [("desired", Some(vitals.edge_generation)), ("serving", edge.serving)]
             .into_iter()
-            .filter_map(|(which, g)| Some((vec![("table", which.to_owned())], number(g?.0)))),
+            .filter_map(|(which, g)| Some((vec![("table", which.to_owned())], float(g?.0)))),
     )
 }
 
@@ -277,17 +288,17 @@ fn instances(out: &mut Families<'_, '_>, node: &Observations, vitals: &Vitals) -
     out.counter(
         "bowline_instance_cpu_seconds",
         "Processor time of an instance since its start",
-        node.instances.iter().map(|(id, o)| (of_instance(id), number(o.usage.cpu_us) / 1e6)),
+        node.instances.iter().map(|(id, o)| (of_instance(id), float(o.usage.cpu_us) / 1e6)),
     )?;
     out.gauge(
         "bowline_instance_memory_bytes",
         "Memory of an instance",
-        node.instances.iter().map(|(id, o)| (of_instance(id), number(o.usage.memory.0))),
+        node.instances.iter().map(|(id, o)| (of_instance(id), float(o.usage.memory.0))),
     )?;
     out.counter(
         "bowline_instance_log_lines_dropped",
         "Log lines lost because the disk could not take them",
-        node.instances.iter().map(|(id, o)| (of_instance(id), number(o.dropped_lines))),
+        node.instances.iter().map(|(id, o)| (of_instance(id), float(o.dropped_lines))),
     )?;
     out.counter(
         "bowline_instance_restarts",
@@ -301,6 +312,65 @@ fn instances(out: &mut Families<'_, '_>, node: &Observations, vitals: &Vitals) -
     )
 }
 
+fn of_service(key: &AppKey, service: &ServiceName) -> Labels {
+    vec![("app", key.app.to_string()), ("env", key.env.to_string()), ("service", service.to_string())]
+}
+
+fn scaling(out: &mut Families<'_, '_>, edge: &EdgeObservation, vitals: &Vitals) -> fmt::Result {
+    type Number = fn(&ScalerVitals) -> Option<u16>;
+    let numbers: [(&str, &str, Number); 6] = [
+        ("min", "Instances that a service has at least, by its file", |scaler| Some(scaler.min)),
+        ("max", "Instances that a service has at most, by its file", |scaler| Some(scaler.max)),
+        ("desired", "Instances that a service is to have", |scaler| Some(scaler.desired)),
+        ("ready", "Instances of a service that get requests", |scaler| Some(scaler.ready)),
+        ("wanted", "Instances that the load asks for, whatever the bounds", |scaler| Some(scaler.report?.wanted)),
+        ("allowed", "Instances that file, memory and cores allow at most", |scaler| Some(scaler.report?.allowed)),
+    ];
+    for (name, help, number) in numbers {
+        let row = |scaler: &ScalerVitals| Some((of_service(&scaler.key, &scaler.service), f64::from(number(scaler)?)));
+        out.gauge(&format!("bowline_scaler_{name}_instances"), help, vitals.scalers.iter().filter_map(row))?;
+    }
+    out.gauge(
+        "bowline_scaler_bound",
+        "1 for the bound that keeps a service from as many instances as its load asks for",
+        vitals.scalers.iter().flat_map(|scaler| {
+            let holds = scaler.report.and_then(|report| report.bound);
+            Bound::ALL.map(|bound| {
+                let mut labels = of_service(&scaler.key, &scaler.service);
+                labels.push(("bound", bound.as_str().to_owned()));
+                (labels, (holds == Some(bound)).into())
+            })
+        }),
+    )?;
+    held(out, edge)
+}
+
+fn held(out: &mut Families<'_, '_>, edge: &EdgeObservation) -> fmt::Result {
+    out.gauge(
+        "bowline_held_requests",
+        "Requests that wait for an instance to start",
+        edge.demand.iter().map(|((key, service), demand)| (of_service(key, service), demand.waiting.into())),
+    )?;
+    out.counter(
+        "bowline_holds",
+        "Requests that had to wait for an instance to start",
+        edge.demand.keys().map(|of @ (key, service)| {
+            (of_service(key, service), float(edge.held.get(of).map_or(0, |held| held.total)))
+        }),
+    )?;
+    out.counter(
+        "bowline_holds_failed",
+        "Requests that found no instance and were not held, or not until one had started, by reason",
+        edge.held.iter().flat_map(|((key, service), held)| {
+            held.failed.iter().map(move |(reason, n)| {
+                let mut labels = of_service(key, service);
+                labels.push(("reason", reason.clone()));
+                (labels, float(*n))
+            })
+        }),
+    )
+}
+
 fn disk(out: &mut Families<'_, '_>, node: &Observations) -> fmt::Result {
     let of_volume = |(key, name): &(AppKey, ResourceName)| {
         let mut labels = of_app(key, None, None);
@@ -310,22 +380,22 @@ fn disk(out: &mut Families<'_, '_>, node: &Observations) -> fmt::Result {
     out.gauge(
         "bowline_disk_free_bytes",
         "What is free for ordinary users where the state lies",
-        node.disk.iter().map(|disk| (Labels::new(), number(disk.free.0))),
+        node.disk.iter().map(|disk| (Labels::new(), float(disk.free.0))),
     )?;
     out.gauge(
         "bowline_disk_total_bytes",
         "Size of the disk where the state lies",
-        node.disk.iter().map(|disk| (Labels::new(), number(disk.total.0))),
+        node.disk.iter().map(|disk| (Labels::new(), float(disk.total.0))),
     )?;
     out.gauge(
         "bowline_volume_size_bytes",
         "What a volume may hold",
-        node.volumes.iter().filter_map(|(key, seen)| Some((of_volume(key), number(seen.size?.0)))),
+        node.volumes.iter().filter_map(|(key, seen)| Some((of_volume(key), float(seen.size?.0)))),
     )?;
     out.gauge(
         "bowline_volume_used_bytes",
         "What a volume with a size holds",
-        node.volumes.iter().filter_map(|(key, seen)| Some((of_volume(key), number(seen.used?.0)))),
+        node.volumes.iter().filter_map(|(key, seen)| Some((of_volume(key), float(seen.used?.0)))),
     )
 }
 
@@ -354,7 +424,7 @@ fn jobs(out: &mut Families<'_, '_>, vitals: &Vitals) -> fmt::Result {
             job.totals.iter().map(move |(outcome, n)| {
                 let mut labels = of_job(job);
                 labels.push(("outcome", (*outcome).to_owned()));
-                (labels, number(*n))
+                (labels, float(*n))
             })
         }),
     )?;
@@ -384,7 +454,7 @@ fn daemon(out: &mut Families<'_, '_>, version: &str, vitals: &Vitals, sequence: 
     out.gauge(
         "bowline_store_sequence",
         "Sequence number of the last event in the store",
-        sequence.map(|n| (Labels::new(), number(n))),
+        sequence.map(|n| (Labels::new(), float(n))),
     )?;
     out.gauge("bowline_degraded", "1 while the store is refused", single(vitals.degraded.into()))?;
     out.gauge("bowline_build_info", "The daemon's version", [(vec![("version", version.to_owned())], 1.0)])

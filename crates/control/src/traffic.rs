@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::route::{DURATION_BOUNDS, EdgeObservation, EdgeStatus, SeriesKey};
+use bowline_core::units::float;
 
 /// Seconds that the small charts of the console show.
 pub(crate) const SHOWN: u64 = 120;
@@ -84,11 +85,6 @@ impl Answered {
         }
         Some(1000.0 * lower)
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "requests of a day are far below 2^53")]
-fn float(count: u64) -> f64 {
-    count as f64
 }
 
 /// The same, as it is kept: most releases answer within two or three buckets.

@@ -3,6 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+/// A count to calculate with: exact up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "a count above 2^53 is rounded by a 2^-53rd of it")]
+pub fn float(count: u64) -> f64 {
+    count as f64
+}
+
 /// A number of bytes. Written `64KiB`, `20MiB`, `1GiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Bytes(pub u64);

@@ -73,7 +73,7 @@ pub(crate) enum Reason {
     FileUnreadable,
     /// No daemon answers behind the API's host.
     DaemonAway,
-    /// The daemon has as many requests of this client as it takes.
+    /// As many requests of this client as may be at the daemon, or wait for an instance that is being started.
     TooManyAtOnce,
     /// The daemon has as many requests of clients that it does not know yet as it takes.
     DaemonBusy,

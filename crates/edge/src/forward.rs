@@ -5,7 +5,7 @@ use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
@@ -57,9 +57,8 @@ pub(crate) async fn run<C: Client>(
             }
             chosen => chosen?,
         };
-        request.journal.backend = Some(position);
+        request.journal.asks(position, ticket.endpoint());
         let serial = ticket.endpoint().serial;
-        request.journal.endpoint = Some(Arc::clone(ticket.endpoint()));
         let error = match connection(request, ticket.endpoint(), stale < MAX_STALE).await {
             Ok((stream, pooled)) => {
                 stale += usize::from(pooled);
@@ -429,6 +428,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
                 read
             }
         };
+        self.request.journal.turn.is_clients(read.is_pending());
         policy::room(self.route.body, self.client.body_bytes())?;
         match read {
             Poll::Ready(Body::Data(_)) => Ok(Step::Moved),
@@ -536,7 +536,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         let buffered = self.input.len() - self.start;
         let request = &mut *self.request;
         request.exchange.response_head(head, buffered)?;
-        request.journal.first_byte = Some(Instant::now());
+        request.journal.answered();
         let line = head.line(self.client.version(), request.keep_alive());
         let answered = release(self.route, request.journal.backend);
         let release = answered.map_or("", |backend| &backend.release);

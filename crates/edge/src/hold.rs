@@ -10,12 +10,17 @@ use std::time::{Duration, Instant};
 
 use crate::answer::Reason;
 use crate::client::Client;
+use crate::policy::network;
 use crate::record::Flight;
 use crate::request::Request;
-use crate::route::{Route, Target};
+use crate::route::{Counting, Route, Target};
 
 /// Requests on one route that one worker holds: a burst, and not a queue that an app would be buried under when it has started.
 const MAX_HELD: u32 = 128;
+
+/// Those of them that one client has: a quarter, so that nobody alone keeps all others from what is being started. More than a browser asks
+/// for at once, and one address may be a whole office.
+const OF_CLIENT: u32 = MAX_HELD / 4;
 
 /// How long one is held at most, where its route's `timeout` is not shorter: a start that takes longer is better asked for again.
 const HOLD: Duration = Duration::from_secs(30);
@@ -23,18 +28,36 @@ const HOLD: Duration = Duration::from_secs(30);
 /// Waits until the table of now has an instance for it, or leads elsewhere.
 ///
 /// # Errors
-/// Too many wait already; none has come in time; the client has gone.
+/// Too many wait already, or too many of this client; none has come in time; the client has gone.
 pub(crate) async fn until_ready<C: Client>(
     request: &mut Request<'_>,
     client: &mut C,
     route: &Arc<Route>,
 ) -> Result<(), Reason> {
     let Some(counting) = &route.counting else { return Err(Reason::NoReadyInstance) };
-    if request.worker.shard.flights.waiting(counting.labels) >= MAX_HELD {
+    let waited = wait(request, client, route, counting).await;
+    if let Err(reason) = waited {
+        request.worker.shard.flights.failed(counting.labels, reason.code(), Instant::now());
+    }
+    waited
+}
+
+async fn wait<C: Client>(
+    request: &mut Request<'_>,
+    client: &mut C,
+    route: &Route,
+    counting: &Counting,
+) -> Result<(), Reason> {
+    let (flights, labels) = (&request.worker.shard.flights, counting.labels);
+    let who = network(request.client);
+    if flights.waiting_of(labels, who) >= OF_CLIENT {
+        return Err(Reason::TooManyAtOnce);
+    }
+    if flights.waiting(labels) >= MAX_HELD {
         return Err(Reason::TooManyWait);
     }
-    let _waits = Flight::waiting(request.worker, counting.labels);
-    if request.worker.shard.flights.is_news(Instant::now()) {
+    let _waits = Flight::waiting(request.worker, labels, who);
+    if flights.is_news(Instant::now()) {
         counting.news.notify_one();
     }
     request.deadline.set(HOLD.min(route.timeout));
@@ -47,7 +70,7 @@ pub(crate) async fn until_ready<C: Client>(
             Ok(_) if late => return Poll::Ready(Err(Reason::StartTimeout)),
             Ok(_) => {}
         }
-        client.poll_gone(cx).map(Err)
+        client.poll_closed(cx).map(Err)
     })
     .await;
     request.deadline.clear();

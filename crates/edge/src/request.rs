@@ -47,7 +47,7 @@ pub(crate) struct Request<'a> {
 #[derive(Debug)]
 pub(crate) struct Journal {
     begun: Instant,
-    pub(crate) first_byte: Option<Instant>,
+    first_byte: Option<Instant>,
     /// 0: no response has begun.
     pub(crate) status: u16,
     pub(crate) response_bytes: u64,
@@ -55,7 +55,45 @@ pub(crate) struct Journal {
     /// Position among the route's backends.
     pub(crate) backend: Option<usize>,
     pub(crate) endpoint: Option<Arc<Endpoint>>,
+    /// How long the instance takes that was asked last.
+    pub(crate) turn: Turn,
     fault: Option<Reason>,
+}
+
+/// The time in which it is an instance's turn: from its choice to the head of its response, but for what it waits for more of the
+/// request. How fast a client sends and reads says nothing of an instance.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    begun: Instant,
+    /// Of the time since, what the client took.
+    clients: Duration,
+    /// It is the client's turn, since then.
+    client_since: Option<Instant>,
+    answered: Option<Duration>,
+}
+
+impl Turn {
+    fn new(begun: Instant) -> Self {
+        Self { begun, clients: Duration::ZERO, client_since: None, answered: None }
+    }
+
+    /// Whether more of the request is waited for.
+    pub(crate) fn is_clients(&mut self, is: bool) {
+        match (is, self.client_since) {
+            (true, None) => self.client_since = Some(Instant::now()),
+            (false, Some(since)) => {
+                self.clients += since.elapsed();
+                self.client_since = None;
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    /// Until its answer began, or until now.
+    fn took(&self) -> Duration {
+        let clients = self.clients + self.client_since.map_or(Duration::ZERO, |since| since.elapsed());
+        self.answered.unwrap_or_else(|| self.begun.elapsed().saturating_sub(clients))
+    }
 }
 
 /// Serves one request; what may happen to the connection is in the exchange that comes back.
@@ -153,16 +191,30 @@ pub(crate) async fn room<C: Client>(client: &mut C, deadline: &Deadline) -> Resu
 
 impl Journal {
     fn begin() -> Self {
+        let begun = Instant::now();
         Self {
-            begun: Instant::now(),
+            begun,
             first_byte: None,
             status: 0,
             response_bytes: 0,
             route: None,
             backend: None,
             endpoint: None,
+            turn: Turn::new(begun),
             fault: None,
         }
+    }
+
+    /// An instance is asked: `position` is its backend's.
+    pub(crate) fn asks(&mut self, position: usize, endpoint: &Arc<Endpoint>) {
+        (self.backend, self.endpoint) = (Some(position), Some(Arc::clone(endpoint)));
+        self.turn = Turn::new(Instant::now());
+    }
+
+    /// The head of its response has come.
+    pub(crate) fn answered(&mut self) {
+        self.first_byte = Some(Instant::now());
+        self.turn.answered = Some(self.turn.took());
     }
 
     /// The labels of this request's series, if a route was found.
@@ -172,6 +224,14 @@ impl Journal {
             (Target::Forward(backends), Some(position)) => Some(backends[position].labels),
             (Target::Files { labels, .. }, _) => Some(*labels),
             (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api { .. }, _) => route.labels,
+        }
+    }
+
+    /// What a release is judged by: an answer that it has not brought to its end is a failure, whatever its head says.
+    fn judged_status(&self) -> u16 {
+        match self.fault {
+            Some(reason) if reason.blame() == Blame::Upstream => reason.status(),
+            Some(_) | None => self.status,
         }
     }
 
@@ -382,7 +442,7 @@ impl Request<'_> {
     pub(crate) fn record_try(&self, reason: Reason) {
         let counts = self.journal.is_judged() && reason.blame() == Blame::Upstream && !sticky::is_look(self.head);
         if let Some(labels) = self.journal.labels().filter(|_| counts) {
-            self.worker.shard.judge(labels, reason.status(), self.journal.begun.elapsed());
+            self.worker.shard.judge(labels, reason.status(), self.journal.turn.took());
         }
     }
 
@@ -397,7 +457,7 @@ impl Request<'_> {
                 let key = ShardKey { labels, method: Method::of(method.as_bytes()), status: journal.status };
                 self.worker.shard.count(&Sample { key, duration, request_bytes, response_bytes });
                 if journal.is_judged() && !sticky::is_look(self.head) {
-                    self.worker.shard.judge(labels, journal.status, duration);
+                    self.worker.shard.judge(labels, journal.judged_status(), journal.turn.took());
                 }
             }
             // What the daemon answers is in no series of an app.

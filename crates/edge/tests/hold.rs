@@ -11,6 +11,8 @@ use bowline_core::route::{Action, EdgeObservation, Flow, Split};
 use bowline_core::scale::Demand;
 use bowline_core::units::Weight;
 use support::*;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 fn scaled(flow: Flow) -> Action {
     let splits = vec![Split { pool: pool(1), weight: Weight::ALL }];
@@ -20,7 +22,18 @@ fn scaled(flow: Flow) -> Action {
 fn table(flow: Flow, timeout: Duration) -> TableBuilder {
     let mut rule = rule("/", scaled(flow));
     rule.timeout = timeout;
-    TableBuilder::default().site("a.test", vec![rule])
+    TableBuilder::default().site("a.test", vec![rule]).trusting(&["127.0.0.0/8"])
+}
+
+/// A request that a trusted proxy brings for this client.
+async fn asking(edge: &Edge, client: &str) -> Talk<TcpStream> {
+    let mut talk = edge.connect().await;
+    talk.say(&format!("GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: {client}\r\n\r\n")).await;
+    talk
+}
+
+async fn waiting(edge: &mut Edge, requests: u32) {
+    edge.until(|seen| demand(seen).is_some_and(|demand| demand.waiting == requests)).await;
 }
 
 fn demand(seen: &EdgeObservation) -> Option<Demand> {
@@ -66,13 +79,13 @@ async fn what_is_held_is_bounded_in_time_and_number() {
     refused(&edge.get("a.test", "/").await, "start-timeout");
     edge.serve(table(Flow::Held, LONG).pool(1, &[])).await;
     let mut held = Vec::new();
-    for _ in 0..128 {
-        let mut talk = edge.connect().await;
-        talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
-        held.push(talk);
+    for client in 0..4 {
+        for _ in 0..32 {
+            held.push(asking(&edge, &format!("192.0.2.{client}")).await);
+        }
     }
     edge.until(|seen| demand(seen).is_some_and(|demand| demand.waiting == 128)).await;
-    refused(&edge.get("a.test", "/").await, "too-many-wait");
+    refused(&asking(&edge, "192.0.2.9").await.answer().await, "too-many-wait");
     let address = answering("here").await;
     edge.serve(table(Flow::Held, LONG).pool(1, &[address])).await;
     for mut talk in held {
@@ -80,6 +93,47 @@ async fn what_is_held_is_bounded_in_time_and_number() {
     }
     edge.serve(table(Flow::Counted, LONG).pool(1, &[])).await;
     refused(&edge.get("a.test", "/").await, "no-ready-instance");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_has_a_part_of_the_places_and_leaves_the_others_theirs() {
+    let mut edge = Edge::with_workers(1).await;
+    edge.serve(table(Flow::Held, LONG).pool(1, &[])).await;
+    let mut held = Vec::new();
+    for n in 0..32 {
+        // An IPv6 network of 2^64 is one client.
+        held.push(asking(&edge, &format!("2001:db8::{n:x}")).await);
+    }
+    waiting(&mut edge, 32).await;
+    let more = asking(&edge, "2001:db8::ffff").await.answer().await;
+    assert_eq!((more.status, more.header("x-bowline-error")), (429, Some("too-many-at-once")), "{more:?}");
+    held.push(asking(&edge, "2001:db8:0:1::1").await);
+    waiting(&mut edge, 33).await;
+    drop(held.remove(0));
+    waiting(&mut edge, 32).await;
+    held.push(asking(&edge, "2001:db8::ffff").await);
+    waiting(&mut edge, 33).await;
+    let address = answering("here").await;
+    edge.serve(table(Flow::Held, LONG).pool(1, &[address])).await;
+    for mut talk in held {
+        assert_eq!(talk.answer().await.status, 200);
+    }
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_closes_gives_the_place_back_at_once() {
+    let mut edge = Edge::with_workers(1).await;
+    // Longer than this test waits for anything.
+    edge.serve(table(Flow::Held, Duration::from_secs(60)).pool(1, &[])).await;
+    let (closed, mut half_closed) = (asking(&edge, "192.0.2.1").await, asking(&edge, "192.0.2.2").await);
+    let _stays = asking(&edge, "192.0.2.3").await;
+    waiting(&mut edge, 3).await;
+    drop(closed);
+    waiting(&mut edge, 2).await;
+    half_closed.stream.shutdown().await.unwrap();
+    waiting(&mut edge, 1).await;
     edge.stop().await;
 }
 

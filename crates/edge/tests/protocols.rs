@@ -7,10 +7,13 @@ mod support;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bowline_core::app::HostName;
-use bowline_core::route::Certificate;
+use bowline_core::id::ServiceName;
+use bowline_core::route::{Action, Certificate, Flow, Rule, Split};
 use bowline_core::secret::Secret;
+use bowline_core::units::Weight;
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject;
@@ -274,6 +277,38 @@ async fn who_reads_an_early_answer_only_when_all_is_sent_gets_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_reset_is_held_no_longer_nor_those_of_a_connection_that_ends() {
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::start().await;
+    let service = ServiceName::new("web").unwrap();
+    let splits = vec![Split { pool: pool(1), weight: Weight::ALL }];
+    let held = Action::Forward { service: service.clone(), splits, judged: false, flow: Flow::Held };
+    // Longer than this test waits for anything.
+    let rule = Rule { timeout: Duration::from_secs(60), ..rule("/", held) };
+    let table = TableBuilder::default().site("a.test", vec![rule]).pool(1, &[]);
+    edge.serve_with(table, ca.certificates.clone()).await;
+    let waits = async |edge: &mut Edge, requests: u32| {
+        edge.until(|seen| seen.demand.get(&(key(), service.clone())).is_some_and(|web| web.waiting == requests)).await;
+    };
+    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let running = tokio::spawn(connection);
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        client = client.ready().await.unwrap();
+        streams.push(client.send_request(http::Request::get("https://a.test/").body(()).unwrap(), true).unwrap());
+    }
+    waits(&mut edge, 3).await;
+    let (_, mut first) = streams.remove(0);
+    first.send_reset(h2::Reason::CANCEL);
+    waits(&mut edge, 2).await;
+    running.abort();
+    drop((client, streams));
+    waits(&mut edge, 0).await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drain_lets_streams_end_and_says_goodbye() {
     let release = Arc::new(tokio::sync::Notify::new());
     let released = Arc::clone(&release);
@@ -296,7 +331,7 @@ async fn a_drain_lets_streams_end_and_says_goodbye() {
     let (answer, _) = client.send_request(http::Request::get("https://a.test/").body(()).unwrap(), true).unwrap();
     edge.until(|seen| !seen.outstanding.is_empty()).await;
     let shutdown = edge.handle.shutdown.clone();
-    let gone = tokio::spawn(async move { shutdown.edge(std::time::Duration::from_secs(10)).await });
+    let gone = tokio::spawn(async move { shutdown.edge(Duration::from_secs(10)).await });
     // Told to go away, the client cannot begin another stream.
     edge.eventually(|| {
         let client = client.clone();
@@ -350,7 +385,7 @@ async fn a_websocket_echoes_counts_as_outstanding_and_is_told_when_the_edge_goes
     talk.stream.write_all(frame).await.unwrap();
     assert_eq!(talk.exactly(frame.len()).await, frame);
     let shutdown = edge.handle.shutdown.clone();
-    let gone = tokio::spawn(async move { shutdown.edge(std::time::Duration::from_secs(10)).await });
+    let gone = tokio::spawn(async move { shutdown.edge(Duration::from_secs(10)).await });
     assert_eq!(talk.rest().await, [0x88, 2, 0x03, 0xe9], "1001, then the end");
     gone.await.unwrap();
 }

@@ -6,10 +6,11 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bowline_core::id::ServiceName;
 use bowline_core::route::{Action, EdgeObservation, Flow, Split};
-use bowline_core::units::Weight;
+use bowline_core::units::{Share, Weight};
 use support::*;
 use tokio::sync::Notify;
 
@@ -32,7 +33,7 @@ fn nobody() -> SocketAddr {
 
 /// Requests and failures of a release.
 fn counted(seen: &EdgeObservation, release: u32) -> (u64, u64) {
-    seen.traffic.get(&pool(release)).map_or((0, 0), |counters| (counters.requests, counters.failures))
+    seen.traffic.get(&pool(release)).map_or((0, 0), |seen| (seen.counters.requests, seen.counters.failures))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,5 +111,60 @@ async fn a_place_is_given_once_and_kept_as_the_shares_move() {
             assert_eq!((answer.text(), answer.header("set-cookie")), (&*again, None), "{place}");
         }
     }
+    edge.stop().await;
+}
+
+/// What a client or an instance takes that is slow here.
+const SLOW: Duration = Duration::from_millis(600);
+
+/// The longest of the times that release 1 took for so many requests.
+async fn slowest(edge: &mut Edge, requests: u64) -> Duration {
+    let seen = edge.until(|seen| counted(seen, 1).0 == requests).await;
+    seen.traffic[&pool(1)].counters.latency.quantile(Share::WHOLE).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_slow_makes_no_release_slow() {
+    let address = upstream(|_, mut talk| async move {
+        while let Some(head) = talk.try_head().await {
+            talk.body(&head).await;
+            if head.starts_with("GET /slow") {
+                tokio::time::sleep(SLOW).await;
+            }
+            // More than sockets and buffers between the two take.
+            talk.say(&ok(&"x".repeat(16 << 20))).await;
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(beside(&[(1, 100, &[address])])).await;
+    let mut talk = edge.connect().await;
+    talk.say("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\na").await;
+    tokio::time::sleep(SLOW).await;
+    talk.say("b").await;
+    let head = talk.try_head().await.unwrap();
+    tokio::time::sleep(SLOW).await;
+    talk.body(&head).await;
+    assert!(slowest(&mut edge, 1).await < SLOW, "the client was slow");
+    assert_eq!(edge.get("a.test", "/slow").await.status, 200);
+    assert!(slowest(&mut edge, 2).await >= SLOW, "the instance was");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_cut_is_a_failure_of_the_release() {
+    let cutting = upstream(|_, mut talk| async move {
+        talk.try_head().await;
+        talk.say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").await;
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(beside(&[(1, 100, &[cutting])])).await;
+    let mut talk = edge.connect().await;
+    talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    // What had come of it may be lost with the reset that says that it is cut.
+    talk.rest().await;
+    let seen = edge.until(|seen| counted(seen, 1).0 == 1).await;
+    assert_eq!(counted(&seen, 1), (1, 1));
     edge.stop().await;
 }

@@ -42,6 +42,22 @@ error: unknown key `drian`
 }
 
 #[test]
+fn a_limit_that_nothing_exceeds_says_so() {
+    golden(
+        "[rollout]\nabort = [\"p99 > 500ms\", \"error_rate > stable + 100%\"]\n",
+        r#"
+error: rollout.abort[1]: this limit is never exceeded
+ --> bowline.toml:2:25
+  |
+2 | abort = ["p99 > 500ms", "error_rate > stable + 100%"]
+  |                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  |
+  = hint: no more than all requests fail: write a share below 100%, as in "error_rate > stable + 0.5%"
+"#,
+    );
+}
+
+#[test]
 fn two_places_are_both_shown() {
     golden(
         "[service.web]\nimage = \"a/b:1\"\nbuild = \"make\"\n",

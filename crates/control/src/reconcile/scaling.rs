@@ -24,6 +24,7 @@ use super::ledger::Ledger;
 use super::pending::{Pending, unexpected};
 use super::release::Release;
 use super::world::AppWorld;
+use crate::metrics::ScalerVitals;
 use crate::store::Wanted;
 
 /// Numbers of one app that the load has changed.
@@ -126,6 +127,28 @@ impl Loop {
         let own = self.node.instances.iter().filter(|(id, _)| is_of(id, key, name) && id.slot.release == release);
         let measured = own.filter(|(id, seen)| self.slots.has_started(id) && seen.usage.cpu_us > 0);
         measured.map(|(id, seen)| (id.clone(), Duration::from_micros(seen.usage.cpu_us))).collect()
+    }
+
+    /// All services that are scaled by their load and run.
+    pub(crate) fn scaler_vitals(&self) -> Vec<ScalerVitals> {
+        let of_app = |(key, app): (&AppKey, &AppWorld)| {
+            let (release, _) = serving(app).filter(|_| runs(app))?;
+            let counts = self.slots.counts(key);
+            let of_service = |(name, service): (&ServiceName, &Service)| {
+                let Policy { min, max, .. } = Policy::of(service)?;
+                Some(ScalerVitals {
+                    key: key.clone(),
+                    service: name.clone(),
+                    min,
+                    max,
+                    desired: number(&app.sets, name, release.number())?,
+                    ready: counts.get(&(name.clone(), release.number())).map_or(0, |count| count.ready),
+                    report: app.scalers.get(name).and_then(Scaler::report).copied(),
+                })
+            };
+            Some(release.app().services.iter().filter_map(of_service).collect::<Vec<_>>())
+        };
+        self.apps.iter().filter_map(of_app).flatten().collect()
     }
 
     /// The numbers are stored: they take effect. Where they are not, the next look asks for them again.

@@ -45,6 +45,7 @@ impl Loop {
             edge_generation: self.published.edge_generation(),
             degraded: false,
             jobs: self.job_vitals(),
+            scalers: self.scaler_vitals(),
         }
     }
 

@@ -315,6 +315,7 @@ fn check_metrics(text: &str) {
     has(&format!("bowline_instance_state{{{labels},slot=\"0\",state=\"ready\"}} 1.0"));
     has("bowline_edge_refused_total{reason=\"bad_host\"} 2.0");
     has("bowline_build_info{version=\"1.2.3\"} 1.0");
+    scaling::check_documented(text);
     assert!(text.contains("bowline_certificate_expiry_timestamp_seconds{host=\"shop.localhost\"}"), "{text}");
     assert!(text.contains("bowline_store_sequence "), "{text}");
 }

@@ -1,9 +1,15 @@
 //! The load says how many: up and down, over releases and crashes, and never against what is not known.
 
 use bowline_api::wire::{AppState, ChangeStep, ScaleStatus};
+use bowline_core::instance::Observations;
+use bowline_core::route::Held;
 use bowline_core::scale::Demand;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 
 use super::*;
+use crate::metrics;
 
 fn toml(scale: &str, more: &str) -> String {
     format!("app = \"shop\"\n[service.web]\nrun = \"serve\"\nscale = {scale}\n{more}[route.main]\nto = \"web\"\n")
@@ -80,6 +86,51 @@ fn bounds_are_said_and_kept() {
     assert_eq!(status.bounded.as_deref(), Some("10 wanted, 2 allowed by memory"));
     let told = events(&daemon, "scale.by_load");
     assert!(told.last().unwrap().contains("2 allowed by memory"), "{told:?}");
+}
+
+/// What a scrape reads.
+fn scraped(world: &World, daemon: &Daemon) -> String {
+    let mut registry = Registry::default();
+    let (_, node) = watch::channel(Arc::new(Observations::default()));
+    let (_, edge) = watch::channel(Arc::new(world.edge.clone()));
+    metrics::register(&mut registry, "1.2.3", node, edge, None).put(daemon.machine.vitals(world.now));
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    text
+}
+
+/// Each family is told of where people look.
+pub(super) fn check_documented(metrics: &str) {
+    let reference = include_str!("../../../../docs/reference/metrics.md");
+    for (name, kind) in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')) {
+        let name = if kind == "counter" { format!("`{name}_total`") } else { format!("`{name}`") };
+        assert!(reference.contains(&name), "{name} is not in docs/reference/metrics.md");
+    }
+}
+
+#[test]
+fn metrics_say_how_many_are_desired_which_bound_holds_and_who_waits() {
+    let (mut world, mut daemon) = serving(BETWEEN, "limits = { memory = \"4GiB\" }\n");
+    flow(&mut world, &mut daemon, 100, 30);
+    world.edge.demand.get_mut(&web()).unwrap().waiting = 3;
+    world.edge.held.insert(web(), Held { total: 9, failed: [("start-timeout".to_owned(), 2)].into() });
+    let text = scraped(&world, &daemon);
+    let check = |name: &str, more: &str, value: &str| {
+        let line = format!("{name}{{app=\"shop\",env=\"local\",service=\"web\"{more}}} {value}");
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    };
+    for (name, value) in [("min", "1.0"), ("max", "6.0"), ("desired", "2.0"), ("ready", "2.0")] {
+        check(&format!("bowline_scaler_{name}_instances"), "", value);
+    }
+    check("bowline_scaler_wanted_instances", "", "10.0");
+    check("bowline_scaler_allowed_instances", "", "2.0");
+    for (bound, holds) in [("min", "0.0"), ("max", "0.0"), ("memory", "1.0"), ("cores", "0.0")] {
+        check("bowline_scaler_bound", &format!(",bound=\"{bound}\""), holds);
+    }
+    check("bowline_held_requests", "", "3.0");
+    check("bowline_holds_total", "", "9.0");
+    check("bowline_holds_failed_total", ",reason=\"start-timeout\"", "2.0");
+    check_documented(&text);
 }
 
 #[test]

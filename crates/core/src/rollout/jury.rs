@@ -8,13 +8,13 @@ use crate::id::{ReleaseNumber, ServiceName};
 use crate::route::Cohort;
 use crate::time::Mono;
 use crate::units::Share;
-use crate::verdict::{Against, Counters, Judgement, Verdict, judge};
+use crate::verdict::{Against, Counted, Counters, Judgement, Verdict, judge};
 
 /// How often a step is looked at.
 pub const LOOKS: Duration = Duration::from_secs(5);
 
-/// What an edge has counted since it began, by service, release and cohort.
-pub type Traffic = BTreeMap<(ServiceName, ReleaseNumber, Cohort), Counters>;
+/// What an edge has counted, by service, release and cohort.
+pub type Traffic = BTreeMap<(ServiceName, ReleaseNumber, Cohort), Counted>;
 
 /// A rule of the plan, by its position, that is not applied to a service: the stable release did not keep it.
 pub(super) type Excused = BTreeSet<(ServiceName, usize)>;
@@ -54,10 +54,10 @@ pub(super) struct Jury {
     looks: BTreeMap<ServiceName, Look>,
 }
 
-/// An edge that is another one counts anew.
+/// Of one pool.
 #[derive(Debug)]
 struct Gained {
-    seen: Counters,
+    seen: Counted,
     all: Counters,
 }
 
@@ -73,15 +73,15 @@ impl Jury {
     /// Takes in what was counted; looks at it when it is time. `alone`: the candidate carries everything, beside nothing, and
     /// is not held to what is `excused`.
     pub(super) fn look(&mut self, (plan, excused): (&Plan, &Excused), alone: bool, traffic: &Traffic, now: Mono) {
-        for (id @ (service, ..), counters) in traffic {
+        for (id @ (service, ..), counted) in traffic {
             if !plan.judged.contains(service) {
                 continue;
             }
             match self.gained.get_mut(id) {
-                Some(gained) => gained.take(counters),
+                Some(gained) => gained.take(counted),
                 // What was counted before belongs to no step: an edge that a new daemon has just found has counted in all of them.
                 None => {
-                    self.gained.insert(id.clone(), Gained { seen: counters.clone(), all: Counters::default() });
+                    self.gained.insert(id.clone(), Gained { seen: counted.clone(), all: Counters::default() });
                 }
             }
         }
@@ -162,8 +162,8 @@ impl Jury {
 }
 
 impl Gained {
-    fn take(&mut self, counters: &Counters) {
-        self.all.merge(counters.since(&self.seen).as_ref().unwrap_or(counters));
-        self.seen.clone_from(counters);
+    fn take(&mut self, counted: &Counted) {
+        self.all.merge(&counted.since(&self.seen));
+        self.seen.clone_from(counted);
     }
 }

@@ -10,7 +10,7 @@ mod tables;
 pub use claim::{Claim, Conflict, Foreign, Holder, LOCAL, check_claims, check_owners, claims, places, routed};
 pub use compile::{Serving, compile};
 pub use observation::{
-    DURATION_BOUNDS, EdgeObservation, EdgeStatus, Histogram, Method, SIZE_BOUNDS, Series, SeriesKey,
+    DURATION_BOUNDS, EdgeObservation, EdgeStatus, Held, Histogram, Method, SIZE_BOUNDS, Series, SeriesKey,
 };
 pub use policy::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit, canonical};
 pub use table::{

@@ -8,7 +8,7 @@ use crate::app::PathPrefix;
 use crate::fault::Fault;
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use crate::scale::Demand;
-use crate::verdict::Counters;
+use crate::verdict::Counted;
 
 /// The state of an edge, coalesced: always the latest.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -22,10 +22,12 @@ pub struct EdgeObservation {
     pub outstanding: BTreeMap<InstanceId, u32>,
     /// Counters since the edge's start.
     pub series: BTreeMap<SeriesKey, Series>,
-    /// Of pools whose requests a rollout goes by, what they have answered; an edge that is another one counts anew.
-    pub traffic: BTreeMap<PoolId, Counters>,
+    /// Of pools whose requests a rollout goes by, what they have answered.
+    pub traffic: BTreeMap<PoolId, Counted>,
     /// Of services whose number of instances changes with the load; an edge that is another one counts anew.
     pub demand: BTreeMap<(AppKey, ServiceName), Demand>,
+    /// Of those services, the ones that anybody has waited for.
+    pub held: BTreeMap<(AppKey, ServiceName), Held>,
     pub connections_open: u64,
     pub connections_total: u64,
     pub handshakes_total: u64,
@@ -39,6 +41,15 @@ pub struct EdgeObservation {
     /// Private memory of the edge process in bytes.
     pub private_bytes: u64,
     pub pid: u32,
+}
+
+/// Requests that found no instance of a service that is started when somebody asks, since the edge began.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Held {
+    /// Those that waited for one.
+    pub total: u64,
+    /// Those that were not let wait, or waited in vain, by the code of the reason.
+    pub failed: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -19,6 +19,8 @@ pub enum Bound {
 }
 
 impl Bound {
+    pub const ALL: [Self; 4] = [Self::Min, Self::Max, Self::Memory, Self::Cores];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Min => "min",

@@ -15,6 +15,23 @@ const CLIENT_LEFT: u16 = 499;
 /// A response that opens a tunnel, and lasts as long as it (RFC 9110, section 15.2.2).
 const SWITCHING_PROTOCOLS: u16 = 101;
 
+/// What one counting has counted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counted {
+    /// Tells one counting from another, as the start time of OpenTelemetry's sums does: whoever counts anew, another edge or the
+    /// same one, says another. It is compared and never ordered; 0 where it is not known.
+    pub began: u64,
+    pub counters: Counters,
+}
+
+impl Counted {
+    /// What came since; all of it, where the counting began anew in between.
+    pub fn since(&self, before: &Self) -> Counters {
+        let same = (self.began == before.began).then_some(&before.counters);
+        same.and_then(|before| self.counters.since(before)).unwrap_or_else(|| self.counters.clone())
+    }
+}
+
 /// Requests that an edge handed to a release, or failed for want of it; not those that a policy refused before or that a
 /// client did not wait for, which say nothing of a release. A try that another instance made good is one of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,8 +39,9 @@ pub struct Counters {
     pub requests: u64,
     /// Of them, those answered with [`FIRST_FAILURE`] or above.
     pub failures: u64,
-    /// Times from a request's head to its response's end, of those that did not fail: a release that fails at once does
-    /// not look fast. Where a client left, the time that it waited. Tunnels are not in it.
+    /// Times that instances took until the heads of their responses, of those that did not fail: a release that fails at once
+    /// does not look fast. What a client takes to send or to read is not in it. Where a client left, the time until then. Tunnels
+    /// are not in it.
     pub latency: Histogram,
 }
 
@@ -47,8 +65,7 @@ impl Counters {
         self.latency.merge(&other.latency);
     }
 
-    /// What came since; `None` where the counting began anew in between, as it does with an edge: then a step begins
-    /// again.
+    /// What came since; `None` where they are not what was counted on from there.
     pub fn since(&self, before: &Self) -> Option<Self> {
         Some(Self {
             requests: self.requests.checked_sub(before.requests)?,
@@ -70,6 +87,20 @@ mod tests {
         }
         // Whoever left has had no answer: neither a failure nor the success of a release that hangs.
         assert_eq!((counters.requests, counters.failures, counters.latency.total()), (10, 5, 5));
+    }
+
+    #[test]
+    fn what_another_counting_has_counted_is_all_new() {
+        let counted = |began, requests| {
+            let mut counters = Counters::default();
+            (0..requests).for_each(|_| counters.record(200, Duration::from_millis(5)));
+            Counted { began, counters }
+        };
+        let gained = |before: &Counted, now: &Counted| now.since(before).requests;
+        assert_eq!(gained(&counted(7, 100), &counted(7, 130)), 30);
+        assert_eq!(gained(&counted(7, 100), &counted(8, 30)), 30, "it began anew");
+        assert_eq!(gained(&counted(7, 100), &counted(8, 130)), 130, "and has overtaken");
+        assert_eq!(gained(&counted(0, 100), &counted(0, 30)), 30, "which shows by itself where it has not");
     }
 
     #[test]

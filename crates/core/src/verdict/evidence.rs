@@ -13,6 +13,8 @@
 //!
 //! All results are natural logarithms, finite or infinite, never NaN.
 
+use crate::units::float;
+
 /// Bad ones among so many. Counts up to 2^53 are exact; above they are rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
@@ -39,11 +41,6 @@ impl Tally {
     fn split(self) -> (f64, f64) {
         (float(self.bad), float(self.of - self.bad.min(self.of)))
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a count above 2^53 is rounded by a 2^-53rd of it")]
-fn float(count: u64) -> f64 {
-    count as f64
 }
 
 /// Times the odds of the limit at which each bettor believes the share to lie. A bettor that is off by half still earns

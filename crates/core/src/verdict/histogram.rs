@@ -72,6 +72,9 @@ impl Default for Histogram {
 }
 
 impl Histogram {
+    /// Of times above this one is known that they were, and no more: a limit beyond it is never exceeded.
+    pub const LONGEST: Duration = Duration::from_secs(1 << END_OCTAVE);
+
     /// Counts by bucket, as [`Self::bucket`] numbers them.
     pub fn from_counts(counts: [u64; BUCKETS]) -> Self {
         Self(Box::new(counts))
@@ -183,7 +186,8 @@ mod tests {
         }
         assert_eq!((Histogram::bucket(Duration::ZERO), Histogram::bucket(Duration::MAX)), (0, BUCKETS - 1));
         assert_eq!(Histogram::upper_bound(224), Duration::from_secs(1), "Prometheus's number 0");
-        assert_eq!(Histogram::upper_bound(BUCKETS - 2), Duration::from_secs(512));
+        assert_eq!(Histogram::upper_bound(BUCKETS - 2), Histogram::LONGEST);
+        assert_eq!(Histogram::LONGEST, Duration::from_secs(512));
     }
 
     #[test]

@@ -11,8 +11,10 @@ pub const FALSE_ABORT: f64 = 0.01;
 /// The probability that a release whose share is at a limit shows no bad request in as many as [`needs`] says.
 pub const MISSED: f64 = 0.05;
 
-/// Requests that must have come before "over half of them failed" is said. Of an app that fails one in ten, a release
-/// that is no worse ever gets there with a probability below 0.0004; of one that fails one in fifty, below 0.00000003.
+/// What no release may fail, whatever its rules are.
+const HALF: f64 = 0.5;
+
+/// Requests below which nothing is said of [`HALF`]; so few prove nothing either.
 pub const HALF_NEEDS: u64 = 10;
 
 /// What a limit of 0 % needs is what this one does, since no number of requests shows that none ever fails.
@@ -185,7 +187,7 @@ impl Look<'_> {
 
     fn breaks(&self, limit: Limit, stable: Tally) -> bool {
         match limit {
-            Limit::Half => stable.of >= HALF_NEEDS && stable.exceeds(0.5),
+            Limit::Half => stable.of >= HALF_NEEDS && stable.exceeds(HALF),
             Limit::Share(limit) => {
                 let part = limit.as_fraction();
                 stable.exceeds(part) && above(stable, part) >= self.proof
@@ -203,17 +205,27 @@ impl Look<'_> {
         }
     }
 
-    /// Over half of the requests failed, and that is at least twice what the stable release fails.
+    /// Over half of the requests failed, which is proven.
     fn half(&self) -> Finding {
         let failed = Subject::Failed.of(self.canary).surely;
         let stable = self.against.map(|against| Subject::Failed.of(against.stable).surely);
-        let state = match stable {
-            _ if failed.of < HALF_NEEDS => State::TooFew(HALF_NEEDS),
-            _ if !failed.exceeds(0.5) => State::Within,
-            Some(stable) if stable.of >= HALF_NEEDS && 2.0 * stable.share() > failed.share() => State::StableToo,
-            Some(_) | None => State::Exceeded,
+        let state = match failed.of < HALF_NEEDS {
+            true => State::TooFew(HALF_NEEDS),
+            false if !failed.exceeds(HALF) => State::Within,
+            false if self.half_is_proven(failed) => State::Exceeded,
+            false if stable.is_some_and(|stable| stable.exceeds(HALF)) => State::StableToo,
+            false => State::Doubtful,
         };
         self.finding(Subject::Failed, Limit::Half, state)
+    }
+
+    /// Beside a stable release: the canary fails more than its baseline, or over half where stable fails less. Each of the two ways
+    /// gets half of the rule's probability; of an equal canary one of the second's two proofs is a false one, whatever both fail.
+    fn half_is_proven(&self, failed: Tally) -> bool {
+        let Some(against) = self.against else { return above(failed, HALF) >= self.proof };
+        let proof = self.proof + std::f64::consts::LN_2;
+        let [baseline, stable] = [against.baseline, against.stable].map(|seen| Subject::Failed.of(seen).perhaps);
+        worse(failed, baseline, 0.0) >= proof || above(failed, HALF) >= proof && below(stable, HALF) >= proof
     }
 
     /// A limit of its own, which the stable release may break as well: then the canary has to be worse than its
@@ -294,7 +306,7 @@ impl Look<'_> {
         let Some(against) = self.against else { return false };
         let canary = finding.subject.of(self.canary).perhaps;
         let limit = match finding.limit {
-            Limit::Half => 0.5,
+            Limit::Half => HALF,
             Limit::Share(limit) => limit.as_fraction(),
             Limit::AboveStable(_) | Limit::Quantile { .. } => return false,
         };
@@ -307,7 +319,7 @@ impl Look<'_> {
         let seen = finding.subject.of(self.canary).perhaps;
         let stable = self.against.map(|against| finding.subject.of(against.stable).surely).unwrap_or_default().share();
         match finding.limit {
-            Limit::Half => seen.exceeds(stable.max(0.5)),
+            Limit::Half => seen.exceeds(stable.max(HALF)),
             Limit::Share(limit) => seen.exceeds(stable.max(limit.as_fraction())),
             Limit::AboveStable(margin) => seen.exceeds(self.baseline(finding.subject).share() + margin.as_fraction()),
             Limit::Quantile { quantile, .. } => seen.exceeds(rest(quantile).as_fraction()),

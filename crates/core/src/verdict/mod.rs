@@ -16,7 +16,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
-pub use counters::{Counters, FIRST_FAILURE};
+pub use counters::{Counted, Counters, FIRST_FAILURE};
 pub use evidence::Tally;
 pub use histogram::{BUCKETS, Histogram, PER_OCTAVE, Slower};
 pub use judge::{

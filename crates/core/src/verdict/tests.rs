@@ -132,27 +132,22 @@ fn a_release_at_its_limit_is_wrongly_proven_above_it_in_less_than_one_of_a_hundr
     }
 }
 
-/// The probability that over half of the requests have failed at any time from the tenth request on, enumerated.
-fn ever_half(p: f64) -> f64 {
-    let (mut alive, mut half) = (vec![1.0], 0.0);
-    for of in 1..=400_u64 {
-        let mut next = vec![0.0; alive.len() + 1];
-        for (bad, q) in alive.iter().enumerate() {
-            next[bad] += q * (1.0 - p);
-            next[bad + 1] += q * p;
-        }
-        if of >= HALF_NEEDS {
-            half += next.drain(usize::try_from(of / 2).unwrap() + 1..).sum::<f64>();
-        }
-        alive = next;
-    }
-    half
+/// The first look, one request of each more every time, that aborts a canary of which this part fails beside a sound release.
+fn half_aborts_after(fails: f64, beside: bool) -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "small")]
+    let failed = |of: u64| (of as f64 * fails).ceil() as u64;
+    let aborts = |of: &u64| {
+        let (canary, sound) = (counters(failed(*of), *of), counters(0, *of));
+        let against = beside.then_some(Against { baseline: &sound, stable: &sound });
+        matches!(judge(&[], &canary, against).verdict, Verdict::Fail(_))
+    };
+    (1..10_000).find(aborts).unwrap()
 }
 
 #[test]
-fn ten_requests_are_enough_to_say_that_over_half_fail() {
-    assert!(ever_half(0.1) < 0.0004, "{}", ever_half(0.1));
-    assert!(ever_half(0.02) < 3e-8, "{}", ever_half(0.02));
+fn a_dead_release_is_aborted_after_a_dozen_requests() {
+    let after = [(1.0, true), (0.8, true), (0.55, true), (1.0, false), (0.8, false), (0.55, false)];
+    assert_eq!(after.map(|(fails, beside)| half_aborts_after(fails, beside)), [10, 11, 15, 10, 24, 1_311]);
 }
 
 /// Looks each so many requests at two releases whose bad shares are these at each moment; how many of the runs find the
@@ -232,6 +227,44 @@ fn identical_releases_are_aborted_in_at_most_one_of_a_hundred_steps_even_above_t
     assert!(aborted <= 6, "{aborted} of {runs}");
 }
 
+/// A step of identical releases with these errors and few requests a look, without a rule; whether it is aborted. `beside`: there
+/// is something to compare with.
+fn half_aborts_identical(rng: &mut Rng, errors: f64, beside: bool) -> bool {
+    let [mut canary, mut baseline, mut stable] = [(); 3].map(|()| Counters::default());
+    for _ in 0..60 {
+        for (counters, requests) in [(&mut canary, 4), (&mut baseline, 4), (&mut stable, 16)] {
+            (0..requests).for_each(|_| counters.record(if rng.chance(errors) { 500 } else { 200 }, MS));
+        }
+        let mut whole = stable.clone();
+        whole.merge(&baseline);
+        let against = beside.then_some(Against { baseline: &baseline, stable: &whole });
+        if let Verdict::Fail(_) = judge(&[], &canary, against).verdict {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn over_half_aborts_identical_releases_in_at_most_one_of_a_hundred_steps_whatever_they_fail() {
+    let runs = 800;
+    for (seed, errors, beside) in [
+        (21, 0.1, true),
+        (22, 0.2, true),
+        (23, 0.3, true),
+        (24, 0.5, true),
+        (25, 0.7, true),
+        (26, 0.95, true),
+        (27, 0.2, false),
+        (28, 0.3, false),
+        (29, 0.5, false),
+    ] {
+        let mut rng = Rng(seed);
+        let aborted = (0..runs).filter(|_| half_aborts_identical(&mut rng, errors, beside)).count();
+        assert!(aborted <= runs / 100, "{errors}, beside {beside}: {aborted} of {runs}");
+    }
+}
+
 #[test]
 fn a_limit_passes_only_after_enough_requests_without_a_failure() {
     for (hundredths, expected) in [(100, 299), (50, 598), (500, 59), (5000, 10), (10, 2_995), (0, 2_995), (10_000, 10)]
@@ -306,16 +339,24 @@ fn a_broken_stable_lets_through_what_is_shown_to_be_better() {
 }
 
 #[test]
-fn over_half_aborts_at_once_without_a_rule() {
+fn over_half_aborts_without_a_rule_as_soon_as_it_is_proven() {
     let good = counters(0, 100);
-    let check = |canary, expected| {
-        assert_eq!(compared(&[], &canary, &good, &good).findings[0].state, expected);
-        assert_eq!(judge(&[], &canary, None).findings[0].state, expected);
+    let check = |canary, expected_beside, expected_alone| {
+        assert_eq!(compared(&[], &canary, &good, &good).findings[0].state, expected_beside);
+        assert_eq!(judge(&[], &canary, None).findings[0].state, expected_alone);
     };
-    check(counters(9, 9), State::TooFew(10));
-    check(counters(5, 10), State::Within);
-    check(counters(6, 10), State::Exceeded);
-    assert_eq!(compared(&[], &counters(6, 10), &good, &counters(40, 100)).findings[0].state, State::StableToo);
+    check(counters(9, 9), State::TooFew(10), State::TooFew(10));
+    check(counters(5, 10), State::Within, State::Within);
+    check(counters(6, 10), State::Exceeded, State::Doubtful);
+    check(counters(16, 16), State::Exceeded, State::Exceeded);
+    let beside = |canary: Counters, stable: Counters| compared(&[], &canary, &stable, &stable).findings[0].state;
+    assert_eq!(
+        beside(counters(16, 16), Counters::default()),
+        State::Doubtful,
+        "there is nothing to tell whose fault it is"
+    );
+    assert_eq!(beside(counters(60, 100), counters(55, 100)), State::StableToo);
+    assert_eq!(beside(counters(60, 100), counters(30, 100)), State::Exceeded);
 }
 
 #[test]
@@ -369,10 +410,14 @@ fn a_person_understands_the_reports() {
         compared(&rule, &counters(2, 1_000), &counters(90, 2_080), &many),
         "stable 800 of 20,000 failed, canary 2 of 1,000; limit 1%; stable itself is broken",
     );
+    check(
+        compared(&[], &counters(8, 12), &counters(3, 12), &few),
+        "canary 8 of 12 failed, stable 3 of 12; limit half of them; above it, which may be chance; holding",
+    );
     check(judge(&rule, &counters(90, 2_100), None), "canary 90 of 2,100 failed; limit 1%; aborting");
     check(
-        compared(&[], &counters(8, 12), &counters(0, 12), &few),
-        "canary 8 of 12 failed, stable 0 of 12; limit half of them; aborting",
+        compared(&[], &counters(11, 12), &counters(0, 12), &few),
+        "canary 11 of 12 failed, stable 0 of 12; limit half of them; aborting",
     );
     check(
         compared(&[AbortRule::ErrorRateAboveStable(percent(50))], &counters(4, 580), &counters(0, 1_580), &few),

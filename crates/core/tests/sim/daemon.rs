@@ -283,9 +283,9 @@ impl Daemon {
         let mut traffic = out.edge.traffic(key);
         if out.mutation == Some(Mutation::LooksAway) {
             for seen in traffic.values_mut() {
-                let all = seen.requests;
-                *seen = Counters::default();
-                (0..all).for_each(|_| seen.record(200, Duration::from_millis(5)));
+                let all = seen.counters.requests;
+                seen.counters = Counters::default();
+                (0..all).for_each(|_| seen.counters.record(200, Duration::from_millis(5)));
             }
         }
         traffic
@@ -306,7 +306,7 @@ impl Daemon {
         let began = &self.began[key].1;
         let gained = |service: &ServiceName| {
             let pool = (service.clone(), plan.candidate, Cohort::Whole);
-            let of = |traffic: &Traffic| traffic.get(&pool).map_or(0, |seen| seen.requests);
+            let of = |traffic: &Traffic| traffic.get(&pool).map_or(0, |seen| seen.counters.requests);
             of(&traffic) - of(began)
         };
         let next = entered.first().filter(|one| matches!(one.phase, Phase::Step(_) | Phase::Promote));

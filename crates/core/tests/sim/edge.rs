@@ -8,7 +8,7 @@ use bowline_core::rollout::Traffic;
 use bowline_core::route::{Action, PoolId, Split, Table};
 use bowline_core::time::Mono;
 use bowline_core::units::Weight;
-use bowline_core::verdict::Counters;
+use bowline_core::verdict::{Counted, Counters};
 
 use crate::cover::Strike;
 use crate::manner::{Behaviour, Manner, Turn};
@@ -94,7 +94,8 @@ impl Edge {
     /// What was counted of an app.
     pub(crate) fn traffic(&self, key: &AppKey) -> Traffic {
         let own = self.counted.iter().filter(|(pool, _)| pool.key == *key);
-        own.map(|(pool, counters)| ((pool.service.clone(), pool.release, pool.cohort), counters.clone())).collect()
+        let counted = |counters: &Counters| Counted { began: 1, counters: counters.clone() };
+        own.map(|(pool, counters)| ((pool.service.clone(), pool.release, pool.cohort), counted(counters))).collect()
     }
 
     /// How a release answers now.

@@ -286,6 +286,11 @@ impl Client for Http1 {
         Poll::Pending
     }
 
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        let gone = self.poll_gone(cx);
+        if self.ended { Poll::Ready(Reason::ClientGone) } else { gone }
+    }
+
     fn send_continue(&mut self) {
         self.output.extend_from_slice(write::CONTINUE);
     }

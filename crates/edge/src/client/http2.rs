@@ -276,6 +276,10 @@ impl Client for Http2 {
         self.respond.poll_reset(cx).map(|_| Reason::ClientGone)
     }
 
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        self.poll_gone(cx)
+    }
+
     fn send_continue(&mut self) {
         let mut interim = Response::new(());
         *interim.status_mut() = StatusCode::CONTINUE;

@@ -87,6 +87,10 @@ pub(crate) trait Client {
     /// Ready when the client went away. To be polled while there is nothing else to do.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason>;
 
+    /// Ready when the client went away, or will say nothing more: of who closes one side of a connection without TLS is not known
+    /// whether the other is read. To be polled in place of [`Client::poll_gone`] where waiting takes what others want.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Reason>;
+
     /// Says `100 Continue`.
     fn send_continue(&mut self);
 

@@ -4,7 +4,7 @@
 //! requests are. Each worker counts alone.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -19,14 +19,20 @@ struct Flying {
     waiting: u32,
     since: Instant,
     busy: Duration,
+    held: u64,
+    failed: BTreeMap<&'static str, u64>,
 }
 
 /// What a worker has seen of them since its last report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Flown {
     pub(crate) busy: Duration,
     /// Now, not since.
     pub(crate) waiting: u32,
+    /// Those that began to wait.
+    pub(crate) held: u64,
+    /// Those that were not let wait, or waited in vain, by the code of the reason.
+    pub(crate) failed: BTreeMap<&'static str, u64>,
 }
 
 /// Between two reports that are made because somebody begins to wait: whoever comes and goes again and again keeps nobody busy.
@@ -36,6 +42,8 @@ const NEWS_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     flying: RefCell<HashMap<LabelId, Flying>>,
+    /// Those that wait, by who has asked: one IPv4 address, or one IPv6 network of 2⁶⁴. No others are remembered.
+    clients: RefCell<HashMap<(LabelId, u64), u32>>,
     /// When it was told last that somebody begins to wait.
     told: Cell<Option<Instant>>,
 }
@@ -43,7 +51,8 @@ pub(crate) struct Flights {
 impl Flights {
     fn change(&self, labels: LabelId, now: Instant, change: impl FnOnce(&mut Flying)) {
         let mut flights = self.flying.borrow_mut();
-        let new = Flying { in_flight: 0, waiting: 0, since: now, busy: Duration::ZERO };
+        let (held, failed) = (0, BTreeMap::new());
+        let new = Flying { in_flight: 0, waiting: 0, since: now, busy: Duration::ZERO, held, failed };
         let flying = flights.entry(labels).or_insert(new);
         flying.pass(now);
         change(flying);
@@ -52,6 +61,30 @@ impl Flights {
     /// How many wait, on this route.
     pub(crate) fn waiting(&self, labels: LabelId) -> u32 {
         self.flying.borrow().get(&labels).map_or(0, |flying| flying.waiting)
+    }
+
+    /// How many of one client do.
+    pub(crate) fn waiting_of(&self, labels: LabelId, client: u64) -> u32 {
+        self.clients.borrow().get(&(labels, client)).copied().unwrap_or(0)
+    }
+
+    /// One was not let wait, or waited in vain.
+    pub(crate) fn failed(&self, labels: LabelId, reason: &'static str, now: Instant) {
+        self.change(labels, now, |flying| *flying.failed.entry(reason).or_default() += 1);
+    }
+
+    fn enter(&self, labels: LabelId, client: u64) {
+        *self.clients.borrow_mut().entry((labels, client)).or_default() += 1;
+    }
+
+    fn leave(&self, labels: LabelId, client: u64) {
+        let mut clients = self.clients.borrow_mut();
+        if let Some(count) = clients.get_mut(&(labels, client)) {
+            *count -= 1;
+            if *count == 0 {
+                clients.remove(&(labels, client));
+            }
+        }
     }
 
     /// Somebody begins to wait: whether that is to be told at once, or with the next report.
@@ -72,7 +105,8 @@ impl Flights {
         let mut flights = self.flying.borrow_mut();
         let flown = |(labels, flying): (&LabelId, &mut Flying)| {
             flying.pass(now);
-            (*labels, Flown { busy: std::mem::take(&mut flying.busy), waiting: flying.waiting })
+            let (busy, held) = (std::mem::take(&mut flying.busy), std::mem::take(&mut flying.held));
+            (*labels, Flown { busy, waiting: flying.waiting, held, failed: std::mem::take(&mut flying.failed) })
         };
         let report = flights.iter_mut().map(flown).collect();
         flights.retain(|_, flying| flying.in_flight > 0);
@@ -92,24 +126,27 @@ impl Flying {
 pub(crate) struct Flight {
     worker: Rc<Worker>,
     labels: LabelId,
-    waits: bool,
+    /// Whose it is, if it waits.
+    waits: Option<u64>,
 }
 
 impl Flight {
     /// An instance has it.
     pub(crate) fn begin(worker: &Rc<Worker>, labels: LabelId) -> Self {
-        Self::new(worker, labels, false)
+        Self::new(worker, labels, None)
     }
 
-    /// It waits for an instance.
-    pub(crate) fn waiting(worker: &Rc<Worker>, labels: LabelId) -> Self {
-        Self::new(worker, labels, true)
+    /// It waits for an instance. `client`: see [`Flights::waiting_of`].
+    pub(crate) fn waiting(worker: &Rc<Worker>, labels: LabelId, client: u64) -> Self {
+        worker.shard.flights.enter(labels, client);
+        Self::new(worker, labels, Some(client))
     }
 
-    fn new(worker: &Rc<Worker>, labels: LabelId, waits: bool) -> Self {
+    fn new(worker: &Rc<Worker>, labels: LabelId, waits: Option<u64>) -> Self {
         worker.shard.flights.change(labels, Instant::now(), |flying| {
             flying.in_flight += 1;
-            flying.waiting += u32::from(waits);
+            flying.waiting += u32::from(waits.is_some());
+            flying.held += u64::from(waits.is_some());
         });
         Self { worker: Rc::clone(worker), labels, waits }
     }
@@ -117,10 +154,14 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.worker.shard.flights.change(self.labels, Instant::now(), |flying| {
+        let flights = &self.worker.shard.flights;
+        flights.change(self.labels, Instant::now(), |flying| {
             flying.in_flight = flying.in_flight.saturating_sub(1);
-            flying.waiting = flying.waiting.saturating_sub(u32::from(self.waits));
+            flying.waiting = flying.waiting.saturating_sub(u32::from(self.waits.is_some()));
         });
+        if let Some(client) = self.waits {
+            flights.leave(self.labels, client);
+        }
     }
 }
 
@@ -132,14 +173,31 @@ mod tests {
     fn time_counts_as_often_as_requests_are_in_flight() {
         let (flights, begun, labels) = (Flights::default(), Instant::now(), LabelId(0));
         let at = |ms| begun + Duration::from_millis(ms);
-        let report = |ms| flights.report(at(ms)).get(&labels).copied().unwrap_or_default();
+        let report = |ms| flights.report(at(ms)).remove(&labels).unwrap_or_default();
         flights.change(labels, at(0), |flying| (flying.in_flight, flying.waiting) = (2, 1));
         flights.change(labels, at(100), |flying| flying.in_flight = 3);
-        assert_eq!(report(200), Flown { busy: Duration::from_millis(500), waiting: 1 });
+        assert_eq!(report(200), Flown { busy: Duration::from_millis(500), waiting: 1, ..Flown::default() });
         flights.change(labels, at(210), |flying| (flying.in_flight, flying.waiting) = (0, 0));
-        assert_eq!(report(1000), Flown { busy: Duration::from_millis(30), waiting: 0 });
+        assert_eq!(report(1000), Flown { busy: Duration::from_millis(30), ..Flown::default() });
         assert_eq!(report(2000), Flown::default());
         assert!(flights.flying.borrow().is_empty(), "what rests is forgotten");
+    }
+
+    #[test]
+    fn nobody_is_remembered_who_does_not_wait() {
+        let (flights, labels) = (Flights::default(), LabelId(0));
+        for client in [1, 1, 2] {
+            flights.enter(labels, client);
+        }
+        assert_eq!([1, 2, 3].map(|client| flights.waiting_of(labels, client)), [2, 1, 0]);
+        for client in [1, 1, 2] {
+            flights.leave(labels, client);
+        }
+        assert!(flights.clients.borrow().is_empty());
+        flights.failed(labels, "too-many-wait", Instant::now());
+        let told = flights.report(Instant::now()).remove(&labels).unwrap();
+        assert_eq!(told.failed, BTreeMap::from([("too-many-wait", 1)]));
+        assert!(flights.report(Instant::now()).is_empty(), "what was told is told once");
     }
 
     #[test]

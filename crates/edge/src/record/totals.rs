@@ -1,16 +1,16 @@
 //! The process's totals, added up from the workers' reports.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bowline_core::id::{AppKey, ServiceName};
-use bowline_core::route::{Histogram, PoolId, Series, SeriesKey};
+use bowline_core::route::{Held, Histogram, PoolId, Series, SeriesKey};
 use bowline_core::scale::Demand;
-use bowline_core::verdict::Counters;
+use bowline_core::verdict::Counted;
 
-use super::{Counts, Report};
+use super::{Counts, Flown, Report};
 use crate::route::Compiler;
-use crate::wire::{DemandFrame, ObservationFrame, SeriesFrame, TrafficFrame};
+use crate::wire::{DemandFrame, HeldFrame, ObservationFrame, SeriesFrame, TrafficFrame};
 
 /// Series that a process keeps: about 700 bytes each. Where they are full, those that rest make room; what finds none is
 /// dropped and counted.
@@ -26,9 +26,11 @@ pub(crate) struct Totals {
     series: BTreeMap<SeriesKey, (Series, u64)>,
     changed: BTreeSet<SeriesKey>,
     /// Of pools that a rollout goes by.
-    traffic: BTreeMap<PoolId, Counters>,
+    traffic: BTreeMap<PoolId, Counted>,
     /// Of services whose number of instances changes with the load.
     demand: BTreeMap<(AppKey, ServiceName), Demand>,
+    /// Of those of them that anybody has waited for.
+    held: BTreeMap<(AppKey, ServiceName), Held>,
     forgotten: Vec<SeriesKey>,
     round: u64,
     frame: ObservationFrame,
@@ -46,6 +48,12 @@ fn add_counts(series: &mut Series, counts: &Counts) {
     add(&mut series.duration, &counts.duration, counts.duration_sum);
     add(&mut series.request_size, &counts.request, counts.request_sum);
     add(&mut series.response_size, &counts.response, counts.response_sum);
+}
+
+/// A counting that begins now. No two begin within one nanosecond: reports are rounds apart.
+fn begun() -> Counted {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Counted { began: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), ..Counted::default() }
 }
 
 fn requests(counts: &Counts) -> u64 {
@@ -72,15 +80,14 @@ impl Totals {
             }
             for (labels, counters) in report.traffic {
                 if let Some(pool) = compiler.labels(labels).pool() {
-                    self.traffic.entry(pool).or_default().merge(&counters);
+                    self.traffic.entry(pool).or_insert_with(begun).counters.merge(&counters);
                 }
             }
             for (labels, flown) in report.flown {
                 let labels = compiler.labels(labels);
                 let service = labels.service.clone().map(|service| (labels.key.clone(), service));
-                if let Some(demand) = service.and_then(|service| self.demand.get_mut(&service)) {
-                    demand.busy += flown.busy;
-                    demand.waiting += flown.waiting;
+                if let Some(service) = service {
+                    self.add_flown(service, flown);
                 }
             }
             for (key, counts) in report.series {
@@ -105,9 +112,23 @@ impl Totals {
         }
     }
 
+    fn add_flown(&mut self, service: (AppKey, ServiceName), flown: Flown) {
+        let Some(demand) = self.demand.get_mut(&service) else { return };
+        demand.busy += flown.busy;
+        demand.waiting += flown.waiting;
+        if flown.held > 0 || !flown.failed.is_empty() {
+            let held = self.held.entry(service).or_default();
+            held.total += flown.held;
+            for (reason, count) in flown.failed {
+                *held.failed.entry(reason.to_owned()).or_default() += count;
+            }
+        }
+    }
+
     /// Each service that is counted has its place, though nothing came in for it; who waits is counted anew.
     fn count_on(&mut self, counted: BTreeSet<(AppKey, ServiceName)>) {
         self.demand.retain(|service, _| counted.contains(service));
+        self.held.retain(|service, _| counted.contains(service));
         for service in counted {
             self.demand.entry(service).or_insert(Demand { busy: Duration::ZERO, waiting: 0 }).waiting = 0;
         }
@@ -117,8 +138,12 @@ impl Totals {
         self.demand.iter().map(|(service, demand)| DemandFrame::new(service, *demand)).collect()
     }
 
+    fn held(&self) -> Vec<HeldFrame> {
+        self.held.iter().map(|(service, held)| HeldFrame::new(service, held)).collect()
+    }
+
     fn traffic(&self) -> Vec<TrafficFrame> {
-        self.traffic.iter().map(|(pool, counters)| TrafficFrame::new(pool, counters)).collect()
+        self.traffic.iter().map(|(pool, counted)| TrafficFrame::new(pool, counted)).collect()
     }
 
     /// Whether one more series can be kept, those forgotten that rest if need be.
@@ -140,6 +165,7 @@ impl Totals {
             series: series.collect(),
             traffic: self.traffic(),
             demand: self.demand(),
+            held: self.held(),
             forgotten: forgotten.map(|key| SeriesFrame::new(key, &Series::default())).collect(),
             ..self.frame.clone()
         }
@@ -153,6 +179,7 @@ impl Totals {
             series: series.collect(),
             traffic: self.traffic(),
             demand: self.demand(),
+            held: self.held(),
             ..self.frame.clone()
         }
     }

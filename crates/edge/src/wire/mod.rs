@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 pub use channel::{Channel, ChannelError, MAX_FRAME};
-pub use observation::{DemandFrame, ObservationFrame, SeriesFrame, TrafficFrame};
+pub use observation::{DemandFrame, HeldFrame, ObservationFrame, SeriesFrame, TrafficFrame};
 pub use table::{DesiredFrame, TableError};
 
 /// Version of this protocol. What a peer of another one says is refused by name, but for `Hello`, `Listeners`, `Retire` and

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bowline_core::app::PathPrefix;
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, ServiceName};
-use bowline_core::route::{Cohort, EdgeObservation, Histogram, Method, PoolId, Series, SeriesKey};
+use bowline_core::route::{Cohort, EdgeObservation, Held, Histogram, Method, PoolId, Series, SeriesKey};
 use bowline_core::scale::Demand;
-use bowline_core::verdict::{self, BUCKETS, Counters};
+use bowline_core::verdict::{self, BUCKETS, Counted, Counters};
 use serde::{Deserialize, Serialize};
 
 /// What changed since the frame before; everything, in the first frame of a connection.
@@ -27,6 +27,9 @@ pub struct ObservationFrame {
     /// All services whose requests are counted for the number of their instances.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub demand: Vec<DemandFrame>,
+    /// Those of them that anybody has waited for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldFrame>,
     /// Series that are gone; their counts mean nothing.
     #[serde(default)]
     pub forgotten: Vec<SeriesFrame>,
@@ -97,7 +100,7 @@ impl SeriesFrame {
     }
 }
 
-/// What a pool has answered since the edge began, or since it is judged.
+/// What a pool has answered since it is judged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrafficFrame {
     env: String,
@@ -105,6 +108,9 @@ pub struct TrafficFrame {
     service: String,
     release: u32,
     baseline: bool,
+    /// When the counting began, as its name. 0: of an edge that does not say.
+    #[serde(default)]
+    began: u64,
     requests: u64,
     failures: u64,
     /// Buckets of the histogram that hold something, and what.
@@ -112,7 +118,7 @@ pub struct TrafficFrame {
 }
 
 impl TrafficFrame {
-    pub fn new(pool: &PoolId, counters: &Counters) -> Self {
+    pub fn new(pool: &PoolId, Counted { began, counters }: &Counted) -> Self {
         let latency = counters.latency.counts().iter().copied().enumerate().filter(|(_, count)| *count > 0);
         Self {
             env: pool.key.env.to_string(),
@@ -120,6 +126,7 @@ impl TrafficFrame {
             service: pool.service.to_string(),
             release: pool.release.0,
             baseline: pool.cohort == Cohort::Baseline,
+            began: *began,
             requests: counters.requests,
             failures: counters.failures,
             latency: latency.collect(),
@@ -127,7 +134,7 @@ impl TrafficFrame {
     }
 
     /// `None` when it is not what this version knows.
-    fn parse(&self) -> Option<(PoolId, Counters)> {
+    fn parse(&self) -> Option<(PoolId, Counted)> {
         let pool = PoolId {
             key: AppKey { env: EnvName::new(&self.env).ok()?, app: AppName::new(&self.app).ok()? },
             service: ServiceName::new(&self.service).ok()?,
@@ -139,7 +146,8 @@ impl TrafficFrame {
             *counts.get_mut(*bucket)? = *count;
         }
         let latency = verdict::Histogram::from_counts(counts);
-        Some((pool, Counters { requests: self.requests, failures: self.failures, latency }))
+        let counters = Counters { requests: self.requests, failures: self.failures, latency };
+        Some((pool, Counted { began: self.began, counters }))
     }
 }
 
@@ -172,6 +180,35 @@ impl DemandFrame {
     }
 }
 
+/// What of one service's requests found no instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeldFrame {
+    env: String,
+    app: String,
+    service: String,
+    total: u64,
+    failed: BTreeMap<String, u64>,
+}
+
+impl HeldFrame {
+    pub fn new((key, service): &(AppKey, ServiceName), held: &Held) -> Self {
+        Self {
+            env: key.env.to_string(),
+            app: key.app.to_string(),
+            service: service.to_string(),
+            total: held.total,
+            failed: held.failed.clone(),
+        }
+    }
+
+    /// `None` when it is not what this version knows.
+    fn parse(&self) -> Option<((AppKey, ServiceName), Held)> {
+        let key = AppKey { env: EnvName::new(&self.env).ok()?, app: AppName::new(&self.app).ok()? };
+        let held = Held { total: self.total, failed: self.failed.clone() };
+        Some(((key, ServiceName::new(&self.service).ok()?), held))
+    }
+}
+
 impl ObservationFrame {
     /// Brings `seen` up to date.
     pub fn apply(&self, seen: &mut EdgeObservation) {
@@ -186,6 +223,7 @@ impl ObservationFrame {
         seen.series.extend(self.series.iter().filter_map(SeriesFrame::parse));
         seen.traffic = self.traffic.iter().filter_map(TrafficFrame::parse).collect();
         seen.demand = self.demand.iter().filter_map(DemandFrame::parse).collect();
+        seen.held = self.held.iter().filter_map(HeldFrame::parse).collect();
         seen.serving = self.serving.map(Generation);
         seen.connections_open = self.connections_open;
         seen.connections_total = self.connections_total;
@@ -215,11 +253,18 @@ mod tests {
         let series = Series { duration: Histogram { counts: vec![1, 2], sum: 0.25 }, ..Series::default() };
         let web = (key.key.clone(), ServiceName::new("web").unwrap());
         let demand = Demand { busy: Duration::from_millis(1500), waiting: 2 };
+        let held = Held { total: 9, failed: BTreeMap::from([("start-timeout".to_owned(), 1)]) };
+        let pool =
+            PoolId { key: key.key.clone(), service: web.1.clone(), release: ReleaseNumber(2), cohort: Cohort::Whole };
+        let mut counted = Counted { began: 1_764_000_000_000_000_000, ..Counted::default() };
+        counted.counters.record(200, Duration::from_millis(5));
         let frame = ObservationFrame {
             serving: Some(4),
             outstanding: BTreeMap::from([("local/board.web.r2.0.1".to_owned(), 3)]),
             series: vec![SeriesFrame::new(&key, &series)],
             demand: vec![DemandFrame::new(&web, demand)],
+            held: vec![HeldFrame::new(&web, &held)],
+            traffic: vec![TrafficFrame::new(&pool, &counted)],
             connections_open: 5,
             ..ObservationFrame::default()
         };
@@ -230,7 +275,9 @@ mod tests {
         assert_eq!(seen.serving, Some(Generation(4)));
         assert_eq!(seen.outstanding, BTreeMap::from([("local/board.web.r2.0.1".parse().unwrap(), 3)]));
         assert_eq!(seen.series, BTreeMap::from([(key, series)]));
-        assert_eq!(seen.demand, BTreeMap::from([(web, demand)]));
+        assert_eq!(seen.demand, BTreeMap::from([(web.clone(), demand)]));
+        assert_eq!(seen.held, BTreeMap::from([(web, held)]));
+        assert_eq!(seen.traffic, BTreeMap::from([(pool, counted)]));
         assert_eq!(seen.connections_open, 5);
     }
 }

@@ -465,7 +465,7 @@ static ROLLOUT: TableSpec = TableSpec {
             "abort",
             List(Form::AbortRule),
             Omitted("readiness, crash loops, and over half of the requests failing"),
-            "Limits whose passing rolls back.",
+            "Limits whose passing rolls back. Times are those until an answer begins.",
         ),
         key(
             "watch",

@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use bowline_core::app::{AbortRule, LatencyObjective, Step};
 use bowline_core::time::Humane;
 use bowline_core::units::{Share, Weight};
+use bowline_core::verdict::Histogram;
 
 use super::{Read, Wrong, duration, positive, share};
 
@@ -36,19 +39,39 @@ pub(crate) fn abort_rule(text: &str) -> Read<AbortRule> {
     };
     if measure == "error_rate" {
         return match above {
-            Some(above) => share(above).map(AbortRule::ErrorRateAboveStable),
-            None => share(limit).map(AbortRule::ErrorRate),
+            Some(above) => below_whole(above, "error_rate > stable + 0.5%").map(AbortRule::ErrorRateAboveStable),
+            None => below_whole(limit, "error_rate > 1%").map(AbortRule::ErrorRate),
         };
     }
     let quantile = measure.strip_prefix('p').ok_or_else(wrong)?;
     match share(&format!("{quantile}%")) {
         Ok(quantile) if quantile.ppm() > 0 && quantile < Share::WHOLE => Ok(match above {
-            Some(above) => AbortRule::LatencyAboveStable { quantile, above: duration(above)? },
-            None => AbortRule::Latency { quantile, limit: positive(limit)? },
+            Some(above) => AbortRule::LatencyAboveStable { quantile, above: measurable(duration(above)?)? },
+            None => AbortRule::Latency { quantile, limit: measurable(positive(limit)?)? },
         }),
         Ok(_) => Err(Wrong::new("a quantile lies between p0 and p100")),
         Err(_) => Err(wrong()),
     }
+}
+
+/// A limit of a share that can be exceeded.
+fn below_whole(text: &str, example: &str) -> Read<Share> {
+    match share(text)? {
+        Share::WHOLE => {
+            let hint = format!("no more than all requests fail: write a share below 100%, as in \"{example}\"");
+            Err(Wrong::hint("this limit is never exceeded", hint))
+        }
+        share => Ok(share),
+    }
+}
+
+/// A limit of time that can be exceeded.
+fn measurable(limit: Duration) -> Read<Duration> {
+    if limit > Histogram::LONGEST {
+        let hint = format!("write {} at most: what takes longer is not told apart", Humane(Histogram::LONGEST));
+        return Err(Wrong::hint("this limit is never exceeded", hint));
+    }
+    Ok(limit)
 }
 
 pub(crate) fn print_abort_rule(rule: &AbortRule) -> String {
@@ -91,6 +114,18 @@ mod tests {
         }
         assert_eq!(abort_rule("error_rate>stable+0.5%"), abort_rule("error_rate > stable + 0.5%"));
         assert_eq!(print_latency_objective(&latency_objective("99%  under 300ms").unwrap()), "99% under 300ms");
+    }
+
+    #[test]
+    fn a_limit_that_nothing_exceeds_is_none() {
+        let never = ["error_rate > 100%", "error_rate > stable + 100%", "p99 > 513s", "p99 > stable + 9m"];
+        for text in never {
+            assert_eq!(abort_rule(text).unwrap_err().message, "this limit is never exceeded", "{text:?}");
+        }
+        for text in ["error_rate > 99.9999%", "error_rate > stable + 99%", "p99 > 512s", "error_rate > 0%"] {
+            assert!(abort_rule(text).is_ok(), "{text:?}");
+        }
+        assert!(abort_rule("error_rate > 101%").is_err());
     }
 
     #[test]

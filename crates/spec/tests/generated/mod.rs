@@ -358,11 +358,13 @@ fn rollout() -> impl Strategy<Value = Rollout> {
         Just(bowline_core::app::Strategy::BlueGreen),
         steps.prop_map(|steps| bowline_core::app::Strategy::Canary { steps }),
     ];
+    // None that nothing exceeds.
+    let limit = || (1_u64..=512_000).prop_map(Duration::from_millis);
     let rule = prop_oneof![
         share().prop_map(AbortRule::ErrorRate),
         share().prop_map(AbortRule::ErrorRateAboveStable),
-        (share(), duration()).prop_map(|(quantile, limit)| AbortRule::Latency { quantile, limit }),
-        (share(), duration()).prop_map(|(quantile, above)| AbortRule::LatencyAboveStable { quantile, above }),
+        (share(), limit()).prop_map(|(quantile, limit)| AbortRule::Latency { quantile, limit }),
+        (share(), limit()).prop_map(|(quantile, above)| AbortRule::LatencyAboveStable { quantile, above }),
     ];
     let watch = prop_oneof![Just(Duration::ZERO), Just(Duration::from_secs(600)), duration()];
     (strategy, vec(rule, 0..3), watch).prop_map(|(strategy, abort, watch)| Rollout { strategy, abort, watch })

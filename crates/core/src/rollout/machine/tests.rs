@@ -6,7 +6,7 @@ use crate::id::{Incarnation, InstanceId, Slot, SlotId};
 use crate::instance::{ExitCause, SlotState};
 use crate::route::Cohort;
 use crate::units::Share;
-use crate::verdict::Counters;
+use crate::verdict::{Counted, Counters};
 
 fn web() -> ServiceName {
     ServiceName::new("web").unwrap()
@@ -176,17 +176,24 @@ fn between(mut old: crate::app::App, mut new: crate::app::App) -> Plan {
 /// Of `web`: requests and failures of stable, baseline and canary; all else is ready.
 #[track_caller]
 fn judged(rollout: &mut Rollout, now: u64, seen: [(u64, u64); 3], entered: &[&str], sets: &str) {
+    judged_by(rollout, (now, 7), seen, entered, sets);
+}
+
+/// `began`: which edge has counted them.
+#[track_caller]
+fn judged_by(rollout: &mut Rollout, (now, began): (u64, u64), seen: [(u64, u64); 3], entered: &[&str], sets: &str) {
     let worker = ServiceName::new("worker").unwrap();
     let counts = [1, 2].into_iter().flat_map(|release| {
         let of = |service: ServiceName| ((service, ReleaseNumber(release)), count(9, 9));
         [of(web()), of(worker.clone())]
     });
-    let counters = |(requests, failures)| Counters { requests, failures, ..Counters::default() };
+    let counted =
+        |(requests, failures)| Counted { began, counters: Counters { requests, failures, ..Counters::default() } };
     let of = [(1, Cohort::Whole), (1, Cohort::Baseline), (2, Cohort::Whole)];
     let traffic = of
         .into_iter()
         .zip(seen)
-        .map(|((release, cohort), seen)| ((web(), ReleaseNumber(release), cohort), counters(seen)));
+        .map(|((release, cohort), seen)| ((web(), ReleaseNumber(release), cohort), counted(seen)));
     let phases = rollout.handle(Input::Observed(&counts.collect(), &traffic.collect()), at(now));
     let phases: Vec<String> = phases.iter().map(|entered| entered.phase.to_string()).collect();
     let of = |set: &Set| {
@@ -300,6 +307,16 @@ fn an_edge_that_counts_anew_takes_nothing_back() {
 }
 
 #[test]
+fn an_edge_that_counts_anew_and_more_is_not_the_one_before() {
+    let mut rollout = canary("1%");
+    let (in_step, next) = ("r1:2/80 r1b:1/10 r2:1/10", "r1:2/0 r1b:1/50 r2:1/50");
+    judged(&mut rollout, 0, [(90, 0), (90, 0), (90, 0)], &["step 0", "step 1"], in_step);
+    judged(&mut rollout, 1, [(90, 0), (90, 0), (90, 0)], &[], in_step);
+    // Between two looks another edge counts more than the one before had: all of it is of this step.
+    judged_by(&mut rollout, (60, 8), [(310, 0), (310, 0), (310, 0)], &["step 2", "step 3"], next);
+}
+
+#[test]
 fn what_an_edge_counted_before_it_was_found_belongs_to_no_step() {
     let plan = canary("1%").plan().clone();
     let mut rollout = Rollout::resume(plan, Phase::Step(1), None, at(0));
@@ -352,7 +369,7 @@ fn a_fix_of_one_service_does_not_take_along_another_that_is_seen_to_be_worse() {
             let of = |name: &'static str, seen: [(u64, u64); 3]| {
                 pools.into_iter().zip(seen).map(move |((release, cohort), (requests, failures))| {
                     let counters = Counters { requests, failures, ..Counters::default() };
-                    ((service(name), ReleaseNumber(release), cohort), counters)
+                    ((service(name), ReleaseNumber(release), cohort), Counted { began: 7, counters })
                 })
             };
             of("web", web).chain(of("api", api)).collect()
