@@ -11,6 +11,7 @@ mod interrupts;
 mod notify;
 mod paths;
 mod progress;
+mod renewal;
 mod rollout;
 mod session;
 mod settings;

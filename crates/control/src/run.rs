@@ -309,6 +309,7 @@ impl Rim {
                 Some(result) = results.recv() => result,
                 Ok(()) = self.links.node.changed() => Input::Node(Arc::clone(&self.links.node.borrow_and_update())),
                 Ok(()) = self.links.edge.changed() => Input::Edge(Arc::clone(&self.links.edge.borrow_and_update())),
+                Some(renewed) = self.links.renewals.recv() => Input::Renewed(renewed),
                 () = sleep_until(deadline) => Input::Tick,
                 () = signals.next() => Input::Terminate,
             };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bowline_core::route::CLIENT_FIELD;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::answer::{Blame, Reason};
@@ -90,7 +91,8 @@ pub(crate) async fn run<C: Client>(
     }
 }
 
-/// Forwards a request to the daemon's API, once: what it has done with a request that it did not answer is not known here.
+/// Forwards a request to the daemon's API: once, where the daemon may have done something with what it did not answer. A daemon that is
+/// just being replaced is waited for.
 pub(crate) async fn to_daemon<C: Client>(
     request: &mut Request<'_>,
     client: &mut C,
@@ -98,17 +100,21 @@ pub(crate) async fn to_daemon<C: Client>(
     socket: &Path,
     places: &Arc<Places>,
 ) -> Result<(), Reason> {
-    let place = places.take(request.client).await?;
-    let stream = upstream::connect_to_daemon(socket).await?;
-    let relayed = Relay::new(request, client, route, Upstream::Daemon(stream, place)).run().await;
-    match relayed {
-        Ok(After::Done) => Ok(()),
-        Ok(After::Tunnel { stream, received, idle }) => {
-            Box::pin(tunnel::run(request, client, (stream, received), idle)).await
+    for tries in 1.. {
+        let place = places.take(request.client).await?;
+        let stream = Box::pin(hold::until_daemon(client, socket)).await?;
+        let relayed = Relay::new(request, client, route, Upstream::Daemon(stream, place)).run().await;
+        match relayed {
+            Ok(After::Done) => return Ok(()),
+            Ok(After::Tunnel { stream, received, idle }) => {
+                return Box::pin(tunnel::run(request, client, (stream, received), idle)).await;
+            }
+            Err(Failure { retry: true, .. }) if tries < MAX_TRIES => request.exchange.retry(),
+            Err(Failure { reason, .. }) if reason.blame() == Blame::Upstream => return Err(Reason::DaemonLost),
+            Err(Failure { reason, .. }) => return Err(reason),
         }
-        Err(Failure { reason, .. }) if reason.blame() == Blame::Upstream => Err(Reason::DaemonAway),
-        Err(Failure { reason, .. }) => Err(reason),
     }
+    unreachable!("the last try returns")
 }
 
 /// Time has passed: the table of now may lead elsewhere, and let others in.
@@ -264,8 +270,14 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         }
         self.output = self.request.worker.take_buffer();
         let trace = &self.request.trace;
-        let all = [("x-request-id", trace.request_id()), ("traceparent", trace.parent())];
-        let extra = if trace.begun { &all[..] } else { &all[..1] };
+        // Nobody but the edge says it to the daemon, and no instance is told.
+        let asks = matches!(self.route.target, Target::Api { .. }).then(|| self.request.client.to_string());
+        let all = [
+            (CLIENT_FIELD, asks.as_deref().unwrap_or_default()),
+            ("x-request-id", trace.request_id()),
+            ("traceparent", trace.parent()),
+        ];
+        let extra = &all[usize::from(asks.is_none())..if trace.begun { 3 } else { 2 }];
         let forwarding = &self.client.peer().forwarding;
         let guard = self.route.guard.as_ref().filter(|guard| guard.keeps_any());
         let cookies = sticky::stripped(head);

@@ -138,6 +138,8 @@ pub(crate) enum DataVerb {
     Return {
         user: String,
     },
+    /// Where its server listens.
+    Reach,
     Fill {
         source: PathBuf,
         replace: bool,
@@ -180,6 +182,8 @@ pub(crate) enum Answer {
     DataList(wire::DataList),
     Lent(Box<Lent>),
     Returned,
+    /// The port on loopback.
+    Reached(u16),
     Filled(wire::Filled),
     Removed(wire::Removed),
 }
