@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_core::fault::FaultKind;
 use http::Method;
 use tokio::time::Instant;
 
@@ -41,7 +42,9 @@ impl<'a> Absence<'a> {
     /// Whether to ask again, after a pause. What may have been done is not asked for twice, unless it is the same done twice.
     pub(crate) async fn is_waited_for(&mut self, error: &ClientError, (method, path): (&Method, &str)) -> bool {
         let again = match error {
-            ClientError::NoDaemon { reached: Reached::Nobody, .. } => true,
+            ClientError::NoDaemon { reached: Reached::Nobody, .. } | ClientError::NotBegun(_) => true,
+            // One that ends has begun with it.
+            ClientError::Refused(fault) if fault.kind == FaultKind::Unreachable => is_repeatable(method, path),
             // Whoever said nothing for so long is not away.
             ClientError::Broken(error) if error.is::<Impatience>() => false,
             ClientError::NoDaemon { reached: Reached::Lost, .. } | ClientError::Broken(_) => {
@@ -108,7 +111,9 @@ mod tests {
     async fn a_daemon_that_is_away_is_waited_for_and_not_for_ever() {
         let times = Arc::new(AtomicUsize::new(0));
         let counts = Arc::clone(&times);
-        let told = Told(Arc::new(move || drop(counts.fetch_add(1, Ordering::Relaxed))));
+        let told = Told(Arc::new(move || {
+            counts.fetch_add(1, Ordering::Relaxed);
+        }));
         let (mut absence, began) = (Absence::new(Some(&told)), Instant::now());
         while absence.is_waited_for(&away("daemon-away"), (&Method::POST, "/v1/apps")).await {}
         assert!((LIMIT..LIMIT + 2 * PAUSE).contains(&began.elapsed()), "{:?}", began.elapsed());

@@ -30,6 +30,9 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// Of what is no answer of a daemon, so many characters are shown.
 const MAX_SAID: usize = 200;
 
+/// The field of an answer of a daemon that ends, and has not begun with what was asked.
+pub const NOT_BEGUN: &str = "bowline-not-begun";
+
 /// One read of a file that is sent.
 const PART: usize = 64 * 1024;
 
@@ -56,6 +59,9 @@ pub enum ClientError {
     /// The daemon's own words.
     #[error("{0}")]
     Refused(Fault),
+    /// The same, of a daemon that ends and has done nothing of what was asked.
+    #[error("{0}")]
+    NotBegun(Fault),
     /// The same, where it only has to end something first: another change of the app, or its stop.
     #[error("{0}")]
     Busy(Fault),
@@ -64,7 +70,7 @@ pub enum ClientError {
 impl From<ClientError> for Fault {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Refused(fault) | ClientError::Busy(fault) => fault,
+            ClientError::Refused(fault) | ClientError::NotBegun(fault) | ClientError::Busy(fault) => fault,
             ClientError::Unreachable { .. } => {
                 Self::new(FaultKind::Unreachable, "the daemon cannot be reached").source(&error).hint(LOST)
             }
@@ -488,9 +494,11 @@ impl Client {
     async fn refusal(&self, answer: Response<Incoming>) -> ClientError {
         let status = answer.status();
         let reached = Reached::of(answer.headers().get("x-bowline-error").and_then(|code| code.to_str().ok()));
+        let is_begun = !answer.headers().contains_key(NOT_BEGUN);
         match self.collect(answer.into_body()).await {
             Err(error) => error,
             Ok(bytes) => match serde_json::from_slice::<wire::Fault>(&bytes) {
+                Ok(fault) if !is_begun => ClientError::NotBegun(fault.into()),
                 Ok(fault) if status == StatusCode::CONFLICT => ClientError::Busy(fault.into()),
                 Ok(fault) => ClientError::Refused(fault.into()),
                 Err(_) => {

@@ -14,6 +14,6 @@ pub mod session;
 pub mod wire;
 
 pub use absence::Reached;
-pub use client::{Client, ClientError, Lines};
+pub use client::{Client, ClientError, Lines, NOT_BEGUN};
 pub use dial::Dialer;
 pub use https::{Https, HttpsError, MAX_TOKEN};

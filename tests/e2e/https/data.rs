@@ -33,7 +33,10 @@ fn data_are_listed_opened_filled_and_removed_with_a_token_alone() {
     let of = |verb: &[&'static str]| [&["data"], verb, &["--env", "production"]].concat();
     let connect = of(&["connect", "https-data", "db"]);
     outside.fails(&viewer, &connect, 3, "its role is viewer");
-    outside.fails(&other, &connect, 3, "token other is not for production/https-data");
+    // Whose token is for another app does not see that it is there.
+    outside.fails(&other, &connect, 2, "https-data has no db");
+    let leases = "/v1/data/production/https-data/postgres.db/leases";
+    assert_eq!(outside.ask(&other, "POST", leases, "{}").0, 403);
 
     // A client of this machine, through the daemon of another one.
     let asks = ["--psql", "--", "-XAtc", "SELECT name FROM users ORDER BY id"];
@@ -70,7 +73,7 @@ fn data_are_listed_opened_filled_and_removed_with_a_token_alone() {
     let rm = of(&["rm", "https-data", "postgres.db", "--yes"]);
     outside.fails(&operator, &rm, 3, "is named by its bowline.toml");
     let toml = folder.join("bowline.toml");
-    std::fs::write(&toml, "[service.web]\nrun = \"exec sleep 100000\"\n").expect("a test's file");
+    std::fs::write(&toml, "[service.web]\nrun = \"python3 -m http.server $PORT\"\n").expect("a test's file");
     outside.lines(&deployer, &deploy);
     wait("it is removed", SOON, || outside.run(&operator, &rm).status.success().then_some(()));
     assert_eq!(list(&viewer), serde_json::json!([]));

@@ -88,6 +88,7 @@ pub(super) async fn rejoin(target: &Target) -> Result<Session, Fault> {
 pub(super) fn is_away(error: &ClientError) -> bool {
     match error {
         ClientError::Broken(_)
+        | ClientError::NotBegun(_)
         | ClientError::Unreachable { .. }
         | ClientError::Dial { .. }
         | ClientError::Https { .. }

@@ -226,7 +226,7 @@ impl Door {
     pub(crate) async fn ask(&self, request: Request) -> Reply {
         let (reply, answer) = oneshot::channel();
         let gone = || Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
-        self.requests.send(Asked { request, reply }).await.map_err(|_| gone())?;
+        self.requests.send(Asked { request, reply }).await.map_err(|_| Refusal::leaving())?;
         answer.await.map_err(|_| gone())?
     }
 
