@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::answer::{Blame, Reason};
 use crate::balance::{self, Endpoint, Ticket};
-use crate::client::{Body, Client, Peer};
+use crate::client::{Body, Client};
 use crate::deadline::ticks;
 use crate::h1::{
     AfterUpstream, BadUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseHead, ResponseLine, ResponseParser,
@@ -21,7 +21,7 @@ use crate::h1::{
 use crate::places::Places;
 use crate::record::Flight;
 use crate::request::Request;
-use crate::route::{API_RESTING, Backend, Route, Target};
+use crate::route::{API_RESTING, Route, Target};
 use crate::upstream::Upstream;
 use crate::worker::BUFFER;
 use crate::{hold, policy, sticky, tunnel, upstream};
@@ -550,9 +550,12 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         request.exchange.response_head(head, buffered)?;
         request.journal.first_byte = Some(Instant::now());
         let line = head.line(self.client.version(), request.keep_alive());
-        let answered = release(self.route, request.journal.backend);
+        let answered = self.route.backend(request.journal.backend);
         let release = answered.map_or("", |backend| &backend.release);
-        let cookie = answered.and_then(|answered| cookie(self.route, answered, request.place, self.client.peer()));
+        let is_tls = self.client.peer().tls.is_some();
+        let cookie = answered.zip(self.route.backends());
+        // What keeps a browser with the release that has answered it.
+        let cookie = cookie.and_then(|(answered, all)| sticky::set_cookie(all, answered, request.place, is_tls));
         let extra = [
             ("x-bowline-release", release),
             ("x-request-id", request.trace.request_id()),
@@ -643,20 +646,5 @@ impl<C> Drop for Relay<'_, '_, C> {
         let worker = self.request.worker;
         worker.give_buffer(std::mem::take(&mut self.input));
         worker.give_buffer(std::mem::take(&mut self.output));
-    }
-}
-
-/// What keeps a browser with the release that has answered it.
-fn cookie(route: &Route, answered: &Backend, place: Option<u8>, peer: &Peer) -> Option<String> {
-    match &route.target {
-        Target::Forward(backends) => sticky::set_cookie(backends, answered, place, peer.tls.is_some()),
-        Target::Files { .. } | Target::Redirect(_) | Target::Deny | Target::Api { .. } => None,
-    }
-}
-
-fn release(route: &Route, position: Option<usize>) -> Option<&Backend> {
-    match &route.target {
-        Target::Forward(backends) => backends.get(position?),
-        Target::Files { .. } | Target::Redirect(_) | Target::Deny | Target::Api { .. } => None,
     }
 }
