@@ -280,3 +280,39 @@ fn no_password_of_a_database_is_found_where_it_does_not_belong() {
     assert!(!bowline.files_with(b"postgres.own").is_empty(), "this search finds something where there is something");
     assert!(Path::new(&file).exists());
 }
+
+/// Databases that take connections and say nothing: they keep waiting whoever wants them, and nobody else.
+#[test]
+fn a_server_that_never_answers_keeps_no_other_app_waiting() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    let app = App::new("elsewhere-silent", "postgres", false);
+    let file = app.folder.join("bowline.toml");
+    let toml = std::fs::read_to_string(&file).expect("a test's file");
+    let others = "[mariadb.other]\nurl = { secret = \"other-url\" }\n[redis.cache]\nurl = { secret = \"cache-url\" }\n";
+    std::fs::write(&file, format!("{toml}{others}")).expect("a test's file");
+    app.set("db-url", format!("postgres://a:b@127.0.0.1:{port}/c").as_bytes());
+    app.set("other-url", format!("mysql://a:b@127.0.0.1:{port}/c").as_bytes());
+    app.set("cache-url", format!("redis://127.0.0.1:{port}").as_bytes());
+    let up = |folder: &Path| app.bowline.command(&[&["up", folder.to_str().expect("UTF-8")], HERE.as_slice()].concat());
+    let mut waits = up(&app.folder).stdout(std::process::Stdio::null()).spawn().expect("the binary runs");
+    // It is asked: nobody will answer.
+    let (asked, _) = listener.accept().expect("a look at the database");
+    for name in ["elsewhere-one", "elsewhere-two"] {
+        let began = std::time::Instant::now();
+        let up = up(&app.bowline.app(name, "plain")).output().expect("the binary runs");
+        assert!(up.status.success(), "{}", text(&up));
+        assert!(began.elapsed() < SOON, "{name} has waited for another app's database");
+    }
+    let status = app.bowline.status();
+    let state = |name: &str| {
+        let apps = status["apps"].as_array().expect("apps");
+        apps.iter().find(|one| one["app"] == name).map(|one| one["state"].clone()).expect("it is known")
+    };
+    assert_eq!((state("elsewhere-one"), state("elsewhere-two")), ("ready".into(), "ready".into()));
+    assert_ne!(state("elsewhere-silent"), "ready");
+    // It does not wait for ever, either.
+    let failed = wait("it is given up", LOOKED_AT, || waits.try_wait().expect("a child of this test"));
+    assert!(!failed.success());
+    drop(asked);
+}

@@ -1,5 +1,8 @@
 //! `https://` targets: a daemon behind the host of its API, with tokens, seen from an empty folder elsewhere.
 
+mod data;
+mod lives;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -29,8 +32,12 @@ impl Outside {
 
     /// With more in `[api]`.
     fn start_with(bowline: Bowline, more: &str) -> Self {
+        Self::start_of(bowline, &format!("[api]\nhost = \"bowline-api.localhost\"\n{more}"))
+    }
+
+    /// With this `server.toml`.
+    fn start_of(bowline: Bowline, text: &str) -> Self {
         let config = bowline.folder("etc").join("server.toml");
-        let text = format!("[api]\nhost = \"bowline-api.localhost\"\n{more}");
         std::fs::write(&config, text).expect("a file of the test");
         let any = ["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "0", "--config", path(&config)];
         let server = Server::start_with(&bowline, &[], &any);
@@ -470,10 +477,8 @@ fn the_api_is_there_again_after_an_upgrade() {
     });
 }
 
-#[test]
-fn a_certificate_in_files_is_the_apis() {
-    let bowline = Bowline::new();
-    let folder = bowline.folder("certificate");
+/// A chain and its key, in files of this folder.
+fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
     let [chain, key] = ["chain.pem", "key.pem"].map(|name| folder.join(name));
     let mut openssl = Command::new("openssl");
     openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
@@ -481,6 +486,13 @@ fn a_certificate_in_files_is_the_apis() {
     openssl.args(["-addext", "basicConstraints=critical,CA:FALSE", "-out", path(&chain), "-keyout", path(&key)]);
     let made = openssl.output().expect("openssl is installed by scripts/setup");
     assert!(made.status.success(), "{}", text(&made));
+    (chain, key)
+}
+
+#[test]
+fn a_certificate_in_files_is_the_apis() {
+    let bowline = Bowline::new();
+    let (chain, key) = certificate(&bowline.folder("certificate"));
     let files = format!("certificate = \"{}\"\nkey = \"{}\"\n", path(&chain), path(&key));
     let outside = Outside::start_with(bowline, &files);
     let token = outside.token("ci", &["--role", "viewer"]);

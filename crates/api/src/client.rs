@@ -9,14 +9,16 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::absence::{Absence, Reached, Told};
 use crate::dial::{Dialed, Dialer, Line, Way};
 use crate::https::Https;
 use crate::patience::{Patience, Waits, Watched};
-use crate::session::{self, PROTOCOL, SPEC, Session};
+use crate::session::{self, PROTOCOL, SPEC, Session, TUNNEL};
 use crate::wire;
 
 /// Longest line of a streamed answer, in bytes: the longest fault that is sent, escaped, and room.
@@ -27,6 +29,9 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
 /// Of what is no answer of a daemon, so many characters are shown.
 const MAX_SAID: usize = 200;
+
+/// The field of an answer of a daemon that ends, and has not begun with what was asked.
+pub const NOT_BEGUN: &str = "bowline-not-begun";
 
 /// One read of a file that is sent.
 const PART: usize = 64 * 1024;
@@ -46,7 +51,7 @@ pub enum ClientError {
     Https { name: String, cause: String, hint: Option<&'static str> },
     /// Not a daemon, or an edge without one: its status, and the first line of what it says.
     #[error("it answered {status}: {said}")]
-    NoDaemon { status: u16, said: String },
+    NoDaemon { status: u16, said: String, reached: Reached },
     #[error("the connection to the daemon broke")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the daemon's answer cannot be read")]
@@ -54,6 +59,9 @@ pub enum ClientError {
     /// The daemon's own words.
     #[error("{0}")]
     Refused(Fault),
+    /// The same, of a daemon that ends and has done nothing of what was asked.
+    #[error("{0}")]
+    NotBegun(Fault),
     /// The same, where it only has to end something first: another change of the app, or its stop.
     #[error("{0}")]
     Busy(Fault),
@@ -62,7 +70,7 @@ pub enum ClientError {
 impl From<ClientError> for Fault {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Refused(fault) | ClientError::Busy(fault) => fault,
+            ClientError::Refused(fault) | ClientError::NotBegun(fault) | ClientError::Busy(fault) => fault,
             ClientError::Unreachable { .. } => {
                 Self::new(FaultKind::Unreachable, "the daemon cannot be reached").source(&error).hint(LOST)
             }
@@ -88,22 +96,26 @@ impl From<ClientError> for Fault {
 pub struct Client {
     way: Way,
     patience: Patience,
+    /// Behind an edge, which answers in the place of a daemon that is away.
+    waits: Option<Told>,
 }
 
 impl Client {
     /// `socket`: the path of the daemon's `api.sock`. Nothing is connected yet.
     pub fn new(socket: &Path) -> Self {
-        Self { way: Way::Socket(socket.to_owned()), patience: Patience::ENDLESS }
+        Self { way: Way::Socket(socket.to_owned()), patience: Patience::ENDLESS, waits: None }
     }
 
     /// One that reaches a daemon elsewhere. Nothing is started yet; every request starts the program once.
     pub fn dialing(dialer: Dialer) -> Self {
-        Self { way: Way::Dialer(Arc::new(dialer)), patience: Patience::ENDLESS }
+        Self { way: Way::Dialer(Arc::new(dialer)), patience: Patience::ENDLESS, waits: None }
     }
 
     /// One that reaches a daemon over HTTPS. Nothing is connected yet. A redirect is followed nowhere: a token is for one host.
-    pub fn https(https: Https) -> Self {
-        Self { way: Way::Https(Arc::new(https)), patience: Patience::OF_HTTPS }
+    /// A daemon that is away is waited for, for 30 s; `waits` is called when that begins.
+    pub fn https(https: Https, waits: impl Fn() + Send + Sync + 'static) -> Self {
+        let waits = Some(Told(Arc::new(waits)));
+        Self { way: Way::Https(Arc::new(https)), patience: Patience::OF_HTTPS, waits }
     }
 
     /// With other limits of time.
@@ -261,22 +273,52 @@ impl Client {
 
     /// Answered when the daemon has found where to run it; what happens from then on is said by the session.
     pub async fn session(&self, env: &str, app: &str, session: &wire::Session) -> Result<Session, ClientError> {
+        let path = format!("/v1/apps/{env}/{app}/sessions");
+        let mut absence = Absence::new(self.waits.as_ref());
+        loop {
+            match self.begin(&path, session).await {
+                Err(error) if absence.is_waited_for(&error, (&Method::POST, &path)).await => {}
+                begun => return begun.map(Session::new),
+            }
+        }
+    }
+
+    /// A connection to a server that Bowline runs for an app, as if on the daemon's machine. `data`: `postgres.db`.
+    pub async fn tunnel(&self, env: &str, app: &str, data: &str) -> Result<TokioIo<Upgraded>, ClientError> {
+        let path = format!("/v1/data/{env}/{app}/{data}/tunnel");
+        let mut absence = Absence::new(self.waits.as_ref());
+        loop {
+            match self.upgrade_to(TUNNEL, &path, |request| Ok(request.body(Full::default()))).await {
+                Err(error) if absence.is_waited_for(&error, (&Method::POST, &path)).await => {}
+                begun => return begun.map(TokioIo::new),
+            }
+        }
+    }
+
+    async fn begin(&self, path: &str, session: &wire::Session) -> Result<Upgraded, ClientError> {
+        let asked = |request: http::request::Builder| match &self.way {
+            Way::Socket(_) | Way::Dialer(_) => Ok(request.body(Full::new(json(session)))),
+            // An edge takes no body with an upgrade: where the request ends would be unclear.
+            Way::Https(_) => Ok(request.header(SPEC, session_spec(session)?).body(Full::default())),
+        };
+        self.upgrade_to(PROTOCOL, path, asked).await
+    }
+
+    /// A connection that speaks another protocol from now on.
+    async fn upgrade_to(
+        &self,
+        protocol: &str,
+        path: &str,
+        asked: impl FnOnce(http::request::Builder) -> Result<http::Result<Request<Full<Bytes>>>, ClientError>,
+    ) -> Result<Upgraded, ClientError> {
         let Line { stream, dialed } = self.way.connect(true).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake::<_, Watched<Full<Bytes>>>(TokioIo::new(stream))
                 .await
                 .map_err(|e| ClientError::Broken(e.into()))?;
         let connection = tokio::spawn(connection.with_upgrades());
-        let request = self
-            .request(Method::POST, &format!("/v1/apps/{env}/{app}/sessions"))
-            .header("connection", "upgrade")
-            .header("upgrade", PROTOCOL);
-        let request = match &self.way {
-            Way::Socket(_) | Way::Dialer(_) => request.body(Full::new(json(session))),
-            // An edge takes no body with an upgrade: where the request ends would be unclear.
-            Way::Https(_) => request.header(SPEC, session_spec(session)?).body(Full::default()),
-        };
-        let request = request.map_err(|e| ClientError::Unreadable(e.into()))?;
+        let request = self.request(Method::POST, path).header("connection", "upgrade").header("upgrade", protocol);
+        let request = asked(request)?.map_err(|e| ClientError::Unreadable(e.into()))?;
         let answer = match self.patience.head(Waits::Work, request, |request| sender.send_request(request)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(Dialed::explain(dialed, ClientError::Broken(error.into())).await),
@@ -287,10 +329,9 @@ impl Client {
         };
         match answer.status() {
             StatusCode::SWITCHING_PROTOCOLS => {
-                let upgraded = hyper::upgrade::on(answer).await.map_err(|e| ClientError::Broken(e.into()))?;
-                Ok(Session::new(upgraded))
+                hyper::upgrade::on(answer).await.map_err(|e| ClientError::Broken(e.into()))
             }
-            status => Err(self.refusal(status, answer.into_body()).await),
+            _ => Err(self.refusal(answer).await),
         }
     }
 
@@ -337,16 +378,23 @@ impl Client {
         file: std::fs::File,
         sent: impl Fn(u64) + Send + Sync + 'static,
     ) -> Result<(), ClientError> {
-        let file = tokio::fs::File::from_std(file);
-        let parts = Box::pin(futures_util::stream::try_unfold((file, sent), async |(mut file, sent)| {
-            let mut part = BytesMut::with_capacity(PART);
-            let length = tokio::io::AsyncReadExt::read_buf(&mut file, &mut part).await?;
-            sent(length as u64);
-            let frame = (length > 0).then(|| Frame::data(part.freeze()));
-            Ok::<_, std::io::Error>(frame.map(|frame| (frame, (file, sent))))
-        }));
+        let sent = Arc::new(sent);
+        // From its beginning, each time that it is sent.
+        let body = || {
+            let mut file = file.try_clone().map_err(|e| ClientError::Unreadable(e.into()))?;
+            std::io::Seek::rewind(&mut file).map_err(|e| ClientError::Unreadable(e.into()))?;
+            let begin = (tokio::fs::File::from_std(file), Arc::clone(&sent));
+            let parts = Box::pin(futures_util::stream::try_unfold(begin, async |(mut file, sent)| {
+                let mut part = BytesMut::with_capacity(PART);
+                let length = tokio::io::AsyncReadExt::read_buf(&mut file, &mut part).await?;
+                sent(length as u64);
+                let frame = (length > 0).then(|| Frame::data(part.freeze()));
+                Ok::<_, std::io::Error>(frame.map(|frame| (frame, (file, sent))))
+            }));
+            Ok(StreamBody::new(parts))
+        };
         let path = format!("/v1/contents/{env}/{app}/{content}");
-        self.exchange_with(Waits::Work, Method::PUT, &path, StreamBody::new(parts)).await.map(drop)
+        self.exchange_with(Waits::Work, Method::PUT, &path, body).await.map(drop)
     }
 
     /// Puts a folder together whose contents have all arrived.
@@ -380,7 +428,7 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
-        let answer = self.exchange_with(waits, method, path, Full::new(body)).await?;
+        let answer = self.exchange_with(waits, method, path, || Ok(Full::new(body.clone()))).await?;
         let bytes = self.collect(answer.into_body()).await?;
         serde_json::from_slice(&bytes).map_err(|e| ClientError::Unreadable(e.into()))
     }
@@ -391,10 +439,29 @@ impl Client {
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
-        self.exchange_with(Waits::Nothing, method, path, Full::new(body)).await
+        self.exchange_with(Waits::Nothing, method, path, || Ok(Full::new(body.clone()))).await
     }
 
     async fn exchange_with<B>(
+        &self,
+        waits: Waits,
+        method: Method,
+        path: &str,
+        body: impl Fn() -> Result<B, ClientError>,
+    ) -> Result<Response<Incoming>, ClientError>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+    {
+        let mut absence = Absence::new(self.waits.as_ref());
+        loop {
+            match self.exchange_once(waits, method.clone(), path, body()?).await {
+                Err(error) if absence.is_waited_for(&error, (&method, path)).await => {}
+                done => return done,
+            }
+        }
+    }
+
+    async fn exchange_once<B>(
         &self,
         waits: Waits,
         method: Method,
@@ -420,20 +487,24 @@ impl Client {
         };
         match answer.status() {
             status if status.is_success() => Ok(answer),
-            status => Err(self.refusal(status, answer.into_body()).await),
+            _ => Err(self.refusal(answer).await),
         }
     }
 
-    async fn refusal(&self, status: StatusCode, body: Incoming) -> ClientError {
-        match self.collect(body).await {
+    async fn refusal(&self, answer: Response<Incoming>) -> ClientError {
+        let status = answer.status();
+        let reached = Reached::of(answer.headers().get("x-bowline-error").and_then(|code| code.to_str().ok()));
+        let is_begun = !answer.headers().contains_key(NOT_BEGUN);
+        match self.collect(answer.into_body()).await {
             Err(error) => error,
             Ok(bytes) => match serde_json::from_slice::<wire::Fault>(&bytes) {
+                Ok(fault) if !is_begun => ClientError::NotBegun(fault.into()),
                 Ok(fault) if status == StatusCode::CONFLICT => ClientError::Busy(fault.into()),
                 Ok(fault) => ClientError::Refused(fault.into()),
                 Err(_) => {
                     let text = String::from_utf8_lossy(&bytes);
                     let said = text.lines().next().unwrap_or_default().chars().take(MAX_SAID).collect();
-                    ClientError::NoDaemon { status: status.as_u16(), said }
+                    ClientError::NoDaemon { status: status.as_u16(), said, reached }
                 }
             },
         }

@@ -3,6 +3,7 @@
 //! Wire types are apart from the domain's own: a change there does not change what clients read. A field is only
 //! ever added within a version; a reader ignores what it does not know.
 
+mod absence;
 mod bound;
 mod client;
 mod dial;
@@ -12,6 +13,7 @@ mod patience;
 pub mod session;
 pub mod wire;
 
-pub use client::{Client, ClientError, Lines};
+pub use absence::Reached;
+pub use client::{Client, ClientError, Lines, NOT_BEGUN};
 pub use dial::Dialer;
 pub use https::{Https, HttpsError, MAX_TOKEN};

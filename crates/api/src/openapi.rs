@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use crate::session::PROTOCOL;
+use crate::session::{PROTOCOL, TUNNEL};
 use crate::wire;
 
 const JSON: &str = "application/json";
@@ -176,6 +176,12 @@ impl Made {
             .takes::<wire::Lend>()
             .gives::<wire::Lent>(200);
         self.on("DELETE /v1/data/{env}/{app}/{data}/leases/{user}", "End credentials").gives_nothing(204);
+        let mut tunnel = self.on("POST /v1/data/{env}/{app}/{data}/tunnel", "Be connected to a server that runs here");
+        let (schema, about) = (json!({ "type": "string" }), format!("`{TUNNEL}`"));
+        tunnel.query.push(json!({
+            "name": "Upgrade", "in": "header", "description": about, "required": true, "schema": schema,
+        }));
+        tunnel.gives_nothing(101);
         self.on("PUT /v1/data/{env}/{app}/{data}/content", "Fill a volume; on the daemon's machine alone")
             .takes::<wire::Fill>()
             .gives::<wire::Filled>(200);

@@ -13,6 +13,8 @@ use crate::wire;
 
 /// What is asked for and agreed to in the `Upgrade` header.
 pub const PROTOCOL: &str = "bowline-session/1";
+/// The same of a connection to a server: bytes, as they come.
+pub const TUNNEL: &str = "bowline-tunnel/1";
 /// The field that says what is asked for where a body cannot.
 pub const SPEC: &str = "bowline-session";
 /// Longest value of it, in bytes: an edge takes heads of some more.

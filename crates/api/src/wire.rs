@@ -413,7 +413,7 @@ pub enum SessionEnd {
 }
 
 /// The query string of `GET /v1/logs`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 pub struct LogsQuery {
     pub env: String,
     pub app: String,

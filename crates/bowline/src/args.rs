@@ -228,6 +228,7 @@ impl Verb {
             | Self::Secret(_)
             | Self::Maintenance(_)
             | Self::Token(_)
+            | Self::Data(_)
             | Self::Exec(_)
             | Self::Run(_) => true,
             Self::Init(_)
@@ -236,7 +237,6 @@ impl Verb {
             | Self::Down
             | Self::Console
             | Self::Login(_)
-            | Self::Data(_)
             | Self::Bench(_)
             | Self::Trust(_)
             | Self::Schema(_)

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bowline_core::fault::{Fault, FaultKind};
@@ -27,6 +28,8 @@ pub(crate) struct Claim {
     lock: File,
     api: UnixListener,
     admin: TcpListener,
+    /// Behind the edge, where the API is reached from elsewhere.
+    outer: Mutex<Option<UnixListener>>,
 }
 
 /// A claim on its way through the execution of another binary: the word of `--handover`.
@@ -35,6 +38,9 @@ pub(crate) struct Handover {
     lock: RawFd,
     api: RawFd,
     admin: RawFd,
+    /// A binary of before says nothing of it, and binds it anew.
+    #[serde(default)]
+    outer: Option<RawFd>,
     /// The binary before, to which a binary that cannot start gives all of it back. `None`: this is the binary before.
     pub(crate) from: Option<PathBuf>,
 }
@@ -46,7 +52,7 @@ impl Claim {
     /// Another daemon has the state; the admin port is taken.
     pub(crate) fn take(paths: &Paths, mode: Mode, admin: SocketAddr, again: bool) -> Result<Self, Fault> {
         let lock = lock(paths, mode)?;
-        Ok(Self { lock, api: api_socket(paths)?, admin: admin_port(admin, again)? })
+        Ok(Self { lock, api: api_socket(paths)?, admin: admin_port(admin, again)?, outer: Mutex::default() })
     }
 
     /// Takes what an earlier binary of this process left open.
@@ -57,11 +63,33 @@ impl Claim {
             Ok(_) => api?.into(),
             Err(_) => api_socket(paths)?,
         };
-        Ok(Self { lock: lock?.into(), api, admin: admin?.into() })
+        let outer = handover.outer.map(inherited).transpose()?.map(UnixListener::from);
+        let outer = Mutex::new(outer.filter(|_| UnixStream::connect(paths.outer_socket()).is_ok()));
+        Ok(Self { lock: lock?.into(), api, admin: admin?.into(), outer })
     }
 
     pub(crate) fn api(&self) -> Result<UnixListener, Fault> {
         self.api.try_clone().map_err(|e| unusable("the API's socket", &e))
+    }
+
+    /// The socket behind the edge, as a binary before has left it: what waits there is answered by this one. `for_user`: the edge's.
+    pub(crate) fn outer(&self, paths: &Paths, for_user: Option<u32>) -> Result<UnixListener, Fault> {
+        let mut outer = self.outer.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = paths.outer_socket();
+        let held = match outer.take() {
+            Some(held) => Ok(held),
+            None => bowline_control::bind_outer(&path, for_user),
+        };
+        let cloned = held.and_then(|held| outer.insert(held).try_clone());
+        cloned.map_err(|error| unusable(&path.display().to_string(), &error))
+    }
+
+    /// The API is not reached from elsewhere any more.
+    pub(crate) fn close_outer(&self, paths: &Paths) {
+        if self.outer.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
+            // Nobody listens there.
+            let _ = std::fs::remove_file(paths.outer_socket());
+        }
     }
 
     pub(crate) fn admin(&self) -> Result<TcpListener, Fault> {
@@ -74,10 +102,12 @@ impl Claim {
 
     /// Executes another binary in the place of this one. Signals stay blocked as they are. Returns only why it could not be.
     pub(crate) fn hand_over(&self, to: &Path, args: &[OsString], from: Option<&Path>) -> Fault {
+        let outer = self.outer.lock().unwrap_or_else(PoisonError::into_inner);
         let handover = Handover {
             lock: self.lock.as_raw_fd(),
             api: self.api.as_raw_fd(),
             admin: self.admin.as_raw_fd(),
+            outer: outer.as_ref().map(AsRawFd::as_raw_fd),
             from: from.map(Path::to_owned),
         };
         let word = serde_json::to_string(&handover).expect("a handover has only strings and numbers");
@@ -85,7 +115,8 @@ impl Claim {
         let words = words.chain(["--handover".into(), word.into()]);
         let outcome = words.map(|word| CString::new(word.into_vec())).collect::<Result<Vec<_>, _>>();
         let outcome = outcome.map_err(|_| nix::errno::Errno::EINVAL).and_then(|words| {
-            for fd in [self.lock.as_fd(), self.api.as_fd(), self.admin.as_fd()] {
+            let outer = outer.as_ref().map(AsFd::as_fd);
+            for fd in [self.lock.as_fd(), self.api.as_fd(), self.admin.as_fd()].into_iter().chain(outer) {
                 fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
             }
             nix::unistd::execv(&words[0], &words)

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::paths;
 use crate::target::NamedBy;
+use crate::ui::{Tone, Ui};
 
 /// Goes before the file.
 pub(crate) const TOKEN_VARIABLE: &str = "BOWLINE_TOKEN";
@@ -39,7 +40,7 @@ type Tokens = BTreeMap<String, Kept>;
 /// # Errors
 /// There is none, the file is not the user's alone, or a token that does not say for which daemon it is would go where a folder
 /// says: whoever may change the folder would have it.
-pub(crate) fn client(url: &str, by: NamedBy) -> Result<Client, Fault> {
+pub(crate) fn client(url: &str, by: NamedBy, ui: Ui) -> Result<Client, Fault> {
     let name = name(url);
     let kept = read(&file()?)?.remove(&name);
     let said = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty());
@@ -62,7 +63,12 @@ pub(crate) fn client(url: &str, by: NamedBy) -> Result<Client, Fault> {
         ))
     })?;
     let ca = said(CA_VARIABLE).map(PathBuf::from).or(kept.and_then(|kept| kept.ca));
-    Ok(Client::https(way(&name, ca.as_deref(), token.trim())?))
+    Ok(Client::https(way(&name, ca.as_deref(), token.trim())?, move || said_to_wait(ui)))
+}
+
+/// A daemon elsewhere is away for a moment.
+pub(crate) fn said_to_wait(ui: Ui) {
+    ui.aside(format!("  {}", ui.paint(Tone::Warning, "the daemon is away: it is waited for")));
 }
 
 pub(crate) fn way(url: &str, ca: Option<&Path>, token: &str) -> Result<Https, Fault> {

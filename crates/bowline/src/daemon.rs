@@ -30,6 +30,7 @@ use crate::claim::{Claim, unusable};
 use crate::log;
 use crate::notify::Notify;
 use crate::paths::{Paths, Recorded};
+use crate::renewal;
 use crate::session::Readiness;
 use crate::settings::Settings;
 use crate::stops::Stops;
@@ -184,6 +185,7 @@ impl Daemon<'_> {
             binary: Some(exe.to_owned()),
             args: listening.args(&settings),
         })?;
+        let renewals = renewal::watch(settings.api.as_ref());
         let config = control_config(args.mode, settings, paths, claim)?;
         tokio::spawn(activity::tell(edge.observed.clone(), node.busy));
         // The link ends when nobody can tell the edge anything any more; it is needed once more, to end the edge.
@@ -200,6 +202,7 @@ impl Daemon<'_> {
             data: node.data,
             edge_desired: edge.desired,
             edge: edge.observed,
+            renewals,
         };
         let at_begin = |opened: Result<(), &Fault>| {
             // A store that this binary refuses may be one that the binary before reads.
@@ -248,7 +251,12 @@ fn node_config(settings: &Settings, paths: &Paths, exe: &Path, admin: SocketAddr
 }
 
 fn control_config(mode: Mode, settings: Settings, paths: &Paths, claim: &Claim) -> Result<ControlConfig, Fault> {
+    let edge_uid = nix::unistd::geteuid().is_root().then_some(EDGE_UID);
+    if settings.api.is_none() {
+        claim.close_outer(paths);
+    }
     Ok(ControlConfig {
+        outer: settings.api.is_some().then(|| claim.outer(paths, edge_uid)).transpose()?,
         mode: match mode {
             Mode::Local => bowline_control::Mode::Local,
             Mode::Server => bowline_control::Mode::Server,
@@ -264,7 +272,7 @@ fn control_config(mode: Mode, settings: Settings, paths: &Paths, claim: &Claim) 
             host: api.host,
             certificate: api.certificate,
             socket: paths.outer_socket(),
-            edge_uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
+            edge_uid,
         }),
         build_time: settings.build_time,
         version: env!("CARGO_PKG_VERSION").to_owned(),

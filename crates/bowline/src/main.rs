@@ -12,6 +12,7 @@ mod log;
 mod notify;
 mod paths;
 mod progress;
+mod renewal;
 mod rollout;
 mod session;
 mod settings;

@@ -26,7 +26,7 @@ pub(crate) enum Readiness {
 }
 
 /// A daemon that answers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) client: Client,
     /// This command started it, where nothing ran before. One that was brought back after its death is joined: what it

@@ -49,16 +49,19 @@ pub(crate) struct Api {
     pub(crate) host: HostName,
     /// As its files are when the daemon starts; `None`: the local CA makes one.
     pub(crate) certificate: Option<Certificate>,
+    /// Those files: what is renewed there is taken.
+    pub(crate) files: Option<CertificateFiles>,
 }
 
 impl Api {
     fn read(api: server::Api) -> Result<Self, Fault> {
-        let certificate = api.certificate.map(|files| certificate(&files)).transpose()?;
-        Ok(Self { host: api.host, certificate })
+        let certificate = api.certificate.as_ref().map(certificate).transpose()?;
+        Ok(Self { host: api.host, certificate, files: api.certificate })
     }
 }
 
-fn certificate(files: &CertificateFiles) -> Result<Certificate, Fault> {
+/// What can be served, from its files.
+pub(crate) fn certificate(files: &CertificateFiles) -> Result<Certificate, Fault> {
     let wrong = |error: &dyn std::error::Error, path: &Path| {
         Fault::new(FaultKind::Invalid, "the certificate of [api] cannot be used")
             .caused_by(path.display().to_string())
@@ -199,7 +202,7 @@ mod tests {
         assert_eq!((got.admin, got.build_time), (address("127.0.0.1:71"), Duration::from_secs(300)));
         assert_eq!((got.log_bytes, got.log_files), (2 << 20, 3), "beside the one that is written to");
         assert_eq!(got.trusted_proxies, ["10.0.0.0/8".parse().unwrap()]);
-        let api = Api { host: HostName::new("bowline.example.com").unwrap(), certificate: None };
+        let api = Api { host: HostName::new("bowline.example.com").unwrap(), certificate: None, files: None };
         assert_eq!(got.api, Some(api));
         let flags = ["--http", "127.0.0.1:82", "--trusted-proxy", "192.0.2.1"];
         let flagged = settings(text, &flags).unwrap();

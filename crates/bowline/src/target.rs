@@ -10,6 +10,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use crate::credentials;
 use crate::paths::Paths;
 use crate::session::Session;
+use crate::ui::Ui;
 
 /// The program that is asked for a connection, where it is another than `ssh`.
 const SSH_VARIABLE: &str = "BOWLINE_SSH";
@@ -47,7 +48,7 @@ impl Target {
     ///
     /// # Errors
     /// Nothing leads there yet.
-    pub(crate) fn new(to: &Named, state: Option<&Path>, by: NamedBy) -> Result<Self, Fault> {
+    pub(crate) fn new(to: &Named, state: Option<&Path>, by: NamedBy, ui: &Ui) -> Result<Self, Fault> {
         let not_yet = |what: &str| {
             Err(Fault::new(FaultKind::Invalid, format!("{what} is reached by no command yet"))
                 .hint("write ssh://USER@HOST, https://HOST, or local"))
@@ -65,9 +66,17 @@ impl Target {
                     return Err(Fault::new(FaultKind::Invalid, format!("{} is no state of {url}", state.display()))
                         .hint("an https:// target is one daemon: leave out --state"));
                 }
-                Ok(Self::Web(credentials::client(url, by)?))
+                Ok(Self::Web(credentials::client(url, by, *ui)?))
             }
             Named::Kubernetes { .. } => not_yet("Kubernetes"),
+        }
+    }
+
+    /// Whether files and ports of this machine are not the daemon's.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::Here(_) => false,
+            Self::There(_) | Self::Web(_) => true,
         }
     }
 
@@ -142,14 +151,18 @@ mod tests {
     #[test]
     fn the_state_is_one_word_elsewhere() {
         let to = bowline_spec::parse_target("ssh://a@b.example:22").unwrap();
-        let Target::There(ssh) = Target::new(&to, Some(Path::new("/srv/it's")), NamedBy::Command).unwrap() else {
+        let Target::There(ssh) =
+            Target::new(&to, Some(Path::new("/srv/it's")), NamedBy::Command, &Ui::new(true)).unwrap()
+        else {
             panic!("{to:?}")
         };
         let args = ssh.dialer().args;
         let last = OsString::from("bowline --state '/srv/it'\\''s' dial");
         assert_eq!(args[args.len() - 3..], ["--".into(), "a@b.example".into(), last]);
         let to = bowline_spec::parse_target("ssh://a@[::1]").unwrap();
-        let Target::There(bare) = Target::new(&to, None, NamedBy::Command).unwrap() else { panic!("{to:?}") };
+        let Target::There(bare) = Target::new(&to, None, NamedBy::Command, &Ui::new(true)).unwrap() else {
+            panic!("{to:?}")
+        };
         assert_eq!(bare.login, "a@::1");
         assert!(args.windows(2).any(|pair| pair == ["-p", "22"]), "{args:?}");
     }
@@ -160,10 +173,10 @@ mod tests {
             assert!(bowline_spec::parse_target(text).is_err(), "{text}");
         }
         let to = bowline_spec::parse_target("kubernetes").unwrap();
-        assert!(Target::new(&to, None, NamedBy::Command).is_err(), "nothing leads there yet");
+        assert!(Target::new(&to, None, NamedBy::Command, &Ui::new(true)).is_err(), "nothing leads there yet");
         let to = bowline_spec::parse_target("https://b.example").unwrap();
         assert!(
-            Target::new(&to, Some(Path::new("/srv")), NamedBy::Command).is_err(),
+            Target::new(&to, Some(Path::new("/srv")), NamedBy::Command, &Ui::new(true)).is_err(),
             "a state is a machine's own affair"
         );
     }

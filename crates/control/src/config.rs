@@ -81,6 +81,8 @@ pub struct ControlConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// `None`: the API is on its Unix socket only.
     pub outside: Option<Outside>,
+    /// Bound by [`crate::bind_outer`] at the `socket` of `outside`, where that is something.
+    pub outer: Option<UnixListener>,
     /// A build that takes longer is killed. See [`BUILD_TIME`].
     pub build_time: Duration,
     /// Of the running binary.
@@ -93,7 +95,7 @@ pub struct Outside {
     pub host: HostName,
     /// `None`: the local CA makes one.
     pub certificate: Option<Certificate>,
-    /// Made by the control room, in a folder in which only the daemon makes files.
+    /// In a folder in which only the daemon makes files.
     pub socket: PathBuf,
     /// The edge's user, where it is another than the daemon's.
     pub edge_uid: Option<u32>,
@@ -115,6 +117,8 @@ pub struct Links {
     pub edge_desired: watch::Sender<Arc<EdgeDesired>>,
     /// Where it listens is known when the control room starts: apps are told by which address they reach services.
     pub edge: watch::Receiver<Arc<EdgeObservation>>,
+    /// What the files of [`Outside::certificate`] have come to hold, or why it cannot be served.
+    pub renewals: mpsc::Receiver<Result<Certificate, Fault>>,
 }
 
 /// How the control room ended, and so what the binary does with the edge.

@@ -31,5 +31,6 @@ pub use config::{
     Outside, SessionCall,
 };
 pub use folder::{read_procfile, read_small, read_variables};
+pub use http::bind_outer;
 pub use lock::lock_after_the_dying;
 pub use run::run;

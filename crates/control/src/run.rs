@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 
 use crate::certs::{CertCache, LocalCa};
 use crate::config::{ControlConfig, Ended, ForesightCall, Links};
+use crate::http::answer::Refusal;
 use crate::http::journal::Journals;
 use crate::http::{Kept, listen, memory};
 use crate::reconcile::change::ChangeId;
@@ -302,6 +303,11 @@ impl Rim {
         let mut ended = self.carry_out(first);
         loop {
             if let Some(ended) = ended {
+                // What waits was not begun: the next daemon may be asked.
+                requests.close();
+                while let Ok(asked) = requests.try_recv() {
+                    let _ = asked.reply.send(Err(Refusal::leaving()));
+                }
                 return ended;
             }
             let deadline = machine.next_deadline().map(|at| (self.clock.zero + at.0).max(ticked + SHORTEST_TICK));
@@ -310,6 +316,7 @@ impl Rim {
                 Some(result) = results.recv() => result,
                 Ok(()) = self.links.node.changed() => Input::Node(Arc::clone(&self.links.node.borrow_and_update())),
                 Ok(()) = self.links.edge.changed() => Input::Edge(Arc::clone(&self.links.edge.borrow_and_update())),
+                Some(renewed) = self.links.renewals.recv() => Input::Renewed(renewed),
                 () = sleep_until(deadline) => Input::Tick,
                 () = signals.next() => Input::Terminate,
             };

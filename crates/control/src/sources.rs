@@ -14,7 +14,7 @@ mod room;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, BufReader, Read as _};
+use std::io::{self, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use bowline_core::id::{AppKey, AppName, Digest, EnvName};
 use bowline_core::source::{Entry, MAX_BYTES, Manifest};
 use bowline_core::units::Bytes;
 use bowline_fault_points::{Point, reach};
+use bytes::BytesMut;
 use http_body_util::BodyExt;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -51,6 +52,10 @@ const STEP: u64 = 8 << 20;
 const OFFERS: usize = 2;
 /// So many folders are put together at once.
 const PLACES: usize = 2;
+/// So many threads write what arrives, however many send: the others of the daemon's pool are for what runs.
+const WRITES: usize = 4;
+/// Bytes that are written at once.
+const PIECE: usize = 256 << 10;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
@@ -58,6 +63,7 @@ pub(crate) struct Sources {
     room: Room,
     offers: Arc<Semaphore>,
     places: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
 }
 
 /// A manifest that has arrived, and is not read yet.
@@ -68,8 +74,8 @@ impl Sources {
     /// Of a daemon that has the state for itself: what an earlier one did not finish goes.
     pub(crate) fn open(state: &Path) -> Self {
         let dir = state.join("sources");
-        let (offers, places) = (Arc::new(Semaphore::new(OFFERS)), Arc::new(Semaphore::new(PLACES)));
-        let sources = Self { room: Room::of(&dir), dir, offers, places };
+        let [offers, places, writes] = [OFFERS, PLACES, WRITES].map(|most| Arc::new(Semaphore::new(most)));
+        let sources = Self { room: Room::of(&dir), dir, offers, places, writes };
         let apps = folders(&sources.dir).into_iter().flat_map(|environment| folders(&environment));
         for folder in apps.chain(sources.all_contents()) {
             if let Err(error) = remove(&folder, |entry| entry.name.starts_with(NEW)) {
@@ -160,7 +166,19 @@ impl Sources {
                 .hint("did the file change while it was sent? run the command again"));
         }
         reach(Point::ContentArrived);
-        file.rename(&self.sent(key, &content)).map_err(|error| unwritten(&what, &error))
+        let to = self.sent(key, &content);
+        self.beside(move || file.rename(&to)).await?.map_err(|error| unwritten(&what, &error))
+    }
+
+    /// Runs what blocks on the disk: a turn is of one piece, so that whoever sends slowly keeps nobody waiting.
+    async fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
+        let turn = turn(&self.writes).await?;
+        let done = tokio::task::spawn_blocking(move || {
+            // Held to the end, also of work that nobody waits for any more.
+            let _turn = turn;
+            work()
+        });
+        done.await.map_err(|error| Fault::new(FaultKind::Failed, "taking a source broke off").source(&error))
     }
 
     /// Writes a body beside the app's contents, as far as there is room. Returns it with its digest.
@@ -171,11 +189,14 @@ impl Sources {
         limit: u64,
         what: &str,
     ) -> Result<(Temporary, Digest), Fault> {
-        let unwritten = |error: io::Error| unwritten(what, &error);
         let folder = self.contents(key);
-        let temporary = make(&folder).and_then(|()| Temporary::new(&folder)).map_err(unwritten)?;
-        let mut file = tokio::fs::File::from_std(temporary.file.try_clone().map_err(unwritten)?);
-        let (mut hash, mut size, mut claimed, mut claim) = (Sha256::new(), 0_u64, 0_u64, None);
+        let begun = self.beside(move || make(&folder).and_then(|()| Temporary::new(&folder))).await?;
+        let mut arriving = Arriving {
+            file: begun.map_err(|error| unwritten(what, &error))?,
+            hash: Sha256::new(),
+            unwritten: BytesMut::new(),
+        };
+        let (mut size, mut claimed, mut claim) = (0_u64, 0_u64, None);
         while let Some(frame) = body.frame().await {
             let broken =
                 |error| Fault::new(FaultKind::Failed, what).caused_by("it did not arrive whole").source(&error);
@@ -187,19 +208,30 @@ impl Sources {
             }
             if size + length > claimed {
                 // What was claimed for is on the disk then.
-                tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(unwritten)?;
+                arriving = self.write(arriving, what).await?;
                 drop(claim.take());
                 let step = STEP.max(length).min(limit - size);
                 claim = Some(self.claim(key, step)?);
                 claimed = size + step;
             }
             size += length;
-            hash.update(&data);
-            tokio::io::AsyncWriteExt::write_all(&mut file, &data).await.map_err(unwritten)?;
+            arriving.unwritten.extend_from_slice(&data);
+            if arriving.unwritten.len() >= PIECE {
+                arriving = self.write(arriving, what).await?;
+            }
         }
-        tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(unwritten)?;
+        let Arriving { file, hash, .. } = self.write(arriving, what).await?;
         drop(claim);
-        Ok((temporary, Digest(hash.finalize().into())))
+        Ok((file, Digest(hash.finalize().into())))
+    }
+
+    /// Writes what has come of a file.
+    async fn write(&self, arriving: Arriving, what: &str) -> Result<Arriving, Fault> {
+        if arriving.unwritten.is_empty() {
+            return Ok(arriving);
+        }
+        let written = self.beside(move || arriving.write()).await?;
+        written.map_err(|error| unwritten(what, &error))
     }
 
     /// Removes what is old: contents of every app, and folders and offers of this one. Not what begins with `keep`.
@@ -476,6 +508,23 @@ fn remove(folder: &Path, is_chosen: impl Fn(&Old) -> bool) -> io::Result<()> {
     Ok(())
 }
 
+/// A file on its way.
+struct Arriving {
+    file: Temporary,
+    /// Of what is written.
+    hash: Sha256,
+    unwritten: BytesMut,
+}
+
+impl Arriving {
+    fn write(mut self) -> io::Result<Self> {
+        self.hash.update(&self.unwritten);
+        self.file.file.write_all(&self.unwritten)?;
+        self.unwritten.clear();
+        Ok(self)
+    }
+}
+
 /// A file that is gone unless it gets a name.
 #[derive(Debug)]
 struct Temporary {
@@ -512,6 +561,7 @@ impl Drop for Temporary {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn key(app: &str) -> AppKey {
         AppKey { env: EnvName::new("production").unwrap(), app: AppName::new(app).unwrap() }
@@ -562,6 +612,42 @@ mod tests {
         assert!(refused.message.contains("was not sent"), "{refused:?}");
         assert_eq!(offer(&sources, &a, &secret).await.unwrap().missing, Vec::<String>::new());
         sources.place(&a, offered.source.parse().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn many_uploads_at_once_take_few_threads() {
+        let (state, key) = (tempfile::tempdir().unwrap(), key("a"));
+        let sources = Sources::open(state.path());
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let one = |_| {
+            let (sources, now, most) = (sources.clone(), Arc::clone(&now), Arc::clone(&most));
+            let work = move || {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::yield_now();
+                now.fetch_sub(1, Ordering::SeqCst);
+            };
+            tokio::spawn(async move { sources.beside(work).await.unwrap() })
+        };
+        futures_util::future::try_join_all((0..64).map(one)).await.unwrap();
+        assert!(most.load(Ordering::SeqCst) <= WRITES, "{most:?}");
+
+        // All that an upload does on the disk is done in turn.
+        let turns = Arc::clone(&sources.writes).acquire_many_owned(u32::try_from(WRITES).unwrap()).await.unwrap();
+        let upload = |n: u8| {
+            let (sources, key, digest) =
+                (sources.clone(), key.clone(), Digest(Sha256::digest(vec![n; 1 << 20]).into()));
+            let parts = (0..16).map(move |_| Ok::<_, io::Error>(vec![n; 64 << 10]));
+            let body = Body::from_stream(futures_util::stream::iter(parts));
+            tokio::spawn(async move { sources.put(&key, digest, body).await.unwrap() })
+        };
+        let uploads: Vec<_> = (0..64).map(upload).collect();
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(names(&sources.contents(&key)), Vec::<String>::new());
+        drop(turns);
+        futures_util::future::try_join_all(uploads).await.unwrap();
+        assert_eq!(names(&sources.contents(&key)).len(), 64);
     }
 
     #[tokio::test]

@@ -41,6 +41,7 @@ pub(crate) fn at(input: &Input) -> Option<Point> {
         Input::Asked(..)
         | Input::Stored(..)
         | Input::Progress(..)
+        | Input::Renewed(_)
         | Input::Data(..)
         | Input::Node(_)
         | Input::Edge(_)

@@ -71,8 +71,10 @@ pub(crate) enum Reason {
     FileNotFound,
     FileMethod,
     FileUnreadable,
-    /// No daemon answers behind the API's host.
+    /// No daemon answers behind the API's host: the request has reached nobody.
     DaemonAway,
+    /// The daemon has ended, or broke off, before it answered.
+    DaemonLost,
     /// As many requests of this client as may be at the daemon, or wait for an instance that is being started.
     TooManyAtOnce,
     /// The daemon has as many requests of clients that it does not know yet as it takes.
@@ -115,6 +117,7 @@ impl Reason {
             Self::FileMethod => "method-not-allowed",
             Self::FileUnreadable => "file-unreadable",
             Self::DaemonAway => "daemon-away",
+            Self::DaemonLost => "daemon-lost",
             Self::TooManyAtOnce => "too-many-at-once",
             Self::DaemonBusy => "daemon-busy",
             Self::Shortage => "shortage",
@@ -140,7 +143,11 @@ impl Reason {
             Self::BearerWanted | Self::BasicWanted => 401,
             Self::TooManyRequests { .. } | Self::TooManyAtOnce => 429,
             Self::Upload(_) => 415,
-            Self::ConnectRefused | Self::ConnectFailed | Self::UpstreamClosed | Self::BadUpstream(_) => 502,
+            Self::ConnectRefused
+            | Self::ConnectFailed
+            | Self::UpstreamClosed
+            | Self::BadUpstream(_)
+            | Self::DaemonLost => 502,
             Self::ConnectTimeout | Self::ResponseTimeout | Self::UpstreamStalled => 504,
             Self::ClientGone | Self::ClientStalled => 499,
             Self::FileMethod => 405,
@@ -181,6 +188,7 @@ impl Reason {
             | Self::Maintenance
             | Self::FileUnreadable
             | Self::DaemonAway
+            | Self::DaemonLost
             | Self::DaemonBusy
             | Self::Shortage
             | Self::Internal => Blame::Bowline,
@@ -241,6 +249,7 @@ impl Reason {
             Self::FileMethod => "Files are only read: GET and HEAD.",
             Self::FileUnreadable => "The file could not be read.",
             Self::DaemonAway => "The daemon does not run, or is just being replaced. Try again in a moment.",
+            Self::DaemonLost => "The daemon ended before it answered. What it has done of what was asked is not known.",
             Self::DaemonBusy => "The daemon is asked by too many others at once. Try again in a moment.",
             Self::Shortage => "The edge holds as many connections as this machine lets it. Try again in a moment.",
             Self::Internal => "The edge failed. This is a defect of Bowline.",

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bowline_core::route::CLIENT_FIELD;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use crate::answer::{Blame, Reason};
 use crate::balance::{self, Endpoint, Ticket};
-use crate::client::{Body, Client, Peer};
+use crate::client::{Body, Client};
 use crate::deadline::ticks;
 use crate::h1::{
     AfterUpstream, BadUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseHead, ResponseLine, ResponseParser,
@@ -20,7 +21,7 @@ use crate::h1::{
 use crate::places::Places;
 use crate::record::Flight;
 use crate::request::Request;
-use crate::route::{API_RESTING, Backend, Route, Target};
+use crate::route::{API_RESTING, Route, Target};
 use crate::upstream::Upstream;
 use crate::worker::BUFFER;
 use crate::{hold, policy, sticky, tunnel, upstream};
@@ -89,7 +90,8 @@ pub(crate) async fn run<C: Client>(
     }
 }
 
-/// Forwards a request to the daemon's API, once: what it has done with a request that it did not answer is not known here.
+/// Forwards a request to the daemon's API: once, where the daemon may have done something with what it did not answer. A daemon that is
+/// just being replaced is waited for.
 pub(crate) async fn to_daemon<C: Client>(
     request: &mut Request<'_>,
     client: &mut C,
@@ -97,17 +99,21 @@ pub(crate) async fn to_daemon<C: Client>(
     socket: &Path,
     places: &Arc<Places>,
 ) -> Result<(), Reason> {
-    let place = places.take(request.client).await?;
-    let stream = upstream::connect_to_daemon(socket).await?;
-    let relayed = Relay::new(request, client, route, Upstream::Daemon(stream, place)).run().await;
-    match relayed {
-        Ok(After::Done) => Ok(()),
-        Ok(After::Tunnel { stream, received, idle }) => {
-            Box::pin(tunnel::run(request, client, (stream, received), idle)).await
+    for tries in 1.. {
+        let place = places.take(request.client).await?;
+        let stream = Box::pin(hold::until_daemon(client, socket)).await?;
+        let relayed = Relay::new(request, client, route, Upstream::Daemon(stream, place)).run().await;
+        match relayed {
+            Ok(After::Done) => return Ok(()),
+            Ok(After::Tunnel { stream, received, idle }) => {
+                return Box::pin(tunnel::run(request, client, (stream, received), idle)).await;
+            }
+            Err(Failure { retry: true, .. }) if tries < MAX_TRIES => request.exchange.retry(),
+            Err(Failure { reason, .. }) if reason.blame() == Blame::Upstream => return Err(Reason::DaemonLost),
+            Err(Failure { reason, .. }) => return Err(reason),
         }
-        Err(Failure { reason, .. }) if reason.blame() == Blame::Upstream => Err(Reason::DaemonAway),
-        Err(Failure { reason, .. }) => Err(reason),
     }
+    unreachable!("the last try returns")
 }
 
 /// Time has passed: the table of now may lead elsewhere, and let others in.
@@ -263,8 +269,14 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         }
         self.output = self.request.worker.take_buffer();
         let trace = &self.request.trace;
-        let all = [("x-request-id", trace.request_id()), ("traceparent", trace.parent())];
-        let extra = if trace.begun { &all[..] } else { &all[..1] };
+        // Nobody but the edge says it to the daemon, and no instance is told.
+        let asks = matches!(self.route.target, Target::Api { .. }).then(|| self.request.client.to_string());
+        let all = [
+            (CLIENT_FIELD, asks.as_deref().unwrap_or_default()),
+            ("x-request-id", trace.request_id()),
+            ("traceparent", trace.parent()),
+        ];
+        let extra = &all[usize::from(asks.is_none())..if trace.begun { 3 } else { 2 }];
         let forwarding = &self.client.peer().forwarding;
         let guard = self.route.guard.as_ref().filter(|guard| guard.keeps_any());
         let cookies = sticky::stripped(head);
@@ -538,9 +550,12 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         request.exchange.response_head(head, buffered)?;
         request.journal.answered();
         let line = head.line(self.client.version(), request.keep_alive());
-        let answered = release(self.route, request.journal.backend);
+        let answered = self.route.backend(request.journal.backend);
         let release = answered.map_or("", |backend| &backend.release);
-        let cookie = answered.and_then(|answered| cookie(self.route, answered, request.place, self.client.peer()));
+        let is_tls = self.client.peer().tls.is_some();
+        let cookie = answered.zip(self.route.backends());
+        // What keeps a browser with the release that has answered it.
+        let cookie = cookie.and_then(|(answered, all)| sticky::set_cookie(all, answered, request.place, is_tls));
         let extra = [
             ("x-bowline-release", release),
             ("x-request-id", request.trace.request_id()),
@@ -631,20 +646,5 @@ impl<C> Drop for Relay<'_, '_, C> {
         let worker = self.request.worker;
         worker.give_buffer(std::mem::take(&mut self.input));
         worker.give_buffer(std::mem::take(&mut self.output));
-    }
-}
-
-/// What keeps a browser with the release that has answered it.
-fn cookie(route: &Route, answered: &Backend, place: Option<u8>, peer: &Peer) -> Option<String> {
-    match &route.target {
-        Target::Forward(backends) => sticky::set_cookie(backends, answered, place, peer.tls.is_some()),
-        Target::Files { .. } | Target::Redirect(_) | Target::Deny | Target::Api { .. } => None,
-    }
-}
-
-fn release(route: &Route, position: Option<usize>) -> Option<&Backend> {
-    match &route.target {
-        Target::Forward(backends) => backends.get(position?),
-        Target::Files { .. } | Target::Redirect(_) | Target::Deny | Target::Api { .. } => None,
     }
 }

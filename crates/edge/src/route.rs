@@ -72,6 +72,19 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    /// One of those that it is forwarded to, by its position.
+    pub(crate) fn backend(&self, position: Option<usize>) -> Option<&Backend> {
+        self.backends()?.get(position?)
+    }
+
+    /// `None`: it is not forwarded to instances.
+    pub(crate) fn backends(&self) -> Option<&[Backend]> {
+        match &self.target {
+            Target::Forward(backends) => Some(backends),
+            Target::Files { .. } | Target::Redirect(_) | Target::Deny | Target::Api { .. } => None,
+        }
+    }
+
     fn is_guarded(&self) -> bool {
         self.guard.is_some() || matches!(self.target, Target::Deny)
     }

@@ -542,6 +542,45 @@ async fn the_hosts_api_leads_to_the_daemon_over_tls_alone() {
     edge.stop().await;
 }
 
+/// What the daemon counts by is what the edge knows, whoever else says something.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_is_told_who_asks_and_waited_for_while_it_is_replaced() {
+    let dir = Folder::new();
+    let socket = dir.path().join("outer.sock");
+    let table = TableBuilder::plain(&[]).api("api.test", &socket).trusting(&["127.0.0.0/8", "10.0.0.0/8"]);
+    let ca = authority(&["api.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(table, ca.certificates.clone()).await;
+    let mut talk = Talk::new(handshake(&edge, &ca, "api.test", "http/1.1").await.unwrap());
+    talk.say(
+        "GET /v1/x HTTP/1.1\r\nHost: api.test\r\nX-Forwarded-For: 6.6.6.6, 192.0.2.1, 10.0.0.3\r\n\
+         Bowline-Client: 6.6.6.6\r\n\r\n",
+    )
+    .await;
+    // The request is here, and the daemon is not.
+    let early = tokio::time::timeout(std::time::Duration::from_millis(200), talk.answer()).await;
+    assert!(early.is_err(), "nobody has answered");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    // One that ends before it answers: the next one is asked, since nothing is done twice by that.
+    let mut lost = Talk::new(listener.accept().await.unwrap().0);
+    lost.try_head().await.unwrap();
+    drop(lost);
+    let mut daemon = Talk::new(listener.accept().await.unwrap().0);
+    let head = daemon.try_head().await.unwrap();
+    daemon.say(&ok("here")).await;
+    let answer = talk.answer().await;
+    assert_eq!((answer.status, answer.text()), (200, "here"));
+    assert_eq!(header(&head, "bowline-client"), Some("192.0.2.1"));
+    // What may have been done is not done again.
+    talk.say("POST /v1/x HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n").await;
+    let mut lost = Talk::new(listener.accept().await.unwrap().0);
+    lost.try_head().await.unwrap();
+    drop(lost);
+    let answer = talk.answer().await;
+    assert_eq!((answer.status, answer.header("x-bowline-error")), (502, Some("daemon-lost")));
+    edge.stop().await;
+}
+
 /// An HTTP/2 client that asks for these paths, and lets nothing of an answer's body be sent.
 async fn asking_and_reading_nothing(stream: &mut TlsStream<TcpStream>, host: &str, paths: &[&str]) {
     let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {

@@ -1,6 +1,7 @@
 mod client;
 mod connect;
 mod import;
+mod tunnel;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -13,17 +14,17 @@ use tokio::sync::oneshot;
 use crate::args::Data;
 use crate::cmd::logs;
 use crate::interrupts::{INTERRUPTED, Interrupts};
-use crate::paths::Paths;
 use crate::session::Session;
+use crate::target::Target;
 use crate::ui::{self, Tone, Ui};
 
-pub(super) async fn run(args: Data, paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) async fn run(args: Data, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     // Data are there while nothing runs, too: a daemon is started to look at them, and stopped again.
-    let session = Session::join_or_visit(paths).await?;
+    let session = target.visit().await?;
     let done = match args {
         Data::List { app, env } => list(app, env, &session, ui).await.map(|()| ExitCode::SUCCESS),
-        Data::Connect(args) => connect::run(args, &session, ui).await,
-        Data::Import(args) => import::run(args, &session, &mut Interrupts::new()?, ui).await,
+        Data::Connect(args) => connect::run(args, (target, &session), ui).await,
+        Data::Import(args) => import::run(args, (target, &session), &mut Interrupts::new()?, ui).await,
         Data::Rm { app, data, force, yes, env } => {
             let (of, mut interrupts) = (Of { app, env }, Interrupts::new()?);
             tokio::select! {
@@ -32,7 +33,7 @@ pub(super) async fn run(args: Data, paths: &Paths, ui: &Ui) -> Result<ExitCode, 
             }
         }
     };
-    session.leave(paths).await?;
+    target.leave(&session).await?;
     done
 }
 

@@ -55,7 +55,7 @@ pub(super) async fn run(
     let app = file::read(&dir, &env, ui)?.app;
     let (to, by) = super::of_environment(to, &app.environment);
     let mut interrupts = Interrupts::new()?;
-    let target = Target::new(to, super::elsewhere(to, state), by)?;
+    let target = Target::new(to, super::elsewhere(to, state), by, ui)?;
     let session = tokio::select! {
         session = target.join() => session?,
         () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),

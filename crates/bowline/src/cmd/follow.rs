@@ -81,7 +81,7 @@ pub(super) async fn to_its_end(
 }
 
 /// One that died is started again by who supervises it, one that is replaced is there in a moment.
-async fn rejoin(target: &Target) -> Result<Session, Fault> {
+pub(super) async fn rejoin(target: &Target) -> Result<Session, Fault> {
     let began = Instant::now();
     loop {
         match target.join().await {
@@ -94,9 +94,10 @@ async fn rejoin(target: &Target) -> Result<Session, Fault> {
 }
 
 /// The daemon, or the way to it, is not there now.
-fn is_away(error: &ClientError) -> bool {
+pub(super) fn is_away(error: &ClientError) -> bool {
     match error {
         ClientError::Broken(_)
+        | ClientError::NotBegun(_)
         | ClientError::Unreachable { .. }
         | ClientError::Dial { .. }
         | ClientError::Https { .. }

@@ -32,7 +32,9 @@ pub(super) async fn run(args: Login, ui: &Ui) -> Result<ExitCode, Fault> {
     // What is wrong with the URL or the CA is said before a token is asked for.
     credentials::way(&url, ca.as_deref(), "")?;
     let text = read(&url, ui)?;
-    let client = Client::https(credentials::way(&url, ca.as_deref(), &text)?);
+    let of_this = *ui;
+    let way = credentials::way(&url, ca.as_deref(), &text)?;
+    let client = Client::https(way, move || credentials::said_to_wait(of_this));
     let token = client
         .who_am_i()
         .await?

@@ -54,7 +54,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
     }
     let place = || {
         let to = to.as_ref().unwrap_or(&Named::Local);
-        Target::new(to, elsewhere(to, state), NamedBy::Command)
+        Target::new(to, elsewhere(to, state), NamedBy::Command, ui)
     };
     match cli.verb {
         Verb::Init(args) => init::run(&args, ui),
@@ -74,7 +74,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Secret(args) => client(secret::run(args, &place()?, ui)),
         Verb::Login(args) => client(login::run(args, ui)),
         Verb::Token(args) => client(token::run(args, &place()?, ui)),
-        Verb::Data(args) => client(data::run(args, &Paths::of_live(state)?, ui)),
+        Verb::Data(args) => client(data::run(args, &place()?, ui)),
         Verb::Maintenance(args) => client(maintenance::run(args, &place()?, ui)),
         Verb::Exec(args) => exec::run(args, &place()?, ui),
         Verb::Run(args) => run::run(args, &place()?, ui),

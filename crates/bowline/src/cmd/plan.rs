@@ -46,7 +46,7 @@ pub(super) async fn run(
     let target = match env.as_str() {
         // The daemon that `up` would join, or start: of a server's it would be another one.
         LOCAL => Target::Here(Paths::new(state)?),
-        _ => Target::new(to, super::elsewhere(to, state), by)?,
+        _ => Target::new(to, super::elsewhere(to, state), by, ui)?,
     };
     let joining = async { if env.as_str() == LOCAL { target.visit().await } else { target.join().await } };
     let session = tokio::select! {

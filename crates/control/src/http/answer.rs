@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bowline_api::wire;
+use bowline_api::{NOT_BEGUN, wire};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
 use serde::Serialize;
@@ -24,6 +24,8 @@ pub(crate) enum RefusalReason {
     Conflict,
     /// The store is refused, or the daemon is about to exit.
     Unavailable,
+    /// The daemon is about to exit, and has not begun with it: the next one may be asked the same.
+    Leaving,
     TooLarge,
     /// No token, or none that holds.
     Unauthenticated,
@@ -50,11 +52,16 @@ impl Refusal {
         Self { reason: RefusalReason::Unavailable, fault }
     }
 
+    pub(crate) fn leaving() -> Self {
+        let fault = Fault::new(FaultKind::Unreachable, "the daemon is about to exit");
+        Self { reason: RefusalReason::Leaving, fault }
+    }
+
     fn status(&self) -> StatusCode {
         match self.reason {
             RefusalReason::NotFound => StatusCode::NOT_FOUND,
             RefusalReason::Conflict => StatusCode::CONFLICT,
-            RefusalReason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            RefusalReason::Unavailable | RefusalReason::Leaving => StatusCode::SERVICE_UNAVAILABLE,
             RefusalReason::Unauthenticated => StatusCode::UNAUTHORIZED,
             RefusalReason::TooMany => StatusCode::TOO_MANY_REQUESTS,
             RefusalReason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -76,10 +83,13 @@ impl From<Fault> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let is_too_many = self.reason == RefusalReason::TooMany;
+        let (is_too_many, is_leaving) = (self.reason == RefusalReason::TooMany, self.reason == RefusalReason::Leaving);
         let mut response = json(self.status(), &wire::Fault::from(self.fault));
         if is_too_many {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if is_leaving {
+            response.headers_mut().insert(NOT_BEGUN, HeaderValue::from_static("1"));
         }
         response
     }

@@ -1,22 +1,32 @@
 //! The routes of `bowline data`.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::connect_info::ConnectInfo;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::IntoResponse;
+use bowline_api::session::TUNNEL;
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
 use bowline_core::resource::data::{DataId, Rights};
 use bowline_core::secret::Secret;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 
 use super::access::Caller;
 use super::answer::Refusal;
-use super::{Api, Handled, app_key, covers, misunderstood, read_json};
+use super::peer::Peer;
+use super::{Api, Handled, app_key, covers, misunderstood, read_json, session};
 use crate::reconcile::request::{Answer, DataVerb, Lent, Request};
 use crate::secrets::generate;
+
+/// A server on this machine answers at once, or not at all.
+const CONNECT: Duration = Duration::from_secs(5);
 
 type DataPath = Path<(String, String, String)>;
 
@@ -71,6 +81,46 @@ pub(super) async fn remove(
     let (key, id) = named(path)?;
     let Query(wire::RemoveQuery { force }) = query.map_err(|error| misunderstood(&error))?;
     api.ask(Request::Data { key, id, verb: DataVerb::Remove { force }, by_uid: caller.actor() }).await
+}
+
+/// A connection to the server itself: whoever has been lent an account reaches it from elsewhere, too.
+pub(super) async fn tunnel(
+    State(api): State<Api>,
+    caller: Caller,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    path: DataPath,
+    mut request: axum::extract::Request,
+) -> Handled {
+    let (key, id) = named(path)?;
+    let upgrade = session::asked_for(&mut request, TUNNEL)?;
+    let wanted = Request::Data { key, id: id.clone(), verb: DataVerb::Reach, by_uid: caller.actor() };
+    let Answer::Reached(port) = api.door.ask(wanted).await? else {
+        return Err(Fault::new(FaultKind::Failed, "the tunnel was answered by something else").into());
+    };
+    let away = |error: &dyn std::error::Error| {
+        Fault::new(FaultKind::Failed, format!("the server of {id} cannot be reached"))
+            .source(error)
+            .hint("`bowline status` shows how it is")
+    };
+    let connecting = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+    let server = tokio::time::timeout(CONNECT, connecting).await.map_err(|error| away(&error))?;
+    let server = server.map_err(|error| away(&error))?;
+    peer.patience.is_without_end();
+    tokio::spawn(async move { pass(upgrade, server, (&api, &caller)).await });
+    Ok(session::agreed(TUNNEL))
+}
+
+/// Until one of both ends, or the token does with which it was opened.
+async fn pass(upgrade: OnUpgrade, mut server: TcpStream, (api, caller): (&Api, &Caller)) {
+    let Ok(client) = upgrade.await else { return };
+    let mut client = TokioIo::new(client);
+    tokio::select! {
+        fault = session::is_over(api, caller) => tracing::info!(%fault, "a tunnel ends with its token"),
+        passed = tokio::io::copy_bidirectional(&mut client, &mut server) => match passed {
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "a tunnel broke off"),
+        },
+    }
 }
 
 fn named(Path((env, app, data)): DataPath) -> Result<(AppKey, DataId), Refusal> {

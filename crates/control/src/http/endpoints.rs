@@ -81,6 +81,7 @@ pub(super) fn all() -> Vec<Endpoint> {
         on("POST /v1/data/{env}/{app}/{data}/leases", OPERATE, App, data::lend).told("get credentials for data of"),
         on("DELETE /v1/data/{env}/{app}/{data}/leases/{user}", OPERATE, App, data::give_back)
             .told("give back credentials for data of"),
+        on("POST /v1/data/{env}/{app}/{data}/tunnel", OPERATE, App, data::tunnel).told("open a tunnel to data of"),
         on("GET /v1/tokens", AUDIT, All, tokens::list),
         on("POST /v1/tokens", ADMIN, All, tokens::create),
         on("DELETE /v1/tokens/{token}", ADMIN, All, tokens::revoke),
@@ -152,6 +153,7 @@ mod tests {
         ("POST /v1/apps/{env}/{app}/sessions", "operator admin"),
         ("POST /v1/apps/{env}/{app}/stop", "deployer operator admin"),
         ("POST /v1/data/{env}/{app}/{data}/leases", "operator admin"),
+        ("POST /v1/data/{env}/{app}/{data}/tunnel", "operator admin"),
         ("POST /v1/plans", "deployer admin"),
         ("POST /v1/shutdown", ""),
         ("POST /v1/sources/{env}/{app}", "deployer admin"),

@@ -76,8 +76,9 @@ pub(crate) fn serve(
     config.admin.set_nonblocking(true).map_err(|e| unusable("admin", &e))?;
     let own = |listener| ApiSocket::new(listener, None);
     let api_listener = UnixListener::from_std(config.api).and_then(own).map_err(|e| unusable("API", &e))?;
-    let outside = config.outside.as_ref().map(|way| ApiSocket::bind_anew(&way.socket, way.edge_uid)).transpose();
-    let outside = outside.map_err(|e| unusable("API's outer", &e))?;
+    let edge_uid = config.outside.as_ref().and_then(|way| way.edge_uid);
+    let outer = |listener| UnixListener::from_std(listener).and_then(|listener| ApiSocket::outer(listener, edge_uid));
+    let outside = config.outer.map(outer).transpose().map_err(|e| unusable("API's outer", &e))?;
     let admin_listener = TcpListener::from_std(config.admin).map(AdminPort::new).map_err(|e| unusable("admin", &e))?;
     let mut registry: Registry = config.registry;
     let vitals = metrics::register(
@@ -111,7 +112,7 @@ pub(crate) fn serve(
     let keeper = Doorkeeper {
         tokens: api.kept.as_ref().ok().map(|kept| kept.tokens.clone()),
         owner: api.owner,
-        edge_uid: config.outside.as_ref().and_then(|way| way.edge_uid),
+        edge_uid,
         failures: Failures::default(),
     };
     let outside = outside.map(|listener| {

@@ -23,6 +23,7 @@ mod source;
 mod tokens;
 
 use endpoints::{router, router_outside};
+pub use socket::bind_outer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -157,6 +158,7 @@ impl IntoResponse for Answer {
             | Self::Vitals(_)
             | Self::Session(_)
             | Self::Recorded
+            | Self::Reached(_)
             | Self::KeptReleases(_) => StatusCode::NO_CONTENT.into_response(),
             Self::DataList(list) => json(StatusCode::OK, &list),
             Self::Lent(lent) => json(StatusCode::OK, &data::lent(*lent)),

@@ -3,7 +3,7 @@
 //! Architecture invariant: no token is logged, recorded or answered, not even a wrong one.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bowline_core::access::TokenId;
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::route::CLIENT_FIELD;
 use futures_util::{StreamExt, stream};
 
 use super::access::{Caller, now};
@@ -153,11 +154,20 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     (scheme.eq_ignore_ascii_case(b"bearer ") && (1..=MAX_TOKEN).contains(&token.len())).then_some(token)
 }
 
-/// As the edge says it: behind proxies that it believes, the last address that is not one of theirs is not known here, and the
-/// proxy's own counts.
+/// As the edge says it, which knows the proxies that are believed. One that is older than this daemon, and about to be replaced, says
+/// no more than who has connected to it.
 fn client(headers: &HeaderMap) -> Option<IpAddr> {
-    let list = headers.get("x-forwarded-for")?.to_str().ok()?;
-    list.rsplit(',').next()?.trim().parse().ok()
+    let said = |field: &str| headers.get(field)?.to_str().ok();
+    let own = said(CLIENT_FIELD).or_else(|| said("x-forwarded-for")?.rsplit(',').next());
+    own?.trim().parse().ok()
+}
+
+/// Who counts as one: whoever has an IPv6 address has a network of 2⁶⁴ of them.
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        four @ IpAddr::V4(_) => four,
+    }
 }
 
 /// How often each client has failed within this minute.
@@ -177,6 +187,7 @@ enum Counted {
 
 impl Failures {
     fn count(&self, client: Option<IpAddr>, now: Instant) -> Counted {
+        let client = client.map(network);
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= CLIENTS && !clients.contains_key(&client) {
             clients.retain(|_, (begun, _)| now.duration_since(*begun) < WINDOW);
@@ -218,6 +229,30 @@ mod tests {
         check(&["Basic YTpi"], None);
         check(&["Bearer a", "Bearer b"], None);
         check(&[&format!("Bearer {}", "x".repeat(MAX_TOKEN + 1))], None);
+    }
+
+    #[test]
+    fn a_client_is_who_the_edge_says() {
+        let check = |fields: &[(&'static str, &str)], expected: Option<&str>| {
+            let fields = fields.iter().map(|(name, value)| (*name, value.parse().unwrap()));
+            let headers = fields.map(|(name, value)| (name.parse().unwrap(), value)).collect();
+            assert_eq!(client(&headers), expected.map(|address| address.parse().unwrap()));
+        };
+        let proxies = ("x-forwarded-for", "6.6.6.6, 192.0.2.1, 10.0.0.3");
+        check(&[proxies, (CLIENT_FIELD, "192.0.2.1")], Some("192.0.2.1"));
+        check(&[proxies], Some("10.0.0.3"));
+        check(&[], None);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        let failures = Failures::default();
+        let client = |n: u32| Some(format!("2001:db8::{n:x}").parse().unwrap());
+        for n in 0..FAILURES {
+            assert_eq!(failures.count(client(n), Instant::now()), Counted::Few);
+        }
+        assert_eq!(failures.count(client(FAILURES), Instant::now()), Counted::First);
+        assert_eq!(failures.count(Some("2001:db8:0:1::1".parse().unwrap()), Instant::now()), Counted::Few);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use bowline_api::session::{Frame, Frames, FromClient, FromDaemon, PROTOCOL, SPEC};
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
@@ -44,9 +44,7 @@ pub(super) async fn begin(
 ) -> Handled {
     let key = app_key(&env, &app)?;
     api.kept()?;
-    let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| asks_for_it(request.headers()));
-    let upgrade = upgrade
-        .ok_or_else(|| Fault::new(FaultKind::Invalid, format!("a session is asked for with `Upgrade: {PROTOCOL}`")))?;
+    let upgrade = asked_for(&mut request, PROTOCOL)?;
     let wanted: wire::Session = match request.headers().get(SPEC) {
         Some(spec) => serde_json::from_slice(spec.as_bytes()).map_err(|error| {
             Fault::new(FaultKind::Invalid, format!("the field {SPEC} is not understood")).source(&error)
@@ -60,12 +58,21 @@ pub(super) async fn begin(
     // A person may let it rest for as long as it is open.
     peer.patience.is_without_end();
     tokio::spawn(hold(api, caller, upgrade, *granted));
-    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
-    Ok((StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response())
+    Ok(agreed(PROTOCOL))
 }
 
-fn asks_for_it(headers: &HeaderMap) -> bool {
-    headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(PROTOCOL.as_bytes()))
+/// The connection, once it is agreed that it becomes this.
+pub(super) fn asked_for(request: &mut Request, protocol: &str) -> Result<OnUpgrade, Fault> {
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let said = request.headers().get(header::UPGRADE);
+    let is_meant = said.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(protocol.as_bytes()));
+    let unasked = || Fault::new(FaultKind::Invalid, format!("this is asked for with `Upgrade: {protocol}`"));
+    upgrade.filter(|_| is_meant).ok_or_else(unasked)
+}
+
+pub(super) fn agreed(protocol: &'static str) -> Response {
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, protocol)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
 }
 
 async fn hold(api: Api, caller: Caller, upgrade: OnUpgrade, (record, spec): (SessionRecord, SessionSpec)) {
@@ -82,7 +89,7 @@ async fn hold(api: Api, caller: Caller, upgrade: OnUpgrade, (record, spec): (Ses
 }
 
 /// What its token has opened is not left open.
-async fn is_over(api: &Api, caller: &Caller) -> Fault {
+pub(super) async fn is_over(api: &Api, caller: &Caller) -> Fault {
     match (caller, &api.kept) {
         (Caller::Token(token), Ok(kept)) => {
             Fault::new(FaultKind::Refused, kept.tokens.over(token.record.id).await.as_str())

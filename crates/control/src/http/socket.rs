@@ -112,14 +112,9 @@ impl AsyncWrite for Accepted {
 }
 
 impl ApiSocket {
-    /// In the place of what a daemon before has left there. Of those from elsewhere only so many are in at once.
-    pub(crate) fn bind_anew(path: &Path, for_user: Option<u32>) -> io::Result<Self> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let room = Some(Arc::new(Semaphore::new(OUTSIDE)));
-        Ok(Self { listener: bind(path, for_user)?, path: path.to_owned(), for_user, room })
+    /// Of those from elsewhere only so many are in at once.
+    pub(crate) fn outer(listener: UnixListener, for_user: Option<u32>) -> io::Result<Self> {
+        Ok(Self { room: Some(Arc::new(Semaphore::new(OUTSIDE))), ..Self::new(listener, for_user)? })
     }
 
     /// `listener` is bound to a path.
@@ -135,7 +130,7 @@ impl ApiSocket {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Ok(_) | Err(_) => return,
         }
-        match bind(&self.path, self.for_user) {
+        match bind(&self.path, self.for_user).and_then(UnixListener::from_std) {
             Ok(listener) => {
                 tracing::warn!(path = %self.path.display(), "the API's socket was gone and is back");
                 self.listener = listener;
@@ -145,13 +140,23 @@ impl ApiSocket {
     }
 }
 
+/// The socket behind the edge, in the place of what a daemon before has left there. `for_user`: the edge's, where it is another
+/// than the daemon's.
+pub fn bind_outer(path: &Path, for_user: Option<u32>) -> io::Result<std::os::unix::net::UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => bind(path, for_user),
+    }
+}
+
 /// The folder may be searched by others, as the edge's user has to; the socket is its user's alone.
-fn bind(path: &Path, for_user: Option<u32>) -> io::Result<UnixListener> {
+fn bind(path: &Path, for_user: Option<u32>) -> io::Result<std::os::unix::net::UnixListener> {
     if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
         DirBuilder::new().recursive(true).mode(0o711).create(folder)?;
         std::fs::set_permissions(folder, Permissions::from_mode(0o711))?;
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
     // The daemon's mask has made it so already; where it is another, others are kept out from here on.
     std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
     if for_user.is_some() {

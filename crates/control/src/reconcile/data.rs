@@ -101,7 +101,8 @@ impl Loop {
                 self.fill(&key, name, source, replace, by_uid, now)
             }
             (DataVerb::Remove { force }, id) => self.remove(&key, id, force, by_uid, now),
-            (DataVerb::Lend { .. } | DataVerb::Return { .. }, DataId::Volume(name)) => {
+            (DataVerb::Reach, DataId::Server(id)) => self.reach(&key, id),
+            (DataVerb::Lend { .. } | DataVerb::Return { .. } | DataVerb::Reach, DataId::Volume(name)) => {
                 let fault = Fault::new(FaultKind::Invalid, format!("volume.{name} is a folder: nobody logs in to it"));
                 Err(fault.hint(format!("it lies in {}", self.place.volume(&key, &name).display())).into())
             }
@@ -111,6 +112,7 @@ impl Loop {
         };
         match asked {
             Ok(Asked::Node(work, order)) => self.order(ticket, work, *order),
+            Ok(Asked::Here(port)) => self.answer(ticket, Answer::Reached(port)),
             Ok(Asked::Known(lent, event)) => {
                 let answer = Box::new(Answer::Lent(lent));
                 self.store(Job::Write(vec![Write::Event(*event)]), Pending::Data { ticket, answer, forget: None });
@@ -192,6 +194,15 @@ impl Loop {
                     .hint(format!("start {} with `bowline up`: its servers run as long as it does", app.app))
                     .into())
             }
+        }
+    }
+
+    fn reach(&self, key: &AppKey, id: ResourceId) -> Result<Asked, Refusal> {
+        self.app(key)?;
+        let resource = ResourceKey { app: key.clone(), id };
+        match self.resources.get(&resource).map(|kept| kept.record.port.get()) {
+            Some(port) => self.running(&resource).map(|_| Asked::Here(port)),
+            None => Err(unknown(key, &DataId::Server(resource.id))),
         }
     }
 
@@ -397,6 +408,8 @@ enum Asked {
     Node(DataWork, Box<DataOrder>),
     /// It is known without asking anyone.
     Known(Box<Lent>, Box<crate::store::NewEvent>),
+    /// The server listens on this port.
+    Here(u16),
 }
 
 /// How a release's file speaks of data.

@@ -95,6 +95,7 @@ impl Degraded {
             | Input::Progress(..)
             | Input::Built(..)
             | Input::Certified(_)
+            | Input::Renewed(_)
             | Input::Data(..)
             | Input::Snapshotted(..)
             | Input::Tick => {}

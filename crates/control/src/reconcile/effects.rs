@@ -14,7 +14,7 @@ use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Forese
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::resource::{ResourceId, ResourceKey};
 use bowline_core::rollout::Scales;
-use bowline_core::route::{EdgeDesired, EdgeObservation, Maintenance};
+use bowline_core::route::{Certificate, EdgeDesired, EdgeObservation, Maintenance};
 use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};
 
@@ -53,6 +53,8 @@ pub(crate) enum Input {
     Progress(ChangeId, BuildProgress),
     Built(ChangeId, Result<Built, Fault>),
     Certified(BTreeMap<HostName, Result<Leaf, Fault>>),
+    /// The files of the API's certificate are others: what they hold, or why it cannot be served.
+    Renewed(Result<Certificate, Fault>),
     /// The node has done what was asked of it.
     Data(Ticket, Result<DataDone, Fault>),
     /// Data were kept as they are, for a release.

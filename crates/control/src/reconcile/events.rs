@@ -372,6 +372,17 @@ pub(crate) fn uncertified(host: &HostName, fault: &Fault, at: Timestamp) -> NewE
     event(at, None, "certificate.failed", format!("no certificate for {host}: {}", reason(fault)), fields)
 }
 
+pub(crate) fn renewed(host: &HostName, at: Timestamp) -> NewEvent {
+    let fields = json!({ "host": host.as_str() });
+    event(at, None, "certificate.taken", format!("the renewed certificate of {host} is served"), fields)
+}
+
+pub(crate) fn not_renewed(host: &HostName, fault: &Fault, at: Timestamp) -> NewEvent {
+    let fields = json!({ "host": host.as_str(), "reason": reason(fault) });
+    let message = format!("{host} keeps its certificate, its files hold none that can be served: {}", reason(fault));
+    event(at, None, "certificate.refused", message, fields)
+}
+
 pub(crate) fn daemon_started(version: &str, epoch: u64, at: Timestamp) -> NewEvent {
     let fields = json!({ "version": version, "epoch": epoch });
     event(at, None, "daemon.started", format!("bowline {version} has started"), fields)

@@ -50,7 +50,7 @@ use bowline_core::id::{AppKey, EnvName, EnvironmentId, ReleaseNumber};
 use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
 use bowline_core::job::{Jobs, RunId};
 use bowline_core::resource::ResourceKey;
-use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus, PoolId};
+use bowline_core::route::{Certificate, EdgeDesired, EdgeObservation, EdgeStatus, PoolId};
 use bowline_core::time::{Humane, Mono, Timestamp};
 
 use self::change::ChangeId;
@@ -194,6 +194,7 @@ impl Loop {
             Input::Progress(change, progress) => self.progressed(change, progress),
             Input::Built(change, result) => self.built(change, result, now),
             Input::Certified(leaves) => self.certified(leaves, now),
+            Input::Renewed(renewed) => self.renewed(renewed, now),
             Input::Data(ticket, result) => self.data_done(ticket, result, now),
             Input::Snapshotted(key, release, result) => self.snapshotted(&key, release, result, now),
             Input::Node(node) => {
@@ -373,6 +374,22 @@ impl Loop {
                 self.record(vec![events::uncertified(&host, fault, now.wall)]);
             }
             self.published.certified(host, result.ok(), now.mono);
+        }
+    }
+
+    /// A pair that cannot be served leaves the one before in its place.
+    fn renewed(&mut self, renewed: Result<Certificate, Fault>, now: Now) {
+        let Some(host) = self.place.api.as_ref().map(|api| api.host.clone()) else { return };
+        match renewed {
+            Ok(certificate) => {
+                self.published.renewed(host.clone(), certificate);
+                tracing::info!(%host, "a renewed certificate is taken");
+                self.record(vec![events::renewed(&host, now.wall)]);
+            }
+            Err(fault) => {
+                tracing::warn!(%host, error = %fault, causes = ?fault.causes, "a renewed certificate is refused");
+                self.record(vec![events::not_renewed(&host, &fault, now.wall)]);
+            }
         }
     }
 

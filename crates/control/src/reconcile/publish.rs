@@ -9,7 +9,8 @@ use bowline_core::id::{AppKey, Generation, InstanceId, RouteName, ServiceName};
 use bowline_core::instance::{InstanceOrder, NodeDesired, Observations};
 use bowline_core::resource::{ResourceKey, ResourceSpec};
 use bowline_core::route::{
-    ApiSite, Certificates, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table, Tables, compile,
+    ApiSite, Certificate, Certificates, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table, Tables,
+    compile,
 };
 use bowline_core::time::{Mono, Timestamp};
 use ipnet::IpNet;
@@ -201,6 +202,11 @@ impl Published {
         let made = |host: &HostName| self.leaves.get(host).map(|leaf| &leaf.certificate);
         let with_leaf = |host: &HostName| Some((host.clone(), self.given.get(host).or_else(|| made(host))?.clone()));
         tls_hosts(table).filter_map(with_leaf).collect()
+    }
+
+    /// A certificate that is not made here takes the place of the one before.
+    pub(crate) fn renewed(&mut self, host: HostName, certificate: Certificate) {
+        self.given.insert(host, certificate);
     }
 
     pub(crate) fn certified(&mut self, host: HostName, leaf: Option<Leaf>, now: Mono) {

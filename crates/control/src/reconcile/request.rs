@@ -138,6 +138,8 @@ pub(crate) enum DataVerb {
     Return {
         user: String,
     },
+    /// Where its server listens.
+    Reach,
     Fill {
         source: PathBuf,
         replace: bool,
@@ -180,6 +182,8 @@ pub(crate) enum Answer {
     DataList(wire::DataList),
     Lent(Box<Lent>),
     Returned,
+    /// The port on loopback.
+    Reached(u16),
     Filled(wire::Filled),
     Removed(wire::Removed),
 }
@@ -222,7 +226,7 @@ impl Door {
     pub(crate) async fn ask(&self, request: Request) -> Reply {
         let (reply, answer) = oneshot::channel();
         let gone = || Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
-        self.requests.send(Asked { request, reply }).await.map_err(|_| gone())?;
+        self.requests.send(Asked { request, reply }).await.map_err(|_| Refusal::leaving())?;
         answer.await.map_err(|_| gone())?
     }
 

@@ -64,6 +64,7 @@ fn start(dir: &Path) -> Room {
         data: mpsc::channel(4).0,
         edge_desired,
         edge: edge(edge_receiver.clone()),
+        renewals: mpsc::channel(1).1,
     };
     let config = ControlConfig {
         users: Users::default(),
@@ -75,6 +76,7 @@ fn start(dir: &Path) -> Room {
         registry: crate::Registry::default(),
         trusted_proxies: Vec::new(),
         outside: None,
+        outer: None,
         build_time: crate::config::BUILD_TIME,
         version: "1.2.3".into(),
     };

@@ -55,6 +55,10 @@ pub struct ApiSite {
     pub socket: PathBuf,
 }
 
+/// The field in which the edge tells the daemon who asks, one address: it knows which proxies are believed. What a client says in it
+/// goes nowhere.
+pub const CLIENT_FIELD: &str = "bowline-client";
+
 /// One host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {

@@ -183,8 +183,13 @@ async fn connect_as(site: &Site<'_>, access: &Access) -> Result<Client, Trouble>
 }
 
 async fn open(site: &Site<'_>, mut config: Config, step: &str) -> Result<Client, Trouble> {
-    config.host_path(&site.socket).port(site.server.port.get()).connect_timeout(CONNECT_WITHIN);
-    match config.connect(NoTls).await {
+    config.host_path(&site.socket).port(site.server.port.get());
+    // Its own limit is of the connection alone: one that is taken and never answered would be waited for without end.
+    let Ok(connected) = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls)).await else {
+        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {CONNECT_WITHIN:?}"));
+        return Err(unusable(site.key, step, &late));
+    };
+    match connected {
         Ok((client, connection)) => {
             tokio::spawn(async move {
                 if let Err(error) = connection.await {

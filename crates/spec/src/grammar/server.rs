@@ -83,7 +83,7 @@ static API: TableSpec = TableSpec {
             "certificate",
             Text(Form::AbsolutePath),
             Omitted("made by ACME or the local CA"),
-            "PEM chain; it and its key are read when the daemon starts.",
+            "PEM chain; it and its key are taken anew within seconds after they have changed.",
         ),
         key("key", Text(Form::AbsolutePath), Omitted("made by ACME or the local CA"), "PEM key of the chain."),
     ],

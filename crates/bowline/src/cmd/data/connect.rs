@@ -7,12 +7,15 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::resource::data::DataId;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Of, client, time as moment};
+use super::{Of, client, time as moment, tunnel};
 use crate::args::Connect;
+use crate::cmd::logs::now;
+use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::session::Session;
+use crate::target::Target;
 use crate::ui::{Tone, Ui};
 
-pub(super) async fn run(args: Connect, session: &Session, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) async fn run(args: Connect, (target, session): (&Target, &Session), ui: &Ui) -> Result<ExitCode, Fault> {
     let Connect { app, data, client, read_only, time, env, args } = args;
     let of = Of { app, env };
     let (id, _) = of.find(&data, session).await?;
@@ -22,15 +25,33 @@ pub(super) async fn run(args: Connect, session: &Session, ui: &Ui) -> Result<Exi
     let DataId::Server(server) = &id else {
         return Err(Fault::new(FaultKind::Invalid, format!("{id} is a folder: nobody logs in to it")));
     };
-    if !client && args.is_empty() {
-        show(&lent, read_only, ui);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let ended = start(server.kind, &lent, &args).await;
+    let (lent, tunnel) = tunnel::lead(lent, (&of, server), (target, session)).await?;
+    let ended = match (client || !args.is_empty(), tunnel) {
+        (true, _tunnel) => start(server.kind, &lent, &args).await,
+        (false, None) => {
+            show(&lent, read_only, ui);
+            return Ok(ExitCode::SUCCESS);
+        }
+        (false, Some(_tunnel)) => {
+            show(&lent, read_only, ui);
+            ui.aside(ui.paint(Tone::Faint, "it leads to the daemon's machine for as long as this command goes on"));
+            rest(&lent).await
+        }
+    };
     if let (false, Some(user)) = (lent.external, &lent.user) {
         session.client.give_back(&of.env, &of.app, &id.to_string(), user).await?;
     }
     ended
+}
+
+/// Until it is told to end, or the account has ended by itself.
+async fn rest(lent: &wire::Lent) -> Result<ExitCode, Fault> {
+    let mut interrupts = Interrupts::new()?;
+    let left = lent.until.map_or(u64::MAX, |until| until.saturating_sub(now()));
+    tokio::select! {
+        () = interrupts.next() => Ok(ExitCode::from(INTERRUPTED)),
+        () = tokio::time::sleep(Duration::from_millis(left)) => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn show(lent: &wire::Lent, read_only: bool, ui: &Ui) {

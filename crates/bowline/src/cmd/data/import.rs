@@ -13,10 +13,11 @@ use bowline_core::resource::data::DataId;
 
 use tokio::io::AsyncWriteExt;
 
-use super::{Of, client, confirmed};
+use super::{Of, client, confirmed, tunnel};
 use crate::args::Import;
 use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::session::Session;
+use crate::target::Target;
 use crate::ui::Ui;
 
 /// An import that takes longer is cut short.
@@ -42,7 +43,7 @@ enum Form {
 
 pub(super) async fn run(
     args: Import,
-    session: &Session,
+    (target, session): (&Target, &Session),
     interrupts: &mut Interrupts,
     ui: &Ui,
 ) -> Result<ExitCode, Fault> {
@@ -52,6 +53,11 @@ pub(super) async fn run(
     let file = std::path::absolute(&file).map_err(|error| unread(&file, &error))?;
     let form = form(&file).map_err(|error| unread(&file, &error))?;
     match &id {
+        DataId::Volume(_) if target.is_elsewhere() => {
+            Err(Fault::new(FaultKind::Invalid, format!("{id} of {of} is filled on the daemon's machine alone"))
+                .caused_by("what a volume is filled with is read there")
+                .hint(format!("copy it there, and run: bowline data import {} {id} … --env {}", of.app, of.env)))
+        }
         DataId::Volume(_) => volume(&of, &id, &file, replace, session, ui).await.map(|()| ExitCode::SUCCESS),
         DataId::Server(server) => {
             check(server.kind, form, &file)?;
@@ -62,6 +68,7 @@ pub(super) async fn run(
             };
             let lend = wire::Lend { rights: wire::Rights::Import, seconds: LIMIT_SECONDS };
             let lent = session.client.lend(&of.env, &of.app, &id.to_string(), &lend).await?;
+            let (lent, _tunnel) = tunnel::lead(lent, (&of, server), (target, session)).await?;
             let source = Source { file: &file, text };
             let has_begun = Cell::new(false);
             // The tool is killed with its future; what it did in a transaction is undone.

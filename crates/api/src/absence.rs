@@ -1,0 +1,141 @@
+//! A daemon that is away for a moment, replaced or started again, seen from elsewhere: it is waited for, and somebody is told.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_core::fault::FaultKind;
+use http::Method;
+use tokio::time::Instant;
+
+use crate::client::ClientError;
+use crate::patience::Impatience;
+
+/// How long a daemon may be away before a command gives up: whoever supervises it has started it again by then.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Is called when a command begins to wait for a daemon.
+#[derive(Clone)]
+pub(crate) struct Told(pub(crate) Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Told")
+    }
+}
+
+/// Of one request: since when nobody was there.
+#[derive(Debug)]
+pub(crate) struct Absence<'a> {
+    told: Option<&'a Told>,
+    since: Option<Instant>,
+}
+
+impl<'a> Absence<'a> {
+    /// `None`: nobody answers in a daemon's place, and none is waited for.
+    pub(crate) fn new(told: Option<&'a Told>) -> Self {
+        Self { told, since: None }
+    }
+
+    /// Whether to ask again, after a pause. What may have been done is not asked for twice, unless it is the same done twice.
+    pub(crate) async fn is_waited_for(&mut self, error: &ClientError, (method, path): (&Method, &str)) -> bool {
+        let again = match error {
+            ClientError::NoDaemon { reached: Reached::Nobody, .. } | ClientError::NotBegun(_) => true,
+            // One that ends has begun with it.
+            ClientError::Refused(fault) if fault.kind == FaultKind::Unreachable => is_repeatable(method, path),
+            // Whoever said nothing for so long is not away.
+            ClientError::Broken(error) if error.is::<Impatience>() => false,
+            ClientError::NoDaemon { reached: Reached::Lost, .. } | ClientError::Broken(_) => {
+                is_repeatable(method, path)
+            }
+            ClientError::NoDaemon { reached: Reached::Unknown, .. }
+            | ClientError::Unreachable { .. }
+            | ClientError::Dial { .. }
+            | ClientError::Https { .. }
+            | ClientError::Unreadable(_)
+            | ClientError::Refused(_)
+            | ClientError::Busy(_) => false,
+        };
+        let Some(Told(told)) = self.told.filter(|_| again) else { return false };
+        if self.since.is_none() {
+            told();
+        }
+        if self.since.get_or_insert_with(Instant::now).elapsed() >= LIMIT {
+            return false;
+        }
+        tokio::time::sleep(PAUSE).await;
+        true
+    }
+}
+
+/// What the edge says of a request that no daemon has answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// No daemon was there: nothing was done.
+    Nobody,
+    /// A daemon had it, and ended before it answered.
+    Lost,
+    /// It was no edge of Bowline that answered, or it says something else.
+    Unknown,
+}
+
+impl Reached {
+    /// `code`: the field `X-Bowline-Error`.
+    pub(crate) fn of(code: Option<&str>) -> Self {
+        match code {
+            Some("daemon-away" | "daemon-busy") => Self::Nobody,
+            Some("daemon-lost") => Self::Lost,
+            Some(_) | None => Self::Unknown,
+        }
+    }
+}
+
+/// Looks, and what says by its digest what it is.
+fn is_repeatable(method: &Method, path: &str) -> bool {
+    *method == Method::GET || ["/v1/contents/", "/v1/sources/", "/v1/plans"].iter().any(|sent| path.starts_with(sent))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn away(code: &str) -> ClientError {
+        ClientError::NoDaemon { status: 503, said: String::new(), reached: Reached::of(Some(code)) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_is_away_is_waited_for_and_not_for_ever() {
+        let times = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::clone(&times);
+        let told = Told(Arc::new(move || {
+            counts.fetch_add(1, Ordering::Relaxed);
+        }));
+        let (mut absence, began) = (Absence::new(Some(&told)), Instant::now());
+        while absence.is_waited_for(&away("daemon-away"), (&Method::POST, "/v1/apps")).await {}
+        assert!((LIMIT..LIMIT + 2 * PAUSE).contains(&began.elapsed()), "{:?}", began.elapsed());
+        assert_eq!(times.load(Ordering::Relaxed), 1, "it is said once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_is_the_same_done_twice_is_asked_for_again() {
+        let check = async |error: ClientError, method: Method, path: &str, expected: bool| {
+            let told = Told(Arc::new(|| {}));
+            let again = Absence::new(Some(&told)).is_waited_for(&error, (&method, path)).await;
+            assert!(!Absence::new(None).is_waited_for(&error, (&method, path)).await);
+            assert_eq!(again, expected, "{error:?} {method} {path}");
+        };
+        let broken = || ClientError::Broken("cut".into());
+        check(away("daemon-lost"), Method::GET, "/v1/status", true).await;
+        check(away("daemon-lost"), Method::POST, "/v1/apps", false).await;
+        check(away("daemon-busy"), Method::POST, "/v1/apps", true).await;
+        check(away("starting"), Method::GET, "/v1/status", false).await;
+        check(broken(), Method::GET, "/v1/status", true).await;
+        check(broken(), Method::PUT, "/v1/contents/production/a/00", true).await;
+        check(broken(), Method::POST, "/v1/apps/production/a/restart", false).await;
+        check(broken(), Method::PUT, "/v1/secrets/production/a/key", false).await;
+    }
+}
