@@ -102,6 +102,8 @@ pub struct Scaler {
     windows: Windows,
     /// The next look that counts. `None`: there was none yet.
     next: Option<Mono>,
+    /// Of the last one.
+    policy: Option<Policy>,
     requests: Window,
     usage: Usage,
     /// What was asked for, within the time of stabilisation.
@@ -136,6 +138,7 @@ impl Scaler {
         Self {
             windows,
             next: None,
+            policy: None,
             requests: Window::default(),
             usage: Usage::default(),
             asked: VecDeque::new(),
@@ -152,14 +155,15 @@ impl Scaler {
         if !self.is_near(now) && !self.is_due(&look.policy, look.target, look.demand, now) {
             return None;
         }
-        let is_first = self.next.replace(now + self.windows.every).is_none();
+        self.next = Some(now + self.windows.every);
+        let is_new = self.policy.replace(look.policy) != Some(look.policy);
         let waits = wakes(&look.policy, look.target, look.demand);
         self.woken = waits.is_some();
         if let Some(requests) = waits {
             return self.wake(look, requests, now);
         }
-        // At first, what is there was wanted.
-        if is_first {
+        // At first, and after a release with other bounds, what is there was wanted.
+        if is_new {
             self.ask(look.target, now);
         }
         // Those who are held are in flight as well, for as long as nothing gets ready: that is no measure of what is needed.

@@ -272,6 +272,20 @@ fn those_who_wait_for_what_does_not_get_ready_ask_for_no_more() {
     assert_eq!(world.target, 4, "what is answered is a measure");
 }
 
+/// A release with other bounds comes, and goes again: what was asked for within its bounds says nothing of those before.
+#[test]
+fn what_comes_back_with_other_bounds_is_not_taken_away_at_once() {
+    let mut world = World::new(POLICY, 8);
+    world.flow(80, 100);
+    (world.policy.max, world.target) = (2, 2);
+    world.flow(80, 400);
+    (world.policy.max, world.target) = (10, 8);
+    world.flow(5, 290);
+    assert_eq!(world.target, 8, "{:?}", world.changes);
+    world.flow(5, 100);
+    assert_eq!(world.target, 1);
+}
+
 #[test]
 fn what_crashes_and_is_asked_for_by_nobody_rests_all_the_same() {
     let mut world = World::new(Policy { min: 0, ..POLICY }, 1);
