@@ -135,11 +135,9 @@ pub(crate) enum Turned {
     ToRest,
     Awake,
     UpWhileWatched,
-    AwakeInARound,
 }
 
-pub(crate) const TURNS: [Turned; 6] =
-    [Turned::Up, Turned::Down, Turned::ToRest, Turned::Awake, Turned::UpWhileWatched, Turned::AwakeInARound];
+pub(crate) const TURNS: [Turned; 5] = [Turned::Up, Turned::Down, Turned::ToRest, Turned::Awake, Turned::UpWhileWatched];
 
 /// How often each effect met each fault.
 #[derive(Debug, Default, Clone)]

@@ -495,7 +495,6 @@ impl Daemon {
         record.scales.insert(web(), Scaled { over: policy.min, to, by: ScaledBy::Load });
         record.scalings.push(Scaling { at: now, was, to, policy, during: phase, in_round });
         out.cover.turn(match (was, to) {
-            (0, _) if in_round => Turned::AwakeInARound,
             (0, _) => Turned::Awake,
             (_, 0) => Turned::ToRest,
             _ if to < was => Turned::Down,

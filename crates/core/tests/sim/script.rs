@@ -13,7 +13,7 @@ use bowline_core::id::{AppKey, AppName, EnvName, Port, RouteName, ServiceName};
 use bowline_core::time::Mono;
 use bowline_core::units::{Share, Weight};
 
-use crate::cover::{Effect, RARE};
+use crate::cover::{Effect, RARE, SCALED};
 use crate::load::{EACH, Load};
 use crate::manner::Behaviour;
 use crate::node::Profile;
@@ -264,7 +264,11 @@ impl Script {
             idle_aborts: (0..2).map(|_| Mono(Duration::from_millis(rng.below(120_000)))).collect(),
             ops,
             crashes: (0..rng.below(5)).map(|_| fuse(&mut rng)).collect(),
-            aim: Some(aim(&mut rng)),
+            aim: Some(match (aim(&mut rng), scaled && of_load.below(6) == 0) {
+                (_, true) if of_load.below(2) == 0 => Effect::Store(SCALED),
+                (_, true) => Effect::Stored(SCALED),
+                (rare, false) => rare,
+            }),
             faults_end: Mono(secs(120)),
             load: if scaled { Load::any(&mut of_load) } else { Load::default() },
         }
