@@ -102,8 +102,8 @@ pub struct Scaler {
     windows: Windows,
     /// The next look that counts. `None`: there was none yet.
     next: Option<Mono>,
-    /// Of the last one.
-    policy: Option<Policy>,
+    /// What the last one was about.
+    last: Option<(Policy, u16)>,
     requests: Window,
     usage: Usage,
     /// What was asked for, within the time of stabilisation.
@@ -138,7 +138,7 @@ impl Scaler {
         Self {
             windows,
             next: None,
-            policy: None,
+            last: None,
             requests: Window::default(),
             usage: Usage::default(),
             asked: VecDeque::new(),
@@ -156,13 +156,14 @@ impl Scaler {
             return None;
         }
         self.next = Some(now + self.windows.every);
-        let is_new = self.policy.replace(look.policy) != Some(look.policy);
+        let last = self.last.replace((look.policy, look.target));
+        let is_new = last.is_none_or(|(policy, target)| policy != look.policy || target < look.target);
         let waits = wakes(&look.policy, look.target, look.demand);
         self.woken = waits.is_some();
         if let Some(requests) = waits {
             return self.wake(look, requests, now);
         }
-        // At first, and after a release with other bounds, what is there was wanted.
+        // At first, after a release with other bounds, and after steps of a rollout that had fewer, what is there was wanted.
         if is_new {
             self.ask(look.target, now);
         }
