@@ -558,7 +558,7 @@ async fn the_daemon_is_told_who_asks_and_waited_for_while_it_is_replaced() {
     )
     .await;
     // The request is here, and the daemon is not.
-    let early = tokio::time::timeout(std::time::Duration::from_millis(200), talk.answer()).await;
+    let early = tokio::time::timeout(Duration::from_millis(200), talk.answer()).await;
     assert!(early.is_err(), "nobody has answered");
     let listener = tokio::net::UnixListener::bind(&socket).unwrap();
     // One that ends before it answers: the next one is asked, since nothing is done twice by that.

@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::effects::Now;
 
+/// The time of a phase is stored so often: the next daemon may ask for so much of it again.
+const KEPT_EVERY: Duration = Duration::from_secs(30);
+
 /// Weights that are kept of one rollout: a step adds one, an instance that gets ready or is lost may add one. Of more, every
 /// second one is left out.
 const MAX_WEIGHTS: usize = 240;
@@ -26,6 +29,12 @@ pub(crate) struct Course {
     /// By their number, counted from 0.
     steps: BTreeMap<u32, Taken>,
     weights: Vec<wire::RolloutWeight>,
+    /// Of [`Rollout::spent`].
+    #[serde(default)]
+    spent_ms: u64,
+    /// When it was stored last, by this daemon.
+    #[serde(skip)]
+    kept: Option<Mono>,
     /// The phase that the machine counts from, and when it was entered by both clocks: one that is taken up counts anew.
     #[serde(skip)]
     entered: Option<(Phase, Mono, Timestamp)>,
@@ -57,7 +66,9 @@ impl Course {
         let phase = machine.phase();
         if self.entered.is_none_or(|(was, at, _)| (was, at) != (phase, machine.entered())) {
             self.entered = Some((phase, machine.entered(), now.wall));
+            self.kept = Some(now.mono);
         }
+        self.spent_ms = machine.spent(now.mono).map_or(0, millis);
         let standing = machine.standing();
         let present = self.place.and_then(|place| place.step);
         self.enter(standing.stage, now.wall.0);
@@ -74,6 +85,20 @@ impl Course {
             self.weigh(standing.weight.get(), now.wall.0);
         }
         passed
+    }
+
+    /// For how long the phase that it is in was looked at, as it was stored.
+    pub(crate) fn spent(&self) -> Duration {
+        Duration::from_millis(self.spent_ms)
+    }
+
+    /// Whether it is to be stored again, since the phase goes by its time. Then it counts as stored.
+    pub(crate) fn is_to_keep(&mut self, machine: &Rollout, now: Mono) -> bool {
+        let due = machine.spent(now).is_some() && self.kept.is_none_or(|kept| now.since(kept) >= KEPT_EVERY);
+        if due {
+            self.kept = Some(now);
+        }
+        due
     }
 
     fn enter(&mut self, stage: Stage, at: u64) {

@@ -309,6 +309,7 @@ impl Loop {
             &app.scales,
         );
         let machine = Rollout::resume(plan, phase, reason, now.mono).excusing(excused);
+        let machine = machine.having_spent(course.spent());
         course.note(&machine, false, now);
         let rolling = RollingOut { candidate, parts, from, back, machine, course, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {

@@ -7,7 +7,7 @@ use bowline_api::wire::{self, ChangeStep, RolloutNow, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber};
 use bowline_core::instance::Publish;
-use bowline_core::rollout::{Entered, Input as RolloutInput, Phase, Traffic, scales_for};
+use bowline_core::rollout::{Entered, Input as RolloutInput, Phase, Scales, Traffic, scales_for};
 use bowline_core::time::Timestamp;
 
 use super::Loop;
@@ -57,6 +57,20 @@ impl Loop {
                 }
             };
             self.pass(&key, entered, Vec::new(), now);
+            self.keep_time(&key, now);
+        }
+    }
+
+    /// Stores now and then for how long a phase was looked at that ends by its time.
+    fn keep_time(&mut self, key: &AppKey, now: Now) {
+        let Some(app) = self.apps.get_mut(key).filter(|app| app.storing.is_none()) else { return };
+        let due = |rolling: &mut RollingOut| rolling.course.is_to_keep(&rolling.machine, now.mono);
+        if !app.rolling_mut().is_some_and(due) {
+            return;
+        }
+        if let (Some(change), Some(rolling)) = (&app.change, app.rolling()) {
+            let form = ChangeForm::of_rollout(change, rolling, rolling.machine.phase(), rolling.machine.reason());
+            self.store(Job::Write(vec![Write::Change(key.clone(), form)]), Pending::Nothing);
         }
     }
 
@@ -170,6 +184,9 @@ impl Loop {
             app.record.wanted = Wanted::Stopped;
         }
         app.fault = Some(fault.clone());
+        if let Some(scales) = scales_of_stable(app) {
+            app.scales = scales;
+        }
         app.settle();
         self.to_collect = true;
         self.ended_in_failure(key, id, fault);
@@ -252,6 +269,7 @@ fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> V
         }
         Phase::RolledBack | Phase::Failed => {
             writes.extend(rejected(key, app, candidate, rolling));
+            writes.extend(scales_of_stable(app).map(|scales| Write::Scales(key.clone(), scales)));
             if rolling.from.is_none() {
                 writes.push(Write::Wanted(key.clone(), Wanted::Stopped));
             }
@@ -263,6 +281,12 @@ fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> V
         }
     }
     writes
+}
+
+/// The numbers that hold where the release before serves on, if they are others than now: what the rollout has woken does not rest.
+fn scales_of_stable(app: &AppWorld) -> Option<Scales> {
+    let scales = scales_for(app.stable.as_ref()?.release.app(), &app.scales);
+    (scales != app.scales).then_some(scales)
 }
 
 /// A revision that failed is never retried.

@@ -179,17 +179,19 @@ fn serving(app: &AppWorld) -> Option<(Arc<Release>, May)> {
     match app.watching() {
         Some(candidate) => Some((Arc::clone(candidate), if busy { May::Stay } else { May::Rise })),
         None => {
-            let busy = busy || app.change.as_ref().is_some_and(moves_instances);
-            Some((stable()?, if busy { May::Stay } else { May::Change }))
+            let may = if busy { May::Stay } else { app.change.as_ref().map_or(May::Change, beside) };
+            Some((stable()?, may))
         }
     }
 }
 
-/// A build may take minutes, and moves nothing. What is stored until it ends is known when the rollout begins.
-fn moves_instances(change: &Change) -> bool {
+/// What may change beside a change of the app. A build may take minutes, and moves nothing: what is stored until it ends is known
+/// when the rollout begins. A rollout has woken what rested; a round replaces what runs.
+fn beside(change: &Change) -> May {
     match change.stage {
-        Stage::Build { .. } => false,
-        Stage::Release { .. } | Stage::Rollout(_) | Stage::Round(_) => true,
+        Stage::Build { .. } => May::Change,
+        Stage::Round(_) => May::Wake,
+        Stage::Release { .. } | Stage::Rollout(_) => May::Stay,
     }
 }
 

@@ -154,7 +154,8 @@ impl AppWorld {
             (Some(rolling), _) => (self.risen(rolling), rolling.machine.live()),
             (None, Some(stable)) if self.record.wanted == Wanted::Running => {
                 let number = stable.release.number();
-                let sets = rounds.unwrap_or_else(|| steady(stable.release.app(), number, &self.scales));
+                let now = steady(stable.release.app(), number, &self.scales);
+                let sets = rounds.map_or_else(|| now.clone(), |sets| woken(sets, &now));
                 (sets, Some(number))
             }
             (None, Some(_) | None) => (Vec::new(), None),
@@ -204,6 +205,14 @@ impl AppWorld {
             Some((pool, WantedInstances { replaced, ..wanted }))
         })
     }
+}
+
+/// What a round wants; of what rested when it began, what is wanted now.
+fn woken(mut sets: Vec<Set>, now: &[Set]) -> Vec<Set> {
+    for set in sets.iter_mut().filter(|set| set.replicas == 0) {
+        set.replicas = now.iter().find(|one| one.service == set.service).map_or(0, |one| one.replicas);
+    }
+    sets
 }
 
 /// Whether anything of an app exists that is not stopped.

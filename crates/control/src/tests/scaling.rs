@@ -396,8 +396,10 @@ fn a_release_of_what_rests_shows_that_it_starts() {
     world.apply(&mut daemon);
     world.run(&mut daemon);
     assert!(matches!(world.last_end(), Some(ChangeStep::Failed { .. })), "{:?}", world.last_end());
-    assert_eq!(world.running().len(), 0);
+    assert!(world.running().iter().all(|id| id.contains(".r1.")), "{:?}", world.running());
     world.behaviour = Behaviour::Good;
+    flow(&mut world, &mut daemon, 0, 400);
+    assert_eq!(world.running().len(), 0, "what it has woken rests again");
     world.source = 3;
     world.apply(&mut daemon);
     world.run(&mut daemon);
@@ -405,4 +407,86 @@ fn a_release_of_what_rests_shows_that_it_starts() {
     assert_eq!(world.running().len(), 1);
     flow(&mut world, &mut daemon, 0, 400);
     assert_eq!(world.running().len(), 0);
+}
+
+/// What is to run before a release may take long: whoever asks meanwhile is answered by the one that serves.
+#[test]
+fn what_rests_is_woken_while_its_next_release_waits_to_begin() {
+    let (mut world, mut daemon) = serving(RESTS, "");
+    flow(&mut world, &mut daemon, 0, 400);
+    assert_eq!(world.running().len(), 0);
+    (world.source, world.jobs) = (2, JobBehaviour::Stay);
+    world.write("bowline.toml", &format!("{}[release]\nbefore = \"migrate\"\n", toml(RESTS, "")));
+    world.apply(&mut daemon);
+    world.edge.demand.get_mut(&web()).unwrap().waiting = 1;
+    wait(&mut world, &mut daemon, 3);
+    assert!(daemon.machine.apps[&shop()].preparing().is_some(), "{:?}", world.last_end());
+    assert_eq!(world.served(), ["local/shop.web.r1.0.2"]);
+    drop(daemon);
+    let mut daemon = world.start();
+    wait(&mut world, &mut daemon, 3);
+    assert!(daemon.machine.apps[&shop()].preparing().is_some(), "{:?}", world.last_end());
+    assert_eq!(world.served(), ["local/shop.web.r1.0.2"], "the next daemon lets it run");
+    let outages = world.outages;
+    world.edge.demand.get_mut(&web()).unwrap().waiting = 0;
+    world.finish_run(1);
+    wait(&mut world, &mut daemon, 3);
+    assert!(matches!(world.last_end(), Some(ChangeStep::Failed { .. })), "{:?}", world.last_end());
+    assert_eq!((world.served().len(), world.outages), (1, outages), "nor does the end of the release take it away");
+    flow(&mut world, &mut daemon, 0, 400);
+    assert_eq!(world.running().len(), 0, "it rests again: {:?}", world.running());
+}
+
+/// While other services of it are replaced, what rests is heard as well.
+#[test]
+fn what_rests_is_woken_while_another_service_restarts() {
+    let mut world = World::new();
+    world.edge.demand.insert(web(), Demand { busy: Duration::ZERO, waiting: 0 });
+    let mut daemon = world.start();
+    let other = "[service.worker]\nrun = \"serve\"\nscale = 1\n";
+    world.write("bowline.toml", &format!("{}{other}", toml(RESTS, "")));
+    world.apply(&mut daemon);
+    flow(&mut world, &mut daemon, 0, 400);
+    assert_eq!(world.running().len(), 1);
+    world.behaviour = Behaviour::NeverHealthy;
+    world.ask(&mut daemon, Request::Restart { key: shop(), service: Some("worker".into()), by_uid: None });
+    world.edge.demand.get_mut(&web()).unwrap().waiting = 1;
+    wait(&mut world, &mut daemon, 3);
+    assert!(daemon.machine.apps[&shop()].rounding().is_some());
+    assert!(world.running().iter().any(|id| id.starts_with("local/shop.web.r1.0.")), "{:?}", world.running());
+}
+
+/// So many seconds, and no more: what waits for longer is not waited for.
+fn wait(world: &mut World, daemon: &mut Daemon, seconds: u32) {
+    for _ in 0..seconds {
+        follow(world, daemon);
+        world.wait_until(daemon, world.now.mono + Duration::from_secs(1));
+        follow(world, daemon);
+    }
+}
+
+/// A crash takes no time from a watch, and none to it either.
+#[test]
+fn a_watch_lasts_as_long_as_the_file_says_whatever_dies() {
+    let mut world = World::new();
+    let key = AppKey { env: EnvName::new("production").unwrap(), ..shop() };
+    let mut daemon = world.start();
+    let host = "to = \"web\"\nhosts = [\"shop.localhost\"]\ntls = \"local\"\n[rollout]\nwatch = \"10m\"\n";
+    world.write("bowline.toml", &toml("1", "").replace("to = \"web\"\n", host));
+    for source in [2, 3] {
+        world.source = source;
+        let order = world.order("production");
+        world.ask(&mut daemon, Request::Apply(order, None, Scope::default()));
+        wait(&mut world, &mut daemon, 60);
+    }
+    assert!(daemon.machine.apps[&key].watching().is_some());
+    wait(&mut world, &mut daemon, 300);
+    drop(daemon);
+    // Nobody watches meanwhile.
+    world.now = Now { mono: world.now.mono + Duration::from_secs(900), ..world.now };
+    let mut daemon = world.start();
+    wait(&mut world, &mut daemon, 230);
+    assert!(daemon.machine.apps[&key].watching().is_some(), "the time in which nobody watched does not count");
+    wait(&mut world, &mut daemon, 80);
+    assert!(daemon.machine.apps[&key].change.is_none(), "the time in which somebody did is not asked for again");
 }

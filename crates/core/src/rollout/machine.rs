@@ -60,6 +60,8 @@ pub struct Rollout {
     plan: Plan,
     phase: Phase,
     entered: Mono,
+    /// In this phase before that, by daemons that have looked at it.
+    spent: Duration,
     reason: Option<Fault>,
     /// The latest.
     counts: Counts,
@@ -81,20 +83,34 @@ impl Rollout {
         Self::resume(plan, Phase::Prepare, None, now)
     }
 
-    /// After a crash: what was stored last. Its deadlines begin anew. A step that the plan does not have, as another version
+    /// After a crash: what was stored last. Its deadlines begin anew, but for [`Self::having_spent`]. A step that the plan does not have, as another version
     /// of Bowline may have stored it, is its last one.
     pub fn resume(plan: Plan, phase: Phase, reason: Option<Fault>, now: Mono) -> Self {
         let last = u16::try_from(plan.steps.len() - 1).unwrap_or(u16::MAX);
         let phase = if let Phase::Step(i) = phase { Phase::Step(i.min(last)) } else { phase };
         let (counts, jury, excused) = (Counts::new(), Jury::default(), Excused::new());
-        let (fresh, looked, before) = (false, false, None);
-        Self { plan, phase, entered: now, reason, counts, fresh, looked, asked: now, jury, excused, before }
+        let (fresh, looked, before, spent) = (false, false, None, Duration::ZERO);
+        Self { plan, phase, entered: now, spent, reason, counts, fresh, looked, asked: now, jury, excused, before }
     }
 
     /// With the [`Self::excused`] that were stored last.
     #[must_use]
     pub fn excusing(self, rules: impl IntoIterator<Item = (ServiceName, usize)>) -> Self {
         Self { excused: rules.into_iter().collect(), ..self }
+    }
+
+    /// With the [`Self::spent`] that was stored last. What was counted in that time is not known any more: the time goes on, and
+    /// the evidence begins anew.
+    #[must_use]
+    pub fn having_spent(self, time: Duration) -> Self {
+        let before = if self.lasts().is_some() { time } else { Duration::ZERO };
+        Self { spent: before, ..self }
+    }
+
+    /// For how long it was looked at in this phase, by this daemon and those before it; the time in which there was none does not
+    /// count. `None`: the phase has no time of its own. To be stored now and then while it has.
+    pub fn spent(&self, now: Mono) -> Option<Duration> {
+        self.lasts().map(|_| now.since(self.entered) + self.spent)
     }
 
     /// Rules, by their position, that the stable release was found to break while a service was judged: the watch does not go
@@ -190,7 +206,7 @@ impl Rollout {
                 ))],
             },
             Phase::Watch => {
-                let left = crate::instance::Rough((self.entered + self.plan.watch).since(now));
+                let left = crate::instance::Rough(self.over(self.plan.watch).since(now));
                 let watched = Waiting { what: self.candidate(), on: format!("watched for another {left}") };
                 // Too few requests hold nothing up any more.
                 let tells = |judgement: &Judgement| judgement.verdict != Verdict::TooFewData;
@@ -213,6 +229,26 @@ impl Rollout {
     }
 }
 
+impl Rollout {
+    /// How long this phase is to be looked at, if that is what ends it.
+    fn lasts(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Step(i) => match self.plan.steps[usize::from(i)].until {
+                Until::Judged(hold) => Some(hold),
+                Until::Ready | Until::Stopped(_) | Until::Promoted => None,
+            },
+            Phase::Watch => Some(self.plan.watch),
+            Phase::Prepare | Phase::Promote | Phase::Done => None,
+            Phase::Abort(_) | Phase::RolledBack | Phase::Failed => None,
+        }
+    }
+
+    /// When it will have been looked at for so long in this phase.
+    fn over(&self, time: Duration) -> Mono {
+        self.entered + time.saturating_sub(self.spent)
+    }
+}
+
 /// What follows from the world.
 enum Next {
     Enter(Phase),
@@ -226,14 +262,14 @@ impl Rollout {
             Phase::Step(i) => match self.plan.steps[usize::from(i)].until {
                 Until::Ready => Some(self.entered + self.patience(Role::Candidate)),
                 Until::Judged(hold) => {
-                    let all = [self.jury.next_look(), Some(self.entered + hold)];
+                    let all = [self.jury.next_look(), Some(self.over(hold))];
                     all.into_iter().flatten().filter(|at| *at > self.asked).min()
                 }
                 Until::Stopped(_) | Until::Promoted => None,
             },
             Phase::Watch => {
                 let look = self.jury.next_look().filter(|_| !self.plan.judged.is_empty());
-                look.into_iter().chain([self.entered + self.plan.watch]).min()
+                look.into_iter().chain([self.over(self.plan.watch)]).min()
             }
             Phase::Abort(AbortStage::Restore(_)) => Some(self.entered + self.patience(Role::Stable)),
             Phase::Abort(AbortStage::Clear(_) | AbortStage::Drain) => None,
@@ -250,7 +286,7 @@ impl Rollout {
             Phase::Watch => match (self.failing(), self.jury.fails()) {
                 (Some(last), _) => Some(Next::Abort(self.crashed(last))),
                 (None, Some(verdict)) => Some(Next::Abort(self.condemned(&verdict))),
-                (None, None) => (now >= self.entered + self.plan.watch).then_some(Next::Enter(Phase::Done)),
+                (None, None) => (now >= self.over(self.plan.watch)).then_some(Next::Enter(Phase::Done)),
             },
             Phase::Abort(AbortStage::Clear(step)) => self
                 .is_gone(&self.plan.exclusive, Role::Candidate)
@@ -279,7 +315,7 @@ impl Rollout {
                 Some(Sentence::Fail(verdict)) => return Some(Next::Abort(self.condemned(&verdict))),
                 // What serves is broken: the fix is not kept waiting.
                 Some(Sentence::StableBroken) => return Some(Next::Enter(Phase::Step(self.plan.unjudged()))),
-                Some(Sentence::Pass) => now >= self.entered + *hold,
+                Some(Sentence::Pass) => now >= self.over(*hold),
                 None => false,
             },
         };
@@ -322,7 +358,7 @@ impl Rollout {
 
     fn enter(&mut self, phase: Phase, now: Mono) -> Entered {
         let was = std::mem::replace(&mut self.phase, phase);
-        self.entered = now;
+        (self.entered, self.spent) = (now, Duration::ZERO);
         self.fresh = false;
         let jury = std::mem::take(&mut self.jury);
         self.excused.extend(jury.broken());
@@ -531,10 +567,10 @@ impl Rollout {
     }
 
     fn judging(&self, hold: Duration, now: Mono) -> Vec<Waiting> {
-        let left = (self.entered + hold).since(now);
+        let left = self.over(hold).since(now);
         let on = match left.is_zero() {
             false => self.asking(&format!("judged for another {}", crate::instance::Rough(left))),
-            true if now >= self.entered + hold + ASKS_AFTER => {
+            true if now >= self.over(hold + ASKS_AFTER) => {
                 self.asking("somebody to decide: `bowline promote` or `bowline abort`")
             }
             true => self.asking("requests"),

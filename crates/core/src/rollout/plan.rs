@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use super::set::{Scales, replicas, replicas_to_start};
+use super::set::{Scales, replicas_to_start};
 use crate::app::{AbortRule, App, Probe, Rollout, Service, Step, Strategy};
 use crate::id::{Port, ReleaseNumber, ServiceName};
 use crate::instance::Readiness;
@@ -152,7 +152,8 @@ impl Plan {
         let old = stable.map(|(_, app)| &app.services);
         let names: BTreeSet<&ServiceName> = old.iter().flat_map(|old| old.keys()).chain(app.services.keys()).collect();
         let wanted = |name: &ServiceName| Replicas {
-            stable: old.and_then(|old| old.get(name)).map_or(0, |service| replicas(name, service, scales)),
+            // What rests is woken: it serves until another does, and nothing can be compared with what does not run.
+            stable: old.and_then(|old| old.get(name)).map_or(0, |service| replicas_to_start(name, service, scales)),
             baseline: 0,
             candidate: app.services.get(name).map_or(0, |service| replicas_to_start(name, service, scales)),
         };

@@ -120,16 +120,18 @@ pub(super) fn replicas(name: &ServiceName, service: &Service, scales: &Scales) -
     }
 }
 
-/// How many a release starts with that takes the place of another: as many as that has, and never none where it could have some.
+/// How many either release has while one takes the place of the other: as many as there were, and never none where there could be
+/// some.
 pub(super) fn replicas_to_start(name: &ServiceName, service: &Service, scales: &Scales) -> u16 {
     let replicas = replicas(name, service, scales);
     let has_process = !matches!(service.origin, Origin::Static { .. });
     if service.scale.is_automatic() && has_process { replicas.max(1) } else { replicas }
 }
 
-/// Of what stands in for numbers of a file, what holds where this release is the one that serves.
+/// Of what stands in for numbers of a file, what holds where this release is the one that serves after a rollout, its own or that of
+/// one that was undone.
 pub fn scales_for(app: &App, scales: &Scales) -> Scales {
-    // What rested has just been started.
+    // What rested was woken.
     let rests = |scaled: &Scaled| scaled.by == ScaledBy::Load && scaled.to == 0;
     let holds = |(name, scaled): &(&ServiceName, &Scaled)| {
         !rests(scaled) && app.services.get(*name).is_some_and(|service| scaled.holds(service))

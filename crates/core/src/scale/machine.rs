@@ -71,6 +71,8 @@ pub enum May {
     Change,
     /// A release is watched: fewer would be its doing, more do no harm.
     Rise,
+    /// Instances of the app are replaced, one for one: what rests is none of them, and whoever waits for it is heard.
+    Wake,
     /// Another change of the app moves the same instances.
     Stay,
 }
@@ -80,6 +82,7 @@ impl May {
         match self {
             Self::Change => to != was,
             Self::Rise => to > was,
+            Self::Wake => was == 0 && to > 0,
             Self::Stay => false,
         }
     }
@@ -99,6 +102,8 @@ pub struct Scaler {
     windows: Windows,
     /// The next look that counts. `None`: there was none yet.
     next: Option<Mono>,
+    /// What the last one was about.
+    last: Option<(Policy, u16)>,
     requests: Window,
     usage: Usage,
     /// What was asked for, within the time of stabilisation.
@@ -133,6 +138,7 @@ impl Scaler {
         Self {
             windows,
             next: None,
+            last: None,
             requests: Window::default(),
             usage: Usage::default(),
             asked: VecDeque::new(),
@@ -149,17 +155,21 @@ impl Scaler {
         if !self.is_near(now) && !self.is_due(&look.policy, look.target, look.demand, now) {
             return None;
         }
-        let is_first = self.next.replace(now + self.windows.every).is_none();
+        self.next = Some(now + self.windows.every);
+        let last = self.last.replace((look.policy, look.target));
+        let is_new = last.is_none_or(|(policy, target)| policy != look.policy || target < look.target);
         let waits = wakes(&look.policy, look.target, look.demand);
         self.woken = waits.is_some();
         if let Some(requests) = waits {
             return self.wake(look, requests, now);
         }
-        // At first, what is there was wanted.
-        if is_first {
+        // At first, after a release with other bounds, and after steps of a rollout that had fewer, what is there was wanted.
+        if is_new {
             self.ask(look.target, now);
         }
-        self.requests.take(look.demand.map(|demand| demand.busy), self.windows.stable, now);
+        // Those who are held are in flight as well, for as long as nothing gets ready: that is no measure of what is needed.
+        let answered = look.demand.filter(|demand| demand.waiting == 0);
+        self.requests.take(answered.map(|demand| demand.busy), self.windows.stable, now);
         self.usage.take(look.cpu, now);
         self.settled = if look.ready >= look.target { self.settled.or(Some(now)) } else { None };
         self.decide(look, now)
@@ -289,7 +299,18 @@ impl Scaler {
     }
 
     fn by_requests(&mut self, each: u32, long: Option<Average>, look: Look<'_>, now: Mono) -> Option<(u16, Signal)> {
+        if let Some(requests) = look.demand.map(|demand| demand.waiting).filter(|waiting| *waiting > 0) {
+            (self.panics, self.rush) = (None, None);
+            return Some((look.target.max(1), Signal::Waiting { requests }));
+        }
         let (long, short) = (long?, self.requests.average(self.windows.panic, now)?);
+        // Who was held, or came while nobody counted, is worked off first.
+        if short.span < self.windows.panic {
+            return Some((
+                long.instances(each).min(look.target),
+                Signal::InFlight { milli: long.milli(), target: each },
+            ));
+        }
         // What is being worked off asks for no more.
         let last = self.requests.average(self.windows.every, now)?;
         let in_rush = short.instances(each).min(last.instances(each));

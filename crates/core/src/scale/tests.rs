@@ -250,6 +250,53 @@ fn whoever_waits_is_heard_at_once_and_then_with_every_look() {
     assert!(world.scaler.next_deadline().unwrap() > world.now, "nor is what cannot be looked at");
 }
 
+/// In flight is also who is held: of an app that does not get ready these are no measure, however many they become.
+#[test]
+fn those_who_wait_for_what_does_not_get_ready_ask_for_no_more() {
+    let mut world = World::new(Policy { min: 0, max: 100, ..POLICY }, 0);
+    (world.waiting, world.ready) = (3, Some(0));
+    for in_flight in [3, 60, 256, 256, 256] {
+        world.waiting = in_flight;
+        world.flow(in_flight, 60);
+        assert_eq!(world.target, 1, "{in_flight} wait");
+    }
+    assert_eq!(world.scaler.report().unwrap().signal, Signal::Waiting { requests: 256 });
+    // Ready for a moment: those who have waited are in flight for as long as they take.
+    (world.waiting, world.ready) = (0, Some(1));
+    world.flow(256, 4);
+    (world.waiting, world.ready) = (256, Some(0));
+    world.flow(256, 60);
+    assert_eq!(world.target, 1);
+    (world.waiting, world.ready) = (0, None);
+    world.flow(40, 20);
+    assert_eq!(world.target, 4, "what is answered is a measure");
+}
+
+/// A release with other bounds comes, and goes again: what was asked for within its bounds says nothing of those before.
+#[test]
+fn what_comes_back_with_other_bounds_is_not_taken_away_at_once() {
+    let mut world = World::new(POLICY, 8);
+    world.flow(80, 100);
+    (world.policy.max, world.target) = (2, 2);
+    world.flow(80, 400);
+    (world.policy.max, world.target) = (10, 8);
+    world.flow(5, 290);
+    assert_eq!(world.target, 8, "{:?}", world.changes);
+    world.flow(5, 100);
+    assert_eq!(world.target, 1);
+}
+
+#[test]
+fn what_crashes_and_is_asked_for_by_nobody_rests_all_the_same() {
+    let mut world = World::new(Policy { min: 0, ..POLICY }, 1);
+    world.ready = Some(0);
+    world.waiting = 2;
+    world.flow(2, 100);
+    world.waiting = 0;
+    world.flow(0, 400);
+    assert_eq!(world.target, 0);
+}
+
 #[test]
 fn one_request_in_a_minute_keeps_it_awake() {
     let mut world = World::new(Policy { min: 0, ..POLICY }, 1);

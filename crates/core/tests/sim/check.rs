@@ -38,6 +38,22 @@ pub(crate) enum Invariant {
     Converges,
     /// 18. Every transition has an event.
     Events,
+    /// Numbers of instances stay within what the file and the machine allow.
+    Bounds,
+    /// A request that is held has an instance in time.
+    HeldInTime,
+    /// Nothing is taken away soon after it was needed.
+    Stabilised,
+    /// What is not known takes nothing away.
+    UnknownTakesNothing,
+    /// The same load asks for the same number.
+    NoFlapping,
+    /// A number that was stored is not lost.
+    NumberKept,
+    /// What a rollout needs is not taken from it, nor what is compared changed.
+    StepsKeepNumbers,
+    /// A release is watched for as long as its file says, by somebody.
+    Watched,
     /// A restart that is done has replaced every instance.
     Restarted,
     /// Exactly one copy per slot.

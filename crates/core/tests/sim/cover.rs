@@ -48,7 +48,7 @@ pub(crate) enum Effect {
 }
 
 /// Phases that are entered, of rollouts and rounds.
-pub(crate) const PHASES: [&str; 14] = [
+pub(crate) const PHASES: [&str; 15] = [
     "step",
     "promote",
     "watch",
@@ -63,7 +63,11 @@ pub(crate) const PHASES: [&str; 14] = [
     "round restore",
     "round clear",
     "round undone",
+    SCALED,
 ];
+
+/// No phase, but stored like one: another number of instances.
+pub(crate) const SCALED: &str = "scaled";
 
 /// Those of them that a script comes to seldom.
 pub(crate) const RARE: [&str; 9] = [
@@ -123,10 +127,23 @@ pub(crate) const SENTENCES: [Sentence; 6] = [
     Sentence::Pass,
 ];
 
+/// How the load has changed a number of instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Turned {
+    Up,
+    Down,
+    ToRest,
+    Awake,
+    UpWhileWatched,
+}
+
+pub(crate) const TURNS: [Turned; 5] = [Turned::Up, Turned::Down, Turned::ToRest, Turned::Awake, Turned::UpWhileWatched];
+
 /// How often each effect met each fault.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Cover {
     said: BTreeMap<Sentence, u64>,
+    turned: BTreeMap<Turned, u64>,
     /// Releases that were as good as they must be, over one that was, too; and those of them that a verdict has undone.
     pub(crate) equal: u64,
     pub(crate) wronged: u64,
@@ -158,6 +175,14 @@ impl Cover {
         *self.said.entry(sentence).or_default() += 1;
     }
 
+    pub(crate) fn turn(&mut self, turned: Turned) {
+        *self.turned.entry(turned).or_default() += 1;
+    }
+
+    pub(crate) fn turned(&self, turned: Turned) -> u64 {
+        self.turned.get(&turned).copied().unwrap_or_default()
+    }
+
     pub(crate) fn said(&self, sentence: Sentence) -> u64 {
         self.said.get(&sentence).copied().unwrap_or_default()
     }
@@ -165,6 +190,9 @@ impl Cover {
     pub(crate) fn add(&mut self, other: &Self) {
         for (sentence, count) in &other.said {
             *self.said.entry(*sentence).or_default() += count;
+        }
+        for (turned, count) in &other.turned {
+            *self.turned.entry(*turned).or_default() += count;
         }
         self.equal += other.equal;
         self.wronged += other.wronged;

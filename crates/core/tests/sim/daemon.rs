@@ -14,21 +14,26 @@ use bowline_core::instance::{
     SlotState, Slots, StopSignal, Wanted, World,
 };
 use bowline_core::rollout::{
-    AbortStage, Entered, Input, Phase, Plan, Presence, Rollout, Round, RoundEntered, RoundInput, RoundPhase,
-    RoundPlace, RoundPlan, Scaled, Scales, Set, Traffic, Until, steady, with_baselines,
+    AbortStage, Entered, Input, Phase, Plan, Presence, Role, Rollout, Round, RoundEntered, RoundInput, RoundPhase,
+    RoundPlace, RoundPlan, Scaled, ScaledBy, Scales, Set, Traffic, Until, scales_for, steady, with_baselines,
 };
 use bowline_core::route::{Action, Cohort, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
+use bowline_core::scale::{Demand, Look, May, Policy, Room, Scaler, Target, Windows};
 use bowline_core::time::Mono;
 use bowline_core::units::Weight;
 use bowline_core::verdict::Counters;
 
 use crate::check::{Broken, Invariant, broken};
-use crate::cover::{Cover, Effect, Sentence};
+use crate::cover::{Cover, Effect, SCALED, Sentence, Turned};
 use crate::edge::Edge;
+use crate::load::{Scaling, WINDOWS};
 use crate::node::Node;
 
 static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
 static NOTHING: BTreeSet<ServiceName> = BTreeSet::new();
+
+/// The time of a phase is stored so often.
+const KEPT_EVERY: Duration = Duration::from_secs(5);
 
 /// A bug planted in the loop, to see that its invariant is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +64,22 @@ pub(crate) enum Mutation {
     PassesUnseen,
     /// Failures and slow answers are not told.
     LooksAway,
+    /// Numbers of instances know no bounds.
+    Boundless,
+    /// Nobody is told to wait for what rests.
+    LetsWait,
+    /// What was needed a moment ago is not needed any more.
+    ForgetsPeaks,
+    /// Where nothing is told, nothing comes in.
+    TakesSilenceForCalm,
+    /// Now and then more is counted than there is.
+    Nervous,
+    /// The numbers are not read when it starts.
+    ForgetsNumbers,
+    /// Numbers change in a rollout as well.
+    ScalesInSteps,
+    /// The time in which nobody watched counts as watched.
+    CountsTheDead,
 }
 
 /// What a round does, as it is stored.
@@ -84,6 +105,11 @@ pub(crate) struct Record {
     pub(crate) round: Option<(Moved, RoundPlace)>,
     pub(crate) rounds_ended: Vec<RoundPhase>,
     pub(crate) scales: Scales,
+    /// What the load has changed of them.
+    pub(crate) scalings: Vec<Scaling>,
+    /// `Rollout::spent`, as it was stored last, and when the phase was stored.
+    pub(crate) spent: Duration,
+    pub(crate) since: Mono,
     /// Phases that were entered, in order.
     pub(crate) events: Vec<String>,
 }
@@ -116,6 +142,10 @@ pub(crate) struct Daemon {
     entered: BTreeMap<AppKey, usize>,
     /// What was counted when this daemon first saw the step that each rollout is in.
     began: BTreeMap<AppKey, (Phase, Traffic)>,
+    /// Of `web` of `shop`.
+    scaler: Option<Scaler>,
+    /// What `Nervous` has added.
+    imagined: Duration,
 }
 
 /// What outlives the daemon, and what watches it.
@@ -133,6 +163,9 @@ pub(crate) struct Outside<'a> {
     pub(crate) cover: &'a mut Cover,
     pub(crate) calm: bool,
     pub(crate) random: u64,
+    /// What an edge tells of the load; `None`: none does.
+    pub(crate) demand: Option<Demand>,
+    pub(crate) room: Room,
 }
 
 impl Outside<'_> {
@@ -172,6 +205,8 @@ impl Daemon {
             specs: BTreeMap::new(),
             entered: BTreeMap::new(),
             began: BTreeMap::new(),
+            scaler: None,
+            imagined: Duration::ZERO,
         };
         for (key, record) in store {
             if mutation == Some(Mutation::ForgetsChange)
@@ -179,6 +214,12 @@ impl Daemon {
             {
                 record.ended.push((candidate, Phase::RolledBack));
                 record.condemned.push(false);
+            }
+            if mutation == Some(Mutation::ForgetsNumbers) {
+                record.scales.retain(|_, scaled| scaled.by != ScaledBy::Load);
+            }
+            if mutation == Some(Mutation::CountsTheDead) {
+                record.spent = now.since(record.since);
             }
             daemon.resume(key, record, now);
         }
@@ -189,7 +230,8 @@ impl Daemon {
         if let Some((candidate, phase, reason)) = &record.change {
             let stable = record.stable.map(|release| (release, &*record.revisions[&release]));
             let plan = Plan::new(stable, (*candidate, &record.revisions[candidate]), &record.scales);
-            self.rollouts.insert(key.clone(), Rollout::resume(plan, *phase, reason.clone(), now));
+            let rollout = Rollout::resume(plan, *phase, reason.clone(), now).having_spent(record.spent);
+            self.rollouts.insert(key.clone(), rollout);
         }
         if let (Some((moved, place)), Some(stable)) = (&record.round, record.stable) {
             let of = (stable, &*record.revisions[&stable]);
@@ -226,13 +268,16 @@ impl Daemon {
     fn roll_out(&mut self, out: &mut Outside<'_>, key: &AppKey, release: ReleaseNumber, now: Mono) {
         let record = out.store.get_mut(key).unwrap();
         record.change = Some((release, Phase::Prepare, None));
+        (record.spent, record.since) = (Duration::ZERO, now);
         self.entered.insert(key.clone(), 0);
         self.resume(key, record, now);
     }
 
     /// Of the stable release.
     pub(crate) fn round(&mut self, out: &mut Outside<'_>, key: &AppKey, moved: Moved, now: Mono) -> bool {
-        if !may_change(out, key) || out.store[key].stable.is_none() {
+        let Some(stable) = out.store[key].stable else { return false };
+        let by_load = out.store[key].revisions[&stable].services[&web()].scale.is_automatic();
+        if !may_change(out, key) || by_load && moved != Moved::Restart {
             return false;
         }
         let record = out.store.get_mut(key).unwrap();
@@ -269,13 +314,18 @@ impl Daemon {
             Some(Mutation::IgnoresAbort) if deaf => Vec::new(),
             _ => rollout.handle(Input::Abort(reason), now),
         };
-        self.persist(out, key, entered)?;
+        self.persist(out, key, entered, now)?;
         Ok(under_way)
+    }
+
+    /// Of the rollout that is under way.
+    pub(crate) fn plan(&self, key: &AppKey) -> Option<&Plan> {
+        self.rollouts.get(key).map(Rollout::plan)
     }
 
     pub(crate) fn promote(&mut self, out: &mut Outside<'_>, key: &AppKey, now: Mono) -> Result<(), Stop> {
         let entered = self.rollouts.get_mut(key).map(|rollout| rollout.handle(Input::Promote, now));
-        self.persist(out, key, entered.unwrap_or_default())
+        self.persist(out, key, entered.unwrap_or_default(), now)
     }
 
     /// What the edge has counted, as the daemon is told it.
@@ -327,7 +377,8 @@ impl Daemon {
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
         let rollouts = self.rollouts.values().filter_map(Rollout::next_deadline);
         let rounds = self.rounds.values().filter_map(Round::next_deadline);
-        self.slots.next_deadline().into_iter().chain(rollouts).chain(rounds).min()
+        let scaling = self.scaler.as_ref().and_then(Scaler::next_deadline);
+        self.slots.next_deadline().into_iter().chain(rollouts).chain(rounds).chain(scaling).min()
     }
 
     pub(crate) fn tick(&mut self, out: &mut Outside<'_>, now: Mono) -> Result<(), Stop> {
@@ -350,7 +401,8 @@ impl Daemon {
                     .into());
                 }
             }
-            if !self.roll(out, now)? {
+            let rolled = self.roll(out, now)?;
+            if !self.scale(out, now)? && !rolled {
                 break;
             }
         }
@@ -376,8 +428,12 @@ impl Daemon {
                 entered = rollout.handle(Input::Promote, now);
             }
             moved |= !entered.is_empty();
+            let record = out.store.get_mut(&key).unwrap();
+            if let Some(spent) = rollout.spent(now).filter(|spent| *spent >= record.spent + KEPT_EVERY) {
+                record.spent = spent;
+            }
             self.check_judged(out, (&key, was), &entered)?;
-            self.persist(out, &key, entered)?;
+            self.persist(out, &key, entered, now)?;
             if out.mutation == Some(Mutation::ForgetsPhase) {
                 self.resume(&key, &out.store[&key], now);
             }
@@ -392,6 +448,94 @@ impl Daemon {
             self.persist_round(out, &key, entered)?;
         }
         Ok(moved)
+    }
+
+    /// The load says how many; a number is stored before it takes effect.
+    fn scale(&mut self, out: &mut Outside<'_>, now: Mono) -> Result<bool, Stop> {
+        let key = crate::script::key("shop");
+        let record = &out.store[&key];
+        let phase = self.rollouts.get(&key).map(Rollout::phase);
+        let serving = match (phase, record.stable, &record.change) {
+            (Some(Phase::Watch), Some(_), Some((candidate, ..))) => Some(*candidate),
+            (_, stable, _) => stable,
+        };
+        let policy = serving.and_then(|release| Policy::of(&record.revisions[&release].services[&web()]));
+        let Some((release, policy)) = serving.zip(policy) else {
+            self.scaler = None;
+            return Ok(false);
+        };
+        let by_hand = record.scales.get(&web()).is_some_and(|scaled| scaled.by == ScaledBy::Hand);
+        let in_round = self.rounds.contains_key(&key);
+        let may = match phase {
+            _ if out.mutation == Some(Mutation::ScalesInSteps) => May::Change,
+            Some(Phase::Watch) if !by_hand => May::Rise,
+            Some(_) => May::Stay,
+            None if in_round => May::Wake,
+            None => May::Change,
+        };
+        let is_its = |set: &&Set| set.service == web() && set.release == release && set.role != Role::Baseline;
+        let Some(target) = self.sets(out, &key).iter().find(is_its).map(|set| set.replicas) else {
+            self.scaler.iter_mut().for_each(|scaler| scaler.skip(now));
+            return Ok(false);
+        };
+        let ready = self.slots.counts(&key).get(&(web(), release)).map_or(0, |count| count.ready);
+        let demand = self.told(out);
+        let mut look = Look { policy, target, ready, demand, cpu: &BTreeMap::new(), room: out.room, may };
+        if out.mutation == Some(Mutation::Boundless) {
+            (look.policy.max, look.room) = (policy.max + 3, Room::default());
+        }
+        let windows = match out.mutation {
+            Some(Mutation::ForgetsPeaks) => Windows { stabilisation: WINDOWS.every * 2, ..WINDOWS },
+            _ => WINDOWS,
+        };
+        let decided = self.scaler.get_or_insert_with(|| Scaler::new(windows)).handle(look, now);
+        let Some(Target { was, to, .. }) = decided else { return Ok(false) };
+        out.effect(Effect::Store(SCALED))?;
+        let record = out.store.get_mut(&key).unwrap();
+        record.scales.insert(web(), Scaled { over: policy.min, to, by: ScaledBy::Load });
+        record.scalings.push(Scaling { at: now, was, to, policy, during: phase, in_round });
+        out.cover.turn(match (was, to) {
+            (0, _) => Turned::Awake,
+            (_, 0) => Turned::ToRest,
+            _ if to < was => Turned::Down,
+            _ if phase.is_some() => Turned::UpWhileWatched,
+            _ => Turned::Up,
+        });
+        out.effect(Effect::Stored(SCALED))?;
+        Ok(true)
+    }
+
+    /// What the edge tells of the load, as the daemon takes it.
+    fn told(&mut self, out: &Outside<'_>) -> Option<Demand> {
+        let all = out.edge.demand();
+        match out.mutation {
+            Some(Mutation::LetsWait) => out.demand.map(|demand| Demand { waiting: 0, ..demand }),
+            Some(Mutation::TakesSilenceForCalm) => out.demand.or(Some(Demand { busy: Duration::ZERO, waiting: 0 })),
+            Some(Mutation::Nervous) => {
+                if out.random.is_multiple_of(32) {
+                    self.imagined += Duration::from_secs(300);
+                }
+                out.demand.map(|_| Demand { busy: all.busy + self.imagined, ..all })
+            }
+            _ => out.demand,
+        }
+    }
+
+    /// What the load has asked for since a rollout or a round began: of a release that is watched, and of what rested.
+    fn rise(&self, out: &Outside<'_>, key: &AppKey, sets: &mut [Set]) {
+        let record = &out.store[key];
+        let serving = match (self.rollouts.get(key).map(Rollout::phase), &record.change) {
+            (Some(Phase::Watch), Some((candidate, ..))) => Some(*candidate),
+            (None, _) if self.rounds.contains_key(key) => record.stable,
+            _ => None,
+        };
+        let Some(release) = serving else { return };
+        let by_load = steady(&record.revisions[&release], release, &record.scales);
+        let in_round = self.rounds.contains_key(key);
+        for set in sets.iter_mut().filter(|set| set.release == release && (!in_round || set.replicas == 0)) {
+            let wanted = by_load.iter().find(|one| one.service == set.service).map_or(0, |one| one.replicas);
+            set.replicas = set.replicas.max(wanted);
+        }
     }
 
     fn persist_round(&mut self, out: &mut Outside<'_>, key: &AppKey, entered: Vec<RoundEntered>) -> Result<(), Stop> {
@@ -425,7 +569,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn persist(&mut self, out: &mut Outside<'_>, key: &AppKey, entered: Vec<Entered>) -> Result<(), Stop> {
+    fn persist(&mut self, out: &mut Outside<'_>, key: &AppKey, entered: Vec<Entered>, now: Mono) -> Result<(), Stop> {
         for step in entered {
             out.effect(Effect::Store(phase(step.phase)))?;
             self.check_entered(out, key, &step)?;
@@ -439,12 +583,12 @@ impl Daemon {
                 record.events.push(step.phase.to_string());
             }
             reason.clone_from(&step.reason);
+            (record.spent, record.since) = (Duration::ZERO, now);
             match step.phase {
                 Phase::Done => {
                     record.stable = Some(candidate);
                     record.served.insert(candidate);
-                    let app = &record.revisions[&candidate];
-                    record.scales.retain(|name, scaled| app.services[name].scale.min == scaled.over);
+                    record.scales = scales_for(&record.revisions[&candidate], &record.scales);
                 }
                 // What has served is not on trial.
                 Phase::RolledBack | Phase::Failed if record.served.contains(&candidate) => {}
@@ -452,6 +596,9 @@ impl Daemon {
                     record.rejected.insert(candidate);
                 }
                 Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Watch | Phase::Abort(_) => {}
+            }
+            if let (Phase::RolledBack, Some(stable)) = (step.phase, record.stable) {
+                record.scales = scales_for(&record.revisions[&stable], &record.scales);
             }
             let verdict = step.reason.as_ref().filter(|reason| reason.message.contains("is worse than it may be"));
             if let Some(why) = verdict.filter(|_| matches!(step.phase, Phase::Abort(AbortStage::Clear(_)))) {
@@ -533,6 +680,7 @@ impl Daemon {
             (None, Some(stable)) => steady(&record.revisions[&stable], stable, &record.scales),
             (None, None) => Vec::new(),
         };
+        self.rise(out, key, &mut sets);
         let stepping = matches!(self.rollouts.get(key).map(Rollout::phase), Some(Phase::Step(_)));
         let watched = matches!(self.rollouts.get(key).map(Rollout::phase), Some(Phase::Watch));
         let candidate = record.change.as_ref().map(|(candidate, ..)| *candidate);

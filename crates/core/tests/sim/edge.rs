@@ -6,6 +6,7 @@ use std::time::Duration;
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::rollout::Traffic;
 use bowline_core::route::{Action, PoolId, Split, Table};
+use bowline_core::scale::Demand;
 use bowline_core::time::Mono;
 use bowline_core::units::Weight;
 use bowline_core::verdict::{Counted, Counters};
@@ -24,6 +25,17 @@ pub(crate) struct Edge {
     /// Releases that have carried everything.
     promoted: BTreeSet<ReleaseNumber>,
     rng: Rng,
+    flow: Flow,
+}
+
+/// The requests that are in flight for `web` of `shop`, besides those that are sent one by one.
+#[derive(Debug, Default)]
+struct Flow {
+    level: u32,
+    busy: Duration,
+    at: Mono,
+    /// Since when they wait for an instance.
+    held: Option<Mono>,
 }
 
 /// How a request fared.
@@ -46,6 +58,7 @@ impl Edge {
             answered: BTreeMap::new(),
             promoted: BTreeSet::new(),
             rng,
+            flow: Flow::default(),
         }
     }
 
@@ -71,6 +84,41 @@ impl Edge {
         }
         self.requests.values_mut().for_each(|requests| requests.retain(|end| *end > now));
         self.requests.retain(|_, requests| !requests.is_empty());
+    }
+
+    /// So many requests are in flight from now on.
+    pub(crate) fn flows(&mut self, level: u32, (key, service): (&AppKey, &ServiceName), now: Mono) {
+        let has_endpoint = self.splits(key, service).is_some_and(|(splits, _)| {
+            let pools = &self.table.as_ref().unwrap().pools;
+            let open = |split: &Split| pools.get(&split.pool).is_some_and(|pool| !pool.endpoints.is_empty());
+            splits.iter().filter(|split| split.weight > Weight::default()).any(open)
+        });
+        let flow = &mut self.flow;
+        flow.busy += now.since(flow.at) * flow.level;
+        (flow.level, flow.at) = (level, now);
+        flow.held = if has_endpoint || level == 0 { None } else { flow.held.or(Some(now)) };
+    }
+
+    /// Another edge takes over.
+    pub(crate) fn counts_anew(&mut self) {
+        self.flow.busy = Duration::ZERO;
+    }
+
+    pub(crate) fn held(&self) -> Option<Mono> {
+        self.flow.held
+    }
+
+    pub(crate) fn demand(&self) -> Demand {
+        let waiting = if self.flow.held.is_some() { self.flow.level } else { 0 };
+        Demand { busy: self.flow.busy, waiting }
+    }
+
+    fn splits(&self, key: &AppKey, service: &ServiceName) -> Option<(&Vec<Split>, bool)> {
+        let rules = self.table.as_ref()?.sites.values().flat_map(|site| &site.rules);
+        rules.filter(|rule| rule.id.key == *key).find_map(|rule| match &rule.action {
+            Action::Forward { service: to, splits, judged, .. } if to == service => Some((splits, *judged)),
+            Action::Forward { .. } | Action::Files(_) | Action::Redirect(_) | Action::Deny => None,
+        })
     }
 
     pub(crate) fn serving(&self) -> Option<Generation> {
@@ -121,12 +169,9 @@ impl Edge {
         now: Mono,
     ) -> Sent {
         let Some(table) = &self.table else { return Sent::Unknown };
-        let rules = table.sites.values().flat_map(|site| &site.rules);
-        let splits = rules.filter(|rule| rule.id.key == *key).find_map(|rule| match &rule.action {
-            Action::Forward { service: to, splits, judged, .. } if to == service => Some((splits, *judged)),
-            Action::Forward { .. } | Action::Files(_) | Action::Redirect(_) | Action::Deny => None,
-        });
-        let Some((splits, judged)) = splits else { return Sent::Unknown };
+        let Some((splits, judged)) = self.splits(key, service).map(|(splits, judged)| (splits.clone(), judged)) else {
+            return Sent::Unknown;
+        };
         let mut ticket = self.rng.below(100);
         let pool = splits.iter().find(|split| {
             let weight = u64::from(split.weight.get());

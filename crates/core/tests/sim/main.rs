@@ -24,6 +24,21 @@
 //! | 17 it converges | `settled`, some time after the last fault | `NeverWakes` |
 //! | 18 every transition has its event | `check_changes` | `ForgetsEvent` |
 //!
+//! In a third of the seeds the load says how many there are of `web` (`load`): it grows and falls by steps, up to a hundred times, goes
+//! silent, is not told for a while, and the machine has more or less room; its windows are shortened. Checked of every number that
+//! is stored (decision 55), while releases come by every strategy, restarts, instances fail and the daemon dies:
+//!
+//! | of scaling | where it is checked | planted bug |
+//! |---|---|---|
+//! | numbers keep to file, memory and cores | `Numbers::check_change` | `Boundless` |
+//! | who is held has an instance within 30 s | `Numbers::check_held`, at every event, where instances are sound | `LetsWait` |
+//! | fewer only when nothing has needed more for the time of stabilisation | `Numbers::check_fall` | `ForgetsPeaks` |
+//! | what is not known takes nothing away | `Numbers::check_fall` | `TakesSilenceForCalm` |
+//! | the same load asks for the same number | `Numbers::check_rise`, and `settled` | `Nervous` |
+//! | a number that was stored is not lost | `check_numbers`, at every event | `ForgetsNumbers` |
+//! | while a rollout takes its steps numbers stay, while it is watched none falls, while others restart only what rests is woken | `Numbers::check_change`; that none is missing: 1 | `ScalesInSteps` |
+//! | a watch lasts as long as the file says, with a daemon | `check_watched` | `CountsTheDead` |
+//!
 //! Besides: one copy per slot (`TwoCopies`), a restart replaces everything (`KeepsInstances`), every wait has its reason, what is
 //! worse than it may be does not pass by itself (`expected_end`, `LooksAway`), and of good releases beside a good one at most
 //! one in a hundred is taken for worse (counted over all seeds).
@@ -37,6 +52,7 @@ mod check;
 mod cover;
 mod daemon;
 mod edge;
+mod load;
 mod manner;
 mod node;
 mod rng;
@@ -52,15 +68,17 @@ use std::time::Duration;
 
 use bowline_core::app::Strategy;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, InstanceId, Port, ReleaseNumber, ServiceName};
-use bowline_core::rollout::{Phase, RoundPhase, Scaled};
-use bowline_core::route::Site;
+use bowline_core::id::{AppKey, InstanceId, Port, ReleaseNumber, ServiceName, SlotId};
+use bowline_core::rollout::{Phase, RoundPhase, Scaled, ScaledBy};
+use bowline_core::route::{PoolId, Site};
+use bowline_core::scale::Policy;
 use bowline_core::time::Mono;
 
 use check::{Broken, Invariant, broken};
-use cover::{Cover, Effect, KINDS, PHASES, SENTENCES, STRIKES};
+use cover::{Cover, Effect, KINDS, PHASES, SENTENCES, STRIKES, TURNS};
 use daemon::{Daemon, Moved, Mutation, Outside, Record, Stop, Store, config_of};
 use edge::{Edge, Sent};
+use load::{Numbers, needs};
 use manner::Behaviour;
 use node::{Faults, Node, Profile};
 use rng::Rng;
@@ -72,6 +90,9 @@ const SEEDS: u64 = 10_000;
 
 /// So often at least each effect meets each fault in them.
 const MET: u64 = 100;
+
+/// So often at least the load changes a number in each way.
+const TURNED: u64 = 25;
 
 /// Whenever anything happens, so many requests come.
 const REQUESTS: u32 = 3;
@@ -125,15 +146,27 @@ struct Sim {
     old: Option<(ReleaseNumber, BTreeMap<InstanceId, Port>)>,
     seen: Seen,
     was_full: bool,
+    /// Before that, what is served may be what has just been told to rest.
+    woken_until: Mono,
     started: usize,
     others: Option<BTreeMap<bowline_core::app::HostName, Site>>,
     cover: Cover,
+    numbers: Numbers,
+    /// The number that was stored last; and how many changes of it, rollouts and rounds had ended then.
+    kept: (Option<u16>, (usize, usize, usize)),
+    /// As many are ready as the load wants.
+    whole: bool,
+    /// For how long somebody has watched the release that came last, and for how long its file wants it.
+    watched: (Duration, Duration),
     verbose: bool,
 }
 
 /// So long after the last fault everything must have settled: deadlines of a rollout of three services and the way
 /// back, doubled.
 const SETTLED_AFTER: Duration = secs_const(1500);
+
+/// Until then every edge has the table without it.
+const RETIRES: Duration = secs_const(5);
 
 const fn secs_const(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -173,10 +206,15 @@ impl Sim {
             old: None,
             seen: Seen::default(),
             was_full: false,
+            woken_until: Mono::default(),
             started: 0,
             others: None,
             script,
             cover: Cover::default(),
+            numbers: Numbers::default(),
+            kept: (None, (0, 0, 0)),
+            whole: false,
+            watched: (Duration::ZERO, Duration::ZERO),
             verbose: false,
         };
         sim.daemon = Some(Daemon::start(&mut sim.store, &sim.edge, mutation, sim.now));
@@ -194,6 +232,7 @@ impl Sim {
         run: impl FnOnce(&mut Daemon, &mut Outside<'_>, Mono) -> Result<(), Stop>,
     ) -> Result<(), Broken> {
         let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
+        let demand = self.edge.demand();
         let mut out = Outside {
             store: &mut self.store,
             node: &mut self.node,
@@ -205,6 +244,8 @@ impl Sim {
             cover: &mut self.cover,
             calm: self.script.calm,
             random: self.rng.next(),
+            demand: self.script.load.is_told(self.now).then_some(demand),
+            room: self.script.load.room(self.now),
         };
         match run(&mut daemon, &mut out, self.now) {
             Ok(()) => self.daemon = Some(daemon),
@@ -229,6 +270,9 @@ impl Sim {
     fn run(&mut self) -> Result<Ends, Broken> {
         let end = self.script.faults_end + SETTLED_AFTER;
         while let Some(next) = self.next_event().filter(|next| *next < end) {
+            if self.daemon.is_some() && matches!(self.shop().change, Some((_, Phase::Watch, _))) {
+                self.watched.0 += next.since(self.now);
+            }
             self.now = next;
             let profiles = self.script.profiles.clone();
             let shop = key("shop");
@@ -238,12 +282,17 @@ impl Sim {
             };
             self.node.advance(self.now, &profile);
             self.edge.advance(self.now);
+            self.edge.flows(self.script.load.level(self.now), (&shop, &name("web")), self.now);
+            if self.script.load.gaps.iter().any(|(_, to)| *to == self.now) {
+                self.edge.counts_anew();
+            }
             self.cover.strike(std::mem::take(&mut self.node.struck));
             let procs = &self.node.procs;
             self.edge.forget(|id| procs.get(id).is_some_and(node::Proc::lives));
             if self.daemon.is_none() && self.now >= self.back {
                 self.say("the daemon is back");
                 self.daemon = Some(Daemon::start(&mut self.store, &self.edge, self.mutation, self.now));
+                self.numbers.started = self.now;
             }
             self.check_started()?;
             self.command()?;
@@ -272,6 +321,7 @@ impl Sim {
             self.idle_aborts.iter().copied().filter(|at| *at > self.now).min(),
             self.node.next_event(self.now),
             self.edge.next_event(self.now),
+            self.script.load.next_event(self.now),
         ];
         events.into_iter().flatten().min()
     }
@@ -339,9 +389,10 @@ impl Sim {
         self.say(&format!("{op:?}"));
         let shop = key("shop");
         self.cover.begin();
+        self.watched = (Duration::ZERO, Duration::ZERO);
         self.abort_at = self.script.aborts[self.given].map(|after| self.now + after);
         self.given += 1;
-        let (before, built) = (self.replicas(self.shop().stable), self.builds);
+        let (mut before, built) = (self.replicas(self.shop().stable), self.builds);
         let (mut rolled, mut began) = (None, false);
         let brought = u32::try_from(self.script.ops[..self.given].iter().filter(|(_, op)| *op == Op::Deploy).count());
         let brought = ReleaseNumber(brought.unwrap());
@@ -369,22 +420,49 @@ impl Sim {
         };
         self.rounds_aborted.extend(began.then_some(false));
         if let (true, Op::Restart, Some(stable)) = (began, op, stable) {
-            let of_stable = |id: &InstanceId| id.slot.key == shop && id.slot.release == stable;
+            let number = self.replicas(Some(stable));
+            let is_wanted = |slot: &SlotId| slot.service != name("web") || slot.slot.0 < number;
+            let of_stable = |id: &InstanceId| id.slot.key == shop && id.slot.release == stable && is_wanted(&id.slot);
             let old = self.node.procs.iter().filter(|(id, _)| of_stable(id));
             self.old = Some((stable, old.map(|(id, proc)| (id.clone(), proc.port)).collect()));
         }
+        let rested = before == 0;
+        let plan = self.daemon.as_ref().and_then(|daemon| daemon.plan(&shop)).filter(|_| rolled.is_some());
+        let after = match plan {
+            // What rests is woken.
+            Some(plan) => {
+                before = plan.before[&name("web")].stable;
+                plan.after[&name("web")].candidate
+            }
+            None => after,
+        };
         // Before the first there is nothing to lose.
         let low = if before == 0 { after } else { before.min(after) };
+        // The load has just asked for more, which may not be there yet.
+        let rises = stable.is_some_and(|stable| self.policy(stable).is_some()) && !self.whole;
+        let low = if rises { low.min(self.low) } else { low };
         (self.low, self.was_full) = (low, false);
+        // What is about to rest is still served, and on its way out.
+        self.woken_until = if rested { self.now + RETIRES } else { self.now };
         Ok(())
     }
 
     /// How many of `web` a release has.
     fn replicas(&self, release: Option<ReleaseNumber>) -> u16 {
         let Some(release) = release else { return 0 };
+        if let Some(Policy { min, max, .. }) = self.policy(release) {
+            let by_load = self.shop().scales.get(&name("web")).filter(|scaled| scaled.by == ScaledBy::Load);
+            return by_load.map_or(min.max(1), |scaled| scaled.to.clamp(min, max));
+        }
         let written = self.shop().revisions[&release].services[&name("web")].scale.min;
-        let by_hand = self.shop().scales.get(&name("web")).filter(|scaled| scaled.over == written);
+        let by_hand =
+            self.shop().scales.get(&name("web")).filter(|scaled| scaled.over == written && scaled.by == ScaledBy::Hand);
         by_hand.map_or(written, |scaled| scaled.to)
+    }
+
+    /// Of a release whose load says how many of `web` there are.
+    fn policy(&self, release: ReleaseNumber) -> Option<Policy> {
+        Policy::of(&self.shop().revisions[&release].services[&name("web")])
     }
 
     /// Of what is under way; of nothing it must change nothing.
@@ -420,12 +498,56 @@ impl Sim {
             return Err(broken(Invariant::OneCopy, format!("two copies of {slot}")));
         }
         self.check_changes()?;
+        self.check_watched()?;
+        self.check_numbers()?;
         self.check_others()?;
         // With fewer, most of what is judged would wait for somebody.
         for _ in 0..REQUESTS {
             self.check_requests()?;
         }
         self.check_capacity()
+    }
+
+    /// Somebody was there for as long as the file wants a release to be watched.
+    fn check_watched(&mut self) -> Result<(), Broken> {
+        let watching = matches!(self.shop().change, Some((_, Phase::Watch, _)));
+        if let Some(plan) = self.daemon.as_ref().and_then(|daemon| daemon.plan(&key("shop"))).filter(|_| watching) {
+            self.watched.1 = plan.watch;
+        }
+        let (watched, wanted) = self.watched;
+        let done = self.shop().ended.last().filter(|_| self.shop().change.is_none());
+        let is_over = done.is_some_and(|(_, phase)| *phase == Phase::Done);
+        let promoted = self.rolled.last().is_some_and(|rolled| rolled.promoted);
+        match is_over && !promoted && watched < wanted {
+            true => Err(broken(Invariant::Watched, format!("watched for {watched:?} of {wanted:?}"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Nothing fails but the daemon; in a wild world that is so when the faults are over, and what they broke is whole again.
+    fn is_calm(&self) -> bool {
+        self.script.calm || self.now > self.script.faults_end + SETTLED_AFTER / 10
+    }
+
+    /// What the load changes keeps the bounds and takes its time, and nobody loses it.
+    fn check_numbers(&mut self) -> Result<(), Broken> {
+        let (now, record) = (self.now, &self.store[&key("shop")]);
+        let scaled = record.scales.get(&name("web")).filter(|scaled| scaled.by == ScaledBy::Load);
+        let ends = (record.scalings.len(), record.ended.len(), record.rounds_ended.len());
+        let is = (scaled.map(|scaled| scaled.to), ends);
+        let was = std::mem::replace(&mut self.kept, is);
+        if let Some(scaling) = record.scalings.get(was.1.0..).and_then(<[_]>::last) {
+            self.say(&format!("{} to {} by the load of {}", scaling.was, scaling.to, self.script.load.level(now)));
+        }
+        if was.0 != is.0 && was.1 == is.1 {
+            return Err(broken(Invariant::NumberKept, format!("{:?} was stored, and {:?} is", was.0, is.0)));
+        }
+        let settled = self.is_idle() && self.whole && self.daemon.is_some() && self.is_calm();
+        self.numbers.check(&self.store[&key("shop")].scalings, &self.script.load, settled, now)?;
+        // What can serve at all.
+        let serves =
+            self.is_calm() && self.shop().stable.is_some() && self.daemon.is_some() && self.script.load.is_told(now);
+        self.numbers.check_held(self.edge.held().filter(|_| serves), serves, now)
     }
 
     /// One at a time, each transition with its event, an abort that was taken wins, and a way back builds nothing.
@@ -539,24 +661,33 @@ impl Sim {
                 Some(proc) if proc.answers(self.now) => Ok(()),
                 Some(_) | None => Err(broken(Invariant::TrafficToReady, format!("{id} gets a request, not ready"))),
             },
-            Sent::Nowhere | Sent::Unknown if self.script.calm && self.was_full => {
+            Sent::Nowhere | Sent::Unknown if self.script.calm && self.was_full && self.low > 0 => {
                 Err(broken(Invariant::Capacity, format!("a request ends: {sent:?}")))
             }
             Sent::To(_) | Sent::Nowhere | Sent::Unknown => Ok(()),
         }
     }
 
-    /// None fewer than before and after what is under way.
+    /// None fewer than before and after what is under way, and between changes as many as the load wants.
     fn check_capacity(&mut self) -> Result<(), Broken> {
-        let record = &self.store[&key("shop")];
-        let (Some(_), Some(table), true) = (record.stable, &self.edge.table, self.script.calm) else {
-            return Ok(());
-        };
-        let web = table.pools.iter().filter(|(id, _)| id.key == key("shop") && id.service == name("web"));
+        let (Some(stable), Some(table)) = (self.shop().stable, &self.edge.table) else { return Ok(()) };
+        let of_web = |id: &PoolId| id.key == key("shop") && id.service == name("web");
         let answers = |id: &&InstanceId| self.node.procs.get(*id).is_some_and(|proc| proc.answers(self.now));
-        let ready = web.flat_map(|(_, pool)| pool.endpoints.keys()).filter(answers).count();
+        let ready = |which: &dyn Fn(&PoolId) -> bool| {
+            let pools = table.pools.iter().filter(|(id, _)| of_web(id) && which(id));
+            pools.flat_map(|(_, pool)| pool.endpoints.keys()).filter(answers).count()
+        };
+        let (ready, own) = (ready(&|_| true), ready(&|id| id.release == stable));
+        if self.is_idle() && self.policy(stable).is_some() {
+            let number = self.replicas(Some(stable));
+            self.whole = own >= usize::from(number);
+            self.low = if self.whole { number } else { self.low.min(number) };
+        }
+        if !self.script.calm {
+            return Ok(());
+        }
         if ready >= usize::from(self.low) {
-            self.was_full = true;
+            self.was_full |= self.now >= self.woken_until;
         } else if self.was_full {
             let low = self.low;
             return Err(broken(Invariant::Capacity, format!("{ready} of web are ready, {low} at least are wanted")));
@@ -580,6 +711,11 @@ impl Sim {
         for (key, record) in &self.store {
             for (release, app) in record.stable.iter().map(|release| (*release, &record.revisions[release])) {
                 let count = |name: &ServiceName, written: u16| {
+                    let is_scaled = *name == self::name("web") && *key == self::key("shop");
+                    if let Some(policy) = is_scaled.then(|| self.policy(release)).flatten() {
+                        let (level, room) = (self.script.load.level(self.now), self.script.load.room(self.now));
+                        return usize::from(needs(level, &policy, room));
+                    }
                     let by_hand = record.scales.get(name).filter(|scaled| scaled.over == written);
                     usize::from(by_hand.map_or(written, |scaled| scaled.to))
                 };
@@ -588,6 +724,8 @@ impl Sim {
                 );
             }
         }
+        // What rests has none.
+        wanted.retain(|_, count| *count > 0);
         let mut runs: BTreeMap<(AppKey, ServiceName, ReleaseNumber), usize> = BTreeMap::new();
         for (id, proc) in self.node.procs.iter().filter(|(_, proc)| proc.lives()) {
             if !proc.answers(self.now) {
@@ -740,6 +878,7 @@ fn every_seed_keeps_the_invariants() {
     };
     let crashes = cover.crashes();
     println!("{seeds} seeds; the daemon died, by effect: {crashes:#?}");
+    println!("numbers changed by the load: {:?}", TURNS.map(|turn| (turn, cover.turned(turn))));
     if seeds < SEEDS {
         return;
     }
@@ -750,6 +889,9 @@ fn every_seed_keeps_the_invariants() {
         let said = cover.said(sentence);
         println!("{sentence:?}: {said} times");
         assert!(said >= MET, "{sentence:?} only {said} times");
+    }
+    for turn in TURNS {
+        assert!(cover.turned(turn) >= TURNED, "{turn:?} only {} times", cover.turned(turn));
     }
     for (kind, strike) in KINDS.iter().flat_map(|kind| STRIKES.map(|strike| (kind, strike))) {
         let met = cover.of_kind(kind, strike);
@@ -837,4 +979,12 @@ fn planted_bugs_are_caught_by_their_invariant() {
     check(Mutation::CoolsDown, Invariant::StableRetiresLast);
     check(Mutation::PassesUnseen, Invariant::DataFirst);
     check(Mutation::LooksAway, Invariant::SameEnd);
+    check(Mutation::Boundless, Invariant::Bounds);
+    check(Mutation::LetsWait, Invariant::HeldInTime);
+    check(Mutation::ForgetsPeaks, Invariant::Stabilised);
+    check(Mutation::TakesSilenceForCalm, Invariant::UnknownTakesNothing);
+    check(Mutation::Nervous, Invariant::NoFlapping);
+    check(Mutation::ForgetsNumbers, Invariant::NumberKept);
+    check(Mutation::ScalesInSteps, Invariant::StepsKeepNumbers);
+    check(Mutation::CountsTheDead, Invariant::Watched);
 }

@@ -13,7 +13,8 @@ use bowline_core::id::{AppKey, AppName, EnvName, Port, RouteName, ServiceName};
 use bowline_core::time::Mono;
 use bowline_core::units::{Share, Weight};
 
-use crate::cover::{Effect, RARE};
+use crate::cover::{Effect, RARE, SCALED};
+use crate::load::{EACH, Load};
 use crate::manner::Behaviour;
 use crate::node::Profile;
 use crate::rng::Rng;
@@ -53,6 +54,8 @@ pub(crate) struct Script {
     /// It dies besides at the first effect of this kind: some are rare.
     pub(crate) aim: Option<Effect>,
     pub(crate) faults_end: Mono,
+    /// Of `web`, in those whose load says how many there are.
+    pub(crate) load: Load,
 }
 
 pub(crate) fn secs(n: u64) -> Duration {
@@ -168,6 +171,13 @@ fn shop(rng: &mut Rng, with_api: bool, rollout: RolloutTable) -> App {
     shop
 }
 
+/// Bounds, between which the load says how many.
+fn between(rng: &mut Rng) -> Scale {
+    let min = u16::try_from([0, 0, 1, 2][usize::try_from(rng.below(4)).unwrap()]).unwrap();
+    let max = min + 1 + u16::try_from(rng.below(6)).unwrap();
+    Scale { min, max, cpu: None, in_flight: Some(EACH) }
+}
+
 /// What a person reads of it.
 impl fmt::Debug for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -181,11 +191,14 @@ impl fmt::Debug for Script {
                 write!(f, ", {profile:?}")?;
                 let release = self.profiles.len() - profiles.len() - 1;
                 write!(f, ", {:?}, {:?}", self.apps[release].rollout.strategy, self.behaviours[release])?;
+                let Scale { min, max, .. } = self.apps[release].services[&name("web")].scale;
+                write!(f, ", {min} to {max}")?;
             }
             if let Some(after) = abort {
                 write!(f, ", aborted after {:.3}s", after.as_secs_f64())?;
             }
         }
+        write!(f, "\n  {:?}", self.load)?;
         write!(f, "\n  aborts at any time: {:?}", self.idle_aborts)?;
         write!(f, "\n  effects until crashes, the last first: {:?}; at the first {:?}", self.crashes, self.aim)
     }
@@ -228,6 +241,8 @@ impl Script {
             at
         };
         let ops: Vec<(Mono, Op)> = [Op::Deploy].into_iter().chain(kinds).map(|op| (later(), op)).collect();
+        let scaled = seed % 3 == 2;
+        let mut of_load = Rng(seed ^ 0x10ad);
         let watch = if rng.below(3) == 0 { secs(1 + rng.below(30)) } else { Duration::ZERO };
         Self {
             calm,
@@ -235,7 +250,11 @@ impl Script {
             apps: (0..RELEASES)
                 .map(|_| {
                     let rollout = rollout(&mut rng, watch);
-                    Arc::new(shop(&mut rng, with_api, rollout))
+                    let mut shop = shop(&mut rng, with_api, rollout);
+                    if scaled && of_load.below(8) > 0 {
+                        shop.services.get_mut(&name("web")).unwrap().scale = between(&mut of_load);
+                    }
+                    Arc::new(shop)
                 })
                 .collect(),
             behaviours: (0..RELEASES).map(|_| Behaviour::any(&mut rng)).collect(),
@@ -245,8 +264,13 @@ impl Script {
             idle_aborts: (0..2).map(|_| Mono(Duration::from_millis(rng.below(120_000)))).collect(),
             ops,
             crashes: (0..rng.below(5)).map(|_| fuse(&mut rng)).collect(),
-            aim: Some(aim(&mut rng)),
+            aim: Some(match (aim(&mut rng), scaled && of_load.below(6) == 0) {
+                (_, true) if of_load.below(2) == 0 => Effect::Store(SCALED),
+                (_, true) => Effect::Stored(SCALED),
+                (rare, false) => rare,
+            }),
             faults_end: Mono(secs(120)),
+            load: if scaled { Load::any(&mut of_load) } else { Load::default() },
         }
     }
 }

@@ -60,6 +60,17 @@ fn candidates(script: &Script) -> Vec<Script> {
     for i in (0..script.behaviours.len()).filter(|i| script.behaviours[*i] != Behaviour::steady(GOOD)) {
         less(&|one| one.behaviours[i] = Behaviour::steady(GOOD));
     }
+    for i in 1..script.load.levels.len() {
+        less(&|one| {
+            one.load.levels.remove(i);
+        });
+    }
+    if !script.load.gaps.is_empty() {
+        less(&|one| one.load.gaps.clear());
+    }
+    if !script.load.rooms.is_empty() {
+        less(&|one| one.load.rooms.clear());
+    }
     if !script.calm {
         less(&|one| one.calm = true);
     }

@@ -7,7 +7,7 @@ use crate::app::{
 };
 use crate::id::{Port, ResourceName, RouteName};
 use crate::release::{Artifact, Shape};
-use crate::rollout::Scaled;
+use crate::rollout::{Scaled, ScaledBy};
 
 /// One side, its text written by hand: what `spec` writes of an app is tested there.
 #[derive(Clone)]
@@ -562,4 +562,22 @@ fn no_two_plans_read_the_same() {
     let world = World::new(None);
     let forms: BTreeSet<Vec<u8>> = all.iter().map(|made| world.plan(made).canonical()).collect();
     assert_eq!(forms.len(), all.len());
+}
+
+#[test]
+fn whether_an_app_rests_makes_no_other_plan() {
+    let canary = web().with(|made| {
+        made.app.environment.name = crate::id::EnvName::new("beta").unwrap();
+        made.app.services.get_mut("web").unwrap().scale =
+            crate::app::Scale { min: 0, max: 3, cpu: None, in_flight: None };
+    });
+    let next =
+        canary.clone().with(|made| made.app.services.get_mut("web").unwrap().drain = std::time::Duration::from_secs(7));
+    let mut world = World::new(Some(canary));
+    let plans = [0, 1, 3].map(|to| {
+        let scaled = Scaled { over: 0, to, by: ScaledBy::Load };
+        world.scales = Scales::from([(ServiceName::new("web").unwrap(), scaled)]);
+        world.plan(&next).canonical()
+    });
+    assert_eq!((&plans[0], &plans[1]), (&plans[1], &plans[2]));
 }

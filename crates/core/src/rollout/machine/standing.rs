@@ -153,12 +153,12 @@ impl Rollout {
     fn limits(&self) -> (Option<Mono>, Option<Mono>, Option<Mono>) {
         match self.phase {
             Phase::Step(step) => match self.plan.steps[usize::from(step)].until {
-                Until::Judged(hold) => (Some(self.entered + hold), Some(self.entered + hold + ASKS_AFTER), None),
+                Until::Judged(hold) => (Some(self.over(hold)), Some(self.over(hold + ASKS_AFTER)), None),
                 Until::Ready => (None, None, self.deadline()),
                 Until::Promoted => (None, Some(self.entered), None),
                 Until::Stopped(_) => (None, None, None),
             },
-            Phase::Watch => (Some(self.entered + self.plan.watch), None, None),
+            Phase::Watch => (Some(self.over(self.plan.watch)), None, None),
             Phase::Prepare | Phase::Promote | Phase::Abort(_) => (None, None, None),
             Phase::Done | Phase::RolledBack | Phase::Failed => (None, None, None),
         }

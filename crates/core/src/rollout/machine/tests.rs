@@ -4,6 +4,7 @@ use super::*;
 use crate::app::{AbortRule, Step, Strategy, sample};
 use crate::id::{Incarnation, InstanceId, Slot, SlotId};
 use crate::instance::{ExitCause, SlotState};
+use crate::rollout::{Scaled, ScaledBy, Scales};
 use crate::route::Cohort;
 use crate::units::Share;
 use crate::verdict::{Counted, Counters};
@@ -425,4 +426,65 @@ fn blue_and_green_stand_beside_each_other_until_somebody_has_looked() {
     check(&mut rollout, 9_999, (count(1, 1), count(1, 1)), &[], "r1:1/100 r2:1/0");
     let phases = rollout.handle(Input::Promote, at(10_000));
     compare(&rollout, &phases, &["promote", "watch", "done"], "r2:1/100");
+}
+
+/// Of `web`, between none and three by its load, which rests; in production, with the strategy of [`canary_rollout`].
+fn over_one_that_rests(strategy: Strategy) -> (Plan, Plan) {
+    let mut app = sample::app("shop", &["web"]);
+    app.environment.name = crate::id::EnvName::new("production").unwrap();
+    app.services.get_mut(&web()).unwrap().scale = crate::app::Scale { min: 0, max: 3, cpu: None, in_flight: None };
+    app.rollout = crate::app::Rollout { strategy, ..canary_rollout("1%") };
+    let rests = Scales::from([(web(), Scaled { over: 0, to: 0, by: ScaledBy::Load })]);
+    let plan = |scales: &Scales| Plan::new(Some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), scales);
+    (plan(&rests), plan(&Scales::new()))
+}
+
+#[test]
+fn what_rests_is_woken_by_a_release_and_its_canary_is_judged() {
+    for strategy in [canary_rollout("").strategy, Strategy::BlueGreen, Strategy::Rolling] {
+        let (resting, awake) = over_one_that_rests(strategy);
+        assert_eq!(resting, awake, "whether it rests makes no other plan");
+    }
+    let (plan, _) = over_one_that_rests(canary_rollout("").strategy);
+    let mut rollout = Rollout::start(plan, at(0));
+    compare(&rollout, &[], &[], "r1:1/100");
+    judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:1/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 5, NONE, &[], "r1:1/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 60, [(3000, 0), (300, 0), (299, 0)], &["step 2", "step 3"], "r1:1/0 r1b:1/50 r2:1/50");
+}
+
+/// Taken up by another daemon, with the time for which the one before has looked at the phase.
+fn taken_up(phase: Phase, spent: u64) -> Rollout {
+    let plan = canary("1%").plan().clone();
+    Rollout::resume(plan, phase, None, at(1000)).having_spent(Duration::from_secs(spent))
+}
+
+#[test]
+fn a_watch_goes_on_with_the_time_that_it_had() {
+    let mut rollout = taken_up(Phase::Watch, 400);
+    judged(&mut rollout, 1000, NONE, &[], "r1:2/0 r2:2/100");
+    assert_eq!(rollout.standing().ends, Some(at(1200)));
+    assert_eq!(rollout.waits(at(1000)).pop().unwrap().on, "watched for another 200s");
+    judged(&mut rollout, 1199, NONE, &[], "r1:2/0 r2:2/100");
+    assert_eq!(rollout.spent(at(1199)), Some(Duration::from_secs(599)));
+    judged(&mut rollout, 1200, NONE, &["done"], "r2:2/100");
+    assert_eq!(rollout.spent(at(1200)), None);
+}
+
+#[test]
+fn a_step_goes_on_with_the_time_that_it_had_and_is_judged_anew() {
+    let mut rollout = taken_up(Phase::Step(1), 50);
+    judged(&mut rollout, 1000, [(9000, 0), (9000, 0), (9000, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
+    judged(&mut rollout, 1012, [(9000, 0), (9000, 0), (9000, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
+    assert_eq!(rollout.waits(at(1012)).pop().unwrap().on, "requests", "what was counted before is no evidence");
+    let more = [(12_000, 0), (9300, 0), (9299, 0)];
+    judged(&mut rollout, 1020, more, &["step 2", "step 3"], "r1:2/0 r1b:1/50 r2:1/50");
+    assert_eq!(rollout.standing().ends, Some(at(1140)), "the next step has all of its time");
+}
+
+#[test]
+fn what_waits_for_instances_begins_its_time_anew() {
+    let (fresh, taken_up) =
+        (Rollout::resume(canary("1%").plan().clone(), Phase::Step(0), None, at(1000)), taken_up(Phase::Step(0), 400));
+    assert_eq!((taken_up.standing(), taken_up.spent(at(1001))), (fresh.standing(), None));
 }
