@@ -172,15 +172,19 @@ impl Edge {
         let Some((splits, judged)) = self.splits(key, service).map(|(splits, judged)| (splits.clone(), judged)) else {
             return Sent::Unknown;
         };
-        let mut ticket = self.rng.below(100);
-        let pool = splits.iter().find(|split| {
-            let weight = u64::from(split.weight.get());
+        // As the edge does: by weight among what has endpoints; where that has no weight, any of it.
+        let of = |split: &Split| table.pools.get(&split.pool).into_iter().flat_map(|pool| pool.endpoints.keys());
+        let weight = |split: &&Split| u64::from(split.weight.get());
+        let ready: Vec<&Split> = splits.iter().filter(|split| of(split).next().is_some()).collect();
+        let mut ticket = self.rng.below(ready.iter().map(weight).sum::<u64>().max(1));
+        let hit = ready.iter().find(|split| {
+            let weight = weight(split);
             let hit = ticket < weight;
             ticket = ticket.saturating_sub(weight);
             hit
         });
-        let endpoints: Vec<&InstanceId> =
-            pool.and_then(|split| table.pools.get(&split.pool)).iter().flat_map(|pool| pool.endpoints.keys()).collect();
+        let pool = hit.or(ready.first()).copied();
+        let endpoints: Vec<&InstanceId> = pool.into_iter().flat_map(of).collect();
         if endpoints.is_empty() {
             return Sent::Nowhere;
         }

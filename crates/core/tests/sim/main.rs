@@ -70,7 +70,7 @@ use bowline_core::app::Strategy;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, InstanceId, Port, ReleaseNumber, ServiceName, SlotId};
 use bowline_core::rollout::{Phase, RoundPhase, Scaled, ScaledBy};
-use bowline_core::route::{PoolId, Site};
+use bowline_core::route::{Cohort, PoolId, Site};
 use bowline_core::scale::Policy;
 use bowline_core::time::Mono;
 
@@ -146,8 +146,8 @@ struct Sim {
     old: Option<(ReleaseNumber, BTreeMap<InstanceId, Port>)>,
     seen: Seen,
     was_full: bool,
-    /// Before that, what is served may be what has just been told to rest.
-    woken_until: Mono,
+    /// What rested is woken by what is under way. Until then, what is served may be what has just been told to rest.
+    woken: Option<Mono>,
     started: usize,
     others: Option<BTreeMap<bowline_core::app::HostName, Site>>,
     cover: Cover,
@@ -206,7 +206,7 @@ impl Sim {
             old: None,
             seen: Seen::default(),
             was_full: false,
-            woken_until: Mono::default(),
+            woken: None,
             started: 0,
             others: None,
             script,
@@ -443,7 +443,7 @@ impl Sim {
         let low = if rises { low.min(self.low) } else { low };
         (self.low, self.was_full) = (low, false);
         // What is about to rest is still served, and on its way out.
-        self.woken_until = if rested { self.now + RETIRES } else { self.now };
+        self.woken = rested.then(|| self.now + RETIRES);
         Ok(())
     }
 
@@ -673,11 +673,11 @@ impl Sim {
         let (Some(stable), Some(table)) = (self.shop().stable, &self.edge.table) else { return Ok(()) };
         let of_web = |id: &PoolId| id.key == key("shop") && id.service == name("web");
         let answers = |id: &&InstanceId| self.node.procs.get(*id).is_some_and(|proc| proc.answers(self.now));
-        let ready = |which: &dyn Fn(&PoolId) -> bool| {
+        let ready_of = |which: &dyn Fn(&PoolId) -> bool| {
             let pools = table.pools.iter().filter(|(id, _)| of_web(id) && which(id));
             pools.flat_map(|(_, pool)| pool.endpoints.keys()).filter(answers).count()
         };
-        let (ready, own) = (ready(&|_| true), ready(&|id| id.release == stable));
+        let (ready, own) = (ready_of(&|_| true), ready_of(&|id| id.release == stable));
         if self.is_idle() && self.policy(stable).is_some() {
             let number = self.replicas(Some(stable));
             self.whole = own >= usize::from(number);
@@ -686,11 +686,16 @@ impl Sim {
         if !self.script.calm {
             return Ok(());
         }
-        if ready >= usize::from(self.low) {
-            self.was_full |= self.now >= self.woken_until;
+        // Of what is woken, canary and baseline may be ready first: they have no share until one is judged beside the other.
+        let serving = match self.woken {
+            Some(_) => ready_of(&|id| id.release == stable && id.cohort == Cohort::Whole),
+            None => ready,
+        };
+        if serving >= usize::from(self.low) {
+            self.was_full |= self.woken.is_none_or(|until| self.now >= until);
         } else if self.was_full {
             let low = self.low;
-            return Err(broken(Invariant::Capacity, format!("{ready} of web are ready, {low} at least are wanted")));
+            return Err(broken(Invariant::Capacity, format!("{serving} of web are ready, {low} at least are wanted")));
         }
         Ok(())
     }
