@@ -72,7 +72,13 @@ fn a_good_canary_takes_its_steps_and_everything_without_a_lost_request() {
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(release(&bowline), 2);
     let events = text(&bowline.run(&[&["events", "canary-good"][..], &ENV].concat()));
-    for step in ["step 1", "step 3", "watch", "done"] {
+    for step in [
+        "release 2: step 1 of 2, it carries 20%",
+        "release 2: step 2 of 2, it carries 50%",
+        "release 2 carries everything",
+        "release 2 is watched",
+        "release 2 has taken over",
+    ] {
         assert!(events.contains(step), "{step}: {events}");
     }
     wait("what is left over is gone", SOON, || (bowline.processes_of("canary-good").len() == 1).then_some(()));

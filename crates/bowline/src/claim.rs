@@ -6,7 +6,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -59,12 +59,12 @@ impl Claim {
     pub(crate) fn inherit(handover: &Handover, paths: &Paths) -> Result<Self, Fault> {
         let [lock, api, admin] = [handover.lock, handover.api, handover.admin].map(inherited);
         // A socket whose file was cleaned away was bound anew since; that one ended with the binary before.
-        let api = match UnixStream::connect(paths.api_socket()) {
-            Ok(_) => api?.into(),
-            Err(_) => api_socket(paths)?,
+        let api = match is_bound(&paths.api_socket()) {
+            true => api?.into(),
+            false => api_socket(paths)?,
         };
         let outer = handover.outer.map(inherited).transpose()?.map(UnixListener::from);
-        let outer = Mutex::new(outer.filter(|_| UnixStream::connect(paths.outer_socket()).is_ok()));
+        let outer = Mutex::new(outer.filter(|_| is_bound(&paths.outer_socket())));
         Ok(Self { lock: lock?.into(), api, admin: admin?.into(), outer })
     }
 
@@ -124,6 +124,16 @@ impl Claim {
         let Err(error) = outcome;
         Fault::new(FaultKind::Failed, format!("{} cannot be executed", to.display())).source(&error)
     }
+}
+
+/// Whether somebody listens on a socket of this path. Nobody accepts yet where this process listens itself, and a queue that others have
+/// filled meanwhile must not hold it up: one that is full is one that is there.
+fn is_bound(path: &Path) -> bool {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let connected = socket(AddressFamily::Unix, SockType::Stream, flags, None)
+        .and_then(|asks| connect(asks.as_raw_fd(), &UnixAddr::new(path)?));
+    matches!(connected, Ok(()) | Err(nix::errno::Errno::EAGAIN))
 }
 
 #[expect(unsafe_code, reason = "inherited descriptors are numbers until they are taken")]
@@ -198,4 +208,26 @@ pub(crate) fn unusable(what: &str, error: &std::io::Error) -> Fault {
     Fault::new(FaultKind::Failed, format!("{what} cannot be used"))
         .source(error)
         .hint("is there room on the disk, and may this user write there? --state DIR chooses another folder")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_whose_queue_is_full_is_there_and_one_that_is_closed_is_not() {
+        use nix::sys::socket::{Backlog, listen};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        assert!(!is_bound(&path), "there is no file");
+        let listener = UnixListener::bind(&path).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        // Closed again, and still in the queue, in which there is room for one.
+        drop(UnixStream::connect(&path).unwrap());
+        assert!((0..3).all(|_| is_bound(&path)), "nobody accepts");
+        drop(listener);
+        assert!(!is_bound(&path), "nobody listens");
+    }
 }

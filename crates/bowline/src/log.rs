@@ -104,11 +104,15 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// With the mode of the one that is put aside.
+/// With the mode of the one that is put aside, less what the process takes from all its files. Opened before anything is moved: where there is no
+/// room for another, the one that is there goes on.
 fn begin_anew(path: &Path) -> io::Result<File> {
     let mode = fs::symlink_metadata(path)?.mode() & 0o777;
+    let new = path.with_extension("log.new");
+    let file = append(&new, mode)?;
     fs::rename(path, path.with_extension("log.1"))?;
-    append(path, mode)
+    fs::rename(&new, path)?;
+    Ok(file)
 }
 
 fn append(path: &Path, mode: u32) -> io::Result<File> {
