@@ -135,13 +135,13 @@ impl AppWorld {
         self.rolling().filter(|rolling| rolling.machine.phase() == Phase::Prepare)
     }
 
-    /// Takes up what the rollout wants, or the stable release; nothing if it is stopped.
     /// A change begins: what was before is no news any more.
     pub(crate) fn begin(&mut self, change: Change) {
         self.change = Some(change);
         self.rolled = None;
     }
 
+    /// Takes up what the rollout wants, or the stable release; nothing if it is stopped.
     pub(crate) fn settle(&mut self) {
         if self.storing.is_some() {
             return;
