@@ -1,6 +1,6 @@
 //! Whether `bowline bench` counts as `wrk` and `h2load` do: throughput of a closed loop against the same server.
 //!
-//! The server has core 0 and is what limits, since it compresses each answer; the load has core 1. Rounds take turns, so that
+//! The server has core 0 and is what limits, since it answers at a pace of its own; the load has core 1. Rounds take turns, so that
 //! whatever else the machine does falls on all alike; medians are compared.
 
 use std::process::{Command, Stdio};

@@ -96,7 +96,7 @@ pub(crate) fn nginx(under: &[OsString], upstream: SocketAddr) -> anyhow::Result<
     foreign("nginx", command, address, files)
 }
 
-/// An nginx that is no proxy: compressed answers at `/answer.txt`. Beside it its address for HTTP/2 without TLS.
+/// An nginx that is no proxy and answers `/answer.txt` at a pace of its own. Beside it its address for HTTP/2 without TLS.
 pub(crate) fn answers() -> anyhow::Result<(Peer, SocketAddr)> {
     const LINES: usize = 400;
     let files = tempfile::tempdir()?;
