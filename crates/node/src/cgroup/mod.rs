@@ -9,7 +9,7 @@ mod hierarchy;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use bowline_core::app::Limits;
@@ -31,6 +31,8 @@ const MIN_PROCESSES: u32 = 256;
 const CPU_PERIOD_US: u64 = 100_000;
 /// The kernel refuses less than one millisecond per period.
 const CPU_MIN_QUOTA_US: u64 = 1_000;
+/// Of the files that are read here, with room to spare: `memory.stat` has some 2,000 bytes.
+const LARGEST: usize = 8192;
 
 pub(crate) const MEMORY_LIMIT: &str = "memory limit";
 pub(crate) const CPU_LIMIT: &str = "cpu limit";
@@ -354,12 +356,60 @@ pub(crate) fn builds_memory() -> Option<u64> {
 }
 
 fn number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+    look(path, |text| text.trim().parse().ok())
 }
 
 /// The number after `name` in a file of `name number` lines.
 fn field(path: &Path, name: &str) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-    value.trim().parse().ok()
+    look(path, |text| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.trim().parse().ok()
+    })
+}
+
+/// What `find` sees in the whole lines of a small file of the kernel's. These are made as a whole at the first read, which is
+/// therefore the only one; a daemon that looks after many instances reads little else while nothing happens.
+fn look(path: &Path, find: impl Fn(&str) -> Option<u64>) -> Option<u64> {
+    let mut file = fs::File::open(path).ok()?;
+    let (mut buffer, mut filled) = ([0; LARGEST], 0);
+    loop {
+        let read = match file.read(&mut buffer[filled..]) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => return None,
+        };
+        filled += read;
+        let seen = &buffer[..filled];
+        let whole = match read {
+            0 => filled,
+            _ => seen.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1),
+        };
+        let found = std::str::from_utf8(&seen[..whole]).ok().and_then(&find);
+        if found.is_some() || read == 0 {
+            return found;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_found_among_others_and_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("memory.stat");
+        let many: String = (0..400).map(|number| format!("line_{number} {number}\n")).collect();
+        fs::write(&path, format!("inactive_file_x 1\n{many}inactive_file 4096\nlast 7")).unwrap();
+        assert_eq!(field(&path, "inactive_file"), Some(4096));
+        assert_eq!(field(&path, "line_399"), Some(399));
+        assert_eq!(field(&path, "last"), Some(7), "without an end of the line");
+        assert_eq!(field(&path, "inactive"), None);
+        assert_eq!(number(&path), None);
+        for (text, value) in [("17\n", Some(17)), ("18", Some(18)), ("", None), ("max\n", None)] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(number(&path), value, "{text:?}");
+        }
+        assert_eq!(number(&folder.path().join("nothing")), None);
+    }
 }
