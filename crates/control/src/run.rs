@@ -306,7 +306,7 @@ impl Rim {
                 // What waits was not begun: the next daemon may be asked.
                 requests.close();
                 while let Ok(asked) = requests.try_recv() {
-                    let _ = asked.reply.send(Err(Refusal::leaving()));
+                    let _ = asked.reply.send(Err(Refusal::ending(ended)));
                 }
                 return ended;
             }

@@ -347,8 +347,7 @@ async fn logs(
     known.ok_or_else(|| Refusal::unknown_app(&query.key))?;
     let seat = api.seats.take(&caller)?;
     let (sender, receiver) = mpsc::channel(LOG_PIECES);
-    let gone = |_| Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
-    api.logs.send((query, sender)).await.map_err(gone)?;
+    api.logs.send((query, sender)).await.map_err(|_| Refusal::leaving())?;
     Ok(lines::of_logs(receiver, seat))
 }
 

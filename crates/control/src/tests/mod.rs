@@ -5,6 +5,7 @@ mod back;
 mod collect;
 mod crash;
 mod hosts;
+mod leaving;
 mod live;
 mod plans;
 mod rolled;
