@@ -90,7 +90,11 @@ fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
     let stops = Stops::watch()?;
     // What the daemon writes is nobody else's: what others may read or search is given its mode where it is made.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    let settings = Settings::of(args, matches!(starter, Starter::Other { .. }) && std::io::stderr().is_terminal());
+    let colour = matches!(starter, Starter::Other { .. }) && std::io::stderr().is_terminal();
+    let settings = match paths.recorded() {
+        Some(_) => Settings::of_again(args, colour),
+        None => Settings::of(args, colour),
+    };
     let exe = std::env::current_exe()
         .map_err(|e| Fault::new(FaultKind::Failed, "the daemon does not know its own binary").source(&e))?;
     let (settings, claim) = match &args.handover {
@@ -273,6 +277,7 @@ fn control_config(mode: Mode, settings: Settings, paths: &Paths, claim: &Claim) 
         outside: settings.api.map(|api| Outside {
             host: api.host,
             certificate: api.certificate,
+            refused: api.refused,
             socket: paths.outer_socket(),
             edge_uid,
         }),

@@ -190,9 +190,10 @@ async fn status(State(api): State<Api>, caller: Caller) -> Handled {
     if let Answer::Status(status) = &mut answer {
         status.daemon.private_bytes = memory::private_bytes();
         status.apps.retain(|app| covers(&caller, &app.env, &app.app));
-        if let Some(disk) = status.daemon.disk.as_mut().filter(|_| !caller.covers_all()) {
-            // It names apps.
-            disk.growing = None;
+        if !caller.covers_all() {
+            // They name apps, and files of the server.
+            status.daemon.notes.clear();
+            status.daemon.disk.iter_mut().for_each(|disk| disk.growing = None);
         }
     }
     Ok(answer.into_response())

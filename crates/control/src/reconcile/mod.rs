@@ -128,6 +128,8 @@ pub(crate) struct Loop {
     early: Vec<(Ticket, Request)>,
     /// Those whose folder is being read: nothing of it has begun.
     reading: BTreeSet<Ticket>,
+    /// Why the files of the API's certificate hold none that can be served.
+    refused: Option<Fault>,
     /// The plans that were shown.
     shown: plan::Shown,
     pub(crate) ending: Option<Ending>,
@@ -145,6 +147,7 @@ impl Loop {
         now: Now,
     ) -> (Self, Vec<Effect>) {
         let published = Published::new(loaded.epoch, snapshot, &place);
+        let refused = place.refused.clone();
         let mut this = Self {
             about,
             place,
@@ -170,6 +173,7 @@ impl Loop {
             snapshots: BTreeMap::new(),
             early: Vec::new(),
             reading: BTreeSet::new(),
+            refused,
             shown: plan::Shown::default(),
             ending: None,
             next_job: 0,
@@ -386,12 +390,14 @@ impl Loop {
         match renewed {
             Ok(certificate) => {
                 self.published.renewed(host.clone(), certificate);
+                self.refused = None;
                 tracing::info!(%host, "a renewed certificate is taken");
                 self.record(vec![events::renewed(&host, now.wall)]);
             }
             Err(fault) => {
                 tracing::warn!(%host, error = %fault, causes = ?fault.causes, "a renewed certificate is refused");
                 self.record(vec![events::not_renewed(&host, &fault, now.wall)]);
+                self.refused = Some(fault);
             }
         }
     }
