@@ -80,6 +80,7 @@ fn a_daemon_that_stops_all_has_no_next_one() {
     end(&mut world, &mut daemon, Ended::Stopped);
     world.run(&mut daemon);
     let late = world.apply(&mut daemon);
+    world.run(&mut daemon);
     assert_eq!(reason(&world, late), RefusalReason::Unavailable);
 }
 
