@@ -194,6 +194,25 @@ fn a_daemon_that_is_killed_in_the_middle_repeats_and_loses_nothing() {
 }
 
 #[test]
+fn a_run_is_followed_over_a_daemon_that_is_replaced() {
+    let bowline = Bowline::new();
+    let app = App::new(&bowline, "jobs-upgraded", "[job.work]\nrun = \"sh work.sh\"\n");
+    let _up = app.up();
+    let watcher = app.start(&["work"]);
+    app.wait_for("begun\n");
+    wait("its output is followed", SOON, || (app.job("work")["run"]["state"] == "running").then_some(()));
+    let upgraded = bowline.command_of(&bowline.other_binary(0), &["serve", "--upgrade"]).output();
+    let upgraded = upgraded.expect("the binary runs");
+    assert!(upgraded.status.success(), "{}", text(&upgraded));
+    app.let_go();
+    let watched = watcher.wait_with_output().expect("the child ends");
+    let said = text(&watched);
+    assert_eq!(watched.status.code(), Some(0), "{said}");
+    assert_eq!((said.matches("working").count(), said.matches("done").count()), (1, 1), "{said}");
+    assert_eq!(app.wrote("runs"), "begun\nended\n");
+}
+
+#[test]
 fn what_runs_before_a_release_runs_once_over_the_death_of_the_daemon() {
     let bowline = Bowline::new();
     let app = App::new(&bowline, "jobs-before", "[release]\nbefore = \"sh work.sh\"\n");

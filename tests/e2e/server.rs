@@ -197,3 +197,26 @@ fn the_units_hardening_takes_nothing_from_the_cage() {
     let plain = cage(&["env".to_owned()], "serve-plain");
     assert_eq!(cage(&hardened(&text), "serve-hardened"), plain);
 }
+
+#[test]
+fn a_second_interrupt_ends_a_daemon_that_does_not_get_ready() {
+    let bowline = Bowline::new();
+    let server = Server::start(&bowline);
+    let http = bowline.status()["edge"]["http"].as_str().expect("an address").to_owned();
+    let edge = Process { pid: bowline.edge() };
+    server.end(Signal::SIGKILL);
+    edge.kill();
+    wait("the edge is gone", SOON, || (!edge.runs()).then_some(()));
+    // After a crash an address that is taken is tried again, for a while.
+    let taken = wait("its address is free", SOON, || std::net::TcpListener::bind(&http).ok());
+    let mut stuck = Server::begin(&bowline, &[], &["--http", &http, "--https", "127.0.0.1:0", "--admin", "0"]);
+    let process = Process { pid: stuck.pid() };
+    let interrupt = 1 << (Signal::SIGINT as u64 - 1);
+    wait("it catches interrupts", SOON, || (process.signals("SigCgt")? & interrupt != 0).then_some(()));
+    stuck.signal(Signal::SIGINT);
+    wait("it has caught one", SOON, || (process.signals("ShdPnd")? & interrupt == 0).then_some(()));
+    assert!(stuck.has_ended().is_none(), "it ends in order, when it serves");
+    stuck.signal(Signal::SIGINT);
+    assert_eq!(stuck.ended().signal(), Some(Signal::SIGINT as i32));
+    drop(taken);
+}

@@ -146,6 +146,47 @@ fn a_binary_that_cannot_take_over_leaves_the_one_before() {
     assert_eq!(upgraded(&bowline, &other)["changed"], true, "nothing is in its way any more");
 }
 
+/// Notes what it was left, and is the binary before again.
+fn pretender(bowline: &Bowline, digest: &str, real: &str, takes: Option<&str>) -> std::path::PathBuf {
+    let (kept, noted) = (bowline.state().join("bin").join(digest), bowline.folder("noted").join(&digest[..1]));
+    std::fs::create_dir_all(&kept).expect("a folder of the test");
+    let script = format!(
+        "#!/bin/sh\n{{ while read -r line; do case $line in SigBlk*) echo \"$line\";; esac; done < /proc/self/status\n\
+         printf '%s\\n' \"$@\"; }} > {0}.new\nmv {0}.new {0}\nexec {real} \"$@\"\n",
+        noted.display()
+    );
+    std::fs::write(kept.join("bowline"), script).expect("a file of the test");
+    bowline_tests::set_mode(&kept.join("bowline"), 0o755);
+    takes.into_iter().for_each(|takes| std::fs::write(kept.join("takes.json"), takes).expect("a file of the test"));
+    noted
+}
+
+#[test]
+fn a_binary_of_before_is_handed_only_what_it_knows() {
+    const STOPS: u64 = 1 << (Signal::SIGTERM as u64 - 1) | 1 << (Signal::SIGINT as u64 - 1);
+    let bowline = Bowline::new();
+    let config = bowline.folder("etc").join("server.toml");
+    std::fs::write(&config, "[api]\nhost = \"bowline-api.localhost\"\n").expect("a file of the test");
+    let args = [bowline_tests::server::ANY_PORTS.as_slice(), &["--config", bowline_tests::path(&config)]].concat();
+    let mut server = Server::start_with(&bowline, &[], &args);
+    let real = program(server.pid());
+    for (digit, takes) in [("1", None), ("2", Some(r#"{"outer":true,"stops":true}"#))] {
+        let digest = digit.repeat(64);
+        let noted = pretender(&bowline, &digest, &real, takes);
+        assert_eq!(post(&bowline, "/v1/upgrade", &format!("{{\"binary\":\"{digest}\"}}")), 204);
+        let noted = wait("it was executed", SOON, || std::fs::read_to_string(&noted).ok());
+        let blocked = noted.lines().find_map(|line| line.strip_prefix("SigBlk:")).expect("a mask").trim();
+        let blocked = u64::from_str_radix(blocked, 16).expect("hexadecimal");
+        let word = noted.lines().last().expect("the word of the handover");
+        let word: Value = serde_json::from_str(word).expect("JSON");
+        let left = (blocked & STOPS, word["outer"].is_u64());
+        assert_eq!(left, if takes.is_some() { (STOPS, true) } else { (0, false) }, "{noted}");
+        server.hears("READY=1", "the binary before goes on");
+        assert_eq!(program(server.pid()), real);
+    }
+    assert!(server.end(Signal::SIGTERM).success());
+}
+
 /// The status that the API answers with.
 fn post(bowline: &Bowline, path: &str, body: &str) -> u16 {
     let output = std::process::Command::new("curl")

@@ -41,6 +41,11 @@ impl Process {
         Some(line.trim().to_owned())
     }
 
+    /// A set of signals, the first in the lowest bit: `SigBlk`, `SigCgt`, `ShdPnd` (proc_pid_status(5)).
+    pub fn signals(&self, which: &str) -> Option<u64> {
+        u64::from_str_radix(&self.status(which)?, 16).ok()
+    }
+
     pub fn parent(&self) -> Option<u32> {
         self.status("PPid")?.parse().ok()
     }

@@ -13,6 +13,9 @@ use crate::patience::Impatience;
 
 /// How long a daemon may be away before a command gives up: whoever supervises it has started it again by then.
 const LIMIT: Duration = Duration::from_secs(30);
+/// The same on the daemon's machine, where nobody answers in its place: one that says that it leaves is replaced in a moment, or was told
+/// to end.
+const LIMIT_HERE: Duration = Duration::from_secs(3);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -34,7 +37,7 @@ pub(crate) struct Absence<'a> {
 }
 
 impl<'a> Absence<'a> {
-    /// `None`: nobody answers in a daemon's place, and none is waited for.
+    /// `None`: nobody answers in a daemon's place, and only one that says that it leaves is waited for.
     pub(crate) fn new(told: Option<&'a Told>) -> Self {
         Self { told, since: None }
     }
@@ -50,19 +53,23 @@ impl<'a> Absence<'a> {
             ClientError::NoDaemon { reached: Reached::Lost, .. } | ClientError::Broken(_) => {
                 is_repeatable(method, path)
             }
+            // Between the one that has said that it leaves and the next one.
+            ClientError::Unreachable { .. } | ClientError::Dial { .. } => self.since.is_some(),
             ClientError::NoDaemon { reached: Reached::Unknown, .. }
-            | ClientError::Unreachable { .. }
-            | ClientError::Dial { .. }
             | ClientError::Https { .. }
             | ClientError::Unreadable(_)
             | ClientError::Refused(_)
             | ClientError::Busy(_) => false,
         };
-        let Some(Told(told)) = self.told.filter(|_| again) else { return false };
-        if self.since.is_none() {
+        let is_waited_for = self.told.is_some() || self.since.is_some() || matches!(error, ClientError::NotBegun(_));
+        if !again || !is_waited_for {
+            return false;
+        }
+        if let (Some(Told(told)), None) = (self.told, self.since) {
             told();
         }
-        if self.since.get_or_insert_with(Instant::now).elapsed() >= LIMIT {
+        let limit = if self.told.is_some() { LIMIT } else { LIMIT_HERE };
+        if self.since.get_or_insert_with(Instant::now).elapsed() >= limit {
             return false;
         }
         tokio::time::sleep(PAUSE).await;
@@ -101,6 +108,8 @@ fn is_repeatable(method: &Method, path: &str) -> bool {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use bowline_core::fault::Fault;
+
     use super::*;
 
     fn away(code: &str) -> ClientError {
@@ -118,6 +127,18 @@ mod tests {
         while absence.is_waited_for(&away("daemon-away"), (&Method::POST, "/v1/apps")).await {}
         assert!((LIMIT..LIMIT + 2 * PAUSE).contains(&began.elapsed()), "{:?}", began.elapsed());
         assert_eq!(times.load(Ordering::Relaxed), 1, "it is said once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn on_its_machine_a_daemon_that_leaves_is_waited_for_until_the_next_one_listens() {
+        let request = (&Method::POST, "/v1/apps");
+        let leaving = ClientError::NotBegun(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
+        let nobody = || ClientError::Unreachable { path: "api.sock".into(), source: std::io::Error::other("refused") };
+        assert!(!Absence::new(None).is_waited_for(&nobody(), request).await, "there was none in the first place");
+        let (mut absence, began) = (Absence::new(None), Instant::now());
+        assert!(absence.is_waited_for(&leaving, request).await);
+        while absence.is_waited_for(&nobody(), request).await {}
+        assert!((LIMIT_HERE..LIMIT_HERE + 2 * PAUSE).contains(&began.elapsed()), "{:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

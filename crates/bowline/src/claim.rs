@@ -45,6 +45,42 @@ pub(crate) struct Handover {
     pub(crate) from: Option<PathBuf>,
 }
 
+/// What a binary takes of a handover beside what the first one did that could be replaced. What is about to be executed cannot be asked: each says
+/// it beside its kept copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Takes {
+    /// The socket behind the edge.
+    outer: bool,
+    /// Stops that wait, blocked.
+    pub(crate) stops: bool,
+}
+
+impl Takes {
+    const OWN: Self = Self { outer: true, stops: true };
+
+    /// `kept`: the copy. A binary of before has said nothing.
+    pub(crate) fn of(kept: &Path) -> Self {
+        let said = std::fs::read(Self::file(kept)).ok();
+        said.and_then(|said| serde_json::from_slice(&said).ok()).unwrap_or_default()
+    }
+
+    /// This binary's own word. Where it cannot be written, it is handed what every binary takes.
+    pub(crate) fn say(kept: &Path) {
+        if Self::of(kept) == Self::OWN {
+            return;
+        }
+        let word = serde_json::to_vec(&Self::OWN).expect("it has only truth values");
+        if let Err(error) = std::fs::write(Self::file(kept), word) {
+            tracing::debug!(kept = %kept.display(), %error, "it is not said what this binary takes of a handover");
+        }
+    }
+
+    fn file(kept: &Path) -> PathBuf {
+        kept.with_file_name("takes.json")
+    }
+}
+
 impl Claim {
     /// `again`: after a crash, whose sockets the kernel may still be closing.
     ///
@@ -100,14 +136,16 @@ impl Claim {
         self.admin.local_addr().map_err(|e| unusable("the admin port", &e))
     }
 
-    /// Executes another binary in the place of this one. Signals stay blocked as they are. Returns only why it could not be.
-    pub(crate) fn hand_over(&self, to: &Path, args: &[OsString], from: Option<&Path>) -> Fault {
-        let outer = self.outer.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Executes another binary in the place of this one. Signals stay blocked as they are. A descriptor that it does not know of is not left
+    /// open. Returns only why it could not be.
+    pub(crate) fn hand_over(&self, (to, takes): (&Path, Takes), args: &[OsString], from: Option<&Path>) -> Fault {
+        let held = self.outer.lock().unwrap_or_else(PoisonError::into_inner);
+        let outer = held.as_ref().filter(|_| takes.outer);
         let handover = Handover {
             lock: self.lock.as_raw_fd(),
             api: self.api.as_raw_fd(),
             admin: self.admin.as_raw_fd(),
-            outer: outer.as_ref().map(AsRawFd::as_raw_fd),
+            outer: outer.map(AsRawFd::as_raw_fd),
             from: from.map(Path::to_owned),
         };
         let word = serde_json::to_string(&handover).expect("a handover has only strings and numbers");
@@ -115,7 +153,7 @@ impl Claim {
         let words = words.chain(["--handover".into(), word.into()]);
         let outcome = words.map(|word| CString::new(word.into_vec())).collect::<Result<Vec<_>, _>>();
         let outcome = outcome.map_err(|_| nix::errno::Errno::EINVAL).and_then(|words| {
-            let outer = outer.as_ref().map(AsFd::as_fd);
+            let outer = outer.map(AsFd::as_fd);
             for fd in [self.lock.as_fd(), self.api.as_fd(), self.admin.as_fd()].into_iter().chain(outer) {
                 fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
             }
@@ -215,6 +253,18 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn a_binary_that_has_said_nothing_takes_what_the_first_one_took() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("bowline");
+        assert_eq!(Takes::of(&kept), Takes { outer: false, stops: false });
+        // One between, and one of later.
+        std::fs::write(Takes::file(&kept), r#"{"outer":true,"more":1}"#).unwrap();
+        assert_eq!(Takes::of(&kept), Takes { outer: true, stops: false });
+        Takes::say(&kept);
+        assert_eq!(Takes::of(&kept), Takes::OWN);
+    }
 
     #[test]
     fn a_socket_whose_queue_is_full_is_there_and_one_that_is_closed_is_not() {

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use crate::activity;
 use crate::args::{Mode, Serve};
-use crate::claim::{Claim, unusable};
+use crate::claim::{Claim, Takes, unusable};
 use crate::log;
 use crate::notify::Notify;
 use crate::paths::{Paths, Recorded};
@@ -90,7 +90,11 @@ fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
     let stops = Stops::watch()?;
     // What the daemon writes is nobody else's: what others may read or search is given its mode where it is made.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    let settings = Settings::of(args, matches!(starter, Starter::Other { .. }) && std::io::stderr().is_terminal());
+    let colour = matches!(starter, Starter::Other { .. }) && std::io::stderr().is_terminal();
+    let settings = match paths.recorded() {
+        Some(_) => Settings::of_again(args, colour),
+        None => Settings::of(args, colour),
+    };
     let exe = std::env::current_exe()
         .map_err(|e| Fault::new(FaultKind::Failed, "the daemon does not know its own binary").source(&e))?;
     let (settings, claim) = match &args.handover {
@@ -104,30 +108,32 @@ fn run(args: &Serve, paths: &Paths, starter: &Starter) -> Result<(), Fault> {
         }
     };
     let exe = bowline_node::keep_binary(&paths.state, &exe).map_err(|e| unusable("the daemon's binary", &e))?;
+    Takes::say(&exe);
     let begun = AtomicBool::new(false);
     let ended = settings.and_then(|settings| {
         let daemon = Daemon { args, settings, paths, starter, claim: &claim, exe: &exe, begun: &begun, stops: &stops };
         daemon.run()
     });
     let before = args.handover.as_ref().and_then(|handover| handover.from.as_deref());
+    let execute = |to: &Path, from: Option<&Path>| {
+        let takes = Takes::of(to);
+        let words = words(args, paths, starter);
+        stops.leave(takes.stops);
+        claim.hand_over((to, takes), &words, from)
+    };
     let (fault, before) = match (ended, before) {
         (Ok(Ended::Stopped | Ended::LeftRunning), _) => {
             // What cannot be removed is found and replaced by the next daemon, which holds the lock.
             let _ = [paths.api_socket(), paths.outer_socket()].map(std::fs::remove_file);
             return Ok(());
         }
-        (Ok(Ended::HandedOver(binary)), _) => {
-            stops.leave();
-            let to = paths.kept_binary(&binary);
-            (claim.hand_over(&to, &words(args, paths, starter), Some(&exe)), exe.as_path())
-        }
+        (Ok(Ended::HandedOver(binary)), _) => (execute(&paths.kept_binary(&binary), Some(&exe)), exe.as_path()),
         (Err(fault), Some(before)) if !begun.load(Ordering::Relaxed) => (fault, before),
         (Err(fault), _) => return Err(fault),
     };
     tracing::error!(error = %fault, causes = ?fault.causes, "another binary was refused, the one before goes on");
     paths.record_refusal(&fault.into());
-    stops.leave();
-    Err(claim.hand_over(before, &words(args, paths, starter), None))
+    Err(execute(before, None))
 }
 
 /// The command line of a daemon that goes on where this one listens, but for the handover.
@@ -271,6 +277,7 @@ fn control_config(mode: Mode, settings: Settings, paths: &Paths, claim: &Claim) 
         outside: settings.api.map(|api| Outside {
             host: api.host,
             certificate: api.certificate,
+            refused: api.refused,
             socket: paths.outer_socket(),
             edge_uid,
         }),

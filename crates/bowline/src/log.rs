@@ -1,9 +1,9 @@
 //! What the daemon and the edge say of themselves, on standard error.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -104,12 +104,13 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// With the mode of the one that is put aside, less what the process takes from all its files. Opened before anything is moved: where there is no
-/// room for another, the one that is there goes on.
+/// With the mode of the one that is put aside, whatever the process takes from its files: whoever was let in to read it stays so. Opened before
+/// anything is moved: where there is no room for another, the one that is there goes on.
 fn begin_anew(path: &Path) -> io::Result<File> {
     let mode = fs::symlink_metadata(path)?.mode() & 0o777;
     let new = path.with_extension("log.new");
     let file = append(&new, mode)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
     fs::rename(path, path.with_extension("log.1"))?;
     fs::rename(&new, path)?;
     Ok(file)
@@ -129,10 +130,12 @@ mod tests {
         let path = folder.path().join("edge.log");
         for text in ["first", "second"] {
             let mut log = append(&path, 0o640).unwrap();
+            // More than the mask of any process leaves.
+            log.set_permissions(Permissions::from_mode(0o666)).unwrap();
             log.write_all(text.as_bytes()).unwrap();
             assert_eq!(own_path(&log).unwrap(), path);
             drop(begin_anew(&own_path(&log).unwrap()).unwrap());
-            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
             assert!(own_path(&log).is_err(), "it is put aside already");
         }
         assert_eq!(fs::read_to_string(folder.path().join("edge.log.1")).unwrap(), "second");

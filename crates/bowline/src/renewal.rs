@@ -21,13 +21,19 @@ const LOOK: Duration = Duration::from_secs(5);
 /// What the files of the API's certificate come to hold, each time that it is something else than what is served, or why it cannot be.
 pub(crate) fn watch(api: Option<&Api>) -> mpsc::Receiver<Result<Certificate, Fault>> {
     let (told, renewals) = mpsc::channel(1);
-    if let Some((files, served)) = api.and_then(|api| Some((api.files.clone()?, api.certificate.clone()?))) {
+    if let Some((files, served)) = api.and_then(|api| Some((api.files.clone()?, api.certificate.clone()))) {
         tokio::spawn(follow(files, served, told));
     }
     renewals
 }
 
-async fn follow(files: CertificateFiles, mut served: Certificate, told: mpsc::Sender<Result<Certificate, Fault>>) {
+/// `served`: what the files held last that can be served, if that is what they held when the daemon started.
+async fn follow(
+    files: CertificateFiles,
+    mut served: Option<Certificate>,
+    told: mpsc::Sender<Result<Certificate, Fault>>,
+) {
+    let mut refused = served.is_none();
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut seen, mut judged) = (None, None);
@@ -44,11 +50,12 @@ async fn follow(files: CertificateFiles, mut served: Certificate, told: mpsc::Se
         let read = files.clone();
         let Ok(renewed) = tokio::task::spawn_blocking(move || settings::certificate(&read)).await else { return };
         match &renewed {
-            // Touched, or put back.
-            Ok(certificate) if *certificate == served => continue,
-            Ok(certificate) => served = certificate.clone(),
+            // Touched.
+            Ok(certificate) if !refused && served.as_ref() == Some(certificate) => continue,
+            Ok(certificate) => served = Some(certificate.clone()),
             Err(_) => {}
         }
+        refused = renewed.is_err();
         if told.send(renewed).await.is_err() {
             return;
         }

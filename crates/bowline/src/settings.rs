@@ -49,14 +49,20 @@ pub(crate) struct Api {
     pub(crate) host: HostName,
     /// As its files are when the daemon starts; `None`: the local CA makes one.
     pub(crate) certificate: Option<Certificate>,
+    /// Why they hold none that can be served.
+    pub(crate) refused: Option<Fault>,
     /// Those files: what is renewed there is taken.
     pub(crate) files: Option<CertificateFiles>,
 }
 
 impl Api {
-    fn read(api: server::Api) -> Result<Self, Fault> {
-        let certificate = api.certificate.as_ref().map(certificate).transpose()?;
-        Ok(Self { host: api.host, certificate, files: api.certificate })
+    fn read(api: server::Api) -> Self {
+        let (certificate, refused) = match api.certificate.as_ref().map(certificate) {
+            Some(Ok(certificate)) => (Some(certificate), None),
+            Some(Err(fault)) => (None, Some(fault)),
+            None => (None, None),
+        };
+        Self { host: api.host, certificate, refused, files: api.certificate }
     }
 }
 
@@ -79,6 +85,19 @@ impl Settings {
     /// # Errors
     /// All that is wrong with the file, each at its place. `colour`: for a terminal.
     pub(crate) fn of(args: &Serve, colour: bool) -> Result<Self, Fault> {
+        let settings = Self::of_again(args, colour)?;
+        match settings.api.as_ref().and_then(|api| api.refused.clone()) {
+            None => Ok(settings),
+            Some(fault) => Err(fault),
+        }
+    }
+
+    /// Of a daemon that is started again: a certificate that cannot be served, as a renewal that broke off leaves it, does not keep it from
+    /// what else it does.
+    ///
+    /// # Errors
+    /// All else that is wrong with the file, each at its place.
+    pub(crate) fn of_again(args: &Serve, colour: bool) -> Result<Self, Fault> {
         let base = match args.mode {
             Mode::Local => Self::local(),
             // Started to stop all: it listens as it did, and wrong settings are not in its way.
@@ -143,7 +162,7 @@ impl Settings {
             https: listen.https.first().copied(),
             admin: listen.admin,
             trusted_proxies,
-            api: api.map(Api::read).transpose()?,
+            api: api.map(Api::read),
             build_time: limits.build_time,
             log_bytes: limits.log_size.0,
             log_files: u32::from(limits.log_files) + 1,
@@ -182,13 +201,18 @@ mod tests {
     use clap::Parser;
 
     fn settings(text: &str, flags: &[&str]) -> Result<Settings, Fault> {
+        with_args(text, flags, |args| Settings::of(args, false))
+    }
+
+    /// As a daemon is started whose file says this.
+    fn with_args<T>(text: &str, flags: &[&str], read: impl FnOnce(&Serve) -> T) -> T {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("server.toml");
         std::fs::write(&file, text).unwrap();
         let file = file.to_str().unwrap();
         let words = [&["bowline", "serve", "--config", file], flags].concat();
         let crate::args::Verb::Serve(args) = crate::args::Cli::parse_from(words).verb else { panic!("another verb") };
-        Settings::of(&args, false)
+        read(&args)
     }
 
     #[test]
@@ -202,7 +226,8 @@ mod tests {
         assert_eq!((got.admin, got.build_time), (address("127.0.0.1:71"), Duration::from_secs(300)));
         assert_eq!((got.log_bytes, got.log_files), (2 << 20, 3), "beside the one that is written to");
         assert_eq!(got.trusted_proxies, ["10.0.0.0/8".parse().unwrap()]);
-        let api = Api { host: HostName::new("bowline.example.com").unwrap(), certificate: None, files: None };
+        let host = HostName::new("bowline.example.com").unwrap();
+        let api = Api { host, certificate: None, refused: None, files: None };
         assert_eq!(got.api, Some(api));
         let flags = ["--http", "127.0.0.1:82", "--trusted-proxy", "192.0.2.1"];
         let flagged = settings(text, &flags).unwrap();
@@ -251,6 +276,12 @@ mod tests {
         assert_eq!(
             (wrong.kind, wrong.message.as_str()),
             (FaultKind::Invalid, "the certificate of [api] cannot be used")
+        );
+        let again = with_args(&text, &[], |args| Settings::of_again(args, false)).unwrap().api.unwrap();
+        assert_eq!(
+            (again.certificate, again.refused),
+            (None, Some(wrong)),
+            "one that is started again serves all the same"
         );
     }
 }

@@ -95,6 +95,8 @@ pub struct Outside {
     pub host: HostName,
     /// `None`: the local CA makes one.
     pub certificate: Option<Certificate>,
+    /// Why its files hold none that can be served: what was served last goes on until it ends, and then one of the local CA.
+    pub refused: Option<Fault>,
     /// In a folder in which only the daemon makes files.
     pub socket: PathBuf,
     /// The edge's user, where it is another than the daemon's.

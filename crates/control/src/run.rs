@@ -11,7 +11,7 @@ use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, EnvName, ReleaseNumber};
 use bowline_core::resource::data::{DataDone, DataOrder};
-use bowline_core::route::{ApiSite, EdgeDesired};
+use bowline_core::route::{ApiSite, Certificate, EdgeDesired};
 use bowline_core::scale::Windows;
 use bowline_core::time::{Mono, Timestamp};
 use bowline_fault_points::{Point, reach};
@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::certs::{CertCache, LocalCa};
-use crate::config::{ControlConfig, Ended, ForesightCall, Links};
+use crate::config::{ControlConfig, Ended, ForesightCall, Links, Outside};
 use crate::http::answer::Refusal;
 use crate::http::journal::Journals;
 use crate::http::{Kept, listen, memory};
@@ -36,7 +36,7 @@ use crate::secrets::{Keyring, Vault, snapshot as sealed};
 use crate::sources::Sources;
 use crate::store::Store;
 use crate::tokens::Tokens;
-use crate::{folder, jobs, snapshot, steps};
+use crate::{certs, folder, jobs, snapshot, steps};
 
 /// Results of work beside the loop that wait for it; more wait where they come from.
 const WAITING_INPUTS: usize = 256;
@@ -141,13 +141,27 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         salt: Salt::fresh()?,
         trusted_proxies: config.trusted_proxies.clone(),
         api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }),
-        given: config.outside.iter().filter_map(|way| Some((way.host.clone(), way.certificate.clone()?))).collect(),
+        given: config
+            .outside
+            .iter()
+            .filter_map(|way| Some((way.host.clone(), given(way, snapshot.as_deref(), now.wall)?)))
+            .collect(),
+        refused: config.outside.as_ref().and_then(|way| way.refused.clone()),
         build_time: config.build_time,
         windows: windows(),
         machine: memory::machine(),
         boot: boot_id()?,
     };
     Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), place, loaded, snapshot })
+}
+
+/// A certificate that is not made here. Where its files hold none that can be served, the one that the edge has served last goes on.
+fn given(way: &Outside, served: Option<&EdgeDesired>, now: Timestamp) -> Option<Certificate> {
+    let last = || {
+        let last = served?.certificates.get(&way.host)?;
+        certs::end(last).filter(|end| *end > now).map(|_| last.clone())
+    };
+    way.certificate.clone().or_else(|| way.refused.as_ref().and_then(|_| last()))
 }
 
 /// How long scaling waits: a test of the whole may have it wait a fraction of that.
@@ -306,7 +320,7 @@ impl Rim {
                 // What waits was not begun: the next daemon may be asked.
                 requests.close();
                 while let Ok(asked) = requests.try_recv() {
-                    let _ = asked.reply.send(Err(Refusal::leaving()));
+                    let _ = asked.reply.send(Err(Refusal::ending(ended)));
                 }
                 return ended;
             }

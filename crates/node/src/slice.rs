@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-/// Of the edge: before whatever else this machine runs. The shortest that there is.
+/// Of the edge: before whatever else this machine runs, unless that has given itself as short a one. The shortest that there is.
 const EDGE: Duration = Duration::from_micros(100);
 
 /// Of instances: an app that computes gives way within half a millisecond to one that is asked something.

@@ -136,6 +136,44 @@ fn a_renewed_certificate_is_taken_without_a_restart() {
 }
 
 #[test]
+fn files_that_hold_no_certificate_keep_no_daemon_from_starting_again() {
+    let bowline = Bowline::new();
+    let (live, next) = (bowline.folder("live"), bowline.folder("next"));
+    let (chain, key) = certificate(&live);
+    let files = format!("certificate = \"{}\"\nkey = \"{}\"\n", path(&chain), path(&key));
+    let mut outside = Outside::start_with(bowline, &files);
+    let token = outside.token("ci", &["--role", "viewer"]);
+    let old = outside.bowline.folder("old").join("chain.pem");
+    std::fs::copy(&chain, &old).expect("files of the test");
+    // The edge has what it is to serve when no daemon is there.
+    let serves = |outside: &Outside, ca: &Path| {
+        let asked = outside.command(&token, &["status"]).env("BOWLINE_CA", ca).output().expect("the binary runs");
+        asked.status.success()
+    };
+    assert!(serves(&outside, &old));
+    let (next_chain, next_key) = certificate(&next);
+    std::fs::rename(&next_key, &key).expect("files of the test");
+    outside.restart();
+    wait("what was served before goes on", SOON, || serves(&outside, &old).then_some(()));
+    let said = text(&outside.bowline.run(&["status"]));
+    assert!(said.contains("note: bowline-api.localhost keeps its certificate, which ends in"), "{said}");
+    let admin = outside.bowline.status()["daemon"]["admin"].as_str().expect("an address").to_owned();
+    let metrics = curl(&outside.bowline.ca(), &format!("http://{admin}/metrics"), &[]).text();
+    let end = "bowline_certificate_expiry_timestamp_seconds{host=\"bowline-api.localhost\"}";
+    assert!(metrics.contains(end), "{metrics}");
+    std::fs::rename(&next_chain, &chain).expect("files of the test");
+    wait("the next one is served", SOON, || serves(&outside, &chain).then_some(()));
+    assert!(!text(&outside.bowline.run(&["status"])).contains("note:"));
+    // Whoever starts a server for the first time is told what is wrong.
+    outside.server.take().expect("it runs").end(Signal::SIGKILL);
+    assert!(outside.bowline.run(&["down"]).status.success());
+    std::fs::write(&key, "no key").expect("a file of the test");
+    let args: Vec<&str> = outside.args.iter().map(String::as_str).collect();
+    let said = outside.bowline.fails(&[&["serve"], args.as_slice()].concat(), 2);
+    assert!(said.contains("the certificate of [api] cannot be used"), "{said}");
+}
+
+#[test]
 fn strangers_behind_a_proxy_are_counted_by_themselves() {
     let text = "trusted_proxies = [\"127.0.0.0/8\"]\n\n[api]\nhost = \"bowline-api.localhost\"\n";
     let outside = Outside::start_of(Bowline::new(), text);

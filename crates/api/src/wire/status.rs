@@ -29,6 +29,9 @@ pub struct DaemonStatus {
     /// Where the state lies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskStatus>,
+    /// What a person should know: files of a certificate that cannot be served.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// The disk of the state. With less than the reserve, whoever fills it with temporary files is stopped.

@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 const TICK: Duration = Duration::from_secs(1);
 
 /// A daemon that dies again and again is left to its owner.
-const MAX_REJOINS: usize = 10;
+pub(super) const MAX_REJOINS: usize = 10;
 
 /// A change, and what it is of.
 #[derive(Debug, Clone, Copy)]

@@ -10,15 +10,12 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::JobName;
 
 use super::attach::{self, Attachment};
-use super::client;
+use super::{client, follow};
 use crate::args::Run;
 use crate::cmd::status;
 use crate::interrupts::INTERRUPTED;
 use crate::target::{Target, word};
 use crate::ui::{self, Tone, Ui};
-
-/// A daemon that dies this often while a run is followed is not started again.
-const MAX_REJOINS: usize = 3;
 
 pub(super) fn run(args: Run, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     if args.command.is_empty() {
@@ -93,11 +90,13 @@ impl Following {
         for rejoins in 0.. {
             match self.attempt(&client, ui).await {
                 Ok(end) => return Ok(end),
-                Err(ClientError::Broken(_) | ClientError::Unreachable { .. }) if rejoins < MAX_REJOINS => {
-                    client = target.join().await?.client;
-                }
+                Err(error) if rejoins < follow::MAX_REJOINS && follow::is_away(&error) => {}
                 Err(error) => return Err(error.into()),
             }
+            client = tokio::select! {
+                session = follow::rejoin(target) => session?.client,
+                _ = tokio::signal::ctrl_c() => return Ok(None),
+            };
         }
         unreachable!("the last attempt returns")
     }

@@ -82,6 +82,9 @@ fn daemon(status: &wire::Status, ui: &Ui) {
             ui::bytes(disk.total_bytes),
         ));
     }
+    for note in &daemon.notes {
+        ui.say(format!("  {} {note}", ui.paint(Tone::Warning, "note:")));
+    }
     if let Some(api) = &edge.api {
         ui.say(format!("  api {}", ui.paint(Tone::Link, api)));
     }

@@ -181,14 +181,24 @@ fn load(scope: Scope, cert: &Path, key: &Path, now: Timestamp) -> Result<Signer,
         return Err(damaged(cert, "it does not belong to the key"));
     }
     parsed.verify_signature(None).map_err(|_| damaged(cert, "its signature is wrong"))?;
-    let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    let not_after = Timestamp(not_after.saturating_mul(1000));
+    let not_after = not_after(&parsed);
     if now + DAY > not_after {
         return Err(CertError::Expired { path: cert.to_owned() });
     }
     let fingerprint = bowline_core::id::Digest(Sha256::digest(&block.contents).into());
     let issuer = Issuer::from_ca_cert_pem(&pem, pair).map_err(|_| damaged(cert, "it is not a CA certificate"))?;
     Ok(Signer { root: Root { scope, path: cert.to_owned(), pem, fingerprint, not_after }, issuer })
+}
+
+/// When a certificate ends, whoever has made it. `None`: it cannot be read.
+pub(crate) fn end(certificate: &Certificate) -> Option<Timestamp> {
+    let (_, block) = x509_parser::pem::parse_x509_pem(certificate.chain.as_bytes()).ok()?;
+    let (_, parsed) = X509Certificate::from_der(&block.contents).ok()?;
+    Some(not_after(&parsed))
+}
+
+fn not_after(certificate: &X509Certificate<'_>) -> Timestamp {
+    Timestamp(u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0).saturating_mul(1000))
 }
 
 fn leaf_params(

@@ -10,6 +10,7 @@ mod scope;
 mod tests;
 mod trust;
 
+pub(crate) use authority::end;
 pub use authority::{Leaf, LocalCa, Root};
 pub use cache::CertCache;
 pub use error::CertError;

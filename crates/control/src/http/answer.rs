@@ -8,6 +8,8 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
 use serde::Serialize;
 
+use crate::config::Ended;
+
 /// A fault with the status code it is answered with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -52,8 +54,20 @@ impl Refusal {
         Self { reason: RefusalReason::Unavailable, fault }
     }
 
+    /// Of a daemon that ends, to whoever asks for something that only one that goes on can do, and of which nothing was done.
+    pub(crate) fn ending(how: Ended) -> Self {
+        match how {
+            Ended::LeftRunning | Ended::HandedOver(_) => Self::leaving(),
+            // Nobody is meant to take its place.
+            Ended::Stopped => {
+                let fault = Fault::new(FaultKind::Unreachable, "the daemon is stopping");
+                Self::unavailable(fault.hint("run the command again"))
+            }
+        }
+    }
+
     pub(crate) fn leaving() -> Self {
-        let fault = Fault::new(FaultKind::Unreachable, "the daemon is about to exit");
+        let fault = Fault::new(FaultKind::Unreachable, "the daemon is about to exit").hint("run the command again");
         Self { reason: RefusalReason::Leaving, fault }
     }
 

@@ -16,7 +16,7 @@ use super::peer::{Owner, Peer};
 use super::port::AdminPort;
 use super::rates::Rates;
 use super::seats::Seats;
-use super::socket::ApiSocket;
+use super::socket::{ApiSocket, Gate};
 use super::{Api, Kept, READINGS};
 use crate::config::{ControlConfig, Links};
 use crate::metrics;
@@ -24,6 +24,9 @@ use crate::reconcile::request::Door;
 
 /// How long connections may take to end when the daemon does.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long what was sent to a connection that was just taken may take to be read; one that says nothing is not waited for any longer.
+const UNHEARD: Duration = Duration::from_millis(200);
 
 /// The listeners, each with its end.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ impl Servers {
 
 #[derive(Debug)]
 struct Server {
+    /// `None`: whoever asks there does so again by itself.
+    gate: Option<Gate>,
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<std::io::Result<()>>,
 }
@@ -52,6 +57,9 @@ struct Server {
 impl Server {
     /// Lets answers that are under way be read. Streams that would go on end with the runtime.
     async fn end(self) {
+        if let Some(gate) = &self.gate {
+            let _ = tokio::time::timeout(UNHEARD, gate.close()).await;
+        }
         // The receiver is gone only if the server has ended by itself.
         let _ = self.stop.send(());
         let abort = self.task.abort_handle();
@@ -116,12 +124,14 @@ pub(crate) fn serve(
         failures: Failures::default(),
     };
     let outside = outside.map(|listener| {
+        let gate = Some(listener.gate());
         let service = super::router_outside(api.clone(), keeper).into_make_service_with_connect_info::<Peer>();
         let (stop, stopped) = oneshot::channel();
         let serving = axum::serve(listener, service).with_graceful_shutdown(until(stopped));
-        Server { stop, task: tokio::spawn(async move { serving.await }) }
+        Server { gate, stop, task: tokio::spawn(async move { serving.await }) }
     });
     let admin = Admin { registry: Arc::new(registry), vitals, door, board };
+    let gate_api = Some(api_listener.gate());
     let (stop_api, stopped_api) = oneshot::channel();
     let api_service = super::router(api).into_make_service_with_connect_info::<Peer>();
     let api_task = axum::serve(api_listener, api_service).with_graceful_shutdown(until(stopped_api));
@@ -129,8 +139,8 @@ pub(crate) fn serve(
     let admin_task = axum::serve(admin_listener, admin::router(admin)).with_graceful_shutdown(until(stopped_admin));
     Ok(Servers {
         outside,
-        api: Server { stop: stop_api, task: tokio::spawn(async move { api_task.await }) },
-        admin: Server { stop: stop_admin, task: tokio::spawn(async move { admin_task.await }) },
+        api: Server { gate: gate_api, stop: stop_api, task: tokio::spawn(async move { api_task.await }) },
+        admin: Server { gate: None, stop: stop_admin, task: tokio::spawn(async move { admin_task.await }) },
     })
 }
 

@@ -190,9 +190,10 @@ async fn status(State(api): State<Api>, caller: Caller) -> Handled {
     if let Answer::Status(status) = &mut answer {
         status.daemon.private_bytes = memory::private_bytes();
         status.apps.retain(|app| covers(&caller, &app.env, &app.app));
-        if let Some(disk) = status.daemon.disk.as_mut().filter(|_| !caller.covers_all()) {
-            // It names apps.
-            disk.growing = None;
+        if !caller.covers_all() {
+            // They name apps, and files of the server.
+            status.daemon.notes.clear();
+            status.daemon.disk.iter_mut().for_each(|disk| disk.growing = None);
         }
     }
     Ok(answer.into_response())
@@ -347,8 +348,7 @@ async fn logs(
     known.ok_or_else(|| Refusal::unknown_app(&query.key))?;
     let seat = api.seats.take(&caller)?;
     let (sender, receiver) = mpsc::channel(LOG_PIECES);
-    let gone = |_| Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
-    api.logs.send((query, sender)).await.map_err(gone)?;
+    api.logs.send((query, sender)).await.map_err(|_| Refusal::leaving())?;
     Ok(lines::of_logs(receiver, seat))
 }
 

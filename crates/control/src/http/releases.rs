@@ -102,9 +102,14 @@ fn unreadable(row: &RevisionRecord, error: &dyn std::error::Error) -> Fault {
 /// Asks the node whether it can still be run as it was built.
 async fn check(api: &Api, row: &RevisionRecord, artifacts: BTreeMap<ServiceName, Artifact>) -> Result<(), Refusal> {
     let (reply, answer) = oneshot::channel();
-    let gone = || Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
-    api.checks.send((artifacts.into_values().collect(), reply)).await.map_err(|_| gone())?;
-    let Err(why) = answer.await.map_err(|_| gone())? else { return Ok(()) };
+    let asked = api.checks.send((artifacts.into_values().collect(), reply)).await;
+    asked.map_err(|_| Refusal::leaving())?;
+    // All is read for it, which takes longer than a daemon waits that ends.
+    let checked = tokio::select! {
+        checked = answer => checked.map_err(|_| Refusal::leaving())?,
+        () = api.door.closed() => return Err(Refusal::leaving()),
+    };
+    let Err(why) = checked else { return Ok(()) };
     let fault = Fault::new(why.kind, format!("{} cannot go back to release {}", row.key, row.number));
     let fault = why.causes.into_iter().fold(fault.caused_by(why.message), Fault::caused_by);
     Err(Fault { hint: why.hint, ..fault }.into())

@@ -135,7 +135,11 @@ async fn carry(
 }
 
 fn gone() -> SessionEnd {
-    SessionEnd::Broken(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"))
+    SessionEnd::Broken(
+        Fault::new(FaultKind::Unreachable, "the daemon is about to exit")
+            .caused_by("what a session runs ends with the daemon")
+            .hint("run the command again when the next one is there: `bowline status`"),
+    )
 }
 
 /// Room for one frame of input.

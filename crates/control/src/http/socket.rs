@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Sleep, sleep};
 
 /// How often the file is looked for.
@@ -36,6 +36,52 @@ pub(crate) struct ApiSocket {
     for_user: Option<u32>,
     /// Connections that there is room for; `None`: as many as come.
     room: Option<Arc<Semaphore>>,
+    gate: Gate,
+}
+
+/// Ends the taking of connections, from outside of the task that takes them.
+#[derive(Debug, Clone)]
+pub(crate) struct Gate(Arc<Taking>);
+
+#[derive(Debug)]
+struct Taking {
+    closed: watch::Sender<bool>,
+    /// Connections that were taken and of which nothing was read yet.
+    unheard: watch::Sender<usize>,
+}
+
+impl Gate {
+    fn open() -> Self {
+        Self(Arc::new(Taking { closed: watch::Sender::new(false), unheard: watch::Sender::new(0) }))
+    }
+
+    /// Takes no connection any more: what waits in the kernel's queue is the next daemon's. Returns when something was read of each
+    /// that was taken: a server that ends closes those of which it has read nothing, and with them what was sent to it.
+    pub(crate) async fn close(&self) {
+        self.0.closed.send_replace(true);
+        // The sender is held here.
+        let _ = self.0.unheard.subscribe().wait_for(|unheard| *unheard == 0).await;
+    }
+
+    /// Returns when it is closed.
+    async fn closed(&self) {
+        let _ = self.0.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    fn took(&self) -> Unheard {
+        self.0.unheard.send_modify(|unheard| *unheard += 1);
+        Unheard(self.clone())
+    }
+}
+
+/// A connection of which nothing was read yet.
+#[derive(Debug)]
+struct Unheard(Gate);
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        self.0.0.unheard.send_modify(|unheard| *unheard -= 1);
+    }
 }
 
 /// An accepted connection, and the room that it takes.
@@ -46,6 +92,7 @@ pub(crate) struct Accepted {
     unread: Option<Pin<Box<Sleep>>>,
     limit: Duration,
     patience: Patience,
+    unheard: Option<Unheard>,
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -60,8 +107,8 @@ impl Patience {
 }
 
 impl Accepted {
-    fn new(stream: UnixStream, room: Option<OwnedSemaphorePermit>) -> Self {
-        Self { stream, unread: None, limit: UNREAD, patience: Patience::default(), _room: room }
+    fn new(stream: UnixStream, unheard: Option<Unheard>, room: Option<OwnedSemaphorePermit>) -> Self {
+        Self { stream, unread: None, limit: UNREAD, patience: Patience::default(), unheard, _room: room }
     }
 
     pub(crate) fn patience(&self) -> Patience {
@@ -87,7 +134,9 @@ impl Accepted {
 
 impl AsyncRead for Accepted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        self.unheard = None;
+        Poll::Ready(read)
     }
 }
 
@@ -121,7 +170,11 @@ impl ApiSocket {
     pub(crate) fn new(listener: UnixListener, for_user: Option<u32>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let path = address.as_pathname().ok_or_else(|| io::Error::other("the socket has no path"))?.to_owned();
-        Ok(Self { listener, path, for_user, room: None })
+        Ok(Self { listener, path, for_user, room: None, gate: Gate::open() })
+    }
+
+    pub(crate) fn gate(&self) -> Gate {
+        self.gate.clone()
     }
 
     /// Binds anew if the file is gone. A file that is somebody else's stays.
@@ -174,10 +227,13 @@ impl Listener for ApiSocket {
             Some(room) => Some(Arc::clone(room).acquire_owned().await.expect("it is never closed")),
             None => None,
         };
+        let gate = self.gate();
         loop {
             tokio::select! {
+                biased;
+                () = gate.closed() => std::future::pending().await,
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, from)) => return (Accepted::new(stream, room), from),
+                    Ok((stream, from)) => return (Accepted::new(stream, Some(gate.took()), room), from),
                     Err(error) => {
                         tracing::warn!(%error, "the API cannot accept");
                         sleep(REST).await;
@@ -204,7 +260,7 @@ mod tests {
         let whole = vec![0; 8 << 20];
         let pair = |limit| {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            (Accepted { limit, ..Accepted::new(ours, None) }, theirs)
+            (Accepted { limit, ..Accepted::new(ours, None, None) }, theirs)
         };
         let (mut unread, _theirs) = pair(Duration::from_millis(20));
         let written = timeout(Duration::from_secs(5), unread.write_all(&whole)).await.unwrap();
@@ -219,6 +275,23 @@ mod tests {
         });
         tokio::join!(end, async { theirs.read_to_end(&mut got).await.unwrap() });
         assert_eq!(got.len(), whole.len());
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_before_the_end_is_read_and_what_comes_later_waits_for_the_next_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let mut socket = ApiSocket::new(UnixListener::bind(&path).unwrap(), None).unwrap();
+        let gate = socket.gate();
+        let mut first = UnixStream::connect(&path).await.unwrap();
+        let (mut taken, _) = socket.accept().await;
+        let mut closing = tokio::spawn(async move { gate.close().await });
+        assert!(timeout(Duration::from_millis(50), &mut closing).await.is_err(), "it may have asked for something");
+        let _late = UnixStream::connect(&path).await.unwrap();
+        assert!(timeout(Duration::from_millis(50), socket.accept()).await.is_err(), "it is in the queue");
+        first.write_all(b"POST").await.unwrap();
+        taken.read_u8().await.unwrap();
+        timeout(Duration::from_secs(5), closing).await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage};
 use super::collect::roots;
 use super::course::Course;
-use super::effects::{Begin, Draft, Effect, Input, Job, Now, Purpose, Reading, SecretIndex, Ticket, Write};
+use super::effects::{Begin, Draft, Effect, Input, Job, Now, Purpose, ReadOrder, Reading, SecretIndex, Ticket, Write};
 use super::events;
 use super::pending::Pending;
 use super::release::Release;
@@ -42,8 +42,17 @@ pub(crate) struct Coming {
 }
 
 impl Loop {
+    pub(crate) fn read_folder(&mut self, ticket: Ticket, order: ReadOrder) {
+        self.reading.insert(ticket);
+        self.effects.push(Effect::Read(ticket, order));
+    }
+
     /// The folder was read: is it to be let in?
     pub(crate) fn read(&mut self, ticket: Ticket, reading: Result<Box<Reading>, Fault>, now: Now) {
+        self.reading.remove(&ticket);
+        if let Some(refusal) = self.not_begun() {
+            return self.refuse(ticket, refusal);
+        }
         let reading = match reading {
             Ok(reading) => reading,
             Err(fault) => return self.refuse(ticket, fault),
@@ -204,10 +213,9 @@ impl Loop {
         secrets: SecretIndex,
         now: Now,
     ) {
-        if self.ending.is_some() {
-            // What is stored says that it was building: the next daemon marks it as interrupted.
-            let fault = Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again");
-            return self.refuse(ticket, Refusal::unavailable(fault));
+        if let Some(refusal) = self.not_begun() {
+            // What is stored says that it was building: the next daemon marks it as interrupted, and lets another begin.
+            return self.refuse(ticket, refusal);
         }
         let key = reading.key.clone();
         let accepted = change.accepted(&key);

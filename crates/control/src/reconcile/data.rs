@@ -75,6 +75,25 @@ impl Loop {
         }
     }
 
+    /// What the node is doing, and what is not durable yet, when the daemon ends: what may be asked for again, since nobody knows the account
+    /// that was made, and all else.
+    pub(crate) fn unfinished_data(&mut self) -> (Vec<Ticket>, Vec<Ticket>) {
+        let work = std::mem::take(&mut self.data).into_iter().map(|(ticket, work)| {
+            let again = match work {
+                DataWork::List(_) | DataWork::Lend { .. } | DataWork::Return { .. } => true,
+                DataWork::Fill { .. } | DataWork::Remove { .. } => false,
+            };
+            (ticket, again)
+        });
+        let stored = self.pending.values().filter_map(|pending| {
+            let Pending::Data { ticket, answer, .. } = pending else { return None };
+            Some((*ticket, matches!(**answer, Answer::Lent(_) | Answer::Returned)))
+        });
+        let (again, others): (Vec<_>, Vec<_>) = work.chain(stored).partition(|(_, again)| *again);
+        let tickets = |of: Vec<(Ticket, bool)>| of.into_iter().map(|(ticket, _)| ticket).collect();
+        (tickets(again), tickets(others))
+    }
+
     pub(crate) fn list_data(&mut self, ticket: Ticket, query: wire::DataQuery) {
         let order = DataOrder::Measure {
             servers: self.place.state_dir.join("data"),

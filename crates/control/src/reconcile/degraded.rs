@@ -59,7 +59,7 @@ impl Degraded {
             // The other binary may be the one that can read the store.
             Input::Asked(ticket, Request::HandOver(binary)) => {
                 effects.push(Effect::Answer(ticket, Ok(Answer::HandedOver)));
-                effects.push(Effect::Exit(Ended::HandedOver(binary)));
+                self.exit(Ended::HandedOver(binary), &mut effects);
             }
             Input::Asked(ticket, Request::Shutdown) => self.ending.get_or_insert_default().push(ticket),
             Input::Asked(
@@ -88,7 +88,7 @@ impl Degraded {
             Input::Edge(edge) => self.edge = edge,
             Input::Terminate => match self.about.mode {
                 Mode::Local => drop(self.ending.get_or_insert_default()),
-                Mode::Server => effects.push(Effect::Exit(Ended::LeftRunning)),
+                Mode::Server => self.exit(Ended::LeftRunning, &mut effects),
             },
             Input::Read(..)
             | Input::Stored(..)
@@ -138,7 +138,14 @@ impl Degraded {
                 let stopped = wire::Stopped { apps: Vec::new(), daemon: true };
                 effects.push(Effect::Answer(ticket, Ok(Answer::Stopped(stopped))));
             }
-            effects.push(Effect::Exit(Ended::Stopped));
+            self.exit(Ended::Stopped, effects);
         }
+    }
+
+    fn exit(&mut self, how: Ended, effects: &mut Vec<Effect>) {
+        for (ticket, _) in std::mem::take(&mut self.curious) {
+            effects.push(Effect::Answer(ticket, Err(Refusal::ending(how))));
+        }
+        effects.push(Effect::Exit(how));
     }
 }

@@ -65,6 +65,16 @@ impl Loop {
     pub(crate) fn tell_maintained(&mut self, now: Now) {
         let served = self.published.is_served(self.edge.serving);
         let due: Vec<_> = self.maintained.extract_if(.., |one| served || one.until <= now.mono).collect();
+        self.say_maintained(due);
+    }
+
+    /// Nobody looks at the edge any more: what is stored will be served.
+    pub(crate) fn tell_all_maintained(&mut self) {
+        let all = std::mem::take(&mut self.maintained);
+        self.say_maintained(all);
+    }
+
+    fn say_maintained(&mut self, due: Vec<Maintained>) {
         for Maintained { ticket, key, .. } in due {
             let answer = wire::Maintained { maintenance: self.apps.get(&key).and_then(|app| form(&app.maintenance)) };
             self.answer(ticket, Answer::Maintained(answer));

@@ -126,6 +126,10 @@ pub(crate) struct Loop {
     snapshots: BTreeMap<(AppKey, ReleaseNumber), Taken>,
     /// Questions about data that came before it was known what runs.
     early: Vec<(Ticket, Request)>,
+    /// Those whose folder is being read: nothing of it has begun.
+    reading: BTreeSet<Ticket>,
+    /// Why the files of the API's certificate hold none that can be served.
+    refused: Option<Fault>,
     /// The plans that were shown.
     shown: plan::Shown,
     pub(crate) ending: Option<Ending>,
@@ -143,6 +147,7 @@ impl Loop {
         now: Now,
     ) -> (Self, Vec<Effect>) {
         let published = Published::new(loaded.epoch, snapshot, &place);
+        let refused = place.refused.clone();
         let mut this = Self {
             about,
             place,
@@ -167,6 +172,8 @@ impl Loop {
             data: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             early: Vec::new(),
+            reading: BTreeSet::new(),
+            refused,
             shown: plan::Shown::default(),
             ending: None,
             next_job: 0,
@@ -233,8 +240,8 @@ impl Loop {
     fn asked(&mut self, ticket: Ticket, request: Request, now: Now) {
         let always =
             matches!(request, Request::Status | Request::Vitals | Request::Shutdown | Request::SessionEnded { .. });
-        if self.ending.is_some() && !always {
-            return self.refuse(ticket, Refusal::unavailable(stop::is_stopping()));
+        if let Some(refusal) = self.not_begun().filter(|_| !always) {
+            return self.refuse(ticket, refusal);
         }
         if matches!(request, Request::Data { .. }) && !self.is_settled() {
             return self.early.push((ticket, request));
@@ -255,10 +262,10 @@ impl Loop {
             Request::Abort { key, by_uid } => self.abort(ticket, key, by_uid, now),
             Request::Apply(apply, plan, scope) => {
                 let purpose = plan.map_or(Purpose::Apply, Purpose::Planned);
-                self.effects.push(Effect::Read(ticket, ReadOrder { apply, purpose, scope }));
+                self.read_folder(ticket, ReadOrder { apply, purpose, scope });
             }
             Request::Plan(apply, scope) => {
-                self.effects.push(Effect::Read(ticket, ReadOrder { apply, purpose: Purpose::Plan, scope }));
+                self.read_folder(ticket, ReadOrder { apply, purpose: Purpose::Plan, scope });
             }
             Request::Stop { key, shutdown_when_idle } => self.stop(ticket, key, shutdown_when_idle, now),
             Request::Shutdown => self.shut_down(Some(ticket), now),
@@ -383,12 +390,14 @@ impl Loop {
         match renewed {
             Ok(certificate) => {
                 self.published.renewed(host.clone(), certificate);
+                self.refused = None;
                 tracing::info!(%host, "a renewed certificate is taken");
                 self.record(vec![events::renewed(&host, now.wall)]);
             }
             Err(fault) => {
                 tracing::warn!(%host, error = %fault, causes = ?fault.causes, "a renewed certificate is refused");
                 self.record(vec![events::not_renewed(&host, &fault, now.wall)]);
+                self.refused = Some(fault);
             }
         }
     }

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use super::effects::Effect;
 use super::release::Place;
 use super::world::{AppWorld, Apps};
-use crate::certs::Leaf;
+use crate::certs::{self, Leaf};
 
 /// Generations of one daemon's life: the upper half is the epoch, which the store counts.
 const EPOCH_SHIFT: u32 = 32;
@@ -202,6 +202,11 @@ impl Published {
         let made = |host: &HostName| self.leaves.get(host).map(|leaf| &leaf.certificate);
         let with_leaf = |host: &HostName| Some((host.clone(), self.given.get(host).or_else(|| made(host))?.clone()));
         tls_hosts(table).filter_map(with_leaf).collect()
+    }
+
+    /// When the certificates end that are not made here.
+    pub(crate) fn given_ends(&self) -> impl Iterator<Item = (&HostName, Timestamp)> {
+        self.given.iter().filter_map(|(host, certificate)| Some((host, certs::end(certificate)?)))
     }
 
     /// A certificate that is not made here takes the place of the one before.

@@ -53,6 +53,8 @@ pub(crate) struct Place {
     pub(crate) api: Option<ApiSite>,
     /// Certificates that are not made here.
     pub(crate) given: Certificates,
+    /// Why the files of the API's certificate hold none that can be served.
+    pub(crate) refused: Option<Fault>,
     /// A build that takes longer is killed.
     pub(crate) build_time: Duration,
     /// What scaling is averaged over, and what it waits.

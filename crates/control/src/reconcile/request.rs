@@ -225,27 +225,32 @@ impl Door {
     /// Asks and waits for the answer, which may take as long as the work does.
     pub(crate) async fn ask(&self, request: Request) -> Reply {
         let (reply, answer) = oneshot::channel();
-        let gone = || Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
         self.requests.send(Asked { request, reply }).await.map_err(|_| Refusal::leaving())?;
-        answer.await.map_err(|_| gone())?
+        answer.await.map_err(|_| Refusal::unavailable(is_left_open()))?
     }
 
     /// Asks in turn: for what a plan is made. Whoever goes away meanwhile does not end the work, and so keeps the turn until it is done.
     pub(crate) async fn ask_in_turn(&self, request: Request) -> Reply {
-        let gone = || Refusal::unavailable(Fault::new(FaultKind::Unreachable, "the daemon is about to exit"));
-        let turn = Arc::clone(&self.foresights).acquire_owned().await.map_err(|_| gone())?;
+        let turn = Arc::clone(&self.foresights).acquire_owned().await.expect("it is never closed");
         let door = self.clone();
         let asked = tokio::spawn(async move {
             let _turn = turn;
             door.ask(request).await
         });
-        asked.await.map_err(|_| gone())?
+        asked.await.map_err(|_| Refusal::unavailable(is_left_open()))?
     }
 
     /// Waits until nobody answers any more: the loop has ended.
     pub(crate) async fn closed(&self) {
         self.requests.closed().await;
     }
+}
+
+/// The daemon ends with it, and it is not known how far it came.
+pub(crate) fn is_left_open() -> Fault {
+    Fault::new(FaultKind::Unreachable, "the daemon is about to exit")
+        .caused_by("it had begun with what was asked, and does not see how that ends")
+        .hint("`bowline status` and `bowline events` show what has become of it; then run the command again")
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use bowline_core::id::{AppKey, ReleaseNumber, ServiceName, SlotId};
 use bowline_core::instance::{DiskObservation, InstanceObservation, Phase, SlotState, SlotStatus};
 use bowline_core::rollout::{Role, ScaledBy, Set};
 use bowline_core::route::{EdgeObservation, EdgeStatus, claims};
+use bowline_core::time::Timestamp;
 use ipnet::IpNet;
 
 use super::effects::Now;
@@ -18,18 +19,40 @@ use super::{About, Loop, maintenance, scaling};
 use crate::metrics::{InstanceVitals, Vitals};
 use crate::store::Wanted;
 
+/// In seconds.
+const DAY: u64 = 24 * 60 * 60;
+
 impl Loop {
     /// Private memory of this process is filled in at the rim.
     pub(crate) fn status(&self, now: Now) -> wire::Status {
         let slots = self.slots.status(now.mono);
         wire::Status {
-            daemon: wire::DaemonStatus { disk: self.node.disk.as_ref().map(disk), ..daemon_status(&self.about, None) },
+            daemon: wire::DaemonStatus {
+                disk: self.node.disk.as_ref().map(disk),
+                notes: self.refused_certificate(now).into_iter().collect(),
+                ..daemon_status(&self.about, None)
+            },
             edge: wire::EdgeStatus {
                 api: self.api_url(),
                 ..edge_status(&self.edge, &self.place.trusted_proxies, self.published.uncompiled())
             },
             apps: self.apps.values().map(|app| self.app_status(app, &slots, now)).collect(),
         }
+    }
+
+    /// A person has to mend the files: until then nothing renews what is served.
+    fn refused_certificate(&self, now: Now) -> Option<String> {
+        let (host, fault) = (&self.place.api.as_ref()?.host, self.refused.as_ref()?);
+        let given = self.published.given_ends().find(|(of, _)| *of == host);
+        let serves = match given.map(|(_, end)| (end, end.since(now.wall).as_secs() / DAY)) {
+            Some((end, _)) if end <= now.wall => "keeps its certificate, which has ended".to_owned(),
+            Some((_, 0)) => "keeps its certificate, which ends within a day".to_owned(),
+            Some((_, 1)) => "keeps its certificate, which ends in 1 day".to_owned(),
+            Some((_, days)) => format!("keeps its certificate, which ends in {days} days"),
+            None => "has a certificate of the local CA".to_owned(),
+        };
+        let why = fault.causes.join(": ");
+        Some(format!("{host} {serves}: its files hold none that can be served ({why})"))
     }
 
     pub(crate) fn vitals(&self, now: Now) -> Vitals {
@@ -41,12 +64,17 @@ impl Loop {
         Vitals {
             routed: self.published.routed(),
             instances: self.slots.status(now.mono).values().map(instance).collect(),
-            certificates: self.published.leaves.iter().map(|(h, leaf)| (h.to_string(), leaf.not_after)).collect(),
+            certificates: self.certificate_ends(),
             edge_generation: self.published.edge_generation(),
             degraded: false,
             jobs: self.job_vitals(),
             scalers: self.scaler_vitals(),
         }
+    }
+
+    fn certificate_ends(&self) -> Vec<(String, Timestamp)> {
+        let made = self.published.leaves.iter().map(|(host, leaf)| (host, leaf.not_after));
+        made.chain(self.published.given_ends()).map(|(host, end)| (host.to_string(), end)).collect()
     }
 
     fn app_status(&self, app: &AppWorld, slots: &BTreeMap<SlotId, SlotStatus>, now: Now) -> wire::AppStatus {
@@ -268,6 +296,7 @@ pub(crate) fn daemon_status(about: &About, degraded: Option<&Fault>) -> wire::Da
         private_bytes: 0,
         degraded: degraded.cloned().map(wire::Fault::from),
         disk: None,
+        notes: Vec::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use super::change::{ChangeId, Stage};
 use super::effects::{Effect, Input, Job, Now, Ticket, Write};
 use super::events;
 use super::pending::{Passed, Pending};
-use super::request::{Answer, Request};
+use super::request::{Answer, Request, is_left_open};
 use super::world::{AppWorld, Promoted, StopTicket, runs};
 use crate::config::{Ended, Mode};
 use crate::form;
@@ -135,15 +135,28 @@ impl Loop {
     pub(crate) fn shut_down(&mut self, ticket: Option<Ticket>, now: Now) {
         match (ticket, &self.ending) {
             // The next daemon is to be asked.
-            (Some(ticket), Some(Ending { how: Ended::HandedOver(_), .. })) => {
-                self.refuse(ticket, Refusal::unavailable(is_stopping()));
-            }
+            (Some(ticket), Some(Ending { how: Ended::HandedOver(_), .. })) => self.refuse(ticket, Refusal::leaving()),
             (ticket, _) => self.end(ticket.map(|ticket| (ticket, Vec::new())), Ended::Stopped, now),
         }
     }
 
     pub(crate) fn hand_over(&mut self, ticket: Ticket, binary: Digest, now: Now) {
+        if let Some(key) = self.is_building() {
+            let fault = Fault::new(FaultKind::Refused, format!("a change of {key} is under way"))
+                .caused_by("it is being built, and a build does not outlive its daemon");
+            let hint = "say this again when `bowline status` shows that it has ended";
+            return self.refuse(ticket, Refusal::conflict(fault.hint(hint)));
+        }
         self.end(Some((ticket, Vec::new())), Ended::HandedOver(binary), now);
+    }
+
+    /// An app whose change would be broken off by another daemon: it is stored only that it builds.
+    fn is_building(&self) -> Option<&AppKey> {
+        let builds = |app: &&AppWorld| matches!(app.change.as_ref().map(|c| &c.stage), Some(Stage::Build { .. }));
+        let begins = |pending: &Pending| matches!(pending, Pending::Begin { .. });
+        let beginning = self.pending.values().filter(|pending| begins(pending)).find_map(Pending::begins);
+        let building = self.apps.values().find(builds).map(|app| &app.record.key);
+        building.or(beginning.map(|(key, _)| key))
     }
 
     pub(crate) fn terminate(&mut self, now: Now) {
@@ -229,7 +242,7 @@ impl Loop {
         let stopped = self.ending.as_ref().is_some_and(|ending| ending.how == Ended::Stopped);
         if stopped && self.about.mode == Mode::Local {
             // The next daemon drops it: it is stored as well that the app is to stop.
-            return self.refuse(ticket, Refusal::unavailable(is_stopping()));
+            return self.refuse(ticket, Refusal::ending(Ended::Stopped));
         }
         self.tell(ChangeId(accepted.change), goes_on_later());
         self.answer(ticket, Answer::Accepted(accepted));
@@ -286,7 +299,38 @@ impl Loop {
         }
     }
 
+    /// To whoever asks for something that only a daemon that goes on can do: nothing of it was done. `None`: this one goes on.
+    pub(crate) fn not_begun(&self) -> Option<Refusal> {
+        self.ending.as_ref().map(|ending| Refusal::ending(ending.how))
+    }
+
+    /// Answers all that still wait. Whoever asked for what has not begun is to ask the next daemon, and so is who asked for what is the
+    /// same when it is asked for twice: to see something, or that something ends.
+    fn send_away(&mut self) {
+        let Some(asks_the_next) = self.not_begun() else { return };
+        let asked = |input: Input| {
+            let Input::Asked(ticket, _) = input else { return None };
+            Some(ticket)
+        };
+        let mut again: Vec<Ticket> = std::mem::take(&mut self.reading).into_iter().collect();
+        again.extend(std::mem::take(&mut self.deferred).into_iter().filter_map(asked));
+        again.extend(std::mem::take(&mut self.early).into_iter().map(|(ticket, _)| ticket));
+        again.extend(std::mem::take(&mut self.curious).into_iter().map(|(ticket, _)| ticket));
+        again.extend(std::mem::take(&mut self.followers).into_iter().map(|(ticket, _)| ticket));
+        again.extend(self.apps.values_mut().flat_map(|app| std::mem::take(&mut app.stops)).map(|stop| stop.ticket));
+        let (harmless, others) = self.unfinished_data();
+        again.extend(harmless);
+        for ticket in again {
+            self.refuse(ticket, asks_the_next.clone());
+        }
+        for ticket in others {
+            self.refuse(ticket, Refusal::unavailable(is_left_open()));
+        }
+        self.tell_all_maintained();
+    }
+
     pub(crate) fn farewell_said(&mut self) {
+        self.send_away();
         let Some(Ending { tickets, apps, how, unstored, .. }) = self.ending.take() else { return };
         for (ticket, own) in tickets {
             match (&unstored, how) {
@@ -302,11 +346,6 @@ impl Loop {
         }
         self.effects.push(Effect::Exit(how));
     }
-}
-
-/// To whoever asks for something that only a daemon that goes on can do.
-pub(super) fn is_stopping() -> Fault {
-    Fault::new(FaultKind::Unreachable, "the daemon is stopping").hint("run the command again")
 }
 
 fn stopped_unstored(apps: &[String], fault: &Fault) -> Fault {

@@ -2,9 +2,11 @@
 //! are told. No thread runs and no clock ticks but the simulation's, so that a crash can be put after every effect.
 
 mod back;
+mod certificate;
 mod collect;
 mod crash;
 mod hosts;
+mod leaving;
 mod live;
 mod plans;
 mod rolled;
@@ -257,6 +259,7 @@ impl World {
             trusted_proxies: Vec::new(),
             api: None,
             given: [].into(),
+            refused: None,
             build_time: crate::config::BUILD_TIME,
             windows: Windows::default(),
             machine: Machine { memory: Bytes(8 << 30), cores: 4 },

@@ -8,6 +8,7 @@ use bowline_core::route::Action;
 use bowline_core::secret::Secret;
 
 use super::*;
+use crate::http::answer::Refusal;
 use crate::store::UID_BASE;
 
 #[test]
@@ -230,7 +231,7 @@ fn a_daemon_hands_over_and_leaves_all_running() {
         let late = world.ask(&mut daemon, Request::Shutdown);
         assert_eq!(world.run(&mut daemon), End::Exited(Ended::HandedOver(binary)), "{mode:?}");
         assert!(matches!(world.answer(ticket), Answer::HandedOver));
-        assert_eq!(world.refusal(late).message, "the daemon is stopping");
+        assert_eq!(world.refusal(late), Refusal::leaving().fault);
         assert_eq!(world.running().len(), 1, "{mode:?}");
         drop(daemon);
         let mut daemon = world.start();

@@ -154,13 +154,23 @@ impl Kept {
         }
         // One name, so that a daemon that dies here leaves no more than one.
         let beside = self.path.with_extension("new");
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+        make_way(&beside)?;
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
         file.write_all(&draft.bytes)?;
         fs::rename(&beside, &self.path)
+    }
+}
+
+/// Whatever has this name: a folder there would keep all windows from being written.
+fn make_way(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -271,6 +281,17 @@ mod tests {
         if let Some(draft) = kept.draft(window) {
             kept.write(&draft);
         }
+    }
+
+    #[test]
+    fn a_folder_where_it_is_written_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("traffic");
+        fs::create_dir_all(path.with_extension("new").join("more")).unwrap();
+        let (mut kept, mut window) = Kept::open(path.clone(), 1_000);
+        answer(&mut window, 1, 1_001, 3);
+        write(&mut kept, &window);
+        assert!(Kept::open(path, 1_002).1.rows == window.rows);
     }
 
     #[test]

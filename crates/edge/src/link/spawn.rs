@@ -1,7 +1,7 @@
 //! Starting the edge's process.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -12,11 +12,9 @@ use tokio::process::{Child, Command};
 use super::LinkConfig;
 use crate::process::{EdgeArgs, Sockets};
 
-/// `edge.log` is put aside when it is larger at a start.
-const LOG_LIMIT: u64 = 4 << 20;
-
-/// Last lines of `edge.log` that a fault shows.
+/// Last lines of `edge.log` that a fault shows, and the bytes at its end in which they are looked for.
 const LAST_LINES: usize = 10;
+const TAIL: u64 = 8 << 10;
 
 /// Whether another edge serves on the same sockets meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +23,8 @@ pub(super) enum Kind {
     Successor,
 }
 
-/// Starts the edge with these sockets: its own session, its output to `edge.log`, alive when the daemon dies.
+/// Starts the edge with these sockets: its own session, its log to `edge.log`, which it puts aside itself when that has grown, alive when
+/// the daemon dies.
 pub(super) fn start(config: &LinkConfig, sockets: &Sockets, kind: Kind) -> io::Result<Child> {
     prepare_log_dir(config)?;
     let log = open_log(&config.log_dir)?;
@@ -44,7 +43,7 @@ pub(super) fn start(config: &LinkConfig, sockets: &Sockets, kind: Kind) -> io::R
     command.args(&config.args).args(args.to_args());
     // Who supervises the daemon is told nothing by the edge.
     command.env_remove("NOTIFY_SOCKET");
-    command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     if let Some(uid) = config.uid.filter(|_| nix::unistd::geteuid().is_root()) {
         // The standard library drops the supplementary groups with it.
         command.uid(uid).gid(uid);
@@ -84,18 +83,79 @@ fn prepare_log_dir(config: &LinkConfig) -> io::Result<()> {
     std::fs::set_permissions(&config.log_dir, std::fs::Permissions::from_mode(0o750))
 }
 
+/// The folder is the edge's own, and so what lies there may be anything: nothing is followed, and nothing waited for.
+const WARY: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
 fn open_log(dir: &Path) -> io::Result<File> {
     let path = dir.join("edge.log");
-    if std::fs::metadata(&path).is_ok_and(|log| log.len() > LOG_LIMIT) {
+    if std::fs::symlink_metadata(&path).is_ok_and(|there| !there.is_file()) {
         std::fs::rename(&path, dir.join("edge.log.1"))?;
     }
-    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(path)
+    is_file(OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(WARY).open(path)?)
+}
+
+fn is_file(open: File) -> io::Result<File> {
+    match open.metadata()?.is_file() {
+        true => Ok(open),
+        false => Err(io::Error::other("edge.log is no file")),
+    }
 }
 
 /// The end of what the edge said, for a fault.
 pub(super) fn last_lines(dir: &Path) -> Option<String> {
-    let text = std::fs::read(dir.join("edge.log")).ok()?;
-    let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(8192)..]).into_owned();
+    let path = dir.join("edge.log");
+    let mut log = OpenOptions::new().read(true).custom_flags(WARY).open(path).and_then(is_file).ok()?;
+    let length = log.metadata().ok()?.len();
+    log.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
+    let mut tail = Vec::new();
+    log.take(TAIL).read_to_end(&mut tail).ok()?;
+    let tail = String::from_utf8_lossy(&tail);
     let lines: Vec<_> = tail.lines().rev().take(LAST_LINES).collect();
     if lines.is_empty() { None } else { Some(lines.into_iter().rev().collect::<Vec<_>>().join("\n")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn a_fault_shows_the_end_of_the_log_and_of_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = open_log(dir.path()).unwrap();
+        assert_eq!(last_lines(dir.path()), None);
+        for n in 0..5_000 {
+            writeln!(log, "line {n}").unwrap();
+        }
+        let last = last_lines(dir.path()).unwrap();
+        assert_eq!((last.lines().count(), last.lines().next_back()), (LAST_LINES, Some("line 4999")));
+        let log = dir.path().join("edge.log");
+        std::fs::remove_file(&log).unwrap();
+        let key = dir.path().join("master.key");
+        std::fs::write(&key, "secret").unwrap();
+        symlink(&key, &log).unwrap();
+        assert_eq!(last_lines(dir.path()), None, "a link is not followed");
+        std::fs::remove_file(&log).unwrap();
+        mkfifo(&log, Mode::S_IRWXU).unwrap();
+        assert_eq!(last_lines(dir.path()), None, "a pipe is not waited for");
+    }
+
+    #[test]
+    fn what_is_no_log_keeps_no_edge_from_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, other) = (dir.path().join("edge.log"), dir.path().join("other"));
+        std::fs::write(&other, "as it was").unwrap();
+        symlink(&other, &log).unwrap();
+        open_log(dir.path()).unwrap().write_all(b"a line\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "as it was");
+        std::fs::remove_file(&log).unwrap();
+        mkfifo(&log, Mode::S_IRWXU).unwrap();
+        open_log(dir.path()).unwrap().write_all(b"a line\n").unwrap();
+        assert_eq!(last_lines(dir.path()).as_deref(), Some("a line"));
+    }
 }

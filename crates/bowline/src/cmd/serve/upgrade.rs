@@ -11,6 +11,7 @@ use clap::Parser;
 use serde::Serialize;
 
 use crate::args::{Cli, Verb};
+use crate::claim::Takes;
 use crate::paths::{Paths, Recorded};
 use crate::session::{Session, runs};
 use crate::settings::Settings;
@@ -44,6 +45,7 @@ pub(super) async fn run(paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
             .source(&e)
             .hint("is there room on the disk, and may this user write there?")
     })?;
+    Takes::say(&own);
     let changed = recorded.binary.as_ref() != Some(&own);
     if changed {
         fits(&recorded, ui)?;
