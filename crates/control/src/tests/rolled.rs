@@ -92,6 +92,27 @@ fn promote_a_step(world: &mut World, daemon: &mut Daemon) {
     world.run(daemon);
 }
 
+/// For days, if need be: nothing that is written meanwhile tells the next daemon anything.
+#[test]
+fn what_waits_for_somebody_writes_nothing() {
+    let (mut world, mut daemon) = serving();
+    deploy(&mut world, &mut daemon, 2);
+    let mut written = |seconds: u32| {
+        let mut written = 0;
+        for _ in 0..seconds {
+            world.wait_until(&mut daemon, world.now.mono + Duration::from_secs(1));
+            while let Some(effect) = daemon.queue.pop_front() {
+                written += u32::from(matches!(effect, Effect::Store(..)));
+                world.carry_out(&mut daemon, effect);
+            }
+        }
+        written
+    };
+    written(20 + 300);
+    assert_eq!(written(600), 0);
+    assert!(daemon.machine.apps[&production()].rolling().is_some());
+}
+
 #[test]
 fn events_say_it_in_the_steps_of_the_file_and_hints_name_the_environment() {
     let (mut world, mut daemon) = serving();
