@@ -6,7 +6,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, EnvironmentId, ReleaseNumber, SecretName};
 use bowline_core::release::{Artifact, Revision, SecretVersion};
 use bowline_core::resource::ResourceKey;
-use bowline_core::rollout::{Phase, RoundPhase};
+use bowline_core::rollout::{Phase, RoundPhase, RoundPlace};
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
 
@@ -159,20 +159,13 @@ async fn release(
 }
 
 async fn begin_round(store: &Store, begin: BeginRound) -> Result<Outcome, Fault> {
-    let BeginRound { key, release, moved, by_uid, at } = begin;
+    let BeginRound { key, moving, by_uid, at } = begin;
     let change = store
         .commit(move |tx| {
             let change = ChangeId(tx.next_generation()?.0);
-            let event = events::round_began(&key, change, &moved, by_uid, at);
-            let form = ChangeForm::Round {
-                change: change.0,
-                since: at.0,
-                release: release.0,
-                moved,
-                phase: RoundPhase::Prepare.to_string(),
-                old: None,
-                reason: None,
-            };
+            let event = events::round_began(&key, change, &moving.moved, by_uid, at);
+            let place = RoundPlace { phase: RoundPhase::Prepare, old: None, reason: None };
+            let form = moving.form((change, at), place);
             tx.put_rollout(&record(&key, &form))?;
             tx.append_event(event)?;
             Ok(change)

@@ -346,10 +346,12 @@ fn scaling(out: &mut Families<'_, '_>, edge: &EdgeObservation, vitals: &Vitals) 
 }
 
 fn held(out: &mut Families<'_, '_>, edge: &EdgeObservation) -> fmt::Result {
+    // What an edge has said that is gone is not so now.
+    let now = edge.demand.iter().filter(|_| edge.status == EdgeStatus::Connected);
     out.gauge(
         "bowline_held_requests",
         "Requests that wait for an instance to start",
-        edge.demand.iter().map(|((key, service), demand)| (of_service(key, service), demand.waiting.into())),
+        now.map(|((key, service), demand)| (of_service(key, service), demand.waiting.into())),
     )?;
     out.counter(
         "bowline_holds",

@@ -14,8 +14,7 @@ use tokio::net::UnixStream;
 
 use crate::answer::Reason;
 use crate::client::Client;
-use crate::policy::network;
-use crate::record::Flight;
+use crate::record::{Flight, Who};
 use crate::request::Request;
 use crate::route::{Counting, Route, Target};
 use crate::upstream;
@@ -23,9 +22,12 @@ use crate::upstream;
 /// Requests on one route that one worker holds: a burst, and not a queue that an app would be buried under when it has started.
 const MAX_HELD: u32 = 128;
 
-/// Those of them that one client has: a quarter, so that nobody alone keeps all others from what is being started. More than a browser asks
-/// for at once, and one address may be a whole office.
+/// Those of them that one client has: a quarter, so that one address, or one IPv6 network of 2⁶⁴, leaves the others room. More than a
+/// browser asks for at once, and one address may be a whole office.
 const OF_CLIENT: u32 = MAX_HELD / 4;
+
+/// Those of them that the clients of one IPv6 site have together: of its networks, four would have all.
+const OF_SITE: u32 = MAX_HELD / 2;
 
 /// How long one is held at most, where its route's `timeout` is not shorter: a start that takes longer is better asked for again.
 const HOLD: Duration = Duration::from_secs(30);
@@ -61,15 +63,17 @@ async fn wait<C: Client>(
     counting: &Counting,
 ) -> Result<(), Reason> {
     let (flights, labels) = (&request.worker.shard.flights, counting.labels);
-    let who = network(request.client);
-    if flights.waiting_of(labels, who) >= OF_CLIENT {
+    let who = Who::of(request.client);
+    if flights.waiting_of(labels, who.network) >= OF_CLIENT
+        || who.site.is_some_and(|site| flights.waiting_of(labels, site) >= OF_SITE)
+    {
         return Err(Reason::TooManyAtOnce);
     }
     if flights.waiting(labels) >= MAX_HELD {
         return Err(Reason::TooManyWait);
     }
     let _waits = Flight::waiting(request.worker, labels, who);
-    if flights.is_news(Instant::now()) {
+    if flights.is_news(labels, Instant::now()) {
         counting.news.notify_one();
     }
     request.deadline.set(HOLD.min(route.timeout));

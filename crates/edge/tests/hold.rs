@@ -122,6 +122,29 @@ async fn one_client_has_a_part_of_the_places_and_leaves_the_others_theirs() {
     edge.stop().await;
 }
 
+/// An IPv6 site has as many networks as it likes: together they have half of the places.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_networks_of_one_site_leave_others_half_of_the_places() {
+    let mut edge = Edge::with_workers(1).await;
+    edge.serve(table(Flow::Held, LONG).pool(1, &[])).await;
+    let mut held = Vec::new();
+    for n in 0..64 {
+        held.push(asking(&edge, &format!("2001:db8:0:{:x}::{n:x}", n / 20)).await);
+    }
+    waiting(&mut edge, 64).await;
+    let more = asking(&edge, "2001:db8:0:ffff::1").await.answer().await;
+    assert_eq!((more.status, more.header("x-bowline-error")), (429, Some("too-many-at-once")), "{more:?}");
+    held.push(asking(&edge, "2001:db8:1::1").await);
+    held.push(asking(&edge, "192.0.2.1").await);
+    waiting(&mut edge, 66).await;
+    let address = answering("here").await;
+    edge.serve(table(Flow::Held, LONG).pool(1, &[address])).await;
+    for mut talk in held {
+        assert_eq!(talk.answer().await.status, 200);
+    }
+    edge.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_closes_gives_the_place_back_at_once() {
     let mut edge = Edge::with_workers(1).await;

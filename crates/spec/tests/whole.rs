@@ -65,6 +65,18 @@ fn a_whole_file_survives_printing_and_storing() {
     }
 }
 
+/// What was let in is what runs: a refusal that came later is for files of people.
+#[test]
+fn a_stored_limit_that_means_nothing_is_read_and_a_written_one_is_refused() {
+    let app = read("[rollout]\nabort = [\"error_rate > 1%\", \"p99 > 500ms\"]\n", "production").app;
+    let stored = canonical::to_json(&app).replace("error_rate > 1%", "error_rate > 100%").replace("500ms", "600000ms");
+    let read = canonical::from_json(&stored).unwrap();
+    assert_eq!(canonical::from_json(&canonical::to_json(&read)), Ok(read.clone()));
+    assert_ne!(read.rollout, app.rollout);
+    let production = EnvName::new("production").unwrap();
+    assert!(parse(&print(&read), "bowline.toml", &production, &Defaults::default()).is_err());
+}
+
 #[test]
 fn a_folder_without_a_file_is_an_app() {
     let check = |folder: &str, expected: &str| {

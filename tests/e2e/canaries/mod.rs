@@ -72,6 +72,36 @@ fn one_that_turns_bad_after_its_promotion_is_taken_back_to_the_warm_release() {
     assert_eq!(own_failures(scene.load(scene.url())), 0, "nothing of it is left");
 }
 
+/// Daemon and edge become another binary in the middle of a step, of a watch, and while somebody is to look.
+#[test]
+fn an_upgrade_leaves_a_rollout_where_it_is() {
+    let mut scene = Scene::set("canaries-upgrade", Mood::default());
+    let load = scene.load(scene.url());
+    let following =
+        scene.deploy(Mood::default(), &canary("[\"25% for 25s\", \"50% for 15s\"]", "error_rate > 5%", "25s"));
+    scene.comes_to("step 1");
+    let table = text(&scene.bowline.run(&["status"]));
+    assert!(table.contains("2 canary") && table.contains("1 baseline"), "{table}");
+    scene.upgrade(0);
+    scene.comes_to("watch");
+    scene.upgrade(1);
+    let output = scene.told(following);
+    assert!(output.status.success(), "{}", text(&output));
+    scene.tells(&["step 0", "step 1", "step 2", "step 3", "step 4", "promote", "watch", "done"]);
+    scene.settles(2);
+
+    let following = scene.deploy(Mood::default(), "strategy = \"blue-green\"\nwatch = \"0s\"");
+    wait("somebody is to look", SOON, || scene.waits().contains("bowline promote").then_some(()));
+    scene.upgrade(0);
+    assert!(scene.waits().contains("bowline promote"), "{}", scene.waits());
+    let promoted = scene.begin("promote").wait_with_output().expect("it was started");
+    assert!(promoted.status.success(), "{}", text(&promoted));
+    let output = scene.told(following);
+    assert!(output.status.success(), "{}", text(&output));
+    scene.settles(3);
+    assert_eq!(own_failures(load), 0);
+}
+
 #[test]
 fn without_requests_somebody_decides() {
     let mut scene = Scene::set("canaries-idle", Mood::default());

@@ -106,6 +106,17 @@ impl Scene {
         wait("the next daemon goes on with the change", SOON, || (!self.waits().is_empty()).then_some(()));
     }
 
+    /// `serve --upgrade` to another binary, which goes on with the change where it was.
+    pub(super) fn upgrade(&self, to: usize) {
+        let (phases, pids, edge) = (self.phases(self.releases), self.pids(), self.bowline.edge());
+        let other = self.bowline.other_binary(to);
+        let output = self.bowline.command_of(&other, &["serve", "--upgrade"]).output().expect("the binary runs");
+        assert!(output.status.success(), "{}", text(&output));
+        wait("the next daemon goes on with the change", SOON, || (!self.waits().is_empty()).then_some(()));
+        assert_ne!(self.bowline.edge(), edge, "another edge");
+        assert_eq!((self.phases(self.releases), self.pids()), (phases, pids), "it is where it was");
+    }
+
     /// What the change waits on, as status says it.
     pub(super) fn waits(&self) -> String {
         let app = bowline_tests::whole::app(&self.bowline, self.name);

@@ -260,12 +260,25 @@ pub struct JobStatus {
     pub last_success: Option<u64>,
 }
 
+/// What an instance is there for while a release is judged or looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum InstanceRole {
+    /// Of the release on its way, until that carries everything.
+    Candidate,
+    /// A fresh one of the release before, beside a canary: what the canary is compared with.
+    Baseline,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceStatus {
     /// `local/uploads.web.r3.0.1`
     pub id: String,
     pub release: u32,
     pub slot: u16,
+    /// Absent for what serves whatever becomes of a release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<InstanceRole>,
     /// `starting`, `ready`, `unready`, `draining`, `stopped`, `crashed`
     pub state: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]

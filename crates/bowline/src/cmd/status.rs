@@ -121,7 +121,9 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
             ui.say(format!("    {} waits on {}", step.what, step.on));
         }
     }
-    let rows: Vec<Vec<String>> = app.services.iter().flat_map(|s| s.instances.iter().map(|i| row(s, i, ui))).collect();
+    let strategy = app.change.as_ref().and_then(|change| Some(change.rollout.as_ref()?.now.strategy));
+    let each = |s: &wire::ServiceStatus| s.instances.iter().map(|i| row(s, i, strategy, ui)).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> = app.services.iter().flat_map(each).collect();
     let head = ["INSTANCE", "RELEASE", "STATE", "PID", "PORT", "UP", "RESTARTS", "MEMORY", "WAITS ON"];
     let waits = rows.iter().any(|row| row.last().is_some_and(|on| !on.is_empty()));
     if !rows.is_empty() {
@@ -300,7 +302,24 @@ fn resource_row(resource: &wire::ResourceStatus, ui: &Ui) -> Vec<String> {
     ]
 }
 
-fn row(service: &wire::ServiceStatus, i: &wire::InstanceStatus, ui: &Ui) -> Vec<String> {
+/// `2 canary`, `1 baseline`, `1`
+fn release_of(i: &wire::InstanceStatus, strategy: Option<wire::RolloutStrategy>, ui: &Ui) -> String {
+    let role = match (i.role, strategy) {
+        (None, _) => return i.release.to_string(),
+        (Some(wire::InstanceRole::Baseline), _) => "baseline",
+        (Some(wire::InstanceRole::Candidate), Some(wire::RolloutStrategy::Canary)) => "canary",
+        (Some(wire::InstanceRole::Candidate), _) => "candidate",
+    };
+    let tone = if role == "baseline" { Tone::Faint } else { Tone::Warning };
+    format!("{} {}", i.release, ui.paint(tone, role))
+}
+
+fn row(
+    service: &wire::ServiceStatus,
+    i: &wire::InstanceStatus,
+    strategy: Option<wire::RolloutStrategy>,
+    ui: &Ui,
+) -> Vec<String> {
     let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let tone = match i.state.as_str() {
         "ready" => Tone::Good,
@@ -312,7 +331,7 @@ fn row(service: &wire::ServiceStatus, i: &wire::InstanceStatus, ui: &Ui) -> Vec<
         .map_or_else(|| "-".to_owned(), |since| ui::duration(Duration::from_millis(now().saturating_sub(since))));
     vec![
         format!("{}.{}", service.name, i.slot),
-        i.release.to_string(),
+        release_of(i, strategy, ui),
         ui.paint(tone, &i.state),
         number(i.pid.map(u64::from)),
         number(i.port.map(u64::from)),

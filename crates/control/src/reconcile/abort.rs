@@ -18,8 +18,8 @@ impl Loop {
     /// Without a change this is no change: there is nothing to undo. It wins over everything but an end.
     pub(crate) fn abort(&mut self, ticket: Ticket, key: AppKey, by_uid: Option<u32>, now: Now) {
         let Some(app) = self.apps.get(&key) else { return self.refuse(ticket, Refusal::unknown_app(&key)) };
-        // What is being stored comes first: then it is known what there is to undo.
-        if app.storing.is_some() || self.is_storing_a_change(&key) || self.is_stopping(&key) {
+        // What is being stored comes first: then it is known what there is to undo, and which numbers hold after it.
+        if app.storing.is_some() || app.rescaling || self.is_storing_a_change(&key) || self.is_stopping(&key) {
             self.deferred.push(Input::Asked(ticket, Request::Abort { key, by_uid }));
             return;
         }

@@ -430,7 +430,7 @@ impl Loop {
             let state = RevisionState::Failed { reason: crate::form::write_fault(&fault) };
             writes.push(Write::Revision(key.clone(), candidate, state));
         }
-        if running(app).is_none_or(|stable| stable == candidate) {
+        if running(app).is_none_or(|stable| stable == candidate) && app.unread.is_none() {
             app.record.wanted = Wanted::Stopped;
             writes.push(Write::Wanted(key.clone(), Wanted::Stopped));
         }

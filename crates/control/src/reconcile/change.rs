@@ -88,7 +88,7 @@ impl Change {
             Stage::Build { .. } => ChangePhase::Build,
             Stage::Release { .. } => ChangePhase::Release,
             Stage::Rollout(_) => ChangePhase::Rollout,
-            Stage::Round(round) => round.moved.phase(),
+            Stage::Round(round) => round.moving.moved.phase(),
         }
     }
 
@@ -96,7 +96,7 @@ impl Change {
         match &self.stage {
             Stage::Build { .. } | Stage::Release { .. } => None,
             Stage::Rollout(rolling) => Some(rolling.candidate.number()),
-            Stage::Round(round) => Some(round.release),
+            Stage::Round(round) => Some(round.moving.release),
         }
     }
 
@@ -142,6 +142,9 @@ pub(crate) enum ChangeForm {
         since: u64,
         release: u32,
         moved: Moved,
+        /// The numbers that it was planned with (`store::write_scales`); `None` in what was stored before they were kept.
+        #[serde(default)]
+        scales: Option<String>,
         /// `core::rollout::RoundPhase`, as it prints.
         phase: String,
         /// The incarnation that gives way.

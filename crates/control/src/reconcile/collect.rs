@@ -29,14 +29,15 @@ pub(crate) fn roots<'a>(artifacts: impl IntoIterator<Item = &'a Artifact>) -> Ro
 
 impl Loop {
     /// At the start and after a rollout, once it is known what runs. What is being built is in no release yet: it is
-    /// waited for.
+    /// waited for, and so is an app that cannot be read.
     pub(crate) fn collect(&mut self) {
         let going_back = self.pending.values().any(|p| matches!(p, Pending::Back { .. }));
         let building = self.apps.values().any(|app| {
             let stage = app.change.as_ref().map(|change| &change.stage);
             matches!(stage, Some(Stage::Build { .. } | Stage::Release { .. }))
         });
-        if !self.to_collect || building || going_back || self.takes_snapshot() || !self.node.adopted {
+        let waits = building || going_back || self.takes_snapshot() || self.has_unread();
+        if !self.to_collect || waits || !self.node.adopted {
             return;
         }
         self.to_collect = false;

@@ -92,9 +92,11 @@ impl Course {
         Duration::from_millis(self.spent_ms)
     }
 
-    /// Whether it is to be stored again, since the phase goes by its time. Then it counts as stored.
+    /// Whether it is to be stored again, since the phase goes by its time. Then it counts as stored. Once somebody is asked to decide
+    /// nothing depends on how long that takes.
     pub(crate) fn is_to_keep(&mut self, machine: &Rollout, now: Mono) -> bool {
-        let due = machine.spent(now).is_some() && self.kept.is_none_or(|kept| now.since(kept) >= KEPT_EVERY);
+        let goes_on = machine.spent(now).is_some() && machine.standing().asks.is_none_or(|asks| now < asks);
+        let due = goes_on && self.kept.is_none_or(|kept| now.since(kept) >= KEPT_EVERY);
         if due {
             self.kept = Some(now);
         }

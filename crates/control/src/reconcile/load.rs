@@ -7,7 +7,7 @@ use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, EnvName, EnvironmentId, Incarnation, ReleaseNumber, ServiceName};
 use bowline_core::rollout::{Phase, Plan, Rollout, RoundPlace, Scales};
-use bowline_core::route::Maintenance;
+use bowline_core::route::{EdgeDesired, Maintenance};
 use bowline_core::time::Timestamp;
 
 use super::Loop;
@@ -20,14 +20,15 @@ use super::events;
 use super::pending::Pending;
 use super::release::Release;
 use super::resources::Kept;
-use super::rounds::Moved;
+use super::rounds::Moving;
+use super::unread::Unread;
 use super::world::{AppWorld, Stable};
 use crate::form::{self, StoredRun};
 use crate::jobs::open_release;
 use crate::jobs::servers::kept;
 use crate::secrets::Vault;
 use crate::store::{
-    AppRecord, JobRecord, RevisionRecord, RevisionState, RolloutRecord, RunRecord, Store, View, Wanted,
+    AppRecord, JobRecord, RevisionRecord, RevisionState, RolloutRecord, RunRecord, Store, View, Wanted, read_scales,
 };
 
 /// All that outlived the daemon before.
@@ -44,6 +45,8 @@ pub(crate) struct LoadedApp {
     record: AppRecord,
     stable: Option<Release>,
     change: Option<LoadedChange>,
+    /// Why neither can be read, and which release served.
+    unread: Option<(Fault, Option<ReleaseNumber>)>,
     fault: Option<Fault>,
     resources: Vec<Kept>,
     maintenance: Option<Maintenance>,
@@ -69,8 +72,7 @@ enum LoadedChange {
 struct LoadedRound {
     change: ChangeId,
     since: Timestamp,
-    release: ReleaseNumber,
-    moved: Moved,
+    moving: Moving,
     place: RoundPlace,
 }
 
@@ -101,8 +103,17 @@ pub(crate) async fn load(store: &Store, vault: &Vault, version: &str, at: Timest
         let rows = view.apps()?.into_iter().map(|record| Rows::read(view, record)).collect::<Result<Vec<_>, _>>()?;
         Ok((rows, view.environments()?))
     })?;
-    let apps = rows.into_iter().map(|rows| rows.open(vault)).collect::<Result<_, _>>()?;
+    let apps = rows.into_iter().map(|rows| rows.open(vault)).collect();
     Ok(Loaded { apps, environments, epoch })
+}
+
+/// What of an app's rows may turn out to be unreadable.
+struct Read {
+    stable: Option<Release>,
+    change: Option<LoadedChange>,
+    unread: Option<Fault>,
+    resources: Vec<Kept>,
+    runs: Vec<StoredRun>,
 }
 
 /// An app's rows, of one moment.
@@ -125,39 +136,41 @@ impl Rows {
         Ok(Self { record, revisions, rollout, maintenance, scales, jobs, runs })
     }
 
-    fn open(self, vault: &Vault) -> Result<LoadedApp, Fault> {
+    /// One app that cannot be read leaves the others as they are, and is left as it is.
+    fn open(self, vault: &Vault) -> LoadedApp {
         let active = self.revisions.iter().rfind(|r| r.state == RevisionState::Active);
-        let change = self.rollout.as_ref().map(|row| self.change(vault, row)).transpose()?;
+        let Read { stable, change, unread, resources, runs } = self.read_all(vault, active).unwrap_or_else(|fault| {
+            let key = &self.record.key;
+            tracing::error!(app = %key, error = %fault, causes = ?fault.causes, "app not read, and left as it is");
+            let runs = self.runs.iter().filter_map(|run| form::read_run(run.clone()).ok()).collect();
+            let resources = kept(vault, key).unwrap_or_default();
+            Read { stable: None, change: None, unread: Some(fault), resources, runs }
+        });
+        let unread = unread.map(|why| (why, active.map(|row| row.number)));
         let failed = self.revisions.last().and_then(|newest| match &newest.state {
             RevisionState::Failed { reason } => Some(form::read_fault(reason)),
             RevisionState::Pending | RevisionState::Active | RevisionState::Retired => None,
         });
         // One that a person has stopped since is stopped, not failed.
         let failed = failed.filter(|_| active.is_none() || self.record.wanted == Wanted::Running);
+        let roots = self.revisions.iter().filter_map(|row| Some((row.number, roots_of(row)?))).collect();
+        let served = |row: &&RevisionRecord| matches!(row.state, RevisionState::Active | RevisionState::Retired);
+        let served = self.revisions.iter().filter(served).map(|row| row.number).collect();
+        let Self { record, maintenance, scales, jobs, .. } = self;
+        let fault = failed;
+        LoadedApp { record, stable, change, unread, fault, resources, maintenance, scales, jobs, runs, roots, served }
+    }
+
+    fn read_all(&self, vault: &Vault, active: Option<&RevisionRecord>) -> Result<Read, Fault> {
+        let change = self.rollout.as_ref().map(|row| self.change(vault, row)).transpose()?;
         let stable = active.cloned().map(|row| open_release(vault, row)).transpose()?;
         let resources = kept(vault, &self.record.key)?;
         let unreadable = |error: form::FormError| {
             let message = format!("a run of {} cannot be read from the store", self.record.key);
             Fault::new(FaultKind::Failed, message).source(&error).hint("run the newer Bowline")
         };
-        let runs = self.runs.into_iter().map(form::read_run).collect::<Result<_, _>>().map_err(unreadable)?;
-        let roots = self.revisions.iter().filter_map(|row| Some((row.number, roots_of(row)?))).collect();
-        let served = |row: &&RevisionRecord| matches!(row.state, RevisionState::Active | RevisionState::Retired);
-        let served = self.revisions.iter().filter(served).map(|row| row.number).collect();
-        let Self { record, maintenance, scales, jobs, .. } = self;
-        Ok(LoadedApp {
-            record,
-            stable,
-            change,
-            fault: failed,
-            resources,
-            maintenance,
-            scales,
-            jobs,
-            runs,
-            roots,
-            served,
-        })
+        let runs = self.runs.iter().cloned().map(form::read_run).collect::<Result<_, _>>().map_err(unreadable)?;
+        Ok(Read { stable, change, unread: None, resources, runs })
     }
 
     fn change(&self, vault: &Vault, row: &RolloutRecord) -> Result<LoadedChange, Fault> {
@@ -170,7 +183,13 @@ impl Rows {
         let form = serde_json::from_str(&row.state).map_err(|error| unreadable().source(&error))?;
         match form {
             ChangeForm::Build { change, .. } => Ok(LoadedChange::Interrupted { change }),
-            ChangeForm::Round { change, since, release, moved, phase, old, reason } => {
+            ChangeForm::Round { change, since, release, moved, scales, phase, old, reason } => {
+                let scales = match scales {
+                    Some(text) => {
+                        read_scales(&text).ok_or_else(|| unreadable().caused_by("its numbers of instances"))?
+                    }
+                    None => self.scales.clone(),
+                };
                 let place = RoundPlace {
                     phase: phase.parse().map_err(|error| unreadable().source(&error))?,
                     old: old.map(Incarnation),
@@ -179,8 +198,7 @@ impl Rows {
                 Ok(LoadedChange::Round(Box::new(LoadedRound {
                     change: ChangeId(change),
                     since: Timestamp(since),
-                    release: ReleaseNumber(release),
-                    moved,
+                    moving: Moving { moved, release: ReleaseNumber(release), scales },
                     place,
                 })))
             }
@@ -218,14 +236,16 @@ fn roots_of(row: &RevisionRecord) -> Option<Roots> {
 
 impl Loop {
     /// Takes up an app where the daemon before has left it.
-    pub(crate) fn take_up(&mut self, loaded: LoadedApp, now: Now) {
-        let LoadedApp { record, stable, change, fault, resources, maintenance, scales, jobs, runs, roots, served } =
+    pub(crate) fn take_up(&mut self, loaded: LoadedApp, snapshot: Option<&EdgeDesired>, now: Now) {
+        let LoadedApp { record, stable, change, unread, fault, maintenance, scales, jobs, runs, roots, served, .. } =
             loaded;
-        self.take_up_resources(resources);
+        self.take_up_resources(loaded.resources);
         let (key, wanted) = (record.key.clone(), record.wanted);
         self.take_up_runs(&key, jobs, runs);
         let mut app = AppWorld::new(record);
         app.fault = fault;
+        let unread = unread.filter(|_| wanted == Wanted::Running);
+        app.unread = unread.map(|why| Unread::new(&key, why, snapshot));
         app.maintenance = maintenance;
         app.scales = scales;
         (app.roots, app.served) = (roots, served);
@@ -237,11 +257,9 @@ impl Loop {
         match change {
             None => {}
             Some(LoadedChange::Round(round)) => {
-                let LoadedRound { change, since, release, moved, place } = *round;
+                let LoadedRound { change, since, moving, place } = *round;
                 match wanted {
-                    Wanted::Running => {
-                        self.take_up_round(&key, (change, since), (moved, release), place, now);
-                    }
+                    Wanted::Running => self.take_up_round(&key, (change, since), moving, place, now),
                     Wanted::Stopped => self.drop_round(&key, change, now),
                 }
             }

@@ -37,6 +37,7 @@ pub(crate) mod session;
 mod snapshots;
 mod status;
 mod stop;
+mod unread;
 pub(crate) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -180,7 +181,7 @@ impl Loop {
             effects: Vec::new(),
         };
         for app in loaded.apps {
-            this.take_up(app, now);
+            this.take_up(app, snapshot, now);
         }
         this.reconcile(now);
         let effects = std::mem::take(&mut this.effects);
@@ -444,18 +445,19 @@ impl Loop {
         self.apps.values_mut().for_each(world::AppWorld::settle);
         let wanted = self.apps.values().flat_map(|app| app.wanted()).collect();
         let wanted = self.let_in(wanted);
-        let reachable = self.published.tables.reachable();
-        let world = SlotsWorld {
-            wanted: &wanted,
-            node: &self.kept_running,
-            reachable: &reachable,
-            outstanding: &self.edge.outstanding,
-        };
+        let (reachable, node) = (self.published.tables.reachable(), self.without_unread());
+        let world =
+            SlotsWorld { wanted: &wanted, node: &node, reachable: &reachable, outstanding: &self.edge.outstanding };
         let transitions = self.slots.handle(world, now.mono, now.random);
         let mut recorded = Vec::new();
         for transition in &transitions {
             let (instance, state, was) = (&transition.instance, transition.state, transition.was);
             tracing::info!(%instance, %state, %was, "instance");
+            let app = self.apps.get_mut(&instance.slot.key).filter(|app| app.live == Some(instance.slot.release));
+            let scaler = app.and_then(|app| app.scalers.get_mut(&instance.slot.service));
+            if let Some(scaler) = scaler.filter(|_| transition.fell()) {
+                scaler.fell(now.mono);
+            }
             recorded.push(events::instance(transition, now.wall));
         }
         self.record(recorded);
@@ -464,6 +466,9 @@ impl Loop {
     fn publish(&mut self, now: Now) {
         if let Some(mut orders) = self.slots.orders() {
             orders.extend(self.jobs.orders());
+            for (id, order) in self.unread_orders() {
+                orders.entry(id).or_insert(order);
+            }
             let resources = self.wanted_resources(now);
             let running = self.running_apps();
             self.published.orders(orders, resources, running, &mut self.effects);
@@ -472,7 +477,8 @@ impl Loop {
             Publish::Hold { .. } => return,
             Publish::Now => {}
         }
-        let endpoints = self.slots.endpoints();
+        let mut endpoints = self.slots.endpoints();
+        endpoints.extend(self.unread_endpoints());
         let leaving = self.slots.leaving();
         self.published.table(&self.apps, &endpoints, leaving, (now.mono, now.wall), &mut self.effects);
     }

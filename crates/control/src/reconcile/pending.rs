@@ -15,13 +15,13 @@ use super::Loop;
 use super::change::ChangeId;
 use super::effects::{Job, Now, Outcome, Reading, Ticket};
 use super::request::Answer;
-use super::rounds::Moved;
+use super::rounds::Moving;
 use super::scaling::Targets;
 use super::session::SessionRecord;
 
 #[derive(Debug)]
 pub(crate) enum Pending {
-    /// Events only: what they tell has happened, whether they are stored or not.
+    /// Nothing goes on with it: what events tell has happened, whether they are stored or not, and the time of a phase is stored again.
     Nothing,
     /// A change is begun.
     Begin {
@@ -39,8 +39,7 @@ pub(crate) enum Pending {
     BeginRound {
         ticket: Ticket,
         key: AppKey,
-        release: ReleaseNumber,
-        moved: Moved,
+        moving: Moving,
     },
     /// A revision is numbered.
     Release {
@@ -155,7 +154,7 @@ impl Loop {
         match pending {
             Pending::Nothing => {
                 if let Err(fault) = result {
-                    tracing::warn!(error = %fault, causes = ?fault.causes, "event not stored");
+                    tracing::warn!(error = %fault, causes = ?fault.causes, "not stored, and nothing waits for it");
                 }
             }
             Pending::Begin { ticket, reading } => match result {
@@ -168,9 +167,7 @@ impl Loop {
                 Err(fault) => self.refuse(ticket, fault),
             },
             Pending::Back { ticket, key, snapshots, .. } => self.back_stored(ticket, &key, &snapshots, result, now),
-            Pending::BeginRound { ticket, key, release, moved } => {
-                self.round_begun(ticket, &key, (moved, release), result, now);
-            }
+            Pending::BeginRound { ticket, key, moving } => self.round_begun(ticket, &key, moving, result, now),
             Pending::Release { key, change } => match result {
                 Ok(Outcome::Released(release)) => self.released(&key, change, *release, now),
                 Ok(other) => self.fail(&key, change, unexpected(&other), now),

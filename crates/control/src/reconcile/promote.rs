@@ -14,8 +14,9 @@ use crate::http::answer::Refusal;
 impl Loop {
     pub(crate) fn promote(&mut self, ticket: Ticket, key: AppKey, by_uid: Option<u32>, now: Now) {
         let Some(app) = self.apps.get(&key) else { return self.refuse(ticket, Refusal::unknown_app(&key)) };
-        // What is being stored comes first: an abort wins, and a phase may be the last.
-        if app.storing.is_some() || self.is_stopping(&key) {
+        // What is being stored comes first: an abort wins, a phase may be the last, and the end of a rollout stores the numbers that
+        // hold after it.
+        if app.storing.is_some() || app.rescaling || self.is_stopping(&key) {
             self.deferred.push(Input::Asked(ticket, Request::Promote { key, by_uid }));
             return;
         }

@@ -17,6 +17,7 @@ use ipnet::IpNet;
 
 use super::effects::Effect;
 use super::release::Place;
+use super::unread::serve_unread;
 use super::world::{AppWorld, Apps};
 use crate::certs::{self, Leaf};
 
@@ -249,7 +250,7 @@ fn compiled(generation: Generation, apps: &Apps, endpoints: &BTreeMap<PoolId, Po
     let mut by_age: Vec<(&AppKey, &AppWorld)> = apps.iter().collect();
     by_age.sort_by_key(|(_, app)| app.record.created);
     let serving = by_age.iter().filter_map(|(key, app)| {
-        let (release, parts) = app.release(app.live?)?;
+        let (release, parts) = app.release(app.live?).filter(|_| app.unread.is_none())?;
         let credentials = parts.map_or(&NO_CREDENTIALS, |parts| &parts.credentials);
         let judged = app.rolling().map_or(&NOTHING, |rolling| &rolling.machine.plan().judged);
         let maintenance = app.maintenance.as_ref();
@@ -258,6 +259,8 @@ fn compiled(generation: Generation, apps: &Apps, endpoints: &BTreeMap<PoolId, Po
     let serving: Vec<_> = serving.collect();
     let releases = apps.values().flat_map(|app| app.sets.iter().filter_map(|set| app.release(set.release)?.1));
     let files = releases.flat_map(|parts| parts.files.clone()).collect();
-    compile(generation, &serving, endpoints, &files)
-        .map_err(|conflict| Fault::new(FaultKind::Refused, conflict.to_string()))
+    let mut table = compile(generation, &serving, endpoints, &files)
+        .map_err(|conflict| Fault::new(FaultKind::Refused, conflict.to_string()))?;
+    serve_unread(&mut table, apps, endpoints);
+    Ok(table)
 }

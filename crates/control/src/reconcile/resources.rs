@@ -107,6 +107,7 @@ impl Loop {
                 let before = self.published.resources().iter().filter(|(resource, _)| resource.app == *key);
                 wanted.extend(before.map(|(resource, spec)| (resource.clone(), Arc::clone(spec))));
             }
+            wanted.extend(self.unread_servers(app));
             wanted.extend(self.resources_of(app));
         }
         wanted

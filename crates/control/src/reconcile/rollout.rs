@@ -68,9 +68,21 @@ impl Loop {
         if !app.rolling_mut().is_some_and(due) {
             return;
         }
-        if let (Some(change), Some(rolling)) = (&app.change, app.rolling()) {
-            let form = ChangeForm::of_rollout(change, rolling, rolling.machine.phase(), rolling.machine.reason());
-            self.store(Job::Write(vec![Write::Change(key.clone(), form)]), Pending::Nothing);
+        let form = app.place_of_rollout();
+        self.store_places(form.map(|form| Write::Change(key.clone(), form)).into_iter().collect());
+    }
+
+    /// Stores for how long each phase was looked at that ends by its time: this daemon ends in order.
+    pub(crate) fn keep_times(&mut self) {
+        let goes_by_time = |app: &&AppWorld| app.rolling().is_some_and(|rolling| !rolling.course.spent().is_zero());
+        let due = self.apps.values().filter(|app| app.storing.is_none()).filter(goes_by_time);
+        let places = due.filter_map(|app| Some(Write::Change(app.record.key.clone(), app.place_of_rollout()?)));
+        self.store_places(places.collect());
+    }
+
+    fn store_places(&mut self, places: Vec<Write>) {
+        if !places.is_empty() {
+            self.store(Job::Write(places), Pending::Nothing);
         }
     }
 
@@ -143,7 +155,7 @@ impl Loop {
         app.scales = scales_for(rolling.candidate.app(), &app.scales);
         app.served.insert(rolling.candidate.number());
         app.stable = Some(Stable { release: Arc::clone(&rolling.candidate), parts: Ok(rolling.parts) });
-        (app.fault, app.rolled) = (None, rolled);
+        (app.fault, app.rolled, app.unread) = (None, rolled, None);
         app.settle();
         self.to_collect = true;
         self.done(key, id, release, cached, now);
@@ -180,7 +192,7 @@ impl Loop {
         let reason = rolling.machine.reason().cloned();
         let fault = undone_fault(key, &rolling, reason);
         app.rolled = rolled(&rolling);
-        if rolling.from.is_none() {
+        if rolling.from.is_none() && app.unread.is_none() {
             app.record.wanted = Wanted::Stopped;
         }
         app.fault = Some(fault.clone());
@@ -233,6 +245,14 @@ impl Loop {
     }
 }
 
+impl AppWorld {
+    /// Where its rollout is, as it is stored.
+    fn place_of_rollout(&self) -> Option<ChangeForm> {
+        let (change, rolling) = (self.change.as_ref()?, self.rolling()?);
+        Some(ChangeForm::of_rollout(change, rolling, rolling.machine.phase(), rolling.machine.reason()))
+    }
+}
+
 /// What is shown of it from now on. The first release has taken the place of none.
 fn rolled(rolling: &RollingOut) -> Option<Box<wire::Rollout>> {
     let told = rolling.course.told(&rolling.machine);
@@ -260,7 +280,8 @@ fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> V
         entered.iter().map(|e| Write::Event(events::phase(key, (change.id, rolling.machine.plan()), e, at))).collect();
     match last.phase {
         Phase::Done => {
-            let stable = app.stable.as_ref().map(|s| s.release.number()).filter(|n| *n != candidate);
+            let unread = || app.unread.as_ref()?.stable;
+            let stable = app.stable.as_ref().map(|s| s.release.number()).or_else(unread).filter(|n| *n != candidate);
             writes.extend(stable.map(|n| Write::Revision(key.clone(), n, RevisionState::Retired)));
             writes.push(Write::Revision(key.clone(), candidate, RevisionState::Active));
             let scales = scales_for(rolling.candidate.app(), &app.scales);
@@ -270,7 +291,7 @@ fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> V
         Phase::RolledBack | Phase::Failed => {
             writes.extend(rejected(key, app, candidate, rolling));
             writes.extend(scales_of_stable(app).map(|scales| Write::Scales(key.clone(), scales)));
-            if rolling.from.is_none() {
+            if rolling.from.is_none() && app.unread.is_none() {
                 writes.push(Write::Wanted(key.clone(), Wanted::Stopped));
             }
             writes.push(Write::ChangeEnded(key.clone()));

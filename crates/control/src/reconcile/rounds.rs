@@ -6,7 +6,9 @@ use bowline_api::wire::{self, ChangePhase, ChangeStep};
 use bowline_core::app::{App, Limits, Origin, Scale, Service};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ReleaseNumber, ServiceName};
-use bowline_core::rollout::{Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan, Scaled, Scales};
+use bowline_core::rollout::{
+    Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan, Scaled, Scales, steady,
+};
 pub(crate) use bowline_core::scale::Machine;
 use bowline_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,12 +16,13 @@ use serde::{Deserialize, Serialize};
 use super::Loop;
 use super::apply::running;
 use super::change::{Change, ChangeForm, ChangeId, Stage};
-use super::effects::{Job, Now, Outcome, Ticket, Write};
+use super::effects::{Input, Job, Now, Outcome, Ticket, Write};
 use super::events;
 use super::pending::{Passed, Pending, unexpected};
-use super::request::Answer;
+use super::request::{Answer, Request};
 use super::world::AppWorld;
 use crate::http::answer::Refusal;
+use crate::store::write_scales;
 
 /// So many instances of one service are asked for by a slip of the keyboard.
 const MOST_BY_HAND: u16 = 100;
@@ -32,11 +35,20 @@ pub(crate) enum Moved {
     Scale { service: String, over: u16, to: u16 },
 }
 
+/// All that a round is planned from. It is stored with the round: a place in a plan is one in this plan, and numbers may change while
+/// it is under way.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Moving {
+    pub(crate) moved: Moved,
+    pub(crate) release: ReleaseNumber,
+    /// What stood in for numbers of the file when it began.
+    pub(crate) scales: Scales,
+}
+
 /// A round on its way.
 #[derive(Debug)]
 pub(crate) struct Rounding {
-    pub(crate) moved: Moved,
-    pub(crate) release: ReleaseNumber,
+    pub(crate) moving: Moving,
     pub(crate) machine: Round,
 }
 
@@ -44,8 +56,7 @@ pub(crate) struct Rounding {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct BeginRound {
     pub(crate) key: AppKey,
-    pub(crate) release: ReleaseNumber,
-    pub(crate) moved: Moved,
+    pub(crate) moving: Moving,
     pub(crate) by_uid: Option<u32>,
     pub(crate) at: Timestamp,
 }
@@ -57,19 +68,6 @@ impl Moved {
             Self::Scale { service, .. } => vec![service.clone()],
         };
         names.iter().filter_map(|name| ServiceName::new(name).ok()).collect()
-    }
-
-    pub(crate) fn plan(&self, of: (ReleaseNumber, &App), scales: &Scales) -> RoundPlan {
-        match self {
-            Self::Restart { .. } => RoundPlan::restart(of, scales, &self.services()),
-            Self::Scale { to, .. } => {
-                let service = self.services().pop_first();
-                service.map_or_else(
-                    || RoundPlan::restart(of, scales, &BTreeSet::new()),
-                    |service| RoundPlan::scale(of, scales, &service, *to),
-                )
-            }
-        }
     }
 
     pub(crate) fn phase(&self) -> ChangePhase {
@@ -86,6 +84,40 @@ impl Moved {
             Self::Scale { service, over, to } => {
                 format!("{service}: {to} instances, as long as its file says scale = {over}")
             }
+        }
+    }
+}
+
+impl Moving {
+    fn plan(&self, app: &App) -> RoundPlan {
+        let (of, scales) = ((self.release, app), &self.scales);
+        match &self.moved {
+            Moved::Restart { .. } => RoundPlan::restart(of, scales, &self.moved.services()),
+            Moved::Scale { to, .. } => {
+                let service = self.moved.services().pop_first();
+                service.map_or_else(
+                    || RoundPlan::restart(of, scales, &BTreeSet::new()),
+                    |service| RoundPlan::scale(of, scales, &service, *to),
+                )
+            }
+        }
+    }
+
+    /// As it is stored.
+    pub(crate) fn form(
+        &self,
+        (change, since): (ChangeId, Timestamp),
+        RoundPlace { phase, old, reason }: RoundPlace,
+    ) -> ChangeForm {
+        ChangeForm::Round {
+            change: change.0,
+            since: since.0,
+            release: self.release.0,
+            moved: self.moved.clone(),
+            scales: Some(write_scales(&self.scales)),
+            phase: phase.to_string(),
+            old: old.map(|old| old.0),
+            reason: reason.map(wire::Fault::from),
         }
     }
 }
@@ -125,12 +157,20 @@ impl Loop {
         by_uid: Option<u32>,
         now: Now,
     ) {
-        let moved = self.serving(&key).and_then(|(world, release)| {
+        if self.is_rescaling(&key) {
+            let service = service.map(str::to_owned);
+            return self.deferred.push(Input::Asked(ticket, Request::Restart { key, service, by_uid }));
+        }
+        let moving = self.serving(&key).and_then(|(world, release)| {
             let app = release.app();
             let one = named(&key, app, service)?.map(ToString::to_string);
-            let services = one.map_or_else(|| processes(app).map(|(name, _)| name.to_string()).collect(), |s| vec![s]);
-            let moved = Moved::Restart { services };
-            if moved.plan((release.number(), app), &world.scales).is_empty() {
+            // What rests has nothing to restart, and is woken by whoever asks for it meanwhile.
+            let sets = steady(app, release.number(), &world.scales);
+            let running = sets.iter().filter(|set| set.replicas > 0).map(|set| set.service.to_string());
+            let services = one.map_or_else(|| running.collect(), |one| vec![one]);
+            let scales = world.scales.clone();
+            let moving = Moving { moved: Moved::Restart { services }, release: release.number(), scales };
+            if moving.plan(app).is_empty() {
                 let fault = Fault::new(FaultKind::Refused, format!("{key} has nothing to restart"));
                 let rests = processes(app).any(|(_, service)| service.scale.is_automatic());
                 return Err(match rests {
@@ -139,9 +179,9 @@ impl Loop {
                 }
                 .into());
             }
-            Ok((moved, release.number()))
+            Ok(moving)
         });
-        self.begin_round(ticket, key, moved, by_uid, now);
+        self.begin_round(ticket, key, moving, by_uid, now);
     }
 
     pub(crate) fn scale(
@@ -153,7 +193,12 @@ impl Loop {
         by_uid: Option<u32>,
         now: Now,
     ) {
-        let moved = self.serving(&key).and_then(|(_, release)| {
+        if self.is_rescaling(&key) {
+            let service = service.map(str::to_owned);
+            let request = Request::Scale { key, service, replicas: to, machine, by_uid };
+            return self.deferred.push(Input::Asked(ticket, request));
+        }
+        let moving = self.serving(&key).and_then(|(world, release)| {
             let app = release.app();
             let name = named(&key, app, service)?.ok_or_else(|| which_service(&key, app))?;
             let service = &app.services[name];
@@ -162,9 +207,14 @@ impl Loop {
             }
             admits(name, service, to, machine)?;
             let moved = Moved::Scale { service: name.to_string(), over: service.scale.min, to };
-            Ok((moved, release.number()))
+            Ok(Moving { moved, release: release.number(), scales: world.scales.clone() })
         });
-        self.begin_round(ticket, key, moved, by_uid, now);
+        self.begin_round(ticket, key, moving, by_uid, now);
+    }
+
+    /// Numbers of it are being stored, which hold by the time a round begins.
+    fn is_rescaling(&self, key: &AppKey) -> bool {
+        self.apps.get(key).is_some_and(|app| app.rescaling)
     }
 
     /// The release whose instances may be moved.
@@ -183,23 +233,23 @@ impl Loop {
         &mut self,
         ticket: Ticket,
         key: AppKey,
-        moved: Result<(Moved, ReleaseNumber), Refusal>,
+        moving: Result<Moving, Refusal>,
         by_uid: Option<u32>,
         now: Now,
     ) {
-        let (moved, release) = match moved {
-            Ok(moved) => moved,
+        let moving = match moving {
+            Ok(moving) => moving,
             Err(refusal) => return self.refuse(ticket, refusal),
         };
-        let begin = BeginRound { key: key.clone(), release, moved: moved.clone(), by_uid, at: now.wall };
-        self.store(Job::BeginRound(Box::new(begin)), Pending::BeginRound { ticket, key, release, moved });
+        let begin = BeginRound { key: key.clone(), moving: moving.clone(), by_uid, at: now.wall };
+        self.store(Job::BeginRound(Box::new(begin)), Pending::BeginRound { ticket, key, moving });
     }
 
     pub(crate) fn round_begun(
         &mut self,
         ticket: Ticket,
         key: &AppKey,
-        (moved, release): (Moved, ReleaseNumber),
+        moving: Moving,
         result: Result<Outcome, Fault>,
         now: Now,
     ) {
@@ -212,9 +262,9 @@ impl Loop {
         if self.ending.is_some() {
             return self.begun_too_late(ticket, accepted);
         }
-        let described = moved.describe();
+        let described = moving.moved.describe();
         let place = RoundPlace { phase: RoundPhase::Prepare, old: None, reason: None };
-        self.take_up_round(key, (change, now.wall), (moved, release), place, now);
+        self.take_up_round(key, (change, now.wall), moving, place, now);
         self.tell(change, ChangeStep::Note { service: None, text: described });
         self.answer(ticket, Answer::Accepted(accepted));
     }
@@ -224,24 +274,24 @@ impl Loop {
         &mut self,
         key: &AppKey,
         (change, since): (ChangeId, Timestamp),
-        (moved, release): (Moved, ReleaseNumber),
+        moving: Moving,
         place: RoundPlace,
         now: Now,
     ) {
         let Some(app) = self.apps.get_mut(key) else { return };
-        let Some(stable) = app.stable.as_ref().filter(|stable| stable.release.number() == release) else {
+        let Some(stable) = app.stable.as_ref().filter(|stable| stable.release.number() == moving.release) else {
             return self.drop_round(key, change, now);
         };
-        let plan = moved.plan((release, stable.release.app()), &app.scales);
-        let phase = moved.phase();
-        let rounding = Rounding { moved, release, machine: Round::resume(plan, place, now.mono) };
+        let (plan, phase) = (moving.plan(stable.release.app()), moving.moved.phase());
+        let rounding = Rounding { moving, machine: Round::resume(plan, place, now.mono) };
         app.begin(Change { id: change, since, stage: Stage::Round(Box::new(rounding)), told: None });
         self.tell(change, ChangeStep::Phase { phase });
     }
 
     /// Shows every round the world.
     pub(crate) fn drive_rounds(&mut self, now: Now) {
-        let rounding = |app: &AppWorld| app.storing.is_none() && app.rounding().is_some();
+        // Numbers that are being stored come first: the end of a round stores those that hold after it.
+        let rounding = |app: &AppWorld| app.storing.is_none() && !app.rescaling && app.rounding().is_some();
         let keys: Vec<_> = self.apps.iter().filter(|(_, app)| rounding(app)).map(|(key, _)| key.clone()).collect();
         let slots = self.slots.status(now.mono);
         for key in keys.into_iter().filter(|key| !self.is_stopping(key)).collect::<Vec<_>>() {
@@ -285,10 +335,10 @@ impl Loop {
             other => return app.change = other,
         };
         if round.machine.phase() == RoundPhase::Done {
-            app.scales = scales_after(app, &round.moved);
+            app.scales = scales_after(app, &round.moving.moved);
             app.fault = None;
             app.settle();
-            return self.done(key, id, round.release, true, now);
+            return self.done(key, id, round.moving.release, true, now);
         }
         let fault = undone(key, &round);
         app.fault = Some(fault.clone());
@@ -301,28 +351,21 @@ fn round_writes(key: &AppKey, app: &AppWorld, entered: &[RoundEntered], at: Time
     let (Some(change), Some(round), Some(last)) = (&app.change, app.rounding(), entered.last()) else {
         return Vec::new();
     };
+    let moving = &round.moving;
     let event =
-        |entered| Write::Event(events::round(key, (change.id, round.release), round.moved.phase(), entered, at));
+        |entered| Write::Event(events::round(key, (change.id, moving.release), moving.moved.phase(), entered, at));
     let mut writes: Vec<Write> = entered.iter().map(event).collect();
     match last.phase {
         RoundPhase::Done => {
-            if let Moved::Scale { .. } = round.moved {
-                writes.push(Write::Scales(key.clone(), scales_after(app, &round.moved)));
+            if let Moved::Scale { .. } = moving.moved {
+                writes.push(Write::Scales(key.clone(), scales_after(app, &moving.moved)));
             }
             writes.push(Write::ChangeEnded(key.clone()));
         }
         RoundPhase::Undone => writes.push(Write::ChangeEnded(key.clone())),
         RoundPhase::Prepare | RoundPhase::Move(_) | RoundPhase::Restore(_) | RoundPhase::Clear(_) => {
-            let form = ChangeForm::Round {
-                change: change.id.0,
-                since: change.since.0,
-                release: round.release.0,
-                moved: round.moved.clone(),
-                phase: last.phase.to_string(),
-                old: last.old.map(|old| old.0),
-                reason: last.reason.clone().map(wire::Fault::from),
-            };
-            writes.push(Write::Change(key.clone(), form));
+            let place = RoundPlace { phase: last.phase, old: last.old, reason: last.reason.clone() };
+            writes.push(Write::Change(key.clone(), moving.form((change.id, change.since), place)));
         }
     }
     writes
@@ -343,7 +386,7 @@ fn scales_after(app: &AppWorld, moved: &Moved) -> Scales {
 fn undone(key: &AppKey, round: &Rounding) -> Fault {
     let reason = round.machine.reason().cloned();
     let reason = reason.unwrap_or_else(|| Fault::new(FaultKind::Failed, format!("the change of {key} was undone")));
-    reason.caused_by(match &round.moved {
+    reason.caused_by(match &round.moving.moved {
         Moved::Restart { .. } => "the restart was given up: what was not restarted yet goes on".to_owned(),
         Moved::Scale { service, .. } => format!("{service} has as many instances as before"),
     })

@@ -85,7 +85,11 @@ impl Loop {
             environment_id: self.environments.get(&key.env).map(ToString::to_string),
             app: key.app.to_string(),
             folder: app.record.folder.display().to_string(),
-            state: state(app, &own),
+            state: match &app.unread {
+                Some(_) if self.unread_running(key).is_empty() => wire::AppState::Down,
+                Some(_) => wire::AppState::Degraded,
+                None => state(app, &own),
+            },
             release: app.live.map(|number| number.0),
             urls: self.urls(app),
             services: self.services(app, &own),
@@ -127,7 +131,12 @@ impl Loop {
             let (wanted, ready) = capacity(app, own, name);
             wire::ServiceStatus {
                 name: name.to_string(),
-                instances: own.iter().filter(of_service).filter(shows).map(|status| self.instance(status)).collect(),
+                instances: own
+                    .iter()
+                    .filter(of_service)
+                    .filter(shows)
+                    .map(|status| self.instance(app, status))
+                    .collect(),
                 wanted,
                 ready,
                 scale: scaling::status(app, name),
@@ -136,7 +145,7 @@ impl Loop {
         names.into_iter().map(service).collect()
     }
 
-    fn instance(&self, status: &SlotStatus) -> wire::InstanceStatus {
+    fn instance(&self, app: &AppWorld, status: &SlotStatus) -> wire::InstanceStatus {
         let id = &status.instance;
         let seen = self.node.instances.get(id);
         let (pid, port, since) = match seen.map(|seen| &seen.phase) {
@@ -149,6 +158,7 @@ impl Loop {
             id: id.to_string(),
             release: id.slot.release.0,
             slot: id.slot.slot.0,
+            role: role(app, &id.slot),
             state: status.state.as_str().to_owned(),
             waits_on: status.waits_on.as_ref().map(ToString::to_string),
             pid,
@@ -169,7 +179,7 @@ impl Loop {
         let unenforced: BTreeSet<&str> =
             seen.clone().flat_map(|seen: &InstanceObservation| &seen.unenforced).map(String::as_str).collect();
         let dropped: u64 = seen.map(|seen| seen.dropped_lines).sum();
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = self.unread_note(app).into_iter().collect();
         if !unenforced.is_empty() {
             let all: Vec<&str> = unenforced.into_iter().collect();
             notes.push(format!("the cage is partial, this machine cannot enforce: {}", all.join(", ")));
@@ -247,6 +257,18 @@ fn capacity(app: &AppWorld, own: &[&SlotStatus], service: &ServiceName) -> (u32,
             && places.iter().any(|(release, slots)| *release == slot.release && slots.contains(&slot.slot.0))
     };
     (wanted, u32::try_from(own.iter().filter(ready).count()).unwrap_or(u32::MAX))
+}
+
+/// What an instance is there for, where a rollout goes by shares and is not over.
+fn role(app: &AppWorld, slot: &SlotId) -> Option<wire::InstanceRole> {
+    let rolling = app.rolling().filter(|rolling| rolling.machine.plan().shared.contains(&slot.service))?;
+    let mut own = app.sets.iter().filter(|set| set.service == slot.service && set.release == slot.release);
+    let is_baseline = |set: &Set| set.role == Role::Baseline && places(app, set).contains(&slot.slot.0);
+    if own.clone().any(is_baseline) {
+        return Some(wire::InstanceRole::Baseline);
+    }
+    let is_live = rolling.machine.live() == Some(slot.release);
+    own.any(|set| set.role == Role::Candidate && !is_live).then_some(wire::InstanceRole::Candidate)
 }
 
 /// The slots of a set: those of a baseline come after the stable ones.

@@ -68,7 +68,7 @@ impl Loop {
         self.interrupt(key, "it was told to stop");
         let Some(app) = self.apps.get_mut(key) else { return };
         app.record.wanted = Wanted::Stopped;
-        app.fault = None;
+        (app.fault, app.unread) = (None, None);
         app.stops.push(StopTicket { ticket, shutdown_when_idle });
         app.settle();
         self.drive_slots(now);
@@ -115,7 +115,6 @@ impl Loop {
     }
 
     /// Whether an instance, a run or a server of an app is left.
-    /// Anything of it, runs and servers included.
     pub(crate) fn lives(&self, key: &AppKey, now: Now) -> bool {
         runs(&self.slots, now.mono, key) || self.jobs.lives(key) || self.has_servers(key)
     }
@@ -180,8 +179,9 @@ impl Loop {
         let names = apps.iter().map(ToString::to_string).collect();
         self.ending =
             Some(Ending { tickets: ticket.into_iter().collect(), apps: names, how, unstored: None, said: false });
-        if how == Ended::Stopped {
-            apps.iter().for_each(|key| self.stop_for_good(key, now));
+        match how {
+            Ended::Stopped => apps.iter().for_each(|key| self.stop_for_good(key, now)),
+            Ended::LeftRunning | Ended::HandedOver(_) => self.keep_times(),
         }
     }
 
@@ -208,6 +208,7 @@ impl Loop {
     fn unwanted(&mut self, key: &AppKey) {
         if let Some(app) = self.apps.get_mut(key) {
             app.record.wanted = Wanted::Stopped;
+            app.unread = None;
             app.settle();
         }
     }

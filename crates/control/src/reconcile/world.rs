@@ -17,6 +17,7 @@ use super::collect::Roots;
 use super::effects::{JobId, Ticket};
 use super::release::{Parts, Release};
 use super::rounds::Rounding;
+use super::unread::Unread;
 use crate::store::{AppRecord, Wanted};
 
 /// One app in one environment.
@@ -24,6 +25,8 @@ use crate::store::{AppRecord, Wanted};
 pub(crate) struct AppWorld {
     pub(crate) record: AppRecord,
     pub(crate) stable: Option<Stable>,
+    /// It is wanted, and what the store has of it cannot be read, until another release has taken over or it is stopped.
+    pub(crate) unread: Option<Unread>,
     pub(crate) change: Option<Change>,
     /// What is wanted now. It follows the rollout only when the phase that it comes from is stored.
     pub(crate) sets: Vec<Set>,
@@ -84,6 +87,7 @@ impl AppWorld {
         Self {
             record,
             stable: None,
+            unread: None,
             change: None,
             sets: Vec::new(),
             live: None,

@@ -41,6 +41,7 @@ pub use record::{
     AppRecord, EdgePorts, EventRecord, JobRecord, NewEvent, NewRevision, ResourceRecord, RevisionRecord, RevisionState,
     RolloutRecord, RunRecord, SealedValue, SecretRecord, TokenRecord, Wanted,
 };
+pub(crate) use row::{read_scales, write_scales};
 pub use tx::Tx;
 pub use view::View;
 

@@ -9,10 +9,11 @@ use bowline_core::access::{Scope, TokenId};
 use bowline_core::app::ResourceKind;
 use bowline_core::id::{
     AppKey, AppName, Digest, EnvName, Generation, JobName, Port, ReleaseNumber, ResourceName, RunNumber, SecretName,
-    TokenName,
+    ServiceName, TokenName,
 };
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::{ResourceId, ResourceKey};
+use bowline_core::rollout::{Scaled, ScaledBy, Scales};
 use bowline_core::time::Timestamp;
 use rusqlite::types::Value;
 
@@ -30,6 +31,35 @@ pub(super) fn text(text: impl Into<String>) -> Value {
 /// SQLite's integers are signed; what counts here stays below 2^63.
 pub(super) fn number(n: impl Into<u64>) -> Value {
     Value::Integer(i64::try_from(n.into()).expect("counters and milliseconds stay below 2^63"))
+}
+
+/// Ends the line of a number that the load has said.
+const LOAD: &str = "load";
+
+/// One line for each service.
+pub(crate) fn write_scales(scales: &Scales) -> String {
+    let line = |(service, Scaled { over, to, by }): (&ServiceName, &Scaled)| match by {
+        ScaledBy::Hand => format!("{service} {over} {to}"),
+        ScaledBy::Load => format!("{service} {over} {to} {LOAD}"),
+    };
+    scales.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What [`write_scales`] wrote; `None` of any other text.
+pub(crate) fn read_scales(text: &str) -> Option<Scales> {
+    let line = |line: &str| {
+        let mut words = line.split(' ');
+        let service = ServiceName::new(words.next()?).ok()?;
+        let mut number = || words.next()?.parse().ok();
+        let (over, to) = (number()?, number()?);
+        let by = match words.next() {
+            Some(LOAD) => ScaledBy::Load,
+            Some(_) => return None,
+            None => ScaledBy::Hand,
+        };
+        Some((service, Scaled { over, to, by }))
+    };
+    text.lines().map(line).collect()
 }
 
 pub(super) fn app_id(key: &AppKey) -> [Value; 2] {

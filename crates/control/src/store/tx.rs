@@ -4,11 +4,11 @@ use std::ops::Deref;
 use std::path::Path;
 
 use bowline_core::access::TokenId;
-use bowline_core::id::{AppKey, EnvName, EnvironmentId, Generation, Port, ReleaseNumber, SecretName, ServiceName};
+use bowline_core::id::{AppKey, EnvName, EnvironmentId, Generation, Port, ReleaseNumber, SecretName};
 use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
-use bowline_core::rollout::{Scaled, ScaledBy, Scales};
+use bowline_core::rollout::Scales;
 use bowline_core::time::Timestamp;
 use ipnet::IpNet;
 use rusqlite::Connection;
@@ -25,7 +25,7 @@ use super::record::{
 use super::row::{self, number, text};
 use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS, TOKENS};
 use super::table::Table;
-use super::view::{EDGE_PORTS, GENERATION, LOAD, View, environment_name, maintenance_name, scales_name};
+use super::view::{EDGE_PORTS, GENERATION, View, environment_name, maintenance_name, scales_name};
 use super::{RUNS_KEPT, Users};
 
 /// One transaction. Reads see what it has written.
@@ -294,13 +294,7 @@ impl<'a> Tx<'a> {
         let name = scales_name(key);
         match scales.is_empty() {
             true => self.delete(&META, &[text(name)]),
-            false => {
-                let line = |(service, Scaled { over, to, by }): (&ServiceName, &Scaled)| match by {
-                    ScaledBy::Hand => format!("{service} {over} {to}"),
-                    ScaledBy::Load => format!("{service} {over} {to} {LOAD}"),
-                };
-                self.put_meta(&name, text(scales.iter().map(line).collect::<Vec<_>>().join("\n")))
-            }
+            false => self.put_meta(&name, text(row::write_scales(scales))),
         }
     }
 

@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 
 use bowline_core::access::TokenId;
-use bowline_core::id::{
-    AppKey, EnvName, EnvironmentId, Generation, Port, ReleaseNumber, RunNumber, SecretName, ServiceName,
-};
+use bowline_core::id::{AppKey, EnvName, EnvironmentId, Generation, Port, ReleaseNumber, RunNumber, SecretName};
 use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
-use bowline_core::rollout::{Scaled, ScaledBy, Scales};
+use bowline_core::rollout::Scales;
 use ipnet::IpNet;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
@@ -37,9 +35,6 @@ pub(super) fn environment_name(env: &EnvName) -> String {
 pub(super) fn maintenance_name(key: &AppKey) -> String {
     format!("maintenance.{key}")
 }
-
-/// Ends the line of a number that the load has said.
-pub(super) const LOAD: &str = "load";
 
 pub(super) fn scales_name(key: &AppKey) -> String {
     format!("scales.{key}")
@@ -251,19 +246,7 @@ impl View<'_> {
         let name = scales_name(key);
         let Some(value) = self.meta(&name)? else { return Ok(Scales::new()) };
         let text = row::Reader::new("meta", vec![value]).text()?;
-        let line = |line: &str| {
-            let mut words = line.split(' ');
-            let service = ServiceName::new(words.next()?).ok()?;
-            let mut number = || words.next()?.parse().ok();
-            let (over, to) = (number()?, number()?);
-            let by = match words.next() {
-                Some(LOAD) => ScaledBy::Load,
-                Some(_) => return None,
-                None => ScaledBy::Hand,
-            };
-            Some((service, Scaled { over, to, by }))
-        };
-        text.lines().map(line).collect::<Option<_>>().ok_or_else(|| StoreError::corrupt("meta", name))
+        row::read_scales(&text).ok_or_else(|| StoreError::corrupt("meta", name))
     }
 
     pub fn edge_ports(&self) -> Result<Option<EdgePorts>, StoreError> {

@@ -13,6 +13,7 @@ mod rolled;
 mod rounds;
 mod runs;
 mod scaling;
+mod unread;
 mod verbs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

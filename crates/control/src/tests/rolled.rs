@@ -1,6 +1,6 @@
 //! What is shown of a canary, while it moves and when it is over.
 
-use bowline_api::wire::{AppStatus, RolloutOutcome, RolloutStage};
+use bowline_api::wire::{AppStatus, InstanceRole, RolloutOutcome, RolloutStage};
 use bowline_core::id::EnvName;
 
 use super::*;
@@ -77,6 +77,10 @@ fn as_many_are_ready_as_are_wanted_while_the_baseline_carries_all_that_is_left()
     assert_eq!(counted(&mut world, &mut daemon), (2, 2, 2));
     deploy(&mut world, &mut daemon, 2);
     assert_eq!(counted(&mut world, &mut daemon), (4, 4, 4));
+    let web = app(&mut world, &mut daemon).services.remove(0);
+    let roles: Vec<_> = web.instances.iter().map(|one| (one.release, one.role)).collect();
+    let (baseline, canary) = (Some(InstanceRole::Baseline), Some(InstanceRole::Candidate));
+    assert_eq!(roles, [(1, None), (1, None), (1, baseline), (2, canary)]);
     promote_a_step(&mut world, &mut daemon);
     assert_eq!(counted(&mut world, &mut daemon), (4, 2, 2), "two of the stable release carry nothing");
 }
@@ -90,6 +94,27 @@ fn promote_a_step(world: &mut World, daemon: &mut Daemon) {
     let order = world.order("production");
     world.ask(daemon, Request::Apply(order, None, Scope::default()));
     world.run(daemon);
+}
+
+/// For days, if need be: nothing that is written meanwhile tells the next daemon anything.
+#[test]
+fn what_waits_for_somebody_writes_nothing() {
+    let (mut world, mut daemon) = serving();
+    deploy(&mut world, &mut daemon, 2);
+    let mut written = |seconds: u32| {
+        let mut written = 0;
+        for _ in 0..seconds {
+            world.wait_until(&mut daemon, world.now.mono + Duration::from_secs(1));
+            while let Some(effect) = daemon.queue.pop_front() {
+                written += u32::from(matches!(effect, Effect::Store(..)));
+                world.carry_out(&mut daemon, effect);
+            }
+        }
+        written
+    };
+    written(20 + 300);
+    assert_eq!(written(600), 0);
+    assert!(daemon.machine.apps[&production()].rolling().is_some());
 }
 
 #[test]

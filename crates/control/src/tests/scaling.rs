@@ -131,6 +131,36 @@ fn metrics_say_how_many_are_desired_which_bound_holds_and_who_waits() {
     check("bowline_holds_total", "", "9.0");
     check("bowline_holds_failed_total", ",reason=\"start-timeout\"", "2.0");
     check_documented(&text);
+    world.edge.status = EdgeStatus::Lost(fault("the edge died"));
+    let text = scraped(&world, &daemon);
+    assert!(!text.contains("\nbowline_held_requests{"), "nobody tells who waits now: {text}");
+    assert!(text.contains("\nbowline_holds_total{"), "what was counted was: {text}");
+}
+
+/// Each time it is ready it dies of what it is asked: it is given company, in steps.
+#[test]
+fn what_dies_of_its_requests_again_and_again_is_not_left_alone() {
+    let (mut world, mut daemon) = serving(RESTS, "");
+    let mut died = 0;
+    for _ in 0..600 {
+        let wanted = usize::from(daemon.machine.apps[&shop()].sets[0].replicas);
+        let waiting = if world.served().is_empty() { 25 } else { 0 };
+        let demand = world.edge.demand.get_mut(&web()).unwrap();
+        (demand.busy, demand.waiting) = (demand.busy + Duration::from_secs(25), waiting);
+        wait(&mut world, &mut daemon, 1);
+        if wanted == 2 {
+            break;
+        }
+        let at = world.now.wall;
+        for seen in world.instances.values_mut().filter(|seen| matches!(seen.phase, Phase::Running { .. })) {
+            seen.phase = Phase::Exited(Exit { cause: ExitCause::Code(137), at, last_lines: Vec::new() });
+            died += 1;
+        }
+    }
+    assert_eq!(daemon.machine.apps[&shop()].sets[0].replicas, 2, "{died} have died");
+    assert!((3..10).contains(&died), "{died}");
+    let told = events(&daemon, "scale.by_load");
+    assert!(told.last().is_some_and(|told| told.contains("web: 1 to 2 instances: 25 requests wait")), "{told:?}");
 }
 
 #[test]
@@ -456,6 +486,181 @@ fn what_rests_is_woken_while_another_service_restarts() {
     assert!(world.running().iter().any(|id| id.starts_with("local/shop.web.r1.0.")), "{:?}", world.running());
 }
 
+const API: &str = "[service.api]\nrun = \"serve\"\nscale = { min = 0, max = 3, in_flight = 10 }\n";
+
+/// `web`, one of it, and `api`, which rests.
+fn beside_one_that_rests(web_scale: &str) -> (World, Daemon, (AppKey, ServiceName)) {
+    let (mut world, api) = (World::new(), (shop(), ServiceName::new("api").unwrap()));
+    world.edge.demand.insert(api.clone(), Demand { busy: Duration::ZERO, waiting: 0 });
+    let mut daemon = world.start();
+    let route = "[route.api]\npath = \"/api\"\nto = \"api\"\n";
+    world.write("bowline.toml", &format!("{}{API}{route}", toml(web_scale, "")));
+    world.apply(&mut daemon);
+    flow(&mut world, &mut daemon, 0, 400);
+    assert_eq!(world.running(), ["local/shop.web.r1.0.1"]);
+    (world, daemon, api)
+}
+
+/// Its place in the store is one in the plan that it began with: with other numbers the same move is another one.
+#[test]
+fn a_restart_goes_on_where_it_was_though_another_service_was_woken_meanwhile() {
+    let (mut world, mut daemon, api) = beside_one_that_rests("1");
+    world.ask(&mut daemon, Request::Restart { key: shop(), service: None, by_uid: None });
+    let moves = |daemon: &Daemon| {
+        let row = daemon.store.read(|view| view.rollout(&shop())).unwrap();
+        row.is_some_and(|row| row.state.contains("\"move 1\""))
+    };
+    while !moves(&daemon) {
+        match daemon.queue.pop_front() {
+            Some(effect) => drop(world.carry_out(&mut daemon, effect)),
+            None => assert!(world.show(&mut daemon), "it gets to its second move"),
+        }
+    }
+    world.behaviour = Behaviour::NeverHealthy;
+    world.edge.demand.get_mut(&api).unwrap().waiting = 1;
+    wait(&mut world, &mut daemon, 3);
+    let scales = daemon.store.read(|view| view.scales(&shop())).unwrap();
+    assert_eq!(scales[&api.1].to, 1, "it is woken");
+    assert_eq!(world.served(), ["local/shop.web.r1.1.1"], "the one more, while the other is replaced");
+    drop(daemon);
+    let mut daemon = world.start();
+    wait(&mut world, &mut daemon, 3);
+    assert_eq!(world.served(), ["local/shop.web.r1.1.1"]);
+    recover(&mut world);
+    wait(&mut world, &mut daemon, 3);
+    world.edge.demand.get_mut(&api).unwrap().waiting = 0;
+    world.run(&mut daemon);
+    assert!(matches!(world.last_end(), Some(ChangeStep::Done { release: 1, .. })), "{:?}", world.last_end());
+    assert_eq!(world.served(), ["local/shop.api.r1.0.2", "local/shop.web.r1.0.2"]);
+}
+
+/// All that runs passes its health from now on.
+fn recover(world: &mut World) {
+    world.behaviour = Behaviour::Good;
+    for seen in world.instances.values_mut().filter(|seen| matches!(seen.phase, Phase::Running { .. })) {
+        seen.health = HealthState::Passing { since: world.now.wall };
+    }
+}
+
+/// The store takes nothing from now on until it is given `kept`, in order; time stands.
+fn keep_back(world: &mut World, daemon: &mut Daemon, kept: &mut VecDeque<Effect>) {
+    loop {
+        while let Some(effect) = daemon.queue.pop_front() {
+            match effect {
+                Effect::Store(..) => kept.push_back(effect),
+                effect => drop(world.carry_out(daemon, effect)),
+            }
+        }
+        if !world.show(daemon) {
+            return;
+        }
+    }
+}
+
+fn give_back(world: &mut World, daemon: &mut Daemon, kept: VecDeque<Effect>) {
+    for effect in kept {
+        world.carry_out(daemon, effect);
+    }
+    follow(world, daemon);
+}
+
+fn stored_number(daemon: &Daemon, (key, service): &(AppKey, ServiceName)) -> Option<u16> {
+    Some(daemon.store.read(|view| view.scales(key)).unwrap().get(service)?.to)
+}
+
+/// The end of a round stores what was said by hand, and with it what it knows of all other numbers.
+#[test]
+fn a_number_that_is_being_stored_outlives_the_end_of_a_round() {
+    let (mut world, mut daemon, api) = beside_one_that_rests("1");
+    world.behaviour = Behaviour::NeverHealthy;
+    let machine = Machine { memory: Bytes(8 << 30), cores: 4 };
+    let request = Request::Scale { key: shop(), service: Some("web".into()), replicas: 2, machine, by_uid: None };
+    world.ask(&mut daemon, request);
+    wait(&mut world, &mut daemon, 3);
+    assert!(daemon.machine.apps[&shop()].rounding().is_some());
+    world.edge.demand.get_mut(&api).unwrap().waiting = 1;
+    let mut kept = VecDeque::new();
+    keep_back(&mut world, &mut daemon, &mut kept);
+    assert!(daemon.machine.apps[&shop()].rescaling, "that it is woken is being stored");
+    recover(&mut world);
+    keep_back(&mut world, &mut daemon, &mut kept);
+    give_back(&mut world, &mut daemon, kept);
+    wait(&mut world, &mut daemon, 1);
+    assert!(matches!(world.last_end(), Some(ChangeStep::Done { release: 1, .. })), "{:?}", world.last_end());
+    let web = (shop(), web().1);
+    assert_eq!((stored_number(&daemon, &api), stored_number(&daemon, &web)), (Some(1), Some(2)));
+}
+
+/// A number that is being stored is known when a round begins, or the round takes it away again.
+#[test]
+fn a_round_begins_with_the_number_that_is_being_stored() {
+    let (mut world, mut daemon) = serving(BETWEEN, "");
+    flow(&mut world, &mut daemon, 5, 60);
+    let mut kept = VecDeque::new();
+    for _ in 0..20 {
+        world.edge.demand.get_mut(&web()).unwrap().busy += Duration::from_secs(50);
+        world.wait_until(&mut daemon, world.now.mono + Duration::from_secs(1));
+        keep_back(&mut world, &mut daemon, &mut kept);
+        if daemon.machine.apps[&shop()].rescaling {
+            break;
+        }
+    }
+    assert!(daemon.machine.apps[&shop()].rescaling, "more are being stored");
+    world.ask(&mut daemon, Request::Restart { key: shop(), service: None, by_uid: None });
+    keep_back(&mut world, &mut daemon, &mut kept);
+    give_back(&mut world, &mut daemon, kept);
+    let stored = usize::from(stored_number(&daemon, &web()).unwrap());
+    world.run(&mut daemon);
+    assert!(matches!(world.last_end(), Some(ChangeStep::Done { release: 1, .. })), "{:?}", world.last_end());
+    assert!(stored > 1 && world.running().len() == stored, "{stored}: {:?}", world.running());
+    assert!(world.running().iter().all(|id| !id.ends_with(".1")), "{:?}", world.running());
+}
+
+/// Whoever ends a watch ends it with the numbers that it has come to.
+#[test]
+fn a_number_that_is_being_stored_outlives_a_promotion_and_an_abort() {
+    for promotes in [true, false] {
+        let mut world = World::new();
+        let of = (AppKey { env: EnvName::new("production").unwrap(), ..shop() }, web().1);
+        world.edge.demand.insert(of.clone(), Demand { busy: Duration::ZERO, waiting: 0 });
+        let mut daemon = world.start();
+        let host = "to = \"web\"\nhosts = [\"shop.localhost\"]\ntls = \"local\"\n[rollout]\nwatch = \"10m\"\n";
+        world.write("bowline.toml", &toml(RESTS, "").replace("to = \"web\"\n", host));
+        for (source, seconds) in [(2, 1_200), (3, 30)] {
+            world.source = source;
+            let order = world.order("production");
+            world.ask(&mut daemon, Request::Apply(order, None, Scope::default()));
+            wait(&mut world, &mut daemon, seconds);
+        }
+        assert!(daemon.machine.apps[&of.0].watching().is_some());
+        assert_eq!(stored_number(&daemon, &of), Some(0), "it rested until the release woke it");
+        let mut kept = VecDeque::new();
+        for _ in 0..20 {
+            world.edge.demand.get_mut(&of).unwrap().busy += Duration::from_secs(25);
+            world.wait_until(&mut daemon, world.now.mono + Duration::from_secs(1));
+            keep_back(&mut world, &mut daemon, &mut kept);
+            if daemon.machine.apps[&of.0].rescaling {
+                break;
+            }
+        }
+        assert!(daemon.machine.apps[&of.0].rescaling, "more are being stored");
+        let key = of.0.clone();
+        world.ask(
+            &mut daemon,
+            match promotes {
+                true => Request::Promote { key, by_uid: None },
+                false => Request::Abort { key, by_uid: None },
+            },
+        );
+        keep_back(&mut world, &mut daemon, &mut kept);
+        give_back(&mut world, &mut daemon, kept);
+        let stored = stored_number(&daemon, &of);
+        assert!(stored.is_some_and(|number| number > 1), "promotes: {promotes}, {stored:?}");
+        wait(&mut world, &mut daemon, 3);
+        assert_eq!(stored_number(&daemon, &of), stored, "promotes: {promotes}");
+    }
+}
+
 /// So many seconds, and no more: what waits for longer is not waited for.
 fn wait(world: &mut World, daemon: &mut Daemon, seconds: u32) {
     for _ in 0..seconds {
@@ -489,4 +694,32 @@ fn a_watch_lasts_as_long_as_the_file_says_whatever_dies() {
     assert!(daemon.machine.apps[&key].watching().is_some(), "the time in which nobody watched does not count");
     wait(&mut world, &mut daemon, 80);
     assert!(daemon.machine.apps[&key].change.is_none(), "the time in which somebody did is not asked for again");
+}
+
+/// A daemon that ends in order takes no time from a watch at all.
+#[test]
+fn a_watch_goes_on_to_the_second_after_an_upgrade() {
+    let mut world = World { mode: Mode::Server, ..World::new() };
+    let key = AppKey { env: EnvName::new("production").unwrap(), ..shop() };
+    let mut daemon = world.start();
+    let host = "to = \"web\"\nhosts = [\"shop.localhost\"]\ntls = \"local\"\n[rollout]\nwatch = \"10m\"\n";
+    world.write("bowline.toml", &toml("1", "").replace("to = \"web\"\n", host));
+    for source in [2, 3] {
+        world.source = source;
+        let order = world.order("production");
+        world.ask(&mut daemon, Request::Apply(order, None, Scope::default()));
+        wait(&mut world, &mut daemon, 60);
+    }
+    let rolling = daemon.machine.apps[&key].rolling().unwrap();
+    let spent = (world.now.wall.0 - rolling.course.told(&rolling.machine).now.since) / 1000;
+    // Just before it would be stored by itself.
+    wait(&mut world, &mut daemon, u32::try_from(329 - spent).unwrap());
+    world.ask(&mut daemon, Request::HandOver(Digest([7; 32])));
+    follow(&mut world, &mut daemon);
+    drop(daemon);
+    let mut daemon = world.start();
+    wait(&mut world, &mut daemon, 260);
+    assert!(daemon.machine.apps[&key].watching().is_some());
+    wait(&mut world, &mut daemon, 15);
+    assert!(daemon.machine.apps[&key].change.is_none(), "{:?}", daemon.machine.apps[&key].rolling());
 }

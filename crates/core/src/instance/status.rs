@@ -145,3 +145,10 @@ pub struct Transition {
     /// Set when a failure is the reason.
     pub failure: Option<Failure>,
 }
+
+impl Transition {
+    /// It got requests, and does not any more, though nobody has told it to stop.
+    pub fn fell(&self) -> bool {
+        self.was == SlotState::Ready && (self.state == SlotState::Unready || self.failure.is_some())
+    }
+}

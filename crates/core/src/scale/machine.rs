@@ -39,6 +39,13 @@ const PANIC_FACTOR: u16 = 2;
 /// A rush asks for at most so many times what is ready when it begins.
 const MOST_AT_ONCE: u16 = 10;
 
+/// So many falls of ready instances, for each that there is, say that requests may be too many for it.
+const FALLS: usize = 3;
+
+/// How many instances that are found in this way: twice as many each time. From there on what holds out is measured, and what does not is
+/// broken whatever comes in.
+const MOST_BY_FALLS: u16 = 4;
+
 /// What an edge tells of the requests for a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demand {
@@ -116,6 +123,8 @@ pub struct Scaler {
     settled: Option<Mono>,
     /// The last look found somebody who waits.
     woken: bool,
+    /// When ready instances fell, within the time of stabilisation; as many as matter.
+    falls: VecDeque<Mono>,
     report: Option<Report>,
 }
 
@@ -146,8 +155,35 @@ impl Scaler {
             rush: None,
             settled: None,
             woken: false,
+            falls: VecDeque::new(),
             report: None,
         }
+    }
+
+    /// An instance that got requests has failed, or does not answer its health any more. What has fallen again and again while others
+    /// wait is given company: alone it may never live for long enough to be measured.
+    pub fn fell(&mut self, now: Mono) {
+        self.falls.push_back(now);
+        self.forget_falls(now);
+    }
+
+    fn forget_falls(&mut self, now: Mono) {
+        let stabilisation = self.windows.stabilisation;
+        let most = FALLS * usize::from(MOST_BY_FALLS);
+        while self.falls.len() > most || self.falls.front().is_some_and(|at| now.since(*at) >= stabilisation) {
+            self.falls.pop_front();
+        }
+    }
+
+    /// One, two after three falls, four after six more of those.
+    fn by_falls(&mut self, now: Mono) -> u16 {
+        self.forget_falls(now);
+        let (mut instances, mut explained) = (1, FALLS);
+        while instances < MOST_BY_FALLS && self.falls.len() >= explained {
+            instances *= 2;
+            explained += FALLS * usize::from(instances);
+        }
+        instances
     }
 
     /// `Some`: another number, to be stored before it takes effect. Until it has, it is said again with every look.
@@ -163,8 +199,9 @@ impl Scaler {
         if let Some(requests) = waits {
             return self.wake(look, requests, now);
         }
-        // At first, after a release with other bounds, and after steps of a rollout that had fewer, what is there was wanted.
-        if is_new {
+        // At first, after a release with other bounds, and after steps of a rollout that had fewer, what is there was wanted; and while
+        // a rollout goes on, in which another release does a part of the work.
+        if is_new || look.may == May::Stay {
             self.ask(look.target, now);
         }
         // Those who are held are in flight as well, for as long as nothing gets ready: that is no measure of what is needed.
@@ -267,6 +304,12 @@ impl Scaler {
 
     fn wanted(&mut self, look: Look<'_>, now: Mono) -> Wanted {
         let Look { policy, target, .. } = look;
+        // While somebody waits nothing is ready: what is used then is no measure of what is needed either.
+        if let Some(requests) = look.demand.map(|demand| demand.waiting).filter(|waiting| *waiting > 0) {
+            (self.panics, self.rush) = (None, None);
+            let instances = target.max(self.by_falls(now));
+            return Wanted { instances, signal: Signal::Waiting { requests }, known: true };
+        }
         let long = self.requests.average(self.windows.stable, now);
         let by_requests = policy.in_flight.map(|each| self.by_requests(each, long, look, now));
         let current = target.max(look.ready);
@@ -299,10 +342,6 @@ impl Scaler {
     }
 
     fn by_requests(&mut self, each: u32, long: Option<Average>, look: Look<'_>, now: Mono) -> Option<(u16, Signal)> {
-        if let Some(requests) = look.demand.map(|demand| demand.waiting).filter(|waiting| *waiting > 0) {
-            (self.panics, self.rush) = (None, None);
-            return Some((look.target.max(1), Signal::Waiting { requests }));
-        }
         let (long, short) = (long?, self.requests.average(self.windows.panic, now)?);
         // Who was held, or came while nobody counted, is worked off first.
         if short.span < self.windows.panic {

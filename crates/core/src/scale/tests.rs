@@ -272,6 +272,72 @@ fn those_who_wait_for_what_does_not_get_ready_ask_for_no_more() {
     assert_eq!(world.target, 4, "what is answered is a measure");
 }
 
+/// Ready for four seconds, and down for ten, again and again.
+fn fall_over(world: &mut World, in_flight: u32, times: u32) {
+    for _ in 0..times {
+        (world.waiting, world.ready) = (0, None);
+        world.flow(in_flight, 4);
+        (0..world.target).for_each(|_| world.scaler.fell(world.now));
+        (world.waiting, world.ready) = (in_flight, Some(0));
+        world.flow(in_flight, 10);
+    }
+}
+
+/// Never ready for long enough that anything is known of the load: one alone would stay alone.
+#[test]
+fn what_falls_again_and_again_under_those_who_wait_is_given_company_within_bounds() {
+    let mut world = World::new(Policy { min: 0, ..POLICY }, 1);
+    fall_over(&mut world, 40, 2);
+    assert_eq!(world.target, 1);
+    fall_over(&mut world, 40, 1);
+    assert_eq!(world.target, 2);
+    assert_eq!(world.scaler.report().unwrap().signal, Signal::Waiting { requests: 40 });
+    fall_over(&mut world, 40, 3);
+    assert_eq!(world.target, 4);
+    fall_over(&mut world, 40, 30);
+    assert_eq!(world.target, 4, "what does not hold out with four is not given more");
+    (world.waiting, world.ready) = (0, None);
+    world.flow(60, 30);
+    assert_eq!(world.target, 6, "what holds out is measured");
+    world.flow(5, 400);
+    assert_eq!(world.target, 1);
+    let mut bounded = World::new(Policy { min: 0, max: 2, ..POLICY }, 1);
+    fall_over(&mut bounded, 40, 30);
+    assert_eq!(bounded.target, 2);
+}
+
+/// While a release takes its steps another one does a part of the work: what is used is less than what is needed when it has taken over.
+#[test]
+fn what_a_rollout_takes_off_is_not_taken_away_after_it() {
+    let mut world = World::new(Policy { in_flight: None, cpu: Share::from_ppm(500_000), ..POLICY }, 4);
+    world.burn(200, 400);
+    assert_eq!(world.target, 4);
+    world.may = May::Stay;
+    world.burn(100, 400);
+    world.may = May::Change;
+    world.burn(200, 100);
+    assert_eq!((world.target, &world.changes[..]), (4, &[][..]));
+    world.burn(100, 400);
+    assert_eq!(world.target, 2);
+}
+
+/// Falls of long ago, and those under which nobody waits, ask for nothing.
+#[test]
+fn what_falls_now_and_then_stays_alone() {
+    let mut world = World::new(Policy { min: 0, ..POLICY }, 1);
+    for _ in 0..20 {
+        fall_over(&mut world, 5, 1);
+        (world.waiting, world.ready) = (0, None);
+        world.flow(5, 160);
+    }
+    assert_eq!(world.target, 1, "{:?}", world.changes);
+    for _ in 0..20 {
+        world.scaler.fell(world.now);
+        world.flow(5, 4);
+    }
+    assert_eq!(world.target, 1, "{:?}", world.changes);
+}
+
 /// A release with other bounds comes, and goes again: what was asked for within its bounds says nothing of those before.
 #[test]
 fn what_comes_back_with_other_bounds_is_not_taken_away_at_once() {

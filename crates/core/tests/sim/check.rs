@@ -48,6 +48,8 @@ pub(crate) enum Invariant {
     UnknownTakesNothing,
     /// The same load asks for the same number.
     NoFlapping,
+    /// Processor time asks for no more than what comes in takes.
+    NoMoreThanUsed,
     /// A number that was stored is not lost.
     NumberKept,
     /// What a rollout needs is not taken from it, nor what is compared changed.

@@ -80,6 +80,8 @@ pub(crate) enum Mutation {
     ScalesInSteps,
     /// The time in which nobody watched counts as watched.
     CountsTheDead,
+    /// What an instance uses to start is taken for load.
+    CountsStarts,
 }
 
 /// What a round does, as it is stored.
@@ -103,6 +105,8 @@ pub(crate) struct Record {
     /// Have been stable.
     pub(crate) served: BTreeSet<ReleaseNumber>,
     pub(crate) round: Option<(Moved, RoundPlace)>,
+    /// The numbers that it was planned with.
+    pub(crate) round_of: Scales,
     pub(crate) rounds_ended: Vec<RoundPhase>,
     pub(crate) scales: Scales,
     /// What the load has changed of them.
@@ -236,8 +240,8 @@ impl Daemon {
         if let (Some((moved, place)), Some(stable)) = (&record.round, record.stable) {
             let of = (stable, &*record.revisions[&stable]);
             let plan = match moved {
-                Moved::Restart => RoundPlan::restart(of, &record.scales, &of.1.services.keys().cloned().collect()),
-                Moved::Scale(scaled) => RoundPlan::scale(of, &record.scales, &web(), scaled.to),
+                Moved::Restart => RoundPlan::restart(of, &record.round_of, &of.1.services.keys().cloned().collect()),
+                Moved::Scale(scaled) => RoundPlan::scale(of, &record.round_of, &web(), scaled.to),
             };
             self.rounds.insert(key.clone(), Round::resume(plan, place.clone(), now));
         }
@@ -282,6 +286,7 @@ impl Daemon {
         }
         let record = out.store.get_mut(key).unwrap();
         record.round = Some((moved, RoundPlace { phase: RoundPhase::Prepare, old: None, reason: None }));
+        record.round_of = record.scales.clone();
         self.entered.insert(key.clone(), 0);
         self.resume(key, record, now);
         true
@@ -480,7 +485,8 @@ impl Daemon {
         };
         let ready = self.slots.counts(&key).get(&(web(), release)).map_or(0, |count| count.ready);
         let demand = self.told(out);
-        let mut look = Look { policy, target, ready, demand, cpu: &BTreeMap::new(), room: out.room, may };
+        let cpu = policy.cpu.map(|_| self.used(out, &key, release, now)).unwrap_or_default();
+        let mut look = Look { policy, target, ready, demand, cpu: &cpu, room: out.room, may };
         if out.mutation == Some(Mutation::Boundless) {
             (look.policy.max, look.room) = (policy.max + 3, Room::default());
         }
@@ -503,6 +509,21 @@ impl Daemon {
         });
         out.effect(Effect::Stored(SCALED))?;
         Ok(true)
+    }
+
+    /// Processor time of the instances that have started.
+    fn used(
+        &self,
+        out: &Outside<'_>,
+        key: &AppKey,
+        release: ReleaseNumber,
+        now: Mono,
+    ) -> BTreeMap<InstanceId, Duration> {
+        let started = |id: &InstanceId| out.mutation == Some(Mutation::CountsStarts) || self.slots.has_started(id);
+        let its = |id: &InstanceId| id.slot.key == *key && id.slot.service == web() && id.slot.release == release;
+        let seen = out.node.observe(now).instances;
+        let own = seen.into_iter().filter(|(id, seen)| its(id) && seen.usage.cpu_us > 0 && started(id));
+        own.map(|(id, seen)| (id, Duration::from_micros(seen.usage.cpu_us))).collect()
     }
 
     /// What the edge tells of the load, as the daemon takes it.

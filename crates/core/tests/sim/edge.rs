@@ -99,6 +99,20 @@ impl Edge {
         flow.held = if has_endpoint || level == 0 { None } else { flow.held.or(Some(now)) };
     }
 
+    /// What of ten thousand requests each instance of a service has now, by weight among what has endpoints.
+    pub(crate) fn parts(&self, key: &AppKey, service: &ServiceName) -> Vec<(InstanceId, u32)> {
+        let Some((splits, _)) = self.splits(key, service) else { return Vec::new() };
+        let pools = &self.table.as_ref().unwrap().pools;
+        let open = |split: &&Split| pools.get(&split.pool).is_some_and(|pool| !pool.endpoints.is_empty());
+        let all: u32 = splits.iter().filter(open).map(|split| u32::from(split.weight.get())).sum();
+        let each = splits.iter().filter(open).flat_map(|split| {
+            let endpoints = &pools[&split.pool].endpoints;
+            let part = u32::from(split.weight.get()) * 10_000 / (all.max(1) * u32::try_from(endpoints.len()).unwrap());
+            endpoints.keys().map(move |id| (id.clone(), part))
+        });
+        each.collect()
+    }
+
     /// Another edge takes over.
     pub(crate) fn counts_anew(&mut self) {
         self.flow.busy = Duration::ZERO;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bowline_core::rollout::Phase;
 use bowline_core::scale::{Policy, Room, Windows};
 use bowline_core::time::Mono;
+use bowline_core::units::Share;
 
 use crate::check::{Broken, Invariant, broken};
 use crate::rng::Rng;
@@ -19,6 +20,15 @@ pub(crate) const WINDOWS: Windows = Windows {
 
 /// Requests at once that one instance is to carry.
 pub(crate) const EACH: u32 = 10;
+
+/// The part of its core that one instance is to use, which those requests take.
+pub(crate) const BUSY: Share = Share::from_ppm(500_000).unwrap();
+
+/// What a request in flight takes of a core, in thousandths.
+pub(crate) const MILLI_EACH: u32 = 500 / EACH;
+
+/// Over which processor time is averaged.
+const USED_OVER: Duration = Duration::from_secs(30);
 
 /// How long a request is held at most.
 const HOLD: Duration = Duration::from_secs(30);
@@ -94,14 +104,24 @@ impl Load {
         self.gaps.iter().filter(|(from, _)| *from <= now).map(|(_, to)| (*to).min(now)).max()
     }
 
+    /// The most that was needed at any moment of which an average may know something.
+    fn most_of_late(&self, policy: &Policy, now: Mono) -> u16 {
+        let starts = self.levels.iter().map(|(at, _)| *at);
+        let ends = self.levels.iter().skip(1).map(|(at, _)| *at).chain([now]);
+        let is_late = |(start, end): &(Mono, Mono)| *start <= now && now.since(*end) <= USED_OVER + WINDOWS.every * 2;
+        let late = starts.zip(ends).filter(is_late);
+        late.map(|(start, _)| needs(self.level(start), policy, self.room(now))).max().unwrap_or(policy.min)
+    }
+
     /// The end of the last time in which more than `number` were needed, for so long that every average says so.
     fn peaked(&self, number: u16, policy: &Policy, now: Mono) -> Option<Mono> {
+        let longest = if policy.cpu.is_some() { USED_OVER } else { WINDOWS.stable };
         let ends = self.levels.iter().skip(1).map(|(at, _)| *at).chain([now]);
         let spans = self
             .levels
             .iter()
             .zip(ends)
-            .filter(|((from, _), to)| *to <= now && to.since(*from) > WINDOWS.stable + WINDOWS.every * 2);
+            .filter(|((from, _), to)| *to <= now && to.since(*from) > longest + WINDOWS.every * 2);
         spans.filter(|((_, level), to)| needs(*level, policy, self.room(*to)) > number).map(|(_, to)| to).max()
     }
 }
@@ -188,7 +208,9 @@ impl Numbers {
         let look = WINDOWS.every * 2;
         // What has less room than before gives way to that, whatever is known.
         let by_room = to >= most(policy, load.room(at));
-        if let Some(until) = load.unknown_until(at).filter(|until| quick(*until, look) && !by_room) {
+        // Processor time is told by the node.
+        let by_requests = policy.in_flight.is_some();
+        if let Some(until) = load.unknown_until(at).filter(|until| by_requests && quick(*until, look) && !by_room) {
             let text = format!("{was} to {to}, {:?} after nothing was known", at.since(until));
             return Err(broken(Invariant::UnknownTakesNothing, text));
         }
@@ -211,6 +233,11 @@ impl Numbers {
         if self.settled.is_some() && change.was > 0 && quiet > WINDOWS.stable * 3 {
             let Scaling { was, to, .. } = *change;
             return Err(broken(Invariant::NoFlapping, format!("{was} to {to} after {quiet:?} of the same load")));
+        }
+        let Scaling { at, was, to, ref policy, .. } = *change;
+        let most = load.most_of_late(policy, at);
+        if policy.in_flight.is_none() && to > most {
+            return Err(broken(Invariant::NoMoreThanUsed, format!("{was} to {to}, where {most} are enough")));
         }
         Ok(())
     }

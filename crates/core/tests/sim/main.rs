@@ -35,6 +35,7 @@
 //! | fewer only when nothing has needed more for the time of stabilisation | `Numbers::check_fall` | `ForgetsPeaks` |
 //! | what is not known takes nothing away | `Numbers::check_fall` | `TakesSilenceForCalm` |
 //! | the same load asks for the same number | `Numbers::check_rise`, and `settled` | `Nervous` |
+//! | processor time asks for no more than what comes in takes, in a third of those where it is looked at alone | `Numbers::check_rise` | `CountsStarts` |
 //! | a number that was stored is not lost | `check_numbers`, at every event | `ForgetsNumbers` |
 //! | while a rollout takes its steps numbers stay, while it is watched none falls, while others restart only what rests is woken | `Numbers::check_change`; that none is missing: 1 | `ScalesInSteps` |
 //! | a watch lasts as long as the file says, with a daemon | `check_watched` | `CountsTheDead` |
@@ -78,7 +79,7 @@ use check::{Broken, Invariant, broken};
 use cover::{Cover, Effect, KINDS, PHASES, SENTENCES, STRIKES, TURNS};
 use daemon::{Daemon, Moved, Mutation, Outside, Record, Stop, Store, config_of};
 use edge::{Edge, Sent};
-use load::{Numbers, needs};
+use load::{MILLI_EACH, Numbers, needs};
 use manner::Behaviour;
 use node::{Faults, Node, Profile};
 use rng::Rng;
@@ -261,6 +262,19 @@ impl Sim {
         Ok(())
     }
 
+    /// What comes in takes its processor time, and so do starts.
+    fn work(&mut self, time: Duration) {
+        let (now, level) = (self.now, self.script.load.level(self.now));
+        // What waits for requests uses next to nothing.
+        let milli = |part: u32| (level * MILLI_EACH * part / 10_000).max(1);
+        for (id, part) in self.edge.parts(&key("shop"), &name("web")) {
+            if let Some(proc) = self.node.procs.get_mut(&id).filter(|proc| proc.answers(now)) {
+                proc.uses(milli(part), time);
+            }
+        }
+        self.node.procs.values_mut().filter(|proc| proc.starts(now)).for_each(|proc| proc.uses(1000, time));
+    }
+
     fn say(&self, text: &str) {
         if self.verbose {
             println!("{:>9.3}s {text}", self.now.0.as_secs_f64());
@@ -273,9 +287,9 @@ impl Sim {
             if self.daemon.is_some() && matches!(self.shop().change, Some((_, Phase::Watch, _))) {
                 self.watched.0 += next.since(self.now);
             }
+            self.work(next.since(self.now));
             self.now = next;
-            let profiles = self.script.profiles.clone();
-            let shop = key("shop");
+            let (profiles, shop) = (self.script.profiles.clone(), key("shop"));
             let profile = |id: &InstanceId| match id.slot.key == shop {
                 true => profiles[usize::try_from(id.slot.release.0 - 1).unwrap()],
                 false => Profile::Good,
@@ -992,4 +1006,5 @@ fn planted_bugs_are_caught_by_their_invariant() {
     check(Mutation::ForgetsNumbers, Invariant::NumberKept);
     check(Mutation::ScalesInSteps, Invariant::StepsKeepNumbers);
     check(Mutation::CountsTheDead, Invariant::Watched);
+    check(Mutation::CountsStarts, Invariant::NoMoreThanUsed);
 }

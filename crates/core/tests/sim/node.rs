@@ -47,6 +47,8 @@ pub(crate) struct Proc {
     /// This daemon has probed it.
     probed_at: Mono,
     has_health: bool,
+    /// Processor time.
+    used: Duration,
 }
 
 impl Proc {
@@ -60,6 +62,16 @@ impl Proc {
             && self.ready_at.is_some_and(|at| now >= at)
             && !self.flaps.iter().any(|(from, to)| now >= *from && now < *to)
             && self.hangs_at.is_none_or(|at| now < at)
+    }
+
+    /// It uses so much of its core for so long, in thousandths: no more than all of it.
+    pub(crate) fn uses(&mut self, milli: u32, time: Duration) {
+        self.used += time * milli.min(1000) / 1000;
+    }
+
+    /// It runs, and has not been ready yet.
+    pub(crate) fn starts(&self, now: Mono) -> bool {
+        matches!(self.life, Life::Running) && self.ready_at.is_none_or(|at| now < at)
     }
 
     pub(crate) fn is_told_to_stop(&self) -> bool {
@@ -91,7 +103,7 @@ impl Proc {
             phase,
             health: self.health(now),
             alive,
-            usage: Usage::default(),
+            usage: Usage { cpu_us: u64::try_from(self.used.as_micros()).unwrap(), ..Usage::default() },
             unenforced: Vec::new(),
             dropped_lines: 0,
         }
@@ -266,6 +278,7 @@ impl Node {
             stop_takes: if self.rng.below(8) == 0 { Duration::from_secs(3600) } else { self.ms(10, 3000) },
             probed_at: now,
             has_health: spec.health.is_some(),
+            used: Duration::ZERO,
         };
         self.struck.extend(match profile {
             Profile::Good => None,

@@ -14,7 +14,7 @@ use bowline_core::time::Mono;
 use bowline_core::units::{Share, Weight};
 
 use crate::cover::{Effect, RARE, SCALED};
-use crate::load::{EACH, Load};
+use crate::load::{BUSY, EACH, Load};
 use crate::manner::Behaviour;
 use crate::node::Profile;
 use crate::rng::Rng;
@@ -171,11 +171,16 @@ fn shop(rng: &mut Rng, with_api: bool, rollout: RolloutTable) -> App {
     shop
 }
 
-/// Bounds, between which the load says how many.
-fn between(rng: &mut Rng) -> Scale {
+/// Bounds, between which the load says how many: by requests in flight, by processor time, or by both.
+fn between(rng: &mut Rng, seed: u64) -> Scale {
     let min = u16::try_from([0, 0, 1, 2][usize::try_from(rng.below(4)).unwrap()]).unwrap();
     let max = min + 1 + u16::try_from(rng.below(6)).unwrap();
-    Scale { min, max, cpu: None, in_flight: Some(EACH) }
+    let (cpu, in_flight) = match seed % 9 {
+        2 => (Some(BUSY), None),
+        5 => (Some(BUSY), Some(EACH)),
+        _ => (None, Some(EACH)),
+    };
+    Scale { min, max, cpu, in_flight }
 }
 
 /// What a person reads of it.
@@ -252,7 +257,7 @@ impl Script {
                     let rollout = rollout(&mut rng, watch);
                     let mut shop = shop(&mut rng, with_api, rollout);
                     if scaled && of_load.below(8) > 0 {
-                        shop.services.get_mut(&name("web")).unwrap().scale = between(&mut of_load);
+                        shop.services.get_mut(&name("web")).unwrap().scale = between(&mut of_load, seed);
                     }
                     Arc::new(shop)
                 })

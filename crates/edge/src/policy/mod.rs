@@ -14,7 +14,7 @@ use bowline_core::app::BodyLimit;
 use bowline_core::route::Policies;
 
 pub(crate) use address::{Networks, client};
-pub(crate) use rate::{Limiter, network};
+pub(crate) use rate::{Limiter, network, site};
 
 use crate::answer::Reason;
 use crate::h1::{Field, Framing, Refusal, RequestHead};

@@ -100,6 +100,14 @@ pub(crate) fn network(client: IpAddr) -> u64 {
     }
 }
 
+/// The IPv6 network of 2⁸⁰ addresses that a provider gives to one site, which has 65,536 of [`network`].
+pub(crate) fn site(client: IpAddr) -> Option<u64> {
+    match client.to_canonical() {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => u64::try_from(address.to_bits() >> 80).ok(),
+    }
+}
+
 fn place(places: &[Place], hash: u64) -> &AtomicU64 {
     let client = hash | 1;
     let sets = places.len() / WAYS;

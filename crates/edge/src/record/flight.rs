@@ -3,11 +3,14 @@
 //! The time between two changes counts as often as requests were in flight: an average over any span is then exact, however short
 //! requests are. Each worker counts alone.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::policy::{network, site};
 use crate::route::LabelId;
 use crate::worker::Worker;
 
@@ -42,10 +45,37 @@ const NEWS_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     flying: RefCell<HashMap<LabelId, Flying>>,
-    /// Those that wait, by who has asked: one IPv4 address, or one IPv6 network of 2⁶⁴. No others are remembered.
-    clients: RefCell<HashMap<(LabelId, u64), u32>>,
-    /// When it was told last that somebody begins to wait.
-    told: Cell<Option<Instant>>,
+    /// Those that wait, by who has asked. No others are remembered.
+    clients: RefCell<HashMap<(LabelId, Client), u32>>,
+    /// When it was told last that somebody begins to wait, of each route in the last moment.
+    told: RefCell<HashMap<LabelId, Instant>>,
+}
+
+/// What counts as one of those who wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Client {
+    /// [`network`]: an IPv4 address, or an IPv6 network of 2⁶⁴.
+    Network(u64),
+    /// [`site`]
+    Site(u64),
+}
+
+/// Who waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Who {
+    pub(crate) network: Client,
+    /// Of an IPv6 address.
+    pub(crate) site: Option<Client>,
+}
+
+impl Who {
+    pub(crate) fn of(client: IpAddr) -> Self {
+        Self { network: Client::Network(network(client)), site: site(client).map(Client::Site) }
+    }
+
+    fn each(self) -> impl Iterator<Item = Client> {
+        [Some(self.network), self.site].into_iter().flatten()
+    }
 }
 
 impl Flights {
@@ -64,7 +94,7 @@ impl Flights {
     }
 
     /// How many of one client do.
-    pub(crate) fn waiting_of(&self, labels: LabelId, client: u64) -> u32 {
+    pub(crate) fn waiting_of(&self, labels: LabelId, client: Client) -> u32 {
         self.clients.borrow().get(&(labels, client)).copied().unwrap_or(0)
     }
 
@@ -73,27 +103,35 @@ impl Flights {
         self.change(labels, now, |flying| *flying.failed.entry(reason).or_default() += 1);
     }
 
-    fn enter(&self, labels: LabelId, client: u64) {
-        *self.clients.borrow_mut().entry((labels, client)).or_default() += 1;
+    fn enter(&self, labels: LabelId, who: Who) {
+        let mut clients = self.clients.borrow_mut();
+        who.each().for_each(|client| *clients.entry((labels, client)).or_default() += 1);
     }
 
-    fn leave(&self, labels: LabelId, client: u64) {
+    fn leave(&self, labels: LabelId, who: Who) {
         let mut clients = self.clients.borrow_mut();
-        if let Some(count) = clients.get_mut(&(labels, client)) {
-            *count -= 1;
-            if *count == 0 {
-                clients.remove(&(labels, client));
+        for client in who.each() {
+            if let Some(count) = clients.get_mut(&(labels, client)) {
+                *count -= 1;
+                if *count == 0 {
+                    clients.remove(&(labels, client));
+                }
             }
         }
     }
 
-    /// Somebody begins to wait: whether that is to be told at once, or with the next report.
-    pub(crate) fn is_news(&self, now: Instant) -> bool {
-        let is_news = self.told.get().is_none_or(|told| now.saturating_duration_since(told) >= NEWS_EVERY);
-        if is_news {
-            self.told.set(Some(now));
+    /// Somebody begins to wait: whether that is to be told at once, or with the next report. Of each route for itself: whoever waits for
+    /// one service is not let wait by those who come for another.
+    pub(crate) fn is_news(&self, labels: LabelId, now: Instant) -> bool {
+        let mut told = self.told.borrow_mut();
+        told.retain(|_, at| now.saturating_duration_since(*at) < NEWS_EVERY);
+        match told.entry(labels) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(free) => {
+                free.insert(now);
+                true
+            }
         }
-        is_news
     }
 
     /// Whether anybody waits.
@@ -127,7 +165,7 @@ pub(crate) struct Flight {
     worker: Rc<Worker>,
     labels: LabelId,
     /// Whose it is, if it waits.
-    waits: Option<u64>,
+    waits: Option<Who>,
 }
 
 impl Flight {
@@ -136,13 +174,13 @@ impl Flight {
         Self::new(worker, labels, None)
     }
 
-    /// It waits for an instance. `client`: see [`Flights::waiting_of`].
-    pub(crate) fn waiting(worker: &Rc<Worker>, labels: LabelId, client: u64) -> Self {
-        worker.shard.flights.enter(labels, client);
-        Self::new(worker, labels, Some(client))
+    /// It waits for an instance.
+    pub(crate) fn waiting(worker: &Rc<Worker>, labels: LabelId, who: Who) -> Self {
+        worker.shard.flights.enter(labels, who);
+        Self::new(worker, labels, Some(who))
     }
 
-    fn new(worker: &Rc<Worker>, labels: LabelId, waits: Option<u64>) -> Self {
+    fn new(worker: &Rc<Worker>, labels: LabelId, waits: Option<Who>) -> Self {
         worker.shard.flights.change(labels, Instant::now(), |flying| {
             flying.in_flight += 1;
             flying.waiting += u32::from(waits.is_some());
@@ -159,8 +197,8 @@ impl Drop for Flight {
             flying.in_flight = flying.in_flight.saturating_sub(1);
             flying.waiting = flying.waiting.saturating_sub(u32::from(self.waits.is_some()));
         });
-        if let Some(client) = self.waits {
-            flights.leave(self.labels, client);
+        if let Some(who) = self.waits {
+            flights.leave(self.labels, who);
         }
     }
 }
@@ -186,12 +224,16 @@ mod tests {
     #[test]
     fn nobody_is_remembered_who_does_not_wait() {
         let (flights, labels) = (Flights::default(), LabelId(0));
-        for client in [1, 1, 2] {
-            flights.enter(labels, client);
+        let [one, near, far, none] =
+            ["2001:db8::1", "2001:db8:0:1::1", "2001:db8:1::1", "192.0.2.1"].map(|at| Who::of(at.parse().unwrap()));
+        for who in [one, one, near, far] {
+            flights.enter(labels, who);
         }
-        assert_eq!([1, 2, 3].map(|client| flights.waiting_of(labels, client)), [2, 1, 0]);
-        for client in [1, 1, 2] {
-            flights.leave(labels, client);
+        let of = |client| flights.waiting_of(labels, client);
+        assert_eq!([one, near, far, none].map(|who| of(who.network)), [2, 1, 1, 0]);
+        assert_eq!([one, near, far, none].map(|who| who.site.map(of)), [Some(3), Some(3), Some(1), None]);
+        for who in [one, one, near, far] {
+            flights.leave(labels, who);
         }
         assert!(flights.clients.borrow().is_empty());
         flights.failed(labels, "too-many-wait", Instant::now());
@@ -203,7 +245,10 @@ mod tests {
     #[test]
     fn whoever_comes_again_and_again_is_not_told_each_time() {
         let (flights, begun) = (Flights::default(), Instant::now());
-        let told = (0..1000).filter(|ms| flights.is_news(begun + Duration::from_millis(*ms)));
+        let is_news = |of, ms| flights.is_news(LabelId(of), begun + Duration::from_millis(ms));
+        let told = (0..1000).filter(|ms| is_news(0, *ms));
         assert_eq!(told.collect::<Vec<_>>(), (0..10).map(|i| i * 100).collect::<Vec<_>>());
+        assert!(is_news(1, 1000) && !is_news(1, 1001), "another service is told of for itself");
+        assert_eq!(flights.told.borrow().len(), 1, "what was told long ago is forgotten");
     }
 }

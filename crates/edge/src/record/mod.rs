@@ -14,7 +14,7 @@ use bowline_core::route::{DURATION_BOUNDS, Method, SIZE_BOUNDS};
 use bowline_core::verdict::Counters;
 
 pub(crate) use access::{AccessLog, Line, Writer};
-pub(crate) use flight::{Flight, Flights, Flown};
+pub(crate) use flight::{Flight, Flights, Flown, Who};
 pub(crate) use totals::Totals;
 
 use crate::route::LabelId;

@@ -204,7 +204,7 @@ static SCALE: TableSpec = table(
             "min",
             Integer(0, MAX_SCALE),
             Default("1"),
-            "At least so many. 0: none while nobody asks for it; the edge holds the first requests while one starts. An open WebSocket, or a monitor from outside, asks.",
+            "At least so many. 0: none while nobody asks for it; the edge holds the first requests while one starts. An open WebSocket, or a monitor from outside, asks. A canary wakes it, and waits for the requests by which it is judged.",
         ),
         key(
             "max",

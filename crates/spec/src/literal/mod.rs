@@ -16,7 +16,9 @@ pub(crate) use cron::schedule;
 pub(crate) use path::{absolute, mount_point, prefix, relative, relative_below, url_path};
 pub(crate) use quantity::{cpu, duration, positive, print_cpu, rate, share, size, target_share};
 pub(crate) use reference::{print_reference, reference};
-pub(crate) use rollout::{abort_rule, latency_objective, print_abort_rule, print_latency_objective, print_step, step};
+pub(crate) use rollout::{
+    abort_rule, any_abort_rule, latency_objective, print_abort_rule, print_latency_objective, print_step, step,
+};
 
 use std::str::FromStr;
 

@@ -24,8 +24,20 @@ pub(crate) fn print_step(step: &Step) -> String {
     format!("{}% for {}", step.weight.get(), Humane(step.hold))
 }
 
-/// `error_rate > 1%`, `error_rate > stable + 0.5%`, `p99 > 500ms`, `p99 > stable + 100ms`
+/// `error_rate > 1%`, `error_rate > stable + 0.5%`, `p99 > 500ms`, `p99 > stable + 100ms`, with a limit that can be exceeded.
 pub(crate) fn abort_rule(text: &str) -> Read<AbortRule> {
+    let rule = any_abort_rule(text)?;
+    match rule {
+        AbortRule::ErrorRateAboveStable(above) => below_whole(above, "error_rate > stable + 0.5%")?,
+        AbortRule::ErrorRate(limit) => below_whole(limit, "error_rate > 1%")?,
+        AbortRule::LatencyAboveStable { above, .. } => measurable(above)?,
+        AbortRule::Latency { limit, .. } => measurable(limit)?,
+    }
+    Ok(rule)
+}
+
+/// The same with any limit.
+pub(crate) fn any_abort_rule(text: &str) -> Read<AbortRule> {
     let wrong = || {
         let hint =
             "write \"error_rate > 1%\", \"error_rate > stable + 0.5%\", \"p99 > 500ms\" or \"p99 > stable + 100ms\"";
@@ -39,15 +51,15 @@ pub(crate) fn abort_rule(text: &str) -> Read<AbortRule> {
     };
     if measure == "error_rate" {
         return match above {
-            Some(above) => below_whole(above, "error_rate > stable + 0.5%").map(AbortRule::ErrorRateAboveStable),
-            None => below_whole(limit, "error_rate > 1%").map(AbortRule::ErrorRate),
+            Some(above) => share(above).map(AbortRule::ErrorRateAboveStable),
+            None => share(limit).map(AbortRule::ErrorRate),
         };
     }
     let quantile = measure.strip_prefix('p').ok_or_else(wrong)?;
     match share(&format!("{quantile}%")) {
         Ok(quantile) if quantile.ppm() > 0 && quantile < Share::WHOLE => Ok(match above {
-            Some(above) => AbortRule::LatencyAboveStable { quantile, above: measurable(duration(above)?)? },
-            None => AbortRule::Latency { quantile, limit: measurable(positive(limit)?)? },
+            Some(above) => AbortRule::LatencyAboveStable { quantile, above: duration(above)? },
+            None => AbortRule::Latency { quantile, limit: positive(limit)? },
         }),
         Ok(_) => Err(Wrong::new("a quantile lies between p0 and p100")),
         Err(_) => Err(wrong()),
@@ -55,23 +67,21 @@ pub(crate) fn abort_rule(text: &str) -> Read<AbortRule> {
 }
 
 /// A limit of a share that can be exceeded.
-fn below_whole(text: &str, example: &str) -> Read<Share> {
-    match share(text)? {
-        Share::WHOLE => {
-            let hint = format!("no more than all requests fail: write a share below 100%, as in \"{example}\"");
-            Err(Wrong::hint("this limit is never exceeded", hint))
-        }
-        share => Ok(share),
+fn below_whole(limit: Share, example: &str) -> Read<()> {
+    if limit < Share::WHOLE {
+        return Ok(());
     }
+    let hint = format!("no more than all requests fail: write a share below 100%, as in \"{example}\"");
+    Err(Wrong::hint("this limit is never exceeded", hint))
 }
 
 /// A limit of time that can be exceeded.
-fn measurable(limit: Duration) -> Read<Duration> {
-    if limit > Histogram::LONGEST {
-        let hint = format!("write {} at most: what takes longer is not told apart", Humane(Histogram::LONGEST));
-        return Err(Wrong::hint("this limit is never exceeded", hint));
+fn measurable(limit: Duration) -> Read<()> {
+    if limit <= Histogram::LONGEST {
+        return Ok(());
     }
-    Ok(limit)
+    let hint = format!("write {} at most: what takes longer is not told apart", Humane(Histogram::LONGEST));
+    Err(Wrong::hint("this limit is never exceeded", hint))
 }
 
 pub(crate) fn print_abort_rule(rule: &AbortRule) -> String {
@@ -121,6 +131,8 @@ mod tests {
         let never = ["error_rate > 100%", "error_rate > stable + 100%", "p99 > 513s", "p99 > stable + 9m"];
         for text in never {
             assert_eq!(abort_rule(text).unwrap_err().message, "this limit is never exceeded", "{text:?}");
+            let stored = any_abort_rule(text).unwrap();
+            assert_eq!(any_abort_rule(&print_abort_rule(&stored)), Ok(stored), "{text:?}");
         }
         for text in ["error_rate > 99.9999%", "error_rate > stable + 99%", "p99 > 512s", "error_rate > 0%"] {
             assert!(abort_rule(text).is_ok(), "{text:?}");

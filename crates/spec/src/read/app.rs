@@ -38,6 +38,14 @@ pub(crate) struct Pass<'a> {
     pub(crate) local_hosts: Option<&'a BTreeSet<String>>,
 }
 
+impl Pass<'_> {
+    /// The text was accepted before, and is what runs. What means nothing is then no reason to refuse it: a refusal of meaning
+    /// that comes with another version is for files of people, and would take away what was let in.
+    fn is_stored(&self) -> bool {
+        self.local_hosts.is_none()
+    }
+}
+
 /// Reads a merged tree. The app is whole only if the reader has found nothing wrong.
 pub(crate) fn app(r: &mut Reader, root: &Table, pass: &Pass<'_>) -> App {
     let s = r.open(&FILE, String::new(), 0..0, root);
@@ -65,7 +73,7 @@ pub(crate) fn app(r: &mut Reader, root: &Table, pass: &Pass<'_>) -> App {
             None if s.has("service") => ReleaseHooks::default(),
             None => ReleaseHooks { before: pass.procfile.release.clone(), snapshot: Vec::new() },
         },
-        rollout: rollout(r, &s),
+        rollout: rollout(r, &s, pass),
         slo: r.section(&s, "slo").map(|t| slo(r, &t)),
         image: r.section(&s, "image").and_then(|t| image(r, &t)),
         logs: r.section(&s, "logs").and_then(|t| r.parsed(&t, "to", literal::log_sink)),
@@ -149,7 +157,7 @@ fn release(r: &mut Reader, s: &Section<'_>) -> ReleaseHooks {
     ReleaseHooks { before, snapshot: r.list(s, "snapshot", literal::name).unwrap_or_default() }
 }
 
-fn rollout(r: &mut Reader, root: &Section<'_>) -> Rollout {
+fn rollout(r: &mut Reader, root: &Section<'_>, pass: &Pass<'_>) -> Rollout {
     let Some(s) = r.section(root, "rollout") else {
         return Rollout { strategy: Strategy::Rolling, abort: Vec::new(), watch: Duration::ZERO };
     };
@@ -160,7 +168,8 @@ fn rollout(r: &mut Reader, root: &Section<'_>) -> Rollout {
         Some(_) | None => Strategy::Rolling,
     };
     let watch = default_watch(&strategy);
-    let abort = r.repeating_list(&s, "abort", literal::abort_rule).unwrap_or_default();
+    let rule = if pass.is_stored() { literal::any_abort_rule } else { literal::abort_rule };
+    let abort = r.repeating_list(&s, "abort", rule).unwrap_or_default();
     let abort = abort.into_iter().map(|(_, rule, _)| rule).collect();
     Rollout { strategy, abort, watch: r.parsed(&s, "watch", literal::duration).unwrap_or(watch) }
 }

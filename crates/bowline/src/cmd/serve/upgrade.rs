@@ -49,7 +49,7 @@ pub(super) async fn run(paths: &Paths, ui: &Ui) -> Result<ExitCode, Fault> {
     let changed = recorded.binary.as_ref() != Some(&own);
     if changed {
         fits(&recorded, ui)?;
-        rests(&before)?;
+        builds_nothing(&before)?;
         swap(client, paths, &own, recorded.pid).await?;
     }
     let after = edge_of(client, &own).await?;
@@ -88,11 +88,16 @@ fn fits(recorded: &Recorded, ui: &Ui) -> Result<(), Fault> {
     Settings::of(&args, ui.has_colour()).map(drop).map_err(goes_on)
 }
 
-/// A change that is under way would be broken off.
-fn rests(status: &wire::Status) -> Result<(), Fault> {
-    let Some(app) = status.apps.iter().find(|app| app.change.is_some()) else { return Ok(()) };
-    Err(Fault::new(FaultKind::Refused, format!("a change of {}/{} is under way", app.env, app.app))
-        .hint("say this again when `bowline status` shows that it has ended"))
+/// A build that is under way would be broken off. What comes after it is stored, whatever it waits for, and goes on with the next daemon.
+fn builds_nothing(status: &wire::Status) -> Result<(), Fault> {
+    let builds = |app: &&wire::AppStatus| {
+        let phase = app.change.as_ref().map(|change| change.phase);
+        matches!(phase, Some(wire::ChangePhase::Build | wire::ChangePhase::Release))
+    };
+    let Some(app) = status.apps.iter().find(builds) else { return Ok(()) };
+    Err(Fault::new(FaultKind::Refused, format!("{}/{} is being built", app.env, app.app))
+        .caused_by("its build would be broken off")
+        .hint("say this again when `bowline status` shows that it is built: what follows goes on with the next daemon"))
 }
 
 /// Returns when this binary serves.
