@@ -694,7 +694,10 @@ impl Sim {
             let pools = table.pools.iter().filter(|(id, _)| of_web(id) && which(id));
             pools.flat_map(|(_, pool)| pool.endpoints.keys()).filter(answers).count()
         };
-        let own = ready_of(&|id| id.release == stable);
+        // What carries nothing helps nobody.
+        let carried = self.edge.carried(&key("shop"), &name("web"));
+        let carries = |id: &PoolId| carried.get(&id.release).is_some_and(|(weight, _)| *weight > 0);
+        let (ready, own) = (ready_of(&carries), ready_of(&|id| id.release == stable && carries(id)));
         if self.is_idle() && self.policy(stable).is_some() {
             let number = self.replicas(Some(stable));
             self.whole = own >= usize::from(number);
@@ -703,14 +706,11 @@ impl Sim {
         if !self.script.calm {
             return Ok(());
         }
-        // What carries nothing helps nobody.
-        let carried = self.edge.carried(&key("shop"), &name("web"));
-        let serving = ready_of(&|id| carried.get(&id.release).is_some_and(|(weight, _)| *weight > 0));
-        if serving >= usize::from(self.low) {
+        if ready >= usize::from(self.low) {
             self.was_full |= self.woken.is_none_or(|until| self.now >= until);
         } else if self.was_full {
             let low = self.low;
-            return Err(broken(Invariant::Capacity, format!("{serving} of web are ready, {low} at least are wanted")));
+            return Err(broken(Invariant::Capacity, format!("{ready} of web are ready, {low} at least are wanted")));
         }
         Ok(())
     }
