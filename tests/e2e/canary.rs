@@ -113,11 +113,11 @@ fn without_requests_a_canary_waits_for_somebody() {
     let (folder, _) = released(&bowline, "canary-idle", CANARY);
     answering(&folder, "self.answer(b\"second\")");
     let deploying = begin(&bowline, &folder);
-    wait("it says what it waits for", SOON, || waits(&bowline).contains("requests are needed").then_some(()));
+    wait("it says what it waits for", SOON, || waits(&bowline).contains("more requests").then_some(()));
     bowline.kill_daemon();
     let promote = || bowline.run(&[&["promote", "canary-idle"][..], &ENV].concat());
     let _next = Server::start(&bowline);
-    wait("the next daemon goes on with it", SOON, || waits(&bowline).contains("requests are needed").then_some(()));
+    wait("the next daemon goes on with it", SOON, || waits(&bowline).contains("more requests").then_some(()));
     let promoted = promote();
     assert!(promoted.status.success(), "{}", text(&promoted));
     assert_eq!(release(&bowline), 2);

@@ -1,12 +1,14 @@
 //! Services whose load says how many instances they have, minutes made seconds.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use bowline_load::{Load, Pace, Plan, Target};
 use bowline_tests::client::curl;
+use bowline_tests::server::Server;
 use bowline_tests::up::Up;
-use bowline_tests::{Bowline, SOON, text, wait};
+use bowline_tests::{Bowline, SOON, path, text, wait};
 use serde_json::Value;
 
 /// The time of stabilisation, and what a busy machine adds.
@@ -115,4 +117,52 @@ fn what_rests_is_woken_by_the_first_request_which_is_held_and_answered() {
     let many = load(&url, &bowline.ca(), 8, Duration::from_secs(4)).report().expect("the load ends");
     assert_eq!(many.counts.failed, 0, "{:?}", many.failures);
     assert!(many.counts.succeeded >= 8);
+}
+
+/// Both releases are started at once, and the new one is ready long before the one that somebody has let serve.
+#[test]
+fn the_next_release_of_what_rests_answers_nobody_before_it_is_let() {
+    let bowline = Bowline::new();
+    bowline.scale_faster(20);
+    let _server = Server::start(&bowline);
+    let folder = bowline.app("scale-release", "plain");
+    let toml = "[service.web]\nrun = \"python3 server.py\"\nscale = { min = 0, max = 2, in_flight = 5 }\n\
+                health = { path = \"/health\", interval = \"200ms\" }\n[route.main]\nto = \"web\"\n\
+                [rollout]\nstrategy = \"blue-green\"\nwatch = \"0s\"\n\
+                [environment.production]\nroute.main.hosts = [\"scale-release.localhost\"]\n";
+    std::fs::write(folder.join("bowline.toml"), toml).expect("a test's file");
+    let quick = std::fs::read_to_string(folder.join("server.py")).expect("a fixture's file");
+    let changed = |from: &str, to: &str| {
+        assert!(quick.contains(from), "the fixture is as it was");
+        std::fs::write(folder.join("server.py"), quick.replace(from, to)).expect("a test's file");
+    };
+    let starts = "if __name__ == \"__main__\":\n";
+    changed(starts, &format!("{starts}    import time\n    time.sleep(6)\n"));
+    let deploy = ["deploy", path(&folder), "--env", "production"];
+    let first = bowline.run(&deploy);
+    assert!(first.status.success(), "{}", text(&first));
+    let https = bowline.status()["edge"]["https"].as_str().expect("an address").to_owned();
+    let url = format!("https://scale-release.localhost:{}/", https.rsplit(':').next().expect("a port"));
+    let runs = || !bowline.processes_of("scale-release").is_empty();
+    wait("nothing of it runs", DOWN, || (!runs()).then_some(()));
+    changed("b\"hello from \"", "b\"second, hello from \"");
+    let deploying =
+        bowline.command(&deploy).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    wait("both are started", SOON, || runs().then_some(()));
+    let ask = |more: &[&str]| curl(&bowline.ca(), &url, more).text();
+    let waits = || bowline.status()["apps"][0]["change"]["waits_on"].to_string();
+    let mut asked = 0;
+    wait("it asks for a look", SOON, || {
+        let answer = ask(&[]);
+        assert!(answer.starts_with("hello from "), "after {asked} others: {answer}; {}", waits());
+        asked += 1;
+        waits().contains("bowline promote").then_some(())
+    });
+    assert!(ask(&["-H", "x-bowline-preview: 2"]).starts_with("second, "));
+    assert!(ask(&[]).starts_with("hello from "));
+    let promoted = bowline.run(&["promote", "scale-release", "--env", "production"]);
+    assert!(promoted.status.success(), "{}", text(&promoted));
+    assert!(ask(&[]).starts_with("second, "));
+    let output = deploying.wait_with_output().expect("it was started");
+    assert!(output.status.success(), "{}", text(&output));
 }

@@ -33,7 +33,7 @@ fn verdict(traffic: &Traffic) -> Verdict {
         AbortRule::ErrorRateAboveStable(share(5_000)),
         AbortRule::LatencyAboveStable { quantile: p99, above: Duration::from_millis(50) },
     ];
-    let against = Against { baseline: &traffic.baseline, stable: &traffic.stable };
+    let against = Against { baseline: &traffic.baseline, stable: &traffic.stable, serves: true };
     judge(&rules, &traffic.canary, Some(against)).verdict
 }
 

@@ -71,7 +71,7 @@ impl Scaler for Bowline {
             policy: self.policy,
             target: seen.target,
             ready: seen.ready,
-            demand: Some(Demand { busy: Duration::from_secs_f64(seen.busy), waiting: 0 }),
+            demand: Some(Demand { busy: Duration::from_secs_f64(seen.busy), ..Demand::default() }),
             cpu: &self.cpu,
             room: Room::default(),
             may: May::Change,

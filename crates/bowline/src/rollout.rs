@@ -131,11 +131,20 @@ fn holds(one: &RolloutVerdict) -> String {
         let baseline = rule.baseline.filter(|_| compares).map_or(u64::MAX, |seen| seen.of);
         Some(needs.saturating_sub(rule.canary.of.min(baseline)))
     });
-    match (missing.max(), one.rules.iter().find(|rule| rule.state == "doubtful" || rule.state == "stable_too")) {
-        (Some(0 | 1), _) => "waits for 1 more request".to_owned(),
-        (Some(missing), _) => format!("waits for {} more requests", grouped(missing)),
-        (None, Some(rule)) if rule.state == "stable_too" => format!("holds: stable is above {} as well", rule.limit),
-        (None, Some(rule)) => format!("holds: {} is above {}, which may be chance", rule.what, rule.limit),
+    let above = one.rules.iter().find_map(|rule| {
+        let more = format!("more than {} {}", rule.limit, rule.what);
+        match rule.state.as_str() {
+            "nothing_beside" => Some(format!("holds: {more}, stable has had no requests")),
+            "stable_away" => Some(format!("holds: {more}, no instance of stable is ready")),
+            "doubtful" => Some(format!("holds: {more}, which may be chance")),
+            "stable_too" => Some(format!("holds: {more}, as of stable")),
+            _ => None,
+        }
+    });
+    match (above, missing.max()) {
+        (Some(above), _) => above,
+        (None, Some(0 | 1)) => "waits for 1 more request".to_owned(),
+        (None, Some(missing)) => format!("waits for {} more requests", grouped(missing)),
         (None, None) => "holds".to_owned(),
     }
 }
@@ -242,7 +251,15 @@ pub(crate) mod tests {
         let waits = seen(RolloutSentence::TooFewData, Some(2_280));
         check(&waits, &format!("web: waits for 180 more requests · {figures}"));
         let doubtful = seen(RolloutSentence::TooFewData, None);
-        check(&doubtful, &format!("web: holds: failed is above 1%, which may be chance · {figures}"));
+        check(&doubtful, &format!("web: holds: more than 1% failed, which may be chance · {figures}"));
+        let in_state = |state: &str| {
+            let mut one = seen(RolloutSentence::TooFewData, None);
+            one.rules[0].state = state.into();
+            one
+        };
+        let alone = in_state("nothing_beside");
+        check(&alone, &format!("web: holds: more than 1% failed, stable has had no requests · {figures}"));
+        check(&in_state("stable_too"), &format!("web: holds: more than 1% failed, as of stable · {figures}"));
         let failed = "web: canary 41 of 2,100 failed, stable 3 of 2,080; limit 1%; aborting";
         check(&seen(RolloutSentence::Fail, None), failed);
         let alone = |sentence| RolloutVerdict { baseline: None, stable: None, ..seen(sentence, Some(3_000)) };

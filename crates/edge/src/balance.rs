@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bowline_core::id::InstanceId;
+use bowline_core::route::Cohort;
 use tokio::sync::Notify;
 
 use crate::record::Flight;
@@ -113,12 +114,13 @@ impl Dice {
     }
 }
 
-/// A backend with endpoints, by weight. When all weight lies on backends without endpoints, any other that has some.
-pub(crate) fn backend<'r>(backends: &'r [Backend], dice: &Dice) -> Option<&'r Backend> {
+/// A backend with endpoints, by weight; where all weight lies on backends without endpoints, the one that stands in for them.
+/// `holds`: whoever finds none is held until there is one.
+pub(crate) fn backend<'r>(backends: &'r [Backend], holds: bool, dice: &Dice) -> Option<&'r Backend> {
     let ready = || backends.iter().filter(|backend| !backend.endpoints.is_empty());
     let total: usize = ready().map(|backend| usize::from(backend.weight)).sum();
     if total == 0 {
-        return ready().next();
+        return stand_in(backends, holds);
     }
     let mut at = dice.below(total);
     ready().find(|backend| match at.checked_sub(usize::from(backend.weight)) {
@@ -128,6 +130,25 @@ pub(crate) fn backend<'r>(backends: &'r [Backend], dice: &Dice) -> Option<&'r Ba
         }
         None => true,
     })
+}
+
+/// Whether [`backend`] finds one.
+pub(crate) fn has_ready(backends: &[Backend], holds: bool) -> bool {
+    let carries = |backend: &Backend| backend.weight > 0 && !backend.endpoints.is_empty();
+    backends.iter().any(carries) || stand_in(backends, holds).is_some()
+}
+
+/// Any that has endpoints, those first that have carried requests before: a release that is kept warm, or a baseline. A
+/// candidate without weight was let carry nothing yet: it is better than no answer, and not than a short wait.
+fn stand_in(backends: &[Backend], holds: bool) -> Option<&Backend> {
+    let held_back = candidate(backends).filter(|_| holds);
+    let mut others = backends.iter().enumerate().filter(|(position, _)| Some(*position) != held_back);
+    others.find(|(_, backend)| !backend.endpoints.is_empty()).map(|(_, backend)| backend)
+}
+
+/// Where the newest release is, which may be the only one: tables name it last.
+pub(crate) fn candidate(backends: &[Backend]) -> Option<usize> {
+    backends.iter().rposition(|backend| backend.cohort == Cohort::Whole)
 }
 
 /// An endpoint of `backend`, other than those in `tried` as long as there are others.
@@ -170,13 +191,32 @@ mod tests {
         let backends = [pool(90, 1), pool(10, 1), pool(0, 1)];
         let mut seen = [0; 3];
         for _ in 0..10_000 {
-            let chosen = backend(&backends, &dice).unwrap();
+            let chosen = backend(&backends, false, &dice).unwrap();
             seen[backends.iter().position(|b| std::ptr::eq(b, chosen)).unwrap()] += 1;
         }
         assert!((8_700..9_300).contains(&seen[0]), "{seen:?}");
         assert_eq!(seen[2], 0);
-        assert!(backend(&[pool(100, 0)], &dice).is_none());
-        assert_eq!(backend(&[pool(100, 0), pool(0, 2)], &dice).unwrap().endpoints.len(), 2);
+    }
+
+    #[test]
+    fn what_has_no_share_yet_answers_only_where_nobody_could_be_held() {
+        let dice = Dice::new(7);
+        let check = |backends: &[Backend], holds, expected: Option<usize>| {
+            let chosen = backend(backends, holds, &dice);
+            assert_eq!(chosen.map(|chosen| chosen.endpoints.len()), expected);
+            assert_eq!(has_ready(backends, holds), expected.is_some(), "who is held is let go to what would be chosen");
+        };
+        for holds in [false, true] {
+            check(&[pool(100, 0)], holds, None);
+            check(&[pool(100, 1), pool(0, 2)], holds, Some(1));
+            check(&[pool(95, 0), pool(5, 2)], holds, Some(2));
+            // Kept warm while the one after it is watched.
+            check(&[pool(0, 2), pool(100, 0)], holds, Some(2));
+            let baseline = Backend { cohort: Cohort::Baseline, ..pool(0, 3) };
+            check(&[pool(100, 0), baseline, pool(0, 2)], holds, Some(3));
+        }
+        check(&[pool(100, 0), pool(0, 2)], false, Some(2));
+        check(&[pool(100, 0), pool(0, 2)], true, None);
     }
 
     #[test]

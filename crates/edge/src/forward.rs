@@ -50,7 +50,7 @@ pub(crate) async fn run<C: Client>(
     let (mut stale, mut held) = (0, false);
     loop {
         let (position, ticket) = match choose(request, &route, &tried) {
-            Err(Reason::NoReadyInstance) if !held && route.counting.as_ref().is_some_and(|counting| counting.held) => {
+            Err(Reason::NoReadyInstance) if !held && route.holds() => {
                 held = true;
                 Box::pin(hold::until_ready(request, client, &route)).await?;
                 route = again(request, client)?;
@@ -139,7 +139,7 @@ fn choose(request: &mut Request<'_>, route: &Route, tried: &[u32]) -> Result<(us
     let (position, backend) = match sticky::chosen(backends, request.head, tried, (&mut request.place, dice)) {
         Some(position) => (position, &backends[position]),
         None => {
-            let backend = balance::backend(backends, dice).ok_or(Reason::NoReadyInstance)?;
+            let backend = balance::backend(backends, route.holds(), dice).ok_or(Reason::NoReadyInstance)?;
             (backends.iter().position(|b| std::ptr::eq(b, backend)).ok_or(Reason::Internal)?, backend)
         }
     };

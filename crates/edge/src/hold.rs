@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 
 use crate::answer::Reason;
+use crate::balance;
 use crate::client::Client;
 use crate::record::{Flight, Who};
 use crate::request::Request;
@@ -82,7 +83,7 @@ async fn wait<C: Client>(
         let late = request.deadline.passed(cx);
         match request.route(client.peer()) {
             Err(reason) => return Poll::Ready(Err(reason)),
-            Ok(now) if !is_empty(&now.target) => return Poll::Ready(Ok(())),
+            Ok(now) if !is_empty(&now) => return Poll::Ready(Ok(())),
             Ok(_) if late => return Poll::Ready(Err(Reason::StartTimeout)),
             Ok(_) => {}
         }
@@ -111,9 +112,9 @@ pub(crate) async fn until_daemon<C: Client>(client: &mut C, socket: &Path) -> Re
     }
 }
 
-fn is_empty(target: &Target) -> bool {
-    match target {
-        Target::Forward(backends) => backends.iter().all(|backend| backend.endpoints.is_empty()),
+fn is_empty(route: &Route) -> bool {
+    match &route.target {
+        Target::Forward(backends) => !balance::has_ready(backends, route.holds()),
         Target::Files { .. } | Target::Redirect(_) | Target::Deny | Target::Api { .. } => false,
     }
 }

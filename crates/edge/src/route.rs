@@ -85,6 +85,11 @@ impl Route {
         }
     }
 
+    /// What finds no instance is held.
+    pub(crate) fn holds(&self) -> bool {
+        self.counting.as_ref().is_some_and(|counting| counting.held)
+    }
+
     fn is_guarded(&self) -> bool {
         self.guard.is_some() || matches!(self.target, Target::Deny)
     }

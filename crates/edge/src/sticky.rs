@@ -8,7 +8,7 @@
 
 use bowline_core::route::Cohort;
 
-use crate::balance::Dice;
+use crate::balance::{self, Dice};
 use crate::h1::{Field, RequestHead};
 use crate::route::Backend;
 
@@ -65,7 +65,7 @@ fn holder(backends: &[Backend], place: u8, tried: &[u32]) -> Option<usize> {
         false => 0,
     };
     let total: u64 = backends.iter().map(weight).sum();
-    let candidate = backends.iter().rposition(|backend| backend.cohort == Cohort::Whole)?;
+    let candidate = balance::candidate(backends)?;
     let places = u64::from(PLACES);
     let turn = backends[candidate].release.parse::<u64>().unwrap_or_default() * TURN;
     let mut at = (u64::from(place) + turn) % places * total / places;

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bowline_core::id::ServiceName;
@@ -69,6 +70,29 @@ async fn a_request_is_held_until_there_is_an_instance() {
     assert_eq!((answer.status, answer.text()), (200, "firstlast"));
     let seen = edge.until(|seen| demand(seen).is_some_and(|demand| demand.waiting == 0)).await;
     assert!(demand(&seen).unwrap().busy > Duration::ZERO);
+    edge.stop().await;
+}
+
+/// A service that rested was woken by its next release, of which the new instances are ready first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_without_a_share_answers_nobody_while_what_has_one_starts() {
+    let (old, new) = (answering("old").await, answering("new").await);
+    let beside = |old: &[SocketAddr]| {
+        let split = |(release, percent)| Split { pool: pool(release), weight: Weight::new(percent).unwrap() };
+        let (service, splits) = (ServiceName::new("web").unwrap(), [(1, 100), (2, 0)].map(split).to_vec());
+        let action = Action::Forward { service, splits, judged: true, flow: Flow::Held };
+        TableBuilder::default().site("a.test", vec![rule("/", action)]).pool(1, old).pool(2, &[new])
+    };
+    let mut edge = Edge::start().await;
+    edge.serve(beside(&[])).await;
+    let mut talk = edge.connect().await;
+    talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    waiting(&mut edge, 1).await;
+    let mut look = edge.connect().await;
+    look.say("GET / HTTP/1.1\r\nHost: a.test\r\nX-Bowline-Preview: 2\r\n\r\n").await;
+    assert_eq!(look.answer().await.text(), "new", "whoever asks for it gets it");
+    edge.serve(beside(&[old])).await;
+    assert_eq!(talk.answer().await.text(), "old");
     edge.stop().await;
 }
 

@@ -116,7 +116,7 @@ fn without_requests_somebody_decides() {
             }
             wait("it is held for want of requests", SOON, || {
                 let waits = scene.waits();
-                (waits.contains("requests are needed") && waits.contains("\"on\":\"requests\"")).then_some(())
+                (waits.contains("more requests") && waits.contains("\"on\":\"requests\"")).then_some(())
             });
         }
     };

@@ -155,9 +155,9 @@ pub struct RolloutFigures {
 pub struct RolloutRule {
     /// `failed`, `slower than 500ms`
     pub what: String,
-    /// `1%`, `stable + 1%`, `half of them`
+    /// `1%`, `stable + 1%`, `50%`
     pub limit: String,
-    /// `within`, `exceeded`, `doubtful`, `stable_too`, `too_few`
+    /// `within`, `exceeded`, `doubtful`, `nothing_beside`, `stable_away`, `stable_too`, `too_few`
     pub state: String,
     /// So many requests are needed before it can be said.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -255,6 +255,8 @@ fn rule(finding: &Finding) -> wire::RolloutRule {
         State::Within => ("within", None),
         State::Exceeded => ("exceeded", None),
         State::Doubtful => ("doubtful", None),
+        State::NothingBeside => ("nothing_beside", None),
+        State::StableAway => ("stable_away", None),
         State::StableToo => ("stable_too", None),
         State::TooFew(needs) => ("too_few", Some(needs)),
     };

@@ -20,7 +20,7 @@ const RESTS: &str = "{ min = 0, max = 3, in_flight = 10 }";
 
 fn serving(scale: &str, more: &str) -> (World, Daemon) {
     let mut world = World::new();
-    world.edge.demand.insert(web(), Demand { busy: Duration::ZERO, waiting: 0 });
+    world.edge.demand.insert(web(), Demand::default());
     let mut daemon = world.start();
     world.write("bowline.toml", &toml(scale, more));
     world.apply(&mut daemon);
@@ -275,7 +275,7 @@ fn follow(world: &mut World, daemon: &mut Daemon) {
 fn a_release_that_is_watched_may_have_more_and_keeps_what_it_has() {
     let mut world = World::new();
     let key = AppKey { env: EnvName::new("production").unwrap(), ..shop() };
-    world.edge.demand.insert((key.clone(), web().1), Demand { busy: Duration::ZERO, waiting: 0 });
+    world.edge.demand.insert((key.clone(), web().1), Demand::default());
     let mut daemon = world.start();
     let flow = |world: &mut World, daemon: &mut Daemon, in_flight: u32, seconds: u32| {
         for _ in 0..seconds {
@@ -399,7 +399,7 @@ fn what_cannot_be_looked_at_is_not_due() {
 fn two_that_rush_at_once_share_what_is_left() {
     let mut world = World::new();
     let api = ServiceName::new("api").unwrap();
-    let idle = Demand { busy: Duration::ZERO, waiting: 0 };
+    let idle = Demand::default();
     world.edge.demand.extend([(web(), idle), ((shop(), api), idle)]);
     let mut daemon = world.start();
     let limits = "limits = { memory = \"2GiB\" }\n";
@@ -471,7 +471,7 @@ fn what_rests_is_woken_while_its_next_release_waits_to_begin() {
 #[test]
 fn what_rests_is_woken_while_another_service_restarts() {
     let mut world = World::new();
-    world.edge.demand.insert(web(), Demand { busy: Duration::ZERO, waiting: 0 });
+    world.edge.demand.insert(web(), Demand::default());
     let mut daemon = world.start();
     let other = "[service.worker]\nrun = \"serve\"\nscale = 1\n";
     world.write("bowline.toml", &format!("{}{other}", toml(RESTS, "")));

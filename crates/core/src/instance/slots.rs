@@ -207,7 +207,7 @@ impl Slots {
         for (id, slot) in &self.slots {
             if let Some(port) = slot.endpoint() {
                 let mut pool = pool_of(id);
-                if self.baselines.get(&pool).is_some_and(|first| id.slot >= *first) {
+                if self.is_baseline(id) {
                     pool.cohort = Cohort::Baseline;
                 }
                 let endpoint = (slot.instance(), port.on_loopback());
@@ -219,6 +219,10 @@ impl Slots {
             }
         }
         pools.into_iter().map(|(id, endpoints)| (id, Pool { endpoints: endpoints.into_iter().collect() })).collect()
+    }
+
+    fn is_baseline(&self, id: &SlotId) -> bool {
+        self.baselines.get(&pool_of(id)).is_some_and(|first| id.slot >= *first)
     }
 
     /// Whether this instance is past its start: what one uses until then is no load.
@@ -250,7 +254,10 @@ impl Slots {
             let count: &mut Count = counts.entry((id.service.clone(), id.release)).or_default();
             match slot.state() {
                 SlotState::Stopped => continue,
-                SlotState::Ready => count.ready += 1,
+                SlotState::Ready => {
+                    count.ready += 1;
+                    count.baseline += u16::from(self.is_baseline(id));
+                }
                 SlotState::Starting | SlotState::Unready | SlotState::Draining | SlotState::Crashed => {
                     count_failure(count, slot);
                 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::Plan;
+use super::{Counts, Plan};
 use crate::id::{ReleaseNumber, ServiceName};
 use crate::route::Cohort;
 use crate::time::Mono;
@@ -18,6 +18,17 @@ pub type Traffic = BTreeMap<(ServiceName, ReleaseNumber, Cohort), Counted>;
 
 /// A rule of the plan, by its position, that is not applied to a service: the stable release did not keep it.
 pub(super) type Excused = BTreeSet<(ServiceName, usize)>;
+
+/// What requests are looked at with.
+#[derive(Clone, Copy)]
+pub(super) struct Case<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) excused: &'a Excused,
+    pub(super) counts: &'a Counts,
+    /// The candidate carries everything, beside nothing, and is not held to what is excused.
+    pub(super) alone: bool,
+}
+
 /// What one look at a service said, and what it saw.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Look {
@@ -70,11 +81,11 @@ pub(super) enum Sentence {
 }
 
 impl Jury {
-    /// Takes in what was counted; looks at it when it is time. `alone`: the candidate carries everything, beside nothing, and
-    /// is not held to what is `excused`.
-    pub(super) fn look(&mut self, (plan, excused): (&Plan, &Excused), alone: bool, traffic: &Traffic, now: Mono) {
+    /// Takes in what was counted; looks at it when it is time.
+    pub(super) fn look(&mut self, case: Case<'_>, traffic: &Traffic, now: Mono) {
+        let judged = &case.plan.judged;
         for (id @ (service, ..), counted) in traffic {
-            if !plan.judged.contains(service) {
+            if !judged.contains(service) {
                 continue;
             }
             match self.gained.get_mut(id) {
@@ -89,11 +100,10 @@ impl Jury {
             return;
         }
         self.last = Some(now);
-        self.looks =
-            plan.judged.iter().map(|service| (service.clone(), self.judge((plan, excused), service, alone))).collect();
+        self.looks = judged.iter().map(|service| (service.clone(), self.judge(case, service))).collect();
     }
 
-    fn judge(&self, (plan, excused): (&Plan, &Excused), service: &ServiceName, alone: bool) -> Look {
+    fn judge(&self, Case { plan, excused, counts, alone }: Case<'_>, service: &ServiceName) -> Look {
         let of = |release: ReleaseNumber, cohort| {
             self.gained.get(&(service.clone(), release, cohort)).map(|gained| gained.all.clone()).unwrap_or_default()
         };
@@ -104,7 +114,9 @@ impl Jury {
             stable.merge(&baseline);
             (baseline, stable)
         });
-        let against = beside.as_ref().map(|(baseline, stable)| Against { baseline, stable });
+        let ready = |release| counts.get(&(service.clone(), release)).is_some_and(|count| count.ready > 0);
+        let serves = plan.stable.is_some_and(ready);
+        let against = beside.as_ref().map(|(baseline, stable)| Against { baseline, stable, serves });
         let holds = |rule: &usize| !alone || !excused.contains(&(service.clone(), *rule));
         let rules: Vec<_> = (0..plan.rules.len()).filter(holds).map(|rule| plan.rules[rule]).collect();
         Look {

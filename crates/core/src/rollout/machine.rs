@@ -1,19 +1,19 @@
 //! The rollout machine.
 
 mod standing;
+mod words;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::jury::{Excused, Jury, LOOKS, Sentence, Traffic};
+use super::jury::{Case, Excused, Jury, LOOKS, Sentence, Traffic};
 use super::plan::{Presence, Replicas, Until};
-use super::{AbortStage, Count, Counts, Phase, Plan, Role, Set};
-use crate::fault::{Fault, FaultKind};
+use super::{AbortStage, Count, Counts, Failing, Phase, Plan, Role, Set};
+use crate::fault::Fault;
 use crate::id::{ReleaseNumber, ServiceName};
-use crate::instance::{Failure, FailureCause, Times};
+use crate::instance::{Failure, FailureCause};
 use crate::time::Mono;
 use crate::units::Weight;
-use crate::verdict::{Judgement, Verdict};
 
 pub use standing::{Leg, Stage, Standing, Style};
 
@@ -154,7 +154,9 @@ impl Rollout {
 
     fn look(&mut self, traffic: &Traffic, now: Mono) {
         if self.is_judged() {
-            self.jury.look((&self.plan, &self.excused), self.is_alone(), traffic, now);
+            let alone = self.is_alone();
+            let case = Case { plan: &self.plan, excused: &self.excused, counts: &self.counts, alone };
+            self.jury.look(case, traffic, now);
         }
     }
 
@@ -189,40 +191,6 @@ impl Rollout {
         }
     }
 
-    /// What it waits on now; empty once it has ended.
-    pub fn waits(&self, now: Mono) -> Vec<Waiting> {
-        let left = self.next_deadline().map(|deadline| deadline.since(now));
-        match self.phase {
-            Phase::Prepare | Phase::Promote => {
-                vec![Waiting { what: format!("r{}", self.plan.candidate), on: "the next look at the node".into() }]
-            }
-            Phase::Step(i) => match &self.plan.steps[usize::from(i)].until {
-                Until::Ready => self.unready(Role::Candidate, left),
-                Until::Stopped(services) => services.iter().filter_map(|s| self.stopping(Role::Stable, s)).collect(),
-                Until::Judged(hold) => self.judging(*hold, now),
-                Until::Promoted => vec![self.asking(&format!(
-                    "a look (x-bowline-preview: {}): `bowline promote` or `bowline abort`",
-                    self.plan.candidate
-                ))],
-            },
-            Phase::Watch => {
-                let left = crate::instance::Rough(self.over(self.plan.watch).since(now));
-                let watched = Waiting { what: self.candidate(), on: format!("watched for another {left}") };
-                // Too few requests hold nothing up any more.
-                let tells = |judgement: &Judgement| judgement.verdict != Verdict::TooFewData;
-                self.verdicts(tells).chain([watched]).collect()
-            }
-            Phase::Abort(AbortStage::Clear(_)) => {
-                self.plan.exclusive.iter().filter_map(|s| self.stopping(Role::Candidate, s)).collect()
-            }
-            Phase::Abort(AbortStage::Restore(_)) => self.unready(Role::Stable, left),
-            Phase::Abort(AbortStage::Drain) => {
-                self.plan.services.keys().filter_map(|s| self.stopping(Role::Candidate, s)).collect()
-            }
-            Phase::Done | Phase::RolledBack | Phase::Failed => Vec::new(),
-        }
-    }
-
     /// When to call `handle` again if nothing else happens.
     pub fn next_deadline(&self) -> Option<Mono> {
         self.deadline().filter(|_| self.looked)
@@ -249,6 +217,16 @@ impl Rollout {
     }
 }
 
+/// Another try would not help.
+fn too_often(Failing { crashes, last }: &Failing) -> bool {
+    match last.cause {
+        FailureCause::NotReady { .. } | FailureCause::NotStarted { .. } => *crashes >= MAX_NOT_READY,
+        FailureCause::Exited(_) | FailureCause::Refused(_) | FailureCause::NotAlive { .. } | FailureCause::Lost => {
+            *crashes >= MAX_CRASHES
+        }
+    }
+}
+
 /// What follows from the world.
 enum Next {
     Enter(Phase),
@@ -260,7 +238,7 @@ impl Rollout {
         match self.phase {
             Phase::Prepare | Phase::Promote => Some(self.entered),
             Phase::Step(i) => match self.plan.steps[usize::from(i)].until {
-                Until::Ready => Some(self.entered + self.patience(Role::Candidate)),
+                Until::Ready => Some(self.entered + self.patience_of_step(i)),
                 Until::Judged(hold) => {
                     let all = [self.jury.next_look(), Some(self.over(hold))];
                     all.into_iter().flatten().filter(|at| *at > self.asked).min()
@@ -307,7 +285,8 @@ impl Rollout {
             return Some(Next::Abort(self.crashed(last)));
         }
         let over = match &self.plan.steps[usize::from(i)].until {
-            Until::Ready if self.is_ready(Role::Candidate) => true,
+            // A broken stable release does not keep its fix out.
+            Until::Ready if self.is_ready(Role::Candidate) => late || self.stable_to_come(i).is_empty(),
             Until::Ready if late => return Some(Next::Abort(self.too_late())),
             Until::Ready | Until::Promoted => false,
             Until::Stopped(services) => self.is_gone(services, Role::Stable),
@@ -462,13 +441,14 @@ impl Rollout {
         }
     }
 
-    /// What the step gives it, as long as it has an instance that is ready.
+    /// What the step gives it, as long as it has an instance that is ready. It is the stable release as well: while that has no
+    /// other one, its part is not the candidate's.
     fn weight_of_baseline(&self, service: &ServiceName, candidate: Weight, replicas: Replicas) -> Weight {
-        // Of one release: the baseline comes after the stable release's own.
-        let ready = self.count(service, Role::Baseline).ready;
-        match replicas.baseline > 0 && ready > replicas.stable {
-            true => candidate.baseline(),
-            false => Weight::default(),
+        let Count { ready, baseline, .. } = self.count(service, Role::Baseline);
+        match (replicas.baseline > 0 && baseline > 0, ready > baseline) {
+            (false, _) => Weight::default(),
+            (true, true) => candidate.baseline(),
+            (true, false) => candidate.rest(),
         }
     }
 
@@ -518,9 +498,26 @@ impl Rollout {
         self.missing(role).is_empty()
     }
 
+    /// What a step waits for of the stable release, baseline included: (service, ready, wanted). What fails as often as a candidate
+    /// may not is not waited for.
+    fn stable_to_come(&self, step: u16) -> Vec<(ServiceName, u16, u16)> {
+        if !self.plan.brings_together(step) {
+            return Vec::new();
+        }
+        let fails =
+            |service: &ServiceName| self.count(service, Role::Stable).failing.is_some_and(|one| too_often(&one));
+        let comes = |(service, ..): &(ServiceName, u16, u16)| self.plan.shared.contains(service) && !fails(service);
+        self.missing(Role::Stable).into_iter().filter(comes).collect()
+    }
+
     /// Nothing of these services is left, and nothing can come any more.
     fn is_gone<'a>(&self, services: impl IntoIterator<Item = &'a ServiceName>, role: Role) -> bool {
         services.into_iter().all(|service| self.fresh && self.count(service, role).total == 0)
+    }
+
+    fn patience_of_step(&self, step: u16) -> Duration {
+        let beside = self.plan.shared.iter().filter(|_| self.plan.brings_together(step));
+        self.patience(Role::Candidate).max(self.plan.patience(beside))
     }
 
     fn patience(&self, role: Role) -> Duration {
@@ -535,100 +532,7 @@ impl Rollout {
     /// An instance of the candidate that fails too often.
     fn failing(&self) -> Option<Failure> {
         let of = |service: &ServiceName| self.count(service, Role::Candidate).failing;
-        let too_often = |crashes: u32, last: &Failure| match last.cause {
-            FailureCause::NotReady { .. } | FailureCause::NotStarted { .. } => crashes >= MAX_NOT_READY,
-            FailureCause::Exited(_) | FailureCause::Refused(_) | FailureCause::NotAlive { .. } | FailureCause::Lost => {
-                crashes >= MAX_CRASHES
-            }
-        };
-        let failing = self.plan.after.keys().filter_map(of);
-        failing.filter(|failing| too_often(failing.crashes, &failing.last)).map(|failing| failing.last).next()
-    }
-
-    fn condemned(&self, verdict: &str) -> Fault {
-        Fault::new(FaultKind::Failed, format!("release {} is worse than it may be", self.plan.candidate))
-            .caused_by(verdict)
-    }
-
-    fn candidate(&self) -> String {
-        format!("r{}", self.plan.candidate)
-    }
-
-    fn asking(&self, on: &str) -> Waiting {
-        Waiting { what: self.candidate(), on: on.to_owned() }
-    }
-
-    fn verdicts(&self, tells: fn(&Judgement) -> bool) -> impl Iterator<Item = Waiting> + '_ {
-        let line = |(service, judgement): (&ServiceName, &Judgement)| Waiting {
-            what: self.name(service, Role::Candidate),
-            on: judgement.to_string(),
-        };
-        self.jury.judgements().filter(move |(_, judgement)| tells(judgement)).map(line)
-    }
-
-    fn judging(&self, hold: Duration, now: Mono) -> Vec<Waiting> {
-        let left = self.over(hold).since(now);
-        let on = match left.is_zero() {
-            false => self.asking(&format!("judged for another {}", crate::instance::Rough(left))),
-            true if now >= self.over(hold + ASKS_AFTER) => {
-                self.asking("somebody to decide: `bowline promote` or `bowline abort`")
-            }
-            true => self.asking("requests"),
-        };
-        self.verdicts(|_| true).chain([on]).collect()
-    }
-
-    fn crashed(&self, last: Failure) -> Fault {
-        self.fault(&last.instance.slot.service, Some(&last))
-    }
-
-    fn too_late(&self) -> Fault {
-        let missing = self.missing(Role::Candidate);
-        let Some((service, ..)) = missing.first() else {
-            return Fault::new(FaultKind::Failed, format!("release {} was not ready in time", self.plan.candidate));
-        };
-        let last = self.count(service, Role::Candidate).failing.map(|failing| failing.last);
-        self.fault(service, last.as_ref())
-    }
-
-    fn fault(&self, service: &ServiceName, last: Option<&Failure>) -> Fault {
-        let message = format!("release {} does not get ready: {service} fails", self.plan.candidate);
-        match last {
-            Some(last) => Fault { message, ..last.fault() },
-            None => Fault::new(FaultKind::Failed, message).caused_by(format!(
-                "no new instance was ready within {}",
-                crate::time::Humane(self.patience(Role::Candidate))
-            )),
-        }
-    }
-
-    fn name(&self, service: &ServiceName, role: Role) -> String {
-        match (role, self.plan.stable) {
-            (Role::Stable | Role::Baseline, Some(release)) => format!("{service}.r{release}"),
-            (Role::Stable | Role::Baseline, None) | (Role::Candidate, _) => {
-                format!("{service}.r{}", self.plan.candidate)
-            }
-        }
-    }
-
-    fn unready(&self, role: Role, left: Option<Duration>) -> Vec<Waiting> {
-        let line = |(service, ready, wanted): (ServiceName, u16, u16)| {
-            let mut on = format!("{ready} of {wanted} ready");
-            if let Some(failing) = self.count(&service, role).failing {
-                on += &format!(", failed {}: {}", Times(failing.crashes), failing.last.cause);
-            }
-            if let Some(left) = left {
-                on += &format!(", given up in {}s", left.as_secs());
-            }
-            Waiting { what: self.name(&service, role), on }
-        };
-        self.missing(role).into_iter().map(line).collect()
-    }
-
-    fn stopping(&self, role: Role, service: &ServiceName) -> Option<Waiting> {
-        let total = self.count(service, role).total;
-        let on = format!("{total} to stop");
-        (total > 0).then(|| Waiting { what: self.name(service, role), on })
+        self.plan.after.keys().filter_map(of).find(too_often).map(|failing| failing.last)
     }
 }
 

@@ -14,7 +14,8 @@ use crate::units::Weight;
 /// When a step is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Until {
-    /// All instances of the candidate that it asks for are ready.
+    /// All instances of the candidate that it asks for are ready; in the first step of a plan with shares, those of the stable
+    /// release as well.
     Ready,
     /// No instance of the stable release of these services is left: stop-first.
     Stopped(BTreeSet<ServiceName>),
@@ -219,6 +220,12 @@ impl Plan {
             watch: rollout.watch,
             patience: patience.collect(),
         }
+    }
+
+    /// The step in which both releases come to stand beside each other: shares are of no use while one of them has nobody to
+    /// answer.
+    pub(super) fn brings_together(&self, step: u16) -> bool {
+        step == 0 && !self.shared.is_empty()
     }
 
     /// How long instances of these services may take to become ready.

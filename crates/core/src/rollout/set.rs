@@ -54,6 +54,8 @@ pub fn with_baselines(sets: &[Set]) -> impl Iterator<Item = (&Set, u16)> {
 pub struct Count {
     /// They may get traffic.
     pub ready: u16,
+    /// Of those, the ones of a baseline.
+    pub baseline: u16,
     /// All that exist or are on order, draining ones included.
     pub total: u16,
     /// The instance that failed most often in a row, if one does.

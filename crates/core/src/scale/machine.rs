@@ -47,9 +47,11 @@ const FALLS: usize = 3;
 const MOST_BY_FALLS: u16 = 4;
 
 /// What an edge tells of the requests for a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Demand {
-    /// For how long requests were in flight, all added up, since the edge began: it grows by two seconds a second where two are
+    /// Tells one counting from another, as [`Counted::began`](crate::verdict::Counted) does: it is compared and never ordered.
+    pub began: u64,
+    /// For how long requests were in flight, all added up, since that counting began: it grows by two seconds a second where two are
     /// in flight.
     pub busy: Duration,
     /// Held because no instance is there.
@@ -206,7 +208,7 @@ impl Scaler {
         }
         // Those who are held are in flight as well, for as long as nothing gets ready: that is no measure of what is needed.
         let answered = look.demand.filter(|demand| demand.waiting == 0);
-        self.requests.take(answered.map(|demand| demand.busy), self.windows.stable, now);
+        self.requests.take(answered.map(|demand| (demand.began, demand.busy)), self.windows.stable, now);
         self.usage.take(look.cpu, now);
         self.settled = if look.ready >= look.target { self.settled.or(Some(now)) } else { None };
         self.decide(look, now)

@@ -19,6 +19,8 @@ struct World {
     target: u16,
     /// `None`: as many as the target.
     ready: Option<u16>,
+    /// Which counting it is.
+    began: u64,
     busy: Option<Duration>,
     waiting: u32,
     cpu: BTreeMap<InstanceId, Duration>,
@@ -38,6 +40,7 @@ impl World {
             now: Mono(Duration::from_secs(1000)),
             target,
             ready: None,
+            began: 7,
             busy: Some(Duration::ZERO),
             waiting: 0,
             cpu: BTreeMap::new(),
@@ -52,7 +55,7 @@ impl World {
     }
 
     fn look(&mut self) {
-        let demand = self.busy.map(|busy| Demand { busy, waiting: self.waiting });
+        let demand = self.busy.map(|busy| Demand { began: self.began, busy, waiting: self.waiting });
         let look = Look {
             policy: self.policy,
             target: self.target,
@@ -186,6 +189,16 @@ fn another_edge_counts_anew() {
     let mut world = World::new(POLICY, 1);
     world.flow(5, 600);
     world.busy = Some(Duration::from_secs(3));
+    world.flow(5, 600);
+    assert_eq!(world.changes, []);
+}
+
+/// Between two looks: what it has counted is not what has come in since the last one.
+#[test]
+fn another_edge_that_has_counted_more_is_not_the_one_before() {
+    let mut world = World::new(POLICY, 1);
+    world.flow(5, 600);
+    (world.began, world.busy) = (8, world.busy.map(|busy| busy + Duration::from_secs(3_000)));
     world.flow(5, 600);
     assert_eq!(world.changes, []);
 }

@@ -8,6 +8,8 @@ use crate::time::Mono;
 /// The time that requests were in flight together, as it was told.
 #[derive(Debug, Default)]
 pub(super) struct Window {
+    /// The counting that they are all of.
+    began: u64,
     samples: VecDeque<(Mono, Duration)>,
 }
 
@@ -34,14 +36,18 @@ impl Average {
 }
 
 impl Window {
-    /// Takes what is told now, and keeps what lies within `longest`. `None`: nothing is told. What is less than before comes
-    /// from another edge, which counts anew.
-    pub(super) fn take(&mut self, busy: Option<Duration>, longest: Duration, now: Mono) {
-        let last = self.samples.back().map(|(_, busy)| *busy);
-        if busy.is_none() || last > busy {
+    /// Takes what is told now, and by which counting, and keeps what lies within `longest`. `None`: nothing is told. Another
+    /// counting has begun anew, whether it has come further than the last or not.
+    pub(super) fn take(&mut self, told: Option<(u64, Duration)>, longest: Duration, now: Mono) {
+        let last = self.samples.back().map(|(_, busy)| (self.began, *busy));
+        let goes_on = last.zip(told).is_some_and(|((was, before), (began, busy))| was == began && before <= busy);
+        if !goes_on {
             self.samples.clear();
         }
-        self.samples.extend(busy.map(|busy| (now, busy)));
+        if let Some((began, busy)) = told {
+            self.began = began;
+            self.samples.push_back((now, busy));
+        }
         // One that is older stays: a window begins there, or a little before.
         while self.samples.get(1).is_some_and(|(at, _)| now.since(*at) >= longest) {
             self.samples.pop_front();

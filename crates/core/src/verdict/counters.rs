@@ -9,7 +9,7 @@ use super::Histogram;
 pub const FIRST_FAILURE: u16 = 500;
 
 /// The client left before it had an answer. What it would have been nobody knows: of a release that hangs such requests are
-/// no success, and too many of them leave too few others for a verdict.
+/// no success, and too many of them leave too few others for a verdict. That it would have come later is known.
 const CLIENT_LEFT: u16 = 499;
 
 /// A response that opens a tunnel, and lasts as long as it (RFC 9110, section 15.2.2).
@@ -40,9 +40,10 @@ pub struct Counters {
     /// Of them, those answered with [`FIRST_FAILURE`] or above.
     pub failures: u64,
     /// Times that instances took until the heads of their responses, of those that did not fail: a release that fails at once
-    /// does not look fast. What a client takes to send or to read is not in it. Where a client left, the time until then. Tunnels
-    /// are not in it.
+    /// does not look fast. What a client takes to send or to read is not in it. Tunnels are not in it.
     pub latency: Histogram,
+    /// The same times until clients left without an answer: it took longer than that, and nobody knows how much.
+    pub left: Histogram,
 }
 
 impl Counters {
@@ -54,6 +55,7 @@ impl Counters {
         match status {
             FIRST_FAILURE.. => self.failures = self.failures.saturating_add(1),
             SWITCHING_PROTOCOLS => {}
+            CLIENT_LEFT => self.left.record(took),
             _ => self.latency.record(took),
         }
     }
@@ -63,6 +65,7 @@ impl Counters {
         self.requests = self.requests.saturating_add(other.requests);
         self.failures = self.failures.saturating_add(other.failures);
         self.latency.merge(&other.latency);
+        self.left.merge(&other.left);
     }
 
     /// What came since; `None` where they are not what was counted on from there.
@@ -71,6 +74,7 @@ impl Counters {
             requests: self.requests.checked_sub(before.requests)?,
             failures: self.failures.checked_sub(before.failures)?,
             latency: self.latency.since(&before.latency)?,
+            left: self.left.since(&before.left)?,
         })
     }
 }
@@ -86,7 +90,8 @@ mod tests {
             counters.record(status, Duration::from_millis(5));
         }
         // Whoever left has had no answer: neither a failure nor the success of a release that hangs.
-        assert_eq!((counters.requests, counters.failures, counters.latency.total()), (10, 5, 5));
+        assert_eq!((counters.requests, counters.failures, counters.latency.total()), (10, 5, 4));
+        assert_eq!(counters.left.total(), 1);
     }
 
     #[test]
@@ -109,6 +114,7 @@ mod tests {
         first.record(200, Duration::from_millis(5));
         first.record(500, Duration::from_millis(5));
         second.record(200, Duration::from_secs(5));
+        second.record(499, Duration::from_secs(5));
         let mut both = first.clone();
         both.merge(&second);
         assert_eq!(both.since(&first), Some(second.clone()));

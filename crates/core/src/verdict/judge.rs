@@ -88,6 +88,10 @@ pub enum State {
     Exceeded,
     /// Above the limit as seen, which may be chance.
     Doubtful,
+    /// Above the limit beyond doubt, and nothing has come to the stable release that would say whose fault it is.
+    NothingBeside,
+    /// Above the limit beyond doubt, and the stable release has no instance that is ready.
+    StableAway,
     /// Above the limit, where the stable release is, too: the canary is not shown to be worse.
     StableToo,
     /// So many requests are needed, of the canary and, for a comparison, of the baseline.
@@ -101,6 +105,8 @@ pub struct Against<'a> {
     pub baseline: &'a Counters,
     /// All that the stable release answered in the same time, the baseline's included or not.
     pub stable: &'a Counters,
+    /// An instance of the stable release is ready.
+    pub serves: bool,
 }
 
 /// Requests without a bad one that show a share below `limit`: ln 0.05 / ln(1 − limit), and at least [`HALF_NEEDS`].
@@ -164,7 +170,11 @@ impl Subject {
             }
             Self::Slower(limit) => {
                 let (slower, total) = (counters.latency.slower(limit), counters.latency.total());
-                Bounds { surely: Tally::new(slower.surely, total), perhaps: Tally::new(slower.perhaps, total) }
+                // Whoever left later than that would have been answered later still; of the others nothing is known.
+                let left = counters.left.slower(limit);
+                let tally =
+                    |slower: u64, left: u64| Tally::new(slower.saturating_add(left), total.saturating_add(left));
+                Bounds { surely: tally(slower.surely, left.surely), perhaps: tally(slower.perhaps, left.perhaps) }
             }
         }
     }
@@ -187,7 +197,7 @@ impl Look<'_> {
 
     fn breaks(&self, limit: Limit, stable: Tally) -> bool {
         match limit {
-            Limit::Half => stable.of >= HALF_NEEDS && stable.exceeds(HALF),
+            Limit::Half => stable.of >= HALF_NEEDS && stable.exceeds(HALF) && above(stable, HALF) >= self.proof,
             Limit::Share(limit) => {
                 let part = limit.as_fraction();
                 stable.exceeds(part) && above(stable, part) >= self.proof
@@ -208,24 +218,25 @@ impl Look<'_> {
     /// Over half of the requests failed, which is proven.
     fn half(&self) -> Finding {
         let failed = Subject::Failed.of(self.canary).surely;
-        let stable = self.against.map(|against| Subject::Failed.of(against.stable).surely);
-        let state = match failed.of < HALF_NEEDS {
-            true => State::TooFew(HALF_NEEDS),
-            false if !failed.exceeds(HALF) => State::Within,
-            false if self.half_is_proven(failed) => State::Exceeded,
-            false if stable.is_some_and(|stable| stable.exceeds(HALF)) => State::StableToo,
-            false => State::Doubtful,
+        let state = match self.against {
+            _ if failed.of < HALF_NEEDS => State::TooFew(HALF_NEEDS),
+            _ if !failed.exceeds(HALF) => State::Within,
+            _ if self.half_is_proven(failed) => State::Exceeded,
+            Some(against) => Self::held((Subject::Failed, HALF), above(failed, HALF) >= self.proof, against),
+            None => State::Doubtful,
         };
         self.finding(Subject::Failed, Limit::Half, state)
     }
 
     /// Beside a stable release: the canary fails more than its baseline, or over half where stable fails less. Each of the two ways
-    /// gets half of the rule's probability; of an equal canary one of the second's two proofs is a false one, whatever both fail.
+    /// gets half of the rule's probability; of an equal canary one of the second's two proofs is a false one, whatever both fail. Of
+    /// a stable release without an instance that could answer nothing will ever be proven: the canary is held to the limit alone.
     fn half_is_proven(&self, failed: Tally) -> bool {
         let Some(against) = self.against else { return above(failed, HALF) >= self.proof };
         let proof = self.proof + std::f64::consts::LN_2;
         let [baseline, stable] = [against.baseline, against.stable].map(|seen| Subject::Failed.of(seen).perhaps);
-        worse(failed, baseline, 0.0) >= proof || above(failed, HALF) >= proof && below(stable, HALF) >= proof
+        let is_canarys = !against.serves || below(stable, HALF) >= proof;
+        worse(failed, baseline, 0.0) >= proof || above(failed, HALF) >= proof && is_canarys
     }
 
     /// A limit of its own, which the stable release may break as well: then the canary has to be worse than its
@@ -235,10 +246,7 @@ impl Look<'_> {
         let proven = seen.surely.exceeds(part) && above(seen.surely, part) >= self.proof;
         let state = match self.against {
             Some(against) if proven && !self.is_canarys(subject, part, against) => {
-                match subject.of(against.stable).surely.exceeds(part) {
-                    true => State::StableToo,
-                    false => State::Doubtful,
-                }
+                Self::held((subject, part), true, against)
             }
             Some(_) | None if proven => State::Exceeded,
             Some(_) | None => match needs(limit) {
@@ -248,6 +256,17 @@ impl Look<'_> {
             },
         };
         self.finding(subject, Limit::Share(limit), state)
+    }
+
+    /// What holds a canary above a limit that the stable release is not shown to keep. `proven`: it is above it beyond doubt.
+    fn held((subject, limit): (Subject, f64), proven: bool, against: Against<'_>) -> State {
+        let stable = subject.of(against.stable).surely;
+        match (stable.exceeds(limit), proven) {
+            (true, _) => State::StableToo,
+            (false, true) if !against.serves => State::StableAway,
+            (false, true) if stable.of == 0 => State::NothingBeside,
+            (false, _) => State::Doubtful,
+        }
     }
 
     /// That the stable release does not share the fault: it is below the limit, or below the canary. Each of the two

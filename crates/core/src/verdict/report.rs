@@ -35,14 +35,23 @@ impl fmt::Display for Millis {
     }
 }
 
-/// `1%`, `stable + 1%`, `half of them`
+/// Those of a release: `3 of 2,080`, `none`
+struct Seen(Tally);
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.of == 0 { f.write_str("none") } else { self.0.fmt(f) }
+    }
+}
+
+/// `1%`, `stable + 1%`, `50%`
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Share(limit) => write!(f, "{limit}"),
             Self::AboveStable(above) => write!(f, "stable + {above}"),
             Self::Quantile { quantile, .. } => write!(f, "{}", super::judge::rest(*quantile)),
-            Self::Half => f.write_str("half of them"),
+            Self::Half => f.write_str("50%"),
         }
     }
 }
@@ -72,19 +81,33 @@ impl Finding {
         write!(f, "limit {}", self.limit)
     }
 
+    /// How many requests it still waits for, of the canary or, for a comparison, of whichever has had fewer.
+    fn missing(&self) -> Option<u64> {
+        let seen = match self.limit {
+            Limit::Share(_) | Limit::Half => self.canary.of,
+            Limit::AboveStable(_) | Limit::Quantile { .. } => {
+                self.baseline.map_or(self.canary.of, |baseline| self.canary.of.min(baseline.of))
+            }
+        };
+        match self.state {
+            State::TooFew(needs) => Some(needs.saturating_sub(seen).max(1)),
+            State::Within | State::Exceeded | State::Doubtful => None,
+            State::NothingBeside | State::StableAway | State::StableToo => None,
+        }
+    }
+
     /// What a step that is held waits for.
     fn waits(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.state, self.limit) {
-            (State::TooFew(needs), Limit::Share(_) | Limit::Half) => {
-                write!(f, "{} requests are needed", Grouped(needs))
-            }
-            (State::TooFew(needs), Limit::AboveStable(_) | Limit::Quantile { .. }) => {
-                write!(f, "{} requests of each are needed", Grouped(needs))
-            }
-            (State::Doubtful, _) => f.write_str("above it, which may be chance"),
-            (State::StableToo, _) => f.write_str("stable is above it as well"),
-            (State::Within, _) => f.write_str("within it"),
-            (State::Exceeded, _) => f.write_str("above it"),
+        match self.state {
+            State::TooFew(_) => match self.missing().unwrap_or(1) {
+                1 => f.write_str("waits for 1 more request"),
+                missing => write!(f, "waits for {} more requests", Grouped(missing)),
+            },
+            State::Doubtful => f.write_str("above it, which may be chance; holding"),
+            State::NothingBeside => f.write_str("above it, and stable has had no requests to compare with; holding"),
+            State::StableAway => f.write_str("above it, and stable has no instance that is ready; holding"),
+            State::StableToo => f.write_str("stable is above it as well; holding"),
+            State::Within | State::Exceeded => f.write_str("holding"),
         }
     }
 
@@ -98,16 +121,34 @@ impl Finding {
     }
 }
 
-/// `canary 41 of 2,100 failed, stable 3 of 2,080; limit 1%`; "stable" is the baseline here, where there is one.
+/// `canary 41 of 2,100 failed, stable 3 of 2,080; limit 1%`, `no requests of the canary yet; limit 1%`; "stable" is the baseline
+/// here, where there is one.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.canary.of == 0 {
+            f.write_str("no requests of the canary yet; ")?;
+            return self.limit(f);
+        }
         write!(f, "canary {} ", self.canary)?;
         self.fault(f)?;
         if let Some(baseline) = self.baseline {
-            write!(f, ", stable {baseline}")?;
+            write!(f, ", stable {}", Seen(baseline))?;
         }
         f.write_str("; ")?;
         self.limit(f)
+    }
+}
+
+impl Judgement {
+    /// What a step that is held is held by: what is above its limit; where nothing is, what waits for the most requests.
+    fn holds(&self) -> Option<&Finding> {
+        let above = |finding: &&Finding| match finding.state {
+            State::Doubtful | State::NothingBeside | State::StableAway | State::StableToo => true,
+            State::Within | State::Exceeded | State::TooFew(_) => false,
+        };
+        let most =
+            || self.findings.iter().filter(|finding| finding.missing().is_some()).max_by_key(|one| one.missing());
+        self.findings.iter().find(above).or_else(most)
     }
 }
 
@@ -117,11 +158,10 @@ impl fmt::Display for Judgement {
         match &self.verdict {
             Verdict::Fail(finding) => write!(f, "{finding}; aborting"),
             Verdict::StableBroken(finding) => finding.of_stable(f),
-            Verdict::TooFewData => match self.findings.iter().find(|finding| finding.state != State::Within) {
+            Verdict::TooFewData => match self.holds() {
                 Some(finding) => {
                     write!(f, "{finding}; ")?;
-                    finding.waits(f)?;
-                    f.write_str("; holding")
+                    finding.waits(f)
                 }
                 None => f.write_str("holding"),
             },

@@ -62,6 +62,8 @@ pub(crate) enum Invariant {
     OneCopy,
     /// Every pending step has its reason.
     Reasons,
+    /// No release answers for another one that has nobody to answer yet.
+    Shares,
 }
 
 #[derive(Debug)]

@@ -82,6 +82,10 @@ pub(crate) enum Mutation {
     CountsTheDead,
     /// What an instance uses to start is taken for load.
     CountsStarts,
+    /// Where nobody else could answer, a release does that nobody has given a share.
+    AnyoneAnswers,
+    /// What is woken counts as ready where a release is to stand beside it.
+    TakesWokenForReady,
 }
 
 /// What a round does, as it is stored.
@@ -423,10 +427,15 @@ impl Daemon {
         let keys: Vec<AppKey> = self.rollouts.keys().cloned().collect();
         let mut moved = false;
         for key in keys {
-            let counts = self.slots.counts(&key);
+            let mut counts = self.slots.counts(&key);
             let traffic = Self::traffic(out, &key);
             let Some(rollout) = self.rollouts.get_mut(&key) else { continue };
             let was = rollout.phase();
+            if out.mutation == Some(Mutation::TakesWokenForReady) && was == Phase::Step(0) {
+                let plan = rollout.plan();
+                let beside = plan.shared.iter().filter_map(|service| Some((service.clone(), plan.stable?)));
+                beside.for_each(|of| counts.entry(of).or_default().ready = 9);
+            }
             let mut entered = rollout.handle(Input::Observed(&counts, &traffic), now);
             let judged = matches!(was, Phase::Step(i) if is_judged(rollout.plan(), i));
             if out.mutation == Some(Mutation::PassesUnseen) && judged && entered.is_empty() {
@@ -531,7 +540,9 @@ impl Daemon {
         let all = out.edge.demand();
         match out.mutation {
             Some(Mutation::LetsWait) => out.demand.map(|demand| Demand { waiting: 0, ..demand }),
-            Some(Mutation::TakesSilenceForCalm) => out.demand.or(Some(Demand { busy: Duration::ZERO, waiting: 0 })),
+            Some(Mutation::TakesSilenceForCalm) => {
+                out.demand.or(Some(Demand { began: all.began, ..Demand::default() }))
+            }
             Some(Mutation::Nervous) => {
                 if out.random.is_multiple_of(32) {
                     self.imagined += Duration::from_secs(300);
@@ -660,6 +671,9 @@ impl Daemon {
         if let (Phase::RolledBack | Phase::Failed, Some((id, _))) = (step.phase, left) {
             return Err(broken(Invariant::NothingLeft, format!("{id} lives on after {}", step.phase)));
         }
+        if (step.was, step.phase) == (Phase::Step(0), Phase::Step(1)) && out.calm {
+            self.check_beside(key)?;
+        }
         if step.phase == Phase::Promote {
             let counts = self.slots.counts(key);
             for (service, wanted) in &self.rollouts[key].plan().after {
@@ -668,6 +682,21 @@ impl Daemon {
                     let text = format!("r{candidate} promoted with {ready} of {} of {service}", wanted.candidate);
                     return Err(broken(Invariant::StableRetiresLast, text));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Shares are given out when both releases are there to carry them.
+    fn check_beside(&self, key: &AppKey) -> Result<(), Broken> {
+        let (plan, counts) = (self.rollouts[key].plan(), self.slots.counts(key));
+        let Some(stable) = plan.stable else { return Ok(()) };
+        for service in &plan.shared {
+            let ready = counts.get(&(service.clone(), stable)).map_or(0, |count| count.ready);
+            let wanted = plan.before[service].stable;
+            if ready < wanted {
+                let text = format!("r{} stands beside {ready} of {wanted} of {service}", plan.candidate);
+                return Err(broken(Invariant::Shares, text));
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::rollout::Traffic;
-use bowline_core::route::{Action, PoolId, Split, Table};
+use bowline_core::route::{self, Action, Cohort, PoolId, Split, Table};
 use bowline_core::scale::Demand;
 use bowline_core::time::Mono;
 use bowline_core::units::Weight;
@@ -26,12 +26,22 @@ pub(crate) struct Edge {
     promoted: BTreeSet<ReleaseNumber>,
     rng: Rng,
     flow: Flow,
+    /// Requests are held, where the table says so.
+    holds: bool,
+}
+
+/// What a service's requests go to, by the table.
+struct Service<'t> {
+    splits: &'t [Split],
+    judged: bool,
+    holds: bool,
 }
 
 /// The requests that are in flight for `web` of `shop`, besides those that are sent one by one.
 #[derive(Debug, Default)]
 struct Flow {
     level: u32,
+    began: u64,
     busy: Duration,
     at: Mono,
     /// Since when they wait for an instance.
@@ -49,7 +59,7 @@ pub(crate) enum Sent {
 }
 
 impl Edge {
-    pub(crate) fn new(rng: Rng) -> Self {
+    pub(crate) fn new(rng: Rng, holds: bool) -> Self {
         Self {
             table: None,
             pending: None,
@@ -59,6 +69,7 @@ impl Edge {
             promoted: BTreeSet::new(),
             rng,
             flow: Flow::default(),
+            holds,
         }
     }
 
@@ -88,11 +99,7 @@ impl Edge {
 
     /// So many requests are in flight from now on.
     pub(crate) fn flows(&mut self, level: u32, (key, service): (&AppKey, &ServiceName), now: Mono) {
-        let has_endpoint = self.splits(key, service).is_some_and(|(splits, _)| {
-            let pools = &self.table.as_ref().unwrap().pools;
-            let open = |split: &Split| pools.get(&split.pool).is_some_and(|pool| !pool.endpoints.is_empty());
-            splits.iter().filter(|split| split.weight > Weight::default()).any(open)
-        });
+        let has_endpoint = self.service(key, service).is_some_and(|service| !self.open(&service).is_empty());
         let flow = &mut self.flow;
         flow.busy += now.since(flow.at) * flow.level;
         (flow.level, flow.at) = (level, now);
@@ -115,7 +122,7 @@ impl Edge {
 
     /// Another edge takes over.
     pub(crate) fn counts_anew(&mut self) {
-        self.flow.busy = Duration::ZERO;
+        (self.flow.began, self.flow.busy) = (self.flow.began + 1, Duration::ZERO);
     }
 
     pub(crate) fn held(&self) -> Option<Mono> {
@@ -124,15 +131,63 @@ impl Edge {
 
     pub(crate) fn demand(&self) -> Demand {
         let waiting = if self.flow.held.is_some() { self.flow.level } else { 0 };
-        Demand { busy: self.flow.busy, waiting }
+        Demand { began: self.flow.began, busy: self.flow.busy, waiting }
     }
 
-    fn splits(&self, key: &AppKey, service: &ServiceName) -> Option<(&Vec<Split>, bool)> {
+    fn service(&self, key: &AppKey, service: &ServiceName) -> Option<Service<'_>> {
         let rules = self.table.as_ref()?.sites.values().flat_map(|site| &site.rules);
         rules.filter(|rule| rule.id.key == *key).find_map(|rule| match &rule.action {
-            Action::Forward { service: to, splits, judged, .. } if to == service => Some((splits, *judged)),
+            Action::Forward { service: to, splits, judged, flow } if to == service => {
+                Some(Service { splits, judged: *judged, holds: self.holds && *flow == route::Flow::Held })
+            }
             Action::Forward { .. } | Action::Files(_) | Action::Redirect(_) | Action::Deny => None,
         })
+    }
+
+    fn is_ready(&self, pool: &PoolId) -> bool {
+        let pools = self.table.as_ref().map(|table| &table.pools);
+        pools.and_then(|pools| pools.get(pool)).is_some_and(|pool| !pool.endpoints.is_empty())
+    }
+
+    /// As the edge chooses (`balance::backend`): what has endpoints and weight; where there is no such, what stands in.
+    fn open<'t>(&self, service: &Service<'t>) -> Vec<&'t Split> {
+        let Service { splits, holds, .. } = *service;
+        let ready = |split: &&Split| self.is_ready(&split.pool);
+        let carries: Vec<&Split> =
+            splits.iter().filter(|split| split.weight > Weight::default()).filter(ready).collect();
+        if !carries.is_empty() {
+            return carries;
+        }
+        let candidate = splits.iter().rposition(|split| split.pool.cohort == Cohort::Whole);
+        let others = splits.iter().enumerate().filter(|(at, _)| !holds || Some(*at) != candidate);
+        others.map(|(_, split)| split).find(ready).into_iter().collect()
+    }
+
+    /// Any endpoint of what this ticket hits, by weight.
+    fn choose<'t>(&'t self, service: &Service<'t>, ticket: u64, which: u64) -> Option<(&'t Split, &'t InstanceId)> {
+        let open = self.open(service);
+        let weight = |split: &Split| u64::from(split.weight.get());
+        let mut ticket = ticket % open.iter().map(|split| weight(split)).sum::<u64>().max(1);
+        let hit = open.iter().find(|split| {
+            let hit = ticket < weight(split);
+            ticket = ticket.saturating_sub(weight(split));
+            hit
+        });
+        let split = *hit.or(open.first())?;
+        let endpoints = &self.table.as_ref()?.pools.get(&split.pool)?.endpoints;
+        let which = usize::try_from(which % u64::try_from(endpoints.len()).ok()?).ok()?;
+        Some((split, endpoints.keys().nth(which)?))
+    }
+
+    /// What each release carries of a service, and whether it has anybody to answer.
+    pub(crate) fn carried(&self, key: &AppKey, service: &ServiceName) -> BTreeMap<ReleaseNumber, (u8, bool)> {
+        let mut carried: BTreeMap<ReleaseNumber, (u8, bool)> = BTreeMap::new();
+        for split in self.service(key, service).map_or(&[][..], |service| service.splits) {
+            let (weight, ready) = carried.entry(split.pool.release).or_default();
+            *weight += split.weight.get();
+            *ready |= self.is_ready(&split.pool);
+        }
+        carried
     }
 
     pub(crate) fn serving(&self) -> Option<Generation> {
@@ -182,33 +237,15 @@ impl Edge {
         behaviour: &dyn Fn(ReleaseNumber) -> Behaviour,
         now: Mono,
     ) -> Sent {
-        let Some(table) = &self.table else { return Sent::Unknown };
-        let Some((splits, judged)) = self.splits(key, service).map(|(splits, judged)| (splits.clone(), judged)) else {
-            return Sent::Unknown;
-        };
-        // As the edge does: by weight among what has endpoints; where that has no weight, any of it.
-        let of = |split: &Split| table.pools.get(&split.pool).into_iter().flat_map(|pool| pool.endpoints.keys());
-        let weight = |split: &&Split| u64::from(split.weight.get());
-        let ready: Vec<&Split> = splits.iter().filter(|split| of(split).next().is_some()).collect();
-        let mut ticket = self.rng.below(ready.iter().map(weight).sum::<u64>().max(1));
-        let hit = ready.iter().find(|split| {
-            let weight = weight(split);
-            let hit = ticket < weight;
-            ticket = ticket.saturating_sub(weight);
-            hit
-        });
-        let pool = hit.or(ready.first()).copied();
-        let endpoints: Vec<&InstanceId> = pool.into_iter().flat_map(of).collect();
-        if endpoints.is_empty() {
-            return Sent::Nowhere;
-        }
-        let chosen = endpoints[usize::try_from(self.rng.below(endpoints.len() as u64)).unwrap()].clone();
-        if let Some(Split { pool, weight }) = pool.cloned() {
-            let manner = self.manner(behaviour(pool.release), pool.release, weight, now);
-            let (status, took) = manner.answer(&mut self.rng);
-            if judged {
-                self.counted.entry(pool).or_default().record(status, took);
-            }
+        let (ticket, which) = (self.rng.next(), self.rng.next());
+        let Some(service) = self.service(key, service) else { return Sent::Unknown };
+        let judged = service.judged;
+        let Some((split, chosen)) = self.choose(&service, ticket, which) else { return Sent::Nowhere };
+        let (Split { pool, weight }, chosen) = (split.clone(), chosen.clone());
+        let manner = self.manner(behaviour(pool.release), pool.release, weight, now);
+        let (status, took) = manner.answer(&mut self.rng);
+        if judged {
+            self.counted.entry(pool).or_default().record(status, took);
         }
         // Most are over before anything else happens.
         if self.rng.below(8) == 0 {

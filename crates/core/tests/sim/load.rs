@@ -72,6 +72,22 @@ impl Load {
         Self { levels: all, gaps: (0..rng.below(2)).map(|_| gap(rng)).collect(), rooms }
     }
 
+    /// A few requests at first and once in between, and some again soon after `until`; none for long before that.
+    pub(crate) fn with_a_lull(until: Mono, rng: &mut Rng) -> Self {
+        let secs = Duration::from_secs;
+        let again = until + Duration::from_millis(rng.below(20_000));
+        let between = Mono(until.0.saturating_sub(secs(200)));
+        let mut level = || u32::try_from(1 + rng.below(30)).unwrap();
+        let levels = vec![
+            (Mono::default(), level()),
+            (Mono(secs(30)), 0),
+            (between, level()),
+            (between + secs(20), 0),
+            (again, level()),
+        ];
+        Self { levels, ..Self::default() }
+    }
+
     pub(crate) fn level(&self, now: Mono) -> u32 {
         latest(&self.levels, now)
     }

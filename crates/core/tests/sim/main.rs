@@ -39,6 +39,7 @@
 //! | a number that was stored is not lost | `check_numbers`, at every event | `ForgetsNumbers` |
 //! | while a rollout takes its steps numbers stay, while it is watched none falls, while others restart only what rests is woken | `Numbers::check_change`; that none is missing: 1 | `ScalesInSteps` |
 //! | a watch lasts as long as the file says, with a daemon | `check_watched` | `CountsTheDead` |
+//! | no release answers for one that has nobody to answer yet, as what rests and is woken by the next release | `check_shares`, at every request in calm worlds; `check_beside` | `AnyoneAnswers`, `TakesWokenForReady` |
 //!
 //! Besides: one copy per slot (`TwoCopies`), a restart replaces everything (`KeepsInstances`), every wait has its reason, what is
 //! worse than it may be does not pass by itself (`expected_end`, `LooksAway`), and of good releases beside a good one at most
@@ -71,7 +72,7 @@ use bowline_core::app::Strategy;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, InstanceId, Port, ReleaseNumber, ServiceName, SlotId};
 use bowline_core::rollout::{Phase, RoundPhase, Scaled, ScaledBy};
-use bowline_core::route::{Cohort, PoolId, Site};
+use bowline_core::route::{PoolId, Site};
 use bowline_core::scale::Policy;
 use bowline_core::time::Mono;
 
@@ -189,7 +190,7 @@ impl Sim {
             mutation,
             now: Mono::default(),
             node: Node::new(rng.fork(), faults),
-            edge: Edge::new(rng.fork()),
+            edge: Edge::new(rng.fork(), mutation != Some(Mutation::AnyoneAnswers)),
             rng,
             store,
             daemon: None,
@@ -672,13 +673,29 @@ impl Sim {
         let sent = self.edge.request(&key("shop"), &name("web"), &behaviour, self.now);
         match sent {
             Sent::To(id) if self.script.calm => match self.node.procs.get(&id) {
-                Some(proc) if proc.answers(self.now) => Ok(()),
+                Some(proc) if proc.answers(self.now) => self.check_shares(id.slot.release),
                 Some(_) | None => Err(broken(Invariant::TrafficToReady, format!("{id} gets a request, not ready"))),
             },
             Sent::Nowhere | Sent::Unknown if self.script.calm && self.was_full && self.low > 0 => {
                 Err(broken(Invariant::Capacity, format!("a request ends: {sent:?}")))
             }
             Sent::To(_) | Sent::Nowhere | Sent::Unknown => Ok(()),
+        }
+    }
+
+    /// This release has a request, and none that should have gone to another one which has nobody to answer; but where somebody
+    /// takes it as it is.
+    fn check_shares(&self, release: ReleaseNumber) -> Result<(), Broken> {
+        let carried = self.edge.carried(&key("shop"), &name("web"));
+        let missing =
+            |(other, (weight, ready)): &(&ReleaseNumber, &(u8, bool))| **other != release && *weight > 0 && !*ready;
+        let promoted = self.rolled.last().is_some_and(|rolled| rolled.promoted);
+        match carried.iter().find(missing).filter(|_| !promoted) {
+            Some((other, (weight, _))) => {
+                let text = format!("r{release} has a request, and r{other}, which carries {weight}%, nobody to answer");
+                Err(broken(Invariant::Shares, text))
+            }
+            None => Ok(()),
         }
     }
 
@@ -691,7 +708,10 @@ impl Sim {
             let pools = table.pools.iter().filter(|(id, _)| of_web(id) && which(id));
             pools.flat_map(|(_, pool)| pool.endpoints.keys()).filter(answers).count()
         };
-        let (ready, own) = (ready_of(&|_| true), ready_of(&|id| id.release == stable));
+        // What carries nothing helps nobody.
+        let carried = self.edge.carried(&key("shop"), &name("web"));
+        let carries = |id: &PoolId| carried.get(&id.release).is_some_and(|(weight, _)| *weight > 0);
+        let (ready, own) = (ready_of(&carries), ready_of(&|id| id.release == stable && carries(id)));
         if self.is_idle() && self.policy(stable).is_some() {
             let number = self.replicas(Some(stable));
             self.whole = own >= usize::from(number);
@@ -700,16 +720,11 @@ impl Sim {
         if !self.script.calm {
             return Ok(());
         }
-        // Of what is woken, canary and baseline may be ready first: they have no share until one is judged beside the other.
-        let serving = match self.woken {
-            Some(_) => ready_of(&|id| id.release == stable && id.cohort == Cohort::Whole),
-            None => ready,
-        };
-        if serving >= usize::from(self.low) {
+        if ready >= usize::from(self.low) {
             self.was_full |= self.woken.is_none_or(|until| self.now >= until);
         } else if self.was_full {
             let low = self.low;
-            return Err(broken(Invariant::Capacity, format!("{serving} of web are ready, {low} at least are wanted")));
+            return Err(broken(Invariant::Capacity, format!("{ready} of web are ready, {low} at least are wanted")));
         }
         Ok(())
     }
@@ -1007,4 +1022,6 @@ fn planted_bugs_are_caught_by_their_invariant() {
     check(Mutation::ScalesInSteps, Invariant::StepsKeepNumbers);
     check(Mutation::CountsTheDead, Invariant::Watched);
     check(Mutation::CountsStarts, Invariant::NoMoreThanUsed);
+    check(Mutation::AnyoneAnswers, Invariant::Shares);
+    check(Mutation::TakesWokenForReady, Invariant::Shares);
 }

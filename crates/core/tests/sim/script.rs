@@ -249,7 +249,7 @@ impl Script {
         let scaled = seed % 3 == 2;
         let mut of_load = Rng(seed ^ 0x10ad);
         let watch = if rng.below(3) == 0 { secs(1 + rng.below(30)) } else { Duration::ZERO };
-        Self {
+        let mut script = Self {
             calm,
             profiles: (0..RELEASES).map(|_| profile(&mut rng)).collect(),
             apps: (0..RELEASES)
@@ -276,6 +276,24 @@ impl Script {
             }),
             faults_end: Mono(secs(120)),
             load: if scaled { Load::any(&mut of_load) } else { Load::default() },
+        };
+        if scaled && of_load.below(2) == 0 {
+            script.rests_before_its_last_release(&mut of_load);
+        }
+        script
+    }
+
+    /// Nobody asks for anything until all else is over; with the last release, or soon after, somebody does.
+    fn rests_before_its_last_release(&mut self, rng: &mut Rng) {
+        let from = Mono(secs(500 + rng.below(100)));
+        let last = self.ops.iter().rposition(|(_, op)| *op == Op::Deploy).unwrap();
+        self.ops[last..].iter_mut().for_each(|(at, _)| *at = (*at).max(from));
+        self.load = Load::with_a_lull(from, rng);
+        for app in &mut self.apps {
+            let scale = &mut Arc::make_mut(app).services.get_mut(&name("web")).unwrap().scale;
+            if scale.min < scale.max {
+                scale.min = 0;
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The process's totals, added up from the workers' reports.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bowline_core::id::{AppKey, ServiceName};
 use bowline_core::route::{Held, Histogram, PoolId, Series, SeriesKey};
@@ -50,10 +50,10 @@ fn add_counts(series: &mut Series, counts: &Counts) {
     add(&mut series.response_size, &counts.response, counts.response_sum);
 }
 
-/// A counting that begins now. No two begin within one nanosecond: reports are rounds apart.
-fn begun() -> Counted {
+/// The name of a counting that begins now. No two begin within one nanosecond: reports are rounds apart.
+fn begun() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Counted { began: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), ..Counted::default() }
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn requests(counts: &Counts) -> u64 {
@@ -80,7 +80,8 @@ impl Totals {
             }
             for (labels, counters) in report.traffic {
                 if let Some(pool) = compiler.labels(labels).pool() {
-                    self.traffic.entry(pool).or_insert_with(begun).counters.merge(&counters);
+                    let new = || Counted { began: begun(), ..Counted::default() };
+                    self.traffic.entry(pool).or_insert_with(new).counters.merge(&counters);
                 }
             }
             for (labels, flown) in report.flown {
@@ -130,7 +131,8 @@ impl Totals {
         self.demand.retain(|service, _| counted.contains(service));
         self.held.retain(|service, _| counted.contains(service));
         for service in counted {
-            self.demand.entry(service).or_insert(Demand { busy: Duration::ZERO, waiting: 0 }).waiting = 0;
+            let new = || Demand { began: begun(), ..Demand::default() };
+            self.demand.entry(service).or_insert_with(new).waiting = 0;
         }
     }
 
@@ -201,6 +203,22 @@ mod tests {
         let mut counts = Counts::default();
         counts.duration[0] = 1;
         Report { series: HashMap::from([(key, counts)]), ..Report::default() }
+    }
+
+    #[test]
+    fn what_is_counted_anew_has_another_name() {
+        let instance: bowline_core::id::InstanceId = "local/board.web.r1.0.1".parse().unwrap();
+        let service = (instance.slot.key, instance.slot.service);
+        let mut totals = Totals::default();
+        totals.count_on([service.clone()].into());
+        let began = totals.demand[&service].began;
+        let busy = std::time::Duration::from_secs(1);
+        totals.add_flown(service.clone(), Flown { busy, ..Flown::default() });
+        totals.count_on([service.clone()].into());
+        assert_eq!(totals.demand[&service], Demand { began, busy, waiting: 0 });
+        totals.count_on(BTreeSet::new());
+        totals.count_on([service.clone()].into());
+        assert!(totals.demand[&service].began > began && totals.demand[&service].busy.is_zero());
     }
 
     #[test]

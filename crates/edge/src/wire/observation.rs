@@ -115,11 +115,12 @@ pub struct TrafficFrame {
     failures: u64,
     /// Buckets of the histogram that hold something, and what.
     latency: Vec<(usize, u64)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    left: Vec<(usize, u64)>,
 }
 
 impl TrafficFrame {
     pub fn new(pool: &PoolId, Counted { began, counters }: &Counted) -> Self {
-        let latency = counters.latency.counts().iter().copied().enumerate().filter(|(_, count)| *count > 0);
         Self {
             env: pool.key.env.to_string(),
             app: pool.key.app.to_string(),
@@ -129,7 +130,8 @@ impl TrafficFrame {
             began: *began,
             requests: counters.requests,
             failures: counters.failures,
-            latency: latency.collect(),
+            latency: filled(&counters.latency),
+            left: filled(&counters.left),
         }
     }
 
@@ -141,14 +143,23 @@ impl TrafficFrame {
             release: ReleaseNumber(self.release),
             cohort: if self.baseline { Cohort::Baseline } else { Cohort::Whole },
         };
-        let mut counts = [0; BUCKETS];
-        for (bucket, count) in &self.latency {
-            *counts.get_mut(*bucket)? = *count;
-        }
-        let latency = verdict::Histogram::from_counts(counts);
-        let counters = Counters { requests: self.requests, failures: self.failures, latency };
+        let (latency, left) = (histogram(&self.latency)?, histogram(&self.left)?);
+        let counters = Counters { requests: self.requests, failures: self.failures, latency, left };
         Some((pool, Counted { began: self.began, counters }))
     }
+}
+
+fn filled(histogram: &verdict::Histogram) -> Vec<(usize, u64)> {
+    histogram.counts().iter().copied().enumerate().filter(|(_, count)| *count > 0).collect()
+}
+
+/// `None` of buckets that this version does not have.
+fn histogram(filled: &[(usize, u64)]) -> Option<verdict::Histogram> {
+    let mut counts = [0; BUCKETS];
+    for (bucket, count) in filled {
+        *counts.get_mut(*bucket)? = *count;
+    }
+    Some(verdict::Histogram::from_counts(counts))
 }
 
 /// What comes in for one service.
@@ -157,6 +168,9 @@ pub struct DemandFrame {
     env: String,
     app: String,
     service: String,
+    /// As of [`TrafficFrame`].
+    #[serde(default)]
+    began: u64,
     busy_us: u64,
     waiting: u32,
 }
@@ -167,6 +181,7 @@ impl DemandFrame {
             env: key.env.to_string(),
             app: key.app.to_string(),
             service: service.to_string(),
+            began: demand.began,
             busy_us: u64::try_from(demand.busy.as_micros()).unwrap_or(u64::MAX),
             waiting: demand.waiting,
         }
@@ -175,7 +190,8 @@ impl DemandFrame {
     /// `None` when it is not what this version knows.
     fn parse(&self) -> Option<((AppKey, ServiceName), Demand)> {
         let key = AppKey { env: EnvName::new(&self.env).ok()?, app: AppName::new(&self.app).ok()? };
-        let demand = Demand { busy: Duration::from_micros(self.busy_us), waiting: self.waiting };
+        let busy = Duration::from_micros(self.busy_us);
+        let demand = Demand { began: self.began, busy, waiting: self.waiting };
         Some(((key, ServiceName::new(&self.service).ok()?), demand))
     }
 }
@@ -252,12 +268,13 @@ mod tests {
         };
         let series = Series { duration: Histogram { counts: vec![1, 2], sum: 0.25 }, ..Series::default() };
         let web = (key.key.clone(), ServiceName::new("web").unwrap());
-        let demand = Demand { busy: Duration::from_millis(1500), waiting: 2 };
+        let demand = Demand { began: 1_764_000_000_000_000_001, busy: Duration::from_millis(1500), waiting: 2 };
         let held = Held { total: 9, failed: BTreeMap::from([("start-timeout".to_owned(), 1)]) };
         let pool =
             PoolId { key: key.key.clone(), service: web.1.clone(), release: ReleaseNumber(2), cohort: Cohort::Whole };
         let mut counted = Counted { began: 1_764_000_000_000_000_000, ..Counted::default() };
         counted.counters.record(200, Duration::from_millis(5));
+        counted.counters.record(499, Duration::from_secs(5));
         let frame = ObservationFrame {
             serving: Some(4),
             outstanding: BTreeMap::from([("local/board.web.r2.0.1".to_owned(), 3)]),

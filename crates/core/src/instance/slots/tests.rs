@@ -180,6 +180,24 @@ fn health_gates_traffic() {
 }
 
 #[test]
+fn the_last_ones_are_the_baseline_and_counted_as_that() {
+    let mut bench = Bench::new(2);
+    bench.wanted.values_mut().for_each(|wanted| wanted.baseline = 1);
+    bench.look();
+    bench.runs(1, 1, passing());
+    bench.look();
+    let ready = |bench: &Bench| {
+        let count = bench.slots.counts(&bench.pool.key).into_values().next().unwrap();
+        let pools = bench.slots.endpoints().into_keys().map(|pool| pool.cohort).collect::<Vec<_>>();
+        (count.ready, count.baseline, pools)
+    };
+    assert_eq!(ready(&bench), (1, 1, vec![Cohort::Baseline]));
+    bench.runs(0, 1, passing());
+    bench.look();
+    assert_eq!(ready(&bench), (2, 1, vec![Cohort::Whole, Cohort::Baseline]));
+}
+
+#[test]
 fn what_ends_by_itself_is_started_again_after_its_backoff() {
     let mut bench = ready(1);
     bench.exits(0, 1, ExitCause::Signal(9));

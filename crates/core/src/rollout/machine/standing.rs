@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::jury::Look;
 use super::{ASKS_AFTER, Rollout};
 use crate::id::ServiceName;
-use crate::rollout::{AbortStage, Phase, Plan, Presence, Replicas, StepPlan, Until};
+use crate::rollout::{AbortStage, Phase, Plan, Presence, Replicas, Role, StepPlan, Until};
 use crate::time::Mono;
 use crate::units::Weight;
 
@@ -154,7 +154,8 @@ impl Rollout {
         match self.phase {
             Phase::Step(step) => match self.plan.steps[usize::from(step)].until {
                 Until::Judged(hold) => (Some(self.over(hold)), Some(self.over(hold + ASKS_AFTER)), None),
-                Until::Ready => (None, None, self.deadline()),
+                // With the candidate ready it goes on in any case.
+                Until::Ready => (None, None, self.deadline().filter(|_| !self.is_ready(Role::Candidate))),
                 Until::Promoted => (None, Some(self.entered), None),
                 Until::Stopped(_) => (None, None, None),
             },

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::app::{AbortRule, Step, Strategy, sample};
+use crate::fault::FaultKind;
 use crate::id::{Incarnation, InstanceId, Slot, SlotId};
 use crate::instance::{ExitCause, SlotState};
 use crate::rollout::{Scaled, ScaledBy, Scales};
@@ -20,7 +21,12 @@ fn plan(stable: bool, replicas: u16) -> Plan {
 }
 
 fn count(ready: u16, total: u16) -> Count {
-    Count { ready, total, failing: None }
+    Count { ready, baseline: 0, total, failing: None }
+}
+
+/// So many of the stable release, and of its baseline.
+fn beside(stable: u16, baseline: u16) -> Count {
+    Count { baseline, ..count(stable + baseline, stable + baseline) }
 }
 
 fn failing(crashes: u32) -> Count {
@@ -32,7 +38,7 @@ fn failing(crashes: u32) -> Count {
         health: None,
         last_lines: Vec::new(),
     };
-    Count { failing: Some(super::super::Failing { crashes, last }), ..count(0, 1) }
+    Count { failing: Some(Failing { crashes, last }), ..count(0, 1) }
 }
 
 fn at(seconds: u64) -> Mono {
@@ -184,8 +190,8 @@ fn judged(rollout: &mut Rollout, now: u64, seen: [(u64, u64); 3], entered: &[&st
 #[track_caller]
 fn judged_by(rollout: &mut Rollout, (now, began): (u64, u64), seen: [(u64, u64); 3], entered: &[&str], sets: &str) {
     let worker = ServiceName::new("worker").unwrap();
-    let counts = [1, 2].into_iter().flat_map(|release| {
-        let of = |service: ServiceName| ((service, ReleaseNumber(release)), count(9, 9));
+    let counts = [(1, beside(9, 9)), (2, count(9, 9))].into_iter().flat_map(|(release, count)| {
+        let of = |service: ServiceName| ((service, ReleaseNumber(release)), count.clone());
         [of(web()), of(worker.clone())]
     });
     let counted =
@@ -245,7 +251,7 @@ fn without_requests_a_canary_is_held_and_somebody_is_asked() {
     judged(&mut rollout, asks, [(90, 0), (9, 0), (9, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
     let waits: Vec<String> =
         rollout.waits(at(asks)).into_iter().map(|one| format!("{}: {}", one.what, one.on)).collect();
-    assert!(waits[0].starts_with("web.r2: canary 9 of 9") || waits[0].contains("requests are needed"), "{waits:?}");
+    assert_eq!(waits[0], "web.r2: canary 0 of 9 failed, stable 0 of 9; limit 1%; waits for 290 more requests");
     assert!(waits[1].contains("bowline promote"), "{waits:?}");
     let phases = rollout.handle(Input::Promote, at(asks + 1));
     let phases: Vec<String> = phases.iter().map(|entered| entered.phase.to_string()).collect();
@@ -451,6 +457,70 @@ fn what_rests_is_woken_by_a_release_and_its_canary_is_judged() {
     judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:1/80 r1b:1/10 r2:1/10");
     judged(&mut rollout, 5, NONE, &[], "r1:1/80 r1b:1/10 r2:1/10");
     judged(&mut rollout, 60, [(3000, 0), (300, 0), (299, 0)], &["step 2", "step 3"], "r1:1/0 r1b:1/50 r2:1/50");
+}
+
+const BESIDE: &str = "r1:1/100 r1:1/0 r2:1/0";
+
+/// A canary over what rested, or may have crashed: its instance is ready first.
+fn first_ready(strategy: Strategy, beside: &str) -> Rollout {
+    let (plan, _) = over_one_that_rests(strategy);
+    let mut rollout = Rollout::start(plan, at(0));
+    check(&mut rollout, 0, (count(0, 0), count(0, 0)), &["step 0"], beside);
+    assert!(rollout.standing().gives_up.is_some());
+    check(&mut rollout, 1, (count(0, 2), count(1, 1)), &[], beside);
+    rollout
+}
+
+#[test]
+fn shares_are_given_out_when_both_releases_can_carry_them() {
+    let mut rollout = first_ready(canary_rollout("").strategy, BESIDE);
+    let (waits, limit) = (rollout.waits(at(1)), rollout.next_deadline().unwrap().since(at(1)).as_secs());
+    let expected = Waiting { what: "web.r1".into(), on: format!("0 of 2 ready, waited for another {limit}s") };
+    assert_eq!((waits, rollout.standing().gives_up), (vec![expected], None));
+    check(&mut rollout, 2, (beside(1, 0), count(1, 1)), &[], BESIDE);
+    check(&mut rollout, 3, (beside(0, 1), count(1, 1)), &[], "r1:1/0 r1:1/100 r2:1/0");
+    check(&mut rollout, 4, (beside(1, 1), count(1, 1)), &["step 1"], "r1:1/80 r1:1/10 r2:1/10");
+    // Its only instance crashes: what it had is not the candidate's.
+    check(&mut rollout, 5, (beside(0, 1), count(1, 1)), &[], "r1:1/0 r1:1/90 r2:1/10");
+    check(&mut rollout, 6, (beside(1, 0), count(1, 1)), &[], "r1:1/90 r1:1/0 r2:1/10");
+    let mut rollout = first_ready(Strategy::BlueGreen, "r1:1/100 r2:1/0");
+    check(&mut rollout, 3, (count(1, 1), count(1, 1)), &["step 1"], "r1:1/100 r2:1/0");
+    // What rolls takes its share by instances that are ready.
+    let (plan, _) = over_one_that_rests(Strategy::Rolling);
+    let mut rollout = Rollout::start(plan, at(0));
+    check(&mut rollout, 0, (count(0, 0), count(0, 0)), &["step 0"], "r1:1/100 r2:1/0");
+    check(&mut rollout, 1, (count(0, 1), count(1, 1)), &["step 1", "promote", "watch"], "r2:1/100");
+}
+
+#[test]
+fn a_broken_stable_release_does_not_keep_its_fix_out() {
+    let alone = "r1:1/90 r1:1/0 r2:1/10";
+    let mut rollout = first_ready(canary_rollout("").strategy, BESIDE);
+    let patience = rollout.next_deadline().unwrap().0.as_secs();
+    check(&mut rollout, patience - 1, (count(0, 2), count(1, 1)), &[], BESIDE);
+    check(&mut rollout, patience, (count(0, 2), count(1, 1)), &["step 1"], alone);
+    let mut rollout = first_ready(canary_rollout("").strategy, BESIDE);
+    check(&mut rollout, 2, (failing(MAX_CRASHES - 1), count(1, 1)), &[], BESIDE);
+    check(&mut rollout, 3, (failing(MAX_CRASHES), count(1, 1)), &["step 1"], alone);
+}
+
+#[test]
+fn a_dead_canary_beside_a_stable_release_with_nobody_ready_is_taken_back() {
+    let (plan, _) = over_one_that_rests(canary_rollout("").strategy);
+    let check = |ready: u16, expected: Phase| {
+        let mut rollout = Rollout::resume(plan.clone(), Phase::Step(1), None, at(0));
+        let of = |release| (web(), ReleaseNumber(release));
+        let counts = Counts::from([(of(1), count(ready, 2)), (of(2), count(1, 1))]);
+        let dead = |requests| {
+            let counters = Counters { requests, failures: requests, ..Counters::default() };
+            Traffic::from([((web(), ReleaseNumber(2), Cohort::Whole), Counted { began: 7, counters })])
+        };
+        rollout.handle(Input::Observed(&counts, &dead(0)), at(0));
+        rollout.handle(Input::Observed(&counts, &dead(30)), at(10));
+        assert_eq!(rollout.phase(), expected, "{:?}", rollout.waits(at(10)));
+    };
+    check(0, Phase::Abort(AbortStage::Restore(1)));
+    check(2, Phase::Step(1));
 }
 
 /// Taken up by another daemon, with the time for which the one before has looked at the phase.
