@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) https: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Their connections begin with a PROXY header.
+    pub(crate) proxy_protocol: bool,
     pub(crate) api: Option<Api>,
     pub(crate) build_time: Duration,
     /// A log file of an instance is put aside when it would become larger, in bytes.
@@ -104,6 +106,7 @@ impl Settings {
             https: Some(loopback(8443)),
             admin: loopback(7070),
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             api: None,
             build_time: bowline_control::BUILD_TIME,
             log_bytes: bowline_node::LOG_BYTES,
@@ -143,6 +146,7 @@ impl Settings {
             https: listen.https.first().copied(),
             admin: listen.admin,
             trusted_proxies,
+            proxy_protocol: listen.proxy_protocol,
             api: api.map(Api::read).transpose()?,
             build_time: limits.build_time,
             log_bytes: limits.log_size.0,

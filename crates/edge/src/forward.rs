@@ -20,7 +20,7 @@ use crate::h1::{
 };
 use crate::places::Places;
 use crate::record::Flight;
-use crate::request::Request;
+use crate::request::{HSTS, Request};
 use crate::route::{API_RESTING, Route, Target};
 use crate::upstream::Upstream;
 use crate::worker::BUFFER;
@@ -278,6 +278,14 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         ];
         let extra = &all[usize::from(asks.is_none())..if trace.begun { 3 } else { 2 }];
         let forwarding = &self.client.peer().forwarding;
+        let told;
+        let forwarding = match self.request.scheme {
+            scheme if scheme == forwarding.scheme() => forwarding,
+            scheme => {
+                told = forwarding.for_scheme(scheme);
+                &told
+            }
+        };
         let guard = self.route.guard.as_ref().filter(|guard| guard.keeps_any());
         let cookies = sticky::stripped(head);
         if guard.is_none() && cookies.is_empty() {
@@ -556,12 +564,14 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         let cookie = answered.zip(self.route.backends());
         // What keeps a browser with the release that has answered it.
         let cookie = cookie.and_then(|(answered, all)| sticky::set_cookie(all, answered, request.place, is_tls));
-        let extra = [
-            ("x-bowline-release", release),
-            ("x-request-id", request.trace.request_id()),
-            ("set-cookie", cookie.as_deref().unwrap_or_default()),
-        ];
-        let extra = &extra[..if cookie.is_some() { 3 } else { 2 }];
+        let more = [cookie.as_deref().map(|cookie| ("set-cookie", cookie)), request.hsts().map(|hsts| (HSTS, hsts))];
+        let mut extra = [("x-bowline-release", release), ("x-request-id", request.trace.request_id()), ("", ""), ("", "")];
+        let mut count = 2;
+        for field in more.into_iter().flatten() {
+            extra[count] = field;
+            count += 1;
+        }
+        let extra = &extra[..count];
         self.client.respond(line.body, &mut |out| {
             request.worker.access.clock.with_date(|date| {
                 write::response(out, &ResponseLine { date: Some(date), ..line }, head.fields(), extra);

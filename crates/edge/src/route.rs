@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::{BodyLimit, HostName, PathPrefix};
+use bowline_core::app::{BodyLimit, HostName, PathPrefix, PlainHttp};
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::route::{
     Action, ApiSite, Cohort, Flow, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split, Table,
@@ -40,6 +40,8 @@ pub(crate) struct Routes {
     /// `*.example.com` under `example.com`.
     wildcard: HashMap<Box<str>, Arc<Host>>,
     pub(crate) trusted: Arc<Networks>,
+    /// Connections of `trusted` begin with a PROXY header.
+    pub(crate) proxied: bool,
     /// An instance is drained.
     leaving: bool,
 }
@@ -56,6 +58,10 @@ pub(crate) struct Route {
     pub(crate) prefix: PathPrefix,
     pub(crate) strip: bool,
     pub(crate) target: Target,
+    /// What does not come over HTTPS is sent there.
+    pub(crate) https_only: bool,
+    /// `Strict-Transport-Security` of its answers.
+    pub(crate) hsts: Option<String>,
     /// `None`: everyone gets in.
     pub(crate) guard: Option<Box<Guard>>,
     pub(crate) body: BodyLimit,
@@ -270,7 +276,8 @@ impl Compiler {
         let previous = Arc::clone(&self.routes);
         let trusted = Arc::new(Networks::new(&table.trusted_proxies));
         let leaving = !table.leaving.is_empty();
-        let mut routes = Routes { generation: Some(table.generation), trusted, leaving, ..Routes::default() };
+        let (generation, proxied) = (Some(table.generation), table.proxy_protocol);
+        let mut routes = Routes { generation, trusted, proxied, leaving, ..Routes::default() };
         for (name, site) in &table.sites {
             let host = self.unchanged(&table, name, site, &previous).unwrap_or_else(|| self.host(&table, site));
             match name.as_str().strip_prefix("*.") {
@@ -335,6 +342,8 @@ impl Compiler {
             prefix: PathPrefix::root(),
             strip: false,
             target: Target::Api { socket: site.socket.clone(), places: Arc::clone(&self.places) },
+            https_only: false,
+            hsts: None,
             guard: None,
             body: API_BODY,
             timeout: API_TIME,
@@ -376,6 +385,8 @@ impl Compiler {
             prefix: rule.prefix.clone(),
             strip: rule.strip,
             target,
+            https_only: rule.transfer.http == PlainHttp::Redirect,
+            hsts: rule.transfer.hsts.map(|hsts| hsts.to_string()),
             guard: Guard::new(&rule.policies, limiter),
             body: rule.body,
             timeout: rule.timeout,
@@ -438,7 +449,7 @@ mod tests {
     use super::*;
     use crate::balance::Ticket;
     use bowline_core::id::{AppName, EnvName, RouteName};
-    use bowline_core::route::Policies;
+    use bowline_core::route::{Policies, Transfer};
     use bowline_core::units::{Bytes, Weight};
 
     fn key() -> AppKey {
@@ -470,6 +481,7 @@ mod tests {
             body: BodyLimit(Bytes(1)),
             timeout: Duration::from_secs(1),
             idle: Duration::from_secs(1),
+            transfer: Transfer::default(),
         }
     }
 
@@ -482,6 +494,7 @@ mod tests {
             pools: BTreeMap::from([(pool_id(), Pool { endpoints: endpoints.collect() })]),
             leaving: [].into(),
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             api: None,
         })
     }

@@ -75,6 +75,8 @@ pub(crate) struct Worker {
     /// Accepts nothing before it has a table, however long that takes.
     pub(crate) is_successor: bool,
     pub(crate) tls: Arc<Tls>,
+    /// `None`: nobody listens for HTTPS.
+    pub(crate) https_port: Option<u16>,
     buffers: RefCell<Vec<Vec<u8>>>,
     pub(crate) spare: RefCell<Spare>,
     phase: Cell<Phase>,
@@ -126,7 +128,13 @@ pub(crate) struct Handle {
 }
 
 impl Worker {
-    fn new(access: AccessLog, tls: Arc<Tls>, limits: Limits, is_successor: bool, seed: u64) -> Self {
+    fn new(
+        access: AccessLog,
+        (tls, https_port): (Arc<Tls>, Option<u16>),
+        limits: Limits,
+        is_successor: bool,
+        seed: u64,
+    ) -> Self {
         Self {
             routes: RefCell::default(),
             pools: Pools::default(),
@@ -137,6 +145,7 @@ impl Worker {
             limits,
             is_successor,
             tls,
+            https_port,
             buffers: RefCell::default(),
             spare: RefCell::default(),
             phase: Cell::new(Phase::Serving),
@@ -151,7 +160,7 @@ impl Worker {
     pub(crate) fn for_test(folder: &std::path::Path, routes: Arc<Routes>) -> Self {
         let access = crate::record::Writer::start(folder).expect("a thread starts").log();
         let tls = Arc::new(Tls::new().expect("TLS of the tests"));
-        let worker = Self::new(access, tls, Limits::default(), false, 1);
+        let worker = Self::new(access, (tls, None), Limits::default(), false, 1);
         worker.routes.replace(routes);
         worker
     }
@@ -229,7 +238,9 @@ pub(crate) fn start(setup: Setup) -> std::io::Result<Handle> {
 }
 
 async fn run(setup: Setup, mut inbox: mpsc::UnboundedReceiver<Command>) {
-    let worker = Rc::new(Worker::new(setup.access, setup.tls, setup.limits, setup.is_successor, setup.seed));
+    let https_port = setup.https.as_ref().and_then(|socket| socket.local_addr().ok()).map(|address| address.port());
+    let tls = (setup.tls, https_port);
+    let worker = Rc::new(Worker::new(setup.access, tls, setup.limits, setup.is_successor, setup.seed));
     tokio::task::spawn_local(sweep(Rc::clone(&worker)));
     for (listener, is_tls) in [(setup.http, false), (setup.https, true)] {
         if let Some(listener) = listener {

@@ -255,6 +255,7 @@ impl World {
             edge_http: self.edge.http,
             salt: Salt::default(),
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             api: None,
             given: [].into(),
             build_time: crate::config::BUILD_TIME,
