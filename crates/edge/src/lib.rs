@@ -13,6 +13,7 @@ mod balance;
 mod client;
 mod control;
 mod deadline;
+mod encoding;
 mod files;
 mod forward;
 pub mod h1;

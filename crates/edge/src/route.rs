@@ -60,6 +60,8 @@ pub(crate) struct Route {
     pub(crate) target: Target,
     /// What does not come over HTTPS is sent there.
     pub(crate) https_only: bool,
+    /// Answers are compressed for whoever takes it.
+    pub(crate) compress: bool,
     /// `Strict-Transport-Security` of its answers.
     pub(crate) hsts: Option<String>,
     /// `None`: everyone gets in.
@@ -343,6 +345,7 @@ impl Compiler {
             strip: false,
             target: Target::Api { socket: site.socket.clone(), places: Arc::clone(&self.places) },
             https_only: false,
+            compress: false,
             hsts: None,
             guard: None,
             body: API_BODY,
@@ -386,6 +389,7 @@ impl Compiler {
             strip: rule.strip,
             target,
             https_only: rule.transfer.http == PlainHttp::Redirect,
+            compress: rule.transfer.compress,
             hsts: rule.transfer.hsts.map(|hsts| hsts.to_string()),
             guard: Guard::new(&rule.policies, limiter),
             body: rule.body,

@@ -26,6 +26,9 @@ pub(crate) const BUFFER: usize = 16 << 10;
 /// Buffers that a worker keeps for later.
 const SPARE_BUFFERS: usize = 64;
 
+/// Answers that a worker compresses at once: each takes about a third of a MiB, for as long as its client reads.
+const MAX_ENCODERS: usize = 64;
+
 /// How long tunnels may take to say that they close.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -81,6 +84,7 @@ pub(crate) struct Worker {
     pub(crate) spare: RefCell<Spare>,
     phase: Cell<Phase>,
     tunnels: Cell<u64>,
+    encoders: Cell<usize>,
     shortages: Cell<u64>,
     ended: Cell<bool>,
 }
@@ -104,6 +108,16 @@ pub(crate) struct TunnelGuard(Rc<Worker>);
 impl Drop for TunnelGuard {
     fn drop(&mut self) {
         self.0.tunnels.set(self.0.tunnels.get() - 1);
+    }
+}
+
+/// One answer that is compressed; counted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct EncoderGuard(Rc<Worker>);
+
+impl Drop for EncoderGuard {
+    fn drop(&mut self) {
+        self.0.encoders.set(self.0.encoders.get() - 1);
     }
 }
 
@@ -150,6 +164,7 @@ impl Worker {
             spare: RefCell::default(),
             phase: Cell::new(Phase::Serving),
             tunnels: Cell::new(0),
+            encoders: Cell::new(0),
             shortages: Cell::new(0),
             ended: Cell::new(false),
         }
@@ -202,6 +217,15 @@ impl Worker {
     pub(crate) fn count_tunnel(self: &Rc<Self>) -> TunnelGuard {
         self.tunnels.set(self.tunnels.get() + 1);
         TunnelGuard(Rc::clone(self))
+    }
+
+    /// `None`: as many answers are being compressed as may be.
+    pub(crate) fn count_encoder(self: &Rc<Self>) -> Option<EncoderGuard> {
+        let room = self.encoders.get() < MAX_ENCODERS;
+        room.then(|| {
+            self.encoders.set(self.encoders.get() + 1);
+            EncoderGuard(Rc::clone(self))
+        })
     }
 
     /// The process is out of descriptors: connections on which nothing is under way are closed.

@@ -28,7 +28,8 @@ async fn telling() -> std::net::SocketAddr {
 
 fn redirecting(action: Action) -> Rule {
     let hsts = Hsts { age: Duration::from_secs(3600), subdomains: true, preload: false };
-    Rule { transfer: Transfer { http: PlainHttp::Redirect, hsts: Some(hsts) }, ..rule("/", action) }
+    let transfer = Transfer { http: PlainHttp::Redirect, hsts: Some(hsts), ..Transfer::default() };
+    Rule { transfer, ..rule("/", action) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,9 +98,9 @@ async fn every_answer_over_https_says_it_again() {
         ("down.test", forward(2), 503),
         ("away.test", Action::Redirect("https://example.com".to_owned()), 308),
     ];
-    let table = hosts.iter().fold(TableBuilder::default(), |table, (host, action, _)| {
-        table.site(host, vec![redirecting(action.clone())])
-    });
+    let table = hosts
+        .iter()
+        .fold(TableBuilder::default(), |table, (host, action, _)| table.site(host, vec![redirecting(action.clone())]));
     edge.serve_with(table.pool(1, &[saying]), ca.certificates.clone()).await;
     for (host, _, status) in hosts {
         let mut talk = Talk::new(handshake(&edge, &ca, host, "http/1.1").await.unwrap());

@@ -54,6 +54,8 @@ pub(super) struct TransferForm {
     redirect: bool,
     #[serde(default)]
     hsts: Option<HstsForm>,
+    #[serde(default)]
+    compress: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -65,13 +67,14 @@ struct HstsForm {
 
 pub(super) fn transfer_form(transfer: Transfer) -> TransferForm {
     let hsts = |Hsts { age, subdomains, preload }| HstsForm { age, subdomains, preload };
-    TransferForm { redirect: transfer.http == PlainHttp::Redirect, hsts: transfer.hsts.map(hsts) }
+    let redirect = transfer.http == PlainHttp::Redirect;
+    TransferForm { redirect, hsts: transfer.hsts.map(hsts), compress: transfer.compress }
 }
 
 pub(super) fn transfer(form: TransferForm) -> Transfer {
     let hsts = |HstsForm { age, subdomains, preload }| Hsts { age, subdomains, preload };
     let http = if form.redirect { PlainHttp::Redirect } else { PlainHttp::Serve };
-    Transfer { http, hsts: form.hsts.map(hsts) }
+    Transfer { http, hsts: form.hsts.map(hsts), compress: form.compress }
 }
 
 pub(super) fn networks_form(networks: &[IpNet]) -> Vec<String> {

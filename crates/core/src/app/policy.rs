@@ -127,6 +127,8 @@ pub struct Transfer {
     pub http: Option<PlainHttp>,
     /// `None`: browsers are told nothing.
     pub hsts: Option<Hsts>,
+    /// Text is compressed for clients that take it.
+    pub compress: bool,
 }
 
 /// What requests get that do not come over HTTPS.

@@ -9,7 +9,7 @@ use super::claim::{self, Claim, Conflict, Held, LOCAL};
 use super::policy::canonical;
 use super::{Action, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table, Transfer};
 use super::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit};
-use crate::app::{App, Auth, Origin, PlainHttp, Route, RouteTo, Tls};
+use crate::app::{self, App, Auth, Origin, PlainHttp, Route, RouteTo, Tls};
 use crate::id::{AppKey, Generation, RouteName, ServiceName};
 use crate::rollout::Set;
 use crate::scale::Policy;
@@ -99,7 +99,8 @@ fn transfer(key: &AppKey, route: &Route) -> Transfer {
         Tls::Acme if !is_local => PlainHttp::Redirect,
         Tls::Acme | Tls::Auto | Tls::Local | Tls::Off => PlainHttp::Serve,
     };
-    Transfer { http: route.transfer.http.unwrap_or(default), hsts: route.transfer.hsts.filter(|_| !is_local) }
+    let app::Transfer { http, hsts, compress } = route.transfer;
+    Transfer { http: http.unwrap_or(default), hsts: hsts.filter(|_| !is_local), compress }
 }
 
 fn policies(app: Serving<'_>, name: &RouteName, route: &Route) -> Policies {
@@ -163,7 +164,7 @@ fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, 
 mod tests {
     use super::*;
     use crate::access::Scope;
-    use crate::app::{self, Access, HostName, Hsts, Limit, PathPrefix, StaticFiles, Upload, sample};
+    use crate::app::{Access, HostName, Hsts, Limit, PathPrefix, StaticFiles, Upload, sample};
     use crate::fault::Fault;
     use crate::id::{Incarnation, InstanceId, Port, ReleaseNumber, SecretName, Slot, SlotId};
     use crate::rollout::{Role, steady};
@@ -276,12 +277,12 @@ mod tests {
         let hsts = Hsts { age: Hsts::PRELOAD_AGE, subdomains: true, preload: false };
         let check = |env: &str, tls, http, expected: (PlainHttp, Option<&str>)| {
             let mut route = route(&["shop.example.com"], "/", to("web"));
-            (route.tls, route.transfer) = (tls, app::Transfer { http, hsts: Some(hsts) });
+            (route.tls, route.transfer) = (tls, app::Transfer { http, hsts: Some(hsts), compress: true });
             let app = app(&["web"], &[("main", route)]);
             let (key, sets) = (sample::key(env, "shop"), steady(&app, ReleaseNumber(1), &BTreeMap::new()));
             let apps = [serving(&key, &app, &sets)];
             let table = compile(Generation(1), &apps, &BTreeMap::new(), &BTreeMap::new()).unwrap();
-            let Transfer { http, hsts } = table.sites.values().next().unwrap().rules[0].transfer;
+            let Transfer { http, hsts, .. } = table.sites.values().next().unwrap().rules[0].transfer;
             assert_eq!((http, hsts.map(|hsts| hsts.to_string()).as_deref()), expected, "{env} {tls:?}");
         };
         let said = Some("max-age=31536000; includeSubDomains");

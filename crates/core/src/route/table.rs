@@ -106,6 +106,8 @@ pub struct Transfer {
     pub http: PlainHttp,
     /// Said over HTTPS only. `None`: browsers are told nothing.
     pub hsts: Option<Hsts>,
+    /// Text is compressed for clients that take it.
+    pub compress: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -133,6 +133,8 @@ pub(super) struct TransferFrame {
     redirect: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hsts: Option<HstsFrame>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    compress: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -144,12 +146,10 @@ struct HstsFrame {
 
 impl From<Transfer> for TransferFrame {
     fn from(transfer: Transfer) -> Self {
-        let hsts = |hsts: Hsts| HstsFrame {
-            age_s: hsts.age.as_secs(),
-            subdomains: hsts.subdomains,
-            preload: hsts.preload,
-        };
-        Self { redirect: transfer.http == PlainHttp::Redirect, hsts: transfer.hsts.map(hsts) }
+        let hsts =
+            |hsts: Hsts| HstsFrame { age_s: hsts.age.as_secs(), subdomains: hsts.subdomains, preload: hsts.preload };
+        let Transfer { http, hsts: known, compress } = transfer;
+        Self { redirect: http == PlainHttp::Redirect, hsts: known.map(hsts), compress }
     }
 }
 
@@ -163,6 +163,7 @@ impl TransferFrame {
         Transfer {
             http: if self.redirect { PlainHttp::Redirect } else { PlainHttp::Serve },
             hsts: self.hsts.as_ref().map(hsts),
+            compress: self.compress,
         }
     }
 }

@@ -365,6 +365,7 @@ mod tests {
             transfer: Transfer {
                 http: PlainHttp::Redirect,
                 hsts: Some(Hsts { age: Duration::from_secs(60), subdomains: true, preload: false }),
+                compress: true,
             },
         };
         let files = Files {

@@ -401,6 +401,12 @@ static ROUTE: TableSpec = TableSpec {
             Omitted("browsers are told nothing"),
             "Told over HTTPS only, and not in `local`, where the name is one of many on this machine.",
         ),
+        key(
+            "compress",
+            Bool,
+            Default("false"),
+            "Text of at least 1 KiB is compressed with gzip for clients that take it. Not where an answer holds a secret beside what a request says (BREACH).",
+        ),
         key("allow", List(Form::Cidr), Omitted("everyone"), "Addresses and networks let in."),
         key("auth", Table(&AUTH), Omitted("everyone"), "What a request must carry."),
         key("limit", Table(&LIMIT), Omitted("its defaults"), "Rates, sizes and times."),

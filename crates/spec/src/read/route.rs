@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use bowline_core::app::{
-    Access, Auth, BodyLimit, HostName, Hsts, Limit, Origin, PathPrefix, PlainHttp, RateBy, Route, RouteTo, Service, Tls,
-    Transfer, Upload,
+    Access, Auth, BodyLimit, HostName, Hsts, Limit, Origin, PathPrefix, PlainHttp, RateBy, Route, RouteTo, Service,
+    Tls, Transfer, Upload,
 };
 use bowline_core::id::{RouteName, ServiceName};
 
@@ -38,7 +38,8 @@ impl Reader {
 
     fn transfer(&mut self, s: &Section<'_>) -> Transfer {
         let http = self.word(s, "http").map(|at| if at == 0 { PlainHttp::Serve } else { PlainHttp::Redirect });
-        Transfer { http, hsts: self.section(s, "hsts").and_then(|hsts| self.hsts(&hsts)) }
+        let hsts = self.section(s, "hsts").and_then(|hsts| self.hsts(&hsts));
+        Transfer { http, hsts, compress: self.boolean(s, "compress").unwrap_or(false) }
     }
 
     fn hsts(&mut self, s: &Section<'_>) -> Option<Hsts> {

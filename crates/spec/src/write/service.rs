@@ -149,16 +149,20 @@ impl Writer {
     }
 
     fn transfer(&mut self, route: &Route) {
-        self.optional("http", route.transfer.http.map(|http| match http {
-            PlainHttp::Serve => "serve",
-            PlainHttp::Redirect => "redirect",
-        }));
+        self.optional(
+            "http",
+            route.transfer.http.map(|http| match http {
+                PlainHttp::Serve => "serve",
+                PlainHttp::Redirect => "redirect",
+            }),
+        );
         self.inner("hsts", |w| {
             let Some(hsts) = route.transfer.hsts else { return };
             w.text("age", Humane(hsts.age));
             w.boolean("subdomains", hsts.subdomains, false);
             w.boolean("preload", hsts.preload, false);
         });
+        self.boolean("compress", route.transfer.compress, false);
     }
 
     fn limit(&mut self, limit: &Limit) {

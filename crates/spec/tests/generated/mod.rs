@@ -6,9 +6,9 @@ use std::time::Duration;
 use bowline_core::app::{
     AbortRule, Access, App, Auth, Backup, BodyLimit, Bucket, Cage, Command, Database, DatabaseKind, DatabaseSource,
     Delivery, Environment, Health, HostName, Hsts, HttpCheck, ImagePush, Job, KubernetesSettings, LatencyObjective,
-    Limit, Limits, LogSink, Origin, PathPrefix, PlainHttp, Probe, RateBy, Redis, RedisSource, Reference, ReferenceField,
-    ReleaseHooks, Rollout, Route, RouteTo, Scale, Schedule, SecretSource, Service, Slo, StaticFiles, Step, Target, Tls,
-    Transfer, Upload, Value, VarName, Variables, Volume,
+    Limit, Limits, LogSink, Origin, PathPrefix, PlainHttp, Probe, RateBy, Redis, RedisSource, Reference,
+    ReferenceField, ReleaseHooks, Rollout, Route, RouteTo, Scale, Schedule, SecretSource, Service, Slo, StaticFiles,
+    Step, Target, Tls, Transfer, Upload, Value, VarName, Variables, Volume,
 };
 use bowline_core::id::{
     AppName, EnvName, EnvironmentId, JobName, Port, ResourceName, RouteName, SecretName, ServiceName,
@@ -310,8 +310,8 @@ fn transfer() -> impl Strategy<Value = Transfer> {
         age,
         subdomains,
     });
-    (option::of(select(vec![PlainHttp::Serve, PlainHttp::Redirect])), option::of(hsts))
-        .prop_map(|(http, hsts)| Transfer { http, hsts })
+    (option::of(select(vec![PlainHttp::Serve, PlainHttp::Redirect])), option::of(hsts), any::<bool>())
+        .prop_map(|(http, hsts, compress)| Transfer { http, hsts, compress })
 }
 
 /// Hosts are made of the route's name, so that no two routes claim one.
