@@ -20,6 +20,7 @@ pub mod h1;
 mod hold;
 pub mod link;
 mod listen;
+mod outliers;
 mod places;
 mod policy;
 mod process;

@@ -14,8 +14,8 @@ use crate::balance::{Dice, Endpoint};
 use crate::client::{Client, Peer};
 use crate::deadline::Deadline;
 use crate::h1::{Exchange, Framing, Refusal, RequestHead, ResponseLine, Scheme, Upgrade, Version, write};
-use crate::policy::{Origin, Upload};
 use crate::policy::upload::UploadFault;
+use crate::policy::{Origin, Upload};
 use crate::record::{Line, Sample, ShardKey};
 use crate::route::{LabelId, Lookup, Route, Target};
 use crate::worker::Worker;
@@ -243,6 +243,15 @@ impl Journal {
         match self.fault {
             Some(reason) if reason.blame() == Blame::Upstream => reason.status(),
             Some(_) | None => self.status,
+        }
+    }
+
+    /// What the request says of the instance that was asked last: an answer that is not brought to its end is a failure. `None`: nothing,
+    /// for the client has gone, or there was no room here.
+    fn is_failure(&self) -> Option<bool> {
+        match self.fault {
+            Some(reason) if reason.blame() == Blame::Upstream => Some(true),
+            Some(_) | None => self.turn.answered.map(|_| self.status >= 500),
         }
     }
 
@@ -483,6 +492,9 @@ impl Request<'_> {
 
     /// A try that another one follows: what comes of that says nothing of whoever has failed this one.
     pub(crate) fn record_try(&self, reason: Reason) {
+        if let Some(endpoint) = self.journal.endpoint.as_ref().filter(|_| reason.blame() == Blame::Upstream) {
+            endpoint.failed();
+        }
         let counts = self.journal.is_judged() && reason.blame() == Blame::Upstream && !sticky::is_look(self.head);
         if let Some(labels) = self.journal.labels().filter(|_| counts) {
             self.worker.shard.judge(labels, reason.status(), self.journal.turn.took());
@@ -492,6 +504,11 @@ impl Request<'_> {
     /// Counts the request and writes its line.
     fn record<C: Client>(&self, client: &C) {
         let journal = &self.journal;
+        match (&journal.endpoint, journal.is_failure()) {
+            (Some(endpoint), Some(true)) => endpoint.failed(),
+            (Some(endpoint), Some(false)) => endpoint.answered(),
+            (Some(_) | None, _) => {}
+        }
         let duration = journal.begun.elapsed();
         let method = self.head.method();
         let (request_bytes, response_bytes) = (client.body_bytes(), journal.response_bytes);

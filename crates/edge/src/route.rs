@@ -273,6 +273,25 @@ impl Compiler {
         busy.map(|endpoint| (endpoint.id.clone(), endpoint.outstanding())).collect()
     }
 
+    /// The instances that may get requests.
+    pub(crate) fn pools(&self) -> BTreeMap<PoolId, BTreeSet<InstanceId>> {
+        let pools = self.table.pools.iter();
+        pools.map(|(id, pool)| (id.clone(), pool.endpoints.keys().cloned().collect())).collect()
+    }
+
+    /// Who has failed often enough since this was asked last.
+    pub(crate) fn failing(&self) -> Vec<InstanceId> {
+        let failing = self.endpoints.values().filter(|endpoint| endpoint.take_failing());
+        failing.map(|endpoint| endpoint.id.clone()).collect()
+    }
+
+    /// These get no requests for now, all others do.
+    pub(crate) fn leave_out(&self, instances: &BTreeSet<&InstanceId>) {
+        for (id, endpoint) in &self.endpoints {
+            endpoint.set_left_out(instances.contains(id));
+        }
+    }
+
     pub(crate) fn compile(&mut self, table: Arc<Table>) -> Arc<Routes> {
         self.take_endpoints(&table);
         let previous = Arc::clone(&self.routes);

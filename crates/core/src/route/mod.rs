@@ -3,6 +3,7 @@
 mod claim;
 mod compile;
 mod observation;
+pub mod outlier;
 mod policy;
 mod table;
 mod tables;
