@@ -227,3 +227,28 @@ fn maintenance_outlives_daemon_edge_and_release() {
         "{events}"
     );
 }
+
+#[test]
+fn plain_http_is_led_to_https_and_text_is_compressed_as_the_file_says() {
+    let bowline = Bowline::new();
+    let toml = "http = \"redirect\"\nhsts = { age = \"1h\" }\n[route.text]\npath = \"/bytes\"\nto = \"web\"\ncompress = true\n";
+    let folder = app(&bowline, "policy-transfer", toml);
+    let up = Up::start(&bowline, &folder, SOON);
+    let plain = curl(&bowline.ca(), &up.http(), &["--include"]);
+    assert_eq!(plain.status, 308);
+    let location = format!("location: {}/", up.https().trim_end_matches('/'));
+    assert!(plain.text().to_lowercase().contains(&location), "{location}: {}", plain.text());
+    let followed = curl(&bowline.ca(), &up.http(), &["--location"]);
+    assert!(followed.status == 200 && followed.text().starts_with("hello from"), "{}", followed.text());
+    // On this machine browsers would keep it for a name that is another app tomorrow.
+    let over_tls = each(&bowline, &up.https(), &[]);
+    assert!(!over_tls.text().to_lowercase().contains("strict-transport-security"), "{}", over_tls.text());
+    let url = format!("{}/bytes/100000", up.https().trim_end_matches('/'));
+    for (args, expected) in [(&["-H", "Accept-Encoding: gzip"][..], true), (&[], false)] {
+        let answer = each(&bowline, &url, args);
+        let head = String::from_utf8_lossy(&answer.body).to_lowercase();
+        assert_eq!(head.contains("content-encoding: gzip"), expected, "{args:?}");
+        assert_eq!(answer.body.len() < 50_000, expected, "{args:?}");
+        assert!(head.contains("vary: accept-encoding"), "{args:?}");
+    }
+}

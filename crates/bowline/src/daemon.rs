@@ -274,6 +274,7 @@ fn control_config(mode: Mode, settings: Settings, paths: &Paths, claim: &Claim) 
         admin: claim.admin()?,
         registry: prometheus_client::registry::Registry::default(),
         trusted_proxies: settings.trusted_proxies,
+        proxy_protocol: settings.proxy_protocol,
         outside: settings.api.map(|api| Outside {
             host: api.host,
             certificate: api.certificate,

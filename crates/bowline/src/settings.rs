@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) https: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Their connections begin with a PROXY header.
+    pub(crate) proxy_protocol: bool,
     pub(crate) api: Option<Api>,
     pub(crate) build_time: Duration,
     /// A log file of an instance is put aside when it would become larger, in bytes.
@@ -123,6 +125,7 @@ impl Settings {
             https: Some(loopback(8443)),
             admin: loopback(7070),
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             api: None,
             build_time: bowline_control::BUILD_TIME,
             log_bytes: bowline_node::LOG_BYTES,
@@ -162,6 +165,7 @@ impl Settings {
             https: listen.https.first().copied(),
             admin: listen.admin,
             trusted_proxies,
+            proxy_protocol: listen.proxy_protocol,
             api: api.map(Api::read),
             build_time: limits.build_time,
             log_bytes: limits.log_size.0,
@@ -219,13 +223,14 @@ mod tests {
     fn every_key_that_is_carried_is_carried() {
         let text = "trusted_proxies = [\"10.0.0.0/8\"]\napi = { host = \"bowline.example.com\" }\n\
             [listen]\nhttp = [\"0.0.0.0:81\"]\nhttps = [\"127.0.0.1:444\"]\nadmin = \"127.0.0.1:71\"\n\
-            [limits]\nbuild_time = \"5m\"\nlog_size = \"2MiB\"\nlog_files = 2\n";
+            proxy_protocol = true\n[limits]\nbuild_time = \"5m\"\nlog_size = \"2MiB\"\nlog_files = 2\n";
         let got = settings(text, &[]).unwrap();
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         assert_eq!((got.http, got.https), (address("0.0.0.0:81"), Some(address("127.0.0.1:444"))));
         assert_eq!((got.admin, got.build_time), (address("127.0.0.1:71"), Duration::from_secs(300)));
         assert_eq!((got.log_bytes, got.log_files), (2 << 20, 3), "beside the one that is written to");
         assert_eq!(got.trusted_proxies, ["10.0.0.0/8".parse().unwrap()]);
+        assert!(got.proxy_protocol);
         let host = HostName::new("bowline.example.com").unwrap();
         let api = Api { host, certificate: None, refused: None, files: None };
         assert_eq!(got.api, Some(api));

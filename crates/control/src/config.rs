@@ -77,8 +77,10 @@ pub struct ControlConfig {
     pub users: Users,
     /// Other rooms may have registered their metrics.
     pub registry: Registry,
-    /// Whose `X-Forwarded-For` the edge believes.
+    /// Whose `X-Forwarded-*` and `Forwarded` the edge believes.
     pub trusted_proxies: Vec<IpNet>,
+    /// Their connections begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// `None`: the API is on its Unix socket only.
     pub outside: Option<Outside>,
     /// Bound by [`crate::bind_outer`] at the `socket` of `outside`, where that is something.

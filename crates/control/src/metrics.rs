@@ -265,6 +265,16 @@ fn edge_itself(out: &mut Families<'_, '_>, edge: &EdgeObservation, vitals: &Vita
         "Requests refused before a route was found, by reason",
         edge.refused.iter().map(|(reason, n)| (vec![("reason", reason.clone())], float(*n))),
     )?;
+    out.gauge(
+        "bowline_instance_left_out",
+        "1 for an instance that gets no requests for a while, because those before failed",
+        edge.left_out.iter().map(|id| (of_instance(id), 1.0)),
+    )?;
+    out.counter(
+        "bowline_edge_left_out",
+        "How often an instance was left out for a while",
+        single(float(edge.left_out_total)),
+    )?;
     out.counter(
         "bowline_edge_series_dropped",
         "Series not recorded because there were too many",

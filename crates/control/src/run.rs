@@ -140,6 +140,7 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         edge_http: links.edge.borrow().http,
         salt: Salt::fresh()?,
         trusted_proxies: config.trusted_proxies.clone(),
+        proxy_protocol: config.proxy_protocol,
         api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }),
         given: config
             .outside

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bowline_core::id::InstanceId;
 use bowline_core::route::Cohort;
+use bowline_core::route::outlier::FAILURES;
 use tokio::sync::Notify;
 
 use crate::record::Flight;
@@ -26,14 +27,52 @@ pub(crate) struct Endpoint {
     left: AtomicBool,
     /// It is drained: its WebSockets are to be told.
     leaving: AtomicBool,
+    /// Requests in a row that it has failed.
+    failures: AtomicU32,
+    /// It has come to so many that somebody has to look.
+    failing: AtomicBool,
+    /// It gets no requests for now, as long as there are others.
+    left_out: AtomicBool,
     drained: Arc<Notify>,
 }
 
 impl Endpoint {
     pub(crate) fn new(id: InstanceId, serial: u32, address: SocketAddr, drained: Arc<Notify>) -> Self {
         let log = format!("\"instance\":\"{id}\"");
-        let (left, leaving) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { id, serial, address, log, outstanding: AtomicU32::new(0), left, leaving, drained }
+        let no = || AtomicBool::new(false);
+        let (outstanding, failures) = (AtomicU32::new(0), AtomicU32::new(0));
+        let (left, leaving, failing, left_out) = (no(), no(), no(), no());
+        Self { id, serial, address, log, outstanding, left, leaving, failures, failing, left_out, drained }
+    }
+
+    /// It has answered a request, and not with a failure of its own.
+    pub(crate) fn answered(&self) {
+        // Mostly there is nothing to forget, and nothing that other cores would have to fetch again.
+        if self.failures.load(Ordering::Relaxed) > 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// It has failed a request.
+    pub(crate) fn failed(&self) {
+        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
+            self.failures.store(0, Ordering::Relaxed);
+            self.failing.store(true, Ordering::Release);
+            self.drained.notify_one();
+        }
+    }
+
+    /// Whether it has come to [`FAILURES`] since it was asked last.
+    pub(crate) fn take_failing(&self) -> bool {
+        self.failing.swap(false, Ordering::AcqRel)
+    }
+
+    pub(crate) fn set_left_out(&self, left_out: bool) {
+        self.left_out.store(left_out, Ordering::Relaxed);
+    }
+
+    fn is_left_out(&self) -> bool {
+        self.left_out.load(Ordering::Relaxed)
     }
 
     pub(crate) fn outstanding(&self) -> u32 {
@@ -151,24 +190,31 @@ pub(crate) fn candidate(backends: &[Backend]) -> Option<usize> {
     backends.iter().rposition(|backend| backend.cohort == Cohort::Whole)
 }
 
-/// An endpoint of `backend`, other than those in `tried` as long as there are others.
+/// An endpoint of `backend`, other than those in `tried` and those that are left out, as long as there are others.
 pub(crate) fn endpoint<'r>(backend: &'r Backend, tried: &[u32], dice: &Dice) -> Option<&'r Arc<Endpoint>> {
     let all = &backend.endpoints;
     let random = || all.get(dice.below(all.len()));
     match all.len() {
         0 => None,
         1 => all.first(),
-        _ if !tried.is_empty() => {
-            let fresh = all.iter().filter(|endpoint| !tried.contains(&endpoint.serial));
-            fresh.min_by_key(|endpoint| endpoint.outstanding()).or_else(random)
-        }
+        _ if !tried.is_empty() => least(all, tried).or_else(random),
         n => {
             let first = dice.below(n);
             // The second differs from the first.
             let second = (first + 1 + dice.below(n - 1)) % n;
-            [&all[first], &all[second]].into_iter().min_by_key(|endpoint| endpoint.outstanding())
+            let two = [&all[first], &all[second]];
+            if two.iter().any(|endpoint| endpoint.is_left_out()) {
+                return least(all, tried).or_else(random);
+            }
+            two.into_iter().min_by_key(|endpoint| endpoint.outstanding())
         }
     }
+}
+
+/// The one with the least to do of those that were not tried; one that is left out only if there is no other.
+fn least<'r>(all: &'r [Arc<Endpoint>], tried: &[u32]) -> Option<&'r Arc<Endpoint>> {
+    let fresh = all.iter().filter(|endpoint| !tried.contains(&endpoint.serial));
+    fresh.min_by_key(|endpoint| (endpoint.is_left_out(), endpoint.outstanding()))
 }
 
 #[cfg(test)]
@@ -217,6 +263,35 @@ mod tests {
         }
         check(&[pool(100, 0), pool(0, 2)], false, Some(2));
         check(&[pool(100, 0), pool(0, 2)], true, None);
+    }
+
+    #[test]
+    fn who_is_left_out_is_asked_only_where_nobody_else_is() {
+        let dice = Dice::new(3);
+        let pool = pool(100, 3);
+        pool.endpoints[0].set_left_out(true);
+        let _busy = [1, 2].map(|at: usize| Ticket::new(&pool.endpoints[at], None));
+        for _ in 0..50 {
+            assert_ne!(endpoint(&pool, &[], &dice).unwrap().serial, 0);
+            assert_eq!(endpoint(&pool, &[1], &dice).unwrap().serial, 2);
+        }
+        assert_eq!(endpoint(&pool, &[1, 2], &dice).unwrap().serial, 0);
+    }
+
+    #[test]
+    fn failures_in_a_row_are_told_and_one_answer_ends_the_row() {
+        let pool = pool(100, 1);
+        let endpoint = &pool.endpoints[0];
+        let fail = |times| (0..times).for_each(|_| endpoint.failed());
+        fail(FAILURES - 1);
+        endpoint.answered();
+        fail(FAILURES - 1);
+        assert!(!endpoint.take_failing());
+        fail(1);
+        assert!(endpoint.take_failing());
+        assert!(!endpoint.take_failing());
+        fail(FAILURES);
+        assert!(endpoint.take_failing(), "and again");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::outliers::Watch;
 use crate::process::Sockets;
 use crate::record::{Totals, Writer};
 use crate::route::Compiler;
@@ -78,6 +79,7 @@ pub(crate) struct Control {
     tls: Arc<Tls>,
     writer: Writer,
     compiler: Compiler,
+    outliers: Watch,
     totals: Totals,
     daemons: Vec<Daemon>,
     last: ObservationFrame,
@@ -96,6 +98,7 @@ impl Control {
             tls,
             writer,
             compiler: Compiler::default(),
+            outliers: Watch::new(),
             totals: Totals::default(),
             daemons: Vec::new(),
             last: ObservationFrame::default(),
@@ -193,6 +196,7 @@ impl Control {
             tracing::warn!(%host, error = &error as &dyn std::error::Error, "a certificate cannot be used");
         }
         let routes = self.compiler.compile(desired.table);
+        self.outliers.table(&self.compiler);
         let mut serving = Vec::with_capacity(self.workers.len());
         for worker in &self.workers {
             let (done, served) = oneshot::channel();
@@ -223,6 +227,7 @@ impl Control {
             reports.extend(answer.await.ok());
         }
         self.totals.add(reports, &self.compiler);
+        self.outliers.look(&self.compiler);
         if self.reports.is_multiple_of(MEASURE_EVERY) {
             self.private_bytes = private_bytes().unwrap_or(self.private_bytes);
         }
@@ -248,6 +253,9 @@ impl Control {
     fn complete(&mut self, frame: &mut ObservationFrame) {
         let outstanding = self.compiler.outstanding();
         frame.outstanding = outstanding.into_iter().map(|(id, count)| (id.to_string(), count)).collect();
+        let (left_out, total) = self.outliers.seen();
+        frame.left_out = left_out.into_iter().map(ToString::to_string).collect();
+        frame.left_out_total = total;
         frame.serving = self.facts.serving.lock().expect("nothing panics while it is held").map(|g| g.0);
         frame.access_lines_dropped = self.writer.dropped();
         frame.private_bytes = self.private_bytes;

@@ -15,7 +15,8 @@ use nix::sys::stat::Mode;
 
 use crate::answer::Reason;
 use crate::client::Client;
-use crate::h1::{Framing, ResponseLine};
+use crate::encoding::{Coding, Gzip};
+use crate::h1::{Field, Framing, ResponseLine};
 use crate::request::{self, Request};
 use crate::route::Route;
 use crate::worker::BUFFER;
@@ -79,7 +80,7 @@ pub(crate) async fn serve<C: Client>(
             return request.answer(client, 308, &[("location", &location)], b"").await;
         }
     };
-    send(request, client, folder, opened, release, route.timeout).await
+    send(request, client, (route, folder), opened, release).await
 }
 
 /// The gate let only well-formed escapes through, none of a slash, a dot segment or a control byte.
@@ -187,12 +188,11 @@ fn etag(release: ReleaseNumber, opened: &Opened) -> String {
 async fn send<C: Client>(
     request: &mut Request<'_>,
     client: &mut C,
-    folder: &Folder,
+    (route, folder): (&Route, &Folder),
     opened: Opened,
     release: ReleaseNumber,
-    idle: Duration,
 ) -> Result<(), Reason> {
-    let head = request.head;
+    let (head, idle) = (request.head, route.timeout);
     let (etag, modified) = (etag(release, &opened), opened.modified.and_then(http_date));
     let kind = content_type(&opened.name);
     let cache = if kind.starts_with("text/html") { CACHE_HTML } else { folder.cache.as_str() };
@@ -201,8 +201,13 @@ async fn send<C: Client>(
     if let Some(modified) = &modified {
         extra.push(("last-modified", modified));
     }
+    let coding = |status, extra: &[(&str, &str)], length| {
+        let fields = extra.iter().map(|(name, value)| Field::new(name, value.as_bytes()));
+        route.compress.then(|| Coding::of(head, status, Some(length), fields)).flatten()
+    };
     if unchanged(head.first("if-none-match"), head.first("if-modified-since"), &etag, modified.as_deref()) {
-        return request.answer_empty(client, 304, &extra).await;
+        let coding = coding(304, &extra, 0);
+        return request.answer_empty(client, 304, &Coding::amend(coding.as_ref(), &extra)).await;
     }
     extra.extend([("content-type", kind.as_str()), ("accept-ranges", "bytes"), ("x-content-type-options", "nosniff")]);
     let ranged = head.first("if-range").is_none_or(|condition| condition == etag.as_bytes());
@@ -222,7 +227,7 @@ async fn send<C: Client>(
     };
     request.exchange.answered_here();
     let to_head = head.is_head();
-    let line = ResponseLine {
+    let mut line = ResponseLine {
         status,
         body: if to_head { Framing::None } else { Framing::Length(length) },
         announced: to_head.then_some(length),
@@ -231,9 +236,11 @@ async fn send<C: Client>(
         upgrade: None,
         date: None,
     };
-    request.begin_response(client, &line, &extra)?;
+    let mut coding = coding(status, &extra, length);
+    let mut gzip = coding.as_mut().and_then(|coding| coding.begin(request.worker, &mut line));
+    request.begin_response(client, &line, &Coding::amend(coding.as_ref(), &extra))?;
     if !to_head {
-        stream(request, client, &opened.file, from, length, idle).await?;
+        stream(request, client, &opened.file, (from, length), gzip.as_deref_mut(), idle).await?;
     }
     request.end_response(client, idle).await
 }
@@ -242,15 +249,18 @@ async fn stream<C: Client>(
     request: &mut Request<'_>,
     client: &mut C,
     file: &File,
-    mut at: u64,
-    mut left: u64,
+    (mut at, mut left): (u64, u64),
+    mut gzip: Option<&mut Gzip>,
     idle: Duration,
 ) -> Result<(), Reason> {
     let mut buffer = request.worker.take_buffer();
     buffer.resize(BUFFER, 0);
     let sent = loop {
         if left == 0 {
-            break Ok(());
+            break match gzip {
+                Some(gzip) => pass(request, client, gzip.finish()),
+                None => Ok(()),
+            };
         }
         request.deadline.set(idle);
         if let Err(reason) = request::room(client, request.deadline).await {
@@ -261,12 +271,15 @@ async fn stream<C: Client>(
             // Release folders do not change; if a file shrinks all the same, the answer is cut.
             Ok(0) => break Err(Reason::FileUnreadable),
             Ok(n) => {
-                if let Err(reason) = client.send(&buffer[..n]) {
+                let piece = match &mut gzip {
+                    Some(gzip) => gzip.push(&buffer[..n]),
+                    None => &buffer[..n],
+                };
+                if let Err(reason) = pass(request, client, piece) {
                     break Err(reason);
                 }
                 at += n as u64;
                 left -= n as u64;
-                request.journal.response_bytes += n as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
@@ -277,6 +290,14 @@ async fn stream<C: Client>(
     };
     request.worker.give_buffer(buffer);
     sent
+}
+
+fn pass<C: Client>(request: &mut Request<'_>, client: &mut C, piece: &[u8]) -> Result<(), Reason> {
+    if !piece.is_empty() {
+        client.send(piece)?;
+        request.journal.response_bytes += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// Whether what the client holds is still right (RFC 9110, 13.1.2 and 13.1.3).

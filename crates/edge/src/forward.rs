@@ -14,13 +14,14 @@ use crate::answer::{Blame, Reason};
 use crate::balance::{self, Endpoint, Ticket};
 use crate::client::{Body, Client};
 use crate::deadline::ticks;
+use crate::encoding::{Coding, Gzip};
 use crate::h1::{
     AfterUpstream, BadUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseHead, ResponseLine, ResponseParser,
     ResponseStep, write,
 };
 use crate::places::Places;
 use crate::record::Flight;
-use crate::request::Request;
+use crate::request::{HSTS, Request};
 use crate::route::{API_RESTING, Route, Target};
 use crate::upstream::Upstream;
 use crate::worker::BUFFER;
@@ -199,6 +200,8 @@ struct Relay<'a, 'r, C> {
     start: usize,
     parser: ResponseParser,
     response: Option<BodyDecoder>,
+    /// `None`: the answer goes on as it comes.
+    gzip: Option<Box<Gzip>>,
     upgraded: bool,
     response_read: bool,
     progress: u64,
@@ -230,6 +233,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             start: 0,
             parser: ResponseParser::new(head),
             response: None,
+            gzip: None,
             upgraded: false,
             response_read: false,
             progress: 0,
@@ -278,6 +282,14 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         ];
         let extra = &all[usize::from(asks.is_none())..if trace.begun { 3 } else { 2 }];
         let forwarding = &self.client.peer().forwarding;
+        let told;
+        let forwarding = match self.request.scheme {
+            scheme if scheme == forwarding.scheme() => forwarding,
+            scheme => {
+                told = forwarding.for_scheme(scheme);
+                &told
+            }
+        };
         let guard = self.route.guard.as_ref().filter(|guard| guard.keeps_any());
         let cookies = sticky::stripped(head);
         if guard.is_none() && cookies.is_empty() {
@@ -337,6 +349,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
                 // Not once the client has read it: whoever reads slowly, or never, holds no connection to an instance.
                 self.release();
             }
+            self.flush_encoder()?;
             let before = self.client.sent_bytes();
             let flushed = self.client.poll_flush(cx)?.is_ready();
             if self.response_read && (flushed || self.upgraded) {
@@ -549,22 +562,34 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         let request = &mut *self.request;
         request.exchange.response_head(head, buffered)?;
         request.journal.answered();
-        let line = head.line(self.client.version(), request.keep_alive());
+        let mut line = head.line(self.client.version(), request.keep_alive());
         let answered = self.route.backend(request.journal.backend);
         let release = answered.map_or("", |backend| &backend.release);
         let is_tls = self.client.peer().tls.is_some();
         let cookie = answered.zip(self.route.backends());
         // What keeps a browser with the release that has answered it.
         let cookie = cookie.and_then(|(answered, all)| sticky::set_cookie(all, answered, request.place, is_tls));
-        let extra = [
-            ("x-bowline-release", release),
-            ("x-request-id", request.trace.request_id()),
-            ("set-cookie", cookie.as_deref().unwrap_or_default()),
-        ];
-        let extra = &extra[..if cookie.is_some() { 3 } else { 2 }];
+        let mut coding = match self.route.compress {
+            true => Coding::of(request.head, head.status(), head.content_length(), head.fields()),
+            false => None,
+        };
+        self.gzip = coding.as_mut().and_then(|coding| coding.begin(request.worker, &mut line));
+        let encoded = coding.as_ref().is_some_and(|coding| coding.encoded);
+        let more = [cookie.as_deref().map(|cookie| ("set-cookie", cookie)), request.hsts().map(|hsts| (HSTS, hsts))];
+        let more = more.into_iter().flatten().chain(coding.iter().flat_map(Coding::fields));
+        let mut extra = [("", ""); 7];
+        extra[0] = ("x-bowline-release", release);
+        extra[1] = ("x-request-id", request.trace.request_id());
+        let mut count = 2;
+        for (place, field) in extra[2..].iter_mut().zip(more) {
+            *place = field;
+            count += 1;
+        }
+        let extra = &extra[..count];
         self.client.respond(line.body, &mut |out| {
             request.worker.access.clock.with_date(|date| {
-                write::response(out, &ResponseLine { date: Some(date), ..line }, head.fields(), extra);
+                let fields = head.fields().filter(|field| Coding::passes(encoded, field.name));
+                write::response(out, &ResponseLine { date: Some(date), ..line }, fields, extra);
             });
         })?;
         request.journal.status = head.status();
@@ -590,6 +615,10 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         let input = &self.input[self.start..];
         let decoded = decoder.decode(input).map_err(BadUpstream::from)?;
         let payload = &input[decoded.payload];
+        let payload = match &mut self.gzip {
+            Some(gzip) if !payload.is_empty() => gzip.push(payload),
+            Some(_) | None => payload,
+        };
         if !payload.is_empty() {
             self.client.send(payload)?;
             self.request.journal.response_bytes += payload.len() as u64;
@@ -601,7 +630,26 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         Ok(if decoded.consumed > 0 { Step::Moved } else { Step::Stuck })
     }
 
+    /// Nothing more of the answer is there: what is being compressed does not wait for what comes later.
+    fn flush_encoder(&mut self) -> Result<(), Reason> {
+        let Some(gzip) = &mut self.gzip else { return Ok(()) };
+        if self.response_read || !self.client.has_room() {
+            return Ok(());
+        }
+        let out = gzip.flush();
+        if !out.is_empty() {
+            self.client.send(out)?;
+            self.request.journal.response_bytes += out.len() as u64;
+        }
+        Ok(())
+    }
+
     fn end_response(&mut self, surplus: usize) -> Result<Step, Reason> {
+        if let Some(gzip) = &mut self.gzip {
+            let out = gzip.finish();
+            self.client.send(out)?;
+            self.request.journal.response_bytes += out.len() as u64;
+        }
         self.client.finish()?;
         self.request.exchange.response_received(surplus);
         self.response_read = true;

@@ -1,6 +1,6 @@
 //! The embedded edge: Bowline's own proxy, its own process.
 //!
-//! A request reads as a list: [`listen`] → [`tls`] → gate ([`h1`]) → [`route`] → [`policy`] → [`balance`] →
+//! A request reads as a list: [`listen`] → [`proxy`] → [`tls`] → gate ([`h1`]) → [`route`] → [`policy`] → [`balance`] →
 //! [`forward`] → [`record`]. Each worker is one thread with one runtime and owns its pools, buffers and counters, so
 //! that no lock is taken and nothing is awaited but the network; only requests to the daemon's API share [`places`]. The
 //! daemon's half is [`link`]; what the two say to each other is [`wire`].
@@ -13,15 +13,18 @@ mod balance;
 mod client;
 mod control;
 mod deadline;
+mod encoding;
 mod files;
 mod forward;
 pub mod h1;
 mod hold;
 pub mod link;
 mod listen;
+mod outliers;
 mod places;
 mod policy;
 mod process;
+mod proxy;
 mod record;
 mod request;
 mod route;

@@ -1,6 +1,6 @@
 //! Accepting connections. The sockets are shared by all workers: whoever is free takes the next one.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use crate::client::{Peer, http1, http2};
 use crate::deadline::ticks;
 use crate::policy::Networks;
+use crate::proxy::{self, Source};
 use crate::route::Routes;
 use crate::stream::Stream;
 use crate::tls;
@@ -88,15 +89,20 @@ impl Drop for Counted {
     }
 }
 
-async fn connection(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, secure: bool) {
+async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr, secure: bool) {
     let _counted = Counted::new(&worker);
     // Without it, small answers wait for an acknowledgement; a failure costs time only.
     drop(stream.set_nodelay(true));
-    let trusted = worker.with_routes(|routes| Arc::clone(&routes.trusted));
-    if !secure {
-        return http1::serve(worker, Stream::Plain(stream), Peer::new(peer.ip(), None, trusted)).await;
+    let (trusted, proxied) = worker.with_routes(|routes| (Arc::clone(&routes.trusted), routes.proxied));
+    let mut from = peer.ip().to_canonical();
+    if proxied && trusted.contain(from) {
+        let Some(source) = introduced(&worker, &mut stream, peer).await else { return };
+        from = source;
     }
-    let Some((stream, peer)) = handshake(&worker, stream, peer, trusted).await else { return };
+    if !secure {
+        return http1::serve(worker, Stream::Plain(stream), Peer::new(from, None, trusted)).await;
+    }
+    let Some((stream, peer)) = handshake(&worker, stream, from, trusted).await else { return };
     match stream {
         // Boxed: a connection that speaks HTTP/1 does not carry its room.
         Stream::Tls(stream) if tls::is_http2(&stream) => {
@@ -106,11 +112,28 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, sec
     }
 }
 
+/// Whose connection a proxy has brought; `None`: it did not say so as it must, which is the end of the connection.
+async fn introduced(worker: &Worker, stream: &mut TcpStream, peer: SocketAddr) -> Option<IpAddr> {
+    // Boxed, like what is rare.
+    let reading = Box::pin(tokio::time::timeout(worker.limits.head, proxy::read(stream)));
+    let code = match reading.await {
+        Ok(Ok(Source::Client(address))) => return Some(address),
+        Ok(Ok(Source::Proxy)) => return Some(peer.ip()),
+        Ok(Err(error)) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, %peer, "a connection has no PROXY header");
+            "proxy-header"
+        }
+        Err(_) => "proxy-header-timeout",
+    };
+    worker.shard.refused(code);
+    None
+}
+
 /// Boxed: its state is large and lives only for a moment.
 async fn handshake(
     worker: &Rc<Worker>,
     stream: TcpStream,
-    peer: SocketAddr,
+    peer: IpAddr,
     trusted: Arc<Networks>,
 ) -> Option<(Stream, Peer)> {
     let local = stream.local_addr().ok()?.ip();
@@ -119,7 +142,7 @@ async fn handshake(
     worker.shard.handshake(matches!(shaken, Ok(Ok(_))));
     match shaken {
         Ok(Ok(stream)) => {
-            let peer = Peer::new(peer.ip(), Some(tls::secured(&stream)), trusted);
+            let peer = Peer::new(peer, Some(tls::secured(&stream)), trusted);
             Some((Stream::Tls(Box::new(stream)), peer))
         }
         Ok(Err(error)) => {

@@ -13,9 +13,9 @@ use crate::answer::{Blame, Reason, wants_html};
 use crate::balance::{Dice, Endpoint};
 use crate::client::{Client, Peer};
 use crate::deadline::Deadline;
-use crate::h1::{Exchange, Framing, Refusal, RequestHead, ResponseLine, Upgrade, Version, write};
-use crate::policy::Upload;
+use crate::h1::{Exchange, Framing, Refusal, RequestHead, ResponseLine, Scheme, Upgrade, Version, write};
 use crate::policy::upload::UploadFault;
+use crate::policy::{Origin, Upload};
 use crate::record::{Line, Sample, ShardKey};
 use crate::route::{LabelId, Lookup, Route, Target};
 use crate::worker::Worker;
@@ -27,12 +27,23 @@ const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// Longest `X-Request-Id` of a client that is passed on.
 const MAX_REQUEST_ID: usize = 128;
 
+/// The usual port of HTTPS.
+const HTTPS_PORT: u16 = 443;
+
+/// Where a certificate authority looks whether a host is ours, over plain HTTP (RFC 8555, 8.3).
+const CHALLENGES: &str = "/.well-known/acme-challenge/";
+
+/// RFC 6797, 6.1.
+pub(crate) const HSTS: &str = "strict-transport-security";
+
 /// A request under way.
 pub(crate) struct Request<'a> {
     pub(crate) worker: &'a Rc<Worker>,
     pub(crate) head: &'a RequestHead,
     /// Who asks, behind proxies that are trusted.
     pub(crate) client: IpAddr,
+    /// By which it left the client.
+    pub(crate) scheme: Scheme,
     pub(crate) exchange: Exchange,
     pub(crate) deadline: &'a Deadline,
     pub(crate) trace: Trace,
@@ -105,9 +116,9 @@ pub(crate) async fn run<C: Client>(
     deadline: &Deadline,
 ) -> Exchange {
     let trace = Trace::of(head, &worker.dice);
-    let from = policy::client(client.peer(), head);
+    let Origin { client: from, scheme } = policy::origin(client.peer(), head);
     let (journal, upload, place) = (Journal::begin(), None, None);
-    let mut request = Request { worker, head, client: from, exchange, deadline, trace, journal, upload, place };
+    let mut request = Request { worker, head, client: from, scheme, exchange, deadline, trace, journal, upload, place };
     if let Err(reason) = request.serve(client).await {
         request.fail(client, reason).await;
     }
@@ -235,6 +246,15 @@ impl Journal {
         }
     }
 
+    /// What the request says of the instance that was asked last: an answer that is not brought to its end is a failure. `None`: nothing,
+    /// for the client has gone, or there was no room here.
+    fn is_failure(&self) -> Option<bool> {
+        match self.fault {
+            Some(reason) if reason.blame() == Blame::Upstream => Some(true),
+            Some(_) | None => self.turn.answered.map(|_| self.status >= 500),
+        }
+    }
+
     /// A rollout goes by it.
     fn is_judged(&self) -> bool {
         match (self.route.as_ref().map(|route| &route.target), self.backend) {
@@ -259,6 +279,11 @@ impl Request<'_> {
     async fn serve<C: Client>(&mut self, client: &mut C) -> Result<(), Reason> {
         let route = self.route(client.peer())?;
         self.journal.route = Some(Arc::clone(&route));
+        if route.https_only
+            && let Some(https) = self.over_https()
+        {
+            return Box::pin(self.redirect(client, &https)).await;
+        }
         if let Some(guard) = &route.guard {
             guard.check(self.client, self.head, self.journal.begun)?;
         }
@@ -295,6 +320,25 @@ impl Request<'_> {
                 Lookup::NoHost => Err(Reason::UnknownHost),
             }
         })
+    }
+
+    /// Where the same is over HTTPS; `None`: it came that way, or there is nobody to answer. Whoever said a port is sent to the listener's
+    /// own; whoever said none came to the usual one, which leads here, and so does the usual one of HTTPS.
+    fn over_https(&self) -> Option<String> {
+        let authority = self.head.authority();
+        let listening = self.worker.https_port.filter(|_| self.scheme == Scheme::Http)?;
+        if self.head.path().starts_with(CHALLENGES) || !self.worker.tls.has(authority.host) {
+            return None;
+        }
+        Some(match authority.port {
+            Some(_) if listening != HTTPS_PORT => format!("https://{}:{listening}", authority.host),
+            Some(_) | None => format!("https://{}", authority.host),
+        })
+    }
+
+    /// What browsers are told to remember of this host. What was not said over HTTPS does not count (RFC 6797, 7.2).
+    pub(crate) fn hsts(&self) -> Option<&str> {
+        self.journal.route.as_ref()?.hsts.as_deref().filter(|_| self.scheme == Scheme::Https)
     }
 
     async fn redirect<C: Client>(&mut self, client: &mut C, to: &str) -> Result<(), Reason> {
@@ -389,6 +433,14 @@ impl Request<'_> {
         extra: &[(&str, &str)],
     ) -> Result<(), Reason> {
         self.journal.status = line.status;
+        let with;
+        let extra = match self.hsts() {
+            Some(hsts) => {
+                with = [extra, &[(HSTS, hsts)]].concat();
+                with.as_slice()
+            }
+            None => extra,
+        };
         client.respond(line.body, &mut |out| respond(self.worker, out, line, extra))
     }
 
@@ -440,6 +492,9 @@ impl Request<'_> {
 
     /// A try that another one follows: what comes of that says nothing of whoever has failed this one.
     pub(crate) fn record_try(&self, reason: Reason) {
+        if let Some(endpoint) = self.journal.endpoint.as_ref().filter(|_| reason.blame() == Blame::Upstream) {
+            endpoint.failed();
+        }
         let counts = self.journal.is_judged() && reason.blame() == Blame::Upstream && !sticky::is_look(self.head);
         if let Some(labels) = self.journal.labels().filter(|_| counts) {
             self.worker.shard.judge(labels, reason.status(), self.journal.turn.took());
@@ -449,6 +504,11 @@ impl Request<'_> {
     /// Counts the request and writes its line.
     fn record<C: Client>(&self, client: &C) {
         let journal = &self.journal;
+        match (&journal.endpoint, journal.is_failure()) {
+            (Some(endpoint), Some(true)) => endpoint.failed(),
+            (Some(endpoint), Some(false)) => endpoint.answered(),
+            (Some(_) | None, _) => {}
+        }
         let duration = journal.begun.elapsed();
         let method = self.head.method();
         let (request_bytes, response_bytes) = (client.body_bytes(), journal.response_bytes);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::{BodyLimit, HostName, PathPrefix};
+use bowline_core::app::{BodyLimit, HostName, PathPrefix, PlainHttp};
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::route::{
     Action, ApiSite, Cohort, Flow, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split, Table,
@@ -40,6 +40,8 @@ pub(crate) struct Routes {
     /// `*.example.com` under `example.com`.
     wildcard: HashMap<Box<str>, Arc<Host>>,
     pub(crate) trusted: Arc<Networks>,
+    /// Connections of `trusted` begin with a PROXY header.
+    pub(crate) proxied: bool,
     /// An instance is drained.
     leaving: bool,
 }
@@ -56,6 +58,12 @@ pub(crate) struct Route {
     pub(crate) prefix: PathPrefix,
     pub(crate) strip: bool,
     pub(crate) target: Target,
+    /// What does not come over HTTPS is sent there.
+    pub(crate) https_only: bool,
+    /// Answers are compressed for whoever takes it.
+    pub(crate) compress: bool,
+    /// `Strict-Transport-Security` of its answers.
+    pub(crate) hsts: Option<String>,
     /// `None`: everyone gets in.
     pub(crate) guard: Option<Box<Guard>>,
     pub(crate) body: BodyLimit,
@@ -270,12 +278,32 @@ impl Compiler {
         busy.map(|endpoint| (endpoint.id.clone(), endpoint.outstanding())).collect()
     }
 
+    /// The instances that may get requests.
+    pub(crate) fn pools(&self) -> BTreeMap<PoolId, BTreeSet<InstanceId>> {
+        let pools = self.table.pools.iter();
+        pools.map(|(id, pool)| (id.clone(), pool.endpoints.keys().cloned().collect())).collect()
+    }
+
+    /// Who has failed often enough since this was asked last.
+    pub(crate) fn failing(&self) -> Vec<InstanceId> {
+        let failing = self.endpoints.values().filter(|endpoint| endpoint.take_failing());
+        failing.map(|endpoint| endpoint.id.clone()).collect()
+    }
+
+    /// These get no requests for now, all others do.
+    pub(crate) fn leave_out(&self, instances: &BTreeSet<&InstanceId>) {
+        for (id, endpoint) in &self.endpoints {
+            endpoint.set_left_out(instances.contains(id));
+        }
+    }
+
     pub(crate) fn compile(&mut self, table: Arc<Table>) -> Arc<Routes> {
         self.take_endpoints(&table);
         let previous = Arc::clone(&self.routes);
         let trusted = Arc::new(Networks::new(&table.trusted_proxies));
         let leaving = !table.leaving.is_empty();
-        let mut routes = Routes { generation: Some(table.generation), trusted, leaving, ..Routes::default() };
+        let (generation, proxied) = (Some(table.generation), table.proxy_protocol);
+        let mut routes = Routes { generation, trusted, proxied, leaving, ..Routes::default() };
         for (name, site) in &table.sites {
             let host = self.unchanged(&table, name, site, &previous).unwrap_or_else(|| self.host(&table, site));
             match name.as_str().strip_prefix("*.") {
@@ -340,6 +368,9 @@ impl Compiler {
             prefix: PathPrefix::root(),
             strip: false,
             target: Target::Api { socket: site.socket.clone(), places: Arc::clone(&self.places) },
+            https_only: false,
+            compress: false,
+            hsts: None,
             guard: None,
             body: API_BODY,
             timeout: API_TIME,
@@ -381,6 +412,9 @@ impl Compiler {
             prefix: rule.prefix.clone(),
             strip: rule.strip,
             target,
+            https_only: rule.transfer.http == PlainHttp::Redirect,
+            compress: rule.transfer.compress,
+            hsts: rule.transfer.hsts.map(|hsts| hsts.to_string()),
             guard: Guard::new(&rule.policies, limiter),
             body: rule.body,
             timeout: rule.timeout,
@@ -443,7 +477,7 @@ mod tests {
     use super::*;
     use crate::balance::Ticket;
     use bowline_core::id::{AppName, EnvName, RouteName};
-    use bowline_core::route::Policies;
+    use bowline_core::route::{Policies, Transfer};
     use bowline_core::units::{Bytes, Weight};
 
     fn key() -> AppKey {
@@ -475,6 +509,7 @@ mod tests {
             body: BodyLimit(Bytes(1)),
             timeout: Duration::from_secs(1),
             idle: Duration::from_secs(1),
+            transfer: Transfer::default(),
         }
     }
 
@@ -487,6 +522,7 @@ mod tests {
             pools: BTreeMap::from([(pool_id(), Pool { endpoints: endpoints.collect() })]),
             leaving: [].into(),
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             api: None,
         })
     }

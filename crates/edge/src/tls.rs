@@ -94,6 +94,11 @@ impl Tls {
         wrong
     }
 
+    /// Whether there is a certificate for this host: in lower case, without a port.
+    pub(crate) fn has(&self, host: &str) -> bool {
+        self.names.find(host).is_some()
+    }
+
     /// Shakes hands. `local`: the address the client connected to, which stands for a name that it did not send.
     /// A client that names a host without a certificate is refused with an alert.
     pub(crate) async fn accept(&self, stream: TcpStream, local: IpAddr) -> std::io::Result<TlsStream<TcpStream>> {

@@ -26,6 +26,9 @@ pub(crate) const BUFFER: usize = 16 << 10;
 /// Buffers that a worker keeps for later.
 const SPARE_BUFFERS: usize = 64;
 
+/// Answers that a worker compresses at once: each takes about a third of a MiB, for as long as its client reads.
+const MAX_ENCODERS: usize = 64;
+
 /// How long tunnels may take to say that they close.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -75,10 +78,13 @@ pub(crate) struct Worker {
     /// Accepts nothing before it has a table, however long that takes.
     pub(crate) is_successor: bool,
     pub(crate) tls: Arc<Tls>,
+    /// `None`: nobody listens for HTTPS.
+    pub(crate) https_port: Option<u16>,
     buffers: RefCell<Vec<Vec<u8>>>,
     pub(crate) spare: RefCell<Spare>,
     phase: Cell<Phase>,
     tunnels: Cell<u64>,
+    encoders: Cell<usize>,
     shortages: Cell<u64>,
     ended: Cell<bool>,
 }
@@ -105,6 +111,16 @@ impl Drop for TunnelGuard {
     }
 }
 
+/// One answer that is compressed; counted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct EncoderGuard(Rc<Worker>);
+
+impl Drop for EncoderGuard {
+    fn drop(&mut self) {
+        self.0.encoders.set(self.0.encoders.get() - 1);
+    }
+}
+
 /// What a worker's thread needs.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -126,7 +142,13 @@ pub(crate) struct Handle {
 }
 
 impl Worker {
-    fn new(access: AccessLog, tls: Arc<Tls>, limits: Limits, is_successor: bool, seed: u64) -> Self {
+    fn new(
+        access: AccessLog,
+        (tls, https_port): (Arc<Tls>, Option<u16>),
+        limits: Limits,
+        is_successor: bool,
+        seed: u64,
+    ) -> Self {
         Self {
             routes: RefCell::default(),
             pools: Pools::default(),
@@ -137,10 +159,12 @@ impl Worker {
             limits,
             is_successor,
             tls,
+            https_port,
             buffers: RefCell::default(),
             spare: RefCell::default(),
             phase: Cell::new(Phase::Serving),
             tunnels: Cell::new(0),
+            encoders: Cell::new(0),
             shortages: Cell::new(0),
             ended: Cell::new(false),
         }
@@ -151,7 +175,7 @@ impl Worker {
     pub(crate) fn for_test(folder: &std::path::Path, routes: Arc<Routes>) -> Self {
         let access = crate::record::Writer::start(folder).expect("a thread starts").log();
         let tls = Arc::new(Tls::new().expect("TLS of the tests"));
-        let worker = Self::new(access, tls, Limits::default(), false, 1);
+        let worker = Self::new(access, (tls, None), Limits::default(), false, 1);
         worker.routes.replace(routes);
         worker
     }
@@ -195,6 +219,15 @@ impl Worker {
         TunnelGuard(Rc::clone(self))
     }
 
+    /// `None`: as many answers are being compressed as may be.
+    pub(crate) fn count_encoder(self: &Rc<Self>) -> Option<EncoderGuard> {
+        let room = self.encoders.get() < MAX_ENCODERS;
+        room.then(|| {
+            self.encoders.set(self.encoders.get() + 1);
+            EncoderGuard(Rc::clone(self))
+        })
+    }
+
     /// The process is out of descriptors: connections on which nothing is under way are closed.
     pub(crate) fn make_room(&self) {
         self.shortages.set(self.shortages.get() + 1);
@@ -229,7 +262,9 @@ pub(crate) fn start(setup: Setup) -> std::io::Result<Handle> {
 }
 
 async fn run(setup: Setup, mut inbox: mpsc::UnboundedReceiver<Command>) {
-    let worker = Rc::new(Worker::new(setup.access, setup.tls, setup.limits, setup.is_successor, setup.seed));
+    let https_port = setup.https.as_ref().and_then(|socket| socket.local_addr().ok()).map(|address| address.port());
+    let tls = (setup.tls, https_port);
+    let worker = Rc::new(Worker::new(setup.access, tls, setup.limits, setup.is_successor, setup.seed));
     tokio::task::spawn_local(sweep(Rc::clone(&worker)));
     for (listener, is_tls) in [(setup.http, false), (setup.https, true)] {
         if let Some(listener) = listener {

@@ -82,6 +82,12 @@ fn a_trusted_proxy_is_believed() {
         X-Forwarded-Proto: https
         X-Forwarded-Host: real.example";
     check_upstream(theirs, "192.0.2.1", Trust::Proxy, expected);
+    let forwarded = "Forwarded: for=1.1.1.1;proto=https\r\nForwarded: for=unknown, for=\"[::2]\"";
+    let expected = "X-Forwarded-For: 1.1.1.1, unknown, ::2, 192.0.2.1
+        Forwarded: for=1.1.1.1;proto=https, for=unknown, for=\"[::2]\", for=192.0.2.1;proto=http;host=\"a:1\"
+        X-Forwarded-Proto: http
+        X-Forwarded-Host: a:1";
+    check_upstream(forwarded, "192.0.2.1", Trust::Proxy, expected);
     let odd = "X-Forwarded-Proto: gopher\r\nX-Forwarded-Host: a b";
     let expected = "X-Forwarded-For: 192.0.2.1
         Forwarded: for=192.0.2.1;proto=http;host=\"a:1\"

@@ -19,7 +19,7 @@ use crate::read::{Location, Locations, Reader, Section};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Server {
     pub edge: EdgeEngine,
-    /// Whose `X-Forwarded-*` and PROXY headers are believed.
+    /// Whose `X-Forwarded-*`, `Forwarded` and PROXY headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     pub listen: Listen,
     pub acme: Acme,
@@ -47,6 +47,8 @@ pub struct Listen {
     pub https: Vec<SocketAddr>,
     /// Console, API and `/metrics`.
     pub admin: SocketAddr,
+    /// Connections of trusted proxies begin with a PROXY header.
+    pub proxy_protocol: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +105,8 @@ pub struct ServerLimits {
 impl Default for Listen {
     fn default() -> Self {
         let any = |port| vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))];
-        Self { http: any(80), https: any(443), admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)) }
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 7070));
+        Self { http: any(80), https: any(443), admin, proxy_protocol: false }
     }
 }
 
@@ -163,6 +166,16 @@ pub fn parse(text: &str, file_name: &str) -> Result<ServerFile, Diagnostics> {
 
 impl Reader {
     fn server(&mut self, s: &Section<'_>) -> Server {
+        let server = self.all(s);
+        if server.listen.proxy_protocol && server.trusted_proxies.is_empty() {
+            let at = "listen.proxy_protocol";
+            let problem = Diagnostic::new(at, self.value_at(at), "no proxy is trusted that could send a PROXY header");
+            self.push(problem.hint(Some("add trusted_proxies = [\"ADDRESS\"] at the top of the file".to_owned())));
+        }
+        server
+    }
+
+    fn all(&mut self, s: &Section<'_>) -> Server {
         Server {
             edge: match self.word(s, "edge") {
                 Some(1) => EdgeEngine::Envoy,
@@ -194,7 +207,8 @@ impl Reader {
             let problem = Diagnostic::new(s.path("https"), self.value_at(&s.path("https")), message);
             self.push(problem.related(other, "the other is here"));
         }
-        Listen { http, https, admin }
+        let proxy_protocol = self.boolean(s, "proxy_protocol").unwrap_or(default.proxy_protocol);
+        Listen { http, https, admin, proxy_protocol }
     }
 
     fn acme(&mut self, s: &Section<'_>) -> Acme {

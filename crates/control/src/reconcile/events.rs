@@ -8,13 +8,14 @@ use std::time::Duration;
 use bowline_api::wire::ChangePhase;
 use bowline_core::app::HostName;
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, Digest, ReleaseNumber, ResourceName, SecretName, ServiceName};
+use bowline_core::id::{AppKey, Digest, InstanceId, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use bowline_core::instance::{SlotState, Transition};
 use bowline_core::job::{Finished, Run, Trigger};
 use bowline_core::resource::data::{DataId, Rights};
 use bowline_core::resource::{ResourceKey, ResourcePhase};
 use bowline_core::rollout::{AbortStage, Entered, Phase, Plan, RoundEntered, Until};
 use bowline_core::route::Maintenance;
+use bowline_core::route::outlier::FAILURES;
 use bowline_core::scale::{Bound, Target};
 use bowline_core::session::{SessionEnd, SessionPlace};
 use bowline_core::time::{Humane, Timestamp};
@@ -53,6 +54,15 @@ pub(crate) fn instance(transition: &Transition, at: Timestamp) -> NewEvent {
     };
     let fields = json!({ "instance": id.to_string(), "was": transition.was.as_str(), "reason": why });
     event(at, Some(&id.slot.key), kind, message, fields)
+}
+
+/// The edge leaves an instance out for a while, or lets it in again.
+pub(crate) fn left_out(id: &InstanceId, is_out: bool, at: Timestamp) -> NewEvent {
+    let (kind, message) = match is_out {
+        true => ("instance.left_out", format!("{id} gets no requests for a while: {FAILURES} in a row have failed")),
+        false => ("instance.let_in", format!("{id} gets requests again")),
+    };
+    event(at, Some(&id.slot.key), kind, message, json!({ "instance": id.to_string() }))
 }
 
 /// `plan`: the hash of the one that it is held to.

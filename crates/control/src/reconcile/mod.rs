@@ -213,7 +213,10 @@ impl Loop {
                     self.ask_deferred(now);
                 }
             }
-            Input::Edge(edge) => self.edge = edge,
+            Input::Edge(edge) => {
+                let before = std::mem::replace(&mut self.edge, edge);
+                self.record_left_out(&before, now);
+            }
             Input::Tick => self.retry(now),
             Input::Terminate => self.terminate(now),
         }
@@ -460,6 +463,16 @@ impl Loop {
             }
             recorded.push(events::instance(transition, now.wall));
         }
+        self.record(recorded);
+    }
+
+    /// Whom the edge leaves out for a while, and lets in again; who is gone is no news.
+    fn record_left_out(&mut self, before: &EdgeObservation, now: Now) {
+        let (out, was) = (&self.edge.left_out, &before.left_out);
+        let routed = self.published.routed();
+        let back = was.difference(out).filter(|id| routed.contains(*id));
+        let news = out.difference(was).map(|id| (id, true)).chain(back.map(|id| (id, false)));
+        let recorded: Vec<_> = news.map(|(id, is_out)| events::left_out(id, is_out, now.wall)).collect();
         self.record(recorded);
     }
 

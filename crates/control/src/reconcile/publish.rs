@@ -47,6 +47,7 @@ pub(crate) struct Published {
     sealed: Generation,
     /// Of the server's settings.
     trusted_proxies: Vec<IpNet>,
+    proxy_protocol: bool,
     api: Option<ApiSite>,
     /// Certificates that are not made here.
     given: Certificates,
@@ -67,6 +68,7 @@ impl Published {
             uncertified: BTreeMap::new(),
             sealed: Generation(0),
             trusted_proxies: place.trusted_proxies.clone(),
+            proxy_protocol: place.proxy_protocol,
             api: place.api.clone(),
             given: place.given.clone(),
         }
@@ -154,7 +156,7 @@ impl Published {
         };
         self.uncompiled = None;
         let (trusted_proxies, api) = (self.trusted_proxies.clone(), self.api.clone());
-        let table = Table { trusted_proxies, leaving, api, ..table };
+        let table = Table { trusted_proxies, proxy_protocol: self.proxy_protocol, leaving, api, ..table };
         self.waiting = self.request_leaves(&table, now, wall, effects);
         if self.waiting {
             return;

@@ -47,8 +47,10 @@ pub(crate) struct Place {
     /// Where the edge listens for plain HTTP.
     pub(crate) edge_http: Option<SocketAddr>,
     pub(crate) salt: Salt,
-    /// Whose `X-Forwarded-For` the edge believes.
+    /// Whose `X-Forwarded-*` and `Forwarded` the edge believes.
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Their connections begin with a PROXY header.
+    pub(crate) proxy_protocol: bool,
     /// Where the edge leads to the API.
     pub(crate) api: Option<ApiSite>,
     /// Certificates that are not made here.

@@ -9,6 +9,7 @@ use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ReleaseNumber, ServiceName, SlotId};
 use bowline_core::instance::{DiskObservation, InstanceObservation, Phase, SlotState, SlotStatus};
 use bowline_core::rollout::{Role, ScaledBy, Set};
+use bowline_core::route::outlier::FAILURES;
 use bowline_core::route::{EdgeObservation, EdgeStatus, claims};
 use bowline_core::time::Timestamp;
 use ipnet::IpNet;
@@ -160,7 +161,10 @@ impl Loop {
             slot: id.slot.slot.0,
             role: role(app, &id.slot),
             state: status.state.as_str().to_owned(),
-            waits_on: status.waits_on.as_ref().map(ToString::to_string),
+            waits_on: status.waits_on.as_ref().map(ToString::to_string).or_else(|| {
+                let is_out = self.edge.left_out.contains(id);
+                is_out.then(|| format!("gets no requests for a while: {FAILURES} in a row have failed"))
+            }),
             pid,
             port,
             since,

@@ -44,6 +44,7 @@ pub(crate) fn encode(desired: &EdgeDesired) -> Zeroizing<Vec<u8>> {
         pools: desired.table.pools.iter().map(|(id, pool)| (pool_id_form(id), pool_form(pool))).collect(),
         certificates: desired.certificates.iter().map(|(host, c)| (host.to_string(), certificate_form(c))).collect(),
         trusted_proxies: policy::networks_form(&desired.table.trusted_proxies),
+        proxy_protocol: desired.table.proxy_protocol,
         api: desired.table.api.as_ref().map(|api| ApiForm { host: api.host.to_string(), socket: api.socket.clone() }),
     };
     Zeroizing::new(serde_json::to_vec(&form).expect("the form has string keys and no failing serialisers"))
@@ -66,7 +67,8 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
     // Whoever was leaving when it was sealed is told by the next table.
     let leaving = BTreeSet::new();
     let api = form.api.map(|api| Ok(ApiSite { host: host(&api.host)?, socket: api.socket })).transpose()?;
-    let table = Table { generation: Generation(form.generation), sites, pools, leaving, trusted_proxies, api };
+    let (generation, proxy_protocol) = (Generation(form.generation), form.proxy_protocol);
+    let table = Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api };
     Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
 }
 
@@ -77,6 +79,8 @@ struct SnapshotForm {
     pools: Vec<(PoolIdForm, PoolForm)>,
     certificates: BTreeMap<String, CertificateForm>,
     trusted_proxies: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    proxy_protocol: bool,
     #[serde(default)]
     api: Option<ApiForm>,
 }
@@ -105,6 +109,8 @@ struct RuleForm {
     body: u64,
     timeout: Duration,
     idle: Duration,
+    #[serde(default)]
+    transfer: policy::TransferForm,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -165,6 +171,7 @@ fn rule_form(rule: &Rule) -> RuleForm {
         body: rule.body.0.0,
         timeout: rule.timeout,
         idle: rule.idle,
+        transfer: policy::transfer_form(rule.transfer),
     }
 }
 
@@ -236,6 +243,7 @@ fn rule(form: RuleForm) -> Result<Rule, SnapshotError> {
         body: BodyLimit(Bytes(form.body)),
         timeout: form.timeout,
         idle: form.idle,
+        transfer: policy::transfer(form.transfer),
     })
 }
 

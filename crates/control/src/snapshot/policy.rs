@@ -1,9 +1,9 @@
-//! What a request must pass, as the snapshot holds it.
+//! What a request must pass and how it is answered, as the snapshot holds it.
 
 use std::time::Duration;
 
-use bowline_core::app::{RateBy, Upload};
-use bowline_core::route::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit};
+use bowline_core::app::{Hsts, PlainHttp, RateBy, Upload};
+use bowline_core::route::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit, Transfer};
 use bowline_core::units::Rate;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,35 @@ struct RateForm {
 enum ByForm {
     Client,
     Route,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct TransferForm {
+    #[serde(default)]
+    redirect: bool,
+    #[serde(default)]
+    hsts: Option<HstsForm>,
+    #[serde(default)]
+    compress: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HstsForm {
+    age: Duration,
+    subdomains: bool,
+    preload: bool,
+}
+
+pub(super) fn transfer_form(transfer: Transfer) -> TransferForm {
+    let hsts = |Hsts { age, subdomains, preload }| HstsForm { age, subdomains, preload };
+    let redirect = transfer.http == PlainHttp::Redirect;
+    TransferForm { redirect, hsts: transfer.hsts.map(hsts), compress: transfer.compress }
+}
+
+pub(super) fn transfer(form: TransferForm) -> Transfer {
+    let hsts = |HstsForm { age, subdomains, preload }| Hsts { age, subdomains, preload };
+    let http = if form.redirect { PlainHttp::Redirect } else { PlainHttp::Serve };
+    Transfer { http, hsts: form.hsts.map(hsts), compress: form.compress }
 }
 
 pub(super) fn networks_form(networks: &[IpNet]) -> Vec<String> {

@@ -75,6 +75,7 @@ fn start(dir: &Path) -> Room {
         admin,
         registry: crate::Registry::default(),
         trusted_proxies: Vec::new(),
+        proxy_protocol: false,
         outside: None,
         outer: None,
         build_time: crate::config::BUILD_TIME,

@@ -7,6 +7,7 @@ mod collect;
 mod crash;
 mod hosts;
 mod leaving;
+mod left_out;
 mod live;
 mod plans;
 mod rolled;
@@ -258,6 +259,7 @@ impl World {
             edge_http: self.edge.http,
             salt: Salt::default(),
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             api: None,
             given: [].into(),
             refused: None,

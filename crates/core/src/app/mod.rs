@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use policy::{
-    Access, Auth, BodyLimit, DEFAULT_BODY, HostName, HostNameError, Limit, PathPrefix, PathPrefixError, RateBy, Route,
-    RouteTo, Tls, Upload,
+    Access, Auth, BodyLimit, DEFAULT_BODY, HostName, HostNameError, Hsts, Limit, PathPrefix, PathPrefixError,
+    PlainHttp, RateBy, Route, RouteTo, Tls, Transfer, Upload,
 };
 pub use resource::{Backup, Bucket, Database, DatabaseKind, DatabaseSource, Redis, RedisSource, ResourceKind, Volume};
 pub use service::{Cage, Health, HttpCheck, Limits, Origin, Probe, Scale, Service, StaticFiles};

@@ -21,6 +21,7 @@ pub struct Route {
     pub access: Access,
     pub limit: Limit,
     pub upload: Option<Upload>,
+    pub transfer: Transfer,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +118,52 @@ pub enum RateBy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
     pub extensions: Vec<String>,
+}
+
+/// How answers get to clients, whatever is behind a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Transfer {
+    /// `None`: [`PlainHttp::Redirect`] where `tls` is `acme` and the environment not `local`, else [`PlainHttp::Serve`].
+    pub http: Option<PlainHttp>,
+    /// `None`: browsers are told nothing.
+    pub hsts: Option<Hsts>,
+    /// Text is compressed for clients that take it.
+    pub compress: bool,
+}
+
+/// What requests get that do not come over HTTPS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum PlainHttp {
+    /// What all others get.
+    #[default]
+    Serve,
+    /// 308 to the same over HTTPS, as far as there is a certificate for the host.
+    Redirect,
+}
+
+/// What browsers are to remember of a host (RFC 6797): it is asked over HTTPS only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hsts {
+    /// For how long. Zero: no longer.
+    pub age: Duration,
+    /// All hosts below it, too.
+    pub subdomains: bool,
+    /// Browsers may be shipped with it. Only with `subdomains` and at least [`Hsts::PRELOAD_AGE`].
+    pub preload: bool,
+}
+
+impl Hsts {
+    /// What the lists that browsers are shipped with ask for: a year.
+    pub const PRELOAD_AGE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+}
+
+impl fmt::Display for Hsts {
+    /// As `Strict-Transport-Security` says it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "max-age={}", self.age.as_secs())?;
+        f.write_str(if self.subdomains { "; includeSubDomains" } else { "" })?;
+        f.write_str(if self.preload { "; preload" } else { "" })
+    }
 }
 
 /// A host name in lower case, without a trailing dot: a DNS name (or `*.` before one), an IPv4 address or an IPv6

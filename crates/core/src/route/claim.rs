@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::access::Scope;
-use crate::app::{Access, App, HostName, Limit, Origin, PathPrefix, Route, RouteTo, Tls};
+use crate::app::{Access, App, HostName, Limit, Origin, PathPrefix, Route, RouteTo, Tls, Transfer};
 use crate::fault::{Fault, FaultKind};
 use crate::id::{AppKey, RouteName, ServiceName};
 
@@ -200,6 +200,7 @@ fn implicit(app: &App) -> Option<(RouteName, Route)> {
         access: Access::default(),
         limit: Limit::default(),
         upload: None,
+        transfer: Transfer::default(),
     };
     listens.then(|| (RouteName::new(MAIN).expect("`main` is a name"), route))
 }

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::claim::{self, Claim, Conflict, Held};
+use super::claim::{self, Claim, Conflict, Held, LOCAL};
 use super::policy::canonical;
-use super::{Action, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table};
+use super::{Action, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table, Transfer};
 use super::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit};
-use crate::app::{App, Auth, Origin, Route, RouteTo, Tls};
+use crate::app::{self, App, Auth, Origin, PlainHttp, Route, RouteTo, Tls};
 use crate::id::{AppKey, Generation, RouteName, ServiceName};
 use crate::rollout::Set;
 use crate::scale::Policy;
@@ -86,7 +86,21 @@ fn rule(app: Serving<'_>, name: &RouteName, route: &Route, files: &BTreeMap<Pool
         body: route.limit.body,
         timeout: route.limit.timeout,
         idle: route.limit.idle,
+        transfer: transfer(app.key, route),
     }
+}
+
+/// Whoever asks for certificates that everyone trusts has everyone come over HTTPS; a machine at hand has its own CA, which clients may
+/// not know. Browsers keep HSTS by name and go on asking the same port: `http://board.localhost:8080` would be lost for a year to
+/// whoever has opened `https://board.localhost:8443` once.
+fn transfer(key: &AppKey, route: &Route) -> Transfer {
+    let is_local = key.env.as_str() == LOCAL;
+    let default = match route.tls {
+        Tls::Acme if !is_local => PlainHttp::Redirect,
+        Tls::Acme | Tls::Auto | Tls::Local | Tls::Off => PlainHttp::Serve,
+    };
+    let app::Transfer { http, hsts, compress } = route.transfer;
+    Transfer { http: http.unwrap_or(default), hsts: hsts.filter(|_| !is_local), compress }
 }
 
 fn policies(app: Serving<'_>, name: &RouteName, route: &Route) -> Policies {
@@ -150,7 +164,7 @@ fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, 
 mod tests {
     use super::*;
     use crate::access::Scope;
-    use crate::app::{Access, HostName, Limit, PathPrefix, StaticFiles, Upload, sample};
+    use crate::app::{Access, HostName, Hsts, Limit, PathPrefix, StaticFiles, Upload, sample};
     use crate::fault::Fault;
     use crate::id::{Incarnation, InstanceId, Port, ReleaseNumber, SecretName, Slot, SlotId};
     use crate::rollout::{Role, steady};
@@ -167,6 +181,7 @@ mod tests {
             access: Access::default(),
             limit: Limit::default(),
             upload: None,
+            transfer: app::Transfer::default(),
         }
     }
 
@@ -255,6 +270,28 @@ mod tests {
         assert_eq!(main.maintenance, Some(maintenance.clone()));
         let other = rules[0].policies.auth.as_ref().unwrap();
         assert_eq!((&other.proof, other.credentials.digests.len()), (&Proof::Basic, 0), "nobody gets in");
+    }
+
+    #[test]
+    fn https_is_asked_for_as_the_route_says_but_not_on_a_machine_at_hand() {
+        let hsts = Hsts { age: Hsts::PRELOAD_AGE, subdomains: true, preload: false };
+        let check = |env: &str, tls, http, expected: (PlainHttp, Option<&str>)| {
+            let mut route = route(&["shop.example.com"], "/", to("web"));
+            (route.tls, route.transfer) = (tls, app::Transfer { http, hsts: Some(hsts), compress: true });
+            let app = app(&["web"], &[("main", route)]);
+            let (key, sets) = (sample::key(env, "shop"), steady(&app, ReleaseNumber(1), &BTreeMap::new()));
+            let apps = [serving(&key, &app, &sets)];
+            let table = compile(Generation(1), &apps, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+            let Transfer { http, hsts, .. } = table.sites.values().next().unwrap().rules[0].transfer;
+            assert_eq!((http, hsts.map(|hsts| hsts.to_string()).as_deref()), expected, "{env} {tls:?}");
+        };
+        let said = Some("max-age=31536000; includeSubDomains");
+        check("beta", Tls::Auto, None, (PlainHttp::Serve, said));
+        check("beta", Tls::Acme, None, (PlainHttp::Redirect, said));
+        check("beta", Tls::Acme, Some(PlainHttp::Serve), (PlainHttp::Serve, said));
+        check("beta", Tls::Auto, Some(PlainHttp::Redirect), (PlainHttp::Redirect, said));
+        check("local", Tls::Acme, None, (PlainHttp::Serve, None));
+        check("local", Tls::Auto, Some(PlainHttp::Redirect), (PlainHttp::Redirect, None));
     }
 
     #[test]

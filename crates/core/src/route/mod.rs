@@ -3,6 +3,7 @@
 mod claim;
 mod compile;
 mod observation;
+pub mod outlier;
 mod policy;
 mod table;
 mod tables;
@@ -15,6 +16,6 @@ pub use observation::{
 pub use policy::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit, canonical};
 pub use table::{
     Action, ApiSite, CLIENT_FIELD, Certificate, Certificates, Cohort, EdgeDesired, Files, Flow, Pool, PoolId, Rule,
-    RuleId, Site, SiteTls, Split, Table,
+    RuleId, Site, SiteTls, Split, Table, Transfer,
 };
 pub use tables::{Reachable, Tables};

@@ -1,6 +1,6 @@
 //! What an edge reports: which table it serves, what is outstanding, and counters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::PoolId;
@@ -20,6 +20,10 @@ pub struct EdgeObservation {
     pub https: Option<SocketAddr>,
     /// Requests and tunnels not finished, by instance. Absent: none.
     pub outstanding: BTreeMap<InstanceId, u32>,
+    /// Instances that get no requests for now, because those before failed.
+    pub left_out: BTreeSet<InstanceId>,
+    /// How often one was, since the edge's start.
+    pub left_out_total: u64,
     /// Counters since the edge's start.
     pub series: BTreeMap<SeriesKey, Series>,
     /// Of pools whose requests a rollout goes by, what they have answered.

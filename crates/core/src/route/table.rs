@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::policy::Policies;
-use crate::app::{BodyLimit, HostName, PathPrefix};
+use crate::app::{BodyLimit, HostName, Hsts, PathPrefix, PlainHttp};
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use crate::secret::Secret;
 use crate::units::Weight;
@@ -41,8 +41,10 @@ pub struct Table {
     /// Instances that are drained, in no pool any more and never again: WebSockets to them are told, since they have no end
     /// of their own that could be waited for.
     pub leaving: BTreeSet<InstanceId>,
-    /// Whose `X-Forwarded-For` is believed. Counts for connections that are opened from then on.
+    /// Whose `X-Forwarded-*` and `Forwarded` are believed. Counts for connections that are opened from then on.
     pub trusted_proxies: Vec<IpNet>,
+    /// Connections of theirs begin with a PROXY header, which says whose they are; counts as `trusted_proxies` does.
+    pub proxy_protocol: bool,
     /// `None`: the daemon's API is not reached through the edge.
     pub api: Option<ApiSite>,
 }
@@ -95,6 +97,17 @@ pub struct Rule {
     pub timeout: Duration,
     /// Without a byte in either direction.
     pub idle: Duration,
+    pub transfer: Transfer,
+}
+
+/// How answers get to clients, whatever the action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Transfer {
+    pub http: PlainHttp,
+    /// Said over HTTPS only. `None`: browsers are told nothing.
+    pub hsts: Option<Hsts>,
+    /// Text is compressed for clients that take it.
+    pub compress: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bowline_core::app::{
     AbortRule, Access, App, Cage, Command, Environment, Health, HttpCheck, Limit, Limits, Origin, PathPrefix, Probe,
-    ReleaseHooks, Rollout as RolloutTable, Route, RouteTo, Scale, Service, Step, Strategy, Tls,
+    ReleaseHooks, Rollout as RolloutTable, Route, RouteTo, Scale, Service, Step, Strategy, Tls, Transfer,
 };
 use bowline_core::id::{AppKey, AppName, EnvName, Port, RouteName, ServiceName};
 use bowline_core::time::Mono;
@@ -95,6 +95,7 @@ fn route(path: &str, to: &str) -> (RouteName, Route) {
         access: Access::default(),
         limit: Limit::default(),
         upload: None,
+        transfer: Transfer::default(),
     };
     (RouteName::new(to).unwrap(), route)
 }

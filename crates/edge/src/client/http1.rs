@@ -366,3 +366,85 @@ impl Client for Http1 {
         Some(Raw { stream, received, unsent })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
+
+    use super::*;
+    use crate::deadline::ticks;
+
+    /// A client, and the edge's side of its connection; time passes as the test says.
+    struct Raw {
+        stream: TcpStream,
+        serving: JoinHandle<()>,
+        worker: Rc<Worker>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Raw {
+        async fn connect() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let worker = Rc::new(Worker::for_test(folder.path(), Arc::default()));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (edge, from) = listener.accept().await.unwrap();
+            let peer = Peer::new(from.ip(), None, Arc::default());
+            let serving = spawn_local(serve(Rc::clone(&worker), Stream::Plain(edge), peer));
+            Self { stream, serving, worker, _folder: folder }
+        }
+
+        /// Sends this, and reads an answer that ends so.
+        async fn ask(&mut self, request: &str, end: &str) {
+            self.stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(end.as_bytes()) {
+                let read = self.stream.read_buf(&mut answer).await.unwrap();
+                assert!(read > 0, "{}", answer.escape_ascii());
+            }
+        }
+
+        /// So much time goes by; whether the connection has ended since.
+        async fn ends_within(&self, time: Duration) -> bool {
+            for _ in 0..ticks(time) {
+                self.worker.sweep.tick();
+                for _ in 0..10 {
+                    yield_now().await;
+                }
+            }
+            self.serving.is_finished()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_may_rest_for_a_while() {
+        let resting = async {
+            let mut raw = Raw::connect().await;
+            raw.ask("HEAD / HTTP/1.1\r\nHost: a.test\r\n\r\n", "\r\n\r\n").await;
+            let idle = raw.worker.limits.idle;
+            assert!(!raw.ends_within(idle - Duration::from_secs(1)).await, "too early");
+            raw.ask("HEAD / HTTP/1.1\r\nHost: a.test\r\n\r\n", "\r\n\r\n").await;
+            assert!(!raw.ends_within(idle - Duration::from_secs(1)).await, "it begins anew");
+            assert!(raw.ends_within(Duration::from_secs(2)).await, "it is open for ever");
+        };
+        LocalSet::new().run_until(resting).await;
+    }
+
+    #[tokio::test]
+    async fn who_was_refused_is_read_on_for_a_while() {
+        let lingering = async {
+            let mut raw = Raw::connect().await;
+            raw.ask("GET /%00 HTTP/1.1\r\nHost: a.test\r\n\r\n", ")\n").await;
+            for _ in 0..4 {
+                raw.stream.write_all(&[0; 64 << 10]).await.expect("it is read, and forgotten");
+                assert!(!raw.ends_within(Duration::from_millis(200)).await, "it would be reset");
+            }
+            assert!(raw.ends_within(LINGER).await, "it is open for ever");
+        };
+        LocalSet::new().run_until(lingering).await;
+    }
+}

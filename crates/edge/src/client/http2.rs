@@ -13,6 +13,7 @@ use h2::{Reason as Code, RecvStream, SendStream};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::linger::Lingering;
 use super::{Body, Client, LINGER, LINGER_BYTES, Peer, Raw};
 use crate::answer::Reason;
 use crate::deadline::Deadline;
@@ -93,6 +94,7 @@ pub(crate) async fn serve<S>(worker: Rc<Worker>, stream: S, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let stream = Lingering::new(stream, worker.sweep.deadline());
     let shaking = tokio::time::timeout(worker.limits.handshake, Box::pin(builder().handshake::<_, Bytes>(stream)));
     let Ok(Ok(mut connection)) = shaking.await else { return };
     let peer = Rc::new(peer);
@@ -455,6 +457,46 @@ mod tests {
             assert!(raw.serving.is_finished(), "it is open for ever");
         };
         LocalSet::new().run_until(silent).await;
+    }
+
+    /// The payload of the PING with which a connection that is to end asks whether all of the client's requests have come.
+    const LAST_PING: [u8; 8] = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
+
+    /// Ends the connection, as a drain does, and answers what has to be answered.
+    async fn ended() -> Raw {
+        let mut raw = Raw::connect(Arc::default(), &[]).await;
+        raw.frame().await;
+        raw.worker.make_room();
+        while raw.frame().await != GOAWAY {}
+        raw.send(6, 1, 0, &LAST_PING).await;
+        let mut rest = Vec::new();
+        raw.stream.read_to_end(&mut rest).await.unwrap();
+        raw
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_the_end_does_not_reset_it() {
+        let late = async {
+            let mut raw = ended().await;
+            for _ in 0..4 {
+                raw.stream.write_all(&[0; 64 << 10]).await.expect("it is read, and forgotten");
+            }
+            assert!(!raw.serving.is_finished());
+            raw.pass(LINGER).await;
+            yield_now().await;
+            assert!(raw.serving.is_finished(), "it is open for ever");
+
+            let mut raw = ended().await;
+            let flood = async { while raw.stream.write_all(&[0; 64 << 10]).await.is_ok() {} };
+            tokio::time::timeout(LINGER, flood).await.expect("there is an end to what is read");
+
+            let raw = ended().await;
+            drop(raw.stream);
+            yield_now().await;
+            yield_now().await;
+            assert!(raw.serving.is_finished(), "nothing more can come");
+        };
+        LocalSet::new().run_until(late).await;
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 pub(crate) mod http1;
 pub(crate) mod http2;
+mod linger;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -16,6 +16,7 @@ pub mod body;
 mod diagnose;
 pub mod exchange;
 pub mod field;
+pub mod forwarded;
 pub mod gate;
 mod head;
 pub mod refusal;

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 
 use super::body::Framing;
 use super::field::{Field, FieldKind};
+use super::forwarded;
 use super::gate::Version;
 use super::target::Authority;
 
@@ -43,6 +44,8 @@ pub enum Trust {
 pub struct Forwarding {
     peer: IpAddr,
     scheme: Scheme,
+    /// By which a request left its client, if nothing else says so.
+    said: Scheme,
     trust: Trust,
     /// What never changes: the lines for the peer and the scheme up to the host, then `Forwarded` up to the host.
     text: [u8; 224],
@@ -54,7 +57,7 @@ impl Forwarding {
     /// `peer`: the address at the other end (or of the PROXY header); IPv4-mapped IPv6 becomes IPv4.
     pub fn new(peer: IpAddr, scheme: Scheme, trust: Trust) -> Self {
         let peer = peer.to_canonical();
-        let mut this = Self { peer, scheme, trust, text: [0; 224], first: 0, second: 0 };
+        let mut this = Self { peer, scheme, said: scheme, trust, text: [0; 224], first: 0, second: 0 };
         let scheme = scheme.as_str();
         let first = format!("X-Forwarded-For: {peer}\r\nX-Forwarded-Proto: {scheme}\r\nX-Forwarded-Host: ");
         let second = format!("\r\nForwarded: {};host=\"", this.element());
@@ -100,7 +103,23 @@ impl Forwarding {
         out.extend_from_slice(b"\"\r\n");
     }
 
-    /// Behind a trusted proxy: its lists go on, with it appended; its one scheme and host count if they are valid.
+    /// What a proxy that is believed says of the scheme in `X-Forwarded-Proto`, once and as one of two words.
+    pub fn scheme_said<'a>(&self, fields: impl Iterator<Item = Field<'a>>) -> Option<Scheme> {
+        let believed = self.trust == Trust::Proxy;
+        match one(fields, FieldKind::ForwardedProto).filter(|_| believed)? {
+            "http" => Some(Scheme::Http),
+            "https" => Some(Scheme::Https),
+            _ => None,
+        }
+    }
+
+    /// The same for a request that came to its first proxy by this scheme, where no `X-Forwarded-Proto` says it.
+    pub fn for_scheme(&self, scheme: Scheme) -> Self {
+        Self { said: scheme, ..self.clone() }
+    }
+
+    /// Behind a trusted proxy: its lists go on, with it appended; its one scheme and host count if they are valid. Where it speaks
+    /// in `Forwarded` only, what that says is said in the other list, too.
     fn append<'a>(&self, out: &mut Vec<u8>, authority: &str, fields: impl Iterator<Item = Field<'a>> + Clone) {
         let lists = [
             (FieldKind::ForwardedFor, "X-Forwarded-For", self.peer.to_string()),
@@ -108,20 +127,36 @@ impl Forwarding {
         ];
         for (kind, name, own) in lists {
             push(out, &[name.as_bytes(), b": "]);
-            for field in fields.clone().filter(|field| field.kind == kind && !field.value.is_empty()) {
+            let mut values = fields.clone().filter(|field| field.kind == kind && !field.value.is_empty()).peekable();
+            if kind == FieldKind::ForwardedFor && values.peek().is_none() {
+                hops(out, fields.clone());
+            }
+            for field in values {
                 push(out, &[field.value, b", "]);
             }
             push(out, &[own.as_bytes(), b"\r\n"]);
         }
-        let one = |kind| {
-            let mut values = fields.clone().filter(|field| field.kind == kind).map(|field| field.value);
-            values.next().filter(|_| values.next().is_none()).and_then(|value| str::from_utf8(value).ok())
-        };
-        let scheme = one(FieldKind::ForwardedProto).filter(|scheme| matches!(*scheme, "http" | "https"));
-        let host = one(FieldKind::ForwardedHost).map(str::to_ascii_lowercase);
+        let host = one(fields.clone(), FieldKind::ForwardedHost).map(str::to_ascii_lowercase);
         let host = host.filter(|host| Authority::parse(&mut host.clone().into_bytes()).is_ok());
-        line(out, "X-Forwarded-Proto", scheme.unwrap_or(self.scheme.as_str()).as_bytes());
+        let scheme = self.scheme_said(fields).unwrap_or(self.said);
+        line(out, "X-Forwarded-Proto", scheme.as_str().as_bytes());
         line(out, "X-Forwarded-Host", host.as_deref().unwrap_or(authority).as_bytes());
+    }
+}
+
+/// The value of a field that comes exactly once.
+fn one<'a>(fields: impl Iterator<Item = Field<'a>>, kind: FieldKind) -> Option<&'a str> {
+    let mut values = fields.filter(|field| field.kind == kind).map(|field| field.value);
+    values.next().filter(|_| values.next().is_none()).and_then(|value| str::from_utf8(value).ok())
+}
+
+/// The addresses of `Forwarded`, as `X-Forwarded-For` lists them; none behind a line that is not well-formed.
+fn hops<'a>(out: &mut Vec<u8>, fields: impl Iterator<Item = Field<'a>>) {
+    let lines: Option<Vec<_>> =
+        fields.filter(|field| field.kind == FieldKind::Forwarded).map(|field| forwarded::hops(field.value)).collect();
+    for hop in lines.into_iter().flatten().flatten() {
+        let name = hop.address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        push(out, &[name.as_bytes(), b", "]);
     }
 }
 

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::client::Peer;
-use crate::h1::{FieldKind, RequestHead, Trust};
+use crate::h1::forwarded::{self, Hop};
+use crate::h1::{FieldKind, RequestHead, Scheme, Trust};
 
 /// Networks, as ranges that neither touch nor overlap, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,17 +44,37 @@ fn holds<A: Ord + Copy>(ranges: &[(A, A)], address: A) -> bool {
     next.checked_sub(1).is_some_and(|at| address <= ranges[at].1)
 }
 
-/// The address a request came from: the peer's; behind a proxy that is trusted, the rightmost one in `X-Forwarded-For`
-/// that is not a trusted proxy's. What is left of it was said by somebody who is not trusted. An entry that is no
-/// address ends the search at the last proxy that is known.
-pub(crate) fn client(peer: &Peer, head: &RequestHead) -> IpAddr {
-    if peer.forwarding.trust() == Trust::None {
-        return peer.ip;
+/// Where a request came from, behind proxies that are trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) client: IpAddr,
+    /// By which it left the client.
+    pub(crate) scheme: Scheme,
+}
+
+/// The client is the peer; behind a proxy that is trusted, the rightmost one in `X-Forwarded-For` that is not a trusted proxy's. What is
+/// left of it was said by somebody who is not trusted. An entry that is no address ends the search at the last proxy that is known.
+///
+/// `Forwarded` says the same where there is no `X-Forwarded-For` at all: a proxy that writes that one may pass on what a client says in
+/// the other.
+pub(crate) fn origin(peer: &Peer, head: &RequestHead) -> Origin {
+    let forwarding = &peer.forwarding;
+    if forwarding.trust() == Trust::None {
+        return Origin { client: peer.ip, scheme: forwarding.scheme() };
     }
+    let (client, scheme) = match head.fields().any(|field| field.kind == FieldKind::ForwardedFor) {
+        true => (listed(peer, head), None),
+        false => hopped(peer, head),
+    };
+    Origin { client, scheme: forwarding.scheme_said(head.fields()).or(scheme).unwrap_or(forwarding.scheme()) }
+}
+
+/// As `X-Forwarded-For` says.
+fn listed(peer: &Peer, head: &RequestHead) -> IpAddr {
     let lines: Vec<_> = head.fields().filter(|field| field.kind == FieldKind::ForwardedFor).collect();
     let mut nearest = peer.ip;
     for entry in lines.iter().rev().flat_map(|field| field.value.rsplit(|byte| *byte == b',')) {
-        match parse(entry.trim_ascii()) {
+        match forwarded::address(entry.trim_ascii()) {
             Some(address) => nearest = address,
             None => return nearest,
         }
@@ -64,13 +85,22 @@ pub(crate) fn client(peer: &Peer, head: &RequestHead) -> IpAddr {
     nearest
 }
 
-/// An address, as proxies write it: bare, IPv6 in brackets, or either with a port.
-fn parse(text: &[u8]) -> Option<IpAddr> {
-    let text = str::from_utf8(text).ok()?;
-    let bare = text.parse::<IpAddr>().ok();
-    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
-    let with_port = || text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip());
-    bare.or_else(bracketed).or_else(with_port).map(|address| address.to_canonical())
+/// As `Forwarded` says, with the scheme by which whoever is named there was heard.
+fn hopped(peer: &Peer, head: &RequestHead) -> (IpAddr, Option<Scheme>) {
+    let lines: Vec<_> = head.fields().filter(|field| field.kind == FieldKind::Forwarded).collect();
+    let mut nearest = (peer.ip, None);
+    for field in lines.iter().rev() {
+        // A line that is none says nothing, nor does what stands before it.
+        let Some(hops) = forwarded::hops(field.value) else { return nearest };
+        for Hop { address, scheme } in hops.into_iter().rev() {
+            let Some(address) = address else { return nearest };
+            nearest = (address, scheme);
+            if !peer.trusted.contain(address) {
+                return nearest;
+            }
+        }
+    }
+    nearest
 }
 
 #[cfg(test)]
@@ -120,7 +150,7 @@ mod tests {
             let GateStep::Head { head, .. } = RequestGate::new().read(text.as_bytes(), &mut Default::default()) else {
                 panic!("{text} is no request")
             };
-            assert_eq!(client(&peer, &head).to_string(), expected, "{forwarded:?}");
+            assert_eq!(origin(&peer, &head).client.to_string(), expected, "{forwarded:?}");
         };
         check("192.0.2.1", &["10.1.1.1"], "192.0.2.1");
         check("127.0.0.1", &[], "127.0.0.1");
@@ -133,5 +163,45 @@ mod tests {
         check("127.0.0.1", &["::ffff:192.0.2.1"], "192.0.2.1");
         check("::ffff:127.0.0.1", &["[2001:db8::1]:4711"], "2001:db8::1");
         check("127.0.0.1", &["192.0.2.1:80"], "192.0.2.1");
+    }
+    #[test]
+    fn forwarded_is_asked_where_nothing_else_says_whom() {
+        let trusted = Arc::new(networks(&["127.0.0.0/8", "10.0.0.0/8"]));
+        let check = |peer: &str, lines: &[&str], expected: (&str, Scheme)| {
+            let peer = Peer::new(peer.parse().unwrap(), None, Arc::clone(&trusted));
+            let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+            let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+            let GateStep::Head { head, .. } = RequestGate::new().read(text.as_bytes(), &mut Default::default()) else {
+                panic!("{text} is no request")
+            };
+            let Origin { client, scheme } = origin(&peer, &head);
+            assert_eq!((client.to_string().as_str(), scheme), expected, "{lines}");
+        };
+        let (http, https) = (Scheme::Http, Scheme::Https);
+        check("192.0.2.1", &["Forwarded: for=10.1.1.1;proto=https"], ("192.0.2.1", http));
+        check("127.0.0.1", &["Forwarded: for=192.0.2.1;proto=https"], ("192.0.2.1", https));
+        check(
+            "127.0.0.1",
+            &["Forwarded: for=6.6.6.6;proto=http, for=192.0.2.1;proto=https, for=10.0.0.3;proto=http"],
+            ("192.0.2.1", https),
+        );
+        check(
+            "127.0.0.1",
+            &["Forwarded: for=6.6.6.6", "Forwarded: for=192.0.2.1", "Forwarded: for=10.0.0.3"],
+            ("192.0.2.1", http),
+        );
+        check("127.0.0.1", &["Forwarded: for=\"[2001:db8::1]:4711\""], ("2001:db8::1", http));
+        check("127.0.0.1", &["Forwarded: for=6.6.6.6, for=unknown, for=10.0.0.3;proto=https"], ("10.0.0.3", https));
+        check(
+            "127.0.0.1",
+            &["Forwarded: for=6.6.6.6", "Forwarded: for=192.0.2.1 x", "Forwarded: for=10.0.0.3"],
+            ("10.0.0.3", http),
+        );
+        // Whoever writes one field may pass on the other as the client sent it.
+        check("127.0.0.1", &["Forwarded: for=6.6.6.6;proto=https", "X-Forwarded-For: 192.0.2.1"], ("192.0.2.1", http));
+        check("127.0.0.1", &["Forwarded: for=6.6.6.6", "X-Forwarded-For: "], ("127.0.0.1", http));
+        check("127.0.0.1", &["Forwarded: for=192.0.2.1;proto=https", "X-Forwarded-Proto: http"], ("192.0.2.1", http));
+        check("127.0.0.1", &["X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: https"], ("192.0.2.1", https));
+        check("192.0.2.1", &["X-Forwarded-Proto: https"], ("192.0.2.1", http));
     }
 }

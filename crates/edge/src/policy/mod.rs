@@ -13,7 +13,7 @@ use std::time::Instant;
 use bowline_core::app::BodyLimit;
 use bowline_core::route::Policies;
 
-pub(crate) use address::{Networks, client};
+pub(crate) use address::{Networks, Origin, origin};
 pub(crate) use rate::{Limiter, network, site};
 
 use crate::answer::Reason;

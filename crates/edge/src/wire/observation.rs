@@ -16,6 +16,11 @@ pub struct ObservationFrame {
     pub serving: Option<u64>,
     /// Whole: what is absent has nothing outstanding.
     pub outstanding: BTreeMap<String, u32>,
+    /// All that are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+    #[serde(default)]
+    pub left_out_total: u64,
     /// It has every series: others that are known are gone.
     #[serde(default)]
     pub whole: bool,
@@ -230,6 +235,8 @@ impl ObservationFrame {
     pub fn apply(&self, seen: &mut EdgeObservation) {
         let outstanding = self.outstanding.iter();
         seen.outstanding = outstanding.filter_map(|(id, n)| Some((id.parse::<InstanceId>().ok()?, *n))).collect();
+        seen.left_out = self.left_out.iter().filter_map(|id| id.parse().ok()).collect();
+        seen.left_out_total = self.left_out_total;
         if self.whole {
             seen.series.clear();
         }
@@ -278,6 +285,8 @@ mod tests {
         let frame = ObservationFrame {
             serving: Some(4),
             outstanding: BTreeMap::from([("local/board.web.r2.0.1".to_owned(), 3)]),
+            left_out: vec!["local/board.web.r2.1.1".to_owned()],
+            left_out_total: 3,
             series: vec![SeriesFrame::new(&key, &series)],
             demand: vec![DemandFrame::new(&web, demand)],
             held: vec![HeldFrame::new(&web, &held)],
@@ -291,6 +300,8 @@ mod tests {
         frame.apply(&mut seen);
         assert_eq!(seen.serving, Some(Generation(4)));
         assert_eq!(seen.outstanding, BTreeMap::from([("local/board.web.r2.0.1".parse().unwrap(), 3)]));
+        assert_eq!(seen.left_out, ["local/board.web.r2.1.1".parse().unwrap()].into());
+        assert_eq!(seen.left_out_total, 3);
         assert_eq!(seen.series, BTreeMap::from([(key, series)]));
         assert_eq!(seen.demand, BTreeMap::from([(web.clone(), demand)]));
         assert_eq!(seen.held, BTreeMap::from([(web, held)]));

@@ -1,9 +1,9 @@
-//! The wire form of what a request must pass.
+//! The wire form of what a request must pass, and of how it is answered.
 
 use std::time::Duration;
 
-use bowline_core::app::{RateBy, Upload};
-use bowline_core::route::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit};
+use bowline_core::app::{Hsts, PlainHttp, RateBy, Upload};
+use bowline_core::route::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit, Transfer};
 use bowline_core::units::Rate;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -124,5 +124,46 @@ impl RateFrame {
         }
         let rate = Rate { count: self.count, per: Duration::from_millis(self.per_ms) };
         Ok(RateLimit { rate, by: if self.by_client { RateBy::Client } else { RateBy::Route } })
+    }
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct TransferFrame {
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    redirect: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hsts: Option<HstsFrame>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    compress: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct HstsFrame {
+    age_s: u64,
+    subdomains: bool,
+    preload: bool,
+}
+
+impl From<Transfer> for TransferFrame {
+    fn from(transfer: Transfer) -> Self {
+        let hsts =
+            |hsts: Hsts| HstsFrame { age_s: hsts.age.as_secs(), subdomains: hsts.subdomains, preload: hsts.preload };
+        let Transfer { http, hsts: known, compress } = transfer;
+        Self { redirect: http == PlainHttp::Redirect, hsts: known.map(hsts), compress }
+    }
+}
+
+impl TransferFrame {
+    pub(super) fn parse(&self) -> Transfer {
+        let hsts = |hsts: &HstsFrame| Hsts {
+            age: Duration::from_secs(hsts.age_s),
+            subdomains: hsts.subdomains,
+            preload: hsts.preload,
+        };
+        Transfer {
+            http: if self.redirect { PlainHttp::Redirect } else { PlainHttp::Serve },
+            hsts: self.hsts.as_ref().map(hsts),
+            compress: self.compress,
+        }
     }
 }

@@ -16,7 +16,7 @@ use bowline_core::secret::Secret;
 use bowline_core::units::{Bytes, Weight};
 use serde::{Deserialize, Serialize};
 
-use super::policy::{PoliciesFrame, networks, parse_networks};
+use super::policy::{PoliciesFrame, TransferFrame, networks, parse_networks};
 
 /// Why a frame is not a table.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,8 @@ pub struct DesiredFrame {
     pools: Vec<PoolFrame>,
     certificates: Vec<CertificateFrame>,
     trusted_proxies: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    proxy_protocol: bool,
     /// A daemon of an earlier version says nothing of them.
     #[serde(default)]
     leaving: Vec<String>,
@@ -71,6 +73,9 @@ struct RuleFrame {
     body: u64,
     timeout_ms: u64,
     idle_ms: u64,
+    /// A daemon of an earlier version says nothing of it.
+    #[serde(default)]
+    transfer: TransferFrame,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -146,6 +151,7 @@ impl From<&EdgeDesired> for DesiredFrame {
             pools: table.pools.iter().map(|(id, pool)| PoolFrame::from(id, pool)).collect(),
             certificates: certificates.collect(),
             trusted_proxies: networks(&table.trusted_proxies),
+            proxy_protocol: table.proxy_protocol,
             leaving: table.leaving.iter().map(ToString::to_string).collect(),
             api: table.api.as_ref().map(|api| ApiFrame { host: api.host.to_string(), socket: api.socket.clone() }),
         }
@@ -200,6 +206,7 @@ impl RuleFrame {
             body: rule.body.0.0,
             timeout_ms: millis(rule.timeout),
             idle_ms: millis(rule.idle),
+            transfer: TransferFrame::from(rule.transfer),
         }
     }
 }
@@ -252,7 +259,9 @@ impl DesiredFrame {
             .as_ref()
             .map(|api| Ok(ApiSite { host: parse("host", &api.host, HostName::new)?, socket: api.socket.clone() }));
         let api = api.transpose()?;
-        let table = Table { generation, sites, pools: pools.into_iter().collect(), leaving, trusted_proxies, api };
+        let pools = pools.into_iter().collect();
+        let table =
+            Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol: self.proxy_protocol, api };
         Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
     }
 }
@@ -286,6 +295,7 @@ impl RuleFrame {
             body: BodyLimit(Bytes(self.body)),
             timeout: Duration::from_millis(self.timeout_ms),
             idle: Duration::from_millis(self.idle_ms),
+            transfer: self.transfer.parse(),
         })
     }
 }
@@ -324,8 +334,8 @@ fn parse_split((pool, weight): (usize, u8), pools: &[(PoolId, Pool)]) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bowline_core::app::{RateBy, Upload};
-    use bowline_core::route::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit};
+    use bowline_core::app::{Hsts, PlainHttp, RateBy, Upload};
+    use bowline_core::route::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit, Transfer};
     use bowline_core::units::Rate;
 
     fn sample() -> EdgeDesired {
@@ -352,6 +362,11 @@ mod tests {
             body: BodyLimit(Bytes(1 << 20)),
             timeout: Duration::from_secs(60),
             idle: Duration::from_millis(1500),
+            transfer: Transfer {
+                http: PlainHttp::Redirect,
+                hsts: Some(Hsts { age: Duration::from_secs(60), subdomains: true, preload: false }),
+                compress: true,
+            },
         };
         let files = Files {
             service: service.clone(),
@@ -384,6 +399,7 @@ mod tests {
             pools: BTreeMap::from([(pool, Pool { endpoints })]),
             leaving: ["local/uploads.web.r2.0.3".parse().unwrap()].into(),
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            proxy_protocol: true,
             api: Some(ApiSite { host: HostName::new("api.example.com").unwrap(), socket: "/run/api.sock".into() }),
         };
         EdgeDesired { table: Arc::new(table), certificates: Arc::new(BTreeMap::from([(host, certificate)])) }

@@ -12,7 +12,7 @@ use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
     Action, ApiSite, Certificate, Cohort, EdgeDesired, EdgeObservation, EdgeStatus, Files, Flow, Pool, PoolId, Rule,
-    RuleId, Site, SiteTls, Split, Table,
+    RuleId, Site, SiteTls, Split, Table, Transfer,
 };
 use bowline_core::units::{Bytes, Weight};
 use bowline_edge::link::{self, LinkConfig};
@@ -194,6 +194,7 @@ pub fn rule(prefix: &str, action: Action) -> Rule {
         body: BodyLimit(Bytes(200 << 20)),
         timeout: Duration::from_secs(10),
         idle: Duration::from_secs(10),
+        transfer: Transfer::default(),
     }
 }
 
@@ -232,6 +233,12 @@ impl TableBuilder {
 
     pub fn trusting(mut self, networks: &[&str]) -> Self {
         self.0.trusted_proxies = networks.iter().map(|network| network.parse().unwrap()).collect();
+        self
+    }
+
+    /// Connections of those whom it trusts begin with a PROXY header.
+    pub fn proxied(mut self) -> Self {
+        self.0.proxy_protocol = true;
         self
     }
 

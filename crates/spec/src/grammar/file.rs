@@ -389,6 +389,24 @@ static ROUTE: TableSpec = TableSpec {
             Default("\"auto\""),
             "`auto`: ACME for public names, the local CA for the rest. Never ACME in `local`.",
         ),
+        key(
+            "http",
+            Words(&["serve", "redirect"]),
+            Omitted("`redirect` where `tls = \"acme\"` and not in `local`, else `serve`"),
+            "`redirect`: what does not come over HTTPS gets 308 to the same over HTTPS, as soon as there is a certificate for the host.",
+        ),
+        key(
+            "hsts",
+            Table(&HSTS),
+            Omitted("browsers are told nothing"),
+            "Told over HTTPS only, and not in `local`, where the name is one of many on this machine.",
+        ),
+        key(
+            "compress",
+            Bool,
+            Default("false"),
+            "Text of at least 1 KiB is compressed with gzip for clients that take it. Not where an answer holds a secret beside what a request says (BREACH).",
+        ),
         key("allow", List(Form::Cidr), Omitted("everyone"), "Addresses and networks let in."),
         key("auth", Table(&AUTH), Omitted("everyone"), "What a request must carry."),
         key("limit", Table(&LIMIT), Omitted("its defaults"), "Rates, sizes and times."),
@@ -397,10 +415,21 @@ static ROUTE: TableSpec = TableSpec {
     conflicts: &[
         conflict("redirect", &["to", "deny", "upload", "strip"], "a route does one thing"),
         conflict("deny", &["to", "upload", "strip"], "a route does one thing"),
+        Conflict { key: "tls", values: &["off"], others: &["http", "hsts"], why: "there is no HTTPS" },
     ],
     needs: &[],
     overrides: false,
 };
+
+static HSTS: TableSpec = table(
+    "hsts",
+    "What browsers are to remember of these hosts: to ask them over HTTPS only (`Strict-Transport-Security`). It cannot be taken back sooner.",
+    &[
+        key("age", Text(Form::Duration), Required, "For how long. `0s` takes it back from whoever comes again."),
+        key("subdomains", Bool, Default("false"), "Of all hosts below these, too."),
+        key("preload", Bool, Default("false"), "Browsers may be shipped with it: needs a year, and `subdomains`."),
+    ],
+);
 
 static AUTH: TableSpec = TableSpec {
     id: "auth",

@@ -1,6 +1,6 @@
 //! The tables of `server.toml`.
 
-use super::Kind::{Integer, List, Table, Text, Words};
+use super::Kind::{Bool, Integer, List, Table, Text, Words};
 use super::Presence::{Default, Omitted, Required};
 use super::{Form, Key, Kind, Presence, TableSpec};
 
@@ -28,7 +28,7 @@ pub(crate) static SERVER: TableSpec = table(
             "trusted_proxies",
             List(Form::Cidr),
             Omitted("none"),
-            "Whose `X-Forwarded-*` and PROXY headers are believed.",
+            "Whose `X-Forwarded-*`, `Forwarded` and PROXY headers are believed.",
         ),
         key("listen", Table(&LISTEN), Omitted("its defaults"), "Where the server listens."),
         key("acme", Table(&ACME), Omitted("its defaults"), "Certificates for public names."),
@@ -46,6 +46,12 @@ static LISTEN: TableSpec = table(
         key("http", List(Form::Listen), Default("[\"[::]:80\"]"), "Plain HTTP."),
         key("https", List(Form::Listen), Default("[\"[::]:443\"]"), "HTTPS."),
         key("admin", Text(Form::Listen), Default("\"127.0.0.1:7070\""), "Console, API and `/metrics`."),
+        key(
+            "proxy_protocol",
+            Bool,
+            Default("false"),
+            "Connections of `trusted_proxies` begin with a PROXY header, version 1 or 2; those without one are closed. Others have none.",
+        ),
     ],
 );
 

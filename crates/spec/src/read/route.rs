@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use bowline_core::app::{
-    Access, Auth, BodyLimit, HostName, Limit, Origin, PathPrefix, RateBy, Route, RouteTo, Service, Tls, Upload,
+    Access, Auth, BodyLimit, HostName, Hsts, Limit, Origin, PathPrefix, PlainHttp, RateBy, Route, RouteTo, Service,
+    Tls, Transfer, Upload,
 };
 use bowline_core::id::{RouteName, ServiceName};
 
@@ -30,8 +31,29 @@ impl Reader {
         let auth = self.section(s, "auth").and_then(|auth| self.auth(&auth));
         let limit = self.section(s, "limit").map(|limit| self.limit(&limit)).unwrap_or_default();
         let upload = self.section(s, "upload").and_then(|upload| self.upload(&upload));
+        let transfer = self.transfer(s);
         let to = self.route_to(s, services)?;
-        Some(Route { hosts, path, strip, to, tls, access: Access { allow, auth }, limit, upload })
+        Some(Route { hosts, path, strip, to, tls, access: Access { allow, auth }, limit, upload, transfer })
+    }
+
+    fn transfer(&mut self, s: &Section<'_>) -> Transfer {
+        let http = self.word(s, "http").map(|at| if at == 0 { PlainHttp::Serve } else { PlainHttp::Redirect });
+        let hsts = self.section(s, "hsts").and_then(|hsts| self.hsts(&hsts));
+        Transfer { http, hsts, compress: self.boolean(s, "compress").unwrap_or(false) }
+    }
+
+    fn hsts(&mut self, s: &Section<'_>) -> Option<Hsts> {
+        let subdomains = self.boolean(s, "subdomains").unwrap_or(false);
+        let preload = self.boolean(s, "preload").unwrap_or(false);
+        let age = self.parsed(s, "age", literal::duration)?;
+        if preload && !(subdomains && age >= Hsts::PRELOAD_AGE) {
+            let path = s.path("preload");
+            let message = "the lists of browsers take no host with less than a year and all its subdomains";
+            let hint = "write age = \"1y\" and subdomains = true, or take `preload` out";
+            let problem = Diagnostic::new(path.clone(), self.value_at(&path), message);
+            self.push(problem.hint(Some(hint.to_owned())));
+        }
+        Some(Hsts { age, subdomains, preload })
     }
 
     /// An empty list reads as "nobody" and would mean "everyone".

@@ -1,7 +1,8 @@
 use bowline_core::app::{
-    Auth, Cage, Command, Health, HttpCheck, Job, Limit, Origin, Probe, RateBy, Route, RouteTo, Scale, Service,
-    StaticFiles, Tls,
+    Auth, Cage, Command, Health, HttpCheck, Job, Limit, Origin, PlainHttp, Probe, RateBy, Route, RouteTo, Scale,
+    Service, StaticFiles, Tls,
 };
+use bowline_core::time::Humane;
 
 use super::{Detail, Writer};
 use crate::literal;
@@ -132,6 +133,7 @@ impl Writer {
                 Tls::Off => "off".to_owned(),
             })
         });
+        self.transfer(route);
         self.list("allow", &route.access.allow);
         match &route.access.auth {
             None => {}
@@ -144,6 +146,23 @@ impl Writer {
         }
         self.inner("limit", |w| w.limit(&route.limit));
         self.inner("upload", |w| w.list("extensions", route.upload.iter().flat_map(|u| &u.extensions)));
+    }
+
+    fn transfer(&mut self, route: &Route) {
+        self.optional(
+            "http",
+            route.transfer.http.map(|http| match http {
+                PlainHttp::Serve => "serve",
+                PlainHttp::Redirect => "redirect",
+            }),
+        );
+        self.inner("hsts", |w| {
+            let Some(hsts) = route.transfer.hsts else { return };
+            w.text("age", Humane(hsts.age));
+            w.boolean("subdomains", hsts.subdomains, false);
+            w.boolean("preload", hsts.preload, false);
+        });
+        self.boolean("compress", route.transfer.compress, false);
     }
 
     fn limit(&mut self, limit: &Limit) {

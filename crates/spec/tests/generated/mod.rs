@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bowline_core::app::{
     AbortRule, Access, App, Auth, Backup, BodyLimit, Bucket, Cage, Command, Database, DatabaseKind, DatabaseSource,
-    Delivery, Environment, Health, HostName, HttpCheck, ImagePush, Job, KubernetesSettings, LatencyObjective, Limit,
-    Limits, LogSink, Origin, PathPrefix, Probe, RateBy, Redis, RedisSource, Reference, ReferenceField, ReleaseHooks,
-    Rollout, Route, RouteTo, Scale, Schedule, SecretSource, Service, Slo, StaticFiles, Step, Target, Tls, Upload,
-    Value, VarName, Variables, Volume,
+    Delivery, Environment, Health, HostName, Hsts, HttpCheck, ImagePush, Job, KubernetesSettings, LatencyObjective,
+    Limit, Limits, LogSink, Origin, PathPrefix, PlainHttp, Probe, RateBy, Redis, RedisSource, Reference,
+    ReferenceField, ReleaseHooks, Rollout, Route, RouteTo, Scale, Schedule, SecretSource, Service, Slo, StaticFiles,
+    Step, Target, Tls, Transfer, Upload, Value, VarName, Variables, Volume,
 };
 use bowline_core::id::{
     AppName, EnvName, EnvironmentId, JobName, Port, ResourceName, RouteName, SecretName, ServiceName,
@@ -283,9 +283,10 @@ fn route(services: Vec<ServiceName>) -> impl Strategy<Value = Route> {
     let extensions = subsequence(vec!["txt", "pdf", "png"], 1..=3);
     let upload = extensions.prop_map(|all| Upload { extensions: all.iter().map(|e| (*e).to_owned()).collect() });
     let tls = select(vec![Tls::Auto, Tls::Local, Tls::Off]);
-    let what = (to, "(/[a-z]{1,3}){0,2}", any::<bool>(), tls);
+    let what = (to, "(/[a-z]{1,3}){0,2}", any::<bool>(), (tls, transfer()));
     (what, (allow, option::of(auth)), limit, option::of(upload)).prop_map(|(what, (allow, auth), limit, upload)| {
-        let (to, path, strip, tls) = what;
+        let (to, path, strip, (tls, transfer)) = what;
+        let transfer = if tls == Tls::Off { Transfer::default() } else { transfer };
         let service = matches!(to, RouteTo::Service(_));
         let path = PathPrefix::new(&format!("/{}", path.trim_start_matches('/'))).unwrap();
         let access = Access { allow, auth };
@@ -298,8 +299,19 @@ fn route(services: Vec<ServiceName>) -> impl Strategy<Value = Route> {
             tls,
             access,
             limit,
+            transfer,
         }
     })
+}
+
+fn transfer() -> impl Strategy<Value = Transfer> {
+    let hsts = (duration(), any::<bool>(), any::<bool>()).prop_map(|(age, subdomains, preload)| Hsts {
+        preload: preload && subdomains && age >= Hsts::PRELOAD_AGE,
+        age,
+        subdomains,
+    });
+    (option::of(select(vec![PlainHttp::Serve, PlainHttp::Redirect])), option::of(hsts), any::<bool>())
+        .prop_map(|(http, hsts, compress)| Transfer { http, hsts, compress })
 }
 
 /// Hosts are made of the route's name, so that no two routes claim one.

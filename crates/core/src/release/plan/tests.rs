@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::app::{
     Access, Auth, Command, Database, DatabaseKind, DatabaseSource, HostName, Limit, PathPrefix, Redis, RedisSource,
-    Route, RouteTo, Tls, Volume, sample,
+    Route, RouteTo, Tls, Transfer, Volume, sample,
 };
 use crate::id::{Port, ResourceName, RouteName};
 use crate::release::{Artifact, Shape};
@@ -49,6 +49,7 @@ impl Made {
             access: Access::default(),
             limit: Limit::default(),
             upload: None,
+            transfer: Transfer::default(),
         };
         change(&mut route);
         self.app.routes.insert(RouteName::new("main").unwrap(), route);

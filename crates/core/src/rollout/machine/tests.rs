@@ -166,6 +166,7 @@ fn route_to(app: &mut crate::app::App, services: &[&str]) {
             access: crate::app::Access::default(),
             limit: crate::app::Limit::default(),
             upload: None,
+            transfer: crate::app::Transfer::default(),
         };
         (crate::id::RouteName::new(name).unwrap(), route)
     };

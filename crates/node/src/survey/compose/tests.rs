@@ -9,7 +9,9 @@ use crate::survey::survey;
 
 /// The app that a folder without a file is.
 fn base() -> App {
-    use bowline_core::app::{Access, Environment, Limit, PathPrefix, ReleaseHooks, Rollout, RouteTo, Strategy, Tls};
+    use bowline_core::app::{
+        Access, Environment, Limit, PathPrefix, ReleaseHooks, Rollout, RouteTo, Strategy, Tls, Transfer,
+    };
     let route = Route {
         hosts: Vec::new(),
         path: PathPrefix::root(),
@@ -19,6 +21,7 @@ fn base() -> App {
         access: Access::default(),
         limit: Limit::default(),
         upload: None,
+        transfer: Transfer::default(),
     };
     App {
         name: AppName::new("app").unwrap(),

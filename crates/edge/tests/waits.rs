@@ -1,0 +1,161 @@
+//! Every wait has an end, whoever keeps whom waiting. Those for a head, a PROXY header, an instance that is started, a daemon, and a client that reads an
+//! answer over HTTP/2 are in the tests of these.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+#[path = "support/tls.rs"]
+mod tls;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bowline_core::route::Rule;
+use support::*;
+use tls::*;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+const SOON: Duration = Duration::from_millis(300);
+
+/// Its instance has this long to answer; both sides may be still for as long.
+fn hasty(address: SocketAddr) -> TableBuilder {
+    let rule = Rule { timeout: SOON, idle: SOON, ..rule("/", forward(1)) };
+    TableBuilder::default().site("a.test", vec![rule]).pool(1, &[address])
+}
+
+/// The code of the fault in the access log, once it is there.
+async fn fault(edge: &Edge, code: &str) {
+    let path = edge.dir.path().join("logs/access.log");
+    edge.eventually(|| async { std::fs::read_to_string(&path).is_ok_and(|log| log.contains(code)) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_has_ten_seconds() {
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(TableBuilder::default(), ca.certificates.clone()).await;
+    let mut silent = Talk::new(TcpStream::connect(edge.https).await.unwrap());
+    // Agreed on HTTP/2, and then nothing: no preface.
+    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+    let mut half = Talk::new(stream);
+    assert_eq!(silent.rest().await, b"");
+    half.rest().await;
+    edge.until(|seen| seen.handshakes_failed == 1 && seen.connections_open == 0).await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_go_on_is_given_up() {
+    let reading = upstream(|_, mut talk| async move { drop(talk.rest().await) }).await;
+    let mut edge = Edge::start().await;
+    edge.serve(hasty(reading)).await;
+    let mut talk = edge.connect().await;
+    talk.say("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 9\r\n\r\nhalf").await;
+    let answer = talk.answer().await;
+    assert_eq!((answer.status, answer.header("x-bowline-error")), (408, Some("body-timeout")));
+    assert_eq!(talk.rest().await, b"", "what comes late is no request");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_does_not_read_is_given_up() {
+    let deaf = upstream(|_, talk| async move {
+        std::future::pending::<()>().await;
+        drop(talk);
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(hasty(deaf)).await;
+    let mut talk = edge.connect().await;
+    const LENGTH: usize = 64 << 20;
+    talk.say(&format!("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: {LENGTH}\r\n\r\n")).await;
+    let Talk { stream, .. } = talk;
+    let (read, mut write) = stream.into_split();
+    // As much as fits into all buffers between here and there.
+    let upload = tokio::spawn(async move { while write.write_all(&[0; 64 << 10]).await.is_ok() {} });
+    let mut answer = Talk::new(tokio::io::join(read, tokio::io::sink()));
+    let answer = answer.answer().await;
+    assert_eq!((answer.status, answer.header("x-bowline-error")), (504, Some("upstream-stalled")));
+    upload.abort();
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_does_not_go_on_is_cut() {
+    let half = upstream(|_, mut talk| async move {
+        talk.try_head().await;
+        talk.say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").await;
+        talk.rest().await;
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(hasty(half)).await;
+    let mut talk = edge.connect().await;
+    talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    assert!(talk.rest().await.ends_with(b"half"));
+    fault(&edge, "upstream-stalled").await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_an_answer_is_let_go_however_much_is_said() {
+    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    let ended = std::sync::Mutex::new(Some(ended));
+    let endless = upstream(move |_, mut talk| {
+        let ended = ended.lock().unwrap().take();
+        async move {
+            talk.try_head().await;
+            talk.say("HTTP/1.1 200 OK\r\n\r\n").await;
+            while talk.stream.write_all(&[0; 64 << 10]).await.is_ok() {}
+            drop(ended);
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(hasty(endless)).await;
+    let mut talk = edge.connect().await;
+    talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    let waited = tokio::time::timeout(PATIENCE, end).await;
+    assert!(waited.expect("its instance goes on").is_err());
+    fault(&edge, "client-stalled").await;
+    drop(talk);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_in_which_nothing_moves_is_closed() {
+    let silent = upstream(|_, mut talk| async move {
+        talk.try_head().await;
+        talk.say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n").await;
+        talk.rest().await;
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(hasty(silent)).await;
+    let mut talk = edge.connect().await;
+    talk.say("GET / HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n").await;
+    assert_eq!(talk.answer().await.status, 101);
+    assert_eq!(talk.rest().await, b"");
+    edge.until(|seen| seen.outstanding.is_empty() && seen.connections_open == 0).await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_accepts_no_connection_is_given_up_after_three_seconds_each() {
+    // Room for one connection that nobody takes; those behind it get no answer at all.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = socket.listen(1).unwrap();
+    let address = full.local_addr().unwrap();
+    let mut taken = Vec::new();
+    while let Ok(stream) = tokio::time::timeout(SOON, TcpStream::connect(address)).await {
+        taken.push(stream.unwrap());
+    }
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let answer = edge.get("a.test", "/").await;
+    assert_eq!((answer.status, answer.header("x-bowline-error")), (504, Some("connect-timeout")));
+    drop((taken, full));
+    edge.stop().await;
+}
