@@ -1,0 +1,194 @@
+"""Sends every case and judges what came of it."""
+
+import itertools
+import re
+import threading
+import time
+from dataclasses import dataclass
+
+import corpus
+import wire
+from case import BOUND, HOLD, REFUSE, Case, Seen
+
+BOWLINE = "bowline"
+
+# How long anything may take that takes no time.
+SOON = 10
+
+# How long a proxy that answers nothing and closes nothing is waited for.
+QUIET = 1.0
+
+
+@dataclass
+class Outcome:
+    case: Case
+    over: str
+    seen: Seen
+    # The request reached the upstream whole, or what had to hold did not.
+    through: bool = False
+    # It reached it, mended as a rule allows.
+    mended: bool = False
+    # What is not as it must be, with Bowline.
+    wrong: str = ""
+
+
+class Runner:
+    def __init__(self, upstream, about):
+        address = lambda text: (text.rpartition(":")[0].strip("[]"), int(text.rpartition(":")[2]))
+        self.upstream = upstream
+        self.about = about
+        self.peer = about["peer"]
+        self.place = wire.Place(about["host"], address(about["http"]), address(about["https"]), about["ca"])
+        self.barriers = itertools.count()
+        self.refusals = []
+
+    @property
+    def strict(self):
+        return self.peer == BOWLINE
+
+    def run(self, only="", verbose=False):
+        chosen = [case for case in corpus.cases() if only in case.id and (case.peers or self.strict)]
+        aside = [(case, over, threading.Thread) for case in chosen if case.slow for over in case.over]
+        outcomes, threads = [], []
+        for case, over, _ in aside:
+            thread = threading.Thread(target=lambda c=case, o=over: outcomes.append(self.one(c, o)))
+            thread.start()
+            threads.append(thread)
+        for case in chosen:
+            for over in () if case.slow else case.over:
+                outcomes.append(self.one(case, over))
+                if verbose:
+                    print(describe(outcomes[-1]), flush=True)
+        for thread in threads:
+            thread.join()
+        if verbose:
+            for outcome in outcomes:
+                if outcome.case.slow:
+                    print(describe(outcome), flush=True)
+        return outcomes
+
+    def one(self, case, over):
+        if not case.slow:
+            self.upstream.forget()
+            self.upstream.answer = case.answer
+        try:
+            seen = self.send(case, over)
+        except OSError as error:
+            seen = Seen(error=f"{type(error).__name__}: {error}", closed=True)
+        if not case.slow:
+            self.upstream.answer = None
+            if fault := self.barrier():
+                seen.notes["barrier"] = fault
+            seen.raw, seen.requests = self.upstream.seen()
+        else:
+            seen.raw, seen.requests = self.upstream.seen(f"/slow/{case.id}/{over}".encode(), aside=True)
+        return self.judge(case, over, seen)
+
+    def send(self, case, over):
+        if callable(case.send):
+            return case.send(self, over)
+        if over == "h2":
+            return self.stream(case)
+        with wire.Http1(self.place, over) as client:
+            client.send(case.send)
+            answer = client.answer(SOON if self.strict else 3)
+            refused = answer is not None and answer.status is not None and answer.status >= 400
+            patience = SOON if self.strict and case.kind == REFUSE else QUIET
+            closed = client.ended(patience if refused or answer is None else 0.01)
+            return of_answer(answer, closed)
+
+    def stream(self, case):
+        """One stream of HTTP/2: the case's fields beside the ordinary ones, and its data."""
+        with wire.Http2(self.place) as client:
+            fields, data = case.send(client) if callable(case.send) else case.send
+            client.headers(1, fields, end=data is None)
+            if data is not None:
+                client.data(1, data)
+            client.answered(1, SOON if self.strict else 3)
+            head = b"".join(name + b": " + value + b"\r\n" for name, value in client.heads.get(1, []))
+            reason = client.field(1, "x-bowline-error")
+            return Seen(client.status(1), reason, head, client.bodies.get(1, b""), client.failed(), client.error(1))
+
+    def barrier(self):
+        """An ordinary request: what was sent before it and could come to the upstream is there when it is."""
+        path = f"/barrier/{next(self.barriers)}"
+        try:
+            with wire.Http1(self.place, "h1") as client:
+                client.send(f"GET {path} HTTP/1.1\r\nHost: {{host}}\r\nConnection: close\r\n\r\n".encode())
+                answer = client.answer(SOON)
+        except OSError as error:
+            return f"nobody else is served: {error}"
+        if answer is None or answer.status != 200:
+            return f"somebody else gets {answer and answer.status}"
+        return None if self.upstream.wait(path.encode(), SOON) else "what somebody else asks does not come"
+
+    def judge(self, case, over, seen):
+        outcome = Outcome(case, over, seen)
+        fault = case.check(seen, over) if case.check else None
+        if case.kind == REFUSE:
+            if seen.requests and case.may_mend and all(map(flawless, seen.requests)):
+                outcome.mended = True
+            elif seen.requests:
+                outcome.through = True
+        elif case.kind == HOLD and fault and case.may_mend:
+            outcome.mended = True
+        elif fault:
+            outcome.through = True
+        if fault is None:
+            fault = seen.notes.get("barrier")
+        if self.strict:
+            outcome.wrong = self.wrong(case, outcome, fault)
+            if case.waits:
+                outcome.wrong = "" if outcome.wrong else f"holds: take the mark away that it waits for {case.waits}"
+        return outcome
+
+    def wrong(self, case, outcome, fault):
+        seen = outcome.seen
+        if fault:
+            return fault
+        if outcome.through or outcome.mended:
+            return f"it reached the upstream: {seen.requests[0].head if seen.requests else ''!r}"
+        if case.kind != REFUSE:
+            return ""
+        if not case.streams and seen.raw:
+            return f"some of it reached the upstream: {seen.raw[0][:200]!r}"
+        if seen.status is None:
+            if seen.error and (case.reason is None or outcome.over == "h2"):
+                return ""
+            return f"no answer ({seen.error})"
+        if seen.status not in case.statuses:
+            return f"answered with {seen.status} {seen.reason}, not {case.statuses}"
+        if case.reason and seen.reason != case.reason:
+            return f"the reason is {seen.reason}, not {case.reason}"
+        if outcome.over != "h2" and not seen.closed:
+            return "the connection is left open"
+        return ""
+
+
+def of_answer(answer, closed):
+    if answer is None:
+        return Seen(closed=closed, error="closed" if closed else "silence")
+    return Seen(answer.status, answer.field("x-bowline-error"), answer.head, answer.body, closed)
+
+
+def flawless(request):
+    """What two parsers cannot see differently: every line ends with CRLF and is a field, and one thing says where it ends."""
+    head = request.head
+    if re.search(rb"[^\r]\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", head):
+        return False
+    first, *lines = head[:-4].split(b"\r\n")
+    token = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+    if not re.fullmatch(token + rb" [!-~]+ HTTP/1\.[01]", first):
+        return False
+    if not all(re.fullmatch(token + rb":[ \t]*[^\r\n]*", line) for line in lines):
+        return False
+    lengths, codings = request.all(b"content-length"), request.all(b"transfer-encoding")
+    framed = (len(lengths), len(codings)) in ((0, 0), (1, 0), (0, 1))
+    sound = all(value.isdigit() for value in lengths) and all(value.lower() == b"chunked" for value in codings)
+    return framed and sound and len(request.all(b"host")) == 1
+
+
+def describe(outcome):
+    mark = "THROUGH" if outcome.through else "mended" if outcome.mended else "ok"
+    said = outcome.seen.status or outcome.seen.error
+    return f"{mark:8}{outcome.case.id:40}{outcome.over:4} {said} {outcome.seen.reason or ''} {outcome.wrong}"
