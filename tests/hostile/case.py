@@ -32,6 +32,8 @@ class Case:
     may_mend: str | None = None
     # The fault lies behind the head: an upstream may see the beginning of it, and never the end.
     streams: bool = False
+    # The connection has to end with it: what follows on it cannot be told from it.
+    closes: bool = True
     # What the upstream answers, instead of `200 OK`.
     answer: object = None
     # Whether other proxies are asked the same: not what only a policy of Bowline's can judge.

@@ -3,8 +3,8 @@
 
     {"peer": "bowline", "host": "hostile.localhost", "http": "127.0.0.1:80", "https": "127.0.0.1:443", "ca": "root.pem"}
 
-and ends with 0 when every case came out as it must. More it may be told: "pid" (of the process whose memory is watched),
-"access_log" (each refusal must stand there once), "token" (what lets in at /token).
+and ends with 0 when every case came out as it must. More it may be told: "pids" (of the processes whose memory is watched),
+"access_log" (each refusal must stand there once).
 """
 
 import argparse

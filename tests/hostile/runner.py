@@ -77,18 +77,18 @@ class Runner:
             seen = Seen(error=f"{type(error).__name__}: {error}", closed=True)
         if not case.slow:
             self.upstream.answer = None
-            if fault := self.barrier():
-                seen.notes["barrier"] = fault
+            fault = self.barrier()
+            seen.notes["barrier"] = seen.notes.get("barrier") or fault
             seen.raw, seen.requests = self.upstream.seen()
         else:
             seen.raw, seen.requests = self.upstream.seen(f"/slow/{case.id}/{over}".encode(), aside=True)
         return self.judge(case, over, seen)
 
     def send(self, case, over):
+        if over == "h2" and not by_itself(case):
+            return self.stream(case)
         if callable(case.send):
             return case.send(self, over)
-        if over == "h2":
-            return self.stream(case)
         with wire.Http1(self.place, over) as client:
             client.send(case.send)
             answer = client.answer(SOON if self.strict else 3)
@@ -109,6 +109,17 @@ class Runner:
             reason = client.field(1, "x-bowline-error")
             return Seen(client.status(1), reason, head, client.bodies.get(1, b""), client.failed(), client.error(1))
 
+    def memory(self):
+        """What the peer's processes hold for themselves alone, in bytes."""
+        pages = 0
+        for pid in self.about.get("pids", []):
+            try:
+                with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+                    pages += int(file.read().split()[1])
+            except OSError:
+                continue
+        return pages * 4096
+
     def barrier(self):
         """An ordinary request: what was sent before it and could come to the upstream is there when it is."""
         path = f"/barrier/{next(self.barriers)}"
@@ -126,7 +137,9 @@ class Runner:
         outcome = Outcome(case, over, seen)
         fault = case.check(seen, over) if case.check else None
         if case.kind == REFUSE:
-            if seen.requests and case.may_mend and all(map(flawless, seen.requests)):
+            mends = case.may_mend and all(map(flawless, seen.requests))
+            # With a check, what came has to be what it looks for.
+            if seen.requests and (mends or (case.check and not fault)):
                 outcome.mended = True
             elif seen.requests:
                 outcome.through = True
@@ -149,7 +162,8 @@ class Runner:
         if outcome.through or outcome.mended:
             return f"it reached the upstream: {seen.requests[0].head if seen.requests else ''!r}"
         if case.kind != REFUSE:
-            return ""
+            told = case.reason is None or (seen.status in case.statuses and seen.reason == case.reason)
+            return "" if told else f"answered with {seen.status} {seen.reason}, not {case.statuses} {case.reason}"
         if not case.streams and seen.raw:
             return f"some of it reached the upstream: {seen.raw[0][:200]!r}"
         if seen.status is None:
@@ -160,9 +174,14 @@ class Runner:
             return f"answered with {seen.status} {seen.reason}, not {case.statuses}"
         if case.reason and seen.reason != case.reason:
             return f"the reason is {seen.reason}, not {case.reason}"
-        if outcome.over != "h2" and not seen.closed:
+        if outcome.over != "h2" and case.closes and not seen.closed:
             return "the connection is left open"
         return ""
+
+
+def by_itself(case):
+    """Whether its function does all of it: it takes the runner and how it is sent, not a client."""
+    return callable(case.send) and case.send.__code__.co_argcount == 2
 
 
 def of_answer(answer, closed):

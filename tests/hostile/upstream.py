@@ -69,7 +69,7 @@ class Connection:
                     return
 
     def respond(self, request):
-        answer = self.upstream.answer
+        answer = self.upstream.answers.get(request.path, self.upstream.answer)
         if b"GET /barrier/" in request.line:
             answer = None
         if callable(answer):
@@ -156,7 +156,10 @@ class Upstream:
     def __init__(self):
         self.lock = threading.Condition()
         self.connections = []
+        # To everyone, and by path: that of a case which runs beside the others.
         self.answer = None
+        self.answers = {}
+        self.notes = {}
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -169,6 +172,17 @@ class Upstream:
             with self.lock:
                 self.connections.append(connection)
             threading.Thread(target=connection.run, daemon=True).start()
+
+    def note(self, path, value):
+        """What an answer has found out."""
+        with self.lock:
+            self.notes[path] = value
+            self.lock.notify_all()
+
+    def noted(self, path, limit):
+        with self.lock:
+            self.lock.wait_for(lambda: path in self.notes, limit)
+            return self.notes.get(path)
 
     def forget(self):
         """What comes from now on belongs to the next case."""

@@ -37,6 +37,10 @@ class Place:
     def plain(self):
         return connect(self.http)
 
+    def plain_tls(self):
+        """The port of TLS, and nothing said yet."""
+        return connect(self.https)
+
     def tls(self, alpn, name=None):
         context = ssl.create_default_context(cafile=self.ca)
         context.set_alpn_protocols([alpn])

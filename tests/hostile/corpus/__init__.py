@@ -1,8 +1,8 @@
 """Every case, group by group."""
 
-from . import framing
+from . import floods, framing, headers, paths, policies, responses, slow, tls
 
-GROUPS = [framing]
+GROUPS = [framing, headers, paths, tls, policies, responses, floods, slow]
 
 
 def cases():
