@@ -40,8 +40,6 @@ class Case:
     peers: bool = True
     # Takes its time: runs beside the others.
     slow: bool = False
-    # A feature of the edge that it waits for; the run fails when the case holds and this still stands.
-    waits: str | None = None
 
 
 @dataclass

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 
-from runner import Runner
+from runner import Runner, unlisted, unlogged
 from upstream import Upstream
 
 
@@ -25,9 +25,13 @@ def main():
     about = json.loads(sys.stdin.readline())
     runner = Runner(upstream, about)
     outcomes = runner.run(arguments.only, arguments.verbose)
-    wrong = [outcome for outcome in outcomes if outcome.wrong]
-    for outcome in wrong:
-        print(f"FAILED {outcome.case.id} over {outcome.over}: {outcome.wrong}")
+    wrong = [f"{outcome.case.id} over {outcome.over}: {outcome.wrong}" for outcome in outcomes if outcome.wrong]
+    if not arguments.only:
+        wrong += unlisted()
+    if about.get("access_log"):
+        wrong += unlogged(outcomes, about["access_log"])
+    for fault in wrong:
+        print(f"FAILED {fault}")
     through = [outcome for outcome in outcomes if outcome.through]
     print(f"{about['peer']}: {len(outcomes)} sent, {len(through)} let through, {len(wrong)} not as they must be")
     return 1 if wrong or not outcomes else 0

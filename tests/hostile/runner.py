@@ -1,14 +1,20 @@
 """Sends every case and judges what came of it."""
 
 import itertools
+import json
 import re
 import threading
 import time
+import tomllib
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import corpus
 import wire
-from case import BOUND, HOLD, REFUSE, Case, Seen
+from case import HOLD, REFUSE, Case, Seen
+
+HERE = Path(__file__).parent
 
 BOWLINE = "bowline"
 
@@ -30,6 +36,8 @@ class Outcome:
     mended: bool = False
     # What is not as it must be, with Bowline.
     wrong: str = ""
+    # In seconds.
+    took: float = 0.0
 
 
 class Runner:
@@ -40,34 +48,33 @@ class Runner:
         self.peer = about["peer"]
         self.place = wire.Place(about["host"], address(about["http"]), address(about["https"]), about["ca"])
         self.barriers = itertools.count()
-        self.refusals = []
 
     @property
     def strict(self):
         return self.peer == BOWLINE
 
     def run(self, only="", verbose=False):
+        """All cases whose id holds `only`; those that take their time beside the others."""
         chosen = [case for case in corpus.cases() if only in case.id and (case.peers or self.strict)]
-        aside = [(case, over, threading.Thread) for case in chosen if case.slow for over in case.over]
-        outcomes, threads = [], []
-        for case, over, _ in aside:
-            thread = threading.Thread(target=lambda c=case, o=over: outcomes.append(self.one(c, o)))
+        outcomes = []
+
+        def one(case, over):
+            outcomes.append(self.one(case, over))
+            if verbose:
+                print(describe(outcomes[-1]), flush=True)
+
+        aside = [threading.Thread(target=one, args=(case, over)) for case in chosen if case.slow for over in case.over]
+        for thread in aside:
             thread.start()
-            threads.append(thread)
         for case in chosen:
             for over in () if case.slow else case.over:
-                outcomes.append(self.one(case, over))
-                if verbose:
-                    print(describe(outcomes[-1]), flush=True)
-        for thread in threads:
+                one(case, over)
+        for thread in aside:
             thread.join()
-        if verbose:
-            for outcome in outcomes:
-                if outcome.case.slow:
-                    print(describe(outcome), flush=True)
         return outcomes
 
     def one(self, case, over):
+        begun = time.monotonic()
         if not case.slow:
             self.upstream.forget()
             self.upstream.answer = case.answer
@@ -82,7 +89,9 @@ class Runner:
             seen.raw, seen.requests = self.upstream.seen()
         else:
             seen.raw, seen.requests = self.upstream.seen(f"/slow/{case.id}/{over}".encode(), aside=True)
-        return self.judge(case, over, seen)
+        outcome = self.judge(case, over, seen)
+        outcome.took = time.monotonic() - begun
+        return outcome
 
     def send(self, case, over):
         if over == "h2" and not by_itself(case):
@@ -93,8 +102,8 @@ class Runner:
             client.send(case.send)
             answer = client.answer(SOON if self.strict else 3)
             refused = answer is not None and answer.status is not None and answer.status >= 400
-            patience = SOON if self.strict and case.kind == REFUSE else QUIET
-            closed = client.ended(patience if refused or answer is None else 0.01)
+            ends = case.kind == REFUSE and case.closes and (refused or answer is None)
+            closed = client.ended((SOON if self.strict else QUIET) if ends else 0.01)
             return of_answer(answer, closed)
 
     def stream(self, case):
@@ -151,8 +160,6 @@ class Runner:
             fault = seen.notes.get("barrier")
         if self.strict:
             outcome.wrong = self.wrong(case, outcome, fault)
-            if case.waits:
-                outcome.wrong = "" if outcome.wrong else f"holds: take the mark away that it waits for {case.waits}"
         return outcome
 
     def wrong(self, case, outcome, fault):
@@ -167,9 +174,9 @@ class Runner:
         if not case.streams and seen.raw:
             return f"some of it reached the upstream: {seen.raw[0][:200]!r}"
         if seen.status is None:
-            if seen.error and (case.reason is None or outcome.over == "h2"):
-                return ""
-            return f"no answer ({seen.error})"
+            # A request that is malformed is reset, or its connection is (RFC 9113, 8.1.1).
+            malformed = outcome.over == "h2" and seen.error in ("RST_STREAM 1", "GOAWAY 1")
+            return "" if malformed else f"no answer ({seen.error})"
         if seen.status not in case.statuses:
             return f"answered with {seen.status} {seen.reason}, not {case.statuses}"
         if case.reason and seen.reason != case.reason:
@@ -182,6 +189,39 @@ class Runner:
 def by_itself(case):
     """Whether its function does all of it: it takes the runner and how it is sent, not a client."""
     return callable(case.send) and case.send.__code__.co_argcount == 2
+
+
+def unlisted():
+    """What stands in the list and not in the corpus, or the other way round; and tests elsewhere that are not there."""
+    with open(HERE / "list.toml", "rb") as file:
+        lines = tomllib.load(file)
+    elsewhere = lines.pop("elsewhere")
+    wanted = {line for group in lines.values() for line in group}
+    covered = {case.item for case in corpus.cases()}
+    faults = [f"no case stands for: {line}" for line in sorted(wanted - covered)]
+    faults += [f"no line of the list is: {line}" for line in sorted(covered - wanted)]
+    for line, where in elsewhere.items():
+        path, _, test = where.partition(" ")
+        if f"fn {test}()" not in (HERE.parent.parent / path).read_text(encoding="utf-8"):
+            faults.append(f"{line}: there is no {test} in {path}")
+    return faults
+
+
+def unlogged(outcomes, path, limit=SOON):
+    """Each refusal that was answered with its reason has one line in the access log, and no reason has more."""
+    answered = Counter(outcome.seen.reason for outcome in outcomes if outcome.seen.reason)
+    deadline = time.monotonic() + limit
+    while True:
+        with open(path, encoding="utf-8") as file:
+            logged = Counter(reason for line in file if (reason := json.loads(line).get("reason")))
+        faults = [
+            f"{count} answers said {reason}, and {logged[reason]} lines of the access log"
+            for reason, count in answered.items()
+            if logged[reason] != count
+        ]
+        if not faults or time.monotonic() > deadline:
+            return faults
+        time.sleep(0.1)
 
 
 def of_answer(answer, closed):
@@ -210,4 +250,4 @@ def flawless(request):
 def describe(outcome):
     mark = "THROUGH" if outcome.through else "mended" if outcome.mended else "ok"
     said = outcome.seen.status or outcome.seen.error
-    return f"{mark:8}{outcome.case.id:40}{outcome.over:4} {said} {outcome.seen.reason or ''} {outcome.wrong}"
+    return f"{mark:8}{outcome.case.id:40}{outcome.over:4}{outcome.took:6.2f} s  {said} {outcome.seen.reason or ''} {outcome.wrong}"

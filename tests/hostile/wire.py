@@ -170,6 +170,8 @@ class Http2:
         self.acks = 0
         self.pongs = 0
         self.block = b""
+        # What may be sent: on the connection, at first on each stream, and by which a stream's differs.
+        self.windows, self.window = {0: 65535}, 65535
         self.send(PREFACE)
         self.frame(SettingsFrame(0, settings=settings or {}))
         if read:
@@ -219,10 +221,23 @@ class Http2:
         return self.send(data)
 
     def data(self, stream, payload, end=True):
-        frame = DataFrame(stream, data=payload)
-        if end:
-            frame.flags.add("END_STREAM")
-        return self.frame(frame)
+        """In frames of an ordinary size, as the windows let it."""
+        window = lambda: min(self.windows[0], self.window + self.windows.get(stream, 0), 16000)
+        while True:
+            if payload and window() <= 0 and not self.until(lambda: window() > 0 or stream in self.over or self.failed(), 10):
+                return False
+            if stream in self.over or self.failed():
+                return False
+            part, payload = payload[: max(window(), 0)], payload[max(window(), 0) :]
+            frame = DataFrame(stream, data=part)
+            for each in (0, stream):
+                self.windows[each] = self.windows.get(each, 0) - len(part)
+            if end and not payload:
+                frame.flags.add("END_STREAM")
+            if not self.frame(frame) or not payload:
+                return not payload
+            # An answer that comes early says that no more is wanted.
+            self.read(0.001)
 
     def read(self, patience):
         """Whether something came."""
@@ -252,7 +267,10 @@ class Http2:
             if "ACK" in frame.flags:
                 self.acks += 1
             else:
+                self.window = frame.settings.get(SettingsFrame.INITIAL_WINDOW_SIZE, self.window)
                 self.frame(SettingsFrame(0, flags=["ACK"]))
+        elif kind == "WindowUpdateFrame":
+            self.windows[stream] = self.windows.get(stream, 0) + frame.window_increment
         elif kind in ("HeadersFrame", "ContinuationFrame"):
             self.block += frame.data
             if "END_HEADERS" in frame.flags:

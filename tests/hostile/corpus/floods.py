@@ -10,7 +10,7 @@ from wire import Http2
 # What the process may grow by, in bytes.
 GROWTH = 32 << 20
 # Longest that is flooded, in seconds.
-TIME = 5
+TIME = 3
 
 
 def flood(client, frames, read=True):

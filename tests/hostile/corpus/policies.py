@@ -20,7 +20,7 @@ def upload(name, item, reason, why, body, fields=TYPE, statuses=(415,), path="/u
     framed = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces(body)) + b"0\r\n\r\n" if chunked else body
     sent = f"POST {path} HTTP/1.1\r\nHost: {{host}}\r\n".encode() + fields + framing + b"\r\n" + framed
     pairs = [tuple(line.decode("latin-1").split(": ", 1)) for line in fields.split(b"\r\n") if line]
-    lower = [(key.lower(), value) for key, value in pairs]
+    lower = [(key.lower(), value) for key, value in pairs] + [("content-length", str(len(body)))] * (not chunked)
     stream = lambda client: (client.fields("POST", path, lower), body)
     more = {"why": why, "statuses": statuses, "reason": reason, "peers": False, "streams": streams}
     return [
