@@ -21,6 +21,7 @@ mod faults;
 mod hardship;
 mod hello;
 mod hostile;
+mod hostile_corpus;
 mod https;
 mod jobs;
 mod kills;

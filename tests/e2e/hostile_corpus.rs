@@ -1,0 +1,87 @@
+//! The corpus of `tests/hostile` against the real edge: nothing of it gets through, over HTTP/1 and HTTP/2; and the conformance
+//! tests of HTTP/2.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use bowline_tests::up::Up;
+use bowline_tests::{Bowline, SOON, path, root, text};
+use serde_json::json;
+
+/// What lets in at `/token`.
+const TOKEN: &str = "hostile-token";
+/// Who gets in at `/people`.
+const PEOPLE: &str = "ann:hostile-password\n";
+
+/// Put there by scripts/setup.
+fn tool(name: &str) -> PathBuf {
+    let exe = std::env::current_exe().expect("a test knows its own path");
+    let target = exe.ancestors().nth(3).expect("tests lie in target/PROFILE/deps");
+    let tool = target.join("hostile-tools/bin").join(name);
+    assert!(tool.exists(), "run scripts/setup first: {} is missing", tool.display());
+    tool
+}
+
+/// The app whose bytes all go on to `upstream`.
+fn app(bowline: &Bowline, name: &str, upstream: &str) -> PathBuf {
+    let folder = bowline.folder(name);
+    bowline_tests::copy(&root().join("tests/hostile/app"), &folder);
+    let file = folder.join("bowline.toml");
+    let toml = std::fs::read_to_string(&file).expect("the app's file").replace("@UPSTREAM@", upstream);
+    std::fs::write(&file, toml).expect("a file of the test");
+    for (secret, value) in [("hostile", TOKEN), ("people", PEOPLE)] {
+        let file = bowline.folder("secrets").join(secret);
+        std::fs::write(&file, value).expect("a file of the test");
+        let set = bowline.run(&["secret", "set", name, secret, "--file", path(&file)]);
+        assert!(set.status.success(), "{}", text(&set));
+    }
+    folder
+}
+
+/// The program that sends and judges, and has the upstream.
+struct Runner(Child);
+
+impl Runner {
+    fn start() -> (Self, BufReader<std::process::ChildStdout>) {
+        let mut command = Command::new(tool("python"));
+        command.arg(root().join("tests/hostile/run.py")).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the set-up has made it");
+        let stdout = child.stdout.take().expect("a pipe");
+        (Self(child), BufReader::new(stdout))
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        // Where a test failed before it had its say.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The port of `http://HOST:PORT`, or of `ADDRESS:PORT`.
+fn port(address: &str) -> &str {
+    address.trim_end_matches('/').rsplit_once(':').expect("a port").1
+}
+
+#[test]
+fn nothing_of_the_hostile_corpus_is_let_through() {
+    let bowline = Bowline::new();
+    let (mut runner, mut said) = Runner::start();
+    let mut upstream = String::new();
+    said.read_line(&mut upstream).expect("it says where its upstream is");
+    let _up = Up::start(&bowline, &app(&bowline, "hostile", port(upstream.trim())), SOON);
+    let edge = &bowline.status()["edge"];
+    let logs: &Path = &bowline.state().join("logs/edge/access.log");
+    let about = json!({ "peer": "bowline", "host": "hostile.localhost", "http": edge["http"], "https": edge["https"],
+        "ca": bowline.ca(), "pid": edge["pid"], "access_log": logs, "token": TOKEN, "people": PEOPLE });
+    let mut stdin = runner.0.stdin.take().expect("a pipe");
+    writeln!(stdin, "{about}").expect("it reads");
+    drop(stdin);
+    let mut outcome = String::new();
+    said.read_to_string(&mut outcome).expect("UTF-8");
+    let ended = runner.0.wait().expect("it was started");
+    assert!(ended.success() && outcome.contains(" 0 let through, 0 not as they must be"), "{outcome}");
+}
