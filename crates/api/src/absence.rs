@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bowline_core::fault::FaultKind;
@@ -19,9 +20,38 @@ const LIMIT_HERE: Duration = Duration::from_secs(3);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Is called when a command begins to wait for a daemon.
+/// What a command waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// A daemon that is replaced or started again.
+    Daemon,
+    /// One that is there, and has as much to do as it takes.
+    Turn,
+}
+
+/// Is called when a command begins to wait for a daemon: once, however many of its requests do.
 #[derive(Clone)]
-pub(crate) struct Told(pub(crate) Arc<dyn Fn() + Send + Sync>);
+pub(crate) struct Told {
+    tell: Arc<dyn Fn(Awaited) + Send + Sync>,
+    is_told: Arc<AtomicBool>,
+}
+
+impl Told {
+    pub(crate) fn new(tell: impl Fn(Awaited) + Send + Sync + 'static) -> Self {
+        Self { tell: Arc::new(tell), is_told: Arc::default() }
+    }
+
+    fn begins(&self, what: Awaited) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            (self.tell)(what);
+        }
+    }
+
+    /// Somebody has answered: another absence is told anew.
+    fn ends(&self) {
+        self.is_told.store(false, Ordering::Relaxed);
+    }
+}
 
 impl fmt::Debug for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,29 +74,30 @@ impl<'a> Absence<'a> {
 
     /// Whether to ask again, after a pause. What may have been done is not asked for twice, unless it is the same done twice.
     pub(crate) async fn is_waited_for(&mut self, error: &ClientError, (method, path): (&Method, &str)) -> bool {
-        let again = match error {
-            ClientError::NoDaemon { reached: Reached::Nobody, .. } | ClientError::NotBegun(_) => true,
+        let once_more = is_repeatable(method, path).then_some(Awaited::Daemon);
+        let awaited = match error {
+            ClientError::NoDaemon { reached: Reached::Nobody, .. } | ClientError::NotBegun(_) => Some(Awaited::Daemon),
+            ClientError::NoDaemon { reached: Reached::Busy, .. } => Some(Awaited::Turn),
             // One that ends has begun with it.
-            ClientError::Refused(fault) if fault.kind == FaultKind::Unreachable => is_repeatable(method, path),
+            ClientError::Refused(fault) if fault.kind == FaultKind::Unreachable => once_more,
             // Whoever said nothing for so long is not away.
-            ClientError::Broken(error) if error.is::<Impatience>() => false,
-            ClientError::NoDaemon { reached: Reached::Lost, .. } | ClientError::Broken(_) => {
-                is_repeatable(method, path)
-            }
+            ClientError::Broken(error) if error.is::<Impatience>() => None,
+            ClientError::NoDaemon { reached: Reached::Lost, .. } | ClientError::Broken(_) => once_more,
             // Between the one that has said that it leaves and the next one.
-            ClientError::Unreachable { .. } | ClientError::Dial { .. } => self.since.is_some(),
+            ClientError::Unreachable { .. } | ClientError::Dial { .. } => self.since.map(|_| Awaited::Daemon),
             ClientError::NoDaemon { reached: Reached::Unknown, .. }
             | ClientError::Https { .. }
             | ClientError::Unreadable(_)
             | ClientError::Refused(_)
-            | ClientError::Busy(_) => false,
+            | ClientError::Busy(_) => None,
         };
+        let Some(awaited) = awaited else { return false };
         let is_waited_for = self.told.is_some() || self.since.is_some() || matches!(error, ClientError::NotBegun(_));
-        if !again || !is_waited_for {
+        if !is_waited_for {
             return false;
         }
-        if let (Some(Told(told)), None) = (self.told, self.since) {
-            told();
+        if let (Some(told), None) = (self.told, self.since) {
+            told.begins(awaited);
         }
         let limit = if self.told.is_some() { LIMIT } else { LIMIT_HERE };
         if self.since.get_or_insert_with(Instant::now).elapsed() >= limit {
@@ -75,6 +106,13 @@ impl<'a> Absence<'a> {
         tokio::time::sleep(PAUSE).await;
         true
     }
+
+    /// Somebody has answered.
+    pub(crate) fn is_over(&self) {
+        if let Some(told) = self.told.filter(|_| self.since.is_some()) {
+            told.ends();
+        }
+    }
 }
 
 /// What the edge says of a request that no daemon has answered.
@@ -82,6 +120,8 @@ impl<'a> Absence<'a> {
 pub enum Reached {
     /// No daemon was there: nothing was done.
     Nobody,
+    /// One is there, and this was not passed on to it: nothing was done.
+    Busy,
     /// A daemon had it, and ended before it answered.
     Lost,
     /// It was no edge of Bowline that answered, or it says something else.
@@ -92,7 +132,8 @@ impl Reached {
     /// `code`: the field `X-Bowline-Error`.
     pub(crate) fn of(code: Option<&str>) -> Self {
         match code {
-            Some("daemon-away" | "daemon-busy") => Self::Nobody,
+            Some("daemon-away") => Self::Nobody,
+            Some("daemon-busy") => Self::Busy,
             Some("daemon-lost") => Self::Lost,
             Some(_) | None => Self::Unknown,
         }
@@ -106,7 +147,7 @@ fn is_repeatable(method: &Method, path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::Mutex;
 
     use bowline_core::fault::Fault;
 
@@ -116,17 +157,36 @@ mod tests {
         ClientError::NoDaemon { status: 503, said: String::new(), reached: Reached::of(Some(code)) }
     }
 
+    /// What was told, in its order.
+    fn told() -> (Told, Arc<Mutex<Vec<Awaited>>>) {
+        let all = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&all);
+        (Told::new(move |awaited| kept.lock().unwrap().push(awaited)), all)
+    }
+
+    const APPLY: (&Method, &str) = (&Method::POST, "/v1/apps");
+
     #[tokio::test(start_paused = true)]
     async fn a_daemon_that_is_away_is_waited_for_and_not_for_ever() {
-        let times = Arc::new(AtomicUsize::new(0));
-        let counts = Arc::clone(&times);
-        let told = Told(Arc::new(move || {
-            counts.fetch_add(1, Ordering::Relaxed);
-        }));
+        let (told, all) = told();
         let (mut absence, began) = (Absence::new(Some(&told)), Instant::now());
-        while absence.is_waited_for(&away("daemon-away"), (&Method::POST, "/v1/apps")).await {}
+        while absence.is_waited_for(&away("daemon-away"), APPLY).await {}
         assert!((LIMIT..LIMIT + 2 * PAUSE).contains(&began.elapsed()), "{:?}", began.elapsed());
-        assert_eq!(times.load(Ordering::Relaxed), 1, "it is said once");
+        assert_eq!(*all.lock().unwrap(), [Awaited::Daemon], "it is said once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_requests_of_a_command_say_once_what_they_wait_for() {
+        let (told, all) = told();
+        let mut many: Vec<Absence<'_>> = (0..32).map(|_| Absence::new(Some(&told))).collect();
+        for absence in &mut many {
+            assert!(absence.is_waited_for(&away("daemon-busy"), APPLY).await);
+        }
+        many.iter().for_each(Absence::is_over);
+        assert_eq!(*all.lock().unwrap(), [Awaited::Turn], "one that is busy is not away");
+        let mut later = Absence::new(Some(&told));
+        assert!(later.is_waited_for(&away("daemon-away"), APPLY).await);
+        assert_eq!(*all.lock().unwrap(), [Awaited::Turn, Awaited::Daemon], "hours later it is news again");
     }
 
     #[tokio::test(start_paused = true)]
@@ -144,7 +204,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_what_is_the_same_done_twice_is_asked_for_again() {
         let check = async |error: ClientError, method: Method, path: &str, expected: bool| {
-            let told = Told(Arc::new(|| {}));
+            let (told, _) = told();
             let again = Absence::new(Some(&told)).is_waited_for(&error, (&method, path)).await;
             assert!(!Absence::new(None).is_waited_for(&error, (&method, path)).await);
             assert_eq!(again, expected, "{error:?} {method} {path}");

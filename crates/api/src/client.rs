@@ -1,24 +1,28 @@
 //! The client: HTTP/1.1 over the daemon's Unix socket, a program that leads to it, or TLS; one connection per request.
 
+use std::fs::File;
+use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bowline_core::fault::{Fault, FaultKind};
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::Stream;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Body, Frame, Incoming};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::absence::{Absence, Reached, Told};
+use crate::absence::{Absence, Awaited, Reached, Told};
 use crate::dial::{Dialed, Dialer, Line, Way};
 use crate::https::Https;
 use crate::patience::{Patience, Waits, Watched};
 use crate::session::{self, PROTOCOL, SPEC, Session, TUNNEL};
+use crate::upload::{Parts, body};
 use crate::wire;
 
 /// Longest line of a streamed answer, in bytes: the longest fault that is sent, escaped, and room.
@@ -33,16 +37,13 @@ const MAX_SAID: usize = 200;
 /// The field of an answer of a daemon that ends, and has not begun with what was asked.
 pub const NOT_BEGUN: &str = "bowline-not-begun";
 
-/// One read of a file that is sent.
-const PART: usize = 64 * 1024;
-
 /// What to do when the daemon went away in the middle.
 const LOST: &str = "apps that ran go on; `bowline status` brings a daemon back that died, and shows how far it came";
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("no daemon listens on {path}")]
-    Unreachable { path: PathBuf, source: std::io::Error },
+    Unreachable { path: PathBuf, source: io::Error },
     /// In the words of the program that was to connect.
     #[error("{said}")]
     Dial { name: String, said: String },
@@ -81,9 +82,21 @@ impl From<ClientError> for Fault {
                 let fault = Self::new(FaultKind::Unreachable, format!("{name} cannot be reached")).caused_by(cause);
                 hint.into_iter().fold(fault, Self::hint)
             }
-            ClientError::NoDaemon { .. } => Self::new(FaultKind::Unreachable, "no daemon answers there")
-                .source(&error)
-                .hint("is it the `host` of [api] in the server's server.toml, and does the daemon run?"),
+            ClientError::NoDaemon { reached, .. } => {
+                let (what, hint) = match reached {
+                    Reached::Nobody => (
+                        "the daemon there does not run",
+                        "start it again on its machine (systemctl start bowline); what it ran goes on without it",
+                    ),
+                    Reached::Busy => ("the daemon there has too much to do", "run the command again in a moment"),
+                    Reached::Lost => ("the daemon did not answer to the end", LOST),
+                    Reached::Unknown => (
+                        "no daemon answers there",
+                        "is it the `host` of [api] in the server's server.toml, and does the daemon run?",
+                    ),
+                };
+                Self::new(FaultKind::Unreachable, what).source(&error).hint(hint)
+            }
             ClientError::Broken(_) | ClientError::Unreadable(_) => {
                 Self::new(FaultKind::Unreachable, "the daemon did not answer to the end").source(&error).hint(LOST)
             }
@@ -112,9 +125,9 @@ impl Client {
     }
 
     /// One that reaches a daemon over HTTPS. Nothing is connected yet. A redirect is followed nowhere: a token is for one host.
-    /// A daemon that is away is waited for, for 30 s; `waits` is called when that begins.
-    pub fn https(https: Https, waits: impl Fn() + Send + Sync + 'static) -> Self {
-        let waits = Some(Told(Arc::new(waits)));
+    /// A daemon that is away is waited for, for 30 s; `waits` is called when that begins: once, however many requests it keeps waiting.
+    pub fn https(https: Https, waits: impl Fn(Awaited) + Send + Sync + 'static) -> Self {
+        let waits = Some(Told::new(waits));
         Self { way: Way::Https(Arc::new(https)), patience: Patience::OF_HTTPS, waits }
     }
 
@@ -274,25 +287,16 @@ impl Client {
     /// Answered when the daemon has found where to run it; what happens from then on is said by the session.
     pub async fn session(&self, env: &str, app: &str, session: &wire::Session) -> Result<Session, ClientError> {
         let path = format!("/v1/apps/{env}/{app}/sessions");
-        let mut absence = Absence::new(self.waits.as_ref());
-        loop {
-            match self.begin(&path, session).await {
-                Err(error) if absence.is_waited_for(&error, (&Method::POST, &path)).await => {}
-                begun => return begun.map(Session::new),
-            }
-        }
+        self.patiently((&Method::POST, &path), || self.begin(&path, session)).await.map(Session::new)
     }
 
     /// A connection to a server that Bowline runs for an app, as if on the daemon's machine. `data`: `postgres.db`.
     pub async fn tunnel(&self, env: &str, app: &str, data: &str) -> Result<TokioIo<Upgraded>, ClientError> {
         let path = format!("/v1/data/{env}/{app}/{data}/tunnel");
-        let mut absence = Absence::new(self.waits.as_ref());
-        loop {
-            match self.upgrade_to(TUNNEL, &path, |request| Ok(request.body(Full::default()))).await {
-                Err(error) if absence.is_waited_for(&error, (&Method::POST, &path)).await => {}
-                begun => return begun.map(TokioIo::new),
-            }
-        }
+        let begun = self.patiently((&Method::POST, &path), || {
+            self.upgrade_to(TUNNEL, &path, |request| Ok(request.body(Full::default())))
+        });
+        begun.await.map(TokioIo::new)
     }
 
     async fn begin(&self, path: &str, session: &wire::Session) -> Result<Upgraded, ClientError> {
@@ -369,32 +373,42 @@ impl Client {
         self.send(Method::POST, &format!("/v1/sources/{env}/{app}"), json(source)).await
     }
 
-    /// Sends what a file holds, whatever it is called. `sent` is told of every part, in bytes.
+    /// Sends what a file holds, whatever it is called. `sent` is told of every part that has not been sent before, in bytes.
     pub async fn put_content(
         &self,
         env: &str,
         app: &str,
         content: &str,
-        file: std::fs::File,
+        file: File,
         sent: impl Fn(u64) + Send + Sync + 'static,
     ) -> Result<(), ClientError> {
-        let sent = Arc::new(sent);
-        // From its beginning, each time that it is sent.
-        let body = || {
-            let mut file = file.try_clone().map_err(|e| ClientError::Unreadable(e.into()))?;
-            std::io::Seek::rewind(&mut file).map_err(|e| ClientError::Unreadable(e.into()))?;
-            let begin = (tokio::fs::File::from_std(file), Arc::clone(&sent));
-            let parts = Box::pin(futures_util::stream::try_unfold(begin, async |(mut file, sent)| {
-                let mut part = BytesMut::with_capacity(PART);
-                let length = tokio::io::AsyncReadExt::read_buf(&mut file, &mut part).await?;
-                sent(length as u64);
-                let frame = (length > 0).then(|| Frame::data(part.freeze()));
-                Ok::<_, std::io::Error>(frame.map(|frame| (frame, (file, sent))))
-            }));
-            Ok(StreamBody::new(parts))
-        };
+        let parts = Parts::of(file, sent);
         let path = format!("/v1/contents/{env}/{app}/{content}");
-        self.exchange_with(Waits::Work, Method::PUT, &path, body).await.map(drop)
+        self.exchange_with(Waits::Work, Method::PUT, &path, || Ok(body(parts.stream()))).await.map(drop)
+    }
+
+    /// Whether [`Self::fill_with`] would be refused now.
+    pub async fn may_fill(&self, env: &str, app: &str, data: &str, query: &wire::FillQuery) -> Result<(), ClientError> {
+        let path = format!("/v1/data/{env}/{app}/{data}/archive{}", query_string(query));
+        self.exchange_with(Waits::Work, Method::GET, &path, || Ok(Full::default())).await.map(drop)
+    }
+
+    /// Fills a volume with an archive of tar, as it is in one that is not compressed. `archive` is called whenever it is sent, for its
+    /// parts from the beginning; what fails in it ends the request, and nothing is filled.
+    pub async fn fill_with<S>(
+        &self,
+        env: &str,
+        app: &str,
+        data: &str,
+        query: &wire::FillQuery,
+        archive: impl Fn() -> io::Result<S>,
+    ) -> Result<wire::Filled, ClientError>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        let path = format!("/v1/data/{env}/{app}/{data}/archive{}", query_string(query));
+        let sent = || archive().map(body).map_err(|error| ClientError::Unreadable(error.into()));
+        self.send_with(Waits::Event, Method::PUT, &path, sent).await
     }
 
     /// Puts a folder together whose contents have all arrived.
@@ -428,8 +442,25 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
-        let answer = self.exchange_with(waits, method, path, || Ok(Full::new(body.clone()))).await?;
-        let bytes = self.collect(answer.into_body()).await?;
+        self.send_with(waits, method, path, || Ok(Full::new(body.clone()))).await
+    }
+
+    /// All of the answer: what broke off within it is asked for again as what broke off before it.
+    async fn send_with<T: DeserializeOwned, B>(
+        &self,
+        waits: Waits,
+        method: Method,
+        path: &str,
+        body: impl Fn() -> Result<B, ClientError>,
+    ) -> Result<T, ClientError>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+    {
+        let ask = || async {
+            let answer = self.exchange_once(waits, method.clone(), path, body()?).await?;
+            self.collect(answer.into_body()).await
+        };
+        let bytes = self.patiently((&method, path), ask).await?;
         serde_json::from_slice(&bytes).map_err(|e| ClientError::Unreadable(e.into()))
     }
 
@@ -452,11 +483,26 @@ impl Client {
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
     {
+        let ask = || async { self.exchange_once(waits, method.clone(), path, body()?).await };
+        self.patiently((&method, path), ask).await
+    }
+
+    /// Asks again for as long as a daemon is waited for.
+    async fn patiently<T, F: Future<Output = Result<T, ClientError>>>(
+        &self,
+        what: (&Method, &str),
+        ask: impl Fn() -> F,
+    ) -> Result<T, ClientError> {
         let mut absence = Absence::new(self.waits.as_ref());
         loop {
-            match self.exchange_once(waits, method.clone(), path, body()?).await {
-                Err(error) if absence.is_waited_for(&error, (&method, path)).await => {}
-                done => return done,
+            match ask().await {
+                Err(error) if absence.is_waited_for(&error, what).await => {}
+                done => {
+                    if done.is_ok() {
+                        absence.is_over();
+                    }
+                    return done;
+                }
             }
         }
     }
@@ -487,7 +533,12 @@ impl Client {
         };
         match answer.status() {
             status if status.is_success() => Ok(answer),
-            _ => Err(self.refusal(answer).await),
+            _ => {
+                let refusal = self.refusal(answer).await;
+                // The rest of what is being sent is wanted by nobody.
+                connection.abort();
+                Err(refusal)
+            }
         }
     }
 
@@ -503,7 +554,10 @@ impl Client {
                 Ok(fault) => ClientError::Refused(fault.into()),
                 Err(_) => {
                     let text = String::from_utf8_lossy(&bytes);
-                    let said = text.lines().next().unwrap_or_default().chars().take(MAX_SAID).collect();
+                    let first = text.lines().next().unwrap_or_default();
+                    // An edge says its status first, and it is said by itself.
+                    let said = first.strip_prefix(&format!("{status}: ")).unwrap_or(first);
+                    let said = said.chars().take(MAX_SAID).collect();
                     ClientError::NoDaemon { status: status.as_u16(), said, reached }
                 }
             },
@@ -595,7 +649,29 @@ impl<T: DeserializeOwned> Lines<T> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
     use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_within_is_asked_for_again() {
+        const WHOLE: &str = r#"{"version":"1","api":[1]}"#;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let daemon = tokio::spawn(async move {
+            for body in [&WHOLE[..9], WHOLE] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.read(&mut [0; 4096]).await.unwrap();
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", WHOLE.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let client = Client { waits: Some(Told::new(|_| {})), ..Client::new(&path) };
+        assert_eq!(client.version().await.unwrap().version, "1");
+        daemon.await.unwrap();
+    }
 
     #[test]
     fn queries_are_encoded() {

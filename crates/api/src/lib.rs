@@ -11,9 +11,10 @@ mod https;
 pub mod openapi;
 mod patience;
 pub mod session;
+mod upload;
 pub mod wire;
 
-pub use absence::Reached;
+pub use absence::{Awaited, Reached};
 pub use client::{Client, ClientError, Lines, NOT_BEGUN};
 pub use dial::Dialer;
 pub use https::{Https, HttpsError, MAX_TOKEN};

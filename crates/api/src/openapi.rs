@@ -185,6 +185,16 @@ impl Made {
         self.on("PUT /v1/data/{env}/{app}/{data}/content", "Fill a volume; on the daemon's machine alone")
             .takes::<wire::Fill>()
             .gives::<wire::Filled>(200);
+        self.on("GET /v1/data/{env}/{app}/{data}/archive", "Whether a volume may be filled now")
+            .asks::<wire::FillQuery>()
+            .gives_nothing(204);
+        self.on(
+            "PUT /v1/data/{env}/{app}/{data}/archive",
+            "Fill a volume with an archive of tar that is not compressed",
+        )
+        .asks::<wire::FillQuery>()
+        .takes_bytes()
+        .gives::<wire::Filled>(200);
         self.on("DELETE /v1/data/{env}/{app}/{data}", "Remove data")
             .asks::<wire::RemoveQuery>()
             .gives::<wire::Removed>(200);

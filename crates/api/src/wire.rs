@@ -35,6 +35,8 @@
 //! | `POST /v1/data/{env}/{app}/{data}/leases` | [`Lend`] → [`Lent`]; `{data}` is `postgres.db`, `volume.files`, … |
 //! | `DELETE /v1/data/{env}/{app}/{data}/leases/{user}` | → 204 when its sessions have ended |
 //! | `PUT /v1/data/{env}/{app}/{data}/content` | [`Fill`] → [`Filled`]; volumes only |
+//! | `GET /v1/data/{env}/{app}/{data}/archive` | [`FillQuery`] → 204 if it may be filled now |
+//! | `PUT /v1/data/{env}/{app}/{data}/archive` | [`FillQuery`], an archive of tar → [`Filled`]; volumes only |
 //! | `DELETE /v1/data/{env}/{app}/{data}?…` ([`RemoveQuery`]) | → [`Removed`] |
 //! | `GET /v1/tokens` | → [`Tokens`] |
 //! | `POST /v1/tokens` | [`NewToken`] → 201 [`CreatedToken`], which alone shows the token |
@@ -82,7 +84,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bound;
 
-pub use data::{DataInfo, DataList, DataQuery, Fill, Filled, Lend, Lent, RemoveQuery, Removed, Rights};
+pub use data::{DataInfo, DataList, DataQuery, Fill, FillQuery, Filled, Lend, Lent, RemoveQuery, Removed, Rights};
 pub use plan::{
     Plan, PlanDifference, PlanOutcome, PlanRisk, PlannedBuild, PlannedSecret, PlannedService, PlannedTransition,
 };
@@ -433,7 +435,7 @@ pub struct LogsQuery {
     pub access: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct LogLine {
     pub at: u64,
     pub source: LogSource,
@@ -443,7 +445,7 @@ pub struct LogLine {
     pub text: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogSource {
     Stdout,

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use bowline_api::{Client, Https, HttpsError};
+use bowline_api::{Awaited, Client, Https, HttpsError};
 use bowline_core::fault::{Fault, FaultKind};
 use serde::{Deserialize, Serialize};
 
@@ -63,12 +63,16 @@ pub(crate) fn client(url: &str, by: NamedBy, ui: Ui) -> Result<Client, Fault> {
         ))
     })?;
     let ca = said(CA_VARIABLE).map(PathBuf::from).or(kept.and_then(|kept| kept.ca));
-    Ok(Client::https(way(&name, ca.as_deref(), token.trim())?, move || said_to_wait(ui)))
+    Ok(Client::https(way(&name, ca.as_deref(), token.trim())?, move |awaited| said_to_wait(awaited, ui)))
 }
 
-/// A daemon elsewhere is away for a moment.
-pub(crate) fn said_to_wait(ui: Ui) {
-    ui.aside(format!("  {}", ui.paint(Tone::Warning, "the daemon is away: it is waited for")));
+/// A daemon elsewhere is away for a moment, or has too much to do.
+pub(crate) fn said_to_wait(awaited: Awaited, ui: Ui) {
+    let words = match awaited {
+        Awaited::Daemon => "the daemon is away: it is waited for",
+        Awaited::Turn => "the daemon is busy: it is waited for",
+    };
+    ui.aside(format!("  {}", ui.paint(Tone::Warning, words)));
 }
 
 pub(crate) fn way(url: &str, ca: Option<&Path>, token: &str) -> Result<Https, Fault> {

@@ -6,6 +6,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// The exit code of a command that was interrupted.
 pub(crate) const INTERRUPTED: u8 = 130;
 
+/// What it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interruption {
+    /// A terminal sends it to whatever a command has started, too.
+    Interrupt,
+    Terminate,
+}
+
 /// Ctrl-C, or TERM as a supervisor sends it. Caught from the beginning, so that none is lost between two waits.
 #[derive(Debug)]
 pub(crate) struct Interrupts {
@@ -22,9 +30,14 @@ impl Interrupts {
 
     /// Cancel-safe.
     pub(crate) async fn next(&mut self) {
+        self.which().await;
+    }
+
+    /// Cancel-safe.
+    pub(crate) async fn which(&mut self) -> Interruption {
         tokio::select! {
-            _ = self.interrupt.recv() => (),
-            _ = self.terminate.recv() => (),
+            _ = self.interrupt.recv() => Interruption::Interrupt,
+            _ = self.terminate.recv() => Interruption::Terminate,
         }
     }
 }

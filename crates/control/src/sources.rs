@@ -24,6 +24,7 @@ use axum::body::Body;
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, Digest, EnvName};
+use bowline_core::resource::data::MAX_ARCHIVE;
 use bowline_core::source::{Entry, MAX_BYTES, Manifest};
 use bowline_core::units::Bytes;
 use bowline_fault_points::{Point, reach};
@@ -56,6 +57,9 @@ const PLACES: usize = 2;
 const WRITES: usize = 4;
 /// Bytes that are written at once.
 const PIECE: usize = 256 << 10;
+/// So many uploads gather as much before they write: 16 MiB in all. The others write what comes as it comes, so that whoever sends in
+/// many connections takes time and no memory.
+const PIECES: usize = 64;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
@@ -64,6 +68,20 @@ pub(crate) struct Sources {
     offers: Arc<Semaphore>,
     places: Arc<Semaphore>,
     writes: Arc<Semaphore>,
+    pieces: Arc<Semaphore>,
+}
+
+/// What a volume is to be filled with, with room for it once more: it is about to be unpacked. Gone when it is dropped, which blocks.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    file: Temporary,
+    _room: Claim,
+}
+
+impl Archive {
+    pub(crate) fn path(&self) -> &Path {
+        &self.file.path
+    }
 }
 
 /// A manifest that has arrived, and is not read yet.
@@ -74,8 +92,9 @@ impl Sources {
     /// Of a daemon that has the state for itself: what an earlier one did not finish goes.
     pub(crate) fn open(state: &Path) -> Self {
         let dir = state.join("sources");
-        let [offers, places, writes] = [OFFERS, PLACES, WRITES].map(|most| Arc::new(Semaphore::new(most)));
-        let sources = Self { room: Room::of(&dir), dir, offers, places, writes };
+        let [offers, places, writes, pieces] =
+            [OFFERS, PLACES, WRITES, PIECES].map(|most| Arc::new(Semaphore::new(most)));
+        let sources = Self { room: Room::of(&dir), dir, offers, places, writes, pieces };
         let apps = folders(&sources.dir).into_iter().flat_map(|environment| folders(&environment));
         for folder in apps.chain(sources.all_contents()) {
             if let Err(error) = remove(&folder, |entry| entry.name.starts_with(NEW)) {
@@ -100,6 +119,14 @@ impl Sources {
         let what = format!("the source of {key} cannot be taken");
         let (manifest, _) = self.receive(key, body, wire::MAX_MANIFEST as u64, &what).await?;
         Ok(Taken(manifest))
+    }
+
+    /// Takes what a volume of an app is to be filled with.
+    pub(crate) async fn take_archive(&self, key: &AppKey, body: Body) -> Result<Archive, Fault> {
+        let what = format!("what was sent for {key} cannot be taken");
+        let (file, _) = self.receive(key, body, MAX_ARCHIVE, &what).await?;
+        let size = file.file.metadata().map_err(|error| unwritten(&what, &error))?.len();
+        Ok(Archive { _room: self.claim(key, size)?, file })
     }
 
     /// What is missing of a folder. Blocks.
@@ -150,9 +177,9 @@ impl Sources {
     fn claim(&self, key: &AppKey, needed: u64) -> Result<Claim, Fault> {
         self.room.claim(needed).map_err(|full| match full {
             Full::Unknown(error) => failed(key, "take", &error),
-            Full::Left(left) => Fault::new(FaultKind::Refused, format!("there is no room for the source of {key}"))
+            Full::Left(left) => Fault::new(FaultKind::Refused, format!("there is no room for what is sent for {key}"))
                 .caused_by(format!("it needs {}, and {} may be taken of the disk", Bytes(needed), Bytes(left)))
-                .hint("leave out what is not needed with .bowlineignore, or make room on the machine"),
+                .hint("leave out what is not needed (of a source with .bowlineignore), or make room on the machine"),
         })
     }
 
@@ -189,6 +216,8 @@ impl Sources {
         limit: u64,
         what: &str,
     ) -> Result<(Temporary, Digest), Fault> {
+        let gathers = Arc::clone(&self.pieces).try_acquire_owned().ok();
+        let piece = if gathers.is_some() { PIECE } else { 0 };
         let folder = self.contents(key);
         let begun = self.beside(move || make(&folder).and_then(|()| Temporary::new(&folder))).await?;
         let mut arriving = Arriving {
@@ -216,7 +245,7 @@ impl Sources {
             }
             size += length;
             arriving.unwritten.extend_from_slice(&data);
-            if arriving.unwritten.len() >= PIECE {
+            if arriving.unwritten.len() >= piece {
                 arriving = self.write(arriving, what).await?;
             }
         }
@@ -520,7 +549,8 @@ impl Arriving {
     fn write(mut self) -> io::Result<Self> {
         self.hash.update(&self.unwritten);
         self.file.file.write_all(&self.unwritten)?;
-        self.unwritten.clear();
+        // With what it has grown to.
+        self.unwritten = BytesMut::new();
         Ok(self)
     }
 }
@@ -648,6 +678,48 @@ mod tests {
         drop(turns);
         futures_util::future::try_join_all(uploads).await.unwrap();
         assert_eq!(names(&sources.contents(&key)).len(), 64);
+    }
+
+    #[tokio::test]
+    async fn one_upload_too_many_writes_what_comes_as_it_comes() {
+        let (state, key) = (tempfile::tempdir().unwrap(), key("a"));
+        let sources = Sources::open(state.path());
+        let others = Arc::clone(&sources.pieces).acquire_many_owned(u32::try_from(PIECES).unwrap()).await.unwrap();
+        let (sender, parts) = tokio::sync::mpsc::channel::<Result<Vec<u8>, io::Error>>(1);
+        let parts = futures_util::stream::unfold(parts, async |mut parts| Some((parts.recv().await?, parts)));
+        let text = "x".repeat(PIECE / 4);
+        let (with, of, whole) = (sources.clone(), key.clone(), content(&text));
+        let upload = tokio::spawn(async move { with.put(&of, whole, Body::from_stream(parts)).await });
+        sender.send(Ok(text.clone().into_bytes())).await.unwrap();
+        // It comes to no more than that, for now: whoever sends slowly keeps nothing in memory.
+        let written = async {
+            loop {
+                let files = fs::read_dir(sources.contents(&key)).into_iter().flatten().flatten();
+                if files.map(|file| file.metadata().unwrap().len()).sum::<u64>() == text.len() as u64 {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), written).await.expect("it is written");
+        drop(sender);
+        upload.await.unwrap().unwrap();
+        drop(others);
+        assert_eq!(sources.pieces.available_permits(), PIECES, "who is done leaves room");
+    }
+
+    #[tokio::test]
+    async fn what_fills_a_volume_has_room_twice_and_is_gone_afterwards() {
+        let (state, key) = (tempfile::tempdir().unwrap(), key("a"));
+        let mut sources = Sources::open(state.path());
+        make(&sources.dir).unwrap();
+        sources.room = Room::with(&sources.dir, |_| Ok(room::RESERVE + STEP));
+        let archive = sources.take_archive(&key, Body::from("archive")).await.unwrap();
+        assert_eq!(fs::read_to_string(archive.path()).unwrap(), "archive");
+        assert!(sources.room.claim(STEP).is_err(), "it is about to be unpacked");
+        drop(archive);
+        assert!(sources.room.claim(STEP).is_ok());
+        assert_eq!(names(&sources.contents(&key)), Vec::<String>::new());
     }
 
     #[tokio::test]

@@ -202,13 +202,24 @@ pub struct AppKey {
     pub app: AppName,
 }
 
+/// What a command about an app of this environment ends with, to be copied: ` --env production`, and nothing where it is the one that
+/// commands take by themselves. The only place that knows which that is.
+pub fn env_option(env: &str) -> String {
+    match env {
+        crate::route::LOCAL => String::new(),
+        env => format!(" --env {env}"),
+    }
+}
+
 impl AppKey {
-    /// As a command names it: `shop`, and `shop --env production` where it is not the environment that commands take by themselves.
+    /// As a command names it: `shop`, and `shop --env production` where it must.
     pub fn command_words(&self) -> String {
-        match self.env.as_str() {
-            crate::route::LOCAL => self.app.to_string(),
-            env => format!("{} --env {env}", self.app),
-        }
+        format!("{}{}", self.app, env_option(self.env.as_str()))
+    }
+
+    /// A whole command: `bowline secret set shop token --env production`.
+    pub fn command(&self, verb: &str, rest: &str) -> String {
+        format!("bowline {verb} {} {rest}{}", self.app, env_option(self.env.as_str()))
     }
 }
 
@@ -503,11 +514,14 @@ mod tests {
 
     #[test]
     fn a_command_names_the_environment_where_it_must() {
-        let check = |env: &str, expected: &str| {
+        let check = |env: &str, words: &str, command: &str| {
             let key = AppKey { env: EnvName::new(env).unwrap(), app: AppName::new("shop").unwrap() };
-            assert_eq!(key.command_words(), expected);
+            assert_eq!(
+                (key.command_words(), key.command("secret set", "token")),
+                (words.to_owned(), command.to_owned())
+            );
         };
-        check("local", "shop");
-        check("production", "shop --env production");
+        check("local", "shop", "bowline secret set shop token");
+        check("production", "shop --env production", "bowline secret set shop token --env production");
     }
 }

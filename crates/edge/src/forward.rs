@@ -109,7 +109,9 @@ pub(crate) async fn to_daemon<C: Client>(
             Ok(After::Tunnel { stream, received, idle }) => {
                 return Box::pin(tunnel::run(request, client, (stream, received), idle)).await;
             }
-            Err(Failure { retry: true, .. }) if tries < MAX_TRIES => request.exchange.retry(),
+            Err(Failure { retry: true, .. }) if tries < MAX_TRIES && request.exchange.may_look_again() => {
+                request.exchange.retry();
+            }
             Err(Failure { reason, .. }) if reason.blame() == Blame::Upstream => return Err(Reason::DaemonLost),
             Err(Failure { reason, .. }) => return Err(reason),
         }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bowline_core::app::{BodyLimit, HostName, PathPrefix, PlainHttp};
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
+use bowline_core::resource::data::MAX_ARCHIVE;
 use bowline_core::route::{
     Action, ApiSite, Cohort, Flow, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split, Table,
 };
-use bowline_core::source;
 use bowline_core::units::Bytes;
 use tokio::sync::Notify;
 
@@ -29,8 +29,8 @@ const API_READING: Duration = Duration::from_secs(30);
 /// The same for whom it has let in: a person who scrolls back in a log. The daemon gives as long.
 pub(crate) const API_RESTING: Duration = Duration::from_secs(10 * 60);
 
-/// The largest content of a source is the largest that the daemon takes.
-const API_BODY: BodyLimit = BodyLimit(Bytes(source::MAX_BYTES));
+/// What fills a volume is the largest that the daemon takes. It bounds each by itself, and by what there is room for.
+const API_BODY: BodyLimit = BodyLimit(Bytes(MAX_ARCHIVE));
 
 /// A whole table. Shared by the workers, never changed.
 #[derive(Debug, Default)]

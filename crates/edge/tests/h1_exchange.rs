@@ -369,6 +369,9 @@ fn what_was_not_done_may_be_retried() {
     assert!(!begun(POST).may_retry());
     assert!(!begun(&POST.replace("POST", "PUT")).may_retry(), "its body is gone");
     assert!(!begun(&GET.replace("GET", "POST")).may_retry(), "not idempotent");
+    let delete = GET.replace("GET", "DELETE");
+    assert!(begun(&delete).may_retry() && !begun(&delete).may_look_again(), "it may have been done");
+    assert!(begun(GET).may_look_again() && fresh(&delete).may_look_again() && fresh(POST).may_look_again());
     let mut answered = begun(GET);
     answered.response_head(&response(OK), 0).unwrap();
     assert!(!answered.may_retry());

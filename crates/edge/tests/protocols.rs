@@ -539,12 +539,14 @@ async fn the_daemon_is_told_who_asks_and_waited_for_while_it_is_replaced() {
     assert_eq!((answer.status, answer.text()), (200, "here"));
     assert_eq!(header(&head, "bowline-client"), Some("192.0.2.1"));
     // What may have been done is not done again.
-    talk.say("POST /v1/x HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n").await;
-    let mut lost = Talk::new(listener.accept().await.unwrap().0);
-    lost.try_head().await.unwrap();
-    drop(lost);
-    let answer = talk.answer().await;
-    assert_eq!((answer.status, answer.header("x-bowline-error")), (502, Some("daemon-lost")));
+    for method in ["POST", "DELETE", "PUT"] {
+        talk.say(&format!("{method} /v1/x HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n")).await;
+        let mut lost = Talk::new(listener.accept().await.unwrap().0);
+        lost.try_head().await.unwrap();
+        drop(lost);
+        let answer = tokio::time::timeout(PATIENCE, talk.answer()).await.expect("nobody else is asked");
+        assert_eq!((answer.status, answer.header("x-bowline-error")), (502, Some("daemon-lost")), "{method}");
+    }
     edge.stop().await;
 }
 

@@ -177,18 +177,20 @@ impl Volumes {
         let users = self.users(folder);
         let users = lock(&users);
         let home = Home::of(folder);
-        if !users.is_empty() || !home.is_let_go()? {
-            return Err(VolumeError::InUse);
+        match home.may_refill(users.is_empty(), replace)? {
+            true => home.refill(uid, put).map(Some),
+            false => Ok(None),
         }
-        home.recover()?;
-        if !replace && !home.is_empty()? {
-            return Ok(None);
-        }
-        // It was mounted for that look.
-        if !home.is_let_go()? {
-            return Err(VolumeError::InUse);
-        }
-        home.refill(uid, put).map(Some)
+    }
+
+    /// Whether [`Self::refill`] would find it empty, or is to replace what it holds. Blocks.
+    ///
+    /// # Errors
+    /// It is in use; the disk.
+    pub(crate) fn may_refill(&self, folder: &Path, replace: bool) -> Result<bool, VolumeError> {
+        let users = self.users(folder);
+        let users = lock(&users);
+        Home::of(folder).may_refill(users.is_empty(), replace)
     }
 
     /// Unmounts what is about to be removed. Blocks.
@@ -414,6 +416,22 @@ impl Home {
         let empty = entries.map(|entries| entries.flatten().all(|entry| entry.file_name() == "lost+found"));
         leave(&self.folder);
         empty
+    }
+
+    /// `idle`: no instance uses it.
+    fn may_refill(&self, idle: bool, replace: bool) -> Result<bool, VolumeError> {
+        if !idle || !self.is_let_go()? {
+            return Err(VolumeError::InUse);
+        }
+        self.recover()?;
+        if !replace && !self.is_empty()? {
+            return Ok(false);
+        }
+        // It was mounted for that look.
+        match self.is_let_go()? {
+            true => Ok(true),
+            false => Err(VolumeError::InUse),
+        }
     }
 
     fn refill(&self, uid: Option<u32>, put: &mut dyn FnMut(&Path) -> Result<u64, Fault>) -> Result<u64, VolumeError> {

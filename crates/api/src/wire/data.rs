@@ -103,6 +103,14 @@ pub struct Fill {
     pub replace: bool,
 }
 
+/// The query string of `GET` and `PUT /v1/data/{env}/{app}/{data}/archive`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+pub struct FillQuery {
+    /// In the place of what is there; only while the app is stopped.
+    #[serde(default)]
+    pub replace: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Filled {
     pub files: u64,

@@ -26,7 +26,8 @@ pub(crate) enum Data {
     /// Fill a database, a cache or a volume
     ///
     /// PostgreSQL: SQL, or what pg_dump writes with -Fc or -Fd; whole or not at all. MariaDB: SQL. Redis: commands, one a
-    /// line or as a snapshot has them; whole or not at all. Volumes: a folder, or an archive of tar.
+    /// line or as a snapshot has them; whole or not at all. Volumes: a folder, or an archive of tar; whole or not at all.
+    /// Where the daemon is elsewhere, it is sent.
     Import(Import),
     /// Remove data that no file names any more, with the port, the user and the passwords that went with them
     Rm {

@@ -4,6 +4,7 @@ use bowline_api::ClientError;
 use bowline_core::fault::{Fault, FaultKind};
 use serde::Serialize;
 
+use super::command_words;
 use super::follow::{self, Followed};
 use super::logs::only_app;
 use crate::args::Abort;
@@ -47,6 +48,6 @@ pub(super) async fn run(args: Abort, target: &Target, ui: &Ui) -> Result<ExitCod
         Err(error) => Err(error.into()),
         Ok(done) => Err(Fault::new(FaultKind::Failed, format!("change {change} of {app} could not be aborted"))
             .caused_by(format!("it had ended before: release {} serves", done.release))
-            .hint(format!("bowline rollback {app}"))),
+            .hint(format!("bowline rollback {}", command_words(&app, &args.env)))),
     }
 }

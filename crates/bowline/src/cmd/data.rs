@@ -1,3 +1,5 @@
+mod account;
+mod archive;
 mod client;
 mod connect;
 mod import;
@@ -8,6 +10,7 @@ use std::process::ExitCode;
 
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::env_option;
 use bowline_core::resource::data::DataId;
 use tokio::sync::oneshot;
 
@@ -23,7 +26,7 @@ pub(super) async fn run(args: Data, target: &Target, ui: &Ui) -> Result<ExitCode
     let session = target.visit().await?;
     let done = match args {
         Data::List { app, env } => list(app, env, &session, ui).await.map(|()| ExitCode::SUCCESS),
-        Data::Connect(args) => connect::run(args, (target, &session), ui).await,
+        Data::Connect(args) => connect::run(args, (target, &session), &mut Interrupts::new()?, ui).await,
         Data::Import(args) => import::run(args, (target, &session), &mut Interrupts::new()?, ui).await,
         Data::Rm { app, data, force, yes, env } => {
             let (of, mut interrupts) = (Of { app, env }, Interrupts::new()?);
@@ -94,7 +97,7 @@ async fn list(app: Option<String>, env: Option<String>, session: &Session, ui: &
         false => ui.table(&head[..head.len() - usize::from(!waits)], &rows),
     }
     for one in list.data.iter().filter(|one| one.orphaned) {
-        let env = if one.env == "local" { String::new() } else { format!(" --env {}", one.env) };
+        let env = env_option(&one.env);
         let (app, name) = (&one.app, format!("{}.{}", one.kind, one.name));
         ui.say(format!(
             "  {} {}/{app} does not name {name} any more; its data are kept: bowline data rm {app} {name}{env}",

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use bowline_api::{Client, ClientError, wire};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::route::LOCAL;
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::command_words;
 use crate::interrupts::{INTERRUPTED, Interrupts};
 use crate::progress::Progress;
 use crate::session::Session;
-use crate::target::{Target, word};
+use crate::target::Target;
 use crate::ui::{self, Tone, Ui};
 
 /// With `--json`: one object per line, told apart by `kind`.
@@ -206,10 +206,7 @@ pub(super) fn left(env: &str, app: &str, ui: &Ui) -> ExitCode {
 
 /// The command that shows it, to be copied.
 fn status_of(env: &str, app: &str) -> String {
-    match env {
-        LOCAL => format!("`bowline status {}`", word(app)),
-        env => format!("`bowline status {} --env {}`", word(app), word(env)),
-    }
+    format!("`bowline status {}`", command_words(app, env))
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub(super) async fn run(args: Login, ui: &Ui) -> Result<ExitCode, Fault> {
     let text = read(&url, ui)?;
     let of_this = *ui;
     let way = credentials::way(&url, ca.as_deref(), &text)?;
-    let client = Client::https(way, move || credentials::said_to_wait(of_this));
+    let client = Client::https(way, move |awaited| credentials::said_to_wait(awaited, of_this));
     let token = client
         .who_am_i()
         .await?

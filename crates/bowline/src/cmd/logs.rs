@@ -1,9 +1,11 @@
 use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bowline_api::{Client, wire};
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::env_option;
 
 use super::follow;
 use crate::args::Logs;
@@ -18,7 +20,7 @@ const REJOINED: Duration = Duration::from_secs(60);
 /// How far lines of several instances may be out of step, in ms.
 const OVERLAP: u64 = 2_000;
 /// So many lines are known again.
-const MOST_SEEN: usize = 10_000;
+const MOST_SEEN: usize = 20_000;
 
 pub(super) async fn run(args: Logs, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     if let Some(pattern) = &args.grep {
@@ -33,33 +35,27 @@ pub(super) async fn run(args: Logs, target: &Target, ui: &Ui) -> Result<ExitCode
         Some(app) => app,
         None => only_app(&session.client, &args.env, "logs APP").await?,
     };
-    let now = now();
     let query = wire::LogsQuery {
         env: args.env,
         app,
         service: args.service,
         release: args.release,
-        since: args.since.map(|age| now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))),
+        since: args.since.map(|age| now().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))),
         tail: args.tail,
         follow: args.follow,
         grep: args.grep,
         access: args.access,
     };
     tokio::select! {
-        shown = show(query, now, (target, &session), ui) => shown.map(|()| ExitCode::SUCCESS),
+        shown = show(query, (target, &session), ui) => shown.map(|()| ExitCode::SUCCESS),
         _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(INTERRUPTED)),
     }
 }
 
 /// To their end. Of a daemon elsewhere they are followed over its upgrades and restarts.
-async fn show(
-    query: wire::LogsQuery,
-    began: u64,
-    (target, session): (&Target, &Session),
-    ui: &Ui,
-) -> Result<(), Fault> {
+async fn show(query: wire::LogsQuery, (target, session): (&Target, &Session), ui: &Ui) -> Result<(), Fault> {
     let rejoins = query.follow && target.is_elsewhere();
-    let (mut thread, mut rejoined) = (Thread::new(query, began), Vec::new());
+    let (mut thread, mut rejoined) = (Thread::new(query), Vec::new());
     let mut session = Cow::Borrowed(session);
     loop {
         let mut lines = session.client.logs(&thread.query).await?;
@@ -86,52 +82,64 @@ async fn show(
     }
 }
 
-/// Where a log is taken up again that was broken off.
+/// Where a log is taken up again that was broken off. What time it is says the log, not the clock of this machine.
 struct Thread {
     query: wire::LogsQuery,
     /// What was seen of the last moments: instances are not read in step.
-    seen: Vec<wire::LogLine>,
-    /// What will be told again.
-    again: Vec<wire::LogLine>,
-    latest: u64,
+    seen: VecDeque<wire::LogLine>,
+    /// What will be told again, and how often.
+    again: HashMap<wire::LogLine, usize>,
+    /// When the line was written that came last, in ms: one from a clock that was set back since does not hide those after it.
+    last: Option<u64>,
 }
 
 impl Thread {
-    /// `began`: when it was asked for first, in ms.
-    fn new(query: wire::LogsQuery, began: u64) -> Self {
-        Self { query, seen: Vec::new(), again: Vec::new(), latest: began }
+    fn new(query: wire::LogsQuery) -> Self {
+        Self { query, seen: VecDeque::new(), again: HashMap::new(), last: None }
     }
 
     fn is_new(&mut self, line: &wire::LogLine) -> bool {
-        if let Some(at) = self.again.iter().position(|seen| seen == line) {
-            self.again.swap_remove(at);
+        if let Some(times) = self.again.get_mut(line).filter(|times| **times > 0) {
+            *times -= 1;
             return false;
         }
-        self.latest = self.latest.max(line.at);
-        if self.seen.len() >= 2 * MOST_SEEN {
-            self.seen.drain(..MOST_SEEN);
+        self.last = Some(line.at);
+        if self.seen.len() == MOST_SEEN {
+            self.seen.pop_front();
         }
-        self.seen.push(line.clone());
+        self.seen.push_back(line.clone());
         true
     }
 
-    /// From a little before it was broken off.
+    /// From a little before it was broken off. Where nothing was seen, it begins as it was asked for.
     fn take_up(&mut self) {
-        let since = self.latest.saturating_sub(OVERLAP);
+        let Some(last) = self.last else { return };
+        let since = last.saturating_sub(OVERLAP);
         self.query = wire::LogsQuery { since: Some(since), tail: None, ..self.query.clone() };
         self.seen.retain(|line| line.at >= since);
-        self.again.clone_from(&self.seen);
+        self.again.clear();
+        for line in &self.seen {
+            *self.again.entry(line.clone()).or_default() += 1;
+        }
     }
 }
 
 /// The one that is meant where none is named; `usage` says how one is.
 pub(super) async fn only_app(client: &Client, env: &str, usage: &str) -> Result<String, Fault> {
-    let mut apps: Vec<String> =
-        client.status().await?.apps.into_iter().filter(|a| a.env == env).map(|a| a.app).collect();
+    let (here, elsewhere): (Vec<_>, Vec<_>) = client.status().await?.apps.into_iter().partition(|a| a.env == env);
+    let mut apps: Vec<String> = here.into_iter().map(|a| a.app).collect();
     match (apps.pop(), apps.is_empty()) {
         (Some(app), true) => Ok(app),
         (None, _) => {
-            Err(Fault::new(FaultKind::Invalid, format!("no app is known in {env}")).hint("`bowline up DIR` runs one"))
+            let elsewhere: BTreeSet<String> = elsewhere.iter().map(|a| env_option(&a.env)).collect();
+            let fault = Fault::new(FaultKind::Invalid, format!("no app is known in {env}"));
+            Err(match elsewhere.is_empty() {
+                true => fault.hint("`bowline up DIR` runs one"),
+                false => fault.hint(format!(
+                    "there are some elsewhere: bowline {usage}{}",
+                    elsewhere.into_iter().collect::<Vec<_>>().join(", or")
+                )),
+            })
         }
         (Some(app), false) => Err(Fault::new(FaultKind::Invalid, "several apps are known here")
             .caused_by(format!("{}, {app}", apps.join(", ")))
@@ -191,15 +199,17 @@ pub(super) fn now() -> u64 {
 mod tests {
     use super::*;
 
+    fn line(at: u64, text: &str) -> wire::LogLine {
+        wire::LogLine { at, source: wire::LogSource::Stdout, instance: None, text: text.to_owned() }
+    }
+
+    fn thread() -> Thread {
+        Thread::new(wire::LogsQuery { tail: Some(5), ..wire::LogsQuery::default() })
+    }
+
     #[test]
     fn what_is_told_again_is_shown_once() {
-        let line = |at: u64, text: &str| wire::LogLine {
-            at,
-            source: wire::LogSource::Stdout,
-            instance: None,
-            text: text.to_owned(),
-        };
-        let mut thread = Thread::new(wire::LogsQuery { tail: Some(5), ..wire::LogsQuery::default() }, 9_000);
+        let mut thread = thread();
         let (a, b) = (line(9_500, "a"), line(9_500, "b"));
         assert!(thread.is_new(&a) && thread.is_new(&a) && thread.is_new(&b), "whatever was said twice is shown twice");
         thread.take_up();
@@ -209,5 +219,31 @@ mod tests {
         thread.is_new(&line(20_000, "c"));
         thread.take_up();
         assert_eq!(thread.again.len(), 1, "only the last moments are known");
+    }
+
+    #[test]
+    fn no_clock_but_that_of_the_lines_says_where_it_goes_on() {
+        let mut thread = thread();
+        thread.take_up();
+        assert_eq!((thread.query.since, thread.query.tail), (None, Some(5)), "nothing was seen: it begins anew");
+        // An app's clock was ahead for a moment.
+        thread.is_new(&line(500_000, "ahead"));
+        thread.is_new(&line(10_000, "set back"));
+        thread.take_up();
+        assert_eq!(thread.query.since, Some(8_000));
+        assert!(!thread.is_new(&line(10_000, "set back")) && !thread.is_new(&line(500_000, "ahead")));
+        assert!(thread.is_new(&line(10_500, "after it")));
+    }
+
+    #[test]
+    fn a_chatty_app_is_told_again_in_no_time() {
+        let mut thread = thread();
+        let lines: Vec<_> = (0..MOST_SEEN).map(|n| line(9_000, &format!("line {n}"))).collect();
+        lines.iter().for_each(|line| assert!(thread.is_new(line)));
+        thread.take_up();
+        let began = Instant::now();
+        // The worst order for whoever looks through all that it knows.
+        lines.iter().rev().for_each(|line| assert!(!thread.is_new(line)));
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     }
 }

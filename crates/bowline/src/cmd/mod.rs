@@ -39,10 +39,11 @@ use std::process::ExitCode;
 
 use bowline_core::app::{Environment, Target as Named};
 use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::env_option;
 
 use crate::args::{self, Cli, Global, Verb};
 use crate::paths::Paths;
-use crate::target::{NamedBy, Target};
+use crate::target::{NamedBy, Target, word};
 use crate::ui::Ui;
 
 pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
@@ -120,4 +121,9 @@ fn client(verb: impl Future<Output = Result<ExitCode, Fault>>) -> Result<ExitCod
         .build()
         .map_err(|e| Fault::new(FaultKind::Failed, "the runtime cannot be started").source(&e))?
         .block_on(verb)
+}
+
+/// As a command names an app, to be copied.
+fn command_words(app: &str, env: &str) -> String {
+    format!("{}{}", word(app), env_option(&word(env)))
 }

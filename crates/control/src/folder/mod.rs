@@ -123,7 +123,7 @@ pub(crate) fn sent(apply: &wire::Apply, state: &Path) -> Result<AppKey, Fault> {
         Some((name, _)) => {
             Err(Fault::new(FaultKind::Refused, format!("secret.{name}.source names a file of the server"))
                 .caused_by("with a token, nothing is read of the server's own files")
-                .hint(format!("take `source` out and set it: bowline secret set {} {name}", key.app)))
+                .hint(format!("take `source` out and set it: {}", key.command("secret set", name.as_str()))))
         }
     }
 }

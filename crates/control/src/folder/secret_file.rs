@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bowline_api::wire::MAX_SECRET;
 use bowline_core::app::{App, SecretSource};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::SecretName;
+use bowline_core::id::{AppKey, SecretName};
 use bowline_core::release::wanted_secrets;
 use bowline_core::secret::Secret;
 
@@ -40,18 +40,19 @@ pub(super) fn read_all(app: &App, state: &Path) -> Result<BTreeMap<SecretName, S
     let mut values = BTreeMap::new();
     for name in wanted_secrets(app) {
         let Some(SecretSource::File(path)) = app.secrets.get(&name) else { continue };
-        let value = read(Path::new(path), state).map_err(|error| unread(&name, path, &error))?;
+        let value = read(Path::new(path), state).map_err(|error| unread(app, &name, path, &error))?;
         values.insert(name, value);
     }
     Ok(values)
 }
 
-fn unread(name: &SecretName, path: &str, error: &SecretFileError) -> Fault {
+fn unread(app: &App, name: &SecretName, path: &str, error: &SecretFileError) -> Fault {
+    let key = AppKey { env: app.environment.name.clone(), app: app.name.clone() };
     Fault::new(FaultKind::Invalid, format!("secret.{name}.source cannot be read"))
         .caused_by(format!("{path}: {error}"))
         .hint(format!(
-            "put the value into a file that the user of the daemon may read, or take `source` out and set it: \
-             bowline secret set APP {name}"
+            "put the value into a file that the user of the daemon may read, or take `source` out and set it: {}",
+            key.command("secret set", name.as_str())
         ))
 }
 

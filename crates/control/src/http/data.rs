@@ -12,7 +12,7 @@ use bowline_api::session::TUNNEL;
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
-use bowline_core::resource::data::{DataId, Rights};
+use bowline_core::resource::data::{DataId, FillSource, Rights};
 use bowline_core::secret::Secret;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -68,8 +68,46 @@ pub(super) async fn give_back(
 pub(super) async fn fill(State(api): State<Api>, caller: Caller, path: DataPath, body: Body) -> Handled {
     let (key, id) = named(path)?;
     let wire::Fill { source, replace } = read_json(body).await?;
-    let verb = DataVerb::Fill { source: source.into(), replace };
+    let verb = DataVerb::Fill { source: FillSource::Here(source.into()), replace };
     api.ask(Request::Data { key, id, verb, by_uid: caller.actor() }).await
+}
+
+/// Whether [`fill_with`] would take an archive now: who is refused while still sending may not come to hear why.
+pub(super) async fn may_fill(
+    State(api): State<Api>,
+    caller: Caller,
+    path: DataPath,
+    query: Result<Query<wire::FillQuery>, QueryRejection>,
+) -> Handled {
+    let (key, id) = named(path)?;
+    let Query(wire::FillQuery { replace }) = query.map_err(|error| misunderstood(&error))?;
+    api.ask(Request::Data { key, id, verb: DataVerb::MayFill { replace }, by_uid: caller.actor() }).await
+}
+
+/// The same from elsewhere, with what is sent. It is done whole or not at all: nothing of it is to be seen before.
+pub(super) async fn fill_with(
+    State(api): State<Api>,
+    caller: Caller,
+    path: DataPath,
+    query: Result<Query<wire::FillQuery>, QueryRejection>,
+    body: Body,
+) -> Handled {
+    let (key, id) = named(path)?;
+    let Query(wire::FillQuery { replace }) = query.map_err(|error| misunderstood(&error))?;
+    let request = |verb| Request::Data { key: key.clone(), id: id.clone(), verb, by_uid: caller.actor() };
+    // It may have changed since it was looked at.
+    api.door.ask(request(DataVerb::MayFill { replace })).await?;
+    let archive = api.kept()?.sources.take_archive(&key, body).await?;
+    let source = FillSource::Sent(archive.path().to_owned());
+    let (door, request) = (api.door.clone(), request(DataVerb::Fill { source, replace }));
+    // It lies there until it is unpacked, also where nobody waits for that any more.
+    let filling = tokio::spawn(async move {
+        let filled = door.ask(request).await;
+        tokio::task::spawn_blocking(move || drop(archive));
+        filled
+    });
+    let broke_off = |error| Fault::new(FaultKind::Failed, "filling the volume broke off").source(&error);
+    Ok(filling.await.map_err(broke_off)??.into_response())
 }
 
 pub(super) async fn remove(
@@ -105,6 +143,8 @@ pub(super) async fn tunnel(
     let connecting = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
     let server = tokio::time::timeout(CONNECT, connecting).await.map_err(|error| away(&error))?;
     let server = server.map_err(|error| away(&error))?;
+    // Small requests would wait for an acknowledgement; without it they are only slower.
+    let _ = server.set_nodelay(true);
     peer.patience.is_without_end();
     tokio::spawn(async move { pass(upgrade, server, (&api, &caller)).await });
     Ok(session::agreed(TUNNEL))

@@ -78,6 +78,8 @@ pub(super) fn all() -> Vec<Endpoint> {
         on("GET /v1/data", READ, Reach::Handler, data::list),
         on("DELETE /v1/data/{env}/{app}/{data}", OPERATE, App, data::remove).told("remove data of"),
         on("PUT /v1/data/{env}/{app}/{data}/content", HERE, App, data::fill),
+        on("GET /v1/data/{env}/{app}/{data}/archive", OPERATE, App, data::may_fill),
+        on("PUT /v1/data/{env}/{app}/{data}/archive", OPERATE, App, data::fill_with).told("fill a volume of"),
         on("POST /v1/data/{env}/{app}/{data}/leases", OPERATE, App, data::lend).told("get credentials for data of"),
         on("DELETE /v1/data/{env}/{app}/{data}/leases/{user}", OPERATE, App, data::give_back)
             .told("give back credentials for data of"),
@@ -134,6 +136,7 @@ mod tests {
         ("GET /v1/apps/{env}/{app}/runs/{number}", "viewer deployer operator auditor admin"),
         ("GET /v1/changes/{id}", "viewer deployer operator auditor admin"),
         ("GET /v1/data", "viewer deployer operator auditor admin"),
+        ("GET /v1/data/{env}/{app}/{data}/archive", "operator admin"),
         ("GET /v1/events", "viewer deployer operator auditor admin"),
         ("GET /v1/logs", "viewer deployer operator admin"),
         ("GET /v1/openapi.json", "viewer deployer secret-writer operator auditor admin"),
@@ -162,6 +165,7 @@ mod tests {
         ("POST /v1/upgrade", ""),
         ("PUT /v1/apps/{env}/{app}/maintenance", "deployer operator admin"),
         ("PUT /v1/contents/{env}/{app}/{content}", "deployer admin"),
+        ("PUT /v1/data/{env}/{app}/{data}/archive", "operator admin"),
         ("PUT /v1/data/{env}/{app}/{data}/content", ""),
         ("PUT /v1/secrets/{env}/{app}/{name}", "secret-writer admin"),
     ];

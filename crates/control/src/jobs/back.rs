@@ -103,7 +103,7 @@ fn pins(vault: &Vault, row: &RevisionRecord) -> Result<(Pins, Vec<Replaced>), Fa
 fn no_secret(key: &AppKey, number: u32, name: &SecretName) -> Fault {
     Fault::new(FaultKind::Refused, format!("{key} cannot go back to release {number}"))
         .caused_by(format!("its secret {name} was removed, and has no newer version"))
-        .hint(format!("bowline secret set {} {name}", key.app))
+        .hint(key.command("secret set", name.as_str()))
 }
 
 /// A server that somebody has removed since is not made anew, empty, by the way.

@@ -505,20 +505,19 @@ fn changing(key: &AppKey, known: Option<&AppWorld>) -> Refusal {
         Some(id) => fault.caused_by(format!("change {id} has not ended yet")),
         None => fault,
     };
+    let words = key.command_words();
+    let waits = format!("`bowline status {words}` shows what it waits on");
     let hint = match known.and_then(AppWorld::rolling) {
         Some(_) if key.env.as_str() != "local" => {
-            "`bowline status` shows what it waits on; `bowline promote` waits for it no longer, `bowline abort` undoes it"
+            format!("{waits}; `bowline promote {words}` waits for it no longer, `bowline abort {words}` undoes it")
         }
-        Some(_) | None => "`bowline status` shows what it waits on; apply again when it has ended",
+        Some(_) | None => format!("{waits}; apply again when it has ended"),
     };
     Refusal::conflict(fault.hint(hint))
 }
 
 fn secrets_missing(key: &AppKey, missing: &[SecretName]) -> Fault {
-    let command = |name: &SecretName| match key.env.as_str() {
-        "local" => format!("bowline secret set {} {name}", key.app),
-        env => format!("bowline secret set {} {name} --env {env}", key.app),
-    };
+    let command = |name: &SecretName| key.command("secret set", name.as_str());
     let names: Vec<_> = missing.iter().map(SecretName::as_str).collect();
     let what = if names.len() == 1 { "a secret that is" } else { "secrets that are" };
     let commands: Vec<_> = missing.iter().map(command).collect();

@@ -103,13 +103,14 @@ impl Wrong {
             Self::Hashed(number) => fault.caused_by(format!("line {number} holds a hash instead of a password")),
             Self::Empty => fault.caused_by("it names nobody"),
         };
-        fault.hint(format!("write one `user:password` a line, in clear: bowline secret set {} {secret}", key.app))
+        fault
+            .hint(format!("write one `user:password` a line, in clear: {}", key.command("secret set", secret.as_str())))
     }
 }
 
 fn missing(key: &AppKey, route: &RouteName, name: &SecretName) -> Fault {
     Fault::new(FaultKind::Invalid, format!("route {route} of {key} asks for secret {name}, which has no value"))
-        .hint(format!("bowline secret set {} {name}", key.app))
+        .hint(key.command("secret set", name.as_str()))
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 //! Architecture invariant: nothing is removed that something runs on, or that a file names, unless it was said twice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +13,9 @@ use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, ResourceName};
 use bowline_core::instance::Publish;
-use bowline_core::resource::data::{DataDone, DataId, DataOrder, Lease, Measured, Rights, lease_name};
+use bowline_core::resource::data::{DataDone, DataId, DataOrder, FillSource, Lease, Measured, Rights, lease_name};
 use bowline_core::resource::{Endpoint, ResourceId, ResourceKey, ResourcePhase, ResourceSpec};
+use bowline_core::route::LOCAL;
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
 
@@ -40,7 +40,8 @@ pub(crate) enum DataWork {
     List(wire::DataQuery),
     Lend { key: ResourceKey, lease: Lease, port: u16, by_uid: Option<u32> },
     Return { key: ResourceKey, user: String, by_uid: Option<u32> },
-    Fill { key: AppKey, volume: ResourceName, source: PathBuf, by_uid: Option<u32> },
+    MayFill,
+    Fill { key: AppKey, volume: ResourceName, source: FillSource, by_uid: Option<u32> },
     Remove { key: AppKey, id: DataId, by_uid: Option<u32> },
 }
 
@@ -49,7 +50,7 @@ impl DataWork {
     fn holds(&self) -> Option<&AppKey> {
         match self {
             Self::Fill { key, .. } | Self::Remove { key, .. } => Some(key),
-            Self::List(_) | Self::Lend { .. } | Self::Return { .. } => None,
+            Self::List(_) | Self::Lend { .. } | Self::Return { .. } | Self::MayFill => None,
         }
     }
 }
@@ -116,6 +117,12 @@ impl Loop {
                 self.lend(&key, id, (rights, time, password), by_uid, now)
             }
             (DataVerb::Return { user }, DataId::Server(id)) => self.give_back(&key, id, user, by_uid),
+            (DataVerb::MayFill { replace }, DataId::Volume(name)) => {
+                self.fillable(&key, &name, replace, now).map(|_| {
+                    let order = DataOrder::MayFill { volume: self.place.volume(&key, &name), replace };
+                    Asked::Node(DataWork::MayFill, Box::new(order))
+                })
+            }
             (DataVerb::Fill { source, replace }, DataId::Volume(name)) => {
                 self.fill(&key, name, source, replace, by_uid, now)
             }
@@ -125,7 +132,7 @@ impl Loop {
                 let fault = Fault::new(FaultKind::Invalid, format!("volume.{name} is a folder: nobody logs in to it"));
                 Err(fault.hint(format!("it lies in {}", self.place.volume(&key, &name).display())).into())
             }
-            (DataVerb::Fill { .. }, id @ DataId::Server(_)) => {
+            (DataVerb::Fill { .. } | DataVerb::MayFill { .. }, id @ DataId::Server(_)) => {
                 Err(Fault::new(FaultKind::Invalid, format!("{id} is no volume")).into())
             }
         };
@@ -232,26 +239,38 @@ impl Loop {
         Ok(Asked::Node(DataWork::Return { key: resource, user, by_uid }, Box::new(order)))
     }
 
-    fn fill(
-        &self,
-        key: &AppKey,
-        volume: ResourceName,
-        source: PathBuf,
-        replace: bool,
-        by_uid: Option<u32>,
-        now: Now,
-    ) -> Result<Asked, Refusal> {
+    /// An app whose volume may be filled as far as this loop knows.
+    fn fillable(&self, key: &AppKey, volume: &ResourceName, replace: bool, now: Now) -> Result<&AppWorld, Refusal> {
         let app = self.at_rest(key)?;
-        if !app.shown().is_some_and(|release| release.app().volumes.contains_key(&volume)) {
-            return Err(unknown(key, &DataId::Volume(volume)));
-        }
-        if !source.is_absolute() {
-            return Err(Fault::new(FaultKind::Invalid, format!("{} is not an absolute path", source.display())).into());
+        if !app.shown().is_some_and(|release| release.app().volumes.contains_key(volume)) {
+            return Err(unknown(key, &DataId::Volume(volume.clone())));
         }
         if replace && !self.is_stopped(key, app, now) {
             let fault = Fault::new(FaultKind::Refused, format!("{key} runs on volume.{volume}"))
                 .caused_by("a volume is replaced only while nothing has it open");
-            return Err(fault.hint("stop the app first (Ctrl-C where it runs, or `bowline down`)").into());
+            let hint = match key.env.as_str() {
+                LOCAL => "stop the app first (Ctrl-C where it runs, or `bowline down`)",
+                _ => "`bowline down` on its machine stops it with all others there; then it is filled from there",
+            };
+            return Err(fault.hint(hint).into());
+        }
+        Ok(app)
+    }
+
+    fn fill(
+        &self,
+        key: &AppKey,
+        volume: ResourceName,
+        source: FillSource,
+        replace: bool,
+        by_uid: Option<u32>,
+        now: Now,
+    ) -> Result<Asked, Refusal> {
+        let app = self.fillable(key, &volume, replace, now)?;
+        if let FillSource::Here(path) = &source
+            && !path.is_absolute()
+        {
+            return Err(Fault::new(FaultKind::Invalid, format!("{} is not an absolute path", path.display())).into());
         }
         let order = DataOrder::Fill {
             volume: self.place.volume(key, &volume),
@@ -317,6 +336,7 @@ impl Loop {
             (DataWork::Return { key, user, by_uid }, DataDone::Returned) => {
                 (events::data_returned(&key, &user, by_uid, now.wall), Answer::Returned, None)
             }
+            (DataWork::MayFill, DataDone::Fillable) => return self.answer(ticket, Answer::Returned),
             (DataWork::Fill { key, volume, source, by_uid }, DataDone::Filled { files }) => {
                 let event = events::data_filled(&key, &volume, &source, files, by_uid, now.wall);
                 (event, Answer::Filled(wire::Filled { files }), None)
@@ -332,6 +352,7 @@ impl Loop {
                 DataWork::List(_)
                 | DataWork::Lend { .. }
                 | DataWork::Return { .. }
+                | DataWork::MayFill
                 | DataWork::Fill { .. }
                 | DataWork::Remove { .. },
                 _,
@@ -471,7 +492,7 @@ fn elsewhere(
     }
     let value = release.secrets.get(url).ok_or_else(|| {
         Fault::new(FaultKind::Invalid, format!("secret {url} of {app} has no value"))
-            .hint(format!("bowline secret set {} {url}", app.app))
+            .hint(app.command("secret set", url.as_str()))
     })?;
     let endpoint = Endpoint::parse(id.kind, value).map_err(|error| bad_url(app, id, url, &error))?;
     let user = endpoint.user.clone().unwrap_or_else(|| "default".to_owned());

@@ -11,7 +11,7 @@ use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, Digest, InstanceId, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use bowline_core::instance::{SlotState, Transition};
 use bowline_core::job::{Finished, Run, Trigger};
-use bowline_core::resource::data::{DataId, Rights};
+use bowline_core::resource::data::{DataId, FillSource, Rights};
 use bowline_core::resource::{ResourceKey, ResourcePhase};
 use bowline_core::rollout::{AbortStage, Entered, Phase, Plan, RoundEntered, Until};
 use bowline_core::route::Maintenance;
@@ -455,13 +455,18 @@ pub(crate) fn data_returned(key: &ResourceKey, user: &str, by_uid: Option<u32>, 
 pub(crate) fn data_filled(
     key: &AppKey,
     volume: &ResourceName,
-    source: &Path,
+    source: &FillSource,
     files: u64,
     by_uid: Option<u32>,
     at: Timestamp,
 ) -> NewEvent {
-    let source = source.display().to_string();
-    let message = format!("volume.{volume} is filled from {source}");
+    let (message, source) = match source {
+        FillSource::Here(path) => {
+            let path = path.display().to_string();
+            (format!("volume.{volume} is filled from {path}"), Some(path))
+        }
+        FillSource::Sent(_) => (format!("volume.{volume} is filled with what was sent"), None),
+    };
     let fields = json!({ "data": format!("volume.{volume}"), "source": source, "files": files, "by_uid": by_uid });
     event(at, Some(key), "data.filled", message, fields)
 }

@@ -1,7 +1,6 @@
 //! What is asked of the reconcile loop, and what it answers.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Digest, SecretName};
 use bowline_core::job::RunId;
 use bowline_core::resource::Endpoint;
-use bowline_core::resource::data::{DataId, Rights};
+use bowline_core::resource::data::{DataId, FillSource, Rights};
 use bowline_core::route::Maintenance;
 use bowline_core::secret::Secret;
 use bowline_core::session::{SessionEnd, SessionSpec};
@@ -140,8 +139,12 @@ pub(crate) enum DataVerb {
     },
     /// Where its server listens.
     Reach,
+    /// Whether it would be filled now.
+    MayFill {
+        replace: bool,
+    },
     Fill {
-        source: PathBuf,
+        source: FillSource,
         replace: bool,
     },
     Remove {

@@ -322,7 +322,7 @@ fn state(phase: &ResourcePhase) -> &'static str {
 pub(crate) fn bad_url(key: &AppKey, id: &ResourceId, secret: &SecretName, error: &dyn std::error::Error) -> Fault {
     Fault::new(FaultKind::Invalid, format!("the URL of {id} of {key} cannot be used"))
         .caused_by(format!("secret {secret}: {error}"))
-        .hint(format!("bowline secret set {} {secret}", key.app))
+        .hint(key.command("secret set", secret.as_str()))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bowline_api::wire::{self, ChangePhase, ChangeStep};
 use bowline_core::app::{App, Limits, Origin, Scale, Service};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, ReleaseNumber, ServiceName};
+use bowline_core::id::{AppKey, ReleaseNumber, ServiceName, env_option};
 use bowline_core::rollout::{
     Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan, Scaled, Scales, steady,
 };
@@ -175,7 +175,11 @@ impl Loop {
                 let rests = processes(app).any(|(_, service)| service.scale.is_automatic());
                 return Err(match rests {
                     true => fault.caused_by("nobody asks for it: it has no instance now").hint("a request starts one"),
-                    false => fault.caused_by("its scale is 0").hint("`bowline scale` gives it instances"),
+                    false => fault.caused_by("its scale is 0").hint(format!(
+                        "`bowline scale {}.SERVICE N{}` gives it instances",
+                        key.app,
+                        env_option(key.env.as_str())
+                    )),
                 }
                 .into());
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bowline_api::wire;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, InstanceId, ReleaseNumber, ServiceName};
+use bowline_core::id::{AppKey, InstanceId, ReleaseNumber, ServiceName, env_option};
 use bowline_core::instance::{HealthState, InstanceSpec, Phase};
 use bowline_core::session::{SessionEnd, SessionPlace, SessionSpec, Terminal, WindowSize};
 
@@ -205,8 +205,10 @@ fn service(app: &AppWorld, wanted: Option<&str>) -> Result<ServiceName, Refusal>
         (None, [first, ..]) => Err(Fault::new(FaultKind::Invalid, format!("{key} has several services"))
             .caused_by(all().join(", "))
             .hint(format!(
-                "say which one: bowline exec {}.{first} -- …, or bowline run {0} --service {first} -- …",
-                key.app
+                "say which one: bowline exec {}.{first}{} -- …, or {} -- …",
+                key.app,
+                env_option(key.env.as_str()),
+                key.command("run", &format!("--service {first}")),
             ))
             .into()),
     }

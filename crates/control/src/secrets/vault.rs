@@ -42,9 +42,12 @@ impl From<VaultError> for Fault {
             VaultError::Key(error) => error.into(),
             VaultError::Snapshot(error) => Self::new(FaultKind::Failed, error.to_string())
                 .source(std::error::Error::source(&error).unwrap_or(&SealError::Form)),
-            VaultError::Sealed { ref name, ref source, .. } => Self::new(FaultKind::Failed, error.to_string())
-                .source(source)
-                .hint(format!("set it again with: bowline secret set {name}; the versions before stay as they are")),
+            VaultError::Sealed { ref key, ref name, ref source, .. } => {
+                Self::new(FaultKind::Failed, error.to_string()).source(source).hint(format!(
+                    "set it again with: {}; the versions before stay as they are",
+                    key.command("secret set", name.as_str())
+                ))
+            }
         }
     }
 }

@@ -153,7 +153,7 @@ impl StoreError {
             ),
             Self::NoApp(_) => "bowline status lists the apps".into(),
             Self::NoRevision { .. } => "bowline releases lists the releases".into(),
-            Self::NoSecret { name, .. } => format!("set it with: bowline secret set {name}"),
+            Self::NoSecret { key, name } => format!("set it with: {}", key.command("secret set", name.as_str())),
             Self::PortsExhausted { .. } => "end what listens there and run the command again".into(),
             Self::Seal(_) => "is this master.key the one that belongs to the state folder? restore both from one backup".into(),
             Self::UidsExhausted { .. } => {

@@ -2,7 +2,7 @@
 
 use super::{Facts, Finding, Fix, Masked, Place, Rule, SecretKind, Seen, Severity, Sighting, Started, WriteKind};
 use crate::app::{App, Origin, RouteTo, Service, Value, VarName};
-use crate::id::{MAX_NAME, SecretName, ServiceName};
+use crate::id::{MAX_NAME, SecretName, ServiceName, env_option};
 
 pub(super) fn findings(facts: &Facts<'_>) -> Vec<Finding> {
     let mut found: Vec<Finding> = facts.sightings.iter().filter_map(|s| of_sighting(facts, s)).collect();
@@ -125,10 +125,7 @@ pub(super) fn secret_name(variable: &str) -> String {
 }
 
 pub(super) fn set_secret(app: &App, secret: &str) -> String {
-    match app.environment.name.as_str() {
-        crate::route::LOCAL => format!("bowline secret set {} {secret}", app.name),
-        env => format!("bowline secret set {} {secret} --env {env}", app.name),
-    }
+    format!("bowline secret set {} {secret}{}", app.name, env_option(app.environment.name.as_str()))
 }
 
 /// The same is often written in several places: once is enough.

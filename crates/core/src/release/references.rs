@@ -57,12 +57,7 @@ pub enum ReferenceError {
 impl From<ReferenceError> for Fault {
     fn from(error: ReferenceError) -> Self {
         let hint = match &error {
-            ReferenceError::SecretMissing { key, name, .. } if key.env.as_str() == crate::route::LOCAL => {
-                format!("bowline secret set {} {name}", key.app)
-            }
-            ReferenceError::SecretMissing { key, name, .. } => {
-                format!("bowline --env {} secret set {} {name}", key.env, key.app)
-            }
+            ReferenceError::SecretMissing { key, name, .. } => key.command("secret set", name.as_str()),
             ReferenceError::SecretNul { name, .. } => {
                 format!("deliver it as a file: {{ secret = \"{name}\", as = \"file\" }}")
             }

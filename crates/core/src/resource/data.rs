@@ -98,6 +98,18 @@ pub fn lease_end(name: &str) -> Option<Timestamp> {
     Some(Timestamp(u64::from_str_radix(until, 16).ok()?.checked_mul(1_000)?))
 }
 
+/// The largest archive that a volume is filled with from elsewhere, in bytes. What there is room for is less.
+pub const MAX_ARCHIVE: u64 = 1 << 40;
+
+/// What a volume is filled with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FillSource {
+    /// A folder or an archive of this machine, named by its owner.
+    Here(PathBuf),
+    /// An archive of tar that is not compressed, as it came from elsewhere: nothing of it is done but as the app's own user.
+    Sent(PathBuf),
+}
+
 /// Asked of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataOrder {
@@ -107,8 +119,10 @@ pub enum DataOrder {
     Lend { key: ResourceKey, server: Arc<ResourceSpec>, lease: Lease },
     /// They are done.
     Return { key: ResourceKey, server: Arc<ResourceSpec>, user: String },
+    /// Whether the folder of a volume may be filled: that it is empty, or nothing uses what is to be replaced.
+    MayFill { volume: PathBuf, replace: bool },
     /// Copies a folder or an archive into the folder of a volume. `uid`: the app's own user.
-    Fill { volume: PathBuf, uid: Option<u32>, source: PathBuf, replace: bool },
+    Fill { volume: PathBuf, uid: Option<u32>, source: FillSource, replace: bool },
     /// Keeps data as they are now in a folder, whole or not at all. One that is there already is left as it is. `uid`: the app's own
     /// user.
     Snapshot { into: PathBuf, release: ReleaseNumber, of: Vec<SnapshotOf>, uid: Option<u32> },
@@ -140,6 +154,7 @@ pub enum DataDone {
         empty: bool,
     },
     Returned,
+    Fillable,
     Filled {
         files: u64,
     },

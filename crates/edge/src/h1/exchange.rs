@@ -60,6 +60,8 @@ enum Response {
 pub struct Exchange {
     client_version: Version,
     client_keep_alive: bool,
+    /// It only looks (RFC 9110, 9.2.1).
+    safe: bool,
     idempotent: bool,
     bodiless: bool,
     awaits_continue: bool,
@@ -82,10 +84,12 @@ impl Exchange {
         if head.upgrade().is_some() && buffered > 0 {
             return Err(Refusal::BytesBeforeUpgrade);
         }
+        let safe = matches!(head.method(), "GET" | "HEAD" | "OPTIONS");
         Ok(Self {
             client_version: head.version(),
             client_keep_alive: head.keep_alive(),
-            idempotent: matches!(head.method(), "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE"),
+            safe,
+            idempotent: safe || matches!(head.method(), "PUT" | "DELETE"),
             bodiless: head.body().is_empty(),
             awaits_continue: head.expects_continue(),
             request_received: head.body().is_empty(),
@@ -203,6 +207,12 @@ impl Exchange {
     pub fn may_retry(&self) -> bool {
         let repeatable = self.idempotent && self.bodiless;
         self.response == Response::Awaited && !self.response_sent && (!self.request_begun || repeatable)
+    }
+
+    /// The same of an upstream that counts what it is asked: what it has done already, it would say that it cannot do. Nothing was
+    /// sent, or the request only looks.
+    pub fn may_look_again(&self) -> bool {
+        self.may_retry() && (self.safe || !self.request_begun)
     }
 
     /// Forget the failed upstream, before another try.

@@ -66,6 +66,9 @@ async fn carry_out(order: DataOrder, context: Arc<Context>) -> Result<DataDone, 
         DataOrder::Measure { servers, volumes } => {
             blocking("looking at the disk", move || Ok(measure::all(&servers, &volumes))).await
         }
+        DataOrder::MayFill { volume, replace } => {
+            blocking("looking at the volume", move || fill::may(&context, &volume, replace)).await
+        }
         DataOrder::Fill { volume, uid, source, replace } => {
             blocking("filling the volume", move || fill::run(&context, &volume, uid, &source, replace)).await
         }

@@ -108,8 +108,9 @@ fn migration(key: &ResourceKey, data: &str, wanted: u16) -> String {
     let id = &key.id;
     format!(
         "write version = {data} in [{id}] to go on as before; to move, write a second table, [{}.NEW] with version = \
-         {wanted}, bring both up, and run: pg_dump --no-owner --exclude-schema=bowline URL_OF_{id} >FILE; bowline data import {} {}.NEW FILE",
-        id.kind, key.app.app, id.kind
+         {wanted}, bring both up, and run: pg_dump --no-owner --exclude-schema=bowline URL_OF_{id} >FILE; {}",
+        id.kind,
+        key.app.command("data import", &format!("{}.NEW FILE", id.kind))
     )
 }
 

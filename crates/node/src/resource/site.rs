@@ -13,19 +13,22 @@
 //! only by [`crate::others`].
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use bowline_core::app::{Cage, Command as Script, Limits, Probe};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{Incarnation, InstanceId, ResourceName};
 use bowline_core::instance::{InstanceSpec, PortChoice, Reach, Readiness, StopSignal, VolumeMount};
 use bowline_core::resource::{Prepared, ResourceKey, Server, Trouble};
+use bowline_core::time::Humane;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use sha2::{Digest as _, Sha256};
 
 use super::failure;
@@ -35,6 +38,12 @@ use crate::{layout, others};
 const RECOVERY: Duration = Duration::from_secs(15 * 60);
 /// From the stop signal to KILL: what a server may need to write its memory to the disk.
 const GRACE: Duration = Duration::from_secs(60);
+/// A new data folder is made in seconds, on a slow disk in a minute; on one that does not answer, never.
+const MADE_WITHIN: Duration = Duration::from_secs(10 * 60);
+/// How long the end of what a program said may take to come after its own.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// One server's place.
 #[derive(Debug)]
@@ -141,8 +150,12 @@ impl<'s> Site<'s> {
         others::give(tree, uid, &from).map_err(|error| failure::file(self.key, "give away", tree, &error))
     }
 
-    /// Runs a program to its end; what it said when it failed.
-    pub(super) fn run(&self, mut command: Command, uid: Option<u32>, lock: File) -> Result<(), Trouble> {
+    /// Runs a program to its end; what it said when it failed. Blocks.
+    pub(super) fn run(&self, command: Command, uid: Option<u32>, lock: File) -> Result<(), Trouble> {
+        self.run_within(MADE_WITHIN, command, uid, lock)
+    }
+
+    fn run_within(&self, limit: Duration, mut command: Command, uid: Option<u32>, lock: File) -> Result<(), Trouble> {
         let name = command.get_program().to_string_lossy().into_owned();
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").env("LC_ALL", "C.UTF-8");
         command.current_dir("/").stdin(Stdio::from(lock));
@@ -152,16 +165,24 @@ impl<'s> Site<'s> {
         }
         let failed =
             || Fault::new(FaultKind::Failed, format!("{} of {} cannot be prepared", self.key.id, self.key.app));
-        let output = command.output().map_err(|error| {
+        let (status, said) = ended_within(limit, command).map_err(|error| {
             let fault = failed().caused_by(format!("cannot run {name}")).source(&error);
             failure::passing(fault.hint("is the machine out of processes or memory?"))
         })?;
-        if output.status.success() {
-            return Ok(());
+        match status {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => {
+                let fault = failed().caused_by(format!("{name} ended with {status}")).said(&said);
+                Err(failure::passing(fault.hint("mend what it says; it is tried again by itself")))
+            }
+            None => {
+                let late = format!("{name} did not end within {}, and was killed", Humane(limit));
+                let fault = failed().caused_by(late).said(&said);
+                Err(failure::passing(fault.hint(
+                    "does the disk of the state folder answer (dmesg, iostat)? it is tried again by itself when that process is gone",
+                )))
+            }
         }
-        let said = [output.stdout, output.stderr].concat();
-        let fault = failed().caused_by(format!("{name} ended with {}", output.status)).said(&said);
-        Err(failure::passing(fault.hint("mend what it says; it is tried again by itself")))
     }
 
     /// The server as an instance: it is started in the folder of its configuration.
@@ -196,6 +217,39 @@ impl<'s> Site<'s> {
     }
 }
 
+/// How a program ended, with all that it said; `None`: it did not in time, and was killed with whatever it had started. One that hangs in
+/// the kernel even then is not waited for.
+fn ended_within(limit: Duration, mut command: Command) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
+    let (mut said, words) = io::pipe()?;
+    command.stdout(words.try_clone()?).stderr(words).process_group(0);
+    let deadline = Instant::now() + limit;
+    let mut child = command.spawn()?;
+    // With the ends of the pipe that are here.
+    drop(command);
+    let (sender, heard) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        // What was heard until then; nobody waits for it any more after a while.
+        let _ = said.read_to_end(&mut text);
+        let _ = sender.send(text);
+    });
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break Some(status),
+            None if Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+            None => {
+                let group = i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)?;
+                // It has not been waited for: the number is still its own.
+                let _ = killpg(group, Signal::SIGKILL);
+                std::thread::spawn(move || child.wait());
+                break None;
+            }
+        }
+    };
+    // What it has left running may hold the pipe open.
+    Ok((status, heard.recv_timeout(HEARD_WITHIN).unwrap_or_default()))
+}
+
 /// The primary group of a user of this machine, else one with the user's own number.
 fn uid_group(uid: u32) -> u32 {
     let known = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
@@ -223,7 +277,50 @@ pub(super) fn memory() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use bowline_core::app::ResourceKind;
+    use bowline_core::id::{AppKey, Port};
+    use bowline_core::resource::ResourceId;
+
     use super::*;
+
+    #[test]
+    fn a_program_that_hangs_is_ended_with_what_it_has_started() {
+        let app = AppKey { env: "local".parse().unwrap(), app: "shop".parse().unwrap() };
+        let key = ResourceKey {
+            app,
+            id: ResourceId { kind: ResourceKind::Postgres, name: ResourceName::new("db").unwrap() },
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server {
+            folder: dir.path().to_owned(),
+            version: None,
+            persist: false,
+            port: Port::new(1).unwrap(),
+            uid: None,
+            admin: None,
+        };
+        let site = Site::new(&key, &server, dir.path());
+        let lock = || tempfile::tempfile().unwrap();
+        let shell = |script: &str| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", script]);
+            shell
+        };
+        assert_eq!(site.run(shell("exit 0"), None, lock()), Ok(()));
+        let refused = site.run(shell("echo no; exit 3"), None, lock()).unwrap_err().fault;
+        assert_eq!(
+            (refused.causes[0].as_str(), refused.detail.as_deref()),
+            ("sh ended with exit status: 3", Some("no"))
+        );
+        let began = Instant::now();
+        let hangs = shell("echo making; sleep 1000 & wait");
+        let late = site.run_within(Duration::from_secs(2), hangs, None, lock()).unwrap_err();
+        assert_eq!(late.nature, bowline_core::resource::Nature::Passing);
+        assert_eq!(late.fault.causes, ["sh did not end within 2s, and was killed"]);
+        // It is whole only once nobody holds the pipe any more.
+        assert_eq!(late.fault.detail.as_deref(), Some("making"));
+        assert!(began.elapsed() < Duration::from_secs(60));
+    }
 
     #[test]
     fn words_survive_the_shell() {

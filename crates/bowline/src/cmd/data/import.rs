@@ -5,25 +5,33 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, ExitCode, Output, Stdio};
+use std::time::Duration;
 
-use bowline_api::wire;
+use bowline_api::{ClientError, Reached, wire};
 use bowline_core::app::ResourceKind;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::resource::data::DataId;
 
 use tokio::io::AsyncWriteExt;
 
+use super::account::Account;
+use super::archive::Archive;
 use super::{Of, client, confirmed, tunnel};
 use crate::args::Import;
+use crate::cmd::command_words;
 use crate::interrupts::{INTERRUPTED, Interrupts};
+use crate::progress::Progress;
 use crate::session::Session;
 use crate::target::Target;
-use crate::ui::Ui;
+use crate::ui::{self, Ui};
 
 /// An import that takes longer is cut short.
 const LIMIT_SECONDS: u64 = 24 * 3_600;
 /// What is looked through before it is run; a larger dump is better an archive.
 const SCRIPT_BYTES: u64 = 1 << 30;
+
+/// How often what was sent is shown.
+const SHOWN: Duration = Duration::from_millis(200);
 
 /// What a file holds, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,57 +57,48 @@ pub(super) async fn run(
 ) -> Result<ExitCode, Fault> {
     let Import { app, data, file, replace, env } = args;
     let of = Of { app, env };
-    let (id, _) = of.find(&data, session).await?;
+    let (id, _) = tokio::select! {
+        found = of.find(&data, session) => found?,
+        () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
     let file = std::path::absolute(&file).map_err(|error| unread(&file, &error))?;
     let form = form(&file).map_err(|error| unread(&file, &error))?;
-    match &id {
-        DataId::Volume(_) if target.is_elsewhere() => {
-            Err(Fault::new(FaultKind::Invalid, format!("{id} of {of} is filled on the daemon's machine alone"))
-                .caused_by("what a volume is filled with is read there")
-                .hint(format!("copy it there, and run: bowline data import {} {id} … --env {}", of.app, of.env)))
+    let server = match &id {
+        DataId::Volume(_) => {
+            return volume((&of, &id), (&file, form), replace, (target, session), interrupts, ui).await;
         }
-        DataId::Volume(_) => volume(&of, &id, &file, replace, session, ui).await.map(|()| ExitCode::SUCCESS),
-        DataId::Server(server) => {
-            check(server.kind, form, &file)?;
-            let text = match (form, server.kind) {
-                (Form::Text, ResourceKind::Postgres | ResourceKind::Redis) => Some(text(server.kind, &file)?),
-                // Its client reads the file bit by bit: there is nothing to look for.
-                (_, _) => None,
-            };
-            let lend = wire::Lend { rights: wire::Rights::Import, seconds: LIMIT_SECONDS };
-            let lent = session.client.lend(&of.env, &of.app, &id.to_string(), &lend).await?;
-            let (lent, _tunnel) = tunnel::lead(lent, (&of, server), (target, session)).await?;
-            let source = Source { file: &file, text };
-            let has_begun = Cell::new(false);
-            // The tool is killed with its future; what it did in a transaction is undone.
-            let done = tokio::select! {
-                done = fill((&of, &id), server.kind, &source, (replace, &has_begun), &lent, ui) => Some(done),
-                () = interrupts.next() => None,
-            };
-            let data = id.to_string();
-            let given_back = async {
-                match &lent.user {
-                    Some(user) => session.client.give_back(&of.env, &of.app, &data, user).await,
-                    None => Ok(()),
-                }
-            };
-            // An account that cannot be given back ends by itself.
-            let given_back = tokio::select! {
-                given_back = given_back => given_back,
-                () = interrupts.next() => Ok(()),
-            };
-            let Some(done) = done else {
-                let left = if has_begun.get() { left(server.kind) } else { "nothing has changed" };
-                ui.aside(format!("  interrupted: {left}"));
-                return Ok(ExitCode::from(INTERRUPTED));
-            };
-            done?;
-            given_back?;
-            ui.object(&serde_json::json!({ "imported": format!("{of}.{id}") }));
-            ui.say(format!("  {} is imported into {id} of {of}", file.display()));
-            Ok(ExitCode::SUCCESS)
-        }
-    }
+        DataId::Server(server) => server,
+    };
+    check(server.kind, form, &file)?;
+    let text = match (form, server.kind) {
+        (Form::Text, ResourceKind::Postgres | ResourceKind::Redis) => Some(text(server.kind, &file)?),
+        // Its client reads the file bit by bit: there is nothing to look for.
+        (_, _) => None,
+    };
+    let account = Account { of: &of, id: server, session };
+    let lend = wire::Lend { rights: wire::Rights::Import, seconds: LIMIT_SECONDS };
+    let Some(lent) = account.lend(&lend, interrupts, ui).await? else { return Ok(ExitCode::from(INTERRUPTED)) };
+    let source = Source { file: &file, text };
+    let has_begun = Cell::new(false);
+    let filling = async {
+        let (there, _tunnel) = tunnel::lead(lent.clone(), (&of, server), (target, session), ui).await?;
+        fill((&of, &id), server.kind, &source, (replace, &has_begun), &there, ui).await
+    };
+    // The tool is killed with its future; what it did in a transaction is undone.
+    let done = tokio::select! {
+        done = filling => Some(done),
+        () = interrupts.next() => None,
+    };
+    account.give_back(&lent, interrupts, ui).await;
+    let Some(done) = done else {
+        let left = if has_begun.get() { left(server.kind) } else { "nothing has changed" };
+        ui.aside(format!("  interrupted: {left}"));
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    done?;
+    ui.object(&serde_json::json!({ "imported": format!("{of}.{id}") }));
+    ui.say(format!("  {} is imported into {id} of {of}", file.display()));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What an import that did not come to its end leaves.
@@ -111,13 +110,82 @@ fn left(kind: ResourceKind) -> &'static str {
     }
 }
 
-async fn volume(of: &Of, id: &DataId, file: &Path, replace: bool, session: &Session, ui: &Ui) -> Result<(), Fault> {
-    let fill = wire::Fill { source: file.display().to_string(), replace };
-    let filled = session.client.fill(&of.env, &of.app, &id.to_string(), &fill).await?;
+/// By the daemon: what is on its machine it reads by itself, and what is here is sent to it.
+async fn volume(
+    (of, id): (&Of, &DataId),
+    (file, form): (&Path, Form),
+    replace: bool,
+    (target, session): (&Target, &Session),
+    interrupts: &mut Interrupts,
+    ui: &Ui,
+) -> Result<ExitCode, Fault> {
+    let (env, app, data) = (of.env.as_str(), of.app.as_str(), id.to_string());
+    let filling = async {
+        if target.is_elsewhere() {
+            return send_archive((of, id), (file, form), replace, session, ui).await;
+        }
+        let fill = wire::Fill { source: file.display().to_string(), replace };
+        Ok(session.client.fill(env, app, &data, &fill).await?)
+    };
+    let filled = tokio::select! {
+        filled = filling => filled?,
+        () = interrupts.next() => {
+            ui.aside(format!("  interrupted: {}", whole_or_not(of)));
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    };
     ui.object(&filled);
     let files = if filled.files == 1 { "1 file".to_owned() } else { format!("{} files", filled.files) };
     ui.say(format!("  {files} from {} are in {id} of {of}", file.display()));
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where nobody has heard how it ended.
+fn whole_or_not(of: &Of) -> String {
+    let events = command_words(&of.app, &of.env);
+    format!("all of it is in the volume, or the volume is as it was: `bowline events {events}` says which")
+}
+
+async fn send_archive(
+    (of, id): (&Of, &DataId),
+    (file, form): (&Path, Form),
+    replace: bool,
+    session: &Session,
+    ui: &Ui,
+) -> Result<wire::Filled, Fault> {
+    if form == Form::Stream {
+        return Err(Fault::new(FaultKind::Invalid, format!("{} is neither a file nor a folder", file.display()))
+            .hint("write it into a file first"));
+    }
+    let archive = Archive::of(file).map_err(|error| unread(file, &error))?;
+    let (data, query) = (id.to_string(), wire::FillQuery { replace });
+    session.client.may_fill(&of.env, &of.app, &data, &query).await?;
+    let filling = session.client.fill_with(&of.env, &of.app, &data, &query, || archive.parts());
+    tokio::pin!(filling);
+    let (mut progress, mut shown) = (Progress::new(ui, None), tokio::time::interval(SHOWN));
+    let mut before = None;
+    let filled = loop {
+        tokio::select! {
+            filled = &mut filling => break filled,
+            _ = shown.tick() => {
+                let (now, all) = (archive.sent(), archive.size().map(|size| format!(" of {}", ui::bytes(size))));
+                // What was read last has not gone far.
+                let (text, over) = match before.replace(now) == Some(now) && now > 0 {
+                    true => (format!("{} sent; the daemon is filling {id}", ui::bytes(now)), ""),
+                    false => (format!("sending {}", ui::bytes(now)), all.as_deref().unwrap_or_default()),
+                };
+                progress.moving(&format!("{text}{over}"));
+            }
+        }
+    };
+    drop(progress);
+    filled.map_err(|error| match (archive.trouble(), &error) {
+        (Some(trouble), _) => trouble,
+        (None, ClientError::Broken(_) | ClientError::NoDaemon { reached: Reached::Lost, .. }) => {
+            Fault::from(error).hint(whole_or_not(of))
+        }
+        (None, _) => error.into(),
+    })
 }
 
 fn unread(file: &Path, error: &std::io::Error) -> Fault {

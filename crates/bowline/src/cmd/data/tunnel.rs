@@ -1,7 +1,9 @@
 //! The way to a server of a daemon's machine elsewhere: a port here, each connection of which is one through the API.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bowline_api::{Client, wire};
 use bowline_core::fault::{Fault, FaultKind};
@@ -14,9 +16,14 @@ use tokio::task::JoinHandle;
 use super::Of;
 use crate::session::Session;
 use crate::target::Target;
+use crate::ui::{Tone, Ui};
 
 /// Connections at once, fewer than the edge lets one client have. More wait to be accepted.
 const MOST: usize = 32;
+/// After one that could not be accepted: what this process has open is over the limit, and stays so for a moment.
+const PAUSE: Duration = Duration::from_millis(100);
+/// So many different reasons are told. What an app or a person has to do is in the first.
+const REASONS: usize = 8;
 
 /// A port that is open for as long as this is kept.
 #[derive(Debug)]
@@ -33,6 +40,7 @@ pub(super) async fn lead(
     lent: wire::Lent,
     (of, id): (&Of, &ResourceId),
     (target, session): (&Target, &Session),
+    ui: &Ui,
 ) -> Result<(wire::Lent, Option<Tunnel>), Fault> {
     let (Some(user), Some(password)) = (&lent.user, &lent.password) else { return Ok((lent, None)) };
     if lent.external || !target.is_elsewhere() {
@@ -45,30 +53,69 @@ pub(super) async fn lead(
     let port = listener.local_addr().map_err(closed)?.port();
     let endpoint = Endpoint::lent(id.kind, &id.name, port, user, &Secret::new(password.as_str()));
     let url = String::from_utf8_lossy(endpoint.url.expose()).into_owned();
-    let of = (of.env.clone(), of.app.clone(), id.to_string());
-    let tunnel = Tunnel(tokio::spawn(accept(listener, session.client.clone(), Arc::new(of))));
+    let way = Way {
+        client: session.client.clone(),
+        env: of.env.clone(),
+        app: of.app.clone(),
+        data: id.to_string(),
+        ui: *ui,
+        told: Mutex::default(),
+    };
+    let tunnel = Tunnel(tokio::spawn(accept(listener, Arc::new(way))));
     Ok((wire::Lent { url, host: endpoint.host, port, ..lent }, Some(tunnel)))
 }
 
-async fn accept(listener: TcpListener, client: Client, of: Arc<(String, String, String)>) {
+/// What each connection becomes one of.
+struct Way {
+    client: Client,
+    env: String,
+    app: String,
+    data: String,
+    ui: Ui,
+    /// Why connections were not made.
+    told: Mutex<BTreeSet<String>>,
+}
+
+async fn accept(listener: TcpListener, way: Arc<Way>) {
     let places = Arc::new(Semaphore::new(MOST));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         // One that was given up before it was taken is no end of the others.
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        let (client, of) = (client.clone(), Arc::clone(&of));
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let way = Arc::clone(&way);
         tokio::spawn(async move {
-            pass(stream, &client, &of).await;
+            way.pass(stream).await;
             drop(place);
         });
     }
 }
 
-/// Whoever is connected sees a connection that closes, and the client that asks for it says why.
-async fn pass(mut stream: TcpStream, client: &Client, (env, app, data): &(String, String, String)) {
-    // Small requests would wait for an acknowledgement.
-    let _ = stream.set_nodelay(true);
-    if let Ok(mut there) = client.tunnel(env, app, data).await {
-        let _ = tokio::io::copy_bidirectional(&mut stream, &mut there).await;
+impl Way {
+    /// Whoever is connected sees a connection that closes; why is said here.
+    async fn pass(&self, mut stream: TcpStream) {
+        // Small requests would wait for an acknowledgement.
+        let _ = stream.set_nodelay(true);
+        match self.client.tunnel(&self.env, &self.app, &self.data).await {
+            // Either may break off: both ends see it.
+            Ok(mut there) => _ = tokio::io::copy_bidirectional(&mut stream, &mut there).await,
+            Err(error) => self.tell(error.into()),
+        }
+    }
+
+    /// Once for each reason: a pool of connections asks again and again.
+    fn tell(&self, fault: Fault) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= REASONS || !told.insert(fault.message.clone()) {
+            return;
+        }
+        let what = self.ui.paint(Tone::Warning, format!("no connection to {} of {}/{}", self.data, self.env, self.app));
+        let why = [&[fault.message], &fault.causes[..]].concat().join(": ");
+        self.ui.aside(format!("  {what}: {why}"));
+        if let Some(hint) = fault.hint {
+            self.ui.aside(format!("  {} {hint}", self.ui.paint(Tone::Good, "hint:")));
+        }
     }
 }
