@@ -8,7 +8,8 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Cohort, Flow, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split, Table,
+    Action, ApiSite, CHALLENGE_PATH, Challenge, Cohort, Flow, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls,
+    Split, Table,
 };
 use bowline_core::source;
 use bowline_core::units::Bytes;
@@ -40,6 +41,8 @@ pub(crate) struct Routes {
     /// `*.example.com` under `example.com`.
     wildcard: HashMap<Box<str>, Arc<Host>>,
     pub(crate) trusted: Arc<Networks>,
+    /// By host, the token that an authority asks for over plain HTTP, and the answer.
+    challenges: HashMap<Box<str>, (Box<str>, Arc<str>)>,
     /// An instance is drained.
     leaving: bool,
 }
@@ -167,11 +170,20 @@ impl Routes {
         self.exact.get(name).or_else(|| self.wildcard.get(name.split_once('.')?.1))
     }
 
-    /// No table was given yet.
+    /// What an authority is answered that asks whether this host leads here.
+    pub(crate) fn challenge(&self, host: &str, path: &str) -> Option<&Arc<str>> {
+        if self.challenges.is_empty() {
+            return None;
+        }
+        let asked = path.strip_prefix(CHALLENGE_PATH)?;
+        self.challenges.get(host).filter(|(token, _)| **token == *asked).map(|(_, answer)| answer)
+    }
+
     pub(crate) fn has_leaving(&self) -> bool {
         self.leaving
     }
 
+    /// No table was given yet.
     pub(crate) fn is_initial(&self) -> bool {
         self.generation.is_none()
     }
@@ -278,6 +290,7 @@ impl Compiler {
                 None => routes.exact.insert(name.as_str().into(), host),
             };
         }
+        routes.challenges = challenges(&table);
         if let Some(site) = &table.api {
             routes.exact.insert(site.host.as_str().into(), self.api(site));
         }
@@ -433,6 +446,17 @@ impl Compiler {
     }
 }
 
+/// Those of handshakes are served where these are made.
+fn challenges(table: &Table) -> HashMap<Box<str>, (Box<str>, Arc<str>)> {
+    let of = |(host, challenge): (&HostName, &Challenge)| match challenge {
+        Challenge::Http { token, answer } => {
+            Some((host.as_str().into(), (token.as_str().into(), answer.as_str().into())))
+        }
+        Challenge::Tls(_) => None,
+    };
+    table.challenges.iter().filter_map(of).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,6 +507,7 @@ mod tests {
             leaving: [].into(),
             trusted_proxies: Vec::new(),
             api: None,
+            challenges: BTreeMap::new(),
         })
     }
 

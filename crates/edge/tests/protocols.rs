@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use bowline_core::app::HostName;
 use bowline_core::id::ServiceName;
-use bowline_core::route::{Action, Certificate, Flow, Rule, Split};
+use bowline_core::route::{Action, Certificate, Challenge, Flow, Rule, Split};
 use bowline_core::secret::Secret;
 use bowline_core::units::Weight;
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject;
 use support::*;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -92,6 +92,26 @@ async fn certificates_go_by_name_and_are_swapped_live() {
     assert!(handshake(&edge, &ca, "a.test", "http/1.1").await.is_err());
     assert!(handshake(&edge, &other, "a.test", "http/1.1").await.is_ok());
     edge.until(|seen| seen.handshakes_failed >= 1 && seen.handshakes_total >= 5).await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_is_shown_its_proof_in_a_handshake_of_its_own_protocol() {
+    let address = answering("app").await;
+    let mut edge = Edge::start().await;
+    let (ca, proof) = (authority(&["a.test"]), authority(&["a.test"]));
+    let shown = proof.certificates.values().next().unwrap().clone();
+    let table = || TableBuilder::plain(&[address]).asked("a.test", Challenge::Tls(shown.clone()));
+    edge.serve_with(table(), ca.certificates.clone()).await;
+    let mut stream = handshake(&edge, &proof, "a.test", "acme-tls/1").await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"acme-tls/1"[..]));
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "nothing follows the handshake");
+    let mut talk = Talk::new(handshake(&edge, &ca, "a.test", "http/1.1").await.unwrap());
+    talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    assert_eq!(talk.answer().await.text(), "app", "everybody else is served as ever");
+    assert!(handshake(&edge, &proof, "b.test", "acme-tls/1").await.is_err(), "another name");
+    edge.serve_with(TableBuilder::plain(&[address]), ca.certificates.clone()).await;
+    assert!(handshake(&edge, &ca, "a.test", "acme-tls/1").await.is_err(), "nobody asks any more");
     edge.stop().await;
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Certificate, Cohort, EdgeDesired, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split,
-    Table,
+    Action, ApiSite, Certificate, Challenge, Cohort, EdgeDesired, Files, Flow, Pool, PoolId, Rule, RuleId, Site,
+    SiteTls, Split, Table,
 };
 use bowline_core::secret::Secret;
 use bowline_core::units::{Bytes, Weight};
@@ -44,6 +44,15 @@ pub struct DesiredFrame {
     leaving: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     api: Option<ApiFrame>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    challenges: Vec<ChallengeFrame>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ChallengeFrame {
+    Http { host: String, token: String, answer: String },
+    Tls(CertificateFrame),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -135,11 +144,8 @@ impl From<&EdgeDesired> for DesiredFrame {
     fn from(desired: &EdgeDesired) -> Self {
         let table = &desired.table;
         let positions: BTreeMap<&PoolId, usize> = table.pools.keys().enumerate().map(|(i, id)| (id, i)).collect();
-        let certificates = desired.certificates.iter().map(|(host, certificate)| CertificateFrame {
-            host: host.to_string(),
-            chain: certificate.chain.clone(),
-            key: String::from_utf8_lossy(certificate.key.expose()).into_owned(),
-        });
+        let certificates =
+            desired.certificates.iter().map(|(host, certificate)| CertificateFrame::from(host, certificate));
         Self {
             generation: table.generation.0,
             sites: table.sites.iter().map(|(host, site)| SiteFrame::from(host, site, &positions)).collect(),
@@ -148,6 +154,47 @@ impl From<&EdgeDesired> for DesiredFrame {
             trusted_proxies: networks(&table.trusted_proxies),
             leaving: table.leaving.iter().map(ToString::to_string).collect(),
             api: table.api.as_ref().map(|api| ApiFrame { host: api.host.to_string(), socket: api.socket.clone() }),
+            challenges: table
+                .challenges
+                .iter()
+                .map(|(host, challenge)| ChallengeFrame::from(host, challenge))
+                .collect(),
+        }
+    }
+}
+
+impl CertificateFrame {
+    fn from(host: &HostName, certificate: &Certificate) -> Self {
+        Self {
+            host: host.to_string(),
+            chain: certificate.chain.clone(),
+            key: String::from_utf8_lossy(certificate.key.expose()).into_owned(),
+        }
+    }
+
+    fn parse(&self) -> Result<(HostName, Certificate), TableError> {
+        let certificate = Certificate { chain: self.chain.clone(), key: Secret::new(self.key.as_bytes()) };
+        Ok((parse("host", &self.host, HostName::new)?, certificate))
+    }
+}
+
+impl ChallengeFrame {
+    fn from(host: &HostName, challenge: &Challenge) -> Self {
+        match challenge {
+            Challenge::Http { token, answer } => {
+                Self::Http { host: host.to_string(), token: token.clone(), answer: answer.clone() }
+            }
+            Challenge::Tls(certificate) => Self::Tls(CertificateFrame::from(host, certificate)),
+        }
+    }
+
+    fn parse(&self) -> Result<(HostName, Challenge), TableError> {
+        match self {
+            Self::Http { host, token, answer } => {
+                let challenge = Challenge::Http { token: token.clone(), answer: answer.clone() };
+                Ok((parse("host", host, HostName::new)?, challenge))
+            }
+            Self::Tls(frame) => frame.parse().map(|(host, certificate)| (host, Challenge::Tls(certificate))),
         }
     }
 }
@@ -239,11 +286,8 @@ impl DesiredFrame {
             let tls = if site.https { SiteTls::Both } else { SiteTls::Off };
             sites.insert(parse("host", &site.host, HostName::new)?, Site { tls, rules });
         }
-        let mut certificates = BTreeMap::new();
-        for frame in &self.certificates {
-            let certificate = Certificate { chain: frame.chain.clone(), key: Secret::new(frame.key.as_bytes()) };
-            certificates.insert(parse("host", &frame.host, HostName::new)?, certificate);
-        }
+        let certificates = self.certificates.iter().map(CertificateFrame::parse).collect::<Result<_, _>>()?;
+        let challenges = self.challenges.iter().map(ChallengeFrame::parse).collect::<Result<_, _>>()?;
         let generation = Generation(self.generation);
         let trusted_proxies = parse_networks(&self.trusted_proxies)?;
         let leaving = self.leaving.iter().map(|id| parse("instance", id, str::parse)).collect::<Result<_, _>>()?;
@@ -252,7 +296,8 @@ impl DesiredFrame {
             .as_ref()
             .map(|api| Ok(ApiSite { host: parse("host", &api.host, HostName::new)?, socket: api.socket.clone() }));
         let api = api.transpose()?;
-        let table = Table { generation, sites, pools: pools.into_iter().collect(), leaving, trusted_proxies, api };
+        let pools = pools.into_iter().collect();
+        let table = Table { generation, sites, pools, leaving, trusted_proxies, api, challenges };
         Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
     }
 }
@@ -385,6 +430,13 @@ mod tests {
             leaving: ["local/uploads.web.r2.0.3".parse().unwrap()].into(),
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
             api: Some(ApiSite { host: HostName::new("api.example.com").unwrap(), socket: "/run/api.sock".into() }),
+            challenges: BTreeMap::from([
+                (
+                    HostName::new("a.example.com").unwrap(),
+                    Challenge::Http { token: "token".to_owned(), answer: "token.thumb".to_owned() },
+                ),
+                (HostName::new("b.example.com").unwrap(), Challenge::Tls(certificate.clone())),
+            ]),
         };
         EdgeDesired { table: Arc::new(table), certificates: Arc::new(BTreeMap::from([(host, certificate)])) }
     }
