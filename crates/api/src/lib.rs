@@ -16,4 +16,4 @@ pub mod wire;
 pub use absence::Reached;
 pub use client::{Client, ClientError, Lines, NOT_BEGUN};
 pub use dial::Dialer;
-pub use https::{Https, HttpsError, MAX_TOKEN};
+pub use https::{Https, HttpsError, MAX_TOKEN, trust};

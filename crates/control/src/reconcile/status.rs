@@ -4,17 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bowline_api::wire;
-use bowline_core::app::{RouteTo, Tls};
+use bowline_core::app::{HostName, RouteTo, Tls};
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ReleaseNumber, ServiceName, SlotId};
 use bowline_core::instance::{DiskObservation, InstanceObservation, Phase, SlotState, SlotStatus};
 use bowline_core::rollout::{Role, ScaledBy, Set};
-use bowline_core::route::{EdgeObservation, EdgeStatus, claims};
+use bowline_core::route::{EdgeObservation, EdgeStatus, claims, places};
 use ipnet::IpNet;
 
+use super::acme::Acme;
 use super::effects::Now;
 use super::world::AppWorld;
 use super::{About, Loop, maintenance, scaling};
+use crate::certs::Leaf;
 use crate::metrics::{InstanceVitals, Vitals};
 use crate::store::Wanted;
 
@@ -26,6 +28,7 @@ impl Loop {
             daemon: wire::DaemonStatus { disk: self.node.disk.as_ref().map(disk), ..daemon_status(&self.about, None) },
             edge: wire::EdgeStatus {
                 api: self.api_url(),
+                certificate: self.place.api.as_ref().map(|api| self.certificate(&api.host, now)),
                 ..edge_status(&self.edge, &self.place.trusted_proxies, self.published.uncompiled())
             },
             apps: self.apps.values().map(|app| self.app_status(app, &slots, now)).collect(),
@@ -41,12 +44,18 @@ impl Loop {
         Vitals {
             routed: self.published.routed(),
             instances: self.slots.status(now.mono).values().map(instance).collect(),
-            certificates: self.published.leaves.iter().map(|(h, leaf)| (h.to_string(), leaf.not_after)).collect(),
+            certificates: self.certificates().map(|(host, leaf)| (host.to_string(), leaf.not_after)).collect(),
+            failed_orders: self.acme.iter().flat_map(|acme| acme.failed(now)).collect(),
             edge_generation: self.published.edge_generation(),
             degraded: false,
             jobs: self.job_vitals(),
             scalers: self.scaler_vitals(),
         }
+    }
+
+    /// Those that are renewed here.
+    fn certificates(&self) -> impl Iterator<Item = (&HostName, &Leaf)> {
+        self.published.leaves.iter().chain(self.acme.iter().flat_map(Acme::served))
     }
 
     fn app_status(&self, app: &AppWorld, slots: &BTreeMap<SlotId, SlotStatus>, now: Now) -> wire::AppStatus {
@@ -60,6 +69,7 @@ impl Loop {
             state: state(app, &own),
             release: app.live.map(|number| number.0),
             urls: self.urls(app),
+            certificates: self.certificates_of(app, now),
             services: self.services(app, &own),
             resources: self.resource_status(app),
             jobs: self.job_status(app, now),
@@ -76,6 +86,45 @@ impl Loop {
             fault: app.fault.clone().map(wire::Fault::from),
             maintenance: maintenance::form(&app.maintenance),
             notes: self.notes(app, &own),
+        }
+    }
+
+    fn certificates_of(&self, app: &AppWorld, now: Now) -> Vec<wire::CertificateStatus> {
+        let Some(release) = app.shown().filter(|_| !app.sets.is_empty()) else { return Vec::new() };
+        let places = places(&app.record.key, release.app());
+        let secure = places.into_iter().filter(|(_, (_, route))| route.tls != Tls::Off);
+        let hosts: BTreeSet<HostName> = secure.map(|((host, _), _)| host).collect();
+        hosts.iter().map(|host| self.certificate(host, now)).collect()
+    }
+
+    fn certificate(&self, host: &HostName, now: Now) -> wire::CertificateStatus {
+        let of = |issuer| wire::CertificateStatus {
+            host: host.to_string(),
+            issuer,
+            not_after: None,
+            renews: None,
+            waits_on: None,
+            failure: None,
+        };
+        if self.place.given.contains_key(host) {
+            return of(wire::CertificateIssuer::Given);
+        }
+        match self.acme.as_ref().and_then(|acme| acme.report(host, now)) {
+            Some((leaf, report)) => wire::CertificateStatus {
+                not_after: leaf.map(|leaf| leaf.not_after.0),
+                renews: report.next.map(|at| at.0),
+                waits_on: report.stage.map(|stage| stage.to_string()),
+                failure: report.failure,
+                ..of(wire::CertificateIssuer::Acme)
+            },
+            None => {
+                let leaf = self.published.leaves.get(host);
+                wire::CertificateStatus {
+                    not_after: leaf.map(|leaf| leaf.not_after.0),
+                    renews: leaf.map(|leaf| leaf.renew_at().0),
+                    ..of(wire::CertificateIssuer::Local)
+                }
+            }
         }
     }
 
@@ -210,7 +259,7 @@ fn capacity(app: &AppWorld, own: &[&SlotStatus], service: &ServiceName) -> (u32,
     let carries = |set: &&Set| set.service == *service && set.replicas > 0 && set.weight.get() > 0;
     // Stable and baseline are one release, and with a share of more than half only the baseline carries what is left.
     let places: Vec<(ReleaseNumber, Range<u16>)> =
-        app.sets.iter().filter(carries).map(|set| (set.release, places(app, set))).collect();
+        app.sets.iter().filter(carries).map(|set| (set.release, slots_of(app, set))).collect();
     let wanted = places.iter().map(|(_, slots)| u32::from(slots.end - slots.start)).sum();
     let ready = |status: &&&SlotStatus| {
         let slot = &status.instance.slot;
@@ -222,7 +271,7 @@ fn capacity(app: &AppWorld, own: &[&SlotStatus], service: &ServiceName) -> (u32,
 }
 
 /// The slots of a set: those of a baseline come after the stable ones.
-fn places(app: &AppWorld, set: &Set) -> Range<u16> {
+fn slots_of(app: &AppWorld, set: &Set) -> Range<u16> {
     let before = match set.role {
         Role::Stable | Role::Candidate => 0,
         Role::Baseline => {
@@ -288,6 +337,7 @@ pub(crate) fn edge_status(
         http: edge.http.map(|address| address.to_string()),
         https: edge.https.map(|address| address.to_string()),
         api: None,
+        certificate: None,
         serving: edge.serving.map(|generation| generation.0),
         connections_open: edge.connections_open,
         private_bytes: edge.private_bytes,

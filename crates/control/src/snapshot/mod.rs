@@ -65,8 +65,11 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
     let trusted_proxies = policy::networks(&form.trusted_proxies)?;
     // Whoever was leaving when it was sealed is told by the next table.
     let leaving = BTreeSet::new();
+    // Orders do not outlive the daemon.
+    let challenges = BTreeMap::new();
     let api = form.api.map(|api| Ok(ApiSite { host: host(&api.host)?, socket: api.socket })).transpose()?;
-    let table = Table { generation: Generation(form.generation), sites, pools, leaving, trusted_proxies, api };
+    let generation = Generation(form.generation);
+    let table = Table { generation, sites, pools, leaving, trusted_proxies, api, challenges };
     Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
 }
 

@@ -77,6 +77,7 @@ fn start(dir: &Path) -> Room {
         trusted_proxies: Vec::new(),
         outside: None,
         outer: None,
+        acme: None,
         build_time: crate::config::BUILD_TIME,
         version: "1.2.3".into(),
     };
