@@ -97,9 +97,9 @@ impl Scene {
     }
 
     fn events(&self, kind: &str) -> Vec<Value> {
-        let all = self.bowline.json_text(&["events", "-n", "1000"]);
-        let all = all.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-        all.filter(|event| event["kind"] == kind).collect()
+        let all = self.bowline.json(&["events", "-n", "1000"])["events"].clone();
+        let all = all.as_array().expect("events").iter().filter(|event| event["event"] == kind);
+        all.cloned().collect()
     }
 
     fn start_server(&mut self) {
@@ -127,7 +127,7 @@ fn a_name_is_proven_over_http_and_until_then_it_has_no_certificate() {
     let host = "http.shop.example.com";
     scene.deploy("acme-http", host);
     let failed = wait("the order fails", SOON, || scene.events("certificate.failed").pop());
-    assert!(failed["message"].as_str().is_some_and(|text| text.contains("cannot be reached")), "{failed}");
+    assert!(failed["text"].as_str().is_some_and(|text| text.contains("cannot be reached")), "{failed}");
     assert_eq!(scene.plain(host), 200, "HTTP goes on");
     let refused = scene.seen(host, &scene.pebble.ca()).expect_err("nothing is signed");
     assert!(refused.contains("alert"), "{refused}");
@@ -170,7 +170,7 @@ fn a_certificate_is_renewed_and_kept_while_its_authority_is_away() {
     let root = scene.pebble.root();
     scene.pebble.stop();
     let failed = wait("the authority is missed", SOON * 2, || scene.events("certificate.failed").pop());
-    let said = failed["message"].as_str().expect("words");
+    let said = failed["text"].as_str().expect("words");
     assert!(said.contains("keeps its certificate, which"), "{said}");
     let seen = scene.seen(host, &root);
     // What is out of date is served all the same, and a client that looks says so.
@@ -188,7 +188,7 @@ fn a_name_that_does_not_lead_here_is_said_with_what_the_authority_found() {
     let host = "astray.shop.example.com";
     scene.deploy("acme-astray", host);
     let failed = wait("the order fails", SOON, || scene.events("certificate.failed").pop());
-    let said = failed["message"].as_str().expect("words");
+    let said = failed["text"].as_str().expect("words");
     assert!(said.contains("found no proof by http-01") && said.contains("refused"), "{said}");
     assert_eq!(scene.plain(host), 200, "HTTP goes on");
 }
