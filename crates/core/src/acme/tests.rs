@@ -66,6 +66,11 @@ impl Scene {
     }
 }
 
+/// The first wait after a failure, with its jitter.
+fn is_about_a_minute(until: Option<Timestamp>, since: Timestamp) -> bool {
+    until.is_some_and(|until| (MINUTE..=MINUTE * 5 / 4).contains(&until.since(since)))
+}
+
 #[test]
 fn the_authority_looks_only_after_the_edge_answers() {
     let mut scene = Scene::new(&["a.com"]);
@@ -104,7 +109,7 @@ fn a_certificate_is_renewed_when_two_thirds_of_its_life_are_over() {
     scene.refuse("a.com", None);
     let report = scene.orders.report(&host("a.com"), scene.held.get(&host("a.com")).copied(), scene.now);
     assert_eq!((report.failure.as_deref(), report.tries, report.stage), (Some("no"), 1, None));
-    assert_eq!(report.next, Some(at + MINUTE));
+    assert!(is_about_a_minute(report.next, at));
 }
 
 #[test]
@@ -160,7 +165,7 @@ fn an_authority_is_asked_again_when_it_says_so() {
     assert_eq!(scene.begun(), ["a.com", "b.com"]);
     scene.refuse("a.com", Some(Pause::All(START + DAY * 3650)));
     scene.now = START + DAY * 9;
-    assert_eq!(scene.begun(), ["a.com"], "nobody is believed for ever");
+    assert!(scene.begun().contains(&"a.com".to_owned()), "nobody is believed for ever");
 }
 
 #[test]
@@ -191,7 +196,7 @@ fn what_is_out_of_date_when_it_comes_is_a_failure() {
     let reason = scene.orders.issued(&host("a.com"), past, START).unwrap_err();
     assert!(reason.contains("clock"), "{reason}");
     assert_eq!(scene.begun(), Vec::<String>::new());
-    assert_eq!(scene.orders.next_deadline(), Some(START + MINUTE));
+    assert!(is_about_a_minute(scene.orders.next_deadline(), START));
 }
 
 #[test]
