@@ -204,6 +204,7 @@ fn desired(upstream: SocketAddr) -> EdgeDesired {
         pools: BTreeMap::from([(pool, Pool { endpoints: BTreeMap::from([(endpoint, upstream)]) })]),
         trusted_proxies: Vec::new(),
         leaving: BTreeSet::new(),
+        challenges: BTreeMap::new(),
     };
     EdgeDesired { table: Arc::new(table), certificates: Arc::default() }
 }

@@ -1,6 +1,6 @@
 //! Servers that Bowline does not run: real ones, started by the tests, with certificates of a CA of the test's own.
 
-mod servers;
+pub(crate) mod servers;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;

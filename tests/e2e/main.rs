@@ -1,5 +1,6 @@
 //! Bowline as a user meets it: the real binary, real processes, real clients, over TLS.
 
+mod acme;
 mod advice;
 mod app;
 mod artifacts;

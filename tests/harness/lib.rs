@@ -135,7 +135,7 @@ impl Bowline {
         set_mode(&file, 0o666);
     }
 
-    /// Daemons that start from now on scale by load so many times faster.
+    /// Daemons that start from now on scale by load, and try orders of certificates again, so many times faster.
     pub fn scale_faster(&self, times: u32) {
         let folder = self.points();
         std::fs::create_dir_all(&folder).expect("a folder of the test");

@@ -84,7 +84,7 @@ impl Https {
         let mut authorization: http::HeaderValue = format!("Bearer {token}").parse().map_err(|_| HttpsError::Token)?;
         authorization.set_sensitive(true);
         let port = authority.port_u16().unwrap_or(443);
-        Ok(Self { host, port, name, config: Arc::new(config(roots(ca)?)), authorization })
+        Ok(Self { host, port, name, config: Arc::new(trust(ca)?), authorization })
     }
 
     /// As in a `Host` field.
@@ -138,6 +138,14 @@ fn watch(stream: &TcpStream) -> std::io::Result<()> {
     let keepalive = socket2::TcpKeepalive::new().with_time(PROBED).with_interval(PROBED).with_retries(PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(PROBED * (PROBES + 1)))
+}
+
+/// How a server over HTTPS is verified: against the authorities of this PEM file, else against the machine's.
+///
+/// # Errors
+/// There is no such file, or no authority in it.
+pub fn trust(ca: Option<&Path>) -> Result<ClientConfig, HttpsError> {
+    Ok(config(roots(ca)?))
 }
 
 fn roots(ca: Option<&Path>) -> Result<RootCertStore, HttpsError> {

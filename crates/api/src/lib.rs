@@ -17,4 +17,4 @@ pub mod wire;
 pub use absence::{Awaited, Reached};
 pub use client::{Client, ClientError, Lines, NOT_BEGUN};
 pub use dial::Dialer;
-pub use https::{Https, HttpsError, MAX_TOKEN};
+pub use https::{Https, HttpsError, MAX_TOKEN, trust};

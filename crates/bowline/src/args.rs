@@ -270,6 +270,10 @@ pub(crate) struct Check {
     /// The environment [default: production or the only one that the file has, else local]
     #[arg(long)]
     pub(crate) env: Option<String>,
+    /// This machine is to serve it: also look whether its public names lead here and their ports are open, as is done where
+    /// `bowline serve` runs
+    #[arg(long)]
+    pub(crate) here: bool,
 }
 
 #[derive(Debug, Args)]

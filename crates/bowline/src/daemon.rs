@@ -192,7 +192,7 @@ impl Daemon<'_> {
             args: listening.args(&settings),
         })?;
         let renewals = renewal::watch(settings.api.as_ref());
-        let config = control_config(args.mode, settings, paths, claim)?;
+        let config = control_config(args.mode, settings, paths, claim, (http, https))?;
         tokio::spawn(activity::tell(edge.observed.clone(), node.busy));
         // The link ends when nobody can tell the edge anything any more; it is needed once more, to end the edge.
         let keep_link = edge.desired.clone();
@@ -256,7 +256,13 @@ fn node_config(settings: &Settings, paths: &Paths, exe: &Path, admin: SocketAddr
     }
 }
 
-fn control_config(mode: Mode, settings: Settings, paths: &Paths, claim: &Claim) -> Result<ControlConfig, Fault> {
+fn control_config(
+    mode: Mode,
+    settings: Settings,
+    paths: &Paths,
+    claim: &Claim,
+    (http, https): (SocketAddr, Option<SocketAddr>),
+) -> Result<ControlConfig, Fault> {
     let edge_uid = nix::unistd::geteuid().is_root().then_some(EDGE_UID);
     if settings.api.is_none() {
         claim.close_outer(paths);
@@ -282,6 +288,7 @@ fn control_config(mode: Mode, settings: Settings, paths: &Paths, claim: &Claim) 
             socket: paths.outer_socket(),
             edge_uid,
         }),
+        acme: settings.acme.account(http, https),
         build_time: settings.build_time,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bowline_core::acme::{self, Method};
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::route::Certificate;
@@ -18,8 +19,7 @@ use crate::ui;
 const FILE: &str = "/etc/bowline/server.toml";
 
 /// Keys that have a meaning and no code yet, each with why.
-const NOT_CARRIED: [(&str, &str); 4] = [
-    ("acme", "certificates are made by the local CA only"),
+const NOT_CARRIED: [(&str, &str); 3] = [
     ("backup", "backups are not made yet"),
     ("otlp", "telemetry is on /metrics of the admin port only"),
     ("limits.connections", "the edge takes as many connections as it may have descriptors"),
@@ -35,6 +35,7 @@ pub(crate) struct Settings {
     /// Their connections begin with a PROXY header.
     pub(crate) proxy_protocol: bool,
     pub(crate) api: Option<Api>,
+    pub(crate) acme: Acme,
     pub(crate) build_time: Duration,
     /// A log file of an instance is put aside when it would become larger, in bytes.
     pub(crate) log_bytes: u64,
@@ -42,6 +43,47 @@ pub(crate) struct Settings {
     pub(crate) log_files: u32,
     /// The file that it is from.
     pub(crate) file: Option<PathBuf>,
+}
+
+/// Whether public names get certificates from an authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Acme {
+    Never,
+    /// If the server listens where authorities ask.
+    OnItsPorts,
+    /// The file says so.
+    Always(server::Acme),
+}
+
+impl Acme {
+    /// A file of authorities that is of no use is found at the start, not with the first certificate.
+    fn read(acme: server::Acme) -> Result<Self, Fault> {
+        let of_no_use = |error: bowline_api::HttpsError| {
+            Fault::new(FaultKind::Invalid, "the authorities of [acme] cannot be used")
+                .source(&error)
+                .hint("`ca` names a PEM file: who has signed the certificate of the directory's own server")
+        };
+        acme.ca.as_deref().map(|ca| bowline_api::trust(Some(ca))).transpose().map_err(of_no_use)?;
+        Ok(Self::Always(acme))
+    }
+
+    /// Of a server that has come to listen there.
+    pub(crate) fn account(self, http: SocketAddr, https: Option<SocketAddr>) -> Option<bowline_control::Acme> {
+        let server::Acme { directory, contact, ca, challenge } = match self.clone() {
+            Self::Never => return None,
+            Self::OnItsPorts => server::Acme::default(),
+            Self::Always(acme) => acme,
+        };
+        let mut methods = acme::methods(Some(http), https, challenge);
+        if self == Self::OnItsPorts {
+            let asked = |method: &Method| match method {
+                Method::Http01 => http.port() == method.port(),
+                Method::TlsAlpn01 => https.is_some_and(|https| https.port() == method.port()),
+            };
+            methods.retain(asked);
+        }
+        (!methods.is_empty()).then_some(bowline_control::Acme { directory, contact, ca, methods })
+    }
 }
 
 /// The way to the API from elsewhere.
@@ -103,7 +145,9 @@ impl Settings {
         let base = match args.mode {
             Mode::Local => Self::local(),
             // Started to stop all: it listens as it did, and wrong settings are not in its way.
-            Mode::Server if args.for_command => Self { https: None, ..Self::carried(Server::default(), None)? },
+            Mode::Server if args.for_command => {
+                Self { https: None, acme: Acme::Never, ..Self::carried(Server::default(), None)? }
+            }
             Mode::Server => Self::server(args.config.as_deref(), colour)?,
         };
         Ok(Self {
@@ -127,6 +171,7 @@ impl Settings {
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             api: None,
+            acme: Acme::Never,
             build_time: bowline_control::BUILD_TIME,
             log_bytes: bowline_node::LOG_BYTES,
             log_files: bowline_node::LOG_FILES,
@@ -159,7 +204,7 @@ impl Settings {
 
     /// Of a file in which nothing is refused.
     fn carried(server: Server, file: Option<PathBuf>) -> Result<Self, Fault> {
-        let Server { listen, trusted_proxies, api, limits, .. } = server;
+        let Server { listen, trusted_proxies, api, acme, limits, .. } = server;
         Ok(Self {
             http: *listen.http.first().expect("no other number than one is carried"),
             https: listen.https.first().copied(),
@@ -167,6 +212,7 @@ impl Settings {
             trusted_proxies,
             proxy_protocol: listen.proxy_protocol,
             api: api.map(Api::read),
+            acme: acme.map(Acme::read).transpose()?.unwrap_or(Acme::OnItsPorts),
             build_time: limits.build_time,
             log_bytes: limits.log_size.0,
             log_files: u32::from(limits.log_files) + 1,
@@ -185,6 +231,10 @@ fn not_carried(parsed: &ServerFile) -> Option<bowline_spec::Diagnostics> {
     }
     if parsed.server.listen.https.len() > 1 {
         keys.push(("listen.https", "the edge listens on one address for HTTPS; [::] takes IPv4, too"));
+    }
+    let proven_over_tls = |acme: &server::Acme| acme.challenge == Some(Method::TlsAlpn01);
+    if parsed.server.listen.https.is_empty() && parsed.server.acme.as_ref().is_some_and(proven_over_tls) {
+        keys.push(("acme.challenge", "it is answered over HTTPS, and `listen.https` is empty"));
     }
     if parsed.server.listen.https.is_empty() {
         keys.push(("api", "it is answered over HTTPS only, and `listen.https` is empty"));
@@ -250,19 +300,39 @@ mod tests {
 
     #[test]
     fn what_is_not_carried_is_refused_by_its_key_all_at_once() {
-        let text = "edge = \"envoy\"\n[listen]\nhttp = []\nhttps = [\"[::]:1\", \"[::]:2\"]\n[acme]\ncontact = \"a@b.c\"\n\
+        let text = "edge = \"envoy\"\n[listen]\nhttp = []\nhttps = [\"[::]:1\", \"[::]:2\"]\n\
             [api]\nhost = \"api.example.com\"\n[backup]\nto = \"/backups\"\n\
             recipient = \"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"\n\
             [otlp]\nendpoint = \"http://127.0.0.1:4318\"\n[limits]\nconnections = 100\n";
         let fault = settings(text, &[]).unwrap_err();
         assert_eq!(fault.kind, FaultKind::Invalid);
         let detail = fault.detail.unwrap();
-        let keys = ["edge", "listen.http", "listen.https", "acme", "backup", "otlp", "limits.connections"];
+        let keys = ["edge", "listen.http", "listen.https", "backup", "otlp", "limits.connections"];
         for key in keys {
             assert!(detail.contains(&format!("cannot do `{key}`")), "{key}: {detail}");
         }
         let plain = settings("listen = { https = [] }\napi = { host = \"api.example.com\" }\n", &[]).unwrap_err();
         assert!(plain.detail.unwrap().contains("over HTTPS only"));
+        let proven = settings("listen = { https = [] }\nacme = { challenge = \"tls-alpn-01\" }\n", &[]).unwrap_err();
+        assert!(proven.detail.unwrap().contains("cannot do `acme.challenge`"));
+    }
+
+    #[test]
+    fn an_authority_is_asked_where_it_can_ask_back_or_where_the_file_says_so() {
+        let check = |text: &str, http: u16, https: Option<u16>, expected: Option<&[Method]>| {
+            let address = |port| SocketAddr::from(([0, 0, 0, 0], port));
+            let account = settings(text, &[]).unwrap().acme.account(address(http), https.map(address));
+            assert_eq!(account.map(|account| account.methods).as_deref(), expected, "{text} {http} {https:?}");
+        };
+        check("", 80, Some(443), Some(&[Method::Http01, Method::TlsAlpn01]));
+        check("", 8080, Some(443), Some(&[Method::TlsAlpn01]));
+        check("", 80, None, Some(&[Method::Http01]));
+        check("", 8080, Some(8443), None);
+        let written = "acme = { contact = \"a@b.c\" }\n";
+        check(written, 8080, Some(8443), Some(&[Method::Http01, Method::TlsAlpn01]));
+        check(written, 8080, Some(443), Some(&[Method::TlsAlpn01, Method::Http01]));
+        check("acme = { challenge = \"tls-alpn-01\" }\n", 80, Some(443), Some(&[Method::TlsAlpn01]));
+        assert_eq!(Settings::local().acme, Acme::Never);
     }
 
     #[test]

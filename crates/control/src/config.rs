@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_core::acme::Method;
 use bowline_core::app::HostName;
 use bowline_core::fault::Fault;
 use bowline_core::id::{Digest, ServiceName};
@@ -85,10 +86,25 @@ pub struct ControlConfig {
     pub outside: Option<Outside>,
     /// Bound by [`crate::bind_outer`] at the `socket` of `outside`, where that is something.
     pub outer: Option<UnixListener>,
+    /// `None`: all certificates are the local CA's.
+    pub acme: Option<Acme>,
     /// A build that takes longer is killed. See [`BUILD_TIME`].
     pub build_time: Duration,
     /// Of the running binary.
     pub version: String,
+}
+
+/// The authority that public names get their certificates from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acme {
+    /// URL of its directory.
+    pub directory: String,
+    /// Whom it writes to.
+    pub contact: Option<String>,
+    /// PEM file of those who are trusted to have signed its own server's certificate; `None`: the machine's.
+    pub ca: Option<PathBuf>,
+    /// How names are proven, one after the other; not empty.
+    pub methods: Vec<Method>,
 }
 
 /// The way to the API from elsewhere: through the edge, with a token.

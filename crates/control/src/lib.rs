@@ -27,7 +27,7 @@ mod traffic;
 pub use prometheus_client::registry::Registry;
 
 pub use config::{
-    BUILD_TIME, BuildCall, CheckCall, ControlConfig, DataCall, Ended, ForesightCall, Keep, Links, LogCall, Mode,
+    Acme, BUILD_TIME, BuildCall, CheckCall, ControlConfig, DataCall, Ended, ForesightCall, Keep, Links, LogCall, Mode,
     Outside, SessionCall,
 };
 pub use folder::{read_procfile, read_small, read_variables};

@@ -30,6 +30,8 @@ pub(crate) struct Vitals {
     pub(crate) routed: BTreeSet<InstanceId>,
     /// Host and the moment its certificate ends.
     pub(crate) certificates: Vec<(String, Timestamp)>,
+    /// Names whose certificate comes from an authority, and the orders in a row that gave none.
+    pub(crate) failed_orders: Vec<(String, u32)>,
     /// Of the table that the edge should serve.
     pub(crate) edge_generation: Generation,
     pub(crate) degraded: bool,
@@ -462,6 +464,11 @@ fn daemon(out: &mut Families<'_, '_>, version: &str, vitals: &Vitals, sequence: 
         "bowline_certificate_expiry_timestamp_seconds",
         "When the certificate of a host ends",
         vitals.certificates.iter().map(|(host, end)| (vec![("host", host.clone())], seconds(*end))),
+    )?;
+    out.gauge(
+        "bowline_certificate_failed_orders",
+        "Orders in a row that gave a host no certificate, the one under way among them",
+        vitals.failed_orders.iter().map(|(host, count)| (vec![("host", host.clone())], f64::from(*count))),
     )?;
     out.gauge(
         "bowline_store_sequence",

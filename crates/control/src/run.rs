@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bowline_api::wire::{self, ChangeEvent};
+use bowline_core::acme::{self, Pace};
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, EnvName, ReleaseNumber};
@@ -19,11 +20,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
+use crate::certs::acme::{Clerk, Keep, Report};
 use crate::certs::{CertCache, LocalCa};
-use crate::config::{ControlConfig, Ended, ForesightCall, Links, Outside};
+use crate::config::{Acme, ControlConfig, Ended, ForesightCall, Links, Outside};
 use crate::http::answer::Refusal;
 use crate::http::journal::Journals;
 use crate::http::{Kept, listen, memory};
+use crate::reconcile::acme::Authority;
 use crate::reconcile::change::ChangeId;
 use crate::reconcile::credentials::Salt;
 use crate::reconcile::degraded::Degraded;
@@ -109,6 +112,7 @@ struct Opened {
     vault: Vault,
     ca: LocalCa,
     certs: CertCache,
+    acme: Option<(Acme, Keep)>,
     place: Place,
     loaded: crate::reconcile::load::Loaded,
     snapshot: Option<Arc<EdgeDesired>>,
@@ -133,6 +137,10 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
     let (ca, store, keyring) = opening.await.expect("opening the store does not panic")?;
     let vault = Vault::open(&config.state_dir, keyring, store.clone()).await?;
     let loaded = load(&store, &vault, &config.version, now.wall).await?;
+    let acme = config.acme.clone().map(|acme| {
+        let keep = Keep::new(&config.state_dir, vault.keyring(), &acme.directory);
+        (acme, keep)
+    });
     let place = Place {
         state_dir: config.state_dir.clone(),
         is_root: nix::unistd::geteuid().is_root(),
@@ -148,12 +156,13 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
             .filter_map(|way| Some((way.host.clone(), given(way, snapshot.as_deref(), now.wall)?)))
             .collect(),
         refused: config.outside.as_ref().and_then(|way| way.refused.clone()),
+        acme: acme.as_ref().map(|(_, keep)| Authority { kept: keep.load(), pace: pace() }),
         build_time: config.build_time,
         windows: windows(),
         machine: memory::machine(),
         boot: boot_id()?,
     };
-    Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), place, loaded, snapshot })
+    Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), acme, place, loaded, snapshot })
 }
 
 /// A certificate that is not made here. Where its files hold none that can be served, the one that the edge has served last goes on.
@@ -171,6 +180,12 @@ fn windows() -> Windows {
     let faster = bowline_fault_points::faster();
     let [every, stable, panic, stabilisation] = [every, stable, panic, stabilisation].map(|time| time / faster);
     Windows { every, stable, panic, stabilisation }
+}
+
+/// How long an order that failed is waited with, likewise.
+fn pace() -> Pace {
+    let pace = Pace::default();
+    Pace { waits: pace.waits.map(|wait| wait / bowline_fault_points::faster()), ..pace }
 }
 
 /// What tells this boot of the machine from any other.
@@ -277,6 +292,8 @@ struct Rim {
     /// Snapshots under way.
     taking: BTreeMap<(AppKey, ReleaseNumber), AbortHandle>,
     work: Option<Work>,
+    /// Of orders.
+    reports: mpsc::Receiver<Report>,
 }
 
 /// What effects are carried out with when the store is open.
@@ -288,6 +305,7 @@ struct Work {
     vault: Vault,
     ca: LocalCa,
     certs: CertCache,
+    acme: Option<mpsc::UnboundedSender<acme::Effect>>,
 }
 
 impl Rim {
@@ -299,9 +317,10 @@ impl Rim {
         moved: Arc<Notify>,
         opened: Option<&Opened>,
     ) -> Self {
-        let work = opened.map(|opened| Work::start(opened, inputs.clone()));
+        let (told, reports) = mpsc::channel(WAITING_INPUTS);
+        let work = opened.map(|opened| Work::start(opened, inputs.clone(), told));
         let (replies, builds, taking) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { links, journals, clock, inputs, moved, replies, next_ticket: 0, builds, taking, work }
+        Self { links, journals, clock, inputs, moved, replies, next_ticket: 0, builds, taking, work, reports }
     }
 
     async fn drive(
@@ -332,6 +351,7 @@ impl Rim {
                 Ok(()) = self.links.node.changed() => Input::Node(Arc::clone(&self.links.node.borrow_and_update())),
                 Ok(()) = self.links.edge.changed() => Input::Edge(Arc::clone(&self.links.edge.borrow_and_update())),
                 Some(renewed) = self.links.renewals.recv() => Input::Renewed(renewed),
+                Some(report) = self.reports.recv() => Input::Acme(report),
                 () = sleep_until(deadline) => Input::Tick,
                 () = signals.next() => Input::Terminate,
             };
@@ -371,6 +391,7 @@ impl Rim {
                 // The node is gone only when the daemon ends.
                 Effect::Collect(keep) => drop(self.links.collections.send(keep)),
                 Effect::Certify(hosts) => self.certify(hosts),
+                Effect::Acme(effect) => self.ask_authority(effect),
                 Effect::Data(ticket, order) => drop(self.data(order, move |result| Input::Data(ticket, result))),
                 Effect::TakeSnapshot(key, release, order) => {
                     let of = (key.clone(), release);
@@ -492,6 +513,13 @@ impl Rim {
         });
     }
 
+    /// Whoever carries them out is gone only when the daemon ends.
+    fn ask_authority(&self, effect: acme::Effect) {
+        if let Some(clerk) = self.work.as_ref().and_then(|work| work.acme.as_ref()) {
+            drop(clerk.send(effect));
+        }
+    }
+
     fn snapshot(&self, desired: Arc<EdgeDesired>) {
         if let Some(work) = &self.work {
             work.snapshots.send_replace(Some(desired));
@@ -511,7 +539,7 @@ impl Rim {
 }
 
 impl Work {
-    fn start(opened: &Opened, inputs: mpsc::Sender<Input>) -> Self {
+    fn start(opened: &Opened, inputs: mpsc::Sender<Input>, reports: mpsc::Sender<Report>) -> Self {
         let (jobs, mut waiting) = mpsc::channel(WAITING_JOBS);
         let (store, vault) = (opened.store.clone(), opened.vault.clone());
         let worker = tokio::spawn(async move {
@@ -523,6 +551,11 @@ impl Work {
                 send(&inputs, Input::Stored(id, result)).await;
             }
         });
+        let acme = opened.acme.clone().map(|(settings, keep)| {
+            let (effects, asked) = mpsc::unbounded_channel();
+            tokio::spawn(Clerk::new(settings, keep, reports).run(asked));
+            effects
+        });
         let (snapshots, latest) = watch::channel(None);
         let sealer = tokio::spawn(seal_snapshots(latest, opened.vault.clone(), opened.place.state_dir.clone()));
         Self {
@@ -533,6 +566,7 @@ impl Work {
             vault: opened.vault.clone(),
             ca: opened.ca.clone(),
             certs: opened.certs.clone(),
+            acme,
         }
     }
 }

@@ -4,6 +4,7 @@ use bowline_api::wire::ChangeStep;
 use bowline_core::rollout::Phase;
 use bowline_fault_points::Point;
 
+use crate::certs::acme::Report;
 use crate::reconcile::change::ChangeForm;
 use crate::reconcile::effects::{Effect, Input, Job, Write};
 use crate::reconcile::events;
@@ -22,6 +23,7 @@ pub(crate) fn before(effect: &Effect) -> Option<Point> {
         Effect::TakeSnapshot(..) => Some(Point::DataSnapshotOrdered),
         Effect::Tell(_, ChangeStep::Done { .. }) => Some(Point::DoneTold),
         Effect::Answer(..)
+        | Effect::Acme(_)
         | Effect::Tell(..)
         | Effect::Store(..)
         | Effect::CancelBuild(_)
@@ -38,10 +40,12 @@ pub(crate) fn at(input: &Input) -> Option<Point> {
         Input::Built(..) => Some(Point::BuildEnded),
         Input::Certified(_) => Some(Point::CertificateMade),
         Input::Snapshotted(..) => Some(Point::DataSnapshotTaken),
+        Input::Acme(Report::Issued(..)) => Some(Point::OrderTaken),
         Input::Asked(..)
         | Input::Stored(..)
         | Input::Progress(..)
         | Input::Renewed(_)
+        | Input::Acme(Report::Challenged(..) | Report::Failed(..))
         | Input::Data(..)
         | Input::Node(_)
         | Input::Edge(_)

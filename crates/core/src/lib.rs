@@ -4,6 +4,7 @@
 //! numbers are arguments; effects are plain data that the rim carries out.
 
 pub mod access;
+pub mod acme;
 pub mod app;
 pub mod fault;
 pub mod id;

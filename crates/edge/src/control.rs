@@ -192,7 +192,7 @@ impl Control {
             return Err(format!("generation {generation} is older than {held}, which is served"));
         }
         let desired = frame.parse().map_err(|error| error.to_string())?;
-        for (host, error) in self.tls.swap(&desired.certificates) {
+        for (host, error) in self.tls.swap(&desired) {
             tracing::warn!(%host, error = &error as &dyn std::error::Error, "a certificate cannot be used");
         }
         let routes = self.compiler.compile(desired.table);

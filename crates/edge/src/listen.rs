@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use crate::client::{Peer, http1, http2};
 use crate::deadline::ticks;
@@ -104,6 +106,7 @@ async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr,
     }
     let Some((stream, peer)) = handshake(&worker, stream, from, trusted).await else { return };
     match stream {
+        Stream::Tls(stream) if tls::is_challenge(&stream) => close(*stream).await,
         // Boxed: a connection that speaks HTTP/1 does not carry its room.
         Stream::Tls(stream) if tls::is_http2(&stream) => {
             Box::pin(http2::serve(worker, *stream, peer)).await;
@@ -127,6 +130,11 @@ async fn introduced(worker: &Worker, stream: &mut TcpStream, peer: SocketAddr) -
     };
     worker.shard.refused(code);
     None
+}
+
+/// Says that nothing follows. Who does not take that up has had its handshake all the same.
+async fn close(mut stream: TlsStream<TcpStream>) {
+    drop(tokio::time::timeout(PAUSE, stream.shutdown()).await);
 }
 
 /// Boxed: its state is large and lives only for a moment.

@@ -277,6 +277,11 @@ impl Journal {
 
 impl Request<'_> {
     async fn serve<C: Client>(&mut self, client: &mut C) -> Result<(), Reason> {
+        if client.peer().tls.is_none()
+            && let Some(answer) = self.challenge()
+        {
+            return self.answer_authority(client, &answer).await;
+        }
         let route = self.route(client.peer())?;
         self.journal.route = Some(Arc::clone(&route));
         if route.https_only
@@ -301,6 +306,21 @@ impl Request<'_> {
             Target::Api { .. } if client.peer().tls.is_none() => Err(Reason::TlsWanted),
             Target::Api { socket, places } => Box::pin(forward::to_daemon(self, client, &route, socket, places)).await,
         }
+    }
+
+    fn challenge(&self) -> Option<Arc<str>> {
+        let (host, path) = (self.head.authority().host, self.head.path());
+        self.worker.with_routes(|routes| routes.challenge(host, path).cloned())
+    }
+
+    /// Before any route: whoever lets nobody in, or is not up yet, is to have a certificate all the same.
+    async fn answer_authority<C: Client>(&mut self, client: &mut C, answer: &str) -> Result<(), Reason> {
+        if !matches!(self.head.method(), "GET" | "HEAD") {
+            return Err(Reason::FileMethod);
+        }
+        // Of this type, or of none (RFC 8555, 8.3).
+        let fields = [("content-type", "application/octet-stream"), ("cache-control", "no-store")];
+        self.answer(client, 200, &fields, answer.as_bytes()).await
     }
 
     /// One lookup in the table of now.

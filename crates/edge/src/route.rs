@@ -9,7 +9,8 @@ use bowline_core::app::{BodyLimit, HostName, PathPrefix, PlainHttp};
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::resource::data::MAX_ARCHIVE;
 use bowline_core::route::{
-    Action, ApiSite, Cohort, Flow, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split, Table,
+    Action, ApiSite, CHALLENGE_PATH, Challenge, Cohort, Flow, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls,
+    Split, Table,
 };
 use bowline_core::units::Bytes;
 use tokio::sync::Notify;
@@ -42,6 +43,8 @@ pub(crate) struct Routes {
     pub(crate) trusted: Arc<Networks>,
     /// Connections of `trusted` begin with a PROXY header.
     pub(crate) proxied: bool,
+    /// By host, the token that an authority asks for over plain HTTP, and the answer.
+    challenges: HashMap<Box<str>, (Box<str>, Arc<str>)>,
     /// An instance is drained.
     leaving: bool,
 }
@@ -180,11 +183,20 @@ impl Routes {
         self.exact.get(name).or_else(|| self.wildcard.get(name.split_once('.')?.1))
     }
 
-    /// No table was given yet.
+    /// What an authority is answered that asks whether this host leads here.
+    pub(crate) fn challenge(&self, host: &str, path: &str) -> Option<&Arc<str>> {
+        if self.challenges.is_empty() {
+            return None;
+        }
+        let asked = path.strip_prefix(CHALLENGE_PATH)?;
+        self.challenges.get(host).filter(|(token, _)| **token == *asked).map(|(_, answer)| answer)
+    }
+
     pub(crate) fn has_leaving(&self) -> bool {
         self.leaving
     }
 
+    /// No table was given yet.
     pub(crate) fn is_initial(&self) -> bool {
         self.generation.is_none()
     }
@@ -311,6 +323,7 @@ impl Compiler {
                 None => routes.exact.insert(name.as_str().into(), host),
             };
         }
+        routes.challenges = challenges(&table);
         if let Some(site) = &table.api {
             routes.exact.insert(site.host.as_str().into(), self.api(site));
         }
@@ -472,6 +485,17 @@ impl Compiler {
     }
 }
 
+/// Those of handshakes are served where these are made.
+fn challenges(table: &Table) -> HashMap<Box<str>, (Box<str>, Arc<str>)> {
+    let of = |(host, challenge): (&HostName, &Challenge)| match challenge {
+        Challenge::Http { token, answer } => {
+            Some((host.as_str().into(), (token.as_str().into(), answer.as_str().into())))
+        }
+        Challenge::Tls(_) => None,
+    };
+    table.challenges.iter().filter_map(of).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -524,6 +548,7 @@ mod tests {
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             api: None,
+            challenges: BTreeMap::new(),
         })
     }
 

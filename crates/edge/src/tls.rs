@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bowline_core::app::HostName;
-use bowline_core::route::{Certificate, Certificates};
+use bowline_core::route::{Certificate, Challenge, EdgeDesired};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -17,6 +17,9 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::client::Secured;
+
+/// What an authority alone speaks, and nothing but a handshake follows it (RFC 8737).
+const ACME: &[u8] = b"acme-tls/1";
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -34,11 +37,15 @@ pub enum TlsError {
 pub(crate) struct Tls {
     config: Arc<ServerConfig>,
     names: Arc<Names>,
+    /// How authorities are answered that ask whether a name leads here.
+    challenges: ArcSwap<ByName>,
 }
+
+type ByName = HashMap<Box<str>, Arc<CertifiedKey>>;
 
 #[derive(Debug, Default)]
 struct Names {
-    by_name: ArcSwap<HashMap<Box<str>, Arc<CertifiedKey>>>,
+    by_name: ArcSwap<ByName>,
 }
 
 impl Names {
@@ -77,20 +84,19 @@ impl Tls {
         config.ticketer = rustls::crypto::ring::Ticketer::new()?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
-        Ok(Self { config: Arc::new(config), names })
+        Ok(Self { config: Arc::new(config), names, challenges: ArcSwap::default() })
     }
 
     /// Parses all certificates, then serves them. One that is wrong does not stop the others; it is told apart.
-    pub(crate) fn swap(&self, certificates: &Certificates) -> Vec<(HostName, TlsError)> {
+    pub(crate) fn swap(&self, desired: &EdgeDesired) -> Vec<(HostName, TlsError)> {
         let mut wrong = Vec::new();
-        let mut names = HashMap::new();
-        for (host, certificate) in certificates {
-            match certified(certificate) {
-                Ok(key) => drop(names.insert(host.as_str().into(), Arc::new(key))),
-                Err(error) => wrong.push((host.clone(), error)),
-            }
-        }
-        self.names.by_name.store(Arc::new(names));
+        let challenges = desired.table.challenges.iter().filter_map(|(host, challenge)| match challenge {
+            Challenge::Tls(certificate) => Some((host, certificate)),
+            Challenge::Http { .. } => None,
+        });
+        // No verifier of ours reads the critical extension of a proof, so its key is not compared: authorities do that.
+        self.challenges.store(Arc::new(parsed(challenges, loaded, &mut wrong)));
+        self.names.by_name.store(Arc::new(parsed(desired.certificates.iter(), certified, &mut wrong)));
         wrong
     }
 
@@ -103,11 +109,22 @@ impl Tls {
     /// A client that names a host without a certificate is refused with an alert.
     pub(crate) async fn accept(&self, stream: TcpStream, local: IpAddr) -> std::io::Result<TlsStream<TcpStream>> {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-        let config = match start.client_hello().server_name() {
-            Some(_) => Arc::clone(&self.config),
-            None => self.config_for(local),
+        let hello = start.client_hello();
+        let config = match (hello.server_name(), self.challenge(&hello)) {
+            (_, Some(key)) => self.config_of(key, vec![ACME.to_vec()]),
+            (Some(_), None) => Arc::clone(&self.config),
+            (None, None) => self.config_for(local),
         };
         start.into_stream(config).await
+    }
+
+    /// Of a client that speaks nothing but the protocol of authorities.
+    fn challenge(&self, hello: &ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut offered = hello.alpn()?;
+        if (offered.next(), offered.next()) != (Some(ACME), None) {
+            return None;
+        }
+        self.challenges.load().get(hello.server_name()?.to_ascii_lowercase().as_str()).cloned()
     }
 
     fn config_for(&self, local: IpAddr) -> Arc<ServerConfig> {
@@ -116,10 +133,30 @@ impl Tls {
             IpAddr::V6(address) => format!("[{address}]"),
         };
         let Some(key) = self.names.find(&name) else { return Arc::clone(&self.config) };
+        self.config_of(key, self.config.alpn_protocols.clone())
+    }
+
+    fn config_of(&self, key: Arc<CertifiedKey>, protocols: Vec<Vec<u8>>) -> Arc<ServerConfig> {
         let mut config = ServerConfig::clone(&self.config);
         config.cert_resolver = Arc::new(Only(key));
+        config.alpn_protocols = protocols;
         Arc::new(config)
     }
+}
+
+fn parsed<'a>(
+    certificates: impl Iterator<Item = (&'a HostName, &'a Certificate)>,
+    key: impl Fn(&Certificate) -> Result<CertifiedKey, TlsError>,
+    wrong: &mut Vec<(HostName, TlsError)>,
+) -> ByName {
+    let mut names = ByName::new();
+    for (host, certificate) in certificates {
+        match key(certificate) {
+            Ok(key) => drop(names.insert(host.as_str().into(), Arc::new(key))),
+            Err(error) => wrong.push((host.clone(), error)),
+        }
+    }
+    names
 }
 
 /// Whether a certificate can be served.
@@ -131,17 +168,21 @@ pub fn check(certificate: &Certificate) -> Result<(), TlsError> {
 }
 
 fn certified(certificate: &Certificate) -> Result<CertifiedKey, TlsError> {
+    let certified = loaded(certificate)?;
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn loaded(certificate: &Certificate) -> Result<CertifiedKey, TlsError> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate.chain.as_bytes()).collect::<Result<_, _>>()?;
     if chain.is_empty() {
         return Err(TlsError::EmptyChain);
     }
     let key = PrivateKeyDer::from_pem_slice(certificate.key.expose())?;
     let key = rustls::crypto::ring::sign::any_supported_type(&key)?;
-    let certified = CertifiedKey::new(chain, key);
-    match certified.keys_match() {
-        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
-        Err(error) => Err(error.into()),
-    }
+    Ok(CertifiedKey::new(chain, key))
 }
 
 /// What a handshake settled.
@@ -153,6 +194,11 @@ pub(crate) fn secured(stream: &TlsStream<TcpStream>) -> Secured {
         Some(_) | None => "TLS",
     };
     Secured { version, name: connection.server_name().map(|name| name.to_ascii_lowercase().into()) }
+}
+
+/// Whether an authority has seen what it asked for: nothing follows.
+pub(crate) fn is_challenge(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(ACME)
 }
 
 /// Whether HTTP/2 was agreed on.

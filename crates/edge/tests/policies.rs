@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bowline_core::app::{BodyLimit, RateBy, Upload};
-use bowline_core::route::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit, Rule};
+use bowline_core::route::{Challenge, Credentials, Gate, Maintenance, Policies, Proof, RateLimit, Rule};
 use bowline_core::units::{Bytes, Rate};
 use sha2::{Digest, Sha256};
 use support::*;
@@ -322,5 +322,37 @@ async fn an_upload_survives_a_kept_connection_that_dies() {
         let answer = post(&edge, &body, "", true).await;
         assert_eq!((answer.status, answer.text()), (200, body.len().to_string().as_str()));
     }
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_is_answered_before_any_policy_and_nobody_else() {
+    let (address, seen) = remembering().await;
+    let mut edge = Edge::start().await;
+    let nobody = Policies { maintenance: Some(Maintenance { allow: vec![] }), ..Policies::default() };
+    let asked = Challenge::Http { token: "to-ken_1".to_owned(), answer: "to-ken_1.thumb".to_owned() };
+    let table = TableBuilder::default().site("a.test", vec![guarded(nobody)]).pool(1, &[address]);
+    let table = table.asked("a.test", asked.clone()).asked("routed.nowhere.test", asked);
+    edge.serve(table).await;
+    let path = "/.well-known/acme-challenge/to-ken_1";
+    for host in ["a.test", "routed.nowhere.test"] {
+        let answer = edge.get(host, path).await;
+        assert_eq!((answer.status, answer.text()), (200, "to-ken_1.thumb"), "{host}");
+        assert_eq!(answer.header("content-type"), Some("application/octet-stream"));
+    }
+    let check = async |request: String, expected: u16| {
+        let mut talk = edge.connect().await;
+        talk.say(&request).await;
+        assert_eq!(talk.answer().await.status, expected, "{request}");
+    };
+    check(format!("POST {path} HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1\r\n\r\nx"), 405).await;
+    check(format!("GET {path}?query HTTP/1.1\r\nHost: A.test:80\r\n\r\n"), 200).await;
+    // Another token, another host, a path that only begins so: as if nobody asked.
+    check("GET /.well-known/acme-challenge/other HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned(), 503).await;
+    check(format!("GET {path}/x HTTP/1.1\r\nHost: a.test\r\n\r\n"), 503).await;
+    check(format!("GET {path} HTTP/1.1\r\nHost: c.test\r\n\r\n"), 404).await;
+    assert!(seen.lock().unwrap().is_empty(), "nothing of it reached the app");
+    edge.serve(TableBuilder::plain(&[address])).await;
+    assert_eq!(edge.get("routed.nowhere.test", path).await.status, 404, "nobody asks any more");
     edge.stop().await;
 }

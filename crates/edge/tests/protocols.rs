@@ -11,12 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::id::ServiceName;
-use bowline_core::route::{Action, Flow, Rule, Split};
+use bowline_core::route::{Action, Certificate, Challenge, Flow, Rule, Split};
+use bowline_core::secret::Secret;
 use bowline_core::units::Weight;
 use bytes::Bytes;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
 use support::*;
 use tls::*;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -59,6 +63,86 @@ async fn certificates_go_by_name_and_are_swapped_live() {
     assert!(handshake(&edge, &ca, "a.test", "http/1.1").await.is_err());
     assert!(handshake(&edge, &other, "a.test", "http/1.1").await.is_ok());
     edge.until(|seen| seen.handshakes_failed >= 1 && seen.handshakes_total >= 5).await;
+    edge.stop().await;
+}
+
+/// What is shown of a name, and the digest in it.
+fn proof(name: &str) -> (Certificate, [u8; 32]) {
+    let digest = [7; 32];
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.custom_extensions = vec![rcgen::CustomExtension::new_acme_identifier(&digest)];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let chain = params.self_signed(&key).unwrap().pem();
+    (Certificate { chain, key: Secret::new(key.serialize_pem()) }, digest)
+}
+
+/// An authority's handshake, which believes whatever it is shown.
+async fn asks(edge: &Edge, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone)).with_no_client_auth();
+    config.alpn_protocols = vec![b"acme-tls/1".to_vec()];
+    let stream = TcpStream::connect(edge.https).await?;
+    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await
+}
+
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_is_shown_its_proof_in_a_handshake_of_its_own_protocol() {
+    let address = answering("app").await;
+    let mut edge = Edge::start().await;
+    let ca = authority(&["a.test"]);
+    let (shown, digest) = proof("a.test");
+    let table = || TableBuilder::plain(&[address]).asked("a.test", Challenge::Tls(shown.clone()));
+    edge.serve_with(table(), ca.certificates.clone()).await;
+    let mut stream = asks(&edge, "a.test").await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"acme-tls/1"[..]));
+    let found = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    assert!(found.windows(32).any(|window| window == digest), "the proof");
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "nothing follows the handshake");
+    let mut talk = Talk::new(handshake(&edge, &ca, "a.test", "http/1.1").await.unwrap());
+    talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    assert_eq!(talk.answer().await.text(), "app", "everybody else is served as ever");
+    assert!(asks(&edge, "b.test").await.is_err(), "another name");
+    edge.serve_with(TableBuilder::plain(&[address]), ca.certificates.clone()).await;
+    assert!(asks(&edge, "a.test").await.is_err(), "nobody asks any more");
     edge.stop().await;
 }
 

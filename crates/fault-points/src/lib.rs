@@ -110,6 +110,20 @@ points! {
         ForgetStored = "forget-stored",
         CertificateOrdered = "certificate-ordered",
         CertificateMade = "certificate-made",
+        /// An order is in the ledger, and the authority has not heard of it.
+        OrderNoted = "order-noted",
+        /// The authority has taken it, and said what it wants to see.
+        OrderPlaced = "order-placed",
+        /// The edge answers, and the authority was not told.
+        ChallengeServed = "challenge-served",
+        /// The authority looks.
+        ChallengeAnnounced = "challenge-announced",
+        /// The authority believes it, and was asked to sign.
+        OrderFinalised = "order-finalised",
+        /// The certificate is on the disk, and nobody was told.
+        OrderKept = "order-kept",
+        /// The certificate is about to be handed to the edge.
+        OrderTaken = "order-taken",
         AbortUnstored = "abort-unstored",
         AbortStored = "abort-stored",
         UndoneUnstored = "undone-unstored",
@@ -181,7 +195,7 @@ pub fn pass_on(command: &mut std::process::Command) {
     let _ = command;
 }
 
-/// How many times faster scaling by load is than it would be: the number in the file [`FASTER`] of the folder, else 1.
+/// How many times faster scaling by load is than it would be, and an order that failed is tried again: the number in the file [`FASTER`] of the folder, else 1.
 pub fn faster() -> u32 {
     #[cfg(debug_assertions)]
     {
@@ -193,7 +207,7 @@ pub fn faster() -> u32 {
     }
 }
 
-/// The file that says how many times faster scaling is: minutes are what a test waits for otherwise.
+/// The file that says how many times faster these are: minutes are what a test waits for otherwise.
 pub const FASTER: &str = "scale-faster";
 
 /// The variable that names the folder whose files arm points.

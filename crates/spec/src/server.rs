@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_core::acme::Method;
 use bowline_core::app::HostName;
 use bowline_core::units::Bytes;
 use ipnet::IpNet;
@@ -22,7 +23,8 @@ pub struct Server {
     /// Whose `X-Forwarded-*`, `Forwarded` and PROXY headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     pub listen: Listen,
-    pub acme: Acme,
+    /// `None`: it is not in the file.
+    pub acme: Option<Acme>,
     /// `None`: the API is on its Unix socket and the admin port only.
     pub api: Option<Api>,
     /// `None`: backups stay in the state folder.
@@ -57,6 +59,8 @@ pub struct Acme {
     pub contact: Option<String>,
     /// PEM file that the directory's own certificate is checked against.
     pub ca: Option<PathBuf>,
+    /// `None`: whichever the server can answer.
+    pub challenge: Option<Method>,
 }
 
 /// The API over HTTPS.
@@ -113,7 +117,7 @@ impl Default for Listen {
 impl Default for Acme {
     fn default() -> Self {
         let directory = "https://acme-v02.api.letsencrypt.org/directory".to_owned();
-        Self { directory, contact: None, ca: None }
+        Self { directory, contact: None, ca: None, challenge: None }
     }
 }
 
@@ -183,7 +187,7 @@ impl Reader {
             },
             trusted_proxies: self.list(s, "trusted_proxies", literal::cidr).unwrap_or_default(),
             listen: self.section(s, "listen").map(|t| self.listen(&t)).unwrap_or_default(),
-            acme: self.section(s, "acme").map(|t| self.acme(&t)).unwrap_or_default(),
+            acme: self.section(s, "acme").map(|t| self.acme(&t)),
             api: self.section(s, "api").and_then(|t| self.api(&t)),
             backup: self.section(s, "backup").and_then(|t| self.backup_destination(&t)),
             otlp: self.section(s, "otlp").and_then(|t| self.parsed(&t, "endpoint", literal::url)),
@@ -216,6 +220,7 @@ impl Reader {
             directory: self.parsed(s, "directory", literal::https_url).unwrap_or(Acme::default().directory),
             contact: self.parsed(s, "contact", literal::email),
             ca: self.parsed(s, "ca", literal::absolute).map(PathBuf::from),
+            challenge: self.word(s, "challenge").and_then(|word| Method::ALL.get(word).copied()),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bowline_core::acme::Method;
 use bowline_spec::server::{Destination, EdgeEngine, Server, parse};
 
 fn errors(text: &str) -> Vec<String> {
@@ -18,6 +19,8 @@ fn settings_are_what_the_file_says() {
     let to = Destination::S3 { bucket: "backups".to_owned(), prefix: "bowline".to_owned() };
     assert_eq!(server.backup.unwrap().to, to);
     assert_eq!(server.limits.build_time, Duration::from_secs(1800));
+    let acme = server.acme.unwrap();
+    assert_eq!((acme.contact.as_deref(), acme.challenge), (Some("ops@example.com"), Some(Method::TlsAlpn01)));
 }
 
 #[test]
@@ -27,7 +30,10 @@ fn an_empty_file_is_all_defaults() {
     let listen = &schema["$defs"]["listen"]["properties"];
     assert_eq!(listen["http"]["default"][0], Server::default().listen.http[0].to_string());
     assert_eq!(listen["admin"]["default"], Server::default().listen.admin.to_string());
-    assert_eq!(schema["$defs"]["acme"]["properties"]["directory"]["default"], Server::default().acme.directory);
+    assert_eq!(
+        schema["$defs"]["acme"]["properties"]["directory"]["default"],
+        bowline_spec::server::Acme::default().directory
+    );
     let limits = &schema["$defs"]["server-limits"]["properties"];
     assert_eq!(limits["connections"]["default"], Server::default().limits.connections);
     assert_eq!(limits["log_size"]["default"], Server::default().limits.log_size.to_string());
@@ -37,16 +43,17 @@ fn an_empty_file_is_all_defaults() {
 fn errors_have_their_places() {
     assert_eq!(
         errors(
-            "edge = \"nginx\"\nlisten = { http = [\"80\"], https = [] }\n[acme]\ndirectory = \"http://x.com\"\n[api]\nhost = \"*.x.com\"\nkey = \"/k\"\n[backup]\nto = \"s3:///x\"\n"
+            "edge = \"nginx\"\nlisten = { http = [\"80\"], https = [] }\n[acme]\ndirectory = \"http://x.com\"\nchallenge = \"dns-01\"\n[api]\nhost = \"*.x.com\"\nkey = \"/k\"\n[backup]\nto = \"s3:///x\"\n"
         ),
         [
             "1:8 `edge` is \"bowline\" or \"envoy\", not \"nginx\"",
             "2:20 listen.http[0]: this is not an address and a port",
             "4:13 acme.directory: only https:// is allowed here",
-            "6:8 the API has one name, not a wildcard",
-            "7:1 `key` means nothing without `certificate`",
-            "8:2 `backup` needs `recipient`",
-            "9:6 backup.to: this is not a bucket",
+            "5:13 `acme.challenge` is \"http-01\" or \"tls-alpn-01\", not \"dns-01\"",
+            "7:8 the API has one name, not a wildcard",
+            "8:1 `key` means nothing without `certificate`",
+            "9:2 `backup` needs `recipient`",
+            "10:6 backup.to: this is not a bucket",
         ]
     );
     assert_eq!(

@@ -56,6 +56,11 @@ impl Authority {
         this
     }
 
+    /// Holds `ca.pem`, `server.pem` and `server.key`.
+    pub(crate) fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub(crate) fn certificate(&self) -> Vec<u8> {
         std::fs::read(self.dir.path().join("ca.pem")).expect("it was made")
     }

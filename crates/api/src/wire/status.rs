@@ -64,6 +64,9 @@ pub struct EdgeStatus {
     /// Where the API is reached from elsewhere, with a token: `https://bowline.example.com`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<String>,
+    /// Of the API's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateStatus>,
     pub serving: Option<u64>,
     pub connections_open: u64,
     pub private_bytes: u64,
@@ -72,6 +75,36 @@ pub struct EdgeStatus {
     pub trusted_proxies: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+}
+
+/// The certificate of one host, or why there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CertificateStatus {
+    pub host: String,
+    pub issuer: CertificateIssuer,
+    /// Its end. `None`: there is none yet, or files that were given are not looked into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<u64>,
+    /// When the next one is ordered or made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renews: Option<u64>,
+    /// An order is under way, and waits for this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_on: Option<String>,
+    /// Why the last order failed, if there was no other since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateIssuer {
+    /// An ACME authority.
+    Acme,
+    /// The local CA.
+    Local,
+    /// Files of `server.toml`.
+    Given,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -96,6 +129,9 @@ pub struct AppStatus {
     pub release: Option<u32>,
     /// HTTP first.
     pub urls: Vec<String>,
+    /// Of its hosts that are served over HTTPS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateStatus>,
     pub services: Vec<ServiceStatus>,
     /// Databases and caches, those that the file does not name any more included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

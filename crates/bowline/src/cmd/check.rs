@@ -1,19 +1,22 @@
-//! `bowline check`: what a folder lacks for production. Looks only; no daemon is needed.
+//! `bowline check`: what a folder lacks for production. Looks only; no daemon is needed. On a server, also whether its names lead there.
+
+mod names;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
-use bowline_core::app::{App, Origin, Value, Variables};
+use bowline_core::app::{App, HostName, Origin, Value, Variables};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{EnvName, ServiceName};
-use bowline_core::readiness::{Facts, Finding, Place, Rule, Setting, Severity, Started, findings};
+use bowline_core::readiness::{Facts, Finding, NameSeen, Place, Rule, Setting, Severity, Started, findings};
 use bowline_core::route::LOCAL;
 use bowline_node::survey::{Survey, secret_in, survey};
 use serde::Serialize;
 
-use crate::args::Check;
+use crate::args::{Check, Mode};
 use crate::file::{self, File};
+use crate::paths::Paths;
 use crate::ui::{Tone, Ui};
 
 /// The environment that is meant where the file has it and none is said.
@@ -58,11 +61,12 @@ struct Line<'a> {
     text: &'a str,
 }
 
-pub(super) fn run(args: &Check, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) fn run(args: &Check, state: Option<&Path>, ui: &Ui) -> Result<ExitCode, Fault> {
     let dir = file::folder(&args.dir, "check")?;
     let file = read(&dir, args.env.as_deref(), ui)?;
     let survey = survey(&dir)?;
-    let found = report(&file.app, &survey);
+    let names = if args.here || is_server(state) { names::seen(&file.app) } else { BTreeMap::new() };
+    let found = report(&file.app, &survey, &names);
     answer(&file, &survey, &found, ui);
     show(&file, &survey, &found, ui);
     match found.iter().any(|one| one.severity == Severity::Blocker) {
@@ -96,10 +100,16 @@ fn read(dir: &Path, env: Option<&str>, ui: &Ui) -> Result<File, Fault> {
     }
 }
 
-fn report(app: &App, survey: &Survey) -> Vec<Finding> {
+/// This machine is meant to run `bowline serve`.
+fn is_server(state: Option<&Path>) -> bool {
+    let recorded = Paths::of_server(state).ok().and_then(|paths| paths.recorded());
+    recorded.is_some_and(|recorded| recorded.mode == Mode::Server)
+}
+
+fn report(app: &App, survey: &Survey, names: &BTreeMap<HostName, NameSeen>) -> Vec<Finding> {
     let started = started(app, survey);
     let settings = settings(app);
-    findings(&Facts { app, started: &started, sightings: &survey.sightings, settings: &settings })
+    findings(&Facts { app, started: &started, sightings: &survey.sightings, settings: &settings, names })
 }
 
 fn started(app: &App, survey: &Survey) -> BTreeMap<ServiceName, Started> {

@@ -59,7 +59,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
     };
     match cli.verb {
         Verb::Init(args) => init::run(&args, ui),
-        Verb::Check(args) => check::run(&args, ui),
+        Verb::Check(args) => check::run(&args, state, ui),
         Verb::Up(args) => client(up::run(args, &Paths::new(state)?, ui)),
         Verb::Down => client(down::run(&Paths::of_live_to_stop(state)?, ui)),
         Verb::Status(args) => client(status::run(args, &place()?, ui)),

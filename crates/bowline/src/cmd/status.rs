@@ -88,8 +88,36 @@ fn daemon(status: &wire::Status, ui: &Ui) {
     if let Some(api) = &edge.api {
         ui.say(format!("  api {}", ui.paint(Tone::Link, api)));
     }
+    if let Some(certificate) = &edge.certificate {
+        certified(certificate, ui);
+    }
     if let Some(admin) = &daemon.admin {
         ui.say(format!("  console {}", ui.paint(Tone::Link, format!("http://{admin}/"))));
+    }
+}
+
+/// Those of the local CA are renewed without anybody, and those that were given are looked after elsewhere.
+fn certified(certificate: &wire::CertificateStatus, ui: &Ui) {
+    if certificate.issuer != wire::CertificateIssuer::Acme {
+        return;
+    }
+    let now = now();
+    let until = |at: u64| ui::duration(Duration::from_millis(at.saturating_sub(now)));
+    let (tone, held) = match certificate.not_after {
+        Some(end) if end <= now => (Tone::Bad, "has ended".to_owned()),
+        Some(end) => (Tone::Good, format!("ends in {}", until(end))),
+        None => (Tone::Warning, "none yet, HTTPS is refused".to_owned()),
+    };
+    let tone = if certificate.failure.is_some() && tone == Tone::Good { Tone::Warning } else { tone };
+    let next = match (&certificate.waits_on, certificate.renews) {
+        (Some(on), _) => format!(", ordered: {on}"),
+        (None, Some(at)) if at <= now => ", ordered soon".to_owned(),
+        (None, Some(at)) => format!(", next order in {}", until(at)),
+        (None, None) => String::new(),
+    };
+    ui.say(format!("  certificate of {} {}{next}", certificate.host, ui.paint(tone, held)));
+    if let Some(failure) = &certificate.failure {
+        ui.say(format!("    {} {failure}", ui.paint(Tone::Warning, "last order failed:")));
     }
 }
 
@@ -105,6 +133,7 @@ fn show(app: &wire::AppStatus, ui: &Ui) {
     for url in &app.urls {
         ui.say(format!("  {}", ui.paint(Tone::Link, url)));
     }
+    app.certificates.iter().for_each(|certificate| certified(certificate, ui));
     if let Some(id) = app.environment_id.as_ref().filter(|_| app.env != LOCAL) {
         ui.say(format!("  {}", ui.paint(Tone::Faint, format!("environment {id}"))));
     }

@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::error::CertError;
-use super::scope::{Scope, address};
+use super::scope::Scope;
 use crate::secrets::write_private;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -221,7 +221,7 @@ fn leaf_params(
 }
 
 fn subject_alt_name(host: &HostName) -> Result<SanType, CertError> {
-    match address(host) {
+    match host.address() {
         Some(address) => Ok(SanType::IpAddress(address)),
         None => {
             let name = host.as_str().try_into().map_err(|_| CertError::Host(host.clone()))?;

@@ -1,7 +1,8 @@
-//! Certificates of the local CA: made, cached, trusted.
+//! Certificates: those of the local CA, made, cached and trusted, and those of an ACME authority.
 //!
 //! Time is an argument. Keys lie on disk either sealed or, for the roots, in files of mode 0600.
 
+pub(crate) mod acme;
 mod authority;
 mod cache;
 mod error;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangePhase, ChangeStep};
 use bowline_core::access::Scope;
-use bowline_core::app::{App, SecretSource};
+use bowline_core::app::{App, SecretSource, Tls};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Digest, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use bowline_core::release::plan::{Outcome, Plan};
@@ -13,7 +13,7 @@ use bowline_core::release::{
     Artifact, BuildProgress, BuildRequest, Built, SecretVersion, Stream, settle, wanted_secrets,
 };
 use bowline_core::rollout::{self, Phase, Rollout, by_hand};
-use bowline_core::route::{ApiSite, Holder, check_claims, check_owners, claims};
+use bowline_core::route::{ApiSite, Claim, Holder, check_claims, check_owners, claims};
 use bowline_core::units::Bytes;
 
 use super::Loop;
@@ -144,6 +144,17 @@ impl Loop {
             return Err(Fault::new(FaultKind::Refused, format!("{key} cannot be served on {}", api.host))
                 .caused_by("that is the host of this server's API")
                 .hint("give the route another host, or the API in server.toml"));
+        }
+        let proven = |claim: &Claim| app.routes.get(&claim.route).is_some_and(|route| route.tls == Tls::Acme);
+        if self.place.acme.is_none()
+            && let Some(claim) = claims(key, app).iter().find(|claim| proven(claim))
+        {
+            return Err(Fault::new(
+                FaultKind::Refused,
+                format!("{} of {key} has no certificate to be had", claim.host),
+            )
+            .caused_by(format!("route.{}.tls is \"acme\", and this server asks no authority", claim.route))
+            .hint("a server asks one if it listens on port 80 or 443, or if server.toml has [acme]"));
         }
         let claimants = self.claimants(key);
         let serving = claimants.iter().map(|(key, app)| Holder { key, app, serves: true });

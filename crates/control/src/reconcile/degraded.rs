@@ -96,6 +96,7 @@ impl Degraded {
             | Input::Built(..)
             | Input::Certified(_)
             | Input::Renewed(_)
+            | Input::Acme(_)
             | Input::Data(..)
             | Input::Snapshotted(..)
             | Input::Tick => {}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::access::Scope;
+use bowline_core::acme;
 use bowline_core::app::{App, HostName};
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, Digest, EnvironmentId, ReleaseNumber, SecretName, ServiceName};
@@ -25,6 +26,7 @@ use super::request::{Reply, Request};
 use super::resources::Kept;
 use super::rounds::BeginRound;
 use crate::certs::Leaf;
+use crate::certs::acme::Report;
 use crate::config::{Ended, Keep};
 use crate::store::{AppRecord, JobRecord, NewEvent, RevisionState, RunRecord, Users, Wanted};
 
@@ -55,6 +57,8 @@ pub(crate) enum Input {
     Certified(BTreeMap<HostName, Result<Leaf, Fault>>),
     /// The files of the API's certificate are others: what they hold, or why it cannot be served.
     Renewed(Result<Certificate, Fault>),
+    /// An order of a certificate has gone on, or is over.
+    Acme(Report),
     /// The node has done what was asked of it.
     Data(Ticket, Result<DataDone, Fault>),
     /// Data were kept as they are, for a release.
@@ -81,6 +85,8 @@ pub(crate) enum Effect {
     /// Artifacts in which none of these roots lies may go.
     Collect(Keep),
     Certify(Vec<HostName>),
+    /// What an authority is asked, and what is kept of that: in this order.
+    Acme(acme::Effect),
     Data(Ticket, DataOrder),
     /// Keep data as they are, for a release.
     TakeSnapshot(AppKey, ReleaseNumber, DataOrder),

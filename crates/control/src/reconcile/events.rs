@@ -382,6 +382,22 @@ pub(crate) fn uncertified(host: &HostName, fault: &Fault, at: Timestamp) -> NewE
     event(at, None, "certificate.failed", format!("no certificate for {host}: {}", reason(fault)), fields)
 }
 
+/// `left`: of the certificate that came, see [`super::acme`].
+pub(crate) fn certificate_issued(host: &HostName, left: &str, at: Timestamp) -> NewEvent {
+    let fields = json!({ "host": host.as_str(), "left": left });
+    event(at, None, "certificate.issued", format!("{host} has a certificate of an authority, which {left}"), fields)
+}
+
+/// `kept`: of the certificate that is served all the same, if there is one.
+pub(crate) fn certificate_failed(host: &HostName, reason: &str, kept: Option<&str>, at: Timestamp) -> NewEvent {
+    let fields = json!({ "host": host.as_str(), "reason": reason, "kept": kept });
+    let message = match kept {
+        Some(left) => format!("{host} keeps its certificate, which {left}: {reason}"),
+        None => format!("no certificate for {host}: {reason}"),
+    };
+    event(at, None, "certificate.failed", message, fields)
+}
+
 pub(crate) fn renewed(host: &HostName, at: Timestamp) -> NewEvent {
     let fields = json!({ "host": host.as_str() });
     event(at, None, "certificate.taken", format!("the renewed certificate of {host} is served"), fields)

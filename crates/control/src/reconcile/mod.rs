@@ -8,6 +8,7 @@
 //! published; nothing is ordered from the node before it has adopted what runs.
 
 mod abort;
+pub(crate) mod acme;
 mod apply;
 pub(crate) mod back;
 pub(crate) mod change;
@@ -54,6 +55,7 @@ use bowline_core::resource::ResourceKey;
 use bowline_core::route::{Certificate, EdgeDesired, EdgeObservation, EdgeStatus, PoolId};
 use bowline_core::time::{Humane, Mono, Timestamp};
 
+use self::acme::Acme;
 use self::change::ChangeId;
 use self::data::DataWork;
 use self::effects::{Effect, Input, Job, JobId, Now, Outcome, Purpose, ReadOrder, Ticket, Write};
@@ -108,6 +110,8 @@ pub(crate) struct Loop {
     kept_running: Arc<Observations>,
     pub(crate) edge: Arc<EdgeObservation>,
     pub(crate) published: Published,
+    /// `None`: all certificates are the local CA's.
+    acme: Option<Acme>,
     pub(crate) pending: BTreeMap<JobId, Pending>,
     /// Writes that the store has refused and that must not be lost.
     retries: Vec<(Mono, JobId, Job)>,
@@ -149,6 +153,7 @@ impl Loop {
     ) -> (Self, Vec<Effect>) {
         let published = Published::new(loaded.epoch, snapshot, &place);
         let refused = place.refused.clone();
+        let acme = place.acme.as_ref().map(|authority| Acme::new(authority, now.random));
         let mut this = Self {
             about,
             place,
@@ -163,6 +168,7 @@ impl Loop {
             kept_running: Arc::default(),
             edge: Arc::default(),
             published,
+            acme,
             pending: BTreeMap::new(),
             retries: Vec::new(),
             deferred: Vec::new(),
@@ -203,6 +209,7 @@ impl Loop {
             Input::Built(change, result) => self.built(change, result, now),
             Input::Certified(leaves) => self.certified(leaves, now),
             Input::Renewed(renewed) => self.renewed(renewed, now),
+            Input::Acme(report) => self.reported(report, now),
             Input::Data(ticket, result) => self.data_done(ticket, result, now),
             Input::Snapshotted(key, release, result) => self.snapshotted(&key, release, result, now),
             Input::Node(node) => {
@@ -236,8 +243,9 @@ impl Loop {
         let maintained = self.maintained.iter().map(|one| one.until).min();
         let published = self.published.next_deadline();
         let (slots, jobs) = (self.slots.next_deadline(), self.jobs.next_deadline());
-        let scaling = self.next_scaling();
-        let machines = [slots, jobs, rollouts, rounds, scaling, hold, retry, promoted, curious, maintained, published];
+        let (scaling, acme) = (self.next_scaling(), self.acme.as_ref().and_then(Acme::next_deadline));
+        let machines =
+            [slots, jobs, acme, rollouts, rounds, scaling, hold, retry, promoted, curious, maintained, published];
         machines.into_iter().flatten().min()
     }
 
@@ -410,6 +418,7 @@ impl Loop {
     fn reconcile(&mut self, now: Now) {
         let serving = self.edge.serving;
         self.published.edge_serves(serving, &mut self.effects);
+        self.drive_acme(now);
         self.drive_slots(now);
         if self.node.adopted {
             self.drive_snapshots();

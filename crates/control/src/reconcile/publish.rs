@@ -9,8 +9,8 @@ use bowline_core::id::{AppKey, Generation, InstanceId, RouteName, ServiceName};
 use bowline_core::instance::{InstanceOrder, NodeDesired, Observations};
 use bowline_core::resource::{ResourceKey, ResourceSpec};
 use bowline_core::route::{
-    ApiSite, Certificate, Certificates, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table, Tables,
-    compile,
+    ApiSite, Certificate, Certificates, Challenge, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table,
+    Tables, compile,
 };
 use bowline_core::time::{Mono, Timestamp};
 use ipnet::IpNet;
@@ -51,6 +51,19 @@ pub(crate) struct Published {
     api: Option<ApiSite>,
     /// Certificates that are not made here.
     given: Certificates,
+    ordered: Ordered,
+    /// What the edge was last told to answer authorities, and the first table that said so.
+    challenged: BTreeMap<HostName, (Challenge, Generation)>,
+    serving: Option<Generation>,
+}
+
+/// What comes from an authority.
+#[derive(Debug, Default)]
+struct Ordered {
+    /// Names that get nothing from the local CA.
+    names: BTreeSet<HostName>,
+    certificates: Certificates,
+    challenges: BTreeMap<HostName, Challenge>,
 }
 
 impl Published {
@@ -71,6 +84,9 @@ impl Published {
             proxy_protocol: place.proxy_protocol,
             api: place.api.clone(),
             given: place.given.clone(),
+            ordered: Ordered::default(),
+            challenged: BTreeMap::new(),
+            serving: None,
         }
     }
 
@@ -99,10 +115,12 @@ impl Published {
     /// The edge may hold a table of a daemon whose store was lost: ours must be above it, or it is refused.
     pub(crate) fn edge_serves(&mut self, serving: Option<Generation>, effects: &mut Vec<Effect>) {
         self.tables.serving(serving);
+        self.serving = serving;
         let Some(serving) = serving else { return };
         if serving > self.generation {
             self.generation = serving;
             self.edge = None;
+            self.challenged.clear();
         }
         if let Some(edge) = self.edge.as_ref().filter(|e| e.table.generation == serving && serving > self.sealed) {
             self.sealed = serving;
@@ -156,7 +174,9 @@ impl Published {
         };
         self.uncompiled = None;
         let (trusted_proxies, api) = (self.trusted_proxies.clone(), self.api.clone());
-        let table = Table { trusted_proxies, proxy_protocol: self.proxy_protocol, leaving, api, ..table };
+        let challenges = self.ordered.challenges.clone();
+        let proxy_protocol = self.proxy_protocol;
+        let table = Table { trusted_proxies, proxy_protocol, leaving, api, challenges, ..table };
         self.waiting = self.request_leaves(&table, now, wall, effects);
         if self.waiting {
             return;
@@ -168,6 +188,7 @@ impl Published {
         }
         let table = Table { generation: self.next_generation(), ..table };
         self.tables.sent(&table);
+        self.challenge(&table);
         let desired = Arc::new(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) });
         self.edge = Some(Arc::clone(&desired));
         effects.push(Effect::Edge(desired));
@@ -187,7 +208,7 @@ impl Published {
 
     /// Asks for the certificates that are missing or end soon; whether the table waits for one.
     fn request_leaves(&mut self, table: &Table, now: Mono, wall: Timestamp, effects: &mut Vec<Effect>) -> bool {
-        let hosts: Vec<_> = tls_hosts(table).filter(|host| !self.given.contains_key(*host)).cloned().collect();
+        let hosts: Vec<_> = tls_hosts(table).filter(|host| self.is_made_here(host)).cloned().collect();
         self.uncertified.retain(|host, _| hosts.contains(host));
         self.leaves.retain(|host, _| hosts.contains(host));
         let is_fresh = |host: &HostName| self.leaves.get(host).is_some_and(|leaf| wall < leaf.renew_at());
@@ -202,7 +223,11 @@ impl Published {
     }
 
     fn certificates_of(&self, table: &Table) -> Certificates {
-        let made = |host: &HostName| self.leaves.get(host).map(|leaf| &leaf.certificate);
+        let made = |host: &HostName| match self.ordered.names.contains(host) {
+            // Until it is there, the name has none: one of the local CA would only teach people to click warnings away.
+            true => self.ordered.certificates.get(host),
+            false => self.leaves.get(host).map(|leaf| &leaf.certificate),
+        };
         let with_leaf = |host: &HostName| Some((host.clone(), self.given.get(host).or_else(|| made(host))?.clone()));
         tls_hosts(table).filter_map(with_leaf).collect()
     }
@@ -210,6 +235,36 @@ impl Published {
     /// When the certificates end that are not made here.
     pub(crate) fn given_ends(&self) -> impl Iterator<Item = (&HostName, Timestamp)> {
         self.given.iter().filter_map(|(host, certificate)| Some((host, certs::end(certificate)?)))
+    }
+
+    fn is_made_here(&self, host: &HostName) -> bool {
+        !self.given.contains_key(host) && !self.ordered.names.contains(host)
+    }
+
+    /// What comes from an authority, as far as it has come, and what that is to be answered.
+    pub(crate) fn ordered(
+        &mut self,
+        names: BTreeSet<HostName>,
+        certificates: Certificates,
+        challenges: BTreeMap<HostName, Challenge>,
+    ) {
+        self.ordered = Ordered { names, certificates, challenges };
+    }
+
+    /// Names whose challenge is answered by the edge that accepts connections.
+    pub(crate) fn answered(&self) -> BTreeSet<HostName> {
+        let serves = |since: Generation| self.serving.is_some_and(|serving| serving >= since);
+        let current = |host: &HostName, told: &Challenge| self.ordered.challenges.get(host) == Some(told);
+        let answered = self.challenged.iter().filter(|(host, (told, since))| serves(*since) && current(host, told));
+        answered.map(|(host, _)| host.clone()).collect()
+    }
+
+    fn challenge(&mut self, table: &Table) {
+        self.challenged.retain(|host, (told, _)| table.challenges.get(host) == Some(told));
+        for (host, challenge) in &table.challenges {
+            let fresh = || (challenge.clone(), table.generation);
+            self.challenged.entry(host.clone()).or_insert_with(fresh);
+        }
     }
 
     /// A certificate that is not made here takes the place of the one before.

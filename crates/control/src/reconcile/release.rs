@@ -22,6 +22,7 @@ use bowline_core::scale::{Machine, Windows};
 use bowline_core::secret::Secret;
 use ipnet::IpNet;
 
+use super::acme::Authority;
 use super::credentials::{Salt, credentials};
 use super::resources::{Declared, bad_url, declared};
 use crate::folder::dotenv;
@@ -57,6 +58,8 @@ pub(crate) struct Place {
     pub(crate) given: Certificates,
     /// Why the files of the API's certificate hold none that can be served.
     pub(crate) refused: Option<Fault>,
+    /// That public names get their certificates from; `None`: all are the local CA's.
+    pub(crate) acme: Option<Authority>,
     /// A build that takes longer is killed.
     pub(crate) build_time: Duration,
     /// What scaling is averaged over, and what it waits.

@@ -4,19 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bowline_api::wire;
-use bowline_core::app::{RouteTo, Tls};
+use bowline_core::app::{HostName, RouteTo, Tls};
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, ReleaseNumber, ServiceName, SlotId};
 use bowline_core::instance::{DiskObservation, InstanceObservation, Phase, SlotState, SlotStatus};
 use bowline_core::rollout::{Role, ScaledBy, Set};
 use bowline_core::route::outlier::FAILURES;
-use bowline_core::route::{EdgeObservation, EdgeStatus, claims};
+use bowline_core::route::{EdgeObservation, EdgeStatus, claims, places};
 use bowline_core::time::Timestamp;
 use ipnet::IpNet;
 
+use super::acme::Acme;
 use super::effects::Now;
 use super::world::AppWorld;
 use super::{About, Loop, maintenance, scaling};
+use crate::certs::Leaf;
 use crate::metrics::{InstanceVitals, Vitals};
 use crate::store::Wanted;
 
@@ -35,6 +37,7 @@ impl Loop {
             },
             edge: wire::EdgeStatus {
                 api: self.api_url(),
+                certificate: self.place.api.as_ref().map(|api| self.certificate(&api.host, now)),
                 ..edge_status(&self.edge, &self.place.trusted_proxies, self.published.uncompiled())
             },
             apps: self.apps.values().map(|app| self.app_status(app, &slots, now)).collect(),
@@ -66,6 +69,7 @@ impl Loop {
             routed: self.published.routed(),
             instances: self.slots.status(now.mono).values().map(instance).collect(),
             certificates: self.certificate_ends(),
+            failed_orders: self.acme.iter().flat_map(|acme| acme.failed(now)).collect(),
             edge_generation: self.published.edge_generation(),
             degraded: false,
             jobs: self.job_vitals(),
@@ -74,8 +78,13 @@ impl Loop {
     }
 
     fn certificate_ends(&self) -> Vec<(String, Timestamp)> {
-        let made = self.published.leaves.iter().map(|(host, leaf)| (host, leaf.not_after));
+        let made = self.certificates().map(|(host, leaf)| (host, leaf.not_after));
         made.chain(self.published.given_ends()).map(|(host, end)| (host.to_string(), end)).collect()
+    }
+
+    /// Those that are renewed here.
+    fn certificates(&self) -> impl Iterator<Item = (&HostName, &Leaf)> {
+        self.published.leaves.iter().chain(self.acme.iter().flat_map(Acme::served))
     }
 
     fn app_status(&self, app: &AppWorld, slots: &BTreeMap<SlotId, SlotStatus>, now: Now) -> wire::AppStatus {
@@ -93,6 +102,7 @@ impl Loop {
             },
             release: app.live.map(|number| number.0),
             urls: self.urls(app),
+            certificates: self.certificates_of(app, now),
             services: self.services(app, &own),
             resources: self.resource_status(app),
             jobs: self.job_status(app, now),
@@ -109,6 +119,45 @@ impl Loop {
             fault: app.fault.clone().map(wire::Fault::from),
             maintenance: maintenance::form(&app.maintenance),
             notes: self.notes(app, &own),
+        }
+    }
+
+    fn certificates_of(&self, app: &AppWorld, now: Now) -> Vec<wire::CertificateStatus> {
+        let Some(release) = app.shown().filter(|_| !app.sets.is_empty()) else { return Vec::new() };
+        let places = places(&app.record.key, release.app());
+        let secure = places.into_iter().filter(|(_, (_, route))| route.tls != Tls::Off);
+        let hosts: BTreeSet<HostName> = secure.map(|((host, _), _)| host).collect();
+        hosts.iter().map(|host| self.certificate(host, now)).collect()
+    }
+
+    fn certificate(&self, host: &HostName, now: Now) -> wire::CertificateStatus {
+        let of = |issuer| wire::CertificateStatus {
+            host: host.to_string(),
+            issuer,
+            not_after: None,
+            renews: None,
+            waits_on: None,
+            failure: None,
+        };
+        if self.place.given.contains_key(host) {
+            return of(wire::CertificateIssuer::Given);
+        }
+        match self.acme.as_ref().and_then(|acme| acme.report(host, now)) {
+            Some((leaf, report)) => wire::CertificateStatus {
+                not_after: leaf.map(|leaf| leaf.not_after.0),
+                renews: report.next.map(|at| at.0),
+                waits_on: report.stage.map(|stage| stage.to_string()),
+                failure: report.failure,
+                ..of(wire::CertificateIssuer::Acme)
+            },
+            None => {
+                let leaf = self.published.leaves.get(host);
+                wire::CertificateStatus {
+                    not_after: leaf.map(|leaf| leaf.not_after.0),
+                    renews: leaf.map(|leaf| leaf.renew_at().0),
+                    ..of(wire::CertificateIssuer::Local)
+                }
+            }
         }
     }
 
@@ -252,7 +301,7 @@ fn capacity(app: &AppWorld, own: &[&SlotStatus], service: &ServiceName) -> (u32,
     let carries = |set: &&Set| set.service == *service && set.replicas > 0 && set.weight.get() > 0;
     // Stable and baseline are one release, and with a share of more than half only the baseline carries what is left.
     let places: Vec<(ReleaseNumber, Range<u16>)> =
-        app.sets.iter().filter(carries).map(|set| (set.release, places(app, set))).collect();
+        app.sets.iter().filter(carries).map(|set| (set.release, slots_of(app, set))).collect();
     let wanted = places.iter().map(|(_, slots)| u32::from(slots.end - slots.start)).sum();
     let ready = |status: &&&SlotStatus| {
         let slot = &status.instance.slot;
@@ -267,7 +316,7 @@ fn capacity(app: &AppWorld, own: &[&SlotStatus], service: &ServiceName) -> (u32,
 fn role(app: &AppWorld, slot: &SlotId) -> Option<wire::InstanceRole> {
     let rolling = app.rolling().filter(|rolling| rolling.machine.plan().shared.contains(&slot.service))?;
     let mut own = app.sets.iter().filter(|set| set.service == slot.service && set.release == slot.release);
-    let is_baseline = |set: &Set| set.role == Role::Baseline && places(app, set).contains(&slot.slot.0);
+    let is_baseline = |set: &Set| set.role == Role::Baseline && slots_of(app, set).contains(&slot.slot.0);
     if own.clone().any(is_baseline) {
         return Some(wire::InstanceRole::Baseline);
     }
@@ -276,7 +325,7 @@ fn role(app: &AppWorld, slot: &SlotId) -> Option<wire::InstanceRole> {
 }
 
 /// The slots of a set: those of a baseline come after the stable ones.
-fn places(app: &AppWorld, set: &Set) -> Range<u16> {
+fn slots_of(app: &AppWorld, set: &Set) -> Range<u16> {
     let before = match set.role {
         Role::Stable | Role::Candidate => 0,
         Role::Baseline => {
@@ -343,6 +392,7 @@ pub(crate) fn edge_status(
         http: edge.http.map(|address| address.to_string()),
         https: edge.https.map(|address| address.to_string()),
         api: None,
+        certificate: None,
         serving: edge.serving.map(|generation| generation.0),
         connections_open: edge.connections_open,
         private_bytes: edge.private_bytes,

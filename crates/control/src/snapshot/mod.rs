@@ -66,9 +66,11 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
     let trusted_proxies = policy::networks(&form.trusted_proxies)?;
     // Whoever was leaving when it was sealed is told by the next table.
     let leaving = BTreeSet::new();
+    // Orders do not outlive the daemon.
+    let challenges = BTreeMap::new();
     let api = form.api.map(|api| Ok(ApiSite { host: host(&api.host)?, socket: api.socket })).transpose()?;
     let (generation, proxy_protocol) = (Generation(form.generation), form.proxy_protocol);
-    let table = Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api };
+    let table = Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api, challenges };
     Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
 }
 

@@ -78,6 +78,7 @@ fn start(dir: &Path) -> Room {
         proxy_protocol: false,
         outside: None,
         outer: None,
+        acme: None,
         build_time: crate::config::BUILD_TIME,
         version: "1.2.3".into(),
     };

@@ -1,6 +1,7 @@
 //! The loop against a world of its own: a real store in a temporary folder, and a node and an edge that do what they
 //! are told. No thread runs and no clock ticks but the simulation's, so that a crash can be put after every effect.
 
+mod acme;
 mod back;
 mod certificate;
 mod collect;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::access::Scope;
+use bowline_core::acme::Pace;
 use bowline_core::app::Command;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, Digest, EnvName, Generation, InstanceId, Port, ReleaseNumber, ServiceName};
@@ -42,6 +44,7 @@ use tempfile::TempDir;
 
 use crate::certs::{CertCache, LocalCa};
 use crate::config::{Ended, Keep, Mode};
+use crate::reconcile::acme::Authority;
 use crate::reconcile::change::ChangeForm;
 use crate::reconcile::credentials::Salt;
 use crate::reconcile::effects::{Effect, Input, Now, Purpose, Reading, Ticket};
@@ -132,6 +135,8 @@ struct World {
     refuse_phases: bool,
     /// Where an app had a ready endpoint in the table, and then none.
     outages: u32,
+    /// Public names get their certificates from it.
+    authority: Option<acme::FakeAuthority>,
     next_ticket: u64,
     next_port: u16,
 }
@@ -210,6 +215,7 @@ impl World {
             kept: None,
             refuse_phases: false,
             outages: 0,
+            authority: None,
             next_ticket: 0,
             next_port: 20_000,
         };
@@ -263,6 +269,10 @@ impl World {
             api: None,
             given: [].into(),
             refused: None,
+            acme: self
+                .authority
+                .as_ref()
+                .map(|_| Authority { kept: self.kept_of_authority(&vault).load(), pace: Pace::default() }),
             build_time: crate::config::BUILD_TIME,
             windows: Windows::default(),
             machine: Machine { memory: Bytes(8 << 30), cores: 4 },
@@ -350,7 +360,8 @@ impl World {
         let waits = machine.apps.values().any(|app| app.change.is_some() || !app.stops.is_empty());
         let held = matches!(machine.slots.publish(), bowline_core::instance::Publish::Hold { .. });
         let promoted = machine.apps.values().any(|app| app.promoted.is_some());
-        waits || held || promoted || machine.ending.is_some()
+        let lacks = self.lacks_certificate();
+        waits || held || promoted || lacks || machine.ending.is_some()
     }
 
     fn wait_until(&mut self, daemon: &mut Daemon, at: Mono) {
@@ -431,6 +442,7 @@ impl World {
                 let leaves = hosts.into_iter().map(leaf).collect();
                 self.input(daemon, Input::Certified(leaves));
             }
+            Effect::Acme(effect) => self.asked_of_authority(daemon, effect),
             Effect::Node(desired) => {
                 assert_stored(daemon, &desired);
                 self.obey(&desired);

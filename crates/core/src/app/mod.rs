@@ -3,6 +3,7 @@
 //! `spec` turns text into these types and back; nothing here knows TOML or JSON. Every default that the file may
 //! leave out is filled in, except what only detection can know (`run`, `build`), which stays `None`.
 
+mod names;
 mod policy;
 pub mod procfile;
 mod resource;
@@ -14,6 +15,7 @@ mod value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use names::{LOCAL_NAMES, LOCAL_NETWORKS};
 pub use policy::{
     Access, Auth, BodyLimit, DEFAULT_BODY, HostName, HostNameError, Hsts, Limit, PathPrefix, PathPrefixError,
     PlainHttp, RateBy, Route, RouteTo, Tls, Transfer, Upload,

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
-use crate::app::{App, Origin, Service, VarName};
+use crate::app::{App, HostName, Origin, Service, VarName};
 use crate::id::ServiceName;
 
 /// All that the rules look at.
@@ -16,6 +17,21 @@ pub struct Facts<'a> {
     pub sightings: &'a [Sighting],
     /// Variables of the file whose text is a secret.
     pub settings: &'a [Setting],
+    /// Of public names, where the machine that is to serve them was asked; empty elsewhere.
+    pub names: &'a BTreeMap<HostName, NameSeen>,
+}
+
+/// Where a public name leads, as the machine sees it that is to serve it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameSeen {
+    /// The resolver's words.
+    Unresolved(String),
+    /// Neither list is empty; the machine's own are those that others can reach.
+    Elsewhere { addresses: Vec<IpAddr>, own: Vec<IpAddr> },
+    /// It leads here, and nothing accepts connections on these ports.
+    Closed(Vec<u16>),
+    /// It leads here, as far as can be said: a machine behind a router does not know the address by which others reach it.
+    Here,
 }
 
 /// A variable of `bowline.toml` whose text is a secret.

@@ -7,9 +7,10 @@
 
 mod config;
 mod facts;
+mod names;
 mod source;
 
-pub use facts::{Facts, Masked, SecretKind, Seen, Setting, Sighting, Started, WriteKind, is_below};
+pub use facts::{Facts, Masked, NameSeen, SecretKind, Seen, Setting, Sighting, Started, WriteKind, is_below};
 
 use std::fmt;
 
@@ -17,6 +18,7 @@ use std::fmt;
 pub fn findings(facts: &Facts<'_>) -> Vec<Finding> {
     let mut found = config::findings(facts);
     found.extend(source::findings(facts));
+    found.extend(names::findings(facts));
     found.sort_by(|a, b| (a.severity, &a.at, a.rule, &a.what).cmp(&(b.severity, &b.at, b.rule, &b.what)));
     found.dedup();
     found
@@ -80,6 +82,10 @@ rules! {
     NotCarried = "not-carried", "`up` refuses the file as long as it asks for this";
     /// Plain HTTP on a public host.
     TlsOff = "tls-off", "passwords and cookies cross the network in clear";
+    /// A public name that does not lead to the machine that is to serve it.
+    NameElsewhere = "name-elsewhere", "visitors do not come, and no authority signs a certificate for it";
+    /// Nothing listens where an authority and visitors ask.
+    PortClosed = "port-closed", "an authority asks there before it signs a certificate, and so do visitors";
     /// An administration page that everybody reaches.
     OpenAdmin = "open-admin", "it is the first page that scanners try, and one password is all that guards it";
     /// No health path.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use crate::acme::is_provable;
 use crate::app::{
     AbortRule, App, DatabaseSource, Environment, Origin, Probe, RateBy, RedisSource, Route, Scale, SecretSource,
     Service, Strategy, Tls, Value,
@@ -195,11 +196,15 @@ impl Found {
     }
 
     fn route(&mut self, path: &str, route: &Route, local: bool) {
-        let acme = match route.tls {
-            Tls::Acme => !local,
+        let unproven = match route.tls {
+            Tls::Acme => !local && !route.hosts.iter().all(is_provable),
             Tls::Auto | Tls::Local | Tls::Off => false,
         };
-        self.add(acme, format!("{path}.tls"), "certificates come only from the local CA yet");
+        self.add(
+            unproven,
+            format!("{path}.tls"),
+            "an authority is asked for single names, not for wildcards or addresses",
+        );
         let by = match route.limit.by {
             RateBy::Client => false,
             RateBy::Route => route.limit.rate.is_none(),

@@ -47,7 +47,22 @@ pub struct Table {
     pub proxy_protocol: bool,
     /// `None`: the daemon's API is not reached through the edge.
     pub api: Option<ApiSite>,
+    /// What authorities are answered that ask whether a name leads here, whatever the sites say.
+    pub challenges: BTreeMap<HostName, Challenge>,
 }
+
+/// How a name is proven to an authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Challenge {
+    /// Plain HTTP, `/.well-known/acme-challenge/TOKEN`: this is the answer. Both are of the alphabet of base64url, the answer with a
+    /// dot (RFC 8555, 8.1 and 8.3).
+    Http { token: String, answer: String },
+    /// A handshake that offers `acme-tls/1` alone (RFC 8737).
+    Tls(Certificate),
+}
+
+/// Where an authority asks for [`Challenge::Http`].
+pub const CHALLENGE_PATH: &str = "/.well-known/acme-challenge/";
 
 /// The host on which an edge leads to the daemon's API, whatever the sites say. Over TLS only: requests carry tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Certificate, Cohort, EdgeDesired, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split,
-    Table,
+    Action, ApiSite, Certificate, Challenge, Cohort, EdgeDesired, Files, Flow, Pool, PoolId, Rule, RuleId, Site,
+    SiteTls, Split, Table,
 };
 use bowline_core::secret::Secret;
 use bowline_core::units::{Bytes, Weight};
@@ -46,6 +46,15 @@ pub struct DesiredFrame {
     leaving: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     api: Option<ApiFrame>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    challenges: Vec<ChallengeFrame>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ChallengeFrame {
+    Http { host: String, token: String, answer: String },
+    Tls(CertificateFrame),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -140,11 +149,8 @@ impl From<&EdgeDesired> for DesiredFrame {
     fn from(desired: &EdgeDesired) -> Self {
         let table = &desired.table;
         let positions: BTreeMap<&PoolId, usize> = table.pools.keys().enumerate().map(|(i, id)| (id, i)).collect();
-        let certificates = desired.certificates.iter().map(|(host, certificate)| CertificateFrame {
-            host: host.to_string(),
-            chain: certificate.chain.clone(),
-            key: String::from_utf8_lossy(certificate.key.expose()).into_owned(),
-        });
+        let certificates =
+            desired.certificates.iter().map(|(host, certificate)| CertificateFrame::from(host, certificate));
         Self {
             generation: table.generation.0,
             sites: table.sites.iter().map(|(host, site)| SiteFrame::from(host, site, &positions)).collect(),
@@ -154,6 +160,47 @@ impl From<&EdgeDesired> for DesiredFrame {
             proxy_protocol: table.proxy_protocol,
             leaving: table.leaving.iter().map(ToString::to_string).collect(),
             api: table.api.as_ref().map(|api| ApiFrame { host: api.host.to_string(), socket: api.socket.clone() }),
+            challenges: table
+                .challenges
+                .iter()
+                .map(|(host, challenge)| ChallengeFrame::from(host, challenge))
+                .collect(),
+        }
+    }
+}
+
+impl CertificateFrame {
+    fn from(host: &HostName, certificate: &Certificate) -> Self {
+        Self {
+            host: host.to_string(),
+            chain: certificate.chain.clone(),
+            key: String::from_utf8_lossy(certificate.key.expose()).into_owned(),
+        }
+    }
+
+    fn parse(&self) -> Result<(HostName, Certificate), TableError> {
+        let certificate = Certificate { chain: self.chain.clone(), key: Secret::new(self.key.as_bytes()) };
+        Ok((parse("host", &self.host, HostName::new)?, certificate))
+    }
+}
+
+impl ChallengeFrame {
+    fn from(host: &HostName, challenge: &Challenge) -> Self {
+        match challenge {
+            Challenge::Http { token, answer } => {
+                Self::Http { host: host.to_string(), token: token.clone(), answer: answer.clone() }
+            }
+            Challenge::Tls(certificate) => Self::Tls(CertificateFrame::from(host, certificate)),
+        }
+    }
+
+    fn parse(&self) -> Result<(HostName, Challenge), TableError> {
+        match self {
+            Self::Http { host, token, answer } => {
+                let challenge = Challenge::Http { token: token.clone(), answer: answer.clone() };
+                Ok((parse("host", host, HostName::new)?, challenge))
+            }
+            Self::Tls(frame) => frame.parse().map(|(host, certificate)| (host, Challenge::Tls(certificate))),
         }
     }
 }
@@ -246,11 +293,8 @@ impl DesiredFrame {
             let tls = if site.https { SiteTls::Both } else { SiteTls::Off };
             sites.insert(parse("host", &site.host, HostName::new)?, Site { tls, rules });
         }
-        let mut certificates = BTreeMap::new();
-        for frame in &self.certificates {
-            let certificate = Certificate { chain: frame.chain.clone(), key: Secret::new(frame.key.as_bytes()) };
-            certificates.insert(parse("host", &frame.host, HostName::new)?, certificate);
-        }
+        let certificates = self.certificates.iter().map(CertificateFrame::parse).collect::<Result<_, _>>()?;
+        let challenges = self.challenges.iter().map(ChallengeFrame::parse).collect::<Result<_, _>>()?;
         let generation = Generation(self.generation);
         let trusted_proxies = parse_networks(&self.trusted_proxies)?;
         let leaving = self.leaving.iter().map(|id| parse("instance", id, str::parse)).collect::<Result<_, _>>()?;
@@ -260,8 +304,8 @@ impl DesiredFrame {
             .map(|api| Ok(ApiSite { host: parse("host", &api.host, HostName::new)?, socket: api.socket.clone() }));
         let api = api.transpose()?;
         let pools = pools.into_iter().collect();
-        let table =
-            Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol: self.proxy_protocol, api };
+        let proxy_protocol = self.proxy_protocol;
+        let table = Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api, challenges };
         Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
     }
 }
@@ -401,6 +445,13 @@ mod tests {
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
             proxy_protocol: true,
             api: Some(ApiSite { host: HostName::new("api.example.com").unwrap(), socket: "/run/api.sock".into() }),
+            challenges: BTreeMap::from([
+                (
+                    HostName::new("a.example.com").unwrap(),
+                    Challenge::Http { token: "token".to_owned(), answer: "token.thumb".to_owned() },
+                ),
+                (HostName::new("b.example.com").unwrap(), Challenge::Tls(certificate.clone())),
+            ]),
         };
         EdgeDesired { table: Arc::new(table), certificates: Arc::new(BTreeMap::from([(host, certificate)])) }
     }

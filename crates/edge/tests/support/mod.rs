@@ -11,8 +11,8 @@ use std::time::Duration;
 use bowline_core::app::{BodyLimit, HostName, PathPrefix};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Certificate, Cohort, EdgeDesired, EdgeObservation, EdgeStatus, Files, Flow, Pool, PoolId, Rule,
-    RuleId, Site, SiteTls, Split, Table, Transfer,
+    Action, ApiSite, Certificate, Challenge, Cohort, EdgeDesired, EdgeObservation, EdgeStatus, Files, Flow, Pool,
+    PoolId, Rule, RuleId, Site, SiteTls, Split, Table, Transfer,
 };
 use bowline_core::units::{Bytes, Weight};
 use bowline_edge::link::{self, LinkConfig};
@@ -245,6 +245,12 @@ impl TableBuilder {
     /// The host of the daemon's API, and the socket behind it.
     pub fn api(mut self, host: &str, socket: &std::path::Path) -> Self {
         self.0.api = Some(ApiSite { host: HostName::new(host).unwrap(), socket: socket.to_path_buf() });
+        self
+    }
+
+    /// An authority asks whether this host leads here.
+    pub fn asked(mut self, host: &str, challenge: Challenge) -> Self {
+        self.0.challenges.insert(HostName::new(host).unwrap(), challenge);
         self
     }
 

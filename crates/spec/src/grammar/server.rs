@@ -16,7 +16,7 @@ const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> Tab
 pub(crate) static SERVER: TableSpec = table(
     "server",
     "One server: `/etc/bowline/server.toml`, or `--config`. This version refuses `edge = \"envoy\"`, another number of addresses than one of \
-     HTTP and at most one of HTTPS, `acme`, `backup`, `otlp` and `limits.connections`.",
+     HTTP and at most one of HTTPS, `backup`, `otlp` and `limits.connections`.",
     &[
         key(
             "edge",
@@ -31,7 +31,12 @@ pub(crate) static SERVER: TableSpec = table(
             "Whose `X-Forwarded-*`, `Forwarded` and PROXY headers are believed.",
         ),
         key("listen", Table(&LISTEN), Omitted("its defaults"), "Where the server listens."),
-        key("acme", Table(&ACME), Omitted("its defaults"), "Certificates for public names."),
+        key(
+            "acme",
+            Table(&ACME),
+            Omitted("its defaults where the server listens on port 80 or 443, else none"),
+            "Certificates for public names: those of `tls = \"acme\"`, and of `tls = \"auto\"` the names that anybody can resolve.",
+        ),
         key("api", Table(&API), Omitted("only the Unix socket"), "The API over HTTPS, behind the edge."),
         key("backup", Table(&BACKUP), Omitted("kept in the state folder"), "Where backups go."),
         key("otlp", Table(&OTLP), Omitted("none"), "Where telemetry goes."),
@@ -57,7 +62,7 @@ static LISTEN: TableSpec = table(
 
 static ACME: TableSpec = table(
     "acme",
-    "An ACME certificate authority.",
+    "An ACME certificate authority. An account is made there with the first certificate, which agrees to its terms of service.",
     &[
         key(
             "directory",
@@ -71,6 +76,13 @@ static ACME: TableSpec = table(
             Text(Form::AbsolutePath),
             Omitted("the system's"),
             "PEM file that the directory's own certificate is checked against.",
+        ),
+        key(
+            "challenge",
+            Words(&["http-01", "tls-alpn-01"]),
+            Omitted("one after the other, as far as the server listens, standard ports first"),
+            "How names are proven: asked on port 80 over HTTP, or on port 443 in a TLS handshake. What listens on another port must be \
+             led to from there.",
         ),
     ],
 );

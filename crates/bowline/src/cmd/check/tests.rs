@@ -13,7 +13,7 @@ fn check(files: &[(&str, &str)], env: &str) -> Vec<Finding> {
         std::fs::write(path, text).unwrap();
     }
     let file = read(dir.path(), Some(env), &Ui::new(true)).unwrap();
-    report(&file.app, &survey(dir.path()).unwrap())
+    report(&file.app, &survey(dir.path()).unwrap(), &BTreeMap::new())
 }
 
 fn of(rule: Rule, found: &[Finding]) -> Vec<&Finding> {

@@ -1,0 +1,200 @@
+//! A certificate of an authority, and the daemon killed after every effect on the way to it.
+
+use bowline_core::acme::{Effect as Asked, Failure};
+use bowline_core::app::HostName;
+use bowline_core::route::{Certificate, Challenge};
+use bowline_core::secret::Secret;
+
+use super::*;
+use crate::certs::Leaf;
+use crate::certs::acme::{Keep, Report};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Signs what the edge answers for.
+#[derive(Debug, Default)]
+pub(super) struct FakeAuthority {
+    /// Orders that it was asked for.
+    pub(super) orders: usize,
+    /// It refuses them.
+    pub(super) refuses: bool,
+    /// Of those that are under way.
+    tokens: BTreeMap<HostName, String>,
+    issued: usize,
+}
+
+fn host() -> HostName {
+    HostName::new("shop.example.com").unwrap()
+}
+
+impl World {
+    pub(super) fn kept_of_authority(&self, vault: &Vault) -> Keep {
+        Keep::new(&self.state(), vault.keyring(), "https://ca.test/directory")
+    }
+
+    /// Until somebody sees the certificate.
+    pub(super) fn lacks_certificate(&self) -> bool {
+        let served = self.table.as_ref().map(|table| &table.certificates);
+        let asks = self.authority.as_ref().is_some_and(|authority| !authority.refuses);
+        let routed = self.table.as_ref().is_some_and(|desired| desired.table.sites.contains_key(&host()));
+        asks && routed && served.is_some_and(|served| !served.contains_key(&host()))
+    }
+
+    pub(super) fn asked_of_authority(&mut self, daemon: &mut Daemon, asked: Asked) {
+        let keep = self.kept_of_authority(&daemon.vault);
+        let authority = self.authority.as_mut().expect("nobody asks one that is not there");
+        let report = match asked {
+            Asked::Note(ledger) => return keep.note(&ledger).unwrap(),
+            Asked::Begin { host, ledger, .. } => {
+                keep.note(&ledger).unwrap();
+                authority.orders += 1;
+                let token = format!("token-{}", authority.orders);
+                authority.tokens.insert(host.clone(), token.clone());
+                match authority.refuses {
+                    true => Report::Failed(host, Failure { reason: "no".to_owned(), pause: None }),
+                    false => Report::Challenged(host, Challenge::Http { answer: format!("{token}.thumb"), token }),
+                }
+            }
+            Asked::Answer(host) => {
+                // The authority looks at once.
+                let seen = self.table.as_ref().and_then(|table| table.table.challenges.get(&host));
+                let token = authority.tokens.remove(&host).expect("it was ordered");
+                assert_eq!(
+                    seen,
+                    Some(&Challenge::Http { answer: format!("{token}.thumb"), token }),
+                    "the edge answers"
+                );
+                authority.issued += 1;
+                let chain = format!("chain {}", authority.issued);
+                let certificate = Certificate { chain, key: Secret::new("key") };
+                let leaf = Leaf { certificate, not_before: self.now.wall, not_after: self.now.wall + DAY * 90 };
+                keep.leaf(&host, &leaf).unwrap();
+                Report::Issued(host, leaf)
+            }
+            Asked::Drop(host) => return drop(authority.tokens.remove(&host)),
+            Asked::Forget(host) => return keep.forget(&host),
+        };
+        self.input(daemon, Input::Acme(report));
+    }
+
+    fn chain(&self) -> Option<String> {
+        Some(self.table.as_ref()?.certificates.get(&host())?.chain.clone())
+    }
+
+    fn orders(&self) -> usize {
+        self.authority.as_ref().unwrap().orders
+    }
+}
+
+fn world() -> World {
+    let world = World { authority: Some(FakeAuthority::default()), ..World::new() };
+    let hosts = "[environment.production]\nroute.main.hosts = [\"shop.example.com\"]\n";
+    world.write(
+        "bowline.toml",
+        &format!("app = \"shop\"\n[service.web]\nrun = \"serve\"\n[route.main]\nto = \"web\"\n{hosts}"),
+    );
+    world
+}
+
+fn deploy(world: &mut World, daemon: &mut Daemon) {
+    let order = world.order("production");
+    world.ask(daemon, Request::Apply(order, None, Scope::default()));
+}
+
+/// Time passes, and the daemon looks.
+fn later(world: &mut World, daemon: &mut Daemon, time: Duration) {
+    world.now.mono = world.now.mono + time;
+    world.now.wall = world.now.wall + time;
+    world.input(daemon, Input::Tick);
+    world.run(daemon);
+}
+
+#[test]
+fn a_public_name_gets_a_certificate_once_the_edge_answers_for_it_and_it_is_renewed_in_time() {
+    let mut world = world();
+    let mut daemon = world.start();
+    deploy(&mut world, &mut daemon);
+    world.run(&mut daemon);
+    assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 1"), 1));
+    assert_eq!(world.table.as_ref().unwrap().table.challenges, BTreeMap::new(), "nothing is left of the order");
+    drop(daemon);
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    later(&mut world, &mut daemon, DAY * 55);
+    assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 1"), 1), "it is kept");
+    later(&mut world, &mut daemon, DAY * 6);
+    assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 2"), 2));
+}
+
+#[test]
+fn an_authority_that_refuses_leaves_the_certificate_that_is_there() {
+    let mut world = world();
+    let mut daemon = world.start();
+    deploy(&mut world, &mut daemon);
+    world.run(&mut daemon);
+    world.authority.as_mut().unwrap().refuses = true;
+    for _ in 0..24 {
+        later(&mut world, &mut daemon, DAY * 61 / 24);
+    }
+    let after = world.orders();
+    assert!(after > 1, "it is asked");
+    assert_eq!(world.chain().as_deref(), Some("chain 1"));
+    for _ in 0..240 {
+        later(&mut world, &mut daemon, Duration::from_secs(360));
+    }
+    assert!(world.orders() - after <= 6, "a day of refusals: {} more orders", world.orders() - after);
+    later(&mut world, &mut daemon, DAY * 40);
+    assert_eq!(world.chain().as_deref(), Some("chain 1"), "out of date, and still better than none");
+    world.authority.as_mut().unwrap().refuses = false;
+    later(&mut world, &mut daemon, DAY);
+    assert_eq!(world.chain().as_deref(), Some("chain 2"));
+}
+
+#[test]
+fn a_daemon_that_dies_after_any_effect_ends_with_a_certificate_and_asks_no_more_than_one_that_lives() {
+    const MANY: usize = 400;
+    for effects in 0..MANY {
+        let mut world = world();
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        daemon.effects_left = Some(effects);
+        deploy(&mut world, &mut daemon);
+        let crashed = world.run(&mut daemon) == End::Crashed;
+        drop(daemon);
+        let (before, at) = (world.orders(), world.now.wall);
+        world.authority.as_mut().unwrap().tokens.clear();
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        if world.status(&mut daemon).apps.is_empty() || world.running().is_empty() {
+            deploy(&mut world, &mut daemon);
+            world.run(&mut daemon);
+        }
+        assert!(world.chain().is_some(), "after {effects} effects");
+        assert!(world.orders() <= 2, "after {effects} effects: {} orders", world.orders());
+        if before == 1 && world.orders() == 2 {
+            assert!(world.now.wall.since(at) >= Duration::from_secs(59), "the second waits its turn, after {effects}");
+        }
+        if !crashed {
+            return assert!(effects > 10, "only {effects} effects");
+        }
+    }
+    panic!("more than {MANY} effects");
+}
+
+#[test]
+fn without_an_authority_the_local_ca_signs_and_what_must_be_proven_is_refused() {
+    let mut world = World { authority: None, ..world() };
+    let mut daemon = world.start();
+    deploy(&mut world, &mut daemon);
+    world.run(&mut daemon);
+    assert!(world.chain().is_some_and(|chain| chain.contains("BEGIN CERTIFICATE")));
+    let hosts = "[environment.production]\nroute.main.hosts = [\"shop.example.com\"]\nroute.main.tls = \"acme\"\n";
+    let app = "app = \"shop\"\n[service.web]\nrun = \"serve\"\n[route.main]\nto = \"web\"\n";
+    world.write("bowline.toml", &format!("{app}{hosts}"));
+    let order = world.order("production");
+    let ticket = world.ask(&mut daemon, Request::Apply(order, None, Scope::default()));
+    world.run(&mut daemon);
+    let refusal = world.refusal(ticket);
+    assert_eq!(refusal.message, "shop.example.com of production/shop has no certificate to be had");
+    assert_eq!(daemon.machine.apps.len(), 1);
+}

@@ -1,0 +1,107 @@
+//! What was ordered, so that a daemon which starts again and again orders no more than one that runs.
+
+use std::time::Duration;
+
+use super::{ByName, of_name};
+use crate::app::HostName;
+use crate::time::Timestamp;
+
+/// How much an authority is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// After the first failure of a name, the second …, the last for all further ones. Four orders fit into an hour: authorities
+    /// refuse a name for an hour after five failures in one.
+    pub waits: [Duration; 6],
+    /// Orders of the account within [`Pace::WINDOW`].
+    pub orders: usize,
+    /// Orders under way.
+    pub at_once: usize,
+    /// How long one may take.
+    pub limit: Duration,
+}
+
+impl Pace {
+    /// In which Let's Encrypt takes 300 orders of an account.
+    pub const WINDOW: Duration = Duration::from_secs(3 * 3600);
+
+    /// The longest that an authority's word keeps anybody from asking again.
+    pub const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 86_400);
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        Self {
+            waits: [minutes(1), minutes(5), minutes(15), minutes(60), minutes(180), minutes(360)],
+            orders: 250,
+            at_once: 3,
+            limit: minutes(10),
+        }
+    }
+}
+
+/// The account's orders, and what became of those that gave no certificate. To be durable before an order goes out.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ledger {
+    /// Of the last [`Pace::WINDOW`], oldest first.
+    pub orders: Vec<Timestamp>,
+    /// The authority wants no order at all before.
+    pub paused: Timestamp,
+    /// Names whose last order has not given a certificate, or has not yet.
+    pub names: ByName<Tries>,
+}
+
+/// Orders of one name in a row that gave no certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tries {
+    pub count: u32,
+    /// When the last one began.
+    pub last: Timestamp,
+    /// No other before.
+    pub next: Timestamp,
+    /// Why the last one that ended failed. `None`: none has, or the daemon ended first.
+    pub reason: Option<String>,
+}
+
+impl Ledger {
+    /// When an order of this name may begin, as far as is known now.
+    pub(super) fn earliest(&self, host: &HostName, pace: &Pace, now: Timestamp) -> Timestamp {
+        let tries = self.names.get(host);
+        // What was written far in the future was written by a clock that was wrong.
+        let next = tries.filter(|tries| tries.last.since(now) < Pace::WINDOW).map_or(Timestamp(0), |tries| tries.next);
+        let paused = if self.paused.since(now) <= Pace::LONGEST_PAUSE { self.paused } else { Timestamp(0) };
+        let recent: Vec<Timestamp> = self.recent(now).collect();
+        let full = recent.len().checked_sub(pace.orders).map_or(Timestamp(0), |first| recent[first] + Pace::WINDOW);
+        next.max(paused).max(full)
+    }
+
+    fn recent(&self, now: Timestamp) -> impl Iterator<Item = Timestamp> {
+        self.orders.iter().copied().filter(move |at| *at <= now && now.since(*at) < Pace::WINDOW)
+    }
+
+    /// An order counts as failed until it has given a certificate: who dies in between has asked all the same.
+    pub(super) fn begin(&mut self, host: &HostName, pace: &Pace, now: Timestamp, random: u64) {
+        self.orders = self.recent(now).chain([now]).collect();
+        let tries = self.names.entry(host.clone()).or_default();
+        tries.count = tries.count.saturating_add(1);
+        let last = pace.waits.len() - 1;
+        let wait = pace.waits[usize::try_from(tries.count - 1).unwrap_or(last).min(last)];
+        // Longer by up to a quarter, so that names which fail together are not tried together.
+        let jitter = wait / 4 * u32::try_from(of_name(host, random) % 1024).unwrap_or(0) / 1024;
+        (tries.last, tries.next) = (now, now + wait + jitter);
+    }
+
+    pub(super) fn failed(&mut self, host: &HostName, reason: String) {
+        self.names.entry(host.clone()).or_default().reason = Some(reason);
+    }
+
+    /// The authority has said when to come back.
+    pub(super) fn pause(&mut self, host: &HostName, until: Timestamp) {
+        let tries = self.names.entry(host.clone()).or_default();
+        tries.next = tries.next.max(until);
+    }
+
+    pub(super) fn succeeded(&mut self, host: &HostName) {
+        self.names.remove(host);
+    }
+}

@@ -1,0 +1,412 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::app::{Access, Limit, PathPrefix, Route, RouteTo, sample};
+use crate::id::{AppName, EnvName, RouteName, ServiceName};
+use crate::route::Challenge;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const MINUTE: Duration = Duration::from_secs(60);
+const START: Timestamp = Timestamp(1_800_000_000_000);
+
+fn host(name: &str) -> HostName {
+    HostName::new(name).unwrap()
+}
+
+fn challenge() -> Challenge {
+    Challenge::Http { token: "t".to_owned(), answer: "t.k".to_owned() }
+}
+
+/// Names, certificates and an edge that answers at once.
+#[derive(Debug, Clone)]
+struct Scene {
+    orders: Orders,
+    wanted: BTreeSet<HostName>,
+    held: BTreeMap<HostName, Validity>,
+    answered: BTreeSet<HostName>,
+    now: Timestamp,
+}
+
+impl Scene {
+    fn new(names: &[&str]) -> Self {
+        Self {
+            orders: Orders::new(Ledger::default(), Pace::default(), 7),
+            wanted: names.iter().map(|name| host(name)).collect(),
+            held: BTreeMap::new(),
+            answered: BTreeSet::new(),
+            now: START,
+        }
+    }
+
+    fn look(&mut self) -> Vec<Effect> {
+        let world = World { wanted: &self.wanted, held: &self.held, answered: &self.answered };
+        self.orders.handle(world, self.now, 0)
+    }
+
+    /// The names whose orders begin.
+    fn begun(&mut self) -> Vec<String> {
+        let begun = self.look().into_iter().filter_map(|effect| match effect {
+            Effect::Begin { host, .. } => Some(host.to_string()),
+            Effect::Note(_) | Effect::Answer(_) | Effect::Drop(_) | Effect::Forget(_) => None,
+        });
+        begun.collect()
+    }
+
+    fn issue(&mut self, name: &str, life: Duration) {
+        let validity = Validity { not_before: self.now, not_after: self.now + life };
+        self.orders.issued(&host(name), validity, self.now).unwrap();
+        self.held.insert(host(name), validity);
+    }
+
+    fn refuse(&mut self, name: &str, pause: Option<Pause>) {
+        self.orders.failed(&host(name), Failure { reason: "no".to_owned(), pause }, self.now);
+    }
+}
+
+/// The first wait after a failure, with its jitter.
+fn is_about_a_minute(until: Option<Timestamp>, since: Timestamp) -> bool {
+    until.is_some_and(|until| (MINUTE..=MINUTE * 5 / 4).contains(&until.since(since)))
+}
+
+#[test]
+fn the_authority_looks_only_after_the_edge_answers() {
+    let mut scene = Scene::new(&["a.com"]);
+    let effects = scene.look();
+    let [Effect::Begin { host: begun, attempt: 0, ledger }] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!((begun, ledger.orders.as_slice(), ledger.names[begun].count), (&host("a.com"), &[START][..], 1));
+    assert_eq!(scene.look(), [], "once");
+    scene.answered.insert(host("a.com"));
+    assert_eq!(scene.look(), [], "nothing was asked for yet");
+    scene.answered.clear();
+    scene.orders.challenged(&host("a.com"), challenge());
+    assert_eq!(scene.orders.challenges(), BTreeMap::from([(host("a.com"), challenge())]));
+    assert_eq!(scene.look(), []);
+    scene.answered.insert(host("a.com"));
+    assert_eq!(scene.look(), [Effect::Answer(host("a.com"))]);
+    assert_eq!(scene.look(), []);
+    scene.issue("a.com", DAY * 90);
+    assert_eq!(scene.orders.challenges(), BTreeMap::new());
+    let noted = Ledger { orders: vec![START], ..Ledger::default() };
+    assert_eq!(scene.look(), [Effect::Note(noted)], "a success is forgotten but for the account's count");
+}
+
+#[test]
+fn a_certificate_is_renewed_when_two_thirds_of_its_life_are_over() {
+    let mut scene = Scene::new(&["a.com"]);
+    scene.look();
+    scene.issue("a.com", DAY * 90);
+    scene.look();
+    let at = scene.orders.next_deadline().unwrap();
+    let after = at.since(START);
+    assert!((DAY * 57..=DAY * 60).contains(&after), "{after:?}");
+    scene.now = Timestamp(at.0 - 1);
+    assert_eq!(scene.begun(), Vec::<String>::new());
+    scene.now = at;
+    assert_eq!(scene.begun(), ["a.com"]);
+    scene.refuse("a.com", None);
+    let report = scene.orders.report(&host("a.com"), scene.held.get(&host("a.com")).copied(), scene.now);
+    assert_eq!((report.failure.as_deref(), report.tries, report.stage), (Some("no"), 1, None));
+    assert!(is_about_a_minute(report.next, at));
+}
+
+#[test]
+fn failures_are_waited_with_longer_and_longer_and_a_restart_forgets_none() {
+    let mut scene = Scene::new(&["a.com"]);
+    let mut waits = Vec::new();
+    for restart in [false, true].into_iter().cycle().take(8) {
+        let begun = scene.now;
+        let effects = scene.look();
+        let [Effect::Begin { ledger, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+        match restart {
+            // The daemon dies before it knows how the order ends.
+            true => scene.orders = Orders::new(ledger.clone(), Pace::default(), 9),
+            false => scene.refuse("a.com", None),
+        }
+        scene.look();
+        scene.now = scene.orders.next_deadline().unwrap();
+        waits.push(scene.now.since(begun).as_secs() / 60);
+    }
+    for (wait, least) in waits.iter().zip([1, 5, 15, 60, 180, 360, 360, 360]) {
+        assert!((least..=least * 5 / 4).contains(wait), "{waits:?}");
+    }
+}
+
+#[test]
+fn three_are_ordered_at_once_those_without_a_certificate_first() {
+    let mut scene = Scene::new(&["a.com", "b.com", "c.com", "d.com", "e.com"]);
+    let held = |days| Validity { not_before: START, not_after: START + DAY * days };
+    scene.held = BTreeMap::from([(host("a.com"), held(3)), (host("b.com"), held(2))]);
+    scene.now = START + DAY * 2;
+    assert_eq!(scene.begun(), ["c.com", "d.com", "e.com"]);
+    assert_eq!(scene.begun(), Vec::<String>::new());
+    scene.refuse("c.com", None);
+    assert_eq!(scene.begun(), ["b.com"], "what ends first");
+    scene.issue("d.com", DAY);
+    assert_eq!(scene.begun(), ["a.com"]);
+    let taken = scene.orders.ledger.orders.len();
+    assert_eq!(taken, 5);
+}
+
+#[test]
+fn an_authority_is_asked_again_when_it_says_so() {
+    let mut scene = Scene::new(&["a.com", "b.com"]);
+    assert_eq!(scene.begun(), ["a.com", "b.com"]);
+    scene.refuse("a.com", Some(Pause::Name(START + DAY)));
+    scene.issue("b.com", MINUTE * 30);
+    scene.now = START + (DAY - MINUTE);
+    assert_eq!(scene.begun(), ["b.com"], "another name is free");
+    scene.refuse("b.com", Some(Pause::All(START + DAY * 2)));
+    scene.now = START + (DAY * 2 - MINUTE);
+    assert_eq!(scene.begun(), Vec::<String>::new());
+    scene.now = START + DAY * 2;
+    assert_eq!(scene.begun(), ["a.com", "b.com"]);
+    scene.refuse("a.com", Some(Pause::All(START + DAY * 3650)));
+    scene.now = START + DAY * 9;
+    assert!(scene.begun().contains(&"a.com".to_owned()), "nobody is believed for ever");
+}
+
+#[test]
+fn an_order_has_an_end_and_goes_with_its_name() {
+    let mut scene = Scene::new(&["a.com", "b.com"]);
+    scene.look();
+    scene.wanted.remove(&host("b.com"));
+    assert_eq!(scene.look(), [Effect::Drop(host("b.com"))]);
+    let limit = scene.orders.next_deadline().unwrap();
+    assert_eq!(limit, START + MINUTE * 10);
+    scene.now = limit;
+    let effects = scene.look();
+    assert_eq!(effects[0], Effect::Drop(host("a.com")));
+    let [_, Effect::Begin { attempt: 1, ledger, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    let reason = ledger.names[&host("a.com")].reason.as_deref();
+    assert_eq!(reason, Some("it was not over within 10m: the authority takes the order"));
+    assert!(ledger.names.contains_key(&host("b.com")), "it may come back in a minute");
+    scene.now = START + Pace::WINDOW;
+    scene.look();
+    assert!(!scene.orders.ledger.names.contains_key(&host("b.com")), "nobody asks for it any more");
+}
+
+#[test]
+fn what_is_out_of_date_when_it_comes_is_a_failure() {
+    let mut scene = Scene::new(&["a.com"]);
+    scene.look();
+    let past = Validity { not_before: Timestamp(0), not_after: START };
+    let reason = scene.orders.issued(&host("a.com"), past, START).unwrap_err();
+    assert!(reason.contains("clock"), "{reason}");
+    assert_eq!(scene.begun(), Vec::<String>::new());
+    assert!(is_about_a_minute(scene.orders.next_deadline(), START));
+}
+
+#[test]
+fn a_certificate_that_nobody_wants_is_kept_to_its_end() {
+    let mut scene = Scene::new(&["a.com"]);
+    scene.look();
+    scene.issue("a.com", DAY * 90);
+    scene.wanted.clear();
+    scene.now = START + DAY * 89;
+    assert!(!scene.look().contains(&Effect::Forget(host("a.com"))));
+    scene.wanted.insert(host("a.com"));
+    let mut back = scene.clone();
+    back.now = START + DAY * 10;
+    assert_eq!(back.begun(), Vec::<String>::new(), "an app that was stopped for a while costs no order");
+    scene.wanted.clear();
+    scene.now = START + DAY * 90 + Duration::from_millis(1);
+    assert_eq!(scene.look(), [Effect::Forget(host("a.com"))]);
+}
+
+#[test]
+fn only_single_names_of_servers_want_an_authority() {
+    let key = |env: &str| AppKey { env: EnvName::new(env).unwrap(), app: AppName::new("shop").unwrap() };
+    let route = |host_name: &str, tls| Route {
+        hosts: vec![host(host_name)],
+        path: PathPrefix::root(),
+        strip: false,
+        to: RouteTo::Service(ServiceName::new("web").unwrap()),
+        tls,
+        access: Access::default(),
+        limit: Limit::default(),
+        upload: None,
+    };
+    let mut app = sample::app("shop", &["web"]);
+    let routes = [
+        ("auto", route("a.example.com", Tls::Auto)),
+        ("wild", route("*.example.com", Tls::Auto)),
+        ("intern", route("shop.internal", Tls::Auto)),
+        ("asked", route("db.internal", Tls::Acme)),
+        ("own", route("b.example.com", Tls::Local)),
+        ("off", route("c.example.com", Tls::Off)),
+    ];
+    app.routes = routes.into_iter().map(|(name, route)| (RouteName::new(name).unwrap(), route)).collect();
+    let (production, local) = (key("production"), key("local"));
+    assert_eq!(names([(&production, &app)]), [host("a.example.com"), host("db.internal")].into());
+    assert_eq!(names([(&local, &app)]), [].into());
+}
+
+#[test]
+fn standard_ports_come_first() {
+    let check = |http: Option<u16>, https: Option<u16>, only, expected: &[Method]| {
+        let address = |port: u16| SocketAddr::from(([0, 0, 0, 0], port));
+        assert_eq!(methods(http.map(address), https.map(address), only), expected, "{http:?} {https:?}");
+    };
+    use Method::{Http01, TlsAlpn01};
+    check(Some(80), Some(443), None, &[Http01, TlsAlpn01]);
+    check(Some(8080), Some(443), None, &[TlsAlpn01, Http01]);
+    check(Some(8080), Some(8443), None, &[Http01, TlsAlpn01]);
+    check(Some(80), None, None, &[Http01]);
+    check(Some(80), Some(443), Some(TlsAlpn01), &[TlsAlpn01]);
+    check(Some(80), None, Some(TlsAlpn01), &[]);
+}
+
+/// What happens next in a run of chance.
+#[derive(Debug, Clone)]
+enum Step {
+    /// So many minutes pass.
+    Pass(u64),
+    /// The order of the so-manieth name under way goes on, or fails, maybe with a word of when to come back.
+    Go(usize),
+    Fail(usize, Option<u64>),
+    /// The daemon dies; the next one has what was noted.
+    Die,
+    /// A name is wanted, or not any more.
+    Want(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let one = prop_oneof![
+        4 => (1..90u64).prop_map(Step::Pass),
+        4 => any::<prop::sample::Index>().prop_map(|i| Step::Go(i.index(8))),
+        4 => (0..8usize, prop::option::of(1..300u64)).prop_map(|(i, pause)| Step::Fail(i, pause)),
+        2 => Just(Step::Die),
+        1 => (0..8usize).prop_map(Step::Want),
+    ];
+    prop::collection::vec(one, 1..160)
+}
+
+/// The rim's part: what is noted is durable; orders of a daemon that dies die with it.
+struct Run {
+    scene: Scene,
+    noted: Ledger,
+    /// Those under way, and whether the authority looks.
+    under_way: BTreeMap<HostName, bool>,
+    begun: Vec<(HostName, Timestamp)>,
+    succeeded: BTreeSet<(HostName, Timestamp)>,
+}
+
+impl Run {
+    fn look(&mut self) {
+        for effect in self.scene.look() {
+            match effect {
+                Effect::Note(ledger) => self.noted = ledger,
+                Effect::Begin { host, ledger, .. } => {
+                    assert!(self.scene.wanted.contains(&host), "{host} is wanted by nobody");
+                    self.noted = ledger;
+                    self.begun.push((host.clone(), self.scene.now));
+                    assert_eq!(self.under_way.insert(host, false), None, "one order at a time of a name");
+                }
+                Effect::Answer(host) => {
+                    assert!(self.scene.answered.contains(&host), "the edge does not answer");
+                    assert_eq!(self.under_way.insert(host, true), Some(false), "it is told once");
+                }
+                Effect::Drop(host) => drop(self.under_way.remove(&host)),
+                Effect::Forget(host) => drop(self.scene.held.remove(&host)),
+            }
+        }
+        assert!(self.under_way.len() <= Pace::default().at_once, "too many at once");
+        self.scene.answered = self.scene.orders.challenges().into_keys().collect();
+    }
+
+    fn step(&mut self, step: &Step) {
+        let nth = |run: &Self, n: usize| run.under_way.keys().nth(n % run.under_way.len().max(1)).cloned();
+        match step {
+            Step::Pass(minutes) => self.scene.now = self.scene.now + MINUTE * u32::try_from(*minutes).unwrap(),
+            Step::Go(n) => {
+                let Some(host) = nth(self, *n) else { return };
+                match self.under_way[&host] {
+                    false => self.scene.orders.challenged(&host, challenge()),
+                    true => {
+                        self.under_way.remove(&host);
+                        let begun = self.begun.iter().rev().find(|(name, _)| *name == host).unwrap().1;
+                        self.succeeded.insert((host.clone(), begun));
+                        self.scene.issue(host.as_str(), DAY);
+                    }
+                }
+            }
+            Step::Fail(n, pause) => {
+                let Some(host) = nth(self, *n) else { return };
+                self.under_way.remove(&host);
+                let until = pause.map(|minutes| self.scene.now + MINUTE * u32::try_from(minutes).unwrap());
+                self.scene.refuse(host.as_str(), until.map(Pause::Name));
+            }
+            Step::Die => {
+                self.scene.orders = Orders::new(self.noted.clone(), Pace::default(), 3);
+                self.under_way.clear();
+            }
+            Step::Want(n) => {
+                let name = host(&format!("n{n}.example.com"));
+                if !self.scene.wanted.remove(&name) {
+                    self.scene.wanted.insert(name);
+                }
+            }
+        }
+    }
+
+    /// Orders of one name in an hour that gave no certificate, and all orders in three.
+    fn check(&self) {
+        for (at, (host, when)) in self.begun.iter().enumerate() {
+            let before = || self.begun[..=at].iter();
+            let of_host = before().filter(|(name, then)| name == host && when.since(*then) < Duration::from_secs(3600));
+            let failed = of_host.filter(|order| !self.succeeded.contains(*order)).count();
+            assert!(failed <= 4, "{host}: {failed} failures within an hour");
+            let all = before().filter(|(_, then)| when.since(*then) < Pace::WINDOW).count();
+            assert!(all <= Pace::default().orders, "{all} orders within three hours");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    #[test]
+    fn no_run_of_chance_asks_too_much_and_every_name_gets_its_certificate_in_the_end(steps in steps()) {
+        let scene = Scene::new(&["n0.example.com", "n1.example.com", "n2.example.com", "n3.example.com"]);
+        let mut run = Run {
+            scene, noted: Ledger::default(), under_way: BTreeMap::new(), begun: Vec::new(), succeeded: BTreeSet::new(),
+        };
+        for step in &steps {
+            run.look();
+            run.step(step);
+        }
+        run.look();
+        run.check();
+        // From now on all goes well: a certificate comes within the longest wait of each name.
+        for _ in 0..400 {
+            run.step(&Step::Go(0));
+            run.look();
+            run.step(&Step::Pass(2));
+            run.look();
+        }
+        let missing: Vec<_> = run.scene.wanted.iter().filter(|host| !run.scene.held.contains_key(*host)).collect();
+        prop_assert!(missing.is_empty(), "{missing:?}");
+        run.check();
+    }
+}
+
+#[test]
+fn the_account_has_a_limit_of_its_own() {
+    let names: Vec<String> = (0..300).map(|n| format!("n{n}.example.com")).collect();
+    let mut scene = Scene::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut count = 0;
+    loop {
+        let begun = scene.begun();
+        if begun.is_empty() {
+            break;
+        }
+        count += begun.len();
+        begun.iter().for_each(|name| scene.issue(name, DAY * 90));
+    }
+    assert_eq!(count, 250);
+    assert_eq!(scene.orders.next_deadline(), Some(START + Pace::WINDOW));
+    scene.now = START + Pace::WINDOW;
+    assert_eq!(scene.begun().len(), 3);
+}
