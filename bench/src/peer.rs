@@ -14,7 +14,7 @@ use bowline_core::id::{
     AppKey, AppName, EnvName, Generation, Incarnation, InstanceId, ReleaseNumber, RouteName, ServiceName, Slot, SlotId,
 };
 use bowline_core::route::{
-    Action, Cohort, EdgeDesired, Flow, Policies, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table,
+    Action, Cohort, EdgeDesired, Flow, Policies, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table, Transfer,
 };
 use bowline_core::units::Weight;
 use bowline_edge::link;
@@ -195,6 +195,7 @@ fn desired(upstream: SocketAddr) -> EdgeDesired {
         body: BodyLimit(DEFAULT_BODY),
         timeout: Duration::from_secs(60),
         idle: Duration::from_secs(60),
+        transfer: Transfer::default(),
     };
     let site = Site { tls: SiteTls::Both, rules: vec![rule] };
     let table = Table {
@@ -203,6 +204,7 @@ fn desired(upstream: SocketAddr) -> EdgeDesired {
         sites: BTreeMap::from([(HostName::new(HOST).expect("a host"), site)]),
         pools: BTreeMap::from([(pool, Pool { endpoints: BTreeMap::from([(endpoint, upstream)]) })]),
         trusted_proxies: Vec::new(),
+        proxy_protocol: false,
         leaving: BTreeSet::new(),
         challenges: BTreeMap::new(),
     };

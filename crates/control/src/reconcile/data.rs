@@ -81,7 +81,7 @@ impl Loop {
     pub(crate) fn unfinished_data(&mut self) -> (Vec<Ticket>, Vec<Ticket>) {
         let work = std::mem::take(&mut self.data).into_iter().map(|(ticket, work)| {
             let again = match work {
-                DataWork::List(_) | DataWork::Lend { .. } | DataWork::Return { .. } => true,
+                DataWork::List(_) | DataWork::Lend { .. } | DataWork::Return { .. } | DataWork::MayFill => true,
                 DataWork::Fill { .. } | DataWork::Remove { .. } => false,
             };
             (ticket, again)

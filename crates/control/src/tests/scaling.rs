@@ -491,7 +491,7 @@ const API: &str = "[service.api]\nrun = \"serve\"\nscale = { min = 0, max = 3, i
 /// `web`, one of it, and `api`, which rests.
 fn beside_one_that_rests(web_scale: &str) -> (World, Daemon, (AppKey, ServiceName)) {
     let (mut world, api) = (World::new(), (shop(), ServiceName::new("api").unwrap()));
-    world.edge.demand.insert(api.clone(), Demand { busy: Duration::ZERO, waiting: 0 });
+    world.edge.demand.insert(api.clone(), Demand::default());
     let mut daemon = world.start();
     let route = "[route.api]\npath = \"/api\"\nto = \"api\"\n";
     world.write("bowline.toml", &format!("{}{API}{route}", toml(web_scale, "")));
@@ -622,7 +622,7 @@ fn a_number_that_is_being_stored_outlives_a_promotion_and_an_abort() {
     for promotes in [true, false] {
         let mut world = World::new();
         let of = (AppKey { env: EnvName::new("production").unwrap(), ..shop() }, web().1);
-        world.edge.demand.insert(of.clone(), Demand { busy: Duration::ZERO, waiting: 0 });
+        world.edge.demand.insert(of.clone(), Demand::default());
         let mut daemon = world.start();
         let host = "to = \"web\"\nhosts = [\"shop.localhost\"]\ntls = \"local\"\n[rollout]\nwatch = \"10m\"\n";
         world.write("bowline.toml", &toml(RESTS, "").replace("to = \"web\"\n", host));
