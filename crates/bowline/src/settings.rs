@@ -199,13 +199,14 @@ mod tests {
     fn every_key_that_is_carried_is_carried() {
         let text = "trusted_proxies = [\"10.0.0.0/8\"]\napi = { host = \"bowline.example.com\" }\n\
             [listen]\nhttp = [\"0.0.0.0:81\"]\nhttps = [\"127.0.0.1:444\"]\nadmin = \"127.0.0.1:71\"\n\
-            [limits]\nbuild_time = \"5m\"\nlog_size = \"2MiB\"\nlog_files = 2\n";
+            proxy_protocol = true\n[limits]\nbuild_time = \"5m\"\nlog_size = \"2MiB\"\nlog_files = 2\n";
         let got = settings(text, &[]).unwrap();
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         assert_eq!((got.http, got.https), (address("0.0.0.0:81"), Some(address("127.0.0.1:444"))));
         assert_eq!((got.admin, got.build_time), (address("127.0.0.1:71"), Duration::from_secs(300)));
         assert_eq!((got.log_bytes, got.log_files), (2 << 20, 3), "beside the one that is written to");
         assert_eq!(got.trusted_proxies, ["10.0.0.0/8".parse().unwrap()]);
+        assert!(got.proxy_protocol);
         let api = Api { host: HostName::new("bowline.example.com").unwrap(), certificate: None, files: None };
         assert_eq!(got.api, Some(api));
         let flags = ["--http", "127.0.0.1:82", "--trusted-proxy", "192.0.2.1"];

@@ -268,6 +268,22 @@ fn references_must_lead_somewhere() {
 }
 
 #[test]
+fn https_is_not_asked_for_where_there_is_none() {
+    check(
+        "[route.main]\nto = \"web\"\ntls = \"off\"\nhttp = \"redirect\"\nhsts = { age = \"1h\" }\n",
+        &[
+            "4:1 `tls` and `http` cannot stand together: there is no HTTPS",
+            "5:1 `tls` and `hsts` cannot stand together: there is no HTTPS",
+        ],
+    );
+    check(
+        "[route.main]\nto = \"web\"\nhsts = { age = \"1d\", subdomains = true, preload = true }\n",
+        &["3:51 the lists of browsers take no host with less than a year and all its subdomains"],
+    );
+    check("[route.main]\nto = \"web\"\nhsts = {}\n", &["3:1 `route.main.hsts` needs `age`"]);
+}
+
+#[test]
 fn two_routes_cannot_claim_one_host_and_path() {
     check(
         "[route.a]\nhosts = [\"x.com\"]\nto = \"web\"\n[route.b]\nhosts = [\"y.com\", \"X.com\"]\nto = \"web\"\n",

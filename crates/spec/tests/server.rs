@@ -49,6 +49,10 @@ fn errors_have_their_places() {
             "9:6 backup.to: this is not a bucket",
         ]
     );
+    assert_eq!(
+        errors("[listen]\nproxy_protocol = true\n"),
+        ["2:18 no proxy is trusted that could send a PROXY header"]
+    );
     assert_eq!(errors("listen = { http = [], https = [] }\n"), ["1:1 a server listens on HTTP or HTTPS"]);
     assert_eq!(
         errors("listen = { http = [\"[::]:443\"] , https = [\"[::]:443\"] }\n"),

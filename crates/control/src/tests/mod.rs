@@ -5,6 +5,7 @@ mod back;
 mod collect;
 mod crash;
 mod hosts;
+mod left_out;
 mod live;
 mod plans;
 mod rolled;

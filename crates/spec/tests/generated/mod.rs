@@ -282,7 +282,7 @@ fn route(services: Vec<ServiceName>) -> impl Strategy<Value = Route> {
     let limit = prop_oneof![Just(Limit::default()), limit];
     let extensions = subsequence(vec!["txt", "pdf", "png"], 1..=3);
     let upload = extensions.prop_map(|all| Upload { extensions: all.iter().map(|e| (*e).to_owned()).collect() });
-    let tls = select(vec![Tls::Auto, Tls::Acme, Tls::Local, Tls::Off]);
+    let tls = select(vec![Tls::Auto, Tls::Local, Tls::Off]);
     let what = (to, "(/[a-z]{1,3}){0,2}", any::<bool>(), (tls, transfer()));
     (what, (allow, option::of(auth)), limit, option::of(upload)).prop_map(|(what, (allow, auth), limit, upload)| {
         let (to, path, strip, (tls, transfer)) = what;
