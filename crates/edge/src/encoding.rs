@@ -63,7 +63,7 @@ impl Coding {
     }
 
     /// The fields that it sets.
-    pub(crate) fn fields<'f>(&'f self) -> impl Iterator<Item = (&'f str, &'f str)> {
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
         let all = [
             self.encoded.then_some(("content-encoding", "gzip")),
             self.vary.as_deref().map(|vary| ("vary", vary)),

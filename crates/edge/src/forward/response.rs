@@ -1,0 +1,111 @@
+//! The instance's answer on its way to the client: its head as it is written here, its body as it comes or compressed.
+
+use super::{Relay, Step};
+use crate::answer::Reason;
+use crate::client::Client;
+use crate::encoding::Coding;
+use crate::h1::{BadUpstream, BodyDecoder, ResponseHead, ResponseLine, write};
+use crate::request::HSTS;
+use crate::route::API_RESTING;
+use crate::sticky;
+
+impl<C: Client> Relay<'_, '_, C> {
+    pub(super) fn begin_response(&mut self, head: &ResponseHead) -> Result<Step, Reason> {
+        let buffered = self.input.len() - self.start;
+        let request = &mut *self.request;
+        request.exchange.response_head(head, buffered)?;
+        request.journal.answered();
+        let mut line = head.line(self.client.version(), request.keep_alive());
+        let answered = self.route.backend(request.journal.backend);
+        let release = answered.map_or("", |backend| &backend.release);
+        let is_tls = self.client.peer().tls.is_some();
+        let cookie = answered.zip(self.route.backends());
+        // What keeps a browser with the release that has answered it.
+        let cookie = cookie.and_then(|(answered, all)| sticky::set_cookie(all, answered, request.place, is_tls));
+        let mut coding = match self.route.compress {
+            true => Coding::of(request.head, head.status(), head.content_length(), head.fields()),
+            false => None,
+        };
+        self.gzip = coding.as_mut().and_then(|coding| coding.begin(request.worker, &mut line));
+        let encoded = coding.as_ref().is_some_and(|coding| coding.encoded);
+        let more = [cookie.as_deref().map(|cookie| ("set-cookie", cookie)), request.hsts().map(|hsts| (HSTS, hsts))];
+        let more = more.into_iter().flatten().chain(coding.iter().flat_map(Coding::fields));
+        let mut extra = [("", ""); 7];
+        extra[0] = ("x-bowline-release", release);
+        extra[1] = ("x-request-id", request.trace.request_id());
+        let mut count = 2;
+        for (place, field) in extra[2..].iter_mut().zip(more) {
+            *place = field;
+            count += 1;
+        }
+        let extra = &extra[..count];
+        self.client.respond(line.body, &mut |out| {
+            request.worker.access.clock.with_date(|date| {
+                let fields = head.fields().filter(|field| Coding::passes(encoded, field.name));
+                write::response(out, &ResponseLine { date: Some(date), ..line }, fields, extra);
+            });
+        })?;
+        request.journal.status = head.status();
+        if let Some(stream) = &mut self.stream
+            && stream.answered(head.status())
+        {
+            self.reading = API_RESTING;
+        }
+        let decoder = BodyDecoder::new(head.body());
+        let complete = decoder.is_complete();
+        self.response = Some(decoder);
+        self.upgraded = head.is_upgrade();
+        if self.upgraded {
+            self.response_read = true;
+        } else if complete {
+            return self.end_response(buffered);
+        }
+        Ok(Step::Moved)
+    }
+
+    pub(super) fn pass_payload(&mut self) -> Result<Step, Reason> {
+        let Some(decoder) = &mut self.response else { return Ok(Step::Stuck) };
+        let input = &self.input[self.start..];
+        let decoded = decoder.decode(input).map_err(BadUpstream::from)?;
+        let payload = &input[decoded.payload];
+        let payload = match &mut self.gzip {
+            Some(gzip) if !payload.is_empty() => gzip.push(payload),
+            Some(_) | None => payload,
+        };
+        if !payload.is_empty() {
+            self.client.send(payload)?;
+            self.request.journal.response_bytes += payload.len() as u64;
+        }
+        self.start += decoded.consumed;
+        if decoder.is_complete() {
+            return self.end_response(self.input.len() - self.start);
+        }
+        Ok(if decoded.consumed > 0 { Step::Moved } else { Step::Stuck })
+    }
+
+    /// Nothing more of the answer is there: what is being compressed does not wait for what comes later.
+    pub(super) fn flush_encoder(&mut self) -> Result<(), Reason> {
+        let Some(gzip) = &mut self.gzip else { return Ok(()) };
+        if self.response_read || !self.client.has_room() {
+            return Ok(());
+        }
+        let out = gzip.flush();
+        if !out.is_empty() {
+            self.client.send(out)?;
+            self.request.journal.response_bytes += out.len() as u64;
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_response(&mut self, surplus: usize) -> Result<Step, Reason> {
+        if let Some(gzip) = &mut self.gzip {
+            let out = gzip.finish();
+            self.client.send(out)?;
+            self.request.journal.response_bytes += out.len() as u64;
+        }
+        self.client.finish()?;
+        self.request.exchange.response_received(surplus);
+        self.response_read = true;
+        Ok(Step::Moved)
+    }
+}
