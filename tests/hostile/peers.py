@@ -191,7 +191,8 @@ of them is compared: uploads and auth are not.
 (a forged `X-Forwarded-For`, an app's double length), that what had to hold did not; of floods and slow clients, that the connection
 outlived its limit, the process grew by more than 32 MiB, or others were not served meanwhile. In brackets: **mended**, where a rule of
 HTTP lets a recipient repair what it passes on, and what came to the upstream was without fault; so a path that came in another
-spelling, and meant what it was decided for. [Why so](../decisions/0063-one-corpus-of-hostile-input.md).
+spelling, and meant what it was decided for. On a busy machine what is limited by time may come out by one or two otherwise from run to
+run: whoever drains a large answer to disk, or has no limit for a connection that has never said anything but that of an idle one. [Why so](../decisions/0063-one-corpus-of-hostile-input.md).
 """
 
 

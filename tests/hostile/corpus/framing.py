@@ -58,8 +58,6 @@ def unread(runner, over):
 
 
 def unread_is_not_answered(seen, over):
-    if seen.status != 403:
-        return f"answered with {seen.status}, not 403"
     if seen.notes["second"]:
         return f"the body was answered as a request, with {seen.notes['second'].status}"
     return nothing_smuggled(seen, over)
@@ -120,7 +118,8 @@ CASES = [
          "merged into the head it frames the message a second time", (400,), "body-framing", streams=True,
          may_mend="RFC 9110, 6.5.1: trailers may be dropped"),
     Case("framing/unread-body", "unread body on keep-alive", HOLD, unread,
-         "an answer before the body, and the body is read as the next request", check=unread_is_not_answered),
+         "an answer before the body, and the body is read as the next request", (403,), "denied",
+         check=unread_is_not_answered),
     Case("framing/upgrade-pipelined", "pipelined bytes after Upgrade", HOLD, (UPGRADE + "\r\n").encode() + SMUGGLED,
          "a tunnel before 101: what follows would go past every rule", check=not_before_101, answer=delayed),
     head("upgrade-body", "pipelined bytes after Upgrade", "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 5",
