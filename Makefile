@@ -5,7 +5,7 @@ BOWLINE = target/quick/bowline
 # What is compiled in for tests alone, see crates/fault-points.
 SHIPPED = scripts/shipped
 
-.PHONY: up build release test check setup bench fuzz attack sim upgrades show reference fmt
+.PHONY: up build release test check setup bench fuzz hostile-peers attack sim upgrades show reference fmt
 
 ## up: build Bowline, run examples/uploads, print where to look (Ctrl-C stops it; what was uploaded stays)
 up: build
@@ -53,9 +53,14 @@ check: setup
 bench:
 	bench/run
 
-## fuzz: every fuzz target for a bounded time
+## fuzz: every fuzz target for a bounded time (FUZZ_SECONDS each), from the corpus that is kept and what earlier runs have found
+FUZZ_SECONDS ?= 30
 fuzz:
-	scripts/fuzz
+	scripts/fuzz $(FUZZ_SECONDS)
+
+## hostile-peers: tests/hostile against other proxies beside the edge; writes docs/reference/hostile.md
+hostile-peers:
+	scripts/hostile-peers
 
 ## attack: killed at every step of a release, each alone, then processes at random for ten minutes, another seed each time (printed; BOWLINE_ATTACK_SEED=N replays it)
 attack:

@@ -76,7 +76,7 @@ fn nothing_of_the_hostile_corpus_is_let_through() {
     let edge = &bowline.status()["edge"];
     let logs: &Path = &bowline.state().join("logs/edge/access.log");
     let about = json!({ "peer": "bowline", "host": "hostile.localhost", "http": edge["http"], "https": edge["https"],
-        "ca": bowline.ca(), "pid": edge["pid"], "access_log": logs, "token": TOKEN, "people": PEOPLE });
+        "ca": bowline.ca(), "pids": [edge["pid"]], "access_log": logs });
     let mut stdin = runner.0.stdin.take().expect("a pipe");
     writeln!(stdin, "{about}").expect("it reads");
     drop(stdin);
@@ -84,4 +84,25 @@ fn nothing_of_the_hostile_corpus_is_let_through() {
     said.read_to_string(&mut outcome).expect("UTF-8");
     let ended = runner.0.wait().expect("it was started");
     assert!(ended.success() && outcome.contains(" 0 let through, 0 not as they must be"), "{outcome}");
+}
+
+/// What h2spec says at its end. All of it passes, so nothing is excepted; a test more or less is looked at.
+const CONFORMS: &str = "145 tests, 145 passed, 0 skipped, 0 failed";
+
+#[test]
+fn the_edge_conforms_to_http2() {
+    let bowline = Bowline::new();
+    let folder = bowline.app("hostile-h2spec", "plain");
+    // The name that every resolver knows.
+    let toml = "[service.web]\nrun = \"python3 server.py\"\n[route.main]\nto = \"web\"\n\
+        [environment.local]\nroute.main.hosts = [\"localhost\"]\n";
+    std::fs::write(folder.join("bowline.toml"), toml).expect("a file of the test");
+    let up = Up::start(&bowline, &folder, SOON);
+    let https = up.https();
+    let mut h2spec = Command::new(tool("h2spec"));
+    // What it asks for has to be longer than the windows it gives.
+    h2spec.args(["--tls", "--insecure", "--timeout", "10", "--path", "/bytes/100000"]);
+    let output = h2spec.args(["--host", "localhost", "--port", port(&https)]).output().expect("the set-up has made it");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains(CONFORMS), "{said}");
 }

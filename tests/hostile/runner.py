@@ -169,8 +169,10 @@ class Runner:
         if outcome.through or outcome.mended:
             return f"it reached the upstream: {seen.requests[0].head if seen.requests else ''!r}"
         if case.kind != REFUSE:
-            told = case.reason is None or (seen.status in case.statuses and seen.reason == case.reason)
-            return "" if told else f"answered with {seen.status} {seen.reason}, not {case.statuses} {case.reason}"
+            # Where nothing is said of the answer, the check has judged it.
+            told = case.reason is not None or 200 in case.statuses
+            right = seen.status in case.statuses and seen.reason == case.reason
+            return f"answered with {seen.status} {seen.reason}, not {case.statuses} {case.reason}" if told and not right else ""
         if not case.streams and seen.raw:
             return f"some of it reached the upstream: {seen.raw[0][:200]!r}"
         if seen.status is None:

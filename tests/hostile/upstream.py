@@ -47,6 +47,8 @@ class Connection:
         self.seen = 0
         self.seen_raw = 0
         self.health = False
+        # Read already, and not yet looked at.
+        self.ahead = b""
 
     def run(self):
         buffer = b""
@@ -83,9 +85,19 @@ class Connection:
         except OSError:
             return False
 
+    def more(self, patience):
+        """What the case that runs has sent on this connection, read for so long before it is answered."""
+        self.stream.settimeout(patience)
+        try:
+            self.ahead += self.stream.recv(1 << 16)
+        except OSError:
+            pass
+        self.stream.settimeout(None)
+        return self.raw[self.seen_raw :] + self.ahead
+
     def receive(self):
         try:
-            data = self.stream.recv(1 << 16)
+            data, self.ahead = self.ahead or self.stream.recv(1 << 16), b""
         except OSError:
             return b""
         with self.upstream.lock:

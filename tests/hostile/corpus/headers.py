@@ -31,8 +31,8 @@ def custom(name, make, why, item="CRLF in h2 values", statuses=(400,)):
 
 def no_forged(seen, over):
     """What the app would take for the client's address was not said by the client."""
-    if len(seen.requests) != 1:
-        return f"{len(seen.requests)} requests came to the upstream"
+    if not seen.requests:
+        return None
     head = seen.requests[0].head.lower()
     return "the upstream believes what the client says of itself" if b"203.0.113.66" in head else None
 
@@ -43,8 +43,8 @@ APPOINTED = b"Connection: close, X-Forwarded-For, X-Forwarded-Proto, Host\r\n"
 
 
 def still_named(seen, over):
-    if len(seen.requests) != 1:
-        return f"{len(seen.requests)} requests came to the upstream"
+    if not seen.requests:
+        return None
     request = seen.requests[0]
     if not request.all(b"host"):
         return "Host was nominated away"
@@ -118,9 +118,9 @@ CASES = [
     custom("host-none", lambda c: c.fields(authority=False), "no host at all", "Host"),
     custom("connect", lambda c: [(":method", "CONNECT"), (":authority", "other.example:443")], "a tunnel to anywhere", "Host", (405,)),
     Case("headers/forwarded", "forged `X-Forwarded-For`", HOLD, get(FORGED + b"Forwarded: for=203.0.113.66\r\n"),
-         "allowlists, limits and logs of apps go by it", check=no_forged),
+         "allowlists, limits and logs of apps go by it", (200,), check=no_forged),
     Case("headers/nominated", "forged `X-Forwarded-For`", HOLD, get(APPOINTED),
-         "`Connection` names fields to be dropped; an identity must not be among them", check=still_named),
+         "`Connection` names fields to be dropped; an identity must not be among them", (200,), check=still_named),
     Case("h2/forwarded", "forged `X-Forwarded-For`", HOLD, forged_stream, "the same over HTTP/2",
-         check=no_forged, over=("h2",)),
+         (200,), check=no_forged, over=("h2",)),
 ]

@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""Writes what the corpus sends as the beginning of the fuzz targets' corpora: seeds.py [FOLDER], by default crates/edge/fuzz/seeds."""
+
+import sys
+from pathlib import Path
+
+import corpus
+import wire
+
+# More of one is no seed, but a flood.
+LONGEST = 2048
+
+
+def main():
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent.parent / "crates/edge/fuzz/seeds"
+
+    def write(target, name, data):
+        folder = root / target
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name.replace("/", "-")).write_bytes(data)
+
+    for case in corpus.cases():
+        if not isinstance(case.send, bytes) or len(case.send) > LONGEST:
+            continue
+        # The first two bytes say where it is cut.
+        sent = b"\x10\0" + case.send.replace(b"{host}", b"a.test")
+        write("h1_request", case.id, sent)
+        head, end, body = case.send.partition(b"\r\n\r\n")
+        if b"chunked" in head and end:
+            write("h1_body", case.id, b"\x07" + body)
+        if case.id.startswith("paths/"):
+            write("path", case.id, case.send.split(b" ")[1][1:])
+    hello = wire.client_hello("a.test")
+    small = b"".join(wire.record(hello[i : i + 40]) for i in range(0, len(hello), 40))
+    for name, data in (("whole", wire.record(hello)), ("fragments", small),
+                       ("old", wire.record(wire.client_hello("a.test", (), 0x0302)))):
+        write("client_hello", name, b"\x10\0" + data)
+
+
+if __name__ == "__main__":
+    main()
