@@ -663,7 +663,7 @@ mod tests {
         let daemon = tokio::spawn(async move {
             for body in [&WHOLE[..9], WHOLE] {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                stream.read(&mut [0; 4096]).await.unwrap();
+                assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
                 let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", WHOLE.len());
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }

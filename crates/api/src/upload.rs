@@ -59,8 +59,10 @@ fn part(file: &File, at: u64) -> io::Result<Bytes> {
     }
 }
 
+type Frames = dyn Stream<Item = io::Result<Frame<Bytes>>> + Send;
+
 /// What is sent, from its parts.
-pub(crate) fn body<S>(parts: S) -> StreamBody<Pin<Box<dyn Stream<Item = io::Result<Frame<Bytes>>> + Send>>>
+pub(crate) fn body<S>(parts: S) -> StreamBody<Pin<Box<Frames>>>
 where
     S: Stream<Item = io::Result<Bytes>> + Send + 'static,
 {

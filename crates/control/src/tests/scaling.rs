@@ -546,9 +546,10 @@ fn recover(world: &mut World) {
 fn keep_back(world: &mut World, daemon: &mut Daemon, kept: &mut VecDeque<Effect>) {
     loop {
         while let Some(effect) = daemon.queue.pop_front() {
-            match effect {
-                Effect::Store(..) => kept.push_back(effect),
-                effect => drop(world.carry_out(daemon, effect)),
+            if matches!(effect, Effect::Store(..)) {
+                kept.push_back(effect);
+            } else {
+                drop(world.carry_out(daemon, effect));
             }
         }
         if !world.show(daemon) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::app::{Access, Limit, PathPrefix, Route, RouteTo, sample};
+use crate::app::{Access, Limit, PathPrefix, Route, RouteTo, Transfer, sample};
 use crate::id::{AppName, EnvName, RouteName, ServiceName};
 use crate::route::Challenge;
 
@@ -228,6 +228,7 @@ fn only_single_names_of_servers_want_an_authority() {
         access: Access::default(),
         limit: Limit::default(),
         upload: None,
+        transfer: Transfer::default(),
     };
     let mut app = sample::app("shop", &["web"]);
     let routes = [

@@ -108,13 +108,14 @@ impl Edge {
 
     /// What of ten thousand requests each instance of a service has now, by weight among what has endpoints.
     pub(crate) fn parts(&self, key: &AppKey, service: &ServiceName) -> Vec<(InstanceId, u32)> {
-        let Some((splits, _)) = self.splits(key, service) else { return Vec::new() };
-        let pools = &self.table.as_ref().unwrap().pools;
-        let open = |split: &&Split| pools.get(&split.pool).is_some_and(|pool| !pool.endpoints.is_empty());
-        let all: u32 = splits.iter().filter(open).map(|split| u32::from(split.weight.get())).sum();
-        let each = splits.iter().filter(open).flat_map(|split| {
-            let endpoints = &pools[&split.pool].endpoints;
-            let part = u32::from(split.weight.get()) * 10_000 / (all.max(1) * u32::try_from(endpoints.len()).unwrap());
+        let (Some(service), Some(table)) = (self.service(key, service), &self.table) else { return Vec::new() };
+        let open = self.open(&service);
+        let all: u32 = open.iter().map(|split| u32::from(split.weight.get())).sum();
+        let each = open.into_iter().flat_map(|split| {
+            let endpoints = &table.pools[&split.pool].endpoints;
+            // What stands in, without a weight, has all.
+            let weight = if all == 0 { 1 } else { u32::from(split.weight.get()) };
+            let part = weight * 10_000 / (all.max(1) * u32::try_from(endpoints.len()).unwrap());
             endpoints.keys().map(move |id| (id.clone(), part))
         });
         each.collect()

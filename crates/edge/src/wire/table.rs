@@ -445,15 +445,17 @@ mod tests {
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
             proxy_protocol: true,
             api: Some(ApiSite { host: HostName::new("api.example.com").unwrap(), socket: "/run/api.sock".into() }),
-            challenges: BTreeMap::from([
-                (
-                    HostName::new("a.example.com").unwrap(),
-                    Challenge::Http { token: "token".to_owned(), answer: "token.thumb".to_owned() },
-                ),
-                (HostName::new("b.example.com").unwrap(), Challenge::Tls(certificate.clone())),
-            ]),
+            challenges: challenges(&certificate),
         };
         EdgeDesired { table: Arc::new(table), certificates: Arc::new(BTreeMap::from([(host, certificate)])) }
+    }
+
+    fn challenges(proof: &Certificate) -> BTreeMap<HostName, Challenge> {
+        let http = Challenge::Http { token: "token".to_owned(), answer: "token.thumb".to_owned() };
+        BTreeMap::from([
+            (HostName::new("a.example.com").unwrap(), http),
+            (HostName::new("b.example.com").unwrap(), Challenge::Tls(proof.clone())),
+        ])
     }
 
     #[test]

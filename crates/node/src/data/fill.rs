@@ -333,7 +333,8 @@ mod tests {
             head[157..157 + link.len()].copy_from_slice(link.as_bytes());
             head[257..265].copy_from_slice(b"ustar\x0000");
             // Of a device: `/dev/null`. That of no number at all anybody may make.
-            head[329..345].copy_from_slice(b"0000001\00000003\0");
+            head[329..337].copy_from_slice(b"0000001\0");
+            head[337..345].copy_from_slice(b"0000003\0");
             let sum: u32 = head.iter().map(|byte| u32::from(*byte)).sum();
             head[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
             text.extend_from_slice(&head);

@@ -76,7 +76,6 @@ impl Account {
                 challenge.set_ready().await.map_err(|error| trouble::of(&error))?;
                 reach(Point::ChallengeAnnounced);
             }
-            drop(authorizations);
         }
         await_proof(&mut order, method).await?;
         let (chain, key) = sign(&mut order, host).await?;
