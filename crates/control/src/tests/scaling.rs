@@ -549,7 +549,7 @@ fn keep_back(world: &mut World, daemon: &mut Daemon, kept: &mut VecDeque<Effect>
             if matches!(effect, Effect::Store(..)) {
                 kept.push_back(effect);
             } else {
-                drop(world.carry_out(daemon, effect));
+                let _ = world.carry_out(daemon, effect);
             }
         }
         if !world.show(daemon) {

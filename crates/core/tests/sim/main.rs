@@ -72,7 +72,7 @@ use bowline_core::app::Strategy;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, InstanceId, Port, ReleaseNumber, ServiceName, SlotId};
 use bowline_core::rollout::{Phase, RoundPhase, Scaled, ScaledBy};
-use bowline_core::route::{PoolId, Site};
+use bowline_core::route::{Cohort, PoolId, Site};
 use bowline_core::scale::Policy;
 use bowline_core::time::Mono;
 
@@ -684,12 +684,13 @@ impl Sim {
     }
 
     /// This release has a request, and none that should have gone to another one which has nobody to answer; but where somebody
-    /// takes it as it is.
+    /// took it as it is.
     fn check_shares(&self, release: ReleaseNumber) -> Result<(), Broken> {
         let carried = self.edge.carried(&key("shop"), &name("web"));
         let missing =
             |(other, (weight, ready)): &(&ReleaseNumber, &(u8, bool))| **other != release && *weight > 0 && !*ready;
-        let promoted = self.rolled.last().is_some_and(|rolled| rolled.promoted);
+        // The edge may still have its table when the next one begins.
+        let promoted = self.rolled.iter().any(|rolled| rolled.release == release && rolled.promoted);
         match carried.iter().find(missing).filter(|_| !promoted) {
             Some((other, (weight, _))) => {
                 let text = format!("r{release} has a request, and r{other}, which carries {weight}%, nobody to answer");
@@ -711,7 +712,9 @@ impl Sim {
         // What carries nothing helps nobody.
         let carried = self.edge.carried(&key("shop"), &name("web"));
         let carries = |id: &PoolId| carried.get(&id.release).is_some_and(|(weight, _)| *weight > 0);
-        let (ready, own) = (ready_of(&carries), ready_of(&|id| id.release == stable && carries(id)));
+        let ready = ready_of(&carries);
+        // A baseline that is on its way out is none of its number.
+        let own = ready_of(&|id| id.release == stable && id.cohort == Cohort::Whole && carries(id));
         if self.is_idle() && self.policy(stable).is_some() {
             let number = self.replicas(Some(stable));
             self.whole = own >= usize::from(number);
