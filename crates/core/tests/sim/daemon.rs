@@ -865,8 +865,10 @@ impl Daemon {
             for (service, _) in split {
                 let runs = |(id, order): (&InstanceId, &InstanceOrder)| {
                     let slot = &id.slot;
+                    // Its baseline comes after it: that ends with the comparison.
+                    let is_own = slot.slot.0 < plan.before[service].stable;
                     let is_stable = slot.key == *key && slot.service == *service && slot.release == stable;
-                    is_stable && matches!(order, InstanceOrder::Run(_))
+                    is_own && is_stable && matches!(order, InstanceOrder::Run(_))
                 };
                 let ready = counts.get(&(service.clone(), plan.candidate)).map_or(0, |count| count.ready);
                 let ran = self.orders.as_ref().is_some_and(|orders| orders.iter().any(runs));
