@@ -95,11 +95,16 @@ async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr,
     let _counted = Counted::new(&worker);
     // Without it, small answers wait for an acknowledgement; a failure costs time only.
     drop(stream.set_nodelay(true));
-    let (trusted, proxied) = worker.with_routes(|routes| (Arc::clone(&routes.trusted), routes.proxied));
+    let (mut trusted, proxied) = worker.with_routes(|routes| (Arc::clone(&routes.trusted), routes.proxied));
     let mut from = peer.ip().to_canonical();
     if proxied && trusted.contain(from) {
-        let Some(source) = introduced(&worker, &mut stream, peer).await else { return };
-        from = source;
+        match introduced(&worker, &mut stream, peer).await {
+            Some(Source::Client(address)) => from = address,
+            Some(Source::Proxy) => {}
+            // The address is the proxy's, and what comes from it is not.
+            Some(Source::Unnamed) => trusted = Arc::new(Networks::new(&[])),
+            None => return,
+        }
     }
     if !secure {
         return http1::serve(worker, Stream::Plain(stream), Peer::new(from, None, trusted)).await;
@@ -116,12 +121,11 @@ async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr,
 }
 
 /// Whose connection a proxy has brought; `None`: it did not say so as it must, which is the end of the connection.
-async fn introduced(worker: &Worker, stream: &mut TcpStream, peer: SocketAddr) -> Option<IpAddr> {
+async fn introduced(worker: &Worker, stream: &mut TcpStream, peer: SocketAddr) -> Option<Source> {
     // Boxed, like what is rare.
     let reading = Box::pin(tokio::time::timeout(worker.limits.head, proxy::read(stream)));
     let code = match reading.await {
-        Ok(Ok(Source::Client(address))) => return Some(address),
-        Ok(Ok(Source::Proxy)) => return Some(peer.ip()),
+        Ok(Ok(source)) => return Some(source),
         Ok(Err(error)) => {
             tracing::debug!(error = &error as &dyn std::error::Error, %peer, "a connection has no PROXY header");
             "proxy-header"

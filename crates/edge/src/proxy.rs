@@ -33,8 +33,10 @@ enum Step {
 /// Whose connection it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// The proxy's own: it looks whether somebody is here, or does not know.
+    /// The proxy's own: it looks whether somebody is here.
     Proxy,
+    /// Somebody's of whom the proxy says nothing, and therefore nobody's whose word counts.
+    Unnamed,
     Client(IpAddr),
 }
 
@@ -117,7 +119,7 @@ fn line(seen: &[u8]) -> Step {
 fn named(text: &str) -> Option<Source> {
     // Whatever follows is to be passed over.
     if text == "UNKNOWN" || text.starts_with("UNKNOWN ") {
-        return Some(Source::Proxy);
+        return Some(Source::Unnamed);
     }
     let mut words = text.split(' ');
     let (family, source, target) = (words.next()?, words.next()?, words.next()?);
@@ -149,27 +151,30 @@ fn binary(seen: &[u8]) -> Step {
     if length > MAX_BINARY {
         return Step::Bad(BadHeader::Long);
     }
-    // What the proxy says of its own connections' addresses is to be passed over.
-    let is_proxys = match (command, family) {
-        (0x20, _) | (0x21, 0x00) => true,
-        (0x21, 0x11 | 0x21) => false,
+    // What is said beside the addresses, or of the proxy's own connections, is to be passed over.
+    let nobody = match (command, family) {
+        (0x20, _) => Some(Source::Proxy),
+        (0x21, 0x00) => Some(Source::Unnamed),
+        (0x21, 0x11 | 0x21) => None,
         (0x21, _) => return Step::Bad(BadHeader::Family),
         (_, _) => return Step::Bad(BadHeader::Command),
     };
     // Source, target and two ports.
     let needed = if family == 0x11 { 12 } else { 36 };
-    if !is_proxys && length < FIXED + needed {
+    if nobody.is_none() && length < FIXED + needed {
         return Step::Bad(BadHeader::Short);
     }
     if seen.len() < length {
         return Step::More(length - seen.len());
     }
-    let source = match (is_proxys, family) {
-        (true, _) => None,
-        (false, 0x11) => seen[FIXED..].first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
-        (false, _) => seen[FIXED..].first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+    if let Some(source) = nobody {
+        return Step::Whole(source);
+    }
+    let address = match family {
+        0x11 => seen[FIXED..].first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+        _ => seen[FIXED..].first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
     };
-    Step::Whole(source.map_or(Source::Proxy, Source::Client))
+    address.map_or(Step::Bad(BadHeader::Short), |address| Step::Whole(Source::Client(address)))
 }
 
 #[cfg(test)]
@@ -199,8 +204,8 @@ mod tests {
         check("TCP4 192.0.2.1 198.51.100.1 4711 443", client("192.0.2.1"));
         check("TCP4 192.0.2.1 198.51.100.1 0 65535", client("192.0.2.1"));
         check("TCP6 2001:db8::1 ::1 4711 443", client("2001:db8::1"));
-        check("UNKNOWN", Ok(Source::Proxy));
-        check("UNKNOWN ffff::1 whatever", Ok(Source::Proxy));
+        check("UNKNOWN", Ok(Source::Unnamed));
+        check("UNKNOWN ffff::1 whatever", Ok(Source::Unnamed));
         let bad = [
             "TCP4 192.0.2.1 198.51.100.1 4711",
             "TCP4 192.0.2.1 198.51.100.1 4711 443 ",
@@ -246,7 +251,7 @@ mod tests {
         check(&with(0x21, 0x11, &[&four[..], &[0xea, 0, 1, b'x']].concat()), client("192.0.2.1"));
         check(&with(0x20, 0x11, &four), Ok(Source::Proxy));
         check(&with(0x20, 0xff, &[]), Ok(Source::Proxy));
-        check(&with(0x21, 0x00, b"whatever"), Ok(Source::Proxy));
+        check(&with(0x21, 0x00, b"whatever"), Ok(Source::Unnamed));
         check(&with(0x21, 0x12, &four), Err(BadHeader::Family));
         check(&with(0x21, 0x31, &[0; 216]), Err(BadHeader::Family));
         check(&with(0x22, 0x11, &four), Err(BadHeader::Command));

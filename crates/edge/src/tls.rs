@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bowline_core::app::HostName;
-use bowline_core::route::{Certificate, Challenge, EdgeDesired};
+use bowline_core::route::{Certificate, Challenge, EdgeDesired, SiteTls};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -43,16 +43,20 @@ pub(crate) struct Tls {
 
 type ByName = HashMap<Box<str>, Arc<CertifiedKey>>;
 
+/// `None`: a host of its own that has no certificate yet, so that no wildcard's stands in for it.
+type ByHost = HashMap<Box<str>, Option<Arc<CertifiedKey>>>;
+
 #[derive(Debug, Default)]
 struct Names {
-    by_name: ArcSwap<ByName>,
+    by_name: ArcSwap<ByHost>,
 }
 
 impl Names {
     /// An exact name before a wildcard.
     fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let names = self.by_name.load();
-        names.get(name).or_else(|| names.get(format!("*.{}", name.split_once('.')?.1).as_str())).cloned()
+        let wildcard = || names.get(format!("*.{}", name.split_once('.')?.1).as_str());
+        names.get(name).or_else(wildcard)?.clone()
     }
 }
 
@@ -96,7 +100,12 @@ impl Tls {
         });
         // No verifier of ours reads the critical extension of a proof, so its key is not compared: authorities do that.
         self.challenges.store(Arc::new(parsed(challenges, loaded, &mut wrong)));
-        self.names.by_name.store(Arc::new(parsed(desired.certificates.iter(), certified, &mut wrong)));
+        let hosts =
+            desired.table.sites.iter().filter(|(_, site)| site.tls == SiteTls::Both).map(|(host, _)| host.as_str());
+        let mut by_host: ByHost = hosts.map(|host| (host.into(), None)).collect();
+        let keys = parsed(desired.certificates.iter(), certified, &mut wrong);
+        by_host.extend(keys.into_iter().map(|(host, key)| (host, Some(key))));
+        self.names.by_name.store(Arc::new(by_host));
         wrong
     }
 

@@ -40,7 +40,8 @@ async fn over_http_2(address: SocketAddr) -> (Edge, h2::client::SendRequest<Byte
 async fn certificates_go_by_name_and_are_swapped_live() {
     let address = answering("secret").await;
     let mut edge = Edge::start().await;
-    let table = || TableBuilder::plain(&[address]).site("x.wild.test", vec![rule("/", forward(1))]);
+    let wild = |table: TableBuilder| table.site("*.wild.test", vec![rule("/", forward(1))]);
+    let table = || wild(TableBuilder::plain(&[address])).site("own.wild.test", vec![rule("/", forward(1))]);
     let ca = authority(&["a.test", "*.wild.test"]);
     edge.serve_with(table(), ca.certificates.clone()).await;
 
@@ -49,8 +50,11 @@ async fn certificates_go_by_name_and_are_swapped_live() {
         talk.say(&format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
         assert_eq!(talk.answer().await.text(), "secret");
     }
-    let refused = handshake(&edge, &ca, "b.test", "http/1.1").await.unwrap_err();
-    assert!(refused.to_string().contains("alert"), "{refused}");
+    // The second waits for one of its own, and the wildcard's is another authority's.
+    for name in ["b.test", "own.wild.test"] {
+        let refused = handshake(&edge, &ca, name, "http/1.1").await.unwrap_err();
+        assert!(refused.to_string().contains("alert"), "{name}: {refused}");
+    }
 
     let mut talk = Talk::new(handshake(&edge, &ca, "a.test", "http/1.1").await.unwrap());
     talk.say("GET / HTTP/1.1\r\nHost: x.wild.test\r\n\r\n").await;

@@ -114,6 +114,29 @@ async fn a_place_is_given_once_and_kept_as_the_shares_move() {
     edge.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cookie_of_a_place_stands_beside_those_of_the_app() {
+    let app = upstream(|_, mut talk| async move {
+        while talk.try_head().await.is_some() {
+            let cookies = "Set-Cookie: session=1; HttpOnly\r\nSet-Cookie: theme=dark\r\n";
+            talk.say(&format!("HTTP/1.1 200 OK\r\n{cookies}Content-Length: 2\r\n\r\nok")).await;
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(beside(&[(1, 50, &[app]), (2, 50, &[app])])).await;
+    let answer = edge.get("a.test", "/").await;
+    let set: Vec<&str> = answer
+        .head
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"))
+        .map(|(_, value)| value.split('=').next().unwrap())
+        .collect();
+    assert_eq!(set, ["session", "theme", "bowline-release"]);
+    edge.stop().await;
+}
+
 /// What a client or an instance takes that is slow here.
 const SLOW: Duration = Duration::from_millis(600);
 

@@ -38,7 +38,7 @@ async fn plain_http_is_sent_to_https_as_soon_as_there_is_a_certificate() {
     let ca = authority(&["a.test", "*.wild.test"]);
     let mut edge = Edge::start().await;
     let table = || {
-        let hosts = ["a.test", "b.test", "x.wild.test"];
+        let hosts = ["a.test", "b.test", "*.wild.test", "own.wild.test"];
         let sites = hosts.into_iter().fold(TableBuilder::default(), |t, h| t.site(h, vec![redirecting(forward(1))]));
         sites.site("plain.test", vec![rule("/", forward(1))]).pool(1, &[address])
     };
@@ -58,6 +58,8 @@ async fn plain_http_is_sent_to_https_as_soon_as_there_is_a_certificate() {
     // A port that was said is not the one that others come to.
     check("a.test:8080", "/", Ok(format!("https://a.test:{port}/"))).await;
     check("x.wild.test", "/", Ok("https://x.wild.test/".to_owned())).await;
+    // A wildcard's certificate is not that of a host that waits for its own.
+    check("own.wild.test", "/", Err(200)).await;
     check("b.test", "/", Err(200)).await;
     check("plain.test", "/", Err(200)).await;
     check("a.test", "/.well-known/acme-challenge/x", Err(200)).await;

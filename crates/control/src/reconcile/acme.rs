@@ -8,6 +8,7 @@ use bowline_core::app::HostName;
 use bowline_core::time::{Humane, Mono, Timestamp};
 
 use super::effects::{Effect, Now};
+use super::unread::Unread;
 use super::{Loop, events};
 use crate::certs::Leaf;
 use crate::certs::acme::{Kept, Report};
@@ -91,6 +92,12 @@ impl Loop {
         }
     }
 
+    /// The certificate of a host is in files, also where these hold none that can be served.
+    pub(crate) fn has_files(&self, host: &HostName) -> bool {
+        let is_api = self.place.api.as_ref().is_some_and(|api| api.host == *host);
+        self.place.given.contains_key(host) || is_api && self.place.refused.is_some()
+    }
+
     /// Before a table is made, which answers what authorities ask.
     pub(crate) fn drive_acme(&mut self, now: Now) {
         if self.ending.is_some() {
@@ -100,7 +107,10 @@ impl Loop {
         let live = self.apps.iter().filter_map(|(key, app)| Some((key, app.release(app.live?)?.0.app())));
         acme.names = acme::names(live);
         let api = self.place.api.as_ref().map(|api| &api.host).filter(|host| host.is_public());
-        acme.names.extend(api.filter(|host| !self.place.given.contains_key(*host)).cloned());
+        acme.names.extend(api.filter(|host| !self.has_files(host)).cloned());
+        // Of an app that cannot be read it is not known what it wants: what it has is served and renewed.
+        let unread = self.apps.values().filter_map(|app| app.unread.as_ref()).flat_map(Unread::https_hosts);
+        acme.names.extend(unread.filter(|host| acme.leaves.contains_key(*host)).cloned());
         let held = acme.leaves.iter().map(|(host, leaf)| (host.clone(), validity(leaf))).collect();
         let answered = self.published.answered();
         let world = World { wanted: &acme.names, held: &held, answered: &answered };

@@ -156,6 +156,7 @@ impl Loop {
             .caused_by(format!("route.{}.tls is \"acme\", and this server asks no authority", claim.route))
             .hint("a server asks one if it listens on port 80 or 443, or if server.toml has [acme]"));
         }
+        self.check_unread(key, app, scope)?;
         let claimants = self.claimants(key);
         let serving = claimants.iter().map(|(key, app)| Holder { key, app, serves: true });
         let holders: Vec<_> = self.holders().chain(serving).collect();

@@ -283,6 +283,11 @@ impl Loop {
 
     fn remove(&self, key: &AppKey, id: DataId, force: bool, by_uid: Option<u32>, now: Now) -> Result<Asked, Refusal> {
         let app = self.at_rest(key)?;
+        if app.unread.is_some() {
+            let fault = Fault::new(FaultKind::Refused, format!("it is not known whether {key} needs {id}"))
+                .caused_by("what it consists of cannot be read");
+            return Err(fault.hint("apply its folder again; `bowline status` says what is wrong").into());
+        }
         let named = app.shown().and_then(|release| how_named(release, &id));
         match named {
             Some(Named::Elsewhere) => {

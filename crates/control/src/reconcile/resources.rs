@@ -274,7 +274,8 @@ impl Loop {
                 state: phase.map_or("stopped", state).to_owned(),
                 on: phase.filter(|p| **p != ResourcePhase::Ready).map(ResourcePhase::describe),
                 external,
-                orphaned: !shown.contains_key(id),
+                // Of an app that cannot be read nobody knows.
+                orphaned: app.unread.is_none() && !shown.contains_key(id),
                 version: seen.and_then(|seen| seen.version.clone()),
                 port: self.resources.get(&resource).filter(|_| !external).map(|kept| kept.record.port.get()),
                 pid: seen.and_then(|seen| seen.pid),

@@ -139,7 +139,7 @@ impl Loop {
             waits_on: None,
             failure: None,
         };
-        if self.place.given.contains_key(host) {
+        if self.has_files(host) && self.published.given_ends().any(|(of, _)| of == host) {
             return of(wire::CertificateIssuer::Given);
         }
         match self.acme.as_ref().and_then(|acme| acme.report(host, now)) {

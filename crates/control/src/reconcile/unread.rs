@@ -6,13 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bowline_core::app::HostName;
-use bowline_core::fault::Fault;
+use bowline_core::access::Scope;
+use bowline_core::app::{App, HostName, PathPrefix};
+use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, InstanceId, ReleaseNumber};
 use bowline_core::instance::{InstanceOrder, Observations, Phase};
 use bowline_core::job::Task;
 use bowline_core::resource::{Access, Managed, ResourceKey, ResourceSpec, Server, own_name};
-use bowline_core::route::{Action, EdgeDesired, Maintenance, Pool, PoolId, Site, SiteTls, Table, canonical};
+use bowline_core::route::{
+    Action, Claim, EdgeDesired, Maintenance, Pool, PoolId, Site, SiteTls, Table, canonical, claims,
+};
 
 use super::Loop;
 use super::resources::Kept;
@@ -49,6 +52,17 @@ impl Unread {
         }
         Self { why, stable, sites, pools }
     }
+
+    /// Those that it is served on over HTTPS.
+    pub(crate) fn https_hosts(&self) -> impl Iterator<Item = &HostName> {
+        self.sites.iter().filter(|(_, site)| site.tls == SiteTls::Both).map(|(host, _)| host)
+    }
+
+    /// Whether it is served on this host; with `path`: at just that path.
+    fn is_on(&self, host: &HostName, path: Option<&PathPrefix>) -> bool {
+        let at = |site: &Site| path.is_none_or(|path| site.rules.iter().any(|rule| rule.prefix == *path));
+        self.sites.get(host).is_some_and(at)
+    }
 }
 
 /// Adds what is served of apps that cannot be read; where another app came to one of their places meanwhile, theirs stays.
@@ -79,6 +93,27 @@ pub(crate) fn serve_unread(table: &mut Table, apps: &Apps, endpoints: &BTreeMap<
 }
 
 impl Loop {
+    /// What an app that cannot be read is served on stays its own, and so does its host for whoever does not speak for it.
+    pub(crate) fn check_unread(&self, key: &AppKey, app: &App, scope: &Scope) -> Result<(), Fault> {
+        let has = self.apps.get(key).and_then(|own| own.stable.as_ref()).map(|own| claims(key, own.release.app()));
+        let own: Vec<HostName> = has.into_iter().flatten().map(|claim| claim.host).collect();
+        let others = self.apps.iter().filter(|(other, _)| *other != key);
+        for (other, unread) in others.filter_map(|(other, app)| Some((other, app.unread.as_ref()?))) {
+            let is_taken = |claim: &Claim| {
+                let is_foreign = !scope.covers(other) && !own.contains(&claim.host);
+                unread.is_on(&claim.host, Some(&claim.path)) || is_foreign && unread.is_on(&claim.host, None)
+            };
+            if let Some(claim) = claims(key, app).iter().find(|claim| is_taken(claim)) {
+                let fault =
+                    Fault::new(FaultKind::Refused, format!("{key} cannot be served on {}{}", claim.host, claim.path));
+                return Err(fault
+                    .caused_by(format!("{other}, which cannot be read, is served there"))
+                    .hint("give the route another host, or apply the other app again first"));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether anything of this daemon's apps cannot be read.
     pub(crate) fn has_unread(&self) -> bool {
         self.apps.values().any(|app| app.unread.is_some())

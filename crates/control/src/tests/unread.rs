@@ -80,6 +80,18 @@ fn an_app_that_cannot_be_read_is_left_as_it_is_beside_one_that_can() {
 }
 
 #[test]
+fn nobody_takes_the_place_of_what_cannot_be_read() {
+    let (mut world, mut daemon) = two();
+    let taker = "[environment.taker]\nroute.main.hosts = [\"beside.localhost\"]\nroute.main.tls = \"local\"\n";
+    world.write("bowline.toml", &format!("{FILE}{taker}"));
+    let order = world.order("taker");
+    let ticket = world.ask(&mut daemon, Request::Apply(order, None, Scope::default()));
+    world.run(&mut daemon);
+    let Err(refusal) = &world.answers[&ticket] else { panic!("{:?}", world.answers[&ticket]) };
+    assert_eq!(refusal.fault.causes, ["beside/shop, which cannot be read, is served there"]);
+}
+
+#[test]
 fn what_is_brought_out_next_takes_the_place_of_what_cannot_be_read() {
     let (mut world, mut daemon) = two();
     let bring_out = |world: &mut World, daemon: &mut Daemon, source: u8| {

@@ -237,8 +237,9 @@ impl Orders {
         }
     }
 
-    /// The names of which no order is under way and when their time comes, the most urgent first: those without a certificate, of
-    /// them those that have failed least, then those whose certificate ends first.
+    /// The names of which no order is under way and when their time comes, the most urgent first: new ones, then those whose
+    /// certificate ends first. Last those that have failed and have none, those first that have failed least: however many they
+    /// are, they take no order from a certificate that is to be renewed.
     fn due(&self, world: World<'_>, now: Timestamp) -> Vec<(Timestamp, HostName)> {
         let idle = world.wanted.iter().filter(|host| !self.under_way.contains_key(*host));
         let mut due: Vec<_> = idle
@@ -247,7 +248,12 @@ impl Orders {
                 let tries = self.ledger.names.get(host).map_or(0, |tries| tries.count);
                 let at = held.map_or(Timestamp(0), |held| held.renew_at(of_name(host, self.salt)));
                 let at = at.max(self.ledger.earliest(host, &self.pace, now));
-                ((held.map(|held| held.not_after), tries), at, host.clone())
+                let rank = match (held, tries) {
+                    (None, 0) => (0, Timestamp(0), 0),
+                    (Some(held), _) => (1, held.not_after, tries),
+                    (None, _) => (2, Timestamp(0), tries),
+                };
+                (rank, at, host.clone())
             })
             .collect();
         due.sort();

@@ -94,6 +94,28 @@ fn the_authority_looks_only_after_the_edge_answers() {
 }
 
 #[test]
+fn names_that_cannot_be_proven_take_no_order_from_a_renewal() {
+    let names: Vec<String> = (0..40).map(|number| format!("dead{number}.com")).collect();
+    let mut scene = Scene::new(&["a.com"]);
+    scene.look();
+    scene.issue("a.com", DAY * 90);
+    scene.wanted.extend(names.iter().map(|name| host(name)));
+    let until = scene.now + DAY * 61;
+    let mut renewed = None;
+    while scene.now < until && renewed.is_none() {
+        for name in scene.begun() {
+            match name.as_str() {
+                "a.com" => renewed = Some(scene.now),
+                _ => scene.refuse(&name, None),
+            }
+        }
+        scene.now = scene.orders.next_deadline().unwrap().max(Timestamp(scene.now.0 + 1));
+    }
+    let at = renewed.expect("in its time").since(START);
+    assert!((DAY * 57..=DAY * 60 + MINUTE * 60).contains(&at), "{at:?}");
+}
+
+#[test]
 fn a_certificate_is_renewed_when_two_thirds_of_its_life_are_over() {
     let mut scene = Scene::new(&["a.com"]);
     scene.look();

@@ -22,6 +22,10 @@ pub const LOCAL_NETWORKS: [(&str, u8); 9] = [
     ("fe80::", 10),
 ];
 
+/// Top-level names that nobody has been given and many use at home and at work (RFC 6762, appendix G), and Tor's (RFC 7686): no
+/// authority proves them.
+const PRIVATE_NAMES: [&str; 6] = ["lan", "corp", "home", "intranet", "private", "onion"];
+
 impl HostName {
     /// The address that it is, if it is one.
     pub fn address(&self) -> Option<IpAddr> {
@@ -45,7 +49,9 @@ impl HostName {
     /// One name, not several, that a resolver of anybody may know: it has a domain above it.
     pub fn is_public(&self) -> bool {
         let name = self.as_str();
-        !self.is_local() && self.address().is_none() && !self.is_wildcard() && name.contains('.') && !name.contains('_')
+        let is_plain = !self.is_wildcard() && name.contains('.') && !name.contains('_');
+        let is_private = name.rsplit('.').next().is_some_and(|last| PRIVATE_NAMES.contains(&last));
+        is_plain && !is_private && !self.is_local() && self.address().is_none()
     }
 }
 
@@ -68,8 +74,16 @@ mod tests {
         for host in ["example.com", "a.b.example.com", "localhost.example.com", "xn--bcher-kva.de"] {
             check(host, true);
         }
-        for host in ["shop.localhost", "a.test", "db.internal", "intranet", "*.example.com", "8.8.8.8", "[2001:db8::1]"]
-        {
+        for host in [
+            "shop.localhost",
+            "a.test",
+            "nas.lan",
+            "db.internal",
+            "intranet",
+            "*.example.com",
+            "8.8.8.8",
+            "[2001:db8::1]",
+        ] {
             check(host, false);
         }
         check("a_b.example.com", false);

@@ -229,7 +229,8 @@ pub struct ResponseLine<'a> {
     pub date: Option<&'a str>,
 }
 
-/// Appends a response head. `extra`: fields set by the edge; same-named ones of the upstream are left out.
+/// Appends a response head. `extra`: fields set by the edge; same-named ones of the upstream are left out, but cookies, of which
+/// each is another one.
 pub fn response<'a>(
     out: &mut Vec<u8>,
     response: &ResponseLine<'_>,
@@ -314,6 +315,9 @@ pub fn answer(out: &mut Vec<u8>, answer: &Answer<'_>) {
 }
 
 fn is_extra(field: &Field<'_>, extra: &[(&str, &str)]) -> bool {
+    if field.name.eq_ignore_ascii_case(b"set-cookie") {
+        return false;
+    }
     extra.iter().any(|(name, _)| name.as_bytes().eq_ignore_ascii_case(field.name))
 }
 

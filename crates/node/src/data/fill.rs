@@ -144,12 +144,19 @@ fn plain(
         .map_err(|error| failed("make room beside", &error))?;
     let filled = unpack(&context.layout, source, &new, own).and_then(|()| {
         let files = settle(source, &new, own).map_err(|error| failed("give away", &error))?;
+        // What takes the place of something is on the disk before that goes.
+        sync(&new).map_err(|error| failed("write", &error))?;
         let put = if empty { move_into(&new, folder) } else { exchange(&new, folder) };
         put.map_err(|error| failed("put it into", &error)).map(|()| files)
     });
     // What is left beside is of no use any more; the next start removes what cannot be removed now.
     let _ = remove_tree(&new);
     filled.map(|files| DataDone::Filled { files })
+}
+
+fn sync(tree: &Path) -> io::Result<()> {
+    nix::unistd::syncfs(File::open(tree)?)?;
+    Ok(())
 }
 
 /// A pipe or a device may never end.
@@ -198,12 +205,12 @@ fn output(mut command: Command, layout: &Layout, source: &FillSource) -> Result<
     let name = command.get_program().to_string_lossy().into_owned();
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C.UTF-8");
     let failed = || fault(FaultKind::Failed, source);
-    let output = program::output(command, layout)
+    let (status, said) = program::run(command, layout)
         .map_err(|error| failed().caused_by(format!("cannot run {name}")).source(&error))?;
-    if output.status.success() {
+    if status.success() {
         return Ok(());
     }
-    let fault = failed().caused_by(format!("{name} ended with {}", output.status)).said(&output.stderr);
+    let fault = failed().caused_by(format!("{name} ended with {status}")).said(&said);
     Err(fault.hint("a folder, or an archive of tar (.tar, .tar.gz, .tar.xz) is wanted; the volume is as it was"))
 }
 

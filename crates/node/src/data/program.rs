@@ -5,10 +5,10 @@
 //! that. What a program has started itself gets no such signal, but carries the same mark in its environment: the next
 //! daemon ends all that carry it before it touches any data. Neither needs root or a control group.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Output};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -65,13 +65,35 @@ impl Starter {
     }
 }
 
-/// Runs one to its end, and gives what it wrote. Blocks.
+/// So much is kept of what a program says of its errors, the last of it: it may say something of each of a million files.
+const SAID: usize = 16 << 10;
+
+/// Runs one to its end; how it ended, and the last of what it said of its errors. Blocks.
 ///
 /// # Errors
 /// It cannot be executed.
-pub(super) fn output(mut command: Command, layout: &Layout) -> io::Result<Output> {
+pub(super) fn run(mut command: Command, layout: &Layout) -> io::Result<(ExitStatus, Vec<u8>)> {
     bind(&mut command, &layout.hash());
-    command.output()
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let said = child.stderr.take().map(last_of).transpose();
+    Ok((child.wait()?, said?.unwrap_or_default()))
+}
+
+fn last_of(mut errors: impl Read) -> io::Result<Vec<u8>> {
+    let (mut said, mut part) = (Vec::new(), [0; 4096]);
+    loop {
+        match errors.read(&mut part) {
+            Ok(0) => break,
+            Ok(read) => said.extend_from_slice(&part[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if said.len() > 2 * SAID {
+            said.drain(..said.len() - SAID);
+        }
+    }
+    said.drain(..said.len().saturating_sub(SAID));
+    Ok(said)
 }
 
 /// Kills it with the thread that starts it.
@@ -136,7 +158,6 @@ pub(super) fn end_earlier(layout: &Layout) {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::process::Stdio;
 
     use super::*;
 
@@ -163,6 +184,16 @@ mod tests {
         drop(starter);
         let ended = tokio::time::timeout(SOON, child.wait()).await.expect("it ends").unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn of_what_a_program_says_the_last_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "yes 'tar: cannot make a device' | head -c 4000000 >&2; echo the end >&2; exit 3"]);
+        let (status, said) = run(command, &layout(folder.path())).unwrap();
+        assert_eq!((status.code(), said.len()), (Some(3), SAID));
+        assert!(said.ends_with(b"the end\n"));
     }
 
     #[test]
