@@ -184,7 +184,7 @@ fn an_authority_is_asked_again_when_it_says_so() {
     scene.now = START + (DAY * 2 - MINUTE);
     assert_eq!(scene.begun(), Vec::<String>::new());
     scene.now = START + DAY * 2;
-    assert_eq!(scene.begun(), ["a.com", "b.com"]);
+    assert_eq!(scene.begun(), ["b.com", "a.com"], "a renewal first");
     scene.refuse("a.com", Some(Pause::All(START + DAY * 3650)));
     scene.now = START + DAY * 9;
     assert!(scene.begun().contains(&"a.com".to_owned()), "nobody is believed for ever");
