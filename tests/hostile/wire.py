@@ -19,6 +19,17 @@ from hyperframe.frame import (
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
+def received(stream, patience):
+    """What has come within so many seconds; nothing: the other side is done. `None`: nothing yet."""
+    stream.settimeout(max(patience, 0.001))
+    try:
+        return stream.recv(1 << 16)
+    except (TimeoutError, ssl.SSLWantReadError):
+        return None
+    except OSError:
+        return b""
+
+
 class Place:
     """Where the peer under test is."""
 
@@ -106,13 +117,9 @@ class Http1:
         """Whether more came."""
         if self.closed:
             return False
-        self.stream.settimeout(max(patience, 0.001))
-        try:
-            data = self.stream.recv(1 << 16)
-        except (TimeoutError, ssl.SSLWantReadError):
+        data = received(self.stream, patience)
+        if data is None:
             return False
-        except OSError:
-            data = b""
         self.closed = not data
         self.buffer += data
         return bool(data)
@@ -243,13 +250,9 @@ class Http2:
         """Whether something came."""
         if self.closed:
             return False
-        self.stream.settimeout(max(patience, 0.001))
-        try:
-            data = self.stream.recv(1 << 16)
-        except (TimeoutError, ssl.SSLWantReadError):
+        data = received(self.stream, patience)
+        if data is None:
             return False
-        except OSError:
-            data = b""
         self.closed = not data
         self.buffer += data
         while len(self.buffer) >= 9:

@@ -11,6 +11,7 @@ from wire import Http2
 GROWTH = 32 << 20
 # Longest that is flooded, in seconds.
 TIME = 3
+RESET = "/h2/reset"
 
 
 def flood(client, frames, read=True):
@@ -50,15 +51,17 @@ def case(name, item, frames, why, must_end=None, read=True, most=None):
             return f"the process grew by {seen.notes['grown'] >> 20} MiB"
         if must_end and not (seen.closed or seen.error):
             return f"after {seen.notes['taken']} pieces the connection is as welcome as before"
-        if most is not None and len(seen.requests) > most:
-            return f"{len(seen.requests)} requests reached the upstream"
+        # What a flood of requests has left on its way may come while the next case is judged.
+        own = [request for request in seen.requests if name == "rapid-reset" or request.path != RESET.encode()]
+        if most is not None and len(own) > most:
+            return f"{len(own)} requests reached the upstream"
         return None
 
     return Case(f"h2/{name}", item, BOUND, send, why, check=check, over=("h2",))
 
 
 def rapid_reset(client):
-    block = client.encode(client.fields(path="/h2/reset"))
+    block = client.encode(client.fields(path=RESET))
     for stream in range(1, 200_000, 2):
         yield HeadersFrame(stream, data=block, flags=["END_STREAM", "END_HEADERS"]).serialize() + wire.reset(stream)
 
