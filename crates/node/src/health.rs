@@ -21,6 +21,9 @@ use crate::shim::outer::now_ms;
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 /// An instance that has been ready for so long is asked less often while nobody needs it.
 const SETTLED: Duration = Duration::from_secs(60);
+/// Apps that nobody needs are looked at together, at full seconds: waking is most of what such a look costs, and one wake
+/// serves all that are due.
+const TOGETHER: Duration = Duration::from_secs(1);
 /// Informational responses (1xx) before the final one; more are not an answer.
 const MAX_INTERIM: usize = 8;
 /// Of the head of a response; the status stands in its first bytes.
@@ -116,11 +119,20 @@ async fn check_alive(
     }
 }
 
-/// When to look again: after `pause`, or after `idle` for as long as nobody needs the app.
+/// The full span nearest to what is `after` from now (in milliseconds since the epoch), from now.
+fn together(now_ms: u64, after: Duration) -> Duration {
+    let (span, due) = (TOGETHER.as_millis() as u64, now_ms.saturating_add(after.as_millis() as u64));
+    let full = due.saturating_add(span / 2) / span * span;
+    Duration::from_millis(full.saturating_sub(now_ms))
+}
+
+/// When to look again: after `pause`, or after about `idle` for as long as nobody needs the app.
 async fn rest(began: Instant, pause: Duration, idle: Option<Duration>, busy: &mut watch::Receiver<bool>) {
     if let Some(idle) = idle.filter(|idle| *idle > pause) {
+        let now = Instant::now();
+        let together = now + together(now_ms(), (began + idle).duration_since(now));
         tokio::select! {
-            () = sleep_until(began + idle) => return,
+            () = sleep_until(together.max(began + pause)) => return,
             // Busy, or nobody says any more.
             _ = busy.wait_for(|busy| *busy) => {}
         }
@@ -395,8 +407,11 @@ mod tests {
             began.elapsed()
         };
         assert_eq!(rested(None, &mut busy).await, SHORT);
-        assert_eq!(rested(Some(IDLE), &mut busy).await, IDLE);
+        let rest = rested(Some(IDLE), &mut busy).await;
+        assert!(rest.abs_diff(IDLE) <= TOGETHER / 2, "{rest:?}");
         assert_eq!(rested(Some(Duration::from_secs(1)), &mut busy).await, SHORT, "never more often");
+        let rest = rested(Some(SHORT + Duration::from_millis(1)), &mut busy).await;
+        assert!(rest >= SHORT, "never more often: {rest:?}");
         let comes = async |after| {
             sleep_until(Instant::now() + after).await;
             needed.send_replace(true);
@@ -410,6 +425,16 @@ mod tests {
         needed.send_replace(false);
         drop(needed);
         assert_eq!(rested(Some(IDLE), &mut busy).await, SHORT, "nobody says");
+    }
+
+    #[test]
+    fn looks_at_what_nobody_needs_meet_at_full_seconds() {
+        let met = |now, after| now + together(now, Duration::from_millis(after)).as_millis() as u64;
+        assert_eq!(met(1_000_003, 9_998), 1_010_000, "and stay there");
+        assert_eq!(met(1_000_400, 10_000), 1_010_000);
+        assert_eq!(met(1_000_700, 10_000), 1_011_000);
+        assert_eq!(met(1_000_700, 0), 1_001_000);
+        assert_eq!(met(1_000_300, 0), 1_000_300, "not before now");
     }
 
     #[tokio::test]
