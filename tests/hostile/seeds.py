@@ -30,6 +30,19 @@ def main():
             write("h1_body", case.id, b"\x07" + body)
         if case.id.startswith("paths/"):
             write("path", case.id, case.send.split(b" ")[1][1:])
+        if b"boundary=b\r\n" in head and b"chunked" not in head:
+            # The size of the pieces, and that it is a form.
+            write("upload", case.id, b"\x07\x01" + case.send.split(b" ")[1] + b"\n" + body)
+    addresses = bytes((192, 0, 2, 1, 198, 51, 100, 1, 0x12, 0x67, 1, 0xBB))
+    binary = b"\r\n\r\n\0\r\nQUIT\n"
+    for name, header in (("line", b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n"),
+                         ("line-6", b"PROXY TCP6 2001:db8::1 ::1 4711 443\r\n"),
+                         ("unknown", b"PROXY UNKNOWN\r\n"),
+                         ("binary", binary + b"\x21\x11\0\x0c" + addresses),
+                         ("binary-more", binary + b"\x21\x11\0\x13" + addresses + b"\x03\0\x04abcd"),
+                         ("binary-6", binary + b"\x21\x21\0\x24" + b"\x20\x01" + bytes(34)),
+                         ("local", binary + b"\x20\0\0\0")):
+        write("proxy_header", name, b"\x05" + header + b"GET / HTTP/1.1\r\n")
     hello = wire.client_hello("a.test")
     small = b"".join(wire.record(hello[i : i + 40]) for i in range(0, len(hello), 40))
     for name, data in (("whole", wire.record(hello)), ("fragments", small),

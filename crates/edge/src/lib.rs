@@ -39,6 +39,11 @@ pub mod upload {
     pub use crate::policy::upload::{Claims, Extensions, Filter, UploadFault};
 }
 
+/// The reader of PROXY headers by itself, likewise.
+pub mod proxy_header {
+    pub use crate::proxy::{BadHeader, Source, Step, belonging, step};
+}
+
 pub mod wire;
 mod worker;
 

@@ -23,26 +23,29 @@ const PIECE: usize = 256;
 
 /// What the bytes so far are.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+pub enum Step {
     /// The beginning of a header; at most so many of the bytes behind it are, too. A line of version 1 ends at its LF.
     More(usize),
+    /// It is there, and nothing behind it.
     Whole(Source),
+    /// The connection cannot be believed.
     Bad(BadHeader),
 }
 
 /// Whose connection it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub enum Source {
     /// The proxy's own: it looks whether somebody is here.
     Proxy,
     /// Somebody's of whom the proxy says nothing, and therefore nobody's whose word counts.
     Unnamed,
+    /// Of whom the proxy says so.
     Client(IpAddr),
 }
 
 /// What is wrong with a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadHeader {
+pub enum BadHeader {
     #[error("it does not begin as one of version 1 or 2 does")]
     Begin,
     #[error("its line is not what version 1 says")]
@@ -81,16 +84,22 @@ pub(crate) async fn read(stream: &mut TcpStream) -> Result<Source, NoHeader> {
         if waiting.is_empty() {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        let is_line = seen.first().or(waiting.first()) == Some(&b'P');
-        let end = memchr::memchr(b'\n', waiting).filter(|_| is_line);
-        let belongs = end.map_or(waiting.len(), |at| at + 1);
+        let belongs = belonging(&seen, waiting);
         // They are there: this waits for nothing.
         stream.read_exact(&mut piece[..belongs]).await?;
         seen.extend_from_slice(&piece[..belongs]);
     }
 }
 
-fn step(seen: &[u8]) -> Step {
+/// How many of the bytes that wait are a header's that began with `seen`, where it can have all of them.
+pub fn belonging(seen: &[u8], waiting: &[u8]) -> usize {
+    let is_line = seen.first().or(waiting.first()) == Some(&b'P');
+    let end = memchr::memchr(b'\n', waiting).filter(|_| is_line);
+    end.map_or(waiting.len(), |at| at + 1)
+}
+
+/// What the bytes of a connection so far say.
+pub fn step(seen: &[u8]) -> Step {
     match seen.first() {
         None => Step::More(FIXED),
         Some(b'P') => line(seen),

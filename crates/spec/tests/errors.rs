@@ -42,6 +42,30 @@ error: unknown key `drian`
 }
 
 #[test]
+fn an_unknown_key_of_another_table_names_that() {
+    golden(
+        "port = 3000\n[release]\nstrategy = \"canary\"\n",
+        r#"
+error: unknown key `port`
+ --> bowline.toml:1:1
+  |
+1 | port = 3000
+  | ^^^^
+  |
+  = hint: `port` stands in `[service.NAME]`
+
+error: unknown key `strategy`
+ --> bowline.toml:3:1
+  |
+3 | strategy = "canary"
+  | ^^^^^^^^
+  |
+  = hint: `strategy` stands in `[rollout]`
+"#,
+    );
+}
+
+#[test]
 fn a_limit_that_nothing_exceeds_says_so() {
     golden(
         "[rollout]\nabort = [\"p99 > 500ms\", \"error_rate > stable + 100%\"]\n",

@@ -18,8 +18,12 @@ fn judge(media_type: &[u8], path: &str, body: &[u8], piece: usize) -> (Vec<u8>, 
     (out, verdict)
 }
 
-fuzz_target!(|data: (u8, bool, &str, &[u8])| {
-    let (piece, form, path, body) = data;
+// The size of the pieces, 1 for a form, the path and a line feed, the body.
+fuzz_target!(|data: &[u8]| {
+    let Some((&[piece, form], rest)) = data.split_first_chunk::<2>() else { return };
+    let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { return };
+    let Ok(path) = std::str::from_utf8(&rest[..end]) else { return };
+    let (form, body) = (form == 1, &rest[end + 1..]);
     let media_type: &[u8] = if form { b"multipart/form-data; boundary=b" } else { path.as_bytes() };
     let (whole, verdict) = judge(media_type, path, body, usize::MAX);
     let (out, cut) = judge(media_type, path, body, usize::from(piece).max(1));

@@ -9,6 +9,7 @@ pub(crate) use file::{FILE, SECRET_REF, VALUE};
 pub(crate) use form::Form;
 pub(crate) use server::SERVER;
 
+use crate::nearest::{nearest, suggestion};
 use crate::tree::Data;
 
 /// A table and the keys it may hold.
@@ -99,6 +100,26 @@ impl TableSpec {
         self.keys.iter().chain(overridden.iter().filter(|key| overridable(key.name)))
     }
 
+    /// Where a key was meant to stand that this table does not hold: a near word here, the same word in another table of its file.
+    pub(crate) fn meant_by(&self, name: &str) -> Option<String> {
+        let known: Vec<&str> = self.keys().map(|key| key.name).collect();
+        let holds = |key: &Key| key.kind.table().is_some_and(|spec| spec.key(name).is_some());
+        let elsewhere = || self.file()?.keys.iter().find(|key| holds(key));
+        match nearest(name, known.iter().copied()).is_none().then(elsewhere).flatten() {
+            Some(Key { name: table, kind: Kind::Named(_), .. }) => Some(format!("`{name}` stands in `[{table}.NAME]`")),
+            Some(Key { name: table, .. }) => Some(format!("`{name}` stands in `[{table}]`")),
+            None => suggestion(name, known),
+        }
+    }
+
+    /// The file that this is, or is a table of.
+    fn file(&self) -> Option<&'static Self> {
+        let is = |spec: &Self| std::ptr::eq(spec, self);
+        [&FILE, &SERVER]
+            .into_iter()
+            .find(|file| is(file) || file.keys.iter().any(|key| key.kind.table().is_some_and(is)))
+    }
+
     /// The keys that `key` takes the place of when an environment sets it.
     pub(crate) fn displaced_by(&self, key: &str, value: &Data) -> Vec<&'static str> {
         let forward = self.conflicts.iter().filter(|c| c.applies(key, value)).flat_map(|c| c.others.iter().copied());
@@ -108,6 +129,23 @@ impl TableSpec {
 }
 
 impl Kind {
+    /// The table, or what each of its tables is, of a key that holds nothing else.
+    fn table(self) -> Option<&'static TableSpec> {
+        match self {
+            Self::Table(spec) | Self::Named(spec) => Some(spec),
+            Self::Bool
+            | Self::Integer(..)
+            | Self::Cpu
+            | Self::Text(_)
+            | Self::Words(_)
+            | Self::List(_)
+            | Self::SecretRef
+            | Self::Variables
+            | Self::WordOrTable(..)
+            | Self::IntegerOrTable(..) => None,
+        }
+    }
+
     /// Completes "… is a string, not …".
     pub(crate) fn expected(self) -> String {
         match self {

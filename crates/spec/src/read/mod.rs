@@ -16,7 +16,6 @@ use std::fmt::Display;
 use crate::diagnostic::Diagnostic;
 use crate::grammar::{Kind, Presence, TableSpec, quoted};
 use crate::literal::{Read, Wrong};
-use crate::nearest::suggestion;
 use crate::tree::{Data, Node, Span, Table};
 
 /// Where a key was written.
@@ -100,10 +99,9 @@ impl Reader {
         for (name, entry) in &table.0 {
             let path = join(&path, name);
             if spec.key(name).is_none() {
-                let known: Vec<&str> = spec.keys().map(|key| key.name).collect();
                 let hint = match spec.overrides && name == "app" {
                     true => Some("an app has one name in all environments".to_owned()),
-                    false => suggestion(name, known.iter().copied()),
+                    false => spec.meant_by(name),
                 };
                 self.push(Diagnostic::new(path, entry.key.clone(), format!("unknown key `{name}`")).hint(hint));
                 continue;
