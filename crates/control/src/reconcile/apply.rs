@@ -12,7 +12,7 @@ use bowline_core::release::plan::{Outcome, Plan};
 use bowline_core::release::{
     Artifact, BuildProgress, BuildRequest, Built, SecretVersion, Stream, settle, wanted_secrets,
 };
-use bowline_core::rollout::{self, Phase, Rollout, by_hand};
+use bowline_core::rollout::{self, Phase, Rollout};
 use bowline_core::route::{ApiSite, Claim, Holder, check_claims, check_owners, claims};
 use bowline_core::units::Bytes;
 
@@ -420,7 +420,7 @@ impl Loop {
             &app.scales,
         );
         let descriptions: Vec<String> =
-            plan.describe().into_iter().chain(by_hand(candidate.app(), &app.scales)).collect();
+            plan.describe().into_iter().chain(rollout::notes(candidate.app(), &app.scales)).collect();
         let machine = Rollout::resume(plan, Phase::Prepare, None, now.mono);
         let mut course = Course::default();
         course.note(&machine, true, now);

@@ -14,6 +14,4 @@ pub use machine::{
 pub use phase::{AbortStage, Phase, PhaseError};
 pub use plan::{Plan, Presence, Replicas, StepPlan, Transition, Until};
 pub use round::{Move, Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan};
-pub use set::{
-    Count, Counts, Failing, Role, Scaled, ScaledBy, Scales, Set, by_hand, scales_for, steady, with_baselines,
-};
+pub use set::{Count, Counts, Failing, Role, Scaled, ScaledBy, Scales, Set, notes, scales_for, steady, with_baselines};

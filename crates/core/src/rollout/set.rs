@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::app::{App, Origin, Scale, Service};
+use crate::app::{App, Origin, Scale, Service, Strategy};
 use crate::id::{ReleaseNumber, ServiceName};
 use crate::instance::Failure;
-use crate::route::Cohort;
+use crate::route::{Cohort, LOCAL};
 use crate::units::Weight;
 
 /// What a release is in a rollout.
@@ -141,8 +141,21 @@ pub fn scales_for(app: &App, scales: &Scales) -> Scales {
     scales.iter().filter(holds).map(|(name, scaled)| (name.clone(), *scaled)).collect()
 }
 
-/// What becomes of the numbers of instances that were said by hand, where this file is brought out; one line each.
-pub fn by_hand(app: &App, scales: &Scales) -> Vec<String> {
+/// What counts otherwise than this file alone says, where it is brought out; one line each.
+pub fn notes(app: &App, scales: &Scales) -> Vec<String> {
+    let strategy = match app.rollout.strategy {
+        Strategy::Rolling => None,
+        Strategy::Canary { .. } => Some("canary"),
+        Strategy::BlueGreen => Some("blue-green"),
+    };
+    let elsewhere = strategy.filter(|_| app.environment.name.as_str() == LOCAL);
+    let rolls = elsewhere
+        .map(|strategy| format!("{LOCAL} rolls one by one: `strategy = {strategy:?}` is for other environments"));
+    rolls.into_iter().chain(by_hand(app, scales)).collect()
+}
+
+/// What becomes of the numbers of instances that were said by hand.
+fn by_hand(app: &App, scales: &Scales) -> Vec<String> {
     let line = |(name, scaled): (&ServiceName, &Scaled)| {
         let service = app.services.get(name).filter(|_| scaled.by == ScaledBy::Hand)?;
         let written = service.scale.min;

@@ -482,7 +482,7 @@ static ROLLOUT: TableSpec = TableSpec {
             "strategy",
             Words(&["rolling", "canary", "blue-green"]),
             Default("\"rolling\""),
-            "One instance at a time; in judged steps; or all at once beside the old.",
+            "One instance at a time; in judged steps; or all at once beside the old. In `local` always `rolling`.",
         ),
         key(
             "steps",

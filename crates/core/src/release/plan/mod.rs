@@ -23,7 +23,7 @@ use super::{Foreseen, SecretVersion};
 use crate::app::App;
 use crate::id::{AppKey, Digest, ReleaseNumber, SecretName, ServiceName};
 use crate::resource::ResourceId;
-use crate::rollout::{self, Scales, Transition, by_hand};
+use crate::rollout::{self, Scales, Transition};
 
 /// What a release is made of, as it was built or as a build is foreseen to make it.
 #[derive(Debug, Clone, Copy)]
@@ -138,7 +138,7 @@ pub fn plan(proposal: Proposal<'_>) -> Plan {
         (Outcome::Release(_), Some(rollout)) => risk::risks(proposal, rollout),
         (Outcome::Release(_) | Outcome::Again(_) | Outcome::Unchanged(_), _) => Vec::new(),
     };
-    let notes = if rollout.is_some() { by_hand(wanted.app, scales) } else { Vec::new() };
+    let notes = if rollout.is_some() { rollout::notes(wanted.app, scales) } else { Vec::new() };
     let basis = Basis::of(proposal, outcome);
     Plan { key: key.clone(), outcome, differences, builds, secrets, services, notes, risks, basis }
 }

@@ -582,3 +582,20 @@ fn whether_an_app_rests_makes_no_other_plan() {
     });
     assert_eq!((&plans[0], &plans[1]), (&plans[1], &plans[2]));
 }
+
+#[test]
+fn local_says_that_it_does_not_follow_a_strategy() {
+    let canary = |env: &str| {
+        web().with(|made| {
+            made.app.environment.name = crate::id::EnvName::new(env).unwrap();
+            made.app.rollout.strategy = crate::app::Strategy::Canary { steps: Vec::new() };
+        })
+    };
+    let notes = |env: &str| {
+        let next = canary(env)
+            .with(|made| made.app.services.get_mut("web").unwrap().drain = std::time::Duration::from_secs(7));
+        World::new(Some(canary(env))).plan(&next).notes
+    };
+    assert_eq!(notes("local"), ["local rolls one by one: `strategy = \"canary\"` is for other environments"]);
+    assert_eq!(notes("beta"), Vec::<String>::new());
+}
