@@ -1,13 +1,15 @@
 //! Rollouts under way: each is shown the world, each phase is stored, and its end is the end of the change.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_api::wire::{self, ChangeStep, RolloutNow, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, ReleaseNumber};
+use bowline_core::id::{AppKey, InstanceId, ReleaseNumber};
 use bowline_core::instance::Publish;
-use bowline_core::rollout::{Entered, Input as RolloutInput, Phase, Scales, Traffic, scales_for};
+use bowline_core::rollout::{Counts, Entered, Input as RolloutInput, Phase, Scales, Traffic, scales_for};
+use bowline_core::route::outlier::FAILURES;
 use bowline_core::time::Timestamp;
 
 use super::Loop;
@@ -40,7 +42,7 @@ impl Loop {
             if self.is_stopping(&key) {
                 continue;
             }
-            let counts = self.slots.counts(&key);
+            let counts = self.counts(&key);
             let traffic = self.traffic(&key);
             let gate = self.gate_of(&key, now);
             // Numbers that are being stored come first: a phase stores those that hold after it.
@@ -84,6 +86,17 @@ impl Loop {
         if !places.is_empty() {
             self.store(Job::Write(places), Pending::Nothing);
         }
+    }
+
+    /// What runs of an app, and who of it fails whatever an edge asks.
+    fn counts(&self, key: &AppKey) -> Counts {
+        let mut counts = self.slots.counts(key);
+        // An edge of before tells only whom it leaves out.
+        let mut streaks: BTreeMap<InstanceId, u32> =
+            self.edge.left_out.iter().map(|id| (id.clone(), FAILURES)).collect();
+        streaks.extend(self.edge.streaks.iter().map(|(id, failed)| (id.clone(), *failed)));
+        self.slots.add_streaks(key, &streaks, &mut counts);
+        counts
     }
 
     /// What the edge has counted of an app whose rollout goes by it.

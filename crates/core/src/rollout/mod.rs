@@ -7,7 +7,7 @@ mod plan;
 mod round;
 mod set;
 
-pub use jury::{Figures, LOOKS, Look, Traffic};
+pub use jury::{Dark, Figures, LOOKS, Look, Ruling, Traffic};
 pub use machine::{
     ASKS_AFTER, Entered, Input, Leg, MAX_CRASHES, MAX_NOT_READY, Rollout, Stage, Standing, Style, Waiting,
 };
@@ -15,5 +15,5 @@ pub use phase::{AbortStage, Phase, PhaseError};
 pub use plan::{Plan, Presence, Replicas, StepPlan, Transition, Until};
 pub use round::{Move, Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan};
 pub use set::{
-    Count, Counts, Failing, Role, Scaled, ScaledBy, Scales, Set, by_hand, scales_for, steady, with_baselines,
+    Count, Counts, Failing, Role, Scaled, ScaledBy, Scales, Set, Streak, by_hand, scales_for, steady, with_baselines,
 };
