@@ -44,7 +44,10 @@ impl Loop {
             }
             let counts = self.counts(&key);
             let traffic = self.traffic(&key);
-            let gate = self.gate_of(&key, now);
+            let gate = match self.gate_of(&key, now) {
+                Gate::Open => self.make_way(&key),
+                closed @ (Gate::Waits(_) | Gate::Failed(_)) => closed,
+            };
             // Numbers that are being stored come first: a phase stores those that hold after it.
             let free = |app: &&mut AppWorld| app.storing.is_none() && !app.rescaling;
             let Some(app) = self.apps.get_mut(&key).filter(free) else { continue };
@@ -115,7 +118,7 @@ impl Loop {
         }
         let Some(app) = self.apps.get(key).filter(|_| !entered.is_empty()) else { return };
         let mut all = also;
-        all.extend(writes(key, app, &entered, now.wall));
+        all.extend(writes(key, app, (&entered, self.mended(app, now.wall)), now.wall));
         let job = Job::Write(all);
         let entered = Passed::Rollout(entered);
         let id = self.store(job.clone(), Pending::Phase { key: key.clone(), entered, job, owed: None });
@@ -284,7 +287,13 @@ fn same_subjects(a: &[Waiting], b: &[Waiting]) -> bool {
 }
 
 /// What a phase changes in the store: the rollout's place, or its end.
-fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> Vec<Write> {
+/// `mended`: of one that could not be read, what goes with its end.
+fn writes(
+    key: &AppKey,
+    app: &AppWorld,
+    (entered, mended): (&[Entered], Vec<Write>),
+    at: Timestamp,
+) -> Vec<Write> {
     let (Some(change), Some(rolling), Some(last)) = (&app.change, app.rolling(), entered.last()) else {
         return Vec::new();
     };
@@ -293,10 +302,11 @@ fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> V
         entered.iter().map(|e| Write::Event(events::phase(key, (change.id, rolling.machine.plan()), e, at))).collect();
     match last.phase {
         Phase::Done => {
-            let unread = || app.unread.as_ref()?.stable;
+            let unread = || app.unread.as_ref()?.reasons.stable;
             let stable = app.stable.as_ref().map(|s| s.release.number()).or_else(unread).filter(|n| *n != candidate);
             writes.extend(stable.map(|n| Write::Revision(key.clone(), n, RevisionState::Retired)));
             writes.push(Write::Revision(key.clone(), candidate, RevisionState::Active));
+            writes.extend(mended);
             let scales = scales_for(rolling.candidate.app(), &app.scales);
             writes.extend((scales != app.scales).then(|| Write::Scales(key.clone(), scales)));
             writes.push(Write::ChangeEnded(key.clone()));
