@@ -21,7 +21,8 @@ until [ -e \"$BOWLINE_VOLUME_FILES/go\" ]; do sleep 0.1; done
 echo ended >> \"$BOWLINE_VOLUME_FILES/runs\"
 ";
 
-const MORE: &str = "[volume.files]\n[redis.cache]\npersist = false\n[job.nightly]\nrun = \"true\"\nschedule = \"0 3 * * *\"\n";
+const MORE: &str =
+    "[volume.files]\n[redis.cache]\npersist = false\n[job.nightly]\nrun = \"true\"\nschedule = \"0 3 * * *\"\n";
 
 fn says(folder: &Path, more: &str) {
     let plain = std::fs::read_to_string(fixture("plain").join("bowline.toml")).expect("a fixture");
@@ -57,9 +58,14 @@ fn all_that_runs_of_an_app_that_cannot_be_read_goes_on_until_it_is_brought_out_a
     // A release is on its way, and what runs before it has begun.
     says(&folder, "[release]\nbefore = \"sh work.sh\"\n");
     let args = ["up", path(&folder), "--detach"];
-    let release = bowline.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let release =
+        bowline.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
     wait("it has begun", SOON, || (runs(&bowline) == "begun\n").then_some(()));
-    let copies = || bowline.processes_of(NAME).into_iter().map(|one| one.pid).collect::<BTreeSet<u32>>();
+    let is_of_it = |words: &[String]| words.iter().any(|word| ["server.py", "work.sh"].contains(&word.as_str()));
+    let copies = || {
+        let own = bowline.processes_of(NAME).into_iter().filter(|one| is_of_it(&one.arguments()));
+        own.map(|one| one.pid).collect::<BTreeSet<u32>>()
+    };
     let before = copies();
 
     bowline.cannot_read(Some(&format!("local/{NAME}")));

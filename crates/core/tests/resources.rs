@@ -17,8 +17,8 @@ use bowline_core::instance::{
     Reach, Readiness, StopSignal, Usage,
 };
 use bowline_core::resource::{
-    Access, Effect, External, Input, Left, Managed, Nature, Prepared, ResourceId, ResourceKey, ResourcePhase, ResourceSpec,
-    Resources, Server, Trouble,
+    Access, Effect, External, Input, Left, Managed, Nature, Prepared, ResourceId, ResourceKey, ResourcePhase,
+    ResourceSpec, Resources, Server, Trouble,
 };
 use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};

@@ -29,8 +29,8 @@ use crate::jobs::open_release;
 use crate::jobs::servers::known as known_servers;
 use crate::secrets::Vault;
 use crate::store::{
-    AppRecord, JobRecord, ResourceRecord, RevisionRecord, RevisionState, RolloutRecord, RunRecord, Store, StoreError, View,
-    Wanted, read_scales,
+    AppRecord, JobRecord, ResourceRecord, RevisionRecord, RevisionState, RolloutRecord, RunRecord, Store, StoreError,
+    View, Wanted, read_scales,
 };
 
 /// All that outlived the daemon before.

@@ -288,12 +288,7 @@ fn same_subjects(a: &[Waiting], b: &[Waiting]) -> bool {
 
 /// What a phase changes in the store: the rollout's place, or its end.
 /// `mended`: of one that could not be read, what goes with its end.
-fn writes(
-    key: &AppKey,
-    app: &AppWorld,
-    (entered, mended): (&[Entered], Vec<Write>),
-    at: Timestamp,
-) -> Vec<Write> {
+fn writes(key: &AppKey, app: &AppWorld, (entered, mended): (&[Entered], Vec<Write>), at: Timestamp) -> Vec<Write> {
     let (Some(change), Some(rolling), Some(last)) = (&app.change, app.rolling(), entered.last()) else {
         return Vec::new();
     };

@@ -18,8 +18,10 @@ use bowline_core::instance::{InstanceObservation, InstanceOrder, Observations, P
 use bowline_core::job::Task;
 use bowline_core::resource::{Left, ResourceKey, ResourceSpec};
 use bowline_core::rollout::Phase as RolloutPhase;
+use bowline_core::route::{
+    Action, Claim, EdgeStatus, Maintenance, Pool, PoolId, Site, SiteTls, Table, canonical, claims,
+};
 use bowline_core::time::Timestamp;
-use bowline_core::route::{Action, Claim, EdgeStatus, Maintenance, Pool, PoolId, Site, SiteTls, Table, canonical, claims};
 
 use super::Loop;
 use super::effects::{Now, Write};

@@ -121,6 +121,11 @@ impl View<'_> {
         Ok(rows.into_iter().map(row::revision_record).collect())
     }
 
+    /// The same without those that this version does not know.
+    pub(crate) fn known_revisions(&self, key: &AppKey) -> Result<Vec<RevisionRecord>, StoreError> {
+        known(self.any_revisions(key)?.into_iter())
+    }
+
     /// The highest number of a revision of an app, whatever else is known of it.
     pub(super) fn newest_number(&self, key: &AppKey) -> Result<Option<ReleaseNumber>, StoreError> {
         let condition = "WHERE env = ? AND app = ? ORDER BY number DESC LIMIT 1";

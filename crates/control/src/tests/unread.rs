@@ -367,3 +367,28 @@ fn jobs_of_what_cannot_be_read_stand_still_and_are_made_up_for_once() {
     bring_out(&mut world, &mut daemon, 2);
     assert_eq!(world.runs(), ["beside/shop.job_cleanup.r2.0.1"]);
 }
+
+#[test]
+fn whatever_dies_while_it_is_brought_out_again_it_is_served() {
+    for effects in 0.. {
+        let (mut world, mut daemon) = two();
+        (daemon.effects_left, world.source) = (Some(effects), 2);
+        let order = world.order("beside");
+        world.ask(&mut daemon, Request::Apply(order, None, Scope::default()));
+        let has_died = world.run(&mut daemon) == End::Crashed;
+        drop(daemon);
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        let own = |all: Vec<String>| all.into_iter().filter(|id| id.starts_with("beside/")).collect::<Vec<_>>();
+        assert!(!own(world.served()).is_empty() && world.outages == 0, "after {effects} effects: {:?}", world.served());
+        assert_eq!(hosts(&world), ["beside.localhost", "shop.localhost"], "after {effects} effects");
+        bring_out(&mut world, &mut daemon, 3);
+        assert!(matches!(world.last_end(), Some(ChangeStep::Done { .. })), "{effects}: {:?}", world.last_end());
+        let runs = own(world.running());
+        assert_eq!((runs.len(), &own(world.served()), world.outages), (1, &runs, 0), "after {effects} effects");
+        if !has_died {
+            assert!(effects > 20, "a whole change has more than {effects} effects");
+            break;
+        }
+    }
+}

@@ -218,7 +218,9 @@ impl Entry {
     /// Roles and contents that are to be made at a moment. While another server is prepared, none are.
     fn roles_due(&self) -> Option<Mono> {
         match (&self.stage, self.preparation) {
-            (Stage::Running(Running { roles: Roles::Due(at), .. }), Preparation::Done) if !is_left(&self.spec) => Some(*at),
+            (Stage::Running(Running { roles: Roles::Due(at), .. }), Preparation::Done) if !is_left(&self.spec) => {
+                Some(*at)
+            }
             (Stage::Running(_) | Stage::Absent | Stage::Replacing(_) | Stage::Reached, _) => None,
         }
     }
@@ -357,10 +359,11 @@ impl Resources {
                 continue;
             };
             let current = slot.instance.incarnation;
-            let due = !is_left(&entry.spec) && match running.roles {
-                Roles::Due(at) => at <= now,
-                Roles::Making(_, of) | Roles::Made(of) => of != current,
-            };
+            let due = !is_left(&entry.spec)
+                && match running.roles {
+                    Roles::Due(at) => at <= now,
+                    Roles::Making(_, of) | Roles::Made(of) => of != current,
+                };
             if due {
                 let round = next();
                 effects.push(Effect::Provision(key.clone(), round, Arc::clone(&entry.spec)));

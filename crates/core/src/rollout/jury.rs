@@ -296,8 +296,7 @@ impl Jury {
             let passes = |service| self.looks.get(service).is_some_and(|one| one.ruling() == wanted);
             judged.iter().filter(|service| passes(*service)).count()
         };
-        let in_doubt =
-            |look: &Look| look.judgement.doubted || look.dark.as_ref().is_some_and(|dark| dark.is_candidate);
+        let in_doubt = |look: &Look| look.judgement.doubted || look.dark.as_ref().is_some_and(|dark| dark.is_candidate);
         let doubted = || self.looks.values().any(in_doubt);
         match (is(Ruling::StableBroken), is(Ruling::Pass)) {
             (1.., _) => (!doubted()).then_some(Sentence::StableBroken),

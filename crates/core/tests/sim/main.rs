@@ -919,6 +919,7 @@ fn every_seed_keeps_the_invariants() {
     let crashes = cover.crashes();
     println!("{seeds} seeds; the daemon died, by effect: {crashes:#?}");
     println!("numbers changed by the load: {:?}", TURNS.map(|turn| (turn, cover.turned(turn))));
+    println!("what verdicts did: {:?}", SENTENCES.map(|sentence| (sentence, cover.said(sentence))));
     if seeds < SEEDS {
         return;
     }

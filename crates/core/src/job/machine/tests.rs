@@ -530,7 +530,8 @@ fn whatever_is_killed_a_run_happens_at_most_once() {
                 }
                 4 => {
                     // The daemon dies with the record stored, and nothing ordered.
-                    let world = World { wanted: &rig.wanted, running: &rig.running, unread: &rig.unread, node: &rig.node };
+                    let world =
+                        World { wanted: &rig.wanted, running: &rig.running, unread: &rig.unread, node: &rig.node };
                     let asked = Input::Ask(world, &job("cleanup"), Trigger::Hand { by_uid: None });
                     let effects = rig.jobs.handle(asked, rig.now);
                     effects.into_iter().for_each(|effect| rig.carry_out(effect));
