@@ -85,8 +85,11 @@ pub(crate) fn kept(vault: &Vault, app: &AppKey) -> Result<Vec<Kept>, Fault> {
     known(vault, app)?.into_iter().map(|(_, kept)| kept).collect()
 }
 
-/// The same, each with what is known without its passwords.
-pub(crate) fn known(vault: &Vault, app: &AppKey) -> Result<Vec<(ResourceRecord, Result<Kept, Fault>)>, Fault> {
+/// A server as it is known without its passwords, and with them.
+pub(crate) type Known = (ResourceRecord, Result<Kept, Fault>);
+
+/// The same, also where a password does not open.
+pub(crate) fn known(vault: &Vault, app: &AppKey) -> Result<Vec<Known>, Fault> {
     let (records, environment) =
         vault.store().read(|view| Ok((view.resources_of(app)?, view.environment(&app.env)?)))?;
     let environment = environment.map(|id| id.to_string()).unwrap_or_default();
