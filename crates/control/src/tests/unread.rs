@@ -318,10 +318,11 @@ fn what_has_the_port_of_the_next_release_gives_way_to_it() {
     bring_out(&mut world, &mut daemon, 3);
     assert!(matches!(world.last_end(), Some(ChangeStep::Done { .. })), "{:?}", world.last_end());
     assert_eq!((world.running(), world.served()), (vec!["beside/shop.web.r2.0.1".to_owned()], world.running()));
-    let waited = world.told.iter().any(|(_, step)| match step {
-        ChangeStep::Waiting { steps, .. } => steps.iter().any(|one| one.on == "its end: port 3000 is release 2's"),
-        _ => false,
-    });
+    let waits = |step: &ChangeStep| {
+        let ChangeStep::Waiting { steps, .. } = step else { return false };
+        steps.iter().any(|one| one.on == "its end: port 3000 is release 2's")
+    };
+    let waited = world.told.iter().any(|(_, step)| waits(step));
     assert!(waited, "{:?}", world.told);
 }
 
