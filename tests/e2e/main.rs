@@ -39,6 +39,7 @@ mod stacks;
 mod steering;
 mod store;
 mod timestamps;
+mod unread;
 mod upgrade;
 mod uploads;
 mod users;

@@ -142,6 +142,14 @@ impl Bowline {
         std::fs::write(folder.join(bowline_fault_points::FASTER), times.to_string()).expect("a file of the test");
     }
 
+    /// The daemons that start from now on cannot read what is stored of this app; `None`: they can read all.
+    pub fn cannot_read(&self, app: Option<&str>) {
+        let folder = self.points();
+        std::fs::create_dir_all(&folder).expect("a folder of the test");
+        let file = folder.join(bowline_fault_points::UNREADABLE);
+        std::fs::write(file, app.unwrap_or_default()).expect("a file of the test");
+    }
+
     /// Of these, the points that nobody has died at yet.
     pub fn armed(&self, points: &[Point]) -> Vec<Point> {
         points.iter().copied().filter(|point| self.points().join(point.name()).exists()).collect()

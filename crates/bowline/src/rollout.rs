@@ -107,6 +107,7 @@ pub(crate) fn verdict(one: &RolloutVerdict) -> String {
         RolloutSentence::Pass => "passes".to_owned(),
         // Why is the whole of it.
         RolloutSentence::Fail | RolloutSentence::StableBroken => return format!("{}: {}", one.service, one.text),
+        RolloutSentence::TooFewData if let Some(dark) = &one.dark => return format!("{}: holds: {dark}", one.service),
         // Beside nothing, it is watched, and nothing is held up.
         RolloutSentence::TooFewData if one.stable.is_none() => "too few to tell".to_owned(),
         RolloutSentence::TooFewData => holds(one),
@@ -208,6 +209,7 @@ pub(crate) mod tests {
             canary: figures(3, 2_100, Some(40_600)),
             baseline: Some(figures(2, 2_080, Some(9_950))),
             stable: Some(figures(20, 20_800, None)),
+            dark: None,
             rules: vec![RolloutRule {
                 what: "failed".into(),
                 limit: "1%".into(),
@@ -262,6 +264,9 @@ pub(crate) mod tests {
         check(&in_state("stable_too"), &format!("web: holds: more than 1% failed, as of stable · {figures}"));
         let failed = "web: canary 41 of 2,100 failed, stable 3 of 2,080; limit 1%; aborting";
         check(&seen(RolloutSentence::Fail, None), failed);
+        let dark = "instance 2 of the canary has answered nobody for 15s: its last 10 requests failed";
+        let held = RolloutVerdict { dark: Some(dark.into()), ..seen(RolloutSentence::TooFewData, None) };
+        assert_eq!(verdict(&held), format!("web: holds: {dark}"));
         let alone = |sentence| RolloutVerdict { baseline: None, stable: None, ..seen(sentence, Some(3_000)) };
         check(&alone(RolloutSentence::Pass), "web: passes · 3 of 2,100 failed · 99% within 41ms");
         check(&alone(RolloutSentence::TooFewData), "web: too few to tell · 3 of 2,100 failed · 99% within 41ms");

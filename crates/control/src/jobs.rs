@@ -183,6 +183,7 @@ fn apply(tx: &mut Tx<'_>, write: Write) -> Result<(), StoreError> {
         Write::Change(key, form) => tx.put_rollout(&record(&key, &form)),
         Write::ChangeEnded(key) => tx.clear_rollout(&key),
         Write::Run(record) => tx.put_run(&record),
+        Write::RunOver(key, run, at) => tx.end_run(&key, run, at),
         Write::Counted(record) => tx.put_job(&record),
         Write::ForgetResource(key, at) => forget(tx, &key, at),
         Write::Scales(key, scales) => tx.set_scales(&key, &scales),

@@ -78,6 +78,7 @@ fn of_writes(writes: &[Write]) -> Option<(Point, Point)> {
         | Write::Revision(..)
         | Write::Maintenance(..)
         | Write::Scales(..)
+        | Write::RunOver(..)
         | Write::Counted(_)
         | Write::ForgetResource(..) => None,
     })
@@ -105,6 +106,7 @@ fn end(writes: &[Write]) -> (Point, Point) {
         | Write::Maintenance(..)
         | Write::Scales(..)
         | Write::Run(_)
+        | Write::RunOver(..)
         | Write::Counted(_)
         | Write::ForgetResource(..) => None,
     });

@@ -17,8 +17,8 @@ use bowline_core::instance::{
     Reach, Readiness, StopSignal, Usage,
 };
 use bowline_core::resource::{
-    Access, Effect, External, Input, Managed, Nature, Prepared, ResourceId, ResourceKey, ResourcePhase, ResourceSpec,
-    Resources, Server, Trouble,
+    Access, Effect, External, Input, Left, Managed, Nature, Prepared, ResourceId, ResourceKey, ResourcePhase,
+    ResourceSpec, Resources, Server, Trouble,
 };
 use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};
@@ -342,6 +342,50 @@ fn a_version_that_runs_already_needs_no_restart() {
     machine.desired = [(key(), versioned(15))].into();
     daemon.settle(&mut machine, &mut rng);
     assert_eq!((machine.alive(), machine.stops), (vec![&server], 0));
+}
+
+/// Nobody knows what this server is to be; with `known`, how to get into it.
+fn left(known: bool) -> Arc<ResourceSpec> {
+    let known = spec("first", 15_000).managed().filter(|_| known).cloned();
+    Arc::new(ResourceSpec::Left(Left { port: Port::new(15_000).expect("a valid one"), uid: None, known }))
+}
+
+#[test]
+fn a_server_that_is_only_to_be_left_goes_on_and_is_not_started_again() {
+    for known in [true, false] {
+        let mut rng = Rng(1);
+        let (mut machine, _, server) = ready(&mut rng);
+        let mut next = Daemon::default();
+        machine.desired = [(key(), left(known))].into();
+        next.look(&mut machine, &mut rng);
+        next.look(&mut machine, &mut rng);
+        assert_eq!((machine.alive(), machine.stops, next.effects.len()), (vec![&server], 0, 0));
+        assert_eq!(next.resources.next_deadline(), None);
+        let phase = next.phase(machine.now);
+        let is_told = match phase {
+            Some(ResourcePhase::Ready) => known,
+            Some(ResourcePhase::Failing { lasting: true, .. }) => !known,
+            _ => false,
+        };
+        assert!(is_told, "{phase:?}");
+        // What is wanted of it is known again: it stays, however it is to persist.
+        let mut wanted = Arc::unwrap_or_clone(spec("first", 15_000));
+        if let ResourceSpec::Managed(managed) = &mut wanted {
+            managed.server.persist = false;
+        }
+        machine.desired = [(key(), Arc::new(wanted))].into();
+        next.settle(&mut machine, &mut rng);
+        assert_eq!((machine.alive(), machine.stops), (vec![&server], 0));
+        assert_eq!(next.phase(machine.now), Some(ResourcePhase::Ready));
+        // One that ends while it is only left is not there any more.
+        let mut last = Daemon::default();
+        machine.desired = [(key(), left(known))].into();
+        last.look(&mut machine, &mut rng);
+        machine.end(&server, ExitCause::Code(1));
+        last.look(&mut machine, &mut rng);
+        last.look(&mut machine, &mut rng);
+        assert_eq!((machine.alive(), last.phase(machine.now)), (Vec::<&InstanceId>::new(), None));
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(crate) struct Endpoint {
     left: AtomicBool,
     /// It is drained: its WebSockets are to be told.
     leaving: AtomicBool,
-    /// Requests in a row that it has failed.
+    /// Requests in a row that it has failed, up to now.
     failures: AtomicU32,
     /// It has come to so many that somebody has to look.
     failing: AtomicBool,
@@ -55,11 +55,15 @@ impl Endpoint {
 
     /// It has failed a request.
     pub(crate) fn failed(&self) {
-        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
-            self.failures.store(0, Ordering::Relaxed);
+        if (self.failures.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(FAILURES) {
             self.failing.store(true, Ordering::Release);
             self.drained.notify_one();
         }
+    }
+
+    /// Requests in a row that it has failed, if they are [`FAILURES`] at least.
+    pub(crate) fn streak(&self) -> Option<u32> {
+        Some(self.failures.load(Ordering::Relaxed)).filter(|failed| *failed >= FAILURES)
     }
 
     /// Whether it has come to [`FAILURES`] since it was asked last.
@@ -292,6 +296,9 @@ mod tests {
         assert!(!endpoint.take_failing());
         fail(FAILURES);
         assert!(endpoint.take_failing(), "and again");
+        assert_eq!(endpoint.streak(), Some(2 * FAILURES));
+        endpoint.answered();
+        assert_eq!(endpoint.streak(), None);
     }
 
     #[test]

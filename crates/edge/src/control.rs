@@ -163,7 +163,7 @@ impl Control {
     async fn join(&mut self, outbox: Outbox) {
         self.report().await;
         let mut daemon = Daemon { outbox, behind: true };
-        if daemon.tell(None, || self.whole()) {
+        if daemon.tell(None, || self.all()) {
             self.daemons.push(daemon);
         }
     }
@@ -249,6 +249,14 @@ impl Control {
         Arc::new(FromEdge::Observation(Box::new(frame)))
     }
 
+    /// The same for a daemon that has just come, with what is served: it may not know.
+    fn all(&mut self) -> Arc<FromEdge> {
+        let mut frame = self.totals.all();
+        self.complete(&mut frame);
+        frame.table = self.compiler.generation().and_then(|_| DesiredFrame::text(self.compiler.table()));
+        Arc::new(FromEdge::Observation(Box::new(frame)))
+    }
+
     /// Fills in what is not counted by workers.
     fn complete(&mut self, frame: &mut ObservationFrame) {
         let outstanding = self.compiler.outstanding();
@@ -256,6 +264,7 @@ impl Control {
         let (left_out, total) = self.outliers.seen();
         frame.left_out = left_out.into_iter().map(ToString::to_string).collect();
         frame.left_out_total = total;
+        frame.streaks = self.compiler.streaks().into_iter().map(|(id, failed)| (id.to_string(), failed)).collect();
         frame.serving = self.facts.serving.lock().expect("nothing panics while it is held").map(|g| g.0);
         frame.access_lines_dropped = self.writer.dropped();
         frame.private_bytes = self.private_bytes;

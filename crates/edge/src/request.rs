@@ -510,10 +510,17 @@ impl Request<'_> {
         }
     }
 
+    /// Whoever looks at a release of their choice takes no instance of it from the others.
+    fn fails(&self, endpoint: &Endpoint) {
+        if !sticky::is_look(self.head) {
+            endpoint.failed();
+        }
+    }
+
     /// A try that another one follows: what comes of that says nothing of whoever has failed this one.
     pub(crate) fn record_try(&self, reason: Reason) {
         if let Some(endpoint) = self.journal.endpoint.as_ref().filter(|_| reason.blame() == Blame::Upstream) {
-            endpoint.failed();
+            self.fails(endpoint);
         }
         let counts = self.journal.is_judged() && reason.blame() == Blame::Upstream && !sticky::is_look(self.head);
         if let Some(labels) = self.journal.labels().filter(|_| counts) {
@@ -525,7 +532,7 @@ impl Request<'_> {
     fn record<C: Client>(&self, client: &C) {
         let journal = &self.journal;
         match (&journal.endpoint, journal.is_failure()) {
-            (Some(endpoint), Some(true)) => endpoint.failed(),
+            (Some(endpoint), Some(true)) => self.fails(endpoint),
             (Some(endpoint), Some(false)) => endpoint.answered(),
             (Some(_) | None, _) => {}
         }

@@ -302,6 +302,17 @@ impl Compiler {
         failing.map(|endpoint| endpoint.id.clone()).collect()
     }
 
+    /// Instances of the table whose last requests have all failed, and how many those were.
+    pub(crate) fn streaks(&self) -> BTreeMap<InstanceId, u32> {
+        let there = self.endpoints.iter().filter(|(_, endpoint)| !endpoint.has_left());
+        there.filter_map(|(id, endpoint)| Some((id.clone(), endpoint.streak()?))).collect()
+    }
+
+    /// What is served.
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
+    }
+
     /// These get no requests for now, all others do.
     pub(crate) fn leave_out(&self, instances: &BTreeSet<&InstanceId>) {
         for (id, endpoint) in &self.endpoints {

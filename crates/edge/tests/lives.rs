@@ -12,6 +12,31 @@ use bowline_core::route::EdgeStatus;
 use bowline_edge::link;
 use support::*;
 
+fn table_of(seen: &bowline_core::route::EdgeObservation) -> Option<usize> {
+    seen.table.as_ref().map(|table| table.sites.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_found_tells_what_it_serves_until_it_is_told() {
+    let address = answering("here").await;
+    let mut first = Edge::start().await;
+    assert_eq!(table_of(&first.handle.observed.borrow()), None, "one that serves nothing has nothing to tell");
+    first.serve(TableBuilder::plain(&[address])).await;
+    assert_eq!(table_of(&first.handle.observed.borrow()), None);
+    let Edge { handle, dir, .. } = first;
+    drop(handle);
+    let mut second = Edge::connected(link::spawn(config(dir.path())), dir).await;
+    let seen = second.until(|seen| seen.table.is_some()).await;
+    let table = seen.table.as_ref().unwrap();
+    assert_eq!(Some(table.generation), seen.serving);
+    assert_eq!(table.pools[&pool(1)].endpoints[&instance(1, 0)], address);
+    assert_eq!(table.sites.len(), 1);
+    second.go_on_from(seen.serving);
+    second.serve(TableBuilder::plain(&[address])).await;
+    second.until(|seen| seen.table.is_none()).await;
+    second.stop().await;
+}
+
 /// Requests on kept connections until told to stop; returns how many were answered with 200, and the first that was
 /// not.
 fn load(http: std::net::SocketAddr, stop: &Arc<AtomicBool>, served: &Arc<AtomicUsize>) -> tokio::task::JoinHandle<()> {

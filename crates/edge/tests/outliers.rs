@@ -25,13 +25,32 @@ async fn nowhere() -> SocketAddr {
 }
 
 async fn statuses(edge: &Edge, count: usize) -> Vec<u16> {
+    statuses_of(edge, "", count).await
+}
+
+async fn statuses_of(edge: &Edge, field: &str, count: usize) -> Vec<u16> {
     let mut talk = edge.connect().await;
     let mut statuses = Vec::new();
     for _ in 0..count {
-        talk.say("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        talk.say(&format!("GET / HTTP/1.1\r\nHost: a.test\r\n{field}\r\n")).await;
         statuses.push(talk.answer().await.status);
     }
     statuses
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_looks_at_a_release_has_nobody_left_out() {
+    let (good, bad) = (always(200).await, always(500).await);
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[good, bad])).await;
+    assert!(statuses_of(&edge, "x-bowline-preview: 1\r\n", 100).await.contains(&500));
+    let counted = |seen: &bowline_core::route::EdgeObservation| {
+        let all = seen.series.values().flat_map(|series| &series.duration.counts).sum::<u64>();
+        all == 100
+    };
+    let seen = edge.until(counted).await;
+    assert!(seen.streaks.is_empty() && seen.left_out_total == 0, "{:?}", seen.streaks);
+    edge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,6 +68,8 @@ async fn who_answers_with_failures_is_left_out_and_let_in_again() {
     assert_eq!(statuses(&edge, 30).await, [200; 30]);
     let seen = edge.until(|seen| seen.left_out.is_empty()).await;
     assert_eq!(seen.left_out_total, 1);
+    // It has answered nobody since.
+    assert!(seen.streaks[&instance(1, 1)] >= 5 && seen.streaks.len() == 1, "{:?}", seen.streaks);
     edge.eventually(|| async { statuses(&edge, 10).await.contains(&500) }).await;
     edge.stop().await;
 }

@@ -207,6 +207,23 @@ pub fn faster() -> u32 {
     }
 }
 
+/// Whether what is stored of an app is to be taken for another version's, which this one cannot read: a line of the file
+/// [`UNREADABLE`] of the folder. `app`: as it prints.
+pub fn is_unreadable(app: &str) -> bool {
+    #[cfg(debug_assertions)]
+    {
+        armed::is_unreadable(app)
+    }
+    #[cfg(not(debug_assertions))]
+    {
+        let _ = app;
+        false
+    }
+}
+
+/// The file that names them: what another version has stored is not at hand in a test of the whole.
+pub const UNREADABLE: &str = "unreadable-apps";
+
 /// The file that says how many times faster these are: minutes are what a test waits for otherwise.
 pub const FASTER: &str = "scale-faster";
 
@@ -235,6 +252,12 @@ mod armed {
         let folder = std::env::var_os(VARIABLE)?;
         let text = std::fs::read_to_string(Path::new(&folder).join(super::FASTER)).ok()?;
         text.trim().parse().ok().filter(|times| *times > 0)
+    }
+
+    pub(super) fn is_unreadable(app: &str) -> bool {
+        let Some(folder) = std::env::var_os(VARIABLE) else { return false };
+        let text = std::fs::read_to_string(Path::new(&folder).join(super::UNREADABLE)).unwrap_or_default();
+        text.lines().any(|line| line == app)
     }
 
     pub(super) fn pass_on(command: &mut Command) {

@@ -123,6 +123,10 @@ pub struct RolloutVerdict {
     /// The release before as a whole, the baseline included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stable: Option<RolloutFigures>,
+    /// Of an instance that answers nobody, for which the step is held at least: `instance 2 of the canary has answered nobody for 15s: its
+    /// last 10 requests failed`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dark: Option<String>,
     /// "Over half failed" first, then the rules of `abort` in the file's order.
     pub rules: Vec<RolloutRule>,
 }

@@ -13,7 +13,7 @@ use bowline_core::time::Timestamp;
 use super::BOWLINE;
 use crate::reconcile::resources::{Kept, admin_name, password_name};
 use crate::secrets::Vault;
-use crate::store::{Store, StoreError, Tx};
+use crate::store::{ResourceRecord, Store, StoreError, Tx};
 
 /// Below the ports of instances (20,000 to 29,999) and below every common ephemeral range: a server that is stopped for
 /// a while finds its port free.
@@ -44,7 +44,7 @@ pub(super) async fn prepare(
         true => Vec::new(),
         false => {
             let (count, random) = (wanted.len() * 2, getrandom::u64().map_err(super::no_random)?);
-            let taken = store.read(|view| view.resources())?.into_iter().map(|one| one.port.get()).collect();
+            let taken = store.read(|view| view.ports())?.into_iter().map(Port::get).collect();
             free_ports(count, &taken, random)
         }
     };
@@ -60,7 +60,7 @@ fn free_ports(count: usize, taken: &BTreeSet<u16>, random: u64) -> Vec<Port> {
 
 impl Servers {
     pub(super) fn register(self, tx: &mut Tx<'_>, app: &AppKey, at: Timestamp) -> Result<(), StoreError> {
-        let taken: BTreeSet<Port> = tx.resources()?.into_iter().map(|one| one.port).collect();
+        let taken = tx.ports()?;
         let mut ports = self.ports.into_iter().filter(|port| !taken.contains(port));
         for (id, init) in self.wanted {
             let key = ResourceKey { app: app.clone(), id };
@@ -82,6 +82,14 @@ impl Servers {
 
 /// The servers of an app that the store knows, those included that no file names any more.
 pub(crate) fn kept(vault: &Vault, app: &AppKey) -> Result<Vec<Kept>, Fault> {
+    known(vault, app)?.into_iter().map(|(_, kept)| kept).collect()
+}
+
+/// A server as it is known without its passwords, and with them.
+pub(crate) type Known = (ResourceRecord, Result<Kept, Fault>);
+
+/// The same, also where a password does not open.
+pub(crate) fn known(vault: &Vault, app: &AppKey) -> Result<Vec<Known>, Fault> {
     let (records, environment) =
         vault.store().read(|view| Ok((view.resources_of(app)?, view.environment(&app.env)?)))?;
     let environment = environment.map(|id| id.to_string()).unwrap_or_default();
@@ -93,12 +101,12 @@ pub(crate) fn kept(vault: &Vault, app: &AppKey) -> Result<Vec<Kept>, Fault> {
         })?;
         Ok(vault.reveal(app, &name, newest.version)?)
     };
-    let one = |record: crate::store::ResourceRecord| {
+    let one = |record: ResourceRecord| {
         let id = record.key.id.clone();
         let (password, admin) = (open(password_name(&id))?, admin_name(&id).map(open).transpose()?);
         Ok(Kept { record, password, admin, environment: environment.clone() })
     };
-    records.into_iter().map(one).collect()
+    Ok(records.into_iter().map(|record| (record.clone(), one(record))).collect())
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use bowline_api::wire;
 use bowline_core::id::ServiceName;
-use bowline_core::rollout::{Figures, Look, Phase, Rollout, Stage, Style};
+use bowline_core::rollout::{Figures, Look, Phase, Rollout, Ruling, Stage, Style};
 use bowline_core::time::{Mono, Timestamp};
-use bowline_core::verdict::{Finding, State, Tally, Verdict};
+use bowline_core::verdict::{Finding, State, Tally};
 use serde::{Deserialize, Serialize};
 
 use super::effects::Now;
@@ -221,19 +221,20 @@ fn millis(d: Duration) -> u64 {
 }
 
 fn verdict((service, look): (&ServiceName, &Look)) -> wire::RolloutVerdict {
-    let Look { judgement, canary, baseline, stable } = look;
+    let Look { judgement, canary, baseline, stable, dark } = look;
     wire::RolloutVerdict {
         service: service.to_string(),
-        verdict: match judgement.verdict {
-            Verdict::Pass => wire::RolloutSentence::Pass,
-            Verdict::Fail(_) => wire::RolloutSentence::Fail,
-            Verdict::TooFewData => wire::RolloutSentence::TooFewData,
-            Verdict::StableBroken(_) => wire::RolloutSentence::StableBroken,
+        verdict: match look.ruling() {
+            Ruling::Pass => wire::RolloutSentence::Pass,
+            Ruling::Fail => wire::RolloutSentence::Fail,
+            Ruling::TooFewData => wire::RolloutSentence::TooFewData,
+            Ruling::StableBroken => wire::RolloutSentence::StableBroken,
         },
-        text: judgement.to_string(),
+        text: look.to_string(),
         canary: figures(*canary),
         baseline: baseline.map(figures),
         stable: stable.map(figures),
+        dark: dark.as_ref().map(ToString::to_string),
         rules: judgement.findings.iter().map(rule).collect(),
     }
 }

@@ -9,7 +9,7 @@ use bowline_core::access::Scope;
 use bowline_core::acme;
 use bowline_core::app::{App, HostName};
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, Digest, EnvironmentId, ReleaseNumber, SecretName, ServiceName};
+use bowline_core::id::{AppKey, Digest, EnvironmentId, ReleaseNumber, RunNumber, SecretName, ServiceName};
 use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen, SecretVersion};
 use bowline_core::resource::data::{DataDone, DataOrder};
@@ -221,6 +221,8 @@ pub(crate) enum Write {
     Maintenance(AppKey, Option<Maintenance>),
     Scales(AppKey, Scales),
     Run(Box<RunRecord>),
+    /// It is over; nothing else of it is known.
+    RunOver(AppKey, RunNumber, Timestamp),
     Counted(JobRecord),
     /// Its data are gone: port, user and passwords go, too.
     ForgetResource(ResourceKey, Timestamp),

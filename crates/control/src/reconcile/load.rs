@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, EnvName, EnvironmentId, Incarnation, ReleaseNumber, ServiceName};
+use bowline_core::id::{AppKey, EnvName, EnvironmentId, Incarnation, ReleaseNumber, RunNumber, ServiceName};
+use bowline_core::job::Task;
 use bowline_core::rollout::{Phase, Plan, Rollout, RoundPlace, Scales};
 use bowline_core::route::{EdgeDesired, Maintenance};
 use bowline_core::time::Timestamp;
@@ -21,14 +22,15 @@ use super::pending::Pending;
 use super::release::Release;
 use super::resources::Kept;
 use super::rounds::Moving;
-use super::unread::Unread;
+use super::unread::{Reasons, Unread};
 use super::world::{AppWorld, Stable};
 use crate::form::{self, StoredRun};
 use crate::jobs::open_release;
-use crate::jobs::servers::kept;
+use crate::jobs::servers::known as known_servers;
 use crate::secrets::Vault;
 use crate::store::{
-    AppRecord, JobRecord, RevisionRecord, RevisionState, RolloutRecord, RunRecord, Store, View, Wanted, read_scales,
+    AppRecord, JobRecord, ResourceRecord, RevisionRecord, RevisionState, RolloutRecord, RunRecord, Store, StoreError,
+    View, Wanted, read_scales,
 };
 
 /// All that outlived the daemon before.
@@ -45,14 +47,16 @@ pub(crate) struct LoadedApp {
     record: AppRecord,
     stable: Option<Release>,
     change: Option<LoadedChange>,
-    /// Why neither can be read, and which release served.
-    unread: Option<(Fault, Option<ReleaseNumber>)>,
+    /// Why neither can be read.
+    unread: Option<Reasons>,
     fault: Option<Fault>,
     resources: Vec<Kept>,
     maintenance: Option<Maintenance>,
     scales: Scales,
     jobs: Vec<JobRecord>,
     runs: Vec<StoredRun>,
+    /// The highest of a run, whatever else is known of it.
+    last_run: RunNumber,
     roots: BTreeMap<ReleaseNumber, Roots>,
     served: BTreeSet<ReleaseNumber>,
 }
@@ -100,7 +104,7 @@ pub(crate) async fn load(store: &Store, vault: &Vault, version: &str, at: Timest
     };
     let epoch = store.commit(started).await?;
     let (rows, environments) = store.read(|view| {
-        let rows = view.apps()?.into_iter().map(|record| Rows::read(view, record)).collect::<Result<Vec<_>, _>>()?;
+        let rows = view.any_apps()?.into_iter().map(|app| Rows::read(view, app)).collect::<Result<Vec<_>, _>>()?;
         Ok((rows, view.environments()?))
     })?;
     let apps = rows.into_iter().map(|rows| rows.open(vault)).collect();
@@ -111,9 +115,6 @@ pub(crate) async fn load(store: &Store, vault: &Vault, version: &str, at: Timest
 struct Read {
     stable: Option<Release>,
     change: Option<LoadedChange>,
-    unread: Option<Fault>,
-    resources: Vec<Kept>,
-    runs: Vec<StoredRun>,
 }
 
 /// An app's rows, of one moment.
@@ -124,29 +125,106 @@ struct Rows {
     maintenance: Option<Maintenance>,
     scales: Scales,
     jobs: Vec<JobRecord>,
-    runs: Vec<RunRecord>,
+    runs: Vec<StoredRun>,
+    last_run: RunNumber,
+    /// Those that are under way, and cannot be read.
+    lost_runs: Vec<RunNumber>,
+    scales_unknown: bool,
+    /// Why it is not known what it is.
+    unknown: Option<Fault>,
+}
+
+/// What there is of a value; of one that this version does not know, why. Damage is nobody's alone.
+fn known<T>(read: Result<T, StoreError>) -> Result<Result<T, StoreError>, StoreError> {
+    match read {
+        Ok(value) => Ok(Ok(value)),
+        Err(error) if error.is_unknown() => Ok(Err(error)),
+        Err(error) => Err(error),
+    }
 }
 
 impl Rows {
-    fn read(view: &View<'_>, record: AppRecord) -> Result<Self, crate::store::StoreError> {
-        let (revisions, rollout) = (view.revisions(&record.key)?, view.rollout(&record.key)?);
-        let maintenance = view.maintenance(&record.key)?.map(|allow| Maintenance { allow });
-        let scales = view.scales(&record.key)?;
-        let (jobs, runs) = (view.jobs(&record.key)?, view.runs(&record.key)?);
-        Ok(Self { record, revisions, rollout, maintenance, scales, jobs, runs })
+    fn read(view: &View<'_>, (record, unknown): (AppRecord, Option<StoreError>)) -> Result<Self, StoreError> {
+        let key = &record.key;
+        let mut why = unknown;
+        let rollout = view.rollout(key)?;
+        let (revisions, newer) = revisions(view.any_revisions(key)?)?;
+        why = why.or(newer);
+        // Whoever was still let in is not known: nobody is.
+        let maintenance = known(view.maintenance(key))?.unwrap_or_else(|error| {
+            tracing::warn!(app = %key, %error, "nobody is let in while it is worked on");
+            Some(Vec::new())
+        });
+        let scales = known(view.scales(key))?;
+        let scales_unknown = scales.is_err();
+        let scales = scales.unwrap_or_else(|error| {
+            why = why.take().or(Some(error));
+            Scales::new()
+        });
+        let (mut runs, mut lost_runs, mut last_run) = (Vec::new(), Vec::new(), RunNumber::default());
+        let mut unknown = why.map(|error| unreadable(key).source(&error).hint("run the newer Bowline"));
+        for run in view.any_runs(key)? {
+            last_run = last_run.max(run.number);
+            let is_before = |record: &RunRecord| record.task == Task::Before;
+            let (read, counts) = match known(run.record)? {
+                // What has run before a release that is on its way must not run again.
+                Ok(record) => {
+                    let counts = !run.is_over || is_before(&record) && rollout.is_some();
+                    (form::read_run(record).map_err(|error| unreadable_run(key).source(&error)), counts)
+                }
+                Err(error) => (Err(unreadable_run(key).source(&error)), !run.is_over || rollout.is_some()),
+            };
+            match read {
+                Ok(run) => runs.push(run),
+                Err(fault) if counts => {
+                    lost_runs.extend((!run.is_over).then_some(run.number));
+                    unknown = unknown.or(Some(fault));
+                }
+                Err(fault) => tracing::warn!(app = %key, run = run.number.0, error = %fault, "a run left out"),
+            }
+        }
+        let (maintenance, jobs) = (maintenance.map(|allow| Maintenance { allow }), view.jobs(key)?);
+        Ok(Self {
+            record,
+            revisions,
+            rollout,
+            maintenance,
+            scales,
+            jobs,
+            runs,
+            last_run,
+            lost_runs,
+            scales_unknown,
+            unknown,
+        })
     }
 
     /// One app that cannot be read leaves the others as they are, and is left as it is.
-    fn open(self, vault: &Vault) -> LoadedApp {
+    fn open(mut self, vault: &Vault) -> LoadedApp {
         let active = self.revisions.iter().rfind(|r| r.state == RevisionState::Active);
-        let Read { stable, change, unread, resources, runs } = self.read_all(vault, active).unwrap_or_else(|fault| {
-            let key = &self.record.key;
-            tracing::error!(app = %key, error = %fault, causes = ?fault.causes, "app not read, and left as it is");
-            let runs = self.runs.iter().filter_map(|run| form::read_run(run.clone()).ok()).collect();
-            let resources = kept(vault, key).unwrap_or_default();
-            Read { stable: None, change: None, unread: Some(fault), resources, runs }
-        });
-        let unread = unread.map(|why| (why, active.map(|row| row.number)));
+        let (resources, shut, lost) = servers(vault, &self.record.key);
+        let planted = bowline_fault_points::is_unreadable(&self.record.key.to_string());
+        let planted = planted.then(|| unreadable(&self.record.key));
+        let read = match self.unknown.take().or(lost).or(planted) {
+            None => self.read_all(vault, active),
+            Some(fault) => Err(fault),
+        };
+        let (Read { stable, change }, unread) = match read {
+            Ok(read) => (read, None),
+            Err(why) => {
+                let key = &self.record.key;
+                tracing::error!(app = %key, error = %why, causes = ?why.causes, "app not read, and left as it is");
+                let reasons = Reasons {
+                    why,
+                    stable: active.map(|row| row.number),
+                    shut,
+                    runs: std::mem::take(&mut self.lost_runs),
+                    scales: self.scales_unknown,
+                    has_jobs: !self.jobs.is_empty(),
+                };
+                (Read { stable: None, change: None }, Some(reasons))
+            }
+        };
         let failed = self.revisions.last().and_then(|newest| match &newest.state {
             RevisionState::Failed { reason } => Some(form::read_fault(reason)),
             RevisionState::Pending | RevisionState::Active | RevisionState::Retired => None,
@@ -156,21 +234,28 @@ impl Rows {
         let roots = self.revisions.iter().filter_map(|row| Some((row.number, roots_of(row)?))).collect();
         let served = |row: &&RevisionRecord| matches!(row.state, RevisionState::Active | RevisionState::Retired);
         let served = self.revisions.iter().filter(served).map(|row| row.number).collect();
-        let Self { record, maintenance, scales, jobs, .. } = self;
-        let fault = failed;
-        LoadedApp { record, stable, change, unread, fault, resources, maintenance, scales, jobs, runs, roots, served }
+        let Self { record, maintenance, scales, jobs, runs, last_run, .. } = self;
+        LoadedApp {
+            record,
+            stable,
+            change,
+            unread,
+            fault: failed,
+            resources,
+            maintenance,
+            scales,
+            jobs,
+            runs,
+            last_run,
+            roots,
+            served,
+        }
     }
 
     fn read_all(&self, vault: &Vault, active: Option<&RevisionRecord>) -> Result<Read, Fault> {
         let change = self.rollout.as_ref().map(|row| self.change(vault, row)).transpose()?;
         let stable = active.cloned().map(|row| open_release(vault, row)).transpose()?;
-        let resources = kept(vault, &self.record.key)?;
-        let unreadable = |error: form::FormError| {
-            let message = format!("a run of {} cannot be read from the store", self.record.key);
-            Fault::new(FaultKind::Failed, message).source(&error).hint("run the newer Bowline")
-        };
-        let runs = self.runs.iter().cloned().map(form::read_run).collect::<Result<_, _>>().map_err(unreadable)?;
-        Ok(Read { stable, change, unread: None, resources, runs })
+        Ok(Read { stable, change })
     }
 
     fn change(&self, vault: &Vault, row: &RolloutRecord) -> Result<LoadedChange, Fault> {
@@ -226,6 +311,50 @@ impl Rows {
     }
 }
 
+fn unreadable(key: &AppKey) -> Fault {
+    Fault::new(FaultKind::Failed, format!("{key} cannot be read from the store"))
+}
+
+fn unreadable_run(key: &AppKey) -> Fault {
+    Fault::new(FaultKind::Failed, format!("a run of {key} cannot be read from the store")).hint("run the newer Bowline")
+}
+
+/// Those that are known, and why one is not that came after the release that serves: of older ones nothing depends on it.
+fn revisions(
+    rows: Vec<Result<RevisionRecord, StoreError>>,
+) -> Result<(Vec<RevisionRecord>, Option<StoreError>), StoreError> {
+    let (mut all, mut newer) = (Vec::new(), None);
+    for row in rows {
+        match known(row)? {
+            Ok(row) => {
+                newer = newer.filter(|_| row.state != RevisionState::Active);
+                all.push(row);
+            }
+            Err(error) => newer = newer.or(Some(error)),
+        }
+    }
+    Ok((all, newer))
+}
+
+/// The servers of an app, those whose password does not open, and why one does not.
+fn servers(vault: &Vault, key: &AppKey) -> (Vec<Kept>, Vec<ResourceRecord>, Option<Fault>) {
+    let all = match known_servers(vault, key) {
+        Ok(all) => all,
+        Err(fault) => return (Vec::new(), Vec::new(), Some(fault)),
+    };
+    let (mut kept, mut shut, mut why) = (Vec::new(), Vec::new(), None);
+    for (record, opened) in all {
+        match opened {
+            Ok(one) => kept.push(one),
+            Err(fault) => {
+                shut.push(record);
+                why = why.or(Some(fault));
+            }
+        }
+    }
+    (kept, shut, why)
+}
+
 /// What cannot be read is not kept for its own sake; what runs of it keeps everything.
 fn roots_of(row: &RevisionRecord) -> Option<Roots> {
     let artifacts = form::read_built(&row.artifacts).inspect_err(|error| {
@@ -237,15 +366,14 @@ fn roots_of(row: &RevisionRecord) -> Option<Roots> {
 impl Loop {
     /// Takes up an app where the daemon before has left it.
     pub(crate) fn take_up(&mut self, loaded: LoadedApp, snapshot: Option<&EdgeDesired>, now: Now) {
-        let LoadedApp { record, stable, change, unread, fault, maintenance, scales, jobs, runs, roots, served, .. } =
-            loaded;
+        let LoadedApp { record, stable, change, unread, fault, maintenance, scales, roots, served, .. } = loaded;
         self.take_up_resources(loaded.resources);
         let (key, wanted) = (record.key.clone(), record.wanted);
-        self.take_up_runs(&key, jobs, runs);
+        self.take_up_runs(&key, loaded.jobs, (loaded.runs, loaded.last_run));
         let mut app = AppWorld::new(record);
         app.fault = fault;
         let unread = unread.filter(|_| wanted == Wanted::Running);
-        app.unread = unread.map(|why| Unread::new(&key, why, snapshot));
+        app.unread = unread.map(|why| Unread::new(&key, why, snapshot.map(|desired| &*desired.table)));
         app.maintenance = maintenance;
         app.scales = scales;
         (app.roots, app.served) = (roots, served);

@@ -105,6 +105,8 @@ pub(crate) struct Loop {
     pub(crate) opened: BTreeSet<PoolId>,
     /// Artifacts are to be looked through.
     to_collect: bool,
+    /// An edge may tell until then where apps were served that cannot be read.
+    unplaced: Option<Mono>,
     pub(crate) node: Arc<Observations>,
     /// The same without the runs of jobs, which are not kept running.
     kept_running: Arc<Observations>,
@@ -164,6 +166,7 @@ impl Loop {
             resources: BTreeMap::new(),
             opened: BTreeSet::new(),
             to_collect: true,
+            unplaced: None,
             node: Arc::default(),
             kept_running: Arc::default(),
             edge: Arc::default(),
@@ -189,6 +192,7 @@ impl Loop {
         for app in loaded.apps {
             this.take_up(app, snapshot, now);
         }
+        this.unplaced = (snapshot.is_none() && this.has_unread()).then(|| now.mono + SETTLE_LIMIT);
         this.reconcile(now);
         let effects = std::mem::take(&mut this.effects);
         (this, effects)
@@ -246,7 +250,8 @@ impl Loop {
         let (scaling, acme) = (self.next_scaling(), self.acme.as_ref().and_then(Acme::next_deadline));
         let machines =
             [slots, jobs, acme, rollouts, rounds, scaling, hold, retry, promoted, curious, maintained, published];
-        machines.into_iter().flatten().min()
+        let unplaced = self.unplaced.filter(|_| matches!(self.slots.publish(), Publish::Now));
+        machines.into_iter().flatten().chain(unplaced).min()
     }
 
     fn asked(&mut self, ticket: Ticket, request: Request, now: Now) {
@@ -424,6 +429,7 @@ impl Loop {
             self.drive_snapshots();
             self.drive_runs(now);
             self.drive_rollouts(now);
+            self.keep_ports();
             self.drive_rounds(now);
             self.drive_scaling(now);
             // What the rollouts have freed or asked for is ordered at once, not with the next input.
@@ -497,6 +503,7 @@ impl Loop {
         }
         match self.slots.publish() {
             Publish::Hold { .. } => return,
+            Publish::Now if self.awaits_edge(now) => return,
             Publish::Now => {}
         }
         let mut endpoints = self.slots.endpoints();

@@ -141,30 +141,41 @@ impl Loop {
                 release: release.number(),
             }),
             Declared::Managed { version, persist, init } => {
-                let Kept { record, password, admin, environment } = self.resources.get(resource)?;
-                let script = |file: &str| {
-                    let sql = record.init.as_deref()?;
-                    Some(InitScript { file: file.to_owned(), sql: sql.into() })
-                };
-                ResourceSpec::Managed(Managed {
-                    server: Server {
-                        folder: self.place.resource(resource),
-                        version,
-                        persist,
-                        port: record.port,
-                        uid: self.place.uid(record.uid),
-                        admin: admin.clone(),
-                    },
-                    access: Access {
-                        user: own_name(&resource.id.name),
-                        database: own_name(&resource.id.name),
-                        password: password.clone(),
-                        environment: environment.clone(),
-                    },
-                    init: init.and_then(script),
-                })
+                let kept = self.resources.get(resource)?;
+                ResourceSpec::Managed(self.managed(resource, kept, (version, persist), init))
             }
         })
+    }
+
+    /// `init`: the name of the file that fills it.
+    pub(crate) fn managed(
+        &self,
+        resource: &ResourceKey,
+        Kept { record, password, admin, environment }: &Kept,
+        (version, persist): (Option<u16>, bool),
+        init: Option<&str>,
+    ) -> Managed {
+        let script = |file: &str| {
+            let sql = record.init.as_deref()?;
+            Some(InitScript { file: file.to_owned(), sql: sql.into() })
+        };
+        Managed {
+            server: Server {
+                folder: self.place.resource(resource),
+                version,
+                persist,
+                port: record.port,
+                uid: self.place.uid(record.uid),
+                admin: admin.clone(),
+            },
+            access: Access {
+                user: own_name(&resource.id.name),
+                database: own_name(&resource.id.name),
+                password: password.clone(),
+                environment: environment.clone(),
+            },
+            init: init.and_then(script),
+        }
     }
 
     pub(crate) fn gate(&self, release: &Release) -> Gate {
@@ -252,7 +263,8 @@ impl Loop {
         let key = &app.record.key;
         let shown = app.shown().map(|release| declared(release.app())).unwrap_or_default();
         let kept = self.resources.keys().filter(|resource| resource.app == *key).map(|resource| &resource.id);
-        let ids: BTreeSet<&ResourceId> = kept.chain(shown.keys()).collect();
+        let shut = app.unread.iter().flat_map(|unread| &unread.reasons.shut).map(|record| &record.key.id);
+        let ids: BTreeSet<&ResourceId> = kept.chain(shut).chain(shown.keys()).collect();
         let one = |id: &ResourceId| {
             let resource = ResourceKey { app: key.clone(), id: id.clone() };
             let external = matches!(shown.get(id), Some(Declared::External { .. }));

@@ -1,13 +1,15 @@
 //! Rollouts under way: each is shown the world, each phase is stored, and its end is the end of the change.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_api::wire::{self, ChangeStep, RolloutNow, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, ReleaseNumber};
+use bowline_core::id::{AppKey, InstanceId, ReleaseNumber};
 use bowline_core::instance::Publish;
-use bowline_core::rollout::{Entered, Input as RolloutInput, Phase, Scales, Traffic, scales_for};
+use bowline_core::rollout::{Counts, Entered, Input as RolloutInput, Phase, Scales, Traffic, scales_for};
+use bowline_core::route::outlier::FAILURES;
 use bowline_core::time::Timestamp;
 
 use super::Loop;
@@ -40,9 +42,12 @@ impl Loop {
             if self.is_stopping(&key) {
                 continue;
             }
-            let counts = self.slots.counts(&key);
+            let counts = self.counts(&key);
             let traffic = self.traffic(&key);
-            let gate = self.gate_of(&key, now);
+            let gate = match self.gate_of(&key, now) {
+                Gate::Open => self.make_way(&key),
+                closed @ (Gate::Waits(_) | Gate::Failed(_)) => closed,
+            };
             // Numbers that are being stored come first: a phase stores those that hold after it.
             let free = |app: &&mut AppWorld| app.storing.is_none() && !app.rescaling;
             let Some(app) = self.apps.get_mut(&key).filter(free) else { continue };
@@ -86,6 +91,17 @@ impl Loop {
         }
     }
 
+    /// What runs of an app, and who of it fails whatever an edge asks.
+    fn counts(&self, key: &AppKey) -> Counts {
+        let mut counts = self.slots.counts(key);
+        // An edge of before tells only whom it leaves out.
+        let mut streaks: BTreeMap<InstanceId, u32> =
+            self.edge.left_out.iter().map(|id| (id.clone(), FAILURES)).collect();
+        streaks.extend(self.edge.streaks.iter().map(|(id, failed)| (id.clone(), *failed)));
+        self.slots.add_streaks(key, &streaks, &mut counts);
+        counts
+    }
+
     /// What the edge has counted of an app whose rollout goes by it.
     fn traffic(&self, key: &AppKey) -> Traffic {
         let own = self.edge.traffic.iter().filter(|(pool, _)| pool.key == *key);
@@ -102,7 +118,7 @@ impl Loop {
         }
         let Some(app) = self.apps.get(key).filter(|_| !entered.is_empty()) else { return };
         let mut all = also;
-        all.extend(writes(key, app, &entered, now.wall));
+        all.extend(writes(key, app, (&entered, self.mended(app, now.wall)), now.wall));
         let job = Job::Write(all);
         let entered = Passed::Rollout(entered);
         let id = self.store(job.clone(), Pending::Phase { key: key.clone(), entered, job, owed: None });
@@ -271,7 +287,8 @@ fn same_subjects(a: &[Waiting], b: &[Waiting]) -> bool {
 }
 
 /// What a phase changes in the store: the rollout's place, or its end.
-fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> Vec<Write> {
+/// `mended`: of one that could not be read, what goes with its end.
+fn writes(key: &AppKey, app: &AppWorld, (entered, mended): (&[Entered], Vec<Write>), at: Timestamp) -> Vec<Write> {
     let (Some(change), Some(rolling), Some(last)) = (&app.change, app.rolling(), entered.last()) else {
         return Vec::new();
     };
@@ -280,10 +297,11 @@ fn writes(key: &AppKey, app: &AppWorld, entered: &[Entered], at: Timestamp) -> V
         entered.iter().map(|e| Write::Event(events::phase(key, (change.id, rolling.machine.plan()), e, at))).collect();
     match last.phase {
         Phase::Done => {
-            let unread = || app.unread.as_ref()?.stable;
+            let unread = || app.unread.as_ref()?.reasons.stable;
             let stable = app.stable.as_ref().map(|s| s.release.number()).or_else(unread).filter(|n| *n != candidate);
             writes.extend(stable.map(|n| Write::Revision(key.clone(), n, RevisionState::Retired)));
             writes.push(Write::Revision(key.clone(), candidate, RevisionState::Active));
+            writes.extend(mended);
             let scales = scales_for(rolling.candidate.app(), &app.scales);
             writes.extend((scales != app.scales).then(|| Write::Scales(key.clone(), scales)));
             writes.push(Write::ChangeEnded(key.clone()));

@@ -7,7 +7,7 @@ use bowline_api::wire::{self, Waiting};
 use bowline_core::access::TokenId;
 use bowline_core::app::App;
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, JobName};
+use bowline_core::id::{AppKey, JobName, RunNumber};
 use bowline_core::instance::Observations;
 use bowline_core::job::{
     Counted, Effect as JobEffect, Finished, Input, Kept, KeptRun, Moment, Outcome as RunOutcome, Run, RunId, Stage,
@@ -48,14 +48,18 @@ pub(crate) fn without(node: &Arc<Observations>) -> Arc<Observations> {
 
 impl Loop {
     /// What the store knows of the runs of an app.
-    pub(crate) fn take_up_runs(&mut self, key: &AppKey, jobs: Vec<JobRecord>, runs: Vec<StoredRun>) {
-        let mut kept = Kept::default();
+    pub(crate) fn take_up_runs(
+        &mut self,
+        key: &AppKey,
+        jobs: Vec<JobRecord>,
+        (runs, last): (Vec<StoredRun>, RunNumber),
+    ) {
+        let mut kept = Kept { number: last, ..Kept::default() };
         for JobRecord { app, job, schedule, counted } in jobs {
             let task = TaskKey { app, task: Task::Job(job) };
             kept.counted.insert(task, Counted { schedule, until: counted });
         }
         for StoredRun { run, boot, end } in runs {
-            kept.number = kept.number.max(run.number);
             match end {
                 Some(end) => kept.finished.push(Finished { run, end }),
                 None => kept.under_way.push(KeptRun { run, same_boot: boot == self.place.boot }),
@@ -66,8 +70,8 @@ impl Loop {
 
     /// Shows the machine of jobs the world.
     pub(crate) fn drive_runs(&mut self, now: Now) {
-        let (wanted, running) = (self.wanted_tasks(), self.running_apps());
-        let world = JobWorld { wanted: &wanted, running: &running, node: &self.node };
+        let (wanted, running, unread) = (self.wanted_tasks(), self.running_apps(), self.unread_apps());
+        let world = JobWorld { wanted: &wanted, running: &running, unread: &unread, node: &self.node };
         let effects = self.jobs.handle(Input::World(world), now.into());
         self.carry_out_runs(effects, None, now);
     }
@@ -216,8 +220,8 @@ impl Loop {
             let refusal = overlap(run, &stage, now.wall);
             return self.refuse(ticket, refusal);
         }
-        let (wanted, running) = (self.wanted_tasks(), self.running_apps());
-        let world = JobWorld { wanted: &wanted, running: &running, node: &self.node };
+        let (wanted, running, unread) = (self.wanted_tasks(), self.running_apps(), self.unread_apps());
+        let world = JobWorld { wanted: &wanted, running: &running, unread: &unread, node: &self.node };
         let effects = self.jobs.handle(Input::Ask(world, &task, Trigger::Hand { by_uid }), now.into());
         self.carry_out_runs(effects, Some(ticket), now);
     }
@@ -229,6 +233,10 @@ impl Loop {
         if app.record.wanted == Wanted::Stopped {
             let folder = app.record.folder.display();
             return Err(refused("it is stopped").hint(format!("start it: bowline up {folder}")).into());
+        }
+        if app.unread.is_some() {
+            let why = refused("what it consists of cannot be read");
+            return Err(why.hint("apply its folder again; `bowline status` says what is wrong").into());
         }
         let Some(stable) = &app.stable else {
             return Err(refused("no release of it serves yet")

@@ -1,7 +1,11 @@
 //! An app that this daemon cannot read: stored by a newer one, or refused by a rule that came later. It keeps no other app from being
 //! taken up. What runs of it is left as it is, and served as it was; whatever is brought out next takes its place.
 //!
-//! Nothing of it is started: what it would be given is what cannot be read. One that ends is not there any more.
+//! Nothing of it is started: what it would be given is what cannot be read. One that ends is not there any more; its servers, and a run
+//! that is under way, go on. Its jobs stand still and keep their count.
+//!
+//! On which hosts it is served stands in the snapshot of the edge's table; where that cannot be used, an edge that is still there tells
+//! what it serves. The first table waits for that, for a moment: held for longer, it would keep changes of all other apps from the edge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,38 +13,55 @@ use std::sync::Arc;
 use bowline_core::access::Scope;
 use bowline_core::app::{App, HostName, PathPrefix};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, InstanceId, ReleaseNumber};
-use bowline_core::instance::{InstanceOrder, Observations, Phase};
+use bowline_core::id::{AppKey, InstanceId, Port, ReleaseNumber, RunNumber};
+use bowline_core::instance::{InstanceObservation, InstanceOrder, Observations, Phase};
 use bowline_core::job::Task;
-use bowline_core::resource::{Access, Managed, ResourceKey, ResourceSpec, Server, own_name};
+use bowline_core::resource::{Left, ResourceKey, ResourceSpec};
+use bowline_core::rollout::Phase as RolloutPhase;
 use bowline_core::route::{
-    Action, Claim, EdgeDesired, Maintenance, Pool, PoolId, Site, SiteTls, Table, canonical, claims,
+    Action, Claim, EdgeStatus, Maintenance, Pool, PoolId, Site, SiteTls, Table, canonical, claims,
 };
+use bowline_core::time::Timestamp;
 
 use super::Loop;
-use super::resources::Kept;
+use super::effects::{Now, Write};
+use super::resources::Gate;
 use super::world::{AppWorld, Apps};
+use crate::store::ResourceRecord;
+
+/// Why an app cannot be read, and what is known of it all the same.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Reasons {
+    pub(crate) why: Fault,
+    /// The release that serves.
+    pub(crate) stable: Option<ReleaseNumber>,
+    /// Servers whose password does not open.
+    pub(crate) shut: Vec<ResourceRecord>,
+    /// Runs that are under way, and cannot be read.
+    pub(crate) runs: Vec<RunNumber>,
+    /// Its numbers of instances cannot be read.
+    pub(crate) scales: bool,
+    pub(crate) has_jobs: bool,
+}
 
 /// Why it cannot be read, and what an edge served of it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Unread {
-    why: Fault,
-    /// The release that serves.
-    pub(crate) stable: Option<ReleaseNumber>,
+    pub(crate) reasons: Reasons,
+    /// It is known on which hosts it was served, if on any.
+    is_placed: bool,
     /// Its rules alone.
     sites: BTreeMap<HostName, Site>,
     pools: BTreeMap<PoolId, Pool>,
+    /// Of the release on its way: what runs on one of them gives way.
+    ports: BTreeSet<Port>,
 }
 
 impl Unread {
-    /// `stable`: the release that serves. `snapshot`: what an edge was told last.
-    pub(crate) fn new(
-        key: &AppKey,
-        (why, stable): (Fault, Option<ReleaseNumber>),
-        snapshot: Option<&EdgeDesired>,
-    ) -> Self {
+    /// `table`: what an edge was told last.
+    pub(crate) fn new(key: &AppKey, reasons: Reasons, table: Option<&Table>) -> Self {
         let (mut sites, mut pools) = (BTreeMap::new(), BTreeMap::new());
-        if let Some(table) = snapshot.map(|desired| &desired.table) {
+        if let Some(table) = table {
             let own = |site: &Site| Site {
                 rules: site.rules.iter().filter(|rule| rule.id.key == *key).cloned().collect(),
                 ..site.clone()
@@ -50,7 +71,7 @@ impl Unread {
             let of_app = table.pools.iter().filter(|(pool, _)| pool.key == *key);
             pools.extend(of_app.map(|(pool, served)| (pool.clone(), served.clone())));
         }
-        Self { why, stable, sites, pools }
+        Self { reasons, is_placed: table.is_some(), sites, pools, ports: BTreeSet::new() }
     }
 
     /// Those that it is served on over HTTPS.
@@ -119,10 +140,80 @@ impl Loop {
         self.apps.values().any(|app| app.unread.is_some())
     }
 
-    /// Whether nothing is known of an instance but that it is there.
+    pub(crate) fn unread_apps(&self) -> BTreeSet<AppKey> {
+        self.apps.iter().filter(|(_, app)| app.unread.is_some()).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Whether nothing is known of an instance but that it is there, and it does not give way.
     pub(crate) fn is_unread(&self, id: &InstanceId) -> bool {
         let app = self.apps.get(&id.slot.key).filter(|app| app.unread.is_some());
-        app.is_some_and(|app| app.release(id.slot.release).is_none()) && ResourceKey::of_slot(&id.slot).is_none()
+        let is_unknown = app.is_some_and(|app| app.release(id.slot.release).is_none());
+        is_unknown && ResourceKey::of_slot(&id.slot).is_none() && !self.gives_way(id)
+    }
+
+    /// Whether it has a port that the release on its way is to have.
+    fn gives_way(&self, id: &InstanceId) -> bool {
+        let ports = self.apps.get(&id.slot.key).and_then(|app| app.unread.as_ref()).map(|unread| &unread.ports);
+        let port = self.node.instances.get(id).and_then(port_of);
+        ports.zip(port).is_some_and(|(ports, port)| ports.contains(&port))
+    }
+
+    /// A release that is about to start has its own ports: what cannot be read gives way on them, drained like any other.
+    pub(crate) fn make_way(&mut self, key: &AppKey) -> Gate {
+        let Some(app) = self.apps.get(key) else { return Gate::Open };
+        let (Some(rolling), Some(unread)) = (app.preparing(), &app.unread) else { return Gate::Open };
+        let services = rolling.candidate.app().services.values();
+        let ports: BTreeSet<Port> = services.filter_map(|service| service.fixed_port).collect();
+        let is_in_the_way = |(id, seen): (&InstanceId, &InstanceObservation)| {
+            let is_older = id.slot.key == *key && app.release(id.slot.release).is_none();
+            let port = port_of(seen).filter(|port| is_older && ports.contains(port))?;
+            let on = format!("its end: port {port} is release {}'s", rolling.candidate.number());
+            Some(bowline_api::wire::Waiting { what: id.to_string(), on })
+        };
+        let waits: Vec<_> = self.node.instances.iter().filter_map(is_in_the_way).collect();
+        if unread.ports != ports
+            && let Some(unread) = self.apps.get_mut(key).and_then(|app| app.unread.as_mut())
+        {
+            unread.ports = ports;
+        }
+        if waits.is_empty() { Gate::Open } else { Gate::Waits(waits) }
+    }
+
+    /// Nothing is on its way any more that a port would be needed for.
+    pub(crate) fn keep_ports(&mut self) {
+        let starts = |app: &AppWorld| {
+            app.rolling().is_some_and(|rolling| match rolling.machine.phase() {
+                RolloutPhase::Prepare | RolloutPhase::Step(_) | RolloutPhase::Promote | RolloutPhase::Watch => true,
+                RolloutPhase::Done => true,
+                RolloutPhase::Abort(_) | RolloutPhase::RolledBack | RolloutPhase::Failed => false,
+            })
+        };
+        for app in self.apps.values_mut().filter(|app| app.unread.is_some() && !starts(app)) {
+            app.unread.iter_mut().for_each(|unread| unread.ports.clear());
+        }
+    }
+
+    /// Whether the first table waits: an edge may still tell what it serves of apps that cannot be read.
+    pub(crate) fn awaits_edge(&mut self, now: Now) -> bool {
+        let Some(until) = self.unplaced else { return false };
+        let edge = &self.edge;
+        // One that serves nothing has nothing to tell; of one that is not there nothing is lost.
+        let tells = match (&edge.status, &edge.table) {
+            (EdgeStatus::Starting, _) => true,
+            (EdgeStatus::Connected, None) => edge.serving.is_some(),
+            (EdgeStatus::Connected, Some(_)) | (EdgeStatus::Lost(_), _) => false,
+        };
+        if tells && now.mono < until {
+            return true;
+        }
+        let table = edge.table.clone();
+        for (key, app) in &mut self.apps {
+            if let Some(unread) = app.unread.as_mut().filter(|_| table.is_some()) {
+                *unread = Unread::new(key, unread.reasons.clone(), table.as_deref());
+            }
+        }
+        self.unplaced = None;
+        false
     }
 
     /// The node as the machine of slots sees it, which stops what nobody wants.
@@ -144,7 +235,8 @@ impl Loop {
     /// Those of them that still run, where an edge knows them.
     pub(crate) fn unread_endpoints(&self) -> BTreeMap<PoolId, Pool> {
         let runs = |id: &InstanceId| {
-            self.node.instances.get(id).is_some_and(|seen| matches!(seen.phase, Phase::Running { .. }))
+            let seen = self.node.instances.get(id).filter(|_| !self.gives_way(id));
+            seen.is_some_and(|seen| matches!(seen.phase, Phase::Running { .. }))
         };
         let pools = self.apps.values().filter_map(|app| app.unread.as_ref()).flat_map(|unread| &unread.pools);
         let running = |pool: &Pool| Pool {
@@ -153,35 +245,16 @@ impl Loop {
         pools.map(|(id, pool)| (id.clone(), running(pool))).collect()
     }
 
-    /// The servers that run for it: what it asks of them beyond their data is not known.
+    /// Its servers: those that run go on, whatever it asks of them.
     pub(crate) fn unread_servers(&self, app: &AppWorld) -> BTreeMap<ResourceKey, Arc<ResourceSpec>> {
-        if app.unread.is_none() {
-            return BTreeMap::new();
-        }
-        let run: BTreeSet<ResourceKey> =
-            self.node.instances.keys().filter_map(|id| ResourceKey::of_slot(&id.slot)).collect();
-        let own = self.resources.iter().filter(|(key, _)| key.app == app.record.key && run.contains(key));
-        own.map(|(key, kept)| (key.clone(), Arc::new(self.as_it_is(key, kept)))).collect()
-    }
-
-    fn as_it_is(&self, key: &ResourceKey, Kept { record, password, admin, environment }: &Kept) -> ResourceSpec {
-        ResourceSpec::Managed(Managed {
-            server: Server {
-                folder: self.place.resource(key),
-                version: None,
-                persist: true,
-                port: record.port,
-                uid: self.place.uid(record.uid),
-                admin: admin.clone(),
-            },
-            access: Access {
-                user: own_name(&key.id.name),
-                database: own_name(&key.id.name),
-                password: password.clone(),
-                environment: environment.clone(),
-            },
-            init: None,
-        })
+        let Some(Unread { reasons, .. }) = &app.unread else { return BTreeMap::new() };
+        let left = |record: &ResourceRecord, known| {
+            let (port, uid) = (record.port, self.place.uid(record.uid));
+            (record.key.clone(), Arc::new(ResourceSpec::Left(Left { port, uid, known })))
+        };
+        let own = self.resources.iter().filter(|(key, _)| key.app == app.record.key);
+        let open = own.map(|(key, kept)| left(&kept.record, Some(self.managed(key, kept, (None, true), None))));
+        open.chain(reasons.shut.iter().map(|record| left(record, None))).collect()
     }
 
     /// Instances of it that run.
@@ -193,15 +266,40 @@ impl Loop {
         own.filter(|id| Task::of_service(&id.slot.service).is_none() && runs(id)).collect()
     }
 
+    /// What is stored when another release has taken its place: by it the next daemon knows what it is.
+    pub(crate) fn mended(&self, app: &AppWorld, now: Timestamp) -> Vec<Write> {
+        let Some(Unread { reasons, .. }) = &app.unread else { return Vec::new() };
+        let key = &app.record.key;
+        let runs = reasons.runs.iter().map(|run| Write::RunOver(key.clone(), *run, now));
+        runs.chain(reasons.scales.then(|| Write::Scales(key.clone(), app.scales.clone()))).collect()
+    }
+
     /// What a person is told of it.
     pub(crate) fn unread_note(&self, app: &AppWorld) -> Option<String> {
-        let why = &app.unread.as_ref()?.why;
-        let why = why.causes.iter().fold(why.message.clone(), |text, cause| format!("{text}: {cause}"));
-        let left = match self.unread_running(&app.record.key).len() {
+        let Unread { reasons, is_placed, .. } = app.unread.as_ref()?;
+        let (key, why) = (&app.record.key, &reasons.why);
+        let mut told = vec![why.causes.iter().fold(why.message.clone(), |text, cause| format!("{text}: {cause}"))];
+        told.push(match self.unread_running(key).len() {
             0 => "nothing of it runs".to_owned(),
             1 => "1 instance is left as it is, and not started again where it ends".to_owned(),
             some => format!("{some} instances are left as they are, and not started again where they end"),
-        };
-        Some(format!("{why}; {left}. Bring its folder out again, or run the Bowline that can read it"))
+        });
+        if !is_placed {
+            told.push("on which hosts it was served is not known: nobody is led to it".to_owned());
+        }
+        if self.jobs.runs_of(key).any(|run| run.key.task == Task::Before) || !reasons.runs.is_empty() {
+            told.push("what runs of its commands goes on to its end".to_owned());
+        }
+        if reasons.has_jobs {
+            told.push("its jobs do not run meanwhile".to_owned());
+        }
+        Some(format!("{}. Bring its folder out again, or run the Bowline that can read it", told.join("; ")))
+    }
+}
+
+fn port_of(seen: &InstanceObservation) -> Option<Port> {
+    match seen.phase {
+        Phase::Running { port, .. } | Phase::Stopping { port, .. } => Some(port),
+        Phase::Starting | Phase::Exited(_) | Phase::Refused(_) => None,
     }
 }

@@ -12,6 +12,9 @@ use rusqlite::ErrorCode;
 pub enum StoreError {
     #[error("the store is damaged: table {table}, {row}")]
     Corrupt { table: String, row: String },
+    /// Its checksum is right: another version wrote it.
+    #[error("the store holds what this Bowline does not know: table {table}, {what}")]
+    Unknown { table: String, what: String },
     #[error("the store has lost commits: it holds {have}, {want} were acknowledged")]
     LostCommits { have: u64, want: u64 },
     #[error("the store's head file is older than the database: it says {head}, the database holds {have}")]
@@ -66,6 +69,15 @@ impl StoreError {
         Self::Corrupt { table: table.to_owned(), row: row.into() }
     }
 
+    pub(super) fn unknown(table: &str, what: impl Into<String>) -> Self {
+        Self::Unknown { table: table.to_owned(), what: what.into() }
+    }
+
+    /// What it is about is whole, and another version's.
+    pub(crate) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown { .. })
+    }
+
     pub(super) fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |error| match error.raw_os_error() {
@@ -78,6 +90,7 @@ impl StoreError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Corrupt { .. }
+            | Self::Unknown { .. }
             | Self::LostCommits { .. }
             | Self::HeadStale { .. }
             | Self::HeadForeign { .. }
@@ -104,7 +117,11 @@ impl StoreError {
 
     fn kind(&self) -> FaultKind {
         match self {
-            Self::FolderTaken { .. } | Self::InUse(_) | Self::ForeignKey | Self::TooNew { .. } => FaultKind::Refused,
+            Self::FolderTaken { .. }
+            | Self::InUse(_)
+            | Self::ForeignKey
+            | Self::TooNew { .. }
+            | Self::Unknown { .. } => FaultKind::Refused,
             Self::NoApp(_) | Self::NoRevision { .. } | Self::NoSecret { .. } => FaultKind::Invalid,
             Self::Closed => FaultKind::Unreachable,
             Self::Corrupt { .. }
@@ -135,7 +152,7 @@ impl StoreError {
             Self::ForeignKey => {
                 "put the master.key back that belongs to this store.db; without it no secret can be opened".into()
             }
-            Self::TooNew { .. } => "run the newer Bowline, or restore a backup made before the upgrade".into(),
+            Self::Unknown { .. } | Self::TooNew { .. } => "run the newer Bowline, or restore a backup made before the upgrade".into(),
             Self::InUse(path) => format!("one daemon owns a state folder; see who holds it: fuser {}", path.display()),
             Self::DiskFull => {
                 "nothing acknowledged is lost; free some space on the state folder's disk and try again".into()

@@ -83,19 +83,28 @@ pub(super) fn app_row(record: &AppRecord) -> Columns {
 }
 
 pub(super) fn app_record(row: Columns) -> Result<AppRecord, StoreError> {
+    match any_app_record(row)? {
+        (record, None) => Ok(record),
+        (_, Some(unknown)) => Err(unknown),
+    }
+}
+
+/// Of one of which it is not known whether it is to run, and why: what runs of it is to be left.
+pub(super) fn any_app_record(row: Columns) -> Result<(AppRecord, Option<StoreError>), StoreError> {
     let mut row = Reader::new("apps", row);
-    Ok(AppRecord {
-        key: row.key()?,
-        folder: PathBuf::from(std::ffi::OsString::from_vec(row.blob()?)),
-        uid: row.small()?,
-        wanted: match row.text()?.as_str() {
-            "running" => Wanted::Running,
-            "stopped" => Wanted::Stopped,
-            _ => return Err(row.unreadable("wanted")),
-        },
-        generation: Generation(row.number()?),
-        created: Timestamp(row.number()?),
-    })
+    let (key, folder, uid) = (row.key()?, PathBuf::from(std::ffi::OsString::from_vec(row.blob()?)), row.small()?);
+    let (wanted, unknown) = match row.text()?.as_str() {
+        "running" => (Wanted::Running, None),
+        "stopped" => (Wanted::Stopped, None),
+        _ => (Wanted::Running, Some(row.unreadable("wanted"))),
+    };
+    let (generation, created) = (Generation(row.number()?), Timestamp(row.number()?));
+    Ok((AppRecord { key, folder, uid, wanted, generation, created }, unknown))
+}
+
+/// One column, by its place, of a row whose others need not be known.
+pub(super) fn only(table: &'static str, row: Columns, at: usize) -> Result<u32, StoreError> {
+    Reader::new(table, row.into_iter().skip(at).collect()).small()
 }
 
 pub(super) fn revision_row(record: &RevisionRecord) -> Columns {
@@ -343,7 +352,7 @@ impl Reader {
     }
 
     fn unreadable(&self, what: &str) -> StoreError {
-        StoreError::corrupt(self.table, format!("unreadable {what}"))
+        StoreError::unknown(self.table, format!("unreadable {what}"))
     }
 
     pub(super) fn next(&mut self) -> Value {

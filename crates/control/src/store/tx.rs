@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::path::Path;
 
 use bowline_core::access::TokenId;
-use bowline_core::id::{AppKey, EnvName, EnvironmentId, Generation, Port, ReleaseNumber, SecretName};
+use bowline_core::id::{AppKey, EnvName, EnvironmentId, Generation, Port, ReleaseNumber, RunNumber, SecretName};
 use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
@@ -25,7 +25,7 @@ use super::record::{
 use super::row::{self, number, text};
 use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS, TOKENS};
 use super::table::Table;
-use super::view::{EDGE_PORTS, GENERATION, View, environment_name, maintenance_name, scales_name};
+use super::view::{EDGE_PORTS, ENDED, GENERATION, View, environment_name, maintenance_name, scales_name};
 use super::{RUNS_KEPT, Users};
 
 /// One transaction. Reads see what it has written.
@@ -108,10 +108,8 @@ impl<'a> Tx<'a> {
 
     /// One above the highest of the block in use: apps are never deleted, and nothing is left of a database that was.
     fn free_uid(&self) -> Result<u32, StoreError> {
-        let (apps, resources) = (self.apps()?, self.resources()?);
         let (first, last) = (self.users.first(), self.users.last());
-        let used = apps.iter().map(|app| app.uid).chain(resources.iter().map(|one| one.uid));
-        match used.filter(|uid| (first..=last).contains(uid)).max() {
+        match self.uids()?.into_iter().filter(|uid| (first..=last).contains(uid)).max() {
             None => Ok(first),
             Some(highest) if highest < last => Ok(highest + 1),
             Some(_) => Err(StoreError::UidsExhausted { first, last }),
@@ -139,7 +137,7 @@ impl<'a> Tx<'a> {
     /// Stores a revision under the next number, [`RevisionState::Pending`].
     pub fn add_revision(&mut self, key: &AppKey, revision: NewRevision) -> Result<RevisionRecord, StoreError> {
         self.app(key)?.ok_or_else(|| StoreError::NoApp(key.clone()))?;
-        let newest = self.newest_revision(key)?.map_or(ReleaseNumber(0), |revision| revision.number);
+        let newest = self.newest_number(key)?.unwrap_or(ReleaseNumber(0));
         let NewRevision { app, artifacts, secrets, created } = revision;
         let (key, number) = (key.clone(), newest.next());
         let record = RevisionRecord { key, number, app, artifacts, secrets, created, state: RevisionState::Pending };
@@ -162,7 +160,7 @@ impl<'a> Tx<'a> {
 
     /// It is not kept any more. The newest always is: its number is the last that was given out.
     pub fn forget_revision(&mut self, key: &AppKey, number: ReleaseNumber) -> Result<(), StoreError> {
-        match self.newest_revision(key)?.is_some_and(|newest| newest.number > number) {
+        match self.newest_number(key)?.is_some_and(|newest| newest > number) {
             true => self.delete(&REVISIONS, &row::revision_id(key, number)),
             false => Ok(()),
         }
@@ -194,6 +192,32 @@ impl<'a> Tx<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A run is over of which nothing else is known; nothing happens if there is none.
+    pub fn end_run(&mut self, app: &AppKey, run: RunNumber, at: Timestamp) -> Result<(), StoreError> {
+        let row = RUNS.get(self.conn, self.key, &row::run_id(app, run))?;
+        let Some(mut row) = row else { return Ok(()) };
+        row[ENDED] = number(at.0);
+        self.put(&RUNS, &row)
+    }
+
+    /// As another version might have it: a column of all rows of an app.
+    #[cfg(test)]
+    pub(crate) fn rewrite(&mut self, table: &str, key: &AppKey, column: &str, value: &str) -> Result<(), StoreError> {
+        let tables = [APPS, REVISIONS, RESOURCES, JOBS, RUNS];
+        let table = tables.iter().find(|one| one.name == table).expect("a table of apps");
+        let at = table.columns.iter().position(|name| *name == column).expect("a column of the table");
+        for mut row in table.select(self.conn, self.key, "WHERE env = ? AND app = ?", row::app_id(key))? {
+            row[at] = text(value);
+            self.put(table, &row)?;
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rewrite_scales(&mut self, key: &AppKey, value: &str) -> Result<(), StoreError> {
+        self.put_meta(&scales_name(key), text(value))
     }
 
     /// Appends an event; now and then those that are too many are dropped, see [`super::EVENTS_KEPT`]. Returns its sequence

@@ -1,6 +1,6 @@
 //! Reading: one consistent moment of the store, every row verified.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bowline_core::access::TokenId;
 use bowline_core::id::{AppKey, EnvName, EnvironmentId, Generation, Port, ReleaseNumber, RunNumber, SecretName};
@@ -20,7 +20,7 @@ use super::record::{
 };
 use super::row::{self, number, text};
 use super::schema::{APPS, EVENTS, JOBS, META, RESOURCES, REVISIONS, ROLLOUTS, RUNS, SECRETS, TOKENS};
-use super::table::Columns;
+use super::table::{Columns, Table};
 
 pub(super) const GENERATION: &str = "generation";
 pub(super) const EDGE_PORTS: &str = "edge.ports";
@@ -38,6 +38,29 @@ pub(super) fn maintenance_name(key: &AppKey) -> String {
 
 pub(super) fn scales_name(key: &AppKey) -> String {
     format!("scales.{key}")
+}
+
+/// Where a run has its end among the columns.
+pub(super) const ENDED: usize = 4;
+
+/// A run, as far as it is known.
+#[derive(Debug)]
+pub(crate) struct AnyRun {
+    pub(crate) number: RunNumber,
+    pub(crate) is_over: bool,
+    pub(crate) record: Result<RunRecord, StoreError>,
+}
+
+/// Those that this version knows.
+fn known<T>(records: impl Iterator<Item = Result<T, StoreError>>) -> Result<Vec<T>, StoreError> {
+    let is_known = |record: &Result<T, StoreError>| match record {
+        Err(error) if error.is_unknown() => {
+            tracing::warn!(%error, "left out");
+            false
+        }
+        Ok(_) | Err(_) => true,
+    };
+    records.filter(is_known).collect()
 }
 
 /// The store at one moment.
@@ -58,6 +81,28 @@ impl View<'_> {
         rows.into_iter().map(row::app_record).collect()
     }
 
+    /// The same, with why something of it is not known.
+    pub(crate) fn any_apps(&self) -> Result<Vec<(AppRecord, Option<StoreError>)>, StoreError> {
+        let rows = APPS.select(self.conn, self.key, "ORDER BY env, app", [])?;
+        rows.into_iter().map(row::any_app_record).collect()
+    }
+
+    /// The users of all apps and databases, whatever else is known of them.
+    pub(super) fn uids(&self) -> Result<Vec<u32>, StoreError> {
+        let of = |table: Table, at| -> Result<Vec<u32>, StoreError> {
+            let rows = table.select(self.conn, self.key, "", [])?;
+            rows.into_iter().map(|row| row::only(table.name, row, at)).collect()
+        };
+        Ok([of(APPS, 3)?, of(RESOURCES, 4)?].concat())
+    }
+
+    /// The ports of all databases, whatever else is known of them.
+    pub(crate) fn ports(&self) -> Result<BTreeSet<Port>, StoreError> {
+        let rows = RESOURCES.select(self.conn, self.key, "", [])?;
+        let ports = rows.into_iter().filter_map(|row| row::only(RESOURCES.name, row, 5).ok());
+        Ok(ports.filter_map(|port| u16::try_from(port).ok().and_then(Port::new)).collect())
+    }
+
     pub fn revision(&self, key: &AppKey, number: ReleaseNumber) -> Result<Option<RevisionRecord>, StoreError> {
         REVISIONS.get(self.conn, self.key, &row::revision_id(key, number))?.map(row::revision_record).transpose()
     }
@@ -67,6 +112,25 @@ impl View<'_> {
         let rows =
             REVISIONS.select(self.conn, self.key, "WHERE env = ? AND app = ? ORDER BY number", row::app_id(key))?;
         rows.into_iter().map(row::revision_record).collect()
+    }
+
+    /// The same, each as far as it is known.
+    pub(crate) fn any_revisions(&self, key: &AppKey) -> Result<Vec<Result<RevisionRecord, StoreError>>, StoreError> {
+        let condition = "WHERE env = ? AND app = ? ORDER BY number";
+        let rows = REVISIONS.select(self.conn, self.key, condition, row::app_id(key))?;
+        Ok(rows.into_iter().map(row::revision_record).collect())
+    }
+
+    /// The same without those that this version does not know.
+    pub(crate) fn known_revisions(&self, key: &AppKey) -> Result<Vec<RevisionRecord>, StoreError> {
+        known(self.any_revisions(key)?.into_iter())
+    }
+
+    /// The highest number of a revision of an app, whatever else is known of it.
+    pub(super) fn newest_number(&self, key: &AppKey) -> Result<Option<ReleaseNumber>, StoreError> {
+        let condition = "WHERE env = ? AND app = ? ORDER BY number DESC LIMIT 1";
+        let row = REVISIONS.select(self.conn, self.key, condition, row::app_id(key))?.pop();
+        row.map(|row| row::only(REVISIONS.name, row, 2).map(ReleaseNumber)).transpose()
     }
 
     /// The newest revision of an app, whatever its state.
@@ -172,23 +236,35 @@ impl View<'_> {
         rows.into_iter().map(row::resource_record).collect()
     }
 
-    /// The databases of one app.
+    /// The databases of one app. One of a kind that this version does not know is left out: no file that it reads names it.
     pub fn resources_of(&self, key: &AppKey) -> Result<Vec<ResourceRecord>, StoreError> {
         let condition = "WHERE env = ? AND app = ? ORDER BY kind, name";
         let rows = RESOURCES.select(self.conn, self.key, condition, row::app_id(key))?;
-        rows.into_iter().map(row::resource_record).collect()
+        known(rows.into_iter().map(row::resource_record))
     }
 
-    /// How far each scheduled job of an app is counted, those included that no file names any more.
+    /// How far each scheduled job of an app is counted, those included that no file names any more. One with a name that this
+    /// version does not know is left out: no file that it reads has it.
     pub fn jobs(&self, app: &AppKey) -> Result<Vec<JobRecord>, StoreError> {
         let rows = JOBS.select(self.conn, self.key, "WHERE env = ? AND app = ? ORDER BY job", row::app_id(app))?;
-        rows.into_iter().map(row::job_record).collect()
+        known(rows.into_iter().map(row::job_record))
     }
 
     /// All runs of an app that are kept, the oldest first.
     pub fn runs(&self, app: &AppKey) -> Result<Vec<RunRecord>, StoreError> {
         let rows = RUNS.select(self.conn, self.key, "WHERE env = ? AND app = ? ORDER BY number", row::app_id(app))?;
         rows.into_iter().map(row::run_record).collect()
+    }
+
+    /// The same, each as far as it is known: its number, whether it is over, and the rest.
+    pub(crate) fn any_runs(&self, app: &AppKey) -> Result<Vec<AnyRun>, StoreError> {
+        let rows = RUNS.select(self.conn, self.key, "WHERE env = ? AND app = ? ORDER BY number", row::app_id(app))?;
+        let one = |row: Columns| {
+            let is_over = row.get(ENDED) != Some(&Value::Null);
+            let number = RunNumber(row::only(RUNS.name, row.clone(), 2)?);
+            Ok(AnyRun { number, is_over, record: row::run_record(row) })
+        };
+        rows.into_iter().map(one).collect()
     }
 
     pub fn run(&self, app: &AppKey, number: RunNumber) -> Result<Option<RunRecord>, StoreError> {
@@ -238,7 +314,7 @@ impl View<'_> {
         let Some(value) = self.meta(&name)? else { return Ok(None) };
         let text = row::Reader::new("meta", vec![value]).text()?;
         let networks = text.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>();
-        networks.map(Some).map_err(|_| StoreError::corrupt("meta", name))
+        networks.map(Some).map_err(|_| StoreError::unknown("meta", name))
     }
 
     /// Numbers of instances that were said by hand or by the load.
@@ -246,7 +322,7 @@ impl View<'_> {
         let name = scales_name(key);
         let Some(value) = self.meta(&name)? else { return Ok(Scales::new()) };
         let text = row::Reader::new("meta", vec![value]).text()?;
-        row::read_scales(&text).ok_or_else(|| StoreError::corrupt("meta", name))
+        row::read_scales(&text).ok_or_else(|| StoreError::unknown("meta", name))
     }
 
     pub fn edge_ports(&self) -> Result<Option<EdgePorts>, StoreError> {

@@ -580,6 +580,7 @@ impl World {
             self.outages += 1;
         }
         self.edge.serving = Some(desired.table.generation);
+        self.edge.table = None;
         self.table = Some(desired);
     }
 

@@ -96,6 +96,28 @@ fn promote_a_step(world: &mut World, daemon: &mut Daemon) {
     world.run(daemon);
 }
 
+#[test]
+fn an_instance_of_a_canary_that_answers_nobody_is_named() {
+    let (mut world, mut daemon) = serving();
+    deploy(&mut world, &mut daemon, 2);
+    let dark = world.instances.keys().find(|id| id.slot.release == ReleaseNumber(2)).unwrap().clone();
+    let waits = |world: &mut World, daemon: &mut Daemon| {
+        world.run(daemon);
+        app(world, daemon).change.unwrap().waits_on.remove(0).on
+    };
+    let held = "instance 1 of the canary has answered nobody for";
+    world.edge.streaks = [(dark.clone(), 7)].into();
+    let said = waits(&mut world, &mut daemon);
+    assert!(said.starts_with(held) && said.ends_with("its last 7 requests failed; holding"), "{said}");
+    // An edge of before tells only whom it leaves out.
+    world.edge.streaks.clear();
+    world.edge.left_out = [dark].into();
+    let said = waits(&mut world, &mut daemon);
+    assert!(said.starts_with(held) && said.ends_with("its last 5 requests failed; holding"), "{said}");
+    world.edge.left_out.clear();
+    assert!(waits(&mut world, &mut daemon).starts_with("no requests of the canary yet"));
+}
+
 /// For days, if need be: nothing that is written meanwhile tells the next daemon anything.
 #[test]
 fn what_waits_for_somebody_writes_nothing() {

@@ -8,7 +8,7 @@ use super::backoff::mix;
 use super::slot::{BySlot, Look, Slot, is_gone};
 use super::{InstanceOrder, InstanceSpec, Observations, SlotState, SlotStatus, Transition};
 use crate::id::{AppKey, Incarnation, InstanceId, SlotId};
-use crate::rollout::{Count, Counts, Failing};
+use crate::rollout::{Count, Counts, Failing, Streak};
 use crate::route::{Cohort, Pool, PoolId, Reachable};
 use crate::time::Mono;
 
@@ -265,6 +265,15 @@ impl Slots {
             count.total += 1;
         }
         counts
+    }
+
+    /// Adds to the counts of an app who of it fails whatever it is asked. `streaks`: as an edge tells them.
+    pub fn add_streaks(&self, key: &AppKey, streaks: &BTreeMap<InstanceId, u32>, counts: &mut Counts) {
+        let is_own = |id: &InstanceId| id.slot.key == *key;
+        for (id, failed) in streaks.iter().filter(|(id, _)| is_own(id) && self.has_started(id)) {
+            let count = counts.entry((id.slot.service.clone(), id.slot.release)).or_default();
+            count.streaks.push(Streak { instance: id.clone(), baseline: self.is_baseline(&id.slot), failed: *failed });
+        }
     }
 
     /// Every slot that is not stopped, or waits for an earlier incarnation to end.

@@ -64,6 +64,8 @@ pub struct World<'a> {
     pub wanted: &'a BTreeMap<TaskKey, Wanted>,
     /// Apps that are to run. With another one its runs are stopped.
     pub running: &'a BTreeSet<AppKey>,
+    /// Those of them of which nobody knows what they want: their runs go on to their end, none begins, and counts stay as they are.
+    pub unread: &'a BTreeSet<AppKey>,
     pub node: &'a Observations,
 }
 
@@ -305,7 +307,7 @@ impl Jobs {
             }
         }
         // What is not wanted now counts anew when it is wanted again.
-        self.kept.clear();
+        self.kept.retain(|key, _| world.unread.contains(&key.app));
     }
 
     fn begin(&mut self, key: &TaskKey, wanted: &Wanted, trigger: Trigger, counted: Option<Counted>) -> Effect {
@@ -412,11 +414,12 @@ impl Entry {
             return;
         }
         let wanted = world.wanted.get(&self.run.key).filter(|wanted| wanted.release == self.run.release);
+        let seen = world.node.instances.get(&self.run.instance());
         let allowed = match self.run.key.task {
-            Task::Before => wanted.is_some(),
+            Task::Before => wanted.is_some() || self.is_left(world) && (seen.is_some() || self.is_alone(world)),
             Task::Job(_) => world.running.contains(&self.run.key.app),
         };
-        match world.node.instances.get(&self.run.instance()).map(|seen| &seen.phase) {
+        match seen.map(|seen| &seen.phase) {
             None if self.seen => return self.end(Outcome::Lost, now.wall, Vec::new(), effects),
             None => self.unseen(world, allowed, now, effects),
             Some(phase) => {
@@ -440,6 +443,8 @@ impl Entry {
     fn unseen(&mut self, world: World<'_>, allowed: bool, now: Moment, effects: &mut Vec<Effect>) {
         match self.state {
             State::Recorded { .. } if !self.startable => self.end(Outcome::Lost, now.wall, Vec::new(), effects),
+            // What it runs may be known again one day.
+            State::Recorded { ordered: None } if self.is_left(world) && self.is_alone(world) => {}
             State::Recorded { ordered: None } if allowed => {
                 let same = world.wanted.get(&self.run.key);
                 self.held = same.and_then(|wanted| wanted.held.clone());
@@ -463,6 +468,16 @@ impl Entry {
             | State::Running { .. }
             | State::Ended(_) => {}
         }
+    }
+
+    /// An earlier daemon has recorded it, and it is not known whether it is wanted.
+    fn is_left(&self, world: World<'_>) -> bool {
+        self.spec.is_none() && world.unread.contains(&self.run.key.app)
+    }
+
+    /// Nothing of its task is wanted.
+    fn is_alone(&self, world: World<'_>) -> bool {
+        !world.wanted.contains_key(&self.run.key)
     }
 
     /// What the node tells of it.

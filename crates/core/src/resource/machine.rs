@@ -16,14 +16,14 @@
 //! Architecture invariant: of one resource, one preparation runs at a time: two would write the same configuration.
 //!
 //! Architecture invariant: a server that was left running by an earlier daemon is neither stopped nor started before
-//! it has been prepared: until then its order is to be kept.
+//! it has been prepared: until then its order is to be kept. One that is only to be left is not prepared at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Managed, Nature, Prepared, ResourceKey, ResourceObservation, ResourcePhase, ResourceSpec, Server, Trouble,
+    Left, Managed, Nature, Prepared, ResourceKey, ResourceObservation, ResourcePhase, ResourceSpec, Server, Trouble,
 };
 use crate::fault::{Fault, FaultKind};
 use crate::id::{Incarnation, InstanceId};
@@ -144,14 +144,14 @@ enum Roles {
 
 impl Entry {
     fn new(spec: Arc<ResourceSpec>, now: Mono) -> Self {
-        let preparation = Preparation::Due(now);
+        let preparation = if is_left(&spec) { Preparation::Done } else { Preparation::Due(now) };
         Self { spec, stage: Stage::Absent, preparation, attempts: 0, trouble: None, version: None }
     }
 
     fn server(&self) -> Option<&Server> {
         match &*self.spec {
             ResourceSpec::Managed(Managed { server, .. }) => Some(server),
-            ResourceSpec::External(_) => None,
+            ResourceSpec::External(_) | ResourceSpec::Left(_) => None,
         }
     }
 
@@ -162,6 +162,9 @@ impl Entry {
         }
         self.spec = Arc::clone(spec);
         (self.attempts, self.trouble) = (0, None);
+        if is_left(spec) {
+            return self.preparation = Preparation::Done;
+        }
         let wanted = self.server().cloned();
         match &mut self.stage {
             Stage::Running(running) => {
@@ -215,7 +218,9 @@ impl Entry {
     /// Roles and contents that are to be made at a moment. While another server is prepared, none are.
     fn roles_due(&self) -> Option<Mono> {
         match (&self.stage, self.preparation) {
-            (Stage::Running(Running { roles: Roles::Due(at), .. }), Preparation::Done) => Some(*at),
+            (Stage::Running(Running { roles: Roles::Due(at), .. }), Preparation::Done) if !is_left(&self.spec) => {
+                Some(*at)
+            }
             (Stage::Running(_) | Stage::Absent | Stage::Replacing(_) | Stage::Reached, _) => None,
         }
     }
@@ -340,7 +345,7 @@ impl Resources {
                 Preparation::Due(at) if at <= now && !self.underway.contains_key(key) => {
                     let (round, spec) = (next(), Arc::clone(&entry.spec));
                     effects.push(match &*entry.spec {
-                        ResourceSpec::Managed(_) => Effect::Prepare(key.clone(), round, spec),
+                        ResourceSpec::Managed(_) | ResourceSpec::Left(_) => Effect::Prepare(key.clone(), round, spec),
                         ResourceSpec::External(_) => Effect::Probe(key.clone(), round, spec),
                     });
                     self.underway.insert(key.clone(), round);
@@ -354,10 +359,11 @@ impl Resources {
                 continue;
             };
             let current = slot.instance.incarnation;
-            let due = match running.roles {
-                Roles::Due(at) => at <= now,
-                Roles::Making(_, of) | Roles::Made(of) => of != current,
-            };
+            let due = !is_left(&entry.spec)
+                && match running.roles {
+                    Roles::Due(at) => at <= now,
+                    Roles::Making(_, of) | Roles::Made(of) => of != current,
+                };
             if due {
                 let round = next();
                 effects.push(Effect::Provision(key.clone(), round, Arc::clone(&entry.spec)));
@@ -440,9 +446,14 @@ impl Resources {
         let stopping = running.filter_map(ResourceKey::of_slot).filter(|key| !self.entries.contains_key(key));
         // Before anything was wanted nothing is known to be too much.
         let stopping: BTreeSet<ResourceKey> = stopping.filter(|key| self.ordered && self.lives(key)).collect();
-        let wanted = self.entries.iter().map(|(key, entry)| {
+        let there = self.entries.iter().filter(|(key, entry)| !is_left(&entry.spec) || self.lives(key));
+        let wanted = there.map(|(key, entry)| {
             let slot = status.get(&key.slot());
-            (key.clone(), self.observation(key, phase(key, entry, slot), entry.version.clone(), slot))
+            let phase = match &*entry.spec {
+                ResourceSpec::Left(left) => phase_of_left(key, left),
+                ResourceSpec::Managed(_) | ResourceSpec::External(_) => phase(key, entry, slot),
+            };
+            (key.clone(), self.observation(key, phase, entry.version.clone(), slot))
         });
         let stopping = stopping.into_iter().map(|key| {
             let slot = status.get(&key.slot());
@@ -502,6 +513,22 @@ fn is_gone(seen: &InstanceObservation) -> bool {
     match seen.phase {
         Phase::Exited(_) | Phase::Refused(_) => true,
         Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. } => false,
+    }
+}
+
+fn is_left(spec: &ResourceSpec) -> bool {
+    matches!(spec, ResourceSpec::Left(_))
+}
+
+/// It runs, which is all that is known of it.
+fn phase_of_left(key: &ResourceKey, left: &Left) -> ResourcePhase {
+    match left.known {
+        Some(_) => ResourcePhase::Ready,
+        None => {
+            let fault = Fault::new(FaultKind::Failed, format!("{} of {} is left as it runs", key.id, key.app));
+            let fault = fault.caused_by("its password cannot be read");
+            ResourcePhase::Failing { fault, attempts: 0, lasting: true }
+        }
     }
 }
 

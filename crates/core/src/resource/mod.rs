@@ -15,6 +15,6 @@ pub use encryption::Encryption;
 pub use endpoint::{Endpoint, UrlError, own_name};
 pub use machine::{Effect, Input, Resources, Round};
 pub use spec::{
-    Access, External, InitScript, Managed, Nature, Prepared, ResourceId, ResourceKey, ResourceObservation,
+    Access, External, InitScript, Left, Managed, Nature, Prepared, ResourceId, ResourceKey, ResourceObservation,
     ResourcePhase, ResourceSpec, Server, Trouble,
 };

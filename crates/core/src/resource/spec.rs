@@ -57,16 +57,36 @@ impl fmt::Display for ResourceKey {
 pub enum ResourceSpec {
     Managed(Managed),
     External(External),
+    Left(Left),
 }
 
 impl ResourceSpec {
-    /// `None`: it runs elsewhere.
+    /// `None`: it runs elsewhere, or nobody knows how to get into it.
     pub fn managed(&self) -> Option<&Managed> {
         match self {
             Self::Managed(managed) => Some(managed),
+            Self::Left(left) => left.known.as_ref(),
             Self::External(_) => None,
         }
     }
+
+    /// The port that nobody else is to come to, and whose it is; `None`: it runs elsewhere.
+    pub fn listens(&self) -> Option<(Port, Option<u32>)> {
+        match self {
+            Self::Managed(managed) => Some((managed.server.port, managed.server.uid)),
+            Self::Left(left) => Some((left.port, left.uid)),
+            Self::External(_) => None,
+        }
+    }
+}
+
+/// A server of which nobody knows what it is to be: it is neither prepared, nor started, nor ended. One that runs goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    pub port: Port,
+    pub uid: Option<u32>,
+    /// How to get into it; `None`: its password cannot be read. Whether it persists is not known.
+    pub known: Option<Managed>,
 }
 
 /// A server that Bowline runs.

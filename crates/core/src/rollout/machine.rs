@@ -6,7 +6,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::jury::{Case, Excused, Jury, LOOKS, Sentence, Traffic};
+use super::jury::{Case, Excused, Jury, LOOKS, Sentence, Traffic, is_dark};
 use super::plan::{Presence, Replicas, Until};
 use super::{AbortStage, Count, Counts, Failing, Phase, Plan, Role, Set};
 use crate::fault::Fault;
@@ -211,6 +211,12 @@ impl Rollout {
         }
     }
 
+    /// The same of a step, in which nobody of the candidate may have been seen to answer nobody for all of its time.
+    fn step_over(&self, time: Duration) -> Mono {
+        let calm = self.jury.shaken().map(|shaken| shaken + time);
+        self.over(time).max(calm.unwrap_or_default())
+    }
+
     /// When it will have been looked at for so long in this phase.
     fn over(&self, time: Duration) -> Mono {
         self.entered + time.saturating_sub(self.spent)
@@ -240,7 +246,7 @@ impl Rollout {
             Phase::Step(i) => match self.plan.steps[usize::from(i)].until {
                 Until::Ready => Some(self.entered + self.patience_of_step(i)),
                 Until::Judged(hold) => {
-                    let all = [self.jury.next_look(), Some(self.over(hold))];
+                    let all = [self.jury.next_look(), Some(self.step_over(hold))];
                     all.into_iter().flatten().filter(|at| *at > self.asked).min()
                 }
                 Until::Stopped(_) | Until::Promoted => None,
@@ -294,7 +300,7 @@ impl Rollout {
                 Some(Sentence::Fail(verdict)) => return Some(Next::Abort(self.condemned(&verdict))),
                 // What serves is broken: the fix is not kept waiting.
                 Some(Sentence::StableBroken) => return Some(Next::Enter(Phase::Step(self.plan.unjudged()))),
-                Some(Sentence::Pass) => now >= self.over(*hold),
+                Some(Sentence::Pass) => now >= self.step_over(*hold) && !is_dark(&self.plan, &self.counts),
                 None => false,
             },
         };

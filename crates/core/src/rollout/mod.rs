@@ -7,11 +7,13 @@ mod plan;
 mod round;
 mod set;
 
-pub use jury::{Figures, LOOKS, Look, Traffic};
+pub use jury::{Dark, Figures, LOOKS, Look, Ruling, Traffic};
 pub use machine::{
     ASKS_AFTER, Entered, Input, Leg, MAX_CRASHES, MAX_NOT_READY, Rollout, Stage, Standing, Style, Waiting,
 };
 pub use phase::{AbortStage, Phase, PhaseError};
 pub use plan::{Plan, Presence, Replicas, StepPlan, Transition, Until};
 pub use round::{Move, Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, RoundPlan};
-pub use set::{Count, Counts, Failing, Role, Scaled, ScaledBy, Scales, Set, notes, scales_for, steady, with_baselines};
+pub use set::{
+    Count, Counts, Failing, Role, Scaled, ScaledBy, Scales, Set, Streak, notes, scales_for, steady, with_baselines,
+};

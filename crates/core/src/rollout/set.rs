@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::app::{App, Origin, Scale, Service, Strategy};
-use crate::id::{ReleaseNumber, ServiceName};
+use crate::id::{InstanceId, ReleaseNumber, ServiceName};
 use crate::instance::Failure;
 use crate::route::{Cohort, LOCAL};
 use crate::units::Weight;
@@ -60,6 +60,18 @@ pub struct Count {
     pub total: u16,
     /// The instance that failed most often in a row, if one does.
     pub failing: Option<Failing>,
+    /// Those whose last requests have all failed, whatever their health says: an edge leaves them out.
+    pub streaks: Vec<Streak>,
+}
+
+/// Requests in a row that an instance has failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Streak {
+    pub instance: InstanceId,
+    /// It is one of a baseline.
+    pub baseline: bool,
+    /// So many, [`crate::route::outlier::FAILURES`] at least.
+    pub failed: u32,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use super::PoolId;
+use super::{PoolId, Table};
 use crate::app::PathPrefix;
 use crate::fault::Fault;
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
@@ -22,6 +23,10 @@ pub struct EdgeObservation {
     pub outstanding: BTreeMap<InstanceId, u32>,
     /// Instances that get no requests for now, because those before failed.
     pub left_out: BTreeSet<InstanceId>,
+    /// Instances whose last requests have all failed, and how many those were: [`super::outlier::FAILURES`] at least.
+    pub streaks: BTreeMap<InstanceId, u32>,
+    /// Of an edge that was found, as it served it; `None` as soon as it is told what to serve.
+    pub table: Option<Arc<Table>>,
     /// How often one was, since the edge's start.
     pub left_out_total: u64,
     /// Counters since the edge's start.

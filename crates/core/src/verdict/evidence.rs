@@ -43,6 +43,19 @@ impl Tally {
     }
 }
 
+/// The probability that an instance which fails as many as any other shows a row that [`is_longer_than_chance`] calls one.
+const FALSE_ROW: f64 = 1e-4;
+
+/// Whether so many failures in a row, anywhere among `of` requests, are more than chance where each fails with the share that `beside`
+/// shows; `None`: with one half. A row that begins at the j-th request is a bet on each from there on, which starts with 1/j²
+/// of the wealth: over all beginnings and looks together it is wrong with [`FALSE_ROW`] at most. The share is taken as high as
+/// what was seen allows (by the rule of three, where nothing failed): of what nothing was seen nothing is shown.
+pub(crate) fn is_longer_than_chance(row: u32, of: u64, beside: Option<Tally>) -> bool {
+    let share = beside.map_or(0.5, |seen| (float(seen.bad) + 3.0) / (float(seen.of) + 3.0));
+    let places = float(of.max(u64::from(row)).max(1));
+    f64::from(row) * -share.ln() >= 2.0 * places.ln() - FALSE_ROW.ln()
+}
+
 /// Times the odds of the limit at which each bettor believes the share to lie. A bettor that is off by half still earns
 /// most of what the best one would.
 const ABOVE: [f64; 8] = [1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0];

@@ -18,6 +18,7 @@ mod tests;
 
 pub use counters::{Counted, Counters, FIRST_FAILURE};
 pub use evidence::Tally;
+pub(crate) use evidence::is_longer_than_chance;
 pub use histogram::{BUCKETS, Histogram, PER_OCTAVE, Slower};
 pub use judge::{
     Against, FALSE_ABORT, Finding, HALF_NEEDS, Judgement, LEAST_LIMIT, Limit, MISSED, State, Subject, Verdict, judge,

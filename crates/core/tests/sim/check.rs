@@ -26,6 +26,8 @@ pub(crate) enum Invariant {
     SameEnd,
     /// 12. Missing metrics never count as success.
     DataFirst,
+    /// No step is passed while an instance of the new release answers nobody.
+    NobodyDark,
     /// 13. Rollback needs no build, pull or network.
     NoBuild,
     /// 14. A rejected revision is not retried.

@@ -110,6 +110,8 @@ impl fmt::Display for Effect {
 pub(crate) enum Sentence {
     FailsInAStep,
     SlowInAStep,
+    /// One instance answers nobody.
+    DarkInAStep,
     FailsWhileWatched,
     SlowWhileWatched,
     /// A step was left unjudged, since what serves is broken.
@@ -118,9 +120,10 @@ pub(crate) enum Sentence {
     Pass,
 }
 
-pub(crate) const SENTENCES: [Sentence; 6] = [
+pub(crate) const SENTENCES: [Sentence; 7] = [
     Sentence::FailsInAStep,
     Sentence::SlowInAStep,
+    Sentence::DarkInAStep,
     Sentence::FailsWhileWatched,
     Sentence::SlowWhileWatched,
     Sentence::Fix,

@@ -86,6 +86,8 @@ pub(crate) enum Mutation {
     AnyoneAnswers,
     /// What is woken counts as ready where a release is to stand beside it.
     TakesWokenForReady,
+    /// Whom the edge leaves out is not told.
+    ForgetsLeftOut,
 }
 
 /// What a round does, as it is stored.
@@ -375,6 +377,11 @@ impl Daemon {
                 return Err(broken(Invariant::DataFirst, text));
             }
             let is_next = matches!((one.was, one.phase), (Phase::Step(a), Phase::Step(b)) if b == a + 1);
+            let is_its = |id: &InstanceId| id.slot.key == *key && id.slot.release == plan.candidate;
+            let dark = out.edge.streaks().into_keys().find(|id| is_its(id) && self.slots.has_started(id));
+            if let Some(id) = dark.filter(|_| is_next) {
+                return Err(broken(Invariant::NobodyDark, format!("{} is passed, and {id} answers nobody", one.was)));
+            }
             out.cover.say(if is_next { Sentence::Pass } else { Sentence::Fix });
         }
         if let Some(last) = entered.last() {
@@ -428,6 +435,9 @@ impl Daemon {
         let mut moved = false;
         for key in keys {
             let mut counts = self.slots.counts(&key);
+            if out.mutation != Some(Mutation::ForgetsLeftOut) {
+                self.slots.add_streaks(&key, &out.edge.streaks(), &mut counts);
+            }
             let traffic = Self::traffic(out, &key);
             let Some(rollout) = self.rollouts.get_mut(&key) else { continue };
             let was = rollout.phase();
@@ -634,8 +644,10 @@ impl Daemon {
             }
             let verdict = step.reason.as_ref().filter(|reason| reason.message.contains("is worse than it may be"));
             if let Some(why) = verdict.filter(|_| matches!(step.phase, Phase::Abort(AbortStage::Clear(_)))) {
-                let slow = why.causes.iter().any(|cause| cause.contains("slower"));
+                let says = |what: &str| why.causes.iter().any(|cause| cause.contains(what));
+                let (slow, dark) = (says("slower"), says("answered nobody"));
                 out.cover.say(match (step.was, slow) {
+                    (Phase::Step(_), _) if dark => Sentence::DarkInAStep,
                     (Phase::Watch, false) => Sentence::FailsWhileWatched,
                     (Phase::Watch, true) => Sentence::SlowWhileWatched,
                     (_, false) => Sentence::FailsInAStep,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::rollout::Traffic;
+use bowline_core::route::outlier::{self, FAILURES, Outliers};
 use bowline_core::route::{self, Action, Cohort, PoolId, Split, Table};
 use bowline_core::scale::Demand;
 use bowline_core::time::Mono;
@@ -24,6 +25,9 @@ pub(crate) struct Edge {
     answered: BTreeMap<ReleaseNumber, Mono>,
     /// Releases that have carried everything.
     promoted: BTreeSet<ReleaseNumber>,
+    outliers: Outliers,
+    /// Requests in a row that each has failed.
+    streaks: BTreeMap<InstanceId, u32>,
     rng: Rng,
     flow: Flow,
     /// Requests are held, where the table says so.
@@ -67,6 +71,8 @@ impl Edge {
             counted: BTreeMap::new(),
             answered: BTreeMap::new(),
             promoted: BTreeSet::new(),
+            outliers: Outliers::default(),
+            streaks: BTreeMap::new(),
             rng,
             flow: Flow::default(),
             holds,
@@ -91,8 +97,11 @@ impl Edge {
         if let Some((_, table)) = self.pending.take_if(|(at, _)| now >= *at)
             && self.table.as_ref().is_none_or(|held| held.generation < table.generation)
         {
+            let pools = table.pools.iter().map(|(id, pool)| (id.clone(), pool.endpoints.keys().cloned().collect()));
+            self.outliers.handle(outlier::Input::Pools(pools.collect()), now);
             self.table = Some(table);
         }
+        self.outliers.handle(outlier::Input::Tick, now);
         self.requests.values_mut().for_each(|requests| requests.retain(|end| *end > now));
         self.requests.retain(|_, requests| !requests.is_empty());
     }
@@ -175,9 +184,12 @@ impl Edge {
             hit
         });
         let split = *hit.or(open.first())?;
-        let endpoints = &self.table.as_ref()?.pools.get(&split.pool)?.endpoints;
+        let all = &self.table.as_ref()?.pools.get(&split.pool)?.endpoints;
+        let out: BTreeSet<&InstanceId> = self.outliers.left_out().map(|(id, _)| id).collect();
+        let endpoints: Vec<_> = all.keys().filter(|id| !out.contains(id)).collect();
+        let endpoints = if endpoints.is_empty() { all.keys().collect() } else { endpoints };
         let which = usize::try_from(which % u64::try_from(endpoints.len()).ok()?).ok()?;
-        Some((split, endpoints.keys().nth(which)?))
+        Some((split, endpoints.get(which)?))
     }
 
     /// What each release carries of a service, and whether it has anybody to answer.
@@ -206,7 +218,8 @@ impl Edge {
 
     pub(crate) fn next_event(&self, now: Mono) -> Option<Mono> {
         let pending = self.pending.iter().map(|(at, _)| *at);
-        pending.chain(self.requests.values().flatten().copied()).filter(|at| *at > now).min()
+        let back = self.outliers.next_deadline();
+        pending.chain(back).chain(self.requests.values().flatten().copied()).filter(|at| *at > now).min()
     }
 
     /// What was counted of an app.
@@ -245,6 +258,9 @@ impl Edge {
         let (Split { pool, weight }, chosen) = (split.clone(), chosen.clone());
         let manner = self.manner(behaviour(pool.release), pool.release, weight, now);
         let (status, took) = manner.answer(&mut self.rng);
+        let is_dark = behaviour(pool.release).dark == Some(chosen.slot.slot.0);
+        let status = if is_dark { 502 } else { status };
+        self.follow(&chosen, status >= 500, now);
         if judged {
             self.counted.entry(pool).or_default().record(status, took);
         }
@@ -256,8 +272,27 @@ impl Edge {
         Sent::To(chosen)
     }
 
+    fn follow(&mut self, instance: &InstanceId, has_failed: bool, now: Mono) {
+        if !has_failed {
+            self.streaks.remove(instance);
+            return;
+        }
+        let streak = self.streaks.entry(instance.clone()).or_default();
+        *streak += 1;
+        if streak.is_multiple_of(FAILURES) {
+            self.outliers.handle(outlier::Input::Failing(instance.clone()), now);
+        }
+    }
+
+    /// Those whose last requests have all failed.
+    pub(crate) fn streaks(&self) -> BTreeMap<InstanceId, u32> {
+        let long = self.streaks.iter().filter(|(_, failed)| **failed >= FAILURES);
+        long.map(|(id, failed)| (id.clone(), *failed)).collect()
+    }
+
     /// The requests of an instance that is gone have ended with it.
     pub(crate) fn forget(&mut self, lives: impl Fn(&InstanceId) -> bool) {
         self.requests.retain(|id, _| lives(id));
+        self.streaks.retain(|id, _| lives(id));
     }
 }

@@ -41,6 +41,9 @@
 //! | a watch lasts as long as the file says, with a daemon | `check_watched` | `CountsTheDead` |
 //! | no release answers for one that has nobody to answer yet, as what rests and is woken by the next release | `check_shares`, at every request in calm worlds; `check_beside` | `AnyoneAnswers`, `TakesWokenForReady` |
 //!
+//! Of some releases one instance answers nobody, and the edge leaves it out, as the real one does (decision 61): its failures are then
+//! missing among what is judged. No step is passed while it is so (`check_judged`, `ForgetsLeftOut`).
+//!
 //! Besides: one copy per slot (`TwoCopies`), a restart replaces everything (`KeepsInstances`), every wait has its reason, what is
 //! worse than it may be does not pass by itself (`expected_end`, `LooksAway`), and of good releases beside a good one at most
 //! one in a hundred is taken for worse (counted over all seeds).
@@ -916,6 +919,7 @@ fn every_seed_keeps_the_invariants() {
     let crashes = cover.crashes();
     println!("{seeds} seeds; the daemon died, by effect: {crashes:#?}");
     println!("numbers changed by the load: {:?}", TURNS.map(|turn| (turn, cover.turned(turn))));
+    println!("what verdicts did: {:?}", SENTENCES.map(|sentence| (sentence, cover.said(sentence))));
     if seeds < SEEDS {
         return;
     }
@@ -1027,4 +1031,5 @@ fn planted_bugs_are_caught_by_their_invariant() {
     check(Mutation::CountsStarts, Invariant::NoMoreThanUsed);
     check(Mutation::AnyoneAnswers, Invariant::Shares);
     check(Mutation::TakesWokenForReady, Invariant::Shares);
+    check(Mutation::ForgetsLeftOut, Invariant::NobodyDark);
 }

@@ -28,6 +28,8 @@ pub(crate) struct Behaviour {
     pub(crate) first: Manner,
     pub(crate) turn: Turn,
     pub(crate) then: Manner,
+    /// Whatever comes to the instances of this slot fails.
+    pub(crate) dark: Option<u16>,
 }
 
 /// Its p90 is 49 ms at most, one in twenty takes longer than [`crate::script::SLOW`].
@@ -63,7 +65,7 @@ impl Manner {
 
 impl Behaviour {
     pub(crate) fn steady(manner: Manner) -> Self {
-        Self { first: manner, turn: Turn::Never, then: manner }
+        Self { first: manner, turn: Turn::Never, then: manner, dark: None }
     }
 
     pub(crate) fn any(rng: &mut Rng) -> Self {
@@ -73,12 +75,12 @@ impl Behaviour {
             1 => Turn::Promoted,
             _ => return Self::steady(first),
         };
-        Self { first, turn, then: Manner::any(rng) }
+        Self { first, turn, then: Manner::any(rng), dark: None }
     }
 
     /// Whatever happens, it is as good as it must be.
     pub(crate) fn is_good(self) -> bool {
-        self.first == GOOD && (self.turn == Turn::Never || self.then == GOOD)
+        self.first == GOOD && (self.turn == Turn::Never || self.then == GOOD) && self.dark.is_none()
     }
 
     /// Whenever it is judged, it is worse than it may be.

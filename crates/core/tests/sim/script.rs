@@ -278,10 +278,18 @@ impl Script {
             faults_end: Mono(secs(120)),
             load: if scaled { Load::any(&mut of_load) } else { Load::default() },
         };
+        script.has_dark_instances(&mut Rng(seed ^ 0xda4c));
         if scaled && of_load.below(2) == 0 {
             script.rests_before_its_last_release(&mut of_load);
         }
         script
+    }
+
+    /// Of some releases that are as good as they must be otherwise, the second instance answers nobody.
+    fn has_dark_instances(&mut self, rng: &mut Rng) {
+        for behaviour in self.behaviours.iter_mut().filter(|behaviour| behaviour.is_good()) {
+            behaviour.dark = (rng.below(4) == 0).then_some(1);
+        }
     }
 
     /// Nobody asks for anything until all else is over; with the last release, or soon after, somebody does.

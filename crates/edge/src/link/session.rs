@@ -416,10 +416,15 @@ impl Session {
         match frame {
             FromEdge::Observation(frame) => {
                 self.heard = true;
+                // Whoever says what is served need not be told.
+                let is_told = self.wanted.borrow().table.generation > Generation(0);
                 let (own, remains) = (&mut self.own, self.remains.borrow());
                 self.observed.send_modify(|seen| {
                     let seen = Arc::make_mut(seen);
                     frame.apply(seen);
+                    if is_told {
+                        seen.table = None;
+                    }
                     *own = Remaining::of(seen);
                     succession::add(&remains, seen);
                 });

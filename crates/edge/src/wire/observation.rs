@@ -10,6 +10,8 @@ use bowline_core::scale::Demand;
 use bowline_core::verdict::{self, BUCKETS, Counted, Counters};
 use serde::{Deserialize, Serialize};
 
+use super::table::DesiredFrame;
+
 /// What changed since the frame before; everything, in the first frame of a connection.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ObservationFrame {
@@ -21,6 +23,12 @@ pub struct ObservationFrame {
     pub left_out: Vec<String>,
     #[serde(default)]
     pub left_out_total: u64,
+    /// Of those whose last requests have all failed, how many those were.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub streaks: BTreeMap<String, u32>,
+    /// What is served: [`DesiredFrame::text`]. For a daemon that has just come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
     /// It has every series: others that are known are gone.
     #[serde(default)]
     pub whole: bool,
@@ -237,6 +245,10 @@ impl ObservationFrame {
         seen.outstanding = outstanding.filter_map(|(id, n)| Some((id.parse::<InstanceId>().ok()?, *n))).collect();
         seen.left_out = self.left_out.iter().filter_map(|id| id.parse().ok()).collect();
         seen.left_out_total = self.left_out_total;
+        seen.streaks = self.streaks.iter().filter_map(|(id, failed)| Some((id.parse().ok()?, *failed))).collect();
+        if let Some(table) = self.table.as_deref().and_then(DesiredFrame::read) {
+            seen.table = Some(table);
+        }
         if self.whole {
             seen.series.clear();
         }
@@ -287,6 +299,7 @@ mod tests {
             outstanding: BTreeMap::from([("local/board.web.r2.0.1".to_owned(), 3)]),
             left_out: vec!["local/board.web.r2.1.1".to_owned()],
             left_out_total: 3,
+            streaks: BTreeMap::from([("local/board.web.r2.1.1".to_owned(), 15)]),
             series: vec![SeriesFrame::new(&key, &series)],
             demand: vec![DemandFrame::new(&web, demand)],
             held: vec![HeldFrame::new(&web, &held)],
@@ -302,6 +315,7 @@ mod tests {
         assert_eq!(seen.outstanding, BTreeMap::from([("local/board.web.r2.0.1".parse().unwrap(), 3)]));
         assert_eq!(seen.left_out, ["local/board.web.r2.1.1".parse().unwrap()].into());
         assert_eq!(seen.left_out_total, 3);
+        assert_eq!(seen.streaks, BTreeMap::from([("local/board.web.r2.1.1".parse().unwrap(), 15)]));
         assert_eq!(seen.series, BTreeMap::from([(key, series)]));
         assert_eq!(seen.demand, BTreeMap::from([(web.clone(), demand)]));
         assert_eq!(seen.held, BTreeMap::from([(web, held)]));

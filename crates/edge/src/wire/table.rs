@@ -283,7 +283,23 @@ fn app_key(env: &str, app: &str) -> Result<AppKey, TableError> {
     Ok(AppKey { env: parse("environment", env, EnvName::new)?, app: parse("app", app, AppName::new)? })
 }
 
+/// A table is told only up to this size, which is far from the bound of a frame.
+const MOST_TOLD: usize = super::MAX_FRAME / 4;
+
 impl DesiredFrame {
+    /// A table as text, without keys; `None`: it is too large.
+    pub(crate) fn text(table: &Table) -> Option<String> {
+        let table = Table { challenges: BTreeMap::new(), ..table.clone() };
+        let desired = EdgeDesired { table: Arc::new(table), certificates: Arc::default() };
+        serde_json::to_string(&Self::from(&desired)).ok().filter(|text| text.len() <= MOST_TOLD)
+    }
+
+    /// What [`Self::text`] gave; `None`: another version's.
+    pub(crate) fn read(text: &str) -> Option<Arc<Table>> {
+        let frame: Self = serde_json::from_str(text).ok()?;
+        Some(frame.parse().ok()?.table)
+    }
+
     /// Parses everything; a frame that is wrong in any place is refused as a whole.
     pub fn parse(&self) -> Result<EdgeDesired, TableError> {
         let pools: Vec<(PoolId, Pool)> = self.pools.iter().map(PoolFrame::parse).collect::<Result<_, _>>()?;

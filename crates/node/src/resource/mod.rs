@@ -86,6 +86,8 @@ pub(crate) struct Interposer {
     zero: Instant,
     answers: mpsc::Sender<Answer>,
     results: mpsc::Receiver<Answer>,
+    /// Servers that are only left.
+    left: BTreeSet<ResourceKey>,
     /// The latest of each: an earlier one must not undo what a later one has done.
     provisions: BTreeMap<ResourceKey, AbortHandle>,
 }
@@ -93,8 +95,8 @@ pub(crate) struct Interposer {
 impl Interposer {
     pub(crate) fn new(context: Arc<Context>, ends: Ends) -> Self {
         let (answers, results) = mpsc::channel(ANSWERS);
-        let (machine, provisions) = (Resources::new(), BTreeMap::new());
-        Self { ends, context, closed: None, machine, zero: Instant::now(), answers, results, provisions }
+        let (machine, left, provisions) = (Resources::new(), BTreeSet::new(), BTreeMap::new());
+        Self { ends, context, closed: None, left, machine, zero: Instant::now(), answers, results, provisions }
     }
 
     /// Until control's sender is dropped; servers go on running.
@@ -107,6 +109,7 @@ impl Interposer {
                     Ok(()) => {
                         let desired = Arc::clone(&self.ends.desired.borrow_and_update());
                         self.close_ports(&desired).await;
+                        self.watch_left(&desired);
                         self.handle(Input::Desired(&desired.resources))
                     }
                     Err(_) => return,
@@ -133,9 +136,8 @@ impl Interposer {
 
     /// A database's port is nobody else's for as long as it is wanted, whether the server runs or not.
     async fn close_ports(&mut self, desired: &NodeDesired) {
-        let server = |spec: &ResourceSpec| spec.managed().map(|managed| (managed.server.port, managed.server.uid));
         let wanted = desired.resources.iter();
-        let wanted = wanted.filter_map(|(key, spec)| server(spec).map(|(port, uid)| (key.app.clone(), port, uid)));
+        let wanted = wanted.filter_map(|(key, spec)| spec.listens().map(|(port, uid)| (key.app.clone(), port, uid)));
         let wanted: BTreeSet<Database> = wanted.collect();
         if self.closed.as_ref() == Some(&wanted) {
             return;
@@ -147,6 +149,17 @@ impl Interposer {
             Ok(Err(error)) => tracing::warn!(%error, source = ?error.source(), "ports of databases are not closed"),
             Err(error) => tracing::error!(%error, "ports of databases could not be closed"),
         }
+    }
+
+    /// Accounts that end by themselves do so on servers that are only left, too: those are not provisioned.
+    fn watch_left(&mut self, desired: &NodeDesired) {
+        let is_left = |spec: &ResourceSpec| matches!(spec, ResourceSpec::Left(_));
+        let left: BTreeSet<ResourceKey> =
+            desired.resources.iter().filter(|(_, spec)| is_left(spec)).map(|(key, _)| key.clone()).collect();
+        for key in left.difference(&self.left) {
+            lease::watch(key.clone(), Arc::clone(&desired.resources[key]), self.context.config.run_dir.clone());
+        }
+        self.left = left;
     }
 
     fn now(&self) -> Mono {
@@ -175,7 +188,7 @@ impl Interposer {
                 Effect::Probe(key, round, spec) => {
                     let result = match &*spec {
                         ResourceSpec::External(external) => elsewhere::probe(&key, external).await,
-                        ResourceSpec::Managed(_) => Err(wrong_kind(&key)),
+                        ResourceSpec::Managed(_) | ResourceSpec::Left(_) => Err(wrong_kind(&key)),
                     };
                     Answer::Probed(key, round, result)
                 }

@@ -176,9 +176,18 @@ fn too_large(site: &Site<'_>, key: &[u8]) -> Trouble {
     failure::lasting(fault.hint("take it out of `snapshot`, and keep its own files (appendonlydir) instead"))
 }
 
-/// Users as they should be.
+/// Users as they should be. One that runs from before may not persist yet, which costs no restart; that it does and need not
+/// loses nothing.
 pub(super) async fn provision(site: &Site<'_>, access: &Access) -> Result<(), Trouble> {
     let mut admin = connect(site).await?;
+    if site.server.persist {
+        let mut log = redis::cmd("CONFIG");
+        log.arg("SET").arg("appendonly").arg("yes");
+        log.exec_async(&mut admin).await.map_err(|error| match is_loading(&error) {
+            true => failure::soon("it reads its data"),
+            false => unusable(site.key, "having it write down what changes", &error),
+        })?;
+    }
     let mut user = redis::cmd("ACL");
     user.arg("SETUSER").arg("default").arg("reset").arg("on").arg(format!("#{}", hash(&access.password)));
     RULES.split(' ').for_each(|rule| {

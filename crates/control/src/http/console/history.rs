@@ -32,7 +32,7 @@ impl Reader {
         }
         let records = store.read(|view| view.last_events(None, EVENTS))?;
         for key in self.moved(&records, store)? {
-            let mut releases = store.read(|view| view.revisions(&key))?;
+            let mut releases = store.read(|view| view.known_revisions(&key))?;
             let newest = releases.split_off(releases.len().saturating_sub(RELEASES));
             self.releases.insert(key, newest.into_iter().rev().map(Release::from).collect());
         }
@@ -46,8 +46,8 @@ impl Reader {
     fn moved(&self, records: &[EventRecord], store: &Store) -> Result<BTreeSet<AppKey>, StoreError> {
         let has_all = records.first().is_some_and(|first| first.sequence <= self.newest + 1) && self.newest > 0;
         if !has_all {
-            let apps = store.read(|view| view.apps())?;
-            return Ok(apps.into_iter().map(|app| app.key).collect());
+            let apps = store.read(|view| view.any_apps())?;
+            return Ok(apps.into_iter().map(|(app, _)| app.key).collect());
         }
         let new = records.iter().filter(|record| record.sequence > self.newest);
         Ok(new.filter_map(|record| record.key.clone()).collect())

@@ -61,6 +61,7 @@ struct Rig {
     now: Moment,
     wanted: BTreeMap<TaskKey, Wanted>,
     running: BTreeSet<AppKey>,
+    unread: BTreeSet<AppKey>,
     node: Observations,
     /// What the store knows of each run.
     stored: BTreeMap<RunNumber, (Run, Option<Ended>)>,
@@ -78,6 +79,7 @@ impl Rig {
             now: Moment { mono: Mono(Duration::from_secs(1_000)), wall: Timestamp(NEW_YEAR + 30 * MINUTE) },
             wanted: BTreeMap::new(),
             running: BTreeSet::from([sample::key("local", "shop")]),
+            unread: BTreeSet::new(),
             node: Observations { adopted: true, ..Observations::default() },
             stored: BTreeMap::new(),
             counted: BTreeMap::new(),
@@ -104,7 +106,7 @@ impl Rig {
     fn look(&mut self) {
         loop {
             let before = self.node.clone();
-            let world = World { wanted: &self.wanted, running: &self.running, node: &self.node };
+            let world = World { wanted: &self.wanted, running: &self.running, unread: &self.unread, node: &self.node };
             let effects = self.jobs.handle(Input::World(world), self.now);
             let quiet = effects.is_empty();
             effects.into_iter().for_each(|effect| self.carry_out(effect));
@@ -195,7 +197,7 @@ impl Rig {
     }
 
     fn ask(&mut self, key: &TaskKey) {
-        let world = World { wanted: &self.wanted, running: &self.running, node: &self.node };
+        let world = World { wanted: &self.wanted, running: &self.running, unread: &self.unread, node: &self.node };
         let effects = self.jobs.handle(Input::Ask(world, key, Trigger::Hand { by_uid: Some(0) }), self.now);
         effects.into_iter().for_each(|effect| self.carry_out(effect));
         self.look();
@@ -420,6 +422,68 @@ fn what_runs_before_a_release_runs_once() {
     }
 }
 
+/// The next daemon cannot read the app: it wants nothing of it that is known.
+fn unread(rig: &mut Rig) {
+    rig.wanted.clear();
+    rig.unread = rig.running.clone();
+    rig.restart(true);
+}
+
+#[test]
+fn what_runs_before_a_release_goes_on_under_a_daemon_that_cannot_read_the_app() {
+    let mut rig = Rig::new();
+    rig.want(&before(), 2, Start::Once);
+    rig.look();
+    unread(&mut rig);
+    assert_eq!((rig.outcomes(), rig.node.instances.len()), (vec!["…"], 1));
+    // Another release waits for it, whatever is killed meanwhile.
+    for restarts in [false, true] {
+        rig.want(&before(), 3, Start::Once);
+        if restarts {
+            rig.restart(true);
+        }
+        rig.look();
+        assert_eq!((rig.outcomes(), rig.node.instances.len()), (vec!["…"], 1));
+    }
+    rig.finish(ExitCause::Code(0));
+    assert_eq!(rig.outcomes(), ["succeeded", "…"]);
+    rig.assert_once();
+    // It is known who wants this one, and that nobody does any more.
+    rig.wanted.clear();
+    rig.look();
+    assert_eq!(rig.outcomes(), ["succeeded", "stopped"]);
+}
+
+#[test]
+fn a_run_that_had_not_begun_waits_for_a_daemon_that_can_read_it() {
+    let mut rig = Rig::new();
+    rig.want(&before(), 2, Start::Once);
+    rig.hold(&before(), Some("postgres.db"));
+    unread(&mut rig);
+    rig.wait(3_600);
+    assert_eq!((rig.outcomes(), rig.node.instances.len()), (vec!["…"], 0));
+    // Another release takes its place.
+    rig.want(&before(), 3, Start::Once);
+    rig.look();
+    assert_eq!(rig.outcomes(), ["stopped", "…"]);
+    rig.assert_once();
+}
+
+#[test]
+fn jobs_of_an_app_that_cannot_be_read_stand_still_and_keep_their_count() {
+    let mut rig = Rig::new();
+    rig.wait(31 * 60);
+    rig.finish(ExitCause::Code(0));
+    unread(&mut rig);
+    rig.wait(3 * 3_600);
+    assert_eq!(rig.outcomes(), ["succeeded"]);
+    rig.unread.clear();
+    rig.want(&job("cleanup"), 2, hourly());
+    rig.look();
+    assert_eq!(rig.outcomes(), ["succeeded", "…"], "what was missed is made up for, once");
+    rig.assert_once();
+}
+
 #[test]
 fn one_can_be_told_to_end() {
     let mut rig = Rig::new();
@@ -466,7 +530,8 @@ fn whatever_is_killed_a_run_happens_at_most_once() {
                 }
                 4 => {
                     // The daemon dies with the record stored, and nothing ordered.
-                    let world = World { wanted: &rig.wanted, running: &rig.running, node: &rig.node };
+                    let world =
+                        World { wanted: &rig.wanted, running: &rig.running, unread: &rig.unread, node: &rig.node };
                     let asked = Input::Ask(world, &job("cleanup"), Trigger::Hand { by_uid: None });
                     let effects = rig.jobs.handle(asked, rig.now);
                     effects.into_iter().for_each(|effect| rig.carry_out(effect));

@@ -153,7 +153,7 @@ impl Rollout {
     fn limits(&self) -> (Option<Mono>, Option<Mono>, Option<Mono>) {
         match self.phase {
             Phase::Step(step) => match self.plan.steps[usize::from(step)].until {
-                Until::Judged(hold) => (Some(self.over(hold)), Some(self.over(hold + ASKS_AFTER)), None),
+                Until::Judged(hold) => (Some(self.step_over(hold)), Some(self.over(hold + ASKS_AFTER)), None),
                 // With the candidate ready it goes on in any case.
                 Until::Ready => (None, None, self.deadline().filter(|_| !self.is_ready(Role::Candidate))),
                 Until::Promoted => (None, Some(self.entered), None),

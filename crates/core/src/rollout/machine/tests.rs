@@ -5,8 +5,9 @@ use crate::app::{AbortRule, Step, Strategy, sample};
 use crate::fault::FaultKind;
 use crate::id::{Incarnation, InstanceId, Slot, SlotId};
 use crate::instance::{ExitCause, SlotState};
-use crate::rollout::{Scaled, ScaledBy, Scales};
-use crate::route::Cohort;
+use crate::rollout::{Scaled, ScaledBy, Scales, Streak};
+use crate::route::outlier::{self, Outliers};
+use crate::route::{Cohort, PoolId};
 use crate::units::Share;
 use crate::verdict::{Counted, Counters};
 
@@ -21,7 +22,7 @@ fn plan(stable: bool, replicas: u16) -> Plan {
 }
 
 fn count(ready: u16, total: u16) -> Count {
-    Count { ready, baseline: 0, total, failing: None }
+    Count { ready, total, ..Count::default() }
 }
 
 /// So many of the stable release, and of its baseline.
@@ -389,6 +390,164 @@ fn a_fix_of_one_service_does_not_take_along_another_that_is_seen_to_be_worse() {
     };
     check((100, 3), Phase::Step(1));
     check((100, 0), Phase::Watch);
+}
+
+fn instance(release: u32, slot: u16) -> InstanceId {
+    let slot =
+        SlotId { key: sample::key("local", "shop"), service: web(), release: ReleaseNumber(release), slot: Slot(slot) };
+    InstanceId { slot, incarnation: Incarnation(1) }
+}
+
+/// Two of each, of which some fail in a row; what [`judged`] shows besides.
+fn with_streaks(rollout: &mut Rollout, now: u64, seen: [(u64, u64); 3], rows: &[(u32, u16, u32)]) -> Vec<String> {
+    let streak = |&(release, slot, failed): &(u32, u16, u32)| {
+        let streak = Streak { instance: instance(release, slot), baseline: release == 1 && slot >= 2, failed };
+        (release, streak)
+    };
+    let of = |number: u32| rows.iter().map(streak).filter(move |(release, _)| *release == number).map(|(_, one)| one);
+    let counts = Counts::from([
+        ((web(), ReleaseNumber(1)), Count { streaks: of(1).collect(), ..beside(2, 2) }),
+        ((web(), ReleaseNumber(2)), Count { streaks: of(2).collect(), ..count(2, 2) }),
+        ((service("worker"), ReleaseNumber(1)), count(9, 9)),
+        ((service("worker"), ReleaseNumber(2)), count(9, 9)),
+    ]);
+    let pools = [(1, Cohort::Whole), (1, Cohort::Baseline), (2, Cohort::Whole)];
+    let counted = |((release, cohort), (requests, failures)): ((u32, Cohort), (u64, u64))| {
+        let counters = Counters { requests, failures, ..Counters::default() };
+        ((web(), ReleaseNumber(release), cohort), Counted { began: 7, counters })
+    };
+    let traffic: Traffic = pools.into_iter().zip(seen).map(counted).collect();
+    let entered = rollout.handle(Input::Observed(&counts, &traffic), at(now));
+    entered.iter().map(|entered| entered.phase.to_string()).collect()
+}
+
+/// In its first step that is judged: 60 s, limit 1%.
+fn in_its_first_step() -> Rollout {
+    let mut rollout = canary("1%");
+    let entered = with_streaks(&mut rollout, 0, NONE, &[]);
+    assert_eq!(entered, ["step 0", "step 1"]);
+    rollout
+}
+
+/// So good that it passes.
+const GOOD: [(u64, u64); 3] = [(3000, 0), (600, 0), (600, 5)];
+
+fn first_wait(rollout: &Rollout, now: u64) -> String {
+    rollout.waits(at(now)).remove(0).on
+}
+
+#[test]
+fn an_instance_that_is_left_out_again_and_again_is_held_against_its_release() {
+    let mut rollout = in_its_first_step();
+    let bad = |failed| [(2, 1, failed)];
+    assert_eq!(with_streaks(&mut rollout, 5, GOOD, &bad(5)), [""; 0]);
+    assert_eq!(with_streaks(&mut rollout, 20, GOOD, &bad(10)), [""; 0]);
+    let held = "instance 2 of the canary has answered nobody for 15s: its last 10 requests failed; holding";
+    assert_eq!(first_wait(&rollout, 20), held);
+    // Not for long enough yet.
+    assert_eq!(with_streaks(&mut rollout, 30, GOOD, &bad(15)), [""; 0]);
+    let entered = with_streaks(&mut rollout, 40, GOOD, &bad(15));
+    assert_eq!(entered, ["abort clear 1", "abort restore 1", "abort drain"]);
+    let said = "web: instance 2 of the canary has answered nobody for 35s: its last 15 requests failed; aborting";
+    assert_eq!(rollout.reason().unwrap().causes, [said]);
+}
+
+#[test]
+fn no_step_passes_before_everybody_of_the_candidate_has_answered_for_its_time() {
+    let mut rollout = in_its_first_step();
+    with_streaks(&mut rollout, 50, GOOD, &[(2, 1, 5)]);
+    assert_eq!(with_streaks(&mut rollout, 65, GOOD, &[(2, 1, 5)]), [""; 0]);
+    assert_eq!(with_streaks(&mut rollout, 70, GOOD, &[]), [""; 0]);
+    assert_eq!(rollout.waits(at(70)).last().unwrap().on, "judged for another 55s");
+    assert_eq!(with_streaks(&mut rollout, 120, GOOD, &[]), [""; 0]);
+    assert_eq!(with_streaks(&mut rollout, 124, GOOD, &[]), [""; 0]);
+    assert_eq!(with_streaks(&mut rollout, 125, GOOD, &[]), ["step 2", "step 3"]);
+}
+
+#[test]
+fn what_the_stable_release_does_as_well_is_not_held_against_the_candidate() {
+    // Its baseline alone: not yet, and as soon as it answers.
+    let mut rollout = in_its_first_step();
+    assert_eq!(with_streaks(&mut rollout, 65, GOOD, &[(1, 2, 5)]), [""; 0]);
+    let held = "instance 3 of stable has answered nobody for 1s: its last 5 requests failed; holding";
+    assert_eq!(first_wait(&rollout, 65), held);
+    assert_eq!(with_streaks(&mut rollout, 70, GOOD, &[]), ["step 2", "step 3"]);
+    // Both, as while what they need is away; the candidate's comes back later.
+    let mut rollout = in_its_first_step();
+    for now in 1..20 {
+        let failed = u32::try_from(now).unwrap() * 5;
+        assert_eq!(with_streaks(&mut rollout, now * 5, GOOD, &[(1, 0, failed), (2, 1, failed)]), [""; 0]);
+    }
+    assert_eq!(with_streaks(&mut rollout, 130, GOOD, &[(2, 1, 100)]), [""; 0], "it was not asked since");
+    // One that the stable release's share of failures allows for, however often it happens.
+    let mut rollout = in_its_first_step();
+    let half = [(3000, 1200), (600, 240), (600, 240)];
+    for now in 1..24 {
+        let failed = 5 * u32::try_from(now % 6).unwrap();
+        let rows = [(2, 1, failed)];
+        let entered = with_streaks(&mut rollout, now * 10, half, &rows[..usize::from(failed > 0)]);
+        assert_eq!(entered, [""; 0], "{now}");
+    }
+    // Of what nothing was seen nothing is proven.
+    let mut rollout = in_its_first_step();
+    for now in [5, 20, 40, 60] {
+        let rows = [(2, 1, u32::try_from(now).unwrap())];
+        assert_eq!(with_streaks(&mut rollout, now, [(0, 0), (0, 0), (600, 5)], &rows), [""; 0], "{now}");
+    }
+}
+
+/// Whether a canary is taken back for an instance that answers nobody, where every request of it and of its baseline fails with the same
+/// probability, and the edge leaves out whoever fails five in a row.
+fn is_wronged(percent: u64, seed: u64) -> bool {
+    let mut random = seed;
+    let mut below = |limit: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % limit
+    };
+    let pool = |release| PoolId {
+        key: sample::key("local", "shop"),
+        service: web(),
+        release: ReleaseNumber(release),
+        cohort: Cohort::Whole,
+    };
+    let pools = [(2, [instance(2, 0), instance(2, 1)]), (1, [instance(1, 2), instance(1, 3)])];
+    let (mut outliers, mut rollout) = (Outliers::default(), in_its_first_step());
+    let known = pools.iter().map(|(release, pool_of)| (pool(*release), pool_of.iter().cloned().collect()));
+    outliers.handle(outlier::Input::Pools(known.collect()), at(0));
+    let (mut rows, mut seen) = (BTreeMap::<InstanceId, u32>::new(), [(0, 0); 3]);
+    for now in 1..240 {
+        outliers.handle(outlier::Input::Tick, at(now));
+        for (place, (_, all)) in [2, 1].into_iter().zip(&pools) {
+            for _ in 0..15 {
+                let out: Vec<_> = outliers.left_out().map(|(id, _)| id.clone()).collect();
+                let open: Vec<_> = all.iter().filter(|id| !out.contains(id)).collect();
+                let chosen = open[usize::try_from(below(open.len() as u64)).unwrap()];
+                let fails = below(100) < percent;
+                let row = rows.entry(chosen.clone()).or_default();
+                *row = if fails { *row + 1 } else { 0 };
+                if fails && row.is_multiple_of(outlier::FAILURES) {
+                    outliers.handle(outlier::Input::Failing(chosen.clone()), at(now));
+                }
+                let (requests, failed): &mut (u64, u64) = &mut seen[place];
+                (*requests, *failed) = (*requests + 1, *failed + u64::from(fails));
+            }
+        }
+        let long = rows.iter().filter(|(_, failed)| **failed >= outlier::FAILURES);
+        let long: Vec<_> = long.map(|(id, failed)| (id.slot.release.0, id.slot.slot.0, *failed)).collect();
+        with_streaks(&mut rollout, now, seen, &long);
+        if let Some(reason) = rollout.reason() {
+            return reason.causes.iter().any(|cause| cause.contains("answered nobody"));
+        }
+    }
+    false
+}
+
+#[test]
+fn an_equal_canary_is_not_taken_back_for_whom_the_edge_leaves_out() {
+    for percent in [10, 30, 50, 70] {
+        let wronged = (0..100).filter(|seed| is_wronged(percent, *seed)).count();
+        assert!(wronged <= 1, "{wronged} of 100 that fail {percent}%");
+    }
 }
 
 #[test]

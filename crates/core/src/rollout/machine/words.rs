@@ -6,9 +6,8 @@ use super::{ASKS_AFTER, Rollout, Waiting};
 use crate::fault::{Fault, FaultKind};
 use crate::id::ServiceName;
 use crate::instance::{Failure, Times};
-use crate::rollout::{AbortStage, Phase, Role, Until};
+use crate::rollout::{AbortStage, Look, Phase, Role, Ruling, Until};
 use crate::time::Mono;
-use crate::verdict::{Judgement, Verdict};
 
 impl Rollout {
     /// What it waits on now; empty once it has ended.
@@ -36,7 +35,7 @@ impl Rollout {
                 let left = crate::instance::Rough(self.over(self.plan.watch).since(now));
                 let watched = Waiting { what: self.candidate(), on: format!("watched for another {left}") };
                 // Too few requests hold nothing up any more.
-                let tells = |judgement: &Judgement| judgement.verdict != Verdict::TooFewData;
+                let tells = |look: &Look| look.ruling() != Ruling::TooFewData || look.dark.is_some();
                 self.verdicts(tells).chain([watched]).collect()
             }
             Phase::Abort(AbortStage::Clear(_)) => {
@@ -63,21 +62,21 @@ impl Rollout {
         Waiting { what: self.candidate(), on: on.to_owned() }
     }
 
-    fn verdicts(&self, tells: fn(&Judgement) -> bool) -> impl Iterator<Item = Waiting> + '_ {
-        let line = |(service, judgement): (&ServiceName, &Judgement)| Waiting {
+    fn verdicts(&self, tells: fn(&Look) -> bool) -> impl Iterator<Item = Waiting> + '_ {
+        let line = |(service, look): (&ServiceName, &Look)| Waiting {
             what: self.name(service, Role::Candidate),
-            on: judgement.to_string(),
+            on: look.to_string(),
         };
-        self.jury.judgements().filter(move |(_, judgement)| tells(judgement)).map(line)
+        self.jury.looks().filter(move |(_, look)| tells(look)).map(line)
     }
 
     fn judging(&self, hold: Duration, now: Mono) -> Vec<Waiting> {
-        let left = self.over(hold).since(now);
+        let left = self.step_over(hold).since(now);
         let on = match left.is_zero() {
-            false => self.asking(&format!("judged for another {}", crate::instance::Rough(left))),
-            true if now >= self.over(hold + ASKS_AFTER) => {
+            _ if now >= self.over(hold + ASKS_AFTER) => {
                 self.asking("somebody to decide: `bowline promote` or `bowline abort`")
             }
+            false => self.asking(&format!("judged for another {}", crate::instance::Rough(left))),
             true => self.asking("requests"),
         };
         self.verdicts(|_| true).chain([on]).collect()
