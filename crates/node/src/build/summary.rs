@@ -63,11 +63,7 @@ impl Summary {
 }
 
 /// No deeper than anything is frozen.
-fn walk(
-    root: &Path,
-    (below, levels): (&Path, usize),
-    groups: &mut BTreeMap<String, Sha256>,
-) -> io::Result<()> {
+fn walk(root: &Path, (below, levels): (&Path, usize), groups: &mut BTreeMap<String, Sha256>) -> io::Result<()> {
     let levels = levels.checked_sub(1).ok_or_else(|| io::Error::other("folders are nested too deeply"))?;
     let mut names = fs::read_dir(root.join(below))?
         .map(|entry| entry.map(|e| e.file_name()))

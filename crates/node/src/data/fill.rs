@@ -276,9 +276,9 @@ fn settle(source: &FillSource, tree: &Path, own: Option<u32>) -> Result<u64, Fau
         (FillSource::Sent(_), None) | (FillSource::Here(_), _) => give(tree, own),
     });
     settled.map_err(|error| match error.kind() == io::ErrorKind::InvalidData {
-        true => {
-            fault(FaultKind::Invalid, source).source(&error).hint("lay its folders out flatter; the volume is as it was")
-        }
+        true => fault(FaultKind::Invalid, source)
+            .source(&error)
+            .hint("lay its folders out flatter; the volume is as it was"),
         false => failed(source, "give away", &error),
     })
 }
@@ -324,11 +324,9 @@ fn give_one(found: &Found<'_>, uid: Option<u32>) -> io::Result<()> {
         FileType::Directory => walk::permit(&held, mode & 0o777 | 0o700)?,
         FileType::RegularFile => walk::permit(&held, mode & 0o777 | 0o600)?,
         FileType::Symlink => {}
-        FileType::Fifo
-        | FileType::Socket
-        | FileType::CharacterDevice
-        | FileType::BlockDevice
-        | FileType::Unknown => return Ok(()),
+        FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice | FileType::Unknown => {
+            return Ok(());
+        }
     }
     if let Some(uid) = uid {
         fchownat(&held, c"", Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)), AtFlags::AT_EMPTY_PATH)?;
@@ -620,7 +618,11 @@ mod tests {
         for source in [FillSource::Sent(archive), FillSource::Here(source)] {
             let refused = run(&context, &folder, Some(user()), &source, false).unwrap_err();
             assert!(refused.kind == FaultKind::Invalid && refused.causes[0].contains("too deeply"), "{refused:?}");
-            assert_eq!(names(folder.parent().unwrap()), ["files", "files~new"], "what was left earlier is in nobody's way");
+            assert_eq!(
+                names(folder.parent().unwrap()),
+                ["files", "files~new"],
+                "what was left earlier is in nobody's way"
+            );
         }
     }
 
