@@ -1,6 +1,7 @@
 //! Being told to stop.
 
 use bowline_core::fault::{Fault, FaultKind};
+use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The exit code of a command that was interrupted.
@@ -33,11 +34,34 @@ impl Interrupts {
         self.which().await;
     }
 
+    /// What came until now was for something that has ended since.
+    pub(crate) fn forget(&mut self) {
+        while self.next().now_or_never().is_some() {}
+    }
+
     /// Cancel-safe.
     pub(crate) async fn which(&mut self) -> Interruption {
         tokio::select! {
             _ = self.interrupt.recv() => Interruption::Interrupt,
             _ = self.terminate.recv() => Interruption::Terminate,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_came_before_is_forgotten_and_what_comes_later_is_not() {
+        let mut interrupts = Interrupts::new().unwrap();
+        let mut witness = signal(SignalKind::interrupt()).unwrap();
+        let interrupt = || nix::sys::signal::raise(nix::sys::signal::Signal::SIGINT).unwrap();
+        interrupt();
+        witness.recv().await;
+        interrupts.forget();
+        assert_eq!(interrupts.next().now_or_never(), None);
+        interrupt();
+        interrupts.next().await;
     }
 }

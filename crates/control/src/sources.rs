@@ -263,16 +263,18 @@ impl Sources {
         written.map_err(|error| unwritten(what, &error))
     }
 
-    /// Removes what is old: contents of every app, and folders and offers of this one. Not what begins with `keep`.
+    /// Removes what is old: contents of every app, and folders and offers of this one. Not what begins with `keep`; and not what is on
+    /// its way, however long it takes: that goes with whoever brings it, or with the next start.
     fn tidy(&self, key: &AppKey, keep: &str) -> io::Result<()> {
         for contents in self.all_contents() {
-            remove(&contents, |entry| entry.age > KEPT)?;
+            remove(&contents, |entry| entry.age > KEPT && !entry.name.starts_with(NEW))?;
         }
         let place = self.app(key);
         let is_placed = |entry: &Old| place.join(entry.name.trim_end_matches(".json")).is_dir();
         remove(&place, |entry| {
             let old = entry.age > KEPT || (entry.rank >= FOLDERS && entry.age > READ);
-            !entry.name.starts_with(keep) && (old || (entry.later >= OFFERED && !is_placed(entry)))
+            let on_its_way = entry.name.starts_with(keep) || entry.name.starts_with(NEW);
+            !on_its_way && (old || (entry.later >= OFFERED && !is_placed(entry)))
         })
     }
 
@@ -713,13 +715,30 @@ mod tests {
         let (state, key) = (tempfile::tempdir().unwrap(), key("a"));
         let mut sources = Sources::open(state.path());
         make(&sources.dir).unwrap();
-        sources.room = Room::with(&sources.dir, |_| Ok(room::RESERVE + STEP));
+        sources.room = Room::with(&sources.dir, |_| Ok(STEP));
         let archive = sources.take_archive(&key, Body::from("archive")).await.unwrap();
         assert_eq!(fs::read_to_string(archive.path()).unwrap(), "archive");
         assert!(sources.room.claim(STEP).is_err(), "it is about to be unpacked");
         drop(archive);
         assert!(sources.room.claim(STEP).is_ok());
         assert_eq!(names(&sources.contents(&key)), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn what_is_on_its_way_is_not_too_old_for_anybody() {
+        let state = tempfile::tempdir().unwrap();
+        let (sources, a, b) = (Sources::open(state.path()), key("a"), key("b"));
+        let archive = sources.take_archive(&a, Body::from("archive")).await.unwrap();
+        let assembled = sources.app(&b).join("new-folder");
+        make(&assembled).unwrap();
+        sources.put(&a, content("old"), Body::from("old")).await.unwrap();
+        for path in [archive.path(), &assembled, &sources.sent(&a, &content("old"))] {
+            File::open(path).unwrap().set_modified(SystemTime::now() - 2 * KEPT).unwrap();
+        }
+        offer(&sources, &b, &of_one("text", 4)).await.unwrap();
+        assert!(!sources.sent(&a, &content("old")).exists(), "what has arrived and is not asked for goes");
+        assert_eq!(fs::read_to_string(archive.path()).unwrap(), "archive", "it waits to be unpacked");
+        assert!(assembled.exists());
     }
 
     #[tokio::test]
@@ -755,13 +774,13 @@ mod tests {
         let mut sources = Sources::open(state.path());
         let (key, small) = (key("a"), of_one("text", 4));
         make(&sources.dir).unwrap();
-        sources.room = Room::with(&sources.dir, |_| Ok(room::RESERVE - 1));
+        sources.room = Room::with(&sources.dir, |_| Ok(0));
         let refused = offer(&sources, &key, &small).await.unwrap_err();
         assert!(refused.message.contains("no room"), "{refused:?}");
         let refused = sources.put(&key, content("text"), Body::from("text")).await.unwrap_err();
         assert!(refused.message.contains("no room"), "{refused:?}");
         // The manifest has room, and what it is of has none.
-        sources.room = Room::with(&sources.dir, |_| Ok(room::RESERVE + STEP));
+        sources.room = Room::with(&sources.dir, |_| Ok(STEP));
         let large = of_one("large", usize::try_from(STEP).unwrap());
         assert!(offer(&sources, &key, &large).await.unwrap_err().message.contains("no room"));
         assert_eq!((names(&sources.app(&key)), names(&sources.contents(&key))), (Vec::new(), Vec::new()));

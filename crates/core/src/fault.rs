@@ -83,6 +83,29 @@ impl Fault {
     }
 }
 
+/// The end of what a program says, for [`Fault::said`]: it may say something of each of a million files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LastWords(Vec<u8>);
+
+impl LastWords {
+    /// Bytes that are kept.
+    pub const MOST: usize = 16 << 10;
+
+    /// What it has said since.
+    pub fn hear(&mut self, words: &[u8]) {
+        self.0.extend_from_slice(&words[words.len().saturating_sub(Self::MOST)..]);
+        // Not for each word anew.
+        if self.0.len() > 2 * Self::MOST {
+            self.0.drain(..self.0.len() - Self::MOST);
+        }
+    }
+
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        self.0.drain(..self.0.len().saturating_sub(Self::MOST));
+        self.0
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -94,6 +117,22 @@ impl Error for Fault {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_what_is_said_the_last_is_kept() {
+        let check = |pieces: &[&[u8]], expected: &[u8]| {
+            let mut words = LastWords::default();
+            pieces.iter().for_each(|piece| words.hear(piece));
+            assert!(words.0.len() <= 2 * LastWords::MOST);
+            assert!(words.into_bytes() == expected, "{} pieces", pieces.len());
+        };
+        let (line, most) = ([b'x'; 1_000], LastWords::MOST);
+        check(&[], b"");
+        check(&[b"one ", b"two"], b"one two");
+        let long: Vec<&[u8]> = [line.as_slice()].repeat(100).into_iter().chain([b"end".as_slice()]).collect();
+        check(&long, &[&vec![b'x'; most - 3], b"end".as_slice()].concat());
+        check(&[&vec![b'y'; 3 * most], b"end"], &[&vec![b'y'; most - 3], b"end".as_slice()].concat());
+    }
 
     #[test]
     fn the_end_of_an_output_is_shown() {

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod acme;
 pub mod app;
+pub mod disk;
 pub mod fault;
 pub mod id;
 pub mod instance;

@@ -12,6 +12,9 @@ pub const MAX_BYTES: u64 = 2 << 30;
 /// Of one path, in bytes: what Linux takes (PATH_MAX), less what it is put below.
 const MAX_PATH: usize = 3_000;
 
+/// Folders within folders. The deepest trees of code have some twenty.
+const MAX_LEVELS: usize = 128;
+
 /// One file, folder or link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
@@ -38,6 +41,8 @@ pub enum ManifestError {
     Orphan(String),
     #[error("link {path:?} leads out of the folder, to {target:?}")]
     Escapes { path: String, target: String },
+    #[error("its folders are nested more than {MAX_LEVELS} deep")]
+    TooDeep,
     #[error("it has more than {MAX_ENTRIES} entries")]
     TooMany,
     #[error("it holds more than {}", Bytes(MAX_BYTES))]
@@ -57,6 +62,9 @@ impl Manifest {
         for (path, entry) in &entries {
             if !is_path(path) {
                 return Err(ManifestError::Path(path.clone()));
+            }
+            if path.split('/').count() > MAX_LEVELS {
+                return Err(ManifestError::TooDeep);
             }
             let parent = path.rsplit_once('/').map(|(parent, _)| parent);
             if parent.is_some_and(|parent| entries.get(parent) != Some(&Entry::Folder)) {
@@ -189,6 +197,11 @@ mod tests {
         assert_eq!(manifest(&[("a", file(1, 1)), ("b", file(1, 2))]), Err(ManifestError::Sizes(Digest([1; 32]))));
         let many = (0..=MAX_ENTRIES).map(|n| (n.to_string(), Entry::Folder)).collect();
         assert_eq!(Manifest::new(many), Err(ManifestError::TooMany));
+        let deep = |levels: usize| {
+            let paths = (1..=levels).map(|level| (vec!["f"; level].join("/"), Entry::Folder));
+            Manifest::new(paths.collect()).map(drop)
+        };
+        assert_eq!((deep(MAX_LEVELS), deep(MAX_LEVELS + 1)), (Ok(()), Err(ManifestError::TooDeep)));
     }
 
     #[test]

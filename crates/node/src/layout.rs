@@ -137,25 +137,6 @@ pub(crate) fn replace(path: &Path, content: &[u8], durable: Durable) -> io::Resu
     }
 }
 
-/// Removes a folder tree, also one whose folders forbid it to their owner (overlayfs leaves such a `work`).
-pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_folders(path);
-            fs::remove_dir_all(path)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-fn open_folders(path: &Path) {
-    // Best effort: what cannot be opened makes the removal fail, which says why.
-    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-    let folders = fs::read_dir(path).into_iter().flatten().flatten();
-    folders.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).for_each(|e| open_folders(&e.path()));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,16 +162,5 @@ mod tests {
         assert_ne!(layout("/s").mark(&id), layout("/t").mark(&id));
         assert_ne!(layout("/s").mark(&id), layout("/s").mark(&next));
         assert_ne!(layout("/s").hash(), layout("/t").hash());
-    }
-
-    #[test]
-    fn a_folder_that_forbids_its_owner_is_removed() {
-        let root = tempfile::tempdir().unwrap();
-        let tree = root.path().join("a");
-        make_folder(&tree.join("b/c"), 0o711).unwrap();
-        fs::set_permissions(tree.join("b"), fs::Permissions::from_mode(0o000)).unwrap();
-        remove_tree(&tree).unwrap();
-        assert!(!tree.exists());
-        remove_tree(&tree).unwrap();
     }
 }

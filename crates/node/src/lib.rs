@@ -23,6 +23,7 @@ pub mod shim;
 pub mod slice;
 pub mod survey;
 mod volume;
+mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSp
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+pub use data::last_words;
 pub use driver::keep_binary;
 pub use logs::check_pattern;
 pub use procfs::{listener, memory_rollup};

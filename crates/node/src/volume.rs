@@ -30,6 +30,7 @@ use bowline_core::units::{Bytes, Round};
 use crate::disk::image::{self, Detached, Purpose, ToolError};
 use crate::disk::{self, Space};
 use crate::layout;
+use crate::walk;
 
 /// What a file system keeps for itself, at most (tables of files, its journal): a part of it.
 const OVERHEAD_PART: u64 = 16;
@@ -160,6 +161,13 @@ impl Volumes {
     /// Whether an instance uses it, a run or a one-off included.
     pub(crate) fn is_used(&self, folder: &Path) -> bool {
         !lock(&self.users(folder)).is_empty()
+    }
+
+    /// Does something to a volume while nothing begins to use it, or ends; it is told whether an instance uses it. Blocks.
+    pub(crate) fn at_rest<T>(&self, folder: &Path, work: impl FnOnce(bool) -> T) -> T {
+        let users = self.users(folder);
+        let users = lock(&users);
+        work(!users.is_empty())
     }
 
     /// Puts other contents in the place of what a volume with a size holds: whole, or it is as it was. Needs the room of
@@ -339,7 +347,7 @@ impl Home {
     fn recover(&self) -> Result<(), VolumeError> {
         if self.plain.exists() {
             match self.image.exists() {
-                true => layout::remove_tree(&self.plain).map_err(file("cannot remove", &self.plain))?,
+                true => walk::remove_tree(&self.plain).map_err(file("cannot remove", &self.plain))?,
                 false => self.put_back()?,
             }
         }
@@ -391,7 +399,7 @@ impl Home {
             return made;
         }
         layout::make_folder(&self.folder, 0o700).map_err(file("cannot make", &self.folder))?;
-        layout::remove_tree(&self.plain).map_err(file("cannot remove", &self.plain))?;
+        walk::remove_tree(&self.plain).map_err(file("cannot remove", &self.plain))?;
         image::attach(&self.image, &self.folder, Purpose::Volume, Some(&lock)).map_err(self.tool("mount"))?;
         Ok(Made::Whole)
     }

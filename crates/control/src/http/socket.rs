@@ -228,12 +228,17 @@ impl Listener for ApiSocket {
             None => None,
         };
         let gate = self.gate();
+        // Before it is looked whether the gate is closed: whoever closes it waits for what is taken from then on.
+        let mut unheard = Some(gate.took());
         loop {
             tokio::select! {
                 biased;
-                () = gate.closed() => std::future::pending().await,
+                () = gate.closed() => {
+                    unheard = None;
+                    std::future::pending().await
+                }
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, from)) => return (Accepted::new(stream, Some(gate.took()), room), from),
+                    Ok((stream, from)) => return (Accepted::new(stream, unheard, room), from),
                     Err(error) => {
                         tracing::warn!(%error, "the API cannot accept");
                         sleep(REST).await;
@@ -252,6 +257,7 @@ impl Listener for ApiSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::{Instant, timeout};
 
@@ -292,6 +298,23 @@ mod tests {
         first.write_all(b"POST").await.unwrap();
         taken.read_u8().await.unwrap();
         timeout(Duration::from_secs(5), closing).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_is_about_to_take_a_connection_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let mut socket = ApiSocket::new(UnixListener::bind(&path).unwrap(), None).unwrap();
+        let gate = socket.gate();
+        let mut taking = Box::pin(socket.accept());
+        assert!(taking.as_mut().now_or_never().is_none());
+        // One more is taken by it, unless it has seen before that the gate is closed.
+        let mut closing = Box::pin(gate.close());
+        assert!(closing.as_mut().now_or_never().is_none(), "it may be taken this very moment");
+        assert!(taking.as_mut().now_or_never().is_none());
+        timeout(Duration::from_secs(5), closing).await.unwrap();
+        let _late = UnixStream::connect(&path).await.unwrap();
+        assert!(taking.as_mut().now_or_never().is_none(), "it is in the queue");
     }
 
     #[tokio::test]

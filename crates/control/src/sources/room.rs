@@ -4,35 +4,31 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Left free on the disk, whatever is sent.
-pub(super) const RESERVE: u64 = 1 << 30;
-
 #[derive(Debug, Clone)]
 pub(super) struct Room {
     dir: PathBuf,
     /// To those who are writing, in bytes.
     promised: Arc<Mutex<u64>>,
-    /// On the disk of a folder, in bytes.
-    free: fn(&Path) -> io::Result<u64>,
+    /// Of the disk of a folder, what may be taken, in bytes.
+    left: fn(&Path) -> io::Result<u64>,
 }
 
 impl Room {
     pub(super) fn of(dir: &Path) -> Self {
-        Self::with(dir, free)
+        Self::with(dir, left)
     }
 
-    pub(super) fn with(dir: &Path, free: fn(&Path) -> io::Result<u64>) -> Self {
-        Self { dir: dir.to_owned(), promised: Arc::default(), free }
+    pub(super) fn with(dir: &Path, left: fn(&Path) -> io::Result<u64>) -> Self {
+        Self { dir: dir.to_owned(), promised: Arc::default(), left }
     }
 
     /// Room for so many bytes, until they are written or given back.
     ///
     /// # Errors
-    /// Less is left beside the reserve and what others are promised.
+    /// Less is left beside what stays free, and what others are promised.
     pub(super) fn claim(&self, bytes: u64) -> Result<Claim, Full> {
         let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = (self.free)(&self.dir).map_err(Full::Unknown)?;
-        let left = free.saturating_sub(*promised).saturating_sub(RESERVE);
+        let left = (self.left)(&self.dir).map_err(Full::Unknown)?.saturating_sub(*promised);
         if bytes > left {
             return Err(Full::Left(left));
         }
@@ -72,9 +68,21 @@ impl Drop for Claim {
     }
 }
 
-fn free(dir: &Path) -> io::Result<u64> {
+/// Of the inodes of a disk, where their number is bounded, so many stay free: a file of one byte takes one.
+fn inodes_reserve(total: u64) -> u64 {
+    (total / 10).min(200_000)
+}
+
+fn left(dir: &Path) -> io::Result<u64> {
     let disk = nix::sys::statvfs::statvfs(dir)?;
-    Ok(disk.blocks_available() * disk.fragment_size())
+    if disk.files_available() < inodes_reserve(disk.files()) {
+        return Err(io::Error::other("the disk has almost no inodes left"));
+    }
+    Ok(beside_reserve(disk.blocks() * disk.fragment_size(), disk.blocks_available() * disk.fragment_size()))
+}
+
+fn beside_reserve(total: u64, free: u64) -> u64 {
+    free.saturating_sub(bowline_core::disk::beside_uploads(total))
 }
 
 #[cfg(test)]
@@ -83,7 +91,7 @@ mod tests {
 
     #[test]
     fn what_is_promised_is_promised_once() {
-        let room = Room::with(Path::new("/"), |_| Ok(RESERVE + 100));
+        let room = Room::with(Path::new("/"), |_| Ok(100));
         let mut first = room.claim(60).unwrap();
         assert!(matches!(room.claim(41), Err(Full::Left(40))));
         first.spend(20);
@@ -92,7 +100,37 @@ mod tests {
         assert!(matches!(room.claim(41), Err(Full::Left(40))));
         drop(second);
         assert!(room.claim(100).is_ok());
-        let full = Room::with(Path::new("/"), |_| Ok(RESERVE - 1));
+        let full = Room::with(Path::new("/"), |_| Ok(0));
         assert!(matches!(full.claim(1), Err(Full::Left(0))));
+    }
+
+    #[test]
+    fn uploads_never_bring_a_disk_to_where_somebody_is_stopped() {
+        for total in [1 << 30, 20 << 30, 100 << 30, 4 << 40] {
+            let stopped_below = bowline_core::disk::reserve(total);
+            let most = beside_reserve(total, total / 2);
+            assert!(total / 2 - most > stopped_below, "{total}: what others write meanwhile has room, too");
+        }
+        assert_eq!(beside_reserve(100 << 30, 5 << 30), 0);
+    }
+    #[test]
+    fn small_files_leave_inodes_for_what_runs() {
+        // As where their number is not bounded.
+        assert_eq!(inodes_reserve(0), 0);
+        assert_eq!((inodes_reserve(2_000), inodes_reserve(1 << 30)), (200, 200_000));
+        use nix::mount::{MntFlags, MsFlags, mount, umount2};
+        let disk = tempfile::tempdir().unwrap();
+        let limits = Some("size=64m,nr_inodes=100");
+        if !nix::unistd::geteuid().is_root()
+            || mount(Some("tmpfs"), disk.path(), Some("tmpfs"), MsFlags::empty(), limits).is_err()
+        {
+            return;
+        }
+        let room = Room::of(disk.path());
+        let before = room.claim(1).map(drop);
+        (0..95).for_each(|number| std::fs::write(disk.path().join(number.to_string()), "").unwrap());
+        let after = room.claim(1).map(drop);
+        umount2(disk.path(), MntFlags::MNT_DETACH).unwrap();
+        assert!(before.is_ok() && matches!(after, Err(Full::Unknown(error)) if error.to_string().contains("inodes")));
     }
 }

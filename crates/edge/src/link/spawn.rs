@@ -4,8 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::SystemTime;
 
 use tokio::process::{Child, Command};
 
@@ -88,10 +89,18 @@ const WARY: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 fn open_log(dir: &Path) -> io::Result<File> {
     let path = dir.join("edge.log");
-    if std::fs::symlink_metadata(&path).is_ok_and(|there| !there.is_file()) {
-        std::fs::rename(&path, dir.join("edge.log.1"))?;
+    match std::fs::symlink_metadata(&path) {
+        Ok(there) if there.is_dir() => std::fs::rename(&path, aside(dir))?,
+        Ok(there) if !there.is_file() => std::fs::remove_file(&path)?,
+        Ok(_) | Err(_) => {}
     }
     is_file(OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(WARY).open(path)?)
+}
+
+/// A name that nothing has: no folder takes the place of another one that is not empty.
+fn aside(dir: &Path) -> PathBuf {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    dir.join(format!("edge.log.{}", since.as_nanos()))
 }
 
 fn is_file(open: File) -> io::Result<File> {
@@ -157,5 +166,16 @@ mod tests {
         mkfifo(&log, Mode::S_IRWXU).unwrap();
         open_log(dir.path()).unwrap().write_all(b"a line\n").unwrap();
         assert_eq!(last_lines(dir.path()).as_deref(), Some("a line"));
+        // Neither does what lies where an older log would.
+        let full = |name: &str| std::fs::create_dir_all(dir.path().join(name).join("full")).unwrap();
+        full("edge.log.1");
+        let in_the_way: [&dyn Fn(); 2] = [&|| symlink(&other, &log).unwrap(), &|| full("edge.log")];
+        for make in in_the_way {
+            std::fs::remove_file(&log).unwrap();
+            make();
+            open_log(dir.path()).unwrap().write_all(b"another\n").unwrap();
+            assert_eq!(last_lines(dir.path()).as_deref(), Some("another"));
+        }
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "as it was");
     }
 }

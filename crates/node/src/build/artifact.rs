@@ -23,6 +23,7 @@ use super::freeze;
 use super::serve::Served;
 use super::summary::{Damage, Summary};
 use super::tree;
+use crate::walk;
 
 /// How often a lock that another build holds is tried again: flock has no asynchronous form.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
@@ -280,8 +281,8 @@ fn is_frozen(folder: &Path) -> bool {
 /// The caller holds the lock.
 fn remove_folder(folder: &Path) -> io::Result<()> {
     tree::kill_marked(folder);
-    thaw(folder)?;
-    ignore_missing(fs::remove_dir_all(folder))
+    // A build may have gone deeper than anything is frozen.
+    walk::remove_tree(folder)
 }
 
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
@@ -309,18 +310,4 @@ pub(super) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
 /// Hands `path` and everything below it to a user, links themselves included.
 pub(super) fn give(path: &Path, uid: u32) -> io::Result<()> {
     freeze::each(path, &mut |path, _| lchown(path, Some(uid), Some(uid)))
-}
-
-/// Lets an ordinary user remove what it froze.
-fn thaw(path: &Path) -> io::Result<()> {
-    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
-    if !metadata.is_dir() {
-        return Ok(());
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    // Read to its end first: a folder that is open on each level is a descriptor on each level.
-    for entry in fs::read_dir(path)?.collect::<io::Result<Vec<_>>>()? {
-        thaw(&entry.path())?;
-    }
-    Ok(())
 }

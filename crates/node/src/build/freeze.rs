@@ -11,9 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use super::artifact::APP;
-
-/// Folders within folders. The deepest trees of packages have some thirty.
-const MOST_LEVELS: usize = 256;
+use crate::walk::MOST_LEVELS;
 
 /// Takes all write permission away, gives everyone what its owner may read or run, and makes the node's user the owner:
 /// the instance that runs from it, under another user or the builder's own, cannot change it. `parts` are the folders in

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use bowline_core::app::Cage;
 use bowline_core::fault::Fault;
-use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::artifact::{self, PARTS};
@@ -23,8 +22,9 @@ use super::recipe::{Job, not_text};
 use super::{BuildConfig, SYSTEM_PATH, state_fault};
 use crate::builder::contract::{CageOrder, GivenFile};
 use crate::cage::{toolchain, veil};
-use crate::layout::{self, Layout};
+use crate::layout::Layout;
 use crate::shim::contract::Clear;
+use crate::walk;
 
 /// Tools that keep versions of languages in a home of theirs: the variable that names it, and where it is below the user's.
 const TOOL_HOMES: [(&str, &str); 7] = [
@@ -168,7 +168,7 @@ fn read_small(path: &Path) -> Option<Clear> {
 #[derive(Debug)]
 pub(super) struct Temporary {
     /// The node's.
-    folder: TempDir,
+    folder: PathBuf,
     /// `TMPDIR`, the build's.
     inside: PathBuf,
 }
@@ -178,13 +178,20 @@ impl Temporary {
         let parent = state_dir.join("cache/tmp");
         let make = || -> io::Result<Self> {
             artifact::make_folder(&parent, 0o711)?;
-            let folder = tempfile::Builder::new().prefix("build").tempdir_in(&parent)?;
-            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711))?;
-            let inside = folder.path().join("tmp");
-            private_folder(&inside, uid)?;
-            Ok(Self { folder, inside })
+            let folder = tempfile::Builder::new().prefix("build").tempdir_in(&parent)?.keep();
+            let temporary = Self { inside: folder.join("tmp"), folder };
+            fs::set_permissions(&temporary.folder, fs::Permissions::from_mode(0o711))?;
+            private_folder(&temporary.inside, uid)?;
+            Ok(temporary)
         };
         make().map_err(|e| state_fault(&parent, &e))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next start.
+        let _ = walk::remove_tree(&self.folder);
     }
 }
 
@@ -219,7 +226,7 @@ pub(super) fn host(job: &Job<'_>, folder: &Path, temporary: &Temporary) -> Resul
             uid: build.uid,
             namespaces: build.config.namespaces,
             required: job.service.cage == Cage::Required,
-            scratch: temporary.folder.path().to_owned(),
+            scratch: temporary.folder.clone(),
             hidden: machine.hidden.clone(),
             volumes: Layout { state: build.config.state_dir.clone(), run: build.config.run_dir.clone() }.volumes(),
             groups: Vec::new(),
@@ -281,7 +288,7 @@ fn environment(job: &Job<'_>, folder: &Path, [home, kept, temporary]: [&Path; 3]
 fn private_folder(path: &Path, uid: Option<u32>) -> io::Result<()> {
     let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir() || found.uid() != uid) {
-        layout::remove_tree(path)?;
+        walk::remove_tree(path)?;
     }
     artifact::make_folder(path, 0o700)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
@@ -292,7 +299,7 @@ fn private_folder(path: &Path, uid: Option<u32>) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn home(files: &[&str]) -> TempDir {
+    fn home(files: &[&str]) -> tempfile::TempDir {
         let home = tempfile::tempdir().unwrap();
         for file in files {
             let path = home.path().join(file);

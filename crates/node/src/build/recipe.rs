@@ -1,7 +1,6 @@
 //! Making one artifact: copy, look, virtual environment, commands, seal.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +22,7 @@ use super::serve::{GUNICORN, Served, Server, UVICORN};
 use super::source::{Source, SourceError};
 use super::target::{self, Choice, Interface};
 use super::{Build, BuildConfig, Setback, blocking, failure, state_fault};
+use crate::walk;
 
 /// A tool that does not say its version within this is not asked again.
 const TOOL_LIMIT: Duration = Duration::from_secs(10);
@@ -230,10 +230,7 @@ pub(super) fn not_text(path: &Path) -> Fault {
 
 /// Temporary folders that a crash left.
 pub(super) fn remove_temporary(state_dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(state_dir.join("cache/tmp")) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    walk::remove_tree(&state_dir.join("cache/tmp"))
 }
 
 /// Asks dpkg, where there is one, for the packages that the file says the build needs.

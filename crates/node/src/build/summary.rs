@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::source::field;
+use crate::walk::MOST_LEVELS;
 
 /// Path parts by which entries are grouped: `app/server.py`, `venv/lib`. Deeper would only name the damage better.
 const NAMED_PARTS: usize = 2;
@@ -42,7 +43,7 @@ pub(super) enum Damage {
 impl Summary {
     pub(super) fn of(folder: &Path) -> io::Result<Self> {
         let mut groups = BTreeMap::new();
-        walk(folder, Path::new(""), &mut groups)?;
+        walk(folder, (Path::new(""), MOST_LEVELS), &mut groups)?;
         let hex = |hash: Sha256| bowline_core::id::Digest(hash.finalize().into()).to_string();
         Ok(Self(groups.into_iter().map(|(name, hash)| (name, hex(hash))).collect()))
     }
@@ -61,7 +62,9 @@ impl Summary {
     }
 }
 
-fn walk(root: &Path, below: &Path, groups: &mut BTreeMap<String, Sha256>) -> io::Result<()> {
+/// No deeper than anything is frozen.
+fn walk(root: &Path, (below, levels): (&Path, usize), groups: &mut BTreeMap<String, Sha256>) -> io::Result<()> {
+    let levels = levels.checked_sub(1).ok_or_else(|| io::Error::other("folders are nested too deeply"))?;
     let mut names = fs::read_dir(root.join(below))?
         .map(|entry| entry.map(|e| e.file_name()))
         .filter(|name| !name.as_ref().is_ok_and(|name| name == OsStr::new(COMPILED)))
@@ -74,7 +77,7 @@ fn walk(root: &Path, below: &Path, groups: &mut BTreeMap<String, Sha256>) -> io:
         let parts: Vec<_> = path.iter().take(NAMED_PARTS).map(OsStr::to_string_lossy).collect();
         feed(groups.entry(parts.join("/")).or_default(), &path, &full, &metadata)?;
         if metadata.is_dir() {
-            walk(root, &path, groups)?;
+            walk(root, (&path, levels), groups)?;
         }
     }
     Ok(())

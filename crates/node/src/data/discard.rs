@@ -7,9 +7,9 @@ use std::path::Path;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::resource::data::DataDone;
 
-use super::{APART, apart};
-use crate::layout::remove_tree;
+use super::{all_apart, fill, fresh, left_apart};
 use crate::volume::{VolumeError, Volumes};
+use crate::walk::remove_tree;
 
 const GOING: &str = "going";
 
@@ -35,37 +35,29 @@ pub(super) fn run(volumes: &Volumes, folder: &Path) -> Result<DataDone, Fault> {
     Ok(DataDone::Discarded(existed))
 }
 
-/// Whether it was there.
+/// Whether it was there, or what an earlier attempt has left of it.
 fn one(path: &Path) -> io::Result<bool> {
-    let going = apart(path, GOING);
-    remove(&going)?;
-    match fs::rename(path, &going) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+    let existed = match fs::rename(path, fresh(path, GOING)?) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(error),
+    };
+    if existed {
+        File::open(path.parent().unwrap_or(path))?.sync_all()?;
     }
-    File::open(path.parent().unwrap_or(path))?.sync_all()?;
-    remove(&going)?;
-    Ok(true)
+    let left = all_apart(path);
+    let removed: Vec<io::Result<()>> = left.iter().map(|left| remove_tree(left)).collect();
+    removed.into_iter().collect::<io::Result<()>>()?;
+    Ok(existed || !left.is_empty())
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    match path.symlink_metadata().map(|meta| meta.is_dir()) {
-        Ok(false) => fs::remove_file(path),
-        Ok(true) | Err(_) => remove_tree(path),
-    }
-}
-
-/// What crashes have left apart, below ENV/APP of `root`.
+/// What crashes have left apart, below ENV/APP of `root`; not what is whole and could not come in: somebody wants it.
 pub(super) fn clean(root: &Path) {
-    let below = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let apps = below(root).flat_map(|env| below(&env).collect::<Vec<_>>());
-    let left = apps.flat_map(|app| below(&app).collect::<Vec<_>>()).filter(|path| {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        name.is_some_and(|name| name.contains(APART))
-    });
-    for path in left {
-        match remove(&path) {
+    for (path, what) in left_apart(root) {
+        if what.starts_with(fill::READY) {
+            continue;
+        }
+        match remove_tree(&path) {
             Ok(()) => tracing::info!(path = %path.display(), "an unfinished removal is finished"),
             Err(error) => tracing::warn!(path = %path.display(), %error, "what was to be removed stays"),
         }
@@ -84,11 +76,24 @@ mod tests {
         for dir in [&files, &other, &app.join("files~going"), &app.join("old~new")] {
             fs::create_dir_all(dir.join("deep")).unwrap();
         }
+        fs::write(app.join("files.img~going"), "").unwrap();
         let volumes = Volumes::new(state.path().join("volumes"));
         assert_eq!(run(&volumes, &files), Ok(DataDone::Discarded(true)));
         assert_eq!(run(&volumes, &files), Ok(DataDone::Discarded(false)), "what is gone is gone");
-        assert!(!app.join("files~going").exists() && other.exists());
+        let mut left: Vec<_> = fs::read_dir(&app).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["old~new", "other"]);
         clean(&state.path().join("volumes"));
         assert!(!app.join("old~new").exists() && other.join("deep").exists());
+    }
+    #[test]
+    fn what_an_app_built_as_deep_as_it_could_is_removed() {
+        let state = tempfile::tempdir().unwrap();
+        let files = state.path().join("volumes/local/shop/files");
+        fs::create_dir_all(&files).unwrap();
+        crate::walk::tests::deep(&files, 3_000);
+        let volumes = Volumes::new(state.path().join("volumes"));
+        assert_eq!(run(&volumes, &files), Ok(DataDone::Discarded(true)));
+        assert_eq!(fs::read_dir(files.parent().unwrap()).unwrap().count(), 0);
     }
 }

@@ -1,30 +1,46 @@
 //! A volume filled from a folder or an archive.
 //!
 //! Everything is unpacked beside the volume, where no app can put a link in the way, given to the app, and then put in
-//! place: into an empty volume entry by entry, so that instances which have it mounted see it; in the place of a full one
-//! at once. One with a size gets another file system, while nothing uses it.
+//! place at once. Into an empty volume that instances have mounted it comes entry by entry, so that they see it, and what was begun so is
+//! carried to its end, by the next daemon if this one is killed. One with a size gets another file system, while nothing uses it.
 //!
 //! An archive that came from elsewhere was made by whoever was let in for the app, and may be anything: it is unpacked as the app's own
-//! user, so that it comes to nothing but what is the app's, whatever the tool makes of it. That tool is told of no compression: what is
-//! unpacked takes no more of the disk than what arrived, but for the ends of blocks.
+//! user, so that it comes to nothing but what is the app's, whatever the tool makes of it. That tool is told of no compression; but a
+//! name of a few bytes makes many folders, and an empty file takes an inode: so what is left of the disk is looked at all the while, and
+//! the tool is killed where it goes below what stays free for all.
 
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::lchown;
+use std::os::unix::fs::{PermissionsExt, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::resource::data::{DataDone, FillSource};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use nix::fcntl::AtFlags;
+use nix::unistd::{Gid, Uid, fchownat};
+use rustix::fs::{CWD, FileType, RenameFlags, fstat, renameat_with};
 
-use super::{apart, program};
+use super::program::{self, Cut};
+use super::{APART, all_apart, fresh, left_apart};
+use crate::disk::Begun;
 use crate::driver::Context;
-use crate::layout::{Layout, make_folder, remove_tree};
+use crate::layout::{Layout, make_folder};
 use crate::volume::{self, VolumeError, Volumes};
+use crate::walk::{self, Found, remove_tree};
 
 const NEW: &str = "new";
+/// What is whole, and on its way into a volume.
+pub(super) const READY: &str = "ready";
+/// Of the tool that unpacks what was sent, in bytes: enough for some millions of folders and links.
+const MEMORY: u64 = 1 << 30;
+/// So much comes entry by entry, at most: the names are kept, to take it out again.
+const MOST_ENTRIES: usize = 100_000;
+
+/// Says why a program is to be ended that fills a volume.
+type Stop<'a> = &'a dyn Fn() -> Option<Fault>;
 
 pub(super) fn run(
     context: &Context,
@@ -104,11 +120,9 @@ fn sized(
 ) -> Result<DataDone, Fault> {
     let own = uid.filter(|_| nix::unistd::geteuid().is_root());
     let filled = context.volumes.refill(folder, uid, replace, &mut |target| {
-        unpack(&context.layout, source, target, own)?;
-        // The folder itself is none of them.
-        settle(source, target, own).map_err(|error| {
-            fault(FaultKind::Failed, source).source(&error).hint("look at the disk's space; the volume is as it was")
-        })
+        // It has no more room than was reserved for it.
+        unpack(&context.layout, source, target, own, &|| None)?;
+        settle(source, target, own)
     });
     match filled {
         Ok(Some(files)) => Ok(DataDone::Filled { files }),
@@ -125,38 +139,69 @@ fn plain(
     source: &FillSource,
     replace: bool,
 ) -> Result<DataDone, Fault> {
-    let failed = |what: &str, error: &io::Error| {
-        fault(FaultKind::Failed, source)
-            .caused_by(format!("cannot {what} the volume"))
-            .source(error)
-            .hint("look at the disk's space; the volume is as it was")
-    };
-    volume::ensure(folder, uid).map_err(|error| failed("make", &error))?;
-    let empty = is_empty(folder).map_err(|error| failed("look into", &error))?;
+    volume::ensure(folder, uid).map_err(|error| failed(source, "make", &error))?;
+    let empty = is_empty(folder).map_err(|error| failed(source, "look into", &error))?;
     if !empty && !replace {
         return Err(not_empty());
     }
     let own = uid.filter(|_| nix::unistd::geteuid().is_root());
-    let new = apart(folder, NEW);
-    remove_tree(&new)
-        .and_then(|()| make_folder(&new, 0o700))
+    let beside = |error: io::Error| failed(source, "make room beside", &error);
+    let new = fresh(folder, NEW).map_err(beside)?;
+    let filled = make_folder(&new, 0o700)
         .and_then(|()| own.map_or(Ok(()), |uid| lchown(&new, Some(uid), Some(uid))))
-        .map_err(|error| failed("make room beside", &error))?;
-    let filled = unpack(&context.layout, source, &new, own).and_then(|()| {
-        let files = settle(source, &new, own).map_err(|error| failed("give away", &error))?;
-        // What takes the place of something is on the disk before that goes.
-        sync(&new).map_err(|error| failed("write", &error))?;
-        let put = if empty { move_into(&new, folder) } else { exchange(&new, folder) };
-        put.map_err(|error| failed("put it into", &error)).map(|()| files)
-    });
+        .map_err(beside)
+        .and_then(|()| {
+            let begun = Begun::now(&new);
+            unpack(&context.layout, source, &new, own, &|| begun.filled("filling the volume was ended"))?;
+            let files = settle(source, &new, own)?;
+            put(&context.volumes, (&new, folder), source, replace, &sync)?;
+            Ok(files)
+        });
     // What is left beside is of no use any more; the next start removes what cannot be removed now.
     let _ = remove_tree(&new);
+    if filled.is_ok() && replace {
+        all_apart(folder).iter().for_each(|left| drop(remove_tree(left)));
+    }
     filled.map(|files| DataDone::Filled { files })
+}
+
+fn failed(source: &FillSource, what: &str, error: &io::Error) -> Fault {
+    fault(FaultKind::Failed, source)
+        .caused_by(format!("cannot {what} the volume"))
+        .source(error)
+        .hint("look at the disk's space; the volume is as it was")
 }
 
 fn sync(tree: &Path) -> io::Result<()> {
     nix::unistd::syncfs(File::open(tree)?)?;
     Ok(())
+}
+
+/// Puts what is whole in `new` into the volume, or leaves that as it was.
+fn put(
+    volumes: &Volumes,
+    (new, folder): (&Path, &Path),
+    source: &FillSource,
+    replace: bool,
+    sync: &dyn Fn(&Path) -> io::Result<()>,
+) -> Result<(), Fault> {
+    // What takes the place of something is on the disk before that goes.
+    sync(new).map_err(|error| failed(source, "write", &error))?;
+    let put = |error| failed(source, "put it into", &error);
+    // It may have changed since it was looked at.
+    volumes.at_rest(folder, |in_use| match (in_use, replace) {
+        (true, true) => Err(is_used(refused(source))),
+        (_, false) if !is_empty(folder).map_err(put)? => Err(not_empty()),
+        (false, _) => exchange(new, folder).map_err(put),
+        (true, false) if has_many(new).map_err(put)? => Err(refused(source)
+            .caused_by(format!("it has more than {MOST_ENTRIES} files and folders at its top"))
+            .hint("stop the app first: into a volume that something uses comes no more at once")),
+        (true, false) => move_into(new, folder).map_err(put),
+    })
+}
+
+fn has_many(folder: &Path) -> io::Result<bool> {
+    Ok(fs::read_dir(folder)?.take(MOST_ENTRIES + 1).count() > MOST_ENTRIES)
 }
 
 /// A pipe or a device may never end.
@@ -171,7 +216,7 @@ fn source_is_finite(source: &FillSource) -> Result<(), Fault> {
 }
 
 /// `own`: the app's user, where it is another than this process's.
-fn unpack(layout: &Layout, source: &FillSource, new: &Path, own: Option<u32>) -> Result<(), Fault> {
+fn unpack(layout: &Layout, source: &FillSource, new: &Path, own: Option<u32>, stop: Stop<'_>) -> Result<(), Fault> {
     let command = match source {
         FillSource::Here(path) if path.is_dir() => {
             let mut cp = Command::new("cp");
@@ -192,87 +237,190 @@ fn unpack(layout: &Layout, source: &FillSource, new: &Path, own: Option<u32>) ->
             let mut tar = Command::new("tar");
             tar.args(["--extract", "--no-same-owner", "--no-same-permissions", "--file=-"]).stdin(archive);
             program::within(&mut tar, target.into());
+            program::bounded(&mut tar, MEMORY);
             if let Some(uid) = own {
                 tar.uid(uid).gid(uid);
             }
             tar
         }
     };
-    output(command, layout, source)
+    output(command, layout, source, stop)
 }
 
-fn output(mut command: Command, layout: &Layout, source: &FillSource) -> Result<(), Fault> {
+fn output(mut command: Command, layout: &Layout, source: &FillSource, stop: Stop<'_>) -> Result<(), Fault> {
     let name = command.get_program().to_string_lossy().into_owned();
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C.UTF-8");
     let failed = || fault(FaultKind::Failed, source);
-    let (status, said) = program::run(command, layout)
-        .map_err(|error| failed().caused_by(format!("cannot run {name}")).source(&error))?;
+    let full = |why: Fault| failed().caused_by(why.message).hint("make room on the machine; the volume is as it was");
+    let (status, said) = program::run(command, layout, stop).map_err(|cut| match cut {
+        Cut::Broken(error) => failed().caused_by(format!("cannot run {name}")).source(&error),
+        Cut::Stopped(why) => full(why),
+    })?;
     if status.success() {
         return Ok(());
+    }
+    // It may have been faster than the looks.
+    if let Some(why) = stop() {
+        return Err(full(why).said(&said));
     }
     let fault = failed().caused_by(format!("{name} ended with {status}")).said(&said);
     Err(fault.hint("a folder, or an archive of tar (.tar, .tar.gz, .tar.xz) is wanted; the volume is as it was"))
 }
 
-/// Makes what was unpacked the app's own; how many files there are besides folders.
-fn settle(source: &FillSource, tree: &Path, own: Option<u32>) -> io::Result<u64> {
-    match (source, own) {
+/// Makes what was unpacked the app's own; how many files there are besides folders. The folder itself is none of them, and stays as a
+/// volume's is, whatever an archive says of its top.
+fn settle(source: &FillSource, tree: &Path, own: Option<u32>) -> Result<u64, Fault> {
+    let settled = fs::set_permissions(tree, Permissions::from_mode(0o700)).and_then(|()| match (source, own) {
         // It is, and may still be changed by it: nothing is done there as root.
         (FillSource::Sent(_), Some(_)) => count(tree),
         (FillSource::Sent(_), None) | (FillSource::Here(_), _) => give(tree, own),
-    }
+    });
+    settled.map_err(|error| match error.kind() == io::ErrorKind::InvalidData {
+        true => fault(FaultKind::Invalid, source)
+            .source(&error)
+            .hint("lay its folders out flatter; the volume is as it was"),
+        false => failed(source, "give away", &error),
+    })
 }
 
 fn count(tree: &Path) -> io::Result<u64> {
-    let (mut files, mut open) = (0, vec![tree.to_owned()]);
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            match entry.file_type()?.is_dir() {
-                true => open.push(entry.path()),
-                false => files += 1,
-            }
-        }
-    }
+    let mut files = 0;
+    walk::each(tree, &mut |found| {
+        files += u64::from(!found.is_folder());
+        Ok(())
+    })?;
     Ok(files)
 }
 
 /// How many files there are besides folders; owned by the app, and none with another's rights. Devices, pipes and
 /// sockets are left out: none of them is content, and a device would open the machine to the app.
 fn give(tree: &Path, uid: Option<u32>) -> io::Result<u64> {
-    use std::os::unix::fs::PermissionsExt;
-    let meta = tree.symlink_metadata()?;
-    if !meta.is_dir() && !meta.is_file() && !meta.is_symlink() {
-        return fs::remove_file(tree).map(|()| 0);
-    }
-    let mut files = u64::from(!meta.is_dir());
-    if meta.is_dir() {
-        for entry in fs::read_dir(tree)? {
-            files += give(&entry?.path(), uid)?;
+    let mut files = 0;
+    walk::each(tree, &mut |found| {
+        files += u64::from(!found.is_folder() && !found.is_special());
+        give_one(found, uid)
+    })?;
+    loop {
+        let mut left_out = false;
+        walk::each(tree, &mut |found| match found.is_special() {
+            true => {
+                left_out = true;
+                found.remove()
+            }
+            false => Ok(()),
+        })?;
+        // A folder that loses something while it is read may hide the next one from that look.
+        if !left_out {
+            return Ok(files);
         }
     }
-    if !meta.is_symlink() {
-        // The owner reads and writes what is its own; nobody becomes anybody else by running it.
-        let needed = if meta.is_dir() { 0o700 } else { 0o600 };
-        fs::set_permissions(tree, fs::Permissions::from_mode(meta.permissions().mode() & 0o777 | needed))?;
-    }
-    if let Some(uid) = uid {
-        lchown(tree, Some(uid), Some(uid))?;
-    }
-    Ok(files)
 }
 
+fn give_one(found: &Found<'_>, uid: Option<u32>) -> io::Result<()> {
+    let held = found.hold()?;
+    let mode = fstat(&held)?.st_mode;
+    // The owner reads and writes what is its own; nobody becomes anybody else by running it.
+    match FileType::from_raw_mode(mode) {
+        FileType::Directory => walk::permit(&held, mode & 0o777 | 0o700)?,
+        FileType::RegularFile => walk::permit(&held, mode & 0o777 | 0o600)?,
+        FileType::Symlink => {}
+        FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice | FileType::Unknown => {
+            return Ok(());
+        }
+    }
+    if let Some(uid) = uid {
+        fchownat(&held, c"", Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)), AtFlags::AT_EMPTY_PATH)?;
+    }
+    Ok(())
+}
+
+/// Entry by entry: instances have the folder itself mounted. What an app puts there meanwhile keeps its name, and all is taken out again.
 fn move_into(new: &Path, folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(new)? {
-        let entry = entry?;
-        fs::rename(entry.path(), folder.join(entry.file_name()))?;
+    let ready = fresh(folder, READY)?;
+    fs::rename(new, &ready)?;
+    sync_around(folder)?;
+    let mut moved = Vec::new();
+    let Err(error) = hand_over(&ready, folder, &mut moved) else {
+        // Empty, and gone with the next start at the latest.
+        let _ = fs::remove_dir(&ready);
+        return Ok(());
+    };
+    match take_back(&ready, folder, &moved).and_then(|()| fs::rename(&ready, new)) {
+        Ok(()) => Err(error),
+        Err(left) => Err(io::Error::other(format!("{error}, and what had come in could not be taken out: {left}"))),
+    }
+}
+
+fn hand_over(ready: &Path, folder: &Path, moved: &mut Vec<OsString>) -> io::Result<()> {
+    while !is_empty(ready)? {
+        for entry in fs::read_dir(ready)? {
+            let name = entry?.file_name();
+            move_one(&name, ready, folder)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", name.display())))?;
+            moved.push(name);
+        }
     }
     File::open(folder)?.sync_all()
 }
 
+fn take_back(ready: &Path, folder: &Path, moved: &[OsString]) -> io::Result<()> {
+    for name in moved {
+        match move_one(name, folder, ready) {
+            // The app has removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    File::open(folder)?.sync_all()
+}
+
+/// In nobody's place.
+fn move_one(name: &OsString, from: &Path, to: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, from.join(name), CWD, to.join(name), RenameFlags::NOREPLACE)?)
+}
+
+/// Carries to its end what a killed daemon had begun to move into volumes, below `root`. What an app has put in the way meanwhile stays,
+/// and what it is in the way of stays beside.
+pub(super) fn go_on(volumes: &Volumes, root: &Path) {
+    for (ready, what) in left_apart(root) {
+        let name = ready.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let folder = ready.with_file_name(name.split(APART).next().unwrap_or_default());
+        if !what.starts_with(READY) {
+            continue;
+        }
+        match volumes.at_rest(&folder, |_| finish(&ready, &folder)) {
+            Ok(()) => tracing::info!(volume = %folder.display(), "a filling that was cut short is finished"),
+            Err(error) => {
+                tracing::warn!(volume = %folder.display(), left = %ready.display(), %error, "not all that it was filled with came in")
+            }
+        }
+    }
+}
+
+fn finish(ready: &Path, folder: &Path) -> io::Result<()> {
+    if Volumes::is_sized(folder) {
+        return Err(io::Error::other("it has got a size meanwhile"));
+    }
+    let mut kept_out = Ok(());
+    for entry in fs::read_dir(ready)? {
+        let name = entry?.file_name();
+        if let Err(error) = move_one(&name, ready, folder) {
+            kept_out = Err(io::Error::new(error.kind(), format!("{}: {error}", name.display())));
+        }
+    }
+    File::open(folder)?.sync_all()?;
+    kept_out.and_then(|()| fs::remove_dir(ready))
+}
+
 /// Both names are there at every moment.
 fn exchange(new: &Path, folder: &Path) -> io::Result<()> {
-    renameat_with(CWD, new, CWD, folder, RenameFlags::EXCHANGE)?;
+    let exchange = || renameat_with(CWD, new, CWD, folder, RenameFlags::EXCHANGE);
+    exchange()?;
+    // What is beside afterwards is removed.
+    sync_around(folder).or_else(|error| exchange().map_err(io::Error::from).and(Err(error)))
+}
+
+fn sync_around(folder: &Path) -> io::Result<()> {
     File::open(folder.parent().unwrap_or(folder))?.sync_all()
 }
 
@@ -358,12 +506,11 @@ mod tests {
         entries: &[(&str, u8, &str, &str)],
         replace: bool,
     ) -> (Result<DataDone, Fault>, std::path::PathBuf) {
-        use std::os::unix::fs::PermissionsExt;
         // Others pass here, as they do through a daemon's state.
-        fs::set_permissions(root, fs::Permissions::from_mode(0o711)).unwrap();
+        fs::set_permissions(root, Permissions::from_mode(0o711)).unwrap();
         let (from, folder) = (root.join("archive"), root.join("volumes/beta/a/files"));
         archive(&from, entries);
-        fs::set_permissions(&from, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(&from, Permissions::from_mode(0o600)).unwrap();
         let context = Context::new(NodeConfig::new(root.to_owned(), root.join("run"), "unused".into()));
         let may = may(&context, &folder, replace);
         let done = run(&context, &folder, Some(user()), &FillSource::Sent(from), replace);
@@ -378,7 +525,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_is_the_apps_and_comes_whole_or_not_at_all() {
-        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        use std::os::unix::fs::MetadataExt;
         let root = tempfile::tempdir().unwrap();
         let (done, folder) = sent(root.path(), &[("deep/a", FILE, "", "1"), ("link", LINK, "/etc", "")], false);
         assert_eq!(done, Ok(DataDone::Filled { files: 2 }));
@@ -440,5 +587,140 @@ mod tests {
         let context = Context::new(NodeConfig::new(root.path().to_owned(), root.path().join("run"), "unused".into()));
         let bomb = run(&context, &to, Some(user()), &FillSource::Sent(gz), true);
         assert_eq!(bomb.unwrap_err().kind, FaultKind::Failed);
+    }
+    fn context(root: &Path) -> Context {
+        Context::new(NodeConfig::new(root.to_owned(), root.join("run"), "unused".into()))
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn make(root: &Path, folders: &[&str], files: &[&str]) {
+        folders.iter().for_each(|folder| fs::create_dir_all(root.join(folder)).unwrap());
+        files.iter().for_each(|file| fs::write(root.join(file), *file).unwrap());
+    }
+
+    #[test]
+    fn folders_that_are_nested_too_deeply_are_refused_and_leave_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), Permissions::from_mode(0o711)).unwrap();
+        make(root.path(), &["source", "volumes/beta/a/files~new"], &["volumes/beta/a/files~new/old"]);
+        let (source, folder) = (root.path().join("source"), root.path().join("volumes/beta/a/files"));
+        walk::tests::deep(&source, walk::MOST_LEVELS + 1);
+        let archive = root.path().join("archive");
+        let tar = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&source).arg(".").status().unwrap();
+        assert!(tar.success());
+        let context = context(root.path());
+        for source in [FillSource::Sent(archive), FillSource::Here(source)] {
+            let refused = run(&context, &folder, Some(user()), &source, false).unwrap_err();
+            assert!(refused.kind == FaultKind::Invalid && refused.causes[0].contains("too deeply"), "{refused:?}");
+            assert_eq!(
+                names(folder.parent().unwrap()),
+                ["files", "files~new"],
+                "what was left earlier is in nobody's way"
+            );
+        }
+    }
+
+    #[test]
+    fn what_takes_the_place_of_something_is_on_the_disk_before() {
+        let root = tempfile::tempdir().unwrap();
+        make(root.path(), &["files", "new"], &["files/old", "new/fresh"]);
+        let (new, folder) = (root.path().join("new"), root.path().join("files"));
+        let (context, source) = (context(root.path()), FillSource::Here("/source".into()));
+        // One that fails.
+        let fails = |tree: &Path| {
+            assert_eq!((names(tree), names(&folder)), (vec!["fresh".to_owned()], vec!["old".to_owned()]));
+            Err(io::Error::other("the disk is broken"))
+        };
+        let put = put(&context.volumes, (&new, &folder), &source, true, &fails).unwrap_err();
+        assert_eq!(put.causes, ["cannot write the volume", "the disk is broken"]);
+        assert_eq!((names(&new), names(&folder)), (vec!["fresh".to_owned()], vec!["old".to_owned()]));
+    }
+
+    #[test]
+    fn into_a_volume_in_use_all_comes_or_nothing_and_nothing_of_the_apps_goes() {
+        let root = tempfile::tempdir().unwrap();
+        make(root.path(), &["files", "new/b", "new/c"], &["files/b", "new/a", "new/b/x", "new/c/x"]);
+        let (new, folder) = (root.path().join("new"), root.path().join("files"));
+        let refused = move_into(&new, &folder).unwrap_err();
+        assert!(refused.kind() == io::ErrorKind::AlreadyExists && refused.to_string().starts_with("b: "), "{refused}");
+        assert_eq!((names(&new), names(&folder)), (["a", "b", "c"].map(String::from).to_vec(), vec!["b".to_owned()]));
+        assert_eq!(fs::read_to_string(folder.join("b")).unwrap(), "files/b");
+        fs::remove_file(folder.join("b")).unwrap();
+        move_into(&new, &folder).unwrap();
+        assert_eq!(names(root.path()), ["files"]);
+        assert_eq!(names(&folder), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn who_has_a_volume_mounted_sees_what_comes_and_nothing_is_replaced_under_it() {
+        use std::os::unix::fs::MetadataExt;
+        let root = tempfile::tempdir().unwrap();
+        make(root.path(), &["source"], &["source/a"]);
+        let (context, folder) = (context(root.path()), root.path().join("volumes/local/a/files"));
+        let source = FillSource::Here(root.path().join("source"));
+        let volume = bowline_core::instance::VolumeMount {
+            name: bowline_core::id::ResourceName::new("files").unwrap(),
+            source: folder.clone(),
+            path: None,
+            size: None,
+        };
+        let id = "local/a.web.r1.0.1".parse().unwrap();
+        context.volumes.attach(&id, &volume, None).unwrap();
+        let mounted = fs::metadata(&folder).unwrap().ino();
+        assert_eq!(run(&context, &folder, None, &source, false), Ok(DataDone::Filled { files: 1 }));
+        assert_eq!((fs::metadata(&folder).unwrap().ino(), names(&folder)), (mounted, vec!["a".to_owned()]));
+        // It has begun to use it since that was looked at.
+        make(root.path(), &["new"], &["new/b"]);
+        let put = put(&context.volumes, (&root.path().join("new"), &folder), &source, true, &|_| Ok(()));
+        assert_eq!(put.map_err(|fault| fault.kind), Err(FaultKind::Refused));
+        assert_eq!(names(&folder), ["a"]);
+        context.volumes.release(&id);
+        assert_eq!(run(&context, &folder, None, &source, true), Ok(DataDone::Filled { files: 1 }));
+    }
+
+    #[test]
+    fn what_a_killed_daemon_had_begun_to_move_comes_in_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let volumes = root.path().join("volumes");
+        make(
+            &volumes,
+            &["local/a/begun~ready-1", "local/a/begun", "local/a/whole~new-1", "local/a/whole", "local/a/taken"],
+            &["local/a/begun/in", "local/a/begun~ready-1/out", "local/a/whole~new-1/x", "local/a/taken/name"],
+        );
+        make(&volumes, &["local/a/taken~ready-1"], &["local/a/taken~ready-1/name", "local/a/taken~ready-1/other"]);
+        go_on(&Volumes::new(volumes.clone()), &volumes);
+        super::super::discard::clean(&volumes);
+        let app = volumes.join("local/a");
+        assert_eq!(names(&app.join("begun")), ["in", "out"]);
+        assert_eq!(names(&app.join("whole")), Vec::<String>::new(), "it was not whole");
+        assert_eq!(names(&app.join("taken")), ["name", "other"]);
+        assert_eq!(fs::read_to_string(app.join("taken/name")).unwrap(), "local/a/taken/name", "it is the app's");
+        assert_eq!(names(&app), ["begun", "taken", "taken~ready-1", "whole"], "and what it is in the way of is kept");
+    }
+
+    #[test]
+    fn an_archive_that_takes_all_inodes_of_the_disk_is_ended_and_says_so() {
+        use nix::mount::{MntFlags, MsFlags, mount, umount2};
+        let root = tempfile::tempdir().unwrap();
+        let limits = Some("size=64m,nr_inodes=2000,mode=711");
+        if !nix::unistd::geteuid().is_root()
+            || mount(Some("tmpfs"), root.path(), Some("tmpfs"), MsFlags::empty(), limits).is_err()
+        {
+            return;
+        }
+        let files: Vec<String> = (0..3_000).map(|number| format!("file{number}")).collect();
+        let files: Vec<_> = files.iter().map(|name| (name.as_str(), FILE, "", "")).collect();
+        let (done, folder) = sent(root.path(), &files, false);
+        let left = (names(&folder), names(folder.parent().unwrap()));
+        umount2(root.path(), MntFlags::MNT_DETACH).unwrap();
+        let fault = done.unwrap_err();
+        assert!(fault.causes[0].contains("almost no inodes"), "{fault:?}");
+        assert_eq!(left, (Vec::new(), vec!["files".to_owned()]));
     }
 }

@@ -1,7 +1,8 @@
 //! What a person asks of data on this machine: how much there is, credentials for a while, filling, removing.
 //!
 //! Nothing is removed in place: a folder that is to go gets a name that no app can have, at once, and is then removed.
-//! What a crash leaves under such a name is removed when the node starts, and programs that it left are ended.
+//! What a crash leaves under such a name is removed when the node starts, unless it was whole and on its way in; and programs that it left
+//! are ended.
 
 mod discard;
 mod fill;
@@ -10,6 +11,7 @@ mod program;
 mod snapshot;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use std::sync::Arc;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use tokio::sync::mpsc;
+
+pub use program::last_words;
 
 use crate::DataCall;
 use crate::driver::Context;
@@ -31,12 +35,40 @@ fn apart(folder: &Path, what: &str) -> PathBuf {
     folder.with_file_name(format!("{name}{APART}{what}"))
 }
 
+/// The same with a name that nothing has: what could not be removed earlier is in nobody's way.
+fn fresh(folder: &Path, what: &str) -> io::Result<PathBuf> {
+    let random = getrandom::u64().map_err(io::Error::from)?;
+    Ok(apart(folder, &format!("{what}-{random:016x}")))
+}
+
+/// All that is apart of `folder`.
+fn all_apart(folder: &Path) -> Vec<PathBuf> {
+    let own = apart(folder, "").file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let beside = folder.parent().into_iter().flat_map(fs::read_dir).flatten().flatten();
+    let beside = beside.filter(|entry| entry.file_name().to_string_lossy().starts_with(&own));
+    beside.map(|entry| entry.path()).collect()
+}
+
+/// What is apart below ENV/APP of `root`, with what it is.
+fn left_apart(root: &Path) -> Vec<(PathBuf, String)> {
+    let below = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let apps = below(root).flat_map(|env| below(&env).collect::<Vec<_>>());
+    let all = apps.flat_map(|app| below(&app).collect::<Vec<_>>());
+    all.filter_map(|path| {
+        let (_, what) = path.file_name()?.to_str()?.split_once(APART)?;
+        Some((path.clone(), what.to_owned()))
+    })
+    .collect()
+}
+
 /// Until control's sender is dropped.
 pub(crate) async fn take(context: Arc<Context>, mut calls: mpsc::Receiver<DataCall>) {
-    let layout = context.layout.clone();
+    let with = Arc::clone(&context);
     let left = tokio::task::spawn_blocking(move || {
+        let layout = &with.layout;
         // What it writes is removed next.
-        program::end_earlier(&layout);
+        program::end_earlier(layout);
+        fill::go_on(&with.volumes, &layout.volumes());
         ["data", "volumes", "snapshots"].iter().for_each(|root| discard::clean(&layout.state.join(root)));
     });
     if let Err(error) = left.await {

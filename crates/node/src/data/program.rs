@@ -6,15 +6,20 @@
 //! daemon ends all that carry it before it touches any data. Neither needs root or a control group.
 
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use bowline_core::fault::{Fault, LastWords};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::sync::oneshot;
 
+use crate::disk::LOOK_EVERY;
 use crate::driver::pidfd::Pidfd;
 use crate::layout::Layout;
 use crate::procfs;
@@ -65,35 +70,64 @@ impl Starter {
     }
 }
 
-/// So much is kept of what a program says of its errors, the last of it: it may say something of each of a million files.
-const SAID: usize = 16 << 10;
-
-/// Runs one to its end; how it ended, and the last of what it said of its errors. Blocks.
-///
-/// # Errors
-/// It cannot be executed.
-pub(super) fn run(mut command: Command, layout: &Layout) -> io::Result<(ExitStatus, Vec<u8>)> {
-    bind(&mut command, &layout.hash());
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-    let said = child.stderr.take().map(last_of).transpose();
-    Ok((child.wait()?, said?.unwrap_or_default()))
+/// Why one was not heard to its end.
+#[derive(Debug)]
+pub(super) enum Cut {
+    /// It cannot be executed, or heard.
+    Broken(io::Error),
+    Stopped(Fault),
 }
 
-fn last_of(mut errors: impl Read) -> io::Result<Vec<u8>> {
-    let (mut said, mut part) = (Vec::new(), [0; 4096]);
+/// Runs one to its end; how it ended, and the last of what it said of its errors. It is killed, and gone, when `stop` says why: that is
+/// asked over and over. Blocks.
+///
+/// # Errors
+/// See [`Cut`].
+pub(super) fn run(
+    mut command: Command,
+    layout: &Layout,
+    stop: &dyn Fn() -> Option<Fault>,
+) -> Result<(ExitStatus, Vec<u8>), Cut> {
+    bind(&mut command, &layout.hash());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(Cut::Broken)?;
+    let heard = child.stderr.take().map_or_else(|| Ok(Vec::new()), |errors| hear(errors, stop));
+    if heard.is_err() {
+        // It can only have ended by itself.
+        let _ = child.kill();
+    }
+    let ended = child.wait().map_err(Cut::Broken);
+    heard.and_then(|said| Ok((ended?, said)))
+}
+
+/// Until the end of all that it says, which is its own end.
+fn hear(mut errors: ChildStderr, stop: &dyn Fn() -> Option<Fault>) -> Result<Vec<u8>, Cut> {
+    let (mut said, mut part) = (LastWords::default(), [0; 4096]);
     loop {
-        match errors.read(&mut part) {
-            Ok(0) => break,
-            Ok(read) => said.extend_from_slice(&part[..read]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        let mut fds = [PollFd::new(errors.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(LOOK_EVERY).unwrap_or(PollTimeout::MAX);
+        // Interrupted: the next one waits again.
+        let speaks = poll(&mut fds, limit).is_ok_and(|speaking| speaking > 0);
+        if speaks {
+            match errors.read(&mut part) {
+                Ok(0) => return Ok(said.into_bytes()),
+                Ok(read) => said.hear(&part[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Cut::Broken(error)),
+            }
         }
-        if said.len() > 2 * SAID {
-            said.drain(..said.len() - SAID);
+        if let Some(fault) = stop() {
+            return Err(Cut::Stopped(fault));
         }
     }
-    said.drain(..said.len().saturating_sub(SAID));
-    Ok(said)
+}
+
+/// The end of what a program says, however much that is.
+pub async fn last_words(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
+    let (mut said, mut part) = (LastWords::default(), vec![0; 4096]);
+    while let Ok(length @ 1..) = from.read(&mut part).await {
+        said.hear(&part[..length]);
+    }
+    said.into_bytes()
 }
 
 /// Kills it with the thread that starts it.
@@ -112,6 +146,15 @@ fn bind(command: &mut Command, mark: &str) {
                 false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
             }
         });
+    }
+}
+
+/// Bounds its memory: an archive may make it keep a note of each of a hundred million entries.
+#[expect(unsafe_code, reason = "pre_exec: a limit of the child's own")]
+pub(super) fn bounded(command: &mut Command, memory: u64) {
+    // SAFETY: one system call between fork and exec, on constants.
+    unsafe {
+        command.pre_exec(move || Ok(setrlimit(Resource::RLIMIT_AS, memory, memory)?));
     }
 }
 
@@ -187,13 +230,39 @@ mod tests {
     }
 
     #[test]
+    fn a_program_takes_no_more_memory_than_it_may() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -v"]);
+        bounded(&mut command, 1 << 30);
+        assert_eq!(String::from_utf8(command.output().unwrap().stdout).unwrap().trim(), "1048576");
+    }
+
+    #[test]
     fn of_what_a_program_says_the_last_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "yes 'tar: cannot make a device' | head -c 4000000 >&2; echo the end >&2; exit 3"]);
-        let (status, said) = run(command, &layout(folder.path())).unwrap();
-        assert_eq!((status.code(), said.len()), (Some(3), SAID));
+        let (status, said) = run(command, &layout(folder.path()), &|| None).unwrap();
+        assert_eq!((status.code(), said.len()), (Some(3), LastWords::MOST));
         assert!(said.ends_with(b"the end\n"));
+    }
+
+    #[test]
+    fn a_program_that_is_stopped_is_gone_and_says_why() {
+        use std::cell::Cell;
+        let folder = tempfile::tempdir().unwrap();
+        // One says nothing, and one does not end to speak.
+        for script in ["exec sleep 1000", "exec yes >&2"] {
+            let (asked, mut command) = (Cell::new(0), Command::new("sh"));
+            command.args(["-c", script]);
+            let stop = || {
+                asked.set(asked.get() + 1);
+                (asked.get() == 2).then(|| Fault::new(bowline_core::fault::FaultKind::Failed, "the disk is full"))
+            };
+            let cut = run(command, &layout(folder.path()), &stop).unwrap_err();
+            assert!(matches!(cut, Cut::Stopped(fault) if fault.message == "the disk is full"), "{script}");
+            assert_eq!(procfs::carrying(MARK, &layout(folder.path()).hash()), Vec::<u32>::new(), "{script}");
+        }
     }
 
     #[test]

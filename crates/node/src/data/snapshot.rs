@@ -22,16 +22,17 @@ use bowline_core::resource::data::{DataDone, SnapshotOf};
 use bowline_core::resource::{Managed, ResourceKey, ResourceSpec};
 use bowline_core::time::Humane;
 use bowline_fault_points::{Point, reach};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 
-use super::program::{self, Starter};
+use super::program::{self, Starter, last_words};
 use super::{APART, apart};
 use crate::disk;
 use crate::driver::Context;
-use crate::layout::{make_folder, remove_tree};
+use crate::layout::make_folder;
 use crate::resource;
 use crate::volume::{VolumeError, Volumes};
+use crate::walk::remove_tree;
 
 const NEW: &str = "new";
 /// As long as what is to follow may take.
@@ -40,8 +41,6 @@ const LIMIT: Duration = Duration::from_secs(3_600);
 const BUSY_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Bytes of what a program says that are kept.
-const WORDS: usize = 16 << 10;
 /// Where the clients of servers are, whatever the daemon was started with.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
@@ -338,16 +337,6 @@ async fn run(
     }
     let sync = tokio::task::spawn_blocking(move || synced.sync_all()).await.map_err(io::Error::other);
     sync.flatten().map_err(|error| unwritable(path, &error))
-}
-
-/// The end of what a program says: an app decides how much that is.
-async fn last_words(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
-    let (mut kept, mut piece) = (Vec::new(), vec![0; WORDS]);
-    while let Ok(length @ 1..) = from.read(&mut piece).await {
-        kept.extend_from_slice(&piece[..length]);
-        kept.drain(..kept.len().saturating_sub(WORDS));
-    }
-    kept
 }
 
 #[cfg(test)]

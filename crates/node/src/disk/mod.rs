@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bowline_core::disk::reserve;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::instance::DiskObservation;
 use bowline_core::units::{Bytes, Round};
@@ -20,12 +21,10 @@ use bowline_core::units::{Bytes, Round};
 /// What is not enforced where an instance's temporary folder and layer have no file system of their own.
 pub(crate) const DISK_LIMIT: &str = "disk limit";
 
-/// Of the disk, what Bowline keeps free: the store, logs and records of all apps are written there. A twentieth, as ext4
-/// keeps for root; at least what a busy store and its logs write in minutes; at most what a fast disk takes between two
-/// looks of the watch.
-const RESERVE_PART: u64 = 20;
-const LEAST_RESERVE: u64 = 32 << 20;
-const MOST_RESERVE: u64 = 4 << 30;
+/// Of the files and folders that a disk can hold, what Bowline keeps free where their number is bounded (ext4): a twentieth; at most
+/// what is made in the time of two looks.
+const FILES_PART: u64 = 20;
+const MOST_FILES: u64 = 100_000;
 
 /// Of the disk, what one instance may have in its temporary folder and beside its code: enough for an upload or two and a
 /// cache, and a handful of instances together do not fill the disk.
@@ -51,7 +50,7 @@ impl Space {
     }
 
     pub(crate) fn reserve(self) -> u64 {
-        (self.total / RESERVE_PART).clamp(LEAST_RESERVE, MOST_RESERVE)
+        reserve(self.total)
     }
 
     /// What one instance may write outside of volumes.
@@ -95,27 +94,85 @@ pub(crate) async fn filled_by_a_build(state: PathBuf) -> Fault {
     filled_up(state, "the build was ended").await
 }
 
-/// Resolves when what began now has filled the disk: it began with room, and there is less than the reserve now; or it began
-/// with less, and took half of that. `end`: what becomes of it.
+/// Resolves when what began now has filled the disk; see [`Begun::filled`].
 pub(crate) async fn filled_up(state: PathBuf, end: &str) -> Fault {
-    let begun = Space::of(&state);
+    let begun = Begun::now(&state);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        if let (Ok(begun), Ok(now)) = (&begun, Space::of(&state))
-            && now.free < now.reserve().min(begun.free / 2)
-        {
-            let text = |bytes| Round(Bytes(bytes));
-            return Fault::new(FaultKind::Failed, format!("the disk is almost full, and {end}"))
-                .caused_by(format!(
-                    "{} of {} are free in {}, and {} were when it began",
-                    text(now.free),
-                    text(now.total),
-                    state.display(),
-                    text(begun.free)
-                ))
-                .hint("free space there, or choose another folder with --state; what ran before goes on");
+        if let Some(fault) = begun.filled(end) {
+            return fault;
         }
     }
+}
+
+/// Files and folders that a file system can still hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Files {
+    total: u64,
+    /// For ordinary users.
+    free: u64,
+}
+
+impl Files {
+    /// `None`: their number is not bounded, or cannot be looked at.
+    fn of(path: &Path) -> Option<Self> {
+        let found = rustix::fs::statvfs(path).ok()?;
+        (found.f_files > 0).then_some(Self { total: found.f_files, free: found.f_favail })
+    }
+
+    fn reserve(self) -> u64 {
+        (self.total / FILES_PART).min(MOST_FILES)
+    }
+}
+
+/// What there was of a disk when something began that may fill it.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    folder: PathBuf,
+    space: Option<Space>,
+    files: Option<Files>,
+}
+
+impl Begun {
+    /// `folder` lies on that disk.
+    pub(crate) fn now(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), space: Space::of(folder).ok(), files: Files::of(folder) }
+    }
+
+    /// Why it is to be ended, where it has filled the disk. `end`: what becomes of it.
+    pub(crate) fn filled(&self, end: &str) -> Option<Fault> {
+        let now = Self::now(&self.folder);
+        let folder = self.folder.display();
+        if let (Some(begun), Some(now)) = (self.space, now.space)
+            && is_filled(begun.free, now.free, now.reserve())
+        {
+            let text = |bytes| Round(Bytes(bytes));
+            let fault = Fault::new(FaultKind::Failed, format!("the disk is almost full, and {end}"));
+            let (free, total, before) = (text(now.free), text(now.total), text(begun.free));
+            return Some(
+                fault
+                    .caused_by(format!("{free} of {total} are free in {folder}, and {before} were when it began"))
+                    .hint("free space there, or choose another folder with --state; what ran before goes on"),
+            );
+        }
+        if let (Some(begun), Some(now)) = (self.files, now.files)
+            && is_filled(begun.free, now.free, now.reserve())
+        {
+            let fault = Fault::new(FaultKind::Failed, format!("the disk has almost no inodes left, and {end}"));
+            let (free, total, before) = (now.free, now.total, begun.free);
+            return Some(
+                fault
+                    .caused_by(format!("{free} of {total} are free in {folder}, and {before} were when it began"))
+                    .hint("remove files there, or choose another folder with --state; what ran before goes on"),
+            );
+        }
+        None
+    }
+}
+
+/// It began with room, and there is less than the reserve now; or it began with less, and took half of that.
+fn is_filled(begun: u64, now: u64, reserve: u64) -> bool {
+    now < reserve.min(begun / 2)
 }
 
 #[cfg(test)]
@@ -124,13 +181,24 @@ mod tests {
 
     #[test]
     fn shares_of_a_disk_have_bounds() {
-        let check = |total: u64, reserve: u64, scratch: u64| {
-            let space = Space { total, free: 0 };
-            assert_eq!((space.reserve(), space.scratch()), (reserve, scratch), "{total}");
+        let check = |total: u64, files: u64, scratch: u64| {
+            assert_eq!(Space { total, free: 0 }.scratch(), scratch, "{total}");
+            assert_eq!(Files { total, free: 0 }.reserve(), files, "{total}");
         };
-        check(100 << 20, 32 << 20, 64 << 20);
-        check(20 << 30, 1 << 30, 20 << 27);
-        check(4 << 40, 4 << 30, 16 << 30);
+        check(100 << 20, 100_000, 64 << 20);
+        check(20 << 30, 100_000, 20 << 27);
+        check(4 << 40, 100_000, 16 << 30);
+        check(2_000, 100, 64 << 20);
+    }
+
+    #[test]
+    fn whoever_began_with_room_keeps_the_reserve_and_whoever_had_less_half_of_it() {
+        let check = |begun, now, expected: bool| assert_eq!(is_filled(begun, now, 100), expected, "{begun} {now}");
+        check(1_000, 100, false);
+        check(1_000, 99, true);
+        check(60, 30, false);
+        check(60, 29, true);
+        check(0, 0, false);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::logs;
 use crate::procfs;
 use crate::shim::contract::{End, ExitRecord, Record};
 use crate::shim::outer::now_ms;
+use crate::walk;
 
 /// A process that was sent KILL may still be in the kernel for a while; one that waits for a dead disk, for ever.
 const LEFTOVERS_WITHIN: Duration = Duration::from_secs(10);
@@ -31,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 pub(crate) fn conclude(context: &Context, id: &InstanceId, record: Option<&Record>) -> Phase {
     let folder = context.layout.instance(id);
     kill_leftovers(&context.layout.mark(id), Some(&groups(context, id, record)));
-    let _ = fs::remove_dir_all(context.layout.secrets(id));
+    let _ = walk::remove_tree(&context.layout.secrets(id));
     context.volumes.release(id);
     let exit = |cause, at| Phase::Exited(Exit { cause, at, last_lines: last_lines(context, id) });
     match ExitRecord::read(&folder) {
@@ -128,7 +129,7 @@ pub(crate) fn clean_up(context: &Context, id: &InstanceId, record: Option<&Recor
         tracing::warn!(instance = %id, %error, "its control group cannot be removed");
     }
     reach(Point::InstanceCleaned);
-    if let Err(error) = crate::layout::remove_tree(&folder) {
+    if let Err(error) = walk::remove_tree(&folder) {
         tracing::warn!(instance = %id, folder = %folder.display(), %error, "its folder cannot be removed");
     }
     // Only when empty: other incarnations and apps share them.

@@ -210,7 +210,7 @@ fn abandon(context: &Context, id: &InstanceId, cgroup: Option<&crate::cgroup::Me
     if let Some(Err(error)) = cgroup.map(crate::cgroup::Membership::remove) {
         tracing::debug!(instance = %id, %error, "its control group stays until it is cleaned up");
     }
-    let _ = fs::remove_dir_all(context.layout.secrets(id));
+    let _ = crate::walk::remove_tree(&context.layout.secrets(id));
     finish::give_up_port(context, id);
 }
 

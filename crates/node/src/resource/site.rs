@@ -124,7 +124,7 @@ impl<'s> Site<'s> {
             if lock.try_lock().is_err() {
                 return Err(failure::soon("an earlier attempt at its data folder to end"));
             }
-            layout::remove_tree(&new).map_err(|error| failed("remove", &new, &error))?;
+            crate::walk::remove_tree(&new).map_err(|error| failed("remove", &new, &error))?;
             layout::make_folder(&new, 0o700).map_err(|error| failed("make", &new, &error))?;
             let owned = maker.map_or(Ok(()), |uid| lchown(&new, Some(uid), Some(uid)));
             owned.map_err(|error| failed("give away", &new, &error))?;

@@ -336,7 +336,7 @@ impl Shim {
         self.log.line(now, Tag::Bowline, describe(&end).as_bytes());
         self.log.flush(now);
         if !self.contained {
-            let _ = fs::remove_dir_all(&self.secret_folder);
+            let _ = crate::walk::remove_tree(&self.secret_folder);
         }
         reach(Point::ShimUnrecorded);
         let record = ExitRecord { format: FORMAT, at_ms: now, end };

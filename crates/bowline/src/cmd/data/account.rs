@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bowline_api::wire;
-use bowline_core::fault::Fault;
+use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::resource::ResourceId;
 use tokio::time::timeout;
 
@@ -48,9 +48,11 @@ impl Account<'_> {
     pub(super) async fn give_back(self, lent: &wire::Lent, interrupts: &mut Interrupts, ui: &Ui) {
         let (Of { app, env }, data) = (self.of, self.id.to_string());
         let (false, Some(user)) = (lent.external, &lent.user) else { return };
+        // A terminal's Ctrl-C that has ended the client came here, too.
+        interrupts.forget();
         let given_back = tokio::select! {
             given_back = self.session.client.give_back(env, app, &data, user) => given_back.map_err(Fault::from),
-            () = interrupts.next() => return,
+            () = interrupts.next() => Err(Fault::new(FaultKind::Failed, "interrupted")),
         };
         if let Err(fault) = given_back {
             let until = lent.until.map_or_else(String::new, |until| format!(" at {} UTC", moment(until)));

@@ -20,8 +20,6 @@ use super::client::program;
 
 /// One read of what is sent.
 const PART: usize = 64 << 10;
-/// Of what a program says, so many bytes are kept.
-const WORDS: usize = 16 << 10;
 
 pub(super) struct Archive {
     path: PathBuf,
@@ -127,7 +125,7 @@ impl Archive {
             .spawn()
             .map_err(|error| failed(&self.path).caused_by(format!("cannot run {name}")).source(&error))?;
         let from = child.stdout.take().expect("it was asked to be a pipe");
-        let words = tokio::spawn(last_words(child.stderr.take().expect("it was asked to be a pipe")));
+        let words = tokio::spawn(bowline_node::last_words(child.stderr.take().expect("it was asked to be a pipe")));
         Ok(Reading { from: Box::new(from), by: Some(By { name, child, words }) })
     }
 }
@@ -159,16 +157,6 @@ impl By {
 fn failed(path: &Path) -> Fault {
     Fault::new(FaultKind::Failed, format!("{} cannot be sent", path.display()))
         .hint("mend that, or wait until nothing writes there, and run the command again; the volume is as it was")
-}
-
-/// The end of what a program says, however much that is.
-async fn last_words(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
-    let (mut kept, mut piece) = (Vec::new(), vec![0; WORDS]);
-    while let Ok(length @ 1..) = from.read(&mut piece).await {
-        kept.extend_from_slice(&piece[..length]);
-        kept.drain(..kept.len().saturating_sub(WORDS));
-    }
-    kept
 }
 
 /// By the first bytes of a file: the program, and its package.

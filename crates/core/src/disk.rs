@@ -1,0 +1,36 @@
+//! What of a disk stays free.
+
+/// Of the disk, what Bowline keeps free: the store, logs and records of all apps are written there. A twentieth, as ext4
+/// keeps for root; at least what a busy store and its logs write in minutes; at most what a fast disk takes between two
+/// looks of the watch.
+const RESERVE_PART: u64 = 20;
+const LEAST_RESERVE: u64 = 32 << 20;
+const MOST_RESERVE: u64 = 4 << 30;
+
+/// With less of a disk of so many bytes, whoever fills it is stopped.
+pub fn reserve(total: u64) -> u64 {
+    (total / RESERVE_PART).clamp(LEAST_RESERVE, MOST_RESERVE)
+}
+
+/// What is sent from elsewhere leaves so much free: the reserve, and half of it for those who write meanwhile, so that nobody is
+/// stopped for what somebody else has sent.
+pub fn beside_uploads(total: u64) -> u64 {
+    let reserve = reserve(total);
+    reserve + reserve / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_of_a_disk_have_bounds() {
+        let check = |total: u64, expected: u64| {
+            assert_eq!(reserve(total), expected, "{total}");
+            assert!(beside_uploads(total) >= expected + (LEAST_RESERVE / 2), "whoever writes meanwhile has room");
+        };
+        check(100 << 20, 32 << 20);
+        check(20 << 30, 1 << 30);
+        check(4 << 40, 4 << 30);
+    }
+}
