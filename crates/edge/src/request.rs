@@ -8,17 +8,19 @@ use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bowline_core::route::Method;
+use http::HeaderMap;
 
 use crate::answer::{Blame, Reason, wants_html};
 use crate::balance::{Dice, Endpoint};
 use crate::client::{Client, Peer};
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, ticks};
 use crate::h1::{Exchange, Framing, Refusal, RequestHead, ResponseLine, Scheme, Upgrade, Version, write};
 use crate::policy::upload::UploadFault;
 use crate::policy::{Origin, Upload};
 use crate::record::{Line, Sample, ShardKey};
 use crate::route::{LabelId, Lookup, Route, Target};
 use crate::worker::Worker;
+use crate::grpc::{self, Code};
 use crate::{files, forward, policy, sticky};
 
 /// How long a client may take to read an answer of the edge itself.
@@ -32,6 +34,9 @@ const HTTPS_PORT: u16 = 443;
 
 /// Where a certificate authority looks whether a host is ours, over plain HTTP (RFC 8555, 8.3).
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
+
+/// What is kept of a body until an answer comes: as much as a client of HTTP/2 sends ahead.
+const MAX_KEPT: usize = 64 << 10;
 
 /// RFC 6797, 6.1.
 pub(crate) const HSTS: &str = "strict-transport-security";
@@ -50,8 +55,42 @@ pub(crate) struct Request<'a> {
     pub(crate) journal: Journal,
     /// What its body has to pass; `None`: the body goes on as it comes.
     pub(crate) upload: Option<Box<Upload>>,
+    /// Of a body that is on its way to an instance which may still say that it has not read it.
+    pub(crate) kept: Option<Kept>,
     /// Among 100, drawn for a client that brings none: see [`sticky`].
     pub(crate) place: Option<u8>,
+    /// A call of gRPC.
+    pub(crate) is_call: bool,
+    /// The tick after which its client waits no longer.
+    pub(crate) until: Option<u64>,
+}
+
+/// The beginning of a request's body, to be sent once more.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) payload: Vec<u8>,
+    pub(crate) ended: bool,
+    pub(crate) trailers: Option<HeaderMap>,
+    /// There was more than is kept.
+    over: bool,
+}
+
+impl Kept {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.payload.is_empty() && !self.ended
+    }
+
+    pub(crate) fn keep(&mut self, payload: &[u8]) {
+        if self.over || self.payload.len() + payload.len() > MAX_KEPT {
+            (self.over, self.payload) = (true, Vec::new());
+        } else {
+            self.payload.extend_from_slice(payload);
+        }
+    }
+
+    pub(crate) fn end(&mut self, trailers: Option<&HeaderMap>) {
+        (self.ended, self.trailers) = (true, trailers.cloned());
+    }
 }
 
 /// What will be recorded.
@@ -68,6 +107,8 @@ pub(crate) struct Journal {
     pub(crate) endpoint: Option<Arc<Endpoint>>,
     /// How long the instance takes that was asked last.
     pub(crate) turn: Turn,
+    /// How a call ended.
+    call: Option<Code>,
     fault: Option<Reason>,
 }
 
@@ -117,8 +158,23 @@ pub(crate) async fn run<C: Client>(
 ) -> Exchange {
     let trace = Trace::of(head, &worker.dice);
     let Origin { client: from, scheme } = policy::origin(client.peer(), head);
-    let (journal, upload, place) = (Journal::begin(), None, None);
-    let mut request = Request { worker, head, client: from, scheme, exchange, deadline, trace, journal, upload, place };
+    let is_call = grpc::is_call(head);
+    let waits = is_call.then(|| grpc::timeout(head)).flatten();
+    let mut request = Request {
+        worker,
+        head,
+        client: from,
+        scheme,
+        exchange,
+        deadline,
+        trace,
+        journal: Journal::begin(),
+        upload: None,
+        kept: None,
+        place: None,
+        is_call,
+        until: waits.map(|time| worker.sweep.now().saturating_add(ticks(time))),
+    };
     if let Err(reason) = request.serve(client).await {
         request.fail(client, reason).await;
     }
@@ -155,6 +211,7 @@ pub(crate) async fn refuse<C: Client>(worker: &Worker, client: &mut C, refusal: 
         tls: tls_version(client.peer()),
         trace: trace.trace_id(),
         request: trace.request_id(),
+        call: None,
         fault: Some((reason.blame().as_str(), reason.code())),
     });
 }
@@ -212,6 +269,7 @@ impl Journal {
             backend: None,
             endpoint: None,
             turn: Turn::new(begun),
+            call: None,
             fault: None,
         }
     }
@@ -228,6 +286,27 @@ impl Journal {
         self.turn.answered = Some(self.turn.took());
     }
 
+    /// How a call ended, where that is said.
+    pub(crate) fn call_ended(&mut self, code: Option<Code>) {
+        self.call = code.or(self.call);
+    }
+
+    /// It is over, whether or not the instance has said how.
+    pub(crate) fn call_over(&mut self) {
+        if self.status == 200 {
+            self.call.get_or_insert(Code::UNKNOWN);
+        }
+    }
+
+    /// What it counts as. gRPC says behind a 200 how a call ended.
+    fn counted_status(&self) -> u16 {
+        match (self.call, self.fault) {
+            (Some(_), Some(reason)) => reason.status(),
+            (Some(code), None) if self.status == 200 => code.status(),
+            (Some(_) | None, _) => self.status,
+        }
+    }
+
     /// The labels of this request's series, if a route was found.
     fn labels(&self) -> Option<LabelId> {
         let route = self.route.as_ref()?;
@@ -242,7 +321,7 @@ impl Journal {
     fn judged_status(&self) -> u16 {
         match self.fault {
             Some(reason) if reason.blame() == Blame::Upstream => reason.status(),
-            Some(_) | None => self.status,
+            Some(_) | None => self.counted_status(),
         }
     }
 
@@ -251,7 +330,7 @@ impl Journal {
     fn is_failure(&self) -> Option<bool> {
         match self.fault {
             Some(reason) if reason.blame() == Blame::Upstream => Some(true),
-            Some(_) | None => self.turn.answered.map(|_| self.status >= 500),
+            Some(_) | None => self.turn.answered.map(|_| self.counted_status() >= 500),
         }
     }
 
@@ -306,6 +385,16 @@ impl Request<'_> {
             Target::Api { .. } if client.peer().tls.is_none() => Err(Reason::TlsWanted),
             Target::Api { socket, places } => Box::pin(forward::to_daemon(self, client, &route, socket, places)).await,
         }
+    }
+
+    /// The client of a call does not wait any longer.
+    pub(crate) fn is_out_of_time(&self) -> bool {
+        self.until.is_some_and(|until| until <= self.worker.sweep.now())
+    }
+
+    /// All of the body that was read, `read` bytes, is there to be sent once more.
+    pub(crate) fn can_be_repeated(&self, read: u64) -> bool {
+        read == 0 || self.kept.as_ref().is_some_and(|kept| !kept.over)
     }
 
     fn challenge(&self) -> Option<Arc<str>> {
@@ -480,7 +569,7 @@ impl Request<'_> {
         let nobody_there = matches!(reason, Reason::ClientGone | Reason::ClientStalled);
         if self.journal.status != 0 || nobody_there {
             self.exchange.close_client();
-            client.abort();
+            client.abort(reason);
             if self.journal.status == 0 {
                 self.journal.status = reason.status();
             }
@@ -488,6 +577,9 @@ impl Request<'_> {
         }
         if matches!(reason, Reason::Refused(_)) {
             self.exchange.close_client();
+        }
+        if self.is_call && client.carries_trailers() {
+            return self.fail_call(client, reason).await;
         }
         let html = wants_html(self.head);
         let kind = if html { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
@@ -506,7 +598,25 @@ impl Request<'_> {
         }
         if self.answer(client, reason.status(), &extra, page.as_bytes()).await.is_err() {
             self.exchange.close_client();
-            client.abort();
+            client.abort(reason);
+        }
+    }
+
+    /// The same as clients of gRPC read it: a head alone, which says how the call ended.
+    async fn fail_call<C: Client>(&mut self, client: &mut C, reason: Reason) {
+        let (code, id) = (Code::of(reason), self.trace.request_id().to_owned());
+        self.journal.call = Some(code);
+        let (number, message) = (code.0.to_string(), grpc::message(reason.sentence()));
+        let extra = [
+            ("content-type", grpc::TYPE),
+            ("grpc-status", &number),
+            ("grpc-message", &message),
+            ("x-request-id", &id),
+            ("x-bowline-error", reason.code()),
+        ];
+        if self.answer_empty(client, 200, &extra).await.is_err() {
+            self.exchange.close_client();
+            client.abort(reason);
         }
     }
 
@@ -534,7 +644,7 @@ impl Request<'_> {
         let (request_bytes, response_bytes) = (client.body_bytes(), journal.response_bytes);
         match journal.labels() {
             Some(labels) => {
-                let key = ShardKey { labels, method: Method::of(method.as_bytes()), status: journal.status };
+                let key = ShardKey { labels, method: Method::of(method.as_bytes()), status: journal.counted_status() };
                 self.worker.shard.count(&Sample { key, duration, request_bytes, response_bytes });
                 if journal.is_judged() && !sticky::is_look(self.head) {
                     self.worker.shard.judge(labels, journal.judged_status(), journal.turn.took());
@@ -562,6 +672,7 @@ impl Request<'_> {
             tls: tls_version(client.peer()),
             trace: self.trace.trace_id(),
             request: self.trace.request_id(),
+            call: journal.call.map(|code| code.0),
             fault: journal.fault.map(|reason| (reason.blame().as_str(), reason.code())),
         });
     }

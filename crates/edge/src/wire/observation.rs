@@ -42,6 +42,10 @@ pub struct ObservationFrame {
     pub connections_total: u64,
     pub handshakes_total: u64,
     pub handshakes_failed: u64,
+    #[serde(default)]
+    pub retries_total: u64,
+    #[serde(default)]
+    pub retries_refused: u64,
     pub refused: BTreeMap<String, u64>,
     pub series_dropped: u64,
     #[serde(default)]
@@ -237,6 +241,7 @@ impl ObservationFrame {
         seen.outstanding = outstanding.filter_map(|(id, n)| Some((id.parse::<InstanceId>().ok()?, *n))).collect();
         seen.left_out = self.left_out.iter().filter_map(|id| id.parse().ok()).collect();
         seen.left_out_total = self.left_out_total;
+        (seen.retries_total, seen.retries_refused) = (self.retries_total, self.retries_refused);
         if self.whole {
             seen.series.clear();
         }

@@ -57,6 +57,7 @@ impl Bench {
             port: PortChoice::Any,
             reach: Reach::Edge,
             health: Some(Readiness::Http(HttpCheck { path: "/".into(), probe: Probe::default() })),
+            protocol: Default::default(),
             alive: None,
             limits: Limits::default(),
             uid: None,
