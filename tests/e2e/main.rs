@@ -43,3 +43,4 @@ mod upgrade;
 mod uploads;
 mod users;
 mod verbs;
+mod ways;

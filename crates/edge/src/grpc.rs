@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn a_call_is_told_by_its_type() {
-        let check = |kind: &str, expected| assert_eq!(is_call(&head(&format!("Content-Type: {kind}"))), expected, "{kind}");
+        let check =
+            |kind: &str, expected| assert_eq!(is_call(&head(&format!("Content-Type: {kind}"))), expected, "{kind}");
         check("application/grpc", true);
         check("application/grpc+proto", true);
         check("Application/GRPC; charset=x", true);

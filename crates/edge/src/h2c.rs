@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use crate::answer::Reason;
 use crate::balance::{Endpoint, Ticket};
 use crate::deadline::ticks;
+use crate::h1::body::FORBIDDEN_TRAILERS;
 use crate::h1::{BadUpstream, FieldKind, MAX_HEAD, MAX_INTERIM, Refusal};
 use crate::upstream;
 
@@ -29,8 +30,11 @@ use crate::upstream;
 const MAX_STREAMS: u32 = 100;
 /// What an instance may send ahead of a client that reads slowly. A connection has room for all of its streams: who is slow
 /// keeps nobody else waiting.
-const STREAM_WINDOW: u32 = 64 << 10;
+const STREAM_WINDOW: u32 = 32 << 10;
 const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
+/// What frames with little in them may cost beside their payload, 256 bytes each by the count of `h2`, before the connection ends, and all
+/// of its requests with it: as much as a hundred clients hold up that do not read messages of some twenty bytes.
+const SMALL_FRAMES: usize = 32 << 20;
 /// What one stream may hold to be sent.
 const SEND_BUFFER: usize = 64 << 10;
 /// How long a connection without requests is kept. An instance that wants it to end says so (GOAWAY), and nothing is lost by that.
@@ -44,6 +48,7 @@ fn builder() -> Builder {
         .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .data_frame_budget(SMALL_FRAMES)
         .max_send_buffer_size(SEND_BUFFER);
     builder
 }
@@ -273,7 +278,12 @@ impl Stream {
     }
 
     /// The head of the answer, as text behind what is in `out`.
-    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>, to_head: bool, out: &mut Vec<u8>) -> Poll<Result<(), Reason>> {
+    pub(crate) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        to_head: bool,
+        out: &mut Vec<u8>,
+    ) -> Poll<Result<(), Reason>> {
         let Some(answer) = &mut self.answer else { return Poll::Ready(Err(Reason::Internal)) };
         while let Poll::Ready(Some(interim)) = answer.poll_informational(cx) {
             interim.map_err(|error| reason(&error, false))?;
@@ -345,9 +355,7 @@ fn request(text: &[u8]) -> Option<Request<()>> {
             FieldKind::Host => authority = Some(value),
             FieldKind::Connection | FieldKind::TransferEncoding | FieldKind::KeepAlive | FieldKind::Upgrade => {}
             _ => drop(
-                request
-                    .headers_mut()
-                    .append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?),
+                request.headers_mut().append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?),
             ),
         }
     }
@@ -380,7 +388,8 @@ pub(crate) struct ForbiddenTrailer;
 
 /// Trailers as they go on: without what is for one hop or only an edge may say (`passes`).
 pub(crate) fn trailers_of(all: HeaderMap, passes: fn(FieldKind) -> bool) -> Result<HeaderMap, ForbiddenTrailer> {
-    if crate::h1::body::FORBIDDEN_TRAILERS.iter().any(|name| HeaderName::from_bytes(name).is_ok_and(|n| all.contains_key(n))) {
+    let is_there = |name: &&[u8]| HeaderName::from_bytes(name).is_ok_and(|name| all.contains_key(name));
+    if FORBIDDEN_TRAILERS.iter().any(is_there) {
         return Err(ForbiddenTrailer);
     }
     let mut name = None;
@@ -400,10 +409,14 @@ mod tests {
 
     #[test]
     fn a_head_of_http_1_is_one_of_http_2_without_what_belongs_to_a_connection() {
-        let text = b"POST /a.B/C?x=1 HTTP/1.1\r\nHost: a.test:80\r\nContent-Type: application/grpc\r\nX-A: 1\r\nX-A: 2\r\n\
+        let text =
+            b"POST /a.B/C?x=1 HTTP/1.1\r\nHost: a.test:80\r\nContent-Type: application/grpc\r\nX-A: 1\r\nX-A: 2\r\n\
             Connection: Upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\nbody: x\r\n";
         let request = request(text).unwrap();
-        assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("POST", "http://a.test:80/a.B/C?x=1"));
+        assert_eq!(
+            (request.method().as_str(), request.uri().to_string().as_str()),
+            ("POST", "http://a.test:80/a.B/C?x=1")
+        );
         assert_eq!(request.headers().len(), 3);
         assert_eq!(request.headers().get_all("x-a").iter().count(), 2);
         assert!(super::request(b"GET /a<b HTTP/1.1\r\nHost: a.test\r\n\r\n").is_none());

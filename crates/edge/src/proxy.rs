@@ -276,7 +276,8 @@ mod tests {
         check(&with(0x21, 0x11, &[&four[..], &[0xea, 0, 1, b'x']].concat()), client("192.0.2.1"));
         let ssl = |kind: u8, bits: u8, rest: &[u8]| {
             let value = [&[bits, 0, 0, 0, 0][..], rest].concat();
-            [&four[..], &[3, 0, 4, 1, 2, 3, 4, kind, 0, u8::try_from(value.len()).unwrap()], &value, &[4, 0, 0]].concat()
+            [&four[..], &[3, 0, 4, 1, 2, 3, 4, kind, 0, u8::try_from(value.len()).unwrap()], &value, &[4, 0, 0]]
+                .concat()
         };
         let secured = Ok(Source::Client { address: "192.0.2.1".parse().unwrap(), secured: true });
         check(&with(0x21, 0x11, &ssl(0x20, 1, b"\x21\0\x07TLSv1.3")), secured);

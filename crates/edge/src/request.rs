@@ -14,13 +14,13 @@ use crate::answer::{Blame, Reason, wants_html};
 use crate::balance::{Dice, Endpoint};
 use crate::client::{Client, Peer};
 use crate::deadline::{Deadline, ticks};
+use crate::grpc::{self, Code};
 use crate::h1::{Exchange, Framing, Refusal, RequestHead, ResponseLine, Scheme, Upgrade, Version, write};
 use crate::policy::upload::UploadFault;
 use crate::policy::{Origin, Upload};
 use crate::record::{Line, Sample, ShardKey};
 use crate::route::{LabelId, Lookup, Route, Target};
 use crate::worker::Worker;
-use crate::grpc::{self, Code};
 use crate::{files, forward, policy, sticky};
 
 /// How long a client may take to read an answer of the edge itself.

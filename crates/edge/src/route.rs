@@ -336,7 +336,8 @@ impl Compiler {
 
     /// Every instance of the table gets its endpoint, the one it had if its address is the same.
     fn take_endpoints(&mut self, table: &Table) {
-        let of = |pool: &Pool| pool.endpoints.iter().map(|(id, at)| (id.clone(), (*at, pool.protocol))).collect::<Vec<_>>();
+        let of =
+            |pool: &Pool| pool.endpoints.iter().map(|(id, at)| (id.clone(), (*at, pool.protocol))).collect::<Vec<_>>();
         let listed: BTreeMap<_, _> = table.pools.values().flat_map(of).collect();
         for endpoint in self.endpoints.values() {
             endpoint.set_left(!listed.contains_key(&endpoint.id));

@@ -295,8 +295,11 @@ async fn what_is_compressed_to_its_end_takes_no_room_from_others() {
     let address = upstream(|_, mut talk| async move {
         while talk.try_head().await.is_some() {
             let body = "line\n".repeat(300);
-            talk.say(&format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
-                .await;
+            talk.say(&format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ))
+            .await;
         }
     })
     .await;
@@ -304,7 +307,9 @@ async fn what_is_compressed_to_its_end_takes_no_room_from_others() {
     let mut edge = Edge::with_workers(1).await;
     edge.serve_with(table(address), ca.certificates.clone()).await;
     let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
-    let (mut client, connection) = h2::client::Builder::new().initial_window_size(0).handshake(stream).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    let shaken = builder.initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await;
+    let (mut client, connection) = shaken.unwrap();
     let running = tokio::spawn(connection);
     let mut unread = Vec::new();
     for _ in 0..ALL {

@@ -98,13 +98,19 @@ fn call() -> http::request::Builder {
 }
 
 /// Begins a call.
-async fn begin(client: &SendRequest<Bytes>, request: http::request::Builder) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+async fn begin(
+    client: &SendRequest<Bytes>,
+    request: http::request::Builder,
+) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
     let mut client = client.clone().ready().await.unwrap();
     client.send_request(request.body(()).unwrap(), false).unwrap()
 }
 
 /// A whole call with one message: the head of its answer, the body, and what stands behind it.
-async fn unary(client: &SendRequest<Bytes>, message: &'static [u8]) -> (http::response::Parts, Vec<u8>, Option<HeaderMap>) {
+async fn unary(
+    client: &SendRequest<Bytes>,
+    message: &'static [u8],
+) -> (http::response::Parts, Vec<u8>, Option<HeaderMap>) {
     let (answer, mut send) = begin(client, call()).await;
     send.send_data(Bytes::from_static(message), true).unwrap();
     let answer = tokio::time::timeout(PATIENCE, answer).await.expect("no answer in time").unwrap();
@@ -147,7 +153,10 @@ async fn a_call_and_its_answer_go_through_with_what_stands_behind_them() {
     let (body, trailers) = whole(answer.into_body()).await.unwrap();
     let trailers = trailers.unwrap();
     assert_eq!(body, b"hello");
-    assert_eq!((&trailers["grpc-status"], &trailers["x-sum"], &trailers["x-mine"]), (&"0".parse().unwrap(), &"7".parse().unwrap(), &"1".parse().unwrap()));
+    assert_eq!(
+        (&trailers["grpc-status"], &trailers["x-sum"], &trailers["x-mine"]),
+        (&"0".parse().unwrap(), &"7".parse().unwrap(), &"1".parse().unwrap())
+    );
     assert_eq!(trailers.len(), 3);
     edge.stop().await;
 }
@@ -219,7 +228,8 @@ async fn both_sides_of_a_call_speak_as_they_like() {
     let (edge, client) = before(one(address)).await;
     let (answer, mut send) = begin(&client, call()).await;
     // It answers before anything is sent, and each message by itself.
-    let mut body = tokio::time::timeout(PATIENCE, answer).await.expect("the answer waits for the request").unwrap().into_body();
+    let mut body =
+        tokio::time::timeout(PATIENCE, answer).await.expect("the answer waits for the request").unwrap().into_body();
     for message in ["one", "two", "three"] {
         send.send_data(Bytes::from_static(message.as_bytes()), false).unwrap();
         let piece = tokio::time::timeout(PATIENCE, body.data()).await.expect("nothing came in time");
@@ -267,6 +277,40 @@ async fn who_does_not_read_holds_up_whoever_sends_and_nobody_else() {
     assert!(ahead < 1 << 20, "{ahead} bytes are held");
     let (read, _) = whole(slow).await.unwrap();
     assert_eq!((read.len(), sent.load(Ordering::SeqCst)), (MUCH, MUCH));
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_messages_that_nobody_reads_end_nobody_elses_call() {
+    const SLOW: usize = 8;
+    const MESSAGES: usize = 15_000;
+    let address = speaking(|_, number, request, mut respond| async move {
+        if number >= SLOW {
+            return echo(request, respond).await;
+        }
+        let mut send = respond.send_response(Response::new(()), false).unwrap();
+        for message in 1..=MESSAGES {
+            send.reserve_capacity(15);
+            while send.capacity() < 15 {
+                let Some(Ok(_)) = poll_fn(|cx| send.poll_capacity(cx)).await else { return };
+            }
+            send.send_data(Bytes::from_static(b"fifteen bytes !"), message == MESSAGES).unwrap();
+        }
+    })
+    .await;
+    let (edge, client) = before(one(address)).await;
+    let mut unread = Vec::new();
+    for _ in 0..SLOW {
+        let (answer, mut send) = begin(&client, call()).await;
+        send.send_data(Bytes::new(), true).unwrap();
+        unread.push(answer.await.unwrap().into_body());
+    }
+    for _ in 0..50 {
+        assert_eq!(unary(&client, b"x").await.1, b"x");
+    }
+    for body in unread {
+        assert_eq!(whole(body).await.unwrap().0.len(), 15 * MESSAGES);
+    }
     edge.stop().await;
 }
 
@@ -425,10 +469,20 @@ async fn a_client_of_http_1_is_answered_by_an_instance_of_http_2() {
     let mut check = async |request: &str, status: u16, body: &str, length: Option<&str>| {
         talk.say(request).await;
         let answer = talk.answer().await;
-        assert_eq!((answer.status, answer.text(), answer.header("content-length")), (status, body, length), "{request}");
+        assert_eq!(
+            (answer.status, answer.text(), answer.header("content-length")),
+            (status, body, length),
+            "{request}"
+        );
     };
     check("POST /known HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhello", 200, "hello", Some("5")).await;
-    check("POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", 200, "hello", None).await;
+    check(
+        "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+        200,
+        "hello",
+        None,
+    )
+    .await;
     check("GET /none HTTP/1.1\r\nHost: a.test\r\n\r\n", 204, "", None).await;
     check("GET /empty HTTP/1.1\r\nHost: a.test\r\n\r\n", 200, "", Some("0")).await;
     check("HEAD /known HTTP/1.1\r\nHost: a.test\r\n\r\n", 200, "", Some("0")).await;

@@ -446,6 +446,9 @@ mod tests {
         let tcp = Readiness::Tcp(Probe::default());
         assert_eq!(ask(&tcp, Protocol::Http1, port, Duration::from_secs(1)).await, Ok(()));
         drop(listener);
-        assert_eq!(ask(&tcp, Protocol::Http1, port, Duration::from_secs(1)).await, Err("connection refused".to_owned()));
+        assert_eq!(
+            ask(&tcp, Protocol::Http1, port, Duration::from_secs(1)).await,
+            Err("connection refused".to_owned())
+        );
     }
 }

@@ -219,8 +219,7 @@ impl Slots {
                 }
             }
         }
-        let pool =
-            |protocol, endpoints: Vec<_>| Pool { protocol, endpoints: endpoints.into_iter().collect() };
+        let pool = |protocol, endpoints: Vec<_>| Pool { protocol, endpoints: endpoints.into_iter().collect() };
         pools.into_iter().map(|(id, protocol, endpoints)| (id, pool(protocol, endpoints))).collect()
     }
 

@@ -204,7 +204,15 @@ mod tests {
     static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
 
     fn serving<'a>(key: &'a AppKey, app: &'a App, sets: &'a [Set]) -> Serving<'a> {
-        Serving { key, app, sets, credentials: &NO_CREDENTIALS, maintenance: None, judged: &NOTHING, trusted: &NO_HOSTS }
+        Serving {
+            key,
+            app,
+            sets,
+            credentials: &NO_CREDENTIALS,
+            maintenance: None,
+            judged: &NOTHING,
+            trusted: &NO_HOSTS,
+        }
     }
 
     /// `host path → what`, in the order of precedence.
@@ -437,7 +445,8 @@ mod tests {
             },
             incarnation: Incarnation(1),
         };
-        let ready = Pool { protocol: Default::default(), endpoints: [(id, Port::new(4000).unwrap().on_loopback())].into() };
+        let ready =
+            Pool { protocol: Default::default(), endpoints: [(id, Port::new(4000).unwrap().on_loopback())].into() };
         let endpoints = [(pool("web", 2), ready.clone()), (pool("web", 9), ready.clone())].into();
         let roots = [(pool("docs", 1), PathBuf::from("/a/dist"))].into();
         let sets = [set("docs", 1, 100), set("docs", 2, 0), set("web", 1, 75), set("web", 2, 25)];

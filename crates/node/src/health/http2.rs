@@ -198,7 +198,12 @@ mod tests {
     }
 
     /// A server that answers one question so.
-    async fn server(status: u16, head: &'static [(&str, &str)], body: &'static [u8], code: Option<&'static str>) -> Port {
+    async fn server(
+        status: u16,
+        head: &'static [(&str, &str)],
+        body: &'static [u8],
+        code: Option<&'static str>,
+    ) -> Port {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = Port::new(listener.local_addr().unwrap().port()).unwrap();
         tokio::spawn(async move {

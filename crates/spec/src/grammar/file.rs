@@ -158,8 +158,7 @@ static STATIC: TableSpec = table(
     ],
 );
 
-static HEALTH: TableSpec =
-    TableSpec { conflicts: &[conflict("path", &["grpc"], "one thing is asked")], ..HEALTH_KEYS };
+static HEALTH: TableSpec = TableSpec { conflicts: &[conflict("path", &["grpc"], "one thing is asked")], ..HEALTH_KEYS };
 
 const HEALTH_KEYS: TableSpec = table(
     "health",

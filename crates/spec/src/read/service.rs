@@ -91,7 +91,8 @@ impl Reader {
             ShortOr::Short(()) => Some(Health::Tcp(Probe::default())),
             ShortOr::Table(table) if table.has("grpc") => {
                 let probe = self.probe(&table);
-                self.parsed(&table, "grpc", literal::grpc_service).map(|service| Health::Grpc(GrpcCheck { service, probe }))
+                self.parsed(&table, "grpc", literal::grpc_service)
+                    .map(|service| Health::Grpc(GrpcCheck { service, probe }))
             }
             ShortOr::Table(table) if table.has("path") => self.http_check(&table).map(Health::Http),
             ShortOr::Table(table) => Some(Health::Tcp(self.probe(&table))),

@@ -1,6 +1,6 @@
 use bowline_core::app::{
-    Auth, Cage, Command, GrpcCheck, Health, HttpCheck, Job, Limit, Origin, PlainHttp, Probe, Protocol, RateBy, Route, RouteTo, Scale,
-    Service, StaticFiles, Tls,
+    Auth, Cage, Command, GrpcCheck, Health, HttpCheck, Job, Limit, Origin, PlainHttp, Probe, Protocol, RateBy, Route,
+    RouteTo, Scale, Service, StaticFiles, Tls,
 };
 use bowline_core::time::Humane;
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bowline_core::app::{
     AbortRule, Access, App, Auth, Backup, BodyLimit, Bucket, Cage, Command, Database, DatabaseKind, DatabaseSource,
-    Delivery, Environment, GrpcCheck, Health, HostName, Hsts, HttpCheck, ImagePush, Job, KubernetesSettings, LatencyObjective,
-    Limit, Limits, LogSink, Origin, PathPrefix, PlainHttp, Probe, Protocol, RateBy, Redis, RedisSource, Reference,
-    ReferenceField, ReleaseHooks, Rollout, Route, RouteTo, Scale, Schedule, SecretSource, Service, Slo, StaticFiles,
-    Step, Target, Tls, Transfer, Upload, Value, VarName, Variables, Volume,
+    Delivery, Environment, GrpcCheck, Health, HostName, Hsts, HttpCheck, ImagePush, Job, KubernetesSettings,
+    LatencyObjective, Limit, Limits, LogSink, Origin, PathPrefix, PlainHttp, Probe, Protocol, RateBy, Redis,
+    RedisSource, Reference, ReferenceField, ReleaseHooks, Rollout, Route, RouteTo, Scale, Schedule, SecretSource,
+    Service, Slo, StaticFiles, Step, Target, Tls, Transfer, Upload, Value, VarName, Variables, Volume,
 };
 use bowline_core::id::{
     AppName, EnvName, EnvironmentId, JobName, Port, ResourceName, RouteName, SecretName, ServiceName,

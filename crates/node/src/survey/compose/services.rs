@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use bowline_core::app::{Health, HostName, HttpCheck, Limits, Origin, PathPrefix, Probe, Protocol, RouteTo, Service, Volume};
+use bowline_core::app::{
+    Health, HostName, HttpCheck, Limits, Origin, PathPrefix, Probe, Protocol, RouteTo, Service, Volume,
+};
 use bowline_core::id::{Port, RouteName, ServiceName};
 use bowline_core::units::{Bytes, MilliCpu};
 
