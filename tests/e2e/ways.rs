@@ -12,7 +12,7 @@ use bowline_tests::{Bowline, SOON, path, text};
 use rustls::pki_types::ServerName;
 
 /// How long the library of gRPC may take to be installed.
-const INSTALLED: Duration = Duration::from_secs(240);
+const INSTALLED: Duration = Duration::from_secs(480);
 
 /// A call by curl: the message that came, and all that was said in the head and behind the end.
 struct Called {
@@ -116,7 +116,7 @@ struct Behind {
     https: String,
 }
 
-const HOST: &str = "tells.example.com";
+const HOST: &str = "tells.localhost";
 
 impl Behind {
     fn start(name: &str, proxied: bool) -> Self {
@@ -188,7 +188,7 @@ fn behind_a_proxy_that_forwards_bytes_an_app_is_told_who_asks() {
     assert!(is_told(&answer, "192.0.2.7", "https"), "{answer}");
     // Who is to send one and does not is not answered.
     let mut stream = TcpStream::connect(&behind.http).expect("it listens");
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: tells.example.com\r\n\r\n").expect("it reads, or has closed");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: tells.localhost\r\n\r\n").expect("it reads, or has closed");
     let mut answer = Vec::new();
     // A reset is no answer either.
     let _ = stream.read_to_end(&mut answer);

@@ -66,8 +66,10 @@ pub(crate) enum Reason {
     UpstreamLeaving,
     /// The instance broke off the request by itself, with this code of HTTP/2.
     StreamReset(u32),
-    /// The client of a call said how long it waits, and that is over.
-    DeadlineExceeded,
+    /// The client of a call said how long it waits, and that is over. `fair`: an instance had time to answer.
+    DeadlineExceeded {
+        fair: bool,
+    },
     /// No answer in time.
     ResponseTimeout,
     /// The instance does not read the request, or stopped in the middle of its answer.
@@ -120,7 +122,7 @@ impl Reason {
             Self::StreamRefused => "stream-refused",
             Self::UpstreamLeaving => "upstream-leaving",
             Self::StreamReset(_) => "stream-reset",
-            Self::DeadlineExceeded => "deadline-exceeded",
+            Self::DeadlineExceeded { .. } => "deadline-exceeded",
             Self::ResponseTimeout => "response-timeout",
             Self::UpstreamStalled => "upstream-stalled",
             Self::ClientGone => "client-gone",
@@ -163,8 +165,11 @@ impl Reason {
             | Self::BadUpstream(_)
             | Self::StreamReset(_)
             | Self::DaemonLost => 502,
-            Self::ConnectTimeout | Self::ResponseTimeout | Self::UpstreamStalled | Self::DeadlineExceeded => 504,
-            Self::ClientGone | Self::ClientStalled => 499,
+            Self::ConnectTimeout
+            | Self::ResponseTimeout
+            | Self::UpstreamStalled
+            | Self::DeadlineExceeded { fair: true } => 504,
+            Self::ClientGone | Self::ClientStalled | Self::DeadlineExceeded { fair: false } => 499,
             Self::FileMethod => 405,
             Self::FileUnreadable | Self::Internal => 500,
         }
@@ -187,6 +192,7 @@ impl Reason {
             | Self::Upload(_)
             | Self::ClientGone
             | Self::ClientStalled
+            | Self::DeadlineExceeded { fair: false }
             | Self::FileNotFound
             | Self::FileMethod => Blame::Client,
             Self::NoReadyInstance
@@ -200,7 +206,7 @@ impl Reason {
             | Self::StreamRefused
             | Self::UpstreamLeaving
             | Self::StreamReset(_)
-            | Self::DeadlineExceeded
+            | Self::DeadlineExceeded { fair: true }
             | Self::ResponseTimeout
             | Self::UpstreamStalled => Blame::Upstream,
             Self::Starting
@@ -264,7 +270,7 @@ impl Reason {
             Self::StreamRefused => "The app's instance has too much to do. Try again in a moment.",
             Self::UpstreamLeaving => "The app's instance is about to end. Try again in a moment.",
             Self::StreamReset(_) => "The app's instance broke off the request.",
-            Self::DeadlineExceeded => "The call took longer than its client waits.",
+            Self::DeadlineExceeded { .. } => "The call took longer than its client waits.",
             Self::ResponseTimeout => "The app's instance did not answer in time.",
             Self::UpstreamStalled => "The app's instance stopped in the middle of the exchange.",
             Self::ClientGone | Self::ClientStalled => "The client did not read the answer.",

@@ -391,7 +391,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
     /// Who kept the other waiting.
     fn stalled(&self) -> Reason {
         if self.request.is_out_of_time() {
-            return Reason::DeadlineExceeded;
+            return self.request.out_of_time();
         }
         match &self.response {
             Some(_) if self.read_until.is_some() => Reason::ClientStalled,

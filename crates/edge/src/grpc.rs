@@ -19,7 +19,7 @@ pub(crate) struct Code(pub(crate) u16);
 impl Code {
     const CANCELLED: Self = Self(1);
     pub(crate) const UNKNOWN: Self = Self(2);
-    const DEADLINE_EXCEEDED: Self = Self(4);
+    pub(crate) const DEADLINE_EXCEEDED: Self = Self(4);
     const PERMISSION_DENIED: Self = Self(7);
     const RESOURCE_EXHAUSTED: Self = Self(8);
     const UNIMPLEMENTED: Self = Self(12);
@@ -35,22 +35,24 @@ impl Code {
     /// How a call ends that this keeps from its instance or from its client: by the code that clients take the same status of HTTP for
     /// (`http-grpc-status-mapping.md`), and the same reset.
     pub(crate) fn of(reason: Reason) -> Self {
-        match reason {
-            Reason::DeadlineExceeded => Self::DEADLINE_EXCEEDED,
-            Reason::StreamReset(code) => match Reset::from(code) {
+        if let Reason::StreamReset(code) = reason {
+            return match Reset::from(code) {
                 Reset::CANCEL => Self::CANCELLED,
                 Reset::ENHANCE_YOUR_CALM => Self::RESOURCE_EXHAUSTED,
                 Reset::INADEQUATE_SECURITY => Self::PERMISSION_DENIED,
                 _ => Self::INTERNAL,
-            },
-            reason => match reason.status() {
-                400 => Self::INTERNAL,
-                401 => Self::UNAUTHENTICATED,
-                403 => Self::PERMISSION_DENIED,
-                404 => Self::UNIMPLEMENTED,
-                429 | 502..=504 => Self::UNAVAILABLE,
-                _ => Self::UNKNOWN,
-            },
+            };
+        }
+        if matches!(reason, Reason::DeadlineExceeded { .. }) {
+            return Self::DEADLINE_EXCEEDED;
+        }
+        match reason.status() {
+            400 => Self::INTERNAL,
+            401 => Self::UNAUTHENTICATED,
+            403 => Self::PERMISSION_DENIED,
+            404 => Self::UNIMPLEMENTED,
+            429 | 502..=504 => Self::UNAVAILABLE,
+            _ => Self::UNKNOWN,
         }
     }
 
@@ -159,7 +161,7 @@ mod tests {
         check(Reason::StreamRefused, 14);
         check(Reason::UpstreamClosed, 14);
         check(Reason::ResponseTimeout, 14);
-        check(Reason::DeadlineExceeded, 4);
+        check(Reason::DeadlineExceeded { fair: true }, 4);
         check(Reason::UnknownHost, 12);
         check(Reason::TokenRefused, 7);
         check(Reason::BearerWanted, 16);

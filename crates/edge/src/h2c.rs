@@ -340,6 +340,10 @@ fn reason(error: &h2::Error, begun: bool) -> Reason {
     }
 }
 
+/// What a head of HTTP/1.1 says of its connection, and HTTP/2 must not (RFC 9113, 8.2.2).
+const OF_CONNECTION: [FieldKind; 4] =
+    [FieldKind::Connection, FieldKind::TransferEncoding, FieldKind::KeepAlive, FieldKind::Upgrade];
+
 /// A head that was written for HTTP/1.1. `None`: what it asks for cannot be said in HTTP/2.
 fn request(text: &[u8]) -> Option<Request<()>> {
     let mut lines = text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
@@ -351,12 +355,12 @@ fn request(text: &[u8]) -> Option<Request<()>> {
     for line in lines.take_while(|line| !line.is_empty()) {
         let (name, value) = line.split_at(memchr::memchr(b':', line)?);
         let value = value[1..].trim_ascii();
-        match FieldKind::of(name) {
-            FieldKind::Host => authority = Some(value),
-            FieldKind::Connection | FieldKind::TransferEncoding | FieldKind::KeepAlive | FieldKind::Upgrade => {}
-            _ => drop(
-                request.headers_mut().append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?),
-            ),
+        let kind = FieldKind::of(name);
+        if kind == FieldKind::Host {
+            authority = Some(value);
+        } else if !OF_CONNECTION.contains(&kind) {
+            let (name, value) = (HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+            request.headers_mut().append(name, value);
         }
     }
     *request.uri_mut() = Uri::builder().scheme("http").authority(authority?).path_and_query(target).build().ok()?;

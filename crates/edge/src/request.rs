@@ -1,17 +1,19 @@
 //! One request, as a list: route → policy → action → record.
 
+mod journal;
+
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bowline_core::route::Method;
 use http::HeaderMap;
 
 use crate::answer::{Blame, Reason, wants_html};
-use crate::balance::{Dice, Endpoint};
+use crate::balance::Dice;
 use crate::client::{Client, Peer};
 use crate::deadline::{Deadline, ticks};
 use crate::grpc::{self, Code};
@@ -19,9 +21,10 @@ use crate::h1::{Exchange, Framing, Refusal, RequestHead, ResponseLine, Scheme, U
 use crate::policy::upload::UploadFault;
 use crate::policy::{Origin, Upload};
 use crate::record::{Line, Sample, ShardKey};
-use crate::route::{LabelId, Lookup, Route, Target};
+use crate::route::{Lookup, Route, Target};
 use crate::worker::Worker;
 use crate::{files, forward, policy, sticky};
+use journal::Journal;
 
 /// How long a client may take to read an answer of the edge itself.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -37,6 +40,9 @@ const CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 /// What is kept of a body until an answer comes: as much as a client of HTTP/2 sends ahead.
 const MAX_KEPT: usize = 64 << 10;
+
+/// A call whose client waits for less than this says nothing of an instance by being late: anyone can be in a hurry.
+const FAIR_TIME: Duration = Duration::from_secs(1);
 
 /// RFC 6797, 6.1.
 pub(crate) const HSTS: &str = "strict-transport-security";
@@ -93,61 +99,6 @@ impl Kept {
     }
 }
 
-/// What will be recorded.
-#[derive(Debug)]
-pub(crate) struct Journal {
-    begun: Instant,
-    first_byte: Option<Instant>,
-    /// 0: no response has begun.
-    pub(crate) status: u16,
-    pub(crate) response_bytes: u64,
-    pub(crate) route: Option<Arc<Route>>,
-    /// Position among the route's backends.
-    pub(crate) backend: Option<usize>,
-    pub(crate) endpoint: Option<Arc<Endpoint>>,
-    /// How long the instance takes that was asked last.
-    pub(crate) turn: Turn,
-    /// How a call ended.
-    call: Option<Code>,
-    fault: Option<Reason>,
-}
-
-/// The time in which it is an instance's turn: from its choice to the head of its response, but for what it waits for more of the
-/// request. How fast a client sends and reads says nothing of an instance.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    begun: Instant,
-    /// Of the time since, what the client took.
-    clients: Duration,
-    /// It is the client's turn, since then.
-    client_since: Option<Instant>,
-    answered: Option<Duration>,
-}
-
-impl Turn {
-    fn new(begun: Instant) -> Self {
-        Self { begun, clients: Duration::ZERO, client_since: None, answered: None }
-    }
-
-    /// Whether more of the request is waited for.
-    pub(crate) fn is_clients(&mut self, is: bool) {
-        match (is, self.client_since) {
-            (true, None) => self.client_since = Some(Instant::now()),
-            (false, Some(since)) => {
-                self.clients += since.elapsed();
-                self.client_since = None;
-            }
-            (true, Some(_)) | (false, None) => {}
-        }
-    }
-
-    /// Until its answer began, or until now.
-    fn took(&self) -> Duration {
-        let clients = self.clients + self.client_since.map_or(Duration::ZERO, |since| since.elapsed());
-        self.answered.unwrap_or_else(|| self.begun.elapsed().saturating_sub(clients))
-    }
-}
-
 /// Serves one request; what may happen to the connection is in the exchange that comes back.
 pub(crate) async fn run<C: Client>(
     worker: &Rc<Worker>,
@@ -158,7 +109,7 @@ pub(crate) async fn run<C: Client>(
 ) -> Exchange {
     let trace = Trace::of(head, &worker.dice);
     let Origin { client: from, scheme } = policy::origin(client.peer(), head);
-    let is_call = grpc::is_call(head);
+    let is_call = client.carries_trailers() && grpc::is_call(head);
     let waits = is_call.then(|| grpc::timeout(head)).flatten();
     let mut request = Request {
         worker,
@@ -168,7 +119,7 @@ pub(crate) async fn run<C: Client>(
         exchange,
         deadline,
         trace,
-        journal: Journal::begin(),
+        journal: Journal { fair: waits.is_none_or(|time| time >= FAIR_TIME), ..Journal::begin() },
         upload: None,
         kept: None,
         place: None,
@@ -257,103 +208,6 @@ pub(crate) async fn room<C: Client>(client: &mut C, deadline: &Deadline) -> Resu
     .await
 }
 
-impl Journal {
-    fn begin() -> Self {
-        let begun = Instant::now();
-        Self {
-            begun,
-            first_byte: None,
-            status: 0,
-            response_bytes: 0,
-            route: None,
-            backend: None,
-            endpoint: None,
-            turn: Turn::new(begun),
-            call: None,
-            fault: None,
-        }
-    }
-
-    /// An instance is asked: `position` is its backend's.
-    pub(crate) fn asks(&mut self, position: usize, endpoint: &Arc<Endpoint>) {
-        (self.backend, self.endpoint) = (Some(position), Some(Arc::clone(endpoint)));
-        self.turn = Turn::new(Instant::now());
-    }
-
-    /// The head of its response has come.
-    pub(crate) fn answered(&mut self) {
-        self.first_byte = Some(Instant::now());
-        self.turn.answered = Some(self.turn.took());
-    }
-
-    /// How a call ended, where that is said.
-    pub(crate) fn call_ended(&mut self, code: Option<Code>) {
-        self.call = code.or(self.call);
-    }
-
-    /// It is over, whether or not the instance has said how.
-    pub(crate) fn call_over(&mut self) {
-        if self.status == 200 {
-            self.call.get_or_insert(Code::UNKNOWN);
-        }
-    }
-
-    /// What it counts as. gRPC says behind a 200 how a call ended.
-    fn counted_status(&self) -> u16 {
-        match (self.call, self.fault) {
-            (Some(_), Some(reason)) => reason.status(),
-            (Some(code), None) if self.status == 200 => code.status(),
-            (Some(_) | None, _) => self.status,
-        }
-    }
-
-    /// The labels of this request's series, if a route was found.
-    fn labels(&self) -> Option<LabelId> {
-        let route = self.route.as_ref()?;
-        match (&route.target, self.backend) {
-            (Target::Forward(backends), Some(position)) => Some(backends[position].labels),
-            (Target::Files { labels, .. }, _) => Some(*labels),
-            (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api { .. }, _) => route.labels,
-        }
-    }
-
-    /// What a release is judged by: an answer that it has not brought to its end is a failure, whatever its head says.
-    fn judged_status(&self) -> u16 {
-        match self.fault {
-            Some(reason) if reason.blame() == Blame::Upstream => reason.status(),
-            Some(_) | None => self.counted_status(),
-        }
-    }
-
-    /// What the request says of the instance that was asked last: an answer that is not brought to its end is a failure. `None`: nothing,
-    /// for the client has gone, or there was no room here.
-    fn is_failure(&self) -> Option<bool> {
-        match self.fault {
-            Some(reason) if reason.blame() == Blame::Upstream => Some(true),
-            Some(_) | None => self.turn.answered.map(|_| self.counted_status() >= 500),
-        }
-    }
-
-    /// A rollout goes by it.
-    fn is_judged(&self) -> bool {
-        match (self.route.as_ref().map(|route| &route.target), self.backend) {
-            (Some(Target::Forward(backends)), Some(position)) => backends[position].judged,
-            (_, _) => false,
-        }
-    }
-
-    /// The labels of this request's line in the access log.
-    fn log(&self) -> [&str; 3] {
-        let Some(route) = &self.route else { return [""; 3] };
-        let served = match (&route.target, self.backend) {
-            (Target::Forward(backends), Some(position)) => &backends[position].log,
-            (Target::Files { log, .. }, _) => log,
-            (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api { .. }, _) => "",
-        };
-        [&route.log, served, self.endpoint.as_ref().map_or("", |endpoint| &endpoint.log)]
-    }
-}
-
 impl Request<'_> {
     async fn serve<C: Client>(&mut self, client: &mut C) -> Result<(), Reason> {
         if client.peer().tls.is_none()
@@ -390,6 +244,11 @@ impl Request<'_> {
     /// The client of a call does not wait any longer.
     pub(crate) fn is_out_of_time(&self) -> bool {
         self.until.is_some_and(|until| until <= self.worker.sweep.now())
+    }
+
+    /// That it does not is held against an instance that had time to answer.
+    pub(crate) fn out_of_time(&self) -> Reason {
+        Reason::DeadlineExceeded { fair: self.journal.fair }
     }
 
     /// All of the body that was read, `read` bytes, is there to be sent once more.

@@ -540,7 +540,7 @@ fn counted(seen: &EdgeObservation) -> (u64, u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_is_judged_by_how_its_calls_end() {
-    const CODES: [&str; 6] = ["0", "5", "12", "13", "14", ""];
+    const CODES: [&str; 8] = ["0", "5", "12", "13", "14", "", "4", "4"];
     let address = speaking(|_, number, _, mut respond| async move {
         let answer = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
         let mut send = respond.send_response(answer, false).unwrap();
@@ -555,14 +555,18 @@ async fn a_release_is_judged_by_how_its_calls_end() {
     let action = Action::Forward { service, splits, judged: true, flow: Flow::Uncounted };
     let table = TableBuilder::default().site("a.test", vec![rule("/", action)]).pool(1, &[address]).h2c(1);
     let (mut edge, client) = before(table).await;
-    for _ in CODES {
+    for _ in 1..CODES.len() {
         assert_eq!(unary(&client, b"x").await.0.status, 200);
     }
-    let seen = edge.until(|seen| counted(seen).0 == 6).await;
-    // INTERNAL, UNAVAILABLE, and the one that never says.
-    assert_eq!(counted(&seen).1, 3);
+    // Who is in a hurry says nothing of it, whoever says that it took too long.
+    let (answer, mut send) = begin(&client, call().header("grpc-timeout", "900m")).await;
+    send.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(whole(answer.await.unwrap().into_body()).await.unwrap().1.unwrap()["grpc-status"], "4");
+    let seen = edge.until(|seen| counted(seen).0 == 8).await;
+    // INTERNAL, UNAVAILABLE, DEADLINE_EXCEEDED, and the one that never says.
+    assert_eq!(counted(&seen).1, 4);
     let statuses = seen.series.keys().map(|key| (key.method, key.status)).collect::<Vec<_>>();
-    assert_eq!(statuses, [(Method::Post, 200), (Method::Post, 404), (Method::Post, 500), (Method::Post, 503)]);
+    assert_eq!(statuses, [200, 404, 499, 500, 503, 504].map(|status| (Method::Post, status)));
     edge.stop().await;
 }
 

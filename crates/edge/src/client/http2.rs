@@ -373,12 +373,9 @@ impl Client for Http2 {
     }
 
     fn abort(&mut self, why: Reason) {
-        let code = match why {
-            // As the instance has said it.
-            Reason::StreamReset(code) if Code::from(code) == Code::CANCEL => Code::CANCEL,
-            Reason::DeadlineExceeded => Code::CANCEL,
-            _ => Code::INTERNAL_ERROR,
-        };
+        let is_given_up = matches!(why, Reason::StreamReset(code) if Code::from(code) == Code::CANCEL)
+            || matches!(why, Reason::DeadlineExceeded { .. });
+        let code = if is_given_up { Code::CANCEL } else { Code::INTERNAL_ERROR };
         match &mut self.send {
             Some(stream) => stream.send_reset(code),
             None => self.respond.send_reset(code),
