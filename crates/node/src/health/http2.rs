@@ -136,7 +136,7 @@ async fn judge(answer: ResponseFuture, service: &str) -> Result<(), String> {
     match serving(&message) {
         Some(1) => Ok(()),
         Some(status) => {
-            let name = usize::try_from(status).ok().and_then(|at| SERVING.get(at).copied());
+            let name = SERVING.get(usize::from(status)).copied();
             Err(format!("{CHECK} said {}", name.unwrap_or("a status that is not known")))
         }
         None => Err(format!("{CHECK} answered with something that is no health")),

@@ -407,7 +407,9 @@ static ROUTE: TableSpec = TableSpec {
         key(
             "http",
             Words(&["serve", "redirect"]),
-            Omitted("`redirect` where `tls = \"acme\"` and not in `local`, else `serve`"),
+            Omitted(
+                "`redirect` where `tls = \"acme\"`, or `\"auto\"` and an authority has issued a certificate, and not in `local`; else `serve`",
+            ),
             "`redirect`: what does not come over HTTPS gets 308 to the same over HTTPS, as soon as there is a certificate for the host.",
         ),
         key(
