@@ -173,8 +173,8 @@ fn behind_a_proxy_that_forwards_bytes_an_app_is_told_who_asks() {
         |answer: &str| answer.starts_with("http/1.1 308") && answer.contains(&format!("location: https://{HOST}/"));
     let is_told = |answer: &str, client: &str, proto: &str| {
         answer.starts_with("http/1.1 200")
-            && answer.contains(&format!("x-forwarded-for: {client}\r\n"))
-            && answer.contains(&format!("x-forwarded-proto: {proto}\r\n"))
+            && answer.contains(&format!("x-forwarded-for: {client}\n"))
+            && answer.contains(&format!("x-forwarded-proto: {proto}\n"))
             && answer.contains("strict-transport-security: max-age=3600\r\n")
     };
     for header in [&one[..], &binary([192, 0, 2, 9], b"")] {

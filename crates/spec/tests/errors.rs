@@ -112,7 +112,6 @@ fn all_errors_come_at_once_in_the_order_of_their_lines() {
 
 #[test]
 fn a_check_over_grpc_is_for_what_speaks_it() {
-    check("[service.web]\nprotocol = \"h2c\"\nhealth = { grpc = \"\" }\n", &[]);
     check(
         "[service.web]\nprotocol = \"h2\"\n",
         &["2:12 `service.web.protocol` is \"http/1.1\" or \"h2c\", not \"h2\""],
