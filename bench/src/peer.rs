@@ -202,7 +202,7 @@ fn desired(upstream: SocketAddr) -> EdgeDesired {
         api: None,
         generation: Generation(1),
         sites: BTreeMap::from([(HostName::new(HOST).expect("a host"), site)]),
-        pools: BTreeMap::from([(pool, Pool { endpoints: BTreeMap::from([(endpoint, upstream)]) })]),
+        pools: BTreeMap::from([(pool, Pool { endpoints: BTreeMap::from([(endpoint, upstream)]), ..Pool::default() })]),
         trusted_proxies: Vec::new(),
         proxy_protocol: false,
         leaving: BTreeSet::new(),

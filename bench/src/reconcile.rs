@@ -122,7 +122,7 @@ impl Node {
 
     /// What the loop does at each of its turns, in milliseconds.
     fn look(&mut self) -> anyhow::Result<f64> {
-        let nothing = std::collections::BTreeSet::new();
+        let (nothing, untrusted) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
         let credentials: BTreeMap<_, Credentials> = BTreeMap::new();
         self.now = self.now + Duration::from_secs(1);
         let began = Instant::now();
@@ -140,6 +140,7 @@ impl Node {
                 credentials: &credentials,
                 maintenance: None,
                 judged: &nothing,
+                trusted: &untrusted,
             })
             .collect();
         let table = compile(Generation(1), &serving, &endpoints, &BTreeMap::new())
@@ -174,6 +175,7 @@ fn spec(pool: &PoolId, app: &App) -> InstanceSpec {
         tools: None,
         port: PortChoice::Any,
         reach: Reach::Edge,
+        protocol: service.protocol,
         health: Readiness::of(service, routed(app).contains(&pool.service)),
         alive: None,
         limits: service.limits,

@@ -44,3 +44,4 @@ mod upgrade;
 mod uploads;
 mod users;
 mod verbs;
+mod ways;

@@ -278,6 +278,12 @@ fn edge_itself(out: &mut Families<'_, '_>, edge: &EdgeObservation, vitals: &Vita
         single(float(edge.left_out_total)),
     )?;
     out.counter(
+        "bowline_edge_retries",
+        "Requests that an instance had failed, by whether they went to another one",
+        [("tried", edge.retries_total), ("refused", edge.retries_refused)]
+            .map(|(result, n)| (vec![("result", result.to_owned())], float(n))),
+    )?;
+    out.counter(
         "bowline_edge_series_dropped",
         "Series not recorded because there were too many",
         single(float(edge.series_dropped)),

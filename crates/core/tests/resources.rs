@@ -63,6 +63,7 @@ fn instance_spec(port: u16) -> Arc<InstanceSpec> {
         tools: None,
         port: PortChoice::Fixed(Port::new(port).expect("a valid one")),
         health: Some(Readiness::Tcp(Probe::default())),
+        protocol: Default::default(),
         alive: None,
         limits: Limits::default(),
         uid: None,

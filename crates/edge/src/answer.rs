@@ -60,6 +60,16 @@ pub(crate) enum Reason {
     /// The instance closed or reset the connection before it answered.
     UpstreamClosed,
     BadUpstream(BadUpstream),
+    /// The instance said that it has not read the request: it has too much to do.
+    StreamRefused,
+    /// The instance said that it has not read the request: it takes no more on this connection.
+    UpstreamLeaving,
+    /// The instance broke off the request by itself, with this code of HTTP/2.
+    StreamReset(u32),
+    /// The client of a call said how long it waits, and that is over. `fair`: an instance had time to answer.
+    DeadlineExceeded {
+        fair: bool,
+    },
     /// No answer in time.
     ResponseTimeout,
     /// The instance does not read the request, or stopped in the middle of its answer.
@@ -109,6 +119,10 @@ impl Reason {
             Self::ConnectTimeout => "connect-timeout",
             Self::UpstreamClosed => "upstream-closed",
             Self::BadUpstream(bad) => bad.code(),
+            Self::StreamRefused => "stream-refused",
+            Self::UpstreamLeaving => "upstream-leaving",
+            Self::StreamReset(_) => "stream-reset",
+            Self::DeadlineExceeded { .. } => "deadline-exceeded",
             Self::ResponseTimeout => "response-timeout",
             Self::UpstreamStalled => "upstream-stalled",
             Self::ClientGone => "client-gone",
@@ -136,6 +150,8 @@ impl Reason {
             | Self::DaemonAway
             | Self::DaemonBusy
             | Self::Shortage
+            | Self::StreamRefused
+            | Self::UpstreamLeaving
             | Self::Maintenance => 503,
             Self::UnknownHost | Self::NoRoute | Self::FileNotFound => 404,
             Self::Misdirected => 421,
@@ -147,9 +163,13 @@ impl Reason {
             | Self::ConnectFailed
             | Self::UpstreamClosed
             | Self::BadUpstream(_)
+            | Self::StreamReset(_)
             | Self::DaemonLost => 502,
-            Self::ConnectTimeout | Self::ResponseTimeout | Self::UpstreamStalled => 504,
-            Self::ClientGone | Self::ClientStalled => 499,
+            Self::ConnectTimeout
+            | Self::ResponseTimeout
+            | Self::UpstreamStalled
+            | Self::DeadlineExceeded { fair: true } => 504,
+            Self::ClientGone | Self::ClientStalled | Self::DeadlineExceeded { fair: false } => 499,
             Self::FileMethod => 405,
             Self::FileUnreadable | Self::Internal => 500,
         }
@@ -172,6 +192,7 @@ impl Reason {
             | Self::Upload(_)
             | Self::ClientGone
             | Self::ClientStalled
+            | Self::DeadlineExceeded { fair: false }
             | Self::FileNotFound
             | Self::FileMethod => Blame::Client,
             Self::NoReadyInstance
@@ -182,6 +203,10 @@ impl Reason {
             | Self::ConnectTimeout
             | Self::UpstreamClosed
             | Self::BadUpstream(_)
+            | Self::StreamRefused
+            | Self::UpstreamLeaving
+            | Self::StreamReset(_)
+            | Self::DeadlineExceeded { fair: true }
             | Self::ResponseTimeout
             | Self::UpstreamStalled => Blame::Upstream,
             Self::Starting
@@ -216,7 +241,7 @@ impl Reason {
     }
 
     /// One sentence for whoever reads the page.
-    const fn sentence(self) -> &'static str {
+    pub(crate) const fn sentence(self) -> &'static str {
         match self {
             Self::Refused(Refusal::BodyTooLarge) => "The request's body is larger than this address accepts.",
             Self::Refused(Refusal::HeadTimeout | Refusal::BodyTimeout) => "The request did not arrive in time.",
@@ -242,6 +267,10 @@ impl Reason {
             Self::ConnectTimeout => "The app's instance did not accept a connection in time.",
             Self::UpstreamClosed => "The app's instance closed the connection without an answer.",
             Self::BadUpstream(_) => "The app's instance answered with something that is not well-formed HTTP.",
+            Self::StreamRefused => "The app's instance has too much to do. Try again in a moment.",
+            Self::UpstreamLeaving => "The app's instance is about to end. Try again in a moment.",
+            Self::StreamReset(_) => "The app's instance broke off the request.",
+            Self::DeadlineExceeded { .. } => "The call took longer than its client waits.",
             Self::ResponseTimeout => "The app's instance did not answer in time.",
             Self::UpstreamStalled => "The app's instance stopped in the middle of the exchange.",
             Self::ClientGone | Self::ClientStalled => "The client did not read the answer.",

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use bowline_core::app::Protocol;
 use bowline_core::id::InstanceId;
 use bowline_core::route::Cohort;
 use bowline_core::route::outlier::FAILURES;
@@ -20,6 +21,7 @@ pub(crate) struct Endpoint {
     /// Names this endpoint in the workers' pools; never used again for another.
     pub(crate) serial: u32,
     pub(crate) address: SocketAddr,
+    pub(crate) protocol: Protocol,
     /// `"instance":"…"` for the access log.
     pub(crate) log: String,
     outstanding: AtomicU32,
@@ -37,12 +39,17 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn new(id: InstanceId, serial: u32, address: SocketAddr, drained: Arc<Notify>) -> Self {
+    pub(crate) fn new(
+        id: InstanceId,
+        serial: u32,
+        (address, protocol): (SocketAddr, Protocol),
+        drained: Arc<Notify>,
+    ) -> Self {
         let log = format!("\"instance\":\"{id}\"");
         let no = || AtomicBool::new(false);
         let (outstanding, failures) = (AtomicU32::new(0), AtomicU32::new(0));
         let (left, leaving, failing, left_out) = (no(), no(), no(), no());
-        Self { id, serial, address, log, outstanding, left, leaving, failures, failing, left_out, drained }
+        Self { id, serial, address, protocol, log, outstanding, left, leaving, failures, failing, left_out, drained }
     }
 
     /// It has answered a request, and not with a failure of its own.
@@ -230,7 +237,7 @@ mod tests {
         let drained = Arc::new(Notify::new());
         let endpoint = |serial: u32| {
             let id = format!("local/a.web.r1.{serial}.1").parse().unwrap();
-            Arc::new(Endpoint::new(id, serial, "127.0.0.1:1".parse().unwrap(), Arc::clone(&drained)))
+            Arc::new(Endpoint::new(id, serial, ("127.0.0.1:1".parse().unwrap(), Protocol::Http1), Arc::clone(&drained)))
         };
         Backend::for_test(ReleaseNumber(1), weight, (0..endpoints).map(endpoint).collect())
     }

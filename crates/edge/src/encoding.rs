@@ -42,6 +42,9 @@ impl Coding {
         }
         let takes = request.version() == Version::Http11 && takes_gzip(request.all("accept-encoding"));
         let etag = fields.clone().find(|field| is(field, "etag")).filter(|_| takes);
+        // Whoever asks with the strong one had it as it was, and would be left with one that no part can be asked for by.
+        let holds = |tag: &[u8]| request.all("if-none-match").flat_map(members).any(|held| held == tag);
+        let etag = etag.filter(|field| !unchanged || !holds(field.value));
         Some(Self { encoded: takes && !unchanged, vary: vary(fields), etag: etag.and_then(|field| weak(field.value)) })
     }
 
@@ -268,7 +271,11 @@ mod tests {
     }
 
     fn coding(accept: &str, status: u16, length: Option<u64>, fields: &[(&str, &str)]) -> Option<Coding> {
-        let text = format!("GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: {accept}\r\n\r\n");
+        coding_for(&format!("Accept-Encoding: {accept}\r\n"), status, length, fields)
+    }
+
+    fn coding_for(lines: &str, status: u16, length: Option<u64>, fields: &[(&str, &str)]) -> Option<Coding> {
+        let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
         let GateStep::Head { head, .. } = RequestGate::new().read(text.as_bytes(), &mut Default::default()) else {
             panic!("{text} is no request")
         };
@@ -300,6 +307,21 @@ mod tests {
         }
         check(200, None, &[html, ("cache-control", "public, No-Transform")], false);
         check(200, None, &[html, ("cache-control", "public")], true);
+    }
+
+    #[test]
+    fn who_holds_what_was_never_compressed_keeps_its_tag() {
+        let check = |held: &str, status, expected: Option<&str>| {
+            let lines = format!("Accept-Encoding: gzip\r\nIf-None-Match: {held}\r\n");
+            let fields = [("content-type", "text/html"), ("etag", "\"a\"")];
+            let coding = coding_for(&lines, status, None, &fields).expect("it varies");
+            assert_eq!(coding.etag.as_deref(), expected, "{held} {status}");
+        };
+        check("\"a\"", 304, None);
+        check("\"b\", \"a\"", 304, None);
+        check("W/\"a\"", 304, Some("W/\"a\""));
+        check("*", 304, Some("W/\"a\""));
+        check("\"a\"", 200, Some("W/\"a\""));
     }
 
     #[test]

@@ -242,6 +242,8 @@ async fn send<C: Client>(
     if !to_head {
         stream(request, client, &opened.file, (from, length), gzip.as_deref_mut(), idle).await?;
     }
+    // Given back here, and not when the client has read all.
+    drop(gzip);
     request.end_response(client, idle).await
 }
 

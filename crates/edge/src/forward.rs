@@ -1,30 +1,31 @@
 //! Forwarding: balance → connect → relay both bodies at once, in one task that owns both sockets.
 
+mod leg;
 mod response;
 
 use std::future::poll_fn;
 use std::path::Path;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bowline_core::route::CLIENT_FIELD;
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use bowline_core::route::retry::Retry;
+use http::HeaderMap;
 
 use crate::answer::{Blame, Reason};
-use crate::balance::{self, Endpoint, Ticket};
+use crate::balance::{self, Ticket};
 use crate::client::{Body, Client};
 use crate::deadline::ticks;
 use crate::encoding::Gzip;
-use crate::h1::{AfterUpstream, BadUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseParser, ResponseStep, write};
+use crate::h1::{AfterUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseParser, ResponseStep, write};
 use crate::places::Places;
 use crate::record::Flight;
 use crate::request::Request;
 use crate::route::{Route, Target};
 use crate::upstream::Upstream;
-use crate::worker::BUFFER;
-use crate::{hold, policy, sticky, tunnel, upstream};
+use crate::{hold, policy, sticky, tunnel};
+use leg::Leg;
 
 /// Instances that one request is tried on.
 const MAX_TRIES: usize = 3;
@@ -43,6 +44,7 @@ pub(crate) async fn run<C: Client>(
 ) -> Result<(), Reason> {
     let mut tried = Vec::new();
     let mut route = Arc::clone(route);
+    request.worker.count_request(&route);
     if request.upload.is_some() {
         Box::pin(request.first_judged(client, &route)).await?;
         route = again(request, client)?;
@@ -60,11 +62,10 @@ pub(crate) async fn run<C: Client>(
         };
         request.journal.asks(position, ticket.endpoint());
         let serial = ticket.endpoint().serial;
-        let error = match connection(request, ticket.endpoint(), stale < MAX_STALE).await {
-            Ok((stream, pooled)) => {
+        let error = match Leg::to(request, ticket, stale < MAX_STALE).await {
+            Ok((leg, pooled)) => {
                 stale += usize::from(pooled);
-                let upstream = Upstream::Instance(stream, ticket);
-                let result = Relay::new(request, client, &route, upstream).run().await;
+                let result = Relay::new(request, client, &route, leg).run().await;
                 match result {
                     Ok(After::Done) => return Ok(()),
                     Ok(After::Tunnel { stream, received, idle }) => {
@@ -72,6 +73,8 @@ pub(crate) async fn run<C: Client>(
                         return Box::pin(tunnel::run(request, client, (stream, received), idle)).await;
                     }
                     Err(Failure { reason, retry: false }) => return Err(reason),
+                    // It lives, and says that it has too much to do.
+                    Err(Failure { reason: Reason::StreamRefused, retry: true }) => Some(Reason::StreamRefused),
                     Err(Failure { reason, retry: true }) => (!pooled).then_some(reason),
                 }
             }
@@ -80,7 +83,7 @@ pub(crate) async fn run<C: Client>(
         // A connection that was idle may die at any time; the instance itself was not tried yet.
         if let Some(reason) = error {
             tried.push(serial);
-            if tried.len() == MAX_TRIES {
+            if tried.len() == MAX_TRIES || request.worker.may_retry(&route) == Retry::Refused {
                 return Err(reason);
             }
             request.record_try(reason);
@@ -102,7 +105,7 @@ pub(crate) async fn to_daemon<C: Client>(
     for tries in 1.. {
         let place = places.take(request.client).await?;
         let stream = Box::pin(hold::until_daemon(client, socket)).await?;
-        let relayed = Relay::new(request, client, route, Upstream::Daemon(stream, place)).run().await;
+        let relayed = Relay::new(request, client, route, Leg::Bytes(Upstream::Daemon(stream, place))).run().await;
         match relayed {
             Ok(After::Done) => return Ok(()),
             Ok(After::Tunnel { stream, received, idle }) => {
@@ -150,19 +153,6 @@ fn choose(request: &mut Request<'_>, route: &Route, tried: &[u32]) -> Result<(us
     Ok((position, Ticket::new(endpoint, flight)))
 }
 
-/// A connection to this instance, and whether it was used before.
-async fn connection(
-    request: &Request<'_>,
-    endpoint: &Endpoint,
-    reuse: bool,
-) -> Result<(tokio::net::TcpStream, bool), Reason> {
-    let worker = request.worker;
-    if let Some(stream) = worker.pools.take(endpoint.serial, worker.sweep.now()).filter(|_| reuse) {
-        return Ok((stream, true));
-    }
-    Ok((upstream::connect(endpoint.address).await?, false))
-}
-
 /// What follows a relay.
 enum After {
     Done,
@@ -185,14 +175,17 @@ struct Relay<'a, 'r, C> {
     client: &'a mut C,
     route: &'a Route,
     /// `None`: nothing more is wanted of it.
-    stream: Option<Upstream>,
+    leg: Option<Leg>,
+    /// A call of gRPC, to an instance that speaks it.
+    is_call: bool,
     /// To the instance: `output[written..]`.
     output: Vec<u8>,
     written: usize,
     /// Payload in, framing out.
     encoder: BodyEncoder,
-    /// All of the request is in `output`.
+    /// All of the request is in `output`, but for `trailers`.
     body_read: bool,
+    trailers: Option<HeaderMap>,
     /// All of the request was sent, or the instance takes no more.
     sending_over: bool,
     write_failed: bool,
@@ -220,19 +213,27 @@ enum Step {
 }
 
 impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
-    fn new(request: &'a mut Request<'r>, client: &'a mut C, route: &'a Route, stream: Upstream) -> Self {
+    fn new(request: &'a mut Request<'r>, client: &'a mut C, route: &'a Route, leg: Leg) -> Self {
         let head = request.head;
+        // A stream cannot become a tunnel: the instance is asked as if nobody had spoken of one.
+        let upgrade = head.line().upgrade.filter(|_| !leg.is_stream());
+        let keeps = leg.is_stream() && request.upload.is_none() && client.body_bytes() == 0;
+        if keeps && !head.body().is_empty() {
+            request.kept.get_or_insert_default();
+        }
         let mut relay = Self {
-            stream: Some(stream),
+            encoder: BodyEncoder::new(leg.framing(head.body())),
+            parser: ResponseParser::for_request(head.is_head(), upgrade),
+            is_call: request.is_call && leg.is_stream(),
+            leg: Some(leg),
             output: Vec::new(),
             written: 0,
-            encoder: BodyEncoder::new(head.body()),
             body_read: head.body().is_empty(),
+            trailers: None,
             sending_over: false,
             write_failed: false,
             input: Vec::new(),
             start: 0,
-            parser: ResponseParser::new(head),
             response: None,
             gzip: None,
             upgraded: false,
@@ -248,8 +249,15 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         relay
     }
 
-    /// What of the body is judged already goes with the head, again with every try.
+    /// What of the body is judged already, or has been sent to one who did not read it, goes with the head, again with every try.
     fn write_judged(&mut self) -> Result<(), Reason> {
+        if let Some(kept) = self.request.kept.as_ref().filter(|kept| !kept.is_empty()) {
+            self.encoder.encode(&kept.payload, &mut self.output).map_err(|_| Refusal::Body)?;
+            if kept.ended {
+                self.trailers.clone_from(&kept.trailers);
+                self.end_body()?;
+            }
+        }
         if let Some(upload) = &self.request.upload {
             self.encoder.encode(&upload.judged, &mut self.output).map_err(|_| Refusal::Body)?;
             if upload.ended {
@@ -269,6 +277,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
     fn write_head(&mut self) {
         let head = self.request.head;
         let mut line = head.line();
+        line.upgrade = line.upgrade.filter(|_| !self.leg.as_ref().is_some_and(Leg::is_stream));
         if self.route.strip {
             line.path = self.route.prefix.strip(head.path());
         }
@@ -303,7 +312,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
 
     async fn run(&mut self) -> Result<After, Failure> {
         self.restart_clock();
-        let relayed = match self.write_judged() {
+        let relayed = match self.begin().and_then(|()| self.write_judged()) {
             Ok(()) => poll_fn(|cx| self.poll(cx)).await,
             Err(reason) => Err(reason),
         };
@@ -313,16 +322,19 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         }
     }
 
-    /// How long nothing may move.
+    /// How long nothing may move. Of a call of gRPC it is not known whether it streams, and what streams may rest.
     fn idle(&self) -> Duration {
-        self.route.idle.min(self.route.timeout)
+        match self.is_call {
+            true => self.route.idle,
+            false => self.route.idle.min(self.route.timeout),
+        }
     }
 
     fn restart_clock(&mut self) {
         // Once the request is sent and until the answer begins, the instance has its own time.
         let waiting = self.sending_over && self.response.is_none();
         self.request.deadline.set(if waiting { self.route.timeout } else { self.idle() });
-        if let Some(until) = self.read_until {
+        for until in [self.read_until, self.request.until].into_iter().flatten() {
             self.request.deadline.set_no_later(until);
         }
     }
@@ -365,8 +377,9 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             if self.request.deadline.passed(cx) {
                 return Poll::Ready(Err(self.stalled()));
             }
+            // Who has given up a stream in the middle of its answer says so.
             if self.body_read
-                && self.response.is_none()
+                && (self.response.is_none() || self.client.carries_trailers())
                 && let Poll::Ready(reason) = self.client.poll_gone(cx)
             {
                 return Poll::Ready(Err(reason));
@@ -377,6 +390,9 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
 
     /// Who kept the other waiting.
     fn stalled(&self) -> Reason {
+        if self.request.is_out_of_time() {
+            return self.request.out_of_time();
+        }
         match &self.response {
             Some(_) if self.read_until.is_some() => Reason::ClientStalled,
             Some(_) => Reason::UpstreamStalled,
@@ -403,6 +419,9 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         if self.body_read {
             self.sending_over = true;
             self.request.exchange.request_sent();
+            if let Some(leg) = &mut self.leg {
+                leg.end(self.trailers.take());
+            }
             self.request.worker.give_buffer(std::mem::take(&mut self.output));
             return Ok(Step::Moved);
         }
@@ -410,10 +429,10 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
     }
 
     fn write_some(&mut self, cx: &mut Context<'_>) -> Step {
-        let Some(stream) = &mut self.stream else { return Step::Stuck };
+        let Some(leg) = &mut self.leg else { return Step::Stuck };
         let mut step = Step::Stuck;
         while self.written < self.output.len() {
-            match Pin::new(&mut *stream).poll_write(cx, &self.output[self.written..]) {
+            match leg.poll_send(cx, &self.output[self.written..]) {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     if self.progress == 0 {
                         self.request.exchange.request_begun();
@@ -442,9 +461,15 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         if self.output.capacity() == 0 {
             self.output = self.request.worker.take_buffer();
         }
-        let Self { client, encoder, output, .. } = self;
-        let mut encode = |payload: &[u8]| encoder.encode(payload, output).map_err(|_| Reason::Refused(Refusal::Body));
-        let read = match &mut self.request.upload {
+        let Self { client, encoder, output, request, .. } = self;
+        let Request { upload, kept, .. } = &mut **request;
+        let mut encode = |payload: &[u8]| {
+            if let Some(kept) = kept.as_mut() {
+                kept.keep(payload);
+            }
+            encoder.encode(payload, output).map_err(|_| Reason::Refused(Refusal::Body))
+        };
+        let read = match upload {
             None => client.poll_body(cx, &mut encode)?,
             Some(upload) => {
                 // What was judged before is sent.
@@ -459,6 +484,11 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         match read {
             Poll::Ready(Body::Data(_)) => Ok(Step::Moved),
             Poll::Ready(Body::End) => {
+                let Poll::Ready(trailers) = self.client.poll_trailers(cx)? else { return Ok(Step::Stuck) };
+                if let Some(kept) = &mut self.request.kept {
+                    kept.end(trailers.as_ref());
+                }
+                self.trailers = trailers;
                 self.end_body()?;
                 self.request.exchange.request_received();
                 Ok(Step::Moved)
@@ -502,43 +532,6 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         self.fill(cx)
     }
 
-    fn fill(&mut self, cx: &mut Context<'_>) -> Result<Step, Reason> {
-        let Some(stream) = &mut self.stream else { return Ok(Step::Stuck) };
-        if self.start > 0 {
-            self.input.drain(..self.start);
-            self.start = 0;
-        }
-        if self.input.capacity() == 0 {
-            self.input = self.request.worker.take_buffer();
-        } else if self.input.len() == self.input.capacity() {
-            self.input.reserve(BUFFER);
-        }
-        let read = pin!(stream.read_buf(&mut self.input)).poll(cx);
-        if self.input.is_empty() {
-            self.request.worker.give_buffer(std::mem::take(&mut self.input));
-        }
-        match read {
-            Poll::Ready(Ok(0)) => self.input_ended(),
-            Poll::Ready(Ok(_)) => Ok(Step::Moved),
-            Poll::Ready(Err(_)) => match &self.response {
-                None => Err(Reason::UpstreamClosed),
-                Some(_) => Err(BadUpstream::BodyTruncated.into()),
-            },
-            Poll::Pending => Ok(Step::Stuck),
-        }
-    }
-
-    fn input_ended(&mut self) -> Result<Step, Reason> {
-        match &mut self.response {
-            None if self.input.is_empty() => Err(Reason::UpstreamClosed),
-            None => Err(BadUpstream::HeadTruncated.into()),
-            Some(decoder) => {
-                decoder.end_of_input().map_err(BadUpstream::from)?;
-                self.end_response(0)
-            }
-        }
-    }
-
     fn parse_head(&mut self) -> Result<Step, Reason> {
         let worker = self.request.worker;
         let step = self.parser.read(&self.input[self.start..], &mut worker.spare.borrow_mut());
@@ -562,30 +555,26 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
     fn release(&mut self) {
         let worker = self.request.worker;
         self.sending_over = true;
-        match (self.stream.take(), self.request.exchange.upstream()) {
-            (Some(Upstream::Instance(stream, ticket)), AfterUpstream::Pool { idle }) => {
+        match (self.leg.take(), self.request.exchange.upstream()) {
+            (Some(Leg::Bytes(Upstream::Instance(stream, ticket))), AfterUpstream::Pool { idle }) => {
                 worker.pools.keep(ticket.endpoint().serial, stream, idle, worker.sweep.now());
             }
-            (stream, _) => drop(stream),
-        }
-    }
-
-    /// The exchange went through: the connection has been released, or becomes a tunnel.
-    fn finish(&mut self) -> After {
-        match self.stream.take() {
-            Some(stream) if self.upgraded => {
-                let received = self.input.split_off(self.start);
-                After::Tunnel { stream, received, idle: self.route.idle }
-            }
-            Some(_) | None => {
-                self.request.exchange.response_sent();
-                After::Done
-            }
+            (leg, _) => drop(leg),
         }
     }
 
     fn failure(&mut self, reason: Reason) -> Failure {
-        let upstream = matches!(reason, Reason::UpstreamClosed);
+        if let Some(Leg::Stream(stream)) = &self.leg
+            && matches!(reason, Reason::ResponseTimeout | Reason::UpstreamStalled)
+        {
+            stream.retire();
+        }
+        let unread = matches!(reason, Reason::StreamRefused | Reason::UpstreamLeaving);
+        if unread && self.request.can_be_repeated(self.client.body_bytes()) {
+            // It is as if nothing had been sent.
+            self.request.exchange.retry();
+        }
+        let upstream = unread || matches!(reason, Reason::UpstreamClosed);
         let retry = upstream && self.response.is_none() && self.request.exchange.may_retry();
         Failure { reason, retry }
     }

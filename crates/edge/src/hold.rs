@@ -78,12 +78,16 @@ async fn wait<C: Client>(
         counting.news.notify_one();
     }
     request.deadline.set(HOLD.min(route.timeout));
+    if let Some(until) = request.until {
+        request.deadline.set_no_later(until);
+    }
     let waited = poll_fn(|cx| {
         // First, so that this task is woken by what comes.
         let late = request.deadline.passed(cx);
         match request.route(client.peer()) {
             Err(reason) => return Poll::Ready(Err(reason)),
             Ok(now) if !is_empty(&now) => return Poll::Ready(Ok(())),
+            Ok(_) if request.is_out_of_time() => return Poll::Ready(Err(request.out_of_time())),
             Ok(_) if late => return Poll::Ready(Err(Reason::StartTimeout)),
             Ok(_) => {}
         }

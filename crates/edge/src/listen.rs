@@ -96,10 +96,10 @@ async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr,
     // Without it, small answers wait for an acknowledgement; a failure costs time only.
     drop(stream.set_nodelay(true));
     let (mut trusted, proxied) = worker.with_routes(|routes| (Arc::clone(&routes.trusted), routes.proxied));
-    let mut from = peer.ip().to_canonical();
+    let (mut from, mut secured) = (peer.ip().to_canonical(), false);
     if proxied && trusted.contain(from) {
         match introduced(&worker, &mut stream, peer).await {
-            Some(Source::Client(address)) => from = address,
+            Some(Source::Client { address, secured: over_tls }) => (from, secured) = (address, over_tls),
             Some(Source::Proxy) => {}
             // The address is the proxy's, and what comes from it is not.
             Some(Source::Unnamed) => trusted = Arc::new(Networks::new(&[])),
@@ -107,7 +107,9 @@ async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr,
         }
     }
     if !secure {
-        return http1::serve(worker, Stream::Plain(stream), Peer::new(from, None, trusted)).await;
+        let peer = Peer::new(from, None, trusted);
+        let peer = if secured { peer.secured_before() } else { peer };
+        return http1::serve(worker, Stream::Plain(stream), peer).await;
     }
     let Some((stream, peer)) = handshake(&worker, stream, from, trusted).await else { return };
     match stream {

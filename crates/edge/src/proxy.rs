@@ -40,7 +40,11 @@ pub enum Source {
     /// Somebody's of whom the proxy says nothing, and therefore nobody's whose word counts.
     Unnamed,
     /// Of whom the proxy says so.
-    Client(IpAddr),
+    Client {
+        address: IpAddr,
+        /// The proxy has ended its TLS.
+        secured: bool,
+    },
 }
 
 /// What is wrong with a header.
@@ -146,7 +150,8 @@ fn named(text: &str) -> Option<Source> {
         _ => return None,
     };
     let [Some(source), Some(_)] = address else { return None };
-    Some(Source::Client(source))
+    // This version has no word for it.
+    Some(Source::Client { address: source, secured: false })
 }
 
 /// Version 2.
@@ -160,7 +165,7 @@ fn binary(seen: &[u8]) -> Step {
     if length > MAX_BINARY {
         return Step::Bad(BadHeader::Long);
     }
-    // What is said beside the addresses, or of the proxy's own connections, is to be passed over.
+    // What is said of the proxy's own connections is to be passed over.
     let nobody = match (command, family) {
         (0x20, _) => Some(Source::Proxy),
         (0x21, 0x00) => Some(Source::Unnamed),
@@ -183,7 +188,27 @@ fn binary(seen: &[u8]) -> Step {
         0x11 => seen[FIXED..].first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
         _ => seen[FIXED..].first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
     };
-    address.map_or(Step::Bad(BadHeader::Short), |address| Step::Whole(Source::Client(address)))
+    let secured = is_secured(&seen[FIXED + needed..length]);
+    address.map_or(Step::Bad(BadHeader::Short), |address| Step::Whole(Source::Client { address, secured }))
+}
+
+/// Whether what is said beside the addresses has a `PP2_TYPE_SSL` by which the client came over TLS. All else is passed over, as is what is
+/// not well-formed.
+fn is_secured(mut said: &[u8]) -> bool {
+    const SSL: u8 = 0x20;
+    /// `PP2_CLIENT_SSL`
+    const OVER_TLS: u8 = 0x01;
+    while let [kind, high, low, rest @ ..] = said {
+        let Some((value, behind)) = rest.split_at_checked(usize::from(u16::from_be_bytes([*high, *low]))) else {
+            return false;
+        };
+        // What follows the bits says whether a certificate of the client was good.
+        if let (SSL, [bits, _, _, _, _, ..]) = (*kind, value) {
+            return bits & OVER_TLS != 0;
+        }
+        said = behind;
+    }
+    false
 }
 
 #[cfg(test)]
@@ -204,7 +229,7 @@ mod tests {
     }
 
     fn client(text: &str) -> Result<Source, BadHeader> {
-        Ok(Source::Client(text.parse().unwrap()))
+        Ok(Source::Client { address: text.parse().unwrap(), secured: false })
     }
 
     #[test]
@@ -258,6 +283,19 @@ mod tests {
         check(&with(0x21, 0x11, &four), client("192.0.2.1"));
         check(&with(0x21, 0x21, &six), client("2001:db8::1"));
         check(&with(0x21, 0x11, &[&four[..], &[0xea, 0, 1, b'x']].concat()), client("192.0.2.1"));
+        let ssl = |kind: u8, bits: u8, rest: &[u8]| {
+            let value = [&[bits, 0, 0, 0, 0][..], rest].concat();
+            [&four[..], &[3, 0, 4, 1, 2, 3, 4, kind, 0, u8::try_from(value.len()).unwrap()], &value, &[4, 0, 0]]
+                .concat()
+        };
+        let secured = Ok(Source::Client { address: "192.0.2.1".parse().unwrap(), secured: true });
+        check(&with(0x21, 0x11, &ssl(0x20, 1, b"\x21\0\x07TLSv1.3")), secured);
+        check(&with(0x21, 0x11, &ssl(0x20, 0x07, b"")), secured);
+        check(&with(0x21, 0x11, &ssl(0x20, 0, b"")), client("192.0.2.1"));
+        check(&with(0x21, 0x11, &ssl(0x22, 1, b"")), client("192.0.2.1"));
+        // It says that more comes than there is.
+        check(&with(0x21, 0x11, &[&four[..], &[0x20, 0, 9, 1, 0, 0, 0, 0]].concat()), client("192.0.2.1"));
+        check(&with(0x21, 0x11, &[&four[..], &[0x20, 0, 1, 1]].concat()), client("192.0.2.1"));
         check(&with(0x20, 0x11, &four), Ok(Source::Proxy));
         check(&with(0x20, 0xff, &[]), Ok(Source::Proxy));
         check(&with(0x21, 0x00, b"whatever"), Ok(Source::Unnamed));

@@ -1,25 +1,30 @@
 //! One request, as a list: route → policy → action → record.
 
+mod journal;
+
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bowline_core::route::Method;
+use http::HeaderMap;
 
 use crate::answer::{Blame, Reason, wants_html};
-use crate::balance::{Dice, Endpoint};
+use crate::balance::Dice;
 use crate::client::{Client, Peer};
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, ticks};
+use crate::grpc::{self, Code};
 use crate::h1::{Exchange, Framing, Refusal, RequestHead, ResponseLine, Scheme, Upgrade, Version, write};
 use crate::policy::upload::UploadFault;
 use crate::policy::{Origin, Upload};
 use crate::record::{Line, Sample, ShardKey};
-use crate::route::{LabelId, Lookup, Route, Target};
+use crate::route::{Lookup, Route, Target};
 use crate::worker::Worker;
 use crate::{files, forward, policy, sticky};
+use journal::Journal;
 
 /// How long a client may take to read an answer of the edge itself.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -32,6 +37,12 @@ const HTTPS_PORT: u16 = 443;
 
 /// Where a certificate authority looks whether a host is ours, over plain HTTP (RFC 8555, 8.3).
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
+
+/// What is kept of a body until an answer comes: as much as a client of HTTP/2 sends ahead.
+const MAX_KEPT: usize = 64 << 10;
+
+/// A call whose client waits for less than this says nothing of an instance by being late: anyone can be in a hurry.
+const FAIR_TIME: Duration = Duration::from_secs(1);
 
 /// RFC 6797, 6.1.
 pub(crate) const HSTS: &str = "strict-transport-security";
@@ -50,60 +61,41 @@ pub(crate) struct Request<'a> {
     pub(crate) journal: Journal,
     /// What its body has to pass; `None`: the body goes on as it comes.
     pub(crate) upload: Option<Box<Upload>>,
+    /// Of a body that is on its way to an instance which may still say that it has not read it.
+    pub(crate) kept: Option<Kept>,
     /// Among 100, drawn for a client that brings none: see [`sticky`].
     pub(crate) place: Option<u8>,
+    /// A call of gRPC.
+    pub(crate) is_call: bool,
+    /// The tick after which its client waits no longer.
+    pub(crate) until: Option<u64>,
 }
 
-/// What will be recorded.
-#[derive(Debug)]
-pub(crate) struct Journal {
-    begun: Instant,
-    first_byte: Option<Instant>,
-    /// 0: no response has begun.
-    pub(crate) status: u16,
-    pub(crate) response_bytes: u64,
-    pub(crate) route: Option<Arc<Route>>,
-    /// Position among the route's backends.
-    pub(crate) backend: Option<usize>,
-    pub(crate) endpoint: Option<Arc<Endpoint>>,
-    /// How long the instance takes that was asked last.
-    pub(crate) turn: Turn,
-    fault: Option<Reason>,
+/// The beginning of a request's body, to be sent once more.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) payload: Vec<u8>,
+    pub(crate) ended: bool,
+    pub(crate) trailers: Option<HeaderMap>,
+    /// There was more than is kept.
+    over: bool,
 }
 
-/// The time in which it is an instance's turn: from its choice to the head of its response, but for what it waits for more of the
-/// request. How fast a client sends and reads says nothing of an instance.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    begun: Instant,
-    /// Of the time since, what the client took.
-    clients: Duration,
-    /// It is the client's turn, since then.
-    client_since: Option<Instant>,
-    answered: Option<Duration>,
-}
-
-impl Turn {
-    fn new(begun: Instant) -> Self {
-        Self { begun, clients: Duration::ZERO, client_since: None, answered: None }
+impl Kept {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.payload.is_empty() && !self.ended
     }
 
-    /// Whether more of the request is waited for.
-    pub(crate) fn is_clients(&mut self, is: bool) {
-        match (is, self.client_since) {
-            (true, None) => self.client_since = Some(Instant::now()),
-            (false, Some(since)) => {
-                self.clients += since.elapsed();
-                self.client_since = None;
-            }
-            (true, Some(_)) | (false, None) => {}
+    pub(crate) fn keep(&mut self, payload: &[u8]) {
+        if self.over || self.payload.len() + payload.len() > MAX_KEPT {
+            (self.over, self.payload) = (true, Vec::new());
+        } else {
+            self.payload.extend_from_slice(payload);
         }
     }
 
-    /// Until its answer began, or until now.
-    fn took(&self) -> Duration {
-        let clients = self.clients + self.client_since.map_or(Duration::ZERO, |since| since.elapsed());
-        self.answered.unwrap_or_else(|| self.begun.elapsed().saturating_sub(clients))
+    pub(crate) fn end(&mut self, trailers: Option<&HeaderMap>) {
+        (self.ended, self.trailers) = (true, trailers.cloned());
     }
 }
 
@@ -117,8 +109,23 @@ pub(crate) async fn run<C: Client>(
 ) -> Exchange {
     let trace = Trace::of(head, &worker.dice);
     let Origin { client: from, scheme } = policy::origin(client.peer(), head);
-    let (journal, upload, place) = (Journal::begin(), None, None);
-    let mut request = Request { worker, head, client: from, scheme, exchange, deadline, trace, journal, upload, place };
+    let is_call = client.carries_trailers() && grpc::is_call(head);
+    let waits = is_call.then(|| grpc::timeout(head)).flatten();
+    let mut request = Request {
+        worker,
+        head,
+        client: from,
+        scheme,
+        exchange,
+        deadline,
+        trace,
+        journal: Journal { fair: waits.is_none_or(|time| time >= FAIR_TIME), ..Journal::begin() },
+        upload: None,
+        kept: None,
+        place: None,
+        is_call,
+        until: waits.map(|time| worker.sweep.now().saturating_add(ticks(time))),
+    };
     if let Err(reason) = request.serve(client).await {
         request.fail(client, reason).await;
     }
@@ -155,6 +162,7 @@ pub(crate) async fn refuse<C: Client>(worker: &Worker, client: &mut C, refusal: 
         tls: tls_version(client.peer()),
         trace: trace.trace_id(),
         request: trace.request_id(),
+        call: None,
         fault: Some((reason.blame().as_str(), reason.code())),
     });
 }
@@ -200,81 +208,6 @@ pub(crate) async fn room<C: Client>(client: &mut C, deadline: &Deadline) -> Resu
     .await
 }
 
-impl Journal {
-    fn begin() -> Self {
-        let begun = Instant::now();
-        Self {
-            begun,
-            first_byte: None,
-            status: 0,
-            response_bytes: 0,
-            route: None,
-            backend: None,
-            endpoint: None,
-            turn: Turn::new(begun),
-            fault: None,
-        }
-    }
-
-    /// An instance is asked: `position` is its backend's.
-    pub(crate) fn asks(&mut self, position: usize, endpoint: &Arc<Endpoint>) {
-        (self.backend, self.endpoint) = (Some(position), Some(Arc::clone(endpoint)));
-        self.turn = Turn::new(Instant::now());
-    }
-
-    /// The head of its response has come.
-    pub(crate) fn answered(&mut self) {
-        self.first_byte = Some(Instant::now());
-        self.turn.answered = Some(self.turn.took());
-    }
-
-    /// The labels of this request's series, if a route was found.
-    fn labels(&self) -> Option<LabelId> {
-        let route = self.route.as_ref()?;
-        match (&route.target, self.backend) {
-            (Target::Forward(backends), Some(position)) => Some(backends[position].labels),
-            (Target::Files { labels, .. }, _) => Some(*labels),
-            (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api { .. }, _) => route.labels,
-        }
-    }
-
-    /// What a release is judged by: an answer that it has not brought to its end is a failure, whatever its head says.
-    fn judged_status(&self) -> u16 {
-        match self.fault {
-            Some(reason) if reason.blame() == Blame::Upstream => reason.status(),
-            Some(_) | None => self.status,
-        }
-    }
-
-    /// What the request says of the instance that was asked last: an answer that is not brought to its end is a failure. `None`: nothing,
-    /// for the client has gone, or there was no room here.
-    fn is_failure(&self) -> Option<bool> {
-        match self.fault {
-            Some(reason) if reason.blame() == Blame::Upstream => Some(true),
-            Some(_) | None => self.turn.answered.map(|_| self.status >= 500),
-        }
-    }
-
-    /// A rollout goes by it.
-    fn is_judged(&self) -> bool {
-        match (self.route.as_ref().map(|route| &route.target), self.backend) {
-            (Some(Target::Forward(backends)), Some(position)) => backends[position].judged,
-            (_, _) => false,
-        }
-    }
-
-    /// The labels of this request's line in the access log.
-    fn log(&self) -> [&str; 3] {
-        let Some(route) = &self.route else { return [""; 3] };
-        let served = match (&route.target, self.backend) {
-            (Target::Forward(backends), Some(position)) => &backends[position].log,
-            (Target::Files { log, .. }, _) => log,
-            (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api { .. }, _) => "",
-        };
-        [&route.log, served, self.endpoint.as_ref().map_or("", |endpoint| &endpoint.log)]
-    }
-}
-
 impl Request<'_> {
     async fn serve<C: Client>(&mut self, client: &mut C) -> Result<(), Reason> {
         if client.peer().tls.is_none()
@@ -306,6 +239,21 @@ impl Request<'_> {
             Target::Api { .. } if client.peer().tls.is_none() => Err(Reason::TlsWanted),
             Target::Api { socket, places } => Box::pin(forward::to_daemon(self, client, &route, socket, places)).await,
         }
+    }
+
+    /// The client of a call does not wait any longer.
+    pub(crate) fn is_out_of_time(&self) -> bool {
+        self.until.is_some_and(|until| until <= self.worker.sweep.now())
+    }
+
+    /// That it does not is held against an instance that had time to answer.
+    pub(crate) fn out_of_time(&self) -> Reason {
+        Reason::DeadlineExceeded { fair: self.journal.fair }
+    }
+
+    /// All of the body that was read, `read` bytes, is there to be sent once more.
+    pub(crate) fn can_be_repeated(&self, read: u64) -> bool {
+        read == 0 || self.kept.as_ref().is_some_and(|kept| !kept.over)
     }
 
     fn challenge(&self) -> Option<Arc<str>> {
@@ -480,7 +428,7 @@ impl Request<'_> {
         let nobody_there = matches!(reason, Reason::ClientGone | Reason::ClientStalled);
         if self.journal.status != 0 || nobody_there {
             self.exchange.close_client();
-            client.abort();
+            client.abort(reason);
             if self.journal.status == 0 {
                 self.journal.status = reason.status();
             }
@@ -488,6 +436,9 @@ impl Request<'_> {
         }
         if matches!(reason, Reason::Refused(_)) {
             self.exchange.close_client();
+        }
+        if self.is_call && client.carries_trailers() {
+            return self.fail_call(client, reason).await;
         }
         let html = wants_html(self.head);
         let kind = if html { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
@@ -506,7 +457,25 @@ impl Request<'_> {
         }
         if self.answer(client, reason.status(), &extra, page.as_bytes()).await.is_err() {
             self.exchange.close_client();
-            client.abort();
+            client.abort(reason);
+        }
+    }
+
+    /// The same as clients of gRPC read it: a head alone, which says how the call ended.
+    async fn fail_call<C: Client>(&mut self, client: &mut C, reason: Reason) {
+        let (code, id) = (Code::of(reason), self.trace.request_id().to_owned());
+        self.journal.call = Some(code);
+        let (number, message) = (code.0.to_string(), grpc::message(reason.sentence()));
+        let extra = [
+            ("content-type", grpc::TYPE),
+            ("grpc-status", &number),
+            ("grpc-message", &message),
+            ("x-request-id", &id),
+            ("x-bowline-error", reason.code()),
+        ];
+        if self.answer_empty(client, 200, &extra).await.is_err() {
+            self.exchange.close_client();
+            client.abort(reason);
         }
     }
 
@@ -541,7 +510,7 @@ impl Request<'_> {
         let (request_bytes, response_bytes) = (client.body_bytes(), journal.response_bytes);
         match journal.labels() {
             Some(labels) => {
-                let key = ShardKey { labels, method: Method::of(method.as_bytes()), status: journal.status };
+                let key = ShardKey { labels, method: Method::of(method.as_bytes()), status: journal.counted_status() };
                 self.worker.shard.count(&Sample { key, duration, request_bytes, response_bytes });
                 if journal.is_judged() && !sticky::is_look(self.head) {
                     self.worker.shard.judge(labels, journal.judged_status(), journal.turn.took());
@@ -569,6 +538,7 @@ impl Request<'_> {
             tls: tls_version(client.peer()),
             trace: self.trace.trace_id(),
             request: self.trace.request_id(),
+            call: journal.call.map(|code| code.0),
             fault: journal.fault.map(|reason| (reason.blame().as_str(), reason.code())),
         });
     }

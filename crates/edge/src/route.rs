@@ -347,18 +347,20 @@ impl Compiler {
 
     /// Every instance of the table gets its endpoint, the one it had if its address is the same.
     fn take_endpoints(&mut self, table: &Table) {
-        let listed: BTreeMap<_, _> = table.pools.values().flat_map(|pool| &pool.endpoints).collect();
+        let of =
+            |pool: &Pool| pool.endpoints.iter().map(|(id, at)| (id.clone(), (*at, pool.protocol))).collect::<Vec<_>>();
+        let listed: BTreeMap<_, _> = table.pools.values().flat_map(of).collect();
         for endpoint in self.endpoints.values() {
             endpoint.set_left(!listed.contains_key(&endpoint.id));
             endpoint.set_leaving(table.leaving.contains(&endpoint.id));
         }
-        for (id, address) in listed {
-            if self.endpoints.get(id).is_some_and(|endpoint| endpoint.address == *address) {
+        for (id, at) in listed {
+            if self.endpoints.get(&id).is_some_and(|endpoint| (endpoint.address, endpoint.protocol) == at) {
                 continue;
             }
             self.last_serial += 1;
-            let endpoint = Endpoint::new(id.clone(), self.last_serial, *address, Arc::clone(&self.drained));
-            self.endpoints.insert(id.clone(), Arc::new(endpoint));
+            let endpoint = Endpoint::new(id.clone(), self.last_serial, at, Arc::clone(&self.drained));
+            self.endpoints.insert(id, Arc::new(endpoint));
         }
     }
 
@@ -554,7 +556,7 @@ mod tests {
         Arc::new(Table {
             generation: Generation(generation),
             sites: sites.iter().map(|(name, rules)| (HostName::new(name).unwrap(), site(rules))).collect(),
-            pools: BTreeMap::from([(pool_id(), Pool { endpoints: endpoints.collect() })]),
+            pools: BTreeMap::from([(pool_id(), Pool { endpoints: endpoints.collect(), ..Pool::default() })]),
             leaving: [].into(),
             trusted_proxies: Vec::new(),
             proxy_protocol: false,

@@ -119,6 +119,7 @@ fn without_own(cookies: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use std::sync::Arc;
 
+    use bowline_core::app::Protocol;
     use bowline_core::id::ReleaseNumber;
     use tokio::sync::Notify;
 
@@ -130,7 +131,8 @@ mod tests {
         let of = [(1, Cohort::Whole), (1, Cohort::Baseline), (candidate, Cohort::Whole)];
         let backend = |(serial, ((release, cohort), weight)): (u32, ((u32, Cohort), u8))| {
             let id = format!("local/a.web.r{release}.{serial}.1").parse().unwrap();
-            let endpoint = Endpoint::new(id, serial, "127.0.0.1:1".parse().unwrap(), Arc::new(Notify::new()));
+            let at = ("127.0.0.1:1".parse().unwrap(), Protocol::Http1);
+            let endpoint = Endpoint::new(id, serial, at, Arc::new(Notify::new()));
             Backend { cohort, ..Backend::for_test(ReleaseNumber(release), weight, vec![Arc::new(endpoint)]) }
         };
         (0..).zip(of.into_iter().zip(weights)).map(backend).collect()

@@ -1,22 +1,26 @@
 //! One worker: a thread with its own runtime, and all that its connections share.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bowline_core::route::retry::{Retry, RetryBudget};
+use bowline_core::time::Mono;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::balance::Dice;
 use crate::deadline::{Sweep, TICK};
 use crate::h1::Spare;
+use crate::h2c::Connections;
 use crate::listen;
 use crate::process::Limits;
 use crate::record::{AccessLog, Report, Shard};
-use crate::route::Routes;
+use crate::route::{LabelId, Route, Routes};
 use crate::tls::Tls;
 use crate::upstream::Pools;
 
@@ -70,6 +74,10 @@ pub(crate) enum Command {
 pub(crate) struct Worker {
     routes: RefCell<Arc<Routes>>,
     pub(crate) pools: Pools,
+    /// Those that are shared.
+    pub(crate) streams: Connections,
+    /// By route.
+    budgets: RefCell<HashMap<LabelId, RetryBudget>>,
     pub(crate) shard: Shard,
     pub(crate) access: AccessLog,
     pub(crate) sweep: Rc<Sweep>,
@@ -152,6 +160,8 @@ impl Worker {
         Self {
             routes: RefCell::default(),
             pools: Pools::default(),
+            streams: Connections::default(),
+            budgets: RefCell::default(),
             shard: Shard::default(),
             access,
             sweep: Rc::default(),
@@ -199,6 +209,36 @@ impl Worker {
         }
     }
 
+    /// What the coarse clock says.
+    fn now(&self) -> Mono {
+        Mono(TICK.saturating_mul(u32::try_from(self.sweep.now()).unwrap_or(u32::MAX)))
+    }
+
+    /// A request goes to the instances of this route.
+    pub(crate) fn count_request(&self, route: &Route) {
+        if let Some(labels) = route.labels {
+            self.budgets.borrow_mut().entry(labels).or_default().request(self.now());
+        }
+    }
+
+    /// Whether one that failed goes to another one of them.
+    pub(crate) fn may_retry(&self, route: &Route) -> Retry {
+        let Some(labels) = route.labels else { return Retry::Refused };
+        let retry = self.budgets.borrow_mut().entry(labels).or_default().retry(self.now());
+        self.shard.retry(retry);
+        retry
+    }
+
+    /// A tick has passed.
+    fn sweep(&self) {
+        self.sweep.tick();
+        self.pools.sweep(self.sweep.now());
+        self.streams.sweep();
+        let now = self.now();
+        self.budgets.borrow_mut().retain(|_, budget| !budget.is_idle(now));
+        self.access.flush();
+    }
+
     /// Begins once; every task that waits on a deadline is woken then.
     pub(crate) fn is_draining(&self) -> bool {
         self.phase.get() != Phase::Serving
@@ -232,6 +272,7 @@ impl Worker {
     pub(crate) fn make_room(&self) {
         self.shortages.set(self.shortages.get() + 1);
         self.pools.clear();
+        self.streams.clear();
         self.sweep.wake_all();
     }
 
@@ -338,9 +379,7 @@ async fn sweep(worker: Rc<Worker>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     while !worker.ended.get() {
         tick.tick().await;
-        worker.sweep.tick();
-        worker.pools.sweep(worker.sweep.now());
-        worker.access.flush();
+        worker.sweep();
     }
 }
 

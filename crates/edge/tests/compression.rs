@@ -287,3 +287,42 @@ async fn the_same_over_http_2() {
     running.abort();
     edge.stop().await;
 }
+
+/// As many as a worker compresses at once, and none of them is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_compressed_to_its_end_takes_no_room_from_others() {
+    const ALL: usize = 64;
+    let address = upstream(|_, mut talk| async move {
+        while talk.try_head().await.is_some() {
+            let body = "line\n".repeat(300);
+            talk.say(&format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ))
+            .await;
+        }
+    })
+    .await;
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::with_workers(1).await;
+    edge.serve_with(table(address), ca.certificates.clone()).await;
+    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    let shaken = builder.initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await;
+    let (mut client, connection) = shaken.unwrap();
+    let running = tokio::spawn(connection);
+    let mut unread = Vec::new();
+    for _ in 0..ALL {
+        client = client.ready().await.unwrap();
+        let request = http::Request::get("https://a.test/").header("accept-encoding", "gzip").body(()).unwrap();
+        let answer = client.send_request(request, true).unwrap().0.await.unwrap();
+        assert_eq!(answer.headers()["content-encoding"], "gzip");
+        unread.push(answer);
+    }
+    edge.until(|seen| seen.outstanding.is_empty()).await;
+    let answer = ask(&edge, "GET", "Accept-Encoding: gzip\r\n").await;
+    assert_eq!(answer.header("content-encoding"), Some("gzip"));
+    drop(unread);
+    running.abort();
+    edge.stop().await;
+}

@@ -469,3 +469,17 @@ async fn a_client_that_closes_its_side_gets_all_its_answers() {
     assert_eq!(talk.rest().await, b"");
     edge.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_everywhere_is_not_asked_three_times_as_often() {
+    let nobody = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut edge = Edge::with_workers(1).await;
+    edge.serve(TableBuilder::plain(&[nobody(), nobody(), nobody()])).await;
+    for _ in 0..100 {
+        assert_eq!(edge.get("a.test", "/").await.header("x-bowline-error"), Some("connect-refused"));
+    }
+    // Of 200 that would have been.
+    let seen = edge.until(|seen| seen.retries_refused > 0).await;
+    assert!((100..150).contains(&seen.retries_total), "{} tried again", seen.retries_total);
+    edge.stop().await;
+}

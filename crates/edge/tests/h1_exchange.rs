@@ -88,6 +88,20 @@ fn a_trusted_proxy_is_believed() {
         X-Forwarded-Proto: http
         X-Forwarded-Host: a:1";
     check_upstream(forwarded, "192.0.2.1", Trust::Proxy, expected);
+    // What stands left of a line that is none was said by nobody knows whom; what is right of it is what the edge goes by, too.
+    let broken = "Forwarded: for=6.6.6.6\r\nForwarded: for=1.1.1.1 x\r\nForwarded: for=10.0.0.3";
+    let expected = "X-Forwarded-For: 10.0.0.3, 192.0.2.1
+        Forwarded: for=6.6.6.6, for=1.1.1.1 x, for=10.0.0.3, for=192.0.2.1;proto=http;host=\"a:1\"
+        X-Forwarded-Proto: http
+        X-Forwarded-Host: a:1";
+    check_upstream(broken, "192.0.2.1", Trust::Proxy, expected);
+    // A list that is there and empty names nobody, and nobody else is asked.
+    let empty = "X-Forwarded-For:\r\nForwarded: for=6.6.6.6";
+    let expected = "X-Forwarded-For: 192.0.2.1
+        Forwarded: for=6.6.6.6, for=192.0.2.1;proto=http;host=\"a:1\"
+        X-Forwarded-Proto: http
+        X-Forwarded-Host: a:1";
+    check_upstream(empty, "192.0.2.1", Trust::Proxy, expected);
     let odd = "X-Forwarded-Proto: gopher\r\nX-Forwarded-Host: a b";
     let expected = "X-Forwarded-For: 192.0.2.1
         Forwarded: for=192.0.2.1;proto=http;host=\"a:1\"

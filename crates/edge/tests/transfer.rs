@@ -226,6 +226,30 @@ async fn a_proxy_header_says_whose_a_connection_is() {
     edge.stop().await;
 }
 
+/// A balancer that ends TLS and forwards bytes says so in version 2.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_came_over_tls_to_a_proxy_that_forwards_bytes_is_not_sent_there_again() {
+    const OVER_TLS: &[u8] = &[0x20, 0, 5, 1, 0, 0, 0, 0];
+    const IN_CLEAR: &[u8] = &[0x20, 0, 5, 0, 0, 0, 0, 0];
+    let address = telling().await;
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::start().await;
+    let table = TableBuilder::default().site("a.test", vec![redirecting(forward(1))]).pool(1, &[address]);
+    edge.serve_with(table.trusting(&["127.0.0.0/8"]).proxied(), ca.certificates.clone()).await;
+    for (said, expected) in [(OVER_TLS, 200), (IN_CLEAR, 308), (b"", 308)] {
+        let mut talk = edge.connect().await;
+        talk.stream.write_all(&binary("192.0.2.1", said)).await.unwrap();
+        talk.say(GET).await;
+        let answer = talk.answer().await;
+        assert_eq!(answer.status, expected, "{said:?}");
+        if expected == 200 {
+            assert_eq!(header_of(answer.text(), "x-forwarded-proto"), "https");
+            assert_eq!(answer.header("strict-transport-security"), Some("max-age=3600; includeSubDomains"));
+        }
+    }
+    edge.stop().await;
+}
+
 fn header_of(head: &str, name: &str) -> String {
     header(head, name).unwrap_or_else(|| panic!("{head} has no {name}")).to_owned()
 }

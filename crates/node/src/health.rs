@@ -1,9 +1,11 @@
 //! Checks: HTTP and TCP probes of one instance, on their interval, with readable reasons.
 
+mod http2;
+
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use bowline_core::app::{HttpCheck, Probe};
+use bowline_core::app::{HttpCheck, Probe, Protocol};
 use bowline_core::id::{InstanceId, Port};
 use bowline_core::instance::{HealthState, InstanceSpec, Readiness};
 use bowline_core::time::{Humane, Timestamp};
@@ -32,6 +34,8 @@ const MAX_HEAD: usize = 16 << 10;
 /// and logs it.
 const REST: u64 = 1 << 20;
 const REST_LIMIT: Duration = Duration::from_secs(5);
+/// By which an app's own log tells checks from requests.
+const USER_AGENT: &str = "bowline-health";
 
 /// The running checks of an instance; they end when this is dropped.
 #[derive(Debug)]
@@ -59,10 +63,12 @@ impl Checks {
         if let Some(health) = spec.health.clone() {
             let report = Report { id: id.clone(), events: events.clone(), event: Event::Health };
             let first = FirstTime { ready, mark, uid };
+            let health = (health, spec.protocol);
             tasks.push(tokio::spawn(check(health, port, report, busy.clone(), Some(first))).abort_handle());
         }
         if let Some(alive) = spec.alive.clone() {
             let report = Report { id: id.clone(), events: events.clone(), event: Event::Alive };
+            let alive = (alive, spec.protocol);
             tasks.push(tokio::spawn(check_alive(alive, port, report, busy.clone(), is_ready)).abort_handle());
         }
         Self(tasks)
@@ -108,14 +114,14 @@ impl Report {
 }
 
 async fn check_alive(
-    check_for: HttpCheck,
+    (check_for, protocol): (HttpCheck, Protocol),
     port: Port,
     report: Report,
     busy: watch::Receiver<bool>,
     mut ready: watch::Receiver<bool>,
 ) {
     if ready.wait_for(|ready| *ready).await.is_ok() {
-        check(Readiness::Http(check_for), port, report, busy, None).await;
+        check((Readiness::Http(check_for), protocol), port, report, busy, None).await;
     }
 }
 
@@ -142,7 +148,7 @@ async fn rest(began: Instant, pause: Duration, idle: Option<Duration>, busy: &mu
 
 /// Until aborted. Failures before the first success are counted per interval, however often is looked.
 async fn check(
-    health: Readiness,
+    (health, protocol): (Readiness, Protocol),
     port: Port,
     report: Report,
     mut busy: watch::Receiver<bool>,
@@ -158,7 +164,7 @@ async fn check(
     loop {
         let began = Instant::now();
         let unready = first.as_ref().filter(|first| !*first.ready.borrow());
-        let outcome = match (ask(&health, port, within).await, unready) {
+        let outcome = match (ask(&health, protocol, port, within).await, unready) {
             (Ok(()), Some(first)) => first.taken(port).await.map_or(Ok(()), Err),
             (outcome, _) => outcome,
         };
@@ -215,23 +221,36 @@ async fn listens_elsewhere(mark: &str) -> Option<String> {
 }
 
 /// One probe, bounded in time as a whole; the reason why it failed.
-async fn ask(health: &Readiness, port: Port, within: Duration) -> Result<(), String> {
+async fn ask(health: &Readiness, protocol: Protocol, port: Port, within: Duration) -> Result<(), String> {
     let answer = async {
-        let mut stream = TcpStream::connect(port.on_loopback()).await.map_err(|error| reason(&error))?;
-        let (path, status) = match health {
-            Readiness::Tcp(_) => return Ok(()),
-            Readiness::Answer(_) => ("/", ask_http(&mut stream, "/", port).await?),
-            Readiness::Http(check) => (check.path.as_str(), ask_http(&mut stream, &check.path, port).await?),
-        };
-        take_the_rest(stream);
-        match (health, status) {
-            (Readiness::Http(_), 400..) => Err(format!("GET {path} answered {status}")),
-            _ => Ok(()),
+        let stream = TcpStream::connect(port.on_loopback()).await.map_err(|error| reason(&error))?;
+        match health {
+            Readiness::Tcp(_) => Ok(()),
+            Readiness::Grpc(check) => http2::check(stream, &check.service, port).await,
+            // With whatever status.
+            Readiness::Answer(_) => get(stream, "/", protocol, port).await.map(drop),
+            Readiness::Http(check) => match get(stream, &check.path, protocol, port).await? {
+                Some(status @ 400..) => Err(format!("GET {} answered {status}", check.path)),
+                Some(_) => Ok(()),
+                None => Err(format!("GET {} was refused", check.path)),
+            },
         }
     };
     match timeout(within, answer).await {
         Ok(outcome) => outcome,
         Err(_) => Err(format!("no answer within {}", Humane(within))),
+    }
+}
+
+/// The status of an answer; `None`: there is one, and it has none.
+async fn get(mut stream: TcpStream, path: &str, protocol: Protocol, port: Port) -> Result<Option<u16>, String> {
+    match protocol {
+        Protocol::Http1 => {
+            let status = ask_http(&mut stream, path, port).await?;
+            take_the_rest(stream);
+            Ok(Some(status))
+        }
+        Protocol::H2c => http2::get(stream, path, port).await,
     }
 }
 
@@ -256,7 +275,7 @@ fn reason(error: &io::Error) -> String {
 /// The final status of an answer.
 async fn ask_http(stream: &mut TcpStream, path: &str, port: Port) -> Result<u16, String> {
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: bowline-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: {USER_AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.map_err(|error| reason(&error))?;
     let mut head = Vec::new();
@@ -304,6 +323,12 @@ async fn read_more(stream: &mut TcpStream, head: &mut Vec<u8>) -> Result<(), Str
 fn parse_status(head: &[u8]) -> Result<Option<u16>, String> {
     const FORM: &[u8] = b"HTTP/1.";
     let start = &head[..head.len().min(FORM.len())];
+    match head {
+        // What a server of HTTP/2 begins with: an empty or a short frame of SETTINGS (RFC 9113, 3.4 and 6.5).
+        [0, 0, _, 4, ..] => return Err("answered in HTTP/2: say `protocol = \"h2c\"` if it speaks that".to_owned()),
+        [0] | [0, 0] | [0, 0, _] => return Ok(None),
+        _ => {}
+    }
     if start != &FORM[..start.len()] {
         return Err("answered with something that is not HTTP/1".to_owned());
     }
@@ -339,7 +364,7 @@ mod tests {
                 None => std::future::pending().await,
             }
         });
-        let outcome = ask(&health, port, Duration::from_millis(300)).await;
+        let outcome = ask(&health, Protocol::Http1, port, Duration::from_millis(300)).await;
         server.abort();
         outcome
     }
@@ -355,6 +380,8 @@ mod tests {
         check(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 500 Oh\r\n\r\n", Err("GET /ready answered 500")).await;
         check(b"HTTP/1.1 503 Busy\r\n\r\n", Err("GET /ready answered 503")).await;
         check(b"SSH-2.0-OpenSSH\r\n", Err("answered with something that is not HTTP/1")).await;
+        let settings = Err("answered in HTTP/2: say `protocol = \"h2c\"` if it speaks that");
+        check(b"\0\0\0\x04\0\0\0\0\0", settings).await;
         check(b"HTTP/1.1 abc\r\n\r\n", Err("answered with a malformed status line")).await;
         check(b"HTTP/1.1 1", Err("closed within an answer")).await;
         check(b"", Err("closed without an answer")).await;
@@ -391,7 +418,7 @@ mod tests {
             stream.read(&mut [0]).await
         });
         let health = Readiness::Http(HttpCheck { path: "/ready".into(), probe: Probe::default() });
-        assert_eq!(ask(&health, port, Duration::from_secs(5)).await, Ok(()));
+        assert_eq!(ask(&health, Protocol::Http1, port, Duration::from_secs(5)).await, Ok(()));
         judged.send(()).unwrap();
         assert_eq!(server.await.unwrap().unwrap(), 0, "an orderly end, and no reset");
     }
@@ -442,8 +469,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = Port::new(listener.local_addr().unwrap().port()).unwrap();
         let tcp = Readiness::Tcp(Probe::default());
-        assert_eq!(ask(&tcp, port, Duration::from_secs(1)).await, Ok(()));
+        assert_eq!(ask(&tcp, Protocol::Http1, port, Duration::from_secs(1)).await, Ok(()));
         drop(listener);
-        assert_eq!(ask(&tcp, port, Duration::from_secs(1)).await, Err("connection refused".to_owned()));
+        assert_eq!(
+            ask(&tcp, Protocol::Http1, port, Duration::from_secs(1)).await,
+            Err("connection refused".to_owned())
+        );
     }
 }

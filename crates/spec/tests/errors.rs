@@ -135,6 +135,22 @@ fn all_errors_come_at_once_in_the_order_of_their_lines() {
 }
 
 #[test]
+fn a_check_over_grpc_is_for_what_speaks_it() {
+    check(
+        "[service.web]\nprotocol = \"h2\"\n",
+        &["2:12 `service.web.protocol` is \"http/1.1\" or \"h2c\", not \"h2\""],
+    );
+    check(
+        "[service.web]\nhealth = { grpc = \"shop.v1.Cart\" }\n",
+        &["2:19 `service.web.health.grpc` asks over HTTP/2, and the service speaks HTTP/1.1"],
+    );
+    check(
+        "[service.web]\nprotocol = \"h2c\"\nhealth = { grpc = \"shop/Cart\" }\n",
+        &["3:19 service.web.health.grpc: '/' cannot stand in the name of a gRPC service"],
+    );
+}
+
+#[test]
 fn services_are_checked() {
     check("[service.web]\nhealth = \"/ready\"\n", &["2:10 `service.web.health` is \"tcp\" or a table, not \"/ready\""]);
     check(

@@ -168,7 +168,9 @@ impl Published {
         (now, wall): (Mono, Timestamp),
         effects: &mut Vec<Effect>,
     ) {
-        let table = match compiled(self.edge_generation(), apps, endpoints) {
+        // A certificate of an authority is there, though it may be about to be renewed.
+        let trusted = self.ordered.certificates.keys().cloned().collect();
+        let table = match compiled(self.edge_generation(), apps, endpoints, &trusted) {
             Ok(table) => table,
             Err(fault) => return self.is_uncompiled(fault),
         };
@@ -303,7 +305,12 @@ static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
 static NOTHING: BTreeSet<ServiceName> = BTreeSet::new();
 
 /// The table of what is served, apps in the order in which they became known.
-fn compiled(generation: Generation, apps: &Apps, endpoints: &BTreeMap<PoolId, Pool>) -> Result<Table, Fault> {
+fn compiled(
+    generation: Generation,
+    apps: &Apps,
+    endpoints: &BTreeMap<PoolId, Pool>,
+    trusted: &BTreeSet<HostName>,
+) -> Result<Table, Fault> {
     let mut by_age: Vec<(&AppKey, &AppWorld)> = apps.iter().collect();
     by_age.sort_by_key(|(_, app)| app.record.created);
     let serving = by_age.iter().filter_map(|(key, app)| {
@@ -311,7 +318,7 @@ fn compiled(generation: Generation, apps: &Apps, endpoints: &BTreeMap<PoolId, Po
         let credentials = parts.map_or(&NO_CREDENTIALS, |parts| &parts.credentials);
         let judged = app.rolling().map_or(&NOTHING, |rolling| &rolling.machine.plan().judged);
         let maintenance = app.maintenance.as_ref();
-        Some(Serving { key, app: release.app(), sets: &app.sets, credentials, maintenance, judged })
+        Some(Serving { key, app: release.app(), sets: &app.sets, credentials, maintenance, judged, trusted })
     });
     let serving: Vec<_> = serving.collect();
     let releases = apps.values().flat_map(|app| app.sets.iter().filter_map(|set| app.release(set.release)?.1));

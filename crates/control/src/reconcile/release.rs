@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::{App, Command, Origin, RouteTo, Service, Volume};
+use bowline_core::app::{App, Command, Origin, Protocol, RouteTo, Service, Volume};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{
     AppKey, Incarnation, InstanceId, JobName, Port, ReleaseNumber, ResourceName, RouteName, SecretName, ServiceName,
@@ -199,6 +199,7 @@ impl Release {
             secret_files: files,
             port: PortChoice::Any,
             reach: Reach::Edge,
+            protocol: Protocol::default(),
             health: None,
             alive: None,
             limits: service.map(|service| service.limits).unwrap_or_default(),
@@ -244,6 +245,7 @@ impl Release {
             tools: artifact.env.get("PATH").cloned(),
             port: service.fixed_port.map_or(PortChoice::Any, PortChoice::Fixed),
             reach: Reach::Edge,
+            protocol: service.protocol,
             health: Readiness::of(service, routed),
             alive: service.alive.clone(),
             limits: service.limits,

@@ -240,6 +240,7 @@ impl Loop {
         };
         let pools = self.apps.values().filter_map(|app| app.unread.as_ref()).flat_map(|unread| &unread.pools);
         let running = |pool: &Pool| Pool {
+            protocol: pool.protocol,
             endpoints: pool.endpoints.iter().filter(|(id, _)| runs(id)).map(|(id, at)| (id.clone(), *at)).collect(),
         };
         pools.map(|(id, pool)| (id.clone(), running(pool))).collect()

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::{BodyLimit, HostName, PathPrefix};
+use bowline_core::app::{BodyLimit, HostName, PathPrefix, Protocol};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
     Action, ApiSite, Certificate, Cohort, EdgeDesired, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split,
@@ -42,6 +42,13 @@ pub(crate) fn encode(desired: &EdgeDesired) -> Zeroizing<Vec<u8>> {
         generation: desired.table.generation.0,
         sites: desired.table.sites.iter().map(|(host, site)| (host.to_string(), site_form(site))).collect(),
         pools: desired.table.pools.iter().map(|(id, pool)| (pool_id_form(id), pool_form(pool))).collect(),
+        h2c: desired
+            .table
+            .pools
+            .iter()
+            .filter(|(_, pool)| pool.protocol == Protocol::H2c)
+            .map(|(id, _)| pool_id_form(id))
+            .collect(),
         certificates: desired.certificates.iter().map(|(host, c)| (host.to_string(), certificate_form(c))).collect(),
         trusted_proxies: policy::networks_form(&desired.table.trusted_proxies),
         proxy_protocol: desired.table.proxy_protocol,
@@ -56,8 +63,13 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
     }
     let form: SnapshotForm = serde_json::from_slice(bytes).map_err(SnapshotError::Json)?;
     let sites = form.sites.into_iter().map(|(h, s)| Ok((host(&h)?, site(s)?))).collect::<Result<_, SnapshotError>>()?;
-    let pools =
+    let mut pools: BTreeMap<_, Pool> =
         form.pools.into_iter().map(|(id, p)| Ok((pool_id(id)?, pool(p)?))).collect::<Result<_, SnapshotError>>()?;
+    for id in form.h2c {
+        if let Some(pool) = pools.get_mut(&pool_id(id)?) {
+            pool.protocol = Protocol::H2c;
+        }
+    }
     let certificates = form
         .certificates
         .into_iter()
@@ -79,6 +91,9 @@ struct SnapshotForm {
     generation: u64,
     sites: BTreeMap<String, SiteForm>,
     pools: Vec<(PoolIdForm, PoolForm)>,
+    /// Those of them that speak HTTP/2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    h2c: Vec<PoolIdForm>,
     certificates: BTreeMap<String, CertificateForm>,
     trusted_proxies: Vec<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -289,5 +304,6 @@ fn pool_id(form: PoolIdForm) -> Result<PoolId, SnapshotError> {
 
 fn pool(form: PoolForm) -> Result<Pool, SnapshotError> {
     let endpoints = form.into_iter().map(|(id, address)| Ok((parsed(&id, str::parse)?, address)));
-    Ok(Pool { endpoints: endpoints.collect::<Result<_, SnapshotError>>()? })
+    let protocol = Protocol::default();
+    Ok(Pool { protocol, endpoints: endpoints.collect::<Result<_, SnapshotError>>()? })
 }

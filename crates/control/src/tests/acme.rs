@@ -1,7 +1,7 @@
 //! A certificate of an authority, and the daemon killed after every effect on the way to it.
 
 use bowline_core::acme::{Effect as Asked, Failure};
-use bowline_core::app::HostName;
+use bowline_core::app::{HostName, PlainHttp};
 use bowline_core::route::{Certificate, Challenge};
 use bowline_core::secret::Secret;
 
@@ -116,6 +116,8 @@ fn a_public_name_gets_a_certificate_once_the_edge_answers_for_it_and_it_is_renew
     deploy(&mut world, &mut daemon);
     world.run(&mut daemon);
     assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 1"), 1));
+    let site = &world.table.as_ref().unwrap().table.sites[&host()];
+    assert_eq!(site.rules[0].transfer.http, PlainHttp::Redirect, "everyone trusts it");
     assert_eq!(world.table.as_ref().unwrap().table.challenges, BTreeMap::new(), "nothing is left of the order");
     drop(daemon);
     let mut daemon = world.start();
@@ -188,6 +190,8 @@ fn without_an_authority_the_local_ca_signs_and_what_must_be_proven_is_refused() 
     deploy(&mut world, &mut daemon);
     world.run(&mut daemon);
     assert!(world.chain().is_some_and(|chain| chain.contains("BEGIN CERTIFICATE")));
+    let site = &world.table.as_ref().unwrap().table.sites[&host()];
+    assert_eq!(site.rules[0].transfer.http, PlainHttp::Serve, "clients may not know the CA");
     let hosts = "[environment.production]\nroute.main.hosts = [\"shop.example.com\"]\nroute.main.tls = \"acme\"\n";
     let app = "app = \"shop\"\n[service.web]\nrun = \"serve\"\n[route.main]\nto = \"web\"\n";
     world.write("bowline.toml", &format!("{app}{hosts}"));

@@ -7,6 +7,7 @@ use std::path::Path;
 use bowline_api::session::{FromClient, FromDaemon, Session};
 use bowline_api::wire::{AppState, ChangePhase};
 use bowline_api::{Client, ClientError};
+use bowline_core::app::Protocol;
 use bowline_core::log::{LogLine, LogSource};
 use bowline_core::release::{BuildProgress, Stream};
 use bowline_core::route::{Method, Series, SeriesKey};
@@ -574,7 +575,7 @@ fn a_snapshot_comes_back_as_it_was() {
     let mut world = World::new();
     world.write(
         "bowline.toml",
-        "app = \"shop\"\n[service.web]\nrun = \"x\"\n[service.site]\nstatic = { dir = \"dist\", fallback = \"index.html\" }\n\
+        "app = \"shop\"\n[service.web]\nrun = \"x\"\nprotocol = \"h2c\"\n[service.site]\nstatic = { dir = \"dist\", fallback = \"index.html\" }\n\
          [route.main]\nto = \"web\"\n[route.api]\npath = \"/api\"\nstrip = true\nto = \"web\"\n\
          [route.site]\npath = \"/site\"\nto = \"site\"\n[route.old]\npath = \"/old\"\nredirect = \"https://example.com\"\n\
          [route.no]\npath = \"/no\"\ndeny = true\n",
@@ -585,6 +586,7 @@ fn a_snapshot_comes_back_as_it_was() {
     assert!(matches!(world.answer(ticket), Answer::Accepted(_)));
     let served = world.table.clone().unwrap();
     assert_eq!(served.table.sites.values().map(|site| site.rules.len()).sum::<usize>(), 5);
+    assert!(served.table.pools.values().any(|pool| pool.protocol == Protocol::H2c));
     let bytes = snapshot::encode(&served);
     assert_eq!(snapshot::decode(snapshot::VERSION, &bytes).unwrap(), *served);
     assert!(snapshot::decode(snapshot::VERSION + 1, &bytes).is_err());

@@ -21,7 +21,7 @@ pub use policy::{
     PlainHttp, RateBy, Route, RouteTo, Tls, Transfer, Upload,
 };
 pub use resource::{Backup, Bucket, Database, DatabaseKind, DatabaseSource, Redis, RedisSource, ResourceKind, Volume};
-pub use service::{Cage, Health, HttpCheck, Limits, Origin, Probe, Scale, Service, StaticFiles};
+pub use service::{Cage, GrpcCheck, Health, HttpCheck, Limits, Origin, Probe, Protocol, Scale, Service, StaticFiles};
 pub use value::{Delivery, Reference, ReferenceField, SecretSource, Value, VarName, VarNameError};
 
 use crate::id::{AppName, EnvName, EnvironmentId, JobName, ResourceName, RouteName, SecretName, ServiceName};

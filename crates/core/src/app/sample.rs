@@ -17,6 +17,7 @@ pub(crate) fn service() -> Service {
         packages: Vec::new(),
         runtime: None,
         fixed_port: None,
+        protocol: super::Protocol::default(),
         health: None,
         alive: None,
         drain: Duration::from_secs(30),

@@ -18,6 +18,8 @@ pub struct Service {
     pub runtime: Option<String>,
     /// Only for apps that ignore `$PORT`: one copy, stop-first.
     pub fixed_port: Option<Port>,
+    /// What its instances speak.
+    pub protocol: Protocol,
     /// What gates traffic. `None`: any HTTP answer to `GET /` where a route leads here, else staying up.
     pub health: Option<Health>,
     /// Restarts the instance after three failures.
@@ -70,10 +72,20 @@ impl StaticFiles {
     pub const CACHE: Duration = Duration::from_secs(3600);
 }
 
+/// What the instances of a service speak on their port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Protocol {
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS and without asking first (RFC 9113, 3.3): what gRPC servers speak.
+    H2c,
+}
+
 /// What tells that an instance may get traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
     Http(HttpCheck),
+    Grpc(GrpcCheck),
     Tcp(Probe),
 }
 
@@ -82,6 +94,14 @@ pub enum Health {
 pub struct HttpCheck {
     /// Starts with `/`.
     pub path: String,
+    pub probe: Probe,
+}
+
+/// `grpc.health.v1.Health/Check`, which must answer `SERVING`. Only of what speaks [`Protocol::H2c`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrpcCheck {
+    /// The service that is asked for. Empty: the server as a whole.
+    pub service: String,
     pub probe: Probe,
 }
 

@@ -24,7 +24,7 @@ pub use status::{SlotState, SlotStatus, Transition, WaitsOn};
 
 use std::time::Duration;
 
-use crate::app::{Health, HttpCheck, Probe, Service};
+use crate::app::{GrpcCheck, Health, HttpCheck, Probe, Service};
 
 /// How long a first page may take that nobody named as a health check.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +34,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Readiness {
     /// `GET path` must be answered with 2xx or 3xx.
     Http(HttpCheck),
+    /// The health service of gRPC must say `SERVING`.
+    Grpc(GrpcCheck),
     /// `GET /` must be answered in HTTP, with whatever status: what is asked of a service that a route leads to and that
     /// names no check. A connect alone would not do: servers that fork listen before their workers have loaded the app.
     Answer(Probe),
@@ -46,6 +48,7 @@ impl Readiness {
     pub fn of(service: &Service, routed: bool) -> Option<Self> {
         match (&service.health, routed) {
             (Some(Health::Http(check)), _) => Some(Self::Http(check.clone())),
+            (Some(Health::Grpc(check)), _) => Some(Self::Grpc(check.clone())),
             (Some(Health::Tcp(probe)), _) => Some(Self::Tcp(*probe)),
             (None, true) => Some(Self::Answer(Probe { timeout: ANSWER_TIMEOUT, ..Probe::default() })),
             (None, false) => None,
@@ -55,6 +58,7 @@ impl Readiness {
     pub fn probe(&self) -> Probe {
         match self {
             Self::Http(check) => check.probe,
+            Self::Grpc(check) => check.probe,
             Self::Answer(probe) | Self::Tcp(probe) => *probe,
         }
     }

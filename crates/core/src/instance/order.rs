@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Readiness;
-use crate::app::{Cage, Command, HttpCheck, Limits};
+use crate::app::{Cage, Command, HttpCheck, Limits, Protocol};
 use crate::id::{AppKey, Generation, InstanceId, Port, ResourceName};
 use crate::resource::{ResourceKey, ResourceSpec};
 use crate::secret::Secret;
@@ -27,6 +27,8 @@ pub struct InstanceSpec {
     pub tools: Option<String>,
     pub port: PortChoice,
     pub reach: Reach,
+    /// What it speaks on its port.
+    pub protocol: Protocol,
     pub health: Option<Readiness>,
     pub alive: Option<HttpCheck>,
     pub limits: Limits,

@@ -24,6 +24,7 @@ use super::{
     Failure, FailureCause, HealthState, InstanceObservation, InstanceOrder, InstanceSpec, Observations, Phase,
     SlotState, SlotStatus, WaitsOn, Wanted,
 };
+use crate::app::Protocol;
 use crate::id::{Incarnation, InstanceId, Port, SlotId};
 use crate::time::Mono;
 
@@ -209,6 +210,11 @@ impl Slot {
     /// The port of an instance that may get traffic.
     pub(super) fn endpoint(&self) -> Option<Port> {
         self.port.filter(|_| self.state() == SlotState::Ready)
+    }
+
+    /// What its instance speaks.
+    pub(super) fn protocol(&self) -> Protocol {
+        self.spec.as_ref().map(|spec| spec.protocol).unwrap_or_default()
     }
 
     /// One step; `true` if the state changed, so that another one may be due at once.

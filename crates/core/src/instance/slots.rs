@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::backoff::mix;
 use super::slot::{BySlot, Look, Slot, is_gone};
 use super::{InstanceOrder, InstanceSpec, Observations, SlotState, SlotStatus, Transition};
+use crate::app::Protocol;
 use crate::id::{AppKey, Incarnation, InstanceId, SlotId};
 use crate::rollout::{Count, Counts, Failing, Streak};
 use crate::route::{Cohort, Pool, PoolId, Reachable};
@@ -203,7 +204,7 @@ impl Slots {
 
     /// The instances that may get traffic.
     pub fn endpoints(&self) -> BTreeMap<PoolId, Pool> {
-        let mut pools: Vec<(PoolId, Vec<_>)> = Vec::new();
+        let mut pools: Vec<(PoolId, Protocol, Vec<_>)> = Vec::new();
         for (id, slot) in &self.slots {
             if let Some(port) = slot.endpoint() {
                 let mut pool = pool_of(id);
@@ -212,13 +213,14 @@ impl Slots {
                 }
                 let endpoint = (slot.instance(), port.on_loopback());
                 // The slots of a pool lie beside each other.
-                match pools.last_mut().filter(|(last, _)| *last == pool) {
-                    Some((_, endpoints)) => endpoints.push(endpoint),
-                    None => pools.push((pool, vec![endpoint])),
+                match pools.last_mut().filter(|(last, ..)| *last == pool) {
+                    Some((.., endpoints)) => endpoints.push(endpoint),
+                    None => pools.push((pool, slot.protocol(), vec![endpoint])),
                 }
             }
         }
-        pools.into_iter().map(|(id, endpoints)| (id, Pool { endpoints: endpoints.into_iter().collect() })).collect()
+        let pool = |protocol, endpoints: Vec<_>| Pool { protocol, endpoints: endpoints.into_iter().collect() };
+        pools.into_iter().map(|(id, protocol, endpoints)| (id, pool(protocol, endpoints))).collect()
     }
 
     fn is_baseline(&self, id: &SlotId) -> bool {

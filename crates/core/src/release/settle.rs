@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Shape;
-use crate::app::{App, Cage, Command, Limits, Origin, Scale, Service, StaticFiles, Value};
+use crate::app::{App, Cage, Command, Limits, Origin, Protocol, Scale, Service, StaticFiles, Value};
 use crate::fault::{Fault, FaultKind};
 use crate::id::ServiceName;
 
@@ -64,6 +64,7 @@ fn process_keys(service: &Service) -> Vec<&'static str> {
     let said = [
         ("run", service.run.is_some()),
         ("port", service.fixed_port.is_some()),
+        ("protocol", service.protocol != Protocol::default()),
         ("health", service.health.is_some()),
         ("alive", service.alive.is_some()),
         ("drain", service.drain != Service::DRAIN),

@@ -9,7 +9,7 @@ use super::claim::{self, Claim, Conflict, Held, LOCAL};
 use super::policy::canonical;
 use super::{Action, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table, Transfer};
 use super::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit};
-use crate::app::{self, App, Auth, Origin, PlainHttp, Route, RouteTo, Tls};
+use crate::app::{self, App, Auth, HostName, Origin, PlainHttp, Route, RouteTo, Tls};
 use crate::id::{AppKey, Generation, RouteName, ServiceName};
 use crate::rollout::Set;
 use crate::scale::Policy;
@@ -28,6 +28,8 @@ pub struct Serving<'a> {
     pub maintenance: Option<&'a Maintenance>,
     /// Services that a rollout judges by their requests.
     pub judged: &'a BTreeSet<ServiceName>,
+    /// Hosts of which there is a certificate that everyone trusts.
+    pub trusted: &'a BTreeSet<HostName>,
 }
 
 /// The table. `apps` by the time they claimed their hosts; `files` are the folders of static services, `endpoints`
@@ -47,7 +49,8 @@ pub fn compile(
                 let (key, path) = (app.key.clone(), route.path.clone());
                 claim::hold(&mut held, Claim { host: host.clone(), path, key, route: name.clone() })?;
                 let site = table.sites.entry(host.clone()).or_insert(Site { tls: SiteTls::Off, rules: Vec::new() });
-                site.rules.push(rule.clone());
+                let transfer = transfer(app.key, &route, app.trusted.contains(host));
+                site.rules.push(Rule { transfer, ..rule.clone() });
                 if route.tls != Tls::Off {
                     site.tls = SiteTls::Both;
                 }
@@ -86,17 +89,18 @@ fn rule(app: Serving<'_>, name: &RouteName, route: &Route, files: &BTreeMap<Pool
         body: route.limit.body,
         timeout: route.limit.timeout,
         idle: route.limit.idle,
-        transfer: transfer(app.key, route),
+        transfer: Transfer::default(),
     }
 }
 
-/// Whoever asks for certificates that everyone trusts has everyone come over HTTPS; a machine at hand has its own CA, which clients may
-/// not know. Browsers keep HSTS by name and go on asking the same port: `http://board.localhost:8080` would be lost for a year to
+/// A host that has a certificate which everyone trusts, or is to get one, has everyone come over HTTPS; a CA of this machine alone is one
+/// that clients may not know. On a machine at hand nobody is sent elsewhere: browsers keep HSTS by name and go on asking the same port: `http://board.localhost:8080` would be lost for a year to
 /// whoever has opened `https://board.localhost:8443` once.
-fn transfer(key: &AppKey, route: &Route) -> Transfer {
+fn transfer(key: &AppKey, route: &Route, is_trusted: bool) -> Transfer {
     let is_local = key.env.as_str() == LOCAL;
     let default = match route.tls {
         Tls::Acme if !is_local => PlainHttp::Redirect,
+        Tls::Auto if !is_local && is_trusted => PlainHttp::Redirect,
         Tls::Acme | Tls::Auto | Tls::Local | Tls::Off => PlainHttp::Serve,
     };
     let app::Transfer { http, hsts, compress } = route.transfer;
@@ -164,7 +168,7 @@ fn to_service(app: Serving<'_>, service: &ServiceName, files: &BTreeMap<PoolId, 
 mod tests {
     use super::*;
     use crate::access::Scope;
-    use crate::app::{Access, HostName, Hsts, Limit, PathPrefix, StaticFiles, Upload, sample};
+    use crate::app::{Access, Hsts, Limit, PathPrefix, StaticFiles, Upload, sample};
     use crate::fault::Fault;
     use crate::id::{Incarnation, InstanceId, Port, ReleaseNumber, SecretName, Slot, SlotId};
     use crate::rollout::{Role, steady};
@@ -196,10 +200,19 @@ mod tests {
     }
 
     static NOTHING: BTreeSet<ServiceName> = BTreeSet::new();
+    static NO_HOSTS: BTreeSet<HostName> = BTreeSet::new();
     static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
 
     fn serving<'a>(key: &'a AppKey, app: &'a App, sets: &'a [Set]) -> Serving<'a> {
-        Serving { key, app, sets, credentials: &NO_CREDENTIALS, maintenance: None, judged: &NOTHING }
+        Serving {
+            key,
+            app,
+            sets,
+            credentials: &NO_CREDENTIALS,
+            maintenance: None,
+            judged: &NOTHING,
+            trusted: &NO_HOSTS,
+        }
     }
 
     /// `host path → what`, in the order of precedence.
@@ -292,6 +305,28 @@ mod tests {
         check("beta", Tls::Auto, Some(PlainHttp::Redirect), (PlainHttp::Redirect, said));
         check("local", Tls::Acme, None, (PlainHttp::Serve, None));
         check("local", Tls::Auto, Some(PlainHttp::Redirect), (PlainHttp::Redirect, None));
+    }
+
+    #[test]
+    fn a_host_whose_certificate_everyone_trusts_is_reached_over_https() {
+        let trusted = [HostName::new("a.example.com").unwrap()].into();
+        let check = |env: &str, tls, http, expected: [PlainHttp; 2]| {
+            let mut route = route(&["a.example.com", "b.example.com"], "/", to("web"));
+            (route.tls, route.transfer.http) = (tls, http);
+            let app = app(&["web"], &[("main", route)]);
+            let (key, sets) = (sample::key(env, "shop"), steady(&app, ReleaseNumber(1), &BTreeMap::new()));
+            let apps = [Serving { trusted: &trusted, ..serving(&key, &app, &sets) }];
+            let table = compile(Generation(1), &apps, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+            let found: Vec<_> = table.sites.values().map(|site| site.rules[0].transfer.http).collect();
+            assert_eq!(found, expected, "{env} {tls:?} {http:?}");
+        };
+        let (redirect, serve) = (PlainHttp::Redirect, PlainHttp::Serve);
+        check("beta", Tls::Auto, None, [redirect, serve]);
+        check("beta", Tls::Auto, Some(serve), [serve; 2]);
+        check("beta", Tls::Acme, None, [redirect; 2]);
+        check("beta", Tls::Local, None, [serve; 2]);
+        check("beta", Tls::Off, None, [serve; 2]);
+        check("local", Tls::Auto, None, [serve; 2]);
     }
 
     #[test]
@@ -410,7 +445,8 @@ mod tests {
             },
             incarnation: Incarnation(1),
         };
-        let ready = Pool { endpoints: [(id, Port::new(4000).unwrap().on_loopback())].into() };
+        let ready =
+            Pool { protocol: Default::default(), endpoints: [(id, Port::new(4000).unwrap().on_loopback())].into() };
         let endpoints = [(pool("web", 2), ready.clone()), (pool("web", 9), ready.clone())].into();
         let roots = [(pool("docs", 1), PathBuf::from("/a/dist"))].into();
         let sets = [set("docs", 1, 100), set("docs", 2, 0), set("web", 1, 75), set("web", 2, 25)];

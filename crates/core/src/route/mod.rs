@@ -5,6 +5,7 @@ mod compile;
 mod observation;
 pub mod outlier;
 mod policy;
+pub mod retry;
 mod table;
 mod tables;
 

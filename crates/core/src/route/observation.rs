@@ -41,6 +41,10 @@ pub struct EdgeObservation {
     pub connections_total: u64,
     pub handshakes_total: u64,
     pub handshakes_failed: u64,
+    /// Requests that went to another instance, because one had failed them.
+    pub retries_total: u64,
+    /// Those that did not, because too many had.
+    pub retries_refused: u64,
     /// Requests refused before a route was found, by reason code.
     pub refused: BTreeMap<String, u64>,
     /// Series not recorded because there were too many.

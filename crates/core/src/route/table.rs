@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::policy::Policies;
-use crate::app::{BodyLimit, HostName, Hsts, PathPrefix, PlainHttp};
+use crate::app::{BodyLimit, HostName, Hsts, PathPrefix, PlainHttp, Protocol};
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use crate::secret::Secret;
 use crate::units::Weight;
@@ -181,6 +181,8 @@ pub enum Cohort {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pool {
+    /// What they speak, all of them: they are of one release.
+    pub protocol: Protocol,
     pub endpoints: BTreeMap<InstanceId, SocketAddr>,
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::App;
+use bowline_core::app::{App, HostName};
 use bowline_core::fault::Fault;
 use bowline_core::id::{
     AppKey, Generation, Incarnation, InstanceId, ReleaseNumber, RouteName, ServiceName, Slot, SlotId,
@@ -30,6 +30,7 @@ use crate::load::{Scaling, WINDOWS};
 use crate::node::Node;
 
 static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
+static NO_HOSTS: BTreeSet<HostName> = BTreeSet::new();
 static NOTHING: BTreeSet<ServiceName> = BTreeSet::new();
 
 /// The time of a phase is stored so often.
@@ -929,6 +930,7 @@ impl Daemon {
                 credentials: &NO_CREDENTIALS,
                 maintenance: None,
                 judged: self.rollouts.get(key).map_or(&NOTHING, |rollout| &rollout.plan().judged),
+                trusted: &NO_HOSTS,
             })
             .collect();
         let mut table = compile(Generation(0), &apps, &endpoints, &BTreeMap::new()).expect("no two claim one host");
@@ -1036,6 +1038,7 @@ fn spec(pool: &PoolId, app: &App, config: ReleaseNumber) -> InstanceSpec {
         tools: None,
         port: service.fixed_port.map_or(PortChoice::Any, PortChoice::Fixed),
         reach: Reach::Edge,
+        protocol: service.protocol,
         health: Readiness::of(service, is_routed),
         alive: service.alive.clone(),
         limits: service.limits,

@@ -69,6 +69,7 @@ pub(crate) fn service(health: Option<Health>, replicas: u16) -> Service {
         packages: Vec::new(),
         runtime: None,
         fixed_port: None,
+        protocol: Default::default(),
         health,
         alive: None,
         drain: secs(20),

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::{Body, Client, LINGER, LINGER_BYTES, Peer, Raw};
@@ -269,6 +270,17 @@ impl Client for Http1 {
         }
     }
 
+    /// They are read by rule, and dropped (RFC 9110, 6.5).
+    fn poll_trailers(&mut self, _: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Reason>> {
+        Poll::Ready(Ok(None))
+    }
+
+    fn carries_trailers(&self) -> bool {
+        false
+    }
+
+    fn send_trailers(&mut self, _: HeaderMap) {}
+
     fn body_bytes(&self) -> u64 {
         self.decoder.payload_bytes()
     }
@@ -348,7 +360,7 @@ impl Client for Http1 {
         self.sent
     }
 
-    fn abort(&mut self) {
+    fn abort(&mut self, _: Reason) {
         // What was given is not sent either: a client must never take a part for the whole. Closing without the end
         // of a chunked body, or short of its length, says so.
         self.output.clear();

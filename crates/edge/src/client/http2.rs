@@ -10,14 +10,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use h2::server::{Builder, SendResponse};
 use h2::{Reason as Code, RecvStream, SendStream};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::linger::Lingering;
 use super::{Body, Client, LINGER, LINGER_BYTES, Peer, Raw};
 use crate::answer::Reason;
 use crate::deadline::Deadline;
-use crate::h1::{Exchange, Framing, GateStep, Refusal, RequestGate, Version};
+use crate::h1::{Exchange, FieldKind, Framing, GateStep, Refusal, RequestGate, Version};
+use crate::h2c::trailers_of;
 use crate::request;
 use crate::worker::{BUFFER, Worker};
 
@@ -145,6 +146,7 @@ async fn one(running: Running, peer: Rc<Peer>, request: Request<RecvStream>, res
         send: None,
         pending: BytesMut::new(),
         finished: false,
+        trailers: None,
         closed: false,
         sent: 0,
     };
@@ -209,6 +211,7 @@ struct Http2 {
     send: Option<SendStream<Bytes>>,
     pending: BytesMut,
     finished: bool,
+    trailers: Option<HeaderMap>,
     /// The end of the stream was sent.
     closed: bool,
     sent: u64,
@@ -270,12 +273,35 @@ impl Client for Http2 {
         }
     }
 
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Reason>> {
+        match ready!(self.receive.poll_trailers(cx)) {
+            Ok(None) => Poll::Ready(Ok(None)),
+            Ok(Some(trailers)) => {
+                let trailers = trailers_of(trailers, FieldKind::goes_upstream);
+                Poll::Ready(trailers.map(Some).map_err(|_| Refusal::Body.into()))
+            }
+            Err(_) => Poll::Ready(Err(Reason::ClientGone)),
+        }
+    }
+
+    fn carries_trailers(&self) -> bool {
+        true
+    }
+
+    fn send_trailers(&mut self, trailers: HeaderMap) {
+        self.trailers = Some(trailers);
+    }
+
     fn body_bytes(&self) -> u64 {
         self.received
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        self.respond.poll_reset(cx).map(|_| Reason::ClientGone)
+        let reset = match &mut self.send {
+            Some(send) => send.poll_reset(cx),
+            None => self.respond.poll_reset(cx),
+        };
+        reset.map(|_| Reason::ClientGone)
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
@@ -319,7 +345,10 @@ impl Client for Http2 {
         loop {
             if self.pending.is_empty() {
                 if self.finished && !self.closed {
-                    stream.send_data(Bytes::new(), true).map_err(gone)?;
+                    match self.trailers.take() {
+                        Some(trailers) => stream.send_trailers(trailers).map_err(gone)?,
+                        None => stream.send_data(Bytes::new(), true).map_err(gone)?,
+                    }
                     self.closed = true;
                 }
                 return Poll::Ready(Ok(()));
@@ -333,7 +362,7 @@ impl Client for Http2 {
                 }
             }
             let data = self.pending.split_to(room).freeze();
-            self.closed = self.finished && self.pending.is_empty();
+            self.closed = self.finished && self.pending.is_empty() && self.trailers.is_none();
             stream.send_data(data, self.closed).map_err(gone)?;
             self.sent += room as u64;
         }
@@ -343,10 +372,13 @@ impl Client for Http2 {
         self.sent
     }
 
-    fn abort(&mut self) {
+    fn abort(&mut self, why: Reason) {
+        let is_given_up = matches!(why, Reason::StreamReset(code) if Code::from(code) == Code::CANCEL)
+            || matches!(why, Reason::DeadlineExceeded { .. });
+        let code = if is_given_up { Code::CANCEL } else { Code::INTERNAL_ERROR };
         match &mut self.send {
-            Some(stream) => stream.send_reset(Code::INTERNAL_ERROR),
-            None => self.respond.send_reset(Code::INTERNAL_ERROR),
+            Some(stream) => stream.send_reset(code),
+            None => self.respond.send_reset(code),
         }
     }
 

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::HeaderMap;
+
 use crate::answer::Reason;
 use crate::h1::{Forwarding, Framing, Scheme, Trust, Version};
 use crate::policy::Networks;
@@ -44,6 +46,12 @@ impl Peer {
         let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
         let trust = if trusted.contain(ip) { Trust::Proxy } else { Trust::None };
         Self { ip, tls, forwarding: Forwarding::new(ip, scheme, trust), trusted }
+    }
+
+    /// The same over TLS, which a proxy has ended that forwards bytes.
+    pub(crate) fn secured_before(self) -> Self {
+        let forwarding = Forwarding::new(self.ip, Scheme::Https, self.forwarding.trust());
+        Self { forwarding, ..self }
     }
 }
 
@@ -82,6 +90,9 @@ pub(crate) trait Client {
         sink: &mut dyn FnMut(&[u8]) -> Result<(), Reason>,
     ) -> Poll<Result<Body, Reason>>;
 
+    /// What is said behind the end of the body, which has been read.
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Reason>>;
+
     /// Payload of the body so far, in bytes.
     fn body_bytes(&self) -> u64;
 
@@ -103,6 +114,12 @@ pub(crate) trait Client {
 
     fn send(&mut self, payload: &[u8]) -> Result<(), Reason>;
 
+    /// Whether its protocol has them beside the body, so that they go both ways. What HTTP/1.1 has behind chunks, hardly anyone reads.
+    fn carries_trailers(&self) -> bool;
+
+    /// What goes behind the body; to be said before it is complete.
+    fn send_trailers(&mut self, trailers: HeaderMap);
+
     /// The response is complete.
     fn finish(&mut self) -> Result<(), Reason>;
 
@@ -113,7 +130,7 @@ pub(crate) trait Client {
     fn sent_bytes(&self) -> u64;
 
     /// The response cannot be completed: the client must see that it is cut.
-    fn abort(&mut self);
+    fn abort(&mut self, why: Reason);
 
     /// Takes the connection out of HTTP, where the protocol can.
     fn take_tunnel(&mut self) -> Option<Raw>;

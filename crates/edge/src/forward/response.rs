@@ -1,10 +1,12 @@
 //! The instance's answer on its way to the client: its head as it is written here, its body as it comes or compressed.
 
+use super::leg::Leg;
 use super::{Relay, Step};
 use crate::answer::Reason;
 use crate::client::Client;
 use crate::encoding::Coding;
-use crate::h1::{BadUpstream, BodyDecoder, ResponseHead, ResponseLine, write};
+use crate::grpc::Code;
+use crate::h1::{BadUpstream, BodyDecoder, Framing, ResponseHead, ResponseLine, write};
 use crate::request::HSTS;
 use crate::route::API_RESTING;
 use crate::sticky;
@@ -12,9 +14,15 @@ use crate::sticky;
 impl<C: Client> Relay<'_, '_, C> {
     pub(super) fn begin_response(&mut self, head: &ResponseHead) -> Result<Step, Reason> {
         let buffered = self.input.len() - self.start;
+        // Where HTTP/2 has not said the end, trailers may come, which an empty body would leave no room for.
+        let trailing = self.goes_on() && head.body() != Framing::None;
         let request = &mut *self.request;
         request.exchange.response_head(head, buffered)?;
         request.journal.answered();
+        request.kept = None;
+        if self.is_call {
+            request.journal.call_ended(head.first("grpc-status").map(Code::said));
+        }
         let mut line = head.line(self.client.version(), request.keep_alive());
         let answered = self.route.backend(request.journal.backend);
         let release = answered.map_or("", |backend| &backend.release);
@@ -26,6 +34,9 @@ impl<C: Client> Relay<'_, '_, C> {
             true => Coding::of(request.head, head.status(), head.content_length(), head.fields()),
             false => None,
         };
+        if trailing && line.body.is_empty() && self.client.carries_trailers() {
+            line.body = Framing::Chunked;
+        }
         self.gzip = coding.as_mut().and_then(|coding| coding.begin(request.worker, &mut line));
         let encoded = coding.as_ref().is_some_and(|coding| coding.encoded);
         let more = [cookie.as_deref().map(|cookie| ("set-cookie", cookie)), request.hsts().map(|hsts| (HSTS, hsts))];
@@ -46,13 +57,13 @@ impl<C: Client> Relay<'_, '_, C> {
             });
         })?;
         request.journal.status = head.status();
-        if let Some(stream) = &mut self.stream
+        if let Some(Leg::Bytes(stream)) = &mut self.leg
             && stream.answered(head.status())
         {
             self.reading = API_RESTING;
         }
         let decoder = BodyDecoder::new(head.body());
-        let complete = decoder.is_complete();
+        let complete = decoder.is_complete() && !trailing;
         self.response = Some(decoder);
         self.upgraded = head.is_upgrade();
         if self.upgraded {
@@ -77,10 +88,13 @@ impl<C: Client> Relay<'_, '_, C> {
             self.request.journal.response_bytes += payload.len() as u64;
         }
         self.start += decoded.consumed;
-        if decoder.is_complete() {
-            return self.end_response(self.input.len() - self.start);
+        let complete = decoder.is_complete();
+        let surplus = self.input.len() - self.start;
+        match self.goes_on() {
+            true if complete && surplus > 0 => Err(BadUpstream::OverlongBody.into()),
+            false if complete => self.end_response(surplus),
+            true | false => Ok(if decoded.consumed > 0 { Step::Moved } else { Step::Stuck }),
         }
-        Ok(if decoded.consumed > 0 { Step::Moved } else { Step::Stuck })
     }
 
     /// Nothing more of the answer is there: what is being compressed does not wait for what comes later.
@@ -98,10 +112,14 @@ impl<C: Client> Relay<'_, '_, C> {
     }
 
     pub(super) fn end_response(&mut self, surplus: usize) -> Result<Step, Reason> {
-        if let Some(gzip) = &mut self.gzip {
+        // Given back here, and not when the client has read all.
+        if let Some(mut gzip) = self.gzip.take() {
             let out = gzip.finish();
             self.client.send(out)?;
             self.request.journal.response_bytes += out.len() as u64;
+        }
+        if self.is_call {
+            self.request.journal.call_over();
         }
         self.client.finish()?;
         self.request.exchange.response_received(surplus);

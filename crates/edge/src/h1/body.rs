@@ -123,7 +123,7 @@ struct TrailerName {
 }
 
 /// Fields that frame, route or authenticate a message: never in a trailer (RFC 9110, 6.5.1).
-const FORBIDDEN_TRAILERS: [&[u8]; 8] = [
+pub(crate) const FORBIDDEN_TRAILERS: [&[u8]; 8] = [
     b"content-length",
     b"transfer-encoding",
     b"host",

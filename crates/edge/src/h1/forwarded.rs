@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::field::is_token;
+use super::field::{Field, FieldKind, is_token};
 use super::write::Scheme;
 
 /// One element: from whom a proxy had a request, and how.
@@ -12,6 +12,20 @@ pub struct Hop {
     pub address: Option<IpAddr>,
     /// `None`: it does not say, or another one.
     pub scheme: Option<Scheme>,
+}
+
+/// Through whom a request has come, the nearest last, as proxies that are believed say it in `X-Forwarded-For`. Where that is not there at
+/// all, `Forwarded` says the same: a proxy that writes the one may pass on what a client says in the other. A line of `Forwarded` that is
+/// none says nothing, nor does what stands before it.
+pub fn chain<'a>(fields: impl Iterator<Item = Field<'a>> + Clone) -> Vec<Hop> {
+    let of = |kind| fields.clone().filter(move |field| field.kind == kind);
+    if of(FieldKind::ForwardedFor).next().is_some() {
+        let entries = of(FieldKind::ForwardedFor).flat_map(|field| field.value.split(|byte| *byte == b','));
+        return entries.map(|entry| Hop { address: address(entry.trim_ascii()), scheme: None }).collect();
+    }
+    let lines: Vec<_> = of(FieldKind::Forwarded).map(|field| hops(field.value)).collect();
+    let good = lines.iter().rposition(Option::is_none).map_or(0, |bad| bad + 1);
+    lines.into_iter().skip(good).flatten().flatten().collect()
 }
 
 /// The elements of one line, in order: each further one was added by a proxy nearer to here. `None`: it is not what RFC 7239 (4) says.

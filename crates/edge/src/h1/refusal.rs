@@ -159,6 +159,8 @@ reasons! {
         Body = "body-framing";
         /// Closed before the end of the body.
         BodyTruncated = "body-truncated";
+        /// Not HTTP/2, or not as RFC 9113 has it.
+        Http2 = "http2-protocol";
         /// Closed before the end of the head.
         HeadTruncated = "head-truncated";
     }

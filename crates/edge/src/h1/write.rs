@@ -127,11 +127,11 @@ impl Forwarding {
         ];
         for (kind, name, own) in lists {
             push(out, &[name.as_bytes(), b": "]);
-            let mut values = fields.clone().filter(|field| field.kind == kind && !field.value.is_empty()).peekable();
+            let mut values = fields.clone().filter(|field| field.kind == kind).peekable();
             if kind == FieldKind::ForwardedFor && values.peek().is_none() {
                 hops(out, fields.clone());
             }
-            for field in values {
+            for field in values.filter(|field| !field.value.is_empty()) {
                 push(out, &[field.value, b", "]);
             }
             push(out, &[own.as_bytes(), b"\r\n"]);
@@ -150,11 +150,9 @@ fn one<'a>(fields: impl Iterator<Item = Field<'a>>, kind: FieldKind) -> Option<&
     values.next().filter(|_| values.next().is_none()).and_then(|value| str::from_utf8(value).ok())
 }
 
-/// The addresses of `Forwarded`, as `X-Forwarded-For` lists them; none behind a line that is not well-formed.
-fn hops<'a>(out: &mut Vec<u8>, fields: impl Iterator<Item = Field<'a>>) {
-    let lines: Option<Vec<_>> =
-        fields.filter(|field| field.kind == FieldKind::Forwarded).map(|field| forwarded::hops(field.value)).collect();
-    for hop in lines.into_iter().flatten().flatten() {
+/// The addresses of `Forwarded`, as `X-Forwarded-For` lists them.
+fn hops<'a>(out: &mut Vec<u8>, fields: impl Iterator<Item = Field<'a>> + Clone) {
+    for hop in forwarded::chain(fields) {
         let name = hop.address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
         push(out, &[name.as_bytes(), b", "]);
     }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::client::Peer;
 use crate::h1::forwarded::{self, Hop};
-use crate::h1::{FieldKind, RequestHead, Scheme, Trust};
+use crate::h1::{RequestHead, Scheme, Trust};
 
 /// Networks, as ranges that neither touch nor overlap, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,52 +52,26 @@ pub(crate) struct Origin {
     pub(crate) scheme: Scheme,
 }
 
-/// The client is the peer; behind a proxy that is trusted, the rightmost one in `X-Forwarded-For` that is not a trusted proxy's. What is
-/// left of it was said by somebody who is not trusted. An entry that is no address ends the search at the last proxy that is known.
-///
-/// `Forwarded` says the same where there is no `X-Forwarded-For` at all: a proxy that writes that one may pass on what a client says in
-/// the other.
+/// The client is the peer; behind a proxy that is trusted, the rightmost one of those through whom the request has come that is not a
+/// trusted proxy. What is left of it was said by somebody who is not trusted. One that is no address ends the search at the last proxy
+/// that is known. See [`forwarded::chain`], by which an app is told the same.
 pub(crate) fn origin(peer: &Peer, head: &RequestHead) -> Origin {
     let forwarding = &peer.forwarding;
     if forwarding.trust() == Trust::None {
         return Origin { client: peer.ip, scheme: forwarding.scheme() };
     }
-    let (client, scheme) = match head.fields().any(|field| field.kind == FieldKind::ForwardedFor) {
-        true => (listed(peer, head), None),
-        false => hopped(peer, head),
-    };
+    let (client, scheme) = nearest(peer, head);
     Origin { client, scheme: forwarding.scheme_said(head.fields()).or(scheme).unwrap_or(forwarding.scheme()) }
 }
 
-/// As `X-Forwarded-For` says.
-fn listed(peer: &Peer, head: &RequestHead) -> IpAddr {
-    let lines: Vec<_> = head.fields().filter(|field| field.kind == FieldKind::ForwardedFor).collect();
-    let mut nearest = peer.ip;
-    for entry in lines.iter().rev().flat_map(|field| field.value.rsplit(|byte| *byte == b',')) {
-        match forwarded::address(entry.trim_ascii()) {
-            Some(address) => nearest = address,
-            None => return nearest,
-        }
-        if !peer.trusted.contain(nearest) {
-            return nearest;
-        }
-    }
-    nearest
-}
-
-/// As `Forwarded` says, with the scheme by which whoever is named there was heard.
-fn hopped(peer: &Peer, head: &RequestHead) -> (IpAddr, Option<Scheme>) {
-    let lines: Vec<_> = head.fields().filter(|field| field.kind == FieldKind::Forwarded).collect();
+/// Whoever is not trusted and nearest, with the scheme by which it was heard, where that is said beside it.
+fn nearest(peer: &Peer, head: &RequestHead) -> (IpAddr, Option<Scheme>) {
     let mut nearest = (peer.ip, None);
-    for field in lines.iter().rev() {
-        // A line that is none says nothing, nor does what stands before it.
-        let Some(hops) = forwarded::hops(field.value) else { return nearest };
-        for Hop { address, scheme } in hops.into_iter().rev() {
-            let Some(address) = address else { return nearest };
-            nearest = (address, scheme);
-            if !peer.trusted.contain(address) {
-                return nearest;
-            }
+    for Hop { address, scheme } in forwarded::chain(head.fields()).into_iter().rev() {
+        let Some(address) = address else { return nearest };
+        nearest = (address, scheme);
+        if !peer.trusted.contain(address) {
+            return nearest;
         }
     }
     nearest

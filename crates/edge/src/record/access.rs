@@ -185,6 +185,8 @@ pub(crate) struct Line<'a> {
     pub(crate) tls: &'static str,
     pub(crate) trace: &'a str,
     pub(crate) request: &'a str,
+    /// How a call of gRPC ended.
+    pub(crate) call: Option<u16>,
     /// Who is to blame and the reason's code, where something went wrong.
     pub(crate) fault: Option<(&'static str, &'static str)>,
 }
@@ -261,6 +263,9 @@ impl Line<'_> {
         text(out, "host", self.host);
         text(out, "path", self.path);
         drop(write!(out, ",\"status\":{}", self.status));
+        if let Some(code) = self.call {
+            drop(write!(out, ",\"grpc_status\":{code}"));
+        }
         millis(out, "duration_ms", self.duration);
         if let Some(waited) = self.waited {
             millis(out, "upstream_ms", waited);
@@ -301,6 +306,7 @@ mod tests {
             tls: "",
             trace: "abc",
             request: "def",
+            call: Some(14),
             fault: Some(("upstream", "connect-refused")),
         }
     }
@@ -313,6 +319,7 @@ mod tests {
         assert_eq!(lines(&out), 1);
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(value["path"], path);
+        assert_eq!(value["grpc_status"], 14);
         assert_eq!(value["ts"], "2026-11-21T00:00:00.007Z");
         assert_eq!(value["duration_ms"], 1234.567);
         assert_eq!(value["upstream_ms"], 0.042);

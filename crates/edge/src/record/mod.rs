@@ -10,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use bowline_core::route::retry::Retry;
 use bowline_core::route::{DURATION_BOUNDS, Method, SIZE_BOUNDS};
 use bowline_core::verdict::Counters;
 
@@ -77,6 +78,8 @@ pub(crate) struct Shard {
     pub(crate) flights: Flights,
     dropped: Cell<u64>,
     refused: RefCell<BTreeMap<&'static str, u64>>,
+    retries: Cell<u64>,
+    retries_refused: Cell<u64>,
     connections: Cell<u64>,
     connections_open: Cell<u64>,
     handshakes: Cell<u64>,
@@ -91,6 +94,8 @@ pub(crate) struct Report {
     pub(crate) flown: HashMap<LabelId, Flown>,
     pub(crate) dropped: u64,
     pub(crate) refused: BTreeMap<&'static str, u64>,
+    pub(crate) retries: u64,
+    pub(crate) retries_refused: u64,
     pub(crate) connections: u64,
     /// Now, not since.
     pub(crate) connections_open: u64,
@@ -124,6 +129,14 @@ impl Shard {
         *self.refused.borrow_mut().entry(reason).or_default() += 1;
     }
 
+    /// A request that failed goes to another instance, or does not.
+    pub(crate) fn retry(&self, retry: Retry) {
+        increase(match retry {
+            Retry::Granted => &self.retries,
+            Retry::Refused => &self.retries_refused,
+        });
+    }
+
     pub(crate) fn handshake(&self, succeeded: bool) {
         increase(&self.handshakes);
         if !succeeded {
@@ -151,6 +164,8 @@ impl Shard {
             flown: self.flights.report(Instant::now()),
             dropped: self.dropped.take(),
             refused: self.refused.take(),
+            retries: self.retries.take(),
+            retries_refused: self.retries_refused.take(),
             connections: self.connections.take(),
             connections_open: self.connections_open.get(),
             handshakes: self.handshakes.take(),

@@ -75,6 +75,8 @@ impl Totals {
             self.frame.connections_total += report.connections;
             self.frame.handshakes_total += report.handshakes;
             self.frame.handshakes_failed += report.handshakes_failed;
+            self.frame.retries_total += report.retries;
+            self.frame.retries_refused += report.retries_refused;
             for (reason, count) in report.refused {
                 *self.frame.refused.entry(reason.to_owned()).or_default() += count;
             }

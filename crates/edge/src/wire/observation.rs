@@ -50,6 +50,10 @@ pub struct ObservationFrame {
     pub connections_total: u64,
     pub handshakes_total: u64,
     pub handshakes_failed: u64,
+    #[serde(default)]
+    pub retries_total: u64,
+    #[serde(default)]
+    pub retries_refused: u64,
     pub refused: BTreeMap<String, u64>,
     pub series_dropped: u64,
     #[serde(default)]
@@ -249,6 +253,7 @@ impl ObservationFrame {
         if let Some(table) = self.table.as_deref().and_then(DesiredFrame::read) {
             seen.table = Some(table);
         }
+        (seen.retries_total, seen.retries_refused) = (self.retries_total, self.retries_refused);
         if self.whole {
             seen.series.clear();
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::{BodyLimit, HostName, PathPrefix};
+use bowline_core::app::{BodyLimit, HostName, PathPrefix, Protocol};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
     Action, ApiSite, Certificate, Challenge, Cohort, EdgeDesired, Files, Flow, Pool, PoolId, Rule, RuleId, Site,
@@ -119,6 +119,8 @@ struct PoolFrame {
     release: u32,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     baseline: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    h2c: bool,
     endpoints: BTreeMap<String, SocketAddr>,
 }
 
@@ -266,6 +268,7 @@ impl PoolFrame {
             service: id.service.to_string(),
             release: id.release.0,
             baseline: id.cohort == Cohort::Baseline,
+            h2c: pool.protocol == Protocol::H2c,
             endpoints: pool.endpoints.iter().map(|(id, address)| (id.to_string(), *address)).collect(),
         }
     }
@@ -339,7 +342,8 @@ impl PoolFrame {
             .iter()
             .map(|(id, address)| Ok((parse("instance", id, str::parse::<InstanceId>)?, *address)))
             .collect::<Result<_, TableError>>()?;
-        Ok((id, Pool { endpoints }))
+        let protocol = if self.h2c { Protocol::H2c } else { Protocol::Http1 };
+        Ok((id, Pool { protocol, endpoints }))
     }
 }
 
@@ -456,7 +460,7 @@ mod tests {
         let table = Table {
             generation: Generation(7),
             sites: BTreeMap::from([(host.clone(), Site { tls: SiteTls::Both, rules })]),
-            pools: BTreeMap::from([(pool, Pool { endpoints })]),
+            pools: BTreeMap::from([(pool, Pool { protocol: Protocol::H2c, endpoints })]),
             leaving: ["local/uploads.web.r2.0.3".parse().unwrap()].into(),
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
             proxy_protocol: true,

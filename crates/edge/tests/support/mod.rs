@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bowline_core::app::{BodyLimit, HostName, PathPrefix};
+use bowline_core::app::{BodyLimit, HostName, PathPrefix, Protocol};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
     Action, ApiSite, Certificate, Challenge, Cohort, EdgeDesired, EdgeObservation, EdgeStatus, Files, Flow, Pool,
@@ -222,7 +222,13 @@ impl TableBuilder {
     pub fn pool(mut self, release: u32, addresses: &[SocketAddr]) -> Self {
         let endpoints = addresses.iter().enumerate();
         let endpoints = endpoints.map(|(slot, address)| (instance(release, u16::try_from(slot).unwrap()), *address));
-        self.0.pools.insert(pool(release), Pool { endpoints: endpoints.collect() });
+        self.0.pools.insert(pool(release), Pool { endpoints: endpoints.collect(), ..Pool::default() });
+        self
+    }
+
+    /// The instances of this release speak HTTP/2.
+    pub fn h2c(mut self, release: u32) -> Self {
+        self.0.pools.get_mut(&pool(release)).unwrap().protocol = Protocol::H2c;
         self
     }
 

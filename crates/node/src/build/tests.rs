@@ -42,6 +42,7 @@ fn service(origin: Origin, run: Option<&str>) -> Service {
         packages: Vec::new(),
         runtime: None,
         fixed_port: None,
+        protocol: Default::default(),
         health: None::<Health>,
         alive: None,
         drain: Duration::from_secs(30),

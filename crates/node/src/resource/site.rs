@@ -21,7 +21,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use bowline_core::app::{Cage, Command as Script, Limits, Probe};
+use bowline_core::app::{Cage, Command as Script, Limits, Probe, Protocol};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{Incarnation, InstanceId, ResourceName};
 use bowline_core::instance::{InstanceSpec, PortChoice, Reach, Readiness, StopSignal, VolumeMount};
@@ -203,6 +203,7 @@ impl<'s> Site<'s> {
             tools: None,
             port: PortChoice::Fixed(self.server.port),
             reach: Reach::App,
+            protocol: Protocol::default(),
             health: Some(Readiness::Tcp(Probe { grace: RECOVERY, ..Probe::default() })),
             alive: None,
             limits: Limits::default(),

@@ -109,6 +109,7 @@ impl Node {
             port: PortChoice::Any,
             reach: Reach::Edge,
             health: None,
+            protocol: Default::default(),
             alive: None,
             limits: Limits::default(),
             uid: is_root().then_some(65_533),

@@ -81,10 +81,16 @@ static SERVICE: TableSpec = TableSpec {
             "Only for apps that ignore `$PORT`: one copy, stopped before the next starts.",
         ),
         key(
+            "protocol",
+            Words(&["http/1.1", "h2c"]),
+            Default("\"http/1.1\""),
+            "What the instances speak. `h2c`: HTTP/2 without TLS, with trailers both ways, as gRPC servers do.",
+        ),
+        key(
             "health",
             WordOrTable("tcp", &HEALTH),
             Omitted("any HTTP answer to `GET /` where a route leads here, else staying up"),
-            "What tells that an instance may get traffic: a GET, or `\"tcp\"`.",
+            "What tells that an instance may get traffic: a GET, gRPC's own check, or `\"tcp\"`.",
         ),
         key("alive", Table(&ALIVE), Omitted("no check"), "A GET that restarts the instance after three failures."),
         key(
@@ -134,7 +140,7 @@ static SERVICE: TableSpec = TableSpec {
         conflict("packages", &["build_of", "image", "dockerfile"], "nothing is built here"),
         conflict(
             "static",
-            &["run", "port", "health", "alive", "drain", "scale", "limits", "writable", "metrics", "cage"],
+            &["run", "port", "protocol", "health", "alive", "drain", "scale", "limits", "writable", "metrics", "cage"],
             "static files have no process",
         ),
     ],
@@ -152,11 +158,20 @@ static STATIC: TableSpec = table(
     ],
 );
 
-static HEALTH: TableSpec = table(
+static HEALTH: TableSpec = TableSpec { conflicts: &[conflict("path", &["grpc"], "one thing is asked")], ..HEALTH_KEYS };
+
+const HEALTH_KEYS: TableSpec = table(
     "health",
-    "A check. With a `path`: a GET answered with 2xx or 3xx. Without: a TCP connect.",
+    "A check. With a `path`: a GET answered with 2xx or 3xx. With `grpc`: `grpc.health.v1.Health/Check`, answered with \
+     `SERVING`. With neither: a TCP connect.",
     &[
         key("path", Text(Form::UrlPath), Omitted("a TCP connect"), "What is asked for."),
+        key(
+            "grpc",
+            Text(Form::GrpcService),
+            Omitted("a TCP connect"),
+            "The service whose health is asked for, `\"\"` for all. Only with `protocol = \"h2c\"`.",
+        ),
         INTERVAL,
         IDLE_INTERVAL,
         TIMEOUT,
@@ -392,7 +407,9 @@ static ROUTE: TableSpec = TableSpec {
         key(
             "http",
             Words(&["serve", "redirect"]),
-            Omitted("`redirect` where `tls = \"acme\"` and not in `local`, else `serve`"),
+            Omitted(
+                "`redirect` where `tls = \"acme\"`, or `\"auto\"` and an authority has issued a certificate, and not in `local`; else `serve`",
+            ),
             "`redirect`: what does not come over HTTPS gets 308 to the same over HTTPS, as soon as there is a certificate for the host.",
         ),
         key(

@@ -13,7 +13,7 @@ pub(crate) use address::{
     target, url,
 };
 pub(crate) use cron::schedule;
-pub(crate) use path::{absolute, mount_point, prefix, relative, relative_below, url_path};
+pub(crate) use path::{absolute, grpc_service, mount_point, prefix, relative, relative_below, url_path};
 pub(crate) use quantity::{cpu, duration, positive, print_cpu, rate, share, size, target_share};
 pub(crate) use reference::{print_reference, reference};
 pub(crate) use rollout::{

@@ -54,6 +54,17 @@ pub(crate) fn url_path(text: &str) -> Read<String> {
     }
 }
 
+/// The name by which a health check asks for a gRPC service, `package.Service`. Empty: for all of a server.
+pub(crate) fn grpc_service(text: &str) -> Read<String> {
+    match text.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '.')) {
+        Some(bad) => Err(Wrong::hint(
+            format!("{bad:?} cannot stand in the name of a gRPC service"),
+            "it is the package, a dot and the service: \"shop.v1.Cart\"".to_owned(),
+        )),
+        None => Ok(text.to_owned()),
+    }
+}
+
 /// A route's prefix.
 pub(crate) fn prefix(text: &str) -> Read<PathPrefix> {
     PathPrefix::new(text).map_err(|e| Wrong::new(e.to_string()))

@@ -1,7 +1,8 @@
 //! `[service.NAME]` and `[job.NAME]`.
 
 use bowline_core::app::{
-    Cage, Command, Health, HttpCheck, Job, Limits, Origin, Probe, Scale, Service, StaticFiles, Variables,
+    Cage, Command, GrpcCheck, Health, HttpCheck, Job, Limits, Origin, Probe, Protocol, Scale, Service, StaticFiles,
+    Variables,
 };
 use bowline_core::id::Port;
 
@@ -21,6 +22,7 @@ pub(crate) fn detected() -> Service {
         packages: Vec::new(),
         runtime: None,
         fixed_port: None,
+        protocol: Protocol::default(),
         health: None,
         alive: None,
         drain: Service::DRAIN,
@@ -41,6 +43,10 @@ impl Reader {
             packages: self.list(s, "packages", literal::package).unwrap_or_default(),
             runtime: self.parsed(s, "runtime", literal::runtime),
             fixed_port: self.integer(s, "port").and_then(Port::new),
+            protocol: match self.word(s, "protocol") {
+                Some(1) => Protocol::H2c,
+                Some(_) | None => Protocol::Http1,
+            },
             health: self.health(s),
             alive: self.section(s, "alive").and_then(|alive| self.http_check(&alive)),
             drain: self.parsed(s, "drain", literal::duration).unwrap_or(Service::DRAIN),
@@ -55,6 +61,7 @@ impl Reader {
             env: self.variables(s, "env"),
         };
         self.check_one_copy(s, &service);
+        self.check_grpc(s, &service);
         service
     }
 
@@ -82,6 +89,11 @@ impl Reader {
     fn health(&mut self, s: &Section<'_>) -> Option<Health> {
         match self.word_or_table(s, "health")? {
             ShortOr::Short(()) => Some(Health::Tcp(Probe::default())),
+            ShortOr::Table(table) if table.has("grpc") => {
+                let probe = self.probe(&table);
+                self.parsed(&table, "grpc", literal::grpc_service)
+                    .map(|service| Health::Grpc(GrpcCheck { service, probe }))
+            }
             ShortOr::Table(table) if table.has("path") => self.http_check(&table).map(Health::Http),
             ShortOr::Table(table) => Some(Health::Tcp(self.probe(&table))),
         }
@@ -147,6 +159,18 @@ impl Reader {
                 Diagnostic::new(at.clone(), self.value_at(&at), message)
                     .related(port, "two copies cannot listen here")
                     .hint(Some("listen on $PORT and remove `port`, or run one copy".to_owned())),
+            );
+        }
+    }
+
+    /// gRPC is HTTP/2, which an instance has to be asked in.
+    fn check_grpc(&mut self, s: &Section<'_>, service: &Service) {
+        if matches!(service.health, Some(Health::Grpc(_))) && service.protocol != Protocol::H2c {
+            let at = s.path("health.grpc");
+            let message = format!("`{at}` asks over HTTP/2, and the service speaks HTTP/1.1");
+            self.push(
+                Diagnostic::new(at.clone(), self.value_at(&at), message)
+                    .hint(Some(format!("write `protocol = \"h2c\"` in [{}]", s.path("").trim_end_matches('.')))),
             );
         }
     }

@@ -1,6 +1,6 @@
 use bowline_core::app::{
-    Auth, Cage, Command, Health, HttpCheck, Job, Limit, Origin, PlainHttp, Probe, RateBy, Route, RouteTo, Scale,
-    Service, StaticFiles, Tls,
+    Auth, Cage, Command, GrpcCheck, Health, HttpCheck, Job, Limit, Origin, PlainHttp, Probe, Protocol, RateBy, Route,
+    RouteTo, Scale, Service, StaticFiles, Tls,
 };
 use bowline_core::time::Humane;
 
@@ -21,8 +21,18 @@ impl Writer {
         }
         self.optional("run", service.run.as_ref().map(|c| &c.0));
         self.integer("port", service.fixed_port.map(|port| port.get()));
+        self.default("protocol", &service.protocol, &Protocol::Http1, |protocol| {
+            Data::Text(match protocol {
+                Protocol::Http1 => "http/1.1".to_owned(),
+                Protocol::H2c => "h2c".to_owned(),
+            })
+        });
         match &service.health {
             None => {}
+            Some(Health::Grpc(GrpcCheck { service, probe })) => self.inner("health", |w| {
+                w.text("grpc", service);
+                w.probe(w.detail, *probe);
+            }),
             Some(Health::Tcp(probe)) if *probe == Probe::default() && self.brief() => self.text("health", "tcp"),
             Some(Health::Tcp(probe)) => self.inner("health", |w| w.probe(Detail::Full, *probe)),
             Some(Health::Http(check)) => self.inner("health", |w| w.http_check(check)),

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bowline_core::app::{
     AbortRule, Access, App, Auth, Backup, BodyLimit, Bucket, Cage, Command, Database, DatabaseKind, DatabaseSource,
-    Delivery, Environment, Health, HostName, Hsts, HttpCheck, ImagePush, Job, KubernetesSettings, LatencyObjective,
-    Limit, Limits, LogSink, Origin, PathPrefix, PlainHttp, Probe, RateBy, Redis, RedisSource, Reference,
-    ReferenceField, ReleaseHooks, Rollout, Route, RouteTo, Scale, Schedule, SecretSource, Service, Slo, StaticFiles,
-    Step, Target, Tls, Transfer, Upload, Value, VarName, Variables, Volume,
+    Delivery, Environment, GrpcCheck, Health, HostName, Hsts, HttpCheck, ImagePush, Job, KubernetesSettings,
+    LatencyObjective, Limit, Limits, LogSink, Origin, PathPrefix, PlainHttp, Probe, Protocol, RateBy, Redis,
+    RedisSource, Reference, ReferenceField, ReleaseHooks, Rollout, Route, RouteTo, Scale, Schedule, SecretSource,
+    Service, Slo, StaticFiles, Step, Target, Tls, Transfer, Upload, Value, VarName, Variables, Volume,
 };
 use bowline_core::id::{
     AppName, EnvName, EnvironmentId, JobName, Port, ResourceName, RouteName, SecretName, ServiceName,
@@ -141,14 +141,17 @@ fn origin(first: ServiceName) -> impl Strategy<Value = Origin> {
 }
 
 fn service<O: Strategy<Value = Origin>>(origin: O, targets: &Targets) -> impl Strategy<Value = Service> + use<O> {
-    let health = prop_oneof![check().prop_map(Health::Http), probe().prop_map(Health::Tcp)];
+    let grpc = (select(vec!["", "shop.v1.Cart"]), probe())
+        .prop_map(|(service, probe)| Health::Grpc(GrpcCheck { service: service.to_owned(), probe }));
+    let health = prop_oneof![check().prop_map(Health::Http), grpc, probe().prop_map(Health::Tcp)];
+    let health = (option::of(health), select(vec![Protocol::Http1, Protocol::H2c]));
     let what = (
         origin,
         option::of(command()),
         subsequence(vec!["libpq-dev".to_owned(), "g++".to_owned()], 0..=2),
         option::of(Just("python 3.11".to_owned())),
     );
-    let how = (option::of(1_u16..), option::of(health), option::of(check()), duration(), scale());
+    let how = (option::of(1_u16..), health, option::of(check()), duration(), scale());
     let limits = (option::of(size()), option::of((1_u32..100_000).prop_map(MilliCpu)));
     let rest = (
         limits,
@@ -158,7 +161,8 @@ fn service<O: Strategy<Value = Origin>>(origin: O, targets: &Targets) -> impl St
     );
     (what, how, rest, variables(targets)).prop_map(|(what, how, rest, env)| {
         let (origin, run, packages, runtime) = what;
-        let (port, health, alive, drain, scale) = how;
+        let (port, (health, protocol), alive, drain, scale) = how;
+        let protocol = if matches!(health, Some(Health::Grpc(_))) { Protocol::H2c } else { protocol };
         let ((memory, cpu), writable, metrics, cage) = rest;
         let built = matches!(origin, Origin::Folder { .. } | Origin::Static { .. });
         let fixed_port = port.and_then(Port::new).filter(|_| scale.max <= 1);
@@ -168,6 +172,7 @@ fn service<O: Strategy<Value = Origin>>(origin: O, targets: &Targets) -> impl St
             run,
             runtime,
             fixed_port,
+            protocol,
             health,
             alive,
             drain,
@@ -189,6 +194,7 @@ fn without_process(service: Service) -> Service {
     Service {
         run: None,
         fixed_port: None,
+        protocol: Protocol::Http1,
         health: None,
         alive: None,
         drain: Duration::from_secs(30),

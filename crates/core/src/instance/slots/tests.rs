@@ -57,6 +57,7 @@ impl Bench {
             port: PortChoice::Any,
             reach: Reach::Edge,
             health: Some(Readiness::Http(HttpCheck { path: "/".into(), probe: Probe::default() })),
+            protocol: Protocol::H2c,
             alive: None,
             limits: Limits::default(),
             uid: None,
@@ -125,7 +126,9 @@ impl Bench {
     }
 
     fn endpoints(&self) -> usize {
-        self.slots.endpoints().values().map(|pool| pool.endpoints.len()).sum()
+        let pools = self.slots.endpoints();
+        assert!(pools.values().all(|pool| pool.protocol == Protocol::H2c), "as its release says");
+        pools.values().map(|pool| pool.endpoints.len()).sum()
     }
 }
 

@@ -44,6 +44,7 @@ fn spec(key: &TaskKey, release: u32) -> Arc<InstanceSpec> {
         port: PortChoice::Any,
         reach: Reach::Edge,
         health: None,
+        protocol: Default::default(),
         alive: None,
         limits: Limits::default(),
         uid: None,

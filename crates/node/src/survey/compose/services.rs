@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use bowline_core::app::{Health, HostName, HttpCheck, Limits, Origin, PathPrefix, Probe, RouteTo, Service, Volume};
+use bowline_core::app::{
+    Health, HostName, HttpCheck, Limits, Origin, PathPrefix, Probe, Protocol, RouteTo, Service, Volume,
+};
 use bowline_core::id::{Port, RouteName, ServiceName};
 use bowline_core::units::{Bytes, MilliCpu};
 
@@ -411,6 +413,7 @@ fn empty(dir: String) -> Service {
         packages: Vec::new(),
         runtime: None,
         fixed_port: None,
+        protocol: Protocol::default(),
         health: None,
         alive: None,
         drain: Service::DRAIN,
