@@ -12,7 +12,7 @@ use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, EnvName, ReleaseNumber};
 use bowline_core::resource::data::{DataDone, DataOrder};
-use bowline_core::route::{ApiSite, Certificate, EdgeDesired};
+use bowline_core::route::{ApiSite, EdgeDesired};
 use bowline_core::scale::Windows;
 use bowline_core::time::{Mono, Timestamp};
 use bowline_fault_points::{Point, reach};
@@ -31,6 +31,7 @@ use crate::reconcile::change::ChangeId;
 use crate::reconcile::credentials::Salt;
 use crate::reconcile::degraded::Degraded;
 use crate::reconcile::effects::{Effect, Input, Job, JobId, Now, Purpose, ReadOrder, Reading, Ticket};
+use crate::reconcile::given::Given;
 use crate::reconcile::load::load;
 use crate::reconcile::release::Place;
 use crate::reconcile::request::{Answer, Asked, Door, Reply};
@@ -138,7 +139,7 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
     let vault = Vault::open(&config.state_dir, keyring, store.clone()).await?;
     let loaded = load(&store, &vault, &config.version, now.wall).await?;
     let acme = config.acme.clone().map(|acme| {
-        let keep = Keep::new(&config.state_dir, vault.keyring(), &acme.directory);
+        let keep = Keep::new(&config.state_dir, vault.keys(), &acme.directory);
         (acme, keep)
     });
     let place = Place {
@@ -150,13 +151,11 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         trusted_proxies: config.trusted_proxies.clone(),
         proxy_protocol: config.proxy_protocol,
         api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }),
-        given: config
-            .outside
-            .iter()
-            .filter_map(|way| Some((way.host.clone(), given(way, snapshot.as_deref(), now.wall)?)))
-            .collect(),
-        refused: config.outside.as_ref().and_then(|way| way.refused.clone()),
-        acme: acme.as_ref().map(|(_, keep)| Authority { kept: keep.load(), pace: pace() }),
+        given: config.outside.as_ref().and_then(|way| given(way, snapshot.as_deref(), now.wall)),
+        acme: acme.as_ref().map(|(settings, keep)| {
+            let local = snapshot.as_ref().map(|served| ca.signed(&served.certificates)).unwrap_or_default();
+            Authority { kept: keep.load(), pace: pace(), api: settings.api, local }
+        }),
         build_time: config.build_time,
         windows: windows(),
         machine: memory::machine(),
@@ -165,13 +164,18 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
     Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), acme, place, loaded, snapshot })
 }
 
-/// A certificate that is not made here. Where its files hold none that can be served, the one that the edge has served last goes on.
-fn given(way: &Outside, served: Option<&EdgeDesired>, now: Timestamp) -> Option<Certificate> {
+/// Where the API's certificate is in files, and these hold none that can be served, the one that the edge has served last goes on.
+fn given(way: &Outside, served: Option<&EdgeDesired>, now: Timestamp) -> Option<Given> {
     let last = || {
         let last = served?.certificates.get(&way.host)?;
-        certs::end(last).filter(|end| *end > now).map(|_| last.clone())
+        certs::end(last).filter(|end| *end > now).map(|_| Arc::clone(last))
     };
-    way.certificate.clone().or_else(|| way.refused.as_ref().and_then(|_| last()))
+    let certificate = match (&way.certificate, &way.refused) {
+        (Some(certificate), _) => Some(Arc::new(certificate.clone())),
+        (None, Some(_)) => last(),
+        (None, None) => return None,
+    };
+    Some(Given { host: way.host.clone(), certificate, refused: way.refused.clone() })
 }
 
 /// How long scaling waits: a test of the whole may have it wait a fraction of that.
