@@ -44,8 +44,16 @@ pub(crate) struct Acme {
     /// Hosts that were served with a certificate of the local CA, which goes on until the authority's is there.
     local: BTreeSet<HostName>,
     /// What the names follow from. `None`: a certificate has come or gone since.
-    basis: Option<Vec<(AppKey, Option<Arc<Release>>, bool)>>,
+    basis: Option<Vec<Basis>>,
     deadline: Option<Mono>,
+}
+
+/// Of one app.
+#[derive(Debug)]
+struct Basis {
+    key: AppKey,
+    live: Option<Arc<Release>>,
+    unread: bool,
 }
 
 impl Acme {
@@ -142,16 +150,12 @@ impl Loop {
             let live = app.live.and_then(|live| app.release(live)).map(|(release, _)| release);
             (key, live, app.unread.is_some())
         });
-        let is_same = |known: &Vec<(AppKey, Option<Arc<Release>>, bool)>| {
-            let mut known = known.iter();
-            let mut same = basis.clone().all(|(key, live, unread)| {
-                known.next().is_some_and(|(of, release, was)| {
-                    let is_live = release.as_ref().map(Arc::as_ptr) == live.map(Arc::as_ptr);
-                    of == key && is_live && *was == unread
-                })
-            });
-            same &= known.next().is_none();
-            same
+        let is_same = |known: &Vec<Basis>| {
+            let same = |(of, (key, live, unread)): (&Basis, (&AppKey, Option<&Arc<Release>>, bool))| {
+                let is_live = of.live.as_ref().map(Arc::as_ptr) == live.map(Arc::as_ptr);
+                of.key == *key && is_live && of.unread == unread
+            };
+            known.len() == self.apps.len() && known.iter().zip(basis.clone()).all(same)
         };
         if acme.basis.as_ref().is_some_and(is_same) {
             return;
@@ -179,8 +183,8 @@ impl Loop {
             meanwhile: Arc::new(meanwhile),
             challenges: BTreeMap::new(),
         };
-        let owned = |(key, live, unread): (&AppKey, Option<&Arc<Release>>, bool)| (key.clone(), live.cloned(), unread);
-        acme.basis = Some(basis.map(owned).collect());
+        let owned = basis.map(|(key, live, unread)| Basis { key: key.clone(), live: live.cloned(), unread });
+        acme.basis = Some(owned.collect());
     }
 }
 

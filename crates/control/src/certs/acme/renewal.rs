@@ -62,9 +62,9 @@ fn read<T: DeserializeOwned>(answer: &Whole) -> Result<T, Failure> {
 pub(super) fn identifier(chain: &str) -> Option<CertificateIdentifier<'static>> {
     let (_, block) = x509_parser::pem::parse_x509_pem(chain.as_bytes()).ok()?;
     let (_, parsed) = X509Certificate::from_der(&block.contents).ok()?;
-    let signer = parsed.iter_extensions().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::AuthorityKeyIdentifier(signer) => signer.key_identifier.as_ref().map(|key| key.0),
-        _ => None,
+    let signer = parsed.iter_extensions().find_map(|extension| {
+        let ParsedExtension::AuthorityKeyIdentifier(signer) = extension.parsed_extension() else { return None };
+        signer.key_identifier.as_ref().map(|key| key.0)
     })?;
     let serial = parsed.tbs_certificate.raw_serial();
     Some(CertificateIdentifier::new(Der::from_slice(signer), Der::from_slice(serial)).into_owned())
