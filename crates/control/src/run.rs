@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 
 use crate::certs::acme::{Clerk, Keep, Report};
 use crate::certs::{CertCache, LocalCa};
-use crate::config::{Acme, ControlConfig, Ended, ForesightCall, Links, Outside};
+use crate::config::{Acme, ControlConfig, Ended, ForesightCall, Links};
 use crate::http::answer::Refusal;
 use crate::http::journal::Journals;
 use crate::http::{Kept, listen, memory};
@@ -40,7 +40,7 @@ use crate::secrets::{Keyring, Vault, snapshot as sealed};
 use crate::sources::Sources;
 use crate::store::Store;
 use crate::tokens::Tokens;
-use crate::{certs, folder, jobs, snapshot, steps};
+use crate::{folder, jobs, snapshot, steps};
 
 /// Results of work beside the loop that wait for it; more wait where they come from.
 const WAITING_INPUTS: usize = 256;
@@ -151,7 +151,7 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         trusted_proxies: config.trusted_proxies.clone(),
         proxy_protocol: config.proxy_protocol,
         api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }),
-        given: config.outside.as_ref().and_then(|way| given(way, snapshot.as_deref(), now.wall)),
+        given: config.outside.as_ref().and_then(|way| Given::of(way, snapshot.as_deref(), now.wall)),
         acme: acme.as_ref().map(|(settings, keep)| {
             let local = snapshot.as_ref().map(|served| ca.signed(&served.certificates)).unwrap_or_default();
             Authority { kept: keep.load(), pace: pace(), api: settings.api, local }
@@ -162,20 +162,6 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         boot: boot_id()?,
     };
     Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), acme, place, loaded, snapshot })
-}
-
-/// Where the API's certificate is in files, and these hold none that can be served, the one that the edge has served last goes on.
-fn given(way: &Outside, served: Option<&EdgeDesired>, now: Timestamp) -> Option<Given> {
-    let last = || {
-        let last = served?.certificates.get(&way.host)?;
-        certs::end(last).filter(|end| *end > now).map(|_| Arc::clone(last))
-    };
-    let certificate = match (&way.certificate, &way.refused) {
-        (Some(certificate), _) => Some(Arc::new(certificate.clone())),
-        (None, Some(_)) => last(),
-        (None, None) => return None,
-    };
-    Some(Given { host: way.host.clone(), certificate, refused: way.refused.clone() })
 }
 
 /// How long scaling waits: a test of the whole may have it wait a fraction of that.

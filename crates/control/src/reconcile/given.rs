@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bowline_core::app::HostName;
 use bowline_core::fault::Fault;
-use bowline_core::route::Certificate;
+use bowline_core::route::{Certificate, EdgeDesired};
 use bowline_core::time::Timestamp;
 
 use super::effects::Now;
 use super::{Loop, events};
 use crate::certs;
+use crate::config::Outside;
 
 /// What the files hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,20 @@ pub(crate) struct Given {
 }
 
 impl Given {
+    /// `None`: no files are named. `served`: what the edge has served last, which goes on where they hold none that can be served.
+    pub(crate) fn of(way: &Outside, served: Option<&EdgeDesired>, now: Timestamp) -> Option<Self> {
+        let last = || {
+            let last = served?.certificates.get(&way.host)?;
+            certs::end(last).filter(|end| *end > now).map(|_| Arc::clone(last))
+        };
+        let certificate = match (&way.certificate, &way.refused) {
+            (Some(certificate), _) => Some(Arc::new(certificate.clone())),
+            (None, Some(_)) => last(),
+            (None, None) => return None,
+        };
+        Some(Self { host: way.host.clone(), certificate, refused: way.refused.clone() })
+    }
+
     /// When it ends, if it can be read.
     pub(crate) fn end(&self) -> Option<Timestamp> {
         certs::end(self.certificate.as_ref()?)
