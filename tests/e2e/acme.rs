@@ -2,8 +2,9 @@
 
 mod pebble;
 
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use bowline_fault_points::Point;
 use bowline_tests::client::curl;
@@ -230,4 +231,46 @@ fn an_edge_that_dies_on_the_way_is_told_again_what_to_answer() {
     scene.bowline.kill_daemon();
     assert!(edge.runs() && scene.seen(host, &root).is_ok(), "the edge has the certificate without a daemon");
     scene.supervise();
+}
+
+#[test]
+fn the_apis_host_is_proven_and_clients_believe_the_authority() {
+    let host = "api.shop.example.com";
+    let mut scene = Scene::new(&format!("[api]\nhost = \"{host}\"\n"));
+    let issuer = |scene: &Scene| scene.bowline.status()["edge"]["certificate"]["issuer"].clone();
+    assert_eq!(issuer(&scene), "acme");
+    assert!(scene.seen(host, &scene.bowline.ca()).is_err(), "the local CA does not stand in");
+    scene.start_pebble();
+    scene.certified(host);
+    let made = scene.bowline.json(&["token", "create", "ci", "--role", "viewer"]);
+    let token = made["token"].as_str().expect("a token");
+    let url = format!("https://{host}:{}", scene.https.rsplit(':').next().expect("a port"));
+    let (config, elsewhere) = (scene.bowline.folder("config"), scene.bowline.folder("elsewhere"));
+    let names = elsewhere.join("hosts");
+    std::fs::write(&names, format!("127.0.0.1 {host}\n")).expect("a file of the test");
+    // On a machine whose list of names leads the host here.
+    let client = |args: &[&str]| {
+        let bound = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+        let wrapper = ["unshare", "--map-root-user", "--mount", "sh", "-c", bound, path(&names)];
+        let mut command = scene.bowline.command_under(&wrapper, args);
+        command.env("XDG_CONFIG_HOME", &config).current_dir(&elsewhere);
+        for name in ["BOWLINE_STATE", "BOWLINE_TOKEN", "BOWLINE_CA"] {
+            command.env_remove(name);
+        }
+        command
+    };
+    let login = |ca: &Path| {
+        let mut login = client(&["login", &url, "--ca", path(ca), "--json"]);
+        let mut login =
+            login.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("unshare runs");
+        login.stdin.take().expect("a pipe").write_all(format!("{token}\n").as_bytes()).expect("it reads");
+        login.wait_with_output().expect("it was started")
+    };
+    let wrong = login(&scene.bowline.ca());
+    assert!(!wrong.status.success() && text(&wrong).contains(host), "the local CA has not signed it: {}", text(&wrong));
+    let done = login(&scene.pebble.root());
+    assert!(done.status.success(), "{}", text(&done));
+    let status = client(&["status", "--to", &url, "--json"]).output().expect("unshare runs");
+    assert!(status.status.success(), "the token and the CA are known: {}", text(&status));
+    assert_eq!(issuer(&scene), "acme");
 }

@@ -69,10 +69,11 @@ impl Acme {
 
     /// Of a server that has come to listen there.
     pub(crate) fn account(self, http: SocketAddr, https: Option<SocketAddr>) -> Option<bowline_control::Acme> {
-        let server::Acme { directory, contact, ca, challenge } = match self.clone() {
+        let (server::Acme { directory, contact, ca, challenge }, api) = match self.clone() {
             Self::Never => return None,
-            Self::OnItsPorts => server::Acme::default(),
-            Self::Always(acme) => acme,
+            // Nobody has said so: whoever knows the API by its certificate of the local CA goes on.
+            Self::OnItsPorts => (server::Acme::default(), false),
+            Self::Always(acme) => (acme, true),
         };
         let mut methods = acme::methods(Some(http), https, challenge);
         if self == Self::OnItsPorts {
@@ -82,7 +83,7 @@ impl Acme {
             };
             methods.retain(asked);
         }
-        (!methods.is_empty()).then_some(bowline_control::Acme { directory, contact, ca, methods })
+        (!methods.is_empty()).then_some(bowline_control::Acme { directory, contact, ca, methods, api })
     }
 }
 
@@ -212,7 +213,11 @@ impl Settings {
             trusted_proxies,
             proxy_protocol: listen.proxy_protocol,
             api: api.map(Api::read),
-            acme: acme.map(Acme::read).transpose()?.unwrap_or(Acme::OnItsPorts),
+            acme: match acme {
+                server::Authority::Usual => Acme::OnItsPorts,
+                server::Authority::Off => Acme::Never,
+                server::Authority::At(acme) => Acme::read(acme)?,
+            },
             build_time: limits.build_time,
             log_bytes: limits.log_size.0,
             log_files: u32::from(limits.log_files) + 1,
@@ -232,8 +237,10 @@ fn not_carried(parsed: &ServerFile) -> Option<bowline_spec::Diagnostics> {
     if parsed.server.listen.https.len() > 1 {
         keys.push(("listen.https", "the edge listens on one address for HTTPS; [::] takes IPv4, too"));
     }
-    let proven_over_tls = |acme: &server::Acme| acme.challenge == Some(Method::TlsAlpn01);
-    if parsed.server.listen.https.is_empty() && parsed.server.acme.as_ref().is_some_and(proven_over_tls) {
+    let over_tls = |acme: &server::Authority| {
+        matches!(acme, server::Authority::At(server::Acme { challenge: Some(Method::TlsAlpn01), .. }))
+    };
+    if parsed.server.listen.https.is_empty() && over_tls(&parsed.server.acme) {
         keys.push(("acme.challenge", "it is answered over HTTPS, and `listen.https` is empty"));
     }
     if parsed.server.listen.https.is_empty() {
@@ -332,6 +339,12 @@ mod tests {
         check(written, 8080, Some(8443), Some(&[Method::Http01, Method::TlsAlpn01]));
         check(written, 8080, Some(443), Some(&[Method::TlsAlpn01, Method::Http01]));
         check("acme = { challenge = \"tls-alpn-01\" }\n", 80, Some(443), Some(&[Method::TlsAlpn01]));
+        check("acme = \"off\"\n", 80, Some(443), None);
+        let takes_api = |text: &str| {
+            let [http, https] = [80, 443].map(|port| SocketAddr::from(([0, 0, 0, 0], port)));
+            settings(text, &[]).unwrap().acme.account(http, Some(https)).map(|account| account.api)
+        };
+        assert_eq!((takes_api(""), takes_api(written)), (Some(false), Some(true)), "only if the file says so");
         assert_eq!(Settings::local().acme, Acme::Never);
     }
 

@@ -105,6 +105,8 @@ pub struct Acme {
     pub ca: Option<PathBuf>,
     /// How names are proven, one after the other; not empty.
     pub methods: Vec<Method>,
+    /// The API's host gets its certificate there, too.
+    pub api: bool,
 }
 
 /// The way to the API from elsewhere: through the edge, with a token.

@@ -12,7 +12,7 @@ use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, EnvName, ReleaseNumber};
 use bowline_core::resource::data::{DataDone, DataOrder};
-use bowline_core::route::{ApiSite, Certificate, EdgeDesired};
+use bowline_core::route::{ApiSite, EdgeDesired};
 use bowline_core::scale::Windows;
 use bowline_core::time::{Mono, Timestamp};
 use bowline_fault_points::{Point, reach};
@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 
 use crate::certs::acme::{Clerk, Keep, Report};
 use crate::certs::{CertCache, LocalCa};
-use crate::config::{Acme, ControlConfig, Ended, ForesightCall, Links, Outside};
+use crate::config::{Acme, ControlConfig, Ended, ForesightCall, Links};
 use crate::http::answer::Refusal;
 use crate::http::journal::Journals;
 use crate::http::{Kept, listen, memory};
@@ -31,6 +31,7 @@ use crate::reconcile::change::ChangeId;
 use crate::reconcile::credentials::Salt;
 use crate::reconcile::degraded::Degraded;
 use crate::reconcile::effects::{Effect, Input, Job, JobId, Now, Purpose, ReadOrder, Reading, Ticket};
+use crate::reconcile::given::Given;
 use crate::reconcile::load::load;
 use crate::reconcile::release::Place;
 use crate::reconcile::request::{Answer, Asked, Door, Reply};
@@ -39,7 +40,7 @@ use crate::secrets::{Keyring, Vault, snapshot as sealed};
 use crate::sources::Sources;
 use crate::store::Store;
 use crate::tokens::Tokens;
-use crate::{certs, folder, jobs, snapshot, steps};
+use crate::{folder, jobs, snapshot, steps};
 
 /// Results of work beside the loop that wait for it; more wait where they come from.
 const WAITING_INPUTS: usize = 256;
@@ -138,7 +139,7 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
     let vault = Vault::open(&config.state_dir, keyring, store.clone()).await?;
     let loaded = load(&store, &vault, &config.version, now.wall).await?;
     let acme = config.acme.clone().map(|acme| {
-        let keep = Keep::new(&config.state_dir, vault.keyring(), &acme.directory);
+        let keep = Keep::new(&config.state_dir, vault.keys(), &acme.directory);
         (acme, keep)
     });
     let place = Place {
@@ -150,28 +151,17 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         trusted_proxies: config.trusted_proxies.clone(),
         proxy_protocol: config.proxy_protocol,
         api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }),
-        given: config
-            .outside
-            .iter()
-            .filter_map(|way| Some((way.host.clone(), given(way, snapshot.as_deref(), now.wall)?)))
-            .collect(),
-        refused: config.outside.as_ref().and_then(|way| way.refused.clone()),
-        acme: acme.as_ref().map(|(_, keep)| Authority { kept: keep.load(), pace: pace() }),
+        given: config.outside.as_ref().and_then(|way| Given::of(way, snapshot.as_deref(), now.wall)),
+        acme: acme.as_ref().map(|(settings, keep)| {
+            let local = snapshot.as_ref().map(|served| ca.signed(&served.certificates)).unwrap_or_default();
+            Authority { kept: keep.load(), pace: pace(), api: settings.api, local }
+        }),
         build_time: config.build_time,
         windows: windows(),
         machine: memory::machine(),
         boot: boot_id()?,
     };
     Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), acme, place, loaded, snapshot })
-}
-
-/// A certificate that is not made here. Where its files hold none that can be served, the one that the edge has served last goes on.
-fn given(way: &Outside, served: Option<&EdgeDesired>, now: Timestamp) -> Option<Certificate> {
-    let last = || {
-        let last = served?.certificates.get(&way.host)?;
-        certs::end(last).filter(|end| *end > now).map(|_| last.clone())
-    };
-    way.certificate.clone().or_else(|| way.refused.as_ref().and_then(|_| last()))
 }
 
 /// How long scaling waits: a test of the whole may have it wait a fraction of that.

@@ -45,7 +45,7 @@ pub(crate) fn at(input: &Input) -> Option<Point> {
         | Input::Stored(..)
         | Input::Progress(..)
         | Input::Renewed(_)
-        | Input::Acme(Report::Challenged(..) | Report::Failed(..))
+        | Input::Acme(Report::Challenged(..) | Report::Failed(..) | Report::Advised(..))
         | Input::Data(..)
         | Input::Node(_)
         | Input::Edge(_)

@@ -13,7 +13,7 @@ use bowline_core::route::Method;
 use http::HeaderMap;
 
 use crate::answer::{Blame, Reason, wants_html};
-use crate::balance::Dice;
+use crate::balance::{Dice, Endpoint};
 use crate::client::{Client, Peer};
 use crate::deadline::{Deadline, ticks};
 use crate::grpc::{self, Code};

@@ -103,7 +103,11 @@ impl Tls {
         let hosts =
             desired.table.sites.iter().filter(|(_, site)| site.tls == SiteTls::Both).map(|(host, _)| host.as_str());
         let mut by_host: ByHost = hosts.map(|host| (host.into(), None)).collect();
-        let keys = parsed(desired.certificates.iter(), certified, &mut wrong);
+        let keys = parsed(
+            desired.certificates.iter().map(|(host, certificate)| (host, &**certificate)),
+            certified,
+            &mut wrong,
+        );
         by_host.extend(keys.into_iter().map(|(host, key)| (host, Some(key))));
         self.names.by_name.store(Arc::new(by_host));
         wrong

@@ -38,7 +38,7 @@ fn within(spec: &TableSpec, root: &TableSpec, key: &Key) -> Option<(String, &'st
     match key.kind {
         Kind::Named(of) if of.id == "database" => Some(("`[postgres.NAME]`, `[mariadb.NAME]`".to_owned(), of)),
         Kind::Named(of) => Some((format!("`[{}.NAME]`", key.name), of)),
-        Kind::Table(of) if top => Some((format!("`[{}]`", key.name), of)),
+        Kind::Table(of) | Kind::WordOrTable(_, of) if top => Some((format!("`[{}]`", key.name), of)),
         Kind::Table(of) | Kind::WordOrTable(_, of) | Kind::IntegerOrTable(_, _, of) => {
             Some((format!("`{} = {{ … }}`", key.name), of))
         }

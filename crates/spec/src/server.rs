@@ -14,7 +14,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::grammar::SERVER;
 use crate::literal;
 use crate::parse::{after_syntax, read_toml};
-use crate::read::{Location, Locations, Reader, Section};
+use crate::read::{Location, Locations, Reader, Section, ShortOr};
 
 /// The settings of one server, every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,8 +23,7 @@ pub struct Server {
     /// Whose `X-Forwarded-*`, `Forwarded` and PROXY headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     pub listen: Listen,
-    /// `None`: it is not in the file.
-    pub acme: Option<Acme>,
+    pub acme: Authority,
     /// `None`: the API is on its Unix socket and the admin port only.
     pub api: Option<Api>,
     /// `None`: backups stay in the state folder.
@@ -51,6 +50,17 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// Connections of trusted proxies begin with a PROXY header.
     pub proxy_protocol: bool,
+}
+
+/// Whether public names get certificates of an authority.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Authority {
+    /// The file does not say: of the default's where the server listens on a port on which that asks.
+    #[default]
+    Usual,
+    /// Of none.
+    Off,
+    At(Acme),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,7 +197,11 @@ impl Reader {
             },
             trusted_proxies: self.list(s, "trusted_proxies", literal::cidr).unwrap_or_default(),
             listen: self.section(s, "listen").map(|t| self.listen(&t)).unwrap_or_default(),
-            acme: self.section(s, "acme").map(|t| self.acme(&t)),
+            acme: match self.word_or_table(s, "acme") {
+                None => Authority::Usual,
+                Some(ShortOr::Short(())) => Authority::Off,
+                Some(ShortOr::Table(t)) => Authority::At(self.acme(&t)),
+            },
             api: self.section(s, "api").and_then(|t| self.api(&t)),
             backup: self.section(s, "backup").and_then(|t| self.backup_destination(&t)),
             otlp: self.section(s, "otlp").and_then(|t| self.parsed(&t, "endpoint", literal::url)),

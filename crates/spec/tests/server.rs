@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bowline_core::acme::Method;
-use bowline_spec::server::{Destination, EdgeEngine, Server, parse};
+use bowline_spec::server::{Authority, Destination, EdgeEngine, Server, parse};
 
 fn errors(text: &str) -> Vec<String> {
     let errors = parse(text, "server.toml").expect_err(text);
@@ -19,7 +19,7 @@ fn settings_are_what_the_file_says() {
     let to = Destination::S3 { bucket: "backups".to_owned(), prefix: "bowline".to_owned() };
     assert_eq!(server.backup.unwrap().to, to);
     assert_eq!(server.limits.build_time, Duration::from_secs(1800));
-    let acme = server.acme.unwrap();
+    let Authority::At(acme) = server.acme else { panic!("an authority is named") };
     assert_eq!((acme.contact.as_deref(), acme.challenge), (Some("ops@example.com"), Some(Method::TlsAlpn01)));
 }
 
@@ -37,6 +37,12 @@ fn an_empty_file_is_all_defaults() {
     let limits = &schema["$defs"]["server-limits"]["properties"];
     assert_eq!(limits["connections"]["default"], Server::default().limits.connections);
     assert_eq!(limits["log_size"]["default"], Server::default().limits.log_size.to_string());
+}
+
+#[test]
+fn no_authority_is_asked_where_the_file_says_so() {
+    assert_eq!(parse("acme = \"off\"\n", "server.toml").unwrap().server.acme, Authority::Off);
+    assert_eq!(errors("acme = \"none\"\n"), ["1:8 `acme` is \"off\" or a table, not \"none\""]);
 }
 
 #[test]

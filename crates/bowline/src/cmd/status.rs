@@ -98,13 +98,17 @@ fn daemon(status: &wire::Status, ui: &Ui) {
 
 /// Those of the local CA are renewed without anybody, and those that were given are looked after elsewhere.
 fn certified(certificate: &wire::CertificateStatus, ui: &Ui) {
-    if certificate.issuer != wire::CertificateIssuer::Acme {
-        return;
-    }
+    let is_ordered = certificate.waits_on.is_some() || certificate.failure.is_some();
+    let meanwhile = match certificate.issuer {
+        wire::CertificateIssuer::Acme => false,
+        wire::CertificateIssuer::Local if is_ordered => true,
+        wire::CertificateIssuer::Local | wire::CertificateIssuer::Given => return,
+    };
     let now = now();
     let until = |at: u64| ui::duration(Duration::from_millis(at.saturating_sub(now)));
     let (tone, held) = match certificate.not_after {
         Some(end) if end <= now => (Tone::Bad, "has ended".to_owned()),
+        Some(_) if meanwhile => (Tone::Warning, "of the local CA until an authority has signed one".to_owned()),
         Some(end) => (Tone::Good, format!("ends in {}", until(end))),
         None => (Tone::Warning, "none yet, HTTPS is refused".to_owned()),
     };

@@ -5,10 +5,11 @@ use std::fs::{DirBuilder, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::app::HostName;
-use bowline_core::route::Certificate;
+use bowline_core::route::{Certificate, Certificates};
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
 use rcgen::{
@@ -51,7 +52,7 @@ pub struct Root {
 /// A certificate that was issued, and its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaf {
-    pub certificate: Certificate,
+    pub certificate: Arc<Certificate>,
     pub not_before: Timestamp,
     pub not_after: Timestamp,
 }
@@ -101,6 +102,25 @@ impl LocalCa {
         sign(self.signer(Scope::of(hosts), now)?, hosts, now)
     }
 
+    /// Those of these hosts whose certificate it has signed.
+    pub(crate) fn signed(&self, certificates: &Certificates) -> BTreeSet<HostName> {
+        let subject = |scope: Scope| {
+            let pem = std::fs::read(self.path(scope, "pem")).ok()?;
+            let (_, block) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
+            let (_, root) = X509Certificate::from_der(&block.contents).ok()?;
+            Some(root.subject().as_raw().to_vec())
+        };
+        // A root's name carries a part of its key's hash.
+        let roots: Vec<Vec<u8>> = [Scope::Local, Scope::Other].into_iter().filter_map(subject).collect();
+        let is_own = |certificate: &Certificate| {
+            let (_, block) = x509_parser::pem::parse_x509_pem(certificate.chain.as_bytes()).ok()?;
+            let (_, leaf) = X509Certificate::from_der(&block.contents).ok()?;
+            Some(roots.iter().any(|root| root == leaf.issuer().as_raw()))
+        };
+        let own = certificates.iter().filter(|(_, certificate)| is_own(certificate).unwrap_or(false));
+        own.map(|(host, _)| host.clone()).collect()
+    }
+
     /// Signs for any host with the root for local names: what a thief of its key would do.
     #[cfg(test)]
     pub(super) fn forge(&self, hosts: &[HostName], now: Timestamp) -> Leaf {
@@ -142,7 +162,7 @@ fn sign(signer: Signer, hosts: &[HostName], now: Timestamp) -> Result<Leaf, Cert
     let key = KeyPair::generate().map_err(CertError::Make)?;
     let leaf = params.signed_by(&key, &issuer).map_err(CertError::Make)?;
     let pem = Zeroizing::new(key.serialize_pem());
-    let certificate = Certificate { chain: leaf.pem(), key: Secret::new(pem.as_bytes()) };
+    let certificate = Arc::new(Certificate { chain: leaf.pem(), key: Secret::new(pem.as_bytes()) });
     Ok(Leaf { certificate, not_before, not_after })
 }
 

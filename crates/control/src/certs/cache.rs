@@ -1,6 +1,7 @@
 //! Issued certificates, sealed in the state folder, so that a restart neither issues anew nor shows clients another.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bowline_core::app::HostName;
 use bowline_core::id;
@@ -84,6 +85,7 @@ fn decode(bytes: &[u8]) -> Option<Leaf> {
     let number = |at: usize| Some(u64::from_be_bytes(numbers.get(at..at + 8)?.try_into().ok()?));
     let (chain, key) = rest.split_at_checked(usize::try_from(number(16)?).ok()?)?;
     let certificate = Certificate { chain: String::from_utf8(chain.to_vec()).ok()?, key: Secret::new(key) };
+    let certificate = Arc::new(certificate);
     Some(Leaf { certificate, not_before: Timestamp(number(0)?), not_after: Timestamp(number(8)?) })
 }
 

@@ -34,6 +34,8 @@ pub enum CertError {
     Random,
     #[error("the certificate could not be sealed")]
     Seal(#[source] SealError),
+    #[error("{path} would be longer than the {limit} bytes that are read of it")]
+    TooLong { path: PathBuf, limit: u64 },
 }
 
 impl CertError {
@@ -55,7 +57,13 @@ impl CertError {
                 "whoever could read it can pose as your local sites: chmod 0600 {}, and in doubt start a new CA",
                 path.display()
             )),
-            Self::Io { .. } | Self::NoHosts | Self::Host(_) | Self::Make(_) | Self::Random | Self::Seal(_) => None,
+            Self::Io { .. }
+            | Self::NoHosts
+            | Self::Host(_)
+            | Self::Make(_)
+            | Self::Random
+            | Self::Seal(_)
+            | Self::TooLong { .. } => None,
         }
     }
 }
@@ -77,7 +85,8 @@ impl From<CertError> for Fault {
             | CertError::Expired { .. }
             | CertError::Make(_)
             | CertError::Random
-            | CertError::Seal(_) => FaultKind::Failed,
+            | CertError::Seal(_)
+            | CertError::TooLong { .. } => FaultKind::Failed,
         };
         let mut fault = Self::new(kind, error.to_string());
         if let Some(cause) = std::error::Error::source(&error) {

@@ -1,13 +1,17 @@
 //! Names whose certificates come from an authority: what is ordered, and what becomes of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::acme::{self, Orders, Pace, Validity, World};
+use bowline_core::acme::{self, Orders, Pace, Validity, Want, World};
 use bowline_core::app::HostName;
+use bowline_core::id::AppKey;
 use bowline_core::time::{Humane, Mono, Timestamp};
 
 use super::effects::{Effect, Now};
+use super::publish::Ordered;
+use super::release::Release;
 use super::unread::Unread;
 use super::{Loop, events};
 use crate::certs::Leaf;
@@ -21,6 +25,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 pub(crate) struct Authority {
     pub(crate) kept: Kept,
     pub(crate) pace: Pace,
+    /// The API's host gets its certificate there, too.
+    pub(crate) api: bool,
+    /// Hosts that were served last with a certificate of the local CA.
+    pub(crate) local: BTreeSet<HostName>,
 }
 
 /// One authority.
@@ -29,16 +37,34 @@ pub(crate) struct Acme {
     orders: Orders,
     /// Of names that are wanted and of others.
     leaves: BTreeMap<HostName, Leaf>,
-    /// The names of the table that are not the local CA's.
-    names: BTreeSet<HostName>,
+    /// When they are good.
+    held: BTreeMap<HostName, Validity>,
+    /// What is served, but for the challenges.
+    ordered: Ordered,
+    /// Hosts that were served with a certificate of the local CA, which goes on until the authority's is there.
+    local: BTreeSet<HostName>,
+    /// What the names follow from. `None`: a certificate has come or gone since.
+    basis: Option<Vec<Basis>>,
     deadline: Option<Mono>,
 }
 
+/// Of one app.
+#[derive(Debug)]
+struct Basis {
+    key: AppKey,
+    live: Option<Arc<Release>>,
+    unread: bool,
+}
+
 impl Acme {
-    pub(crate) fn new(authority: &Authority, random: u64) -> Self {
-        let Authority { kept, pace } = authority.clone();
-        let orders = Orders::new(kept.ledger, pace, random);
-        Self { orders, leaves: kept.leaves, names: BTreeSet::new(), deadline: None }
+    pub(crate) fn new(authority: &Authority, now: Now) -> Self {
+        let Authority { kept, pace, local, api: _ } = authority.clone();
+        let orders = match kept.lost {
+            true => Orders::after_loss(pace, now.wall, now.random),
+            false => Orders::new(kept.ledger, pace, now.random),
+        };
+        let (held, ordered) = (BTreeMap::new(), Ordered::default());
+        Self { orders, leaves: kept.leaves, held, ordered, local, basis: None, deadline: None }
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
@@ -47,7 +73,7 @@ impl Acme {
 
     /// Where a name is; `None`: no authority is asked for it.
     pub(crate) fn report(&self, host: &HostName, now: Now) -> Option<(Option<&Leaf>, acme::Report)> {
-        self.names.contains(host).then(|| {
+        self.ordered.names.contains_key(host).then(|| {
             let leaf = self.leaves.get(host);
             (leaf, self.orders.report(host, leaf.map(validity), now.wall))
         })
@@ -55,12 +81,12 @@ impl Acme {
 
     /// Orders in a row that gave no certificate, by name.
     pub(crate) fn failed(&self, now: Now) -> impl Iterator<Item = (String, u32)> {
-        self.names.iter().map(move |host| (host.to_string(), self.orders.report(host, None, now.wall).tries))
+        self.ordered.names.keys().map(move |host| (host.to_string(), self.orders.report(host, None, now.wall).tries))
     }
 
     /// The certificates that are served, and their ends.
     pub(crate) fn served(&self) -> impl Iterator<Item = (&HostName, &Leaf)> {
-        self.leaves.iter().filter(|(host, _)| self.names.contains(*host))
+        self.leaves.iter().filter(|(host, _)| self.ordered.names.contains_key(*host))
     }
 }
 
@@ -78,7 +104,9 @@ impl Loop {
                 };
                 tracing::info!(%host, not_after = leaf.not_after.0, ?taken, "an authority has issued a certificate");
                 if taken.is_ok() {
+                    acme.local.remove(&host);
                     acme.leaves.insert(host, leaf);
+                    acme.basis = None;
                 }
                 self.record(vec![event]);
             }
@@ -89,13 +117,8 @@ impl Loop {
                 acme.orders.failed(&host, failure, now.wall);
                 self.record(vec![event]);
             }
+            Report::Advised(host, advice) => acme.orders.advised(&host, advice, now.wall),
         }
-    }
-
-    /// The certificate of a host is in files, also where these hold none that can be served.
-    pub(crate) fn has_files(&self, host: &HostName) -> bool {
-        let is_api = self.place.api.as_ref().is_some_and(|api| api.host == *host);
-        self.place.given.contains_key(host) || is_api && self.place.refused.is_some()
     }
 
     /// Before a table is made, which answers what authorities ask.
@@ -104,27 +127,64 @@ impl Loop {
             return;
         }
         let Some(mut acme) = self.acme.take() else { return };
-        let live = self.apps.iter().filter_map(|(key, app)| Some((key, app.release(app.live?)?.0.app())));
-        acme.names = acme::names(live);
-        let api = self.place.api.as_ref().map(|api| &api.host).filter(|host| host.is_public());
-        acme.names.extend(api.filter(|host| !self.has_files(host)).cloned());
-        // Of an app that cannot be read it is not known what it wants: what it has is served and renewed.
-        let unread = self.apps.values().filter_map(|app| app.unread.as_ref()).flat_map(Unread::https_hosts);
-        acme.names.extend(unread.filter(|host| acme.leaves.contains_key(*host)).cloned());
-        let held = acme.leaves.iter().map(|(host, leaf)| (host.clone(), validity(leaf))).collect();
+        self.find_names(&mut acme);
         let answered = self.published.answered();
-        let world = World { wanted: &acme.names, held: &held, answered: &answered };
+        let world = World { wanted: &acme.ordered.names, held: &acme.held, answered: &answered };
         for effect in acme.orders.handle(world, now.wall, now.random) {
             if let acme::Effect::Forget(host) = &effect {
                 acme.leaves.remove(host);
+                acme.basis = None;
             }
             self.effects.push(Effect::Acme(effect));
         }
         let until = acme.orders.next_deadline();
         acme.deadline = until.map(|at| now.mono + at.since(now.wall).min(LONGEST_WAIT));
-        let leaves = acme.served().map(|(host, leaf)| (host.clone(), leaf.certificate.clone())).collect();
-        self.published.ordered(acme.names.clone(), leaves, acme.orders.challenges());
+        acme.ordered.challenges = acme.orders.challenges();
+        self.published.ordered(acme.ordered.clone());
         self.acme = Some(acme);
+    }
+
+    /// Anew where apps have changed, or certificates.
+    fn find_names(&self, acme: &mut Acme) {
+        let basis = self.apps.iter().map(|(key, app)| {
+            let live = app.live.and_then(|live| app.release(live)).map(|(release, _)| release);
+            (key, live, app.unread.is_some())
+        });
+        let is_same = |known: &Vec<Basis>| {
+            let same = |(of, (key, live, unread)): (&Basis, (&AppKey, Option<&Arc<Release>>, bool))| {
+                let is_live = of.live.as_ref().map(Arc::as_ptr) == live.map(Arc::as_ptr);
+                of.key == *key && is_live && of.unread == unread
+            };
+            known.len() == self.apps.len() && known.iter().zip(basis.clone()).all(same)
+        };
+        if acme.basis.as_ref().is_some_and(is_same) {
+            return;
+        }
+        let mut names = acme::names(basis.clone().filter_map(|(key, live, _)| Some((key, live?.app()))));
+        let api = self.place.api.as_ref().map(|api| &api.host).filter(|host| host.is_public());
+        let api = api.filter(|host| self.files_of(host).is_none());
+        let api = api.filter(|_| self.place.acme.as_ref().is_some_and(|authority| authority.api));
+        names.extend(api.map(|host| (host.clone(), Want::Better)));
+        // Of an app that cannot be read it is not known what it wants: what it has is served and renewed.
+        let unread = self.apps.values().filter_map(|app| app.unread.as_ref()).flat_map(Unread::https_hosts);
+        let unread = unread.filter(|host| acme.leaves.contains_key(*host));
+        names.extend(unread.map(|host| (host.clone(), Want::Better)));
+        acme.local.extend(self.published.served_here().filter(|host| names.contains_key(*host)).cloned());
+        let is_meanwhile = |(host, want): &(&HostName, &Want)| {
+            **want == Want::Better && acme.local.contains(*host) && !acme.leaves.contains_key(*host)
+        };
+        let meanwhile = names.iter().filter(is_meanwhile).map(|(host, _)| host.clone()).collect();
+        let served = acme.leaves.iter().filter(|(host, _)| names.contains_key(*host));
+        let served = served.map(|(host, leaf)| (host.clone(), Arc::clone(&leaf.certificate)));
+        acme.held = acme.leaves.iter().map(|(host, leaf)| (host.clone(), validity(leaf))).collect();
+        acme.ordered = Ordered {
+            certificates: Arc::new(served.collect()),
+            names: Arc::new(names),
+            meanwhile: Arc::new(meanwhile),
+            challenges: BTreeMap::new(),
+        };
+        let owned = basis.map(|(key, live, unread)| Basis { key: key.clone(), live: live.cloned(), unread });
+        acme.basis = Some(owned.collect());
     }
 }
 

@@ -154,7 +154,7 @@ impl Loop {
                 format!("{} of {key} has no certificate to be had", claim.host),
             )
             .caused_by(format!("route.{}.tls is \"acme\", and this server asks no authority", claim.route))
-            .hint("a server asks one if it listens on port 80 or 443, or if server.toml has [acme]"));
+            .hint("a server asks one if server.toml has [acme], or if it listens on port 80 or 443 and does not say acme = \"off\""));
         }
         self.check_unread(key, app, scope)?;
         let claimants = self.claimants(key);

@@ -398,6 +398,12 @@ pub(crate) fn certificate_failed(host: &HostName, reason: &str, kept: Option<&st
     event(at, None, "certificate.failed", message, fields)
 }
 
+/// `pause`: so long no order is placed.
+pub(crate) fn orders_lost(pause: Duration, at: Timestamp) -> NewEvent {
+    let message = format!("what was ordered of the authority does not open: nothing is ordered for {}", Humane(pause));
+    event(at, None, "certificate.paused", message, json!({ "seconds": pause.as_secs() }))
+}
+
 pub(crate) fn renewed(host: &HostName, at: Timestamp) -> NewEvent {
     let fields = json!({ "host": host.as_str() });
     event(at, None, "certificate.taken", format!("the renewed certificate of {host} is served"), fields)

@@ -19,6 +19,7 @@ mod data;
 pub(crate) mod degraded;
 pub(crate) mod effects;
 pub(crate) mod events;
+pub(crate) mod given;
 mod ledger;
 pub(crate) mod load;
 mod maintenance;
@@ -47,12 +48,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_api::wire::{self, ChangeStep};
+use bowline_core::acme::Pace;
 use bowline_core::fault::Fault;
 use bowline_core::id::{AppKey, EnvName, EnvironmentId, ReleaseNumber};
 use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
 use bowline_core::job::{Jobs, RunId};
 use bowline_core::resource::ResourceKey;
-use bowline_core::route::{Certificate, EdgeDesired, EdgeObservation, EdgeStatus, PoolId};
+use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus, PoolId};
 use bowline_core::time::{Humane, Mono, Timestamp};
 
 use self::acme::Acme;
@@ -135,8 +137,6 @@ pub(crate) struct Loop {
     early: Vec<(Ticket, Request)>,
     /// Those whose folder is being read: nothing of it has begun.
     reading: BTreeSet<Ticket>,
-    /// Why the files of the API's certificate hold none that can be served.
-    refused: Option<Fault>,
     /// The plans that were shown.
     shown: plan::Shown,
     pub(crate) ending: Option<Ending>,
@@ -154,8 +154,7 @@ impl Loop {
         now: Now,
     ) -> (Self, Vec<Effect>) {
         let published = Published::new(loaded.epoch, snapshot, &place);
-        let refused = place.refused.clone();
-        let acme = place.acme.as_ref().map(|authority| Acme::new(authority, now.random));
+        let acme = place.acme.as_ref().map(|authority| Acme::new(authority, now));
         let mut this = Self {
             about,
             place,
@@ -183,7 +182,6 @@ impl Loop {
             snapshots: BTreeMap::new(),
             early: Vec::new(),
             reading: BTreeSet::new(),
-            refused,
             shown: plan::Shown::default(),
             ending: None,
             next_job: 0,
@@ -193,6 +191,9 @@ impl Loop {
             this.take_up(app, snapshot, now);
         }
         this.unplaced = (snapshot.is_none() && this.has_unread()).then(|| now.mono + SETTLE_LIMIT);
+        if this.place.acme.as_ref().is_some_and(|authority| authority.kept.lost) {
+            this.record(vec![events::orders_lost(Pace::WINDOW, now.wall)]);
+        }
         this.reconcile(now);
         let effects = std::mem::take(&mut this.effects);
         (this, effects)
@@ -401,24 +402,6 @@ impl Loop {
         }
     }
 
-    /// A pair that cannot be served leaves the one before in its place.
-    fn renewed(&mut self, renewed: Result<Certificate, Fault>, now: Now) {
-        let Some(host) = self.place.api.as_ref().map(|api| api.host.clone()) else { return };
-        match renewed {
-            Ok(certificate) => {
-                self.published.renewed(host.clone(), certificate);
-                self.refused = None;
-                tracing::info!(%host, "a renewed certificate is taken");
-                self.record(vec![events::renewed(&host, now.wall)]);
-            }
-            Err(fault) => {
-                tracing::warn!(%host, error = %fault, causes = ?fault.causes, "a renewed certificate is refused");
-                self.record(vec![events::not_renewed(&host, &fault, now.wall)]);
-                self.refused = Some(fault);
-            }
-        }
-    }
-
     /// One look at the world.
     fn reconcile(&mut self, now: Now) {
         let serving = self.edge.serving;
@@ -509,7 +492,13 @@ impl Loop {
         let mut endpoints = self.slots.endpoints();
         endpoints.extend(self.unread_endpoints());
         let leaving = self.slots.leaving();
-        self.published.table(&self.apps, &endpoints, leaving, (now.mono, now.wall), &mut self.effects);
+        self.published.table(
+            (&self.apps, self.place.given.as_ref()),
+            &endpoints,
+            leaving,
+            (now.mono, now.wall),
+            &mut self.effects,
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bowline_core::acme::Want;
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Generation, InstanceId, RouteName, ServiceName};
@@ -16,10 +17,11 @@ use bowline_core::time::{Mono, Timestamp};
 use ipnet::IpNet;
 
 use super::effects::Effect;
+use super::given::Given;
 use super::release::Place;
 use super::unread::serve_unread;
 use super::world::{AppWorld, Apps};
-use crate::certs::{self, Leaf};
+use crate::certs::Leaf;
 
 /// Generations of one daemon's life: the upper half is the epoch, which the store counts.
 const EPOCH_SHIFT: u32 = 32;
@@ -49,21 +51,29 @@ pub(crate) struct Published {
     trusted_proxies: Vec<IpNet>,
     proxy_protocol: bool,
     api: Option<ApiSite>,
-    /// Certificates that are not made here.
-    given: Certificates,
     ordered: Ordered,
     /// What the edge was last told to answer authorities, and the first table that said so.
     challenged: BTreeMap<HostName, (Challenge, Generation)>,
     serving: Option<Generation>,
 }
 
-/// What comes from an authority.
-#[derive(Debug, Default)]
-struct Ordered {
-    /// Names that get nothing from the local CA.
-    names: BTreeSet<HostName>,
-    certificates: Certificates,
-    challenges: BTreeMap<HostName, Challenge>,
+/// What comes from an authority, as far as it has come.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ordered {
+    pub(crate) names: Arc<BTreeMap<HostName, Want>>,
+    pub(crate) certificates: Arc<Certificates>,
+    /// Those of the names that the local CA signs for until then. All others have no certificate: one of the local CA would only teach
+    /// people to click warnings away.
+    pub(crate) meanwhile: Arc<BTreeSet<HostName>>,
+    /// What it is to be answered.
+    pub(crate) challenges: BTreeMap<HostName, Challenge>,
+}
+
+impl Ordered {
+    /// The local CA signs for this host.
+    fn is_made_here(&self, host: &HostName) -> bool {
+        !self.names.contains_key(host) || self.meanwhile.contains(host)
+    }
 }
 
 impl Published {
@@ -83,7 +93,6 @@ impl Published {
             trusted_proxies: place.trusted_proxies.clone(),
             proxy_protocol: place.proxy_protocol,
             api: place.api.clone(),
-            given: place.given.clone(),
             ordered: Ordered::default(),
             challenged: BTreeMap::new(),
             serving: None,
@@ -162,7 +171,7 @@ impl Published {
     /// Compiles the table, has certificates made for its hosts, and hands it out if it is another than the last.
     pub(crate) fn table(
         &mut self,
-        apps: &Apps,
+        (apps, given): (&Apps, Option<&Given>),
         endpoints: &BTreeMap<PoolId, Pool>,
         leaving: BTreeSet<InstanceId>,
         (now, wall): (Mono, Timestamp),
@@ -179,11 +188,12 @@ impl Published {
         let challenges = self.ordered.challenges.clone();
         let proxy_protocol = self.proxy_protocol;
         let table = Table { trusted_proxies, proxy_protocol, leaving, api, challenges, ..table };
-        self.waiting = self.request_leaves(&table, now, wall, effects);
+        let given = given.and_then(|given| Some((&given.host, given.certificate.as_ref()?)));
+        self.waiting = self.request_leaves(&table, given.map(|(host, _)| host), (now, wall), effects);
         if self.waiting {
             return;
         }
-        let certificates = self.certificates_of(&table);
+        let certificates = self.certificates_of(&table, given);
         let unchanged = |edge: &&Arc<EdgeDesired>| *edge.table == table && *edge.certificates == certificates;
         if self.edge.as_ref().filter(unchanged).is_some() {
             return;
@@ -209,8 +219,15 @@ impl Published {
     }
 
     /// Asks for the certificates that are missing or end soon; whether the table waits for one.
-    fn request_leaves(&mut self, table: &Table, now: Mono, wall: Timestamp, effects: &mut Vec<Effect>) -> bool {
-        let hosts: Vec<_> = tls_hosts(table).filter(|host| self.is_made_here(host)).cloned().collect();
+    fn request_leaves(
+        &mut self,
+        table: &Table,
+        given: Option<&HostName>,
+        (now, wall): (Mono, Timestamp),
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let is_made_here = |host: &&HostName| Some(*host) != given && self.ordered.is_made_here(host);
+        let hosts: Vec<_> = tls_hosts(table).filter(is_made_here).cloned().collect();
         self.uncertified.retain(|host, _| hosts.contains(host));
         self.leaves.retain(|host, _| hosts.contains(host));
         let is_fresh = |host: &HostName| self.leaves.get(host).is_some_and(|leaf| wall < leaf.renew_at());
@@ -224,33 +241,25 @@ impl Published {
         hosts.iter().any(|host| self.certifying.contains(host) && !self.leaves.contains_key(host))
     }
 
-    fn certificates_of(&self, table: &Table) -> Certificates {
-        let made = |host: &HostName| match self.ordered.names.contains(host) {
-            // Until it is there, the name has none: one of the local CA would only teach people to click warnings away.
-            true => self.ordered.certificates.get(host),
-            false => self.leaves.get(host).map(|leaf| &leaf.certificate),
+    fn certificates_of(&self, table: &Table, given: Option<(&HostName, &Arc<Certificate>)>) -> Certificates {
+        let made = |host: &HostName| self.leaves.get(host).map(|leaf| &leaf.certificate);
+        let of = |host: &HostName| match given.filter(|(of, _)| *of == host) {
+            Some((_, certificate)) => Some(certificate),
+            None if self.ordered.is_made_here(host) => made(host),
+            None => self.ordered.certificates.get(host),
         };
-        let with_leaf = |host: &HostName| Some((host.clone(), self.given.get(host).or_else(|| made(host))?.clone()));
-        tls_hosts(table).filter_map(with_leaf).collect()
+        tls_hosts(table).filter_map(|host| Some((host.clone(), Arc::clone(of(host)?)))).collect()
     }
 
-    /// When the certificates end that are not made here.
-    pub(crate) fn given_ends(&self) -> impl Iterator<Item = (&HostName, Timestamp)> {
-        self.given.iter().filter_map(|(host, certificate)| Some((host, certs::end(certificate)?)))
+    /// Hosts that are served with a certificate of the local CA.
+    pub(crate) fn served_here(&self) -> impl Iterator<Item = &HostName> {
+        let served = |host: &HostName| self.edge.as_ref().and_then(|edge| edge.certificates.get(host));
+        let made = self.leaves.iter().filter(move |(host, leaf)| served(host) == Some(&leaf.certificate));
+        made.map(|(host, _)| host)
     }
 
-    fn is_made_here(&self, host: &HostName) -> bool {
-        !self.given.contains_key(host) && !self.ordered.names.contains(host)
-    }
-
-    /// What comes from an authority, as far as it has come, and what that is to be answered.
-    pub(crate) fn ordered(
-        &mut self,
-        names: BTreeSet<HostName>,
-        certificates: Certificates,
-        challenges: BTreeMap<HostName, Challenge>,
-    ) {
-        self.ordered = Ordered { names, certificates, challenges };
+    pub(crate) fn ordered(&mut self, ordered: Ordered) {
+        self.ordered = ordered;
     }
 
     /// Names whose challenge is answered by the edge that accepts connections.
@@ -267,11 +276,6 @@ impl Published {
             let fresh = || (challenge.clone(), table.generation);
             self.challenged.entry(host.clone()).or_insert_with(fresh);
         }
-    }
-
-    /// A certificate that is not made here takes the place of the one before.
-    pub(crate) fn renewed(&mut self, host: HostName, certificate: Certificate) {
-        self.given.insert(host, certificate);
     }
 
     pub(crate) fn certified(&mut self, host: HostName, leaf: Option<Leaf>, now: Mono) {

@@ -17,13 +17,14 @@ use bowline_core::job::Task;
 use bowline_core::release::{Artifact, Facts, ReferenceError, Resolved, Revision, resolve, resolve_job};
 use bowline_core::resource::{Endpoint, ResourceId, ResourceKey};
 use bowline_core::rollout::Set;
-use bowline_core::route::{ApiSite, Certificates, Cohort, Credentials, PoolId, claims, routed};
+use bowline_core::route::{ApiSite, Cohort, Credentials, PoolId, claims, routed};
 use bowline_core::scale::{Machine, Windows};
 use bowline_core::secret::Secret;
 use ipnet::IpNet;
 
 use super::acme::Authority;
 use super::credentials::{Salt, credentials};
+use super::given::Given;
 use super::resources::{Declared, bad_url, declared};
 use crate::folder::dotenv;
 use crate::store::Users;
@@ -54,10 +55,8 @@ pub(crate) struct Place {
     pub(crate) proxy_protocol: bool,
     /// Where the edge leads to the API.
     pub(crate) api: Option<ApiSite>,
-    /// Certificates that are not made here.
-    pub(crate) given: Certificates,
-    /// Why the files of the API's certificate hold none that can be served.
-    pub(crate) refused: Option<Fault>,
+    /// The API's certificate, where it is in files.
+    pub(crate) given: Option<Given>,
     /// That public names get their certificates from; `None`: all are the local CA's.
     pub(crate) acme: Option<Authority>,
     /// A build that takes longer is killed.

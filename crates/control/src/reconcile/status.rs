@@ -46,9 +46,9 @@ impl Loop {
 
     /// A person has to mend the files: until then nothing renews what is served.
     fn refused_certificate(&self, now: Now) -> Option<String> {
-        let (host, fault) = (&self.place.api.as_ref()?.host, self.refused.as_ref()?);
-        let given = self.published.given_ends().find(|(of, _)| *of == host);
-        let serves = match given.map(|(_, end)| (end, end.since(now.wall).as_secs() / DAY)) {
+        let given = self.place.given.as_ref()?;
+        let (host, fault) = (&given.host, given.refused.as_ref()?);
+        let serves = match given.end().map(|end| (end, end.since(now.wall).as_secs() / DAY)) {
             Some((end, _)) if end <= now.wall => "keeps its certificate, which has ended".to_owned(),
             Some((_, 0)) => "keeps its certificate, which ends within a day".to_owned(),
             Some((_, 1)) => "keeps its certificate, which ends in 1 day".to_owned(),
@@ -79,7 +79,8 @@ impl Loop {
 
     fn certificate_ends(&self) -> Vec<(String, Timestamp)> {
         let made = self.certificates().map(|(host, leaf)| (host, leaf.not_after));
-        made.chain(self.published.given_ends()).map(|(host, end)| (host.to_string(), end)).collect()
+        let given = self.place.given.iter().filter_map(|given| Some((&given.host, given.end()?)));
+        made.chain(given).map(|(host, end)| (host.to_string(), end)).collect()
     }
 
     /// Those that are renewed here.
@@ -139,17 +140,25 @@ impl Loop {
             waits_on: None,
             failure: None,
         };
-        if self.has_files(host) && self.published.given_ends().any(|(of, _)| of == host) {
+        if self.files_of(host).is_some_and(|given| given.certificate.is_some()) {
             return of(wire::CertificateIssuer::Given);
         }
         match self.acme.as_ref().and_then(|acme| acme.report(host, now)) {
-            Some((leaf, report)) => wire::CertificateStatus {
-                not_after: leaf.map(|leaf| leaf.not_after.0),
-                renews: report.next.map(|at| at.0),
-                waits_on: report.stage.map(|stage| stage.to_string()),
-                failure: report.failure,
-                ..of(wire::CertificateIssuer::Acme)
-            },
+            Some((leaf, report)) => {
+                // The local CA's, until the authority's is there.
+                let meanwhile = self.published.leaves.get(host).filter(|_| leaf.is_none());
+                let issuer = match meanwhile {
+                    Some(_) => wire::CertificateIssuer::Local,
+                    None => wire::CertificateIssuer::Acme,
+                };
+                wire::CertificateStatus {
+                    not_after: leaf.or(meanwhile).map(|leaf| leaf.not_after.0),
+                    renews: report.next.map(|at| at.0),
+                    waits_on: report.stage.map(|stage| stage.to_string()),
+                    failure: report.failure,
+                    ..of(issuer)
+                }
+            }
             None => {
                 let leaf = self.published.leaves.get(host);
                 wire::CertificateStatus {

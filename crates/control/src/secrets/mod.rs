@@ -15,4 +15,5 @@ pub use envelope::Place;
 pub(crate) use key::write_private;
 pub use key::{KeyError, Keyring};
 pub use seal::SealError;
+pub(crate) use vault::Keys;
 pub use vault::{Vault, VaultError, generate};

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bowline_core::acme::Ledger;
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, SecretName};
 use bowline_core::release::SecretVersion;
 use bowline_core::secret::Secret;
@@ -11,6 +12,7 @@ use zeroize::Zeroizing;
 use super::key::MasterKey;
 use super::snapshot::{self, Snapshot};
 use super::*;
+use crate::certs::acme::Keep;
 use crate::store::{SealedValue, Store, StoreError};
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
@@ -130,7 +132,7 @@ fn generated_values_are_base64url_of_32_bytes() {
     }
 }
 
-/// Sets a value and a snapshot, interrupts a rotation as given, opens again and looks at both.
+/// Sets a value and a snapshot and keeps what was ordered of an authority, interrupts a rotation as given, opens again and looks at all.
 async fn rotate(interrupt: impl AsyncFnOnce(&Path, &Vault)) {
     let dir = tempfile::tempdir().unwrap();
     let (app, token) = (key("local", "shop"), name("token"));
@@ -140,12 +142,19 @@ async fn rotate(interrupt: impl AsyncFnOnce(&Path, &Vault)) {
     before.set(&app, &token, Secret::new(CANARY), NOW, 0).await.unwrap();
     snapshot::seal(dir.path(), &before.keyring(), &snapshot).unwrap();
     let old = before.keyring();
+    let keep = |vault: &Vault| Keep::new(dir.path(), vault.keys(), "https://a.test/directory");
+    let ledger = |at| Ledger { paused: Timestamp(at), ..Ledger::default() };
+    let during = keep(&before);
+    during.note(&ledger(1)).unwrap();
     interrupt(dir.path(), &before).await;
+    assert_eq!(during.load().ledger, ledger(1), "whoever held it before opens it");
     drop(before);
 
     let after = vault(dir.path()).await;
     assert_eq!(after.reveal(&app, &token, SecretVersion(1)).unwrap(), Secret::new(CANARY));
     assert_eq!(snapshot::open(dir.path(), &after.keyring()).unwrap(), Some(snapshot));
+    assert_eq!(keep(&after).load().ledger, ledger(1));
+    keep(&after).note(&ledger(2)).unwrap();
     let keyring = after.keyring();
     assert!(keyring.retiring.is_none() && keyring.current != old.current, "the rotation is at its end");
     let records = after.list(&app).unwrap();

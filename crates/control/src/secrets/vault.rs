@@ -14,6 +14,7 @@ use super::envelope::Place;
 use super::key::{KeyError, Keyring, MasterKey, random};
 use super::seal::SealError;
 use super::snapshot::{self, SnapshotError};
+use crate::certs::CertError;
 use crate::store::{SecretRecord, Store, StoreError};
 
 /// Why a verb on secrets failed.
@@ -25,6 +26,8 @@ pub enum VaultError {
     Key(#[from] KeyError),
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Certificates(#[from] CertError),
     #[error("the secret {name} of {key}, version {}, cannot be opened", .version.0)]
     Sealed {
         key: AppKey,
@@ -40,6 +43,7 @@ impl From<VaultError> for Fault {
         match error {
             VaultError::Store(error) => error.into(),
             VaultError::Key(error) => error.into(),
+            VaultError::Certificates(error) => error.into(),
             VaultError::Snapshot(error) => Self::new(FaultKind::Failed, error.to_string())
                 .source(std::error::Error::source(&error).unwrap_or(&SealError::Form)),
             VaultError::Sealed { ref key, ref name, ref source, .. } => {
@@ -79,6 +83,31 @@ pub fn generate() -> Result<Secret, KeyError> {
     Ok(Secret::new(text.as_slice()))
 }
 
+/// The keys as they are at each use: a rotation changes them for all that share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys(Arc<RwLock<Keyring>>);
+
+impl Keys {
+    #[cfg(test)]
+    pub(crate) fn new(keyring: Keyring) -> Self {
+        Self(Arc::new(RwLock::new(keyring)))
+    }
+
+    pub(crate) fn now(&self) -> Keyring {
+        self.held(Keyring::clone)
+    }
+
+    /// They stay as they are while this runs.
+    pub(crate) fn held<T>(&self, run: impl FnOnce(&Keyring) -> T) -> T {
+        run(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Nobody else holds them while this runs.
+    pub(crate) fn alone<T>(&self, run: impl FnOnce(&Keyring) -> T) -> T {
+        run(&self.0.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// The secrets of the store, with the keys to open them. Clones share both.
 #[derive(Debug, Clone)]
 pub struct Vault {
@@ -106,12 +135,17 @@ impl Vault {
         &self.store
     }
 
-    /// The keys as they are now: for the edge's snapshot.
     /// The folder of `master.key`.
     pub fn state(&self) -> &Path {
         &self.state
     }
 
+    /// For what is sealed beside the store, and sealed anew by a rotation.
+    pub(crate) fn keys(&self) -> Keys {
+        Keys(Arc::clone(&self.keyring))
+    }
+
+    /// The keys as they are now: for the edge's snapshot.
     pub fn keyring(&self) -> Keyring {
         self.keyring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -208,6 +242,7 @@ impl Vault {
             // It could not be served from before either; the next table replaces it.
             Err(error) => tracing::warn!(%error, "edge snapshot not resealed"),
         }
+        crate::certs::acme::reseal(&self.state, &self.keys())?;
         let alone = Keyring { current: keyring.current, retiring: None };
         alone.write(&self.state)?;
         *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = alone;

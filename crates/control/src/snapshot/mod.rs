@@ -73,7 +73,7 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
     let certificates = form
         .certificates
         .into_iter()
-        .map(|(h, c)| Ok((host(&h)?, Certificate { chain: c.chain, key: Secret::new(c.key.as_bytes()) })))
+        .map(|(h, c)| Ok((host(&h)?, Arc::new(Certificate { chain: c.chain, key: Secret::new(c.key.as_bytes()) }))))
         .collect::<Result<_, SnapshotError>>()?;
     let trusted_proxies = policy::networks(&form.trusted_proxies)?;
     // Whoever was leaving when it was sealed is told by the next table.

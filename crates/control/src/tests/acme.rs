@@ -1,6 +1,6 @@
 //! A certificate of an authority, and the daemon killed after every effect on the way to it.
 
-use bowline_core::acme::{Effect as Asked, Failure};
+use bowline_core::acme::{Advice, Effect as Asked, Failure, Said, Window};
 use bowline_core::app::{HostName, PlainHttp};
 use bowline_core::route::{Certificate, Challenge};
 use bowline_core::secret::Secret;
@@ -18,6 +18,10 @@ pub(super) struct FakeAuthority {
     pub(super) orders: usize,
     /// It refuses them.
     pub(super) refuses: bool,
+    /// The API's host is its, too.
+    pub(super) api: bool,
+    /// When it wants certificates to be renewed.
+    window: Option<Window>,
     /// Of those that are under way.
     tokens: BTreeMap<HostName, String>,
     issued: usize,
@@ -29,7 +33,7 @@ fn host() -> HostName {
 
 impl World {
     pub(super) fn kept_of_authority(&self, vault: &Vault) -> Keep {
-        Keep::new(&self.state(), vault.keyring(), "https://ca.test/directory")
+        Keep::new(&self.state(), vault.keys(), "https://ca.test/directory")
     }
 
     /// Until somebody sees the certificate.
@@ -66,13 +70,17 @@ impl World {
                 );
                 authority.issued += 1;
                 let chain = format!("chain {}", authority.issued);
-                let certificate = Certificate { chain, key: Secret::new("key") };
+                let certificate = Arc::new(Certificate { chain, key: Secret::new("key") });
                 let leaf = Leaf { certificate, not_before: self.now.wall, not_after: self.now.wall + DAY * 90 };
                 keep.leaf(&host, &leaf).unwrap();
                 Report::Issued(host, leaf)
             }
             Asked::Drop(host) => return drop(authority.tokens.remove(&host)),
             Asked::Forget(host) => return keep.forget(&host),
+            Asked::Consult(host) => {
+                let said = authority.window.map_or(Said::Nothing, Said::Renew);
+                Report::Advised(host, Advice { said, again: None })
+            }
         };
         self.input(daemon, Input::Acme(report));
     }
@@ -88,12 +96,14 @@ impl World {
 
 fn world() -> World {
     let world = World { authority: Some(FakeAuthority::default()), ..World::new() };
-    let hosts = "[environment.production]\nroute.main.hosts = [\"shop.example.com\"]\n";
-    world.write(
-        "bowline.toml",
-        &format!("app = \"shop\"\n[service.web]\nrun = \"serve\"\n[route.main]\nto = \"web\"\n{hosts}"),
-    );
+    world.write("bowline.toml", &file(""));
     world
+}
+
+/// With more of the environment.
+fn file(more: &str) -> String {
+    let hosts = "[environment.production]\nroute.main.hosts = [\"shop.example.com\"]\n";
+    format!("app = \"shop\"\n[service.web]\nrun = \"serve\"\n[route.main]\nto = \"web\"\n{hosts}{more}")
 }
 
 fn deploy(world: &mut World, daemon: &mut Daemon) {
@@ -153,6 +163,112 @@ fn an_authority_that_refuses_leaves_the_certificate_that_is_there() {
 }
 
 #[test]
+fn a_certificate_is_renewed_in_the_authoritys_own_time() {
+    let mut world = world();
+    let mut daemon = world.start();
+    deploy(&mut world, &mut daemon);
+    world.run(&mut daemon);
+    let at = |days| world.now.wall + DAY * days;
+    world.authority.as_mut().unwrap().window = Some(Window { start: at(10), end: at(12) });
+    later(&mut world, &mut daemon, DAY);
+    later(&mut world, &mut daemon, DAY * 8);
+    assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 1"), 1));
+    later(&mut world, &mut daemon, DAY * 3);
+    assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 2"), 2));
+}
+
+#[test]
+fn the_local_cas_certificate_of_a_name_goes_on_until_the_authoritys_is_there() {
+    let mut world = World { authority: None, ..world() };
+    let mut daemon = world.start();
+    deploy(&mut world, &mut daemon);
+    world.run(&mut daemon);
+    let before = world.chain().unwrap();
+    assert!(before.contains("BEGIN CERTIFICATE"));
+    // A daemon comes that asks an authority, which refuses; and another one after it.
+    world.authority = Some(FakeAuthority { refuses: true, ..FakeAuthority::default() });
+    for _ in 0..2 {
+        drop(daemon);
+        daemon = world.start();
+        world.run(&mut daemon);
+        later(&mut world, &mut daemon, DAY);
+        assert_eq!(world.chain().as_ref(), Some(&before), "what clients saw a minute ago");
+    }
+    let shown = world.status(&mut daemon).apps[0].certificates[0].clone();
+    assert_eq!((shown.issuer, shown.failure.as_deref()), (wire::CertificateIssuer::Local, Some("no")));
+    later(&mut world, &mut daemon, DAY * 70);
+    let renewed = world.chain().unwrap();
+    assert!(renewed.contains("BEGIN CERTIFICATE") && renewed != before, "it is renewed as long as it is served");
+    world.authority.as_mut().unwrap().refuses = false;
+    later(&mut world, &mut daemon, DAY);
+    assert_eq!(world.chain().as_deref(), Some("chain 1"));
+    // A route that wants an authority's or none has none meanwhile.
+    let mut strict = World { authority: None, ..self::world() };
+    let mut daemon = strict.start();
+    deploy(&mut strict, &mut daemon);
+    strict.run(&mut daemon);
+    drop(daemon);
+    strict.authority = Some(FakeAuthority { refuses: true, ..FakeAuthority::default() });
+    strict.write("bowline.toml", &file("route.main.tls = \"acme\"\n"));
+    let mut daemon = strict.start();
+    deploy(&mut strict, &mut daemon);
+    strict.run(&mut daemon);
+    assert_eq!(strict.chain(), None);
+}
+
+#[test]
+fn the_apis_host_is_an_authoritys_where_the_settings_say_so_and_its_certificate_is_not_in_files() {
+    let api = || HostName::new("api.example.com").unwrap();
+    let start = |asks: bool, given: Option<Given>| {
+        let mut world = world();
+        world.api = Some(ApiSite { host: api(), socket: "outer.sock".into() });
+        world.given = given;
+        world.authority.as_mut().unwrap().api = asks;
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        later(&mut world, &mut daemon, DAY);
+        let shown = world.status(&mut daemon).edge.certificate.unwrap().issuer;
+        let chain = world.table.as_ref().unwrap().certificates[&api()].chain.clone();
+        (world.orders(), shown, chain.contains("BEGIN CERTIFICATE"))
+    };
+    use wire::CertificateIssuer::{Acme, Given as File, Local};
+    assert_eq!(start(true, None), (1, Acme, false));
+    assert_eq!(start(false, None), (0, Local, true));
+    // Files hold no good certificate, and there was none before: the host is not given to an authority all the same.
+    let refused = Given { host: api(), certificate: None, refused: Some(fault("no PEM")) };
+    assert_eq!(start(true, Some(refused.clone())), (0, Local, true));
+    let certificate = Some(Arc::new(Certificate { chain: "of a file".to_owned(), key: Secret::new("key") }));
+    assert_eq!(start(true, Some(Given { certificate, ..refused })), (0, File, false));
+}
+
+#[test]
+fn a_ledger_that_does_not_open_pauses_orders_once() {
+    let mut world = world();
+    let mut daemon = world.start();
+    deploy(&mut world, &mut daemon);
+    world.run(&mut daemon);
+    drop(daemon);
+    let folder = std::fs::read_dir(world.state().join("certs/acme")).unwrap().next().unwrap().unwrap().path();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        std::fs::write(entry.unwrap().path(), "no seal").unwrap();
+    }
+    let lost = world.now.wall;
+    // The next daemon has what the one before has noted.
+    for _ in 0..2 {
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        assert_eq!(world.orders(), 1);
+    }
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    later(&mut world, &mut daemon, Duration::from_secs(3 * 3600));
+    assert!(world.now.wall.since(lost) < Duration::from_secs(6 * 3600));
+    assert_eq!((world.orders(), world.chain().as_deref()), (2, Some("chain 2")));
+    let events = daemon.store.read(|view| view.last_events(None, 1_000)).unwrap();
+    assert_eq!(events.iter().filter(|event| event.kind == "certificate.paused").count(), 1);
+}
+
+#[test]
 fn a_daemon_that_dies_after_any_effect_ends_with_a_certificate_and_asks_no_more_than_one_that_lives() {
     const MANY: usize = 400;
     for effects in 0..MANY {
@@ -192,9 +308,7 @@ fn without_an_authority_the_local_ca_signs_and_what_must_be_proven_is_refused() 
     assert!(world.chain().is_some_and(|chain| chain.contains("BEGIN CERTIFICATE")));
     let site = &world.table.as_ref().unwrap().table.sites[&host()];
     assert_eq!(site.rules[0].transfer.http, PlainHttp::Serve, "clients may not know the CA");
-    let hosts = "[environment.production]\nroute.main.hosts = [\"shop.example.com\"]\nroute.main.tls = \"acme\"\n";
-    let app = "app = \"shop\"\n[service.web]\nrun = \"serve\"\n[route.main]\nto = \"web\"\n";
-    world.write("bowline.toml", &format!("{app}{hosts}"));
+    world.write("bowline.toml", &file("route.main.tls = \"acme\"\n"));
     let order = world.order("production");
     let ticket = world.ask(&mut daemon, Request::Apply(order, None, Scope::default()));
     world.run(&mut daemon);

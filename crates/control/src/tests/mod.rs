@@ -36,7 +36,7 @@ use bowline_core::instance::{
 use bowline_core::job::Task;
 use bowline_core::release::{Artifact, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::DataDone;
-use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
+use bowline_core::route::{ApiSite, EdgeDesired, EdgeObservation, EdgeStatus};
 use bowline_core::scale::{Machine, Windows};
 use bowline_core::time::{Mono, Timestamp};
 use bowline_core::units::Bytes;
@@ -48,6 +48,7 @@ use crate::reconcile::acme::Authority;
 use crate::reconcile::change::ChangeForm;
 use crate::reconcile::credentials::Salt;
 use crate::reconcile::effects::{Effect, Input, Now, Purpose, Reading, Ticket};
+use crate::reconcile::given::Given;
 use crate::reconcile::load::load;
 use crate::reconcile::pending::Pending;
 use crate::reconcile::release::Place;
@@ -137,6 +138,9 @@ struct World {
     outages: u32,
     /// Public names get their certificates from it.
     authority: Option<acme::FakeAuthority>,
+    /// Of the next daemon.
+    api: Option<ApiSite>,
+    given: Option<Given>,
     next_ticket: u64,
     next_port: u16,
 }
@@ -216,6 +220,8 @@ impl World {
             refuse_phases: false,
             outages: 0,
             authority: None,
+            api: None,
+            given: None,
             next_ticket: 0,
             next_port: 20_000,
         };
@@ -225,6 +231,10 @@ impl World {
 
     fn folder(&self) -> PathBuf {
         std::fs::canonicalize(self.dir.path().join("app")).unwrap()
+    }
+
+    fn ca(&self) -> LocalCa {
+        LocalCa::open_or_create(&self.dir.path().join("ca"), self.now.wall).unwrap()
     }
 
     fn state(&self) -> PathBuf {
@@ -266,13 +276,14 @@ impl World {
             salt: Salt::default(),
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
-            api: None,
-            given: [].into(),
-            refused: None,
-            acme: self
-                .authority
-                .as_ref()
-                .map(|_| Authority { kept: self.kept_of_authority(&vault).load(), pace: Pace::default() }),
+            api: self.api.clone(),
+            given: self.given.clone(),
+            acme: self.authority.as_ref().map(|authority| Authority {
+                kept: self.kept_of_authority(&vault).load(),
+                pace: Pace::default(),
+                api: authority.api,
+                local: before.as_ref().map(|served| self.ca().signed(&served.certificates)).unwrap_or_default(),
+            }),
             build_time: crate::config::BUILD_TIME,
             windows: Windows::default(),
             machine: Machine { memory: Bytes(8 << 30), cores: 4 },
@@ -433,7 +444,7 @@ impl World {
             Effect::CancelSnapshot(..) => {}
             Effect::Collect(keep) => self.kept = Some(keep),
             Effect::Certify(hosts) => {
-                let ca = LocalCa::open_or_create(&self.dir.path().join("ca"), self.now.wall).unwrap();
+                let ca = self.ca();
                 let (certs, keyring) = (CertCache::new(&self.state()), daemon.vault.keyring());
                 let leaf = |host| {
                     let leaf = certs.certificate(&ca, &keyring, std::slice::from_ref(&host), self.now.wall);

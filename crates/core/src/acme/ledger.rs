@@ -47,7 +47,7 @@ pub struct Ledger {
     pub orders: Vec<Timestamp>,
     /// The authority wants no order at all before.
     pub paused: Timestamp,
-    /// Names whose last order has not given a certificate, or has not yet.
+    /// Names whose last order has not given a certificate, or has not yet; at most [`Ledger::MOST_NAMES`].
     pub names: ByName<Tries>,
 }
 
@@ -64,24 +64,43 @@ pub struct Tries {
 }
 
 impl Ledger {
-    /// When an order of this name may begin, as far as is known now.
-    pub(super) fn earliest(&self, host: &HostName, pace: &Pace, now: Timestamp) -> Timestamp {
-        let tries = self.names.get(host);
-        // What was written far in the future was written by a clock that was wrong.
-        let next = tries.filter(|tries| tries.last.since(now) < Pace::WINDOW).map_or(Timestamp(0), |tries| tries.next);
+    /// Of more names it is not remembered how often they have failed. The account's limit lets so many be tried in half a day at the
+    /// least, and so the one that is forgotten has waited its time.
+    pub const MOST_NAMES: usize = 1024;
+
+    /// When an order of any name may begin, as far as is known now.
+    pub(super) fn open_at(&self, pace: &Pace, now: Timestamp) -> Timestamp {
         let paused = if self.paused.since(now) <= Pace::LONGEST_PAUSE { self.paused } else { Timestamp(0) };
         let recent: Vec<Timestamp> = self.recent(now).collect();
         let full = recent.len().checked_sub(pace.orders).map_or(Timestamp(0), |first| recent[first] + Pace::WINDOW);
-        next.max(paused).max(full)
+        paused.max(full)
     }
 
+    /// Until when this name waits for itself.
+    pub(super) fn waits(&self, host: &HostName, now: Timestamp) -> Timestamp {
+        // What was written far in the future was written by a clock that was wrong.
+        let tries = self.names.get(host).filter(|tries| tries.last.since(now) < Pace::WINDOW);
+        tries.map_or(Timestamp(0), |tries| tries.next)
+    }
+
+    /// Orders that lie ahead were placed before the clock was set back: they count as if they were of now.
     fn recent(&self, now: Timestamp) -> impl Iterator<Item = Timestamp> {
-        self.orders.iter().copied().filter(move |at| *at <= now && now.since(*at) < Pace::WINDOW)
+        let counts = move |at: &Timestamp| now.since(*at) < Pace::WINDOW && at.since(now) < Pace::WINDOW;
+        self.orders.iter().copied().filter(counts).map(move |at| at.min(now))
+    }
+
+    /// No more names can be remembered.
+    pub(super) fn is_full(&self) -> bool {
+        self.names.len() >= Self::MOST_NAMES
     }
 
     /// An order counts as failed until it has given a certificate: who dies in between has asked all the same.
     pub(super) fn begin(&mut self, host: &HostName, pace: &Pace, now: Timestamp, random: u64) {
         self.orders = self.recent(now).chain([now]).collect();
+        while self.is_full() && !self.names.contains_key(host) {
+            let oldest = self.names.iter().min_by_key(|(_, tries)| tries.last).map(|(name, _)| name.clone());
+            oldest.and_then(|name| self.names.remove(&name));
+        }
         let tries = self.names.entry(host.clone()).or_default();
         tries.count = tries.count.saturating_add(1);
         let last = pace.waits.len() - 1;

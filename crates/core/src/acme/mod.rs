@@ -8,16 +8,18 @@
 
 mod ledger;
 mod orders;
+mod renewal;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use ledger::{Ledger, Pace, Tries};
-pub use orders::{Effect, Failure, Orders, Pause, Report, Stage, World};
+pub use orders::{Effect, Failure, Orders, Pause, Report, STALE, Stage, World};
+pub use renewal::{Advice, Said, Window};
 
 use crate::app::{App, HostName, Tls};
 use crate::id::AppKey;
@@ -85,6 +87,11 @@ impl Validity {
         self.not_after.since(self.not_before)
     }
 
+    /// Whoever had just got it would order the next one.
+    pub fn is_stale(self, now: Timestamp) -> bool {
+        now >= self.renew_at(0)
+    }
+
     /// When two thirds of its life are over, or up to a thirtieth of it earlier by `random`, so that many names which were ordered
     /// together are not renewed together.
     pub fn renew_at(self, random: u64) -> Timestamp {
@@ -93,16 +100,31 @@ impl Validity {
     }
 }
 
+/// What is to be had for a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Want {
+    /// A certificate of an authority; where another one was served before, that goes on until it is there.
+    Better,
+    /// One of an authority or none: a route of it says so.
+    Only,
+}
+
 /// The names of these apps whose certificates come from an authority: none of the environment `local`, none of several names at once.
-pub fn names<'a>(apps: impl IntoIterator<Item = (&'a AppKey, &'a App)>) -> BTreeSet<HostName> {
+pub fn names<'a>(apps: impl IntoIterator<Item = (&'a AppKey, &'a App)>) -> BTreeMap<HostName, Want> {
     let apps = apps.into_iter().filter(|(key, _)| key.env.as_str() != LOCAL);
-    let routes = apps.flat_map(|(key, app)| places(key, app)).map(|((host, _), (_, route))| (host, route.tls));
-    let wanted = routes.filter(|(host, tls)| match tls {
-        Tls::Acme => is_provable(host),
-        Tls::Auto => host.is_public(),
-        Tls::Local | Tls::Off => false,
-    });
-    wanted.map(|(host, _)| host).collect()
+    let mut names = BTreeMap::new();
+    for ((host, _), (_, route)) in apps.flat_map(|(key, app)| places(key, app)) {
+        let want = match route.tls {
+            Tls::Acme => is_provable(&host).then_some(Want::Only),
+            Tls::Auto => host.is_public().then_some(Want::Better),
+            Tls::Local | Tls::Off => None,
+        };
+        if let Some(want) = want {
+            let known = names.entry(host).or_insert(want);
+            *known = want.max(*known);
+        }
+    }
+    names
 }
 
 /// Whether any of the methods can prove it: a wildcard is proven by DNS alone.

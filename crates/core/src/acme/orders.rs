@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use super::{ByName, Ledger, Pace, Tries, Validity, of_name};
+use super::renewal::{Renewals, is_over};
+use super::{Advice, ByName, Ledger, Pace, Tries, Validity, Want, of_name};
 use crate::app::HostName;
 use crate::route::Challenge;
 use crate::time::{Humane, Timestamp};
@@ -13,7 +14,7 @@ use crate::time::{Humane, Timestamp};
 #[derive(Debug, Clone, Copy)]
 pub struct World<'a> {
     /// See [`super::names`].
-    pub wanted: &'a BTreeSet<HostName>,
+    pub wanted: &'a BTreeMap<HostName, Want>,
     /// The certificates that are kept, of names that are wanted and of others.
     pub held: &'a ByName<Validity>,
     /// Names whose challenge is answered by whichever edge accepts connections: it has acknowledged the table.
@@ -34,6 +35,8 @@ pub enum Effect {
     Drop(HostName),
     /// The certificate is of no use any more.
     Forget(HostName),
+    /// Ask the authority when this name's certificate is to be renewed.
+    Consult(HostName),
 }
 
 /// Why an order gave no certificate.
@@ -96,6 +99,9 @@ struct Order {
     challenge: Option<Challenge>,
 }
 
+/// Why a certificate is refused that has just come.
+pub const STALE: &str = "the certificate that came is out of date already: is this machine's clock right?";
+
 /// All orders of one account.
 #[derive(Debug, Clone)]
 pub struct Orders {
@@ -104,6 +110,8 @@ pub struct Orders {
     /// The ledger is another than was noted last.
     unnoted: bool,
     under_way: BTreeMap<HostName, Order>,
+    /// When authorities want certificates to be renewed.
+    renewals: Renewals,
     /// Spreads renewals; drawn once, so that a date does not move.
     salt: u64,
     deadline: Option<Timestamp>,
@@ -112,7 +120,14 @@ pub struct Orders {
 impl Orders {
     /// `ledger`: as it was noted last; `random`: any number.
     pub fn new(ledger: Ledger, pace: Pace, random: u64) -> Self {
-        Self { pace, ledger, unnoted: false, under_way: BTreeMap::new(), salt: random, deadline: None }
+        let renewals = Renewals::default();
+        Self { pace, ledger, unnoted: false, under_way: BTreeMap::new(), renewals, salt: random, deadline: None }
+    }
+
+    /// The ledger is lost: as if the account had ordered as much as it may until now.
+    pub fn after_loss(pace: Pace, now: Timestamp, random: u64) -> Self {
+        let ledger = Ledger { paused: now + Pace::WINDOW, ..Ledger::default() };
+        Self { unnoted: true, ..Self::new(ledger, pace, random) }
     }
 
     /// The authority has taken the order, and this is what it wants to see.
@@ -129,13 +144,18 @@ impl Orders {
     pub fn issued(&mut self, host: &HostName, validity: Validity, now: Timestamp) -> Result<(), String> {
         self.under_way.remove(host);
         self.unnoted = true;
-        if now >= validity.renew_at(0) {
-            let reason = "the certificate that came is out of date already: is this machine's clock right?".to_owned();
-            self.ledger.failed(host, reason.clone());
-            return Err(reason);
+        if validity.is_stale(now) {
+            self.ledger.failed(host, STALE.to_owned());
+            return Err(STALE.to_owned());
         }
         self.ledger.succeeded(host);
+        self.renewals.renewed(host, now);
         Ok(())
+    }
+
+    /// What the authority has answered when it was asked for a renewal's time.
+    pub fn advised(&mut self, host: &HostName, advice: Advice, now: Timestamp) {
+        self.renewals.advised(host, advice, now);
     }
 
     /// The order gave none.
@@ -159,7 +179,7 @@ impl Orders {
         // Of a name that nobody wants any more, what was written is kept for a while: it may come back in a minute.
         let before = self.ledger.names.len();
         let recent = |tries: &Tries| tries.next > now || now.since(tries.last) < Pace::WINDOW;
-        self.ledger.names.retain(|host, tries| world.wanted.contains(host) || recent(tries));
+        self.ledger.names.retain(|host, tries| world.wanted.contains_key(host) || recent(tries));
         self.unnoted |= self.ledger.names.len() < before;
         for (host, order) in &mut self.under_way {
             if order.stage == Stage::Publishing && world.answered.contains(host) {
@@ -171,15 +191,20 @@ impl Orders {
         let free = self.pace.at_once.saturating_sub(self.under_way.len());
         for (_, host) in due.into_iter().filter(|(at, _)| *at <= now).take(free) {
             // Each begun order counts for the next.
-            if self.ledger.earliest(&host, &self.pace, now) <= now {
+            if self.ledger.open_at(&self.pace, now) <= now {
                 self.begin(host, now, random, &mut effects);
             }
         }
         if std::mem::take(&mut self.unnoted) {
             effects.push(Effect::Note(self.ledger.clone()));
         }
-        let expired = world.held.iter().filter(|(host, held)| !world.wanted.contains(*host) && held.not_after < now);
+        let expired =
+            world.held.iter().filter(|(host, held)| !world.wanted.contains_key(*host) && held.not_after < now);
         effects.extend(expired.map(|(host, _)| Effect::Forget(host.clone())));
+        self.renewals.retain(|host| world.held.contains_key(host) && world.wanted.contains_key(host));
+        let idle = idle(world, &self.under_way);
+        let consulted = self.renewals.handle(idle, (self.pace.at_once, self.pace.limit), now, self.salt);
+        effects.extend(consulted.into_iter().map(Effect::Consult));
         self.deadline = self.next(world, now);
         effects
     }
@@ -199,10 +224,11 @@ impl Orders {
     pub fn report(&self, host: &HostName, held: Option<Validity>, now: Timestamp) -> Report {
         let stage = self.under_way.get(host).map(|order| order.stage);
         let tries = self.ledger.names.get(host);
-        let at = held.map_or(Timestamp(0), |held| held.renew_at(of_name(host, self.salt)));
+        let at = held.map_or(Timestamp(0), |held| self.renewals.at(host, held, self.salt));
+        let free = self.ledger.waits(host, now).max(self.ledger.open_at(&self.pace, now));
         Report {
             stage,
-            next: stage.is_none().then(|| at.max(self.ledger.earliest(host, &self.pace, now)).max(now)),
+            next: stage.is_none().then(|| at.max(free).max(now)),
             failure: tries.and_then(|tries| tries.reason.clone()),
             tries: tries.map_or(0, |tries| tries.count),
         }
@@ -218,7 +244,7 @@ impl Orders {
 
     fn drop_unwanted(&mut self, world: World<'_>, effects: &mut Vec<Effect>) {
         self.under_way.retain(|host, _| {
-            let wanted = world.wanted.contains(host);
+            let wanted = world.wanted.contains_key(host);
             effects.extend((!wanted).then(|| Effect::Drop(host.clone())));
             wanted
         });
@@ -226,8 +252,7 @@ impl Orders {
 
     fn drop_late(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let limit = self.pace.limit;
-        // So far in the future no order has begun: the clock went back.
-        let late = |order: &Order| now.since(order.begun) >= limit || order.begun.since(now) >= limit;
+        let late = |order: &Order| is_over(order.begun, limit, now);
         let late: Vec<_> =
             self.under_way.iter().filter(|(_, o)| late(o)).map(|(host, o)| (host.clone(), o.stage)).collect();
         for (host, stage) in late {
@@ -241,17 +266,20 @@ impl Orders {
     /// certificate ends first. Last those that have failed and have none, those first that have failed least: however many they
     /// are, they take no order from a certificate that is to be renewed.
     fn due(&self, world: World<'_>, now: Timestamp) -> Vec<(Timestamp, HostName)> {
-        let idle = world.wanted.iter().filter(|host| !self.under_way.contains_key(*host));
+        let (open, is_full) = (self.ledger.open_at(&self.pace, now), self.ledger.is_full());
+        let idle = world.wanted.keys().filter(|host| !self.under_way.contains_key(*host));
         let mut due: Vec<_> = idle
             .map(|host| {
                 let held = world.held.get(host);
                 let tries = self.ledger.names.get(host).map_or(0, |tries| tries.count);
-                let at = held.map_or(Timestamp(0), |held| held.renew_at(of_name(host, self.salt)));
-                let at = at.max(self.ledger.earliest(host, &self.pace, now));
+                let at = held.map_or(Timestamp(0), |held| self.renewals.at(host, *held, self.salt));
+                let at = at.max(self.ledger.waits(host, now)).max(open);
                 let rank = match (held, tries) {
-                    (None, 0) => (0, Timestamp(0), 0),
-                    (Some(held), _) => (1, held.not_after, tries),
-                    (None, _) => (2, Timestamp(0), tries),
+                    // Where not all can be remembered, one of whom nothing is may have failed; chance alone is fair to all of those.
+                    (None, 0) if is_full => (2, Timestamp(0), 0, of_name(host, now.0)),
+                    (None, 0) => (0, Timestamp(0), 0, 0),
+                    (Some(held), _) => (1, held.not_after, tries, 0),
+                    (None, _) => (2, Timestamp(0), tries, 0),
                 };
                 (rank, at, host.clone())
             })
@@ -264,9 +292,16 @@ impl Orders {
         let limits = self.under_way.values().map(|order| order.begun + self.pace.limit);
         let room = self.under_way.len() < self.pace.at_once;
         let due = self.due(world, now).into_iter().map(|(at, _)| at).filter(|_| room).min();
-        let unwanted = world.held.iter().filter(|(host, _)| !world.wanted.contains(*host));
+        let unwanted = world.held.iter().filter(|(host, _)| !world.wanted.contains_key(*host));
         // A certificate is good up to and with its last moment.
         let expiries = unwanted.map(|(_, held)| held.not_after + Duration::from_millis(1));
-        limits.chain(due).chain(expiries).min()
+        let idle = idle(world, &self.under_way);
+        let consults = self.renewals.next(idle, (self.pace.at_once, self.pace.limit), now, self.salt);
+        limits.chain(due).chain(expiries).chain(consults).min()
     }
+}
+
+/// Names that have a certificate, and no order that is to replace it.
+fn idle<'a>(world: World<'a>, under_way: &BTreeMap<HostName, Order>) -> impl Iterator<Item = &'a HostName> {
+    world.held.keys().filter(|host| world.wanted.contains_key(*host) && !under_way.contains_key(*host))
 }

@@ -24,7 +24,7 @@ fn challenge() -> Challenge {
 #[derive(Debug, Clone)]
 struct Scene {
     orders: Orders,
-    wanted: BTreeSet<HostName>,
+    wanted: BTreeMap<HostName, Want>,
     held: BTreeMap<HostName, Validity>,
     answered: BTreeSet<HostName>,
     now: Timestamp,
@@ -34,7 +34,7 @@ impl Scene {
     fn new(names: &[&str]) -> Self {
         Self {
             orders: Orders::new(Ledger::default(), Pace::default(), 7),
-            wanted: names.iter().map(|name| host(name)).collect(),
+            wanted: names.iter().map(|name| (host(name), Want::Better)).collect(),
             held: BTreeMap::new(),
             answered: BTreeSet::new(),
             now: START,
@@ -50,7 +50,7 @@ impl Scene {
     fn begun(&mut self) -> Vec<String> {
         let begun = self.look().into_iter().filter_map(|effect| match effect {
             Effect::Begin { host, .. } => Some(host.to_string()),
-            Effect::Note(_) | Effect::Answer(_) | Effect::Drop(_) | Effect::Forget(_) => None,
+            Effect::Note(_) | Effect::Answer(_) | Effect::Drop(_) | Effect::Forget(_) | Effect::Consult(_) => None,
         });
         begun.collect()
     }
@@ -59,6 +59,25 @@ impl Scene {
         let validity = Validity { not_before: self.now, not_after: self.now + life };
         self.orders.issued(&host(name), validity, self.now).unwrap();
         self.held.insert(host(name), validity);
+    }
+
+    /// When the certificate of this name is to be renewed.
+    fn renewal(&self, name: &str) -> Timestamp {
+        let held = self.held.get(&host(name)).copied();
+        self.orders.report(&host(name), held, self.now).next.unwrap()
+    }
+
+    /// The names whose renewal the authority is asked about.
+    fn consulted(&mut self) -> Vec<String> {
+        let consulted = self.look().into_iter().filter_map(|effect| match effect {
+            Effect::Consult(host) => Some(host.to_string()),
+            Effect::Note(_) | Effect::Answer(_) | Effect::Drop(_) | Effect::Forget(_) | Effect::Begin { .. } => None,
+        });
+        consulted.collect()
+    }
+
+    fn advise(&mut self, name: &str, said: Said, again: Option<Timestamp>) {
+        self.orders.advised(&host(name), Advice { said, again }, self.now);
     }
 
     fn refuse(&mut self, name: &str, pause: Option<Pause>) {
@@ -99,7 +118,7 @@ fn names_that_cannot_be_proven_take_no_order_from_a_renewal() {
     let mut scene = Scene::new(&["a.com"]);
     scene.look();
     scene.issue("a.com", DAY * 90);
-    scene.wanted.extend(names.iter().map(|name| host(name)));
+    scene.wanted.extend(names.iter().map(|name| (host(name), Want::Better)));
     let until = scene.now + DAY * 61;
     let mut renewed = None;
     while scene.now < until && renewed.is_none() {
@@ -121,7 +140,7 @@ fn a_certificate_is_renewed_when_two_thirds_of_its_life_are_over() {
     scene.look();
     scene.issue("a.com", DAY * 90);
     scene.look();
-    let at = scene.orders.next_deadline().unwrap();
+    let at = scene.renewal("a.com");
     let after = at.since(START);
     assert!((DAY * 57..=DAY * 60).contains(&after), "{after:?}");
     scene.now = Timestamp(at.0 - 1);
@@ -229,7 +248,7 @@ fn a_certificate_that_nobody_wants_is_kept_to_its_end() {
     scene.wanted.clear();
     scene.now = START + DAY * 89;
     assert!(!scene.look().contains(&Effect::Forget(host("a.com"))));
-    scene.wanted.insert(host("a.com"));
+    scene.wanted.insert(host("a.com"), Want::Better);
     let mut back = scene.clone();
     back.now = START + DAY * 10;
     assert_eq!(back.begun(), Vec::<String>::new(), "an app that was stopped for a while costs no order");
@@ -263,7 +282,12 @@ fn only_single_names_of_servers_want_an_authority() {
     ];
     app.routes = routes.into_iter().map(|(name, route)| (RouteName::new(name).unwrap(), route)).collect();
     let (production, local) = (key("production"), key("local"));
-    assert_eq!(names([(&production, &app)]), [host("a.example.com"), host("db.internal")].into());
+    let wanted = BTreeMap::from([(host("a.example.com"), Want::Better), (host("db.internal"), Want::Only)]);
+    assert_eq!(names([(&production, &app)]), wanted);
+    let mut strict = route("a.example.com", Tls::Acme);
+    strict.path = PathPrefix::new("/pay").unwrap();
+    app.routes.insert(RouteName::new("strict").unwrap(), strict);
+    assert_eq!(names([(&production, &app)])[&host("a.example.com")], Want::Only, "one route says so");
     assert_eq!(names([(&local, &app)]), [].into());
 }
 
@@ -280,6 +304,143 @@ fn standard_ports_come_first() {
     check(Some(80), None, None, &[Http01]);
     check(Some(80), Some(443), Some(TlsAlpn01), &[TlsAlpn01]);
     check(Some(80), None, Some(TlsAlpn01), &[]);
+}
+
+#[test]
+fn an_authority_is_asked_when_to_renew_and_a_time_of_its_window_is_drawn() {
+    let mut scene = Scene::new(&["a.com"]);
+    scene.look();
+    scene.issue("a.com", DAY * 90);
+    assert_eq!(scene.consulted(), Vec::<String>::new(), "not of what has just come");
+    scene.now = START + MINUTE * 360;
+    assert_eq!(scene.consulted(), ["a.com"]);
+    assert_eq!(scene.consulted(), Vec::<String>::new(), "the question is under way");
+    let window = Window { start: START + DAY * 20, end: START + DAY * 22 };
+    scene.advise("a.com", Said::Renew(window), Some(scene.now + MINUTE * 90));
+    let at = scene.renewal("a.com");
+    assert!((window.start..window.end).contains(&at), "{at:?}");
+    scene.look();
+    assert_eq!(scene.orders.next_deadline(), Some(scene.now + MINUTE * 90), "it is asked when it says");
+    scene.now = scene.now + MINUTE * 90;
+    assert_eq!(scene.consulted(), ["a.com"]);
+    scene.advise("a.com", Said::NoAnswer, None);
+    assert_eq!(scene.renewal("a.com"), at, "what it has said goes on");
+    scene.now = at;
+    assert_eq!(scene.begun(), ["a.com"]);
+    scene.issue("a.com", DAY * 90);
+    let after = scene.renewal("a.com").since(scene.now);
+    assert!((DAY * 57..=DAY * 60).contains(&after), "the window was the certificate's before: {after:?}");
+}
+
+#[test]
+fn what_an_authority_says_of_renewal_is_believed_within_bounds() {
+    let mut scene = Scene::new(&["a.com"]);
+    scene.look();
+    scene.issue("a.com", DAY * 90);
+    let usual = scene.renewal("a.com");
+    let mut advised = |said, again: Option<Timestamp>| {
+        scene.now = scene.now + DAY;
+        assert_eq!(scene.consulted(), ["a.com"]);
+        scene.advise("a.com", said, again);
+        let at = scene.renewal("a.com");
+        let begun = scene.begun();
+        (at, scene.orders.next_deadline().unwrap().since(scene.now), (scene.now, begun))
+    };
+    let window = |start, end| Said::Renew(Window { start: START + DAY * start, end: START + DAY * end });
+    let (at, wait, _) = advised(window(80, 91), Some(Timestamp(0)));
+    assert_eq!((at, wait), (usual, MINUTE), "nobody waits until there is none, or asks without end");
+    let (at, wait, _) = advised(window(30, 30), Some(START + DAY * 3650));
+    assert_eq!((at, wait), (usual, DAY), "it is no window, and nobody is left alone for years");
+    let (at, _, (now, begun)) = advised(window(0, 1), None);
+    assert_eq!((at, begun), (now, vec!["a.com".to_owned()]), "at once");
+    scene.issue("a.com", DAY * 90);
+    scene.now = scene.now + MINUTE * 361;
+    assert_eq!(scene.consulted(), ["a.com"]);
+    scene.advise("a.com", Said::Renew(Window { start: Timestamp(0), end: Timestamp(1) }), None);
+    assert_eq!(scene.begun(), Vec::<String>::new(), "not again within a day");
+}
+
+#[test]
+fn a_daemon_that_starts_again_and_again_asks_for_no_renewal_at_each_start() {
+    let names: Vec<String> = (0..50).map(|n| format!("n{n}.example.com")).collect();
+    let mut scene = Scene::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let held = Validity { not_before: START, not_after: START + DAY * 90 };
+    scene.held = names.iter().map(|name| (host(name), held)).collect();
+    assert!(scene.consulted().len() <= 3);
+    let mut asked = BTreeSet::new();
+    while scene.now < START + MINUTE * 60 {
+        for name in scene.consulted() {
+            scene.advise(&name, Said::Nothing, None);
+            assert!(asked.insert(name), "once");
+        }
+        scene.now = scene.now + Duration::from_secs(10);
+    }
+    assert_eq!(asked.len(), 50, "all within an hour, at most three at once");
+}
+
+#[test]
+fn a_ledger_that_is_lost_stands_for_one_that_is_full() {
+    let mut scene = Scene::new(&["a.com"]);
+    scene.orders = Orders::after_loss(Pace::default(), START, 7);
+    let [Effect::Note(noted)] = &scene.look()[..] else { panic!("it is to be durable at once") };
+    assert_eq!(noted.paused, START + Pace::WINDOW);
+    assert_eq!(scene.orders.next_deadline(), Some(START + Pace::WINDOW));
+    scene.now = START + Pace::WINDOW;
+    assert_eq!(scene.begun(), ["a.com"]);
+}
+
+#[test]
+fn a_clock_that_is_set_back_gives_no_more_orders() {
+    let names: Vec<String> = (0..300).map(|n| format!("n{n}.example.com")).collect();
+    let mut scene = Scene::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let all = |scene: &mut Scene| {
+        let mut count = 0;
+        loop {
+            let begun = scene.begun();
+            count += begun.len();
+            begun.iter().for_each(|name| scene.issue(name, DAY * 90));
+            if begun.is_empty() {
+                return count;
+            }
+        }
+    };
+    assert_eq!(all(&mut scene), 250);
+    scene.now = Timestamp(START.0 - 3_600_000);
+    assert_eq!(all(&mut scene), 0, "what was ordered in the hour that comes again");
+    scene.now = scene.now + Pace::WINDOW;
+    assert_eq!(all(&mut scene), 0);
+    scene.now = START + Pace::WINDOW;
+    assert_eq!(all(&mut scene), 50);
+}
+
+#[test]
+fn of_too_many_names_that_fail_those_are_remembered_that_failed_last() {
+    const NAMES: usize = Ledger::MOST_NAMES + 76;
+    let names: Vec<String> = (0..NAMES).map(|n| format!("n{n}.example.com")).collect();
+    let mut scene = Scene::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut tried: BTreeMap<String, Timestamp> = BTreeMap::new();
+    // Chance may pass over a name for some time, and for no longer.
+    for _ in 0..20 * NAMES {
+        for name in scene.begun() {
+            let before = tried.insert(name.clone(), scene.now);
+            assert!(before.is_none_or(|at| scene.now.since(at) >= MINUTE), "{name} is asked for again at once");
+            scene.refuse(&name, None);
+        }
+        assert!(scene.orders.ledger.names.len() <= Ledger::MOST_NAMES);
+        if tried.len() == NAMES {
+            break;
+        }
+        scene.now = scene.orders.next_deadline().unwrap().max(Timestamp(scene.now.0 + 1));
+    }
+    assert_eq!((tried.len(), scene.orders.ledger.names.len()), (NAMES, Ledger::MOST_NAMES));
+    let oldest = scene.orders.ledger.names.values().map(|tries| tries.last).min().unwrap();
+    let kept = |(name, at): (&String, &Timestamp)| *at <= oldest || scene.orders.ledger.names.contains_key(&host(name));
+    assert!(tried.iter().all(kept));
+    // A renewal still comes before those.
+    scene.wanted.insert(host("a.com"), Want::Better);
+    scene.held.insert(host("a.com"), Validity { not_before: Timestamp(START.0 - 1), not_after: scene.now });
+    scene.now = scene.now + Pace::WINDOW;
+    assert_eq!(scene.begun()[0], "a.com");
 }
 
 /// What happens next in a run of chance.
@@ -323,7 +484,7 @@ impl Run {
             match effect {
                 Effect::Note(ledger) => self.noted = ledger,
                 Effect::Begin { host, ledger, .. } => {
-                    assert!(self.scene.wanted.contains(&host), "{host} is wanted by nobody");
+                    assert!(self.scene.wanted.contains_key(&host), "{host} is wanted by nobody");
                     self.noted = ledger;
                     self.begun.push((host.clone(), self.scene.now));
                     assert_eq!(self.under_way.insert(host, false), None, "one order at a time of a name");
@@ -334,6 +495,12 @@ impl Run {
                 }
                 Effect::Drop(host) => drop(self.under_way.remove(&host)),
                 Effect::Forget(host) => drop(self.scene.held.remove(&host)),
+                // At once, it says, whenever it is asked.
+                Effect::Consult(host) => {
+                    let window = Window { start: Timestamp(0), end: Timestamp(1) };
+                    let advice = Advice { said: Said::Renew(window), again: None };
+                    self.scene.orders.advised(&host, advice, self.scene.now);
+                }
             }
         }
         assert!(self.under_way.len() <= Pace::default().at_once, "too many at once");
@@ -368,8 +535,8 @@ impl Run {
             }
             Step::Want(n) => {
                 let name = host(&format!("n{n}.example.com"));
-                if !self.scene.wanted.remove(&name) {
-                    self.scene.wanted.insert(name);
+                if self.scene.wanted.remove(&name).is_none() {
+                    self.scene.wanted.insert(name, Want::Better);
                 }
             }
         }
@@ -409,7 +576,7 @@ proptest! {
             run.step(&Step::Pass(2));
             run.look();
         }
-        let missing: Vec<_> = run.scene.wanted.iter().filter(|host| !run.scene.held.contains_key(*host)).collect();
+        let missing: Vec<_> = run.scene.wanted.keys().filter(|host| !run.scene.held.contains_key(*host)).collect();
         prop_assert!(missing.is_empty(), "{missing:?}");
         run.check();
     }

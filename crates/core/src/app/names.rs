@@ -46,12 +46,16 @@ impl HostName {
         }
     }
 
+    /// Others may come to it: a name or a wildcard below a domain that somebody can be given, or an address of the internet.
+    pub fn is_worldwide(&self) -> bool {
+        let name = self.as_str();
+        let is_private = name.rsplit('.').next().is_some_and(|last| PRIVATE_NAMES.contains(&last));
+        !self.is_local() && (self.address().is_some() || name.contains('.') && !is_private)
+    }
+
     /// One name, not several, that a resolver of anybody may know: it has a domain above it.
     pub fn is_public(&self) -> bool {
-        let name = self.as_str();
-        let is_plain = !self.is_wildcard() && name.contains('.') && !name.contains('_');
-        let is_private = name.rsplit('.').next().is_some_and(|last| PRIVATE_NAMES.contains(&last));
-        is_plain && !is_private && !self.is_local() && self.address().is_none()
+        self.is_worldwide() && !self.is_wildcard() && self.address().is_none() && !self.as_str().contains('_')
     }
 }
 
@@ -78,6 +82,12 @@ mod tests {
             "shop.localhost",
             "a.test",
             "nas.lan",
+            "wiki.corp",
+            "router.home",
+            "x.home.arpa",
+            "a.intranet",
+            "b.private",
+            "c.onion",
             "db.internal",
             "intranet",
             "*.example.com",
@@ -87,5 +97,16 @@ mod tests {
             check(host, false);
         }
         check("a_b.example.com", false);
+    }
+
+    #[test]
+    fn what_others_may_come_to_are_wildcards_and_addresses_as_well() {
+        let check = |host: &str, expected| assert_eq!(HostName::new(host).unwrap().is_worldwide(), expected, "{host}");
+        ["shop.example.com", "*.example.com", "8.8.8.8", "[2001:db8::1]"]
+            .into_iter()
+            .for_each(|host| check(host, true));
+        let private =
+            ["localhost", "intranet", "*.corp", "nas.lan", "db.internal", "10.0.0.1", "100.64.0.1", "[fd00::1]"];
+        private.into_iter().for_each(|host| check(host, false));
     }
 }

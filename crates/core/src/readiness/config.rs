@@ -1,12 +1,9 @@
 //! Rules about the app as the file describes it.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Facts, Finding, Fix, Place, Rule, Seen, Severity};
-use crate::app::{
-    App, Backup, DatabaseSource, HostName, Origin, PathPrefix, RedisSource, Route, RouteTo, Service, Tls,
-};
+use crate::app::{App, Backup, DatabaseSource, Origin, PathPrefix, RedisSource, Route, RouteTo, Service, Tls};
 use crate::id::{ResourceName, ServiceName};
 use crate::release::unsupported;
 
@@ -18,9 +15,6 @@ const VOLUME: &str = "1GiB";
 /// Pages that only their operators need (the names that scanners try first).
 const ADMIN_PATHS: [&str; 9] =
     ["/admin", "/wp-admin", "/phpmyadmin", "/adminer", "/actuator", "/flower", "/debug", "/console", "/manage"];
-
-/// Names of hosts that no public resolver answers for (RFC 6761, RFC 6762, RFC 9476 and usage).
-const PRIVATE_SUFFIXES: [&str; 7] = ["localhost", "local", "test", "internal", "lan", "home.arpa", "invalid"];
 
 pub(super) fn findings(facts: &Facts<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -144,7 +138,7 @@ fn single_instance(facts: &Facts<'_>, name: &ServiceName, service: &Service) -> 
 }
 
 fn tls_off(name: &str, route: &Route) -> Option<Finding> {
-    let public = route.hosts.iter().find(|host| is_public(host))?;
+    let public = route.hosts.iter().find(|host| host.is_worldwide())?;
     let serves = match route.to {
         RouteTo::Service(_) => true,
         RouteTo::Redirect(_) | RouteTo::Deny => false,
@@ -159,18 +153,6 @@ fn tls_off(name: &str, route: &Route) -> Option<Finding> {
         what: format!("{public} is served without TLS"),
         fix: Fix::line(format!("route.{name}"), "tls = \"auto\""),
     })
-}
-
-fn is_public(host: &HostName) -> bool {
-    let name = host.as_str();
-    let is_private_name = PRIVATE_SUFFIXES
-        .iter()
-        .any(|suffix| name.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
-    match name.trim_matches(['[', ']']).parse::<IpAddr>() {
-        Ok(IpAddr::V4(ip)) => !(ip.is_private() || ip.is_loopback() || ip.is_link_local()),
-        Ok(IpAddr::V6(ip)) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),
-        Err(_) => name.contains('.') && !is_private_name,
-    }
 }
 
 /// A route of its own for an administration page, open to everybody.

@@ -22,7 +22,7 @@ pub struct EdgeDesired {
 }
 
 /// By host, exact or wildcard (`*.example.com`).
-pub type Certificates = BTreeMap<HostName, Certificate>;
+pub type Certificates = BTreeMap<HostName, Arc<Certificate>>;
 
 /// A chain and its key, both PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -312,7 +312,8 @@ impl DesiredFrame {
             let tls = if site.https { SiteTls::Both } else { SiteTls::Off };
             sites.insert(parse("host", &site.host, HostName::new)?, Site { tls, rules });
         }
-        let certificates = self.certificates.iter().map(CertificateFrame::parse).collect::<Result<_, _>>()?;
+        let certificates = self.certificates.iter().map(|frame| frame.parse().map(|(host, one)| (host, Arc::new(one))));
+        let certificates = certificates.collect::<Result<_, _>>()?;
         let challenges = self.challenges.iter().map(ChallengeFrame::parse).collect::<Result<_, _>>()?;
         let generation = Generation(self.generation);
         let trusted_proxies = parse_networks(&self.trusted_proxies)?;
@@ -467,7 +468,7 @@ mod tests {
             api: Some(ApiSite { host: HostName::new("api.example.com").unwrap(), socket: "/run/api.sock".into() }),
             challenges: challenges(&certificate),
         };
-        EdgeDesired { table: Arc::new(table), certificates: Arc::new(BTreeMap::from([(host, certificate)])) }
+        EdgeDesired { table: Arc::new(table), certificates: Arc::new(BTreeMap::from([(host, Arc::new(certificate))])) }
     }
 
     fn challenges(proof: &Certificate) -> BTreeMap<HostName, Challenge> {

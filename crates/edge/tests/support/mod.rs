@@ -118,7 +118,8 @@ impl Edge {
     ) -> Generation {
         let generation = Generation(self.generation.fetch_add(1, Ordering::Relaxed));
         let table = Table { generation, ..table.0 };
-        let desired = EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) };
+        let certificates = certificates.into_iter().map(|(host, certificate)| (host, Arc::new(certificate)));
+        let desired = EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates.collect()) };
         self.handle.desired.send(Arc::new(desired)).unwrap();
         self.until(|seen| seen.serving == Some(generation)).await;
         generation

@@ -1,6 +1,6 @@
 //! The tables of `server.toml`.
 
-use super::Kind::{Bool, Integer, List, Table, Text, Words};
+use super::Kind::{Bool, Integer, List, Table, Text, WordOrTable, Words};
 use super::Presence::{Default, Omitted, Required};
 use super::{Form, Key, Kind, Presence, TableSpec};
 
@@ -33,9 +33,12 @@ pub(crate) static SERVER: TableSpec = table(
         key("listen", Table(&LISTEN), Omitted("its defaults"), "Where the server listens."),
         key(
             "acme",
-            Table(&ACME),
-            Omitted("its defaults where the server listens on port 80 or 443, else none"),
-            "Certificates for public names: those of `tls = \"acme\"`, and of `tls = \"auto\"` the names that anybody can resolve.",
+            WordOrTable("off", &ACME),
+            Omitted(
+                "its defaults where the server listens on port 80 or 443, else `\"off\"`; the API's host stays with the local CA",
+            ),
+            "Certificates of an authority for public names: those of `tls = \"acme\"`, of `tls = \"auto\"` the names that anybody can resolve, \
+             and the API's host. `off`: all are the local CA's.",
         ),
         key("api", Table(&API), Omitted("only the Unix socket"), "The API over HTTPS, behind the edge."),
         key("backup", Table(&BACKUP), Omitted("kept in the state folder"), "Where backups go."),
@@ -100,10 +103,10 @@ static API: TableSpec = TableSpec {
         key(
             "certificate",
             Text(Form::AbsolutePath),
-            Omitted("made by ACME or the local CA"),
+            Omitted("made by the authority of `[acme]`, if that is written, else by the local CA"),
             "PEM chain; it and its key are taken anew within seconds after they have changed.",
         ),
-        key("key", Text(Form::AbsolutePath), Omitted("made by ACME or the local CA"), "PEM key of the chain."),
+        key("key", Text(Form::AbsolutePath), Omitted("made with the certificate"), "PEM key of the chain."),
     ],
     conflicts: &[],
     needs: &[("certificate", "key"), ("key", "certificate")],

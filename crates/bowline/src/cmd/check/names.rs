@@ -19,7 +19,7 @@ const MOST: usize = 50;
 pub(super) fn seen(app: &App) -> BTreeMap<HostName, NameSeen> {
     let key = AppKey { env: app.environment.name.clone(), app: app.name.clone() };
     let own = own_addresses();
-    let wanted = names([(&key, app)]).into_iter().take(MOST);
+    let wanted = names([(&key, app)]).into_keys().take(MOST);
     wanted.map(|host| (host.clone(), of(&host, &own, is_open))).collect()
 }
 

@@ -3,13 +3,17 @@
 //! The library's own client hides the answer's fields, and with them when to come back.
 
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bowline_core::acme::Pace;
+use bowline_core::time::Timestamp;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
@@ -24,8 +28,15 @@ use crate::run::wall;
 /// How long a request and its answer may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// How long one address may take, and how long it is waited for before the next one is tried, too.
+const CONNECT: Duration = Duration::from_secs(5);
+const HEAD_START: Duration = Duration::from_millis(250);
+
 /// The longest answer that is read: a chain has a few KiB.
 const MAX_ANSWER: usize = 1 << 20;
+
+/// Who asks, which authorities insist on (RFC 8555, 6.1).
+const AGENT: &str = concat!("bowline/", env!("CARGO_PKG_VERSION"));
 
 /// Why nothing has come back.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +47,13 @@ enum AskError {
     Connect {
         host: String,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     #[error("the authority {host} is not who it should be, or does not speak TLS")]
     Tls {
         host: String,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     #[error("the authority {host} broke off")]
     Broken {
@@ -76,27 +87,49 @@ impl HttpClient for Http {
     fn request(&self, request: Request<BodyWrapper<Bytes>>) -> Answered {
         let config = Arc::clone(&self.0);
         Box::pin(async move {
-            let answer = match tokio::time::timeout(LIMIT, ask(config, request)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(AskError::Late),
-            };
-            let (parts, body) = answer.map_err(|error| instant_acme::Error::Other(Box::new(error)))?.into_parts();
-            match later(parts.status, &parts.headers, &body) {
-                Some(later) => Err(instant_acme::Error::Other(Box::new(later))),
-                None => Ok(BytesResponse { parts, body: Box::new(body) }),
+            let (mut parts, body) = exchange(config, request).await?.into_parts();
+            // The library adds it to its clock, whatever it is.
+            if let Some(until) = parts.headers.remove(RETRY_AFTER).and_then(|text| retry_after(&text)) {
+                let seconds = until.min(wall() + Pace::LONGEST_PAUSE).since(wall()).as_secs();
+                parts.headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
+            Ok(BytesResponse { parts, body: Box::new(body) })
         })
     }
 }
 
-type Whole = hyper::Response<Bytes>;
+impl Http {
+    /// What anybody may ask.
+    pub(super) async fn get(&self, url: &str) -> Result<Whole, instant_acme::Error> {
+        let request = Request::get(url).header(USER_AGENT, AGENT).body(BodyWrapper::default());
+        exchange(Arc::clone(&self.0), request.map_err(instant_acme::Error::Http)?).await
+    }
+}
+
+pub(super) type Whole = hyper::Response<Bytes>;
+
+async fn exchange(
+    config: Arc<ClientConfig>,
+    request: Request<BodyWrapper<Bytes>>,
+) -> Result<Whole, instant_acme::Error> {
+    let answer = match tokio::time::timeout(LIMIT, ask(config, request)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(AskError::Late),
+    };
+    let answer = answer.map_err(|error| instant_acme::Error::Other(Box::new(error)))?;
+    match later(answer.status(), answer.headers(), answer.body()) {
+        Some(later) => Err(instant_acme::Error::Other(Box::new(later))),
+        None => Ok(answer),
+    }
+}
 
 async fn ask(config: Arc<ClientConfig>, request: Request<BodyWrapper<Bytes>>) -> Result<Whole, AskError> {
     let (mut parts, body) = request.into_parts();
     let (host, port, authority) = target(&parts.uri)?;
     let name = ServerName::try_from(host.clone()).map_err(|_| AskError::Url(parts.uri.to_string()))?;
-    let stream = TcpStream::connect((host.as_str(), port)).await;
-    let stream = stream.map_err(|source| AskError::Connect { host: host.clone(), source })?;
+    let unreachable = |source| AskError::Connect { host: host.clone(), source };
+    let addresses = tokio::net::lookup_host((host.as_str(), port)).await.map_err(unreachable)?;
+    let stream = connect(addresses).await.map_err(unreachable)?;
     let stream = TlsConnector::from(config).connect(name, stream).await;
     let stream = stream.map_err(|source| AskError::Tls { host: host.clone(), source })?;
     let broken = |source| AskError::Broken { host: host.clone(), source };
@@ -113,6 +146,27 @@ async fn ask(config: Arc<ClientConfig>, request: Request<BodyWrapper<Bytes>>) ->
     Ok(Whole::from_parts(parts, body.to_bytes()))
 }
 
+/// To the first address that answers: the next one is tried beside those before that have neither answered nor refused (RFC 8305, 5).
+async fn connect(mut addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut tries = JoinSet::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+    loop {
+        let next = addresses.next();
+        let is_last = next.is_none();
+        tries.extend(next.map(|address| tokio::time::timeout(CONNECT, TcpStream::connect(address))));
+        tokio::select! {
+            ended = tries.join_next() => match ended {
+                Some(Ok(Ok(Ok(stream)))) => return Ok(stream),
+                Some(Ok(Ok(Err(error)))) => failure = error,
+                Some(Ok(Err(_)) | Err(_)) => failure = io::ErrorKind::TimedOut.into(),
+                None if is_last => return Err(failure),
+                None => {}
+            },
+            () = tokio::time::sleep(HEAD_START), if !is_last => {}
+        }
+    }
+}
+
 fn target(uri: &Uri) -> Result<(String, u16, HeaderValue), AskError> {
     let wrong = || AskError::Url(uri.to_string());
     let authority = uri.authority().filter(|_| uri.scheme_str() == Some("https")).ok_or_else(wrong)?;
@@ -126,23 +180,58 @@ fn later(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Option<Later>
     if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         return None;
     }
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let until = match text.parse::<u64>() {
-        Ok(seconds) => wall() + Duration::from_secs(seconds),
-        Err(_) => {
-            let date: SystemTime = httpdate::parse_http_date(text).ok()?;
-            let since = date.duration_since(UNIX_EPOCH).ok()?;
-            bowline_core::time::Timestamp(u64::try_from(since.as_millis()).ok()?)
-        }
-    };
+    let until = retry_after(headers.get(RETRY_AFTER)?)?;
     let problem = serde_json::from_slice::<instant_acme::Problem>(body);
     let said = problem.map_or_else(|_| "it does not say why".to_owned(), |problem| super::trouble::said(&problem));
     Some(Later { status: status.as_u16(), until: until.0, said })
 }
 
+/// In seconds from now, or a date (RFC 9110, 10.2.3).
+pub(super) fn retry_after(field: &HeaderValue) -> Option<Timestamp> {
+    let text = field.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(wall() + Duration::from_secs(seconds));
+    }
+    let date: SystemTime = httpdate::parse_http_date(text).ok()?;
+    Some(Timestamp(u64::try_from(date.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A listener whose queue is full: whoever connects hears nothing.
+    async fn silent() -> (SocketAddr, tokio::net::TcpListener, Vec<tokio::task::JoinHandle<io::Result<TcpStream>>>) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let mut one = tokio::spawn(TcpStream::connect(address));
+            let connected = tokio::time::timeout(HEAD_START, &mut one).await;
+            waiting.push(one);
+            if connected.is_err() {
+                return (address, listener, waiting);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_silent_or_refuses_does_not_keep_from_the_next() {
+        let (silent, _listener, _waiting) = silent().await;
+        let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let live = (live.local_addr().unwrap(), live);
+        let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let started = std::time::Instant::now();
+        let stream = connect([dead, silent, live.0].into_iter()).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), live.0);
+        assert!(started.elapsed() < CONNECT, "{:?}", started.elapsed());
+        let refused = connect([dead].into_iter()).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(connect(std::iter::empty()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(connect([silent].into_iter()).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
 
     #[test]
     fn when_to_come_back_is_in_seconds_or_a_date() {

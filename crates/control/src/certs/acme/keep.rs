@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bowline_core::acme::{Ledger, Tries};
 use bowline_core::app::HostName;
@@ -14,10 +15,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::trouble;
 use crate::certs::{CertError, Leaf};
-use crate::secrets::{Keyring, write_private};
+use crate::secrets::{Keys, write_private};
 
-/// Longer files are not read. A chain and a key take about 6 KiB, a ledger of 250 orders 4.
+/// Longer files are neither read nor written. A chain and a key take about 6 KiB. Of a ledger with all the names that it may have, each with
+/// the longest reason, it takes most.
 const LIMIT: u64 = 1 << 20;
 
 const LEDGER: &str = "ledger";
@@ -28,7 +31,7 @@ const ACCOUNT: &str = "account";
 #[derive(Debug, Clone)]
 pub(crate) struct Keep {
     dir: PathBuf,
-    keyring: Keyring,
+    keys: Keys,
 }
 
 /// What the daemon before has left.
@@ -36,16 +39,18 @@ pub(crate) struct Keep {
 pub(crate) struct Kept {
     pub(crate) ledger: Ledger,
     pub(crate) leaves: BTreeMap<HostName, Leaf>,
+    /// There is a ledger, and it does not open.
+    pub(crate) lost: bool,
 }
 
 impl Keep {
     /// `directory`: the authority's URL.
-    pub(crate) fn new(state: &Path, keyring: Keyring, directory: &str) -> Self {
+    pub(crate) fn new(state: &Path, keys: Keys, directory: &str) -> Self {
         let name = id::Digest(Sha256::digest(directory).into());
-        Self { dir: state.join("certs/acme").join(name.short()), keyring }
+        Self { dir: state.join(FOLDER).join(name.short()), keys }
     }
 
-    /// What does not open is left out, and said: it is ordered anew.
+    /// What does not open is left out, and said: certificates are ordered anew.
     pub(crate) fn load(&self) -> Kept {
         let names = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let names = names.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(SUFFIX)?.to_owned()));
@@ -55,6 +60,7 @@ impl Keep {
                 true => self.read::<LedgerForm>(&name).map(|form| kept.ledger = form.into()),
                 false => self.read::<LeafForm>(&name).map(|form| kept.leaves.extend(form.parse())),
             };
+            kept.lost |= name == LEDGER && found.is_none();
             if found.is_none() {
                 tracing::warn!(file = %self.path(&name).display(), "what was kept of an authority does not open");
             }
@@ -68,6 +74,11 @@ impl Keep {
 
     pub(crate) fn leaf(&self, host: &HostName, leaf: &Leaf) -> Result<(), CertError> {
         self.write(&of(host), &LeafForm::from(host, leaf))
+    }
+
+    /// The certificate that was kept last.
+    pub(super) fn last(&self, host: &HostName) -> Option<Leaf> {
+        self.read::<LeafForm>(&of(host))?.parse().map(|(_, leaf)| leaf)
     }
 
     /// What cannot be removed is read again by the next daemon, and does no harm.
@@ -92,29 +103,62 @@ impl Keep {
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let path = self.path(name);
-        let length = std::fs::metadata(&path).ok()?.len();
-        let sealed = (length <= LIMIT).then(|| std::fs::read(&path).ok()).flatten()?;
-        let clear = self.keyring.open_bytes(PURPOSE, &[self.bound().as_bytes(), name.as_bytes()], &sealed).ok()?;
+        let sealed = sealed(&self.path(name))?;
+        let clear = self.keys.now().open_bytes(PURPOSE, &[self.bound().as_bytes(), name.as_bytes()], &sealed).ok()?;
         serde_json::from_slice(&clear).ok()
     }
 
     fn write(&self, name: &str, what: &impl Serialize) -> Result<(), CertError> {
         let clear =
             Zeroizing::new(serde_json::to_vec(what).expect("forms have string keys and no failing serialisers"));
-        let sealed = self.keyring.seal_bytes(PURPOSE, &[self.bound().as_bytes(), name.as_bytes()], &clear);
-        let sealed = sealed.map_err(CertError::Seal)?;
-        std::fs::create_dir_all(&self.dir).map_err(CertError::io("create", &self.dir))?;
         let path = self.path(name);
-        write_private(&path, &sealed).map_err(CertError::io("write", &path))
+        // What is written with a key that goes would not be found by whoever seals anew with the next.
+        self.keys.held(|keyring| {
+            let sealed = keyring.seal_bytes(PURPOSE, &[self.bound().as_bytes(), name.as_bytes()], &clear);
+            let sealed = sealed.map_err(CertError::Seal)?;
+            if u64::try_from(sealed.len()).is_ok_and(|length| length > LIMIT) {
+                return Err(CertError::TooLong { path: path.clone(), limit: LIMIT });
+            }
+            std::fs::create_dir_all(&self.dir).map_err(CertError::io("create", &self.dir))?;
+            write_private(&path, &sealed).map_err(CertError::io("write", &path))
+        })
     }
 
-    /// A file of one authority's folder opens in no other.
     fn bound(&self) -> &str {
-        self.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+        bound(&self.dir)
     }
 }
 
+/// Seals all that is kept of all authorities with the key of now. What does not open stays as it is: it did not open before either.
+pub(crate) fn reseal(state: &Path, keys: &Keys) -> Result<(), CertError> {
+    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    for dir in entries(&state.join(FOLDER)) {
+        for path in entries(&dir).filter(|path| path.to_str().is_some_and(|path| path.ends_with(SUFFIX))) {
+            let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(SUFFIX)).unwrap_or_default();
+            let bound = [bound(&dir).as_bytes(), name.as_bytes()];
+            keys.alone(|keyring| {
+                let clear = sealed(&path).and_then(|sealed| keyring.open_bytes(PURPOSE, &bound, &sealed).ok());
+                let Some(clear) = clear else { return Ok(()) };
+                let sealed = keyring.seal_bytes(PURPOSE, &bound, &clear).map_err(CertError::Seal)?;
+                write_private(&path, &sealed).map_err(CertError::io("write", &path))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn sealed(path: &Path) -> Option<Vec<u8>> {
+    let length = std::fs::metadata(path).ok()?.len();
+    (length <= LIMIT).then(|| std::fs::read(path).ok()).flatten()
+}
+
+/// A file of one authority's folder opens in no other.
+fn bound(dir: &Path) -> &str {
+    dir.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+/// In a state folder; each authority has one in it.
+const FOLDER: &str = "certs/acme";
 const SUFFIX: &str = ".sealed";
 const PURPOSE: &str = "acme";
 
@@ -162,6 +206,8 @@ impl From<LedgerForm> for Ledger {
     fn from(form: LedgerForm) -> Self {
         let names = form.names.into_iter().filter_map(|(host, tries)| {
             let TriesForm { count, last, next, reason } = tries;
+            // Earlier daemons have kept longer ones.
+            let reason = reason.map(|reason| trouble::line(&reason));
             let tries = Tries { count, last: Timestamp(last), next: Timestamp(next), reason };
             Some((HostName::new(&host).ok()?, tries))
         });
@@ -182,7 +228,7 @@ impl LeafForm {
     }
 
     fn parse(self) -> Option<(HostName, Leaf)> {
-        let certificate = Certificate { chain: self.chain, key: Secret::new(self.key.as_bytes()) };
+        let certificate = Arc::new(Certificate { chain: self.chain, key: Secret::new(self.key.as_bytes()) });
         let (not_before, not_after) = (Timestamp(self.not_before), Timestamp(self.not_after));
         Some((HostName::new(&self.host).ok()?, Leaf { certificate, not_before, not_after }))
     }
@@ -191,15 +237,61 @@ impl LeafForm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secrets::Keyring;
+
+    fn host() -> HostName {
+        HostName::new("shop.example.com").unwrap()
+    }
+
+    fn leaf() -> Leaf {
+        let certificate = Arc::new(Certificate { chain: "a chain".to_owned(), key: Secret::new("hunter2") });
+        Leaf { certificate, not_before: Timestamp(1), not_after: Timestamp(2) }
+    }
+
+    #[test]
+    fn no_file_is_written_that_would_not_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = Keep::new(dir.path(), Keys::new(Keyring::open_or_create(dir.path()).unwrap()), "https://a.test/");
+        // The most that a ledger holds: see Ledger::MOST_NAMES, and what is kept of an authority's words.
+        let reason = "\"".repeat(trouble::LONGEST);
+        let at = Timestamp(u64::MAX);
+        let tries = |_| Tries { count: u32::MAX, last: at, next: at, reason: Some(reason.clone()) };
+        let name = |n: usize| {
+            let labels = [format!("{n:063}"), "a".repeat(63), "b".repeat(63), "c".repeat(61)];
+            HostName::new(&labels.join(".")).unwrap()
+        };
+        let names = (0..Ledger::MOST_NAMES).map(|n| (name(n), tries(n))).collect();
+        let ledger = Ledger { orders: vec![at; 250], paused: at, names };
+        keep.note(&ledger).unwrap();
+        assert_eq!(keep.load().ledger, ledger);
+        let wordy = Tries { reason: Some("x".repeat(2000)), ..tries(0) };
+        keep.note(&Ledger { names: BTreeMap::from([(host(), wordy)]), ..Ledger::default() }).unwrap();
+        let reason = keep.load().ledger.names.remove(&host()).and_then(|tries| tries.reason).unwrap();
+        assert_eq!(reason.len(), trouble::LONGEST);
+        keep.leaf(&host(), &leaf()).unwrap();
+        let certificate = Certificate { chain: "x".repeat(1 << 20), key: Secret::new("k") };
+        let long = Leaf { certificate: Arc::new(certificate), ..leaf() };
+        assert!(matches!(keep.leaf(&host(), &long), Err(CertError::TooLong { .. })));
+        assert_eq!(keep.load().leaves, BTreeMap::from([(host(), leaf())]), "what was there is there");
+    }
+
+    #[test]
+    fn a_ledger_that_does_not_open_is_not_one_that_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = Keep::new(dir.path(), Keys::new(Keyring::open_or_create(dir.path()).unwrap()), "https://a.test/");
+        assert!(!keep.load().lost);
+        keep.note(&Ledger::default()).unwrap();
+        assert!(!keep.load().lost);
+        std::fs::write(keep.path(LEDGER), "no seal").unwrap();
+        assert!(keep.load().lost);
+    }
 
     #[test]
     fn what_is_kept_is_sealed_and_found_again_by_the_same_authority_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let keyring = Keyring::open_or_create(dir.path()).unwrap();
-        let keep = |directory: &str| Keep::new(dir.path(), keyring.clone(), directory);
-        let host = HostName::new("shop.example.com").unwrap();
-        let certificate = Certificate { chain: "a chain".to_owned(), key: Secret::new("hunter2") };
-        let leaf = Leaf { certificate, not_before: Timestamp(1), not_after: Timestamp(2) };
+        let keys = Keys::new(Keyring::open_or_create(dir.path()).unwrap());
+        let keep = |directory: &str| Keep::new(dir.path(), keys.clone(), directory);
+        let (host, leaf) = (host(), leaf());
         let tries = Tries { count: 2, last: Timestamp(3), next: Timestamp(4), reason: Some("no".to_owned()) };
         let ledger = Ledger {
             orders: vec![Timestamp(1), Timestamp(3)],
@@ -211,8 +303,8 @@ mod tests {
         first.note(&ledger).unwrap();
         first.leaf(&host, &leaf).unwrap();
         first.write_account(&"an account").unwrap();
-        let kept = Kept { ledger, leaves: BTreeMap::from([(host.clone(), leaf)]) };
-        assert_eq!(first.load(), kept);
+        let kept = Kept { ledger, leaves: BTreeMap::from([(host.clone(), leaf.clone())]), lost: false };
+        assert_eq!((first.load(), first.last(&host)), (kept, Some(leaf)));
         assert_eq!(first.account::<String>().as_deref(), Some("an account"));
         let second = keep("https://b.test/directory");
         assert_eq!(second.load(), Kept::default());
@@ -223,7 +315,7 @@ mod tests {
             std::fs::create_dir_all(&second.dir).unwrap();
             std::fs::copy(&path, second.dir.join(path.file_name().unwrap())).unwrap();
         }
-        assert_eq!(second.load(), Kept::default(), "it opens in its own folder alone");
+        assert_eq!(second.load(), Kept { lost: true, ..Kept::default() }, "it opens in its own folder alone");
         first.forget(&host);
         assert_eq!(first.load().leaves, BTreeMap::new());
     }

@@ -5,19 +5,22 @@
 mod http;
 mod keep;
 mod order;
+mod renewal;
+#[cfg(test)]
+mod tests;
 mod trouble;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bowline_core::acme::{Effect, Failure, Ledger};
+use bowline_core::acme::{Advice, Effect, Failure, Ledger};
 use bowline_core::app::HostName;
 use bowline_core::route::Challenge;
 use bowline_fault_points::{Point, reach};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
-pub(crate) use self::keep::{Keep, Kept};
+pub(crate) use self::keep::{Keep, Kept, reseal};
 use self::order::Account;
 use super::Leaf;
 use crate::config::Acme;
@@ -30,6 +33,8 @@ pub(crate) enum Report {
     /// It is on the disk.
     Issued(HostName, Leaf),
     Failed(HostName, Failure),
+    /// When its certificate is to be renewed.
+    Advised(HostName, Advice),
 }
 
 /// Carries out effects in the order in which they come.
@@ -85,8 +90,18 @@ impl Clerk {
                 }
                 Effect::Drop(host) => drop(self.orders.remove(&host)),
                 Effect::Forget(host) => self.keep.forget(&host),
+                Effect::Consult(host) => self.consult(host),
             }
         }
+    }
+
+    fn consult(&self, host: HostName) {
+        let (account, reports) = (Arc::clone(&self.account), self.reports.clone());
+        tokio::spawn(async move {
+            let advice = account.consult(&host).await;
+            // As with an order.
+            drop(reports.send(Report::Advised(host, advice)).await);
+        });
     }
 
     async fn note(&self, ledger: Ledger) -> Result<(), Failure> {

@@ -1,18 +1,21 @@
 //! One order, from the account to a certificate that is kept (RFC 8555, 7.4).
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::acme::{Failure, Method};
+use bowline_core::acme::{Advice, Failure, Method, Pause, STALE, Said, Validity};
 use bowline_core::app::HostName;
 use bowline_core::route::{Certificate, Challenge};
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
 use bowline_fault_points::{Point, reach};
 use instant_acme::{
-    AccountCredentials, AuthorizationStatus, ChallengeType, Identifier, KeyAuthorization, NewAccount, NewOrder, Order,
-    OrderStatus, RetryPolicy,
+    AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeType, Identifier, KeyAuthorization,
+    NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -20,9 +23,10 @@ use zeroize::Zeroizing;
 
 use super::http::Http;
 use super::keep::Keep;
-use super::{Report, trouble};
+use super::{Report, renewal, trouble};
 use crate::certs::Leaf;
 use crate::config::Acme;
+use crate::run::wall;
 
 /// How long an authority may take to look at one name, or to sign.
 const PATIENCE: RetryPolicy = RetryPolicy::new().timeout(Duration::from_secs(120));
@@ -55,7 +59,10 @@ impl Account {
         reports: &mpsc::Sender<Report>,
         edge: oneshot::Receiver<()>,
     ) -> Result<Leaf, Failure> {
-        let mut order = self.place(host).await?;
+        // An authority may not want to hear of that one again: whoever comes back does without.
+        let replaces = if attempt == 0 { self.last(host).await } else { None };
+        let replaces = replaces.and_then(|leaf| renewal::identifier(&leaf.certificate.chain));
+        let mut order = self.place(host, replaces).await?;
         let method = self.method(attempt);
         if order.state().status == OrderStatus::Pending {
             let mut authorizations = order.authorizations();
@@ -80,7 +87,31 @@ impl Account {
         await_proof(&mut order, method).await?;
         let (chain, key) = sign(&mut order, host).await?;
         let leaf = read(host, chain, &key)?;
+        // What is kept replaces what was: whoever goes by a wrong clock keeps the older one, which may be good.
+        if (Validity { not_before: leaf.not_before, not_after: leaf.not_after }).is_stale(wall()) {
+            return Err(trouble::words(STALE));
+        }
         self.keep(host, leaf).await
+    }
+
+    /// Asks when the certificate of this name is to be renewed.
+    pub(super) async fn consult(&self, host: &HostName) -> Advice {
+        let Some(leaf) = self.last(host).await else { return Advice { said: Said::Nothing, again: None } };
+        let asked = match self.http() {
+            Ok(http) => renewal::ask(&http, &self.settings.directory, &leaf.certificate.chain).await,
+            Err(failure) => Err(failure),
+        };
+        asked.unwrap_or_else(|Failure { reason, pause }| {
+            tracing::info!(%host, reason, "an authority does not say when to renew");
+            let again = pause.map(|(Pause::Name(until) | Pause::All(until))| until);
+            Advice { said: Said::NoAnswer, again }
+        })
+    }
+
+    /// The certificate that this name has.
+    async fn last(&self, host: &HostName) -> Option<Leaf> {
+        let (keep, host) = (self.keep.clone(), host.clone());
+        tokio::task::spawn_blocking(move || keep.last(&host)).await.ok().flatten()
     }
 
     /// Those that the server can answer take turns.
@@ -91,25 +122,49 @@ impl Account {
     }
 
     /// A new order. An authority that does not know the account any more gets another one.
-    async fn place(&self, host: &HostName) -> Result<Order, Failure> {
+    async fn place(
+        &self,
+        host: &HostName,
+        mut replaces: Option<CertificateIdentifier<'static>>,
+    ) -> Result<Order, Failure> {
         let names = [Identifier::Dns(host.as_str().to_owned())];
-        let wanted = NewOrder::new(&names);
         let mut again = true;
         loop {
             let account = self.open().await?;
+            let wanted = NewOrder::new(&names);
+            let wanted = match &replaces {
+                Some(id) => wanted.replaces(id.clone()),
+                None => wanted,
+            };
             match account.new_order(&wanted).await {
                 Ok(order) => return Ok(order),
+                // Its directory does not speak of renewals.
+                Err(instant_acme::Error::Unsupported(_)) if replaces.is_some() => replaces = None,
                 Err(instant_acme::Error::Api(problem))
                     if again && problem.r#type.as_deref() == Some(trouble::UNKNOWN_ACCOUNT) =>
                 {
                     tracing::warn!("the authority does not know the account any more, another one is made");
-                    again = false;
-                    *self.opened.lock().await = None;
-                    self.keep.forget_account();
+                    (again, replaces) = (false, None);
+                    self.forget(&account).await;
                 }
                 Err(error) => return Err(trouble::of(&error)),
             }
         }
+    }
+
+    /// Another order may have found out before, and made the next one.
+    async fn forget(&self, account: &instant_acme::Account) {
+        let mut opened = self.opened.lock().await;
+        if opened.as_ref().is_some_and(|known| known.id() == account.id()) {
+            *opened = None;
+            self.keep.forget_account();
+        }
+    }
+
+    fn http(&self) -> Result<Http, Failure> {
+        let config = bowline_api::trust(self.settings.ca.as_deref());
+        let config = config.map_err(|error| trouble::failure("the authority cannot be verified", &error))?;
+        Ok(Http(config.into()))
     }
 
     /// The account that was made before, else a new one: kept before it is used.
@@ -118,17 +173,15 @@ impl Account {
         if let Some(account) = &*opened {
             return Ok(account.clone());
         }
-        let config = bowline_api::trust(self.settings.ca.as_deref());
-        let config = config.map_err(|error| trouble::failure("the authority cannot be verified", &error))?;
-        let builder = || instant_acme::Account::builder_with_http(Box::new(Http(config.clone().into())));
+        let builder = instant_acme::Account::builder_with_http(Box::new(self.http()?));
         let account = match self.keep.account::<AccountCredentials>() {
-            Some(credentials) => builder().from_credentials(credentials).await.map_err(|error| trouble::of(&error))?,
+            Some(credentials) => builder.from_credentials(credentials).await.map_err(|error| trouble::of(&error))?,
             None => {
                 let contact = self.settings.contact.as_ref().map(|address| format!("mailto:{address}"));
                 let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
                 let wanted =
                     NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
-                let made = builder().create(&wanted, self.settings.directory.clone(), None).await;
+                let made = builder.create(&wanted, self.settings.directory.clone(), None).await;
                 let (account, credentials) = made.map_err(|error| trouble::of(&error))?;
                 let kept = self.keep.write_account(&credentials);
                 kept.map_err(|error| trouble::failure("the account at the authority cannot be kept", &error))?;
@@ -167,6 +220,9 @@ fn shown(host: &HostName, method: Method, token: &str, proof: &KeyAuthorization)
         }
     }
 }
+
+/// Those of authorities have a few KiB.
+const MAX_CHAIN: usize = 64 << 10;
 
 /// Those of authorities have 43 characters.
 const MAX_TOKEN: usize = 256;
@@ -223,8 +279,15 @@ async fn sign(order: &mut Order, host: &HostName) -> Result<(String, Zeroizing<S
 /// What has come is looked at before it takes another one's place.
 fn read(host: &HostName, chain: String, key: &str) -> Result<Leaf, Failure> {
     let wrong = |what: &str| trouble::words(format!("the certificate that came is of no use: {what}"));
-    let (_, block) = x509_parser::pem::parse_x509_pem(chain.as_bytes()).map_err(|_| wrong("it is not PEM"))?;
-    let (_, parsed) = X509Certificate::from_der(&block.contents).map_err(|_| wrong("it is not a certificate"))?;
+    if chain.len() > MAX_CHAIN {
+        return Err(wrong("its chain is too long"));
+    }
+    // As the edge reads it, which serves all of it or nothing.
+    let blocks: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
+    let blocks = blocks.map_err(|_| wrong("it is not PEM"))?;
+    let parsed: Result<Vec<_>, _> = blocks.iter().map(|block| X509Certificate::from_der(block)).collect();
+    let parsed = parsed.map_err(|_| wrong("it is not a certificate"))?;
+    let (_, parsed) = parsed.first().ok_or_else(|| wrong("it is not PEM"))?;
     let pair = KeyPair::from_pem(key).map_err(|_| wrong("its key is lost"))?;
     if parsed.public_key().subject_public_key.data != pair.public_key_raw() {
         return Err(wrong("it belongs to another key"));
@@ -238,7 +301,7 @@ fn read(host: &HostName, chain: String, key: &str) -> Result<Leaf, Failure> {
     let at = |seconds: i64| Timestamp(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000));
     let (not_before, not_after) =
         (at(parsed.validity().not_before.timestamp()), at(parsed.validity().not_after.timestamp()));
-    let certificate = Certificate { chain, key: Secret::new(key.as_bytes()) };
+    let certificate = Arc::new(Certificate { chain, key: Secret::new(key.as_bytes()) });
     Ok(Leaf { certificate, not_before, not_after })
 }
 
@@ -268,6 +331,13 @@ mod tests {
             assert_eq!(reason, format!("the certificate that came is of no use: {expected}"));
         };
         check("no", &key, "it is not PEM");
+        check(&chain.replace("END", "EMD"), &key, "it is not PEM");
+        let (issuer, _) = signed(&["ca.example.com"]);
+        assert!(read(&host(), format!("{chain}{issuer}"), &key).is_ok());
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        check(&format!("{chain}{broken}"), &key, "it is not a certificate");
+        check(&format!("{chain}-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n"), &key, "it is not PEM");
+        check(&format!("{chain}{}", issuer.repeat(200)), &key, "its chain is too long");
         check(&chain, &signed(&["shop.example.com"]).1, "it belongs to another key");
         let (other, other_key) = signed(&["example.com"]);
         check(&other, &other_key, "it is for another name");

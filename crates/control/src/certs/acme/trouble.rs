@@ -5,8 +5,8 @@ use bowline_core::time::Timestamp;
 
 use super::http::Later;
 
-/// Of an authority's own words, so many characters are shown.
-const LONGEST: usize = 500;
+/// Of an authority's own words, so many bytes are kept: many names may have failed, and what was said of all is written at once.
+pub(super) const LONGEST: usize = 300;
 
 /// The authority does not know the account, as one does that has lost its data.
 pub(super) const UNKNOWN_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
@@ -65,13 +65,14 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Others choose these words: a line is a line, and an end.
-fn line(text: &str) -> String {
-    let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let mut short: String = clean.take(LONGEST).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        short.push('…');
+pub(super) fn line(text: &str) -> String {
+    const MORE: char = '…';
+    let mut clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if clean.len() > LONGEST {
+        clean.truncate(clean.floor_char_boundary(LONGEST - MORE.len_utf8()));
+        clean.push(MORE);
     }
-    short
+    clean
 }
 
 #[cfg(test)]
@@ -86,7 +87,9 @@ mod tests {
         assert_eq!(reason(r#"{"type":"urn:x"}"#), "the authority refuses: urn:x");
         assert_eq!(reason("{}"), "the authority refuses: it does not say why");
         let long = reason(&format!("{{\"detail\":\"{}\"}}", "x".repeat(2000)));
-        assert_eq!((long.chars().count(), long.ends_with('…')), (LONGEST + 1, true));
+        assert_eq!((long.len(), long.ends_with('…')), (LONGEST, true));
+        let wide = reason(&format!("{{\"detail\":\"{}\"}}", "ü".repeat(2000)));
+        assert!(wide.len() <= LONGEST && wide.ends_with('…'), "{wide}");
     }
 
     #[test]
