@@ -80,8 +80,14 @@ fn spread(runs: &Runs, digits: usize) -> String {
 
 /// A row that says why there are no figures.
 fn failed(name: &str, why: Option<&String>, columns: usize) -> String {
-    let why = why.map_or("no round", String::as_str).replace(['|', '\n', '\r'], " ");
+    let why = one_line(why.map_or("no round", String::as_str));
     format!("| {name} | {why}{} |", " |".repeat(columns - 1))
+}
+
+/// As much of a reason as a table has room for.
+fn one_line(why: &str) -> String {
+    const MOST: usize = 300;
+    why.replace(['|', '\n', '\r'], " ").chars().take(MOST).collect()
 }
 
 pub(super) fn connections(rows: &[connections::Row]) {
@@ -90,7 +96,7 @@ pub(super) fn connections(rows: &[connections::Row]) {
     say("|---|---|---|");
     let shown = |bytes: &Result<f64, String>| match bytes {
         Ok(bytes) => format!("{:.2}", bytes / 1e3),
-        Err(why) => why.replace(['|', '\n', '\r'], " "),
+        Err(why) => one_line(why),
     };
     for row in rows {
         say(&format!("| {} | {} | {} |", row.kind.name(), shown(&row.plain), shown(&row.tls)));

@@ -53,7 +53,8 @@ fn files(kind: Kind) -> Option<Files> {
             include_str!("../../peers/Caddyfile"),
             "routes.caddy",
             |host| format!("http://{host}:@HTTP@ {{\n\tbind 127.0.0.1\n\timport app\n}}\n"),
-            ("", ""),
+            // A file that names none is none.
+            ("http://@HOST@:@HTTP@ {\n\tbind 127.0.0.1\n\timport app\n}\n", ""),
         ),
         Kind::Envoy => (
             "envoy.yaml",

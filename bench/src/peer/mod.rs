@@ -108,6 +108,13 @@ impl Peer {
         connects(self.http) && connects(self.https)
     }
 
+    /// It was started, and is nobody any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        let root = self.processes()[0];
+        let stat = std::fs::read_to_string(format!("/proc/{root}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
+    }
+
     /// Tells it to serve so many routes from now on; returns at once, or when it has said that it does.
     pub(crate) fn swap(&mut self, routes: usize) -> anyhow::Result<()> {
         match &mut self.running {
