@@ -33,12 +33,7 @@ fn files(kind: Kind) -> Option<Files> {
             "nginx.conf",
             include_str!("../../peers/nginx.conf"),
             "routes.conf",
-            |host| {
-                format!(
-                    "server {{ listen 127.0.0.1:@HTTP@; server_name {host}; if ($denied) {{ return 403; }} \
-                     location / {{ proxy_pass http://app; }} }}\n"
-                )
-            },
+            |host| format!("{host} app;\n"),
             ("", ""),
         ),
         Kind::Haproxy => (
@@ -52,9 +47,8 @@ fn files(kind: Kind) -> Option<Files> {
             "Caddyfile",
             include_str!("../../peers/Caddyfile"),
             "routes.caddy",
-            |host| format!("http://{host}:@HTTP@ {{\n\tbind 127.0.0.1\n\timport app\n}}\n"),
-            // A file that names none is none.
-            ("http://@HOST@:@HTTP@ {\n\tbind 127.0.0.1\n\timport app\n}\n", ""),
+            |host| format!(", http://{host}:@HTTP@"),
+            ("http://@HOST@:@HTTP@", " {\n\tbind 127.0.0.1\n\timport app\n}\n"),
         ),
         Kind::Envoy => (
             "envoy.yaml",
