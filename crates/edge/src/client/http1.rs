@@ -51,7 +51,6 @@ enum Next {
 }
 
 /// Serves one connection until it ends. What an `async fn` is given it keeps twice, and there are many connections that rest.
-#[expect(clippy::manual_async_fn, reason = "its memory is taken as often as there are connections")]
 pub(crate) fn serve(worker: Rc<Worker>, stream: Stream, peer: Peer) -> impl Future<Output = ()> {
     let deadline = worker.sweep.deadline();
     let mut client = Http1::new(worker, stream, peer);
