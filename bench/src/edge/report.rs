@@ -112,18 +112,19 @@ pub(super) fn routes(rows: &[routes::Row]) {
     say(
         "| | core µs a request, one route | the last of 10,000 | KB a route | until one more is served, ms | slowest answer meanwhile, ms |",
     );
-    say("|---|---|---|---|---|---|");
+    say("|---|---|---|---|---|---|---|");
     for row in rows {
         let name = row.kind.name();
         match &row.figures {
-            Err(why) => say(&failed(name, Some(why), 5)),
+            Err(why) => say(&failed(name, Some(why), 6)),
             Ok(figures) => say(&format!(
-                "| {name} | {} | {} | {:.2} | {} | {} |",
+                "| {name} | {} | {} | {:.2} | {} | {} | {} |",
                 spread(&figures.alone, 1),
                 spread(&figures.last, 1),
                 figures.memory / 1e3,
                 spread(&figures.swap, 1),
                 spread(&figures.stall, 1),
+                figures.lost,
             )),
         }
     }
@@ -193,6 +194,7 @@ fn routes_json(row: &routes::Row) -> Value {
             "bytes_a_route": it.memory,
             "swap_ms": it.swap.json(),
             "slowest_meanwhile_ms": it.stall.json(),
+            "lost": it.lost,
         }),
     }
 }

@@ -37,6 +37,17 @@ pub(crate) struct Figures {
     pub(crate) swap: Runs,
     /// The slowest answer meanwhile, in milliseconds.
     pub(crate) stall: Runs,
+    /// Requests that had none, in all changes together.
+    pub(crate) lost: u64,
+}
+
+/// One change of the table.
+struct Swap {
+    took: Duration,
+    /// The slowest answer meanwhile.
+    stall: Duration,
+    /// Requests that had none.
+    lost: u64,
 }
 
 pub(super) fn measure(generator: &mut Generator, time: Duration) -> Vec<Row> {
@@ -79,9 +90,9 @@ pub(super) fn compare(
         swaps.push(generator.beside(SWAP + ANSWER, || swap(many, routes + more))??);
     }
     let [alone, last] = cost.map(Runs::new);
-    let swap = Runs::new(swaps.iter().map(|(swap, _)| swap.as_secs_f64() * 1e3));
-    let stall = Runs::new(swaps.iter().map(|(_, stall)| stall.as_secs_f64() * 1e3));
-    Ok(Figures { alone, last, memory, swap, stall })
+    let milliseconds = |of: fn(&Swap) -> Duration| Runs::new(swaps.iter().map(|swap| of(swap).as_secs_f64() * 1e3));
+    let (swap, stall) = (milliseconds(|swap| swap.took), milliseconds(|swap| swap.stall));
+    Ok(Figures { alone, last, memory, swap, stall, lost: swaps.iter().map(|swap| swap.lost).sum() })
 }
 
 fn microseconds(round: &Round) -> f64 {
@@ -91,27 +102,30 @@ fn microseconds(round: &Round) -> f64 {
 }
 
 /// How long until the last of so many routes is served, which was not served before; and the slowest answer meanwhile.
-fn swap(peer: &mut Peer, routes: usize) -> anyhow::Result<(Duration, Duration)> {
+fn swap(peer: &mut Peer, routes: usize) -> anyhow::Result<Swap> {
     let request = get(&route(routes - 1), "/small", CLOSE);
     ensure!(status(&ask(peer.http, &request)?) != Some(200), "a route was served before it was there");
-    let (began, mut stall) = (Instant::now(), Duration::ZERO);
+    let (began, mut stall, mut lost) = (Instant::now(), Duration::ZERO, 0);
     let address = peer.http;
     // Whoever waits for the command to end asks meanwhile, too.
     std::thread::scope(|scope| {
         let ordered = scope.spawn(|| peer.swap(routes));
         loop {
             let asked = Instant::now();
-            let answer = ask(address, &request)?;
+            let answer = ask(address, &request);
             stall = stall.max(asked.elapsed());
-            if status(&answer) == Some(200) {
-                break;
+            match answer.as_deref().map(status) {
+                Ok(Some(200)) => break,
+                Ok(_) => {}
+                // Some reset who is connected while they change.
+                Err(_) => lost += 1,
             }
-            ensure!(began.elapsed() < SWAP, "not served within {} s: {:?}", SWAP.as_secs(), answer.lines().next());
+            ensure!(began.elapsed() < SWAP, "not served within {} s: {answer:?}", SWAP.as_secs());
         }
         let took = began.elapsed();
         ordered.join().map_err(|_| anyhow::anyhow!("the order panicked"))??;
         let known = ask(address, &get(HOST, "/small", CLOSE)).context("a route of before")?;
         ensure!(status(&known) == Some(200), "a route of before is gone: {:?}", known.lines().next());
-        Ok((took, stall))
+        Ok(Swap { took, stall, lost })
     })
 }
