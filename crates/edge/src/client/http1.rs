@@ -422,19 +422,6 @@ mod tests {
         }
     }
 
-    /// What ten thousand connections that rest need is this, ten thousand times, and little else.
-    #[tokio::test]
-    async fn a_connection_takes_little_room() {
-        let folder = tempfile::tempdir().unwrap();
-        let worker = Rc::new(Worker::for_test(folder.path(), Arc::default()));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let peer = Peer::new([127, 0, 0, 1].into(), None, Arc::default());
-        let serving = serve(Rc::clone(&worker), Stream::Plain(stream), peer);
-        let room = size_of_val(&serving);
-        assert!(room <= 1_850, "{room} bytes");
-    }
-
     #[tokio::test]
     async fn a_connection_may_rest_for_a_while() {
         let resting = async {
