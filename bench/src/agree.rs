@@ -51,10 +51,10 @@ const WAYS: [Way; 5] = [
 
 pub(crate) fn run() -> anyhow::Result<Value> {
     let (rounds, seconds) = (setting("BENCH_ROUNDS", 7)?, setting("BENCH_SECONDS", 5)?);
-    let (server, http2) = peer::answers()?;
+    let server = peer::answers()?;
     let measured = wait(&server).and_then(|()| {
         let url = |port: u16| format!("http://127.0.0.1:{port}/answer.txt");
-        let place = Place { http1: url(server.address.port()), http2: url(http2.port()), seconds };
+        let place = Place { http1: url(server.http.port()), http2: url(server.https.port()), seconds };
         measure(&place, rounds)
     });
     server.stop();
@@ -63,7 +63,7 @@ pub(crate) fn run() -> anyhow::Result<Value> {
 
 fn wait(server: &Peer) -> anyhow::Result<()> {
     let until = std::time::Instant::now() + READY;
-    while !server.answers() {
+    while !server.listens() {
         ensure!(std::time::Instant::now() < until, "nginx does not listen");
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -1,22 +1,22 @@
 //! `bowline-bench edge|cost|start|memory|idle|release|reconcile|neighbour|agree|show|canary|scale [--out DIR]`: the figures of `bench/README.md`, each
-//! as a Markdown table and,
-//! with `--out`, as `DIR/WHAT.json`.
+//! as a Markdown table and, with `--out`, as `DIR/WHAT.json`. `bowline-bench edge SCENARIO…`: only these.
 //!
-//! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, strace, valgrind, wrk and h2load from the PATH. What is missing is said and left
-//! out, never silently. `BENCH_SECONDS` (5), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer; `show` goes by
+//! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, HAProxy, Caddy, strace, valgrind, wrk and h2load from the PATH. What is missing is said and left
+//! out, never silently. `BENCH_SECONDS` (5; `edge`: 3), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer; `show` goes by
 //! `BENCH_RATE` (2000), `BENCH_DEPLOYS` (20), `BENCH_ROLLBACKS` (5) and `BENCH_UPGRADES` (100), `canary` by
 //! `BENCH_CANARIES` (2000) and `BENCH_FAULTY` (500), `scale` by `BENCH_TRACES` (100) and `BENCH_STEP` (120; 0: no real step).
 
 mod agree;
 mod canary;
+mod core_time;
 mod cost;
+mod edge;
 mod figure;
 mod generator;
 mod idle;
 mod memory;
 mod neighbour;
 mod peer;
-mod rate;
 mod reconcile;
 mod release;
 mod scale;
@@ -31,14 +31,17 @@ use serde_json::{Value, json};
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let what = args.next().unwrap_or_default();
-    let out = match (args.next().as_deref(), args.next()) {
-        (None, _) => None,
-        (Some("--out"), Some(dir)) => Some(PathBuf::from(dir)),
-        (Some(other), _) => bail!("`{other}` is not known; say --out DIR"),
-    };
+    let (mut out, mut only) = (None, Vec::new());
+    while let Some(word) = args.next() {
+        match word.as_str() {
+            "--out" => out = Some(PathBuf::from(args.next().context("say --out DIR")?)),
+            _ if what == "edge" => only.push(word),
+            other => bail!("`{other}` is not known; say --out DIR"),
+        }
+    }
     let before = figure::load();
     let result = match what.as_str() {
-        "edge" => rate::run()?,
+        "edge" => edge::run(&only, out.as_deref())?,
         "cost" => cost::run()?,
         "start" => start::run()?,
         "memory" => memory::run()?,

@@ -51,30 +51,32 @@ enum Next {
     Refused(Refusal),
 }
 
-/// Serves one connection until it ends.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: Stream, peer: Peer) {
+/// Serves one connection until it ends. What an `async fn` is given it keeps twice, and there are many connections that rest.
+pub(crate) fn serve(worker: Rc<Worker>, stream: Stream, peer: Peer) -> impl Future<Output = ()> {
     let deadline = worker.sweep.deadline();
     let mut client = Http1::new(worker, stream, peer);
-    let mut gate = RequestGate::new();
-    let mut first = true;
-    loop {
-        let head = match client.next(&mut gate, &deadline, first).await {
-            Next::Head(head) => head,
-            Next::Closed => return,
-            Next::Refused(refusal) => {
-                request::refuse(&client.worker.clone(), &mut client, refusal, &deadline).await;
-                return client.linger(&deadline).await;
+    async move {
+        let mut gate = RequestGate::new();
+        let mut first = true;
+        loop {
+            let head = match client.next(&mut gate, &deadline, first).await {
+                Next::Head(head) => head,
+                Next::Closed => return,
+                Next::Refused(refusal) => {
+                    request::refuse(&client.worker.clone(), &mut client, refusal, &deadline).await;
+                    return client.linger(&deadline).await;
+                }
+            };
+            first = false;
+            let after = client.exchange(&head, &deadline).await;
+            head.recycle(&mut client.worker.spare.borrow_mut());
+            match after {
+                // Behind the end of a client that closed its side, requests may still be waiting.
+                AfterClient::Reuse if !client.ended || client.start < client.input.len() => {}
+                AfterClient::Linger => return client.linger(&deadline).await,
+                AfterClient::Close | AfterClient::Reuse => return client.close(&deadline).await,
+                AfterClient::Wait | AfterClient::Tunnel => return,
             }
-        };
-        first = false;
-        let after = client.exchange(&head, &deadline).await;
-        head.recycle(&mut client.worker.spare.borrow_mut());
-        match after {
-            // Behind the end of a client that closed its side, requests may still be waiting.
-            AfterClient::Reuse if !client.ended || client.start < client.input.len() => {}
-            AfterClient::Linger => return client.linger(&deadline).await,
-            AfterClient::Close | AfterClient::Reuse => return client.close(&deadline).await,
-            AfterClient::Wait | AfterClient::Tunnel => return,
         }
     }
 }

@@ -47,25 +47,22 @@ pub struct Forwarding {
     /// By which a request left its client, if nothing else says so.
     said: Scheme,
     trust: Trust,
-    /// What never changes: the lines for the peer and the scheme up to the host, then `Forwarded` up to the host.
-    text: [u8; 224],
-    first: u8,
-    second: u8,
+    /// What never changes: the lines for the peer and the scheme up to the host, then `Forwarded` up to the host. Apart, since who
+    /// holds it moves it about, and connections are many.
+    text: Box<str>,
+    /// Where the second of them begins.
+    second: usize,
 }
 
 impl Forwarding {
     /// `peer`: the address at the other end (or of the PROXY header); IPv4-mapped IPv6 becomes IPv4.
     pub fn new(peer: IpAddr, scheme: Scheme, trust: Trust) -> Self {
         let peer = peer.to_canonical();
-        let mut this = Self { peer, scheme, said: scheme, trust, text: [0; 224], first: 0, second: 0 };
+        let mut this = Self { peer, scheme, said: scheme, trust, text: Box::default(), second: 0 };
         let scheme = scheme.as_str();
         let first = format!("X-Forwarded-For: {peer}\r\nX-Forwarded-Proto: {scheme}\r\nX-Forwarded-Host: ");
-        let second = format!("\r\nForwarded: {};host=\"", this.element());
-        let (a, b) = (first.len(), second.len());
-        this.text[..a].copy_from_slice(first.as_bytes());
-        this.text[a..a + b].copy_from_slice(second.as_bytes());
-        this.first = u8::try_from(a).expect("two lines with an address of at most 39 characters");
-        this.second = u8::try_from(a + b).expect("three lines with an address of at most 39 characters each");
+        this.second = first.len();
+        this.text = format!("{first}\r\nForwarded: {};host=\"", this.element()).into();
         this
     }
 
@@ -92,13 +89,13 @@ impl Forwarding {
     }
 
     fn write<'a>(&self, out: &mut Vec<u8>, authority: &str, fields: impl Iterator<Item = Field<'a>> + Clone) {
-        let (first, second) = (usize::from(self.first), usize::from(self.second));
         if self.trust == Trust::Proxy {
             return self.append(out, authority, fields);
         }
-        out.extend_from_slice(&self.text[..first]);
+        let (first, second) = self.text.as_bytes().split_at(self.second);
+        out.extend_from_slice(first);
         out.extend_from_slice(authority.as_bytes());
-        out.extend_from_slice(&self.text[first..second]);
+        out.extend_from_slice(second);
         out.extend_from_slice(authority.as_bytes());
         out.extend_from_slice(b"\"\r\n");
     }
@@ -357,7 +354,8 @@ fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
     }
 }
 
-fn decimal(digits: &mut [u8; 20], mut number: u64) -> &[u8] {
+/// A number as text.
+pub(crate) fn decimal(digits: &mut [u8; 20], mut number: u64) -> &[u8] {
     let mut at = digits.len();
     loop {
         at -= 1;
