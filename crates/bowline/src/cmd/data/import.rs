@@ -142,8 +142,10 @@ async fn volume(
 
 /// Where nobody has heard how it ended.
 fn whole_or_not(of: &Of) -> String {
-    let events = command_words(&of.app, &of.env);
-    format!("all of it is in the volume, or the volume is as it was: `bowline events {events}` says which")
+    let list = command_words(&of.app, &of.env);
+    format!(
+        "all of it is in the volume, or the volume is as it was: `bowline data list {list}` shows how much it holds"
+    )
 }
 
 async fn send_archive(
