@@ -185,7 +185,7 @@ struct Relay<'a, 'r, C> {
     encoder: BodyEncoder,
     /// All of the request is in `output`, but for `trailers`.
     body_read: bool,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
     /// All of the request was sent, or the instance takes no more.
     sending_over: bool,
     write_failed: bool,
@@ -254,7 +254,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         if let Some(kept) = self.request.kept.as_ref().filter(|kept| !kept.is_empty()) {
             self.encoder.encode(&kept.payload, &mut self.output).map_err(|_| Refusal::Body)?;
             if kept.ended {
-                self.trailers.clone_from(&kept.trailers);
+                self.trailers = kept.trailers.clone().map(Box::new);
                 self.end_body()?;
             }
         }
@@ -420,7 +420,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             self.sending_over = true;
             self.request.exchange.request_sent();
             if let Some(leg) = &mut self.leg {
-                leg.end(self.trailers.take());
+                leg.end(self.trailers.take().map(|trailers| *trailers));
             }
             self.request.worker.give_buffer(std::mem::take(&mut self.output));
             return Ok(Step::Moved);
@@ -488,7 +488,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
                 if let Some(kept) = &mut self.request.kept {
                     kept.end(trailers.as_ref());
                 }
-                self.trailers = trailers;
+                self.trailers = trailers.map(Box::new);
                 self.end_body()?;
                 self.request.exchange.request_received();
                 Ok(Step::Moved)

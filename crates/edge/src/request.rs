@@ -62,7 +62,7 @@ pub(crate) struct Request<'a> {
     /// What its body has to pass; `None`: the body goes on as it comes.
     pub(crate) upload: Option<Box<Upload>>,
     /// Of a body that is on its way to an instance which may still say that it has not read it.
-    pub(crate) kept: Option<Kept>,
+    pub(crate) kept: Option<Box<Kept>>,
     /// Among 100, drawn for a client that brings none: see [`sticky`].
     pub(crate) place: Option<u8>,
     /// A call of gRPC.

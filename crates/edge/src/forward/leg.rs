@@ -37,7 +37,8 @@ impl Leg {
                 let pooled = kept.is_some();
                 let stream = match kept {
                     Some(stream) => stream,
-                    None => upstream::connect(endpoint.address).await?,
+                    // Rare, and every connection would have room for it.
+                    None => Box::pin(upstream::connect(endpoint.address)).await?,
                 };
                 Ok((Self::Bytes(Upstream::Instance(stream, ticket)), pooled))
             }
@@ -46,7 +47,7 @@ impl Leg {
                 let pooled = kept.is_some();
                 let lease = match kept {
                     Some(lease) => lease,
-                    None => worker.streams.open(&endpoint).await?,
+                    None => Box::pin(worker.streams.open(&endpoint)).await?,
                 };
                 Ok((Self::Stream(Box::new(h2c::Stream::new(lease, ticket))), pooled))
             }
