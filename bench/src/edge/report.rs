@@ -110,7 +110,7 @@ pub(super) fn routes(rows: &[routes::Row]) {
         "10,000 hosts: the last of them beside a table of one, memory for each, and one more while it serves",
     );
     say(
-        "| | core µs a request, one route | the last of 10,000 | KB a route | until one more is served, ms | slowest answer meanwhile, ms |",
+        "| | core µs a request, one route | the last of 10,000 | KB a route | until one more is served, ms | slowest answer meanwhile, ms | requests lost |",
     );
     say("|---|---|---|---|---|---|---|");
     for row in rows {
