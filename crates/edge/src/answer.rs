@@ -70,6 +70,8 @@ pub(crate) enum Reason {
     DeadlineExceeded {
         fair: bool,
     },
+    /// The edge has ended the connection to the instance, which had more to take than it bounds (`ENHANCE_YOUR_CALM`).
+    Http2Bounds,
     /// No answer in time.
     ResponseTimeout,
     /// The instance does not read the request, or stopped in the middle of its answer.
@@ -123,6 +125,7 @@ impl Reason {
             Self::UpstreamLeaving => "upstream-leaving",
             Self::StreamReset(_) => "stream-reset",
             Self::DeadlineExceeded { .. } => "deadline-exceeded",
+            Self::Http2Bounds => "http2-bounds",
             Self::ResponseTimeout => "response-timeout",
             Self::UpstreamStalled => "upstream-stalled",
             Self::ClientGone => "client-gone",
@@ -152,6 +155,7 @@ impl Reason {
             | Self::Shortage
             | Self::StreamRefused
             | Self::UpstreamLeaving
+            | Self::Http2Bounds
             | Self::Maintenance => 503,
             Self::UnknownHost | Self::NoRoute | Self::FileNotFound => 404,
             Self::Misdirected => 421,
@@ -216,6 +220,7 @@ impl Reason {
             | Self::DaemonLost
             | Self::DaemonBusy
             | Self::Shortage
+            | Self::Http2Bounds
             | Self::Internal => Blame::Bowline,
         }
     }
@@ -270,6 +275,9 @@ impl Reason {
             Self::StreamRefused => "The app's instance has too much to do. Try again in a moment.",
             Self::UpstreamLeaving => "The app's instance is about to end. Try again in a moment.",
             Self::StreamReset(_) => "The app's instance broke off the request.",
+            Self::Http2Bounds => {
+                "The edge has ended the connection to the app's instance that carried this. Try again in a moment."
+            }
             Self::DeadlineExceeded { .. } => "The call took longer than its client waits.",
             Self::ResponseTimeout => "The app's instance did not answer in time.",
             Self::UpstreamStalled => "The app's instance stopped in the middle of the exchange.",

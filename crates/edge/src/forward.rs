@@ -517,8 +517,11 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
 
     /// Instance → client: one stretch.
     fn read_response(&mut self, cx: &mut Context<'_>) -> Result<Step, Reason> {
-        if self.response_read || !self.client.has_room() {
+        if self.response_read {
             return Ok(Step::Stuck);
+        }
+        if !self.client.has_room() {
+            return Ok(self.read_ahead(cx));
         }
         if self.start < self.input.len() {
             let step = match &mut self.response {

@@ -84,7 +84,8 @@ async fn before(table: TableBuilder) -> (Edge, SendRequest<Bytes>) {
     let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
     // What it leaves unread of one answer keeps none of the others from coming.
     let mut builder = h2::client::Builder::new();
-    let (client, connection) = builder.initial_connection_window_size(8 << 20).handshake(stream).await.unwrap();
+    builder.initial_connection_window_size(8 << 20).max_local_error_reset_streams(None);
+    let (client, connection) = builder.handshake(stream).await.unwrap();
     tokio::spawn(connection);
     (edge, client)
 }
@@ -277,6 +278,109 @@ async fn who_does_not_read_holds_up_whoever_sends_and_nobody_else() {
     assert!(ahead < 1 << 20, "{ahead} bytes are held");
     let (read, _) = whole(slow).await.unwrap();
     assert_eq!((read.len(), sent.load(Ordering::SeqCst)), (MUCH, MUCH));
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_nothing_that_nobody_reads_end_nobody_elses_call() {
+    // As frames they would cost 105 MB by the count of `h2`.
+    const SLOW: usize = 64;
+    const AHEAD: usize = 40 << 10;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    let address = speaking(move |_, number, request, mut respond| {
+        let counted = Arc::clone(&counted);
+        async move {
+            if number >= SLOW {
+                return echo(request, respond).await;
+            }
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            loop {
+                send.reserve_capacity(5);
+                while send.capacity() < 5 {
+                    let Some(Ok(_)) = poll_fn(|cx| send.poll_capacity(cx)).await else { return };
+                }
+                send.send_data(Bytes::from_static(&[0; 5]), false).unwrap();
+                counted.fetch_add(5, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::with_workers(1).await;
+    edge.serve_with(one(address), ca.certificates.clone()).await;
+    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(1 << 10).initial_connection_window_size(1 << 20);
+    let (client, connection) = builder.handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut unread = Vec::new();
+    for _ in 0..SLOW {
+        let (answer, mut send) = begin(&client, call()).await;
+        send.send_data(Bytes::new(), true).unwrap();
+        unread.push(answer.await.unwrap().into_body());
+    }
+    edge.eventually(|| async { sent.load(Ordering::SeqCst) >= SLOW * AHEAD }).await;
+    for _ in 0..20 {
+        assert_eq!(unary(&client, b"x").await.1, b"x");
+    }
+    for body in &mut unread {
+        assert!(!body.data().await.unwrap().unwrap().is_empty());
+    }
+    drop(unread);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gives_up_many_requests_ends_nobody_elses() {
+    const AT_ONCE: usize = 90;
+    let address = speaking(|_, number, request, mut respond| async move {
+        if number == 0 {
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            let mut body = request.into_body();
+            while let Some(Ok(piece)) = body.data().await {
+                body.flow_control().release_capacity(piece.len()).unwrap();
+                send.send_data(piece, false).unwrap();
+            }
+            return send.send_data(Bytes::new(), true).unwrap();
+        }
+        let Ok(mut send) = respond.send_response(Response::new(()), false) else { return };
+        // Many frames are on their way when it is given up.
+        while poll_fn(|cx| {
+            send.reserve_capacity(300);
+            send.poll_capacity(cx)
+        })
+        .await
+        .is_some_and(|room| room.is_ok())
+        {
+            let room = send.capacity().min(300);
+            if send.send_data(Bytes::from(vec![b'x'; room]), false).is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let (edge, client) = before(one(address)).await;
+    let (answer, mut neighbour) = begin(&client, call()).await;
+    let mut heard = answer.await.unwrap().into_body();
+    for _ in 0..40 {
+        let mut given_up = Vec::new();
+        for _ in 0..AT_ONCE {
+            let (answer, mut send) = begin(&client, call()).await;
+            send.send_data(Bytes::new(), true).unwrap();
+            given_up.push((answer, send));
+        }
+        let mut begun = Vec::new();
+        for (answer, send) in given_up {
+            begun.push((tokio::time::timeout(PATIENCE, answer).await.expect("no answer").unwrap(), send));
+        }
+        for (_, send) in &mut begun {
+            send.send_reset(Reason::CANCEL);
+        }
+    }
+    neighbour.send_data(Bytes::from_static(b"still here"), false).unwrap();
+    let piece = tokio::time::timeout(PATIENCE, heard.data()).await.expect("nothing came in time");
+    assert_eq!(piece.unwrap().unwrap(), "still here");
     edge.stop().await;
 }
 

@@ -156,6 +156,17 @@ impl<C: Client> Relay<'_, '_, C> {
         }
     }
 
+    /// What comes although the client has no room: of a stream, whose frames would wait one by one.
+    pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Step {
+        let (Some(Leg::Stream(stream)), Some(_)) = (&mut self.leg, &self.response) else { return Step::Stuck };
+        let mut step = Step::Stuck;
+        while let Poll::Ready(data) = stream.poll_ahead(cx) {
+            self.input.extend_from_slice(&data);
+            step = Step::Moved;
+        }
+        step
+    }
+
     fn input_ended(&mut self) -> Result<Step, Reason> {
         match &mut self.response {
             None if self.input.is_empty() => Err(Reason::UpstreamClosed),
