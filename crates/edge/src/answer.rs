@@ -66,10 +66,8 @@ pub(crate) enum Reason {
     UpstreamLeaving,
     /// The instance broke off the request by itself, with this code of HTTP/2.
     StreamReset(u32),
-    /// The client of a call said how long it waits, and that is over. `fair`: an instance had time to answer.
-    DeadlineExceeded {
-        fair: bool,
-    },
+    /// The client of a call said how long it waits, and that is over.
+    DeadlineExceeded,
     /// The edge has ended the connection to the instance, which had more to take than it bounds (`ENHANCE_YOUR_CALM`).
     Http2Bounds,
     /// No answer in time.
@@ -124,7 +122,7 @@ impl Reason {
             Self::StreamRefused => "stream-refused",
             Self::UpstreamLeaving => "upstream-leaving",
             Self::StreamReset(_) => "stream-reset",
-            Self::DeadlineExceeded { .. } => "deadline-exceeded",
+            Self::DeadlineExceeded => "deadline-exceeded",
             Self::Http2Bounds => "http2-bounds",
             Self::ResponseTimeout => "response-timeout",
             Self::UpstreamStalled => "upstream-stalled",
@@ -169,11 +167,8 @@ impl Reason {
             | Self::BadUpstream(_)
             | Self::StreamReset(_)
             | Self::DaemonLost => 502,
-            Self::ConnectTimeout
-            | Self::ResponseTimeout
-            | Self::UpstreamStalled
-            | Self::DeadlineExceeded { fair: true } => 504,
-            Self::ClientGone | Self::ClientStalled | Self::DeadlineExceeded { fair: false } => 499,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::UpstreamStalled => 504,
+            Self::ClientGone | Self::ClientStalled | Self::DeadlineExceeded => 499,
             Self::FileMethod => 405,
             Self::FileUnreadable | Self::Internal => 500,
         }
@@ -196,7 +191,7 @@ impl Reason {
             | Self::Upload(_)
             | Self::ClientGone
             | Self::ClientStalled
-            | Self::DeadlineExceeded { fair: false }
+            | Self::DeadlineExceeded
             | Self::FileNotFound
             | Self::FileMethod => Blame::Client,
             Self::NoReadyInstance
@@ -210,7 +205,6 @@ impl Reason {
             | Self::StreamRefused
             | Self::UpstreamLeaving
             | Self::StreamReset(_)
-            | Self::DeadlineExceeded { fair: true }
             | Self::ResponseTimeout
             | Self::UpstreamStalled => Blame::Upstream,
             Self::Starting
@@ -278,7 +272,7 @@ impl Reason {
             Self::Http2Bounds => {
                 "The edge has ended the connection to the app's instance that carried this. Try again in a moment."
             }
-            Self::DeadlineExceeded { .. } => "The call took longer than its client waits.",
+            Self::DeadlineExceeded => "The call took longer than its client waits.",
             Self::ResponseTimeout => "The app's instance did not answer in time.",
             Self::UpstreamStalled => "The app's instance stopped in the middle of the exchange.",
             Self::ClientGone | Self::ClientStalled => "The client did not read the answer.",

@@ -2,6 +2,7 @@
 
 mod journal;
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -41,8 +42,8 @@ const CHALLENGES: &str = "/.well-known/acme-challenge/";
 /// What is kept of a body until an answer comes: as much as a client of HTTP/2 sends ahead.
 const MAX_KEPT: usize = 64 << 10;
 
-/// A call whose client waits for less than this says nothing of an instance by being late: anyone can be in a hurry.
-const FAIR_TIME: Duration = Duration::from_secs(1);
+/// What is kept of all bodies of a worker. Beyond it a request goes on as any other, and is not sent twice.
+const MAX_ALL_KEPT: usize = 8 << 20;
 
 /// RFC 6797, 6.1.
 pub(crate) const HSTS: &str = "strict-transport-security";
@@ -72,26 +73,47 @@ pub(crate) struct Request<'a> {
 }
 
 /// The beginning of a request's body, to be sent once more.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) payload: Vec<u8>,
     pub(crate) ended: bool,
     pub(crate) trailers: Option<HeaderMap>,
     /// There was more than is kept.
     over: bool,
+    /// Bytes that the worker keeps, this one's among them.
+    all: Rc<Cell<usize>>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.forget();
+    }
 }
 
 impl Kept {
+    /// `all`: the worker's count.
+    pub(crate) fn new(all: Rc<Cell<usize>>) -> Self {
+        Self { payload: Vec::new(), ended: false, trailers: None, over: false, all }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.payload.is_empty() && !self.ended
     }
 
     pub(crate) fn keep(&mut self, payload: &[u8]) {
-        if self.over || self.payload.len() + payload.len() > MAX_KEPT {
-            (self.over, self.payload) = (true, Vec::new());
-        } else {
-            self.payload.extend_from_slice(payload);
+        let is_full = self.payload.len() + payload.len() > MAX_KEPT || self.all.get() + payload.len() > MAX_ALL_KEPT;
+        if self.over || is_full {
+            self.over = true;
+            return self.forget();
         }
+        let before = self.payload.capacity();
+        self.payload.extend_from_slice(payload);
+        self.all.set(self.all.get() + self.payload.capacity() - before);
+    }
+
+    fn forget(&mut self) {
+        self.all.set(self.all.get() - self.payload.capacity());
+        self.payload = Vec::new();
     }
 
     pub(crate) fn end(&mut self, trailers: Option<&HeaderMap>) {
@@ -119,7 +141,7 @@ pub(crate) async fn run<C: Client>(
         exchange,
         deadline,
         trace,
-        journal: Journal { fair: waits.is_none_or(|time| time >= FAIR_TIME), ..Journal::begin() },
+        journal: Journal { waits, ..Journal::begin() },
         upload: None,
         kept: None,
         place: None,
@@ -246,11 +268,6 @@ impl Request<'_> {
         self.until.is_some_and(|until| until <= self.worker.sweep.now())
     }
 
-    /// That it does not is held against an instance that had time to answer.
-    pub(crate) fn out_of_time(&self) -> Reason {
-        Reason::DeadlineExceeded { fair: self.journal.fair }
-    }
-
     /// All of the body that was read, `read` bytes, is there to be sent once more.
     pub(crate) fn can_be_repeated(&self, read: u64) -> bool {
         read == 0 || self.kept.as_ref().is_some_and(|kept| !kept.over)
@@ -331,7 +348,11 @@ impl Request<'_> {
     pub(crate) async fn first_judged<C: Client>(&mut self, client: &mut C, route: &Route) -> Result<(), Reason> {
         let Some(mut upload) = self.upload.take() else { return Ok(()) };
         let idle = route.idle.min(route.timeout);
-        self.deadline.set(idle);
+        let restart = |request: &Self| {
+            request.deadline.set(idle);
+            request.deadline.set_no_later(request.until.unwrap_or(u64::MAX));
+        };
+        restart(self);
         poll_fn(|cx| {
             while upload.judged.is_empty() && !upload.ended {
                 if self.exchange.continue_due() {
@@ -341,7 +362,8 @@ impl Request<'_> {
                 let read = upload.poll(client, cx)?;
                 policy::room(route.body, client.body_bytes())?;
                 match read {
-                    Poll::Ready(_) => self.deadline.set(idle),
+                    Poll::Ready(_) => restart(self),
+                    Poll::Pending if self.is_out_of_time() => return Poll::Ready(Err(Reason::DeadlineExceeded)),
                     Poll::Pending if self.deadline.passed(cx) => {
                         return Poll::Ready(Err(Reason::Refused(Refusal::BodyTimeout)));
                     }
@@ -425,6 +447,9 @@ impl Request<'_> {
     async fn fail<C: Client>(&mut self, client: &mut C, reason: Reason) {
         self.journal.fault = Some(reason);
         self.exchange.close_upstream();
+        if self.is_call {
+            self.journal.call.get_or_insert(Code::of(reason));
+        }
         let nobody_there = matches!(reason, Reason::ClientGone | Reason::ClientStalled);
         if self.journal.status != 0 || nobody_there {
             self.exchange.close_client();
@@ -512,7 +537,9 @@ impl Request<'_> {
             Some(labels) => {
                 let key = ShardKey { labels, method: Method::of(method.as_bytes()), status: journal.counted_status() };
                 self.worker.shard.count(&Sample { key, duration, request_bytes, response_bytes });
-                if journal.is_judged() && !sticky::is_look(self.head) {
+                // What the edge itself could not do says nothing of a release.
+                let is_ours = journal.fault.is_some_and(|reason| reason.blame() == Blame::Bowline);
+                if journal.is_judged() && !is_ours && !sticky::is_look(self.head) {
                     self.worker.shard.judge(labels, journal.judged_status(), journal.turn.took());
                 }
             }
@@ -628,6 +655,26 @@ mod tests {
         assert_eq!(valid_parent(trace.parent().as_bytes()), Some(trace.parent));
         assert_eq!(trace.request_id().len(), 32);
         assert_ne!(trace.trace_id(), Trace::fresh(&Dice::new(3)).trace_id());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_for_each_and_for_all() {
+        let all = Rc::new(Cell::new(0));
+        let fill = || {
+            let mut kept = Kept::new(Rc::clone(&all));
+            kept.keep(&[1; MAX_KEPT]);
+            kept
+        };
+        let mut first = fill();
+        assert!((MAX_KEPT..=2 * MAX_KEPT).contains(&all.get()) && !first.over);
+        first.keep(b"x");
+        assert!(first.over && first.payload.is_empty());
+        assert_eq!(all.get(), 0);
+        let many = (0..2 * MAX_ALL_KEPT / MAX_KEPT).map(|_| fill()).collect::<Vec<_>>();
+        assert!(all.get() <= MAX_ALL_KEPT + MAX_KEPT, "{} bytes", all.get());
+        assert!(many.iter().filter(|kept| kept.over).count() >= MAX_ALL_KEPT / MAX_KEPT);
+        drop(many);
+        assert_eq!(all.get(), 0);
     }
 
     #[test]

@@ -637,6 +637,64 @@ async fn an_answer_that_is_not_well_formed_is_cut_or_not_passed_on() {
     edge.stop().await;
 }
 
+/// Before a judged release of this one instance.
+async fn judged(address: SocketAddr, is_h2c: bool) -> (Edge, SendRequest<Bytes>) {
+    let splits = vec![Split { pool: pool(1), weight: Weight::ALL }];
+    let service = ServiceName::new("web").unwrap();
+    let action = Action::Forward { service, splits, judged: true, flow: Flow::Uncounted };
+    let table = TableBuilder::default().site("a.test", vec![rule("/", action)]).pool(1, &[address]);
+    before(if is_h2c { table.h2c(1) } else { table }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_does_not_wait_for_is_not_held_against_an_instance() {
+    // One that waits for what does not come, in either protocol.
+    let streams =
+        speaking(|_, _, _, mut respond| async move { drop(poll_fn(|cx| respond.poll_reset(cx)).await) }).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bytes = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            open.push(listener.accept().await.unwrap());
+        }
+    });
+    for (address, is_h2c) in [(streams, true), (bytes, false)] {
+        let (mut edge, client) = judged(address, is_h2c).await;
+        // Nothing of its body comes.
+        let (answer, send) = begin(&client, call().header("grpc-timeout", "1S")).await;
+        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("no answer in time").unwrap();
+        assert_eq!(answer.headers()["x-bowline-error"], "deadline-exceeded");
+        drop(send);
+        let whole = ended(&client, call().header("grpc-timeout", "1100m")).await;
+        assert_eq!(whole, ("4".to_owned(), "deadline-exceeded".to_owned()));
+        let all = |seen: &EdgeObservation| seen.series.values().flat_map(|one| &one.duration.counts).sum::<u64>();
+        let seen = edge.until(|seen| all(seen) == 2).await;
+        assert_eq!(counted(&seen).1, 0);
+        assert_eq!(seen.series.keys().map(|key| key.status).collect::<Vec<_>>(), [499]);
+        edge.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_broken_off_behind_its_head_counts_as_a_failure() {
+    let address = speaking(|_, _, request, mut respond| async move {
+        let mut send = respond.send_response(Response::new(()), false).unwrap();
+        whole(request.into_body()).await.unwrap();
+        send.send_reset(Reason::INTERNAL_ERROR);
+    })
+    .await;
+    let (mut edge, client) = judged(address, true).await;
+    let (answer, mut send) = begin(&client, call()).await;
+    let answer = answer.await.unwrap();
+    send.send_data(Bytes::new(), true).unwrap();
+    whole(answer.into_body()).await.unwrap_err();
+    let seen = edge.until(|seen| counted(seen).0 == 1).await;
+    assert_eq!(counted(&seen).1, 1);
+    assert_eq!(seen.series.keys().map(|key| key.status).collect::<Vec<_>>(), [502]);
+    edge.stop().await;
+}
+
 /// Requests and failures of the release.
 fn counted(seen: &EdgeObservation) -> (u64, u64) {
     seen.traffic.get(&pool(1)).map_or((0, 0), |seen| (seen.counters.requests, seen.counters.failures))
@@ -654,11 +712,7 @@ async fn a_release_is_judged_by_how_its_calls_end() {
         }
     })
     .await;
-    let splits = vec![Split { pool: pool(1), weight: Weight::ALL }];
-    let service = ServiceName::new("web").unwrap();
-    let action = Action::Forward { service, splits, judged: true, flow: Flow::Uncounted };
-    let table = TableBuilder::default().site("a.test", vec![rule("/", action)]).pool(1, &[address]).h2c(1);
-    let (mut edge, client) = before(table).await;
+    let (mut edge, client) = judged(address, true).await;
     for _ in 1..CODES.len() {
         assert_eq!(unary(&client, b"x").await.0.status, 200);
     }
