@@ -5,7 +5,6 @@ mod response;
 
 use std::future::poll_fn;
 use std::path::Path;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -69,7 +68,7 @@ pub(crate) async fn run<C: Client>(
         let serial = ticket.endpoint().serial;
         let leg = match request.until {
             None => Leg::to(request, ticket, stale < MAX_STALE).await,
-            Some(until) => Box::pin(in_time(request, until, Leg::to(request, ticket, stale < MAX_STALE))).await,
+            Some(until) => Box::pin(Leg::in_time(request, until, ticket, stale < MAX_STALE)).await,
         };
         let error = match leg {
             Ok((leg, pooled)) => {
@@ -101,25 +100,6 @@ pub(crate) async fn run<C: Client>(
         request.exchange.retry();
         route = again(request, client)?;
     }
-}
-
-/// A way to an instance, if there is one before the client of a call waits no longer.
-async fn in_time(
-    request: &Request<'_>,
-    until: u64,
-    leg: impl Future<Output = Result<(Leg, bool), Reason>>,
-) -> Result<(Leg, bool), Reason> {
-    if request.is_out_of_time() {
-        return Err(Reason::DeadlineExceeded);
-    }
-    let mut leg = pin!(leg);
-    request.deadline.clear();
-    request.deadline.set_no_later(until);
-    poll_fn(|cx| match leg.as_mut().poll(cx) {
-        Poll::Pending if request.deadline.passed(cx) => Poll::Ready(Err(Reason::DeadlineExceeded)),
-        led => led,
-    })
-    .await
 }
 
 /// Forwards a request to the daemon's API: once, where the daemon may have done something with what it did not answer. A daemon that is
@@ -601,11 +581,8 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
     }
 
     fn failure(&mut self, reason: Reason) -> Failure {
-        let in_vain = match reason {
-            Reason::ResponseTimeout | Reason::UpstreamStalled => true,
-            Reason::DeadlineExceeded => self.has_waited(IN_VAIN),
-            _ => false,
-        };
+        let in_vain = matches!(reason, Reason::ResponseTimeout | Reason::UpstreamStalled)
+            || reason == Reason::DeadlineExceeded && self.has_waited(IN_VAIN);
         if let Some(Leg::Stream(stream)) = self.leg.as_ref().filter(|_| in_vain) {
             stream.retire();
         }

@@ -43,10 +43,11 @@ impl Code {
                 _ => Self::INTERNAL,
             };
         }
-        match reason {
-            Reason::DeadlineExceeded => return Self::DEADLINE_EXCEEDED,
-            Reason::ClientGone | Reason::ClientStalled => return Self::CANCELLED,
-            _ => {}
+        if reason == Reason::DeadlineExceeded {
+            return Self::DEADLINE_EXCEEDED;
+        }
+        if matches!(reason, Reason::ClientGone | Reason::ClientStalled) {
+            return Self::CANCELLED;
         }
         match reason.status() {
             400 => Self::INTERNAL,

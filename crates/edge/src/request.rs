@@ -1,8 +1,8 @@
 //! One request, as a list: route → policy → action → record.
 
 mod journal;
+mod kept;
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -11,7 +11,6 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bowline_core::route::Method;
-use http::HeaderMap;
 
 use crate::answer::{Blame, Reason, wants_html};
 use crate::balance::{Dice, Endpoint};
@@ -26,6 +25,7 @@ use crate::route::{Lookup, Route, Target};
 use crate::worker::Worker;
 use crate::{files, forward, policy, sticky};
 use journal::Journal;
+pub(crate) use kept::Kept;
 
 /// How long a client may take to read an answer of the edge itself.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -38,12 +38,6 @@ const HTTPS_PORT: u16 = 443;
 
 /// Where a certificate authority looks whether a host is ours, over plain HTTP (RFC 8555, 8.3).
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
-
-/// What is kept of a body until an answer comes: as much as a client of HTTP/2 sends ahead.
-const MAX_KEPT: usize = 64 << 10;
-
-/// What is kept of all bodies of a worker. Beyond it a request goes on as any other, and is not sent twice.
-const MAX_ALL_KEPT: usize = 8 << 20;
 
 /// RFC 6797, 6.1.
 pub(crate) const HSTS: &str = "strict-transport-security";
@@ -70,55 +64,6 @@ pub(crate) struct Request<'a> {
     pub(crate) is_call: bool,
     /// The tick after which its client waits no longer.
     pub(crate) until: Option<u64>,
-}
-
-/// The beginning of a request's body, to be sent once more.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    pub(crate) payload: Vec<u8>,
-    pub(crate) ended: bool,
-    pub(crate) trailers: Option<HeaderMap>,
-    /// There was more than is kept.
-    over: bool,
-    /// Bytes that the worker keeps, this one's among them.
-    all: Rc<Cell<usize>>,
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.forget();
-    }
-}
-
-impl Kept {
-    /// `all`: the worker's count.
-    pub(crate) fn new(all: Rc<Cell<usize>>) -> Self {
-        Self { payload: Vec::new(), ended: false, trailers: None, over: false, all }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.payload.is_empty() && !self.ended
-    }
-
-    pub(crate) fn keep(&mut self, payload: &[u8]) {
-        let is_full = self.payload.len() + payload.len() > MAX_KEPT || self.all.get() + payload.len() > MAX_ALL_KEPT;
-        if self.over || is_full {
-            self.over = true;
-            return self.forget();
-        }
-        let before = self.payload.capacity();
-        self.payload.extend_from_slice(payload);
-        self.all.set(self.all.get() + self.payload.capacity() - before);
-    }
-
-    fn forget(&mut self) {
-        self.all.set(self.all.get() - self.payload.capacity());
-        self.payload = Vec::new();
-    }
-
-    pub(crate) fn end(&mut self, trailers: Option<&HeaderMap>) {
-        (self.ended, self.trailers) = (true, trailers.cloned());
-    }
 }
 
 /// Serves one request; what may happen to the connection is in the exchange that comes back.
@@ -270,7 +215,7 @@ impl Request<'_> {
 
     /// All of the body that was read, `read` bytes, is there to be sent once more.
     pub(crate) fn can_be_repeated(&self, read: u64) -> bool {
-        read == 0 || self.kept.as_ref().is_some_and(|kept| !kept.over)
+        read == 0 || self.kept.as_ref().is_some_and(|kept| kept.is_all())
     }
 
     fn challenge(&self) -> Option<Arc<str>> {
@@ -655,26 +600,6 @@ mod tests {
         assert_eq!(valid_parent(trace.parent().as_bytes()), Some(trace.parent));
         assert_eq!(trace.request_id().len(), 32);
         assert_ne!(trace.trace_id(), Trace::fresh(&Dice::new(3)).trace_id());
-    }
-
-    #[test]
-    fn what_is_kept_is_bounded_for_each_and_for_all() {
-        let all = Rc::new(Cell::new(0));
-        let fill = || {
-            let mut kept = Kept::new(Rc::clone(&all));
-            kept.keep(&[1; MAX_KEPT]);
-            kept
-        };
-        let mut first = fill();
-        assert!((MAX_KEPT..=2 * MAX_KEPT).contains(&all.get()) && !first.over);
-        first.keep(b"x");
-        assert!(first.over && first.payload.is_empty());
-        assert_eq!(all.get(), 0);
-        let many = (0..2 * MAX_ALL_KEPT / MAX_KEPT).map(|_| fill()).collect::<Vec<_>>();
-        assert!(all.get() <= MAX_ALL_KEPT + MAX_KEPT, "{} bytes", all.get());
-        assert!(many.iter().filter(|kept| kept.over).count() >= MAX_ALL_KEPT / MAX_KEPT);
-        drop(many);
-        assert_eq!(all.get(), 0);
     }
 
     #[test]
