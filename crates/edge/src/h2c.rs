@@ -38,6 +38,9 @@ const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 const SMALL_FRAMES: usize = 64 << 20;
 /// Streams that are remembered for a second after they were given up. What is still on its way for others costs a frame in return.
 const RESET_STREAMS: usize = 10 * MAX_STREAMS as usize;
+/// Requests in the life of a connection to an instance that writes an empty frame of data in each answer: `h2` takes a hundred such frames and
+/// ends the connection at the next one, which nobody can set.
+const MAX_WORN: u32 = 100;
 /// What one stream may hold to be sent.
 const SEND_BUFFER: usize = 64 << 10;
 /// How long a connection without requests is kept. An instance that wants it to end says so (GOAWAY), and nothing is lost by that.
@@ -99,6 +102,8 @@ struct Connection {
 #[derive(Debug, Default)]
 struct Load {
     streams: Cell<usize>,
+    /// In its whole life.
+    begun: Cell<u32>,
     /// Nothing new is begun on it: it has ended, is about to, or has left somebody waiting.
     retired: Cell<bool>,
     /// For so many ticks there was nothing.
@@ -120,6 +125,10 @@ impl Connection {
         }
         self.load.streams.set(self.load.streams.get() + 1);
         self.load.rested.set(0);
+        self.load.begun.set(self.load.begun.get().saturating_add(1));
+        if self.endpoint.wears_out() && self.load.begun.get() >= MAX_WORN {
+            self.load.retired.set(true);
+        }
         Some(Lease { send, load: Rc::clone(&self.load) })
     }
 }
@@ -178,10 +187,13 @@ impl Connections {
             Reason::ConnectFailed
         })?;
         let load = Rc::new(Load::default());
-        let ended = Rc::clone(&load);
+        let (ended, instance) = (Rc::clone(&load), Arc::clone(endpoint));
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "an HTTP/2 connection to an instance failed");
+                if is_bound(&error) {
+                    instance.wore_out();
+                }
             }
             ended.retired.set(true);
         });
@@ -353,6 +365,11 @@ impl Stream {
     }
 }
 
+/// A bound of this side, which nobody's one request has reached.
+fn is_bound(error: &h2::Error) -> bool {
+    error.is_library() && error.reason() == Some(Code::ENHANCE_YOUR_CALM)
+}
+
 /// Why there is no answer, or no end of one that has `begun`.
 fn reason(error: &h2::Error, begun: bool) -> Reason {
     match error.reason() {
@@ -360,8 +377,7 @@ fn reason(error: &h2::Error, begun: bool) -> Reason {
         // Whatever the instance has read goes on: this one it has not (RFC 9113, 6.8).
         Some(_) if error.is_go_away() && error.is_remote() => Reason::UpstreamLeaving,
         Some(code) if error.is_reset() && error.is_remote() => Reason::StreamReset(code.into()),
-        // A bound of this side, which nobody's one request has reached.
-        Some(Code::ENHANCE_YOUR_CALM) if error.is_library() => Reason::Http2Bounds,
+        Some(_) if is_bound(error) => Reason::Http2Bounds,
         Some(_) if error.is_library() && error.is_reset() => BadUpstream::Http2Stream.into(),
         Some(_) if error.is_library() => BadUpstream::Http2.into(),
         Some(_) | None if begun => BadUpstream::BodyTruncated.into(),

@@ -385,6 +385,35 @@ async fn who_gives_up_many_requests_ends_nobody_elses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_writes_empty_frames_loses_one_connection_and_no_more() {
+    let address = speaking(|_, _, request, mut respond| async move {
+        drop(whole(request.into_body()).await);
+        let Ok(mut send) = respond.send_response(Response::new(()), false) else { return };
+        if send.send_data(Bytes::new(), false).is_ok() {
+            drop(send.send_trailers(fields(&[("grpc-status", "0")])));
+        }
+    })
+    .await;
+    let (mut edge, client) = judged(address, true).await;
+    let mut lost = 0;
+    for _ in 0..350 {
+        let (answer, mut send) = begin(&client, call()).await;
+        send.send_data(Bytes::from_static(b"x"), true).unwrap();
+        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("no answer in time");
+        lost += usize::from(match answer {
+            Ok(answer) if answer.headers().contains_key("x-bowline-error") => true,
+            Ok(answer) => whole(answer.into_body()).await.is_err(),
+            Err(_) => true,
+        });
+    }
+    assert_eq!(lost, 1, "of 350 calls");
+    // It has nothing to do with how good it is.
+    let seen = edge.until(|seen| counted(seen).0 == 349).await;
+    assert_eq!(counted(&seen).1, 0);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn small_messages_that_nobody_reads_end_nobody_elses_call() {
     const SLOW: usize = 8;
     const MESSAGES: usize = 15_000;
