@@ -66,10 +66,10 @@ pub(crate) enum Reason {
     UpstreamLeaving,
     /// The instance broke off the request by itself, with this code of HTTP/2.
     StreamReset(u32),
-    /// The client of a call said how long it waits, and that is over. `fair`: an instance had time to answer.
-    DeadlineExceeded {
-        fair: bool,
-    },
+    /// The client of a call said how long it waits, and that is over.
+    DeadlineExceeded,
+    /// The edge has ended the connection to the instance, which had more to take than it bounds (`ENHANCE_YOUR_CALM`).
+    Http2Bounds,
     /// No answer in time.
     ResponseTimeout,
     /// The instance does not read the request, or stopped in the middle of its answer.
@@ -122,7 +122,8 @@ impl Reason {
             Self::StreamRefused => "stream-refused",
             Self::UpstreamLeaving => "upstream-leaving",
             Self::StreamReset(_) => "stream-reset",
-            Self::DeadlineExceeded { .. } => "deadline-exceeded",
+            Self::DeadlineExceeded => "deadline-exceeded",
+            Self::Http2Bounds => "http2-bounds",
             Self::ResponseTimeout => "response-timeout",
             Self::UpstreamStalled => "upstream-stalled",
             Self::ClientGone => "client-gone",
@@ -152,6 +153,7 @@ impl Reason {
             | Self::Shortage
             | Self::StreamRefused
             | Self::UpstreamLeaving
+            | Self::Http2Bounds
             | Self::Maintenance => 503,
             Self::UnknownHost | Self::NoRoute | Self::FileNotFound => 404,
             Self::Misdirected => 421,
@@ -165,11 +167,8 @@ impl Reason {
             | Self::BadUpstream(_)
             | Self::StreamReset(_)
             | Self::DaemonLost => 502,
-            Self::ConnectTimeout
-            | Self::ResponseTimeout
-            | Self::UpstreamStalled
-            | Self::DeadlineExceeded { fair: true } => 504,
-            Self::ClientGone | Self::ClientStalled | Self::DeadlineExceeded { fair: false } => 499,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::UpstreamStalled => 504,
+            Self::ClientGone | Self::ClientStalled | Self::DeadlineExceeded => 499,
             Self::FileMethod => 405,
             Self::FileUnreadable | Self::Internal => 500,
         }
@@ -192,7 +191,7 @@ impl Reason {
             | Self::Upload(_)
             | Self::ClientGone
             | Self::ClientStalled
-            | Self::DeadlineExceeded { fair: false }
+            | Self::DeadlineExceeded
             | Self::FileNotFound
             | Self::FileMethod => Blame::Client,
             Self::NoReadyInstance
@@ -206,7 +205,6 @@ impl Reason {
             | Self::StreamRefused
             | Self::UpstreamLeaving
             | Self::StreamReset(_)
-            | Self::DeadlineExceeded { fair: true }
             | Self::ResponseTimeout
             | Self::UpstreamStalled => Blame::Upstream,
             Self::Starting
@@ -216,6 +214,7 @@ impl Reason {
             | Self::DaemonLost
             | Self::DaemonBusy
             | Self::Shortage
+            | Self::Http2Bounds
             | Self::Internal => Blame::Bowline,
         }
     }
@@ -270,7 +269,10 @@ impl Reason {
             Self::StreamRefused => "The app's instance has too much to do. Try again in a moment.",
             Self::UpstreamLeaving => "The app's instance is about to end. Try again in a moment.",
             Self::StreamReset(_) => "The app's instance broke off the request.",
-            Self::DeadlineExceeded { .. } => "The call took longer than its client waits.",
+            Self::Http2Bounds => {
+                "The edge has ended the connection to the app's instance that carried this. Try again in a moment."
+            }
+            Self::DeadlineExceeded => "The call took longer than its client waits.",
             Self::ResponseTimeout => "The app's instance did not answer in time.",
             Self::UpstreamStalled => "The app's instance stopped in the middle of the exchange.",
             Self::ClientGone | Self::ClientStalled => "The client did not read the answer.",

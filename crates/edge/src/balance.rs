@@ -35,6 +35,8 @@ pub(crate) struct Endpoint {
     failing: AtomicBool,
     /// It gets no requests for now, as long as there are others.
     left_out: AtomicBool,
+    /// A connection to it went over a bound that counts for its whole life.
+    wears_out: AtomicBool,
     drained: Arc<Notify>,
 }
 
@@ -48,8 +50,31 @@ impl Endpoint {
         let log = format!("\"instance\":\"{id}\"");
         let no = || AtomicBool::new(false);
         let (outstanding, failures) = (AtomicU32::new(0), AtomicU32::new(0));
-        let (left, leaving, failing, left_out) = (no(), no(), no(), no());
-        Self { id, serial, address, protocol, log, outstanding, left, leaving, failures, failing, left_out, drained }
+        let (left, leaving, failing, left_out, wears_out) = (no(), no(), no(), no(), no());
+        Self {
+            id,
+            serial,
+            address,
+            protocol,
+            log,
+            outstanding,
+            left,
+            leaving,
+            failures,
+            failing,
+            left_out,
+            wears_out,
+            drained,
+        }
+    }
+
+    /// Whether connections to it are to be replaced before they have carried much.
+    pub(crate) fn wears_out(&self) -> bool {
+        self.wears_out.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn wore_out(&self) {
+        self.wears_out.store(true, Ordering::Relaxed);
     }
 
     /// It has answered a request, and not with a failure of its own.

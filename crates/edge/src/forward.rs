@@ -5,6 +5,7 @@ mod response;
 
 use std::future::poll_fn;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::encoding::Gzip;
 use crate::h1::{AfterUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseParser, ResponseStep, write};
 use crate::places::Places;
 use crate::record::Flight;
-use crate::request::Request;
+use crate::request::{Kept, Request};
 use crate::route::{Route, Target};
 use crate::upstream::Upstream;
 use crate::{hold, policy, sticky, tunnel};
@@ -29,6 +30,9 @@ use leg::Leg;
 
 /// Instances that one request is tried on.
 const MAX_TRIES: usize = 3;
+
+/// A call that is given up sooner says nothing of the connection on which it has waited.
+const IN_VAIN: Duration = Duration::from_secs(1);
 
 /// Times a stale connection out of the pool is replaced before a try counts.
 const MAX_STALE: usize = 4;
@@ -62,7 +66,11 @@ pub(crate) async fn run<C: Client>(
         };
         request.journal.asks(position, ticket.endpoint());
         let serial = ticket.endpoint().serial;
-        let error = match Leg::to(request, ticket, stale < MAX_STALE).await {
+        let leg = match request.until {
+            None => Leg::to(request, ticket, stale < MAX_STALE).await,
+            Some(until) => Box::pin(Leg::in_time(request, until, ticket, stale < MAX_STALE)).await,
+        };
+        let error = match leg {
             Ok((leg, pooled)) => {
                 stale += usize::from(pooled);
                 let result = Relay::new(request, client, &route, leg).run().await;
@@ -78,6 +86,7 @@ pub(crate) async fn run<C: Client>(
                     Err(Failure { reason, retry: true }) => (!pooled).then_some(reason),
                 }
             }
+            Err(Reason::DeadlineExceeded) => return Err(Reason::DeadlineExceeded),
             Err(reason) => Some(reason),
         };
         // A connection that was idle may die at any time; the instance itself was not tried yet.
@@ -219,7 +228,8 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         let upgrade = head.line().upgrade.filter(|_| !leg.is_stream());
         let keeps = leg.is_stream() && request.upload.is_none() && client.body_bytes() == 0;
         if keeps && !head.body().is_empty() {
-            request.kept.get_or_insert_default();
+            let all = &request.worker.kept;
+            request.kept.get_or_insert_with(|| Box::new(Kept::new(Rc::clone(all))));
         }
         let mut relay = Self {
             encoder: BodyEncoder::new(leg.framing(head.body())),
@@ -377,9 +387,8 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             if self.request.deadline.passed(cx) {
                 return Poll::Ready(Err(self.stalled()));
             }
-            // Who has given up a stream in the middle of its answer says so.
-            if self.body_read
-                && (self.response.is_none() || self.client.carries_trailers())
+            // Who has given up a stream says so, also while the instance does not take what was read of it.
+            if (self.client.carries_trailers() || self.body_read && self.response.is_none())
                 && let Poll::Ready(reason) = self.client.poll_gone(cx)
             {
                 return Poll::Ready(Err(reason));
@@ -391,7 +400,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
     /// Who kept the other waiting.
     fn stalled(&self) -> Reason {
         if self.request.is_out_of_time() {
-            return self.request.out_of_time();
+            return Reason::DeadlineExceeded;
         }
         match &self.response {
             Some(_) if self.read_until.is_some() => Reason::ClientStalled,
@@ -400,6 +409,11 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             None if self.written < self.output.len() => Reason::UpstreamStalled,
             None => Reason::Refused(Refusal::BodyTimeout),
         }
+    }
+
+    /// The instance had all of the request, so long, and has not begun to answer.
+    fn has_waited(&self, time: Duration) -> bool {
+        self.sending_over && self.response.is_none() && self.request.journal.turn.took() >= time
     }
 
     /// Client → instance: one stretch.
@@ -517,8 +531,11 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
 
     /// Instance → client: one stretch.
     fn read_response(&mut self, cx: &mut Context<'_>) -> Result<Step, Reason> {
-        if self.response_read || !self.client.has_room() {
+        if self.response_read {
             return Ok(Step::Stuck);
+        }
+        if !self.client.has_room() {
+            return Ok(self.read_ahead(cx));
         }
         if self.start < self.input.len() {
             let step = match &mut self.response {
@@ -564,9 +581,9 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
     }
 
     fn failure(&mut self, reason: Reason) -> Failure {
-        if let Some(Leg::Stream(stream)) = &self.leg
-            && matches!(reason, Reason::ResponseTimeout | Reason::UpstreamStalled)
-        {
+        let in_vain = matches!(reason, Reason::ResponseTimeout | Reason::UpstreamStalled)
+            || reason == Reason::DeadlineExceeded && self.has_waited(IN_VAIN);
+        if let Some(Leg::Stream(stream)) = self.leg.as_ref().filter(|_| in_vain) {
             stream.retire();
         }
         let unread = matches!(reason, Reason::StreamRefused | Reason::UpstreamLeaving);

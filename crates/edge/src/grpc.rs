@@ -23,7 +23,7 @@ impl Code {
     const PERMISSION_DENIED: Self = Self(7);
     const RESOURCE_EXHAUSTED: Self = Self(8);
     const UNIMPLEMENTED: Self = Self(12);
-    const INTERNAL: Self = Self(13);
+    pub(crate) const INTERNAL: Self = Self(13);
     const UNAVAILABLE: Self = Self(14);
     const UNAUTHENTICATED: Self = Self(16);
 
@@ -43,8 +43,11 @@ impl Code {
                 _ => Self::INTERNAL,
             };
         }
-        if matches!(reason, Reason::DeadlineExceeded { .. }) {
+        if reason == Reason::DeadlineExceeded {
             return Self::DEADLINE_EXCEEDED;
+        }
+        if matches!(reason, Reason::ClientGone | Reason::ClientStalled) {
+            return Self::CANCELLED;
         }
         match reason.status() {
             400 => Self::INTERNAL,
@@ -161,7 +164,8 @@ mod tests {
         check(Reason::StreamRefused, 14);
         check(Reason::UpstreamClosed, 14);
         check(Reason::ResponseTimeout, 14);
-        check(Reason::DeadlineExceeded { fair: true }, 4);
+        check(Reason::DeadlineExceeded, 4);
+        check(Reason::ClientGone, 1);
         check(Reason::UnknownHost, 12);
         check(Reason::TokenRefused, 7);
         check(Reason::BearerWanted, 16);

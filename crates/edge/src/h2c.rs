@@ -33,8 +33,14 @@ const MAX_STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 32 << 10;
 const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// What frames with little in them may cost beside their payload, 256 bytes each by the count of `h2`, before the connection ends, and all
-/// of its requests with it: as much as a hundred clients hold up that do not read messages of some twenty bytes.
-const SMALL_FRAMES: usize = 32 << 20;
+/// of its requests with it. What nobody reads waits as bytes ([`Stream::poll_ahead`]), so that only those count that have come since the
+/// connection was looked at last.
+const SMALL_FRAMES: usize = 64 << 20;
+/// Streams that are remembered for a second after they were given up. What is still on its way for others costs a frame in return.
+const RESET_STREAMS: usize = 10 * MAX_STREAMS as usize;
+/// Requests in the life of a connection to an instance that writes an empty frame of data in each answer: `h2` takes a hundred such frames and
+/// ends the connection at the next one, which nobody can set.
+const MAX_WORN: u32 = 100;
 /// What one stream may hold to be sent.
 const SEND_BUFFER: usize = 64 << 10;
 /// How long a connection without requests is kept. An instance that wants it to end says so (GOAWAY), and nothing is lost by that.
@@ -49,6 +55,9 @@ fn builder() -> Builder {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .data_frame_budget(SMALL_FRAMES)
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        // Counted over a connection's life: clients that give up their own requests would end everybody's.
+        .max_local_error_reset_streams(None)
         .max_send_buffer_size(SEND_BUFFER);
     builder
 }
@@ -93,6 +102,8 @@ struct Connection {
 #[derive(Debug, Default)]
 struct Load {
     streams: Cell<usize>,
+    /// In its whole life.
+    begun: Cell<u32>,
     /// Nothing new is begun on it: it has ended, is about to, or has left somebody waiting.
     retired: Cell<bool>,
     /// For so many ticks there was nothing.
@@ -114,6 +125,10 @@ impl Connection {
         }
         self.load.streams.set(self.load.streams.get() + 1);
         self.load.rested.set(0);
+        self.load.begun.set(self.load.begun.get().saturating_add(1));
+        if self.endpoint.wears_out() && self.load.begun.get() >= MAX_WORN {
+            self.load.retired.set(true);
+        }
         Some(Lease { send, load: Rc::clone(&self.load) })
     }
 }
@@ -172,10 +187,13 @@ impl Connections {
             Reason::ConnectFailed
         })?;
         let load = Rc::new(Load::default());
-        let ended = Rc::clone(&load);
+        let (ended, instance) = (Rc::clone(&load), Arc::clone(endpoint));
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "an HTTP/2 connection to an instance failed");
+                if is_bound(&error) {
+                    instance.wore_out();
+                }
             }
             ended.retired.set(true);
         });
@@ -220,6 +238,8 @@ pub(crate) struct Stream {
     answer: Option<ResponseFuture>,
     interim: u8,
     body: Option<RecvStream>,
+    /// Bytes of the body that were taken before there was room for them: the instance may not send as many more yet.
+    ahead: usize,
 }
 
 /// What came of an answer behind its head.
@@ -232,7 +252,7 @@ pub(crate) enum Piece {
 
 impl Stream {
     pub(crate) fn new(lease: Lease, ticket: Ticket) -> Self {
-        Self { lease, _ticket: ticket, send: None, answer: None, interim: 0, body: None }
+        Self { lease, _ticket: ticket, send: None, answer: None, interim: 0, body: None, ahead: 0 }
     }
 
     /// Sends the head. `text`: as for HTTP/1.1. `trailers`: the client reads them.
@@ -307,6 +327,10 @@ impl Stream {
     /// What comes next of the body. That it is taken makes room for more.
     pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Reason>> {
         let Some(body) = &mut self.body else { return Poll::Ready(Err(Reason::Internal)) };
+        let ahead = std::mem::take(&mut self.ahead);
+        if ahead > 0 {
+            body.flow_control().release_capacity(ahead).map_err(|error| reason(&error, true))?;
+        }
         match ready!(body.poll_data(cx)) {
             Some(Ok(data)) => {
                 body.flow_control().release_capacity(data.len()).map_err(|error| reason(&error, true))?;
@@ -316,8 +340,22 @@ impl Stream {
             None => {
                 let trailers = ready!(body.poll_trailers(cx)).map_err(|error| reason(&error, true))?;
                 let trailers = trailers.map(|all| trailers_of(all, FieldKind::goes_downstream)).transpose();
-                Poll::Ready(trailers.map(Piece::End).map_err(|_| BadUpstream::Body.into()))
+                let end = trailers.map(|all| Piece::End(all.filter(|all| !all.is_empty())));
+                Poll::Ready(end.map_err(|_| BadUpstream::Body.into()))
             }
+        }
+    }
+
+    /// What has come of the body ahead of a client that does not read: as bytes it takes no more room than it has, which small frames do.
+    /// No room is made for more, and an end is looked at when all before it has gone on.
+    pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let Some(body) = &mut self.body else { return Poll::Pending };
+        match ready!(body.poll_data(cx)) {
+            Some(Ok(data)) => {
+                self.ahead += data.len();
+                Poll::Ready(data)
+            }
+            Some(Err(_)) | None => Poll::Pending,
         }
     }
 
@@ -327,6 +365,11 @@ impl Stream {
     }
 }
 
+/// A bound of this side, which nobody's one request has reached.
+fn is_bound(error: &h2::Error) -> bool {
+    error.is_library() && error.reason() == Some(Code::ENHANCE_YOUR_CALM)
+}
+
 /// Why there is no answer, or no end of one that has `begun`.
 fn reason(error: &h2::Error, begun: bool) -> Reason {
     match error.reason() {
@@ -334,6 +377,8 @@ fn reason(error: &h2::Error, begun: bool) -> Reason {
         // Whatever the instance has read goes on: this one it has not (RFC 9113, 6.8).
         Some(_) if error.is_go_away() && error.is_remote() => Reason::UpstreamLeaving,
         Some(code) if error.is_reset() && error.is_remote() => Reason::StreamReset(code.into()),
+        Some(_) if is_bound(error) => Reason::Http2Bounds,
+        Some(_) if error.is_library() && error.is_reset() => BadUpstream::Http2Stream.into(),
         Some(_) if error.is_library() => BadUpstream::Http2.into(),
         Some(_) | None if begun => BadUpstream::BodyTruncated.into(),
         Some(_) | None => Reason::UpstreamClosed,

@@ -87,7 +87,7 @@ async fn wait<C: Client>(
         match request.route(client.peer()) {
             Err(reason) => return Poll::Ready(Err(reason)),
             Ok(now) if !is_empty(&now) => return Poll::Ready(Ok(())),
-            Ok(_) if request.is_out_of_time() => return Poll::Ready(Err(request.out_of_time())),
+            Ok(_) if request.is_out_of_time() => return Poll::Ready(Err(Reason::DeadlineExceeded)),
             Ok(_) if late => return Poll::Ready(Err(Reason::StartTimeout)),
             Ok(_) => {}
         }

@@ -1,6 +1,7 @@
 //! One request, as a list: route → policy → action → record.
 
 mod journal;
+mod kept;
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -10,7 +11,6 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bowline_core::route::Method;
-use http::HeaderMap;
 
 use crate::answer::{Blame, Reason, wants_html};
 use crate::balance::{Dice, Endpoint};
@@ -25,6 +25,7 @@ use crate::route::{Lookup, Route, Target};
 use crate::worker::Worker;
 use crate::{files, forward, policy, sticky};
 use journal::Journal;
+pub(crate) use kept::Kept;
 
 /// How long a client may take to read an answer of the edge itself.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -37,12 +38,6 @@ const HTTPS_PORT: u16 = 443;
 
 /// Where a certificate authority looks whether a host is ours, over plain HTTP (RFC 8555, 8.3).
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
-
-/// What is kept of a body until an answer comes: as much as a client of HTTP/2 sends ahead.
-const MAX_KEPT: usize = 64 << 10;
-
-/// A call whose client waits for less than this says nothing of an instance by being late: anyone can be in a hurry.
-const FAIR_TIME: Duration = Duration::from_secs(1);
 
 /// RFC 6797, 6.1.
 pub(crate) const HSTS: &str = "strict-transport-security";
@@ -71,34 +66,6 @@ pub(crate) struct Request<'a> {
     pub(crate) until: Option<u64>,
 }
 
-/// The beginning of a request's body, to be sent once more.
-#[derive(Debug, Default)]
-pub(crate) struct Kept {
-    pub(crate) payload: Vec<u8>,
-    pub(crate) ended: bool,
-    pub(crate) trailers: Option<HeaderMap>,
-    /// There was more than is kept.
-    over: bool,
-}
-
-impl Kept {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.payload.is_empty() && !self.ended
-    }
-
-    pub(crate) fn keep(&mut self, payload: &[u8]) {
-        if self.over || self.payload.len() + payload.len() > MAX_KEPT {
-            (self.over, self.payload) = (true, Vec::new());
-        } else {
-            self.payload.extend_from_slice(payload);
-        }
-    }
-
-    pub(crate) fn end(&mut self, trailers: Option<&HeaderMap>) {
-        (self.ended, self.trailers) = (true, trailers.cloned());
-    }
-}
-
 /// Serves one request; what may happen to the connection is in the exchange that comes back.
 pub(crate) async fn run<C: Client>(
     worker: &Rc<Worker>,
@@ -119,7 +86,7 @@ pub(crate) async fn run<C: Client>(
         exchange,
         deadline,
         trace,
-        journal: Journal { fair: waits.is_none_or(|time| time >= FAIR_TIME), ..Journal::begin() },
+        journal: Journal { waits, ..Journal::begin() },
         upload: None,
         kept: None,
         place: None,
@@ -246,14 +213,9 @@ impl Request<'_> {
         self.until.is_some_and(|until| until <= self.worker.sweep.now())
     }
 
-    /// That it does not is held against an instance that had time to answer.
-    pub(crate) fn out_of_time(&self) -> Reason {
-        Reason::DeadlineExceeded { fair: self.journal.fair }
-    }
-
     /// All of the body that was read, `read` bytes, is there to be sent once more.
     pub(crate) fn can_be_repeated(&self, read: u64) -> bool {
-        read == 0 || self.kept.as_ref().is_some_and(|kept| !kept.over)
+        read == 0 || self.kept.as_ref().is_some_and(|kept| kept.is_all())
     }
 
     fn challenge(&self) -> Option<Arc<str>> {
@@ -331,7 +293,11 @@ impl Request<'_> {
     pub(crate) async fn first_judged<C: Client>(&mut self, client: &mut C, route: &Route) -> Result<(), Reason> {
         let Some(mut upload) = self.upload.take() else { return Ok(()) };
         let idle = route.idle.min(route.timeout);
-        self.deadline.set(idle);
+        let restart = |request: &Self| {
+            request.deadline.set(idle);
+            request.deadline.set_no_later(request.until.unwrap_or(u64::MAX));
+        };
+        restart(self);
         poll_fn(|cx| {
             while upload.judged.is_empty() && !upload.ended {
                 if self.exchange.continue_due() {
@@ -341,7 +307,8 @@ impl Request<'_> {
                 let read = upload.poll(client, cx)?;
                 policy::room(route.body, client.body_bytes())?;
                 match read {
-                    Poll::Ready(_) => self.deadline.set(idle),
+                    Poll::Ready(_) => restart(self),
+                    Poll::Pending if self.is_out_of_time() => return Poll::Ready(Err(Reason::DeadlineExceeded)),
                     Poll::Pending if self.deadline.passed(cx) => {
                         return Poll::Ready(Err(Reason::Refused(Refusal::BodyTimeout)));
                     }
@@ -425,6 +392,9 @@ impl Request<'_> {
     async fn fail<C: Client>(&mut self, client: &mut C, reason: Reason) {
         self.journal.fault = Some(reason);
         self.exchange.close_upstream();
+        if self.is_call {
+            self.journal.call.get_or_insert(Code::of(reason));
+        }
         let nobody_there = matches!(reason, Reason::ClientGone | Reason::ClientStalled);
         if self.journal.status != 0 || nobody_there {
             self.exchange.close_client();
@@ -512,7 +482,9 @@ impl Request<'_> {
             Some(labels) => {
                 let key = ShardKey { labels, method: Method::of(method.as_bytes()), status: journal.counted_status() };
                 self.worker.shard.count(&Sample { key, duration, request_bytes, response_bytes });
-                if journal.is_judged() && !sticky::is_look(self.head) {
+                // What the edge itself could not do says nothing of a release.
+                let is_ours = journal.fault.is_some_and(|reason| reason.blame() == Blame::Bowline);
+                if journal.is_judged() && !is_ours && !sticky::is_look(self.head) {
                     self.worker.shard.judge(labels, journal.judged_status(), journal.turn.took());
                 }
             }

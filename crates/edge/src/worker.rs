@@ -89,6 +89,8 @@ pub(crate) struct Worker {
     /// `None`: nobody listens for HTTPS.
     pub(crate) https_port: Option<u16>,
     buffers: RefCell<Vec<Vec<u8>>>,
+    /// Bytes of bodies that may have to be sent once more.
+    pub(crate) kept: Rc<Cell<usize>>,
     pub(crate) spare: RefCell<Spare>,
     phase: Cell<Phase>,
     tunnels: Cell<u64>,
@@ -171,6 +173,7 @@ impl Worker {
             tls,
             https_port,
             buffers: RefCell::default(),
+            kept: Rc::default(),
             spare: RefCell::default(),
             phase: Cell::new(Phase::Serving),
             tunnels: Cell::new(0),

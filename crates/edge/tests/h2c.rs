@@ -84,7 +84,8 @@ async fn before(table: TableBuilder) -> (Edge, SendRequest<Bytes>) {
     let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
     // What it leaves unread of one answer keeps none of the others from coming.
     let mut builder = h2::client::Builder::new();
-    let (client, connection) = builder.initial_connection_window_size(8 << 20).handshake(stream).await.unwrap();
+    builder.initial_connection_window_size(8 << 20).max_local_error_reset_streams(None);
+    let (client, connection) = builder.handshake(stream).await.unwrap();
     tokio::spawn(connection);
     (edge, client)
 }
@@ -277,6 +278,138 @@ async fn who_does_not_read_holds_up_whoever_sends_and_nobody_else() {
     assert!(ahead < 1 << 20, "{ahead} bytes are held");
     let (read, _) = whole(slow).await.unwrap();
     assert_eq!((read.len(), sent.load(Ordering::SeqCst)), (MUCH, MUCH));
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_nothing_that_nobody_reads_end_nobody_elses_call() {
+    // As frames they would cost 105 MB by the count of `h2`.
+    const SLOW: usize = 64;
+    const AHEAD: usize = 40 << 10;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    let address = speaking(move |_, number, request, mut respond| {
+        let counted = Arc::clone(&counted);
+        async move {
+            if number >= SLOW {
+                return echo(request, respond).await;
+            }
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            loop {
+                send.reserve_capacity(5);
+                while send.capacity() < 5 {
+                    let Some(Ok(_)) = poll_fn(|cx| send.poll_capacity(cx)).await else { return };
+                }
+                send.send_data(Bytes::from_static(&[0; 5]), false).unwrap();
+                counted.fetch_add(5, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::with_workers(1).await;
+    edge.serve_with(one(address), ca.certificates.clone()).await;
+    let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(1 << 10).initial_connection_window_size(1 << 20);
+    let (client, connection) = builder.handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut unread = Vec::new();
+    for _ in 0..SLOW {
+        let (answer, mut send) = begin(&client, call()).await;
+        send.send_data(Bytes::new(), true).unwrap();
+        unread.push(answer.await.unwrap().into_body());
+    }
+    edge.eventually(|| async { sent.load(Ordering::SeqCst) >= SLOW * AHEAD }).await;
+    for _ in 0..20 {
+        assert_eq!(unary(&client, b"x").await.1, b"x");
+    }
+    for body in &mut unread {
+        assert!(!body.data().await.unwrap().unwrap().is_empty());
+    }
+    drop(unread);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gives_up_many_requests_ends_nobody_elses() {
+    const AT_ONCE: usize = 90;
+    let address = speaking(|_, number, request, mut respond| async move {
+        if number == 0 {
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            let mut body = request.into_body();
+            while let Some(Ok(piece)) = body.data().await {
+                body.flow_control().release_capacity(piece.len()).unwrap();
+                send.send_data(piece, false).unwrap();
+            }
+            return send.send_data(Bytes::new(), true).unwrap();
+        }
+        let Ok(mut send) = respond.send_response(Response::new(()), false) else { return };
+        // Many frames are on their way when it is given up.
+        while poll_fn(|cx| {
+            send.reserve_capacity(300);
+            send.poll_capacity(cx)
+        })
+        .await
+        .is_some_and(|room| room.is_ok())
+        {
+            let room = send.capacity().min(300);
+            if send.send_data(Bytes::from(vec![b'x'; room]), false).is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let (edge, client) = before(one(address)).await;
+    let (answer, mut neighbour) = begin(&client, call()).await;
+    let mut heard = answer.await.unwrap().into_body();
+    for _ in 0..40 {
+        let mut given_up = Vec::new();
+        for _ in 0..AT_ONCE {
+            let (answer, mut send) = begin(&client, call()).await;
+            send.send_data(Bytes::new(), true).unwrap();
+            given_up.push((answer, send));
+        }
+        let mut begun = Vec::new();
+        for (answer, send) in given_up {
+            begun.push((tokio::time::timeout(PATIENCE, answer).await.expect("no answer").unwrap(), send));
+        }
+        for (_, send) in &mut begun {
+            send.send_reset(Reason::CANCEL);
+        }
+    }
+    neighbour.send_data(Bytes::from_static(b"still here"), false).unwrap();
+    let piece = tokio::time::timeout(PATIENCE, heard.data()).await.expect("nothing came in time");
+    assert_eq!(piece.unwrap().unwrap(), "still here");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_writes_empty_frames_loses_one_connection_and_no_more() {
+    let address = speaking(|_, _, request, mut respond| async move {
+        drop(whole(request.into_body()).await);
+        let Ok(mut send) = respond.send_response(Response::new(()), false) else { return };
+        if send.send_data(Bytes::new(), false).is_ok() {
+            drop(send.send_trailers(fields(&[("grpc-status", "0")])));
+        }
+    })
+    .await;
+    let (mut edge, client) = judged(address, true).await;
+    let mut lost = 0;
+    for _ in 0..350 {
+        let (answer, mut send) = begin(&client, call()).await;
+        send.send_data(Bytes::from_static(b"x"), true).unwrap();
+        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("no answer in time");
+        lost += usize::from(match answer {
+            Ok(answer) if answer.headers().contains_key("x-bowline-error") => true,
+            Ok(answer) => whole(answer.into_body()).await.is_err(),
+            Err(_) => true,
+        });
+    }
+    assert_eq!(lost, 1, "of 350 calls");
+    // It has nothing to do with how good it is.
+    let seen = edge.until(|seen| counted(seen).0 == 349).await;
+    assert_eq!(counted(&seen).1, 0);
     edge.stop().await;
 }
 
@@ -533,6 +666,64 @@ async fn an_answer_that_is_not_well_formed_is_cut_or_not_passed_on() {
     edge.stop().await;
 }
 
+/// Before a judged release of this one instance.
+async fn judged(address: SocketAddr, is_h2c: bool) -> (Edge, SendRequest<Bytes>) {
+    let splits = vec![Split { pool: pool(1), weight: Weight::ALL }];
+    let service = ServiceName::new("web").unwrap();
+    let action = Action::Forward { service, splits, judged: true, flow: Flow::Uncounted };
+    let table = TableBuilder::default().site("a.test", vec![rule("/", action)]).pool(1, &[address]);
+    before(if is_h2c { table.h2c(1) } else { table }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_does_not_wait_for_is_not_held_against_an_instance() {
+    // One that waits for what does not come, in either protocol.
+    let streams =
+        speaking(|_, _, _, mut respond| async move { drop(poll_fn(|cx| respond.poll_reset(cx)).await) }).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bytes = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            open.push(listener.accept().await.unwrap());
+        }
+    });
+    for (address, is_h2c) in [(streams, true), (bytes, false)] {
+        let (mut edge, client) = judged(address, is_h2c).await;
+        // Nothing of its body comes.
+        let (answer, send) = begin(&client, call().header("grpc-timeout", "1S")).await;
+        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("no answer in time").unwrap();
+        assert_eq!(answer.headers()["x-bowline-error"], "deadline-exceeded");
+        drop(send);
+        let whole = ended(&client, call().header("grpc-timeout", "1100m")).await;
+        assert_eq!(whole, ("4".to_owned(), "deadline-exceeded".to_owned()));
+        let all = |seen: &EdgeObservation| seen.series.values().flat_map(|one| &one.duration.counts).sum::<u64>();
+        let seen = edge.until(|seen| all(seen) == 2).await;
+        assert_eq!(counted(&seen).1, 0);
+        assert_eq!(seen.series.keys().map(|key| key.status).collect::<Vec<_>>(), [499]);
+        edge.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_broken_off_behind_its_head_counts_as_a_failure() {
+    let address = speaking(|_, _, request, mut respond| async move {
+        let mut send = respond.send_response(Response::new(()), false).unwrap();
+        whole(request.into_body()).await.unwrap();
+        send.send_reset(Reason::INTERNAL_ERROR);
+    })
+    .await;
+    let (mut edge, client) = judged(address, true).await;
+    let (answer, mut send) = begin(&client, call()).await;
+    let answer = answer.await.unwrap();
+    send.send_data(Bytes::new(), true).unwrap();
+    whole(answer.into_body()).await.unwrap_err();
+    let seen = edge.until(|seen| counted(seen).0 == 1).await;
+    assert_eq!(counted(&seen).1, 1);
+    assert_eq!(seen.series.keys().map(|key| key.status).collect::<Vec<_>>(), [502]);
+    edge.stop().await;
+}
+
 /// Requests and failures of the release.
 fn counted(seen: &EdgeObservation) -> (u64, u64) {
     seen.traffic.get(&pool(1)).map_or((0, 0), |seen| (seen.counters.requests, seen.counters.failures))
@@ -550,11 +741,7 @@ async fn a_release_is_judged_by_how_its_calls_end() {
         }
     })
     .await;
-    let splits = vec![Split { pool: pool(1), weight: Weight::ALL }];
-    let service = ServiceName::new("web").unwrap();
-    let action = Action::Forward { service, splits, judged: true, flow: Flow::Uncounted };
-    let table = TableBuilder::default().site("a.test", vec![rule("/", action)]).pool(1, &[address]).h2c(1);
-    let (mut edge, client) = before(table).await;
+    let (mut edge, client) = judged(address, true).await;
     for _ in 1..CODES.len() {
         assert_eq!(unary(&client, b"x").await.0.status, 200);
     }

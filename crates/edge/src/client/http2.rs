@@ -278,7 +278,9 @@ impl Client for Http2 {
             Ok(None) => Poll::Ready(Ok(None)),
             Ok(Some(trailers)) => {
                 let trailers = trailers_of(trailers, FieldKind::goes_upstream);
-                Poll::Ready(trailers.map(Some).map_err(|_| Refusal::Body.into()))
+                Poll::Ready(
+                    trailers.map(|all| Some(all).filter(|all| !all.is_empty())).map_err(|_| Refusal::Body.into()),
+                )
             }
             Err(_) => Poll::Ready(Err(Reason::ClientGone)),
         }
@@ -374,7 +376,7 @@ impl Client for Http2 {
 
     fn abort(&mut self, why: Reason) {
         let is_given_up = matches!(why, Reason::StreamReset(code) if Code::from(code) == Code::CANCEL)
-            || matches!(why, Reason::DeadlineExceeded { .. });
+            || why == Reason::DeadlineExceeded;
         let code = if is_given_up { Code::CANCEL } else { Code::INTERNAL_ERROR };
         match &mut self.send {
             Some(stream) => stream.send_reset(code),

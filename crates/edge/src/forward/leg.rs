@@ -1,5 +1,6 @@
 //! The way to an instance: bytes of HTTP/1.1 on a connection of its own, or a stream of HTTP/2 beside others.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -52,6 +53,26 @@ impl Leg {
                 Ok((Self::Stream(Box::new(h2c::Stream::new(lease, ticket))), pooled))
             }
         }
+    }
+
+    /// The same, if it is there before the client of a call waits no longer.
+    pub(super) async fn in_time(
+        request: &Request<'_>,
+        until: u64,
+        ticket: Ticket,
+        reuse: bool,
+    ) -> Result<(Self, bool), Reason> {
+        if request.is_out_of_time() {
+            return Err(Reason::DeadlineExceeded);
+        }
+        let mut leg = pin!(Self::to(request, ticket, reuse));
+        request.deadline.clear();
+        request.deadline.set_no_later(until);
+        poll_fn(|cx| match leg.as_mut().poll(cx) {
+            Poll::Pending if request.deadline.passed(cx) => Poll::Ready(Err(Reason::DeadlineExceeded)),
+            led @ (Poll::Ready(_) | Poll::Pending) => led,
+        })
+        .await
     }
 
     pub(super) fn is_stream(&self) -> bool {
@@ -154,6 +175,17 @@ impl<C: Client> Relay<'_, '_, C> {
                 self.input_ended()
             }
         }
+    }
+
+    /// What comes although the client has no room: of a stream, whose frames would wait one by one.
+    pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Step {
+        let (Some(Leg::Stream(stream)), Some(_)) = (&mut self.leg, &self.response) else { return Step::Stuck };
+        let mut step = Step::Stuck;
+        while let Poll::Ready(data) = stream.poll_ahead(cx) {
+            self.input.extend_from_slice(&data);
+            step = Step::Moved;
+        }
+        step
     }
 
     fn input_ended(&mut self) -> Result<Step, Reason> {

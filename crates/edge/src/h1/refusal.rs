@@ -159,8 +159,10 @@ reasons! {
         Body = "body-framing";
         /// Closed before the end of the body.
         BodyTruncated = "body-truncated";
-        /// Not HTTP/2, or not as RFC 9113 has it.
+        /// Not HTTP/2, or not as RFC 9113 has it: the connection has ended.
         Http2 = "http2-protocol";
+        /// One answer is not as RFC 9113 has it; the others on its connection go on.
+        Http2Stream = "http2-stream";
         /// Closed before the end of the head.
         HeadTruncated = "head-truncated";
     }

@@ -24,8 +24,8 @@ pub(crate) struct Journal {
     pub(crate) turn: Turn,
     /// How a call ended.
     pub(super) call: Option<Code>,
-    /// Its client waits for as long as an instance may well take.
-    pub(super) fair: bool,
+    /// How long the client of a call waits, as it says.
+    pub(super) waits: Option<Duration>,
     pub(super) fault: Option<Reason>,
 }
 
@@ -59,7 +59,7 @@ impl Turn {
     }
 
     /// Until its answer began, or until now.
-    pub(super) fn took(&self) -> Duration {
+    pub(crate) fn took(&self) -> Duration {
         let clients = self.clients + self.client_since.map_or(Duration::ZERO, |since| since.elapsed());
         self.answered.unwrap_or_else(|| self.begun.elapsed().saturating_sub(clients))
     }
@@ -78,7 +78,7 @@ impl Journal {
             endpoint: None,
             turn: Turn::new(begun),
             call: None,
-            fair: true,
+            waits: None,
             fault: None,
         }
     }
@@ -111,10 +111,16 @@ impl Journal {
     pub(super) fn counted_status(&self) -> u16 {
         match (self.call, self.fault) {
             (Some(_), Some(reason)) => reason.status(),
-            (Some(Code::DEADLINE_EXCEEDED), None) if !self.fair => Reason::DeadlineExceeded { fair: false }.status(),
+            (Some(Code::DEADLINE_EXCEEDED), None) if self.is_hurried() => Reason::DeadlineExceeded.status(),
             (Some(code), None) if self.status == 200 => code.status(),
             (Some(_) | None, _) => self.status,
         }
+    }
+
+    /// The client of a call waits for less than an instance may take. Anyone can: that it was late says nothing of it.
+    fn is_hurried(&self) -> bool {
+        let may_take = self.route.as_ref().map_or(Duration::MAX, |route| route.timeout);
+        self.waits.is_some_and(|time| time < may_take)
     }
 
     /// The labels of this request's series, if a route was found.
@@ -136,11 +142,15 @@ impl Journal {
     }
 
     /// What the request says of the instance that was asked last: an answer that is not brought to its end is a failure. `None`: nothing,
-    /// for the client has gone, or there was no room here.
+    /// for the client has gone, or there was no room here, or it is what libraries say of a message that they cannot read, which anyone
+    /// can send.
     pub(super) fn is_failure(&self) -> Option<bool> {
         match self.fault {
             Some(reason) if reason.blame() == Blame::Upstream => Some(true),
-            Some(_) | None => self.turn.answered.map(|_| self.counted_status() >= 500),
+            // Not its end, but what it began to say.
+            Some(_) => self.turn.answered.map(|_| self.status >= 500),
+            None if self.status == 200 && self.call == Some(Code::INTERNAL) => None,
+            None => self.turn.answered.map(|_| self.counted_status() >= 500),
         }
     }
 
@@ -161,5 +171,27 @@ impl Journal {
             (Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api { .. }, _) => "",
         };
         [&route.log, served, self.endpoint.as_ref().map_or("", |endpoint| &endpoint.log)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_fails_by_what_is_its_own() {
+        let check = |call: Option<Code>, fault: Option<Reason>, counted: u16, failure: Option<bool>| {
+            let mut journal = Journal { call, fault, waits: Some(Duration::from_secs(1)), ..Journal::begin() };
+            journal.answered();
+            journal.status = 200;
+            assert_eq!((journal.counted_status(), journal.is_failure()), (counted, failure), "{call:?}, {fault:?}");
+        };
+        check(None, None, 200, Some(false));
+        check(Some(Code::UNKNOWN), None, 500, Some(true));
+        check(Some(Code::INTERNAL), None, 500, None);
+        check(Some(Code::DEADLINE_EXCEEDED), None, 499, Some(false));
+        check(Some(Code::DEADLINE_EXCEEDED), Some(Reason::DeadlineExceeded), 499, Some(false));
+        check(Some(Code::UNKNOWN), Some(Reason::Http2Bounds), 503, Some(false));
+        check(Some(Code::INTERNAL), Some(Reason::StreamReset(2)), 502, Some(true));
     }
 }
