@@ -151,7 +151,7 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         trusted_proxies: config.trusted_proxies.clone(),
         proxy_protocol: config.proxy_protocol,
         api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }),
-        given: config.outside.as_ref().and_then(|way| Given::of(way, snapshot.as_deref(), now.wall)),
+        given: config.outside.as_ref().and_then(|way| Given::of(way, snapshot.as_deref(), &ca, now.wall)),
         acme: acme.as_ref().map(|(settings, keep)| {
             let local = snapshot.as_ref().map(|served| ca.signed(&served.certificates)).unwrap_or_default();
             Authority { kept: keep.load(), pace: pace(), api: settings.api, local }

@@ -87,7 +87,7 @@ async fn kept(api: &Api, key: &AppKey, for_change: bool) -> Result<KeptReleases,
 }
 
 fn revisions(api: &Api, key: &AppKey) -> Result<Vec<RevisionRecord>, Refusal> {
-    Ok(api.kept()?.store.read(|view| view.revisions(key)).map_err(Fault::from)?)
+    Ok(api.kept()?.store.read(|view| view.known_revisions(key)).map_err(Fault::from)?)
 }
 
 fn artifacts(row: &RevisionRecord) -> Result<BTreeMap<ServiceName, Artifact>, Fault> {

@@ -31,7 +31,7 @@ pub(super) async fn go_back(store: &Store, vault: &Vault, back: GoBack) -> Resul
     let row = match replaced.is_empty() {
         true => row,
         // It was gone back to before, and became a release of its own.
-        false => like(store.read(|view| view.revisions(&key))?, row)?,
+        false => like(store.read(|view| view.known_revisions(&key))?, row)?,
     };
     // Opened before it is stored: what cannot be read is not on its way.
     let release = open_release(vault, row.clone())?;

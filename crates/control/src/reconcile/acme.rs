@@ -13,6 +13,7 @@ use super::effects::{Effect, Now};
 use super::publish::Ordered;
 use super::release::Release;
 use super::unread::Unread;
+use super::world::AppWorld;
 use super::{Loop, events};
 use crate::certs::Leaf;
 use crate::certs::acme::{Kept, Report};
@@ -53,7 +54,29 @@ pub(crate) struct Acme {
 struct Basis {
     key: AppKey,
     live: Option<Arc<Release>>,
-    unread: bool,
+    /// Where it is served over HTTPS if it cannot be read.
+    unread: Option<Vec<HostName>>,
+}
+
+impl Basis {
+    fn of(key: &AppKey, app: &AppWorld) -> Self {
+        let hosts = |unread: &Unread| unread.https_hosts().cloned().collect();
+        Self { key: key.clone(), live: live(app).cloned(), unread: app.unread.as_ref().map(hosts) }
+    }
+
+    /// Whether it is of this app as it is now.
+    fn holds(&self, key: &AppKey, app: &AppWorld) -> bool {
+        let same_hosts = match (&self.unread, &app.unread) {
+            (Some(hosts), Some(unread)) => unread.https_hosts().eq(hosts),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        self.key == *key && self.live.as_ref().map(Arc::as_ptr) == live(app).map(Arc::as_ptr) && same_hosts
+    }
+}
+
+fn live(app: &AppWorld) -> Option<&Arc<Release>> {
+    app.release(app.live?).map(|(release, _)| release)
 }
 
 impl Acme {
@@ -121,9 +144,10 @@ impl Loop {
         }
     }
 
-    /// Before a table is made, which answers what authorities ask.
+    /// Before a table is made, which answers what authorities ask. Names that an edge may still tell are waited for: what nobody wants is
+    /// forgotten.
     pub(crate) fn drive_acme(&mut self, now: Now) {
-        if self.ending.is_some() {
+        if self.ending.is_some() || self.unplaced.is_some() {
             return;
         }
         let Some(mut acme) = self.acme.take() else { return };
@@ -138,6 +162,8 @@ impl Loop {
             self.effects.push(Effect::Acme(effect));
         }
         let until = acme.orders.next_deadline();
+        let ends = acme.ordered.ends.values().copied().filter(|end| *end > now.wall).min();
+        let until = until.into_iter().chain(ends).min();
         acme.deadline = until.map(|at| now.mono + at.since(now.wall).min(LONGEST_WAIT));
         acme.ordered.challenges = acme.orders.challenges();
         self.published.ordered(acme.ordered.clone());
@@ -146,45 +172,40 @@ impl Loop {
 
     /// Anew where apps have changed, or certificates.
     fn find_names(&self, acme: &mut Acme) {
-        let basis = self.apps.iter().map(|(key, app)| {
-            let live = app.live.and_then(|live| app.release(live)).map(|(release, _)| release);
-            (key, live, app.unread.is_some())
-        });
         let is_same = |known: &Vec<Basis>| {
-            let same = |(of, (key, live, unread)): (&Basis, (&AppKey, Option<&Arc<Release>>, bool))| {
-                let is_live = of.live.as_ref().map(Arc::as_ptr) == live.map(Arc::as_ptr);
-                of.key == *key && is_live && of.unread == unread
-            };
-            known.len() == self.apps.len() && known.iter().zip(basis.clone()).all(same)
+            known.len() == self.apps.len() && known.iter().zip(&self.apps).all(|(of, (key, app))| of.holds(key, app))
         };
         if acme.basis.as_ref().is_some_and(is_same) {
             return;
         }
-        let mut names = acme::names(basis.clone().filter_map(|(key, live, _)| Some((key, live?.app()))));
+        let mut names = acme::names(self.apps.iter().filter_map(|(key, app)| Some((key, live(app)?.app()))));
         let api = self.place.api.as_ref().map(|api| &api.host).filter(|host| host.is_public());
         let api = api.filter(|host| self.files_of(host).is_none());
         let api = api.filter(|_| self.place.acme.as_ref().is_some_and(|authority| authority.api));
-        names.extend(api.map(|host| (host.clone(), Want::Better)));
+        let mut better = |host: &HostName| {
+            names.entry(host.clone()).or_insert(Want::Better);
+        };
+        api.into_iter().for_each(&mut better);
         // Of an app that cannot be read it is not known what it wants: what it has is served and renewed.
         let unread = self.apps.values().filter_map(|app| app.unread.as_ref()).flat_map(Unread::https_hosts);
-        let unread = unread.filter(|host| acme.leaves.contains_key(*host));
-        names.extend(unread.map(|host| (host.clone(), Want::Better)));
+        unread.filter(|host| acme.leaves.contains_key(*host)).for_each(better);
         acme.local.extend(self.published.served_here().filter(|host| names.contains_key(*host)).cloned());
         let is_meanwhile = |(host, want): &(&HostName, &Want)| {
             **want == Want::Better && acme.local.contains(*host) && !acme.leaves.contains_key(*host)
         };
         let meanwhile = names.iter().filter(is_meanwhile).map(|(host, _)| host.clone()).collect();
         let served = acme.leaves.iter().filter(|(host, _)| names.contains_key(*host));
+        let ends = served.clone().map(|(host, leaf)| (host.clone(), leaf.not_after)).collect();
         let served = served.map(|(host, leaf)| (host.clone(), Arc::clone(&leaf.certificate)));
         acme.held = acme.leaves.iter().map(|(host, leaf)| (host.clone(), validity(leaf))).collect();
         acme.ordered = Ordered {
             certificates: Arc::new(served.collect()),
+            ends: Arc::new(ends),
             names: Arc::new(names),
             meanwhile: Arc::new(meanwhile),
             challenges: BTreeMap::new(),
         };
-        let owned = basis.map(|(key, live, unread)| Basis { key: key.clone(), live: live.cloned(), unread });
-        acme.basis = Some(owned.collect());
+        acme.basis = Some(self.apps.iter().map(|(key, app)| Basis::of(key, app)).collect());
     }
 }
 

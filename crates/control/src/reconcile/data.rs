@@ -242,6 +242,10 @@ impl Loop {
     /// An app whose volume may be filled as far as this loop knows.
     fn fillable(&self, key: &AppKey, volume: &ResourceName, replace: bool, now: Now) -> Result<&AppWorld, Refusal> {
         let app = self.at_rest(key)?;
+        if app.unread.is_some() {
+            let fault = Fault::new(FaultKind::Refused, format!("it is not known whether {key} has volume.{volume}"));
+            return Err(unread(fault).into());
+        }
         if !app.shown().is_some_and(|release| release.app().volumes.contains_key(volume)) {
             return Err(unknown(key, &DataId::Volume(volume.clone())));
         }
@@ -284,9 +288,8 @@ impl Loop {
     fn remove(&self, key: &AppKey, id: DataId, force: bool, by_uid: Option<u32>, now: Now) -> Result<Asked, Refusal> {
         let app = self.at_rest(key)?;
         if app.unread.is_some() {
-            let fault = Fault::new(FaultKind::Refused, format!("it is not known whether {key} needs {id}"))
-                .caused_by("what it consists of cannot be read");
-            return Err(fault.hint("apply its folder again; `bowline status` says what is wrong").into());
+            let fault = Fault::new(FaultKind::Refused, format!("it is not known whether {key} needs {id}"));
+            return Err(unread(fault).into());
         }
         let named = app.shown().and_then(|release| how_named(release, &id));
         match named {
@@ -503,6 +506,11 @@ fn elsewhere(
     let user = endpoint.user.clone().unwrap_or_else(|| "default".to_owned());
     let event = events::data_lent(resource, &user, rights, None, by_uid, at);
     Ok(Asked::Known(Box::new(Lent { endpoint, until: None, empty: None }), Box::new(event)))
+}
+
+fn unread(fault: Fault) -> Fault {
+    let fault = fault.caused_by("what it consists of cannot be read");
+    fault.hint("apply its folder again; `bowline status` says what is wrong")
 }
 
 fn unknown(key: &AppKey, id: &DataId) -> Refusal {

@@ -9,7 +9,7 @@ use bowline_core::time::Timestamp;
 
 use super::effects::Now;
 use super::{Loop, events};
-use crate::certs;
+use crate::certs::{self, LocalCa};
 use crate::config::Outside;
 
 /// What the files hold.
@@ -23,10 +23,12 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    /// `None`: no files are named. `served`: what the edge has served last, which goes on where they hold none that can be served.
-    pub(crate) fn of(way: &Outside, served: Option<&EdgeDesired>, now: Timestamp) -> Option<Self> {
+    /// `None`: no files are named. `served`: what the edge has served last, which goes on where they hold none that can be served; one of
+    /// `ca` stood in for them, and is renewed like any other.
+    pub(crate) fn of(way: &Outside, served: Option<&EdgeDesired>, ca: &LocalCa, now: Timestamp) -> Option<Self> {
         let last = || {
-            let last = served?.certificates.get(&way.host)?;
+            let certificates = &served?.certificates;
+            let last = certificates.get(&way.host).filter(|_| !ca.signed(certificates).contains(&way.host))?;
             certs::end(last).filter(|end| *end > now).map(|_| Arc::clone(last))
         };
         let certificate = match (&way.certificate, &way.refused) {

@@ -29,7 +29,7 @@ use crate::jobs::open_release;
 use crate::jobs::servers::known as known_servers;
 use crate::secrets::Vault;
 use crate::store::{
-    AppRecord, JobRecord, ResourceRecord, RevisionRecord, RevisionState, RolloutRecord, RunRecord, Store, StoreError,
+    AnyRevision, AppRecord, JobRecord, ResourceRecord, RevisionRecord, RevisionState, RolloutRecord, Store, StoreError,
     View, Wanted, read_scales,
 };
 
@@ -58,6 +58,7 @@ pub(crate) struct LoadedApp {
     /// The highest of a run, whatever else is known of it.
     last_run: RunNumber,
     roots: BTreeMap<ReleaseNumber, Roots>,
+    unrooted: BTreeSet<ReleaseNumber>,
     served: BTreeSet<ReleaseNumber>,
 }
 
@@ -121,6 +122,8 @@ struct Read {
 struct Rows {
     record: AppRecord,
     revisions: Vec<RevisionRecord>,
+    /// Of all revisions, whatever else is known of them.
+    numbers: BTreeSet<ReleaseNumber>,
     rollout: Option<RolloutRecord>,
     maintenance: Option<Maintenance>,
     scales: Scales,
@@ -148,7 +151,9 @@ impl Rows {
         let key = &record.key;
         let mut why = unknown;
         let rollout = view.rollout(key)?;
-        let (revisions, newer) = revisions(view.any_revisions(key)?)?;
+        let all = view.any_revisions(key)?;
+        let numbers = all.iter().map(|one| one.number).collect();
+        let (revisions, newer) = revisions(all)?;
         why = why.or(newer);
         // Whoever was still let in is not known: nobody is.
         let maintenance = known(view.maintenance(key))?.unwrap_or_else(|error| {
@@ -163,21 +168,23 @@ impl Rows {
         });
         let (mut runs, mut lost_runs, mut last_run) = (Vec::new(), Vec::new(), RunNumber::default());
         let mut unknown = why.map(|error| unreadable(key).source(&error).hint("run the newer Bowline"));
+        let on_its_way = rollout.as_ref().and_then(|row| made(row, &revisions));
         for run in view.any_runs(key)? {
             last_run = last_run.max(run.number);
-            let is_before = |record: &RunRecord| record.task == Task::Before;
+            // What has run before a release that is on its way must not run again; what was over before there was that release ran for another.
+            let is_over = run.ended.is_some();
+            let may_count = run.ended.is_none_or(|ended| on_its_way.is_some_and(|made| ended >= made));
             let (read, counts) = match known(run.record)? {
-                // What has run before a release that is on its way must not run again.
                 Ok(record) => {
-                    let counts = !run.is_over || is_before(&record) && rollout.is_some();
+                    let counts = !is_over || record.task == Task::Before && may_count;
                     (form::read_run(record).map_err(|error| unreadable_run(key).source(&error)), counts)
                 }
-                Err(error) => (Err(unreadable_run(key).source(&error)), !run.is_over || rollout.is_some()),
+                Err(error) => (Err(unreadable_run(key).source(&error)), may_count),
             };
             match read {
                 Ok(run) => runs.push(run),
                 Err(fault) if counts => {
-                    lost_runs.extend((!run.is_over).then_some(run.number));
+                    lost_runs.extend((!is_over).then_some(run.number));
                     unknown = unknown.or(Some(fault));
                 }
                 Err(fault) => tracing::warn!(app = %key, run = run.number.0, error = %fault, "a run left out"),
@@ -187,6 +194,7 @@ impl Rows {
         Ok(Self {
             record,
             revisions,
+            numbers,
             rollout,
             maintenance,
             scales,
@@ -231,7 +239,9 @@ impl Rows {
         });
         // One that a person has stopped since is stopped, not failed.
         let failed = failed.filter(|_| active.is_none() || self.record.wanted == Wanted::Running);
-        let roots = self.revisions.iter().filter_map(|row| Some((row.number, roots_of(row)?))).collect();
+        let roots: BTreeMap<_, _> =
+            self.revisions.iter().filter_map(|row| Some((row.number, roots_of(row)?))).collect();
+        let unrooted = self.numbers.iter().filter(|number| !roots.contains_key(number)).copied().collect();
         let served = |row: &&RevisionRecord| matches!(row.state, RevisionState::Active | RevisionState::Retired);
         let served = self.revisions.iter().filter(served).map(|row| row.number).collect();
         let Self { record, maintenance, scales, jobs, runs, last_run, .. } = self;
@@ -248,6 +258,7 @@ impl Rows {
             runs,
             last_run,
             roots,
+            unrooted,
             served,
         }
     }
@@ -311,6 +322,17 @@ impl Rows {
     }
 }
 
+/// When the release was made that is on its way. `None`: none is, or it cannot be read at all.
+fn made(row: &RolloutRecord, revisions: &[RevisionRecord]) -> Option<Timestamp> {
+    let form = serde_json::from_str(&row.state).ok().filter(|_| row.version == FORM_VERSION)?;
+    match form {
+        ChangeForm::Rollout { release, .. } => {
+            revisions.iter().find(|row| row.number.0 == release).map(|row| row.created)
+        }
+        ChangeForm::Build { .. } | ChangeForm::Round { .. } => None,
+    }
+}
+
 fn unreadable(key: &AppKey) -> Fault {
     Fault::new(FaultKind::Failed, format!("{key} cannot be read from the store"))
 }
@@ -320,12 +342,10 @@ fn unreadable_run(key: &AppKey) -> Fault {
 }
 
 /// Those that are known, and why one is not that came after the release that serves: of older ones nothing depends on it.
-fn revisions(
-    rows: Vec<Result<RevisionRecord, StoreError>>,
-) -> Result<(Vec<RevisionRecord>, Option<StoreError>), StoreError> {
+fn revisions(rows: Vec<AnyRevision>) -> Result<(Vec<RevisionRecord>, Option<StoreError>), StoreError> {
     let (mut all, mut newer) = (Vec::new(), None);
     for row in rows {
-        match known(row)? {
+        match known(row.record)? {
             Ok(row) => {
                 newer = newer.filter(|_| row.state != RevisionState::Active);
                 all.push(row);
@@ -366,17 +386,18 @@ fn roots_of(row: &RevisionRecord) -> Option<Roots> {
 impl Loop {
     /// Takes up an app where the daemon before has left it.
     pub(crate) fn take_up(&mut self, loaded: LoadedApp, snapshot: Option<&EdgeDesired>, now: Now) {
-        let LoadedApp { record, stable, change, unread, fault, maintenance, scales, roots, served, .. } = loaded;
+        let LoadedApp { record, stable, change, unread, fault, maintenance, scales, .. } = loaded;
         self.take_up_resources(loaded.resources);
         let (key, wanted) = (record.key.clone(), record.wanted);
         self.take_up_runs(&key, loaded.jobs, (loaded.runs, loaded.last_run));
         let mut app = AppWorld::new(record);
         app.fault = fault;
+        app.reasons.clone_from(&unread);
         let unread = unread.filter(|_| wanted == Wanted::Running);
         app.unread = unread.map(|why| Unread::new(&key, why, snapshot.map(|desired| &*desired.table)));
         app.maintenance = maintenance;
         app.scales = scales;
-        (app.roots, app.served) = (roots, served);
+        (app.roots, app.unrooted, app.served) = (loaded.roots, loaded.unrooted, loaded.served);
         app.stable = stable.map(|release| {
             let parts = release.parts(&self.place, app.record.uid);
             Stable { release: Arc::new(release), parts }

@@ -406,7 +406,6 @@ impl Loop {
     fn reconcile(&mut self, now: Now) {
         let serving = self.edge.serving;
         self.published.edge_serves(serving, &mut self.effects);
-        self.drive_acme(now);
         self.drive_slots(now);
         if self.node.adopted {
             self.drive_snapshots();
@@ -485,9 +484,9 @@ impl Loop {
             self.published.orders(orders, resources, running, &mut self.effects);
         }
         match self.slots.publish() {
-            Publish::Hold { .. } => return,
+            Publish::Hold { .. } => return self.drive_acme(now),
             Publish::Now if self.awaits_edge(now) => return,
-            Publish::Now => {}
+            Publish::Now => self.drive_acme(now),
         }
         let mut endpoints = self.slots.endpoints();
         endpoints.extend(self.unread_endpoints());

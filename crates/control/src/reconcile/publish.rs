@@ -62,6 +62,8 @@ pub(crate) struct Published {
 pub(crate) struct Ordered {
     pub(crate) names: Arc<BTreeMap<HostName, Want>>,
     pub(crate) certificates: Arc<Certificates>,
+    /// When each of them is good for nothing any more.
+    pub(crate) ends: Arc<BTreeMap<HostName, Timestamp>>,
     /// Those of the names that the local CA signs for until then. All others have no certificate: one of the local CA would only teach
     /// people to click warnings away.
     pub(crate) meanwhile: Arc<BTreeSet<HostName>>,
@@ -177,8 +179,9 @@ impl Published {
         (now, wall): (Mono, Timestamp),
         effects: &mut Vec<Effect>,
     ) {
-        // A certificate of an authority is there, though it may be about to be renewed.
-        let trusted = self.ordered.certificates.keys().cloned().collect();
+        // A certificate of an authority is there, though it may be about to be renewed. To one that has ended nobody is led.
+        let ends = self.ordered.ends.iter().filter(|(_, end)| **end > wall);
+        let trusted = ends.map(|(host, _)| host.clone()).collect();
         let table = match compiled(self.edge_generation(), apps, endpoints, &trusted) {
             Ok(table) => table,
             Err(fault) => return self.is_uncompiled(fault),

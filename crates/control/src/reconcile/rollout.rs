@@ -171,7 +171,8 @@ impl Loop {
         app.scales = scales_for(rolling.candidate.app(), &app.scales);
         app.served.insert(rolling.candidate.number());
         app.stable = Some(Stable { release: Arc::clone(&rolling.candidate), parts: Ok(rolling.parts) });
-        (app.fault, app.rolled, app.unread) = (None, rolled, None);
+        (app.fault, app.rolled) = (None, rolled);
+        (app.unread, app.reasons) = (None, None);
         app.settle();
         self.to_collect = true;
         self.done(key, id, release, cached, now);
@@ -297,7 +298,7 @@ fn writes(key: &AppKey, app: &AppWorld, (entered, mended): (&[Entered], Vec<Writ
         entered.iter().map(|e| Write::Event(events::phase(key, (change.id, rolling.machine.plan()), e, at))).collect();
     match last.phase {
         Phase::Done => {
-            let unread = || app.unread.as_ref()?.reasons.stable;
+            let unread = || app.reasons.as_ref()?.stable;
             let stable = app.stable.as_ref().map(|s| s.release.number()).or_else(unread).filter(|n| *n != candidate);
             writes.extend(stable.map(|n| Write::Revision(key.clone(), n, RevisionState::Retired)));
             writes.push(Write::Revision(key.clone(), candidate, RevisionState::Active));

@@ -111,7 +111,8 @@ impl Loop {
         let part = rolling.before()?;
         let task = TaskKey { app: key.clone(), task: Task::Before };
         let held = self.held(&rolling.candidate);
-        let ready = held.is_none() && self.gate_snapshot(key, rolling) == Gate::Open;
+        let is_free = self.unread_before(key).next().is_none();
+        let ready = held.is_none() && is_free && self.gate_snapshot(key, rolling) == Gate::Open;
         let wanted = ready || self.jobs.under_way(&task).is_some();
         wanted.then(|| (task, wanted_task(&rolling.candidate, part, Start::Once, held)))
     }
@@ -130,6 +131,14 @@ impl Loop {
     /// What is to run before the release has run, and well.
     pub(crate) fn gate_before(&self, key: &AppKey, rolling: &RollingOut, now: Now) -> Gate {
         let release = rolling.candidate.number();
+        let unread = self.unread_before(key).map(|id| {
+            let on = format!("its end: release {release} comes after what runs before another");
+            Waiting { what: id.to_string(), on }
+        });
+        let unread: Vec<_> = unread.collect();
+        if !unread.is_empty() {
+            return Gate::Waits(unread);
+        }
         if rolling.before().is_none() {
             return Gate::Open;
         }

@@ -80,6 +80,7 @@ impl Loop {
             && !rolling.candidate.app().release.snapshot.is_empty()
             && self.jobs.before(key, rolling.candidate.number()).is_none()
             && self.jobs.under_way(&task).is_none()
+            && self.unread_before(key).next().is_none()
     }
 
     fn is_due(&self, key: &AppKey, rolling: &RollingOut) -> bool {
@@ -142,9 +143,12 @@ impl Loop {
         self.snapshots.insert((key.clone(), release), taken);
     }
 
-    /// Where those of the releases that are known lie.
+    /// Where those of the releases lie that have a row, whether it can be read or not: artifacts can be built again, and
+    /// data as they were cannot be taken again.
     pub(crate) fn kept_snapshots(&self) -> impl Iterator<Item = PathBuf> {
-        self.apps.iter().flat_map(|(key, app)| app.roots.keys().map(|release| self.place.snapshot(key, *release)))
+        self.apps.iter().flat_map(|(key, app)| {
+            app.roots.keys().chain(&app.unrooted).map(|release| self.place.snapshot(key, *release))
+        })
     }
 }
 

@@ -258,6 +258,17 @@ impl Loop {
         open.chain(reasons.shut.iter().map(|record| left(record, None))).collect()
     }
 
+    /// What runs before a release of it that cannot be read: two of them would change the same data at once.
+    pub(crate) fn unread_before(&self, key: &AppKey) -> impl Iterator<Item = &InstanceId> {
+        let lives = |id: &InstanceId| match self.node.instances.get(id).map(|seen| &seen.phase) {
+            Some(Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. }) => true,
+            Some(Phase::Exited(_) | Phase::Refused(_)) | None => false,
+        };
+        let is_before = |id: &InstanceId| Task::of_service(&id.slot.service) == Some(Task::Before);
+        let own = self.node.instances.keys().filter(move |id| id.slot.key == *key && is_before(id));
+        own.filter(move |id| self.is_unread(id) && lives(id))
+    }
+
     /// Instances of it that run.
     pub(crate) fn unread_running(&self, key: &AppKey) -> Vec<&InstanceId> {
         let runs = |id: &InstanceId| {
@@ -269,7 +280,7 @@ impl Loop {
 
     /// What is stored when another release has taken its place: by it the next daemon knows what it is.
     pub(crate) fn mended(&self, app: &AppWorld, now: Timestamp) -> Vec<Write> {
-        let Some(Unread { reasons, .. }) = &app.unread else { return Vec::new() };
+        let Some(reasons) = &app.reasons else { return Vec::new() };
         let key = &app.record.key;
         let runs = reasons.runs.iter().map(|run| Write::RunOver(key.clone(), *run, now));
         runs.chain(reasons.scales.then(|| Write::Scales(key.clone(), app.scales.clone()))).collect()

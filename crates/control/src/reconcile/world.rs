@@ -17,7 +17,7 @@ use super::collect::Roots;
 use super::effects::{JobId, Ticket};
 use super::release::{Parts, Release};
 use super::rounds::Rounding;
-use super::unread::Unread;
+use super::unread::{Reasons, Unread};
 use crate::store::{AppRecord, Wanted};
 
 /// One app in one environment.
@@ -27,6 +27,8 @@ pub(crate) struct AppWorld {
     pub(crate) stable: Option<Stable>,
     /// It is wanted, and what the store has of it cannot be read, until another release has taken over or it is stopped.
     pub(crate) unread: Option<Unread>,
+    /// What of it could not be read when the daemon started, also of one that is stopped, until another release has taken over.
+    pub(crate) reasons: Option<Reasons>,
     pub(crate) change: Option<Change>,
     /// What is wanted now. It follows the rollout only when the phase that it comes from is stored.
     pub(crate) sets: Vec<Set>,
@@ -54,6 +56,8 @@ pub(crate) struct AppWorld {
     pub(crate) maintenance: Option<Maintenance>,
     /// Where the artifacts lie of each release that has not been given up.
     pub(crate) roots: BTreeMap<ReleaseNumber, Roots>,
+    /// Releases that have a row, of which it is not known where their artifacts lie.
+    pub(crate) unrooted: BTreeSet<ReleaseNumber>,
     /// The releases of `roots` that have been promoted: what may be gone back to.
     pub(crate) served: BTreeSet<ReleaseNumber>,
 }
@@ -88,6 +92,7 @@ impl AppWorld {
             record,
             stable: None,
             unread: None,
+            reasons: None,
             change: None,
             sets: Vec::new(),
             live: None,
@@ -102,6 +107,7 @@ impl AppWorld {
             stops: Vec::new(),
             maintenance: None,
             roots: BTreeMap::new(),
+            unrooted: BTreeSet::new(),
             served: BTreeSet::new(),
         }
     }

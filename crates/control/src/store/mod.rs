@@ -43,6 +43,7 @@ pub use record::{
 };
 pub(crate) use row::{read_scales, write_scales};
 pub use tx::Tx;
+pub(crate) use view::AnyRevision;
 pub use view::View;
 
 use crate::lock::lock_after_the_dying;

@@ -8,6 +8,7 @@ use bowline_core::job::Task;
 use bowline_core::release::SecretVersion;
 use bowline_core::resource::ResourceKey;
 use bowline_core::rollout::Scales;
+use bowline_core::time::Timestamp;
 use ipnet::IpNet;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
@@ -47,8 +48,16 @@ pub(super) const ENDED: usize = 4;
 #[derive(Debug)]
 pub(crate) struct AnyRun {
     pub(crate) number: RunNumber,
-    pub(crate) is_over: bool,
+    /// `None`: it is not over. One that is, at a time that is not known, is over as late as can be.
+    pub(crate) ended: Option<Timestamp>,
     pub(crate) record: Result<RunRecord, StoreError>,
+}
+
+/// A revision, as far as it is known.
+#[derive(Debug)]
+pub(crate) struct AnyRevision {
+    pub(crate) number: ReleaseNumber,
+    pub(crate) record: Result<RevisionRecord, StoreError>,
 }
 
 /// Those that this version knows.
@@ -115,15 +124,19 @@ impl View<'_> {
     }
 
     /// The same, each as far as it is known.
-    pub(crate) fn any_revisions(&self, key: &AppKey) -> Result<Vec<Result<RevisionRecord, StoreError>>, StoreError> {
+    pub(crate) fn any_revisions(&self, key: &AppKey) -> Result<Vec<AnyRevision>, StoreError> {
         let condition = "WHERE env = ? AND app = ? ORDER BY number";
         let rows = REVISIONS.select(self.conn, self.key, condition, row::app_id(key))?;
-        Ok(rows.into_iter().map(row::revision_record).collect())
+        let one = |row: Columns| {
+            let number = row::only(REVISIONS.name, row.clone(), 2).map(ReleaseNumber)?;
+            Ok(AnyRevision { number, record: row::revision_record(row) })
+        };
+        rows.into_iter().map(one).collect()
     }
 
     /// The same without those that this version does not know.
     pub(crate) fn known_revisions(&self, key: &AppKey) -> Result<Vec<RevisionRecord>, StoreError> {
-        known(self.any_revisions(key)?.into_iter())
+        known(self.any_revisions(key)?.into_iter().map(|one| one.record))
     }
 
     /// The highest number of a revision of an app, whatever else is known of it.
@@ -256,13 +269,17 @@ impl View<'_> {
         rows.into_iter().map(row::run_record).collect()
     }
 
-    /// The same, each as far as it is known: its number, whether it is over, and the rest.
+    /// The same, each as far as it is known: its number, when it ended, and the rest.
     pub(crate) fn any_runs(&self, app: &AppKey) -> Result<Vec<AnyRun>, StoreError> {
         let rows = RUNS.select(self.conn, self.key, "WHERE env = ? AND app = ? ORDER BY number", row::app_id(app))?;
         let one = |row: Columns| {
-            let is_over = row.get(ENDED) != Some(&Value::Null);
+            let ended = match row.get(ENDED) {
+                Some(Value::Null) => None,
+                Some(Value::Integer(at)) => Some(Timestamp(u64::try_from(*at).unwrap_or(u64::MAX))),
+                Some(_) | None => Some(Timestamp(u64::MAX)),
+            };
             let number = RunNumber(row::only(RUNS.name, row.clone(), 2)?);
-            Ok(AnyRun { number, is_over, record: row::run_record(row) })
+            Ok(AnyRun { number, ended, record: row::run_record(row) })
         };
         rows.into_iter().map(one).collect()
     }

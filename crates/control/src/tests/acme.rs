@@ -157,9 +157,31 @@ fn an_authority_that_refuses_leaves_the_certificate_that_is_there() {
     assert!(world.orders() - after <= 6, "a day of refusals: {} more orders", world.orders() - after);
     later(&mut world, &mut daemon, DAY * 40);
     assert_eq!(world.chain().as_deref(), Some("chain 1"), "out of date, and still better than none");
+    let http = |world: &World| world.table.as_ref().unwrap().table.sites[&host()].rules[0].transfer.http;
+    assert_eq!(http(&world), PlainHttp::Serve, "nobody is led to it");
     world.authority.as_mut().unwrap().refuses = false;
     later(&mut world, &mut daemon, DAY);
-    assert_eq!(world.chain().as_deref(), Some("chain 2"));
+    assert_eq!((world.chain().as_deref(), http(&world)), (Some("chain 2"), PlainHttp::Redirect));
+}
+
+#[test]
+fn of_an_app_that_cannot_be_read_the_authoritys_certificate_is_served_and_renewed_where_only_an_edge_tells_its_hosts() {
+    let mut world = world();
+    let mut daemon = world.start();
+    deploy(&mut world, &mut daemon);
+    world.run(&mut daemon);
+    let key = AppKey { env: EnvName::new("production").unwrap(), ..shop() };
+    let stored = daemon.store.commit(move |tx| tx.rewrite("revisions", &key, "spec", "of a later version"));
+    world.runtime.block_on(stored).unwrap();
+    drop(daemon);
+    std::fs::remove_file(world.state().join("edge.snapshot")).unwrap();
+    world.edge.table = world.table.as_ref().map(|desired| Arc::clone(&desired.table));
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    assert!(world.edge.table.is_none(), "it got a table of this daemon");
+    assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 1"), 1));
+    later(&mut world, &mut daemon, DAY * 61);
+    assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 2"), 2));
 }
 
 #[test]

@@ -282,11 +282,9 @@ fn a_run_goes_on_to_its_end_and_the_next_release_waits_for_it() {
         assert!(said.contains("what runs of its commands goes on to its end"), "{said}");
         world.jobs = JobBehaviour::Exits(0);
         bring_out(&mut world, &mut daemon, 3);
-        if is_known {
-            assert_eq!(world.running(), both, "two of them would change the same data at once");
-            world.finish_run(0);
-            world.run(&mut daemon);
-        }
+        assert_eq!(world.running(), both, "two of them would change the same data at once: {is_known}");
+        world.finish_run(0);
+        world.run(&mut daemon);
         assert!(matches!(world.last_end(), Some(ChangeStep::Done { release: 3, .. })), "{:?}", world.last_end());
         assert_eq!(world.running(), ["beside/shop.web.r3.0.1"], "{is_known}");
         assert_eq!(world.runs().last().unwrap(), "beside/shop.release_before.r3.0.3", "no number is given out twice");
@@ -295,6 +293,76 @@ fn a_run_goes_on_to_its_end_and_the_next_release_waits_for_it() {
         world.run(&mut daemon);
         let app = of_beside(&mut world, &mut daemon);
         assert_eq!((app.state, app.notes), (AppState::Ready, Vec::new()), "{is_known}");
+    }
+}
+
+#[test]
+fn what_was_stopped_and_is_brought_out_again_is_read_by_the_next_daemon() {
+    for is_restarted in [false, true] {
+        let mut world = World::new();
+        world.write("bowline.toml", FILE);
+        let mut daemon = world.start();
+        bring_out(&mut world, &mut daemon, 1);
+        let mut daemon = rewritten(&mut world, daemon, "scales", "web 1 x");
+        assert!(notes(&mut world, &mut daemon).contains("cannot be read"));
+        world.ask(&mut daemon, Request::Stop { key: beside(), shutdown_when_idle: false });
+        world.run(&mut daemon);
+        if is_restarted {
+            drop(daemon);
+            daemon = world.start();
+            world.run(&mut daemon);
+        }
+        assert_eq!(of_beside(&mut world, &mut daemon).state, AppState::Stopped);
+        bring_out(&mut world, &mut daemon, 2);
+        assert!(matches!(world.last_end(), Some(ChangeStep::Done { .. })), "{:?}", world.last_end());
+        let rows = daemon.store.read(|view| view.revisions(&beside())).unwrap();
+        let active = rows.iter().filter(|row| row.state == RevisionState::Active).map(|row| row.number.0);
+        assert_eq!(active.collect::<Vec<_>>(), [2], "{is_restarted}");
+        drop(daemon);
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        let app = of_beside(&mut world, &mut daemon);
+        assert_eq!((app.state, app.notes), (AppState::Ready, Vec::new()), "{is_restarted}");
+    }
+}
+
+#[test]
+fn a_run_that_was_over_before_a_release_was_made_is_nothing_to_it() {
+    let mut world = World::new();
+    world.write("bowline.toml", &format!("{FILE}[release]\nbefore = \"migrate\"\n"));
+    let mut daemon = world.start();
+    bring_out(&mut world, &mut daemon, 1);
+    let mut daemon = rewritten(&mut world, daemon, "runs", "task");
+    assert_eq!(notes(&mut world, &mut daemon), "");
+    world.now.wall = world.now.wall + Duration::from_secs(60);
+    world.jobs = JobBehaviour::Stay;
+    bring_out(&mut world, &mut daemon, 2);
+    drop(daemon);
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    assert!(!notes(&mut world, &mut daemon).contains("cannot be read"));
+    world.finish_run(0);
+    world.run(&mut daemon);
+    assert!(matches!(world.last_end(), Some(ChangeStep::Done { release: 2, .. })), "{:?}", world.last_end());
+}
+
+#[test]
+fn data_that_were_kept_before_a_release_stay_where_it_cannot_be_read() {
+    let mut world = World::new();
+    world.write("bowline.toml", FILE);
+    let mut daemon = world.start();
+    bring_out(&mut world, &mut daemon, 1);
+    bring_out(&mut world, &mut daemon, 2);
+    world.ask(&mut daemon, Request::Stop { key: beside(), shutdown_when_idle: false });
+    world.run(&mut daemon);
+    for column in ["artifacts", "state"] {
+        world.kept = None;
+        daemon = rewritten(&mut world, daemon, "revisions", column);
+        let kept = world.kept.as_ref().expect("something was collected");
+        for release in [1, 2] {
+            let path = daemon.machine.place.snapshot(&beside(), ReleaseNumber(release));
+            assert!(kept.contains(&path), "{column}: {kept:?}");
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use rustix::fs::{CWD, FileType, RenameFlags, fstat, renameat_with};
 
 use super::program::{self, Cut};
 use super::{APART, all_apart, fresh, left_apart};
-use crate::disk::Begun;
+use crate::disk::{Begun, Filler};
 use crate::driver::Context;
 use crate::layout::{Layout, make_folder};
 use crate::volume::{self, VolumeError, Volumes};
@@ -151,7 +151,11 @@ fn plain(
         .and_then(|()| own.map_or(Ok(()), |uid| lchown(&new, Some(uid), Some(uid))))
         .map_err(beside)
         .and_then(|()| {
-            let begun = Begun::now(&new);
+            let filler = match source {
+                FillSource::Here(_) => Filler::Own,
+                FillSource::Sent(_) => Filler::Sent,
+            };
+            let begun = Begun::now(&new, filler);
             unpack(&context.layout, source, &new, own, &|| begun.filled("filling the volume was ended"))?;
             let files = settle(source, &new, own)?;
             put(&context.volumes, (&new, folder), source, replace, &sync)?;

@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bowline_core::disk::reserve;
+use bowline_core::disk::{beside_uploads, reserve};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::instance::DiskObservation;
 use bowline_core::units::{Bytes, Round};
@@ -96,7 +96,7 @@ pub(crate) async fn filled_by_a_build(state: PathBuf) -> Fault {
 
 /// Resolves when what began now has filled the disk; see [`Begun::filled`].
 pub(crate) async fn filled_up(state: PathBuf, end: &str) -> Fault {
-    let begun = Begun::now(&state);
+    let begun = Begun::now(&state, Filler::Own);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         if let Some(fault) = begun.filled(end) {
@@ -123,28 +123,54 @@ impl Files {
     fn reserve(self) -> u64 {
         (self.total / FILES_PART).min(MOST_FILES)
     }
+
+    fn beside_uploads(self) -> u64 {
+        self.reserve() + self.reserve() / 2
+    }
+}
+
+/// Whose disk space it is that something takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filler {
+    /// Of whoever rules the machine.
+    Own,
+    /// Of somebody who was let in from elsewhere: it ends before anybody is stopped for it.
+    Sent,
+}
+
+impl Filler {
+    /// What it leaves free. `begun`: what was free when it began; `reserve`, `more`: what is kept, and what is kept beside uploads.
+    fn least(self, begun: u64, reserve: u64, more: u64) -> u64 {
+        match self {
+            Self::Own if begun >= reserve => reserve,
+            // It began with less than that, and may take half of it.
+            Self::Own => begun / 2,
+            Self::Sent => more,
+        }
+    }
 }
 
 /// What there was of a disk when something began that may fill it.
 #[derive(Debug)]
 pub(crate) struct Begun {
     folder: PathBuf,
+    filler: Filler,
     space: Option<Space>,
     files: Option<Files>,
 }
 
 impl Begun {
     /// `folder` lies on that disk.
-    pub(crate) fn now(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), space: Space::of(folder).ok(), files: Files::of(folder) }
+    pub(crate) fn now(folder: &Path, filler: Filler) -> Self {
+        Self { folder: folder.to_owned(), filler, space: Space::of(folder).ok(), files: Files::of(folder) }
     }
 
     /// Why it is to be ended, where it has filled the disk. `end`: what becomes of it.
     pub(crate) fn filled(&self, end: &str) -> Option<Fault> {
-        let now = Self::now(&self.folder);
+        let now = Self::now(&self.folder, self.filler);
         let folder = self.folder.display();
         if let (Some(begun), Some(now)) = (self.space, now.space)
-            && is_filled(begun.free, now.free, now.reserve())
+            && now.free < self.filler.least(begun.free, now.reserve(), beside_uploads(now.total))
         {
             let text = |bytes| Round(Bytes(bytes));
             let fault = Fault::new(FaultKind::Failed, format!("the disk is almost full, and {end}"));
@@ -156,7 +182,7 @@ impl Begun {
             );
         }
         if let (Some(begun), Some(now)) = (self.files, now.files)
-            && is_filled(begun.free, now.free, now.reserve())
+            && now.free < self.filler.least(begun.free, now.reserve(), now.beside_uploads())
         {
             let fault = Fault::new(FaultKind::Failed, format!("the disk has almost no inodes left, and {end}"));
             let (free, total, before) = (now.free, now.total, begun.free);
@@ -168,11 +194,6 @@ impl Begun {
         }
         None
     }
-}
-
-/// It began with room, and there is less than the reserve now; or it began with less, and took half of that.
-fn is_filled(begun: u64, now: u64, reserve: u64) -> bool {
-    now < reserve.min(begun / 2)
 }
 
 #[cfg(test)]
@@ -193,12 +214,21 @@ mod tests {
 
     #[test]
     fn whoever_began_with_room_keeps_the_reserve_and_whoever_had_less_half_of_it() {
-        let check = |begun, now, expected: bool| assert_eq!(is_filled(begun, now, 100), expected, "{begun} {now}");
-        check(1_000, 100, false);
-        check(1_000, 99, true);
-        check(60, 30, false);
-        check(60, 29, true);
-        check(0, 0, false);
+        let check = |begun, least: u64| assert_eq!(Filler::Own.least(begun, 100, 150), least, "{begun}");
+        check(1_000, 100);
+        check(150, 100);
+        check(100, 100);
+        check(60, 30);
+        check(0, 0);
+    }
+
+    #[test]
+    fn what_was_sent_ends_before_somebody_is_stopped_for_it_whatever_there_was() {
+        for begun in [1_000, 150, 100, 60] {
+            assert_eq!(Filler::Sent.least(begun, 100, 150), 150, "{begun}");
+        }
+        let files = Files { total: 2_000, free: 0 };
+        assert_eq!((files.reserve(), files.beside_uploads()), (100, 150));
     }
 
     #[test]
