@@ -175,11 +175,17 @@ impl Sources {
 
     /// Room for so many bytes of what is sent, and of the folder.
     fn claim(&self, key: &AppKey, needed: u64) -> Result<Claim, Fault> {
+        let refused = |why: String| {
+            Fault::new(FaultKind::Refused, format!("there is no room for what is sent for {key}"))
+                .caused_by(why)
+                .hint("leave out what is not needed (of a source with .bowlineignore), or make room on the machine")
+        };
         self.room.claim(needed).map_err(|full| match full {
+            Full::Left(left) => {
+                refused(format!("it needs {}, and {} may be taken of the disk", Bytes(needed), Bytes(left)))
+            }
+            Full::Files => refused("the disk can hold almost no more files".to_owned()),
             Full::Unknown(error) => failed(key, "take", &error),
-            Full::Left(left) => Fault::new(FaultKind::Refused, format!("there is no room for what is sent for {key}"))
-                .caused_by(format!("it needs {}, and {} may be taken of the disk", Bytes(needed), Bytes(left)))
-                .hint("leave out what is not needed (of a source with .bowlineignore), or make room on the machine"),
         })
     }
 

@@ -19,6 +19,22 @@ pub fn beside_uploads(total: u64) -> u64 {
     reserve + reserve / 2
 }
 
+/// Of the files and folders that a disk can hold, what Bowline keeps free where their number is bounded (ext4): a twentieth; at most
+/// what is made in the time of two looks.
+const FILES_RESERVE_PART: u64 = 20;
+const MOST_FILES_RESERVE: u64 = 100_000;
+
+/// With fewer free of so many, whoever makes files is stopped.
+pub fn files_reserve(total: u64) -> u64 {
+    (total / FILES_RESERVE_PART).min(MOST_FILES_RESERVE)
+}
+
+/// [`beside_uploads`], in files and folders.
+pub fn files_beside_uploads(total: u64) -> u64 {
+    let reserve = files_reserve(total);
+    reserve + reserve / 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,5 +48,16 @@ mod tests {
         check(100 << 20, 32 << 20);
         check(20 << 30, 1 << 30);
         check(4 << 40, 4 << 30);
+    }
+
+    #[test]
+    fn shares_of_its_files_have_a_bound() {
+        let check = |total: u64, (reserve, beside): (u64, u64)| {
+            assert_eq!((files_reserve(total), files_beside_uploads(total)), (reserve, beside), "{total}");
+        };
+        // Also as where their number is not bounded.
+        check(0, (0, 0));
+        check(2_000, (100, 150));
+        check(1 << 30, (100_000, 150_000));
     }
 }

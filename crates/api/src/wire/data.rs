@@ -45,6 +45,10 @@ pub struct DataInfo {
     /// When it was made, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
+    /// Of volumes: folders beside it with what it was to be filled with and what its own entries keep out. The next start of the daemon
+    /// tries again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<String>,
 }
 
 /// Credentials for somebody, for a while.

@@ -105,6 +105,18 @@ async fn list(app: Option<String>, env: Option<String>, session: &Session, ui: &
             one.env,
         ));
     }
+    for one in list.data.iter().filter(|one| !one.beside.is_empty()) {
+        ui.say(format!(
+            "  {} part of what {}.{} of {}/{} was filled with is kept out by what the volume holds, and lies beside it: {}; \
+             the daemon tries again when it starts",
+            ui.paint(Tone::Faint, "note:"),
+            one.kind,
+            one.name,
+            one.env,
+            one.app,
+            one.beside.join(", "),
+        ));
+    }
     Ok(())
 }
 

@@ -432,6 +432,7 @@ impl Loop {
                 continue;
             }
             entry.bytes = Some(one.bytes);
+            entry.beside = one.beside;
             entry.since = entry.since.or(one.since.map(|since| since.0));
             entry.version = entry.version.take().or(one.version);
         }
@@ -533,6 +534,7 @@ fn info(key: &AppKey, id: &DataId, orphaned: bool) -> wire::DataInfo {
         port: None,
         bytes: None,
         since: None,
+        beside: Vec::new(),
     }
 }
 

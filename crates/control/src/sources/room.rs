@@ -4,13 +4,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Of the disk of a folder, what may be taken, in bytes.
+type Left = fn(&Path) -> Result<u64, Full>;
+
 #[derive(Debug, Clone)]
 pub(super) struct Room {
     dir: PathBuf,
     /// To those who are writing, in bytes.
     promised: Arc<Mutex<u64>>,
-    /// Of the disk of a folder, what may be taken, in bytes.
-    left: fn(&Path) -> io::Result<u64>,
+    left: Left,
 }
 
 impl Room {
@@ -18,7 +20,7 @@ impl Room {
         Self::with(dir, left)
     }
 
-    pub(super) fn with(dir: &Path, left: fn(&Path) -> io::Result<u64>) -> Self {
+    pub(super) fn with(dir: &Path, left: Left) -> Self {
         Self { dir: dir.to_owned(), promised: Arc::default(), left }
     }
 
@@ -28,7 +30,7 @@ impl Room {
     /// Less is left beside what stays free, and what others are promised.
     pub(super) fn claim(&self, bytes: u64) -> Result<Claim, Full> {
         let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = (self.left)(&self.dir).map_err(Full::Unknown)?.saturating_sub(*promised);
+        let left = (self.left)(&self.dir)?.saturating_sub(*promised);
         if bytes > left {
             return Err(Full::Left(left));
         }
@@ -43,6 +45,8 @@ impl Room {
 pub(super) enum Full {
     /// So many bytes are left.
     Left(u64),
+    /// Of the files and folders that the disk can hold, almost all are there: a file of one byte takes one.
+    Files,
     Unknown(io::Error),
 }
 
@@ -68,15 +72,10 @@ impl Drop for Claim {
     }
 }
 
-/// Of the inodes of a disk, where their number is bounded, so many stay free: a file of one byte takes one.
-fn inodes_reserve(total: u64) -> u64 {
-    (total / 10).min(200_000)
-}
-
-fn left(dir: &Path) -> io::Result<u64> {
-    let disk = nix::sys::statvfs::statvfs(dir)?;
-    if disk.files_available() < inodes_reserve(disk.files()) {
-        return Err(io::Error::other("the disk has almost no inodes left"));
+fn left(dir: &Path) -> Result<u64, Full> {
+    let disk = nix::sys::statvfs::statvfs(dir).map_err(|error| Full::Unknown(error.into()))?;
+    if disk.files_available() < bowline_core::disk::files_beside_uploads(disk.files()) {
+        return Err(Full::Files);
     }
     Ok(beside_reserve(disk.blocks() * disk.fragment_size(), disk.blocks_available() * disk.fragment_size()))
 }
@@ -113,11 +112,9 @@ mod tests {
         }
         assert_eq!(beside_reserve(100 << 30, 5 << 30), 0);
     }
+
     #[test]
     fn small_files_leave_inodes_for_what_runs() {
-        // As where their number is not bounded.
-        assert_eq!(inodes_reserve(0), 0);
-        assert_eq!((inodes_reserve(2_000), inodes_reserve(1 << 30)), (200, 200_000));
         use nix::mount::{MntFlags, MsFlags, mount, umount2};
         let disk = tempfile::tempdir().unwrap();
         let limits = Some("size=64m,nr_inodes=100");
@@ -131,6 +128,6 @@ mod tests {
         (0..95).for_each(|number| std::fs::write(disk.path().join(number.to_string()), "").unwrap());
         let after = room.claim(1).map(drop);
         umount2(disk.path(), MntFlags::MNT_DETACH).unwrap();
-        assert!(before.is_ok() && matches!(after, Err(Full::Unknown(error)) if error.to_string().contains("inodes")));
+        assert!(before.is_ok() && matches!(after, Err(Full::Files)));
     }
 }

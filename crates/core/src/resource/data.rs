@@ -177,6 +177,8 @@ pub struct Measured {
     pub since: Option<Timestamp>,
     /// What made the data, where it is written beside them: `15`.
     pub version: Option<String>,
+    /// Names of what lies beside a volume and has not come into it: what it was to be filled with is whole there.
+    pub beside: Vec<String>,
 }
 
 #[cfg(test)]

@@ -286,10 +286,25 @@ impl Script {
         script
     }
 
-    /// Of some releases that are as good as they must be otherwise, the second instance answers nobody.
+    /// Of some releases that are as good as they must be otherwise, the second instance answers nobody. Most of them come out as a canary
+    /// that has a second one in its first step.
     fn has_dark_instances(&mut self, rng: &mut Rng) {
-        for behaviour in self.behaviours.iter_mut().filter(|behaviour| behaviour.is_good()) {
-            behaviour.dark = (rng.below(4) == 0).then_some(1);
+        for (behaviour, app) in self.behaviours.iter_mut().zip(&mut self.apps) {
+            if !behaviour.is_good() || rng.below(4) > 0 {
+                continue;
+            }
+            behaviour.dark = Some(1);
+            if rng.below(4) == 0 {
+                continue;
+            }
+            let app = Arc::make_mut(app);
+            let step = |percent| Step { weight: Weight::new(percent).unwrap(), hold: secs(20) };
+            app.rollout.strategy = Strategy::Canary { steps: vec![step(50), step(75)] };
+            let scale = &mut app.services.get_mut(&name("web")).unwrap().scale;
+            if scale.min == scale.max {
+                let replicas = u16::try_from(3 + rng.below(3)).unwrap();
+                *scale = Scale { min: replicas, max: replicas, ..*scale };
+            }
         }
     }
 

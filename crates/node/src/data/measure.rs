@@ -10,6 +10,9 @@ use bowline_core::id::{AppKey, AppName, EnvName, ResourceName};
 use bowline_core::resource::data::{DataDone, DataId, Measured};
 use bowline_core::time::Timestamp;
 
+use super::fill::READY;
+use super::{APART, all_apart};
+
 /// Bytes of a block, as `stat` counts them.
 const BLOCK: u64 = 512;
 
@@ -51,7 +54,20 @@ fn measured(app: AppKey, id: DataId, dir: &Path) -> Measured {
     // What a volume with a size takes is what is reserved for it.
     let reserved = dir.with_extension("img").metadata().ok().filter(|_| matches!(id, DataId::Volume(_)));
     let bytes = reserved.map_or_else(|| bytes(dir), |meta| meta.blocks() * BLOCK);
-    Measured { app, id, bytes, since, version }
+    let beside = match id {
+        DataId::Volume(_) => not_come_in(dir),
+        DataId::Server(_) => Vec::new(),
+    };
+    Measured { app, id, bytes, since, version, beside }
+}
+
+/// Of fillings that were cut short and that the volume's own entries keep out.
+fn not_come_in(volume: &Path) -> Vec<String> {
+    let names = all_apart(volume).into_iter().filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+    let is_ready = |name: &String| name.split_once(APART).is_some_and(|(_, what)| what.starts_with(READY));
+    let mut names: Vec<String> = names.filter(is_ready).collect();
+    names.sort();
+    names
 }
 
 /// What a tree takes on the disk; a file with several names counts once, and links are not followed.
@@ -85,8 +101,10 @@ mod tests {
     fn data_are_found_by_the_form_of_their_folders() {
         let state = tempfile::tempdir().unwrap();
         let (servers, volumes) = (state.path().join("data"), state.path().join("volumes"));
-        for dir in ["data/local/shop/postgres.db/data", "data/local/shop/postgres.db~going", "volumes/beta/shop/files"]
-        {
+        let servers_are = ["data/local/shop/postgres.db/data", "data/local/shop/postgres.db~going"];
+        let volumes_are = ["files", "files~new-1", "files~ready-2", "files~ready-1", "files2~ready-3"];
+        let volumes_are = volumes_are.map(|name| format!("volumes/beta/shop/{name}"));
+        for dir in servers_are.into_iter().chain(volumes_are.iter().map(String::as_str)) {
             fs::create_dir_all(state.path().join(dir)).unwrap();
         }
         fs::write(servers.join("local/shop/postgres.db/data/PG_VERSION"), "15\n").unwrap();
@@ -97,6 +115,7 @@ mod tests {
         let ids: Vec<String> = found.iter().map(|one| format!("{}.{}", one.app, one.id)).collect();
         assert_eq!(ids, ["local/shop.postgres.db", "beta/shop.volume.files"]);
         assert_eq!(found[0].version.as_deref(), Some("15"));
+        assert_eq!(found[1].beside, ["files~ready-1", "files~ready-2"]);
         assert!((1 << 20..3 << 19).contains(&found[1].bytes), "{}", found[1].bytes);
     }
 }

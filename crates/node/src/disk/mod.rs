@@ -13,18 +13,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bowline_core::disk::{beside_uploads, reserve};
+use bowline_core::disk::{beside_uploads, files_beside_uploads, files_reserve, reserve};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::instance::DiskObservation;
 use bowline_core::units::{Bytes, Round};
 
 /// What is not enforced where an instance's temporary folder and layer have no file system of their own.
 pub(crate) const DISK_LIMIT: &str = "disk limit";
-
-/// Of the files and folders that a disk can hold, what Bowline keeps free where their number is bounded (ext4): a twentieth; at most
-/// what is made in the time of two looks.
-const FILES_PART: u64 = 20;
-const MOST_FILES: u64 = 100_000;
 
 /// Of the disk, what one instance may have in its temporary folder and beside its code: enough for an upload or two and a
 /// cache, and a handful of instances together do not fill the disk.
@@ -121,11 +116,11 @@ impl Files {
     }
 
     fn reserve(self) -> u64 {
-        (self.total / FILES_PART).min(MOST_FILES)
+        files_reserve(self.total)
     }
 
     fn beside_uploads(self) -> u64 {
-        self.reserve() + self.reserve() / 2
+        files_beside_uploads(self.total)
     }
 }
 
