@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::certs::acme::{Clerk, Keep, Report};
-use crate::certs::{CertCache, LocalCa};
+use crate::certs::{self, CertCache, LocalCa};
 use crate::config::{Acme, ControlConfig, Ended, ForesightCall, Links};
 use crate::http::answer::Refusal;
 use crate::http::journal::Journals;
@@ -142,26 +142,30 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         let keep = Keep::new(&config.state_dir, vault.keys(), &acme.directory);
         (acme, keep)
     });
+    let certs = CertCache::new(&config.state_dir);
+    let served = snapshot.as_ref().map(|served| &*served.certificates);
+    let left = || certs::acme::left(&config.state_dir, &vault.keys(), served, now.wall);
     let place = Place {
         state_dir: config.state_dir.clone(),
         is_root: nix::unistd::geteuid().is_root(),
         users: config.users,
         edge_http: links.edge.borrow().http,
         salt: Salt::fresh()?,
-        trusted_proxies: config.trusted_proxies.clone(),
+        trusted_proxies: config.trusted_proxies.as_slice().into(),
         proxy_protocol: config.proxy_protocol,
-        api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }),
+        api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }.into()),
         given: config.outside.as_ref().and_then(|way| Given::of(way, snapshot.as_deref(), &ca, now.wall)),
         acme: acme.as_ref().map(|(settings, keep)| {
-            let local = snapshot.as_ref().map(|served| ca.signed(&served.certificates)).unwrap_or_default();
+            let local = certs.hosts(&ca, &vault.keyring(), served, now.wall);
             Authority { kept: keep.load(), pace: pace(), api: settings.api, local }
         }),
+        left: if acme.is_none() { left() } else { BTreeMap::new() },
         build_time: config.build_time,
         windows: windows(),
         machine: memory::machine(),
         boot: boot_id()?,
     };
-    Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), acme, place, loaded, snapshot })
+    Ok(Opened { store, vault, ca, certs, acme, place, loaded, snapshot })
 }
 
 /// How long scaling waits: a test of the whole may have it wait a fraction of that.

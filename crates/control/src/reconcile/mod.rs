@@ -153,8 +153,9 @@ impl Loop {
         snapshot: Option<&EdgeDesired>,
         now: Now,
     ) -> (Self, Vec<Effect>) {
-        let published = Published::new(loaded.epoch, snapshot, &place);
+        let published = Published::new(loaded.epoch, snapshot);
         let acme = place.acme.as_ref().map(|authority| Acme::new(authority, now));
+        let acme = acme.or_else(|| Acme::left(&place.left));
         let mut this = Self {
             about,
             place,
@@ -491,13 +492,7 @@ impl Loop {
         let mut endpoints = self.slots.endpoints();
         endpoints.extend(self.unread_endpoints());
         let leaving = self.slots.leaving();
-        self.published.table(
-            (&self.apps, self.place.given.as_ref()),
-            &endpoints,
-            leaving,
-            (now.mono, now.wall),
-            &mut self.effects,
-        );
+        self.published.table((&self.apps, &self.place), &endpoints, leaving, (now.mono, now.wall), &mut self.effects);
     }
 }
 
