@@ -273,6 +273,7 @@ impl World {
             is_root: true,
             users: self.users,
             edge_http: self.edge.http,
+            metrics: Some("http://127.0.0.1:7070/metrics".into()),
             salt: Salt::default(),
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
