@@ -2,9 +2,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
+	"github.com/grafana/grafana-foundation-sdk/go/cog"
 	"github.com/grafana/grafana-foundation-sdk/go/cog/plugins"
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 )
@@ -29,8 +31,17 @@ func decode(path string) error {
 		return err
 	}
 	var one dashboard.Dashboard
-	if err := one.UnmarshalJSONStrict(raw); err != nil {
+	if err := found(one.UnmarshalJSONStrict(raw)); err != nil {
 		return err
 	}
-	return one.Validate()
+	return found(one.Validate())
+}
+
+// A list of errors with nothing in it is none.
+func found(err error) error {
+	var all cog.BuildErrors
+	if errors.As(err, &all) && len(all) == 0 {
+		return nil
+	}
+	return err
 }

@@ -163,10 +163,17 @@ impl Panel {
                 },
                 "tooltip": { "mode": "multi", "sort": "desc" },
             }),
-            Look::Number => {
-                json!({ "reduceOptions": newest, "colorMode": "value", "graphMode": "none", "textMode": "auto" })
-            }
-            Look::Bars => json!({ "reduceOptions": newest, "orientation": "horizontal", "displayMode": "basic" }),
+            Look::Number => json!({
+                "reduceOptions": newest, "colorMode": "value", "graphMode": "none", "textMode": "auto",
+                "justifyMode": "auto", "orientation": "auto", "wideLayout": true,
+                "showPercentChange": false, "percentChangeColorMode": "standard",
+            }),
+            Look::Bars => json!({
+                "reduceOptions": newest, "orientation": "horizontal", "displayMode": "basic", "valueMode": "color",
+                "namePlacement": "auto", "showUnfilled": true, "sizing": "auto",
+                "minVizWidth": 8, "minVizHeight": 16, "maxVizHeight": 300,
+                "legend": { "showLegend": false, "displayMode": "list", "placement": "bottom", "calcs": [] },
+            }),
         }
     }
 }
