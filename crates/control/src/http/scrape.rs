@@ -70,11 +70,10 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(super) async fn vitals(&self) -> Result<Box<Vitals>, Refusal> {
-        match self.door.ask(Ask::Vitals).await? {
-            Answer::Vitals(vitals) => Ok(vitals),
-            other => Err(Fault::new(FaultKind::Failed, "the daemon answered another question")
-                .caused_by(format!("{other:?}"))
-                .into()),
+        match self.door.ask(Ask::Vitals).await {
+            Ok(Answer::Vitals(vitals)) => Ok(vitals),
+            Ok(other) => Err(unexpected(&other)),
+            Err(refusal) => Err(refusal),
         }
     }
 
@@ -131,6 +130,10 @@ impl Metrics {
     async fn scraped(&self) -> Result<Vec<Scraped>, Refusal> {
         Ok(self.vitals().await?.apps.into_iter().flat_map(|app| app.scraped).collect())
     }
+}
+
+fn unexpected(answer: &Answer) -> Refusal {
+    Fault::new(FaultKind::Failed, "the daemon answered another question").caused_by(format!("{answer:?}")).into()
 }
 
 fn wants_open_metrics(headers: &HeaderMap) -> bool {

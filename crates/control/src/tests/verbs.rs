@@ -392,7 +392,7 @@ fn what_this_version_cannot_do_is_refused_at_its_line() {
     let ticket = world.apply(&mut daemon);
     world.run(&mut daemon);
     let fault = world.refusal(ticket);
-    assert!(fault.detail.as_ref().unwrap().contains("bowline.toml:5"), "{fault:?}");
+    assert!(fault.detail.as_ref().unwrap().contains("bowline.toml:6"), "{fault:?}");
     assert!(world.told.is_empty());
 }
 
