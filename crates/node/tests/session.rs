@@ -335,7 +335,7 @@ async fn a_one_off_is_an_instance_of_its_own_and_goes_with_its_session() {
     assert_eq!(got[1], "certificate");
     assert!(!std::path::Path::new(got.last().unwrap()).parent().unwrap().exists(), "{got:?}");
     let volume = node.config.state_dir.join("volumes/local/a/files/alone");
-    assert_eq!(fs::read_to_string(volume).unwrap(), "written\n");
+    assert_eq!(fs::read_to_string(&volume).unwrap(), "written\n");
     assert!(!node.config.state_dir.join("logs/local/a/web.r1.65535.log").exists());
     // Another node, of a test beside this one, may have given the same name: it counts milliseconds.
     let here = format!("BOWLINE_VOLUME_FILES={}", volume.parent().unwrap().display());
