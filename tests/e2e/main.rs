@@ -29,6 +29,7 @@ mod kills;
 mod plan;
 mod points;
 mod policies;
+mod prom;
 mod rolling_view;
 mod scaling;
 mod server;

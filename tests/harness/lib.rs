@@ -304,6 +304,15 @@ pub fn binary() -> PathBuf {
     beside
 }
 
+/// A program of its own for tests, put there by scripts/setup.
+pub fn tool(name: &str) -> PathBuf {
+    let exe = std::env::current_exe().expect("a test knows its own path");
+    let target = exe.ancestors().nth(3).expect("tests lie in target/PROFILE/deps");
+    let tool = target.join("hostile-tools/bin").join(name);
+    assert!(tool.exists(), "run scripts/setup first: {} is missing", tool.display());
+    tool
+}
+
 /// The root of the repository.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the root").to_owned()

@@ -13,10 +13,12 @@ use crate::claim::Handover;
 
 pub(crate) mod bench;
 mod data;
+mod monitoring;
 mod steer;
 mod token;
 
 pub(crate) use data::{Connect, Data, Import};
+pub(crate) use monitoring::{Add, Out, Render};
 pub(crate) use steer::{Abort, Deploy, Plan, Promote, Releases, Restart, Rollback, Scale};
 pub(crate) use token::{Expires, Login, Token};
 
@@ -185,6 +187,14 @@ pub(crate) enum Verb {
     /// is sent twice. A request without its expected answer has failed. Exit code 0 if the figures are valid and all that was
     /// expected holds, else 1; 130 if it was interrupted, with a report of what was measured until then.
     Bench(bench::Bench),
+    /// Files for servers that a team already has, which watch the apps of a machine
+    #[command(subcommand)]
+    Render(Render),
+    /// Add a real server that watches the apps of this machine, as a service behind a route of the edge
+    ///
+    /// Writes tables at the end of bowline.toml, and a folder of the server's name with its configuration; changes nothing that is
+    /// there. Says which secrets are to be set, and what to install where the server is missing.
+    Add(Add),
     /// The local certificate authority: let this machine's browsers and tools trust it
     #[command(subcommand)]
     Trust(Trust),
@@ -238,6 +248,8 @@ impl Verb {
             | Self::Console
             | Self::Login(_)
             | Self::Bench(_)
+            | Self::Render(_)
+            | Self::Add(_)
             | Self::Trust(_)
             | Self::Schema(_)
             | Self::Completions { .. }

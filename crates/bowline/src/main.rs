@@ -9,6 +9,7 @@ mod daemon;
 mod file;
 mod interrupts;
 mod log;
+mod monitoring;
 mod notify;
 mod paths;
 mod progress;

@@ -16,6 +16,7 @@ mod peer;
 mod port;
 mod rates;
 mod releases;
+mod scrape;
 mod seats;
 mod session;
 mod socket;
@@ -95,6 +96,7 @@ pub(crate) struct Api {
     pub(crate) kept: Result<Kept, Fault>,
     pub(crate) version: String,
     pub(crate) owner: Owner,
+    pub(crate) metrics: scrape::Metrics,
 }
 
 /// What outlives the daemon, for questions that need no look at the world.

@@ -481,8 +481,8 @@ impl Loop {
                 orders.entry(id).or_insert(order);
             }
             let resources = self.wanted_resources(now);
-            let running = self.running_apps();
-            self.published.orders(orders, resources, running, &mut self.effects);
+            let apps = (self.running_apps(), self.watchers());
+            self.published.orders(orders, resources, apps, &mut self.effects);
         }
         match self.slots.publish() {
             Publish::Hold { .. } => return self.drive_acme(now),

@@ -148,18 +148,25 @@ impl Published {
         &mut self,
         orders: BTreeMap<InstanceId, InstanceOrder>,
         resources: BTreeMap<ResourceKey, Arc<ResourceSpec>>,
-        running: BTreeSet<AppKey>,
+        (running, watchers): (BTreeSet<AppKey>, BTreeSet<AppKey>),
         effects: &mut Vec<Effect>,
     ) {
         let same_resources = self.resources() == &resources;
-        let same = |node: &Arc<NodeDesired>| node.instances == orders && node.running == running;
+        let same =
+            |node: &Arc<NodeDesired>| node.instances == orders && node.running == running && node.watchers == watchers;
         if same_resources && self.node.as_ref().is_some_and(same) {
             return;
         }
         let generation = self.next_generation();
         let since = self.node.as_ref().filter(|_| same_resources).map_or(generation, |node| node.resources_since);
-        let desired =
-            Arc::new(NodeDesired { generation, instances: orders, running, resources, resources_since: since });
+        let desired = Arc::new(NodeDesired {
+            generation,
+            instances: orders,
+            running,
+            watchers,
+            resources,
+            resources_since: since,
+        });
         self.node = Some(Arc::clone(&desired));
         effects.push(Effect::Node(desired));
     }

@@ -49,6 +49,8 @@ pub(crate) struct Place {
     pub(crate) users: Users,
     /// Where the edge listens for plain HTTP.
     pub(crate) edge_http: Option<SocketAddr>,
+    /// Where the admin port tells of all apps.
+    pub(crate) metrics: Option<String>,
     pub(crate) salt: Salt,
     /// Whose `X-Forwarded-*` and `Forwarded` the edge believes.
     pub(crate) trusted_proxies: Arc<[IpNet]>,
@@ -290,6 +292,7 @@ impl Release {
             volumes: &volumes,
             services: &services,
             resources: &resources,
+            metrics: place.metrics.as_deref(),
         };
         resolve(facts).map_err(|errors| {
             let mut errors = errors.into_iter();

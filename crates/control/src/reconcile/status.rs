@@ -6,7 +6,7 @@ use std::ops::Range;
 use bowline_api::wire;
 use bowline_core::app::{HostName, RouteTo, Tls};
 use bowline_core::fault::Fault;
-use bowline_core::id::{AppKey, ReleaseNumber, ServiceName, SlotId};
+use bowline_core::id::{AppKey, InstanceId, ReleaseNumber, ServiceName, SlotId};
 use bowline_core::instance::{DiskObservation, InstanceObservation, Phase, SlotState, SlotStatus};
 use bowline_core::rollout::{Role, ScaledBy, Set};
 use bowline_core::route::outlier::FAILURES;
@@ -19,7 +19,7 @@ use super::effects::Now;
 use super::world::AppWorld;
 use super::{About, Loop, maintenance, scaling};
 use crate::certs::Leaf;
-use crate::metrics::{InstanceVitals, Vitals};
+use crate::metrics::{AppVitals, InstanceVitals, Scraped, Vitals};
 use crate::store::Wanted;
 
 /// In seconds.
@@ -66,6 +66,7 @@ impl Loop {
             restarts: status.restarts,
         };
         Vitals {
+            apps: self.apps.values().map(|app| self.app_vitals(app)).collect(),
             routed: self.published.routed(),
             instances: self.slots.status(now.mono).values().map(instance).collect(),
             certificates: self.certificate_ends(),
@@ -74,6 +75,31 @@ impl Loop {
             degraded: false,
             jobs: self.job_vitals(),
             scalers: self.scaler_vitals(),
+        }
+    }
+
+    fn app_vitals(&self, app: &AppWorld) -> AppVitals {
+        let key = &app.record.key;
+        let running = self.node.instances.iter().filter(|(id, _)| id.slot.key == *key);
+        let of_file = |id: &InstanceId| {
+            let (release, _) = app.release(id.slot.release)?;
+            release.app().services.get(&id.slot.service)
+        };
+        let (mut limits, mut scraped) = (Vec::new(), Vec::new());
+        for (id, seen) in running {
+            let (Phase::Running { port, .. }, Some(service)) = (&seen.phase, of_file(id)) else { continue };
+            limits.push((id.clone(), service.limits));
+            let own = service.metrics.clone().map(|path| Scraped { id: id.clone(), port: *port, path });
+            scraped.extend(own);
+        }
+        AppVitals {
+            key: key.clone(),
+            live: app.live,
+            sets: app.sets.clone(),
+            is_changing: app.change.is_some(),
+            availability: app.shown().and_then(|release| release.app().slo.as_ref()?.availability),
+            limits,
+            scraped,
         }
     }
 

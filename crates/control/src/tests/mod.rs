@@ -274,6 +274,7 @@ impl World {
             is_root: true,
             users: self.users,
             edge_http: self.edge.http,
+            metrics: Some("http://127.0.0.1:7070/metrics".into()),
             salt: Salt::default(),
             trusted_proxies: [].into(),
             proxy_protocol: false,

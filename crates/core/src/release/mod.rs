@@ -9,8 +9,8 @@ mod unsupported;
 
 pub use artifact::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, Foreseen, Shape, Stream};
 pub use references::{
-    Facts, ReferenceError, Resolved, has_volume, job_variables, plain_variables, resolve, resolve_job, variables,
-    wanted_secrets,
+    Facts, ReferenceError, Resolved, has_volume, job_variables, plain_variables, reads_metrics, resolve, resolve_job,
+    variables, wanted_secrets,
 };
 pub use revision::{Revision, SecretVersion};
 pub use settle::{NoProcess, settle};
