@@ -1,7 +1,7 @@
 //! What the app is told of a request beside what the client said, and what a client is told of an answer.
 
-use super::Case;
 use super::scene::{HOST, PROXY, Told, hears};
+use super::{Case, Setting};
 
 /// A trace that somebody else has begun (W3C Trace Context, 3.2).
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -9,7 +9,7 @@ const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 pub(super) static CASES: &[Case] = &[
     Case {
         id: "headers/identity",
-        key: "server.trusted_proxies",
+        key: "route.main.to",
         about: "what a stranger says of itself is dropped, and the app is told who it is",
         must: "X-Forwarded-For 127.0.0.1 · X-Forwarded-Proto https · X-Forwarded-Host conformance.localhost · \
                no X-Real-IP · no X_Forwarded_For · no X-Forwarded-Port",
@@ -26,7 +26,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "headers/forwarded",
-        key: "server.trusted_proxies",
+        key: "route.main.to",
         about: "the same as RFC 7239 writes it",
         must: "Forwarded for=127.0.0.1;proto=https;host=\"conformance.localhost\"",
         ask: |scene| Ok(hears(scene.get("/who").field("Forwarded", "for=192.0.2.66").tell()?.asked()?, "Forwarded")),
@@ -34,7 +34,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "headers/http2",
-        key: "server.trusted_proxies",
+        key: "route.main.to",
         about: "and over HTTP/2",
         must: "X-Forwarded-For 127.0.0.1 · X-Forwarded-Proto https · X-Forwarded-Host as the URL has it · Host as the URL has it",
         ask: |scene| {
@@ -49,7 +49,8 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "headers/trusted",
-        key: "server.trusted_proxies",
+        setting: Setting::Trusts,
+        key: "trusted_proxies",
         about: "a trusted proxy's word goes on, with its own address behind it",
         must: "X-Forwarded-For 192.0.2.9, 127.0.0.2 · X-Forwarded-Proto https · X-Forwarded-Host shop.example",
         ask: |scene| {
@@ -63,7 +64,8 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "headers/trusted-scheme",
-        key: "route.proxied.http",
+        setting: Setting::Trusts,
+        key: "trusted_proxies",
         file: "[route.proxied]\npath = \"/proxied\"\nto = \"web\"\nhttp = \"redirect\"\n",
         about: "who came to a trusted proxy by HTTPS is not sent there again; a stranger's word counts for nothing",
         must: "the proxy web 200 · a stranger 308",

@@ -37,7 +37,23 @@ struct Edge {
 
 const BOWLINE: Edge = Edge { name: "Bowline", up: &[], server: "edge = \"bowline\"\n", unsupported: &[] };
 
-const ENVOY: Edge = Edge { name: "Envoy", up: &["--edge", "envoy"], server: "edge = \"envoy\"\n", unsupported: &[] };
+const ENVOY: Edge = Edge {
+    name: "Envoy",
+    up: &["--edge", "envoy"],
+    server: "edge = \"envoy\"\n",
+    unsupported: &[
+        "headers/trusted",
+        "headers/trusted-scheme",
+        "policies/allow-behind",
+        "server/proxy header",
+        "uploads/let in",
+        "uploads/refused",
+        "uploads/late",
+        "uploads/size",
+        "failures/resting",
+        "files/served",
+    ],
+};
 
 impl Edge {
     /// Whether this binary has it.
@@ -77,10 +93,32 @@ enum Place {
     Server,
 }
 
+/// What is said of the server itself; each has what stands before it, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Setting {
+    Nothing,
+    /// 127.0.0.2 is a proxy whose word is taken.
+    Trusts,
+    /// It begins its connections with a PROXY header.
+    Proxied,
+}
+
+impl Setting {
+    /// In `server.toml`.
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Nothing => "",
+            Self::Trusts => "trusted_proxies = [\"127.0.0.2\"]\n",
+            Self::Proxied => "trusted_proxies = [\"127.0.0.2\"]\n[listen]\nproxy_protocol = true\n",
+        }
+    }
+}
+
 struct Case {
     /// Its area, and which of it.
     id: &'static str,
     place: Place,
+    setting: Setting,
     /// Which key it is about: what has to be named where it is refused.
     key: &'static str,
     /// What it needs in `bowline.toml`.
@@ -97,6 +135,7 @@ impl Case {
     const HERE: Self = Self {
         id: "",
         place: Place::Here,
+        setting: Setting::Nothing,
         key: "",
         file: "",
         about: "",

@@ -2,8 +2,8 @@
 
 use bowline_tests::path;
 
-use super::Case;
 use super::scene::{APP, PROXY, TOKEN, Told, hears};
+use super::{Case, Setting};
 
 /// `USER` as Basic has it.
 const BASIC: &str = "Basic YW5uOmNvbmZvcm1hbmNlLXBhc3N3b3Jk";
@@ -15,25 +15,38 @@ pub(super) static CASES: &[Case] = &[
     Case {
         id: "policies/allow",
         key: "route.listed.allow",
-        file: "[route.listed]\npath = \"/listed\"\nto = \"web\"\nallow = [\"127.0.0.3\", \"192.0.2.0/24\", \"2001:db8::/32\"]\n",
-        about: "only listed addresses, whatever is said of oneself; behind a trusted proxy, the one that it names",
-        must: "a stranger 403 · one that says it is listed 403 · who is listed web 200 · by the proxy web 200 · \
-               mapped to IPv6 web 200 · of IPv6 web 200 · by Forwarded web 200 · another before it 403 · over HTTP/2 403",
+        file: "[route.listed]\npath = \"/listed\"\nto = \"web\"\nallow = [\"127.0.0.3\", \"192.0.2.0/24\"]\n",
+        about: "only listed addresses, whatever is said of oneself",
+        must: "a stranger 403 · one that says it is listed 403 · who is listed web 200 · over HTTP/2 403",
         ask: |scene| {
             let ask = || scene.get("/listed");
-            let by = |name: &str, value: &str| ask().from(PROXY).field(name, value).tell();
-            let stranger = ask().tell()?;
             let says = ask().field("X-Forwarded-For", "192.0.2.1").tell()?;
-            let listed = ask().from(3).tell()?;
-            let proxy = by("X-Forwarded-For", "198.51.100.1, 192.0.2.1")?;
+            let (stranger, listed, h2) = (ask().tell()?, ask().from(3).tell()?, ask().tell_h2()?);
+            Ok(format!(
+                "a stranger {stranger} · one that says it is listed {says} · who is listed {listed} · over HTTP/2 {h2}"
+            ))
+        },
+        ..Case::HERE
+    },
+    Case {
+        id: "policies/allow-behind",
+        setting: Setting::Trusts,
+        key: "trusted_proxies",
+        file: "[route.behind]\npath = \"/behind\"\nto = \"web\"\nallow = [\"192.0.2.0/24\", \"2001:db8::/32\"]\n",
+        about: "behind a trusted proxy it is the address that it names: the rightmost one that is not a proxy's",
+        must: "listed web 200 · mapped to IPv6 web 200 · of IPv6 web 200 · by Forwarded web 200 · another behind it 403 · none 403",
+        ask: |scene| {
+            let ask = || scene.get("/behind").from(PROXY);
+            let by = |name: &str, value: &str| ask().field(name, value).tell();
+            let listed = by("X-Forwarded-For", "198.51.100.1, 192.0.2.1")?;
             let mapped = by("X-Forwarded-For", "::ffff:192.0.2.1")?;
             let six = by("X-Forwarded-For", "[2001:db8::7]:4711")?;
             let forwarded = by("Forwarded", "for=\"[2001:db8::7]\"")?;
             let another = by("X-Forwarded-For", "192.0.2.1, 198.51.100.1")?;
-            let h2 = ask().tell_h2()?;
+            let none = ask().tell()?;
             Ok(format!(
-                "a stranger {stranger} · one that says it is listed {says} · who is listed {listed} · by the proxy {proxy} · \
-                 mapped to IPv6 {mapped} · of IPv6 {six} · by Forwarded {forwarded} · another before it {another} · over HTTP/2 {h2}"
+                "listed {listed} · mapped to IPv6 {mapped} · of IPv6 {six} · by Forwarded {forwarded} · another behind it {another} · \
+                 none {none}"
             ))
         },
         ..Case::HERE

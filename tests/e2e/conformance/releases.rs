@@ -7,10 +7,10 @@ use anyhow::{Context, ensure};
 use bowline_tests::wire::GOING_AWAY;
 use bowline_tests::{SOON, path, text, wait};
 
-use super::Case;
 use super::failures::{PING, PONG};
 use super::records::counted;
 use super::scene::{HOST, PROXY, Scene, Told, hears};
+use super::{Case, Setting};
 
 /// Of whom the proxy says that it asks.
 const FORWARDED: &str = "PROXY TCP4 192.0.2.9 127.0.0.1 4711 80\r\n";
@@ -20,7 +20,8 @@ const REQUESTS: usize = 400;
 pub(super) static CASES: &[Case] = &[
     Case {
         id: "server/proxy header",
-        key: "server.listen.proxy_protocol",
+        setting: Setting::Proxied,
+        key: "listen.proxy_protocol",
         about: "a proxy that forwards bytes says whose they are, before all else",
         must: "in clear web 200, X-Forwarded-For 192.0.2.9 · over TLS web 200, X-Forwarded-For 192.0.2.9 · without one nothing · \
                a stranger without one web 200 · a stranger with one 400",

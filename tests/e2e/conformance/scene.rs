@@ -14,14 +14,14 @@ use anyhow::{Context, ensure};
 use bowline_tests::certificate::self_signed;
 use bowline_tests::client::{curl, tls};
 use bowline_tests::grpc::INSTALLED;
-use bowline_tests::server::Server;
+use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::up::Up;
 use bowline_tests::upstream::{PROBE, Request, SCRIPT, Upstream};
 use bowline_tests::wire::{Answer, Wire, parse_head};
 use bowline_tests::{Bowline, fixture, path, root, text};
 use rustls::ClientConfig;
 
-use super::{Case, Edge, Place};
+use super::{Case, Edge, Place, Setting};
 
 pub(super) const APP: &str = "conformance";
 /// Of the app, where nothing else is said.
@@ -69,17 +69,19 @@ impl Scene {
         bowline_tests::copy(&fixture("grpc"), &folder.join("grpc"));
         bowline_tests::copy(&fixture("static-site"), &folder.join("public"));
         // Cases that need the same say so each.
-        let carried: BTreeSet<&str> = cases.iter().filter(|case| edge.carries(case)).map(|case| case.file).collect();
-        let carried: Vec<&str> = carried.into_iter().collect();
-        let file = file(&bowline, APP, place, (&web, &other), &carried.concat());
+        let carried = || cases.iter().filter(|case| edge.carries(case));
+        let files: Vec<&str> = carried().map(|case| case.file).collect::<BTreeSet<_>>().into_iter().collect();
+        let setting = carried().map(|case| case.setting).max().unwrap_or(Setting::Nothing);
+        let file = file(&bowline, APP, place, (&web, &other), &files.concat());
         std::fs::write(folder.join("bowline.toml"), file).expect("a file of the test");
         let daemon = match place {
             Place::Here => {
-                let flags = [&["--trusted-proxy", "127.0.0.2"][..], edge.up].concat();
+                let trusts: &[&str] = if setting == Setting::Nothing { &[] } else { &["--trusted-proxy", "127.0.0.2"] };
+                let flags = [trusts, edge.up].concat();
                 Daemon::Up(Up::start_with(&bowline, &folder, &flags, INSTALLED))
             }
             Place::Server => {
-                let server = serve(&bowline, edge);
+                let server = serve(&bowline, edge, setting);
                 let output = bowline.run(&["deploy", path(&folder), "--env", "production"]);
                 assert!(output.status.success(), "{}", text(&output));
                 Daemon::Server(server)
@@ -98,6 +100,9 @@ impl Scene {
 
     /// A file with this case alone has to be refused by the key that it is about.
     pub(super) fn refuses(&self, case: &Case) -> anyhow::Result<()> {
+        if case.setting != Setting::Nothing {
+            return self.refuses_to_serve(case);
+        }
         let name = "conformance-refused";
         let folder = self.bowline.folder(name);
         std::fs::copy(self.folder.join("relay.py"), folder.join("relay.py"))?;
@@ -110,6 +115,17 @@ impl Scene {
         };
         let said = text(&output);
         ensure!(output.status.code() == Some(2) && said.contains(case.key), "not refused by {}: {said}", case.key);
+        Ok(())
+    }
+
+    /// The same where it is about the server.
+    fn refuses_to_serve(&self, case: &Case) -> anyhow::Result<()> {
+        let bowline = Bowline::new();
+        let config = bowline.folder("etc").join("server.toml");
+        std::fs::write(&config, [self.edge.server, case.setting.text()].concat())?;
+        let status = Server::begin(&bowline, &[], &[&ANY_PORTS[..], &["--config", path(&config)]].concat()).ended();
+        let said = std::fs::read_to_string(bowline.folder("parent").join("journal"))?;
+        ensure!(status.code() == Some(2) && said.contains(case.key), "not refused by {}: {said}", case.key);
         Ok(())
     }
 
@@ -189,15 +205,13 @@ impl Scene {
 }
 
 /// A server on any ports, behind a proxy that says whose connections it forwards.
-fn serve(bowline: &Bowline, edge: &Edge) -> Server {
+fn serve(bowline: &Bowline, edge: &Edge, setting: Setting) -> Server {
     let (chain, key) = self_signed(&bowline.folder("certificate"), API_HOST);
     let config = bowline.folder("etc").join("server.toml");
-    let listen = "trusted_proxies = [\"127.0.0.2\"]\n[listen]\nproxy_protocol = true\n";
     let (chain, key) = (path(&chain), path(&key));
     let api = format!("[api]\nhost = \"{API_HOST}\"\ncertificate = \"{chain}\"\nkey = \"{key}\"\n");
-    std::fs::write(&config, [edge.server, listen, &api].concat()).expect("a file of the test");
-    let any = ["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "0", "--config", path(&config)];
-    Server::start_with(bowline, &[], &any)
+    std::fs::write(&config, [edge.server, setting.text(), &api].concat()).expect("a file of the test");
+    Server::start_with(bowline, &[], &[&ANY_PORTS[..], &["--config", path(&config)]].concat())
 }
 
 /// Two services that tell, and these keys.

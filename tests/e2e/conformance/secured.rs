@@ -99,7 +99,7 @@ pub(super) static CASES: &[Case] = &[
     },
     Case {
         id: "tls/swapped",
-        key: "server.api.certificate",
+        key: "api.certificate",
         about: "a certificate in a file that has changed is shown from then on; what is open goes on",
         must: "the first · then the second · an open connection 401, then 401",
         ask: swapped,
