@@ -11,6 +11,7 @@ mod builds;
 mod cage;
 mod canaries;
 mod canary;
+mod conformance;
 mod console;
 mod data;
 mod data_verbs;

@@ -3,13 +3,17 @@
 //! Every test gets its own state folder, ports picked by the kernel and a CA of its own, so tests run side by side.
 
 pub mod browser;
+pub mod certificate;
 pub mod client;
+pub mod grpc;
 pub mod load;
 pub mod machine;
 pub mod server;
 pub mod show;
 pub mod up;
+pub mod upstream;
 pub mod whole;
+pub mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
