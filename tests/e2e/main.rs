@@ -17,6 +17,7 @@ mod data_verbs;
 mod deploy;
 mod disk;
 mod elsewhere;
+mod envoy;
 mod escape;
 mod faults;
 mod hardship;

@@ -112,6 +112,7 @@ impl Bowline {
             .env_remove("BOWLINE_CA")
             .env(bowline_fault_points::VARIABLE, self.points())
             .env("NO_COLOR", "1")
+            .env("BOWLINE_ENVOY", envoy())
             .stdin(Stdio::null());
         command
     }
@@ -302,6 +303,12 @@ pub fn binary() -> PathBuf {
     let beside = exe.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join("bowline");
     assert!(beside.exists(), "build the binary first: cargo build -p bowline ({})", beside.display());
     beside
+}
+
+/// The Envoy that `--edge envoy` starts. Put there by scripts/setup.
+pub fn envoy() -> PathBuf {
+    let exe = std::env::current_exe().expect("a test knows its own path");
+    exe.ancestors().nth(3).expect("tests lie in target/PROFILE/deps").join("envoy/envoy")
 }
 
 /// The root of the repository.

@@ -96,7 +96,7 @@ pub use rollout::{
 pub use source::{MAX_MANIFEST, Offered, Placed, Source, SourceEntry, SourceError};
 pub use status::{
     AppState, AppStatus, CertificateIssuer, CertificateStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeState,
-    EdgeStatus, InstanceRole, InstanceStatus, JobStatus, Mode, ResourceStatus, ScaleStatus, ServiceStatus, Status,
+    EdgeEngine, EdgeStatus, InstanceRole, InstanceStatus, JobStatus, Mode, ResourceStatus, ScaleStatus, ServiceStatus, Status,
     VolumeStatus,
 };
 

@@ -13,10 +13,12 @@ use crate::claim::Handover;
 
 pub(crate) mod bench;
 mod data;
+mod engine;
 mod steer;
 mod token;
 
 pub(crate) use data::{Connect, Data, Import};
+pub(crate) use engine::{Edge, Engine, Endpoint, Render, RenderEnvoy};
 pub(crate) use steer::{Abort, Deploy, Plan, Promote, Releases, Restart, Rollback, Scale};
 pub(crate) use token::{Expires, Login, Token};
 
@@ -190,6 +192,9 @@ pub(crate) enum Verb {
     Trust(Trust),
     /// The JSON Schema of bowline.toml, for editors
     Schema(Schema),
+    /// What drives another engine with the same words
+    #[command(subcommand)]
+    Render(Render),
     /// Completions for a shell
     Completions {
         /// The shell
@@ -240,6 +245,7 @@ impl Verb {
             | Self::Bench(_)
             | Self::Trust(_)
             | Self::Schema(_)
+            | Self::Render(_)
             | Self::Completions { .. }
             | Self::Version
             | Self::Serve(_)
@@ -306,6 +312,9 @@ pub(crate) struct Listen {
     /// A proxy in front, address or network, whose X-Forwarded-For is believed; may be said again
     #[arg(long, value_name = "CIDR", value_parser = network)]
     pub(crate) trusted_proxy: Vec<IpNet>,
+    /// What proxies: Bowline itself, or an Envoy that is on PATH [default: bowline]
+    #[arg(long, value_enum, value_name = "PROXY")]
+    pub(crate) edge: Option<Engine>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -503,6 +512,9 @@ pub(crate) struct Serve {
     /// A proxy in front, address or network, whose X-Forwarded-For is believed; may be said again
     #[arg(long, value_name = "CIDR", value_parser = network)]
     pub(crate) trusted_proxy: Vec<IpNet>,
+    /// What proxies: Bowline itself, or an Envoy that is on PATH [default: bowline]
+    #[arg(long, value_enum, value_name = "PROXY")]
+    pub(crate) edge: Option<Engine>,
     /// Write the systemd unit of this server, with the words that are said besides, and start nothing
     #[arg(long)]
     pub(crate) install: bool,
@@ -513,7 +525,7 @@ pub(crate) struct Serve {
     #[arg(long, requires = "install")]
     pub(crate) force: bool,
     /// Swap the running daemon and its edge for this binary, dropping nothing; where it cannot start, the one before goes on
-    #[arg(long, conflicts_with_all = ["install", "config", "http", "https", "admin", "trusted_proxy"])]
+    #[arg(long, conflicts_with_all = ["install", "config", "http", "https", "admin", "trusted_proxy", "edge"])]
     pub(crate) upgrade: bool,
     /// `local`: of `up`
     #[arg(long, hide = true, value_enum, default_value = "server")]
@@ -541,23 +553,6 @@ impl Mode {
             Self::Server => "server",
         }
     }
-}
-
-/// Started by the daemon, with listening sockets that it inherits.
-#[derive(Debug, Args)]
-pub(crate) struct Edge {
-    #[arg(long)]
-    pub(crate) control_fd: i32,
-    #[arg(long)]
-    pub(crate) http_fd: Option<i32>,
-    #[arg(long)]
-    pub(crate) https_fd: Option<i32>,
-    #[arg(long)]
-    pub(crate) log_dir: PathBuf,
-    #[arg(long, default_value_t = 0)]
-    pub(crate) workers: usize,
-    #[arg(long)]
-    pub(crate) successor: bool,
 }
 
 fn handover(text: &str) -> Result<Handover, String> {

@@ -21,6 +21,7 @@ mod maintenance;
 mod plan;
 mod promote;
 mod releases;
+mod render;
 mod restart;
 mod rollback;
 mod run;
@@ -82,6 +83,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Bench(args) => client(bench::run(args, &Paths::new(state)?, ui)),
         Verb::Trust(args) => trust::run(args, &Paths::new(state)?, ui),
         Verb::Schema(args) => schema::run(&args, ui),
+        Verb::Render(args) => render::run(args, ui),
         Verb::Completions { shell } => completions::run(shell, ui),
         Verb::Version => version::run(ui),
         Verb::Plan(args) => client(plan::run(args, (to.as_ref(), state), &said(&cli.global), ui)),

@@ -5,6 +5,7 @@ pub mod plan;
 mod references;
 mod revision;
 mod settle;
+mod on_envoy;
 mod unsupported;
 
 pub use artifact::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, Foreseen, Shape, Stream};
@@ -14,4 +15,5 @@ pub use references::{
 };
 pub use revision::{Revision, SecretVersion};
 pub use settle::{NoProcess, settle};
+pub use on_envoy::unsupported_by;
 pub use unsupported::{Unsupported, unsupported};
