@@ -18,7 +18,7 @@ mod steer;
 mod token;
 
 pub(crate) use data::{Connect, Data, Import};
-pub(crate) use engine::{Edge, Engine, Endpoint, Render, RenderEnvoy};
+pub(crate) use engine::{Edge, Endpoint, Engine, Render};
 pub(crate) use steer::{Abort, Deploy, Plan, Promote, Releases, Restart, Rollback, Scale};
 pub(crate) use token::{Expires, Login, Token};
 

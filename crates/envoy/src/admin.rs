@@ -1,6 +1,6 @@
 //! Envoy's administration, on its Unix socket: what it does, and the few things it is told beside what it serves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -186,11 +186,6 @@ impl Clusters {
         }
         all
     }
-
-    /// Clusters that are there.
-    pub(crate) fn names(&self) -> BTreeSet<&str> {
-        self.cluster_statuses.iter().map(|cluster| cluster.name.as_str()).collect()
-    }
 }
 
 impl Host {
@@ -264,7 +259,6 @@ mod tests {
             (id("local/a.web.r1.1.1"), Doing::default()),
         ];
         assert_eq!(clusters.doing(&known), BTreeMap::from(expected));
-        assert!(clusters.names().contains("bowline/daemon"));
     }
 
     #[test]

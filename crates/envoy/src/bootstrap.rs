@@ -10,8 +10,8 @@ use crate::resources::{Resources, ads, any};
 
 const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// The cluster of the daemon's xDS server.
-const DAEMON: &str = "bowline/daemon";
+/// The cluster of the daemon's xDS server: also what requests to it name as their host, which has no slash.
+const DAEMON: &str = "bowline-daemon";
 
 /// Only its own user asks Envoy what it does, or tells it to end.
 const SOCKET_MODE: u32 = 0o600;

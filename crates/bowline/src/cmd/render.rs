@@ -15,7 +15,7 @@ use bowline_core::route::{
 use bowline_core::secret::Secret;
 use bowline_envoy::{Files, Input, Listen, Resources, fixed};
 
-use crate::args::{Endpoint, Render, RenderEnvoy};
+use crate::args::{Endpoint, Render};
 use crate::file;
 use crate::ui::Ui;
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 use tokio::io::unix::AsyncFd;
@@ -129,6 +130,9 @@ pub(super) fn last_lines(path: &Path) -> Option<String> {
 fn become_its_user(command: &mut Command, uid: Option<u32>, binds_low: bool) {
     let in_child = move || {
         nix::unistd::setsid()?;
+        // As many connections as the machine lets this process have.
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
         match uid {
             Some(uid) if binds_low => keep_one_capability(uid),
             Some(_) | None => Ok(()),
@@ -158,6 +162,8 @@ fn keep_one_capability(uid: u32) -> io::Result<()> {
     }
     const VERSION_3: u32 = 0x2008_0522;
     const NET_BIND_SERVICE: u32 = 10;
+    const NONE: libc::c_ulong = 0;
+    const ONE: libc::c_ulong = 1;
     let check = |result: libc::c_long| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
     let header = Header { version: VERSION_3, pid: 0 };
     let bit = 1 << NET_BIND_SERVICE;
@@ -165,13 +171,19 @@ fn keep_one_capability(uid: u32) -> io::Result<()> {
     let data = [low, Data { effective: 0, permitted: 0, inheritable: 0 }];
     // SAFETY: plain system calls with numbers, and with structs of the layout that the kernel reads and that outlive the call.
     unsafe {
-        check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0).into())?;
-        check(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()))?;
-        check(libc::syscall(libc::SYS_setgid, uid))?;
-        check(libc::syscall(libc::SYS_setuid, uid))?;
+        check(libc::prctl(libc::PR_SET_KEEPCAPS, ONE, NONE, NONE, NONE).into())?;
+        check(libc::syscall(libc::SYS_setgroups, NONE, std::ptr::null::<libc::gid_t>()))?;
+        check(libc::syscall(libc::SYS_setgid, libc::c_ulong::from(uid)))?;
+        check(libc::syscall(libc::SYS_setuid, libc::c_ulong::from(uid)))?;
         check(libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()))?;
-        check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, NET_BIND_SERVICE, 0, 0).into())
+        check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong, libc::c_ulong::from(NET_BIND_SERVICE), NONE, NONE).into())
     }
+}
+
+#[expect(unsafe_code, reason = "the descriptor that is watched must stay the same")]
+fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor is one and the same until it is closed, which is when it is dropped.
+    Ok(unsafe { AsyncFd::register(fd) }?)
 }
 
 /// A process that may or may not be this one's child.
@@ -190,7 +202,7 @@ impl Process {
         let file = config.bootstrap_file();
         let is_ours = line.split(|byte| *byte == 0).any(|word| word == file.as_os_str().as_encoded_bytes());
         match is_ours {
-            true => Ok(Self { pid, fd: AsyncFd::new(fd)? }),
+            true => Ok(Self { pid, fd: watched(fd)? }),
             false => Err(io::Error::other(format!("process {pid} is no Envoy of this state"))),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, Generation, ServiceName};
+use bowline_core::id::{AppKey, Generation, InstanceId, ServiceName};
 use bowline_core::route::{Action, EdgeDesired, EdgeObservation, EdgeStatus, Flow, PoolId, Table};
 use bowline_core::scale::Demand;
 use tokio::net::UnixListener;
@@ -64,8 +64,8 @@ pub(super) struct Session {
     /// The newest stream: what an older one says is not this Envoy's word.
     stream: u64,
     listen: Option<Listen>,
-    /// The model is one of what is wanted.
-    is_told: bool,
+    /// How often this daemon has said what is wanted; of one that was found, what it was told first is what it serves already.
+    tells: u32,
     /// The table that the model was made of.
     table: Arc<EdgeDesired>,
     drains: Drains,
@@ -107,7 +107,7 @@ impl Session {
             streams: None,
             stream: 0,
             listen: None,
-            is_told: false,
+            tells: 0,
             table: Arc::default(),
             drains: Drains::default(),
             known: Known::new(),
@@ -139,7 +139,7 @@ impl Session {
             let wanted = Arc::clone(&self.wanted.borrow_and_update());
             self.tell(wanted);
         }
-        if self.is_told
+        if self.tells > 0
             && let Err(fault) = self.listen_for_envoy()
         {
             return Ended::Lost(fault);
@@ -332,7 +332,7 @@ impl Session {
     fn tell(&mut self, wanted: Arc<EdgeDesired>) {
         self.drains.table(&self.table.table, &wanted.table);
         self.table = wanted;
-        self.is_told = true;
+        self.tells = self.tells.saturating_add(1);
         self.make();
     }
 
@@ -370,6 +370,8 @@ impl Session {
         match event {
             Event::Opened => tracing::info!("Envoy asks what to serve"),
             Event::Closed => tracing::info!("Envoy asks no more"),
+            // The first one has nothing but where to listen.
+            Event::Serving(Generation(0)) => {}
             Event::Serving(generation) => {
                 self.taken = Some(generation);
                 tick.reset_after(SETTLING);
@@ -424,11 +426,13 @@ impl Session {
         let known = &self.known;
         self.totals.retain(|instance| known.values().any(|one| one == instance));
         let serving = taken.or(self.observed.borrow().serving);
+        let is_as_found = self.child.is_none() && self.tells == 1;
         self.observed.send_if_modified(|seen| {
             let mut now = EdgeObservation::clone(seen);
             now.serving = serving;
             if taken.is_some() {
                 now.refusal = None;
+                now.table = is_as_found.then(|| Arc::clone(&self.table.table));
             }
             let active = doing.iter().filter(|(_, doing)| doing.active > 0);
             now.outstanding = active.map(|(id, doing)| (id.clone(), doing.active)).collect();
@@ -443,7 +447,7 @@ impl Session {
             }
             is_new
         });
-        let is_busy = |instance: &_| doing.get(instance).is_some_and(|doing| doing.active > 0);
+        let is_busy = |instance: &InstanceId| doing.get(instance).is_some_and(|doing| doing.active > 0);
         if serving.is_some_and(|serving| self.drains.done(serving, is_busy)) {
             self.make();
         }
@@ -451,7 +455,7 @@ impl Session {
     }
 
     /// For how long requests were in flight since the look before, of services whose number of instances follows that.
-    fn count_busy(&mut self, active: impl Fn(&bowline_core::id::InstanceId) -> u32) {
+    fn count_busy(&mut self, active: impl Fn(&InstanceId) -> u32) {
         let now = Instant::now();
         let since = self.looked.replace(now).map_or(Duration::ZERO, |before| now - before);
         let counted = counted(&self.table.table);
@@ -532,8 +536,10 @@ fn counted(table: &Table) -> BTreeMap<(AppKey, ServiceName), Vec<&PoolId>> {
     for rule in table.sites.values().flat_map(|site| &site.rules) {
         if let Action::Forward { service, splits, flow: Flow::Counted | Flow::Held, .. } = &rule.action {
             let pools = all.entry((rule.id.key.clone(), service.clone())).or_default();
-            for split in splits.iter().filter(|split| !pools.contains(&&split.pool)) {
-                pools.push(&split.pool);
+            for split in splits {
+                if !pools.contains(&&split.pool) {
+                    pools.push(&split.pool);
+                }
             }
         }
     }

@@ -22,7 +22,7 @@ const FIELDS: [(&str, &str); 28] = [
     ("method", "%REQ(:METHOD)%"),
     ("host", "%REQ(:AUTHORITY)%"),
     // Without its query: queries carry tokens.
-    ("path", "%PATH(NQ:ORIG)%"),
+    ("path", "%PATH(NQ:ORIG_OR_PATH)%"),
     ("status", "%RESPONSE_CODE%"),
     ("grpc_status", "%GRPC_STATUS_NUMBER%"),
     ("duration_ms", "%DURATION%"),

@@ -43,6 +43,8 @@ pub(super) fn configuration(name: &str, hosts: Vec<Value>) -> Value {
         "ignore_port_in_host_matching": true,
         // Servlet containers cut off what follows a `;`, and no spelling may lead past a guarded route.
         "ignore_path_parameters_in_path_matching": true,
+        // What a route says itself comes last: the daemon is told who asks.
+        "most_specific_header_mutations_wins": true,
         "request_headers_to_remove": IDENTITY,
         "request_headers_to_add": [
             header("x-forwarded-for", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
