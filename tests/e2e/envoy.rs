@@ -7,8 +7,11 @@ use std::time::Duration;
 use bowline_tests::client::{Answer, curl};
 use bowline_tests::load::Load;
 use bowline_tests::machine::Process;
+use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, envoy, path, text, wait};
+
+use crate::canary::{CANARY, answering, begin, release, released};
 
 /// An Envoy of 100 MB is read from disk first, and starts more slowly than an edge of Bowline's.
 const START: Duration = Duration::from_secs(60);
@@ -96,7 +99,8 @@ fn envoy_lets_in_only_who_may_come() {
         [route.small]\npath = \"/small\"\nto = \"web\"\nlimit = { body = \"1KiB\" }\n\
         [route.no]\npath = \"/no\"\nto = \"deny\"\n";
     let folder = app(&bowline, "envoy-policies", routes);
-    let refused = bowline.fails(&["up", path(&folder), "--edge", "envoy", "--http", "0", "--https", "0", "--admin", "0"], 2);
+    let refused =
+        bowline.fails(&["up", path(&folder), "--edge", "envoy", "--http", "0", "--https", "0", "--admin", "0"], 2);
     assert!(refused.contains("api-token") && refused.contains("people"), "{refused}");
     set(&bowline, "envoy-policies", "api-token", TOKEN);
     set(&bowline, "envoy-policies", "people", "ann:canary-password\nbob:other\n");
@@ -176,6 +180,28 @@ fn a_release_behind_envoy_drops_nothing() {
 }
 
 #[test]
+fn a_canary_behind_envoy_is_judged_by_what_it_answered() {
+    let bowline = Bowline::new();
+    let _server = Server::start_with(&bowline, &[], &[&ANY_PORTS[..], &["--edge", "envoy"]].concat());
+    let (folder, url) = released(&bowline, "envoy-canary", CANARY);
+    let load = Load::start_whole(&url, "/", &bowline.ca());
+    answering(&folder, "self.answer(b\"second\")");
+    let deploying = begin(&bowline, &folder);
+    wait("browsers are given a place", SOON, || {
+        let answer = curl(&bowline.ca(), &url, &["--include"]).text();
+        answer.contains("set-cookie: bowline-release=").then_some(())
+    });
+    let look = |release: &str| curl(&bowline.ca(), &url, &["-H", &format!("x-bowline-preview: {release}")]);
+    assert_eq!(look("2").text(), "second");
+    assert!(look("1").text().contains("hello from "));
+    assert_eq!(look("9").status, 503);
+    let output = deploying.wait_with_output().expect("it was started");
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(release(&bowline), 2);
+    load.stop().expect_no_failure("while a canary took over");
+}
+
+#[test]
 fn envoy_outlives_the_daemon_and_is_started_again_when_it_dies() {
     let bowline = Bowline::new();
     let folder = app(&bowline, "envoy-kills", "");
@@ -217,7 +243,8 @@ fn what_envoy_cannot_do_is_refused_by_its_key() {
 #[test]
 fn a_fixed_envoy_is_rendered_from_the_same_file() {
     let bowline = Bowline::new();
-    let folder = app(&bowline, "envoy-render", "hosts = [\"shop.localhost\"]\ntls = \"off\"\nallow = [\"127.0.0.0/8\"]\n");
+    let folder =
+        app(&bowline, "envoy-render", "hosts = [\"shop.localhost\"]\ntls = \"off\"\nallow = [\"127.0.0.0/8\"]\n");
     let missing = bowline.fails(&["render", "envoy", path(&folder), "--env", "local"], 2);
     assert!(missing.contains("--endpoint web=ADDRESS:PORT"), "{missing}");
     let output = bowline.run(&["render", "envoy", path(&folder), "--env", "local", "--endpoint", "web=127.0.0.1:9"]);

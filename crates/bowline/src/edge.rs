@@ -127,7 +127,9 @@ fn find(named: Option<&OsStr>, path: Option<&OsStr>) -> Result<PathBuf, Fault> {
         };
     }
     let all = path.into_iter().flat_map(std::env::split_paths).map(|dir| dir.join("envoy"));
-    all.into_iter().find(|file| is_executable(file)).ok_or_else(|| missing("there is no Envoy to be the edge".to_owned()))
+    all.into_iter()
+        .find(|file| is_executable(file))
+        .ok_or_else(|| missing("there is no Envoy to be the edge".to_owned()))
 }
 
 fn is_executable(file: &Path) -> bool {

@@ -156,7 +156,9 @@ impl Settings {
         let trusts = !args.trusted_proxy.is_empty() || !base.trusted_proxies.is_empty();
         if edge == EdgeEngine::Envoy && trusts && !args.for_command {
             return Err(Fault::new(FaultKind::Invalid, "an Envoy is told of no proxies in front that are believed")
-                .hint("have Bowline's own edge (`--edge bowline`), or take `trusted_proxies` and --trusted-proxy out"));
+                .hint(
+                    "have Bowline's own edge (`--edge bowline`), or take `trusted_proxies` and --trusted-proxy out",
+                ));
         }
         Ok(Self {
             edge,

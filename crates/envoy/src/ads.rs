@@ -95,7 +95,11 @@ pub(crate) enum Event {
     /// An Envoy has come; it says what it holds and is told the rest.
     Opened,
     Serving(Generation),
-    Refused { generation: Generation, kind: Kind, why: String },
+    Refused {
+        generation: Generation,
+        kind: Kind,
+        why: String,
+    },
     Closed,
 }
 

@@ -54,7 +54,8 @@ pub struct Files<'a> {
 
 /// Of an Envoy that serves these resources and asks nobody: keys are named, and not in it.
 pub fn fixed(resources: &Resources, files: Files<'_>) -> Value {
-    let clusters = resources.clusters.iter().map(|(name, cluster)| cluster_with(cluster, resources.endpoints.get(name)));
+    let clusters =
+        resources.clusters.iter().map(|(name, cluster)| cluster_with(cluster, resources.endpoints.get(name)));
     let listeners = resources.listeners.values().map(|listener| {
         let mut listener = listener.clone();
         settle(&mut listener, &resources.routes, files.certificates);
@@ -84,7 +85,9 @@ fn cluster_with(cluster: &Value, endpoints: Option<&Value>) -> Value {
 fn settle(value: &mut Value, routes: &BTreeMap<String, Value>, certificates: &Path) {
     match value {
         Value::Object(fields) => {
-            if let Some(config) = fields.remove("rds").and_then(|rds| routes.get(rds["route_config_name"].as_str()?).cloned()) {
+            if let Some(config) =
+                fields.remove("rds").and_then(|rds| routes.get(rds["route_config_name"].as_str()?).cloned())
+            {
                 fields.insert("route_config".to_owned(), config);
             }
             if let Some(secrets) = fields.remove("tls_certificate_sds_secret_configs") {
@@ -92,9 +95,7 @@ fn settle(value: &mut Value, routes: &BTreeMap<String, Value>, certificates: &Pa
                     let name = name.as_str().unwrap_or_default().replace('*', "_");
                     json!({ "filename": certificates.join(format!("{name}.{end}")).to_string_lossy() })
                 };
-                let of = |secret: &Value| {
-                    json!({ "certificate_chain": file(&secret["name"], "pem"), "private_key": file(&secret["name"], "key") })
-                };
+                let of = |secret: &Value| json!({ "certificate_chain": file(&secret["name"], "pem"), "private_key": file(&secret["name"], "key") });
                 let all: Vec<Value> = secrets.as_array().into_iter().flatten().map(of).collect();
                 fields.insert("tls_certificates".to_owned(), all.into());
             }

@@ -120,7 +120,11 @@ pub(crate) enum Effect {
     /// Envoy has all of this generation.
     Serving(Generation),
     /// It does not take what it was sent of this generation.
-    Refused { generation: Generation, kind: Kind, why: String },
+    Refused {
+        generation: Generation,
+        kind: Kind,
+        why: String,
+    },
 }
 
 /// One stream. Architecture invariant: a route or a listener is sent only when all clusters are there, with their endpoints.
@@ -216,7 +220,10 @@ impl Delta {
             }
         }
         let generation = self.model.generation;
-        if self.told != Some(generation) && Kind::ALL.into_iter().all(|kind| self.is_settled(kind)) && !self.is_refused() {
+        if self.told != Some(generation)
+            && Kind::ALL.into_iter().all(|kind| self.is_settled(kind))
+            && !self.is_refused()
+        {
             self.told = Some(generation);
             effects.push(Effect::Serving(generation));
         }
@@ -252,7 +259,8 @@ impl Delta {
         let versions = upserts.iter().map(|(name, resource)| (name.clone(), resource.version.clone())).collect();
         let held = self.kinds.entry(kind).or_default();
         held.is_greeted = true;
-        held.under_way = Some(UnderWay { nonce: nonce.clone(), generation, upserts: versions, removed: removed.clone() });
+        held.under_way =
+            Some(UnderWay { nonce: nonce.clone(), generation, upserts: versions, removed: removed.clone() });
         Some(Response { kind, nonce, generation, upserts, removed })
     }
 
@@ -322,7 +330,8 @@ mod tests {
     fn said(effects: &[Effect]) -> Vec<String> {
         let text = |effect: &Effect| match effect {
             Effect::Send(response) => {
-                let upserts: String = response.upserts.iter().map(|(name, one)| format!(" +{name}@{}", one.version)).collect();
+                let upserts: String =
+                    response.upserts.iter().map(|(name, one)| format!(" +{name}@{}", one.version)).collect();
                 let removed: String = response.removed.iter().map(|name| format!(" -{name}")).collect();
                 format!("{:?}{upserts}{removed} #{}", response.kind, response.nonce)
             }

@@ -28,8 +28,8 @@ pub(crate) struct SchemaError {
 /// The wire form of a message, `envoy.config.cluster.v3.Cluster`, written in the canonical JSON of its kind.
 pub(crate) fn encode(kind: &str, message: &Value) -> Result<Vec<u8>, SchemaError> {
     let descriptor = POOL.get_message_by_name(kind).expect("the kinds that are sent are in the descriptor set");
-    let message =
-        DynamicMessage::deserialize(descriptor, message).map_err(|source| SchemaError { kind: kind.to_owned(), source })?;
+    let message = DynamicMessage::deserialize(descriptor, message)
+        .map_err(|source| SchemaError { kind: kind.to_owned(), source })?;
     Ok(message.encode_to_vec())
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use bowline_core::app::{App, HostName};
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_core::id::{AppKey, EnvName, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Slot, SlotId};
+use bowline_core::id::{
+    AppKey, EnvName, Generation, Incarnation, InstanceId, ReleaseNumber, ServiceName, Slot, SlotId,
+};
 use bowline_core::release::{Unsupported, unsupported_by};
 use bowline_core::rollout::steady;
 use bowline_core::route::{

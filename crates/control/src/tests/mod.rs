@@ -410,7 +410,8 @@ impl World {
             Effect::Answer(ticket, reply) => drop(self.answers.insert(ticket, reply)),
             Effect::Tell(change, step) => self.told.push((change.0, step)),
             Effect::Read(ticket, order) => {
-                let reading = folder::read(&order, &daemon.vault, EdgeEngine::Bowline).map(|reading| Box::new(self.foresee(reading)));
+                let reading = folder::read(&order, &daemon.vault, EdgeEngine::Bowline)
+                    .map(|reading| Box::new(self.foresee(reading)));
                 self.input(daemon, Input::Read(ticket, reading));
             }
             Effect::Store(id, job) => {

@@ -1,19 +1,19 @@
 //! A release: one immutable revision, numbered per app and environment.
 
 mod artifact;
+mod on_envoy;
 pub mod plan;
 mod references;
 mod revision;
 mod settle;
-mod on_envoy;
 mod unsupported;
 
 pub use artifact::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, Foreseen, Shape, Stream};
+pub use on_envoy::unsupported_by;
 pub use references::{
     Facts, ReferenceError, Resolved, has_volume, job_variables, plain_variables, resolve, resolve_job, variables,
     wanted_secrets,
 };
 pub use revision::{Revision, SecretVersion};
 pub use settle::{NoProcess, settle};
-pub use on_envoy::unsupported_by;
 pub use unsupported::{Unsupported, unsupported};

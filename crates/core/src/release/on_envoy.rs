@@ -4,10 +4,10 @@ use super::unsupported::{Unsupported, unsupported};
 use crate::app::{App, Origin};
 use crate::route::{EdgeEngine, routed};
 
-const FILES: &str = "Envoy serves no files: the server's own edge does (`edge = \"bowline\"`), or let the app serve them";
+const FILES: &str =
+    "Envoy serves no files: the server's own edge does (`edge = \"bowline\"`), or let the app serve them";
 const UPLOADS: &str = "Envoy does not look into uploads: the server's own edge does (`edge = \"bowline\"`)";
-const RESTS: &str =
-    "Envoy holds no request until an instance has started: say at least 1, or have the server's own edge (`edge = \"bowline\"`)";
+const RESTS: &str = "Envoy holds no request until an instance has started: say at least 1, or have the server's own edge (`edge = \"bowline\"`)";
 
 /// All that a server with this edge cannot carry out, by path. See [`unsupported`].
 pub fn unsupported_by(edge: EdgeEngine, app: &App) -> Vec<Unsupported> {
@@ -37,7 +37,9 @@ fn by_envoy(app: &App) -> Vec<Unsupported> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::{Access, HostName, Limit, PathPrefix, Route, RouteTo, Scale, StaticFiles, Tls, Transfer, Upload, sample};
+    use crate::app::{
+        Access, HostName, Limit, PathPrefix, Route, RouteTo, Scale, StaticFiles, Tls, Transfer, Upload, sample,
+    };
     use crate::id::{RouteName, ServiceName};
 
     fn check(change: impl FnOnce(&mut App), expected: &[&str]) {

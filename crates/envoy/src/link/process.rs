@@ -110,7 +110,11 @@ fn open_log(path: &Path) -> io::Result<File> {
     }
     let mut options = OpenOptions::new();
     options.create(true).mode(0o600);
-    if is_large { options.write(true).truncate(true) } else { options.append(true) };
+    if is_large {
+        options.write(true).truncate(true)
+    } else {
+        options.append(true)
+    };
     options.open(path)
 }
 
@@ -176,7 +180,16 @@ fn keep_one_capability(uid: u32) -> io::Result<()> {
         check(libc::syscall(libc::SYS_setgid, libc::c_ulong::from(uid)))?;
         check(libc::syscall(libc::SYS_setuid, libc::c_ulong::from(uid)))?;
         check(libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()))?;
-        check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong, libc::c_ulong::from(NET_BIND_SERVICE), NONE, NONE).into())
+        check(
+            libc::prctl(
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong,
+                libc::c_ulong::from(NET_BIND_SERVICE),
+                NONE,
+                NONE,
+            )
+            .into(),
+        )
     }
 }
 

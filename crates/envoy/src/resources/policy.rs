@@ -71,7 +71,8 @@ pub(super) fn per_route(policies: &Policies, name: &str, compress: bool) -> Map<
     let mut on = Map::new();
     if let Some(maintenance) = &policies.maintenance {
         if !maintenance.allow.is_empty() {
-            let rules = json!({ "shadow_rules": rules(&maintenance.allow), "shadow_rules_stat_prefix": "maintenance_" });
+            let rules =
+                json!({ "shadow_rules": rules(&maintenance.allow), "shadow_rules_stat_prefix": "maintenance_" });
             on.insert(INSIDE.to_owned(), any(RBAC_HERE, json!({ "rbac": rules })));
         }
         on.insert(MAINTENANCE.to_owned(), any(LUA_HERE, json!({ "filter_context": {} })));

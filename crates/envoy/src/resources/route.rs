@@ -10,7 +10,9 @@ use super::{cluster, cluster_name, header, literal, policy, seconds};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Over {
     /// `https`: where the same is served over TLS.
-    Plain { https: Option<u16> },
+    Plain {
+        https: Option<u16>,
+    },
     Tls,
 }
 
@@ -58,7 +60,12 @@ pub(super) fn configuration(name: &str, hosts: Vec<Value>) -> Value {
 /// The routes of one host's rules, in the order of precedence.
 pub(super) fn of_rules(rules: &[Rule], table: &Table, over: Over, has_certificate: bool) -> Vec<Value> {
     let mut all: Vec<Value> = rules.iter().flat_map(|rule| of_rule(rule, table, over, has_certificate)).collect();
-    all.push(answer(&json!({ "prefix": "/" }), "no-route", 404, "The app behind this host has no route for this path."));
+    all.push(answer(
+        &json!({ "prefix": "/" }),
+        "no-route",
+        404,
+        "The app behind this host has no route for this path.",
+    ));
     all
 }
 
@@ -171,7 +178,8 @@ fn to_https(port: u16) -> Value {
 fn redirect(rule: &Rule, to: &str) -> Value {
     let (scheme, rest) = to.split_once("://").unwrap_or(("https", to));
     let (authority, path) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
-    let mut redirect = json!({ "scheme_redirect": scheme, "host_redirect": authority, "response_code": "PERMANENT_REDIRECT" });
+    let mut redirect =
+        json!({ "scheme_redirect": scheme, "host_redirect": authority, "response_code": "PERMANENT_REDIRECT" });
     let path = path.trim_end_matches('/');
     if !path.is_empty() {
         let pattern = json!({ "regex": "^(/.*)$" });

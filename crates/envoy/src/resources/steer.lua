@@ -2,6 +2,9 @@
 -- in the order in which they are listed: the candidate, the stable release, its baseline.
 local COOKIE, PLACES = "bowline-release", 100
 
+-- Every thread has a script of its own, and none of them begins as another one does.
+math.randomseed(os.time() + tonumber(string.match(tostring({}), "0x(%x+)") or "0", 16) % 1000003)
+
 -- The place that a browser brings, and its cookies without it.
 local function cookie(headers)
   local place, others, own = nil, {}, false

@@ -2,13 +2,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::{
-    BodyLimit, HostName, Hsts, PathPrefix, PlainHttp, Protocol, RateBy, Upload,
-};
+use bowline_core::app::{BodyLimit, HostName, Hsts, PathPrefix, PlainHttp, Protocol, RateBy, Upload};
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::route::{
-    ApiSite, Certificate, Challenge, Credentials, Flow, Gate, Maintenance, Policies, Proof, RateLimit, Rule, Site, SiteTls,
-    Split, Table, Transfer,
+    ApiSite, Certificate, Challenge, Credentials, Flow, Gate, Maintenance, Policies, Proof, RateLimit, Rule, Site,
+    SiteTls, Split, Table, Transfer,
 };
 use bowline_core::secret::Secret;
 use bowline_core::units::{Bytes, Rate, Weight};
@@ -75,7 +73,8 @@ fn desired(rules: Vec<Rule>) -> EdgeDesired {
 fn all(desired: &EdgeDesired) -> Resources {
     let listen = Listen { http: "127.0.0.1:8080".parse().unwrap(), https: Some("127.0.0.1:8443".parse().unwrap()) };
     let draining = BTreeMap::new();
-    let resources = Resources::of(Input { desired, draining: &draining, listen, access_log: Path::new("/logs/access.log") });
+    let resources =
+        Resources::of(Input { desired, draining: &draining, listen, access_log: Path::new("/logs/access.log") });
     is_of_the_api(&resources);
     resources
 }
@@ -125,8 +124,12 @@ fn weights_are_shares_of_pools_that_have_instances() {
     let action = |splits: &[(u32, u8)]| routes_of(splits)[2]["route"].clone();
     assert_eq!(action(&[(1, 100)])["cluster"], "local/shop.web.r1");
     let two = action(&[(1, 90), (2, 10)]);
-    let shares: Vec<_> =
-        two["weighted_clusters"]["clusters"].as_array().unwrap().iter().map(|one| one["weight"].as_u64().unwrap()).collect();
+    let shares: Vec<_> = two["weighted_clusters"]["clusters"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["weight"].as_u64().unwrap())
+        .collect();
     assert_eq!(shares, [90, 10]);
     assert_eq!(action(&[(1, 90), (3, 10)])["cluster"], "local/shop.web.r1", "release 3 has no instance");
     let none = routes_of(&[(3, 100)]);
@@ -146,7 +149,8 @@ fn two_that_are_judged_are_chosen_by_place() {
 #[test]
 fn what_guards_is_on_in_any_case_of_the_path() {
     let digests = BTreeSet::from([[7; 32]]);
-    let gate = Gate { proof: Proof::Header("x-auth-token".into()), credentials: Credentials { salt: [1; 16], digests } };
+    let gate =
+        Gate { proof: Proof::Header("x-auth-token".into()), credentials: Credentials { salt: [1; 16], digests } };
     let policies = Policies {
         maintenance: Some(Maintenance { allow: vec!["10.0.0.0/8".parse().unwrap()] }),
         allow: vec!["192.0.2.0/24".parse().unwrap()],
@@ -157,9 +161,18 @@ fn what_guards_is_on_in_any_case_of_the_path() {
     let guarded = Rule { policies, ..rule("/admin", forward(&[(1, 100)], false)) };
     let routes = routes(&desired(vec![guarded]), TLS);
     for route in &routes[..4] {
-        assert_eq!((&route["match"]["path_separated_prefix"], &route["match"]["case_sensitive"]), (&"/admin".into(), &false.into()));
+        assert_eq!(
+            (&route["match"]["path_separated_prefix"], &route["match"]["case_sensitive"]),
+            (&"/admin".into(), &false.into())
+        );
         let on: Vec<_> = route["typed_per_filter_config"].as_object().unwrap().keys().collect();
-        let policies = ["bowline.allow", "bowline.auth", "bowline.maintenance", "bowline.maintenance.inside", "bowline.rate.client"];
+        let policies = [
+            "bowline.allow",
+            "bowline.auth",
+            "bowline.maintenance",
+            "bowline.maintenance.inside",
+            "bowline.rate.client",
+        ];
         assert!(policies.iter().all(|name| on.iter().any(|one| one == name)), "{on:?}");
     }
     let context = &routes[2]["typed_per_filter_config"]["bowline.auth"]["filter_context"];
@@ -201,8 +214,14 @@ fn paths_are_stripped_and_redirects_keep_them() {
     let routes = routes(&desired(vec![stripped, to, denied]), TLS);
     assert_eq!(routes[2]["route"]["regex_rewrite"]["pattern"]["regex"], r"^(?i:/a\.b)/?(.*)$");
     let redirect = &routes[4]["redirect"];
-    assert_eq!((&redirect["host_redirect"], &redirect["regex_rewrite"]["substitution"]), (&"example.com".into(), &r"/new\1".into()));
-    assert_eq!((&routes[5]["direct_response"]["status"], &routes[6]["direct_response"]["status"]), (&403.into(), &404.into()));
+    assert_eq!(
+        (&redirect["host_redirect"], &redirect["regex_rewrite"]["substitution"]),
+        (&"example.com".into(), &r"/new\1".into())
+    );
+    assert_eq!(
+        (&routes[5]["direct_response"]["status"], &routes[6]["direct_response"]["status"]),
+        (&403.into(), &404.into())
+    );
 }
 
 #[test]
@@ -213,7 +232,8 @@ fn an_instance_that_is_drained_is_told_and_gets_nothing() {
     gone.endpoints.insert("local/shop.web.r1.1.1".parse().unwrap(), "127.0.0.1:9".parse().unwrap());
     draining.entry(pool(9, Cohort::Whole)).or_default().endpoints.clone_from(&gone_endpoints());
     let listen = Listen { http: "127.0.0.1:8080".parse().unwrap(), https: None };
-    let resources = Resources::of(Input { desired: &desired, draining: &draining, listen, access_log: Path::new("/a") });
+    let resources =
+        Resources::of(Input { desired: &desired, draining: &draining, listen, access_log: Path::new("/a") });
     is_of_the_api(&resources);
     let health = |cluster: &str| {
         let all = resources.endpoints[cluster]["endpoints"][0]["lb_endpoints"].as_array().unwrap();
@@ -241,7 +261,8 @@ fn names_are_proven_and_the_api_is_reached_over_tls_alone() {
     assert!(plain.contains("/.well-known/acme-challenge/token") && plain.contains("tls-wanted"), "{plain}");
     assert!(all.routes["https/api.example.com"].to_string().contains("bowline-client"));
     let chains = all.listeners["https"]["filter_chains"].as_array().unwrap();
-    let alone: Vec<_> = chains.iter().filter(|chain| chain["filter_chain_match"]["application_protocols"].is_array()).collect();
+    let alone: Vec<_> =
+        chains.iter().filter(|chain| chain["filter_chain_match"]["application_protocols"].is_array()).collect();
     assert_eq!((alone.len(), &alone[0]["name"]), (1, &"acme/b.example.com".into()));
     assert!(all.clusters.contains_key("bowline/api"));
 }
