@@ -69,7 +69,7 @@ fn envoy_serves_and_tells_what_it_serves() {
     assert_eq!(each(&bowline, &up.https(), &other).status, 421, "a connection for another name");
     let line = wait("the access log tells of it", SOON, || {
         let log = bowline.json_text(&["logs", "envoy-serves", "--access"]);
-        log.lines().find(|line| line.contains("/bytes/100000")).map(str::to_owned)
+        log.lines().find(|line| line.contains("\"access\"") && line.contains("/bytes/100000")).map(str::to_owned)
     });
     for part in ["envoy-serves", "web", "200", "GET", "127.0.0.1", "r1.0"] {
         assert!(line.contains(part), "{part}: {line}");
@@ -97,7 +97,7 @@ fn envoy_lets_in_only_who_may_come() {
         [route.here]\npath = \"/here\"\nto = \"web\"\nallow = [\"127.0.0.0/8\"]\n\
         [route.often]\npath = \"/often\"\nto = \"web\"\nlimit = { rate = \"3/h\" }\n\
         [route.small]\npath = \"/small\"\nto = \"web\"\nlimit = { body = \"1KiB\" }\n\
-        [route.no]\npath = \"/no\"\nto = \"deny\"\n";
+        [route.no]\npath = \"/no\"\ndeny = true\n";
     let folder = app(&bowline, "envoy-policies", routes);
     let refused =
         bowline.fails(&["up", path(&folder), "--edge", "envoy", "--http", "0", "--https", "0", "--admin", "0"], 2);

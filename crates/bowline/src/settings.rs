@@ -154,7 +154,8 @@ impl Settings {
         };
         let edge = args.edge.map_or(base.edge, EdgeEngine::from);
         let trusts = !args.trusted_proxy.is_empty() || !base.trusted_proxies.is_empty();
-        if edge == EdgeEngine::Envoy && trusts && !args.for_command {
+        let only_stops = args.for_command && args.mode == Mode::Server;
+        if edge == EdgeEngine::Envoy && trusts && !only_stops {
             return Err(Fault::new(FaultKind::Invalid, "an Envoy is told of no proxies in front that are believed")
                 .hint(
                     "have Bowline's own edge (`--edge bowline`), or take `trusted_proxies` and --trusted-proxy out",

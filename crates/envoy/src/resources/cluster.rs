@@ -88,7 +88,9 @@ pub(crate) fn ads() -> Value {
 pub(super) fn endpoints(name: &str, told: &Told) -> Value {
     let ready = told.pool.endpoints.iter().map(|(id, at)| endpoint(id, *at, "HEALTHY"));
     let drained = told.draining.endpoints.iter().filter(|(id, _)| !told.pool.endpoints.contains_key(*id));
-    let drained = drained.map(|(id, at)| endpoint(id, *at, "DRAINING"));
+    // Endpoints are told before routes: were these drained while routes still lead here, nobody would be there.
+    let health = if told.is_led_to { "DRAINING" } else { "HEALTHY" };
+    let drained = drained.map(|(id, at)| endpoint(id, *at, health));
     let all: Vec<Value> = ready.chain(drained).collect();
     json!({ "cluster_name": name, "endpoints": [{ "locality": {}, "lb_endpoints": all }] })
 }
