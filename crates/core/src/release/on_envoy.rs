@@ -77,7 +77,8 @@ mod tests {
         );
         check(
             |app| {
-                let origin = Origin::Static { dir: ".".into(), build: None, files: StaticFiles::default() };
+                let files = StaticFiles { dir: ".".into(), fallback: None, cache: StaticFiles::CACHE };
+                let origin = Origin::Static { dir: ".".into(), build: None, files };
                 app.services.values_mut().next().unwrap().origin = origin;
             },
             &["service.web.static"],
