@@ -18,6 +18,7 @@ mod data_verbs;
 mod deploy;
 mod disk;
 mod elsewhere;
+mod envoy;
 mod escape;
 mod faults;
 mod hardship;

@@ -116,6 +116,7 @@ impl Bowline {
             .env_remove("BOWLINE_CA")
             .env(bowline_fault_points::VARIABLE, self.points())
             .env("NO_COLOR", "1")
+            .env("BOWLINE_ENVOY", envoy())
             .stdin(Stdio::null());
         command
     }
@@ -315,6 +316,12 @@ pub fn tool(name: &str) -> PathBuf {
     let tool = target.join("hostile-tools/bin").join(name);
     assert!(tool.exists(), "run scripts/setup first: {} is missing", tool.display());
     tool
+}
+
+/// The Envoy that `--edge envoy` starts. Put there by scripts/setup.
+pub fn envoy() -> PathBuf {
+    let exe = std::env::current_exe().expect("a test knows its own path");
+    exe.ancestors().nth(3).expect("tests lie in target/PROFILE/deps").join("envoy/envoy")
 }
 
 /// The root of the repository.

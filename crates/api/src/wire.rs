@@ -98,9 +98,9 @@ pub use rollout::{
 };
 pub use source::{MAX_MANIFEST, Offered, Placed, Source, SourceEntry, SourceError};
 pub use status::{
-    AppState, AppStatus, CertificateIssuer, CertificateStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeState,
-    EdgeStatus, InstanceRole, InstanceStatus, JobStatus, Mode, ResourceStatus, ScaleStatus, ServiceStatus, Status,
-    VolumeStatus,
+    AppState, AppStatus, CertificateIssuer, CertificateStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeEngine,
+    EdgeState, EdgeStatus, InstanceRole, InstanceStatus, JobStatus, Mode, ResourceStatus, ScaleStatus, ServiceStatus,
+    Status, VolumeStatus,
 };
 
 pub use token::{CreatedToken, NewToken, Role, TokenInfo, Tokens, WhoAmI};

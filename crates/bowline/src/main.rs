@@ -6,6 +6,7 @@ mod claim;
 mod cmd;
 mod credentials;
 mod daemon;
+mod edge;
 mod file;
 mod interrupts;
 mod log;

@@ -12,7 +12,7 @@ use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, EnvName, ReleaseNumber};
 use bowline_core::resource::data::{DataDone, DataOrder};
-use bowline_core::route::{ApiSite, EdgeDesired};
+use bowline_core::route::{ApiSite, EdgeDesired, EdgeEngine};
 use bowline_core::scale::Windows;
 use bowline_core::time::{Mono, Timestamp};
 use bowline_fault_points::{Point, reach};
@@ -82,6 +82,7 @@ pub async fn run(
         mode: config.mode,
         started: now.wall,
         admin: admin_address,
+        edge: config.edge,
         state_dir: config.state_dir.clone(),
     };
     let kept = opened.as_ref().map_err(Clone::clone).and_then(Opened::kept);
@@ -109,6 +110,7 @@ pub async fn run(
 
 /// What is needed to do more than to say why not.
 struct Opened {
+    edge: EdgeEngine,
     store: Store,
     vault: Vault,
     ca: LocalCa,
@@ -166,7 +168,8 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         machine: memory::machine(),
         boot: boot_id()?,
     };
-    Ok(Opened { store, vault, ca, certs, acme, place, loaded, snapshot })
+    let edge = config.edge;
+    Ok(Opened { edge, store, vault, ca, certs, acme, place, loaded, snapshot })
 }
 
 /// How long scaling waits: a test of the whole may have it wait a fraction of that.
@@ -293,6 +296,7 @@ struct Rim {
 
 /// What effects are carried out with when the store is open.
 struct Work {
+    edge: EdgeEngine,
     jobs: mpsc::Sender<(JobId, Job)>,
     worker: tokio::task::JoinHandle<()>,
     snapshots: watch::Sender<Option<Arc<EdgeDesired>>>,
@@ -422,8 +426,9 @@ impl Rim {
     fn read(&mut self, ticket: Ticket, order: ReadOrder) {
         let Some(work) = &self.work else { return };
         let (vault, inputs, foresights) = (work.vault.clone(), self.inputs.clone(), self.links.foresights.clone());
+        let edge = work.edge;
         tokio::spawn(async move {
-            let reading = tokio::task::spawn_blocking(move || folder::read(&order, &vault)).await;
+            let reading = tokio::task::spawn_blocking(move || folder::read(&order, &vault, edge)).await;
             let reading = match reading.unwrap_or_else(|error| Err(defect("reading the folder", &error))) {
                 Ok(reading) => foresee(&foresights, reading).await,
                 Err(fault) => Err(fault),
@@ -554,6 +559,7 @@ impl Work {
         let (snapshots, latest) = watch::channel(None);
         let sealer = tokio::spawn(seal_snapshots(latest, opened.vault.clone(), opened.place.state_dir.clone()));
         Self {
+            edge: opened.edge,
             jobs,
             worker,
             snapshots,

@@ -57,6 +57,8 @@ pub enum Mode {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EdgeStatus {
+    #[serde(default)]
+    pub engine: EdgeEngine,
     pub state: EdgeState,
     pub pid: Option<u32>,
     pub http: Option<String>,
@@ -75,6 +77,17 @@ pub struct EdgeStatus {
     pub trusted_proxies: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+}
+
+/// Which proxy serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EdgeEngine {
+    /// Bowline's own edge.
+    #[default]
+    Bowline,
+    /// A real Envoy.
+    Envoy,
 }
 
 /// The certificate of one host, or why there is none.

@@ -2,20 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 
 use crate::monitoring::METRICS;
 use crate::monitoring::service::Server;
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Render {
-    /// prometheus.yml with recording and alert rules
-    Prometheus(RenderPrometheus),
-    /// alertmanager.yml, which tells a webhook that takes Slack's messages
-    Alertmanager(RenderAlertmanager),
-    /// Dashboards, and the provisioning of them and of their data source
-    Grafana(RenderGrafana),
-}
 
 /// Where files go.
 #[derive(Debug, Args)]

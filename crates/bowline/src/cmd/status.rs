@@ -62,7 +62,11 @@ fn daemon(status: &wire::Status, ui: &Ui) {
     };
     let listens: Vec<&str> = [&edge.http, &edge.https].into_iter().flatten().map(String::as_str).collect();
     ui.say(format!(
-        "  edge {}  pid {}, {}, {} {}  {}",
+        "  {} {}  pid {}, {}, {} {}  {}",
+        match edge.engine {
+            wire::EdgeEngine::Bowline => "edge",
+            wire::EdgeEngine::Envoy => "edge (Envoy)",
+        },
         ui.paint(tone, state),
         edge.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         ui::measured(edge.private_bytes),

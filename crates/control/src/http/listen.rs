@@ -118,6 +118,7 @@ pub(crate) fn serve(
         readings: Arc::new(Semaphore::new(READINGS)),
         kept,
         version: config.version,
+        edge: config.edge,
         owner: Owner(nix::unistd::geteuid().as_raw()),
     };
     let keeper = Doorkeeper {

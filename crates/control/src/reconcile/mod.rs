@@ -54,7 +54,7 @@ use bowline_core::id::{AppKey, EnvName, EnvironmentId, ReleaseNumber};
 use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
 use bowline_core::job::{Jobs, RunId};
 use bowline_core::resource::ResourceKey;
-use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus, PoolId};
+use bowline_core::route::{EdgeDesired, EdgeEngine, EdgeObservation, EdgeStatus, PoolId};
 use bowline_core::time::{Humane, Mono, Timestamp};
 
 use self::acme::Acme;
@@ -89,6 +89,7 @@ pub(crate) struct About {
     pub(crate) mode: Mode,
     pub(crate) started: Timestamp,
     pub(crate) admin: Option<String>,
+    pub(crate) edge: EdgeEngine,
     pub(crate) state_dir: PathBuf,
 }
 

@@ -10,7 +10,7 @@ use bowline_core::id::{AppKey, InstanceId, ReleaseNumber, ServiceName, SlotId};
 use bowline_core::instance::{DiskObservation, InstanceObservation, Phase, SlotState, SlotStatus};
 use bowline_core::rollout::{Role, ScaledBy, Set};
 use bowline_core::route::outlier::FAILURES;
-use bowline_core::route::{EdgeObservation, EdgeStatus, claims, places};
+use bowline_core::route::{EdgeEngine, EdgeObservation, EdgeStatus, claims, places};
 use bowline_core::time::Timestamp;
 use ipnet::IpNet;
 
@@ -38,7 +38,7 @@ impl Loop {
             edge: wire::EdgeStatus {
                 api: self.api_url(),
                 certificate: self.place.api.as_ref().map(|api| self.certificate(&api.host, now)),
-                ..edge_status(&self.edge, &self.place.trusted_proxies, self.published.uncompiled())
+                ..edge_status((self.about.edge, &self.edge), &self.place.trusted_proxies, self.published.uncompiled())
             },
             apps: self.apps.values().map(|app| self.app_status(app, &slots, now)).collect(),
         }
@@ -412,16 +412,21 @@ pub(crate) fn daemon_status(about: &About, degraded: Option<&Fault>) -> wire::Da
 
 /// `uncompiled`: why it goes on with an older table than is wanted.
 pub(crate) fn edge_status(
-    edge: &EdgeObservation,
+    (engine, edge): (EdgeEngine, &EdgeObservation),
     trusted_proxies: &[IpNet],
     uncompiled: Option<&Fault>,
 ) -> wire::EdgeStatus {
+    let older = uncompiled.or(edge.refusal.as_ref());
     let (state, fault) = match &edge.status {
-        EdgeStatus::Starting => (wire::EdgeState::Starting, uncompiled),
-        EdgeStatus::Connected => (wire::EdgeState::Serving, uncompiled),
+        EdgeStatus::Starting => (wire::EdgeState::Starting, older),
+        EdgeStatus::Connected => (wire::EdgeState::Serving, older),
         EdgeStatus::Lost(fault) => (wire::EdgeState::Lost, Some(fault)),
     };
     wire::EdgeStatus {
+        engine: match engine {
+            EdgeEngine::Bowline => wire::EdgeEngine::Bowline,
+            EdgeEngine::Envoy => wire::EdgeEngine::Envoy,
+        },
         state,
         pid: (edge.pid != 0).then_some(edge.pid),
         http: edge.http.map(|address| address.to_string()),

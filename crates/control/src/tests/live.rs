@@ -10,7 +10,7 @@ use bowline_api::{Client, ClientError};
 use bowline_core::app::Protocol;
 use bowline_core::log::{LogLine, LogSource};
 use bowline_core::release::{BuildProgress, Stream};
-use bowline_core::route::{Method, Series, SeriesKey};
+use bowline_core::route::{EdgeEngine, Method, Series, SeriesKey};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
@@ -75,6 +75,7 @@ fn start(dir: &Path) -> Room {
         api,
         admin,
         registry: crate::Registry::default(),
+        edge: EdgeEngine::Bowline,
         trusted_proxies: Vec::new(),
         proxy_protocol: false,
         outside: None,

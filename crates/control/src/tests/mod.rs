@@ -36,7 +36,7 @@ use bowline_core::instance::{
 use bowline_core::job::Task;
 use bowline_core::release::{Artifact, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::DataDone;
-use bowline_core::route::{ApiSite, EdgeDesired, EdgeObservation, EdgeStatus};
+use bowline_core::route::{ApiSite, EdgeDesired, EdgeEngine, EdgeObservation, EdgeStatus};
 use bowline_core::scale::{Machine, Windows};
 use bowline_core::time::{Mono, Timestamp};
 use bowline_core::units::Bytes;
@@ -266,6 +266,7 @@ impl World {
             mode: self.mode,
             started: wall,
             admin: None,
+            edge: EdgeEngine::Bowline,
             state_dir: self.state(),
         };
         let served = before.as_ref().map(|served| &*served.certificates);
@@ -415,7 +416,8 @@ impl World {
             Effect::Answer(ticket, reply) => drop(self.answers.insert(ticket, reply)),
             Effect::Tell(change, step) => self.told.push((change.0, step)),
             Effect::Read(ticket, order) => {
-                let reading = folder::read(&order, &daemon.vault).map(|reading| Box::new(self.foresee(reading)));
+                let reading = folder::read(&order, &daemon.vault, EdgeEngine::Bowline)
+                    .map(|reading| Box::new(self.foresee(reading)));
                 self.input(daemon, Input::Read(ticket, reading));
             }
             Effect::Store(id, job) => {

@@ -16,7 +16,7 @@ pub use observation::{
 };
 pub use policy::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit, canonical};
 pub use table::{
-    Action, ApiSite, CHALLENGE_PATH, CLIENT_FIELD, Certificate, Certificates, Challenge, Cohort, EdgeDesired, Files,
-    Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table, Transfer,
+    Action, ApiSite, CHALLENGE_PATH, CLIENT_FIELD, Certificate, Certificates, Challenge, Cohort, EdgeDesired,
+    EdgeEngine, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table, Transfer,
 };
 pub use tables::{Reachable, Tables};

@@ -14,6 +14,25 @@ use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, RouteName, Servic
 use crate::secret::Secret;
 use crate::units::Weight;
 
+/// Which proxy serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EdgeEngine {
+    /// Bowline's own edge.
+    #[default]
+    Bowline,
+    /// A real Envoy, told over xDS.
+    Envoy,
+}
+
+impl EdgeEngine {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bowline => "bowline",
+            Self::Envoy => "envoy",
+        }
+    }
+}
+
 /// All that an edge should serve. An edge refuses a lower generation than it holds.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct EdgeDesired {

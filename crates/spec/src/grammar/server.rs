@@ -15,14 +15,14 @@ const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> Tab
 /// `server.toml`.
 pub(crate) static SERVER: TableSpec = table(
     "server",
-    "One server: `/etc/bowline/server.toml`, or `--config`. This version refuses `edge = \"envoy\"`, another number of addresses than one of \
+    "One server: `/etc/bowline/server.toml`, or `--config`. This version refuses another number of addresses than one of \
      HTTP and at most one of HTTPS, `backup`, `otlp` and `limits.connections`.",
     &[
         key(
             "edge",
             Words(&["bowline", "envoy"]),
             Default("\"bowline\""),
-            "Which proxy serves: Bowline's own, or Envoy.",
+            "Which proxy serves: Bowline's own, or [Envoy](envoy.md).",
         ),
         key(
             "trusted_proxies",
