@@ -136,9 +136,7 @@ pub(crate) async fn to_daemon<C: Client>(
 /// Time has passed: the table of now may lead elsewhere, and let others in.
 fn again<C: Client>(request: &mut Request<'_>, client: &C) -> Result<Arc<Route>, Reason> {
     let route = request.route(client.peer())?;
-    request.journal.route = Some(Arc::clone(&route));
-    // Positions are those of the table before.
-    (request.journal.backend, request.journal.endpoint) = (None, None);
+    request.journal.looks_again(&route);
     if let Some(guard) = &route.guard {
         guard.check_again(request.client, request.head)?;
     }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bowline_core::route::Method;
 
@@ -114,7 +114,7 @@ pub(crate) async fn refuse<C: Client>(worker: &Worker, client: &mut C, refusal: 
         deadline.set(ANSWER_TIME);
         let _ = flush(client, deadline).await;
     }
-    worker.access.write(&Line {
+    let line = Line {
         labels: [""; 3],
         method: "",
         host: "",
@@ -131,7 +131,8 @@ pub(crate) async fn refuse<C: Client>(worker: &Worker, client: &mut C, refusal: 
         request: trace.request_id(),
         call: None,
         fault: Some((reason.blame().as_str(), reason.code())),
-    });
+    };
+    worker.access.write(&line, Instant::now());
 }
 
 fn tls_version(peer: &Peer) -> &'static str {
@@ -475,7 +476,8 @@ impl Request<'_> {
             (Some(endpoint), Some(false)) => endpoint.answered(),
             (Some(_) | None, _) => {}
         }
-        let duration = journal.begun.elapsed();
+        let now = Instant::now();
+        let duration = now.saturating_duration_since(journal.begun);
         let method = self.head.method();
         let (request_bytes, response_bytes) = (client.body_bytes(), journal.response_bytes);
         match journal.labels() {
@@ -495,7 +497,7 @@ impl Request<'_> {
                 }
             }
         }
-        self.worker.access.write(&Line {
+        let line = Line {
             labels: journal.log(),
             method,
             host: self.head.authority().host,
@@ -512,7 +514,8 @@ impl Request<'_> {
             request: self.trace.request_id(),
             call: journal.call.map(|code| code.0),
             fault: journal.fault.map(|reason| (reason.blame().as_str(), reason.code())),
-        });
+        };
+        self.worker.access.write(&line, now);
     }
 
     pub(crate) fn is_websocket(&self) -> bool {

@@ -62,7 +62,11 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
         return Err(SnapshotError::Version(version));
     }
     let form: SnapshotForm = serde_json::from_slice(bytes).map_err(SnapshotError::Json)?;
-    let sites = form.sites.into_iter().map(|(h, s)| Ok((host(&h)?, site(s)?))).collect::<Result<_, SnapshotError>>()?;
+    let sites = form
+        .sites
+        .into_iter()
+        .map(|(h, s)| Ok((host(&h)?, Arc::new(site(s)?))))
+        .collect::<Result<_, SnapshotError>>()?;
     let mut pools: BTreeMap<_, Pool> =
         form.pools.into_iter().map(|(id, p)| Ok((pool_id(id)?, pool(p)?))).collect::<Result<_, SnapshotError>>()?;
     for id in form.h2c {
@@ -70,6 +74,7 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
             pool.protocol = Protocol::H2c;
         }
     }
+    let pools = pools.into_iter().map(|(id, pool)| (id, Arc::new(pool))).collect();
     let certificates = form
         .certificates
         .into_iter()

@@ -588,7 +588,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("outer.sock");
         let api = Some(Arc::new(ApiSite { host: HostName::new("api.test").unwrap(), socket: socket.clone() }));
-        let routes = Compiler::default().compile(Arc::new(Table { api, ..Table::default() }));
+        let routes = Compiler::default().compile(&Table { api, ..Table::default() });
         (Raw::connect(routes, &[]).await, socket, folder)
     }
 
@@ -697,7 +697,7 @@ mod tests {
             let socket = folder.path().join("outer.sock");
             let daemon = UnixListener::bind(&socket).unwrap();
             let api = Some(Arc::new(ApiSite { host: HostName::new("api.test").unwrap(), socket }));
-            let routes = Compiler::default().compile(Arc::new(Table { api, ..Table::default() }));
+            let routes = Compiler::default().compile(&Table { api, ..Table::default() });
             // Of no answer's body may anything be sent.
             let mut raw = Raw::connect(routes, &[0, 4, 0, 0, 0, 0]).await;
             let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "api.test"), (":path", "/v1/logs")];

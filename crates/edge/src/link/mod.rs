@@ -4,6 +4,7 @@
 //! being refused; the edge holds them too, so that a daemon that dies finds them again.
 
 mod address;
+mod line;
 mod session;
 mod spawn;
 mod stray;

@@ -51,6 +51,8 @@ impl Drains {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use bowline_core::app::Protocol;
     use bowline_core::id::{AppKey, AppName, EnvName, ReleaseNumber, ServiceName};
     use bowline_core::route::Cohort;
@@ -64,7 +66,7 @@ mod tests {
         let service = ServiceName::new("web").unwrap();
         let id = PoolId { key, service, release: ReleaseNumber(1), cohort: Cohort::Whole };
         let endpoints = slots.iter().map(|slot| (instance(*slot), ([127, 0, 0, 1], *slot).into())).collect();
-        let pools = BTreeMap::from([(id, Pool { protocol: Protocol::Http1, endpoints })]);
+        let pools = BTreeMap::from([(id, Arc::new(Pool { protocol: Protocol::Http1, endpoints }))]);
         Table { generation: Generation(generation), pools, ..Table::default() }
     }
 

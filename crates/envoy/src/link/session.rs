@@ -349,7 +349,7 @@ impl Session {
         for rule in &resources.refused {
             tracing::warn!(app = %rule.key, route = %rule.route, "Envoy cannot do what this route asks for: it answers 503");
         }
-        let pools = self.table.table.pools.iter().chain(draining);
+        let pools = self.table.table.pools.iter().map(|(id, pool)| (id, &**pool)).chain(draining);
         let known = pools.flat_map(|(id, pool)| {
             let name = cluster_name(id);
             pool.endpoints.iter().map(move |(instance, at)| ((name.clone(), *at), instance.clone()))

@@ -9,6 +9,7 @@ mod route;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use bowline_core::route::{Action, Cohort, EdgeDesired, Pool, PoolId, RuleId};
 use serde_json::{Value, json};
@@ -87,7 +88,7 @@ fn is_carried(action: &Action) -> bool {
 struct Told {
     /// Routes lead to it. To one that no route leads to any more none may lead for a moment still: its instances are ready until then.
     is_led_to: bool,
-    pool: Pool,
+    pool: Arc<Pool>,
     draining: Pool,
 }
 
@@ -95,11 +96,14 @@ struct Told {
 fn pools(input: Input<'_>) -> BTreeMap<PoolId, Told> {
     let mut all: BTreeMap<PoolId, Told> = BTreeMap::new();
     for (id, pool) in &input.desired.table.pools {
-        all.insert(id.clone(), Told { is_led_to: true, pool: pool.clone(), draining: Pool::default() });
+        all.insert(id.clone(), Told { is_led_to: true, pool: Arc::clone(pool), draining: Pool::default() });
     }
     for (id, pool) in input.draining {
         all.entry(id.clone())
-            .or_insert_with(|| Told { pool: Pool { protocol: pool.protocol, ..Pool::default() }, ..Told::default() })
+            .or_insert_with(|| Told {
+                pool: Arc::new(Pool { protocol: pool.protocol, ..Pool::default() }),
+                ..Told::default()
+            })
             .draining = pool.clone();
     }
     all

@@ -62,9 +62,9 @@ fn desired(rules: Vec<Rule>) -> EdgeDesired {
     };
     let pools = [1, 2].map(|release: u16| {
         let pool_of = Pool { protocol: Protocol::Http1, endpoints: endpoints(release) };
-        (pool(release.into(), Cohort::Whole), pool_of)
+        (pool(release.into(), Cohort::Whole), Arc::new(pool_of))
     });
-    let sites = [(host("shop.localhost"), Site { tls: SiteTls::Both, rules })].into();
+    let sites = [(host("shop.localhost"), Arc::new(Site { tls: SiteTls::Both, rules }))].into();
     let table = Table { generation: Generation(7), sites, pools: pools.into(), ..Table::default() };
     let certificates = [(host("shop.localhost"), Arc::new(certificate()))].into();
     EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) }
@@ -254,7 +254,7 @@ fn names_are_proven_and_the_api_is_reached_over_tls_alone() {
     let table = Arc::make_mut(&mut desired.table);
     let http = Challenge::Http { token: "token".into(), answer: "token.answer".into() };
     table.challenges = [(host("a.example.com"), http), (host("b.example.com"), Challenge::Tls(certificate()))].into();
-    table.api = Some(ApiSite { host: host("api.example.com"), socket: "/run/outer.sock".into() });
+    table.api = Some(Arc::new(ApiSite { host: host("api.example.com"), socket: "/run/outer.sock".into() }));
     Arc::make_mut(&mut desired.certificates).insert(host("api.example.com"), Arc::new(certificate()));
     let all = all(&desired);
     let plain = all.routes["http"].to_string();
