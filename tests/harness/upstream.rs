@@ -167,11 +167,6 @@ impl Talk<'_> {
             let request = Request { line, fields, body: Vec::new(), whole: false };
             let script = request.field(SCRIPT).unwrap_or_default().to_owned();
             let at = self.shared.add(request.clone());
-            if script == "early" {
-                self.stream.write_all(&answer("413 Content Too Large", "Connection: close\r\n", "enough"))?;
-                self.drain();
-                return Ok(());
-            }
             let body = self.body(&request)?;
             let request = self.shared.end(at, &body);
             if !self.respond(&script, &request)? {

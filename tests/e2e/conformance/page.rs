@@ -18,11 +18,15 @@ behind it, in the same words of [`bowline.toml`](bowline-toml.md). What is shown
 
 - `web 200` is an answer of the service `web`, which has had the request whole; `403` alone is one of the edge, and the app has had nothing whole.
 - `refused by` a key: this edge does not carry it, and a file that asks for it is refused before anything starts.
+- **differs**: it answers otherwise, and no key of a file could be refused for it.
 
 What is asked over TLS is HTTP/1.1 where nothing else is said. The keys that stand here are what a case is about; the whole file is in its source.
 What else the edges are asked: hostile input ([hostile.md](hostile.md)), and load while releases and processes come and go
 ([bench/results/show.md](../../bench/results/show.md)).
 ";
+
+/// Before an answer that is another one than it must be.
+const DIFFERS: &str = "**differs:** ";
 
 fn write(cell: &dyn Fn(&Case, &Edge) -> String) -> String {
     let (edges, mut page, mut area) = (edges(), HEAD.to_owned(), "");
@@ -34,7 +38,9 @@ fn write(cell: &dyn Fn(&Case, &Edge) -> String) -> String {
             let line = "---|".repeat(edges.len());
             let _ = write!(page, "\n## {area}\n\n| case | key | what is asked |{columns}\n|---|---|---|{line}\n");
         }
-        let cells: String = edges.iter().map(|edge| format!(" {} |", cell(case, edge).replace('|', "/"))).collect();
+        let mark = |edge: &Edge| edge.differs(case).map_or("", |_| DIFFERS);
+        let told = |edge: &Edge| format!(" {}{} |", mark(edge), cell(case, edge).replace('|', "/"));
+        let cells: String = edges.iter().map(|edge| told(edge)).collect();
         let _ = writeln!(page, "| {name} | `{}` | {} |{cells}", case.key, case.about);
     }
     page
@@ -48,7 +54,7 @@ fn read(page: &str, case: &Case, edge: &Edge) -> Option<String> {
     let column =
         cells(section.lines().find(|line| line.starts_with("| case "))?).iter().position(|c| c == edge.name)?;
     let row = section.lines().find(|line| line.starts_with(&format!("| {name} | ")))?;
-    cells(row).get(column).cloned()
+    cells(row).get(column).map(|cell| cell.strip_prefix(DIFFERS).unwrap_or(cell).to_owned())
 }
 
 /// Writes what this edge has answered; of the others stands what stood there.
