@@ -25,7 +25,7 @@ pub(super) fn run(args: RenderEnvoy, ui: &Ui) -> Result<ExitCode, Fault> {
     let dir = file::folder(&args.dir, "render envoy")?;
     let env = EnvName::new(&args.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", args.env)).source(&error))?;
-    let app = file::read(&dir, &env, ui)?.app;
+    let app = Arc::new(file::read(&dir, &env, ui)?.app);
     is_carried(&app)?;
     let table = table(&AppKey { env, app: app.name.clone() }, &app, &args.endpoint)?;
     let certificates = named(&table);
@@ -49,7 +49,7 @@ fn is_carried(app: &App) -> Result<(), Fault> {
 }
 
 /// The table of one release, with instances as they were said.
-fn table(key: &AppKey, app: &App, endpoints: &[Endpoint]) -> Result<Table, Fault> {
+fn table(key: &AppKey, app: &Arc<App>, endpoints: &[Endpoint]) -> Result<Table, Fault> {
     const RELEASE: ReleaseNumber = ReleaseNumber(1);
     let routed = routed(app);
     let said: BTreeSet<&ServiceName> = endpoints.iter().map(|endpoint| &endpoint.service).collect();
