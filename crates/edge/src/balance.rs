@@ -100,8 +100,7 @@ impl Endpoint {
 
     /// Whether it has come to [`FAILURES`] since it was asked last.
     pub(crate) fn take_failing(&self) -> bool {
-        // Each of thousands is asked four times a second.
-        self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::AcqRel)
+        self.failing.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) fn set_left_out(&self, left_out: bool) {

@@ -10,7 +10,6 @@
 
 mod answer;
 mod balance;
-mod by_name;
 mod client;
 mod control;
 mod deadline;

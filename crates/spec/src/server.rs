@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bowline_core::acme::Method;
 use bowline_core::app::HostName;
-pub use bowline_core::route::EdgeEngine;
 use bowline_core::units::Bytes;
 use ipnet::IpNet;
 
@@ -32,6 +31,14 @@ pub struct Server {
     /// Base URL of an OpenTelemetry receiver.
     pub otlp: Option<String>,
     pub limits: ServerLimits,
+}
+
+/// Which proxy serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EdgeEngine {
+    #[default]
+    Bowline,
+    Envoy,
 }
 
 /// At least one address of HTTP or HTTPS.

@@ -167,9 +167,9 @@ fn is_of(one: &HostName, other: &HostName) -> bool {
     one == other || one.wildcard().as_ref() == Some(other) || other.wildcard().as_ref() == Some(one)
 }
 
-type Held = BTreeMap<(HostName, PathPrefix), Claim>;
+pub(super) type Held = BTreeMap<(HostName, PathPrefix), Claim>;
 
-fn hold(held: &mut Held, wanted: Claim) -> Result<(), Conflict> {
+pub(super) fn hold(held: &mut Held, wanted: Claim) -> Result<(), Conflict> {
     let at = (wanted.host.clone(), wanted.path.clone());
     match held.get(&at) {
         Some(holder) => Err(Conflict { wanted: Box::new(wanted), holder: Box::new(holder.clone()) }),

@@ -19,18 +19,17 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::LinkConfig;
-use super::line::Line;
-use super::session::{Greeting, bind_control, greet, lost};
+use super::session::{Greeting, bind_control, greet, lost, say};
 use super::spawn::{self, Kind};
 use crate::process::Sockets;
-use crate::wire::{Channel, ChannelError, FromEdge, ToEdge};
+use crate::wire::{Channel, ChannelError, DesiredFrame, FromEdge, ToEdge};
 
 /// How long a successor may take to serve its first table.
 const FIRST_TABLE: Duration = Duration::from_secs(10);
 
 /// A successor that serves.
 pub(super) struct Successor {
-    pub(super) line: Line,
+    pub(super) channel: Channel,
     pub(super) greeting: Greeting,
     pub(super) child: Child,
     pub(super) sockets: Sockets,
@@ -53,7 +52,7 @@ pub(super) async fn start(
         ended = child.wait() => Err(ended.map_or_else(|e| e, |status| io::Error::other(status.to_string())).into()),
     };
     match served.and_then(|served| Ok(std::fs::rename(&next, &path).map(|()| served)?)) {
-        Ok((line, greeting)) => Ok(Successor { line, greeting, child, sockets }),
+        Ok((channel, greeting)) => Ok(Successor { channel, greeting, child, sockets }),
         Err(error) => {
             // Ended already, or of no use.
             drop(child.kill().await);
@@ -80,15 +79,14 @@ async fn serving(
     path: &Path,
     uid: Option<u32>,
     wanted: Option<Arc<EdgeDesired>>,
-) -> Result<(Line, Greeting), ChannelError> {
+) -> Result<(Channel, Greeting), ChannelError> {
     let mut channel = Channel::new(UnixStream::connect(path).await?);
     let mut greeting = greet(&mut channel, uid).await?;
-    let mut line = Line::new(channel, &greeting);
-    let Some(wanted) = wanted else { return Ok((line, greeting)) };
+    let Some(wanted) = wanted else { return Ok((channel, greeting)) };
     let first = timeout(FIRST_TABLE, async {
-        line.serve(&wanted).await?;
+        say(&mut channel, &ToEdge::Desired(Box::new(DesiredFrame::from(&*wanted)))).await?;
         loop {
-            match line.receive().await? {
+            match channel.receive::<FromEdge>().await? {
                 Some((FromEdge::Serving { generation }, _)) => return Ok(generation),
                 Some((FromEdge::Refused { reason, .. }, _)) => return Err(io::Error::other(reason).into()),
                 Some((other, _)) => greeting.frames.push(other),
@@ -99,7 +97,7 @@ async fn serving(
     let late = || ChannelError::from(io::Error::new(io::ErrorKind::TimedOut, "it serves nothing in time"));
     let generation = first.await.unwrap_or_else(|_| Err(late()))?;
     greeting.serving = Some(generation);
-    Ok((line, greeting))
+    Ok((channel, greeting))
 }
 
 /// What edges that retire still do, by process.
@@ -125,12 +123,12 @@ pub(super) fn add(remains: &Remains, seen: &mut EdgeObservation) {
 
 /// Tells an edge to retire, and keeps it up to date until it is gone: who is connected to it may send one more request.
 pub(super) async fn retire(
-    mut line: Line,
+    mut channel: Channel,
     (pid, child): (u32, Option<Child>),
     mut wanted: watch::Receiver<Arc<EdgeDesired>>,
     remains: watch::Sender<Remains>,
 ) {
-    let ended = follow(&mut line, pid, &mut wanted, &remains).await;
+    let ended = follow(&mut channel, pid, &mut wanted, &remains).await;
     tracing::info!(pid, error = ended.err().map(|e| e.to_string()), "the edge before is gone");
     remains.send_modify(|remains| drop(remains.remove(&pid)));
     if let Some(mut child) = child {
@@ -140,29 +138,28 @@ pub(super) async fn retire(
 }
 
 async fn follow(
-    line: &mut Line,
+    channel: &mut Channel,
     pid: u32,
     wanted: &mut watch::Receiver<Arc<EdgeDesired>>,
     remains: &watch::Sender<Remains>,
 ) -> Result<(), ChannelError> {
-    line.say(&ToEdge::Retire).await?;
+    say(channel, &ToEdge::Retire).await?;
     let mut seen = EdgeObservation::default();
     loop {
         tokio::select! {
-            received = line.receive() => match received? {
+            received = channel.receive::<FromEdge>() => match received? {
                 Some((FromEdge::Observation(frame), _)) => {
                     frame.apply(&mut seen);
                     seen.series.clear();
                     let now = Remaining::of(&seen);
                     remains.send_if_modified(|remains| remains.insert(pid, now.clone()).as_ref() != Some(&now));
                 }
-                Some((FromEdge::WantsWhole { .. }, _)) => wanted.mark_changed(),
                 Some(_) => {}
                 None => return Ok(()),
             },
             Ok(()) = wanted.changed() => {
-                let desired = Arc::clone(&wanted.borrow_and_update());
-                line.serve(&desired).await?;
+                let frame = DesiredFrame::from(&**wanted.borrow_and_update());
+                say(channel, &ToEdge::Desired(Box::new(frame))).await?;
             }
         }
     }
