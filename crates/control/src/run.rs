@@ -148,9 +148,9 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         users: config.users,
         edge_http: links.edge.borrow().http,
         salt: Salt::fresh()?,
-        trusted_proxies: config.trusted_proxies.clone(),
+        trusted_proxies: config.trusted_proxies.as_slice().into(),
         proxy_protocol: config.proxy_protocol,
-        api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }),
+        api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }.into()),
         given: config.outside.as_ref().and_then(|way| Given::of(way, snapshot.as_deref(), &ca, now.wall)),
         acme: acme.as_ref().map(|(settings, keep)| {
             let local = snapshot.as_ref().map(|served| ca.signed(&served.certificates)).unwrap_or_default();

@@ -558,7 +558,7 @@ mod tests {
             sites: sites.iter().map(|(name, rules)| (HostName::new(name).unwrap(), site(rules))).collect(),
             pools: BTreeMap::from([(pool_id(), Pool { endpoints: endpoints.collect(), ..Pool::default() })]),
             leaving: [].into(),
-            trusted_proxies: Vec::new(),
+            trusted_proxies: [].into(),
             proxy_protocol: false,
             api: None,
             challenges: BTreeMap::new(),

@@ -140,7 +140,7 @@ impl Loop {
     /// `scope`: the apps that whoever asks speaks for.
     pub(crate) fn check_hosts(&self, key: &AppKey, app: &App, scope: &Scope) -> Result<(), Fault> {
         let claimed = |api: &&ApiSite| claims(key, app).iter().any(|claim| claim.host == api.host);
-        if let Some(api) = self.place.api.as_ref().filter(claimed) {
+        if let Some(api) = self.place.api.as_deref().filter(claimed) {
             return Err(Fault::new(FaultKind::Refused, format!("{key} cannot be served on {}", api.host))
                 .caused_by("that is the host of this server's API")
                 .hint("give the route another host, or the API in server.toml"));

@@ -153,7 +153,7 @@ impl Loop {
         snapshot: Option<&EdgeDesired>,
         now: Now,
     ) -> (Self, Vec<Effect>) {
-        let published = Published::new(loaded.epoch, snapshot, &place);
+        let published = Published::new(loaded.epoch, snapshot);
         let acme = place.acme.as_ref().map(|authority| Acme::new(authority, now));
         let mut this = Self {
             about,
@@ -492,7 +492,7 @@ impl Loop {
         endpoints.extend(self.unread_endpoints());
         let leaving = self.slots.leaving();
         self.published.table(
-            (&self.apps, self.place.given.as_ref()),
+            (&self.apps, &self.place),
             &endpoints,
             leaving,
             (now.mono, now.wall),

@@ -10,14 +10,12 @@ use bowline_core::id::{AppKey, Generation, InstanceId, RouteName, ServiceName};
 use bowline_core::instance::{InstanceOrder, NodeDesired, Observations};
 use bowline_core::resource::{ResourceKey, ResourceSpec};
 use bowline_core::route::{
-    ApiSite, Certificate, Certificates, Challenge, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table,
+    Certificate, Certificates, Challenge, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table,
     Tables, compile,
 };
 use bowline_core::time::{Mono, Timestamp};
-use ipnet::IpNet;
 
 use super::effects::Effect;
-use super::given::Given;
 use super::release::Place;
 use super::unread::serve_unread;
 use super::world::{AppWorld, Apps};
@@ -47,10 +45,6 @@ pub(crate) struct Published {
     uncertified: BTreeMap<HostName, Mono>,
     /// The generation that was sealed last.
     sealed: Generation,
-    /// Of the server's settings.
-    trusted_proxies: Vec<IpNet>,
-    proxy_protocol: bool,
-    api: Option<ApiSite>,
     ordered: Ordered,
     /// What the edge was last told to answer authorities, and the first table that said so.
     challenged: BTreeMap<HostName, (Challenge, Generation)>,
@@ -79,7 +73,7 @@ impl Ordered {
 }
 
 impl Published {
-    pub(crate) fn new(epoch: u64, snapshot: Option<&EdgeDesired>, place: &Place) -> Self {
+    pub(crate) fn new(epoch: u64, snapshot: Option<&EdgeDesired>) -> Self {
         let before = snapshot.map_or(Generation(0), |s| s.table.generation);
         Self {
             generation: before.max(Generation(epoch << EPOCH_SHIFT)),
@@ -92,9 +86,6 @@ impl Published {
             certifying: BTreeSet::new(),
             uncertified: BTreeMap::new(),
             sealed: Generation(0),
-            trusted_proxies: place.trusted_proxies.clone(),
-            proxy_protocol: place.proxy_protocol,
-            api: place.api.clone(),
             ordered: Ordered::default(),
             challenged: BTreeMap::new(),
             serving: None,
@@ -173,7 +164,7 @@ impl Published {
     /// Compiles the table, has certificates made for its hosts, and hands it out if it is another than the last.
     pub(crate) fn table(
         &mut self,
-        (apps, given): (&Apps, Option<&Given>),
+        (apps, place): (&Apps, &Place),
         endpoints: &BTreeMap<PoolId, Pool>,
         leaving: BTreeSet<InstanceId>,
         (now, wall): (Mono, Timestamp),
@@ -187,11 +178,10 @@ impl Published {
             Err(fault) => return self.is_uncompiled(fault),
         };
         self.uncompiled = None;
-        let (trusted_proxies, api) = (self.trusted_proxies.clone(), self.api.clone());
-        let challenges = self.ordered.challenges.clone();
-        let proxy_protocol = self.proxy_protocol;
+        let (trusted_proxies, api) = (Arc::clone(&place.trusted_proxies), place.api.clone());
+        let (proxy_protocol, challenges) = (place.proxy_protocol, self.ordered.challenges.clone());
         let table = Table { trusted_proxies, proxy_protocol, leaving, api, challenges, ..table };
-        let given = given.and_then(|given| Some((&given.host, given.certificate.as_ref()?)));
+        let given = place.given.as_ref().and_then(|given| Some((&given.host, given.certificate.as_ref()?)));
         self.waiting = self.request_leaves(&table, given.map(|(host, _)| host), (now, wall), effects);
         if self.waiting {
             return;

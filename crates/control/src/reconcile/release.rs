@@ -50,11 +50,11 @@ pub(crate) struct Place {
     pub(crate) edge_http: Option<SocketAddr>,
     pub(crate) salt: Salt,
     /// Whose `X-Forwarded-*` and `Forwarded` the edge believes.
-    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) trusted_proxies: Arc<[IpNet]>,
     /// Their connections begin with a PROXY header.
     pub(crate) proxy_protocol: bool,
     /// Where the edge leads to the API.
-    pub(crate) api: Option<ApiSite>,
+    pub(crate) api: Option<Arc<ApiSite>>,
     /// The API's certificate, where it is in files.
     pub(crate) given: Option<Given>,
     /// That public names get their certificates from; `None`: all are the local CA's.

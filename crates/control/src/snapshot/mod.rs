@@ -75,12 +75,12 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
         .into_iter()
         .map(|(h, c)| Ok((host(&h)?, Arc::new(Certificate { chain: c.chain, key: Secret::new(c.key.as_bytes()) }))))
         .collect::<Result<_, SnapshotError>>()?;
-    let trusted_proxies = policy::networks(&form.trusted_proxies)?;
+    let trusted_proxies = policy::networks(&form.trusted_proxies)?.into();
     // Whoever was leaving when it was sealed is told by the next table.
     let leaving = BTreeSet::new();
     // Orders do not outlive the daemon.
     let challenges = BTreeMap::new();
-    let api = form.api.map(|api| Ok(ApiSite { host: host(&api.host)?, socket: api.socket })).transpose()?;
+    let api = form.api.map(|api| Ok(Arc::new(ApiSite { host: host(&api.host)?, socket: api.socket }))).transpose()?;
     let (generation, proxy_protocol) = (Generation(form.generation), form.proxy_protocol);
     let table = Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api, challenges };
     Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })

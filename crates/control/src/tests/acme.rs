@@ -243,7 +243,7 @@ fn the_apis_host_is_an_authoritys_where_the_settings_say_so_and_its_certificate_
     let api = || HostName::new("api.example.com").unwrap();
     let start = |asks: bool, given: Option<Given>| {
         let mut world = world();
-        world.api = Some(ApiSite { host: api(), socket: "outer.sock".into() });
+        world.api = Some(Arc::new(ApiSite { host: api(), socket: "outer.sock".into() }));
         world.given = given;
         world.authority.as_mut().unwrap().api = asks;
         let mut daemon = world.start();

@@ -139,7 +139,7 @@ struct World {
     /// Public names get their certificates from it.
     authority: Option<acme::FakeAuthority>,
     /// Of the next daemon.
-    api: Option<ApiSite>,
+    api: Option<Arc<ApiSite>>,
     given: Option<Given>,
     next_ticket: u64,
     next_port: u16,
@@ -274,7 +274,7 @@ impl World {
             users: self.users,
             edge_http: self.edge.http,
             salt: Salt::default(),
-            trusted_proxies: Vec::new(),
+            trusted_proxies: [].into(),
             proxy_protocol: false,
             api: self.api.clone(),
             given: self.given.clone(),

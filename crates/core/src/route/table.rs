@@ -42,11 +42,11 @@ pub struct Table {
     /// of their own that could be waited for.
     pub leaving: BTreeSet<InstanceId>,
     /// Whose `X-Forwarded-*` and `Forwarded` are believed. Counts for connections that are opened from then on.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Arc<[IpNet]>,
     /// Connections of theirs begin with a PROXY header, which says whose they are; counts as `trusted_proxies` does.
     pub proxy_protocol: bool,
     /// `None`: the daemon's API is not reached through the edge.
-    pub api: Option<ApiSite>,
+    pub api: Option<Arc<ApiSite>>,
     /// What authorities are answered that ask whether a name leads here, whatever the sites say.
     pub challenges: BTreeMap<HostName, Challenge>,
 }

@@ -545,7 +545,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let socket = folder.path().join("outer.sock");
             let daemon = UnixListener::bind(&socket).unwrap();
-            let api = Some(ApiSite { host: HostName::new("api.test").unwrap(), socket });
+            let api = Some(Arc::new(ApiSite { host: HostName::new("api.test").unwrap(), socket }));
             let routes = Compiler::default().compile(Arc::new(Table { api, ..Table::default() }));
             // Of no answer's body may anything be sent.
             let mut raw = Raw::connect(routes, &[0, 4, 0, 0, 0, 0]).await;

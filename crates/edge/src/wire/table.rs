@@ -316,13 +316,13 @@ impl DesiredFrame {
         let certificates = certificates.collect::<Result<_, _>>()?;
         let challenges = self.challenges.iter().map(ChallengeFrame::parse).collect::<Result<_, _>>()?;
         let generation = Generation(self.generation);
-        let trusted_proxies = parse_networks(&self.trusted_proxies)?;
+        let trusted_proxies = parse_networks(&self.trusted_proxies)?.into();
         let leaving = self.leaving.iter().map(|id| parse("instance", id, str::parse)).collect::<Result<_, _>>()?;
         let api = self
             .api
             .as_ref()
             .map(|api| Ok(ApiSite { host: parse("host", &api.host, HostName::new)?, socket: api.socket.clone() }));
-        let api = api.transpose()?;
+        let api = api.transpose()?.map(Arc::new);
         let pools = pools.into_iter().collect();
         let proxy_protocol = self.proxy_protocol;
         let table = Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api, challenges };
@@ -463,9 +463,12 @@ mod tests {
             sites: BTreeMap::from([(host.clone(), Site { tls: SiteTls::Both, rules })]),
             pools: BTreeMap::from([(pool, Pool { protocol: Protocol::H2c, endpoints })]),
             leaving: ["local/uploads.web.r2.0.3".parse().unwrap()].into(),
-            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            trusted_proxies: ["10.0.0.0/8".parse().unwrap()].into(),
             proxy_protocol: true,
-            api: Some(ApiSite { host: HostName::new("api.example.com").unwrap(), socket: "/run/api.sock".into() }),
+            api: Some(Arc::new(ApiSite {
+                host: HostName::new("api.example.com").unwrap(),
+                socket: "/run/api.sock".into(),
+            })),
             challenges: challenges(&certificate),
         };
         EdgeDesired { table: Arc::new(table), certificates: Arc::new(BTreeMap::from([(host, Arc::new(certificate))])) }

@@ -251,7 +251,7 @@ impl TableBuilder {
 
     /// The host of the daemon's API, and the socket behind it.
     pub fn api(mut self, host: &str, socket: &std::path::Path) -> Self {
-        self.0.api = Some(ApiSite { host: HostName::new(host).unwrap(), socket: socket.to_path_buf() });
+        self.0.api = Some(Arc::new(ApiSite { host: HostName::new(host).unwrap(), socket: socket.to_path_buf() }));
         self
     }
 
