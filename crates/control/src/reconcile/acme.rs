@@ -147,11 +147,21 @@ impl Loop {
     /// Before a table is made, which answers what authorities ask. Names that an edge may still tell are waited for: what nobody wants is
     /// forgotten.
     pub(crate) fn drive_acme(&mut self, now: Now) {
-        if self.ending.is_some() || self.unplaced.is_some() {
+        if self.unplaced.is_some() {
             return;
         }
         let Some(mut acme) = self.acme.take() else { return };
         self.find_names(&mut acme);
+        // A daemon that ends orders nothing any more. It knows the names all the same: for all others the local CA signs.
+        if self.ending.is_none() {
+            self.order(&mut acme, now);
+        }
+        acme.ordered.challenges = acme.orders.challenges();
+        self.published.ordered(acme.ordered.clone());
+        self.acme = Some(acme);
+    }
+
+    fn order(&mut self, acme: &mut Acme, now: Now) {
         let answered = self.published.answered();
         let world = World { wanted: &acme.ordered.names, held: &acme.held, answered: &answered };
         for effect in acme.orders.handle(world, now.wall, now.random) {
@@ -165,9 +175,6 @@ impl Loop {
         let ends = acme.ordered.ends.values().copied().filter(|end| *end > now.wall).min();
         let until = until.into_iter().chain(ends).min();
         acme.deadline = until.map(|at| now.mono + at.since(now.wall).min(LONGEST_WAIT));
-        acme.ordered.challenges = acme.orders.challenges();
-        self.published.ordered(acme.ordered.clone());
-        self.acme = Some(acme);
     }
 
     /// Anew where apps have changed, or certificates.

@@ -92,6 +92,12 @@ impl World {
     fn orders(&self) -> usize {
         self.authority.as_ref().unwrap().orders
     }
+
+    /// Certificates that the local CA has signed.
+    fn made_here(&self) -> usize {
+        let entries = std::fs::read_dir(self.state().join("certs")).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "sealed")).count()
+    }
 }
 
 fn world() -> World {
@@ -261,6 +267,27 @@ fn the_apis_host_is_an_authoritys_where_the_settings_say_so_and_its_certificate_
     assert_eq!(start(true, Some(refused.clone())), (0, Local, true));
     let certificate = Some(Arc::new(Certificate { chain: "of a file".to_owned(), key: Secret::new("key") }));
     assert_eq!(start(true, Some(Given { certificate, ..refused })), (0, File, false));
+}
+
+#[test]
+fn whenever_a_daemon_is_told_to_end_the_local_ca_signs_for_no_public_name() {
+    const MANY: usize = 400;
+    for effects in 0..MANY {
+        let mut world = World { mode: Mode::Server, slow_store: true, ..world() };
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        daemon.effects_left = Some(effects);
+        deploy(&mut world, &mut daemon);
+        let is_over = world.run(&mut daemon) != End::Crashed;
+        daemon.effects_left = None;
+        world.input(&mut daemon, Input::Terminate);
+        assert_eq!(world.run(&mut daemon), End::Exited(Ended::LeftRunning), "after {effects} effects");
+        assert_eq!(world.made_here(), 0, "after {effects} effects");
+        if is_over {
+            return assert!(effects > 10, "only {effects} effects");
+        }
+    }
+    panic!("more than {MANY} effects");
 }
 
 #[test]
