@@ -142,6 +142,7 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         let keep = Keep::new(&config.state_dir, vault.keys(), &acme.directory);
         (acme, keep)
     });
+    let certs = CertCache::new(&config.state_dir);
     let place = Place {
         state_dir: config.state_dir.clone(),
         is_root: nix::unistd::geteuid().is_root(),
@@ -153,7 +154,8 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }.into()),
         given: config.outside.as_ref().and_then(|way| Given::of(way, snapshot.as_deref(), &ca, now.wall)),
         acme: acme.as_ref().map(|(settings, keep)| {
-            let local = snapshot.as_ref().map(|served| ca.signed(&served.certificates)).unwrap_or_default();
+            let served = snapshot.as_ref().map(|served| &*served.certificates);
+            let local = certs.hosts(&ca, &vault.keyring(), served, now.wall);
             Authority { kept: keep.load(), pace: pace(), api: settings.api, local }
         }),
         build_time: config.build_time,
@@ -161,7 +163,7 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         machine: memory::machine(),
         boot: boot_id()?,
     };
-    Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), acme, place, loaded, snapshot })
+    Ok(Opened { store, vault, ca, certs, acme, place, loaded, snapshot })
 }
 
 /// How long scaling waits: a test of the whole may have it wait a fraction of that.

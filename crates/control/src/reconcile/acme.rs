@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::acme::{self, Orders, Pace, Validity, Want, World};
-use bowline_core::app::HostName;
+use bowline_core::app::{HostName, Tls};
 use bowline_core::id::AppKey;
+use bowline_core::route::places;
 use bowline_core::time::{Humane, Mono, Timestamp};
 
 use super::effects::{Effect, Now};
@@ -28,7 +29,7 @@ pub(crate) struct Authority {
     pub(crate) pace: Pace,
     /// The API's host gets its certificate there, too.
     pub(crate) api: bool,
-    /// Hosts that were served last with a certificate of the local CA.
+    /// Hosts whose certificate was the local CA's: see [`crate::certs::CertCache::hosts`].
     pub(crate) local: BTreeSet<HostName>,
 }
 
@@ -185,17 +186,7 @@ impl Loop {
         if acme.basis.as_ref().is_some_and(is_same) {
             return;
         }
-        let mut names = acme::names(self.apps.iter().filter_map(|(key, app)| Some((key, live(app)?.app()))));
-        let api = self.place.api.as_ref().map(|api| &api.host).filter(|host| host.is_public());
-        let api = api.filter(|host| self.files_of(host).is_none());
-        let api = api.filter(|_| self.place.acme.as_ref().is_some_and(|authority| authority.api));
-        let mut better = |host: &HostName| {
-            names.entry(host.clone()).or_insert(Want::Better);
-        };
-        api.into_iter().for_each(&mut better);
-        // Of an app that cannot be read it is not known what it wants: what it has is served and renewed.
-        let unread = self.apps.values().filter_map(|app| app.unread.as_ref()).flat_map(Unread::https_hosts);
-        unread.filter(|host| acme.leaves.contains_key(*host)).for_each(better);
+        let names = self.wanted_names(acme);
         acme.local.extend(self.published.served_here().filter(|host| names.contains_key(*host)).cloned());
         let is_meanwhile = |(host, want): &(&HostName, &Want)| {
             **want == Want::Better && acme.local.contains(*host) && !acme.leaves.contains_key(*host)
@@ -204,15 +195,56 @@ impl Loop {
         let served = acme.leaves.iter().filter(|(host, _)| names.contains_key(*host));
         let ends = served.clone().map(|(host, leaf)| (host.clone(), leaf.not_after)).collect();
         let served = served.map(|(host, leaf)| (host.clone(), Arc::clone(&leaf.certificate)));
+        let bare = self.bare(acme, &names);
         acme.held = acme.leaves.iter().map(|(host, leaf)| (host.clone(), validity(leaf))).collect();
         acme.ordered = Ordered {
             certificates: Arc::new(served.collect()),
             ends: Arc::new(ends),
             names: Arc::new(names),
             meanwhile: Arc::new(meanwhile),
+            bare: Arc::new(bare),
             challenges: BTreeMap::new(),
         };
         acme.basis = Some(self.apps.iter().map(|(key, app)| Basis::of(key, app)).collect());
+    }
+
+    fn wanted_names(&self, acme: &Acme) -> BTreeMap<HostName, Want> {
+        let mut names = acme::names(self.apps.iter().filter_map(|(key, app)| Some((key, live(app)?.app()))));
+        let api = self.place.api.as_ref().map(|api| &api.host).filter(|host| host.is_public());
+        let api = api.filter(|host| self.files_of(host).is_none());
+        let api = api.filter(|_| self.place.acme.as_ref().is_some_and(|authority| authority.api));
+        // Of an app that cannot be read it is not known what it wants: what it has is served and renewed.
+        let unread = self.unread_hosts().filter(|host| acme.leaves.contains_key(*host));
+        for host in api.into_iter().chain(unread) {
+            names.entry(host.clone()).or_insert(Want::Better);
+        }
+        names
+    }
+
+    /// Where an app that cannot be read has no certificate. What others are served on as well is theirs to say.
+    fn bare(&self, acme: &Acme, names: &BTreeMap<HostName, Want>) -> BTreeSet<HostName> {
+        let has_none = |host: &&HostName| !names.contains_key(*host) && !acme.local.contains(*host);
+        let none = self.unread_hosts().filter(has_none).filter(|host| acme::is_provable(host));
+        let bare: BTreeSet<HostName> = none.cloned().collect();
+        if bare.is_empty() {
+            return bare;
+        }
+        let readable = self.apps.iter().filter_map(|(key, app)| Some((key, live(app).filter(|_| app.unread.is_none())?)));
+        let places = readable.flat_map(|(key, release)| places(key, release.app()));
+        let secure = places.filter(|(_, (_, route))| route.tls != Tls::Off).map(|((host, _), _)| host);
+        let others = secure.chain(self.place.api.iter().map(|api| api.host.clone())).collect();
+        &bare - &others
+    }
+
+    /// Where apps that cannot be read are served over HTTPS.
+    fn unread_hosts(&self) -> impl Iterator<Item = &HostName> {
+        self.apps.values().filter_map(|app| app.unread.as_ref()).flat_map(Unread::https_hosts)
+    }
+
+    /// Hosts of an app that cannot be read which have no certificate.
+    pub(crate) fn bare_hosts(&self, unread: &Unread) -> Vec<&HostName> {
+        let bare = self.acme.as_ref().map(|acme| &acme.ordered.bare);
+        unread.https_hosts().filter(|host| bare.is_some_and(|bare| bare.contains(*host))).collect()
     }
 }
 

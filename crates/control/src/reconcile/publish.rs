@@ -61,6 +61,8 @@ pub(crate) struct Ordered {
     /// Those of the names that the local CA signs for until then. All others have no certificate: one of the local CA would only teach
     /// people to click warnings away.
     pub(crate) meanwhile: Arc<BTreeSet<HostName>>,
+    /// Hosts of apps that cannot be read which had no certificate: they waited for an authority's.
+    pub(crate) bare: Arc<BTreeSet<HostName>>,
     /// What it is to be answered.
     pub(crate) challenges: BTreeMap<HostName, Challenge>,
 }
@@ -68,7 +70,8 @@ pub(crate) struct Ordered {
 impl Ordered {
     /// The local CA signs for this host.
     fn is_made_here(&self, host: &HostName) -> bool {
-        !self.names.contains_key(host) || self.meanwhile.contains(host)
+        let is_others = self.names.contains_key(host) || self.bare.contains(host);
+        !is_others || self.meanwhile.contains(host)
     }
 }
 

@@ -288,7 +288,8 @@ impl Loop {
 
     /// What a person is told of it.
     pub(crate) fn unread_note(&self, app: &AppWorld) -> Option<String> {
-        let Unread { reasons, is_placed, .. } = app.unread.as_ref()?;
+        let unread = app.unread.as_ref()?;
+        let Unread { reasons, is_placed, .. } = unread;
         let (key, why) = (&app.record.key, &reasons.why);
         let mut told = vec![why.causes.iter().fold(why.message.clone(), |text, cause| format!("{text}: {cause}"))];
         told.push(match self.unread_running(key).len() {
@@ -298,6 +299,9 @@ impl Loop {
         });
         if !is_placed {
             told.push("on which hosts it was served is not known: nobody is led to it".to_owned());
+        }
+        for host in self.bare_hosts(unread) {
+            told.push(format!("{host} had no certificate and gets none meanwhile: HTTPS is refused"));
         }
         if self.jobs.runs_of(key).any(|run| run.key.task == Task::Before) || !reasons.runs.is_empty() {
             told.push("what runs of its commands goes on to its end".to_owned());

@@ -176,18 +176,63 @@ fn of_an_app_that_cannot_be_read_the_authoritys_certificate_is_served_and_renewe
     let mut daemon = world.start();
     deploy(&mut world, &mut daemon);
     world.run(&mut daemon);
-    let key = AppKey { env: EnvName::new("production").unwrap(), ..shop() };
-    let stored = daemon.store.commit(move |tx| tx.rewrite("revisions", &key, "spec", "of a later version"));
-    world.runtime.block_on(stored).unwrap();
-    drop(daemon);
-    std::fs::remove_file(world.state().join("edge.snapshot")).unwrap();
-    world.edge.table = world.table.as_ref().map(|desired| Arc::clone(&desired.table));
-    let mut daemon = world.start();
-    world.run(&mut daemon);
+    let mut daemon = unreadable(&mut world, daemon, false);
     assert!(world.edge.table.is_none(), "it got a table of this daemon");
     assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 1"), 1));
     later(&mut world, &mut daemon, DAY * 61);
     assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 2"), 2));
+}
+
+/// The app as no daemon reads it, and the next daemon; without the snapshot, only an edge tells where it is served.
+fn unreadable(world: &mut World, daemon: Daemon, has_snapshot: bool) -> Daemon {
+    let key = AppKey { env: EnvName::new("production").unwrap(), ..shop() };
+    let stored = daemon.store.commit(move |tx| tx.rewrite("revisions", &key, "spec", "of a later version"));
+    world.runtime.block_on(stored).unwrap();
+    drop(daemon);
+    if !has_snapshot {
+        std::fs::remove_file(world.state().join("edge.snapshot")).unwrap();
+        world.edge.table = world.table.as_ref().map(|desired| Arc::clone(&desired.table));
+    }
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    daemon
+}
+
+#[test]
+fn an_app_that_cannot_be_read_and_waits_for_its_first_certificate_gets_none_of_the_local_ca() {
+    for has_snapshot in [true, false] {
+        let mut world = world();
+        world.authority.as_mut().unwrap().refuses = true;
+        let mut daemon = world.start();
+        deploy(&mut world, &mut daemon);
+        world.run(&mut daemon);
+        let orders = world.orders();
+        let mut daemon = unreadable(&mut world, daemon, has_snapshot);
+        later(&mut world, &mut daemon, DAY);
+        assert!(world.table.as_ref().unwrap().table.sites.contains_key(&host()), "it is served: {has_snapshot}");
+        assert_eq!((world.chain(), world.made_here()), (None, 0), "{has_snapshot}");
+        assert_eq!(world.orders(), orders, "it is not known what it wants");
+        let notes = world.status(&mut daemon).apps[0].notes.join("; ");
+        assert!(notes.contains("shop.example.com had no certificate and gets none meanwhile"), "{notes}");
+    }
+}
+
+#[test]
+fn an_app_that_cannot_be_read_keeps_the_certificate_of_the_local_ca_that_it_had() {
+    for has_snapshot in [true, false] {
+        let mut world = World { authority: None, ..world() };
+        let mut daemon = world.start();
+        deploy(&mut world, &mut daemon);
+        world.run(&mut daemon);
+        let before = world.chain().unwrap();
+        world.authority = Some(FakeAuthority::default());
+        let mut daemon = unreadable(&mut world, daemon, has_snapshot);
+        later(&mut world, &mut daemon, DAY);
+        assert_eq!((world.chain(), world.orders()), (Some(before.clone()), 0), "{has_snapshot}");
+        later(&mut world, &mut daemon, DAY * 70);
+        let renewed = world.chain().unwrap();
+        assert!(renewed.contains("BEGIN CERTIFICATE") && renewed != before, "{has_snapshot}");
+    }
 }
 
 #[test]

@@ -282,7 +282,12 @@ impl World {
                 kept: self.kept_of_authority(&vault).load(),
                 pace: Pace::default(),
                 api: authority.api,
-                local: before.as_ref().map(|served| self.ca().signed(&served.certificates)).unwrap_or_default(),
+                local: CertCache::new(&self.state()).hosts(
+                    &self.ca(),
+                    &vault.keyring(),
+                    before.as_ref().map(|served| &*served.certificates),
+                    wall,
+                ),
             }),
             build_time: crate::config::BUILD_TIME,
             windows: Windows::default(),
