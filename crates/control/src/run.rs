@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::certs::acme::{Clerk, Keep, Report};
-use crate::certs::{CertCache, LocalCa};
+use crate::certs::{self, CertCache, LocalCa};
 use crate::config::{Acme, ControlConfig, Ended, ForesightCall, Links};
 use crate::http::answer::Refusal;
 use crate::http::journal::Journals;
@@ -143,6 +143,8 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         (acme, keep)
     });
     let certs = CertCache::new(&config.state_dir);
+    let served = snapshot.as_ref().map(|served| &*served.certificates);
+    let left = || certs::acme::left(&config.state_dir, &vault.keys(), served, now.wall);
     let place = Place {
         state_dir: config.state_dir.clone(),
         is_root: nix::unistd::geteuid().is_root(),
@@ -154,10 +156,10 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }.into()),
         given: config.outside.as_ref().and_then(|way| Given::of(way, snapshot.as_deref(), &ca, now.wall)),
         acme: acme.as_ref().map(|(settings, keep)| {
-            let served = snapshot.as_ref().map(|served| &*served.certificates);
             let local = certs.hosts(&ca, &vault.keyring(), served, now.wall);
             Authority { kept: keep.load(), pace: pace(), api: settings.api, local }
         }),
+        left: if acme.is_none() { left() } else { BTreeMap::new() },
         build_time: config.build_time,
         windows: windows(),
         machine: memory::machine(),

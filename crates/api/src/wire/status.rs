@@ -85,7 +85,7 @@ pub struct CertificateStatus {
     /// Its end. `None`: there is none yet, or files that were given are not looked into.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<u64>,
-    /// When the next one is ordered or made.
+    /// When the next one is ordered or made. `None`: an order is under way, or no authority is asked any more and it is served until it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renews: Option<u64>,
     /// An order is under way, and waits for this.

@@ -117,6 +117,7 @@ fn certified(certificate: &wire::CertificateStatus, ui: &Ui) {
         (Some(on), _) => format!(", ordered: {on}"),
         (None, Some(at)) if at <= now => ", ordered soon".to_owned(),
         (None, Some(at)) => format!(", next order in {}", until(at)),
+        (None, None) if certificate.not_after.is_some() => ", not renewed: no authority is asked any more".to_owned(),
         (None, None) => String::new(),
     };
     ui.say(format!("  certificate of {} {}{next}", certificate.host, ui.paint(tone, held)));

@@ -155,6 +155,7 @@ impl Loop {
     ) -> (Self, Vec<Effect>) {
         let published = Published::new(loaded.epoch, snapshot);
         let acme = place.acme.as_ref().map(|authority| Acme::new(authority, now));
+        let acme = acme.or_else(|| Acme::left(&place.left));
         let mut this = Self {
             about,
             place,

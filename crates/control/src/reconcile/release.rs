@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::{App, Command, Origin, Protocol, RouteTo, Service, Volume};
+use bowline_core::app::{App, Command, HostName, Origin, Protocol, RouteTo, Service, Volume};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{
     AppKey, Incarnation, InstanceId, JobName, Port, ReleaseNumber, ResourceName, RouteName, SecretName, ServiceName,
@@ -26,6 +26,7 @@ use super::acme::Authority;
 use super::credentials::{Salt, credentials};
 use super::given::Given;
 use super::resources::{Declared, bad_url, declared};
+use crate::certs::Leaf;
 use crate::folder::dotenv;
 use crate::store::Users;
 
@@ -59,6 +60,8 @@ pub(crate) struct Place {
     pub(crate) given: Option<Given>,
     /// That public names get their certificates from; `None`: all are the local CA's.
     pub(crate) acme: Option<Authority>,
+    /// What authorities have signed that are not asked any more.
+    pub(crate) left: BTreeMap<HostName, Leaf>,
     /// A build that takes longer is killed.
     pub(crate) build_time: Duration,
     /// What scaling is averaged over, and what it waits.

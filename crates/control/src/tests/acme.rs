@@ -183,6 +183,38 @@ fn of_an_app_that_cannot_be_read_the_authoritys_certificate_is_served_and_renewe
     assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 2"), 2));
 }
 
+#[test]
+fn where_no_authority_is_asked_any_more_its_certificate_is_served_until_it_ends_and_not_renewed() {
+    for has_snapshot in [true, false] {
+        let mut world = world();
+        let mut daemon = world.start();
+        deploy(&mut world, &mut daemon);
+        world.run(&mut daemon);
+        assert_eq!(world.chain().as_deref(), Some("chain 1"));
+        drop(daemon);
+        world.authority = None;
+        if !has_snapshot {
+            std::fs::remove_file(world.state().join("edge.snapshot")).unwrap();
+        }
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        let http = |world: &World| world.table.as_ref().unwrap().table.sites[&host()].rules[0].transfer.http;
+        for days in [1, 61, 27] {
+            later(&mut world, &mut daemon, DAY * days);
+            let served = (world.chain(), http(&world), world.made_here());
+            assert_eq!(served, (Some("chain 1".to_owned()), PlainHttp::Redirect, 0), "{has_snapshot}");
+        }
+        let shown = world.status(&mut daemon).apps[0].certificates[0].clone();
+        assert_eq!((shown.issuer, shown.renews), (wire::CertificateIssuer::Acme, None));
+        assert!(shown.not_after.is_some_and(|end| end > world.now.wall.0));
+        later(&mut world, &mut daemon, DAY * 2);
+        assert!(world.chain().is_some_and(|chain| chain.contains("BEGIN CERTIFICATE")), "{has_snapshot}");
+        assert_eq!(http(&world), PlainHttp::Serve, "clients may not know the CA");
+        let shown = world.status(&mut daemon).apps[0].certificates[0].clone();
+        assert_eq!(shown.issuer, wire::CertificateIssuer::Local);
+    }
+}
+
 /// The app as no daemon reads it, and the next daemon; without the snapshot, only an edge tells where it is served.
 fn unreadable(world: &mut World, daemon: Daemon, has_snapshot: bool) -> Daemon {
     let key = AppKey { env: EnvName::new("production").unwrap(), ..shop() };
@@ -301,7 +333,9 @@ fn the_apis_host_is_an_authoritys_where_the_settings_say_so_and_its_certificate_
         world.run(&mut daemon);
         later(&mut world, &mut daemon, DAY);
         let shown = world.status(&mut daemon).edge.certificate.unwrap().issuer;
-        let chain = world.table.as_ref().unwrap().certificates[&api()].chain.clone();
+        let served = world.table.as_ref().unwrap();
+        assert!(Arc::ptr_eq(served.table.api.as_ref().unwrap(), world.api.as_ref().unwrap()), "it is shared");
+        let chain = served.certificates[&api()].chain.clone();
         (world.orders(), shown, chain.contains("BEGIN CERTIFICATE"))
     };
     use wire::CertificateIssuer::{Acme, Given as File, Local};

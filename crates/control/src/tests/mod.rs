@@ -42,7 +42,7 @@ use bowline_core::time::{Mono, Timestamp};
 use bowline_core::units::Bytes;
 use tempfile::TempDir;
 
-use crate::certs::{CertCache, LocalCa};
+use crate::certs::{self, CertCache, LocalCa};
 use crate::config::{Ended, Keep, Mode};
 use crate::reconcile::acme::Authority;
 use crate::reconcile::change::ChangeForm;
@@ -268,6 +268,7 @@ impl World {
             admin: None,
             state_dir: self.state(),
         };
+        let served = before.as_ref().map(|served| &*served.certificates);
         let place = Place {
             state_dir: self.state(),
             is_root: true,
@@ -282,13 +283,12 @@ impl World {
                 kept: self.kept_of_authority(&vault).load(),
                 pace: Pace::default(),
                 api: authority.api,
-                local: CertCache::new(&self.state()).hosts(
-                    &self.ca(),
-                    &vault.keyring(),
-                    before.as_ref().map(|served| &*served.certificates),
-                    wall,
-                ),
+                local: CertCache::new(&self.state()).hosts(&self.ca(), &vault.keyring(), served, wall),
             }),
+            left: match &self.authority {
+                Some(_) => BTreeMap::new(),
+                None => certs::acme::left(&self.state(), &vault.keys(), served, wall),
+            },
             build_time: crate::config::BUILD_TIME,
             windows: Windows::default(),
             machine: Machine { memory: Bytes(8 << 30), cores: 4 },

@@ -78,8 +78,8 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Where a name is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a name is. `default`: no authority is asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
     /// `None`: no order is under way.
     pub stage: Option<Stage>,

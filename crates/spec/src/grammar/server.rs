@@ -38,7 +38,7 @@ pub(crate) static SERVER: TableSpec = table(
                 "its defaults where the server listens on port 80 or 443, else `\"off\"`; the API's host stays with the local CA",
             ),
             "Certificates of an authority for public names: those of `tls = \"acme\"`, of `tls = \"auto\"` the names that anybody can resolve, \
-             and the API's host. `off`: all are the local CA's.",
+             and the API's host. `off`: no authority is asked; what one has signed is served until it ends, not renewed, and all others are the local CA's.",
         ),
         key("api", Table(&API), Omitted("only the Unix socket"), "The API over HTTPS, behind the edge."),
         key("backup", Table(&BACKUP), Omitted("kept in the state folder"), "Where backups go."),
