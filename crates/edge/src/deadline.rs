@@ -25,6 +25,9 @@ struct Entry {
 
 const NEVER: u64 = u64::MAX;
 
+/// Bytes a second for which a sender is waited on: what IIS and Kestrel ask of clients; Apache asks for twice as much.
+const LEAST_RATE: u64 = 240;
+
 impl Sweep {
     /// One tick has passed: wakes whose deadline passed.
     pub(crate) fn tick(&self) {
@@ -101,6 +104,38 @@ impl Deadline {
     }
 }
 
+/// With whoever sends something in pieces: so long in all, and as much longer as what comes takes at [`LEAST_RATE`], but at no time longer than at
+/// the beginning. A deadline that each piece sets anew is none for who drips.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    whole: Duration,
+    left: Duration,
+    /// The tick since which more is waited for.
+    since: Option<u64>,
+    /// Bytes that have counted.
+    counted: u64,
+}
+
+impl Patience {
+    pub(crate) fn new(whole: Duration) -> Self {
+        Self { whole, left: whole, since: None, counted: 0 }
+    }
+
+    /// More is waited for. Returns the tick at which it is at its end.
+    pub(crate) fn waits(&mut self, now: u64) -> u64 {
+        self.since.get_or_insert(now).saturating_add(ticks(self.left))
+    }
+
+    /// Something has come, `received` bytes in all by now, and what comes next is not waited for yet.
+    pub(crate) fn came(&mut self, now: u64, received: u64) {
+        let waited = self.since.take().map_or(0, |since| now.saturating_sub(since));
+        let waited = TICK.saturating_mul(u32::try_from(waited).unwrap_or(u32::MAX));
+        let earned = received.saturating_sub(self.counted).saturating_mul(1000) / LEAST_RATE;
+        self.counted = received;
+        self.left = self.left.saturating_sub(waited).saturating_add(Duration::from_millis(earned)).min(self.whole);
+    }
+}
+
 impl Drop for Deadline {
     fn drop(&mut self) {
         let mut entries = self.sweep.entries.borrow_mut();
@@ -149,6 +184,37 @@ mod tests {
         deadline.set(Duration::ZERO);
         sweep.tick();
         assert_eq!(count.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn who_drips_is_waited_for_no_longer_than_who_sends_nothing() {
+        const WHOLE: Duration = Duration::from_secs(60);
+        let second = ticks(Duration::from_secs(1)) - 1;
+        // Pieces of so many bytes, one each so many seconds: the second at which it is over, within an hour.
+        let over = |bytes: u64, seconds: u64| {
+            let mut patience = Patience::new(WHOLE);
+            (1..3600 / seconds).find_map(|n| {
+                let (since, now) = ((n - 1) * seconds * second, n * seconds * second);
+                let until = patience.waits(since);
+                patience.came(now, n * bytes);
+                (until < now).then_some(until.div_ceil(second))
+            })
+        };
+        assert_eq!(over(1, 59), Some(61));
+        assert_eq!(over(1, 1), Some(61));
+        assert_eq!(over(120, 1), Some(120));
+        assert_eq!(over(240, 1), None);
+        assert_eq!(over(59 * 240, 59), None);
+        assert_eq!(over(1 << 20, 61), Some(61), "what came before is no reason to wait for longer");
+    }
+
+    #[test]
+    fn what_the_other_side_takes_is_nobodys_time() {
+        let mut patience = Patience::new(TICK * 10);
+        let until = patience.waits(0);
+        assert_eq!((until, patience.waits(5)), (11, 11), "it is waited for since then");
+        patience.came(8, 0);
+        assert_eq!(patience.waits(1000), 1003);
     }
 
     #[test]

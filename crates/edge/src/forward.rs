@@ -212,6 +212,8 @@ struct Relay<'a, 'r, C> {
     reading: Duration,
     /// The tick until which the client must have read on; `None`: nothing waits for it.
     read_until: Option<u64>,
+    /// The tick until which more of its body must have come; `None`: nothing waits for it, or the answer has begun, and both may speak as they like.
+    body_until: Option<u64>,
 }
 
 enum Step {
@@ -251,6 +253,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             progress: 0,
             reading: route.reading,
             read_until: None,
+            body_until: None,
             request,
             client,
             route,
@@ -344,7 +347,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         // Once the request is sent and until the answer begins, the instance has its own time.
         let waiting = self.sending_over && self.response.is_none();
         self.request.deadline.set(if waiting { self.route.timeout } else { self.idle() });
-        for until in [self.read_until, self.request.until].into_iter().flatten() {
+        for until in [self.read_until, self.body_until, self.request.until].into_iter().flatten() {
             self.request.deadline.set_no_later(until);
         }
     }
@@ -358,6 +361,19 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             self.read_until = Some(self.request.worker.sweep.now().saturating_add(ticks(self.reading)));
         }
         before.is_some() != self.read_until.is_some()
+    }
+
+    /// An instance is not kept by a client that drips.
+    fn watch_body(&mut self, waits: bool) {
+        let now = self.request.worker.sweep.now();
+        if !waits {
+            self.request.patience.came(now, self.client.body_bytes());
+            self.body_until = None;
+        } else if self.response.is_none() && self.body_until.is_none() {
+            let until = self.request.patience.waits(now);
+            self.request.deadline.set_no_later(until);
+            self.body_until = Some(until);
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
@@ -494,6 +510,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             }
         };
         self.request.journal.turn.is_clients(read.is_pending());
+        self.watch_body(read.is_pending());
         policy::room(self.route.body, self.client.body_bytes())?;
         match read {
             Poll::Ready(Body::Data(_)) => Ok(Step::Moved),
