@@ -537,7 +537,8 @@ fn is_address(host: &str) -> bool {
     bare.parse::<IpAddr>().is_ok()
 }
 
-/// What ties a request's lines in different logs together: W3C `traceparent` and `X-Request-Id`, passed on or begun.
+/// What ties a request's lines in different logs together: W3C `traceparent` and `X-Request-Id`, passed on as they came or begun. What else is
+/// said of a trace (`tracestate`) goes with its `traceparent` or not at all.
 #[derive(Debug)]
 pub(crate) struct Trace {
     /// `00-TRACE-SPAN-FLAGS`.
@@ -550,7 +551,10 @@ pub(crate) struct Trace {
 impl Trace {
     fn of(head: &RequestHead, dice: &Dice) -> Self {
         let mut trace = Self::fresh(dice);
-        if let Some(parent) = head.first("traceparent").and_then(valid_parent) {
+        let mut said = head.all("traceparent");
+        // Of two, nobody knows which is meant.
+        let only = said.next().filter(|_| said.next().is_none());
+        if let Some(parent) = only.and_then(valid_parent) {
             trace.parent = parent;
             trace.begun = false;
         }
@@ -585,15 +589,21 @@ fn hex(value: u64, out: &mut [u8]) {
     }
 }
 
-/// A `traceparent` of version 00 (W3C Trace Context, 3.2).
+/// What all versions of a `traceparent` begin with; one later than 00 may go on behind another `-`, and `ff` is none (W3C Trace Context, 3.2 and
+/// 4.3).
 fn valid_parent(value: &[u8]) -> Option<[u8; 55]> {
-    let parent: [u8; 55] = value.try_into().ok()?;
+    let (parent, more) = value.split_first_chunk::<55>()?;
     let form = parent.iter().enumerate().all(|(i, byte)| match i {
         2 | 35 | 52 => *byte == b'-',
         _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
     });
     let zero = |range: std::ops::Range<usize>| parent[range].iter().all(|byte| *byte == b'0');
-    (form && &parent[..2] == b"00" && !zero(3..35) && !zero(36..52)).then_some(parent)
+    let is_known = match &parent[..2] {
+        b"ff" => false,
+        b"00" => more.is_empty(),
+        _ => more.first().is_none_or(|byte| *byte == b'-'),
+    };
+    (form && is_known && !zero(3..35) && !zero(36..52)).then_some(*parent)
 }
 
 fn valid_id(value: &[u8]) -> Option<&str> {
@@ -619,8 +629,18 @@ mod tests {
         let check = |value: &str, expected: bool| assert_eq!(valid_parent(value.as_bytes()).is_some(), expected);
         check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", true);
         check("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false);
+        check("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false);
         check("00-4BF92F3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
-        check("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
+        check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", true);
+        check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0", false);
+        check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-", false);
+        check("00_4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
+        // A later version says at least as much.
+        check("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", true);
+        check("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-comes", true);
+        check("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01.what", false);
+        check("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
+        check("FF-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
         assert_eq!(valid_id(b"abc-1"), Some("abc-1"));
         assert_eq!((valid_id(b""), valid_id(b"a b"), valid_id(&[b'a'; 129])), (None, None, None));
     }
