@@ -115,7 +115,7 @@ fn table(generation: Generation, upstream: SocketAddr, routes: usize) -> Table {
         generation,
         sites: names.map(|name| (HostName::new(&name).expect("a host"), site.clone())).collect(),
         pools: BTreeMap::from([(pool, Pool { endpoints: BTreeMap::from([(endpoint, upstream)]), ..Pool::default() })]),
-        trusted_proxies: Vec::new(),
+        trusted_proxies: [].into(),
         proxy_protocol: false,
         leaving: BTreeSet::new(),
         challenges: BTreeMap::new(),
