@@ -58,7 +58,7 @@ pub(crate) fn start(binary: &Path, under: &[OsString], upstream: SocketAddr, rou
     })?;
     edge.pid = pid;
     pin_threads(pid).context("pinning the edge")?;
-    Ok(Peer { kind: Kind::Bowline, http, https, running: Running::Edge(Box::new(edge)), files, _sink: None })
+    Ok(Peer { kind: Kind::Bowline, http, https, running: Running::Edge(Box::new(edge)), files, sink: None })
 }
 
 impl Bowline {
@@ -67,6 +67,11 @@ impl Bowline {
         let table = Arc::new(table(Generation(self.generation), self.upstream, routes));
         let certificates = Arc::clone(&self.certificates);
         self.handle.desired.send_replace(Arc::new(EdgeDesired { table, certificates }));
+    }
+
+    /// Lines of its access log that it has dropped, as it said last.
+    pub(super) fn lost_lines(&self) -> u64 {
+        self.handle.observed.borrow().access_lines_dropped
     }
 
     pub(super) fn stop(self, limit: Duration) {
