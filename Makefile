@@ -42,6 +42,7 @@ check: setup
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) deny --locked check bans licenses sources
 	$(CARGO) run --locked -q -p xtask -- tidy
+	scripts/fuzz --check
 	$(MAKE) -C console lint
 	$(MAKE) -C examples/uploads lint
 	$(MAKE) -C examples/timestamps lint

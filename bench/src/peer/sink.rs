@@ -70,7 +70,8 @@ mod tests {
 
     #[test]
     fn what_was_lost_is_counted_once_however_it_comes() {
-        let said: &[u8] = b"{\"path\":\"/a\"}\n12 events dropped\n{\"path\":\"/ events dropped\"}\n1 event dropped\n{}\n";
+        let said: &[u8] =
+            b"{\"path\":\"/a\"}\n12 events dropped\n{\"path\":\"/ events dropped\"}\n1 event dropped\n{}\n";
         assert_eq!(lost_lines(said, 0), 13);
         for cut in 0..said.len() {
             let start = cut.saturating_sub(LONGEST);

@@ -126,13 +126,21 @@ impl Patience {
         self.since.get_or_insert(now).saturating_add(ticks(self.left))
     }
 
-    /// Something has come, `received` bytes in all by now, and what comes next is not waited for yet.
-    pub(crate) fn came(&mut self, now: u64, received: u64) {
+    /// The same, if something is waited for.
+    pub(crate) fn until(&self) -> Option<u64> {
+        Some(self.since?.saturating_add(ticks(self.left)))
+    }
+
+    /// Something has come, `received` bytes in all by now, and what comes next is not waited for yet. False: it came too late, also where
+    /// nobody has looked at the time meanwhile.
+    pub(crate) fn came(&mut self, now: u64, received: u64) -> bool {
+        let in_time = self.until().is_none_or(|until| now < until);
         let waited = self.since.take().map_or(0, |since| now.saturating_sub(since));
         let waited = TICK.saturating_mul(u32::try_from(waited).unwrap_or(u32::MAX));
         let earned = received.saturating_sub(self.counted).saturating_mul(1000) / LEAST_RATE;
         self.counted = received;
         self.left = self.left.saturating_sub(waited).saturating_add(Duration::from_millis(earned)).min(self.whole);
+        in_time
     }
 }
 
@@ -196,7 +204,7 @@ mod tests {
             (1..3600 / seconds).find_map(|n| {
                 let (since, now) = ((n - 1) * seconds * second, n * seconds * second);
                 let until = patience.waits(since);
-                patience.came(now, n * bytes);
+                assert_eq!(patience.came(now, n * bytes), now < until);
                 (until < now).then_some(until.div_ceil(second))
             })
         };
@@ -213,7 +221,7 @@ mod tests {
         let mut patience = Patience::new(TICK * 10);
         let until = patience.waits(0);
         assert_eq!((until, patience.waits(5)), (11, 11), "it is waited for since then");
-        patience.came(8, 0);
+        assert!(patience.came(8, 0));
         assert_eq!(patience.waits(1000), 1003);
     }
 

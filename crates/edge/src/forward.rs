@@ -215,8 +215,6 @@ struct Relay<'a, 'r, C> {
     reading: Duration,
     /// The tick until which the client must have read on; `None`: nothing waits for it.
     read_until: Option<u64>,
-    /// The tick until which more of its body must have come; `None`: nothing waits for it, or the answer has begun, and both may speak as they like.
-    body_until: Option<u64>,
 }
 
 enum Step {
@@ -256,7 +254,6 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             progress: 0,
             reading: route.reading,
             read_until: None,
-            body_until: None,
             request,
             client,
             route,
@@ -353,7 +350,10 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         // Once the request is sent and until the answer begins, the instance has its own time.
         let waiting = self.sending_over && self.response.is_none();
         self.request.deadline.set(if waiting { self.route.timeout } else { self.idle() });
-        for until in [self.read_until, self.body_until, self.request.until].into_iter().flatten() {
+        // Once the answer has begun, both may speak as they like.
+        let patience = self.request.patience.as_ref().filter(|_| self.response.is_none());
+        let body_until = patience.and_then(|patience| patience.until());
+        for until in [self.read_until, body_until, self.request.until].into_iter().flatten() {
             self.request.deadline.set_no_later(until);
         }
     }
@@ -367,19 +367,6 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             self.read_until = Some(self.request.worker.sweep.now().saturating_add(ticks(self.reading)));
         }
         before.is_some() != self.read_until.is_some()
-    }
-
-    /// An instance is not kept by a client that drips.
-    fn watch_body(&mut self, waits: bool) {
-        let now = self.request.worker.sweep.now();
-        if !waits {
-            self.request.patience.came(now, self.client.body_bytes());
-            self.body_until = None;
-        } else if self.response.is_none() && self.body_until.is_none() {
-            let until = self.request.patience.waits(now);
-            self.request.deadline.set_no_later(until);
-            self.body_until = Some(until);
-        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
@@ -516,7 +503,9 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             }
         };
         self.request.journal.turn.is_clients(read.is_pending());
-        self.watch_body(read.is_pending());
+        if self.response.is_none() {
+            self.request.watch_body(read.is_pending(), self.client.body_bytes())?;
+        }
         policy::room(self.route.body, self.client.body_bytes())?;
         match read {
             Poll::Ready(Body::Data(_)) => Ok(Step::Moved),

@@ -56,8 +56,8 @@ pub(crate) struct Request<'a> {
     pub(crate) journal: Journal,
     /// What its body has to pass; `None`: the body goes on as it comes.
     pub(crate) upload: Option<Box<Upload>>,
-    /// With a client that sends its body.
-    pub(crate) patience: Patience,
+    /// With a client that sends a body; `None`: it sends none, or may rest.
+    pub(crate) patience: Option<Box<Patience>>,
     /// Of a body that is on its way to an instance which may still say that it has not read it.
     pub(crate) kept: Option<Box<Kept>>,
     /// Among 100, drawn for a client that brings none: see [`sticky`].
@@ -90,7 +90,7 @@ pub(crate) async fn run<C: Client>(
         trace,
         journal: Journal { waits, ..Journal::begin() },
         upload: None,
-        patience: Patience::new(Duration::MAX),
+        patience: None,
         kept: None,
         place: None,
         is_call,
@@ -196,8 +196,8 @@ impl Request<'_> {
             guard.check(self.client, self.head, self.journal.begun)?;
         }
         policy::announced(route.body, self.head.body())?;
-        if !self.is_call {
-            self.patience = Patience::new(route.idle.min(route.timeout));
+        if !self.is_call && !self.head.body().is_empty() {
+            self.patience = Some(Box::new(Patience::new(route.idle.min(route.timeout))));
         }
         if let Some(guard) = &route.guard {
             self.upload = guard.upload(self.head)?;
@@ -312,12 +312,7 @@ impl Request<'_> {
                 let _ = client.poll_flush(cx)?;
                 let read = upload.poll(client, cx)?;
                 policy::room(route.body, client.body_bytes())?;
-                let now = self.worker.sweep.now();
-                if read.is_pending() {
-                    self.deadline.set_no_later(self.patience.waits(now));
-                } else {
-                    self.patience.came(now, client.body_bytes());
-                }
+                self.watch_body(read.is_pending(), client.body_bytes())?;
                 match read {
                     Poll::Ready(_) => restart(self),
                     Poll::Pending if self.is_out_of_time() => return Poll::Ready(Err(Reason::DeadlineExceeded)),
@@ -334,6 +329,17 @@ impl Request<'_> {
             self.exchange.request_received();
         }
         self.upload = Some(upload);
+        Ok(())
+    }
+
+    /// More of the body is waited for, or `received` bytes of it have come in all. Nobody is kept by a client that drips.
+    pub(crate) fn watch_body(&mut self, waits: bool, received: u64) -> Result<(), Reason> {
+        let (now, Some(patience)) = (self.worker.sweep.now(), &mut self.patience) else { return Ok(()) };
+        if waits {
+            self.deadline.set_no_later(patience.waits(now));
+        } else if !patience.came(now, received) {
+            return Err(Reason::Refused(Refusal::BodyTimeout));
+        }
         Ok(())
     }
 

@@ -76,7 +76,8 @@ impl CertCache {
             let name: id::Digest = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()?;
             self.read(&path, keyring, &name).filter(|leaf| leaf.not_after > now)
         };
-        let named = |leaf: Leaf| names(&leaf.certificate).into_iter().map(move |host| (host, Arc::clone(&leaf.certificate)));
+        let named =
+            |leaf: Leaf| names(&leaf.certificate).into_iter().map(move |host| (host, Arc::clone(&leaf.certificate)));
         paths.filter_map(leaf).flat_map(named).collect()
     }
 

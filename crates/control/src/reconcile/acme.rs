@@ -170,14 +170,14 @@ impl Loop {
         self.find_names(&mut acme, now);
         // A daemon that ends orders nothing any more. It knows the names all the same: for all others the local CA signs.
         if self.ending.is_none() {
-            self.order(&mut acme, now);
+            self.drive_orders(&mut acme, now);
         }
         acme.ordered.challenges = acme.orders.as_ref().map(Orders::challenges).unwrap_or_default();
         self.published.ordered(acme.ordered.clone());
         self.acme = Some(acme);
     }
 
-    fn order(&mut self, acme: &mut Acme, now: Now) {
+    fn drive_orders(&mut self, acme: &mut Acme, now: Now) {
         let answered = self.published.answered();
         let world = World { wanted: &acme.ordered.names, held: &acme.held, answered: &answered };
         let effects = acme.orders.as_mut().map(|orders| orders.handle(world, now.wall, now.random));
@@ -253,7 +253,8 @@ impl Loop {
         if bare.is_empty() {
             return bare;
         }
-        let readable = self.apps.iter().filter_map(|(key, app)| Some((key, live(app).filter(|_| app.unread.is_none())?)));
+        let readable =
+            self.apps.iter().filter_map(|(key, app)| Some((key, live(app).filter(|_| app.unread.is_none())?)));
         let places = readable.flat_map(|(key, release)| places(key, release.app()));
         let secure = places.filter(|(_, (_, route))| route.tls != Tls::Off).map(|((host, _), _)| host);
         let others: BTreeSet<HostName> = secure.chain(self.place.api.iter().map(|api| api.host.clone())).collect();
@@ -266,7 +267,7 @@ impl Loop {
     }
 
     /// Hosts of an app that cannot be read which have no certificate.
-    pub(crate) fn bare_hosts(&self, unread: &Unread) -> Vec<&HostName> {
+    pub(crate) fn bare_hosts<'u>(&self, unread: &'u Unread) -> Vec<&'u HostName> {
         let bare = self.acme.as_ref().map(|acme| &acme.ordered.bare);
         unread.https_hosts().filter(|host| bare.is_some_and(|bare| bare.contains(*host))).collect()
     }

@@ -492,13 +492,7 @@ impl Loop {
         let mut endpoints = self.slots.endpoints();
         endpoints.extend(self.unread_endpoints());
         let leaving = self.slots.leaving();
-        self.published.table(
-            (&self.apps, &self.place),
-            &endpoints,
-            leaving,
-            (now.mono, now.wall),
-            &mut self.effects,
-        );
+        self.published.table((&self.apps, &self.place), &endpoints, leaving, (now.mono, now.wall), &mut self.effects);
     }
 }
 

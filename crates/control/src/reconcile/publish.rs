@@ -10,8 +10,8 @@ use bowline_core::id::{AppKey, Generation, InstanceId, RouteName, ServiceName};
 use bowline_core::instance::{InstanceOrder, NodeDesired, Observations};
 use bowline_core::resource::{ResourceKey, ResourceSpec};
 use bowline_core::route::{
-    Certificate, Certificates, Challenge, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table,
-    Tables, compile,
+    Certificate, Certificates, Challenge, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table, Tables,
+    compile,
 };
 use bowline_core::time::{Mono, Timestamp};
 

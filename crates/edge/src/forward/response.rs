@@ -65,7 +65,6 @@ impl<C: Client> Relay<'_, '_, C> {
         let decoder = BodyDecoder::new(head.body());
         let complete = decoder.is_complete() && !trailing;
         self.response = Some(decoder);
-        self.body_until = None;
         self.upgraded = head.is_upgrade();
         if self.upgraded {
             self.response_read = true;
