@@ -290,11 +290,11 @@ impl Script {
     /// that has a second one in its first step.
     fn has_dark_instances(&mut self, rng: &mut Rng) {
         for (behaviour, app) in self.behaviours.iter_mut().zip(&mut self.apps) {
-            if !behaviour.is_good() || rng.below(4) > 0 {
+            if !behaviour.is_good() || rng.below(3) > 0 {
                 continue;
             }
             behaviour.dark = Some(1);
-            if rng.below(4) == 0 {
+            if rng.below(8) == 0 {
                 continue;
             }
             let app = Arc::make_mut(app);

@@ -138,7 +138,8 @@ impl Session {
 
     /// Publishes what an edge says of itself when it is met.
     fn welcome(&mut self, greeting: Greeting) {
-        tracing::info!(pid = greeting.pid, http = ?greeting.http, https = ?greeting.https, "connected to the edge");
+        let [http, https] = [greeting.http, greeting.https].map(|at| at.map(tracing::field::display));
+        tracing::info!(pid = greeting.pid, http, https, "connected to the edge");
         // Counters begin anew with the process: what is known of another one is forgotten.
         self.publish(|seen| {
             let fresh = EdgeObservation {
