@@ -75,6 +75,31 @@ fn a_folder_is_sent_and_built_there_and_the_next_time_only_what_has_changed() {
     load.stop().expect_no_failure("while the second release came out");
 }
 
+/// A pipeline has built it; the server only runs it, and a plan of that is held to.
+#[test]
+fn an_artifact_is_deployed_without_a_build() {
+    let bowline = Bowline::new();
+    let _server = Server::start(&bowline);
+    let folder = app(&bowline, "deploy-artifact", "build = \"false\"");
+    let built = tempfile::tempdir().expect("a folder");
+    std::fs::rename(folder.join("server.py"), built.path().join("server.py")).expect("a file of the test");
+    let production = ["--env", "production"];
+    let refused = bowline.fails(&[&["deploy", path(&folder)][..], &production].concat(), 1);
+    assert!(refused.contains("false"), "without --artifact it is built, which fails: {refused}");
+
+    let artifact = [&production[..], &["--artifact", path(built.path())]].concat();
+    let plan = bowline.run(&[&["plan", path(&folder), "--json"][..], &artifact].concat());
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap_or_else(|_| panic!("{}", text(&plan)));
+    let hash = plan["hash"].as_str().expect("a hash");
+    let released = lines(&bowline.run(&[&["deploy", path(&folder), "--json", "--plan", hash][..], &artifact].concat()));
+    let ready = of_kind(&released, "ready");
+    let urls = ready["urls"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let url = urls.into_iter().find(|url| url.starts_with("https://")).expect("an URL").to_owned();
+    assert_eq!(curl(&bowline.ca(), &url, &[]).status, 200);
+    let local = [&["plan", path(&folder), "--artifact", path(built.path())][..]].concat();
+    assert!(bowline.fails(&local, 2).contains("local builds what it runs"));
+}
+
 /// A build that goes on when the test has answered it.
 struct Gate(TcpListener);
 

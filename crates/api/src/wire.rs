@@ -182,6 +182,9 @@ pub struct Apply {
     /// The hash of a [`Plan`]: refused if it would do anything else now than that plan showed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
+    /// The folder holds what was built: no service of it is built, whatever the file says.
+    #[serde(default)]
+    pub built: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

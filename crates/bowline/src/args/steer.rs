@@ -13,6 +13,9 @@ pub(crate) struct Deploy {
     /// The environment
     #[arg(long)]
     pub(crate) env: String,
+    /// Build nothing there: DIR holds what was built, laid out as the app's folder; bowline.toml is still the app's
+    #[arg(long, value_name = "DIR", conflicts_with = "attach")]
+    pub(crate) artifact: Option<PathBuf>,
     /// Return when the release is accepted; it goes on
     #[arg(long, conflicts_with = "attach")]
     pub(crate) detach: bool,
@@ -32,6 +35,9 @@ pub(crate) struct Plan {
     /// The environment
     #[arg(long, default_value = "local")]
     pub(crate) env: String,
+    /// Build nothing there: DIR holds what was built, laid out as the app's folder; bowline.toml is still the app's
+    #[arg(long, value_name = "DIR")]
+    pub(crate) artifact: Option<PathBuf>,
 }
 
 /// What `bowline plan` prints at its end.

@@ -45,6 +45,7 @@ pub(super) async fn run(
     ui: &Ui,
 ) -> Result<ExitCode, Fault> {
     let dir = file::folder(&args.dir, "deploy")?;
+    let artifact = args.artifact.as_deref().map(|built| file::folder(built, "deploy")).transpose()?;
     let env = EnvName::new(&args.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", args.env)).source(&error))?;
     if env.as_str() == LOCAL {
@@ -65,7 +66,7 @@ pub(super) async fn run(
         return attach((&target, client), &app, &mut interrupts, ui).await;
     }
     let sent = tokio::select! {
-        sent = send(client, &dir, &app, ui) => sent?,
+        sent = send(client, (&dir, artifact.as_deref()), &app, ui) => sent?,
         () = interrupts.next() => {
             ui.aside("  interrupted: nothing has changed; what was sent is not sent again");
             return Ok(ExitCode::from(INTERRUPTED));
@@ -73,7 +74,12 @@ pub(super) async fn run(
     };
     sent.object(ui);
     sent.say(ui);
-    let apply = wire::Apply { dir: sent.dir, env: env.to_string(), plan: args.plan.map(|plan| plan.to_string()) };
+    let apply = wire::Apply {
+        dir: sent.dir,
+        env: env.to_string(),
+        plan: args.plan.map(|plan| plan.to_string()),
+        built: artifact.is_some(),
+    };
     let accepted = match client.apply(&apply).await {
         Err(ClientError::Busy(fault)) => {
             return Err(fault.hint(format!("`bowline deploy --env {env} --attach` follows what is under way")));
@@ -147,17 +153,26 @@ impl Sent {
     }
 }
 
-/// Sends what the daemon does not have of a folder; goes on where an earlier command was cut off.
-pub(super) async fn send(client: &Client, dir: &Path, app: &App, ui: &Ui) -> Result<Sent, Fault> {
-    let (folder, cache) = (dir.to_owned(), paths::cache()?.join("hashes"));
+/// Sends what the daemon does not have of a folder, or of the artifact that was built of it; goes on where an earlier command was cut
+/// off.
+pub(super) async fn send(
+    client: &Client,
+    (dir, artifact): (&Path, Option<&Path>),
+    app: &App,
+    ui: &Ui,
+) -> Result<Sent, Fault> {
+    let (folder, built, cache) = (dir.to_owned(), artifact.map(Path::to_owned), paths::cache()?.join("hashes"));
     let mut progress = Progress::new(ui, None);
     progress.moving("looking at the folder");
-    let outgoing = tokio::task::spawn_blocking(move || Outgoing::read(&folder, &cache));
+    let outgoing = tokio::task::spawn_blocking(move || match built {
+        Some(built) => Outgoing::artifact(&built, &folder, &cache),
+        None => Outgoing::read(&folder, &cache),
+    });
     let outgoing = outgoing.await.expect("reading a folder does not panic")?;
     let manifest = &outgoing.manifest;
     let (name, env) = (app.name.as_str(), app.environment.name.as_str());
     let source = wire::Source::from(manifest);
-    fits(&source, dir)?;
+    fits(&source, artifact.unwrap_or(dir))?;
     let offered = client.offer(env, name, &source).await?;
     let missing = missing(manifest, &offered)?;
     let total: u64 = manifest.contents().values().sum();

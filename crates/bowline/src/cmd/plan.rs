@@ -31,6 +31,7 @@ pub(super) async fn run(
     ui: &Ui,
 ) -> Result<ExitCode, Fault> {
     let dir = file::folder(&args.dir, "plan")?;
+    let artifact = args.artifact.as_deref().map(|built| file::folder(built, "plan")).transpose()?;
     let env = EnvName::new(&args.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", args.env)).source(&error))?;
     let app = file::read(&dir, &env, ui)?.app;
@@ -41,6 +42,10 @@ pub(super) async fn run(
             format!("{LOCAL} is the environment of `bowline up`, on this machine"),
         )
         .hint("name another one: --env production"));
+    }
+    if env.as_str() == LOCAL && artifact.is_some() {
+        return Err(Fault::new(FaultKind::Invalid, format!("{LOCAL} builds what it runs"))
+            .hint("an artifact is for another environment: --env production"));
     }
     let mut interrupts = Interrupts::new()?;
     let target = match env.as_str() {
@@ -54,7 +59,7 @@ pub(super) async fn run(
         () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
     let answer = tokio::select! {
-        answer = ask(&session.client, &dir, &app, ui) => answer,
+        answer = ask(&session.client, (&dir, artifact.as_deref()), &app, ui) => answer,
         () = interrupts.next() => {
             target.leave(&session).await?;
             return Ok(ExitCode::from(INTERRUPTED));
@@ -69,17 +74,22 @@ pub(super) async fn run(
 }
 
 /// An app of this machine alone is read where it lies.
-async fn ask(client: &Client, dir: &Path, app: &App, ui: &Ui) -> Result<wire::Plan, Fault> {
+async fn ask(
+    client: &Client,
+    (dir, artifact): (&Path, Option<&Path>),
+    app: &App,
+    ui: &Ui,
+) -> Result<wire::Plan, Fault> {
     let env = app.environment.name.as_str();
     let dir = match env {
         LOCAL => dir.display().to_string(),
         _ => {
-            let sent = deploy::send(client, dir, app, ui).await?;
+            let sent = deploy::send(client, (dir, artifact), app, ui).await?;
             sent.say(ui);
             sent.dir
         }
     };
-    Ok(client.plan(&wire::Apply { dir, env: env.to_owned(), plan: None }).await?)
+    Ok(client.plan(&wire::Apply { dir, env: env.to_owned(), plan: None, built: artifact.is_some() }).await?)
 }
 
 /// It stands in a command that people copy: what else a daemon may have sent in its place is not shown.
@@ -93,9 +103,11 @@ fn hash(plan: &wire::Plan) -> Result<Digest, Fault> {
 fn command(args: &Plan, said: &[String], hash: &Digest) -> String {
     let dir = word(&args.dir.display().to_string());
     let said: String = said.iter().map(|said| format!(" {}", word(said))).collect();
+    let artifact = args.artifact.as_ref().map(|built| format!(" --artifact {}", word(&built.display().to_string())));
+    let artifact = artifact.unwrap_or_default();
     match args.env.as_str() {
         LOCAL => format!("bowline up {dir}{said} --plan {hash}"),
-        env => format!("bowline deploy {dir} --env {env}{said} --plan {hash}"),
+        env => format!("bowline deploy {dir} --env {env}{artifact}{said} --plan {hash}"),
     }
 }
 
@@ -232,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_command_means_the_same_place() {
-        let args = |dir: &str, env: &str| Plan { dir: dir.into(), env: env.into() };
+        let args = |dir: &str, env: &str| Plan { dir: dir.into(), env: env.into(), artifact: None };
         let said = ["--to".to_owned(), "ssh://a@b:22".to_owned()];
         let hash = Digest([0xab; 32]);
         let check = |args: Plan, said: &[String], expected: &str| {

@@ -186,7 +186,7 @@ async fn bring_up(
     let mut failed = None;
     for dir in dirs {
         let (dir, plan) = (dir.display().to_string(), plan.map(|plan| plan.to_string()));
-        let apply = wire::Apply { dir, env: ENV.to_owned(), plan };
+        let apply = wire::Apply { dir, env: ENV.to_owned(), plan, built: false };
         if let Err(fault) = accepted(client, &apply, asked, ui).await {
             failed = Some(fault);
             break;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bowline_api::wire;
 use bowline_core::app::procfile::{self, Procfile};
-use bowline_core::app::{App, SecretSource};
+use bowline_core::app::{App, Command, Origin, SecretSource};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, EnvName, SecretName};
 use bowline_core::release::{Unsupported, unsupported};
@@ -46,7 +46,10 @@ pub(crate) fn read(order: &ReadOrder, vault: &Vault) -> Result<Reading, Fault> {
     let source = folder(&apply.dir)?;
     let sent = sources::owner(vault.state(), &source);
     let name = sent.as_ref().map(|(_, key)| key.app.to_string());
-    let (app, mut notes) = app(&source, name, &env)?;
+    let (mut app, mut notes) = app(&source, name, &env)?;
+    if apply.built {
+        builds_nothing(&mut app);
+    }
     let key = AppKey { env, app: app.name.clone() };
     let folder = match sent {
         None => source.clone(),
@@ -206,6 +209,16 @@ fn app(folder: &Path, name: Option<String>, env: &EnvName) -> Result<(App, Vec<S
                 Some(diagnostics) => Err(diagnostics.into()),
                 None => Ok((parsed.app, Vec::new())),
             }
+        }
+    }
+}
+
+/// What comes is what was built: it runs as it is.
+fn builds_nothing(app: &mut App) {
+    for service in app.services.values_mut() {
+        match &mut service.origin {
+            Origin::Folder { build, .. } | Origin::Static { build, .. } => *build = Some(Command(String::new())),
+            Origin::BuildOf(_) | Origin::Image(_) | Origin::Dockerfile { .. } => {}
         }
     }
 }

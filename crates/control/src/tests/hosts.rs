@@ -23,7 +23,7 @@ fn write(world: &World, app: &str, host: &str, path: &str) -> String {
 }
 
 fn bring_out(world: &mut World, daemon: &mut Daemon, dir: &str, env: &str, scope: Scope) -> Result<(), Fault> {
-    let apply = wire::Apply { dir: dir.to_owned(), env: env.to_owned(), plan: None };
+    let apply = wire::Apply { dir: dir.to_owned(), env: env.to_owned(), plan: None, built: false };
     let foreseen = world.ask(daemon, Request::Plan(apply.clone(), scope.clone()));
     world.run(daemon);
     let foreseen = world.answers.remove(&foreseen).unwrap();

@@ -267,7 +267,8 @@ fn refused<T: std::fmt::Debug>(result: Result<T, ClientError>) -> Fault {
 /// Applies the app of `dir` and follows to the end.
 async fn applied(room: &Room, dir: &Path) -> Vec<ChangeStep> {
     let dir = dir.join("app").display().to_string();
-    let accepted = room.client.apply(&wire::Apply { dir, env: "local".into(), plan: None }).await.unwrap();
+    let accepted =
+        room.client.apply(&wire::Apply { dir, env: "local".into(), plan: None, built: false }).await.unwrap();
     steps(&room.client, accepted.change).await
 }
 
@@ -360,7 +361,7 @@ async fn wrong_requests_are_refused_with_a_fault() {
         assert!(head.starts_with("HTTP/1.1 40"), "{path}: {answer}");
         assert!(serde_json::from_str::<wire::Fault>(body).is_ok(), "{path}: {answer}");
     }
-    let apply = wire::Apply { dir: "/does/not/exist".into(), env: "local".into(), plan: None };
+    let apply = wire::Apply { dir: "/does/not/exist".into(), env: "local".into(), plan: None, built: false };
     assert_eq!(refused(room.client.apply(&apply).await).kind, FaultKind::Invalid);
     let stop = wire::Stop { shutdown_when_idle: false };
     assert!(refused(room.client.stop("local", "nobody", stop).await).message.contains("local/nobody"));
@@ -377,6 +378,7 @@ async fn a_plan_is_asked_for_shown_and_held_to() {
         dir: dir.path().join("app").display().to_string(),
         env: "local".into(),
         plan,
+        built: false,
     };
     let plan = within(room.client.plan(&order(None))).await.unwrap();
     assert_eq!((plan.release, plan.stable, plan.hash.len()), (1, None, 64));
@@ -547,7 +549,12 @@ async fn a_damaged_store_is_said_and_the_edge_serves_what_it_served() {
     let status = within(room.client.status()).await.unwrap();
     let degraded = status.daemon.degraded.expect("the store is damaged");
     assert_eq!(room.edge_desired.borrow().table, served.table);
-    let apply = wire::Apply { dir: dir.path().join("app").display().to_string(), env: "local".into(), plan: None };
+    let apply = wire::Apply {
+        dir: dir.path().join("app").display().to_string(),
+        env: "local".into(),
+        plan: None,
+        built: false,
+    };
     let fault = refused(room.client.apply(&apply).await);
     assert_eq!(wire::Fault::from(fault), degraded);
     refused(room.client.secrets("local", "shop").await);

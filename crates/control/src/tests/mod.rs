@@ -317,7 +317,7 @@ impl World {
 
     /// To apply the world's folder.
     fn order(&self, env: &str) -> wire::Apply {
-        wire::Apply { dir: self.folder().display().to_string(), env: env.into(), plan: None }
+        wire::Apply { dir: self.folder().display().to_string(), env: env.into(), plan: None, built: false }
     }
 
     fn stop(&mut self, daemon: &mut Daemon) -> Ticket {

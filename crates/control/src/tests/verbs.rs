@@ -277,7 +277,7 @@ fn the_same_name_from_another_folder_is_refused_naming_the_first() {
     let other = world.dir.path().join("other");
     std::fs::create_dir(&other).unwrap();
     std::fs::write(other.join("bowline.toml"), "app = \"shop\"\n[service.web]\nrun = \"x\"\n").unwrap();
-    let apply = wire::Apply { dir: other.display().to_string(), env: "local".into(), plan: None };
+    let apply = wire::Apply { dir: other.display().to_string(), env: "local".into(), plan: None, built: false };
     let ticket = world.ask(&mut daemon, Request::Apply(apply, None, Scope::default()));
     world.run(&mut daemon);
     let fault = world.refusal(ticket);
@@ -296,7 +296,7 @@ fn an_app_whose_folder_was_moved_is_applied_from_the_new_one() {
     let moved = std::fs::canonicalize(world.dir.path()).unwrap().join("moved");
     std::fs::rename(world.folder(), &moved).unwrap();
     world.source = 2;
-    let apply = wire::Apply { dir: moved.display().to_string(), env: "local".into(), plan: None };
+    let apply = wire::Apply { dir: moved.display().to_string(), env: "local".into(), plan: None, built: false };
     let ticket = world.ask(&mut daemon, Request::Apply(apply, None, Scope::default()));
     world.run(&mut daemon);
     assert!(matches!(world.answer(ticket), Answer::Accepted(_)));
@@ -326,7 +326,7 @@ fn apps_keep_their_users_when_a_state_claims_a_block() {
     let other = world.dir.path().join("other");
     std::fs::create_dir(&other).unwrap();
     std::fs::write(other.join("bowline.toml"), "app = \"new\"\n[service.web]\nrun = \"x\"\n").unwrap();
-    let apply = wire::Apply { dir: other.display().to_string(), env: "local".into(), plan: None };
+    let apply = wire::Apply { dir: other.display().to_string(), env: "local".into(), plan: None, built: false };
     world.ask(&mut daemon, Request::Apply(apply, None, Scope::default()));
     world.run(&mut daemon);
     let uids = daemon.store.read(|view| view.apps()).unwrap().into_iter().map(|app| (app.key.app.to_string(), app.uid));
@@ -345,7 +345,7 @@ fn two_apps_that_come_at_once_cannot_claim_one_host() {
                     [environment.local]\nroute.main.hosts = [\"shop.localhost\"]\n";
         std::fs::write(other.join("bowline.toml"), text).unwrap();
         world.apply(&mut daemon);
-        let apply = wire::Apply { dir: other.display().to_string(), env: "local".into(), plan: None };
+        let apply = wire::Apply { dir: other.display().to_string(), env: "local".into(), plan: None, built: false };
         let ticket = world.ask(&mut daemon, Request::Apply(apply, None, Scope::default()));
         world.run(&mut daemon);
         assert!(world.refusal(ticket).message.contains("local/shop"));
@@ -364,7 +364,7 @@ fn two_apps_cannot_claim_one_host() {
     let text = "app = \"thief\"\n[service.web]\nrun = \"x\"\n[route.main]\nto = \"web\"\n\
                 [environment.local]\nroute.main.hosts = [\"shop.localhost\"]\n";
     std::fs::write(other.join("bowline.toml"), text).unwrap();
-    let apply = wire::Apply { dir: other.display().to_string(), env: "local".into(), plan: None };
+    let apply = wire::Apply { dir: other.display().to_string(), env: "local".into(), plan: None, built: false };
     let ticket = world.ask(&mut daemon, Request::Apply(apply, None, Scope::default()));
     world.run(&mut daemon);
     let fault = world.refusal(ticket);

@@ -1,25 +1,30 @@
 //! A folder on its way to another machine, which builds it: the same files that a build here would be made of, and the
-//! patterns that leave others out.
+//! patterns that leave others out. Or one with what was built of it already.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::Digest;
 use bowline_core::source::{Entry, Manifest};
+use sha2::{Digest as _, Sha256};
 
 use super::hashes::Hashes;
 use super::source::{self, Kind, Wanted};
+
+/// What says what the app is, and is no part of what is built.
+const SAID: [&str; 2] = ["bowline.toml", bowline_core::app::procfile::FILE];
 
 /// What a folder is made of, and where its contents are read.
 #[derive(Debug)]
 pub struct Outgoing {
     pub manifest: Manifest,
-    root: PathBuf,
-    /// One file for each content.
-    paths: BTreeMap<Digest, PathBuf>,
+    /// One file for each content, below a folder.
+    paths: BTreeMap<Digest, (Arc<Path>, PathBuf)>,
 }
 
 impl Outgoing {
@@ -28,36 +33,49 @@ impl Outgoing {
     /// # Errors
     /// What cannot be read, is no part of a release, or leads out of the folder.
     pub fn read(folder: &Path, cache: &Path) -> Result<Self, Fault> {
-        let wanted = Wanted {
-            base: folder.to_owned(),
-            dir: ".".to_owned(),
-            state_dir: PathBuf::new(),
-            without_node_modules: folder.join("package.json").is_file(),
-            with_ignore_files: true,
-        };
-        let mut hashes = Hashes::load(cache, folder);
-        let found = source::scan(&wanted, &mut hashes, &AtomicBool::new(false))?;
-        if let Err(error) = hashes.save() {
-            tracing::debug!(%error, "hashes of a source could not be kept");
-        }
-        let (mut entries, mut paths) = (BTreeMap::new(), BTreeMap::new());
-        for source::Entry { path, kind } in found.entries {
-            let entry = match kind {
-                Kind::Folder => Entry::Folder,
-                Kind::Link(target) => Entry::Link(text(&target)?),
-                Kind::File { executable, size, hash } => {
-                    paths.insert(Digest(hash), path.clone());
-                    Entry::File { executable, size, content: Digest(hash) }
+        let (entries, paths) = scan(folder, folder.join("package.json").is_file(), cache)?;
+        Self::new(folder, entries, paths)
+    }
+
+    /// Reads a folder with what was built of an app, which is sent with what `app`, the app's own folder, says of it. Blocks.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub fn artifact(folder: &Path, app: &Path, cache: &Path) -> Result<Self, Fault> {
+        let (mut entries, mut paths) = scan(folder, false, cache)?;
+        let root: Arc<Path> = app.into();
+        for name in SAID {
+            let text = match fs::read(app.join(name)) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    entries.remove(name);
+                    continue;
+                }
+                Err(error) => {
+                    let path = app.join(name);
+                    return Err(
+                        Fault::new(FaultKind::Invalid, format!("{} cannot be read", path.display())).source(&error)
+                    );
                 }
             };
-            entries.insert(text(&path)?, entry);
+            let content = Digest(Sha256::digest(&text).into());
+            entries.insert(name.to_owned(), Entry::File { executable: false, size: text.len() as u64, content });
+            paths.insert(content, (Arc::clone(&root), name.into()));
         }
+        Self::new(folder, entries, paths)
+    }
+
+    fn new(
+        folder: &Path,
+        entries: BTreeMap<String, Entry>,
+        paths: BTreeMap<Digest, (Arc<Path>, PathBuf)>,
+    ) -> Result<Self, Fault> {
         let manifest = Manifest::new(entries).map_err(|error| {
             Fault::new(FaultKind::Invalid, format!("{} cannot be sent", folder.display()))
                 .source(&error)
                 .hint("leave it out with .bowlineignore")
         })?;
-        Ok(Self { manifest, root: found.root, paths })
+        Ok(Self { manifest, paths })
     }
 
     /// Opens a file that holds this; no link leads elsewhere. Blocks.
@@ -66,9 +84,40 @@ impl Outgoing {
     /// It is gone.
     pub fn open(&self, content: &Digest) -> Result<File, Fault> {
         let unknown = || Fault::new(FaultKind::Failed, format!("content {} is no part of the folder", content.short()));
-        let path = self.paths.get(content).ok_or_else(unknown)?;
-        Ok(source::open(&self.root, path)?)
+        let (root, path) = self.paths.get(content).ok_or_else(unknown)?;
+        Ok(source::open(root, path)?)
     }
+}
+
+type Found = (BTreeMap<String, Entry>, BTreeMap<Digest, (Arc<Path>, PathBuf)>);
+
+fn scan(folder: &Path, without_node_modules: bool, cache: &Path) -> Result<Found, Fault> {
+    let wanted = Wanted {
+        base: folder.to_owned(),
+        dir: ".".to_owned(),
+        state_dir: PathBuf::new(),
+        without_node_modules,
+        with_ignore_files: true,
+    };
+    let mut hashes = Hashes::load(cache, folder);
+    let found = source::scan(&wanted, &mut hashes, &AtomicBool::new(false))?;
+    if let Err(error) = hashes.save() {
+        tracing::debug!(%error, "hashes of a source could not be kept");
+    }
+    let root: Arc<Path> = found.root.into();
+    let (mut entries, mut paths) = (BTreeMap::new(), BTreeMap::new());
+    for source::Entry { path, kind } in found.entries {
+        let entry = match kind {
+            Kind::Folder => Entry::Folder,
+            Kind::Link(target) => Entry::Link(text(&target)?),
+            Kind::File { executable, size, hash } => {
+                paths.insert(Digest(hash), (Arc::clone(&root), path.clone()));
+                Entry::File { executable, size, content: Digest(hash) }
+            }
+        };
+        entries.insert(text(&path)?, entry);
+    }
+    Ok((entries, paths))
 }
 
 fn text(path: &Path) -> Result<String, Fault> {
@@ -110,5 +159,32 @@ mod tests {
         };
         assert_eq!(std::io::read_to_string(outgoing.open(content).unwrap()).unwrap(), "app.py");
         assert!(outgoing.open(&Digest([0; 32])).is_err());
+    }
+
+    #[test]
+    fn what_was_built_is_sent_whole_with_what_the_app_says_of_itself() {
+        let (app, built, cache) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(app.path().join("bowline.toml"), "app = \"shop\"").unwrap();
+        fs::write(app.path().join("main.rs"), "source").unwrap();
+        fs::create_dir_all(built.path().join("node_modules/x")).unwrap();
+        for (name, text) in [
+            ("bowline.toml", "another"),
+            ("Procfile", "web: x"),
+            ("package.json", "{}"),
+            ("node_modules/x/index.js", "1"),
+        ] {
+            fs::write(built.path().join(name), text).unwrap();
+        }
+        let outgoing = Outgoing::artifact(built.path(), app.path(), cache.path()).unwrap();
+        let names: Vec<&str> = outgoing.manifest.entries().keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            ["bowline.toml", "node_modules", "node_modules/x", "node_modules/x/index.js", "package.json"]
+        );
+        let Some(Entry::File { content, .. }) = outgoing.manifest.entries().get("bowline.toml") else {
+            panic!("{:?}", outgoing.manifest)
+        };
+        assert_eq!(io::read_to_string(outgoing.open(content).unwrap()).unwrap(), "app = \"shop\"");
     }
 }
