@@ -24,8 +24,9 @@ pub(super) struct Average {
 impl Average {
     /// How many instances it takes, each with so many at once.
     pub(super) fn instances(self, target: u32) -> u16 {
-        let each = self.span.as_micros().saturating_mul(u128::from(target.max(1)));
-        u16::try_from(self.busy.as_micros().div_ceil(each.max(1))).unwrap_or(u16::MAX)
+        // To the nanosecond: what exactly so many carry takes no more, whatever is left over of both times.
+        let each = self.span.as_nanos().saturating_mul(u128::from(target.max(1)));
+        u16::try_from(self.busy.as_nanos().div_ceil(each.max(1))).unwrap_or(u16::MAX)
     }
 
     /// Requests at once, in thousandths.
