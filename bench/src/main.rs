@@ -1,5 +1,6 @@
 //! `bowline-bench edge|cost|start|memory|idle|release|reconcile|neighbour|agree|show|canary|scale [--out DIR]`: the figures of `bench/README.md`, each
-//! as a Markdown table and, with `--out`, as `DIR/WHAT.json`. `bowline-bench edge SCENARIO…`: only these.
+//! as a Markdown table and, with `--out`, as `DIR/WHAT.json`. `bowline-bench edge SCENARIO…`: only these. Exit status 2: the figures are there, and
+//! something that must hold does not.
 //!
 //! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, HAProxy, Caddy, strace, valgrind, wrk and h2load from the PATH. What is missing is said and left
 //! out, never silently. `BENCH_SECONDS` (5; `edge`: 3), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer; `show` goes by
