@@ -51,7 +51,10 @@ pub(crate) fn run() -> anyhow::Result<Value> {
         node.all_fail();
         all.push(node.look()?);
     }
-    say(&format!("| {} instances, one look of the machines¹ | ms, median (min–max) | aim, ms |", APPS * u32::from(INSTANCES)));
+    say(&format!(
+        "| {} instances, one look of the machines¹ | ms, median (min–max) | aim, ms |",
+        APPS * u32::from(INSTANCES)
+    ));
     say("|---|---|---|");
     let line = |name: &str, runs: Vec<f64>| {
         let runs = Runs::new(runs);
@@ -65,7 +68,9 @@ pub(crate) fn run() -> anyhow::Result<Value> {
         "all_fail_ms": line("all have become unhealthy", all),
     });
     say("");
-    say("¹ slots, orders, endpoints and the compiled table. Store, status, rollouts, scaling and the channels to node and edge are not in it.");
+    say(
+        "¹ slots, orders, endpoints and the compiled table. Store, status, rollouts, scaling and the channels to node and edge are not in it.",
+    );
     Ok(figures)
 }
 

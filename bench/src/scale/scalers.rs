@@ -118,7 +118,9 @@ impl Hpa {
             true => (seen.used - from.used) / span / CPU,
             false => (seen.busy - from.busy) / span / current / f64::from(IN_FLIGHT),
         };
-        if (ratio - 1.0).abs() <= TOLERANCE { seen.target } else { (current * ratio).ceil().min(1e4) as u16 }
+        // What rounding adds to a whole number is no instance more.
+        let wanted = (current * ratio - 1e-6).ceil().clamp(0.0, 1e4) as u16;
+        if (ratio - 1.0).abs() <= TOLERANCE { seen.target } else { wanted }
     }
 }
 
