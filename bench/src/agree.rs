@@ -221,7 +221,7 @@ fn show_counting(measured: &[Measured]) -> (Value, Vec<String>) {
         let name = format!("{} {}", way.protocol, way.name);
         let (median, min, max) = (per_second.median(), per_second.min(), per_second.max());
         say(&format!("| {} | {} | {median:.0} ({min:.0}–{max:.0}) | {ratio:.3} |", way.protocol, way.name));
-        if !((ratio - 1.0).abs() <= WITHIN) {
+        if !(1.0 - WITHIN..=1.0 + WITHIN).contains(&ratio) {
             faults.push(format!("{name}: `bowline bench` counts {ratio:.3} of it, beyond {WITHIN}"));
         }
         result.insert(name, json!({ "requests_per_second": per_second.json(), "ours_to_it": ratio }));

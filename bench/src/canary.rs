@@ -184,8 +184,10 @@ impl Outcome {
     }
 }
 
+type Is = fn(&Outcome) -> bool;
+
 /// The columns, in their order.
-const PARTS: [(&str, fn(&Outcome) -> bool); 5] = [
+const PARTS: [(&str, Is); 5] = [
     ("aborted", Outcome::aborted),
     ("promoted_unasked", Outcome::promoted_unasked),
     ("asked", Outcome::asked),
@@ -193,7 +195,7 @@ const PARTS: [(&str, fn(&Outcome) -> bool); 5] = [
     ("aborted_after_asking", Outcome::aborted_after_asking),
 ];
 
-fn part(outcomes: &[&Outcome], is: fn(&Outcome) -> bool) -> f64 {
+fn part(outcomes: &[&Outcome], is: Is) -> f64 {
     let count = outcomes.iter().filter(|outcome| is(outcome)).count();
     ratio(count, outcomes.len())
 }
