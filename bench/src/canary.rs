@@ -9,6 +9,7 @@
 mod judges;
 mod traffic;
 
+use bowline_core::rollout::ASKS_AFTER;
 use serde_json::{Value, json};
 
 use crate::figure::Runs;
@@ -19,8 +20,8 @@ use traffic::{LOOK, Service, Traffic};
 /// The default of `[rollout] steps`: percent and seconds.
 const STEPS: [(u32, u32); 3] = [(5, 60), (25, 120), (50, 120)];
 
-/// A step that cannot be judged is given up after this many seconds, and a human is asked.
-const HOLD: u32 = 600;
+/// Seconds beyond the time of a step for which its rollout is followed: nobody answers when a human is asked, and it is held on.
+const FOLLOWED: u32 = 3_600;
 
 /// How a canary differs from the stable release.
 #[derive(Clone, Copy)]
@@ -57,15 +58,19 @@ const JUDGES: [(&str, Fresh); 3] = [
 enum End {
     Aborted,
     Promoted,
-    Asked,
+    /// Neither, for as long as it was followed.
+    Held,
 }
 
 /// What became of one rollout.
 struct Outcome {
     end: End,
+    /// When that was.
     seconds: u32,
-    /// Requests that the canary answered worse than the stable release would have, as a part of those that the service
-    /// gets in the time of the steps.
+    /// When a human was asked first.
+    asked: Option<u32>,
+    /// Requests that the canary answered worse than the stable release would have until it ended or a human was asked, as a part
+    /// of those that the service gets in the time of the steps.
     hurt: f64,
     /// The errors of the stable release.
     errors: f64,
@@ -83,9 +88,9 @@ pub(crate) fn run() -> anyhow::Result<Value> {
     result.insert("long step".to_owned(), show_long(identical));
     say(&format!("\n{faulty} canaries each, of services as above:\n"));
     say(
-        "| the canary | judge | aborted | promoted | a human is asked | seconds to the abort, median (9 of 10 within) | requests hurt³ |",
+        "| the canary | judge | aborted | promoted unasked | a human is asked² | passed by itself after asking³ | aborted by itself after asking³ | seconds to the abort, median (9 of 10 within) | requests hurt⁴ |",
     );
-    say("|---|---|---|---|---|---|---|");
+    say("|---|---|---|---|---|---|---|---|---|");
     for (fault, judged) in FAULTS.iter().zip(&found) {
         let of_judges = JUDGES
             .iter()
@@ -98,12 +103,15 @@ pub(crate) fn run() -> anyhow::Result<Value> {
     Ok(result.into())
 }
 
-const NOTES: [&str; 11] = [
+const NOTES: [&str; 14] = [
     "",
-    "¹ errors of the stable release. ² a step is held for at most 10 minutes beyond its time. ³ requests that the canary failed, or (times) answered after",
-    "more than the stable release's p99, where the stable release would not have; as a part of what the service gets in the 5 minutes of the steps, mean over all",
-    "runs whatever their end.",
+    "¹ errors of the stable release. ² 5 minutes after the time of a step that has not passed (`ASKS_AFTER`): `bowline promote` or `bowline abort` would end it, and",
+    "nobody answers here. ³ of all canaries: the step is held on and judged as before, here for an hour after its time. Those that a human was asked about and that",
+    "neither passed nor were aborted are still held then. ⁴ requests that the canary failed, or (times) answered after more than the stable release's p99, where the",
+    "stable release would not have, until it ended or a human was asked; as a part of what the service gets in the 5 minutes of the steps, mean over all runs",
+    "whatever their end.",
     "",
+    "- \"aborted\" counts those that were aborted after a human was asked, too.",
     "- Bowline: `abort = [\"error_rate > 1%\", \"p99 > 500ms\", \"error_rate > stable + 0.5%\", \"p99 > stable + 50ms\"]`, a look each 5 s.",
     "- Flagger, as documented: success rate at least 99 %, p99 at most 500 ms, over 1 minute, each minute; rolled back at the 5th check that failed. A check without",
     "  requests has failed; one that failed does not advance.",
@@ -119,7 +127,7 @@ fn outcomes(runs: u32, fault: Fault, judge: Fresh) -> Vec<Outcome> {
 fn rollout(seed: u32, fault: Fault, judge: &mut dyn Judge) -> Outcome {
     let mut traffic = Traffic::new(Service::drawn(seed), fault.errors, fault.slower);
     let (mut step, mut in_step, mut seconds) = (0, 0, 0);
-    let mut end = None;
+    let (mut end, mut asked) = (None, None);
     while end.is_none() {
         traffic.look(STEPS[step].0);
         in_step += LOOK;
@@ -134,23 +142,71 @@ fn rollout(seed: u32, fault: Fault, judge: &mut dyn Judge) -> Outcome {
                 traffic.begin_step();
                 None
             }
-            Move::Hold if in_step >= STEPS[step].1 + HOLD => Some(End::Asked),
-            Move::Hold => None,
+            Move::Hold if in_step >= STEPS[step].1 + FOLLOWED => Some(End::Held),
+            Move::Hold => {
+                let asks = u64::from(in_step) >= u64::from(STEPS[step].1) + ASKS_AFTER.as_secs();
+                asked = asked.or(asks.then(|| (seconds, traffic.hurt())));
+                None
+            }
         };
     }
     let service = traffic.service();
+    let hurt = asked.map_or(traffic.hurt(), |(_, hurt)| hurt);
     Outcome {
-        end: end.unwrap_or(End::Asked),
+        end: end.unwrap_or(End::Held),
         seconds,
-        hurt: traffic.hurt() / (service.rate * STEPS.map(|(_, seconds)| f64::from(seconds)).iter().sum::<f64>()),
+        asked: asked.map(|(seconds, _)| seconds),
+        hurt: hurt / (service.rate * STEPS.map(|(_, seconds)| f64::from(seconds)).iter().sum::<f64>()),
         errors: service.errors,
         rate: service.rate,
     }
 }
 
-fn part(outcomes: &[&Outcome], end: End) -> f64 {
-    let count = outcomes.iter().filter(|outcome| outcome.end == end).count();
+impl Outcome {
+    fn aborted(&self) -> bool {
+        self.end == End::Aborted
+    }
+
+    fn promoted_unasked(&self) -> bool {
+        self.end == End::Promoted && self.asked.is_none()
+    }
+
+    fn asked(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    fn passed_after_asking(&self) -> bool {
+        self.end == End::Promoted && self.asked.is_some()
+    }
+
+    fn aborted_after_asking(&self) -> bool {
+        self.aborted() && self.asked.is_some()
+    }
+}
+
+type Is = fn(&Outcome) -> bool;
+
+/// The columns, in their order.
+const PARTS: [(&str, Is); 5] = [
+    ("aborted", Outcome::aborted),
+    ("promoted_unasked", Outcome::promoted_unasked),
+    ("asked", Outcome::asked),
+    ("passed_after_asking", Outcome::passed_after_asking),
+    ("aborted_after_asking", Outcome::aborted_after_asking),
+];
+
+fn part(outcomes: &[&Outcome], is: Is) -> f64 {
+    let count = outcomes.iter().filter(|outcome| is(outcome)).count();
     ratio(count, outcomes.len())
+}
+
+/// All of [`PARTS`].
+fn parts(outcomes: &[&Outcome]) -> [f64; 5] {
+    PARTS.map(|(_, is)| part(outcomes, is))
+}
+
+fn named(parts: [f64; 5]) -> serde_json::Map<String, Value> {
+    PARTS.iter().zip(parts).map(|((name, _), part)| ((*name).to_owned(), part.into())).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of runs")]
@@ -167,32 +223,28 @@ fn show_identical(runs: u32, judged: &[Vec<Outcome>; 3]) -> Value {
         "{runs} services (1–500 requests a second, 0.1–2 % errors, both log-uniform; p99 259 ms), each with a canary that is as good:\n"
     ));
     say(
-        "| judge | aborted | aborted, errors¹ up to 1 % | aborted, errors¹ above 1 % | promoted | a human is asked² | seconds, median |",
+        "| judge | aborted | aborted, errors¹ up to 1 % | aborted, errors¹ above 1 % | promoted unasked | a human is asked² | passed by itself after asking³ | aborted by itself after asking³ | seconds to an end or to asking, median |",
     );
-    say("|---|---|---|---|---|---|---|");
+    say("|---|---|---|---|---|---|---|---|---|");
     let mut result = serde_json::Map::new();
     for ((judge, _), outcomes) in JUDGES.iter().zip(judged) {
         let all: Vec<_> = outcomes.iter().collect();
         let (low, high): (Vec<_>, Vec<_>) = outcomes.iter().partition(|outcome| outcome.errors <= 0.01);
-        let seconds = Runs::new(outcomes.iter().map(|outcome| f64::from(outcome.seconds)));
-        let figures = [
-            part(&all, End::Aborted),
-            part(&low, End::Aborted),
-            part(&high, End::Aborted),
-            part(&all, End::Promoted),
-            part(&all, End::Asked),
-        ];
-        let [aborted, low, high, promoted, asked] = figures.map(percent);
-        let count = outcomes.iter().filter(|outcome| outcome.end == End::Aborted).count();
+        let first = |outcome: &Outcome| f64::from(outcome.asked.unwrap_or(outcome.seconds));
+        let seconds = Runs::new(outcomes.iter().map(first)).median();
+        let found = parts(&all);
+        let (low, high) = (part(&low, Outcome::aborted), part(&high, Outcome::aborted));
+        let [aborted, promoted, asked, passed, late] = found.map(percent);
+        let count = outcomes.iter().filter(|outcome| outcome.aborted()).count();
+        let (shown_low, shown_high) = (percent(low), percent(high));
         say(&format!(
-            "| {judge} | {aborted} ({count}) | {low} | {high} | {promoted} | {asked} | {:.0} |",
-            seconds.median()
+            "| {judge} | {aborted} ({count}) | {shown_low} | {shown_high} | {promoted} | {asked} | {passed} | {late} | {seconds:.0} |"
         ));
-        let value = json!({
-            "aborted": figures[0], "aborted_up_to_1_percent": figures[1], "aborted_above_1_percent": figures[2],
-            "promoted": figures[3], "asked": figures[4], "seconds_median": seconds.median(),
-        });
-        result.insert((*judge).to_owned(), value);
+        let mut value = named(found);
+        value.insert("aborted_up_to_1_percent".to_owned(), low.into());
+        value.insert("aborted_above_1_percent".to_owned(), high.into());
+        value.insert("seconds_median".to_owned(), seconds.into());
+        result.insert((*judge).to_owned(), value.into());
     }
     result.into()
 }
@@ -217,31 +269,30 @@ fn show_long(runs: u32) -> Value {
 
 fn show_fault(fault: &str, judge: &str, outcomes: &[Outcome]) -> Value {
     let all: Vec<_> = outcomes.iter().collect();
-    let aborts = all.iter().filter(|outcome| outcome.end == End::Aborted);
+    let aborts = all.iter().filter(|outcome| outcome.aborted());
     let mut seconds: Vec<_> = aborts.map(|outcome| outcome.seconds).collect();
     seconds.sort_unstable();
     let (median, late) = (seconds.get(seconds.len() / 2), seconds.get(seconds.len() * 9 / 10));
     let hurt = outcomes.iter().map(|outcome| outcome.hurt).sum::<f64>() / ratio(outcomes.len(), 1);
-    let [aborted, promoted, asked] = [End::Aborted, End::Promoted, End::Asked].map(|end| part(&all, end));
+    let found = parts(&all);
     let times = match (median, late) {
         (Some(median), Some(late)) => format!("{median} ({late})"),
         _ => "—".to_owned(),
     };
-    let [shown_aborted, shown_promoted, shown_asked] = [aborted, promoted, asked].map(percent);
-    say(&format!(
-        "| {fault} | {judge} | {shown_aborted} | {shown_promoted} | {shown_asked} | {times} | {:.3} % |",
-        100.0 * hurt
-    ));
-    json!({
-        "aborted": aborted, "promoted": promoted, "asked": asked, "hurt": hurt,
-        "seconds_to_abort": { "median": median, "within_9_of_10": late },
-    })
+    let shown = found.map(percent).join(" | ");
+    say(&format!("| {fault} | {judge} | {shown} | {times} | {:.3} % |", 100.0 * hurt));
+    let mut value = named(found);
+    value.insert("hurt".to_owned(), hurt.into());
+    value.insert("seconds_to_abort".to_owned(), json!({ "median": median, "within_9_of_10": late }));
+    value.into()
 }
 
 /// Bowline's by the traffic of the service: what few requests can tell.
 fn show_by_rate(alike: &[Outcome], found: &[[Vec<Outcome>; 3]; 7]) -> Value {
     const RATES: [(f64, f64); 4] = [(1.0, 5.0), (5.0, 25.0), (25.0, 100.0), (100.0, 501.0)];
-    say("\nBowline by requests a second: aborted / promoted / a human is asked, in percent:\n");
+    say(
+        "\nBowline by requests a second: aborted / promoted unasked / a human is asked / passed by itself after asking, in percent:\n",
+    );
     say("| the canary | 1–5 | 5–25 | 25–100 | 100–500 |");
     say("|---|---|---|---|---|");
     let mut result = serde_json::Map::new();
@@ -252,9 +303,11 @@ fn show_by_rate(alike: &[Outcome], found: &[[Vec<Outcome>; 3]; 7]) -> Value {
         let outcomes: Vec<&Outcome> = outcomes;
         let cells = RATES.map(|(from, to)| {
             let those: Vec<_> = outcomes.iter().copied().filter(|one| (from..to).contains(&one.rate)).collect();
-            [End::Aborted, End::Promoted, End::Asked].map(|end| 100.0 * part(&those, end))
+            parts(&those).map(|part| 100.0 * part)
         });
-        let shown = cells.map(|[aborted, promoted, asked]| format!("{aborted:.1} / {promoted:.1} / {asked:.1}"));
+        let shown = cells.map(|[aborted, promoted, asked, passed, _]| {
+            format!("{aborted:.1} / {promoted:.1} / {asked:.1} / {passed:.1}")
+        });
         say(&format!("| {name} | {} |", shown.join(" | ")));
         result.insert(name.to_owned(), json!(cells));
     }

@@ -1,6 +1,7 @@
 //! Figures out of many runs.
 
-use serde_json::{Value, json};
+use bowline_load::Report;
+use serde_json::{Map, Value, json};
 
 /// The values of one figure, one per run.
 #[derive(Debug, Clone)]
@@ -29,6 +30,14 @@ impl Runs {
     pub(crate) fn json(&self) -> Value {
         json!({ "median": self.median(), "min": self.min(), "max": self.max(), "runs": self.0 })
     }
+}
+
+/// What a load came to, without its pictures.
+pub(crate) fn of_load(report: &Report) -> anyhow::Result<Map<String, Value>> {
+    let Value::Object(mut all) = serde_json::to_value(report)? else { anyhow::bail!("a report is an object") };
+    all.remove("timeline");
+    all.values_mut().filter_map(Value::as_object_mut).for_each(|part| drop(part.remove("steps")));
+    Ok(all)
 }
 
 /// The machine's load averages, as the kernel says them.

@@ -1,10 +1,11 @@
 //! `bowline-bench edge|cost|start|memory|idle|release|reconcile|neighbour|agree|show|canary|scale [--out DIR]`: the figures of `bench/README.md`, each
-//! as a Markdown table and, with `--out`, as `DIR/WHAT.json`. `bowline-bench edge SCENARIO…`: only these.
+//! as a Markdown table and, with `--out`, as `DIR/WHAT.json`. `bowline-bench edge SCENARIO…`: only these. Exit status 2: the figures are there, and
+//! something that must hold does not.
 //!
 //! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, HAProxy, Caddy, strace, valgrind, wrk and h2load from the PATH. What is missing is said and left
 //! out, never silently. `BENCH_SECONDS` (5; `edge`: 3), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer; `show` goes by
 //! `BENCH_RATE` (2000), `BENCH_DEPLOYS` (20), `BENCH_ROLLBACKS` (5) and `BENCH_UPGRADES` (100), `canary` by
-//! `BENCH_CANARIES` (2000) and `BENCH_FAULTY` (500), `scale` by `BENCH_TRACES` (100) and `BENCH_STEP` (120; 0: no real step).
+//! `BENCH_CANARIES` (2000) and `BENCH_FAULTY` (500), `scale` by `BENCH_TRACES` (100) and `BENCH_STEP` (420; 0: no real step).
 
 mod agree;
 mod canary;
@@ -24,11 +25,12 @@ mod show;
 mod start;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let mut args = std::env::args().skip(1);
     let what = args.next().unwrap_or_default();
     let (mut out, mut only) = (None, Vec::new());
@@ -59,11 +61,20 @@ fn main() -> anyhow::Result<()> {
             )
         }
     };
-    match out {
-        Some(dir) => save(&dir, &what, &json!({ "machine": machine(&before)?, "result": result })),
-        None => Ok(()),
+    let faults: Vec<String> =
+        result.get(FAULTS).map(|all| serde_json::from_value(all.clone())).transpose()?.unwrap_or_default();
+    if let Some(dir) = out {
+        save(&dir, &what, &json!({ "machine": machine(&before)?, "result": result }))?;
     }
+    faults.iter().for_each(|fault| complain(fault));
+    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAULTY) })
 }
+
+/// Of a result: what must hold and does not. The figures are there all the same.
+const FAULTS: &str = "faults";
+
+/// The exit status of a run whose figures were taken and written, and have [`FAULTS`].
+const FAULTY: u8 = 2;
 
 /// What the figures were taken on, and how busy it was with other things.
 fn machine(before: &str) -> anyhow::Result<Value> {
@@ -101,4 +112,9 @@ fn setting(name: &'static str, default: u32) -> anyhow::Result<u32> {
 #[expect(clippy::print_stdout, reason = "the result of a bench is its output")]
 fn say(line: &str) {
     println!("{line}");
+}
+
+#[expect(clippy::print_stderr, reason = "beside the result")]
+fn complain(fault: &str) {
+    eprintln!("bench: {fault}");
 }

@@ -61,7 +61,7 @@ pub(crate) fn run() -> anyhow::Result<Value> {
     }
     result.insert("steady".to_owned(), show_steady(traces));
     NOTES.iter().for_each(|line| say(line));
-    let seconds = setting("BENCH_STEP", 120)?;
+    let seconds = setting("BENCH_STEP", 420)?;
     if seconds > 0 {
         result.insert("real".to_owned(), real::run(seconds)?);
     }

@@ -1,5 +1,6 @@
-//! Releases, rollbacks and upgrades of a Rust app under an open load: every request that was scheduled must get its status, body and
-//! release header, and every WebSocket must be told before it is closed.
+//! Releases, rollbacks and upgrades of a Rust app under an open load: every request that was scheduled must get status 200, and header
+//! and body of the same release: while one takes the place of another of either, else of the one that serves. Every WebSocket must be
+//! told before it is closed.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,10 +9,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-pub use bowline_load::Report;
 use bowline_load::plan::Body;
 use bowline_load::{
-    Bytes, Expect, Gaps, HeaderExpect, HeaderName, Load, Method, Pace, PerSecond, Plan, Share, Target, Template,
+    Bytes, Expect, Gaps, HeaderExpect, HeaderName, Load, Method, Pace, PerSecond, Plan, Report, Share, StatusCode,
+    StatusExpect, Target, Template,
 };
 use rustls::pki_types::ServerName;
 
@@ -39,14 +40,32 @@ pub struct Script {
 /// What became of it.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Of the requests while releases came and went, and while daemon and edge were swapped.
-    pub releases: Report,
-    pub upgrades: Report,
-    pub sockets: Sockets,
+    /// While releases came and went.
+    pub releases: Stage,
+    /// While daemon and edge were swapped.
+    pub upgrades: Stage,
     /// How long each took.
     pub deploys: Vec<Duration>,
     pub rollbacks: Vec<Duration>,
     pub swaps: Vec<Duration>,
+}
+
+/// What there was to see from outside meanwhile.
+#[derive(Debug)]
+pub struct Stage {
+    /// Of the requests.
+    pub report: Report,
+    pub sockets: Sockets,
+    pub queues: Queues,
+}
+
+/// Connections that came to a listener of this machine and found no room: of all listeners, the edge's among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Queues {
+    /// Its accept queue was full (`ListenOverflows`).
+    pub overflows: u64,
+    /// For whatever cause (`ListenDrops`).
+    pub drops: u64,
 }
 
 /// WebSockets that were open when their instance, or their edge, gave way.
@@ -66,7 +85,9 @@ struct Scene {
     bowline: Bowline,
     folder: PathBuf,
     url: String,
+    /// The newest release, by its number; its source says the same.
     version: usize,
+    serves: usize,
 }
 
 /// Does it all.
@@ -75,22 +96,31 @@ struct Scene {
 /// If something that is no request fails: a deploy, an upgrade.
 pub fn run(script: Script) -> Outcome {
     let mut scene = Scene::set();
+    let begun = Queues::now();
     let load = scene.load(script);
     let (mut sockets, mut deploys, mut rollbacks) = (Sockets::default(), Vec::new(), Vec::new());
     for number in 1..=script.deploys {
-        deploys.push(scene.held(script.sockets, &mut sockets, Scene::deploy));
+        let new = scene.version + 1;
+        let held = scene.sockets(script.sockets);
+        deploys.push(scene.changes(&load, new, Scene::deploy));
+        held.into_iter().for_each(|socket| sockets.count(socket.end()));
         let due = number * script.rollbacks / script.deploys;
         if due > rollbacks.len() {
-            rollbacks.push(scene.held(script.sockets, &mut sockets, Scene::roll_back));
+            let held = scene.sockets(script.sockets);
+            rollbacks.push(scene.changes(&load, new - 1, Scene::roll_back));
+            held.into_iter().for_each(|socket| sockets.count(socket.end()));
         }
     }
-    let releases = ended(load);
+    let releases = Stage { report: ended(load), sockets, queues: Queues::now().since(begun) };
+    let begun = Queues::now();
     let (load, open) = (scene.load(script), scene.sockets(script.sockets));
     let binaries = [scene.bowline.other_binary(0), scene.bowline.other_binary(1)];
     let swaps = (0..script.upgrades).map(|round| scene.upgrade(&binaries[round % 2])).collect();
-    let upgrades = ended(load);
+    let report = ended(load);
+    let mut sockets = Sockets::default();
     open.iter().for_each(|socket| sockets.count(socket.now()));
-    Outcome { releases, upgrades, sockets, deploys, rollbacks, swaps }
+    let upgrades = Stage { report, sockets, queues: Queues::now().since(begun) };
+    Outcome { releases, upgrades, deploys, rollbacks, swaps }
 }
 
 /// Once it has gone on for a little while after whatever was done to it.
@@ -101,12 +131,43 @@ fn ended(load: Load) -> Report {
     load.report().expect("the load ends")
 }
 
+/// What a release answers.
+fn answer_of(release: usize) -> Expect {
+    let name = HeaderName::from_static("x-bowline-release");
+    Expect {
+        status: StatusExpect::Exactly(StatusCode::OK),
+        headers: vec![HeaderExpect { name, any_of: vec![release.to_string()] }],
+        body: Some(Bytes::from(format!("hello from {NAME}, version v{release},"))),
+    }
+}
+
+impl Queues {
+    fn now() -> Self {
+        let text = std::fs::read_to_string("/proc/net/netstat").expect("counters of the kernel");
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: ")).map(str::split_whitespace);
+        let (names, values) = lines.next().zip(lines.next()).expect("names and values of TCP's counters");
+        let mut queues = Self::default();
+        for (name, value) in names.zip(values) {
+            match name {
+                "ListenOverflows" => queues.overflows = value.parse().expect("a count"),
+                "ListenDrops" => queues.drops = value.parse().expect("a count"),
+                _ => {}
+            }
+        }
+        queues
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self { overflows: self.overflows - before.overflows, drops: self.drops - before.drops }
+    }
+}
+
 impl Scene {
     fn set() -> Self {
         let bowline = Bowline::new();
         let server = Server::start(&bowline);
         let folder = bowline.app(NAME, "rust-releases");
-        let mut scene = Self { server, bowline, folder, url: String::new(), version: 0 };
+        let mut scene = Self { server, bowline, folder, url: String::new(), version: 0, serves: 1 };
         scene.deploy();
         let https = scene.bowline.status()["edge"]["https"].as_str().expect("an address").to_owned();
         scene.url = format!("https://{NAME}.localhost:{}", https.rsplit(':').next().expect("a port"));
@@ -126,24 +187,20 @@ impl Scene {
         let mut get = Template::new(Method::GET);
         (post.weight, get.weight) = (1, 9);
         plan.requests = vec![get, post];
-        let numbers = (1..=script.deploys + 1).map(|number| number.to_string()).collect();
-        let release = HeaderExpect { name: HeaderName::from_static("x-bowline-release"), any_of: numbers };
-        let body = Some(Bytes::from_static(b"hello from releases"));
-        plan.expect = Expect { headers: vec![release], body, ..Expect::default() };
+        plan.expect = answer_of(self.serves);
         let load = Load::start(plan).expect("a load that can be generated");
         wait("the load goes on", SOON, || (load.progress().succeeded > 50).then_some(()));
         load
     }
 
-    /// Does something with WebSockets open, each of which loses its instance by it.
-    fn held(&mut self, count: usize, sum: &mut Sockets, work: impl FnOnce(&mut Self)) -> Duration {
-        let open = self.sockets(count);
+    /// To another release, by this work.
+    fn changes(&mut self, load: &Load, to: usize, work: impl FnOnce(&mut Self)) -> Duration {
+        load.expect(vec![answer_of(self.serves), answer_of(to)]);
         let began = Instant::now();
         work(self);
         let took = began.elapsed();
-        for socket in open {
-            sum.count(socket.end());
-        }
+        load.expect(vec![answer_of(to)]);
+        self.serves = to;
         took
     }
 

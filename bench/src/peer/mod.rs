@@ -148,7 +148,7 @@ impl Peer {
     }
 }
 
-/// An nginx that is no proxy and answers `/answer.txt` at a pace of its own. Its second address is that of HTTP/2 without TLS.
+/// An nginx that is no proxy and answers `/answer.txt` at a pace of its own, `/small.txt` as fast as it can. Its second address is that of HTTP/2 without TLS.
 pub(crate) fn answers() -> anyhow::Result<Peer> {
     const LINES: usize = 400;
     let files = folder()?;

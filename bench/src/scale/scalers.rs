@@ -9,7 +9,7 @@ use bowline_core::time::Mono;
 use bowline_core::units::{MilliCpu, Share};
 
 const MOST: u16 = 20;
-const IN_FLIGHT: u32 = 10;
+pub(super) const IN_FLIGHT: u32 = 10;
 const CPU: f64 = 0.7;
 
 /// What there is to see, each second.
@@ -84,6 +84,7 @@ impl Scaler for Bowline {
 /// <https://kubernetes.io/docs/concepts/workloads/autoscaling/horizontal-pod-autoscale/>, with its defaults.
 pub(super) struct Hpa {
     by_cpu: bool,
+    most: u16,
     samples: VecDeque<Seen>,
     /// What was recommended, within the time of stabilisation.
     recommended: VecDeque<(f64, u16)>,
@@ -91,13 +92,17 @@ pub(super) struct Hpa {
 }
 
 /// Seconds.
-const SYNC: f64 = 15.0;
+pub(super) const SYNC: f64 = 15.0;
 const STABILISATION: f64 = 300.0;
 const TOLERANCE: f64 = 0.1;
 
 impl Hpa {
     pub(super) fn by_requests() -> Self {
-        Self { by_cpu: false, samples: VecDeque::new(), recommended: VecDeque::new(), next: SYNC }
+        Self { by_cpu: false, most: MOST, samples: VecDeque::new(), recommended: VecDeque::new(), next: SYNC }
+    }
+
+    pub(super) fn at_most(self, most: u16) -> Self {
+        Self { most, ..self }
     }
 
     pub(super) fn by_cpu() -> Self {
@@ -113,7 +118,9 @@ impl Hpa {
             true => (seen.used - from.used) / span / CPU,
             false => (seen.busy - from.busy) / span / current / f64::from(IN_FLIGHT),
         };
-        if (ratio - 1.0).abs() <= TOLERANCE { seen.target } else { (current * ratio).ceil().min(1e4) as u16 }
+        // What rounding adds to a whole number is no instance more.
+        let wanted = (current * ratio - 1e-6).ceil().clamp(0.0, 1e4) as u16;
+        if (ratio - 1.0).abs() <= TOLERANCE { seen.target } else { wanted }
     }
 }
 
@@ -127,7 +134,7 @@ impl Scaler for Hpa {
             return seen.target;
         }
         self.next += SYNC;
-        let desired = self.desired(seen).clamp(1, MOST);
+        let desired = self.desired(seen).clamp(1, self.most);
         self.recommended.push_back((seen.now, desired));
         while self.recommended.front().is_some_and(|(at, _)| seen.now - at > STABILISATION) {
             self.recommended.pop_front();

@@ -1,6 +1,7 @@
 //! One request and its answer.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
@@ -10,12 +11,13 @@ use hyper::body::Incoming;
 
 use crate::arrivals::Draw;
 use crate::connect::{Connection, chain, kind_of};
+use crate::expected::Expected;
 use crate::payload::Payload;
-use crate::plan::{Body, Expect, MAX_EXPECTED_BODY, Plan, Protocol};
+use crate::plan::{Body, Plan, Protocol};
 use crate::tally::Kind;
 
 /// Of an answer that failed, so much of its body is told.
-const TOLD_BODY: usize = 160;
+pub(crate) const TOLD_BODY: usize = 160;
 
 /// The plan's requests, as far as they are the same each time.
 #[derive(Debug)]
@@ -94,11 +96,12 @@ pub(crate) enum NoAnswer {
     Failed(Kind, String),
 }
 
-/// Sends a request and reads its answer to the end.
+/// Sends a request and reads its answer to the end. `due`: when the request was.
 pub(crate) async fn exchange(
     connection: &mut Connection,
     request: Request<Payload>,
-    expect: &Expect,
+    expected: &Expected,
+    due: Duration,
 ) -> Result<Answer, NoAnswer> {
     let sent = match connection {
         Connection::Http1(sender) => sender.try_send_request(request).await,
@@ -108,16 +111,12 @@ pub(crate) async fn exchange(
         Some(request) => NoAnswer::Unsent(Box::new(request)),
         None => no_answer(error.error()),
     })?;
-    read(response, expect).await
+    read(response, expected, due).await
 }
 
-async fn read(response: Response<Incoming>, expect: &Expect) -> Result<Answer, NoAnswer> {
+async fn read(response: Response<Incoming>, expected: &Expected, due: Duration) -> Result<Answer, NoAnswer> {
     let (head, mut body) = response.into_parts();
-    let keep = match (expect.refuses(head.status), &expect.body) {
-        (true, _) => TOLD_BODY,
-        (false, Some(_)) => MAX_EXPECTED_BODY,
-        (false, None) => 0,
-    };
+    let keep = expected.keeps(due, head.status);
     let mut kept = Kept::default();
     let mut received = 0;
     while let Some(frame) = body.frame().await {
@@ -128,7 +127,7 @@ async fn read(response: Response<Incoming>, expect: &Expect) -> Result<Answer, N
         }
     }
     let kept = kept.into_bytes();
-    let wrong = expect.judge(head.status, &head.headers, &kept).map(|wrong| {
+    let wrong = expected.judge(due, head.status, &head.headers, &kept).map(|wrong| {
         let text: String = String::from_utf8_lossy(&kept).chars().take(TOLD_BODY).collect();
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         (Kind::from(wrong), format!("status {}: {text}", head.status.as_u16()))

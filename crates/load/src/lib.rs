@@ -24,6 +24,7 @@ mod clock;
 pub mod compare;
 mod connect;
 mod exchange;
+mod expected;
 pub mod html;
 mod payload;
 pub mod plan;
@@ -37,7 +38,7 @@ mod worker;
 /// What plans are made of.
 pub use bowline_core::units::Share;
 pub use bytes::Bytes;
-pub use http::{HeaderName, Method};
+pub use http::{HeaderName, Method, StatusCode};
 
 pub use plan::{Expect, Gaps, HeaderExpect, Pace, PerSecond, Plan, Protocol, StatusExpect, Target, Template};
 pub use report::Report;

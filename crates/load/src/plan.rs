@@ -42,7 +42,7 @@ pub struct Plan {
     pub new_connections: Share,
     /// Drawn by their weights. Never empty.
     pub requests: Vec<Template>,
-    /// Of every answer.
+    /// Of every answer, until [`crate::Load::expect`] says otherwise.
     pub expect: Expect,
     /// Of the run as a whole.
     pub goals: Goals,

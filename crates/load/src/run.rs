@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::connect::Remote;
 use crate::exchange::Requests;
-use crate::plan::{MAX_CONNECTIONS, Pace, Plan, Protocol};
+use crate::expected::Expected;
+use crate::plan::{Expect, MAX_CONNECTIONS, Pace, Plan, Protocol};
 use crate::report::Report;
 use crate::tally::{Kind, Tally};
 use crate::worker::{self, Done, Setting};
@@ -32,6 +33,8 @@ pub struct Load {
     address: String,
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
+    /// Once the run has begun.
+    clock: Arc<OnceLock<Clock>>,
     threads: Vec<JoinHandle<io::Result<(Done, Duration, Duration)>>>,
 }
 
@@ -44,14 +47,20 @@ pub struct Progress {
 }
 
 /// Counters that are read while the run goes on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shared {
+    pub(crate) expected: Expected,
     offered: AtomicU64,
     succeeded: AtomicU64,
     failed: AtomicU64,
 }
 
 impl Shared {
+    fn new(first: Expect) -> Self {
+        let [offered, succeeded, failed] = [const { AtomicU64::new(0) }; 3];
+        Self { expected: Expected::new(first), offered, succeeded, failed }
+    }
+
     pub(crate) fn offered(&self) {
         self.offered.fetch_add(1, Ordering::Relaxed);
     }
@@ -75,24 +84,25 @@ impl Load {
         })?;
         let address = remote.address.to_string();
         let plan = Arc::new(plan);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(plan.expect.clone()));
         let (stop, stopped) = watch::channel(false);
         // All begin at once: a clock that ran while threads are made would make the first requests late.
-        let begin = Arc::new((Barrier::new(plan.threads), OnceLock::new()));
+        let (begin, clock) = (Arc::new(Barrier::new(plan.threads)), Arc::new(OnceLock::new()));
         let threads = (0..plan.threads).map(|index| {
             let (plan, remote, requests) = (Arc::clone(&plan), remote.clone(), Arc::clone(&requests));
-            let (shared, stop, begin) = (Arc::clone(&shared), stopped.clone(), Arc::clone(&begin));
+            let (shared, stop) = (Arc::clone(&shared), stopped.clone());
+            let (begin, clock) = (Arc::clone(&begin), Arc::clone(&clock));
             std::thread::Builder::new().name(format!("load-{index}")).spawn(move || {
                 let runtime = Builder::new_current_thread().enable_all().build();
-                begin.0.wait();
-                let clock = *begin.1.get_or_init(Clock::start);
+                begin.wait();
+                let clock = *clock.get_or_init(Clock::start);
                 let done =
                     runtime?.block_on(worker::run(Setting { plan, remote, requests, shared, stop, clock, index }))?;
                 Ok((done, thread_time()?, clock.now()))
             })
         });
         let threads = threads.collect::<io::Result<Vec<_>>>().map_err(|error| cannot_run(&error))?;
-        Ok(Self { plan, address, shared, stop, threads })
+        Ok(Self { plan, address, shared, stop, clock, threads })
     }
 
     pub fn progress(&self) -> Progress {
@@ -102,6 +112,13 @@ impl Load {
             succeeded: load(&self.shared.succeeded),
             failed: load(&self.shared.failed),
         }
+    }
+
+    /// Of requests that are due from now on, answers must be one of these. One that was due before may be answered as was expected until
+    /// now, or as it is from now on.
+    pub fn expect(&self, any_of: Vec<Expect>) {
+        let now = self.clock.get().map_or(Duration::ZERO, |clock| clock.now());
+        self.shared.expected.change(now, any_of);
     }
 
     /// Whether all has ended.

@@ -240,7 +240,7 @@ impl Worker {
         mut request: Request<Payload>,
         outcome: &mut Outcome,
     ) -> Result<(Answer, Lease), (Kind, String)> {
-        let Setting { plan, clock, .. } = &self.setting;
+        let Setting { shared, clock, .. } = &self.setting;
         for _ in 0..UNSENT {
             let mut lease = match draw.fresh {
                 false => self.pool.kept().await.map_err(words)?,
@@ -251,7 +251,7 @@ impl Worker {
                     lease
                 }
             };
-            match exchange(lease.connection(), request, &plan.expect).await {
+            match exchange(lease.connection(), request, &shared.expected, outcome.due).await {
                 Ok(answer) => return Ok((answer, lease)),
                 Err(NoAnswer::Failed(kind, detail)) => {
                     self.pool.discard(&lease);
