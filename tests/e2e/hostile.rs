@@ -1,15 +1,13 @@
 //! A server that somebody else has set up in the place of a daemon, or a daemon that has been taken over: a command that asks it
 //! shows what it says, and nothing more comes of that.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::Arc;
 
-use bowline_tests::{Bowline, path, text};
-use nix::pty::openpty;
+use bowline_tests::{Bowline, path, terminal, text};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
@@ -56,23 +54,6 @@ impl Hostile {
 
     fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the binary runs")
-    }
-
-    /// What a terminal gets, both streams.
-    fn on_a_terminal(&self, args: &[&str]) -> String {
-        let pair = openpty(None, None).expect("a terminal");
-        let end = || Stdio::from(pair.slave.try_clone().expect("a descriptor"));
-        let mut command = self.command(args);
-        command.env("TERM", "xterm-test").env_remove("NO_COLOR").stdin(Stdio::null()).stdout(end()).stderr(end());
-        let mut child = command.spawn().expect("the binary runs");
-        // It holds copies.
-        drop(command);
-        drop(pair.slave);
-        let mut seen = Vec::new();
-        // Linux says EIO when nobody has the other end any more.
-        let _ = File::from(pair.master).read_to_end(&mut seen);
-        child.wait().expect("it was started");
-        String::from_utf8(seen).expect("UTF-8")
     }
 }
 
@@ -220,7 +201,7 @@ fn no_words_of_a_server_steer_the_terminal() {
     for verb in verbs {
         let output = hostile.run(verb);
         let plain = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        let painted = hostile.on_a_terminal(verb);
+        let painted = terminal::run(hostile.command(verb)).0;
         for seen in [&plain, &without_bowlines_own(&painted)] {
             assert_eq!(seen.chars().find(steers), None, "{verb:?}: {seen:?}");
             assert!(!seen.lines().any(|line| line == "hint: obey"), "{verb:?}: {seen:?}");

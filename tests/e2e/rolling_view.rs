@@ -1,12 +1,13 @@
 //! A rollout as it moves is seen: by whoever follows it, in `status`, and after the death of a daemon.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use bowline_tests::browser::Browser;
 use bowline_tests::load::Load;
 use bowline_tests::server::Server;
-use bowline_tests::{Bowline, SOON, path, text, wait};
+use bowline_tests::{Bowline, SOON, path, terminal, text, wait};
 use serde_json::Value;
 
 const ENV: [&str; 2] = ["--env", "production"];
@@ -76,6 +77,50 @@ fn a_canary_that_is_followed_shows_its_weights_and_its_verdicts() {
     load.stop().expect_no_failure("while a canary took over");
 }
 
+/// Its lines that are drawn, in their order: the bar, and what was judged.
+fn drawn(frame: &str) -> (Vec<&str>, Vec<&str>) {
+    let judged = |line: &&str| line.starts_with("    web: ") && line.contains(" failed");
+    (
+        frame.lines().filter(|line| line.contains('░') || line.contains('█')).collect(),
+        frame.lines().filter(judged).collect(),
+    )
+}
+
+#[test]
+fn on_a_terminal_a_canary_is_drawn_in_place_and_counts_down_without_news() {
+    let bowline = Bowline::new();
+    let _server = Server::start(&bowline);
+    let (folder, url) = prepared(&bowline, "seen-tty", "\"50% for 12s\"", "self.answer(b\"second\")");
+    let load = Load::start_whole(&url, "/", &bowline.ca());
+    let (written, status) = terminal::run(bowline.command(&deploy(&folder)));
+    assert!(status.success(), "{written}");
+    load.stop().expect_no_failure("while a canary took over");
+    let frames = terminal::seen(&written);
+    let (end, moving) = frames.split_last().expect("the end is seen");
+    let step = "  [██████████░░░░░░░░░░] 50%  step 1 of 1";
+    let mut left: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for frame in moving {
+        let (bars, verdicts) = drawn(frame);
+        assert!(bars.len() <= 1 && verdicts.len() <= 1, "one is in the place of the other: {frame}");
+        if let (Some(clock), [verdict]) = (bars.first().and_then(|bar| bar.strip_prefix(step)), &verdicts[..]) {
+            left.entry(*verdict).or_default().insert(clock);
+        }
+    }
+    assert!(left.keys().any(|verdict| verdict.starts_with("    web: passes · canary 0 of ")), "{left:?}");
+    // Verdicts come every five seconds.
+    let counted = left.values().map(BTreeSet::len).max();
+    assert!(counted >= Some(3) && left.values().flatten().any(|clock| clock.ends_with(" left")), "{left:?}");
+    let watched = "  [████████████████████] 100%  watched  0:0";
+    assert!(moving.iter().any(|frame| drawn(frame).0.iter().any(|bar| bar.starts_with(watched))), "{written:?}");
+    assert_eq!(drawn(end), (vec![], vec![]), "nothing of it is left");
+    assert!(!end.contains('…') && !end.contains(" left"), "{end}");
+    assert!(
+        end.contains("    step 1 of 1 is over, with 50%: web: canary 0 of ")
+            && end.contains("seen-tty serves: release 2"),
+        "{end}"
+    );
+}
+
 #[test]
 fn programs_are_told_each_step_of_a_rollout_and_why_it_was_taken_back() {
     let bowline = Bowline::new();
@@ -136,6 +181,38 @@ fn status_has_the_figures_and_the_next_daemon_knows_the_steps_before() {
     let output = deploying.wait_with_output().expect("it was started");
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     load.stop();
+}
+
+#[test]
+fn the_console_says_what_is_waited_for_and_who_is_to_decide() {
+    let bowline = Bowline::new();
+    let _server = Server::start(&bowline);
+    let (folder, _) = prepared(&bowline, "seen-held", "\"50% for 1s\"", "self.answer(b\"second\")");
+    let console = format!("http://{}/", bowline.status()["daemon"]["admin"].as_str().expect("an address"));
+    let (held, mut browser) = (begin(&bowline, &folder, &[]), Browser::start());
+    browser.open(&console, 1280, false);
+    // Nobody asks.
+    for text in ["release 2: 50%", "step 1 of 1, held", "no requests of the canary yet", "waits for 14 more requests"] {
+        browser.sees(text);
+    }
+    browser.inspect("canary-held-light");
+    let aborted = bowline.run(&[&["abort", "seen-held"][..], &ENV].concat());
+    assert!(aborted.status.success(), "{}", text(&aborted));
+    assert_eq!(held.wait_with_output().expect("it was started").status.code(), Some(1));
+    browser.sees_no("step 1 of 1, held");
+
+    let file = folder.join("bowline.toml");
+    let toml = std::fs::read_to_string(&file).expect("a file of the test");
+    let of_canary = "strategy = \"canary\"\nsteps = [\"50% for 1s\"]";
+    assert!(toml.contains(of_canary), "{toml}");
+    std::fs::write(&file, toml.replace(of_canary, "strategy = \"blue-green\"")).expect("a file of the test");
+    let waits = begin(&bowline, &folder, &[]);
+    browser.sees("step 1 of 1: promote or abort?");
+    browser.inspect("blue-green-waits-light");
+    let promoted = bowline.run(&[&["promote", "seen-held"][..], &ENV].concat());
+    assert!(promoted.status.success(), "{}", text(&promoted));
+    browser.sees_no("promote or abort?");
+    assert!(waits.wait_with_output().expect("it was started").status.success());
 }
 
 #[test]

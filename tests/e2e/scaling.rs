@@ -14,17 +14,31 @@ use serde_json::Value;
 /// The time of stabilisation, and what a busy machine adds.
 const DOWN: Duration = Duration::from_secs(120);
 
+/// What `/slow` does.
+const SLEEPS: &str = "time.sleep(0.3)";
+const BURNS: &str =
+    "until = time.thread_time() + 0.05\n            while time.thread_time() < until:\n                pass";
+
 /// An app with this scale, whose `/slow` takes 300 ms.
 fn serving(bowline: &Bowline, name: &str, scale: &str, faster: u32) -> Up {
+    serving_slowly(bowline, name, (scale, ""), SLEEPS, faster)
+}
+
+/// `keys`: its scale, and more lines of its service.
+fn serving_slowly(bowline: &Bowline, name: &str, keys: (&str, &str), slowly: &str, faster: u32) -> Up {
     bowline.scale_faster(faster);
     let folder = bowline.app(name, "plain");
     let path = folder.join("server.py");
     let source = std::fs::read_to_string(&path).expect("a fixture's file");
-    let slow = "if self.path == \"/slow\":\n            import time\n            time.sleep(0.3)\n            \
-                self.answer(b\"slow\")\n        elif self.path == \"/pid\":";
-    std::fs::write(path, source.replace("if self.path == \"/pid\":", slow)).expect("a test's file");
+    let slow = format!(
+        "if self.path == \"/slow\":\n            import time\n            {slowly}\n            \
+         self.answer(b\"slow\")\n        elif self.path == \"/pid\":"
+    );
+    assert!(source.contains("if self.path == \"/pid\":"), "the fixture is as it was");
+    std::fs::write(path, source.replace("if self.path == \"/pid\":", &slow)).expect("a test's file");
+    let (scale, more) = keys;
     let toml = format!(
-        "[service.web]\nrun = \"python3 server.py\"\nscale = {scale}\n\
+        "[service.web]\nrun = \"python3 server.py\"\nscale = {scale}\n{more}\
          health = {{ path = \"/health\", interval = \"200ms\" }}\n"
     );
     std::fs::write(folder.join("bowline.toml"), toml).expect("a test's file");
@@ -84,6 +98,35 @@ fn a_load_ten_times_as_large_is_met_without_a_failed_request_and_given_up_again(
     has(&bowline, 1, DOWN);
     let events = text(&bowline.run(&["events"]));
     assert!(events.contains("web: 1 to ") && events.contains("to 1 instances"), "{events}");
+}
+
+/// A fifth of a core is all that one may have: two clients that burn it without end ask for more than one.
+#[test]
+fn an_app_that_uses_its_processor_time_is_given_company() {
+    let bowline = Bowline::new();
+    let keys = ("{ min = 1, max = 2, cpu = \"50%\" }", "limits = { cpu = 0.2 }\n");
+    let up = serving_slowly(&bowline, "scale-cpu", keys, BURNS, 10);
+    wait("this machine says how much processor time the instance has used", SOON, || {
+        service(&bowline)["instances"][0]["cpu_us"].as_u64().filter(|used| *used > 0)
+    });
+    assert_eq!(ready(&bowline), 1);
+    let burning = load(&up.https(), &bowline.ca(), 2, Duration::from_secs(3_600));
+    let scale = wait("it is scaled by the processor time that it uses", SOON, || {
+        let one = service(&bowline);
+        (one["ready"] == 2 && one["scale"]["signal"] == "cpu").then(|| one["scale"].clone())
+    });
+    assert_eq!((&scale["cpu_percent"], &scale["in_flight"]), (&50.into(), &Value::Null), "{scale}");
+    let said = text(&bowline.run(&["status"]));
+    assert!(
+        said.contains("web scales 1 to 2: 2 of 2 ready") && said.contains("% of their cores used, 50% wanted"),
+        "{said}"
+    );
+    let events = text(&bowline.run(&["events"]));
+    let told = events.lines().find(|line| line.contains("web: 1 to 2 instances"));
+    assert!(told.is_some_and(|told| told.contains("% of their cores used, 50% wanted")), "{events}");
+    burning.stop();
+    let report = burning.report().expect("the load ends");
+    assert_eq!(report.counts.failed, 0, "{:?}", report.failures);
 }
 
 #[test]

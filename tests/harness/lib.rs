@@ -8,6 +8,7 @@ pub mod load;
 pub mod machine;
 pub mod server;
 pub mod show;
+pub mod terminal;
 pub mod up;
 pub mod whole;
 

@@ -146,6 +146,7 @@ async fn release(
                 reason: None,
                 cached,
                 excused: Vec::new(),
+                cold: false,
                 course: Box::default(),
             };
             tx.put_rollout(&record(&key, &form))?;

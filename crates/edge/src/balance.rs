@@ -221,6 +221,18 @@ fn stand_in(backends: &[Backend], holds: bool) -> Option<&Backend> {
     others.find(|(_, backend)| !backend.endpoints.is_empty()).map(|(_, backend)| backend)
 }
 
+/// `chosen`, unless all of it were tried: then one that was not, of what carries requests or has carried them before. An instance that dies is in
+/// the table for a moment, and what is kept warm beside it is there for that moment, too.
+pub(crate) fn untried<'r>(backends: &'r [Backend], chosen: &'r Backend, tried: &[u32]) -> &'r Backend {
+    let fresh = |backend: &Backend| backend.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.serial));
+    if tried.is_empty() || fresh(chosen) {
+        return chosen;
+    }
+    let newest = candidate(backends);
+    let mut others = backends.iter().enumerate().filter(|(at, backend)| backend.weight > 0 || Some(*at) != newest);
+    others.find(|(_, backend)| fresh(backend)).map_or(chosen, |(_, backend)| backend)
+}
+
 /// Where the newest release is, which may be the only one: tables name it last.
 pub(crate) fn candidate(backends: &[Backend]) -> Option<usize> {
     backends.iter().rposition(|backend| backend.cohort == Cohort::Whole)
@@ -299,6 +311,28 @@ mod tests {
         }
         check(&[pool(100, 0), pool(0, 2)], false, Some(2));
         check(&[pool(100, 0), pool(0, 2)], true, None);
+    }
+
+    #[test]
+    fn where_all_of_a_release_were_tried_what_is_kept_warm_answers() {
+        // Endpoints are numbered from 0 in each: those of the warm release are others.
+        let check = |weights: [u8; 2], tried: &[u32], expected: usize| {
+            let mut backends = weights.map(|weight| pool(weight, 2));
+            backends[0].endpoints = pool(0, 4).endpoints.split_off(2);
+            for chosen in [0, 1] {
+                let all_tried = backends[chosen].endpoints.iter().all(|one| tried.contains(&one.serial));
+                let found = untried(&backends, &backends[chosen], tried);
+                let at = backends.iter().position(|backend| std::ptr::eq(backend, found));
+                assert_eq!(at, Some(if all_tried { expected } else { chosen }), "{weights:?}, {tried:?}");
+            }
+        };
+        check([0, 100], &[], 0);
+        check([0, 100], &[0], 0);
+        check([0, 100], &[0, 1], 0);
+        check([50, 50], &[0, 1], 0);
+        check([50, 50], &[2, 3], 1);
+        // It was let carry nothing yet.
+        check([100, 0], &[2, 3], 0);
     }
 
     #[test]

@@ -150,13 +150,13 @@ fn again<C: Client>(request: &mut Request<'_>, client: &C) -> Result<Arc<Route>,
 fn choose(request: &mut Request<'_>, route: &Route, tried: &[u32]) -> Result<(usize, Ticket), Reason> {
     let Target::Forward(backends) = &route.target else { return Err(Reason::NoReadyInstance) };
     let dice = &request.worker.dice;
-    let (position, backend) = match sticky::chosen(backends, request.head, tried, (&mut request.place, dice)) {
-        Some(position) => (position, &backends[position]),
-        None => {
-            let backend = balance::backend(backends, route.holds(), dice).ok_or(Reason::NoReadyInstance)?;
-            (backends.iter().position(|b| std::ptr::eq(b, backend)).ok_or(Reason::Internal)?, backend)
-        }
+    let backend = match sticky::chosen(backends, request.head, tried, (&mut request.place, dice)) {
+        Some(position) => &backends[position],
+        None => balance::backend(backends, route.holds(), dice).ok_or(Reason::NoReadyInstance)?,
     };
+    // Who asks for one release is answered by no other.
+    let backend = if sticky::is_look(request.head) { backend } else { balance::untried(backends, backend, tried) };
+    let position = backends.iter().position(|b| std::ptr::eq(b, backend)).ok_or(Reason::Internal)?;
     let endpoint = balance::endpoint(backend, tried, dice).ok_or(Reason::NoReadyInstance)?;
     let flight = route.counting.as_ref().map(|counting| Flight::begin(request.worker, counting.labels));
     Ok((position, Ticket::new(endpoint, flight)))

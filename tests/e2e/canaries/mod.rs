@@ -72,6 +72,30 @@ fn one_that_turns_bad_after_its_promotion_is_taken_back_to_the_warm_release() {
     assert_eq!(own_failures(scene.load(scene.url())), 0, "nothing of it is left");
 }
 
+/// It dies of its memory limit again and again, once it has all requests. Those that it had then and has not answered are asked of the
+/// release before, which is warm: GET without a body may be. What would be lost is an answer that had begun, and the app writes
+/// each at once.
+#[test]
+fn one_that_leaks_memory_after_its_promotion_is_taken_back_without_a_lost_request() {
+    let mut scene = Scene::set("canaries-memory", Mood::default());
+    let (load, stable) = (scene.load(scene.url()), scene.pids());
+    scene.bowline.arm(Point::AbortStored, 0);
+    let leaking = Mood { leaks_kib: 64, ..Mood::default() };
+    let rollout = canary("[\"10% for 1s\"]", "error_rate > 5%", "1h");
+    let following = scene.deploy(leaking, &format!("{rollout}\n[service.web.limits]\nmemory = \"96MiB\""));
+    scene.comes_to("watch");
+    scene.kill();
+    scene.dies_at(Point::AbortStored);
+    let output = scene.told(following);
+    let said = text(&output);
+    assert!(output.status.code() == Some(1) && said.contains("it hit its memory limit"), "{said}");
+    scene.settles(1);
+    let undone = ["abort clear 3", "abort restore 3", "abort drain", "rolled back"];
+    scene.tells(&[&["step 0", "step 1", "step 2", "promote", "watch"][..], &undone].concat());
+    assert_eq!(scene.pids(), stable, "it was warm all the time");
+    assert_eq!(own_failures(load), 0);
+}
+
 /// Daemon and edge become another binary in the middle of a step, of a watch, and while somebody is to look.
 #[test]
 fn an_upgrade_leaves_a_rollout_where_it_is() {

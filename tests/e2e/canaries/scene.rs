@@ -32,6 +32,8 @@ pub(super) struct Mood {
     pub(super) delay_ms: u32,
     /// It fails whatever comes after so many.
     pub(super) good_for: Option<u32>,
+    /// What each request takes of memory for good.
+    pub(super) leaks_kib: u32,
 }
 
 /// A server with one app that is judged.
@@ -233,9 +235,10 @@ pub(super) fn own_failures(load: Load) -> u64 {
     own
 }
 
-fn mood(Mood { errors, delay_ms, good_for }: Mood) -> String {
+fn mood(Mood { errors, delay_ms, good_for, leaks_kib }: Mood) -> String {
     let good_for = good_for.map_or_else(|| "None".to_owned(), |n| n.to_string());
-    format!("ERRORS = {errors} / 100\nDELAY = {delay_ms} / 1000\nGOOD_FOR = {good_for}\n")
+    let leaks = format!("LEAKS = {leaks_kib} * 1024\n");
+    format!("ERRORS = {errors} / 100\nDELAY = {delay_ms} / 1000\nGOOD_FOR = {good_for}\n{leaks}")
 }
 
 fn file(name: &str, rollout: &str) -> String {

@@ -37,8 +37,8 @@ pub(super) async fn run(args: Releases, target: &Target, ui: &Ui) -> Result<Exit
 fn row(release: &Release, serves: bool, ui: &Ui) -> Vec<String> {
     let (tone, state) = match release.state {
         _ if release.serves => (Tone::Good, "serves"),
-        // It has given everything to one that is watched, and has it back at once if that fails.
-        ReleaseState::Stable if serves => (Tone::Strong, "kept warm"),
+        // It has given everything to one that is watched, and has it back if that fails; whether it is kept warm, `status` says.
+        ReleaseState::Stable if serves => (Tone::Strong, "stands by"),
         ReleaseState::Stable => (Tone::Strong, "stopped"),
         ReleaseState::Pending => (Tone::Warning, "pending"),
         ReleaseState::Superseded => (Tone::Faint, "superseded"),

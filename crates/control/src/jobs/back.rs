@@ -57,6 +57,7 @@ pub(super) async fn go_back(store: &Store, vault: &Vault, back: GoBack) -> Resul
                 reason: None,
                 cached: true,
                 excused: Vec::new(),
+                cold: false,
                 course: Box::default(),
             };
             tx.put_rollout(&record(&key, &form))?;

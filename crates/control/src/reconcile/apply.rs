@@ -364,6 +364,7 @@ impl Loop {
                     reason: None,
                     cached,
                     excused: Vec::new(),
+                    cold: false,
                     course: Box::default(),
                 };
                 writes.push(Write::Change(key.clone(), form));

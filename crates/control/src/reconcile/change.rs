@@ -166,6 +166,9 @@ pub(crate) enum ChangeForm {
         /// `core::rollout::Rollout::excused`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         excused: Vec<(String, usize)>,
+        /// `core::rollout::Rollout::is_cold`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cold: bool,
         /// How it came there; empty in what was stored before this was kept.
         #[serde(default)]
         course: Box<Course>,
@@ -191,6 +194,7 @@ impl ChangeForm {
             reason: reason.cloned().map(wire::Fault::from),
             cached: rolling.cached,
             excused: rolling.machine.excused().map(|(service, rule)| (service.to_string(), rule)).collect(),
+            cold: rolling.machine.is_cold(),
             course: Box::new(rolling.course.clone()),
         }
     }

@@ -193,13 +193,14 @@ pub(crate) fn phase(key: &AppKey, (change, plan): (ChangeId, &Plan), entered: &E
     // Why it is taken back is said where that begins, and where it ends.
     let goes_on = matches!(entered.was, Phase::Abort(_)) && matches!(entered.phase, Phase::Abort(_));
     let because = why.as_ref().filter(|_| !goes_on).map(|why| format!(": {why}")).unwrap_or_default();
-    let message = format!("release {release}{}{because}", words(plan, entered.phase));
+    let message = format!("release {release}{}{because}", words(plan, entered));
     let fields = json!({ "change": change.0, "release": release.0, "phase": phase, "was": was, "reason": why });
     event(at, Some(key), &kind, message, fields)
 }
 
 /// A phase of a rollout, in the steps of whoever wrote its file. After `release 2`.
-fn words(plan: &Plan, phase: Phase) -> String {
+fn words(plan: &Plan, Entered { phase, cold, .. }: &Entered) -> String {
+    let (phase, cold) = (*phase, *cold);
     match phase {
         Phase::Prepare => " is prepared".to_owned(),
         Phase::Step(step) => {
@@ -215,6 +216,7 @@ fn words(plan: &Plan, phase: Phase) -> String {
             };
             format!(": step {} of {}, {does}", at + 1, legs.len())
         }
+        Phase::Promote if cold => " carries everything; the instances before are not kept warm (memory)".to_owned(),
         Phase::Promote => " carries everything".to_owned(),
         Phase::Watch if plan.watch.is_zero() => " need not be watched".to_owned(),
         Phase::Watch => format!(" is watched for {}", Humane(plan.watch)),

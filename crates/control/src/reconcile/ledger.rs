@@ -1,10 +1,11 @@
-//! What everything on the machine is given, uses, or is to have: what is left of it bounds what scales.
+//! What everything on the machine is given, uses, or is to have: what is left of it bounds what scales, and what is kept warm.
 
 use std::collections::BTreeMap;
 
 use bowline_core::app::Limits;
 use bowline_core::id::{AppKey, ReleaseNumber, ServiceName};
 use bowline_core::instance::Phase;
+use bowline_core::rollout::{Memory, Plan};
 use bowline_core::scale::{Machine, Room, Taken};
 use bowline_core::units::{Bytes, MilliCpu};
 
@@ -63,6 +64,22 @@ impl Ledger {
         }
         let seen = self.entries.get(owner).map(|entry| entry.seen).unwrap_or_default();
         Room::of(self.machine, taken, limits, seen)
+    }
+
+    /// Whether there is memory for a promoted release and for what is kept warm beside it. An instance without a limit takes as much
+    /// as the largest of either release uses: what has everything now will use what the one before has used.
+    pub(crate) fn memory_for(&self, key: &AppKey, plan: &Plan) -> Memory {
+        let others = self.entries.iter().filter(|((of, ..), _)| of != key).map(|(_, entry)| entry.taken().memory.0);
+        let taken = others.fold(self.servers.0, u64::saturating_add);
+        let seen = |name: &ServiceName| {
+            let own = self.entries.iter().filter(|((of, service, _), _)| of == key && service == name);
+            own.map(|(_, entry)| entry.seen).max().unwrap_or_default()
+        };
+        let each = |name: &ServiceName, release: ReleaseNumber| {
+            let entry = self.entries.get(&(key.clone(), name.clone(), release));
+            entry.and_then(|entry| entry.limits.memory).unwrap_or_else(|| seen(name))
+        };
+        Memory::of(self.machine, Bytes(taken), plan.memory_of_both(each))
     }
 }
 

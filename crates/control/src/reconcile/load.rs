@@ -92,6 +92,7 @@ struct LoadedRollout {
     reason: Option<Fault>,
     cached: bool,
     excused: Vec<(ServiceName, usize)>,
+    cold: bool,
     course: Course,
 }
 
@@ -298,7 +299,19 @@ impl Rows {
                     place,
                 })))
             }
-            ChangeForm::Rollout { change, since, release, from, back, phase, reason, cached, excused, course } => {
+            ChangeForm::Rollout {
+                change,
+                since,
+                release,
+                from,
+                back,
+                phase,
+                reason,
+                cached,
+                excused,
+                cold,
+                course,
+            } => {
                 let revision = self.revisions.iter().find(|r| r.number.0 == release).cloned();
                 let revision =
                     revision.ok_or_else(|| unreadable().caused_by(format!("there is no release {release}")))?;
@@ -315,6 +328,7 @@ impl Rows {
                         .into_iter()
                         .filter_map(|(name, rule)| Some((ServiceName::new(&name).ok()?, rule)))
                         .collect(),
+                    cold,
                     course: *course,
                 })))
             }
@@ -460,7 +474,8 @@ impl Loop {
 
     /// A rollout goes on where it was: the same code path as a normal tick.
     fn take_up_rollout(&mut self, key: &AppKey, loaded: LoadedRollout, now: Now) {
-        let LoadedRollout { change, since, candidate, from, back, phase, reason, cached, excused, mut course } = loaded;
+        let LoadedRollout { change, since, candidate, from, back, phase, reason, cached, excused, cold, mut course } =
+            loaded;
         let Some(app) = self.apps.get_mut(key) else { return };
         let candidate = Arc::new(candidate);
         let stage = Stage::Release { app: Arc::clone(&candidate.revision.app), cached };
@@ -476,7 +491,7 @@ impl Loop {
             &app.scales,
         );
         let machine = Rollout::resume(plan, phase, reason, now.mono).excusing(excused);
-        let machine = machine.having_spent(course.spent());
+        let machine = machine.having_spent(course.spent()).being_cold(cold);
         course.note(&machine, false, now);
         let rolling = RollingOut { candidate, parts, from, back, machine, course, cached, held: Vec::new() };
         if let Some(change) = &mut app.change {

@@ -8,7 +8,7 @@ use bowline_api::wire::{self, ChangeStep, RolloutNow, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, InstanceId, ReleaseNumber};
 use bowline_core::instance::Publish;
-use bowline_core::rollout::{Counts, Entered, Input as RolloutInput, Phase, Scales, Traffic, scales_for};
+use bowline_core::rollout::{Counts, Entered, Input as RolloutInput, Memory, Phase, Scales, Traffic, scales_for};
 use bowline_core::route::outlier::FAILURES;
 use bowline_core::time::Timestamp;
 
@@ -17,6 +17,7 @@ use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, RollingOut, Stage, Told};
 use super::effects::{Job, Now, Ticket, Write};
 use super::events;
+use super::ledger::Ledger;
 use super::pending::{Passed, Pending};
 use super::request::Answer;
 use super::resources::Gate;
@@ -38,12 +39,14 @@ impl Loop {
     pub(crate) fn drive_rollouts(&mut self, now: Now) {
         let keys: Vec<_> =
             self.apps.iter().filter(|(_, app)| app.rolling().is_some()).map(|(k, _)| k.clone()).collect();
+        let mut ledger = None;
         for key in keys {
             if self.is_stopping(&key) {
                 continue;
             }
             let counts = self.counts(&key);
             let traffic = self.traffic(&key);
+            let memory = self.memory_beside(&key, &mut ledger);
             let gate = match self.gate_of(&key, now) {
                 Gate::Open => self.make_way(&key),
                 closed @ (Gate::Waits(_) | Gate::Failed(_)) => closed,
@@ -53,6 +56,7 @@ impl Loop {
             let Some(app) = self.apps.get_mut(&key).filter(free) else { continue };
             let Some(rolling) = app.rolling_mut() else { continue };
             rolling.held.clear();
+            rolling.machine.see_memory(memory);
             let entered = match gate {
                 Gate::Open => rolling.machine.handle(RolloutInput::Observed(&counts, &traffic), now.mono),
                 Gate::Failed(fault) => rolling.machine.handle(RolloutInput::Abort(fault), now.mono),
@@ -64,6 +68,15 @@ impl Loop {
             self.pass(&key, entered, Vec::new(), now);
             self.keep_time(&key, now);
         }
+    }
+
+    /// `ledger` is made when it is needed first.
+    fn memory_beside(&self, key: &AppKey, ledger: &mut Option<Ledger>) -> Memory {
+        let rolling =
+            self.apps.get(key).and_then(AppWorld::rolling).filter(|rolling| rolling.machine.asks_for_memory());
+        let of =
+            |rolling: &RollingOut| ledger.get_or_insert_with(|| self.ledger()).memory_for(key, rolling.machine.plan());
+        rolling.map(of).unwrap_or_default()
     }
 
     /// Stores now and then for how long a phase was looked at that ends by its time.

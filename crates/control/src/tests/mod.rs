@@ -12,6 +12,7 @@ mod left_out;
 mod live;
 mod plans;
 mod rolled;
+mod room;
 mod rounds;
 mod runs;
 mod scaling;

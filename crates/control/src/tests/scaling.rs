@@ -11,14 +11,14 @@ use tokio::sync::watch;
 use super::*;
 use crate::metrics;
 
-fn toml(scale: &str, more: &str) -> String {
+pub(super) fn toml(scale: &str, more: &str) -> String {
     format!("app = \"shop\"\n[service.web]\nrun = \"serve\"\nscale = {scale}\n{more}[route.main]\nto = \"web\"\n")
 }
 
-const BETWEEN: &str = "{ min = 1, max = 6, in_flight = 10 }";
+pub(super) const BETWEEN: &str = "{ min = 1, max = 6, in_flight = 10 }";
 const RESTS: &str = "{ min = 0, max = 3, in_flight = 10 }";
 
-fn serving(scale: &str, more: &str) -> (World, Daemon) {
+pub(super) fn serving(scale: &str, more: &str) -> (World, Daemon) {
     let mut world = World::new();
     world.edge.demand.insert(web(), Demand::default());
     let mut daemon = world.start();
@@ -29,12 +29,12 @@ fn serving(scale: &str, more: &str) -> (World, Daemon) {
     (world, daemon)
 }
 
-fn web() -> (AppKey, ServiceName) {
+pub(super) fn web() -> (AppKey, ServiceName) {
     (shop(), ServiceName::new("web").unwrap())
 }
 
 /// So many requests in flight, for so many seconds.
-fn flow(world: &mut World, daemon: &mut Daemon, in_flight: u32, seconds: u32) -> End {
+pub(super) fn flow(world: &mut World, daemon: &mut Daemon, in_flight: u32, seconds: u32) -> End {
     let mut end = End::Quiet;
     for _ in 0..seconds {
         if let Some(demand) = world.edge.demand.get_mut(&web()) {
@@ -49,11 +49,11 @@ fn flow(world: &mut World, daemon: &mut Daemon, in_flight: u32, seconds: u32) ->
     end
 }
 
-fn scale(world: &mut World, daemon: &mut Daemon) -> ScaleStatus {
+pub(super) fn scale(world: &mut World, daemon: &mut Daemon) -> ScaleStatus {
     world.status(daemon).apps.remove(0).services.remove(0).scale.unwrap()
 }
 
-fn events(daemon: &Daemon, kind: &str) -> Vec<String> {
+pub(super) fn events(daemon: &Daemon, kind: &str) -> Vec<String> {
     let all = daemon.store.read(|view| view.events_after(0, 10_000)).unwrap();
     all.into_iter().filter(|event| event.kind == kind).map(|event| event.message).collect()
 }
@@ -260,7 +260,7 @@ fn a_start_is_no_load() {
 }
 
 /// What follows from an input, while no time passes.
-fn follow(world: &mut World, daemon: &mut Daemon) {
+pub(super) fn follow(world: &mut World, daemon: &mut Daemon) {
     loop {
         while let Some(effect) = daemon.queue.pop_front() {
             world.carry_out(daemon, effect);
@@ -663,7 +663,7 @@ fn a_number_that_is_being_stored_outlives_a_promotion_and_an_abort() {
 }
 
 /// So many seconds, and no more: what waits for longer is not waited for.
-fn wait(world: &mut World, daemon: &mut Daemon, seconds: u32) {
+pub(super) fn wait(world: &mut World, daemon: &mut Daemon, seconds: u32) {
     for _ in 0..seconds {
         follow(world, daemon);
         world.wait_until(daemon, world.now.mono + Duration::from_secs(1));

@@ -1,6 +1,7 @@
 //! The rollout machine.
 
 mod standing;
+mod warmth;
 mod words;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use crate::time::Mono;
 use crate::units::Weight;
 
 pub use standing::{Leg, Stage, Standing, Style};
+pub use warmth::Memory;
 
 /// Failures in a row of one instance of the candidate that end the rollout.
 pub const MAX_CRASHES: u32 = 3;
@@ -45,6 +47,8 @@ pub struct Entered {
     pub phase: Phase,
     /// Why it is aborted; stored with the phase.
     pub reason: Option<Fault>,
+    /// [`Rollout::is_cold`].
+    pub cold: bool,
 }
 
 /// `what` cannot go on before `on`.
@@ -73,6 +77,8 @@ pub struct Rollout {
     asked: Mono,
     jury: Jury,
     excused: Excused,
+    /// Until the promotion the latest; from there on the one that it went by.
+    memory: Memory,
     /// Of the phase that was judged last, and is over.
     before: Option<(Phase, Jury)>,
 }
@@ -90,7 +96,8 @@ impl Rollout {
         let phase = if let Phase::Step(i) = phase { Phase::Step(i.min(last)) } else { phase };
         let (counts, jury, excused) = (Counts::new(), Jury::default(), Excused::new());
         let (fresh, looked, before, spent) = (false, false, None, Duration::ZERO);
-        Self { plan, phase, entered: now, spent, reason, counts, fresh, looked, asked: now, jury, excused, before }
+        let (entered, asked, memory) = (now, now, Memory::default());
+        Self { plan, phase, entered, spent, reason, counts, fresh, looked, asked, jury, excused, memory, before }
     }
 
     /// With the [`Self::excused`] that were stored last.
@@ -350,7 +357,7 @@ impl Rollout {
         if jury.looks().next().is_some() {
             self.before = Some((was, jury));
         }
-        Entered { was, phase, reason: self.reason.clone() }
+        Entered { was, phase, reason: self.reason.clone(), cold: self.is_cold() }
     }
 
     /// Abort wins over everything but an end.
@@ -394,6 +401,9 @@ impl Rollout {
             Phase::Abort(AbortStage::Drain) | Phase::RolledBack | Phase::Failed => (false, false),
         };
         for (service, replicas) in &mut replicas {
+            if self.is_cold() {
+                replicas.stable = 0;
+            }
             if alone && plan.exclusive.contains(service) {
                 replicas.candidate = 0;
             }

@@ -9,7 +9,7 @@ mod set;
 
 pub use jury::{Dark, Figures, LOOKS, Look, Ruling, Traffic};
 pub use machine::{
-    ASKS_AFTER, Entered, Input, Leg, MAX_CRASHES, MAX_NOT_READY, Rollout, Stage, Standing, Style, Waiting,
+    ASKS_AFTER, Entered, Input, Leg, MAX_CRASHES, MAX_NOT_READY, Memory, Rollout, Stage, Standing, Style, Waiting,
 };
 pub use phase::{AbortStage, Phase, PhaseError};
 pub use plan::{Plan, Presence, Replicas, StepPlan, Transition, Until};

@@ -122,7 +122,7 @@ pub struct Plan {
     pub steps: Vec<StepPlan>,
     /// Before anything changes: the stable release at full.
     pub before: BTreeMap<ServiceName, Replicas>,
-    /// While the promoted candidate is watched: itself at full, and what is kept warm of the stable release.
+    /// While the promoted candidate is watched: itself at full, and what is kept warm of the stable release, if memory allows.
     pub watched: BTreeMap<ServiceName, Replicas>,
     /// The candidate alone, at full.
     pub after: BTreeMap<ServiceName, Replicas>,

@@ -8,7 +8,8 @@ use crate::instance::{ExitCause, SlotState};
 use crate::rollout::{Scaled, ScaledBy, Scales, Streak};
 use crate::route::outlier::{self, Outliers};
 use crate::route::{Cohort, PoolId};
-use crate::units::Share;
+use crate::scale::Machine;
+use crate::units::{Bytes, Share};
 use crate::verdict::{Counted, Counters};
 
 fn web() -> ServiceName {
@@ -717,4 +718,80 @@ fn what_waits_for_instances_begins_its_time_anew() {
     let (fresh, taken_up) =
         (Rollout::resume(canary("1%").plan().clone(), Phase::Step(0), None, at(1000)), taken_up(Phase::Step(0), 400));
     assert_eq!((taken_up.standing(), taken_up.spent(at(1001))), (fresh.standing(), None));
+}
+
+/// Shows so many of `web` of either release, and all of the other service; returns what was entered.
+fn shown(rollout: &mut Rollout, now: u64, (one, two): (u16, u16)) -> Vec<String> {
+    let of = |name: &str, release, ready| ((service(name), ReleaseNumber(release)), count(ready, ready));
+    let counts = [of("web", 1, one), of("web", 2, two), of("worker", 1, 1), of("worker", 2, 1)].into();
+    let entered = rollout.handle(Input::Observed(&counts, &Traffic::new()), at(now));
+    entered.iter().map(|entered| entered.phase.to_string()).collect()
+}
+
+#[test]
+fn what_served_before_is_kept_warm_only_if_memory_allows() {
+    let mut rollout = canary("1%");
+    judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
+    for memory in [Memory::Enough, Memory::Short] {
+        rollout.see_memory(memory);
+        judged(&mut rollout, 1, NONE, &[], "r1:2/80 r1b:1/10 r2:1/10");
+    }
+    let entered = rollout.handle(Input::Promote, at(2));
+    let cold: Vec<_> = entered.iter().filter(|entered| entered.cold).map(|entered| entered.phase).collect();
+    assert_eq!(cold, [Phase::Promote, Phase::Watch]);
+    judged(&mut rollout, 3, NONE, &[], "r2:2/100");
+    let waits = rollout.waits(at(3));
+    let said = waits.iter().any(|one| one.what == "r1" && one.on.ends_with("its instances are not kept warm (memory)"));
+    assert!(said, "{waits:?}");
+    // Nothing is started because there is room again.
+    rollout.see_memory(Memory::Enough);
+    judged(&mut rollout, 4, NONE, &[], "r2:2/100");
+    for (cold, sets) in [(true, "r2:2/100"), (false, "r1:2/0 r2:2/100")] {
+        let plan = rollout.plan().clone();
+        let mut next = Rollout::resume(plan, Phase::Watch, None, at(5)).being_cold(cold);
+        judged(&mut next, 6, NONE, &[], sets);
+    }
+    // They are started anew before anything is taken from what serves.
+    assert_eq!(shown(&mut rollout, 7, (0, 2)), <[&str; 0]>::default());
+    let entered = rollout.handle(Input::Abort(Fault::new(FaultKind::Failed, "enough")), at(8));
+    assert_eq!(entered.last().map(|entered| entered.phase), Some(Phase::Abort(AbortStage::Restore(7))));
+    sets_are(&rollout, "r1:2/0 r2:2/100");
+    assert_eq!(shown(&mut rollout, 9, (1, 2)), <[&str; 0]>::default());
+    assert_eq!(shown(&mut rollout, 10, (2, 2)), ["abort drain"]);
+    sets_are(&rollout, "r1:2/100");
+}
+
+#[track_caller]
+fn sets_are(rollout: &Rollout, expected: &str) {
+    let of = |set: &Set| format!("r{}:{}/{}", set.release, set.replicas, set.weight.get());
+    let of_web: Vec<String> = rollout.sets().iter().filter(|set| set.service == web()).map(of).collect();
+    assert_eq!(of_web.join(" "), expected);
+}
+
+#[test]
+fn memory_is_short_where_both_do_not_fit() {
+    // Two and two of one service; what rolls keeps nothing of the release before.
+    let both = canary("1%").plan().memory_of_both(|name, release| match (name.as_str(), release.0) {
+        ("web", 1) => Bytes(10),
+        ("web", _) => Bytes(20),
+        _ => Bytes(5),
+    });
+    assert_eq!(both, Bytes(2 * 10 + 2 * 20 + 5));
+    let machine = Machine { memory: Bytes(100), cores: 1 };
+    let of = |taken: u64| Memory::of(machine, Bytes(taken), both);
+    assert_eq!((of(0), of(35), of(36), of(u64::MAX)), (Memory::Enough, Memory::Enough, Memory::Short, Memory::Short));
+}
+
+#[test]
+fn a_rolling_release_that_is_watched_keeps_nothing_warm() {
+    let mut app = sample::app("shop", &["web"]);
+    app.environment.name = crate::id::EnvName::new("production").unwrap();
+    route_to(&mut app, &["web"]);
+    app.rollout = crate::app::Rollout { strategy: Strategy::Rolling, ..canary_rollout("1%") };
+    let plan = Plan::new(Some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), &BTreeMap::new());
+    let mut rollout = Rollout::start(plan, at(0));
+    rollout.see_memory(Memory::Short);
+    check(&mut rollout, 0, (count(1, 1), count(0, 0)), &["step 0"], "r1:1/100 r2:1/0");
+    check(&mut rollout, 1, (count(1, 1), count(1, 1)), &["step 1", "promote", "watch"], "r2:1/100");
+    assert!(!rollout.is_cold(), "nothing would have been kept");
 }

@@ -34,9 +34,13 @@ impl Rollout {
             Phase::Watch => {
                 let left = crate::instance::Rough(self.over(self.plan.watch).since(now));
                 let watched = Waiting { what: self.candidate(), on: format!("watched for another {left}") };
+                let cold = self.plan.stable.filter(|_| self.is_cold()).map(|stable| Waiting {
+                    what: format!("r{stable}"),
+                    on: "a rollback, which would start it anew: its instances are not kept warm (memory)".into(),
+                });
                 // Too few requests hold nothing up any more.
                 let tells = |look: &Look| look.ruling() != Ruling::TooFewData || look.dark.is_some();
-                self.verdicts(tells).chain([watched]).collect()
+                self.verdicts(tells).chain(cold).chain([watched]).collect()
             }
             Phase::Abort(AbortStage::Clear(_)) => {
                 self.plan.exclusive.iter().filter_map(|s| self.stopping(Role::Candidate, s)).collect()
