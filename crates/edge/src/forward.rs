@@ -153,7 +153,7 @@ fn choose(request: &mut Request<'_>, route: &Route, tried: &[u32]) -> Result<(us
     let (position, backend) = match sticky::chosen(backends, request.head, tried, (&mut request.place, dice)) {
         Some(position) => (position, &backends[position]),
         None => {
-            let backend = balance::backend(backends, route.holds(), dice).ok_or(Reason::NoReadyInstance)?;
+            let backend = balance::backend(backends, tried, route.holds(), dice).ok_or(Reason::NoReadyInstance)?;
             (backends.iter().position(|b| std::ptr::eq(b, backend)).ok_or(Reason::Internal)?, backend)
         }
     };
