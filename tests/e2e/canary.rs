@@ -102,7 +102,7 @@ fn a_canary_that_fails_is_taken_back_and_says_by_how_much() {
     let after = Load::start_whole(&url, "/", &bowline.ca());
     after.more();
     after.stop().expect_no_failure("after the canary was taken back");
-    assert!(before.failed.iter().all(|(_, why)| why.contains("500")), "only its own errors: {:?}", before.failed);
+    assert!(before.failed.iter().all(|failed| failed.why.contains("500")), "only its own errors: {:?}", before.failed);
     drop(load);
 }
 

@@ -1,5 +1,6 @@
 //! `https://` targets: a daemon behind the host of its API, with tokens, seen from an empty folder elsewhere.
 
+mod cut;
 mod data;
 mod lives;
 

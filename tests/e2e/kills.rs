@@ -78,7 +78,7 @@ fn the_edge_dies_and_comes_back_on_the_same_ports() {
     answers(&bowline, &url);
     let tally = load.stop();
     // Connections of the dead edge break; new ones wait in the listening sockets' queue, which never closes.
-    let refused = tally.failed.iter().filter(|(_, why)| why.contains("refused")).count();
+    let refused = tally.failed.iter().filter(|failed| failed.why.contains("refused")).count();
     assert_eq!(refused, 0, "the listening sockets stay open: {:?}", tally.failed);
     assert!(Process { pid: new }.runs());
 }

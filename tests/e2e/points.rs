@@ -1,18 +1,27 @@
 //! `kill -9` at every step of a release, under load: at each fault point that the code has, whoever comes to it dies.
-//! Afterwards the app is of the release before or of the next one, whole, with one copy per slot, and nothing is left behind.
+//! Afterwards the app is of the release before or of the one that was asked for, whole, with one copy per slot, and nothing is
+//! left behind.
 //!
-//! A few points are armed at once, which die one after the other as releases come to them. `BOWLINE_POINTS=alone` arms each
-//! alone, and for the second and the third time that somebody comes to it, too (`make attack`).
+//! A few points are armed at once, which die one after the other as releases come to them. Where it is the daemon that dies, a
+//! shim dies with it, at the next point the process of an instance. `BOWLINE_POINTS=alone` arms each alone, and for the second
+//! and the third time that somebody comes to it, too: once with a shim, once with an instance and once with nobody (`make attack`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use bowline_fault_points::{Point, Role};
-use bowline_tests::load::Load;
+use bowline_tests::client::curl;
+use bowline_tests::load::{Failed, Load};
+use bowline_tests::machine::Process;
 use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::whole::{Whole, app, entries};
-use bowline_tests::{Bowline, SOON, path, text};
+use bowline_tests::{Bowline, SOON, path, text, wait};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Points armed at once, where each is not armed alone.
 const AT_ONCE: usize = 4;
@@ -40,6 +49,9 @@ enum Verb {
 /// Counts the releases that it ran before, and takes long enough to be seen.
 const MIGRATION: &str = "[release]\nbefore = \"echo $BOWLINE_RELEASE >> $BOWLINE_VOLUME_DATA/ran && sleep 0.5\"\n\
                          snapshot = [\"data\"]\n[volume.data]\n";
+
+/// What an answer begins with, before the number of its source.
+const SOURCE: &str = "source ";
 
 fn verb(point: Point) -> Verb {
     if matches!(point, Point::CertificateOrdered | Point::CertificateMade) {
@@ -77,6 +89,35 @@ fn verb(point: Point) -> Verb {
     }
 }
 
+/// Who dies with the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    /// Of one instance, which it takes along.
+    Shim,
+    /// An app's own process.
+    Instance,
+    Nobody,
+}
+
+/// Each point has each of them in as many rounds; in the first, neighbours have different ones, and somebody always dies.
+fn victim(point: Point, later: usize) -> Victim {
+    let index = Point::ALL.iter().position(|one| *one == point).expect("all are there");
+    let first = [Victim::Shim, Victim::Instance];
+    let second = [Victim::Instance, Victim::Shim];
+    match (point.role(), later) {
+        (Role::Daemon, 0) => first[index % 2],
+        (Role::Daemon, 1) => second[index % 2],
+        (Role::Daemon | Role::Builder | Role::Shim | Role::Edge, _) => Victim::Nobody,
+    }
+}
+
+/// What the edge leads to: a release, and the number of the source that its instances were made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Serving {
+    release: u64,
+    source: usize,
+}
+
 /// One state with one app, which is released again and again.
 struct Scene {
     server: Server,
@@ -86,6 +127,14 @@ struct Scene {
     url: String,
     /// Sources and hosts that there were.
     versions: usize,
+    /// When it was whole last.
+    serves: Serving,
+    /// Daemon points that have not struck yet, and who is to die there, too.
+    armed: BTreeMap<Point, Victim>,
+    /// Since the load began: from before each kill of a shim or an instance until its process was gone.
+    killed: Vec<RangeInclusive<Instant>>,
+    /// Nobody was killed since it was whole, so that another one serves when the next one dies.
+    can_spare: bool,
 }
 
 impl Scene {
@@ -93,13 +142,17 @@ impl Scene {
         let bowline = Bowline::new();
         let server = Server::start(&bowline);
         let folder = bowline.app(name, "plain");
-        let mut scene = Self { server, bowline, name, folder, url: String::new(), versions: 0 };
+        let serves = Serving { release: 0, source: 0 };
+        let (url, armed, killed) = (String::new(), BTreeMap::new(), Vec::new());
+        let mut scene =
+            Self { server, bowline, name, folder, url, versions: 0, serves, armed, killed, can_spare: false };
         scene.write(&[], "");
         let output = scene.run(Verb::Deploy);
         assert!(output.status.success(), "{}", text(&output));
         let https = scene.bowline.status()["edge"]["https"].as_str().expect("an address").to_owned();
         let port = https.rsplit(':').next().expect("a port").to_owned();
         scene.url = format!("https://{name}.localhost:{port}");
+        scene.settled(&[]);
         scene
     }
 
@@ -120,6 +173,7 @@ impl Scene {
         let (source, version) = (self.folder.join("server.py"), self.versions);
         let whole = std::fs::read_to_string(bowline_tests::fixture("plain").join("server.py")).expect("a fixture");
         let broken = "raise SystemExit('broken on purpose')\n";
+        let whole = whole.replace("hello from ", &format!("{SOURCE}{version} of "));
         let code = if verb == Verb::DeployBroken { broken } else { whole.as_str() };
         std::fs::write(source, format!("{code}\n# {version}\n")).expect("a file of the test");
         if verb == Verb::DeployHost {
@@ -146,45 +200,113 @@ impl Scene {
         client.join().expect("no panic")
     }
 
-    /// A daemon that has died is started again.
+    /// A daemon that has died is started again, once somebody else has died, too.
     fn supervise(&mut self) {
-        if self.server.has_ended().is_some() {
-            self.server = Server::begin(&self.bowline, &[], &ANY_PORTS);
+        if self.server.has_ended().is_none() {
+            return;
         }
+        let points: Vec<Point> = self.armed.keys().copied().collect();
+        let left = self.bowline.armed(&points);
+        for point in points.into_iter().filter(|point| !left.contains(point)) {
+            match self.armed[&point] {
+                Victim::Nobody => drop(self.armed.remove(&point)),
+                victim if self.can_spare => {
+                    self.kill(point, victim);
+                    self.armed.remove(&point);
+                }
+                // It is armed again.
+                Victim::Shim | Victim::Instance => {}
+            }
+        }
+        self.server = Server::begin(&self.bowline, &[], &ANY_PORTS);
+    }
+
+    /// One that serves, starts or ends, another one each time.
+    fn kill(&mut self, point: Point, victim: Victim) {
+        let turn = self.killed.len();
+        let began = Instant::now();
+        let process = wait(&format!("somebody is there to die with the daemon at {point}"), SOON, || {
+            let running = self.bowline.processes_of(self.name).into_iter();
+            let of_service =
+                |p: &Process| p.environment("BOWLINE_INSTANCE").is_some_and(|name| name.contains(".web.r"));
+            let running: Vec<Process> = running.filter(of_service).collect();
+            let process = running.get(turn % running.len().max(1))?;
+            let dies = match victim {
+                Victim::Instance | Victim::Nobody => process.pid,
+                Victim::Shim => process.parent().filter(|pid| is_shim(*pid))?,
+            };
+            match kill(Pid::from_raw(i32::try_from(dies).expect("a pid")), Signal::SIGKILL) {
+                Ok(()) => Some(process.clone()),
+                // It has ended by itself meanwhile.
+                Err(Errno::ESRCH) => None,
+                Err(error) => panic!("{point}: {error}"),
+            }
+        });
+        wait("whoever was killed is gone", SOON, || (!process.runs()).then_some(()));
+        self.killed.push(began..=Instant::now());
+        self.can_spare = false;
     }
 
     /// Lets these strike, each once, while `verb` is run as often as it takes.
     fn strike(&mut self, points: &[Point], later: usize) {
         let verb = verb(points[0]);
+        self.killed.clear();
         let load = Load::start(&self.url, "/", &self.bowline.ca());
         points.iter().for_each(|point| self.bowline.arm(*point, later));
+        let of_daemon = points.iter().filter(|point| point.role() == Role::Daemon);
+        self.armed = of_daemon.map(|point| (*point, victim(*point, later))).collect();
         for _ in 0..points.len() + later + MORE_VERBS {
-            if verb == Verb::RollBack {
-                self.deploy_twice(points);
-            }
-            let before = self.serving().expect("it serves before");
+            let left = self.bowline.armed(points);
+            let again = self.armed.keys().filter(|point| !left.contains(point));
+            again.for_each(|point| self.bowline.arm(*point, later));
+            let back = (verb == Verb::RollBack).then(|| self.deploy_twice(points));
+            let before = self.serves;
+            assert_eq!(self.serving(), Some(before.release), "{points:?}: nothing changes by itself");
             let output = self.run(verb);
             let said = text(&output);
             let tidy = output.status.success() || (said.matches("error:").count() == 1 && said.contains("hint:"));
             assert!(tidy, "{points:?}, {later} times later: {said}");
             let after = self.settled(points);
-            let undone = matches!(verb, Verb::DeployBroken | Verb::Restart) && after != before;
-            assert!(!undone, "{points:?}: release {after} serves, which is not {before}");
+            let asked_for = self.asked_for(verb, before, back, after);
+            assert!(asked_for || after == before, "{points:?}: {verb:?} from {before:?} led to {after:?}");
+            assert!(asked_for || !output.status.success(), "{points:?}: done, it says, and {after:?} serves: {said}");
             if verb == Verb::DeployMigration {
-                self.migrated_once(points, before, after);
+                self.migrated_once(points, before.release, after.release);
             }
-            if self.bowline.armed(points).is_empty() {
+            if self.bowline.armed(points).is_empty() && self.armed.is_empty() {
                 break;
             }
         }
         let armed = self.bowline.armed(points);
-        assert!(armed.is_empty(), "nobody came to {armed:?}");
-        let tally = load.stop();
-        match points.iter().any(|point| point.role() == Role::Edge) {
-            false => tally.expect_no_failure(&format!("while somebody died at {points:?}")),
-            // What it was serving breaks; whoever comes meanwhile waits.
-            true => assert!(!tally.failed.iter().any(|(_, why)| why.contains("refused")), "{:?}", tally.failed),
+        assert!(armed.is_empty() && self.armed.is_empty(), "nobody came to {armed:?}, or died at {:?}", self.armed);
+        self.judge(load, points);
+    }
+
+    /// Whether this is what a change led to that was made as it was asked for.
+    fn asked_for(&self, verb: Verb, before: Serving, back: Option<Serving>, after: Serving) -> bool {
+        match verb {
+            Verb::Deploy | Verb::DeployHost | Verb::DeployMigration => {
+                after.source == self.versions && after.release > before.release
+            }
+            Verb::RollBack => Some(after) == back,
+            Verb::Restart => after == before,
+            Verb::DeployBroken => false,
         }
+    }
+
+    /// No request fails but those that were under way when an instance was killed, or the edge. What an instance has been asked
+    /// and has not answered dies with it: nobody else may be asked the same. Whoever is asked afterwards is another one.
+    fn judge(&self, load: Load, points: &[Point]) {
+        let tally = load.stop();
+        if points.iter().any(|point| point.role() == Role::Edge) {
+            // What it was serving breaks; whoever comes meanwhile waits.
+            assert!(!tally.failed.iter().any(|failed| failed.why.contains("refused")), "{:?}", tally.failed);
+            return;
+        }
+        let excused =
+            |failed: &Failed| !failed.why.contains("refused") && self.killed.iter().any(|killed| failed.meets(killed));
+        let failed: Vec<&Failed> = tally.failed.iter().filter(|failed| !excused(failed)).collect();
+        assert!(failed.is_empty(), "while somebody died at {points:?} ({:?}): {failed:?}", self.killed);
     }
 
     /// What runs before a release ran once for each, and for the one that serves; data were kept as they were before that.
@@ -211,24 +333,33 @@ impl Scene {
     }
 
     /// So that there is one to go back to: releases that were undone may have pushed out the others.
-    fn deploy_twice(&mut self, points: &[Point]) {
-        for _ in 0..2 {
+    /// Gives the first.
+    fn deploy_twice(&mut self, points: &[Point]) -> Serving {
+        let [first, _] = [(), ()].map(|()| {
+            let before = self.serves;
             let output = self.run(Verb::Deploy);
             assert!(output.status.success(), "{}", text(&output));
-            self.settled(points);
-        }
+            let after = self.settled(points);
+            assert!(self.asked_for(Verb::Deploy, before, None, after), "{points:?}: {before:?} led to {after:?}");
+            after
+        });
+        first
     }
 
-    /// The release that serves, once all is whole; a daemon that has died is started again, as its supervisor would.
-    fn settled(&mut self, points: &[Point]) -> u64 {
-        let deadline = std::time::Instant::now() + SOON * 2;
+    /// What serves, once all is whole; a daemon that has died is started again, as its supervisor would.
+    fn settled(&mut self, points: &[Point]) -> Serving {
+        let deadline = Instant::now() + SOON * 2;
         loop {
             self.supervise();
             let lacks = match self.whole() {
-                Ok(release) => return release,
+                Ok(release) => {
+                    self.serves = Serving { release, source: self.source() };
+                    self.can_spare = true;
+                    return self.serves;
+                }
                 Err(why) => why,
             };
-            assert!(std::time::Instant::now() < deadline, "{points:?} struck, and it is not whole again: {lacks}");
+            assert!(Instant::now() < deadline, "{points:?} struck, and it is not whole again: {lacks}");
             std::thread::park_timeout(std::time::Duration::from_millis(50));
         }
     }
@@ -237,10 +368,21 @@ impl Scene {
         app(&self.bowline, self.name)?.1["release"].as_u64()
     }
 
+    /// The number of the source that answers.
+    fn source(&self) -> usize {
+        let said = curl(&self.bowline.ca(), &self.url, &[]).text();
+        let number = said.strip_prefix(SOURCE).and_then(|said| said.split(' ').next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("of which source is {said:?}?"))
+    }
+
     fn whole(&self) -> Result<u64, String> {
         let Self { bowline, name, url, .. } = self;
         Whole { bowline, name, url, scale: SCALE, others: 0 }.release()
     }
+}
+
+fn is_shim(pid: u32) -> bool {
+    Process { pid }.arguments().get(1).is_some_and(|role| role == "shim")
 }
 
 fn alone() -> bool {

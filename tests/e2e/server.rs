@@ -1,12 +1,15 @@
 //! `bowline serve`: the daemon of a server, under a parent that kills only the main process.
 
+mod sandbox;
+
 use std::os::unix::process::ExitStatusExt;
 
 use bowline_tests::load::Load;
 use bowline_tests::machine::Process;
-use bowline_tests::server::Server;
+use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::{Bowline, SOON, wait};
 use nix::sys::signal::Signal;
+use sandbox::Sandbox;
 
 /// Brings out an app and returns its HTTPS address.
 pub(crate) fn deployed(bowline: &Bowline, name: &str) -> String {
@@ -161,30 +164,19 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
     );
 }
 
-/// What systemd does to the process before it is Bowline, by the words of the unit: `setpriv` and its arguments.
-fn hardened(unit: &str) -> Vec<String> {
-    let sets = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
-    let kept = sets.flat_map(str::split_whitespace).map(|name| format!(",+{}", name["CAP_".len()..].to_lowercase()));
-    assert!(unit.lines().any(|line| line == "NoNewPrivileges=yes"));
-    vec!["setpriv".to_owned(), "--no-new-privs".to_owned(), format!("--bounding-set=-all{}", kept.collect::<String>())]
-}
-
 #[test]
 fn the_units_hardening_takes_nothing_from_the_cage() {
     if !nix::unistd::geteuid().is_root() {
         // The unit is root's, and only root can give up what it gives up.
         return;
     }
-    let cage = |wrapper: &[String], name: &str| {
-        let bowline = Bowline::new();
+    let start = |bowline: &Bowline, wrapper: &[String]| {
         let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-        let server = Server::start_with(
-            &bowline,
-            &wrapper,
-            &["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "0"],
-        );
+        Server::start_with(bowline, &wrapper, &ANY_PORTS)
+    };
+    let cage = |bowline: &Bowline, server: &Server, name: &str| {
         // Mounts of a volume, control groups, closed ports, users, a server with data of its own.
-        let url = deployed_with(&bowline, name, "[volume.files]\nsize = \"16MiB\"\n[redis.cache]\n");
+        let url = deployed_with(bowline, name, "[volume.files]\nsize = \"16MiB\"\n[redis.cache]\n");
         let load = Load::start(&url, "/", &bowline.ca());
         load.stop().expect_no_failure("in the unit's sandbox");
         assert_eq!(bowline.daemon(), server.pid());
@@ -193,9 +185,15 @@ fn the_units_hardening_takes_nothing_from_the_cage() {
         (instance["cage"].clone(), instance["unenforced"].clone(), app["notes"].clone(), app["volumes"][0].clone())
     };
     let bowline = Bowline::new();
-    let text = std::fs::read_to_string(unit(&bowline)).expect("the unit");
-    let plain = cage(&["env".to_owned()], "serve-plain");
-    assert_eq!(cage(&hardened(&text), "serve-hardened"), plain);
+    let sandbox = Sandbox::of(&std::fs::read_to_string(unit(&bowline)).expect("the unit"));
+    let hardened = sandbox.within(|| start(&bowline, &sandbox.wrapper()));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", hardened.pid())).expect("it runs");
+    for (key, value) in sandbox.shows() {
+        assert!(status.contains(&format!("\n{key}:\t{value}\n")), "{key} is not {value}: {status}");
+    }
+    let other = Bowline::new();
+    let plain = cage(&other, &start(&other, &["env".to_owned()]), "serve-plain");
+    assert_eq!(cage(&bowline, &hardened, "serve-hardened"), plain);
 }
 
 #[test]

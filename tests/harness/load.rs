@@ -1,5 +1,6 @@
 //! Steady load while something is killed.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,8 +13,22 @@ use crate::client::{Connection, tls};
 #[derive(Debug, Default, Clone)]
 pub struct Tally {
     pub succeeded: u64,
-    /// What went wrong, with the time since the load began.
-    pub failed: Vec<(Duration, String)>,
+    pub failed: Vec<Failed>,
+}
+
+/// A request that did not succeed.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    /// When it began and when it had failed.
+    pub during: RangeInclusive<Instant>,
+    pub why: String,
+}
+
+impl Failed {
+    /// Whether it was under way at any moment of this.
+    pub fn meets(&self, other: &RangeInclusive<Instant>) -> bool {
+        self.during.start() <= other.end() && other.start() <= self.during.end()
+    }
 }
 
 /// Two threads that ask for `path` again and again: one on a kept connection, one on a new one each time.
@@ -40,7 +55,6 @@ impl Load {
     fn with_limit(url: &str, path: &str, ca: &Path, most: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicU64::new(0));
-        let began = Instant::now();
         let thread = |kept: bool| {
             let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
             let (url, path, tls) = (url.to_owned(), path.to_owned(), tls(ca));
@@ -48,6 +62,7 @@ impl Load {
                 let mut tally = Tally::default();
                 let mut connection = None;
                 while !stop.load(Ordering::Relaxed) && tally.succeeded < most {
+                    let began = Instant::now();
                     let result = match connection.take() {
                         Some(open) => Ok(open),
                         None => Connection::open(&url, &tls),
@@ -59,8 +74,8 @@ impl Load {
                             done.fetch_add(1, Ordering::Relaxed);
                             connection = (kept && !open.closes()).then_some(open);
                         }
-                        Ok((_, status)) => tally.failed.push((began.elapsed(), format!("status {status}"))),
-                        Err(error) => tally.failed.push((began.elapsed(), error.to_string())),
+                        Ok((_, status)) => tally.fail(began, format!("status {status}")),
+                        Err(error) => tally.fail(began, error.to_string()),
                     }
                     // About 200 requests a second: enough to notice, without taking the machine from what is tested.
                     std::thread::park_timeout(Duration::from_millis(if tally.failed.is_empty() { 5 } else { 10 }));
@@ -148,6 +163,10 @@ impl Writes {
 }
 
 impl Tally {
+    fn fail(&mut self, began: Instant, why: String) {
+        self.failed.push(Failed { during: began..=Instant::now(), why });
+    }
+
     pub fn expect_no_failure(&self, what: &str) {
         assert!(self.failed.is_empty(), "{what}: {} succeeded, failed: {:?}", self.succeeded, self.failed);
     }

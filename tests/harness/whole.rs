@@ -53,10 +53,13 @@ impl Whole<'_> {
             return Err(format!("left behind: {left:?}"));
         }
         self.routes_to(&status, &names)?;
-        let answer = curl(&self.bowline.ca(), self.url, &[]);
-        match answer.status == 200 && answer.text().contains(&of_release) {
+        // The head is the edge's word, the body the instance's.
+        let answer = curl(&self.bowline.ca(), self.url, &["--http1.1", "--include"]);
+        let text = answer.text();
+        let head = format!("x-bowline-release: {release}\r\n");
+        match answer.status == 200 && text.to_lowercase().contains(&head) && text.contains(&of_release) {
             true => Ok(release),
-            false => Err(format!("release {release} answers {} {}", answer.status, answer.text())),
+            false => Err(format!("release {release} answers {} {text}", answer.status)),
         }
     }
 

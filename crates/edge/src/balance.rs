@@ -189,10 +189,41 @@ impl Dice {
     }
 }
 
-/// A backend with endpoints, by weight; where all weight lies on backends without endpoints, the one that stands in for them.
-/// `holds`: whoever finds none is held until there is one.
-pub(crate) fn backend<'r>(backends: &'r [Backend], holds: bool, dice: &Dice) -> Option<&'r Backend> {
-    let ready = || backends.iter().filter(|backend| !backend.endpoints.is_empty());
+/// What a backend has for a request that was tried at some endpoints, the best last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    Empty,
+    /// All were tried.
+    Tried,
+    /// Those that were not tried are left out.
+    LeftOut,
+    Ready,
+}
+
+impl Standing {
+    fn of(backend: &Backend, tried: &[u32]) -> Self {
+        let standing = |endpoint: &Arc<Endpoint>| match (tried.contains(&endpoint.serial), endpoint.is_left_out()) {
+            (true, _) => Self::Tried,
+            (false, true) => Self::LeftOut,
+            (false, false) => Self::Ready,
+        };
+        backend.endpoints.iter().map(standing).max().unwrap_or(Self::Empty)
+    }
+}
+
+/// A backend with endpoints, by weight, of those that have the best for this request; where all weight lies on backends without
+/// endpoints, the one that stands in for them. `holds`: whoever finds none is held until there is one.
+pub(crate) fn backend<'r>(backends: &'r [Backend], tried: &[u32], holds: bool, dice: &Dice) -> Option<&'r Backend> {
+    // As mostly.
+    if let [only] = backends
+        && !only.endpoints.is_empty()
+        && only.weight > 0
+    {
+        return Some(only);
+    }
+    let carry = || backends.iter().filter(|backend| backend.weight > 0);
+    let best = carry().map(|backend| Standing::of(backend, tried)).max().filter(|best| *best > Standing::Empty);
+    let ready = || carry().filter(|backend| Some(Standing::of(backend, tried)) == best);
     let total: usize = ready().map(|backend| usize::from(backend.weight)).sum();
     if total == 0 {
         return stand_in(backends, holds);
@@ -224,13 +255,12 @@ fn stand_in(backends: &[Backend], holds: bool) -> Option<&Backend> {
 /// `chosen`, unless all of it were tried: then one that was not, of what carries requests or has carried them before. An instance that dies is in
 /// the table for a moment, and what is kept warm beside it is there for that moment, too.
 pub(crate) fn untried<'r>(backends: &'r [Backend], chosen: &'r Backend, tried: &[u32]) -> &'r Backend {
-    let fresh = |backend: &Backend| backend.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.serial));
-    if tried.is_empty() || fresh(chosen) {
+    if tried.is_empty() || chosen.has_untried(tried) {
         return chosen;
     }
     let newest = candidate(backends);
     let mut others = backends.iter().enumerate().filter(|(at, backend)| backend.weight > 0 || Some(*at) != newest);
-    others.find(|(_, backend)| fresh(backend)).map_or(chosen, |(_, backend)| backend)
+    others.find(|(_, backend)| backend.has_untried(tried)).map_or(chosen, |(_, backend)| backend)
 }
 
 /// Where the newest release is, which may be the only one: tables name it last.
@@ -285,18 +315,46 @@ mod tests {
         let backends = [pool(90, 1), pool(10, 1), pool(0, 1)];
         let mut seen = [0; 3];
         for _ in 0..10_000 {
-            let chosen = backend(&backends, false, &dice).unwrap();
+            let chosen = backend(&backends, &[], false, &dice).unwrap();
             seen[backends.iter().position(|b| std::ptr::eq(b, chosen)).unwrap()] += 1;
         }
         assert!((8_700..9_300).contains(&seen[0]), "{seen:?}");
         assert_eq!(seen[2], 0);
     }
 
+    /// In a rolling release one instance is all that is left of the one before, or all that there is of the next.
+    #[test]
+    fn what_the_only_one_of_a_release_has_failed_goes_to_another_release() {
+        let dice = Dice::new(7);
+        let check = |backends: &[Backend], tried: &[u32], expected: &[usize]| {
+            for _ in 0..50 {
+                let chosen = backend(backends, tried, false, &dice).unwrap();
+                assert!(expected.contains(&chosen.endpoints.len()), "{tried:?}");
+            }
+        };
+        // Their endpoints are 0, and 0 to 2.
+        let other = |weight| {
+            let mut pool = pool(weight, 3);
+            pool.endpoints.remove(0);
+            pool
+        };
+        check(&[pool(33, 1), other(67)], &[0], &[2]);
+        check(&[pool(33, 1), other(67)], &[0, 1], &[2]);
+        check(&[pool(33, 1), other(67)], &[1, 2], &[1]);
+        check(&[pool(33, 1), other(67)], &[0, 1, 2], &[1, 2]);
+        check(&[pool(100, 1), other(0)], &[0], &[1]);
+        let left_out = pool(33, 1);
+        left_out.endpoints[0].set_left_out(true);
+        let backends = [left_out, other(67)];
+        check(&backends, &[], &[2]);
+        check(&backends, &[1, 2], &[1]);
+    }
+
     #[test]
     fn what_has_no_share_yet_answers_only_where_nobody_could_be_held() {
         let dice = Dice::new(7);
         let check = |backends: &[Backend], holds, expected: Option<usize>| {
-            let chosen = backend(backends, holds, &dice);
+            let chosen = backend(backends, &[], holds, &dice);
             assert_eq!(chosen.map(|chosen| chosen.endpoints.len()), expected);
             assert_eq!(has_ready(backends, holds), expected.is_some(), "who is held is let go to what would be chosen");
         };

@@ -152,7 +152,7 @@ fn choose(request: &mut Request<'_>, route: &Route, tried: &[u32]) -> Result<(us
     let dice = &request.worker.dice;
     let backend = match sticky::chosen(backends, request.head, tried, (&mut request.place, dice)) {
         Some(position) => &backends[position],
-        None => balance::backend(backends, route.holds(), dice).ok_or(Reason::NoReadyInstance)?,
+        None => balance::backend(backends, tried, route.holds(), dice).ok_or(Reason::NoReadyInstance)?,
     };
     // Who asks for one release is answered by no other.
     let backend = if sticky::is_look(request.head) { backend } else { balance::untried(backends, backend, tried) };

@@ -12,7 +12,7 @@ use bowline_core::route::{
     Action, ApiSite, CHALLENGE_PATH, Challenge, Cohort, Flow, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls,
     Split, Table,
 };
-use bowline_core::units::Bytes;
+use bowline_core::units::{Bytes, Weight};
 use tokio::sync::Notify;
 
 use crate::balance::Endpoint;
@@ -147,6 +147,13 @@ pub(crate) struct Backend {
     pub(crate) labels: LabelId,
     /// `"service":"…","release":N` for the access log.
     pub(crate) log: String,
+}
+
+impl Backend {
+    /// Whether it has an endpoint that is none of these.
+    pub(crate) fn has_untried(&self, tried: &[u32]) -> bool {
+        self.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.serial))
+    }
 }
 
 #[cfg(test)]
@@ -290,10 +297,22 @@ impl Compiler {
         busy.map(|endpoint| (endpoint.id.clone(), endpoint.outstanding())).collect()
     }
 
-    /// The instances that may get requests.
+    /// The instances that answer instead of each other: those of a pool, and where no rollout goes by what each release answers,
+    /// those of all releases with a share. Of a rolling release one alone may be all that there is of a pool.
     pub(crate) fn pools(&self) -> BTreeMap<PoolId, BTreeSet<InstanceId>> {
-        let pools = self.table.pools.iter();
-        pools.map(|(id, pool)| (id.clone(), pool.endpoints.keys().cloned().collect())).collect()
+        let mut names = BTreeMap::new();
+        for rule in self.table.sites.values().flat_map(|site| &site.rules) {
+            let Action::Forward { splits, judged: false, .. } = &rule.action else { continue };
+            let with_share = splits.iter().filter(|split| split.weight > Weight::default()).map(|split| &split.pool);
+            let name = with_share.clone().next();
+            names.extend(with_share.zip(name.into_iter().cycle()));
+        }
+        let mut pools = BTreeMap::<PoolId, BTreeSet<InstanceId>>::new();
+        for (id, pool) in &self.table.pools {
+            let name = names.get(id).copied().unwrap_or(id);
+            pools.entry(name.clone()).or_default().extend(pool.endpoints.keys().cloned());
+        }
+        pools
     }
 
     /// Who has failed often enough since this was asked last.
@@ -563,6 +582,30 @@ mod tests {
             api: None,
             challenges: BTreeMap::new(),
         })
+    }
+
+    #[test]
+    fn releases_that_share_a_route_answer_for_each_other_where_none_is_judged() {
+        let check = |weights: [u8; 2], judged: bool, expected: &[usize]| {
+            let mut one = Table::clone(&table(1, &[("a.x.org", &["/"])], &["local/a.web.r1.0.1"]));
+            let next = PoolId { release: ReleaseNumber(2), ..pool_id() };
+            let endpoints = ["local/a.web.r2.0.1", "local/a.web.r2.1.1"];
+            let endpoints = endpoints.map(|id| (id.parse().unwrap(), "127.0.0.1:9".parse().unwrap()));
+            one.pools.insert(next.clone(), Pool { endpoints: endpoints.into(), ..Pool::default() });
+            let weights = weights.map(|weight| Weight::new(weight).unwrap());
+            let shares = [pool_id(), next].into_iter().zip(weights).map(|(pool, weight)| Split { pool, weight });
+            for rule in one.sites.values_mut().flat_map(|site| &mut site.rules) {
+                let Action::Forward { splits, judged: is_judged, .. } = &mut rule.action else { panic!("it forwards") };
+                (*splits, *is_judged) = (shares.clone().collect(), judged);
+            }
+            let mut compiler = Compiler::default();
+            compiler.compile(Arc::new(one));
+            let sizes: Vec<usize> = compiler.pools().values().map(BTreeSet::len).collect();
+            assert_eq!(sizes, expected);
+        };
+        check([33, 67], false, &[3]);
+        check([33, 67], true, &[1, 2]);
+        check([0, 100], false, &[1, 2]);
     }
 
     #[test]

@@ -58,9 +58,8 @@ pub(crate) fn set_cookie(backends: &[Backend], answered: &Backend, drawn: Option
 
 /// Who has a place, among those with a weight and an instance that was not tried yet, if there are such.
 fn holder(backends: &[Backend], place: u8, tried: &[u32]) -> Option<usize> {
-    let untried = |backend: &&Backend| backend.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.serial));
-    let all_tried = !backends.iter().filter(|backend| backend.weight > 0).any(|backend| untried(&backend));
-    let weight = |backend: &Backend| match (all_tried && !backend.endpoints.is_empty()) || untried(&backend) {
+    let all_tried = !backends.iter().any(|backend| backend.weight > 0 && backend.has_untried(tried));
+    let weight = |backend: &Backend| match (all_tried && !backend.endpoints.is_empty()) || backend.has_untried(tried) {
         true => u64::from(backend.weight),
         false => 0,
     };

@@ -473,6 +473,12 @@ impl Loop {
         self.record(recorded);
     }
 
+    /// While a change is being stored, shares stay as they were before it. In a daemon that has just started, those are of the time
+    /// when it had looked at no instance: the edge goes on with its table until they are settled anew.
+    fn awaits_store(&self) -> bool {
+        !self.published.has_table() && self.apps.values().any(|app| app.storing.is_some())
+    }
+
     fn publish(&mut self, now: Now) {
         if let Some(mut orders) = self.slots.orders() {
             orders.extend(self.jobs.orders());
@@ -485,7 +491,7 @@ impl Loop {
         }
         match self.slots.publish() {
             Publish::Hold { .. } => return self.drive_acme(now),
-            Publish::Now if self.awaits_edge(now) => return,
+            Publish::Now if self.awaits_edge(now) || self.awaits_store() => return,
             Publish::Now => self.drive_acme(now),
         }
         let mut endpoints = self.slots.endpoints();

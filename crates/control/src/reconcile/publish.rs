@@ -105,6 +105,11 @@ impl Published {
         self.edge.as_ref().map_or(Generation(0), |edge| edge.table.generation)
     }
 
+    /// Whether a table was handed out, and not taken back for one that the edge had.
+    pub(crate) fn has_table(&self) -> bool {
+        self.edge.is_some()
+    }
+
     /// The instances that the table leads to.
     pub(crate) fn routed(&self) -> BTreeSet<InstanceId> {
         let pools = self.edge.iter().flat_map(|edge| edge.table.pools.values());
