@@ -1,6 +1,7 @@
 //! `bowline bench` and the load generator behind it, against the real edge.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bowline_load::{Load, Pace, PerSecond, Plan, Report, Target};
@@ -15,6 +16,8 @@ use serde_json::Value;
 const STALL: Duration = Duration::from_millis(500);
 /// Far above what an answer takes, and half of the stall: of the requests that are due in it, half wait longer.
 const SLOW_US: u64 = 250_000;
+/// What a request waited that was there when the stall began: all of it, but for the moment until the edge would have read it.
+const MET_US: u64 = 480_000;
 /// Requests a second: little enough for a busy machine.
 const RATE: f64 = 200.0;
 /// Of a closed loop: so many requests meet the stall, and no more.
@@ -53,7 +56,7 @@ fn an_open_loop_sees_a_stall_that_a_closed_loop_hides() {
 
     let open = with_a_stall(plan(&up.https(), &bowline), &bowline);
     assert_eq!(open.counts.failed, 0, "{:?}", open.failures);
-    assert!(open.latency.max_us >= 480_000, "{:?}", open.latency);
+    assert!(open.latency.max_us >= MET_US, "{:?}", open.latency);
     let (waited, all) = slow(&open);
     assert!(waited * 50 >= all, "more than 2 % must have waited: {waited} of {all}");
     // What the server itself took is small for most, also of those that were due in the stall.
@@ -65,6 +68,99 @@ fn an_open_loop_sees_a_stall_that_a_closed_loop_hides() {
     assert_eq!(closed.counts.failed, 0, "{:?}", closed.failures);
     let (waited, all) = slow(&closed);
     assert!(waited > 0 && waited * 100 < all, "less than 1 % must have waited: {waited} of {all}");
+}
+
+/// Latencies as somebody else counts them, in microseconds.
+#[derive(Debug)]
+struct Counted {
+    p99: u64,
+    max: u64,
+    /// Requests that were answered.
+    sent: u64,
+}
+
+/// Runs another generator, stalls the edge once it loads, and returns what it says.
+fn other_with_a_stall(up: &Up, bowline: &Bowline, command: &mut Command) -> String {
+    let edge = Process { pid: bowline.edge() };
+    let before = requests(up);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.expect("wrk and nghttp2-client are installed by scripts/setup");
+    wait("the load goes on", SOON, || (requests(up) > before + 100).then_some(()));
+    edge.stall(STALL);
+    let output = child.wait_with_output().expect("it was started");
+    assert!(output.status.success(), "{}", text(&output));
+    text(&output)
+}
+
+/// `1.20ms`, as `wrk` writes it.
+fn wrk_us(word: &str) -> Option<u64> {
+    let digits = word.find(|c: char| c.is_ascii_alphabetic())?;
+    let times = match &word[digits..] {
+        "us" => 1.0,
+        "ms" => 1e3,
+        "s" => 1e6,
+        _ => return None,
+    };
+    Some((word[..digits].parse::<f64>().ok()? * times) as u64)
+}
+
+fn wrk(up: &Up, bowline: &Bowline) -> Counted {
+    // The name is the app's, in SNI and Host; only it is not asked of a resolver, which knows no names below localhost.
+    let script = bowline.folder("wrk").join("resolve.lua");
+    let resolve = "wrk.resolve = function(_, service) wrk.addrs = wrk.lookup('127.0.0.1', service) end\n";
+    std::fs::write(&script, resolve).expect("a file of the test");
+    let mut command = Command::new("wrk");
+    let connections = CONNECTIONS.to_string();
+    command.args(["--threads", "1", "--connections", &connections, "--duration", "4s", "--latency", "--script"]);
+    let said = other_with_a_stall(up, bowline, command.arg(&script).arg(up.https()));
+    assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "{said}");
+    let words = |start: &str| {
+        let lines = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.into_iter().find(|words| words.first() == Some(&start) && words.len() > 1)
+    };
+    let us = |start: &str, at: usize| words(start).and_then(|words| wrk_us(words.get(at)?));
+    // Thread Stats: Avg, Stdev, Max, +/- Stdev.
+    let (p99, max) = (us("99%", 1), us("Latency", 3));
+    // `N requests in 4.00s, …`
+    let sent = said.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok());
+    let counted = p99.zip(max).zip(sent).map(|((p99, max), sent)| Counted { p99, max, sent });
+    counted.unwrap_or_else(|| panic!("{said}"))
+}
+
+fn h2load(up: &Up, bowline: &Bowline) -> Counted {
+    let (folder, connections) = (bowline.folder("h2load"), CONNECTIONS.to_string());
+    let log = folder.join("requests");
+    let (_, address) = bowline_tests::client::target(&up.https());
+    let mut command = Command::new("h2load");
+    command.args(["--clients", &connections, "--duration", "4", "--connect-to", &address.to_string(), "--log-file"]);
+    let said = other_with_a_stall(up, bowline, command.arg(&log).arg(up.https()));
+    // What it prints has no percentiles: they are of each request's time, in its own log.
+    let log = std::fs::read_to_string(log).expect("its log");
+    let rows: Vec<Vec<&str>> = log.lines().map(|line| line.split('\t').collect()).collect();
+    assert!(rows.iter().all(|row| row[1] == "200"), "{said}");
+    let mut times: Vec<u64> = rows.iter().map(|row| row[2].parse().expect("microseconds")).collect();
+    times.sort_unstable();
+    Counted { p99: times[times.len() * 99 / 100], max: *times.last().expect("requests"), sent: times.len() as u64 }
+}
+
+/// What others count while the same happens. They ask nothing while they wait: of what they asked, [`CONNECTIONS`] requests met it.
+/// `h2load` says so. `wrk` afterwards adds requests that it never sent, by how fast the others were answered: its p99 is a guess
+/// (docs/decisions/0039).
+#[test]
+fn wrk_and_h2load_do_not_see_the_stall() {
+    let bowline = Bowline::new();
+    let up = Up::start(&bowline, &bowline.app("bench-others", "static-site"), SOON);
+
+    let h2load = h2load(&up, &bowline);
+    assert!(h2load.max >= MET_US && h2load.p99 < SLOW_US, "{h2load:?}");
+
+    let wrk = wrk(&up, &bowline);
+    assert!(wrk.max >= MET_US && wrk.sent > 100 * CONNECTIONS as u64, "99 % of what it sent was fast: {wrk:?}");
+    assert!(wrk.p99 >= SLOW_US, "it guesses no more, and its p99 hides the stall: {wrk:?}");
+
+    let open = with_a_stall(plan(&up.https(), &bowline), &bowline);
+    let (waited, all) = slow(&open);
+    assert!(waited * 50 >= all, "of what was sent, more than 2 % waited: {waited} of {all}");
 }
 
 fn answer(output: &std::process::Output) -> Value {
