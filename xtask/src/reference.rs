@@ -92,7 +92,7 @@ The flags are in [the command line](cli.md). This page says what the figures mea
 | word | meaning |
 |---|---|
 | open loop | requests are sent when they are due, whether or not those before have been answered |
-| closed loop | on each connection the next one is sent when the one before is answered, as `wrk` and `h2load` do: throughput, and latencies that hide what a stall delays |
+| closed loop | on each connection the next one is sent when the one before is answered, as `wrk` and `h2load` do: throughput, and latencies that hide what a stall delays (`wrk` adds a guess of it afterwards) |
 | offered | due by the schedule after the warm-up; in a closed loop, begun |
 | sent | a connection was taken for it, or asked for |
 | answered | the answer came whole, expected or not |
