@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::{App, HostName};
+use bowline_core::app::{AbortRule, App, HostName};
 use bowline_core::fault::Fault;
 use bowline_core::id::{
     AppKey, Generation, Incarnation, InstanceId, ReleaseNumber, RouteName, ServiceName, Slot, SlotId,
@@ -20,8 +20,8 @@ use bowline_core::rollout::{
 use bowline_core::route::{Action, Cohort, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
 use bowline_core::scale::{Demand, Look, May, Policy, Room, Scaler, Target, Windows};
 use bowline_core::time::Mono;
-use bowline_core::units::Weight;
-use bowline_core::verdict::Counters;
+use bowline_core::units::{Share, Weight};
+use bowline_core::verdict::{Counted, Counters, Tally, needs};
 
 use crate::check::{Broken, Invariant, broken};
 use crate::cover::{Cover, Effect, SCALED, Sentence, Turned};
@@ -63,6 +63,12 @@ pub(crate) enum Mutation {
     CoolsDown,
     /// A step that nobody was counted in is over.
     PassesUnseen,
+    /// What was counted before is counted again at each look.
+    CountsTwice,
+    /// Where no edge tells anything, all goes well.
+    TakesSilenceForSuccess,
+    /// While it is drained, what was undone has a weight.
+    WeightWhileDraining,
     /// Failures and slow answers are not told.
     LooksAway,
     /// Numbers of instances know no bounds.
@@ -151,13 +157,16 @@ pub(crate) struct Daemon {
     generation: Generation,
     specs: BTreeMap<PoolId, Arc<InstanceSpec>>,
     entered: BTreeMap<AppKey, usize>,
-    /// What was counted when this daemon first saw the step that each rollout is in.
-    began: BTreeMap<AppKey, (Phase, Traffic)>,
+    /// What had been answered when this daemon first saw the step that each rollout is in.
+    began: BTreeMap<AppKey, (Phase, Answers)>,
     /// Of `web` of `shop`.
     scaler: Option<Scaler>,
     /// What `Nervous` has added.
     imagined: Duration,
 }
+
+/// All that was ever answered by the candidate and the stable release of a rollout.
+type Answers = BTreeMap<PoolId, Counters>;
 
 /// What outlives the daemon, and what watches it.
 pub(crate) struct Outside<'a> {
@@ -177,6 +186,8 @@ pub(crate) struct Outside<'a> {
     /// What an edge tells of the load; `None`: none does.
     pub(crate) demand: Option<Demand>,
     pub(crate) room: Room,
+    /// An edge tells what it has counted.
+    pub(crate) answers_are_told: bool,
 }
 
 impl Outside<'_> {
@@ -342,18 +353,26 @@ impl Daemon {
 
     /// What the edge has counted, as the daemon is told it.
     fn traffic(out: &Outside<'_>, key: &AppKey) -> Traffic {
-        let mut traffic = out.edge.traffic(key);
-        if out.mutation == Some(Mutation::LooksAway) {
-            for seen in traffic.values_mut() {
-                let all = seen.counters.requests;
-                seen.counters = Counters::default();
-                (0..all).for_each(|_| seen.counters.record(200, Duration::from_millis(5)));
+        let mut traffic = if out.answers_are_told { out.edge.traffic(key) } else { Traffic::new() };
+        match out.mutation {
+            Some(Mutation::LooksAway) => {
+                for seen in traffic.values_mut() {
+                    seen.counters = all_well(seen.counters.requests);
+                }
             }
+            Some(Mutation::CountsTwice) => traffic.values_mut().for_each(|seen| seen.began = out.random),
+            Some(Mutation::TakesSilenceForSuccess) if !out.answers_are_told => {
+                for (id, seen) in out.edge.traffic(key) {
+                    traffic
+                        .insert(id, Counted { began: out.random, counters: all_well(seen.counters.requests.max(50)) });
+                }
+            }
+            _ => {}
         }
         traffic
     }
 
-    /// A step that was judged is over: since it began, somebody was counted.
+    /// A step that was judged is over: since it began, as many were answered as each rule needs.
     fn check_judged(
         &mut self,
         out: &mut Outside<'_>,
@@ -361,21 +380,26 @@ impl Daemon {
         entered: &[Entered],
     ) -> Result<(), Broken> {
         let Some(rollout) = self.rollouts.get(key) else { return Ok(()) };
-        let (plan, traffic) = (rollout.plan(), out.edge.traffic(key));
+        let plan = rollout.plan();
+        let answers = answers(out.edge, key, plan);
         if self.began.get(key).is_none_or(|(phase, _)| *phase != was) {
-            self.began.insert(key.clone(), (was, traffic.clone()));
+            self.began.insert(key.clone(), (was, answers.clone()));
         }
-        let began = &self.began[key].1;
-        let gained = |service: &ServiceName| {
-            let pool = (service.clone(), plan.candidate, Cohort::Whole);
-            let of = |traffic: &Traffic| traffic.get(&pool).map_or(0, |seen| seen.counters.requests);
-            of(&traffic) - of(began)
-        };
         let next = entered.first().filter(|one| matches!(one.phase, Phase::Step(_) | Phase::Promote));
         if let Some(one) = next.filter(|one| matches!(one.was, Phase::Step(i) if is_judged(plan, i))) {
-            if plan.shared.iter().any(|service| gained(service) == 0) {
-                let text = format!("r{} leaves {} unseen", plan.candidate, one.was);
-                return Err(broken(Invariant::DataFirst, text));
+            let began = &self.began[key].1;
+            for service in &plan.shared {
+                let gained = |release: Option<ReleaseNumber>, cohort| {
+                    gained((began, &answers), key, (service, release?, cohort))
+                };
+                let seen = Gained {
+                    canary: gained(Some(plan.candidate), Cohort::Whole).unwrap_or_default(),
+                    baseline: gained(plan.stable, Cohort::Baseline),
+                    stable: gained(plan.stable, Cohort::Whole),
+                };
+                seen.check(&plan.rules).map_err(|text| {
+                    broken(Invariant::DataFirst, format!("r{} leaves {}: {text}", plan.candidate, one.was))
+                })?;
             }
             let is_next = matches!((one.was, one.phase), (Phase::Step(a), Phase::Step(b)) if b == a + 1);
             let is_its = |id: &InstanceId| id.slot.key == *key && id.slot.release == plan.candidate;
@@ -386,7 +410,7 @@ impl Daemon {
             out.cover.say(if is_next { Sentence::Pass } else { Sentence::Fix });
         }
         if let Some(last) = entered.last() {
-            self.began.insert(key.clone(), (last.phase, traffic));
+            self.began.insert(key.clone(), (last.phase, answers));
         }
         Ok(())
     }
@@ -756,6 +780,16 @@ impl Daemon {
                 _ => {}
             }
         }
+        let draining = self.rollouts.get(key).is_some_and(|one| one.phase() == Phase::Abort(AbortStage::Drain));
+        let undone = candidate.filter(|candidate| draining && Some(*candidate) != record.stable);
+        if let (Some(Mutation::WeightWhileDraining), Some(release)) = (out.mutation, undone) {
+            sets.retain(|set| set.service != web() || set.release != release);
+            if let Some(stable) = sets.iter_mut().find(|set| set.service == web()) {
+                stable.weight = Weight::new(90).unwrap();
+                let undone = Set { release, replicas: 0, weight: Weight::new(10).unwrap(), ..stable.clone() };
+                sets.push(undone);
+            }
+        }
         match (out.mutation, record.rejected.last(), sets.first().cloned()) {
             (Some(Mutation::LeavesBehind), Some(rejected), _) => {
                 sets.extend(
@@ -946,6 +980,21 @@ impl Daemon {
         table
     }
 
+    /// What is drained after an abort carries nothing, nor does anything but the stable release where nothing is under way: of one
+    /// that has served before as well.
+    fn check_undone(&self, record: &Record, key: &AppKey, splits: &[Split]) -> Result<(), Broken> {
+        let undone = self.rollouts.get(key).is_none_or(|one| one.phase() == Phase::Abort(AbortStage::Drain));
+        let Some(stable) = record.stable.filter(|_| undone) else { return Ok(()) };
+        let carries = |split: &&Split| split.pool.release != stable && split.weight > Weight::default();
+        match splits.iter().find(carries) {
+            Some(split) => {
+                let text = format!("r{} has weight {} beside r{stable}", split.pool.release, split.weight.get());
+                Err(broken(Invariant::NoWeightAfterAbort, text))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn check_table(&self, out: &Outside<'_>, table: &Table, seen: &Observations) -> Result<(), Broken> {
         for rule in table.sites.values().flat_map(|site| &site.rules) {
             let Action::Forward { splits, .. } = &rule.action else { continue };
@@ -954,6 +1003,7 @@ impl Daemon {
                 return Err(broken(Invariant::Weights, format!("weights of {:?} sum to {sum}", rule.id)));
             }
             let record = &out.store[&rule.id.key];
+            self.check_undone(record, &rule.id.key, splits)?;
             // One that is tried again is watched as that.
             let again = record.change.as_ref().map(|(release, ..)| *release);
             let refused =
@@ -974,6 +1024,85 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+/// So many answers with which nothing is wrong.
+fn all_well(number: u64) -> Counters {
+    let mut counters = Counters::default();
+    (0..number).for_each(|_| counters.record(200, Duration::from_millis(5)));
+    counters
+}
+
+fn answers(edge: &Edge, key: &AppKey, plan: &Plan) -> Answers {
+    let releases =
+        [(Some(plan.candidate), Cohort::Whole), (plan.stable, Cohort::Whole), (plan.stable, Cohort::Baseline)];
+    let pools = plan.shared.iter().flat_map(|service| {
+        let pool = move |(release, cohort): (Option<ReleaseNumber>, Cohort)| {
+            Some(PoolId { key: key.clone(), service: service.clone(), release: release?, cohort })
+        };
+        releases.into_iter().filter_map(pool)
+    });
+    pools.map(|pool| (pool.clone(), edge.answers(&pool))).collect()
+}
+
+fn gained(
+    (began, now): (&Answers, &Answers),
+    key: &AppKey,
+    (service, release, cohort): (&ServiceName, ReleaseNumber, Cohort),
+) -> Option<Counters> {
+    let pool = PoolId { key: key.clone(), service: service.clone(), release, cohort };
+    let (began, now) = (began.get(&pool).cloned().unwrap_or_default(), now.get(&pool)?);
+    now.since(&began)
+}
+
+/// What was answered in a step.
+struct Gained {
+    canary: Counters,
+    /// Of the stable release, if there is one.
+    baseline: Option<Counters>,
+    stable: Option<Counters>,
+}
+
+impl Gained {
+    /// That it was enough to pass; or that what serves is broken, whose fix needs less.
+    fn check(&self, rules: &[AbortRule]) -> Result<(), String> {
+        if self.canary.requests == 0 {
+            return Err("nobody was answered".to_owned());
+        }
+        if self.stable.iter().chain(&self.baseline).any(|seen| is_broken(seen, rules)) {
+            return Ok(());
+        }
+        for rule in rules {
+            let least = match *rule {
+                AbortRule::ErrorRate(limit) | AbortRule::ErrorRateAboveStable(limit) => needs(limit),
+                AbortRule::Latency { quantile, .. } | AbortRule::LatencyAboveStable { quantile, .. } => {
+                    needs(rest(quantile))
+                }
+            };
+            let beside = self.baseline.iter().filter(|_| rule.compares());
+            if let Some(few) = beside.chain([&self.canary]).find(|seen| seen.requests < least) {
+                return Err(format!("{} were answered, and {rule:?} needs {least}", few.requests));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn rest(quantile: Share) -> Share {
+    Share::from_ppm(Share::WHOLE.ppm() - quantile.ppm()).unwrap()
+}
+
+/// It does not keep a rule itself.
+fn is_broken(seen: &Counters, rules: &[AbortRule]) -> bool {
+    let exceeds = |bad: u64, of: u64, limit: Share| Tally::new(bad, of).share() > limit.as_fraction();
+    let breaks = |rule: &AbortRule| match *rule {
+        AbortRule::ErrorRate(limit) => exceeds(seen.failures, seen.requests, limit),
+        AbortRule::Latency { quantile, limit } => {
+            exceeds(seen.latency.slower(limit).surely, seen.latency.total(), rest(quantile))
+        }
+        AbortRule::ErrorRateAboveStable(_) | AbortRule::LatencyAboveStable { .. } => false,
+    };
+    seen.failures * 2 > seen.requests || rules.iter().any(breaks)
 }
 
 fn is_judged(plan: &Plan, step: u16) -> bool {

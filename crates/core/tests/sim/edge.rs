@@ -20,7 +20,12 @@ pub(crate) struct Edge {
     pub(crate) table: Option<Table>,
     pending: Option<(Mono, Table)>,
     requests: BTreeMap<InstanceId, Vec<Mono>>,
+    /// Since it counted anew.
     counted: BTreeMap<PoolId, Counters>,
+    /// How often it did.
+    anew: u64,
+    /// All that was ever answered.
+    all: BTreeMap<PoolId, Counters>,
     /// When each release has first answered.
     answered: BTreeMap<ReleaseNumber, Mono>,
     /// Releases that have carried everything.
@@ -69,6 +74,8 @@ impl Edge {
             pending: None,
             requests: BTreeMap::new(),
             counted: BTreeMap::new(),
+            anew: 0,
+            all: BTreeMap::new(),
             answered: BTreeMap::new(),
             promoted: BTreeSet::new(),
             outliers: Outliers::default(),
@@ -133,6 +140,13 @@ impl Edge {
     /// Another edge takes over.
     pub(crate) fn counts_anew(&mut self) {
         (self.flow.began, self.flow.busy) = (self.flow.began + 1, Duration::ZERO);
+        self.counts_answers_anew();
+    }
+
+    /// What it has counted of answers is gone.
+    pub(crate) fn counts_answers_anew(&mut self) {
+        self.anew += 1;
+        self.counted.clear();
     }
 
     pub(crate) fn held(&self) -> Option<Mono> {
@@ -225,8 +239,13 @@ impl Edge {
     /// What was counted of an app.
     pub(crate) fn traffic(&self, key: &AppKey) -> Traffic {
         let own = self.counted.iter().filter(|(pool, _)| pool.key == *key);
-        let counted = |counters: &Counters| Counted { began: 1, counters: counters.clone() };
+        let counted = |counters: &Counters| Counted { began: self.anew + 1, counters: counters.clone() };
         own.map(|(pool, counters)| ((pool.service.clone(), pool.release, pool.cohort), counted(counters))).collect()
+    }
+
+    /// What there was to count, whoever was told of it.
+    pub(crate) fn answers(&self, pool: &PoolId) -> Counters {
+        self.all.get(pool).cloned().unwrap_or_default()
     }
 
     /// How a release answers now.
@@ -262,7 +281,8 @@ impl Edge {
         let status = if is_dark { 502 } else { status };
         self.follow(&chosen, status >= 500, now);
         if judged {
-            self.counted.entry(pool).or_default().record(status, took);
+            self.counted.entry(pool.clone()).or_default().record(status, took);
+            self.all.entry(pool).or_default().record(status, took);
         }
         // Most are over before anything else happens.
         if self.rng.below(8) == 0 {

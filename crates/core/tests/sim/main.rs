@@ -11,12 +11,12 @@
 //! | 4 stable retires last, and stays warm while watched | `check_orders` and `check_entered` | `StableRetiresEarly`, `CoolsDown` |
 //! | 5 an abort of nothing | `abort`, by comparing what is stored | `AbortsNothing` |
 //! | 6 abort wins | `check_changes`: what was acknowledged is not done. That it is stored before it is acknowledged: `control`, `tests/rounds` | `IgnoresAbort` |
-//! | 7 no weight after an abort | `check_table`, of all that were rejected, also after restarts and scaling | `WeightAfterAbort` |
+//! | 7 no weight after an abort | `check_table`, from the moment stable is whole again, also after restarts and scaling; of one that has served before as well | `WeightAfterAbort`, `WeightWhileDraining` |
 //! | 8 bounded transitions | `check_entered` and `persist_round` | `ForgetsPhase` |
 //! | 9 nothing is left | `check_entered`, `check_started` and `settled`; of files, groups and pools: `tests/e2e/canaries` | `LeavesBehind` |
 //! | 10 one rollout | `check_changes`, while `intrude` asks for a second one | `SecondRollout` |
 //! | 11 a crash ends where none ends | `expected_end`; at every effect: `a_crash_at_any_effect_ends_where_no_crash_ends` | `ForgetsChange` |
-//! | 12 no success without data | `check_judged`: somebody was counted since the step began, in this daemon's life | `PassesUnseen` |
+//! | 12 no success without data | `check_judged`: as many were answered as each rule needs since the step began, in this daemon's life; edges tell nothing for a while, count anew, and nobody asks for a while | `PassesUnseen`, `CountsTwice`, `TakesSilenceForSuccess` |
 //! | 13 a way back builds nothing | `check_changes`, by counting builds; without a network: `control`, `tests/back` | `BuildsToGoBack` |
 //! | 14 no retry of what was rejected | `check_changes` and `check_started` | `Retries` |
 //! | 15 values are pinned | `check_started`, of every process; of secrets: `control`, `tests/back` | `NewestConfig` |
@@ -47,6 +47,10 @@
 //! Besides: one copy per slot (`TwoCopies`), a restart replaces everything (`KeepsInstances`), every wait has its reason, what is
 //! worse than it may be does not pass by itself (`expected_end`, `LooksAway`), and of good releases beside a good one at most
 //! one in a hundred is taken for worse (counted over all seeds).
+//!
+//! Faults are counted by what an effect is (`KINDS`), deaths of the daemon by the phase, too. What begins a change, builds, commands before
+//! a release, snapshots and what is collected are no part of this: in `control`, `src/tests/crash`, the daemon's own loop dies after each of
+//! its effects, and in `tests/e2e/points` the daemon itself does.
 //!
 //! `BOWLINE_SIM_SEED=17 cargo test -p bowline-core --test sim` runs one seed, and prints what happened, of one that breaks
 //! something with as little as still does; `BOWLINE_SIM_SEEDS=100000` runs so many.
@@ -80,11 +84,11 @@ use bowline_core::scale::Policy;
 use bowline_core::time::Mono;
 
 use check::{Broken, Invariant, broken};
-use cover::{Cover, Effect, KINDS, PHASES, SENTENCES, STRIKES, Sentence, TURNS};
+use cover::{Cover, Effect, KINDS, PHASES, SENTENCES, STRIKES, TURNS};
 use daemon::{Daemon, Moved, Mutation, Outside, Record, Stop, Store, config_of};
 use edge::{Edge, Sent};
 use load::{MILLI_EACH, Numbers, needs};
-use manner::Behaviour;
+use manner::{Behaviour, GOOD};
 use node::{Faults, Node, Profile};
 use rng::Rng;
 use script::{Op, Script, app, key, name, service};
@@ -173,6 +177,10 @@ const SETTLED_AFTER: Duration = secs_const(1500);
 /// Until then every edge has the table without it.
 const RETIRES: Duration = secs_const(5);
 
+fn is_within(spans: &[(Mono, Mono)], now: Mono) -> bool {
+    spans.iter().any(|(from, to)| now >= *from && now < *to)
+}
+
 const fn secs_const(n: u64) -> Duration {
     Duration::from_secs(n)
 }
@@ -251,6 +259,7 @@ impl Sim {
             random: self.rng.next(),
             demand: self.script.load.is_told(self.now).then_some(demand),
             room: self.script.load.room(self.now),
+            answers_are_told: self.script.load.is_told(self.now) && !is_within(&self.script.unseen, self.now),
         };
         match run(&mut daemon, &mut out, self.now) {
             Ok(()) => self.daemon = Some(daemon),
@@ -304,6 +313,9 @@ impl Sim {
             if self.script.load.gaps.iter().any(|(_, to)| *to == self.now) {
                 self.edge.counts_anew();
             }
+            if self.script.unseen.iter().any(|(_, to)| *to == self.now) {
+                self.edge.counts_answers_anew();
+            }
             self.cover.strike(std::mem::take(&mut self.node.struck));
             let procs = &self.node.procs;
             self.edge.forget(|id| procs.get(id).is_some_and(node::Proc::lives));
@@ -340,6 +352,7 @@ impl Sim {
             self.node.next_event(self.now),
             self.edge.next_event(self.now),
             self.script.load.next_event(self.now),
+            self.script.unseen.iter().flat_map(|(from, to)| [*from, *to]).filter(|at| *at > self.now).min(),
         ];
         events.into_iter().flatten().min()
     }
@@ -520,7 +533,8 @@ impl Sim {
         self.check_numbers()?;
         self.check_others()?;
         // With fewer, most of what is judged would wait for somebody.
-        for _ in 0..REQUESTS {
+        let requests = if is_within(&self.script.lulls, self.now) { 0 } else { REQUESTS };
+        for _ in 0..requests {
             self.check_requests()?;
         }
         self.check_capacity()
@@ -970,8 +984,10 @@ fn a_crash_at_any_effect_ends_where_no_crash_ends() {
             script.idle_aborts.clear();
             script.crashes = crash.into_iter().collect();
             script.aim = None;
-            // What changes by the clock may change before or after what a crash has delayed.
-            script.behaviours.iter_mut().for_each(|behaviour| *behaviour = Behaviour::steady(behaviour.first));
+            // What answers say, and when somebody takes a release as it is, is a matter of chance and of the clock.
+            script.behaviours.fill(Behaviour::steady(GOOD));
+            script.unseen.clear();
+            script.lulls.clear();
             let mut sim = Sim::new(seed, script, None);
             let ended =
                 sim.run().unwrap_or_else(|b| panic!("seed {seed}, crash {crash:?}: {:?}: {}", b.invariant, b.text));
@@ -993,9 +1009,13 @@ fn a_crash_at_any_effect_ends_where_no_crash_ends() {
 fn planted_bugs_are_caught_by_their_invariant() {
     // The rarest shows in one of eighty.
     let check = |mutation: Mutation, expected: Invariant| {
-        let caught = (0..1_000).find_map(|seed| run(seed, Some(mutation)).err());
-        let caught = caught.unwrap_or_else(|| panic!("{mutation:?} is not caught"));
-        assert_eq!(caught.invariant, expected, "{mutation:?}: {}", caught.text);
+        let mut others = Vec::new();
+        let is_caught = (0..1_000).filter_map(|seed| run(seed, Some(mutation)).err()).any(|broken| {
+            let is_it = broken.invariant == expected;
+            others.extend((!is_it).then_some(broken));
+            is_it || others.len() > 8
+        });
+        assert!(is_caught && others.len() <= 8, "{mutation:?} is not caught by {expected:?}, but by {others:?}");
     };
     check(Mutation::OneFewer, Invariant::Capacity);
     check(Mutation::ServesStarting, Invariant::TrafficToReady);
@@ -1003,6 +1023,7 @@ fn planted_bugs_are_caught_by_their_invariant() {
     check(Mutation::WrongWeights, Invariant::Weights);
     check(Mutation::StableRetiresEarly, Invariant::StableRetiresLast);
     check(Mutation::WeightAfterAbort, Invariant::NoWeightAfterAbort);
+    check(Mutation::WeightWhileDraining, Invariant::NoWeightAfterAbort);
     check(Mutation::ForgetsPhase, Invariant::Bounded);
     check(Mutation::LeavesBehind, Invariant::NothingLeft);
     check(Mutation::ForgetsChange, Invariant::SameEnd);
@@ -1019,6 +1040,8 @@ fn planted_bugs_are_caught_by_their_invariant() {
     check(Mutation::KeepsInstances, Invariant::Restarted);
     check(Mutation::CoolsDown, Invariant::StableRetiresLast);
     check(Mutation::PassesUnseen, Invariant::DataFirst);
+    check(Mutation::CountsTwice, Invariant::DataFirst);
+    check(Mutation::TakesSilenceForSuccess, Invariant::DataFirst);
     check(Mutation::LooksAway, Invariant::SameEnd);
     check(Mutation::Boundless, Invariant::Bounds);
     check(Mutation::LetsWait, Invariant::HeldInTime);

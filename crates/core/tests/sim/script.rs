@@ -15,7 +15,7 @@ use bowline_core::units::{Share, Weight};
 
 use crate::cover::{Effect, RARE, SCALED};
 use crate::load::{BUSY, EACH, Load};
-use crate::manner::Behaviour;
+use crate::manner::{Behaviour, GOOD};
 use crate::node::Profile;
 use crate::rng::Rng;
 
@@ -56,6 +56,10 @@ pub(crate) struct Script {
     pub(crate) faults_end: Mono,
     /// Of `web`, in those whose load says how many there are.
     pub(crate) load: Load,
+    /// In these no edge tells what it has counted; after each there is another one, which counts anew.
+    pub(crate) unseen: Vec<(Mono, Mono)>,
+    /// In these nobody asks for anything.
+    pub(crate) lulls: Vec<(Mono, Mono)>,
 }
 
 pub(crate) fn secs(n: u64) -> Duration {
@@ -206,6 +210,7 @@ impl fmt::Debug for Script {
             }
         }
         write!(f, "\n  {:?}", self.load)?;
+        write!(f, "\n  nothing is told of answers: {:?}; nobody asks: {:?}", self.unseen, self.lulls)?;
         write!(f, "\n  aborts at any time: {:?}", self.idle_aborts)?;
         write!(f, "\n  effects until crashes, the last first: {:?}; at the first {:?}", self.crashes, self.aim)
     }
@@ -215,6 +220,17 @@ impl fmt::Debug for Script {
 fn aim(rng: &mut Rng) -> Effect {
     let phase = RARE[usize::try_from(rng.below(RARE.len() as u64)).unwrap()];
     if rng.below(2) == 0 { Effect::Store(phase) } else { Effect::Stored(phase) }
+}
+
+/// None in half of them; short ones and long ones.
+fn spans(rng: &mut Rng) -> Vec<(Mono, Mono)> {
+    let number = if rng.below(2) == 0 { 0 } else { 1 + rng.below(3) };
+    let one = |rng: &mut Rng| {
+        let from = Mono(Duration::from_millis(rng.below(200_000)));
+        let longest = if rng.below(2) == 0 { 5_000 } else { 30_000 };
+        (from, from + Duration::from_millis(500 + rng.below(longest)))
+    };
+    (0..number).map(|_| one(rng)).collect()
 }
 
 /// Soon after the one before, or anywhere in the whole run.
@@ -278,7 +294,11 @@ impl Script {
             }),
             faults_end: Mono(secs(120)),
             load: if scaled { Load::any(&mut of_load) } else { Load::default() },
+            unseen: Vec::new(),
+            lulls: Vec::new(),
         };
+        let mut of_requests = Rng(seed ^ 0xc0_0417);
+        (script.unseen, script.lulls) = (spans(&mut of_requests), spans(&mut of_requests));
         script.has_dark_instances(&mut Rng(seed ^ 0xda4c));
         if scaled && of_load.below(2) == 0 {
             script.rests_before_its_last_release(&mut of_load);
@@ -286,14 +306,15 @@ impl Script {
         script
     }
 
-    /// Of some releases that are as good as they must be otherwise, the second instance answers nobody. Most of them come out as a canary
+    /// Of some releases, which are as good as they must be otherwise, the second instance answers nobody. Most of them come out as a canary
     /// that has a second one in its first step.
     fn has_dark_instances(&mut self, rng: &mut Rng) {
         for (behaviour, app) in self.behaviours.iter_mut().zip(&mut self.apps) {
-            if !behaviour.is_good() || rng.below(3) > 0 {
+            let rare = if behaviour.is_good() { 3 } else { 5 };
+            if rng.below(rare) > 0 {
                 continue;
             }
-            behaviour.dark = Some(1);
+            *behaviour = Behaviour { dark: Some(1), ..Behaviour::steady(GOOD) };
             if rng.below(8) == 0 {
                 continue;
             }

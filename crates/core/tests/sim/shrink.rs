@@ -68,6 +68,16 @@ fn candidates(script: &Script) -> Vec<Script> {
     if !script.load.gaps.is_empty() {
         less(&|one| one.load.gaps.clear());
     }
+    for i in 0..script.unseen.len() {
+        less(&|one| {
+            one.unseen.remove(i);
+        });
+    }
+    for i in 0..script.lulls.len() {
+        less(&|one| {
+            one.lulls.remove(i);
+        });
+    }
     if !script.load.rooms.is_empty() {
         less(&|one| one.load.rooms.clear());
     }
