@@ -151,7 +151,7 @@ mod tests {
         check(Duration::ZERO, 1, &ALL[..1]);
         check(Duration::ZERO, 2, &ALL[..2]);
         // A clock that was wrong removes nothing.
-        assert_eq!(collect(caches().path(), SystemTime::UNIX_EPOCH, || false).unwrap(), [PathBuf::new(); 0]);
+        assert!(collect(caches().path(), SystemTime::UNIX_EPOCH, || false).unwrap().is_empty());
     }
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
         let old = SystemTime::now() + UNUSED * 2;
         let builds = [hold(cache.path()).unwrap(), hold(cache.path()).unwrap()];
         for build in builds {
-            assert_eq!(collect(cache.path(), old, || true).unwrap(), [PathBuf::new(); 0]);
+            assert!(collect(cache.path(), old, || true).unwrap().is_empty());
             drop(build);
         }
         assert_eq!(collect(cache.path(), old, || true).unwrap().len(), ALL.len());
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn there_need_not_be_any() {
         let cache = tempfile::tempdir().unwrap();
-        assert_eq!(collect(cache.path(), SystemTime::now(), || true).unwrap(), [PathBuf::new(); 0]);
+        assert!(collect(cache.path(), SystemTime::now(), || true).unwrap().is_empty());
         assert!(!is_short(Path::new("/proc/self/no such folder")));
     }
 }
