@@ -40,6 +40,24 @@ impl SmallDisk {
     pub(crate) fn state(&self) -> PathBuf {
         self.dir.path().join("disk/state")
     }
+
+    /// Whatever writes to it waits until this is dropped.
+    pub(crate) fn freeze(&self) -> Frozen {
+        let frozen = Frozen(self.dir.path().join("disk"));
+        let output =
+            Command::new("fsfreeze").arg("--freeze").arg(&frozen.0).output().expect("fsfreeze is of util-linux");
+        assert!(output.status.success(), "this machine freezes no disk: {}", text(&output));
+        frozen
+    }
+}
+
+pub(crate) struct Frozen(PathBuf);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let output = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).output();
+        assert!(output.is_ok_and(|output| output.status.success()) || std::thread::panicking(), "it stays frozen");
+    }
 }
 
 impl Drop for SmallDisk {

@@ -1,11 +1,16 @@
 //! Wrong files, missing tools, taken ports, apps that misbehave: one error with its cause and a hint, nothing left
 //! running, nothing lost.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
+use bowline_tests::load::Load;
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, text, wait};
+use serde_json::Value;
+
+use crate::server::only_copy;
 
 /// An app with this `bowline.toml` and these further files.
 fn app(bowline: &Bowline, name: &str, toml: &str, files: &[(&str, &str)]) -> PathBuf {
@@ -208,4 +213,56 @@ fn limits_are_enforced_where_the_machine_can() {
         let output = bowline.run(&["logs", "memory-hog"]);
         text(&output).to_lowercase().contains("memory limit").then_some(())
     });
+}
+
+/// The longest wait that `status` has shown, in seconds, by how often it had failed.
+type Backoffs = BTreeMap<u32, f64>;
+
+fn backoff(instance: &Value) -> Option<(u32, f64)> {
+    let said = instance["waits_on"].as_str()?.strip_prefix("backoff: next start in ")?;
+    let (left, failed) = said.split_once("s, failed ")?;
+    let times = if failed == "once" { 1 } else { failed.strip_suffix(" times")?.parse().ok()? };
+    Some((times, left.parse().ok()?))
+}
+
+#[test]
+fn an_app_that_dies_again_and_again_waits_longer_each_time_and_its_neighbour_serves_on() {
+    let bowline = Bowline::new();
+    let neighbour = Up::start(&bowline, &bowline.app("loop-neighbour", "plain"), SOON);
+    let folder = bowline.app("loop-dies", "plain");
+    let file = |name: &str| std::fs::read_to_string(folder.join(name)).expect("the fixture's file");
+    let code = file("server.py")
+        .replace("            os._exit(3)\n", "            open(DIES, 'w')\n            os._exit(3)\n")
+        .replace("\n\nclass Handler", "\nDIES = os.environ['BOWLINE_VOLUME_MARKS'] + '/dies'\n\n\nclass Handler")
+        .replace("__main__\":\n", "__main__\":\n    if os.path.exists(DIES):\n        sys.exit(3)\n");
+    assert_eq!(code.matches("DIES").count(), 3, "the fixture has such lines");
+    std::fs::write(folder.join("server.py"), code).expect("a test's file");
+    std::fs::write(folder.join("bowline.toml"), file("bowline.toml") + "\n[volume.marks]\n").expect("a test's file");
+    let up = Up::start(&bowline, &folder, SOON);
+    let (copy, load) = (only_copy(&bowline, "loop-neighbour"), Load::start(&neighbour.https(), "/", &bowline.ca()));
+    let instance = || {
+        let status = bowline.status();
+        let apps = status["apps"].as_array().expect("apps");
+        let app = apps.iter().find(|app| app["app"] == "loop-dies").expect("it is known");
+        app["services"][0]["instances"][0].clone()
+    };
+    assert_eq!((instance()["state"].clone(), instance()["restarts"].clone()), ("ready".into(), 0.into()));
+    let _ = bowline_tests::client::curl(&bowline.ca(), &format!("{}/crash", up.https()), &[]);
+    let mut seen = Backoffs::new();
+    // After three failures it is four seconds at most.
+    wait("it waits for longer than at first", SOON, || {
+        let instance = instance();
+        let (times, left) = backoff(&instance)?;
+        assert_eq!(instance["restarts"], times - 1, "each start is counted: {instance}");
+        let longest = seen.entry(times).or_default();
+        *longest = longest.max(left);
+        (times > 3 && left > 4.0).then_some(())
+    });
+    let bounded = |(times, left): (&u32, &f64)| *left <= f64::from(1u32 << (times - 1)) + 0.1;
+    assert!(seen.iter().all(bounded), "one second, doubled by each failure: {seen:?}");
+    assert_eq!(only_copy(&bowline, "loop-neighbour"), copy, "the neighbour was left alone");
+    std::fs::remove_file(bowline.state().join("volumes/local/loop-dies/marks/dies")).expect("the app has made it");
+    wait("it is back when it dies no more", SOON, || (instance()["state"] == "ready").then_some(()));
+    load.stop().expect_no_failure("beside an app that died again and again");
+    assert_eq!(only_copy(&bowline, "loop-neighbour"), copy, "the neighbour was left alone");
 }

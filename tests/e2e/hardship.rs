@@ -12,7 +12,6 @@ use bowline_tests::machine::Process;
 use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, path, text, wait};
-use serde_json::Value;
 
 use crate::disk::SmallDisk;
 use crate::server::{deployed, deployed_with, is_ready, only_copy};
@@ -360,6 +359,23 @@ fn a_number_that_comes_again_is_not_taken_for_who_had_it() {
     }
 }
 
+/// It says more for each request than a pipe holds for long.
+fn chatty(bowline: &Bowline, name: &str) -> Up {
+    let folder = bowline.app(name, "plain");
+    let source = folder.join("server.py");
+    let code = std::fs::read_to_string(&source).expect("the fixture's file");
+    let chatty =
+        code.replace("    def do_GET(self):\n", "    def do_GET(self):\n        print('x' * 100_000, flush=True)\n");
+    assert_ne!(chatty, code, "the fixture has such a line");
+    std::fs::write(source, chatty).expect("a file of the test");
+    Up::start(bowline, &folder, SOON)
+}
+
+fn lost_lines(bowline: &Bowline) -> Option<u64> {
+    let status = bowline.status();
+    status["apps"][0]["services"][0]["instances"][0]["dropped_lines"].as_u64().filter(|lost| *lost > 0)
+}
+
 /// The log's disk is full and its reader slow: what an app says never holds it up, and what is lost is counted.
 #[test]
 fn an_app_that_says_more_than_can_be_written_is_not_held_up() {
@@ -368,22 +384,45 @@ fn an_app_that_says_more_than_can_be_written_is_not_held_up() {
     }
     let disk = SmallDisk::new();
     let bowline = Bowline::with_state(disk.state());
-    let folder = bowline.app("hard-log", "plain");
-    let source = folder.join("server.py");
-    let code = std::fs::read_to_string(&source).expect("the fixture's file");
-    let chatty =
-        code.replace("    def do_GET(self):\n", "    def do_GET(self):\n        print('x' * 100_000, flush=True)\n");
-    assert_ne!(chatty, code, "the fixture has such a line");
-    std::fs::write(source, chatty).expect("a file of the test");
-    let up = Up::start(&bowline, &folder, SOON);
+    let up = chatty(&bowline, "hard-log");
     let load = Load::start(&up.https(), "/", &bowline.ca());
     let filler = disk.state().with_file_name("filler");
-    let lost = |status: &Value| status["apps"][0]["services"][0]["instances"][0]["dropped_lines"].as_u64();
     wait("lines are lost, and counted", SOON, || {
         fill(&filler);
-        lost(&bowline.status()).filter(|lost| *lost > 0)
+        lost_lines(&bowline)
     });
     load.more();
     std::fs::remove_file(&filler).expect("a file of the test");
     load.stop().expect_no_failure("while nothing could be written down");
+}
+
+/// Each write to the disk waits, as it does for one that hangs.
+#[test]
+fn an_app_whose_log_hangs_is_not_held_up() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let disk = SmallDisk::new();
+    let bowline = Bowline::with_state(disk.state());
+    let up = chatty(&bowline, "hard-hang");
+    let copy = only_copy(&bowline, "hard-hang");
+    let load = Load::start(&up.https(), "/", &bowline.ca());
+    let frozen = disk.freeze();
+    // Far more than all pipes and queues hold.
+    (0..5).for_each(|_| load.more());
+    assert!(copy.runs(), "it goes on");
+    drop(frozen);
+    wait("what was lost is counted", SOON, || lost_lines(&bowline));
+    load.more();
+    load.stop().expect_no_failure("while the disk hung");
+    assert_eq!(only_copy(&bowline, "hard-hang"), copy, "nothing was restarted");
+    assert!(bowline.run(&["down"]).status.success());
+    let logs = disk.state().join("logs/local/hard-hang");
+    let files = std::fs::read_dir(logs).expect("its logs").map(|file| file.expect("a log").path());
+    let texts: Vec<String> = files.map(|file| std::fs::read_to_string(file).expect("text")).collect();
+    let whole = |line: &str| line.split(' ').nth(1).is_some_and(|by| ["o1", "e1", "b1"].contains(&by));
+    assert!(texts.iter().all(|text| text.ends_with('\n') && text.lines().all(whole)), "each line is whole");
+    let said = |words: &str| texts.iter().any(|text| text.contains(words));
+    assert!(said(" lines dropped: the disk did not take them in time\n"), "it is told where lines are missing");
+    assert!(said(" b1 stopped\n"), "it was written to the end");
 }

@@ -226,6 +226,11 @@ async fn collect(config: &build::BuildConfig, mut keep: Keep, keeps: &mut mpsc::
         if let Err(error) = data::collect_snapshots(&config.state_dir, &keep) {
             tracing::warn!(%error, "old snapshots stay");
         }
+        match build::collect_caches(&config) {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => tracing::info!(count = gone.len(), "caches of builds removed"),
+            Err(fault) => tracing::warn!(error = %fault, causes = ?fault.causes, "old caches of builds stay"),
+        }
         build::collect(&config, &keep)
     };
     match tokio::task::spawn_blocking(removed).await {

@@ -283,6 +283,42 @@ fn one_that_fails_stops_the_release_and_the_old_one_serves_on() {
     assert_eq!(world.status(&mut daemon).apps[0].release, Some(1));
 }
 
+#[test]
+fn one_before_a_release_is_adopted_and_one_that_a_reboot_ended_fails_the_release() {
+    for reboot in [false, true] {
+        let mut world = with_before();
+        let mut daemon = world.start();
+        world.apply(&mut daemon);
+        world.run(&mut daemon);
+        (world.source, world.jobs) = (2, JobBehaviour::Stay);
+        world.apply(&mut daemon);
+        world.run(&mut daemon);
+        let both = ["local/shop.release_before.r1.0.1", "local/shop.release_before.r2.0.2"];
+        assert_eq!(world.runs(), both);
+        drop(daemon);
+        if reboot {
+            world.boot = "boot-2".into();
+            world.instances.clear();
+            world.specs.clear();
+        }
+        // What the first daemon makes of it is what the one after it finds.
+        for _ in 0..2 {
+            let mut daemon = world.start();
+            world.run(&mut daemon);
+            if !reboot && world.running().contains(&both[1].to_owned()) {
+                world.finish_run(0);
+                world.run(&mut daemon);
+            }
+            let before = daemon.machine.jobs.before(&shop(), ReleaseNumber(2)).expect("it is over").end.clone();
+            let (outcome, release) = if reboot { ("lost", 1) } else { ("succeeded", 2) };
+            assert_eq!(before.outcome.as_str(), outcome);
+            let app = world.status(&mut daemon).apps.remove(0);
+            assert_eq!((app.state, app.release, app.change), (AppState::Ready, Some(release), None));
+            assert_eq!(world.runs(), both, "nothing runs again");
+        }
+    }
+}
+
 const SNAPSHOT: &str = "snapshot = [\"files\"]\n[volume.files]\n";
 
 fn with_snapshot() -> World {

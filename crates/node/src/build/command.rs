@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::cache::InUse;
 use super::tree::{MARK, Tree};
 use crate::builder::contract::{CageOrder, GivenFile, Order, Refused, Step, read_report};
 use crate::cgroup::Membership;
@@ -100,6 +101,9 @@ pub(super) struct Host {
     pub cage: CageOrder,
     /// Written by the first command's builder; later ones find them, or what was made of them.
     pub files: Mutex<Vec<GivenFile>>,
+    /// Of its home and its cache.
+    #[expect(dead_code, reason = "held by being there")]
+    pub in_use: InUse,
     /// What was said to be not enforced.
     pub unenforced: Mutex<BTreeSet<String>>,
     pub deadline: Instant,

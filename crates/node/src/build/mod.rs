@@ -10,6 +10,7 @@
 //! and no build sees the daemon's environment but for a named list.
 
 mod artifact;
+mod cache;
 mod check;
 mod command;
 mod demand;
@@ -37,6 +38,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use bowline_core::app::{App, Command, Origin, Service};
 use bowline_core::fault::{Fault, FaultKind};
@@ -159,6 +161,17 @@ pub async fn run(
 pub fn collect(config: &BuildConfig, keep: &BTreeSet<PathBuf>) -> Result<Vec<PathBuf>, Fault> {
     let fault = |e: io::Error| state_fault(&config.state_dir, &e);
     Artifacts::open(&config.state_dir).and_then(|a| a.collect(keep)).map_err(fault)
+}
+
+/// Removes what builds may reuse, and have not for long or not lately enough for a disk that is almost full; nothing while one
+/// runs. Gives the folders that are gone. Blocks on the disk.
+///
+/// # Errors
+/// The first that could not be removed.
+pub fn collect_caches(config: &BuildConfig) -> Result<Vec<PathBuf>, Fault> {
+    let cache = config.state_dir.join("cache");
+    cache::collect(&cache, SystemTime::now(), || cache::is_short(&config.state_dir))
+        .map_err(|e| state_fault(&cache, &e))
 }
 
 /// To be called once when a daemon starts, before its first build: ends the processes and removes the folders of

@@ -19,7 +19,7 @@ use super::artifact::{self, PARTS};
 use super::command::{Host, passed_on};
 use super::interpreter::{self, Interpreter};
 use super::recipe::{Job, not_text};
-use super::{BuildConfig, SYSTEM_PATH, state_fault};
+use super::{BuildConfig, SYSTEM_PATH, cache, state_fault};
 use crate::builder::contract::{CageOrder, GivenFile};
 use crate::cage::{toolchain, veil};
 use crate::layout::Layout;
@@ -164,6 +164,11 @@ fn read_small(path: &Path) -> Option<Clear> {
     matches!(read, Some(Ok(_))).then_some(Clear(content))
 }
 
+/// What is there when a daemon starts is nobody's.
+pub(super) fn temporary(cache: &Path) -> PathBuf {
+    cache.join("tmp")
+}
+
 /// Temporary folders of one build, gone with it, so that no build can fill `/tmp` for good.
 #[derive(Debug)]
 pub(super) struct Temporary {
@@ -175,7 +180,7 @@ pub(super) struct Temporary {
 
 impl Temporary {
     pub(super) fn make(state_dir: &Path, uid: Option<u32>) -> Result<Self, Fault> {
-        let parent = state_dir.join("cache/tmp");
+        let parent = temporary(&state_dir.join("cache"));
         let make = || -> io::Result<Self> {
             artifact::make_folder(&parent, 0o711)?;
             let folder = tempfile::Builder::new().prefix("build").tempdir_in(&parent)?.keep();
@@ -197,11 +202,13 @@ impl Drop for Temporary {
 
 /// Where and as what the commands of a job run.
 pub(super) fn host(job: &Job<'_>, folder: &Path, temporary: &Temporary) -> Result<Host, Fault> {
-    let (build, cache) = (job.build, job.build.config.state_dir.join("cache"));
+    let (build, caches) = (job.build, job.build.config.state_dir.join("cache"));
     let (machine, key) = (&build.machine, build.key());
+    let in_use = cache::hold(&caches).map_err(|e| state_fault(&caches, &e))?;
     let private = |parts: &[&str]| -> Result<PathBuf, Fault> {
-        let path = parts.iter().fold(cache.clone(), |path, part| path.join(part));
-        private_folder(&path, build.uid).map_err(|e| state_fault(&path, &e))?;
+        let path = parts.iter().fold(caches.clone(), |path, part| path.join(part));
+        let made = private_folder(&path, build.uid).and_then(|()| cache::touch(&path));
+        made.map_err(|e| state_fault(&path, &e))?;
         path.to_str().is_some().then_some(path.clone()).ok_or_else(|| not_text(&path))
     };
     let home = private(&["homes", key.env.as_str(), key.app.as_str()])?;
@@ -221,6 +228,7 @@ pub(super) fn host(job: &Job<'_>, folder: &Path, temporary: &Temporary) -> Resul
         folder: folder.to_owned(),
         env: environment(job, folder, [&home, &kept, &temporary.inside]),
         files: std::sync::Mutex::new(machine.files.iter().map(given).collect()),
+        in_use,
         cage: CageOrder {
             dir: folder.join("app"),
             uid: build.uid,

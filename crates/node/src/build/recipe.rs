@@ -230,7 +230,7 @@ pub(super) fn not_text(path: &Path) -> Fault {
 
 /// Temporary folders that a crash left.
 pub(super) fn remove_temporary(state_dir: &Path) -> io::Result<()> {
-    walk::remove_tree(&state_dir.join("cache/tmp"))
+    walk::remove_tree(&place::temporary(&state_dir.join("cache")))
 }
 
 /// Asks dpkg, where there is one, for the packages that the file says the build needs.

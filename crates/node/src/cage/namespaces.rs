@@ -32,7 +32,7 @@ pub(crate) fn enter(more: CloneFlags) -> io::Result<bool> {
 
 #[expect(unsafe_code, reason = "fork is unsafe because of other threads")]
 pub(crate) fn fork_now() -> nix::Result<ForkResult> {
-    // SAFETY: shims and builders have one thread, so the child may do whatever the parent may.
+    // SAFETY: shims and builders have one thread when they fork, so the child may do whatever the parent may.
     unsafe { fork() }
 }
 

@@ -25,6 +25,7 @@ use super::life::{Effect, Input, Life, Status};
 use super::log::{LogFile, Splitter, Tag};
 use super::outer::{self, now_ms};
 use super::place;
+use super::queue::Log;
 use crate::cage::entry::{self, View};
 use crate::cage::namespaces;
 use crate::cgroup::Membership;
@@ -79,7 +80,7 @@ struct Shim {
     stop: Stop,
     life: Life,
     began: Instant,
-    log: LogFile,
+    log: Log,
     out: Option<Stream>,
     err: Option<Stream>,
     signals: SignalFd,
@@ -128,14 +129,13 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
     };
     let app = fork_app(plan, &config.id)?;
     reach(Point::ShimForked);
+    let mut log = open_log(&config)?;
     let cgroup = config.cgroup.clone().unwrap_or_default();
     unenforced.extend(cgroup.join(app.as_raw()));
     let number = outer::receive(socket).map(|(text, _)| String::from_utf8_lossy(&text).into_owned());
     let number = number.map_err(|error| failed(&error))?;
     refuse_if_required(&config, &unenforced)?;
     nix::unistd::write(&gate_end, b"!").map_err(|error| failed(&error))?;
-    let counter = contract::open_dropped(&config.folder).ok();
-    let mut log = LogFile::new(config.log.clone(), config.log_bytes, config.log_files, config.incarnation, counter);
     let told = child::read_report(report);
     unenforced.extend(told.lacks.iter().map(|lack| lack.name().to_owned()));
     refuse_if_required(&config, &unenforced)?;
@@ -143,7 +143,7 @@ fn start(config: Config, socket: &OwnedFd, contained: bool) -> Result<Shim, Refu
         return Err(step.refusal(&config.id, &config.root, config.uid, &error));
     }
     log.line(now_ms(), Tag::Bowline, format!("started: pid {number}, port {}", config.port).as_bytes());
-    log.flush(now_ms());
+    log.flush();
     reach(Point::ShimExecuted);
     let verdict = serde_json::to_vec(&Verdict::Started { unenforced, entry }).unwrap_or_default();
     // The record is there already: a daemon that died meanwhile finds it.
@@ -171,10 +171,22 @@ pub(super) fn fork_app(plan: Plan<'_>, id: &str) -> Result<Pid, Refusal> {
     match namespaces::fork_now() {
         Ok(ForkResult::Child) => std::process::exit(child::become_app(plan)),
         Ok(ForkResult::Parent { child }) => Ok(child),
-        Err(error) => Err(Refusal::new(format!("cannot prepare the process of {id}"))
-            .caused_by(&error)
-            .hint("the machine is out of processes or memory; `bowline status` shows who uses them")),
+        Err(error) => Err(out_of_processes(id, &error)),
     }
+}
+
+fn out_of_processes(id: &str, error: &dyn std::error::Error) -> Refusal {
+    Refusal::new(format!("cannot prepare the process of {id}"))
+        .caused_by(error)
+        .hint("the machine is out of processes or memory; `bowline status` shows who uses them")
+}
+
+/// Before the app may run: what it says has somewhere to go.
+fn open_log(config: &Config) -> Result<Log, Refusal> {
+    let counter = contract::open_dropped(&config.folder).ok();
+    let file = LogFile::new(config.log.clone(), config.log_bytes, config.log_files, config.incarnation, counter);
+    one_heap();
+    Log::start(file, config.incarnation).map_err(|error| out_of_processes(&config.id, &error))
 }
 
 pub(super) fn watched_signals() -> nix::Result<SignalFd> {
@@ -242,7 +254,7 @@ impl Shim {
                 self.handle(Input::GroupGone);
             }
             self.handle(Input::Deadline);
-            self.log.flush(now_ms());
+            self.log.flush();
         }
         self.finish();
     }
@@ -333,8 +345,8 @@ impl Shim {
             splitter.finish(|line| self.log.line(now, *tag, line));
         }
         let end = self.end.clone().unwrap_or(End::Killed);
-        self.log.line(now, Tag::Bowline, describe(&end).as_bytes());
-        self.log.flush(now);
+        self.log.close(now, Tag::Bowline, describe(&end).as_bytes());
+        self.log.settle();
         if !self.contained {
             let _ = crate::walk::remove_tree(&self.secret_folder);
         }
@@ -342,6 +354,8 @@ impl Shim {
         let record = ExitRecord { format: FORMAT, at_ms: now, end };
         // A full disk: the daemon then reports the shim as lost, which restarts the app just the same.
         let _ = record.write(&self.folder);
+        // It waited for a disk that hung as long as it did: what the log did not take before is taken now.
+        self.log.settle();
         reach(Point::ShimEndRecorded);
     }
 }
@@ -370,7 +384,7 @@ enum Flow {
 
 impl Stream {
     /// Reads at most one chunk, so that no stream starves another or a signal.
-    fn read(&mut self, log: &mut LogFile, now_ms: u64) -> Flow {
+    fn read(&mut self, log: &mut Log, now_ms: u64) -> Flow {
         let mut chunk = [0; CHUNK];
         match self.pipe.read(&mut chunk) {
             Ok(0) => {
@@ -400,3 +414,14 @@ fn give_back_memory() {
 
 #[cfg(not(target_env = "gnu"))]
 fn give_back_memory() {}
+
+/// A second thread would be given a second heap.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "mallopt(3) is a foreign function")]
+fn one_heap() {
+    // SAFETY: it takes numbers and touches only the allocator's own state.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn one_heap() {}

@@ -1,7 +1,7 @@
 //! The log file of a slot: lines of `<unix ms> <o|e|b><incarnation> <text>`, rotated and bounded.
 //!
-//! `o` and `e` are the app's standard output and error, `b` is said by Bowline. Whatever the disk does, the app is read
-//! from; what cannot be written is counted and told later.
+//! `o` and `e` are the app's standard output and error, `b` is said by Bowline. What cannot be written is counted and told
+//! later; what waits to be written is in [`super::queue`].
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,9 +10,6 @@ use std::path::{Path, PathBuf};
 
 /// A longer line is split, so that readers may bound theirs.
 pub(crate) const MAX_LINE: usize = 16 << 10;
-/// What is gathered before it is written.
-const BATCH: usize = 32 << 10;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tag {
     Out,
@@ -21,7 +18,7 @@ pub(super) enum Tag {
 }
 
 impl Tag {
-    fn letter(self) -> char {
+    pub(super) fn letter(self) -> char {
         match self {
             Self::Out => 'o',
             Self::Err => 'e',
@@ -74,7 +71,6 @@ pub(super) struct LogFile {
     max_bytes: u64,
     max_files: u32,
     incarnation: u32,
-    batch: Vec<u8>,
     /// A write ended inside a line.
     torn: bool,
     /// Lost since the last notice, and why.
@@ -85,7 +81,7 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
-    /// A file that cannot be opened is tried again with each batch.
+    /// A file that cannot be opened is tried again with each write.
     pub(super) fn new(
         path: PathBuf,
         max_bytes: u64,
@@ -100,7 +96,6 @@ impl LogFile {
             max_bytes,
             max_files,
             incarnation,
-            batch: Vec::new(),
             torn: false,
             lost: 0,
             reason: String::new(),
@@ -109,45 +104,27 @@ impl LogFile {
         }
     }
 
-    pub(super) fn line(&mut self, now_ms: u64, tag: Tag, text: &[u8]) {
-        // Writing to a vector cannot fail.
-        let _ = write!(self.batch, "{now_ms} {}{} ", tag.letter(), self.incarnation);
-        self.batch.extend_from_slice(text);
-        self.batch.push(b'\n');
-        if self.batch.len() >= BATCH {
-            self.flush(now_ms);
+    /// Whole lines, before which `missed` others found no room in the queue.
+    pub(super) fn write(&mut self, missed: u64, lines: &[u8], now_ms: u64) {
+        if missed > 0 {
+            "the disk did not take them in time".clone_into(&mut self.reason);
+            self.lose(missed);
         }
-    }
-
-    pub(super) fn flush(&mut self, now_ms: u64) {
-        if self.batch.is_empty() {
-            return;
-        }
-        let mut batch = std::mem::take(&mut self.batch);
-        if let Err(error) = self.write(&batch, now_ms) {
-            self.reason = error.to_string();
-        }
-        batch.clear();
-        batch.shrink_to(BATCH * 2);
-        self.batch = batch;
-    }
-
-    fn write(&mut self, batch: &[u8], now_ms: u64) -> io::Result<()> {
-        let prepared = self.prepare(batch.len() as u64, now_ms).map_err(|torn| Torn { written: 0, ..torn });
-        let Torn { written, error } = match prepared.and_then(|()| self.append(batch)) {
-            Ok(()) => return Ok(()),
-            Err(torn) => torn,
-        };
-        // Opened anew for the next batch: the disk may come back as another one.
+        let prepared = self.prepare(lines.len() as u64, now_ms).map_err(|torn| Torn { written: 0, ..torn });
+        let Err(Torn { written, error }) = prepared.and_then(|()| self.append(lines)) else { return };
+        // Opened anew for the next ones: the disk may come back as another one.
         self.file = None;
-        let lost = batch[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
-        self.lost += lost;
-        self.lost_ever += lost;
+        self.reason = error.to_string();
+        self.lose(lines[written..].iter().filter(|byte| **byte == b'\n').count() as u64);
+    }
+
+    fn lose(&mut self, lines: u64) {
+        self.lost += lines;
+        self.lost_ever += lines;
         if let Some(counter) = &self.counter {
             // Told again with the next loss.
             let _ = counter.write_all_at(format!("{:020}", self.lost_ever).as_bytes(), 0);
         }
-        Err(error)
     }
 
     /// An open file with room, and everything told that has to be told first.
@@ -307,8 +284,7 @@ mod tests {
         let path = folder.path().join("web.r1.0.log");
         let mut log = LogFile::new(path.clone(), 1000, 3, 7, None);
         for n in 0..200 {
-            log.line(n, Tag::Out, b"0123456789");
-            log.flush(n);
+            log.write(0, format!("{n} o7 0123456789\n").as_bytes(), n);
         }
         let sizes: Vec<u64> = (0..4).filter_map(|n| fs::metadata(numbered(&path, n)).ok()).map(|m| m.len()).collect();
         assert_eq!(sizes.len(), 3);
@@ -323,13 +299,10 @@ mod tests {
         let path = folder.path().join("there").join("web.log");
         let counter = crate::shim::contract::open_dropped(folder.path()).unwrap();
         let mut log = LogFile::new(path.clone(), 1000, 3, 1, Some(counter));
-        log.line(1, Tag::Out, b"lost");
-        log.line(1, Tag::Err, b"lost too");
-        log.flush(1);
+        log.write(0, b"1 o1 lost\n1 e1 lost too\n", 1);
         assert_eq!(crate::shim::contract::read_dropped(folder.path()), 2);
         fs::create_dir(folder.path().join("there")).unwrap();
-        log.line(2, Tag::Out, b"kept");
-        log.flush(2);
+        log.write(0, b"2 o1 kept\n", 2);
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, "2 b1 2 lines dropped: No such file or directory (os error 2)\n2 o1 kept\n");
     }
@@ -340,8 +313,7 @@ mod tests {
         let path = folder.path().join("web.log");
         fs::write(&path, "1 o1 hal").unwrap();
         let mut log = LogFile::new(path.clone(), 1000, 3, 2, None);
-        log.line(2, Tag::Out, b"next");
-        log.flush(2);
+        log.write(0, b"2 o2 next\n", 2);
         assert_eq!(fs::read_to_string(&path).unwrap(), "1 o1 hal\n2 o2 next\n");
     }
 }

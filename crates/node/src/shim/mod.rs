@@ -6,7 +6,8 @@
 //! it takes the whole tree along. Without namespaces it is a subreaper, and what a `kill -9` of it leaves behind is
 //! found by its mark in the environment before the slot is used again.
 //!
-//! Architecture invariants: one thread, no tokio, at most 1.5 MB of private memory; it never restarts its child; it holds
+//! Architecture invariants: one thread, and beside it the one that may wait for the log's disk; nothing is forked once that
+//! one runs; no tokio; at most 1.5 MB of private memory; it never restarts its child; it holds
 //! the lock of its slot from before the app starts until after nothing of the app is left and the exit record is durable;
 //! secrets are dropped once the app has been executed.
 
@@ -19,6 +20,7 @@ mod life;
 pub(crate) mod log;
 pub(crate) mod outer;
 pub(crate) mod place;
+mod queue;
 mod search;
 pub(crate) mod session;
 
