@@ -486,6 +486,6 @@ fn an_instance_is_counted_with_its_limit_or_with_what_it_uses() {
 #[test]
 fn what_exactly_so_many_carry_takes_no_more() {
     let span = Duration::from_nanos(20_000_000_900);
-    let average = |busy| super::window::Average { busy, span };
+    let average = |busy| window::Average { busy, span };
     assert_eq!((average(span * 20).instances(10), average(span * 20 + Duration::from_nanos(1)).instances(10)), (2, 3));
 }

@@ -157,7 +157,7 @@ mod tests {
         else {
             panic!("{:?}", outgoing.manifest)
         };
-        assert_eq!(std::io::read_to_string(outgoing.open(content).unwrap()).unwrap(), "app.py");
+        assert_eq!(io::read_to_string(outgoing.open(content).unwrap()).unwrap(), "app.py");
         assert!(outgoing.open(&Digest([0; 32])).is_err());
     }
 
