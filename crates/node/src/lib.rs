@@ -28,6 +28,7 @@ mod walk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bowline_core::fault::Fault;
 use bowline_core::id::{Port, ServiceName};
@@ -134,6 +135,9 @@ pub struct Handle {
     pub data: mpsc::Sender<DataCall>,
 }
 
+/// How often what builds keep for later ones is looked at: on a disk that is almost full nothing is sent before some of it is gone.
+const CACHES_EVERY: Duration = Duration::from_mins(10);
+
 /// Starts the node's tasks on the current tokio runtime.
 ///
 /// Until `Observations::adopted`, nothing is started; until a first desired state is sent, nothing is stopped.
@@ -189,8 +193,16 @@ async fn take_builds(
         Ok(Err(fault)) => tracing::warn!(error = %fault, causes = ?fault.causes, "what earlier builds left stays"),
         Err(error) => tracing::error!(%error, "what earlier builds left could not be looked at"),
     }
+    let mut caches = tokio::time::interval(CACHES_EVERY);
     loop {
         let (request, progress, mut reply) = tokio::select! {
+            _ = caches.tick() => {
+                let config = config.clone();
+                if let Err(error) = tokio::task::spawn_blocking(move || remove_caches(&config)).await {
+                    tracing::error!(%error, "caches of builds could not be looked at");
+                }
+                continue;
+            }
             Some(keep) = keeps.recv() => {
                 collect(&config, keep, &mut keeps).await;
                 continue;
@@ -216,6 +228,15 @@ async fn take_builds(
     }
 }
 
+/// Removes what builds have kept for later ones, where it is old or the disk is almost full. Blocks on the disk.
+fn remove_caches(config: &build::BuildConfig) {
+    match build::collect_caches(config) {
+        Ok(gone) if gone.is_empty() => {}
+        Ok(gone) => tracing::info!(count = gone.len(), "caches of builds removed"),
+        Err(fault) => tracing::warn!(error = %fault, causes = ?fault.causes, "old caches of builds stay"),
+    }
+}
+
 /// Removes what none of the newest list keeps.
 async fn collect(config: &build::BuildConfig, mut keep: Keep, keeps: &mut mpsc::UnboundedReceiver<Keep>) {
     while let Ok(newer) = keeps.try_recv() {
@@ -226,11 +247,7 @@ async fn collect(config: &build::BuildConfig, mut keep: Keep, keeps: &mut mpsc::
         if let Err(error) = data::collect_snapshots(&config.state_dir, &keep) {
             tracing::warn!(%error, "old snapshots stay");
         }
-        match build::collect_caches(&config) {
-            Ok(gone) if gone.is_empty() => {}
-            Ok(gone) => tracing::info!(count = gone.len(), "caches of builds removed"),
-            Err(fault) => tracing::warn!(error = %fault, causes = ?fault.causes, "old caches of builds stay"),
-        }
+        remove_caches(&config);
         build::collect(&config, &keep)
     };
     match tokio::task::spawn_blocking(removed).await {

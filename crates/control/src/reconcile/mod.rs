@@ -119,6 +119,8 @@ pub(crate) struct Loop {
     pub(crate) pending: BTreeMap<JobId, Pending>,
     /// Writes that the store has refused and that must not be lost.
     retries: Vec<(Mono, JobId, Job)>,
+    /// Those that it has refused at least once, and has not taken since.
+    refused: BTreeSet<JobId>,
     /// Inputs that wait: for the store, since the fate of an app is written by one job at a time, or until it is known what runs.
     pub(crate) deferred: Vec<Input>,
     /// Those who ask for the status, and until when they wait for a settled world.
@@ -173,6 +175,7 @@ impl Loop {
             acme,
             pending: BTreeMap::new(),
             retries: Vec::new(),
+            refused: BTreeSet::new(),
             deferred: Vec::new(),
             curious: Vec::new(),
             maintained: Vec::new(),
@@ -334,6 +337,7 @@ impl Loop {
     }
 
     fn stored(&mut self, job: JobId, result: Result<Outcome, Fault>, now: Now) {
+        self.refused.remove(&job);
         let Some(pending) = self.pending.remove(&job) else { return };
         match (pending, result) {
             // Of a change that was dropped meanwhile: written later, it would bring that change back.
@@ -348,6 +352,7 @@ impl Loop {
                 tracing::error!(app = %key, error = %fault, causes = ?fault.causes, "phase of a rollout not stored");
                 self.pending.insert(job, Pending::Phase { key, entered, job: again.clone(), owed: None });
                 self.retries.push((now.mono + STORE_RETRY, job, again));
+                self.refused.insert(job);
                 if let Some((ticket, _)) = owed {
                     let again = format!("it is tried again every {}: `bowline status` shows it", Humane(STORE_RETRY));
                     self.refuse(ticket, fault.hint(again));
@@ -387,6 +392,7 @@ impl Loop {
         self.retries.retain(|(_, id, _)| *id != job);
         let forgotten = self.retries.len() < before;
         if forgotten {
+            self.refused.remove(&job);
             self.pending.remove(&job);
         }
         forgotten
@@ -474,9 +480,11 @@ impl Loop {
     }
 
     /// While a change is being stored, shares stay as they were before it. In a daemon that has just started, those are of the time
-    /// when it had looked at no instance: the edge goes on with its table until they are settled anew.
+    /// when it had looked at no instance: the edge goes on with its table until they are settled anew. A store that refuses keeps nobody waiting:
+    /// the others' instances may have moved.
     fn awaits_store(&self) -> bool {
-        !self.published.has_table() && self.apps.values().any(|app| app.storing.is_some())
+        let is_stored = |job: &JobId| !self.refused.contains(job);
+        !self.published.has_table() && self.apps.values().filter_map(|app| app.storing.as_ref()).any(is_stored)
     }
 
     fn publish(&mut self, now: Now) {
@@ -491,8 +499,11 @@ impl Loop {
         }
         match self.slots.publish() {
             Publish::Hold { .. } => return self.drive_acme(now),
-            Publish::Now if self.awaits_edge(now) || self.awaits_store() => return,
+            Publish::Now if self.awaits_edge(now) => return,
             Publish::Now => self.drive_acme(now),
+        }
+        if self.awaits_store() {
+            return;
         }
         let mut endpoints = self.slots.endpoints();
         endpoints.extend(self.unread_endpoints());

@@ -328,7 +328,7 @@ fn compiled(
     let serving = by_age.iter().filter_map(|(key, app)| {
         let (release, parts) = app.release(app.live?).filter(|_| app.unread.is_none())?;
         let credentials = parts.map_or(&NO_CREDENTIALS, |parts| &parts.credentials);
-        let judged = app.rolling().map_or(&NOTHING, |rolling| &rolling.machine.plan().judged);
+        let judged = app.rolling().and_then(|rolling| rolling.machine.judged()).unwrap_or(&NOTHING);
         let maintenance = app.maintenance.as_ref();
         Some(Serving { key, app: release.app(), sets: &app.sets, credentials, maintenance, judged, trusted })
     });

@@ -190,6 +190,34 @@ fn check_stop(slow_store: bool, by: StopBy, before: bool, source: u8, effects: u
     ended
 }
 
+/// The others are served, wherever their instances are now, whatever becomes of the change.
+#[test]
+fn a_store_that_refuses_keeps_no_table_back() {
+    let mut met = 0;
+    for effects in 0..MANY {
+        let mut world = World::new();
+        let mut daemon = world.start();
+        world.apply(&mut daemon);
+        world.run(&mut daemon);
+        world.source = 2;
+        daemon.effects_left = Some(effects);
+        world.apply(&mut daemon);
+        if world.run(&mut daemon) != End::Crashed {
+            break;
+        }
+        drop(daemon);
+        world.refuse_phases = true;
+        let mut daemon = world.start();
+        daemon.effects_left = Some(50);
+        world.run(&mut daemon);
+        if daemon.machine.apps.values().any(|app| app.storing.is_some()) {
+            assert!(daemon.machine.published.has_table(), "after {effects} effects");
+            met += 1;
+        }
+    }
+    assert!(met > 0, "a daemon starts with something to store");
+}
+
 #[test]
 fn an_interrupted_build_is_said_to_whoever_asks() {
     let mut world = World::new();

@@ -4,7 +4,7 @@ mod standing;
 mod warmth;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::jury::{Case, Excused, Jury, LOOKS, Sentence, Traffic, is_dark};
@@ -169,6 +169,13 @@ impl Rollout {
 
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// The services whose requests are told apart by release now; `None`: of none, since nothing beside each other is compared, and no release
+    /// is watched.
+    pub fn judged(&self) -> Option<&BTreeSet<ServiceName>> {
+        let compares = !self.plan.shared.is_empty() || matches!(self.phase, Phase::Promote | Phase::Watch);
+        Some(&self.plan.judged).filter(|_| compares)
     }
 
     pub fn phase(&self) -> Phase {

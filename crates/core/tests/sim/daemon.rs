@@ -963,7 +963,7 @@ impl Daemon {
                 sets,
                 credentials: &NO_CREDENTIALS,
                 maintenance: None,
-                judged: self.rollouts.get(key).map_or(&NOTHING, |rollout| &rollout.plan().judged),
+                judged: self.rollouts.get(key).and_then(Rollout::judged).unwrap_or(&NOTHING),
                 trusted: &NO_HOSTS,
             })
             .collect();

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -69,7 +69,8 @@ pub(super) fn is_short(dir: &Path) -> bool {
 
 fn lock_file(cache: &Path) -> io::Result<File> {
     artifact::make_folder(cache, 0o711)?;
-    File::options().read(true).write(true).create(true).truncate(false).open(cache.join("lock"))
+    // Whoever could open it could hold it.
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(cache.join("lock"))
 }
 
 /// With the moment of their last use, which their owner cannot set: it is no modification time.

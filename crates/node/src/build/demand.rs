@@ -92,6 +92,7 @@ mod tests {
             state_dir: std::path::PathBuf::new(),
             without_node_modules: true,
             with_ignore_files: false,
+            built: false,
         };
         let listing = source::list(&wanted).unwrap();
         let (name, mut notes) = (ServiceName::new("web").unwrap(), Vec::new());

@@ -54,6 +54,7 @@ pub fn look(folder: &Path) -> Result<Found, Fault> {
         state_dir: PathBuf::new(),
         without_node_modules: true,
         with_ignore_files: false,
+        built: false,
     };
     let listing = source::list(&wanted)?;
     let procfile = read_procfile(&listing)?;

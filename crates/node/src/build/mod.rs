@@ -360,6 +360,7 @@ impl Build<'_> {
             state_dir: self.config.state_dir.clone(),
             without_node_modules: written.installs(&self.request.source),
             with_ignore_files: false,
+            built: false,
         };
         let cache = self.config.state_dir.join("cache/hashes");
         let source = blocking(move |cancel| {

@@ -33,7 +33,7 @@ impl Outgoing {
     /// # Errors
     /// What cannot be read, is no part of a release, or leads out of the folder.
     pub fn read(folder: &Path, cache: &Path) -> Result<Self, Fault> {
-        let (entries, paths) = scan(folder, folder.join("package.json").is_file(), cache)?;
+        let (entries, paths) = scan(folder, (folder.join("package.json").is_file(), false), cache)?;
         Self::new(folder, entries, paths)
     }
 
@@ -42,21 +42,21 @@ impl Outgoing {
     /// # Errors
     /// As of [`Self::read`].
     pub fn artifact(folder: &Path, app: &Path, cache: &Path) -> Result<Self, Fault> {
-        let (mut entries, mut paths) = scan(folder, false, cache)?;
+        let (mut entries, mut paths) = scan(folder, (false, true), cache)?;
         let root: Arc<Path> = app.into();
         for name in SAID {
-            let text = match fs::read(app.join(name)) {
-                Ok(text) => text,
+            let unread = |error: &io::Error| {
+                let path = app.join(name);
+                Fault::new(FaultKind::Invalid, format!("{} cannot be read", path.display())).source(error)
+            };
+            let text = match fs::symlink_metadata(app.join(name)) {
+                Ok(about) if about.is_file() => fs::read(app.join(name)).map_err(|error| unread(&error))?,
+                Ok(_) => return Err(unread(&io::Error::other("it is no file of this folder"))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     entries.remove(name);
                     continue;
                 }
-                Err(error) => {
-                    let path = app.join(name);
-                    return Err(
-                        Fault::new(FaultKind::Invalid, format!("{} cannot be read", path.display())).source(&error)
-                    );
-                }
+                Err(error) => return Err(unread(&error)),
             };
             let content = Digest(Sha256::digest(&text).into());
             entries.insert(name.to_owned(), Entry::File { executable: false, size: text.len() as u64, content });
@@ -91,13 +91,14 @@ impl Outgoing {
 
 type Found = (BTreeMap<String, Entry>, BTreeMap<Digest, (Arc<Path>, PathBuf)>);
 
-fn scan(folder: &Path, without_node_modules: bool, cache: &Path) -> Result<Found, Fault> {
+fn scan(folder: &Path, (without_node_modules, built): (bool, bool), cache: &Path) -> Result<Found, Fault> {
     let wanted = Wanted {
         base: folder.to_owned(),
         dir: ".".to_owned(),
         state_dir: PathBuf::new(),
         without_node_modules,
         with_ignore_files: true,
+        built,
     };
     let mut hashes = Hashes::load(cache, folder);
     let found = source::scan(&wanted, &mut hashes, &AtomicBool::new(false))?;
@@ -176,15 +177,33 @@ mod tests {
         ] {
             fs::write(built.path().join(name), text).unwrap();
         }
+        // What says of itself that it can be made again is what was made.
+        fs::create_dir_all(built.path().join("target")).unwrap();
+        for (name, text) in [
+            (".gitignore", "target\nnode_modules\n"),
+            ("target/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n"),
+            ("target/app", "binary"),
+            (".env", "SECRET=1"),
+        ] {
+            fs::write(built.path().join(name), text).unwrap();
+        }
         let outgoing = Outgoing::artifact(built.path(), app.path(), cache.path()).unwrap();
         let names: Vec<&str> = outgoing.manifest.entries().keys().map(String::as_str).collect();
-        assert_eq!(
-            names,
-            ["bowline.toml", "node_modules", "node_modules/x", "node_modules/x/index.js", "package.json"]
-        );
+        let modules = ["node_modules", "node_modules/x", "node_modules/x/index.js"];
+        assert_eq!(names, [&["bowline.toml"][..], &modules, &["package.json", "target", "target/app"]].concat());
         let Some(Entry::File { content, .. }) = outgoing.manifest.entries().get("bowline.toml") else {
             panic!("{:?}", outgoing.manifest)
         };
         assert_eq!(io::read_to_string(outgoing.open(content).unwrap()).unwrap(), "app = \"shop\"");
+
+        fs::create_dir(built.path().join(".venv")).unwrap();
+        fs::write(built.path().join(".venv/pyvenv.cfg"), "").unwrap();
+        let refused = Outgoing::artifact(built.path(), app.path(), cache.path()).unwrap_err();
+        assert!(refused.message.contains("works only where it was made"), "{refused:?}");
+        fs::write(built.path().join(".bowlineignore"), ".venv\n").unwrap();
+        Outgoing::artifact(built.path(), app.path(), cache.path()).unwrap();
+        fs::remove_file(app.path().join("bowline.toml")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", app.path().join("bowline.toml")).unwrap();
+        Outgoing::artifact(built.path(), app.path(), cache.path()).unwrap_err();
     }
 }

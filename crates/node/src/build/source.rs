@@ -42,7 +42,14 @@ const CHUNK: usize = 64 << 10;
 /// Version control and what an editor or an interpreter leaves behind. Never part of a release.
 const LEFT_OUT: [&str; 6] = [".git", ".hg", ".svn", "__pycache__", ".DS_Store", IGNORE_FILE];
 
+/// What git leaves out of a repository.
+const GIT_IGNORE: &str = ".gitignore";
+
+/// What makes a folder a virtual environment of Python.
+const VENV: &str = "pyvenv.cfg";
+
 /// What cargo, pytest, mypy and others write into a folder that can be made again. <https://bford.info/cachedir/>
+const CACHE_FILE: &str = "CACHEDIR.TAG";
 const CACHE_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
 /// Which part of which folder is built.
@@ -58,6 +65,8 @@ pub(super) struct Wanted {
     pub without_node_modules: bool,
     /// `.bowlineignore` itself, for whoever reads the folder again elsewhere.
     pub with_ignore_files: bool,
+    /// It holds what was built: nothing is left out because it could be made again, and nothing comes that would say so where it is read next.
+    pub built: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +128,8 @@ pub(super) enum SourceError {
     TooManyFiles { root: PathBuf, largest: OsString },
     #[error("{root} holds more than {}; most of it is in {largest:?}", Bytes(MAX_BYTES))]
     TooLarge { root: PathBuf, largest: OsString },
+    #[error("{0} is a virtual environment, which works only where it was made")]
+    Venv(PathBuf),
     #[error("{0} changed while it was copied")]
     Changed(PathBuf),
     #[error("the build was cancelled")]
@@ -132,6 +143,10 @@ impl From<SourceError> for Fault {
                 let name = dir.file_name().unwrap_or_default().to_string_lossy();
                 Some(format!("write `!{name}` into {IGNORE_FILE} to bring it back"))
             }
+            SourceError::Venv(path) => Some(format!(
+                "install the packages into a folder (pip install --target), or leave it out with `{}` in {IGNORE_FILE}",
+                path.file_name().unwrap_or_default().to_string_lossy()
+            )),
             SourceError::DirEscapes { .. } => Some("write a folder below that of bowline.toml".to_owned()),
             SourceError::LinkEscapes { path, .. } => {
                 Some(format!("copy the file in, or leave the link out with `{}` in {IGNORE_FILE}", path.display()))
@@ -325,10 +340,18 @@ struct Found {
 fn walk(wanted: &Wanted, root: &Path) -> Result<Vec<Found>, SourceError> {
     let base = fs::canonicalize(&wanted.base).map_err(|e| SourceError::Folder(wanted.base.clone(), e))?;
     let mut builder = WalkBuilder::new(&base);
-    builder.hidden(false).parents(false).ignore(false).git_global(false).git_exclude(false).require_git(false);
+    builder
+        .hidden(false)
+        .parents(false)
+        .ignore(false)
+        .git_global(false)
+        .git_exclude(false)
+        .require_git(false)
+        .git_ignore(!wanted.built);
     builder.add_custom_ignore_filename(IGNORE_FILE).follow_links(false);
     let (within, state) = (root.to_owned(), fs::canonicalize(&wanted.state_dir).ok());
     let (without_node_modules, with_ignore_files) = (wanted.without_node_modules, wanted.with_ignore_files);
+    let built = wanted.built;
     // The walk opens and reads ignore files itself, whatever they are: a pipe would block it, a device never end.
     check_ignore_files(&base)?;
     let unreadable = Arc::new(Mutex::new(None));
@@ -337,9 +360,13 @@ fn walk(wanted: &Wanted, root: &Path) -> Result<Vec<Found>, SourceError> {
         let on_the_way = within.starts_with(entry.path());
         let wanted = entry.path().starts_with(&within) && state.as_deref() != Some(entry.path());
         let enter = on_the_way
-            || (wanted && !is_left_out(entry, without_node_modules))
+            || (wanted && !is_left_out(entry, without_node_modules, built))
             || (with_ignore_files && entry.file_name() == IGNORE_FILE);
-        match check_ignore_files(entry.path()) {
+        let checked = match built && entry.path().join(VENV).is_file() {
+            true => Err(SourceError::Venv(entry.path().to_owned())),
+            false => check_ignore_files(entry.path()),
+        };
+        match checked {
             Err(error) if enter => {
                 *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 false
@@ -371,7 +398,7 @@ fn walk(wanted: &Wanted, root: &Path) -> Result<Vec<Found>, SourceError> {
 
 /// Whether the ignore files of a folder are files of a size that can be read.
 fn check_ignore_files(folder: &Path) -> Result<(), SourceError> {
-    for name in [IGNORE_FILE, ".gitignore"] {
+    for name in [IGNORE_FILE, GIT_IGNORE] {
         let path = folder.join(name);
         let Ok(metadata) = fs::metadata(&path) else { continue };
         let what = match metadata.file_type() {
@@ -386,16 +413,19 @@ fn check_ignore_files(folder: &Path) -> Result<(), SourceError> {
 }
 
 /// What no release needs, whatever the ignore files say.
-fn is_left_out(entry: &DirEntry, without_node_modules: bool) -> bool {
+fn is_left_out(entry: &DirEntry, without_node_modules: bool, built: bool) -> bool {
     let name = entry.file_name();
     if LEFT_OUT.iter().any(|left_out| name == OsStr::new(left_out)) || is_env_file(name) {
         return true;
     }
     if !entry.file_type().is_some_and(|t| t.is_dir()) {
+        return built && [GIT_IGNORE, CACHE_FILE].iter().any(|said| name == OsStr::new(said));
+    }
+    if built {
         return false;
     }
     (without_node_modules && name == OsStr::new("node_modules"))
-        || entry.path().join("pyvenv.cfg").is_file()
+        || entry.path().join(VENV).is_file()
         || is_cache(entry.path())
 }
 
@@ -412,7 +442,7 @@ fn is_env_file(name: &OsStr) -> bool {
 fn is_cache(folder: &Path) -> bool {
     let mut start = [0; CACHE_TAG.len()];
     // A pipe of this name must not be waited for.
-    let tag = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(folder.join("CACHEDIR.TAG"));
+    let tag = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(folder.join(CACHE_FILE));
     tag.and_then(|mut f| f.read_exact(&mut start)).is_ok() && start == CACHE_TAG
 }
 

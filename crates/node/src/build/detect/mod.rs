@@ -196,9 +196,9 @@ pub(super) fn plan(name: &ServiceName, written: &Written<'_>, listing: &Listing)
         (Some(files), _, _) => Serve::Files { dir: PathBuf::from(files), fallback: None },
         (None, Some(_), _) => Serve::AsWritten,
         (None, None, Some(Serve::Python)) if written.says_no_build() => {
-            return Err(Fault::new(FaultKind::Invalid, format!("service {name} has build = \"\" and no `run`"))
+            return Err(Fault::new(FaultKind::Invalid, format!("service {name} is not built, and has no `run`"))
                 .caused_by("without a build there is no place to install its server")
-                .hint("remove `build = \"\"`, or write `run = …`"));
+                .hint("write `run = …`, or have it built: without --artifact and `build = \"\"`"));
         }
         (None, None, Some(serve)) => serve,
         (None, None, None) => return Err(undecided(name, stack, recipe.doubt, listing)),
