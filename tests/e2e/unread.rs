@@ -63,8 +63,11 @@ fn all_that_runs_of_an_app_that_cannot_be_read_goes_on_until_it_is_brought_out_a
     wait("it has begun", SOON, || (runs(&bowline) == "begun\n").then_some(()));
     let is_of_it = |words: &[String]| words.iter().any(|word| ["server.py", "work.sh"].contains(&word.as_str()));
     let copies = || {
-        let own = bowline.processes_of(NAME).into_iter().filter(|one| is_of_it(&one.arguments()));
-        own.map(|one| one.pid).collect::<BTreeSet<u32>>()
+        let own: Vec<_> = bowline.processes_of(NAME).into_iter().filter(|one| is_of_it(&one.arguments())).collect();
+        let pids: BTreeSet<u32> = own.iter().map(|one| one.pid).collect();
+        // What the shell forks is called as it is until it executes something.
+        let is_forked = |one: &Process| one.parent().is_some_and(|parent| pids.contains(&parent));
+        own.iter().filter(|one| !is_forked(one)).map(|one| one.pid).collect::<BTreeSet<u32>>()
     };
     let before = copies();
 
