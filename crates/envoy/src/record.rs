@@ -42,6 +42,8 @@ struct Line {
     #[serde(default)]
     bytes_out: u64,
     reason: Option<String>,
+    /// Envoy's own word for why.
+    detail: Option<String>,
 }
 
 /// Counters of one daemon's life.
@@ -71,7 +73,7 @@ impl Totals {
     pub(crate) fn add(&mut self, line: &[u8]) {
         let Ok(line) = serde_json::from_slice::<Line>(line) else { return };
         let Some(key) = line.key() else {
-            let reason = line.reason.as_deref().map_or_else(String::new, code);
+            let reason = line.reason.as_deref().or(line.detail.as_deref()).map_or_else(String::new, code);
             *self.refused.entry(reason).or_default() += 1;
             return;
         };
@@ -124,10 +126,13 @@ impl Line {
     fn key(&self) -> Option<SeriesKey> {
         let env = EnvName::new(self.env.as_deref()?).ok()?;
         let app = AppName::new(self.app.as_deref()?).ok()?;
+        // What was given to no instance is no service's either.
+        let release = self.release();
+        let service = release.and(self.service.as_deref()).and_then(|name| ServiceName::new(name).ok());
         Some(SeriesKey {
             key: AppKey { env, app },
-            service: self.service.as_deref().and_then(|name| ServiceName::new(name).ok()),
-            release: self.release(),
+            service,
+            release,
             method: Method::of(self.method.as_bytes()),
             route: PathPrefix::new(self.template.as_deref()?).ok()?,
             status: self.status(),
@@ -227,9 +232,13 @@ mod tests {
 
     #[test]
     fn what_found_no_route_is_refused_by_its_reason() {
-        let refused = r#"{"method":"GET","status":400,"reason":"http1.codec_error{why it is}"}"#.to_owned();
-        let seen = seen(&[refused, "no line".to_owned()]);
-        assert_eq!(seen.refused, BTreeMap::from([("http1.codec_error".to_owned(), 1)]));
+        let malformed = r#"{"method":"GET","status":400,"detail":"http1.codec_error{why it is}"}"#.to_owned();
+        let unknown = r#"{"method":"GET","status":404,"reason":"unknown-host","detail":"direct_response"}"#.to_owned();
+        let seen = seen(&[malformed, unknown, "no line".to_owned()]);
+        assert_eq!(
+            seen.refused,
+            [("http1.codec_error", 1), ("unknown-host", 1)].map(|(code, n)| (code.to_owned(), n)).into()
+        );
         assert!(seen.series.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::any;
 
 /// What a line says, by the key. What has no value is left out.
-const FIELDS: [(&str, &str); 28] = [
+const FIELDS: [(&str, &str); 30] = [
     ("ts", "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%"),
     ("app", "%METADATA(ROUTE:bowline:app)%"),
     ("env", "%METADATA(ROUTE:bowline:env)%"),
@@ -15,7 +15,8 @@ const FIELDS: [(&str, &str); 28] = [
     ("template", "%METADATA(ROUTE:bowline:template)%"),
     ("service", "%METADATA(ROUTE:bowline:service)%"),
     ("judged", "%METADATA(ROUTE:bowline:judged)%"),
-    ("release", "%METADATA(CLUSTER:bowline:release)%"),
+    // Of whom it was given to: what is refused here is no release's.
+    ("release", "%METADATA(UPSTREAM_HOST:bowline:release)%"),
     ("cohort", "%METADATA(CLUSTER:bowline:cohort)%"),
     ("instance", "%METADATA(UPSTREAM_HOST:bowline:instance)%"),
     ("look", "%DYNAMIC_METADATA(bowline.steer:look)%"),
@@ -33,12 +34,19 @@ const FIELDS: [(&str, &str); 28] = [
     ("bytes_in", "%BYTES_RECEIVED%"),
     ("bytes_out", "%BYTES_SENT%"),
     ("client", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
-    ("protocol", "%PROTOCOL%"),
+    ("protocol", "%CEL(request.protocol == 'HTTP/2' ? 'HTTP/2.0' : request.protocol)%"),
     ("tls", "%DOWNSTREAM_TLS_VERSION%"),
     ("request_id", "%REQ(X-REQUEST-ID)%"),
     ("flags", "%RESPONSE_FLAGS%"),
-    ("reason", "%RESPONSE_CODE_DETAILS%"),
+    // Of an answer that has no reason the expression has no value, and so it is left out.
+    ("blame", BLAME),
+    ("reason", "%RESP(X-BOWLINE-ERROR)%"),
+    ("detail", "%RESPONSE_CODE_DETAILS%"),
 ];
+
+/// Whose fault it is that no app has answered.
+const BLAME: &str = "%CEL(response.headers['x-bowline-error'] in ['starting', 'maintenance', 'not-carried', 'daemon-busy'] ? 'bowline' : \
+    response.code < 500 ? 'client' : 'upstream')%";
 
 pub(super) fn log(path: &Path) -> Value {
     let fields: Map<String, Value> = FIELDS.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();

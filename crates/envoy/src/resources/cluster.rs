@@ -99,7 +99,7 @@ fn endpoint(id: &InstanceId, at: SocketAddr, health: &str) -> Value {
     json!({
         "endpoint": { "address": address(at) },
         "health_status": health,
-        "metadata": { "filter_metadata": { "bowline": { "instance": id.to_string() } } },
+        "metadata": { "filter_metadata": { "bowline": { "instance": id.to_string(), "release": id.slot.release.0 } } },
     })
 }
 

@@ -10,7 +10,7 @@ use bowline_core::route::{CHALLENGE_PATH, Certificate, Challenge, SiteTls, Table
 use serde_json::{Value, json};
 
 use super::route::{self, Over};
-use super::{Input, Resources, access, address, any, cluster, header, policy};
+use super::{Input, Resources, access, address, any, cluster, header, policy, replies};
 
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const TLS: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
@@ -90,7 +90,7 @@ fn plain(input: Input<'_>, all: &mut Resources) {
 }
 
 fn unknown() -> Value {
-    route::answer(&json!({ "prefix": "/" }), "unknown-host", 404, "No app is served under this host name here.")
+    route::unknown_host(&json!({ "prefix": "/" }))
 }
 
 fn starting() -> Value {
@@ -200,6 +200,7 @@ fn manager(prefix: &str, routes: &str, input: Input<'_>) -> Value {
             "max_headers_count": HEADERS,
             "headers_with_underscores_action": "DROP_HEADER",
         },
+        "http_protocol_options": { "accept_http_10": true },
         "http2_protocol_options": { "max_concurrent_streams": STREAMS },
         "max_request_headers_kb": HEAD_KIB,
         "request_headers_timeout": HEAD_TIME,
@@ -213,23 +214,7 @@ fn manager(prefix: &str, routes: &str, input: Input<'_>) -> Value {
         "server_header_transformation": "PASS_THROUGH",
         "upgrade_configs": [{ "upgrade_type": "websocket" }],
         "stream_error_on_invalid_http_message": false,
-        "local_reply_config": { "mappers": replies() },
+        "local_reply_config": { "mappers": replies::all() },
     });
     json!({ "name": "http", "typed_config": any(MANAGER, config) })
-}
-
-/// What Envoy answers by itself, said as the embedded edge says it.
-fn replies() -> Value {
-    let mapper = |flags: &[&str], code: &str, retry: bool| {
-        let mut headers = vec![header("x-bowline-error", code)];
-        headers.extend(retry.then(|| header("retry-after", "1")));
-        json!({ "filter": { "response_flag_filter": { "flags": flags } }, "headers_to_add": headers })
-    };
-    json!([
-        mapper(&["UH", "NC"], "no-ready-instance", true),
-        mapper(&["UF"], "connect-failed", true),
-        mapper(&["UO"], "too-many-at-once", true),
-        mapper(&["UC", "UR"], "upstream-closed", true),
-        mapper(&["UT", "SI"], "response-timeout", false),
-    ])
 }

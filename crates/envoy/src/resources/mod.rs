@@ -4,6 +4,7 @@ mod access;
 mod cluster;
 mod listener;
 mod policy;
+mod replies;
 mod route;
 
 use std::collections::BTreeMap;

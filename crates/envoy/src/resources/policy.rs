@@ -20,6 +20,7 @@ const BUFFER_HERE: &str = "envoy.extensions.filters.http.buffer.v3.BufferPerRout
 const COMPRESSOR: &str = "envoy.extensions.filters.http.compressor.v3.Compressor";
 const COMPRESSOR_HERE: &str = "envoy.extensions.filters.http.compressor.v3.CompressorPerRoute";
 const GZIP: &str = "envoy.extensions.compression.gzip.compressor.v3.Gzip";
+const HEADERS: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// Names of the filters.
@@ -32,6 +33,7 @@ const ROUTE_RATE: &str = "bowline.rate.route";
 const STEER: &str = "bowline.steer";
 const BODY: &str = "bowline.body";
 const COMPRESS: &str = "bowline.compress";
+const RESERVED: &str = "bowline.reserved";
 
 /// Bodies that do not announce their length are held until they are whole: Envoy has no other filter that bounds them.
 pub(super) const HELD: u64 = 1 << 20;
@@ -52,6 +54,9 @@ pub(super) fn filters() -> Vec<Value> {
         "compressor_library": { "name": "gzip", "typed_config": gzip },
         "response_direction_config": { "common_config": { "min_content_length": COMPRESSED_FROM } },
     });
+    // Bowline's own words: the filters before have heard those that are for them.
+    let reserved =
+        json!({ "request_mutations": [{ "remove_on_match": { "key_matcher": { "prefix": "x-bowline-" } } }] });
     vec![
         off(INSIDE, any(RBAC, json!({ "shadow_rules_stat_prefix": "maintenance_" }))),
         off(MAINTENANCE, script(include_str!("maintenance.lua"))),
@@ -62,6 +67,7 @@ pub(super) fn filters() -> Vec<Value> {
         off(STEER, script(include_str!("steer.lua"))),
         off(BODY, any(BUFFER, json!({ "max_request_bytes": HELD }))),
         off(COMPRESS, any(COMPRESSOR, compressor)),
+        json!({ "name": RESERVED, "typed_config": any(HEADERS, json!({ "mutations": reserved })) }),
         json!({ "name": "bowline.router", "typed_config": any(ROUTER, json!({ "suppress_envoy_headers": true })) }),
     ]
 }

@@ -19,8 +19,9 @@ pub(super) enum Over {
 /// The usual port of HTTPS.
 const HTTPS_PORT: u16 = 443;
 
-/// Fields that say who asks, or whose word is Bowline's: what a client says in them goes nowhere.
-const IDENTITY: [&str; 10] = [
+/// Fields that say who asks, whose word is Bowline's, or that are for one hop: what a client says in them goes nowhere. Those that begin
+/// with `x-bowline-` go by a filter.
+const NOT_FOR_APPS: [&str; 11] = [
     "forwarded",
     "x-forwarded-host",
     "x-forwarded-port",
@@ -28,14 +29,42 @@ const IDENTITY: [&str; 10] = [
     "x-forwarded-server",
     "x-forwarded-ssl",
     "x-real-ip",
-    "x-bowline-preview",
-    "x-bowline-pool",
+    "x-envoy-external-address",
+    "proxy-authorization",
+    POOL,
     CLIENT_FIELD,
 ];
 
+/// Where the script of shares says which cluster it is.
+const POOL: &str = "bowline-pool";
+
+/// Who asks, as RFC 7239 has it: an address of IPv6 in brackets, and so in quotes.
+const FORWARDED: &str = "for=%CEL(source.address.startsWith('[') ? '\"[' : '')%%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\
+    %CEL(source.address.startsWith('[') ? ']\"' : '')%;proto=%REQ(X-FORWARDED-PROTO)%;host=\"%REQ(:AUTHORITY)%\"";
+
+/// What may be asked twice where nothing was answered (RFC 9110, 9.2.2), as far as it has no body.
+const REPEATABLE: &str = "GET|HEAD|OPTIONS|PUT|DELETE";
+
 /// A host with its routes.
 pub(super) fn host(name: &str, domain: &str, routes: Vec<Value>) -> Value {
-    json!({ "name": name, "domains": [domain], "routes": routes })
+    let first = domain.strip_prefix("*.").map(below).into_iter().chain([no_trace()]);
+    json!({ "name": name, "domains": [domain], "routes": first.chain(routes).collect::<Vec<_>>() })
+}
+
+/// A wildcard is one label; Envoy takes any number of them for it.
+fn below(rest: &str) -> Value {
+    let pattern = format!("(?i).+\\..+\\.{}(:[0-9]+)?", escaped(rest));
+    unknown_host(&json!({ "prefix": "/", "headers": [fits(":authority", &pattern)] }))
+}
+
+pub(super) fn unknown_host(matching: &Value) -> Value {
+    answer(matching, "unknown-host", 404, "No app is served under this host name here.")
+}
+
+/// For proxies, and never passed on (RFC 9110, 9.3.8): an answer would have what proxies have added, tokens too.
+fn no_trace() -> Value {
+    let sentence = "The request is not well-formed, or asks for something that is not supported.";
+    answer(&json!({ "prefix": "/", "headers": [fits(":method", "TRACE")] }), "method-not-allowed", 405, sentence)
 }
 
 pub(super) fn configuration(name: &str, hosts: Vec<Value>) -> Value {
@@ -47,11 +76,15 @@ pub(super) fn configuration(name: &str, hosts: Vec<Value>) -> Value {
         "ignore_path_parameters_in_path_matching": true,
         // What a route says itself comes last: the daemon is told who asks.
         "most_specific_header_mutations_wins": true,
-        "request_headers_to_remove": IDENTITY,
+        "request_headers_to_remove": NOT_FOR_APPS,
         "request_headers_to_add": [
             header("x-forwarded-for", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
             header("x-forwarded-host", "%REQ(:AUTHORITY)%"),
+            header("forwarded", FORWARDED),
         ],
+        // An app's own word for it counts for nothing.
+        "response_headers_to_remove": ["x-bowline-error"],
+        "response_headers_to_add": [header("x-bowline-release", "%METADATA(UPSTREAM_HOST:bowline:release)%")],
         // Pools come and go by themselves: a route to one that is not there yet is answered 503.
         "validate_clusters": false,
     })
@@ -91,7 +124,7 @@ fn of_rule(rule: &Rule, table: &Table, over: Over, has_certificate: bool) -> Vec
         && rule.transfer.http == PlainHttp::Redirect
         && has_certificate
     {
-        return vec![labelled(rule, json!({ "match": matching(rule, &[]), "redirect": to_https(port) }))];
+        return to_https(rule, port).map(|route| labelled(rule, route)).collect();
     }
     let mut routes = match &rule.action {
         _ if rule.policies.upload.is_some() => vec![not_carried(rule)],
@@ -167,12 +200,15 @@ fn is_guarded(rule: &Rule) -> bool {
     rule.action == Action::Deny || rule.policies != Policies::default()
 }
 
-fn to_https(port: u16) -> Value {
+/// The same over HTTPS: who has named a port comes to that of HTTPS, and who has not, to the usual one.
+fn to_https(rule: &Rule, port: u16) -> impl Iterator<Item = Value> {
+    let same = json!({ "https_redirect": true, "response_code": "PERMANENT_REDIRECT" });
+    let mut other = same.clone();
+    other["port_redirect"] = port.into();
     // Envoy drops the usual port of HTTP by itself.
-    match port {
-        HTTPS_PORT => json!({ "https_redirect": true, "response_code": "PERMANENT_REDIRECT" }),
-        port => json!({ "https_redirect": true, "port_redirect": port, "response_code": "PERMANENT_REDIRECT" }),
-    }
+    let named = (port != HTTPS_PORT)
+        .then(|| json!({ "match": matching(rule, &[fits(":authority", ".*:[0-9]+")]), "redirect": other }));
+    named.into_iter().chain([json!({ "match": matching(rule, &[]), "redirect": same })])
 }
 
 fn redirect(rule: &Rule, to: &str) -> Value {
@@ -203,6 +239,18 @@ fn absent(name: &str) -> Value {
     json!({ "name": name, "present_match": true, "invert_match": true })
 }
 
+/// A field whose whole value is of this regular expression.
+fn fits(name: &str, pattern: &str) -> Value {
+    json!({ "name": name, "string_match": { "safe_regex": { "regex": pattern } } })
+}
+
+/// No body is announced.
+fn bodiless() -> [Value; 2] {
+    let mut none = fits("content-length", "0?");
+    none["treat_missing_header_as_empty"] = true.into();
+    [none, absent("transfer-encoding")]
+}
+
 fn forward(rule: &Rule, splits: &[Split], judged: bool, table: &Table) -> Vec<Value> {
     let Some(target) = Target::of(rule, splits, judged, table) else {
         return vec![answer(&matching(rule, &[]), "no-ready-instance", 503, "No instance of the app is ready.")];
@@ -224,8 +272,14 @@ fn forward(rule: &Rule, splits: &[Split], judged: bool, table: &Table) -> Vec<Va
     let tunnel = target.route(rule, &[websocket], rule.idle);
     let plain = target.route(rule, &[present("content-length")], rule.timeout);
     let mut held = target.route(rule, &[absent("content-length")], rule.timeout);
-    if let Some(on) = held["typed_per_filter_config"].as_object_mut() {
-        policy::hold(on, most);
+    let [length, chunks] = bodiless();
+    let mut again = target.route(rule, &[fits(":method", REPEATABLE), length, chunks], rule.timeout);
+    again["route"]["retry_policy"] = retries(&format!("{UNHEARD},reset"));
+    // A stream of HTTP/2 may have a body and announce nothing.
+    for route in [&mut held, &mut again] {
+        if let Some(on) = route["typed_per_filter_config"].as_object_mut() {
+            policy::hold(on, most);
+        }
     }
     let mut routes = vec![too_large, tunnel];
     if target.calls {
@@ -234,7 +288,7 @@ fn forward(rule: &Rule, splits: &[Split], judged: bool, table: &Table) -> Vec<Va
         call["route"]["max_stream_duration"] = json!({ "grpc_timeout_header_max": "0s" });
         routes.push(call);
     }
-    routes.extend([plain, held]);
+    routes.extend([again, plain, held]);
     routes
 }
 
@@ -260,7 +314,7 @@ impl Target {
         let action = match (judged, weighted.as_slice()) {
             (true, _) if !there.is_empty() => {
                 policy::steer(&mut on, &steering(splits, &there));
-                json!({ "cluster_header": "x-bowline-pool" })
+                json!({ "cluster_header": POOL })
             }
             (_, []) => return None,
             (_, [only]) => json!({ "cluster": cluster_name(&only.pool) }),
@@ -272,7 +326,7 @@ impl Target {
         let mut target = Self { action, on, calls };
         target.action["timeout"] = "0s".into();
         target.action["cluster_not_found_response_code"] = "SERVICE_UNAVAILABLE".into();
-        target.action["retry_policy"] = retries();
+        target.action["retry_policy"] = retries(UNHEARD);
         if rule.strip && rule.prefix != PathPrefix::root() {
             let pattern = format!("^(?i:{})/?(.*)$", escaped(rule.prefix.as_str()));
             target.action["regex_rewrite"] = json!({ "pattern": { "regex": pattern }, "substitution": "/\\1" });
@@ -288,11 +342,14 @@ impl Target {
     }
 }
 
-/// Once more at another instance, where the request has reached none.
-fn retries() -> Value {
+/// The request has reached no instance.
+const UNHEARD: &str = "connect-failure,refused-stream,reset-before-request";
+
+/// Once more at another instance.
+fn retries(on: &str) -> Value {
     let previous = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
     json!({
-        "retry_on": "connect-failure,refused-stream,reset-before-request",
+        "retry_on": on,
         "num_retries": 2,
         "retry_host_predicate": [{ "name": "previous", "typed_config": super::any(previous, json!({})) }],
         "host_selection_retry_max_attempts": 3,

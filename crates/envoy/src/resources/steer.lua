@@ -48,7 +48,8 @@ local function choose(handle)
     for _, pool in ipairs(pools) do
       if pool["look"] == look then return pool["cluster"] end
     end
-    return nil
+    -- One that does not run is passed over.
+    return holder(pools, math.random(0, PLACES - 1), 0)
   end
   if place == nil then
     place = math.random(0, PLACES - 1)
@@ -62,7 +63,7 @@ end
 
 function envoy_on_request(handle)
   local ok, cluster = pcall(choose, handle)
-  handle:headers():replace("x-bowline-pool", ok and cluster or "none")
+  handle:headers():replace("bowline-pool", ok and cluster or "none")
 end
 
 function envoy_on_response(handle)

@@ -101,7 +101,9 @@ fn routes(desired: &EdgeDesired, configuration: &str) -> Vec<Value> {
     let all = all(desired);
     let hosts = all.routes[configuration]["virtual_hosts"].as_array().unwrap().clone();
     let host = hosts.into_iter().find(|host| host["name"] == "shop.localhost").unwrap();
-    host["routes"].as_array().unwrap().clone()
+    let (no_trace, routes) = host["routes"].as_array().unwrap().split_first().unwrap();
+    assert_eq!(no_trace["direct_response"]["status"], 405);
+    routes.to_vec()
 }
 
 const TLS: &str = "https/shop.localhost";
@@ -140,7 +142,7 @@ fn weights_are_shares_of_pools_that_have_instances() {
 fn two_that_are_judged_are_chosen_by_place() {
     let routes = routes(&desired(vec![rule("/", forward(&[(1, 90), (2, 10)], true))]), TLS);
     let plain = &routes[2];
-    assert_eq!(plain["route"]["cluster_header"], "x-bowline-pool");
+    assert_eq!(plain["route"]["cluster_header"], "bowline-pool");
     let context = &plain["typed_per_filter_config"]["bowline.steer"]["filter_context"];
     assert_eq!(context["pools"][0]["cluster"], "local/shop.web.r2", "the candidate has the first places");
     assert_eq!((&context["split"], &context["turn"]), (&true.into(), &74.into()));
@@ -160,7 +162,7 @@ fn what_guards_is_on_in_any_case_of_the_path() {
     };
     let guarded = Rule { policies, ..rule("/admin", forward(&[(1, 100)], false)) };
     let routes = routes(&desired(vec![guarded]), TLS);
-    for route in &routes[..4] {
+    for route in &routes[..5] {
         assert_eq!(
             (&route["match"]["path_separated_prefix"], &route["match"]["case_sensitive"]),
             (&"/admin".into(), &false.into())
@@ -180,13 +182,36 @@ fn what_guards_is_on_in_any_case_of_the_path() {
 }
 
 #[test]
+fn only_what_may_be_repeated_is_repeated_after_it_was_heard() {
+    let routes = routes(&desired(vec![rule("/", forward(&[(1, 100)], false))]), TLS);
+    let on = |route: &Value| {
+        route["route"]["retry_policy"]["retry_on"].as_str().map(|on| on.contains(",reset,") || on.ends_with(",reset"))
+    };
+    assert_eq!(routes.iter().filter_map(on).collect::<Vec<_>>(), [false, true, false, false]);
+    let methods = &routes[2]["match"]["headers"][0]["string_match"]["safe_regex"]["regex"];
+    assert_eq!(*methods, "GET|HEAD|OPTIONS|PUT|DELETE");
+}
+
+#[test]
+fn a_wildcard_is_one_label() {
+    let mut desired = desired(vec![rule("/", forward(&[(1, 100)], false))]);
+    let table = Arc::make_mut(&mut desired.table);
+    table.sites = table.sites.values().map(|site| (host("*.shop.localhost"), Arc::clone(site))).collect();
+    let hosts = all(&desired).routes["http"]["virtual_hosts"].as_array().unwrap().clone();
+    let first = &hosts.iter().find(|host| host["name"] == "*.shop.localhost").unwrap()["routes"][0];
+    assert_eq!(first["direct_response"]["status"], 404);
+    let pattern = &first["match"]["headers"][0]["string_match"]["safe_regex"]["regex"];
+    assert_eq!(*pattern, r"(?i).+\..+\.shop\.localhost(:[0-9]+)?");
+}
+
+#[test]
 fn bodies_are_bounded_announced_or_not() {
     let routes = routes(&desired(vec![rule("/", forward(&[(1, 100)], false))]), TLS);
     assert_eq!(routes[0]["direct_response"]["status"], 413);
     assert_eq!(routes[0]["match"]["headers"][0]["range_match"]["start"], "1001");
     assert_eq!(routes[1]["route"]["idle_timeout"], "3600.000000000s", "a WebSocket");
-    assert_eq!(routes[2]["route"]["idle_timeout"], "60.000000000s");
-    let held = &routes[3]["typed_per_filter_config"]["bowline.body"]["buffer"]["max_request_bytes"];
+    assert_eq!(routes[3]["route"]["idle_timeout"], "60.000000000s");
+    let held = &routes[4]["typed_per_filter_config"]["bowline.body"]["buffer"]["max_request_bytes"];
     assert_eq!(*held, 1000);
 }
 
@@ -199,7 +224,11 @@ fn plain_http_is_sent_to_https_where_that_is_said() {
     };
     let desired = desired(vec![Rule { transfer, ..rule("/", forward(&[(1, 100)], false)) }]);
     let plain = routes(&desired, "http");
-    assert_eq!(plain[0]["redirect"]["port_redirect"], 8443);
+    assert_eq!(plain[0]["redirect"]["port_redirect"], 8443, "who has named a port");
+    assert_eq!(
+        (&plain[1]["redirect"]["https_redirect"], plain[1]["redirect"].get("port_redirect")),
+        (&true.into(), None)
+    );
     let over_tls = &routes(&desired, TLS)[2];
     let headers = over_tls["response_headers_to_add"].to_string();
     assert!(headers.contains("strict-transport-security") && headers.contains("max-age=60"), "{headers}");
@@ -213,13 +242,13 @@ fn paths_are_stripped_and_redirects_keep_them() {
     let denied = rule("/no", Action::Deny);
     let routes = routes(&desired(vec![stripped, to, denied]), TLS);
     assert_eq!(routes[2]["route"]["regex_rewrite"]["pattern"]["regex"], r"^(?i:/a\.b)/?(.*)$");
-    let redirect = &routes[4]["redirect"];
+    let redirect = &routes[5]["redirect"];
     assert_eq!(
         (&redirect["host_redirect"], &redirect["regex_rewrite"]["substitution"]),
         (&"example.com".into(), &r"/new\1".into())
     );
     assert_eq!(
-        (&routes[5]["direct_response"]["status"], &routes[6]["direct_response"]["status"]),
+        (&routes[6]["direct_response"]["status"], &routes[7]["direct_response"]["status"]),
         (&403.into(), &404.into())
     );
 }
