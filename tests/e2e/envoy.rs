@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use bowline_tests::client::{Answer, curl};
+use bowline_tests::client::{Answer, curl, target, tls_of};
 use bowline_tests::load::Load;
 use bowline_tests::machine::Process;
 use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::up::Up;
+use bowline_tests::wire2::{self, Way};
 use bowline_tests::{Bowline, SOON, envoy, path, text, wait};
 
 use crate::canary::{CANARY, answering, begin, release, released};
@@ -41,6 +42,18 @@ fn each(bowline: &Bowline, url: &str, args: &[&str]) -> Answer {
     assert_eq!(answers[0].status, answers[1].status, "{args:?}: {} {}", answers[0].text(), answers[1].text());
     let [_, second] = answers;
     second
+}
+
+/// A body in each version. By curl nothing is heard of an answer behind which a stream is reset.
+fn posted(bowline: &Bowline, url: &str, body: &str, announced: bool) -> [u16; 2] {
+    let (ca, (name, to)) = (bowline.ca(), target(url));
+    let chunks: &[&str] = if announced { &[] } else { &["-H", "Transfer-Encoding: chunked"] };
+    let first = curl(&ca, url, &[&["--http1.1", "-d", body], chunks].concat()).status;
+    let request = http::Request::post(url).version(http::Version::HTTP_2);
+    let request = if announced { request.header("content-length", body.len()) } else { request };
+    let way = Way { from: ([127, 0, 0, 1], 0).into(), to, name, tls: tls_of(&ca, rustls::DEFAULT_VERSIONS, &[b"h2"]) };
+    let request = request.body(()).expect("a request");
+    [first, wire2::ask(&way, request, body.as_bytes()).expect("an answer").status]
 }
 
 fn set(bowline: &Bowline, app: &str, name: &str, value: &str) {
@@ -93,11 +106,12 @@ fn envoy_lets_in_only_who_may_come() {
     let routes = "auth = { header = \"X-Auth-Token\", secret = \"api-token\" }\n\
         [route.people]\npath = \"/people\"\nto = \"web\"\nauth = { basic = { secret = \"people\" } }\n\
         [route.robots]\npath = \"/robots\"\nto = \"web\"\nauth = { bearer = { secret = \"api-token\" } }\n\
-        [route.inside]\npath = \"/inside\"\nto = \"web\"\nallow = [\"192.0.2.0/24\"]\n\
-        [route.here]\npath = \"/here\"\nto = \"web\"\nallow = [\"127.0.0.0/8\"]\n\
+        [route.outside]\npath = \"/inside\"\nto = \"web\"\nallow = [\"192.0.2.0/24\"]\n\
+        [route.within]\npath = \"/here\"\nto = \"web\"\nallow = [\"127.0.0.0/8\"]\n\
         [route.often]\npath = \"/often\"\nto = \"web\"\nlimit = { rate = \"3/h\" }\n\
         [route.small]\npath = \"/small\"\nto = \"web\"\nlimit = { body = \"1KiB\" }\n\
         [route.no]\npath = \"/no\"\ndeny = true\n";
+    // The first address that is told is that of `main`: they come in the order of names.
     let folder = app(&bowline, "envoy-policies", routes);
     let refused =
         bowline.fails(&["up", path(&folder), "--edge", "envoy", "--http", "0", "--https", "0", "--admin", "0"], 2);
@@ -129,9 +143,12 @@ fn envoy_lets_in_only_who_may_come() {
     let refused = curl(&bowline.ca(), &format!("{}/often", up.https()), &["--http2", "--include"]);
     assert!(refused.text().contains("retry-after: 1200"), "{}", refused.text());
     let (fits, large) = ("x".repeat(1000), "x".repeat(2000));
-    assert_eq!(get("/small", &["-d", &fits]).status, 200);
-    assert_eq!(get("/small", &["-d", &large]).status, 413);
-    assert_eq!(get("/small", &["-d", &large, "-H", "Transfer-Encoding: chunked"]).status, 413, "announced or not");
+    let small = format!("{}/small", up.https());
+    let post = |body: &str, announced| posted(&bowline, &small, body, announced);
+    assert_eq!(post(&fits, true), [200, 200]);
+    assert_eq!(post(&large, true), [413, 413]);
+    // The last frame of a stream is not counted.
+    assert_eq!(post(&"x".repeat(40_000), false), [413, 413], "announced or not");
 
     for verb in [["status"].as_slice(), &["logs"], &["logs", "--access"], &["events"]] {
         assert!(!bowline.json_text(verb).contains("canary-"), "{verb:?} shows a secret");
@@ -194,7 +211,7 @@ fn a_canary_behind_envoy_is_judged_by_what_it_answered() {
     let look = |release: &str| curl(&bowline.ca(), &url, &["-H", &format!("x-bowline-preview: {release}")]);
     assert_eq!(look("2").text(), "second");
     assert!(look("1").text().contains("hello from "));
-    assert_eq!(look("9").status, 503);
+    assert_eq!(look("9").status, 200, "one that does not run is passed over");
     let output = deploying.wait_with_output().expect("it was started");
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(release(&bowline), 2);

@@ -14,6 +14,7 @@ pub mod up;
 pub mod upstream;
 pub mod whole;
 pub mod wire;
+pub mod wire2;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -107,7 +107,7 @@ impl Upstream {
         }
     }
 
-    /// What was held under this name (`x-script: hold NAME`) is answered.
+    /// What was held under this name (`x-script: hold NAME`, `cut NAME`) goes on.
     pub fn let_go(&self, name: &str) {
         self.shared.know().let_go.insert(name.to_owned());
         self.shared.changed.notify_all();
@@ -124,6 +124,11 @@ impl Shared {
     fn of(&self, probe: &str) -> Vec<Request> {
         let known = self.know();
         known.requests.iter().filter(|request| request.field(PROBE) == Some(probe)).cloned().collect()
+    }
+
+    fn hold(&self, name: &str) {
+        let held = |known: &mut Known| !known.let_go.contains(name);
+        drop(self.changed.wait_timeout_while(self.know(), LONG, held).expect(UNBROKEN));
     }
 
     fn add(&self, request: Request) -> usize {
@@ -253,11 +258,13 @@ impl Talk<'_> {
             ("close", _) => {}
             // Another try is answered.
             ("close-once", _) if is_first(self.shared) => {}
-            ("cut", _) => self.stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")?,
+            // Who breaks off before a part of the answer is through may be taken for one who has not answered.
+            ("cut", name) => {
+                self.stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")?;
+                self.shared.hold(name);
+            }
             ("hold", name) => {
-                let known = self.shared.know();
-                let held = |known: &mut Known| !known.let_go.contains(name);
-                drop(self.shared.changed.wait_timeout_while(known, LONG, held).expect(UNBROKEN));
+                self.shared.hold(name);
                 return self.say(&answer("200 OK", "", self.name), request);
             }
             (other, _) => return self.say(&scripted(other, self.name, request), request),

@@ -142,6 +142,14 @@ impl Wire {
         }
     }
 
+    /// Waits until the next answer has begun.
+    pub fn begins(&mut self) -> io::Result<()> {
+        while self.buffer.is_empty() {
+            self.more()?;
+        }
+        Ok(())
+    }
+
     /// The next answer to a request that is not HEAD.
     pub fn answer(&mut self) -> io::Result<Answer> {
         self.answer_to("GET")

@@ -82,7 +82,10 @@ pub(super) static CASES: &[Case] = &[
         about: "an answer that breaks off is seen to be cut",
         must: "web 200, cut",
         ask: |scene| {
-            let told = scene.get("/cut").script("cut").tell()?;
+            let mut begun = scene.get("/cut").script("cut half").begin()?;
+            begun.wire.begins()?;
+            scene.web.let_go("half");
+            let told = Told::of(scene, &begun.probe, begun.wire.answer()?);
             Ok(format!("{told}, {}", if told.answer.cut { "cut" } else { "whole" }))
         },
         ..Case::HERE

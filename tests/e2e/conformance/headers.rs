@@ -97,9 +97,10 @@ pub(super) static CASES: &[Case] = &[
         must: "X-Forwarded-For 127.0.0.1 · Host conformance.localhost",
         ask: |scene| {
             let told = scene.get("/hop").field("Connection", "X-Forwarded-For, Host").tell()?;
-            Ok(["X-Forwarded-For", "Host"]
-                .map(|name| told.asked().map(|asked| hears(asked, name)).unwrap_or_default())
-                .join(" · "))
+            Ok(match told.asked() {
+                Ok(asked) => ["X-Forwarded-For", "Host"].map(|name| hears(asked, name)).join(" · "),
+                Err(_) => told.to_string(),
+            })
         },
         ..Case::HERE
     },
@@ -142,8 +143,12 @@ pub(super) static CASES: &[Case] = &[
             let none = scene.get("/id").tell()?;
             let made = none.asked()?.field("x-request-id").unwrap_or_default().to_owned();
             let refused = scene.get("/closed").field("X-Request-Id", "abc-1").tell()?.says("x-request-id");
-            let is_made = made.len() == 32 && made.bytes().all(|byte| byte.is_ascii_hexdigit());
-            let made = if is_made { "of 32 digits".to_owned() } else { made };
+            let digits = made.bytes().filter(u8::is_ascii_hexdigit).count();
+            let made = match (digits, made.matches('-').count(), made.len()) {
+                (32, 0, 32) => "of 32 digits",
+                (32, 4, 36) => "of 32 digits with dashes",
+                _ => made.as_str(),
+            };
             Ok(format!("given {given} · none {made} · refused {refused}"))
         },
         ..Case::HERE
@@ -159,11 +164,13 @@ pub(super) static CASES: &[Case] = &[
                 let told = given.into_iter().fold(ask, |ask, given| ask.field("traceparent", given)).tell()?;
                 let all = told.asked()?.all("traceparent").join(" and ");
                 let is_new = all.len() == TRACE.len() && all.starts_with("00-") && Some(all.as_str()) != given;
-                let told = match all.as_str() {
-                    TRACE => "as given".to_owned(),
-                    _ if is_new => "a new one".to_owned(),
-                    other => other.to_owned(),
-                };
+                let told = match (given, all.as_str()) {
+                    (_, "") => "none",
+                    (Some(given), all) if all == given => "as given",
+                    _ if is_new => "a new one",
+                    (_, other) => other,
+                }
+                .to_owned();
                 anyhow::Ok(told)
             };
             let malformed = TRACE.replace("4bf9", "XXXX");

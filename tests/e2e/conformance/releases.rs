@@ -143,10 +143,15 @@ pub(super) static CASES: &[Case] = &[
             wire.send(PING)?;
             let echoed = if wire.receive(PONG.len())? == PONG { "echoed" } else { "garbled" };
             let up = replace(scene)?;
-            wire.wait_for(SOON)?;
+            // Who is not told has the whole time of the drain.
+            wire.wait_for(2 * SOON)?;
             let told = wire.rest()?;
             ends(up)?;
-            let told = if told == GOING_AWAY { "1001".to_owned() } else { format!("{told:x?}") };
+            let told = match told.as_slice() {
+                [] => "nothing".to_owned(),
+                told if told == GOING_AWAY => "1001".to_owned(),
+                other => format!("{other:x?}"),
+            };
             Ok(format!("{}, {echoed} · then {told} and the end", answer.status))
         },
         ..Case::HERE

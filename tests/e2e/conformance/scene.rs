@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bowline_tests::certificate::self_signed;
-use bowline_tests::client::{curl, tls};
+use bowline_tests::client::{tls, tls_of};
 use bowline_tests::grpc::INSTALLED;
 use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::up::Up;
 use bowline_tests::upstream::{PROBE, Request, SCRIPT, Upstream};
-use bowline_tests::wire::{Answer, Wire, parse_head};
+use bowline_tests::wire::{Answer, Wire};
+use bowline_tests::wire2::{self, Way};
 use bowline_tests::{Bowline, fixture, path, root, text};
 use rustls::ClientConfig;
 
@@ -354,32 +355,27 @@ impl Ask<'_> {
         Ok(Told::of(scene, &begun.probe, answer))
     }
 
-    /// The same over HTTP/2, by curl.
+    /// The same over HTTP/2.
     pub(super) fn tell_h2(self) -> anyhow::Result<Told> {
-        let scene = self.scene;
-        let (folder, probe, port) = (scene.bowline.folder("curl"), scene.probe(), scene.https.port());
-        let (head, sent) = (folder.join("head"), folder.join("sent"));
-        let mut args = vec!["--http2", "--path-as-is", "--globoff", "--dump-header", path(&head)];
-        match self.method.as_str() {
-            "HEAD" => args.push("--head"),
-            method => args.extend(["--request", method]),
-        }
-        if let Body::Sized(body) | Body::Chunked(body) = &self.body {
-            std::fs::write(&sent, body)?;
-            args.extend(["--upload-file", path(&sent)]);
-        }
-        let from = format!("127.0.0.{}", self.from);
-        let resolve = format!("{}:{port}:127.0.0.1", self.host);
-        args.extend(["--interface", &from, "--resolve", &resolve]);
-        let mut fields: Vec<String> = self.fields.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-        fields.push(format!("{PROBE}: {probe}"));
-        args.extend(fields.iter().flat_map(|field| ["--header", field.as_str()]));
-        let got = curl(&scene.bowline.ca(), &format!("https://{}:{port}{}", self.host, self.target), &args);
-        ensure!(got.version == "2", "curl speaks HTTP/{}", got.version);
-        let heads = std::fs::read_to_string(&head)?;
-        let last = heads.split("\r\n\r\n").filter(|head| head.starts_with("HTTP/")).last();
-        let (_, fields) = parse_head(last.context("curl has written a head")?);
-        Ok(Told::of(scene, &probe, Answer { status: got.status, fields, body: got.body, ..Answer::default() }))
+        let (scene, probe) = (self.scene, self.scene.probe());
+        let (hosts, fields): (Vec<_>, Vec<_>) =
+            self.fields.iter().partition(|(name, _)| name.eq_ignore_ascii_case("host"));
+        let authority = format!("{}:{}", self.host, scene.https.port());
+        let authority = hosts.first().map_or(authority, |(_, value)| value.clone());
+        let request =
+            http::Request::builder().method(self.method.as_str()).uri(format!("https://{authority}{}", self.target));
+        let request = request.header(PROBE, &probe).version(http::Version::HTTP_2);
+        let request = fields.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+        let (request, body) = match &self.body {
+            Body::None => (request, &[][..]),
+            Body::Sized(body) => (request.header("content-length", body.len()), body.as_slice()),
+            Body::Chunked(body) => (request, body.as_slice()),
+        };
+        let tls = tls_of(&scene.bowline.ca(), rustls::DEFAULT_VERSIONS, &[b"h2"]);
+        let from = SocketAddr::from(([127, 0, 0, self.from], 0));
+        let way = Way { from, to: scene.https, name: self.host, tls };
+        let answer = wire2::ask(&way, request.body(())?, body)?;
+        Ok(Told::of(scene, &probe, answer))
     }
 }
 
