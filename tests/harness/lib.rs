@@ -8,6 +8,7 @@ pub mod client;
 pub mod grpc;
 pub mod load;
 pub mod machine;
+pub mod port;
 pub mod server;
 pub mod show;
 pub mod up;
@@ -282,7 +283,9 @@ impl Drop for Bowline {
             }
         }
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.state().join("logs/daemon.log")).unwrap_or_default();
+            // One that was started as a service says it to whoever supervises it.
+            let logs = [self.state().join("logs/daemon.log"), self.folder("parent").join("journal")];
+            let log: String = logs.iter().filter_map(|log| std::fs::read_to_string(log).ok()).collect();
             let short = |line: &str| line.chars().take(LOG_COLUMNS).collect::<String>();
             let tail: Vec<String> = log.lines().rev().take(LOG_LINES).map(short).collect();
             eprintln!("--- the end of the daemon's log, newest first\n{}", tail.join("\n"));
