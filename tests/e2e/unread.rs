@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use bowline_tests::client::curl;
+use bowline_tests::machine::Process;
 use bowline_tests::server::Server;
 use bowline_tests::{Bowline, SOON, fixture, path, text, wait};
 use nix::sys::signal::Signal;
