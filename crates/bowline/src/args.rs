@@ -103,8 +103,9 @@ pub(crate) enum Verb {
     /// Send an app's folder to a daemon, build it there, and bring the release out; shows each step
     ///
     /// Only what the daemon does not have yet is sent, and what was cut off goes on, file by file: those that have arrived are not
-    /// sent again for an hour. .gitignore and .bowlineignore say what stays here; .env always does. Without --to it goes to the `server` of the environment, else to the daemon of this machine. Ctrl-C
-    /// leaves the release going on; --attach follows it again.
+    /// sent again for an hour. .gitignore and .bowlineignore say what stays here; .env always does. Without --to it goes to the
+    /// `server` of the environment, else to the daemon of this machine. Ctrl-C leaves the release going on; --attach follows it
+    /// again.
     Deploy(Deploy),
     /// What runs, and what each pending step waits on
     Status(Status),

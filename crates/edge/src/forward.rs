@@ -155,7 +155,8 @@ fn choose(request: &mut Request<'_>, route: &Route, tried: &[u32]) -> Result<(us
         None => balance::backend(backends, tried, route.holds(), dice).ok_or(Reason::NoReadyInstance)?,
     };
     // Who asks for one release is answered by no other.
-    let backend = if sticky::is_look(request.head) { backend } else { balance::untried(backends, backend, tried) };
+    let is_kept = tried.is_empty() || sticky::is_look(request.head);
+    let backend = if is_kept { backend } else { balance::untried(backends, backend, tried) };
     let position = backends.iter().position(|b| std::ptr::eq(b, backend)).ok_or(Reason::Internal)?;
     let endpoint = balance::endpoint(backend, tried, dice).ok_or(Reason::NoReadyInstance)?;
     let flight = route.counting.as_ref().map(|counting| Flight::begin(request.worker, counting.labels));

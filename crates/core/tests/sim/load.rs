@@ -47,6 +47,11 @@ fn latest<T: Copy + Default>(all: &[(Mono, T)], now: Mono) -> T {
     all.iter().rev().find(|(at, _)| *at <= now).map(|(_, one)| *one).unwrap_or_default()
 }
 
+/// Whether it is in one of these.
+pub(crate) fn is_within(spans: &[(Mono, Mono)], now: Mono) -> bool {
+    spans.iter().any(|(from, to)| now >= *from && now < *to)
+}
+
 impl Load {
     pub(crate) fn any(rng: &mut Rng) -> Self {
         let secs = |n: u64| Duration::from_secs(n);
@@ -101,7 +106,7 @@ impl Load {
     }
 
     pub(crate) fn is_told(&self, now: Mono) -> bool {
-        !self.gaps.iter().any(|(from, to)| now >= *from && now < *to)
+        !is_within(&self.gaps, now)
     }
 
     pub(crate) fn next_event(&self, now: Mono) -> Option<Mono> {

@@ -87,7 +87,7 @@ use check::{Broken, Invariant, broken};
 use cover::{Cover, Effect, KINDS, PHASES, SENTENCES, STRIKES, TURNS};
 use daemon::{Daemon, Moved, Mutation, Outside, Record, Stop, Store, config_of};
 use edge::{Edge, Sent};
-use load::{MILLI_EACH, Numbers, needs};
+use load::{MILLI_EACH, Numbers, is_within, needs};
 use manner::{Behaviour, GOOD};
 use node::{Faults, Node, Profile};
 use rng::Rng;
@@ -176,10 +176,6 @@ const SETTLED_AFTER: Duration = secs_const(1500);
 
 /// Until then every edge has the table without it.
 const RETIRES: Duration = secs_const(5);
-
-fn is_within(spans: &[(Mono, Mono)], now: Mono) -> bool {
-    spans.iter().any(|(from, to)| now >= *from && now < *to)
-}
 
 const fn secs_const(n: u64) -> Duration {
     Duration::from_secs(n)

@@ -23,9 +23,13 @@ const SAID: [&str; 2] = ["bowline.toml", bowline_core::app::procfile::FILE];
 #[derive(Debug)]
 pub struct Outgoing {
     pub manifest: Manifest,
-    /// One file for each content, below a folder.
-    paths: BTreeMap<Digest, (Arc<Path>, PathBuf)>,
+    paths: Paths,
 }
+
+/// One file for each content, below a folder.
+type Paths = BTreeMap<Digest, (Arc<Path>, PathBuf)>;
+
+type Found = (BTreeMap<String, Entry>, Paths);
 
 impl Outgoing {
     /// Reads a folder. `cache`: where hashes of unchanged files are remembered. Blocks.
@@ -33,8 +37,8 @@ impl Outgoing {
     /// # Errors
     /// What cannot be read, is no part of a release, or leads out of the folder.
     pub fn read(folder: &Path, cache: &Path) -> Result<Self, Fault> {
-        let (entries, paths) = scan(folder, (folder.join("package.json").is_file(), false), cache)?;
-        Self::new(folder, entries, paths)
+        let (entries, paths) = scan(folder, false, cache)?;
+        Self::new(folder, (entries, paths))
     }
 
     /// Reads a folder with what was built of an app, which is sent with what `app`, the app's own folder, says of it. Blocks.
@@ -42,7 +46,7 @@ impl Outgoing {
     /// # Errors
     /// As of [`Self::read`].
     pub fn artifact(folder: &Path, app: &Path, cache: &Path) -> Result<Self, Fault> {
-        let (mut entries, mut paths) = scan(folder, (false, true), cache)?;
+        let (mut entries, mut paths) = scan(folder, true, cache)?;
         let root: Arc<Path> = app.into();
         for name in SAID {
             let unread = |error: &io::Error| {
@@ -62,14 +66,10 @@ impl Outgoing {
             entries.insert(name.to_owned(), Entry::File { executable: false, size: text.len() as u64, content });
             paths.insert(content, (Arc::clone(&root), name.into()));
         }
-        Self::new(folder, entries, paths)
+        Self::new(folder, (entries, paths))
     }
 
-    fn new(
-        folder: &Path,
-        entries: BTreeMap<String, Entry>,
-        paths: BTreeMap<Digest, (Arc<Path>, PathBuf)>,
-    ) -> Result<Self, Fault> {
+    fn new(folder: &Path, (entries, paths): Found) -> Result<Self, Fault> {
         let manifest = Manifest::new(entries).map_err(|error| {
             Fault::new(FaultKind::Invalid, format!("{} cannot be sent", folder.display()))
                 .source(&error)
@@ -89,14 +89,13 @@ impl Outgoing {
     }
 }
 
-type Found = (BTreeMap<String, Entry>, BTreeMap<Digest, (Arc<Path>, PathBuf)>);
-
-fn scan(folder: &Path, (without_node_modules, built): (bool, bool), cache: &Path) -> Result<Found, Fault> {
+/// `built`: what is in it was built already.
+fn scan(folder: &Path, built: bool, cache: &Path) -> Result<Found, Fault> {
     let wanted = Wanted {
         base: folder.to_owned(),
         dir: ".".to_owned(),
         state_dir: PathBuf::new(),
-        without_node_modules,
+        without_node_modules: !built && folder.join("package.json").is_file(),
         with_ignore_files: true,
         built,
     };
@@ -168,18 +167,15 @@ mod tests {
             (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(app.path().join("bowline.toml"), "app = \"shop\"").unwrap();
         fs::write(app.path().join("main.rs"), "source").unwrap();
-        fs::create_dir_all(built.path().join("node_modules/x")).unwrap();
+        // What says of itself that it can be made again is what was made.
+        for folder in ["node_modules/x", "target"] {
+            fs::create_dir_all(built.path().join(folder)).unwrap();
+        }
         for (name, text) in [
             ("bowline.toml", "another"),
             ("Procfile", "web: x"),
             ("package.json", "{}"),
             ("node_modules/x/index.js", "1"),
-        ] {
-            fs::write(built.path().join(name), text).unwrap();
-        }
-        // What says of itself that it can be made again is what was made.
-        fs::create_dir_all(built.path().join("target")).unwrap();
-        for (name, text) in [
             (".gitignore", "target\nnode_modules\n"),
             ("target/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n"),
             ("target/app", "binary"),
