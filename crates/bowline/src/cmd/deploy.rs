@@ -45,7 +45,7 @@ pub(super) async fn run(
     ui: &Ui,
 ) -> Result<ExitCode, Fault> {
     let dir = file::folder(&args.dir, "deploy")?;
-    let artifact = args.artifact.as_deref().map(|built| file::folder(built, "deploy")).transpose()?;
+    let artifact = args.artifact.as_deref().map(|built| file::folder(built, "deploy --artifact")).transpose()?;
     let env = EnvName::new(&args.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", args.env)).source(&error))?;
     if env.as_str() == LOCAL {

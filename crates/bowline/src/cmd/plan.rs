@@ -31,7 +31,7 @@ pub(super) async fn run(
     ui: &Ui,
 ) -> Result<ExitCode, Fault> {
     let dir = file::folder(&args.dir, "plan")?;
-    let artifact = args.artifact.as_deref().map(|built| file::folder(built, "plan")).transpose()?;
+    let artifact = args.artifact.as_deref().map(|built| file::folder(built, "plan --artifact")).transpose()?;
     let env = EnvName::new(&args.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", args.env)).source(&error))?;
     let app = file::read(&dir, &env, ui)?.app;
