@@ -5,7 +5,7 @@ BOWLINE = target/quick/bowline
 # What is compiled in for tests alone, see crates/fault-points.
 SHIPPED = scripts/shipped
 
-.PHONY: up build release test check setup bench fuzz hostile-peers attack sim upgrades show reference fmt
+.PHONY: up build release test check setup bench fuzz hostile-peers conformance attack sim upgrades show reference fmt
 
 ## up: build Bowline, run examples/uploads, print where to look (Ctrl-C stops it; what was uploaded stays)
 up: build
@@ -61,6 +61,11 @@ fuzz:
 ## hostile-peers: tests/hostile against other proxies beside the edge; writes docs/reference/hostile.md
 hostile-peers:
 	scripts/hostile-peers
+
+## conformance: every edge is asked the same, case by case; writes docs/reference/conformance.md
+conformance:
+	$(CARGO) build --locked -p bowline
+	BOWLINE_RENEW=1 $(CARGO) test --locked -p bowline-tests --test e2e conformance:: -- --test-threads=1
 
 ## attack: killed at every step of a release, each alone, then processes at random for ten minutes, another seed each time (printed; BOWLINE_ATTACK_SEED=N replays it)
 attack:

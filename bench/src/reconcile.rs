@@ -2,7 +2,8 @@
 //! daemon: it has the store, the status and the channels to node and edge besides.
 //!
 //! A hundred apps of a hundred instances. Three worlds: everything as before; one instance has just ended; all of them have
-//! just become unhealthy, which makes every endpoint and the table anew.
+//! just become unhealthy, which makes every endpoint and the table anew. Then a hundred apps of a hundred hosts: their table, and what
+//! an edge is told when one host more comes to it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,9 @@ use bowline_core::instance::{
     Slots, StopSignal, Usage, Wanted, World,
 };
 use bowline_core::rollout::{Scales, Set, steady};
-use bowline_core::route::{Cohort, Credentials, PoolId, Serving, Tables, compile, routed};
+use bowline_core::route::{
+    Changes, Cohort, Compiler, Credentials, EdgeDesired, PoolId, Serving, Table, Tables, routed,
+};
 use bowline_core::time::{Mono, Timestamp};
 use bowline_spec::{Defaults, parse};
 use serde_json::{Value, json};
@@ -26,15 +29,19 @@ use crate::{say, setting};
 
 const APPS: u32 = 100;
 const INSTANCES: u16 = 100;
+const HOSTS: u32 = 100;
 /// Aim in milliseconds.
 const AIM: f64 = 20.0;
+/// The same of a change of ten thousand routes, the edge's part included.
+const CHANGE_AIM: f64 = 5.0;
 const RELEASE: ReleaseNumber = ReleaseNumber(1);
 
 struct Node {
-    apps: Vec<(AppKey, App, Vec<Set>)>,
+    apps: Vec<(AppKey, Arc<App>, Vec<Set>)>,
     wanted: BTreeMap<PoolId, Wanted>,
     seen: Observations,
     slots: Slots,
+    compiler: Compiler,
     tables: Tables,
     now: Mono,
 }
@@ -56,22 +63,41 @@ pub(crate) fn run() -> anyhow::Result<Value> {
         APPS * u32::from(INSTANCES)
     ));
     say("|---|---|---|");
-    let line = |name: &str, runs: Vec<f64>| {
+    let line = |name: &str, aim: f64, runs: Vec<f64>| {
         let runs = Runs::new(runs);
-        say(&format!("| {name} | {:.2} ({:.2}–{:.2}) | {AIM} |", runs.median(), runs.min(), runs.max()));
+        say(&format!("| {name} | {:.2} ({:.2}–{:.2}) | {aim} |", runs.median(), runs.min(), runs.max()));
         runs.json()
     };
-    let figures = json!({
-        "aim_ms": AIM,
-        "nothing_new_ms": line("nothing is new", steady),
-        "one_ends_ms": line("one has ended", one),
-        "all_fail_ms": line("all have become unhealthy", all),
-    });
+    let nothing_new = line("nothing is new", AIM, steady);
+    let one_ends = line("one has ended", AIM, one);
+    let all_fail = line("all have become unhealthy", AIM, all);
+    let (mut first, mut same, mut more) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let mut hosts = Hosts::new()?;
+        first.push(hosts.look()?);
+        same.push(hosts.look()?);
+        hosts.one_more()?;
+        more.push(hosts.look()?);
+    }
     say("");
     say(
         "¹ slots, orders, endpoints and the compiled table. Store, status, rollouts, scaling and the channels to node and edge are not in it.",
     );
-    Ok(figures)
+    say("");
+    say(&format!(
+        "| the table of {} hosts, and what has changed of it | ms, median (min–max) | aim, ms |",
+        APPS * HOSTS
+    ));
+    say("|---|---|---|");
+    Ok(json!({
+        "aim_ms": AIM,
+        "nothing_new_ms": nothing_new,
+        "one_ends_ms": one_ends,
+        "all_fail_ms": all_fail,
+        "first_table_ms": line("all of it is new", AIM, first),
+        "same_table_ms": line("nothing is new", CHANGE_AIM, same),
+        "one_more_host_ms": line("one host more", CHANGE_AIM, more),
+    }))
 }
 
 impl Node {
@@ -96,10 +122,11 @@ impl Node {
                     Wanted { replicas: set.replicas, baseline: 0, spec, drain: service.drain, replaced: None },
                 );
             }
-            apps.push((key, app, sets));
+            apps.push((key, Arc::new(app), sets));
         }
         let seen = Observations { adopted: true, ..Observations::default() };
-        Ok(Self { apps, wanted, seen, slots: Slots::new(), tables: Tables::new(), now: Mono(Duration::from_secs(1)) })
+        let (slots, compiler, tables) = (Slots::new(), Compiler::default(), Tables::new());
+        Ok(Self { apps, wanted, seen, slots, compiler, tables, now: Mono(Duration::from_secs(1)) })
     }
 
     /// Everything that is ordered runs and passes.
@@ -152,13 +179,77 @@ impl Node {
                 trusted: &untrusted,
             })
             .collect();
-        let table = compile(Generation(1), &serving, &endpoints, &BTreeMap::new())
+        let table = self
+            .compiler
+            .compile(Generation(1), &serving, &endpoints, &BTreeMap::new())
             .map_err(|conflict| anyhow::anyhow!("{conflict}"))?;
         let due = self.slots.next_deadline();
         let took = began.elapsed();
         std::hint::black_box((orders, table, due));
         Ok(took.as_secs_f64() * 1e3)
     }
+}
+
+/// Apps of many hosts, and the table of before.
+struct Hosts {
+    apps: Vec<(AppKey, Arc<App>, Vec<Set>)>,
+    compiler: Compiler,
+    before: EdgeDesired,
+}
+
+impl Hosts {
+    fn new() -> anyhow::Result<Self> {
+        let apps = (0..APPS).map(|number| of_hosts(number, HOSTS)).collect::<Result<_, _>>()?;
+        Ok(Self { apps, compiler: Compiler::default(), before: EdgeDesired::default() })
+    }
+
+    fn one_more(&mut self) -> anyhow::Result<()> {
+        self.apps[0] = of_hosts(0, HOSTS + 1)?;
+        Ok(())
+    }
+
+    /// As the loop does it, and the link behind it, in milliseconds.
+    fn look(&mut self) -> anyhow::Result<f64> {
+        let (nothing, untrusted) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+        let credentials: BTreeMap<_, Credentials> = BTreeMap::new();
+        let serving = self.apps.iter().map(|(key, app, sets)| Serving {
+            key,
+            app,
+            sets,
+            credentials: &credentials,
+            maintenance: None,
+            judged: &nothing,
+            trusted: &untrusted,
+        });
+        let serving: Vec<Serving<'_>> = serving.collect();
+        let began = Instant::now();
+        let generation = self.before.table.generation;
+        let table = self.compiler.compile(generation, &serving, &BTreeMap::new(), &BTreeMap::new());
+        let table = table.map_err(|conflict| anyhow::anyhow!("{conflict}"))?.sharing(&self.before.table);
+        if table == *self.before.table {
+            return Ok(began.elapsed().as_secs_f64() * 1e3);
+        }
+        let table = Table { generation: generation.next(), ..table };
+        let after = EdgeDesired { table: Arc::new(table), certificates: Arc::clone(&self.before.certificates) };
+        let changes = Changes::between(&self.before, &after);
+        let took = began.elapsed();
+        std::hint::black_box(changes);
+        self.before = after;
+        Ok(took.as_secs_f64() * 1e3)
+    }
+}
+
+fn of_hosts(number: u32, hosts: u32) -> anyhow::Result<(AppKey, Arc<App>, Vec<Set>)> {
+    let env = "production".parse()?;
+    let names: Vec<String> = (0..hosts).map(|host| format!("\"h{host}.app-{number}.example\"")).collect();
+    let text = format!(
+        "app = \"app-{number}\"\n[service.web]\nrun = \"serve\"\n[route.main]\nto = \"web\"\n\
+         [environment.production]\nroute.main.hosts = [{}]\n",
+        names.join(", ")
+    );
+    let app = parse(&text, "bowline.toml", &env, &Defaults::default()).map_err(|all| anyhow::anyhow!("{all}"))?.app;
+    let sets = steady(&app, RELEASE, &Scales::new());
+    Ok((AppKey { env, app: app.name.clone() }, Arc::new(app), sets))
 }
 
 fn observation(phase: Phase, health: HealthState) -> InstanceObservation {

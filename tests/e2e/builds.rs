@@ -3,7 +3,7 @@
 //! nothing.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use bowline_tests::load::Load;
 use bowline_tests::machine::{Process, processes};
@@ -221,12 +221,22 @@ fn a_build_leaves_nothing_behind_that_acts() {
     assert_eq!(shadow.mode() & 0o222, 0o200, "what a link leads to was left alone");
 }
 
-/// In whatever hierarchies this machine has, of the one build that runs.
-fn starve_builds() {
+/// In whatever hierarchies this machine has, of the build that this daemon runs: others may have more already.
+fn starve_builds(bowline: &Bowline) {
+    let state = bowline.state().to_string_lossy().into_owned();
+    let of_state = |pid| Process { pid }.arguments().iter().any(|word| word.contains(&state));
+    let is_its = |group: &Path| {
+        let members = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        members.lines().filter_map(|pid| pid.parse().ok()).any(of_state)
+    };
     let tops = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(|top| Path::new(top).join("bowline-builds"));
-    for group in tops.iter().filter_map(|top| std::fs::read_dir(top).ok()).flatten().flatten() {
+    let groups =
+        tops.iter().filter_map(|top| std::fs::read_dir(top).ok()).flatten().flatten().map(|group| group.path());
+    let own: Vec<PathBuf> = groups.filter(|group| is_its(group)).collect();
+    assert!(!own.is_empty(), "the build has a group");
+    for group in own {
         for limit in ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max"] {
-            let file = group.path().join(limit);
+            let file = group.join(limit);
             if file.exists() {
                 std::fs::write(&file, LITTLE_MEMORY.to_string()).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
             }
@@ -250,18 +260,16 @@ fn bombs_of_a_build_go_off_in_its_cage() {
     load.more();
 
     scene.plan(&[("armed_memory_bomb", json!([]))]);
-    let path = scene.hostile.to_str().expect("UTF-8").to_owned();
-    let said = std::thread::scope(|scope| {
-        let up = scope.spawn(|| text(&scene.bowline.run(&["up", &path, "--detach"])));
-        let artifacts = scene.bowline.state().join("artifacts");
-        let armed = wait("the bomb is armed", SOON, || {
-            let mut apps = std::fs::read_dir(&artifacts).ok()?.flatten().map(|entry| entry.path().join("app"));
-            apps.find(|app| app.join("armed").exists())
-        });
-        starve_builds();
-        std::fs::write(armed.join("go"), "").expect("a file of the build");
-        up.join().expect("`up` ends")
+    let mut up = scene.bowline.command(&["up", scene.hostile.to_str().expect("UTF-8"), "--detach"]);
+    let up = up.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let artifacts = scene.bowline.state().join("artifacts");
+    let armed = wait("the bomb is armed", SOON, || {
+        let mut apps = std::fs::read_dir(&artifacts).ok()?.flatten().map(|entry| entry.path().join("app"));
+        apps.find(|app| app.join("armed").exists())
     });
+    starve_builds(&scene.bowline);
+    std::fs::write(armed.join("go"), "").expect("a file of the build");
+    let said = text(&up.wait_with_output().expect("`up` ends"));
     assert!(said.contains("ran out of the memory that they may take"), "{said}");
     load.stop().expect_no_failure("while a build beside it was a bomb");
     assert_eq!(scene.victim(), victim, "the neighbour was never restarted");

@@ -12,7 +12,7 @@ use serde_json::Value;
 const ENV: [&str; 2] = ["--env", "production"];
 
 /// An app on a server, released once. `rollout`: its table.
-fn released(bowline: &Bowline, name: &str, rollout: &str) -> (PathBuf, String) {
+pub(crate) fn released(bowline: &Bowline, name: &str, rollout: &str) -> (PathBuf, String) {
     let folder = bowline.app(name, "plain");
     let file = folder.join("bowline.toml");
     let plain = std::fs::read_to_string(&file).expect("the fixture's file");
@@ -33,7 +33,7 @@ fn deploy(folder: &Path) -> Vec<&str> {
 }
 
 /// Another release of it, in which this takes the place of the answer.
-fn answering(folder: &Path, body: &str) {
+pub(crate) fn answering(folder: &Path, body: &str) {
     let file = folder.join("server.py");
     let code = std::fs::read_to_string(&file).expect("the fixture's file");
     let answer =
@@ -42,7 +42,7 @@ fn answering(folder: &Path, body: &str) {
     std::fs::write(file, code.replace(answer, &format!("            {body}"))).expect("a file of the test");
 }
 
-fn begin(bowline: &Bowline, folder: &Path) -> Child {
+pub(crate) fn begin(bowline: &Bowline, folder: &Path) -> Child {
     let mut command: Command = bowline.command(&deploy(folder));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
 }
@@ -51,11 +51,11 @@ fn waits(bowline: &Bowline) -> String {
     bowline.status()["apps"][0]["change"]["waits_on"].to_string()
 }
 
-fn release(bowline: &Bowline) -> Value {
+pub(crate) fn release(bowline: &Bowline) -> Value {
     bowline.status()["apps"][0]["release"].clone()
 }
 
-const CANARY: &str =
+pub(crate) const CANARY: &str =
     "strategy = \"canary\"\nsteps = [\"20% for 2s\", \"50% for 2s\"]\nabort = [\"error_rate > 20%\"]\nwatch = \"3s\"";
 
 #[test]

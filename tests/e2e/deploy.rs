@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use bowline_tests::client::curl;
 use bowline_tests::load::Load;
+use bowline_tests::port::Port;
 use bowline_tests::server::Server;
 use bowline_tests::{Bowline, SOON, path, text, wait};
 use serde_json::Value;
@@ -193,7 +194,7 @@ fn what_is_wrong_is_said_before_anything_is_sent() {
 /// An sshd of this test's own, on which its user logs in with a key.
 struct Sshd {
     child: Child,
-    port: u16,
+    port: Port,
     /// Stands in for `ssh`, with this test's key and nothing of the machine's configuration.
     ssh: PathBuf,
 }
@@ -211,8 +212,8 @@ impl Sshd {
         if nix::unistd::geteuid().is_root() {
             std::fs::create_dir_all("/run/sshd").expect("sshd's own folder");
         }
-        // Freed at once: sshd takes no socket that is open already.
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port").port();
+        let held = Port::reserve();
+        let port = held.number;
         let (at, path) = (dir.display(), bin.display());
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {at}/host\nAuthorizedKeysFile {at}/user.pub\nPidFile none\n\
@@ -232,13 +233,13 @@ impl Sshd {
         sshd.args(["-D", "-e", "-f"]).arg(dir.join("sshd_config")).stdin(Stdio::null()).stderr(Stdio::null());
         let child = sshd.spawn().expect("openssh-server is installed");
         wait("sshd listens", SOON, || TcpStream::connect(("127.0.0.1", port)).ok());
-        Self { child, port, ssh }
+        Self { child, port: held, ssh }
     }
 
     /// Of a command on another machine: what it knows of the server is the target.
     fn command(&self, bowline: &Bowline, args: &[&str]) -> Command {
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().expect("a user").name;
-        let to = format!("ssh://{user}@localhost:{}", self.port);
+        let to = format!("ssh://{user}@localhost:{}", self.port.number);
         let state = bowline.state();
         let mut command = bowline.command(&[&["--to", &to, "--state", path(&state)], args].concat());
         command.env_remove("BOWLINE_STATE").env("BOWLINE_SSH", &self.ssh);

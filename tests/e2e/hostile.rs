@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use bowline_tests::certificate::self_signed;
 use bowline_tests::{Bowline, path, terminal, text};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -26,13 +27,7 @@ impl Hostile {
     fn start() -> Self {
         let bowline = Bowline::new();
         let folder = bowline.folder("certificate");
-        let [chain, key] = ["chain.pem", "key.pem"].map(|name| folder.join(name));
-        let mut openssl = Command::new("openssl");
-        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
-        openssl.args(["-days", "2", "-subj", "/CN=hostile", "-addext", "subjectAltName=DNS:hostile.localhost"]);
-        openssl.args(["-addext", "basicConstraints=critical,CA:FALSE", "-out", path(&chain), "-keyout", path(&key)]);
-        let made = openssl.output().expect("openssl is installed by scripts/setup");
-        assert!(made.status.success(), "{}", text(&made));
+        let (chain, key) = self_signed(&folder, "hostile.localhost");
         let config = tls(&chain, &key);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("https://hostile.localhost:{}", listener.local_addr().expect("an address").port());

@@ -6,22 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use bowline_tests::up::Up;
-use bowline_tests::{Bowline, SOON, path, root, text};
+use bowline_tests::{Bowline, SOON, path, root, text, tool};
 use serde_json::json;
 
 /// What lets in at `/token`.
 const TOKEN: &str = "hostile-token";
 /// Who gets in at `/people`.
 const PEOPLE: &str = "ann:hostile-password\n";
-
-/// Put there by scripts/setup.
-fn tool(name: &str) -> PathBuf {
-    let exe = std::env::current_exe().expect("a test knows its own path");
-    let target = exe.ancestors().nth(3).expect("tests lie in target/PROFILE/deps");
-    let tool = target.join("hostile-tools/bin").join(name);
-    assert!(tool.exists(), "run scripts/setup first: {} is missing", tool.display());
-    tool
-}
 
 /// The app whose bytes all go on to `upstream`.
 fn app(bowline: &Bowline, name: &str, upstream: &str) -> PathBuf {

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use bowline_tests::certificate::self_signed;
 use bowline_tests::client::curl;
 use bowline_tests::machine::processes;
 use bowline_tests::server::Server;
@@ -478,16 +479,9 @@ fn the_api_is_there_again_after_an_upgrade() {
     });
 }
 
-/// A chain and its key, in files of this folder.
+/// A chain and its key for the API's host, in files of this folder.
 fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
-    let [chain, key] = ["chain.pem", "key.pem"].map(|name| folder.join(name));
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
-    openssl.args(["-subj", "/CN=bowline", "-addext", "subjectAltName=DNS:bowline-api.localhost"]);
-    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE", "-out", path(&chain), "-keyout", path(&key)]);
-    let made = openssl.output().expect("openssl is installed by scripts/setup");
-    assert!(made.status.success(), "{}", text(&made));
-    (chain, key)
+    self_signed(folder, "bowline-api.localhost")
 }
 
 #[test]

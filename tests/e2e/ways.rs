@@ -3,76 +3,37 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
 
 use bowline_tests::client::{curl, tls};
+use bowline_tests::grpc::{self, INSTALLED};
 use bowline_tests::server::Server;
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, path, text};
 use rustls::pki_types::ServerName;
-
-/// How long the library of gRPC may take to be installed.
-const INSTALLED: Duration = Duration::from_secs(480);
-
-/// A call by curl: the message that came, and all that was said in the head and behind the end.
-struct Called {
-    message: Vec<u8>,
-    said: String,
-}
-
-impl Called {
-    fn header(&self, name: &str) -> Option<&str> {
-        let lines = self.said.lines().filter_map(|line| line.split_once(": "));
-        lines.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next_back()
-    }
-}
-
-fn call(bowline: &Bowline, url: &str, method: &str, message: &[u8], more: &[&str]) -> Called {
-    let folder = bowline.folder("calls");
-    let (sent, head) = (folder.join("sent"), folder.join("head"));
-    let length = u32::try_from(message.len()).expect("a short message").to_be_bytes();
-    std::fs::write(&sent, [&[0][..], &length, message].concat()).expect("a file of the test");
-    let fields = ["-H", "content-type: application/grpc", "-H", "te: trailers"];
-    let data = format!("@{}", path(&sent));
-    let args = [&["--http2", "-D", path(&head), "--data-binary", &data][..], &fields, more].concat();
-    let answer = curl(&bowline.ca(), &format!("{url}/test.Echo/{method}"), &args);
-    assert_eq!((answer.status, answer.version.as_str()), (200, "2"), "{method}");
-    Called { message: answer.body, said: std::fs::read_to_string(&head).expect("curl has written it") }
-}
-
-/// What is in the frames of an answer.
-fn messages(mut framed: &[u8]) -> Vec<String> {
-    let mut messages = Vec::new();
-    while let Some((head, rest)) = framed.split_first_chunk::<5>() {
-        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
-        let (message, rest) = rest.split_at(usize::try_from(length).expect("a short message"));
-        messages.push(String::from_utf8_lossy(message).into_owned());
-        framed = rest;
-    }
-    messages
-}
 
 #[test]
 fn grpc_goes_through_with_its_trailers_and_its_codes() {
     let bowline = Bowline::new();
     let folder = bowline.app("ways-grpc", "grpc");
     let up = Up::start(&bowline, &folder, INSTALLED);
-    let url = up.https();
-    let said = call(&bowline, &url, "Say", b"hello", &[]);
-    assert_eq!(messages(&said.message), ["hello"]);
+    let (ca, calls) = (bowline.ca(), bowline.folder("calls"));
+    let call =
+        |method: &str, message: &[u8], more: &[&str]| grpc::call((&ca, &calls), &up.https(), method, message, more);
+    let said = call("Say", b"hello", &[]);
+    assert_eq!(said.messages(), ["hello"]);
     assert_eq!(said.header("grpc-status"), Some("0"), "{}", said.said);
     assert_eq!(said.header("x-for"), Some("127.0.0.1"));
     assert!(said.header("x-instance").is_some_and(|id| id.contains("ways-grpc")), "{}", said.said);
 
-    assert_eq!(messages(&call(&bowline, &url, "Count", b"n", &[]).message), ["n 0", "n 1", "n 2"]);
-    assert_eq!(messages(&call(&bowline, &url, "Chat", b"hello", &[]).message), ["HELLO"]);
+    assert_eq!(call("Count", b"n", &[]).messages(), ["n 0", "n 1", "n 2"]);
+    assert_eq!(call("Chat", b"hello", &[]).messages(), ["HELLO"]);
 
-    let failed = call(&bowline, &url, "Fail", b"", &[]);
+    let failed = call("Fail", b"", &[]);
     assert_eq!(failed.header("grpc-status"), Some("9"), "{}", failed.said);
     assert_eq!(failed.header("grpc-message"), Some("not today: 100%25"));
-    assert_eq!(call(&bowline, &url, "Nothing", b"", &[]).header("grpc-status"), Some("12"));
+    assert_eq!(call("Nothing", b"", &[]).header("grpc-status"), Some("12"));
 
-    let late = call(&bowline, &url, "Hang", b"", &["-H", "grpc-timeout: 500m"]);
+    let late = call("Hang", b"", &["-H", "grpc-timeout: 500m"]);
     assert_eq!((late.header("grpc-status"), late.message.len()), (Some("4"), 0), "{}", late.said);
     bowline_tests::wait("the app hears that nobody waits any more", SOON, || {
         text(&bowline.run(&["logs", "ways-grpc"])).contains("the call is over").then_some(())

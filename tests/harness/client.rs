@@ -1,14 +1,15 @@
-//! Clients: curl for what a user would do, and a small one over rustls for load.
+//! Clients: curl for what a user would do, and a small one for load.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+
+use crate::wire::Wire;
 
 /// What curl got.
 #[derive(Debug, Clone)]
@@ -58,7 +59,7 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
 /// A TLS connection to an app on loopback, kept alive.
 #[derive(Debug)]
 pub struct Connection {
-    stream: rustls::StreamOwned<rustls::ClientConnection, TcpStream>,
+    wire: Wire,
     host: String,
     closes: bool,
 }
@@ -72,35 +73,39 @@ pub fn target(url: &str) -> (String, SocketAddr) {
 
 /// Trusts one CA.
 pub fn tls(ca: &Path) -> Arc<rustls::ClientConfig> {
+    tls_of(ca, rustls::DEFAULT_VERSIONS, &[])
+}
+
+/// The same, offering these versions and protocols alone.
+pub fn tls_of(
+    ca: &Path,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    protocols: &[&[u8]],
+) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).expect("the CA's certificate") {
         roots.add(certificate.expect("PEM")).expect("a CA certificate");
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
         .expect("ring speaks TLS 1.2 and 1.3")
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Arc::new(config)
 }
 
 impl Connection {
     pub fn open(url: &str, tls: &Arc<rustls::ClientConfig>) -> std::io::Result<Self> {
         let (host, address) = target(url);
-        let socket = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
-        socket.set_write_timeout(Some(Duration::from_secs(20)))?;
-        socket.set_nodelay(true)?;
-        let name = ServerName::try_from(host.clone()).map_err(std::io::Error::other)?;
-        let connection = rustls::ClientConnection::new(Arc::clone(tls), name).map_err(std::io::Error::other)?;
-        Ok(Self { stream: rustls::StreamOwned::new(connection, socket), host, closes: false })
+        let wire = Wire::connect(address)?.secured(&host, tls)?;
+        Ok(Self { wire, host, closes: false })
     }
 
-    /// GET on this connection; the answer must have a `Content-Length`. Returns status and body.
+    /// GET on this connection. Returns status and body, which must come whole.
     pub fn get(&mut self, path: &str) -> std::io::Result<(u16, Vec<u8>)> {
-        write!(self.stream, "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host)?;
-        self.answer()
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host))
     }
 
     /// Whether the last answer said that the server closes it.
@@ -111,38 +116,16 @@ impl Connection {
     /// POST of a text, likewise.
     pub fn post(&mut self, path: &str, text: &str) -> std::io::Result<(u16, Vec<u8>)> {
         let (host, length) = (&self.host, text.len());
-        write!(self.stream, "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{text}")?;
-        self.answer()
+        self.ask(&format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{text}"))
     }
 
-    fn answer(&mut self) -> std::io::Result<(u16, Vec<u8>)> {
-        self.stream.flush()?;
-        let head = self.head()?;
-        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| bad("no status"))?;
-        self.closes = head.lines().any(|line| line.eq_ignore_ascii_case("connection: close"));
-        let length = head
-            .lines()
-            .find_map(|l| l.to_ascii_lowercase().strip_prefix("content-length:").map(|n| n.trim().to_owned()))
-            .ok_or_else(|| bad("no content-length"))?;
-        let mut body = vec![0; length.parse().map_err(|_| bad("content-length"))?];
-        self.stream.read_exact(&mut body)?;
-        Ok((status, body))
-    }
-
-    fn head(&mut self) -> std::io::Result<String> {
-        let mut head = Vec::new();
-        let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n") {
-            self.stream.read_exact(&mut byte)?;
-            head.push(byte[0]);
-            if head.len() > 64 * 1024 {
-                return Err(bad("a head of over 64 KiB"));
-            }
+    fn ask(&mut self, request: &str) -> std::io::Result<(u16, Vec<u8>)> {
+        self.wire.send(request.as_bytes())?;
+        let answer = self.wire.answer()?;
+        if answer.cut {
+            return Err(std::io::Error::new(ErrorKind::UnexpectedEof, "the answer was cut"));
         }
-        String::from_utf8(head).map_err(std::io::Error::other)
+        self.closes = answer.closes();
+        Ok((answer.status, answer.body))
     }
-}
-
-fn bad(what: &str) -> std::io::Error {
-    std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned())
 }

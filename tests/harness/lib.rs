@@ -3,14 +3,20 @@
 //! Every test gets its own state folder, ports picked by the kernel and a CA of its own, so tests run side by side.
 
 pub mod browser;
+pub mod certificate;
 pub mod client;
+pub mod grpc;
 pub mod load;
 pub mod machine;
+pub mod port;
 pub mod server;
 pub mod show;
 pub mod terminal;
 pub mod up;
+pub mod upstream;
 pub mod whole;
+pub mod wire;
+pub mod wire2;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -113,6 +119,7 @@ impl Bowline {
             .env_remove("BOWLINE_CA")
             .env(bowline_fault_points::VARIABLE, self.points())
             .env("NO_COLOR", "1")
+            .env("BOWLINE_ENVOY", envoy())
             .stdin(Stdio::null());
         command
     }
@@ -277,7 +284,9 @@ impl Drop for Bowline {
             }
         }
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.state().join("logs/daemon.log")).unwrap_or_default();
+            // One that was started as a service says it to whoever supervises it.
+            let logs = [self.state().join("logs/daemon.log"), self.folder("parent").join("journal")];
+            let log: String = logs.iter().filter_map(|log| std::fs::read_to_string(log).ok()).collect();
             let short = |line: &str| line.chars().take(LOG_COLUMNS).collect::<String>();
             let tail: Vec<String> = log.lines().rev().take(LOG_LINES).map(short).collect();
             eprintln!("--- the end of the daemon's log, newest first\n{}", tail.join("\n"));
@@ -303,6 +312,21 @@ pub fn binary() -> PathBuf {
     let beside = exe.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join("bowline");
     assert!(beside.exists(), "build the binary first: cargo build -p bowline ({})", beside.display());
     beside
+}
+
+/// A program of its own for tests, put there by scripts/setup.
+pub fn tool(name: &str) -> PathBuf {
+    let exe = std::env::current_exe().expect("a test knows its own path");
+    let target = exe.ancestors().nth(3).expect("tests lie in target/PROFILE/deps");
+    let tool = target.join("hostile-tools/bin").join(name);
+    assert!(tool.exists(), "run scripts/setup first: {} is missing", tool.display());
+    tool
+}
+
+/// The Envoy that `--edge envoy` starts. Put there by scripts/setup.
+pub fn envoy() -> PathBuf {
+    let exe = std::env::current_exe().expect("a test knows its own path");
+    exe.ancestors().nth(3).expect("tests lie in target/PROFILE/deps").join("envoy/envoy")
 }
 
 /// The root of the repository.

@@ -2,8 +2,6 @@
 //! and body of the same release: while one takes the place of another of either, else of the one that serves. Every WebSocket must be
 //! told before it is closed.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -14,10 +12,10 @@ use bowline_load::{
     Bytes, Expect, Gaps, HeaderExpect, HeaderName, Load, Method, Pace, PerSecond, Plan, Report, Share, StatusCode,
     StatusExpect, Target, Template,
 };
-use rustls::pki_types::ServerName;
 
 use crate::client::{curl, target, tls};
 use crate::server::Server;
+use crate::wire::{GOING_AWAY, Wire};
 use crate::{BUILD, Bowline, SOON, path, text, wait};
 
 /// Of the app, and of its folder.
@@ -269,36 +267,20 @@ struct Socket {
     fate: Receiver<Fate>,
 }
 
-/// Close, two bytes: 1001, going away (RFC 6455, 5.5.1 and 7.4.1).
-const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
-
 impl Socket {
     fn open(url: &str, tls: &Arc<rustls::ClientConfig>) -> Self {
         let (host, address) = target(url);
-        let stream = TcpStream::connect(address).expect("the edge listens");
-        stream.set_read_timeout(Some(BUILD)).expect("a timeout");
-        let name = ServerName::try_from(host.clone()).expect("a name");
-        let connection = rustls::ClientConnection::new(Arc::clone(tls), name).expect("TLS");
-        let mut stream = rustls::StreamOwned::new(connection, stream);
-        write!(
-            stream,
-            "GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        .expect("the edge takes it");
-        let (mut head, mut byte) = (Vec::new(), [0]);
-        while !head.ends_with(b"\r\n\r\n") {
-            stream.read_exact(&mut byte).expect("an answer");
-            head.push(byte[0]);
-        }
-        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+        let wire = Wire::connect(address).and_then(|wire| wire.secured(&host, tls));
+        let mut wire = wire.expect("the edge listens");
+        let answer = wire.ask_for_websocket(&host, "/ws", "").expect("an answer");
+        assert_eq!(answer.status, 101, "{answer:?}");
+        wire.wait_for(BUILD).expect("a timeout");
         let (sender, fate) = channel();
         std::thread::spawn(move || {
-            let mut told = Vec::new();
-            let ended = stream.read_to_end(&mut told);
-            let fate = match told == GOING_AWAY {
+            let told = wire.rest();
+            let fate = match told.as_ref().is_ok_and(|told| *told == GOING_AWAY) {
                 true => Fate::Told,
-                false => Fate::Cut(format!("{told:x?}, {ended:?}")),
+                false => Fate::Cut(format!("{told:x?}")),
             };
             // A test that has failed waits for none.
             let _ = sender.send(fate);

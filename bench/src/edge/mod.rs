@@ -28,10 +28,15 @@ use crate::{say, setting};
 /// How long a proxy is loaded to see what it can do, for a pace that all can keep.
 const PEAK: Duration = Duration::from_secs(1);
 
+/// Until what a proxy says of its log has come.
+const SETTLED: Duration = Duration::from_millis(1_500);
+
 /// A proxy's rounds of one scenario, or why there are none.
 pub(crate) struct Row {
     pub(crate) kind: Kind,
     pub(crate) rounds: Result<Vec<Round>, String>,
+    /// Lines of its access log that it has dropped meanwhile: work that it has not done.
+    pub(crate) lost_lines: u64,
 }
 
 /// What was measured of all proxies, one scenario after the other.
@@ -137,6 +142,8 @@ struct Contender<'a> {
     load: Result<Load, String>,
     rounds: Vec<Round>,
     peer: Option<&'a Peer>,
+    /// Lines of its log that were lost before.
+    lost_before: u64,
 }
 
 fn measure(generator: &mut Generator, peers: &Peers, scenario: &Scenario, rounds: u32, time: Duration) -> Vec<Row> {
@@ -150,6 +157,7 @@ fn measure(generator: &mut Generator, peers: &Peers, scenario: &Scenario, rounds
             contender.round(generator, scenario, time);
         }
     }
+    std::thread::sleep(SETTLED);
     contenders.into_iter().map(Contender::into_row).collect()
 }
 
@@ -173,7 +181,8 @@ impl<'a> Contender<'a> {
     fn new(kind: Kind, peer: &'a Result<Peer, String>, scenario: &Scenario) -> Self {
         let load = peer.as_ref().map_err(Clone::clone);
         let load = load.and_then(|peer| scenario.load(peer).map_err(|error| format!("{error:#}")));
-        Self { kind, load, rounds: Vec::new(), peer: peer.as_ref().ok() }
+        let peer = peer.as_ref().ok();
+        Self { kind, load, rounds: Vec::new(), peer, lost_before: peer.map_or(0, Peer::lost_lines) }
     }
 
     fn round(&mut self, generator: &mut Generator, scenario: &Scenario, time: Duration) {
@@ -190,8 +199,9 @@ impl<'a> Contender<'a> {
     }
 
     fn into_row(self) -> Row {
-        let Self { kind, load, rounds, .. } = self;
-        Row { kind, rounds: load.map(|_| rounds) }
+        let Self { kind, load, rounds, peer, lost_before } = self;
+        let lost_lines = peer.map_or(0, Peer::lost_lines).saturating_sub(lost_before);
+        Row { kind, rounds: load.map(|_| rounds), lost_lines }
     }
 }
 

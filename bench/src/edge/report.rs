@@ -48,9 +48,12 @@ pub(super) fn timed(scenario: &Scenario, rows: &[Row]) {
     say("|---|---|---|---|---|---|---|---|---|");
     let nginx = super::aims::row(rows, Kind::Nginx).and_then(|row| summary(scenario, row));
     for row in rows {
-        let name = row.kind.name();
+        let name = match row.lost_lines {
+            0 => row.kind.name().to_owned(),
+            lost => format!("{}, **{lost} lines of its log lost**", row.kind.name()),
+        };
         let Some(it) = summary(scenario, row) else {
-            say(&failed(name, row.rounds.as_ref().err(), 8));
+            say(&failed(&name, row.rounds.as_ref().err(), 8));
             continue;
         };
         let to = |ours: &Runs, of: fn(&Summary) -> &Runs| {
@@ -181,6 +184,7 @@ fn timed_json(scenario: &Scenario, row: &Row) -> Value {
             "p99_us": it.p99.json(),
             "p999_us": it.p999.json(),
             "load_busy": it.busy.json(),
+            "log_lines_lost": row.lost_lines,
         }),
     }
 }

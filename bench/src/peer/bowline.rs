@@ -36,7 +36,8 @@ pub(super) struct Bowline {
     handle: link::Handle,
     upstream: SocketAddr,
     certificates: Arc<Certificates>,
-    generation: u64,
+    /// What it was told last.
+    table: Arc<Table>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -48,7 +49,7 @@ pub(crate) fn start(binary: &Path, under: &[OsString], upstream: SocketAddr, rou
     let handle = link::spawn(config);
     drop(guard);
     let certificates = Arc::new(certificates()?);
-    let mut edge = Bowline { pid: 0, handle, upstream, certificates, generation: 0, runtime };
+    let mut edge = Bowline { pid: 0, handle, upstream, certificates, table: Arc::default(), runtime };
     edge.swap(routes);
     let mut observed = edge.handle.observed.clone();
     let (http, https, pid) = edge.runtime.block_on(async {
@@ -58,15 +59,20 @@ pub(crate) fn start(binary: &Path, under: &[OsString], upstream: SocketAddr, rou
     })?;
     edge.pid = pid;
     pin_threads(pid).context("pinning the edge")?;
-    Ok(Peer { kind: Kind::Bowline, http, https, running: Running::Edge(Box::new(edge)), files, _sink: None })
+    Ok(Peer { kind: Kind::Bowline, http, https, running: Running::Edge(Box::new(edge)), files, sink: None })
 }
 
 impl Bowline {
+    /// From the new desired state on, as `core::route::compile` and [`Table::sharing`] give it: `reconcile` tells what making it takes.
     pub(super) fn swap(&mut self, routes: usize) {
-        self.generation += 1;
-        let table = Arc::new(table(Generation(self.generation), self.upstream, routes));
-        let certificates = Arc::clone(&self.certificates);
+        self.table = Arc::new(table(&self.table, self.upstream, routes));
+        let (table, certificates) = (Arc::clone(&self.table), Arc::clone(&self.certificates));
         self.handle.desired.send_replace(Arc::new(EdgeDesired { table, certificates }));
+    }
+
+    /// Lines of its access log that it has dropped, as it said last.
+    pub(super) fn lost_lines(&self) -> u64 {
+        self.handle.observed.borrow().access_lines_dropped
     }
 
     pub(super) fn stop(self, limit: Duration) {
@@ -101,21 +107,25 @@ fn certificates() -> anyhow::Result<Certificates> {
     Ok(BTreeMap::from([(HostName::new(HOST)?, Arc::new(Certificate { chain, key: Secret::new(key) }))]))
 }
 
-fn table(generation: Generation, upstream: SocketAddr, routes: usize) -> Table {
+/// The next one, with so many hosts.
+fn table(before: &Table, upstream: SocketAddr, routes: usize) -> Table {
     let key = AppKey { env: EnvName::new("local").expect("a name"), app: AppName::new("bench").expect("a name") };
     let service = ServiceName::new("web").expect("a name");
     let release = ReleaseNumber(1);
     let pool = PoolId { key: key.clone(), service: service.clone(), release, cohort: Cohort::Whole };
     let slot = SlotId { key, service, release, slot: Slot(0) };
     let endpoint = InstanceId { slot, incarnation: Incarnation(1) };
-    let names = std::iter::once(HOST.to_owned()).chain((0..routes).map(route));
-    let site = Site { tls: SiteTls::Both, rules: vec![rule(&pool)] };
+    let names = std::iter::once(HOST.to_owned()).chain((0..routes).map(route)).skip(before.sites.len());
+    let site = Arc::new(Site { tls: SiteTls::Both, rules: vec![rule(&pool)] });
+    let served = Pool { endpoints: BTreeMap::from([(endpoint, upstream)]), ..Pool::default() };
+    let mut sites = before.sites.clone();
+    sites.extend(names.map(|name| (HostName::new(&name).expect("a host"), Arc::clone(&site))));
     Table {
         api: None,
-        generation,
-        sites: names.map(|name| (HostName::new(&name).expect("a host"), site.clone())).collect(),
-        pools: BTreeMap::from([(pool, Pool { endpoints: BTreeMap::from([(endpoint, upstream)]), ..Pool::default() })]),
-        trusted_proxies: Vec::new(),
+        generation: before.generation.next(),
+        sites,
+        pools: BTreeMap::from([(pool, Arc::new(served))]),
+        trusted_proxies: [].into(),
         proxy_protocol: false,
         leaving: BTreeSet::new(),
         challenges: BTreeMap::new(),

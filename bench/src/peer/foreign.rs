@@ -93,7 +93,7 @@ pub(super) fn start(kind: Kind, under: &[OsString], upstream: SocketAddr, routes
     write_routes(&it, dir.path(), &settings, routes)?;
     let config = write(dir.path(), it.name, it.text, &settings)?;
     let child = spawn(command(kind, under, dir.path(), &config)?, dir.path())?;
-    Ok(Peer { kind, http, https, running: Running::Child { child, settings }, files: dir, _sink: sink })
+    Ok(Peer { kind, http, https, running: Running::Child { child, settings }, files: dir, sink })
 }
 
 fn command(kind: Kind, under: &[OsString], dir: &Path, config: &Path) -> anyhow::Result<Command> {

@@ -75,7 +75,7 @@ pub(crate) struct Peer {
     running: Running,
     files: tempfile::TempDir,
     /// Takes its access log.
-    _sink: Option<Sink>,
+    sink: Option<Sink>,
 }
 
 enum Running {
@@ -128,6 +128,15 @@ impl Peer {
         }
     }
 
+    /// Lines of its access log that it has dropped since it was started, as it says, within a second. The others drop none: they write as
+    /// they go, or keep all in memory.
+    pub(crate) fn lost_lines(&self) -> u64 {
+        match &self.running {
+            Running::Child { .. } => self.sink.as_ref().map_or(0, Sink::lost),
+            Running::Edge(edge) => edge.lost_lines(),
+        }
+    }
+
     /// The end of what it said.
     pub(crate) fn last_words(&self) -> String {
         let text = std::fs::read_to_string(self.files.path().join("output")).unwrap_or_default();
@@ -164,7 +173,7 @@ pub(crate) fn answers() -> anyhow::Result<Peer> {
     let mut command = on_proxy_core();
     command.arg("nginx").arg("-p").arg(files.path()).arg("-c").arg(path).arg("-e").arg("stderr");
     let running = Running::Child { child: spawn(command, files.path())?, settings: Vec::new() };
-    Ok(Peer { kind: Kind::Nginx, http, https: http2, running, files, _sink: None })
+    Ok(Peer { kind: Kind::Nginx, http, https: http2, running, files, sink: None })
 }
 
 /// Workers of some are other users.

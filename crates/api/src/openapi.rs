@@ -10,6 +10,7 @@ use crate::session::{PROTOCOL, TUNNEL};
 use crate::wire;
 
 const JSON: &str = "application/json";
+const TEXT: &str = "text/plain";
 const BYTES: &str = "application/octet-stream";
 
 /// Where the shapes lie in the document.
@@ -50,6 +51,10 @@ pub fn document(version: &str) -> Value {
             },
         },
     })
+}
+
+fn text() -> Value {
+    json!({ "type": "string" })
 }
 
 struct Made {
@@ -100,6 +105,14 @@ impl Made {
         self.on("GET /v1/whoami", "Who asks: the user, or the token").gives::<wire::WhoAmI>(200);
         self.on("GET /v1/openapi.json", "This document").gives_any(200, JSON, json!({ "type": "object" }));
         self.on("GET /v1/status", "What runs, and what each pending step waits on").gives::<wire::Status>(200);
+        self.on("GET /v1/metrics", "Bowline's own metrics, in Prometheus's text format").gives_any(200, TEXT, text());
+        self.on(
+            "GET /v1/metrics/targets",
+            "Instances that have metrics of their own, as service discovery by HTTP wants it",
+        )
+        .gives_any(200, JSON, json!({ "type": "array", "items": { "type": "object" } }));
+        self.on("GET /v1/metrics/instances/{env}/{instance}", "The metrics of one of them, with Bowline's labels")
+            .gives_any(200, TEXT, text());
         self.on("POST /v1/shutdown", "Stop all, then the daemon; on its machine alone").gives::<wire::Stopped>(200);
         self.on("POST /v1/upgrade", "Put another binary in the daemon's place; on its machine alone")
             .takes::<wire::Upgrade>()

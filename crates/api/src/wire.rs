@@ -6,6 +6,9 @@
 //! | `GET /v1/version` | → [`Version`] |
 //! | `GET /v1/whoami` | → [`WhoAmI`] |
 //! | `GET /v1/openapi.json` | → this API as an OpenAPI 3.1 document |
+//! | `GET /v1/metrics` | → metrics in Prometheus's text format |
+//! | `GET /v1/metrics/targets` | → instances that have metrics of their own, as Prometheus's `http_sd_configs` reads it |
+//! | `GET /v1/metrics/instances/{env}/{instance}` | → those of one, with Bowline's labels; 502 if they cannot be read |
 //! | `GET /v1/status` | → [`Status`] |
 //! | `POST /v1/apps` | [`Apply`] → 202 [`Accepted`] |
 //! | `POST /v1/plans` | [`Apply`] without `plan` → [`Plan`]; nothing is done |
@@ -95,9 +98,9 @@ pub use rollout::{
 };
 pub use source::{MAX_MANIFEST, Offered, Placed, Source, SourceEntry, SourceError};
 pub use status::{
-    AppState, AppStatus, CertificateIssuer, CertificateStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeState,
-    EdgeStatus, InstanceRole, InstanceStatus, JobStatus, Mode, ResourceStatus, ScaleStatus, ServiceStatus, Status,
-    VolumeStatus,
+    AppState, AppStatus, CertificateIssuer, CertificateStatus, ChangeStatus, DaemonStatus, DiskStatus, EdgeEngine,
+    EdgeState, EdgeStatus, InstanceRole, InstanceStatus, JobStatus, Mode, ResourceStatus, ScaleStatus, ServiceStatus,
+    Status, VolumeStatus,
 };
 
 pub use token::{CreatedToken, NewToken, Role, TokenInfo, Tokens, WhoAmI};

@@ -13,10 +13,16 @@ use crate::claim::Handover;
 
 pub(crate) mod bench;
 mod data;
+mod engine;
+mod monitoring;
+mod render;
 mod steer;
 mod token;
 
 pub(crate) use data::{Connect, Data, Import};
+pub(crate) use engine::{Edge, Endpoint, Engine, RenderEnvoy};
+pub(crate) use monitoring::{Add, Out, RenderAlertmanager, RenderGrafana, RenderPrometheus};
+pub(crate) use render::Render;
 pub(crate) use steer::{Abort, Deploy, Plan, Promote, Releases, Restart, Rollback, Scale};
 pub(crate) use token::{Expires, Login, Token};
 
@@ -186,6 +192,14 @@ pub(crate) enum Verb {
     /// is sent twice. A request without its expected answer has failed. Exit code 0 if the figures are valid and all that was
     /// expected holds, else 1; 130 if it was interrupted, with a report of what was measured until then.
     Bench(bench::Bench),
+    /// What other engines are started with, from the same file, and files for servers that a team already has, which watch the apps of a machine
+    #[command(subcommand)]
+    Render(Render),
+    /// Add a real server that watches the apps of this machine, as a service behind a route of the edge
+    ///
+    /// Writes tables at the end of bowline.toml, and a folder of the server's name with its configuration; changes nothing that is
+    /// there. Says which secrets are to be set, and what to install where the server is missing.
+    Add(Add),
     /// The local certificate authority: let this machine's browsers and tools trust it
     #[command(subcommand)]
     Trust(Trust),
@@ -239,6 +253,8 @@ impl Verb {
             | Self::Console
             | Self::Login(_)
             | Self::Bench(_)
+            | Self::Render(_)
+            | Self::Add(_)
             | Self::Trust(_)
             | Self::Schema(_)
             | Self::Completions { .. }
@@ -307,6 +323,9 @@ pub(crate) struct Listen {
     /// A proxy in front, address or network, whose X-Forwarded-For is believed; may be said again
     #[arg(long, value_name = "CIDR", value_parser = network)]
     pub(crate) trusted_proxy: Vec<IpNet>,
+    /// What proxies: Bowline itself, or an Envoy that is on PATH [default: bowline]
+    #[arg(long, value_enum, value_name = "PROXY")]
+    pub(crate) edge: Option<Engine>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -504,6 +523,9 @@ pub(crate) struct Serve {
     /// A proxy in front, address or network, whose X-Forwarded-For is believed; may be said again
     #[arg(long, value_name = "CIDR", value_parser = network)]
     pub(crate) trusted_proxy: Vec<IpNet>,
+    /// What proxies: Bowline itself, or an Envoy that is on PATH [default: bowline]
+    #[arg(long, value_enum, value_name = "PROXY")]
+    pub(crate) edge: Option<Engine>,
     /// Write the systemd unit of this server, with the words that are said besides, and start nothing
     #[arg(long)]
     pub(crate) install: bool,
@@ -514,7 +536,7 @@ pub(crate) struct Serve {
     #[arg(long, requires = "install")]
     pub(crate) force: bool,
     /// Swap the running daemon and its edge for this binary, dropping nothing; where it cannot start, the one before goes on
-    #[arg(long, conflicts_with_all = ["install", "config", "http", "https", "admin", "trusted_proxy"])]
+    #[arg(long, conflicts_with_all = ["install", "config", "http", "https", "admin", "trusted_proxy", "edge"])]
     pub(crate) upgrade: bool,
     /// `local`: of `up`
     #[arg(long, hide = true, value_enum, default_value = "server")]
@@ -542,23 +564,6 @@ impl Mode {
             Self::Server => "server",
         }
     }
-}
-
-/// Started by the daemon, with listening sockets that it inherits.
-#[derive(Debug, Args)]
-pub(crate) struct Edge {
-    #[arg(long)]
-    pub(crate) control_fd: i32,
-    #[arg(long)]
-    pub(crate) http_fd: Option<i32>,
-    #[arg(long)]
-    pub(crate) https_fd: Option<i32>,
-    #[arg(long)]
-    pub(crate) log_dir: PathBuf,
-    #[arg(long, default_value_t = 0)]
-    pub(crate) workers: usize,
-    #[arg(long)]
-    pub(crate) successor: bool,
 }
 
 fn handover(text: &str) -> Result<Handover, String> {

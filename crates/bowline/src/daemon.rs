@@ -15,8 +15,7 @@ use bowline_api::Client;
 use bowline_control::{ControlConfig, Ended, Links, Outside};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::Port;
-use bowline_core::route::{EdgeObservation, EdgeStatus};
-use bowline_edge::link::{self, LinkConfig};
+use bowline_core::route::{EdgeEngine, EdgeObservation, EdgeStatus};
 use bowline_node::NodeConfig;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -27,6 +26,7 @@ use tokio::sync::watch;
 use crate::activity;
 use crate::args::{Mode, Serve};
 use crate::claim::{Claim, Takes, unusable};
+use crate::edge::{self, Edge};
 use crate::log;
 use crate::notify::Notify;
 use crate::paths::{Paths, Recorded};
@@ -35,9 +35,6 @@ use crate::session::Readiness;
 use crate::settings::Settings;
 use crate::stops::Stops;
 use crate::ui::{Tone, Ui};
-
-/// The edge's user when the daemon is root: just below the users of instances, and nobody else's.
-const EDGE_UID: u32 = bowline_control::store::UID_BASE - 1;
 
 /// How long connections may take to end when everything is stopped.
 const EDGE_DRAIN: Duration = Duration::from_secs(10);
@@ -180,7 +177,7 @@ impl Daemon<'_> {
         }
         let again = paths.recorded().is_some();
         let admin_address = claim.admin_address()?;
-        let edge = link::spawn(edge_config(&settings, paths, exe.to_owned()));
+        let edge = Edge::start(&settings, paths, exe.to_owned()).await?;
         let (http, https) = listening(edge.observed.clone(), again).await?;
         let node = bowline_node::spawn(node_config(&settings, paths, exe, admin_address));
         let listening = Listening { http, https, admin: admin_address, api: api_url(&settings, https) };
@@ -206,15 +203,15 @@ impl Daemon<'_> {
             logs: node.logs,
             sessions: node.sessions,
             data: node.data,
-            edge_desired: edge.desired,
-            edge: edge.observed,
+            edge_desired: edge.desired.clone(),
+            edge: edge.observed.clone(),
             renewals,
         };
         let at_begin = |opened: Result<(), &Fault>| {
             // A store that this binary refuses may be one that the binary before reads.
             opened.map_err(Clone::clone).or_else(|fault| if replaces { Err(fault) } else { Ok(()) })?;
             begun.store(true, Ordering::Relaxed);
-            edge.renew.send_replace(true);
+            edge.may_renew();
             stops.tell();
             starter.ready(paths, &listening);
             if let (Starter::Other { .. }, Some(patience)) = (starter, Notify::patience()) {
@@ -236,7 +233,7 @@ impl Daemon<'_> {
         }
         match ended {
             Ended::Stopped => {
-                edge.shutdown.edge(EDGE_DRAIN).await;
+                edge.shutdown(EDGE_DRAIN).await;
                 drop(keep_link);
             }
             Ended::LeftRunning | Ended::HandedOver(_) => {}
@@ -248,7 +245,7 @@ impl Daemon<'_> {
 fn node_config(settings: &Settings, paths: &Paths, exe: &Path, admin: SocketAddr) -> NodeConfig {
     NodeConfig {
         environment: std::env::vars().collect::<BTreeMap<_, _>>(),
-        edge_uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
+        edge_uid: edge::uid(),
         admin: Port::new(admin.port()),
         log_bytes: settings.log_bytes,
         log_files: settings.log_files,
@@ -263,7 +260,7 @@ fn control_config(
     claim: &Claim,
     (http, https): (SocketAddr, Option<SocketAddr>),
 ) -> Result<ControlConfig, Fault> {
-    let edge_uid = nix::unistd::geteuid().is_root().then_some(EDGE_UID);
+    let edge_uid = edge::uid();
     if settings.api.is_none() {
         claim.close_outer(paths);
     }
@@ -279,6 +276,7 @@ fn control_config(
         api: claim.api()?,
         admin: claim.admin()?,
         registry: prometheus_client::registry::Registry::default(),
+        edge: settings.edge,
         trusted_proxies: settings.trusted_proxies,
         proxy_protocol: settings.proxy_protocol,
         outside: settings.api.map(|api| Outside {
@@ -320,8 +318,12 @@ impl Listening {
         let listen = [("--http", Some(self.http)), ("--https", self.https), ("--admin", Some(self.admin))];
         let said = listen.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}")));
         let proxies = settings.trusted_proxies.iter().map(|network| format!("--trusted-proxy={network}"));
+        let engine = match settings.edge {
+            EdgeEngine::Bowline => None,
+            EdgeEngine::Envoy => Some("--edge=envoy".to_owned()),
+        };
         let file = settings.file.iter().map(|file| format!("--config={}", file.display()));
-        said.chain(proxies).chain(file).collect()
+        said.chain(proxies).chain(engine).chain(file).collect()
     }
 }
 
@@ -375,20 +377,6 @@ impl Starter {
                 ui.say(format!("  another binary takes over: {}", binary.short()));
             }
         }
-    }
-}
-
-fn edge_config(settings: &Settings, paths: &Paths, exe: std::path::PathBuf) -> LinkConfig {
-    LinkConfig {
-        exe,
-        args: vec![OsString::from("edge")],
-        run_dir: paths.run.clone(),
-        log_dir: paths.state.join("logs/edge"),
-        http: settings.http,
-        https: settings.https,
-        uid: nix::unistd::geteuid().is_root().then_some(EDGE_UID),
-        workers: 0,
-        holder_of: bowline_node::listener,
     }
 }
 

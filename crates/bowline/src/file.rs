@@ -1,6 +1,8 @@
 //! The `bowline.toml` of a folder, read where the command was said: what is wrong with it is shown before anything
 //! else happens.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bowline_core::app::App;
@@ -43,6 +45,26 @@ pub(crate) fn folder(dir: &Path, verb: &str) -> Result<PathBuf, Fault> {
 
 pub(crate) fn folder_name(dir: &Path) -> String {
     dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// All of it or nothing: whoever reads meanwhile has the text before, or this one.
+pub(crate) fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let new = path.with_file_name(name);
+    let written = write_new(&new, text).and_then(|()| std::fs::rename(&new, path));
+    if written.is_err() {
+        // What was not written to its end is nobody's.
+        let _ = std::fs::remove_file(&new);
+    }
+    written
+}
+
+/// To the disk, under a name that was not taken.
+pub(crate) fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 /// Reads and parses for one environment.

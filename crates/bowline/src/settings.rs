@@ -31,6 +31,7 @@ pub(crate) struct Settings {
     pub(crate) http: SocketAddr,
     pub(crate) https: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
+    pub(crate) edge: EdgeEngine,
     pub(crate) trusted_proxies: Vec<IpNet>,
     /// Their connections begin with a PROXY header.
     pub(crate) proxy_protocol: bool,
@@ -151,7 +152,17 @@ impl Settings {
             }
             Mode::Server => Self::server(args.config.as_deref(), colour)?,
         };
+        let edge = args.edge.map_or(base.edge, EdgeEngine::from);
+        let trusts = !args.trusted_proxy.is_empty() || !base.trusted_proxies.is_empty();
+        let only_stops = args.for_command && args.mode == Mode::Server;
+        if edge == EdgeEngine::Envoy && trusts && !only_stops {
+            return Err(Fault::new(FaultKind::Invalid, "an Envoy is told of no proxies in front that are believed")
+                .hint(
+                    "have Bowline's own edge (`--edge bowline`), or take `trusted_proxies` and --trusted-proxy out",
+                ));
+        }
         Ok(Self {
+            edge,
             http: args.http.unwrap_or(base.http),
             https: args.https.or(base.https),
             admin: args.admin.unwrap_or(base.admin),
@@ -169,6 +180,7 @@ impl Settings {
             http: loopback(8080),
             https: Some(loopback(8443)),
             admin: loopback(7070),
+            edge: EdgeEngine::Bowline,
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             api: None,
@@ -205,11 +217,12 @@ impl Settings {
 
     /// Of a file in which nothing is refused.
     fn carried(server: Server, file: Option<PathBuf>) -> Result<Self, Fault> {
-        let Server { listen, trusted_proxies, api, acme, limits, .. } = server;
+        let Server { edge, listen, trusted_proxies, api, acme, limits, .. } = server;
         Ok(Self {
             http: *listen.http.first().expect("no other number than one is carried"),
             https: listen.https.first().copied(),
             admin: listen.admin,
+            edge,
             trusted_proxies,
             proxy_protocol: listen.proxy_protocol,
             api: api.map(Api::read),
@@ -229,7 +242,8 @@ impl Settings {
 fn not_carried(parsed: &ServerFile) -> Option<bowline_spec::Diagnostics> {
     let mut keys = NOT_CARRIED.to_vec();
     if parsed.server.edge == EdgeEngine::Envoy {
-        keys.push(("edge", "the edge is Bowline's own"));
+        let why = "an Envoy is told of no proxies in front that are believed; Bowline's own edge is";
+        keys.extend([("trusted_proxies", why), ("listen.proxy_protocol", why)]);
     }
     if parsed.server.listen.http.len() != 1 {
         keys.push(("listen.http", "the edge listens on exactly one address for HTTP; [::] takes IPv4, too"));
@@ -307,14 +321,14 @@ mod tests {
 
     #[test]
     fn what_is_not_carried_is_refused_by_its_key_all_at_once() {
-        let text = "edge = \"envoy\"\n[listen]\nhttp = []\nhttps = [\"[::]:1\", \"[::]:2\"]\n\
+        let text = "edge = \"envoy\"\ntrusted_proxies = [\"10.0.0.0/8\"]\n[listen]\nhttp = []\nhttps = [\"[::]:1\", \"[::]:2\"]\n\
             [api]\nhost = \"api.example.com\"\n[backup]\nto = \"/backups\"\n\
             recipient = \"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"\n\
             [otlp]\nendpoint = \"http://127.0.0.1:4318\"\n[limits]\nconnections = 100\n";
         let fault = settings(text, &[]).unwrap_err();
         assert_eq!(fault.kind, FaultKind::Invalid);
         let detail = fault.detail.unwrap();
-        let keys = ["edge", "listen.http", "listen.https", "backup", "otlp", "limits.connections"];
+        let keys = ["trusted_proxies", "listen.http", "listen.https", "backup", "otlp", "limits.connections"];
         for key in keys {
             assert!(detail.contains(&format!("cannot do `{key}`")), "{key}: {detail}");
         }

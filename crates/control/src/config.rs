@@ -15,7 +15,7 @@ use bowline_core::instance::{NodeDesired, Observations};
 use bowline_core::log::{LogLine, LogQuery};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::{DataDone, DataOrder};
-use bowline_core::route::{Certificate, EdgeDesired, EdgeObservation};
+use bowline_core::route::{Certificate, EdgeDesired, EdgeEngine, EdgeObservation};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
 use ipnet::IpNet;
 use prometheus_client::registry::Registry;
@@ -78,6 +78,8 @@ pub struct ControlConfig {
     pub users: Users,
     /// Other rooms may have registered their metrics.
     pub registry: Registry,
+    /// The edge behind the links.
+    pub edge: EdgeEngine,
     /// Whose `X-Forwarded-*` and `Forwarded` the edge believes.
     pub trusted_proxies: Vec<IpNet>,
     /// Their connections begin with a PROXY header.

@@ -2,12 +2,15 @@
 //!
 //! Names and labels follow OpenTelemetry's semantic conventions for HTTP in their Prometheus form.
 
+mod apps;
+pub(crate) mod exposition;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ResourceName, ServiceName};
+use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ResourceName, ServiceName, SlotId};
 use bowline_core::instance::Observations;
 use bowline_core::job::{Outcome, TaskKey};
 use bowline_core::route::{DURATION_BOUNDS, EdgeObservation, EdgeStatus, Histogram, SIZE_BOUNDS, Series, SeriesKey};
@@ -17,14 +20,18 @@ use bowline_core::units::float;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::store::Store;
+pub(crate) use apps::{AppVitals, Scraped};
 
 /// What only the reconcile loop knows, taken at a scrape.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Vitals {
+    pub(crate) apps: Vec<AppVitals>,
     pub(crate) instances: Vec<InstanceVitals>,
     /// Those that the table leads to.
     pub(crate) routed: BTreeSet<InstanceId>,
@@ -91,6 +98,17 @@ impl VitalsSlot {
     }
 }
 
+/// Series of apps that were more than are passed on, by service.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Dropped(Family<Labels, Counter>);
+
+impl Dropped {
+    pub(crate) fn count(&self, slot: &SlotId, series: usize) {
+        let of_service = of_service(&slot.key, &slot.service);
+        self.0.get_or_create(&of_service).inc_by(u64::try_from(series).unwrap_or(u64::MAX));
+    }
+}
+
 /// Registers all of control's metrics.
 pub(crate) fn register(
     registry: &mut Registry,
@@ -98,11 +116,17 @@ pub(crate) fn register(
     node: watch::Receiver<Arc<Observations>>,
     edge: watch::Receiver<Arc<EdgeObservation>>,
     store: Option<Store>,
-) -> VitalsSlot {
+) -> (VitalsSlot, Dropped) {
     let vitals = VitalsSlot::default();
     let version = version.to_owned();
     registry.register_collector(Box::new(World { version, node, edge, vitals: vitals.clone(), store }));
-    vitals
+    let dropped = Dropped::default();
+    registry.register(
+        "bowline_app_series_dropped",
+        "Series of an app's own metrics that were not passed on because an instance had too many",
+        dropped.0.clone(),
+    );
+    (vitals, dropped)
 }
 
 struct World {
@@ -130,7 +154,11 @@ impl Collector for World {
         instances(out, &node, &vitals)?;
         scaling(out, &edge, &vitals)?;
         jobs(out, &vitals)?;
+        apps::encode(out, &vitals.apps)?;
         disk(out, &node)?;
+        if let Some(store) = &self.store {
+            apps::secrets(out, store, &vitals.apps)?;
+        }
         let sequence = self.store.as_ref().and_then(|store| store.read(|view| view.newest_event()).ok());
         daemon(out, &self.version, &vitals, sequence)
     }
@@ -207,7 +235,8 @@ fn of_series(key: &SeriesKey) -> Labels {
     labels
 }
 
-fn of_instance(id: &InstanceId) -> Labels {
+/// What tells an instance's series from those of all others.
+pub(crate) fn of_instance(id: &InstanceId) -> Labels {
     let mut labels = of_app(&id.slot.key, Some(&id.slot.service), Some(id.slot.release));
     labels.push(("instance", id.to_string()));
     labels

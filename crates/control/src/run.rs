@@ -12,7 +12,7 @@ use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, EnvName, ReleaseNumber};
 use bowline_core::resource::data::{DataDone, DataOrder};
-use bowline_core::route::{ApiSite, EdgeDesired};
+use bowline_core::route::{ApiSite, EdgeDesired, EdgeEngine};
 use bowline_core::scale::Windows;
 use bowline_core::time::{Mono, Timestamp};
 use bowline_fault_points::{Point, reach};
@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::certs::acme::{Clerk, Keep, Report};
-use crate::certs::{CertCache, LocalCa};
+use crate::certs::{self, CertCache, LocalCa};
 use crate::config::{Acme, ControlConfig, Ended, ForesightCall, Links};
 use crate::http::answer::Refusal;
 use crate::http::journal::Journals;
@@ -82,6 +82,7 @@ pub async fn run(
         mode: config.mode,
         started: now.wall,
         admin: admin_address,
+        edge: config.edge,
         state_dir: config.state_dir.clone(),
     };
     let kept = opened.as_ref().map_err(Clone::clone).and_then(Opened::kept);
@@ -109,6 +110,7 @@ pub async fn run(
 
 /// What is needed to do more than to say why not.
 struct Opened {
+    edge: EdgeEngine,
     store: Store,
     vault: Vault,
     ca: LocalCa,
@@ -142,26 +144,32 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         let keep = Keep::new(&config.state_dir, vault.keys(), &acme.directory);
         (acme, keep)
     });
+    let certs = CertCache::new(&config.state_dir);
+    let served = snapshot.as_ref().map(|served| &*served.certificates);
+    let left = || certs::acme::left(&config.state_dir, &vault.keys(), served, now.wall);
     let place = Place {
         state_dir: config.state_dir.clone(),
         is_root: nix::unistd::geteuid().is_root(),
         users: config.users,
         edge_http: links.edge.borrow().http,
+        metrics: config.admin.local_addr().ok().map(|address| format!("http://{address}/metrics")),
         salt: Salt::fresh()?,
-        trusted_proxies: config.trusted_proxies.clone(),
+        trusted_proxies: config.trusted_proxies.as_slice().into(),
         proxy_protocol: config.proxy_protocol,
-        api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }),
+        api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }.into()),
         given: config.outside.as_ref().and_then(|way| Given::of(way, snapshot.as_deref(), &ca, now.wall)),
         acme: acme.as_ref().map(|(settings, keep)| {
-            let local = snapshot.as_ref().map(|served| ca.signed(&served.certificates)).unwrap_or_default();
+            let local = certs.hosts(&ca, &vault.keyring(), served, now.wall);
             Authority { kept: keep.load(), pace: pace(), api: settings.api, local }
         }),
+        left: if acme.is_none() { left() } else { BTreeMap::new() },
         build_time: config.build_time,
         windows: windows(),
         machine: memory::machine(),
         boot: boot_id()?,
     };
-    Ok(Opened { store, vault, ca, certs: CertCache::new(&config.state_dir), acme, place, loaded, snapshot })
+    let edge = config.edge;
+    Ok(Opened { edge, store, vault, ca, certs, acme, place, loaded, snapshot })
 }
 
 /// How long scaling waits: a test of the whole may have it wait a fraction of that.
@@ -288,6 +296,7 @@ struct Rim {
 
 /// What effects are carried out with when the store is open.
 struct Work {
+    edge: EdgeEngine,
     jobs: mpsc::Sender<(JobId, Job)>,
     worker: tokio::task::JoinHandle<()>,
     snapshots: watch::Sender<Option<Arc<EdgeDesired>>>,
@@ -417,8 +426,9 @@ impl Rim {
     fn read(&mut self, ticket: Ticket, order: ReadOrder) {
         let Some(work) = &self.work else { return };
         let (vault, inputs, foresights) = (work.vault.clone(), self.inputs.clone(), self.links.foresights.clone());
+        let edge = work.edge;
         tokio::spawn(async move {
-            let reading = tokio::task::spawn_blocking(move || folder::read(&order, &vault)).await;
+            let reading = tokio::task::spawn_blocking(move || folder::read(&order, &vault, edge)).await;
             let reading = match reading.unwrap_or_else(|error| Err(defect("reading the folder", &error))) {
                 Ok(reading) => foresee(&foresights, reading).await,
                 Err(fault) => Err(fault),
@@ -549,6 +559,7 @@ impl Work {
         let (snapshots, latest) = watch::channel(None);
         let sealer = tokio::spawn(seal_snapshots(latest, opened.vault.clone(), opened.place.state_dir.clone()));
         Self {
+            edge: opened.edge,
             jobs,
             worker,
             snapshots,

@@ -100,7 +100,8 @@ impl Endpoint {
 
     /// Whether it has come to [`FAILURES`] since it was asked last.
     pub(crate) fn take_failing(&self) -> bool {
-        self.failing.swap(false, Ordering::AcqRel)
+        // Each of thousands is asked four times a second.
+        self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) fn set_left_out(&self, left_out: bool) {

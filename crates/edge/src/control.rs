@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_core::app::HostName;
 use bowline_core::id::Generation;
 use bowline_fault_points::{Point, reach};
 use tokio::net::{UnixListener, UnixStream};
@@ -13,15 +14,15 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::outliers::Watch;
 use crate::process::Sockets;
 use crate::record::{Totals, Writer};
-use crate::route::Compiler;
-use crate::tls::Tls;
-use crate::wire::{Channel, ChannelError, DesiredFrame, FromEdge, ObservationFrame, PROTOCOL, ToEdge};
+use crate::route::{Compiler, Routes};
+use crate::tls::{Tls, TlsError};
+use crate::wire::{ChangesFrame, Channel, ChannelError, DesiredFrame, FromEdge, ObservationFrame, PROTOCOL, ToEdge};
 use crate::worker::{Command, Farewell, Handle};
 
 /// How often changes are reported.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 
-/// How often memory is measured, in reports: the kernel walks all pages for it.
+/// How often memory is measured, in ticks: the kernel walks all pages for it.
 const MEASURE_EVERY: u32 = 8;
 
 /// How long a successor waits for its first table: whoever started it has given it up after that.
@@ -38,12 +39,21 @@ struct Daemon {
     outbox: Outbox,
     /// It missed what changed, and is owed the whole.
     behind: bool,
+    /// An answer that it had no room for, and has to do something about.
+    owed: Option<Arc<FromEdge>>,
 }
 
 impl Daemon {
+    fn new(outbox: Outbox) -> Self {
+        Self { outbox, behind: true, owed: None }
+    }
+
     /// Never waits: a daemon may be stopped or swapped out for as long as it likes, and finds its edge when it is back.
     /// Answers whether it is still there. `news`: what changed since the frame before, if anything has.
     fn tell(&mut self, news: Option<&Arc<FromEdge>>, whole: impl FnOnce() -> Arc<FromEdge>) -> bool {
+        if let Some(TrySendError::Full(owed)) = self.owed.take().and_then(|owed| self.outbox.try_send(owed).err()) {
+            self.owed = Some(owed);
+        }
         let frame = match (self.behind, news) {
             (true, _) if self.outbox.capacity() > 0 => whole(),
             (false, Some(news)) => Arc::clone(news),
@@ -61,8 +71,30 @@ impl Daemon {
 /// What a daemon's connection asks of the control task.
 enum Event {
     Joined(Outbox),
-    Desired(Box<DesiredFrame>, Outbox),
+    Desired(Wanted, Outbox),
     End(Farewell),
+}
+
+/// What is to be served.
+enum Wanted {
+    Whole(Box<DesiredFrame>),
+    Changes(Box<ChangesFrame>),
+}
+
+impl Wanted {
+    fn generation(&self) -> Generation {
+        Generation(match self {
+            Self::Whole(frame) => frame.generation,
+            Self::Changes(frame) => frame.generation(),
+        })
+    }
+}
+
+/// Why it is not served.
+enum Unserved {
+    /// They are changes of something else than is held.
+    OfAnother,
+    Refused(String),
 }
 
 /// What connections need to answer by themselves.
@@ -79,12 +111,14 @@ pub(crate) struct Control {
     tls: Arc<Tls>,
     writer: Writer,
     compiler: Compiler,
+    /// Whose table is held. A generation alone does not say so: there might be two of the same number.
+    told_by: Option<mpsc::WeakSender<Arc<FromEdge>>>,
     outliers: Watch,
     totals: Totals,
     daemons: Vec<Daemon>,
     last: ObservationFrame,
     private_bytes: u64,
-    reports: u32,
+    ticks: u32,
 }
 
 impl Control {
@@ -98,12 +132,13 @@ impl Control {
             tls,
             writer,
             compiler: Compiler::default(),
+            told_by: None,
             outliers: Watch::new(),
             totals: Totals::default(),
             daemons: Vec::new(),
             last: ObservationFrame::default(),
             private_bytes: 0,
-            reports: 0,
+            ticks: 0,
         })
     }
 
@@ -125,11 +160,12 @@ impl Control {
                 }
                 Some(event) = inbox.recv() => match event {
                     Event::Joined(daemon) => self.join(daemon).await,
-                    Event::Desired(frame, daemon) => self.desired(*frame, &daemon).await,
+                    Event::Desired(wanted, daemon) => self.desired(wanted, &daemon).await,
                     Event::End(farewell) => break farewell,
                 },
                 _ = tick.tick() => {
                     resting = false;
+                    self.measure();
                     self.report().await;
                     if self.workers.iter().any(|worker| worker.thread.is_finished()) {
                         tracing::error!("a worker died: the edge ends, to be started again whole");
@@ -162,41 +198,56 @@ impl Control {
 
     async fn join(&mut self, outbox: Outbox) {
         self.report().await;
-        let mut daemon = Daemon { outbox, behind: true };
+        let mut daemon = Daemon::new(outbox);
         if daemon.tell(None, || self.all()) {
             self.daemons.push(daemon);
         }
     }
 
-    async fn desired(&mut self, frame: DesiredFrame, daemon: &Outbox) {
-        let generation = frame.generation;
+    async fn desired(&mut self, wanted: Wanted, daemon: &Outbox) {
+        let generation = wanted.generation();
         reach(Point::TableReceived);
-        let answer = match self.apply(&frame).await {
-            Ok(()) => FromEdge::Serving { generation },
-            Err(reason) => {
-                tracing::warn!(generation, reason, "a desired state was refused");
-                FromEdge::Refused { generation, reason }
+        let answer = match self.apply(&wanted, daemon).await {
+            Ok(()) => FromEdge::Serving { generation: generation.0 },
+            Err(Unserved::OfAnother) => {
+                tracing::info!(%generation, "changes of something else than is held: the whole is wanted");
+                FromEdge::WantsWhole { generation: generation.0 }
+            }
+            Err(Unserved::Refused(reason)) => {
+                tracing::warn!(%generation, reason, "a desired state was refused");
+                FromEdge::Refused { generation: generation.0, reason }
             }
         };
         reach(Point::TableServed);
-        // One that is gone asks again when it is back; to one that is behind, the whole says what is served.
-        drop(daemon.try_send(Arc::new(answer)));
+        self.answer(daemon, Arc::new(answer));
         self.report().await;
         reach(Point::TableAcknowledged);
     }
 
+    /// One that is gone asks again when it is back. To one that is behind, the whole says what is served, but not what it has to do.
+    fn answer(&mut self, to: &Outbox, answer: Arc<FromEdge>) {
+        if let Err(TrySendError::Full(answer)) = to.try_send(answer)
+            && !matches!(*answer, FromEdge::Serving { .. })
+            && let Some(daemon) = self.daemons.iter_mut().find(|daemon| daemon.outbox.same_channel(to))
+        {
+            daemon.owed = Some(answer);
+        }
+    }
+
     /// Swaps certificates and table; done when every worker serves it.
-    async fn apply(&mut self, frame: &DesiredFrame) -> Result<(), String> {
-        let generation = Generation(frame.generation);
+    async fn apply(&mut self, wanted: &Wanted, daemon: &Outbox) -> Result<(), Unserved> {
+        let generation = wanted.generation();
         if let Some(held) = self.compiler.generation().filter(|held| *held > generation) {
-            return Err(format!("generation {generation} is older than {held}, which is served"));
+            let why = format!("generation {generation} is older than {held}, which is served");
+            return Err(Unserved::Refused(why));
         }
-        let desired = frame.parse().map_err(|error| error.to_string())?;
-        for (host, error) in self.tls.swap(&desired) {
-            tracing::warn!(%host, error = &error as &dyn std::error::Error, "a certificate cannot be used");
-        }
-        let routes = self.compiler.compile(desired.table);
-        self.outliers.table(&self.compiler);
+        let routes = match wanted {
+            Wanted::Whole(frame) => self.take_whole(frame)?,
+            Wanted::Changes(frame) if self.is_held(Generation(frame.base), daemon) => self.take_changes(frame)?,
+            Wanted::Changes(_) => return Err(Unserved::OfAnother),
+        };
+        self.told_by = Some(daemon.downgrade());
+        self.outliers.table(&mut self.compiler);
         let mut serving = Vec::with_capacity(self.workers.len());
         for worker in &self.workers {
             let (done, served) = oneshot::channel();
@@ -205,11 +256,31 @@ impl Control {
             }
         }
         for served in serving {
-            served.await.map_err(|_| "a worker died".to_owned())?;
+            served.await.map_err(|_| Unserved::Refused("a worker died".to_owned()))?;
         }
         *self.facts.serving.lock().expect("nothing panics while it is held") = Some(generation);
         tracing::info!(%generation, "serving");
         Ok(())
+    }
+
+    /// Whether this is what is held, and this daemon knows it.
+    fn is_held(&self, base: Generation, daemon: &Outbox) -> bool {
+        let told_by = self.told_by.as_ref().and_then(mpsc::WeakSender::upgrade);
+        self.compiler.generation() == Some(base) && told_by.is_some_and(|told_by| told_by.same_channel(daemon))
+    }
+
+    fn take_whole(&mut self, frame: &DesiredFrame) -> Result<Arc<Routes>, Unserved> {
+        let desired = frame.parse().map_err(|error| Unserved::Refused(error.to_string()))?;
+        warn_of(self.tls.swap(&desired));
+        Ok(self.compiler.compile(&desired.table))
+    }
+
+    fn take_changes(&mut self, frame: &ChangesFrame) -> Result<Arc<Routes>, Unserved> {
+        let changes = frame.parse().map_err(|error| Unserved::Refused(error.to_string()))?;
+        let routes = self.compiler.change(&changes);
+        // Nobody routes by them yet.
+        warn_of(self.tls.change(&changes, self.compiler.table()));
+        Ok(routes)
     }
 
     /// Adds up what the workers counted and tells the daemons what changed.
@@ -228,10 +299,6 @@ impl Control {
         }
         self.totals.add(reports, &self.compiler);
         self.outliers.look(&self.compiler);
-        if self.reports.is_multiple_of(MEASURE_EVERY) {
-            self.private_bytes = private_bytes().unwrap_or(self.private_bytes);
-        }
-        self.reports = self.reports.wrapping_add(1);
         let mut frame = self.totals.changes();
         self.complete(&mut frame);
         let news = (frame != self.last).then(|| {
@@ -241,6 +308,14 @@ impl Control {
         let mut daemons = std::mem::take(&mut self.daemons);
         daemons.retain_mut(|daemon| daemon.tell(news.as_ref(), || self.whole()));
         self.daemons = daemons;
+    }
+
+    /// At ticks, and never when a table waits for it to be acknowledged.
+    fn measure(&mut self) {
+        if self.ticks.is_multiple_of(MEASURE_EVERY) {
+            self.private_bytes = private_bytes().unwrap_or(self.private_bytes);
+        }
+        self.ticks = self.ticks.wrapping_add(1);
     }
 
     fn whole(&mut self) -> Arc<FromEdge> {
@@ -290,7 +365,10 @@ impl Control {
         self.say_farewell(farewell);
         while self.workers.iter().any(|worker| !worker.thread.is_finished()) {
             let sooner = tokio::select! {
-                _ = tick.tick() => None,
+                _ = tick.tick() => {
+                    self.measure();
+                    None
+                }
                 () = drained.notified() => None,
                 Some(farewell) = stop.recv() => Some(farewell),
                 Some(event) = inbox.recv() => match event {
@@ -298,8 +376,8 @@ impl Control {
                         self.join(daemon).await;
                         None
                     }
-                    Event::Desired(frame, daemon) => {
-                        self.desired(*frame, &daemon).await;
+                    Event::Desired(wanted, daemon) => {
+                        self.desired(wanted, &daemon).await;
                         None
                     }
                     Event::End(farewell) => Some(farewell),
@@ -343,11 +421,21 @@ async fn converse(mut channel: Channel, facts: &Facts, events: mpsc::Sender<Even
                         new.filter(|_| !foreign).map(Event::Joined)
                     }
                     // Whoever does not say hello first is no daemon.
-                    (ToEdge::Desired(_) | ToEdge::Listeners | ToEdge::Retire | ToEdge::Shutdown { .. }, Some(_)) => {
-                        return Ok(());
+                    (
+                        ToEdge::Desired(_)
+                        | ToEdge::Changes(_)
+                        | ToEdge::Listeners
+                        | ToEdge::Retire
+                        | ToEdge::Shutdown { .. },
+                        Some(_),
+                    ) => return Ok(()),
+                    (ToEdge::Desired(_) | ToEdge::Changes(_), None) if foreign => return Ok(()),
+                    (ToEdge::Desired(frame), None) => {
+                        weak.upgrade().map(|outbox| Event::Desired(Wanted::Whole(frame), outbox))
                     }
-                    (ToEdge::Desired(_), None) if foreign => return Ok(()),
-                    (ToEdge::Desired(frame), None) => weak.upgrade().map(|outbox| Event::Desired(frame, outbox)),
+                    (ToEdge::Changes(frame), None) => {
+                        weak.upgrade().map(|outbox| Event::Desired(Wanted::Changes(frame), outbox))
+                    }
                     (ToEdge::Listeners, None) => {
                         send_listeners(&mut channel, &facts.sockets).await?;
                         None
@@ -376,6 +464,13 @@ fn hello(facts: &Facts) -> FromEdge {
         http: facts.sockets.http_address(),
         https: facts.sockets.https_address(),
         serving: facts.serving.lock().expect("nothing panics while it is held").map(|generation| generation.0),
+        changes: true,
+    }
+}
+
+fn warn_of(wrong: Vec<(HostName, TlsError)>) {
+    for (host, error) in wrong {
+        tracing::warn!(%host, error = &error as &dyn std::error::Error, "a certificate cannot be used");
     }
 }
 
@@ -410,7 +505,7 @@ mod tests {
     #[test]
     fn a_daemon_that_takes_nothing_for_long_is_kept_and_told_the_whole() {
         let (outbox, mut inbox) = mpsc::channel(1);
-        let mut daemon = Daemon { outbox, behind: false };
+        let mut daemon = Daemon { behind: false, ..Daemon::new(outbox) };
         let unasked = || -> Arc<FromEdge> { panic!("there is no room for it") };
         for _ in 0..1_000 {
             assert!(daemon.tell(Some(&observation(false)), unasked), "it is only slow");
@@ -422,5 +517,19 @@ mod tests {
         assert!(!is_whole(&inbox.try_recv().unwrap()), "it has caught up");
         drop(inbox);
         assert!(!daemon.tell(None, unasked));
+    }
+
+    #[test]
+    fn what_a_daemon_has_to_do_it_is_told_when_it_takes_something_again() {
+        let (outbox, mut inbox) = mpsc::channel(1);
+        let mut daemon = Daemon { behind: false, ..Daemon::new(outbox) };
+        let unasked = || -> Arc<FromEdge> { panic!("nothing was missed") };
+        assert!(daemon.tell(Some(&observation(false)), unasked));
+        daemon.owed = Some(Arc::new(FromEdge::WantsWhole { generation: 7 }));
+        assert!(daemon.tell(None, unasked), "there is no room for it");
+        assert!(!is_whole(&inbox.try_recv().unwrap()));
+        assert!(daemon.tell(None, unasked));
+        assert!(matches!(*inbox.try_recv().unwrap(), FromEdge::WantsWhole { generation: 7 }));
+        assert!(daemon.tell(None, unasked) && inbox.try_recv().is_err(), "it is told once");
     }
 }

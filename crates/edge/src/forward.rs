@@ -34,6 +34,9 @@ const MAX_TRIES: usize = 3;
 /// A call that is given up sooner says nothing of the connection on which it has waited.
 const IN_VAIN: Duration = Duration::from_secs(1);
 
+/// W3C Trace Context, 3.3.
+const TRACE_STATE: &str = "tracestate";
+
 /// Times a stale connection out of the pool is replaced before a try counts.
 const MAX_STALE: usize = 4;
 
@@ -133,9 +136,7 @@ pub(crate) async fn to_daemon<C: Client>(
 /// Time has passed: the table of now may lead elsewhere, and let others in.
 fn again<C: Client>(request: &mut Request<'_>, client: &C) -> Result<Arc<Route>, Reason> {
     let route = request.route(client.peer())?;
-    request.journal.route = Some(Arc::clone(&route));
-    // Positions are those of the table before.
-    (request.journal.backend, request.journal.endpoint) = (None, None);
+    request.journal.looks_again(&route);
     if let Some(guard) = &route.guard {
         guard.check_again(request.client, request.head)?;
     }
@@ -313,10 +314,13 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         };
         let guard = self.route.guard.as_ref().filter(|guard| guard.keeps_any());
         let cookies = sticky::stripped(head);
-        if guard.is_none() && cookies.is_empty() {
+        // Of a trace that is begun here, nobody has said anything.
+        let is_stray = trace.begun && head.first(TRACE_STATE).is_some();
+        if guard.is_none() && cookies.is_empty() && !is_stray {
             return write::request(&mut self.output, &line, head.fields(), forwarding, extra);
         }
         let fields = head.fields().filter(|field| !guard.is_some_and(|guard| guard.keeps(field)));
+        let fields = fields.filter(|field| !is_stray || !field.name.eq_ignore_ascii_case(TRACE_STATE.as_bytes()));
         let fields = fields.filter_map(|field| sticky::passed(field, &cookies));
         write::request(&mut self.output, &line, fields, forwarding, extra);
     }

@@ -10,6 +10,7 @@
 
 mod answer;
 mod balance;
+mod by_name;
 mod client;
 mod control;
 mod deadline;

@@ -24,8 +24,9 @@ impl Watch {
     }
 
     /// Another table is served.
-    pub(crate) fn table(&mut self, compiler: &Compiler) {
-        self.handle(Input::Pools(compiler.pools()), compiler);
+    pub(crate) fn table(&mut self, compiler: &mut Compiler) {
+        let changed = compiler.take_changed();
+        self.handle(Input::Changed(changed), compiler);
     }
 
     /// Looks who has failed since, and whose time is over.
@@ -50,6 +51,7 @@ impl Watch {
     }
 
     fn handle(&mut self, input: Input, compiler: &Compiler) {
+        let before = self.machine.left_out().next().is_some();
         for effect in self.machine.handle(input, self.now()) {
             match effect {
                 Effect::LeaveOut { instance, time } => {
@@ -59,7 +61,10 @@ impl Watch {
                 Effect::LetIn { instance } => tracing::info!(%instance, "an instance is let in again"),
             }
         }
-        // Of one that has another address, the endpoint is a new one.
-        compiler.leave_out(&self.seen().0);
+        let left_out = self.seen().0;
+        // Mostly nobody is, and nobody was. Of one that has another address, the endpoint is a new one.
+        if before || !left_out.is_empty() {
+            compiler.leave_out(&left_out);
+        }
     }
 }

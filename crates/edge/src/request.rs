@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bowline_core::route::Method;
 
@@ -114,7 +114,7 @@ pub(crate) async fn refuse<C: Client>(worker: &Worker, client: &mut C, refusal: 
         deadline.set(ANSWER_TIME);
         let _ = flush(client, deadline).await;
     }
-    worker.access.write(&Line {
+    let line = Line {
         labels: [""; 3],
         method: "",
         host: "",
@@ -131,7 +131,8 @@ pub(crate) async fn refuse<C: Client>(worker: &Worker, client: &mut C, refusal: 
         request: trace.request_id(),
         call: None,
         fault: Some((reason.blame().as_str(), reason.code())),
-    });
+    };
+    worker.access.write(&line, Instant::now());
 }
 
 fn tls_version(peer: &Peer) -> &'static str {
@@ -475,7 +476,8 @@ impl Request<'_> {
             (Some(endpoint), Some(false)) => endpoint.answered(),
             (Some(_) | None, _) => {}
         }
-        let duration = journal.begun.elapsed();
+        let now = Instant::now();
+        let duration = now.saturating_duration_since(journal.begun);
         let method = self.head.method();
         let (request_bytes, response_bytes) = (client.body_bytes(), journal.response_bytes);
         match journal.labels() {
@@ -495,7 +497,7 @@ impl Request<'_> {
                 }
             }
         }
-        self.worker.access.write(&Line {
+        let line = Line {
             labels: journal.log(),
             method,
             host: self.head.authority().host,
@@ -512,7 +514,8 @@ impl Request<'_> {
             request: self.trace.request_id(),
             call: journal.call.map(|code| code.0),
             fault: journal.fault.map(|reason| (reason.blame().as_str(), reason.code())),
-        });
+        };
+        self.worker.access.write(&line, now);
     }
 
     pub(crate) fn is_websocket(&self) -> bool {
@@ -525,7 +528,8 @@ fn is_address(host: &str) -> bool {
     bare.parse::<IpAddr>().is_ok()
 }
 
-/// What ties a request's lines in different logs together: W3C `traceparent` and `X-Request-Id`, passed on or begun.
+/// What ties a request's lines in different logs together: W3C `traceparent` and `X-Request-Id`, passed on as they came or begun. What else is
+/// said of a trace (`tracestate`) goes with its `traceparent` or not at all.
 #[derive(Debug)]
 pub(crate) struct Trace {
     /// `00-TRACE-SPAN-FLAGS`.
@@ -538,7 +542,10 @@ pub(crate) struct Trace {
 impl Trace {
     fn of(head: &RequestHead, dice: &Dice) -> Self {
         let mut trace = Self::fresh(dice);
-        if let Some(parent) = head.first("traceparent").and_then(valid_parent) {
+        let mut said = head.all("traceparent");
+        // Of two, nobody knows which is meant.
+        let only = said.next().filter(|_| said.next().is_none());
+        if let Some(parent) = only.and_then(valid_parent) {
             trace.parent = parent;
             trace.begun = false;
         }
@@ -573,15 +580,21 @@ fn hex(value: u64, out: &mut [u8]) {
     }
 }
 
-/// A `traceparent` of version 00 (W3C Trace Context, 3.2).
+/// What all versions of a `traceparent` begin with; one later than 00 may go on behind another `-`, and `ff` is none (W3C Trace Context, 3.2 and
+/// 4.3).
 fn valid_parent(value: &[u8]) -> Option<[u8; 55]> {
-    let parent: [u8; 55] = value.try_into().ok()?;
+    let (parent, more) = value.split_first_chunk::<55>()?;
     let form = parent.iter().enumerate().all(|(i, byte)| match i {
         2 | 35 | 52 => *byte == b'-',
         _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
     });
     let zero = |range: std::ops::Range<usize>| parent[range].iter().all(|byte| *byte == b'0');
-    (form && &parent[..2] == b"00" && !zero(3..35) && !zero(36..52)).then_some(parent)
+    let is_known = match &parent[..2] {
+        b"ff" => false,
+        b"00" => more.is_empty(),
+        _ => more.first().is_none_or(|byte| *byte == b'-'),
+    };
+    (form && is_known && !zero(3..35) && !zero(36..52)).then_some(*parent)
 }
 
 fn valid_id(value: &[u8]) -> Option<&str> {
@@ -607,8 +620,18 @@ mod tests {
         let check = |value: &str, expected: bool| assert_eq!(valid_parent(value.as_bytes()).is_some(), expected);
         check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", true);
         check("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false);
+        check("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false);
         check("00-4BF92F3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
-        check("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
+        check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", true);
+        check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0", false);
+        check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-", false);
+        check("00_4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
+        // A later version says at least as much.
+        check("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", true);
+        check("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-comes", true);
+        check("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01.what", false);
+        check("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
+        check("FF-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
         assert_eq!(valid_id(b"abc-1"), Some("abc-1"));
         assert_eq!((valid_id(b""), valid_id(b"a b"), valid_id(&[b'a'; 129])), (None, None, None));
     }

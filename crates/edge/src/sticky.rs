@@ -9,7 +9,7 @@
 use bowline_core::route::Cohort;
 
 use crate::balance::{self, Dice};
-use crate::h1::{Field, RequestHead};
+use crate::h1::{Field, RequestHead, Scheme};
 use crate::route::Backend;
 
 /// Holds a browser's place. It is nobody's secret: whoever sets it chooses among what is on its way anyhow.
@@ -49,10 +49,19 @@ pub(crate) fn chosen(
 }
 
 /// What a browser is to keep of this answer: the place that was drawn for it, where there is something to choose.
-pub(crate) fn set_cookie(backends: &[Backend], answered: &Backend, drawn: Option<u8>, tls: bool) -> Option<String> {
+/// By `scheme` the request has left its browser, which keeps no secure one that it got over plain HTTP.
+pub(crate) fn set_cookie(
+    backends: &[Backend],
+    answered: &Backend,
+    drawn: Option<u8>,
+    scheme: Scheme,
+) -> Option<String> {
     let is_split = answered.judged && backends.iter().filter(|backend| backend.weight > 0).count() > 1;
     let place = drawn.filter(|_| is_split)?;
-    let secure = if tls { "; Secure" } else { "" };
+    let secure = match scheme {
+        Scheme::Http => "",
+        Scheme::Https => "; Secure",
+    };
     Some(format!("{COOKIE}={place}; Path=/; HttpOnly; SameSite=Lax{secure}"))
 }
 

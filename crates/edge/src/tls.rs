@@ -1,12 +1,12 @@
 //! TLS: certificates by name, swapped while connections go on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bowline_core::app::HostName;
-use bowline_core::route::{Certificate, Challenge, EdgeDesired, SiteTls};
+use bowline_core::route::{Certificate, Challenge, Changes, EdgeDesired, SiteTls, Table};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::by_name::ByName;
 use crate::client::Secured;
 
 /// What an authority alone speaks, and nothing but a handshake follows it (RFC 8737).
@@ -38,13 +39,13 @@ pub(crate) struct Tls {
     config: Arc<ServerConfig>,
     names: Arc<Names>,
     /// How authorities are answered that ask whether a name leads here.
-    challenges: ArcSwap<ByName>,
+    challenges: ArcSwap<Proofs>,
 }
 
-type ByName = HashMap<Box<str>, Arc<CertifiedKey>>;
+type Proofs = HashMap<Box<str>, Arc<CertifiedKey>>;
 
 /// `None`: a host of its own that has no certificate yet, so that no wildcard's stands in for it.
-type ByHost = HashMap<Box<str>, Option<Arc<CertifiedKey>>>;
+type ByHost = ByName<Option<Arc<CertifiedKey>>>;
 
 #[derive(Debug, Default)]
 struct Names {
@@ -93,23 +94,57 @@ impl Tls {
 
     /// Parses all certificates, then serves them. One that is wrong does not stop the others; it is told apart.
     pub(crate) fn swap(&self, desired: &EdgeDesired) -> Vec<(HostName, TlsError)> {
+        let mut wrong = self.swap_challenges(&desired.table);
+        let mut by_host = ByHost::default();
+        for (host, _) in desired.table.sites.iter().filter(|(_, site)| site.tls == SiteTls::Both) {
+            by_host.insert(host.shared(), None);
+        }
+        for (host, certificate) in &*desired.certificates {
+            match certified(certificate) {
+                Ok(key) => by_host.insert(host.shared(), Some(Arc::new(key))),
+                Err(error) => wrong.push((host.clone(), error)),
+            }
+        }
+        self.names.by_name.store(Arc::new(by_host));
+        wrong
+    }
+
+    /// The same of those that have changed. `table`: the new one.
+    pub(crate) fn change(&self, changes: &Changes, table: &Table) -> Vec<(HostName, TlsError)> {
+        let Changes { part, gone, base: _ } = changes;
+        let mut wrong = self.swap_challenges(&part.table);
+        let sites = part.table.sites.keys().chain(&gone.sites);
+        let hosts: BTreeSet<_> = sites.chain(part.certificates.keys()).chain(&gone.certificates).collect();
+        let before = self.names.by_name.load();
+        let mut by_host = ByHost::clone(&before);
+        for host in hosts {
+            let key = match part.certificates.get(host).map(|certificate| certified(certificate)) {
+                Some(Ok(key)) => Some(Arc::new(key)),
+                Some(Err(error)) => {
+                    wrong.push((host.clone(), error));
+                    None
+                }
+                None if gone.certificates.contains(host) => None,
+                None => before.get(host.as_str()).cloned().flatten(),
+            };
+            let is_own = table.sites.get(host).is_some_and(|site| site.tls == SiteTls::Both);
+            match is_own || key.is_some() {
+                true => by_host.insert(host.shared(), key),
+                false => by_host.remove(host.as_str()),
+            }
+        }
+        self.names.by_name.store(Arc::new(by_host));
+        wrong
+    }
+
+    fn swap_challenges(&self, table: &Table) -> Vec<(HostName, TlsError)> {
         let mut wrong = Vec::new();
-        let challenges = desired.table.challenges.iter().filter_map(|(host, challenge)| match challenge {
+        let challenges = table.challenges.iter().filter_map(|(host, challenge)| match challenge {
             Challenge::Tls(certificate) => Some((host, certificate)),
             Challenge::Http { .. } => None,
         });
         // No verifier of ours reads the critical extension of a proof, so its key is not compared: authorities do that.
-        self.challenges.store(Arc::new(parsed(challenges, loaded, &mut wrong)));
-        let hosts =
-            desired.table.sites.iter().filter(|(_, site)| site.tls == SiteTls::Both).map(|(host, _)| host.as_str());
-        let mut by_host: ByHost = hosts.map(|host| (host.into(), None)).collect();
-        let keys = parsed(
-            desired.certificates.iter().map(|(host, certificate)| (host, &**certificate)),
-            certified,
-            &mut wrong,
-        );
-        by_host.extend(keys.into_iter().map(|(host, key)| (host, Some(key))));
-        self.names.by_name.store(Arc::new(by_host));
+        self.challenges.store(Arc::new(parsed(challenges, &mut wrong)));
         wrong
     }
 
@@ -159,12 +194,11 @@ impl Tls {
 
 fn parsed<'a>(
     certificates: impl Iterator<Item = (&'a HostName, &'a Certificate)>,
-    key: impl Fn(&Certificate) -> Result<CertifiedKey, TlsError>,
     wrong: &mut Vec<(HostName, TlsError)>,
-) -> ByName {
-    let mut names = ByName::new();
+) -> Proofs {
+    let mut names = Proofs::new();
     for (host, certificate) in certificates {
-        match key(certificate) {
+        match loaded(certificate) {
             Ok(key) => drop(names.insert(host.as_str().into(), Arc::new(key))),
             Err(error) => wrong.push((host.clone(), error)),
         }

@@ -1,7 +1,6 @@
 //! One worker: a thread with its own runtime, and all that its connections share.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use std::time::Duration;
 
 use bowline_core::route::retry::{Retry, RetryBudget};
 use bowline_core::time::Mono;
+use hashbrown::HashMap;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
@@ -239,7 +239,7 @@ impl Worker {
         self.streams.sweep();
         let now = self.now();
         self.budgets.borrow_mut().retain(|_, budget| !budget.is_idle(now));
-        self.access.flush();
+        self.access.tick();
     }
 
     /// Begins once; every task that waits on a deadline is woken then.

@@ -93,6 +93,38 @@ async fn a_request_is_forwarded_with_its_identity_and_recorded() {
     edge.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_is_passed_on_as_it_came_or_begun_without_what_was_said_of_another() {
+    const GIVEN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    let address = upstream(|_, mut talk| async move {
+        while let Some(head) = talk.try_head().await {
+            talk.say(&ok(&head)).await;
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(TableBuilder::plain(&[address])).await;
+    let mut talk = edge.connect().await;
+    let mut seen = async |fields: &str| {
+        talk.say(&format!("GET / HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n")).await;
+        let head = talk.answer().await.text().to_owned();
+        let traces = head.lines().filter(|line| line.to_ascii_lowercase().starts_with("trace"));
+        traces.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let whole = format!("traceparent: {GIVEN}\r\nTracestate: a=1\r\ntracestate: b=2\r\n");
+    assert_eq!(seen(&whole).await, [&*format!("traceparent: {GIVEN}"), "Tracestate: a=1", "tracestate: b=2"]);
+    let later = format!("Traceparent: 01{}-more", &GIVEN[2..]);
+    assert_eq!(seen(&format!("{later}\r\n")).await, [later]);
+    let twice = format!("traceparent: {GIVEN}\r\nTraceparent: {GIVEN}\r\ntracestate: a=1\r\n");
+    for begun in ["", "tracestate: a=1\r\n", "traceparent: ff-1\r\nTraceState: a=1\r\n", &*twice] {
+        let seen = seen(begun).await;
+        let [line] = seen.as_slice() else { panic!("{begun:?}: {seen:?}") };
+        let parent = line.strip_prefix("traceparent: 00-").expect(line);
+        assert!(parent.len() == 52 && !line.contains(&GIVEN[3..35]), "{begun:?}: {line}");
+    }
+    edge.stop().await;
+}
+
 /// How many connections an upstream saw, and a server that answers each request on them with `answer`.
 /// What says which release somebody has had, or wants to see, is the edge's own.
 #[tokio::test(flavor = "multi_thread")]

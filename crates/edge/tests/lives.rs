@@ -321,6 +321,7 @@ async fn foreign(control: tokio::net::UnixListener, http: std::net::TcpListener,
         http: http.local_addr().ok(),
         https: https.local_addr().ok(),
         serving: Some(7),
+        changes: true,
     };
     assert!(matches!(channel.receive().await.unwrap().unwrap().0, ToEdge::Hello { .. }));
     channel.send(&hello, &[]).await.unwrap();

@@ -115,6 +115,26 @@ async fn a_place_is_given_once_and_kept_as_the_shares_move() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_cookie_of_a_place_is_secure_where_its_browser_came_over_https() {
+    let app = answering("ok").await;
+    let mut edge = Edge::start().await;
+    let table = || beside(&[(1, 50, &[app]), (2, 50, &[app])]);
+    let is_secure = async |edge: &Edge, said: &str| {
+        let mut talk = edge.connect().await;
+        talk.say(&format!("GET / HTTP/1.1\r\nHost: a.test\r\n{said}\r\n")).await;
+        talk.answer().await.header("set-cookie").unwrap().ends_with("; Secure")
+    };
+    edge.serve(table()).await;
+    assert!(!is_secure(&edge, "X-Forwarded-Proto: https\r\n").await, "anyone may say so");
+    edge.serve(table().trusting(&["127.0.0.0/8"])).await;
+    assert!(is_secure(&edge, "X-Forwarded-Proto: https\r\n").await);
+    assert!(is_secure(&edge, "Forwarded: for=192.0.2.1;proto=https\r\n").await);
+    assert!(!is_secure(&edge, "X-Forwarded-Proto: http\r\n").await);
+    assert!(!is_secure(&edge, "").await);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_cookie_of_a_place_stands_beside_those_of_the_app() {
     let app = upstream(|_, mut talk| async move {
         while talk.try_head().await.is_some() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bowline_core::acme::Method;
 use bowline_core::app::HostName;
+pub use bowline_core::route::EdgeEngine;
 use bowline_core::units::Bytes;
 use ipnet::IpNet;
 
@@ -31,14 +32,6 @@ pub struct Server {
     /// Base URL of an OpenTelemetry receiver.
     pub otlp: Option<String>,
     pub limits: ServerLimits,
-}
-
-/// Which proxy serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum EdgeEngine {
-    #[default]
-    Bowline,
-    Envoy,
 }
 
 /// At least one address of HTTP or HTTPS.

@@ -1,9 +1,10 @@
 //! Pebble, the ACME server that is made for tests of clients, with a name server that leads every name to loopback.
 
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use bowline_tests::port::Port;
 use bowline_tests::{SOON, path, wait};
 use serde_json::json;
 
@@ -52,26 +53,22 @@ fn answer(question: &[u8]) -> Option<Vec<u8>> {
 pub(super) struct Pebble {
     authority: Authority,
     names: Names,
-    port: u16,
-    management: u16,
+    port: Port,
+    management: Port,
     /// Of certificates, in seconds.
     pub(super) life: u64,
     child: Option<Child>,
 }
 
-fn free() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it is bound").port()
-}
-
 impl Pebble {
     /// It does not run yet.
     pub(super) fn plan() -> Self {
-        let (port, management) = (free(), free());
+        let (port, management) = (Port::reserve(), Port::reserve());
         Self { authority: Authority::new(), names: Names::start(), port, management, life: 86_400 * 90, child: None }
     }
 
     pub(super) fn directory(&self) -> String {
-        format!("https://localhost:{}/dir", self.port)
+        format!("https://localhost:{}/dir", self.port.number)
     }
 
     /// Of its own server.
@@ -84,8 +81,8 @@ impl Pebble {
         self.stop();
         let folder = self.authority.folder();
         let config = json!({ "pebble": {
-            "listenAddress": format!("127.0.0.1:{}", self.port),
-            "managementListenAddress": format!("127.0.0.1:{}", self.management),
+            "listenAddress": format!("127.0.0.1:{}", self.port.number),
+            "managementListenAddress": format!("127.0.0.1:{}", self.management.number),
             "certificate": folder.join("server.pem"),
             "privateKey": folder.join("server.key"),
             "httpPort": http,
@@ -108,7 +105,7 @@ impl Pebble {
             .expect("pebble is installed by scripts/setup");
         self.child = Some(child);
         let listens = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
-        wait("pebble listens", SOON, || (listens(self.port) && listens(self.management)).then_some(()));
+        wait("pebble listens", SOON, || (listens(self.port.number) && listens(self.management.number)).then_some(()));
     }
 
     pub(super) fn stop(&mut self) {
@@ -121,7 +118,7 @@ impl Pebble {
     /// The root that it signs with, which it makes anew at each start.
     pub(super) fn root(&self) -> PathBuf {
         let root = self.authority.folder().join("root.pem");
-        fetch(&self.ca(), &format!("https://localhost:{}/roots/0", self.management), &root);
+        fetch(&self.ca(), &format!("https://localhost:{}/roots/0", self.management.number), &root);
         root
     }
 }

@@ -1,11 +1,12 @@
 //! Real servers on loopback, each in a folder of its own, ended with the test.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use bowline_tests::port::Port;
 use bowline_tests::{SOON, set_mode, text, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
@@ -92,30 +93,38 @@ fn user() -> Option<u32> {
 pub(crate) struct Server {
     dir: tempfile::TempDir,
     pub(crate) port: u16,
+    #[expect(dead_code, reason = "it is nobody else's for as long as it is held")]
+    held: Port,
     command: Vec<String>,
     child: Option<Child>,
 }
 
 impl Server {
-    fn prepare() -> (tempfile::TempDir, PathBuf, u16) {
+    fn prepare() -> (tempfile::TempDir, PathBuf, Port) {
         let dir = tempfile::Builder::new().prefix("bowline-server-").tempdir().expect("a folder for a server");
         set_mode(dir.path(), 0o711);
         let data = dir.path().join("data");
         std::fs::create_dir(&data).expect("a test's folder");
         set_mode(&data, 0o700);
         own(&data, user());
-        let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it is bound").port();
-        (dir, data, port)
+        (dir, data, Port::reserve())
     }
 
-    fn begin(dir: tempfile::TempDir, port: u16, command: &[&str]) -> Self {
-        let mut this = Self { dir, port, command: command.iter().map(ToString::to_string).collect(), child: None };
+    fn begin(dir: tempfile::TempDir, held: Port, command: &[&str]) -> Self {
+        let mut this = Self {
+            dir,
+            port: held.number,
+            held,
+            command: command.iter().map(ToString::to_string).collect(),
+            child: None,
+        };
         this.start();
         this
     }
 
     pub(crate) fn postgres(authority: &Authority) -> Self {
-        let (dir, data, port) = Self::prepare();
+        let (dir, data, held) = Self::prepare();
+        let port = held.number;
         let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed").flatten();
         let bin = versions.map(|entry| entry.path().join("bin")).max().expect("PostgreSQL is installed");
         let word = dir.path().join("word");
@@ -137,11 +146,12 @@ impl Server {
         ];
         let mut command = vec![binary.as_str(), "-D", &data];
         settings.iter().for_each(|setting| command.extend(["-c", setting]));
-        Self::begin(dir, port, &command)
+        Self::begin(dir, held, &command)
     }
 
     pub(crate) fn redis(authority: &Authority) -> Self {
-        let (dir, data, port) = Self::prepare();
+        let (dir, data, held) = Self::prepare();
+        let port = held.number;
         let [cert, key, ca] = authority.copies(dir.path(), user());
         let config = dir.path().join("redis.conf");
         let text = format!(
@@ -151,11 +161,12 @@ impl Server {
         );
         std::fs::write(&config, text).expect("a test's file");
         own(&config, user());
-        Self::begin(dir, port, &["/usr/bin/redis-server", config.to_str().expect("UTF-8")])
+        Self::begin(dir, held, &["/usr/bin/redis-server", config.to_str().expect("UTF-8")])
     }
 
     pub(crate) fn mariadb(authority: &Authority) -> Self {
-        let (dir, data, port) = Self::prepare();
+        let (dir, data, held) = Self::prepare();
+        let port = held.number;
         let mut install = Command::new("mariadb-install-db");
         install.args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"]);
         made(install.arg(format!("--datadir={}", data.display())));
@@ -181,7 +192,7 @@ impl Server {
         ];
         let mut command = vec!["/usr/sbin/mariadbd"];
         command.extend(options.iter().map(String::as_str));
-        Self::begin(dir, port, &command)
+        Self::begin(dir, held, &command)
     }
 
     pub(crate) fn start(&mut self) {

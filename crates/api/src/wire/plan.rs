@@ -132,7 +132,7 @@ pub enum PlannedTransition {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanRisk {
     /// `stops_first`, `closes_websockets`, `public`, `opens`, `unserved`, `orphans`, `forgets`, `leaves`, `version`,
-    /// `shares_volume`, `not_undone`, `unprotects`, `loosens_cage`
+    /// `shares_volume`, `not_undone`, `watches`, `unprotects`, `loosens_cage`
     pub kind: String,
     /// For people.
     pub text: String,

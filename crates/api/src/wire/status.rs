@@ -57,6 +57,8 @@ pub enum Mode {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EdgeStatus {
+    #[serde(default)]
+    pub engine: EdgeEngine,
     pub state: EdgeState,
     pub pid: Option<u32>,
     pub http: Option<String>,
@@ -77,6 +79,17 @@ pub struct EdgeStatus {
     pub fault: Option<Fault>,
 }
 
+/// Which proxy serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EdgeEngine {
+    /// Bowline's own edge.
+    #[default]
+    Bowline,
+    /// A real Envoy.
+    Envoy,
+}
+
 /// The certificate of one host, or why there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CertificateStatus {
@@ -85,7 +98,7 @@ pub struct CertificateStatus {
     /// Its end. `None`: there is none yet, or files that were given are not looked into.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<u64>,
-    /// When the next one is ordered or made.
+    /// When the next one is ordered or made. `None`: an order is under way, or no authority is asked any more and it is served until it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renews: Option<u64>,
     /// An order is under way, and waits for this.

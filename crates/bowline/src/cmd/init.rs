@@ -1,8 +1,6 @@
 //! `bowline init`: a first `bowline.toml` for a folder, and what of other tools' files it does not say.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -159,7 +157,7 @@ fn text(draft: &Draft, dir: &Path) -> Result<String, Fault> {
 /// All of it or nothing; and without `force` never over a file that is there by now.
 fn write(path: &Path, text: &str, force: bool) -> Result<(), Fault> {
     let new = path.with_extension(format!("toml.{}.new", std::process::id()));
-    let written = write_new(&new, text).and_then(|()| match force {
+    let written = file::write_new(&new, text).and_then(|()| match force {
         true => std::fs::rename(&new, path),
         false => std::fs::hard_link(&new, path),
     });
@@ -172,12 +170,6 @@ fn write(path: &Path, text: &str, force: bool) -> Result<(), Fault> {
             .source(&error)
             .hint("`--print` shows it without writing")),
     }
-}
-
-fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
 }
 
 fn show(path: &Path, draft: &Draft, ui: &Ui) {

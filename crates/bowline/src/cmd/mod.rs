@@ -1,6 +1,7 @@
 //! One file per verb.
 
 mod abort;
+mod add;
 mod attach;
 mod bench;
 mod check;
@@ -21,6 +22,7 @@ mod maintenance;
 mod plan;
 mod promote;
 mod releases;
+mod render;
 mod restart;
 mod rollback;
 mod run;
@@ -80,6 +82,8 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Exec(args) => exec::run(args, &place()?, ui),
         Verb::Run(args) => run::run(args, &place()?, ui),
         Verb::Bench(args) => client(bench::run(args, &Paths::new(state)?, ui)),
+        Verb::Render(what) => render::run(what, ui),
+        Verb::Add(args) => add::run(args, ui),
         Verb::Trust(args) => trust::run(args, &Paths::new(state)?, ui),
         Verb::Schema(args) => schema::run(&args, ui),
         Verb::Completions { shell } => completions::run(shell, ui),

@@ -62,7 +62,11 @@ fn daemon(status: &wire::Status, ui: &Ui) {
     };
     let listens: Vec<&str> = [&edge.http, &edge.https].into_iter().flatten().map(String::as_str).collect();
     ui.say(format!(
-        "  edge {}  pid {}, {}, {} {}  {}",
+        "  {} {}  pid {}, {}, {} {}  {}",
+        match edge.engine {
+            wire::EdgeEngine::Bowline => "edge",
+            wire::EdgeEngine::Envoy => "edge (Envoy)",
+        },
         ui.paint(tone, state),
         edge.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         ui::measured(edge.private_bytes),
@@ -117,6 +121,7 @@ fn certified(certificate: &wire::CertificateStatus, ui: &Ui) {
         (Some(on), _) => format!(", ordered: {on}"),
         (None, Some(at)) if at <= now => ", ordered soon".to_owned(),
         (None, Some(at)) => format!(", next order in {}", until(at)),
+        (None, None) if certificate.not_after.is_some() => ", not renewed: no authority is asked any more".to_owned(),
         (None, None) => String::new(),
     };
     ui.say(format!("  certificate of {} {}{next}", certificate.host, ui.paint(tone, held)));

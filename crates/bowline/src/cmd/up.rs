@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bowline_api::{Client, ClientError, wire};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{Digest, EnvName};
-use bowline_core::route::LOCAL;
+use bowline_core::route::{EdgeEngine, LOCAL};
 use ipnet::IpNet;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -138,7 +138,9 @@ enum Outcome {
 fn serve_args(listen: &Listen) -> Vec<String> {
     let said = [("--http", listen.http), ("--https", listen.https), ("--admin", listen.admin)];
     let addresses = said.into_iter().filter_map(|(flag, address)| address.map(|a| format!("{flag}={a}")));
-    addresses.chain(listen.trusted_proxy.iter().map(|network| format!("--trusted-proxy={network}"))).collect()
+    let proxies = listen.trusted_proxy.iter().map(|network| format!("--trusted-proxy={network}"));
+    let engine = listen.edge.map(|engine| format!("--edge={}", EdgeEngine::from(engine).as_str()));
+    addresses.chain(proxies).chain(engine).collect()
 }
 
 /// A daemon that runs already keeps its addresses; asking for others is an error rather than ignored.
@@ -168,6 +170,16 @@ async fn check_listeners(client: &Client, listen: &Listen, ui: &Ui) -> Result<()
             format!("the running daemon does not trust the proxies of {network}"),
         )
         .hint("leave the flag out, stop the daemon with `bowline down`, or use another --state"));
+    }
+    let has = match status.edge.engine {
+        wire::EdgeEngine::Bowline => EdgeEngine::Bowline,
+        wire::EdgeEngine::Envoy => EdgeEngine::Envoy,
+    };
+    if let Some(wanted) = listen.edge.map(EdgeEngine::from).filter(|wanted| *wanted != has) {
+        let (wanted, has) = (wanted.as_str(), has.as_str());
+        return Err(Fault::new(FaultKind::Refused, format!("the edge of the running daemon is not {wanted}"))
+            .caused_by(format!("--edge of the daemon of {} is {has}", status.daemon.state))
+            .hint("leave the flag out, stop the daemon with `bowline down`, or use another --state"));
     }
     ui.say(format!("  joined the daemon of {}", status.daemon.state));
     Ok(())

@@ -17,7 +17,7 @@ use rcgen::{
     KeyUsagePurpose, SanType, SerialNumber,
 };
 use sha2::{Digest, Sha256};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::error::CertError;
@@ -215,6 +215,21 @@ pub(crate) fn end(certificate: &Certificate) -> Option<Timestamp> {
     let (_, block) = x509_parser::pem::parse_x509_pem(certificate.chain.as_bytes()).ok()?;
     let (_, parsed) = X509Certificate::from_der(&block.contents).ok()?;
     Some(not_after(&parsed))
+}
+
+/// The names that a certificate is for, addresses left out.
+pub(super) fn names(certificate: &Certificate) -> Vec<HostName> {
+    let read = || {
+        let (_, block) = x509_parser::pem::parse_x509_pem(certificate.chain.as_bytes()).ok()?;
+        let (_, parsed) = X509Certificate::from_der(&block.contents).ok()?;
+        let names = parsed.subject_alternative_name().ok()??;
+        let host = |name: &GeneralName<'_>| {
+            let GeneralName::DNSName(name) = name else { return None };
+            HostName::new(name).ok()
+        };
+        Some(names.value.general_names.iter().filter_map(host).collect())
+    };
+    read().unwrap_or_default()
 }
 
 fn not_after(certificate: &X509Certificate<'_>) -> Timestamp {

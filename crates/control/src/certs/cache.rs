@@ -1,22 +1,25 @@
 //! Issued certificates, sealed in the state folder, so that a restart neither issues anew nor shows clients another.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bowline_core::app::HostName;
 use bowline_core::id;
-use bowline_core::route::Certificate;
+use bowline_core::route::{Certificate, Certificates};
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::authority::{Leaf, LocalCa, Root};
+use super::authority::{Leaf, LocalCa, Root, names};
 use super::error::CertError;
 use crate::secrets::{Keyring, write_private};
 
 /// Longer files are not read. A chain and a key take about 2 KiB.
 const LIMIT: u64 = 1 << 20;
+
+const SUFFIX: &str = ".sealed";
 
 /// The folder `certs` of a state folder.
 #[derive(Debug, Clone)]
@@ -40,7 +43,7 @@ impl CertCache {
     ) -> Result<Leaf, CertError> {
         let root = ca.root_for(hosts, now)?;
         let name = name(&root, hosts);
-        let path = self.dir.join(format!("{name}.sealed"));
+        let path = self.dir.join(format!("{name}{SUFFIX}"));
         match self.read(&path, keyring, &name) {
             // Before its time: the clock went back; a new one would only be refused by others later.
             Some(leaf) if now < leaf.renew_at() && now >= leaf.not_before => return Ok(leaf),
@@ -50,6 +53,32 @@ impl CertCache {
         self.write(&path, keyring, &name, &leaf)?;
         tracing::info!(hosts = ?hosts, not_after = leaf.not_after.0, "certificate issued");
         Ok(leaf)
+    }
+
+    /// Hosts whose certificate is this CA's: of those that were `served` last; where that is not known, of those that were issued here and are
+    /// good still, but for addresses, for which nobody else signs.
+    pub(crate) fn hosts(
+        &self,
+        ca: &LocalCa,
+        keyring: &Keyring,
+        served: Option<&Certificates>,
+        now: Timestamp,
+    ) -> BTreeSet<HostName> {
+        match served {
+            Some(served) => ca.signed(served),
+            None => ca.signed(&self.issued(keyring, now)),
+        }
+    }
+
+    fn issued(&self, keyring: &Keyring, now: Timestamp) -> Certificates {
+        let paths = std::fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let leaf = |path: PathBuf| {
+            let name: id::Digest = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()?;
+            self.read(&path, keyring, &name).filter(|leaf| leaf.not_after > now)
+        };
+        let named =
+            |leaf: Leaf| names(&leaf.certificate).into_iter().map(move |host| (host, Arc::clone(&leaf.certificate)));
+        paths.filter_map(leaf).flat_map(named).collect()
     }
 
     fn read(&self, path: &Path, keyring: &Keyring, name: &id::Digest) -> Option<Leaf> {

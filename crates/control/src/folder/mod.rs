@@ -15,9 +15,9 @@ use bowline_core::app::procfile::{self, Procfile};
 use bowline_core::app::{App, Command, Origin, SecretSource};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, EnvName, SecretName};
-use bowline_core::release::{Unsupported, unsupported};
+use bowline_core::release::{Unsupported, unsupported_by};
 use bowline_core::resource::ResourceId;
-use bowline_core::route::LOCAL;
+use bowline_core::route::{EdgeEngine, LOCAL};
 use bowline_core::secret::Secret;
 use bowline_spec::{Defaults, Diagnostics, Parsed};
 
@@ -39,14 +39,14 @@ const MAX_INIT: u64 = 4 << 20;
 const MAX_FILE: u64 = bowline_spec::MAX_FILE as u64;
 
 /// Reads and parses. Blocks: files and the store are read. What a build would give is not looked at.
-pub(crate) fn read(order: &ReadOrder, vault: &Vault) -> Result<Reading, Fault> {
+pub(crate) fn read(order: &ReadOrder, vault: &Vault, edge: EdgeEngine) -> Result<Reading, Fault> {
     let ReadOrder { apply, purpose, scope } = order;
     let env = EnvName::new(&apply.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", apply.env)).source(&error))?;
     let source = folder(&apply.dir)?;
     let sent = sources::owner(vault.state(), &source);
     let name = sent.as_ref().map(|(_, key)| key.app.to_string());
-    let (mut app, mut notes) = app(&source, name, &env)?;
+    let (mut app, mut notes) = app(&source, name, &env, edge)?;
     if apply.built {
         builds_nothing(&mut app);
     }
@@ -110,14 +110,14 @@ fn renewed<'a>(
 ///
 /// # Errors
 /// It was not sent, or is what it may not be.
-pub(crate) fn sent(apply: &wire::Apply, state: &Path) -> Result<AppKey, Fault> {
+pub(crate) fn sent(apply: &wire::Apply, state: &Path, edge: EdgeEngine) -> Result<AppKey, Fault> {
     let not_sent = || {
         Fault::new(FaultKind::Refused, "only what was sent is applied from elsewhere")
             .hint("`bowline deploy` sends a folder and applies it")
     };
     let source = folder(&apply.dir).map_err(|_| not_sent())?;
     let (_, key) = sources::owner(state, &source).ok_or_else(not_sent)?;
-    let (app, _) = app(&source, Some(key.app.to_string()), &key.env)?;
+    let (app, _) = app(&source, Some(key.app.to_string()), &key.env, edge)?;
     if key.env.as_str() != apply.env || app.name != key.app {
         return Err(not_sent());
     }
@@ -186,14 +186,14 @@ fn folder(dir: &str) -> Result<PathBuf, Fault> {
 }
 
 /// `name`: what its folder was called where it was sent from.
-fn app(folder: &Path, name: Option<String>, env: &EnvName) -> Result<(App, Vec<String>), Fault> {
+fn app(folder: &Path, name: Option<String>, env: &EnvName, edge: EdgeEngine) -> Result<(App, Vec<String>), Fault> {
     let path = folder.join(FILE);
     let folder_name = name.or_else(|| Some(folder.file_name()?.to_string_lossy().into_owned())).unwrap_or_default();
     let defaults = Defaults { folder_name, procfile: read_procfile(folder)? };
     match read_small(&path, MAX_FILE) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let app = bowline_spec::implicit(&defaults, env);
-            let refused = unsupported(&app);
+            let refused = unsupported_by(edge, &app);
             let mut notes = vec![format!("there is no {FILE}: the app is named {} after its folder", app.name)];
             notes.extend(said_of_procfile(&defaults.procfile));
             Unsupported::fault(&refused).map_or_else(|| Ok((app, notes)), Err)
@@ -205,7 +205,7 @@ fn app(folder: &Path, name: Option<String>, env: &EnvName) -> Result<(App, Vec<S
             let name = path.display().to_string();
             let text = bowline_spec::decode(&bytes, &name)?;
             let parsed = bowline_spec::parse(&text, &name, env, &defaults)?;
-            match not_carried(&parsed) {
+            match not_carried(&parsed, edge) {
                 Some(diagnostics) => Err(diagnostics.into()),
                 None => Ok((parsed.app, Vec::new())),
             }
@@ -246,10 +246,10 @@ fn said_of_procfile(procfile: &Procfile) -> Option<String> {
 }
 
 /// What the file asks for and this version cannot do, each at its line.
-fn not_carried(parsed: &Parsed) -> Option<Diagnostics> {
+fn not_carried(parsed: &Parsed, edge: EdgeEngine) -> Option<Diagnostics> {
     let hint = || Some("take it out, or override it in [environment.local]".to_owned());
     let at = |one: &Unsupported| Diagnostics::at_key(parsed, &one.path, one.to_string(), hint());
-    unsupported(&parsed.app).iter().map(at).reduce(|mut all, one| {
+    unsupported_by(edge, &parsed.app).iter().map(at).reduce(|mut all, one| {
         all.extend(one);
         all
     })

@@ -7,38 +7,32 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bowline_core::fault::{Fault, FaultKind};
-use prometheus_client::registry::Registry;
 
 use super::answer::Refusal;
 use super::console::{self, Board};
-use crate::metrics::{self, VitalsSlot};
-use crate::reconcile::request::{Answer, Door, Request as Ask};
-
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+use super::scrape::{self, Metrics};
 
 /// What the admin port answers from.
 #[derive(Debug, Clone)]
 pub(crate) struct Admin {
-    pub(crate) registry: Arc<Registry>,
-    pub(crate) vitals: VitalsSlot,
-    pub(crate) door: Door,
+    pub(crate) metrics: Metrics,
     pub(crate) board: Arc<Board>,
 }
 
-pub(crate) fn router(admin: Admin) -> Router {
-    let board = Arc::clone(&admin.board);
+pub(crate) fn router(Admin { metrics, board }: Admin) -> Router {
     Router::new()
-        .route("/metrics", get(scrape))
+        .route(scrape::ON_ADMIN, get(own))
+        .route("/metrics/targets", get(targets))
+        .route("/metrics/instances/{env}/{instance}", get(instance))
         .route("/healthz", get(healthz))
-        .with_state(admin)
+        .with_state(metrics)
         .merge(console::router(board))
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
@@ -53,39 +47,25 @@ async fn not_found() -> Refusal {
     )
 }
 
-async fn scrape(State(admin): State<Admin>, headers: HeaderMap) -> Response {
-    match admin.door.ask(Ask::Vitals).await {
-        Ok(Answer::Vitals(vitals)) => admin.vitals.put(*vitals),
-        Ok(other) => return unexpected(&other).into_response(),
-        Err(refusal) => return refusal.into_response(),
-    }
-    let mut text = String::new();
-    if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &admin.registry) {
-        return Refusal::from(Fault::new(FaultKind::Failed, "the metrics cannot be written").source(&error))
-            .into_response();
-    }
-    match wants_open_metrics(&headers) {
-        true => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        false => ([(header::CONTENT_TYPE, PROMETHEUS)], metrics::as_prometheus_text(&text)).into_response(),
-    }
+async fn own(State(metrics): State<Metrics>, headers: HeaderMap) -> Result<Response, Refusal> {
+    metrics.own(&headers).await
 }
 
-fn unexpected(answer: &Answer) -> Refusal {
-    Fault::new(FaultKind::Failed, "the daemon answered another question").caused_by(format!("{answer:?}")).into()
+async fn targets(State(metrics): State<Metrics>, headers: HeaderMap) -> Result<Response, Refusal> {
+    metrics.targets(&headers, scrape::ON_ADMIN).await
 }
 
-fn wants_open_metrics(headers: &HeaderMap) -> bool {
-    let accepts = headers.get_all(header::ACCEPT);
-    accepts.iter().filter_map(|v| v.to_str().ok()).any(|v| v.contains("application/openmetrics-text"))
+async fn instance(
+    State(metrics): State<Metrics>,
+    Path((env, id)): Path<(String, String)>,
+) -> Result<Response, Refusal> {
+    metrics.instance(&format!("{env}/{id}")).await
 }
 
 /// 200 while the loop answers; a refused store is said but is no reason to restart the daemon.
-async fn healthz(State(admin): State<Admin>) -> Response {
-    match admin.door.ask(Ask::Vitals).await {
-        Ok(Answer::Vitals(vitals)) if vitals.degraded => (StatusCode::OK, "degraded\n").into_response(),
-        Ok(_) => (StatusCode::OK, "ok\n").into_response(),
-        Err(refusal) => refusal.into_response(),
-    }
+async fn healthz(State(metrics): State<Metrics>) -> Result<&'static str, Refusal> {
+    let vitals = metrics.vitals().await?;
+    Ok(if vitals.degraded { "degraded\n" } else { "ok\n" })
 }
 
 async fn require_loopback_host(request: Request, next: Next) -> Response {
@@ -121,6 +101,7 @@ fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics;
 
     #[test]
     fn only_loopback_names_are_answered() {

@@ -13,7 +13,7 @@ use super::access::{
 };
 use super::outside::{Doorkeeper, require_token};
 use super::peer::require_owner;
-use super::{Api, changes, data, releases, session, source, tokens};
+use super::{Api, changes, data, releases, scrape, session, source, tokens};
 
 /// A route.
 pub(super) struct Endpoint {
@@ -49,6 +49,9 @@ pub(super) fn all() -> Vec<Endpoint> {
         on("GET /v1/whoami", ANYONE, Nothing, tokens::who_am_i),
         on("GET /v1/openapi.json", ANYONE, Nothing, super::openapi),
         on("GET /v1/status", READ, Reach::Handler, super::status),
+        on("GET /v1/metrics", READ, All, scrape::own),
+        on("GET /v1/metrics/targets", READ, All, scrape::targets),
+        on("GET /v1/metrics/instances/{env}/{instance}", READ, All, scrape::instance),
         on("POST /v1/shutdown", HERE, All, super::shutdown),
         on("POST /v1/upgrade", HERE, All, super::upgrade),
         on("POST /v1/apps", DEPLOY, Reach::Handler, super::apply),
@@ -139,6 +142,9 @@ mod tests {
         ("GET /v1/data/{env}/{app}/{data}/archive", "operator admin"),
         ("GET /v1/events", "viewer deployer operator auditor admin"),
         ("GET /v1/logs", "viewer deployer operator admin"),
+        ("GET /v1/metrics", "viewer deployer operator auditor admin"),
+        ("GET /v1/metrics/instances/{env}/{instance}", "viewer deployer operator auditor admin"),
+        ("GET /v1/metrics/targets", "viewer deployer operator auditor admin"),
         ("GET /v1/openapi.json", "viewer deployer secret-writer operator auditor admin"),
         ("GET /v1/secrets/{env}/{app}", "viewer deployer secret-writer operator auditor admin"),
         ("GET /v1/status", "viewer deployer operator auditor admin"),

@@ -15,6 +15,7 @@ use super::outside::{Doorkeeper, Failures};
 use super::peer::{Owner, Peer};
 use super::port::AdminPort;
 use super::rates::Rates;
+use super::scrape::Metrics;
 use super::seats::Seats;
 use super::socket::{ApiSocket, Gate};
 use super::{Api, Kept, READINGS};
@@ -89,7 +90,7 @@ pub(crate) fn serve(
     let outside = config.outer.map(outer).transpose().map_err(|e| unusable("API's outer", &e))?;
     let admin_listener = TcpListener::from_std(config.admin).map(AdminPort::new).map_err(|e| unusable("admin", &e))?;
     let mut registry: Registry = config.registry;
-    let vitals = metrics::register(
+    let (vitals, dropped) = metrics::register(
         &mut registry,
         &config.version,
         links.node.clone(),
@@ -104,8 +105,10 @@ pub(crate) fn serve(
         moved,
         window: config.state_dir.join("traffic"),
     });
+    let metrics = Metrics { registry: Arc::new(registry), vitals, dropped, door: door.clone() };
     let api = Api {
-        door: door.clone(),
+        metrics: metrics.clone(),
+        door,
         journals,
         logs: links.logs.clone(),
         sessions: links.sessions.clone(),
@@ -115,6 +118,7 @@ pub(crate) fn serve(
         readings: Arc::new(Semaphore::new(READINGS)),
         kept,
         version: config.version,
+        edge: config.edge,
         owner: Owner(nix::unistd::geteuid().as_raw()),
     };
     let keeper = Doorkeeper {
@@ -130,7 +134,7 @@ pub(crate) fn serve(
         let serving = axum::serve(listener, service).with_graceful_shutdown(until(stopped));
         Server { gate, stop, task: tokio::spawn(async move { serving.await }) }
     });
-    let admin = Admin { registry: Arc::new(registry), vitals, door, board };
+    let admin = Admin { metrics, board };
     let gate_api = Some(api_listener.gate());
     let (stop_api, stopped_api) = oneshot::channel();
     let api_service = super::router(api).into_make_service_with_connect_info::<Peer>();

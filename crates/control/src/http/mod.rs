@@ -16,6 +16,7 @@ mod peer;
 mod port;
 mod rates;
 mod releases;
+mod scrape;
 mod seats;
 mod session;
 mod socket;
@@ -42,7 +43,7 @@ use bowline_core::id::{
 };
 use bowline_core::job::{Finished, RunId, Task};
 use bowline_core::log::LogQuery;
-use bowline_core::route::Maintenance;
+use bowline_core::route::{EdgeEngine, Maintenance};
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
 use http_body_util::{BodyExt, Limited};
@@ -94,7 +95,10 @@ pub(crate) struct Api {
     /// Without a store the daemon is degraded: status and shutdown work, and the rest is refused with this fault.
     pub(crate) kept: Result<Kept, Fault>,
     pub(crate) version: String,
+    /// What a folder may ask for depends on it.
+    pub(crate) edge: EdgeEngine,
     pub(crate) owner: Owner,
+    pub(crate) metrics: scrape::Metrics,
 }
 
 /// What outlives the daemon, for questions that need no look at the world.
@@ -251,8 +255,8 @@ async fn plan(State(api): State<Api>, caller: Caller, body: Body) -> Handled {
 
 /// The app of a folder, for whoever comes from elsewhere: only what was sent, and is theirs.
 async fn sent(api: &Api, caller: &Caller, apply: &wire::Apply) -> Result<AppKey, Refusal> {
-    let (state, asked) = (api.kept()?.vault.state().to_owned(), apply.clone());
-    let key = api.beside("reading the folder", move || folder::sent(&asked, &state)).await??;
+    let (state, asked, edge) = (api.kept()?.vault.state().to_owned(), apply.clone(), api.edge);
+    let key = api.beside("reading the folder", move || folder::sent(&asked, &state, edge)).await??;
     caller.require(&key)?;
     Ok(key)
 }

@@ -10,7 +10,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Digest, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use bowline_core::release::plan::{Outcome, Plan};
 use bowline_core::release::{
-    Artifact, BuildProgress, BuildRequest, Built, SecretVersion, Stream, settle, wanted_secrets,
+    Artifact, BuildProgress, BuildRequest, Built, SecretVersion, Stream, reads_metrics, settle, wanted_secrets,
 };
 use bowline_core::rollout::{self, Phase, Rollout};
 use bowline_core::route::{ApiSite, Claim, Holder, check_claims, check_owners, claims};
@@ -140,7 +140,7 @@ impl Loop {
     /// `scope`: the apps that whoever asks speaks for.
     pub(crate) fn check_hosts(&self, key: &AppKey, app: &App, scope: &Scope) -> Result<(), Fault> {
         let claimed = |api: &&ApiSite| claims(key, app).iter().any(|claim| claim.host == api.host);
-        if let Some(api) = self.place.api.as_ref().filter(claimed) {
+        if let Some(api) = self.place.api.as_deref().filter(claimed) {
             return Err(Fault::new(FaultKind::Refused, format!("{key} cannot be served on {}", api.host))
                 .caused_by("that is the host of this server's API")
                 .hint("give the route another host, or the API in server.toml"));
@@ -155,6 +155,14 @@ impl Loop {
             )
             .caused_by(format!("route.{}.tls is \"acme\", and this server asks no authority", claim.route))
             .hint("a server asks one if server.toml has [acme], or if it listens on port 80 or 443 and does not say acme = \"off\""));
+        }
+        if reads_metrics(app) && !scope.is_whole() {
+            return Err(Fault::new(
+                FaultKind::Refused,
+                format!("{key} wants the metrics of every app of this machine"),
+            )
+            .caused_by("`bowline.metrics` tells of apps that this token is not for")
+            .hint("the server's owner, or a token that is for all apps, may bring it out"));
         }
         self.check_unread(key, app, scope)?;
         let claimants = self.claimants(key);

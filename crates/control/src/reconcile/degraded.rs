@@ -118,7 +118,7 @@ impl Degraded {
     fn status(&self) -> wire::Status {
         wire::Status {
             daemon: daemon_status(&self.about, Some(&self.fault)),
-            edge: edge_status(&self.edge, &[], None),
+            edge: edge_status((self.about.edge, &self.edge), &[], None),
             apps: Vec::new(),
         }
     }

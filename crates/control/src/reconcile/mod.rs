@@ -54,7 +54,7 @@ use bowline_core::id::{AppKey, EnvName, EnvironmentId, ReleaseNumber};
 use bowline_core::instance::{Observations, Publish, Slots, World as SlotsWorld};
 use bowline_core::job::{Jobs, RunId};
 use bowline_core::resource::ResourceKey;
-use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus, PoolId};
+use bowline_core::route::{EdgeDesired, EdgeEngine, EdgeObservation, EdgeStatus, PoolId};
 use bowline_core::time::{Humane, Mono, Timestamp};
 
 use self::acme::Acme;
@@ -89,6 +89,7 @@ pub(crate) struct About {
     pub(crate) mode: Mode,
     pub(crate) started: Timestamp,
     pub(crate) admin: Option<String>,
+    pub(crate) edge: EdgeEngine,
     pub(crate) state_dir: PathBuf,
 }
 
@@ -155,8 +156,9 @@ impl Loop {
         snapshot: Option<&EdgeDesired>,
         now: Now,
     ) -> (Self, Vec<Effect>) {
-        let published = Published::new(loaded.epoch, snapshot, &place);
+        let published = Published::new(loaded.epoch, snapshot);
         let acme = place.acme.as_ref().map(|authority| Acme::new(authority, now));
+        let acme = acme.or_else(|| Acme::left(&place.left));
         let mut this = Self {
             about,
             place,
@@ -494,8 +496,8 @@ impl Loop {
                 orders.entry(id).or_insert(order);
             }
             let resources = self.wanted_resources(now);
-            let running = self.running_apps();
-            self.published.orders(orders, resources, running, &mut self.effects);
+            let apps = (self.running_apps(), self.watchers());
+            self.published.orders(orders, resources, apps, &mut self.effects);
         }
         match self.slots.publish() {
             Publish::Hold { .. } => return self.drive_acme(now),
@@ -508,13 +510,7 @@ impl Loop {
         let mut endpoints = self.slots.endpoints();
         endpoints.extend(self.unread_endpoints());
         let leaving = self.slots.leaving();
-        self.published.table(
-            (&self.apps, self.place.given.as_ref()),
-            &endpoints,
-            leaving,
-            (now.mono, now.wall),
-            &mut self.effects,
-        );
+        self.published.table((&self.apps, &self.place), &endpoints, leaving, (now.mono, now.wall), &mut self.effects);
     }
 }
 

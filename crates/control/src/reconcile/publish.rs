@@ -10,14 +10,12 @@ use bowline_core::id::{AppKey, Generation, InstanceId, RouteName, ServiceName};
 use bowline_core::instance::{InstanceOrder, NodeDesired, Observations};
 use bowline_core::resource::{ResourceKey, ResourceSpec};
 use bowline_core::route::{
-    ApiSite, Certificate, Certificates, Challenge, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table,
-    Tables, compile,
+    Certificate, Certificates, Challenge, Compiler, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table,
+    Tables,
 };
 use bowline_core::time::{Mono, Timestamp};
-use ipnet::IpNet;
 
 use super::effects::Effect;
-use super::given::Given;
 use super::release::Place;
 use super::unread::serve_unread;
 use super::world::{AppWorld, Apps};
@@ -35,6 +33,7 @@ pub(crate) struct Published {
     generation: Generation,
     node: Option<Arc<NodeDesired>>,
     edge: Option<Arc<EdgeDesired>>,
+    compiler: Compiler,
     pub(crate) tables: Tables,
     pub(crate) leaves: BTreeMap<HostName, Leaf>,
     /// The last look found another table than was handed out: it waits for a certificate.
@@ -47,10 +46,6 @@ pub(crate) struct Published {
     uncertified: BTreeMap<HostName, Mono>,
     /// The generation that was sealed last.
     sealed: Generation,
-    /// Of the server's settings.
-    trusted_proxies: Vec<IpNet>,
-    proxy_protocol: bool,
-    api: Option<ApiSite>,
     ordered: Ordered,
     /// What the edge was last told to answer authorities, and the first table that said so.
     challenged: BTreeMap<HostName, (Challenge, Generation)>,
@@ -67,6 +62,8 @@ pub(crate) struct Ordered {
     /// Those of the names that the local CA signs for until then. All others have no certificate: one of the local CA would only teach
     /// people to click warnings away.
     pub(crate) meanwhile: Arc<BTreeSet<HostName>>,
+    /// Hosts of apps that cannot be read which had no certificate: they waited for an authority's.
+    pub(crate) bare: Arc<BTreeSet<HostName>>,
     /// What it is to be answered.
     pub(crate) challenges: BTreeMap<HostName, Challenge>,
 }
@@ -74,17 +71,19 @@ pub(crate) struct Ordered {
 impl Ordered {
     /// The local CA signs for this host.
     fn is_made_here(&self, host: &HostName) -> bool {
-        !self.names.contains_key(host) || self.meanwhile.contains(host)
+        let is_others = self.names.contains_key(host) || self.bare.contains(host);
+        !is_others || self.meanwhile.contains(host)
     }
 }
 
 impl Published {
-    pub(crate) fn new(epoch: u64, snapshot: Option<&EdgeDesired>, place: &Place) -> Self {
+    pub(crate) fn new(epoch: u64, snapshot: Option<&EdgeDesired>) -> Self {
         let before = snapshot.map_or(Generation(0), |s| s.table.generation);
         Self {
             generation: before.max(Generation(epoch << EPOCH_SHIFT)),
             node: None,
             edge: None,
+            compiler: Compiler::default(),
             tables: Tables::new(),
             leaves: BTreeMap::new(),
             waiting: true,
@@ -92,9 +91,6 @@ impl Published {
             certifying: BTreeSet::new(),
             uncertified: BTreeMap::new(),
             sealed: Generation(0),
-            trusted_proxies: place.trusted_proxies.clone(),
-            proxy_protocol: place.proxy_protocol,
-            api: place.api.clone(),
             ordered: Ordered::default(),
             challenged: BTreeMap::new(),
             serving: None,
@@ -159,18 +155,25 @@ impl Published {
         &mut self,
         orders: BTreeMap<InstanceId, InstanceOrder>,
         resources: BTreeMap<ResourceKey, Arc<ResourceSpec>>,
-        running: BTreeSet<AppKey>,
+        (running, watchers): (BTreeSet<AppKey>, BTreeSet<AppKey>),
         effects: &mut Vec<Effect>,
     ) {
         let same_resources = self.resources() == &resources;
-        let same = |node: &Arc<NodeDesired>| node.instances == orders && node.running == running;
+        let same =
+            |node: &Arc<NodeDesired>| node.instances == orders && node.running == running && node.watchers == watchers;
         if same_resources && self.node.as_ref().is_some_and(same) {
             return;
         }
         let generation = self.next_generation();
         let since = self.node.as_ref().filter(|_| same_resources).map_or(generation, |node| node.resources_since);
-        let desired =
-            Arc::new(NodeDesired { generation, instances: orders, running, resources, resources_since: since });
+        let desired = Arc::new(NodeDesired {
+            generation,
+            instances: orders,
+            running,
+            watchers,
+            resources,
+            resources_since: since,
+        });
         self.node = Some(Arc::clone(&desired));
         effects.push(Effect::Node(desired));
     }
@@ -178,7 +181,7 @@ impl Published {
     /// Compiles the table, has certificates made for its hosts, and hands it out if it is another than the last.
     pub(crate) fn table(
         &mut self,
-        (apps, given): (&Apps, Option<&Given>),
+        (apps, place): (&Apps, &Place),
         endpoints: &BTreeMap<PoolId, Pool>,
         leaving: BTreeSet<InstanceId>,
         (now, wall): (Mono, Timestamp),
@@ -187,16 +190,20 @@ impl Published {
         // A certificate of an authority is there, though it may be about to be renewed. To one that has ended nobody is led.
         let ends = self.ordered.ends.iter().filter(|(_, end)| **end > wall);
         let trusted = ends.map(|(host, _)| host.clone()).collect();
-        let table = match compiled(self.edge_generation(), apps, endpoints, &trusted) {
+        let generation = self.edge_generation();
+        let table = match compiled(&mut self.compiler, generation, apps, endpoints, &trusted) {
             Ok(table) => table,
             Err(fault) => return self.is_uncompiled(fault),
         };
         self.uncompiled = None;
-        let (trusted_proxies, api) = (self.trusted_proxies.clone(), self.api.clone());
-        let challenges = self.ordered.challenges.clone();
-        let proxy_protocol = self.proxy_protocol;
+        let (trusted_proxies, api) = (Arc::clone(&place.trusted_proxies), place.api.clone());
+        let (proxy_protocol, challenges) = (place.proxy_protocol, self.ordered.challenges.clone());
         let table = Table { trusted_proxies, proxy_protocol, leaving, api, challenges, ..table };
-        let given = given.and_then(|given| Some((&given.host, given.certificate.as_ref()?)));
+        let table = match &self.edge {
+            Some(edge) => table.sharing(&edge.table),
+            None => table,
+        };
+        let given = place.given.as_ref().and_then(|given| Some((&given.host, given.certificate.as_ref()?)));
         self.waiting = self.request_leaves(&table, given.map(|(host, _)| host), (now, wall), effects);
         if self.waiting {
             return;
@@ -209,7 +216,9 @@ impl Published {
         let table = Table { generation: self.next_generation(), ..table };
         self.tables.sent(&table);
         self.challenge(&table);
-        let desired = Arc::new(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) });
+        let same = self.edge.as_ref().filter(|edge| *edge.certificates == certificates);
+        let certificates = same.map_or_else(|| Arc::new(certificates), |edge| Arc::clone(&edge.certificates));
+        let desired = Arc::new(EdgeDesired { table: Arc::new(table), certificates });
         self.edge = Some(Arc::clone(&desired));
         effects.push(Effect::Edge(desired));
     }
@@ -235,18 +244,18 @@ impl Published {
         effects: &mut Vec<Effect>,
     ) -> bool {
         let is_made_here = |host: &&HostName| Some(*host) != given && self.ordered.is_made_here(host);
-        let hosts: Vec<_> = tls_hosts(table).filter(is_made_here).cloned().collect();
+        let hosts: BTreeSet<_> = tls_hosts(table).filter(is_made_here).collect();
         self.uncertified.retain(|host, _| hosts.contains(host));
         self.leaves.retain(|host, _| hosts.contains(host));
         let is_fresh = |host: &HostName| self.leaves.get(host).is_some_and(|leaf| wall < leaf.renew_at());
         let waits = |host: &HostName| self.uncertified.get(host).is_some_and(|until| *until > now);
-        let wanted = hosts.iter().filter(|h| !is_fresh(h) && !self.certifying.contains(*h) && !waits(h));
-        let wanted: Vec<HostName> = wanted.cloned().collect();
+        let is_wanted = |host: &&HostName| !is_fresh(host) && !self.certifying.contains(*host) && !waits(host);
+        let wanted: Vec<HostName> = hosts.iter().copied().filter(is_wanted).cloned().collect();
         if !wanted.is_empty() {
             self.certifying.extend(wanted.iter().cloned());
             effects.push(Effect::Certify(wanted));
         }
-        hosts.iter().any(|host| self.certifying.contains(host) && !self.leaves.contains_key(host))
+        self.certifying.iter().any(|host| hosts.contains(host) && !self.leaves.contains_key(host))
     }
 
     fn certificates_of(&self, table: &Table, given: Option<(&HostName, &Arc<Certificate>)>) -> Certificates {
@@ -318,6 +327,7 @@ static NOTHING: BTreeSet<ServiceName> = BTreeSet::new();
 
 /// The table of what is served, apps in the order in which they became known.
 fn compiled(
+    compiler: &mut Compiler,
     generation: Generation,
     apps: &Apps,
     endpoints: &BTreeMap<PoolId, Pool>,
@@ -330,12 +340,13 @@ fn compiled(
         let credentials = parts.map_or(&NO_CREDENTIALS, |parts| &parts.credentials);
         let judged = app.rolling().and_then(|rolling| rolling.machine.judged()).unwrap_or(&NOTHING);
         let maintenance = app.maintenance.as_ref();
-        Some(Serving { key, app: release.app(), sets: &app.sets, credentials, maintenance, judged, trusted })
+        Some(Serving { key, app: &release.revision.app, sets: &app.sets, credentials, maintenance, judged, trusted })
     });
     let serving: Vec<_> = serving.collect();
     let releases = apps.values().flat_map(|app| app.sets.iter().filter_map(|set| app.release(set.release)?.1));
     let files = releases.flat_map(|parts| parts.files.clone()).collect();
-    let mut table = compile(generation, &serving, endpoints, &files)
+    let mut table = compiler
+        .compile(generation, &serving, endpoints, &files)
         .map_err(|conflict| Fault::new(FaultKind::Refused, conflict.to_string()))?;
     serve_unread(&mut table, apps, endpoints);
     Ok(table)

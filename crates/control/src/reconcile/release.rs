@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::app::{App, Command, Origin, Protocol, RouteTo, Service, Volume};
+use bowline_core::app::{App, Command, HostName, Origin, Protocol, RouteTo, Service, Volume};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{
     AppKey, Incarnation, InstanceId, JobName, Port, ReleaseNumber, ResourceName, RouteName, SecretName, ServiceName,
@@ -26,6 +26,7 @@ use super::acme::Authority;
 use super::credentials::{Salt, credentials};
 use super::given::Given;
 use super::resources::{Declared, bad_url, declared};
+use crate::certs::Leaf;
 use crate::folder::dotenv;
 use crate::store::Users;
 
@@ -48,17 +49,21 @@ pub(crate) struct Place {
     pub(crate) users: Users,
     /// Where the edge listens for plain HTTP.
     pub(crate) edge_http: Option<SocketAddr>,
+    /// Where the admin port tells of all apps.
+    pub(crate) metrics: Option<String>,
     pub(crate) salt: Salt,
     /// Whose `X-Forwarded-*` and `Forwarded` the edge believes.
-    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) trusted_proxies: Arc<[IpNet]>,
     /// Their connections begin with a PROXY header.
     pub(crate) proxy_protocol: bool,
     /// Where the edge leads to the API.
-    pub(crate) api: Option<ApiSite>,
+    pub(crate) api: Option<Arc<ApiSite>>,
     /// The API's certificate, where it is in files.
     pub(crate) given: Option<Given>,
     /// That public names get their certificates from; `None`: all are the local CA's.
     pub(crate) acme: Option<Authority>,
+    /// What authorities have signed that are not asked any more.
+    pub(crate) left: BTreeMap<HostName, Leaf>,
     /// A build that takes longer is killed.
     pub(crate) build_time: Duration,
     /// What scaling is averaged over, and what it waits.
@@ -287,6 +292,7 @@ impl Release {
             volumes: &volumes,
             services: &services,
             resources: &resources,
+            metrics: place.metrics.as_deref(),
         };
         resolve(facts).map_err(|errors| {
             let mut errors = errors.into_iter();

@@ -13,6 +13,7 @@ use bowline_core::job::{
     Counted, Effect as JobEffect, Finished, Input, Kept, KeptRun, Moment, Outcome as RunOutcome, Run, RunId, Stage,
     Start, Stored, Task, TaskKey, Trigger, Wanted as WantedTask, World as JobWorld,
 };
+use bowline_core::release::reads_metrics;
 use bowline_core::time::Timestamp;
 
 use super::Loop;
@@ -79,6 +80,16 @@ impl Loop {
     pub(crate) fn running_apps(&self) -> BTreeSet<AppKey> {
         let running = self.apps.iter().filter(|(_, app)| app.record.wanted == Wanted::Running);
         running.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Apps of which a release that runs, or is on its way, may read the metrics of all.
+    pub(crate) fn watchers(&self) -> BTreeSet<AppKey> {
+        let watches = |app: &AppWorld| {
+            let stable = app.stable.as_ref().map(|stable| &stable.release);
+            let coming = app.rolling().map(|rolling| &rolling.candidate);
+            stable.into_iter().chain(coming).any(|release| reads_metrics(release.app()))
+        };
+        self.apps.iter().filter(|(_, app)| watches(app)).map(|(key, _)| key.clone()).collect()
     }
 
     /// The jobs of stable releases, and what is to run before those on their way.

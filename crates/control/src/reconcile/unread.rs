@@ -18,9 +18,7 @@ use bowline_core::instance::{InstanceObservation, InstanceOrder, Observations, P
 use bowline_core::job::Task;
 use bowline_core::resource::{Left, ResourceKey, ResourceSpec};
 use bowline_core::rollout::Phase as RolloutPhase;
-use bowline_core::route::{
-    Action, Claim, EdgeStatus, Maintenance, Pool, PoolId, Site, SiteTls, Table, canonical, claims,
-};
+use bowline_core::route::{Claim, EdgeStatus, Maintenance, Pool, PoolId, Site, SiteTls, Table, canonical, claims};
 use bowline_core::time::Timestamp;
 
 use super::Loop;
@@ -69,7 +67,7 @@ impl Unread {
             let each = table.sites.iter().map(|(host, site)| (host.clone(), own(site)));
             sites.extend(each.filter(|(_, site)| !site.rules.is_empty()));
             let of_app = table.pools.iter().filter(|(pool, _)| pool.key == *key);
-            pools.extend(of_app.map(|(pool, served)| (pool.clone(), served.clone())));
+            pools.extend(of_app.map(|(pool, served)| (pool.clone(), Pool::clone(served))));
         }
         Self { reasons, is_placed: table.is_some(), sites, pools, ports: BTreeSet::new() }
     }
@@ -93,7 +91,8 @@ pub(crate) fn serve_unread(table: &mut Table, apps: &Apps, endpoints: &BTreeMap<
         let networks = |maintenance: &Maintenance| maintenance.allow.iter().map(canonical).collect();
         let maintenance = app.maintenance.as_ref().map(|maintenance| Maintenance { allow: networks(maintenance) });
         for (host, own) in &unread.sites {
-            let site = table.sites.entry(host.clone()).or_insert(Site { tls: SiteTls::Off, rules: Vec::new() });
+            let new = || Arc::new(Site { tls: SiteTls::Off, rules: Vec::new() });
+            let site = Arc::make_mut(table.sites.entry(host.clone()).or_insert_with(new));
             if own.tls == SiteTls::Both {
                 site.tls = SiteTls::Both;
             }
@@ -103,12 +102,9 @@ pub(crate) fn serve_unread(table: &mut Table, apps: &Apps, endpoints: &BTreeMap<
             site.rules.extend(rules);
             site.rules.sort_by_key(|rule| (std::cmp::Reverse(rule.prefix.as_str().len()), rule.prefix.clone()));
         }
-        let forwards = unread.sites.values().flat_map(|site| &site.rules).filter_map(|rule| match &rule.action {
-            Action::Forward { splits, .. } => Some(splits),
-            Action::Files(_) | Action::Redirect(_) | Action::Deny => None,
-        });
-        for split in forwards.flatten() {
-            table.pools.insert(split.pool.clone(), endpoints.get(&split.pool).cloned().unwrap_or_default());
+        for pool in unread.sites.values().flat_map(Site::pools) {
+            let served = endpoints.get(pool).cloned().unwrap_or_default();
+            table.pools.insert(pool.clone(), Arc::new(served));
         }
     }
 }
@@ -288,7 +284,8 @@ impl Loop {
 
     /// What a person is told of it.
     pub(crate) fn unread_note(&self, app: &AppWorld) -> Option<String> {
-        let Unread { reasons, is_placed, .. } = app.unread.as_ref()?;
+        let unread = app.unread.as_ref()?;
+        let Unread { reasons, is_placed, .. } = unread;
         let (key, why) = (&app.record.key, &reasons.why);
         let mut told = vec![why.causes.iter().fold(why.message.clone(), |text, cause| format!("{text}: {cause}"))];
         told.push(match self.unread_running(key).len() {
@@ -298,6 +295,9 @@ impl Loop {
         });
         if !is_placed {
             told.push("on which hosts it was served is not known: nobody is led to it".to_owned());
+        }
+        for host in self.bare_hosts(unread) {
+            told.push(format!("{host} had no certificate and gets none meanwhile: HTTPS is refused"));
         }
         if self.jobs.runs_of(key).any(|run| run.key.task == Task::Before) || !reasons.runs.is_empty() {
             told.push("what runs of its commands goes on to its end".to_owned());

@@ -62,7 +62,11 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
         return Err(SnapshotError::Version(version));
     }
     let form: SnapshotForm = serde_json::from_slice(bytes).map_err(SnapshotError::Json)?;
-    let sites = form.sites.into_iter().map(|(h, s)| Ok((host(&h)?, site(s)?))).collect::<Result<_, SnapshotError>>()?;
+    let sites = form
+        .sites
+        .into_iter()
+        .map(|(h, s)| Ok((host(&h)?, Arc::new(site(s)?))))
+        .collect::<Result<_, SnapshotError>>()?;
     let mut pools: BTreeMap<_, Pool> =
         form.pools.into_iter().map(|(id, p)| Ok((pool_id(id)?, pool(p)?))).collect::<Result<_, SnapshotError>>()?;
     for id in form.h2c {
@@ -70,17 +74,18 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
             pool.protocol = Protocol::H2c;
         }
     }
+    let pools = pools.into_iter().map(|(id, pool)| (id, Arc::new(pool))).collect();
     let certificates = form
         .certificates
         .into_iter()
         .map(|(h, c)| Ok((host(&h)?, Arc::new(Certificate { chain: c.chain, key: Secret::new(c.key.as_bytes()) }))))
         .collect::<Result<_, SnapshotError>>()?;
-    let trusted_proxies = policy::networks(&form.trusted_proxies)?;
+    let trusted_proxies = policy::networks(&form.trusted_proxies)?.into();
     // Whoever was leaving when it was sealed is told by the next table.
     let leaving = BTreeSet::new();
     // Orders do not outlive the daemon.
     let challenges = BTreeMap::new();
-    let api = form.api.map(|api| Ok(ApiSite { host: host(&api.host)?, socket: api.socket })).transpose()?;
+    let api = form.api.map(|api| Ok(Arc::new(ApiSite { host: host(&api.host)?, socket: api.socket }))).transpose()?;
     let (generation, proxy_protocol) = (Generation(form.generation), form.proxy_protocol);
     let table = Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api, challenges };
     Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })

@@ -92,6 +92,12 @@ impl World {
     fn orders(&self) -> usize {
         self.authority.as_ref().unwrap().orders
     }
+
+    /// Certificates that the local CA has signed.
+    fn made_here(&self) -> usize {
+        let entries = std::fs::read_dir(self.state().join("certs")).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "sealed")).count()
+    }
 }
 
 fn world() -> World {
@@ -170,18 +176,95 @@ fn of_an_app_that_cannot_be_read_the_authoritys_certificate_is_served_and_renewe
     let mut daemon = world.start();
     deploy(&mut world, &mut daemon);
     world.run(&mut daemon);
-    let key = AppKey { env: EnvName::new("production").unwrap(), ..shop() };
-    let stored = daemon.store.commit(move |tx| tx.rewrite("revisions", &key, "spec", "of a later version"));
-    world.runtime.block_on(stored).unwrap();
-    drop(daemon);
-    std::fs::remove_file(world.state().join("edge.snapshot")).unwrap();
-    world.edge.table = world.table.as_ref().map(|desired| Arc::clone(&desired.table));
-    let mut daemon = world.start();
-    world.run(&mut daemon);
+    let mut daemon = unreadable(&mut world, daemon, false);
     assert!(world.edge.table.is_none(), "it got a table of this daemon");
     assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 1"), 1));
     later(&mut world, &mut daemon, DAY * 61);
     assert_eq!((world.chain().as_deref(), world.orders()), (Some("chain 2"), 2));
+}
+
+#[test]
+fn where_no_authority_is_asked_any_more_its_certificate_is_served_until_it_ends_and_not_renewed() {
+    for has_snapshot in [true, false] {
+        let mut world = world();
+        let mut daemon = world.start();
+        deploy(&mut world, &mut daemon);
+        world.run(&mut daemon);
+        assert_eq!(world.chain().as_deref(), Some("chain 1"));
+        drop(daemon);
+        world.authority = None;
+        if !has_snapshot {
+            std::fs::remove_file(world.state().join("edge.snapshot")).unwrap();
+        }
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        let http = |world: &World| world.table.as_ref().unwrap().table.sites[&host()].rules[0].transfer.http;
+        for days in [1, 61, 27] {
+            later(&mut world, &mut daemon, DAY * days);
+            let served = (world.chain(), http(&world), world.made_here());
+            assert_eq!(served, (Some("chain 1".to_owned()), PlainHttp::Redirect, 0), "{has_snapshot}");
+        }
+        let shown = world.status(&mut daemon).apps[0].certificates[0].clone();
+        assert_eq!((shown.issuer, shown.renews), (wire::CertificateIssuer::Acme, None));
+        assert!(shown.not_after.is_some_and(|end| end > world.now.wall.0));
+        later(&mut world, &mut daemon, DAY * 2);
+        assert!(world.chain().is_some_and(|chain| chain.contains("BEGIN CERTIFICATE")), "{has_snapshot}");
+        assert_eq!(http(&world), PlainHttp::Serve, "clients may not know the CA");
+        let shown = world.status(&mut daemon).apps[0].certificates[0].clone();
+        assert_eq!(shown.issuer, wire::CertificateIssuer::Local);
+    }
+}
+
+/// The app as no daemon reads it, and the next daemon; without the snapshot, only an edge tells where it is served.
+fn unreadable(world: &mut World, daemon: Daemon, has_snapshot: bool) -> Daemon {
+    let key = AppKey { env: EnvName::new("production").unwrap(), ..shop() };
+    let stored = daemon.store.commit(move |tx| tx.rewrite("revisions", &key, "spec", "of a later version"));
+    world.runtime.block_on(stored).unwrap();
+    drop(daemon);
+    if !has_snapshot {
+        std::fs::remove_file(world.state().join("edge.snapshot")).unwrap();
+        world.edge.table = world.table.as_ref().map(|desired| Arc::clone(&desired.table));
+    }
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    daemon
+}
+
+#[test]
+fn an_app_that_cannot_be_read_and_waits_for_its_first_certificate_gets_none_of_the_local_ca() {
+    for has_snapshot in [true, false] {
+        let mut world = world();
+        world.authority.as_mut().unwrap().refuses = true;
+        let mut daemon = world.start();
+        deploy(&mut world, &mut daemon);
+        world.run(&mut daemon);
+        let orders = world.orders();
+        let mut daemon = unreadable(&mut world, daemon, has_snapshot);
+        later(&mut world, &mut daemon, DAY);
+        assert!(world.table.as_ref().unwrap().table.sites.contains_key(&host()), "it is served: {has_snapshot}");
+        assert_eq!((world.chain(), world.made_here()), (None, 0), "{has_snapshot}");
+        assert_eq!(world.orders(), orders, "it is not known what it wants");
+        let notes = world.status(&mut daemon).apps[0].notes.join("; ");
+        assert!(notes.contains("shop.example.com had no certificate and gets none meanwhile"), "{notes}");
+    }
+}
+
+#[test]
+fn an_app_that_cannot_be_read_keeps_the_certificate_of_the_local_ca_that_it_had() {
+    for has_snapshot in [true, false] {
+        let mut world = World { authority: None, ..world() };
+        let mut daemon = world.start();
+        deploy(&mut world, &mut daemon);
+        world.run(&mut daemon);
+        let before = world.chain().unwrap();
+        world.authority = Some(FakeAuthority::default());
+        let mut daemon = unreadable(&mut world, daemon, has_snapshot);
+        later(&mut world, &mut daemon, DAY);
+        assert_eq!((world.chain(), world.orders()), (Some(before.clone()), 0), "{has_snapshot}");
+        later(&mut world, &mut daemon, DAY * 70);
+        let renewed = world.chain().unwrap();
+        assert!(renewed.contains("BEGIN CERTIFICATE") && renewed != before, "{has_snapshot}");
+    }
 }
 
 #[test]
@@ -243,14 +326,16 @@ fn the_apis_host_is_an_authoritys_where_the_settings_say_so_and_its_certificate_
     let api = || HostName::new("api.example.com").unwrap();
     let start = |asks: bool, given: Option<Given>| {
         let mut world = world();
-        world.api = Some(ApiSite { host: api(), socket: "outer.sock".into() });
+        world.api = Some(Arc::new(ApiSite { host: api(), socket: "outer.sock".into() }));
         world.given = given;
         world.authority.as_mut().unwrap().api = asks;
         let mut daemon = world.start();
         world.run(&mut daemon);
         later(&mut world, &mut daemon, DAY);
         let shown = world.status(&mut daemon).edge.certificate.unwrap().issuer;
-        let chain = world.table.as_ref().unwrap().certificates[&api()].chain.clone();
+        let served = world.table.as_ref().unwrap();
+        assert!(Arc::ptr_eq(served.table.api.as_ref().unwrap(), world.api.as_ref().unwrap()), "it is shared");
+        let chain = served.certificates[&api()].chain.clone();
         (world.orders(), shown, chain.contains("BEGIN CERTIFICATE"))
     };
     use wire::CertificateIssuer::{Acme, Given as File, Local};
@@ -261,6 +346,27 @@ fn the_apis_host_is_an_authoritys_where_the_settings_say_so_and_its_certificate_
     assert_eq!(start(true, Some(refused.clone())), (0, Local, true));
     let certificate = Some(Arc::new(Certificate { chain: "of a file".to_owned(), key: Secret::new("key") }));
     assert_eq!(start(true, Some(Given { certificate, ..refused })), (0, File, false));
+}
+
+#[test]
+fn whenever_a_daemon_is_told_to_end_the_local_ca_signs_for_no_public_name() {
+    const MANY: usize = 400;
+    for effects in 0..MANY {
+        let mut world = World { mode: Mode::Server, slow_store: true, ..world() };
+        let mut daemon = world.start();
+        world.run(&mut daemon);
+        daemon.effects_left = Some(effects);
+        deploy(&mut world, &mut daemon);
+        let is_over = world.run(&mut daemon) != End::Crashed;
+        daemon.effects_left = None;
+        world.input(&mut daemon, Input::Terminate);
+        assert_eq!(world.run(&mut daemon), End::Exited(Ended::LeftRunning), "after {effects} effects");
+        assert_eq!(world.made_here(), 0, "after {effects} effects");
+        if is_over {
+            return assert!(effects > 10, "only {effects} effects");
+        }
+    }
+    panic!("more than {MANY} effects");
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn files_that_hold_no_certificate_are_said_until_they_hold_one() {
     let host = HostName::new("api.test").unwrap();
     let mut world = World::new();
     let mut daemon = world.start();
-    daemon.machine.place.api = Some(ApiSite { host: host.clone(), socket: "outer.sock".into() });
+    daemon.machine.place.api = Some(Arc::new(ApiSite { host: host.clone(), socket: "outer.sock".into() }));
     daemon.machine.place.given = Some(Given { host: host.clone(), certificate: None, refused: None });
     let refused = || fault("the certificate of [api] cannot be used").caused_by("the key is of another one");
     let notes = |world: &mut World, daemon: &mut Daemon, input| {

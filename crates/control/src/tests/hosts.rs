@@ -89,3 +89,29 @@ fn a_stopped_app_has_its_host_also_at_the_next_daemon() {
     world.run(&mut daemon);
     bring_out(&mut world, &mut daemon, &shop, "beta", Scope::default()).unwrap();
 }
+
+/// The metrics of all apps are for whoever speaks for all; and the way to them is open while a release runs that asks for them.
+#[test]
+fn only_who_is_for_all_apps_brings_out_what_reads_the_metrics_of_all() {
+    let mut world = World::new();
+    let mut daemon = world.start();
+    let shop = write(&world, "shop", "shop.localhost", "/");
+    let file = std::path::Path::new(&shop).join("bowline.toml");
+    let plain = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{plain}[env]\nURL = {{ from = \"bowline.metrics\" }}\n")).unwrap();
+    let mine = only("shop", "production");
+    let refused = bring_out(&mut world, &mut daemon, &shop, "production", mine.clone()).unwrap_err();
+    assert_eq!(refused.kind, FaultKind::Refused);
+    assert!(refused.message.contains("the metrics of every app"), "{refused:?}");
+    assert!(daemon.machine.watchers().is_empty());
+
+    bring_out(&mut world, &mut daemon, &shop, "production", Scope::default()).unwrap();
+    assert_eq!(daemon.machine.watchers(), [key("shop", "production")].into());
+    drop(daemon);
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    assert_eq!(daemon.machine.watchers(), [key("shop", "production")].into());
+    std::fs::write(&file, plain).unwrap();
+    bring_out(&mut world, &mut daemon, &shop, "production", mine).unwrap();
+    assert!(daemon.machine.watchers().is_empty());
+}

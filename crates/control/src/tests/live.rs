@@ -10,7 +10,7 @@ use bowline_api::{Client, ClientError};
 use bowline_core::app::Protocol;
 use bowline_core::log::{LogLine, LogSource};
 use bowline_core::release::{BuildProgress, Stream};
-use bowline_core::route::{Method, Series, SeriesKey};
+use bowline_core::route::{EdgeEngine, Method, Series, SeriesKey};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
@@ -75,6 +75,7 @@ fn start(dir: &Path) -> Room {
         api,
         admin,
         registry: crate::Registry::default(),
+        edge: EdgeEngine::Bowline,
         trusted_proxies: Vec::new(),
         proxy_protocol: false,
         outside: None,
@@ -202,7 +203,7 @@ async fn session(mut calls: mpsc::Receiver<SessionCall>) {
 }
 
 fn write_app(dir: &Path) {
-    let text = "app = \"shop\"\n[service.web]\nrun = \"serve\"\n[route.main]\nto = \"web\"\n\
+    let text = "app = \"shop\"\n[service.web]\nrun = \"serve\"\nmetrics = \"/own\"\n[route.main]\nto = \"web\"\n\
                 [env]\nTOKEN = { secret = \"token\" }\n";
     std::fs::write(dir.join("app/bowline.toml"), text).unwrap();
 }
@@ -302,11 +303,26 @@ async fn every_verb_works_over_the_socket_and_no_secret_comes_back() {
     assert_eq!(lines.next().await.unwrap().unwrap().text, "local/shop asked for Some(3)");
     let open = get(room.admin, "/metrics", "127.0.0.1", "application/openmetrics-text").await;
     check_metrics(&open);
+    check_own_metrics(room.admin).await;
     seen.push_str(&format!("{steps:?}{status:?}{secrets:?}{events:?}{open}"));
     assert!(!seen.contains(CANARY));
     let stopped = within(room.client.shutdown()).await.unwrap();
     assert!(stopped.daemon && stopped.apps == ["local/shop"], "{stopped:?}");
     assert_eq!(within(room.run).await.unwrap(), Ok(Ended::Stopped));
+}
+
+/// Of apps: where they are, and why they cannot be read. Nobody listens where the fake node says.
+async fn check_own_metrics(admin: SocketAddr) {
+    let ask = async |path: &str| get(admin, path, "127.0.0.1", "*/*").await;
+    let (targets, at) = (ask("/metrics/targets").await, "/metrics/instances/local/shop.web.r1.0.1");
+    for part in ["\"targets\":[\"127.0.0.1\"]", &format!("\"__metrics_path__\":\"{at}\""), "\"service\":\"web\""] {
+        assert!(targets.contains(part), "{part}\n{targets}");
+    }
+    let unread = ask(at).await;
+    assert!(unread.starts_with("HTTP/1.1 502") && unread.contains("port 9 of it is not answered"), "{unread}");
+    for unknown in ["/metrics/instances/local/shop.web.r2.0.1", "/metrics/instances/local/x"] {
+        assert!(ask(unknown).await.starts_with("HTTP/1.1 404"), "{unknown}");
+    }
 }
 
 fn check_metrics(text: &str) {
@@ -321,6 +337,12 @@ fn check_metrics(text: &str) {
     has(&format!("bowline_instance_state{{{labels},slot=\"0\",state=\"ready\"}} 1.0"));
     has("bowline_edge_refused_total{reason=\"bad_host\"} 2.0");
     has("bowline_build_info{version=\"1.2.3\"} 1.0");
+    has("bowline_release_live{app=\"shop\",env=\"local\",release=\"1\"} 1.0");
+    has(&format!("bowline_release_weight_ratio{{{labels},role=\"stable\"}} 1.0"));
+    assert!(
+        text.contains("bowline_secret_set_timestamp_seconds{app=\"shop\",env=\"local\",secret=\"token\"}"),
+        "{text}"
+    );
     scaling::check_documented(text);
     assert!(text.contains("bowline_certificate_expiry_timestamp_seconds{host=\"shop.localhost\"}"), "{text}");
     assert!(text.contains("bowline_store_sequence "), "{text}");

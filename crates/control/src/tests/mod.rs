@@ -37,13 +37,13 @@ use bowline_core::instance::{
 use bowline_core::job::Task;
 use bowline_core::release::{Artifact, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::DataDone;
-use bowline_core::route::{ApiSite, EdgeDesired, EdgeObservation, EdgeStatus};
+use bowline_core::route::{ApiSite, EdgeDesired, EdgeEngine, EdgeObservation, EdgeStatus};
 use bowline_core::scale::{Machine, Windows};
 use bowline_core::time::{Mono, Timestamp};
 use bowline_core::units::Bytes;
 use tempfile::TempDir;
 
-use crate::certs::{CertCache, LocalCa};
+use crate::certs::{self, CertCache, LocalCa};
 use crate::config::{Ended, Keep, Mode};
 use crate::reconcile::acme::Authority;
 use crate::reconcile::change::ChangeForm;
@@ -140,7 +140,7 @@ struct World {
     /// Public names get their certificates from it.
     authority: Option<acme::FakeAuthority>,
     /// Of the next daemon.
-    api: Option<ApiSite>,
+    api: Option<Arc<ApiSite>>,
     given: Option<Given>,
     next_ticket: u64,
     next_port: u16,
@@ -267,15 +267,18 @@ impl World {
             mode: self.mode,
             started: wall,
             admin: None,
+            edge: EdgeEngine::Bowline,
             state_dir: self.state(),
         };
+        let served = before.as_ref().map(|served| &*served.certificates);
         let place = Place {
             state_dir: self.state(),
             is_root: true,
             users: self.users,
             edge_http: self.edge.http,
+            metrics: Some("http://127.0.0.1:7070/metrics".into()),
             salt: Salt::default(),
-            trusted_proxies: Vec::new(),
+            trusted_proxies: [].into(),
             proxy_protocol: false,
             api: self.api.clone(),
             given: self.given.clone(),
@@ -283,8 +286,12 @@ impl World {
                 kept: self.kept_of_authority(&vault).load(),
                 pace: Pace::default(),
                 api: authority.api,
-                local: before.as_ref().map(|served| self.ca().signed(&served.certificates)).unwrap_or_default(),
+                local: CertCache::new(&self.state()).hosts(&self.ca(), &vault.keyring(), served, wall),
             }),
+            left: match &self.authority {
+                Some(_) => BTreeMap::new(),
+                None => certs::acme::left(&self.state(), &vault.keys(), served, wall),
+            },
             build_time: crate::config::BUILD_TIME,
             windows: Windows::default(),
             machine: Machine { memory: Bytes(8 << 30), cores: 4 },
@@ -410,7 +417,8 @@ impl World {
             Effect::Answer(ticket, reply) => drop(self.answers.insert(ticket, reply)),
             Effect::Tell(change, step) => self.told.push((change.0, step)),
             Effect::Read(ticket, order) => {
-                let reading = folder::read(&order, &daemon.vault).map(|reading| Box::new(self.foresee(reading)));
+                let reading = folder::read(&order, &daemon.vault, EdgeEngine::Bowline)
+                    .map(|reading| Box::new(self.foresee(reading)));
                 self.input(daemon, Input::Read(ticket, reading));
             }
             Effect::Store(id, job) => {

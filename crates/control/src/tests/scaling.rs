@@ -93,7 +93,7 @@ fn scraped(world: &World, daemon: &Daemon) -> String {
     let mut registry = Registry::default();
     let (_, node) = watch::channel(Arc::new(Observations::default()));
     let (_, edge) = watch::channel(Arc::new(world.edge.clone()));
-    metrics::register(&mut registry, "1.2.3", node, edge, None).put(daemon.machine.vitals(world.now));
+    metrics::register(&mut registry, "1.2.3", node, edge, None).0.put(daemon.machine.vitals(world.now));
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();
     text

@@ -388,11 +388,11 @@ fn a_second_apply_is_refused_while_one_runs() {
 fn what_this_version_cannot_do_is_refused_at_its_line() {
     let mut world = World::new();
     let mut daemon = world.start();
-    world.write("bowline.toml", "app = \"shop\"\n[service.web]\nrun = \"x\"\n\n[slo]\navailability = \"99%\"\n");
+    world.write("bowline.toml", "app = \"shop\"\n[service.web]\nrun = \"x\"\n\n[slo]\nlatency = \"99% under 300ms\"\n");
     let ticket = world.apply(&mut daemon);
     world.run(&mut daemon);
     let fault = world.refusal(ticket);
-    assert!(fault.detail.as_ref().unwrap().contains("bowline.toml:5"), "{fault:?}");
+    assert!(fault.detail.as_ref().unwrap().contains("bowline.toml:6"), "{fault:?}");
     assert!(world.told.is_empty());
 }
 

@@ -68,6 +68,24 @@ impl Ledger {
     /// least, and so the one that is forgotten has waited its time.
     pub const MOST_NAMES: usize = 1024;
 
+    /// What was written last was written at the latest now: where it seems to lie ahead, the clock was set back since, by however much, and all
+    /// that was written moves with it. Nothing is waited for any shorter, and nobody waits until the clock has caught up. Whether
+    /// anything has moved.
+    pub(super) fn follow(&mut self, now: Timestamp) -> bool {
+        let last = self.orders.iter().chain(self.names.values().map(|tries| &tries.last)).max();
+        let ahead = last.map_or(Duration::ZERO, |last| last.since(now));
+        if ahead.is_zero() {
+            return false;
+        }
+        let latest = now + Pace::LONGEST_PAUSE;
+        self.orders.iter_mut().for_each(|at| *at = *at - ahead);
+        self.paused = (self.paused - ahead).min(latest);
+        for tries in self.names.values_mut() {
+            (tries.last, tries.next) = (tries.last - ahead, (tries.next - ahead).min(latest));
+        }
+        true
+    }
+
     /// When an order of any name may begin, as far as is known now.
     pub(super) fn open_at(&self, pace: &Pace, now: Timestamp) -> Timestamp {
         let paused = if self.paused.since(now) <= Pace::LONGEST_PAUSE { self.paused } else { Timestamp(0) };
@@ -77,16 +95,12 @@ impl Ledger {
     }
 
     /// Until when this name waits for itself.
-    pub(super) fn waits(&self, host: &HostName, now: Timestamp) -> Timestamp {
-        // What was written far in the future was written by a clock that was wrong.
-        let tries = self.names.get(host).filter(|tries| tries.last.since(now) < Pace::WINDOW);
-        tries.map_or(Timestamp(0), |tries| tries.next)
+    pub(super) fn waits(&self, host: &HostName) -> Timestamp {
+        self.names.get(host).map_or(Timestamp(0), |tries| tries.next)
     }
 
-    /// Orders that lie ahead were placed before the clock was set back: they count as if they were of now.
     fn recent(&self, now: Timestamp) -> impl Iterator<Item = Timestamp> {
-        let counts = move |at: &Timestamp| now.since(*at) < Pace::WINDOW && at.since(now) < Pace::WINDOW;
-        self.orders.iter().copied().filter(counts).map(move |at| at.min(now))
+        self.orders.iter().copied().filter(move |at| now.since(*at) < Pace::WINDOW)
     }
 
     /// No more names can be remembered.

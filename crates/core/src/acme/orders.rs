@@ -78,8 +78,8 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Where a name is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a name is. `default`: no authority is asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
     /// `None`: no order is under way.
     pub stage: Option<Stage>,
@@ -126,7 +126,7 @@ impl Orders {
 
     /// The ledger is lost: as if the account had ordered as much as it may until now.
     pub fn after_loss(pace: Pace, now: Timestamp, random: u64) -> Self {
-        let ledger = Ledger { paused: now + Pace::WINDOW, ..Ledger::default() };
+        let ledger = Ledger { orders: vec![now], paused: now + Pace::WINDOW, ..Ledger::default() };
         Self { unnoted: true, ..Self::new(ledger, pace, random) }
     }
 
@@ -162,6 +162,8 @@ impl Orders {
     pub fn failed(&mut self, host: &HostName, failure: Failure, now: Timestamp) {
         self.under_way.remove(host);
         self.unnoted = true;
+        // What the authority says of when to come back is said in the time of now.
+        self.ledger.follow(now);
         self.ledger.failed(host, failure.reason);
         let bounded = |until: Timestamp| until.min(now + Pace::LONGEST_PAUSE);
         match failure.pause {
@@ -174,6 +176,7 @@ impl Orders {
     /// One look at the world.
     pub fn handle(&mut self, world: World<'_>, now: Timestamp, random: u64) -> Vec<Effect> {
         let mut effects = Vec::new();
+        self.unnoted |= self.ledger.follow(now);
         self.drop_unwanted(world, &mut effects);
         self.drop_late(now, &mut effects);
         // Of a name that nobody wants any more, what was written is kept for a while: it may come back in a minute.
@@ -225,7 +228,7 @@ impl Orders {
         let stage = self.under_way.get(host).map(|order| order.stage);
         let tries = self.ledger.names.get(host);
         let at = held.map_or(Timestamp(0), |held| self.renewals.at(host, held, self.salt));
-        let free = self.ledger.waits(host, now).max(self.ledger.open_at(&self.pace, now));
+        let free = self.ledger.waits(host).max(self.ledger.open_at(&self.pace, now));
         Report {
             stage,
             next: stage.is_none().then(|| at.max(free).max(now)),
@@ -273,7 +276,7 @@ impl Orders {
                 let held = world.held.get(host);
                 let tries = self.ledger.names.get(host).map_or(0, |tries| tries.count);
                 let at = held.map_or(Timestamp(0), |held| self.renewals.at(host, *held, self.salt));
-                let at = at.max(self.ledger.waits(host, now)).max(open);
+                let at = at.max(self.ledger.waits(host)).max(open);
                 let rank = match (held, tries) {
                     // Where not all can be remembered, one of whom nothing is may have failed; chance alone is fair to all of those.
                     (None, 0) if is_full => (2, Timestamp(0), 0, of_name(host, now.0)),

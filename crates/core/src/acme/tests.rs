@@ -405,12 +405,35 @@ fn a_clock_that_is_set_back_gives_no_more_orders() {
         }
     };
     assert_eq!(all(&mut scene), 250);
-    scene.now = Timestamp(START.0 - 3_600_000);
-    assert_eq!(all(&mut scene), 0, "what was ordered in the hour that comes again");
-    scene.now = scene.now + Pace::WINDOW;
-    assert_eq!(all(&mut scene), 0);
-    scene.now = START + Pace::WINDOW;
-    assert_eq!(all(&mut scene), 50);
+    // By an hour, and by more than an order counts.
+    for back in [MINUTE * 60, Pace::WINDOW * 2, DAY * 400] {
+        let mut scene = scene.clone();
+        scene.now = scene.now - back;
+        assert_eq!(all(&mut scene), 0, "what was ordered in the time that comes again: {back:?}");
+        scene.now = scene.now + Pace::WINDOW - Duration::from_millis(1);
+        assert_eq!(all(&mut scene), 0, "{back:?}");
+        scene.now = scene.now + Duration::from_millis(1);
+        assert_eq!(all(&mut scene), 50, "nobody waits until the clock has caught up: {back:?}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_lets_no_name_be_tried_sooner() {
+    let mut scene = Scene::new(&["a.com", "b.com"]);
+    assert_eq!(scene.begun(), ["a.com", "b.com"]);
+    scene.now = scene.now + MINUTE;
+    scene.refuse("a.com", Some(Pause::Name(scene.now + DAY * 2)));
+    scene.now = scene.now - DAY * 30;
+    // The authority's word after that is of the clock as it is now.
+    scene.refuse("b.com", Some(Pause::All(scene.now + DAY * 3)));
+    let set = scene.now;
+    let effects = scene.look();
+    let [Effect::Note(ledger)] = effects.as_slice() else { panic!("what moved is noted: {effects:?}") };
+    scene.orders = Orders::new(ledger.clone(), Pace::default(), 7);
+    scene.now = set + DAY * 3 - MINUTE;
+    assert_eq!(scene.begun(), Vec::<String>::new());
+    scene.now = set + DAY * 3;
+    assert_eq!(scene.begun(), ["a.com", "b.com"]);
 }
 
 #[test]
@@ -448,6 +471,8 @@ fn of_too_many_names_that_fail_those_are_remembered_that_failed_last() {
 enum Step {
     /// So many minutes pass.
     Pass(u64),
+    /// The clock is set back by so many.
+    Back(u64),
     /// The order of the so-manieth name under way goes on, or fails, maybe with a word of when to come back.
     Go(usize),
     Fail(usize, Option<u64>),
@@ -460,6 +485,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let one = prop_oneof![
         4 => (1..90u64).prop_map(Step::Pass),
+        1 => (1..900u64).prop_map(Step::Back),
         4 => any::<prop::sample::Index>().prop_map(|i| Step::Go(i.index(8))),
         4 => (0..8usize, prop::option::of(1..300u64)).prop_map(|(i, pause)| Step::Fail(i, pause)),
         2 => Just(Step::Die),
@@ -471,9 +497,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// The rim's part: what is noted is durable; orders of a daemon that dies die with it.
 struct Run {
     scene: Scene,
+    /// How far the clock was set back in all.
+    back: Duration,
     noted: Ledger,
     /// Those under way, and whether the authority looks.
     under_way: BTreeMap<HostName, bool>,
+    /// And when, had nobody touched the clock.
     begun: Vec<(HostName, Timestamp)>,
     succeeded: BTreeSet<(HostName, Timestamp)>,
 }
@@ -486,7 +515,7 @@ impl Run {
                 Effect::Begin { host, ledger, .. } => {
                     assert!(self.scene.wanted.contains_key(&host), "{host} is wanted by nobody");
                     self.noted = ledger;
-                    self.begun.push((host.clone(), self.scene.now));
+                    self.begun.push((host.clone(), self.scene.now + self.back));
                     assert_eq!(self.under_way.insert(host, false), None, "one order at a time of a name");
                 }
                 Effect::Answer(host) => {
@@ -509,8 +538,12 @@ impl Run {
 
     fn step(&mut self, step: &Step) {
         let nth = |run: &Self, n: usize| run.under_way.keys().nth(n % run.under_way.len().max(1)).cloned();
+        let minutes = |count: u64| MINUTE * u32::try_from(count).unwrap();
         match step {
-            Step::Pass(minutes) => self.scene.now = self.scene.now + MINUTE * u32::try_from(*minutes).unwrap(),
+            Step::Pass(count) => self.scene.now = self.scene.now + minutes(*count),
+            Step::Back(count) => {
+                (self.scene.now, self.back) = (self.scene.now - minutes(*count), self.back + minutes(*count));
+            }
             Step::Go(n) => {
                 let Some(host) = nth(self, *n) else { return };
                 match self.under_way[&host] {
@@ -526,7 +559,7 @@ impl Run {
             Step::Fail(n, pause) => {
                 let Some(host) = nth(self, *n) else { return };
                 self.under_way.remove(&host);
-                let until = pause.map(|minutes| self.scene.now + MINUTE * u32::try_from(minutes).unwrap());
+                let until = pause.map(|count| self.scene.now + minutes(count));
                 self.scene.refuse(host.as_str(), until.map(Pause::Name));
             }
             Step::Die => {
@@ -561,7 +594,8 @@ proptest! {
     fn no_run_of_chance_asks_too_much_and_every_name_gets_its_certificate_in_the_end(steps in steps()) {
         let scene = Scene::new(&["n0.example.com", "n1.example.com", "n2.example.com", "n3.example.com"]);
         let mut run = Run {
-            scene, noted: Ledger::default(), under_way: BTreeMap::new(), begun: Vec::new(), succeeded: BTreeSet::new(),
+            scene, back: Duration::ZERO, noted: Ledger::default(), under_way: BTreeMap::new(), begun: Vec::new(),
+            succeeded: BTreeSet::new(),
         };
         for step in &steps {
             run.look();

@@ -1,6 +1,8 @@
 //! `[route.NAME]`: where requests go, and what they must pass.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -168,8 +170,23 @@ impl fmt::Display for Hsts {
 
 /// A host name in lower case, without a trailing dot: a DNS name (or `*.` before one), an IPv4 address or an IPv6
 /// address in brackets. No port.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostName(Box<str>);
+///
+/// Shared: tables have thousands of them, and are compared with the ones before.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct HostName(Arc<str>);
+
+/// That of the text. Most of those that are compared are clones of one, which need not be read for that.
+impl Ord for HostName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
+    }
+}
+
+impl PartialOrd for HostName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostNameError {
@@ -210,6 +227,11 @@ impl HostName {
         &self.0
     }
 
+    /// The same text, not copied.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// `*.example.com`: any one label before the rest.
     pub fn is_wildcard(&self) -> bool {
         self.0.starts_with("*.")
@@ -248,7 +270,7 @@ impl fmt::Debug for HostName {
 /// A canonical path prefix: starts with `/`, no empty, `.` or `..` segment, no trailing `/` except the root itself.
 /// It matches whole segments: `/api` matches `/api` and `/api/x`, not `/apix`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PathPrefix(Box<str>);
+pub struct PathPrefix(Arc<str>);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathPrefixError {

@@ -68,6 +68,8 @@ pub enum Reference {
     AppName,
     AppEnv,
     AppRelease,
+    /// Where the daemon tells of all apps of this machine: whoever is given it may ask there.
+    Metrics,
 }
 
 /// The part of a resource that a reference asks for. Which parts a kind has is checked when the file is parsed.

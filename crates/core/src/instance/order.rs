@@ -114,6 +114,8 @@ pub struct NodeDesired {
     pub instances: BTreeMap<InstanceId, InstanceOrder>,
     /// Apps that are to run, whatever becomes of their instances meanwhile: one-offs of others end.
     pub running: BTreeSet<AppKey>,
+    /// Apps that may read the metrics of all.
+    pub watchers: BTreeSet<AppKey>,
     /// What is not listed is stopped; its data stay.
     pub resources: BTreeMap<ResourceKey, Arc<ResourceSpec>>,
     /// The generation with which `resources` became what they are.

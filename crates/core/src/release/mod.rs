@@ -1,6 +1,7 @@
 //! A release: one immutable revision, numbered per app and environment.
 
 mod artifact;
+mod on_envoy;
 pub mod plan;
 mod references;
 mod revision;
@@ -8,9 +9,10 @@ mod settle;
 mod unsupported;
 
 pub use artifact::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, Foreseen, Shape, Stream};
+pub use on_envoy::unsupported_by;
 pub use references::{
-    Facts, ReferenceError, Resolved, has_volume, job_variables, plain_variables, resolve, resolve_job, variables,
-    wanted_secrets,
+    Facts, ReferenceError, Resolved, has_volume, job_variables, plain_variables, reads_metrics, resolve, resolve_job,
+    variables, wanted_secrets,
 };
 pub use revision::{Revision, SecretVersion};
 pub use settle::{NoProcess, settle};

@@ -25,6 +25,8 @@ pub struct Facts<'a> {
     pub services: &'a BTreeMap<ServiceName, String>,
     /// How instances reach databases and caches.
     pub resources: &'a BTreeMap<ResourceId, Endpoint>,
+    /// How instances reach the daemon's metrics: `http://127.0.0.1:7070/metrics`. `None`: it has no admin port.
+    pub metrics: Option<&'a str>,
 }
 
 /// The environment of a service's instances, but for what the node adds.
@@ -46,6 +48,8 @@ pub enum ReferenceError {
     VolumeMissing { key: AppKey, variable: VarName, name: ResourceName, service: ServiceName },
     #[error("{variable} of {key} wants the URL of service {name}, which no route leads to")]
     ServiceUnreachable { key: AppKey, variable: VarName, name: ServiceName },
+    #[error("{variable} of {key} wants the metrics of this machine, which the daemon does not serve")]
+    MetricsMissing { key: AppKey, variable: VarName },
     #[error("{variable} of {key} wants a part of {resource}, which its URL does not have")]
     PartMissing { key: AppKey, variable: VarName, resource: ResourceId },
     #[error("{variable} of {key} wants a value of {resource}, which is not known")]
@@ -69,6 +73,7 @@ impl From<ReferenceError> for Fault {
                 format!("add it to the secret that url of [{resource}] names, or take the variable out")
             }
             ReferenceError::ResourceMissing { .. } => "apply the folder again".to_owned(),
+            ReferenceError::MetricsMissing { .. } => "give the daemon an admin port: `--admin`".to_owned(),
             ReferenceError::Unsupported { .. } => "give the URL as text or as a secret instead".to_owned(),
         };
         Self::new(FaultKind::Invalid, error.to_string()).hint(hint)
@@ -127,6 +132,14 @@ fn external_secrets(app: &App) -> impl Iterator<Item = &SecretName> {
         RedisSource::Managed { .. } => (None, None),
     });
     databases.chain(redis).flat_map(|(url, ca)| url.into_iter().chain(ca))
+}
+
+/// Whether anything of it is given the address of the daemon's metrics, and so may read those of all apps of the machine.
+pub fn reads_metrics(app: &App) -> bool {
+    let services = app.services.values().map(|service| &service.env);
+    let jobs = app.jobs.values().map(|job| &job.env);
+    let mut values = services.chain(jobs).chain([&app.env]).flat_map(BTreeMap::values);
+    values.any(|value| matches!(value, Value::From(Reference::Metrics)))
 }
 
 /// Resolves all that a service's instances are given; reports every error, not only the first.
@@ -215,6 +228,10 @@ fn from(
         Reference::AppName => Ok(EnvValue::Clear(key.app.to_string())),
         Reference::AppEnv => Ok(EnvValue::Clear(key.env.to_string())),
         Reference::AppRelease => Ok(EnvValue::Clear(facts.release.to_string())),
+        Reference::Metrics => {
+            let url = facts.metrics.map(|url| EnvValue::Clear(url.to_owned()));
+            url.ok_or(ReferenceError::MetricsMissing { key, variable })
+        }
         Reference::VolumePath(name) => {
             let mounted = app.volumes.get(name).and_then(|volume| volume.path.clone());
             let held = facts.volumes.get(name).map(|path| path.display().to_string());
@@ -254,7 +271,15 @@ mod tests {
     use crate::app::sample;
 
     fn facts<'a>(key: &'a AppKey, secrets: &'a BTreeMap<SecretName, Secret>, rest: &'a Rest) -> Facts<'a> {
-        Facts { key, release: ReleaseNumber(3), secrets, volumes: &rest.0, services: &rest.1, resources: &rest.2 }
+        Facts {
+            key,
+            release: ReleaseNumber(3),
+            secrets,
+            volumes: &rest.0,
+            services: &rest.1,
+            resources: &rest.2,
+            metrics: Some("http://127.0.0.1:7070/metrics"),
+        }
     }
 
     type Rest = (BTreeMap<ResourceName, PathBuf>, BTreeMap<ServiceName, String>, BTreeMap<ResourceId, Endpoint>);
@@ -293,6 +318,7 @@ mod tests {
         check(Value::From(Reference::AppRelease), clear("3"));
         check(Value::From(Reference::AppEnv), clear("local"));
         check(Value::From(Reference::AppName), clear("shop"));
+        check(Value::From(Reference::Metrics), clear("http://127.0.0.1:7070/metrics"));
         check(Value::From(Reference::VolumePath(ResourceName::new("files").unwrap())), clear("/v/files"));
         check(
             Value::From(Reference::ServiceUrl(ServiceName::new("web").unwrap())),

@@ -5,8 +5,8 @@ use std::fmt::Display;
 
 use crate::acme::is_provable;
 use crate::app::{
-    AbortRule, App, DatabaseSource, Environment, Origin, Probe, RateBy, RedisSource, Route, Scale, SecretSource,
-    Service, Strategy, Tls, Value,
+    AbortRule, App, DatabaseSource, Environment, Origin, Probe, Protocol, RateBy, RedisSource, Route, Scale,
+    SecretSource, Service, Strategy, Tls, Value,
 };
 use crate::fault::{Fault, FaultKind};
 use crate::id::{ResourceName, ServiceName};
@@ -59,6 +59,8 @@ const ONE_PORT: &str = "only one process can have a `port`: two releases of the 
 const ONLY_TEXT: &str = "a build of static files is given plain text only: what it is given is published";
 const ONE_NUMBER: &str = "`min` and `max` are the same number: there is nothing to scale";
 const NO_BACKUP: &str = "backups are not made yet";
+const NO_LATENCY: &str = "objectives of latency are not watched yet; `availability` is";
+const NO_WEBHOOK: &str = "alerts go out by Alertmanager: `bowline add alertmanager`";
 
 #[derive(Default)]
 struct Found(Vec<Unsupported>);
@@ -146,7 +148,9 @@ impl Found {
         let elsewhere = app.release.snapshot.iter().any(elsewhere);
         self.add(elsewhere, "release.snapshot", "data that lie elsewhere are backed up by whoever keeps them");
         self.rollout(app);
-        self.add(app.slo.is_some(), "slo", "objectives are not watched yet");
+        let slo = app.slo.as_ref();
+        self.add(slo.is_some_and(|slo| slo.latency.is_some()), "slo.latency", NO_LATENCY);
+        self.add(slo.is_some_and(|slo| slo.notify.is_some()), "slo.notify", NO_WEBHOOK);
         self.add(app.image.is_some(), "image", "images are not built yet");
         self.add(app.logs.is_some(), "logs", "logs are not sent elsewhere yet; `bowline logs` reads them");
     }
@@ -174,7 +178,14 @@ impl Found {
         }
         let copies = service.fixed_port.is_some() && service.scale.min > 1;
         self.add(copies, format!("{path}.scale"), "a service with a fixed `port` has one copy");
-        self.add(service.metrics.is_some(), format!("{path}.metrics"), "an app's own metrics are not scraped yet");
+        let unread = match (&service.origin, service.protocol) {
+            (Origin::Static { .. }, _) => Some("files are served by the edge, which counts for itself"),
+            (_, Protocol::H2c) => Some("metrics are read over HTTP/1.1"),
+            (_, Protocol::Http1) => None,
+        };
+        if let Some(why) = unread {
+            self.add(service.metrics.is_some(), format!("{path}.metrics"), why);
+        }
     }
 
     /// `routed`: requests come to it through the edge.
@@ -308,7 +319,6 @@ mod tests {
             |app| {
                 let web = app.services.get_mut("web").unwrap();
                 web.scale.in_flight = Some(5);
-                web.metrics = Some("/metrics".into());
                 web.origin = Origin::Image("example".into());
                 let probe = Probe { grace: Duration::from_secs(5), ..Probe::default() };
                 web.alive = Some(HttpCheck { path: "/live".into(), probe });
@@ -327,10 +337,30 @@ mod tests {
                 "release.snapshot",
                 "service.web.alive.grace",
                 "service.web.image",
-                "service.web.metrics",
                 "service.web.scale.in_flight",
             ],
         );
+    }
+
+    #[test]
+    fn metrics_are_read_of_processes_that_speak_http1() {
+        check(|app| app.services.get_mut("web").unwrap().metrics = Some("/metrics".into()), &[]);
+        let h2c = |app: &mut App| {
+            let web = app.services.get_mut("web").unwrap();
+            (web.metrics, web.protocol) = (Some("/metrics".into()), Protocol::H2c);
+        };
+        check(h2c, &["service.web.metrics"]);
+    }
+
+    #[test]
+    fn of_objectives_availability_is_watched() {
+        let slo =
+            |latency, notify| crate::app::Slo { availability: crate::units::Share::from_ppm(999_000), latency, notify };
+        check(|app| app.slo = Some(slo(None, None)), &[]);
+        let share = crate::units::Share::from_ppm(990_000).unwrap();
+        let latency = crate::app::LatencyObjective { share, under: Duration::from_millis(300) };
+        let all = slo(Some(latency), Some(SecretName::new("webhook").unwrap()));
+        check(move |app| app.slo = Some(all), &["slo.latency", "slo.notify"]);
     }
 
     #[test]

@@ -167,9 +167,9 @@ fn is_of(one: &HostName, other: &HostName) -> bool {
     one == other || one.wildcard().as_ref() == Some(other) || other.wildcard().as_ref() == Some(one)
 }
 
-pub(super) type Held = BTreeMap<(HostName, PathPrefix), Claim>;
+type Held = BTreeMap<(HostName, PathPrefix), Claim>;
 
-pub(super) fn hold(held: &mut Held, wanted: Claim) -> Result<(), Conflict> {
+fn hold(held: &mut Held, wanted: Claim) -> Result<(), Conflict> {
     let at = (wanted.host.clone(), wanted.path.clone());
     match held.get(&at) {
         Some(holder) => Err(Conflict { wanted: Box::new(wanted), holder: Box::new(holder.clone()) }),

@@ -1,16 +1,17 @@
-//! From apps to the table.
+//! From an app to its part of the table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::claim::{self, Claim, Conflict, Held, LOCAL};
+use super::claim::{self, LOCAL};
 use super::policy::canonical;
-use super::{Action, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table, Transfer};
+use super::{Action, Files, Flow, PoolId, Rule, RuleId, Split, Transfer};
 use super::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit};
 use crate::app::{self, App, Auth, HostName, Origin, PlainHttp, Route, RouteTo, Tls};
-use crate::id::{AppKey, Generation, RouteName, ServiceName};
+use crate::id::{AppKey, RouteName, ServiceName};
 use crate::rollout::Set;
 use crate::scale::Policy;
 use crate::units::Weight;
@@ -20,7 +21,7 @@ use crate::units::Weight;
 pub struct Serving<'a> {
     pub key: &'a AppKey,
     /// Of the release whose routes are live: `Rollout::live`.
-    pub app: &'a App,
+    pub app: &'a Arc<App>,
     /// `Rollout::sets`, or `rollout::steady`.
     pub sets: &'a [Set],
     /// Of its routes that want a proof. A route whose credentials are missing lets nobody in.
@@ -28,50 +29,29 @@ pub struct Serving<'a> {
     pub maintenance: Option<&'a Maintenance>,
     /// Services that a rollout judges by their requests.
     pub judged: &'a BTreeSet<ServiceName>,
-    /// Hosts of which there is a certificate that everyone trusts.
+    /// Hosts of which there is a certificate that everyone trusts: the same of all apps.
     pub trusted: &'a BTreeSet<HostName>,
 }
 
-/// The table. `apps` by the time they claimed their hosts; `files` are the folders of static services, `endpoints`
-/// comes from `Slots::endpoints`. Pools that no rule leads to are left out.
-pub fn compile(
-    generation: Generation,
-    apps: &[Serving<'_>],
-    endpoints: &BTreeMap<PoolId, Pool>,
-    files: &BTreeMap<PoolId, PathBuf>,
-) -> Result<Table, Conflict> {
-    let mut table = Table { generation, ..Table::default() };
-    let mut held = Held::new();
-    for app in apps {
-        for (name, route) in claim::routes(app.key, app.app) {
-            let rule = rule(*app, &name, &route, files);
-            for host in &route.hosts {
-                let (key, path) = (app.key.clone(), route.path.clone());
-                claim::hold(&mut held, Claim { host: host.clone(), path, key, route: name.clone() })?;
-                let site = table.sites.entry(host.clone()).or_insert(Site { tls: SiteTls::Off, rules: Vec::new() });
-                let transfer = transfer(app.key, &route, app.trusted.contains(host));
-                site.rules.push(Rule { transfer, ..rule.clone() });
-                if route.tls != Tls::Off {
-                    site.tls = SiteTls::Both;
-                }
-            }
-        }
-    }
-    for site in table.sites.values_mut() {
-        site.rules.sort_by_key(|rule| (std::cmp::Reverse(rule.prefix.as_str().len()), rule.prefix.clone()));
-        for split in site.rules.iter().flat_map(splits) {
-            let pool = endpoints.get(&split.pool).cloned().unwrap_or_default();
-            table.pools.insert(split.pool.clone(), pool);
-        }
-    }
-    Ok(table)
+/// A rule on its host.
+pub(super) struct Placed {
+    pub(super) host: HostName,
+    /// Its host is reached over HTTPS, too.
+    pub(super) is_secure: bool,
+    pub(super) rule: Rule,
 }
 
-fn splits(rule: &Rule) -> &[Split] {
-    match &rule.action {
-        Action::Forward { splits, .. } => splits,
-        Action::Files(_) | Action::Redirect(_) | Action::Deny => &[],
+/// What an app is served as.
+pub(super) fn placed(app: Serving<'_>, files: &BTreeMap<PoolId, PathBuf>) -> Vec<Placed> {
+    let mut all = Vec::new();
+    for (name, route) in claim::routes(app.key, app.app) {
+        let rule = rule(app, &name, &route, files);
+        all.extend(route.hosts.iter().map(|host| {
+            let transfer = transfer(app.key, &route, app.trusted.contains(host));
+            Placed { host: host.clone(), is_secure: route.tls != Tls::Off, rule: Rule { transfer, ..rule.clone() } }
+        }));
     }
+    all
 }
 
 fn rule(app: Serving<'_>, name: &RouteName, route: &Route, files: &BTreeMap<PoolId, PathBuf>) -> Rule {
@@ -170,9 +150,9 @@ mod tests {
     use crate::access::Scope;
     use crate::app::{Access, Hsts, Limit, PathPrefix, StaticFiles, Upload, sample};
     use crate::fault::Fault;
-    use crate::id::{Incarnation, InstanceId, Port, ReleaseNumber, SecretName, Slot, SlotId};
+    use crate::id::{Generation, Incarnation, InstanceId, Port, ReleaseNumber, SecretName, Slot, SlotId};
     use crate::rollout::{Role, steady};
-    use crate::route::{Cohort, Holder, check_claims, check_owners};
+    use crate::route::{Cohort, Holder, Pool, check_claims, check_owners, compile};
     use crate::units::Rate;
 
     fn route(hosts: &[&str], path: &str, to: RouteTo) -> Route {
@@ -203,7 +183,7 @@ mod tests {
     static NO_HOSTS: BTreeSet<HostName> = BTreeSet::new();
     static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
 
-    fn serving<'a>(key: &'a AppKey, app: &'a App, sets: &'a [Set]) -> Serving<'a> {
+    fn serving<'a>(key: &'a AppKey, app: &'a Arc<App>, sets: &'a [Set]) -> Serving<'a> {
         Serving {
             key,
             app,
@@ -217,9 +197,9 @@ mod tests {
 
     /// `host path → what`, in the order of precedence.
     fn rules(env: &str, app: &App) -> Vec<String> {
-        let key = sample::key(env, "shop");
-        let sets = steady(app, ReleaseNumber(1), &BTreeMap::new());
-        let apps = [serving(&key, app, &sets)];
+        let (key, app) = (sample::key(env, "shop"), Arc::new(app.clone()));
+        let sets = steady(&app, ReleaseNumber(1), &BTreeMap::new());
+        let apps = [serving(&key, &app, &sets)];
         let table = compile(Generation(7), &apps, &BTreeMap::new(), &BTreeMap::new()).unwrap();
         assert_eq!(table.generation, Generation(7));
         let line = |host: &HostName, rule: &Rule| {
@@ -265,7 +245,7 @@ mod tests {
         guarded.upload = Some(Upload { extensions: vec!["png".to_owned()] });
         let mut other = route(&[], "/other", to("web"));
         other.access.auth = Some(Auth::Basic { secret: secret() });
-        let app = app(&["web"], &[("main", guarded), ("other", other)]);
+        let app = Arc::new(app(&["web"], &[("main", guarded), ("other", other)]));
         let key = sample::key("local", "shop");
         let sets = steady(&app, ReleaseNumber(1), &BTreeMap::new());
         let known = Credentials { salt: [1; 16], digests: [[2; 32]].into() };
@@ -291,7 +271,7 @@ mod tests {
         let check = |env: &str, tls, http, expected: (PlainHttp, Option<&str>)| {
             let mut route = route(&["shop.example.com"], "/", to("web"));
             (route.tls, route.transfer) = (tls, app::Transfer { http, hsts: Some(hsts), compress: true });
-            let app = app(&["web"], &[("main", route)]);
+            let app = Arc::new(app(&["web"], &[("main", route)]));
             let (key, sets) = (sample::key(env, "shop"), steady(&app, ReleaseNumber(1), &BTreeMap::new()));
             let apps = [serving(&key, &app, &sets)];
             let table = compile(Generation(1), &apps, &BTreeMap::new(), &BTreeMap::new()).unwrap();
@@ -313,7 +293,7 @@ mod tests {
         let check = |env: &str, tls, http, expected: [PlainHttp; 2]| {
             let mut route = route(&["a.example.com", "b.example.com"], "/", to("web"));
             (route.tls, route.transfer.http) = (tls, http);
-            let app = app(&["web"], &[("main", route)]);
+            let app = Arc::new(app(&["web"], &[("main", route)]));
             let (key, sets) = (sample::key(env, "shop"), steady(&app, ReleaseNumber(1), &BTreeMap::new()));
             let apps = [Serving { trusted: &trusted, ..serving(&key, &app, &sets) }];
             let table = compile(Generation(1), &apps, &BTreeMap::new(), &BTreeMap::new()).unwrap();
@@ -422,7 +402,7 @@ mod tests {
             app(&["docs", "web"], &[("d", route(&[], "/docs", to("docs"))), ("w", route(&[], "/", to("web")))]);
         let files = StaticFiles { dir: "dist".into(), fallback: None, cache: std::time::Duration::from_secs(60) };
         app.services.get_mut("docs").unwrap().origin = Origin::Static { dir: ".".into(), build: None, files };
-        let key = sample::key("local", "shop");
+        let (key, app) = (sample::key("local", "shop"), Arc::new(app));
         let pool = |service: &str, release| PoolId {
             key: key.clone(),
             service: ServiceName::new(service).unwrap(),
@@ -451,11 +431,13 @@ mod tests {
         let roots = [(pool("docs", 1), PathBuf::from("/a/dist"))].into();
         let sets = [set("docs", 1, 100), set("docs", 2, 0), set("web", 1, 75), set("web", 2, 25)];
         let table = compile(Generation(1), &[serving(&key, &app, &sets)], &endpoints, &roots).unwrap();
-        assert_eq!(table.pools, [(pool("web", 1), Pool::default()), (pool("web", 2), ready)].into());
+        let listed =
+            [(pool("web", 1), Pool::default()), (pool("web", 2), ready)].map(|(id, pool)| (id, Arc::new(pool)));
+        assert_eq!(table.pools, listed.into());
         let rules = &table.sites.values().next().unwrap().rules;
         assert!(matches!(&rules[0].action, Action::Files(files) if files.root.ends_with("dist")));
         let weights: Vec<(u32, u8)> =
-            splits(&rules[1]).iter().map(|split| (split.pool.release.0, split.weight.get())).collect();
+            rules[1].action.splits().iter().map(|split| (split.pool.release.0, split.weight.get())).collect();
         assert_eq!(weights, [(1, 75), (2, 25)]);
     }
 }

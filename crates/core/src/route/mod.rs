@@ -1,7 +1,9 @@
 //! Routing: listener → host → rule → policies → splits. Precedence is computed once, here; an edge only looks up.
 
+mod change;
 mod claim;
 mod compile;
+mod compiler;
 mod observation;
 pub mod outlier;
 mod policy;
@@ -9,14 +11,16 @@ pub mod retry;
 mod table;
 mod tables;
 
+pub use change::{Changes, Gone};
 pub use claim::{Claim, Conflict, Foreign, Holder, LOCAL, check_claims, check_owners, claims, places, routed};
-pub use compile::{Serving, compile};
+pub use compile::Serving;
+pub use compiler::{Compiler, compile};
 pub use observation::{
     DURATION_BOUNDS, EdgeObservation, EdgeStatus, Held, Histogram, Method, SIZE_BOUNDS, Series, SeriesKey,
 };
 pub use policy::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit, canonical};
 pub use table::{
-    Action, ApiSite, CHALLENGE_PATH, CLIENT_FIELD, Certificate, Certificates, Challenge, Cohort, EdgeDesired, Files,
-    Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table, Transfer,
+    Action, ApiSite, CHALLENGE_PATH, CLIENT_FIELD, Certificate, Certificates, Challenge, Cohort, EdgeDesired,
+    EdgeEngine, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table, Transfer,
 };
 pub use tables::{Reachable, Tables};

@@ -29,6 +29,8 @@ pub struct EdgeObservation {
     pub table: Option<Arc<Table>>,
     /// How often one was, since the edge's start.
     pub left_out_total: u64,
+    /// Why it does not serve what it was last told, and goes on with what it had.
+    pub refusal: Option<Fault>,
     /// Counters since the edge's start.
     pub series: BTreeMap<SeriesKey, Series>,
     /// Of pools whose requests a rollout goes by, what they have answered.

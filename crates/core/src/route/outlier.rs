@@ -43,6 +43,8 @@ enum Mark {
 pub enum Input {
     /// The instances that may get requests.
     Pools(BTreeMap<PoolId, BTreeSet<InstanceId>>),
+    /// The same of the pools that have changed, and of no others; `None`: one that is gone.
+    Changed(BTreeMap<PoolId, Option<BTreeSet<InstanceId>>>),
     /// This one has failed [`FAILURES`] in a row, or as many again.
     Failing(InstanceId),
     Tick,
@@ -60,9 +62,16 @@ impl Outliers {
         match input {
             Input::Pools(pools) => {
                 self.pools = pools;
-                let known: BTreeSet<_> = self.pools.values().flatten().collect();
-                self.marks.retain(|instance, _| known.contains(instance));
-                effects.extend(self.too_many(now));
+                effects.extend(self.changed(now));
+            }
+            Input::Changed(pools) => {
+                for (pool, instances) in pools {
+                    match instances {
+                        Some(instances) => drop(self.pools.insert(pool, instances)),
+                        None => drop(self.pools.remove(&pool)),
+                    }
+                }
+                effects.extend(self.changed(now));
             }
             Input::Failing(instance) => effects.extend(self.failing(instance, now)),
             Input::Tick => {}
@@ -106,6 +115,16 @@ impl Outliers {
     fn over(&mut self, now: Mono) -> Vec<Effect> {
         let due = self.left_out().filter(|(_, until)| *until <= now).map(|(instance, _)| instance.clone());
         due.collect::<Vec<_>>().into_iter().map(|instance| self.let_in(instance, now)).collect()
+    }
+
+    /// Pools are others: who is in none any more is forgotten. Mostly nobody is remembered, and pools may be many.
+    fn changed(&mut self, now: Mono) -> Vec<Effect> {
+        if self.marks.is_empty() {
+            return Vec::new();
+        }
+        let known: BTreeSet<_> = self.pools.values().flatten().collect();
+        self.marks.retain(|instance, _| known.contains(instance));
+        self.too_many(now)
     }
 
     /// A pool has become smaller: who was to come back first does so now.
@@ -225,6 +244,7 @@ mod tests {
             steps in prop::collection::vec((0_u16..6, 0_u8..3, 0_u64..60), 1..200),
         ) {
             let mut outliers = Outliers::default();
+            let mut told_changes = Outliers::default();
             let (mut size, mut now) = (0, 0);
             for (slot, what, seconds) in steps {
                 now += seconds;
@@ -236,7 +256,13 @@ mod tests {
                     1 => Input::Failing(instance(slot)),
                     _ => Input::Tick,
                 };
-                outliers.handle(input, at(now));
+                let same = match input.clone() {
+                    Input::Pools(pools) => Input::Changed(pools.into_iter().map(|(id, all)| (id, Some(all))).collect()),
+                    same @ (Input::Changed(_) | Input::Failing(_) | Input::Tick) => same,
+                };
+                let effects = outliers.handle(input, at(now));
+                prop_assert_eq!(told_changes.handle(same, at(now)), effects);
+                prop_assert_eq!(&told_changes, &outliers);
                 prop_assert!(outliers.left_out().count() <= usize::from(size) / SHARE);
                 prop_assert!(outliers.left_out().all(|(_, until)| until > at(now) && until <= at(now) + LONGEST));
             }

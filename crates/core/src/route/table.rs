@@ -14,8 +14,27 @@ use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, RouteName, Servic
 use crate::secret::Secret;
 use crate::units::Weight;
 
+/// Which proxy serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EdgeEngine {
+    /// Bowline's own edge.
+    #[default]
+    Bowline,
+    /// A real Envoy, told over xDS.
+    Envoy,
+}
+
+impl EdgeEngine {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bowline => "bowline",
+            Self::Envoy => "envoy",
+        }
+    }
+}
+
 /// All that an edge should serve. An edge refuses a lower generation than it holds.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EdgeDesired {
     pub table: Arc<Table>,
     pub certificates: Arc<Certificates>,
@@ -31,22 +50,23 @@ pub struct Certificate {
     pub key: Secret,
 }
 
-#[derive(Debug, Clone, PartialEq, Default)]
+/// Sites and pools are shared with the tables before it as far as they are the same: see [`Table::sharing`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Table {
     pub generation: Generation,
-    pub sites: BTreeMap<HostName, Site>,
+    pub sites: BTreeMap<HostName, Arc<Site>>,
     /// The endpoints that may get new requests. An instance that is drained is not listed; an edge keeps its
     /// outstanding count until it is zero.
-    pub pools: BTreeMap<PoolId, Pool>,
+    pub pools: BTreeMap<PoolId, Arc<Pool>>,
     /// Instances that are drained, in no pool any more and never again: WebSockets to them are told, since they have no end
     /// of their own that could be waited for.
     pub leaving: BTreeSet<InstanceId>,
     /// Whose `X-Forwarded-*` and `Forwarded` are believed. Counts for connections that are opened from then on.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Arc<[IpNet]>,
     /// Connections of theirs begin with a PROXY header, which says whose they are; counts as `trusted_proxies` does.
     pub proxy_protocol: bool,
     /// `None`: the daemon's API is not reached through the edge.
-    pub api: Option<ApiSite>,
+    pub api: Option<Arc<ApiSite>>,
     /// What authorities are answered that ask whether a name leads here, whatever the sites say.
     pub challenges: BTreeMap<HostName, Challenge>,
 }
@@ -76,8 +96,29 @@ pub struct ApiSite {
 /// goes nowhere.
 pub const CLIENT_FIELD: &str = "bowline-client";
 
+impl Table {
+    /// The same table, in which each site and pool that the one before has as well is that one's: what has changed is then found
+    /// without reading what has not.
+    #[must_use]
+    pub fn sharing(mut self, before: &Self) -> Self {
+        share(&mut self.sites, &before.sites);
+        share(&mut self.pools, &before.pools);
+        self
+    }
+}
+
+fn share<K: Ord, V: Eq>(all: &mut BTreeMap<K, Arc<V>>, before: &BTreeMap<K, Arc<V>>) {
+    let mut before = before.iter().peekable();
+    for (key, value) in all {
+        while before.next_if(|(other, _)| *other < key).is_some() {}
+        if let Some((_, other)) = before.next_if(|(other, _)| *other == key).filter(|(_, other)| *other == value) {
+            *value = Arc::clone(other);
+        }
+    }
+}
+
 /// One host.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     pub tls: SiteTls,
     /// The first that matches wins: sorted by falling length of the prefix.
@@ -99,7 +140,7 @@ pub struct RuleId {
     pub route: RouteName,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     pub id: RuleId,
     pub prefix: PathPrefix,
@@ -125,7 +166,7 @@ pub struct Transfer {
     pub compress: bool,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Weights sum to 100. Empty only while a service has no release: 503 with `Retry-After`.
     Forward {
@@ -141,6 +182,23 @@ pub enum Action {
     Redirect(String),
     /// 403.
     Deny,
+}
+
+impl Site {
+    /// The pools that its rules lead to; one may come more than once.
+    pub fn pools(&self) -> impl Iterator<Item = &PoolId> {
+        self.rules.iter().flat_map(|rule| rule.action.splits()).map(|split| &split.pool)
+    }
+}
+
+impl Action {
+    /// Empty where it does not forward, too.
+    pub fn splits(&self) -> &[Split] {
+        match self {
+            Self::Forward { splits, .. } => splits,
+            Self::Files(_) | Self::Redirect(_) | Self::Deny => &[],
+        }
+    }
 }
 
 /// What an edge does for the scaling of a service.

@@ -10,7 +10,7 @@ pub const FIRST_FAILURE: u16 = 500;
 
 /// The client left before it had an answer. What it would have been nobody knows: of a release that hangs such requests are
 /// no success, and too many of them leave too few others for a verdict. That it would have come later is known.
-const CLIENT_LEFT: u16 = 499;
+pub const CLIENT_LEFT: u16 = 499;
 
 /// A response that opens a tunnel, and lasts as long as it (RFC 9110, section 15.2.2).
 const SWITCHING_PROTOCOLS: u16 = 101;

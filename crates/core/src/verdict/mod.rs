@@ -16,7 +16,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
-pub use counters::{Counted, Counters, FIRST_FAILURE};
+pub use counters::{CLIENT_LEFT, Counted, Counters, FIRST_FAILURE};
 pub use evidence::Tally;
 pub(crate) use evidence::is_longer_than_chance;
 pub use histogram::{BUCKETS, Histogram, PER_OCTAVE, Slower};

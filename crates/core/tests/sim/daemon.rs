@@ -17,7 +17,7 @@ use bowline_core::rollout::{
     AbortStage, Entered, Input, Phase, Plan, Presence, Role, Rollout, Round, RoundEntered, RoundInput, RoundPhase,
     RoundPlace, RoundPlan, Scaled, ScaledBy, Scales, Set, Traffic, Until, scales_for, steady, with_baselines,
 };
-use bowline_core::route::{Action, Cohort, Credentials, Pool, PoolId, Serving, Split, Table, Tables, compile, routed};
+use bowline_core::route::{Action, Cohort, Compiler, Credentials, Pool, PoolId, Serving, Split, Table, Tables, routed};
 use bowline_core::scale::{Demand, Look, May, Policy, Room, Scaler, Target, Windows};
 use bowline_core::time::Mono;
 use bowline_core::units::{Share, Weight};
@@ -149,6 +149,7 @@ impl From<Broken> for Stop {
 /// What dies with the daemon.
 pub(crate) struct Daemon {
     slots: Slots,
+    compiler: Compiler,
     tables: Tables,
     rollouts: BTreeMap<AppKey, Rollout>,
     rounds: BTreeMap<AppKey, Round>,
@@ -218,6 +219,7 @@ impl Daemon {
     pub(crate) fn start(store: &mut Store, edge: &Edge, mutation: Option<Mutation>, now: Mono) -> Self {
         let mut daemon = Self {
             slots: Slots::new(),
+            compiler: Compiler::default(),
             tables: Tables::new(),
             rollouts: BTreeMap::new(),
             rounds: BTreeMap::new(),
@@ -941,7 +943,8 @@ impl Daemon {
         endpoints
     }
 
-    fn compile(&self, out: &Outside<'_>, now: Mono) -> Table {
+    fn compile(&mut self, out: &Outside<'_>, now: Mono) -> Table {
+        let mut compiler = std::mem::take(&mut self.compiler);
         let endpoints = self.endpoints(out, now);
         let mut apps = Vec::new();
         for (key, record) in out.store.iter() {
@@ -967,9 +970,11 @@ impl Daemon {
                 trusted: &NO_HOSTS,
             })
             .collect();
-        let mut table = compile(Generation(0), &apps, &endpoints, &BTreeMap::new()).expect("no two claim one host");
+        let compiled = compiler.compile(Generation(0), &apps, &endpoints, &BTreeMap::new());
+        let mut table = compiled.expect("no two claim one host");
+        self.compiler = compiler;
         if out.mutation == Some(Mutation::WrongWeights) {
-            for rule in table.sites.values_mut().flat_map(|site| &mut site.rules) {
+            for rule in table.sites.values_mut().flat_map(|site| &mut Arc::make_mut(site).rules) {
                 if let Action::Forward { splits, .. } = &mut rule.action
                     && splits.len() > 1
                 {

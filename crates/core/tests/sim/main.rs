@@ -158,7 +158,7 @@ struct Sim {
     /// What rested is woken by what is under way. Until then, what is served may be what has just been told to rest.
     woken: Option<Mono>,
     started: usize,
-    others: Option<BTreeMap<bowline_core::app::HostName, Site>>,
+    others: Option<BTreeMap<bowline_core::app::HostName, Arc<Site>>>,
     cover: Cover,
     numbers: Numbers,
     /// The number that was stored last; and how many changes of it, rollouts and rounds had ended then.
@@ -659,7 +659,7 @@ impl Sim {
         if self.store[&key("other")].stable.is_none() {
             return Ok(());
         }
-        let of = |site: &&Site| site.rules.iter().any(|rule| rule.id.key == key("other"));
+        let of = |site: &Site| site.rules.iter().any(|rule| rule.id.key == key("other"));
         let sites: BTreeMap<_, _> =
             table.sites.iter().filter(|(_, site)| of(site)).map(|(h, s)| (h.clone(), s.clone())).collect();
         match &self.others {

@@ -31,8 +31,21 @@ const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 /// What one stream may hold to be sent.
 const SEND_BUFFER: usize = 64 << 10;
-/// Streams that were reset and are remembered, or wait to be accepted: rapid reset (CVE-2023-44487).
+/// Streams that a client has reset before they were looked at: rapid reset (CVE-2023-44487).
 const MAX_RESETS: usize = 20;
+/// Streams that are remembered for a second after they were reset here, because of an instance that broke off: what a client had sent by
+/// then is ignored. What comes for one that is forgotten counts as an error.
+const RESET_STREAMS: usize = 2 * MAX_STREAMS as usize;
+/// Errors on streams in a connection's life, by the count of `h2`, before it ends, and all of its requests with it: each costs a frame in
+/// return, which whoever does not read leaves here (CVE-2025-8671).
+const MAX_ERRORS: usize = 1024;
+/// Of so many that were reset here a connection takes nothing new, and ends with its last request: what comes late for them is not to become
+/// one error too many.
+const MAX_GIVEN_UP: usize = MAX_ERRORS / 2;
+/// What frames with little in them may cost beside their payload, 256 bytes each by the count of `h2`, before the connection ends. What an
+/// instance does not take waits as bytes ([`Http2::take_ahead`]), so that only those count that have come since a stream was looked at last:
+/// thousands of the least messages of gRPC.
+const SMALL_FRAMES: usize = 2 << 20;
 /// How long a connection that was told to end may take, once it has no streams.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -44,9 +57,10 @@ fn builder() -> Builder {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_concurrent_reset_streams(MAX_RESETS)
+        .data_frame_budget(SMALL_FRAMES)
+        .max_concurrent_reset_streams(RESET_STREAMS)
         .max_pending_accept_reset_streams(MAX_RESETS)
-        .max_local_error_reset_streams(Some(MAX_RESETS));
+        .max_local_error_reset_streams(Some(MAX_ERRORS));
     builder
 }
 
@@ -55,6 +69,8 @@ fn builder() -> Builder {
 struct Streams {
     worker: Rc<Worker>,
     running: Cell<usize>,
+    /// Those that were reset here before the client had sent all, in the connection's life.
+    given_up: Cell<usize>,
     /// The client was told to go.
     ending: Cell<bool>,
     idle: Deadline,
@@ -100,7 +116,8 @@ where
     let Ok(Ok(mut connection)) = shaking.await else { return };
     let peer = Rc::new(peer);
     let idle = worker.sweep.deadline();
-    let streams = Rc::new(Streams { worker, running: Cell::new(0), ending: Cell::new(false), idle });
+    let streams = Streams { worker, running: Cell::new(0), given_up: Cell::new(0), ending: Cell::new(false), idle };
+    let streams = Rc::new(streams);
     streams.rest();
     let mut shortages = streams.worker.shortages();
     loop {
@@ -111,7 +128,8 @@ where
             }
             let short = std::mem::replace(&mut shortages, streams.worker.shortages()) != shortages;
             let gives_room = short && streams.running.get() == 0;
-            if !streams.ending.get() && (passed || gives_room || streams.worker.is_draining()) {
+            let is_worn = streams.given_up.get() >= MAX_GIVEN_UP;
+            if !streams.ending.get() && (passed || gives_room || is_worn || streams.worker.is_draining()) {
                 streams.ending.set(true);
                 connection.graceful_shutdown();
                 if streams.running.get() == 0 {
@@ -141,7 +159,9 @@ async fn one(running: Running, peer: Rc<Peer>, request: Request<RecvStream>, res
     let mut client = Http2 {
         peer,
         receive: request.into_body(),
+        ahead: BytesMut::new(),
         received: 0,
+        given_up: false,
         respond,
         send: None,
         pending: BytesMut::new(),
@@ -163,6 +183,9 @@ async fn one(running: Running, peer: Rc<Peer>, request: Request<RecvStream>, res
         Err(refusal) => request::refuse(&worker, &mut client, refusal, &deadline).await,
     }
     client.linger(&deadline).await;
+    if client.given_up {
+        running.0.given_up.set(running.0.given_up.get() + 1);
+    }
 }
 
 /// The request's head as HTTP/1.1 text. Names and values hold no line breaks: `http` does not allow them.
@@ -206,7 +229,11 @@ fn head_text(request: &Request<RecvStream>, ended: bool) -> Vec<u8> {
 struct Http2 {
     peer: Rc<Peer>,
     receive: RecvStream,
+    /// Of the body, taken before it was wanted: the client may not send as much more yet.
+    ahead: BytesMut,
     received: u64,
+    /// It is reset here, and the client has not sent all.
+    given_up: bool,
     respond: SendResponse<Bytes>,
     send: Option<SendStream<Bytes>>,
     pending: BytesMut,
@@ -234,6 +261,21 @@ impl Http2 {
             Poll::Ready(())
         })
         .await;
+        self.given_up |= !self.receive.is_end_stream();
+    }
+
+    /// What has come of a body that an instance does not take: as bytes it takes no more room than it has, which small frames do. No room is
+    /// made for more.
+    fn take_ahead(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(Ok(data))) = self.receive.poll_data(cx) {
+            self.ahead.extend_from_slice(&data);
+        }
+    }
+
+    /// The client may send as much more.
+    fn took(&mut self, length: usize) -> Result<(), Reason> {
+        self.received += length as u64;
+        self.receive.flow_control().release_capacity(length).map_err(|_| Reason::ClientGone)
     }
 }
 
@@ -255,15 +297,18 @@ impl Client for Http2 {
         cx: &mut Context<'_>,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), Reason>,
     ) -> Poll<Result<Body, Reason>> {
+        if !self.ahead.is_empty() {
+            let data = self.ahead.split();
+            self.took(data.len())?;
+            sink(&data)?;
+            return Poll::Ready(Ok(Body::Data(data.len())));
+        }
         loop {
             match ready!(self.receive.poll_data(cx)) {
                 None => return Poll::Ready(Ok(Body::End)),
                 Some(Err(_)) => return Poll::Ready(Err(Reason::ClientGone)),
                 Some(Ok(data)) => {
-                    self.received += data.len() as u64;
-                    if self.receive.flow_control().release_capacity(data.len()).is_err() {
-                        return Poll::Ready(Err(Reason::ClientGone));
-                    }
+                    self.took(data.len())?;
                     if !data.is_empty() {
                         sink(&data)?;
                         return Poll::Ready(Ok(Body::Data(data.len())));
@@ -299,6 +344,7 @@ impl Client for Http2 {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        self.take_ahead(cx);
         let reset = match &mut self.send {
             Some(send) => send.poll_reset(cx),
             None => self.respond.poll_reset(cx),
@@ -378,6 +424,7 @@ impl Client for Http2 {
         let is_given_up = matches!(why, Reason::StreamReset(code) if Code::from(code) == Code::CANCEL)
             || why == Reason::DeadlineExceeded;
         let code = if is_given_up { Code::CANCEL } else { Code::INTERNAL_ERROR };
+        self.given_up |= !self.receive.is_end_stream();
         match &mut self.send {
             Some(stream) => stream.send_reset(code),
             None => self.respond.send_reset(code),
@@ -408,10 +455,12 @@ fn response(text: &[u8]) -> Option<Response<()>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
     use std::sync::Arc;
 
     use bowline_core::app::HostName;
     use bowline_core::route::{ApiSite, Table};
+    use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio::net::UnixListener;
     use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
@@ -422,6 +471,7 @@ mod tests {
     use crate::process::Limits;
     use crate::route::{Compiler, Routes};
 
+    const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
     const GOAWAY: u8 = 7;
 
@@ -436,7 +486,7 @@ mod tests {
         stream: DuplexStream,
         serving: JoinHandle<()>,
         worker: Rc<Worker>,
-        _folder: tempfile::TempDir,
+        _folder: TempDir,
     }
 
     impl Raw {
@@ -533,6 +583,107 @@ mod tests {
         LocalSet::new().run_until(late).await;
     }
 
+    /// A daemon that may come later, and a client of it.
+    async fn asking() -> (Raw, PathBuf, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("outer.sock");
+        let api = Some(Arc::new(ApiSite { host: HostName::new("api.test").unwrap(), socket: socket.clone() }));
+        let routes = Compiler::default().compile(&Table { api, ..Table::default() });
+        (Raw::connect(routes, &[]).await, socket, folder)
+    }
+
+    impl Raw {
+        /// Begins to send something, which does not end yet.
+        async fn post(&mut self, stream: u32) {
+            let fields =
+                [(":method", "POST"), (":scheme", "https"), (":authority", "api.test"), (":path", "/v1/sources")];
+            self.send(1, 4, stream, &fields.map(|(name, value)| field(name, value)).concat()).await;
+        }
+
+        /// Begins to send something to a daemon that breaks off in its answer. Returns the frames that come until it is reset.
+        async fn broken_off(&mut self, daemon: &UnixListener, stream: u32) -> Vec<u8> {
+            self.post(stream).await;
+            let (mut asked, _) = daemon.accept().await.unwrap();
+            assert!(asked.read(&mut [0; 1 << 10]).await.unwrap() > 0);
+            asked.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx").await.unwrap();
+            drop(asked);
+            let mut seen = Vec::new();
+            while seen.last() != Some(&RST_STREAM) {
+                seen.push(self.frame().await);
+            }
+            seen
+        }
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_breaks_off_ends_no_other_stream() {
+        let breaking = async {
+            let (mut raw, socket, _folder) = asking().await;
+            let daemon = UnixListener::bind(&socket).unwrap();
+            let streams = || (0..3 * MAX_STREAMS).map(|n| 2 * n + 1);
+            for stream in streams() {
+                raw.broken_off(&daemon, stream).await;
+            }
+            // What was on its way to them.
+            for stream in streams() {
+                raw.send(0, 0, stream, b"x").await;
+                yield_now().await;
+            }
+            raw.post(6 * MAX_STREAMS + 1).await;
+            let (mut asked, _) = daemon.accept().await.unwrap();
+            asked.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            loop {
+                match raw.frame().await {
+                    HEADERS => break,
+                    kind => assert_ne!(kind, GOAWAY, "all of its streams are lost"),
+                }
+            }
+        };
+        LocalSet::new().run_until(breaking).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_which_many_were_broken_off_ends_with_its_last_request() {
+        let breaking = async {
+            let (mut raw, socket, _folder) = asking().await;
+            let daemon = UnixListener::bind(&socket).unwrap();
+            let least = u32::try_from(MAX_GIVEN_UP).unwrap() - 1;
+            for n in 0..least {
+                assert!(!raw.broken_off(&daemon, 2 * n + 1).await.contains(&GOAWAY), "{n}");
+            }
+            raw.post(2 * least + 1).await;
+            let (mut last, _) = daemon.accept().await.unwrap();
+            let seen = raw.broken_off(&daemon, 2 * least + 3).await;
+            while !seen.contains(&GOAWAY) && raw.frame().await != GOAWAY {}
+            last.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            while raw.frame().await != HEADERS {}
+        };
+        LocalSet::new().run_until(breaking).await;
+    }
+
+    #[tokio::test]
+    async fn small_frames_that_nobody_takes_end_no_other_stream() {
+        const FRAMES: usize = 10_000;
+        let waiting = async {
+            let (mut raw, socket, _folder) = asking().await;
+            raw.post(1).await;
+            for _ in 0..FRAMES {
+                raw.send(0, 0, 1, &[0; 5]).await;
+            }
+            raw.send(0, 1, 1, b"").await;
+            let daemon = UnixListener::bind(&socket).unwrap();
+            let (mut asked, _) = daemon.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"0\r\n\r\n") {
+                assert!(asked.read_buf(&mut request).await.unwrap() > 0, "it is cut");
+            }
+            assert_eq!(request.iter().filter(|byte| **byte == 0).count(), 5 * FRAMES);
+            asked.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            while raw.frame().await != HEADERS {}
+        };
+        LocalSet::new().run_until(waiting).await;
+    }
+
     #[tokio::test]
     async fn what_the_daemon_says_waits_to_be_read_for_its_time_whatever_else_it_says() {
         for (status, seconds) in [(401, 30), (200, 600)] {
@@ -545,8 +696,8 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let socket = folder.path().join("outer.sock");
             let daemon = UnixListener::bind(&socket).unwrap();
-            let api = Some(ApiSite { host: HostName::new("api.test").unwrap(), socket });
-            let routes = Compiler::default().compile(Arc::new(Table { api, ..Table::default() }));
+            let api = Some(Arc::new(ApiSite { host: HostName::new("api.test").unwrap(), socket }));
+            let routes = Compiler::default().compile(&Table { api, ..Table::default() });
             // Of no answer's body may anything be sent.
             let mut raw = Raw::connect(routes, &[0, 4, 0, 0, 0, 0]).await;
             let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "api.test"), (":path", "/v1/logs")];

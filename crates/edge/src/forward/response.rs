@@ -26,10 +26,10 @@ impl<C: Client> Relay<'_, '_, C> {
         let mut line = head.line(self.client.version(), request.keep_alive());
         let answered = self.route.backend(request.journal.backend);
         let release = answered.map_or("", |backend| &backend.release);
-        let is_tls = self.client.peer().tls.is_some();
+        let scheme = request.scheme;
         let cookie = answered.zip(self.route.backends());
         // What keeps a browser with the release that has answered it.
-        let cookie = cookie.and_then(|(answered, all)| sticky::set_cookie(all, answered, request.place, is_tls));
+        let cookie = cookie.and_then(|(answered, all)| sticky::set_cookie(all, answered, request.place, scheme));
         let mut coding = match self.route.compress {
             true => Coding::of(request.head, head.status(), head.content_length(), head.fields()),
             false => None,

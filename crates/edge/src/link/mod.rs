@@ -4,6 +4,7 @@
 //! being refused; the edge holds them too, so that a daemon that dies finds them again.
 
 mod address;
+mod line;
 mod session;
 mod spawn;
 mod stray;
@@ -11,7 +12,7 @@ mod succession;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +88,11 @@ pub fn spawn(config: LinkConfig) -> Handle {
     let (renew, may_renew) = watch::channel(false);
     tokio::spawn(keep_running(Session::new(config, wanted, observed, may_renew), requests));
     Handle { desired, observed: latest, shutdown: Shutdown(shutdown), renew }
+}
+
+/// Ends every edge that writes its logs to `log_dir`, which one state has alone: another kind of edge takes its place.
+pub async fn end(log_dir: &Path) {
+    stray::end(log_dir).await;
 }
 
 async fn keep_running(mut session: Session, mut requests: mpsc::Receiver<(Duration, oneshot::Sender<()>)>) {

@@ -18,11 +18,12 @@ use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
+use super::line::Line;
 use super::spawn::Kind;
 use super::succession::{self, Remaining, Remains, Successor};
 use super::{LinkConfig, address, spawn, stray};
 use crate::process::Sockets;
-use crate::wire::{Channel, ChannelError, DesiredFrame, FromEdge, PROTOCOL, ToEdge};
+use crate::wire::{Channel, ChannelError, FromEdge, PROTOCOL, ToEdge};
 
 /// How long an edge may take to say hello.
 const HELLO_TIME: Duration = Duration::from_secs(5);
@@ -75,6 +76,8 @@ pub(super) struct Greeting {
     http: Option<SocketAddr>,
     https: Option<SocketAddr>,
     pub(super) serving: Option<u64>,
+    /// It takes changes.
+    pub(super) changes: bool,
     /// Came behind the hello.
     pub(super) frames: Vec<FromEdge>,
 }
@@ -83,7 +86,7 @@ pub(super) struct Greeting {
 enum Stayed {
     Ended(Ended),
     /// The edge is of another binary, and is to be replaced.
-    Renew(Channel),
+    Renew(Line),
 }
 
 pub(super) fn lost(error: &dyn std::error::Error, what: &str) -> Fault {
@@ -108,7 +111,7 @@ impl Session {
 
     /// Finds or starts an edge and stays with it, and with each that takes its place.
     pub(super) async fn run(&mut self, requests: &mut Requests) -> Ended {
-        let (mut channel, greeting) = match self.edge().await {
+        let (mut line, greeting) = match self.edge().await {
             Ok(edge) => edge,
             Err(fault) => return Ended::Lost(fault),
         };
@@ -118,19 +121,19 @@ impl Session {
         let mut rested = Instant::now();
         loop {
             let renew_at = (!spawn::is_of(&self.config, pid)).then_some(rested);
-            let before = match self.stay(channel, pid, renew_at, requests).await {
+            let before = match self.stay(line, pid, renew_at, requests).await {
                 Stayed::Ended(ended) => return ended,
                 Stayed::Renew(before) => before,
             };
             match self.succeed().await {
                 Ok((next, greeting)) => {
                     self.retire(before, pid);
-                    (channel, pid) = (next, greeting.pid);
+                    (line, pid) = (next, greeting.pid);
                     self.welcome(greeting);
                 }
                 Err(fault) => {
                     tracing::error!(%fault, causes = ?fault.causes, detail = fault.detail, "the edge before serves on");
-                    (channel, rested) = (before, Instant::now() + RENEW_PAUSE);
+                    (line, rested) = (before, Instant::now() + RENEW_PAUSE);
                 }
             }
         }
@@ -166,25 +169,25 @@ impl Session {
     }
 
     /// Another edge on the same sockets, which serves what is wanted.
-    async fn succeed(&mut self) -> Result<(Channel, Greeting), Fault> {
+    async fn succeed(&mut self) -> Result<(Line, Greeting), Fault> {
         let Some(sockets) = &self.sockets else {
             return Err(Fault::new(FaultKind::Failed, "the listening sockets are not known"));
         };
         let wanted = Arc::clone(&self.wanted.borrow_and_update());
         let wanted = (wanted.table.generation > Generation(0)).then_some(wanted);
-        let Successor { channel, greeting, child, sockets } = succession::start(&self.config, sockets, wanted).await?;
+        let Successor { line, greeting, child, sockets } = succession::start(&self.config, sockets, wanted).await?;
         self.sockets = Some(sockets);
         let before = self.child.replace(child);
         self.leaving = before;
-        Ok((channel, greeting))
+        Ok((line, greeting))
     }
 
     /// Lets the edge before go in its own time.
-    fn retire(&mut self, channel: Channel, pid: u32) {
+    fn retire(&mut self, line: Line, pid: u32) {
         // Before the next edge is published: at no moment is a request of this one not counted.
         self.remains.send_modify(|remains| drop(remains.insert(pid, self.own.clone())));
         let before = (pid, self.leaving.take());
-        tokio::spawn(succession::retire(channel, before, self.wanted.clone(), self.remains.clone()));
+        tokio::spawn(succession::retire(line, before, self.wanted.clone(), self.remains.clone()));
     }
 
     fn socket_path(&self) -> PathBuf {
@@ -192,7 +195,7 @@ impl Session {
     }
 
     /// A connection to an edge with the right sockets.
-    async fn edge(&mut self) -> Result<(Channel, Greeting), Fault> {
+    async fn edge(&mut self) -> Result<(Line, Greeting), Fault> {
         if self.sockets.is_none()
             && let Some((mut channel, mut greeting)) = self.running().await?
         {
@@ -200,7 +203,7 @@ impl Session {
                 let sockets = take_sockets(&mut channel, &mut greeting.frames).await?;
                 if greeting.protocol == PROTOCOL {
                     self.sockets = Some(sockets);
-                    return Ok((channel, greeting));
+                    return Ok((Line::new(channel, &greeting), greeting));
                 }
                 return self.replace_foreign(channel, &greeting, &sockets).await;
             }
@@ -242,13 +245,13 @@ impl Session {
         mut channel: Channel,
         greeting: &Greeting,
         sockets: &Sockets,
-    ) -> Result<(Channel, Greeting), Fault> {
+    ) -> Result<(Line, Greeting), Fault> {
         tracing::info!(pid = greeting.pid, protocol = greeting.protocol, own = PROTOCOL, "replacing a foreign edge");
         let next = succession::start(&self.config, sockets, None).await?;
         self.sockets = Some(next.sockets);
         self.child = Some(next.child);
         say(&mut channel, &ToEdge::Retire).await.map_err(|e| lost(&e, "the edge before cannot be told to retire"))?;
-        Ok((next.channel, next.greeting))
+        Ok((next.line, next.greeting))
     }
 
     fn fits(&self, greeting: &Greeting) -> bool {
@@ -293,13 +296,13 @@ impl Session {
         Ok(Sockets { control, http: Some(http), https })
     }
 
-    async fn connect_to_child(&mut self) -> Result<(Channel, Greeting), Fault> {
+    async fn connect_to_child(&mut self) -> Result<(Line, Greeting), Fault> {
         let (path, uid, log_dir) = (self.socket_path(), self.config.uid, self.config.log_dir.clone());
         let hello = async {
             let stream = UnixStream::connect(&path).await?;
             let mut channel = Channel::new(stream);
             let greeting = greet(&mut channel, uid).await?;
-            Ok::<_, ChannelError>((channel, greeting))
+            Ok::<_, ChannelError>((Line::new(channel, &greeting), greeting))
         };
         let died = async {
             match &mut self.child {
@@ -338,13 +341,7 @@ impl Session {
 
     /// Feeds the edge and listens to it, until it is lost or no longer wanted.
     /// `renew_at`: when it may be replaced.
-    async fn stay(
-        &mut self,
-        mut channel: Channel,
-        pid: u32,
-        renew_at: Option<Instant>,
-        requests: &mut Requests,
-    ) -> Stayed {
+    async fn stay(&mut self, mut line: Line, pid: u32, renew_at: Option<Instant>, requests: &mut Requests) -> Stayed {
         // Questions are counted, not time: a daemon that was itself stopped, as by a suspended machine or one short of
         // memory, has not listened, and must not take that for the edge's silence.
         let mut ping = tokio::time::interval(PING_EVERY);
@@ -365,14 +362,19 @@ impl Session {
         loop {
             let heard = self.heard;
             let step = tokio::select! {
-                () = &mut renew, if heard => return Stayed::Renew(channel),
+                () = &mut renew, if heard => return Stayed::Renew(line),
                 Ok(()) = remains.changed() => {
                     self.add_remains();
                     Ok(())
                 }
-                received = channel.receive::<FromEdge>() => {
+                received = line.receive() => {
                     unanswered = 0;
                     match received {
+                        Ok(Some((FromEdge::WantsWhole { generation }, _))) => {
+                            tracing::info!(generation, "the edge wants the whole");
+                            self.wanted.mark_changed();
+                            Ok(())
+                        }
                         Ok(Some((frame, _))) => {
                             self.hear(frame);
                             Ok(())
@@ -383,14 +385,14 @@ impl Session {
                 }
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => {
-                        let frame = DesiredFrame::from(&**self.wanted.borrow_and_update());
-                        say(&mut channel, &ToEdge::Desired(Box::new(frame))).await
+                        let wanted = Arc::clone(&self.wanted.borrow_and_update());
+                        line.serve(&wanted).await
                     }
                     Err(_) => return Stayed::Ended(Ended::Left),
                 },
                 request = requests.recv() => match request {
                     Some((limit, done)) => {
-                        self.drain(channel, limit).await;
+                        self.drain(line, limit).await;
                         return Stayed::Ended(Ended::Shutdown(done));
                     }
                     None => return Stayed::Ended(Ended::Left),
@@ -403,7 +405,7 @@ impl Session {
                         return Stayed::Ended(Ended::Lost(Fault::new(FaultKind::Failed, what)));
                     }
                     unanswered += 1;
-                    say(&mut channel, &ToEdge::Hello { protocol: PROTOCOL }).await
+                    line.say(&ToEdge::Hello { protocol: PROTOCOL }).await
                 }
             };
             if let Err(error) = step {
@@ -436,7 +438,7 @@ impl Session {
             FromEdge::Refused { generation, reason } => {
                 tracing::error!(generation, reason, "the edge refused a desired state");
             }
-            FromEdge::Hello { .. } | FromEdge::Listeners { .. } => {}
+            FromEdge::Hello { .. } | FromEdge::Listeners { .. } | FromEdge::WantsWhole { .. } => {}
         }
     }
 
@@ -470,11 +472,11 @@ impl Session {
         }
     }
 
-    async fn drain(&mut self, mut channel: Channel, limit: Duration) {
+    async fn drain(&mut self, mut line: Line, limit: Duration) {
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let ended = timeout(limit + DRAIN_SLACK, async {
-            channel.send(&ToEdge::Shutdown { limit_ms }, &[]).await?;
-            while let Some((frame, _)) = channel.receive::<FromEdge>().await? {
+            line.say(&ToEdge::Shutdown { limit_ms }).await?;
+            while let Some((frame, _)) = line.receive().await? {
                 self.hear(frame);
             }
             Ok::<_, ChannelError>(())
@@ -530,8 +532,8 @@ pub(super) async fn greet(channel: &mut Channel, uid: Option<u32>) -> Result<Gre
         channel.send(&ToEdge::Hello { protocol: PROTOCOL }, &[]).await?;
         loop {
             match channel.receive::<FromEdge>().await? {
-                Some((FromEdge::Hello { protocol, pid, http, https, serving }, _)) => {
-                    return Ok(Greeting { pid, protocol, http, https, serving, frames: Vec::new() });
+                Some((FromEdge::Hello { protocol, pid, http, https, serving, changes }, _)) => {
+                    return Ok(Greeting { pid, protocol, http, https, serving, changes, frames: Vec::new() });
                 }
                 Some(_) => {}
                 None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
@@ -558,6 +560,7 @@ async fn take_sockets(channel: &mut Channel, frames: &mut Vec<FromEdge>) -> Resu
                 other @ (FromEdge::Hello { .. }
                 | FromEdge::Serving { .. }
                 | FromEdge::Refused { .. }
+                | FromEdge::WantsWhole { .. }
                 | FromEdge::Observation(_)) => frames.push(other),
             }
         }

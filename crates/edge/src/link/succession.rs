@@ -19,17 +19,18 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::LinkConfig;
-use super::session::{Greeting, bind_control, greet, lost, say};
+use super::line::Line;
+use super::session::{Greeting, bind_control, greet, lost};
 use super::spawn::{self, Kind};
 use crate::process::Sockets;
-use crate::wire::{Channel, ChannelError, DesiredFrame, FromEdge, ToEdge};
+use crate::wire::{Channel, ChannelError, FromEdge, ToEdge};
 
 /// How long a successor may take to serve its first table.
 const FIRST_TABLE: Duration = Duration::from_secs(10);
 
 /// A successor that serves.
 pub(super) struct Successor {
-    pub(super) channel: Channel,
+    pub(super) line: Line,
     pub(super) greeting: Greeting,
     pub(super) child: Child,
     pub(super) sockets: Sockets,
@@ -52,7 +53,7 @@ pub(super) async fn start(
         ended = child.wait() => Err(ended.map_or_else(|e| e, |status| io::Error::other(status.to_string())).into()),
     };
     match served.and_then(|served| Ok(std::fs::rename(&next, &path).map(|()| served)?)) {
-        Ok((channel, greeting)) => Ok(Successor { channel, greeting, child, sockets }),
+        Ok((line, greeting)) => Ok(Successor { line, greeting, child, sockets }),
         Err(error) => {
             // Ended already, or of no use.
             drop(child.kill().await);
@@ -79,14 +80,15 @@ async fn serving(
     path: &Path,
     uid: Option<u32>,
     wanted: Option<Arc<EdgeDesired>>,
-) -> Result<(Channel, Greeting), ChannelError> {
+) -> Result<(Line, Greeting), ChannelError> {
     let mut channel = Channel::new(UnixStream::connect(path).await?);
     let mut greeting = greet(&mut channel, uid).await?;
-    let Some(wanted) = wanted else { return Ok((channel, greeting)) };
+    let mut line = Line::new(channel, &greeting);
+    let Some(wanted) = wanted else { return Ok((line, greeting)) };
     let first = timeout(FIRST_TABLE, async {
-        say(&mut channel, &ToEdge::Desired(Box::new(DesiredFrame::from(&*wanted)))).await?;
+        line.serve(&wanted).await?;
         loop {
-            match channel.receive::<FromEdge>().await? {
+            match line.receive().await? {
                 Some((FromEdge::Serving { generation }, _)) => return Ok(generation),
                 Some((FromEdge::Refused { reason, .. }, _)) => return Err(io::Error::other(reason).into()),
                 Some((other, _)) => greeting.frames.push(other),
@@ -97,7 +99,7 @@ async fn serving(
     let late = || ChannelError::from(io::Error::new(io::ErrorKind::TimedOut, "it serves nothing in time"));
     let generation = first.await.unwrap_or_else(|_| Err(late()))?;
     greeting.serving = Some(generation);
-    Ok((channel, greeting))
+    Ok((line, greeting))
 }
 
 /// What edges that retire still do, by process.
@@ -123,12 +125,12 @@ pub(super) fn add(remains: &Remains, seen: &mut EdgeObservation) {
 
 /// Tells an edge to retire, and keeps it up to date until it is gone: who is connected to it may send one more request.
 pub(super) async fn retire(
-    mut channel: Channel,
+    mut line: Line,
     (pid, child): (u32, Option<Child>),
     mut wanted: watch::Receiver<Arc<EdgeDesired>>,
     remains: watch::Sender<Remains>,
 ) {
-    let ended = follow(&mut channel, pid, &mut wanted, &remains).await;
+    let ended = follow(&mut line, pid, &mut wanted, &remains).await;
     tracing::info!(pid, error = ended.err().map(|e| e.to_string()), "the edge before is gone");
     remains.send_modify(|remains| drop(remains.remove(&pid)));
     if let Some(mut child) = child {
@@ -138,28 +140,29 @@ pub(super) async fn retire(
 }
 
 async fn follow(
-    channel: &mut Channel,
+    line: &mut Line,
     pid: u32,
     wanted: &mut watch::Receiver<Arc<EdgeDesired>>,
     remains: &watch::Sender<Remains>,
 ) -> Result<(), ChannelError> {
-    say(channel, &ToEdge::Retire).await?;
+    line.say(&ToEdge::Retire).await?;
     let mut seen = EdgeObservation::default();
     loop {
         tokio::select! {
-            received = channel.receive::<FromEdge>() => match received? {
+            received = line.receive() => match received? {
                 Some((FromEdge::Observation(frame), _)) => {
                     frame.apply(&mut seen);
                     seen.series.clear();
                     let now = Remaining::of(&seen);
                     remains.send_if_modified(|remains| remains.insert(pid, now.clone()).as_ref() != Some(&now));
                 }
+                Some((FromEdge::WantsWhole { .. }, _)) => wanted.mark_changed(),
                 Some(_) => {}
                 None => return Ok(()),
             },
             Ok(()) = wanted.changed() => {
-                let frame = DesiredFrame::from(&**wanted.borrow_and_update());
-                say(channel, &ToEdge::Desired(Box::new(frame))).await?;
+                let desired = Arc::clone(&wanted.borrow_and_update());
+                line.serve(&desired).await?;
             }
         }
     }

@@ -5,11 +5,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::h1::write::decimal;
 
@@ -18,6 +18,15 @@ const BATCH: usize = 32 << 10;
 
 /// Batches that wait for the disk; more are dropped. 2 MiB.
 const WAITING: usize = 64;
+
+/// A line may begin just before a batch is full.
+const LINE: usize = 4 << 10;
+
+/// Memory of batches that were written, for the next ones.
+type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// Most that are kept: who writes is seldom behind by more.
+const SPARE: usize = 4;
 
 /// A file is put aside when it is this large.
 const ROTATE_AT: u64 = 32 << 20;
@@ -29,6 +38,7 @@ const FILES: u32 = 4;
 #[derive(Debug)]
 pub(crate) struct Writer {
     batches: SyncSender<Vec<u8>>,
+    spare: Spare,
     dropped: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
@@ -39,16 +49,18 @@ impl Writer {
         let (batches, queue) = sync_channel(WAITING);
         let dropped = Arc::new(AtomicU64::new(0));
         let mut log = RotatedFile::new(dir.join("access.log"), ROTATE_AT);
-        let count = Arc::clone(&dropped);
+        let (count, spare) = (Arc::clone(&dropped), Spare::default());
+        let written = Arc::clone(&spare);
         let thread = std::thread::Builder::new().name("access-log".to_owned()).stack_size(128 << 10);
-        let thread = thread.spawn(move || write_all(&queue, &mut log, &count))?;
-        Ok(Self { batches, dropped, thread })
+        let thread = thread.spawn(move || write_all(&queue, &mut log, &count, &written))?;
+        Ok(Self { batches, spare, dropped, thread })
     }
 
     pub(crate) fn log(&self) -> AccessLog {
         AccessLog {
             lines: RefCell::default(),
             batches: self.batches.clone(),
+            spare: Arc::clone(&self.spare),
             dropped: Arc::clone(&self.dropped),
             clock: Clock::default(),
         }
@@ -72,9 +84,9 @@ fn lines(batch: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', batch).count() as u64
 }
 
-fn write_all(queue: &Receiver<Vec<u8>>, log: &mut RotatedFile, dropped: &AtomicU64) {
+fn write_all(queue: &Receiver<Vec<u8>>, log: &mut RotatedFile, dropped: &AtomicU64, written: &Spare) {
     let mut failing = false;
-    while let Ok(batch) = queue.recv() {
+    while let Ok(mut batch) = queue.recv() {
         match log.append(&batch) {
             Ok(()) => failing = false,
             Err(error) => {
@@ -84,6 +96,13 @@ fn write_all(queue: &Receiver<Vec<u8>>, log: &mut RotatedFile, dropped: &AtomicU
                 }
                 failing = true;
             }
+        }
+        if let Ok(mut spare) = written.lock()
+            && spare.len() < SPARE
+            && batch.capacity() <= 2 * BATCH
+        {
+            batch.clear();
+            spare.push(batch);
         }
     }
 }
@@ -136,18 +155,32 @@ impl RotatedFile {
     }
 }
 
-/// Wall time as text, rendered once a second.
+/// Wall time as text, rendered once a second. It is asked for at each tick; between two of them it goes as [`Instant`] goes, which
+/// requests ask for anyway.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
+    /// At the last tick, the time since 1970.
+    asked: Cell<Option<(Instant, Duration)>>,
     second: Cell<u64>,
     stamp: RefCell<String>,
     date: RefCell<String>,
 }
 
 impl Clock {
+    /// A tick has passed.
+    fn tick(&self) {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.asked.set(Some((Instant::now(), wall)));
+        self.render(wall.as_secs());
+    }
+
     /// Since 1970.
-    fn now() -> Duration {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    fn at(&self, now: Instant) -> Duration {
+        if self.asked.get().is_none() {
+            self.tick();
+        }
+        let (asked, wall) = self.asked.get().unwrap_or((now, Duration::ZERO));
+        wall + now.saturating_duration_since(asked)
     }
 
     fn render(&self, second: u64) {
@@ -159,9 +192,11 @@ impl Clock {
         *self.date.borrow_mut() = time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
     }
 
-    /// Calls `f` with the HTTP date of now.
+    /// Calls `f` with the HTTP date of the last tick or line.
     pub(crate) fn with_date<R>(&self, f: impl FnOnce(&str) -> R) -> R {
-        self.render(Self::now().as_secs());
+        if self.asked.get().is_none() {
+            self.tick();
+        }
         f(&self.date.borrow())
     }
 }
@@ -198,20 +233,28 @@ pub(crate) struct Line<'a> {
 pub(crate) struct AccessLog {
     lines: RefCell<Vec<u8>>,
     batches: SyncSender<Vec<u8>>,
+    spare: Spare,
     dropped: Arc<AtomicU64>,
     pub(crate) clock: Clock,
 }
 
 impl AccessLog {
-    pub(crate) fn write(&self, line: &Line<'_>) {
-        let now = Clock::now();
-        self.clock.render(now.as_secs());
+    /// `now`: when the request ended.
+    pub(crate) fn write(&self, line: &Line<'_>, now: Instant) {
+        let wall = self.clock.at(now);
+        self.clock.render(wall.as_secs());
         let mut out = self.lines.borrow_mut();
-        let millisecond = u16::try_from(now.subsec_millis()).expect("less than a thousand");
+        let millisecond = u16::try_from(wall.subsec_millis()).expect("less than a thousand");
         line.render(&self.clock.stamp.borrow(), millisecond, &mut out);
         if out.len() >= BATCH {
             self.hand_over(&mut out);
         }
+    }
+
+    /// A tick has passed: hands over what there is.
+    pub(crate) fn tick(&self) {
+        self.clock.tick();
+        self.flush();
     }
 
     /// Hands over what there is.
@@ -223,7 +266,10 @@ impl AccessLog {
         if out.is_empty() {
             return;
         }
-        match self.batches.try_send(std::mem::take(out)) {
+        // Nobody waits for whoever holds it: it is held for less than an allocation takes.
+        let spare = self.spare.try_lock().ok().and_then(|mut spare| spare.pop());
+        let next = spare.unwrap_or_else(|| Vec::with_capacity(BATCH + LINE));
+        match self.batches.try_send(std::mem::replace(out, next)) {
             Ok(()) => {}
             Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => {
                 self.dropped.fetch_add(lines(&batch), Ordering::Relaxed);
@@ -232,42 +278,60 @@ impl AccessLog {
     }
 }
 
-fn text(out: &mut Vec<u8>, key: &str, value: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(key.as_bytes());
-    out.extend_from_slice(b"\":\"");
-    if value.bytes().all(|b| !matches!(b, 0..0x20 | b'"' | b'\\')) {
+/// `before`: the key, as it stands before a text.
+fn text(out: &mut Vec<u8>, before: &'static str, value: &str) {
+    out.extend_from_slice(before.as_bytes());
+    if is_plain(value.as_bytes()) {
         out.extend_from_slice(value.as_bytes());
     } else {
-        for c in value.chars() {
-            match c {
-                '"' | '\\' => out.extend_from_slice(&[b'\\', c as u8]),
-                '\0'..' ' => drop(write!(out, "\\u{:04x}", u32::from(c))),
-                c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-            }
-        }
+        escaped(out, value);
     }
     out.push(b'"');
 }
 
+/// Whether it stands in JSON as it is. Every request has six such texts: they are looked at eight bytes at a time.
+fn is_plain(text: &[u8]) -> bool {
+    const EACH: u64 = u64::MAX / 255;
+    let is_fine = |eight: [u8; 8]| {
+        let eight = u64::from_ne_bytes(eight);
+        // Whether the highest bit of any byte is set says whether any byte is less, or the same.
+        let less = |than: u64| eight.wrapping_sub(EACH * than) & !eight;
+        let same = |byte: u64| (eight ^ (EACH * byte)).wrapping_sub(EACH) & !(eight ^ (EACH * byte));
+        (less(0x20) | same(b'"'.into()) | same(b'\\'.into())) & (EACH * 0x80) == 0
+    };
+    match (text.as_chunks::<8>().0, text.last_chunk::<8>()) {
+        (all, Some(last)) => all.iter().all(|eight| is_fine(*eight)) && is_fine(*last),
+        (_, None) => text.iter().all(|byte| !matches!(byte, 0..0x20 | b'"' | b'\\')),
+    }
+}
+
+#[cold]
+fn escaped(out: &mut Vec<u8>, value: &str) {
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => out.extend_from_slice(&[b'\\', c as u8]),
+            '\0'..' ' => drop(write!(out, "\\u{:04x}", u32::from(c))),
+            c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+}
+
 /// A key with a number. Every request has a line, and what formats in general takes several times as long.
-fn number(out: &mut Vec<u8>, key: &str, value: u64) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(key.as_bytes());
-    out.extend_from_slice(b"\":");
+fn number(out: &mut Vec<u8>, before: &'static str, value: u64) {
+    out.extend_from_slice(before.as_bytes());
     out.extend_from_slice(decimal(&mut [0; 20], value));
 }
 
-fn millis(out: &mut Vec<u8>, key: &str, value: Duration) {
+fn millis(out: &mut Vec<u8>, before: &'static str, value: Duration) {
     let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
-    number(out, key, micros / 1000);
-    out.push(b'.');
-    thousandths(out, (micros % 1000) as u16);
+    number(out, before, micros / 1000);
+    let [hundred, ten, one] = thousandths((micros % 1000) as u16);
+    out.extend_from_slice(&[b'.', hundred, ten, one]);
 }
 
 /// Three digits; `value` is less than a thousand.
-fn thousandths(out: &mut Vec<u8>, value: u16) {
-    out.extend([value / 100, value / 10 % 10, value % 10].map(|digit| b'0' + digit as u8));
+fn thousandths(value: u16) -> [u8; 3] {
+    [value / 100, value / 10 % 10, value % 10].map(|digit| b'0' + digit as u8)
 }
 
 fn address(out: &mut Vec<u8>, address: IpAddr) {
@@ -286,38 +350,38 @@ impl Line<'_> {
     fn render(&self, stamp: &str, millisecond: u16, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"ts\":\"");
         out.extend_from_slice(stamp.as_bytes());
-        out.push(b'.');
-        thousandths(out, millisecond);
-        out.extend_from_slice(b"Z\"");
+        let [hundred, ten, one] = thousandths(millisecond);
+        out.extend_from_slice(&[b'.', hundred, ten, one, b'Z', b'"']);
         for label in self.labels.iter().filter(|label| !label.is_empty()) {
             out.push(b',');
             out.extend_from_slice(label.as_bytes());
         }
-        text(out, "method", self.method);
-        text(out, "host", self.host);
-        text(out, "path", self.path);
-        number(out, "status", self.status.into());
+        text(out, ",\"method\":\"", self.method);
+        text(out, ",\"host\":\"", self.host);
+        text(out, ",\"path\":\"", self.path);
+        number(out, ",\"status\":", self.status.into());
         if let Some(code) = self.call {
-            number(out, "grpc_status", code.into());
+            number(out, ",\"grpc_status\":", code.into());
         }
-        millis(out, "duration_ms", self.duration);
+        millis(out, ",\"duration_ms\":", self.duration);
         if let Some(waited) = self.waited {
-            millis(out, "upstream_ms", waited);
+            millis(out, ",\"upstream_ms\":", waited);
         }
-        number(out, "bytes_in", self.request_bytes);
-        number(out, "bytes_out", self.response_bytes);
+        number(out, ",\"bytes_in\":", self.request_bytes);
+        number(out, ",\"bytes_out\":", self.response_bytes);
         out.extend_from_slice(b",\"client\":\"");
         address(out, self.client);
-        out.push(b'"');
-        text(out, "protocol", self.protocol);
-        for (key, value) in [("tls", self.tls), ("trace_id", self.trace), ("request_id", self.request)] {
+        text(out, "\",\"protocol\":\"", self.protocol);
+        for (before, value) in
+            [(",\"tls\":\"", self.tls), (",\"trace_id\":\"", self.trace), (",\"request_id\":\"", self.request)]
+        {
             if !value.is_empty() {
-                text(out, key, value);
+                text(out, before, value);
             }
         }
         if let Some((blame, reason)) = self.fault {
-            text(out, "blame", blame);
-            text(out, "reason", reason);
+            text(out, ",\"blame\":\"", blame);
+            text(out, ",\"reason\":\"", reason);
         }
         out.extend_from_slice(b"}\n");
     }
@@ -326,6 +390,7 @@ impl Line<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn line(path: &str) -> Line<'_> {
         Line {
@@ -361,6 +426,21 @@ mod tests {
         assert_eq!(value["duration_ms"], 1234.567);
         assert_eq!(value["upstream_ms"], 0.042);
         assert_eq!((&value["app"], &value["blame"]), (&"a".into(), &"upstream".into()));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_as_it_is_needs_no_escape(text in prop::collection::vec(prop::num::u8::ANY, 0..40)) {
+            let needs_none = |text: &[u8]| text.iter().all(|byte| !matches!(byte, 0..0x20 | b'"' | b'\\'));
+            prop_assert_eq!(is_plain(&text), needs_none(&text));
+            let printable: Vec<u8> = text.iter().map(|byte| 0x23 + byte % 0x39).collect();
+            prop_assert!(is_plain(&printable));
+            for (at, wrong) in [b'"', b'\\', 0x1f].into_iter().enumerate().filter(|(at, _)| *at < printable.len()) {
+                let mut text = printable.clone();
+                text[at * (printable.len() - 1) / 2] = wrong;
+                prop_assert!(!is_plain(&text));
+            }
+        }
     }
 
     #[test]
@@ -407,7 +487,7 @@ mod tests {
         let writer = Writer::start(&dir.path().join("absent")).unwrap();
         let log = writer.log();
         for _ in 0..3 {
-            log.write(&line("/"));
+            log.write(&line("/"), Instant::now());
         }
         log.flush();
         drop(log);

@@ -7,12 +7,14 @@ mod flight;
 mod totals;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bowline_core::route::retry::Retry;
 use bowline_core::route::{DURATION_BOUNDS, Method, SIZE_BOUNDS};
 use bowline_core::verdict::Counters;
+// Of keys that nobody outside chooses, every request looks some up: what resists who does choose takes several times as long.
+use hashbrown::HashMap;
 
 pub(crate) use access::{AccessLog, Line, Writer};
 pub(crate) use flight::{Flight, Flights, Flown, Who};
@@ -91,7 +93,7 @@ pub(crate) struct Shard {
 pub(crate) struct Report {
     pub(crate) series: HashMap<ShardKey, Counts>,
     pub(crate) traffic: HashMap<LabelId, Counters>,
-    pub(crate) flown: HashMap<LabelId, Flown>,
+    pub(crate) flown: std::collections::HashMap<LabelId, Flown>,
     pub(crate) dropped: u64,
     pub(crate) refused: BTreeMap<&'static str, u64>,
     pub(crate) retries: u64,

@@ -64,10 +64,7 @@ impl Totals {
     /// Adds one round of reports, one of each worker.
     pub(crate) fn add(&mut self, reports: Vec<Report>, compiler: &Compiler) {
         self.round += 1;
-        if !self.traffic.is_empty() {
-            let judged = compiler.judged();
-            self.traffic.retain(|pool, _| judged.contains(pool));
-        }
+        self.traffic.retain(|pool, _| compiler.is_judged(pool));
         self.count_on(compiler.counted());
         self.frame.connections_open = reports.iter().map(|report| report.connections_open).sum();
         for report in reports {
@@ -191,7 +188,7 @@ impl Totals {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use hashbrown::HashMap;
 
     use bowline_core::route::{EdgeObservation, Method};
 

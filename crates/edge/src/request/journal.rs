@@ -60,8 +60,12 @@ impl Turn {
 
     /// Until its answer began, or until now.
     pub(crate) fn took(&self) -> Duration {
-        let clients = self.clients + self.client_since.map_or(Duration::ZERO, |since| since.elapsed());
-        self.answered.unwrap_or_else(|| self.begun.elapsed().saturating_sub(clients))
+        self.answered.unwrap_or_else(|| self.took_until(Instant::now()))
+    }
+
+    fn took_until(&self, now: Instant) -> Duration {
+        let since = |begun: Instant| now.saturating_duration_since(begun);
+        since(self.begun).saturating_sub(self.clients + self.client_since.map_or(Duration::ZERO, since))
     }
 }
 
@@ -83,16 +87,23 @@ impl Journal {
         }
     }
 
-    /// An instance is asked: `position` is its backend's.
+    /// An instance is asked: `position` is its backend's. Its turn began with the request, or when another table was looked at.
     pub(crate) fn asks(&mut self, position: usize, endpoint: &Arc<Endpoint>) {
         (self.backend, self.endpoint) = (Some(position), Some(Arc::clone(endpoint)));
+    }
+
+    /// Time has passed without an instance, or with another one. Positions are those of the table before.
+    pub(crate) fn looks_again(&mut self, route: &Arc<Route>) {
+        self.route = Some(Arc::clone(route));
+        (self.backend, self.endpoint) = (None, None);
         self.turn = Turn::new(Instant::now());
     }
 
     /// The head of its response has come.
     pub(crate) fn answered(&mut self) {
-        self.first_byte = Some(Instant::now());
-        self.turn.answered = Some(self.turn.took());
+        let now = Instant::now();
+        self.first_byte = Some(now);
+        self.turn.answered = self.turn.answered.or_else(|| Some(self.turn.took_until(now)));
     }
 
     /// How a call ended, where that is said.

@@ -112,7 +112,7 @@ enum ActionFrame {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct PoolFrame {
+pub(super) struct PoolFrame {
     env: String,
     app: String,
     service: String,
@@ -261,7 +261,7 @@ impl RuleFrame {
 }
 
 impl PoolFrame {
-    fn from(id: &PoolId, pool: &Pool) -> Self {
+    pub(super) fn from(id: &PoolId, pool: &Pool) -> Self {
         Self {
             env: id.key.env.to_string(),
             app: id.key.app.to_string(),
@@ -310,20 +310,20 @@ impl DesiredFrame {
         for site in &self.sites {
             let rules = site.rules.iter().map(|rule| rule.parse(&pools)).collect::<Result<_, _>>()?;
             let tls = if site.https { SiteTls::Both } else { SiteTls::Off };
-            sites.insert(parse("host", &site.host, HostName::new)?, Site { tls, rules });
+            sites.insert(parse("host", &site.host, HostName::new)?, Arc::new(Site { tls, rules }));
         }
         let certificates = self.certificates.iter().map(|frame| frame.parse().map(|(host, one)| (host, Arc::new(one))));
         let certificates = certificates.collect::<Result<_, _>>()?;
         let challenges = self.challenges.iter().map(ChallengeFrame::parse).collect::<Result<_, _>>()?;
         let generation = Generation(self.generation);
-        let trusted_proxies = parse_networks(&self.trusted_proxies)?;
+        let trusted_proxies = parse_networks(&self.trusted_proxies)?.into();
         let leaving = self.leaving.iter().map(|id| parse("instance", id, str::parse)).collect::<Result<_, _>>()?;
         let api = self
             .api
             .as_ref()
             .map(|api| Ok(ApiSite { host: parse("host", &api.host, HostName::new)?, socket: api.socket.clone() }));
-        let api = api.transpose()?;
-        let pools = pools.into_iter().collect();
+        let api = api.transpose()?.map(Arc::new);
+        let pools = pools.into_iter().map(|(id, pool)| (id, Arc::new(pool))).collect();
         let proxy_protocol = self.proxy_protocol;
         let table = Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api, challenges };
         Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
@@ -331,7 +331,7 @@ impl DesiredFrame {
 }
 
 impl PoolFrame {
-    fn parse(&self) -> Result<(PoolId, Pool), TableError> {
+    pub(super) fn parse(&self) -> Result<(PoolId, Pool), TableError> {
         let id = PoolId {
             key: app_key(&self.env, &self.app)?,
             service: parse("service", &self.service, ServiceName::new)?,
@@ -397,13 +397,13 @@ fn parse_split((pool, weight): (usize, u8), pools: &[(PoolId, Pool)]) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use bowline_core::app::{Hsts, PlainHttp, RateBy, Upload};
     use bowline_core::route::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit, Transfer};
     use bowline_core::units::Rate;
 
-    fn sample() -> EdgeDesired {
+    pub(crate) fn sample() -> EdgeDesired {
         let key = AppKey { env: EnvName::new("local").unwrap(), app: AppName::new("uploads").unwrap() };
         let service = ServiceName::new("web").unwrap();
         let pool =
@@ -460,12 +460,15 @@ mod tests {
         let certificate = Certificate { chain: "chain".to_owned(), key: Secret::new("hunter2") };
         let table = Table {
             generation: Generation(7),
-            sites: BTreeMap::from([(host.clone(), Site { tls: SiteTls::Both, rules })]),
-            pools: BTreeMap::from([(pool, Pool { protocol: Protocol::H2c, endpoints })]),
+            sites: BTreeMap::from([(host.clone(), Arc::new(Site { tls: SiteTls::Both, rules }))]),
+            pools: BTreeMap::from([(pool, Arc::new(Pool { protocol: Protocol::H2c, endpoints }))]),
             leaving: ["local/uploads.web.r2.0.3".parse().unwrap()].into(),
-            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            trusted_proxies: ["10.0.0.0/8".parse().unwrap()].into(),
             proxy_protocol: true,
-            api: Some(ApiSite { host: HostName::new("api.example.com").unwrap(), socket: "/run/api.sock".into() }),
+            api: Some(Arc::new(ApiSite {
+                host: HostName::new("api.example.com").unwrap(),
+                socket: "/run/api.sock".into(),
+            })),
             challenges: challenges(&certificate),
         };
         EdgeDesired { table: Arc::new(table), certificates: Arc::new(BTreeMap::from([(host, Arc::new(certificate))])) }

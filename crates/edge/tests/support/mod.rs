@@ -215,21 +215,25 @@ pub fn files(root: &std::path::Path, fallback: Option<&str>) -> Action {
 }
 
 impl TableBuilder {
+    pub fn into_table(self) -> Table {
+        self.0
+    }
+
     pub fn site(mut self, host: &str, rules: Vec<Rule>) -> Self {
-        self.0.sites.insert(HostName::new(host).unwrap(), Site { tls: SiteTls::Both, rules });
+        self.0.sites.insert(HostName::new(host).unwrap(), Arc::new(Site { tls: SiteTls::Both, rules }));
         self
     }
 
     pub fn pool(mut self, release: u32, addresses: &[SocketAddr]) -> Self {
         let endpoints = addresses.iter().enumerate();
         let endpoints = endpoints.map(|(slot, address)| (instance(release, u16::try_from(slot).unwrap()), *address));
-        self.0.pools.insert(pool(release), Pool { endpoints: endpoints.collect(), ..Pool::default() });
+        self.0.pools.insert(pool(release), Arc::new(Pool { endpoints: endpoints.collect(), ..Pool::default() }));
         self
     }
 
     /// The instances of this release speak HTTP/2.
     pub fn h2c(mut self, release: u32) -> Self {
-        self.0.pools.get_mut(&pool(release)).unwrap().protocol = Protocol::H2c;
+        Arc::make_mut(self.0.pools.get_mut(&pool(release)).unwrap()).protocol = Protocol::H2c;
         self
     }
 
@@ -251,7 +255,7 @@ impl TableBuilder {
 
     /// The host of the daemon's API, and the socket behind it.
     pub fn api(mut self, host: &str, socket: &std::path::Path) -> Self {
-        self.0.api = Some(ApiSite { host: HostName::new(host).unwrap(), socket: socket.to_path_buf() });
+        self.0.api = Some(Arc::new(ApiSite { host: HostName::new(host).unwrap(), socket: socket.to_path_buf() }));
         self
     }
 

@@ -43,6 +43,15 @@ pub(crate) struct Owner {
 /// A database that is wanted: its app, its port, and the server's user.
 pub(crate) type Database = (AppKey, Port, Option<u32>);
 
+/// What control says of ports, beside the instances.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Told {
+    /// All that are wanted, whether they run or not: what connects to one does not ask first.
+    pub databases: BTreeSet<Database>,
+    /// Apps that may read the metrics of all, on the admin port.
+    pub watchers: BTreeSet<AppKey>,
+}
+
 /// Of all users of this machine, those that are not an app's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Others {
@@ -68,8 +77,8 @@ pub(crate) struct Gate {
 struct Held {
     /// Until nobody sends there any more. `None`: not looked for yet.
     instances: Option<BTreeMap<InstanceId, Owner>>,
-    /// Whether they run or not: what connects to one does not ask first. `None`: not told yet.
-    databases: Option<BTreeSet<Database>>,
+    /// `None`: not told yet.
+    told: Option<Told>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -127,10 +136,10 @@ impl Gate {
         })
     }
 
-    /// All databases that are wanted. Blocks.
-    pub(crate) fn databases(&self, all: BTreeSet<Database>) -> Result<(), GateError> {
+    /// In the place of what was told before. Blocks.
+    pub(crate) fn tell(&self, told: Told) -> Result<(), GateError> {
         self.change(|held| {
-            held.databases = Some(all);
+            held.told = Some(told);
             true
         })
     }
@@ -143,8 +152,8 @@ impl Gate {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut held);
         match &*held {
-            Held { instances: Some(instances), databases: Some(databases) } if changed => {
-                run(&script((&self.table, self.mark.as_deref()), self.others, instances, databases))
+            Held { instances: Some(instances), told: Some(told) } if changed => {
+                run(&script((&self.table, self.mark.as_deref()), self.others, instances, told))
             }
             _ => Ok(()),
         }
@@ -160,14 +169,16 @@ struct Sets {
     /// Who may connect, by port.
     owners: BTreeSet<String>,
     apps: BTreeSet<String>,
+    /// Of apps, those that may connect to the admin port.
+    watchers: BTreeSet<String>,
 }
 
 impl Sets {
-    fn new(instances: &BTreeMap<InstanceId, Owner>, all: &BTreeSet<Database>) -> Self {
+    fn new(instances: &BTreeMap<InstanceId, Owner>, told: &Told) -> Self {
         let mut sets = Self::default();
         let mut users: BTreeMap<&AppKey, BTreeSet<u32>> = BTreeMap::new();
         let mut databases: BTreeSet<(&AppKey, Port, u32)> = BTreeSet::new();
-        for (key, port, uid) in all {
+        for (key, port, uid) in &told.databases {
             databases.insert((key, *port, uid.unwrap_or(0)));
         }
         for (id, Owner { port, uid, reach }) in instances {
@@ -186,6 +197,8 @@ impl Sets {
             let of_app = users.get(key).into_iter().flatten();
             sets.owners.extend(of_app.map(|user| format!("{port} . {user}")));
         }
+        let watchers = told.watchers.iter().filter_map(|key| users.get(key)).flatten();
+        sets.watchers = watchers.map(ToString::to_string).collect();
         sets
     }
 
@@ -202,13 +215,13 @@ fn script(
     (table, mark): (&str, Option<&str>),
     others: Others,
     instances: &BTreeMap<InstanceId, Owner>,
-    databases: &BTreeSet<Database>,
+    told: &Told,
 ) -> String {
     let mut text = format!("add table inet {table}\ndelete table inet {table}\n");
-    if instances.is_empty() && databases.is_empty() {
+    if instances.is_empty() && told.databases.is_empty() {
         return text;
     }
-    let Sets { closed, listeners, owners, apps } = Sets::new(instances, databases);
+    let Sets { closed, listeners, owners, apps, watchers } = Sets::new(instances, told);
     let always = [0].into_iter().chain(others.edge).map(|uid| uid.to_string()).collect();
     let admin = others.admin.map(|port| port.to_string()).into_iter().collect();
     // A user that is not known breaks off a rule, which then counts as not met: what is let through is named, and the
@@ -222,6 +235,7 @@ fn script(
   set owners {{ typeof tcp dport . meta skuid; {} }}
   set always {{ typeof meta skuid; {} }}
   set apps {{ typeof meta skuid; {} }}
+  set watchers {{ typeof meta skuid; {} }}
   set admin {{ type inet_service; {} }}
   chain outside {{
     type filter hook input priority filter - 10; policy accept;
@@ -246,6 +260,7 @@ fn script(
   chain app {{
     ip daddr {{ {CREDENTIALS_V4} }} meta l4proto {{ tcp, udp }} th dport != 53 reject
     ip6 daddr {{ {CREDENTIALS_V6} }} meta l4proto {{ tcp, udp }} th dport != 53 reject
+    meta skuid @watchers return
     oifname \"lo\" tcp dport @admin tcp flags & (syn | ack) == syn reject with tcp reset
   }}
 }}
@@ -256,6 +271,7 @@ fn script(
         elements(&owners),
         elements(&always),
         elements(&apps),
+        elements(&watchers),
         elements(&admin),
     );
     text
@@ -307,6 +323,7 @@ mod tests {
 
     /// Two apps, each with a database that is wanted, of which only the first one's runs.
     fn ruled() -> String {
+        let watchers = [id("local/b.web.r1.0.1").slot.key].into();
         let database = Owner { reach: Reach::App, ..owner(15_000, Some(17)) };
         let instances = [
             (id("local/a.web.r1.0.1"), owner(20_000, Some(7))),
@@ -317,12 +334,13 @@ mod tests {
         ];
         let databases = [("local/a.web.r1.0.1", 15_000, 17), ("local/b.web.r1.0.1", 15_001, 18)]
             .map(|(of, port, uid)| (id(of).slot.key, Port::new(port).unwrap(), Some(uid)));
-        script(("bowline_x", Some("mnt:[1] /state")), others(), &instances.into(), &databases.into())
+        let told = Told { databases: databases.into(), watchers };
+        script(("bowline_x", Some("mnt:[1] /state")), others(), &instances.into(), &told)
     }
 
     #[test]
     fn an_empty_gate_is_no_table() {
-        let text = script(("bowline_x", Some("mnt:[1] /state")), others(), &BTreeMap::new(), &BTreeSet::new());
+        let text = script(("bowline_x", Some("mnt:[1] /state")), others(), &BTreeMap::new(), &Told::default());
         assert_eq!(text, "add table inet bowline_x\ndelete table inet bowline_x\n");
     }
 
@@ -335,6 +353,7 @@ mod tests {
             "dport . meta skuid; elements = { 15000 . 7, 15001 . 8, 20000 . 7, 20001 . 7, 20002 . 8, 20003 . 0 }",
             "always { typeof meta skuid; elements = { 0, 5 }",
             "apps { typeof meta skuid; elements = { 17, 18, 7, 8 }",
+            "watchers { typeof meta skuid; elements = { 8 }",
             "admin { type inet_service; elements = { 7070 }",
         ] {
             assert!(text.contains(part), "{part} in {text}");
@@ -417,6 +436,8 @@ for listener, client, address, port, reached in cases:
             // What is nobody's, and what is not for apps.
             [7, 8, local, 30000, true],
             [0, 7, local, 7070, false],
+            [0, 8, local, 7070, true],
+            [0, 8, "169.254.169.254", 80, false],
             [0, 65534, local, 7070, true],
             [0, 7, "169.254.169.254", 80, false],
             [0, 17, "169.254.169.254", 80, false],
@@ -445,7 +466,7 @@ for listener, client, address, port, reached in cases:
             return assert!(matches!(gate.close(&id, owner(20_003, None)), Err(GateError::NotRoot)));
         }
         let listed = || Command::new("nft").args(["list", "table", "inet", &gate.table]).output().unwrap();
-        gate.databases(BTreeSet::new()).unwrap();
+        gate.tell(Told::default()).unwrap();
         gate.close(&id, owner(20_003, Some(65_533))).unwrap();
         let text = String::from_utf8_lossy(&listed().stdout).into_owned();
         assert!(text.contains("20003 . 65533"), "{text}");

@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::cage::ports::{Database, GateError};
+use crate::cage::ports::{GateError, Told};
 use crate::driver::Context;
 use site::Site;
 
@@ -81,7 +81,7 @@ pub(crate) struct Interposer {
     ends: Ends,
     context: Arc<Context>,
     /// The gate has been told of them.
-    closed: Option<BTreeSet<Database>>,
+    closed: Option<Told>,
     machine: Resources,
     zero: Instant,
     answers: mpsc::Sender<Answer>,
@@ -134,17 +134,18 @@ impl Interposer {
         }
     }
 
-    /// A database's port is nobody else's for as long as it is wanted, whether the server runs or not.
+    /// A database's port is nobody else's for as long as it is wanted, whether the server runs or not; and the admin port is
+    /// open to those who may watch before they start.
     async fn close_ports(&mut self, desired: &NodeDesired) {
         let wanted = desired.resources.iter();
         let wanted = wanted.filter_map(|(key, spec)| spec.listens().map(|(port, uid)| (key.app.clone(), port, uid)));
-        let wanted: BTreeSet<Database> = wanted.collect();
+        let wanted = Told { databases: wanted.collect(), watchers: desired.watchers.clone() };
         if self.closed.as_ref() == Some(&wanted) {
             return;
         }
         self.closed = Some(wanted.clone());
         let context = Arc::clone(&self.context);
-        match tokio::task::spawn_blocking(move || context.gate.databases(wanted)).await {
+        match tokio::task::spawn_blocking(move || context.gate.tell(wanted)).await {
             Ok(Ok(()) | Err(GateError::NotRoot)) => {}
             Ok(Err(error)) => tracing::warn!(%error, source = ?error.source(), "ports of databases are not closed"),
             Err(error) => tracing::error!(%error, "ports of databases could not be closed"),

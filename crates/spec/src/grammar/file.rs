@@ -607,7 +607,7 @@ pub(crate) static VALUE: TableSpec = TableSpec {
             "from",
             Text(Form::Reference),
             Omitted("not a reference"),
-            "What is taken: `postgres.NAME.url`, `service.NAME.url`, `app.env`, …",
+            "What is taken: `postgres.NAME.url`, `service.NAME.url`, `app.env`, `bowline.metrics`, …",
         ),
         key("secret", Text(Form::Name), Omitted("not a secret"), "The secret's name."),
         key(

@@ -102,7 +102,7 @@ impl Form {
             Self::Package => "^[a-z0-9][a-z0-9+.-]+$",
             Self::Image => r"^\S+$",
             Self::SecretSource => "^(aws|vault|file):.",
-            Self::Reference => r"^(postgres|mariadb|redis|volume|bucket|service|app)\.",
+            Self::Reference => r"^(postgres|mariadb|redis|volume|bucket|service|app|bowline)\.",
             Self::Host => r"^(\*\.)?[A-Za-z0-9_.-]+$|^\[[0-9A-Fa-f:.]+\]$",
             Self::Cidr => r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$",
             Self::Url => "^https?://",

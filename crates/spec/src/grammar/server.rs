@@ -15,14 +15,14 @@ const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> Tab
 /// `server.toml`.
 pub(crate) static SERVER: TableSpec = table(
     "server",
-    "One server: `/etc/bowline/server.toml`, or `--config`. This version refuses `edge = \"envoy\"`, another number of addresses than one of \
+    "One server: `/etc/bowline/server.toml`, or `--config`. This version refuses another number of addresses than one of \
      HTTP and at most one of HTTPS, `backup`, `otlp` and `limits.connections`.",
     &[
         key(
             "edge",
             Words(&["bowline", "envoy"]),
             Default("\"bowline\""),
-            "Which proxy serves: Bowline's own, or Envoy.",
+            "Which proxy serves: Bowline's own, or [Envoy](envoy.md).",
         ),
         key(
             "trusted_proxies",
@@ -38,7 +38,7 @@ pub(crate) static SERVER: TableSpec = table(
                 "its defaults where the server listens on port 80 or 443, else `\"off\"`; the API's host stays with the local CA",
             ),
             "Certificates of an authority for public names: those of `tls = \"acme\"`, of `tls = \"auto\"` the names that anybody can resolve, \
-             and the API's host. `off`: all are the local CA's.",
+             and the API's host. `off`: no authority is asked; what one has signed is served until it ends, not renewed, and all others are the local CA's.",
         ),
         key("api", Table(&API), Omitted("only the Unix socket"), "The API over HTTPS, behind the edge."),
         key("backup", Table(&BACKUP), Omitted("kept in the state folder"), "Where backups go."),

@@ -3,7 +3,7 @@ use bowline_core::app::{DatabaseKind, Reference, ReferenceField};
 use super::{Read, Wrong, name};
 use crate::nearest::nearest;
 
-const KINDS: [&str; 7] = ["postgres", "mariadb", "redis", "volume", "bucket", "service", "app"];
+const KINDS: [&str; 8] = ["postgres", "mariadb", "redis", "volume", "bucket", "service", "app", "bowline"];
 
 /// What can be asked of each kind.
 fn fields(kind: &str) -> &'static [(&'static str, ReferenceField)] {
@@ -31,6 +31,8 @@ pub(crate) fn reference(text: &str) -> Read<Reference> {
         ["app", "env"] => Ok(Reference::AppEnv),
         ["app", "release"] => Ok(Reference::AppRelease),
         ["app", ..] => Err(Wrong::new("of the app there is app.name, app.env and app.release")),
+        ["bowline", "metrics"] => Ok(Reference::Metrics),
+        ["bowline", ..] => Err(Wrong::new("of Bowline there is bowline.metrics")),
         ["volume", of, "path"] => Ok(Reference::VolumePath(name(of)?)),
         ["volume", of, ..] => Err(Wrong::new(format!("of a volume there is volume.{of}.path"))),
         ["service", of, "url"] => Ok(Reference::ServiceUrl(name(of)?)),
@@ -71,6 +73,7 @@ pub(crate) fn print_reference(reference: &Reference) -> String {
         Reference::AppName => "app.name".to_owned(),
         Reference::AppEnv => "app.env".to_owned(),
         Reference::AppRelease => "app.release".to_owned(),
+        Reference::Metrics => "bowline.metrics".to_owned(),
     }
 }
 
@@ -98,7 +101,8 @@ mod tests {
         let databases = ["postgres", "mariadb", "redis", "bucket"]
             .into_iter()
             .flat_map(|kind| fields(kind).iter().map(move |(field, _)| format!("{kind}.db.{field}")));
-        let others = ["volume.v.path", "service.web.url", "app.name", "app.env", "app.release"].map(str::to_owned);
+        let others = ["volume.v.path", "service.web.url", "app.name", "app.env", "app.release", "bowline.metrics"];
+        let others = others.map(str::to_owned);
         for text in databases.chain(others) {
             assert_eq!(print_reference(&reference(&text).unwrap()), text);
         }
@@ -114,5 +118,6 @@ mod tests {
         check("", "nothing can be taken from \"\"");
         check("app.version", "of the app there is app.name, app.env and app.release");
         check("service.web.url.x", "of a service there is service.web.url");
+        check("bowline.logs", "of Bowline there is bowline.metrics");
     }
 }

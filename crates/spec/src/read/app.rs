@@ -378,7 +378,7 @@ fn check_variables(r: &mut Reader, app: &App, path: &str, variables: &Variables)
             Reference::ServiceUrl(name) => {
                 ("service", name.as_str(), app.services.keys().map(ServiceName::as_str).collect())
             }
-            Reference::AppName | Reference::AppEnv | Reference::AppRelease => continue,
+            Reference::AppName | Reference::AppEnv | Reference::AppRelease | Reference::Metrics => continue,
         };
         if known.contains(&name) {
             continue;

@@ -81,7 +81,7 @@ fn reference(targets: &Targets, kind: u8, index: Index, field: Index) -> Referen
             Reference::Bucket(pick(&targets.buckets, index), pick(&[Url, Endpoint, Name, Key, Secret], field))
         }
         4 if !targets.services.is_empty() => Reference::ServiceUrl(pick(&targets.services, index)),
-        _ => pick(&[Reference::AppName, Reference::AppEnv, Reference::AppRelease], index),
+        _ => pick(&[Reference::AppName, Reference::AppEnv, Reference::AppRelease, Reference::Metrics], index),
     }
 }
 

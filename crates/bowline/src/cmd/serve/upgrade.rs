@@ -141,7 +141,9 @@ async fn edge_of(client: &Client, own: &Path) -> Result<wire::Status, Fault> {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             line.split(|byte| *byte == 0).next() == Some(own.as_os_str().as_encoded_bytes())
         };
-        if status.edge.state == wire::EdgeState::Serving && status.edge.pid.is_some_and(runs_own) {
+        // An Envoy is nobody's binary, and goes on.
+        let is_own = || status.edge.engine == wire::EdgeEngine::Envoy || status.edge.pid.is_some_and(runs_own);
+        if status.edge.state == wire::EdgeState::Serving && is_own() {
             return Ok(status);
         }
         if Instant::now() > deadline {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bowline_core::acme::{Ledger, Tries};
 use bowline_core::app::HostName;
 use bowline_core::id;
-use bowline_core::route::Certificate;
+use bowline_core::route::{Certificate, Certificates};
 use bowline_core::secret::Secret;
 use bowline_core::time::Timestamp;
 use serde::de::DeserializeOwned;
@@ -129,9 +129,35 @@ impl Keep {
     }
 }
 
+/// What authorities have signed and is good still, for a daemon that asks none any more. Where something else was `served` last, that goes on;
+/// where that is not known and several have signed for a host, the one counts that ends last.
+pub(crate) fn left(
+    state: &Path,
+    keys: &Keys,
+    served: Option<&Certificates>,
+    now: Timestamp,
+) -> BTreeMap<HostName, Leaf> {
+    let mut left: BTreeMap<HostName, Leaf> = BTreeMap::new();
+    for dir in entries(&state.join(FOLDER)) {
+        let kept = Keep { dir, keys: keys.clone() }.load();
+        for (host, leaf) in kept.leaves.into_iter().filter(|(_, leaf)| leaf.not_after > now) {
+            let last = served.and_then(|served| served.get(&host));
+            let is_served = last.is_none_or(|last| *last == leaf.certificate);
+            let is_later = left.get(&host).is_none_or(|known| known.not_after < leaf.not_after);
+            if is_served && is_later {
+                left.insert(host, leaf);
+            }
+        }
+    }
+    left
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
 /// Seals all that is kept of all authorities with the key of now. What does not open stays as it is: it did not open before either.
 pub(crate) fn reseal(state: &Path, keys: &Keys) -> Result<(), CertError> {
-    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     for dir in entries(&state.join(FOLDER)) {
         for path in entries(&dir).filter(|path| path.to_str().is_some_and(|path| path.ends_with(SUFFIX))) {
             let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(SUFFIX)).unwrap_or_default();
@@ -273,6 +299,31 @@ mod tests {
         let long = Leaf { certificate: Arc::new(certificate), ..leaf() };
         assert!(matches!(keep.leaf(&host(), &long), Err(CertError::TooLong { .. })));
         assert_eq!(keep.load().leaves, BTreeMap::from([(host(), leaf())]), "what was there is there");
+    }
+
+    #[test]
+    fn what_is_left_of_authorities_is_what_was_served_last_as_long_as_it_is_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Keys::new(Keyring::open_or_create(dir.path()).unwrap());
+        let leaf = |chain: &str, not_after: u64| {
+            let certificate = Arc::new(Certificate { chain: chain.to_owned(), key: Secret::new("hunter2") });
+            Leaf { certificate, not_before: Timestamp(0), not_after: Timestamp(not_after) }
+        };
+        for (directory, leaf) in [("https://a.test/", leaf("a", 10)), ("https://b.test/", leaf("b", 20))] {
+            Keep::new(dir.path(), keys.clone(), directory).leaf(&host(), &leaf).unwrap();
+        }
+        let check = |served: Option<&str>, now: u64, expected: Option<&str>| {
+            let served = served.map(|chain| BTreeMap::from([(host(), leaf(chain, 0).certificate)]));
+            let left = left(dir.path(), &keys, served.as_ref(), Timestamp(now));
+            let got = left.get(&host()).map(|leaf| leaf.certificate.chain.as_str());
+            assert_eq!(got, expected, "{served:?} at {now}");
+        };
+        check(Some("a"), 9, Some("a"));
+        check(Some("b"), 9, Some("b"));
+        check(Some("a"), 10, None);
+        check(Some("of the local CA"), 9, None);
+        check(None, 9, Some("b"));
+        check(None, 20, None);
     }
 
     #[test]

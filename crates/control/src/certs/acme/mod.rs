@@ -20,7 +20,7 @@ use bowline_fault_points::{Point, reach};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
-pub(crate) use self::keep::{Keep, Kept, reseal};
+pub(crate) use self::keep::{Keep, Kept, left, reseal};
 use self::order::Account;
 use super::Leaf;
 use crate::config::Acme;

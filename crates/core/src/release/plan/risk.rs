@@ -8,7 +8,7 @@ use crate::app::{
     App, Cage, Command, Database, DatabaseSource, HostName, PathPrefix, Redis, RedisSource, Route, RouteTo, Tls,
 };
 use crate::id::{EnvName, Port, ResourceName, RouteName, ServiceName};
-use crate::release::has_volume;
+use crate::release::{has_volume, reads_metrics};
 use crate::resource::ResourceId;
 use crate::rollout::{self, Transition, Until};
 use crate::route::{LOCAL, places};
@@ -36,6 +36,8 @@ pub enum Risk {
     Public { host: HostName, path: PathPrefix, plain: bool },
     /// A route lets in more than before.
     Opens { route: RouteName, lost: Lost },
+    /// It reads the metrics of every app of the machine.
+    Watches,
     /// The next release needs no plan.
     Unprotects { env: EnvName },
     /// It also runs where its cage cannot be enforced.
@@ -69,6 +71,7 @@ impl Risk {
             Self::Version { .. } => "version",
             Self::SharesVolume { .. } => "shares_volume",
             Self::NotUndone { .. } => "not_undone",
+            Self::Watches => "watches",
             Self::Unprotects { .. } => "unprotects",
             Self::LoosensCage { .. } => "loosens_cage",
         }
@@ -123,6 +126,7 @@ impl fmt::Display for Risk {
                     }
                 }
             }
+            Self::Watches => f.write_str("it may read the metrics of every app of the machine (`bowline.metrics`)"),
             Self::Unprotects { env } => write!(f, "{env} is protected no more: the next release needs no plan"),
             Self::LoosensCage { service } => {
                 write!(f, "{service} may run where its cage cannot be enforced: `cage` is not \"required\" any more")
@@ -154,6 +158,8 @@ pub(super) fn risks(proposal: Proposal<'_>, rollout: &rollout::Plan) -> Vec<Risk
     // `local` is this machine alone.
     let is_local = proposal.key.env.as_str() == LOCAL;
     found.extend(of_places.into_iter().filter(|risk| !(is_local && matches!(risk, Risk::Public { .. }))));
+    let watched = old.is_some_and(|old| reads_metrics(old.app));
+    found.extend((reads_metrics(new) && !watched).then_some(Risk::Watches));
     if let Some(old) = old {
         found.extend(stopped_first(old, rollout));
         found.extend(websockets(proposal, rollout));

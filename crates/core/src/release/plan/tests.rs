@@ -369,6 +369,19 @@ fn websockets_close_where_there_were_any() {
 }
 
 #[test]
+fn who_reads_the_metrics_of_all_is_named_once() {
+    use crate::app::{Reference, Value, VarName};
+    let watches = || {
+        let name = VarName::new("METRICS_URL").unwrap();
+        web().with(|made| drop(made.app.env.insert(name, Value::From(Reference::Metrics))))
+    };
+    check_risks(None, &watches(), &["watches"]);
+    check_risks(Some(web()), &watches(), &["watches"]);
+    let again = watches().with(|made| drop(made.builds.insert(service("web"), built(2).into())));
+    check_risks(Some(watches()), &again, &[]);
+}
+
+#[test]
 fn what_everyone_may_ask_for_is_named() {
     let open = || web().with(|made| made.route(|_| {}));
     let with_proof =

@@ -1,0 +1,21 @@
+//! `bowline render`: what other engines and servers read, from the same file or of the same daemon.
+
+mod envoy;
+mod monitoring;
+
+use std::process::ExitCode;
+
+use bowline_core::fault::Fault;
+
+pub(super) use self::monitoring::write;
+use crate::args::Render;
+use crate::ui::Ui;
+
+pub(super) fn run(what: Render, ui: &Ui) -> Result<ExitCode, Fault> {
+    match what {
+        Render::Envoy(args) => envoy::run(args, ui),
+        Render::Prometheus(args) => monitoring::prometheus(args, ui),
+        Render::Alertmanager(args) => monitoring::alertmanager(args, ui),
+        Render::Grafana(args) => monitoring::grafana(args, ui),
+    }
+}

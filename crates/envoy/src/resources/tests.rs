@@ -1,0 +1,307 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_core::app::{BodyLimit, HostName, Hsts, PathPrefix, PlainHttp, Protocol, RateBy, Upload};
+use bowline_core::id::{AppKey, AppName, EnvName, Generation, ReleaseNumber, RouteName, ServiceName};
+use bowline_core::route::{
+    ApiSite, Certificate, Challenge, Credentials, Flow, Gate, Maintenance, Policies, Proof, RateLimit, Rule, Site,
+    SiteTls, Split, Table, Transfer,
+};
+use bowline_core::secret::Secret;
+use bowline_core::units::{Bytes, Rate, Weight};
+
+use super::*;
+use crate::delta::Kind;
+use crate::schema;
+
+fn key() -> AppKey {
+    AppKey { env: EnvName::new("local").unwrap(), app: AppName::new("shop").unwrap() }
+}
+
+fn pool(release: u32, cohort: Cohort) -> PoolId {
+    PoolId { key: key(), service: ServiceName::new("web").unwrap(), release: ReleaseNumber(release), cohort }
+}
+
+fn rule(path: &str, action: Action) -> Rule {
+    Rule {
+        id: RuleId { key: key(), route: RouteName::new("main").unwrap() },
+        prefix: PathPrefix::new(path).unwrap(),
+        strip: false,
+        action,
+        policies: Policies::default(),
+        body: BodyLimit(Bytes(1000)),
+        timeout: Duration::from_secs(60),
+        idle: Duration::from_secs(3600),
+        transfer: Transfer::default(),
+    }
+}
+
+fn forward(splits: &[(u32, u8)], judged: bool) -> Action {
+    let split = |(release, weight): &(u32, u8)| Split {
+        pool: pool(*release, Cohort::Whole),
+        weight: Weight::new(*weight).unwrap(),
+    };
+    let service = ServiceName::new("web").unwrap();
+    Action::Forward { service, splits: splits.iter().map(split).collect(), judged, flow: Flow::Uncounted }
+}
+
+fn host(name: &str) -> HostName {
+    HostName::new(name).unwrap()
+}
+
+fn certificate() -> Certificate {
+    Certificate { chain: "a chain".into(), key: Secret::new("a key") }
+}
+
+/// One host over both, whose pools of releases 1 and 2 have an instance each.
+fn desired(rules: Vec<Rule>) -> EdgeDesired {
+    let endpoints = |release: u16| {
+        let id = format!("local/shop.web.r{release}.0.1").parse().unwrap();
+        [(id, ([127, 0, 0, 1], 9000 + release).into())].into()
+    };
+    let pools = [1, 2].map(|release: u16| {
+        let pool_of = Pool { protocol: Protocol::Http1, endpoints: endpoints(release) };
+        (pool(release.into(), Cohort::Whole), Arc::new(pool_of))
+    });
+    let sites = [(host("shop.localhost"), Arc::new(Site { tls: SiteTls::Both, rules }))].into();
+    let table = Table { generation: Generation(7), sites, pools: pools.into(), ..Table::default() };
+    let certificates = [(host("shop.localhost"), Arc::new(certificate()))].into();
+    EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) }
+}
+
+fn all(desired: &EdgeDesired) -> Resources {
+    let listen = Listen { http: "127.0.0.1:8080".parse().unwrap(), https: Some("127.0.0.1:8443".parse().unwrap()) };
+    let draining = BTreeMap::new();
+    let resources =
+        Resources::of(Input { desired, draining: &draining, listen, access_log: Path::new("/logs/access.log") });
+    is_of_the_api(&resources);
+    resources
+}
+
+fn is_of_the_api(resources: &Resources) {
+    let kinds = [
+        (Kind::Cluster, &resources.clusters),
+        (Kind::Endpoints, &resources.endpoints),
+        (Kind::Secret, &resources.secrets),
+        (Kind::Listener, &resources.listeners),
+        (Kind::Routes, &resources.routes),
+    ];
+    for (kind, all) in kinds {
+        for (name, json) in all {
+            if let Err(error) = schema::encode(kind.message(), json) {
+                panic!("{name}: {error}: {}", std::error::Error::source(&error).unwrap());
+            }
+        }
+    }
+}
+
+/// The routes of the one host over plain HTTP or TLS.
+fn routes(desired: &EdgeDesired, configuration: &str) -> Vec<Value> {
+    let all = all(desired);
+    let hosts = all.routes[configuration]["virtual_hosts"].as_array().unwrap().clone();
+    let host = hosts.into_iter().find(|host| host["name"] == "shop.localhost").unwrap();
+    let (no_trace, routes) = host["routes"].as_array().unwrap().split_first().unwrap();
+    assert_eq!(no_trace["direct_response"]["status"], 405);
+    routes.to_vec()
+}
+
+const TLS: &str = "https/shop.localhost";
+
+#[test]
+fn a_table_is_said_whole() {
+    let resources = all(&desired(vec![rule("/", forward(&[(1, 100)], false))]));
+    assert_eq!(resources.clusters.keys().collect::<Vec<_>>(), ["local/shop.web.r1", "local/shop.web.r2"]);
+    assert_eq!(resources.endpoints.len(), 2);
+    assert_eq!(resources.listeners.keys().collect::<Vec<_>>(), ["http", "https"]);
+    assert_eq!(resources.routes.keys().collect::<Vec<_>>(), ["http", TLS]);
+    assert_eq!(resources.secrets.keys().collect::<Vec<_>>(), ["shop.localhost"]);
+    assert!(resources.refused.is_empty());
+    assert_eq!(all(&EdgeDesired::default()).listeners.len(), 1, "and one that has nothing yet");
+}
+
+#[test]
+fn weights_are_shares_of_pools_that_have_instances() {
+    let routes_of = |splits: &[(u32, u8)]| routes(&desired(vec![rule("/", forward(splits, false))]), TLS);
+    let action = |splits: &[(u32, u8)]| routes_of(splits)[2]["route"].clone();
+    assert_eq!(action(&[(1, 100)])["cluster"], "local/shop.web.r1");
+    let two = action(&[(1, 90), (2, 10)]);
+    let shares: Vec<_> = two["weighted_clusters"]["clusters"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["weight"].as_u64().unwrap())
+        .collect();
+    assert_eq!(shares, [90, 10]);
+    assert_eq!(action(&[(1, 90), (3, 10)])["cluster"], "local/shop.web.r1", "release 3 has no instance");
+    let none = routes_of(&[(3, 100)]);
+    assert_eq!((none.len(), &none[0]["direct_response"]["status"]), (2, &503.into()));
+}
+
+#[test]
+fn two_that_are_judged_are_chosen_by_place() {
+    let routes = routes(&desired(vec![rule("/", forward(&[(1, 90), (2, 10)], true))]), TLS);
+    let plain = &routes[2];
+    assert_eq!(plain["route"]["cluster_header"], "bowline-pool");
+    let context = &plain["typed_per_filter_config"]["bowline.steer"]["filter_context"];
+    assert_eq!(context["pools"][0]["cluster"], "local/shop.web.r2", "the candidate has the first places");
+    assert_eq!((&context["split"], &context["turn"]), (&true.into(), &74.into()));
+}
+
+#[test]
+fn what_guards_is_on_in_any_case_of_the_path() {
+    let digests = BTreeSet::from([[7; 32]]);
+    let gate =
+        Gate { proof: Proof::Header("x-auth-token".into()), credentials: Credentials { salt: [1; 16], digests } };
+    let policies = Policies {
+        maintenance: Some(Maintenance { allow: vec!["10.0.0.0/8".parse().unwrap()] }),
+        allow: vec!["192.0.2.0/24".parse().unwrap()],
+        auth: Some(gate),
+        rate: Some(RateLimit { rate: Rate { count: 10, per: Duration::from_secs(1) }, by: RateBy::Client }),
+        upload: None,
+    };
+    let guarded = Rule { policies, ..rule("/admin", forward(&[(1, 100)], false)) };
+    let routes = routes(&desired(vec![guarded]), TLS);
+    for route in &routes[..5] {
+        assert_eq!(
+            (&route["match"]["path_separated_prefix"], &route["match"]["case_sensitive"]),
+            (&"/admin".into(), &false.into())
+        );
+        let on: Vec<_> = route["typed_per_filter_config"].as_object().unwrap().keys().collect();
+        let policies = [
+            "bowline.allow",
+            "bowline.auth",
+            "bowline.maintenance",
+            "bowline.maintenance.inside",
+            "bowline.rate.client",
+        ];
+        assert!(policies.iter().all(|name| on.iter().any(|one| one == name)), "{on:?}");
+    }
+    let context = &routes[2]["typed_per_filter_config"]["bowline.auth"]["filter_context"];
+    assert_eq!((&context["kind"], &context["digests"][0]), (&"header".into(), &"07".repeat(32).into()));
+}
+
+#[test]
+fn only_what_may_be_repeated_is_repeated_after_it_was_heard() {
+    let routes = routes(&desired(vec![rule("/", forward(&[(1, 100)], false))]), TLS);
+    let on = |route: &Value| {
+        route["route"]["retry_policy"]["retry_on"].as_str().map(|on| on.contains(",reset,") || on.ends_with(",reset"))
+    };
+    assert_eq!(routes.iter().filter_map(on).collect::<Vec<_>>(), [false, true, false, false]);
+    let methods = &routes[2]["match"]["headers"][0]["string_match"]["safe_regex"]["regex"];
+    assert_eq!(*methods, "GET|HEAD|OPTIONS|PUT|DELETE");
+}
+
+#[test]
+fn a_wildcard_is_one_label() {
+    let mut desired = desired(vec![rule("/", forward(&[(1, 100)], false))]);
+    let table = Arc::make_mut(&mut desired.table);
+    table.sites = table.sites.values().map(|site| (host("*.shop.localhost"), Arc::clone(site))).collect();
+    let hosts = all(&desired).routes["http"]["virtual_hosts"].as_array().unwrap().clone();
+    let first = &hosts.iter().find(|host| host["name"] == "*.shop.localhost").unwrap()["routes"][0];
+    assert_eq!(first["direct_response"]["status"], 404);
+    let pattern = &first["match"]["headers"][0]["string_match"]["safe_regex"]["regex"];
+    assert_eq!(*pattern, r"(?i).+\..+\.shop\.localhost(:[0-9]+)?");
+}
+
+#[test]
+fn bodies_are_bounded_announced_or_not() {
+    let routes = routes(&desired(vec![rule("/", forward(&[(1, 100)], false))]), TLS);
+    assert_eq!(routes[0]["direct_response"]["status"], 413);
+    assert_eq!(routes[0]["match"]["headers"][0]["range_match"]["start"], "1001");
+    assert_eq!(routes[1]["route"]["idle_timeout"], "3600.000000000s", "a WebSocket");
+    assert_eq!(routes[3]["route"]["idle_timeout"], "60.000000000s");
+    let held = &routes[4]["typed_per_filter_config"]["bowline.body"]["buffer"]["max_request_bytes"];
+    assert_eq!(*held, 1000);
+}
+
+#[test]
+fn plain_http_is_sent_to_https_where_that_is_said() {
+    let transfer = Transfer {
+        http: PlainHttp::Redirect,
+        hsts: Some(Hsts { age: Duration::from_secs(60), subdomains: false, preload: false }),
+        compress: true,
+    };
+    let desired = desired(vec![Rule { transfer, ..rule("/", forward(&[(1, 100)], false)) }]);
+    let plain = routes(&desired, "http");
+    assert_eq!(plain[0]["redirect"]["port_redirect"], 8443, "who has named a port");
+    assert_eq!(
+        (&plain[1]["redirect"]["https_redirect"], plain[1]["redirect"].get("port_redirect")),
+        (&true.into(), None)
+    );
+    let over_tls = &routes(&desired, TLS)[2];
+    let headers = over_tls["response_headers_to_add"].to_string();
+    assert!(headers.contains("strict-transport-security") && headers.contains("max-age=60"), "{headers}");
+    assert!(over_tls["typed_per_filter_config"]["bowline.compress"].is_object());
+}
+
+#[test]
+fn paths_are_stripped_and_redirects_keep_them() {
+    let stripped = Rule { strip: true, ..rule("/a.b", forward(&[(1, 100)], false)) };
+    let to = rule("/old", Action::Redirect("https://example.com/new/".into()));
+    let denied = rule("/no", Action::Deny);
+    let routes = routes(&desired(vec![stripped, to, denied]), TLS);
+    assert_eq!(routes[2]["route"]["regex_rewrite"]["pattern"]["regex"], r"^(?i:/a\.b)/?(.*)$");
+    let redirect = &routes[5]["redirect"];
+    assert_eq!(
+        (&redirect["host_redirect"], &redirect["regex_rewrite"]["substitution"]),
+        (&"example.com".into(), &r"/new\1".into())
+    );
+    assert_eq!(
+        (&routes[6]["direct_response"]["status"], &routes[7]["direct_response"]["status"]),
+        (&403.into(), &404.into())
+    );
+}
+
+#[test]
+fn an_instance_that_is_drained_is_told_and_gets_nothing() {
+    let desired = desired(vec![rule("/", forward(&[(1, 100)], false))]);
+    let mut draining: BTreeMap<PoolId, Pool> = BTreeMap::new();
+    let gone = draining.entry(pool(1, Cohort::Whole)).or_default();
+    gone.endpoints.insert("local/shop.web.r1.1.1".parse().unwrap(), "127.0.0.1:9".parse().unwrap());
+    draining.entry(pool(9, Cohort::Whole)).or_default().endpoints.clone_from(&gone_endpoints());
+    let listen = Listen { http: "127.0.0.1:8080".parse().unwrap(), https: None };
+    let resources =
+        Resources::of(Input { desired: &desired, draining: &draining, listen, access_log: Path::new("/a") });
+    is_of_the_api(&resources);
+    let health = |cluster: &str| {
+        let all = resources.endpoints[cluster]["endpoints"][0]["lb_endpoints"].as_array().unwrap();
+        all.iter().map(|one| one["health_status"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(health("local/shop.web.r1"), ["HEALTHY", "DRAINING"]);
+    assert_eq!(health("local/shop.web.r9"), ["HEALTHY"], "no route leads there: it is what keeps requests away");
+    assert_eq!(resources.listeners.keys().collect::<Vec<_>>(), ["http"]);
+}
+
+fn gone_endpoints() -> BTreeMap<bowline_core::id::InstanceId, SocketAddr> {
+    [("local/shop.web.r9.0.1".parse().unwrap(), "127.0.0.1:10".parse().unwrap())].into()
+}
+
+#[test]
+fn names_are_proven_and_the_api_is_reached_over_tls_alone() {
+    let mut desired = desired(vec![rule("/", forward(&[(1, 100)], false))]);
+    let table = Arc::make_mut(&mut desired.table);
+    let http = Challenge::Http { token: "token".into(), answer: "token.answer".into() };
+    table.challenges = [(host("a.example.com"), http), (host("b.example.com"), Challenge::Tls(certificate()))].into();
+    table.api = Some(Arc::new(ApiSite { host: host("api.example.com"), socket: "/run/outer.sock".into() }));
+    Arc::make_mut(&mut desired.certificates).insert(host("api.example.com"), Arc::new(certificate()));
+    let all = all(&desired);
+    let plain = all.routes["http"].to_string();
+    assert!(plain.contains("/.well-known/acme-challenge/token") && plain.contains("tls-wanted"), "{plain}");
+    assert!(all.routes["https/api.example.com"].to_string().contains("bowline-client"));
+    let chains = all.listeners["https"]["filter_chains"].as_array().unwrap();
+    let alone: Vec<_> =
+        chains.iter().filter(|chain| chain["filter_chain_match"]["application_protocols"].is_array()).collect();
+    assert_eq!((alone.len(), &alone[0]["name"]), (1, &"acme/b.example.com".into()));
+    assert!(all.clusters.contains_key("bowline/api"));
+}
+
+#[test]
+fn what_another_edge_accepted_is_answered_503_and_told() {
+    let upload = Some(Upload { extensions: vec!["png".into()] });
+    let policies = Policies { upload, ..Policies::default() };
+    let desired = desired(vec![Rule { policies, ..rule("/", forward(&[(1, 100)], false)) }]);
+    let resources = all(&desired);
+    assert_eq!(resources.refused.len(), 1);
+    assert_eq!(routes(&desired, TLS)[0]["direct_response"]["status"], 503);
+}
