@@ -214,6 +214,9 @@ struct Relay<'a, 'r, C> {
     reading: Duration,
     /// The tick until which the client must have read on; `None`: nothing waits for it.
     read_until: Option<u64>,
+    /// The tick until which more of its body must have come, and then, until which the instance must have begun to answer. `None`: nothing waits for
+    /// it, or the answer has begun, and both may speak as they like.
+    answer_until: Option<u64>,
 }
 
 enum Step {
@@ -253,6 +256,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             progress: 0,
             reading: route.reading,
             read_until: None,
+            answer_until: None,
             request,
             client,
             route,
@@ -337,32 +341,78 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         }
     }
 
-    /// How long nothing may move. Of a call of gRPC it is not known whether it streams, and what streams may rest.
+    /// How long nothing may move. An instance that has heard all and has begun to answer may be silent, as events and logs are that it sends; of a
+    /// call of gRPC it is not known whether it streams.
     fn idle(&self) -> Duration {
-        match self.is_call {
-            true => self.route.idle,
-            false => self.route.idle.min(self.route.timeout),
-        }
+        let may_rest = self.is_call || self.sending_over && self.response.is_some();
+        if may_rest { self.route.idle } else { self.short_idle() }
+    }
+
+    fn short_idle(&self) -> Duration {
+        self.route.idle.min(self.route.timeout)
     }
 
     fn restart_clock(&mut self) {
-        // Once the request is sent and until the answer begins, the instance has its own time.
-        let waiting = self.sending_over && self.response.is_none();
-        self.request.deadline.set(if waiting { self.route.timeout } else { self.idle() });
-        for until in [self.read_until, self.request.until].into_iter().flatten() {
+        let now = self.request.worker.sweep.now();
+        // Once the request is sent and until the answer begins, the instance has its own time, which nothing that it says before prolongs.
+        if self.sending_over && self.response.is_none() {
+            self.answer_until.get_or_insert(now.saturating_add(ticks(self.route.timeout)));
+            self.request.deadline.clear();
+        } else {
+            self.request.deadline.set(self.idle());
+        }
+        for until in [self.read_until, self.answer_until, self.request.until].into_iter().flatten() {
             self.request.deadline.set_no_later(until);
         }
     }
 
-    /// A client that reads nothing has its own time, which nothing that an instance says prolongs. True: it begins or is over.
+    /// A client that reads nothing, or drop by drop, has its own time, which nothing that an instance says prolongs. True: it begins or is over.
     fn watch_reading(&mut self, flushed: bool, sent: bool) -> bool {
         let before = self.read_until;
+        let now = self.request.worker.sweep.now();
+        let has_begun = self.response.is_some();
+        if before.is_some() && has_begun && (flushed || sent) {
+            self.request.patience.moved(now, self.client.sent_bytes());
+        }
         if flushed {
             self.read_until = None;
         } else if sent || before.is_none() {
-            self.read_until = Some(self.request.worker.sweep.now().saturating_add(ticks(self.reading)));
+            // Before the answer, patience is with what the client sends.
+            let until =
+                if has_begun { self.request.patience.waits(now) } else { now.saturating_add(ticks(self.reading)) };
+            self.read_until = Some(until);
         }
         before.is_some() != self.read_until.is_some()
+    }
+
+    /// An instance is not kept by a client that drips.
+    fn watch_body(&mut self, waits: bool) {
+        if self.is_call {
+            return;
+        }
+        let now = self.request.worker.sweep.now();
+        if !waits {
+            self.request.patience.moved(now, self.client.body_bytes());
+            self.answer_until = None;
+        } else if self.response.is_none() && self.answer_until.is_none() {
+            let until = self.request.patience.waits(now);
+            self.request.deadline.set_no_later(until);
+            self.answer_until = Some(until);
+        }
+    }
+
+    /// Whether nobody listens any more, also while an instance is silent that has begun to answer.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        // Who has given up a stream says so, also while the instance does not take what was read of it.
+        if !self.client.carries_trailers() && !self.body_read {
+            return Poll::Pending;
+        }
+        let gone = self.client.poll_gone(cx);
+        // Whoever has closed its side may read on, or be gone: it has no more than others had.
+        if gone.is_pending() && self.response.is_some() && self.client.poll_closed(cx).is_ready() {
+            self.request.deadline.set_sooner(self.short_idle());
+        }
+        gone
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
@@ -392,10 +442,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             if self.request.deadline.passed(cx) {
                 return Poll::Ready(Err(self.stalled()));
             }
-            // Who has given up a stream says so, also while the instance does not take what was read of it.
-            if (self.client.carries_trailers() || self.body_read && self.response.is_none())
-                && let Poll::Ready(reason) = self.client.poll_gone(cx)
-            {
+            if let Poll::Ready(reason) = self.poll_gone(cx) {
                 return Poll::Ready(Err(reason));
             }
             return Poll::Pending;
@@ -499,6 +546,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             }
         };
         self.request.journal.turn.is_clients(read.is_pending());
+        self.watch_body(read.is_pending());
         policy::room(self.route.body, self.client.body_bytes())?;
         match read {
             Poll::Ready(Body::Data(_)) => Ok(Step::Moved),

@@ -15,7 +15,7 @@ use bowline_core::route::Method;
 use crate::answer::{Blame, Reason, wants_html};
 use crate::balance::{Dice, Endpoint};
 use crate::client::{Client, Peer};
-use crate::deadline::{Deadline, ticks};
+use crate::deadline::{Deadline, Patience, ticks};
 use crate::grpc::{self, Code};
 use crate::h1::{Exchange, Framing, Refusal, RequestHead, ResponseLine, Scheme, Upgrade, Version, write};
 use crate::policy::upload::UploadFault;
@@ -56,6 +56,8 @@ pub(crate) struct Request<'a> {
     pub(crate) journal: Journal,
     /// What its body has to pass; `None`: the body goes on as it comes.
     pub(crate) upload: Option<Box<Upload>>,
+    /// With a client that sends its body, and then reads its answer.
+    pub(crate) patience: Patience,
     /// Of a body that is on its way to an instance which may still say that it has not read it.
     pub(crate) kept: Option<Box<Kept>>,
     /// Among 100, drawn for a client that brings none: see [`sticky`].
@@ -88,6 +90,7 @@ pub(crate) async fn run<C: Client>(
         trace,
         journal: Journal { waits, ..Journal::begin() },
         upload: None,
+        patience: Patience::new(Duration::MAX),
         kept: None,
         place: None,
         is_call,
@@ -194,6 +197,7 @@ impl Request<'_> {
             guard.check(self.client, self.head, self.journal.begun)?;
         }
         policy::announced(route.body, self.head.body())?;
+        self.patience = Patience::new(route.idle.min(route.timeout));
         if let Some(guard) = &route.guard {
             self.upload = guard.upload(self.head)?;
         }
@@ -307,6 +311,12 @@ impl Request<'_> {
                 let _ = client.poll_flush(cx)?;
                 let read = upload.poll(client, cx)?;
                 policy::room(route.body, client.body_bytes())?;
+                let now = self.worker.sweep.now();
+                if read.is_pending() {
+                    self.deadline.set_no_later(self.patience.waits(now));
+                } else {
+                    self.patience.moved(now, client.body_bytes());
+                }
                 match read {
                     Poll::Ready(_) => restart(self),
                     Poll::Pending if self.is_out_of_time() => return Poll::Ready(Err(Reason::DeadlineExceeded)),

@@ -59,6 +59,43 @@ async fn a_body_that_does_not_go_on_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_drips_is_given_up_and_one_that_is_slow_is_not() {
+    let reading = upstream(|number, mut talk| async move {
+        if number == 0 {
+            return drop(talk.rest().await);
+        }
+        let head = talk.try_head().await.unwrap();
+        talk.body(&head).await;
+        talk.say(&ok("all of it")).await;
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(hasty(reading)).await;
+    // So many bytes each tenth of what nothing may take: 33 and 1,000 a second.
+    for (bytes, expected) in [(1, (408, Some("body-timeout"))), (30, (200, None))] {
+        const PIECES: usize = 60;
+        let (read, mut write) = edge.connect().await.stream.into_split();
+        let length = bytes * PIECES;
+        let head = format!("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: {length}\r\n\r\n");
+        write.write_all(head.as_bytes()).await.unwrap();
+        let drip = tokio::spawn(async move {
+            let mut pace = tokio::time::interval(SOON / 10);
+            for _ in 0..PIECES {
+                pace.tick().await;
+                if write.write_all(&vec![b'x'; bytes]).await.is_err() {
+                    break;
+                }
+            }
+            write
+        });
+        let answer = Talk::new(tokio::io::join(read, tokio::io::sink())).answer().await;
+        assert_eq!((answer.status, answer.header("x-bowline-error")), expected, "{bytes}");
+        drip.abort();
+    }
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_does_not_read_is_given_up() {
     let deaf = upstream(|_, talk| async move {
         std::future::pending::<()>().await;

@@ -20,6 +20,37 @@ pub(super) const PONG: &[u8] = b"\x81\x04ping";
 
 pub(super) static CASES: &[Case] = &[
     Case {
+        id: "failures/killed",
+        key: "service.web.scale",
+        about: "one of two instances is killed: what it was asked and has not answered goes to the other one",
+        must: "20 of 20 web 200",
+        ask: |scene| {
+            // Envoy gives nothing to an instance that is left out, were there no other.
+            wait("nobody is left out", RESTING, || all_are_asked(scene).then_some(()));
+            let before = scene.bowline.processes_of(APP);
+            let of_web = |process: &&Process| {
+                process.environment("HOSTILE_UPSTREAM").as_deref() == Some(&scene.web.port.to_string())
+            };
+            let victim = before.iter().find(of_web).context("an instance of web runs")?;
+            let id = victim.environment("BOWLINE_INSTANCE").context("it has a name")?;
+            let of_victim = before.iter().filter(|one| one.environment("BOWLINE_INSTANCE").as_deref() == Some(&id));
+            for process in of_victim {
+                process.kill();
+                wait("it is gone", SOON, || (!process.runs()).then_some(()));
+            }
+            let told = || scene.get("/after").tell().map_or_else(|e| e.to_string(), |t| t.to_string());
+            let all: Vec<String> = (0..20).map(|_| told()).collect();
+            let good = all.iter().filter(|told| *told == "web 200").count();
+            is_whole(scene);
+            let others: Vec<&String> = all.iter().filter(|told| *told != "web 200").collect();
+            Ok(format!(
+                "{good} of 20 web 200{}",
+                if others.is_empty() { String::new() } else { format!(", {others:?}") }
+            ))
+        },
+        ..Case::HERE
+    },
+    Case {
         id: "failures/late answer",
         key: "route.hasty.limit.timeout",
         file: "[route.hasty]\npath = \"/hasty\"\nto = \"web\"\nlimit = { timeout = \"1s\" }\n",
@@ -123,35 +154,6 @@ pub(super) static CASES: &[Case] = &[
         ..Case::HERE
     },
     Case {
-        id: "failures/killed",
-        key: "service.web.scale",
-        about: "one of two instances is killed: what it was asked and has not answered goes to the other one",
-        must: "20 of 20 web 200",
-        ask: |scene| {
-            let before = scene.bowline.processes_of(APP);
-            let of_web = |process: &&Process| {
-                process.environment("HOSTILE_UPSTREAM").as_deref() == Some(&scene.web.port.to_string())
-            };
-            let victim = before.iter().find(of_web).context("an instance of web runs")?;
-            let id = victim.environment("BOWLINE_INSTANCE").context("it has a name")?;
-            let of_victim = before.iter().filter(|one| one.environment("BOWLINE_INSTANCE").as_deref() == Some(&id));
-            for process in of_victim {
-                process.kill();
-                wait("it is gone", SOON, || (!process.runs()).then_some(()));
-            }
-            let told = || scene.get("/after").tell().map_or_else(|e| e.to_string(), |t| t.to_string());
-            let all: Vec<String> = (0..20).map(|_| told()).collect();
-            let good = all.iter().filter(|told| *told == "web 200").count();
-            is_whole(scene);
-            let others: Vec<&String> = all.iter().filter(|told| *told != "web 200").collect();
-            Ok(format!(
-                "{good} of 20 web 200{}",
-                if others.is_empty() { String::new() } else { format!(", {others:?}") }
-            ))
-        },
-        ..Case::HERE
-    },
-    Case {
         id: "failures/nobody",
         key: "service.none.scale",
         file: "[service.none]\nbuild_of = \"web\"\nrun = \"python3 relay.py\"\nscale = 0\nenv = { HOSTILE_UPSTREAM = \"@WEB@\" }\n\
@@ -193,6 +195,11 @@ fn times(told: &Told) -> &'static str {
 /// Waits until all instances are ready again.
 fn is_whole(scene: &Scene) {
     wait("it is started again", SOON, || service(scene, "web").filter(|web| web["ready"] == web["wanted"]).map(drop));
+}
+
+fn all_are_asked(scene: &Scene) -> bool {
+    let web = service(scene, "web").expect("the scene has it");
+    web["instances"].as_array().expect("its instances").iter().all(|one| one["waits_on"].is_null())
 }
 
 fn service(scene: &Scene, name: &str) -> Option<Value> {

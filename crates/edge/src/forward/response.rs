@@ -4,6 +4,7 @@ use super::leg::Leg;
 use super::{Relay, Step};
 use crate::answer::Reason;
 use crate::client::Client;
+use crate::deadline::Patience;
 use crate::encoding::Coding;
 use crate::grpc::Code;
 use crate::h1::{BadUpstream, BodyDecoder, Framing, ResponseHead, ResponseLine, write};
@@ -65,6 +66,8 @@ impl<C: Client> Relay<'_, '_, C> {
         let decoder = BodyDecoder::new(head.body());
         let complete = decoder.is_complete() && !trailing;
         self.response = Some(decoder);
+        self.answer_until = None;
+        self.request.patience = Patience::new(self.reading);
         self.upgraded = head.is_upgrade();
         if self.upgraded {
             self.response_read = true;
