@@ -1,5 +1,6 @@
 //! Forwarding: balance → connect → relay both bodies at once, in one task that owns both sockets.
 
+mod clock;
 mod leg;
 mod response;
 
@@ -17,7 +18,6 @@ use http::HeaderMap;
 use crate::answer::{Blame, Reason};
 use crate::balance::{self, Ticket};
 use crate::client::{Body, Client};
-use crate::deadline::ticks;
 use crate::encoding::Gzip;
 use crate::h1::{AfterUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseParser, ResponseStep, write};
 use crate::places::Places;
@@ -341,80 +341,6 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         }
     }
 
-    /// How long nothing may move. An instance that has heard all and has begun to answer may be silent, as events and logs are that it sends; of a
-    /// call of gRPC it is not known whether it streams.
-    fn idle(&self) -> Duration {
-        let may_rest = self.is_call || self.sending_over && self.response.is_some();
-        if may_rest { self.route.idle } else { self.short_idle() }
-    }
-
-    fn short_idle(&self) -> Duration {
-        self.route.idle.min(self.route.timeout)
-    }
-
-    fn restart_clock(&mut self) {
-        let now = self.request.worker.sweep.now();
-        // Once the request is sent and until the answer begins, the instance has its own time, which nothing that it says before prolongs.
-        if self.sending_over && self.response.is_none() {
-            self.answer_until.get_or_insert(now.saturating_add(ticks(self.route.timeout)));
-            self.request.deadline.clear();
-        } else {
-            self.request.deadline.set(self.idle());
-        }
-        for until in [self.read_until, self.answer_until, self.request.until].into_iter().flatten() {
-            self.request.deadline.set_no_later(until);
-        }
-    }
-
-    /// A client that reads nothing, or drop by drop, has its own time, which nothing that an instance says prolongs. True: it begins or is over.
-    fn watch_reading(&mut self, flushed: bool, sent: bool) -> bool {
-        let before = self.read_until;
-        let now = self.request.worker.sweep.now();
-        let has_begun = self.response.is_some();
-        if before.is_some() && has_begun && (flushed || sent) {
-            self.request.patience.moved(now, self.client.sent_bytes());
-        }
-        if flushed {
-            self.read_until = None;
-        } else if sent || before.is_none() {
-            // Before the answer, patience is with what the client sends.
-            let until =
-                if has_begun { self.request.patience.waits(now) } else { now.saturating_add(ticks(self.reading)) };
-            self.read_until = Some(until);
-        }
-        before.is_some() != self.read_until.is_some()
-    }
-
-    /// An instance is not kept by a client that drips.
-    fn watch_body(&mut self, waits: bool) {
-        if self.is_call {
-            return;
-        }
-        let now = self.request.worker.sweep.now();
-        if !waits {
-            self.request.patience.moved(now, self.client.body_bytes());
-            self.answer_until = None;
-        } else if self.response.is_none() && self.answer_until.is_none() {
-            let until = self.request.patience.waits(now);
-            self.request.deadline.set_no_later(until);
-            self.answer_until = Some(until);
-        }
-    }
-
-    /// Whether nobody listens any more, also while an instance is silent that has begun to answer.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        // Who has given up a stream says so, also while the instance does not take what was read of it.
-        if !self.client.carries_trailers() && !self.body_read {
-            return Poll::Pending;
-        }
-        let gone = self.client.poll_gone(cx);
-        // Whoever has closed its side may read on, or be gone: it has no more than others had.
-        if gone.is_pending() && self.response.is_some() && self.client.poll_closed(cx).is_ready() {
-            self.request.deadline.set_sooner(self.short_idle());
-        }
-        gone
-    }
-
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         loop {
             let moved = matches!(self.send_request(cx)?, Step::Moved) | matches!(self.read_response(cx)?, Step::Moved);
@@ -447,25 +373,6 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             }
             return Poll::Pending;
         }
-    }
-
-    /// Who kept the other waiting.
-    fn stalled(&self) -> Reason {
-        if self.request.is_out_of_time() {
-            return Reason::DeadlineExceeded;
-        }
-        match &self.response {
-            Some(_) if self.read_until.is_some() => Reason::ClientStalled,
-            Some(_) => Reason::UpstreamStalled,
-            None if self.sending_over => Reason::ResponseTimeout,
-            None if self.written < self.output.len() => Reason::UpstreamStalled,
-            None => Reason::Refused(Refusal::BodyTimeout),
-        }
-    }
-
-    /// The instance had all of the request, so long, and has not begun to answer.
-    fn has_waited(&self, time: Duration) -> bool {
-        self.sending_over && self.response.is_none() && self.request.journal.turn.took() >= time
     }
 
     /// Client → instance: one stretch.

@@ -18,9 +18,16 @@ use tokio::net::TcpStream;
 
 const SOON: Duration = Duration::from_millis(300);
 
-/// Its instance has this long to answer; both sides may be still for as long.
+/// A pause of the machine is no drip.
+const LATER: Duration = Duration::from_millis(1500);
+
+/// Its instance has [`SOON`] to answer; both sides may be still for as long.
 fn hasty(address: SocketAddr) -> TableBuilder {
-    let rule = Rule { timeout: SOON, idle: SOON, ..rule("/", forward(1)) };
+    within(SOON, address)
+}
+
+fn within(time: Duration, address: SocketAddr) -> TableBuilder {
+    let rule = Rule { timeout: time, idle: time, ..rule("/", forward(1)) };
     TableBuilder::default().site("a.test", vec![rule]).pool(1, &[address])
 }
 
@@ -70,10 +77,10 @@ async fn a_body_that_drips_is_given_up_and_one_that_is_slow_is_not() {
     })
     .await;
     let mut edge = Edge::start().await;
-    edge.serve(hasty(reading)).await;
-    // So many bytes each tenth of what nothing may take: 33 and 1,000 a second.
+    edge.serve(within(LATER, reading)).await;
+    // So many bytes 33 times a second.
     for (bytes, expected) in [(1, (408, Some("body-timeout"))), (30, (200, None))] {
-        const PIECES: usize = 60;
+        const PIECES: usize = 100;
         let (read, mut write) = edge.connect().await.stream.into_split();
         let length = bytes * PIECES;
         let head = format!("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: {length}\r\n\r\n");
@@ -157,6 +164,114 @@ async fn who_does_not_read_an_answer_is_let_go_however_much_is_said() {
     assert!(waited.expect("its instance goes on").is_err());
     fault(&edge, "client-stalled").await;
     drop(talk);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_drop_by_drop_is_let_go_and_who_is_slow_is_not() {
+    const LENGTH: usize = 1200;
+    let long = upstream(|_, mut talk| async move {
+        talk.try_head().await;
+        talk.say(&ok(&"x".repeat(LENGTH))).await;
+        talk.rest().await;
+    })
+    .await;
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(within(LATER, long), ca.certificates.clone()).await;
+    // So many bytes ten times a second.
+    for (bytes, is_whole) in [(8, false), (40, true)] {
+        let stream = handshake(&edge, &ca, "a.test", "h2").await.unwrap();
+        let (client, connection) =
+            h2::client::Builder::new().initial_window_size(bytes).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+        let running = tokio::spawn(connection);
+        let mut client = client.ready().await.unwrap();
+        let request = http::Request::get("https://a.test/").body(()).unwrap();
+        let answer = client.send_request(request, true).unwrap().0.await.unwrap();
+        let (mut body, mut read) = (answer.into_body(), 0);
+        let mut pace = tokio::time::interval(SOON / 3);
+        while let Some(Ok(piece)) = body.data().await {
+            read += piece.len();
+            pace.tick().await;
+            body.flow_control().release_capacity(piece.len()).unwrap();
+        }
+        assert_eq!(read == LENGTH, is_whole, "{read} bytes");
+        running.abort();
+    }
+    fault(&edge, "client-stalled").await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_begins_its_answer_drop_by_drop_is_given_up() {
+    let dripping = upstream(|_, mut talk| async move {
+        talk.try_head().await;
+        talk.say("HTTP/1.1 200 OK\r\nX: ").await;
+        let mut pace = tokio::time::interval(SOON / 10);
+        while talk.stream.write_all(b"x").await.is_ok() {
+            pace.tick().await;
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(hasty(dripping)).await;
+    let answer = edge.get("a.test", "/").await;
+    assert_eq!((answer.status, answer.header("x-bowline-error")), (504, Some("response-timeout")));
+    edge.stop().await;
+}
+
+/// It has this long to begin, and may be silent for an hour then.
+fn patient(address: SocketAddr) -> TableBuilder {
+    let rule = Rule { timeout: SOON, idle: Duration::from_secs(3600), ..rule("/", forward(1)) };
+    TableBuilder::default().site("a.test", vec![rule]).pool(1, &[address])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_may_be_rare() {
+    let events = upstream(|_, mut talk| async move {
+        talk.try_head().await;
+        talk.say("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n").await;
+        tokio::time::sleep(SOON * 4).await;
+        talk.say("data: 2\n\n").await;
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(patient(events)).await;
+    let mut talk = edge.connect().await;
+    talk.say("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await;
+    let all = talk.rest().await;
+    assert!(String::from_utf8_lossy(&all).contains("data: 2"), "it is cut");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_gone_keeps_no_instance_that_is_silent() {
+    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+    let silent = upstream(move |_, mut talk| {
+        let ended = ended.clone();
+        async move {
+            talk.try_head().await;
+            talk.say("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n").await;
+            talk.rest().await;
+            ended.send(()).unwrap();
+        }
+    })
+    .await;
+    let ca = authority(&["a.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(patient(silent), ca.certificates.clone()).await;
+    const ASKED: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    let mut plain = edge.connect().await;
+    plain.say(ASKED).await;
+    plain.line().await;
+    drop(plain);
+    tokio::time::timeout(PATIENCE, end.recv()).await.expect("it is kept by one that was plain");
+    let mut secure = Talk::new(handshake(&edge, &ca, "a.test", "http/1.1").await.unwrap());
+    secure.say(ASKED).await;
+    secure.line().await;
+    drop(secure);
+    tokio::time::timeout(PATIENCE, end.recv()).await.expect("it is kept by one with TLS");
+    fault(&edge, "client-gone").await;
     edge.stop().await;
 }
 
