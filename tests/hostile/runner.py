@@ -202,6 +202,8 @@ def unlisted():
     covered = {case.item for case in corpus.cases()}
     faults = [f"no case stands for: {line}" for line in sorted(wanted - covered)]
     faults += [f"no line of the list is: {line}" for line in sorted(covered - wanted)]
+    names = Counter(case.id for case in corpus.cases())
+    faults += [f"{count} cases are called {name}" for name, count in names.items() if count > 1]
     for line, where in elsewhere.items():
         path, _, test = where.partition(" ")
         if f"fn {test}()" not in (HERE.parent.parent / path).read_text(encoding="utf-8"):

@@ -117,23 +117,40 @@ pub(crate) async fn refuse<C: Client>(worker: &Worker, client: &mut C, refusal: 
         deadline.set(ANSWER_TIME);
         let _ = flush(client, deadline).await;
     }
+    log_refused(worker, (client.peer(), client.protocol()), &trace, (refusal.status(), page.len()), reason.code());
+}
+
+/// A connection of HTTP/2 that broke the rules of all its streams: it is told by the library, counted and logged here.
+pub(crate) fn broken(worker: &Worker, peer: &Peer) {
+    const CODE: &str = "http2-connection";
+    worker.shard.refused(CODE);
+    log_refused(worker, (peer, "HTTP/2.0"), &Trace::fresh(&worker.dice), (400, 0), CODE);
+}
+
+fn log_refused(
+    worker: &Worker,
+    (peer, protocol): (&Peer, &'static str),
+    trace: &Trace,
+    (status, bytes): (u16, usize),
+    code: &'static str,
+) {
     let line = Line {
         labels: [""; 3],
         method: "",
         host: "",
         path: "",
-        status: refusal.status(),
+        status,
         duration: Duration::ZERO,
         waited: None,
         request_bytes: 0,
-        response_bytes: page.len() as u64,
-        client: client.peer().ip,
-        protocol: client.protocol(),
-        tls: tls_version(client.peer()),
+        response_bytes: bytes as u64,
+        client: peer.ip,
+        protocol,
+        tls: tls_version(peer),
         trace: trace.trace_id(),
         request: trace.request_id(),
         call: None,
-        fault: Some((reason.blame().as_str(), reason.code())),
+        fault: Some((Blame::Client.as_str(), code)),
     };
     worker.access.write(&line, Instant::now());
 }

@@ -105,7 +105,7 @@ CASES = [
     stream("name-space", [("x y", "b")], "a name with a space"),
     stream("name-upper", [("X-Upper", "b")], "names are in small letters (RFC 9113, 8.2.1)"),
     stream("name-empty", [("", "b")], "a field without a name"),
-    stream("path-crlf", [], "as HTTP/1.1 it would be the end of the request line", path="/h2 HTTP/1.1\r\nx: y"),
+    stream("path-line", [], "as HTTP/1.1 it would be the end of the request line", path="/h2 HTTP/1.1\r\nx: y"),
     stream("path-space", [], "as HTTP/1.1 it would be four words", path="/h2 HTTP/1.1 x"),
     stream("path-empty", [], "no path at all (RFC 9113, 8.3.1)", path=""),
     stream("path-relative", [], "a path begins with a slash", path="h2"),

@@ -5,6 +5,7 @@ import time
 import wire
 from case import BOUND, Case, Seen
 from hyperframe.frame import PingFrame
+from upstream import ASIDE
 from wire import Http1, Http2
 
 # What the peers are configured with, in seconds: a head, a handshake; a body's standstill, a reader's; between two requests.
@@ -63,6 +64,25 @@ def still(pieces, limit):
             return Seen(notes={"took": drip(client.stream, given, limit)})
 
     return send
+
+
+def dripping(runner, over):
+    with Http1(runner.place, over) as client:
+        first = runner.place.fill(LONG_POST.replace(b"{path}", path("slow/body-drip", over).encode()), over)
+        # Each piece says that it belongs to no other case.
+        return Seen(notes={"took": drip(client.stream, repeat(first, ASIDE), STILL)})
+
+
+def dripping_stream(runner, over):
+    """A few bytes of a body each half second, over HTTP/2."""
+    begun = time.monotonic()
+    with Http2(runner.place) as client:
+        client.headers(1, client.fields("POST", path("h2/body-drip", over), [("content-length", "1000")]), end=False)
+        done = False
+        while not done and time.monotonic() - begun < STILL + 2 * SLACK:
+            client.data(1, ASIDE, end=False)
+            done = client.answered(1, 0.5)
+        return Seen(client.status(1), notes={"took": round(time.monotonic() - begun, 1) if done else None})
 
 
 def stalled_stream(runner, over):
@@ -154,6 +174,7 @@ def case(name, item, send, limit, why, over=("h1", "h1s")):
 
 
 POST = b"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\nten bytes."
+LONG_POST = POST.replace(b"100", b"1000")
 CHUNK = b"POST {path} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe"
 
 CASES = [
@@ -162,6 +183,8 @@ CASES = [
     case("slow/body", "body", still([POST], STILL), STILL, "a body that stands still"),
     case("slow/chunk", "body", still([CHUNK], STILL), STILL, "the same within a chunk"),
     case("h2/slow-body", "body", stalled_stream, STILL, "the same over HTTP/2", ("h2",)),
+    case("slow/body-drip", "body", dripping, STILL, "a few bytes of a body each half second: a deadline that each sets anew is none"),
+    case("h2/body-drip", "body", dripping_stream, STILL, "the same over HTTP/2", ("h2",)),
     case("slow/reading", "reading", unread("slow/reading"), STILL, "an answer that nobody reads holds an instance's connection"),
     case("h2/unread", "never-reading peer", unread("h2/unread"), STILL, "the same over HTTP/2, with the largest window", ("h2",)),
     case("h2/unread-window", "never-reading peer", unread("h2/unread-window"), STILL, "the same with a window of 0", ("h2",)),

@@ -143,7 +143,12 @@ where
                 let running = Running::new(&streams);
                 tokio::task::spawn_local(one(running, Rc::clone(&peer), request, respond));
             }
-            Some(Err(error)) => return tracing::debug!(%error, "an HTTP/2 connection failed"),
+            Some(Err(error)) => {
+                if error.is_library() {
+                    request::broken(&streams.worker, &peer);
+                }
+                return tracing::debug!(%error, "an HTTP/2 connection failed");
+            }
             None => return,
         }
     }
@@ -556,6 +561,21 @@ mod tests {
         let mut rest = Vec::new();
         raw.stream.read_to_end(&mut rest).await.unwrap();
         raw
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_the_rules_is_counted() {
+        let broken = async {
+            let mut raw = Raw::connect(Arc::default(), &[]).await;
+            // A frame of data on no stream (RFC 9113, 6.1).
+            raw.send(0, 0, 0, b"x").await;
+            while raw.frame().await != GOAWAY {}
+            raw.stream.shutdown().await.unwrap();
+            tokio::time::timeout(LINGER, &mut raw.serving).await.expect("it is open for ever").unwrap();
+            let report = raw.worker.shard.report();
+            assert_eq!(report.refused, [("http2-connection", 1)].into());
+        };
+        LocalSet::new().run_until(broken).await;
     }
 
     #[tokio::test]

@@ -5,13 +5,14 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use bowline_core::app::RateBy;
 use bowline_core::route::RateLimit;
 
-/// Clients that one limit remembers: 16 bytes each, 256 KiB for a route.
+/// Clients that one limit remembers: 16 bytes each, 256 KiB for a route that anyone has asked for something.
 const CLIENTS: usize = 16 << 10;
 
 /// Places that a client may have. When all are taken by others, the one with the least debt is forgotten: it loses
@@ -35,7 +36,7 @@ pub(crate) struct Limiter {
 #[derive(Debug)]
 enum State {
     Route(AtomicU64),
-    Clients { places: Box<[Place]>, hasher: RandomState },
+    Clients { places: OnceLock<Box<[Place]>>, hasher: RandomState },
 }
 
 /// Two workers that give a place away at the same moment may lose count of one request; no more.
@@ -53,10 +54,7 @@ impl Limiter {
         let step = (per / u64::from(limit.rate.count.max(1))).max(1);
         let state = match limit.by {
             RateBy::Route => State::Route(AtomicU64::new(0)),
-            RateBy::Client => State::Clients {
-                places: std::iter::repeat_with(Place::default).take(CLIENTS).collect(),
-                hasher: RandomState::new(),
-            },
+            RateBy::Client => State::Clients { places: OnceLock::new(), hasher: RandomState::new() },
         };
         Self { limit, step, ahead: per.saturating_sub(step), start: Instant::now(), state }
     }
@@ -67,7 +65,10 @@ impl Limiter {
         let now = u64::try_from(now).unwrap_or(u64::MAX);
         match &self.state {
             State::Route(paid) => self.charge(paid, now),
-            State::Clients { places, hasher } => self.charge(place(places, hasher.hash_one(network(client))), now),
+            State::Clients { places, hasher } => {
+                let places = places.get_or_init(|| std::iter::repeat_with(Place::default).take(CLIENTS).collect());
+                self.charge(place(places, hasher.hash_one(network(client))), now)
+            }
         }
     }
 
