@@ -120,15 +120,18 @@ pub(super) fn routes(rows: &[routes::Row]) {
         let name = row.kind.name();
         match &row.figures {
             Err(why) => say(&failed(name, Some(why), 6)),
-            Ok(figures) => say(&format!(
-                "| {name} | {} | {} | {:.2} | {} | {} | {} |",
-                spread(&figures.alone, 1),
-                spread(&figures.last, 1),
-                figures.memory / 1e3,
-                spread(&figures.swap, 1),
-                spread(&figures.stall, 1),
-                figures.lost,
-            )),
+            Ok(figures) => {
+                let changes = match &figures.changes {
+                    Ok(it) => format!("{} | {} | {}", spread(&it.swap, 1), spread(&it.stall, 1), it.lost),
+                    Err(why) => format!("no figure: {why} | – | –"),
+                };
+                say(&format!(
+                    "| {name} | {} | {} | {:.2} | {changes} |",
+                    spread(&figures.alone, 1),
+                    spread(&figures.last, 1),
+                    figures.memory / 1e3,
+                ));
+            }
         }
     }
     say("");
@@ -142,6 +145,7 @@ pub(super) fn aims(aims: &[Aim]) {
         let wanted = match aim.wanted {
             Wanted::AtLeast(least) => format!("≥ {least}"),
             Wanted::AtMost(most) => format!("≤ {most}"),
+            Wanted::Below(bound) => format!("< {bound}"),
         };
         let found = aim.found.map_or_else(|| "–".to_owned(), |found| format!("{found:.2}"));
         let met = match aim.is_met() {
@@ -196,9 +200,14 @@ fn routes_json(row: &routes::Row) -> Value {
             "core_us_one": it.alone.json(),
             "core_us_last": it.last.json(),
             "bytes_a_route": it.memory,
-            "swap_ms": it.swap.json(),
-            "slowest_meanwhile_ms": it.stall.json(),
-            "lost": it.lost,
+            "change": match &it.changes {
+                Err(why) => json!({ "failed": why }),
+                Ok(change) => json!({
+                    "swap_ms": change.swap.json(),
+                    "slowest_meanwhile_ms": change.stall.json(),
+                    "lost": change.lost,
+                }),
+            },
         }),
     }
 }

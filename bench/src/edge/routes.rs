@@ -33,6 +33,10 @@ pub(crate) struct Figures {
     pub(crate) last: Runs,
     /// Bytes for each route.
     pub(crate) memory: f64,
+    pub(crate) changes: Result<Changes, String>,
+}
+
+pub(crate) struct Changes {
     /// Milliseconds from the order until the new route is served.
     pub(crate) swap: Runs,
     /// The slowest answer meanwhile, in milliseconds.
@@ -85,14 +89,19 @@ pub(super) fn compare(
     }
     #[expect(clippy::cast_precision_loss, reason = "megabytes")]
     let memory = many.memory()?.saturating_sub(few.memory()?) as f64 / routes as f64;
+    let [alone, last] = cost.map(Runs::new);
+    let changes = changes(generator, many, routes).map_err(|e| format!("{e:#}"));
+    Ok(Figures { alone, last, memory, changes })
+}
+
+fn changes(generator: &mut Generator, many: &mut Peer, routes: usize) -> anyhow::Result<Changes> {
     let mut swaps = Vec::new();
     for more in 1..=ROUNDS {
         swaps.push(generator.beside(SWAP + ANSWER, || swap(many, routes + more))??);
     }
-    let [alone, last] = cost.map(Runs::new);
     let milliseconds = |of: fn(&Swap) -> Duration| Runs::new(swaps.iter().map(|swap| of(swap).as_secs_f64() * 1e3));
     let (swap, stall) = (milliseconds(|swap| swap.took), milliseconds(|swap| swap.stall));
-    Ok(Figures { alone, last, memory, swap, stall, lost: swaps.iter().map(|swap| swap.lost).sum() })
+    Ok(Changes { swap, stall, lost: swaps.iter().map(|swap| swap.lost).sum() })
 }
 
 fn microseconds(round: &Round) -> f64 {
