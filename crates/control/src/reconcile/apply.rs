@@ -423,11 +423,7 @@ impl Loop {
             Err(fault) => return self.reject(key, id, candidate.number(), fault, now),
         };
         let before = from.and_then(|number| app.release(number)).map(|(release, _)| Arc::clone(release));
-        let plan = rollout::Plan::new(
-            before.as_ref().map(|release| (release.number(), release.app())),
-            (candidate.number(), candidate.app()),
-            &app.scales,
-        );
+        let plan = planned(before.as_deref(), &candidate, back, &app.scales);
         let descriptions: Vec<String> =
             plan.describe().into_iter().chain(rollout::notes(candidate.app(), &app.scales)).collect();
         let machine = Rollout::resume(plan, Phase::Prepare, None, now.mono);
@@ -478,6 +474,18 @@ impl Loop {
         tracing::info!(app = %key, change = id.0, error = %fault, "change failed");
         self.tell(id, ChangeStep::Failed { fault: fault.into() });
     }
+}
+
+/// How a release takes over from the one before; `back`: as one that has served already.
+pub(crate) fn planned(
+    before: Option<&Release>,
+    candidate: &Release,
+    back: Option<ReleaseNumber>,
+    scales: &rollout::Scales,
+) -> rollout::Plan {
+    let plan = if back.is_some() { rollout::Plan::back } else { rollout::Plan::new };
+    let before = before.map(|release| (release.number(), release.app()));
+    plan(before, (candidate.number(), candidate.app()), scales)
 }
 
 /// The release that runs now and is gone back to; `None` if nothing is wanted to run.

@@ -7,11 +7,12 @@ use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, EnvName, EnvironmentId, Incarnation, ReleaseNumber, RunNumber, ServiceName};
 use bowline_core::job::Task;
-use bowline_core::rollout::{Phase, Plan, Rollout, RoundPlace, Scales};
+use bowline_core::rollout::{Phase, Rollout, RoundPlace, Scales};
 use bowline_core::route::{EdgeDesired, Maintenance};
 use bowline_core::time::Timestamp;
 
 use super::Loop;
+use super::apply::planned;
 use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, FORM_VERSION, RollingOut, Stage};
 use super::collect::{Roots, roots};
@@ -485,11 +486,7 @@ impl Loop {
             Err(fault) => return self.fail(key, change, fault, now),
         };
         let before = from.and_then(|number| app.release(number)).map(|(release, _)| Arc::clone(release));
-        let plan = Plan::new(
-            before.as_ref().map(|release| (release.number(), release.app())),
-            (candidate.number(), candidate.app()),
-            &app.scales,
-        );
+        let plan = planned(before.as_deref(), &candidate, back, &app.scales);
         let machine = Rollout::resume(plan, phase, reason, now.mono).excusing(excused);
         let machine = machine.having_spent(course.spent()).being_cold(cold);
         course.note(&machine, false, now);
