@@ -161,6 +161,9 @@ pub(super) async fn send(
     app: &App,
     ui: &Ui,
 ) -> Result<Sent, Fault> {
+    if artifact.is_some() {
+        takes_artifacts(client).await?;
+    }
     let (folder, built, cache) = (dir.to_owned(), artifact.map(Path::to_owned), paths::cache()?.join("hashes"));
     let mut progress = Progress::new(ui, None);
     progress.moving("looking at the folder");
@@ -204,6 +207,17 @@ pub(super) async fn send(
     Ok(Sent { source: offered.source, dir: placed.dir, files, bytes: (bytes, total) })
 }
 
+/// A daemon that knows of no artifacts would build it.
+async fn takes_artifacts(client: &Client) -> Result<(), Fault> {
+    let version = client.version().await?;
+    if version.knows.iter().any(|one| one == wire::ARTIFACT) {
+        return Ok(());
+    }
+    Err(Fault::new(FaultKind::Refused, "this server is older than this command: it takes no artifact")
+        .caused_by(format!("it is Bowline {}, this is {}", version.version, env!("CARGO_PKG_VERSION")))
+        .hint("upgrade it, or leave --artifact out: then it builds what it is sent"))
+}
+
 /// What the daemon would not read is not sent.
 fn fits(source: &wire::Source, dir: &Path) -> Result<(), Fault> {
     let size = serde_json::to_vec(source).map_or(usize::MAX, |bytes| bytes.len());
@@ -228,4 +242,33 @@ fn missing(manifest: &Manifest, offered: &wire::Offered) -> Result<Vec<(Digest, 
         })
     });
     wanted.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_older_daemon_is_sent_no_artifact() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let daemon = tokio::spawn(async move {
+            for body in [r#"{"version":"0.0.9","api":[1]}"#, r#"{"version":"9","api":[1],"knows":["x","artifact"]}"#] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let client = Client::new(&path);
+        let refused = takes_artifacts(&client).await.unwrap_err();
+        assert!(refused.message.contains("older than this command"), "{refused:?}");
+        assert!(refused.causes[0].contains("0.0.9") && refused.hint.unwrap().starts_with("upgrade it"));
+        takes_artifacts(&client).await.unwrap();
+        daemon.await.unwrap();
+    }
 }
