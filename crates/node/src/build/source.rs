@@ -128,8 +128,9 @@ pub(super) enum SourceError {
     TooManyFiles { root: PathBuf, largest: OsString },
     #[error("{root} holds more than {}; most of it is in {largest:?}", Bytes(MAX_BYTES))]
     TooLarge { root: PathBuf, largest: OsString },
-    #[error("{0} is a virtual environment, which works only where it was made")]
-    Venv(PathBuf),
+    /// `is_all`: it is the whole source.
+    #[error("{path} is a virtual environment, which works only where it was made")]
+    Venv { path: PathBuf, is_all: bool },
     #[error("{0} changed while it was copied")]
     Changed(PathBuf),
     #[error("the build was cancelled")]
@@ -143,7 +144,10 @@ impl From<SourceError> for Fault {
                 let name = dir.file_name().unwrap_or_default().to_string_lossy();
                 Some(format!("write `!{name}` into {IGNORE_FILE} to bring it back"))
             }
-            SourceError::Venv(path) => Some(format!(
+            SourceError::Venv { is_all: true, .. } => {
+                Some("install the packages into a folder (pip install --target), beside what runs".to_owned())
+            }
+            SourceError::Venv { path, is_all: false } => Some(format!(
                 "install the packages into a folder (pip install --target), or leave it out with `{}` in {IGNORE_FILE}",
                 path.file_name().unwrap_or_default().to_string_lossy()
             )),
@@ -166,6 +170,9 @@ impl From<SourceError> for Fault {
             }
             SourceError::Folder(_, e) | SourceError::File(_, e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 Some("make it readable for the user that runs Bowline".to_owned())
+            }
+            SourceError::File(path, e) if e.raw_os_error() == Some(libc::ELOOP) => {
+                Some(format!("let the link lead to a file, or leave it out with `{}` in {IGNORE_FILE}", path.display()))
             }
             SourceError::Changed(_) => Some("try again when nothing writes there".to_owned()),
             SourceError::Folder(..)
@@ -354,6 +361,9 @@ fn walk(wanted: &Wanted, root: &Path) -> Result<Vec<Found>, SourceError> {
     let built = wanted.built;
     // The walk opens and reads ignore files itself, whatever they are: a pipe would block it, a device never end.
     check_ignore_files(&base)?;
+    if built && root.join(VENV).is_file() {
+        return Err(SourceError::Venv { path: root.to_owned(), is_all: true });
+    }
     let unreadable = Arc::new(Mutex::new(None));
     let refused = Arc::clone(&unreadable);
     builder.filter_entry(move |entry| {
@@ -363,7 +373,7 @@ fn walk(wanted: &Wanted, root: &Path) -> Result<Vec<Found>, SourceError> {
             || (wanted && !is_left_out(entry, without_node_modules, built))
             || (with_ignore_files && entry.file_name() == IGNORE_FILE);
         let checked = match built && entry.path().join(VENV).is_file() {
-            true => Err(SourceError::Venv(entry.path().to_owned())),
+            true => Err(SourceError::Venv { path: entry.path().to_owned(), is_all: false }),
             false => check_ignore_files(entry.path()),
         };
         match checked {
