@@ -300,11 +300,11 @@ impl Loop {
             Ok(app) => Arc::new(app),
             Err(fault) => return self.fail(&key, id, fault, now),
         };
-        let (plan, approved) = match self.plan_of_built(&key, &app, &built) {
+        let (plan, approved, is_artifact) = match self.plan_of_built(&key, &app, &built) {
             Ok(planned) => planned,
             Err(fault) => return self.fail(&key, id, fault, now),
         };
-        if let Some(Err(fault)) = approved.map(|approved| self.holds(approved, &plan)) {
+        if let Some(Err(fault)) = approved.map(|approved| self.holds(approved, &plan, is_artifact)) {
             return self.fail(&key, id, fault, now);
         }
         let cached = built.artifacts.values().all(|artifact| artifact.cached);
@@ -316,15 +316,15 @@ impl Loop {
         self.decide(&key, id, draft, plan.outcome, cached, now);
     }
 
-    /// What is done now that it is built, and the hash of the plan that this is held to.
-    fn plan_of_built(&self, key: &AppKey, app: &App, built: &Built) -> Result<(Plan, Option<Digest>), Fault> {
+    /// What is done now that it is built, the hash of the plan that this is held to, and whether it was an artifact.
+    fn plan_of_built(&self, key: &AppKey, app: &App, built: &Built) -> Result<(Plan, Option<Digest>, bool), Fault> {
         let (reading, secrets) = self.being_built(key)?;
         let builds = built.artifacts.iter().map(|(name, artifact)| (name.clone(), artifact.clone().into())).collect();
         let approved = match reading.purpose {
             Purpose::Planned(approved) => Some(approved),
             Purpose::Apply | Purpose::Plan => None,
         };
-        Ok((self.plan(reading, app, builds, secrets), approved))
+        Ok((self.plan(reading, app, builds, secrets), approved, reading.built))
     }
 
     fn being_built(&self, key: &AppKey) -> Result<(&Reading, &SecretIndex), Fault> {

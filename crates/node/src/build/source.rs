@@ -114,6 +114,9 @@ pub(super) enum SourceError {
     Write(PathBuf, #[source] io::Error),
     #[error("{0} cannot be searched")]
     Walk(PathBuf, #[source] ignore::Error),
+    /// Not by its path: of what was sent that lies in a server's state.
+    #[error("dir = {0:?} names nothing beside bowline.toml")]
+    DirMissing(String),
     #[error("dir = {dir:?} leads out of {base}")]
     DirEscapes { dir: String, base: PathBuf },
     #[error("folder {0} is left out by .gitignore or .bowlineignore")]
@@ -151,6 +154,10 @@ impl From<SourceError> for Fault {
                 "install the packages into a folder (pip install --target), or leave it out with `{}` in {IGNORE_FILE}",
                 path.file_name().unwrap_or_default().to_string_lossy()
             )),
+            SourceError::DirMissing(_) => Some(
+                "check the service's `dir`; an artifact has the folders that bowline.toml names, as the app has"
+                    .to_owned(),
+            ),
             SourceError::DirEscapes { .. } => Some("write a folder below that of bowline.toml".to_owned()),
             SourceError::LinkEscapes { path, .. } => {
                 Some(format!("copy the file in, or leave the link out with `{}` in {IGNORE_FILE}", path.display()))
@@ -330,7 +337,12 @@ pub(super) fn field(hash: &mut Sha256, bytes: &[u8]) {
 fn root(wanted: &Wanted) -> Result<PathBuf, SourceError> {
     let canonical = |path: &Path| fs::canonicalize(path).map_err(|e| SourceError::Folder(path.to_owned(), e));
     let base = canonical(&wanted.base)?;
-    let root = canonical(&base.join(&wanted.dir))?;
+    let root = match canonical(&base.join(&wanted.dir)) {
+        Err(SourceError::Folder(_, e)) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(SourceError::DirMissing(wanted.dir.clone()));
+        }
+        root => root?,
+    };
     match root.starts_with(&base) {
         true if root.is_dir() => Ok(root),
         true => Err(SourceError::Folder(root, io::Error::from(io::ErrorKind::NotADirectory))),
