@@ -84,7 +84,7 @@ pub(super) async fn run(
         Err(ClientError::Busy(fault)) => {
             return Err(fault.hint(format!("`bowline deploy --env {env} --attach` follows what is under way")));
         }
-        answer => answer?,
+        answer => answer.map_err(to_be_run_again)?,
     };
     if args.detach {
         ui.object(&Said::Accepted { app: &accepted.app, env: &accepted.env, change: accepted.change });
@@ -176,7 +176,7 @@ pub(super) async fn send(
     let (name, env) = (app.name.as_str(), app.environment.name.as_str());
     let source = wire::Source::from(manifest);
     fits(&source, artifact.unwrap_or(dir))?;
-    let offered = client.offer(env, name, &source).await?;
+    let offered = client.offer(env, name, &source).await.map_err(to_be_run_again)?;
     let missing = missing(manifest, &offered)?;
     let total: u64 = manifest.contents().values().sum();
     let bytes: u64 = missing.iter().map(|(_, size)| size).sum();
@@ -187,7 +187,7 @@ pub(super) async fn send(
         let count = move |part| {
             sent.fetch_add(part, Ordering::Relaxed);
         };
-        client.put_content(env, name, &content.to_string(), file, count).await.map_err(Fault::from)
+        client.put_content(env, name, &content.to_string(), file, count).await.map_err(to_be_run_again)
     };
     let sending = stream::iter(&missing).map(one).buffer_unordered(AT_ONCE).try_collect::<()>();
     tokio::pin!(sending);
@@ -201,10 +201,22 @@ pub(super) async fn send(
             }
         }
     }
-    let placed = client.place(env, name, &offered.source).await?;
+    let placed = client.place(env, name, &offered.source).await.map_err(to_be_run_again)?;
     drop(progress);
     let files = (manifest.contents().len(), missing.len());
     Ok(Sent { source: offered.source, dir: placed.dir, files, bytes: (bytes, total) })
+}
+
+/// Of a daemon that went away in the middle: nothing is lost with it.
+fn to_be_run_again(error: ClientError) -> Fault {
+    let fault = Fault::from(error);
+    const AGAIN: &str = "run this command again: what has arrived is not sent again";
+    let hint = match (fault.kind, &fault.hint) {
+        (FaultKind::Unreachable, Some(hint)) => format!("{hint}; then {AGAIN}"),
+        (FaultKind::Unreachable, None) => AGAIN.to_owned(),
+        (FaultKind::Failed | FaultKind::Invalid | FaultKind::Refused, _) => return fault,
+    };
+    fault.hint(hint)
 }
 
 /// A daemon that knows of no artifacts would build it.
@@ -250,6 +262,15 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn whoever_loses_the_daemon_is_told_to_run_the_command_again() {
+        let lost = to_be_run_again(ClientError::Broken("it ended".into()));
+        let hint = lost.hint.expect("it says what to do");
+        assert!(hint.contains("`bowline status`") && hint.ends_with("what has arrived is not sent again"), "{hint}");
+        let refused = Fault::new(FaultKind::Refused, "no").hint("ask");
+        assert_eq!(to_be_run_again(ClientError::Refused(refused.clone())), refused);
+    }
 
     #[tokio::test]
     async fn an_older_daemon_is_sent_no_artifact() {
