@@ -38,7 +38,8 @@ const MAX_SAID: usize = 200;
 pub const NOT_BEGUN: &str = "bowline-not-begun";
 
 /// What to do when the daemon went away in the middle.
-const LOST: &str = "apps that ran go on; `bowline status` brings a daemon back that died, and shows how far it came";
+const LOST: &str = "apps that ran go on; `bowline status` shows how far it came; where the daemon has died, it brings that back or says \
+                    what starts it";
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {

@@ -120,6 +120,20 @@ pub struct Version {
     pub version: String,
     /// Versions of this API that it speaks.
     pub api: Vec<u32>,
+    /// What was added to a version since, where a daemon that does not know it would do something else than it is asked: `artifact`, which is
+    /// [`Apply::built`]. Absent of one that knows none of it.
+    #[serde(default)]
+    pub knows: Vec<String>,
+}
+
+/// One of [`Version::knows`].
+pub const ARTIFACT: &str = "artifact";
+
+impl Version {
+    /// Of this build, whose version this is.
+    pub fn of(version: impl Into<String>) -> Self {
+        Self { version: version.into(), api: vec![1], knows: vec![ARTIFACT.to_owned()] }
+    }
 }
 
 /// Why something failed, for an operator. What is long is cut and says so: `error` and `hint` after 4 KiB, all of `caused_by` after

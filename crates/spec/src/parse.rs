@@ -66,7 +66,7 @@ impl Parsed {
 /// [`MAX_FILE`], so that a file that is too large is known by its length; its end may be the middle of a character.
 pub fn decode(bytes: &[u8], file_name: &str) -> Result<String, Diagnostics> {
     if bytes.len() > MAX_FILE {
-        return Err(Diagnostics::new(file_name, "".into(), vec![too_large()]));
+        return Err(Diagnostics::new(file_name, "".into(), vec![too_large(file_name)]));
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
@@ -133,14 +133,14 @@ fn app_name(folder: &str) -> AppName {
     AppName::new(named.trim_end_matches('-')).expect("made of what names are made of, a letter first")
 }
 
-fn too_large() -> Diagnostic {
-    Diagnostic::whole("", format!("the file is larger than {} KiB", MAX_FILE >> 10))
+fn too_large(file: &str) -> Diagnostic {
+    Diagnostic::whole("", format!("{file} is larger than {} KiB", MAX_FILE >> 10))
 }
 
 /// The tree and the syntax errors; the tree holds what could be understood.
 pub(crate) fn read_toml(text: &str) -> Result<(Table, Vec<Diagnostic>), Box<Diagnostic>> {
     if text.len() > MAX_FILE {
-        return Err(Box::new(too_large()));
+        return Err(Box::new(too_large("the file")));
     }
     let (table, errors) = DeTable::parse_recoverable(text);
     let problem = |error: &toml::de::Error| {

@@ -397,7 +397,7 @@ fn colour_is_only_where_asked_for() {
 fn a_file_that_is_cut_within_a_character_is_too_large_rather_than_broken() {
     let bytes = "# ä".repeat(bowline_spec::MAX_FILE / 4 + 1).into_bytes();
     let error = decode(&bytes[..=bowline_spec::MAX_FILE], "bowline.toml").unwrap_err();
-    assert!(error.render(false).contains("larger than 1024 KiB"), "{}", error.render(false));
+    assert!(error.render(false).contains("bowline.toml is larger than 1024 KiB"), "{}", error.render(false));
 }
 
 #[test]

@@ -84,7 +84,7 @@ pub(super) async fn run(
         Err(ClientError::Busy(fault)) => {
             return Err(fault.hint(format!("`bowline deploy --env {env} --attach` follows what is under way")));
         }
-        answer => answer?,
+        answer => answer.map_err(to_be_run_again)?,
     };
     if args.detach {
         ui.object(&Said::Accepted { app: &accepted.app, env: &accepted.env, change: accepted.change });
@@ -161,6 +161,9 @@ pub(super) async fn send(
     app: &App,
     ui: &Ui,
 ) -> Result<Sent, Fault> {
+    if artifact.is_some() {
+        takes_artifacts(client).await?;
+    }
     let (folder, built, cache) = (dir.to_owned(), artifact.map(Path::to_owned), paths::cache()?.join("hashes"));
     let mut progress = Progress::new(ui, None);
     progress.moving("looking at the folder");
@@ -173,7 +176,7 @@ pub(super) async fn send(
     let (name, env) = (app.name.as_str(), app.environment.name.as_str());
     let source = wire::Source::from(manifest);
     fits(&source, artifact.unwrap_or(dir))?;
-    let offered = client.offer(env, name, &source).await?;
+    let offered = client.offer(env, name, &source).await.map_err(to_be_run_again)?;
     let missing = missing(manifest, &offered)?;
     let total: u64 = manifest.contents().values().sum();
     let bytes: u64 = missing.iter().map(|(_, size)| size).sum();
@@ -184,7 +187,7 @@ pub(super) async fn send(
         let count = move |part| {
             sent.fetch_add(part, Ordering::Relaxed);
         };
-        client.put_content(env, name, &content.to_string(), file, count).await.map_err(Fault::from)
+        client.put_content(env, name, &content.to_string(), file, count).await.map_err(to_be_run_again)
     };
     let sending = stream::iter(&missing).map(one).buffer_unordered(AT_ONCE).try_collect::<()>();
     tokio::pin!(sending);
@@ -198,10 +201,33 @@ pub(super) async fn send(
             }
         }
     }
-    let placed = client.place(env, name, &offered.source).await?;
+    let placed = client.place(env, name, &offered.source).await.map_err(to_be_run_again)?;
     drop(progress);
     let files = (manifest.contents().len(), missing.len());
     Ok(Sent { source: offered.source, dir: placed.dir, files, bytes: (bytes, total) })
+}
+
+/// Of a daemon that went away in the middle: nothing is lost with it.
+fn to_be_run_again(error: ClientError) -> Fault {
+    let fault = Fault::from(error);
+    const AGAIN: &str = "run this command again: what has arrived is not sent again";
+    let hint = match (fault.kind, &fault.hint) {
+        (FaultKind::Unreachable, Some(hint)) => format!("{hint}; then {AGAIN}"),
+        (FaultKind::Unreachable, None) => AGAIN.to_owned(),
+        (FaultKind::Failed | FaultKind::Invalid | FaultKind::Refused, _) => return fault,
+    };
+    fault.hint(hint)
+}
+
+/// A daemon that knows of no artifacts would build it.
+async fn takes_artifacts(client: &Client) -> Result<(), Fault> {
+    let version = client.version().await?;
+    if version.knows.iter().any(|one| one == wire::ARTIFACT) {
+        return Ok(());
+    }
+    Err(Fault::new(FaultKind::Refused, "this server is older than this command: it takes no artifact")
+        .caused_by(format!("it is Bowline {}, this is {}", version.version, env!("CARGO_PKG_VERSION")))
+        .hint("upgrade it, or leave --artifact out: then it builds what it is sent"))
 }
 
 /// What the daemon would not read is not sent.
@@ -228,4 +254,42 @@ fn missing(manifest: &Manifest, offered: &wire::Offered) -> Result<Vec<(Digest, 
         })
     });
     wanted.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn whoever_loses_the_daemon_is_told_to_run_the_command_again() {
+        let lost = to_be_run_again(ClientError::Broken("it ended".into()));
+        let hint = lost.hint.expect("it says what to do");
+        assert!(hint.contains("`bowline status`") && hint.ends_with("what has arrived is not sent again"), "{hint}");
+        let refused = Fault::new(FaultKind::Refused, "no").hint("ask");
+        assert_eq!(to_be_run_again(ClientError::Refused(refused.clone())), refused);
+    }
+
+    #[tokio::test]
+    async fn an_older_daemon_is_sent_no_artifact() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let daemon = tokio::spawn(async move {
+            for body in [r#"{"version":"0.0.9","api":[1]}"#, r#"{"version":"9","api":[1],"knows":["x","artifact"]}"#] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let client = Client::new(&path);
+        let refused = takes_artifacts(&client).await.unwrap_err();
+        assert!(refused.message.contains("older than this command"), "{refused:?}");
+        assert!(refused.causes[0].contains("0.0.9") && refused.hint.unwrap().starts_with("upgrade it"));
+        takes_artifacts(&client).await.unwrap();
+        daemon.await.unwrap();
+    }
 }

@@ -69,7 +69,7 @@ pub(super) async fn run(
     let plan = answer?;
     let hash = hash(&plan)?;
     ui.object(&plan);
-    show(&plan, &command(&args, said, &hash), ui);
+    show(&plan, artifact.is_some(), &command(&args, said, &hash), ui);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -111,7 +111,8 @@ fn command(args: &Plan, said: &[String], hash: &Digest) -> String {
     }
 }
 
-fn show(plan: &wire::Plan, command: &str, ui: &Ui) {
+/// `built`: it is of an artifact.
+fn show(plan: &wire::Plan, built: bool, command: &str, ui: &Ui) {
     let head = ui.paint(Tone::Strong, format!("{} in {}", plan.app, plan.env));
     let release = plan.release;
     ui.say(match (plan.outcome, plan.stable) {
@@ -127,7 +128,7 @@ fn show(plan: &wire::Plan, command: &str, ui: &Ui) {
             format!("  {head}  release {stable}, which is stopped → {release}, which starts")
         }
     });
-    section(None, &differences(plan), ui);
+    section(None, &differences(plan, built), ui);
     let services = plan.services.iter().map(|one| (None, one.service.clone(), one.text.clone())).collect::<Vec<_>>();
     section(Some("rollout"), &services, ui);
     plan.notes.iter().for_each(|note| ui.say(format!("    {}", note)));
@@ -173,7 +174,7 @@ impl Mark {
 /// A line: what becomes of it, its name, and what is said of it.
 type Line = (Option<Mark>, String, String);
 
-fn differences(plan: &wire::Plan) -> Vec<Line> {
+fn differences(plan: &wire::Plan, built: bool) -> Vec<Line> {
     let of_file = plan.differences.iter().map(|one| {
         let mark = Mark::of(one.from.is_some(), one.to.is_some());
         let words = match (&one.from, &one.to) {
@@ -203,11 +204,16 @@ fn differences(plan: &wire::Plan) -> Vec<Line> {
         let to = short(&one.to);
         let changed = one.from.as_ref().map(|from| format!("{} → ", short(from))).unwrap_or_default();
         let runtime = one.runtime.as_ref().map(|runtime| format!(", for {runtime}")).unwrap_or_default();
-        let built = if one.cached { "built before" } else { "to be built" };
+        let made = match (built, one.cached) {
+            (true, true) => "was there before",
+            (true, false) => "taken as it is",
+            (false, true) => "built before",
+            (false, false) => "to be built",
+        };
         (
             Some(Mark::of(one.from.is_some(), true)),
             format!("build of {}", one.service),
-            format!("{changed}{to}, {built}{runtime}"),
+            format!("{changed}{to}, {made}{runtime}"),
         )
     });
     of_file.chain(of_secrets).chain(of_builds).collect()
@@ -252,6 +258,39 @@ mod tests {
         };
         check(args("/srv/shop", "beta"), &said, "bowline deploy /srv/shop --env beta --to ssh://a@b:22");
         check(args("it's", "local"), &[], "bowline up 'it'\\''s'");
+    }
+
+    #[test]
+    fn an_artifact_is_not_said_to_be_built() {
+        let build = |cached| wire::PlannedBuild {
+            service: "web".into(),
+            from: None,
+            to: "ab".repeat(32),
+            runtime: None,
+            cached,
+        };
+        let said = |cached, built| {
+            let plan = wire::Plan {
+                env: "production".into(),
+                app: "shop".into(),
+                hash: String::new(),
+                stable: None,
+                runs: false,
+                outcome: wire::PlanOutcome::Release,
+                release: 1,
+                differences: Vec::new(),
+                builds: vec![build(cached)],
+                secrets: Vec::new(),
+                services: Vec::new(),
+                notes: Vec::new(),
+                risks: Vec::new(),
+            };
+            differences(&plan, built).remove(0).2
+        };
+        assert_eq!(said(false, false), "abababababab, to be built");
+        assert_eq!(said(true, false), "abababababab, built before");
+        assert_eq!(said(false, true), "abababababab, taken as it is");
+        assert_eq!(said(true, true), "abababababab, was there before");
     }
 
     #[test]

@@ -78,6 +78,7 @@ pub(crate) fn read(order: &ReadOrder, vault: &Vault, edge: EdgeEngine) -> Result
         folder,
         source,
         app: Arc::new(app),
+        built: apply.built,
         resources,
         dotenv,
         files,

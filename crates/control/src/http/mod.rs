@@ -182,7 +182,7 @@ async fn not_found() -> Refusal {
 }
 
 async fn version(State(api): State<Api>) -> Response {
-    json(StatusCode::OK, &wire::Version { version: api.version, api: vec![1] })
+    json(StatusCode::OK, &wire::Version::of(api.version))
 }
 
 async fn openapi(State(api): State<Api>) -> Response {

@@ -300,11 +300,11 @@ impl Loop {
             Ok(app) => Arc::new(app),
             Err(fault) => return self.fail(&key, id, fault, now),
         };
-        let (plan, approved) = match self.plan_of_built(&key, &app, &built) {
+        let (plan, approved, is_artifact) = match self.plan_of_built(&key, &app, &built) {
             Ok(planned) => planned,
             Err(fault) => return self.fail(&key, id, fault, now),
         };
-        if let Some(Err(fault)) = approved.map(|approved| self.holds(approved, &plan)) {
+        if let Some(Err(fault)) = approved.map(|approved| self.holds(approved, &plan, is_artifact)) {
             return self.fail(&key, id, fault, now);
         }
         let cached = built.artifacts.values().all(|artifact| artifact.cached);
@@ -316,15 +316,15 @@ impl Loop {
         self.decide(&key, id, draft, plan.outcome, cached, now);
     }
 
-    /// What is done now that it is built, and the hash of the plan that this is held to.
-    fn plan_of_built(&self, key: &AppKey, app: &App, built: &Built) -> Result<(Plan, Option<Digest>), Fault> {
+    /// What is done now that it is built, the hash of the plan that this is held to, and whether it was an artifact.
+    fn plan_of_built(&self, key: &AppKey, app: &App, built: &Built) -> Result<(Plan, Option<Digest>, bool), Fault> {
         let (reading, secrets) = self.being_built(key)?;
         let builds = built.artifacts.iter().map(|(name, artifact)| (name.clone(), artifact.clone().into())).collect();
         let approved = match reading.purpose {
             Purpose::Planned(approved) => Some(approved),
             Purpose::Apply | Purpose::Plan => None,
         };
-        Ok((self.plan(reading, app, builds, secrets), approved))
+        Ok((self.plan(reading, app, builds, secrets), approved, reading.built))
     }
 
     fn being_built(&self, key: &AppKey) -> Result<(&Reading, &SecretIndex), Fault> {
@@ -423,11 +423,7 @@ impl Loop {
             Err(fault) => return self.reject(key, id, candidate.number(), fault, now),
         };
         let before = from.and_then(|number| app.release(number)).map(|(release, _)| Arc::clone(release));
-        let plan = rollout::Plan::new(
-            before.as_ref().map(|release| (release.number(), release.app())),
-            (candidate.number(), candidate.app()),
-            &app.scales,
-        );
+        let plan = planned(before.as_deref(), &candidate, back, &app.scales);
         let descriptions: Vec<String> =
             plan.describe().into_iter().chain(rollout::notes(candidate.app(), &app.scales)).collect();
         let machine = Rollout::resume(plan, Phase::Prepare, None, now.mono);
@@ -478,6 +474,18 @@ impl Loop {
         tracing::info!(app = %key, change = id.0, error = %fault, "change failed");
         self.tell(id, ChangeStep::Failed { fault: fault.into() });
     }
+}
+
+/// How a release takes over from the one before; `back`: as one that has served already.
+pub(crate) fn planned(
+    before: Option<&Release>,
+    candidate: &Release,
+    back: Option<ReleaseNumber>,
+    scales: &rollout::Scales,
+) -> rollout::Plan {
+    let plan = if back.is_some() { rollout::Plan::back } else { rollout::Plan::new };
+    let before = before.map(|release| (release.number(), release.app()));
+    plan(before, (candidate.number(), candidate.app()), scales)
 }
 
 /// The release that runs now and is gone back to; `None` if nothing is wanted to run.

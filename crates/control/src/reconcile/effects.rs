@@ -130,6 +130,8 @@ pub(crate) struct Reading {
     /// What is built. Another one than `folder` where it was sent from elsewhere.
     pub(crate) source: PathBuf,
     pub(crate) app: Arc<App>,
+    /// It is an artifact: nothing of it is built.
+    pub(crate) built: bool,
     /// The servers that Bowline is to run, and the SQL that fills an empty one.
     pub(crate) resources: BTreeMap<ResourceId, Option<String>>,
     /// The `.env` beside the file, packed.

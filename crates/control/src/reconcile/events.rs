@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bowline_api::wire::ChangePhase;
 use bowline_core::app::HostName;
-use bowline_core::fault::Fault;
+use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Digest, InstanceId, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use bowline_core::instance::{SlotState, Transition};
 use bowline_core::job::{Finished, Run, Trigger};
@@ -26,7 +26,7 @@ use super::change::ChangeId;
 use super::rounds::Moved;
 use super::scaling;
 use super::session::SessionRecord;
-use crate::store::NewEvent;
+use crate::store::{EventRecord, NewEvent};
 
 fn event(at: Timestamp, key: Option<&AppKey>, kind: &str, message: String, fields: Value) -> NewEvent {
     NewEvent { at, key: key.cloned(), kind: kind.to_owned(), message, fields: fields.to_string() }
@@ -35,6 +35,43 @@ fn event(at: Timestamp, key: Option<&AppKey>, kind: &str, message: String, field
 /// One line: the fault and why.
 fn reason(fault: &Fault) -> String {
     std::iter::once(&fault.message).chain(&fault.causes).map(String::as_str).collect::<Vec<_>>().join(": ")
+}
+
+/// The kinds that say how a change has ended.
+pub(crate) const ENDS: [&str; 11] = [
+    "change.failed",
+    "change.interrupted",
+    "release.unchanged",
+    "rollout.done",
+    "rollout.rolled",
+    "rollout.failed",
+    "restart.done",
+    "restart.undone",
+    "scale.done",
+    "scale.undone",
+    "app.stopping",
+];
+
+/// What one of [`ENDS`] says, as far as an event says it: why the change failed, and the release that it has taken back. `None`: it
+/// has not failed.
+pub(crate) fn failed(key: &AppKey, end: &EventRecord) -> Option<(Fault, Option<ReleaseNumber>)> {
+    match end.kind.as_str() {
+        "change.failed" | "change.interrupted" | "rollout.rolled" | "rollout.failed" | "restart.undone"
+        | "scale.undone" => {}
+        _ => return None,
+    }
+    let fields: Value = serde_json::from_str(&end.fields).unwrap_or_default();
+    let release = fields["release"].as_u64().and_then(|number| u32::try_from(number).ok()).map(ReleaseNumber);
+    let release = release.filter(|_| end.kind.starts_with("rollout."));
+    let why = fields["reason"].as_str().unwrap_or(&end.message);
+    let hint = format!("bowline events {}", key.command_words());
+    Some((Fault::new(FaultKind::Failed, why).hint(hint), release))
+}
+
+/// Whether an event has just this for its reason.
+pub(crate) fn tells(event: &EventRecord, why: &Fault) -> bool {
+    let fields: Value = serde_json::from_str(&event.fields).unwrap_or_default();
+    fields["reason"].as_str() == Some(&reason(why))
 }
 
 pub(crate) fn instance(transition: &Transition, at: Timestamp) -> NewEvent {
@@ -90,8 +127,11 @@ pub(crate) fn change_failed(key: &AppKey, change: ChangeId, fault: &Fault, at: T
     event(at, Some(key), "change.failed", format!("the change failed: {why}"), fields)
 }
 
+/// Why nothing is left of a change of the daemon before; of one with an artifact nothing was being built.
+pub(crate) const INTERRUPTED: &str = "the daemon ended before there was a release of it";
+
 pub(crate) fn change_interrupted(key: &AppKey, change: u64, at: Timestamp) -> NewEvent {
-    let message = "the daemon ended while it was building".to_owned();
+    let message = format!("the change was interrupted: {INTERRUPTED}");
     event(at, Some(key), "change.interrupted", message, json!({ "change": change }))
 }
 

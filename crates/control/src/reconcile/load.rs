@@ -7,11 +7,12 @@ use bowline_api::wire::{self, ChangeStep};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, EnvName, EnvironmentId, Incarnation, ReleaseNumber, RunNumber, ServiceName};
 use bowline_core::job::Task;
-use bowline_core::rollout::{Phase, Plan, Rollout, RoundPlace, Scales};
+use bowline_core::rollout::{Phase, Rollout, RoundPlace, Scales};
 use bowline_core::route::{EdgeDesired, Maintenance};
 use bowline_core::time::Timestamp;
 
 use super::Loop;
+use super::apply::planned;
 use super::back::is_on_trial;
 use super::change::{Change, ChangeForm, ChangeId, FORM_VERSION, RollingOut, Stage};
 use super::collect::{Roots, roots};
@@ -29,8 +30,8 @@ use crate::jobs::open_release;
 use crate::jobs::servers::known as known_servers;
 use crate::secrets::Vault;
 use crate::store::{
-    AnyRevision, AppRecord, JobRecord, ResourceRecord, RevisionRecord, RevisionState, RolloutRecord, Store, StoreError,
-    View, Wanted, read_scales,
+    AnyRevision, AppRecord, EventRecord, JobRecord, ResourceRecord, RevisionRecord, RevisionState, RolloutRecord,
+    Store, StoreError, View, Wanted, read_scales,
 };
 
 /// All that outlived the daemon before.
@@ -106,7 +107,13 @@ pub(crate) async fn load(store: &Store, vault: &Vault, version: &str, at: Timest
     };
     let epoch = store.commit(started).await?;
     let (rows, environments) = store.read(|view| {
-        let rows = view.any_apps()?.into_iter().map(|app| Rows::read(view, app)).collect::<Result<Vec<_>, _>>()?;
+        let ends = view.last_of_kinds(&events::ENDS)?.into_iter();
+        let mut ends: BTreeMap<AppKey, EventRecord> = ends.filter_map(|end| Some((end.key.clone()?, end))).collect();
+        let read = |(record, unknown): (AppRecord, _)| {
+            let end = ends.remove(&record.key);
+            Rows::read(view, (record, unknown), end)
+        };
+        let rows = view.any_apps()?.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
         Ok((rows, view.environments()?))
     })?;
     let apps = rows.into_iter().map(|rows| rows.open(vault)).collect();
@@ -126,6 +133,8 @@ struct Rows {
     /// Of all revisions, whatever else is known of them.
     numbers: BTreeSet<ReleaseNumber>,
     rollout: Option<RolloutRecord>,
+    /// How its last change ended.
+    end: Option<EventRecord>,
     maintenance: Option<Maintenance>,
     scales: Scales,
     jobs: Vec<JobRecord>,
@@ -148,7 +157,11 @@ fn known<T>(read: Result<T, StoreError>) -> Result<Result<T, StoreError>, StoreE
 }
 
 impl Rows {
-    fn read(view: &View<'_>, (record, unknown): (AppRecord, Option<StoreError>)) -> Result<Self, StoreError> {
+    fn read(
+        view: &View<'_>,
+        (record, unknown): (AppRecord, Option<StoreError>),
+        end: Option<EventRecord>,
+    ) -> Result<Self, StoreError> {
         let key = &record.key;
         let mut why = unknown;
         let rollout = view.rollout(key)?;
@@ -197,6 +210,7 @@ impl Rows {
             revisions,
             numbers,
             rollout,
+            end,
             maintenance,
             scales,
             jobs,
@@ -234,12 +248,9 @@ impl Rows {
                 (Read { stable: None, change: None }, Some(reasons))
             }
         };
-        let failed = self.revisions.last().and_then(|newest| match &newest.state {
-            RevisionState::Failed { reason } => Some(form::read_fault(reason)),
-            RevisionState::Pending | RevisionState::Active | RevisionState::Retired => None,
-        });
         // One that a person has stopped since is stopped, not failed.
-        let failed = failed.filter(|_| active.is_none() || self.record.wanted == Wanted::Running);
+        let says = active.is_none() || self.record.wanted == Wanted::Running;
+        let failed = self.failed(active.is_some()).filter(|_| says);
         let roots: BTreeMap<_, _> =
             self.revisions.iter().filter_map(|row| Some((row.number, roots_of(row)?))).collect();
         let unrooted = self.numbers.iter().filter(|number| !roots.contains_key(number)).copied().collect();
@@ -261,6 +272,21 @@ impl Rows {
             roots,
             unrooted,
             served,
+        }
+    }
+
+    /// Why its last change failed: in the words that are kept with the release, if it was that one's. Nothing where it is not known any
+    /// more which was the last, since a restart or another scale may have come after a release that failed.
+    fn failed(&self, serves: bool) -> Option<Fault> {
+        let newest = self.revisions.last().and_then(|newest| match &newest.state {
+            RevisionState::Failed { reason } => Some((newest.number, form::read_fault(reason))),
+            RevisionState::Pending | RevisionState::Active | RevisionState::Retired => None,
+        });
+        let Some(end) = &self.end else { return newest.map(|(_, why)| why).filter(|_| !serves) };
+        let (said, release) = events::failed(&self.record.key, end)?;
+        match newest {
+            Some((number, why)) if release == Some(number) || events::tells(end, &why) => Some(why),
+            Some(_) | None => Some(said),
         }
     }
 
@@ -437,7 +463,7 @@ impl Loop {
     /// A build that was cut short: said to whoever asks for it, and nothing else.
     fn take_up_interrupted(&mut self, key: &AppKey, change: u64, now: Now) {
         let fault = Fault::new(FaultKind::Failed, format!("the change of {key} was interrupted"))
-            .caused_by("the daemon ended while it was building")
+            .caused_by(events::INTERRUPTED)
             .hint("apply the folder again");
         if let Some(app) = self.apps.get_mut(key) {
             app.fault = Some(fault.clone());
@@ -485,11 +511,7 @@ impl Loop {
             Err(fault) => return self.fail(key, change, fault, now),
         };
         let before = from.and_then(|number| app.release(number)).map(|(release, _)| Arc::clone(release));
-        let plan = Plan::new(
-            before.as_ref().map(|release| (release.number(), release.app())),
-            (candidate.number(), candidate.app()),
-            &app.scales,
-        );
+        let plan = planned(before.as_deref(), &candidate, back, &app.scales);
         let machine = Rollout::resume(plan, phase, reason, now.mono).excusing(excused);
         let machine = machine.having_spent(course.spent()).being_cold(cold);
         course.note(&machine, false, now);

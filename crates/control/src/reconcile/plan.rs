@@ -105,8 +105,8 @@ impl Loop {
         self.check_environment(reading)?;
         match reading.purpose {
             Purpose::Plan => Ok(()),
-            Purpose::Planned(approved) => Ok(self.holds(approved, &self.preview(reading)?)?),
-            Purpose::Apply if self.is_protected(reading) => Err(unapproved(&reading.key).into()),
+            Purpose::Planned(approved) => Ok(self.holds(approved, &self.preview(reading)?, reading.built)?),
+            Purpose::Apply if self.is_protected(reading) => Err(unapproved(reading).into()),
             Purpose::Apply => Ok(()),
         }
     }
@@ -194,11 +194,11 @@ impl Loop {
         series.filter_map(|one| one.service.clone()).collect()
     }
 
-    /// Whether what an apply would do is what was approved.
+    /// Whether what an apply would do is what was approved. `built`: it is of an artifact.
     ///
     /// # Errors
     /// It is not; what has moved since is named, as far as it is known.
-    pub(crate) fn holds(&self, approved: Digest, now: &Plan) -> Result<(), Fault> {
+    pub(crate) fn holds(&self, approved: Digest, now: &Plan, built: bool) -> Result<(), Fault> {
         let is = hash(now);
         if is == approved {
             return Ok(());
@@ -213,14 +213,21 @@ impl Loop {
         };
         let fault = Fault::new(FaultKind::Refused, format!("{key} would not do what plan {} shows", approved.short()));
         let fault = moved.into_iter().fold(fault, Fault::caused_by);
-        Err(fault.hint(format!("look at what it would do now: bowline plan --env {}", key.env)))
+        Err(fault.hint(format!("look at what it would do now: {}", command(key, built))))
     }
 }
 
-fn unapproved(key: &AppKey) -> Fault {
-    let AppKey { env, app } = key;
+fn unapproved(reading: &Reading) -> Fault {
+    let AppKey { env, app } = &reading.key;
+    let command = command(&reading.key, reading.built);
     Fault::new(FaultKind::Refused, format!("{env} is protected: {app} comes out there as a plan shows, or not at all"))
-        .hint(format!("`bowline plan --env {env}` shows what would change, and the command that applies just that"))
+        .hint(format!("`{command}` shows what would change, and the command that applies just that"))
+}
+
+/// What shows a plan of the same.
+fn command(AppKey { env, .. }: &AppKey, built: bool) -> String {
+    let artifact = if built { " --artifact DIR" } else { "" };
+    format!("bowline plan --env {env}{artifact}")
 }
 
 /// The number that the next release gets: the newest is kept always.

@@ -11,7 +11,7 @@ use bowline_core::rollout::Scales;
 use bowline_core::time::Timestamp;
 use ipnet::IpNet;
 use rusqlite::types::Value;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, params, params_from_iter};
 
 use super::checksum::ChecksumKey;
 use super::error::StoreError;
@@ -190,6 +190,15 @@ impl View<'_> {
             }
         };
         rows.into_iter().rev().map(row::event_record).collect()
+    }
+
+    /// Of each app the last event of one of these kinds.
+    pub(crate) fn last_of_kinds(&self, kinds: &[&str]) -> Result<Vec<EventRecord>, StoreError> {
+        let places = vec!["?"; kinds.len()].join(", ");
+        let condition =
+            format!("WHERE sequence IN (SELECT max(sequence) FROM events WHERE kind IN ({places}) GROUP BY env, app)");
+        let rows = EVENTS.select(self.conn, self.key, &condition, params_from_iter(kinds))?;
+        rows.into_iter().map(row::event_record).collect()
     }
 
     /// Sequence number of the newest event; 0 if there is none.

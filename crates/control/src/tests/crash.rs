@@ -240,6 +240,49 @@ fn an_interrupted_build_is_said_to_whoever_asks() {
         }
         other => panic!("{other:?}"),
     }
+    // And by every daemon after it, until a change has come to its end.
+    assert!(said_by_the_next(&mut world, daemon).unwrap().error.contains("interrupted"));
+}
+
+/// What the next daemon says of the last change.
+fn said_by_the_next(world: &mut World, daemon: Daemon) -> Option<wire::Fault> {
+    drop(daemon);
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    world.status(&mut daemon).apps.remove(0).fault
+}
+
+#[test]
+fn the_next_daemon_says_how_the_last_change_ended_and_no_other() {
+    let serving_after_a_failure = || {
+        let mut world = World::new();
+        let mut daemon = world.start();
+        world.apply(&mut daemon);
+        world.run(&mut daemon);
+        world.behaviour = Behaviour::Exits;
+        world.source = 2;
+        world.apply(&mut daemon);
+        world.run(&mut daemon);
+        world.behaviour = Behaviour::Good;
+        let said = world.status(&mut daemon).apps.remove(0).fault;
+        assert!(said.is_some());
+        (world, daemon, said)
+    };
+    let (mut world, daemon, said) = serving_after_a_failure();
+    assert_eq!(said_by_the_next(&mut world, daemon), said);
+
+    let (mut world, mut daemon, _) = serving_after_a_failure();
+    world.ask(&mut daemon, Request::Restart { key: shop(), service: None, by_uid: None });
+    world.run(&mut daemon);
+    assert!(matches!(world.last_end(), Some(ChangeStep::Done { .. })), "{:?}", world.last_end());
+    assert_eq!(said_by_the_next(&mut world, daemon), None);
+
+    let (mut world, mut daemon, _) = serving_after_a_failure();
+    (world.build, world.source) = (Err(fault("pip said no")), 3);
+    world.apply(&mut daemon);
+    world.run(&mut daemon);
+    let said = said_by_the_next(&mut world, daemon).expect("the build failed");
+    assert!(said.error.contains("pip said no"), "{said:?}");
 }
 
 /// A store that was set back must not make the edge refuse what comes: its generation is gone above.

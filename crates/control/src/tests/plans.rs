@@ -137,6 +137,22 @@ fn check_moved(change: impl FnOnce(&mut World, &mut Daemon), words: &str) {
 }
 
 #[test]
+fn whoever_is_refused_an_artifact_is_told_to_look_at_a_plan_of_one() {
+    let mut world = with_file("[environment.beta]\nprotected = true\n");
+    let mut daemon = world.start();
+    let mut hint = |built, plan: Option<Digest>| {
+        let order = wire::Apply { built, ..world.order(BETA) };
+        let ticket = world.ask(&mut daemon, Request::Apply(order, plan, Scope::default()));
+        world.run(&mut daemon);
+        world.refusal(ticket).hint.expect("it says what to do")
+    };
+    for plan in [None, Some(Digest([7; 32]))] {
+        assert!(hint(true, plan).contains("bowline plan --env beta --artifact DIR"));
+        assert!(!hint(false, plan).contains("--artifact"));
+    }
+}
+
+#[test]
 fn an_apply_is_refused_whose_world_has_moved() {
     check_moved(
         |world, daemon| {

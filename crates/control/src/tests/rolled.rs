@@ -1,9 +1,10 @@
 //! What is shown of a canary, while it moves and when it is over.
 
-use bowline_api::wire::{AppStatus, InstanceRole, RolloutOutcome, RolloutStage};
+use bowline_api::wire::{AppStatus, ChangeStep, InstanceRole, RolloutOutcome, RolloutStage};
 use bowline_core::id::EnvName;
 
 use super::*;
+use crate::reconcile::back::BackTo;
 
 const STEPS: &str = r#"["20% for 20s", "50% for 20s"]"#;
 
@@ -116,6 +117,34 @@ fn an_instance_of_a_canary_that_answers_nobody_is_named() {
     assert!(said.starts_with(held) && said.ends_with("its last 5 requests failed; holding"), "{said}");
     world.edge.left_out.clear();
     assert!(waits(&mut world, &mut daemon).starts_with("no requests of the canary yet"));
+}
+
+/// Without a request, and without anybody who looks; also where a daemon dies on the way.
+#[test]
+fn a_rollback_rolls_whatever_its_release_came_out_by() {
+    let (mut world, mut daemon) = serving();
+    deploy(&mut world, &mut daemon, 2);
+    promote(&mut world, &mut daemon);
+    let row = daemon.store.read(|view| view.revisions(&production())).unwrap().remove(0);
+    let app = bowline_spec::canonical::from_json(&row.app).unwrap();
+    let to = BackTo { number: row.number, app: Arc::new(app), snapshots: Vec::new() };
+    world.ask(&mut daemon, Request::RollBack { key: production(), to, scope: Scope::default(), by_uid: None });
+    let rolls = |daemon: &Daemon| {
+        let rolling = daemon.machine.apps[&production()].rolling()?;
+        Some(rolling.machine.plan().shared.is_empty())
+    };
+    while rolls(&daemon).is_none() {
+        let effect = daemon.queue.pop_front().expect("it is stored");
+        world.carry_out(&mut daemon, effect);
+    }
+    assert_eq!(rolls(&daemon), Some(true));
+    drop(daemon);
+    let mut daemon = world.start();
+    assert_eq!(rolls(&daemon), Some(true));
+    let began = world.now.mono;
+    world.run(&mut daemon);
+    assert!(matches!(world.last_end(), Some(ChangeStep::Done { release: 1, .. })), "{:?}", world.last_end());
+    assert!(world.now.mono.since(began) < Duration::from_secs(60) && world.outages == 0);
 }
 
 /// For days, if need be: nothing that is written meanwhile tells the next daemon anything.

@@ -149,6 +149,28 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(45);
 impl Plan {
     /// From the stable release, if there is one, to the candidate.
     pub fn new(stable: Option<(ReleaseNumber, &App)>, candidate: (ReleaseNumber, &App), scales: &Scales) -> Self {
+        let (_, app) = candidate;
+        // In front of whoever wrote it there is nobody to be careful with, and nothing to be measured. A first release has
+        // nothing to go back to: what only fails now and then is better than nothing.
+        let rollout = match (app.environment.name.as_str(), stable) {
+            (LOCAL, _) | (_, None) => plainly(),
+            (_, Some(_)) => app.rollout.clone(),
+        };
+        Self::by(rollout, stable, candidate, scales)
+    }
+
+    /// Back to a release that has served before: instance by instance, whatever its file says. Whoever goes back waits for no
+    /// requests and nobody's look, and is not taken from there to what was left.
+    pub fn back(stable: Option<(ReleaseNumber, &App)>, candidate: (ReleaseNumber, &App), scales: &Scales) -> Self {
+        Self::by(plainly(), stable, candidate, scales)
+    }
+
+    fn by(
+        rollout: Rollout,
+        stable: Option<(ReleaseNumber, &App)>,
+        candidate: (ReleaseNumber, &App),
+        scales: &Scales,
+    ) -> Self {
         let (number, app) = candidate;
         let old = stable.map(|(_, app)| &app.services);
         let names: BTreeSet<&ServiceName> = old.iter().flat_map(|old| old.keys()).chain(app.services.keys()).collect();
@@ -175,12 +197,6 @@ impl Plan {
             ((*name).clone(), longest.unwrap_or_default())
         });
         let exclusive: BTreeSet<_> = app.services.keys().filter(|name| !holders(name).is_empty()).cloned().collect();
-        // In front of whoever wrote it there is nobody to be careful with, and nothing to be measured. A first release has
-        // nothing to go back to: what only fails now and then is better than nothing.
-        let rollout = match (app.environment.name.as_str(), stable) {
-            (LOCAL, _) | (_, None) => Rollout { strategy: Strategy::Rolling, abort: Vec::new(), watch: Duration::ZERO },
-            (_, Some(_)) => app.rollout.clone(),
-        };
         // Until the promotion these routes are served: what only the new ones lead to gets no requests.
         let routed_before = stable.map(|(_, app)| routed(app)).unwrap_or_default();
         let shared: BTreeSet<ServiceName> = match rollout.strategy {
@@ -268,6 +284,11 @@ impl Plan {
     pub fn describe(&self) -> Vec<String> {
         self.transitions().iter().map(|(name, transition)| format!("{name}: {transition}")).collect()
     }
+}
+
+/// Instance by instance, and not watched.
+fn plainly() -> Rollout {
+    Rollout { strategy: Strategy::Rolling, abort: Vec::new(), watch: Duration::ZERO }
 }
 
 fn presence((in_stable, in_candidate): (bool, bool), full: Replicas) -> Presence {
@@ -468,6 +489,23 @@ mod tests {
         assert_eq!(steps_of(Some(&old), &moved), ["1+1", "0+1"]);
         let renamed = app(&[("site", 1, Some(3000))]);
         assert_eq!(steps_of(Some(&old), &renamed), ["0+0! 0+0!", "0+1 0+0"]);
+    }
+
+    #[test]
+    fn a_way_back_rolls_whatever_the_file_says() {
+        let step = Step { weight: Weight::new(10).unwrap(), hold: Duration::from_secs(60) };
+        for strategy in [Strategy::Canary { steps: vec![step] }, Strategy::BlueGreen] {
+            let mut app = app(&[("web", 2, None)]);
+            app.environment.name = crate::id::EnvName::new("production").unwrap();
+            app.rollout = Rollout { strategy, abort: Vec::new(), watch: Duration::from_secs(600) };
+            let (stable, candidate) = (Some((ReleaseNumber(2), &app)), (ReleaseNumber(1), &app));
+            let forth = Plan::new(stable, candidate, &Scales::new());
+            assert!(!forth.shared.is_empty() && !forth.watch.is_zero(), "{forth:?}");
+            let back = Plan::back(stable, candidate, &Scales::new());
+            assert_eq!((back.transitions()["web"], back.watch), (Transition::Rolls { from: 2, to: 2 }, Duration::ZERO));
+            assert!(back.steps.iter().all(|step| step.share.is_none() && step.until == Until::Ready), "{back:?}");
+            assert_eq!((back.judged.len(), back.rules.len()), (0, 0));
+        }
     }
 
     #[test]

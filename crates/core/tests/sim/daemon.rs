@@ -253,7 +253,8 @@ impl Daemon {
     fn resume(&mut self, key: &AppKey, record: &Record, now: Mono) {
         if let Some((candidate, phase, reason)) = &record.change {
             let stable = record.stable.map(|release| (release, &*record.revisions[&release]));
-            let plan = Plan::new(stable, (*candidate, &record.revisions[candidate]), &record.scales);
+            let plan = if record.served.contains(candidate) { Plan::back } else { Plan::new };
+            let plan = plan(stable, (*candidate, &record.revisions[candidate]), &record.scales);
             let rollout = Rollout::resume(plan, *phase, reason.clone(), now).having_spent(record.spent);
             self.rollouts.insert(key.clone(), rollout);
         }

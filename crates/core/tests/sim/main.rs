@@ -110,6 +110,8 @@ const REQUESTS: u32 = 3;
 #[derive(Debug, Clone, Copy)]
 struct Rolled {
     release: ReleaseNumber,
+    /// It was gone back to: nothing is judged.
+    back: bool,
     /// Somebody wanted it undone.
     asked: bool,
     /// Somebody took it as it was.
@@ -438,7 +440,7 @@ impl Sim {
         self.builds_when_going_back = None;
         let after = match (rolled, op) {
             (Some((release, back)), _) => {
-                self.rolled.push(Rolled { release, asked: false, promoted: false, over_broken, aborted: false });
+                self.rolled.push(Rolled { release, back, asked: false, promoted: false, over_broken, aborted: false });
                 self.builds_when_going_back = back.then_some(built);
                 self.replicas(Some(release))
             }
@@ -801,7 +803,8 @@ impl Sim {
         let ends = self.rolled.iter().zip(&self.store[&key("shop")].condemned);
         let equal = ends.filter(|(rolled, _)| {
             let strategy = &self.script.apps[usize::try_from(rolled.release.0 - 1).unwrap()].rollout.strategy;
-            !rolled.over_broken && self.behaviour(rolled.release).is_good() && *strategy != Strategy::Rolling
+            let judged = !rolled.back && *strategy != Strategy::Rolling;
+            !rolled.over_broken && judged && self.behaviour(rolled.release).is_good()
         });
         let wronged: Vec<bool> = equal.map(|(_, condemned)| *condemned).collect();
         self.cover.equal += wronged.len() as u64;
@@ -821,7 +824,7 @@ impl Sim {
             let good = self.script.profiles[at] == Profile::Good;
             let behaviour = self.behaviour(*release);
             // A rolling one is only watched, for as long as its file says.
-            let judged = self.script.apps[at].rollout.strategy != Strategy::Rolling;
+            let judged = !rolled.back && self.script.apps[at].rollout.strategy != Strategy::Rolling;
             let passes = !behaviour.is_bad() || !judged || rolled.promoted || rolled.over_broken;
             // Of good ones, few: how few is counted over all seeds.
             let by_verdict = *condemned;

@@ -187,7 +187,7 @@ impl Job<'_> {
             (Serve::AsWritten, _) | (Serve::Python, None) => Ok(Served::AsWritten),
             (Serve::Run(command), _) => Ok(Served::Run(command.0.clone())),
             (Serve::Files { dir, fallback }, _) => {
-                detect::served_folder(self.name, &folder.join("app"), dir)?;
+                detect::served_folder(self.name, &folder.join("app"), dir, !self.plan.steps.is_empty())?;
                 Ok(Served::Files { dir: dir.clone(), fallback: fallback.clone() })
             }
             (Serve::Python, Some(choice)) => {

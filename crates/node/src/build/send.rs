@@ -49,6 +49,10 @@ impl Outgoing {
         let (mut entries, mut paths) = scan(folder, true, cache)?;
         let root: Arc<Path> = app.into();
         for name in SAID {
+            // The artifact's own, even if it is a folder: all that is in it.
+            entries.retain(|path, _| {
+                path.strip_prefix(name).is_none_or(|rest| !(rest.is_empty() || rest.starts_with('/')))
+            });
             let unread = |error: &io::Error| {
                 let path = app.join(name);
                 Fault::new(FaultKind::Invalid, format!("{} cannot be read", path.display())).source(error)
@@ -56,10 +60,7 @@ impl Outgoing {
             let text = match fs::symlink_metadata(app.join(name)) {
                 Ok(about) if about.is_file() => fs::read(app.join(name)).map_err(|error| unread(&error))?,
                 Ok(_) => return Err(unread(&io::Error::other("it is no file of this folder"))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    entries.remove(name);
-                    continue;
-                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(unread(&error)),
             };
             let content = Digest(Sha256::digest(&text).into());
@@ -109,7 +110,10 @@ fn scan(folder: &Path, built: bool, cache: &Path) -> Result<Found, Fault> {
     for source::Entry { path, kind } in found.entries {
         let entry = match kind {
             Kind::Folder => Entry::Folder,
-            Kind::Link(target) => Entry::Link(text(&target)?),
+            Kind::Link(target) => Entry::Link(match target.to_str() {
+                Some(target) => target.to_owned(),
+                None => return Err(not_text(&path, "where it leads is not UTF-8")),
+            }),
             Kind::File { executable, size, hash } => {
                 paths.insert(Digest(hash), (Arc::clone(&root), path.clone()));
                 Entry::File { executable, size, content: Digest(hash) }
@@ -121,12 +125,13 @@ fn scan(folder: &Path, built: bool, cache: &Path) -> Result<Found, Fault> {
 }
 
 fn text(path: &Path) -> Result<String, Fault> {
-    let name = path.to_str().map(str::to_owned);
-    name.ok_or_else(|| {
-        Fault::new(FaultKind::Invalid, format!("{} cannot be sent", path.display()))
-            .caused_by("its name is not UTF-8")
-            .hint("rename it, or leave it out with .bowlineignore")
-    })
+    path.to_str().map(str::to_owned).ok_or_else(|| not_text(path, "its name is not UTF-8"))
+}
+
+fn not_text(path: &Path, why: &str) -> Fault {
+    Fault::new(FaultKind::Invalid, format!("{} cannot be sent", path.display()))
+        .caused_by(why)
+        .hint("rename it, or leave it out with .bowlineignore")
 }
 
 #[cfg(test)]
@@ -201,5 +206,44 @@ mod tests {
         fs::remove_file(app.path().join("bowline.toml")).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", app.path().join("bowline.toml")).unwrap();
         Outgoing::artifact(built.path(), app.path(), cache.path()).unwrap_err();
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_what_the_app_says_is_left_out_whole() {
+        let (app, built, cache) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(app.path().join("bowline.toml"), "app = \"shop\"").unwrap();
+        for path in ["Procfile/x", "bowline.toml/y/z", "Procfile.old", "web"] {
+            fs::create_dir_all(built.path().join(path).parent().unwrap()).unwrap();
+            fs::write(built.path().join(path), path).unwrap();
+        }
+        let outgoing = Outgoing::artifact(built.path(), app.path(), cache.path()).unwrap();
+        let names: Vec<&str> = outgoing.manifest.entries().keys().map(String::as_str).collect();
+        assert_eq!(names, ["Procfile.old", "bowline.toml", "web"]);
+    }
+
+    #[test]
+    fn what_makes_an_artifact_of_no_use_is_refused_with_what_to_do() {
+        let (app, built, cache) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let refused = || {
+            let fault = Outgoing::artifact(built.path(), app.path(), cache.path()).unwrap_err();
+            format!("{}: {:?}; {}", fault.message, fault.causes, fault.hint.expect("it says what to do"))
+        };
+        let link = built.path().join("loop");
+        std::os::unix::fs::symlink("loop", &link).unwrap();
+        let said = refused();
+        assert!(said.starts_with("loop cannot be read") && said.contains("`loop` in .bowlineignore"), "{said}");
+        fs::remove_file(&link).unwrap();
+
+        let odd = std::os::unix::ffi::OsStrExt::from_bytes(b"caf\xe9");
+        std::os::unix::fs::symlink::<&std::ffi::OsStr, _>(odd, &link).unwrap();
+        let said = refused();
+        assert!(said.starts_with("loop cannot be sent") && said.contains("where it leads is not UTF-8"), "{said}");
+        fs::remove_file(&link).unwrap();
+
+        fs::write(built.path().join("pyvenv.cfg"), "").unwrap();
+        let said = refused();
+        assert!(said.contains("is a virtual environment") && !said.contains(".bowlineignore"), "{said}");
     }
 }

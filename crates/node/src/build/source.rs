@@ -114,6 +114,9 @@ pub(super) enum SourceError {
     Write(PathBuf, #[source] io::Error),
     #[error("{0} cannot be searched")]
     Walk(PathBuf, #[source] ignore::Error),
+    /// Not by its path: of what was sent that lies in a server's state.
+    #[error("dir = {0:?} names nothing beside bowline.toml")]
+    DirMissing(String),
     #[error("dir = {dir:?} leads out of {base}")]
     DirEscapes { dir: String, base: PathBuf },
     #[error("folder {0} is left out by .gitignore or .bowlineignore")]
@@ -128,8 +131,9 @@ pub(super) enum SourceError {
     TooManyFiles { root: PathBuf, largest: OsString },
     #[error("{root} holds more than {}; most of it is in {largest:?}", Bytes(MAX_BYTES))]
     TooLarge { root: PathBuf, largest: OsString },
-    #[error("{0} is a virtual environment, which works only where it was made")]
-    Venv(PathBuf),
+    /// `is_all`: it is the whole source.
+    #[error("{path} is a virtual environment, which works only where it was made")]
+    Venv { path: PathBuf, is_all: bool },
     #[error("{0} changed while it was copied")]
     Changed(PathBuf),
     #[error("the build was cancelled")]
@@ -143,10 +147,17 @@ impl From<SourceError> for Fault {
                 let name = dir.file_name().unwrap_or_default().to_string_lossy();
                 Some(format!("write `!{name}` into {IGNORE_FILE} to bring it back"))
             }
-            SourceError::Venv(path) => Some(format!(
+            SourceError::Venv { is_all: true, .. } => {
+                Some("install the packages into a folder (pip install --target), beside what runs".to_owned())
+            }
+            SourceError::Venv { path, is_all: false } => Some(format!(
                 "install the packages into a folder (pip install --target), or leave it out with `{}` in {IGNORE_FILE}",
                 path.file_name().unwrap_or_default().to_string_lossy()
             )),
+            SourceError::DirMissing(_) => Some(
+                "check the service's `dir`; an artifact has the folders that bowline.toml names, as the app has"
+                    .to_owned(),
+            ),
             SourceError::DirEscapes { .. } => Some("write a folder below that of bowline.toml".to_owned()),
             SourceError::LinkEscapes { path, .. } => {
                 Some(format!("copy the file in, or leave the link out with `{}` in {IGNORE_FILE}", path.display()))
@@ -166,6 +177,9 @@ impl From<SourceError> for Fault {
             }
             SourceError::Folder(_, e) | SourceError::File(_, e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 Some("make it readable for the user that runs Bowline".to_owned())
+            }
+            SourceError::File(path, e) if e.raw_os_error() == Some(libc::ELOOP) => {
+                Some(format!("let the link lead to a file, or leave it out with `{}` in {IGNORE_FILE}", path.display()))
             }
             SourceError::Changed(_) => Some("try again when nothing writes there".to_owned()),
             SourceError::Folder(..)
@@ -323,7 +337,12 @@ pub(super) fn field(hash: &mut Sha256, bytes: &[u8]) {
 fn root(wanted: &Wanted) -> Result<PathBuf, SourceError> {
     let canonical = |path: &Path| fs::canonicalize(path).map_err(|e| SourceError::Folder(path.to_owned(), e));
     let base = canonical(&wanted.base)?;
-    let root = canonical(&base.join(&wanted.dir))?;
+    let root = match canonical(&base.join(&wanted.dir)) {
+        Err(SourceError::Folder(_, e)) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(SourceError::DirMissing(wanted.dir.clone()));
+        }
+        root => root?,
+    };
     match root.starts_with(&base) {
         true if root.is_dir() => Ok(root),
         true => Err(SourceError::Folder(root, io::Error::from(io::ErrorKind::NotADirectory))),
@@ -354,6 +373,9 @@ fn walk(wanted: &Wanted, root: &Path) -> Result<Vec<Found>, SourceError> {
     let built = wanted.built;
     // The walk opens and reads ignore files itself, whatever they are: a pipe would block it, a device never end.
     check_ignore_files(&base)?;
+    if built && root.join(VENV).is_file() {
+        return Err(SourceError::Venv { path: root.to_owned(), is_all: true });
+    }
     let unreadable = Arc::new(Mutex::new(None));
     let refused = Arc::clone(&unreadable);
     builder.filter_entry(move |entry| {
@@ -363,7 +385,7 @@ fn walk(wanted: &Wanted, root: &Path) -> Result<Vec<Found>, SourceError> {
             || (wanted && !is_left_out(entry, without_node_modules, built))
             || (with_ignore_files && entry.file_name() == IGNORE_FILE);
         let checked = match built && entry.path().join(VENV).is_file() {
-            true => Err(SourceError::Venv(entry.path().to_owned())),
+            true => Err(SourceError::Venv { path: entry.path().to_owned(), is_all: false }),
             false => check_ignore_files(entry.path()),
         };
         match checked {

@@ -385,7 +385,10 @@ async fn a_static_service_serves_what_its_build_makes() {
         says(&bench.fault().await, &["static.dir", part]);
         assert_eq!(bench.artifacts(), Vec::<String>::new());
     };
-    check("dist", "true", "no such folder").await;
+    check("dist", "true", "no such folder after the build").await;
+    let nothing = Bench::new(&[("a.md", "# hi")], service(origin("dist", ""), None)).fault().await;
+    says(&nothing, &["static.dir", "an artifact must hold it"]);
+    assert!(!nothing.hint.as_ref().unwrap().contains("`build`"), "{nothing:?}");
     check("out", "ln -s /etc out", "not a folder within").await;
 }
 
@@ -746,6 +749,10 @@ async fn what_this_engine_does_not_build_is_named() {
     check(service(Origin::BuildOf(name("web")), Some("true")), "circle").await;
     let outside = Origin::Folder { dir: "..".to_owned(), build: None };
     check(service(outside, Some("true")), "leads out of").await;
+    let missing = Origin::Folder { dir: "api".to_owned(), build: None };
+    check(service(missing.clone(), Some("true")), "dir = \"api\" names nothing beside bowline.toml").await;
+    let fault = Bench::new(&[], service(missing, Some("true"))).fault().await;
+    assert!(fault.causes.is_empty() && fault.hint.is_some_and(|hint| hint.contains("an artifact has the folders")));
 }
 
 #[tokio::test]

@@ -333,19 +333,28 @@ fn unreadable(file: &str, error: &(dyn std::error::Error + 'static)) -> Fault {
         .hint(format!("mend {file}, or write `build` and `run` into bowline.toml"))
 }
 
-/// Below the source's root, a folder that must be there after the build.
-pub(super) fn served_folder(name: &ServiceName, app: &Path, files: &Path) -> Result<PathBuf, Fault> {
-    let missing = |why: String| {
+/// Below the source's root, a folder that must be there after the build. `is_built`: something is done to make it.
+pub(super) fn served_folder(name: &ServiceName, app: &Path, files: &Path, is_built: bool) -> Result<PathBuf, Fault> {
+    let hint = match is_built {
+        true => {
+            "check the path, the `build` that should make it, and .gitignore (`!DIR` in .bowlineignore brings it back)"
+        }
+        false => {
+            "check the path: nothing is built here, so an artifact must hold it; of a folder that is none, .gitignore may leave it out"
+        }
+    };
+    let missing = |why: &str| {
         Fault::new(FaultKind::Invalid, format!("service.{name}.static.dir = {:?} cannot be served", files.display()))
             .caused_by(why)
-            .hint("check the path, the `build` that should make it, and .gitignore (`!DIR` in .bowlineignore brings it back)")
+            .hint(hint)
     };
     let folder = app.join(files);
-    let real = folder.canonicalize().map_err(|_| missing("there is no such folder after the build".to_owned()))?;
-    let app = app.canonicalize().map_err(|e| missing(e.to_string()))?;
+    let none = if is_built { "there is no such folder after the build" } else { "there is no such folder" };
+    let real = folder.canonicalize().map_err(|_| missing(none))?;
+    let app = app.canonicalize().map_err(|e| missing(&e.to_string()))?;
     match real.starts_with(&app) && real.is_dir() {
         true => Ok(folder),
-        false => Err(missing("it is not a folder within the service's own".to_owned())),
+        false => Err(missing("it is not a folder within the service's own")),
     }
 }
 
