@@ -33,7 +33,7 @@ pub(crate) fn run() -> anyhow::Result<Value> {
     let mut result = Map::new();
     say("| | system calls a request | which | instructions a request (user) | allocations a request |");
     say("|---|---|---|---|---|");
-    for kind in Kind::ALL {
+    for kind in Kind::compared()? {
         let figures = match measured(&mut generator, kind) {
             Ok(figures) => figures,
             Err(error) => {

@@ -3,7 +3,8 @@
 //! something that must hold does not.
 //!
 //! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, HAProxy, Caddy, strace, valgrind, wrk and h2load from the PATH. What is missing is said and left
-//! out, never silently. `BENCH_SECONDS` (5; `edge`: 3), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer; `show` goes by
+//! out, never silently. `BENCH_SECONDS` (5; `edge`: 3), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer;
+//! `BENCH_PEERS` (`Bowline nginx`) leaves the others out of the timed scenarios and of `cost`; `show` goes by
 //! `BENCH_RATE` (2000), `BENCH_DEPLOYS` (20), `BENCH_ROLLBACKS` (5) and `BENCH_UPGRADES` (100), `canary` by
 //! `BENCH_CANARIES` (2000) and `BENCH_FAULTY` (500), `scale` by `BENCH_TRACES` (100) and `BENCH_STEP` (420; 0: no real step).
 

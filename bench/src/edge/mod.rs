@@ -110,7 +110,7 @@ fn timed(
 ) -> anyhow::Result<Vec<(Scenario, Vec<Row>)>> {
     let upstream = generator.upstream()?;
     let mut peers: Peers = Vec::new();
-    for kind in Kind::ALL {
+    for kind in Kind::compared()? {
         let peer = started(generator, kind, kind.start(&[], upstream, 0));
         peers.push((kind, peer.map_err(|error| format!("{error:#}"))));
     }

@@ -41,6 +41,13 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const ALL: [Self; 5] = [Self::Bowline, Self::Nginx, Self::Haproxy, Self::Caddy, Self::Envoy];
 
+    /// Those that `BENCH_PEERS` names (`Bowline nginx`); all where it is not set.
+    pub(crate) fn compared() -> anyhow::Result<Vec<Self>> {
+        let Ok(named) = std::env::var("BENCH_PEERS") else { return Ok(Self::ALL.into()) };
+        let of = |name: &str| Self::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
+        named.split_whitespace().map(|name| of(name).with_context(|| format!("BENCH_PEERS: `{name}` is no peer"))).collect()
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bowline => "Bowline",
