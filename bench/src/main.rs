@@ -42,7 +42,8 @@ fn main() -> anyhow::Result<ExitCode> {
             other => bail!("`{other}` is not known; say --out DIR"),
         }
     }
-    let before = figure::load();
+    // Before a kind pins this process to one of them.
+    let (cores, before) = (std::thread::available_parallelism()?.get(), figure::load());
     let result = match what.as_str() {
         "edge" => edge::run(&only, out.as_deref())?,
         "cost" => cost::run()?,
@@ -65,7 +66,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let faults: Vec<String> =
         result.get(FAULTS).map(|all| serde_json::from_value(all.clone())).transpose()?.unwrap_or_default();
     if let Some(dir) = out {
-        save(&dir, &what, &json!({ "machine": machine(&before)?, "result": result }))?;
+        save(&dir, &what, &json!({ "machine": machine(cores, &before)?, "result": result }))?;
     }
     faults.iter().for_each(|fault| complain(fault));
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAULTY) })
@@ -78,12 +79,12 @@ const FAULTS: &str = "faults";
 const FAULTY: u8 = 2;
 
 /// What the figures were taken on, and how busy it was with other things.
-fn machine(before: &str) -> anyhow::Result<Value> {
+fn machine(cores: usize, before: &str) -> anyhow::Result<Value> {
     let system = nix::sys::utsname::uname()?;
     Ok(json!({
         "kernel": system.release().to_string_lossy(),
         "architecture": system.machine().to_string_lossy(),
-        "cores": std::thread::available_parallelism()?.get(),
+        "cores": cores,
         "load_before": before,
         "load_after": figure::load(),
     }))

@@ -45,7 +45,10 @@ impl Kind {
     pub(crate) fn compared() -> anyhow::Result<Vec<Self>> {
         let Ok(named) = std::env::var("BENCH_PEERS") else { return Ok(Self::ALL.into()) };
         let of = |name: &str| Self::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
-        named.split_whitespace().map(|name| of(name).with_context(|| format!("BENCH_PEERS: `{name}` is no peer"))).collect()
+        named
+            .split_whitespace()
+            .map(|name| of(name).with_context(|| format!("BENCH_PEERS: `{name}` is no peer")))
+            .collect()
     }
 
     pub(crate) fn name(self) -> &'static str {

@@ -302,8 +302,8 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         // Nobody but the edge says it to the daemon, and no instance is told.
         let asks = matches!(self.route.target, Target::Api { .. }).then(|| self.request.client.to_string());
         let all = [
-            (CLIENT_FIELD, asks.as_deref().unwrap_or_default()),
-            ("x-request-id", trace.request_id()),
+            (CLIENT_FIELD, asks.as_deref().unwrap_or_default().as_bytes()),
+            ("x-request-id", trace.request_id_bytes()),
             ("traceparent", trace.parent()),
         ];
         let extra = &all[usize::from(asks.is_none())..if trace.begun { 3 } else { 2 }];

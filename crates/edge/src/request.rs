@@ -148,7 +148,7 @@ fn log_refused(
         protocol,
         tls: tls_version(peer),
         trace: trace.trace_id(),
-        request: trace.request_id(),
+        request: trace.request_id_bytes(),
         call: None,
         fault: Some((Blame::Client.as_str(), code)),
     };
@@ -538,7 +538,7 @@ impl Request<'_> {
             protocol: client.protocol(),
             tls: tls_version(client.peer()),
             trace: self.trace.trace_id(),
-            request: self.trace.request_id(),
+            request: self.trace.request_id_bytes(),
             call: journal.call.map(|code| code.0),
             fault: journal.fault.map(|reason| (reason.blame().as_str(), reason.code())),
         };
@@ -588,22 +588,28 @@ impl Trace {
         Self { parent, begun: true, given_id: None }
     }
 
-    pub(crate) fn parent(&self) -> &str {
-        std::str::from_utf8(&self.parent).expect("hexadecimal digits and '-'")
+    pub(crate) fn parent(&self) -> &[u8] {
+        &self.parent
     }
 
-    pub(crate) fn trace_id(&self) -> &str {
-        &self.parent()[3..35]
+    pub(crate) fn trace_id(&self) -> &[u8] {
+        &self.parent[3..35]
     }
 
     pub(crate) fn request_id(&self) -> &str {
-        self.given_id.as_deref().unwrap_or_else(|| self.trace_id())
+        std::str::from_utf8(self.request_id_bytes()).expect("ASCII, as are ids that are begun here and those that pass")
+    }
+
+    /// The same where no text is asked for: every request is asked.
+    pub(crate) fn request_id_bytes(&self) -> &[u8] {
+        self.given_id.as_ref().map_or_else(|| self.trace_id(), |given| given.as_bytes())
     }
 }
 
 fn hex(value: u64, out: &mut [u8]) {
-    for (i, digit) in out.iter_mut().rev().enumerate() {
-        *digit = b"0123456789abcdef"[usize::try_from((value >> (4 * i)) & 15).expect("less than 16")];
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (two, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(value.to_be_bytes()) {
+        *two = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
     }
 }
 
@@ -637,7 +643,7 @@ mod tests {
     #[test]
     fn a_trace_is_begun_in_the_form_that_is_accepted() {
         let trace = Trace::fresh(&Dice::new(1));
-        assert_eq!(valid_parent(trace.parent().as_bytes()), Some(trace.parent));
+        assert_eq!(valid_parent(trace.parent()), Some(trace.parent));
         assert_eq!(trace.request_id().len(), 32);
         assert_ne!(trace.trace_id(), Trace::fresh(&Dice::new(3)).trace_id());
     }

@@ -6,7 +6,10 @@
 //!
 //! What says so is between a browser and the edge: an instance sees neither the cookie nor, as of all `X-Bowline-*`, the field.
 
+use std::sync::LazyLock;
+
 use bowline_core::route::Cohort;
+use memchr::memmem::Finder;
 
 use crate::balance::{self, Dice};
 use crate::h1::{Field, RequestHead, Scheme};
@@ -19,6 +22,8 @@ const COOKIE: &str = "bowline-release";
 const PREVIEW: &str = "x-bowline-preview";
 
 const PLACES: u8 = 100;
+
+static OWN: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(COOKIE));
 
 /// From one candidate to the next the places are turned by so much, so that it is not always the same ones who are the
 /// first to get what is new. It has no factor in common with their number.
@@ -116,6 +121,8 @@ fn without_own(cookies: &[u8]) -> Option<Vec<u8>> {
         let value = pair.trim_ascii().strip_prefix(COOKIE.as_bytes());
         value.is_some_and(|value| value.starts_with(b"="))
     };
+    // Almost never: apps have cookies of their own, and each request brings them.
+    OWN.find(cookies)?;
     let pairs = || cookies.split(|byte| *byte == b';');
     pairs().any(|pair| is_own(&pair)).then(|| {
         let others: Vec<&[u8]> = pairs().filter(|pair| !is_own(pair)).collect();

@@ -116,7 +116,7 @@ fn the_edge_overrides() {
     let forwarding = Forwarding::new(IpAddr::from([10, 0, 0, 1]), Scheme::Https, Trust::None);
     let line = RequestLine { path: "/x", expect_continue: true, body: Framing::Length(3), ..head.line() };
     let mut out = Vec::new();
-    write::request(&mut out, &line, head.fields(), &forwarding, &[("x-id", "2")]);
+    write::request(&mut out, &line, head.fields(), &forwarding, &[("x-id", b"2".as_slice())]);
     let expected = "POST /x HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Proto: https\r\n\
                     X-Forwarded-Host: a\r\nForwarded: for=10.0.0.1;proto=https;host=\"a\"\r\nx-id: 2\r\n\
                     Expect: 100-continue\r\nContent-Length: 3\r\n\r\n";

@@ -39,7 +39,7 @@ fn read(bytes: &[u8]) -> Option<(RequestHead, usize)> {
 fn forward(head: &RequestHead, trust: Trust) -> Vec<u8> {
     let mut out = Vec::new();
     let forwarding = Forwarding::new(IpAddr::from([192, 0, 2, 7]), Scheme::Https, trust);
-    write::request(&mut out, &head.line(), head.fields(), &forwarding, &[("x-request-id", "7")]);
+    write::request(&mut out, &head.line(), head.fields(), &forwarding, &[("x-request-id", b"7".as_slice())]);
     out
 }
 

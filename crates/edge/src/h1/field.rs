@@ -63,6 +63,10 @@ pub enum FieldKind {
     /// A name with `_`. Servers that turn `-` into `_` (CGI, WSGI) would take it for another one.
     Underscored,
     Date,
+    Cookie,
+    RequestId,
+    TraceParent,
+    TraceState,
 }
 
 impl FieldKind {
@@ -74,11 +78,14 @@ impl FieldKind {
             (4, b'h') if is(name, b"host") => Self::Host,
             (4, b'd') if is(name, b"date") => Self::Date,
             (6, b'e') if is(name, b"expect") => Self::Expect,
+            (6, b'c') if is(name, b"cookie") => Self::Cookie,
             (7, b'u') if is(name, b"upgrade") => Self::Upgrade,
             (7, b't') if is(name, b"trailer") => Self::HopByHop,
             (9, b'f') if is(name, b"forwarded") => Self::Forwarded,
             (10, b'c') if is(name, b"connection") => Self::Connection,
             (10, b'k') if is(name, b"keep-alive") => Self::KeepAlive,
+            (10, b't') if is(name, b"tracestate") => Self::TraceState,
+            (11, b't') if is(name, b"traceparent") => Self::TraceParent,
             (14, b'c') if is(name, b"content-length") => Self::ContentLength,
             (14, b'h') if is(name, b"http2-settings") => Self::HopByHop,
             (17, b't') if is(name, b"transfer-encoding") => Self::TransferEncoding,
@@ -104,6 +111,7 @@ impl FieldKind {
             _ if is(name, b"x-forwarded-for") => Self::ForwardedFor,
             _ if is(name, b"x-forwarded-proto") => Self::ForwardedProto,
             _ if is(name, b"x-forwarded-host") => Self::ForwardedHost,
+            _ if is(name, b"x-request-id") => Self::RequestId,
             _ if starts(name, b"x-forwarded-") || is(name, b"x-real-ip") => Self::Identity,
             _ if starts(name, b"x-bowline-") => Self::Reserved,
             _ => Self::EndToEnd,
@@ -112,7 +120,10 @@ impl FieldKind {
 
     /// Whether a request's field goes upstream as it came. What does not is dropped or written anew.
     pub const fn goes_upstream(self) -> bool {
-        matches!(self, Self::EndToEnd | Self::Date)
+        matches!(
+            self,
+            Self::EndToEnd | Self::Date | Self::Cookie | Self::RequestId | Self::TraceParent | Self::TraceState
+        )
     }
 
     /// Whether a response's field goes to the client as it came.
@@ -135,7 +146,11 @@ impl FieldKind {
             | Self::Forwarded
             | Self::Identity
             | Self::Underscored
-            | Self::Date => true,
+            | Self::Date
+            | Self::Cookie
+            | Self::RequestId
+            | Self::TraceParent
+            | Self::TraceState => true,
         }
     }
 }
@@ -332,9 +347,7 @@ pub(super) fn read_options(text: &[u8], lines: &mut [Line], kinds: Kinds) -> Res
 
 fn nominate(text: &[u8], lines: &mut [Line], name: &[u8]) {
     for line in lines {
-        if matches!(line.kind, FieldKind::EndToEnd | FieldKind::Date)
-            && line.name.bytes(text).eq_ignore_ascii_case(name)
-        {
+        if line.kind.goes_upstream() && line.name.bytes(text).eq_ignore_ascii_case(name) {
             line.kind = FieldKind::Nominated;
         }
     }

@@ -132,7 +132,7 @@ fn parse(input: &[u8], spare: &mut Spare) -> Result<(RequestHead, usize), Refusa
     let mut text = spare.texts.take();
     text.clear();
     text.extend_from_slice(head);
-    let parsed = RequestHead { target, text, lines, version, body, keep_alive, expects_continue, upgrade };
+    let parsed = RequestHead { target, text, lines, kinds, version, body, keep_alive, expects_continue, upgrade };
     Ok((parsed, head.len()))
 }
 
@@ -197,7 +197,11 @@ impl Meaning {
                 | FieldKind::Identity
                 | FieldKind::Reserved
                 | FieldKind::Underscored
-                | FieldKind::Date => {}
+                | FieldKind::Date
+                | FieldKind::Cookie
+                | FieldKind::RequestId
+                | FieldKind::TraceParent
+                | FieldKind::TraceState => {}
             }
         }
         Ok(meaning)
@@ -334,6 +338,8 @@ pub struct RequestHead {
     /// The head as read, which `lines` are stretches of.
     text: Vec<u8>,
     lines: Vec<Line>,
+    /// Of them, as they came.
+    kinds: Kinds,
     version: Version,
     body: Framing,
     keep_alive: bool,
@@ -402,8 +408,9 @@ impl RequestHead {
 
     /// The values of all fields of that name, in any case.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let lines = if self.kinds.has(FieldKind::of(name.as_bytes())) { self.lines.as_slice() } else { &[] };
         let named = move |line: &&Line| line.name.bytes(&self.text).eq_ignore_ascii_case(name.as_bytes());
-        self.lines.iter().filter(named).map(|line| line.value.bytes(&self.text))
+        lines.iter().filter(named).map(|line| line.value.bytes(&self.text))
     }
 
     /// The value of the first field of that name.

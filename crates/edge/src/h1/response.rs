@@ -192,7 +192,11 @@ impl Announced {
                 | FieldKind::Identity
                 | FieldKind::Reserved
                 | FieldKind::Underscored
-                | FieldKind::Date => {}
+                | FieldKind::Date
+                | FieldKind::Cookie
+                | FieldKind::RequestId
+                | FieldKind::TraceParent
+                | FieldKind::TraceState => {}
             }
         }
         Ok(announced)

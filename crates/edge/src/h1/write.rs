@@ -179,7 +179,7 @@ pub fn request<'a>(
     request: &RequestLine<'_>,
     fields: impl Iterator<Item = Field<'a>> + Clone,
     forwarding: &Forwarding,
-    extra: &[(&str, &str)],
+    extra: &[(&str, &[u8])],
 ) {
     out.reserve(1024);
     push(out, &[request.method.as_bytes(), b" ", request.path.as_bytes()]);
@@ -194,7 +194,7 @@ pub fn request<'a>(
     }
     forwarding.write(out, request.authority, fields);
     for (name, value) in extra {
-        line(out, name, value.as_bytes());
+        line(out, name, value);
     }
     if let Some(protocol) = request.upgrade {
         push(out, &[b"Connection: Upgrade\r\nUpgrade: ", protocol.as_bytes(), b"\r\n"]);
@@ -309,7 +309,7 @@ pub fn answer(out: &mut Vec<u8>, answer: &Answer<'_>) {
     }
 }
 
-fn is_extra(field: &Field<'_>, extra: &[(&str, &str)]) -> bool {
+fn is_extra<V>(field: &Field<'_>, extra: &[(&str, V)]) -> bool {
     if field.name.eq_ignore_ascii_case(b"set-cookie") {
         return false;
     }

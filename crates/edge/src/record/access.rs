@@ -220,8 +220,8 @@ pub(crate) struct Line<'a> {
     pub(crate) protocol: &'static str,
     /// `TLSv1.3`; empty: plain.
     pub(crate) tls: &'static str,
-    pub(crate) trace: &'a str,
-    pub(crate) request: &'a str,
+    pub(crate) trace: &'a [u8],
+    pub(crate) request: &'a [u8],
     /// How a call of gRPC ended.
     pub(crate) call: Option<u16>,
     /// Who is to blame and the reason's code, where something went wrong.
@@ -279,12 +279,12 @@ impl AccessLog {
 }
 
 /// `before`: the key, as it stands before a text.
-fn text(out: &mut Vec<u8>, before: &'static str, value: &str) {
+fn text(out: &mut Vec<u8>, before: &'static str, value: &[u8]) {
     out.extend_from_slice(before.as_bytes());
-    if is_plain(value.as_bytes()) {
-        out.extend_from_slice(value.as_bytes());
+    if is_plain(value) {
+        out.extend_from_slice(value);
     } else {
-        escaped(out, value);
+        escaped(out, &String::from_utf8_lossy(value));
     }
     out.push(b'"');
 }
@@ -356,9 +356,9 @@ impl Line<'_> {
             out.push(b',');
             out.extend_from_slice(label.as_bytes());
         }
-        text(out, ",\"method\":\"", self.method);
-        text(out, ",\"host\":\"", self.host);
-        text(out, ",\"path\":\"", self.path);
+        text(out, ",\"method\":\"", self.method.as_bytes());
+        text(out, ",\"host\":\"", self.host.as_bytes());
+        text(out, ",\"path\":\"", self.path.as_bytes());
         number(out, ",\"status\":", self.status.into());
         if let Some(code) = self.call {
             number(out, ",\"grpc_status\":", code.into());
@@ -371,17 +371,19 @@ impl Line<'_> {
         number(out, ",\"bytes_out\":", self.response_bytes);
         out.extend_from_slice(b",\"client\":\"");
         address(out, self.client);
-        text(out, "\",\"protocol\":\"", self.protocol);
-        for (before, value) in
-            [(",\"tls\":\"", self.tls), (",\"trace_id\":\"", self.trace), (",\"request_id\":\"", self.request)]
-        {
+        text(out, "\",\"protocol\":\"", self.protocol.as_bytes());
+        for (before, value) in [
+            (",\"tls\":\"", self.tls.as_bytes()),
+            (",\"trace_id\":\"", self.trace),
+            (",\"request_id\":\"", self.request),
+        ] {
             if !value.is_empty() {
                 text(out, before, value);
             }
         }
         if let Some((blame, reason)) = self.fault {
-            text(out, ",\"blame\":\"", blame);
-            text(out, ",\"reason\":\"", reason);
+            text(out, ",\"blame\":\"", blame.as_bytes());
+            text(out, ",\"reason\":\"", reason.as_bytes());
         }
         out.extend_from_slice(b"}\n");
     }
@@ -406,8 +408,8 @@ mod tests {
             client: "::1".parse().unwrap(),
             protocol: "HTTP/1.1",
             tls: "",
-            trace: "abc",
-            request: "def",
+            trace: b"abc",
+            request: b"def",
             call: Some(14),
             fault: Some(("upstream", "connect-refused")),
         }
