@@ -45,7 +45,10 @@ impl Kind {
     pub(crate) fn compared() -> anyhow::Result<Vec<Self>> {
         let Ok(named) = std::env::var("BENCH_PEERS") else { return Ok(Self::ALL.into()) };
         let of = |name: &str| Self::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
-        named.split_whitespace().map(|name| of(name).with_context(|| format!("BENCH_PEERS: `{name}` is no peer"))).collect()
+        named
+            .split_whitespace()
+            .map(|name| of(name).with_context(|| format!("BENCH_PEERS: `{name}` is no peer")))
+            .collect()
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -207,14 +210,24 @@ fn spawn(mut command: Command, files: &Path) -> anyhow::Result<Child> {
 }
 
 fn on_proxy_core() -> Command {
+    on_cores(&[PROXY_CORE])
+}
+
+/// A command that runs another one there, in the same process.
+pub(crate) fn on_cores(cores: &[usize]) -> Command {
+    let cores: Vec<String> = cores.iter().map(ToString::to_string).collect();
     let mut command = Command::new("taskset");
-    command.args(["-c", &PROXY_CORE.to_string()]);
+    command.args(["-c", &cores.join(",")]);
     command
 }
 
 pub(crate) fn core(index: usize) -> anyhow::Result<nix::sched::CpuSet> {
+    cores(&[index])
+}
+
+pub(crate) fn cores(all: &[usize]) -> anyhow::Result<nix::sched::CpuSet> {
     let mut set = nix::sched::CpuSet::new();
-    set.set(index)?;
+    all.iter().try_for_each(|index| set.set(*index))?;
     Ok(set)
 }
 
