@@ -34,25 +34,19 @@ fn check(form: Form) {
             What::Upload => LONG,
             What::Small | What::Connection(None) | What::Download | What::Echo => SHORT,
         };
-        let load = scenario.load_at(address, address, HOST).unwrap();
+        let mut load = scenario.load_at(address, address, HOST).unwrap();
+        if scenario.what == What::Upload {
+            load.connections = 1;
+        }
         let round = generator.run(&load, time).unwrap_or_else(|error| panic!("{form:?}, {}: {error:#}", scenario.name));
         assert!(scenario.amount(&round) > 0.0 && round.requests > 0, "{form:?}, {}: nothing came", scenario.name);
     }
 }
 
+/// One after the other: uploads beside each other are too slow for a round.
 #[test]
-fn an_epoll_loop_forwards_truly() {
-    check(Form::Epoll);
-}
-
-#[test]
-fn a_runtime_for_each_thread_forwards_truly() {
-    check(Form::Current);
-}
-
-#[test]
-fn a_runtime_of_many_threads_forwards_truly() {
-    check(Form::Multi);
+fn each_forwards_truly() {
+    Form::ALL.into_iter().for_each(check);
 }
 
 #[test]
