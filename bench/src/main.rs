@@ -1,10 +1,10 @@
-//! `bowline-bench edge|cost|start|memory|idle|release|reconcile|neighbour|agree|show|canary|scale [--out DIR]`: the figures of `bench/README.md`, each
+//! `bowline-bench edge|cost|start|memory|idle|release|reconcile|neighbour|agree|show|canary|scale|floor [--out DIR]`: the figures of `bench/README.md`, each
 //! as a Markdown table and, with `--out`, as `DIR/WHAT.json`. `bowline-bench edge SCENARIO…`: only these. Exit status 2: the figures are there, and
 //! something that must hold does not.
 //!
 //! Binaries: `BOWLINE_BIN`, `ENVOY_BIN`; nginx, HAProxy, Caddy, strace, valgrind, wrk and h2load from the PATH. What is missing is said and left
-//! out, never silently. `BENCH_SECONDS` (5; `edge`: 3), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer;
-//! `BENCH_PEERS` (`Bowline nginx`) leaves the others out of the timed scenarios and of `cost`; `show` goes by
+//! out, never silently. `BENCH_SECONDS` (5; `edge` and `floor`: 3), `BENCH_ROUNDS` (7) and `BENCH_STARTS` (15) make it shorter or longer;
+//! `BENCH_PEERS` (`Bowline nginx`) leaves the others out of the timed scenarios, `cost` and `floor`; `show` goes by
 //! `BENCH_RATE` (2000), `BENCH_DEPLOYS` (20), `BENCH_ROLLBACKS` (5) and `BENCH_UPGRADES` (100), `canary` by
 //! `BENCH_CANARIES` (2000) and `BENCH_FAULTY` (500), `scale` by `BENCH_TRACES` (100) and `BENCH_STEP` (420; 0: no real step).
 
@@ -14,6 +14,8 @@ mod core_time;
 mod cost;
 mod edge;
 mod figure;
+mod floor;
+mod forward;
 mod generator;
 mod idle;
 mod memory;
@@ -34,6 +36,9 @@ use serde_json::{Value, json};
 fn main() -> anyhow::Result<ExitCode> {
     let mut args = std::env::args().skip(1);
     let what = args.next().unwrap_or_default();
+    if what == "forward" {
+        return forward::run(args).map(|()| ExitCode::SUCCESS);
+    }
     let (mut out, mut only) = (None, Vec::new());
     while let Some(word) = args.next() {
         match word.as_str() {
@@ -57,9 +62,10 @@ fn main() -> anyhow::Result<ExitCode> {
         "show" => show::run()?,
         "canary" => canary::run()?,
         "scale" => scale::run()?,
+        "floor" => floor::run()?,
         other => {
             bail!(
-                "`{other}` is not known; say edge, cost, start, memory, idle, release, reconcile, neighbour, agree, show, canary or scale"
+                "`{other}` is not known; say edge, cost, start, memory, idle, release, reconcile, neighbour, agree, show, canary, scale or floor"
             )
         }
     };

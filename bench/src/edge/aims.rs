@@ -5,7 +5,7 @@ use super::{Results, Row};
 use crate::peer::Kind;
 
 /// Of the core of load and upstream: beyond, the load limits what is measured, and rates rank nothing.
-pub(super) const TOO_BUSY: f64 = 0.8;
+pub(crate) const TOO_BUSY: f64 = 0.8;
 
 /// KB of 1,000 bytes.
 const KILO: f64 = 1e3;

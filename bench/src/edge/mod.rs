@@ -18,7 +18,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::{Map, Value};
 
+pub(crate) use aims::TOO_BUSY;
 pub(crate) use proof::ready;
+pub(crate) use report::{failed, spread};
 use scenario::Scenario;
 
 use crate::generator::{Generator, Load, OWN_CORE, Round};
@@ -29,7 +31,7 @@ use crate::{say, setting};
 const PEAK: Duration = Duration::from_secs(1);
 
 /// Until what a proxy says of its log has come.
-const SETTLED: Duration = Duration::from_millis(1_500);
+pub(crate) const SETTLED: Duration = Duration::from_millis(1_500);
 
 /// A proxy's rounds of one scenario, or why there are none.
 pub(crate) struct Row {
@@ -125,7 +127,7 @@ fn timed(
 }
 
 /// One that serves, or none that is left behind.
-fn started(generator: &mut Generator, kind: Kind, peer: anyhow::Result<Peer>) -> anyhow::Result<Peer> {
+pub(crate) fn started(generator: &mut Generator, kind: Kind, peer: anyhow::Result<Peer>) -> anyhow::Result<Peer> {
     let peer = peer?;
     match ready(generator, &peer) {
         Ok(()) => Ok(peer),

@@ -77,12 +77,12 @@ pub(super) fn timed(scenario: &Scenario, rows: &[Row]) {
     say("");
 }
 
-fn spread(runs: &Runs, digits: usize) -> String {
+pub(crate) fn spread(runs: &Runs, digits: usize) -> String {
     format!("{:.digits$} ({:.digits$}–{:.digits$})", runs.median(), runs.min(), runs.max())
 }
 
 /// A row that says why there are no figures.
-fn failed(name: &str, why: Option<&String>, columns: usize) -> String {
+pub(crate) fn failed(name: &str, why: Option<&String>, columns: usize) -> String {
     let why = one_line(why.map_or("no round", String::as_str));
     format!("| {name} | {why}{} |", " |".repeat(columns - 1))
 }

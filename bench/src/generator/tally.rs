@@ -74,6 +74,11 @@ pub(crate) struct Round {
 }
 
 impl Round {
+    /// For how long the two cores were busy.
+    pub(crate) fn both(&self) -> Duration {
+        self.proxy + Duration::from_secs_f64(self.busy * self.seconds)
+    }
+
     /// The latency in microseconds that this share of requests stays below.
     pub(crate) fn quantile(&self, per_mille: usize) -> u32 {
         let index = (self.latencies.len() * per_mille / 1000).min(self.latencies.len().saturating_sub(1));

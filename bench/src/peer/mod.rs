@@ -210,14 +210,24 @@ fn spawn(mut command: Command, files: &Path) -> anyhow::Result<Child> {
 }
 
 fn on_proxy_core() -> Command {
+    on_cores(&[PROXY_CORE])
+}
+
+/// A command that runs another one there, in the same process.
+pub(crate) fn on_cores(cores: &[usize]) -> Command {
+    let cores: Vec<String> = cores.iter().map(ToString::to_string).collect();
     let mut command = Command::new("taskset");
-    command.args(["-c", &PROXY_CORE.to_string()]);
+    command.args(["-c", &cores.join(",")]);
     command
 }
 
 pub(crate) fn core(index: usize) -> anyhow::Result<nix::sched::CpuSet> {
+    cores(&[index])
+}
+
+pub(crate) fn cores(all: &[usize]) -> anyhow::Result<nix::sched::CpuSet> {
     let mut set = nix::sched::CpuSet::new();
-    set.set(index)?;
+    all.iter().try_for_each(|index| set.set(*index))?;
     Ok(set)
 }
 
