@@ -58,7 +58,15 @@ def main():
     hello = wire.client_hello("a.test")
     small = b"".join(wire.record(hello[i : i + 40]) for i in range(0, len(hello), 40))
     for name, data in (("whole", wire.record(hello)), ("fragments", small),
-                       ("old", wire.record(wire.client_hello("a.test", (), 0x0302)))):
+                       ("old", wire.record(wire.client_hello("a.test", (), 0x0302))),
+                       ("old-1-2", wire.record(wire.client_hello("a.test", (), protocols=(b"h2", b"http/1.1")))),
+                       ("wildcard", wire.record(wire.client_hello("X.wild.test", protocols=(b"h2", b"http/1.1")))),
+                       ("awaited", wire.record(wire.client_hello("own.wild.test"))),
+                       ("unknown", wire.record(wire.client_hello("nobody.test"))),
+                       ("nameless", wire.record(wire.client_hello(""))),
+                       ("authority", wire.record(wire.client_hello("new.test", protocols=(b"acme-tls/1",)))),
+                       ("authority-of-none", wire.record(wire.client_hello("x.wild.test", protocols=(b"acme-tls/1",)))),
+                       ("authority-or-not", wire.record(wire.client_hello("a.test", protocols=(b"acme-tls/1", b"h2"))))):
         write("client_hello", name, b"\x10\0" + data)
 
 
