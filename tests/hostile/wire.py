@@ -357,15 +357,18 @@ def goaway(code):
     return GoAwayFrame(0, error_code=code)
 
 
-def client_hello(name, versions=(0x0304, 0x0303), legacy=0x0303):
-    """A ClientHello as RFC 8446 has it, with a key of X25519 that is nobody's."""
+def client_hello(name, versions=(0x0304, 0x0303), legacy=0x0303, protocols=()):
+    """A ClientHello as RFC 8446 has it, with a key of X25519 that is nobody's; of a client that names no host where the name is empty."""
     u16 = lambda value: value.to_bytes(2, "big")
     block = lambda data: u16(len(data)) + data
     extension = lambda kind, data: u16(kind) + block(data)
     sni = block(b"\x00" + block(name.encode()))
     ciphers = b"".join(map(u16, (0x1301, 0x1302, 0xC02B, 0xC02F, 0xC013, 0xC014, 0x002F)))
-    extensions = extension(0, sni) + extension(10, block(u16(0x001D) + u16(0x0017))) + extension(11, b"\x01\x00")
+    extensions = extension(0, sni) if name else b""
+    extensions += extension(10, block(u16(0x001D) + u16(0x0017))) + extension(11, b"\x01\x00")
     extensions += extension(13, block(b"".join(map(u16, (0x0403, 0x0804, 0x0401, 0x0203, 0x0201)))))
+    if protocols:
+        extensions += extension(16, block(b"".join(bytes([len(one)]) + one for one in protocols)))
     if 0x0304 in versions:
         listed = b"".join(map(u16, versions))
         extensions += extension(43, bytes([len(listed)]) + listed)

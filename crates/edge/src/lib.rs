@@ -47,6 +47,11 @@ pub mod proxy_header {
     pub use crate::proxy::{BadHeader, Source, Step, belonging, step};
 }
 
+/// What is answered to a ClientHello by itself, likewise.
+pub mod client_hello {
+    pub use crate::tls::Tls;
+}
+
 pub mod wire;
 mod worker;
 

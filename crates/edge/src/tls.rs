@@ -35,7 +35,7 @@ pub enum TlsError {
 
 /// The certificates of now, and how handshakes are made.
 #[derive(Debug)]
-pub(crate) struct Tls {
+pub struct Tls {
     config: Arc<ServerConfig>,
     names: Arc<Names>,
     /// How authorities are answered that ask whether a name leads here.
@@ -78,7 +78,11 @@ impl ResolvesServerCert for Only {
 }
 
 impl Tls {
-    pub(crate) fn new() -> Result<Self, TlsError> {
+    /// No certificates yet: whoever greets is refused.
+    ///
+    /// # Errors
+    /// The machine gives no randomness for the keys of tickets.
+    pub fn new() -> Result<Self, TlsError> {
         let names = Arc::new(Names::default());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -93,7 +97,7 @@ impl Tls {
     }
 
     /// Parses all certificates, then serves them. One that is wrong does not stop the others; it is told apart.
-    pub(crate) fn swap(&self, desired: &EdgeDesired) -> Vec<(HostName, TlsError)> {
+    pub fn swap(&self, desired: &EdgeDesired) -> Vec<(HostName, TlsError)> {
         let mut wrong = self.swap_challenges(&desired.table);
         let mut by_host = ByHost::default();
         for (host, _) in desired.table.sites.iter().filter(|(_, site)| site.tls == SiteTls::Both) {
@@ -153,17 +157,21 @@ impl Tls {
         self.names.find(host).is_some()
     }
 
-    /// Shakes hands. `local`: the address the client connected to, which stands for a name that it did not send.
-    /// A client that names a host without a certificate is refused with an alert.
+    /// Shakes hands. `local`: the address the client connected to.
     pub(crate) async fn accept(&self, stream: TcpStream, local: IpAddr) -> std::io::Result<TlsStream<TcpStream>> {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-        let hello = start.client_hello();
-        let config = match (hello.server_name(), self.challenge(&hello)) {
+        let config = self.answer(&start.client_hello(), local);
+        start.into_stream(config).await
+    }
+
+    /// How a client that greets so is answered. `local` stands for a name that it did not send. One that names a host without a
+    /// certificate is refused with an alert.
+    pub fn answer(&self, hello: &ClientHello<'_>, local: IpAddr) -> Arc<ServerConfig> {
+        match (hello.server_name(), self.challenge(hello)) {
             (_, Some(key)) => self.config_of(key, vec![ACME.to_vec()]),
             (Some(_), None) => Arc::clone(&self.config),
             (None, None) => self.config_for(local),
-        };
-        start.into_stream(config).await
+        }
     }
 
     /// Of a client that speaks nothing but the protocol of authorities.

@@ -79,12 +79,16 @@ fn framing() {
         "5.0",
         "5e0",
         "٥",
+        "9223372036854775808",
+        "18446744073709551615",
         "18446744073709551621",
         "18446744073709551616",
         "99999999999999999999999",
     ] {
         check_fields(&format!("Content-Length: {value}"), ContentLength);
     }
+    let longest = gate(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9223372036854775807\r\n\r\n");
+    assert!(matches!(longest, GateStep::Head { head, .. } if head.body() == Framing::Length(i64::MAX as u64)));
     for value in [
         ",chunked",
         "xchunked",
@@ -498,6 +502,7 @@ fn responses() {
     with("Content-Length: 5\r\nTransfer-Encoding: chunked", LengthAndChunked);
     with("Content-Length: 5, 5", ContentLength);
     with("Content-Length: -1", ContentLength);
+    with("Content-Length: 18446744073709551615", ContentLength);
     with("Content-Length:", ContentLength);
     with("Transfer-Encoding: gzip, chunked", TransferEncoding);
     with("Transfer-Encoding: identity", TransferEncoding);

@@ -1,32 +1,23 @@
-//! The first bytes of a TLS connection, cut anywhere: one outcome, and a name that is a host's.
+//! The first bytes of a TLS connection, cut anywhere: one answer, a name that is a host's, and the certificate that the table says.
 #![no_main]
 
+#[path = "../../tests/client_hello/greeting.rs"]
+mod greeting;
+
+use std::sync::LazyLock;
+
+use greeting::{Edge, Greeted};
 use libfuzzer_sys::fuzz_target;
-use rustls::server::Acceptor;
 
-/// The name that is asked for; nothing, where it asks for none; an error, where it is no ClientHello.
-fn asked(pieces: &[&[u8]]) -> Result<Option<Option<String>>, ()> {
-    let mut acceptor = Acceptor::default();
-    for mut piece in pieces.iter().copied() {
-        while !piece.is_empty() {
-            acceptor.read_tls(&mut piece).map_err(drop)?;
-            if let Some(accepted) = acceptor.accept().map_err(drop)? {
-                return Ok(Some(accepted.client_hello().server_name().map(str::to_owned)));
-            }
-        }
-    }
-    Ok(None)
-}
+static EDGE: LazyLock<Edge> = LazyLock::new(Edge::new);
 
+// Where it is cut, and the bytes.
 fuzz_target!(|data: (u16, &[u8])| {
     let (cut, bytes) = data;
+    let whole = EDGE.greet(&[bytes]);
     let (first, second) = bytes.split_at(usize::from(cut).min(bytes.len()));
-    let whole = asked(&[bytes]);
-    assert_eq!(asked(&[first, second]), whole);
-    if let Ok(Some(Some(name))) = whole {
-        assert!(
-            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)),
-            "{name:?}"
-        );
+    assert_eq!(EDGE.greet(&[first, second]), whole);
+    if let Greeted::Answered(answer) = whole {
+        EDGE.holds(&answer);
     }
 });

@@ -353,15 +353,17 @@ fn nominate(text: &[u8], lines: &mut [Line], name: &[u8]) {
     }
 }
 
-/// `1*DIGIT` that fits 64 bits, and nothing else (RFC 9110, 8.6; lists of equal lengths are refused).
+/// `1*DIGIT` that fits 63 bits, and nothing else (RFC 9110, 8.6; lists of equal lengths are refused). Readers further on hold lengths
+/// with a sign, or reserve the highest: what they would make of such a one is nobody's to know.
 pub(super) fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
         return None;
     }
-    value.iter().try_fold(0u64, |sum, b| {
-        let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
+    let length = value.iter().try_fold(0i64, |sum, b| {
+        let digit = b.is_ascii_digit().then(|| i64::from(b - b'0'))?;
         sum.checked_mul(10)?.checked_add(digit)
-    })
+    });
+    length.map(i64::cast_unsigned)
 }
 
 /// `tchar` of RFC 9110 (5.6.2).
