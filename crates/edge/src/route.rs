@@ -122,7 +122,7 @@ pub(crate) struct Counting {
 pub(crate) enum Target {
     Forward(Vec<Backend>),
     Files {
-        folder: Folder,
+        folder: Arc<Folder>,
         release: ReleaseNumber,
         labels: LabelId,
         log: String,

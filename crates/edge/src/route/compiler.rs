@@ -243,7 +243,7 @@ impl Compiler {
                 Target::Forward(splits.iter().map(|split| self.backend(table, rule, split, *judged)).collect())
             }
             Action::Files(files) => Target::Files {
-                folder: Folder::new(files),
+                folder: Arc::new(Folder::new(files)),
                 release: files.release,
                 labels: self.label(rule, Some((&files.service, Some(files.release), Cohort::Whole))),
                 log: format!("\"service\":\"{}\",\"release\":{}", files.service, files.release),
