@@ -1,4 +1,4 @@
-//! A file system that does not answer, as a file server that is away or a dying disk: it holds up who asks for its files, and nobody else.
+//! A disk that does not answer, as a file server that is away or a dying SSD: it holds up who asks for its files, and nobody else.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bowline_core::route::{Action, Rule};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use support::{Edge, PATIENCE, TableBuilder, files, rule};
+use bowline_edge::link;
+use support::{Edge, Folder, PATIENCE, TableBuilder, config, files, rule};
 
 /// Mounted here, and served by nobody until it is dropped; then all that waits for it fails.
 struct Hanging {
@@ -69,8 +70,8 @@ async fn a_file_system_that_does_not_answer_holds_up_nobody_else() {
     assert_eq!(refused, (503, Some("disk-busy".to_owned())));
     assert_eq!(edge.get("deny.test", "/").await.status, 403);
     drop(hanging);
-    let edge = &edge;
     edge.eventually(|| async { edge.get("local.test", "/a.txt").await.text() == "a file" }).await;
+    edge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,5 +83,21 @@ async fn an_edge_ends_though_its_disk_hangs() {
     let hasty = Rule { timeout: Duration::from_millis(300), ..rule("/", files(&hung.join("site"), None)) };
     edge.serve(TableBuilder::default().site("hung.test", vec![hasty])).await;
     assert_eq!(edge.get("hung.test", "/a.txt").await.status, 504);
-    tokio::time::timeout(PATIENCE, edge.stop()).await.expect("it waits for its disk");
+    let end = edge.handle.shutdown.edge(2 * PATIENCE);
+    tokio::time::timeout(PATIENCE, end).await.expect("it waits for its disk");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_ends_though_its_log_hangs() {
+    let folder = Folder::new();
+    let logs = folder.path().join("logs");
+    std::fs::create_dir_all(&logs).unwrap();
+    // Whoever opens it to write waits for a reader, and none comes.
+    nix::unistd::mkfifo(&logs.join("access.log"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut edge = Edge::connected(link::spawn(config(folder.path())), folder).await;
+    edge.serve(TableBuilder::default()).await;
+    assert_eq!(edge.get("absent.test", "/").await.status, 404);
+    // Long before whoever has started it would kill it.
+    let end = edge.handle.shutdown.edge(2 * PATIENCE);
+    tokio::time::timeout(PATIENCE, end).await.expect("it waits for its log");
 }
