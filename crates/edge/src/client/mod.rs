@@ -1,5 +1,6 @@
 //! The client's side of an exchange, whatever protocol it speaks.
 
+mod budget;
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod linger;
