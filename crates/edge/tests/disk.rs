@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bowline_core::route::{Action, Rule};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use bowline_edge::link;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use support::{Edge, Folder, PATIENCE, TableBuilder, config, files, rule};
 
 /// Mounted here, and served by nobody until it is dropped; then all that waits for it fails.
