@@ -81,6 +81,10 @@ pub(crate) enum Reason {
     FileNotFound,
     FileMethod,
     FileUnreadable,
+    /// The disk does not answer.
+    DiskTimeout,
+    /// The disk does not answer others, or has as much to do as may wait for it.
+    DiskBusy,
     /// No daemon answers behind the API's host: the request has reached nobody.
     DaemonAway,
     /// The daemon has ended, or broke off, before it answered.
@@ -131,6 +135,8 @@ impl Reason {
             Self::FileNotFound => "file-not-found",
             Self::FileMethod => "method-not-allowed",
             Self::FileUnreadable => "file-unreadable",
+            Self::DiskTimeout => "disk-timeout",
+            Self::DiskBusy => "disk-busy",
             Self::DaemonAway => "daemon-away",
             Self::DaemonLost => "daemon-lost",
             Self::TooManyAtOnce => "too-many-at-once",
@@ -154,6 +160,7 @@ impl Reason {
             | Self::StreamRefused
             | Self::UpstreamLeaving
             | Self::Http2Bounds
+            | Self::DiskBusy
             | Self::Maintenance => 503,
             Self::UnknownHost | Self::NoRoute | Self::FileNotFound => 404,
             Self::Misdirected => 421,
@@ -167,7 +174,7 @@ impl Reason {
             | Self::BadUpstream(_)
             | Self::StreamReset(_)
             | Self::DaemonLost => 502,
-            Self::ConnectTimeout | Self::ResponseTimeout | Self::UpstreamStalled => 504,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::UpstreamStalled | Self::DiskTimeout => 504,
             Self::ClientGone | Self::ClientStalled | Self::DeadlineExceeded => 499,
             Self::FileMethod => 405,
             Self::FileUnreadable | Self::Internal => 500,
@@ -210,6 +217,8 @@ impl Reason {
             Self::Starting
             | Self::Maintenance
             | Self::FileUnreadable
+            | Self::DiskTimeout
+            | Self::DiskBusy
             | Self::DaemonAway
             | Self::DaemonLost
             | Self::DaemonBusy
@@ -279,6 +288,8 @@ impl Reason {
             Self::FileNotFound => "There is no such file.",
             Self::FileMethod => "Files are only read: GET and HEAD.",
             Self::FileUnreadable => "The file could not be read.",
+            Self::DiskTimeout => "The disk did not answer in time.",
+            Self::DiskBusy => "The disk does not answer, or is asked by too many at once. Try again in a moment.",
             Self::DaemonAway => "The daemon does not run, or is just being replaced. Try again in a moment.",
             Self::DaemonLost => "The daemon ended before it answered. What it has done of what was asked is not known.",
             Self::DaemonBusy => "The daemon is asked by too many others at once. Try again in a moment.",

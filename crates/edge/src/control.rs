@@ -285,6 +285,7 @@ impl Control {
 
     /// Adds up what the workers counted and tells the daemons what changed.
     async fn report(&mut self) {
+        let unused = self.compiler.take_unused();
         let mut answers = Vec::with_capacity(self.workers.len());
         for worker in &self.workers {
             let (answer, report) = oneshot::channel();
@@ -298,6 +299,7 @@ impl Control {
             reports.extend(answer.await.ok());
         }
         self.totals.add(reports, &self.compiler);
+        self.compiler.forget(unused);
         self.outliers.look(&self.compiler);
         let mut frame = self.totals.changes();
         self.complete(&mut frame);

@@ -147,6 +147,11 @@ impl Patience {
         let earned = u32::try_from(earned).unwrap_or(u32::MAX);
         self.left_ms = self.left_ms.saturating_sub(waited).saturating_add(earned).min(self.whole_ms);
     }
+
+    /// Whether some of it has been used, and was not earned again.
+    pub(crate) fn is_used(&self) -> bool {
+        self.left_ms < self.whole_ms
+    }
 }
 
 fn tick(now: u64) -> u32 {

@@ -1,20 +1,22 @@
-//! Files that the edge serves itself. Reading is done in place, in pieces: what is served often lies in memory.
+//! Files that the edge serves itself, in pieces. What lies in memory is read in place; all that may wait for a disk is done by [`crate::disk`].
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bowline_core::id::ReleaseNumber;
 use bowline_core::route::Files;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs};
 
 use crate::answer::Reason;
 use crate::client::Client;
+use crate::disk::read_cached;
 use crate::encoding::{Coding, Gzip};
 use crate::h1::{Field, Framing, ResponseLine};
 use crate::request::{self, Request};
@@ -28,6 +30,8 @@ pub(crate) struct Folder {
     fallback: Option<String>,
     /// `Cache-Control` of everything but HTML.
     cache: String,
+    /// Whether its names are of a disk of this machine, so that what memory knows of them is enough to open them; it is seen when the first is.
+    is_local: OnceLock<bool>,
 }
 
 /// Pages change with every release and name what else is needed: they are always asked for again.
@@ -39,6 +43,7 @@ impl Folder {
             root: files.root.clone(),
             fallback: files.fallback.clone(),
             cache: format!("public, max-age={}", files.cache.as_secs()),
+            is_local: OnceLock::new(),
         }
     }
 }
@@ -62,7 +67,7 @@ pub(crate) async fn serve<C: Client>(
     request: &mut Request<'_>,
     client: &mut C,
     route: &Route,
-    folder: &Folder,
+    folder: &Arc<Folder>,
     release: ReleaseNumber,
 ) -> Result<(), Reason> {
     let head = request.head;
@@ -73,7 +78,16 @@ pub(crate) async fn serve<C: Client>(
     if is_withheld(&path) {
         return Err(Reason::FileNotFound);
     }
-    let opened = match find(folder, &path)? {
+    let found = match find(folder, &path, Way::Cached)? {
+        Some(found) => found,
+        None => {
+            let within = Arc::clone(folder);
+            let find = move || find(&within, &path, Way::Waiting);
+            let found = request.worker.disk.run((request.deadline, route.timeout), find).await?;
+            found?.ok_or(Reason::FileUnreadable)?
+        }
+    };
+    let opened = match found {
         Found::File(opened) => opened,
         Found::Folder => {
             let location = format!("{}/", head.path());
@@ -119,37 +133,72 @@ fn is_withheld(path: &[u8]) -> bool {
     top || names.any(hidden)
 }
 
-fn find(folder: &Folder, path: &[u8]) -> Result<Found, Reason> {
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By what lies in memory; where that is not enough, not at all.
+    Cached,
+    /// It may take as long as it likes.
+    Waiting,
+}
+
+impl Way {
+    fn open<F: AsFd>(self, from: F, path: &Path, flags: OFlag, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
+        // No library knows it.
+        let cached = ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED);
+        let resolve = if self == Self::Cached { resolve | cached } else { resolve };
+        openat2(from, path, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve))
+    }
+}
+
+/// `None`: not without waiting.
+fn find(folder: &Folder, path: &[u8], way: Way) -> Result<Option<Found>, Reason> {
     use std::os::unix::ffi::OsStrExt;
-    let root =
-        open(&folder.root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(|error| {
+    // Elsewhere opening asks a server, whatever memory knows of the names.
+    if way == Way::Cached && folder.is_local.get() != Some(&true) {
+        return Ok(None);
+    }
+    let root = match way.open(AT_FDCWD, &folder.root, OFlag::O_PATH | OFlag::O_DIRECTORY, ResolveFlag::empty()) {
+        Ok(root) => root,
+        Err(_) if way == Way::Cached => return Ok(None),
+        Err(error) => {
             tracing::warn!(%error, root = %folder.root.display(), "a folder of files cannot be opened");
-            Reason::FileUnreadable
-        })?;
+            return Err(Reason::FileUnreadable);
+        }
+    };
+    folder.is_local.get_or_init(|| is_local(&root));
     let relative = path.strip_prefix(b"/").unwrap_or(path);
     let asked = Path::new(std::ffi::OsStr::from_bytes(relative));
     let found = match relative.is_empty() || relative.ends_with(b"/") {
-        true => open_file(&root, &asked.join("index.html")),
-        false => open_file(&root, asked),
+        true => open_file(&root, &asked.join("index.html"), way),
+        false => open_file(&root, asked, way),
     };
     match found {
         Err(Reason::FileNotFound) => match &folder.fallback {
-            Some(fallback) => open_file(&root, Path::new(fallback)),
+            Some(fallback) => open_file(&root, Path::new(fallback), way),
             None => Err(Reason::FileNotFound),
         },
         found => found,
     }
 }
 
-/// Opens what lies beneath `root`; whatever leads out of it (`..`, links) is not found.
-fn open_file(root: &OwnedFd, relative: &Path) -> Result<Found, Reason> {
-    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = match openat2(root, relative, OpenHow::new().flags(flags).resolve(resolve)) {
+fn is_local(root: &OwnedFd) -> bool {
+    let kind = fstatfs(root).map(|stat| stat.filesystem_type());
+    kind.is_ok_and(|kind| [BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC].contains(&kind))
+}
+
+/// Opens what lies beneath `root`; whatever leads out of it (`..`, links) is not found. `None`: not without waiting.
+fn open_file(root: &OwnedFd, relative: &Path, way: Way) -> Result<Option<Found>, Reason> {
+    let mut resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    if way == Way::Cached {
+        // What is mounted there may be of a disk elsewhere.
+        resolve |= ResolveFlag::RESOLVE_NO_XDEV;
+    }
+    let file = match way.open(root, relative, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, resolve) {
         Ok(file) => File::from(file),
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EXDEV | Errno::ELOOP | Errno::ENAMETOOLONG | Errno::EACCES) => {
-            return Err(Reason::FileNotFound);
-        }
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG) => return Err(Reason::FileNotFound),
+        Err(_) if way == Way::Cached => return Ok(None),
+        Err(Errno::EXDEV | Errno::ELOOP | Errno::EACCES) => return Err(Reason::FileNotFound),
         Err(error) => {
             tracing::warn!(%error, path = %relative.display(), "a file cannot be opened");
             return Err(Reason::FileUnreadable);
@@ -157,13 +206,13 @@ fn open_file(root: &OwnedFd, relative: &Path) -> Result<Found, Reason> {
     };
     let metadata = file.metadata().map_err(|_| Reason::FileUnreadable)?;
     match metadata.file_type() {
-        kind if kind.is_dir() => Ok(Found::Folder),
-        kind if kind.is_file() => Ok(Found::File(Opened {
+        kind if kind.is_dir() => Ok(Some(Found::Folder)),
+        kind if kind.is_file() => Ok(Some(Found::File(Opened {
             file,
             name: relative.to_string_lossy().into_owned(),
             size: metadata.len(),
             modified: metadata.modified().ok(),
-        })),
+        }))),
         _ => Err(Reason::FileNotFound),
     }
 }
@@ -192,7 +241,7 @@ async fn send<C: Client>(
     opened: Opened,
     release: ReleaseNumber,
 ) -> Result<(), Reason> {
-    let (head, idle) = (request.head, route.timeout);
+    let (head, within) = (request.head, route.timeout);
     let (etag, modified) = (etag(release, &opened), opened.modified.and_then(http_date));
     let kind = content_type(&opened.name);
     let cache = if kind.starts_with("text/html") { CACHE_HTML } else { folder.cache.as_str() };
@@ -240,23 +289,23 @@ async fn send<C: Client>(
     let mut gzip = coding.as_mut().and_then(|coding| coding.begin(request.worker, &mut line));
     request.begin_response(client, &line, &Coding::amend(coding.as_ref(), &extra))?;
     if !to_head {
-        stream(request, client, &opened.file, (from, length), gzip.as_deref_mut(), idle).await?;
+        stream(request, client, opened.file, (from, length), gzip.as_deref_mut(), within).await?;
     }
     // Given back here, and not when the client has read all.
     drop(gzip);
-    request.end_response(client, idle).await
+    request.end_response(client, within).await
 }
 
 async fn stream<C: Client>(
     request: &mut Request<'_>,
     client: &mut C,
-    file: &File,
+    file: File,
     (mut at, mut left): (u64, u64),
     mut gzip: Option<&mut Gzip>,
-    idle: Duration,
+    within: Duration,
 ) -> Result<(), Reason> {
+    let file = Arc::new(file);
     let mut buffer = request.worker.take_buffer();
-    buffer.resize(BUFFER, 0);
     let sent = loop {
         if left == 0 {
             break match gzip {
@@ -264,34 +313,61 @@ async fn stream<C: Client>(
                 None => Ok(()),
             };
         }
-        request.deadline.set(idle);
+        request.deadline.set(within);
         if let Err(reason) = request::room(client, request.deadline).await {
             break Err(reason);
         }
-        let want = usize::try_from(left).unwrap_or(BUFFER).min(BUFFER);
-        match file.read_at(&mut buffer[..want], at) {
-            // Release folders do not change; if a file shrinks all the same, the answer is cut.
-            Ok(0) => break Err(Reason::FileUnreadable),
-            Ok(n) => {
-                let piece = match &mut gzip {
-                    Some(gzip) => gzip.push(&buffer[..n]),
-                    None => &buffer[..n],
-                };
-                if let Err(reason) = pass(request, client, piece) {
-                    break Err(reason);
-                }
-                at += n as u64;
-                left -= n as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                tracing::warn!(%error, "a file cannot be read");
-                break Err(Reason::FileUnreadable);
-            }
+        buffer.resize(usize::try_from(left).unwrap_or(BUFFER).min(BUFFER), 0);
+        let read = match read(request, &file, &mut buffer, at, within).await {
+            Ok(read) => read,
+            Err(reason) => break Err(reason),
+        };
+        let piece = match &mut gzip {
+            Some(gzip) => gzip.push(&buffer[..read]),
+            None => &buffer[..read],
+        };
+        if let Err(reason) = pass(request, client, piece) {
+            break Err(reason);
         }
+        at += read as u64;
+        left -= read as u64;
     };
     request.worker.give_buffer(buffer);
     sent
+}
+
+/// The next piece. Where the disk is to be waited for, the buffer is lent to who waits.
+async fn read(
+    request: &Request<'_>,
+    file: &Arc<File>,
+    buffer: &mut Vec<u8>,
+    at: u64,
+    within: Duration,
+) -> Result<usize, Reason> {
+    if let Some(read) = read_cached(file, buffer, at) {
+        return Ok(read);
+    }
+    let (file, mut lent) = (Arc::clone(file), std::mem::take(buffer));
+    let work = move || {
+        let read = loop {
+            match file.read_at(&mut lent, at) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        (lent, read)
+    };
+    let (lent, read) = request.worker.disk.run((request.deadline, within), work).await?;
+    *buffer = lent;
+    match read {
+        // Release folders do not change; if a file shrinks all the same, the answer is cut.
+        Ok(0) => Err(Reason::FileUnreadable),
+        Ok(read) => Ok(read),
+        Err(error) => {
+            tracing::warn!(%error, "a file cannot be read");
+            Err(Reason::FileUnreadable)
+        }
+    }
 }
 
 fn pass<C: Client>(request: &mut Request<'_>, client: &mut C, piece: &[u8]) -> Result<(), Reason> {
@@ -345,7 +421,22 @@ impl Range {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
+    use bowline_core::app::{BodyLimit, HostName, PathPrefix};
+    use bowline_core::route::{self as core_route, Action, Policies, Rule, RuleId, SiteTls, Table, Transfer};
+    use bowline_core::units::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+
     use super::*;
+    use crate::client::{Peer, http1};
+    use crate::deadline::ticks;
+    use crate::disk::{Hanging, THREADS};
+    use crate::route::Compiler;
+    use crate::stream::Stream;
+    use crate::worker::Worker;
 
     #[test]
     fn what_is_for_tools_is_withheld() {
@@ -394,5 +485,125 @@ mod tests {
     fn escapes_are_decoded_once() {
         assert_eq!(decoded("/a%20b%C3%A9"), "/a bé".as_bytes());
         assert_eq!(decoded("/100%"), b"/100%");
+    }
+
+    /// An edge of one site of files on this folder and one that denies, and time that passes as the test says.
+    struct Site {
+        worker: Rc<Worker>,
+        listener: TcpListener,
+        folder: tempfile::TempDir,
+    }
+
+    impl Site {
+        async fn serve() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("a.txt"), "a file").unwrap();
+            let id = bowline_core::id::RouteName::new("main").unwrap();
+            let service = bowline_core::id::ServiceName::new("web").unwrap();
+            let key: bowline_core::id::InstanceId = "local/a.web.r1.0.1".parse().unwrap();
+            let files = Files {
+                service,
+                release: ReleaseNumber(1),
+                root: folder.path().to_path_buf(),
+                fallback: None,
+                cache: Duration::ZERO,
+            };
+            let rule = |prefix: &str, action| Rule {
+                id: RuleId { key: key.slot.key.clone(), route: id.clone() },
+                prefix: PathPrefix::new(prefix).unwrap(),
+                strip: false,
+                action,
+                policies: Policies::default(),
+                body: BodyLimit(Bytes(1)),
+                timeout: Duration::from_secs(2),
+                idle: Duration::from_secs(2),
+                transfer: Transfer::default(),
+            };
+            let rules = vec![rule("/denied", Action::Deny), rule("/", Action::Files(files))];
+            let mut table = Table::default();
+            table
+                .sites
+                .insert(HostName::new("a.test").unwrap(), Arc::new(core_route::Site { tls: SiteTls::Both, rules }));
+            let routes = Compiler::default().compile(&table);
+            let worker = Rc::new(Worker::for_test(folder.path(), routes));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            Self { worker, listener, folder }
+        }
+
+        async fn ask(&self, path: &str) -> TcpStream {
+            let mut stream = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
+            let (edge, from) = self.listener.accept().await.unwrap();
+            let peer = Peer::new(from.ip(), None, Arc::default());
+            spawn_local(http1::serve(Rc::clone(&self.worker), Stream::Plain(edge), peer));
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream
+        }
+
+        async fn recovers(&self, hanging: Hanging) {
+            drop(hanging);
+            let recovered = async {
+                while self.worker.disk.given_up() > 0 {
+                    yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), recovered).await.expect("the threads are free again");
+        }
+
+        async fn answer(mut stream: TcpStream) -> String {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        }
+    }
+
+    fn check(answer: &str, status: &str, reason: &str) {
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(reason), "{answer}");
+    }
+
+    /// With as many threads as a worker has.
+    fn with_threads(test: impl Future<Output = ()>) {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().max_blocking_threads(THREADS).build().unwrap();
+        LocalSet::new().block_on(&runtime, test);
+        runtime.shutdown_background();
+    }
+
+    #[test]
+    fn a_disk_that_hangs_holds_up_nobody_else_and_is_given_up() {
+        with_threads(async {
+            let site = Site::serve().await;
+            let hanging = site.worker.disk.hang(THREADS);
+            let waiting = site.ask("/a.txt").await;
+            check(&Site::answer(site.ask("/denied").await).await, "403", "denied");
+            for _ in 0..ticks(Duration::from_secs(2)) {
+                site.worker.sweep.tick();
+                yield_now().await;
+            }
+            check(&Site::answer(waiting).await, "504", "disk-timeout");
+            site.recovers(hanging).await;
+            check(&Site::answer(site.ask("/a.txt").await).await, "200", "a file");
+            // What lies in memory is waited for by nobody.
+            if is_local(&File::open(site.folder.path()).unwrap().into()) {
+                let _hanging = site.worker.disk.hang(THREADS);
+                check(&Site::answer(site.ask("/a.txt").await).await, "200", "a file");
+            }
+        });
+    }
+
+    #[test]
+    fn where_all_threads_hang_nobody_else_waits_for_one() {
+        with_threads(async {
+            let site = Site::serve().await;
+            let mut hanging = site.worker.disk.hang(THREADS);
+            hanging.awaited.clear();
+            // No time passes.
+            let answer = Site::answer(site.ask("/a.txt").await).await;
+            check(&answer, "503", "disk-busy");
+            assert!(answer.contains("Retry-After: 1") || answer.contains("retry-after: 1"), "{answer}");
+            check(&Site::answer(site.ask("/denied").await).await, "403", "denied");
+            site.recovers(hanging).await;
+            check(&Site::answer(site.ask("/a.txt").await).await, "200", "a file");
+        });
     }
 }

@@ -18,6 +18,7 @@ use http::HeaderMap;
 use crate::answer::{Blame, Reason};
 use crate::balance::{self, Ticket};
 use crate::client::{Body, Client};
+use crate::deadline::Patience;
 use crate::encoding::Gzip;
 use crate::h1::{AfterUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseParser, ResponseStep, write};
 use crate::places::Places;
@@ -217,6 +218,10 @@ struct Relay<'a, 'r, C> {
     /// The tick until which more of its body must have come, and then, until which the instance must have begun to answer. `None`: nothing waits for
     /// it, or the answer has begun, and both may speak as they like.
     answer_until: Option<u64>,
+    /// With what the client still sends behind the beginning of the answer, since the instance has said something last. `None`: nothing.
+    late: Option<Box<Patience>>,
+    /// The tick until which more of that must have come; `None`: nothing waits for it.
+    late_until: Option<u64>,
 }
 
 enum Step {
@@ -257,6 +262,8 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             reading: route.reading,
             read_until: None,
             answer_until: None,
+            late: None,
+            late_until: None,
             request,
             client,
             route,

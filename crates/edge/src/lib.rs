@@ -2,7 +2,8 @@
 //!
 //! A request reads as a list: [`listen`] → [`proxy`] → [`tls`] → gate ([`h1`]) → [`route`] → [`policy`] → [`balance`] →
 //! [`forward`] → [`record`]. Each worker is one thread with one runtime and owns its pools, buffers and counters, so
-//! that no lock is taken and nothing is awaited but the network; only requests to the daemon's API share [`places`]. The
+//! that no lock is taken and nothing is awaited but the network; only requests to the daemon's API share [`places`], and what may wait for a disk
+//! goes to threads of [`disk`]. The
 //! daemon's half is [`link`]; what the two say to each other is [`wire`].
 //!
 //! Architecture invariant: the edge has no store and makes no choice that outlives it; it serves the last table it
@@ -14,6 +15,7 @@ mod by_name;
 mod client;
 mod control;
 mod deadline;
+mod disk;
 mod encoding;
 mod files;
 mod forward;

@@ -120,11 +120,10 @@ pub(crate) async fn refuse<C: Client>(worker: &Worker, client: &mut C, refusal: 
     log_refused(worker, (client.peer(), client.protocol()), &trace, (refusal.status(), page.len()), reason.code());
 }
 
-/// A connection of HTTP/2 that broke the rules of all its streams: it is told by the library, counted and logged here.
-pub(crate) fn broken(worker: &Worker, peer: &Peer) {
-    const CODE: &str = "http2-connection";
-    worker.shard.refused(CODE);
-    log_refused(worker, (peer, "HTTP/2.0"), &Trace::fresh(&worker.dice), (400, 0), CODE);
+/// A connection of HTTP/2 that broke the rules of all its streams, or sent too much beside them: it is told by the library, counted and logged here.
+pub(crate) fn broken(worker: &Worker, peer: &Peer, code: &'static str) {
+    worker.shard.refused(code);
+    log_refused(worker, (peer, "HTTP/2.0"), &Trace::fresh(&worker.dice), (400, 0), code);
 }
 
 fn log_refused(

@@ -80,6 +80,8 @@ pub(crate) struct Route {
     pub(crate) counting: Option<Counting>,
     /// The series of what has no release: redirects, refusals. `None`: of no app.
     pub(crate) labels: Option<LabelId>,
+    /// All series that it counts in are kept for as long as somebody has it.
+    pub(crate) series: Vec<(LabelId, Arc<Labels>)>,
     /// `"app":"…","env":"…","route":"…"` for the access log.
     pub(crate) log: String,
 }
@@ -122,7 +124,7 @@ pub(crate) struct Counting {
 pub(crate) enum Target {
     Forward(Vec<Backend>),
     Files {
-        folder: Folder,
+        folder: Arc<Folder>,
         release: ReleaseNumber,
         labels: LabelId,
         log: String,

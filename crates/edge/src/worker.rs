@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::balance::Dice;
 use crate::deadline::{Sweep, TICK};
+use crate::disk::{Disk, THREADS};
 use crate::h1::Spare;
 use crate::h2c::Connections;
 use crate::listen;
@@ -85,6 +86,7 @@ pub(crate) struct Worker {
     pub(crate) limits: Limits,
     /// Accepts nothing before it has a table, however long that takes.
     pub(crate) is_successor: bool,
+    pub(crate) disk: Disk,
     pub(crate) tls: Arc<Tls>,
     /// `None`: nobody listens for HTTPS.
     pub(crate) https_port: Option<u16>,
@@ -170,6 +172,7 @@ impl Worker {
             dice: Dice::new(seed),
             limits,
             is_successor,
+            disk: Disk::default(),
             tls,
             https_port,
             buffers: RefCell::default(),
@@ -296,9 +299,14 @@ pub(crate) fn start(setup: Setup) -> std::io::Result<Handle> {
     let (commands, inbox) = mpsc::unbounded_channel();
     let thread = std::thread::Builder::new().name(format!("edge-{}", setup.number));
     let thread = thread.spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().max_blocking_threads(THREADS).build_local(LocalOptions::default());
         match runtime {
-            Ok(runtime) => runtime.block_on(run(setup, inbox)),
+            Ok(runtime) => {
+                runtime.block_on(run(setup, inbox));
+                // What hangs on a disk is not waited for.
+                runtime.shutdown_background();
+            }
             Err(error) => tracing::error!(%error, "a worker cannot start"),
         }
     })?;

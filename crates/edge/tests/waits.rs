@@ -103,6 +103,53 @@ async fn a_body_that_drips_is_given_up_and_one_that_is_slow_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_drips_behind_the_beginning_of_its_answer_is_given_up_unless_both_sides_speak() {
+    // The first says that it listens; the second answers each piece.
+    let listening = upstream(|number, mut talk| async move {
+        talk.try_head().await;
+        talk.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        if number == 0 {
+            return drop(talk.rest().await);
+        }
+        while talk.line().await != "0" {
+            talk.line().await;
+            talk.say("1\r\nx\r\n").await;
+        }
+        talk.say("0\r\n\r\n").await;
+        talk.rest().await;
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(within(LATER, listening)).await;
+    for is_whole in [false, true] {
+        // One byte 33 times a second, for three seconds.
+        const PIECES: usize = 100;
+        let (read, mut write) = edge.connect().await.stream.into_split();
+        write.write_all(b"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        let drip = tokio::spawn(async move {
+            let mut pace = tokio::time::interval(SOON / 10);
+            for _ in 0..PIECES {
+                pace.tick().await;
+                if write.write_all(b"1\r\nx\r\n").await.is_err() {
+                    break;
+                }
+            }
+            // Its end says nothing where it is not wanted any more.
+            let _ = write.write_all(b"0\r\n\r\n").await;
+            write
+        });
+        let mut talk = Talk::new(tokio::io::join(read, tokio::io::sink()));
+        assert_eq!(talk.try_head().await.map(|head| head.starts_with("HTTP/1.1 200")), Some(true));
+        let ended = async { while talk.stream_byte().await.is_some_and(|byte| byte != b'0') {} };
+        tokio::time::timeout(PATIENCE, ended).await.unwrap();
+        assert_eq!(drip.is_finished(), is_whole, "it is cut while it drips, or goes on to its end");
+        drip.abort();
+    }
+    fault(&edge, "body-timeout").await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_does_not_read_is_given_up() {
     let deaf = upstream(|_, talk| async move {
         std::future::pending::<()>().await;

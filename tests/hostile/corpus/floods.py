@@ -12,6 +12,8 @@ GROWTH = 32 << 20
 # Longest that is flooded, in seconds.
 TIME = 3
 RESET = "/h2/reset"
+# Requests that a client may have broken off by the other side, before it is one that floods.
+MADE = 2000
 
 
 def flood(client, frames, read=True):
@@ -32,7 +34,7 @@ def flood(client, frames, read=True):
     return taken
 
 
-def case(name, item, frames, why, must_end=None, read=True, most=None):
+def case(name, item, frames, why, must_end=None, read=True, most=None, peers=True):
     """`must_end`: the codes one of which the connection has to end with; `most`: requests that may reach the upstream."""
 
     def send(runner, over):
@@ -52,12 +54,13 @@ def case(name, item, frames, why, must_end=None, read=True, most=None):
         if must_end and not (seen.closed or seen.error):
             return f"after {seen.notes['taken']} pieces the connection is as welcome as before"
         # What a flood of requests has left on its way may come while the next case is judged.
-        own = [request for request in seen.requests if name == "rapid-reset" or request.path != RESET.encode()]
+        resets = name == "rapid-reset" or name.startswith("made-reset")
+        own = [request for request in seen.requests if resets or request.path != RESET.encode()]
         if most is not None and len(own) > most:
             return f"{len(own)} requests reached the upstream"
         return None
 
-    return Case(f"h2/{name}", item, BOUND, send, why, check=check, over=("h2",))
+    return Case(f"h2/{name}", item, BOUND, send, why, check=check, over=("h2",), peers=peers)
 
 
 def rapid_reset(client):
@@ -146,6 +149,33 @@ def tables(client):
         yield SettingsFrame(0, settings={1: 4096 * (number % 2)}).serialize()
 
 
+def priorities(client):
+    """They are deprecated and mean nothing, and are still to be taken (RFC 9113, 5.3.2)."""
+    for number in range(400_000):
+        yield raw_frame(2, 1 + 2 * (number % 1000), b"\0\0\0\0\x10")
+
+
+def unknown(client):
+    piece = raw_frame(0xFA, 0, b"")
+    for _ in range(400_000):
+        yield piece
+
+
+def raw_frame(kind, stream, payload, flags=0):
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def made_resets(wrong):
+    """Requests, each of which the server itself has to break off: it counts as over, and the app goes on working."""
+
+    def frames(client):
+        block = client.encode(client.fields(path=RESET))
+        for stream in range(1, 200_000, 2):
+            yield HeadersFrame(stream, data=block, flags=["END_STREAM", "END_HEADERS"]).serialize() + wrong(stream)
+
+    return frames
+
+
 def silent_requests(client):
     """As many requests as are let in, without reading an answer."""
     block = client.encode(client.fields(path="/h2/unread"))
@@ -163,9 +193,25 @@ CASES = [
     case("hpack-bomb", "HPACK bomb", bomb, "one entry of the table, thousands of times (CVE-2016-6581)", most=0),
     case("ping", "PING", pings, "each wants an answer (CVE-2019-9512)"),
     case("ping-unread", "PING", pings, "the same, and no answer is read: they must not pile up", read=False),
+    case("ping-end", "PING", pings, "none of them is one too many for a client that needs them", True, peers=False),
     case("settings", "SETTINGS", settings, "each wants an answer (CVE-2019-9515)"),
     case("settings-unread", "SETTINGS", settings, "the same, and no answer is read", read=False),
+    case("settings-end", "SETTINGS", settings, "none of them is one too many for a client that needs them", True, peers=False),
     case("settings-table", "SETTINGS", tables, "each throws the table of fields away"),
+    case("priority", "PRIORITY", priorities, "a tree of priorities to be sorted anew with each (CVE-2019-9513)", True, peers=False),
+    case("unknown", "PRIORITY", unknown, "frames of no known type are to be passed over, and cost nothing to send", True, peers=False),
+    case("made-reset-window", "MadeYouReset", made_resets(lambda stream: raw_update(stream, (1 << 31) - 1)),
+         "a window beyond 2³¹−1 ends its stream (CVE-2025-8671)", True, most=MADE, peers=False),
+    case("made-reset-zero", "MadeYouReset", made_resets(lambda stream: raw_update(stream, 0)),
+         "so does an increment of 0", True, most=MADE, peers=False),
+    case("made-reset-data", "MadeYouReset", made_resets(lambda stream: DataFrame(stream, data=b"x").serialize()),
+         "and data behind the end", True, most=MADE, peers=False),
+    case("made-reset-headers", "MadeYouReset", made_resets(lambda stream: raw_frame(1, stream, wire.literal("x") + wire.string("y"), 4)),
+         "and a head behind the end", True, most=MADE, peers=False),
+    case("made-reset-priority", "MadeYouReset", made_resets(lambda stream: raw_frame(2, stream, b"\0\0\0\0")),
+         "and a priority of another length", True, most=MADE, peers=False),
+    case("made-reset-self", "MadeYouReset", made_resets(lambda stream: raw_frame(2, stream, stream.to_bytes(4, "big") + b"\x10")),
+         "and a stream that depends on itself", True, most=MADE, peers=False),
     case("requests-unread", "never-reading peer", silent_requests, "requests whose answers are not read must not pile up",
          read=False),
 ]

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::{Body, Client, LINGER, LINGER_BYTES, Peer, Raw};
 use crate::answer::Reason;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, ticks};
 use crate::h1::{
     AfterClient, BodyDecoder, BodyEncoder, Exchange, Framing, GateStep, Refusal, RequestGate, RequestHead, Version,
     write,
@@ -197,21 +197,33 @@ impl Http1 {
         .await;
     }
 
-    /// Closes for writing and reads on, so that what is still on its way does not reset the answer away.
+    /// Closes for writing and reads on, so that what is still on its way does not reset the answer away. Much at once waits for the next tick and
+    /// is not the end: whoever sends more than that before it reads would have lost its answer to how fast it is.
     async fn linger(&mut self, deadline: &Deadline) {
         self.close(deadline).await;
-        deadline.set(LINGER);
+        let end = self.worker.sweep.now().saturating_add(ticks(LINGER));
         let mut left = LINGER_BYTES;
+        deadline.set(Duration::ZERO);
         poll_fn(|cx| {
-            while !deadline.passed(cx) {
+            loop {
+                if deadline.passed(cx) {
+                    if self.worker.sweep.now() >= end {
+                        return Poll::Ready(());
+                    }
+                    left = LINGER_BYTES;
+                    deadline.set(Duration::ZERO);
+                    continue;
+                }
+                if left == 0 {
+                    return Poll::Pending;
+                }
                 self.input.clear();
                 self.start = 0;
                 match ready!(self.poll_fill(cx)) {
-                    Ok(n) if n > 0 && n <= left => left -= n,
+                    Ok(n) if n > 0 => left = left.saturating_sub(n),
                     Ok(_) | Err(_) => return Poll::Ready(()),
                 }
             }
-            Poll::Ready(())
         })
         .await;
     }
@@ -390,7 +402,6 @@ mod tests {
     use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 
     use super::*;
-    use crate::deadline::ticks;
 
     /// A client, and the edge's side of its connection; time passes as the test says.
     struct Raw {

@@ -13,6 +13,7 @@ use h2::{Reason as Code, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::budget::Budgeted;
 use super::linger::Lingering;
 use super::{Body, Client, LINGER, LINGER_BYTES, Peer, Raw};
 use crate::answer::Reason;
@@ -111,7 +112,9 @@ pub(crate) async fn serve<S>(worker: Rc<Worker>, stream: S, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let used_up = Rc::new(Cell::new(false));
     let stream = Lingering::new(stream, worker.sweep.deadline());
+    let stream = Budgeted::new(stream, Rc::clone(&worker.sweep), Rc::clone(&used_up));
     let shaking = tokio::time::timeout(worker.limits.handshake, Box::pin(builder().handshake::<_, Bytes>(stream)));
     let Ok(Ok(mut connection)) = shaking.await else { return };
     let peer = Rc::new(peer);
@@ -120,6 +123,7 @@ where
     let streams = Rc::new(streams);
     streams.rest();
     let mut shortages = streams.worker.shortages();
+    let mut is_calmed = false;
     loop {
         let accepted = poll_fn(|cx| {
             let passed = streams.idle.passed(cx);
@@ -136,7 +140,13 @@ where
                     streams.rest();
                 }
             }
-            connection.poll_accept(cx)
+            let accepted = connection.poll_accept(cx);
+            if accepted.is_pending() && used_up.get() && !std::mem::replace(&mut is_calmed, true) {
+                request::broken(&streams.worker, &peer, "http2-flood");
+                connection.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
+                return connection.poll_accept(cx);
+            }
+            accepted
         });
         match accepted.await {
             Some(Ok((request, respond))) => {
@@ -145,7 +155,7 @@ where
             }
             Some(Err(error)) => {
                 if error.is_library() {
-                    request::broken(&streams.worker, &peer);
+                    request::broken(&streams.worker, &peer, "http2-connection");
                 }
                 return tracing::debug!(%error, "an HTTP/2 connection failed");
             }
@@ -478,6 +488,8 @@ mod tests {
 
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
     const GOAWAY: u8 = 7;
 
     /// One field of a head, as HPACK writes what is in no table.
@@ -517,11 +529,36 @@ mod tests {
 
         /// The type of the next frame.
         async fn frame(&mut self) -> u8 {
+            self.whole_frame().await.0
+        }
+
+        async fn whole_frame(&mut self) -> (u8, Vec<u8>) {
             let mut head = [0; 9];
             self.stream.read_exact(&mut head).await.unwrap();
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            self.stream.read_exact(&mut vec![0; usize::try_from(length).unwrap()]).await.unwrap();
-            head[3]
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            self.stream.read_exact(&mut payload).await.unwrap();
+            (head[3], payload)
+        }
+
+        /// The payload of the next frame of this type.
+        async fn frame_of(&mut self, kind: u8) -> Vec<u8> {
+            loop {
+                let (other, payload) = self.whole_frame().await;
+                if other == kind {
+                    return payload;
+                }
+            }
+        }
+
+        /// The type of a frame that has come already.
+        async fn waiting(&mut self) -> Option<u8> {
+            let mut frame = std::pin::pin!(self.frame());
+            poll_fn(|cx| match frame.as_mut().poll(cx) {
+                Poll::Ready(kind) => Poll::Ready(Some(kind)),
+                Poll::Pending => Poll::Ready(None),
+            })
+            .await
         }
 
         /// So much time goes by.
@@ -579,6 +616,66 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn frames_beside_requests_that_are_too_many_end_it() {
+        let flooding = async {
+            let priority = [0, 0, 0, 0, 16];
+            let floods: [(u8, u32, &[u8]); 6] = [
+                (PING, 0, &[7; 8]),
+                (SETTINGS, 0, &[0, 3, 0, 0, 0, 100]),
+                (2, 1, &priority),
+                (8, 0, &[0, 0, 0, 1]),
+                (0x10, 0, &priority),
+                (0xff, 0, &[]),
+            ];
+            for (kind, stream, payload) in floods {
+                let mut raw = Raw::connect(Arc::default(), &[]).await;
+                // As many as a client may need: it goes on.
+                for _ in 0..1500 {
+                    raw.send(kind, 0, stream, payload).await;
+                }
+                raw.send(PING, 0, 0, b"are you ").await;
+                while raw.frame_of(PING).await != b"are you " {}
+                for _ in 0..1500 {
+                    raw.send(kind, 0, stream, payload).await;
+                    yield_now().await;
+                }
+                assert_eq!(raw.frame_of(GOAWAY).await[4..], [0, 0, 0, 11], "ENHANCE_YOUR_CALM, for {kind}");
+                raw.stream.shutdown().await.unwrap();
+                tokio::time::timeout(LINGER, &mut raw.serving).await.expect("it is open for ever").unwrap();
+                assert_eq!(raw.worker.shard.report().refused, [("http2-flood", 1)].into());
+            }
+        };
+        LocalSet::new().run_until(flooding).await;
+    }
+
+    #[tokio::test]
+    async fn a_client_that_makes_the_edge_reset_streams_is_let_go() {
+        // What breaks a rule of one stream alone (CVE-2025-8671): a window that overflows, data and a head behind the end, a stream that
+        // depends on itself.
+        let made: [fn(u32) -> (u8, Vec<u8>); 4] = [
+            |_| (8, vec![0x7f, 0xff, 0xff, 0xff]),
+            |_| (0, b"x".to_vec()),
+            |_| (HEADERS, field("x", "y")),
+            |stream| (2, [&stream.to_be_bytes()[..], &[16]].concat()),
+        ];
+        let making = async {
+            for make in made {
+                let mut raw = Raw::connect(Arc::default(), &[]).await;
+                let streams = (0..4 * u32::try_from(MAX_ERRORS).unwrap()).map(|n| 2 * n + 1);
+                let mut made = 0;
+                for stream in streams {
+                    if raw.makes_reset(stream, make(stream)).await {
+                        break;
+                    }
+                    made += 1;
+                }
+                assert!(made <= 2 * MAX_ERRORS, "{made}");
+            }
+        };
+        LocalSet::new().run_until(making).await;
+    }
+
+    #[tokio::test]
     async fn what_comes_after_the_end_does_not_reset_it() {
         let late = async {
             let mut raw = ended().await;
@@ -613,6 +710,20 @@ mod tests {
     }
 
     impl Raw {
+        /// Asks, and breaks a rule of that stream. Whether the whole connection ends with it.
+        async fn makes_reset(&mut self, stream: u32, (kind, payload): (u8, Vec<u8>)) -> bool {
+            let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "api.test"), (":path", "/v1/logs")];
+            self.send(HEADERS, 5, stream, &fields.map(|(name, value)| field(name, value)).concat()).await;
+            self.send(kind, 4, stream, &payload).await;
+            yield_now().await;
+            while let Some(frame) = self.waiting().await {
+                if frame == GOAWAY {
+                    return true;
+                }
+            }
+            false
+        }
+
         /// Begins to send something, which does not end yet.
         async fn post(&mut self, stream: u32) {
             let fields =

@@ -1,5 +1,6 @@
 //! The client's side of an exchange, whatever protocol it speaks.
 
+mod budget;
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod linger;
@@ -19,7 +20,7 @@ use crate::stream::Stream;
 /// After an answer that the client may not have waited for: read on for so long, so that the answer is not destroyed
 /// by a reset …
 const LINGER: Duration = Duration::from_secs(2);
-/// … or until so many bytes came.
+/// … or until so many bytes came; over HTTP/1, so many each tick.
 const LINGER_BYTES: usize = 1 << 20;
 
 /// Who is at the other end of a connection.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Relay;
 use crate::answer::Reason;
 use crate::client::Client;
-use crate::deadline::ticks;
+use crate::deadline::{Patience, ticks};
 use crate::h1::Refusal;
 
 impl<C: Client> Relay<'_, '_, C> {
@@ -30,7 +30,7 @@ impl<C: Client> Relay<'_, '_, C> {
         } else {
             self.request.deadline.set(self.idle());
         }
-        for until in [self.read_until, self.answer_until, self.request.until].into_iter().flatten() {
+        for until in [self.read_until, self.answer_until, self.late_until, self.request.until].into_iter().flatten() {
             self.request.deadline.set_no_later(until);
         }
     }
@@ -60,14 +60,36 @@ impl<C: Client> Relay<'_, '_, C> {
             return;
         }
         let now = self.request.worker.sweep.now();
-        if !waits {
+        if self.response.is_some() {
+            // By now patience is with who reads.
+            self.watch_late(waits, now);
+        } else if !waits {
             self.request.patience.moved(now, self.client.body_bytes());
             self.answer_until = None;
-        } else if self.response.is_none() && self.answer_until.is_none() {
+        } else if self.answer_until.is_none() {
             let until = self.request.patience.waits(now);
             self.request.deadline.set_no_later(until);
             self.answer_until = Some(until);
         }
+    }
+
+    /// Nor by one that drips behind the beginning of an answer, where the instance says nothing to it.
+    fn watch_late(&mut self, waits: bool, now: u64) {
+        let whole = self.short_idle();
+        let late = self.late.get_or_insert_with(|| Box::new(Patience::new(whole)));
+        self.late_until = None;
+        if waits {
+            let until = late.waits(now);
+            self.late_until = Some(until);
+            self.request.deadline.set_no_later(until);
+        } else {
+            late.moved(now, self.client.body_bytes());
+        }
+    }
+
+    /// The instance has gone on in its answer: both speak.
+    pub(super) fn answers_late(&mut self) {
+        (self.late, self.late_until) = (None, None);
     }
 
     /// Whether nobody listens any more, also while an instance is silent that has begun to answer.
@@ -91,11 +113,18 @@ impl<C: Client> Relay<'_, '_, C> {
         }
         match &self.response {
             Some(_) if self.read_until.is_some() => Reason::ClientStalled,
+            Some(_) if self.has_dripped() => Reason::Refused(Refusal::BodyTimeout),
             Some(_) => Reason::UpstreamStalled,
             None if self.sending_over => Reason::ResponseTimeout,
             None if self.written < self.output.len() => Reason::UpstreamStalled,
             None => Reason::Refused(Refusal::BodyTimeout),
         }
+    }
+
+    /// Where nothing has come at all, it may as well have been the instance's turn.
+    fn has_dripped(&self) -> bool {
+        let is_over = self.late_until.is_some_and(|until| until <= self.request.worker.sweep.now());
+        is_over && self.late.as_ref().is_some_and(|late| late.is_used())
     }
 
     /// The instance had all of the request, so long, and has not begun to answer.

@@ -82,6 +82,7 @@ impl<C: Client> Relay<'_, '_, C> {
         let input = &self.input[self.start..];
         let decoded = decoder.decode(input).map_err(BadUpstream::from)?;
         let payload = &input[decoded.payload];
+        let said = !payload.is_empty();
         let payload = match &mut self.gzip {
             Some(gzip) if !payload.is_empty() => gzip.push(payload),
             Some(_) | None => payload,
@@ -92,6 +93,9 @@ impl<C: Client> Relay<'_, '_, C> {
         }
         self.start += decoded.consumed;
         let complete = decoder.is_complete();
+        if said {
+            self.answers_late();
+        }
         let surplus = self.input.len() - self.start;
         match self.goes_on() {
             true if complete && surplus > 0 => Err(BadUpstream::OverlongBody.into()),

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -34,6 +34,9 @@ const ROTATE_AT: u64 = 32 << 20;
 /// Files kept, the current one included.
 const FILES: u32 = 4;
 
+/// How long the last batches may take: a disk that hangs keeps no process.
+const LAST: Duration = Duration::from_secs(2);
+
 /// The thread that writes, one per process.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -41,6 +44,8 @@ pub(crate) struct Writer {
     spare: Spare,
     dropped: Arc<AtomicU64>,
     thread: JoinHandle<()>,
+    /// Nothing comes, and it is closed with the thread's end.
+    end: Receiver<()>,
 }
 
 impl Writer {
@@ -52,8 +57,12 @@ impl Writer {
         let (count, spare) = (Arc::clone(&dropped), Spare::default());
         let written = Arc::clone(&spare);
         let thread = std::thread::Builder::new().name("access-log".to_owned()).stack_size(128 << 10);
-        let thread = thread.spawn(move || write_all(&queue, &mut log, &count, &written))?;
-        Ok(Self { batches, spare, dropped, thread })
+        let (ends, end) = sync_channel(0);
+        let thread = thread.spawn(move || {
+            write_all(&queue, &mut log, &count, &written);
+            drop(ends);
+        })?;
+        Ok(Self { batches, spare, dropped, thread, end })
     }
 
     pub(crate) fn log(&self) -> AccessLog {
@@ -71,10 +80,12 @@ impl Writer {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits for the last batch; every [`AccessLog`] must be gone.
+    /// Waits for the last batch, at most for [`LAST`]; every [`AccessLog`] must be gone.
     pub(crate) fn finish(self) {
         drop(self.batches);
-        if self.thread.join().is_err() {
+        if self.end.recv_timeout(LAST) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the access log's disk does not answer: its last lines are lost");
+        } else if self.thread.join().is_err() {
             tracing::error!("the access log's thread panicked");
         }
     }

@@ -9,7 +9,7 @@ use bowline_core::scale::Demand;
 use bowline_core::verdict::Counted;
 
 use super::{Counts, Flown, Report};
-use crate::route::Compiler;
+use crate::route::{Compiler, Labels};
 use crate::wire::{DemandFrame, HeldFrame, ObservationFrame, SeriesFrame, TrafficFrame};
 
 /// Series that a process keeps: about 700 bytes each. Where they are full, those that rest make room; what finds none is
@@ -78,20 +78,20 @@ impl Totals {
                 *self.frame.refused.entry(reason.to_owned()).or_default() += count;
             }
             for (labels, counters) in report.traffic {
-                if let Some(pool) = compiler.labels(labels).pool() {
+                if let Some(pool) = compiler.labels(labels).and_then(Labels::pool) {
                     let new = || Counted { began: begun(), ..Counted::default() };
                     self.traffic.entry(pool).or_insert_with(new).counters.merge(&counters);
                 }
             }
             for (labels, flown) in report.flown {
-                let labels = compiler.labels(labels);
+                let Some(labels) = compiler.labels(labels) else { continue };
                 let service = labels.service.clone().map(|service| (labels.key.clone(), service));
                 if let Some(service) = service {
                     self.add_flown(service, flown);
                 }
             }
             for (key, counts) in report.series {
-                let labels = compiler.labels(key.labels);
+                let Some(labels) = compiler.labels(key.labels) else { continue };
                 let key = SeriesKey {
                     key: labels.key.clone(),
                     service: labels.service.clone(),

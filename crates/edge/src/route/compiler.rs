@@ -29,7 +29,11 @@ pub(crate) struct Compiler {
     endpoints: BTreeMap<InstanceId, Arc<Endpoint>>,
     last_serial: u32,
     labels: BTreeMap<Arc<Labels>, LabelId>,
-    by_id: Vec<Arc<Labels>>,
+    /// No number is given twice.
+    by_id: BTreeMap<LabelId, Arc<Labels>>,
+    last_label: u32,
+    /// Of routes that have been replaced.
+    replaced: Vec<LabelId>,
     drained: Arc<Notify>,
     /// What was counted towards a limit outlives a table.
     limiters: BTreeMap<RuleId, Arc<Limiter>>,
@@ -42,7 +46,7 @@ impl Compiler {
         let instance: InstanceId = "local/board.web.r1.0.1".parse().expect("an instance");
         let (service, release, cohort) = (None, None, Cohort::Whole);
         let labels = Labels { key: instance.slot.key, service, release, cohort, prefix: PathPrefix::root() };
-        Self { by_id: vec![Arc::new(labels)], ..Self::default() }
+        Self { by_id: [(LabelId(0), Arc::new(labels))].into(), ..Self::default() }
     }
 
     pub(crate) fn generation(&self) -> Option<Generation> {
@@ -54,8 +58,32 @@ impl Compiler {
         Arc::clone(&self.drained)
     }
 
-    pub(crate) fn labels(&self, id: LabelId) -> &Labels {
-        &self.by_id[id.0 as usize]
+    /// `None`: they are forgotten.
+    pub(crate) fn labels(&self, id: LabelId) -> Option<&Labels> {
+        self.by_id.get(&id).map(|labels| &**labels)
+    }
+
+    /// Series that no route counts in any more, nor a request that is still under way: what the workers report from now on is the last of them.
+    pub(crate) fn take_unused(&mut self) -> Vec<LabelId> {
+        self.replaced.sort_unstable();
+        self.replaced.dedup();
+        // Known here by their number and by their name.
+        let is_used = |labels: &Arc<Labels>| Arc::strong_count(labels) > 2;
+        let by_id = &self.by_id;
+        self.replaced.extract_if(.., |id| !by_id.get(id).is_some_and(is_used)).collect()
+    }
+
+    /// Their last reports have been added up.
+    pub(crate) fn forget(&mut self, unused: Vec<LabelId>) {
+        for id in unused {
+            // A table that has come meanwhile may lead there again.
+            if self.by_id.get(&id).is_some_and(|labels| Arc::strong_count(labels) > 2) {
+                continue;
+            }
+            if let Some(labels) = self.by_id.remove(&id) {
+                self.labels.remove(&labels);
+            }
+        }
     }
 
     /// Whether a rollout goes by the requests of this pool.
@@ -166,6 +194,9 @@ impl Compiler {
                 Some(rest) => (&mut routes.wildcard, rest.into()),
                 None => (&mut routes.exact, name.shared()),
             };
+            if let Some(before) = names.get(&*key) {
+                self.replaced.extend(before.rules.iter().flat_map(|rule| &rule.series).map(|(id, _)| *id));
+            }
             match host {
                 Some(host) => names.insert(key, host),
                 None => names.remove(&key),
@@ -232,6 +263,7 @@ impl Compiler {
             reading: API_READING,
             counting: None,
             labels: None,
+            series: Vec::new(),
             log: "\"api\":true".to_owned(),
         };
         Arc::new(Host { https: true, rules: vec![Arc::new(route)] })
@@ -243,7 +275,7 @@ impl Compiler {
                 Target::Forward(splits.iter().map(|split| self.backend(table, rule, split, *judged)).collect())
             }
             Action::Files(files) => Target::Files {
-                folder: Folder::new(files),
+                folder: Arc::new(Folder::new(files)),
                 release: files.release,
                 labels: self.label(rule, Some((&files.service, Some(files.release), Cohort::Whole))),
                 log: format!("\"service\":\"{}\",\"release\":{}", files.service, files.release),
@@ -262,6 +294,18 @@ impl Compiler {
             }),
         };
         let limiter = rule.policies.rate.map(|limit| self.limiter(&rule.id, limit));
+        let labels = self.label(rule, None);
+        let backends = match &target {
+            Target::Forward(backends) => backends.as_slice(),
+            Target::Files { .. } | Target::Redirect(_) | Target::Deny | Target::Api { .. } => &[],
+        };
+        let of_files = match &target {
+            Target::Files { labels, .. } => Some(*labels),
+            Target::Forward(_) | Target::Redirect(_) | Target::Deny | Target::Api { .. } => None,
+        };
+        let counted = counting.as_ref().map(|counting| counting.labels);
+        let all = backends.iter().map(|backend| backend.labels).chain(of_files).chain(counted).chain([labels]);
+        let series = all.filter_map(|id| Some((id, Arc::clone(self.by_id.get(&id)?)))).collect();
         Arc::new(Route {
             prefix: rule.prefix.clone(),
             strip: rule.strip,
@@ -275,7 +319,8 @@ impl Compiler {
             idle: rule.idle,
             reading: rule.idle.min(rule.timeout),
             counting,
-            labels: Some(self.label(rule, None)),
+            labels: Some(labels),
+            series,
             log: format!(
                 "\"app\":\"{}\",\"env\":\"{}\",\"route\":\"{}\"",
                 rule.id.key.app, rule.id.key.env, rule.id.route
@@ -318,9 +363,10 @@ impl Compiler {
         if let Some(id) = self.labels.get(&labels) {
             return *id;
         }
-        let id = LabelId(u32::try_from(self.by_id.len()).expect("fewer than four billion series in one process"));
+        self.last_label += 1;
+        let id = LabelId(self.last_label);
         let labels = Arc::new(labels);
-        self.by_id.push(Arc::clone(&labels));
+        self.by_id.insert(id, Arc::clone(&labels));
         self.labels.insert(labels, id);
         id
     }
@@ -462,6 +508,39 @@ mod tests {
         drop(ticket);
         assert_eq!(compiler.outstanding(), BTreeMap::new());
         assert_eq!(compiler.endpoints.len(), 1);
+    }
+
+    #[test]
+    fn series_are_forgotten_with_the_last_who_counts_in_them() {
+        let mut compiler = Compiler::default();
+        let of = |generation: u64, release: u32| {
+            let mut table = table(generation, &[("a", &["/"])], &[]);
+            for rule in table.sites.values_mut().flat_map(|site| &mut Arc::make_mut(site).rules) {
+                let Action::Forward { splits, .. } = &mut rule.action else { panic!("it forwards") };
+                splits[0].pool.release = ReleaseNumber(release);
+            }
+            table
+        };
+        let first = compiler.compile(&of(1, 1));
+        let Lookup::Route(route) = first.lookup("a", "/") else { panic!("no route") };
+        let (under_way, labels) = (Arc::clone(route), route.backends().unwrap()[0].labels);
+        drop(first);
+        compiler.compile(&of(2, 2));
+        assert_eq!(compiler.take_unused(), [], "a request of it is under way");
+        drop(under_way);
+        let unused = compiler.take_unused();
+        assert_eq!(unused, [labels]);
+        // Until it is reported, it is known.
+        assert!(compiler.labels(labels).is_some());
+        compiler.compile(&of(3, 1));
+        compiler.forget(unused);
+        assert!(compiler.labels(labels).is_some(), "it is led to again");
+        for generation in 4..100 {
+            compiler.compile(&of(generation, u32::try_from(generation).unwrap()));
+            let unused = compiler.take_unused();
+            compiler.forget(unused);
+            assert_eq!((compiler.by_id.len(), compiler.labels.len()), (2, 2), "its own, and the release's");
+        }
     }
 
     #[test]

@@ -1,0 +1,280 @@
+//! What a client of HTTP/2 may send beside requests and their bodies. PING and SETTINGS each want an answer, PRIORITY, WINDOW_UPDATE and what nobody knows
+//! cost this side more than the other, and no library counts them (CVE-2019-9512, CVE-2019-9513, CVE-2019-9515). They are read here as they come, and
+//! those that are too many are not passed on.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::deadline::{Sweep, TICK};
+
+/// Before the first frame (RFC 9113, 3.4).
+const PREFACE: usize = 24;
+/// Of a frame: length, type, flags, stream.
+const HEAD: usize = 9;
+
+/// Frames that may come at once: as many as a burst of answers makes a client say how much it has read.
+const BURST: u32 = 2000;
+/// Frames a second for which nothing else has to move, which take a core less than a hundredth of its time.
+const RATE: u32 = 1000;
+const PER_TICK: u64 = RATE as u64 * TICK.as_millis() as u64 / 1000;
+/// Bytes that go either way for each more: a client that measures its line sends a PING for each round trip of what it reads, and says for each frame
+/// that it has read it. An answer to a PING, of 17 bytes, pays for no other one.
+const BYTES_EACH: u64 = 64;
+
+/// Frames that are neither a request's head nor its body, against what moves besides.
+#[derive(Debug)]
+struct Budget {
+    left: u32,
+    /// The tick until which [`RATE`] was granted.
+    granted: u64,
+    /// Payload and all that was sent, not yet granted for.
+    moved: u64,
+    frames: Frames,
+}
+
+/// How far the frames are read.
+#[derive(Debug)]
+enum Frames {
+    Preface(usize),
+    Head([u8; HEAD], usize),
+    Payload { left: u32, is_data: bool },
+}
+
+/// What a frame's head says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Data,
+    /// A request's beginning, or more of it.
+    Headers,
+    Control,
+}
+
+impl Kind {
+    /// RFC 9113, 6.
+    fn of(code: u8) -> Self {
+        match code {
+            0 => Self::Data,
+            1 | 9 => Self::Headers,
+            _ => Self::Control,
+        }
+    }
+}
+
+impl Budget {
+    fn new(now: u64) -> Self {
+        Self { left: BURST, granted: now, moved: 0, frames: Frames::Preface(PREFACE) }
+    }
+
+    /// These have come. False: they are too many.
+    fn read(&mut self, mut bytes: &[u8], now: u64) -> bool {
+        let since = now.saturating_sub(std::mem::replace(&mut self.granted, now));
+        self.grant(since.saturating_mul(PER_TICK));
+        while !bytes.is_empty() {
+            match &mut self.frames {
+                Frames::Preface(left) => {
+                    let taken = bytes.len().min(*left);
+                    *left -= taken;
+                    bytes = &bytes[taken..];
+                    if *left == 0 {
+                        self.frames = Frames::Head([0; HEAD], 0);
+                    }
+                }
+                Frames::Head(head, seen) => {
+                    let taken = bytes.len().min(HEAD - *seen);
+                    head[*seen..*seen + taken].copy_from_slice(&bytes[..taken]);
+                    *seen += taken;
+                    bytes = &bytes[taken..];
+                    let (whole, head) = (*seen == HEAD, *head);
+                    if whole && !self.begin(head) {
+                        return false;
+                    }
+                }
+                Frames::Payload { left, is_data } => {
+                    let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= u32::try_from(taken).unwrap_or(*left);
+                    bytes = &bytes[taken..];
+                    let (is_over, is_data) = (*left == 0, *is_data);
+                    if is_data {
+                        self.wrote(taken);
+                    }
+                    if is_over {
+                        self.frames = Frames::Head([0; HEAD], 0);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// A frame has this head. False: it is one too many.
+    fn begin(&mut self, [a, b, c, code, ..]: [u8; HEAD]) -> bool {
+        let (kind, left) = (Kind::of(code), u32::from_be_bytes([0, a, b, c]));
+        self.frames = match left {
+            0 => Frames::Head([0; HEAD], 0),
+            left => Frames::Payload { left, is_data: kind == Kind::Data },
+        };
+        match kind {
+            Kind::Data => {}
+            // Whoever asks may say as often how much it reads, or that it reads no more.
+            Kind::Headers => self.grant(1),
+            Kind::Control => match self.left.checked_sub(1) {
+                Some(left) => self.left = left,
+                None => return false,
+            },
+        }
+        true
+    }
+
+    /// So much has moved besides.
+    fn wrote(&mut self, bytes: usize) {
+        self.moved += bytes as u64;
+        self.grant(self.moved / BYTES_EACH);
+        self.moved %= BYTES_EACH;
+    }
+
+    fn grant(&mut self, frames: u64) {
+        self.left = u32::try_from(frames).unwrap_or(BURST).saturating_add(self.left).min(BURST);
+    }
+}
+
+/// A connection on which nothing more is read once the budget is used up. It may still be written and closed.
+#[derive(Debug)]
+pub(super) struct Budgeted<S> {
+    stream: S,
+    sweep: Rc<Sweep>,
+    budget: Budget,
+    used_up: Rc<Cell<bool>>,
+}
+
+impl<S> Budgeted<S> {
+    /// `used_up` becomes true while it is read.
+    pub(super) fn new(stream: S, sweep: Rc<Sweep>, used_up: Rc<Cell<bool>>) -> Self {
+        let budget = Budget::new(sweep.now());
+        Self { stream, sweep, budget, used_up }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Budgeted<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, sweep, budget, used_up } = self.get_mut();
+        if used_up.get() {
+            // Whoever polls this sees that it is, and closes.
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(stream).poll_read(cx, buffer);
+        if !budget.read(&buffer.filled()[before..], sweep.now()) {
+            used_up.set(true);
+            buffer.set_filled(before);
+            return Poll::Pending;
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Budgeted<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Self { stream, budget, .. } = self.get_mut();
+        let wrote = Pin::new(stream).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(count)) = wrote {
+            budget.wrote(count);
+        }
+        wrote
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Self { stream, budget, .. } = self.get_mut();
+        let wrote = Pin::new(stream).poll_write_vectored(cx, pieces);
+        if let Poll::Ready(Ok(count)) = wrote {
+            budget.wrote(count);
+        }
+        wrote
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PING: u8 = 6;
+
+    fn frame(kind: u8, payload: usize) -> Vec<u8> {
+        let length = u32::try_from(payload).unwrap().to_be_bytes();
+        [&length[1..], &[kind, 0, 0, 0, 0, 0], &vec![7; payload]].concat()
+    }
+
+    /// A budget behind the preface.
+    fn begun() -> Budget {
+        let mut budget = Budget::new(0);
+        assert!(budget.read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0));
+        budget
+    }
+
+    /// How many frames come in before one is too many, `each` of them every tick, within 1000 ticks.
+    fn passed(kind: u8, each: usize, between: impl Fn(&mut Budget)) -> Option<usize> {
+        let (mut budget, frame) = (begun(), frame(kind, 8));
+        (0..1000 * each).find(|n| {
+            between(&mut budget);
+            !budget.read(&frame, (n / each) as u64)
+        })
+    }
+
+    #[test]
+    fn floods_end_and_what_is_usual_does_not() {
+        for kind in [2, 3, 4, PING, 7, 8, 0x10, 0xff] {
+            assert_eq!(passed(kind, usize::MAX / 1000, |_| ()), Some(BURST as usize), "{kind}");
+            assert_eq!(passed(kind, 100, |_| ()), None, "{kind}: a thousand a second");
+            assert!(passed(kind, 200, |_| ()).is_some(), "{kind}");
+        }
+        assert_eq!(passed(0, 10_000, |_| ()), None, "data is bounded otherwise");
+        // Its own answer does not pay for a PING.
+        assert!(passed(PING, 10_000, |budget| budget.wrote(17)).is_some());
+        assert_eq!(passed(PING, 10_000, |budget| budget.wrote(1400)), None, "one with each piece that it reads");
+        assert_eq!(passed(3, 10_000, |budget| assert!(budget.read(&frame(1, 30), 0))), None, "counted elsewhere");
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_found_however_they_come(
+            frames in prop::collection::vec((0_u8..12, 0_usize..40), 0..40),
+            cuts in prop::collection::vec(1_usize..30, 1..20),
+        ) {
+            let all: Vec<u8> = frames.iter().flat_map(|(kind, payload)| frame(*kind, *payload)).collect();
+            let mut whole = begun();
+            prop_assert!(whole.read(&all, 0));
+            let (mut cut, mut rest) = (begun(), &all[..]);
+            for at in cuts.iter().cycle() {
+                let (piece, more) = rest.split_at((*at).min(rest.len()));
+                prop_assert!(cut.read(piece, 0));
+                rest = more;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!((cut.left, cut.moved), (whole.left, whole.moved));
+            prop_assert!(matches!(whole.frames, Frames::Head(_, 0)));
+        }
+    }
+}
