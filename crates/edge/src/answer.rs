@@ -43,6 +43,8 @@ pub(crate) enum Reason {
     Maintenance,
     /// The route's header holds no token, or another one.
     TokenRefused,
+    /// It was let in, and would not be any more.
+    Revoked,
     BearerWanted,
     BasicWanted,
     TooManyRequests {
@@ -111,6 +113,7 @@ impl Reason {
             Self::NotAllowed => "not-allowed",
             Self::Maintenance => "maintenance",
             Self::TokenRefused => "token-refused",
+            Self::Revoked => "revoked",
             Self::BearerWanted => "bearer-wanted",
             Self::BasicWanted => "basic-wanted",
             Self::TooManyRequests { .. } => "too-many-requests",
@@ -164,7 +167,7 @@ impl Reason {
             | Self::Maintenance => 503,
             Self::UnknownHost | Self::NoRoute | Self::FileNotFound => 404,
             Self::Misdirected => 421,
-            Self::Denied | Self::TlsWanted | Self::NotAllowed | Self::TokenRefused => 403,
+            Self::Denied | Self::TlsWanted | Self::NotAllowed | Self::TokenRefused | Self::Revoked => 403,
             Self::BearerWanted | Self::BasicWanted => 401,
             Self::TooManyRequests { .. } | Self::TooManyAtOnce => 429,
             Self::Upload(_) => 415,
@@ -191,6 +194,7 @@ impl Reason {
             | Self::TlsWanted
             | Self::NotAllowed
             | Self::TokenRefused
+            | Self::Revoked
             | Self::BearerWanted
             | Self::BasicWanted
             | Self::TooManyRequests { .. }
@@ -263,6 +267,7 @@ impl Reason {
             Self::NotAllowed => "Your address is not among those that are let in here.",
             Self::Maintenance => "The app is being worked on and will be back.",
             Self::TokenRefused => "This address wants a token, and the request has none or another one.",
+            Self::Revoked => "What let this in lets nobody in any more.",
             Self::BearerWanted => "This address wants a bearer token.",
             Self::BasicWanted => "This address wants a name and a password.",
             Self::TooManyAtOnce => "Too many requests of this client are under way at once.",

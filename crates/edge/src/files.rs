@@ -313,6 +313,10 @@ async fn stream<C: Client>(
                 None => Ok(()),
             };
         }
+        request.look_again(client.peer());
+        if request.is_shut_out() {
+            break Err(Reason::Revoked);
+        }
         request.deadline.set(within);
         if let Err(reason) = request::room(client, request.deadline).await {
             break Err(reason);

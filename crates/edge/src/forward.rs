@@ -5,6 +5,7 @@ mod leg;
 mod response;
 
 use std::future::poll_fn;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +19,6 @@ use http::HeaderMap;
 use crate::answer::{Blame, Reason};
 use crate::balance::{self, Ticket};
 use crate::client::{Body, Client};
-use crate::deadline::Patience;
 use crate::encoding::Gzip;
 use crate::h1::{AfterUpstream, BodyDecoder, BodyEncoder, Refusal, ResponseParser, ResponseStep, write};
 use crate::places::Places;
@@ -27,6 +27,7 @@ use crate::request::{Kept, Request};
 use crate::route::{Route, Target};
 use crate::upstream::Upstream;
 use crate::{hold, policy, sticky, tunnel};
+use clock::Late;
 use leg::Leg;
 
 /// Instances that one request is tried on.
@@ -214,14 +215,12 @@ struct Relay<'a, 'r, C> {
     /// How long the client may leave unread what has come.
     reading: Duration,
     /// The tick until which the client must have read on; `None`: nothing waits for it.
-    read_until: Option<u64>,
+    read_until: Option<NonZeroU64>,
     /// The tick until which more of its body must have come, and then, until which the instance must have begun to answer. `None`: nothing waits for
     /// it, or the answer has begun, and both may speak as they like.
-    answer_until: Option<u64>,
+    answer_until: Option<NonZeroU64>,
     /// With what the client still sends behind the beginning of the answer, since the instance has said something last. `None`: nothing.
-    late: Option<Box<Patience>>,
-    /// The tick until which more of that must have come; `None`: nothing waits for it.
-    late_until: Option<u64>,
+    late: Option<Box<Late>>,
 }
 
 enum Step {
@@ -263,7 +262,6 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             read_until: None,
             answer_until: None,
             late: None,
-            late_until: None,
             request,
             client,
             route,
@@ -349,6 +347,11 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        self.request.look_again(self.client.peer());
+        if self.request.is_shut_out() {
+            return Poll::Ready(Err(Reason::Revoked));
+        }
+        self.request.deadline.set_no_later(self.request.ends());
         loop {
             let moved = matches!(self.send_request(cx)?, Step::Moved) | matches!(self.read_response(cx)?, Step::Moved);
             if moved && !self.response_read && self.client.has_room() {

@@ -1,5 +1,6 @@
 //! One request, as a list: route → policy → action → record.
 
+mod admission;
 mod journal;
 mod kept;
 
@@ -66,6 +67,10 @@ pub(crate) struct Request<'a> {
     pub(crate) is_call: bool,
     /// The tick after which its client waits no longer.
     pub(crate) until: Option<u64>,
+    /// By which count of tables it was let in, or seen to be let in still.
+    admission: u32,
+    /// It would not be let in any more: the tick at which it ends. Else [`u32::MAX`]; each connection has room for it.
+    ends: u32,
 }
 
 /// Serves one request; what may happen to the connection is in the exchange that comes back.
@@ -95,6 +100,8 @@ pub(crate) async fn run<C: Client>(
         place: None,
         is_call,
         until: waits.map(|time| worker.sweep.now().saturating_add(ticks(time))),
+        admission: worker.with_routes(|routes| routes.admission),
+        ends: u32::MAX,
     };
     if let Err(reason) = request.serve(client).await {
         request.fail(client, reason).await;

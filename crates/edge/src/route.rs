@@ -49,6 +49,8 @@ pub(crate) struct Routes {
     challenges: HashMap<Box<str>, (Box<str>, Arc<str>)>,
     /// An instance is drained.
     leaving: bool,
+    /// Counts the tables that let in others than the one before: who is in looks again whether it would still be let in.
+    pub(crate) admission: u32,
 }
 
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::answer::Reason;
 use crate::client::Client;
+use crate::deadline::ticks;
 use crate::h1::websocket::{FrameTracker, close_frame};
 use crate::request::Request;
 use crate::stream::Stream;
@@ -19,6 +20,9 @@ use crate::worker::Worker;
 
 /// Going away (RFC 6455, 7.4.1).
 const GOING_AWAY: u16 = 1001;
+
+/// What let it in lets nobody in any more.
+const POLICY_VIOLATION: u16 = 1008;
 
 /// How long the last bytes may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -44,11 +48,21 @@ pub(crate) async fn run<C: Client>(
         down,
         frames: request.is_websocket().then_some(frames),
         closing: false,
+        is_shut_out: false,
     };
     let deadline = request.deadline;
     deadline.set(idle);
+    // Whatever frame goes on until then.
+    let mut ends = u64::MAX;
     poll_fn(|cx| {
         loop {
+            request.look_again(client.peer());
+            if request.ends() < u64::MAX && !std::mem::replace(&mut tunnel.is_shut_out, true) {
+                ends = request.worker.sweep.now().saturating_add(ticks(LAST_WORDS));
+            }
+            if request.worker.sweep.now() >= ends || tunnel.is_shut_out && tunnel.frames.is_none() {
+                return Poll::Ready(());
+            }
             match tunnel.step(cx) {
                 Poll::Ready(Ok(true)) if !tunnel.closing => deadline.set(idle),
                 Poll::Ready(Ok(true)) => {}
@@ -58,6 +72,7 @@ pub(crate) async fn run<C: Client>(
                         deadline.set(LAST_WORDS);
                         continue;
                     }
+                    deadline.set_no_later(ends);
                     return if deadline.passed(cx) { Poll::Ready(()) } else { Poll::Pending };
                 }
             }
@@ -65,7 +80,7 @@ pub(crate) async fn run<C: Client>(
     })
     .await;
     request.journal.response_bytes = tunnel.down.passed;
-    Ok(())
+    if tunnel.is_shut_out { Err(Reason::Revoked) } else { Ok(()) }
 }
 
 /// One direction.
@@ -89,6 +104,8 @@ struct Tunnel<'a> {
     /// Follows what the client is sent; `None`: not a WebSocket.
     frames: Option<FrameTracker>,
     closing: bool,
+    /// Who has opened it would not be let in any more.
+    is_shut_out: bool,
 }
 
 impl Tunnel<'_> {
@@ -112,14 +129,15 @@ impl Tunnel<'_> {
         if down_step.is_ready() || up_step.is_ready() { Poll::Ready(Ok(true)) } else { Poll::Pending }
     }
 
-    /// Says 1001 to the client, once, when the edge closes or the instance is drained, and a frame of our own may be sent.
+    /// Says why to the client, once, when the edge closes, the instance is drained or nobody is let in with what it has brought, and a frame of our own
+    /// may be sent.
     fn begin_close(&mut self) -> bool {
         let Some(frames) = &self.frames else { return false };
-        let is_over = self.worker.is_closing() || self.upstream.is_leaving();
+        let is_over = self.worker.is_closing() || self.upstream.is_leaving() || self.is_shut_out;
         if self.closing || !is_over || !frames.at_boundary() {
             return false;
         }
-        self.down.buffer.extend_from_slice(&close_frame(GOING_AWAY));
+        self.down.buffer.extend_from_slice(&close_frame(if self.is_shut_out { POLICY_VIOLATION } else { GOING_AWAY }));
         self.closing = true;
         true
     }

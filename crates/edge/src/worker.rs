@@ -338,9 +338,10 @@ fn obey(worker: &Worker, command: Command) {
         Command::Routes(routes, served) => {
             let first = worker.with_routes(Routes::is_initial);
             let leaving = routes.has_leaving();
+            let admits_others = worker.with_routes(|before| before.admission) != routes.admission;
             *worker.routes.borrow_mut() = routes;
-            if first || leaving || worker.shard.flights.has_waiting() {
-                // Accepting waits for it; tunnels to instances that are drained are told; what is held may go on.
+            if first || leaving || admits_others || worker.shard.flights.has_waiting() {
+                // Accepting waits for it; tunnels to instances that are drained are told; who is in may be let in no more; what is held may go on.
                 worker.sweep.wake_all();
             }
             // The process ends when nobody waits for this.

@@ -652,7 +652,8 @@ mod tests {
     async fn a_client_that_makes_the_edge_reset_streams_is_let_go() {
         // What breaks a rule of one stream alone (CVE-2025-8671): a window that overflows, data and a head behind the end, a stream that
         // depends on itself.
-        let made: [fn(u32) -> (u8, Vec<u8>); 4] = [
+        type Made = fn(u32) -> (u8, Vec<u8>);
+        let made: [Made; 4] = [
             |_| (8, vec![0x7f, 0xff, 0xff, 0xff]),
             |_| (0, b"x".to_vec()),
             |_| (HEADERS, field("x", "y")),

@@ -1,5 +1,6 @@
 //! Who is waited for, and for how long: each wait of a relay ends, and is laid at the door of who kept the other waiting.
 
+use std::num::NonZeroU64;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -8,6 +9,19 @@ use crate::answer::Reason;
 use crate::client::Client;
 use crate::deadline::{Patience, ticks};
 use crate::h1::Refusal;
+
+/// With a body behind the beginning of its answer.
+#[derive(Debug)]
+pub(super) struct Late {
+    patience: Patience,
+    /// The tick until which more must have come; `None`: nothing waits for it.
+    until: Option<u64>,
+}
+
+/// What is waited until is never the beginning of all ticks; so it takes half the room, which each connection has.
+fn tick(at: u64) -> NonZeroU64 {
+    NonZeroU64::new(at).unwrap_or(NonZeroU64::MIN)
+}
 
 impl<C: Client> Relay<'_, '_, C> {
     /// How long nothing may move. An instance that has heard all and has begun to answer may be silent, as events and logs are that it sends; of a
@@ -25,12 +39,14 @@ impl<C: Client> Relay<'_, '_, C> {
         let now = self.request.worker.sweep.now();
         // Once the request is sent and until the answer begins, the instance has its own time, which nothing that it says before prolongs.
         if self.sending_over && self.response.is_none() {
-            self.answer_until.get_or_insert(now.saturating_add(ticks(self.route.timeout)));
+            self.answer_until.get_or_insert(tick(now.saturating_add(ticks(self.route.timeout))));
             self.request.deadline.clear();
         } else {
             self.request.deadline.set(self.idle());
         }
-        for until in [self.read_until, self.answer_until, self.late_until, self.request.until].into_iter().flatten() {
+        let own = [self.read_until, self.answer_until].map(|until| until.map(NonZeroU64::get));
+        let late = self.late.as_ref().and_then(|late| late.until);
+        for until in own.into_iter().chain([late, self.request.until, Some(self.request.ends())]).flatten() {
             self.request.deadline.set_no_later(until);
         }
     }
@@ -49,7 +65,7 @@ impl<C: Client> Relay<'_, '_, C> {
             // Before the answer, patience is with what the client sends.
             let until =
                 if has_begun { self.request.patience.waits(now) } else { now.saturating_add(ticks(self.reading)) };
-            self.read_until = Some(until);
+            self.read_until = Some(tick(until));
         }
         before.is_some() != self.read_until.is_some()
     }
@@ -69,27 +85,24 @@ impl<C: Client> Relay<'_, '_, C> {
         } else if self.answer_until.is_none() {
             let until = self.request.patience.waits(now);
             self.request.deadline.set_no_later(until);
-            self.answer_until = Some(until);
+            self.answer_until = Some(tick(until));
         }
     }
 
     /// Nor by one that drips behind the beginning of an answer, where the instance says nothing to it.
     fn watch_late(&mut self, waits: bool, now: u64) {
         let whole = self.short_idle();
-        let late = self.late.get_or_insert_with(|| Box::new(Patience::new(whole)));
-        self.late_until = None;
-        if waits {
-            let until = late.waits(now);
-            self.late_until = Some(until);
-            self.request.deadline.set_no_later(until);
-        } else {
-            late.moved(now, self.client.body_bytes());
+        let late = self.late.get_or_insert_with(|| Box::new(Late { patience: Patience::new(whole), until: None }));
+        late.until = waits.then(|| late.patience.waits(now));
+        match late.until {
+            Some(until) => self.request.deadline.set_no_later(until),
+            None => late.patience.moved(now, self.client.body_bytes()),
         }
     }
 
     /// The instance has gone on in its answer: both speak.
     pub(super) fn answers_late(&mut self) {
-        (self.late, self.late_until) = (None, None);
+        self.late = None;
     }
 
     /// Whether nobody listens any more, also while an instance is silent that has begun to answer.
@@ -111,6 +124,9 @@ impl<C: Client> Relay<'_, '_, C> {
         if self.request.is_out_of_time() {
             return Reason::DeadlineExceeded;
         }
+        if self.request.is_shut_out() {
+            return Reason::Revoked;
+        }
         match &self.response {
             Some(_) if self.read_until.is_some() => Reason::ClientStalled,
             Some(_) if self.has_dripped() => Reason::Refused(Refusal::BodyTimeout),
@@ -123,8 +139,8 @@ impl<C: Client> Relay<'_, '_, C> {
 
     /// Where nothing has come at all, it may as well have been the instance's turn.
     fn has_dripped(&self) -> bool {
-        let is_over = self.late_until.is_some_and(|until| until <= self.request.worker.sweep.now());
-        is_over && self.late.as_ref().is_some_and(|late| late.is_used())
+        let now = self.request.worker.sweep.now();
+        self.late.as_ref().is_some_and(|late| late.until.is_some_and(|until| until <= now) && late.patience.is_used())
     }
 
     /// The instance had all of the request, so long, and has not begun to answer.

@@ -64,6 +64,12 @@ impl Guard {
         self.auth.as_ref().map_or(Ok(()), |auth| auth.check(head))
     }
 
+    /// Whether who was let in once would be let in still, by its address and its proof. Maintenance ends nothing that has begun.
+    pub(crate) fn admits(&self, client: IpAddr, head: &RequestHead) -> bool {
+        let is_allowed = self.allow.as_ref().is_none_or(|inside| inside.contain(client));
+        is_allowed && self.auth.as_ref().is_none_or(|auth| auth.check(head).is_ok())
+    }
+
     /// Where the client is.
     fn place(&self, client: IpAddr) -> Result<(), Reason> {
         let outside = |networks: &Option<Networks>| networks.as_ref().is_some_and(|inside| !inside.contain(client));

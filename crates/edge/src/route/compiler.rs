@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bowline_core::app::{HostName, PathPrefix, PlainHttp};
 use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::route::{
-    Action, ApiSite, Challenge, Changes, Cohort, Flow, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls, Split,
-    Table,
+    Action, ApiSite, Challenge, Changes, Cohort, Flow, Policies, Pool, PoolId, RateLimit, Rule, RuleId, Site, SiteTls,
+    Split, Table,
 };
 use tokio::sync::Notify;
 
@@ -155,6 +155,7 @@ impl Compiler {
         let sites = after.sites.iter().filter(|(host, site)| self.table.sites.get(host) != Some(site));
         let sites: BTreeSet<HostName> = sites.map(|(host, _)| host).chain(&changes.gone.sites).cloned().collect();
         let api = (self.table.api.clone(), self.table.api != after.api);
+        let admits_others = sites.iter().any(|host| admits_others(self.table.sites.get(host), after.sites.get(host)));
         self.take_endpoints(after, &pools);
         let mut hosts: BTreeSet<HostName> = pools.iter().flat_map(|pool| self.uses.hosts(pool)).cloned().collect();
         for host in &sites {
@@ -169,7 +170,8 @@ impl Compiler {
             }
         }
         hosts.extend(sites);
-        let routes = self.routes(hosts, api);
+        let mut routes = self.routes(hosts, api);
+        routes.admission = routes.admission.wrapping_add(u32::from(admits_others));
         for rule in self.uses.take_unlimited() {
             self.limiters.remove(&rule);
         }
@@ -194,7 +196,7 @@ impl Compiler {
                 Some(rest) => (&mut routes.wildcard, rest.into()),
                 None => (&mut routes.exact, name.shared()),
             };
-            if let Some(before) = names.get(&*key) {
+            if let Some(before) = names.get(&key) {
                 self.replaced.extend(before.rules.iter().flat_map(|rule| &rule.series).map(|(id, _)| *id));
             }
             match host {
@@ -372,6 +374,19 @@ impl Compiler {
     }
 }
 
+/// Whether somebody whom a site has let in may be refused by it now. One that is gone refuses nobody: its instances are drained.
+fn admits_others(before: Option<&Arc<Site>>, after: Option<&Arc<Site>>) -> bool {
+    let (Some(before), Some(after)) = (before, after) else { return false };
+    let asked = |site: &Arc<Site>| {
+        let of = |rule: &Rule| {
+            let Policies { auth, allow, .. } = &rule.policies;
+            (rule.prefix.clone(), matches!(rule.action, Action::Deny), auth.clone(), allow.clone())
+        };
+        site.rules.iter().map(of).collect::<Vec<_>>()
+    };
+    asked(before) != asked(after)
+}
+
 /// Those of handshakes are served where these are made.
 fn challenges(table: &Table) -> HashMap<Box<str>, (Box<str>, Arc<str>)> {
     let of = |(host, challenge): (&HostName, &Challenge)| match challenge {
@@ -390,7 +405,7 @@ mod tests {
     use crate::route::Lookup;
     use bowline_core::app::{BodyLimit, RateBy};
     use bowline_core::id::{AppName, EnvName, RouteName};
-    use bowline_core::route::{Policies, Transfer};
+    use bowline_core::route::Transfer;
     use bowline_core::units::{Bytes, Rate, Weight};
     use proptest::prelude::*;
     use std::fmt::Write as _;

@@ -1,0 +1,73 @@
+//! Who has come in with a token that lets nobody in any more: what is open ends, and nobody else's.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::net::SocketAddr;
+
+use bowline_core::route::{Credentials, Gate, Policies, Proof, Rule};
+use sha2::{Digest, Sha256};
+use support::*;
+
+/// Let in are those who bring one of these.
+fn admitting(tokens: &[&str], instance: SocketAddr) -> TableBuilder {
+    let salt = [5; 16];
+    let digest = |token: &&str| Sha256::new().chain_update(salt).chain_update(token).finalize().into();
+    let credentials = Credentials { salt, digests: tokens.iter().map(digest).collect() };
+    let auth = Some(Gate { proof: Proof::Bearer, credentials });
+    let rule = Rule { policies: Policies { auth, ..Policies::default() }, ..rule("/", forward(1)) };
+    TableBuilder::default().site("a.test", vec![rule]).pool(1, &[instance])
+}
+
+/// An instance that begins an answer and never ends it, or a WebSocket.
+async fn streaming() -> SocketAddr {
+    upstream(|_, mut talk| async move {
+        let head = talk.try_head().await.unwrap();
+        match header(&head, "upgrade") {
+            Some(_) => {
+                talk.say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n").await;
+                talk.say("\u{1}\u{1}x").await;
+            }
+            None => talk.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n").await,
+        }
+        talk.rest().await;
+    })
+    .await
+}
+
+async fn begin(edge: &Edge, token: &str, more: &str) -> Talk<tokio::net::TcpStream> {
+    let mut talk = edge.connect().await;
+    talk.say(&format!("GET / HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer {token}\r\n{more}\r\n")).await;
+    talk.try_head().await.unwrap();
+    talk
+}
+
+const WEBSOCKET: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revoked_token_has_opened_ends() {
+    let instance = streaming().await;
+    let mut edge = Edge::start().await;
+    edge.serve(admitting(&["old", "other"], instance)).await;
+    let (mut socket, mut answer) = (begin(&edge, "old", WEBSOCKET).await, begin(&edge, "old", "").await);
+    let mut others = [begin(&edge, "other", WEBSOCKET).await, begin(&edge, "other", "").await];
+    assert_eq!(socket.exactly(3).await, b"\x01\x01x");
+    assert_eq!(answer.exactly(6).await, b"1\r\nx\r\n");
+    let others_first = (others[0].exactly(3).await, others[1].exactly(6).await);
+    assert_eq!(others_first, (b"\x01\x01x".to_vec(), b"1\r\nx\r\n".to_vec()));
+    edge.serve(admitting(&["other"], instance)).await;
+    // 1008, and nothing behind it.
+    assert_eq!(socket.rest().await, [0x88, 2, 0x03, 0xf0]);
+    assert_eq!(answer.rest().await, b"", "it is cut: no chunk is the last");
+    let log = edge.dir.path().join("logs/access.log");
+    let told = || std::fs::read_to_string(&log).unwrap_or_default().matches("\"reason\":\"revoked\"").count();
+    edge.eventually(|| async { told() == 2 }).await;
+    edge.until(|seen| seen.outstanding.values().sum::<u32>() == 2).await;
+    for other in &mut others {
+        let still = tokio::time::timeout(std::time::Duration::from_millis(300), other.rest()).await;
+        assert!(still.is_err(), "it has not lost its token");
+    }
+    drop(others);
+    edge.stop().await;
+}
