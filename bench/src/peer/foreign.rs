@@ -1,10 +1,13 @@
 //! The proxies of others, as `bench/peers` configures them.
 
 use std::ffi::OsString;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -13,6 +16,9 @@ use nix::unistd::Pid;
 use super::bowline::certificate;
 use super::{Kind, Peer, Running, Sink, TOKEN, folder, free_port, on_proxy_core, route, spawn, write};
 use crate::generator::HOST;
+
+/// How long HAProxy's runtime API may take for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// How one is configured.
 struct Files {
@@ -110,7 +116,7 @@ fn command(kind: Kind, under: &[OsString], dir: &Path, config: &Path) -> anyhow:
         }
         Kind::Haproxy => {
             command.arg("haproxy").arg("-f").arg(config);
-            // A master, which can be told to read its configuration again; under a tool there is one process.
+            // A master, as packages start it; under a tool there is one process.
             if under.is_empty() {
                 command.args(["-W", "-db"])
             } else {
@@ -157,7 +163,7 @@ pub(super) fn swap(
     let signal = |signal| kill(Pid::from_raw(i32::try_from(pid)?), signal).context("the signal to read it again");
     match kind {
         Kind::Nginx => signal(Signal::SIGHUP),
-        Kind::Haproxy => signal(Signal::SIGUSR2),
+        Kind::Haproxy => add_to_map(dir, &route(routes - 1)),
         Kind::Caddy => {
             let admin = settings.iter().find(|(mark, _)| *mark == "ADMIN").map(|(_, port)| port.as_str());
             let mut command = on_proxy_core();
@@ -171,4 +177,16 @@ pub(super) fn swap(
         // It watches the file.
         Kind::Envoy | Kind::Bowline => Ok(()),
     }
+}
+
+/// The worker's map by its runtime API; the file, which says the same, is for the next start. A master that is told to reload while it still
+/// does so for the time before forgets it: SIGUSR2 counts only once it waits again, and nothing says when.
+fn add_to_map(dir: &Path, host: &str) -> anyhow::Result<()> {
+    let mut socket = UnixStream::connect(dir.join("admin.sock")).context("HAProxy's runtime API")?;
+    socket.set_read_timeout(Some(ANSWER))?;
+    writeln!(socket, "add map {} {host} app", dir.join("routes.map").display())?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    ensure!(answer.trim().is_empty(), "add map: {}", answer.trim());
+    Ok(())
 }
