@@ -3,12 +3,13 @@
 
 use std::fs::File;
 use std::future::poll_fn;
-use std::os::fd::AsRawFd;
+use std::io::IoSliceMut;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
+use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::task::JoinHandle;
 
 use crate::answer::Reason;
@@ -179,12 +180,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Reads what lies in memory already, and never waits; `None`: nothing does, or that is not known of this file system. What is served often
 /// needs no other thread.
-#[expect(unsafe_code, reason = "no library calls preadv2 with its flags")]
 pub(crate) fn read_cached(file: &File, buffer: &mut [u8], at: u64) -> Option<usize> {
-    let offset = libc::off_t::try_from(at).ok()?;
-    let room = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: `room` is one buffer of this length that nobody else uses for the time of the call, and the descriptor is open.
-    let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const room, 1, offset, libc::RWF_NOWAIT) };
+    let read = preadv2(file, &mut [IoSliceMut::new(buffer)], at, ReadWriteFlags::NOWAIT);
     // At an end that comes too early, whoever may wait says what is wrong.
-    usize::try_from(read).ok().filter(|read| *read > 0)
+    read.ok().filter(|read| *read > 0)
 }

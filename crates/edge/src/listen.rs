@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -36,6 +37,8 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bo
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listening socket cannot be used"),
     };
+    // Connections have it from there. Without it, small answers wait for an acknowledgement; a failure costs time only.
+    drop(SockRef::from(&listener).set_tcp_nodelay(true));
     let wait = worker.sweep.deadline();
     if !worker.is_successor {
         wait.set(FIRST_TABLE);
@@ -93,8 +96,6 @@ impl Drop for Counted {
 
 async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr, secure: bool) {
     let _counted = Counted::new(&worker);
-    // Without it, small answers wait for an acknowledgement; a failure costs time only.
-    drop(stream.set_nodelay(true));
     let (mut trusted, proxied) = worker.with_routes(|routes| (Arc::clone(&routes.trusted), routes.proxied));
     let (mut from, mut secured) = (peer.ip().to_canonical(), false);
     if proxied && trusted.contain(from) {

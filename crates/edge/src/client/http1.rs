@@ -182,7 +182,7 @@ impl Http1 {
         read
     }
 
-    /// Sends what is left and closes.
+    /// Sends what is left, and over TLS that it was all. That a plain connection is over its end says, which follows.
     async fn close(&mut self, deadline: &Deadline) {
         deadline.set(LINGER);
         poll_fn(|cx| {
@@ -190,8 +190,8 @@ impl Http1 {
                 return Poll::Ready(());
             }
             match &mut self.stream {
-                Some(stream) => Pin::new(stream).poll_shutdown(cx).map(drop),
-                None => Poll::Ready(()),
+                Some(stream @ Stream::Tls(_)) => Pin::new(stream).poll_shutdown(cx).map(drop),
+                Some(Stream::Plain(_)) | None => Poll::Ready(()),
             }
         })
         .await;
@@ -201,6 +201,11 @@ impl Http1 {
     /// is not the end: whoever sends more than that before it reads would have lost its answer to how fast it is.
     async fn linger(&mut self, deadline: &Deadline) {
         self.close(deadline).await;
+        poll_fn(|cx| match &mut self.stream {
+            Some(stream @ Stream::Plain(_)) => Pin::new(stream).poll_shutdown(cx).map(drop),
+            Some(Stream::Tls(_)) | None => Poll::Ready(()),
+        })
+        .await;
         let end = self.worker.sweep.now().saturating_add(ticks(LINGER));
         let mut left = LINGER_BYTES;
         deadline.set(Duration::ZERO);
