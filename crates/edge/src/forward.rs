@@ -211,9 +211,7 @@ struct Relay<'a, 'r, C> {
     gzip: Option<Box<Gzip>>,
     upgraded: bool,
     response_read: bool,
-    progress: u64,
-    /// How long the client may leave unread what has come.
-    reading: Duration,
+    has_begun: bool,
     /// The tick until which the client must have read on; `None`: nothing waits for it.
     read_until: Option<NonZeroU64>,
     /// The tick until which more of its body must have come, and then, until which the instance must have begun to answer. `None`: nothing waits for
@@ -257,8 +255,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             gzip: None,
             upgraded: false,
             response_read: false,
-            progress: 0,
-            reading: route.reading,
+            has_begun: false,
             read_until: None,
             answer_until: None,
             late: None,
@@ -347,7 +344,9 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
-        self.request.look_again(self.client.peer());
+        if self.request.look_again(self.client.peer()) {
+            self.restart_clock();
+        }
         if self.request.is_shut_out() {
             return Poll::Ready(Err(Reason::Revoked));
         }
@@ -417,10 +416,9 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         while self.written < self.output.len() {
             match leg.poll_send(cx, &self.output[self.written..]) {
                 Poll::Ready(Ok(n)) if n > 0 => {
-                    if self.progress == 0 {
+                    if !std::mem::replace(&mut self.has_begun, true) {
                         self.request.exchange.request_begun();
                     }
-                    self.progress += n as u64;
                     self.written += n;
                     step = Step::Moved;
                 }

@@ -185,6 +185,6 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
         let room = size_of_val(&connection(worker, stream, address, false));
-        assert!(room <= 2_280, "{room} bytes");
+        assert!(room <= 2_256, "{room} bytes");
     }
 }

@@ -5,10 +5,12 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use bowline_core::route::{Credentials, Gate, Policies, Proof, Rule};
+use bowline_core::route::{Action, Credentials, Gate, Policies, Proof, Rule};
 use sha2::{Digest, Sha256};
 use support::*;
+use tokio::sync::Notify;
 
 /// Let in are those who bring one of these.
 fn admitting(tokens: &[&str], instance: SocketAddr) -> TableBuilder {
@@ -69,5 +71,48 @@ async fn what_a_revoked_token_has_opened_ends() {
         assert!(still.is_err(), "it has not lost its token");
     }
     drop(others);
+    edge.stop().await;
+}
+
+/// A host's own rules come where a wildcard's were, too.
+fn own_host(tokens: &[&str], instance: SocketAddr) -> TableBuilder {
+    let closed = Rule { action: Action::Deny, ..rule("/", forward(1)) };
+    admitting(tokens, instance).site("*.test", vec![rule("/", forward(1))]).site("b.test", vec![closed])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_let_in_again_in_time_goes_on_and_a_host_of_its_own_shuts_out() {
+    let again = Arc::new(Notify::new());
+    let instance = {
+        let again = Arc::clone(&again);
+        upstream(move |_, mut talk| {
+            let again = Arc::clone(&again);
+            async move {
+                let spoken = again.notified();
+                talk.try_head().await.unwrap();
+                talk.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n").await;
+                spoken.await;
+                talk.say("1\r\ny\r\n").await;
+                talk.rest().await;
+            }
+        })
+        .await
+    };
+    let mut edge = Edge::start().await;
+    edge.serve(admitting(&["back", "gone"], instance).site("*.test", vec![rule("/", forward(1))])).await;
+    let mut back = begin(&edge, "back", "").await;
+    let mut gone = begin(&edge, "gone", "").await;
+    let mut wild = edge.connect().await;
+    wild.say("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n").await;
+    wild.try_head().await.unwrap();
+    for talk in [&mut back, &mut gone, &mut wild] {
+        assert_eq!(talk.exactly(6).await, b"1\r\nx\r\n");
+    }
+    edge.serve(own_host(&[], instance)).await;
+    edge.serve(own_host(&["back"], instance)).await;
+    assert_eq!((gone.rest().await, wild.rest().await), (Vec::new(), Vec::new()));
+    again.notify_waiters();
+    assert_eq!(back.exactly(6).await, b"1\r\ny\r\n", "its time began with the first table and ended with the second");
+    drop(back);
     edge.stop().await;
 }

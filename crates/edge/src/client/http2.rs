@@ -144,6 +144,9 @@ where
             if accepted.is_pending() && used_up.get() && !std::mem::replace(&mut is_calmed, true) {
                 request::broken(&streams.worker, &peer, "http2-flood");
                 connection.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
+                // Who does not read that either is not waited for as one that rests.
+                streams.ending.set(true);
+                streams.rest();
                 return connection.poll_accept(cx);
             }
             accepted

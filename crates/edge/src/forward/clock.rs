@@ -63,8 +63,11 @@ impl<C: Client> Relay<'_, '_, C> {
             self.read_until = None;
         } else if sent || before.is_none() {
             // Before the answer, patience is with what the client sends.
-            let until =
-                if has_begun { self.request.patience.waits(now) } else { now.saturating_add(ticks(self.reading)) };
+            let until = if has_begun {
+                self.request.patience.waits(now)
+            } else {
+                now.saturating_add(ticks(self.route.reading))
+            };
             self.read_until = Some(tick(until));
         }
         before.is_some() != self.read_until.is_some()

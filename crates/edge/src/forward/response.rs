@@ -58,16 +58,17 @@ impl<C: Client> Relay<'_, '_, C> {
             });
         })?;
         request.journal.status = head.status();
+        let mut reading = self.route.reading;
         if let Some(Leg::Bytes(stream)) = &mut self.leg
             && stream.answered(head.status())
         {
-            self.reading = API_RESTING;
+            reading = API_RESTING;
         }
         let decoder = BodyDecoder::new(head.body());
         let complete = decoder.is_complete() && !trailing;
         self.response = Some(decoder);
         self.answer_until = None;
-        self.request.patience = Patience::new(self.reading);
+        self.request.patience = Patience::new(reading);
         self.upgraded = head.is_upgrade();
         if self.upgraded {
             self.response_read = true;
@@ -119,6 +120,7 @@ impl<C: Client> Relay<'_, '_, C> {
     }
 
     pub(super) fn end_response(&mut self, surplus: usize) -> Result<Step, Reason> {
+        self.answers_late();
         // Given back here, and not when the client has read all.
         if let Some(mut gzip) = self.gzip.take() {
             let out = gzip.finish();

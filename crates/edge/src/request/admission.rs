@@ -11,11 +11,12 @@ use crate::route::Target;
 const SHUT_OUT: Duration = Duration::from_secs(5);
 
 impl Request<'_> {
-    /// Looks whether it would still be let in, where a table has come that lets in others. Of the daemon's API, the daemon looks by itself.
-    pub(crate) fn look_again(&mut self, peer: &Peer) {
+    /// Looks whether it would still be let in, where a table has come that lets in others. Of the daemon's API, the daemon looks by itself. True: it is
+    /// let in again, so that what it waits for is no longer bounded by [`Self::ends`].
+    pub(crate) fn look_again(&mut self, peer: &Peer) -> bool {
         let admission = self.worker.with_routes(|routes| routes.admission);
         if std::mem::replace(&mut self.admission, admission) == admission {
-            return;
+            return false;
         }
         let is_shut_out = self.route(peer).is_ok_and(|route| match &route.target {
             Target::Deny => true,
@@ -25,10 +26,12 @@ impl Request<'_> {
             }
         });
         let ends = self.worker.sweep.now().saturating_add(ticks(SHUT_OUT));
+        let before = self.ends;
         self.ends = match is_shut_out {
-            true => self.ends.min(u32::try_from(ends).unwrap_or(u32::MAX - 1)),
+            true => before.min(u32::try_from(ends).unwrap_or(u32::MAX - 1)),
             false => u32::MAX,
         };
+        before != u32::MAX && !is_shut_out
     }
 
     /// It was let in, and would not be any more, for [`SHUT_OUT`].

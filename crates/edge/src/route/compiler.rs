@@ -155,7 +155,7 @@ impl Compiler {
         let sites = after.sites.iter().filter(|(host, site)| self.table.sites.get(host) != Some(site));
         let sites: BTreeSet<HostName> = sites.map(|(host, _)| host).chain(&changes.gone.sites).cloned().collect();
         let api = (self.table.api.clone(), self.table.api != after.api);
-        let admits_others = sites.iter().any(|host| admits_others(self.table.sites.get(host), after.sites.get(host)));
+        let admits_others = sites.iter().any(|host| admits_others(host, &self.table, changes));
         self.take_endpoints(after, &pools);
         let mut hosts: BTreeSet<HostName> = pools.iter().flat_map(|pool| self.uses.hosts(pool)).cloned().collect();
         for host in &sites {
@@ -374,9 +374,13 @@ impl Compiler {
     }
 }
 
-/// Whether somebody whom a site has let in may be refused by it now. One that is gone refuses nobody: its instances are drained.
-fn admits_others(before: Option<&Arc<Site>>, after: Option<&Arc<Site>>) -> bool {
-    let (Some(before), Some(after)) = (before, after) else { return false };
+/// Whether somebody who was let in at this host may be refused there now. A host that comes may have been a wildcard's, and one that goes may be one's
+/// from now on; one that goes for good refuses nobody: its instances are drained.
+fn admits_others(host: &HostName, before: &Table, after: &Changes) -> bool {
+    let after = &after.part.table;
+    let wildcard = || HostName::new(&format!("*.{}", host.as_str().split_once('.')?.1)).ok();
+    let covered =
+        |table: &Table| !table.sites.is_empty() && wildcard().is_some_and(|host| table.sites.contains_key(&host));
     let asked = |site: &Arc<Site>| {
         let of = |rule: &Rule| {
             let Policies { auth, allow, .. } = &rule.policies;
@@ -384,7 +388,12 @@ fn admits_others(before: Option<&Arc<Site>>, after: Option<&Arc<Site>>) -> bool 
         };
         site.rules.iter().map(of).collect::<Vec<_>>()
     };
-    asked(before) != asked(after)
+    match (before.sites.get(host), after.sites.get(host)) {
+        (Some(before), Some(after)) => asked(before) != asked(after),
+        (None, Some(_)) => covered(before),
+        (Some(_), None) => covered(before) || covered(after),
+        (None, None) => false,
+    }
 }
 
 /// Those of handshakes are served where these are made.
