@@ -1,9 +1,7 @@
 //! Files that the edge serves itself, in pieces. What lies in memory is read in place; all that may wait for a disk is done by [`crate::disk`].
 
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -12,16 +10,14 @@ use bowline_core::id::ReleaseNumber;
 use bowline_core::route::Files;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs};
 
 use crate::answer::Reason;
 use crate::client::Client;
-use crate::disk::read_cached;
+use crate::disk::{Ask, Disk, Kept, Medium, Place, Rest};
 use crate::encoding::{Coding, Gzip};
 use crate::h1::{Field, Framing, ResponseLine};
 use crate::request::{self, Request};
 use crate::route::Route;
-use crate::worker::BUFFER;
 
 /// A folder and how it is served.
 #[derive(Debug)]
@@ -30,8 +26,8 @@ pub(crate) struct Folder {
     fallback: Option<String>,
     /// `Cache-Control` of everything but HTML.
     cache: String,
-    /// Whether its names are of a disk of this machine, so that what memory knows of them is enough to open them; it is seen when the first is.
-    is_local: OnceLock<bool>,
+    /// Seen when the first of its files is opened.
+    place: OnceLock<Place>,
 }
 
 /// Pages change with every release and name what else is needed: they are always asked for again.
@@ -43,7 +39,7 @@ impl Folder {
             root: files.root.clone(),
             fallback: files.fallback.clone(),
             cache: format!("public, max-age={}", files.cache.as_secs()),
-            is_local: OnceLock::new(),
+            place: OnceLock::new(),
         }
     }
 }
@@ -56,7 +52,7 @@ enum Found {
 }
 
 struct Opened {
-    file: File,
+    file: Kept,
     name: String,
     size: u64,
     modified: Option<SystemTime>,
@@ -78,12 +74,13 @@ pub(crate) async fn serve<C: Client>(
     if is_withheld(&path) {
         return Err(Reason::FileNotFound);
     }
-    let found = match find(folder, &path, Way::Cached)? {
+    let disk = &request.worker.disk;
+    let found = match find(disk, folder, &path, Way::Cached)? {
         Some(found) => found,
         None => {
-            let within = Arc::clone(folder);
-            let find = move || find(&within, &path, Way::Waiting);
-            let found = request.worker.disk.run((request.deadline, route.timeout), find).await?;
+            let (within, keeps) = (Arc::clone(folder), disk.clone());
+            let find = move || find(&keeps, &within, &path, Way::Waiting);
+            let found = disk.run(Ask::Opening, (request.deadline, route.timeout), find).await?;
             found?.ok_or(Reason::FileUnreadable)?
         }
     };
@@ -152,10 +149,10 @@ impl Way {
 }
 
 /// `None`: not without waiting.
-fn find(folder: &Folder, path: &[u8], way: Way) -> Result<Option<Found>, Reason> {
+fn find(disk: &Disk, folder: &Folder, path: &[u8], way: Way) -> Result<Option<Found>, Reason> {
     use std::os::unix::ffi::OsStrExt;
-    // Elsewhere opening asks a server, whatever memory knows of the names.
-    if way == Way::Cached && folder.is_local.get() != Some(&true) {
+    // There opening asks a server, whatever memory knows of the names.
+    if way == Way::Cached && folder.place.get().is_some_and(Place::is_elsewhere) {
         return Ok(None);
     }
     let root = match way.open(AT_FDCWD, &folder.root, OFlag::O_PATH | OFlag::O_DIRECTORY, ResolveFlag::empty()) {
@@ -166,29 +163,34 @@ fn find(folder: &Folder, path: &[u8], way: Way) -> Result<Option<Found>, Reason>
             return Err(Reason::FileUnreadable);
         }
     };
-    folder.is_local.get_or_init(|| is_local(&root));
+    let place = folder.place.get_or_init(|| Place::of(&root));
+    // Something else may have been mounted over it.
+    if way == Way::Cached && place.medium(&root) == Medium::Elsewhere {
+        return Ok(None);
+    }
     let relative = path.strip_prefix(b"/").unwrap_or(path);
     let asked = Path::new(std::ffi::OsStr::from_bytes(relative));
+    let open = |asked: &Path| open_file((disk, place), &root, asked, way);
     let found = match relative.is_empty() || relative.ends_with(b"/") {
-        true => open_file(&root, &asked.join("index.html"), way),
-        false => open_file(&root, asked, way),
+        true => open(&asked.join("index.html")),
+        false => open(asked),
     };
     match found {
         Err(Reason::FileNotFound) => match &folder.fallback {
-            Some(fallback) => open_file(&root, Path::new(fallback), way),
+            Some(fallback) => open(Path::new(fallback)),
             None => Err(Reason::FileNotFound),
         },
         found => found,
     }
 }
 
-fn is_local(root: &OwnedFd) -> bool {
-    let kind = fstatfs(root).map(|stat| stat.filesystem_type());
-    kind.is_ok_and(|kind| [BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC].contains(&kind))
-}
-
 /// Opens what lies beneath `root`; whatever leads out of it (`..`, links) is not found. `None`: not without waiting.
-fn open_file(root: &OwnedFd, relative: &Path, way: Way) -> Result<Option<Found>, Reason> {
+fn open_file(
+    (disk, place): (&Disk, &Place),
+    root: &OwnedFd,
+    relative: &Path,
+    way: Way,
+) -> Result<Option<Found>, Reason> {
     let mut resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     if way == Way::Cached {
         // What is mounted there may be of a disk elsewhere.
@@ -205,10 +207,11 @@ fn open_file(root: &OwnedFd, relative: &Path, way: Way) -> Result<Option<Found>,
         }
     };
     let metadata = file.metadata().map_err(|_| Reason::FileUnreadable)?;
+    let medium = place.medium(&file);
     match metadata.file_type() {
         kind if kind.is_dir() => Ok(Some(Found::Folder)),
         kind if kind.is_file() => Ok(Some(Found::File(Opened {
-            file,
+            file: Kept::new(disk, file, medium),
             name: relative.to_string_lossy().into_owned(),
             size: metadata.len(),
             modified: metadata.modified().ok(),
@@ -299,15 +302,14 @@ async fn send<C: Client>(
 async fn stream<C: Client>(
     request: &mut Request<'_>,
     client: &mut C,
-    file: File,
-    (mut at, mut left): (u64, u64),
+    file: Kept,
+    (at, left): (u64, u64),
     mut gzip: Option<&mut Gzip>,
     within: Duration,
 ) -> Result<(), Reason> {
-    let file = Arc::new(file);
-    let mut buffer = request.worker.take_buffer();
+    let mut rest = Rest::new(file, (at, left), request.worker.take_buffer());
     let sent = loop {
-        if left == 0 {
+        if rest.is_empty() {
             break match gzip {
                 Some(gzip) => pass(request, client, gzip.finish()),
                 None => Ok(()),
@@ -321,57 +323,20 @@ async fn stream<C: Client>(
         if let Err(reason) = request::room(client, request.deadline).await {
             break Err(reason);
         }
-        buffer.resize(usize::try_from(left).unwrap_or(BUFFER).min(BUFFER), 0);
-        let read = match read(request, &file, &mut buffer, at, within).await {
-            Ok(read) => read,
+        let piece = match rest.next((request.deadline, within)).await {
+            Ok(piece) => piece,
             Err(reason) => break Err(reason),
         };
         let piece = match &mut gzip {
-            Some(gzip) => gzip.push(&buffer[..read]),
-            None => &buffer[..read],
+            Some(gzip) => gzip.push(piece),
+            None => piece,
         };
         if let Err(reason) = pass(request, client, piece) {
             break Err(reason);
         }
-        at += read as u64;
-        left -= read as u64;
     };
-    request.worker.give_buffer(buffer);
+    request.worker.give_buffer(rest.into_buffer());
     sent
-}
-
-/// The next piece. Where the disk is to be waited for, the buffer is lent to who waits.
-async fn read(
-    request: &Request<'_>,
-    file: &Arc<File>,
-    buffer: &mut Vec<u8>,
-    at: u64,
-    within: Duration,
-) -> Result<usize, Reason> {
-    if let Some(read) = read_cached(file, buffer, at) {
-        return Ok(read);
-    }
-    let (file, mut lent) = (Arc::clone(file), std::mem::take(buffer));
-    let work = move || {
-        let read = loop {
-            match file.read_at(&mut lent, at) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
-        (lent, read)
-    };
-    let (lent, read) = request.worker.disk.run((request.deadline, within), work).await?;
-    *buffer = lent;
-    match read {
-        // Release folders do not change; if a file shrinks all the same, the answer is cut.
-        Ok(0) => Err(Reason::FileUnreadable),
-        Ok(read) => Ok(read),
-        Err(error) => {
-            tracing::warn!(%error, "a file cannot be read");
-            Err(Reason::FileUnreadable)
-        }
-    }
 }
 
 fn pass<C: Client>(request: &mut Request<'_>, client: &mut C, piece: &[u8]) -> Result<(), Reason> {
@@ -438,7 +403,7 @@ mod tests {
     use crate::client::{Peer, http1};
     use crate::deadline::ticks;
     use crate::disk::{Hanging, THREADS};
-    use crate::route::Compiler;
+    use crate::route::{Compiler, Lookup, Target};
     use crate::stream::Stream;
     use crate::worker::Worker;
 
@@ -495,12 +460,11 @@ mod tests {
     struct Site {
         worker: Rc<Worker>,
         listener: TcpListener,
-        folder: tempfile::TempDir,
+        _folder: tempfile::TempDir,
     }
 
     impl Site {
-        async fn serve() -> Self {
-            let folder = tempfile::tempdir().unwrap();
+        async fn serve(folder: tempfile::TempDir) -> Self {
             std::fs::write(folder.path().join("a.txt"), "a file").unwrap();
             let id = bowline_core::id::RouteName::new("main").unwrap();
             let service = bowline_core::id::ServiceName::new("web").unwrap();
@@ -531,7 +495,7 @@ mod tests {
             let routes = Compiler::default().compile(&table);
             let worker = Rc::new(Worker::for_test(folder.path(), routes));
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            Self { worker, listener, folder }
+            Self { worker, listener, _folder: folder }
         }
 
         async fn ask(&self, path: &str) -> TcpStream {
@@ -542,6 +506,16 @@ mod tests {
             let request = format!("GET {path} HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             stream
+        }
+
+        /// So that nothing of it is done in place.
+        fn is_elsewhere(&self) {
+            let proc = Place::of(File::open("/proc").unwrap());
+            self.worker.with_routes(|routes| {
+                let Lookup::Route(route) = routes.lookup("a.test", "/") else { panic!("it is there") };
+                let Target::Files { folder, .. } = &route.target else { panic!("{route:?}") };
+                folder.place.set(proc).unwrap();
+            });
         }
 
         async fn recovers(&self, hanging: Hanging) {
@@ -556,7 +530,8 @@ mod tests {
 
         async fn answer(mut stream: TcpStream) -> String {
             let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
+            let read = stream.read_to_string(&mut answer);
+            tokio::time::timeout(Duration::from_secs(20), read).await.expect("it waits for the disk").unwrap();
             answer
         }
     }
@@ -576,7 +551,8 @@ mod tests {
     #[test]
     fn a_disk_that_hangs_holds_up_nobody_else_and_is_given_up() {
         with_threads(async {
-            let site = Site::serve().await;
+            let site = Site::serve(tempfile::tempdir().unwrap()).await;
+            site.is_elsewhere();
             let hanging = site.worker.disk.hang(THREADS);
             let waiting = site.ask("/a.txt").await;
             check(&Site::answer(site.ask("/denied").await).await, "403", "denied");
@@ -587,10 +563,22 @@ mod tests {
             check(&Site::answer(waiting).await, "504", "disk-timeout");
             site.recovers(hanging).await;
             check(&Site::answer(site.ask("/a.txt").await).await, "200", "a file");
-            // What lies in memory is waited for by nobody.
-            if is_local(&File::open(site.folder.path()).unwrap().into()) {
-                let _hanging = site.worker.disk.hang(THREADS);
+        });
+    }
+
+    #[test]
+    fn what_lies_in_memory_is_waited_for_by_nobody() {
+        with_threads(async {
+            for folder in [tempfile::tempdir(), tempfile::tempdir_in("/dev/shm")].into_iter().flatten() {
+                if Place::of(File::open(folder.path()).unwrap()).is_elsewhere() {
+                    continue;
+                }
+                let site = Site::serve(folder).await;
+                let mut hanging = site.worker.disk.hang(THREADS);
+                hanging.awaited.clear();
+                // Neither is its folder, which nobody has asked for before.
                 check(&Site::answer(site.ask("/a.txt").await).await, "200", "a file");
+                site.recovers(hanging).await;
             }
         });
     }
@@ -598,7 +586,8 @@ mod tests {
     #[test]
     fn where_all_threads_hang_nobody_else_waits_for_one() {
         with_threads(async {
-            let site = Site::serve().await;
+            let site = Site::serve(tempfile::tempdir().unwrap()).await;
+            site.is_elsewhere();
             let mut hanging = site.worker.disk.hang(THREADS);
             hanging.awaited.clear();
             // No time passes.
