@@ -1,9 +1,11 @@
 //! Files that the edge serves itself, in pieces. What lies in memory is read in place; all that may wait for a disk is done by [`crate::disk`].
 
 use std::fs::File;
+use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::task::{Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bowline_core::id::ReleaseNumber;
@@ -16,7 +18,7 @@ use crate::client::Client;
 use crate::disk::{Ask, Disk, Kept, Medium, Place, Rest};
 use crate::encoding::{Coding, Gzip};
 use crate::h1::{Field, Framing, ResponseLine};
-use crate::request::{self, Request};
+use crate::request::Request;
 use crate::route::Route;
 
 /// A folder and how it is served.
@@ -315,12 +317,7 @@ async fn stream<C: Client>(
                 None => Ok(()),
             };
         }
-        request.look_again(client.peer());
-        if request.is_shut_out() {
-            break Err(Reason::Revoked);
-        }
-        request.deadline.set(within);
-        if let Err(reason) = request::room(client, request.deadline).await {
+        if let Err(reason) = room(request, client, within).await {
             break Err(reason);
         }
         let piece = match rest.next((request.deadline, within)).await {
@@ -337,6 +334,30 @@ async fn stream<C: Client>(
     };
     request.worker.give_buffer(rest.into_buffer());
     sent
+}
+
+/// Waits until the client has read so much that more may be given, and no longer than it is let in.
+async fn room<C: Client>(request: &mut Request<'_>, client: &mut C, within: Duration) -> Result<(), Reason> {
+    request.deadline.set(within);
+    poll_fn(|cx| {
+        loop {
+            if request.look_again(client.peer()) {
+                request.deadline.set(within);
+            }
+            request.deadline.set_no_later(request.ends());
+            if request.is_shut_out() {
+                return Poll::Ready(Err(Reason::Revoked));
+            }
+            if client.has_room() {
+                return Poll::Ready(Ok(()));
+            }
+            if request.deadline.passed(cx) {
+                return Poll::Ready(Err(Reason::ClientStalled));
+            }
+            ready!(client.poll_flush(cx))?;
+        }
+    })
+    .await
 }
 
 fn pass<C: Client>(request: &mut Request<'_>, client: &mut C, piece: &[u8]) -> Result<(), Reason> {

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bowline_core::route::Method;
@@ -184,20 +184,6 @@ pub(crate) async fn flush<C: Client>(client: &mut C, deadline: &Deadline) -> Res
             return Poll::Ready(Err(Reason::ClientStalled));
         }
         client.poll_flush(cx)
-    })
-    .await
-}
-
-/// Waits until more payload may be given.
-pub(crate) async fn room<C: Client>(client: &mut C, deadline: &Deadline) -> Result<(), Reason> {
-    poll_fn(|cx| {
-        while !client.has_room() {
-            if deadline.passed(cx) {
-                return Poll::Ready(Err(Reason::ClientStalled));
-            }
-            ready!(client.poll_flush(cx))?;
-        }
-        Poll::Ready(Ok(()))
     })
     .await
 }
