@@ -633,12 +633,12 @@ mod tests {
             for (kind, stream, payload) in floods {
                 let mut raw = Raw::connect(Arc::default(), &[]).await;
                 // As many as a client may need: it goes on.
-                for _ in 0..1500 {
+                for _ in 0..8_000 {
                     raw.send(kind, 0, stream, payload).await;
                 }
                 raw.send(PING, 0, 0, b"are you ").await;
                 while raw.frame_of(PING).await != b"are you " {}
-                for _ in 0..1500 {
+                for _ in 0..4_000 {
                     raw.send(kind, 0, stream, payload).await;
                     yield_now().await;
                 }
