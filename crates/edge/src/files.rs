@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use bowline_core::id::ReleaseNumber;
@@ -15,6 +15,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::answer::Reason;
 use crate::client::Client;
+use crate::deadline::Patience;
 use crate::disk::{Ask, Disk, Kept, Medium, Place, Rest};
 use crate::encoding::{Coding, Gzip};
 use crate::h1::{Field, Framing, ResponseLine};
@@ -202,7 +203,9 @@ fn open_file(
         Ok(file) => File::from(file),
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG) => return Err(Reason::FileNotFound),
         Err(_) if way == Way::Cached => return Ok(None),
-        Err(Errno::EXDEV | Errno::ELOOP | Errno::EACCES) => return Err(Reason::FileNotFound),
+        Err(Errno::EXDEV | Errno::ELOOP | Errno::EACCES | Errno::ENXIO | Errno::ENODEV) => {
+            return Err(Reason::FileNotFound);
+        }
         Err(error) => {
             tracing::warn!(%error, path = %relative.display(), "a file cannot be opened");
             return Err(Reason::FileUnreadable);
@@ -294,11 +297,12 @@ async fn send<C: Client>(
     let mut gzip = coding.as_mut().and_then(|coding| coding.begin(request.worker, &mut line));
     request.begin_response(client, &line, &Coding::amend(coding.as_ref(), &extra))?;
     if !to_head {
+        request.patience = Patience::new(route.reading);
         stream(request, client, opened.file, (from, length), gzip.as_deref_mut(), within).await?;
     }
     // Given back here, and not when the client has read all.
     drop(gzip);
-    request.end_response(client, within).await
+    request.end_response(client, route.reading).await
 }
 
 async fn stream<C: Client>(
@@ -317,7 +321,7 @@ async fn stream<C: Client>(
                 None => Ok(()),
             };
         }
-        if let Err(reason) = room(request, client, within).await {
+        if let Err(reason) = room(request, client).await {
             break Err(reason);
         }
         let piece = match rest.next((request.deadline, within)).await {
@@ -336,25 +340,31 @@ async fn stream<C: Client>(
     sent
 }
 
-/// Waits until the client has read so much that more may be given, and no longer than it is let in.
-async fn room<C: Client>(request: &mut Request<'_>, client: &mut C, within: Duration) -> Result<(), Reason> {
-    request.deadline.set(within);
+/// Waits until the client has read so much that more may be given: with the patience of one who reads, and no longer than it is let in.
+async fn room<C: Client>(request: &mut Request<'_>, client: &mut C) -> Result<(), Reason> {
     poll_fn(|cx| {
         loop {
-            if request.look_again(client.peer()) {
-                request.deadline.set(within);
-            }
-            request.deadline.set_no_later(request.ends());
+            let now = request.worker.sweep.now();
+            request.look_again(client.peer());
             if request.is_shut_out() {
                 return Poll::Ready(Err(Reason::Revoked));
             }
             if client.has_room() {
+                request.patience.moved(now, client.sent_bytes());
                 return Poll::Ready(Ok(()));
             }
+            request.deadline.clear();
+            request.deadline.set_no_later(request.patience.waits(now).min(request.ends()));
             if request.deadline.passed(cx) {
                 return Poll::Ready(Err(Reason::ClientStalled));
             }
-            ready!(client.poll_flush(cx))?;
+            let before = client.sent_bytes();
+            let flushed = client.poll_flush(cx)?;
+            if client.sent_bytes() > before {
+                request.patience.moved(now, client.sent_bytes());
+            } else if flushed.is_pending() {
+                return Poll::Pending;
+            }
         }
     })
     .await
@@ -392,7 +402,9 @@ impl Range {
     fn parse(text: &[u8], size: u64) -> Self {
         let spec = std::str::from_utf8(text).ok().and_then(|text| text.strip_prefix("bytes="));
         let Some((first, last)) = spec.and_then(|spec| spec.trim().split_once('-')) else { return Self::Whole };
-        let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+        // Beyond what can be counted is beyond any end.
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let number = |text: &str| is_number(text).then(|| text.parse().unwrap_or(u64::MAX));
         match (number(first), number(last)) {
             (Some(from), _) if last.is_empty() => Self::between(from, size.saturating_sub(1), size),
             (Some(from), Some(last)) if from <= last => Self::between(from, last.min(size.saturating_sub(1)), size),
@@ -448,6 +460,8 @@ mod tests {
         check("bytes=-4", Range::Part { from: 6, length: 4 });
         check("bytes=-40", Range::Part { from: 0, length: 10 });
         check("bytes=8-99", Range::Part { from: 8, length: 2 });
+        check("bytes=99999999999999999999-", Range::Unsatisfiable);
+        check("bytes=8-99999999999999999999", Range::Part { from: 8, length: 2 });
         check("bytes=10-", Range::Unsatisfiable);
         check("bytes=-0", Range::Unsatisfiable);
         check("bytes=0-1,3-4", Range::Whole);
@@ -505,7 +519,7 @@ mod tests {
                 policies: Policies::default(),
                 body: BodyLimit(Bytes(1)),
                 timeout: Duration::from_secs(2),
-                idle: Duration::from_secs(2),
+                idle: Duration::from_secs(1),
                 transfer: Transfer::default(),
             };
             let rules = vec![rule("/denied", Action::Deny), rule("/", Action::Files(files))];
@@ -601,6 +615,29 @@ mod tests {
                 check(&Site::answer(site.ask("/a.txt").await).await, "200", "a file");
                 site.recovers(hanging).await;
             }
+        });
+    }
+
+    #[test]
+    fn who_reads_nothing_is_waited_for_no_longer_than_a_connection_may_idle() {
+        with_threads(async {
+            const SIZE: u64 = 64 << 20;
+            let folder = tempfile::tempdir().unwrap();
+            File::create(folder.path().join("large")).unwrap().set_len(SIZE).unwrap();
+            let site = Site::serve(folder).await;
+            let mut stream = site.ask("/large").await;
+            // All that the network holds is on its way before time passes.
+            stream.readable().await.unwrap();
+            for _ in 0..100 {
+                yield_now().await;
+            }
+            for _ in 0..ticks(Duration::from_secs(1)) {
+                site.worker.sweep.tick();
+                yield_now().await;
+            }
+            let mut received = Vec::new();
+            let _ = stream.read_to_end(&mut received).await;
+            assert!((received.len() as u64) < SIZE, "{} bytes", received.len());
         });
     }
 
