@@ -46,6 +46,8 @@ class Connection:
         # How many of them had come before the case that runs began.
         self.seen = 0
         self.seen_raw = 0
+        # Where in `raw` the message begins that is read now.
+        self.begun = 0
         self.health = False
         # Read already, and not yet looked at.
         self.ahead = b""
@@ -54,6 +56,8 @@ class Connection:
         buffer = b""
         with self.stream:
             while True:
+                with self.upstream.lock:
+                    self.begun = len(self.raw) - len(buffer)
                 head, buffer = self.read_head(buffer)
                 if head is None:
                     return
@@ -208,7 +212,9 @@ class Upstream:
         own = lambda data: b"/barrier/" not in data and (marker in data if aside else ASIDE not in data)
         with self.lock:
             ours = [one for one in self.connections if not one.health]
-            raw = [data for one in ours if (data := one.raw[one.seen_raw :]) and own(data)]
+            # A body may come when the case that runs has begun, and its head before.
+            ours_alone = lambda one: aside or ASIDE not in one.raw[one.begun :]
+            raw = [data for one in ours if (data := one.raw[one.seen_raw :]) and own(data) and ours_alone(one)]
             whole = [request for one in ours for request in one.requests[one.seen :] if own(request.head)]
         return raw, whole
 
