@@ -81,6 +81,8 @@ pub(crate) enum Reason {
     /// The client does not read its answer.
     ClientStalled,
     FileNotFound,
+    /// `If-Match`, `If-Unmodified-Since`: another is wanted.
+    FileChanged,
     FileMethod,
     FileUnreadable,
     /// The disk does not answer.
@@ -136,6 +138,7 @@ impl Reason {
             Self::ClientGone => "client-gone",
             Self::ClientStalled => "client-stalled",
             Self::FileNotFound => "file-not-found",
+            Self::FileChanged => "file-changed",
             Self::FileMethod => "method-not-allowed",
             Self::FileUnreadable => "file-unreadable",
             Self::DiskTimeout => "disk-timeout",
@@ -180,6 +183,7 @@ impl Reason {
             Self::ConnectTimeout | Self::ResponseTimeout | Self::UpstreamStalled | Self::DiskTimeout => 504,
             Self::ClientGone | Self::ClientStalled | Self::DeadlineExceeded => 499,
             Self::FileMethod => 405,
+            Self::FileChanged => 412,
             Self::FileUnreadable | Self::Internal => 500,
         }
     }
@@ -204,6 +208,7 @@ impl Reason {
             | Self::ClientStalled
             | Self::DeadlineExceeded
             | Self::FileNotFound
+            | Self::FileChanged
             | Self::FileMethod => Blame::Client,
             Self::NoReadyInstance
             | Self::StartTimeout
@@ -291,6 +296,7 @@ impl Reason {
             Self::UpstreamStalled => "The app's instance stopped in the middle of the exchange.",
             Self::ClientGone | Self::ClientStalled => "The client did not read the answer.",
             Self::FileNotFound => "There is no such file.",
+            Self::FileChanged => "It is not the one that is asked for any more.",
             Self::FileMethod => "Files are only read: GET and HEAD.",
             Self::FileUnreadable => "The file could not be read.",
             Self::DiskTimeout => "The disk did not answer in time.",

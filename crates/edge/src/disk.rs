@@ -3,32 +3,33 @@
 
 use std::fs::File;
 use std::future::poll_fn;
-use std::io::{self, IoSliceMut};
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, StatxFlags, statx};
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use crate::answer::Reason;
 use crate::deadline::Deadline;
-use crate::worker::BUFFER;
 
-/// Threads of one worker that may hang; the runtime ends one that has had nothing to do for 10 s.
+/// Threads of one worker that may hang.
 pub(crate) const THREADS: usize = 8;
 
-/// Openings that wait for one of them while others hang. What is more is refused.
-const WAITING: usize = 64;
+/// How long a thread is kept that has nothing to do. The runtime ends with a panic where it needs one and cannot have it: the one that is
+/// started with the worker stays.
+pub(crate) const KEPT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// Longest that anything is waited for: a disk that was asleep takes less.
+/// What may be under way, its threads included, before openings are refused while something hangs.
+const WAITING: usize = THREADS + 64;
+
+/// The same where nothing hangs: each has its deadline, but takes memory until a thread has seen that.
+const QUEUE: usize = 4096;
+
+/// Longest that anything is waited for: a disk that was asleep takes less. A thread that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// One worker's way to the disk.
@@ -41,8 +42,21 @@ pub(crate) struct Disk {
 struct Counts {
     /// Waits for a thread, or has one.
     under_way: usize,
-    /// Threads for whose end nobody waits any more.
-    given_up: usize,
+    /// What each thread does, and since when.
+    begun: Vec<(u64, Instant)>,
+    /// How much has been begun.
+    count: u64,
+    /// It was said that the disk does not answer.
+    is_away: bool,
+    /// Long buffers that are lent.
+    buffers: usize,
+}
+
+impl Counts {
+    /// How many threads hang. Nobody waits for those any more.
+    fn hanging(&self) -> usize {
+        self.begun.iter().filter(|(_, begun)| begun.elapsed() >= LIMIT).count()
+    }
 }
 
 /// What the disk is asked for.
@@ -54,428 +68,306 @@ pub(crate) enum Ask {
     Piece,
 }
 
-/// What is told of one piece of work by whoever does it and by whoever waits for it, in any order.
-#[derive(Debug)]
-struct Work {
-    counts: Arc<Mutex<Counts>>,
-    stage: Mutex<Stage>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Stage {
-    /// A thread does it.
-    begun: bool,
-    /// Nobody waits for it.
-    left: bool,
-    over: bool,
-}
-
-impl Stage {
-    fn is_given_up(self) -> bool {
-        self.begun && self.left && !self.over
-    }
-}
-
-impl Work {
-    fn new(disk: &Disk) -> Arc<Self> {
-        lock(&disk.counts).under_way += 1;
-        Arc::new(Self { counts: Arc::clone(&disk.counts), stage: Mutex::default() })
-    }
-
-    fn note(&self, change: impl FnOnce(&mut Stage)) {
-        let (before, after) = {
-            let (mut stage, mut counts) = (lock(&self.stage), lock(&self.counts));
-            let (was, before) = (*stage, counts.given_up);
-            change(&mut stage);
-            counts.under_way -= usize::from(stage.over && !was.over);
-            counts.given_up = before + usize::from(stage.is_given_up()) - usize::from(was.is_given_up());
-            (before, counts.given_up)
-        };
-        // Whoever writes it may wait too: nothing is locked meanwhile.
-        match (before, after) {
-            (0, 1..) => tracing::warn!("the disk does not answer in time"),
-            (1.., 0) => tracing::info!("the disk answers again"),
-            _ => {}
-        }
-    }
+/// How long something is waited for.
+pub(crate) struct Wait<'a> {
+    pub(crate) deadline: &'a Deadline,
+    /// At most [`LIMIT`].
+    pub(crate) within: Duration,
+    /// Whether whoever wants it is gone.
+    pub(crate) gone: &'a mut dyn FnMut(&mut Context<'_>) -> Poll<Reason>,
 }
 
 /// Held by whoever does it: also what panics, or was never begun, is over.
-struct Doing(Arc<Work>);
+struct Doing {
+    counts: Arc<Mutex<Counts>>,
+    /// `None`: not begun.
+    number: Option<u64>,
+}
+
+impl Doing {
+    fn new(disk: &Disk) -> Self {
+        lock(&disk.counts).under_way += 1;
+        Self { counts: Arc::clone(&disk.counts), number: None }
+    }
+
+    fn begin(&mut self) {
+        let mut counts = lock(&self.counts);
+        counts.count += 1;
+        let number = counts.count;
+        counts.begun.push((number, Instant::now()));
+        self.number = Some(number);
+    }
+}
 
 impl Drop for Doing {
     fn drop(&mut self) {
-        self.0.note(|stage| stage.over = true);
+        let is_back = {
+            let mut counts = lock(&self.counts);
+            counts.under_way -= 1;
+            counts.begun.retain(|(number, _)| self.number != Some(*number));
+            counts.is_away && counts.hanging() == 0 && std::mem::take(&mut counts.is_away)
+        };
+        // Whoever writes it may wait too: nothing is locked meanwhile.
+        if is_back {
+            tracing::info!("the disk answers again");
+        }
     }
 }
 
 /// Held by whoever waits for it.
 #[derive(Debug)]
-struct Awaited<T> {
-    handle: JoinHandle<T>,
-    work: Arc<Work>,
-}
+struct Awaited<T>(JoinHandle<T>);
 
 impl<T> Drop for Awaited<T> {
     fn drop(&mut self) {
         // Where no thread has begun it, none will.
-        self.handle.abort();
-        self.work.note(|stage| stage.left = true);
+        self.0.abort();
     }
 }
 
 impl Disk {
-    /// Does `work`, and waits for it for so long, at most [`LIMIT`].
+    /// Does `work`, and waits for it.
     ///
     /// # Errors
-    /// It took longer; or too much hangs already: then it is not begun.
+    /// It took longer, or nobody wants it any more; or too much hangs already: then it is not begun.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         ask: Ask,
-        (deadline, within): (&Deadline, Duration),
+        wait: Wait<'_>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Reason> {
         if self.refuses(ask) {
             return Err(Reason::DiskBusy);
         }
         let mut awaited = self.begin(work);
-        deadline.set(within.min(LIMIT));
-        poll_fn(|cx| match Pin::new(&mut awaited.handle).poll(cx) {
-            Poll::Ready(done) => Poll::Ready(done.map_err(|_| Reason::Internal)),
-            Poll::Pending if deadline.passed(cx) => Poll::Ready(Err(Reason::DiskTimeout)),
-            Poll::Pending => Poll::Pending,
+        wait.deadline.set(wait.within.min(LIMIT));
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = Pin::new(&mut awaited.0).poll(cx) {
+                return Poll::Ready(done.map_err(|_| Reason::Internal));
+            }
+            if let Poll::Ready(reason) = (wait.gone)(cx) {
+                return Poll::Ready(Err(reason));
+            }
+            if wait.deadline.passed(cx) { Poll::Ready(Err(Reason::DiskTimeout)) } else { Poll::Pending }
         })
         .await
     }
 
-    /// Where nothing hangs, all wait: each has its deadline.
     fn refuses(&self, ask: Ask) -> bool {
-        let counts = lock(&self.counts);
-        let is_crowded = counts.given_up > 0 && counts.under_way >= THREADS + WAITING;
-        counts.given_up >= THREADS || (ask == Ask::Opening && is_crowded)
+        let (hanging, under_way, is_news) = {
+            let mut counts = lock(&self.counts);
+            let hanging = counts.hanging();
+            (hanging, counts.under_way, hanging > 0 && !std::mem::replace(&mut counts.is_away, hanging > 0))
+        };
+        if is_news {
+            tracing::warn!("the disk does not answer in time");
+        }
+        let most = if hanging > 0 { WAITING } else { QUEUE };
+        hanging >= THREADS || (ask == Ask::Opening && under_way >= most)
     }
 
     fn begin<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Awaited<T> {
-        let begun = Work::new(self);
-        let handle = tokio::task::spawn_blocking(doing(Arc::clone(&begun), work));
-        Awaited { handle, work: begun }
+        Awaited(tokio::task::spawn_blocking(doing(Doing::new(self), work)))
     }
 
     /// Closes it in a thread. That is never refused: what is not closed stays open.
-    fn close(&self, file: File) {
+    pub(crate) fn close(&self, file: File) {
         // Where no thread begins it any more, the process ends, which closes it: whoever drops it here would wait.
         let file = ManuallyDrop::new(file);
         let Ok(runtime) = Handle::try_current() else { return };
-        let work = Work::new(self);
-        let closed = runtime.spawn_blocking(doing(Arc::clone(&work), move || drop(ManuallyDrop::into_inner(file))));
-        runtime.spawn(async move {
-            let _ = timeout(LIMIT, closed).await;
-            work.note(|stage| stage.left = true);
-        });
+        runtime.spawn_blocking(doing(Doing::new(self), move || drop(ManuallyDrop::into_inner(file))));
+    }
+
+    /// One more long buffer, where there are fewer than this.
+    pub(crate) fn lend(&self, most: usize) -> Option<Lent> {
+        let mut counts = lock(&self.counts);
+        (counts.buffers < most).then(|| {
+            counts.buffers += 1;
+            Lent(self.clone())
+        })
     }
 
     #[cfg(test)]
-    pub(crate) fn given_up(&self) -> usize {
-        lock(&self.counts).given_up
+    pub(crate) fn under_way(&self) -> usize {
+        lock(&self.counts).under_way
     }
 
-    /// So many threads hang, from now on and until the end that comes back is dropped.
     #[cfg(test)]
-    pub(crate) fn hang(&self, count: usize) -> Hanging {
+    pub(crate) fn hanging(&self) -> usize {
+        lock(&self.counts).hanging()
+    }
+
+    /// So many threads do not go on, from now on and until the end that comes back is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold(&self, count: usize) -> Held {
         use std::sync::mpsc::channel;
         let ((end, ended), (begin, begun)) = (channel::<()>(), channel());
         let ended = Arc::new(Mutex::new(ended));
-        let awaited = (0..count).map(|_| {
+        for _ in 0..count {
             let (ended, begin) = (Arc::clone(&ended), begin.clone());
-            let hanging = self.begin(move || {
+            tokio::task::spawn_blocking(doing(Doing::new(self), move || {
                 begin.send(()).expect("the test waits for it");
                 let _ = lock(&ended).recv();
-            });
-            Box::new(hanging) as Box<dyn std::any::Any>
-        });
-        let awaited = awaited.collect();
+            }));
+        }
         begun.iter().take(count).for_each(drop);
-        Hanging { awaited, _end: end }
+        Held { _end: end }
+    }
+
+    /// So many threads hang by now.
+    #[cfg(test)]
+    pub(crate) fn hang(&self, count: usize) -> Held {
+        let held = self.hold(count);
+        self.age(count);
+        held
+    }
+
+    /// What so many threads do has taken long by now.
+    #[cfg(test)]
+    fn age(&self, count: usize) {
+        let mut counts = lock(&self.counts);
+        for (_, begun) in counts.begun.iter_mut().filter(|(_, begun)| begun.elapsed() < LIMIT).take(count) {
+            *begun -= LIMIT;
+        }
+    }
+}
+
+/// A long buffer that is lent, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Lent(Disk);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        lock(&self.0.counts).buffers -= 1;
     }
 }
 
 #[cfg(test)]
-pub(crate) struct Hanging {
-    pub(crate) awaited: Vec<Box<dyn std::any::Any>>,
+pub(crate) struct Held {
     _end: std::sync::mpsc::Sender<()>,
+}
+
+/// With as many threads as a worker has.
+#[cfg(test)]
+pub(crate) fn with_threads(test: impl Future<Output = ()>) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().max_blocking_threads(THREADS).build().expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+    runtime.shutdown_background();
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("nothing panics while it is held")
 }
 
-fn doing<T>(work: Arc<Work>, act: impl FnOnce() -> T) -> impl FnOnce() -> T {
-    let doing = Doing(work);
+fn doing<T>(mut doing: Doing, act: impl FnOnce() -> T) -> impl FnOnce() -> T {
     move || {
-        doing.0.note(|stage| stage.begun = true);
+        doing.begin();
         let done = act();
         drop(doing);
         done
     }
 }
 
-/// What files lie on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Medium {
-    Memory,
-    /// A disk of this machine: what memory has of it, and closing, is not waited for.
-    Disk,
-    /// Perhaps a server: whatever is asked of it may wait.
-    Elsewhere,
-}
-
-impl Medium {
-    /// Asks only what the kernel knows by itself: a file system that is asked may ask its server.
-    fn of(fd: BorrowedFd<'_>) -> Option<Self> {
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
-        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let mount = mounts.lines().find(|line| line.split(' ').next() == Some(id))?;
-        // Before it come optional fields, none of which is a single dash.
-        Some(match mount.split_once(" - ")?.1.split(' ').next()? {
-            "tmpfs" | "ramfs" => Self::Memory,
-            "ext2" | "ext3" | "ext4" | "xfs" | "btrfs" => Self::Disk,
-            _ => Self::Elsewhere,
-        })
-    }
-}
-
-/// A mount of this machine.
-type Mount = (u64, u32, u32);
-
-/// Never waits for a disk of this machine, nor, but where its cache is void, for a server.
-fn mount_of(fd: BorrowedFd<'_>) -> Option<Mount> {
-    /// `STATX_MNT_ID_UNIQUE`, since Linux 6.8, which no library knows. Before, another mount gets the number of one that is gone.
-    const UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
-    let stat = statx(fd, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID | UNIQUE).ok()?;
-    // Within one mount of btrfs there are many devices.
-    let is_unique = stat.stx_mask & UNIQUE.bits() != 0;
-    let device = if is_unique { (0, 0) } else { (stat.stx_dev_major, stat.stx_dev_minor) };
-    Some((stat.stx_mnt_id, device.0, device.1))
-}
-
-/// Where a folder lies.
-#[derive(Debug)]
-pub(crate) struct Place {
-    medium: Medium,
-    /// `None`: elsewhere.
-    mount: Option<Mount>,
-}
-
-impl Place {
-    pub(crate) fn of(root: impl AsFd) -> Self {
-        let medium = Medium::of(root.as_fd()).filter(|medium| *medium != Medium::Elsewhere);
-        let mount = medium.and_then(|_| mount_of(root.as_fd()));
-        Self { medium: medium.filter(|_| mount.is_some()).unwrap_or(Medium::Elsewhere), mount }
-    }
-
-    pub(crate) fn is_elsewhere(&self) -> bool {
-        self.medium == Medium::Elsewhere
-    }
-
-    /// What this lies on. Where it is not of the same mount, that is not known.
-    pub(crate) fn medium(&self, fd: impl AsFd) -> Medium {
-        let is_here = self.mount.is_some() && mount_of(fd.as_fd()) == self.mount;
-        if is_here { self.medium } else { Medium::Elsewhere }
-    }
-}
-
-/// A file that is open. Where closing it may wait, a thread does it.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    /// `None`: no longer.
-    file: Option<Arc<File>>,
-    medium: Medium,
-    /// Its file system does not say what memory has.
-    refuses: bool,
-    disk: Disk,
-}
-
-impl Kept {
-    pub(crate) fn new(disk: &Disk, file: File, medium: Medium) -> Self {
-        Self { file: Some(Arc::new(file)), medium, refuses: false, disk: disk.clone() }
-    }
-
-    /// Reads what lies in memory already, and never waits; `None`: nothing does, or that is not known of this file system. What is served
-    /// often needs no other thread.
-    fn read_in_place(&mut self, buffer: &mut [u8], at: u64) -> Option<usize> {
-        let file = self.file.as_ref().filter(|_| !self.refuses)?;
-        let read = match self.medium {
-            Medium::Memory => read(file, buffer, at).ok(),
-            Medium::Disk | Medium::Elsewhere => {
-                let read = preadv2(file, &mut [IoSliceMut::new(buffer)], at, ReadWriteFlags::NOWAIT);
-                self.refuses = read == Err(Errno::OPNOTSUPP);
-                read.ok()
-            }
-        };
-        // At an end that comes too early, whoever may wait says what is wrong.
-        read.filter(|read| *read > 0)
-    }
-
-    /// The same in a thread, to which the buffer is lent.
-    async fn read(
-        &self,
-        clock: (&Deadline, Duration),
-        mut lent: Vec<u8>,
-        at: u64,
-    ) -> Result<(Vec<u8>, io::Result<usize>), Reason> {
-        let file = self.file.clone().ok_or(Reason::Internal)?;
-        let work = move || {
-            let read = read(&file, &mut lent, at);
-            (lent, read)
-        };
-        self.disk.run(Ask::Piece, clock, work).await
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        // Whoever still reads it is a thread, and closes it.
-        if let Some(file) = self.file.take().and_then(Arc::into_inner)
-            && self.medium == Medium::Elsewhere
-        {
-            self.disk.close(file);
-        }
-    }
-}
-
-/// What is still to be sent of a file.
-#[derive(Debug)]
-pub(crate) struct Rest {
-    file: Kept,
-    at: u64,
-    left: u64,
-    buffer: Vec<u8>,
-    /// What the buffer holds, and how much of that has been sent.
-    read: usize,
-    sent: usize,
-}
-
-/// What a thread reads at once where each piece needs one; elsewhere the kernel reads ahead.
-const AHEAD: usize = 128 << 10;
-
-impl Rest {
-    /// So much from there on, read into this buffer.
-    pub(crate) fn new(file: Kept, (at, left): (u64, u64), buffer: Vec<u8>) -> Self {
-        Self { file, at, left, buffer, read: 0, sent: 0 }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.left == 0
-    }
-
-    pub(crate) fn into_buffer(self) -> Vec<u8> {
-        self.buffer
-    }
-
-    /// The next piece, of at most [`BUFFER`].
-    pub(crate) async fn next(&mut self, clock: (&Deadline, Duration)) -> Result<&[u8], Reason> {
-        if self.sent == self.read {
-            self.read = self.fill(clock).await?;
-            self.sent = 0;
-            self.at += self.read as u64;
-        }
-        let from = self.sent;
-        self.sent = self.read.min(from + BUFFER);
-        self.left -= (self.sent - from) as u64;
-        Ok(&self.buffer[from..self.sent])
-    }
-
-    async fn fill(&mut self, clock: (&Deadline, Duration)) -> Result<usize, Reason> {
-        self.resize();
-        if let Some(read) = self.file.read_in_place(&mut self.buffer, self.at) {
-            return Ok(read);
-        }
-        self.resize();
-        let lent = std::mem::take(&mut self.buffer);
-        let (lent, read) = self.file.read(clock, lent, self.at).await?;
-        self.buffer = lent;
-        match read {
-            // Release folders do not change; if a file shrinks all the same, the answer is cut.
-            Ok(0) => Err(Reason::FileUnreadable),
-            Ok(read) => Ok(read),
-            Err(error) => {
-                tracing::warn!(%error, "a file cannot be read");
-                Err(Reason::FileUnreadable)
-            }
-        }
-    }
-
-    fn resize(&mut self) {
-        let most = if self.file.refuses { AHEAD } else { BUFFER };
-        self.buffer.resize(usize::try_from(self.left).unwrap_or(most).min(most), 0);
-    }
-}
-
-fn read(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    loop {
-        match file.read_at(buffer, at) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            read => break read,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, pipe};
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
+    use std::rc::Rc;
 
+    use nix::sys::socket::{setsockopt, sockopt};
     use tokio::task::yield_now;
 
     use super::*;
+    use crate::deadline::Sweep;
 
-    fn with_threads(test: impl Future<Output = ()>) {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().max_blocking_threads(THREADS).build().expect("a runtime").block_on(test);
+    fn refused(disk: &Disk) -> (bool, bool) {
+        (disk.refuses(Ask::Opening), disk.refuses(Ask::Piece))
+    }
+
+    async fn is_done(disk: &Disk) {
+        while disk.under_way() > 0 {
+            yield_now().await;
+        }
     }
 
     #[test]
     fn where_nothing_hangs_all_wait_and_who_goes_says_nothing_of_the_disk() {
         with_threads(async {
             let disk = Disk::default();
-            let refused = || (disk.refuses(Ask::Opening), disk.refuses(Ask::Piece));
-            let mut slow = disk.hang(THREADS);
+            let held = disk.hold(THREADS);
             let mut waiting: Vec<_> = (0..500).map(|number| disk.begin(move || number)).collect();
-            assert_eq!(refused(), (false, false));
+            assert_eq!(refused(&disk), (false, false));
             waiting.truncate(400);
-            assert_eq!((disk.given_up(), refused()), (0, (false, false)));
-            slow.awaited.pop();
-            assert_eq!((disk.given_up(), refused()), (1, (true, false)));
-            slow.awaited.clear();
-            assert_eq!((disk.given_up(), refused()), (THREADS, (true, true)));
-            drop(slow);
+            assert_eq!((disk.hanging(), refused(&disk)), (0, (false, false)));
+            disk.age(1);
+            assert_eq!((disk.hanging(), refused(&disk)), (1, (true, false)));
+            disk.age(THREADS);
+            assert_eq!((disk.hanging(), refused(&disk)), (THREADS, (true, true)));
+            drop(held);
             for (number, mut awaited) in waiting.into_iter().enumerate() {
-                assert_eq!((&mut awaited.handle).await.expect("it is begun"), number);
+                assert_eq!((&mut awaited.0).await.expect("it is begun"), number);
             }
-            while lock(&disk.counts).under_way > 0 {
-                yield_now().await;
-            }
-            assert_eq!(refused(), (false, false));
+            is_done(&disk).await;
+            assert_eq!((disk.hanging(), refused(&disk)), (0, (false, false)));
         });
     }
 
     #[test]
-    fn what_may_wait_when_it_is_closed_is_closed_by_a_thread() {
+    fn what_waits_has_an_end_though_nothing_hangs() {
+        with_threads(async {
+            let (disk, sweep) = (Disk::default(), Rc::<Sweep>::default());
+            let deadline = sweep.deadline();
+            let held = disk.hold(THREADS);
+            let open = async |gone: Poll<Reason>| {
+                let wait = Wait { deadline: &deadline, within: LIMIT, gone: &mut |_| gone };
+                disk.run(Ask::Opening, wait, || 7).await
+            };
+            while disk.under_way() < QUEUE {
+                // Whoever wants it goes at once: it stays in the queue.
+                assert_eq!(open(Poll::Ready(Reason::ClientGone)).await, Err(Reason::ClientGone));
+            }
+            assert_eq!(open(Poll::Pending).await, Err(Reason::DiskBusy));
+            drop(held);
+            is_done(&disk).await;
+            assert_eq!(open(Poll::Pending).await, Ok(7));
+        });
+    }
+
+    /// Closing it waits for whoever is at the other end.
+    fn lingering() -> (TcpStream, File) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut near = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+        let (far, _) = listener.accept().expect("it is there");
+        setsockopt(&near, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 600 }).expect("it is allowed");
+        near.set_nonblocking(true).expect("it is a socket");
+        while near.write(&[0; 64 << 10]).is_ok() {}
+        (far, File::from(OwnedFd::from(near)))
+    }
+
+    #[test]
+    fn a_close_hangs_once_it_takes_too_long_and_not_because_it_has_waited() {
         with_threads(async {
             let disk = Disk::default();
-            let file = || {
-                let (reader, writer) = pipe().expect("a pipe");
-                (reader, File::from(OwnedFd::from(writer)))
-            };
-            let ((mut here, at_once), (mut elsewhere, later)) = (file(), file());
-            let hanging = disk.hang(THREADS);
-            drop(Kept::new(&disk, at_once, Medium::Disk));
-            assert_eq!(here.read(&mut [0]).expect("it is closed"), 0);
-            drop(Kept::new(&disk, later, Medium::Elsewhere));
-            assert_eq!(lock(&disk.counts).under_way, THREADS + 1);
-            drop(hanging);
-            assert_eq!(elsewhere.read(&mut [0]).expect("it is closed"), 0);
+            let held = disk.hang(THREADS);
+            let ends: Vec<_> = (0..THREADS).map(|_| lingering()).collect();
+            let (far, files): (Vec<_>, Vec<_>) = ends.into_iter().unzip();
+            files.into_iter().for_each(|file| disk.close(file));
+            assert_eq!((disk.under_way(), refused(&disk)), (2 * THREADS, (true, true)));
+            drop(held);
+            while lock(&disk.counts).begun.len() != THREADS || disk.under_way() != THREADS {
+                yield_now().await;
+            }
+            assert_eq!((disk.hanging(), refused(&disk)), (0, (false, false)), "each has only begun");
+            disk.age(THREADS);
+            assert_eq!(refused(&disk), (true, true));
+            for mut end in far {
+                let _ = end.set_nonblocking(false);
+                let _ = end.read(&mut [0; 1]);
+            }
+            is_done(&disk).await;
+            assert_eq!(refused(&disk), (false, false));
         });
     }
 }

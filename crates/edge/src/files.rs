@@ -1,11 +1,15 @@
 //! Files that the edge serves itself, in pieces. What lies in memory is read in place; all that may wait for a disk is done by [`crate::disk`].
 
+mod condition;
+mod medium;
+mod rest;
+
 use std::fs::File;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bowline_core::id::ReleaseNumber;
@@ -16,11 +20,15 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use crate::answer::Reason;
 use crate::client::Client;
 use crate::deadline::Patience;
-use crate::disk::{Ask, Disk, Kept, Medium, Place, Rest};
+use crate::disk::{Ask, Disk, Wait};
 use crate::encoding::{Coding, Gzip};
 use crate::h1::{Field, Framing, ResponseLine};
 use crate::request::Request;
 use crate::route::Route;
+
+use self::condition::{Range, is_another, unchanged};
+use self::medium::{Medium, Place};
+use self::rest::{Kept, Rest};
 
 /// A folder and how it is served.
 #[derive(Debug)]
@@ -83,15 +91,19 @@ pub(crate) async fn serve<C: Client>(
         None => {
             let (within, keeps) = (Arc::clone(folder), disk.clone());
             let find = move || find(&keeps, &within, &path, Way::Waiting);
-            let found = disk.run(Ask::Opening, (request.deadline, route.timeout), find).await?;
+            let gone = &mut |cx: &mut Context<'_>| client.poll_gone(cx);
+            let wait = Wait { deadline: request.deadline, within: route.timeout, gone };
+            let found = disk.run(Ask::Opening, wait, find).await?;
             found?.ok_or(Reason::FileUnreadable)?
         }
     };
     let opened = match found {
         Found::File(opened) => opened,
         Found::Folder => {
-            let location = format!("{}/", head.path());
-            return request.answer(client, 308, &[("location", &location)], b"").await;
+            let query = head.query().map_or(String::new(), |query| format!("?{query}"));
+            let location = format!("{}/{query}", head.path());
+            // The next release may have a file of that name.
+            return request.answer(client, 308, &[("location", &location), ("cache-control", CACHE_HTML)], b"").await;
         }
     };
     send(request, client, (route, folder), opened, release).await
@@ -133,6 +145,9 @@ fn is_withheld(path: &[u8]) -> bool {
     top || names.any(hidden)
 }
 
+/// How often an opening is tried that the kernel asks to be tried again.
+const EAGAIN_RETRIES: usize = 16;
+
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -147,7 +162,16 @@ impl Way {
         // No library knows it.
         let cached = ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED);
         let resolve = if self == Self::Cached { resolve | cached } else { resolve };
-        openat2(from, path, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve))
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
+        let open = || openat2(&from, path, how);
+        match self {
+            Self::Cached => open(),
+            // Where a path goes up, and anything on the machine is renamed meanwhile, the kernel cannot tell that it stays within.
+            Self::Waiting => {
+                let mut opened = (0..EAGAIN_RETRIES).map(|_| open());
+                opened.find(|opened| !matches!(opened, Err(Errno::EAGAIN))).unwrap_or(Err(Errno::EAGAIN))
+            }
+        }
     }
 }
 
@@ -262,12 +286,16 @@ async fn send<C: Client>(
         let fields = extra.iter().map(|(name, value)| Field::new(name, value.as_bytes()));
         route.compress.then(|| Coding::of(head, status, Some(length), fields)).flatten()
     };
-    if unchanged(head.first("if-none-match"), head.first("if-modified-since"), &etag, modified.as_deref()) {
+    if is_another(head, &etag, opened.modified) {
+        return Err(Reason::FileChanged);
+    }
+    if unchanged(head.all("if-none-match"), head.first("if-modified-since"), &etag, modified.as_deref()) {
         let coding = coding(304, &extra, 0);
         return request.answer_empty(client, 304, &Coding::amend(coding.as_ref(), &extra)).await;
     }
     extra.extend([("content-type", kind.as_str()), ("accept-ranges", "bytes"), ("x-content-type-options", "nosniff")]);
-    let ranged = head.first("if-range").is_none_or(|condition| condition == etag.as_bytes());
+    // Only of what is got (RFC 9110, 14.2).
+    let ranged = !head.is_head() && head.first("if-range").is_none_or(|condition| condition == etag.as_bytes());
     let range = head.first("range").filter(|_| ranged).map_or(Range::Whole, |text| Range::parse(text, size));
     let content_range;
     let (status, from, length) = match range {
@@ -296,13 +324,16 @@ async fn send<C: Client>(
     let mut coding = coding(status, &extra, length);
     let mut gzip = coding.as_mut().and_then(|coding| coding.begin(request.worker, &mut line));
     request.begin_response(client, &line, &Coding::amend(coding.as_ref(), &extra))?;
+    request.patience = Patience::new(route.reading);
     if !to_head {
-        request.patience = Patience::new(route.reading);
         stream(request, client, opened.file, (from, length), gzip.as_deref_mut(), within).await?;
     }
     // Given back here, and not when the client has read all.
     drop(gzip);
-    request.end_response(client, route.reading).await
+    client.finish()?;
+    reads(request, client, Until::All).await?;
+    request.exchange.response_sent();
+    Ok(())
 }
 
 async fn stream<C: Client>(
@@ -321,10 +352,11 @@ async fn stream<C: Client>(
                 None => Ok(()),
             };
         }
-        if let Err(reason) = room(request, client).await {
+        if let Err(reason) = reads(request, client, Until::Room).await {
             break Err(reason);
         }
-        let piece = match rest.next((request.deadline, within)).await {
+        let gone = &mut |cx: &mut Context<'_>| client.poll_gone(cx);
+        let piece = match rest.next(Wait { deadline: request.deadline, within, gone }).await {
             Ok(piece) => piece,
             Err(reason) => break Err(reason),
         };
@@ -340,8 +372,16 @@ async fn stream<C: Client>(
     sent
 }
 
-/// Waits until the client has read so much that more may be given: with the patience of one who reads, and no longer than it is let in.
-async fn room<C: Client>(request: &mut Request<'_>, client: &mut C) -> Result<(), Reason> {
+/// How much a client is to have read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// More may be given.
+    Room,
+    All,
+}
+
+/// Waits for the client: with the patience of one who reads, and no longer than it is let in.
+async fn reads<C: Client>(request: &mut Request<'_>, client: &mut C, until: Until) -> Result<(), Reason> {
     poll_fn(|cx| {
         loop {
             let now = request.worker.sweep.now();
@@ -349,7 +389,7 @@ async fn room<C: Client>(request: &mut Request<'_>, client: &mut C) -> Result<()
             if request.is_shut_out() {
                 return Poll::Ready(Err(Reason::Revoked));
             }
-            if client.has_room() {
+            if until == Until::Room && client.has_room() {
                 request.patience.moved(now, client.sent_bytes());
                 return Poll::Ready(Ok(()));
             }
@@ -365,6 +405,9 @@ async fn room<C: Client>(request: &mut Request<'_>, client: &mut C) -> Result<()
             } else if flushed.is_pending() {
                 return Poll::Pending;
             }
+            if flushed.is_ready() && until == Until::All {
+                return Poll::Ready(Ok(()));
+            }
         }
     })
     .await
@@ -378,49 +421,6 @@ fn pass<C: Client>(request: &mut Request<'_>, client: &mut C, piece: &[u8]) -> R
     Ok(())
 }
 
-/// Whether what the client holds is still right (RFC 9110, 13.1.2 and 13.1.3).
-fn unchanged(none_match: Option<&[u8]>, since: Option<&[u8]>, etag: &str, modified: Option<&str>) -> bool {
-    match none_match {
-        Some(list) => list
-            .split(|byte| *byte == b',')
-            .map(<[u8]>::trim_ascii)
-            .any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == etag.as_bytes()),
-        // Only the very date that was sent: what clients send back.
-        None => since.is_some() && since == modified.map(str::as_bytes),
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Range {
-    Whole,
-    Part { from: u64, length: u64 },
-    Unsatisfiable,
-}
-
-impl Range {
-    /// A single range (RFC 9110, 14.1.2). Several, or what is not understood, mean the whole.
-    fn parse(text: &[u8], size: u64) -> Self {
-        let spec = std::str::from_utf8(text).ok().and_then(|text| text.strip_prefix("bytes="));
-        let Some((first, last)) = spec.and_then(|spec| spec.trim().split_once('-')) else { return Self::Whole };
-        // Beyond what can be counted is beyond any end.
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let number = |text: &str| is_number(text).then(|| text.parse().unwrap_or(u64::MAX));
-        match (number(first), number(last)) {
-            (Some(from), _) if last.is_empty() => Self::between(from, size.saturating_sub(1), size),
-            (Some(from), Some(last)) if from <= last => Self::between(from, last.min(size.saturating_sub(1)), size),
-            (None, Some(0)) if first.is_empty() => Self::Unsatisfiable,
-            (None, Some(suffix)) if first.is_empty() => {
-                Self::between(size.saturating_sub(suffix), size.saturating_sub(1), size)
-            }
-            (_, _) => Self::Whole,
-        }
-    }
-
-    fn between(from: u64, last: u64, size: u64) -> Self {
-        if from >= size { Self::Unsatisfiable } else { Self::Part { from, length: last - from + 1 } }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
@@ -430,12 +430,12 @@ mod tests {
     use bowline_core::units::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
-    use tokio::task::{LocalSet, spawn_local, yield_now};
+    use tokio::task::{spawn_local, yield_now};
 
     use super::*;
     use crate::client::{Peer, http1};
     use crate::deadline::ticks;
-    use crate::disk::{Hanging, THREADS};
+    use crate::disk::{Held, THREADS, with_threads};
     use crate::route::{Compiler, Lookup, Target};
     use crate::stream::Stream;
     use crate::worker::Worker;
@@ -450,39 +450,6 @@ mod tests {
             check(path, false);
         }
         check("/.well-known/.htpasswd", true);
-    }
-
-    #[test]
-    fn ranges() {
-        let check = |text: &str, expected| assert_eq!(Range::parse(text.as_bytes(), 10), expected, "{text}");
-        check("bytes=0-0", Range::Part { from: 0, length: 1 });
-        check("bytes=3-", Range::Part { from: 3, length: 7 });
-        check("bytes=-4", Range::Part { from: 6, length: 4 });
-        check("bytes=-40", Range::Part { from: 0, length: 10 });
-        check("bytes=8-99", Range::Part { from: 8, length: 2 });
-        check("bytes=99999999999999999999-", Range::Unsatisfiable);
-        check("bytes=8-99999999999999999999", Range::Part { from: 8, length: 2 });
-        check("bytes=10-", Range::Unsatisfiable);
-        check("bytes=-0", Range::Unsatisfiable);
-        check("bytes=0-1,3-4", Range::Whole);
-        check("bytes=5-3", Range::Whole);
-        check("bytes=-", Range::Whole);
-        check("lines=1-2", Range::Whole);
-        assert_eq!(Range::parse(b"bytes=0-", 0), Range::Unsatisfiable);
-    }
-
-    #[test]
-    fn what_the_client_holds() {
-        let check = |none_match: Option<&str>, since: Option<&str>, expected| {
-            let got = unchanged(none_match.map(str::as_bytes), since.map(str::as_bytes), "\"a\"", Some("date"));
-            assert_eq!(got, expected, "{none_match:?} {since:?}");
-        };
-        check(Some("\"b\", W/\"a\""), None, true);
-        check(Some("\"b\""), Some("date"), false);
-        check(None, Some("date"), true);
-        check(None, Some("other"), false);
-        check(Some("*"), None, true);
-        check(None, None, false);
     }
 
     #[test]
@@ -534,11 +501,15 @@ mod tests {
         }
 
         async fn ask(&self, path: &str) -> TcpStream {
+            self.ask_with("GET", path, "").await
+        }
+
+        async fn ask_with(&self, method: &str, path: &str, fields: &str) -> TcpStream {
             let mut stream = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
             let (edge, from) = self.listener.accept().await.unwrap();
             let peer = Peer::new(from.ip(), None, Arc::default());
             spawn_local(http1::serve(Rc::clone(&self.worker), Stream::Plain(edge), peer));
-            let request = format!("GET {path} HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n");
+            let request = format!("{method} {path} HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n{fields}\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             stream
         }
@@ -553,10 +524,10 @@ mod tests {
             });
         }
 
-        async fn recovers(&self, hanging: Hanging) {
+        async fn recovers(&self, hanging: Held) {
             drop(hanging);
             let recovered = async {
-                while self.worker.disk.given_up() > 0 {
+                while self.worker.disk.under_way() > 0 {
                     yield_now().await;
                 }
             };
@@ -575,20 +546,12 @@ mod tests {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(reason), "{answer}");
     }
 
-    /// With as many threads as a worker has.
-    fn with_threads(test: impl Future<Output = ()>) {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().max_blocking_threads(THREADS).build().unwrap();
-        LocalSet::new().block_on(&runtime, test);
-        runtime.shutdown_background();
-    }
-
     #[test]
     fn a_disk_that_hangs_holds_up_nobody_else_and_is_given_up() {
         with_threads(async {
             let site = Site::serve(tempfile::tempdir().unwrap()).await;
             site.is_elsewhere();
-            let hanging = site.worker.disk.hang(THREADS);
+            let hanging = site.worker.disk.hold(THREADS);
             let waiting = site.ask("/a.txt").await;
             check(&Site::answer(site.ask("/denied").await).await, "403", "denied");
             for _ in 0..ticks(Duration::from_secs(2)) {
@@ -609,11 +572,66 @@ mod tests {
                     continue;
                 }
                 let site = Site::serve(folder).await;
-                let mut hanging = site.worker.disk.hang(THREADS);
-                hanging.awaited.clear();
+                let hanging = site.worker.disk.hang(THREADS);
                 // Neither is its folder, which nobody has asked for before.
                 check(&Site::answer(site.ask("/a.txt").await).await, "200", "a file");
                 site.recovers(hanging).await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_file_that_is_another_by_now_is_not_taken_for_the_one_that_is_asked_for() {
+        with_threads(async {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::create_dir(folder.path().join("docs")).unwrap();
+            let site = Site::serve(folder).await;
+            let ask = async |method: &str, path: &str, fields: &str| {
+                Site::answer(site.ask_with(method, path, fields).await).await
+            };
+            let whole = ask("GET", "/a.txt", "").await;
+            let field = |name: &str| {
+                let line = whole.lines().find(|line| line.to_ascii_lowercase().starts_with(name)).unwrap();
+                line[name.len() + 2..].to_owned()
+            };
+            let (etag, modified) = (field("etag"), field("last-modified"));
+            let check_with = async |fields: String, status: u16| {
+                let answer = ask("GET", "/a.txt", &fields).await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{fields}: {answer}");
+            };
+            check_with(format!("If-Match: \"b\", {etag}\r\n"), 200).await;
+            check_with(format!("If-Match: \"b\"\r\nIf-Match: {etag}\r\nRange: bytes=0-0\r\n"), 206).await;
+            check_with("If-Match: *\r\n".to_owned(), 200).await;
+            check_with("If-Match: \"b\"\r\nRange: bytes=0-0\r\n".to_owned(), 412).await;
+            check_with(format!("If-Match: W/{etag}\r\n"), 412).await;
+            check_with(format!("If-Unmodified-Since: {modified}\r\n"), 200).await;
+            check_with("If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT\r\n".to_owned(), 412).await;
+            check_with("If-Unmodified-Since: yesterday\r\n".to_owned(), 200).await;
+            check_with(format!("If-None-Match: \"b\"\r\nIf-None-Match: {etag}\r\n"), 304).await;
+            let head = ask("HEAD", "/a.txt", "Range: bytes=0-0\r\n").await;
+            assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("Content-Length: 6"), "{head}");
+            let moved = ask("GET", "/docs?lang=de", "").await.to_ascii_lowercase();
+            assert!(moved.contains("location: /docs/?lang=de") && moved.contains("cache-control: no-cache"), "{moved}");
+        });
+    }
+
+    #[test]
+    fn what_is_neither_a_file_nor_a_folder_is_not_found() {
+        with_threads(async {
+            let folder = tempfile::tempdir().unwrap();
+            let at = |name| folder.path().join(name);
+            let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+            nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+            std::os::unix::fs::symlink("/dev/zero", at("zero")).unwrap();
+            let mut names = vec!["socket", "fifo", "zero"];
+            // A device that nothing drives; only root may make one.
+            let (kind, all) = (nix::sys::stat::SFlag::S_IFCHR, nix::sys::stat::Mode::S_IRWXU);
+            names.extend(
+                nix::sys::stat::mknod(&at("device"), kind, all, libc::makedev(4095, 0)).ok().map(|()| "device"),
+            );
+            let site = Site::serve(folder).await;
+            for name in names {
+                check(&Site::answer(site.ask(&format!("/{name}")).await).await, "404", "file-not-found");
             }
         });
     }
@@ -646,8 +664,7 @@ mod tests {
         with_threads(async {
             let site = Site::serve(tempfile::tempdir().unwrap()).await;
             site.is_elsewhere();
-            let mut hanging = site.worker.disk.hang(THREADS);
-            hanging.awaited.clear();
+            let hanging = site.worker.disk.hang(THREADS);
             // No time passes.
             let answer = Site::answer(site.ask("/a.txt").await).await;
             check(&answer, "503", "disk-busy");

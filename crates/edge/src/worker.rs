@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::balance::Dice;
 use crate::deadline::{Sweep, TICK};
-use crate::disk::{Disk, THREADS};
+use crate::disk::{Disk, KEPT, THREADS};
 use crate::h1::Spare;
 use crate::h2c::Connections;
 use crate::listen;
@@ -300,9 +300,14 @@ pub(crate) fn start(setup: Setup) -> std::io::Result<Handle> {
     let thread = std::thread::Builder::new().name(format!("edge-{}", setup.number));
     let thread = thread.spawn(move || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().max_blocking_threads(THREADS).build_local(LocalOptions::default());
+        let runtime = builder
+            .enable_all()
+            .max_blocking_threads(THREADS)
+            .thread_keep_alive(KEPT)
+            .build_local(LocalOptions::default());
         match runtime {
             Ok(runtime) => {
+                drop(runtime.spawn_blocking(|| ()));
                 runtime.block_on(run(setup, inbox));
                 // What hangs on a disk is not waited for.
                 runtime.shutdown_background();

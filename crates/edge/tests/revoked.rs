@@ -14,12 +14,16 @@ use tokio::sync::Notify;
 
 /// Let in are those who bring one of these.
 fn admitting(tokens: &[&str], instance: SocketAddr) -> TableBuilder {
+    guarding(tokens, forward(1)).pool(1, &[instance])
+}
+
+fn guarding(tokens: &[&str], action: Action) -> TableBuilder {
     let salt = [5; 16];
     let digest = |token: &&str| Sha256::new().chain_update(salt).chain_update(token).finalize().into();
     let credentials = Credentials { salt, digests: tokens.iter().map(digest).collect() };
     let auth = Some(Gate { proof: Proof::Bearer, credentials });
-    let rule = Rule { policies: Policies { auth, ..Policies::default() }, ..rule("/", forward(1)) };
-    TableBuilder::default().site("a.test", vec![rule]).pool(1, &[instance])
+    let rule = Rule { policies: Policies { auth, ..Policies::default() }, ..rule("/", action) };
+    TableBuilder::default().site("a.test", vec![rule])
 }
 
 /// An instance that begins an answer and never ends it, or a WebSocket.
@@ -71,6 +75,27 @@ async fn what_a_revoked_token_has_opened_ends() {
         assert!(still.is_err(), "it has not lost its token");
     }
     drop(others);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_client_reads_nothing_ends_too() {
+    const SIZE: u64 = 64 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::File::create(folder.path().join("large")).unwrap().set_len(SIZE).unwrap();
+    let site = |tokens: &[&str]| guarding(tokens, files(folder.path(), None));
+    let mut edge = Edge::start().await;
+    edge.serve(site(&["old", "other"])).await;
+    let mut talk = edge.connect().await;
+    talk.say("GET /large HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer old\r\n\r\n").await;
+    talk.try_head().await.unwrap();
+    edge.serve(site(&["other"])).await;
+    // Its idle time is twice as long as what a token that has gone leaves.
+    edge.until(|seen| seen.outstanding.values().sum::<u32>() == 0).await;
+    let log = edge.dir.path().join("logs/access.log");
+    let told = || std::fs::read_to_string(&log).unwrap_or_default().matches("\"reason\":\"revoked\"").count();
+    edge.eventually(|| async { told() == 1 }).await;
+    assert!((talk.rest().await.len() as u64) < SIZE);
     edge.stop().await;
 }
 

@@ -22,33 +22,32 @@ const BURST: u32 = 10_000;
 /// Frames a second for which nothing else has to move, which take a core less than a hundredth of its time.
 const RATE: u32 = 1000;
 const PER_TICK: u64 = RATE as u64 * TICK.as_millis() as u64 / 1000;
-/// Bytes that go either way for each more. A client of gRPC that measures its line answers the first piece of each round trip with a PING and a
-/// WINDOW_UPDATE, and the smallest piece that says anything has 20 bytes. What this side has to say to a PING or SETTINGS pays for no other one.
-const BYTES_EACH: u64 = 10;
+/// What is sent to a client pays for more, as DATA does alone: for each frame of it two, which a client of gRPC answers each piece with that measures its
+/// line, and for its bytes one for each so many. What has fewer bytes than are in any answer pays by byte: a client that lets them go one by one, by a
+/// WINDOW_UPDATE for each, does not pay for those (CVE-2019-9511).
+const PIECE: u32 = 2;
+const PIECE_BYTES: u32 = 10;
+const BYTES_EACH: u32 = 2 << 10;
 
-/// The lengths of those answers.
-const PONG: u64 = 17;
-const SETTINGS_ACK: u64 = 9;
-
-/// Frames that are neither a request's head nor its body, against what moves besides.
+/// Frames that are neither a request's head nor its body, against what is sent.
 #[derive(Debug)]
 struct Budget {
     left: u32,
     /// The tick until which [`RATE`] was granted.
     granted: u64,
-    /// Payload and all that was sent, not yet granted for.
-    moved: u64,
-    /// Of what will be sent, bytes that pay for nothing.
-    owed: u64,
-    frames: Frames,
+    /// In small pieces and in all, bytes that are not yet granted for.
+    small: u32,
+    bytes: u32,
+    read: Frames,
+    written: Frames,
 }
 
-/// How far the frames are read.
-#[derive(Debug)]
+/// How far the frames of one direction have come.
+#[derive(Debug, PartialEq, Eq)]
 enum Frames {
     Preface(usize),
     Head([u8; HEAD], usize),
-    Payload { left: u32, is_data: bool },
+    Payload(u32),
 }
 
 /// What a frame's head says of it.
@@ -71,92 +70,86 @@ impl Kind {
     }
 }
 
+impl Frames {
+    const BEGIN: Self = Self::Head([0; HEAD], 0);
+
+    /// The kind and length of the next frame whose head is whole; `None`: the bytes are at their end.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<(Kind, u32)> {
+        while !bytes.is_empty() {
+            match self {
+                Self::Preface(left) => {
+                    let taken = bytes.len().min(*left);
+                    *left -= taken;
+                    *bytes = &bytes[taken..];
+                    if *left == 0 {
+                        *self = Self::BEGIN;
+                    }
+                }
+                Self::Head(head, seen) => {
+                    let taken = bytes.len().min(HEAD - *seen);
+                    head[*seen..*seen + taken].copy_from_slice(&bytes[..taken]);
+                    *seen += taken;
+                    *bytes = &bytes[taken..];
+                    if *seen == HEAD {
+                        let (kind, length) = (Kind::of(head[3]), u32::from_be_bytes([0, head[0], head[1], head[2]]));
+                        *self = if length == 0 { Self::BEGIN } else { Self::Payload(length) };
+                        return Some((kind, length));
+                    }
+                }
+                Self::Payload(left) => {
+                    let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= u32::try_from(taken).unwrap_or(*left);
+                    *bytes = &bytes[taken..];
+                    if *left == 0 {
+                        *self = Self::BEGIN;
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
 impl Budget {
     fn new(now: u64) -> Self {
-        Self { left: BURST, granted: now, moved: 0, owed: 0, frames: Frames::Preface(PREFACE) }
+        let (read, written) = (Frames::Preface(PREFACE), Frames::BEGIN);
+        Self { left: BURST, granted: now, small: 0, bytes: 0, read, written }
     }
 
     /// These have come. False: they are too many.
     fn read(&mut self, mut bytes: &[u8], now: u64) -> bool {
-        let since = now.saturating_sub(std::mem::replace(&mut self.granted, now));
-        self.grant(since.saturating_mul(PER_TICK));
-        while !bytes.is_empty() {
-            match &mut self.frames {
-                Frames::Preface(left) => {
-                    let taken = bytes.len().min(*left);
-                    *left -= taken;
-                    bytes = &bytes[taken..];
-                    if *left == 0 {
-                        self.frames = Frames::Head([0; HEAD], 0);
-                    }
-                }
-                Frames::Head(head, seen) => {
-                    let taken = bytes.len().min(HEAD - *seen);
-                    head[*seen..*seen + taken].copy_from_slice(&bytes[..taken]);
-                    *seen += taken;
-                    bytes = &bytes[taken..];
-                    let (whole, head) = (*seen == HEAD, *head);
-                    if whole && !self.begin(head) {
-                        return false;
-                    }
-                }
-                Frames::Payload { left, is_data } => {
-                    let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                    *left -= u32::try_from(taken).unwrap_or(*left);
-                    bytes = &bytes[taken..];
-                    let (is_over, is_data) = (*left == 0, *is_data);
-                    if is_data {
-                        self.moves(taken as u64);
-                    }
-                    if is_over {
-                        self.frames = Frames::Head([0; HEAD], 0);
-                    }
-                }
+        let since = now.saturating_sub(self.granted);
+        self.granted = self.granted.max(now);
+        self.grant(u32::try_from(since.saturating_mul(PER_TICK)).unwrap_or(BURST));
+        while let Some((kind, _)) = self.read.next(&mut bytes) {
+            match kind {
+                Kind::Data => {}
+                // Whoever asks may say as often how much it reads, or that it reads no more.
+                Kind::Headers => self.grant(1),
+                Kind::Control => match self.left.checked_sub(1) {
+                    Some(left) => self.left = left,
+                    None => return false,
+                },
             }
         }
         true
     }
 
-    /// A frame has this head. False: it is one too many.
-    fn begin(&mut self, [a, b, c, code, flags, ..]: [u8; HEAD]) -> bool {
-        let (kind, left) = (Kind::of(code), u32::from_be_bytes([0, a, b, c]));
-        self.owed += match (code, flags & 1) {
-            (4, 0) => SETTINGS_ACK,
-            (6, 0) => PONG,
-            (_, _) => 0,
-        };
-        self.frames = match left {
-            0 => Frames::Head([0; HEAD], 0),
-            left => Frames::Payload { left, is_data: kind == Kind::Data },
-        };
-        match kind {
-            Kind::Data => {}
-            // Whoever asks may say as often how much it reads, or that it reads no more.
-            Kind::Headers => self.grant(1),
-            Kind::Control => match self.left.checked_sub(1) {
-                Some(left) => self.left = left,
-                None => return false,
-            },
+    /// These were sent.
+    fn wrote(&mut self, mut bytes: &[u8]) {
+        while let Some((kind, length)) = self.written.next(&mut bytes) {
+            if kind == Kind::Data {
+                self.small += length.min(PIECE_BYTES) * PIECE;
+                self.bytes += length;
+                self.grant(self.small / PIECE_BYTES + self.bytes / BYTES_EACH);
+                self.small %= PIECE_BYTES;
+                self.bytes %= BYTES_EACH;
+            }
         }
-        true
     }
 
-    /// So much was sent.
-    fn wrote(&mut self, bytes: usize) {
-        let owed = self.owed.min(bytes as u64);
-        self.owed -= owed;
-        self.moves(bytes as u64 - owed);
-    }
-
-    /// So much has moved besides.
-    fn moves(&mut self, bytes: u64) {
-        self.moved += bytes;
-        self.grant(self.moved / BYTES_EACH);
-        self.moved %= BYTES_EACH;
-    }
-
-    fn grant(&mut self, frames: u64) {
-        self.left = u32::try_from(frames).unwrap_or(BURST).saturating_add(self.left).min(BURST);
+    fn grant(&mut self, frames: u32) {
+        self.left = self.left.saturating_add(frames).min(BURST);
     }
 }
 
@@ -200,7 +193,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Budgeted<S> {
         let Self { stream, budget, .. } = self.get_mut();
         let wrote = Pin::new(stream).poll_write(cx, bytes);
         if let Poll::Ready(Ok(count)) = wrote {
-            budget.wrote(count);
+            budget.wrote(&bytes[..count]);
         }
         wrote
     }
@@ -220,8 +213,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Budgeted<S> {
     ) -> Poll<io::Result<usize>> {
         let Self { stream, budget, .. } = self.get_mut();
         let wrote = Pin::new(stream).poll_write_vectored(cx, pieces);
-        if let Poll::Ready(Ok(count)) = wrote {
-            budget.wrote(count);
+        if let Poll::Ready(Ok(mut left)) = wrote {
+            for piece in pieces {
+                let count = piece.len().min(left);
+                budget.wrote(&piece[..count]);
+                left -= count;
+            }
         }
         wrote
     }
@@ -267,15 +264,27 @@ mod tests {
             assert!(passed(kind, 200, |_| ()).is_some(), "{kind}");
         }
         assert_eq!(passed(0, 10_000, |_| ()), None, "data is bounded otherwise");
-        // Its own answer does not pay for a PING.
-        assert!(passed(PING, 10_000, |budget| budget.wrote(17)).is_some());
-        assert_eq!(passed(PING, 10_000, |budget| budget.wrote(17 + 1400)), None, "one with each piece that it reads");
+        let pays = |payload: usize| move |budget: &mut Budget| budget.wrote(&frame(0, payload));
+        assert!(passed(PING, 10_000, |budget| budget.wrote(&frame(PING, 8))).is_some(), "its own answer");
+        assert!(passed(8, 10_000, |budget| budget.wrote(&frame(1, 400))).is_some(), "the head of an answer");
+        assert!(passed(8, 10_000, pays(1)).is_some(), "who lets a body go byte by byte");
+        assert!(passed(8, 10_000, |budget| assert!(budget.read(&frame(0, 16 << 10), 0))).is_some(), "what comes");
+        assert_eq!(passed(PING, 10_000, pays(1400)), None, "one with each piece that it reads");
         let small = |budget: &mut Budget| {
-            budget.wrote(22);
+            budget.wrote(&frame(0, 13));
             assert!(budget.read(&frame(8, 4), 0));
-            budget.wrote(17);
+            budget.wrote(&frame(PING, 8));
         };
         assert_eq!(passed(PING, 10_000, small), None, "measuring a line on which each round trip has one small piece");
+        // Of what is downloaded, at most ten for each 16 KiB.
+        let download = |more: usize| {
+            move |budget: &mut Budget| {
+                budget.wrote(&frame(0, 16 << 10));
+                (0..9 + more).for_each(|_| _ = budget.read(&frame(8, 4), 0));
+            }
+        };
+        assert_eq!(passed(8, 10_000, download(0)), None);
+        assert!(passed(8, 10_000, download(1)).is_some());
         assert_eq!(passed(3, 10_000, |budget| assert!(budget.read(&frame(1, 30), 0))), None, "counted elsewhere");
     }
 
@@ -287,18 +296,27 @@ mod tests {
         ) {
             let all: Vec<u8> = frames.iter().flat_map(|(kind, payload)| frame(*kind, *payload)).collect();
             let mut whole = begun();
+            whole.left -= 1000;
             prop_assert!(whole.read(&all, 0));
+            whole.wrote(&all);
             let (mut cut, mut rest) = (begun(), &all[..]);
+            cut.left -= 1000;
+            let mut written = Vec::new();
             for at in cuts.iter().cycle() {
                 let (piece, more) = rest.split_at((*at).min(rest.len()));
                 prop_assert!(cut.read(piece, 0));
+                written.push(piece);
                 rest = more;
                 if rest.is_empty() {
                     break;
                 }
             }
-            prop_assert_eq!((cut.left, cut.moved), (whole.left, whole.moved));
-            prop_assert!(matches!(whole.frames, Frames::Head(_, 0)));
+            written.iter().for_each(|piece| cut.wrote(piece));
+            let state = |budget: &Budget| (budget.left, budget.small, budget.bytes);
+            prop_assert_eq!(state(&cut), state(&whole));
+            for budget in [&cut, &whole] {
+                prop_assert!(matches!((&budget.read, &budget.written), (Frames::Head(_, 0), Frames::Head(_, 0))));
+            }
         }
     }
 }

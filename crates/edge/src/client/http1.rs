@@ -343,6 +343,8 @@ impl Client for Http1 {
         if self.output.capacity() == 0 {
             self.output = self.worker.take_buffer();
         }
+        // Of who reads slowly something is always left: what is sent does not stay before it.
+        self.output.drain(..std::mem::take(&mut self.written));
         self.encoder.encode(payload, &mut self.output).map_err(|_| crate::h1::BadUpstream::OverlongBody.into())
     }
 
@@ -402,8 +404,8 @@ impl Client for Http1 {
 mod tests {
     use std::sync::Arc;
 
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
     use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 
     use super::*;
@@ -447,6 +449,38 @@ mod tests {
                 }
             }
             self.serving.is_finished()
+        }
+    }
+
+    #[tokio::test]
+    async fn who_reads_slowly_takes_no_more_room_than_who_reads_at_once() {
+        use nix::sys::socket::{setsockopt, sockopt};
+        let folder = tempfile::tempdir().unwrap();
+        let worker = Rc::new(Worker::for_test(folder.path(), Arc::default()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        setsockopt(&listener, sockopt::SndBuf, &1).unwrap();
+        let slow = TcpSocket::new_v4().unwrap();
+        slow.set_recv_buffer_size(16 << 10).unwrap();
+        let mut slow = slow.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (edge, from) = listener.accept().await.unwrap();
+        let mut client = Http1::new(worker, Stream::Plain(edge), Peer::new(from.ip(), None, Arc::default()));
+        client.respond(Framing::Length(u64::MAX), &mut |_| ()).unwrap();
+        let (mut read, mut left) = (0, 0);
+        while left < 500 {
+            while client.has_room() {
+                client.send(&[7; BUFFER]).unwrap();
+            }
+            assert!(client.output.capacity() <= 4 * BUFFER, "{} bytes behind {read}", client.output.capacity());
+            let (flushed, taken) = poll_fn(|cx| {
+                let (flushed, mut room) = (client.poll_flush(cx), [0; 2 << 10]);
+                let mut room = ReadBuf::new(&mut room);
+                let taken = Pin::new(&mut slow).poll_read(cx, &mut room);
+                taken.map(|_| (flushed, room.filled().len()))
+            })
+            .await;
+            left = if flushed.is_pending() { left + 1 } else { 0 };
+            read += taken;
+            assert!(read < 64 << 20, "nothing is ever left");
         }
     }
 

@@ -501,6 +501,9 @@ mod tests {
         [vec![0], text(name), text(value)].concat()
     }
 
+    /// What the network between them holds, each way.
+    const ON_THE_WAY: usize = 64 << 10;
+
     /// A client that writes frames by hand, and answers none.
     struct Raw {
         stream: DuplexStream,
@@ -514,7 +517,7 @@ mod tests {
         async fn connect(routes: Arc<Routes>, settings: &[u8]) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let worker = Rc::new(Worker::for_test(folder.path(), routes));
-            let (stream, edge) = tokio::io::duplex(64 << 10);
+            let (stream, edge) = tokio::io::duplex(ON_THE_WAY);
             let secured = Secured { version: "TLSv1.3", name: Some("api.test".into()) };
             let peer = Peer::new("192.0.2.1".parse().unwrap(), Some(secured), Arc::default());
             let serving = spawn_local(serve(Rc::clone(&worker), edge, peer));
@@ -649,6 +652,30 @@ mod tests {
             }
         };
         LocalSet::new().run_until(flooding).await;
+    }
+
+    #[tokio::test]
+    async fn who_floods_and_reads_nothing_is_let_go_as_soon_as_who_was_told() {
+        const ANSWER: usize = 9 + 8;
+        let deaf = async {
+            let mut raw = Raw::connect(Arc::default(), &[]).await;
+            let _greeting = (raw.frame_of(SETTINGS).await, raw.frame_of(SETTINGS).await);
+            // The way back is full but for less than a GOAWAY, and nothing waits for it yet.
+            for _ in 0..ON_THE_WAY / ANSWER {
+                raw.send(PING, 0, 0, &[7; 8]).await;
+                yield_now().await;
+            }
+            let was_refused = |raw: &Raw| raw.worker.shard.report().refused == [("http2-flood", 1)].into();
+            while !was_refused(&raw) {
+                raw.send(0xff, 0, 0, &[]).await;
+                yield_now().await;
+            }
+            assert!(!raw.serving.is_finished(), "it may still read why");
+            raw.pass(GOODBYE).await;
+            yield_now().await;
+            assert!(raw.serving.is_finished(), "it is waited for as one that rests");
+        };
+        LocalSet::new().run_until(deaf).await;
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! Whether who was let in would be let in still, while something of theirs is open.
+//! Whether who was let in would be let in still, while something of theirs is open. A route or host that has gone shuts nobody out: what is open
+//! of it comes to its end, as with a release that goes.
 
 use std::time::Duration;
 
