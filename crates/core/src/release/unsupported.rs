@@ -1,7 +1,5 @@
 //! What the grammar knows and no backend carries yet.
 
-use std::collections::BTreeMap;
-
 use crate::acme::is_provable;
 use crate::app::{
     AbortRule, App, DatabaseSource, Environment, Origin, Probe, Protocol, RateBy, RedisSource, Route, Scale,
