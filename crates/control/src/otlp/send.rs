@@ -76,8 +76,11 @@ impl Collector {
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let is_tls = uri.scheme_str() == Some("https");
         let tls = is_tls.then(|| {
-            let config =
-                bowline_api::trust(settings.ca.as_deref()).map_err(|error| wrong(String::new()).source(&error))?;
+            let config = bowline_api::trust(settings.ca.as_deref()).map_err(|error| {
+                Fault::new(FaultKind::Invalid, "the authorities of [otlp] cannot be used")
+                    .source(&error)
+                    .hint("`ca` names a PEM file: who has signed the collector's certificate")
+            })?;
             let name = ServerName::try_from(host.clone()).map_err(|error| wrong(format!("{host}: {error}")))?;
             Ok::<_, Fault>((Arc::new(config), name))
         });
@@ -244,6 +247,8 @@ fn in_one_line(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use bowline_core::secret::Secret;
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
 
@@ -317,5 +322,59 @@ mod tests {
         check(0, 0);
         check(-1, 0);
         assert_eq!(rejected(Signal::Traces, "c", &Bytes::from_static(b"ok")), 0);
+    }
+
+    /// A collector over TLS that takes everything, and closes each connection after so many requests; and the certificate that it has.
+    async fn secured(requests: usize) -> (std::net::SocketAddr, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let own = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let private = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let config = config.with_single_cert(vec![own.der().clone()], private).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(stream) = acceptor.accept(stream).await else { continue };
+                let left = AtomicUsize::new(requests);
+                let answer = |_: Request<hyper::body::Incoming>| {
+                    let mut answer = hyper::Response::new(Full::new(Bytes::new()));
+                    if left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                        answer.headers_mut().insert(hyper::header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    async { Ok::<_, std::convert::Infallible>(answer) }
+                };
+                let service = hyper::service::service_fn(answer);
+                let _ =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            }
+        });
+        (address, own.pem())
+    }
+
+    #[tokio::test]
+    async fn a_collector_over_tls_is_verified_and_may_close_what_rests() {
+        let (address, pem) = secured(2).await;
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca.pem");
+        std::fs::write(&ca, pem).unwrap();
+        let endpoint = format!("https://localhost:{}", address.port());
+        let trusting = Settings { ca: Some(ca.clone()), ..settings(&endpoint) };
+        let mut connection = Connection::new(Arc::new(Collector::new(&trusting).unwrap()), Signal::Logs);
+        for _ in 0..5 {
+            assert_eq!(connection.post(Bytes::from_static(b"x")).await, Answer::Taken { rejected: 0 });
+        }
+        drop(connection);
+        let (_, other) = secured(1).await;
+        std::fs::write(&ca, other).unwrap();
+        let mut connection = Connection::new(Arc::new(Collector::new(&trusting).unwrap()), Signal::Logs);
+        let answer = connection.post(Bytes::new()).await;
+        let Answer::Later { why, .. } = &answer else { panic!("{answer:?}") };
+        assert!(why.contains("is not who it should be"), "{why}");
+        std::fs::write(&ca, "no PEM").unwrap();
+        assert!(Collector::new(&trusting).unwrap_err().message.contains("[otlp]"));
     }
 }
