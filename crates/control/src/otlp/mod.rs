@@ -35,7 +35,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use self::attribute::Origin;
 use self::mark::Marks;
 use self::metrics::Beginnings;
-use self::outbox::{Answer, Batch, Bounds, Effect, Outbox};
+use self::outbox::{Answer, Batch, Bounds, Effect, Outbox, Reason};
 use self::send::{Collector, Connection};
 use self::spans::Routes;
 use crate::config::{ControlConfig, FeedCall, Links};
@@ -326,6 +326,10 @@ impl Exporting {
                 }),
                 Effect::Failed => self.tally.count(signal, |counts| counts.failures += 1),
                 Effect::Dropped(reason, items) => {
+                    if reason == Reason::Ended {
+                        let signal = signal.as_str();
+                        tracing::warn!(signal, items, "the daemon ends before the collector has taken all");
+                    }
                     self.tally.count(signal, |counts| *counts.dropped.entry(reason).or_default() += items);
                 }
                 // The loop is gone only when the daemon ends.
