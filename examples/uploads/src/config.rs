@@ -13,6 +13,9 @@ const PORT: u16 = 5000;
 
 const MAX_BYTES: u64 = 100 << 20;
 
+/// S3 copies no more in one piece.
+const MAX_COPY: u64 = 5 << 30;
+
 /// How the service is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -104,6 +107,11 @@ impl Config {
                 Place::Folder(folder.unwrap_or_else(|| "data".to_owned()).into())
             }
         };
+        if matches!(place, Place::Bucket(_)) && max_bytes > MAX_COPY {
+            return Err(format!(
+                "UPLOADS_MAX_BYTES: {max_bytes} is more than the {MAX_COPY} that a bucket copies at once"
+            ));
+        }
         let extensions = extensions(&get("UPLOADS_EXTENSIONS").unwrap_or_else(|| EXTENSIONS.to_owned()))?;
         Ok(Self { port, place, extensions, max_bytes })
     }
@@ -162,6 +170,8 @@ mod tests {
             "http://k:s3cr3t@127.0.0.1:9000/files/",
             Some(["http://127.0.0.1:9000", "files", "us-east-1", "k", "s3cr3t"]),
         );
+        let large = [("UPLOADS_BUCKET", aws), ("UPLOADS_MAX_BYTES", "5368709121")];
+        assert!(read(&large).unwrap_err().contains("UPLOADS_MAX_BYTES"));
         for url in ["https://s3cr3t@h/b", "https://k:s3cr3t@h", "https://k:s3cr3t@h/b/c", "ftp://k:s3cr3t@h/b", "files"]
         {
             check(url, None);

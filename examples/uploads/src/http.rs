@@ -228,7 +228,7 @@ async fn receive(service: &Service, mut field: Field<'_>) -> Result<(Receiving, 
             return Err(Refusal::TooLarge { limit });
         }
         check.feed(&piece).map_err(|Mismatch| Refusal::Content { extension: extension.clone() })?;
-        file.write(piece).await.map_err(|e| disk(&e))?;
+        file.write(&piece).await.map_err(|e| disk(&e))?;
     }
     check.finish().map_err(|Mismatch| Refusal::Content { extension })?;
     Ok((file, name))
@@ -347,7 +347,7 @@ async fn ready(State(service): Shared) -> Response {
         Ok(()) => "ready\n".into_response(),
         Err(error) => {
             tracing::warn!(%error, "not ready: nothing can be stored");
-            (StatusCode::SERVICE_UNAVAILABLE, format!("nothing can be stored: {error}\n")).into_response()
+            (StatusCode::SERVICE_UNAVAILABLE, "nothing can be stored\n").into_response()
         }
     }
 }

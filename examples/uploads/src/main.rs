@@ -2,16 +2,12 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use uploads::{Config, Metrics, Store, router};
-
-/// From one count of all files to the next; what comes here is counted at once.
-const COUNTED: Duration = Duration::from_secs(300);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -30,14 +26,14 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Other instances may share the place.
+/// Other instances may share the place; what comes here is counted at once.
 async fn keep_counting(store: Store, metrics: Arc<Metrics>) {
     loop {
-        tokio::time::sleep(COUNTED).await;
-        match store.count().await {
+        match store.look_over().await {
             Ok(files) => _ = metrics.stored.set(files),
             Err(error) => tracing::warn!(%error, "the files cannot be counted"),
         }
+        tokio::time::sleep(store.pause()).await;
     }
 }
 
@@ -46,8 +42,6 @@ async fn run() -> Result<(), String> {
     let metrics = Arc::new(Metrics::default());
     let place = config.place.to_string();
     let store = Store::open(&config.place).await.map_err(|e| format!("{place}: {e}"))?;
-    let files = store.count().await.map_err(|e| format!("{place}: {e}"))?;
-    metrics.stored.set(files);
     tokio::spawn(keep_counting(store.clone(), Arc::clone(&metrics)));
 
     let listener =
@@ -55,7 +49,7 @@ async fn run() -> Result<(), String> {
     let address = listener.local_addr().map_err(|e| e.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
-    tracing::info!(%address, place, files, "serving");
+    tracing::info!(%address, place, "serving");
 
     let leave = async move {
         let signal = tokio::select! {

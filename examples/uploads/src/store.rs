@@ -26,6 +26,9 @@ const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 const IN_ORDER: u32 = 16;
 const ATTEMPTS: u32 = 64;
 
+/// Pieces arrive small; each write to the disk costs a hop to another thread.
+const BUFFER: usize = 256 << 10;
+
 /// Piece of a file on its way out.
 const PIECE: usize = 64 << 10;
 
@@ -57,7 +60,7 @@ pub struct Listing {
 pub type Content = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 impl Store {
-    /// Removes what uploads that were cut off by a crash left.
+    /// Makes it ready, and removes what uploads that were cut off by a crash left.
     pub async fn open(place: &Place) -> io::Result<Self> {
         Ok(match place {
             Place::Folder(folder) => Self::Folder(Folder::open(folder)?),
@@ -69,7 +72,7 @@ impl Store {
     pub async fn receive(&self) -> io::Result<Receiving> {
         Ok(match self {
             Self::Folder(folder) => Receiving::Folder(folder.receive().await?),
-            Self::Bucket(bucket) => Receiving::Bucket(bucket.receive()),
+            Self::Bucket(bucket) => Receiving::Bucket(bucket.receive().await?),
         })
     }
 
@@ -90,6 +93,22 @@ impl Store {
             Self::Folder(folder) => folder.list(after, limit).await,
             Self::Bucket(bucket) => bucket.list(after.as_deref(), limit).await,
         }
+    }
+
+    /// Removes what is left of uploads that nobody finishes any more, and counts the files. Asks for all of them.
+    pub async fn look_over(&self) -> io::Result<i64> {
+        if let Self::Bucket(bucket) = self {
+            bucket.remove_abandoned().await?;
+        }
+        self.count().await
+    }
+
+    /// From one such look to the next: a bucket answers a thousand names at once, for money.
+    pub fn pause(&self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Folder(_) => 300,
+            Self::Bucket(_) => 3600,
+        })
     }
 
     pub async fn count(&self) -> io::Result<i64> {
@@ -116,9 +135,9 @@ pub enum Receiving {
 }
 
 impl Receiving {
-    pub async fn write(&mut self, piece: Bytes) -> io::Result<()> {
+    pub async fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         match self {
-            Self::Folder(file) => file.write(&piece).await,
+            Self::Folder(file) => file.write(piece).await,
             Self::Bucket(file) => file.write(piece).await,
         }
     }

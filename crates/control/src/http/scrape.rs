@@ -46,6 +46,9 @@ const LIMIT: Duration = Duration::from_secs(8);
 /// Of an instance's answer. The largest exporters stay below a few MiB.
 const MOST_BYTES: usize = 8 << 20;
 
+/// Of Envoy's: some 15 KiB for each release of each service.
+const MOST_OF_ENVOY: usize = 64 << 20;
+
 /// Why an instance gave no metrics.
 #[derive(Debug, thiserror::Error)]
 enum AskError {
@@ -57,8 +60,8 @@ enum AskError {
     Broken(#[source] hyper::Error),
     #[error("it answers {path} with {status}")]
     Status { path: String, status: StatusCode },
-    #[error("its answer broke off, or has more than {} MiB", MOST_BYTES >> 20)]
-    Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("its answer broke off, or has more than {} MiB", .0 >> 20)]
+    Answer(usize, #[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("its path {0:?} cannot be asked for")]
     Path(String, #[source] hyper::http::Error),
     #[error("it does not answer within {} s", LIMIT.as_secs())]
@@ -136,7 +139,7 @@ impl Metrics {
         // What was never counted is left out: for each cluster there are hundreds.
         let asked = async {
             let stream = UnixStream::connect(socket).await.map_err(AskError::Administration)?;
-            ask(stream, "envoy", "/stats/prometheus?usedonly").await
+            ask(stream, "envoy", "/stats/prometheus?usedonly", MOST_OF_ENVOY).await
         };
         match tokio::time::timeout(LIMIT, asked).await.unwrap_or(Err(AskError::Late)) {
             Ok(text) => Ok(([(header::CONTENT_TYPE, PROMETHEUS)], text).into_response()),
@@ -219,10 +222,10 @@ fn bad_gateway(fault: Fault) -> Response {
 async fn ask_instance(scraped: &Scraped) -> Result<String, AskError> {
     let port = scraped.port.get();
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(|e| AskError::Connect(port, e))?;
-    ask(stream, &format!("127.0.0.1:{port}"), &scraped.path).await
+    ask(stream, &format!("127.0.0.1:{port}"), &scraped.path, MOST_BYTES).await
 }
 
-async fn ask<S>(stream: S, host: &str, path: &str) -> Result<String, AskError>
+async fn ask<S>(stream: S, host: &str, path: &str, most: usize) -> Result<String, AskError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -240,6 +243,6 @@ where
     if answer.status() != StatusCode::OK {
         return Err(AskError::Status { path: path.to_owned(), status: answer.status() });
     }
-    let body = Limited::new(answer.into_body(), MOST_BYTES).collect().await.map_err(AskError::Answer)?;
+    let body = Limited::new(answer.into_body(), most).collect().await.map_err(|error| AskError::Answer(most, error))?;
     Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
 }

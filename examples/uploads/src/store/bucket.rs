@@ -1,7 +1,9 @@
 //! Files in a bucket of S3, which any number of instances on any number of machines may share.
 //!
-//! A small file is put under its name on the condition that nothing has it (`If-None-Match: *`). A large one is sent in
-//! parts under a name of its own, and gets its final one by a copy within the server on the same condition.
+//! What comes is kept in an unnamed file of the temporary folder until it is whole and judged: it takes as long as the
+//! client does, and no memory. A small file is then put under its name on the condition that nothing has it
+//! (`If-None-Match: *`). A large one is sent in parts under a name of its own, and gets its final one by a copy within
+//! the server on the same condition.
 
 use std::io;
 use std::sync::Arc;
@@ -11,12 +13,12 @@ use axum::body::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut, S3CopyIfNotExists};
 use object_store::path::Path;
-use object_store::{
-    ClientOptions, Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig, WriteMultipart,
-};
-use tokio::runtime::Handle;
+use object_store::{ClientOptions, Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufWriter};
+use tokio::sync::Semaphore;
 
-use super::{ABANDONED, Content, Entry, Listing, free_names, random};
+use super::{ABANDONED, BUFFER, Content, Entry, Listing, free_names, random};
 use crate::config::BucketUrl;
 use crate::name::{SafeName, is_safe};
 
@@ -27,33 +29,44 @@ const TEMPORARY: &str = ".receiving";
 /// writing, and what must not be overwritten.
 const PROBE: &str = ".probe";
 
-/// S3 takes no smaller part but the last. One is under way while the next is filled: two for each upload are in memory.
+/// S3 takes no smaller part but the last.
 const PART: usize = 5 << 20;
+
+/// Files that are sent to the bucket at once, each with a part in memory. More wait, at the bucket's pace and no client's.
+const TRANSFERS: usize = 8;
+
+/// Longest wait for a bucket that does nothing. A download has no end of its own: it goes as its client reads.
+const SILENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
 pub struct Bucket {
     s3: Arc<dyn ObjectStore>,
+    transfers: Arc<Semaphore>,
 }
 
 impl Bucket {
     /// Asks the bucket whether it is there, and removes what uploads that were cut off by a crash left.
     pub(super) async fn open(url: &BucketUrl) -> io::Result<Self> {
-        // A request that waits for an upload to be stored waits no longer than its client does.
-        let retry = RetryConfig { max_retries: 3, retry_timeout: Duration::from_secs(30), ..RetryConfig::default() };
+        let retry = RetryConfig { max_retries: 3, retry_timeout: SILENCE, ..RetryConfig::default() };
+        let options = ClientOptions::new().with_allow_http(true).with_timeout_disabled().with_read_timeout(SILENCE);
         let builder = AmazonS3Builder::new()
             .with_endpoint(&url.endpoint)
             .with_bucket_name(&url.name)
             .with_region(&url.region)
             .with_access_key_id(&url.key)
             .with_secret_access_key(&url.secret)
-            .with_client_options(ClientOptions::new().with_allow_http(true))
+            .with_client_options(options)
             .with_retry(retry)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             .with_copy_if_not_exists(S3CopyIfNotExists::Multipart);
-        let bucket = Self { s3: Arc::new(builder.build().map_err(failed)?) };
+        let bucket = Self::of(Arc::new(builder.build().map_err(failed)?));
         bucket.try_out().await?;
         bucket.remove_abandoned().await?;
         Ok(bucket)
+    }
+
+    fn of(s3: Arc<dyn ObjectStore>) -> Self {
+        Self { s3, transfers: Arc::new(Semaphore::new(TRANSFERS)) }
     }
 
     /// A server that does not know the condition would overwrite files.
@@ -62,17 +75,11 @@ impl Bucket {
         self.s3.put(&probe, PROBE.into()).await.map_err(failed)?;
         let put = self.s3.put_opts(&probe, PROBE.into(), PutMode::Create.into()).await.map(drop);
         let copied = self.s3.copy_if_not_exists(&probe, &probe).await;
-        for refused in [put, copied] {
-            match refused {
-                Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
-                Err(error) => return Err(failed(error)),
-                Ok(()) => return Err(io::Error::other("the server overwrites a file where If-None-Match forbids it")),
-            }
-        }
-        Ok(())
+        refused(put)?;
+        refused(copied)
     }
 
-    async fn remove_abandoned(&self) -> io::Result<()> {
+    pub(super) async fn remove_abandoned(&self) -> io::Result<()> {
         let folder = Path::from(TEMPORARY);
         let mut found = self.s3.list(Some(&folder));
         while let Some(object) = found.try_next().await.map_err(failed)? {
@@ -83,8 +90,12 @@ impl Bucket {
         Ok(())
     }
 
-    pub(super) fn receive(&self) -> Receiving {
-        Receiving { bucket: self.clone(), size: 0, parts: Parts::Few(Vec::new()) }
+    pub(super) async fn receive(&self) -> io::Result<Receiving> {
+        let path = std::env::temp_dir().join(format!("uploads-{:016x}", random()));
+        let file = File::options().read(true).write(true).create_new(true).open(&path).await?;
+        // It lives as long as it is open, whatever ends this process.
+        tokio::fs::remove_file(&path).await?;
+        Ok(Receiving { bucket: self.clone(), file: BufWriter::with_capacity(BUFFER, file), size: 0 })
     }
 
     pub(super) async fn read(&self, name: &str) -> io::Result<(Content, Entry)> {
@@ -98,7 +109,10 @@ impl Bucket {
 
     pub(super) async fn list(&self, after: Option<&str>, limit: usize) -> io::Result<Listing> {
         let objects = match after {
-            Some(after) => self.s3.list_with_offset(None, &key(after)?),
+            Some(after) => {
+                let after = Path::parse(after).unwrap_or_else(|_| Path::from(after));
+                self.s3.list_with_offset(None, &after)
+            }
             None => self.s3.list(None),
         };
         let files = objects.try_filter_map(|object| std::future::ready(Ok(file(&object))));
@@ -114,16 +128,65 @@ impl Bucket {
     }
 
     pub(super) async fn probe(&self) -> io::Result<()> {
-        match self.s3.head(&Path::from(PROBE)).await {
-            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+        let probe = Path::from(PROBE);
+        match self.s3.head(&probe).await {
+            Ok(_) => Ok(()),
+            // Of a bucket that is gone, too, nothing else is said.
+            Err(Error::NotFound { .. }) => self.s3.put(&probe, PROBE.into()).await.map(drop).map_err(failed),
             Err(error) => Err(failed(error)),
         }
     }
 
-    /// Gives what is there already under another name a free one.
-    async fn name(&self, temporary: &Path, name: &SafeName) -> io::Result<String> {
+    /// Keeps what has come, under the first free name.
+    async fn store(&self, mut file: File, size: u64, name: &SafeName) -> io::Result<String> {
+        file.rewind().await?;
+        if size <= PART as u64 {
+            let payload = PutPayload::from(part(&mut file).await?);
+            return self.first_free(name, &Source::Memory(payload)).await;
+        }
+        let temporary = Path::from(TEMPORARY).join(format!("{:016x}", random()));
+        self.send(file, &temporary).await?;
+        let named = self.first_free(name, &Source::Temporary(temporary.clone())).await;
+        if let Err(error) = self.s3.delete(&temporary).await {
+            tracing::warn!(%error, %temporary, "a temporary file stays for a day");
+        }
+        named
+    }
+
+    async fn send(&self, mut file: File, to: &Path) -> io::Result<()> {
+        let mut upload = self.s3.put_multipart(to).await.map_err(failed)?;
+        let sent = async {
+            loop {
+                let part = part(&mut file).await?;
+                if part.is_empty() {
+                    return upload.complete().await.map(drop).map_err(failed);
+                }
+                upload.put_part(part.into()).await.map_err(failed)?;
+            }
+        };
+        let sent = sent.await;
+        if sent.is_err()
+            && let Err(error) = upload.abort().await
+        {
+            tracing::warn!(%error, %to, "parts of a file that is not wanted stay");
+        }
+        sent
+    }
+
+    /// The judge is the server. Asking before spares sending it in vain.
+    async fn first_free(&self, name: &SafeName, from: &Source) -> io::Result<String> {
         for name in free_names(name) {
-            match self.s3.copy_if_not_exists(temporary, &key(&name)?).await {
+            let key = key(&name)?;
+            match self.s3.head(&key).await {
+                Ok(_) => continue,
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(failed(error)),
+            }
+            let put = match from {
+                Source::Memory(all) => self.s3.put_opts(&key, all.clone(), PutMode::Create.into()).await.map(drop),
+                Source::Temporary(other) => self.s3.copy_if_not_exists(other, &key).await,
+            };
+            match put {
                 Ok(()) => return Ok(name),
                 Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
                 Err(error) => return Err(failed(error)),
@@ -131,60 +194,27 @@ impl Bucket {
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
+}
 
-    async fn put(&self, pieces: Vec<Bytes>, name: &SafeName) -> io::Result<String> {
-        let payload: PutPayload = pieces.into_iter().collect();
-        for name in free_names(name) {
-            match self.s3.put_opts(&key(&name)?, payload.clone(), PutMode::Create.into()).await {
-                Ok(_) => return Ok(name),
-                Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
-    }
+/// What gets its name.
+enum Source {
+    Memory(PutPayload),
+    /// In the bucket already.
+    Temporary(Path),
 }
 
 /// A file on its way.
 #[derive(Debug)]
 pub struct Receiving {
     bucket: Bucket,
+    file: BufWriter<File>,
     size: u64,
-    parts: Parts,
-}
-
-#[derive(Debug)]
-enum Parts {
-    /// Nothing is sent before there is more than one part.
-    Few(Vec<Bytes>),
-    Many {
-        upload: WriteMultipart,
-        temporary: Path,
-    },
-    Kept,
 }
 
 impl Receiving {
-    pub(super) async fn write(&mut self, piece: Bytes) -> io::Result<()> {
+    pub(super) async fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         self.size += piece.len() as u64;
-        if let Parts::Few(pieces) = &mut self.parts {
-            pieces.push(piece);
-            if self.size <= PART as u64 {
-                return Ok(());
-            }
-            let pieces = std::mem::take(pieces);
-            let temporary = Path::from(TEMPORARY).join(format!("{:016x}", random()));
-            let upload = self.bucket.s3.put_multipart(&temporary).await.map_err(failed)?;
-            let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
-            pieces.into_iter().for_each(|piece| upload.put(piece));
-            self.parts = Parts::Many { upload, temporary };
-            return Ok(());
-        }
-        if let Parts::Many { upload, .. } = &mut self.parts {
-            upload.wait_for_capacity(1).await.map_err(failed)?;
-            upload.put(piece);
-        }
-        Ok(())
+        self.file.write_all(piece).await
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -192,33 +222,30 @@ impl Receiving {
     }
 
     pub(super) async fn keep(mut self, name: &SafeName) -> io::Result<String> {
-        match std::mem::replace(&mut self.parts, Parts::Kept) {
-            Parts::Few(pieces) => self.bucket.put(pieces, name).await,
-            Parts::Many { upload, temporary } => {
-                // Of what fails, it tells the server itself that the parts are not wanted.
-                upload.finish().await.map_err(failed)?;
-                let named = self.bucket.name(&temporary, name).await;
-                if let Err(error) = self.bucket.s3.delete(&temporary).await {
-                    tracing::warn!(%error, %temporary, "a temporary file stays for a day");
-                }
-                named
-            }
-            Parts::Kept => Err(io::ErrorKind::NotFound.into()),
-        }
+        self.file.flush().await?;
+        let name = name.clone();
+        // Also where the client leaves meanwhile, it comes to its end: nothing is left half done.
+        let stored = tokio::spawn(async move {
+            let _permit = self.bucket.transfers.acquire().await.map_err(io::Error::other)?;
+            self.bucket.store(self.file.into_inner(), self.size, &name).await
+        });
+        stored.await.map_err(io::Error::other)?
     }
 }
 
-impl Drop for Receiving {
-    fn drop(&mut self) {
-        if let Parts::Many { upload, temporary } = std::mem::replace(&mut self.parts, Parts::Kept)
-            && let Ok(runtime) = Handle::try_current()
-        {
-            runtime.spawn(async move {
-                if let Err(error) = upload.abort().await {
-                    tracing::warn!(%error, %temporary, "parts of a file that is not wanted stay");
-                }
-            });
-        }
+/// The next part of a file; empty: it is at its end.
+async fn part(file: &mut File) -> io::Result<Bytes> {
+    let mut part = Vec::with_capacity(PART);
+    file.take(PART as u64).read_to_end(&mut part).await?;
+    Ok(part.into())
+}
+
+/// Of what must be refused.
+fn refused(tried: Result<(), Error>) -> io::Result<()> {
+    match tried {
+        Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(()),
+        Err(error) => Err(failed(error)),
+        Ok(()) => Err(io::Error::other("the server overwrites a file where If-None-Match forbids it")),
     }
 }
 
@@ -252,13 +279,13 @@ mod tests {
     use super::*;
 
     fn bucket() -> Bucket {
-        Bucket { s3: Arc::new(InMemory::new()) }
+        Bucket::of(Arc::new(InMemory::new()))
     }
 
     async fn put(bucket: &Bucket, name: &str, content: Vec<u8>) -> String {
-        let mut receiving = bucket.receive();
+        let mut receiving = bucket.receive().await.unwrap();
         for piece in content.chunks(700_001) {
-            receiving.write(Bytes::copy_from_slice(piece)).await.unwrap();
+            receiving.write(piece).await.unwrap();
         }
         assert_eq!(receiving.size(), content.len() as u64);
         receiving.keep(&SafeName::from_client(name).unwrap()).await.unwrap()
@@ -310,18 +337,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_kept_leaves_nothing() {
+    async fn what_is_kept_is_kept_whoever_has_left_and_what_is_not_leaves_nothing() {
         let bucket = bucket();
-        for size in [4, 2 * PART] {
-            let mut receiving = bucket.receive();
-            receiving.write(vec![b'x'; size].into()).await.unwrap();
-            receiving.write(vec![b'x'; 4].into()).await.unwrap();
-            drop(receiving);
-        }
-        while Arc::strong_count(&bucket.s3) > 1 {
+        let receive = async || {
+            let mut receiving = bucket.receive().await.unwrap();
+            receiving.write(&large(3)).await.unwrap();
+            receiving
+        };
+        drop(receive().await);
+        let name = SafeName::from_client("a.txt").unwrap();
+        let mut leaving = Box::pin(receive().await.keep(&name));
+        let held = bucket.transfers.acquire_many(TRANSFERS as u32).await.unwrap();
+        let tasks = tokio::runtime::Handle::current().metrics();
+        while tasks.num_alive_tasks() == 0 {
+            assert!(futures_util::poll!(leaving.as_mut()).is_pending());
             tokio::task::yield_now().await;
         }
-        assert_eq!(keys(&bucket).await, Vec::<String>::new());
+        drop((leaving, held));
+        while tasks.num_alive_tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(keys(&bucket).await, ["a.txt"]);
+        assert!(contents(&bucket, "a.txt").await == large(3));
+    }
+
+    #[test]
+    fn a_server_that_overwrites_is_not_taken() {
+        assert!(refused(Ok(())).is_err());
+        let error = |path: &str| Error::AlreadyExists { path: path.to_owned(), source: "there".into() };
+        assert!(refused(Err(error("a"))).is_ok());
+        let gone = Error::NotFound { path: "a".to_owned(), source: "gone".into() };
+        assert_eq!(refused(Err(gone)).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[tokio::test]
@@ -351,6 +397,9 @@ mod tests {
         check(Some("b.txt"), 2, &["c.txt"], false).await;
         check(Some("c.txt"), 2, &[], false).await;
         check(None, 3, &["a.txt", "b.txt", "c.txt"], false).await;
+        for after in ["..", "a//b", "\u{1}"] {
+            bucket.list(Some(after), 10).await.unwrap();
+        }
         for name in ["folder/x.txt", ".hidden.txt", ".receiving/1", "../a.txt", "missing.txt"] {
             assert_eq!(bucket.read(name).await.err().unwrap().kind(), io::ErrorKind::NotFound, "{name}");
         }

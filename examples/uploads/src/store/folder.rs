@@ -9,14 +9,11 @@ use std::sync::Arc;
 use tokio::fs::File;
 use tokio::io::{AsyncWriteExt, BufWriter};
 
-use super::{ABANDONED, Entry, Listing, free_names, random};
+use super::{ABANDONED, BUFFER, Entry, Listing, free_names, random};
 use crate::name::{SafeName, is_safe};
 
 /// Files that are being received. Clients can neither ask for nor make a name with a leading dot.
 const TEMPORARY: &str = ".receiving-";
-
-/// Pieces arrive small; each write to the disk costs a hop to another thread.
-const BUFFER: usize = 256 << 10;
 
 /// The folder that holds the files.
 #[derive(Debug, Clone)]
