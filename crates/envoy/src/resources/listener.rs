@@ -65,7 +65,7 @@ fn plain(input: Input<'_>, all: &mut Resources) {
         }
     }
     for (host, site) in &table.sites {
-        hosts.entry(host).or_default().extend(route::of_rules(&site.rules, table, over, has_certificate(input, host)));
+        hosts.entry(host).or_default().extend(route::of_rules(&site.rules, input, over, has_certificate(input, host)));
     }
     let api = table.api.as_ref().map(|api| &api.host);
     let of = |(host, mut routes): (&HostName, Vec<Value>)| {
@@ -155,7 +155,7 @@ fn own(table: &Table, host: &HostName, input: Input<'_>) -> Option<Value> {
         return Some(route::to_api(&api.host, Over::Tls));
     }
     let site = table.sites.get(host).filter(|site| site.tls == SiteTls::Both)?;
-    let routes = route::of_rules(&site.rules, table, Over::Tls, has_certificate(input, host));
+    let routes = route::of_rules(&site.rules, input, Over::Tls, has_certificate(input, host));
     Some(route::host(host.as_str(), host.as_str(), routes))
 }
 
@@ -193,7 +193,7 @@ fn manager(prefix: &str, routes: &str, input: Input<'_>) -> Value {
     let config = json!({
         "stat_prefix": prefix,
         "rds": { "route_config_name": routes, "config_source": cluster::ads() },
-        "http_filters": policy::filters(),
+        "http_filters": policy::filters(input.uploads.is_some()),
         "access_log": [access::log(input.access_log)],
         "common_http_protocol_options": {
             "idle_timeout": IDLE,
