@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use bowline_tests::client::{Answer, curl};
 use bowline_tests::machine::{Process, processes};
+use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::up::Up;
-use bowline_tests::{Bowline, SOON, envoy, path, wait};
+use bowline_tests::{Bowline, SOON, envoy, path, text, wait};
+
+use crate::upgrade::{program, upgraded};
 
 const START: Duration = Duration::from_secs(60);
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
@@ -48,13 +51,17 @@ fn up(bowline: &Bowline, folder: &Path) -> Up {
 
 /// The upload filter of this state.
 fn filter(bowline: &Bowline) -> Option<Process> {
+    filters(bowline).into_iter().next()
+}
+
+fn filters(bowline: &Bowline) -> Vec<Process> {
     let sockets = bowline.api_socket().parent().expect("sockets lie in a folder").to_owned();
     let is_ours = |process: &Process| {
         let words = process.arguments();
         words.get(1).is_some_and(|verb| verb == "upload-filter")
             && words.iter().any(|word| Path::new(word).starts_with(&sockets))
     };
-    processes().into_iter().find(|process| is_ours(process) && process.runs())
+    processes().into_iter().filter(|process| is_ours(process) && process.runs()).collect()
 }
 
 fn file(bowline: &Bowline, name: &str, content: &[u8]) -> PathBuf {
@@ -226,6 +233,36 @@ fn no_upload_passes_while_nobody_judges_it() {
     wait("and judges", SOON, || (send().status == 200).then_some(()));
     assert!(second.runs());
     assert!(answered() > before, "the one that is whole");
+}
+
+#[test]
+fn an_upgrade_swaps_the_filter_and_breaks_off_no_upload() {
+    let bowline = Bowline::new();
+    let _server = Server::start_with(&bowline, &[], &[&ANY_PORTS[..], &["--edge", "envoy"]].concat());
+    let folder = app(
+        &bowline,
+        "envoy-upgraded",
+        "[environment.production]\nroute.main.hosts = [\"envoy-upgraded.localhost\"]\n",
+    );
+    let deployed = bowline.run(&["deploy", path(&folder), "--env", "production"]);
+    assert!(deployed.status.success(), "{}", text(&deployed));
+    let https = bowline.status()["edge"]["https"].as_str().expect("an address").to_owned();
+    let url = format!("https://envoy-upgraded.localhost:{}/a.txt", https.rsplit_once(':').expect("a port").1);
+    let (small, large) = (file(&bowline, "small.txt", b"a text"), b"a text ".repeat(60_000));
+    let before = filter(&bowline).expect("a route needs it");
+    let slow = file(&bowline, "large.txt", &large);
+    let told = std::thread::scope(|scope| {
+        let sending = scope.spawn(|| sends(&bowline, &url, &["-T", path(&slow), "--limit-rate", "100K", "--http1.1"]));
+        upgraded(&bowline, &bowline.other_binary(0));
+        let now = wait("a new one takes its place", SOON, || filters(&bowline).into_iter().find(|one| *one != before));
+        assert_eq!(program(now.pid), program(bowline.daemon()), "of the new binary");
+        for _ in 0..20 {
+            assert_eq!(sends(&bowline, &url, &["-T", path(&small)]).status, 200, "whichever is asked");
+        }
+        sending.join().expect("the panic above")
+    });
+    assert!(told.status == 200 && told.text().ends_with(&arrived(&bowline, &large, true)), "{}", told.text());
+    wait("the one before ends", SOON, || (!before.runs()).then_some(()));
 }
 
 fn is_stopped(process: &Process) -> bool {

@@ -97,7 +97,6 @@ pub fn spawn(config: LinkConfig) -> Handle {
 
 /// Ends the Envoy of this state and its upload filter, if they run: another kind of edge takes its place.
 pub async fn end(run_dir: &Path) {
-    upload::end_found(&process::upload_socket(run_dir)).await;
     let admin = Admin::new(&process::admin_socket(run_dir));
     if admin.post("/quitquitquit").await.is_ok() {
         let gone = async {
@@ -108,6 +107,8 @@ pub async fn end(run_dir: &Path) {
         // One that does not go has the ports, and is named by whoever wants them.
         drop(tokio::time::timeout(GOING, gone).await);
     }
+    // Nobody asks it any more.
+    upload::end_found(&process::upload_socket(run_dir)).await;
 }
 
 async fn keep_running(mut session: Session, mut requests: mpsc::Receiver<Request>) {

@@ -21,6 +21,9 @@ pub(crate) const NAME: &str = "bowline.upload";
 /// A field of what is said to the filters behind: the length that the client has announced.
 pub(crate) const LENGTH: &str = "length";
 
+/// Why a request is refused that nobody judges. What has gone on of its body says nothing of the instance that it has gone to.
+pub(crate) const AWAY: &str = "upload-filter-away";
+
 /// Metadata of a stream: the extensions that are taken, with commas between, and the most bytes of a body.
 const EXTENSIONS: &str = "bowline-extensions";
 const MOST: &str = "bowline-most";

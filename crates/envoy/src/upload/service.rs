@@ -269,3 +269,60 @@ impl From<Refusal> for ImmediateResponse {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::future::poll_fn;
+
+    async fn next(answers: &mut Answers) -> Option<Result<ProcessingResponse, Code>> {
+        let next = poll_fn(|cx| Pin::new(&mut *answers).poll_next(cx)).await;
+        next.map(|told| told.map_err(|status| status.code()))
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_well_only_at_its_end() {
+        let check = |words: Vec<Told>, expected: Vec<Option<Result<ProcessingResponse, Code>>>| async move {
+            let (tell, told) = mpsc::channel(WAITING);
+            for word in words {
+                tell.send(word).await.unwrap();
+            }
+            drop(tell);
+            let mut answers = Answers { told, is_over: false };
+            for one in expected {
+                assert_eq!(next(&mut answers).await, one);
+            }
+        };
+        let message = || ProcessingResponse::from(Say::Trailers);
+        let say = || Ok(Word::Say(Box::new(message())));
+        check(vec![say(), Ok(Word::Over)], vec![Some(Ok(message())), None, None]).await;
+        check(vec![say()], vec![Some(Ok(message())), Some(Err(Code::Aborted)), None]).await;
+        check(vec![], vec![Some(Err(Code::Aborted)), None]).await;
+        check(vec![Err(Status::internal("why"))], vec![Some(Err(Code::Internal)), None]).await;
+    }
+
+    #[test]
+    fn a_route_that_says_nothing_lets_nothing_in() {
+        let mut metadata = MetadataMap::new();
+        assert_eq!(wants(&metadata).unwrap_err().code(), Code::InvalidArgument);
+        let upload = bowline_core::app::Upload { extensions: vec!["png".into(), "txt".into()] };
+        for (name, value) in super::super::metadata(&upload, 1000) {
+            metadata.insert(name, value.parse().unwrap());
+        }
+        let expected = Extensions::new(&["txt", "png"].map(str::to_owned));
+        assert_eq!(wants(&metadata).unwrap(), Wants { extensions: Arc::new(expected), most: 1000 });
+        metadata.insert(MOST, "much".parse().unwrap());
+        assert_eq!(wants(&metadata).unwrap_err().code(), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_refusal_says_why_in_the_words_of_other_refusals() {
+        let answer = ImmediateResponse::from(Refusal::Upload(UploadFault::Encoded));
+        assert_eq!((answer.status, answer.details.as_str()), (Some(HttpStatus { code: 415 }), "upload-encoded"));
+        let fields: Vec<_> = answer.headers.unwrap().set_headers.into_iter().filter_map(|one| one.header).collect();
+        let names: Vec<_> = fields.iter().map(|field| field.key.as_str()).collect();
+        assert_eq!(names, ["content-type", "cache-control", "x-bowline-error", "accept-encoding"]);
+        assert_eq!(ImmediateResponse::from(Refusal::TooLarge).status, Some(HttpStatus { code: 413 }));
+    }
+}
