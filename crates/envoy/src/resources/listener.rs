@@ -31,6 +31,10 @@ const HEAD_KIB: u32 = 32;
 const HEADERS: u32 = 100;
 const STREAMS: u32 = 100;
 
+/// What is held of a connection before its other side is waited for; Envoy's own bound is 1 MiB. As much of a body is told to the upload filter
+/// at once.
+const BUFFER: u32 = 256 << 10;
+
 pub(super) fn all(input: Input<'_>, all: &mut Resources) {
     plain(input, all);
     if let Some(https) = input.listen.https {
@@ -44,6 +48,7 @@ pub(super) fn all(input: Input<'_>, all: &mut Resources) {
                 "listener_filters_timeout": HANDSHAKE,
                 "filter_chains": chains,
                 "enable_reuse_port": false,
+                "per_connection_buffer_limit_bytes": BUFFER,
             });
             all.listeners.insert(HTTPS.to_owned(), listener);
         }
@@ -85,6 +90,7 @@ fn plain(input: Input<'_>, all: &mut Resources) {
         "filter_chains": [{ "filters": [manager(HTTP, HTTP, input)] }],
         // One socket for all workers: closing one of several would lose its queue.
         "enable_reuse_port": false,
+        "per_connection_buffer_limit_bytes": BUFFER,
     });
     all.listeners.insert(HTTP.to_owned(), listener);
 }

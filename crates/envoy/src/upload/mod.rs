@@ -28,7 +28,7 @@ pub(crate) const AWAY: &str = "upload-filter-away";
 const EXTENSIONS: &str = "bowline-extensions";
 const MOST: &str = "bowline-most";
 
-/// Bodies that are judged at once; more are refused. One holds a message of Envoy's, up to 1 MiB, as it comes and as it goes.
+/// Bodies that are judged at once; more are refused. One holds a message of Envoy's, up to 256 KiB, as it comes and as it goes.
 pub(crate) const AT_ONCE: u32 = 512;
 
 /// What a route says of uploads, as metadata.

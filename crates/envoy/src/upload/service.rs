@@ -23,8 +23,8 @@ use super::message::{
 };
 use super::{AT_ONCE, EXTENSIONS, LENGTH, MOST, NAME};
 
-/// A message of Envoy's: what it has read of a body at once, at most 1 MiB, or a head.
-const MAX_MESSAGE: usize = 4 << 20;
+/// A message of Envoy's: what it has read of a body at once, about 256 KiB, or a head.
+const MAX_MESSAGE: usize = 1 << 20;
 
 /// Messages that wait to be taken by Envoy. While it takes none, none is heard either.
 const WAITING: usize = 4;
