@@ -30,7 +30,7 @@ test: setup
 	$(CARGO) build --locked -p bowline
 	$(CARGO) test --locked --workspace
 	$(MAKE) -C console unit
-	$(MAKE) -C examples/uploads unit integration e2e
+	S3_SERVER="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/hostile-tools/bin/versitygw" $(MAKE) -C examples/uploads unit integration e2e bucket
 	$(MAKE) -C examples/timestamps unit integration e2e
 	$(MAKE) -C examples/users unit integration e2e
 	$(MAKE) -C examples/hello unit integration e2e

@@ -63,7 +63,7 @@ fn prom_tools_take_what_is_rendered_and_the_rules_do_what_they_should() {
     check("amtool", &["check-config", "alertmanager.yml"], &dir);
 
     render(&bowline, &["grafana"], &dir);
-    let dashboards = ["edge", "app", "instances", "releases"].map(|name| format!("dashboards/{name}.json"));
+    let dashboards = ["edge", "app", "instances", "releases", "envoy"].map(|name| format!("dashboards/{name}.json"));
     check(path(&tool("grafana-decode")), &dashboards.each_ref().map(String::as_str), &dir);
     let printed = text(&bowline.run(&["render", "grafana"]));
     for file in ["==> dashboards/edge.json <==", "==> provisioning/datasources/bowline.yml <=="] {
@@ -170,10 +170,9 @@ struct Watched {
 }
 
 impl Watched {
-    fn start() -> Self {
-        let bowline = Bowline::new();
+    fn start(bowline: Bowline, edge: &[&str]) -> Self {
         let webhook = Webhook::start();
-        let up = Up::start(&bowline, &bowline.app("prom-app", "watched"), SOON);
+        let up = Up::start_with(&bowline, &bowline.app("prom-app", "watched"), edge, SOON);
         let folder = bowline.folder("prom-monitoring");
         let elsewhere = Elsewhere::start(&bowline);
         let remote = elsewhere.url("/api/v1/write");
@@ -266,7 +265,7 @@ fn panels(bowline: &Bowline) -> Vec<(String, String)> {
 /// The whole: a real load, a real Prometheus behind the edge, every panel's query and every rule, and the message of an alert.
 #[test]
 fn prom_a_server_that_was_added_has_data_for_every_panel_and_tells_of_an_outage() {
-    let watched = Watched::start();
+    let watched = Watched::start(Bowline::new(), &[]);
     let unknown = curl(&watched.bowline.ca(), &format!("{}/prometheus/api/v1/query", watched.monitoring), &[]);
     assert_eq!(unknown.status, 401, "{}", unknown.text());
     for job in ["bowline", "bowline-apps"] {
@@ -277,7 +276,7 @@ fn prom_a_server_that_was_added_has_data_for_every_panel_and_tells_of_an_outage(
     wait("samples are written elsewhere, too", SEEN, || watched.elsewhere.has("bowline_build_info").then_some(()));
     by_the_api(&watched);
 
-    for (panel, query) in panels(&watched.bowline) {
+    for (panel, query) in panels(&watched.bowline).into_iter().filter(|(panel, _)| !panel.contains("envoy.json")) {
         wait(&format!("{panel} has data: {query}"), SEEN, || (!watched.query(&query).is_empty()).then_some(()));
     }
     rules(&watched);
@@ -289,6 +288,21 @@ fn prom_a_server_that_was_added_has_data_for_every_panel_and_tells_of_an_outage(
     for words in ["ok → PAGE ErrorBudgetBurn", "prom-app (local) fails"] {
         assert!(said.contains(words), "{words}: {said}");
     }
+}
+
+/// The same with a real Envoy, whose own figures are beside Bowline's and for nobody but who may read those.
+#[test]
+fn prom_an_envoy_that_is_the_edge_has_data_for_every_panel() {
+    let watched = Watched::start(Bowline::new(), &["--edge", "envoy"]);
+    for job in ["bowline", "bowline-apps", "bowline-envoy"] {
+        let query = format!("up{{job=\"{job}\"}} == 1");
+        wait(&format!("{job} is scraped"), SEEN, || (!watched.query(&query).is_empty()).then_some(()));
+    }
+    for (panel, query) in panels(&watched.bowline) {
+        wait(&format!("{panel} has data: {query}"), SEEN, || (!watched.query(&query).is_empty()).then_some(()));
+    }
+    let released = "envoy_cluster_upstream_rq_total{envoy_cluster_name=\"local/prom-app/web/r1\"} > 0";
+    assert!(!watched.query(released).is_empty(), "{:?}", watched.query("envoy_cluster_upstream_rq_total"));
 }
 
 /// With Bowline's labels, and its own beside them; not to be had from outside.

@@ -111,6 +111,7 @@ impl Made {
             "Instances that have metrics of their own, as service discovery by HTTP wants it",
         )
         .gives_any(200, JSON, json!({ "type": "array", "items": { "type": "object" } }));
+        self.on("GET /v1/metrics/edge", "What an Envoy that is the edge counts itself").gives_any(200, TEXT, text());
         self.on("GET /v1/metrics/instances/{env}/{instance}", "The metrics of one of them, with Bowline's labels")
             .gives_any(200, TEXT, text());
         self.on("POST /v1/shutdown", "Stop all, then the daemon; on its machine alone").gives::<wire::Stopped>(200);

@@ -8,6 +8,7 @@
 //! | `GET /v1/openapi.json` | → this API as an OpenAPI 3.1 document |
 //! | `GET /v1/metrics` | → metrics in Prometheus's text format |
 //! | `GET /v1/metrics/targets` | → instances that have metrics of their own, as Prometheus's `http_sd_configs` reads it |
+//! | `GET /v1/metrics/edge` | → what an Envoy that is the edge counts itself; 404 with the embedded edge |
 //! | `GET /v1/metrics/instances/{env}/{instance}` | → those of one, with Bowline's labels; 502 if they cannot be read |
 //! | `GET /v1/status` | → [`Status`] |
 //! | `POST /v1/apps` | [`Apply`] → 202 [`Accepted`] |

@@ -277,6 +277,10 @@ fn control_config(
         admin: claim.admin()?,
         registry: prometheus_client::registry::Registry::default(),
         edge: settings.edge,
+        edge_stats: match settings.edge {
+            EdgeEngine::Bowline => None,
+            EdgeEngine::Envoy => Some(bowline_envoy::link::admin_socket(&paths.run)),
+        },
         trusted_proxies: settings.trusted_proxies,
         proxy_protocol: settings.proxy_protocol,
         outside: settings.api.map(|api| Outside {

@@ -80,6 +80,8 @@ pub struct ControlConfig {
     pub registry: Registry,
     /// The edge behind the links.
     pub edge: EdgeEngine,
+    /// Its Unix socket that answers `GET /stats/prometheus`. `None`: what it counts, the daemon knows.
+    pub edge_stats: Option<PathBuf>,
     /// Whose `X-Forwarded-*` and `Forwarded` the edge believes.
     pub trusted_proxies: Vec<IpNet>,
     /// Their connections begin with a PROXY header.

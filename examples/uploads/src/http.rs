@@ -12,7 +12,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
-use tokio_util::io::ReaderStream;
 
 use crate::content::{Check, Mismatch, is_passive, media_type};
 use crate::metrics::{Extension, Reason};
@@ -29,9 +28,6 @@ const AROUND: u64 = 1 << 20;
 /// How much of a refused upload is still read, so that the client gets to read the answer. Closing with unread bytes
 /// resets the connection, and browsers then show that instead.
 const READ_ON: u64 = 8 << 20;
-
-/// Piece of a file on its way out.
-const PIECE: usize = 64 << 10;
 
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
@@ -232,7 +228,7 @@ async fn receive(service: &Service, mut field: Field<'_>) -> Result<(Receiving, 
             return Err(Refusal::TooLarge { limit });
         }
         check.feed(&piece).map_err(|Mismatch| Refusal::Content { extension: extension.clone() })?;
-        file.write(&piece).await.map_err(|e| disk(&e))?;
+        file.write(piece).await.map_err(|e| disk(&e))?;
     }
     check.finish().map_err(|Mismatch| Refusal::Content { extension })?;
     Ok((file, name))
@@ -320,7 +316,7 @@ async fn index(State(service): Shared, Query(query): Query<Index>) -> Response {
 }
 
 async fn download(State(service): Shared, Path(name): Path<String>) -> Response {
-    let (file, entry) = match service.store.read(&name).await {
+    let (content, entry) = match service.store.read(&name).await {
         Ok(found) => found,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return (StatusCode::NOT_FOUND, "no such file\n").into_response();
@@ -337,7 +333,7 @@ async fn download(State(service): Shared, Path(name): Path<String>) -> Response 
         (header::CONTENT_SECURITY_POLICY, FILE_POLICY.to_owned()),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin".to_owned()),
     ];
-    (headers, Body::from_stream(ReaderStream::with_capacity(file, PIECE))).into_response()
+    (headers, Body::from_stream(content)).into_response()
 }
 
 async fn style() -> Response {
@@ -350,8 +346,8 @@ async fn ready(State(service): Shared) -> Response {
     match service.store.probe().await {
         Ok(()) => "ready\n".into_response(),
         Err(error) => {
-            tracing::warn!(%error, "not ready: the volume cannot be written");
-            (StatusCode::SERVICE_UNAVAILABLE, format!("the volume cannot be written: {error}\n")).into_response()
+            tracing::warn!(%error, "not ready: nothing can be stored");
+            (StatusCode::SERVICE_UNAVAILABLE, format!("nothing can be stored: {error}\n")).into_response()
         }
     }
 }
@@ -362,7 +358,7 @@ async fn scrape(State(service): Shared) -> Response {
 }
 
 fn failed(error: &io::Error) -> Response {
-    tracing::error!(%error, "the volume could not be read");
+    tracing::error!(%error, "the files could not be read");
     (StatusCode::INTERNAL_SERVER_ERROR, "the files could not be read\n").into_response()
 }
 

@@ -8,7 +8,7 @@ mod name;
 mod page;
 mod store;
 
-pub use config::Config;
+pub use config::{Config, Place};
 pub use http::router;
 pub use metrics::Metrics;
 pub use store::Store;

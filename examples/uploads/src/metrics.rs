@@ -39,7 +39,7 @@ impl Default for Metrics {
         let refused = Family::default();
         registry.register("refused", "Uploads refused, by reason", refused.clone());
         let stored = Gauge::default();
-        registry.register("files_stored", "Files on the volume", stored.clone());
+        registry.register("files_stored", "Files in the folder or bucket", stored.clone());
         let in_flight = Gauge::default();
         registry.register("in_flight", "Uploads being received", in_flight.clone());
         Self { registry, files, bytes, refused, stored, in_flight }

@@ -42,8 +42,8 @@ impl Server {
             ("UPLOADS_MAX_BYTES", MAX_BYTES.to_string()),
         ]);
         let config = Config::from_environment(|name| set.get(name).cloned()).unwrap();
-        let store = Store::open(&config.folder).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
+        let store = runtime.block_on(Store::open(&config.place)).unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let app = router(config, store, Arc::new(Metrics::default()));

@@ -1,5 +1,7 @@
 //! The dashboards, and how Grafana finds them.
 
+mod envoy;
+
 use super::panels::{Dashboard, Look, Panel, Unit};
 use super::{File, HEAD, quoted};
 
@@ -59,8 +61,8 @@ providers:
     }
 }
 
-fn all() -> [Dashboard; 4] {
-    [edge(), app(), instances(), releases()]
+fn all() -> [Dashboard; 5] {
+    [edge(), app(), instances(), releases(), envoy::dashboard()]
 }
 
 type Variable = (&'static str, &'static str, &'static str);

@@ -30,6 +30,7 @@ pub(crate) fn router(Admin { metrics, board }: Admin) -> Router {
     Router::new()
         .route(scrape::ON_ADMIN, get(own))
         .route("/metrics/targets", get(targets))
+        .route("/metrics/edge", get(edge))
         .route("/metrics/instances/{env}/{instance}", get(instance))
         .route("/healthz", get(healthz))
         .with_state(metrics)
@@ -53,6 +54,10 @@ async fn own(State(metrics): State<Metrics>, headers: HeaderMap) -> Result<Respo
 
 async fn targets(State(metrics): State<Metrics>, headers: HeaderMap) -> Result<Response, Refusal> {
     metrics.targets(&headers, scrape::ON_ADMIN).await
+}
+
+async fn edge(State(metrics): State<Metrics>) -> Result<Response, Refusal> {
+    metrics.edge().await
 }
 
 async fn instance(

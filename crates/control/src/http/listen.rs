@@ -105,7 +105,13 @@ pub(crate) fn serve(
         moved,
         window: config.state_dir.join("traffic"),
     });
-    let metrics = Metrics { registry: Arc::new(registry), vitals, dropped, door: door.clone() };
+    let metrics = Metrics {
+        registry: Arc::new(registry),
+        vitals,
+        dropped,
+        door: door.clone(),
+        edge_stats: config.edge_stats.map(Arc::from),
+    };
     let api = Api {
         metrics: metrics.clone(),
         door,

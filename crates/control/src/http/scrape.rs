@@ -2,7 +2,7 @@
 //! Bowline's labels.
 //!
 //! `…/metrics/targets` is what Prometheus's `http_sd_configs` reads; each target of it is an instance, under
-//! `…/metrics/instances/ENV/INSTANCE`. An instance is asked when somebody scrapes it, and nothing is kept.
+//! `…/metrics/instances/ENV/INSTANCE`; an Envoy that is the edge is one more, at `…/metrics/edge`. An instance is asked when somebody scrapes it, and nothing is kept.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
 use super::Api;
@@ -35,6 +36,9 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) const ON_ADMIN: &str = "/metrics";
 const BY_API: &str = "/v1/metrics";
 
+/// `job` of what an Envoy that is the edge counts itself.
+const ENVOY: &str = "bowline-envoy";
+
 /// Below the 10 s that Prometheus waits: the reason is told before it gives up.
 const LIMIT: Duration = Duration::from_secs(8);
 
@@ -46,6 +50,8 @@ const MOST_BYTES: usize = 8 << 20;
 enum AskError {
     #[error("port {0} of it is not answered")]
     Connect(u16, #[source] std::io::Error),
+    #[error("its administration is not answered")]
+    Administration(#[source] std::io::Error),
     #[error("it does not speak HTTP/1.1 there")]
     Broken(#[source] hyper::Error),
     #[error("it answers {path} with {status}")]
@@ -66,6 +72,8 @@ pub(crate) struct Metrics {
     /// Series of apps that were not passed on.
     pub(crate) dropped: Dropped,
     pub(crate) door: Door,
+    /// See [`crate::ControlConfig::edge_stats`].
+    pub(crate) edge_stats: Option<Arc<std::path::Path>>,
 }
 
 impl Metrics {
@@ -99,8 +107,32 @@ impl Metrics {
             labels.insert("__metrics_path__".to_owned(), format!("{below}/instances/{}", one.id).into());
             json!({ "targets": [host], "labels": labels })
         };
-        let targets: Vec<Value> = self.scraped().await?.into_iter().map(target).collect();
+        let mut targets: Vec<Value> = self.scraped().await?.into_iter().map(target).collect();
+        if self.edge_stats.is_some() {
+            let labels = json!({ "job": ENVOY, "instance": "edge", "__metrics_path__": format!("{below}/edge") });
+            targets.push(json!({ "targets": [host], "labels": labels }));
+        }
         Ok(answer::json(StatusCode::OK, &targets))
+    }
+
+    /// What an Envoy that is the edge counts itself: its administration is for nobody else.
+    pub(super) async fn edge(&self) -> Result<Response, Refusal> {
+        let Some(socket) = &self.edge_stats else {
+            let fault = Fault::new(FaultKind::Invalid, "the edge is Bowline's own");
+            return Err(Refusal::not_found(fault.hint("what it counts is at /metrics")));
+        };
+        // What was never counted is left out: for each cluster there are hundreds.
+        let asked = async {
+            let stream = UnixStream::connect(socket).await.map_err(AskError::Administration)?;
+            ask(stream, "envoy", "/stats/prometheus?usedonly").await
+        };
+        match tokio::time::timeout(LIMIT, asked).await.unwrap_or(Err(AskError::Late)) {
+            Ok(text) => Ok(([(header::CONTENT_TYPE, PROMETHEUS)], text).into_response()),
+            Err(error) => {
+                let fault = Fault::new(FaultKind::Failed, "the metrics of Envoy cannot be read").source(&error);
+                Ok(bad_gateway(fault.hint("`bowline status` says whether it runs")))
+            }
+        }
     }
 
     /// Those of one instance, of this name.
@@ -113,7 +145,7 @@ impl Metrics {
         };
         let id: InstanceId = name.parse().map_err(|_| unknown())?;
         let scraped = self.scraped().await?.into_iter().find(|one| one.id == id).ok_or_else(unknown)?;
-        let text = match tokio::time::timeout(LIMIT, ask(&scraped)).await.unwrap_or(Err(AskError::Late)) {
+        let text = match tokio::time::timeout(LIMIT, ask_instance(&scraped)).await.unwrap_or(Err(AskError::Late)) {
             Ok(text) => text,
             Err(error) => return Ok(unreadable(&scraped, &error)),
         };
@@ -149,6 +181,10 @@ pub(super) async fn targets(State(api): State<Api>, headers: HeaderMap) -> Resul
     api.metrics.targets(&headers, BY_API).await
 }
 
+pub(super) async fn edge(State(api): State<Api>) -> Result<Response, Refusal> {
+    api.metrics.edge().await
+}
+
 pub(super) async fn instance(
     State(api): State<Api>,
     Path((env, id)): Path<(String, String)>,
@@ -159,28 +195,38 @@ pub(super) async fn instance(
 /// Prometheus shows the status beside the target; the reason is in the answer, for whoever looks.
 fn unreadable(scraped: &Scraped, error: &dyn std::error::Error) -> Response {
     let fault = Fault::new(FaultKind::Failed, format!("the metrics of {} cannot be read", scraped.id)).source(error);
-    let fault = fault.hint(format!("`metrics` of its service says {:?}", scraped.path));
+    bad_gateway(fault.hint(format!("`metrics` of its service says {:?}", scraped.path)))
+}
+
+fn bad_gateway(fault: Fault) -> Response {
     let mut response = Refusal::from(fault).into_response();
     *response.status_mut() = StatusCode::BAD_GATEWAY;
     response
 }
 
-async fn ask(scraped: &Scraped) -> Result<String, AskError> {
+async fn ask_instance(scraped: &Scraped) -> Result<String, AskError> {
     let port = scraped.port.get();
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(|e| AskError::Connect(port, e))?;
+    ask(stream, &format!("127.0.0.1:{port}"), &scraped.path).await
+}
+
+async fn ask<S>(stream: S, host: &str, path: &str) -> Result<String, AskError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(AskError::Broken)?;
     // Ends with this request, however that ends.
     let mut driving = JoinSet::new();
     driving.spawn(connection);
-    let request = Request::get(&scraped.path)
-        .header(header::HOST, format!("127.0.0.1:{port}"))
+    let request = Request::get(path)
+        .header(header::HOST, host)
         .header(header::ACCEPT, PROMETHEUS)
         .body(Empty::<Bytes>::new())
-        .map_err(|error| AskError::Path(scraped.path.clone(), error))?;
+        .map_err(|error| AskError::Path(path.to_owned(), error))?;
     let answer = sender.send_request(request).await.map_err(AskError::Broken)?;
     if answer.status() != StatusCode::OK {
-        return Err(AskError::Status { path: scraped.path.clone(), status: answer.status() });
+        return Err(AskError::Status { path: path.to_owned(), status: answer.status() });
     }
     let body = Limited::new(answer.into_body(), MOST_BYTES).collect().await.map_err(AskError::Answer)?;
     Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())

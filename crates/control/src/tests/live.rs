@@ -76,6 +76,7 @@ fn start(dir: &Path) -> Room {
         admin,
         registry: crate::Registry::default(),
         edge: EdgeEngine::Bowline,
+        edge_stats: None,
         trusted_proxies: Vec::new(),
         proxy_protocol: false,
         outside: None,

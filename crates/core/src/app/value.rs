@@ -83,6 +83,7 @@ pub enum ReferenceField {
     Password,
     Endpoint,
     Name,
+    Region,
     Key,
     Secret,
 }

@@ -9,7 +9,7 @@ use crate::app::{
 use crate::fault::{Fault, FaultKind};
 use crate::id::{AppKey, JobName, ReleaseNumber, ResourceName, SecretName, ServiceName};
 use crate::instance::{EnvValue, SecretFile};
-use crate::resource::{Endpoint, ResourceId};
+use crate::resource::{BucketUrl, Endpoint, ResourceId, UrlError};
 use crate::secret::Secret;
 
 /// What references are resolved from.
@@ -54,6 +54,8 @@ pub enum ReferenceError {
     PartMissing { key: AppKey, variable: VarName, resource: ResourceId },
     #[error("{variable} of {key} wants a value of {resource}, which is not known")]
     ResourceMissing { key: AppKey, variable: VarName, resource: ResourceId },
+    #[error("{variable} of {key} wants a value of bucket {bucket}, and secret {url} is not the URL of one: {why}")]
+    BucketUrl { key: AppKey, variable: VarName, bucket: ResourceName, url: SecretName, why: UrlError },
     #[error("{variable} of {key} wants a value of {resource}, which this version of Bowline does not run")]
     Unsupported { key: AppKey, variable: VarName, resource: String },
 }
@@ -71,6 +73,9 @@ impl From<ReferenceError> for Fault {
             ReferenceError::ServiceUnreachable { name, .. } => format!("add a route with to = \"{name}\""),
             ReferenceError::PartMissing { resource, .. } => {
                 format!("add it to the secret that url of [{resource}] names, or take the variable out")
+            }
+            ReferenceError::BucketUrl { key, url, .. } => {
+                format!("https://KEY:SECRET@HOST/BUCKET: {}", key.command("secret set", url.as_str()))
             }
             ReferenceError::ResourceMissing { .. } => "apply the folder again".to_owned(),
             ReferenceError::MetricsMissing { .. } => "give the daemon an admin port: `--admin`".to_owned(),
@@ -131,7 +136,8 @@ fn external_secrets(app: &App) -> impl Iterator<Item = &SecretName> {
         RedisSource::External { url, ca } => (Some(url), ca.as_ref()),
         RedisSource::Managed { .. } => (None, None),
     });
-    databases.chain(redis).flat_map(|(url, ca)| url.into_iter().chain(ca))
+    let buckets = app.buckets.values().map(|bucket| (bucket.external.as_ref(), None));
+    databases.chain(redis).chain(buckets).flat_map(|(url, ca)| url.into_iter().chain(ca))
 }
 
 /// Whether anything of it is given the address of the daemon's metrics, and so may read those of all apps of the machine.
@@ -245,9 +251,7 @@ fn from(
         }
         Reference::Database(kind, name, field) => part(facts, variable, ResourceKind::from(*kind), name, *field),
         Reference::Redis(name, field) => part(facts, variable, ResourceKind::Redis, name, *field),
-        Reference::Bucket(name, _) => {
-            Err(ReferenceError::Unsupported { key, variable, resource: format!("bucket.{name}") })
-        }
+        Reference::Bucket(name, field) => bucket(app, facts, variable, name, *field),
     }
 }
 
@@ -263,6 +267,25 @@ fn part(
         None => Err(ReferenceError::ResourceMissing { key, variable, resource }),
         Some(endpoint) => endpoint.part(field).ok_or(ReferenceError::PartMissing { key, variable, resource }),
     }
+}
+
+fn bucket(
+    app: &App,
+    facts: Facts<'_>,
+    variable: VarName,
+    name: &ResourceName,
+    field: ReferenceField,
+) -> Result<EnvValue, ReferenceError> {
+    let key = facts.key.clone();
+    let Some(url) = app.buckets.get(name).and_then(|bucket| bucket.external.as_ref()) else {
+        return Err(ReferenceError::Unsupported { key, variable, resource: format!("bucket.{name}") });
+    };
+    let bad = |why| {
+        let (key, variable) = (key.clone(), variable.clone());
+        ReferenceError::BucketUrl { key, variable, bucket: name.clone(), url: url.clone(), why }
+    };
+    let bucket = BucketUrl::parse(&secret(facts, &variable, url)?).map_err(bad)?;
+    bucket.part(field).ok_or_else(|| bad(UrlError::Bucket))
 }
 
 #[cfg(test)]
@@ -378,6 +401,43 @@ mod tests {
         let resource = ResourceId { kind: ResourceKind::MariaDb, name: ResourceName::new("db").unwrap() };
         let error = ReferenceError::ResourceMissing { key, variable, resource };
         check(db(MariaDb, "db", ReferenceField::Url), Err(error));
+    }
+
+    #[test]
+    fn parts_of_buckets_become_values_and_a_url_that_is_none_says_why_and_no_more() {
+        let check = |url: Option<&str>, field, expected: Result<EnvValue, &str>| {
+            let mut app = sample::app("shop", &["web"]);
+            let (name, secret) = (ResourceName::new("files").unwrap(), SecretName::new("bucket").unwrap());
+            let bucket = crate::app::Bucket { external: Some(secret.clone()), backup: None };
+            app.buckets.insert(name.clone(), bucket);
+            app.env.insert(VarName::new("IT").unwrap(), Value::From(Reference::Bucket(name, field)));
+            assert!(wanted_secrets(&app).contains(&secret));
+            let secrets = url.map(|url| (secret, Secret::new(url))).into_iter().collect();
+            let (key, rest) = (sample::key("local", "shop"), Rest::default());
+            let got = resolve(&app, &ServiceName::new("web").unwrap(), facts(&key, &secrets, &rest));
+            match (got, expected) {
+                (Ok(mut got), Ok(expected)) => assert_eq!(got.env.remove("IT"), Some(expected)),
+                (Err(errors), Err(expected)) => {
+                    let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                    assert!(
+                        matches!(&text[..], [text] if text.contains(expected) && !text.contains("s3cr3t")),
+                        "{text:?}"
+                    );
+                }
+                (got, expected) => panic!("{got:?}, not {expected:?}"),
+            }
+        };
+        let url = "https://k:s3cr3t@s3.example.com/files?region=r";
+        check(Some(url), ReferenceField::Url, Ok(EnvValue::Secret(Secret::new(url))));
+        check(Some(url), ReferenceField::Secret, Ok(EnvValue::Secret(Secret::new("s3cr3t"))));
+        check(Some(url), ReferenceField::Endpoint, Ok(EnvValue::Clear("https://s3.example.com".to_owned())));
+        check(Some(url), ReferenceField::Region, Ok(EnvValue::Clear("r".to_owned())));
+        check(
+            Some("https://k:s3cr3t@h/"),
+            ReferenceField::Url,
+            Err("secret bucket is not the URL of one: behind its host"),
+        );
+        check(None, ReferenceField::Url, Err("wants secret bucket, which has no value"));
     }
 
     #[test]

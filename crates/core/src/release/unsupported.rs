@@ -1,8 +1,5 @@
 //! What the grammar knows and no backend carries yet.
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
-
 use crate::acme::is_provable;
 use crate::app::{
     AbortRule, App, DatabaseSource, Environment, Origin, Probe, Protocol, RateBy, RedisSource, Route, Scale,
@@ -72,12 +69,6 @@ impl Found {
         }
     }
 
-    fn each<K: Display, V>(&mut self, table: &str, map: &BTreeMap<K, V>, why: &'static str) {
-        for name in map.keys() {
-            self.add(true, format!("{table}.{name}"), why);
-        }
-    }
-
     fn rollout(&mut self, app: &App) {
         let by_shares = match app.rollout.strategy {
             Strategy::Rolling => false,
@@ -116,7 +107,11 @@ impl Found {
         for (name, redis) in &app.redis {
             self.add(redis.backup.is_some(), format!("redis.{name}.backup"), NO_BACKUP);
         }
-        self.each("bucket", &app.buckets, "buckets are not served yet; use a volume");
+        for (name, bucket) in &app.buckets {
+            let path = format!("bucket.{name}");
+            self.add(bucket.external.is_none(), &path, "no S3 server is run yet; give `url`, or use a volume");
+            self.add(bucket.backup.is_some(), format!("{path}.backup"), NO_BACKUP);
+        }
         for (name, volume) in &app.volumes {
             self.add(volume.backup.is_some(), format!("volume.{name}.backup"), NO_BACKUP);
         }

@@ -35,6 +35,10 @@ pub enum UrlError {
     Database,
     #[error("it names no user")]
     User,
+    #[error("it has no keys before the host: KEY:SECRET@")]
+    Keys,
+    #[error("behind its host is not the name of a bucket alone")]
+    Bucket,
     /// A parameter, and the words that it may have.
     #[error("its {0} is none of: {1}")]
     Mode(&'static str, &'static str),
@@ -137,12 +141,16 @@ impl Endpoint {
             ReferenceField::Database => self.database.clone().map(EnvValue::Clear),
             ReferenceField::User => self.user.clone().map(EnvValue::Clear),
             ReferenceField::Password => self.password.clone().map(EnvValue::Secret),
-            ReferenceField::Endpoint | ReferenceField::Name | ReferenceField::Key | ReferenceField::Secret => None,
+            ReferenceField::Endpoint
+            | ReferenceField::Name
+            | ReferenceField::Region
+            | ReferenceField::Key
+            | ReferenceField::Secret => None,
         }
     }
 }
 
-fn place_of(place: &str) -> Result<(String, Option<u16>), UrlError> {
+pub(super) fn place_of(place: &str) -> Result<(String, Option<u16>), UrlError> {
     let (host, port) = match place.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']').ok_or(UrlError::Host)?;

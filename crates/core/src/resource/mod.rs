@@ -5,12 +5,14 @@
 //! driver adopts it, and its logs and limits are those of any instance. [`Resources`] puts around it what only a
 //! database needs: its folder before, its roles and its contents after.
 
+mod bucket;
 pub mod data;
 mod encryption;
 mod endpoint;
 mod machine;
 mod spec;
 
+pub use bucket::BucketUrl;
 pub use encryption::Encryption;
 pub use endpoint::{Endpoint, UrlError, own_name};
 pub use machine::{Effect, Input, Resources, Round};

@@ -17,6 +17,7 @@ use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use self::process::admin_socket;
 use crate::admin::Admin;
 use session::{Ended, Session};
 use upload::Keeper;
@@ -97,7 +98,7 @@ pub fn spawn(config: LinkConfig) -> Handle {
 
 /// Ends the Envoy of this state and its upload filter, if they run: another kind of edge takes its place.
 pub async fn end(run_dir: &Path) {
-    let admin = Admin::new(&process::admin_socket(run_dir));
+    let admin = Admin::new(&admin_socket(run_dir));
     if admin.post("/quitquitquit").await.is_ok() {
         let gone = async {
             while admin.pid().await.is_ok() {

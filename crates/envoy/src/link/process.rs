@@ -32,7 +32,8 @@ const DRAIN_SECONDS: &str = "5";
 /// Ports below this one need a capability.
 const UNPRIVILEGED: u16 = 1024;
 
-pub(super) fn admin_socket(run_dir: &Path) -> PathBuf {
+/// Where Envoy's administration answers: its user, and root.
+pub fn admin_socket(run_dir: &Path) -> PathBuf {
     admin_dir(run_dir).join("admin.sock")
 }
 

@@ -44,6 +44,8 @@ pub(super) fn of(name: &str, id: &PoolId, told: &Told) -> Value {
     });
     json!({
         "name": name,
+        // Of a name with dots, Envoy's metrics take the first part alone for the cluster's.
+        "alt_stat_name": name.replace('.', "/"),
         "type": "EDS",
         "eds_cluster_config": { "eds_config": ads() },
         "connect_timeout": "5s",

@@ -366,9 +366,14 @@ static VOLUME: TableSpec = table(
 
 static BUCKET: TableSpec = table(
     "bucket",
-    "An S3 bucket.",
+    "An S3 bucket. References ask for its `url`, `endpoint`, `name`, `region`, `key` and `secret`.",
     &[
-        key("url", SecretRef, Omitted("run by Bowline"), "An external bucket's URL with its keys."),
+        key(
+            "url",
+            SecretRef,
+            Omitted("run by Bowline"),
+            "An external bucket: `https://KEY:SECRET@HOST[:PORT]/BUCKET[?region=REGION]`, characters like `/` in the secret as `%2F`.",
+        ),
         key("backup", Table(&BACKUP), Omitted("none"), "Backups and drills."),
     ],
 );

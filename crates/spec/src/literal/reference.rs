@@ -7,7 +7,7 @@ const KINDS: [&str; 8] = ["postgres", "mariadb", "redis", "volume", "bucket", "s
 
 /// What can be asked of each kind.
 fn fields(kind: &str) -> &'static [(&'static str, ReferenceField)] {
-    use ReferenceField::{Database, Endpoint, Host, Key, Name, Password, Port, Secret, Url, User};
+    use ReferenceField::{Database, Endpoint, Host, Key, Name, Password, Port, Region, Secret, Url, User};
     match kind {
         "postgres" | "mariadb" => &[
             ("url", Url),
@@ -18,7 +18,14 @@ fn fields(kind: &str) -> &'static [(&'static str, ReferenceField)] {
             ("password", Password),
         ],
         "redis" => &[("url", Url), ("host", Host), ("port", Port), ("password", Password)],
-        "bucket" => &[("url", Url), ("endpoint", Endpoint), ("name", Name), ("key", Key), ("secret", Secret)],
+        "bucket" => &[
+            ("url", Url),
+            ("endpoint", Endpoint),
+            ("name", Name),
+            ("region", Region),
+            ("key", Key),
+            ("secret", Secret),
+        ],
         _ => &[],
     }
 }
@@ -87,6 +94,7 @@ fn print_field(field: ReferenceField) -> &'static str {
         ReferenceField::Password => "password",
         ReferenceField::Endpoint => "endpoint",
         ReferenceField::Name => "name",
+        ReferenceField::Region => "region",
         ReferenceField::Key => "key",
         ReferenceField::Secret => "secret",
     }

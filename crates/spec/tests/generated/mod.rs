@@ -78,7 +78,7 @@ fn reference(targets: &Targets, kind: u8, index: Index, field: Index) -> Referen
         }
         2 if !targets.volumes.is_empty() => Reference::VolumePath(pick(&targets.volumes, index)),
         3 if !targets.buckets.is_empty() => {
-            Reference::Bucket(pick(&targets.buckets, index), pick(&[Url, Endpoint, Name, Key, Secret], field))
+            Reference::Bucket(pick(&targets.buckets, index), pick(&[Url, Endpoint, Name, Region, Key, Secret], field))
         }
         4 if !targets.services.is_empty() => Reference::ServiceUrl(pick(&targets.services, index)),
         _ => pick(&[Reference::AppName, Reference::AppEnv, Reference::AppRelease, Reference::Metrics], index),
