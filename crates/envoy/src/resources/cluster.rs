@@ -122,6 +122,7 @@ pub(super) fn uploads(socket: &Path) -> Value {
     let http2 = any(OPTIONS, json!({ "explicit_http_config": { "http2_protocol_options": http2 } }));
     json!({
         "name": upload::NAME,
+        "alt_stat_name": upload::NAME.replace('.', "/"),
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": { "cluster_name": upload::NAME, "endpoints": [{ "lb_endpoints": [endpoint] }] },
