@@ -236,6 +236,25 @@ fn no_upload_passes_while_nobody_judges_it() {
 }
 
 #[test]
+fn a_filter_that_cannot_be_started_is_told_until_it_is() {
+    let bowline = Bowline::new();
+    let up = up(&bowline, &app(&bowline, "envoy-unstarted", ""));
+    let small = file(&bowline, "small.txt", b"a text");
+    let send = || sends(&bowline, &format!("{}/a.txt", up.https()), &["-T", path(&small), "--http1.1"]).status;
+    let status = || text(&bowline.run(&["status"]));
+    assert_eq!(send(), 200);
+    let socket = bowline.api_socket().with_file_name("envoy").join("upload.sock");
+    std::fs::remove_file(&socket).expect("the filter listens there");
+    std::fs::create_dir_all(socket.join("in the way")).expect("a folder of the test");
+    filter(&bowline).expect("a route needs it").kill();
+    wait("status tells of it", SOON, || status().contains("the upload filter cannot be started").then_some(()));
+    assert_eq!(send(), 503);
+    std::fs::remove_dir_all(&socket).expect("the test's own");
+    wait("it is started", SOON, || (send() == 200).then_some(()));
+    wait("and told no more", SOON, || (!status().contains("cannot be started")).then_some(()));
+}
+
+#[test]
 fn an_upgrade_swaps_the_filter_and_breaks_off_no_upload() {
     let bowline = Bowline::new();
     let _server = Server::start_with(&bowline, &[], &[&ANY_PORTS[..], &["--edge", "envoy"]].concat());
