@@ -29,6 +29,7 @@ mod hostile_corpus;
 mod https;
 mod jobs;
 mod kills;
+mod otlp;
 mod plan;
 mod points;
 mod policies;

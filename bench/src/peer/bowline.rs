@@ -126,6 +126,7 @@ fn table(before: &Table, upstream: SocketAddr, routes: usize) -> Table {
         sites,
         pools: BTreeMap::from([(pool, Arc::new(served))]),
         trusted_proxies: [].into(),
+        sample: None,
         proxy_protocol: false,
         leaving: BTreeSet::new(),
         challenges: BTreeMap::new(),

@@ -201,6 +201,7 @@ impl Daemon<'_> {
             checks: node.checks,
             foresights: node.foresights,
             logs: node.logs,
+            feeds: node.feeds,
             sessions: node.sessions,
             data: node.data,
             edge_desired: edge.desired.clone(),
@@ -292,6 +293,7 @@ fn control_config(
         }),
         acme: settings.acme.account(http, https),
         build_time: settings.build_time,
+        otlp: settings.otlp,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }

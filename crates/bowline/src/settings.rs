@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bowline_control::otlp;
 use bowline_core::acme::{self, Method};
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
@@ -11,6 +12,7 @@ use bowline_core::route::Certificate;
 use bowline_core::secret::Secret;
 use bowline_spec::server::{self, CertificateFiles, EdgeEngine, Server, ServerFile};
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use crate::args::{Mode, Serve};
 use crate::ui;
@@ -19,11 +21,13 @@ use crate::ui;
 const FILE: &str = "/etc/bowline/server.toml";
 
 /// Keys that have a meaning and no code yet, each with why.
-const NOT_CARRIED: [(&str, &str); 3] = [
+const NOT_CARRIED: [(&str, &str); 2] = [
     ("backup", "backups are not made yet"),
-    ("otlp", "telemetry is on /metrics of the admin port only"),
     ("limits.connections", "the edge takes as many connections as it may have descriptors"),
 ];
+
+/// Of a file with fields for a collector, in bytes.
+const MOST_FIELDS: u64 = 64 << 10;
 
 /// A daemon's settings, all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) log_bytes: u64,
     /// Log files of one slot, the one that is written to included.
     pub(crate) log_files: u32,
+    /// `None`: telemetry goes nowhere.
+    pub(crate) otlp: Option<otlp::Settings>,
     /// The file that it is from.
     pub(crate) file: Option<PathBuf>,
 }
@@ -127,6 +133,36 @@ pub(crate) fn certificate(files: &CertificateFiles) -> Result<Certificate, Fault
     Ok(certificate)
 }
 
+/// That it could not be sent to is found at the start, not with the first request.
+fn collector(otlp: server::Otlp) -> Result<otlp::Settings, Fault> {
+    let server::Otlp { endpoint, headers, ca, interval, sample } = otlp;
+    let headers = headers.as_deref().map(fields).transpose()?.unwrap_or_default();
+    let settings = otlp::Settings { endpoint, headers, ca, interval, sample };
+    settings.check()?;
+    Ok(settings)
+}
+
+/// `Name: value`, each on a line; empty ones and those of `#` are none. A fault never shows what stands there: it may be a token.
+fn fields(path: &Path) -> Result<Vec<(String, Secret)>, Fault> {
+    let bytes = bowline_control::read_small(path, MOST_FIELDS).map(Zeroizing::new);
+    let bytes = bytes.map_err(|error| {
+        Fault::new(FaultKind::Invalid, format!("{} cannot be read", path.display()))
+            .source(&error)
+            .hint("`headers` of [otlp] names a file with lines of `Name: value`")
+    })?;
+    let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
+    let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let field = |(at, line): (usize, &str)| {
+        let wrong = || {
+            Fault::new(FaultKind::Invalid, format!("line {} of {} is no field", at + 1, path.display()))
+                .hint("write `Name: value`, one a line")
+        };
+        let (name, value) = line.split_once(':').ok_or_else(wrong)?;
+        Ok((name.trim().to_owned(), Secret::new(value.trim())))
+    };
+    lines.map(field).collect()
+}
+
 impl Settings {
     /// # Errors
     /// All that is wrong with the file, each at its place. `colour`: for a terminal.
@@ -188,6 +224,7 @@ impl Settings {
             build_time: bowline_control::BUILD_TIME,
             log_bytes: bowline_node::LOG_BYTES,
             log_files: bowline_node::LOG_FILES,
+            otlp: None,
             file: None,
         }
     }
@@ -217,7 +254,7 @@ impl Settings {
 
     /// Of a file in which nothing is refused.
     fn carried(server: Server, file: Option<PathBuf>) -> Result<Self, Fault> {
-        let Server { edge, listen, trusted_proxies, api, acme, limits, .. } = server;
+        let Server { edge, listen, trusted_proxies, api, acme, limits, otlp, backup: _ } = server;
         Ok(Self {
             http: *listen.http.first().expect("no other number than one is carried"),
             https: listen.https.first().copied(),
@@ -234,6 +271,7 @@ impl Settings {
             build_time: limits.build_time,
             log_bytes: limits.log_size.0,
             log_files: u32::from(limits.log_files) + 1,
+            otlp: otlp.map(collector).transpose()?,
             file,
         })
     }
@@ -312,6 +350,36 @@ mod tests {
     }
 
     #[test]
+    fn a_collector_is_told_what_a_file_says_that_is_never_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("otlp.headers");
+        let text = format!("[otlp]\nendpoint = \"http://127.0.0.1:4318\"\nheaders = \"{}\"\n", file.display());
+        let check = |fields: &str, expected: Result<&[(&str, &str)], &str>| {
+            std::fs::write(&file, fields).unwrap();
+            let got = settings(&text, &[]).map(|got| got.otlp.unwrap());
+            assert!(!format!("{got:?}").contains("hunter2"), "{fields}");
+            match (got, expected) {
+                (Ok(got), Ok(expected)) => {
+                    let all: Vec<_> = got.headers.iter().map(|(name, value)| (&**name, value.expose())).collect();
+                    let expected: Vec<_> = expected.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+                    assert_eq!(all, expected);
+                }
+                (Err(fault), Err(expected)) => assert!(fault.message.contains(expected), "{fault:?}"),
+                (got, _) => panic!("{fields}: {got:?}"),
+            }
+        };
+        check(
+            "# for us\nAuthorization: Bearer hunter2:x\n\n a:b\n",
+            Ok(&[("Authorization", "Bearer hunter2:x"), ("a", "b")]),
+        );
+        check("Authorization hunter2\n", Err("line 1 of "));
+        check("a b: hunter2\n", Err("\"a b\""));
+        std::fs::remove_file(&file).unwrap();
+        assert!(settings(&text, &[]).unwrap_err().message.contains("cannot be read"));
+        assert_eq!(settings("", &[]).unwrap().otlp, None);
+    }
+
+    #[test]
     fn an_empty_file_is_a_server_on_its_ports() {
         let got = settings("", &[]).unwrap();
         assert_eq!((got.http.port(), got.https.map(|a| a.port()), got.admin.port()), (80, Some(443), 7070));
@@ -324,11 +392,11 @@ mod tests {
         let text = "edge = \"envoy\"\ntrusted_proxies = [\"10.0.0.0/8\"]\n[listen]\nhttp = []\nhttps = [\"[::]:1\", \"[::]:2\"]\n\
             [api]\nhost = \"api.example.com\"\n[backup]\nto = \"/backups\"\n\
             recipient = \"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\"\n\
-            [otlp]\nendpoint = \"http://127.0.0.1:4318\"\n[limits]\nconnections = 100\n";
+            [limits]\nconnections = 100\n";
         let fault = settings(text, &[]).unwrap_err();
         assert_eq!(fault.kind, FaultKind::Invalid);
         let detail = fault.detail.unwrap();
-        let keys = ["trusted_proxies", "listen.http", "listen.https", "backup", "otlp", "limits.connections"];
+        let keys = ["trusted_proxies", "listen.http", "listen.https", "backup", "limits.connections"];
         for key in keys {
             assert!(detail.contains(&format!("cannot do `{key}`")), "{key}: {detail}");
         }

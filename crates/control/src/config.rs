@@ -12,7 +12,7 @@ use bowline_core::app::HostName;
 use bowline_core::fault::Fault;
 use bowline_core::id::{Digest, ServiceName};
 use bowline_core::instance::{NodeDesired, Observations};
-use bowline_core::log::{LogLine, LogQuery};
+use bowline_core::log::{LogFeed, LogLine, LogQuery};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::route::{Certificate, EdgeDesired, EdgeEngine, EdgeObservation};
@@ -37,6 +37,9 @@ pub type ForesightCall = (BuildRequest, oneshot::Sender<Result<BTreeMap<ServiceN
 
 /// Log lines asked of the node, in pieces of bounded size; it stops when the receiver is dropped.
 pub type LogCall = (LogQuery, mpsc::Sender<Vec<LogLine>>);
+
+/// The same of all apps, from a moment on.
+pub type FeedCall = (LogFeed, mpsc::Sender<Vec<LogLine>>);
 
 /// A session asked of the node: input, which ends with its sender; what else is said; output; and how it ended. Dropping the
 /// sender of the second kills everything that the session has started.
@@ -94,6 +97,8 @@ pub struct ControlConfig {
     pub acme: Option<Acme>,
     /// A build that takes longer is killed. See [`BUILD_TIME`].
     pub build_time: Duration,
+    /// `None`: telemetry goes nowhere.
+    pub otlp: Option<crate::otlp::Settings>,
     /// Of the running binary.
     pub version: String,
 }
@@ -138,6 +143,7 @@ pub struct Links {
     pub checks: mpsc::Sender<CheckCall>,
     pub foresights: mpsc::Sender<ForesightCall>,
     pub logs: mpsc::Sender<LogCall>,
+    pub feeds: mpsc::Sender<FeedCall>,
     pub sessions: mpsc::Sender<SessionCall>,
     pub data: mpsc::Sender<DataCall>,
     pub edge_desired: watch::Sender<Arc<EdgeDesired>>,

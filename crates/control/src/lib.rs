@@ -11,6 +11,7 @@ mod http;
 mod jobs;
 mod lock;
 mod metrics;
+pub mod otlp;
 mod reconcile;
 mod run;
 pub mod secrets;
@@ -27,8 +28,8 @@ mod traffic;
 pub use prometheus_client::registry::Registry;
 
 pub use config::{
-    Acme, BUILD_TIME, BuildCall, CheckCall, ControlConfig, DataCall, Ended, ForesightCall, Keep, Links, LogCall, Mode,
-    Outside, SessionCall,
+    Acme, BUILD_TIME, BuildCall, CheckCall, ControlConfig, DataCall, Ended, FeedCall, ForesightCall, Keep, Links,
+    LogCall, Mode, Outside, SessionCall,
 };
 pub use folder::{read_procfile, read_small, read_variables};
 pub use http::bind_outer;

@@ -2,6 +2,8 @@
 //!
 //! Order at the start: master key → the edge is fed its last snapshot → the store is opened → the loop.
 
+mod signals;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,7 +18,6 @@ use bowline_core::route::{ApiSite, EdgeDesired, EdgeEngine};
 use bowline_core::scale::Windows;
 use bowline_core::time::{Mono, Timestamp};
 use bowline_fault_points::{Point, reach};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
@@ -25,7 +26,10 @@ use crate::certs::{self, CertCache, LocalCa};
 use crate::config::{Acme, ControlConfig, Ended, ForesightCall, Links};
 use crate::http::answer::Refusal;
 use crate::http::journal::Journals;
+use crate::http::scrape::Metrics;
 use crate::http::{Kept, listen, memory};
+use crate::metrics::World;
+use crate::otlp::Exporter;
 use crate::reconcile::acme::Authority;
 use crate::reconcile::change::ChangeId;
 use crate::reconcile::credentials::Salt;
@@ -41,6 +45,7 @@ use crate::sources::Sources;
 use crate::store::Store;
 use crate::tokens::Tokens;
 use crate::{folder, jobs, snapshot, steps};
+use signals::Signals;
 
 /// Results of work beside the loop that wait for it; more wait where they come from.
 const WAITING_INPUTS: usize = 256;
@@ -62,7 +67,7 @@ const SHORTEST_TICK: Duration = Duration::from_millis(5);
 /// Only what keeps it from serving at all: a listener that cannot be used, or the answer of `at_begin`. A store that is
 /// refused does not by itself: the daemon then runs degraded and says so.
 pub async fn run(
-    config: ControlConfig,
+    mut config: ControlConfig,
     links: Links,
     at_begin: impl FnOnce(Result<(), &Fault>) -> Result<(), Fault>,
     at_end: impl FnOnce(Ended),
@@ -87,8 +92,12 @@ pub async fn run(
     };
     let kept = opened.as_ref().map_err(Clone::clone).and_then(Opened::kept);
     let moved = Arc::new(Notify::new());
-    let servers = listen::serve(config, &links, door, journals.clone(), kept, Arc::clone(&moved))?;
     let (inputs, results) = mpsc::channel(WAITING_INPUTS);
+    let store = opened.as_ref().ok().map(|opened| opened.store.clone());
+    let world = World::new(&config, &links, store, now.wall);
+    let metrics = Metrics::new(std::mem::take(&mut config.registry), world, door.clone(), config.edge_stats.take());
+    let exporter = Exporter::start(&config, &links, &metrics, &inputs).await?;
+    let servers = listen::serve(config, &links, door, journals.clone(), kept, (metrics, Arc::clone(&moved)))?;
     let mut rim = Rim::new(links, journals, clock, inputs, moved, opened.as_ref().ok());
     let (machine, effects) = match opened {
         Ok(opened) => {
@@ -104,6 +113,9 @@ pub async fn run(
     let ended = rim.drive(machine, effects, requests, results, signals).await;
     at_end(ended);
     rim.finish().await;
+    if let Some(exporter) = exporter {
+        exporter.end().await;
+    }
     servers.end().await;
     Ok(ended)
 }
@@ -156,6 +168,7 @@ async fn open(config: &ControlConfig, links: &Links, now: Now) -> Result<Opened,
         salt: Salt::fresh()?,
         trusted_proxies: config.trusted_proxies.as_slice().into(),
         proxy_protocol: config.proxy_protocol,
+        sample: config.otlp.as_ref().map(|otlp| otlp.sample),
         api: config.outside.as_ref().map(|way| ApiSite { host: way.host.clone(), socket: way.socket.clone() }.into()),
         given: config.outside.as_ref().and_then(|way| Given::of(way, snapshot.as_deref(), &ca, now.wall)),
         acme: acme.as_ref().map(|(settings, keep)| {
@@ -621,29 +634,5 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// TERM and INT.
-struct Signals {
-    term: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn catch() -> Result<Self, Fault> {
-        let failed = |error: std::io::Error| Fault::new(FaultKind::Failed, "signals cannot be caught").source(&error);
-        let catch = |kind| signal(kind).map_err(failed);
-        Ok(Self { term: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        let caught = tokio::select! {
-            caught = self.term.recv() => caught,
-            caught = self.interrupt.recv() => caught,
-        };
-        if caught.is_none() {
-            std::future::pending::<()>().await;
-        }
     }
 }

@@ -49,6 +49,7 @@ pub(crate) fn at(input: &Input) -> Option<Point> {
         | Input::Data(..)
         | Input::Node(_)
         | Input::Edge(_)
+        | Input::Collector(..)
         | Input::Tick
         | Input::Terminate => None,
     }

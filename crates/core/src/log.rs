@@ -20,6 +20,21 @@ pub struct LogQuery {
     pub access: bool,
 }
 
+/// What is written from a moment on, of all apps, for who passes it on. It does not end by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogFeed {
+    pub since: Timestamp,
+    pub what: Fed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fed {
+    /// What instances print, and what is said about them.
+    Output,
+    /// Lines of the access log that are spans of a trace.
+    Spans,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
     pub at: Timestamp,

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bowline_core::app::HostName;
 use bowline_core::id::Generation;
@@ -118,6 +118,8 @@ pub(crate) struct Control {
     daemons: Vec<Daemon>,
     last: ObservationFrame,
     private_bytes: u64,
+    /// In milliseconds since 1970.
+    began: u64,
     ticks: u32,
 }
 
@@ -138,6 +140,7 @@ impl Control {
             daemons: Vec::new(),
             last: ObservationFrame::default(),
             private_bytes: 0,
+            began: now_in_millis(),
             ticks: 0,
         })
     }
@@ -345,6 +348,7 @@ impl Control {
         frame.serving = self.facts.serving.lock().expect("nothing panics while it is held").map(|g| g.0);
         frame.access_lines_dropped = self.writer.dropped();
         frame.private_bytes = self.private_bytes;
+        frame.began = self.began;
     }
 
     fn say_farewell(&self, farewell: Farewell) {
@@ -485,6 +489,11 @@ async fn send_listeners(channel: &mut Channel, sockets: &Sockets) -> Result<(), 
 }
 
 /// Memory that only this process uses.
+fn now_in_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn private_bytes() -> Option<u64> {
     let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
     let private = rollup.lines().filter(|line| line.starts_with("Private_"));

@@ -301,14 +301,15 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         }
         self.output = self.request.worker.take_buffer();
         let trace = &self.request.trace;
+        let parent = trace.parent();
         // Nobody but the edge says it to the daemon, and no instance is told.
         let asks = matches!(self.route.target, Target::Api { .. }).then(|| self.request.client.to_string());
         let all = [
             (CLIENT_FIELD, asks.as_deref().unwrap_or_default().as_bytes()),
             ("x-request-id", trace.request_id_bytes()),
-            ("traceparent", trace.parent()),
+            ("traceparent", &parent),
         ];
-        let extra = &all[usize::from(asks.is_none())..if trace.begun { 3 } else { 2 }];
+        let extra = &all[usize::from(asks.is_none())..if trace.is_told() { 3 } else { 2 }];
         let forwarding = &self.client.peer().forwarding;
         let told;
         let forwarding = match self.request.scheme {

@@ -36,6 +36,7 @@ mod route;
 mod sticky;
 mod stream;
 mod tls;
+mod trace;
 mod tunnel;
 mod upstream;
 

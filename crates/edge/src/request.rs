@@ -15,7 +15,7 @@ use bowline_core::route::Method;
 use bowline_core::upload::UploadFault;
 
 use crate::answer::{Blame, Reason, wants_html};
-use crate::balance::{Dice, Endpoint};
+use crate::balance::Endpoint;
 use crate::client::{Client, Peer};
 use crate::deadline::{Deadline, Patience, ticks};
 use crate::grpc::{self, Code};
@@ -23,6 +23,7 @@ use crate::h1::{Exchange, Framing, Refusal, RequestHead, ResponseLine, Scheme, U
 use crate::policy::{Origin, Upload};
 use crate::record::{Line, Sample, ShardKey};
 use crate::route::{Lookup, Route, Target};
+use crate::trace::Trace;
 use crate::worker::Worker;
 use crate::{files, forward, policy, sticky};
 use journal::Journal;
@@ -30,9 +31,6 @@ pub(crate) use kept::Kept;
 
 /// How long a client may take to read an answer of the edge itself.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
-
-/// Longest `X-Request-Id` of a client that is passed on.
-const MAX_REQUEST_ID: usize = 128;
 
 /// The usual port of HTTPS.
 const HTTPS_PORT: u16 = 443;
@@ -81,7 +79,8 @@ pub(crate) async fn run<C: Client>(
     exchange: Exchange,
     deadline: &Deadline,
 ) -> Exchange {
-    let trace = Trace::of(head, &worker.dice);
+    let (admission, sampling) = worker.with_routes(|routes| (routes.admission, routes.sampling));
+    let trace = Trace::of(head, &worker.dice, sampling);
     let Origin { client: from, scheme } = policy::origin(client.peer(), head);
     let is_call = client.carries_trailers() && grpc::is_call(head);
     let waits = is_call.then(|| grpc::timeout(head)).flatten();
@@ -100,7 +99,7 @@ pub(crate) async fn run<C: Client>(
         place: None,
         is_call,
         until: waits.map(|time| worker.sweep.now().saturating_add(ticks(time))),
-        admission: worker.with_routes(|routes| routes.admission),
+        admission,
         ends: u32::MAX,
     };
     if let Err(reason) = request.serve(client).await {
@@ -154,6 +153,7 @@ fn log_refused(
         protocol,
         tls: tls_version(peer),
         trace: trace.trace_id(),
+        span: None,
         request: trace.request_id_bytes(),
         call: None,
         fault: Some((Blame::Client.as_str(), code)),
@@ -530,6 +530,7 @@ impl Request<'_> {
             protocol: client.protocol(),
             tls: tls_version(client.peer()),
             trace: self.trace.trace_id(),
+            span: self.trace.span(),
             request: self.trace.request_id_bytes(),
             call: journal.call.map(|code| code.0),
             fault: journal.fault.map(|reason| (reason.blame().as_str(), reason.code())),
@@ -545,119 +546,4 @@ impl Request<'_> {
 fn is_address(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     bare.parse::<IpAddr>().is_ok()
-}
-
-/// What ties a request's lines in different logs together: W3C `traceparent` and `X-Request-Id`, passed on as they came or begun. What else is
-/// said of a trace (`tracestate`) goes with its `traceparent` or not at all.
-#[derive(Debug)]
-pub(crate) struct Trace {
-    /// `00-TRACE-SPAN-FLAGS`.
-    parent: [u8; 55],
-    pub(crate) begun: bool,
-    /// `None`: the trace's id.
-    given_id: Option<Box<str>>,
-}
-
-impl Trace {
-    fn of(head: &RequestHead, dice: &Dice) -> Self {
-        let mut trace = Self::fresh(dice);
-        let mut said = head.all("traceparent");
-        // Of two, nobody knows which is meant.
-        let only = said.next().filter(|_| said.next().is_none());
-        if let Some(parent) = only.and_then(valid_parent) {
-            trace.parent = parent;
-            trace.begun = false;
-        }
-        trace.given_id = head.first("x-request-id").and_then(valid_id).map(Into::into);
-        trace
-    }
-
-    fn fresh(dice: &Dice) -> Self {
-        let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-01";
-        hex(dice.next(), &mut parent[3..19]);
-        hex(dice.next(), &mut parent[19..35]);
-        hex(dice.next(), &mut parent[36..52]);
-        Self { parent, begun: true, given_id: None }
-    }
-
-    pub(crate) fn parent(&self) -> &[u8] {
-        &self.parent
-    }
-
-    pub(crate) fn trace_id(&self) -> &[u8] {
-        &self.parent[3..35]
-    }
-
-    pub(crate) fn request_id(&self) -> &str {
-        std::str::from_utf8(self.request_id_bytes()).expect("ASCII, as are ids that are begun here and those that pass")
-    }
-
-    /// The same where no text is asked for: every request is asked.
-    pub(crate) fn request_id_bytes(&self) -> &[u8] {
-        self.given_id.as_ref().map_or_else(|| self.trace_id(), |given| given.as_bytes())
-    }
-}
-
-fn hex(value: u64, out: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (two, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(value.to_be_bytes()) {
-        *two = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
-    }
-}
-
-/// What all versions of a `traceparent` begin with; one later than 00 may go on behind another `-`, and `ff` is none (W3C Trace Context, 3.2 and
-/// 4.3).
-fn valid_parent(value: &[u8]) -> Option<[u8; 55]> {
-    let (parent, more) = value.split_first_chunk::<55>()?;
-    let form = parent.iter().enumerate().all(|(i, byte)| match i {
-        2 | 35 | 52 => *byte == b'-',
-        _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-    });
-    let zero = |range: std::ops::Range<usize>| parent[range].iter().all(|byte| *byte == b'0');
-    let is_known = match &parent[..2] {
-        b"ff" => false,
-        b"00" => more.is_empty(),
-        _ => more.first().is_none_or(|byte| *byte == b'-'),
-    };
-    (form && is_known && !zero(3..35) && !zero(36..52)).then_some(*parent)
-}
-
-fn valid_id(value: &[u8]) -> Option<&str> {
-    let form = value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(byte));
-    let valid = form && (1..=MAX_REQUEST_ID).contains(&value.len());
-    if valid { std::str::from_utf8(value).ok() } else { None }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trace_is_begun_in_the_form_that_is_accepted() {
-        let trace = Trace::fresh(&Dice::new(1));
-        assert_eq!(valid_parent(trace.parent()), Some(trace.parent));
-        assert_eq!(trace.request_id().len(), 32);
-        assert_ne!(trace.trace_id(), Trace::fresh(&Dice::new(3)).trace_id());
-    }
-
-    #[test]
-    fn only_well_formed_ids_are_passed_on() {
-        let check = |value: &str, expected: bool| assert_eq!(valid_parent(value.as_bytes()).is_some(), expected);
-        check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", true);
-        check("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false);
-        check("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false);
-        check("00-4BF92F3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
-        check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", true);
-        check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0", false);
-        check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-", false);
-        check("00_4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
-        // A later version says at least as much.
-        check("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", true);
-        check("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-comes", true);
-        check("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01.what", false);
-        check("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
-        check("FF-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
-        assert_eq!(valid_id(b"abc-1"), Some("abc-1"));
-        assert_eq!((valid_id(b""), valid_id(b"a b"), valid_id(&[b'a'; 129])), (None, None, None));
-    }
 }

@@ -20,6 +20,7 @@ use crate::by_name::ByName;
 use crate::files::Folder;
 use crate::places::Places;
 use crate::policy::{Guard, Networks};
+use crate::trace::Sampling;
 pub(crate) use compiler::Compiler;
 
 /// How long the daemon may take, and say nothing: logs and changes are followed, and jobs waited for. It ends by itself what it does
@@ -51,6 +52,8 @@ pub(crate) struct Routes {
     leaving: bool,
     /// Counts the tables that let in others than the one before: who is in looks again whether it would still be let in.
     pub(crate) admission: u32,
+    /// Of what traces the edge is a span.
+    pub(crate) sampling: Sampling,
 }
 
 #[derive(Debug)]

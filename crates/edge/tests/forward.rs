@@ -125,6 +125,54 @@ async fn a_trace_is_passed_on_as_it_came_or_begun_without_what_was_said_of_anoth
     edge.stop().await;
 }
 
+/// A trace that the edge is a span of is told on with that span, and the access log has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_are_told_of_the_span_that_the_access_log_has() {
+    const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    const PARENT: &str = "00f067aa0ba902b7";
+    let address = upstream(|_, mut talk| async move {
+        while let Some(head) = talk.try_head().await {
+            talk.say(&ok(&head)).await;
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    let log = edge.dir.path().join("logs/access.log");
+    let mut number = 0;
+    for (percent, given, flags, is_span) in [
+        (100, Some("01"), "01", true),
+        (100, Some("00"), "00", false),
+        (0, Some("01"), "01", true),
+        (100, None, "01", true),
+        (0, None, "00", false),
+    ] {
+        edge.serve(TableBuilder::plain(&[address]).sampling(percent)).await;
+        number += 1;
+        let mut talk = edge.connect().await;
+        let field = given.map(|flags| format!("traceparent: 00-{ID}-{PARENT}-{flags}\r\ntracestate: a=1\r\n"));
+        let field = field.unwrap_or_default();
+        talk.say(&format!("GET /{number} HTTP/1.1\r\nHost: a.test\r\n{field}\r\n")).await;
+        let head = talk.answer().await.text().to_owned();
+        assert_eq!(header(&head, "tracestate").is_some(), given.is_some(), "{head}");
+        let told: Vec<&str> = header(&head, "traceparent").unwrap().split('-').collect();
+        assert_eq!((told[0], told[3], told[1] == ID), ("00", flags, given.is_some()), "{told:?}");
+        let path = format!("\"path\":\"/{number}\"");
+        edge.eventually(|| async { std::fs::read_to_string(&log).is_ok_and(|text| text.contains(&path)) }).await;
+        let text = std::fs::read_to_string(&log).unwrap();
+        let line = text.lines().find(|line| line.contains(&path)).unwrap();
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["trace_id"], told[1]);
+        match is_span {
+            true => assert_eq!(line["span_id"], told[2]),
+            false => assert!(line["span_id"].is_null(), "{line}"),
+        }
+        let parent = given.filter(|_| is_span).map(|_| PARENT);
+        assert_eq!(line["parent_span_id"].as_str(), parent, "{line}");
+        assert_eq!(told[2] == PARENT, given.is_some() && !is_span, "{told:?}");
+    }
+    edge.stop().await;
+}
+
 /// How many connections an upstream saw, and a server that answers each request on them with `answer`.
 /// What says which release somebody has had, or wants to see, is the edge's own.
 #[tokio::test(flavor = "multi_thread")]

@@ -48,8 +48,13 @@ impl Layout {
         self.locks().join(format!("{}.{}.{service}.r{release}.{slot}", key.env, key.app))
     }
 
+    /// Of all apps, by environment, and of the edge.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.state.join("logs")
+    }
+
     pub(crate) fn app_logs(&self, key: &AppKey) -> PathBuf {
-        self.state.join("logs").join(key.env.as_str()).join(key.app.as_str())
+        self.logs().join(key.env.as_str()).join(key.app.as_str())
     }
 
     /// One log per slot: its incarnations follow each other in it.
@@ -59,7 +64,7 @@ impl Layout {
     }
 
     pub(crate) fn access_log(&self) -> PathBuf {
-        self.state.join("logs").join("edge").join("access.log")
+        self.logs().join("edge").join("access.log")
     }
 
     /// Secret files of an instance that has no mount namespace.

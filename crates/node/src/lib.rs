@@ -33,7 +33,7 @@ use std::time::Duration;
 use bowline_core::fault::Fault;
 use bowline_core::id::{Port, ServiceName};
 use bowline_core::instance::{Busy, NodeDesired, Observations};
-use bowline_core::log::{LogLine, LogQuery};
+use bowline_core::log::{LogFeed, LogLine, LogQuery};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::{DataDone, DataOrder};
 use bowline_core::session::{SessionControl, SessionEnd, SessionOutput, SessionSpec};
@@ -64,6 +64,8 @@ pub type CheckCall = (Vec<Artifact>, oneshot::Sender<Result<(), Fault>>);
 pub type ForesightCall = (BuildRequest, oneshot::Sender<Result<BTreeMap<ServiceName, Foreseen>, Fault>>);
 /// A question to the logs, and where the lines go, in pieces of bounded size. Dropping the receiver ends it.
 pub type LogCall = (LogQuery, mpsc::Sender<Vec<LogLine>>);
+/// The same of all apps, from a moment on.
+pub type FeedCall = (LogFeed, mpsc::Sender<Vec<LogLine>>);
 /// What a person asks of data, and where the answer goes.
 pub type DataCall = (DataOrder, oneshot::Sender<Result<DataDone, Fault>>);
 
@@ -129,6 +131,7 @@ pub struct Handle {
     pub checks: mpsc::Sender<CheckCall>,
     pub foresights: mpsc::Sender<ForesightCall>,
     pub logs: mpsc::Sender<LogCall>,
+    pub feeds: mpsc::Sender<FeedCall>,
     pub sessions: mpsc::Sender<SessionCall>,
     /// Ends when `desired` is dropped and nothing of any session is left.
     pub sessions_over: JoinHandle<()>,
@@ -153,19 +156,33 @@ pub fn spawn(config: NodeConfig) -> Handle {
     let (checks, check_calls) = mpsc::channel(CALLS);
     let (foresights, foresight_calls) = mpsc::channel(CALLS);
     let (logs, log_calls) = mpsc::channel(CALLS);
+    let (feeds, feed_calls) = mpsc::channel(CALLS);
     let (sessions, session_calls) = mpsc::channel(CALLS);
     let (data, data_calls) = mpsc::channel(CALLS);
     let context = Arc::new(driver::Context::new(config));
     tokio::spawn(take_builds(build_config(&context.config), build_calls, keeps));
     tokio::spawn(take_checks(build_config(&context.config), check_calls));
     tokio::spawn(take_foresights(build_config(&context.config), foresight_calls));
-    tokio::spawn(take_log_queries(context.layout.clone(), log_calls));
+    tokio::spawn(take_log_calls(context.layout.clone(), log_calls, feed_calls));
     tokio::spawn(data::take(Arc::clone(&context), data_calls));
     let sessions_over = tokio::spawn(session::take(context.clone(), desired_receiver.clone(), session_calls));
     let ends = resource::Ends { desired: desired_receiver, told, orders, seen };
     tokio::spawn(resource::Interposer::new(Arc::clone(&context), ends).run());
     tokio::spawn(driver::Driver::new(context, ordered, seen_sender, who_is_busy).run());
-    Handle { desired, observed, busy, builds, collections, checks, foresights, logs, sessions, sessions_over, data }
+    Handle {
+        desired,
+        observed,
+        busy,
+        builds,
+        collections,
+        checks,
+        foresights,
+        logs,
+        feeds,
+        sessions,
+        sessions_over,
+        data,
+    }
 }
 
 fn build_config(config: &NodeConfig) -> build::BuildConfig {
@@ -274,9 +291,18 @@ async fn take_foresights(config: build::BuildConfig, mut calls: mpsc::Receiver<F
     }
 }
 
-async fn take_log_queries(layout: layout::Layout, mut calls: mpsc::Receiver<LogCall>) {
+async fn take_log_calls(
+    layout: layout::Layout,
+    mut queries: mpsc::Receiver<LogCall>,
+    mut feeds: mpsc::Receiver<FeedCall>,
+) {
     let threads = logs::threads();
-    while let Some((query, out)) = calls.recv().await {
-        tokio::spawn(logs::serve(layout.clone(), query, out, Arc::clone(&threads)));
+    loop {
+        let (layout, threads) = (layout.clone(), Arc::clone(&threads));
+        tokio::select! {
+            Some((query, out)) = queries.recv() => drop(tokio::spawn(logs::serve(layout, query, out, threads))),
+            Some((feed, out)) = feeds.recv() => drop(tokio::spawn(logs::feed(layout, feed, out, threads))),
+            else => return,
+        }
     }
 }

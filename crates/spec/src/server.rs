@@ -8,7 +8,7 @@ use std::time::Duration;
 use bowline_core::acme::Method;
 use bowline_core::app::HostName;
 pub use bowline_core::route::EdgeEngine;
-use bowline_core::units::Bytes;
+use bowline_core::units::{Bytes, Share};
 use ipnet::IpNet;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -29,8 +29,7 @@ pub struct Server {
     pub api: Option<Api>,
     /// `None`: backups stay in the state folder.
     pub backup: Option<BackupDestination>,
-    /// Base URL of an OpenTelemetry receiver.
-    pub otlp: Option<String>,
+    pub otlp: Option<Otlp>,
     pub limits: ServerLimits,
 }
 
@@ -65,6 +64,25 @@ pub struct Acme {
     /// `None`: whichever the server can answer.
     pub challenge: Option<Method>,
 }
+
+/// An OpenTelemetry receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Otlp {
+    /// Base URL.
+    pub endpoint: String,
+    /// File with fields that each request has.
+    pub headers: Option<PathBuf>,
+    /// PEM file that the receiver's certificate is checked against.
+    pub ca: Option<PathBuf>,
+    /// How often metrics are sent: a second or more.
+    pub interval: Duration,
+    /// Of the traces that begin at the edge.
+    pub sample: Share,
+}
+
+/// How often metrics are sent where nothing is said, and at most.
+const OTLP_INTERVAL: Duration = Duration::from_secs(15);
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The API over HTTPS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,7 +215,7 @@ impl Reader {
             },
             api: self.section(s, "api").and_then(|t| self.api(&t)),
             backup: self.section(s, "backup").and_then(|t| self.backup_destination(&t)),
-            otlp: self.section(s, "otlp").and_then(|t| self.parsed(&t, "endpoint", literal::url)),
+            otlp: self.section(s, "otlp").and_then(|t| self.otlp(&t)),
             limits: self.section(s, "limits").map(|t| self.server_limits(&t)).unwrap_or_default(),
         }
     }
@@ -220,6 +238,24 @@ impl Reader {
         }
         let proxy_protocol = self.boolean(s, "proxy_protocol").unwrap_or(default.proxy_protocol);
         Listen { http, https, admin, proxy_protocol }
+    }
+
+    fn otlp(&mut self, s: &Section<'_>) -> Option<Otlp> {
+        let headers = self.parsed(s, "headers", literal::absolute).map(PathBuf::from);
+        let ca = self.parsed(s, "ca", literal::absolute).map(PathBuf::from);
+        let interval = self.parsed(s, "interval", literal::positive).unwrap_or(OTLP_INTERVAL);
+        if interval < SHORTEST_INTERVAL {
+            let at = s.path("interval");
+            let problem = Diagnostic::new(at.clone(), self.value_at(&at), "metrics are sent once a second at most");
+            self.push(problem.hint(Some("write \"1s\" or more".to_owned())));
+        }
+        let sample = self.parsed(s, "sample", literal::share).unwrap_or(Share::WHOLE);
+        let endpoint = self.parsed(s, "endpoint", literal::url)?;
+        if let Some(at) = ca.as_ref().filter(|_| endpoint.starts_with("http://")).map(|_| s.path("ca")) {
+            let problem = Diagnostic::new(at.clone(), self.value_at(&at), "an endpoint of http:// has no certificate");
+            self.push(problem.hint(Some("write https:// in `endpoint`, or take `ca` out".to_owned())));
+        }
+        Some(Otlp { endpoint, headers, ca, interval, sample })
     }
 
     fn acme(&mut self, s: &Section<'_>) -> Acme {

@@ -19,6 +19,10 @@ fn settings_are_what_the_file_says() {
     let to = Destination::S3 { bucket: "backups".to_owned(), prefix: "bowline".to_owned() };
     assert_eq!(server.backup.unwrap().to, to);
     assert_eq!(server.limits.build_time, Duration::from_secs(1800));
+    let otlp = server.otlp.unwrap();
+    assert_eq!((otlp.interval, otlp.sample.ppm()), (Duration::from_secs(30), 125_000));
+    assert_eq!(otlp.endpoint, "https://otlp.example.com:4318");
+    assert!(otlp.headers.is_some() && otlp.ca.is_some());
     let Authority::At(acme) = server.acme else { panic!("an authority is named") };
     assert_eq!((acme.contact.as_deref(), acme.challenge), (Some("ops@example.com"), Some(Method::TlsAlpn01)));
 }
@@ -71,6 +75,21 @@ fn errors_have_their_places() {
         errors("listen = { http = [\"[::]:443\"] , https = [\"[::]:443\"] }\n"),
         ["1:42 [::]:443 cannot serve both HTTP and HTTPS"]
     );
+}
+
+#[test]
+fn a_receiver_is_sent_to_at_a_pace_that_it_bears() {
+    let text = "[otlp]\nendpoint = \"http://c:4318\"\nca = \"/ca\"\ninterval = \"500ms\"\nsample = \"101%\"\n";
+    assert_eq!(
+        errors(text),
+        [
+            "3:6 an endpoint of http:// has no certificate",
+            "4:12 metrics are sent once a second at most",
+            "5:10 otlp.sample: a share is at most 100%",
+        ]
+    );
+    let usual = parse("otlp = { endpoint = \"http://c:4318\" }\n", "server.toml").unwrap().server.otlp.unwrap();
+    assert_eq!((usual.interval, usual.sample.to_string()), (Duration::from_secs(15), "100%".to_owned()));
 }
 
 #[test]

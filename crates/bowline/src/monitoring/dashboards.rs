@@ -87,6 +87,11 @@ fn sum(by: &str, of: &str) -> String {
     }
 }
 
+/// Where there is none, 0 under a name of its own.
+fn or_none(query: &str, by: &str) -> String {
+    format!("{query} or label_replace(vector(0), \"{by}\", \"none\", \"\", \"\")")
+}
+
 fn requests(by: &str, labels: &str) -> String {
     sum(by, &rate("http_server_request_duration_seconds_count", labels))
 }
@@ -149,7 +154,7 @@ fn edge_red() -> Vec<Panel> {
 }
 
 fn edge_itself() -> Vec<Panel> {
-    let refused = format!("{} or vector(0)", sum("reason", &rate("bowline_edge_refused_total", "")));
+    let refused = or_none(&sum("reason", &rate("bowline_edge_refused_total", "")), "reason");
     vec![
         Panel::new("Connections", Unit::PerSecond)
             .query(sum("", &rate("bowline_edge_connections_accepted_total", "")), "accepted"),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
-use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
@@ -20,7 +19,6 @@ use super::seats::Seats;
 use super::socket::{ApiSocket, Gate};
 use super::{Api, Kept, READINGS};
 use crate::config::{ControlConfig, Links};
-use crate::metrics;
 use crate::reconcile::request::Door;
 
 /// How long connections may take to end when the daemon does.
@@ -76,7 +74,7 @@ pub(crate) fn serve(
     door: Door,
     journals: Journals,
     kept: Result<Kept, Fault>,
-    moved: Arc<Notify>,
+    (metrics, moved): (Metrics, Arc<Notify>),
 ) -> Result<Servers, Fault> {
     let unusable = |what: &str, error: &std::io::Error| {
         Fault::new(FaultKind::Failed, format!("the {what} listener cannot be used")).source(error)
@@ -89,14 +87,6 @@ pub(crate) fn serve(
     let outer = |listener| UnixListener::from_std(listener).and_then(|listener| ApiSocket::outer(listener, edge_uid));
     let outside = config.outer.map(outer).transpose().map_err(|e| unusable("API's outer", &e))?;
     let admin_listener = TcpListener::from_std(config.admin).map(AdminPort::new).map_err(|e| unusable("admin", &e))?;
-    let mut registry: Registry = config.registry;
-    let (vitals, dropped) = metrics::register(
-        &mut registry,
-        &config.version,
-        links.node.clone(),
-        links.edge.clone(),
-        kept.as_ref().ok().map(|kept| kept.store.clone()),
-    );
     let store = kept.as_ref().ok().map(|kept| kept.store.clone());
     let board = Board::start(Watched {
         door: door.clone(),
@@ -105,13 +95,6 @@ pub(crate) fn serve(
         moved,
         window: config.state_dir.join("traffic"),
     });
-    let metrics = Metrics {
-        registry: Arc::new(registry),
-        vitals,
-        dropped,
-        door: door.clone(),
-        edge_stats: config.edge_stats.map(Arc::from),
-    };
     let api = Api {
         metrics: metrics.clone(),
         door,

@@ -16,7 +16,7 @@ mod peer;
 mod port;
 mod rates;
 mod releases;
-mod scrape;
+pub(crate) mod scrape;
 mod seats;
 mod session;
 mod socket;

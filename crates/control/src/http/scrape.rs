@@ -5,6 +5,7 @@
 //! `…/metrics/instances/ENV/INSTANCE`; an Envoy that is the edge is one more, at `…/metrics/edge`. An instance is asked when somebody scrapes it, and nothing is kept.
 
 use std::net::Ipv4Addr;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use tokio::task::JoinSet;
 use super::Api;
 use super::answer::{self, Refusal};
 use crate::metrics::exposition::{MOST_SERIES, relabelled};
-use crate::metrics::{self, Dropped, Scraped, Vitals, VitalsSlot, of_instance};
+use crate::metrics::{self, Exposed, Scraped, Vitals, World, of_instance};
 use crate::reconcile::request::{Answer, Door, Request as Ask};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -68,15 +69,20 @@ enum AskError {
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     pub(crate) registry: Arc<Registry>,
-    pub(crate) vitals: VitalsSlot,
-    /// Series of apps that were not passed on.
-    pub(crate) dropped: Dropped,
+    pub(crate) world: Arc<World>,
     pub(crate) door: Door,
     /// See [`crate::ControlConfig::edge_stats`].
-    pub(crate) edge_stats: Option<Arc<std::path::Path>>,
+    pub(crate) edge_stats: Option<Arc<FilePath>>,
 }
 
 impl Metrics {
+    /// Registers all of them.
+    pub(crate) fn new(mut registry: Registry, world: World, door: Door, edge_stats: Option<PathBuf>) -> Self {
+        let world = Arc::new(world);
+        registry.register_collector(Box::new(Exposed(Arc::clone(&world))));
+        Self { registry: Arc::new(registry), world, door, edge_stats: edge_stats.map(Arc::from) }
+    }
+
     pub(super) async fn vitals(&self) -> Result<Box<Vitals>, Refusal> {
         match self.door.ask(Ask::Vitals).await {
             Ok(Answer::Vitals(vitals)) => Ok(vitals),
@@ -85,9 +91,15 @@ impl Metrics {
         }
     }
 
+    /// Takes from the loop what only it knows.
+    pub(crate) async fn look(&self) -> Result<(), Refusal> {
+        self.world.vitals.put(*self.vitals().await?);
+        Ok(())
+    }
+
     /// Bowline's own.
     pub(super) async fn own(&self, headers: &HeaderMap) -> Result<Response, Refusal> {
-        self.vitals.put(*self.vitals().await?);
+        self.look().await?;
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)
             .map_err(|error| Fault::new(FaultKind::Failed, "the metrics cannot be written").source(&error))?;
@@ -151,7 +163,7 @@ impl Metrics {
         };
         Ok(match relabelled(&text, &of_instance(&id), MOST_SERIES) {
             Ok(all) => {
-                self.dropped.count(&id.slot, all.dropped);
+                self.world.dropped.count(&id.slot, all.dropped);
                 ([(header::CONTENT_TYPE, PROMETHEUS)], all.text).into_response()
             }
             Err(error) => unreadable(&scraped, &error),

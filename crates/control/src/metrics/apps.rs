@@ -1,7 +1,6 @@
 //! Of apps: which releases share their traffic, what they may use and have promised, and how old their secrets are.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use bowline_core::app::Limits;
 use bowline_core::id::{AppKey, InstanceId, Port, ReleaseNumber, SecretName};
@@ -39,48 +38,48 @@ pub(crate) struct Scraped {
     pub(crate) path: String,
 }
 
-pub(super) fn encode(out: &mut Families<'_, '_>, apps: &[AppVitals]) -> fmt::Result {
+pub(super) fn encode(out: &mut Families, apps: &[AppVitals]) {
     out.gauge(
         "bowline_release_live",
         "1 for the release whose routes are served",
         apps.iter().filter_map(|app| Some((of_release(&app.key, app.live?), 1.0))),
-    )?;
+    );
     let sets = || apps.iter().flat_map(|app| app.sets.iter().map(move |set| (of_set(&app.key, set), set)));
     out.gauge(
         "bowline_release_weight_ratio",
         "Share of a service's requests that a release is given",
         sets().map(|(labels, set)| (labels, f64::from(set.weight.get()) / 100.0)),
-    )?;
+    );
     out.gauge(
         "bowline_release_wanted_instances",
         "Instances that a release is to have of a service",
         sets().map(|(labels, set)| (labels, f64::from(set.replicas))),
-    )?;
+    );
     out.gauge(
         "bowline_change_running",
         "1 while a release, a rollback, a restart or another scale is under way",
         apps.iter().map(|app| (of_key(&app.key), app.is_changing.into())),
-    )?;
+    );
     out.gauge(
         "bowline_slo_availability_ratio",
         "Share of requests that the app promises to answer without a server error",
         apps.iter().filter_map(|app| Some((of_key(&app.key), app.availability?.as_fraction()))),
-    )?;
+    );
     let limits = || apps.iter().flat_map(|app| &app.limits);
     out.gauge(
         "bowline_instance_memory_limit_bytes",
         "Memory that an instance may use",
         limits().filter_map(|(id, limits)| Some((of_instance(id), float(limits.memory?.0)))),
-    )?;
+    );
     out.gauge(
         "bowline_instance_cpu_limit_cores",
         "Cores that an instance may use",
         limits().filter_map(|(id, limits)| Some((of_instance(id), f64::from(limits.cpu?.0) / 1000.0))),
-    )
+    );
 }
 
 /// When the newest version of each secret was set; values are not looked at.
-pub(super) fn secrets(out: &mut Families<'_, '_>, store: &Store, apps: &[AppVitals]) -> fmt::Result {
+pub(super) fn secrets(out: &mut Families, store: &Store, apps: &[AppVitals]) {
     let read = |key: &AppKey| store.read(|view| view.secrets(key));
     // A store that cannot be read is told of by `bowline_degraded`, and has no ages.
     let ages = apps.iter().filter_map(|app| Some((&app.key, newest(read(&app.key)).ok()?)));
@@ -94,7 +93,7 @@ pub(super) fn secrets(out: &mut Families<'_, '_>, store: &Store, apps: &[AppVita
                 (labels, seconds(at))
             })
         }),
-    )
+    );
 }
 
 fn newest(

@@ -97,6 +97,7 @@ impl Degraded {
             | Input::Certified(_)
             | Input::Renewed(_)
             | Input::Acme(_)
+            | Input::Collector(..)
             | Input::Data(..)
             | Input::Snapshotted(..)
             | Input::Tick => {}

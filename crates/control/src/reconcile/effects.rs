@@ -28,6 +28,7 @@ use super::rounds::BeginRound;
 use crate::certs::Leaf;
 use crate::certs::acme::Report;
 use crate::config::{Ended, Keep};
+use crate::otlp::{Health, Signal};
 use crate::store::{AppRecord, JobRecord, NewEvent, RevisionState, RunRecord, Users, Wanted};
 
 /// The moment of an input, and a random number for it.
@@ -65,6 +66,8 @@ pub(crate) enum Input {
     Snapshotted(AppKey, ReleaseNumber, Result<DataDone, Fault>),
     Node(Arc<Observations>),
     Edge(Arc<EdgeObservation>),
+    /// What a collector does with what it is sent has changed.
+    Collector(Signal, Health),
     /// A deadline has passed.
     Tick,
     /// TERM or INT.

@@ -457,6 +457,14 @@ pub(crate) fn not_renewed(host: &HostName, fault: &Fault, at: Timestamp) -> NewE
     event(at, None, "certificate.refused", message, fields)
 }
 
+pub(crate) fn collector_silent(why: &str, at: Timestamp) -> NewEvent {
+    event(at, None, "otlp.silent", why.to_owned(), json!({ "reason": why }))
+}
+
+pub(crate) fn collector_answers(at: Timestamp) -> NewEvent {
+    event(at, None, "otlp.answers", "the collector takes telemetry again".to_owned(), json!({}))
+}
+
 pub(crate) fn daemon_started(version: &str, epoch: u64, at: Timestamp) -> NewEvent {
     let fields = json!({ "version": version, "epoch": epoch });
     event(at, None, "daemon.started", format!("bowline {version} has started"), fields)

@@ -13,6 +13,7 @@ mod apply;
 pub(crate) mod back;
 pub(crate) mod change;
 mod collect;
+mod collector;
 pub(crate) mod course;
 pub(crate) mod credentials;
 mod data;
@@ -59,6 +60,7 @@ use bowline_core::time::{Humane, Mono, Timestamp};
 
 use self::acme::Acme;
 use self::change::ChangeId;
+use self::collector::Collector;
 use self::data::DataWork;
 use self::effects::{Effect, Input, Job, JobId, Now, Outcome, Purpose, ReadOrder, Ticket, Write};
 use self::load::Loaded;
@@ -142,6 +144,8 @@ pub(crate) struct Loop {
     reading: BTreeSet<Ticket>,
     /// The plans that were shown.
     shown: plan::Shown,
+    /// What the collector does not take as it should.
+    collector: Collector,
     pub(crate) ending: Option<Ending>,
     next_job: u64,
     pub(crate) effects: Vec<Effect>,
@@ -188,6 +192,7 @@ impl Loop {
             early: Vec::new(),
             reading: BTreeSet::new(),
             shown: plan::Shown::default(),
+            collector: Collector::default(),
             ending: None,
             next_job: 0,
             effects: Vec::new(),
@@ -234,6 +239,7 @@ impl Loop {
                 let before = std::mem::replace(&mut self.edge, edge);
                 self.record_left_out(&before, now);
             }
+            Input::Collector(signal, health) => self.collector_became(signal, health, now),
             Input::Tick => self.retry(now),
             Input::Terminate => self.terminate(now),
         }

@@ -198,7 +198,8 @@ impl Published {
         self.uncompiled = None;
         let (trusted_proxies, api) = (Arc::clone(&place.trusted_proxies), place.api.clone());
         let (proxy_protocol, challenges) = (place.proxy_protocol, self.ordered.challenges.clone());
-        let table = Table { trusted_proxies, proxy_protocol, leaving, api, challenges, ..table };
+        let sample = place.sample;
+        let table = Table { trusted_proxies, proxy_protocol, leaving, api, challenges, sample, ..table };
         let table = match &self.edge {
             Some(edge) => table.sharing(&edge.table),
             None => table,

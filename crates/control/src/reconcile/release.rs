@@ -20,6 +20,7 @@ use bowline_core::rollout::Set;
 use bowline_core::route::{ApiSite, Cohort, Credentials, PoolId, claims, routed};
 use bowline_core::scale::{Machine, Windows};
 use bowline_core::secret::Secret;
+use bowline_core::units::Share;
 use ipnet::IpNet;
 
 use super::acme::Authority;
@@ -56,6 +57,8 @@ pub(crate) struct Place {
     pub(crate) trusted_proxies: Arc<[IpNet]>,
     /// Their connections begin with a PROXY header.
     pub(crate) proxy_protocol: bool,
+    /// Of the traces that begin at the edge, those that are recorded.
+    pub(crate) sample: Option<Share>,
     /// Where the edge leads to the API.
     pub(crate) api: Option<Arc<ApiSite>>,
     /// The API's certificate, where it is in files.

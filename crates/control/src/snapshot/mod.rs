@@ -17,7 +17,7 @@ use bowline_core::route::{
     Table,
 };
 use bowline_core::secret::Secret;
-use bowline_core::units::{Bytes, Weight};
+use bowline_core::units::{Bytes, Share, Weight};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -52,6 +52,7 @@ pub(crate) fn encode(desired: &EdgeDesired) -> Zeroizing<Vec<u8>> {
         certificates: desired.certificates.iter().map(|(host, c)| (host.to_string(), certificate_form(c))).collect(),
         trusted_proxies: policy::networks_form(&desired.table.trusted_proxies),
         proxy_protocol: desired.table.proxy_protocol,
+        sample: desired.table.sample.map(Share::ppm),
         api: desired.table.api.as_ref().map(|api| ApiForm { host: api.host.to_string(), socket: api.socket.clone() }),
     };
     Zeroizing::new(serde_json::to_vec(&form).expect("the form has string keys and no failing serialisers"))
@@ -87,7 +88,8 @@ pub(crate) fn decode(version: u32, bytes: &[u8]) -> Result<EdgeDesired, Snapshot
     let challenges = BTreeMap::new();
     let api = form.api.map(|api| Ok(Arc::new(ApiSite { host: host(&api.host)?, socket: api.socket }))).transpose()?;
     let (generation, proxy_protocol) = (Generation(form.generation), form.proxy_protocol);
-    let table = Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api, challenges };
+    let sample = form.sample.and_then(Share::from_ppm);
+    let table = Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api, challenges, sample };
     Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
 }
 
@@ -103,6 +105,9 @@ struct SnapshotForm {
     trusted_proxies: Vec<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     proxy_protocol: bool,
+    /// In parts per million.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sample: Option<u32>,
     #[serde(default)]
     api: Option<ApiForm>,
 }

@@ -61,6 +61,7 @@ fn start(dir: &Path) -> Room {
         checks: mpsc::channel(4).0,
         foresights,
         logs,
+        feeds: mpsc::channel(4).0,
         sessions,
         data: mpsc::channel(4).0,
         edge_desired,
@@ -83,6 +84,7 @@ fn start(dir: &Path) -> Room {
         outer: None,
         acme: None,
         build_time: crate::config::BUILD_TIME,
+        otlp: None,
         version: "1.2.3".into(),
     };
     let run = tokio::spawn(run(config, links, |_| Ok(()), drop));

@@ -5,6 +5,7 @@ mod acme;
 mod back;
 mod certificate;
 mod collect;
+mod collector;
 mod crash;
 mod hosts;
 mod leaving;
@@ -280,6 +281,7 @@ impl World {
             salt: Salt::default(),
             trusted_proxies: [].into(),
             proxy_protocol: false,
+            sample: None,
             api: self.api.clone(),
             given: self.given.clone(),
             acme: self.authority.as_ref().map(|authority| Authority {

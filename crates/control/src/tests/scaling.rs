@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::*;
-use crate::metrics;
+use crate::metrics::{self, Dropped, Exposed, VitalsSlot};
 
 pub(super) fn toml(scale: &str, more: &str) -> String {
     format!("app = \"shop\"\n[service.web]\nrun = \"serve\"\nscale = {scale}\n{more}[route.main]\nto = \"web\"\n")
@@ -93,7 +93,12 @@ fn scraped(world: &World, daemon: &Daemon) -> String {
     let mut registry = Registry::default();
     let (_, node) = watch::channel(Arc::new(Observations::default()));
     let (_, edge) = watch::channel(Arc::new(world.edge.clone()));
-    metrics::register(&mut registry, "1.2.3", node, edge, None).0.put(daemon.machine.vitals(world.now));
+    let vitals = VitalsSlot::default();
+    vitals.put(daemon.machine.vitals(world.now));
+    let (version, started, exported) = ("1.2.3".to_owned(), world.now.wall, Some(Arc::default()));
+    let world =
+        metrics::World { version, started, node, edge, vitals, dropped: Dropped::default(), store: None, exported };
+    registry.register_collector(Box::new(Exposed(Arc::new(world))));
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();
     text

@@ -2,7 +2,7 @@
 
 use crate::acme::is_provable;
 use crate::app::{
-    AbortRule, App, DatabaseSource, Environment, Origin, Probe, Protocol, RateBy, RedisSource, Route, Scale,
+    AbortRule, App, DatabaseSource, Environment, LogSink, Origin, Probe, Protocol, RateBy, RedisSource, Route, Scale,
     SecretSource, Service, Strategy, Tls, Value,
 };
 use crate::fault::{Fault, FaultKind};
@@ -147,7 +147,13 @@ impl Found {
         self.add(slo.is_some_and(|slo| slo.latency.is_some()), "slo.latency", NO_LATENCY);
         self.add(slo.is_some_and(|slo| slo.notify.is_some()), "slo.notify", NO_WEBHOOK);
         self.add(app.image.is_some(), "image", "images are not built yet");
-        self.add(app.logs.is_some(), "logs", "logs are not sent elsewhere yet; `bowline logs` reads them");
+        let sink = match &app.logs {
+            Some(LogSink::Otlp) => {
+                "where the server has a collector (`[otlp]` of server.toml), the logs of all apps go there"
+            }
+            Some(LogSink::SyslogTls { .. }) | None => "logs are not sent to syslog yet; `bowline logs` reads them",
+        };
+        self.add(app.logs.is_some(), "logs", sink);
     }
 
     fn service(&mut self, path: &str, service: &Service) {

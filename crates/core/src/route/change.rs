@@ -53,7 +53,8 @@ impl Changes {
                 pools.insert(pool.clone(), Arc::clone(served));
             }
         }
-        let Table { generation, leaving, trusted_proxies, proxy_protocol, api, challenges, sites: _, pools: _ } = after;
+        let Table { generation, leaving, trusted_proxies, proxy_protocol, api, challenges, sample, sites: _, pools: _ } =
+            after;
         let part = Table {
             generation: *generation,
             sites,
@@ -63,6 +64,7 @@ impl Changes {
             proxy_protocol: *proxy_protocol,
             api: api.clone(),
             challenges: challenges.clone(),
+            sample: *sample,
         };
         let gone = Gone { sites: gone_sites, pools: gone_pools, certificates: BTreeSet::new() };
         let part = EdgeDesired { table: Arc::new(part), certificates: Arc::default() };
@@ -80,11 +82,11 @@ impl Changes {
 
     /// The same without certificates.
     pub fn apply_to_table(&self, table: &mut Table) {
-        let Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api, challenges } =
+        let Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api, challenges, sample } =
             &*self.part.table;
         replace(&mut table.sites, sites, &self.gone.sites);
         replace(&mut table.pools, pools, &self.gone.pools);
-        (table.generation, table.proxy_protocol) = (*generation, *proxy_protocol);
+        (table.generation, table.proxy_protocol, table.sample) = (*generation, *proxy_protocol, *sample);
         table.leaving.clone_from(leaving);
         table.trusted_proxies.clone_from(trusted_proxies);
         table.api.clone_from(api);
@@ -135,7 +137,7 @@ mod tests {
         Action, Certificate, Challenge, Cohort, Flow, Policies, Pool, Rule, RuleId, Site, SiteTls, Split, Transfer,
     };
     use crate::secret::Secret;
-    use crate::units::{Bytes, Weight};
+    use crate::units::{Bytes, Share, Weight};
 
     fn host(number: u8) -> HostName {
         HostName::new(&format!("h{number}.example.com")).unwrap()
@@ -196,6 +198,7 @@ mod tests {
                 pools: pools.collect(),
                 leaving: leaving.collect(),
                 proxy_protocol: proxied,
+                sample: proxied.then_some(Share::WHOLE),
                 challenges: asked.map(challenge).into_iter().collect(),
                 ..Table::default()
             };

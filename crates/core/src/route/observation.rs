@@ -9,6 +9,7 @@ use crate::app::PathPrefix;
 use crate::fault::Fault;
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use crate::scale::Demand;
+use crate::time::Timestamp;
 use crate::verdict::Counted;
 
 /// The state of an edge, coalesced: always the latest.
@@ -56,6 +57,8 @@ pub struct EdgeObservation {
     /// Private memory of the edge process in bytes.
     pub private_bytes: u64,
     pub pid: u32,
+    /// When its counters began; `None`: it does not say.
+    pub began: Option<Timestamp>,
 }
 
 /// Requests that found no instance of a service that is started when somebody asks, since the edge began.

@@ -12,7 +12,7 @@ use super::policy::Policies;
 use crate::app::{BodyLimit, HostName, Hsts, PathPrefix, PlainHttp, Protocol};
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use crate::secret::Secret;
-use crate::units::Weight;
+use crate::units::{Share, Weight};
 
 /// Which proxy serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,6 +69,9 @@ pub struct Table {
     pub api: Option<Arc<ApiSite>>,
     /// What authorities are answered that ask whether a name leads here, whatever the sites say.
     pub challenges: BTreeMap<HostName, Challenge>,
+    /// Of the traces that begin at the edge, those that are recorded; it is a span of each. `None`: it is a span of none, and passes on what
+    /// it is told of them.
+    pub sample: Option<Share>,
 }
 
 /// How a name is proven to an authority.

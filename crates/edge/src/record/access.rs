@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::h1::write::decimal;
+use crate::trace::Span;
 
 /// A worker hands its lines over when it has so many bytes, and at every tick.
 const BATCH: usize = 32 << 10;
@@ -232,6 +233,8 @@ pub(crate) struct Line<'a> {
     /// `TLSv1.3`; empty: plain.
     pub(crate) tls: &'static str,
     pub(crate) trace: &'a [u8],
+    /// `None`: it is no span, or nobody wants to know.
+    pub(crate) span: Option<Span>,
     pub(crate) request: &'a [u8],
     /// How a call of gRPC ended.
     pub(crate) call: Option<u16>,
@@ -392,6 +395,12 @@ impl Line<'_> {
                 text(out, before, value);
             }
         }
+        if let Some(span) = self.span {
+            text(out, ",\"span_id\":\"", &span.id);
+            if let Some(parent) = span.parent {
+                text(out, ",\"parent_span_id\":\"", &parent);
+            }
+        }
         if let Some((blame, reason)) = self.fault {
             text(out, ",\"blame\":\"", blame.as_bytes());
             text(out, ",\"reason\":\"", reason.as_bytes());
@@ -420,6 +429,7 @@ mod tests {
             protocol: "HTTP/1.1",
             tls: "",
             trace: b"abc",
+            span: Some(Span { id: *b"00f067aa0ba902b7", parent: Some([b'a'; 16]) }),
             request: b"def",
             call: Some(14),
             fault: Some(("upstream", "connect-refused")),
@@ -439,6 +449,7 @@ mod tests {
         assert_eq!(value["duration_ms"], 1234.567);
         assert_eq!(value["upstream_ms"], 0.042);
         assert_eq!((&value["app"], &value["blame"]), (&"a".into(), &"upstream".into()));
+        assert_eq!((&value["span_id"], &value["parent_span_id"]), (&"00f067aa0ba902b7".into(), &"a".repeat(16).into()));
     }
 
     proptest! {

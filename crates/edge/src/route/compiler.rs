@@ -17,6 +17,7 @@ use crate::balance::Endpoint;
 use crate::files::Folder;
 use crate::places::Places;
 use crate::policy::{Guard, Limiter, Networks};
+use crate::trace::Sampling;
 
 /// Turns tables into [`Routes`], keeping what did not change: endpoints with their counts, labels, hosts.
 #[derive(Debug, Default)]
@@ -210,6 +211,7 @@ impl Compiler {
         routes.trusted = Arc::new(Networks::new(&table.trusted_proxies));
         routes.generation = Some(table.generation);
         routes.proxied = table.proxy_protocol;
+        routes.sampling = Sampling::of(table.sample);
         routes.leaving = !table.leaving.is_empty();
         routes.challenges = challenges(&table);
         self.table = table;
@@ -465,6 +467,7 @@ mod tests {
             leaving: [].into(),
             trusted_proxies: [].into(),
             proxy_protocol: false,
+            sample: None,
             api: None,
             challenges: BTreeMap::new(),
         }

@@ -7,6 +7,7 @@ use bowline_core::app::PathPrefix;
 use bowline_core::id::{AppKey, AppName, EnvName, Generation, InstanceId, ReleaseNumber, ServiceName};
 use bowline_core::route::{Cohort, EdgeObservation, Held, Histogram, Method, PoolId, Series, SeriesKey};
 use bowline_core::scale::Demand;
+use bowline_core::time::Timestamp;
 use bowline_core::verdict::{self, BUCKETS, Counted, Counters};
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,9 @@ pub struct ObservationFrame {
     #[serde(default)]
     pub access_lines_dropped: u64,
     pub private_bytes: u64,
+    /// When the counters began, in milliseconds since 1970. 0: of an edge that does not say.
+    #[serde(default)]
+    pub began: u64,
 }
 
 /// One series: its labels, then its histograms as counts and sum.
@@ -273,6 +277,7 @@ impl ObservationFrame {
         seen.series_dropped = self.series_dropped;
         seen.access_lines_dropped = self.access_lines_dropped;
         seen.private_bytes = self.private_bytes;
+        seen.began = (self.began > 0).then_some(Timestamp(self.began));
     }
 }
 
@@ -310,6 +315,7 @@ mod tests {
             held: vec![HeldFrame::new(&web, &held)],
             traffic: vec![TrafficFrame::new(&pool, &counted)],
             connections_open: 5,
+            began: 1_764_000_000_000,
             ..ObservationFrame::default()
         };
         let frame: ObservationFrame = serde_json::from_str(&serde_json::to_string(&frame).unwrap()).unwrap();
@@ -325,6 +331,6 @@ mod tests {
         assert_eq!(seen.demand, BTreeMap::from([(web.clone(), demand)]));
         assert_eq!(seen.held, BTreeMap::from([(web, held)]));
         assert_eq!(seen.traffic, BTreeMap::from([(pool, counted)]));
-        assert_eq!(seen.connections_open, 5);
+        assert_eq!((seen.connections_open, seen.began), (5, Some(Timestamp(1_764_000_000_000))));
     }
 }

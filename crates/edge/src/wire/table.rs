@@ -13,7 +13,7 @@ use bowline_core::route::{
     SiteTls, Split, Table,
 };
 use bowline_core::secret::Secret;
-use bowline_core::units::{Bytes, Weight};
+use bowline_core::units::{Bytes, Share, Weight};
 use serde::{Deserialize, Serialize};
 
 use super::policy::{PoliciesFrame, TransferFrame, networks, parse_networks};
@@ -29,6 +29,8 @@ pub enum TableError {
     Weight(u8),
     #[error("a rate of nothing lets nobody in")]
     Rate,
+    #[error("a share of {0} in a million is more than all")]
+    Sample(u32),
 }
 
 /// A whole [`EdgeDesired`]. Pools are referred to by their position.
@@ -48,6 +50,9 @@ pub struct DesiredFrame {
     api: Option<ApiFrame>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     challenges: Vec<ChallengeFrame>,
+    /// In parts per million.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sample: Option<u32>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -167,6 +172,7 @@ impl From<&EdgeDesired> for DesiredFrame {
                 .iter()
                 .map(|(host, challenge)| ChallengeFrame::from(host, challenge))
                 .collect(),
+            sample: table.sample.map(Share::ppm),
         }
     }
 }
@@ -325,7 +331,9 @@ impl DesiredFrame {
         let api = api.transpose()?.map(Arc::new);
         let pools = pools.into_iter().map(|(id, pool)| (id, Arc::new(pool))).collect();
         let proxy_protocol = self.proxy_protocol;
-        let table = Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api, challenges };
+        let sample = self.sample.map(|ppm| Share::from_ppm(ppm).ok_or(TableError::Sample(ppm))).transpose()?;
+        let table =
+            Table { generation, sites, pools, leaving, trusted_proxies, proxy_protocol, api, challenges, sample };
         Ok(EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) })
     }
 }
@@ -465,6 +473,7 @@ pub(super) mod tests {
             leaving: ["local/uploads.web.r2.0.3".parse().unwrap()].into(),
             trusted_proxies: ["10.0.0.0/8".parse().unwrap()].into(),
             proxy_protocol: true,
+            sample: Share::from_ppm(250_000),
             api: Some(Arc::new(ApiSite {
                 host: HostName::new("api.example.com").unwrap(),
                 socket: "/run/api.sock".into(),

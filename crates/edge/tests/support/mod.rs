@@ -14,7 +14,7 @@ use bowline_core::route::{
     Action, ApiSite, Certificate, Challenge, Cohort, EdgeDesired, EdgeObservation, EdgeStatus, Files, Flow, Pool,
     PoolId, Rule, RuleId, Site, SiteTls, Split, Table, Transfer,
 };
-use bowline_core::units::{Bytes, Weight};
+use bowline_core::units::{Bytes, Share, Weight};
 use bowline_edge::link::{self, LinkConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -244,6 +244,12 @@ impl TableBuilder {
 
     pub fn trusting(mut self, networks: &[&str]) -> Self {
         self.0.trusted_proxies = networks.iter().map(|network| network.parse().unwrap()).collect();
+        self
+    }
+
+    /// The edge is a span of so many of the traces that begin with it.
+    pub fn sampling(mut self, percent: u32) -> Self {
+        self.0.sample = Share::from_ppm(percent * 10_000);
         self
     }
 

@@ -24,7 +24,7 @@ type Identity = (u64, u64);
 pub(super) struct Cursor {
     path: PathBuf,
     kind: Kind,
-    /// Opened at the beginning, oldest first: renaming does not change what is read.
+    /// Opened where reading begins, oldest first: renaming does not change what is read.
     files: VecDeque<File>,
     reader: Option<(BufReader<File>, Identity)>,
     partial: Vec<u8>,
@@ -39,6 +39,11 @@ impl Cursor {
         for n in 0..MOST_FILES {
             let Ok(file) = File::open(numbered(&path, n)) else { break };
             let is_old = since.is_some_and(|since| written_before(&file, since));
+            // What follows in the newest counts all the same.
+            if is_old && n == 0 && (&file).seek(SeekFrom::End(0)).is_ok() {
+                files.push_front(file);
+                break;
+            }
             if is_old || lines.is_some_and(|lines| counted >= lines) {
                 break;
             }

@@ -13,6 +13,8 @@ pub(super) enum Kind {
     App(SlotId),
     /// JSON objects of the edge, of all apps.
     Access { key: AppKey, service: Option<ServiceName>, release: Option<ReleaseNumber> },
+    /// The same, those that are spans.
+    Span,
 }
 
 impl Kind {
@@ -22,6 +24,7 @@ impl Kind {
         match self {
             Self::App(slot) => parse_app(slot, &text),
             Self::Access { key, service, release } => parse_access(key, service.as_ref(), *release, text.into_owned()),
+            Self::Span => parse_span(&text),
         }
     }
 }
@@ -79,9 +82,21 @@ fn parse_access(
     if !(of_app && of_service && of_release) {
         return None;
     }
-    let at: jiff::Timestamp = line.ts.parse().ok()?;
-    let at = Timestamp(u64::try_from(at.as_millisecond()).ok()?);
+    let at = moment(line.ts)?;
     Some(LogLine { at, source: LogSource::Access, text })
+}
+
+fn moment(ts: &str) -> Option<Timestamp> {
+    let at: jiff::Timestamp = ts.parse().ok()?;
+    Some(Timestamp(u64::try_from(at.as_millisecond()).ok()?))
+}
+
+/// The time is what a line begins with: most are not taken apart here, and none twice.
+fn parse_span(text: &str) -> Option<LogLine> {
+    let (ts, rest) = text.strip_prefix("{\"ts\":\"")?.split_once('"')?;
+    let is_span = rest.contains(",\"span_id\":\"") && rest.ends_with('}');
+    let at = moment(ts).filter(|_| is_span)?;
+    Some(LogLine { at, source: LogSource::Access, text: text.to_owned() })
 }
 
 #[cfg(test)]
@@ -97,6 +112,7 @@ mod tests {
             let access = Kind::Access { key: id.slot.key.clone(), service: None, release: None };
             let app = Kind::App(id.slot.clone());
             app.parse(&bytes);
+            Kind::Span.parse(&bytes);
             access.parse(&bytes);
             let line = app.parse(format!("{at} e{incarnation} {text}").as_bytes()).unwrap();
             let instance = InstanceId { slot: id.slot, incarnation: Incarnation(incarnation) };

@@ -9,12 +9,12 @@ mod line;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::id::{Incarnation, InstanceId, SlotId};
-use bowline_core::log::{LogLine, LogQuery};
+use bowline_core::id::{AppKey, AppName, EnvName, Incarnation, InstanceId, SlotId};
+use bowline_core::log::{Fed, LogFeed, LogLine, LogQuery};
 use bowline_core::time::Timestamp;
 use regex::{Regex, RegexBuilder};
 use tokio::sync::{Semaphore, mpsc};
@@ -27,6 +27,8 @@ use line::Kind;
 const TAIL_BYTES: usize = 8 << 20;
 /// How often followed files are looked at.
 const FOLLOW_EVERY: Duration = Duration::from_millis(150);
+/// The same of all apps' files, which are more, and nobody looks on.
+const FEED_EVERY: Duration = Duration::from_millis(500);
 /// What one piece holds, about, and for how many lines is looked before others have their turn.
 const PIECE_BYTES: usize = 64 << 10;
 const PIECE_LOOKED_AT: usize = 4_000;
@@ -54,8 +56,18 @@ pub(crate) async fn serve(layout: Layout, query: LogQuery, out: mpsc::Sender<Vec
         Ok(filter) => filter,
         Err(error) => return tracing::warn!(%error, "the pattern of a log query is none"),
     };
-    let follow = query.follow;
-    let mut reading = Reading::new(layout, query, filter);
+    let every = query.follow.then_some(FOLLOW_EVERY);
+    send(Reading::new(layout, Wanted::Of(query), filter), every, out, threads).await;
+}
+
+/// Sends what is written from that moment on, by the same rules, until the receiver is dropped.
+pub(crate) async fn feed(layout: Layout, feed: LogFeed, out: mpsc::Sender<Vec<LogLine>>, threads: Arc<Semaphore>) {
+    let filter = Filter { since: Some(feed.since), grep: None };
+    send(Reading::new(layout, Wanted::All(feed), filter), Some(FEED_EVERY), out, threads).await;
+}
+
+/// `every`: it goes on at the end, and looks so often whether there is more.
+async fn send(mut reading: Reading, every: Option<Duration>, out: mpsc::Sender<Vec<LogLine>>, threads: Arc<Semaphore>) {
     loop {
         let Ok(thread) = Arc::clone(&threads).acquire_owned().await else { return };
         let work = move || {
@@ -72,13 +84,13 @@ pub(crate) async fn serve(layout: Layout, query: LogQuery, out: mpsc::Sender<Vec
         if out.is_closed() || !piece.lines.is_empty() && out.send(piece.lines).await.is_err() {
             return;
         }
-        match piece.is_end {
-            true if !follow => return,
-            true => tokio::select! {
+        match (piece.is_end, every) {
+            (true, None) => return,
+            (true, Some(every)) => tokio::select! {
                 () = out.closed() => return,
-                () = tokio::time::sleep(FOLLOW_EVERY) => {}
+                () = tokio::time::sleep(every) => {}
             },
-            false => {}
+            (false, _) => {}
         }
     }
 }
@@ -111,9 +123,15 @@ impl Filter {
     }
 }
 
+/// Whose lines are read.
+enum Wanted {
+    Of(LogQuery),
+    All(LogFeed),
+}
+
 struct Reading {
     layout: Layout,
-    query: LogQuery,
+    wanted: Wanted,
     filter: Filter,
     cursors: Vec<Cursor>,
     /// From what there is at a moment to its end; `None`: that was reached.
@@ -133,10 +151,14 @@ struct Piece {
 }
 
 impl Reading {
-    fn new(layout: Layout, query: LogQuery, filter: Filter) -> Self {
-        let tail = query.tail.map(|tail| Tail { lines: VecDeque::new(), bytes: 0, most: tail as usize });
+    fn new(layout: Layout, wanted: Wanted, filter: Filter) -> Self {
+        let most = match &wanted {
+            Wanted::Of(query) => query.tail,
+            Wanted::All(_) => None,
+        };
+        let tail = most.map(|most| Tail { lines: VecDeque::new(), bytes: 0, most: most as usize });
         let (cursors, ready) = (Vec::new(), VecDeque::new());
-        Self { layout, query, filter, cursors, merge: None, tail, ready, has_begun: false }
+        Self { layout, wanted, filter, cursors, merge: None, tail, ready, has_begun: false }
     }
 
     /// Blocks on the disk, and on nothing else.
@@ -183,25 +205,46 @@ impl Reading {
         Merge::new(&mut self.cursors, most)
     }
 
-    /// Opens the logs that match and are not open yet.
+    /// Opens the logs that match and are not open yet, and closes those that are gone.
     fn discover(&mut self) {
-        for slot in slots(&self.layout, &self.query) {
-            let path = self.layout.log(&slot);
+        let listed = self.listed();
+        if let Wanted::All(_) = self.wanted {
+            self.cursors.retain(|cursor| listed.iter().any(|(path, _)| cursor.path() == path));
+        }
+        for (path, kind) in listed {
             if !self.cursors.iter().any(|cursor| cursor.path() == path) {
-                self.cursors.push(Cursor::open(path, Kind::App(slot), self.query.since, self.lines_wanted()));
+                let lines = match kind {
+                    Kind::App(_) => self.lines_wanted(),
+                    Kind::Access { .. } | Kind::Span => None,
+                };
+                self.cursors.push(Cursor::open(path, kind, self.filter.since, lines));
             }
         }
-        let path = self.layout.access_log();
-        if self.query.access && !self.cursors.iter().any(|cursor| cursor.path() == path) {
-            let query = &self.query;
-            let kind = Kind::Access { key: query.key.clone(), service: query.service.clone(), release: query.release };
-            self.cursors.push(Cursor::open(path, kind, query.since, None));
+    }
+
+    fn listed(&self) -> Vec<(PathBuf, Kind)> {
+        let of_slot = |slot: SlotId| (self.layout.log(&slot), Kind::App(slot));
+        match &self.wanted {
+            Wanted::Of(query) => {
+                let access =
+                    || Kind::Access { key: query.key.clone(), service: query.service.clone(), release: query.release };
+                let access = query.access.then(|| (self.layout.access_log(), access()));
+                slots(&self.layout, query).into_iter().map(of_slot).chain(access).collect()
+            }
+            Wanted::All(LogFeed { what: Fed::Spans, .. }) => vec![(self.layout.access_log(), Kind::Span)],
+            Wanted::All(LogFeed { what: Fed::Output, .. }) => {
+                apps(&self.layout).iter().flat_map(|key| slots_of(&self.layout, key)).map(of_slot).collect()
+            }
         }
     }
 
     /// Of one slot, when every line counts.
     fn lines_wanted(&self) -> Option<usize> {
-        self.query.tail.filter(|_| self.filter.grep.is_none()).map(|tail| tail as usize)
+        let tail = match &self.wanted {
+            Wanted::Of(query) => query.tail,
+            Wanted::All(_) => None,
+        };
+        tail.filter(|_| self.filter.grep.is_none()).map(|tail| tail as usize)
     }
 }
 
@@ -255,19 +298,38 @@ impl Merge {
     }
 }
 
-/// The slots of the app that have a log and match.
-fn slots(layout: &Layout, query: &LogQuery) -> Vec<SlotId> {
-    let entries = fs::read_dir(layout.app_logs(&query.key)).into_iter().flatten().flatten();
+/// The apps that have logs.
+fn apps(layout: &Layout) -> Vec<AppKey> {
+    let names = |path: &Path| {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect::<Vec<_>>()
+    };
+    let of = |env: String| {
+        let apps = names(&layout.logs().join(&env));
+        apps.into_iter()
+            .filter_map(move |app| Some(AppKey { env: EnvName::new(&env).ok()?, app: AppName::new(&app).ok()? }))
+    };
+    names(&layout.logs()).into_iter().flat_map(of).collect()
+}
+
+/// The slots of the app that have a log.
+fn slots_of(layout: &Layout, key: &AppKey) -> Vec<SlotId> {
+    let entries = fs::read_dir(layout.app_logs(key)).into_iter().flatten().flatten();
     let slot = |entry: fs::DirEntry| {
         let name = entry.file_name().into_string().ok()?;
-        let id: InstanceId = format!("{}.{}.0", query.key, name.strip_suffix(".log")?).parse().ok()?;
+        let id: InstanceId = format!("{key}.{}.0", name.strip_suffix(".log")?).parse().ok()?;
         Some(id.slot)
     };
+    entries.filter_map(slot).collect()
+}
+
+/// Those of them that match.
+fn slots(layout: &Layout, query: &LogQuery) -> Vec<SlotId> {
     let wanted = |slot: &SlotId| {
         query.service.as_ref().is_none_or(|service| *service == slot.service)
             && query.release.is_none_or(|release| release == slot.release)
     };
-    entries.filter_map(slot).filter(wanted).collect()
+    slots_of(layout, &query.key).into_iter().filter(wanted).collect()
 }
 
 /// The end of what one incarnation printed.
@@ -295,7 +357,7 @@ pub(crate) fn prune(folder: &Path, keep: usize) {
         // Servers of databases are of release 0: they outlive releases.
         (release > 0).then_some(release)
     };
-    let files: Vec<(u32, std::path::PathBuf)> =
+    let files: Vec<(u32, PathBuf)> =
         entries.filter_map(|entry| Some((release(&entry.path())?, entry.path()))).collect();
     let mut releases: Vec<u32> = files.iter().map(|(release, _)| *release).collect();
     releases.sort_unstable_by_key(|release| Reverse(*release));

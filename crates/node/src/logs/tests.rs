@@ -1,6 +1,7 @@
 use super::*;
 use bowline_core::id::{AppKey, AppName, EnvName, ServiceName};
 use bowline_core::log::LogSource;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 struct State {
@@ -223,4 +224,68 @@ fn only_the_latest_releases_keep_their_logs() {
     left.sort();
     let kept = ["job_cleanup.r10.0.log", "notes.txt", "postgres_db.r0.0.log", "web.r10.0.log", "web.r2.0.log"];
     assert_eq!(left, kept);
+}
+
+/// The text of what a feed gives until it has given so many lines.
+async fn fed(lines: &mut mpsc::Receiver<Vec<LogLine>>, most: usize) -> Vec<String> {
+    let mut texts = Vec::new();
+    while texts.len() < most {
+        let piece = tokio::time::timeout(Duration::from_secs(20), lines.recv()).await.expect("lines come");
+        texts.extend(piece.unwrap().into_iter().map(|line| line.text));
+    }
+    texts
+}
+
+#[tokio::test]
+async fn a_feed_has_all_apps_from_a_moment_on_and_what_comes() {
+    let state = State::new();
+    state.write("web.r1.0.log", "5 o1 before\n9 o1 one\n");
+    let other = AppKey { env: EnvName::new("production").unwrap(), app: AppName::new("b").unwrap() };
+    fs::create_dir_all(state.layout.app_logs(&other)).unwrap();
+    fs::write(state.layout.app_logs(&other).join("web.r7.0.log"), "10 e1 two\n").unwrap();
+    let (out, mut lines) = mpsc::channel(4);
+    let wanted = LogFeed { since: Timestamp(9), what: Fed::Output };
+    let feeding = tokio::spawn(feed(state.layout.clone(), wanted, out, threads()));
+    assert_eq!(fed(&mut lines, 2).await, ["one", "two"]);
+    state.write("job.r1.0.log", "11 o1 a new file\n");
+    assert_eq!(fed(&mut lines, 1).await, ["a new file"]);
+    fs::remove_dir_all(state.layout.app_logs(&other)).unwrap();
+    fs::OpenOptions::new().append(true).open(state.path("web.r1.0.log")).unwrap().write_all(b"12 o1 more\n").unwrap();
+    assert_eq!(fed(&mut lines, 1).await, ["more"]);
+    drop(lines);
+    feeding.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_last_written_before_is_not_read_and_what_follows_there_is() {
+    let state = State::new();
+    state.write("web.r1.0.log", "99999999999999 o1 of another clock\n");
+    let tomorrow = std::time::SystemTime::now() + Duration::from_hours(24);
+    let since = tomorrow.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let (out, mut lines) = mpsc::channel(4);
+    let wanted = LogFeed { since: Timestamp(u64::try_from(since).unwrap()), what: Fed::Output };
+    let mut reading =
+        Reading::new(state.layout.clone(), Wanted::All(wanted), Filter { since: Some(wanted.since), grep: None });
+    assert!(reading.piece().lines.is_empty());
+    state.write("web.r1.0.log", "99999999999999 o1 of another clock\n99999999999999 o1 later\n");
+    send(reading, None, out, threads()).await;
+    assert_eq!(fed(&mut lines, 1).await, ["later"]);
+}
+
+#[tokio::test]
+async fn a_feed_of_spans_has_the_lines_of_requests_that_are_some() {
+    let state = State::new();
+    let line = |ts: &str, more: &str| format!("{{\"ts\":\"{ts}\",\"app\":\"a\"{more}}}\n");
+    let text = [
+        line("2026-11-27T10:00:00.005Z", ",\"span_id\":\"1\""),
+        line("2026-11-27T10:00:00.006Z", ",\"path\":\"/span_id\""),
+        line("never", ",\"span_id\":\"2\""),
+        line("2026-11-27T10:00:00.007Z", ",\"span_id\":\"3\""),
+    ];
+    fs::write(state.layout.access_log(), text.concat()).unwrap();
+    let (out, mut lines) = mpsc::channel(4);
+    let wanted = LogFeed { since: Timestamp(0), what: Fed::Spans };
+    tokio::spawn(feed(state.layout.clone(), wanted, out, threads()));
+    let got = fed(&mut lines, 2).await;
+    assert!(got[0].contains("\"span_id\":\"1\"") && got[1].contains("\"span_id\":\"3\""), "{got:?}");
 }

@@ -16,7 +16,7 @@ const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> Tab
 pub(crate) static SERVER: TableSpec = table(
     "server",
     "One server: `/etc/bowline/server.toml`, or `--config`. This version refuses another number of addresses than one of \
-     HTTP and at most one of HTTPS, `backup`, `otlp` and `limits.connections`.",
+     HTTP and at most one of HTTPS, `backup` and `limits.connections`.",
     &[
         key(
             "edge",
@@ -42,7 +42,7 @@ pub(crate) static SERVER: TableSpec = table(
         ),
         key("api", Table(&API), Omitted("only the Unix socket"), "The API over HTTPS, behind the edge."),
         key("backup", Table(&BACKUP), Omitted("kept in the state folder"), "Where backups go."),
-        key("otlp", Table(&OTLP), Omitted("none"), "Where telemetry goes."),
+        key("otlp", Table(&OTLP), Omitted("none"), "Where [metrics, logs and traces](otlp.md) go."),
         key("limits", Table(&LIMITS), Omitted("its defaults"), "What the server bears."),
     ],
 );
@@ -122,8 +122,37 @@ static BACKUP: TableSpec = table(
     ],
 );
 
-static OTLP: TableSpec =
-    table("otlp", "An OpenTelemetry receiver.", &[key("endpoint", Text(Form::Url), Required, "OTLP over HTTP.")]);
+static OTLP: TableSpec = table(
+    "otlp",
+    "An OpenTelemetry receiver: [what is sent](otlp.md).",
+    &[
+        key(
+            "endpoint",
+            Text(Form::Url),
+            Required,
+            "OTLP over HTTP, in protobuf. `/v1/metrics`, `/v1/logs` and `/v1/traces` are added to it.",
+        ),
+        key(
+            "headers",
+            Text(Form::AbsolutePath),
+            Omitted("none"),
+            "File with fields that each request has, one `Name: value` a line, such as a token. It is read when the daemon starts.",
+        ),
+        key(
+            "ca",
+            Text(Form::AbsolutePath),
+            Omitted("the system's"),
+            "PEM file that the receiver's certificate is checked against.",
+        ),
+        key("interval", Text(Form::Positive), Default("\"15s\""), "How often metrics are sent, at least a second."),
+        key(
+            "sample",
+            Text(Form::Share),
+            Default("\"100%\""),
+            "Of the traces that begin at the edge, those that are recorded. Those that came from elsewhere go by what they say of themselves.",
+        ),
+    ],
+);
 
 static LIMITS: TableSpec = table(
     "server-limits",

@@ -1,6 +1,6 @@
 //! What an Envoy that is the edge counts itself. It tells only what has happened once: what may never happen is 0 beside that.
 
-use super::{Dashboard, Look, Panel, Unit, rate, sum};
+use super::{Dashboard, Look, Panel, Unit, or_none, rate, sum};
 
 const BY_CLUSTER: &str = "{{envoy_cluster_name}}";
 /// Of the listeners: its administration has figures, too.
@@ -24,7 +24,7 @@ fn quantile(share: &str, by: &str, buckets: &str) -> String {
     format!("histogram_quantile({share}, {}) / 1000", sum(&by, buckets))
 }
 
-fn or_none(query: &str) -> String {
+fn or_zero(query: &str) -> String {
     format!("{query} or vector(0)")
 }
 
@@ -45,7 +45,7 @@ fn now() -> Vec<Panel> {
     vec![
         Panel::number("Envoy", Unit::Count, "min(envoy_server_live)").says("1: it serves"),
         Panel::number("Requests", Unit::RequestsPerSecond, all.clone()),
-        Panel::number("Errors", Unit::Share, format!("({}) / {all}", or_none(&failed)))
+        Panel::number("Errors", Unit::Share, format!("({}) / {all}", or_zero(&failed)))
             .says("Share of answers with 500 and above"),
         Panel::number("p99", Unit::Seconds, quantile("0.99", "", &times)).says("From the head to the last byte"),
         Panel::number("Connections", Unit::Count, format!("sum(envoy_http_downstream_cx_active{{{OURS}}})"))
@@ -66,8 +66,8 @@ fn red() -> Vec<Panel> {
             .query(quantile("0.9", "", &times), "p90")
             .query(quantile("0.99", "", &times), "p99"),
         Panel::new("Handshakes of TLS", Unit::PerSecond)
-            .query(or_none(&sum("", &rate("envoy_listener_ssl_handshake", ""))), "done")
-            .query(or_none(&sum("", &rate("envoy_listener_ssl_connection_error", ""))), "failed"),
+            .query(or_zero(&sum("", &rate("envoy_listener_ssl_handshake", ""))), "done")
+            .query(or_zero(&sum("", &rate("envoy_listener_ssl_connection_error", ""))), "failed"),
     ]
 }
 
@@ -82,17 +82,17 @@ fn instances() -> Vec<Panel> {
             .look(Look::Stack),
         Panel::new("Errors by release", Unit::RequestsPerSecond)
             .says("Answers with 500 and above")
-            .query(or_none(&failed), BY_CLUSTER),
+            .query(or_none(&failed, "envoy_cluster_name"), BY_CLUSTER),
         Panel::new("p99 by release", Unit::Seconds)
             .says("Until an instance has answered")
             .query(quantile("0.99", "envoy_cluster_name", &times), BY_CLUSTER),
         Panel::new("Ready instances", Unit::Count)
             .query(format!("sum by (envoy_cluster_name) (envoy_cluster_membership_healthy{{{APPS}}})"), BY_CLUSTER),
         Panel::new("Asked again, and left out", Unit::PerSecond)
-            .query(or_none(&sum("", &of_clusters("envoy_cluster_upstream_rq_retry", ""))), "asked again")
-            .query(or_none(&sum("", &of_clusters("envoy_cluster_upstream_cx_connect_fail", ""))), "not connected")
+            .query(or_zero(&sum("", &of_clusters("envoy_cluster_upstream_rq_retry", ""))), "asked again")
+            .query(or_zero(&sum("", &of_clusters("envoy_cluster_upstream_cx_connect_fail", ""))), "not connected")
             .query(
-                or_none(&sum("", &of_clusters("envoy_cluster_outlier_detection_ejections_enforced_total", ""))),
+                or_zero(&sum("", &of_clusters("envoy_cluster_outlier_detection_ejections_enforced_total", ""))),
                 "left out",
             ),
         Panel::new("Connections to instances", Unit::Count)
@@ -102,7 +102,7 @@ fn instances() -> Vec<Panel> {
 }
 
 fn itself() -> Vec<Panel> {
-    let updates = |kind: &str| or_none(&format!("sum(envoy_{kind})"));
+    let updates = |kind: &str| or_zero(&format!("sum(envoy_{kind})"));
     vec![
         Panel::new("What it was told", Unit::Count)
             .says("Since its start, of clusters and listeners; what is refused is in `bowline status`")

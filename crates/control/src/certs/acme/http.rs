@@ -147,7 +147,7 @@ async fn ask(config: Arc<ClientConfig>, request: Request<BodyWrapper<Bytes>>) ->
 }
 
 /// To the first address that answers: the next one is tried beside those before that have neither answered nor refused (RFC 8305, 5).
-async fn connect(mut addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+pub(crate) async fn connect(mut addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
     let mut tries = JoinSet::new();
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "it has no address");
     loop {
@@ -187,7 +187,7 @@ fn later(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Option<Later>
 }
 
 /// In seconds from now, or a date (RFC 9110, 10.2.3).
-pub(super) fn retry_after(field: &HeaderValue) -> Option<Timestamp> {
+pub(crate) fn retry_after(field: &HeaderValue) -> Option<Timestamp> {
     let text = field.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u64>() {
         return Some(wall() + Duration::from_secs(seconds));

@@ -2,7 +2,7 @@
 //!
 //! Architecture invariant: nothing here decides when to order, and nothing waits for the edge but an order's own task.
 
-mod http;
+pub(crate) mod http;
 mod keep;
 mod order;
 mod renewal;

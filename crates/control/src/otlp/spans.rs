@@ -1,0 +1,225 @@
+//! Lines of the access log as spans: what the edge did, as a server.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bowline_core::log::LogLine;
+use bowline_core::route::Table;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
+use serde::Deserialize;
+
+use super::attribute::{Origin, id, integer, text};
+use super::nanos;
+
+/// Sampled; that it is known whether the parent is elsewhere; that it is (`SpanFlags`).
+const SAMPLED: u32 = 1;
+const KNOWS_PARENT: u32 = 0x100;
+const PARENT_ELSEWHERE: u32 = 0x200;
+
+/// By environment, app and name, the paths that routes begin with.
+pub(super) type Routes = BTreeMap<(String, String, String), String>;
+
+pub(super) fn routes(table: &Table) -> Routes {
+    let rules = table.sites.values().flat_map(|site| &site.rules);
+    let name =
+        |id: &bowline_core::route::RuleId| (id.key.env.to_string(), id.key.app.to_string(), id.route.to_string());
+    rules.map(|rule| (name(&rule.id), rule.prefix.to_string())).collect()
+}
+
+/// What a line says.
+#[derive(Deserialize)]
+struct Line {
+    app: Option<String>,
+    env: Option<String>,
+    route: Option<String>,
+    service: Option<String>,
+    release: Option<u64>,
+    instance: Option<String>,
+    method: String,
+    host: String,
+    path: String,
+    status: u16,
+    grpc_status: Option<u64>,
+    duration_ms: f64,
+    bytes_in: u64,
+    bytes_out: u64,
+    client: String,
+    protocol: String,
+    #[serde(default)]
+    tls: String,
+    trace_id: String,
+    span_id: String,
+    parent_span_id: Option<String>,
+    request_id: Option<String>,
+    blame: Option<String>,
+    reason: Option<String>,
+}
+
+/// The request for these lines, and how many spans there are.
+pub(super) fn request(lines: &[LogLine], routes: &Routes, origin: &Origin) -> (ExportTraceServiceRequest, u64) {
+    let spans: Vec<Span> = lines.iter().filter_map(|line| span(line, routes)).collect();
+    let count = spans.len() as u64;
+    let scope_spans = vec![ScopeSpans { scope: Some(origin.scope("bowline.edge")), spans, ..ScopeSpans::default() }];
+    let resource_spans = ResourceSpans { resource: Some(origin.bowline()), scope_spans, ..ResourceSpans::default() };
+    (ExportTraceServiceRequest { resource_spans: vec![resource_spans] }, count)
+}
+
+/// A line is written when its request has ended.
+fn span(line: &LogLine, routes: &Routes) -> Option<Span> {
+    let said: Line = serde_json::from_str(&line.text).ok()?;
+    let prefix = match (&said.env, &said.app, &said.route) {
+        (Some(env), Some(app), Some(route)) => routes.get(&(env.clone(), app.clone(), route.clone())),
+        (_, _, _) => None,
+    };
+    let method = known_method(&said.method);
+    let name = match (method, prefix) {
+        (Some(method), Some(prefix)) => format!("{method} {prefix}"),
+        (Some(method), None) => method.to_owned(),
+        (None, Some(prefix)) => format!("HTTP {prefix}"),
+        (None, None) => "HTTP".to_owned(),
+    };
+    let took = Duration::try_from_secs_f64(said.duration_ms / 1000.0).ok()?;
+    let ended = nanos(line.at);
+    let parent_span_id = said.parent_span_id.as_deref().and_then(id::<8>);
+    let elsewhere = if parent_span_id.is_some() { PARENT_ELSEWHERE } else { 0 };
+    let failed = failure(&said);
+    Some(Span {
+        trace_id: id::<16>(&said.trace_id)?,
+        span_id: id::<8>(&said.span_id)?,
+        parent_span_id: parent_span_id.unwrap_or_default(),
+        flags: SAMPLED | KNOWS_PARENT | elsewhere,
+        name,
+        kind: SpanKind::Server.into(),
+        start_time_unix_nano: ended.saturating_sub(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)),
+        end_time_unix_nano: ended,
+        attributes: attributes(&said, method, prefix),
+        status: failed
+            .then(|| Status { message: said.reason.clone().unwrap_or_default(), code: StatusCode::Error.into() }),
+        ..Span::default()
+    })
+}
+
+/// Of a server, what the client has brought upon itself is no failure.
+fn failure(said: &Line) -> bool {
+    said.status >= 500 || matches!(said.blame.as_deref(), Some("upstream" | "bowline"))
+}
+
+/// `None`: it is called `_OTHER`.
+fn known_method(method: &str) -> Option<&str> {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    KNOWN.contains(&method).then_some(method)
+}
+
+fn attributes(said: &Line, method: Option<&str>, prefix: Option<&String>) -> Vec<KeyValue> {
+    let mut all = vec![
+        text("http.request.method", method.unwrap_or("_OTHER")),
+        text("url.path", &said.path),
+        text("url.scheme", if said.tls.is_empty() { "http" } else { "https" }),
+        text("server.address", &said.host),
+        text("client.address", &said.client),
+        integer("http.request.body.size", said.bytes_in),
+        integer("http.response.body.size", said.bytes_out),
+    ];
+    let mut say = |name: &str, value: Option<&str>| all.extend(value.map(|value| text(name, value)));
+    say("http.request.method_original", method.is_none().then_some(&*said.method));
+    say("http.route", prefix.map(String::as_str));
+    say("network.protocol.version", said.protocol.strip_prefix("HTTP/").map(|version| version.trim_end_matches(".0")));
+    let status = said.status.to_string();
+    let by_status = (said.status >= 500).then_some(&*status);
+    say("error.type", said.reason.as_deref().or(by_status));
+    say("bowline.blame", said.blame.as_deref());
+    say("bowline.app", said.app.as_deref());
+    say("bowline.env", said.env.as_deref());
+    say("bowline.route", said.route.as_deref());
+    say("bowline.service", said.service.as_deref());
+    say("bowline.instance", said.instance.as_deref());
+    say("bowline.request_id", said.request_id.as_deref());
+    let mut count = |name: &str, value: Option<u64>| all.extend(value.map(|value| integer(name, value)));
+    // 0: it ended before there was an answer.
+    count("http.response.status_code", (said.status > 0).then_some(said.status.into()));
+    count("rpc.grpc.status_code", said.grpc_status);
+    count("bowline.release", said.release);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use bowline_core::log::LogSource;
+    use bowline_core::time::Timestamp;
+
+    use super::super::attribute::tests::{origin, shown};
+    use super::*;
+
+    const IDS: &str = r#""trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","request_id":"r1","span_id":"00f067aa0ba902b7""#;
+
+    fn line(fields: &str) -> LogLine {
+        let text = format!(
+            r#"{{"ts":"x",{fields},"method":"GET","host":"a.test","path":"/api/x","duration_ms":1.500,"bytes_in":1,"bytes_out":2,"client":"10.0.0.1","protocol":"HTTP/2.0",{IDS}}}"#
+        );
+        LogLine { at: Timestamp(1_000), source: LogSource::Access, text }
+    }
+
+    fn only(line: &LogLine) -> Span {
+        let name = ["local", "shop", "main"].map(str::to_owned);
+        let routes = Routes::from([(name.into(), "/api".to_owned())]);
+        let (request, count) = request(std::slice::from_ref(line), &routes, &origin());
+        assert_eq!(count, 1, "{line:?}");
+        request.resource_spans[0].scope_spans[0].spans[0].clone()
+    }
+
+    #[test]
+    fn a_line_is_a_span_of_a_server() {
+        let of = r#""app":"shop","env":"local","route":"main","service":"web","release":3,"instance":"local/shop.web.r3.0.1""#;
+        let span = only(&line(&format!(r#"{of},"status":200,"tls":"TLSv1.3","parent_span_id":"aaaaaaaaaaaaaaaa""#)));
+        assert_eq!((span.name.as_str(), span.kind), ("GET /api", 2));
+        assert_eq!((span.start_time_unix_nano, span.end_time_unix_nano), (998_500_000, 1_000_000_000));
+        assert_eq!((&*span.parent_span_id, span.flags), (&[0xaa; 8][..], 0x301));
+        assert_eq!((span.trace_id[0], span.span_id[1]), (0x4b, 0xf0));
+        assert!(span.status.is_none());
+        let attributes = shown(&span.attributes);
+        for expected in [
+            "http.request.method=GET",
+            "http.route=/api",
+            "http.response.status_code=200",
+            "url.path=/api/x",
+            "url.scheme=https",
+            "server.address=a.test",
+            "client.address=10.0.0.1",
+            "network.protocol.version=2",
+            "bowline.app=shop",
+            "bowline.release=3",
+            "bowline.instance=local/shop.web.r3.0.1",
+        ] {
+            assert!(attributes.iter().any(|one| one == expected), "{expected}: {attributes:?}");
+        }
+        assert!(!attributes.iter().any(|one| one.starts_with("error.type")));
+    }
+
+    #[test]
+    fn what_fails_says_by_what() {
+        let check = |fields: &str, error: Option<&str>, is_error: bool| {
+            let span = only(&line(fields));
+            let attributes = shown(&span.attributes);
+            let said = attributes.iter().find_map(|one| one.strip_prefix("error.type="));
+            assert_eq!((said, span.status.is_some()), (error, is_error), "{fields}");
+            assert_eq!((span.name.as_str(), span.parent_span_id.len(), span.flags), ("GET", 0, 0x101));
+        };
+        check(r#""status":503"#, Some("503"), true);
+        check(r#""status":502,"blame":"upstream","reason":"connect-refused""#, Some("connect-refused"), true);
+        check(r#""status":200,"blame":"upstream","reason":"body-cut""#, Some("body-cut"), true);
+        check(r#""status":404"#, None, false);
+        check(r#""status":0,"blame":"client","reason":"client-gone""#, Some("client-gone"), false);
+    }
+
+    #[test]
+    fn what_is_no_span_is_none() {
+        let text = "{\"span_id\":\"x\"}".to_owned();
+        let (_, count) =
+            request(&[LogLine { at: Timestamp(1), source: LogSource::Access, text }], &Routes::new(), &origin());
+        assert_eq!(count, 0);
+    }
+}
