@@ -249,10 +249,10 @@ fn envoy_outlives_the_daemon_and_is_started_again_when_it_dies() {
 #[test]
 fn what_envoy_cannot_do_is_refused_by_its_key() {
     let bowline = Bowline::new();
-    let folder = app(&bowline, "envoy-refuses", "upload = { extensions = [\"png\"] }\n");
+    let folder = app(&bowline, "envoy-refuses", "[service.web.scale]\nmin = 0\nmax = 1\n");
     let args = ["--edge", "envoy", "--http", "0", "--https", "0", "--admin", "0"];
     let refused = bowline.fails(&[&["up", path(&folder)], &args[..]].concat(), 2);
-    assert!(refused.contains("route.main.upload"), "{refused}");
+    assert!(refused.contains("service.web.scale.min"), "{refused}");
     let proxies = bowline.fails(&[&["up", path(&folder), "--trusted-proxy", "10.0.0.0/8"], &args[..]].concat(), 2);
     assert!(proxies.contains("proxies in front"), "{proxies}");
 }
@@ -262,6 +262,10 @@ fn a_fixed_envoy_is_rendered_from_the_same_file() {
     let bowline = Bowline::new();
     let folder =
         app(&bowline, "envoy-render", "hosts = [\"shop.localhost\"]\ntls = \"off\"\nallow = [\"127.0.0.0/8\"]\n");
+    let judged = app(&bowline, "envoy-render-uploads", "upload = { extensions = [\"png\"] }\n");
+    let refused =
+        bowline.fails(&["render", "envoy", path(&judged), "--env", "local", "--endpoint", "web=127.0.0.1:9"], 2);
+    assert!(refused.contains("route.main.upload") && refused.contains("a process that the daemon keeps"), "{refused}");
     let missing = bowline.fails(&["render", "envoy", path(&folder), "--env", "local"], 2);
     assert!(missing.contains("--endpoint web=ADDRESS:PORT"), "{missing}");
     let output = bowline.run(&["render", "envoy", path(&folder), "--env", "local", "--endpoint", "web=127.0.0.1:9"]);

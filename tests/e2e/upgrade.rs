@@ -21,14 +21,14 @@ fn upgrades() -> usize {
     std::env::var("BOWLINE_UPGRADES").ok().and_then(|text| text.parse().ok()).unwrap_or(UPGRADES)
 }
 
-fn upgraded(bowline: &Bowline, to: &Path) -> Value {
+pub(crate) fn upgraded(bowline: &Bowline, to: &Path) -> Value {
     let output = bowline.command_of(to, &["serve", "--upgrade", "--json"]).output().expect("the binary runs");
     assert!(output.status.success(), "{}", text(&output));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 /// The binary that a process was started from.
-fn program(pid: u32) -> String {
+pub(crate) fn program(pid: u32) -> String {
     Process { pid }.arguments().first().cloned().unwrap_or_default()
 }
 

@@ -20,7 +20,7 @@ mod steer;
 mod token;
 
 pub(crate) use data::{Connect, Data, Import};
-pub(crate) use engine::{Edge, Endpoint, Engine, RenderEnvoy};
+pub(crate) use engine::{Edge, Endpoint, Engine, RenderEnvoy, UploadFilter};
 pub(crate) use monitoring::{Add, Out, RenderAlertmanager, RenderGrafana, RenderPrometheus};
 pub(crate) use render::Render;
 pub(crate) use steer::{Abort, Deploy, Plan, Promote, Releases, Restart, Rollback, Scale};
@@ -223,6 +223,8 @@ pub(crate) enum Verb {
     Dial,
     #[command(hide = true)]
     Edge(Edge),
+    #[command(hide = true)]
+    UploadFilter(UploadFilter),
 }
 
 impl Verb {
@@ -261,7 +263,8 @@ impl Verb {
             | Self::Version
             | Self::Serve(_)
             | Self::Dial
-            | Self::Edge(_) => false,
+            | Self::Edge(_)
+            | Self::UploadFilter(_) => false,
         }
     }
 }

@@ -51,9 +51,10 @@ impl Edge {
                 Ok(Self::own(settings, paths, exe))
             }
             EdgeEngine::Envoy => {
+                let own = exe;
                 let exe = find(std::env::var_os(ENVOY).as_deref(), std::env::var_os("PATH").as_deref())?;
                 bowline_edge::link::end(&log_dir(paths)).await;
-                Ok(Self::envoy(settings, paths, exe))
+                Ok(Self::envoy(settings, paths, exe, own))
             }
         }
     }
@@ -74,12 +75,14 @@ impl Edge {
         Self { desired, observed, shutdown: Shutdown::Own(shutdown), renew: Some(renew) }
     }
 
-    fn envoy(settings: &Settings, paths: &Paths, exe: PathBuf) -> Self {
+    fn envoy(settings: &Settings, paths: &Paths, exe: PathBuf, own_exe: PathBuf) -> Self {
         let handle = bowline_envoy::link::spawn(bowline_envoy::link::LinkConfig {
             exe,
             run_dir: paths.run.clone(),
             log_dir: log_dir(paths),
             log_file: paths.state.join("logs/envoy.log"),
+            own_exe,
+            upload_log: paths.state.join("logs/upload-filter.log"),
             http: settings.http,
             https: settings.https,
             uid: uid(),

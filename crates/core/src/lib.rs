@@ -23,4 +23,5 @@ pub mod session;
 pub mod source;
 pub mod time;
 pub mod units;
+pub mod upload;
 pub mod verdict;

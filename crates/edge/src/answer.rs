@@ -1,8 +1,9 @@
 //! Answers that the edge gives itself, and who is to blame for them.
 
+use bowline_core::upload::UploadFault;
+
 use crate::h1::write::reason;
 use crate::h1::{BadUpstream, Refusal, RequestHead};
-use crate::policy::upload::UploadFault;
 
 /// When to look again whether maintenance is over, in seconds.
 const MAINTENANCE: u32 = 60;

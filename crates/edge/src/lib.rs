@@ -40,12 +40,7 @@ mod trace;
 mod tunnel;
 mod upstream;
 
-/// The upload filter by itself, for whoever tests it against bytes.
-pub mod upload {
-    pub use crate::policy::upload::{Claims, Extensions, Filter, UploadFault};
-}
-
-/// The reader of PROXY headers by itself, likewise.
+/// The reader of PROXY headers by itself, for whoever tests it against bytes.
 pub mod proxy_header {
     pub use crate::proxy::{BadHeader, Source, Step, belonging, step};
 }

@@ -12,6 +12,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bowline_core::route::Method;
+use bowline_core::upload::UploadFault;
 
 use crate::answer::{Blame, Reason, wants_html};
 use crate::balance::Endpoint;
@@ -19,7 +20,6 @@ use crate::client::{Client, Peer};
 use crate::deadline::{Deadline, Patience, ticks};
 use crate::grpc::{self, Code};
 use crate::h1::{Exchange, Framing, Refusal, RequestHead, ResponseLine, Scheme, Upgrade, Version, write};
-use crate::policy::upload::UploadFault;
 use crate::policy::{Origin, Upload};
 use crate::record::{Line, Sample, ShardKey};
 use crate::route::{Lookup, Route, Target};

@@ -2,7 +2,8 @@
 //!
 //! [`resources`] turns a table into Envoy's resources, written as the JSON of its own documentation; [`schema`] holds them to Envoy's API and
 //! encodes them; [`delta`] decides what one stream of delta ADS is sent next; [`ads`] is the server on a Unix socket; [`record`] adds up
-//! the lines of Envoy's access log. The daemon's half of it all is [`link`].
+//! the lines of Envoy's access log. The daemon's half of it all is [`link`]. [`upload`] is a
+//! process of its own, which judges uploads for Envoy.
 //!
 //! Architecture invariant: nothing that a request needs passes through the daemon: an Envoy whose daemon is gone serves what it was last
 //! told, tokens and shares included.
@@ -17,6 +18,8 @@ mod record;
 mod resources;
 mod schema;
 mod tail;
+mod upload;
 
 pub use bootstrap::{Files, fixed};
 pub use resources::{Input, Listen, Resources};
+pub use upload::{FilterArgs, FilterError, run as judge_uploads};

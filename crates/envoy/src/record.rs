@@ -13,6 +13,8 @@ use bowline_core::verdict::{CLIENT_LEFT, Counted, FIRST_FAILURE};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::upload;
+
 /// Series that are kept; what has other labels is only counted as dropped.
 const MAX_SERIES: usize = 10_000;
 
@@ -78,6 +80,9 @@ impl Totals {
             return;
         };
         self.count(&key, &line);
+        if line.reason.as_deref() == Some(upload::AWAY) {
+            return;
+        }
         if let Some(instance) = line.instance.as_deref().and_then(|text| text.parse::<InstanceId>().ok()) {
             match line.status() {
                 FIRST_FAILURE.. => *self.failed.entry(instance).or_default() += 1,
@@ -228,6 +233,14 @@ mod tests {
         assert_eq!(seen(&failing).streaks.into_values().collect::<Vec<_>>(), [FAILURES]);
         let mended: Vec<String> = failing.into_iter().chain([line(200)]).collect();
         assert!(seen(&mended).streaks.is_empty());
+    }
+
+    #[test]
+    fn what_nobody_judged_is_no_fault_of_its_instance() {
+        let unjudged = line(503).replace("\"judged\"", "\"reason\":\"upload-filter-away\",\"judged\"");
+        let seen = seen(&vec![unjudged; FAILURES as usize]);
+        assert_eq!(seen.series.keys().map(|key| key.status).collect::<Vec<_>>(), [503]);
+        assert!(seen.streaks.is_empty() && seen.traffic.is_empty());
     }
 
     #[test]

@@ -41,6 +41,13 @@ pub(crate) struct Edge {
     pub(crate) successor: bool,
 }
 
+/// Started by the daemon beside an Envoy.
+#[derive(Debug, Args)]
+pub(crate) struct UploadFilter {
+    #[arg(long)]
+    pub(crate) socket: PathBuf,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RenderEnvoy {
     /// The folder of an app

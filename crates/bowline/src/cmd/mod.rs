@@ -34,6 +34,7 @@ mod status;
 mod token;
 mod trust;
 mod up;
+mod upload_filter;
 mod version;
 
 use std::path::Path;
@@ -93,6 +94,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Dial => client(dial::run(&Paths::of_live(state)?)),
         Verb::Serve(args) => serve::run(args, state, ui),
         Verb::Edge(args) => edge::run(args),
+        Verb::UploadFilter(args) => upload_filter::run(args),
     }
 }
 

@@ -6,7 +6,6 @@ use crate::route::{EdgeEngine, routed};
 
 const FILES: &str =
     "Envoy serves no files: the server's own edge does (`edge = \"bowline\"`), or let the app serve them";
-const UPLOADS: &str = "Envoy does not look into uploads: the server's own edge does (`edge = \"bowline\"`)";
 const RESTS: &str = "Envoy holds no request until an instance has started: say at least 1, or have the server's own edge (`edge = \"bowline\"`)";
 
 /// All that a server with this edge cannot carry out, by path. See [`unsupported`].
@@ -29,9 +28,7 @@ fn by_envoy(app: &App) -> Vec<Unsupported> {
             .then(|| (format!("service.{name}.scale.min"), RESTS));
         [files, rests].into_iter().flatten()
     });
-    let looked_into = app.routes.iter().filter(|(_, route)| route.upload.is_some());
-    let uploads = looked_into.map(|(name, _)| (format!("route.{name}.upload"), UPLOADS));
-    services.chain(uploads).map(|(path, why)| Unsupported { path, why }).collect()
+    services.map(|(path, why)| Unsupported { path, why }).collect()
 }
 
 #[cfg(test)]
@@ -73,7 +70,7 @@ mod tests {
                 let upload = Upload { extensions: vec!["png".into()] };
                 app.routes.values_mut().next().unwrap().upload = Some(upload);
             },
-            &["route.main.upload", "service.web.scale.min"],
+            &["service.web.scale.min"],
         );
         check(
             |app| {

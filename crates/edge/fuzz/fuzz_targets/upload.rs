@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use bowline_edge::upload::{Claims, Extensions, Filter, UploadFault};
+use bowline_core::upload::{Claims, Extensions, Filter, UploadFault};
 use libfuzzer_sys::fuzz_target;
 
 fn judge(media_type: &[u8], path: &str, body: &[u8], piece: usize) -> (Vec<u8>, Result<(), UploadFault>) {

@@ -27,7 +27,6 @@ pub mod write;
 
 pub use body::{BodyDecoder, BodyEncoder, BodyFault, Decoded, Frame, Framing, LengthMismatch};
 pub use exchange::{AfterClient, AfterUpstream, Exchange};
-pub(crate) use field::is_token;
 pub use field::{Field, FieldKind, Spare};
 pub use gate::{GateStep, RequestGate, RequestHead, Upgrade, Version};
 pub use refusal::{BadUpstream, Refusal};

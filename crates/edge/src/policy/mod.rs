@@ -4,7 +4,7 @@
 mod address;
 mod auth;
 mod rate;
-pub(crate) mod upload;
+mod upload;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use bowline_core::app::BodyLimit;
 use bowline_core::route::Policies;
+use bowline_core::upload::{Extensions, UploadFault};
 
 pub(crate) use address::{Networks, Origin, origin};
 pub(crate) use rate::{Limiter, network, site};
@@ -20,7 +21,6 @@ use crate::answer::Reason;
 use crate::h1::{Field, Framing, Refusal, RequestHead};
 use auth::Auth;
 pub(crate) use upload::Upload;
-use upload::{Extensions, UploadFault};
 
 /// The policies of one route, as a worker asks them.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 mod drain;
 mod process;
 mod session;
+mod upload;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 pub use self::process::admin_socket;
 use crate::admin::Admin;
 use session::{Ended, Session};
+use upload::Keeper;
 
 /// An Envoy that lived shorter than this is in a crash loop.
 const SHORT_LIFE: Duration = Duration::from_secs(5);
@@ -44,6 +46,9 @@ pub struct LinkConfig {
     pub log_dir: PathBuf,
     /// What it says itself is appended here.
     pub log_file: PathBuf,
+    /// This binary, which is the upload filter, too, and what that one says.
+    pub own_exe: PathBuf,
+    pub upload_log: PathBuf,
     /// Port 0: any free one, told by the observation.
     pub http: SocketAddr,
     pub https: Option<SocketAddr>,
@@ -86,11 +91,12 @@ pub fn spawn(config: LinkConfig) -> Handle {
     let (desired, wanted) = watch::channel(Arc::default());
     let (observed, latest) = watch::channel(Arc::default());
     let (shutdown, requests) = mpsc::channel(1);
-    tokio::spawn(keep_running(Session::new(config, wanted, observed), requests));
+    let filter = Keeper::new(config.clone());
+    tokio::spawn(keep_running(Session::new(config, wanted, observed, filter), requests));
     Handle { desired, observed: latest, shutdown: Shutdown(shutdown) }
 }
 
-/// Ends the Envoy of this state, if one runs: another kind of edge takes its place.
+/// Ends the Envoy of this state and its upload filter, if they run: another kind of edge takes its place.
 pub async fn end(run_dir: &Path) {
     let admin = Admin::new(&admin_socket(run_dir));
     if admin.post("/quitquitquit").await.is_ok() {
@@ -102,6 +108,8 @@ pub async fn end(run_dir: &Path) {
         // One that does not go has the ports, and is named by whoever wants them.
         drop(tokio::time::timeout(GOING, gone).await);
     }
+    // Nobody asks it any more.
+    upload::end_found(&process::upload_socket(run_dir)).await;
 }
 
 async fn keep_running(mut session: Session, mut requests: mpsc::Receiver<Request>) {
@@ -110,6 +118,7 @@ async fn keep_running(mut session: Session, mut requests: mpsc::Receiver<Request
         let begun = Instant::now();
         let fault = match session.run(&mut requests).await {
             Ended::Shutdown(done) => {
+                session.filter.end().await;
                 let _ = done.send(());
                 return;
             }
@@ -125,6 +134,7 @@ async fn keep_running(mut session: Session, mut requests: mpsc::Receiver<Request
             () = tokio::time::sleep(pause) => {}
             request = requests.recv() => {
                 if let Some((_, done)) = request {
+                    session.filter.end().await;
                     let _ = done.send(());
                 }
                 return;

@@ -1,5 +1,6 @@
 //! Starting Envoy's process, and knowing when it ends.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
@@ -36,6 +37,11 @@ pub fn admin_socket(run_dir: &Path) -> PathBuf {
     admin_dir(run_dir).join("admin.sock")
 }
 
+/// In the same folder: the filter runs as Envoy's user.
+pub(super) fn upload_socket(run_dir: &Path) -> PathBuf {
+    admin_dir(run_dir).join("upload.sock")
+}
+
 fn admin_dir(run_dir: &Path) -> PathBuf {
     run_dir.join("envoy")
 }
@@ -48,6 +54,11 @@ impl LinkConfig {
     /// Envoy makes it itself, in a folder that is its own.
     pub(super) fn admin_socket(&self) -> PathBuf {
         admin_socket(&self.run_dir)
+    }
+
+    /// The filter makes it itself.
+    pub(super) fn upload_socket(&self) -> PathBuf {
+        upload_socket(&self.run_dir)
     }
 
     fn admin_dir(&self) -> PathBuf {
@@ -89,6 +100,23 @@ pub(super) fn start(config: &LinkConfig, bootstrap: &Value, ports: &[u16]) -> io
     command.spawn()
 }
 
+/// Starts the upload filter likewise.
+pub(super) fn start_filter(config: &LinkConfig) -> io::Result<Child> {
+    make_admin_dir(config)?;
+    let log = open_log(&config.upload_log)?;
+    let mut command = Command::new(&config.own_exe);
+    command.arg("upload-filter").arg("--socket").arg(config.upload_socket());
+    command.env_remove("NOTIFY_SOCKET");
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    become_its_user(&mut command, config.user(), false);
+    command.spawn()
+}
+
+fn make_admin_dir(config: &LinkConfig) -> io::Result<()> {
+    std::fs::create_dir_all(config.admin_dir())?;
+    config.give(&config.admin_dir(), 0o700)
+}
+
 fn prepare(config: &LinkConfig, bootstrap: &Value) -> io::Result<()> {
     std::fs::create_dir_all(&config.log_dir)?;
     config.give(&config.log_dir, 0o750)?;
@@ -96,8 +124,7 @@ fn prepare(config: &LinkConfig, bootstrap: &Value) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
     file.write_all(bootstrap.to_string().as_bytes())?;
     config.give(&path, 0o600)?;
-    std::fs::create_dir_all(config.admin_dir())?;
-    config.give(&config.admin_dir(), 0o700)?;
+    make_admin_dir(config)?;
     match std::fs::remove_file(config.admin_socket()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
@@ -210,14 +237,18 @@ pub(super) struct Process {
 impl Process {
     /// The Envoy of this state, if it is that.
     pub(super) fn of(config: &LinkConfig, pid: u32) -> io::Result<Self> {
+        Self::with(pid, config.bootstrap_file().as_os_str())
+    }
+
+    /// One of whose command line this is a word.
+    pub(super) fn with(pid: u32, word: &OsStr) -> io::Result<Self> {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
         let fd = pidfd_open(raw, PidfdFlags::NONBLOCK)?;
         let line = std::fs::read(format!("/proc/{pid}/cmdline"))?;
-        let file = config.bootstrap_file();
-        let is_ours = line.split(|byte| *byte == 0).any(|word| word == file.as_os_str().as_encoded_bytes());
+        let is_ours = line.split(|byte| *byte == 0).any(|one| one == word.as_encoded_bytes());
         match is_ours {
             true => Ok(Self { pid, fd: watched(fd)? }),
-            false => Err(io::Error::other(format!("process {pid} is no Envoy of this state"))),
+            false => Err(io::Error::other(format!("process {pid} is not of this state"))),
         }
     }
 
@@ -229,8 +260,12 @@ impl Process {
     }
 
     pub(super) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
         // Ended meanwhile.
-        let _ = pidfd_send_signal(self.fd.get_ref(), Signal::KILL);
+        let _ = pidfd_send_signal(self.fd.get_ref(), signal);
     }
 
     /// Memory that only this process uses.

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, sleep, timeout};
 
 use super::drain::Drains;
 use super::process::{self, Process};
+use super::upload::{self, Keeper};
 use super::{LinkConfig, Request};
 use crate::admin::{Admin, Figures, Known};
 use crate::ads::{Ads, Event, Told};
@@ -78,6 +79,9 @@ pub(super) struct Session {
     /// Envoy has it; not told yet.
     taken: Option<Generation>,
     child: Option<Child>,
+    pub(super) filter: Keeper,
+    /// Why no upload can be judged, as it was told last.
+    unjudged: Option<Fault>,
     reports: u32,
     unanswered: u32,
 }
@@ -91,6 +95,7 @@ impl Session {
         config: LinkConfig,
         wanted: watch::Receiver<Arc<EdgeDesired>>,
         observed: watch::Sender<Arc<EdgeObservation>>,
+        filter: Keeper,
     ) -> Self {
         let mut began = [0; 8];
         // Without random numbers the time tells one counting from another.
@@ -117,6 +122,8 @@ impl Session {
             looked: None,
             taken: None,
             child: None,
+            filter,
+            unjudged: None,
             reports: 0,
             unanswered: 0,
         }
@@ -137,7 +144,7 @@ impl Session {
         // One that was found serves what it serves until it is known what is wanted; a new one says that it was not told yet.
         if self.wanted.borrow().table.generation > Generation(0) || self.child.is_some() {
             let wanted = Arc::clone(&self.wanted.borrow_and_update());
-            self.tell(wanted);
+            self.tell(wanted).await;
         }
         if self.tells > 0
             && let Err(fault) = self.listen_for_envoy()
@@ -302,7 +309,7 @@ impl Session {
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => {
                         let wanted = Arc::clone(&self.wanted.borrow_and_update());
-                        self.tell(wanted);
+                        self.tell(wanted).await;
                         if let Err(fault) = self.listen_for_envoy() {
                             return Ended::Lost(fault);
                         }
@@ -332,8 +339,11 @@ impl Session {
         }
     }
 
-    /// Makes another model of what is wanted.
-    fn tell(&mut self, wanted: Arc<EdgeDesired>) {
+    /// Makes another model of what is wanted. Who judges uploads is there before any route asks for it.
+    async fn tell(&mut self, wanted: Arc<EdgeDesired>) {
+        if upload::is_needed(&wanted.table) {
+            self.filter.needed().await;
+        }
         self.drains.table(&self.table.table, &wanted.table);
         self.table = wanted;
         self.tells = self.tells.saturating_add(1);
@@ -342,9 +352,9 @@ impl Session {
 
     fn make(&mut self) {
         let Some(listen) = self.listen else { return };
-        let access_log = self.config.access_log();
+        let (access_log, uploads) = (self.config.access_log(), self.config.upload_socket());
         let draining = self.drains.pools();
-        let input = Input { desired: &self.table, draining, listen, access_log: &access_log };
+        let input = Input { desired: &self.table, draining, listen, access_log: &access_log, uploads: Some(&uploads) };
         let resources = Resources::of(input);
         for rule in &resources.refused {
             tracing::warn!(app = %rule.key, route = %rule.route, "Envoy cannot do what this route asks for: it answers 503");
@@ -431,6 +441,7 @@ impl Session {
         let known = &self.known;
         self.totals.retain(|instance| known.values().any(|one| one == instance));
         let serving = taken.or(self.observed.borrow().serving);
+        let unjudged = std::mem::replace(&mut self.unjudged, self.filter.fault());
         let is_as_found = self.child.is_none() && self.tells == 1;
         self.observed.send_if_modified(|seen| {
             let mut now = EdgeObservation::clone(seen);
@@ -439,6 +450,10 @@ impl Session {
                 now.refusal = None;
                 now.table = is_as_found.then(|| Arc::clone(&self.table.table));
             }
+            if now.refusal == unjudged {
+                now.refusal = None;
+            }
+            now.refusal = now.refusal.or_else(|| self.unjudged.clone());
             let active = doing.iter().filter(|(_, doing)| doing.active > 0);
             now.outstanding = active.map(|(id, doing)| (id.clone(), doing.active)).collect();
             now.left_out = doing.iter().filter(|(_, doing)| doing.is_left_out).map(|(id, _)| id.clone()).collect();

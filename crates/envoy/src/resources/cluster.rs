@@ -10,6 +10,7 @@ use bowline_core::route::{Cohort, PoolId};
 use serde_json::{Value, json};
 
 use super::{Told, address, any};
+use crate::upload;
 
 /// The cluster of the daemon's API.
 pub(super) const API: &str = "bowline/api";
@@ -22,6 +23,10 @@ const IDLE: &str = "1s";
 
 /// Envoy's own bound is 1024, of connections as of requests: what may be under way is for instances to say.
 const NO_BOUND: u32 = 1_000_000;
+
+/// What is on its way back from the upload filter of one body, and of all on a connection.
+const UPLOAD_WINDOW: u32 = 64 << 10;
+const UPLOADS_WINDOW: u32 = 1 << 20;
 
 const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -102,6 +107,27 @@ fn endpoint(id: &InstanceId, at: SocketAddr, health: &str) -> Value {
         "endpoint": { "address": address(at) },
         "health_status": health,
         "metadata": { "filter_metadata": { "bowline": { "instance": id.to_string(), "release": id.slot.release.0 } } },
+    })
+}
+
+/// The upload filter behind its Unix socket.
+pub(super) fn uploads(socket: &Path) -> Value {
+    let endpoint = json!({ "endpoint": { "address": { "pipe": { "path": socket.to_string_lossy() } } } });
+    let http2 = json!({
+        "initial_stream_window_size": UPLOAD_WINDOW,
+        "initial_connection_window_size": UPLOADS_WINDOW,
+        // Within a stream Envoy waits for a word of the filter as long as the route's idle time. One that has stopped is found out by this.
+        "connection_keepalive": { "interval": "1s", "timeout": "3s" },
+    });
+    let http2 = any(OPTIONS, json!({ "explicit_http_config": { "http2_protocol_options": http2 } }));
+    json!({
+        "name": upload::NAME,
+        "alt_stat_name": upload::NAME.replace('.', "/"),
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": { "cluster_name": upload::NAME, "endpoints": [{ "lb_endpoints": [endpoint] }] },
+        "circuit_breakers": { "thresholds": [{ "max_pending_requests": upload::AT_ONCE, "max_requests": upload::AT_ONCE }] },
+        "typed_extension_protocol_options": { (OPTIONS): http2 },
     })
 }
 

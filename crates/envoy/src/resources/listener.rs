@@ -31,6 +31,10 @@ const HEAD_KIB: u32 = 32;
 const HEADERS: u32 = 100;
 const STREAMS: u32 = 100;
 
+/// What is held of a connection before its other side is waited for; Envoy's own bound is 1 MiB. As much of a body is told to the upload filter
+/// at once.
+const BUFFER: u32 = 256 << 10;
+
 pub(super) fn all(input: Input<'_>, all: &mut Resources) {
     plain(input, all);
     if let Some(https) = input.listen.https {
@@ -44,6 +48,7 @@ pub(super) fn all(input: Input<'_>, all: &mut Resources) {
                 "listener_filters_timeout": HANDSHAKE,
                 "filter_chains": chains,
                 "enable_reuse_port": false,
+                "per_connection_buffer_limit_bytes": BUFFER,
             });
             all.listeners.insert(HTTPS.to_owned(), listener);
         }
@@ -65,7 +70,7 @@ fn plain(input: Input<'_>, all: &mut Resources) {
         }
     }
     for (host, site) in &table.sites {
-        hosts.entry(host).or_default().extend(route::of_rules(&site.rules, table, over, has_certificate(input, host)));
+        hosts.entry(host).or_default().extend(route::of_rules(&site.rules, input, over, has_certificate(input, host)));
     }
     let api = table.api.as_ref().map(|api| &api.host);
     let of = |(host, mut routes): (&HostName, Vec<Value>)| {
@@ -85,6 +90,7 @@ fn plain(input: Input<'_>, all: &mut Resources) {
         "filter_chains": [{ "filters": [manager(HTTP, HTTP, input)] }],
         // One socket for all workers: closing one of several would lose its queue.
         "enable_reuse_port": false,
+        "per_connection_buffer_limit_bytes": BUFFER,
     });
     all.listeners.insert(HTTP.to_owned(), listener);
 }
@@ -155,7 +161,7 @@ fn own(table: &Table, host: &HostName, input: Input<'_>) -> Option<Value> {
         return Some(route::to_api(&api.host, Over::Tls));
     }
     let site = table.sites.get(host).filter(|site| site.tls == SiteTls::Both)?;
-    let routes = route::of_rules(&site.rules, table, Over::Tls, has_certificate(input, host));
+    let routes = route::of_rules(&site.rules, input, Over::Tls, has_certificate(input, host));
     Some(route::host(host.as_str(), host.as_str(), routes))
 }
 
@@ -193,7 +199,7 @@ fn manager(prefix: &str, routes: &str, input: Input<'_>) -> Value {
     let config = json!({
         "stat_prefix": prefix,
         "rds": { "route_config_name": routes, "config_source": cluster::ads() },
-        "http_filters": policy::filters(),
+        "http_filters": policy::filters(input.uploads.is_some()),
         "access_log": [access::log(input.access_log)],
         "common_http_protocol_options": {
             "idle_timeout": IDLE,

@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 
 pub(crate) use cluster::ads;
 
+use crate::upload;
+
 /// Where Envoy listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listen {
@@ -34,6 +36,8 @@ pub struct Input<'a> {
     pub listen: Listen,
     /// Lines of the access log are appended here.
     pub access_log: &'a Path,
+    /// Where the upload filter listens; `None`: there is none, and no route with `upload` is carried.
+    pub uploads: Option<&'a Path>,
 }
 
 /// Envoy's resources by their names, in the canonical JSON of their kinds.
@@ -65,10 +69,13 @@ impl Resources {
         if let Some(api) = &input.desired.table.api {
             all.clusters.insert(cluster::API.to_owned(), cluster::api(&api.socket));
         }
+        if let Some(socket) = input.uploads {
+            all.clusters.insert(upload::NAME.to_owned(), cluster::uploads(socket));
+        }
         listener::all(input, &mut all);
         let rules = input.desired.table.sites.values().flat_map(|site| &site.rules);
         all.refused = rules
-            .filter(|rule| !is_carried(&rule.action) || rule.policies.upload.is_some())
+            .filter(|rule| !is_carried(&rule.action) || (rule.policies.upload.is_some() && input.uploads.is_none()))
             .map(|rule| rule.id.clone())
             .collect();
         all.refused.sort();

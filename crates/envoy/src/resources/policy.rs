@@ -1,14 +1,15 @@
 //! What a request must pass, as filters: each is in the chain of every listener, off, and on where a route says so.
 //!
 //! Order: maintenance, then who may come, then a client's rate (a wrong proof counts against it), then the proof, then a route's rate (which
-//! strangers must not use up), then which release, and at last what does not announce its length.
+//! strangers must not use up), then the files in its body, then which release, and at last what does not announce its length.
 
-use bowline_core::app::RateBy;
+use bowline_core::app::{RateBy, Upload};
 use bowline_core::route::{Gate, Policies, Proof, RateLimit};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use super::{any, header, seconds};
+use crate::upload;
 
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const RBAC_HERE: &str = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
@@ -21,6 +22,9 @@ const COMPRESSOR: &str = "envoy.extensions.filters.http.compressor.v3.Compressor
 const COMPRESSOR_HERE: &str = "envoy.extensions.filters.http.compressor.v3.CompressorPerRoute";
 const GZIP: &str = "envoy.extensions.compression.gzip.compressor.v3.Gzip";
 const HEADERS: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
+const HEADERS_HERE: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute";
+const EXTERNAL: &str = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor";
+const EXTERNAL_HERE: &str = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// Names of the filters.
@@ -30,6 +34,7 @@ const ALLOW: &str = "bowline.allow";
 const CLIENT_RATE: &str = "bowline.rate.client";
 const AUTH: &str = "bowline.auth";
 const ROUTE_RATE: &str = "bowline.rate.route";
+const LENGTH: &str = "bowline.length";
 const STEER: &str = "bowline.steer";
 const BODY: &str = "bowline.body";
 const COMPRESS: &str = "bowline.compress";
@@ -45,7 +50,9 @@ const CLIENTS: u32 = 16 << 10;
 const COMPRESSED_FROM: u32 = 1024;
 
 /// The filters of a listener, the router at their end.
-pub(super) fn filters() -> Vec<Value> {
+///
+/// `uploads`: there is a filter of uploads to be asked.
+pub(super) fn filters(uploads: bool) -> Vec<Value> {
     let off = |name: &str, config: Value| json!({ "name": name, "typed_config": config, "disabled": true });
     let script = |code: &str| any(LUA, json!({ "default_source_code": { "inline_string": code } }));
     let limit = || any(LIMIT, json!({ "stat_prefix": "bowline" }));
@@ -57,19 +64,63 @@ pub(super) fn filters() -> Vec<Value> {
     // Bowline's own words: the filters before have heard those that are for them.
     let reserved =
         json!({ "request_mutations": [{ "remove_on_match": { "key_matcher": { "prefix": "x-bowline-" } } }] });
-    vec![
+    let judge =
+        if uploads { vec![off(upload::NAME, judge()), off(LENGTH, any(HEADERS, json!({})))] } else { Vec::new() };
+    let before = vec![
         off(INSIDE, any(RBAC, json!({ "shadow_rules_stat_prefix": "maintenance_" }))),
         off(MAINTENANCE, script(include_str!("maintenance.lua"))),
         off(ALLOW, any(RBAC, json!({}))),
         off(CLIENT_RATE, limit()),
         off(AUTH, script(include_str!("auth.lua"))),
         off(ROUTE_RATE, limit()),
+    ];
+    let behind = vec![
         off(STEER, script(include_str!("steer.lua"))),
         off(BODY, any(BUFFER, json!({ "max_request_bytes": HELD }))),
         off(COMPRESS, any(COMPRESSOR, compressor)),
         json!({ "name": RESERVED, "typed_config": any(HEADERS, json!({ "mutations": reserved })) }),
         json!({ "name": "bowline.router", "typed_config": any(ROUTER, json!({ "suppress_envoy_headers": true })) }),
-    ]
+    ];
+    before.into_iter().chain(judge).chain(behind).collect()
+}
+
+/// Has a body judged while it streams, and the head held back until its first bytes are. Who judges is told nothing but what is looked at;
+/// that it is not there, or fails, refuses the request.
+fn judge() -> Value {
+    let told = [":path", "content-type", "content-encoding", "content-length"].map(|name| json!({ "exact": name }));
+    any(
+        EXTERNAL,
+        json!({
+            "grpc_service": { "envoy_grpc": { "cluster_name": upload::NAME } },
+            "failure_mode_allow": false,
+            "processing_mode": {
+                "request_header_mode": "SEND",
+                "request_body_mode": "FULL_DUPLEX_STREAMED",
+                "request_trailer_mode": "SEND",
+                "response_header_mode": "SKIP",
+                "response_body_mode": "NONE",
+                "response_trailer_mode": "SKIP",
+            },
+            "forward_rules": { "allowed_headers": { "patterns": told } },
+            "metadata_options": { "receiving_namespaces": { "untyped": [upload::NAME] } },
+            "route_cache_action": "RETAIN",
+        }),
+    )
+}
+
+/// What is let in: judged, and counted.
+pub(super) fn judged(on: &mut Map<String, Value>, upload: &Upload, most: u64) {
+    let field = |(key, value): (&str, String)| json!({ "key": key, "value": value });
+    let metadata = upload::metadata(upload, most).map(field);
+    on.insert(
+        upload::NAME.to_owned(),
+        any(EXTERNAL_HERE, json!({ "overrides": { "grpc_initial_metadata": metadata } })),
+    );
+    // Envoy drops the length of what might be changed. It is not, and apps rely on it.
+    let mut length = header("content-length", &format!("%DYNAMIC_METADATA({}:{})%", upload::NAME, upload::LENGTH));
+    length["keep_empty_value"] = false.into();
+    let mutations = json!({ "request_mutations": [{ "append": length }] });
+    on.insert(LENGTH.to_owned(), any(HEADERS_HERE, json!({ "mutations": mutations })));
 }
 
 /// What a route switches on of them.

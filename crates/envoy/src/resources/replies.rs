@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{any, header};
+use crate::upload;
 
 const EXPRESSION: &str = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter";
 
@@ -31,7 +32,9 @@ fn known() -> Vec<Reply> {
     let busy = "The daemon is asked by too many others at once. Try again in a moment.";
     let stranger = "Your address is not among those that are let in here.";
     let too_large = "The request's body is larger than this address accepts.";
+    let unjudged = "What is sent here is looked at first, and just now nobody does. Try again in a moment.";
     vec![
+        reply(detailed("ext_proc_error"), upload::AWAY, Some(503), unjudged),
         reply(by(&["UH", "NC"]), "no-ready-instance", Some(503), no_instance),
         reply(by(&["UF"]), "connect-failed", Some(502), "The app's instance does not accept connections."),
         reply(by(&["UC", "UR"]), "upstream-closed", Some(502), closed),

@@ -2,9 +2,10 @@
 
 use bowline_core::app::{HostName, PathPrefix, PlainHttp, Protocol};
 use bowline_core::route::{Action, CLIENT_FIELD, Cohort, Policies, Rule, RuleId, Split, Table};
+use bowline_core::upload::UploadFault;
 use serde_json::{Map, Value, json};
 
-use super::{cluster, cluster_name, header, literal, policy, seconds};
+use super::{Input, cluster, cluster_name, header, literal, policy, seconds};
 
 /// Over what a route is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,8 +92,8 @@ pub(super) fn configuration(name: &str, hosts: Vec<Value>) -> Value {
 }
 
 /// The routes of one host's rules, in the order of precedence.
-pub(super) fn of_rules(rules: &[Rule], table: &Table, over: Over, has_certificate: bool) -> Vec<Value> {
-    let mut all: Vec<Value> = rules.iter().flat_map(|rule| of_rule(rule, table, over, has_certificate)).collect();
+pub(super) fn of_rules(rules: &[Rule], input: Input<'_>, over: Over, has_certificate: bool) -> Vec<Value> {
+    let mut all: Vec<Value> = rules.iter().flat_map(|rule| of_rule(rule, input, over, has_certificate)).collect();
     all.push(answer(
         &json!({ "prefix": "/" }),
         "no-route",
@@ -119,7 +120,7 @@ pub(super) fn answer(matching: &Value, code: &str, status: u16, sentence: &str) 
     })
 }
 
-fn of_rule(rule: &Rule, table: &Table, over: Over, has_certificate: bool) -> Vec<Value> {
+fn of_rule(rule: &Rule, input: Input<'_>, over: Over, has_certificate: bool) -> Vec<Value> {
     if let Over::Plain { https: Some(port) } = over
         && rule.transfer.http == PlainHttp::Redirect
         && has_certificate
@@ -127,11 +128,11 @@ fn of_rule(rule: &Rule, table: &Table, over: Over, has_certificate: bool) -> Vec
         return to_https(rule, port).map(|route| labelled(rule, route)).collect();
     }
     let mut routes = match &rule.action {
-        _ if rule.policies.upload.is_some() => vec![not_carried(rule)],
+        _ if rule.policies.upload.is_some() && input.uploads.is_none() => vec![not_carried(rule)],
         Action::Files(_) => vec![not_carried(rule)],
         Action::Deny => vec![answer(&matching(rule, &[]), "denied", 403, "Nobody is let in here.")],
         Action::Redirect(to) => vec![redirect(rule, to)],
-        Action::Forward { splits, judged, .. } => forward(rule, splits, *judged, table),
+        Action::Forward { splits, judged, .. } => forward(rule, splits, *judged, &input.desired.table),
     };
     let on = policy::per_route(&rule.policies, &name_of(&rule.id), rule.transfer.compress);
     for route in &mut routes {
@@ -269,14 +270,20 @@ fn forward(rule: &Rule, splits: &[Split], judged: bool, table: &Table) -> Vec<Va
     );
     let websocket = json!({ "name": "upgrade", "string_match": { "exact": "websocket", "ignore_case": true } });
     let call = json!({ "name": "content-type", "string_match": { "prefix": "application/grpc" } });
-    let tunnel = target.route(rule, &[websocket], rule.idle);
+    let tunnel = match &rule.policies.upload {
+        None => target.route(rule, &[websocket], rule.idle),
+        // What passes through a tunnel is not seen.
+        Some(_) => {
+            answer(&matching(rule, &[websocket]), UploadFault::Tunnel.code(), 415, UploadFault::Tunnel.sentence())
+        }
+    };
     let plain = target.route(rule, &[present("content-length")], rule.timeout);
     let mut held = target.route(rule, &[absent("content-length")], rule.timeout);
     let [length, chunks] = bodiless();
     let mut again = target.route(rule, &[fits(":method", REPEATABLE), length, chunks], rule.timeout);
     again["route"]["retry_policy"] = retries(&format!("{UNHEARD},reset"));
-    // A stream of HTTP/2 may have a body and announce nothing.
-    for route in [&mut held, &mut again] {
+    // A stream of HTTP/2 may have a body and announce nothing. Who judges a body counts it as well.
+    for route in [&mut held, &mut again].into_iter().filter(|_| rule.policies.upload.is_none()) {
         if let Some(on) = route["typed_per_filter_config"].as_object_mut() {
             policy::hold(on, most);
         }
@@ -323,6 +330,9 @@ impl Target {
                 json!({ "weighted_clusters": { "clusters": several.iter().map(of).collect::<Vec<_>>() } })
             }
         };
+        if let Some(upload) = &rule.policies.upload {
+            policy::judged(&mut on, upload, rule.body.0.0);
+        }
         let mut target = Self { action, on, calls };
         target.action["timeout"] = "0s".into();
         target.action["cluster_not_found_response_code"] = "SERVICE_UNAVAILABLE".into();

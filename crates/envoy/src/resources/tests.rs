@@ -73,8 +73,8 @@ fn desired(rules: Vec<Rule>) -> EdgeDesired {
 fn all(desired: &EdgeDesired) -> Resources {
     let listen = Listen { http: "127.0.0.1:8080".parse().unwrap(), https: Some("127.0.0.1:8443".parse().unwrap()) };
     let draining = BTreeMap::new();
-    let resources =
-        Resources::of(Input { desired, draining: &draining, listen, access_log: Path::new("/logs/access.log") });
+    let (access_log, uploads) = (Path::new("/logs/access.log"), Some(Path::new("/run/upload.sock")));
+    let resources = Resources::of(Input { desired, draining: &draining, listen, access_log, uploads });
     is_of_the_api(&resources);
     resources
 }
@@ -111,7 +111,8 @@ const TLS: &str = "https/shop.localhost";
 #[test]
 fn a_table_is_said_whole() {
     let resources = all(&desired(vec![rule("/", forward(&[(1, 100)], false))]));
-    assert_eq!(resources.clusters.keys().collect::<Vec<_>>(), ["local/shop.web.r1", "local/shop.web.r2"]);
+    let clusters: Vec<_> = resources.clusters.keys().collect();
+    assert_eq!(clusters, ["bowline.upload", "local/shop.web.r1", "local/shop.web.r2"]);
     assert_eq!(resources.endpoints.len(), 2);
     assert_eq!(resources.listeners.keys().collect::<Vec<_>>(), ["http", "https"]);
     assert_eq!(resources.routes.keys().collect::<Vec<_>>(), ["http", TLS]);
@@ -261,8 +262,8 @@ fn an_instance_that_is_drained_is_told_and_gets_nothing() {
     gone.endpoints.insert("local/shop.web.r1.1.1".parse().unwrap(), "127.0.0.1:9".parse().unwrap());
     draining.entry(pool(9, Cohort::Whole)).or_default().endpoints.clone_from(&gone_endpoints());
     let listen = Listen { http: "127.0.0.1:8080".parse().unwrap(), https: None };
-    let resources =
-        Resources::of(Input { desired: &desired, draining: &draining, listen, access_log: Path::new("/a") });
+    let (access_log, uploads) = (Path::new("/a"), None);
+    let resources = Resources::of(Input { desired: &desired, draining: &draining, listen, access_log, uploads });
     is_of_the_api(&resources);
     let health = |cluster: &str| {
         let all = resources.endpoints[cluster]["endpoints"][0]["lb_endpoints"].as_array().unwrap();
@@ -296,12 +297,46 @@ fn names_are_proven_and_the_api_is_reached_over_tls_alone() {
     assert!(all.clusters.contains_key("bowline/api"));
 }
 
-#[test]
-fn what_another_edge_accepted_is_answered_503_and_told() {
-    let upload = Some(Upload { extensions: vec!["png".into()] });
+fn judging() -> EdgeDesired {
+    let upload = Some(Upload { extensions: vec!["png".into(), "txt".into()] });
     let policies = Policies { upload, ..Policies::default() };
-    let desired = desired(vec![Rule { policies, ..rule("/", forward(&[(1, 100)], false)) }]);
-    let resources = all(&desired);
-    assert_eq!(resources.refused.len(), 1);
-    assert_eq!(routes(&desired, TLS)[0]["direct_response"]["status"], 503);
+    desired(vec![Rule { policies, ..rule("/", forward(&[(1, 100)], false)) }])
+}
+
+#[test]
+fn uploads_are_judged_and_counted_whatever_leads_to_an_instance() {
+    let routes = routes(&judging(), TLS);
+    assert_eq!(routes[0]["direct_response"]["status"], 413);
+    let tunnel = &routes[1];
+    assert_eq!(
+        (&tunnel["direct_response"]["status"], &tunnel["match"]["headers"][0]["name"]),
+        (&415.into(), &"upgrade".into())
+    );
+    for route in &routes[2..5] {
+        let on = &route["typed_per_filter_config"];
+        let metadata = on["bowline.upload"]["overrides"]["grpc_initial_metadata"].to_string();
+        let said = r#"[{"key":"bowline-extensions","value":"png,txt"},{"key":"bowline-most","value":"1000"}]"#;
+        assert_eq!(metadata, said);
+        assert!(on["bowline.length"].is_object(), "{on}");
+        assert!(on["bowline.body"].is_null(), "what is judged is held by nobody: {on}");
+    }
+    let others = rule("/", forward(&[(1, 100)], false));
+    for route in self::routes(&desired(vec![others]), TLS) {
+        assert!(route["typed_per_filter_config"]["bowline.upload"].is_null(), "{route}");
+    }
+}
+
+#[test]
+fn what_an_envoy_without_the_upload_filter_cannot_do_is_answered_503_and_told() {
+    let desired = judging();
+    let listen = Listen { http: "127.0.0.1:8080".parse().unwrap(), https: None };
+    let (draining, access_log) = (BTreeMap::new(), Path::new("/a"));
+    let of = |uploads| Resources::of(Input { desired: &desired, draining: &draining, listen, access_log, uploads });
+    let without = of(None);
+    is_of_the_api(&without);
+    assert_eq!(without.refused.len(), 1);
+    let text = format!("{:?}{:?}", without.listeners, without.clusters);
+    assert!(!text.contains("bowline.upload"), "nothing of it is named");
+    assert!(without.routes["http"].to_string().contains("not-carried"));
+    assert!(of(Some(Path::new("/run/upload.sock"))).refused.is_empty());
 }

@@ -31,7 +31,8 @@ pub(super) fn run(args: RenderEnvoy, ui: &Ui) -> Result<ExitCode, Fault> {
     let certificates = named(&table);
     let desired = EdgeDesired { table: Arc::new(table), certificates: Arc::new(certificates) };
     let listen = Listen { http: args.http, https: Some(args.https) };
-    let input = Input { desired: &desired, draining: &BTreeMap::new(), listen, access_log: &args.access_log };
+    let input =
+        Input { desired: &desired, draining: &BTreeMap::new(), listen, access_log: &args.access_log, uploads: None };
     let files = Files { certificates: &args.certificates, admin: args.admin };
     let text = serde_json::to_string_pretty(&fixed(&Resources::of(input), files)).expect("a JSON value prints");
     ui.raw(&text);
@@ -44,6 +45,11 @@ fn is_carried(app: &App) -> Result<(), Fault> {
     all.extend(tokens.map(|(name, _)| Unsupported {
         path: format!("route.{name}.auth"),
         why: "its secret is with the daemon, which tells Envoy only what proofs are compared with: `bowline up --edge envoy`",
+    }));
+    let uploads = app.routes.iter().filter(|(_, route)| route.upload.is_some());
+    all.extend(uploads.map(|(name, _)| Unsupported {
+        path: format!("route.{name}.upload"),
+        why: "files are judged by a process that the daemon keeps beside its Envoy: `bowline up --edge envoy`",
     }));
     Unsupported::fault(&all).map_or(Ok(()), Err)
 }

@@ -4,7 +4,6 @@
 
 use super::UploadFault;
 use super::name::Extensions;
-use crate::h1::is_token;
 
 /// Header lines of a part.
 const MAX_LINES: usize = 16;
@@ -48,6 +47,12 @@ pub(super) fn read(head: &[u8], extensions: &Extensions) -> Result<Part, UploadF
     }
     let names = Names::read(disposition.ok_or(UploadFault::PartHead)?)?;
     judge(&names, media_type.unwrap_or_default(), extensions)
+}
+
+/// `tchar` of RFC 9110 (5.6.2).
+const fn is_token(b: u8) -> bool {
+    matches!(b, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+        || b.is_ascii_alphanumeric()
 }
 
 fn judge(names: &Names<'_>, media_type: &str, extensions: &Extensions) -> Result<Part, UploadFault> {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use bowline_edge::upload::{Claims, Extensions, Filter, UploadFault};
+use bowline_core::upload::{Claims, Extensions, Filter, UploadFault};
 use proptest::prelude::*;
 
 const FORM: &str = "multipart/form-data; boundary=bnd";

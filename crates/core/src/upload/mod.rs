@@ -1,7 +1,8 @@
 //! The upload filter: files come in only if their extension is taken, hides no other one, and says what they are.
 //!
 //! A body is judged while it is forwarded. Until its first bytes are judged nothing is sent at all, not even the head of
-//! the request; a later fault breaks the request off before its end, so that no app takes a part for the whole.
+//! the request; a later fault breaks the request off before its end, so that no app takes a part for the whole. Every edge judges by this
+//! one machine.
 //!
 //! | body | how it is judged |
 //! |---|---|
@@ -17,14 +18,10 @@ mod name;
 mod part;
 
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 pub use fault::UploadFault;
 pub use name::Extensions;
 
-use crate::answer::Reason;
-use crate::client::{Body, Client};
-use crate::h1::RequestHead;
 use kind::{Content, HEAD};
 use multipart::Multipart;
 
@@ -61,19 +58,9 @@ pub struct Claims<'a> {
     pub path: &'a str,
 }
 
-impl<'a> Claims<'a> {
-    fn of(head: &'a RequestHead) -> Self {
-        let plain = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"identity");
-        Self {
-            media_type: head.first("content-type"),
-            media_types: head.all("content-type").count(),
-            is_encoded: head.all("content-encoding").any(|coding| !plain(coding)),
-            path: head.path(),
-        }
-    }
-}
-
 impl Filter {
+    /// # Errors
+    /// What the head says of the body is refused by itself.
     pub fn new(claims: Claims<'_>, extensions: &Arc<Extensions>) -> Result<Self, UploadFault> {
         if claims.is_encoded {
             return Err(UploadFault::Encoded);
@@ -103,6 +90,9 @@ impl Filter {
     }
 
     /// Takes the next bytes of the body; what may go on is appended to `out`.
+    ///
+    /// # Errors
+    /// The body is refused, whatever is still to come.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), UploadFault> {
         let (content, held, judged) = match &mut self.0 {
             Form::Multipart(multipart) => return multipart.feed(input, out),
@@ -125,6 +115,9 @@ impl Filter {
     }
 
     /// The body has ended.
+    ///
+    /// # Errors
+    /// It is refused as a whole.
     pub fn end(&mut self, out: &mut Vec<u8>) -> Result<(), UploadFault> {
         match &mut self.0 {
             Form::Multipart(multipart) => multipart.end(out),
@@ -159,38 +152,5 @@ fn boundary(parameters: &str) -> Result<&str, UploadFault> {
     match (1..=MAX_BOUNDARY).contains(&boundary.len()) && boundary.bytes().all(valid) {
         true => Ok(boundary),
         false => Err(UploadFault::Boundary),
-    }
-}
-
-/// One request's body on its way through the filter.
-#[derive(Debug)]
-pub(crate) struct Upload {
-    filter: Filter,
-    /// Judged; not yet with an instance.
-    pub(crate) judged: Vec<u8>,
-    /// The body has ended, and all of it is judged.
-    pub(crate) ended: bool,
-}
-
-impl Upload {
-    /// `None`: the request has no body.
-    pub(crate) fn of(extensions: &Arc<Extensions>, head: &RequestHead) -> Result<Option<Box<Self>>, UploadFault> {
-        if head.body().is_empty() {
-            return Ok(None);
-        }
-        let filter = Filter::new(Claims::of(head), extensions)?;
-        Ok(Some(Box::new(Self { filter, judged: Vec::new(), ended: false })))
-    }
-
-    /// Reads the next stretch of the body, and judges it.
-    pub(crate) fn poll<C: Client>(&mut self, client: &mut C, cx: &mut Context<'_>) -> Poll<Result<Body, Reason>> {
-        let Self { filter, judged, .. } = self;
-        let mut sink = |payload: &[u8]| filter.feed(payload, judged).map_err(Reason::Upload);
-        let read = ready!(client.poll_body(cx, &mut sink))?;
-        if read == Body::End {
-            self.filter.end(&mut self.judged).map_err(Reason::Upload)?;
-            self.ended = true;
-        }
-        Poll::Ready(Ok(read))
     }
 }
