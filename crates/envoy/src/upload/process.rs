@@ -75,6 +75,8 @@ async fn serve(path: &Path) -> Result<(), FilterError> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(AT_ONCE)
+        // A client that breaks off many uploads at once is no reason to end those of others.
+        .http2_max_pending_accept_reset_streams(Some(AT_ONCE as usize))
         .add_service(UploadFilter::new())
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move { drop(left.await) });
     let mut server = std::pin::pin!(server);
@@ -88,7 +90,14 @@ async fn serve(path: &Path) -> Result<(), FilterError> {
     };
     tracing::info!("no more uploads are taken");
     drop(leave);
-    let Some(limit) = limit else { return server.await.map_err(FilterError::Served) };
+    let limit = match limit {
+        Some(limit) => limit,
+        // It has as long as what it judges takes, unless it is told to end.
+        None => tokio::select! {
+            served = &mut server => return served.map_err(FilterError::Served),
+            _ = terminate.recv() => TERM_LIMIT,
+        },
+    };
     tokio::time::timeout(limit, server).await.unwrap_or(Ok(())).map_err(FilterError::Served)
 }
 

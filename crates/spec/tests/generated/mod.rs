@@ -67,7 +67,7 @@ struct Targets {
 }
 
 fn reference(targets: &Targets, kind: u8, index: Index, field: Index) -> Reference {
-    use ReferenceField::{Database, Endpoint, Host, Key, Name, Password, Port, Secret, Url, User};
+    use ReferenceField::{Database, Endpoint, Host, Key, Name, Password, Port, Region, Secret, Url, User};
     match kind {
         0 if !targets.databases.is_empty() => {
             let (kind, name) = pick(&targets.databases, index);
