@@ -342,7 +342,11 @@ impl Session {
     /// Makes another model of what is wanted. Who judges uploads is there before any route asks for it.
     async fn tell(&mut self, wanted: Arc<EdgeDesired>) {
         if upload::is_needed(&wanted.table) {
-            self.filter.needed().await;
+            self.filter.needed();
+            // Where a route has asked for it already, its absence holds up nobody else's table.
+            if !upload::is_needed(&self.table.table) {
+                self.filter.begun().await;
+            }
         }
         self.drains.table(&self.table.table, &wanted.table);
         self.table = wanted;

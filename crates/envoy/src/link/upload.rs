@@ -66,9 +66,12 @@ impl Keeper {
         }
     }
 
-    /// It is needed: returns when it can be asked, or when it takes too long, and its absence is told to who asks.
-    pub(super) async fn needed(&mut self) {
+    pub(super) fn needed(&self) {
         self.needed.send_replace(true);
+    }
+
+    /// Returns when it can be asked, or when that takes too long, and its absence is told to who asks.
+    pub(super) async fn begun(&mut self) {
         let answers = self.state.wait_for(|state| match state {
             State::Ready { .. } | State::Failing(_) => true,
             State::Unneeded | State::Away => false,
