@@ -18,8 +18,8 @@ const VERSIONS: [&str; 2] = ["--http1.1", "--http2"];
 
 /// What the filter may hold at once while one large body passes, beside what it is.
 const HELD: u64 = 24 << 20;
-/// The same of Envoy, whose windows of HTTP/2 are 24 MiB for each connection.
-const HELD_BY_ENVOY: u64 = 64 << 20;
+/// The same of Envoy, which holds 1 MiB of a connection on either side, and its memory in large pieces.
+const HELD_BY_ENVOY: u64 = 32 << 20;
 
 /// An app that answers what has arrived: the number of bytes, their SHA-256, and the length that was announced.
 fn app(bowline: &Bowline, name: &str, toml: &str) -> PathBuf {

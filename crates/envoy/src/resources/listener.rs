@@ -35,6 +35,9 @@ const STREAMS: u32 = 100;
 /// at once.
 const BUFFER: u32 = 256 << 10;
 
+/// The same of all streams of a connection of HTTP/2; Envoy's own bound is 24 MiB.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
 pub(super) fn all(input: Input<'_>, all: &mut Resources) {
     plain(input, all);
     if let Some(https) = input.listen.https {
@@ -207,7 +210,11 @@ fn manager(prefix: &str, routes: &str, input: Input<'_>) -> Value {
             "headers_with_underscores_action": "DROP_HEADER",
         },
         "http_protocol_options": { "accept_http_10": true },
-        "http2_protocol_options": { "max_concurrent_streams": STREAMS },
+        "http2_protocol_options": {
+            "max_concurrent_streams": STREAMS,
+            "initial_stream_window_size": BUFFER,
+            "initial_connection_window_size": CONNECTION_WINDOW,
+        },
         "max_request_headers_kb": HEAD_KIB,
         "request_headers_timeout": HEAD_TIME,
         "normalize_path": true,
