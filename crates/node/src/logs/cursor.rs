@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -28,6 +28,8 @@ pub(super) struct Cursor {
     files: VecDeque<File>,
     reader: Option<(BufReader<File>, Identity)>,
     partial: Vec<u8>,
+    /// Read, and not taken.
+    held: Option<LogLine>,
 }
 
 impl Cursor {
@@ -38,6 +40,9 @@ impl Cursor {
         let mut counted = 0;
         for n in 0..MOST_FILES {
             let Ok(file) = File::open(numbered(&path, n)) else { break };
+            if is_first(&files, &file) {
+                continue;
+            }
             let is_old = since.is_some_and(|since| written_before(&file, since));
             // What follows in the newest counts all the same.
             if is_old && n == 0 && (&file).seek(SeekFrom::End(0)).is_ok() {
@@ -52,15 +57,29 @@ impl Cursor {
             }
             files.push_front(file);
         }
-        Self { path, kind, files, reader: None, partial: Vec::new() }
+        Self { path, kind, files, reader: None, partial: Vec::new(), held: None }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Neither the file nor one that was put aside is there. Each has a name at any moment: the newer is looked for first.
+    pub(super) fn is_gone(&self) -> bool {
+        let is_gone = |n| fs::symlink_metadata(numbered(&self.path, n)).is_err_and(|e| e.kind() == ErrorKind::NotFound);
+        (0..MOST_FILES).all(is_gone)
+    }
+
+    /// The next line is this one.
+    pub(super) fn hold(&mut self, line: Option<LogLine>) {
+        self.held = line;
+    }
+
     /// The next line that is one, or `None` at the present end.
     pub(super) fn next_line(&mut self) -> Option<LogLine> {
+        if let Some(line) = self.held.take() {
+            return Some(line);
+        }
         loop {
             let Some((reader, identity)) = &mut self.reader else {
                 self.advance(None)?;
@@ -88,6 +107,10 @@ impl Cursor {
     fn advance(&mut self, read: Option<Identity>) -> Option<()> {
         if self.files.is_empty() {
             self.files = successors(&self.path, read);
+            // It may have been written to after its end was read and before it was put aside: there it is read once more.
+            if read.is_some() && !self.files.is_empty() {
+                return Some(());
+            }
         }
         let file = self.files.pop_front()?;
         let identity = identity(&file)?;
@@ -100,14 +123,26 @@ impl Cursor {
 /// The files written after the one that was read, oldest first. If that is gone, all there are.
 fn successors(path: &Path, read: Option<Identity>) -> VecDeque<File> {
     let mut newer = VecDeque::new();
+    // Most have none, and are looked at often.
+    if read.is_some() && fs::metadata(path).is_ok_and(|meta| Some((meta.dev(), meta.ino())) == read) {
+        return newer;
+    }
     for n in 0..MOST_FILES {
         let Ok(file) = File::open(numbered(path, n)) else { break };
+        if is_first(&newer, &file) {
+            continue;
+        }
         if read.is_some() && identity(&file) == read {
             break;
         }
         newer.push_front(file);
     }
     newer
+}
+
+/// It was put aside while they were opened.
+fn is_first(files: &VecDeque<File>, file: &File) -> bool {
+    files.front().is_some_and(|first| identity(first) == identity(file))
 }
 
 fn identity(file: &File) -> Option<Identity> {
