@@ -133,7 +133,7 @@ fn a_request_is_a_span_of_the_clients_trace_and_the_parent_of_the_apps() {
 
     let begun = observed.ask("/fails", &[]).text();
     let span = span_of(&collector, "/fails");
-    assert_eq!(begun, format!("00-{}-{}-01", hex(&span.trace_id), hex(&span.span_id)));
+    assert_eq!(begun, format!("00-{}-{}-03", hex(&span.trace_id), hex(&span.span_id)));
     assert!(span.parent_span_id.is_empty(), "the trace begins with it");
     let unsampled = format!("traceparent: 00-{TRACE}-{PARENT}-00");
     assert_eq!(observed.ask("/unsampled", &["--header", &unsampled]).text(), unsampled["traceparent: ".len()..]);
@@ -151,7 +151,7 @@ fn metrics_say_what_a_scrape_says() {
     let collector = Collector::start(Mood::Takes);
     let observed = Observed::start(&collector, "sample = \"0%\"\n");
     for number in 0..7 {
-        assert!(observed.ask(&format!("/{number}"), &[]).text().ends_with("-00"), "no trace is recorded");
+        assert!(observed.ask(&format!("/{number}"), &[]).text().ends_with("-02"), "no trace is recorded");
     }
     const SERIES: &str =
         "http_server_request_duration_seconds_count{app=\"traced\",env=\"production\",service=\"web\",release=\"1\"";
