@@ -6,6 +6,7 @@
 //! Architecture invariant: nobody waits for a collector. What finds no room is dropped and counted.
 
 mod attribute;
+mod collector;
 mod logs;
 mod mark;
 mod metrics;
@@ -22,7 +23,6 @@ use std::time::{Duration, Instant};
 use bowline_core::fault::Fault;
 use bowline_core::log::{Fed, LogFeed, LogLine};
 use bowline_core::route::EdgeDesired;
-use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};
 use bowline_core::units::Share;
 use bytes::Bytes;
@@ -33,10 +33,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::attribute::Origin;
+use self::collector::Collector;
 use self::mark::Marks;
 use self::metrics::Beginnings;
 use self::outbox::{Answer, Batch, Bounds, Effect, Outbox, Reason};
-use self::send::{Collector, Connection};
+use self::send::Connection;
 use self::spans::Routes;
 use crate::config::{ControlConfig, FeedCall, Links};
 use crate::http::scrape::Metrics;
@@ -68,8 +69,8 @@ const LAST_REQUESTS: Duration = Duration::from_secs(2);
 pub struct Settings {
     /// Base URL.
     pub endpoint: String,
-    /// Fields of each request.
-    pub headers: Vec<(String, Secret)>,
+    /// File with the fields of each request.
+    pub headers: Option<PathBuf>,
     /// PEM file of those who are trusted to have signed its certificate; `None`: the machine's.
     pub ca: Option<PathBuf>,
     /// How often metrics are sent.
@@ -79,7 +80,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Whether they name a collector that could be sent to.
+    /// Whether they name a collector that could be sent to, whatever their files say.
     ///
     /// # Errors
     /// They do not.
@@ -159,6 +160,7 @@ impl Exporter {
                 source,
                 outbox: Outbox::new(bounds),
                 connection: Some(Connection::new(Arc::clone(&collector), signal)),
+                collector: Arc::clone(&collector),
                 sending: JoinSet::new(),
                 tally: Arc::clone(tally),
                 inputs: inputs.clone(),
@@ -244,6 +246,7 @@ struct Exporting {
     signal: Signal,
     source: Source,
     outbox: Outbox,
+    collector: Arc<Collector>,
     /// `None`: with the request that is under way.
     connection: Option<Connection>,
     sending: JoinSet<(Connection, Answer)>,
@@ -267,7 +270,7 @@ impl Exporting {
                     Due::Metrics => self.batch_of_metrics(true).await,
                     Due::Lines(lines) => self.batch_of_lines(lines),
                 }.map(outbox::Input::Offered),
-                Some(done) = self.sending.join_next(), if !self.sending.is_empty() => self.answered(done),
+                Some(done) = self.sending.join_next(), if !self.sending.is_empty() => Some(self.answered(done)),
                 () = sleep_until(deadline) => Some(outbox::Input::Tick),
                 () = sleep_until(self.last_call), if self.last_call.is_some() => {
                     (self.last_call, is_over) = (None, true);
@@ -297,11 +300,14 @@ impl Exporting {
         Mono(self.zero.elapsed())
     }
 
-    fn answered(&mut self, done: Result<(Connection, Answer), tokio::task::JoinError>) -> Option<outbox::Input> {
-        let (connection, answer) =
-            done.inspect_err(|error| tracing::error!(%error, "a request to the collector broke off")).ok()?;
+    fn answered(&mut self, done: Result<(Connection, Answer), tokio::task::JoinError>) -> outbox::Input {
+        let (connection, answer) = done.unwrap_or_else(|error| {
+            tracing::error!(%error, "a request to the collector broke off");
+            let connection = Connection::new(Arc::clone(&self.collector), self.signal);
+            (connection, Answer::Later { why: "a request broke off".to_owned(), after: None })
+        });
         self.connection = Some(connection);
-        Some(outbox::Input::Answered(answer))
+        outbox::Input::Answered(answer)
     }
 
     async fn take(&mut self, input: Option<outbox::Input>) {

@@ -51,6 +51,8 @@ pub(super) enum Answer {
     Refused(String),
     /// It may be taken later, not before so long if that is said.
     Later { why: String, after: Option<Duration> },
+    /// It was not sent, for want of what the settings name. That may be there later.
+    Unsent(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +101,8 @@ pub(crate) enum Health {
     Silent(String),
     /// It does not take what it is sent: why.
     Refuses(String),
+    /// It is sent nothing: why.
+    Unsent(String),
 }
 
 #[derive(Debug)]
@@ -212,19 +216,27 @@ impl Outbox {
                 self.become_(Health::Refuses(why), effects);
             }
             Answer::Later { why, after } => {
-                self.failures = self.failures.saturating_add(1);
-                effects.push(Effect::Failed);
-                let pause = pause(self.failures, random);
-                let asked = after.unwrap_or_default().min(LONGEST_ASKED);
-                self.not_before = Some(now + pause.max(asked));
+                self.try_later(after, now, random, effects);
                 if self.failures >= SILENT_AFTER {
                     self.become_(Health::Silent(why), effects);
                 }
-                // There is no later.
-                if self.ends.is_some() {
-                    self.give_up(effects);
-                }
             }
+            Answer::Unsent(why) => {
+                self.try_later(None, now, random, effects);
+                self.become_(Health::Unsent(why), effects);
+            }
+        }
+    }
+
+    fn try_later(&mut self, after: Option<Duration>, now: Mono, random: u64, effects: &mut Vec<Effect>) {
+        self.failures = self.failures.saturating_add(1);
+        effects.push(Effect::Failed);
+        let pause = pause(self.failures, random);
+        let asked = after.unwrap_or_default().min(LONGEST_ASKED);
+        self.not_before = Some(now + pause.max(asked));
+        // There is no later.
+        if self.ends.is_some() {
+            self.give_up(effects);
         }
     }
 
@@ -351,6 +363,17 @@ mod tests {
         play.check(refused(), 1, &[Effect::Failed, dropped.clone(), became]);
         play.check(Input::Offered(batch("b", 4)), 1, &[send("b")]);
         play.check(refused(), 2, &[Effect::Failed, dropped]);
+    }
+
+    #[test]
+    fn what_could_not_be_sent_is_told_at_once_and_tried_again() {
+        let mut play = Play::new();
+        play.check(Input::Offered(batch("a", 1)), 0, &[send("a")]);
+        let unsent = || Input::Answered(Answer::Unsent("no file".to_owned()));
+        play.check(unsent(), 0, &[Effect::Failed, Effect::Became(Health::Unsent("no file".to_owned()))]);
+        play.check(Input::Tick, 500, &[send("a")]);
+        play.check(unsent(), 500, &[Effect::Failed]);
+        assert_eq!(play.0.next_deadline(), Some(at(1_500)));
     }
 
     #[test]

@@ -20,6 +20,7 @@ impl Collector {
         Some(match health {
             Health::Silent(why) => format!("the collector does not answer, {signals} wait: {why}"),
             Health::Refuses(why) => format!("the collector refuses {signals}: {why}"),
+            Health::Unsent(why) => format!("nothing is sent to the collector, {signals} wait: {why}"),
             Health::Takes => return None,
         })
     }
@@ -30,7 +31,7 @@ impl Loop {
         let before = self.collector.trouble();
         match health {
             Health::Takes => self.collector.0.remove(&signal),
-            Health::Silent(_) | Health::Refuses(_) => self.collector.0.insert(signal, health),
+            Health::Silent(_) | Health::Refuses(_) | Health::Unsent(_) => self.collector.0.insert(signal, health),
         };
         match (before, self.collector.trouble()) {
             (None, Some(why)) => {
