@@ -52,6 +52,9 @@ const BOUNDS: Bounds = Bounds { batches: 512, bytes: 8 << 20 };
 /// Metrics say how much there is in all: of those that were not taken, few say more than the newest.
 const BOUNDS_OF_METRICS: Bounds = Bounds { batches: 20, bytes: 8 << 20 };
 
+/// While others wait, lines are gathered until there are so many bytes of them: of a quiet server, each look at its files finds one.
+const GATHERED: usize = 64 << 10;
+
 /// Pieces of a log on their way, each of 64 KiB at most.
 const PIECES: usize = 4;
 
@@ -158,6 +161,7 @@ impl Exporter {
             let exporting = Exporting {
                 signal,
                 source,
+                gathered: Vec::new(),
                 outbox: Outbox::new(bounds),
                 connection: Some(Connection::new(Arc::clone(&collector), signal)),
                 collector: Arc::clone(&collector),
@@ -245,6 +249,8 @@ impl Source {
 struct Exporting {
     signal: Signal,
     source: Source,
+    /// Read, and not offered yet.
+    gathered: Vec<LogLine>,
     outbox: Outbox,
     collector: Arc<Collector>,
     /// `None`: with the request that is under way.
@@ -265,15 +271,17 @@ impl Exporting {
         while !self.outbox.is_over() {
             let deadline = self.outbox.next_deadline().map(|at| self.zero + at.0);
             let input = tokio::select! {
-                due = self.source.due(), if !is_over => match due {
+                due = self.source.due(), if !is_over && !self.holds_back() => match due {
                     Due::Over => { is_over = true; continue }
-                    Due::Metrics => self.batch_of_metrics(true).await,
-                    Due::Lines(lines) => self.batch_of_lines(lines),
-                }.map(outbox::Input::Offered),
+                    Due::Metrics => self.batch_of_metrics(true).await.map(outbox::Input::Offered),
+                    Due::Lines(lines) => { self.gathered.extend(lines); None }
+                },
                 Some(done) = self.sending.join_next(), if !self.sending.is_empty() => Some(self.answered(done)),
                 () = sleep_until(deadline) => Some(outbox::Input::Tick),
                 () = sleep_until(self.last_call), if self.last_call.is_some() => {
                     (self.last_call, is_over) = (None, true);
+                    let last = self.batch_of_lines();
+                    self.take(last.map(outbox::Input::Offered)).await;
                     Some(outbox::Input::End(self.now() + LAST_REQUESTS))
                 }
                 // A sender that is gone says the same.
@@ -293,7 +301,16 @@ impl Exporting {
                 }
             };
             self.take(input).await;
+            if self.outbox.is_idle() || self.gathered.iter().map(|line| line.text.len()).sum::<usize>() >= GATHERED {
+                let batch = self.batch_of_lines();
+                self.take(batch.map(outbox::Input::Offered)).await;
+            }
         }
+    }
+
+    /// The files keep what is not read yet, as long as the collector takes what is.
+    fn holds_back(&self) -> bool {
+        matches!(self.source, Source::Lines { .. }) && self.outbox.has_enough()
     }
 
     fn now(&self) -> Mono {
@@ -338,12 +355,21 @@ impl Exporting {
                     }
                     self.tally.count(signal, |counts| *counts.dropped.entry(reason).or_default() += items);
                 }
+                Effect::Settled(newest) => self.settled(newest),
                 // The loop is gone only when the daemon ends.
                 Effect::Became(health) => drop(self.inputs.send(Input::Collector(signal, health)).await),
             }
         }
         let waiting = self.outbox.bytes() as u64;
         self.tally.count(signal, |counts| counts.waiting = waiting);
+    }
+
+    fn settled(&self, newest: Timestamp) {
+        match self.signal {
+            Signal::Metrics => {}
+            Signal::Logs => self.marks.note(Fed::Output, newest, wall()),
+            Signal::Traces => self.marks.note(Fed::Spans, newest, wall()),
+        }
     }
 
     /// `asks`: the loop what only it knows.
@@ -353,20 +379,20 @@ impl Exporting {
             tracing::debug!("metrics are sent without what only the loop knows");
         }
         let (request, items) = metrics::request(&metrics.world.families(), beginnings, &self.origin, wall());
-        Some(Batch { body: compressed(&request), items })
+        Some(Batch { body: compressed(&request), items, newest: None })
     }
 
-    fn batch_of_lines(&mut self, lines: Vec<LogLine>) -> Option<Batch> {
+    /// Of those that are gathered.
+    fn batch_of_lines(&mut self) -> Option<Batch> {
+        let lines = std::mem::take(&mut self.gathered);
+        let newest = Some(lines.iter().map(|line| line.at).max()?);
         let Source::Lines { spans, .. } = &mut self.source else { return None };
-        let newest = lines.iter().map(|line| line.at).max()?;
         let (body, items) = match spans {
             None => {
-                self.marks.note(Fed::Output, newest);
                 let (request, items) = logs::request(lines, &self.origin, wall());
                 (compressed(&request), items)
             }
             Some((edge, routes)) => {
-                self.marks.note(Fed::Spans, newest);
                 if edge.has_changed().unwrap_or(false) || routes.is_empty() {
                     *routes = spans::routes(&edge.borrow_and_update().table);
                 }
@@ -374,7 +400,7 @@ impl Exporting {
                 (compressed(&request), items)
             }
         };
-        (items > 0).then_some(Batch { body, items })
+        (items > 0).then_some(Batch { body, items, newest })
     }
 }
 
