@@ -301,7 +301,8 @@ impl Exporting {
                 }
             };
             self.take(input).await;
-            if self.outbox.is_idle() || self.gathered.iter().map(|line| line.text.len()).sum::<usize>() >= GATHERED {
+            let gathered: usize = self.gathered.iter().map(|line| size_of::<LogLine>() + line.text.len()).sum();
+            if self.outbox.is_idle() || gathered >= GATHERED {
                 let batch = self.batch_of_lines();
                 self.take(batch.map(outbox::Input::Offered)).await;
             }
@@ -416,3 +417,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
