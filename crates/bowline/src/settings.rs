@@ -12,7 +12,6 @@ use bowline_core::route::Certificate;
 use bowline_core::secret::Secret;
 use bowline_spec::server::{self, CertificateFiles, EdgeEngine, Server, ServerFile};
 use ipnet::IpNet;
-use zeroize::Zeroizing;
 
 use crate::args::{Mode, Serve};
 use crate::ui;
@@ -25,9 +24,6 @@ const NOT_CARRIED: [(&str, &str); 2] = [
     ("backup", "backups are not made yet"),
     ("limits.connections", "the edge takes as many connections as it may have descriptors"),
 ];
-
-/// Of a file with fields for a collector, in bytes.
-const MOST_FIELDS: u64 = 64 << 10;
 
 /// A daemon's settings, all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,34 +129,12 @@ pub(crate) fn certificate(files: &CertificateFiles) -> Result<Certificate, Fault
     Ok(certificate)
 }
 
-/// That it could not be sent to is found at the start, not with the first request.
+/// That it could not be sent to is found at the start, not with the first request. What its files say is not: apps are not down for them.
 fn collector(otlp: server::Otlp) -> Result<otlp::Settings, Fault> {
     let server::Otlp { endpoint, headers, ca, interval, sample } = otlp;
-    let headers = headers.as_deref().map(fields).transpose()?.unwrap_or_default();
     let settings = otlp::Settings { endpoint, headers, ca, interval, sample };
     settings.check()?;
     Ok(settings)
-}
-
-/// `Name: value`, each on a line; empty ones and those of `#` are none. A fault never shows what stands there: it may be a token.
-fn fields(path: &Path) -> Result<Vec<(String, Secret)>, Fault> {
-    let bytes = bowline_control::read_small(path, MOST_FIELDS).map(Zeroizing::new);
-    let bytes = bytes.map_err(|error| {
-        Fault::new(FaultKind::Invalid, format!("{} cannot be read", path.display()))
-            .source(&error)
-            .hint("`headers` of [otlp] names a file with lines of `Name: value`")
-    })?;
-    let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
-    let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    let field = |(at, line): (usize, &str)| {
-        let wrong = || {
-            Fault::new(FaultKind::Invalid, format!("line {} of {} is no field", at + 1, path.display()))
-                .hint("write `Name: value`, one a line")
-        };
-        let (name, value) = line.split_once(':').ok_or_else(wrong)?;
-        Ok((name.trim().to_owned(), Secret::new(value.trim())))
-    };
-    lines.map(field).collect()
 }
 
 impl Settings {
@@ -350,32 +324,14 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_is_told_what_a_file_says_that_is_never_shown() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("otlp.headers");
-        let text = format!("[otlp]\nendpoint = \"http://127.0.0.1:4318\"\nheaders = \"{}\"\n", file.display());
-        let check = |fields: &str, expected: Result<&[(&str, &str)], &str>| {
-            std::fs::write(&file, fields).unwrap();
-            let got = settings(&text, &[]).map(|got| got.otlp.unwrap());
-            assert!(!format!("{got:?}").contains("hunter2"), "{fields}");
-            match (got, expected) {
-                (Ok(got), Ok(expected)) => {
-                    let all: Vec<_> = got.headers.iter().map(|(name, value)| (&**name, value.expose())).collect();
-                    let expected: Vec<_> = expected.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-                    assert_eq!(all, expected);
-                }
-                (Err(fault), Err(expected)) => assert!(fault.message.contains(expected), "{fault:?}"),
-                (got, _) => panic!("{fields}: {got:?}"),
-            }
+    fn files_for_a_collector_that_are_not_there_keep_no_daemon_from_starting() {
+        let text = |endpoint: &str| {
+            format!("[otlp]\nendpoint = \"{endpoint}\"\nheaders = \"/nowhere/headers\"\nca = \"/nowhere/ca.pem\"\n")
         };
-        check(
-            "# for us\nAuthorization: Bearer hunter2:x\n\n a:b\n",
-            Ok(&[("Authorization", "Bearer hunter2:x"), ("a", "b")]),
-        );
-        check("Authorization hunter2\n", Err("line 1 of "));
-        check("a b: hunter2\n", Err("\"a b\""));
-        std::fs::remove_file(&file).unwrap();
-        assert!(settings(&text, &[]).unwrap_err().message.contains("cannot be read"));
+        let otlp = settings(&text("https://c.example.com:4318"), &[]).unwrap().otlp.unwrap();
+        assert_eq!(otlp.headers.as_deref(), Some(Path::new("/nowhere/headers")));
+        let fault = settings(&text("https://exa_mple..com"), &[]).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Invalid);
         assert_eq!(settings("", &[]).unwrap().otlp, None);
     }
 

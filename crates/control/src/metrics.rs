@@ -27,7 +27,7 @@ use crate::otlp::{Counts, Signal, Tally};
 use crate::store::Store;
 pub(crate) use apps::{AppVitals, Scraped};
 use family::Families;
-pub(crate) use family::{Family, Kind, Labels, Row, Value};
+pub(crate) use family::{Began, Family, Kind, Labels, Row, Value};
 
 /// What only the reconcile loop knows, taken at a scrape.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -229,6 +229,15 @@ fn exported(out: &mut Families, tally: &Tally, started: Timestamp) {
     out.gauge("bowline_otlp_waiting_bytes", "What waits to be sent to the collector", each(|counts| counts.waiting));
 }
 
+/// Of what the edge counts. An Envoy never says it.
+fn began(edge: &EdgeObservation) -> Began {
+    match edge.began {
+        Some(at) => Began::At(at),
+        None if edge.connections_total > 0 => Began::Unknown,
+        None => Began::Unsaid,
+    }
+}
+
 /// One series without labels.
 fn single(value: f64) -> [(Labels, f64); 1] {
     [(Labels::new(), value)]
@@ -271,17 +280,17 @@ fn requests(out: &mut Families, edge: &EdgeObservation, vitals: &Vitals) {
             "Time from the request's head to the last byte of the answer",
             &DURATION_BOUNDS,
         ),
-        edge.began,
+        began(edge),
         series(|s| &s.duration),
     );
     out.histogram(
         ("http_server_request_body_size_bytes", "Size of request bodies", &SIZE_BOUNDS),
-        edge.began,
+        began(edge),
         series(|s| &s.request_size),
     );
     out.histogram(
         ("http_server_response_body_size_bytes", "Size of response bodies", &SIZE_BOUNDS),
-        edge.began,
+        began(edge),
         series(|s| &s.response_size),
     );
     // The edge tells of busy instances only; a series that comes and goes cannot be summed over time.
@@ -301,7 +310,7 @@ fn edge_itself(out: &mut Families, edge: &EdgeObservation, vitals: &Vitals) {
     out.counter(
         "bowline_edge_connections_accepted",
         "Connections accepted from clients",
-        edge.began,
+        began(edge),
         single(float(edge.connections_total)),
     );
     let handshakes =
@@ -309,13 +318,13 @@ fn edge_itself(out: &mut Families, edge: &EdgeObservation, vitals: &Vitals) {
     out.counter(
         "bowline_edge_tls_handshakes",
         "TLS handshakes by result",
-        edge.began,
+        began(edge),
         handshakes.map(|(result, n)| (vec![("result", result.to_owned())], float(n))),
     );
     out.counter(
         "bowline_edge_refused",
         "Requests refused before a route was found, by reason",
-        edge.began,
+        began(edge),
         edge.refused.iter().map(|(reason, n)| (vec![("reason", reason.clone())], float(*n))),
     );
     out.gauge(
@@ -326,20 +335,20 @@ fn edge_itself(out: &mut Families, edge: &EdgeObservation, vitals: &Vitals) {
     out.counter(
         "bowline_edge_left_out",
         "How often an instance was left out for a while",
-        edge.began,
+        began(edge),
         single(float(edge.left_out_total)),
     );
     out.counter(
         "bowline_edge_retries",
         "Requests that an instance had failed, by whether they went to another one",
-        edge.began,
+        began(edge),
         [("tried", edge.retries_total), ("refused", edge.retries_refused)]
             .map(|(result, n)| (vec![("result", result.to_owned())], float(n))),
     );
     out.counter(
         "bowline_edge_series_dropped",
         "Series not recorded because there were too many",
-        edge.began,
+        began(edge),
         single(float(edge.series_dropped)),
     );
     out.gauge(
@@ -436,7 +445,7 @@ fn held(out: &mut Families, edge: &EdgeObservation) {
     out.counter(
         "bowline_holds",
         "Requests that had to wait for an instance to start",
-        edge.began,
+        began(edge),
         edge.demand.keys().map(|of @ (key, service)| {
             (of_service(key, service), float(edge.held.get(of).map_or(0, |held| held.total)))
         }),
@@ -444,7 +453,7 @@ fn held(out: &mut Families, edge: &EdgeObservation) {
     out.counter(
         "bowline_holds_failed",
         "Requests that found no instance and were not held, or not until one had started, by reason",
-        edge.began,
+        began(edge),
         edge.held.iter().flat_map(|((key, service), held)| {
             held.failed.iter().map(move |(reason, n)| {
                 let mut labels = of_service(key, service);

@@ -8,30 +8,35 @@ use crate::h1::RequestHead;
 /// Longest `X-Request-Id` of a client that is passed on.
 const MAX_REQUEST_ID: usize = 128;
 
-/// So many of a trace's last bits are random (W3C Trace Context, level 2, 3.2.2.5): who samples by them samples the same traces everywhere.
+/// So many of a trace's last bits are random (W3C Trace Context, level 2, 3.2.2.5).
 const RANDOM_BITS: u32 = 56;
+
+/// Of a `traceparent`: it is recorded; its id is random.
+const SAMPLED: u8 = 1;
+const RANDOM: u8 = 2;
 
 /// Of which traces the edge is a span.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Sampling {
     #[default]
     None,
-    /// Of those whose parent is sampled, and of those that begin here and whose random bits are less than this.
-    Below(u64),
+    /// Of those whose parent is sampled, and of those that begin here and whose random bits are not less than this: the rejection threshold of
+    /// OpenTelemetry's consistent probability sampling, by which others take the same traces.
+    From(u64),
 }
 
 impl Sampling {
     pub(crate) fn of(sample: Option<Share>) -> Self {
         // A share has 20 bits.
-        let below =
+        let taken =
             |share: Share| ((u64::from(share.ppm()) << 44) / u64::from(Share::WHOLE.ppm())) << (RANDOM_BITS - 44);
-        sample.map_or(Self::None, |share| Self::Below(below(share)))
+        sample.map_or(Self::None, |share| Self::From((1 << RANDOM_BITS) - taken(share)))
     }
 
     fn takes(self, low: u64) -> bool {
         match self {
             Self::None => false,
-            Self::Below(bound) => low & ((1 << RANDOM_BITS) - 1) < bound,
+            Self::From(threshold) => low & ((1 << RANDOM_BITS) - 1) >= threshold,
         }
     }
 }
@@ -47,7 +52,6 @@ pub(crate) struct Trace {
     span: u64,
     /// The span that this one's parent is; 0: none.
     before: u64,
-    /// 1: it is sampled, 2: its id is random.
     flags: u8,
     is_recorded: bool,
     pub(crate) begun: bool,
@@ -61,24 +65,30 @@ pub(crate) struct Span {
     pub(crate) id: [u8; 16],
     /// `None`: the trace begins with it.
     pub(crate) parent: Option<[u8; 16]>,
+    /// The trace's id is random.
+    pub(crate) is_random: bool,
 }
 
 impl Trace {
     pub(crate) fn of(head: &RequestHead, dice: &Dice, sampling: Sampling) -> Self {
-        let (mut trace, low) = Self::begin(dice);
+        let mut trace = Self::begun(dice, sampling);
         let mut said = head.all("traceparent");
         // Of two, nobody knows which is meant.
         let only = said.next().filter(|_| said.next().is_none());
-        match only.and_then(valid_parent) {
-            Some(parent) => trace.go_on(&parent, sampling),
-            None if sampling != Sampling::None => {
-                trace.is_recorded = sampling.takes(low);
-                trace.flags = trace.is_recorded.into();
-            }
-            None => {}
+        if let Some(parent) = only.and_then(valid_parent) {
+            trace.go_on(&parent, sampling);
         }
         trace.given_id = head.first("x-request-id").and_then(valid_id).map(Into::into);
         trace
+    }
+
+    fn begun(dice: &Dice, sampling: Sampling) -> Self {
+        let (trace, low) = Self::begin(dice);
+        if sampling == Sampling::None {
+            return trace;
+        }
+        let is_recorded = sampling.takes(low);
+        Self { is_recorded, flags: RANDOM | u8::from(is_recorded), ..trace }
     }
 
     /// Of a request that is none.
@@ -93,7 +103,7 @@ impl Trace {
         hex(high, &mut id[..16]);
         hex(low, &mut id[16..]);
         let span = dice.next();
-        (Self { id, span, before: 0, flags: 1, is_recorded: false, begun: true, given_id: None }, low)
+        (Self { id, span, before: 0, flags: SAMPLED, is_recorded: false, begun: true, given_id: None }, low)
     }
 
     /// The client is a span of a trace. The edge is one where that is sampled.
@@ -101,8 +111,8 @@ impl Trace {
         self.begun = false;
         self.id.copy_from_slice(&parent[3..35]);
         self.before = number(&parent[36..52]);
-        self.flags = digit(parent[54]) & 3;
-        self.is_recorded = sampling != Sampling::None && self.flags & 1 == 1;
+        self.flags = digit(parent[54]) & (SAMPLED | RANDOM);
+        self.is_recorded = sampling != Sampling::None && self.flags & SAMPLED != 0;
     }
 
     /// `00-TRACE-SPAN-FLAGS`, for whom [`Self::is_told`] of it.
@@ -131,7 +141,8 @@ impl Trace {
             digits
         };
         let parent = (self.before != 0).then(|| digits(self.before));
-        self.is_recorded.then(|| Span { id: digits(self.span), parent })
+        let is_random = self.flags & RANDOM != 0;
+        self.is_recorded.then(|| Span { id: digits(self.span), parent, is_random })
     }
 
     pub(crate) fn request_id(&self) -> &str {
@@ -202,12 +213,29 @@ mod tests {
         };
         check(1_000_000, u64::MAX, true);
         check(0, 0, false);
-        check(500_000, 0xff7f_ffff_ffff_ffff, true);
-        check(500_000, 0x0080_0000_0000_0000, false);
+        check(500_000, 0xff7f_ffff_ffff_ffff, false);
+        check(500_000, 0x0080_0000_0000_0000, true);
+        // `th:c` and `th:fd70a` of OpenTelemetry's `tracestate`: of a quarter and, to the digits that it has, of a hundredth.
+        check(250_000, 0x00bf_ffff_ffff_ffff, false);
+        check(250_000, 0x00c0_0000_0000_0000, true);
+        check(10_000, 0x00fd_6fff_ffff_ffff, false);
+        check(10_000, 0x00fd_710f_ffff_ffff, true);
         assert!(!Sampling::of(None).takes(0));
         let (dice, half) = (Dice::new(5), Sampling::of(Share::from_ppm(500_000)));
         let taken = (0..10_000).filter(|_| half.takes(dice.next())).count();
         assert!((4_700..5_300).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn what_begins_here_says_that_its_id_is_random() {
+        let check = |ppm: u32, end: &str, recorded: Option<bool>| {
+            let sampling = Sampling::of(Share::from_ppm(ppm));
+            let trace = Trace::begun(&Dice::new(1), sampling);
+            assert_eq!(&trace.parent()[52..], end.as_bytes(), "{ppm}");
+            assert_eq!(trace.span().map(|span| span.is_random), recorded, "{ppm}");
+        };
+        check(1_000_000, "-03", Some(true));
+        check(0, "-02", None);
     }
 
     #[test]
@@ -223,7 +251,7 @@ mod tests {
             match (trace.span(), expected) {
                 (None, None) => assert_eq!((trace.trace_id(), trace.is_told()), (ID.as_bytes(), false)),
                 (Some(span), Some(flags)) => {
-                    assert_eq!(span.parent, Some(*b"00f067aa0ba902b7"));
+                    assert_eq!((span.parent, span.is_random), (Some(*b"00f067aa0ba902b7"), flags == "03"));
                     let id = std::str::from_utf8(&span.id).unwrap();
                     assert_eq!((told, trace.is_told()), (&*format!("00-{ID}-{id}-{flags}"), true));
                     assert_ne!(Some(span.id), span.parent);

@@ -143,8 +143,8 @@ async fn instances_are_told_of_the_span_that_the_access_log_has() {
         (100, Some("01"), "01", true),
         (100, Some("00"), "00", false),
         (0, Some("01"), "01", true),
-        (100, None, "01", true),
-        (0, None, "00", false),
+        (100, None, "03", true),
+        (0, None, "02", false),
     ] {
         edge.serve(TableBuilder::plain(&[address]).sampling(percent)).await;
         number += 1;

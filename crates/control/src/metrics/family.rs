@@ -30,8 +30,23 @@ pub(crate) enum Kind {
 pub(crate) struct Row {
     pub(crate) labels: Labels,
     pub(crate) value: Value,
-    /// Of what only grows, when that began; `None`: nobody knows.
-    pub(crate) began: Option<Timestamp>,
+    pub(crate) began: Began,
+}
+
+/// Of what only grows, when that began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Began {
+    At(Timestamp),
+    /// Nobody knows.
+    Unknown,
+    /// Who counts has not said it yet, nor what it has counted.
+    Unsaid,
+}
+
+impl From<Option<Timestamp>> for Began {
+    fn from(at: Option<Timestamp>) -> Self {
+        at.map_or(Self::Unknown, Self::At)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -55,32 +70,33 @@ impl Families {
         &mut self,
         name: &str,
         help: &'static str,
-        began: Option<Timestamp>,
+        began: impl Into<Began>,
         rows: impl IntoIterator<Item = (Labels, f64)>,
     ) {
+        let began = began.into();
         self.counter_each(name, help, rows.into_iter().map(|(labels, value)| (labels, value, began)));
     }
 
     /// Each began by itself.
-    pub(super) fn counter_each(
+    pub(super) fn counter_each<B: Into<Began>>(
         &mut self,
         name: &str,
         help: &'static str,
-        rows: impl IntoIterator<Item = (Labels, f64, Option<Timestamp>)>,
+        rows: impl IntoIterator<Item = (Labels, f64, B)>,
     ) {
-        let row = |(labels, value, began)| Row { labels, value: Value::Number(value), began };
+        let row = |(labels, value, began): (_, _, B)| Row { labels, value: Value::Number(value), began: began.into() };
         self.add(name, help, Kind::Counter, rows.into_iter().map(row).collect());
     }
 
     pub(super) fn gauge(&mut self, name: &str, help: &'static str, rows: impl IntoIterator<Item = (Labels, f64)>) {
-        let row = |(labels, value)| Row { labels, value: Value::Number(value), began: None };
+        let row = |(labels, value)| Row { labels, value: Value::Number(value), began: Began::Unknown };
         self.add(name, help, Kind::Gauge, rows.into_iter().map(row).collect());
     }
 
     pub(super) fn histogram<'h>(
         &mut self,
         (name, help, bounds): (&str, &'static str, &'static [f64]),
-        began: Option<Timestamp>,
+        began: Began,
         rows: impl IntoIterator<Item = (Labels, &'h Histogram)>,
     ) {
         let row = |(labels, histogram): (Labels, &Histogram)| {

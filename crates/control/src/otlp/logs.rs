@@ -19,6 +19,9 @@ use super::nanos;
 /// Fields of a line that become attributes; the others are counted.
 const MOST_FIELDS: usize = 64;
 
+/// Which stream it was.
+const STREAM: &str = "log.iostream";
+
 /// By which names loggers say these things.
 const LEVELS: [&str; 6] = ["level", "severity", "lvl", "log.level", "levelname", "severity_text"];
 const MESSAGES: [&str; 3] = ["message", "msg", "body"];
@@ -86,7 +89,7 @@ fn printed(line: String, stream: Stream, at: Timestamp) -> LogRecord {
         Some(fields) => structured(fields, line),
         None => LogRecord { body: body(line), ..LogRecord::default() },
     };
-    let mut attributes = vec![text("log.iostream", stream)];
+    let mut attributes = vec![text(STREAM, stream)];
     attributes.extend(record.attributes);
     LogRecord { time_unix_nano: nanos(at), attributes, ..record }
 }
@@ -106,13 +109,16 @@ fn structured(mut fields: Map<String, Json>, line: String) -> LogRecord {
         Some((number, text)) => (number.into(), text),
         None => (0, String::new()),
     };
-    let dropped = match message {
-        Some(_) => fields.len().saturating_sub(MOST_FIELDS),
-        None => 0,
-    };
-    let attributes = match message {
-        Some(_) => fields.into_iter().take(MOST_FIELDS).map(|(name, value)| field(&name, value)).collect(),
-        None => Vec::new(),
+    let all = fields.len();
+    // Keys are not empty, and each is there once.
+    let named = fields.into_iter().filter(|(name, _)| !name.is_empty() && name != STREAM);
+    let (attributes, dropped) = match message {
+        Some(_) => {
+            let kept: Vec<_> = named.take(MOST_FIELDS).map(|(name, value)| field(&name, value)).collect();
+            let dropped = all - kept.len();
+            (kept, dropped)
+        }
+        None => (Vec::new(), 0),
     };
     LogRecord {
         severity_number,
@@ -242,6 +248,9 @@ mod tests {
         check(whole, SeverityNumber::Info, whole, &[]);
         check("{not json}", SeverityNumber::Unspecified, "{not json}", &[]);
         check("plain", SeverityNumber::Unspecified, "plain", &[]);
+        // Keys are there once, and none is empty.
+        let odd = r#"{"msg":"m","":1,"log.iostream":"x","a":1,"a":2}"#;
+        check(odd, SeverityNumber::Unspecified, "m", &["a=2"]);
         check("", SeverityNumber::Unspecified, "", &[]);
     }
 

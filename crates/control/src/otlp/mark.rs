@@ -1,4 +1,4 @@
-//! How far the logs have been read: a daemon that follows goes on there.
+//! How far the logs are with the collector: a daemon that follows goes on there.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// In the state folder.
 const FILE: &str = "otlp.json";
 
-/// What is written may be so much older: what a daemon that is killed had read since is sent twice.
+/// What is written may be so much older: what a daemon that is killed had sent since is sent twice.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// What is older than this is not made up for.
@@ -21,7 +21,7 @@ const OLDEST: Duration = Duration::from_hours(1);
 /// same ids.
 const OVERLAP_OF_SPANS: Duration = Duration::from_secs(1);
 
-/// Times of the newest lines that were read.
+/// Times of the newest lines that the collector has, or will not get.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Since {
     output: Option<u64>,
@@ -48,18 +48,20 @@ impl Marks {
             Fed::Output => (since.output, Duration::ZERO),
             Fed::Spans => (since.spans, OVERLAP_OF_SPANS),
         };
-        let next = |read| Timestamp(Timestamp(read).0 + 1);
-        let usable = read.map(next).filter(|at| *at <= now && now.since(*at) <= OLDEST);
+        // Of that millisecond, there may be others.
+        let usable = read.map(Timestamp).filter(|at| *at <= now && now.since(*at) <= OLDEST);
         usable.map_or(now, |at| Timestamp(at.0.saturating_sub(u64::try_from(overlap.as_millis()).unwrap_or(0))))
     }
 
-    pub(super) fn note(&self, what: Fed, newest: Timestamp) {
+    /// Clocks are put back: what is later than `now` counts as no later.
+    pub(super) fn note(&self, what: Fed, newest: Timestamp, now: Timestamp) {
         let mut since = self.lock();
         let read = match what {
             Fed::Output => &mut since.output,
             Fed::Spans => &mut since.spans,
         };
-        *read = Some(read.unwrap_or(0).max(newest.0));
+        let before = read.filter(|before| *before <= now.0).unwrap_or(0);
+        *read = Some(newest.min(now).0.max(before));
     }
 
     pub(super) async fn save(self: &Arc<Self>) {
@@ -102,17 +104,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let marks = Arc::new(Marks::open(dir.path()));
         assert_eq!(marks.since(Fed::Output, Timestamp(9_000_000)), Timestamp(9_000_000), "from now on");
-        marks.note(Fed::Output, Timestamp(8_000_000));
-        marks.note(Fed::Output, Timestamp(7_000_000));
-        marks.note(Fed::Spans, Timestamp(8_000_000));
+        let now = Timestamp(8_500_000);
+        marks.note(Fed::Output, Timestamp(8_000_000), now);
+        marks.note(Fed::Output, Timestamp(7_000_000), now);
+        marks.note(Fed::Spans, Timestamp(9_900_000), Timestamp(9_900_000));
+        marks.note(Fed::Spans, Timestamp(8_000_000), now);
         marks.save().await;
         let next = Marks::open(dir.path());
         let check = |what: Fed, now: u64, expected: u64| {
             assert_eq!(next.since(what, Timestamp(now)), Timestamp(expected), "{what:?} at {now}");
         };
-        check(Fed::Output, 9_000_000, 8_000_001);
-        check(Fed::Spans, 9_000_000, 7_999_001);
+        check(Fed::Output, 9_000_000, 8_000_000);
+        check(Fed::Spans, 9_000_000, 7_999_000);
         check(Fed::Output, 99_000_000, 99_000_000);
         check(Fed::Output, 7_000_000, 7_000_000);
+        marks.note(Fed::Output, Timestamp(9_000_000), now);
+        assert_eq!(marks.since(Fed::Output, now), now, "no line is of the future");
     }
 }

@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 
 use super::attribute::{Origin, integer, text};
 use super::nanos;
-use crate::metrics::{Family, Kind, Labels, Row, Value};
+use crate::metrics::{Began, Family, Kind, Labels, Row, Value};
 
 /// Series whose beginning is remembered though they are gone, at most: they may come back.
 const MOST_REMEMBERED: usize = 32_768;
@@ -27,6 +27,9 @@ const CONVENTIONS: [(&str, &str, &str); 4] = [
     ("http_server_response_body_size_bytes", "http.server.response.body.size", "By"),
     ("http_server_active_requests", "http.server.active_requests", "{request}"),
 ];
+
+/// What is exposed as a gauge and is a sum that falls, too: over instances, it is added up.
+const UP_AND_DOWN: [&str; 1] = ["http_server_active_requests"];
 
 /// Units by the end of a name.
 const UNITS: [(&str, &str); 4] = [("_seconds", "s"), ("_bytes", "By"), ("_ratio", "1"), ("_cores", "{core}")];
@@ -80,9 +83,11 @@ pub(super) fn request(
     origin: &Origin,
     now: Timestamp,
 ) -> (ExportMetricsServiceRequest, u64) {
-    let metrics: Vec<Metric> = families.iter().map(|family| metric(family, beginnings, now)).collect();
+    // Nothing is said of a count whose beginning will be known: it would be told anew.
+    let said = |family: &&Family| family.rows.iter().any(is_said);
+    let metrics: Vec<Metric> = families.iter().filter(said).map(|family| metric(family, beginnings, now)).collect();
     beginnings.looked(now);
-    let points = families.iter().map(|family| family.rows.len() as u64).sum();
+    let points = families.iter().flat_map(|family| &family.rows).filter(|row| is_said(row)).count() as u64;
     let scope = Some(origin.scope("bowline"));
     let scope_metrics = vec![ScopeMetrics { scope, metrics, ..ScopeMetrics::default() }];
     let resource = Some(origin.bowline());
@@ -90,20 +95,35 @@ pub(super) fn request(
     (ExportMetricsServiceRequest { resource_metrics }, points)
 }
 
+fn is_said(row: &Row) -> bool {
+    row.began != Began::Unsaid
+}
+
 fn metric(family: &Family, beginnings: &mut Beginnings, now: Timestamp) -> Metric {
+    let rows = || family.rows.iter().filter(|row| is_said(row));
     let mut start = |row: &Row, value: f64| {
         let mut hasher = DefaultHasher::new();
         (&family.name, &row.labels).hash(&mut hasher);
-        nanos(beginnings.of(hasher.finish(), value, row.began, now))
+        let began = match row.began {
+            Began::At(at) => Some(at),
+            Began::Unknown | Began::Unsaid => None,
+        };
+        nanos(beginnings.of(hasher.finish(), value, began, now))
     };
     let cumulative = AggregationTemporality::Cumulative.into();
     let data = match family.kind {
+        Kind::Gauge if UP_AND_DOWN.contains(&&*family.name) => {
+            // That it falls is no beginning.
+            let points = rows().filter_map(|row| number(row, start(row, 0.0), now));
+            let data_points = points.collect();
+            Data::Sum(Sum { data_points, aggregation_temporality: cumulative, is_monotonic: false })
+        }
         Kind::Gauge => {
-            let points = family.rows.iter().filter_map(|row| number(row, 0, now));
+            let points = rows().filter_map(|row| number(row, 0, now));
             Data::Gauge(Gauge { data_points: points.collect() })
         }
         Kind::Counter => {
-            let points = family.rows.iter().filter_map(|row| match row.value {
+            let points = rows().filter_map(|row| match row.value {
                 Value::Number(value) => number(row, start(row, value), now),
                 Value::Histogram { .. } => None,
             });
@@ -111,7 +131,7 @@ fn metric(family: &Family, beginnings: &mut Beginnings, now: Timestamp) -> Metri
             Data::Sum(Sum { data_points, aggregation_temporality: cumulative, is_monotonic: true })
         }
         Kind::Histogram => {
-            let points = family.rows.iter().filter_map(|row| histogram(row, &mut start, now));
+            let points = rows().filter_map(|row| histogram(row, &mut start, now));
             Data::Histogram(Histogram { data_points: points.collect(), aggregation_temporality: cumulative })
         }
     };
@@ -174,7 +194,7 @@ mod tests {
 
     fn row(labels: &[(&'static str, &str)], value: Value, began: Option<u64>) -> Row {
         let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        Row { labels, value, began: began.map(Timestamp) }
+        Row { labels, value, began: began.map(Timestamp).into() }
     }
 
     fn family(name: &str, kind: Kind, rows: Vec<Row>) -> Family {
@@ -227,6 +247,38 @@ mod tests {
         assert_eq!(got[1].unit, "By");
         let Some(Data::Gauge(gauge)) = &got[1].data else { panic!("no gauge") };
         assert_eq!(gauge.data_points[0].value, Some(Number::AsDouble(4096.0)));
+    }
+
+    #[test]
+    fn what_goes_up_and_down_is_added_up_and_has_one_beginning() {
+        let mut beginnings = Beginnings::default();
+        for (at, active) in (1..).zip([3.0, 1.0, 2.0]) {
+            let row = row(&[("instance", "i")], Value::Number(active), None);
+            let families = [family("http_server_active_requests", Kind::Gauge, vec![row])];
+            let (request, _) = request(&families, &mut beginnings, &origin(), Timestamp(at * 1_000));
+            let metric = &request.resource_metrics[0].scope_metrics[0].metrics[0];
+            let Some(Data::Sum(sum)) = &metric.data else { panic!("no sum") };
+            assert_eq!((metric.name.as_str(), sum.is_monotonic), ("http.server.active_requests", false));
+            let point = &sum.data_points[0];
+            let expected = (Some(Number::AsDouble(active)), 1_000_000_000);
+            assert_eq!((point.value, point.start_time_unix_nano), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_not_counted_yet_is_not_sent() {
+        let accepted = |began: Began| {
+            let row = Row { began, ..row(&[], Value::Number(0.0), None) };
+            family("bowline_edge_connections_accepted", Kind::Counter, vec![row])
+        };
+        let sent = |began: Began| {
+            let (request, points) =
+                request(&[accepted(began)], &mut Beginnings::default(), &origin(), Timestamp(9_000));
+            (request.resource_metrics[0].scope_metrics[0].metrics.len(), points)
+        };
+        assert_eq!(sent(Began::Unsaid), (0, 0));
+        assert_eq!(sent(Began::Unknown), (1, 1));
+        assert_eq!(sent(Began::At(Timestamp(1))), (1, 1));
     }
 
     /// Values of one series as it is looked at each second, what is known of its beginning, and the one that is told.

@@ -6,6 +6,7 @@
 //! Architecture invariant: nobody waits for a collector. What finds no room is dropped and counted.
 
 mod attribute;
+mod collector;
 mod logs;
 mod mark;
 mod metrics;
@@ -22,7 +23,6 @@ use std::time::{Duration, Instant};
 use bowline_core::fault::Fault;
 use bowline_core::log::{Fed, LogFeed, LogLine};
 use bowline_core::route::EdgeDesired;
-use bowline_core::secret::Secret;
 use bowline_core::time::{Mono, Timestamp};
 use bowline_core::units::Share;
 use bytes::Bytes;
@@ -33,10 +33,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::attribute::Origin;
+use self::collector::Collector;
 use self::mark::Marks;
 use self::metrics::Beginnings;
 use self::outbox::{Answer, Batch, Bounds, Effect, Outbox, Reason};
-use self::send::{Collector, Connection};
+use self::send::Connection;
 use self::spans::Routes;
 use crate::config::{ControlConfig, FeedCall, Links};
 use crate::http::scrape::Metrics;
@@ -50,6 +51,9 @@ const BOUNDS: Bounds = Bounds { batches: 512, bytes: 8 << 20 };
 
 /// Metrics say how much there is in all: of those that were not taken, few say more than the newest.
 const BOUNDS_OF_METRICS: Bounds = Bounds { batches: 20, bytes: 8 << 20 };
+
+/// While others wait, lines are gathered until there are so many bytes of them: of a quiet server, each look at its files finds one.
+const GATHERED: usize = 64 << 10;
 
 /// Pieces of a log on their way, each of 64 KiB at most.
 const PIECES: usize = 4;
@@ -68,8 +72,8 @@ const LAST_REQUESTS: Duration = Duration::from_secs(2);
 pub struct Settings {
     /// Base URL.
     pub endpoint: String,
-    /// Fields of each request.
-    pub headers: Vec<(String, Secret)>,
+    /// File with the fields of each request.
+    pub headers: Option<PathBuf>,
     /// PEM file of those who are trusted to have signed its certificate; `None`: the machine's.
     pub ca: Option<PathBuf>,
     /// How often metrics are sent.
@@ -79,7 +83,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Whether they name a collector that could be sent to.
+    /// Whether they name a collector that could be sent to, whatever their files say.
     ///
     /// # Errors
     /// They do not.
@@ -157,8 +161,10 @@ impl Exporter {
             let exporting = Exporting {
                 signal,
                 source,
+                gathered: Vec::new(),
                 outbox: Outbox::new(bounds),
                 connection: Some(Connection::new(Arc::clone(&collector), signal)),
+                collector: Arc::clone(&collector),
                 sending: JoinSet::new(),
                 tally: Arc::clone(tally),
                 inputs: inputs.clone(),
@@ -243,7 +249,10 @@ impl Source {
 struct Exporting {
     signal: Signal,
     source: Source,
+    /// Read, and not offered yet.
+    gathered: Vec<LogLine>,
     outbox: Outbox,
+    collector: Arc<Collector>,
     /// `None`: with the request that is under way.
     connection: Option<Connection>,
     sending: JoinSet<(Connection, Answer)>,
@@ -262,15 +271,17 @@ impl Exporting {
         while !self.outbox.is_over() {
             let deadline = self.outbox.next_deadline().map(|at| self.zero + at.0);
             let input = tokio::select! {
-                due = self.source.due(), if !is_over => match due {
+                due = self.source.due(), if !is_over && !self.holds_back() => match due {
                     Due::Over => { is_over = true; continue }
-                    Due::Metrics => self.batch_of_metrics(true).await,
-                    Due::Lines(lines) => self.batch_of_lines(lines),
-                }.map(outbox::Input::Offered),
-                Some(done) = self.sending.join_next(), if !self.sending.is_empty() => self.answered(done),
+                    Due::Metrics => self.batch_of_metrics(true).await.map(outbox::Input::Offered),
+                    Due::Lines(lines) => { self.gathered.extend(lines); None }
+                },
+                Some(done) = self.sending.join_next(), if !self.sending.is_empty() => Some(self.answered(done)),
                 () = sleep_until(deadline) => Some(outbox::Input::Tick),
                 () = sleep_until(self.last_call), if self.last_call.is_some() => {
                     (self.last_call, is_over) = (None, true);
+                    let last = self.batch_of_lines();
+                    self.take(last.map(outbox::Input::Offered)).await;
                     Some(outbox::Input::End(self.now() + LAST_REQUESTS))
                 }
                 // A sender that is gone says the same.
@@ -290,18 +301,31 @@ impl Exporting {
                 }
             };
             self.take(input).await;
+            let gathered: usize = self.gathered.iter().map(|line| size_of::<LogLine>() + line.text.len()).sum();
+            if self.outbox.is_idle() || gathered >= GATHERED {
+                let batch = self.batch_of_lines();
+                self.take(batch.map(outbox::Input::Offered)).await;
+            }
         }
+    }
+
+    /// The files keep what is not read yet, as long as the collector takes what is.
+    fn holds_back(&self) -> bool {
+        matches!(self.source, Source::Lines { .. }) && self.outbox.has_enough()
     }
 
     fn now(&self) -> Mono {
         Mono(self.zero.elapsed())
     }
 
-    fn answered(&mut self, done: Result<(Connection, Answer), tokio::task::JoinError>) -> Option<outbox::Input> {
-        let (connection, answer) =
-            done.inspect_err(|error| tracing::error!(%error, "a request to the collector broke off")).ok()?;
+    fn answered(&mut self, done: Result<(Connection, Answer), tokio::task::JoinError>) -> outbox::Input {
+        let (connection, answer) = done.unwrap_or_else(|error| {
+            tracing::error!(%error, "a request to the collector broke off");
+            let connection = Connection::new(Arc::clone(&self.collector), self.signal);
+            (connection, Answer::Later { why: "a request broke off".to_owned(), after: None })
+        });
         self.connection = Some(connection);
-        Some(outbox::Input::Answered(answer))
+        outbox::Input::Answered(answer)
     }
 
     async fn take(&mut self, input: Option<outbox::Input>) {
@@ -332,12 +356,21 @@ impl Exporting {
                     }
                     self.tally.count(signal, |counts| *counts.dropped.entry(reason).or_default() += items);
                 }
+                Effect::Settled(newest) => self.settled(newest),
                 // The loop is gone only when the daemon ends.
                 Effect::Became(health) => drop(self.inputs.send(Input::Collector(signal, health)).await),
             }
         }
         let waiting = self.outbox.bytes() as u64;
         self.tally.count(signal, |counts| counts.waiting = waiting);
+    }
+
+    fn settled(&self, newest: Timestamp) {
+        match self.signal {
+            Signal::Metrics => {}
+            Signal::Logs => self.marks.note(Fed::Output, newest, wall()),
+            Signal::Traces => self.marks.note(Fed::Spans, newest, wall()),
+        }
     }
 
     /// `asks`: the loop what only it knows.
@@ -347,20 +380,20 @@ impl Exporting {
             tracing::debug!("metrics are sent without what only the loop knows");
         }
         let (request, items) = metrics::request(&metrics.world.families(), beginnings, &self.origin, wall());
-        Some(Batch { body: compressed(&request), items })
+        Some(Batch { body: compressed(&request), items, newest: None })
     }
 
-    fn batch_of_lines(&mut self, lines: Vec<LogLine>) -> Option<Batch> {
+    /// Of those that are gathered.
+    fn batch_of_lines(&mut self) -> Option<Batch> {
+        let lines = std::mem::take(&mut self.gathered);
+        let newest = Some(lines.iter().map(|line| line.at).max()?);
         let Source::Lines { spans, .. } = &mut self.source else { return None };
-        let newest = lines.iter().map(|line| line.at).max()?;
         let (body, items) = match spans {
             None => {
-                self.marks.note(Fed::Output, newest);
                 let (request, items) = logs::request(lines, &self.origin, wall());
                 (compressed(&request), items)
             }
             Some((edge, routes)) => {
-                self.marks.note(Fed::Spans, newest);
                 if edge.has_changed().unwrap_or(false) || routes.is_empty() {
                     *routes = spans::routes(&edge.borrow_and_update().table);
                 }
@@ -368,7 +401,7 @@ impl Exporting {
                 (compressed(&request), items)
             }
         };
-        (items > 0).then_some(Batch { body, items })
+        (items > 0).then_some(Batch { body, items, newest })
     }
 }
 
@@ -384,3 +417,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bowline_core::time::Mono;
+use bowline_core::time::{Mono, Timestamp};
 use bytes::Bytes;
 
 /// A request's body, and how much it holds.
@@ -14,6 +14,8 @@ pub(super) struct Batch {
     pub(super) body: Bytes,
     /// Spans, log lines or data points.
     pub(super) items: u64,
+    /// The newest of them; `None`: they are made anew, not read.
+    pub(super) newest: Option<Timestamp>,
 }
 
 /// Of what waits, the batch on its way included.
@@ -33,6 +35,9 @@ const LONGEST_ASKED: Duration = Duration::from_secs(300);
 /// So many tries in a row without an answer are told of: one that is started again is back before.
 const SILENT_AFTER: u32 = 3;
 
+/// So long it takes what it is sent before that is told: one that takes every other request is in trouble all the time.
+const CALM: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Input {
     Offered(Batch),
@@ -51,6 +56,8 @@ pub(super) enum Answer {
     Refused(String),
     /// It may be taken later, not before so long if that is said.
     Later { why: String, after: Option<Duration> },
+    /// It was not sent, for want of what the settings name. That may be there later.
+    Unsent(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +67,8 @@ pub(super) enum Effect {
     Exported(u64),
     Failed,
     Dropped(Reason, u64),
+    /// What is not newer is with the collector, or given up for good: it need not be read again.
+    Settled(Timestamp),
     /// What the collector does with this signal has changed.
     Became(Health),
 }
@@ -99,6 +108,8 @@ pub(crate) enum Health {
     Silent(String),
     /// It does not take what it is sent: why.
     Refuses(String),
+    /// It is sent nothing: why.
+    Unsent(String),
 }
 
 #[derive(Debug)]
@@ -112,6 +123,10 @@ pub(super) struct Outbox {
     failures: u32,
     not_before: Option<Mono>,
     health: Health,
+    /// In trouble, since when it takes what it is sent all the same.
+    calm_since: Option<Mono>,
+    /// As the last answer was.
+    is_taking: bool,
     ends: Option<Mono>,
 }
 
@@ -125,6 +140,8 @@ impl Outbox {
             failures: 0,
             not_before: None,
             health: Health::Takes,
+            calm_since: None,
+            is_taking: true,
             ends: None,
         }
     }
@@ -141,6 +158,10 @@ impl Outbox {
         if self.ends.is_some_and(|by| by <= now) {
             self.give_up(&mut effects);
         }
+        if self.calm_since.is_some_and(|since| since + CALM <= now) {
+            self.calm_since = None;
+            self.become_(Health::Takes, &mut effects);
+        }
         if self.not_before.is_some_and(|at| at <= now) {
             self.not_before = None;
         }
@@ -153,12 +174,23 @@ impl Outbox {
 
     /// When to call `handle` with a tick if nothing else happens.
     pub(super) fn next_deadline(&self) -> Option<Mono> {
-        [self.not_before, self.ends.filter(|_| !self.is_over())].into_iter().flatten().min()
+        let calm = self.calm_since.map(|since| since + CALM);
+        [self.not_before, calm, self.ends.filter(|_| !self.is_over())].into_iter().flatten().min()
     }
 
     /// It was told to end, and nothing waits any more.
     pub(super) fn is_over(&self) -> bool {
         self.ends.is_some() && self.waiting.is_empty()
+    }
+
+    /// What is offered goes at once.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The collector takes what it is sent, and there is enough for now: who offers more would have it drop what it has.
+    pub(super) fn has_enough(&self) -> bool {
+        self.is_taking && (self.bytes > self.bounds.bytes / 2 || self.waiting.len() > self.bounds.batches / 2)
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -168,25 +200,41 @@ impl Outbox {
     /// The oldest go first, but for the one on its way: of metrics the newest say most, and of a trouble its end.
     fn offered(&mut self, batch: Batch, effects: &mut Vec<Effect>) {
         let size = batch.body.len();
-        if size > self.bounds.bytes || self.ends.is_some() {
-            let reason = if self.ends.is_some() { Reason::Ended } else { Reason::Full };
-            return effects.push(Effect::Dropped(reason, batch.items));
+        if self.ends.is_some() {
+            return effects.push(Effect::Dropped(Reason::Ended, batch.items));
         }
-        let mut dropped = 0;
+        if size > self.bounds.bytes {
+            return self.no_room(batch, effects);
+        }
+        let (mut dropped, mut newest) = (0, None);
         let oldest = usize::from(self.is_sending);
         while self.bytes + size > self.bounds.bytes || self.waiting.len() >= self.bounds.batches {
             let Some(gone) = self.waiting.remove(oldest) else { break };
             self.bytes -= gone.body.len();
             dropped += gone.items;
+            newest = newest.max(gone.newest);
         }
         if dropped > 0 {
             effects.push(Effect::Dropped(Reason::Full, dropped));
         }
+        // That one is older, and not gone yet.
+        match self.waiting.front_mut().filter(|_| self.is_sending) {
+            Some(first) => first.newest = first.newest.max(newest),
+            None => effects.extend(newest.map(Effect::Settled)),
+        }
         if self.bytes + size > self.bounds.bytes || self.waiting.len() >= self.bounds.batches {
-            return effects.push(Effect::Dropped(Reason::Full, batch.items));
+            return self.no_room(batch, effects);
         }
         self.bytes += size;
         self.waiting.push_back(batch);
+    }
+
+    fn no_room(&mut self, batch: Batch, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Dropped(Reason::Full, batch.items));
+        match self.waiting.back_mut() {
+            Some(last) => last.newest = last.newest.max(batch.newest),
+            None => effects.extend(batch.newest.map(Effect::Settled)),
+        }
     }
 
     fn answered(&mut self, answer: Answer, now: Mono, random: u64, effects: &mut Vec<Effect>) {
@@ -194,44 +242,60 @@ impl Outbox {
         if !std::mem::take(&mut self.is_sending) {
             return;
         }
+        self.is_taking = matches!(answer, Answer::Taken { .. });
+        if !self.is_taking {
+            self.calm_since = None;
+        }
         match answer {
             Answer::Taken { rejected } => {
-                let items = self.take_first();
+                let (items, newest) = self.take_first();
                 let rejected = rejected.min(items);
                 effects.push(Effect::Exported(items - rejected));
                 if rejected > 0 {
                     effects.push(Effect::Dropped(Reason::Rejected, rejected));
                 }
+                effects.extend(newest.map(Effect::Settled));
                 self.failures = 0;
-                self.become_(Health::Takes, effects);
+                if self.health != Health::Takes {
+                    self.calm_since.get_or_insert(now);
+                }
             }
             Answer::Refused(why) => {
-                let items = self.take_first();
+                let (items, newest) = self.take_first();
                 effects.extend([Effect::Failed, Effect::Dropped(Reason::Refused, items)]);
+                effects.extend(newest.map(Effect::Settled));
                 self.failures = 0;
                 self.become_(Health::Refuses(why), effects);
             }
             Answer::Later { why, after } => {
-                self.failures = self.failures.saturating_add(1);
-                effects.push(Effect::Failed);
-                let pause = pause(self.failures, random);
-                let asked = after.unwrap_or_default().min(LONGEST_ASKED);
-                self.not_before = Some(now + pause.max(asked));
+                self.try_later(after, now, random, effects);
                 if self.failures >= SILENT_AFTER {
                     self.become_(Health::Silent(why), effects);
                 }
-                // There is no later.
-                if self.ends.is_some() {
-                    self.give_up(effects);
-                }
+            }
+            Answer::Unsent(why) => {
+                self.try_later(None, now, random, effects);
+                self.become_(Health::Unsent(why), effects);
             }
         }
     }
 
-    fn take_first(&mut self) -> u64 {
-        let Some(first) = self.waiting.pop_front() else { return 0 };
+    fn try_later(&mut self, after: Option<Duration>, now: Mono, random: u64, effects: &mut Vec<Effect>) {
+        self.failures = self.failures.saturating_add(1);
+        effects.push(Effect::Failed);
+        let pause = pause(self.failures, random);
+        let asked = after.unwrap_or_default().min(LONGEST_ASKED);
+        self.not_before = Some(now + pause.max(asked));
+        // There is no later.
+        if self.ends.is_some() {
+            self.give_up(effects);
+        }
+    }
+
+    fn take_first(&mut self) -> (u64, Option<Timestamp>) {
+        let Some(first) = self.waiting.pop_front() else { return (0, None) };
         self.bytes -= first.body.len();
-        first.items
+        (first.items, first.newest)
     }
 
     fn give_up(&mut self, effects: &mut Vec<Effect>) {
@@ -242,9 +306,9 @@ impl Outbox {
         }
     }
 
-    /// That it is as it was is not said, whatever the words.
+    /// That it is as it was, and for the same reason, is not said.
     fn become_(&mut self, health: Health, effects: &mut Vec<Effect>) {
-        if std::mem::discriminant(&self.health) != std::mem::discriminant(&health) {
+        if self.health != health {
             self.health = health.clone();
             effects.push(Effect::Became(health));
         }
@@ -267,7 +331,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds { batches: 3, bytes: 100 };
 
     fn batch(name: &'static str, items: u64) -> Batch {
-        Batch { body: Bytes::from_static(name.as_bytes()), items }
+        Batch { body: Bytes::from_static(name.as_bytes()), items, newest: None }
     }
 
     fn at(millis: u64) -> Mono {
@@ -324,10 +388,73 @@ mod tests {
         play.check(Input::Tick, 3_500, &[send("a")]);
         play.check(later(None), 3_500, &[Effect::Failed]);
         play.check(Input::Tick, 60_000, &[send("a")]);
-        play.check(TAKEN, 60_000, &[Effect::Exported(1), Effect::Became(Health::Takes)]);
+        play.check(TAKEN, 60_000, &[Effect::Exported(1)]);
         play.check(Input::Offered(batch("b", 1)), 60_001, &[send("b")]);
         play.check(later(None), 60_001, &[Effect::Failed]);
         assert_eq!(play.0.next_deadline(), Some(at(60_501)), "from the beginning");
+    }
+
+    #[test]
+    fn that_it_takes_again_is_told_when_it_has_for_a_while() {
+        let mut play = Play::new();
+        play.check(Input::Offered(batch("a", 1)), 0, &[send("a")]);
+        let refused = |why: &str| Input::Answered(Answer::Refused(why.to_owned()));
+        let because = |why: &str| Effect::Became(Health::Refuses(why.to_owned()));
+        let dropped = || [Effect::Failed, Effect::Dropped(Reason::Refused, 1)];
+        play.check(refused("401"), 0, &[&dropped()[..], &[because("401")]].concat());
+        // Every other request, and for another reason.
+        play.check(Input::Offered(batch("b", 1)), 1_000, &[send("b")]);
+        play.check(TAKEN, 1_000, &[Effect::Exported(1)]);
+        play.check(Input::Offered(batch("c", 1)), 2_000, &[send("c")]);
+        play.check(refused("401"), 2_000, &dropped());
+        assert_eq!(play.0.next_deadline(), None);
+        play.check(Input::Offered(batch("d", 1)), 3_000, &[send("d")]);
+        play.check(refused("403"), 3_000, &[&dropped()[..], &[because("403")]].concat());
+        play.check(Input::Offered(batch("e", 1)), 4_000, &[send("e")]);
+        play.check(TAKEN, 4_000, &[Effect::Exported(1)]);
+        play.check(Input::Offered(batch("f", 1)), 5_000, &[send("f")]);
+        play.check(TAKEN, 5_000, &[Effect::Exported(1)]);
+        assert_eq!(play.0.next_deadline(), Some(at(64_000)), "nothing more need come");
+        play.check(Input::Tick, 63_999, &[]);
+        play.check(Input::Tick, 64_000, &[Effect::Became(Health::Takes)]);
+    }
+
+    #[test]
+    fn what_is_settled_has_nothing_older_that_waits() {
+        let of = |name, newest| Batch { newest: Some(Timestamp(newest)), ..batch(name, 1) };
+        let mut play = Play::new();
+        play.check(Input::Offered(of("a", 10)), 0, &[send("a")]);
+        play.check(TAKEN, 0, &[Effect::Exported(1), Effect::Settled(Timestamp(10))]);
+        play.check(Input::Offered(of("b", 20)), 0, &[send("b")]);
+        play.check(Input::Offered(of("c", 30)), 0, &[]);
+        play.check(Input::Offered(of("d", 40)), 0, &[]);
+        let full = || Effect::Dropped(Reason::Full, 1);
+        play.check(Input::Offered(of("e", 50)), 0, &[full()]);
+        let large = |newest| Batch { body: Bytes::from(vec![0; 101]), ..of("", newest) };
+        play.check(Input::Offered(large(60)), 0, &[full()]);
+        let refused = Input::Answered(Answer::Refused("400".to_owned()));
+        let became = Effect::Became(Health::Refuses("400".to_owned()));
+        let dropped = Effect::Dropped(Reason::Refused, 1);
+        play.check(refused, 0, &[Effect::Failed, dropped, Effect::Settled(Timestamp(30)), became, send("d")]);
+        play.check(TAKEN, 0, &[Effect::Exported(1), Effect::Settled(Timestamp(40)), send("e")]);
+        play.check(later(None), 0, &[Effect::Failed]);
+        let more = [of("f", 70), of("g", 80)];
+        more.into_iter().for_each(|batch| play.check(Input::Offered(batch), 0, &[]));
+        play.check(Input::Offered(of("h", 90)), 0, &[full(), Effect::Settled(Timestamp(60))]);
+        // What the end takes is read again.
+        play.check(Input::End(at(10)), 0, &[send("f")]);
+        play.check(Input::Tick, 10, &[Effect::Dropped(Reason::Ended, 3)]);
+    }
+
+    #[test]
+    fn enough_is_half_of_what_there_is_room_for_while_it_is_taken() {
+        let mut play = Play::new();
+        play.check(Input::Offered(batch("a", 1)), 0, &[send("a")]);
+        assert!(!play.0.has_enough());
+        play.check(Input::Offered(batch("b", 1)), 0, &[]);
+        assert!(play.0.has_enough() && !play.0.is_idle());
+        play.check(later(None), 0, &[Effect::Failed]);
+        assert!(!play.0.has_enough(), "the newest are kept");
     }
 
     #[test]
@@ -354,6 +481,17 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_sent_is_told_at_once_and_tried_again() {
+        let mut play = Play::new();
+        play.check(Input::Offered(batch("a", 1)), 0, &[send("a")]);
+        let unsent = || Input::Answered(Answer::Unsent("no file".to_owned()));
+        play.check(unsent(), 0, &[Effect::Failed, Effect::Became(Health::Unsent("no file".to_owned()))]);
+        play.check(Input::Tick, 500, &[send("a")]);
+        play.check(unsent(), 500, &[Effect::Failed]);
+        assert_eq!(play.0.next_deadline(), Some(at(1_500)));
+    }
+
+    #[test]
     fn the_oldest_makes_room_but_for_the_one_on_its_way() {
         let mut play = Play::new();
         play.check(Input::Offered(batch("a", 1)), 0, &[send("a")]);
@@ -363,7 +501,7 @@ mod tests {
         play.check(later(None), 0, &[Effect::Failed]);
         play.check(Input::Offered(batch("e", 5)), 1, &[Effect::Dropped(Reason::Full, 1)]);
         play.check(Input::Tick, 500, &[send("c")]);
-        let large = Batch { body: Bytes::from(vec![0; 101]), items: 9 };
+        let large = Batch { body: Bytes::from(vec![0; 101]), items: 9, newest: None };
         play.check(Input::Offered(large), 500, &[Effect::Dropped(Reason::Full, 9)]);
     }
 
@@ -400,7 +538,11 @@ mod tests {
     }
 
     fn inputs() -> impl Strategy<Value = Input> {
-        let body = (0_usize..60, 1_u64..9).prop_map(|(size, items)| Batch { body: vec![0; size].into(), items });
+        let body = (0_usize..60, 1_u64..9).prop_map(|(size, items)| Batch {
+            body: vec![0; size].into(),
+            items,
+            newest: Some(Timestamp(items)),
+        });
         prop_oneof![
             4 => body.prop_map(Input::Offered),
             2 => (0_u64..5).prop_map(|rejected| Input::Answered(Answer::Taken { rejected })),
@@ -429,7 +571,7 @@ mod tests {
                     match effect {
                         Effect::Exported(items) | Effect::Dropped(_, items) => known += items,
                         Effect::Send(_) => on_its_way = true,
-                        Effect::Failed | Effect::Became(_) => {}
+                        Effect::Failed | Effect::Settled(_) | Effect::Became(_) => {}
                     }
                 }
                 prop_assert!(outbox.waiting.len() <= BOUNDS.batches && outbox.bytes <= BOUNDS.bytes);

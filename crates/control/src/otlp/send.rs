@@ -4,27 +4,23 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_core::fault::{Fault, FaultKind};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
-use hyper::header::{
-    CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
-};
-use hyper::{Request, StatusCode, Uri};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+use super::Signal;
+use super::collector::{Collector, Files, FilesError};
 use super::outbox::Answer;
-use super::{Settings, Signal};
 use crate::certs::acme::http::{connect, retry_after};
 use crate::run::wall;
 
@@ -49,65 +45,13 @@ enum SendError {
     Answer(String, #[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Where it is, and what it is told with each request.
-#[derive(Debug)]
-pub(super) struct Collector {
-    /// As the settings say it.
-    endpoint: String,
-    host: String,
-    port: u16,
-    authority: HeaderValue,
-    /// Before `/v1/…`.
-    path: String,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    /// Their values are never shown.
-    headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl Collector {
-    /// # Errors
-    /// The settings name no collector that could be sent to.
-    pub(super) fn new(settings: &Settings) -> Result<Self, Fault> {
-        let wrong =
-            |what: String| Fault::new(FaultKind::Invalid, format!("the collector of [otlp] cannot be used: {what}"));
-        let endpoint = settings.endpoint.trim_end_matches('/').to_owned();
-        let uri: Uri = endpoint.parse().map_err(|error| wrong(format!("{endpoint} is no URL ({error})")))?;
-        let authority = uri.authority().ok_or_else(|| wrong(format!("{endpoint} names no host")))?;
-        let host = authority.host().trim_matches(['[', ']']).to_owned();
-        let is_tls = uri.scheme_str() == Some("https");
-        let tls = is_tls.then(|| {
-            let config = bowline_api::trust(settings.ca.as_deref()).map_err(|error| {
-                Fault::new(FaultKind::Invalid, "the authorities of [otlp] cannot be used")
-                    .source(&error)
-                    .hint("`ca` names a PEM file: who has signed the collector's certificate")
-            })?;
-            let name = ServerName::try_from(host.clone()).map_err(|error| wrong(format!("{host}: {error}")))?;
-            Ok::<_, Fault>((Arc::new(config), name))
-        });
-        let header = |(name, value): &(String, bowline_core::secret::Secret)| {
-            let value = HeaderValue::from_bytes(value.expose());
-            let pair = HeaderName::try_from(name).ok().zip(value.ok());
-            let (name, mut value) = pair.ok_or_else(|| wrong(format!("its field {name:?} is none of HTTP")))?;
-            value.set_sensitive(true);
-            Ok((name, value))
-        };
-        Ok(Self {
-            host,
-            port: authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
-            authority: HeaderValue::from_str(authority.as_str()).map_err(|error| wrong(error.to_string()))?,
-            path: uri.path().trim_end_matches('/').to_owned(),
-            tls: tls.transpose()?,
-            headers: settings.headers.iter().map(header).collect::<Result<_, Fault>>()?,
-            endpoint,
-        })
-    }
-}
-
 /// Of one signal.
 #[derive(Debug)]
 pub(super) struct Connection {
     collector: Arc<Collector>,
     signal: Signal,
+    /// As they were when they could be read.
+    files: Option<Arc<Files>>,
     open: Option<Open>,
 }
 
@@ -120,13 +64,18 @@ struct Open {
 
 impl Connection {
     pub(super) fn new(collector: Arc<Collector>, signal: Signal) -> Self {
-        Self { collector, signal, open: None }
+        Self { collector, signal, files: None, open: None }
     }
 
     /// `body`: compressed.
     pub(super) async fn post(&mut self, body: Bytes) -> Answer {
+        let files = match tokio::time::timeout(LIMIT, self.files()).await {
+            Ok(Ok(files)) => files,
+            Ok(Err(error)) => return Answer::Unsent(in_one_line(&error)),
+            Err(_) => return Answer::Unsent("a disk does not say what the files of [otlp] hold".to_owned()),
+        };
         let later = |why: String| Answer::Later { why, after: None };
-        let answer = match tokio::time::timeout(LIMIT, self.exchange(body)).await {
+        let answer = match tokio::time::timeout(LIMIT, self.exchange(&files, body)).await {
             Ok(Ok((status, headers, body))) => {
                 return judge(self.signal, &self.collector.endpoint, status, &headers, &body);
             }
@@ -137,13 +86,24 @@ impl Connection {
         answer
     }
 
-    async fn exchange(&mut self, body: Bytes) -> Result<(StatusCode, HeaderMap, Bytes), SendError> {
+    async fn files(&mut self) -> Result<Arc<Files>, FilesError> {
+        if let Some(files) = &self.files {
+            return Ok(Arc::clone(files));
+        }
+        let collector = Arc::clone(&self.collector);
+        let read = tokio::task::spawn_blocking(move || collector.files());
+        let files = Arc::new(read.await.expect("it neither panics nor is aborted")?);
+        self.files = Some(Arc::clone(&files));
+        Ok(files)
+    }
+
+    async fn exchange(&mut self, files: &Files, body: Bytes) -> Result<(StatusCode, HeaderMap, Bytes), SendError> {
         let broken = |error| SendError::Broken(self.collector.endpoint.clone(), error);
         // A collector closes what rests: that is no failure, and what was not taken there is sent anew.
         let kept = match self.open.take() {
             Some(mut open) => {
                 let is_ready = open.sender.ready().await.is_ok();
-                let request = self.request(body.clone());
+                let request = self.request(files, body.clone());
                 let answer = if is_ready { open.sender.send_request(request).await.ok() } else { None };
                 answer.map(|answer| (open, answer))
             }
@@ -152,8 +112,8 @@ impl Connection {
         let (open, answer) = match kept {
             Some(kept) => kept,
             None => {
-                let mut open = self.connect().await?;
-                let answer = open.sender.send_request(self.request(body)).await.map_err(broken)?;
+                let mut open = self.connect(files).await?;
+                let answer = open.sender.send_request(self.request(files, body)).await.map_err(broken)?;
                 (open, answer)
             }
         };
@@ -164,7 +124,7 @@ impl Connection {
         Ok((parts.status, parts.headers, body.to_bytes()))
     }
 
-    fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
+    fn request(&self, files: &Files, body: Bytes) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = hyper::Method::POST;
         let path = format!("{}/v1/{}", self.collector.path, self.signal.as_str());
@@ -174,16 +134,16 @@ impl Connection {
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        headers.extend(self.collector.headers.iter().cloned());
+        headers.extend(files.headers.iter().cloned());
         request
     }
 
-    async fn connect(&self) -> Result<Open, SendError> {
-        let Collector { endpoint, host, port, tls, .. } = &*self.collector;
+    async fn connect(&self, files: &Files) -> Result<Open, SendError> {
+        let Collector { endpoint, host, port, .. } = &*self.collector;
         let unreachable = |error| SendError::Connect(endpoint.clone(), error);
         let addresses = tokio::net::lookup_host((host.as_str(), *port)).await.map_err(unreachable)?;
         let stream = connect(addresses).await.map_err(unreachable)?;
-        match tls {
+        match &files.tls {
             None => self.speak(stream).await,
             Some((config, name)) => {
                 let stream = TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream).await;
@@ -246,18 +206,18 @@ fn in_one_line(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use bowline_core::secret::Secret;
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
 
+    use super::super::Settings;
     use super::*;
 
-    fn settings(endpoint: &str) -> Settings {
+    pub(in crate::otlp) fn settings(endpoint: &str) -> Settings {
         Settings {
             endpoint: endpoint.to_owned(),
-            headers: vec![("authorization".to_owned(), Secret::new("Bearer hunter2"))],
+            headers: None,
             ca: None,
             interval: Duration::from_secs(15),
             sample: bowline_core::units::Share::WHOLE,
@@ -266,24 +226,22 @@ mod tests {
 
     #[test]
     fn a_collector_is_where_its_url_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let headers = dir.path().join("headers");
+        std::fs::write(&headers, "Authorization: Bearer hunter2").unwrap();
         let check = |endpoint: &str, host: &str, port: u16, path: &str| {
-            let collector = Arc::new(Collector::new(&settings(endpoint)).unwrap());
+            let settings = Settings { headers: Some(headers.clone()), ..settings(endpoint) };
+            let collector = Arc::new(Collector::new(&settings).unwrap());
+            let files = collector.files().unwrap();
             assert_eq!((collector.host.as_str(), collector.port), (host, port), "{endpoint}");
-            let request = Connection::new(Arc::clone(&collector), Signal::Traces).request(Bytes::new());
+            let request = Connection::new(Arc::clone(&collector), Signal::Traces).request(&files, Bytes::new());
             assert_eq!(request.uri(), path, "{endpoint}");
             assert_eq!(request.headers()["authorization"], "Bearer hunter2");
-            assert!(!format!("{collector:?}{request:?}").contains("hunter2"));
+            assert!(!format!("{files:?}{request:?}").contains("hunter2"));
         };
         check("http://127.0.0.1:4318", "127.0.0.1", 4318, "/v1/traces");
         check("http://c/", "c", 80, "/v1/traces");
         check("http://[::1]:4318/otlp/", "::1", 4318, "/otlp/v1/traces");
-    }
-
-    #[test]
-    fn a_field_that_is_none_is_refused_without_its_value() {
-        let headers = vec![("a b".to_owned(), Secret::new("hunter2"))];
-        let fault = Collector::new(&Settings { headers, ..settings("http://c") }).unwrap_err();
-        assert!(fault.message.contains("\"a b\"") && !format!("{fault:?}").contains("hunter2"));
     }
 
     #[test]
@@ -294,7 +252,7 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             let got = match judge(Signal::Logs, "c", status, &headers, &Bytes::new()) {
                 Answer::Taken { rejected } => format!("taken but {rejected}"),
-                Answer::Refused(why) => why,
+                Answer::Refused(why) | Answer::Unsent(why) => why,
                 Answer::Later { why, after } => format!("{why}, {:?}", after.map(|after| after.as_secs_f64().round())),
             };
             assert_eq!(got, expected);
@@ -374,7 +332,15 @@ mod tests {
         let answer = connection.post(Bytes::new()).await;
         let Answer::Later { why, .. } = &answer else { panic!("{answer:?}") };
         assert!(why.contains("is not who it should be"), "{why}");
-        std::fs::write(&ca, "no PEM").unwrap();
-        assert!(Collector::new(&trusting).unwrap_err().message.contains("[otlp]"));
+        // A file that is not there is read again.
+        std::fs::remove_file(&ca).unwrap();
+        let mut connection = Connection::new(Arc::new(Collector::new(&trusting).unwrap()), Signal::Logs);
+        let answer = connection.post(Bytes::new()).await;
+        assert!(matches!(&answer, Answer::Unsent(why) if why.contains("ca.pem")), "{answer:?}");
+        let (address, pem) = secured(1).await;
+        std::fs::write(&ca, pem).unwrap();
+        let moved = Settings { endpoint: format!("https://localhost:{}", address.port()), ..trusting };
+        connection.collector = Arc::new(Collector::new(&moved).unwrap());
+        assert_eq!(connection.post(Bytes::new()).await, Answer::Taken { rejected: 0 });
     }
 }

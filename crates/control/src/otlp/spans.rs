@@ -15,8 +15,9 @@ use serde::Deserialize;
 use super::attribute::{Origin, id, integer, text};
 use super::nanos;
 
-/// Sampled; that it is known whether the parent is elsewhere; that it is (`SpanFlags`).
+/// Sampled; that the trace's id is random; that it is known whether the parent is elsewhere; that it is (`SpanFlags`).
 const SAMPLED: u32 = 1;
+const RANDOM: u32 = 2;
 const KNOWS_PARENT: u32 = 0x100;
 const PARENT_ELSEWHERE: u32 = 0x200;
 
@@ -54,6 +55,8 @@ struct Line {
     trace_id: String,
     span_id: String,
     parent_span_id: Option<String>,
+    #[serde(default)]
+    trace_random: bool,
     request_id: Option<String>,
     blame: Option<String>,
     reason: Option<String>,
@@ -86,26 +89,43 @@ fn span(line: &LogLine, routes: &Routes) -> Option<Span> {
     let ended = nanos(line.at);
     let parent_span_id = said.parent_span_id.as_deref().and_then(id::<8>);
     let elsewhere = if parent_span_id.is_some() { PARENT_ELSEWHERE } else { 0 };
-    let failed = failure(&said);
+    let random = if said.trace_random { RANDOM } else { 0 };
+    let failure = failure(&said);
     Some(Span {
         trace_id: id::<16>(&said.trace_id)?,
         span_id: id::<8>(&said.span_id)?,
         parent_span_id: parent_span_id.unwrap_or_default(),
-        flags: SAMPLED | KNOWS_PARENT | elsewhere,
+        flags: SAMPLED | random | KNOWS_PARENT | elsewhere,
         name,
         kind: SpanKind::Server.into(),
         start_time_unix_nano: ended.saturating_sub(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)),
         end_time_unix_nano: ended,
-        attributes: attributes(&said, method, prefix),
-        status: failed
-            .then(|| Status { message: said.reason.clone().unwrap_or_default(), code: StatusCode::Error.into() }),
+        attributes: attributes(&said, method, prefix, failure.as_deref()),
+        status: failure
+            .map(|_| Status { message: said.reason.clone().unwrap_or_default(), code: StatusCode::Error.into() }),
         ..Span::default()
     })
 }
 
-/// Of a server, what the client has brought upon itself is no failure.
-fn failure(said: &Line) -> bool {
-    said.status >= 500 || matches!(said.blame.as_deref(), Some("upstream" | "bowline"))
+/// By what a request has failed. Of a server, what the client has brought upon itself is no failure.
+fn failure(said: &Line) -> Option<String> {
+    let call = said.grpc_status.and_then(failed_call);
+    let is_one = said.status >= 500 || call.is_some() || matches!(said.blame.as_deref(), Some("upstream" | "bowline"));
+    let by = || said.reason.clone().or(call.map(str::to_owned)).unwrap_or_else(|| said.status.to_string());
+    is_one.then(by)
+}
+
+/// Codes of gRPC that are a server's errors (OpenTelemetry's conventions for gRPC).
+fn failed_call(code: u64) -> Option<&'static str> {
+    match code {
+        2 => Some("UNKNOWN"),
+        4 => Some("DEADLINE_EXCEEDED"),
+        12 => Some("UNIMPLEMENTED"),
+        13 => Some("INTERNAL"),
+        14 => Some("UNAVAILABLE"),
+        15 => Some("DATA_LOSS"),
+        _ => None,
+    }
 }
 
 /// `None`: it is called `_OTHER`.
@@ -114,7 +134,7 @@ fn known_method(method: &str) -> Option<&str> {
     KNOWN.contains(&method).then_some(method)
 }
 
-fn attributes(said: &Line, method: Option<&str>, prefix: Option<&String>) -> Vec<KeyValue> {
+fn attributes(said: &Line, method: Option<&str>, prefix: Option<&String>, failure: Option<&str>) -> Vec<KeyValue> {
     let mut all = vec![
         text("http.request.method", method.unwrap_or("_OTHER")),
         text("url.path", &said.path),
@@ -127,10 +147,9 @@ fn attributes(said: &Line, method: Option<&str>, prefix: Option<&String>) -> Vec
     let mut say = |name: &str, value: Option<&str>| all.extend(value.map(|value| text(name, value)));
     say("http.request.method_original", method.is_none().then_some(&*said.method));
     say("http.route", prefix.map(String::as_str));
-    say("network.protocol.version", said.protocol.strip_prefix("HTTP/").map(|version| version.trim_end_matches(".0")));
-    let status = said.status.to_string();
-    let by_status = (said.status >= 500).then_some(&*status);
-    say("error.type", said.reason.as_deref().or(by_status));
+    let version = said.protocol.strip_prefix("HTTP/");
+    say("network.protocol.version", version.map(|version| if version == "2.0" { "2" } else { version }));
+    say("error.type", failure);
     say("bowline.blame", said.blame.as_deref());
     say("bowline.app", said.app.as_deref());
     say("bowline.env", said.env.as_deref());
@@ -212,7 +231,29 @@ mod tests {
         check(r#""status":502,"blame":"upstream","reason":"connect-refused""#, Some("connect-refused"), true);
         check(r#""status":200,"blame":"upstream","reason":"body-cut""#, Some("body-cut"), true);
         check(r#""status":404"#, None, false);
-        check(r#""status":0,"blame":"client","reason":"client-gone""#, Some("client-gone"), false);
+        check(r#""status":0,"blame":"client","reason":"client-gone""#, None, false);
+        for (code, name) in [(2, "UNKNOWN"), (4, "DEADLINE_EXCEEDED"), (12, "UNIMPLEMENTED"), (15, "DATA_LOSS")] {
+            check(&format!(r#""status":200,"grpc_status":{code}"#), Some(name), true);
+        }
+        for code in [0, 1, 3, 5, 7, 8, 16] {
+            check(&format!(r#""status":200,"grpc_status":{code}"#), None, false);
+        }
+        check(r#""status":502,"grpc_status":14,"blame":"upstream","reason":"reset""#, Some("reset"), true);
+    }
+
+    #[test]
+    fn versions_are_those_of_the_protocol_and_a_random_id_is_said_to_be() {
+        let check = |protocol: &str, expected: &str| {
+            let mut line = line(r#""status":200,"trace_random":true"#);
+            line.text = line.text.replace("HTTP/2.0", protocol);
+            let span = only(&line);
+            assert_eq!(span.flags, 0x103);
+            let version = shown(&span.attributes).into_iter().find(|one| one.starts_with("network.protocol.version="));
+            assert_eq!(version.as_deref(), Some(expected), "{protocol}");
+        };
+        check("HTTP/1.0", "network.protocol.version=1.0");
+        check("HTTP/1.1", "network.protocol.version=1.1");
+        check("HTTP/2.0", "network.protocol.version=2");
     }
 
     #[test]

@@ -14,14 +14,26 @@ pub(super) struct Collector(BTreeMap<Signal, Health>);
 impl Collector {
     /// For people: which, and why. `None`: all is taken.
     pub(super) fn trouble(&self) -> Option<String> {
-        let (_, health) = self.0.first_key_value()?;
-        let signals: Vec<&str> = self.0.keys().map(|signal| signal.as_str()).collect();
-        let signals = signals.join(", ");
-        Some(match health {
-            Health::Silent(why) => format!("the collector does not answer, {signals} wait: {why}"),
-            Health::Refuses(why) => format!("the collector refuses {signals}: {why}"),
-            Health::Takes => return None,
-        })
+        // Signals with the same trouble are said together.
+        let mut troubles: Vec<(&Health, Vec<&str>)> = Vec::new();
+        for (signal, health) in &self.0 {
+            match troubles.iter_mut().find(|(known, _)| *known == health) {
+                Some((_, signals)) => signals.push(signal.as_str()),
+                None => troubles.push((health, vec![signal.as_str()])),
+            }
+        }
+        let said = troubles.into_iter().filter_map(|(health, signals)| in_words(health, &signals.join(", ")));
+        let said: Vec<String> = said.collect();
+        (!said.is_empty()).then(|| said.join("; "))
+    }
+}
+
+fn in_words(health: &Health, signals: &str) -> Option<String> {
+    match health {
+        Health::Silent(why) => Some(format!("the collector does not answer, {signals} wait: {why}")),
+        Health::Refuses(why) => Some(format!("the collector refuses {signals}: {why}")),
+        Health::Unsent(why) => Some(format!("nothing is sent to the collector, {signals} wait: {why}")),
+        Health::Takes => None,
     }
 }
 
@@ -30,7 +42,7 @@ impl Loop {
         let before = self.collector.trouble();
         match health {
             Health::Takes => self.collector.0.remove(&signal),
-            Health::Silent(_) | Health::Refuses(_) => self.collector.0.insert(signal, health),
+            Health::Silent(_) | Health::Refuses(_) | Health::Unsent(_) => self.collector.0.insert(signal, health),
         };
         match (before, self.collector.trouble()) {
             (None, Some(why)) => {

@@ -24,6 +24,13 @@ fn a_collector_that_does_not_answer_is_said_once_and_so_is_its_return() {
     let refuses = Health::Refuses("http://c:4318 answers 401 Unauthorized".to_owned());
     let why = "the collector refuses traces: http://c:4318 answers 401 Unauthorized";
     assert_eq!(tell(Signal::Traces, refuses), (vec![why.to_owned()], 2, 1));
+    // Each for its own reason, and for the one that it has now.
+    let both = format!("the collector does not answer, metrics wait: http://c:4318 cannot be reached; {why}");
+    assert_eq!(tell(Signal::Metrics, silent()), (vec![both], 2, 1));
+    assert_eq!(tell(Signal::Metrics, Health::Takes), (vec![why.to_owned()], 2, 1));
+    let unsent = Health::Unsent("/etc/otlp.headers cannot be read".to_owned());
+    let why = "nothing is sent to the collector, traces wait: /etc/otlp.headers cannot be read";
+    assert_eq!(tell(Signal::Traces, unsent), (vec![why.to_owned()], 2, 1));
 }
 
 #[test]

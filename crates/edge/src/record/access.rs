@@ -400,6 +400,9 @@ impl Line<'_> {
             if let Some(parent) = span.parent {
                 text(out, ",\"parent_span_id\":\"", &parent);
             }
+            if span.is_random {
+                out.extend_from_slice(b",\"trace_random\":true");
+            }
         }
         if let Some((blame, reason)) = self.fault {
             text(out, ",\"blame\":\"", blame.as_bytes());
@@ -429,7 +432,7 @@ mod tests {
             protocol: "HTTP/1.1",
             tls: "",
             trace: b"abc",
-            span: Some(Span { id: *b"00f067aa0ba902b7", parent: Some([b'a'; 16]) }),
+            span: Some(Span { id: *b"00f067aa0ba902b7", parent: Some([b'a'; 16]), is_random: true }),
             request: b"def",
             call: Some(14),
             fault: Some(("upstream", "connect-refused")),
@@ -450,6 +453,7 @@ mod tests {
         assert_eq!(value["upstream_ms"], 0.042);
         assert_eq!((&value["app"], &value["blame"]), (&"a".into(), &"upstream".into()));
         assert_eq!((&value["span_id"], &value["parent_span_id"]), (&"00f067aa0ba902b7".into(), &"a".repeat(16).into()));
+        assert_eq!(value["trace_random"], true);
     }
 
     proptest! {

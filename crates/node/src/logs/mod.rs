@@ -34,7 +34,7 @@ const PIECE_BYTES: usize = 64 << 10;
 const PIECE_LOOKED_AT: usize = 4_000;
 /// Pieces that are read at once. Whoever else wants one waits.
 const THREADS: usize = 8;
-/// Lines taken from one file before the others are looked at again while following.
+/// Lines taken from one file before all are looked at again while following.
 const FOLLOW_LINES: usize = 2_000;
 /// A pattern that compiles to more is refused.
 const PATTERN_BYTES: usize = 1 << 20;
@@ -181,7 +181,7 @@ impl Reading {
             let Some(line) = merge.next(&mut self.cursors) else {
                 match self.tail.take() {
                     Some(tail) => self.ready = tail.lines,
-                    None => return Piece { lines, is_end: true },
+                    None => return Piece { lines, is_end: !merge.is_cut },
                 }
                 continue;
             };
@@ -209,7 +209,8 @@ impl Reading {
     fn discover(&mut self) {
         let listed = self.listed();
         if let Wanted::All(_) = self.wanted {
-            self.cursors.retain(|cursor| listed.iter().any(|(path, _)| cursor.path() == path));
+            // What is opened anew is read again: a folder that cannot be listed at present, or a file that is being put aside, is no reason.
+            self.cursors.retain(|cursor| listed.iter().any(|(path, _)| cursor.path() == path) || !cursor.is_gone());
         }
         for (path, kind) in listed {
             if !self.cursors.iter().any(|cursor| cursor.path() == path) {
@@ -269,12 +270,15 @@ impl Tail {
     }
 }
 
-/// Lines in the order of their time, at most so many from each file; each file is in order but for clock jumps.
+/// Lines in the order of their time; each file is in order but for clock jumps. It ends where so many came from one file: what was read ahead of the
+/// others goes back to their cursors, so that the order is kept from one merge to the next.
 struct Merge {
     next: Vec<Option<LogLine>>,
     taken: Vec<usize>,
     heap: BinaryHeap<Reverse<(Timestamp, usize)>>,
     most: usize,
+    /// It ended there, and there is more.
+    is_cut: bool,
 }
 
 impl Merge {
@@ -282,7 +286,7 @@ impl Merge {
         let next: Vec<Option<LogLine>> = cursors.iter_mut().map(Cursor::next_line).collect();
         let heap =
             next.iter().enumerate().filter_map(|(i, line)| line.as_ref().map(|line| Reverse((line.at, i)))).collect();
-        Self { taken: vec![1; next.len()], next, heap, most }
+        Self { taken: vec![1; next.len()], next, heap, most, is_cut: false }
     }
 
     /// Of the same cursors.
@@ -293,6 +297,12 @@ impl Merge {
             self.taken[i] += 1;
             self.next[i] = cursors[i].next_line();
             self.heap.extend(self.next[i].as_ref().map(|line| Reverse((line.at, i))));
+        } else {
+            self.is_cut = true;
+            self.heap.clear();
+            for (cursor, line) in cursors.iter_mut().zip(&mut self.next) {
+                cursor.hold(line.take());
+            }
         }
         line
     }

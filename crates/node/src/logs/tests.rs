@@ -289,3 +289,75 @@ async fn a_feed_of_spans_has_the_lines_of_requests_that_are_some() {
     let got = fed(&mut lines, 2).await;
     assert!(got[0].contains("\"span_id\":\"1\"") && got[1].contains("\"span_id\":\"3\""), "{got:?}");
 }
+
+/// A feed from the beginning.
+fn feeding(state: &State) -> Reading {
+    let wanted = LogFeed { since: Timestamp(0), what: Fed::Output };
+    Reading::new(state.layout.clone(), Wanted::All(wanted), Filter { since: Some(wanted.since), grep: None })
+}
+
+/// Times of all lines up to the present end.
+fn to_the_end(reading: &mut Reading) -> Vec<u64> {
+    let mut times = Vec::new();
+    loop {
+        let piece = reading.piece();
+        times.extend(piece.lines.iter().map(|line| line.at.0));
+        if piece.is_end {
+            return times;
+        }
+    }
+}
+
+fn append(path: &Path, text: &str) {
+    fs::OpenOptions::new().append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
+
+#[test]
+fn a_feed_that_has_fallen_behind_reads_on_in_order_until_it_has_all() {
+    let state = State::new();
+    state.write("web.r1.0.log", "1 o1 a\n");
+    state.write("job.r1.0.log", "2 o1 a\n");
+    let mut reading = feeding(&state);
+    assert_eq!(to_the_end(&mut reading), [1, 2]);
+    let lines = |from: u64, every: u64| (0..).map(move |n| format!("{} o1 b\n", from + n * every));
+    let many = 3 * u64::try_from(FOLLOW_LINES).unwrap();
+    append(&state.path("web.r1.0.log"), &lines(10, 1).take(3 * FOLLOW_LINES).collect::<String>());
+    append(&state.path("job.r1.0.log"), &lines(10, 100).take(50).collect::<String>());
+    let mut expected: Vec<u64> = (10..10 + many).chain((0..50).map(|n| 10 + n * 100)).collect();
+    expected.sort_unstable();
+    assert_eq!(to_the_end(&mut reading), expected);
+}
+
+#[test]
+fn what_is_put_aside_is_read_to_its_end_and_only_once() {
+    let state = State::new();
+    let [log, first] = ["web.r1.0.log", "web.r1.0.log.1"].map(|name| state.path(name));
+    state.write("web.r1.0.log", "1 o1 a\n");
+    let mut reading = feeding(&state);
+    assert_eq!(to_the_end(&mut reading), [1]);
+    // Listed in the moment between the two steps of a rotation.
+    append(&log, "2 o1 b\n");
+    fs::rename(&log, &first).unwrap();
+    assert_eq!(to_the_end(&mut reading), [2]);
+    append(&first, "3 o1 between its end and its renaming\n");
+    state.write("web.r1.0.log", "4 o1 d\n");
+    assert_eq!(to_the_end(&mut reading), [3, 4]);
+    fs::remove_file(&log).unwrap();
+    fs::remove_file(&first).unwrap();
+    assert!(to_the_end(&mut reading).is_empty() && reading.cursors.is_empty());
+}
+
+#[test]
+fn a_folder_that_cannot_be_listed_ends_no_reading() {
+    let state = State::new();
+    state.write("web.r1.0.log", "1 o1 a\n");
+    let mut reading = feeding(&state);
+    assert_eq!(to_the_end(&mut reading), [1]);
+    let (folder, there) = (state.layout.app_logs(&key()), reading.cursors.len());
+    // Root lists whatever it may not.
+    reading.layout.state = state.folder.path().join("elsewhere");
+    append(&folder.join("web.r1.0.log"), "2 o1 b\n");
+    assert_eq!((to_the_end(&mut reading), reading.cursors.len()), (vec![2], there));
+    reading.layout.state = state.folder.path().to_owned();
+    assert!(to_the_end(&mut reading).is_empty());
+}

@@ -136,7 +136,7 @@ static OTLP: TableSpec = table(
             "headers",
             Text(Form::AbsolutePath),
             Omitted("none"),
-            "File with fields that each request has, one `Name: value` a line, such as a token. It is read when the daemon starts.",
+            "File with fields that each request has, one `Name: value` a line, such as a token. It is read when the daemon starts, and again as long as it cannot be.",
         ),
         key(
             "ca",
