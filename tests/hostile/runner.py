@@ -13,6 +13,7 @@ from pathlib import Path
 import corpus
 import wire
 from case import HOLD, REFUSE, Case, Seen
+from upstream import NAME
 
 HERE = Path(__file__).parent
 
@@ -20,6 +21,9 @@ BOWLINE = "bowline"
 
 # How long anything may take that takes no time.
 SOON = 10
+
+# Fields of a case that is not about their number.
+FEW = 20
 
 # How long a proxy that answers nothing and closes nothing is waited for.
 QUIET = 1.0
@@ -86,7 +90,7 @@ class Runner:
             self.upstream.answer = None
             fault = self.barrier()
             seen.notes["barrier"] = seen.notes.get("barrier") or fault
-            seen.raw, seen.requests = self.upstream.seen()
+            seen.raw, seen.requests = self.upstream.seen(case.id.encode())
         else:
             seen.raw, seen.requests = self.upstream.seen(f"/slow/{case.id}/{over}".encode(), aside=True)
         outcome = self.judge(case, over, seen)
@@ -110,7 +114,9 @@ class Runner:
         """One stream of HTTP/2: the case's fields beside the ordinary ones, and its data."""
         with wire.Http2(self.place) as client:
             fields, data = case.send(client) if callable(case.send) else case.send
-            client.headers(1, fields, end=data is None)
+            # What comes late of another case is known by it.
+            named = [*fields, (NAME, case.id)] if len(fields) < FEW else fields
+            client.headers(1, named, end=data is None)
             if data is not None:
                 client.data(1, data)
             client.answered(1, SOON if self.strict else 3)

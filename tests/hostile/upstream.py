@@ -10,6 +10,10 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\no
 # In what a case sends that runs beside the others.
 ASIDE = b"/slow/"
 
+# What a case is told by that is sent over HTTP/2.
+NAME = "x-case"
+CASE = re.compile(NAME.encode() + rb": ([^\r\n]+)", re.IGNORECASE)
+
 # What asks on Bowline's behalf whether the app is well.
 HEALTH = b"GET /health HTTP/1.1\r\n"
 
@@ -208,8 +212,17 @@ class Upstream:
                 one.seen, one.seen_raw = len(one.requests), len(one.raw)
 
     def seen(self, marker=b"", aside=False):
-        """What came since: the bytes of each connection, and whole requests; aside: of the case alone that marks its own."""
-        own = lambda data: b"/barrier/" not in data and (marker in data if aside else ASIDE not in data)
+        """What came since: the bytes of each connection, and whole requests, but of cases that are named and are others; aside: of the
+        case alone that marks its own."""
+        def own(data):
+            if b"/barrier/" in data:
+                return False
+            if aside:
+                return marker in data
+            # Of another case alone, which has been judged: its bytes were on their way.
+            names = CASE.findall(data)
+            return ASIDE not in data and (not names or marker in names)
+
         with self.lock:
             ours = [one for one in self.connections if not one.health]
             # A body may come when the case that runs has begun, and its head before.
