@@ -11,11 +11,11 @@ use bowline_core::id::Generation;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
-use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Code, Request, Response, Status, Streaming};
-use tonic_prost::ProstCodec;
+use tonic::server::{NamedService, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::delta::{self, Delta, Effect, Kind, Model};
+use crate::streamed::{self, Answered};
 
 /// What Envoy sends at most in one message: the versions of all it holds.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -131,8 +131,6 @@ impl NamedService for Ads {
     const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 }
 
-type Answered = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
-
 impl tower_service::Service<http::Request<Body>> for Ads {
     type Response = http::Response<Body>;
     type Error = Infallible;
@@ -143,16 +141,7 @@ impl tower_service::Service<http::Request<Body>> for Ads {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Answered {
-        let service = self.clone();
-        Box::pin(async move {
-            let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-            if method != "DeltaAggregatedResources" {
-                return Ok(Status::new(Code::Unimplemented, "only DeltaAggregatedResources is there").into_http());
-            }
-            let codec = ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default();
-            let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_MESSAGE);
-            Ok(grpc.streaming(service, request).await)
-        })
+        streamed::answer(self.clone(), ("DeltaAggregatedResources", MAX_MESSAGE), request)
     }
 }
 

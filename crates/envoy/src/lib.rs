@@ -17,6 +17,7 @@ pub mod link;
 mod record;
 mod resources;
 mod schema;
+mod streamed;
 mod tail;
 mod upload;
 

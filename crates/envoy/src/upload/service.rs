@@ -11,9 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
-use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Code, Request, Response, Status, Streaming};
-use tonic_prost::ProstCodec;
+use tonic::server::{NamedService, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::judge::{Head, Heard, Judge, Refusal, Say, Wants};
 use super::message::{
@@ -22,6 +21,7 @@ use super::message::{
     TrailersResponse, Value,
 };
 use super::{AT_ONCE, EXTENSIONS, LENGTH, MOST, NAME};
+use crate::streamed::{self, Answered};
 
 /// A message of Envoy's: what it has read of a body at once, about 256 KiB, or a head.
 const MAX_MESSAGE: usize = 1 << 20;
@@ -45,8 +45,6 @@ impl NamedService for UploadFilter {
     const NAME: &'static str = "envoy.service.ext_proc.v3.ExternalProcessor";
 }
 
-type Answered = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
-
 impl tower_service::Service<http::Request<Body>> for UploadFilter {
     type Response = http::Response<Body>;
     type Error = Infallible;
@@ -57,16 +55,7 @@ impl tower_service::Service<http::Request<Body>> for UploadFilter {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Answered {
-        let service = self.clone();
-        Box::pin(async move {
-            let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-            if method != "Process" {
-                return Ok(Status::new(Code::Unimplemented, "only Process is there").into_http());
-            }
-            let codec = ProstCodec::<ProcessingResponse, ProcessingRequest>::default();
-            let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_MESSAGE);
-            Ok(grpc.streaming(service, request).await)
-        })
+        streamed::answer(self.clone(), ("Process", MAX_MESSAGE), request)
     }
 }
 
@@ -272,6 +261,8 @@ impl From<Refusal> for ImmediateResponse {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
 
     use std::future::poll_fn;
