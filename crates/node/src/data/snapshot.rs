@@ -152,17 +152,27 @@ fn unwritable(path: &Path, error: &io::Error) -> Fault {
         .hint("look at the disk's space; nothing has been changed")
 }
 
-fn file(path: &Path) -> Result<File, Fault> {
-    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    file.map_err(|error| unwritable(path, &error))
+/// A file of the snapshot, and where it is.
+struct Output {
+    file: File,
+    path: PathBuf,
+}
+
+impl Output {
+    fn create(path: PathBuf) -> Result<Self, Fault> {
+        match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(file) => Ok(Self { file, path }),
+            Err(error) => Err(unwritable(&path, &error)),
+        }
+    }
 }
 
 async fn of_server(work: &Work, key: &ResourceKey, spec: &Arc<ResourceSpec>) -> Result<(), Fault> {
     let path = |extension: &str| work.folder.join(format!("{}.{extension}", key.id));
     match key.id.kind {
         ResourceKind::Redis => {
-            let path = path("redis");
-            let mut to = tokio::io::BufWriter::new(tokio::fs::File::from_std(file(&path)?));
+            let Output { file, path } = Output::create(path("redis"))?;
+            let mut to = tokio::io::BufWriter::new(tokio::fs::File::from_std(file));
             resource::dump_redis(&work.context.config.run_dir, key, spec, &mut to).await?;
             let synced = async {
                 to.flush().await?;
@@ -177,7 +187,7 @@ async fn of_server(work: &Work, key: &ResourceKey, spec: &Arc<ResourceSpec>) -> 
             })?;
             let command = dump(kind, managed);
             let path = path(if kind == ResourceKind::Postgres { "dump" } else { "sql" });
-            run(work, command, &path, |code| code == 0, pending()).await
+            run(work, command, Output::create(path)?, |code| code == 0, pending()).await
         }
     }
 }
@@ -219,10 +229,11 @@ fn dump(kind: ResourceKind, Managed { server, access, .. }: &Managed) -> Command
 }
 
 /// Reads a volume, which is mounted for that. Where nobody waits any more it goes on by itself, until the volume is let go:
-/// what mounts it cannot be cut short.
+/// what mounts it cannot be cut short. So its file is made here: by then the folder is gone, or another attempt's.
 async fn of_volume(work: &Arc<Work>, id: InstanceId, volume: VolumeMount) -> Result<(), Fault> {
+    let to = Output::create(work.folder.join(format!("volume.{}.tar", volume.name)))?;
     let (waits, given_up) = oneshot::channel::<()>();
-    let reading = tokio::spawn(read_volume(Arc::clone(work), id, volume, given_up));
+    let reading = tokio::spawn(read_volume(Arc::clone(work), id, volume, to, given_up));
     let done = reading.await.unwrap_or_else(|error| Err(broke_off(&error)));
     drop(waits);
     done
@@ -232,9 +243,9 @@ async fn read_volume(
     work: Arc<Work>,
     id: InstanceId,
     volume: VolumeMount,
+    to: Output,
     given_up: oneshot::Receiver<()>,
 ) -> Result<(), Fault> {
-    let path = work.folder.join(format!("volume.{}.tar", volume.name));
     let (with, of) = (Arc::clone(&work), id.clone());
     let mounted = tokio::task::spawn_blocking(move || mount(&with, &of, &volume)).await;
     let done = match mounted.unwrap_or_else(|error| Err(broke_off(&error))) {
@@ -245,7 +256,7 @@ async fn read_volume(
             tar.args(["--create", "--file=-", "--sparse", "--anchored", "--exclude=./lost+found", "."]);
             program::within(&mut tar, top.into());
             // 1: a file changed while it was read, as files do whose app runs.
-            run(&work, tar, &path, |code| code <= 1, async { drop(given_up.await) }).await
+            run(&work, tar, to, |code| code <= 1, async { drop(given_up.await) }).await
         }
     };
     // It may wait for the disk.
@@ -304,13 +315,12 @@ fn broke_off(error: &tokio::task::JoinError) -> Fault {
 async fn run(
     work: &Work,
     mut command: Command,
-    path: &Path,
+    Output { file: to, path }: Output,
     is_good: impl Fn(i32) -> bool,
     given_up: impl Future<Output = ()>,
 ) -> Result<(), Fault> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let to = file(path)?;
-    let synced = to.try_clone().map_err(|error| unwritable(path, &error))?;
+    let synced = to.try_clone().map_err(|error| unwritable(&path, &error))?;
     command.current_dir("/").stdin(Stdio::null()).stdout(to).stderr(Stdio::piped());
     if let Some(uid) = work.uid {
         command.uid(uid).gid(uid);
@@ -336,7 +346,7 @@ async fn run(
         return Err(fault.hint("mend what it says; nothing was begun"));
     }
     let sync = tokio::task::spawn_blocking(move || synced.sync_all()).await.map_err(io::Error::other);
-    sync.flatten().map_err(|error| unwritable(path, &error))
+    sync.flatten().map_err(|error| unwritable(&path, &error))
 }
 
 #[cfg(test)]
