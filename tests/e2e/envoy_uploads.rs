@@ -203,10 +203,14 @@ fn a_slow_upload_is_judged_when_it_has_come() {
 fn who_drips_is_waited_for_no_longer_than_who_sends_nothing() {
     let bowline = Bowline::new();
     let up = up(&bowline, &app(&bowline, "envoy-drips", "limit = { timeout = \"3s\" }\n"));
-    let file = file(&bowline, "drips.txt", &b"drip ".repeat(2_000));
-    let url = format!("{}/drips.txt", up.https());
-    let told = sends(&bowline, &url, &["-T", path(&file), "--limit-rate", "20", "--http1.1"]);
-    assert!(told.status == 408 && told.text().contains("x-bowline-error: body-timeout"), "{}", told.text());
+    let client =
+        "(while sleep 0.3; do printf x; done) | curl -sS --include --max-time 60 --http1.1 --cacert \"$1\" -T - \"$2\"";
+    let output = Command::new("sh")
+        .args(["-c", client, "client", path(&bowline.ca()), &format!("{}/drips.txt", up.https())])
+        .output()
+        .expect("a shell and curl");
+    let told = text(&output);
+    assert!(told.contains(" 408 ") && told.contains("x-bowline-error: body-timeout"), "{told}");
 }
 
 #[test]
