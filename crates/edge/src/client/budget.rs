@@ -2,7 +2,6 @@
 //! cost this side more than the other, and no library counts them (CVE-2019-9512, CVE-2019-9513, CVE-2019-9515). They are read here as they come, and
 //! those that are too many are not passed on.
 
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,6 +9,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::line::Line;
 use crate::deadline::{Sweep, TICK};
 
 /// Before the first frame (RFC 9113, 3.4).
@@ -159,28 +159,28 @@ pub(super) struct Budgeted<S> {
     stream: S,
     sweep: Rc<Sweep>,
     budget: Budget,
-    used_up: Rc<Cell<bool>>,
+    line: Rc<Line>,
 }
 
 impl<S> Budgeted<S> {
-    /// `used_up` becomes true while it is read.
-    pub(super) fn new(stream: S, sweep: Rc<Sweep>, used_up: Rc<Cell<bool>>) -> Self {
+    /// `line` is told of what happens while this is read and written.
+    pub(super) fn new(stream: S, sweep: Rc<Sweep>, line: Rc<Line>) -> Self {
         let budget = Budget::new(sweep.now());
-        Self { stream, sweep, budget, used_up }
+        Self { stream, sweep, budget, line }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Budgeted<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, sweep, budget, used_up } = self.get_mut();
-        if used_up.get() {
+        let Self { stream, sweep, budget, line } = self.get_mut();
+        if line.used_up.get() {
             // Whoever polls this sees that it is, and closes.
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         let read = Pin::new(stream).poll_read(cx, buffer);
         if !budget.read(&buffer.filled()[before..], sweep.now()) {
-            used_up.set(true);
+            line.used_up.set(true);
             buffer.set_filled(before);
             return Poll::Pending;
         }
@@ -190,8 +190,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Budgeted<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Budgeted<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, budget, .. } = self.get_mut();
+        let Self { stream, budget, line, .. } = self.get_mut();
         let wrote = Pin::new(stream).poll_write(cx, bytes);
+        line.wrote(&wrote);
         if let Poll::Ready(Ok(count)) = wrote {
             budget.wrote(&bytes[..count]);
         }
@@ -199,7 +200,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Budgeted<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let Self { stream, line, .. } = self.get_mut();
+        let flushed = Pin::new(stream).poll_flush(cx);
+        line.flushed(&flushed);
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -211,8 +215,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Budgeted<S> {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, budget, .. } = self.get_mut();
+        let Self { stream, budget, line, .. } = self.get_mut();
         let wrote = Pin::new(stream).poll_write_vectored(cx, pieces);
+        line.wrote(&wrote);
         if let Poll::Ready(Ok(mut left)) = wrote {
             for piece in pieces {
                 let count = piece.len().min(left);
