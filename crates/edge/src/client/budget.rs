@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::http2::SMALL_FRAME;
 use super::line::Line;
 use crate::deadline::{Sweep, TICK};
 
@@ -40,6 +41,15 @@ struct Budget {
     bytes: u32,
     read: Frames,
     written: Frames,
+    /// What has come of a body in pieces of less than [`SMALL_FRAME`] bytes, and of none.
+    pieces: Pieces,
+}
+
+/// Small frames of data, but for the last ones of their streams.
+#[derive(Debug, Default)]
+struct Pieces {
+    empty: u32,
+    cost: usize,
 }
 
 /// How far the frames of one direction have come.
@@ -53,7 +63,10 @@ enum Frames {
 /// What a frame's head says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Data,
+    Data {
+        /// The stream ends with it.
+        is_last: bool,
+    },
     /// A request's beginning, or more of it.
     Headers,
     Control,
@@ -61,9 +74,9 @@ enum Kind {
 
 impl Kind {
     /// RFC 9113, 6.
-    fn of(code: u8) -> Self {
+    fn of(code: u8, flags: u8) -> Self {
         match code {
-            0 => Self::Data,
+            0 => Self::Data { is_last: flags & 1 != 0 },
             1 | 9 => Self::Headers,
             _ => Self::Control,
         }
@@ -91,7 +104,8 @@ impl Frames {
                     *seen += taken;
                     *bytes = &bytes[taken..];
                     if *seen == HEAD {
-                        let (kind, length) = (Kind::of(head[3]), u32::from_be_bytes([0, head[0], head[1], head[2]]));
+                        let (kind, length) =
+                            (Kind::of(head[3], head[4]), u32::from_be_bytes([0, head[0], head[1], head[2]]));
                         *self = if length == 0 { Self::BEGIN } else { Self::Payload(length) };
                         return Some((kind, length));
                     }
@@ -110,10 +124,20 @@ impl Frames {
     }
 }
 
+impl Pieces {
+    fn count(&mut self, length: u32) {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        match length {
+            0 => self.empty += 1,
+            1.. => self.cost += SMALL_FRAME.saturating_sub(length),
+        }
+    }
+}
+
 impl Budget {
     fn new(now: u64) -> Self {
         let (read, written) = (Frames::Preface(PREFACE), Frames::BEGIN);
-        Self { left: BURST, granted: now, small: 0, bytes: 0, read, written }
+        Self { left: BURST, granted: now, small: 0, bytes: 0, read, written, pieces: Pieces::default() }
     }
 
     /// These have come. False: they are too many.
@@ -121,9 +145,10 @@ impl Budget {
         let since = now.saturating_sub(self.granted);
         self.granted = self.granted.max(now);
         self.grant(u32::try_from(since.saturating_mul(PER_TICK)).unwrap_or(BURST));
-        while let Some((kind, _)) = self.read.next(&mut bytes) {
+        while let Some((kind, length)) = self.read.next(&mut bytes) {
             match kind {
-                Kind::Data => {}
+                Kind::Data { is_last: false } => self.pieces.count(length),
+                Kind::Data { is_last: true } => {}
                 // Whoever asks may say as often how much it reads, or that it reads no more.
                 Kind::Headers => self.grant(1),
                 Kind::Control => match self.left.checked_sub(1) {
@@ -138,7 +163,7 @@ impl Budget {
     /// These were sent.
     fn wrote(&mut self, mut bytes: &[u8]) {
         while let Some((kind, length)) = self.written.next(&mut bytes) {
-            if kind == Kind::Data {
+            if matches!(kind, Kind::Data { .. }) {
                 self.small += length.min(PIECE_BYTES) * PIECE;
                 self.bytes += length;
                 self.grant(self.small / PIECE_BYTES + self.bytes / BYTES_EACH);
@@ -184,6 +209,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Budgeted<S> {
             buffer.set_filled(before);
             return Poll::Pending;
         }
+        let Pieces { empty, cost } = std::mem::take(&mut budget.pieces);
+        line.empty.set(line.empty.get().saturating_add(empty));
+        line.small.set(line.small.get().saturating_add(cost));
         read
     }
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use h2::server::{Builder, SendResponse};
 use h2::{Reason as Code, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
@@ -47,9 +47,14 @@ const MAX_ERRORS: usize = 1024;
 /// one error too many.
 const MAX_GIVEN_UP: usize = MAX_ERRORS / 2;
 /// What frames with little in them may cost beside their payload, 256 bytes each by the count of `h2`, before the connection ends. What an
-/// instance does not take waits as bytes ([`Http2::take_ahead`]), so that only those count that have come since a stream was looked at last:
-/// thousands of the least messages of gRPC.
-const SMALL_FRAMES: usize = 2 << 20;
+/// instance does not take waits as bytes ([`Http2::take_ahead`]) and costs nothing any more; what comes late for a stream that was reset here is
+/// never given back. So a connection takes nothing new once half of it is gone: that are 16,000 of the least messages of gRPC.
+const SMALL_FRAMES: usize = 8 << 20;
+/// What one of so many bytes costs.
+pub(super) const SMALL_FRAME: usize = 256;
+/// Frames of data with nothing in them, as some senders write before trailers: at the 101st in its life `h2` ends a connection, which nobody can
+/// set. Of so many on it takes nothing new.
+const MAX_EMPTY: u32 = 50;
 /// How long a connection that was told to end may take, once it has no streams.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -89,6 +94,12 @@ impl Streams {
         }
         let leaves = self.ending.get() || self.worker.is_draining();
         self.clock.set(if leaves { GOODBYE } else { self.worker.limits.idle });
+    }
+
+    /// Whether it has come so near to what ends it that the client goes on better on another one.
+    fn is_worn(&self) -> bool {
+        let small = self.line.small.get() >= SMALL_FRAMES / 2;
+        small || self.line.empty.get() >= MAX_EMPTY || self.given_up.get() >= MAX_GIVEN_UP
     }
 
     /// Whether the client has left for too long what waits for it, whatever else is under way: what is done takes its room until it is read. To be
@@ -166,8 +177,8 @@ where
             }
             let short = std::mem::replace(&mut shortages, streams.worker.shortages()) != shortages;
             let gives_room = short && streams.running.get() == 0;
-            let is_worn = streams.given_up.get() >= MAX_GIVEN_UP;
-            if !streams.ending.get() && (has_rested || gives_room || is_worn || streams.worker.is_draining()) {
+            let leaves = has_rested || gives_room || streams.is_worn() || streams.worker.is_draining();
+            if leaves && !streams.ending.get() {
                 streams.ending.set(true);
                 connection.graceful_shutdown();
                 if streams.running.get() == 0 {
@@ -316,7 +327,7 @@ impl Http2 {
         let mut left = LINGER_BYTES;
         poll_fn(|cx| {
             while self.closed && !self.receive.is_end_stream() && !deadline.passed(cx) {
-                let Some(Ok(data)) = ready!(self.receive.poll_data(cx)) else { break };
+                let Some(Ok(data)) = ready!(self.poll_data(cx)) else { break };
                 left = left.saturating_sub(data.len());
                 if left == 0 || self.receive.flow_control().release_capacity(data.len()).is_err() {
                     break;
@@ -331,7 +342,7 @@ impl Http2 {
     /// What has come of a body that an instance does not take: as bytes it takes no more room than it has, which small frames do. No room is
     /// made for more.
     fn take_ahead(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(Ok(data))) = self.receive.poll_data(cx) {
+        while let Poll::Ready(Some(Ok(data))) = self.poll_data(cx) {
             self.ahead.extend_from_slice(&data);
         }
     }
@@ -376,6 +387,18 @@ impl Http2 {
         }
     }
 
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        let data = ready!(self.receive.poll_data(cx));
+        if let Some(Ok(data)) = &data {
+            // The last one costs nothing.
+            let cost = SMALL_FRAME.saturating_sub(data.len());
+            if cost > 0 && !data.is_empty() && !self.receive.is_end_stream() {
+                self.line.small.set(self.line.small.get().saturating_sub(cost));
+            }
+        }
+        Poll::Ready(data)
+    }
+
     /// The client may send as much more.
     fn took(&mut self, length: usize) -> Result<(), Reason> {
         self.received += length as u64;
@@ -408,7 +431,7 @@ impl Client for Http2 {
             return Poll::Ready(Ok(Body::Data(data.len())));
         }
         loop {
-            match ready!(self.receive.poll_data(cx)) {
+            match ready!(self.poll_data(cx)) {
                 None => return Poll::Ready(Ok(Body::End)),
                 Some(Err(_)) => return Poll::Ready(Err(Reason::ClientGone)),
                 Some(Ok(data)) => {
@@ -640,9 +663,13 @@ mod tests {
 
         /// The type of a frame that has come already.
         async fn waiting(&mut self) -> Option<u8> {
-            let mut frame = std::pin::pin!(self.frame());
+            self.waiting_frame().await.map(|(kind, _)| kind)
+        }
+
+        async fn waiting_frame(&mut self) -> Option<(u8, Vec<u8>)> {
+            let mut frame = std::pin::pin!(self.whole_frame());
             poll_fn(|cx| match frame.as_mut().poll(cx) {
-                Poll::Ready(kind) => Poll::Ready(Some(kind)),
+                Poll::Ready(frame) => Poll::Ready(Some(frame)),
                 Poll::Pending => Poll::Ready(None),
             })
             .await
@@ -1004,6 +1031,89 @@ mod tests {
             }
         };
         LocalSet::new().run_until(breaking).await;
+    }
+
+    #[tokio::test]
+    async fn what_comes_late_for_many_ends_no_other_stream() {
+        const LATE: usize = 200;
+        let breaking = async {
+            let (mut raw, socket, _folder) = asking().await;
+            let daemon = UnixListener::bind(&socket).unwrap();
+            raw.post(1).await;
+            let (mut asked, _) = daemon.accept().await.unwrap();
+            let mut told = 0;
+            for stream in (1..=MAX_STREAMS).map(|n| 2 * n + 1) {
+                told += raw.broken_off(&daemon, stream).await.iter().filter(|kind| **kind == GOAWAY).count();
+                for _ in 0..LATE {
+                    raw.send(DATA, 0, stream, b"fives").await;
+                }
+                yield_now().await;
+            }
+            asked.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            loop {
+                let (kind, payload) = raw.whole_frame().await;
+                match kind {
+                    HEADERS => break,
+                    GOAWAY => assert_eq!(payload[4..8], [0; 4], "all of its streams are lost"),
+                    _ => {}
+                }
+                told += usize::from(kind == GOAWAY);
+            }
+            assert_eq!(told, 1, "what comes next would be lost with them");
+        };
+        let breaking = tokio::time::timeout(Duration::from_secs(20), breaking);
+        LocalSet::new().run_until(breaking).await.expect("nobody is asked any more");
+    }
+
+    #[tokio::test]
+    async fn small_frames_that_are_taken_wear_nothing_out() {
+        let taking = async {
+            let (mut raw, socket, _folder) = asking().await;
+            let daemon = UnixListener::bind(&socket).unwrap();
+            for stream in (0..10).map(|n| 2 * n + 1) {
+                raw.post(stream).await;
+                let (mut asked, _) = daemon.accept().await.unwrap();
+                for _ in 0..5_000 {
+                    raw.send(DATA, 0, stream, b"fives").await;
+                }
+                raw.send(DATA, 1, stream, b"five!").await;
+                let mut request = Vec::new();
+                while !request.ends_with(b"0\r\n\r\n") {
+                    assert!(asked.read_buf(&mut request).await.unwrap() > 0, "it is cut");
+                }
+                asked.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                loop {
+                    match raw.frame().await {
+                        HEADERS => break,
+                        kind => assert_ne!(kind, GOAWAY, "after {stream}"),
+                    }
+                }
+            }
+        };
+        LocalSet::new().run_until(taking).await;
+    }
+
+    #[tokio::test]
+    async fn a_sender_of_empty_frames_is_told_to_go_before_they_are_too_many() {
+        let empty = async {
+            let mut raw = Raw::connect(Arc::default(), &[]).await;
+            let told = 'told: {
+                for stream in (0..2 * MAX_STREAMS).map(|n| 2 * n + 1) {
+                    raw.post(stream).await;
+                    raw.send(DATA, 0, stream, b"").await;
+                    raw.send(HEADERS, 5, stream, &field("x", "y")).await;
+                    yield_now().await;
+                    while let Some((kind, payload)) = raw.waiting_frame().await {
+                        if kind == GOAWAY {
+                            break 'told payload;
+                        }
+                    }
+                }
+                panic!("it is told nothing");
+            };
+            assert_eq!(told[4..8], [0; 4], "it is told that it has done wrong");
+        };
+        LocalSet::new().run_until(empty).await;
     }
 
     #[tokio::test]

@@ -15,6 +15,10 @@ pub(super) struct Line {
     pub(super) used_up: Cell<bool>,
     /// The longest that one of its answers waits for a client that does not read.
     pub(super) reading: Cell<Duration>,
+    /// Frames of data that have come with nothing in them, but for the last ones of their streams.
+    pub(super) empty: Cell<u32>,
+    /// What small ones cost that have come and that nobody has taken yet, or ever will.
+    pub(super) small: Cell<usize>,
     is_blocked: Cell<bool>,
     written: Cell<u64>,
 }
