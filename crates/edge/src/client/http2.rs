@@ -325,18 +325,25 @@ impl Http2 {
     async fn linger(&mut self, deadline: &Deadline) {
         deadline.set(LINGER);
         let mut left = LINGER_BYTES;
-        poll_fn(|cx| {
-            while self.closed && !self.receive.is_end_stream() && !deadline.passed(cx) {
-                let Some(Ok(data)) = ready!(self.poll_data(cx)) else { break };
-                left = left.saturating_sub(data.len());
-                if left == 0 || self.receive.flow_control().release_capacity(data.len()).is_err() {
+        // Nobody takes it any more, and the client may have no room without it.
+        let mut came = std::mem::take(&mut self.ahead).len();
+        let is_over = poll_fn(|cx| {
+            while self.closed && !self.receive.is_end_stream() {
+                left = left.saturating_sub(came);
+                if left == 0 || deadline.passed(cx) {
+                    return Poll::Ready(true);
+                }
+                if self.receive.flow_control().release_capacity(std::mem::take(&mut came)).is_err() {
                     break;
                 }
+                // What the client itself breaks off is at its end.
+                let Some(Ok(data)) = ready!(self.poll_data(cx)) else { break };
+                came = data.len();
             }
-            Poll::Ready(())
+            Poll::Ready(false)
         })
         .await;
-        self.given_up |= !self.receive.is_end_stream();
+        self.given_up |= is_over;
     }
 
     /// What has come of a body that an instance does not take: as bytes it takes no more room than it has, which small frames do. No room is
@@ -539,7 +546,7 @@ impl Client for Http2 {
         let is_given_up = matches!(why, Reason::StreamReset(code) if Code::from(code) == Code::CANCEL)
             || why == Reason::DeadlineExceeded;
         let code = if is_given_up { Code::CANCEL } else { Code::INTERNAL_ERROR };
-        self.given_up |= !self.receive.is_end_stream();
+        self.given_up |= why != Reason::ClientGone && !self.receive.is_end_stream();
         match &mut self.send {
             Some(stream) => stream.send_reset(code),
             None => self.respond.send_reset(code),
@@ -592,6 +599,7 @@ mod tests {
     const SETTINGS: u8 = 4;
     const PING: u8 = 6;
     const GOAWAY: u8 = 7;
+    const WINDOW_UPDATE: u8 = 8;
 
     /// One field of a head, as HPACK writes what is in no table.
     fn field(name: &str, value: &str) -> Vec<u8> {
@@ -1031,6 +1039,53 @@ mod tests {
             }
         };
         LocalSet::new().run_until(breaking).await;
+    }
+
+    #[tokio::test]
+    async fn what_a_client_itself_breaks_off_wears_nothing_out() {
+        let breaking = async {
+            let (mut raw, socket, _folder) = asking().await;
+            let daemon = UnixListener::bind(&socket).unwrap();
+            for stream in (0..=u32::try_from(MAX_GIVEN_UP).unwrap()).map(|n| 2 * n + 1) {
+                raw.post(stream).await;
+                let (mut asked, _) = daemon.accept().await.unwrap();
+                raw.send(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await;
+                while asked.read(&mut [0; 1 << 10]).await.unwrap_or(0) > 0 {}
+            }
+            yield_now().await;
+            while let Some(kind) = raw.waiting().await {
+                assert_ne!(kind, GOAWAY);
+            }
+        };
+        LocalSet::new().run_until(breaking).await;
+    }
+
+    #[tokio::test]
+    async fn who_is_answered_early_may_send_all_the_same_though_nobody_took_it() {
+        let early = async {
+            let (mut raw, ..) = asking().await;
+            raw.post(1).await;
+            for _ in 0..4 {
+                raw.send(DATA, 0, 1, &[0; 16_000]).await;
+            }
+            // There is no daemon.
+            let (mut room, mut is_answered) = (0, false);
+            while !is_answered {
+                let (head, payload) = raw.framed().await;
+                match head[3] {
+                    WINDOW_UPDATE if head[8] == 1 => room += u32::from_be_bytes(payload.try_into().unwrap()),
+                    DATA => is_answered = true,
+                    _ => {}
+                }
+            }
+            assert!(room >= 16 << 10, "{room} bytes");
+            raw.send(DATA, 1, 1, &[0; 16 << 10]).await;
+            raw.pass(LINGER).await;
+            while let Some(kind) = raw.waiting().await {
+                assert_ne!(kind, RST_STREAM, "it has sent all");
+            }
+        };
+        LocalSet::new().run_until(early).await;
     }
 
     #[tokio::test]
