@@ -23,6 +23,9 @@ fn judge(media_type: &str, path: &str, body: &[u8], cut: usize) -> (Vec<u8>, Res
     };
     let fed = body.chunks(cut.max(1)).try_for_each(|piece| filter.feed(piece, &mut out));
     let verdict = fed.and_then(|()| filter.end(&mut out));
+    if verdict.is_ok() {
+        assert_eq!(filter.end(&mut out), Ok(()), "an end that is said twice");
+    }
     (out, verdict)
 }
 

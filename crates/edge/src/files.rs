@@ -325,6 +325,7 @@ async fn send<C: Client>(
     let mut gzip = coding.as_mut().and_then(|coding| coding.begin(request.worker, &mut line));
     request.begin_response(client, &line, &Coding::amend(coding.as_ref(), &extra))?;
     request.patience = Patience::new(route.reading);
+    client.waits_for(route.reading);
     if !to_head {
         stream(request, client, opened.file, (from, length), gzip.as_deref_mut(), within).await?;
     }
@@ -395,13 +396,12 @@ async fn reads<C: Client>(request: &mut Request<'_>, client: &mut C, until: Unti
             }
             request.deadline.clear();
             request.deadline.set_no_later(request.patience.waits(now).min(request.ends()));
-            if request.deadline.passed(cx) {
-                return Poll::Ready(Err(Reason::ClientStalled));
-            }
             let before = client.sent_bytes();
             let flushed = client.poll_flush(cx)?;
             if client.sent_bytes() > before {
                 request.patience.moved(now, client.sent_bytes());
+            } else if request.deadline.passed(cx) {
+                return Poll::Ready(Err(Reason::ClientStalled));
             } else if flushed.is_pending() {
                 return Poll::Pending;
             }

@@ -561,8 +561,10 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
     fn failure(&mut self, reason: Reason) -> Failure {
         let in_vain = matches!(reason, Reason::ResponseTimeout | Reason::UpstreamStalled)
             || reason == Reason::DeadlineExceeded && self.has_waited(IN_VAIN);
-        if let Some(Leg::Stream(stream)) = self.leg.as_ref().filter(|_| in_vain) {
-            stream.retire();
+        match &self.leg {
+            Some(Leg::Stream(stream)) if in_vain => stream.retire(),
+            Some(Leg::Stream(stream)) if reason.blame() != Blame::Upstream => stream.give_up(),
+            Some(Leg::Stream(_) | Leg::Bytes(_)) | None => {}
         }
         let unread = matches!(reason, Reason::StreamRefused | Reason::UpstreamLeaving);
         if unread && self.request.can_be_repeated(self.client.body_bytes()) {

@@ -33,9 +33,12 @@ const MAX_STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 32 << 10;
 const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// What frames with little in them may cost beside their payload, 256 bytes each by the count of `h2`, before the connection ends, and all
-/// of its requests with it. What nobody reads waits as bytes ([`Stream::poll_ahead`]), so that only those count that have come since the
-/// connection was looked at last.
+/// of its requests with it. What nobody reads waits as bytes ([`Stream::poll_ahead`]) and costs nothing any more; what comes late for a request
+/// that was given up is never given back.
 const SMALL_FRAMES: usize = 64 << 20;
+/// Requests that were given up here before their answer was whole, of which a connection takes nothing new: they have left what [`SMALL_FRAMES`] bounds,
+/// each as much as has room in a stream's window.
+const MAX_GIVEN_UP: u32 = 32;
 /// Streams that are remembered for a second after they were given up. What is still on its way for others costs a frame in return.
 const RESET_STREAMS: usize = 10 * MAX_STREAMS as usize;
 /// Requests in the life of a connection to an instance that writes an empty frame of data in each answer: `h2` takes a hundred such frames and
@@ -104,6 +107,8 @@ struct Load {
     streams: Cell<usize>,
     /// In its whole life.
     begun: Cell<u32>,
+    /// Of those.
+    given_up: Cell<u32>,
     /// Nothing new is begun on it: it has ended, is about to, or has left somebody waiting.
     retired: Cell<bool>,
     /// For so many ticks there was nothing.
@@ -356,6 +361,15 @@ impl Stream {
                 Poll::Ready(data)
             }
             Some(Err(_)) | None => Poll::Pending,
+        }
+    }
+
+    /// The answer is not waited for any more, and goes on.
+    pub(crate) fn give_up(&self) {
+        let load = &self.lease.load;
+        load.given_up.set(load.given_up.get().saturating_add(1));
+        if load.given_up.get() >= MAX_GIVEN_UP {
+            load.retired.set(true);
         }
     }
 

@@ -385,6 +385,41 @@ async fn who_gives_up_many_requests_ends_nobody_elses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_many_requests_were_given_up_takes_no_more() {
+    const MANY: usize = 40;
+    let last = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&last);
+    let address = speaking(move |connection, _, request, mut respond| {
+        seen.fetch_max(connection, Ordering::SeqCst);
+        async move {
+            if request.uri().path() == "/a.B/C" {
+                return echo(request, respond).await;
+            }
+            let Ok(mut send) = respond.send_response(Response::new(()), false) else { return };
+            let _ = poll_fn(|cx| send.poll_reset(cx)).await;
+        }
+    })
+    .await;
+    let (edge, client) = before(one(address)).await;
+    let give_up = async || {
+        let request = Request::post("https://a.test/a.B/Hears").header("content-type", "application/grpc");
+        let (answer, mut send) = begin(&client, request).await;
+        tokio::time::timeout(PATIENCE, answer).await.expect("no answer").unwrap();
+        send.send_reset(Reason::CANCEL);
+        assert_eq!(unary(&client, b"x").await.1, b"x");
+    };
+    for _ in 0..MANY / 2 {
+        give_up().await;
+    }
+    assert_eq!(last.load(Ordering::SeqCst), 0, "a few are no reason");
+    for _ in 0..MANY / 2 {
+        give_up().await;
+    }
+    assert_eq!(last.load(Ordering::SeqCst), 1);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_writes_empty_frames_loses_one_connection_and_no_more() {
     let address = speaking(|_, _, request, mut respond| async move {
         drop(whole(request.into_body()).await);

@@ -134,6 +134,7 @@ impl Filter {
                 if !*judged {
                     content.head(held)?;
                     content.more(held)?;
+                    *judged = true;
                 }
                 content.end()?;
                 out.append(held);

@@ -91,6 +91,7 @@ impl Multipart {
         match &self.held[self.at..] {
             b"" | b"\r\n" => {
                 out.append(&mut self.held);
+                self.at = 0;
                 Ok(())
             }
             _ => Err(UploadFault::Delimiter),

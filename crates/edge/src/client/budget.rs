@@ -2,7 +2,6 @@
 //! cost this side more than the other, and no library counts them (CVE-2019-9512, CVE-2019-9513, CVE-2019-9515). They are read here as they come, and
 //! those that are too many are not passed on.
 
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,6 +9,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::http2::SMALL_FRAME;
+use super::line::Line;
 use crate::deadline::{Sweep, TICK};
 
 /// Before the first frame (RFC 9113, 3.4).
@@ -40,6 +41,15 @@ struct Budget {
     bytes: u32,
     read: Frames,
     written: Frames,
+    /// What has come of a body in pieces of less than [`SMALL_FRAME`] bytes, and of none.
+    pieces: Pieces,
+}
+
+/// Small frames of data, but for the last ones of their streams.
+#[derive(Debug, Default)]
+struct Pieces {
+    empty: u32,
+    cost: usize,
 }
 
 /// How far the frames of one direction have come.
@@ -53,7 +63,10 @@ enum Frames {
 /// What a frame's head says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Data,
+    Data {
+        /// The stream ends with it.
+        is_last: bool,
+    },
     /// A request's beginning, or more of it.
     Headers,
     Control,
@@ -61,9 +74,9 @@ enum Kind {
 
 impl Kind {
     /// RFC 9113, 6.
-    fn of(code: u8) -> Self {
+    fn of(code: u8, flags: u8) -> Self {
         match code {
-            0 => Self::Data,
+            0 => Self::Data { is_last: flags & 1 != 0 },
             1 | 9 => Self::Headers,
             _ => Self::Control,
         }
@@ -91,7 +104,8 @@ impl Frames {
                     *seen += taken;
                     *bytes = &bytes[taken..];
                     if *seen == HEAD {
-                        let (kind, length) = (Kind::of(head[3]), u32::from_be_bytes([0, head[0], head[1], head[2]]));
+                        let (kind, length) =
+                            (Kind::of(head[3], head[4]), u32::from_be_bytes([0, head[0], head[1], head[2]]));
                         *self = if length == 0 { Self::BEGIN } else { Self::Payload(length) };
                         return Some((kind, length));
                     }
@@ -110,10 +124,20 @@ impl Frames {
     }
 }
 
+impl Pieces {
+    fn count(&mut self, length: u32) {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        match length {
+            0 => self.empty += 1,
+            1.. => self.cost += SMALL_FRAME.saturating_sub(length),
+        }
+    }
+}
+
 impl Budget {
     fn new(now: u64) -> Self {
         let (read, written) = (Frames::Preface(PREFACE), Frames::BEGIN);
-        Self { left: BURST, granted: now, small: 0, bytes: 0, read, written }
+        Self { left: BURST, granted: now, small: 0, bytes: 0, read, written, pieces: Pieces::default() }
     }
 
     /// These have come. False: they are too many.
@@ -121,9 +145,10 @@ impl Budget {
         let since = now.saturating_sub(self.granted);
         self.granted = self.granted.max(now);
         self.grant(u32::try_from(since.saturating_mul(PER_TICK)).unwrap_or(BURST));
-        while let Some((kind, _)) = self.read.next(&mut bytes) {
+        while let Some((kind, length)) = self.read.next(&mut bytes) {
             match kind {
-                Kind::Data => {}
+                Kind::Data { is_last: false } => self.pieces.count(length),
+                Kind::Data { is_last: true } => {}
                 // Whoever asks may say as often how much it reads, or that it reads no more.
                 Kind::Headers => self.grant(1),
                 Kind::Control => match self.left.checked_sub(1) {
@@ -138,7 +163,7 @@ impl Budget {
     /// These were sent.
     fn wrote(&mut self, mut bytes: &[u8]) {
         while let Some((kind, length)) = self.written.next(&mut bytes) {
-            if kind == Kind::Data {
+            if matches!(kind, Kind::Data { .. }) {
                 self.small += length.min(PIECE_BYTES) * PIECE;
                 self.bytes += length;
                 self.grant(self.small / PIECE_BYTES + self.bytes / BYTES_EACH);
@@ -159,39 +184,43 @@ pub(super) struct Budgeted<S> {
     stream: S,
     sweep: Rc<Sweep>,
     budget: Budget,
-    used_up: Rc<Cell<bool>>,
+    line: Rc<Line>,
 }
 
 impl<S> Budgeted<S> {
-    /// `used_up` becomes true while it is read.
-    pub(super) fn new(stream: S, sweep: Rc<Sweep>, used_up: Rc<Cell<bool>>) -> Self {
+    /// `line` is told of what happens while this is read and written.
+    pub(super) fn new(stream: S, sweep: Rc<Sweep>, line: Rc<Line>) -> Self {
         let budget = Budget::new(sweep.now());
-        Self { stream, sweep, budget, used_up }
+        Self { stream, sweep, budget, line }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Budgeted<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, sweep, budget, used_up } = self.get_mut();
-        if used_up.get() {
+        let Self { stream, sweep, budget, line } = self.get_mut();
+        if line.used_up.get() {
             // Whoever polls this sees that it is, and closes.
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         let read = Pin::new(stream).poll_read(cx, buffer);
         if !budget.read(&buffer.filled()[before..], sweep.now()) {
-            used_up.set(true);
+            line.used_up.set(true);
             buffer.set_filled(before);
             return Poll::Pending;
         }
+        let Pieces { empty, cost } = std::mem::take(&mut budget.pieces);
+        line.empty.set(line.empty.get().saturating_add(empty));
+        line.small.set(line.small.get().saturating_add(cost));
         read
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Budgeted<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, budget, .. } = self.get_mut();
+        let Self { stream, budget, line, .. } = self.get_mut();
         let wrote = Pin::new(stream).poll_write(cx, bytes);
+        line.wrote(&wrote);
         if let Poll::Ready(Ok(count)) = wrote {
             budget.wrote(&bytes[..count]);
         }
@@ -199,7 +228,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Budgeted<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let Self { stream, line, .. } = self.get_mut();
+        let flushed = Pin::new(stream).poll_flush(cx);
+        line.flushed(&flushed);
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -211,8 +243,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Budgeted<S> {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, budget, .. } = self.get_mut();
+        let Self { stream, budget, line, .. } = self.get_mut();
         let wrote = Pin::new(stream).poll_write_vectored(cx, pieces);
+        line.wrote(&wrote);
         if let Poll::Ready(Ok(mut left)) = wrote {
             for piece in pieces {
                 let count = piece.len().min(left);

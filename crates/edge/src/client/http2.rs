@@ -14,10 +14,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::budget::Budgeted;
+use super::line::{Line, Piece, Way};
 use super::linger::Lingering;
 use super::{Body, Client, LINGER, LINGER_BYTES, Peer, Raw};
 use crate::answer::Reason;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Patience};
 use crate::h1::{Exchange, FieldKind, Framing, GateStep, Refusal, RequestGate, Version};
 use crate::h2c::trailers_of;
 use crate::request;
@@ -27,9 +28,11 @@ use crate::worker::{BUFFER, Worker};
 const MAX_STREAMS: u32 = 100;
 /// Size of a request's header list in bytes, as RFC 9113 (6.5.2) counts it.
 const MAX_HEADER_LIST: u32 = 32 << 10;
-/// What a client may send ahead: on one stream, and on the connection. Bounds memory.
+/// What a client may send ahead on one stream: on a line of 50 ms, 1.3 MB a second of one upload.
 const STREAM_WINDOW: u32 = 64 << 10;
-const CONNECTION_WINDOW: u32 = 256 << 10;
+/// The connection has room for all of its streams: what one instance does not take keeps nobody else's from coming, and no call waits for another one.
+/// Bounds memory, at 6.4 MB for who has a hundred bodies that nobody takes.
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// What one stream may hold to be sent.
 const SEND_BUFFER: usize = 64 << 10;
 /// Streams that a client has reset before they were looked at: rapid reset (CVE-2023-44487).
@@ -44,9 +47,14 @@ const MAX_ERRORS: usize = 1024;
 /// one error too many.
 const MAX_GIVEN_UP: usize = MAX_ERRORS / 2;
 /// What frames with little in them may cost beside their payload, 256 bytes each by the count of `h2`, before the connection ends. What an
-/// instance does not take waits as bytes ([`Http2::take_ahead`]), so that only those count that have come since a stream was looked at last:
-/// thousands of the least messages of gRPC.
-const SMALL_FRAMES: usize = 2 << 20;
+/// instance does not take waits as bytes ([`Http2::take_ahead`]) and costs nothing any more; what comes late for a stream that was reset here is
+/// never given back. So a connection takes nothing new once half of it is gone: that are 16,000 of the least messages of gRPC.
+const SMALL_FRAMES: usize = 8 << 20;
+/// What one of so many bytes costs.
+pub(super) const SMALL_FRAME: usize = 256;
+/// Frames of data with nothing in them, as some senders write before trailers: at the 101st in its life `h2` ends a connection, which nobody can
+/// set. Of so many on it takes nothing new.
+const MAX_EMPTY: u32 = 50;
 /// How long a connection that was told to end may take, once it has no streams.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -65,23 +73,57 @@ fn builder() -> Builder {
     builder
 }
 
-/// The streams of one connection, and the deadline for when there are none.
+/// The streams of one connection, and the deadline for when there are none, or nothing of them is read.
 #[derive(Debug)]
 struct Streams {
     worker: Rc<Worker>,
+    line: Rc<Line>,
     running: Cell<usize>,
     /// Those that were reset here before the client had sent all, in the connection's life.
     given_up: Cell<usize>,
     /// The client was told to go.
     ending: Cell<bool>,
-    idle: Deadline,
+    clock: Deadline,
 }
 
 impl Streams {
-    /// There are none: the client has this long until the connection ends.
+    /// There are none: the client has this long until the connection ends. Of who has not read yet what they said, [`Self::is_unread`] decides.
     fn rest(&self) {
+        if self.line.is_blocked() {
+            return;
+        }
         let leaves = self.ending.get() || self.worker.is_draining();
-        self.idle.set(if leaves { GOODBYE } else { self.worker.limits.idle });
+        self.clock.set(if leaves { GOODBYE } else { self.worker.limits.idle });
+    }
+
+    /// Whether it has come so near to what ends it that the client goes on better on another one.
+    fn is_worn(&self) -> bool {
+        let small = self.line.small.get() >= SMALL_FRAMES / 2;
+        small || self.line.empty.get() >= MAX_EMPTY || self.given_up.get() >= MAX_GIVEN_UP
+    }
+
+    /// Whether the client has left for too long what waits for it, whatever else is under way: what is done takes its room until it is read. To be
+    /// asked when the connection was looked at; `waiting` is for what has happened since the socket took all.
+    fn is_unread(&self, waiting: &mut Option<(Duration, Patience)>) -> bool {
+        if !self.line.is_blocked() {
+            // It rests since it has read the last of it.
+            match waiting.take() {
+                Some(_) if self.running.get() == 0 => self.rest(),
+                Some(_) => self.clock.clear(),
+                None => {}
+            }
+            return false;
+        }
+        let now = self.worker.sweep.now();
+        let whole = self.worker.limits.idle.max(self.line.reading.get());
+        // What is answered meanwhile may be waited for longer.
+        let begun = waiting.take().filter(|(of, _)| *of == whole);
+        let (_, patience) = waiting.insert(begun.unwrap_or_else(|| (whole, Patience::new(whole))));
+        patience.moved(now, self.line.written());
+        let until = patience.waits(now);
+        self.clock.clear();
+        self.clock.set_no_later(until);
+        until <= now
     }
 }
 
@@ -92,7 +134,9 @@ struct Running(Rc<Streams>);
 impl Running {
     fn new(streams: &Rc<Streams>) -> Self {
         streams.running.set(streams.running.get() + 1);
-        streams.idle.clear();
+        if !streams.line.is_blocked() {
+            streams.clock.clear();
+        }
         Self(Rc::clone(streams))
     }
 }
@@ -112,28 +156,29 @@ pub(crate) async fn serve<S>(worker: Rc<Worker>, stream: S, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let used_up = Rc::new(Cell::new(false));
+    let line = Rc::new(Line::default());
     let stream = Lingering::new(stream, worker.sweep.deadline());
-    let stream = Budgeted::new(stream, Rc::clone(&worker.sweep), Rc::clone(&used_up));
-    let shaking = tokio::time::timeout(worker.limits.handshake, Box::pin(builder().handshake::<_, Bytes>(stream)));
+    let stream = Budgeted::new(stream, Rc::clone(&worker.sweep), Rc::clone(&line));
+    let shaking = tokio::time::timeout(worker.limits.handshake, Box::pin(builder().handshake::<_, Piece>(stream)));
     let Ok(Ok(mut connection)) = shaking.await else { return };
     let peer = Rc::new(peer);
-    let idle = worker.sweep.deadline();
-    let streams = Streams { worker, running: Cell::new(0), given_up: Cell::new(0), ending: Cell::new(false), idle };
-    let streams = Rc::new(streams);
+    let clock = worker.sweep.deadline();
+    let (running, given_up, ending) = Default::default();
+    let streams = Rc::new(Streams { worker, line, running, given_up, ending, clock });
     streams.rest();
     let mut shortages = streams.worker.shortages();
-    let mut is_calmed = false;
+    let (mut waiting, mut is_calmed) = (None, false);
     loop {
         let accepted = poll_fn(|cx| {
-            let passed = streams.idle.passed(cx);
-            if passed && streams.ending.get() {
+            // What a client has left unread is not over before it was offered once more.
+            let has_rested = streams.clock.passed(cx) && (is_calmed || !streams.line.is_blocked());
+            if has_rested && streams.ending.get() {
                 return Poll::Ready(None);
             }
             let short = std::mem::replace(&mut shortages, streams.worker.shortages()) != shortages;
             let gives_room = short && streams.running.get() == 0;
-            let is_worn = streams.given_up.get() >= MAX_GIVEN_UP;
-            if !streams.ending.get() && (passed || gives_room || is_worn || streams.worker.is_draining()) {
+            let leaves = has_rested || gives_room || streams.is_worn() || streams.worker.is_draining();
+            if leaves && !streams.ending.get() {
                 streams.ending.set(true);
                 connection.graceful_shutdown();
                 if streams.running.get() == 0 {
@@ -141,13 +186,16 @@ where
                 }
             }
             let accepted = connection.poll_accept(cx);
-            if accepted.is_pending() && used_up.get() && !std::mem::replace(&mut is_calmed, true) {
+            if accepted.is_pending() && streams.line.used_up.get() && !std::mem::replace(&mut is_calmed, true) {
                 request::broken(&streams.worker, &peer, "http2-flood");
                 connection.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
                 // Who does not read that either is not waited for as one that rests.
                 streams.ending.set(true);
-                streams.rest();
+                streams.clock.set(GOODBYE);
                 return connection.poll_accept(cx);
+            }
+            if !is_calmed && streams.is_unread(&mut waiting) && accepted.is_pending() {
+                return Poll::Ready(None);
             }
             accepted
         });
@@ -168,7 +216,7 @@ where
 }
 
 /// One stream: one request and its answer.
-async fn one(running: Running, peer: Rc<Peer>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+async fn one(running: Running, peer: Rc<Peer>, request: Request<RecvStream>, respond: SendResponse<Piece>) {
     let worker = Rc::clone(&running.0.worker);
     let deadline = worker.sweep.deadline();
     let ended = request.body().is_end_stream();
@@ -176,6 +224,7 @@ async fn one(running: Running, peer: Rc<Peer>, request: Request<RecvStream>, res
     let read = RequestGate::new().read(&text, &mut worker.spare.borrow_mut());
     let mut client = Http2 {
         peer,
+        line: Rc::clone(&running.0.line),
         receive: request.into_body(),
         ahead: BytesMut::new(),
         received: 0,
@@ -187,6 +236,8 @@ async fn one(running: Running, peer: Rc<Peer>, request: Request<RecvStream>, res
         trailers: None,
         closed: false,
         sent: 0,
+        way: None,
+        behind: None,
     };
     let head = match read {
         GateStep::Head { head, consumed } if consumed == text.len() => Ok(head),
@@ -246,20 +297,26 @@ fn head_text(request: &Request<RecvStream>, ended: bool) -> Vec<u8> {
 /// One stream.
 struct Http2 {
     peer: Rc<Peer>,
+    line: Rc<Line>,
     receive: RecvStream,
     /// Of the body, taken before it was wanted: the client may not send as much more yet.
     ahead: BytesMut,
     received: u64,
     /// It is reset here, and the client has not sent all.
     given_up: bool,
-    respond: SendResponse<Bytes>,
-    send: Option<SendStream<Bytes>>,
+    respond: SendResponse<Piece>,
+    send: Option<SendStream<Piece>>,
     pending: BytesMut,
     finished: bool,
     trailers: Option<HeaderMap>,
     /// The end of the stream was sent.
     closed: bool,
+    /// Bytes; with those of the whole connection for as long as others' were before what is to be sent.
     sent: u64,
+    /// Of what is given while the socket takes nothing.
+    way: Option<Rc<Way>>,
+    /// What the connection had written when this came to wait for the socket; `None`: it waits for something else.
+    behind: Option<u64>,
 }
 
 impl Http2 {
@@ -268,26 +325,85 @@ impl Http2 {
     async fn linger(&mut self, deadline: &Deadline) {
         deadline.set(LINGER);
         let mut left = LINGER_BYTES;
-        poll_fn(|cx| {
-            while self.closed && !self.receive.is_end_stream() && !deadline.passed(cx) {
-                let Some(Ok(data)) = ready!(self.receive.poll_data(cx)) else { break };
-                left = left.saturating_sub(data.len());
-                if left == 0 || self.receive.flow_control().release_capacity(data.len()).is_err() {
+        // Nobody takes it any more, and the client may have no room without it.
+        let mut came = std::mem::take(&mut self.ahead).len();
+        let is_over = poll_fn(|cx| {
+            while self.closed && !self.receive.is_end_stream() {
+                left = left.saturating_sub(came);
+                if left == 0 || deadline.passed(cx) {
+                    return Poll::Ready(true);
+                }
+                if self.receive.flow_control().release_capacity(std::mem::take(&mut came)).is_err() {
                     break;
                 }
+                // What the client itself breaks off is at its end.
+                let Some(Ok(data)) = ready!(self.poll_data(cx)) else { break };
+                came = data.len();
             }
-            Poll::Ready(())
+            Poll::Ready(false)
         })
         .await;
-        self.given_up |= !self.receive.is_end_stream();
+        self.given_up |= is_over;
     }
 
     /// What has come of a body that an instance does not take: as bytes it takes no more room than it has, which small frames do. No room is
     /// made for more.
     fn take_ahead(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(Ok(data))) = self.receive.poll_data(cx) {
+        while let Poll::Ready(Some(Ok(data))) = self.poll_data(cx) {
             self.ahead.extend_from_slice(&data);
         }
+    }
+
+    /// Gives the library what there is room for. While the socket takes nothing, little is kept here until what was given before is gone: pieces
+    /// that wait there one by one cost more than they hold.
+    fn poll_give(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        let gone = |_| Reason::ClientGone;
+        let Some(stream) = &mut self.send else { return Poll::Ready(Ok(())) };
+        loop {
+            if self.pending.is_empty() {
+                if self.finished && !self.closed {
+                    match self.trailers.take() {
+                        Some(trailers) => stream.send_trailers(trailers).map_err(gone)?,
+                        None => stream.send_data(Piece::default(), true).map_err(gone)?,
+                    }
+                    self.closed = true;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            stream.reserve_capacity(self.pending.len());
+            let room = stream.capacity().min(self.pending.len());
+            if room == 0 {
+                match ready!(stream.poll_capacity(cx)) {
+                    Some(Ok(_)) => continue,
+                    Some(Err(_)) | None => return Poll::Ready(Err(Reason::ClientGone)),
+                }
+            }
+            let is_last = self.finished && room == self.pending.len();
+            let way = if self.line.is_blocked() { Some(self.way.get_or_insert_default()) } else { None };
+            if let Some(way) = way.as_ref().filter(|_| room < BUFFER && !is_last)
+                && way.waits(cx)
+            {
+                // Nothing is let go of any more on a connection that has ended.
+                return stream.poll_reset(cx).map(|_| Err(Reason::ClientGone));
+            }
+            let way = way.cloned();
+            let data = self.pending.split_to(room).freeze();
+            self.closed = is_last && self.trailers.is_none();
+            stream.send_data(Piece::new(data, way), self.closed).map_err(gone)?;
+            self.sent += room as u64;
+        }
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        let data = ready!(self.receive.poll_data(cx));
+        if let Some(Ok(data)) = &data {
+            // The last one costs nothing.
+            let cost = SMALL_FRAME.saturating_sub(data.len());
+            if cost > 0 && !data.is_empty() && !self.receive.is_end_stream() {
+                self.line.small.set(self.line.small.get().saturating_sub(cost));
+            }
+        }
+        Poll::Ready(data)
     }
 
     /// The client may send as much more.
@@ -322,7 +438,7 @@ impl Client for Http2 {
             return Poll::Ready(Ok(Body::Data(data.len())));
         }
         loop {
-            match ready!(self.receive.poll_data(cx)) {
+            match ready!(self.poll_data(cx)) {
                 None => return Poll::Ready(Ok(Body::End)),
                 Some(Err(_)) => return Poll::Ready(Err(Reason::ClientGone)),
                 Some(Ok(data)) => {
@@ -405,33 +521,21 @@ impl Client for Http2 {
         Ok(())
     }
 
+    fn waits_for(&mut self, reading: Duration) {
+        self.line.reading.set(self.line.reading.get().max(reading));
+    }
+
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
-        let gone = |_| Reason::ClientGone;
-        let Some(stream) = &mut self.send else { return Poll::Ready(Ok(())) };
-        loop {
-            if self.pending.is_empty() {
-                if self.finished && !self.closed {
-                    match self.trailers.take() {
-                        Some(trailers) => stream.send_trailers(trailers).map_err(gone)?,
-                        None => stream.send_data(Bytes::new(), true).map_err(gone)?,
-                    }
-                    self.closed = true;
-                }
-                return Poll::Ready(Ok(()));
-            }
-            stream.reserve_capacity(self.pending.len());
-            let room = stream.capacity().min(self.pending.len());
-            if room == 0 {
-                match ready!(stream.poll_capacity(cx)) {
-                    Some(Ok(_)) => continue,
-                    Some(Err(_)) | None => return Poll::Ready(Err(Reason::ClientGone)),
-                }
-            }
-            let data = self.pending.split_to(room).freeze();
-            self.closed = self.finished && self.pending.is_empty() && self.trailers.is_none();
-            stream.send_data(data, self.closed).map_err(gone)?;
-            self.sent += room as u64;
+        // Who reads what others are sent first does not stand still.
+        if let Some(behind) = self.behind.take() {
+            self.sent += self.line.written() - behind;
         }
+        let given = self.poll_give(cx);
+        let waits = self.line.is_blocked() && self.way.as_ref().is_some_and(Way::is_taken);
+        if given.is_pending() && waits {
+            self.behind = Some(self.line.written());
+        }
+        given
     }
 
     fn sent_bytes(&self) -> u64 {
@@ -442,7 +546,7 @@ impl Client for Http2 {
         let is_given_up = matches!(why, Reason::StreamReset(code) if Code::from(code) == Code::CANCEL)
             || why == Reason::DeadlineExceeded;
         let code = if is_given_up { Code::CANCEL } else { Code::INTERNAL_ERROR };
-        self.given_up |= !self.receive.is_end_stream();
+        self.given_up |= why != Reason::ClientGone && !self.receive.is_end_stream();
         match &mut self.send {
             Some(stream) => stream.send_reset(code),
             None => self.respond.send_reset(code),
@@ -487,13 +591,15 @@ mod tests {
     use crate::client::Secured;
     use crate::deadline::ticks;
     use crate::process::Limits;
-    use crate::route::{Compiler, Routes};
+    use crate::route::{API_RESTING, Compiler, Routes};
 
+    const DATA: u8 = 0;
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
     const SETTINGS: u8 = 4;
     const PING: u8 = 6;
     const GOAWAY: u8 = 7;
+    const WINDOW_UPDATE: u8 = 8;
 
     /// One field of a head, as HPACK writes what is in no table.
     fn field(name: &str, value: &str) -> Vec<u8> {
@@ -539,12 +645,18 @@ mod tests {
         }
 
         async fn whole_frame(&mut self) -> (u8, Vec<u8>) {
+            let (head, payload) = self.framed().await;
+            (head[3], payload)
+        }
+
+        /// The next frame: its head, and its payload.
+        async fn framed(&mut self) -> ([u8; 9], Vec<u8>) {
             let mut head = [0; 9];
             self.stream.read_exact(&mut head).await.unwrap();
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
             let mut payload = vec![0; usize::try_from(length).unwrap()];
             self.stream.read_exact(&mut payload).await.unwrap();
-            (head[3], payload)
+            (head, payload)
         }
 
         /// The payload of the next frame of this type.
@@ -559,9 +671,13 @@ mod tests {
 
         /// The type of a frame that has come already.
         async fn waiting(&mut self) -> Option<u8> {
-            let mut frame = std::pin::pin!(self.frame());
+            self.waiting_frame().await.map(|(kind, _)| kind)
+        }
+
+        async fn waiting_frame(&mut self) -> Option<(u8, Vec<u8>)> {
+            let mut frame = std::pin::pin!(self.whole_frame());
             poll_fn(|cx| match frame.as_mut().poll(cx) {
-                Poll::Ready(kind) => Poll::Ready(Some(kind)),
+                Poll::Ready(frame) => Poll::Ready(Some(frame)),
                 Poll::Pending => Poll::Ready(None),
             })
             .await
@@ -656,15 +772,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_floods_and_reads_nothing_is_let_go_as_soon_as_who_was_told() {
-        const ANSWER: usize = 9 + 8;
         let deaf = async {
             let mut raw = Raw::connect(Arc::default(), &[]).await;
             let _greeting = (raw.frame_of(SETTINGS).await, raw.frame_of(SETTINGS).await);
-            // The way back is full but for less than a GOAWAY, and nothing waits for it yet.
-            for _ in 0..ON_THE_WAY / ANSWER {
-                raw.send(PING, 0, 0, &[7; 8]).await;
-                yield_now().await;
-            }
+            raw.fill().await;
             let was_refused = |raw: &Raw| raw.worker.shard.report().refused == [("http2-flood", 1)].into();
             while !was_refused(&raw) {
                 raw.send(0xff, 0, 0, &[]).await;
@@ -676,6 +787,128 @@ mod tests {
             assert!(raw.serving.is_finished(), "it is waited for as one that rests");
         };
         LocalSet::new().run_until(deaf).await;
+    }
+
+    impl Raw {
+        /// Fills the way back, but for less than a frame, so that nothing waits for it yet.
+        async fn fill(&mut self) {
+            const ANSWER: usize = 9 + 8;
+            for _ in 0..ON_THE_WAY / ANSWER {
+                self.send(PING, 0, 0, &[7; 8]).await;
+                yield_now().await;
+            }
+        }
+
+        async fn get(&mut self, stream: u32) {
+            let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "api.test"), (":path", "/v1/logs")];
+            self.send(HEADERS, 5, stream, &fields.map(|(name, value)| field(name, value)).concat()).await;
+        }
+
+        /// Reads to the end of a stream. The lengths of its pieces.
+        async fn pieces(&mut self, stream: u32) -> Vec<usize> {
+            let mut pieces = Vec::new();
+            loop {
+                let (head, payload) = self.framed().await;
+                if head[5..] != stream.to_be_bytes() {
+                    continue;
+                }
+                if head[3] == DATA {
+                    pieces.push(payload.len());
+                }
+                if head[4] & 1 != 0 {
+                    return pieces;
+                }
+            }
+        }
+    }
+
+    /// A client that has left an answer unread, which the edge is done with.
+    async fn unread(settings: &[u8]) -> (Raw, UnixListener, TempDir) {
+        let (mut raw, socket, folder) = asking_with(settings).await;
+        let daemon = UnixListener::bind(&socket).unwrap();
+        let _greeting = (raw.frame_of(SETTINGS).await, raw.frame_of(SETTINGS).await);
+        raw.fill().await;
+        raw.get(1).await;
+        let (mut asked, _) = daemon.accept().await.unwrap();
+        asked.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {UNREAD}\r\n\r\n").as_bytes()).await.unwrap();
+        asked.write_all(&[b'x'; UNREAD]).await.unwrap();
+        while asked.read(&mut [0; 1 << 10]).await.unwrap_or(0) > 0 {}
+        yield_now().await;
+        (raw, daemon, folder)
+    }
+
+    const UNREAD: usize = 60_000;
+
+    #[tokio::test]
+    async fn an_answer_that_waits_for_its_client_is_whole_however_the_connection_ends() {
+        let reading = async {
+            let (mut raw, ..) = unread(&[]).await;
+            raw.worker.make_room();
+            raw.pass(2 * GOODBYE).await;
+            assert!(!raw.serving.is_finished(), "it is cut");
+            assert_eq!(raw.pieces(1).await.iter().sum::<usize>(), UNREAD);
+            yield_now().await;
+            assert!(!raw.serving.is_finished(), "it may still ask what it had begun to ask");
+            raw.pass(GOODBYE).await;
+            yield_now().await;
+            assert!(raw.serving.is_finished(), "it is open for ever");
+
+            // Nor does it rest before it has read the last of it.
+            let idle = Limits::default().idle;
+            let (mut raw, ..) = unread(&[]).await;
+            raw.pass(2 * idle).await;
+            assert_eq!(raw.pieces(1).await.iter().sum::<usize>(), UNREAD);
+            yield_now().await;
+            raw.pass(idle - GOODBYE).await;
+            assert_eq!(raw.waiting().await, None, "it rests for as long as others");
+            raw.pass(GOODBYE).await;
+            while raw.frame().await != GOAWAY {}
+        };
+        LocalSet::new().run_until(reading).await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_read_waits_no_longer_beside_one_that_goes_on() {
+        let deaf = async {
+            let (mut raw, daemon, _folder) = unread(&[]).await;
+            raw.get(3).await;
+            let (mut asked, _) = daemon.accept().await.unwrap();
+            asked.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+            assert!(asked.read(&mut [0; 1 << 10]).await.unwrap() > 0, "the request");
+            raw.pass(API_RESTING - GOODBYE).await;
+            assert!(!raw.serving.is_finished(), "too early");
+            raw.pass(GOODBYE).await;
+            yield_now().await;
+            assert!(raw.serving.is_finished(), "it is kept for as long as the other one");
+            while asked.read(&mut [0; 1 << 10]).await.unwrap_or(0) > 0 {}
+        };
+        LocalSet::new().run_until(deaf).await;
+    }
+
+    #[tokio::test]
+    async fn small_pieces_that_wait_for_their_client_are_few() {
+        const MESSAGES: usize = 1_000;
+        let many = async {
+            // Room for all of it.
+            let (mut raw, daemon, _folder) = unread(&[0, 4, 0, 0x10, 0, 0]).await;
+            raw.send(8, 0, 0, &(1_u32 << 20).to_be_bytes()).await;
+            raw.get(3).await;
+            let (mut asked, _) = daemon.accept().await.unwrap();
+            asked.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+            for _ in 0..MESSAGES {
+                asked.write_all(b"5\r\nhello\r\n").await.unwrap();
+                for _ in 0..4 {
+                    yield_now().await;
+                }
+            }
+            asked.write_all(b"0\r\n\r\n").await.unwrap();
+            while asked.read(&mut [0; 1 << 10]).await.unwrap_or(0) > 0 {}
+            yield_now().await;
+            let pieces = raw.pieces(3).await;
+            assert_eq!(pieces.iter().sum::<usize>(), 5 * MESSAGES);
+            assert!(pieces.len() < 20, "{} pieces", pieces.len());
+        };
+        LocalSet::new().run_until(many).await;
     }
 
     #[tokio::test]
@@ -733,11 +966,15 @@ mod tests {
 
     /// A daemon that may come later, and a client of it.
     async fn asking() -> (Raw, PathBuf, TempDir) {
+        asking_with(&[]).await
+    }
+
+    async fn asking_with(settings: &[u8]) -> (Raw, PathBuf, TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("outer.sock");
         let api = Some(Arc::new(ApiSite { host: HostName::new("api.test").unwrap(), socket: socket.clone() }));
         let routes = Compiler::default().compile(&Table { api, ..Table::default() });
-        (Raw::connect(routes, &[]).await, socket, folder)
+        (Raw::connect(routes, settings).await, socket, folder)
     }
 
     impl Raw {
@@ -805,6 +1042,136 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_client_itself_breaks_off_wears_nothing_out() {
+        let breaking = async {
+            let (mut raw, socket, _folder) = asking().await;
+            let daemon = UnixListener::bind(&socket).unwrap();
+            for stream in (0..=u32::try_from(MAX_GIVEN_UP).unwrap()).map(|n| 2 * n + 1) {
+                raw.post(stream).await;
+                let (mut asked, _) = daemon.accept().await.unwrap();
+                raw.send(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await;
+                while asked.read(&mut [0; 1 << 10]).await.unwrap_or(0) > 0 {}
+            }
+            yield_now().await;
+            while let Some(kind) = raw.waiting().await {
+                assert_ne!(kind, GOAWAY);
+            }
+        };
+        LocalSet::new().run_until(breaking).await;
+    }
+
+    #[tokio::test]
+    async fn who_is_answered_early_may_send_all_the_same_though_nobody_took_it() {
+        let early = async {
+            let (mut raw, ..) = asking().await;
+            raw.post(1).await;
+            for _ in 0..4 {
+                raw.send(DATA, 0, 1, &[0; 16_000]).await;
+            }
+            // There is no daemon.
+            let (mut room, mut is_answered) = (0, false);
+            while !is_answered {
+                let (head, payload) = raw.framed().await;
+                match head[3] {
+                    WINDOW_UPDATE if head[8] == 1 => room += u32::from_be_bytes(payload.try_into().unwrap()),
+                    DATA => is_answered = true,
+                    _ => {}
+                }
+            }
+            assert!(room >= 16 << 10, "{room} bytes");
+            raw.send(DATA, 1, 1, &[0; 16 << 10]).await;
+            raw.pass(LINGER).await;
+            while let Some(kind) = raw.waiting().await {
+                assert_ne!(kind, RST_STREAM, "it has sent all");
+            }
+        };
+        LocalSet::new().run_until(early).await;
+    }
+
+    #[tokio::test]
+    async fn what_comes_late_for_many_ends_no_other_stream() {
+        const LATE: usize = 200;
+        let breaking = async {
+            let (mut raw, socket, _folder) = asking().await;
+            let daemon = UnixListener::bind(&socket).unwrap();
+            raw.post(1).await;
+            let (mut asked, _) = daemon.accept().await.unwrap();
+            let mut told = 0;
+            for stream in (1..=MAX_STREAMS).map(|n| 2 * n + 1) {
+                told += raw.broken_off(&daemon, stream).await.iter().filter(|kind| **kind == GOAWAY).count();
+                for _ in 0..LATE {
+                    raw.send(DATA, 0, stream, b"fives").await;
+                }
+                yield_now().await;
+            }
+            asked.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            loop {
+                let (kind, payload) = raw.whole_frame().await;
+                match kind {
+                    HEADERS => break,
+                    GOAWAY => assert_eq!(payload[4..8], [0; 4], "all of its streams are lost"),
+                    _ => {}
+                }
+                told += usize::from(kind == GOAWAY);
+            }
+            assert_eq!(told, 1, "what comes next would be lost with them");
+        };
+        let breaking = tokio::time::timeout(Duration::from_secs(20), breaking);
+        LocalSet::new().run_until(breaking).await.expect("nobody is asked any more");
+    }
+
+    #[tokio::test]
+    async fn small_frames_that_are_taken_wear_nothing_out() {
+        let taking = async {
+            let (mut raw, socket, _folder) = asking().await;
+            let daemon = UnixListener::bind(&socket).unwrap();
+            for stream in (0..10).map(|n| 2 * n + 1) {
+                raw.post(stream).await;
+                let (mut asked, _) = daemon.accept().await.unwrap();
+                for _ in 0..5_000 {
+                    raw.send(DATA, 0, stream, b"fives").await;
+                }
+                raw.send(DATA, 1, stream, b"five!").await;
+                let mut request = Vec::new();
+                while !request.ends_with(b"0\r\n\r\n") {
+                    assert!(asked.read_buf(&mut request).await.unwrap() > 0, "it is cut");
+                }
+                asked.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                loop {
+                    match raw.frame().await {
+                        HEADERS => break,
+                        kind => assert_ne!(kind, GOAWAY, "after {stream}"),
+                    }
+                }
+            }
+        };
+        LocalSet::new().run_until(taking).await;
+    }
+
+    #[tokio::test]
+    async fn a_sender_of_empty_frames_is_told_to_go_before_they_are_too_many() {
+        let empty = async {
+            let mut raw = Raw::connect(Arc::default(), &[]).await;
+            let told = 'told: {
+                for stream in (0..2 * MAX_STREAMS).map(|n| 2 * n + 1) {
+                    raw.post(stream).await;
+                    raw.send(DATA, 0, stream, b"").await;
+                    raw.send(HEADERS, 5, stream, &field("x", "y")).await;
+                    yield_now().await;
+                    while let Some((kind, payload)) = raw.waiting_frame().await {
+                        if kind == GOAWAY {
+                            break 'told payload;
+                        }
+                    }
+                }
+                panic!("it is told nothing");
+            };
+            assert_eq!(told[4..8], [0; 4], "it is told that it has done wrong");
+        };
+        LocalSet::new().run_until(empty).await;
+    }
+
+    #[tokio::test]
     async fn a_connection_of_which_many_were_broken_off_ends_with_its_last_request() {
         let breaking = async {
             let (mut raw, socket, _folder) = asking().await;
@@ -821,6 +1188,30 @@ mod tests {
             while raw.frame().await != HEADERS {}
         };
         LocalSet::new().run_until(breaking).await;
+    }
+
+    #[tokio::test]
+    async fn bodies_that_nobody_takes_leave_room_for_all_others() {
+        // Who acknowledges no settings has the windows that HTTP/2 begins with, of 65,535 bytes.
+        const FRAME: usize = (64 << 10) / 5;
+        let waiting = async {
+            let (mut raw, ..) = asking().await;
+            for stream in (0..MAX_STREAMS).map(|n| 2 * n + 1) {
+                raw.post(stream).await;
+                for _ in 0..5 {
+                    raw.send(DATA, 0, stream, &[0; FRAME]).await;
+                }
+            }
+            raw.send(PING, 0, 0, b"are you ").await;
+            loop {
+                let (kind, payload) = raw.whole_frame().await;
+                assert!(![GOAWAY, RST_STREAM].contains(&kind), "there was no room: {payload:?}");
+                if (kind, &payload[..]) == (PING, b"are you ") {
+                    break;
+                }
+            }
+        };
+        LocalSet::new().run_until(waiting).await;
     }
 
     #[tokio::test]

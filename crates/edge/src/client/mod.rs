@@ -3,6 +3,7 @@
 mod budget;
 pub(crate) mod http1;
 pub(crate) mod http2;
+mod line;
 mod linger;
 
 use std::net::IpAddr;
@@ -131,6 +132,9 @@ pub(crate) trait Client {
 
     /// Ready when everything given was taken by the network.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>>;
+
+    /// So long the answer waits for one who reads nothing. What this client shares with others waits as long.
+    fn waits_for(&mut self, _reading: Duration) {}
 
     /// Bytes taken by the network so far: tells progress from standstill.
     fn sent_bytes(&self) -> u64;

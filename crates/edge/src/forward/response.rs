@@ -69,6 +69,7 @@ impl<C: Client> Relay<'_, '_, C> {
         self.response = Some(decoder);
         self.answer_until = None;
         self.request.patience = Patience::new(reading);
+        self.client.waits_for(reading);
         self.upgraded = head.is_upgrade();
         if self.upgraded {
             self.response_read = true;
