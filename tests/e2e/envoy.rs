@@ -260,8 +260,13 @@ fn what_envoy_cannot_do_is_refused_by_its_key() {
 #[test]
 fn a_fixed_envoy_is_rendered_from_the_same_file() {
     let bowline = Bowline::new();
-    let folder =
-        app(&bowline, "envoy-render", "hosts = [\"shop.localhost\"]\ntls = \"off\"\nallow = [\"127.0.0.0/8\"]\n");
+    // A guarded path of some length is a regular expression of more steps than Envoy takes by itself.
+    let routes = format!(
+        "hosts = [\"shop.localhost\"]\ntls = \"off\"\nallow = [\"127.0.0.0/8\"]\n\
+        [route.long]\nhosts = [\"shop.localhost\"]\ntls = \"off\"\npath = \"{}\"\nstrip = true\nto = \"web\"\nlimit = {{ rate = \"9/s\" }}\n",
+        "/a-long-name".repeat(20)
+    );
+    let folder = app(&bowline, "envoy-render", &routes);
     let judged = app(&bowline, "envoy-render-uploads", "upload = { extensions = [\"png\"] }\n");
     let refused =
         bowline.fails(&["render", "envoy", path(&judged), "--env", "local", "--endpoint", "web=127.0.0.1:9"], 2);

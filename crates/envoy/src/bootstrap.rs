@@ -25,6 +25,7 @@ pub(crate) fn dynamic(xds: &Path, admin: &Path) -> Value {
     json!({
         "node": { "id": "bowline", "cluster": "bowline" },
         "admin": { "address": { "pipe": { "path": admin.to_string_lossy(), "mode": SOCKET_MODE } } },
+        "layered_runtime": runtime(),
         "dynamic_resources": {
             "ads_config": { "api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [service] },
             "cds_config": ads(),
@@ -38,6 +39,12 @@ pub(crate) fn dynamic(xds: &Path, admin: &Path) -> Value {
             "typed_extension_protocol_options": { (OPTIONS): http2 },
         }] },
     })
+}
+
+/// Envoy refuses regular expressions of more than 100 steps, and a table with one of them whole: a guarded path of some length has more.
+fn runtime() -> Value {
+    const STEPS: u32 = 1_000_000;
+    json!({ "layers": [{ "name": "bowline", "static_layer": { "re2.max_program_size.error_level": STEPS } }] })
 }
 
 fn pipe(path: &Path) -> Value {
@@ -64,6 +71,7 @@ pub fn fixed(resources: &Resources, files: Files<'_>) -> Value {
     json!({
         "node": { "id": "bowline", "cluster": "bowline" },
         "admin": { "address": { "socket_address": { "address": files.admin.ip().to_string(), "port_value": files.admin.port() } } },
+        "layered_runtime": runtime(),
         "static_resources": {
             "clusters": clusters.collect::<Vec<_>>(),
             "listeners": listeners.collect::<Vec<_>>(),

@@ -101,8 +101,8 @@ fn routes(desired: &EdgeDesired, configuration: &str) -> Vec<Value> {
     let all = all(desired);
     let hosts = all.routes[configuration]["virtual_hosts"].as_array().unwrap().clone();
     let host = hosts.into_iter().find(|host| host["name"] == "shop.localhost").unwrap();
-    let (no_trace, routes) = host["routes"].as_array().unwrap().split_first().unwrap();
-    assert_eq!(no_trace["direct_response"]["status"], 405);
+    let (refused, routes) = host["routes"].as_array().unwrap().split_at(2);
+    assert_eq!([0, 1].map(|at: usize| &refused[at]["direct_response"]["status"]), [405, 400]);
     routes.to_vec()
 }
 
@@ -150,7 +150,7 @@ fn two_that_are_judged_are_chosen_by_place() {
 }
 
 #[test]
-fn what_guards_is_on_in_any_case_of_the_path() {
+fn what_guards_is_on_in_every_spelling_of_the_path() {
     let digests = BTreeSet::from([[7; 32]]);
     let gate =
         Gate { proof: Proof::Header("x-auth-token".into()), credentials: Credentials { salt: [1; 16], digests } };
@@ -165,8 +165,8 @@ fn what_guards_is_on_in_any_case_of_the_path() {
     let routes = routes(&desired(vec![guarded]), TLS);
     for route in &routes[..5] {
         assert_eq!(
-            (&route["match"]["path_separated_prefix"], &route["match"]["case_sensitive"]),
-            (&"/admin".into(), &false.into())
+            route["match"]["safe_regex"]["regex"],
+            r"(?i:(?:/\.?(?:(?:;|%3b)[^/]*)?)*/admin(?:(?:;|%3b)[^/]*)?)(?:/.*)?"
         );
         let on: Vec<_> = route["typed_per_filter_config"].as_object().unwrap().keys().collect();
         let policies = [
@@ -239,10 +239,16 @@ fn plain_http_is_sent_to_https_where_that_is_said() {
 #[test]
 fn paths_are_stripped_and_redirects_keep_them() {
     let stripped = Rule { strip: true, ..rule("/a.b", forward(&[(1, 100)], false)) };
+    let policies = Policies { allow: vec!["192.0.2.0/24".parse().unwrap()], ..Policies::default() };
+    let guarded = routes(&desired(vec![Rule { policies, ..stripped.clone() }]), TLS);
+    assert_eq!(
+        guarded[2]["route"]["regex_rewrite"]["pattern"]["regex"],
+        r"^(?i:(?:/\.?(?:(?:;|%3b)[^/]*)?)*/a\.b(?:(?:;|%3b)[^/]*)?)/?(.*)$"
+    );
     let to = rule("/old", Action::Redirect("https://example.com/new/".into()));
     let denied = rule("/no", Action::Deny);
     let routes = routes(&desired(vec![stripped, to, denied]), TLS);
-    assert_eq!(routes[2]["route"]["regex_rewrite"]["pattern"]["regex"], r"^(?i:/a\.b)/?(.*)$");
+    assert_eq!(routes[2]["route"]["regex_rewrite"]["pattern"]["regex"], r"^/a\.b/?(.*)$");
     let redirect = &routes[5]["redirect"];
     assert_eq!(
         (&redirect["host_redirect"], &redirect["regex_rewrite"]["substitution"]),
