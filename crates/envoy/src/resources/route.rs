@@ -276,17 +276,6 @@ fn forward(rule: &Rule, splits: &[Split], judged: bool, table: &Table) -> Vec<Va
         return vec![answer(&matching(rule, &[]), "no-ready-instance", 503, "No instance of the app is ready.")];
     };
     let most = rule.body.0.0;
-    let too_large = json!({
-        "name": "content-length",
-        // From, and below.
-        "range_match": { "start": (most.saturating_add(1)).to_string(), "end": i64::MAX.to_string() },
-    });
-    let too_large = answer(
-        &matching(rule, &[too_large]),
-        "body-too-large",
-        413,
-        "The request's body is larger than this address accepts.",
-    );
     let websocket = json!({ "name": "upgrade", "string_match": { "exact": "websocket", "ignore_case": true } });
     let call = json!({ "name": "content-type", "string_match": { "prefix": "application/grpc" } });
     let tunnel = match &rule.policies.upload {
@@ -307,7 +296,7 @@ fn forward(rule: &Rule, splits: &[Split], judged: bool, table: &Table) -> Vec<Va
             policy::hold(on, most);
         }
     }
-    let mut routes = vec![too_large, tunnel];
+    let mut routes: Vec<Value> = too_large(rule).into_iter().chain([tunnel]).collect();
     if target.calls {
         let mut call = target.route(rule, &[call], rule.timeout);
         // As long as its client waits.
@@ -316,6 +305,16 @@ fn forward(rule: &Rule, splits: &[Split], judged: bool, table: &Table) -> Vec<Va
     }
     routes.extend([again, plain, held]);
     routes
+}
+
+/// Of a length that is announced and no number from 0 to the limit. Envoy's numbers have 63 bits, and a length may have 64: one beyond them
+/// is in no range. `None`: no number is larger than the limit.
+fn too_large(rule: &Rule) -> Option<Value> {
+    let beyond = i64::try_from(rule.body.0.0).ok()?.checked_add(1)?;
+    let allowed = json!({ "start": "0", "end": beyond.to_string() });
+    let other = json!({ "name": "content-length", "range_match": allowed, "invert_match": true });
+    let matching = matching(rule, &[present("content-length"), other]);
+    Some(answer(&matching, "body-too-large", 413, "The request's body is larger than this address accepts."))
 }
 
 /// Where a rule's requests go.

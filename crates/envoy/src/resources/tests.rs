@@ -209,11 +209,21 @@ fn a_wildcard_is_one_label() {
 fn bodies_are_bounded_announced_or_not() {
     let routes = routes(&desired(vec![rule("/", forward(&[(1, 100)], false))]), TLS);
     assert_eq!(routes[0]["direct_response"]["status"], 413);
-    assert_eq!(routes[0]["match"]["headers"][0]["range_match"]["start"], "1001");
+    let [announced, number] = [0, 1].map(|at: usize| &routes[0]["match"]["headers"][at]);
+    assert_eq!((&announced["name"], &announced["present_match"]), (&"content-length".into(), &true.into()));
+    // Whatever is no number in this range: one of 64 bits is none.
+    assert_eq!((&number["range_match"]["end"], &number["invert_match"]), (&"1001".into(), &true.into()));
     assert_eq!(routes[1]["route"]["idle_timeout"], "3600.000000000s", "a WebSocket");
     assert_eq!(routes[3]["route"]["idle_timeout"], "60.000000000s");
     let held = &routes[4]["typed_per_filter_config"]["bowline.body"]["buffer"]["max_request_bytes"];
     assert_eq!(*held, 1000);
+    let of = |bytes: u64| {
+        let rule = Rule { body: BodyLimit(Bytes(bytes)), ..rule("/", forward(&[(1, 100)], false)) };
+        self::routes(&desired(vec![rule]), TLS)[0].clone()
+    };
+    let largest = u64::MAX >> 1;
+    assert_eq!(of(largest - 1)["match"]["headers"][1]["range_match"]["end"], largest.to_string());
+    assert!(of(largest)["direct_response"].is_null(), "nothing is larger, and the table is one of Envoy's");
 }
 
 #[test]
