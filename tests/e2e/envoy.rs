@@ -157,6 +157,23 @@ fn envoy_lets_in_only_who_may_come() {
 }
 
 #[test]
+fn an_address_is_a_host_beside_names() {
+    let bowline = Bowline::new();
+    let _server = Server::start_with(&bowline, &[], &[&ANY_PORTS[..], &["--edge", "envoy"]].concat());
+    let hosts = "[environment.production.route.main]\nhosts = [\"127.0.0.1\", \"named.localhost\"]\n";
+    let folder = app(&bowline, "envoy-address", hosts);
+    let output = bowline.run(&["deploy", path(&folder), "--env", "production"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let status = bowline.status();
+    let (_, port) = status["edge"]["https"].as_str().and_then(|at| at.rsplit_once(':')).expect("an address");
+    let to = format!("::127.0.0.1:{port}");
+    for host in ["127.0.0.1", "named.localhost"] {
+        let answer = each(&bowline, &format!("https://{host}:{port}/"), &["--connect-to", &to]);
+        assert_eq!(answer.status, 200, "{host} has its own certificate and its own routes: {}", answer.text());
+    }
+}
+
+#[test]
 fn envoy_answers_503_while_an_app_is_worked_on() {
     let bowline = Bowline::new();
     let up = up(&bowline, &app(&bowline, "envoy-maintenance", ""));

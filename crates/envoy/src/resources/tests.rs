@@ -271,6 +271,32 @@ fn paths_are_stripped_and_redirects_keep_them() {
 }
 
 #[test]
+fn names_are_asked_for_beside_addresses_that_are_hosts() {
+    let matches = |hosts: &[&str]| {
+        let mut desired = desired(vec![rule("/", forward(&[(1, 100)], false))]);
+        for name in hosts {
+            let site = desired.table.sites.values().next().map(Arc::clone).unwrap();
+            Arc::make_mut(&mut desired.table).sites.insert(host(name), site);
+            Arc::make_mut(&mut desired.certificates).insert(host(name), Arc::new(certificate()));
+        }
+        let chains = all(&desired).listeners["https"]["filter_chains"].as_array().unwrap().clone();
+        chains.iter().map(|chain| chain["filter_chain_match"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(matches(&[]), [json!({ "server_names": ["shop.localhost"] })]);
+    let range = |address: &str, bits: u8| json!({ "address_prefix": address, "prefix_len": bits });
+    let (four, six) = (range("203.0.113.7", 32), range("2001:db8::1", 128));
+    let everywhere = json!([four, six, range("0.0.0.0", 0), range("::", 0)]);
+    assert_eq!(
+        matches(&["203.0.113.7", "[2001:db8::1]"]),
+        [
+            json!({ "prefix_ranges": [four] }),
+            json!({ "prefix_ranges": [six] }),
+            json!({ "server_names": ["shop.localhost"], "prefix_ranges": everywhere }),
+        ]
+    );
+}
+
+#[test]
 fn an_instance_that_is_drained_is_told_and_gets_nothing() {
     let desired = desired(vec![rule("/", forward(&[(1, 100)], false))]);
     let mut draining: BTreeMap<PoolId, Pool> = BTreeMap::new();
