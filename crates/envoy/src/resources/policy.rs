@@ -195,12 +195,16 @@ fn rate(limit: &RateLimit, name: &str) -> Value {
     });
     if limit.by == RateBy::Client {
         config["token_bucket"] = json!({ "max_tokens": NEVER, "tokens_per_fill": NEVER, "fill_interval": "1s" });
-        config["descriptors"] = json!([{ "entries": [{ "key": "remote_address" }], "token_bucket": bucket }]);
-        config["rate_limits"] = json!([{ "actions": [{ "remote_address": {} }] }]);
+        config["descriptors"] = json!([{ "entries": [{ "key": CLIENT }], "token_bucket": bucket }]);
+        config["rate_limits"] = json!([{ "actions": [{ (CLIENT): { "v6_prefix_mask_len": NETWORK } }] }]);
         config["max_dynamic_descriptors"] = CLIENTS.into();
     }
     any(LIMIT, config)
 }
+
+/// Who counts as one client: an address of IPv4, or a network of so many bits of IPv6, of which whoever has one has all addresses.
+const CLIENT: &str = "masked_remote_address";
+const NETWORK: u32 = 64;
 
 /// All clients together are not limited where each of them is.
 const NEVER: u32 = 1_000_000_000;

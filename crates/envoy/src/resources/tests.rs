@@ -271,6 +271,17 @@ fn paths_are_stripped_and_redirects_keep_them() {
 }
 
 #[test]
+fn a_network_of_ipv6_is_one_client() {
+    let rate = RateLimit { rate: Rate { count: 10, per: Duration::from_secs(1) }, by: RateBy::Client };
+    let policies = Policies { rate: Some(rate), ..Policies::default() };
+    let routes = routes(&desired(vec![Rule { policies, ..rule("/", forward(&[(1, 100)], false)) }]), TLS);
+    let limit = &routes[2]["typed_per_filter_config"]["bowline.rate.client"];
+    let action = &limit["rate_limits"][0]["actions"][0];
+    assert_eq!(*action, json!({ "masked_remote_address": { "v6_prefix_mask_len": 64 } }));
+    assert_eq!(limit["descriptors"][0]["entries"], json!([{ "key": "masked_remote_address" }]), "each of them");
+}
+
+#[test]
 fn names_are_asked_for_beside_addresses_that_are_hosts() {
     let matches = |hosts: &[&str]| {
         let mut desired = desired(vec![rule("/", forward(&[(1, 100)], false))]);
