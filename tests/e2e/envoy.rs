@@ -134,6 +134,8 @@ fn envoy_lets_in_only_who_may_come() {
     assert_eq!(get("/PEOPLE", &[]).status, 401, "no spelling leads past it");
     assert_eq!(get("/robots", &["-H", "Authorization: Bearer nonsense"]).status, 401);
     assert_eq!(get("/robots", &["-H", &format!("Authorization: Bearer {TOKEN}")]).status, 200);
+    let long = format!("Authorization: Bearer {}{TOKEN}", " ".repeat(5000));
+    assert_eq!(get("/robots", &["-H", &long]).status, 401, "nothing is computed with so much");
     assert_eq!(get("/inside", &["-H", "X-Forwarded-For: 192.0.2.1"]).status, 403, "nobody is believed");
     assert_eq!(get("/here", &[]).status, 200);
     assert_eq!(get("/no", &["-H", &token]).status, 403);
