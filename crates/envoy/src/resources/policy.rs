@@ -40,8 +40,9 @@ const BODY: &str = "bowline.body";
 const COMPRESS: &str = "bowline.compress";
 const RESERVED: &str = "bowline.reserved";
 
-/// Bodies that do not announce their length are held until they are whole: Envoy has no other filter that bounds them.
-pub(super) const HELD: u64 = 1 << 20;
+/// Bodies that do not announce their length are held until they are whole: Envoy has no other filter that bounds them. No more than is held of
+/// any other body whose other side is slow, since a client may have a hundred at once over one connection.
+pub(super) const HELD: u64 = 256 << 10;
 
 /// Clients that one limit remembers.
 const CLIENTS: u32 = 16 << 10;
