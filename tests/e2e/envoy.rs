@@ -1,6 +1,8 @@
 //! A real Envoy as the edge, told over xDS.
 
+use std::fs::Permissions;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -276,6 +278,20 @@ fn what_envoy_cannot_do_is_refused_by_its_key() {
     assert!(refused.contains("service.web.scale.min"), "{refused}");
     let proxies = bowline.fails(&[&["up", path(&folder), "--trusted-proxy", "10.0.0.0/8"], &args[..]].concat(), 2);
     assert!(proxies.contains("proxies in front"), "{proxies}");
+}
+
+#[test]
+fn an_envoy_that_is_too_old_is_refused_before_anything_is_served() {
+    let bowline = Bowline::new();
+    let folder = app(&bowline, "envoy-old", "");
+    let old = bowline.folder("old").join("envoy");
+    std::fs::write(&old, "#!/bin/sh\necho 'envoy  version: 1234/1.37.5/Clean/RELEASE/BoringSSL'\n").expect("a file");
+    std::fs::set_permissions(&old, Permissions::from_mode(0o755)).expect("a file of the test");
+    let args = ["up", path(&folder), "--edge", "envoy", "--http", "0", "--https", "0", "--admin", "0"];
+    let output = bowline.command(&args).env("BOWLINE_ENVOY", &old).output().expect("the binary runs");
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("it is Envoy 1.37, and 1.40 or later is wanted") && said.contains("hint:"), "{said}");
 }
 
 #[test]
