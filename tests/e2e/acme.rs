@@ -33,6 +33,11 @@ struct Scene {
 impl Scene {
     /// `more`: of `[acme]`, and after it.
     fn new(more: &str) -> Self {
+        Self::with(more, &[])
+    }
+
+    /// `flags`: of the server.
+    fn with(more: &str, flags: &[&str]) -> Self {
         let (bowline, pebble) = (Bowline::new(), Pebble::plan());
         bowline.scale_faster(FASTER);
         let config = bowline.folder("etc").join("server.toml");
@@ -41,12 +46,13 @@ impl Scene {
             format!("[acme]\ndirectory = \"{directory}\"\ncontact = \"ops@example.com\"\nca = \"{}\"\n", path(&ca));
         std::fs::write(&config, format!("{acme}{more}")).expect("a file of the test");
         let args = ["--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "0", "--config", path(&config)];
+        let args = [&args[..], flags].concat();
         let server = Server::start_with(&bowline, &[], &args);
         let edge = bowline.status()["edge"].clone();
         let address = |what: &str| edge[what].as_str().expect("an address").to_owned();
         let (http, https) = (address("http"), address("https"));
         let server = Some(server);
-        Self { args: args.map(str::to_owned).to_vec(), bowline, pebble, server, http, https }
+        Self { args: args.into_iter().map(str::to_owned).collect(), bowline, pebble, server, http, https }
     }
 
     /// Its authority asks this server back.
@@ -155,6 +161,18 @@ fn a_name_is_proven_in_a_handshake() {
     scene.deploy("acme-tls", host);
     let seen = scene.certified(host);
     assert!(seen.starts_with("200"), "{seen}");
+}
+
+/// The same proofs, shown by a real Envoy, which has no address for HTTPS until there is something to show.
+#[test]
+fn names_are_proven_behind_envoy_too() {
+    for (challenge, host) in [("http-01", "http.envoy.example.com"), ("tls-alpn-01", "tls.envoy.example.com")] {
+        let mut scene = Scene::with(&format!("challenge = \"{challenge}\"\n"), &["--edge", "envoy"]);
+        scene.start_pebble();
+        scene.deploy("acme-envoy", host);
+        let seen = scene.certified(host);
+        assert!(seen.starts_with("200"), "{challenge}: {seen}");
+    }
 }
 
 #[test]

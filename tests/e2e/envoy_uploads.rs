@@ -1,5 +1,7 @@
 //! Uploads behind a real Envoy, judged by the process that is kept beside it.
 
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -140,8 +142,11 @@ fn envoy_lets_in_only_files_that_are_what_they_say() {
     assert!(sends(&bowline, &url, &socket).text().contains("x-bowline-error: upload-tunnel"));
     let chunked = ["--http1.1", "-H", "Transfer-Encoding: chunked"];
     let picture = [PNG, &[7; 2_000_000]].concat();
-    let told = put("a.png", &picture, &chunked);
-    assert!(told.status == 200 && told.text().ends_with(&arrived(&bowline, &picture, false)), "{}", told.text());
+    // Over HTTP/2 that is a body without a length.
+    for unannounced in [&chunked[..], &["--http2", "-H", "Transfer-Encoding: chunked"]] {
+        let told = put("a.png", &picture, unannounced);
+        assert!(told.status == 200 && told.text().ends_with(&arrived(&bowline, &picture, false)), "{}", told.text());
+    }
     let empty =
         curl(&bowline.ca(), &format!("{url}/empty.txt"), &[&["-X", "PUT", "--data-binary", ""], &chunked[..]].concat());
     assert_eq!(empty.status, 200);
@@ -193,6 +198,21 @@ fn a_slow_upload_is_judged_when_it_has_come() {
     assert!(told.status == 200 && told.text().ends_with(&arrived(&bowline, &text, true)), "{}", told.text());
 }
 
+/// Each piece of a body that comes too slowly would put off an end that only silence has.
+#[test]
+fn who_drips_is_waited_for_no_longer_than_who_sends_nothing() {
+    let bowline = Bowline::new();
+    let up = up(&bowline, &app(&bowline, "envoy-drips", "limit = { timeout = \"3s\" }\n"));
+    let client =
+        "(while sleep 0.3; do printf x; done) | curl -sS --include --max-time 60 --http1.1 --cacert \"$1\" -T - \"$2\"";
+    let output = Command::new("sh")
+        .args(["-c", client, "client", path(&bowline.ca()), &format!("{}/drips.txt", up.https())])
+        .output()
+        .expect("a shell and curl");
+    let told = text(&output);
+    assert!(told.contains(" 408 ") && told.contains("x-bowline-error: body-timeout"), "{told}");
+}
+
 #[test]
 fn no_upload_passes_while_nobody_judges_it() {
     let bowline = Bowline::new();
@@ -237,7 +257,43 @@ fn no_upload_passes_while_nobody_judges_it() {
     let second = wait("another one is started", SOON, || filter(&bowline).filter(|one| *one != first));
     wait("and judges", SOON, || (send().status == 200).then_some(()));
     assert!(second.runs());
-    assert!(answered() > before, "the one that is whole");
+    let since =
+        wait("the one that is whole is answered", SOON, || Some(answered() - before).filter(|since| *since > 0));
+    assert_eq!(since, 1, "and none else");
+}
+
+#[test]
+fn a_filter_that_answers_no_more_is_replaced() {
+    let bowline = Bowline::new();
+    let up = up(&bowline, &app(&bowline, "envoy-silent", ""));
+    let small = file(&bowline, "small.txt", b"a text");
+    let send = || sends(&bowline, &format!("{}/a.txt", up.https()), &["-T", path(&small), "--http1.1"]).status;
+    assert_eq!(send(), 200);
+    let first = filter(&bowline).expect("a route needs it");
+    first.stop();
+    wait("another one takes its place", SOON, || filter(&bowline).filter(|one| *one != first));
+    assert!(!first.runs());
+    wait("and judges", SOON, || (send() == 200).then_some(()));
+}
+
+/// As a daemon leaves it that is killed in the midst of an upgrade: nobody tells the one before.
+#[test]
+fn a_filter_whose_place_is_taken_goes() {
+    let bowline = Bowline::new();
+    let up = up(&bowline, &app(&bowline, "envoy-taken", ""));
+    let small = file(&bowline, "small.txt", b"a text");
+    let send = || sends(&bowline, &format!("{}/a.txt", up.https()), &["-T", path(&small), "--http1.1"]).status;
+    assert_eq!(send(), 200);
+    let first = filter(&bowline).expect("a route needs it");
+    let arguments = first.arguments();
+    let user = std::fs::metadata(format!("/proc/{}", first.pid)).expect("it runs").uid();
+    let mut second = Command::new(&arguments[0]).args(&arguments[1..]).uid(user).spawn().expect("the same program");
+    wait("the first one goes", SOON, || (!first.runs()).then_some(()));
+    wait("the second one is asked", SOON, || (send() == 200).then_some(()));
+    let now = filter(&bowline).expect("it is there");
+    assert_eq!(now.pid, second.id());
+    assert!(up.interrupt().success());
+    second.wait().expect("it is the test's own child, and ends with the daemon");
 }
 
 #[test]
@@ -276,10 +332,11 @@ fn an_upgrade_swaps_the_filter_and_breaks_off_no_upload() {
     let before = filter(&bowline).expect("a route needs it");
     let slow = file(&bowline, "large.txt", &large);
     let told = std::thread::scope(|scope| {
-        let sending = scope.spawn(|| sends(&bowline, &url, &["-T", path(&slow), "--limit-rate", "100K", "--http1.1"]));
+        let sending = scope.spawn(|| sends(&bowline, &url, &["-T", path(&slow), "--limit-rate", "30K", "--http1.1"]));
         upgraded(&bowline, &bowline.other_binary(0));
         let now = wait("a new one takes its place", SOON, || filters(&bowline).into_iter().find(|one| *one != before));
         assert_eq!(program(now.pid), program(bowline.daemon()), "of the new binary");
+        assert!(!sending.is_finished(), "the upload is under way, and before the upgrade it was");
         for _ in 0..20 {
             assert_eq!(sends(&bowline, &url, &["-T", path(&small)]).status, 200, "whichever is asked");
         }

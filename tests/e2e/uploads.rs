@@ -95,14 +95,18 @@ fn files_are_uploaded_over_tls_and_survive_a_restart_and_may_lie_in_a_bucket() {
     std::fs::write(&value, s3.url("files")).expect("a test's file");
     let set = bowline.run(&["secret", "set", "uploads", "bucket", "--file", value.to_str().expect("UTF-8")]);
     assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
-    let shared = Up::start(&bowline, &folder, BUILD);
-    let created = upload(&shared.https(), "note.txt");
-    assert_eq!(created.status, 201, "{}", created.text());
-    assert_eq!(std::fs::read(s3.folder("files").join("note.txt")).expect("it is in the bucket"), b"kept\n");
-    uploads_at_once(&bowline, &shared.https());
-    let list = curl(&bowline.ca(), &format!("{}/files?limit=100", shared.https()), &[]);
-    assert_eq!(list.json()["files"].as_array().expect("a list").len(), 11, "{}", list.text());
-    assert!(shared.interrupt().success());
+    for (edge, files) in [("bowline", 11), ("envoy", 22)] {
+        let shared = Up::start_with(&bowline, &folder, &["--edge", edge], BUILD);
+        let created = upload(&shared.https(), "note.txt");
+        assert_eq!(created.status, 201, "{edge}: {}", created.text());
+        assert_eq!(std::fs::read(s3.folder("files").join("note.txt")).expect("it is in the bucket"), b"kept\n");
+        assert_eq!(upload(&shared.https(), "tool.exe").status, 415, "{edge}");
+        assert_eq!(upload(&shared.https(), "fake.png").status, 415, "{edge}");
+        uploads_at_once(&bowline, &shared.https());
+        let list = curl(&bowline.ca(), &format!("{}/files?limit=100", shared.https()), &[]);
+        assert_eq!(list.json()["files"].as_array().expect("a list").len(), files, "{edge}: {}", list.text());
+        assert!(shared.interrupt().success());
+    }
     let left = std::fs::read_dir(s3.folder("files").join(".receiving")).map_or(0, Iterator::count);
     assert_eq!(left, 0, "temporary files stay");
 }

@@ -81,16 +81,24 @@ impl Process {
 
     /// Stops it for this long and lets it go on: what a full disk, a swap or a busy host does to a server.
     pub fn stall(&self, time: Duration) {
-        let pid = Pid::from_raw(i32::try_from(self.pid).expect("a pid"));
-        kill(pid, Signal::SIGSTOP).expect("a process of this test is there");
+        self.stop();
         let until = Instant::now() + time;
         crate::wait("the stall is over", time + crate::SOON, || (Instant::now() >= until).then_some(()));
-        kill(pid, Signal::SIGCONT).expect("a process of this test is there");
+        self.send(Signal::SIGCONT);
+    }
+
+    /// For good.
+    pub fn stop(&self) {
+        self.send(Signal::SIGSTOP);
     }
 
     /// `kill -9`.
     pub fn kill(&self) {
+        self.send(Signal::SIGKILL);
+    }
+
+    fn send(&self, signal: Signal) {
         let pid = i32::try_from(self.pid).expect("a pid");
-        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("a process of this test is there");
+        kill(Pid::from_raw(pid), signal).expect("a process of this test is there");
     }
 }

@@ -12,6 +12,7 @@ pub mod id;
 pub mod instance;
 pub mod job;
 pub mod log;
+pub mod patience;
 pub mod readiness;
 pub mod release;
 pub mod resource;

@@ -154,8 +154,21 @@ fn a_plain_body_is_a_file_named_by_the_path_or_text() {
     check("application/json", "/", "{\"a\": \"ü\"}".as_bytes(), Ok(()));
     check("application/problem+json; charset=utf-8", "/", b"{}", Ok(()));
     check("application/x-www-form-urlencoded", "/", b"a=b&c=%00", Ok(()));
-    check("application/json", "/", b"\x7fELF\0", Err(UploadFault::NotText));
-    check("application/x-www-form-urlencoded", "/a.php", b"<?php ", Err(UploadFault::Program));
+    check("application/json", "/", b"\x7fELF\0", Err(UploadFault::Content));
+    check("application/json", "/", b"{\"a\": \"\0", Err(UploadFault::NotText));
+    check("application/json", "/", b"<html><?php x();", Err(UploadFault::Content));
+    check("application/json", "/", b"", Ok(()));
+    check("application/json", "/a.php", b"{}", Err(UploadFault::Extension));
+    check("application/x-www-form-urlencoded", "/", b"<?php ", Err(UploadFault::Program));
+    check("application/x-www-form-urlencoded", "/", b"a=<?php x();", Err(UploadFault::Content));
+    check("application/x-www-form-urlencoded", "/a%2ephp", b"a=b", Err(UploadFault::Extension));
+    for media_type in [
+        "application/json; x=multipart/form-data; boundary=b",
+        "text/plain; a=\"Multipart/form-data\"",
+        "multipart/mixed",
+    ] {
+        check(media_type, "/a.txt", b"{}", Err(UploadFault::MediaType));
+    }
     let encoded = Claims { media_type: Some(FORM.as_bytes()), media_types: 1, is_encoded: true, path: "/" };
     assert_eq!(Filter::new(encoded, &extensions()).unwrap_err(), UploadFault::Encoded);
     let twice = Claims { media_type: Some(FORM.as_bytes()), media_types: 2, is_encoded: false, path: "/" };

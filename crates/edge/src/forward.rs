@@ -26,6 +26,7 @@ use crate::record::Flight;
 use crate::request::{Kept, Request};
 use crate::route::{Route, Target};
 use crate::upstream::Upstream;
+use crate::worker::BUFFER;
 use crate::{hold, policy, sticky, tunnel};
 use clock::Late;
 use leg::Leg;
@@ -408,7 +409,15 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
             self.request.worker.give_buffer(std::mem::take(&mut self.output));
             return Ok(Step::Moved);
         }
-        self.read_body(cx)
+        // Pieces that are there go on together, however small they have come.
+        let mut step = Step::Stuck;
+        while !self.body_read && self.output.len() <= BUFFER / 2 {
+            match self.read_body(cx)? {
+                Step::Moved => step = Step::Moved,
+                Step::Stuck => break,
+            }
+        }
+        Ok(step)
     }
 
     fn write_some(&mut self, cx: &mut Context<'_>) -> Step {

@@ -113,16 +113,27 @@ impl Tunnel<'_> {
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let Self { worker, client, upstream, up, down, frames, closing, .. } = self;
         if *closing {
-            // The close frame is the last that the client gets.
+            // The close frame is the last that the client gets. What it sends meanwhile is read: with that unread, what it has not read would be lost.
             ready!(down.write(client, cx))?;
-            return Poll::Ready(Ok(false));
+            ready!(Pin::new(&mut *client).poll_shutdown(cx))?;
+            up.buffer.clear();
+            let read = ready!(pin!(client.read_buf(&mut up.buffer)).poll(cx))?;
+            return Poll::Ready(Ok(read > 0));
         }
         let down_step = down.step(worker, upstream, client, cx, &mut |bytes| {
             if let Some(frames) = frames {
                 frames.pass(bytes);
             }
-        })?;
-        let up_step = up.step(worker, client, upstream, cx, &mut |_| ())?;
+        });
+        let down_step = down_step.map_err(Broken::into_inner)?;
+        let up_step = match up.step(worker, client, upstream, cx, &mut |_| ()) {
+            // The instance may have said its last words before it closed: reading goes on.
+            Err(Broken::Writing(_)) => {
+                up.shut = true;
+                Poll::Ready(())
+            }
+            step => step.map_err(Broken::into_inner)?,
+        };
         if down.shut && up.shut {
             return Poll::Ready(Ok(false));
         }
@@ -143,6 +154,20 @@ impl Tunnel<'_> {
     }
 }
 
+/// The side of a pipe that failed.
+enum Broken {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+impl Broken {
+    fn into_inner(self) -> io::Error {
+        match self {
+            Self::Reading(error) | Self::Writing(error) => error,
+        }
+    }
+}
+
 impl Pipe {
     fn step<R, W>(
         &mut self,
@@ -151,7 +176,7 @@ impl Pipe {
         to: &mut W,
         cx: &mut Context<'_>,
         seen: &mut dyn FnMut(&[u8]),
-    ) -> io::Result<Poll<()>>
+    ) -> Result<Poll<()>, Broken>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -159,18 +184,19 @@ impl Pipe {
         if self.shut {
             return Ok(Poll::Pending);
         }
-        if self.write(to, cx)?.is_pending() {
-            return Ok(Poll::Pending);
+        match self.write(to, cx) {
+            Poll::Ready(written) => written.map_err(Broken::Writing)?,
+            Poll::Pending => return Ok(Poll::Pending),
         }
         if self.ended {
-            let shut = Pin::new(to).poll_shutdown(cx)?;
+            let shut = Pin::new(to).poll_shutdown(cx).map_err(Broken::Writing)?;
             self.shut = shut.is_ready();
             return Ok(shut);
         }
         if self.buffer.capacity() == 0 {
             self.buffer = worker.take_buffer();
         }
-        let read = pin!(from.read_buf(&mut self.buffer)).poll(cx)?;
+        let read = pin!(from.read_buf(&mut self.buffer)).poll(cx).map_err(Broken::Reading)?;
         match read {
             Poll::Ready(0) => self.ended = true,
             Poll::Ready(_) => seen(&self.buffer),

@@ -540,6 +540,37 @@ async fn files_are_served_and_nothing_beside_them() {
     edge.stop().await;
 }
 
+/// Where all is full that lies between, the other side closes and hears nothing more: a client that speaks then gets its last words all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_words_of_a_tunnel_arrive_though_nothing_is_heard_any_more() {
+    let dir = Folder::new();
+    let socket = dir.path().join("outer.sock");
+    let table = TableBuilder::plain(&[]).site("api.test", vec![rule("/", forward(1))]).api("api.test", &socket);
+    let ca = authority(&["a.test", "api.test"]);
+    let mut edge = Edge::start().await;
+    edge.serve_with(table, ca.certificates.clone()).await;
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let daemon = tokio::spawn(async move {
+        let mut talk = Talk::new(listener.accept().await.unwrap().0);
+        talk.try_head().await;
+        talk.say("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: frames/1\r\n\r\n").await;
+        let (mut said, piece) = (0, [b'w'; 4096]);
+        while let Ok(Ok(())) = tokio::time::timeout(Duration::from_millis(500), talk.stream.writable()).await {
+            said += talk.stream.try_write(&piece).unwrap_or(0);
+        }
+        said
+    });
+    let mut talk = Talk::new(handshake(&edge, &ca, "api.test", "http/1.1").await.unwrap());
+    talk.say("GET /v1/x HTTP/1.1\r\nHost: api.test\r\nUpgrade: frames/1\r\nConnection: upgrade\r\n\r\n").await;
+    let said = daemon.await.unwrap();
+    assert!(said > 0);
+    talk.say("is anybody there?").await;
+    assert_eq!(talk.answer().await.status, 101);
+    let read = talk.rest().await.len();
+    assert_eq!(read, said);
+    edge.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_hosts_api_leads_to_the_daemon_over_tls_alone() {
     let dir = Folder::new();

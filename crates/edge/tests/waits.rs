@@ -322,6 +322,30 @@ async fn who_has_gone_keeps_no_instance_that_is_silent() {
     edge.stop().await;
 }
 
+/// What was sent behind a request fills what is read ahead of the next one, so that the end of the connection is not seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_have_gone_behind_much_that_was_sent_keeps_no_instance_that_is_silent() {
+    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+    let silent = upstream(move |_, mut talk| {
+        let ended = ended.clone();
+        async move {
+            talk.try_head().await;
+            talk.say("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n").await;
+            talk.rest().await;
+            ended.send(()).unwrap();
+        }
+    })
+    .await;
+    let mut edge = Edge::start().await;
+    edge.serve(patient(silent)).await;
+    let mut talk = edge.connect().await;
+    talk.say(&format!("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n{}", "x".repeat(64 << 10))).await;
+    talk.line().await;
+    drop(talk);
+    tokio::time::timeout(PATIENCE, end.recv()).await.expect("it is kept");
+    edge.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tunnel_in_which_nothing_moves_is_closed() {
     let silent = upstream(|_, mut talk| async move {

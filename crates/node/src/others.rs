@@ -51,20 +51,27 @@ fn hand_over(held: &OwnedFd, to: u32, from: &[u32], levels: usize) -> io::Result
     Ok(chownat(held, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?)
 }
 
-/// A regular file of at most `most` bytes. Neither waits for a writer nor reads without end.
+/// A regular file. Waits for no writer.
 ///
 /// # Errors
 /// Anything else in its place: `InvalidData`, or the system's for a link.
-pub(crate) fn read_small(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    if !file.metadata()?.is_file() {
-        return refused("it is no regular file");
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file")),
     }
+}
+
+/// A regular file of at most `most` bytes.
+///
+/// # Errors
+/// As of [`open_file`]; it is larger.
+pub(crate) fn read_small(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    open_file(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
     match bytes.len() > most {
-        true => refused("it is too large"),
+        true => Err(io::Error::new(io::ErrorKind::InvalidData, "it is too large")),
         false => Ok(bytes),
     }
 }

@@ -69,6 +69,7 @@ impl Connection {
 
     /// `body`: compressed.
     pub(super) async fn post(&mut self, body: Bytes) -> Answer {
+        let were_read_before = self.files.is_some();
         let files = match tokio::time::timeout(LIMIT, self.files()).await {
             Ok(Ok(files)) => files,
             Ok(Err(error)) => return Answer::Unsent(in_one_line(&error)),
@@ -76,13 +77,18 @@ impl Connection {
         };
         let later = |why: String| Answer::Later { why, after: None };
         let answer = match tokio::time::timeout(LIMIT, self.exchange(&files, body)).await {
+            // A token may have been renewed since.
+            Ok(Ok((status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), _, _))) if were_read_before => {
+                later(format!("{} answers {status}; the files of [otlp] are read anew", self.collector.endpoint))
+            }
             Ok(Ok((status, headers, body))) => {
                 return judge(self.signal, &self.collector.endpoint, status, &headers, &body);
             }
             Ok(Err(error)) => later(in_one_line(&error)),
             Err(_) => later(format!("{} does not answer within {} s", self.collector.endpoint, LIMIT.as_secs())),
         };
-        self.open = None;
+        // What a token or an authority has to do with it is in the files.
+        (self.open, self.files) = (None, None);
         answer
     }
 
@@ -311,6 +317,53 @@ pub(super) mod tests {
             }
         });
         (address, own.pem())
+    }
+
+    /// A collector that takes what has this token.
+    async fn guarded(token: &'static str) -> std::net::SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let answer = move |request: Request<hyper::body::Incoming>| {
+                let mut answer = hyper::Response::new(Full::new(Bytes::new()));
+                if request.headers().get("authorization").is_none_or(|got| got != token) {
+                    *answer.status_mut() = StatusCode::UNAUTHORIZED;
+                }
+                async { Ok::<_, std::convert::Infallible>(answer) }
+            };
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let service = hyper::service::service_fn(answer);
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_renewed_is_read_and_what_came_with_the_old_one_is_sent_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let headers = dir.path().join("headers");
+        std::fs::write(&headers, "Authorization: old").unwrap();
+        let endpoint = format!("http://{}", guarded("old").await);
+        let mut connection = Connection::new(
+            Arc::new(Collector::new(&Settings { headers: Some(headers.clone()), ..settings(&endpoint) }).unwrap()),
+            Signal::Logs,
+        );
+        assert_eq!(connection.post(Bytes::new()).await, Answer::Taken { rejected: 0 });
+        let endpoint = format!("http://{}", guarded("new").await);
+        connection.collector =
+            Arc::new(Collector::new(&Settings { headers: Some(headers.clone()), ..settings(&endpoint) }).unwrap());
+        connection.open = None;
+        let later = connection.post(Bytes::new()).await;
+        assert!(matches!(&later, Answer::Later { why, .. } if why.contains("401")), "{later:?}");
+        let refused = connection.post(Bytes::new()).await;
+        assert!(matches!(&refused, Answer::Refused(_)), "the file says the same: {refused:?}");
+        std::fs::write(&headers, "Authorization: new").unwrap();
+        assert!(matches!(connection.post(Bytes::new()).await, Answer::Later { .. }));
+        assert_eq!(connection.post(Bytes::new()).await, Answer::Taken { rejected: 0 });
     }
 
     #[tokio::test]

@@ -40,8 +40,8 @@ faults! {
     Extension = "upload-extension", "A file's extension is not among those that are taken here.";
     /// `a.php.jpg`
     HiddenExtension = "upload-hidden-extension", "A file's name hides the extension of a program.";
-    /// The leading bytes are not those of the extension.
-    Content = "upload-content", "A file's content is not what its extension says.";
+    /// The leading bytes are not those of the extension, or of the media type.
+    Content = "upload-content", "The content is not what a file's extension or the body's type says.";
     Program = "upload-program", "A file is a program.";
     NotText = "upload-not-text", "A file that should be text is not: it is not UTF-8, or holds control characters.";
     /// A program or an archive inside something else.

@@ -3,7 +3,7 @@
 //! A table of our own rather than a library that guesses: the question is not what some bytes most likely are, but
 //! whether they are what the name says.
 
-use memchr::{memchr_iter, memchr2_iter};
+use memchr::{memchr, memchr_iter, memchr2_iter};
 
 use super::UploadFault;
 use super::name::is_program_extension;
@@ -18,6 +18,10 @@ type Mark = (usize, &'static [u8]);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Text,
+    /// Text that begins as a value of JSON does.
+    Json,
+    /// Text without `<`, which forms encode.
+    Form,
     /// One of these sets of marks, and nothing that runs inside.
     Image(&'static [&'static [Mark]]),
     /// One of these sets of marks, and no script inside.
@@ -120,6 +124,12 @@ fn is_script(head: &[u8]) -> bool {
     text.starts_with(b"#!") || is_php(text.trim_ascii_start())
 }
 
+/// By its first character (RFC 8259, 2 and 3); what is empty is.
+fn may_be_json(head: &[u8]) -> bool {
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    text.first().is_none_or(|first| b"{[\"-0123456789tfn".contains(first))
+}
+
 fn is_php(text: &[u8]) -> bool {
     text.len() >= 5 && text[..5].eq_ignore_ascii_case(b"<?php")
 }
@@ -143,9 +153,13 @@ impl Content {
         Self { kind: Kind::Nothing, text: Text::default(), inside: Inside::default() }
     }
 
-    /// Text, whatever its name.
-    pub(super) fn text() -> Self {
-        Self { kind: Kind::Text, text: Text::default(), inside: Inside::default() }
+    pub(super) fn json() -> Self {
+        Self { kind: Kind::Json, text: Text::default(), inside: Inside::default() }
+    }
+
+    /// `application/x-www-form-urlencoded`.
+    pub(super) fn form() -> Self {
+        Self { kind: Kind::Form, text: Text::default(), inside: Inside::default() }
     }
 
     /// The first [`HEAD`] bytes, or all if there are fewer.
@@ -154,9 +168,10 @@ impl Content {
             Kind::Nothing if !head.is_empty() => Err(UploadFault::Unnamed),
             Kind::Nothing => Ok(()),
             // Programs that are not scripts are no text either.
-            Kind::Text if is_script(head) => Err(UploadFault::Program),
+            Kind::Text | Kind::Json | Kind::Form if is_script(head) => Err(UploadFault::Program),
+            Kind::Json if !may_be_json(head) => Err(UploadFault::Content),
             Kind::Other if is_program(head) => Err(UploadFault::Program),
-            Kind::Text | Kind::Other | Kind::Program => Ok(()),
+            Kind::Text | Kind::Json | Kind::Form | Kind::Other | Kind::Program => Ok(()),
             Kind::Image(any) | Kind::Document(any) | Kind::Archive(any) => one_of(any, head),
             Kind::Zip(_) => one_of(ZIP, head),
         }
@@ -164,7 +179,11 @@ impl Content {
 
     pub(super) fn more(&mut self, bytes: &[u8]) -> Result<(), UploadFault> {
         match self.kind {
-            Kind::Text => self.text.more(bytes),
+            Kind::Form => match memchr(b'<', bytes) {
+                Some(at) => self.text.more(&bytes[..at]).and(Err(UploadFault::Content)),
+                None => self.text.more(bytes),
+            },
+            Kind::Text | Kind::Json => self.text.more(bytes),
             Kind::Image(_) => self.inside.more(bytes, Strict::Image),
             Kind::Document(_) => self.inside.more(bytes, Strict::Document),
             Kind::Zip(entry) => self.inside.more(bytes, Strict::Zip(entry)),

@@ -7,7 +7,7 @@
 //! | body | how it is judged |
 //! |---|---|
 //! | `multipart/form-data` | every part that has a file name |
-//! | JSON, URL-encoded forms | must be text |
+//! | JSON, URL-encoded forms | must be that, and no program by their path |
 //! | anything else | one file, named by the last step of the path |
 //! | with a `Content-Encoding` | refused |
 
@@ -71,16 +71,25 @@ impl Filter {
         let value = str::from_utf8(claims.media_type.unwrap_or_default()).map_err(|_| UploadFault::MediaType)?;
         let (media_type, parameters) = value.split_once(';').unwrap_or((value, ""));
         let media_type = media_type.trim().to_ascii_lowercase();
+        // Parsers of forms look for `multipart` anywhere in the field.
+        if media_type != "multipart/form-data" && value.to_ascii_lowercase().contains("multipart") {
+            return Err(UploadFault::MediaType);
+        }
         let plain = |content| Self(Form::Plain { content, held: Vec::new(), judged: false });
+        let name = claims.path.rsplit('/').next().unwrap_or_default();
         Ok(match media_type.as_str() {
             "multipart/form-data" => {
                 Self(Form::Multipart(Box::new(Multipart::new(boundary(parameters)?, Arc::clone(extensions)))))
             }
-            other if other.starts_with("multipart/") => return Err(UploadFault::MediaType),
-            "application/x-www-form-urlencoded" | "application/json" => plain(Content::text()),
-            other if other.starts_with("application/") && other.ends_with("+json") => plain(Content::text()),
+            "application/x-www-form-urlencoded" => {
+                extensions.judge_no_program(name)?;
+                plain(Content::form())
+            }
+            other if other == "application/json" || other.starts_with("application/") && other.ends_with("+json") => {
+                extensions.judge_no_program(name)?;
+                plain(Content::json())
+            }
             _ => {
-                let name = claims.path.rsplit('/').next().unwrap_or_default();
                 if !name.contains('.') {
                     return Err(UploadFault::MediaType);
                 }

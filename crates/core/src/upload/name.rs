@@ -43,6 +43,17 @@ impl Extensions {
         }
     }
 
+    /// Whether what is called so would be run nowhere, or is taken here. What is no file's name has no extension.
+    pub(super) fn judge_no_program(&self, name: &str) -> Result<(), UploadFault> {
+        let is_program = |name: &str| {
+            name.split('.').skip(1).map(word).any(|word| is_program_extension(&word) && !self.0.contains(&word))
+        };
+        match is_program(name) || is_program(&decoded(name)?) {
+            true => Err(UploadFault::Extension),
+            false => Ok(()),
+        }
+    }
+
     fn judge_one(&self, name: &str) -> Result<String, UploadFault> {
         let steps = || name.split(['/', '\\']);
         if name.len() > MAX_NAME || name.chars().any(is_invisible) || steps().any(|step| step == "..") {
@@ -134,6 +145,16 @@ mod tests {
         check(&format!("{}.jpg", "a".repeat(300)), Err(UploadFault::Name));
         check("a.jpg%2etxt", Err(UploadFault::Extension));
         check("php.jpg", Ok("jpg"));
+    }
+
+    #[test]
+    fn what_is_no_file_must_not_be_called_a_program() {
+        for name in ["", "messages", "v1.0", "jane.doe", "report.json", "50%"] {
+            assert_eq!(extensions().judge_no_program(name), Ok(()), "{name:?}");
+        }
+        for name in ["x.php", "x.PHP", "x.php.json", "x%2ephp", "x.php;a", "x.php%00.json"] {
+            assert_eq!(extensions().judge_no_program(name), Err(UploadFault::Extension), "{name:?}");
+        }
     }
 
     #[test]

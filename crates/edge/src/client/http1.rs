@@ -306,7 +306,7 @@ impl Client for Http1 {
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         // Bytes of a next request may come: they are kept, up to one buffer.
-        while !self.ended && self.input.len() - self.start < BUFFER {
+        while !self.ended && !self.is_full() {
             match ready!(self.poll_fill(cx)) {
                 // A client may close its side and read on (RFC 9112, 9.6). Where TLS ends, the whole connection does.
                 Ok(0) if matches!(self.stream, Some(Stream::Plain(_))) => {}
@@ -315,6 +315,10 @@ impl Client for Http1 {
             }
         }
         Poll::Pending
+    }
+
+    fn is_full(&self) -> bool {
+        self.input.len() - self.start >= BUFFER
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {

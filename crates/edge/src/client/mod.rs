@@ -104,6 +104,11 @@ pub(crate) trait Client {
     /// whether the other is read. To be polled in place of [`Client::poll_gone`] where waiting takes what others want.
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Reason>;
 
+    /// It has sent so much behind its request that nothing more is read of it: if it goes away, nobody hears.
+    fn is_full(&self) -> bool {
+        false
+    }
+
     /// Says `100 Continue`.
     fn send_continue(&mut self);
 

@@ -115,8 +115,9 @@ impl<C: Client> Relay<'_, '_, C> {
             return Poll::Pending;
         }
         let gone = self.client.poll_gone(cx);
-        // Whoever has closed its side may read on, or be gone: it has no more than others had.
-        if gone.is_pending() && self.response.is_some() && self.client.poll_closed(cx).is_ready() {
+        // Whoever has closed its side, or sent so much that the end behind it is not seen, may read on, or be gone: it has no more than others had.
+        let may_be_gone = |client: &mut C, cx: &mut Context<'_>| client.is_full() || client.poll_closed(cx).is_ready();
+        if gone.is_pending() && self.response.is_some() && may_be_gone(self.client, cx) {
             self.request.deadline.set_sooner(self.short_idle());
         }
         gone

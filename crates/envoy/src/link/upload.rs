@@ -20,6 +20,11 @@ use super::{BACKOFF, LOOK, LinkConfig, SHORT_LIFE};
 /// How long one may take until it can be asked.
 const START: Duration = Duration::from_secs(5);
 
+/// How often one that runs is asked whether it answers, how long that may take, and how many times in a row it may not.
+const ASK: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(5);
+const UNANSWERED: u32 = 3;
+
 /// How long one that was told to end may take: as long as it gives the bodies that it judges, and a little more.
 const END: Duration = Duration::from_secs(12);
 
@@ -107,8 +112,15 @@ impl Keeping {
             match process {
                 Ok(process) => {
                     self.told.send_replace(State::Ready { pid: process.pid });
+                    let socket = self.config.upload_socket();
                     tokio::select! {
                         () = process.ended() => tracing::warn!(pid = process.pid, "the upload filter ended"),
+                        () = unanswered(&socket) => {
+                            tracing::warn!(pid = process.pid, "the upload filter answers no more, and is replaced");
+                            process.kill();
+                            // What even that does not end has no socket once the next one has.
+                            drop(timeout(END, process.ended()).await);
+                        }
                         asked = ends.recv() => return self.leave(Some(process), asked).await,
                     }
                     self.told.send_replace(State::Away);
@@ -141,9 +153,8 @@ impl Keeping {
                 return Ok(process);
             }
             tracing::info!(pid = process.pid, "an upload filter of another binary is replaced");
-            let new = self.start().await?;
-            process.signal(Signal::USR1);
-            return Ok(new);
+            // It ends by itself when another one is where it was.
+            return self.start().await;
         }
         if self.wanted.wait_for(|wanted| *wanted).await.is_err() {
             // The daemon lets go: whoever keeps this hears of it, too.
@@ -224,6 +235,33 @@ async fn end(process: &Process) {
     process.signal(Signal::TERM);
     if timeout(END, process.ended()).await.is_err() {
         process.kill();
+    }
+}
+
+/// Returns when one that runs has not answered for some time: Envoy has given it up by then.
+async fn unanswered(socket: &Path) {
+    let mut failed = 0;
+    while failed < UNANSWERED {
+        sleep(ASK).await;
+        match timeout(ANSWER, asked(socket)).await {
+            Ok(Ok(())) => failed = 0,
+            Ok(Err(_)) | Err(_) => failed += 1,
+        }
+    }
+}
+
+/// Returns when it has answered anything, by the way that Envoy's questions take.
+async fn asked(socket: &Path) -> io::Result<()> {
+    let stream = UnixStream::connect(socket).await?;
+    let (sender, connection) = h2::client::handshake(stream).await.map_err(io::Error::other)?;
+    let request = http::Request::post("http://localhost/health").body(()).map_err(io::Error::other)?;
+    let answered = async {
+        let (answer, _) = sender.ready().await?.send_request(request, true)?;
+        answer.await.map(drop)
+    };
+    tokio::select! {
+        answered = answered => answered.map_err(io::Error::other),
+        ended = connection => Err(ended.map_or_else(io::Error::other, |()| io::ErrorKind::ConnectionAborted.into())),
     }
 }
 

@@ -126,7 +126,10 @@ pub(super) fn uploads(socket: &Path) -> Value {
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": { "cluster_name": upload::NAME, "endpoints": [{ "lb_endpoints": [endpoint] }] },
-        "circuit_breakers": { "thresholds": [{ "max_pending_requests": upload::AT_ONCE, "max_requests": upload::AT_ONCE }] },
+        "circuit_breakers": { "thresholds": [{
+            "max_pending_requests": upload::ASKED_AT_ONCE,
+            "max_requests": upload::ASKED_AT_ONCE,
+        }] },
         "typed_extension_protocol_options": { (OPTIONS): http2 },
     })
 }

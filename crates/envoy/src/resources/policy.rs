@@ -3,8 +3,8 @@
 //! Order: maintenance, then who may come, then a client's rate (a wrong proof counts against it), then the proof, then a route's rate (which
 //! strangers must not use up), then the files in its body, then which release, and at last what does not announce its length.
 
-use bowline_core::app::{RateBy, Upload};
-use bowline_core::route::{Gate, Policies, Proof, RateLimit};
+use bowline_core::app::RateBy;
+use bowline_core::route::{Gate, Policies, Proof, RateLimit, Rule};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
@@ -109,10 +109,10 @@ fn judge() -> Value {
     )
 }
 
-/// What is let in: judged, and counted.
-pub(super) fn judged(on: &mut Map<String, Value>, upload: &Upload, most: u64) {
-    let field = |(key, value): (&str, String)| json!({ "key": key, "value": value });
-    let metadata = upload::metadata(upload, most).map(field);
+/// What is let in, if the rule says what: judged, and counted.
+pub(super) fn judged(on: &mut Map<String, Value>, rule: &Rule) {
+    let Some(metadata) = upload::metadata(rule) else { return };
+    let metadata = metadata.map(|(key, value)| json!({ "key": key, "value": value }));
     on.insert(
         upload::NAME.to_owned(),
         any(EXTERNAL_HERE, json!({ "overrides": { "grpc_initial_metadata": metadata } })),

@@ -348,9 +348,7 @@ impl Target {
                 json!({ "weighted_clusters": { "clusters": several.iter().map(of).collect::<Vec<_>>() } })
             }
         };
-        if let Some(upload) = &rule.policies.upload {
-            policy::judged(&mut on, upload, rule.body.0.0);
-        }
+        policy::judged(&mut on, rule);
         let mut target = Self { action, on, calls };
         target.action["timeout"] = "0s".into();
         target.action["cluster_not_found_response_code"] = "SERVICE_UNAVAILABLE".into();

@@ -2,7 +2,9 @@
 //!
 //! Nothing of a request goes on, not even its head, until the first bytes of its body are judged, and of a body that is refused never all.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bowline_core::upload::{Claims, Extensions, Filter, UploadFault};
 use bytes::Bytes;
@@ -10,6 +12,11 @@ use bytes::Bytes;
 /// What a route says of uploads. It comes with the route, and no client has a word in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wants {
+    /// Whose it is, and who sends it.
+    pub(super) app: String,
+    pub(super) client: IpAddr,
+    /// How long a client is waited for that sends too little.
+    pub(super) patience: Duration,
     pub(super) extensions: Arc<Extensions>,
     /// Bytes of a body.
     pub(super) most: u64,
@@ -55,6 +62,8 @@ pub(super) enum Say {
 pub(super) enum Refusal {
     Upload(UploadFault),
     TooLarge,
+    /// It came too slowly.
+    Late,
 }
 
 /// What does not follow from what was heard before. Nothing of it is let on.
@@ -92,6 +101,16 @@ impl Judge {
 
     pub(super) fn is_over(&self) -> bool {
         matches!(self.state, State::Over)
+    }
+
+    pub(super) fn wants(&self) -> &Wants {
+        &self.wants
+    }
+
+    /// The client is waited for no longer.
+    pub(super) fn give_up(&mut self) -> Say {
+        self.state = State::Over;
+        Say::Refuse(Refusal::Late)
     }
 
     /// What is said to it, in this order.
@@ -200,14 +219,15 @@ impl Head {
     }
 }
 
-/// Values in a field: those between commas that stand in no quotes.
+/// Values in a field: those between commas that stand in no quotes. Where a quote does not end, nobody knows.
 fn values(field: &[u8]) -> usize {
     let mut is_quoted = false;
     let is_between = |byte: &&u8| {
         is_quoted ^= **byte == b'"';
         **byte == b',' && !is_quoted
     };
-    field.iter().filter(is_between).count() + 1
+    let between = field.iter().filter(is_between).count();
+    between + if is_quoted { 2 } else { 1 }
 }
 
 #[cfg(test)]
@@ -218,7 +238,9 @@ mod tests {
 
     fn judge(most: u64) -> Judge {
         let extensions = ["png", "txt"].map(str::to_owned);
-        Judge::new(Wants { extensions: Arc::new(Extensions::new(&extensions)), most })
+        let extensions = Arc::new(Extensions::new(&extensions));
+        let (app, client) = ("local/a".to_owned(), [192, 0, 2, 1].into());
+        Judge::new(Wants { app, client, patience: Duration::from_secs(60), extensions, most })
     }
 
     fn head(fields: &[(&str, &str)]) -> Head {
@@ -269,6 +291,15 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_is_given_up_is_heard_no_more() {
+        let mut judge = judge(1000);
+        assert_eq!(judge.handle(Heard::Head(head(&[(":path", "/a.txt")]))), Ok(vec![]));
+        assert_eq!(judge.give_up(), Say::Refuse(Refusal::Late));
+        assert!(judge.is_over());
+        assert_eq!(judge.handle(body(b"late", true)), Err(OutOfOrder));
+    }
+
+    #[test]
     fn what_has_no_body_goes_on() {
         let get = Head { is_whole: true, ..head(&[(":path", "/in/a.exe"), ("content-length", "0")]) };
         assert_eq!(said(9, vec![Heard::Head(get)]), (vec![Say::Head { length: Some("0".into()) }], true));
@@ -312,6 +343,7 @@ mod tests {
         check(&[(":path", "/a.png"), ("content-encoding", "gzip")], UploadFault::Encoded);
         check(&[(":path", "/a.png"), ("content-encoding", "identity,gzip")], UploadFault::Encoded);
         check(&[(":path", "/a.png"), ("content-type", "image/png,text/plain")], UploadFault::MediaType);
+        check(&[(":path", "/a.png"), ("content-type", "image/png;a=\"b,text/plain")], UploadFault::MediaType);
         check(&[(":path", "/a.png"), ("content-type", "multipart/form-data")], UploadFault::Boundary);
         let quoted = head(&[("content-type", "multipart/form-data; boundary=\"a,b\"")]);
         let form = b"--a,b\r\nContent-Disposition: form-data; name=f\r\n\r\n1\r\n--a,b--";

@@ -9,10 +9,11 @@
 
 mod judge;
 mod message;
+mod places;
 mod process;
 mod service;
 
-use bowline_core::app::Upload;
+use bowline_core::route::Rule;
 
 pub use process::{FilterArgs, FilterError, run};
 
@@ -24,14 +25,29 @@ pub(crate) const LENGTH: &str = "length";
 /// Why a request is refused that nobody judges. What has gone on of its body says nothing of the instance that it has gone to.
 pub(crate) const AWAY: &str = "upload-filter-away";
 
-/// Metadata of a stream: the extensions that are taken, with commas between, and the most bytes of a body.
+/// Metadata of a stream: whose body it is, the client's address, the extensions that are taken, with commas between, the most bytes of a body, and how many milliseconds
+/// its client is waited for ([`bowline_core::patience`]).
+const APP: &str = "bowline-app";
+const CLIENT: &str = "bowline-client";
 const EXTENSIONS: &str = "bowline-extensions";
 const MOST: &str = "bowline-most";
+const PATIENCE: &str = "bowline-patience-ms";
 
 /// Bodies that are judged at once; more are refused. One holds a message of Envoy's, up to 256 KiB, as it comes and as it goes.
-pub(crate) const AT_ONCE: u32 = 512;
+const AT_ONCE: u32 = 512;
 
-/// What a route says of uploads, as metadata.
-pub(crate) fn metadata(upload: &Upload, most: u64) -> [(&'static str, String); 2] {
-    [(EXTENSIONS, upload.extensions.join(",")), (MOST, most.to_string())]
+/// Requests that are asked about at once: there is room for such as have no body beside all that may be judged.
+pub(crate) const ASKED_AT_ONCE: u32 = 2 * AT_ONCE;
+
+/// What a rule says of uploads, as metadata; `None`: nothing.
+pub(crate) fn metadata(rule: &Rule) -> Option<[(&'static str, String); 5]> {
+    let upload = rule.policies.upload.as_ref()?;
+    let patience = rule.idle.min(rule.timeout);
+    Some([
+        (APP, rule.id.key.to_string()),
+        (CLIENT, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%".to_owned()),
+        (EXTENSIONS, upload.extensions.join(",")),
+        (MOST, rule.body.0.0.to_string()),
+        (PATIENCE, patience.as_millis().to_string()),
+    ])
 }

@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnixListenerStream;
 
-use super::AT_ONCE;
+use super::ASKED_AT_ONCE;
 use super::service::UploadFilter;
 
 /// How long bodies may go on after SIGTERM.
@@ -23,6 +23,9 @@ const MAX_THREADS: usize = 4;
 /// What is on its way from Envoy of one body, and of all on a connection: it does not read on from a client whose body is not taken.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// How often it is looked whether another one has taken its place.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Only Envoy's own user asks.
 const SOCKET_MODE: u32 = 0o600;
@@ -49,8 +52,8 @@ pub enum FilterError {
     Served(#[source] tonic::transport::Error),
 }
 
-/// Runs until SIGTERM, and then for as long as a body that is being judged takes, at most 10 s; so it does with SIGUSR1, without haste, since
-/// another one has taken its place. SIGHUP and the parent's death are nothing.
+/// Runs until SIGTERM, and then for as long as a body that is being judged takes, at most 10 s; so it does, without haste, when another one has taken
+/// its place on the socket, or nobody can find it there any more. SIGHUP and the parent's death are nothing.
 ///
 /// # Errors
 /// It cannot run, or not go on.
@@ -67,24 +70,24 @@ pub fn run(args: &FilterArgs) -> Result<(), FilterError> {
 async fn serve(path: &Path) -> Result<(), FilterError> {
     let catch = |kind| signal(kind).map_err(FilterError::Thread);
     let mut hangup = catch(SignalKind::hangup())?;
-    let (mut retire, mut terminate) = (catch(SignalKind::user_defined1())?, catch(SignalKind::terminate())?);
-    let listener = bind(path).map_err(|source| FilterError::Socket { path: path.to_owned(), source })?;
+    let mut terminate = catch(SignalKind::terminate())?;
+    let (listener, own) = bind(path).map_err(|source| FilterError::Socket { path: path.to_owned(), source })?;
     tracing::info!(socket = %path.display(), "uploads are judged");
     let (leave, left) = oneshot::channel::<()>();
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(AT_ONCE)
+        .max_concurrent_streams(ASKED_AT_ONCE)
         // A client that breaks off many uploads at once is no reason to end those of others.
-        .http2_max_pending_accept_reset_streams(Some(AT_ONCE as usize))
-        .add_service(UploadFilter::new())
+        .http2_max_pending_accept_reset_streams(Some(ASKED_AT_ONCE as usize))
+        .add_service(UploadFilter::default())
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move { drop(left.await) });
-    let mut server = std::pin::pin!(server);
+    let (mut server, mut replaced) = (std::pin::pin!(server), std::pin::pin!(replaced(path, own)));
     let limit = loop {
         tokio::select! {
             served = &mut server => return served.map_err(FilterError::Served),
             _ = terminate.recv() => break Some(TERM_LIMIT),
-            _ = retire.recv() => break None,
+            () = &mut replaced => break None,
             _ = hangup.recv() => {}
         }
     };
@@ -101,8 +104,11 @@ async fn serve(path: &Path) -> Result<(), FilterError> {
     tokio::time::timeout(limit, server).await.unwrap_or(Ok(())).map_err(FilterError::Served)
 }
 
+/// Device and number of a file.
+type FileId = (u64, u64);
+
 /// A socket at this path, at once in place of what is there: whoever asks meanwhile finds the one or the other.
-fn bind(path: &Path) -> io::Result<UnixListener> {
+fn bind(path: &Path) -> io::Result<(UnixListener, FileId)> {
     let new = path.with_extension("new");
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -110,6 +116,22 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     }
     let listener = UnixListener::bind(&new)?;
     std::fs::set_permissions(&new, Permissions::from_mode(SOCKET_MODE))?;
+    let own = id(&new)?;
     std::fs::rename(&new, path)?;
-    Ok(listener)
+    Ok((listener, own))
+}
+
+fn id(path: &Path) -> io::Result<FileId> {
+    std::fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Returns when the socket there is no longer this one. Nobody else has to say so: whoever started the next one may have been killed meanwhile.
+async fn replaced(path: &Path, own: FileId) {
+    let is_own = |found: io::Result<FileId>| match found {
+        Ok(found) => found == own,
+        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    };
+    while is_own(id(path)) {
+        tokio::time::sleep(LOOK).await;
+    }
 }

@@ -5,9 +5,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use bowline_core::patience::{Patience, TICK};
 use bowline_core::upload::{Extensions, UploadFault};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
@@ -20,7 +23,8 @@ use super::message::{
     ImmediateResponse, OVERWRITE_IF_EXISTS_OR_ADD, ProcessingRequest, ProcessingResponse, StreamedBodyResponse, Struct,
     TrailersResponse, Value,
 };
-use super::{AT_ONCE, EXTENSIONS, LENGTH, MOST, NAME};
+use super::places::Places;
+use super::{APP, CLIENT, EXTENSIONS, LENGTH, MOST, NAME, PATIENCE};
 use crate::streamed::{self, Answered};
 
 /// A message of Envoy's: what it has read of a body at once, about 256 KiB, or a head.
@@ -30,15 +34,9 @@ const MAX_MESSAGE: usize = 1 << 20;
 const WAITING: usize = 4;
 
 /// The service. What it holds at once is bounded.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct UploadFilter {
-    places: Arc<Semaphore>,
-}
-
-impl UploadFilter {
-    pub(super) fn new() -> Self {
-        Self { places: Arc::new(Semaphore::new(AT_ONCE as usize)) }
-    }
+    places: Arc<Places>,
 }
 
 impl NamedService for UploadFilter {
@@ -71,11 +69,9 @@ impl StreamingService<ProcessingRequest> for UploadFilter {
 
 impl UploadFilter {
     fn begin(&self, request: Request<Streaming<ProcessingRequest>>) -> Result<Response<Answers>, Status> {
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|_| Status::resource_exhausted("too many bodies are judged at once"))?;
         let wants = wants(request.metadata())?;
         let (answers, told) = mpsc::channel(WAITING);
-        tokio::spawn(stay(Judge::new(wants), request.into_inner(), answers, place));
+        tokio::spawn(stay(Judge::new(wants), request.into_inner(), answers, Arc::clone(&self.places)));
         Ok(Response::new(Answers { told, is_over: false }))
     }
 }
@@ -85,9 +81,18 @@ fn wants(metadata: &MetadataMap) -> Result<Wants, Status> {
         let value = metadata.get(name).and_then(|value| value.to_str().ok());
         value.ok_or_else(|| Status::invalid_argument(format!("{name} is missing")))
     };
+    let number = |name| -> Result<u64, Status> {
+        field(name)?.parse().map_err(|_| Status::invalid_argument(format!("{name} is no number")))
+    };
     let extensions: Vec<String> = field(EXTENSIONS)?.split(',').map(str::to_owned).collect();
-    let most = field(MOST)?.parse().map_err(|_| Status::invalid_argument(format!("{MOST} is no number")))?;
-    Ok(Wants { extensions: Arc::new(Extensions::new(&extensions)), most })
+    let client = field(CLIENT)?.parse();
+    Ok(Wants {
+        app: field(APP)?.to_owned(),
+        client: client.map_err(|_| Status::invalid_argument(format!("{CLIENT} is no address")))?,
+        patience: Duration::from_millis(number(PATIENCE)?),
+        extensions: Arc::new(Extensions::new(&extensions)),
+        most: number(MOST)?,
+    })
 }
 
 /// What is told to Envoy of one stream.
@@ -134,26 +139,30 @@ impl Stream for Answers {
 /// Hears a request to its end, or as long as Envoy wants to know.
 async fn stay(
     mut judge: Judge,
-    mut requests: Streaming<ProcessingRequest>,
+    requests: Streaming<ProcessingRequest>,
     answers: mpsc::Sender<Told>,
-    place: OwnedSemaphorePermit,
+    places: Arc<Places>,
 ) {
-    let _place = place;
+    let patience = Patience::new(judge.wants().patience);
+    let mut client = Client { requests, began: Instant::now(), patience, bytes: 0 };
+    let mut place = None;
     while !judge.is_over() {
-        let heard = match requests.message().await {
-            Ok(Some(message)) => message.try_into(),
-            // The client has gone, or Envoy.
-            Ok(None) | Err(_) => return,
+        let said = match client.next().await {
+            Next::Message(message) => message.try_into().and_then(|heard: Heard| {
+                if let Heard::Head(Head { is_whole: false, .. }) = heard {
+                    let Wants { app, client, .. } = judge.wants();
+                    place = Some(places.take(app, *client).ok_or_else(too_many)?);
+                }
+                let out_of_order = |_| Status::failed_precondition("this does not follow from what was said before");
+                judge.handle(heard).map_err(out_of_order)
+            }),
+            Next::Late => Ok(vec![judge.give_up()]),
+            Next::Gone => return,
         };
-        let said = heard.and_then(|heard| {
-            judge
-                .handle(heard)
-                .map_err(|_| Status::failed_precondition("this does not follow from what was said before"))
-        });
         let words = match said {
             Ok(said) => said.into_iter().map(|say| Ok(Word::Say(Box::new(say.into())))).collect(),
             Err(status) => {
-                tracing::warn!(%status, "Envoy said what is not understood");
+                tracing::warn!(%status, app = judge.wants().app, "a request is not judged");
                 vec![Err(status)]
             }
         };
@@ -166,6 +175,47 @@ async fn stay(
     }
     // Envoy may be gone.
     drop(answers.send(Ok(Word::Over)).await);
+    drop(place);
+}
+
+fn too_many() -> Status {
+    Status::resource_exhausted("too many bodies of this app or client are judged at once")
+}
+
+/// What comes of one client, through Envoy.
+struct Client {
+    requests: Streaming<ProcessingRequest>,
+    began: Instant,
+    patience: Patience,
+    /// Of its body, by now.
+    bytes: u64,
+}
+
+enum Next {
+    Message(ProcessingRequest),
+    Late,
+    /// The client has gone, or Envoy.
+    Gone,
+}
+
+impl Client {
+    async fn next(&mut self) -> Next {
+        let until = self.patience.waits(self.now());
+        let until = self.began + TICK.saturating_mul(u32::try_from(until).unwrap_or(u32::MAX));
+        let message = match timeout_at(until, self.requests.message()).await {
+            Ok(Ok(Some(message))) => message,
+            Ok(Ok(None) | Err(_)) => return Next::Gone,
+            Err(_) => return Next::Late,
+        };
+        self.bytes += message.request_body.as_ref().map_or(0, |body| body.body.len() as u64);
+        self.patience.moved(self.now(), self.bytes);
+        Next::Message(message)
+    }
+
+    /// In ticks.
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis() / TICK.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 impl TryFrom<ProcessingRequest> for Heard {
@@ -217,6 +267,7 @@ impl Refusal {
         match self {
             Self::Upload(_) => 415,
             Self::TooLarge => 413,
+            Self::Late => 408,
         }
     }
 
@@ -224,6 +275,7 @@ impl Refusal {
         match self {
             Self::Upload(fault) => fault.code(),
             Self::TooLarge => "body-too-large",
+            Self::Late => "body-timeout",
         }
     }
 
@@ -231,6 +283,7 @@ impl Refusal {
         match self {
             Self::Upload(fault) => fault.sentence(),
             Self::TooLarge => "The request's body is larger than this address accepts.",
+            Self::Late => "The request did not arrive in time.",
         }
     }
 }
@@ -296,13 +349,16 @@ mod tests {
     #[test]
     fn a_route_that_says_nothing_lets_nothing_in() {
         let mut metadata = MetadataMap::new();
-        assert_eq!(wants(&metadata).unwrap_err().code(), Code::InvalidArgument);
-        let upload = bowline_core::app::Upload { extensions: vec!["png".into(), "txt".into()] };
-        for (name, value) in super::super::metadata(&upload, 1000) {
+        for (name, value) in
+            [(APP, "local/a"), (CLIENT, "192.0.2.1"), (EXTENSIONS, "png,txt"), (MOST, "1000"), (PATIENCE, "60000")]
+        {
+            assert_eq!(wants(&metadata).unwrap_err().code(), Code::InvalidArgument, "{name} is missing");
             metadata.insert(name, value.parse().unwrap());
         }
-        let expected = Extensions::new(&["txt", "png"].map(str::to_owned));
-        assert_eq!(wants(&metadata).unwrap(), Wants { extensions: Arc::new(expected), most: 1000 });
+        let extensions = Arc::new(Extensions::new(&["txt", "png"].map(str::to_owned)));
+        let patience = Duration::from_secs(60);
+        let (app, client) = ("local/a".to_owned(), [192, 0, 2, 1].into());
+        assert_eq!(wants(&metadata).unwrap(), Wants { app, client, patience, extensions, most: 1000 });
         metadata.insert(MOST, "much".parse().unwrap());
         assert_eq!(wants(&metadata).unwrap_err().code(), Code::InvalidArgument);
     }

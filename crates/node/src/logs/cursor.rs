@@ -11,6 +11,7 @@ use bowline_core::log::LogLine;
 use bowline_core::time::Timestamp;
 
 use super::line::Kind;
+use crate::others::open_file;
 use crate::shim::log::{MAX_LINE, numbered};
 
 /// More numbered files than any writer keeps.
@@ -48,7 +49,7 @@ impl Rest {
     fn files(&self, path: &Path) -> Option<VecDeque<File>> {
         let mut newer = VecDeque::new();
         for n in 0..MOST_FILES {
-            let Ok(mut file) = File::open(numbered(path, n)) else { break };
+            let Ok(mut file) = open_file(&numbered(path, n)) else { break };
             if is_first(&newer, &file) {
                 continue;
             }
@@ -88,7 +89,7 @@ impl Cursor {
         let mut files = VecDeque::new();
         let mut counted = 0;
         for n in 0..MOST_FILES {
-            let Ok(file) = File::open(numbered(&path, n)) else { break };
+            let Ok(file) = open_file(&numbered(&path, n)) else { break };
             if is_first(&files, &file) {
                 continue;
             }
@@ -205,7 +206,7 @@ fn successors(path: &Path, read: Option<Identity>) -> VecDeque<File> {
         return newer;
     }
     for n in 0..MOST_FILES {
-        let Ok(file) = File::open(numbered(path, n)) else { break };
+        let Ok(file) = open_file(&numbered(path, n)) else { break };
         if is_first(&newer, &file) {
             continue;
         }
@@ -256,8 +257,8 @@ fn count_lines(file: &File) -> usize {
 /// The last `bytes` of a file as text; a first line that is cut parses as none.
 pub(super) fn end_of(path: &Path, bytes: u64) -> String {
     let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let length = fs::metadata(path)?.len();
+        let mut file = open_file(path)?;
+        let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
         let mut text = Vec::new();
         file.take(bytes).read_to_end(&mut text)?;
@@ -305,6 +306,21 @@ mod tests {
             (0..IDLE_LOOKS).for_each(|_| self.check(&[]));
             assert!(self.cursor.reader.is_none() && self.cursor.rest.is_some());
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let mut log = Log::new();
+        log.write(1, "1 o1 a\n");
+        nix::unistd::mkfifo(&log.path(0), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        log.check(&[]);
+        fs::remove_file(log.path(0)).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", log.path(0)).unwrap();
+        log.check(&[]);
+        assert_eq!(end_of(&log.path(0), 100), "");
+        fs::remove_file(log.path(0)).unwrap();
+        log.write(0, "2 o1 b\n");
+        log.check(&[1, 2]);
     }
 
     #[test]

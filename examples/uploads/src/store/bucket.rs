@@ -224,9 +224,11 @@ impl Receiving {
     pub(super) async fn keep(mut self, name: &SafeName) -> io::Result<String> {
         self.file.flush().await?;
         let name = name.clone();
-        // Also where the client leaves meanwhile, it comes to its end: nothing is left half done.
+        // A client that leaves while it waits for its turn takes its file with it.
+        let permit = Arc::clone(&self.bucket.transfers).acquire_owned().await.map_err(io::Error::other)?;
+        // Where it leaves later, this comes to its end: nothing is left half done.
         let stored = tokio::spawn(async move {
-            let _permit = self.bucket.transfers.acquire().await.map_err(io::Error::other)?;
+            let _permit = permit;
             self.bucket.store(self.file.into_inner(), self.size, &name).await
         });
         stored.await.map_err(io::Error::other)?
@@ -346,14 +348,21 @@ mod tests {
         };
         drop(receive().await);
         let name = SafeName::from_client("a.txt").unwrap();
-        let mut leaving = Box::pin(receive().await.keep(&name));
-        let held = bucket.transfers.acquire_many(TRANSFERS as u32).await.unwrap();
         let tasks = tokio::runtime::Handle::current().metrics();
+        let held = bucket.transfers.acquire_many(TRANSFERS as u32).await.unwrap();
+        let mut waiting = Box::pin(receive().await.keep(&name));
+        for _ in 0..100 {
+            assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+        }
+        drop((waiting, held));
+        assert_eq!((tasks.num_alive_tasks(), keys(&bucket).await), (0, Vec::new()), "it has not had its turn");
+        let mut leaving = Box::pin(receive().await.keep(&name));
         while tasks.num_alive_tasks() == 0 {
             assert!(futures_util::poll!(leaving.as_mut()).is_pending());
             tokio::task::yield_now().await;
         }
-        drop((leaving, held));
+        drop(leaving);
         while tasks.num_alive_tasks() > 0 {
             tokio::task::yield_now().await;
         }
