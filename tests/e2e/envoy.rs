@@ -1,7 +1,10 @@
 //! A real Envoy as the edge, told over xDS.
 
+use std::fs::Permissions;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use bowline_tests::client::{Answer, curl, target, tls_of};
@@ -9,6 +12,7 @@ use bowline_tests::load::Load;
 use bowline_tests::machine::Process;
 use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::up::Up;
+use bowline_tests::wire::Wire;
 use bowline_tests::wire2::{self, Way};
 use bowline_tests::{Bowline, SOON, envoy, path, text, wait};
 
@@ -134,6 +138,8 @@ fn envoy_lets_in_only_who_may_come() {
     assert_eq!(get("/PEOPLE", &[]).status, 401, "no spelling leads past it");
     assert_eq!(get("/robots", &["-H", "Authorization: Bearer nonsense"]).status, 401);
     assert_eq!(get("/robots", &["-H", &format!("Authorization: Bearer {TOKEN}")]).status, 200);
+    let long = format!("Authorization: Bearer {}{TOKEN}", " ".repeat(5000));
+    assert_eq!(get("/robots", &["-H", &long]).status, 401, "nothing is computed with so much");
     assert_eq!(get("/inside", &["-H", "X-Forwarded-For: 192.0.2.1"]).status, 403, "nobody is believed");
     assert_eq!(get("/here", &[]).status, 200);
     assert_eq!(get("/no", &["-H", &token]).status, 403);
@@ -154,6 +160,23 @@ fn envoy_lets_in_only_who_may_come() {
         assert!(!bowline.json_text(verb).contains("canary-"), "{verb:?} shows a secret");
     }
     assert_eq!(bowline.files_with(b"canary-"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn an_address_is_a_host_beside_names() {
+    let bowline = Bowline::new();
+    let _server = Server::start_with(&bowline, &[], &[&ANY_PORTS[..], &["--edge", "envoy"]].concat());
+    let hosts = "[environment.production.route.main]\nhosts = [\"127.0.0.1\", \"named.localhost\"]\n";
+    let folder = app(&bowline, "envoy-address", hosts);
+    let output = bowline.run(&["deploy", path(&folder), "--env", "production"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let status = bowline.status();
+    let (_, port) = status["edge"]["https"].as_str().and_then(|at| at.rsplit_once(':')).expect("an address");
+    let to = format!("::127.0.0.1:{port}");
+    for host in ["127.0.0.1", "named.localhost"] {
+        let answer = each(&bowline, &format!("https://{host}:{port}/"), &["--connect-to", &to]);
+        assert_eq!(answer.status, 200, "{host} has its own certificate and its own routes: {}", answer.text());
+    }
 }
 
 #[test]
@@ -258,10 +281,29 @@ fn what_envoy_cannot_do_is_refused_by_its_key() {
 }
 
 #[test]
+fn an_envoy_that_is_too_old_is_refused_before_anything_is_served() {
+    let bowline = Bowline::new();
+    let folder = app(&bowline, "envoy-old", "");
+    let old = bowline.folder("old").join("envoy");
+    std::fs::write(&old, "#!/bin/sh\necho 'envoy  version: 1234/1.37.5/Clean/RELEASE/BoringSSL'\n").expect("a file");
+    std::fs::set_permissions(&old, Permissions::from_mode(0o755)).expect("a file of the test");
+    let args = ["up", path(&folder), "--edge", "envoy", "--http", "0", "--https", "0", "--admin", "0"];
+    let output = bowline.command(&args).env("BOWLINE_ENVOY", &old).output().expect("the binary runs");
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("it is Envoy 1.37, and 1.40 or later is wanted") && said.contains("hint:"), "{said}");
+}
+
+#[test]
 fn a_fixed_envoy_is_rendered_from_the_same_file() {
     let bowline = Bowline::new();
-    let folder =
-        app(&bowline, "envoy-render", "hosts = [\"shop.localhost\"]\ntls = \"off\"\nallow = [\"127.0.0.0/8\"]\n");
+    // A guarded path of some length is a regular expression of more steps than Envoy takes by itself.
+    let routes = format!(
+        "hosts = [\"shop.localhost\"]\ntls = \"off\"\nallow = [\"127.0.0.0/8\"]\n\
+        [route.long]\nhosts = [\"shop.localhost\"]\ntls = \"off\"\npath = \"{}\"\nstrip = true\nto = \"web\"\nlimit = {{ rate = \"9/s\" }}\n",
+        "/a-long-name".repeat(20)
+    );
+    let folder = app(&bowline, "envoy-render", &routes);
     let judged = app(&bowline, "envoy-render-uploads", "upload = { extensions = [\"png\"] }\n");
     let refused =
         bowline.fails(&["render", "envoy", path(&judged), "--env", "local", "--endpoint", "web=127.0.0.1:9"], 2);
@@ -274,4 +316,68 @@ fn a_fixed_envoy_is_rendered_from_the_same_file() {
     std::fs::write(&file, &output.stdout).expect("a test's file");
     let checked = Command::new(envoy()).args(["--mode", "validate", "-c", path(&file)]).output().expect("Envoy runs");
     assert!(checked.status.success(), "{}", text(&checked));
+    let rendered: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let monitors = &rendered["overload_manager"]["resource_monitors"];
+    assert!(monitors[0]["typed_config"]["max_heap_size_bytes"].as_u64() >= Some(256 << 20), "{monitors}");
+}
+
+/// Until it is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Ended already, or now.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What is answered to a request for `/denied`.
+fn denied(at: SocketAddr) -> std::io::Result<String> {
+    let mut wire = Wire::connect(at)?;
+    wire.send(b"GET /denied HTTP/1.1\r\nHost: envoy-heap.localhost\r\n\r\n")?;
+    let answer = wire.answer_to("GET")?;
+    Ok(answer.field("x-bowline-error").unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_full_heap_refuses_others_until_those_who_hold_it_are_cut() {
+    let bowline = Bowline::new();
+    let routes = "tls = \"off\"\n[route.no]\ntls = \"off\"\npath = \"/denied\"\ndeny = true\n";
+    let folder = app(&bowline, "envoy-heap", routes);
+    let ports = [0, 1].map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
+    let [http, admin] = ports.each_ref().map(|port| port.local_addr().expect("an address"));
+    let (said, log) = ([http, admin].map(|at| at.to_string()), bowline.folder("logs").join("access.log"));
+    let args = ["render", "envoy", path(&folder), "--env", "local", "--endpoint", "web=127.0.0.1:9"];
+    let where_to = ["--http", &said[0], "--admin", &said[1], "--access-log", path(&log)];
+    let output = bowline.run(&[&args[..], &where_to].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    let mut rendered: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    // As much as it needs by itself, and a little more.
+    let heap = &mut rendered["overload_manager"]["resource_monitors"][0]["typed_config"]["max_heap_size_bytes"];
+    *heap = (24 << 20).into();
+    let file = bowline.folder("rendered").join("envoy.json");
+    std::fs::write(&file, rendered.to_string()).expect("a test's file");
+    drop(ports);
+    let mut command = Command::new(envoy());
+    command.args(["-c", path(&file), "--disable-hot-restart", "--log-level", "error"]);
+    let _envoy = Running(command.spawn().expect("Envoy runs"));
+    wait("it serves", START, || (denied(http).ok()? == "denied").then_some(()));
+
+    // Held until they are whole, which they never are.
+    let part = [
+        &b"POST / HTTP/1.1\r\nHost: envoy-heap.localhost\r\nTransfer-Encoding: chunked\r\n\r\n32000\r\n"[..],
+        &[b'x'; 0x32000],
+    ]
+    .concat();
+    let mut held = Vec::new();
+    wait("so many of them that there is no room for others", SOON, || {
+        let mut wire = Wire::connect(http).ok()?;
+        // Who is refused may be so in the middle.
+        let _ = wire.send(&part);
+        held.push(wire);
+        (denied(http).ok()? == "edge-overloaded").then_some(())
+    });
+    assert!(held.len() > 20, "not by little: {}", held.len());
+    wait("they have a twentieth of their time, which is over", SOON, || (denied(http).ok()? == "denied").then_some(()));
 }

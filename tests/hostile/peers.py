@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The same corpus against nginx, HAProxy, Caddy and Envoy, and against Bowline: peers.py BOWLINE ENVOY TABLE [PEER…]
 
-Writes the comparison as Markdown to TABLE. Peers are run as peers/ configures them; each is asked what no policy of Bowline's
-own has to judge. `scripts/hostile-peers` fetches them.
+Writes the comparison as Markdown to TABLE. Peers are run as peers/ configures them, Envoy as `bowline render envoy` does; each is asked
+what no policy of Bowline's own has to judge. `scripts/hostile-peers` fetches them.
 """
 
 import contextlib
@@ -54,14 +54,41 @@ def children(pid):
     yield pid
 
 
+# What Envoy is made for, of the corpus's app: the daemon's secrets and its upload filter are not there.
+RENDERED = """app = "hostile"
+[service.web]
+run = "true"
+[route.main]
+to = "web"
+[route.slow]
+path = "/slow"
+to = "web"
+limit = { timeout = "5s", idle = "5s" }
+[route.denied]
+path = "/denied"
+deny = true
+"""
+
+
+def rendered(binary, folder, http, https, upstream):
+    """The configuration that Bowline gives Envoy."""
+    (folder / "bowline.toml").write_text(RENDERED)
+    for kind, file in (("pem", "chain.pem"), ("key", "key.pem")):
+        (folder / f"{HOST}.{kind}").write_text((folder / file).read_text())
+    at = {"http": http, "https": https, "admin": free_port()}
+    words = [word for flag, port in at.items() for word in (f"--{flag}", f"127.0.0.1:{port}")]
+    return run(binary, "render", "envoy", folder, "--env", "local", "--endpoint", f"web=127.0.0.1:{upstream}", "--certificates", folder,
+               "--access-log", folder / "access.log", *words)
+
+
 @contextlib.contextmanager
-def foreign(name, envoy, upstream):
+def foreign(name, binary, envoy, upstream):
     """A peer that runs, and where it is."""
     config, command = {
         "nginx": ("nginx.conf", ["nginx", "-p", "{dir}", "-e", "{dir}/error.log", "-c", "{file}"]),
         "HAProxy": ("haproxy.cfg", ["haproxy", "-db", "-f", "{file}"]),
         "Caddy": ("Caddyfile", ["caddy", "run", "--adapter", "caddyfile", "--config", "{file}"]),
-        "Envoy": ("envoy.yaml", [envoy, "-c", "{file}", "--concurrency", "2", "--log-level", "error", "--disable-hot-restart"]),
+        "Envoy": ("envoy.json", [envoy, "-c", "{file}", "--concurrency", "2", "--log-level", "error", "--disable-hot-restart"]),
     }[name]
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
         folder = Path(folder)
@@ -69,7 +96,8 @@ def foreign(name, envoy, upstream):
         folder.chmod(0o755)
         certificate(folder)
         http, https = free_port(), free_port()
-        text = (HERE / "peers" / config).read_text(encoding="utf-8")
+        text = (rendered(binary, folder, http, https, upstream) if name == "Envoy"
+                else (HERE / "peers" / config).read_text(encoding="utf-8"))
         for mark, value in (("HTTPS", https), ("HTTP", http), ("UPSTREAM", upstream), ("DIR", folder)):
             text = text.replace(f"@{mark}@", str(value))
         file = folder / config
@@ -125,7 +153,7 @@ def bowline(binary, upstream):
 def measure(name, binary, envoy):
     """What came of each case that all are asked."""
     upstream = Upstream()
-    started = bowline(binary, upstream.port) if name == "Bowline" else foreign(name, envoy, upstream.port)
+    started = bowline(binary, upstream.port) if name == "Bowline" else foreign(name, binary, envoy, upstream.port)
     with started as about:
         outcomes = Runner(upstream, about).run()
     return name, [
@@ -184,7 +212,7 @@ INTRODUCTION = """# Hostile input, and what comes through
 The corpus of [`tests/hostile`](../../tests/hostile/list.toml) against the edge and against other proxies, over HTTP/1.1 without and with TLS,
 HTTP/2 and TLS records, from raw sockets; the upstream is a raw socket that records every byte. `make hostile-peers` runs it and
 writes this page, last on {date}. The peers run as [`tests/hostile/peers`](../../tests/hostile/peers/nginx.conf) configures them: as their own
-documentation has an edge, with the limits of time that Bowline has, and `/denied` denied. Only what a configuration can ask of all
+documentation has an edge, with the limits of time that Bowline has, and `/denied` denied; Envoy as Bowline itself does (`bowline render envoy`). Only what a configuration can ask of all
 of them is compared: uploads and auth are not.
 
 **Let through** means: a request that must be refused came to the upstream whole, on any of the ways it was sent; of what may be answered

@@ -12,6 +12,7 @@
 mod admin;
 mod ads;
 mod bootstrap;
+mod bounds;
 mod delta;
 pub mod link;
 mod record;
@@ -22,5 +23,6 @@ mod tail;
 mod upload;
 
 pub use bootstrap::{Files, fixed};
+pub use bounds::Bounds;
 pub use resources::{Input, Listen, Resources};
 pub use upload::{FilterArgs, FilterError, run as judge_uploads};

@@ -146,13 +146,21 @@ pub(super) static CASES: &[Case] = &[
         key: "route.small.limit.body",
         file: "[route.small]\npath = \"/small\"\nto = \"web\"\nlimit = { body = \"64KiB\" }\n",
         about: "a body of 64 KiB, and no byte more, announced or not",
-        must: "64 KiB web 200 · one more 413 · in chunks 413 · over HTTP/2 413",
+        must: "64 KiB web 200 · one more 413 · 2^63 bytes refused · in chunks 413 · over HTTP/2 413",
         ask: |scene| {
             let (most, more) = (vec![b'x'; ALLOWED], vec![b'x'; ALLOWED + 1]);
             let put = || scene.ask("PUT", "/small");
             let (all, announced) = (put().sized(&most).tell()?, put().sized(&more).tell()?);
+            // More than a signed number of 64 bits holds: too large, or no length.
+            let beyond = put().field("Content-Length", "9223372036854775808").tell()?;
+            let beyond = match beyond.answer.status {
+                400 | 413 => "refused".to_owned(),
+                _ => beyond.to_string(),
+            };
             let (chunked, h2) = (put().chunked(&more).tell()?, put().sized(&more).tell_h2()?);
-            Ok(format!("64 KiB {all} · one more {announced} · in chunks {chunked} · over HTTP/2 {h2}"))
+            Ok(format!(
+                "64 KiB {all} · one more {announced} · 2^63 bytes {beyond} · in chunks {chunked} · over HTTP/2 {h2}"
+            ))
         },
         ..Case::HERE
     },

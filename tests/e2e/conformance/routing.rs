@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::Case;
-use super::scene::{HOST, Scene, Told};
+use super::scene::{Ask, HOST, Scene, Told};
 
 pub(super) static CASES: &[Case] = &[
     Case {
@@ -121,10 +121,36 @@ pub(super) static CASES: &[Case] = &[
     Case {
         id: "routing/deny",
         key: "route.denied.deny",
-        file: "[route.denied]\npath = \"/denied\"\ndeny = true\n",
+        file: "[route.denied]\npath = \"/denied\"\ndeny = true\n\
+               [route.denied-below]\npath = \"/sealed/room\"\ndeny = true\n\
+               [route.denied-parameter]\npath = \"/shut;v=1\"\ndeny = true\n",
         about: "nobody, by no spelling that an app may take for the path",
-        must: "/denied 403 · /denied/x 403 · /DENIED 403 · /denied;x 403 · /deniedly web 200",
-        ask: |scene| each(scene, &["/denied", "/denied/x", "/DENIED", "/denied;x", "/deniedly"]),
+        must: "/denied 403 · /denied/x 403 · /DENIED 403 · /denied;x 403 · /deniedly web 200 · of 24 other spellings none web",
+        ask: |scene| {
+            let plain = each(scene, &["/denied", "/denied/x", "/DENIED", "/denied;x", "/deniedly"])?;
+            let below = ["/sealed;a/room", "/Sealed;a=b/;c/ROOM;d/x", "/sealed/.;a/room/y"];
+            let parameters = ["/shut;v=1", "/SHUT;v=1/x", "/shut;v=2"];
+            let paths = [spellings("denied"), below.map(str::to_owned).into(), parameters.map(str::to_owned).into()];
+            let paths = paths.concat();
+            Ok(format!("{plain} · of {} other spellings {}", paths.len(), passing(&paths, |path| scene.get(path))?))
+        },
+        ..Case::HERE
+    },
+    Case {
+        id: "routing/guarded",
+        key: "route.kept.auth",
+        file: "[route.kept]\npath = \"/kept\"\nto = \"web\"\nauth = { bearer = { secret = \"token\" } }\n\
+               [route.few]\npath = \"/few\"\nto = \"web\"\nallow = [\"192.0.2.0/24\"]\n\
+               [route.pictures]\npath = \"/pictures\"\nto = \"web\"\nupload = { extensions = [\"png\"] }\n",
+        about: "no spelling of a path leads past what guards it",
+        must: "auth none web · allow none web · upload none web",
+        ask: |scene| {
+            let auth = passing(&spellings("kept"), |path| scene.get(path))?;
+            let allow = passing(&spellings("few"), |path| scene.get(path))?;
+            // A file without an extension.
+            let upload = passing(&spellings("pictures"), |path| scene.ask("PUT", path).sized(b"#!/bin/sh"))?;
+            Ok(format!("auth {auth} · allow {allow} · upload {upload}"))
+        },
         ..Case::HERE
     },
     Case {
@@ -145,6 +171,41 @@ pub(super) static CASES: &[Case] = &[
         ..Case::HERE
     },
 ];
+
+/// Ways to write `/NAME` for apps that drop parameters, resolve dots, merge slashes or decode, before or after one another.
+fn spellings(name: &str) -> Vec<String> {
+    const WAYS: [&str; 16] = [
+        "//*",
+        "/*;v=1",
+        "/*%3bv=1",
+        "/;/*",
+        "/%3b/*",
+        "/%3Ba/;b/*",
+        "/./;/*",
+        "/.;/*",
+        "/..;/*",
+        "/x;y/../*",
+        "/x/..;/*",
+        "/x/%2e%2e;/*",
+        "/x/.%2E%3b/*",
+        "/;%2e/*",
+        "/a/%c0%ae%c0%ae/*",
+        "/a/..%c0%af*",
+    ];
+    let (first, rest) = name.split_at(1);
+    let encoded = ["%", "%25"].map(|percent| format!("/{percent}{:02x}{rest}", first.as_bytes()[0]));
+    WAYS.map(|way| way.replace('*', name)).into_iter().chain(encoded).collect()
+}
+
+/// Which of these come to the app, over HTTP/1.1 or HTTP/2: some are refused by what guards the path, and some are no path at all.
+fn passing<'s>(paths: &[String], ask: impl Fn(&str) -> Ask<'s>) -> anyhow::Result<String> {
+    let mut passing = Vec::new();
+    for path in paths {
+        let told = [ask(path).tell()?, ask(path).tell_h2()?];
+        passing.extend(told.iter().filter(|told| told.answer.status < 400).map(|told| format!("{path} {told}")));
+    }
+    Ok(if passing.is_empty() { "none web".to_owned() } else { passing.join(", ") })
+}
 
 /// GET of each.
 fn each(scene: &Scene, paths: &[&str]) -> anyhow::Result<String> {

@@ -313,14 +313,19 @@ impl PathPrefix {
     }
 
     /// Whether an app may take a canonical path for one at or below this prefix: without case, as Express routes, and
-    /// without what follows a `;` in a segment, which servlet containers cut off (RFC 3986, 3.3).
+    /// without what follows a `;`, encoded or not, in a segment, which servlet containers cut off (RFC 3986, 3.3).
     pub fn covers(&self, path: &str) -> bool {
         self.matches(path) || self.loosely(path).is_some()
     }
 
+    /// What an app that cuts parameters off goes by: the names of the segments.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/').map(name_of).filter(|name| !matches!(*name, "" | "."))
+    }
+
     /// What is left of a path behind all segments of this prefix, read as in [`Self::covers`].
     fn loosely<'p>(&self, path: &'p str) -> Option<&'p str> {
-        let mut wanted = self.0.split('/').filter(|segment| !segment.is_empty());
+        let mut wanted = self.names();
         let mut next = wanted.next();
         let mut rest = path;
         while let Some(segment) = next {
@@ -328,7 +333,7 @@ impl PathPrefix {
                 Some((raw, _)) => (raw, &rest[1 + raw.len()..]),
                 None => (&rest[1..], ""),
             };
-            match raw.split(';').next().unwrap_or_default() {
+            match name_of(raw) {
                 "" | "." => {}
                 name if name.eq_ignore_ascii_case(segment) => next = wanted.next(),
                 _ => return None,
@@ -347,6 +352,12 @@ impl PathPrefix {
             Some(_) | None => "/",
         }
     }
+}
+
+/// A segment without its parameters, whether their `;` is encoded or not: some decode first.
+fn name_of(segment: &str) -> &str {
+    let end = segment.find(';').into_iter().chain(segment.find("%3B")).min();
+    &segment[..end.unwrap_or(segment.len())]
 }
 
 impl fmt::Display for PathPrefix {
@@ -381,7 +392,13 @@ mod tests {
         check("/adminx/x", None);
         check("/a/admin/x", None);
         check("/;admin/x", None);
+        check("/%3B/admin%3Ba/x", Some("/"));
         assert!(PathPrefix::root().covers("/;x"));
+        let with_parameter = PathPrefix::new("/admin;v=1").unwrap();
+        for path in ["/admin;v=1/x", "/Admin;v=1/x", "/admin/x", "/admin;v=2/x"] {
+            assert!(with_parameter.covers(path), "the same to whoever cuts it off: {path}");
+        }
+        assert_eq!(with_parameter.strip("/admin/x"), "/x");
     }
 
     #[test]

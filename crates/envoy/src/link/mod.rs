@@ -38,7 +38,7 @@ pub type Bind = fn(flag: &str, address: SocketAddr) -> Result<TcpListener, Fault
 /// How Envoy is started and where it listens.
 #[derive(Debug, Clone)]
 pub struct LinkConfig {
-    /// Envoy itself, 1.37 or later.
+    /// Envoy itself, 1.40 or later.
     pub exe: PathBuf,
     /// Its sockets and what it is started with are made here.
     pub run_dir: PathBuf,

@@ -21,6 +21,7 @@ use super::upload::{self, Keeper};
 use super::{LinkConfig, Request};
 use crate::admin::{Admin, Figures, Known};
 use crate::ads::{Ads, Event, Told};
+use crate::bounds::Bounds;
 use crate::delta::{Kind, Model, Resource};
 use crate::record::Totals;
 use crate::resources::{Input, Listen, Resources, cluster_name};
@@ -209,7 +210,7 @@ impl Session {
         self.child = None;
         let listen = self.addresses()?;
         let what = || format!("Envoy cannot be started from {}", self.config.exe.display());
-        let text = bootstrap::dynamic(&self.config.xds_socket(), &self.config.admin_socket());
+        let text = bootstrap::dynamic(&self.config.xds_socket(), &self.config.admin_socket(), Bounds::here());
         let ports: Vec<u16> = [Some(listen.http), listen.https].into_iter().flatten().map(|at| at.port()).collect();
         let child = process::start(&self.config, &text, &ports).map_err(|error| {
             let hint =

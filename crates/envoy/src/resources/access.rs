@@ -45,7 +45,7 @@ const FIELDS: [(&str, &str); 30] = [
 ];
 
 /// Whose fault it is that no app has answered.
-const BLAME: &str = "%CEL(response.headers['x-bowline-error'] in ['starting', 'maintenance', 'not-carried', 'daemon-busy', 'upload-filter-away'] ? 'bowline' : \
+const BLAME: &str = "%CEL(response.headers['x-bowline-error'] in ['starting', 'maintenance', 'not-carried', 'daemon-busy', 'edge-overloaded', 'upload-filter-away'] ? 'bowline' : \
     response.code < 500 ? 'client' : 'upstream')%";
 
 pub(super) fn log(path: &Path) -> Value {

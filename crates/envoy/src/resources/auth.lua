@@ -58,15 +58,23 @@ local function bytes(hex)
   return (string.gsub(hex, "..", function(pair) return string.char(tonumber(pair, 16)) end))
 end
 
-local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+-- A longer field, in bytes, proves nothing: it would be computed with before anybody is known.
+local LONGEST = 4096
+
+-- What a byte of base64 stands for.
+local SEXTETS = {}
+do
+  local alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+  for at = 1, #alphabet do SEXTETS[string.byte(alphabet, at)] = at - 1 end
+end
 
 local function unbase64(text)
   if #text % 4 ~= 0 or not string.find(text, "^[%w+/]*=?=?$") then return nil end
   local out, value, bits = {}, 0, 0
   for i = 1, #text do
-    local place = string.find(ALPHABET, string.sub(text, i, i), 1, true)
-    if place then
-      value = (value * 64 + place - 1) % 16777216
+    local sextet = SEXTETS[string.byte(text, i)]
+    if sextet then
+      value = (value * 64 + sextet) % 16777216
       bits = bits + 6
       if bits >= 8 then
         bits = bits - 8
@@ -80,13 +88,23 @@ end
 -- The value of a field that is there once: of two, the app might believe the other one.
 local function sole(headers, name)
   if headers:getNumValues(name) ~= 1 then return nil end
-  return headers:get(name)
+  local value = headers:get(name)
+  if #value > LONGEST then return nil end
+  return value
+end
+
+-- Without white space around it. A pattern would try each of a thousand blanks as the first one of the end.
+local function trimmed(text)
+  local first, last = string.find(text, "%S"), #text
+  if first == nil then return "" end
+  while string.find(text, "^%s", last) do last = last - 1 end
+  return string.sub(text, first, last)
 end
 
 local function credentials(headers, scheme)
   local value = sole(headers, "authorization")
   if value == nil or string.lower(string.sub(value, 1, #scheme + 1)) ~= scheme .. " " then return nil end
-  return string.match(string.sub(value, #scheme + 2), "^%s*(.-)%s*$")
+  return trimmed(string.sub(value, #scheme + 2))
 end
 
 local function proven(handle)

@@ -1,7 +1,7 @@
 //! Listeners: one for plain HTTP, one for HTTPS with a filter chain for each name that has a certificate.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -120,6 +120,7 @@ fn proof(token: &str, answer: &str) -> Value {
 /// The filter chains of HTTPS, with the routes and the certificates that they name.
 fn secure(input: Input<'_>, all: &mut Resources) -> Vec<Value> {
     let table = &input.desired.table;
+    let ranges = ranges(input.desired.certificates.keys());
     let mut chains = Vec::new();
     for (host, certificate) in input.desired.certificates.iter() {
         let Some(own) = own(table, host, input) else { continue };
@@ -135,7 +136,7 @@ fn secure(input: Input<'_>, all: &mut Resources) -> Vec<Value> {
         all.routes.insert(name.clone(), route::configuration(&name, hosts));
         chains.push(json!({
             "name": name,
-            "filter_chain_match": names(host),
+            "filter_chain_match": names(host, &ranges),
             "transport_socket": tls(&secret, &["h2", "http/1.1"]),
             "transport_socket_connect_timeout": HANDSHAKE,
             "filters": [manager(HTTPS, &name, input)],
@@ -145,7 +146,7 @@ fn secure(input: Input<'_>, all: &mut Resources) -> Vec<Value> {
         if let Challenge::Tls(certificate) = challenge {
             let secret = format!("acme/{host}");
             all.secrets.insert(secret.clone(), secret_of(&secret, certificate));
-            let mut matching = names(host);
+            let mut matching = names(host, &ranges);
             matching["application_protocols"] = json!([ACME]);
             chains.push(json!({
                 "name": secret,
@@ -169,12 +170,23 @@ fn own(table: &Table, host: &HostName, input: Input<'_>) -> Option<Value> {
 }
 
 /// Handshakes for this name. An address is asked for without one (RFC 6066, 3): it is where the connection came to.
-fn names(host: &HostName) -> Value {
-    let bare = host.as_str().trim_matches(['[', ']']);
-    match bare.parse::<IpAddr>() {
-        Ok(ip) => json!({ "prefix_ranges": [policy::cidr(&ip.into())] }),
-        Err(_) => json!({ "server_names": [host.as_str()] }),
+fn names(host: &HostName, ranges: &[Value]) -> Value {
+    match host.address() {
+        Some(ip) => json!({ "prefix_ranges": [policy::cidr(&ip.into())] }),
+        None if ranges.is_empty() => json!({ "server_names": [host.as_str()] }),
+        None => json!({ "server_names": [host.as_str()], "prefix_ranges": ranges }),
     }
+}
+
+/// Where names are asked for: Envoy goes by where a connection came to first, and of the chains for that address it takes one or none. So names
+/// stand beside each address that is a host, and beside all others. Empty: no address is a host.
+fn ranges<'h>(hosts: impl Iterator<Item = &'h HostName>) -> Vec<Value> {
+    const ALL: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let mut ranges: Vec<Value> = hosts.filter_map(HostName::address).map(|ip| policy::cidr(&ip.into())).collect();
+    if !ranges.is_empty() {
+        ranges.extend(ALL.map(|ip| json!({ "address_prefix": ip.to_string(), "prefix_len": 0 })));
+    }
+    ranges
 }
 
 fn tls(secret: &str, protocols: &[&str]) -> Value {

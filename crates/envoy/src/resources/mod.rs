@@ -132,7 +132,7 @@ pub(crate) fn any(kind: &str, mut message: Value) -> Value {
     message
 }
 
-fn address(address: SocketAddr) -> Value {
+pub(crate) fn address(address: SocketAddr) -> Value {
     let ipv4_compat = address.ip().to_string() == "::";
     json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port(), "ipv4_compat": ipv4_compat } })
 }

@@ -40,8 +40,9 @@ const BODY: &str = "bowline.body";
 const COMPRESS: &str = "bowline.compress";
 const RESERVED: &str = "bowline.reserved";
 
-/// Bodies that do not announce their length are held until they are whole: Envoy has no other filter that bounds them.
-pub(super) const HELD: u64 = 1 << 20;
+/// Bodies that do not announce their length are held until they are whole: Envoy has no other filter that bounds them. No more than is held of
+/// any other body whose other side is slow, since a client may have a hundred at once over one connection.
+pub(super) const HELD: u64 = 256 << 10;
 
 /// Clients that one limit remembers.
 const CLIENTS: u32 = 16 << 10;
@@ -195,12 +196,16 @@ fn rate(limit: &RateLimit, name: &str) -> Value {
     });
     if limit.by == RateBy::Client {
         config["token_bucket"] = json!({ "max_tokens": NEVER, "tokens_per_fill": NEVER, "fill_interval": "1s" });
-        config["descriptors"] = json!([{ "entries": [{ "key": "remote_address" }], "token_bucket": bucket }]);
-        config["rate_limits"] = json!([{ "actions": [{ "remote_address": {} }] }]);
+        config["descriptors"] = json!([{ "entries": [{ "key": CLIENT }], "token_bucket": bucket }]);
+        config["rate_limits"] = json!([{ "actions": [{ (CLIENT): { "v6_prefix_mask_len": NETWORK } }] }]);
         config["max_dynamic_descriptors"] = CLIENTS.into();
     }
     any(LIMIT, config)
 }
+
+/// Who counts as one client: an address of IPv4, or a network of so many bits of IPv6, of which whoever has one has all addresses.
+const CLIENT: &str = "masked_remote_address";
+const NETWORK: u32 = 64;
 
 /// All clients together are not limited where each of them is.
 const NEVER: u32 = 1_000_000_000;

@@ -33,7 +33,9 @@ fn known() -> Vec<Reply> {
     let stranger = "Your address is not among those that are let in here.";
     let too_large = "The request's body is larger than this address accepts.";
     let unjudged = "What is sent here is looked at first, and just now nobody does. Try again in a moment.";
+    let overloaded = "This server has as much to do as it can. Try again in a moment.";
     vec![
+        reply(detailed("overload"), "edge-overloaded", Some(503), overloaded),
         reply(detailed("ext_proc_error"), upload::AWAY, Some(503), unjudged),
         reply(by(&["UH", "NC"]), "no-ready-instance", Some(503), no_instance),
         reply(by(&["UF"]), "connect-failed", Some(502), "The app's instance does not accept connections."),

@@ -46,9 +46,20 @@ const FORWARDED: &str = "for=%CEL(source.address.startsWith('[') ? '\"[' : '')%%
 /// What may be asked twice where nothing was answered (RFC 9110, 9.2.2), as far as it has no body.
 const REPEATABLE: &str = "GET|HEAD|OPTIONS|PUT|DELETE";
 
+/// What is neither well-formed nor supported, whatever is wrong with it.
+const MALFORMED: &str = "The request is not well-formed, or asks for something that is not supported.";
+
+/// Paths that apps read in different ways, so that what guards one reading is not asked for another; Envoy leaves them as they are. Dots before
+/// a parameter, which servlet containers cut off before they resolve dots; what is another path when it is decoded twice; bytes that UTF-8
+/// forbids, which hide dots and slashes from whoever reads it strictly.
+const AMBIGUOUS: &str = "(?i).*(?:/\\.\\.?(?:;|%3b)|%25[0-9a-f]{2}|%c[01]|%e0%[89]|%ed%[ab]|%f0%8|%f[5-9a-f]).*";
+
+/// Behind the name of a segment: its parameters, which servlet containers cut off (RFC 3986, 3.3).
+const PARAMETERS: &str = "(?:(?:;|%3b)[^/]*)?";
+
 /// A host with its routes.
 pub(super) fn host(name: &str, domain: &str, routes: Vec<Value>) -> Value {
-    let first = domain.strip_prefix("*.").map(below).into_iter().chain([no_trace()]);
+    let first = domain.strip_prefix("*.").map(below).into_iter().chain([no_trace(), no_path()]);
     json!({ "name": name, "domains": [domain], "routes": first.chain(routes).collect::<Vec<_>>() })
 }
 
@@ -64,8 +75,11 @@ pub(super) fn unknown_host(matching: &Value) -> Value {
 
 /// For proxies, and never passed on (RFC 9110, 9.3.8): an answer would have what proxies have added, tokens too.
 fn no_trace() -> Value {
-    let sentence = "The request is not well-formed, or asks for something that is not supported.";
-    answer(&json!({ "prefix": "/", "headers": [fits(":method", "TRACE")] }), "method-not-allowed", 405, sentence)
+    answer(&json!({ "prefix": "/", "headers": [fits(":method", "TRACE")] }), "method-not-allowed", 405, MALFORMED)
+}
+
+fn no_path() -> Value {
+    answer(&json!({ "safe_regex": { "regex": AMBIGUOUS } }), "ambiguous-path", 400, MALFORMED)
 }
 
 pub(super) fn configuration(name: &str, hosts: Vec<Value>) -> Value {
@@ -73,8 +87,6 @@ pub(super) fn configuration(name: &str, hosts: Vec<Value>) -> Value {
         "name": name,
         "virtual_hosts": hosts,
         "ignore_port_in_host_matching": true,
-        // Servlet containers cut off what follows a `;`, and no spelling may lead past a guarded route.
-        "ignore_path_parameters_in_path_matching": true,
         // What a route says itself comes last: the daemon is told who asks.
         "most_specific_header_mutations_wins": true,
         "request_headers_to_remove": NOT_FOR_APPS,
@@ -182,19 +194,26 @@ fn push(route: &mut Value, list: &str, value: Value) {
     }
 }
 
-/// Paths at or below the rule's prefix: a guarded rule has them in any case, as apps may route.
+/// Paths at or below the rule's prefix: a guarded rule has them in every spelling that an app may take for one of them.
 fn matching(rule: &Rule, headers: &[Value]) -> Value {
     let mut matching = match rule.prefix == PathPrefix::root() {
         true => json!({ "prefix": "/" }),
+        false if is_guarded(rule) => {
+            json!({ "safe_regex": { "regex": format!("{}(?:/.*)?", covering(&rule.prefix)) } })
+        }
         false => json!({ "path_separated_prefix": rule.prefix.as_str() }),
     };
-    if is_guarded(rule) {
-        matching["case_sensitive"] = false.into();
-    }
     if !headers.is_empty() {
         matching["headers"] = headers.to_vec().into();
     }
     matching
+}
+
+/// A prefix as [`PathPrefix::covers`] reads it, which the embedded edge asks: in any case, without parameters, and with segments that hold
+/// nothing else between its own.
+fn covering(prefix: &PathPrefix) -> String {
+    let segment = |name: &str| format!("(?:/\\.?{PARAMETERS})*/{}{PARAMETERS}", escaped(name));
+    format!("(?i:{})", prefix.names().map(segment).collect::<String>())
 }
 
 fn is_guarded(rule: &Rule) -> bool {
@@ -257,17 +276,6 @@ fn forward(rule: &Rule, splits: &[Split], judged: bool, table: &Table) -> Vec<Va
         return vec![answer(&matching(rule, &[]), "no-ready-instance", 503, "No instance of the app is ready.")];
     };
     let most = rule.body.0.0;
-    let too_large = json!({
-        "name": "content-length",
-        // From, and below.
-        "range_match": { "start": (most.saturating_add(1)).to_string(), "end": i64::MAX.to_string() },
-    });
-    let too_large = answer(
-        &matching(rule, &[too_large]),
-        "body-too-large",
-        413,
-        "The request's body is larger than this address accepts.",
-    );
     let websocket = json!({ "name": "upgrade", "string_match": { "exact": "websocket", "ignore_case": true } });
     let call = json!({ "name": "content-type", "string_match": { "prefix": "application/grpc" } });
     let tunnel = match &rule.policies.upload {
@@ -288,7 +296,7 @@ fn forward(rule: &Rule, splits: &[Split], judged: bool, table: &Table) -> Vec<Va
             policy::hold(on, most);
         }
     }
-    let mut routes = vec![too_large, tunnel];
+    let mut routes: Vec<Value> = too_large(rule).into_iter().chain([tunnel]).collect();
     if target.calls {
         let mut call = target.route(rule, &[call], rule.timeout);
         // As long as its client waits.
@@ -297,6 +305,16 @@ fn forward(rule: &Rule, splits: &[Split], judged: bool, table: &Table) -> Vec<Va
     }
     routes.extend([again, plain, held]);
     routes
+}
+
+/// Of a length that is announced and no number from 0 to the limit. Envoy's numbers have 63 bits, and a length may have 64: one beyond them
+/// is in no range. `None`: no number is larger than the limit.
+fn too_large(rule: &Rule) -> Option<Value> {
+    let beyond = i64::try_from(rule.body.0.0).ok()?.checked_add(1)?;
+    let allowed = json!({ "start": "0", "end": beyond.to_string() });
+    let other = json!({ "name": "content-length", "range_match": allowed, "invert_match": true });
+    let matching = matching(rule, &[present("content-length"), other]);
+    Some(answer(&matching, "body-too-large", 413, "The request's body is larger than this address accepts."))
 }
 
 /// Where a rule's requests go.
@@ -336,7 +354,8 @@ impl Target {
         target.action["cluster_not_found_response_code"] = "SERVICE_UNAVAILABLE".into();
         target.action["retry_policy"] = retries(UNHEARD);
         if rule.strip && rule.prefix != PathPrefix::root() {
-            let pattern = format!("^(?i:{})/?(.*)$", escaped(rule.prefix.as_str()));
+            let prefix = if is_guarded(rule) { covering(&rule.prefix) } else { escaped(rule.prefix.as_str()) };
+            let pattern = format!("^{prefix}/?(.*)$");
             target.action["regex_rewrite"] = json!({ "pattern": { "regex": pattern }, "substitution": "/\\1" });
         }
         Some(target)

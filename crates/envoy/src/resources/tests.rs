@@ -101,8 +101,8 @@ fn routes(desired: &EdgeDesired, configuration: &str) -> Vec<Value> {
     let all = all(desired);
     let hosts = all.routes[configuration]["virtual_hosts"].as_array().unwrap().clone();
     let host = hosts.into_iter().find(|host| host["name"] == "shop.localhost").unwrap();
-    let (no_trace, routes) = host["routes"].as_array().unwrap().split_first().unwrap();
-    assert_eq!(no_trace["direct_response"]["status"], 405);
+    let (refused, routes) = host["routes"].as_array().unwrap().split_at(2);
+    assert_eq!([0, 1].map(|at: usize| &refused[at]["direct_response"]["status"]), [405, 400]);
     routes.to_vec()
 }
 
@@ -150,7 +150,7 @@ fn two_that_are_judged_are_chosen_by_place() {
 }
 
 #[test]
-fn what_guards_is_on_in_any_case_of_the_path() {
+fn what_guards_is_on_in_every_spelling_of_the_path() {
     let digests = BTreeSet::from([[7; 32]]);
     let gate =
         Gate { proof: Proof::Header("x-auth-token".into()), credentials: Credentials { salt: [1; 16], digests } };
@@ -165,8 +165,8 @@ fn what_guards_is_on_in_any_case_of_the_path() {
     let routes = routes(&desired(vec![guarded]), TLS);
     for route in &routes[..5] {
         assert_eq!(
-            (&route["match"]["path_separated_prefix"], &route["match"]["case_sensitive"]),
-            (&"/admin".into(), &false.into())
+            route["match"]["safe_regex"]["regex"],
+            r"(?i:(?:/\.?(?:(?:;|%3b)[^/]*)?)*/admin(?:(?:;|%3b)[^/]*)?)(?:/.*)?"
         );
         let on: Vec<_> = route["typed_per_filter_config"].as_object().unwrap().keys().collect();
         let policies = [
@@ -209,11 +209,21 @@ fn a_wildcard_is_one_label() {
 fn bodies_are_bounded_announced_or_not() {
     let routes = routes(&desired(vec![rule("/", forward(&[(1, 100)], false))]), TLS);
     assert_eq!(routes[0]["direct_response"]["status"], 413);
-    assert_eq!(routes[0]["match"]["headers"][0]["range_match"]["start"], "1001");
+    let [announced, number] = [0, 1].map(|at: usize| &routes[0]["match"]["headers"][at]);
+    assert_eq!((&announced["name"], &announced["present_match"]), (&"content-length".into(), &true.into()));
+    // Whatever is no number in this range: one of 64 bits is none.
+    assert_eq!((&number["range_match"]["end"], &number["invert_match"]), (&"1001".into(), &true.into()));
     assert_eq!(routes[1]["route"]["idle_timeout"], "3600.000000000s", "a WebSocket");
     assert_eq!(routes[3]["route"]["idle_timeout"], "60.000000000s");
     let held = &routes[4]["typed_per_filter_config"]["bowline.body"]["buffer"]["max_request_bytes"];
     assert_eq!(*held, 1000);
+    let of = |bytes: u64| {
+        let rule = Rule { body: BodyLimit(Bytes(bytes)), ..rule("/", forward(&[(1, 100)], false)) };
+        self::routes(&desired(vec![rule]), TLS)[0].clone()
+    };
+    let largest = u64::MAX >> 1;
+    assert_eq!(of(largest - 1)["match"]["headers"][1]["range_match"]["end"], largest.to_string());
+    assert!(of(largest)["direct_response"].is_null(), "nothing is larger, and the table is one of Envoy's");
 }
 
 #[test]
@@ -239,10 +249,16 @@ fn plain_http_is_sent_to_https_where_that_is_said() {
 #[test]
 fn paths_are_stripped_and_redirects_keep_them() {
     let stripped = Rule { strip: true, ..rule("/a.b", forward(&[(1, 100)], false)) };
+    let policies = Policies { allow: vec!["192.0.2.0/24".parse().unwrap()], ..Policies::default() };
+    let guarded = routes(&desired(vec![Rule { policies, ..stripped.clone() }]), TLS);
+    assert_eq!(
+        guarded[2]["route"]["regex_rewrite"]["pattern"]["regex"],
+        r"^(?i:(?:/\.?(?:(?:;|%3b)[^/]*)?)*/a\.b(?:(?:;|%3b)[^/]*)?)/?(.*)$"
+    );
     let to = rule("/old", Action::Redirect("https://example.com/new/".into()));
     let denied = rule("/no", Action::Deny);
     let routes = routes(&desired(vec![stripped, to, denied]), TLS);
-    assert_eq!(routes[2]["route"]["regex_rewrite"]["pattern"]["regex"], r"^(?i:/a\.b)/?(.*)$");
+    assert_eq!(routes[2]["route"]["regex_rewrite"]["pattern"]["regex"], r"^/a\.b/?(.*)$");
     let redirect = &routes[5]["redirect"];
     assert_eq!(
         (&redirect["host_redirect"], &redirect["regex_rewrite"]["substitution"]),
@@ -251,6 +267,43 @@ fn paths_are_stripped_and_redirects_keep_them() {
     assert_eq!(
         (&routes[6]["direct_response"]["status"], &routes[7]["direct_response"]["status"]),
         (&403.into(), &404.into())
+    );
+}
+
+#[test]
+fn a_network_of_ipv6_is_one_client() {
+    let rate = RateLimit { rate: Rate { count: 10, per: Duration::from_secs(1) }, by: RateBy::Client };
+    let policies = Policies { rate: Some(rate), ..Policies::default() };
+    let routes = routes(&desired(vec![Rule { policies, ..rule("/", forward(&[(1, 100)], false)) }]), TLS);
+    let limit = &routes[2]["typed_per_filter_config"]["bowline.rate.client"];
+    let action = &limit["rate_limits"][0]["actions"][0];
+    assert_eq!(*action, json!({ "masked_remote_address": { "v6_prefix_mask_len": 64 } }));
+    assert_eq!(limit["descriptors"][0]["entries"], json!([{ "key": "masked_remote_address" }]), "each of them");
+}
+
+#[test]
+fn names_are_asked_for_beside_addresses_that_are_hosts() {
+    let matches = |hosts: &[&str]| {
+        let mut desired = desired(vec![rule("/", forward(&[(1, 100)], false))]);
+        for name in hosts {
+            let site = desired.table.sites.values().next().map(Arc::clone).unwrap();
+            Arc::make_mut(&mut desired.table).sites.insert(host(name), site);
+            Arc::make_mut(&mut desired.certificates).insert(host(name), Arc::new(certificate()));
+        }
+        let chains = all(&desired).listeners["https"]["filter_chains"].as_array().unwrap().clone();
+        chains.iter().map(|chain| chain["filter_chain_match"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(matches(&[]), [json!({ "server_names": ["shop.localhost"] })]);
+    let range = |address: &str, bits: u8| json!({ "address_prefix": address, "prefix_len": bits });
+    let (four, six) = (range("203.0.113.7", 32), range("2001:db8::1", 128));
+    let everywhere = json!([four, six, range("0.0.0.0", 0), range("::", 0)]);
+    assert_eq!(
+        matches(&["203.0.113.7", "[2001:db8::1]"]),
+        [
+            json!({ "prefix_ranges": [four] }),
+            json!({ "prefix_ranges": [six] }),
+            json!({ "server_names": ["shop.localhost"], "prefix_ranges": everywhere }),
+        ]
     );
 }
 

@@ -15,7 +15,7 @@ use bowline_core::route::{
     Certificate, Certificates, Cohort, EdgeDesired, EdgeEngine, Pool, PoolId, Serving, SiteTls, Table, compile, routed,
 };
 use bowline_core::secret::Secret;
-use bowline_envoy::{Files, Input, Listen, Resources, fixed};
+use bowline_envoy::{Bounds, Files, Input, Listen, Resources, fixed};
 
 use crate::args::{Endpoint, RenderEnvoy};
 use crate::file;
@@ -34,7 +34,8 @@ pub(super) fn run(args: RenderEnvoy, ui: &Ui) -> Result<ExitCode, Fault> {
     let input =
         Input { desired: &desired, draining: &BTreeMap::new(), listen, access_log: &args.access_log, uploads: None };
     let files = Files { certificates: &args.certificates, admin: args.admin };
-    let text = serde_json::to_string_pretty(&fixed(&Resources::of(input), files)).expect("a JSON value prints");
+    let envoy = fixed(&Resources::of(input), files, Bounds::here());
+    let text = serde_json::to_string_pretty(&envoy).expect("a JSON value prints");
     ui.raw(&text);
     Ok(ExitCode::SUCCESS)
 }
