@@ -247,6 +247,27 @@ fn envoy_outlives_the_daemon_and_is_started_again_when_it_dies() {
 }
 
 #[test]
+fn a_log_that_was_put_aside_by_a_daemon_which_died_is_begun_anew() {
+    let bowline = Bowline::new();
+    let up = up(&bowline, &app(&bowline, "envoy-log", ""));
+    let log = bowline.state().join("logs/edge/access.log");
+    bowline.kill_daemon();
+    std::fs::rename(&log, log.with_extension("log.1")).expect("Envoy's log");
+    wait("the next daemon is there", SOON, || (bowline.status()["apps"][0]["state"] == "ready").then_some(()));
+    wait("what is asked now is written where it is looked for", SOON, || {
+        assert_eq!(curl(&bowline.ca(), &up.https(), &[]).status, 200);
+        std::fs::read_to_string(&log).unwrap_or_default().contains("envoy-log").then_some(())
+    });
+    wait("and counted", SOON, || {
+        let admin = bowline.status()["daemon"]["admin"].as_str().expect("an address").to_owned();
+        let metrics = curl(&bowline.ca(), &format!("http://{admin}/metrics"), &[]).text();
+        let counted =
+            metrics.lines().find(|line| line.contains("duration") && line.contains("_count{app=\"envoy-log\""));
+        counted.is_some_and(|line| !line.ends_with(" 0")).then_some(())
+    });
+}
+
+#[test]
 fn what_envoy_cannot_do_is_refused_by_its_key() {
     let bowline = Bowline::new();
     let folder = app(&bowline, "envoy-refuses", "[service.web.scale]\nmin = 0\nmax = 1\n");

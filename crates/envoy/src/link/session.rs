@@ -24,7 +24,7 @@ use crate::ads::{Ads, Event, Told};
 use crate::delta::{Kind, Model, Resource};
 use crate::record::Totals;
 use crate::resources::{Input, Listen, Resources, cluster_name};
-use crate::tail::{Size, Tail};
+use crate::tail::{Log, Tail};
 use crate::{bootstrap, schema};
 
 /// How long an Envoy may take until its administration answers, and how often that is looked for.
@@ -150,6 +150,10 @@ impl Session {
             && let Err(fault) = self.listen_for_envoy()
         {
             return Ended::Lost(fault);
+        }
+        // A daemon that put the log aside may have ended before Envoy was told.
+        if self.child.is_none() {
+            self.reopen_logs().await;
         }
         self.stay(process, requests).await
     }
@@ -409,17 +413,20 @@ impl Session {
     async fn read(&mut self, tail: &mut Tail) {
         let totals = &mut self.totals;
         match tail.read(|line| totals.add(line)) {
-            Ok(Size::Small) => {}
-            Ok(Size::Grown) => {
-                let reopened = match tail.put_aside() {
-                    Ok(()) => self.admin.post("/reopen_logs").await,
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = reopened {
-                    tracing::warn!(%error, "the access log cannot be put aside");
-                }
-            }
+            Ok(Log::Goes) => {}
+            Ok(Log::Grown) => match tail.put_aside() {
+                Ok(()) => self.reopen_logs().await,
+                Err(error) => tracing::warn!(%error, "the access log cannot be put aside"),
+            },
+            Ok(Log::Moved) => self.reopen_logs().await,
             Err(error) => tracing::warn!(%error, "the access log cannot be read"),
+        }
+    }
+
+    /// Has Envoy write to the file that has the name of its log, which it makes if it must.
+    async fn reopen_logs(&self) {
+        if let Err(error) = self.admin.post("/reopen_logs").await {
+            tracing::warn!(%error, "Envoy cannot be told that its log was put aside");
         }
     }
 
