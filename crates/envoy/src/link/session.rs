@@ -449,8 +449,8 @@ impl Session {
         self.reports = self.reports.wrapping_add(1);
         let doing = clusters.doing(&self.known);
         self.count_busy(|instance| doing.get(instance).map_or(0, |doing| doing.active));
-        let known = &self.known;
-        self.totals.retain(|instance| known.values().any(|one| one == instance));
+        let (known, pools) = (&self.known, &self.table.table.pools);
+        self.totals.pass(|instance| known.values().any(|one| one == instance), |pool| pools.contains_key(pool));
         let serving = taken.or(self.observed.borrow().serving);
         let unjudged = std::mem::replace(&mut self.unjudged, self.filter.fault());
         let is_as_found = self.child.is_none() && self.tells == 1;
@@ -494,7 +494,7 @@ impl Session {
         for (service, pools) in counted {
             let endpoints = pools.iter().filter_map(|pool| self.table.table.pools.get(*pool));
             let flying: u32 = endpoints.flat_map(|pool| pool.endpoints.keys()).map(&active).sum();
-            let new = || Demand { began: self.totals.began(), ..Demand::default() };
+            let new = || Demand { began: self.totals.begun(), ..Demand::default() };
             self.busy.entry(service).or_insert_with(new).busy += since * flying;
         }
     }
