@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bowline_tests::client::{Answer, curl, target, tls_of};
 use bowline_tests::load::Load;
-use bowline_tests::machine::Process;
+use bowline_tests::machine::{Process, processes};
 use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::up::Up;
 use bowline_tests::wire2::{self, Way};
 use bowline_tests::{Bowline, SOON, envoy, path, text, wait};
+use nix::sys::signal::Signal;
 
 use crate::canary::{CANARY, answering, begin, release, released};
 
@@ -246,6 +247,13 @@ fn envoy_outlives_the_daemon_and_is_started_again_when_it_dies() {
     assert_ne!(bowline.edge(), envoy);
 }
 
+/// Of one that may not listen.
+fn is_answered(bowline: &Bowline, url: &str) -> bool {
+    let ca = bowline.ca();
+    let args = ["--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--cacert", path(&ca), url];
+    Command::new("curl").args(args).output().expect("curl runs").stdout == b"200"
+}
+
 #[test]
 fn a_log_that_was_put_aside_by_a_daemon_which_died_is_begun_anew() {
     let bowline = Bowline::new();
@@ -265,6 +273,35 @@ fn a_log_that_was_put_aside_by_a_daemon_which_died_is_begun_anew() {
             metrics.lines().find(|line| line.contains("duration") && line.contains("_count{app=\"envoy-log\""));
         counted.is_some_and(|line| !line.ends_with(" 0")).then_some(())
     });
+}
+
+#[test]
+fn an_envoy_that_cannot_ask_yet_is_kept_and_asks_as_soon_as_it_can() {
+    let bowline = Bowline::new();
+    let args = [&ANY_PORTS[..], &["--edge", "envoy"]].concat();
+    let server = Server::start_with(&bowline, &[], &args);
+    released(&bowline, "envoy-unbound", CANARY);
+    let (socket, before) = (bowline.api_socket().with_file_name("envoy.xds.sock"), Process { pid: bowline.edge() });
+    server.end(Signal::SIGTERM);
+    before.kill();
+    wait("Envoy is gone", SOON, || (!before.runs()).then_some(()));
+    std::fs::remove_file(&socket).expect("the server made it");
+    std::fs::create_dir_all(socket.join("in the way")).expect("a folder in its place");
+    let _next = Server::begin(&bowline, &[], &args);
+    wait("it is said why", START, || {
+        let output = bowline.run(&["status"]);
+        text(&output).contains("envoy.xds.sock cannot be made").then_some(())
+    });
+    let envoy = bowline.edge();
+    std::fs::remove_dir_all(&socket).expect("the folder is this test's");
+    wait("it serves", START, || {
+        let https = bowline.status()["edge"]["https"].as_str()?.rsplit_once(':')?.1.to_owned();
+        is_answered(&bowline, &format!("https://envoy-unbound.localhost:{https}")).then_some(())
+    });
+    assert_eq!(bowline.edge(), envoy, "it is the same one");
+    let bootstrap = socket.with_file_name("envoy.json");
+    let of_state = |process: &Process| process.arguments().iter().any(|argument| argument == path(&bootstrap));
+    assert_eq!(processes().iter().filter(|process| of_state(process)).count(), 1, "and the only one");
 }
 
 #[test]

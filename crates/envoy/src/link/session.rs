@@ -69,6 +69,8 @@ pub(super) struct Session {
     tells: u32,
     /// The table that the model was made of.
     table: Arc<EdgeDesired>,
+    /// Why Envoy cannot ask for anything.
+    unbound: Option<Fault>,
     drains: Drains,
     known: Known,
     totals: Totals,
@@ -114,6 +116,7 @@ impl Session {
             listen: None,
             tells: 0,
             table: Arc::default(),
+            unbound: None,
             drains: Drains::default(),
             known: Known::new(),
             totals: Totals::new(u64::from_le_bytes(began).max(1)),
@@ -146,11 +149,7 @@ impl Session {
             let wanted = Arc::clone(&self.wanted.borrow_and_update());
             self.tell(wanted).await;
         }
-        if self.tells > 0
-            && let Err(fault) = self.listen_for_envoy()
-        {
-            return Ended::Lost(fault);
-        }
+        self.listen_for_envoy();
         // A daemon that put the log aside may have ended before Envoy was told.
         if self.child.is_none() {
             self.reopen_logs().await;
@@ -169,17 +168,27 @@ impl Session {
     }
 
     /// The server that Envoy asks, as long as this daemon lives. Not before it is known what is wanted: an Envoy that is told of nothing
-    /// lets go of all that it serves.
-    fn listen_for_envoy(&mut self) -> Result<(), Fault> {
-        if self.streams.is_some() {
-            return Ok(());
+    /// lets go of all that it serves. Where its socket cannot be made Envoy goes on with what it has, and asks as soon as it can.
+    fn listen_for_envoy(&mut self) {
+        if self.streams.is_some() || self.tells == 0 {
+            return;
         }
         let path = self.config.xds_socket();
-        let bound = self.bind(&path).map_err(|error| {
-            Fault::new(FaultKind::Failed, format!("the socket {} cannot be made", path.display()))
-                .source(&error)
-                .hint("is there room on its disk, and may this user write there?")
-        })?;
+        let bound = match self.bind(&path) {
+            Ok(bound) => bound,
+            Err(error) => {
+                let fault = Fault::new(FaultKind::Failed, format!("the socket {} cannot be made", path.display()))
+                    .source(&error)
+                    .hint("is there room on its disk, and may this user write there?");
+                if self.unbound.as_ref() != Some(&fault) {
+                    tracing::error!(%fault, causes = ?fault.causes, "Envoy cannot be told what to serve");
+                    self.publish(|seen| seen.refusal = Some(fault.clone()));
+                }
+                self.unbound = Some(fault);
+                return;
+            }
+        };
+        self.unbound = None;
         let (ads, told) = Ads::new(self.model.subscribe());
         self.streams = Some(told);
         tokio::spawn(async move {
@@ -187,7 +196,6 @@ impl Session {
                 tracing::error!(error = &error as &dyn std::error::Error, "Envoy is told nothing any more");
             }
         });
-        Ok(())
     }
 
     fn bind(&self, path: &std::path::Path) -> io::Result<UnixListener> {
@@ -314,9 +322,7 @@ impl Session {
                     Ok(()) => {
                         let wanted = Arc::clone(&self.wanted.borrow_and_update());
                         self.tell(wanted).await;
-                        if let Err(fault) = self.listen_for_envoy() {
-                            return Ended::Lost(fault);
-                        }
+                        self.listen_for_envoy();
                     }
                     Err(_) => return Ended::Left,
                 },
@@ -329,6 +335,7 @@ impl Session {
                     None => return Ended::Left,
                 },
                 _ = tick.tick() => {
+                    self.listen_for_envoy();
                     self.read(&mut tail).await;
                     if let Err(error) = self.look(&process).await {
                         self.unanswered += 1;
