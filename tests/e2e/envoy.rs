@@ -247,6 +247,32 @@ fn envoy_outlives_the_daemon_and_is_started_again_when_it_dies() {
     assert_ne!(bowline.edge(), envoy);
 }
 
+/// By its listener on a port that somebody else has for a moment.
+#[test]
+fn what_envoy_refuses_is_said_holds_up_nobody_else_and_is_tried_again() {
+    let bowline = Bowline::new();
+    let folder = app(&bowline, "envoy-taken", "");
+    let up = up(&bowline, &folder);
+    let (before, (_, http)) = (bowline.edge(), target(&up.http()));
+    Process { pid: before }.kill();
+    let taken = wait("the port is free", SOON, || std::net::TcpListener::bind(http).ok());
+    wait("it is said why", START, || {
+        let fault = bowline.status()["edge"]["fault"].clone();
+        let why = fault["caused_by"].to_string();
+        (fault["error"] == "Envoy refused a listener (`http`)" && why.contains("cannot bind")).then_some(())
+    });
+    wait("HTTPS is served", START, || is_answered(&bowline, &up.https()).then_some(()));
+    write(&folder, "[service.web.env]\nGREETING = \"2\"\n");
+    let output = bowline.run(&["up", path(&folder), "--detach"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(!text(&output).contains("has not taken up"), "{}", text(&output));
+    assert!(curl(&bowline.ca(), &format!("{}/env", up.https()), &[]).text().contains("GREETING=2"));
+    drop(taken);
+    wait("HTTP is served, too", START, || is_answered(&bowline, &up.http()).then_some(()));
+    wait("nothing is wrong any more", SOON, || bowline.status()["edge"]["fault"].is_null().then_some(()));
+    assert_ne!(bowline.edge(), before);
+}
+
 /// Of one that may not listen.
 fn is_answered(bowline: &Bowline, url: &str) -> bool {
     let ca = bowline.ca();
