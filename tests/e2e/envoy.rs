@@ -13,7 +13,7 @@ use bowline_tests::wire2::{self, Way};
 use bowline_tests::{Bowline, SOON, envoy, path, text, wait};
 use nix::sys::signal::Signal;
 
-use crate::canary::{CANARY, answering, begin, release, released};
+use crate::canary::{CANARY, answering, begin, release, released, taken_back};
 
 /// An Envoy of 100 MB is read from disk first, and starts more slowly than an edge of Bowline's.
 const START: Duration = Duration::from_secs(60);
@@ -245,6 +245,13 @@ fn envoy_outlives_the_daemon_and_is_started_again_when_it_dies() {
     });
     wait("it is another one", SOON, || (bowline.status()["edge"]["state"] == "serving").then_some(()));
     assert_ne!(bowline.edge(), envoy);
+}
+
+#[test]
+fn a_canary_behind_envoy_that_fails_is_taken_back() {
+    let bowline = Bowline::new();
+    let _server = Server::start_with(&bowline, &[], &[&ANY_PORTS[..], &["--edge", "envoy"]].concat());
+    taken_back(&bowline, "envoy-canary-bad");
 }
 
 /// By its listener on a port that somebody else has for a moment.
