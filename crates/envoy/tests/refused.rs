@@ -32,7 +32,7 @@ fn bind(_: &str, address: SocketAddr) -> Result<TcpListener, Fault> {
 }
 
 fn start(folder: &Path) -> Handle {
-    std::fs::create_dir(folder.join("run")).expect("the folder is this test's");
+    std::fs::create_dir_all(folder.join("run")).expect("the folder is this test's");
     link::spawn(LinkConfig {
         exe: envoy(),
         run_dir: folder.join("run"),
@@ -145,4 +145,22 @@ async fn one_that_is_refused_is_named_and_all_others_change() {
     assert_eq!(places(&seen), ["a-5.test/", "b-5.test/", "c-5.test/", "d-5.test/"]);
     assert_eq!(seen.refusal, None);
     handle.shutdown.edge(Duration::ZERO).await;
+}
+
+#[test]
+fn one_that_was_found_lets_go_of_nothing_but_what_it_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = || tokio::runtime::Runtime::new().unwrap();
+    let all = |b| [("a", Kind::Good), ("b", b), ("c", Kind::Good), ("d", Kind::Good)];
+    // With its runtime all that the first daemon has open ends.
+    let before = daemon().block_on(async { tell(&mut start(folder.path()), 1, &all(Kind::Good)).await });
+    daemon().block_on(async {
+        let mut handle = start(folder.path());
+        let seen = tell(&mut handle, 2, &all(Kind::Refused)).await;
+        assert_eq!(seen.pid, before.pid, "it is the same one");
+        let places = ["a", "b", "c", "d"].map(|app| leads_to(&seen, app));
+        assert_eq!(places, ["a-2.test/", "404", "c-2.test/", "d-2.test/"]);
+        assert_eq!(seen.refusal.map(|fault| fault.message).as_deref(), Some("Envoy refused routes of local/b"));
+        handle.shutdown.edge(Duration::ZERO).await;
+    });
 }

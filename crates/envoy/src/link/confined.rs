@@ -1,13 +1,14 @@
 //! Routes that Envoy refuses, kept from all others: those of plain HTTP are one resource for all hosts, and one host's would hold up everyone's.
 //!
 //! A host whose routes are refused stays as it was in the table that Envoy has taken last, until its site is another one. Where nobody says
-//! which of several hosts it is, half of them are told at a time.
+//! which of several hosts it is, half of them are told at a time. Of an Envoy that was found nobody knows what it had taken: of the hosts without
+//! HTTPS it is told all but one, each in turn, so that it lets go of none that it serves well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bowline_core::app::HostName;
-use bowline_core::route::{EdgeDesired, Site, Table};
+use bowline_core::route::{EdgeDesired, Site, SiteTls, Table};
 
 use crate::delta::{Kind, Refused};
 
@@ -15,10 +16,15 @@ use crate::delta::{Kind, Refused};
 const PLAIN: &str = "http";
 pub(super) const SECURE: &str = "https/";
 
-#[derive(Debug, Default)]
+/// Hosts of an Envoy that was found that are left out in turn. With more of them all routes of plain HTTP stay as they are.
+const MAX_TURNS: usize = 256;
+
+#[derive(Debug)]
 pub(super) struct Confined {
-    /// Whose routes Envoy has taken last, all of them.
-    taken: Arc<Table>,
+    /// Whose routes Envoy has taken last, all of them; `None`: nobody knows.
+    taken: Option<Arc<Table>>,
+    /// Those that are still to be left out of what an Envoy is told that was found; the last one is.
+    turns: Option<Vec<HostName>>,
     /// Sites that it does not take, and why.
     refused: BTreeMap<HostName, (Arc<Site>, String)>,
     /// Groups of hosts of which any may be refused. They wait until Envoy has taken all others.
@@ -34,6 +40,12 @@ pub(super) enum Next {
 }
 
 impl Confined {
+    /// Of an Envoy that has nothing yet, or of one that was found.
+    pub(super) fn new(is_found: bool) -> Self {
+        let taken = (!is_found).then(Arc::default);
+        Self { taken, turns: None, refused: BTreeMap::new(), doubtful: Vec::new() }
+    }
+
     /// The table as Envoy is to be told it.
     pub(super) fn table(&mut self, wanted: &Arc<EdgeDesired>) -> Arc<EdgeDesired> {
         let sites = &wanted.table.sites;
@@ -42,13 +54,14 @@ impl Confined {
             group.retain(|host| sites.contains_key(host));
         }
         self.doubtful.retain(|group| !group.is_empty());
-        let held: BTreeSet<&HostName> = self.refused.keys().chain(self.doubtful.iter().flatten()).collect();
+        let turn = self.turns.iter().filter_map(|turns| turns.last());
+        let held: BTreeSet<&HostName> = self.refused.keys().chain(self.doubtful.iter().flatten()).chain(turn).collect();
         if held.is_empty() {
             return Arc::clone(wanted);
         }
         let mut table = Table::clone(&wanted.table);
         for host in held {
-            match self.taken.sites.get(host) {
+            match self.taken.as_ref().and_then(|taken| taken.sites.get(host)) {
                 Some(site) => drop(table.sites.insert(host.clone(), Arc::clone(site))),
                 None => drop(table.sites.remove(host)),
             }
@@ -60,11 +73,10 @@ impl Confined {
     pub(super) fn settled(&mut self, told: &EdgeDesired, refused: &Refused) -> Next {
         let routes = refused.iter().filter(|((kind, _), _)| *kind == Kind::Routes);
         let routes: BTreeMap<&str, &String> = routes.map(|((_, name), why)| (name.as_str(), why)).collect();
-        if routes.is_empty() {
-            self.taken = Arc::clone(&told.table);
-            return if self.doubtful.pop().is_some() { Next::Tell } else { Next::Nothing };
-        }
-        let taken = &self.taken.sites;
+        let Some(taken) = self.taken.as_ref().filter(|_| !routes.is_empty()) else {
+            return self.take_all(told, routes.contains_key(PLAIN));
+        };
+        let taken = &taken.sites;
         let changed: Vec<_> = told.table.sites.iter().filter(|(host, site)| taken.get(*host) != Some(*site)).collect();
         let own = changed.iter().filter_map(|(host, site)| {
             let why = routes.get(format!("{SECURE}{host}").as_str())?;
@@ -87,6 +99,24 @@ impl Confined {
         Next::Tell
     }
 
+    /// Envoy has taken the routes of all hosts, or nobody knows yet what it has.
+    fn take_all(&mut self, told: &EdgeDesired, is_refused: bool) -> Next {
+        if is_refused {
+            // Without a host Envoy would let go of its HTTPS, too, which does not wait for the routes of plain HTTP.
+            let plain = told.table.sites.iter().filter(|(_, site)| site.tls == SiteTls::Off);
+            match &mut self.turns {
+                None => self.turns = Some(plain.map(|(host, _)| host.clone()).take(MAX_TURNS).collect()),
+                Some(turns) => drop(turns.pop()),
+            }
+            return if self.turns.as_ref().is_some_and(|turns| !turns.is_empty()) { Next::Tell } else { Next::Nothing };
+        }
+        // It may have been taken for another reason than that it lacks this one.
+        let left_out = self.turns.take().and_then(|mut turns| turns.pop());
+        self.doubtful.extend(left_out.map(|host| BTreeSet::from([host])));
+        self.taken = Some(Arc::clone(&told.table));
+        if self.doubtful.pop().is_some() { Next::Tell } else { Next::Nothing }
+    }
+
     /// Hosts whose routes are refused, and why.
     pub(super) fn refused(&self) -> impl Iterator<Item = (&HostName, &str)> {
         self.refused.iter().map(|(host, (_, why))| (host, why.as_str()))
@@ -96,7 +126,6 @@ impl Confined {
 #[cfg(test)]
 mod tests {
     use bowline_core::id::Generation;
-    use bowline_core::route::SiteTls;
 
     use super::*;
 
@@ -105,6 +134,8 @@ mod tests {
         confined: Confined,
         refuses: &'static [&'static str],
         told: usize,
+        /// Of all that it has taken, how many hosts the smallest had.
+        fewest: usize,
     }
 
     fn desired(hosts: &[(&str, SiteTls)]) -> Arc<EdgeDesired> {
@@ -124,6 +155,9 @@ mod tests {
                 let is_bad =
                     |host: &HostName, site: &Site| refuses.contains(&host.as_str()) && site.tls == SiteTls::Off;
                 let is_refused = told.table.sites.iter().any(|(host, site)| is_bad(host, site));
+                if !is_refused {
+                    self.fewest = self.fewest.min(told.table.sites.len());
+                }
                 let refused = is_refused.then(|| ((Kind::Routes, PLAIN.to_owned()), "why".to_owned()));
                 if self.confined.settled(&told, &refused.into_iter().collect()) == Next::Nothing {
                     let text = |(host, site): (&HostName, &Arc<Site>)| match site.tls {
@@ -141,7 +175,7 @@ mod tests {
     }
 
     fn picky(refuses: &'static [&'static str]) -> Picky {
-        Picky { confined: Confined::default(), refuses, told: 0 }
+        Picky { confined: Confined::new(false), refuses, told: 0, fewest: usize::MAX }
     }
 
     const NAMES: [&str; 6] = ["a.test", "b.test", "c.test", "d.test", "e.test", "f.test"];
@@ -171,8 +205,23 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_found_lets_go_of_nothing_but_what_it_refuses() {
+        let mut envoy = Picky { confined: Confined::new(true), ..picky(&["c.test"]) };
+        let all = desired(&NAMES.map(|name| (name, SiteTls::Off)));
+        assert_eq!(envoy.tell(&all), "+a.test +b.test +d.test +e.test +f.test");
+        assert_eq!((envoy.refused().as_str(), envoy.fewest), ("c.test: why", NAMES.len() - 1));
+
+        let mut envoy = Picky { confined: Confined::new(true), ..picky(&["c.test", "d.test"]) };
+        envoy.tell(&all);
+        assert_eq!((envoy.refused().as_str(), envoy.fewest), ("", usize::MAX), "it goes on with all that it has");
+        let good = desired(&NAMES.map(|name| (name, SiteTls::Both)));
+        assert_eq!(envoy.tell(&good).split(' ').count(), NAMES.len());
+        assert_eq!(envoy.tell(&all), "+a.test +b.test c.test d.test +e.test +f.test", "by now it is known what it has");
+    }
+
+    #[test]
     fn routes_of_https_say_whose_they_are() {
-        let mut confined = Confined::default();
+        let mut confined = Confined::new(false);
         let all = desired(&NAMES.map(|name| (name, SiteTls::Both)));
         let refused = [PLAIN, "https/d.test"].map(|name| ((Kind::Routes, name.to_owned()), "why".to_owned()));
         assert_eq!(confined.settled(&all, &refused.into()), Next::Tell);
@@ -184,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_nobody_has_changed_is_not_told_without_end() {
-        let mut confined = Confined::default();
+        let mut confined = Confined::new(false);
         let all = desired(&[("a.test", SiteTls::Both)]);
         assert_eq!(confined.settled(&all, &Refused::new()), Next::Nothing);
         let refused: Refused = [((Kind::Routes, PLAIN.to_owned()), "why".to_owned())].into();

@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn whose_it_is_is_said() {
         let check = |kind, name: &str, said: &str, whose: &[&str]| {
-            let (edge, apps) = faults(&[(kind, name)], &Confined::default(), &[]);
+            let (edge, apps) = faults(&[(kind, name)], &Confined::new(false), &[]);
             let edge = edge.unwrap();
             assert_eq!((edge.message.as_str(), edge.causes.as_slice()), (said, &["why".to_owned()][..]));
             assert_eq!(apps, whose.iter().map(|app| format!("{app}: {said}")).collect::<Vec<_>>());
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn each_app_is_told_its_own_and_the_edge_has_all() {
-        let mut confined = Confined::default();
+        let mut confined = Confined::new(false);
         let told = EdgeDesired { table: Arc::new(table()), ..EdgeDesired::default() };
         let refused = [((Kind::Routes, "https/shop.localhost".to_owned()), "why".to_owned())].into();
         confined.settled(&told, &refused);
@@ -170,6 +170,6 @@ mod tests {
         let left_out = "Envoy cannot do what route main of local/board asks for: it answers 503";
         assert_eq!(apps, [format!("local/board: {left_out}"), "local/shop: Envoy refused routes of local/shop".into()]);
         assert_eq!(edge.unwrap().causes, ["why".to_owned(), format!("and: {left_out}")]);
-        assert_eq!(faults(&[], &Confined::default(), &[]), (None, Vec::new()));
+        assert_eq!(faults(&[], &Confined::new(false), &[]), (None, Vec::new()));
     }
 }

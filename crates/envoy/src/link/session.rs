@@ -123,7 +123,7 @@ impl Session {
             tells: 0,
             table: Arc::default(),
             told: Arc::default(),
-            confined: Confined::default(),
+            confined: Confined::new(true),
             refused: Refused::new(),
             left_out: BTreeMap::new(),
             kept: Vec::new(),
@@ -171,7 +171,7 @@ impl Session {
     fn welcome(&mut self, pid: u32, listen: Listen) {
         tracing::info!(pid, http = %listen.http, https = ?listen.https, "connected to Envoy");
         (self.taken, self.looked, self.unanswered) = (None, None, 0);
-        (self.confined, self.refused) = (Confined::default(), Refused::new());
+        (self.confined, self.refused) = (Confined::new(self.child.is_none()), Refused::new());
         self.publish(|seen| {
             let (http, https) = (Some(listen.http), listen.https);
             *seen = EdgeObservation { status: EdgeStatus::Connected, http, https, pid, ..EdgeObservation::default() };
