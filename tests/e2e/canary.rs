@@ -89,7 +89,12 @@ fn a_good_canary_takes_its_steps_and_everything_without_a_lost_request() {
 fn a_canary_that_fails_is_taken_back_and_says_by_how_much() {
     let bowline = Bowline::new();
     let _server = Server::start(&bowline);
-    let (folder, url) = released(&bowline, "canary-bad", CANARY);
+    taken_back(&bowline, "canary-bad");
+}
+
+/// A canary that fails all but its health, whichever edge counts.
+pub(crate) fn taken_back(bowline: &Bowline, name: &str) {
+    let (folder, url) = released(bowline, name, CANARY);
     let load = Load::start_whole(&url, "/health", &bowline.ca());
     let asking = Load::start_whole(&url, "/", &bowline.ca());
     answering(&folder, "self.answer(b\"\") if self.path == \"/health\" else self.send_error(500)");
@@ -97,7 +102,7 @@ fn a_canary_that_fails_is_taken_back_and_says_by_how_much() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let said = text(&output);
     assert!(said.contains("release 2 is worse than it may be") && said.contains("web: canary "), "{said}");
-    assert_eq!(release(&bowline), 1);
+    assert_eq!(release(bowline), 1);
     let before = asking.stop();
     let after = Load::start_whole(&url, "/", &bowline.ca());
     after.more();

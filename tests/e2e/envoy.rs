@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use bowline_tests::client::{Answer, curl, target, tls_of};
 use bowline_tests::load::Load;
-use bowline_tests::machine::Process;
+use bowline_tests::machine::{Process, processes};
 use bowline_tests::server::{ANY_PORTS, Server};
 use bowline_tests::up::Up;
 use bowline_tests::wire::Wire;
 use bowline_tests::wire2::{self, Way};
 use bowline_tests::{Bowline, SOON, envoy, path, text, wait};
+use nix::sys::signal::Signal;
 
-use crate::canary::{CANARY, answering, begin, release, released};
+use crate::canary::{CANARY, answering, begin, release, released, taken_back};
 
 /// An Envoy of 100 MB is read from disk first, and starts more slowly than an edge of Bowline's.
 const START: Duration = Duration::from_secs(60);
@@ -267,6 +268,96 @@ fn envoy_outlives_the_daemon_and_is_started_again_when_it_dies() {
     });
     wait("it is another one", SOON, || (bowline.status()["edge"]["state"] == "serving").then_some(()));
     assert_ne!(bowline.edge(), envoy);
+}
+
+#[test]
+fn a_canary_behind_envoy_that_fails_is_taken_back() {
+    let bowline = Bowline::new();
+    let _server = Server::start_with(&bowline, &[], &[&ANY_PORTS[..], &["--edge", "envoy"]].concat());
+    taken_back(&bowline, "envoy-canary-bad");
+}
+
+/// By its listener on a port that somebody else has for a moment.
+#[test]
+fn what_envoy_refuses_is_said_holds_up_nobody_else_and_is_tried_again() {
+    let bowline = Bowline::new();
+    let folder = app(&bowline, "envoy-taken", "");
+    let up = up(&bowline, &folder);
+    let (before, (_, http)) = (bowline.edge(), target(&up.http()));
+    Process { pid: before }.kill();
+    let taken = wait("the port is free", SOON, || std::net::TcpListener::bind(http).ok());
+    wait("it is said why", START, || {
+        let fault = bowline.status()["edge"]["fault"].clone();
+        let why = fault["caused_by"].to_string();
+        (fault["error"] == "Envoy refused a listener (`http`)" && why.contains("cannot bind")).then_some(())
+    });
+    wait("HTTPS is served", START, || is_answered(&bowline, &up.https()).then_some(()));
+    write(&folder, "[service.web.env]\nGREETING = \"2\"\n");
+    let output = bowline.run(&["up", path(&folder), "--detach"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(!text(&output).contains("has not taken up"), "{}", text(&output));
+    assert!(curl(&bowline.ca(), &format!("{}/env", up.https()), &[]).text().contains("GREETING=2"));
+    drop(taken);
+    wait("HTTP is served, too", START, || is_answered(&bowline, &up.http()).then_some(()));
+    wait("nothing is wrong any more", SOON, || bowline.status()["edge"]["fault"].is_null().then_some(()));
+    assert_ne!(bowline.edge(), before);
+}
+
+/// Of one that may not listen.
+fn is_answered(bowline: &Bowline, url: &str) -> bool {
+    let ca = bowline.ca();
+    let args = ["--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--cacert", path(&ca), url];
+    Command::new("curl").args(args).output().expect("curl runs").stdout == b"200"
+}
+
+#[test]
+fn a_log_that_was_put_aside_by_a_daemon_which_died_is_begun_anew() {
+    let bowline = Bowline::new();
+    let up = up(&bowline, &app(&bowline, "envoy-log", ""));
+    let log = bowline.state().join("logs/edge/access.log");
+    bowline.kill_daemon();
+    std::fs::rename(&log, log.with_extension("log.1")).expect("Envoy's log");
+    wait("the next daemon is there", SOON, || (bowline.status()["apps"][0]["state"] == "ready").then_some(()));
+    wait("what is asked now is written where it is looked for", SOON, || {
+        assert_eq!(curl(&bowline.ca(), &up.https(), &[]).status, 200);
+        std::fs::read_to_string(&log).unwrap_or_default().contains("envoy-log").then_some(())
+    });
+    wait("and counted", SOON, || {
+        let admin = bowline.status()["daemon"]["admin"].as_str().expect("an address").to_owned();
+        let metrics = curl(&bowline.ca(), &format!("http://{admin}/metrics"), &[]).text();
+        let counted =
+            metrics.lines().find(|line| line.contains("duration") && line.contains("_count{app=\"envoy-log\""));
+        counted.is_some_and(|line| !line.ends_with(" 0")).then_some(())
+    });
+}
+
+#[test]
+fn an_envoy_that_cannot_ask_yet_is_kept_and_asks_as_soon_as_it_can() {
+    let bowline = Bowline::new();
+    let args = [&ANY_PORTS[..], &["--edge", "envoy"]].concat();
+    let server = Server::start_with(&bowline, &[], &args);
+    released(&bowline, "envoy-unbound", CANARY);
+    let (socket, before) = (bowline.api_socket().with_file_name("envoy.xds.sock"), Process { pid: bowline.edge() });
+    server.end(Signal::SIGTERM);
+    before.kill();
+    wait("Envoy is gone", SOON, || (!before.runs()).then_some(()));
+    std::fs::remove_file(&socket).expect("the server made it");
+    std::fs::create_dir_all(socket.join("in the way")).expect("a folder in its place");
+    let _next = Server::begin(&bowline, &[], &args);
+    wait("it is said why", START, || {
+        let output = bowline.run(&["status"]);
+        text(&output).contains("envoy.xds.sock cannot be made").then_some(())
+    });
+    let envoy = bowline.edge();
+    std::fs::remove_dir_all(&socket).expect("the folder is this test's");
+    wait("it serves", START, || {
+        let https = bowline.status()["edge"]["https"].as_str()?.rsplit_once(':')?.1.to_owned();
+        is_answered(&bowline, &format!("https://envoy-unbound.localhost:{https}")).then_some(())
+    });
+    assert_eq!(bowline.edge(), envoy, "it is the same one");
+    let bootstrap = socket.with_file_name("envoy.json");
+    let of_state = |process: &Process| process.arguments().iter().any(|argument| argument == path(&bootstrap));
+    assert_eq!(processes().iter().filter(|process| of_state(process)).count(), 1, "and the only one");
 }
 
 #[test]

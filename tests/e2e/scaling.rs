@@ -1,6 +1,6 @@
 //! Services whose load says how many instances they have, minutes made seconds.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -26,6 +26,10 @@ fn serving(bowline: &Bowline, name: &str, scale: &str, faster: u32) -> Up {
 
 /// `keys`: its scale, and more lines of its service.
 fn serving_slowly(bowline: &Bowline, name: &str, keys: (&str, &str), slowly: &str, faster: u32) -> Up {
+    Up::start(bowline, &slow_app(bowline, name, keys, slowly, faster), SOON)
+}
+
+fn slow_app(bowline: &Bowline, name: &str, keys: (&str, &str), slowly: &str, faster: u32) -> PathBuf {
     bowline.scale_faster(faster);
     let folder = bowline.app(name, "plain");
     let path = folder.join("server.py");
@@ -42,7 +46,7 @@ fn serving_slowly(bowline: &Bowline, name: &str, keys: (&str, &str), slowly: &st
          health = {{ path = \"/health\", interval = \"200ms\" }}\n"
     );
     std::fs::write(folder.join("bowline.toml"), toml).expect("a test's file");
-    Up::start(bowline, &folder, SOON)
+    folder
 }
 
 /// So many clients, each of which asks again as soon as it has its answer.
@@ -98,6 +102,22 @@ fn a_load_ten_times_as_large_is_met_without_a_failed_request_and_given_up_again(
     has(&bowline, 1, DOWN);
     let events = text(&bowline.run(&["events"]));
     assert!(events.contains("web: 1 to ") && events.contains("to 1 instances"), "{events}");
+}
+
+#[test]
+fn behind_envoy_the_load_says_how_many_there_are_too() {
+    let bowline = Bowline::new();
+    let folder = slow_app(&bowline, "scale-envoy", ("{ min = 1, max = 3, in_flight = 2 }", ""), SLEEPS, 10);
+    let up = Up::start_with(&bowline, &folder, &["--edge", "envoy"], DOWN);
+    assert_eq!(ready(&bowline), 1);
+    let large = load(&up.https(), &bowline.ca(), 8, Duration::from_secs(3_600));
+    has(&bowline, 3, SOON);
+    let scale = service(&bowline)["scale"].clone();
+    assert_eq!((&scale["max"], &scale["in_flight"]), (&3.into(), &2.into()), "{scale}");
+    large.stop();
+    let report = large.report().expect("the load ends");
+    assert_eq!(report.counts.failed, 0, "{:?}", report.failures);
+    has(&bowline, 1, DOWN);
 }
 
 /// A fifth of a core is all that one may have: two clients that burn it without end ask for more than one.

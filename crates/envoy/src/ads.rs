@@ -6,15 +6,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
-use bowline_core::id::Generation;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::server::{NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::delta::{self, Delta, Effect, Kind, Model};
+use crate::delta::{self, Delta, Effect, Kind, Model, Settled};
 use crate::streamed::{self, Answered};
 
 /// What Envoy sends at most in one message: the versions of all it holds.
@@ -94,12 +94,7 @@ use message::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 pub(crate) enum Event {
     /// An Envoy has come; it says what it holds and is told the rest.
     Opened,
-    Serving(Generation),
-    Refused {
-        generation: Generation,
-        kind: Kind,
-        why: String,
-    },
+    Settled(Settled),
     Closed,
 }
 
@@ -172,9 +167,11 @@ impl Stream {
         let mut delta = Delta::new(Arc::clone(&self.model.borrow_and_update()));
         self.tell(Event::Opened).await;
         loop {
+            let next = delta.next_deadline();
             let effects = tokio::select! {
                 received = requests.message() => match received {
-                    Ok(Some(request)) => parse(request).map_or_else(Vec::new, |request| delta.request(request)),
+                    Ok(Some(request)) =>
+                        parse(request).map_or_else(Vec::new, |request| delta.request(request, Instant::now())),
                     Ok(None) => break,
                     Err(error) => {
                         tracing::debug!(%error, "a stream to Envoy ended");
@@ -185,6 +182,7 @@ impl Stream {
                     Ok(()) => delta.want(Arc::clone(&self.model.borrow_and_update())),
                     Err(_) => break,
                 },
+                () = at(next) => delta.pass(Instant::now()),
             };
             if !self.carry_out(effects).await {
                 break;
@@ -207,11 +205,18 @@ impl Stream {
                         return false;
                     }
                 }
-                Effect::Serving(generation) => self.tell(Event::Serving(generation)).await,
-                Effect::Refused { generation, kind, why } => self.tell(Event::Refused { generation, kind, why }).await,
+                Effect::Settled(settled) => self.tell(Event::Settled(settled)).await,
             }
         }
         true
+    }
+}
+
+/// At this time; never, if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,11 +3,19 @@
 //! A cluster and its endpoints are there before any route leads to them, and a cluster goes when no route leads to it any more: clusters,
 //! endpoints, certificates, listeners, routes, and removals of clusters at the end ("xDS REST and gRPC protocol", eventual consistency
 //! considerations). Of each kind one response is under way at a time; what changes meanwhile goes with the next.
+//!
+//! Of a response that Envoy refuses it may have applied any part, and does not say which: what was in it is sent again one by one, so that only
+//! what is refused stays so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bowline_core::id::Generation;
+
+/// First and last pause before a listener that was refused is sent again: by then its port may be free. Whether anything else is refused depends
+/// on nothing but itself.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// A kind of resource, in the order in which they are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,11 +88,13 @@ impl std::fmt::Debug for Resource {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Model {
     pub(crate) generation: Generation,
+    /// Tells models of one generation apart.
+    pub(crate) number: u64,
     pub(crate) resources: BTreeMap<Kind, BTreeMap<String, Resource>>,
 }
 
 impl Model {
-    fn of(&self, kind: Kind) -> &BTreeMap<String, Resource> {
+    pub(crate) fn of(&self, kind: Kind) -> &BTreeMap<String, Resource> {
         static NONE: BTreeMap<String, Resource> = BTreeMap::new();
         self.resources.get(&kind).unwrap_or(&NONE)
     }
@@ -117,15 +127,19 @@ pub(crate) struct Response {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
     Send(Response),
-    /// Envoy has all of this generation.
-    Serving(Generation),
-    /// It does not take what it was sent of this generation.
-    Refused {
-        generation: Generation,
-        kind: Kind,
-        why: String,
-    },
+    Settled(Settled),
 }
+
+/// Envoy has all of a model, but what it refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub(crate) generation: Generation,
+    pub(crate) number: u64,
+    pub(crate) refused: Refused,
+}
+
+/// What Envoy refuses of what is wanted, and why.
+pub(crate) type Refused = BTreeMap<(Kind, String), String>;
 
 /// One stream. Architecture invariant: a route or a listener is sent only when all clusters are there, with their endpoints.
 #[derive(Debug)]
@@ -133,27 +147,95 @@ pub(crate) struct Delta {
     model: Arc<Model>,
     kinds: BTreeMap<Kind, Held>,
     nonces: u64,
-    told: Option<Generation>,
+    told: Option<Settled>,
 }
 
 /// What one stream has of one kind.
 #[derive(Debug, Default)]
 struct Held {
     names: BTreeSet<String>,
-    versions: BTreeMap<String, String>,
-    /// Those that were not taken.
-    refused: BTreeMap<String, String>,
+    /// `None`: it may have any, or none at all.
+    versions: BTreeMap<String, Option<String>>,
+    refused: BTreeMap<String, Refusal>,
+    /// They were in a response that was refused, and are sent one by one.
+    alone: BTreeSet<String>,
     under_way: Option<UnderWay>,
     /// It was told something: Envoy waits for the first response, even one that has nothing.
     is_greeted: bool,
 }
 
+/// One that was not taken.
+#[derive(Debug)]
+struct Refusal {
+    version: String,
+    why: String,
+    pause: Duration,
+    again: Again,
+}
+
+/// When it is sent again as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    Never,
+    At(Instant),
+    Now,
+}
+
 #[derive(Debug)]
 struct UnderWay {
     nonce: String,
-    generation: Generation,
     upserts: BTreeMap<String, String>,
     removed: Vec<String>,
+}
+
+impl Held {
+    fn has(&self, name: &str, wanted: &Resource) -> bool {
+        self.versions.get(name).and_then(Option::as_ref) == Some(&wanted.version)
+    }
+
+    /// As it is wanted, whether it is about to be sent again or not.
+    fn refusal(&self, name: &str, wanted: &Resource) -> Option<&Refusal> {
+        self.refused.get(name).filter(|refusal| refusal.version == wanted.version)
+    }
+
+    /// Nothing is to be sent: it is there, or refused for now.
+    fn is_done_with(&self, name: &str, wanted: &Resource) -> bool {
+        self.has(name, wanted) || self.refusal(name, wanted).is_some_and(|refusal| refusal.again != Again::Now)
+    }
+
+    fn refuse(&mut self, kind: Kind, sent: UnderWay, why: &str, now: Instant) {
+        for name in sent.upserts.keys() {
+            self.versions.insert(name.clone(), None);
+        }
+        if sent.upserts.len() > 1 {
+            self.alone.extend(sent.upserts.into_keys());
+            return;
+        }
+        let Some((name, version)) = sent.upserts.into_iter().next() else {
+            // What it does not let go of it keeps.
+            sent.removed.iter().for_each(|name| drop(self.versions.remove(name)));
+            return;
+        };
+        let before = self.refused.get(&name).filter(|before| before.version == version);
+        let pause = before.map_or(AGAIN.0, |before| (before.pause * 2).min(AGAIN.1));
+        let again = match kind {
+            Kind::Listener => Again::At(now + pause),
+            Kind::Cluster | Kind::Endpoints | Kind::Secret | Kind::Routes => Again::Never,
+        };
+        self.alone.remove(&name);
+        self.refused.insert(name, Refusal { version, why: why.to_owned(), pause, again });
+    }
+
+    fn take(&mut self, sent: UnderWay) {
+        for name in &sent.removed {
+            self.versions.remove(name);
+        }
+        for (name, version) in sent.upserts {
+            self.refused.remove(&name);
+            self.alone.remove(&name);
+            self.versions.insert(name, Some(version));
+        }
+    }
 }
 
 impl Delta {
@@ -164,15 +246,19 @@ impl Delta {
     /// Another model is wanted.
     pub(crate) fn want(&mut self, model: Arc<Model>) -> Vec<Effect> {
         self.model = model;
-        self.next(Vec::new())
+        for (kind, held) in &mut self.kinds {
+            let wanted = self.model.of(*kind);
+            held.refused.retain(|name, refusal| wanted.get(name).is_some_and(|one| one.version == refusal.version));
+            held.alone.retain(|name| wanted.contains_key(name));
+        }
+        self.next()
     }
 
-    pub(crate) fn request(&mut self, request: Request) -> Vec<Effect> {
-        let mut effects = Vec::new();
+    pub(crate) fn request(&mut self, request: Request, now: Instant) -> Vec<Effect> {
         let is_first = !self.kinds.contains_key(&request.kind);
         let held = self.kinds.entry(request.kind).or_default();
         if is_first {
-            held.versions = request.initial.clone();
+            held.versions = request.initial.into_iter().map(|(name, version)| (name, Some(version))).collect();
         }
         for name in &request.unsubscribe {
             held.names.remove(name);
@@ -185,70 +271,85 @@ impl Delta {
             }
         }
         if !request.nonce.is_empty() {
-            effects.extend(self.answered(&request));
+            self.answered(request.kind, &request.nonce, request.error.as_deref(), now);
         }
-        self.next(effects)
+        self.next()
     }
 
-    fn answered(&mut self, request: &Request) -> Option<Effect> {
-        let held = self.kinds.get_mut(&request.kind)?;
-        let sent = held.under_way.take_if(|sent| sent.nonce == request.nonce)?;
-        if let Some(why) = &request.error {
-            held.refused = sent.upserts;
-            return Some(Effect::Refused { generation: sent.generation, kind: request.kind, why: why.clone() });
+    /// Time has passed.
+    pub(crate) fn pass(&mut self, now: Instant) -> Vec<Effect> {
+        for refusal in self.kinds.values_mut().flat_map(|held| held.refused.values_mut()) {
+            if matches!(refusal.again, Again::At(at) if at <= now) {
+                refusal.again = Again::Now;
+            }
         }
-        held.refused.retain(|name, _| !sent.upserts.contains_key(name));
-        for name in &sent.removed {
-            held.versions.remove(name);
+        self.next()
+    }
+
+    /// When to call [`Self::pass`].
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let at = |refusal: &Refusal| match refusal.again {
+            Again::At(at) => Some(at),
+            Again::Never | Again::Now => None,
+        };
+        self.kinds.values().flat_map(|held| held.refused.values()).filter_map(at).min()
+    }
+
+    fn answered(&mut self, kind: Kind, nonce: &str, error: Option<&str>, now: Instant) {
+        let Some(held) = self.kinds.get_mut(&kind) else { return };
+        let Some(sent) = held.under_way.take_if(|sent| sent.nonce == nonce) else { return };
+        let names: Vec<String> = sent.upserts.keys().cloned().collect();
+        match error {
+            Some(why) => held.refuse(kind, sent, why, now),
+            None => held.take(sent),
         }
-        let taken: Vec<String> = sent.upserts.keys().cloned().collect();
-        held.versions.extend(sent.upserts);
-        if request.kind == Kind::Cluster
+        if kind == Kind::Cluster
             && let Some(endpoints) = self.kinds.get_mut(&Kind::Endpoints)
         {
             // A cluster that was told anew waits for its endpoints anew.
-            taken.iter().for_each(|name| drop(endpoints.versions.remove(name)));
+            names.iter().for_each(|name| drop(endpoints.versions.remove(name)));
         }
-        None
     }
 
     /// Sends what may be sent now.
-    fn next(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
-        for kind in Kind::ALL {
-            if let Some(response) = self.response(kind) {
-                effects.push(Effect::Send(response));
+    fn next(&mut self) -> Vec<Effect> {
+        let mut effects: Vec<Effect> =
+            Kind::ALL.into_iter().filter_map(|kind| self.response(kind).map(Effect::Send)).collect();
+        if Kind::ALL.into_iter().all(|kind| self.is_settled(kind)) {
+            let Model { generation, number, .. } = *self.model;
+            let settled = Settled { generation, number, refused: self.refused() };
+            if self.told.as_ref() != Some(&settled) {
+                self.told = Some(settled.clone());
+                effects.push(Effect::Settled(settled));
             }
-        }
-        let generation = self.model.generation;
-        if self.told != Some(generation)
-            && Kind::ALL.into_iter().all(|kind| self.is_settled(kind))
-            && !self.is_refused()
-        {
-            self.told = Some(generation);
-            effects.push(Effect::Serving(generation));
         }
         effects
     }
 
-    fn is_refused(&self) -> bool {
-        let now = |(kind, held): (&Kind, &Held)| {
-            let wanted = self.model.of(*kind);
-            held.refused.iter().any(|(name, version)| wanted.get(name).is_some_and(|one| one.version == *version))
+    fn refused(&self) -> Refused {
+        let of = |(kind, held): (&Kind, &Held)| {
+            let wanted = self.model.of(*kind).iter();
+            let refused = wanted.filter_map(|(name, one)| Some((name.clone(), held.refusal(name, one)?.why.clone())));
+            refused.map(|(name, why)| ((*kind, name), why)).collect::<Vec<_>>()
         };
-        self.kinds.iter().any(now)
+        self.kinds.iter().flat_map(of).collect()
     }
 
     fn response(&mut self, kind: Kind) -> Option<Response> {
         let may_be_led_to = self.is_there(Kind::Cluster) && self.is_there(Kind::Endpoints);
-        let is_led_by_new = self.is_there(Kind::Listener) && self.is_there(Kind::Routes);
         let held = self.kinds.get(&kind).filter(|held| held.under_way.is_none())?;
         let waits = matches!(kind, Kind::Listener | Kind::Routes) && !may_be_led_to;
         if waits {
             return None;
         }
-        let upserts: Vec<(String, Resource)> =
+        let missing: Vec<(String, Resource)> =
             self.missing(kind, held).map(|(name, resource)| (name.clone(), resource.clone())).collect();
-        let goes = kind.is_wildcard() && (kind != Kind::Cluster || is_led_by_new);
+        let (alone, mut upserts): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|(name, _)| held.alone.contains(name));
+        if upserts.is_empty() {
+            upserts.extend(alone.into_iter().next());
+        }
+        let goes = kind.is_wildcard() && (kind != Kind::Cluster || self.is_led_by_new());
         let removed: Vec<String> = if goes { self.surplus(kind, held).cloned().collect() } else { Vec::new() };
         let owes_greeting = kind.is_wildcard() && !held.is_greeted;
         if upserts.is_empty() && removed.is_empty() && !owes_greeting {
@@ -259,16 +360,14 @@ impl Delta {
         let versions = upserts.iter().map(|(name, resource)| (name.clone(), resource.version.clone())).collect();
         let held = self.kinds.entry(kind).or_default();
         held.is_greeted = true;
-        held.under_way =
-            Some(UnderWay { nonce: nonce.clone(), generation, upserts: versions, removed: removed.clone() });
+        held.under_way = Some(UnderWay { nonce: nonce.clone(), upserts: versions, removed: removed.clone() });
         Some(Response { kind, nonce, generation, upserts, removed })
     }
 
     /// What it is to be sent: wanted, asked for, and neither there nor refused as it is.
     fn missing<'a>(&'a self, kind: Kind, held: &'a Held) -> impl Iterator<Item = (&'a String, &'a Resource)> {
         self.model.of(kind).iter().filter(move |(name, resource)| {
-            let same = |known: &BTreeMap<String, String>| known.get(*name) == Some(&resource.version);
-            (kind.is_wildcard() || held.names.contains(*name)) && !same(&held.versions) && !same(&held.refused)
+            (kind.is_wildcard() || held.names.contains(*name)) && !held.is_done_with(name, resource)
         })
     }
 
@@ -277,20 +376,30 @@ impl Delta {
         held.versions.keys().filter(move |name| !self.model.of(kind).contains_key(*name))
     }
 
+    /// Routes that are not wanted lead to no cluster any more. Those of before lead on where the ones of now are refused.
+    fn is_led_by_new(&self) -> bool {
+        self.is_there(Kind::Listener) && self.is_there(Kind::Routes) && !self.refuses(Kind::Routes)
+    }
+
+    fn refuses(&self, kind: Kind) -> bool {
+        let held = self.kinds.get(&kind);
+        held.is_some_and(|held| self.model.of(kind).iter().any(|(name, one)| held.refusal(name, one).is_some()))
+    }
+
     /// All that is wanted of a kind is there, as far as Envoy takes it.
     fn is_there(&self, kind: Kind) -> bool {
-        let Some(held) = self.kinds.get(&kind) else { return self.model.of(kind).is_empty() };
+        let held = self.kinds.get(&kind);
         // Of a cluster that it refuses it does not ask for endpoints, nor for routes of such a listener.
-        let asks = |name: &String| match kind {
+        let is_due = |name: &String| match kind {
             Kind::Endpoints => !self.has_refused(Kind::Cluster, name),
-            Kind::Secret | Kind::Routes => self.kinds.get(&Kind::Listener).is_none_or(|held| held.refused.is_empty()),
+            Kind::Secret | Kind::Routes => !self.refuses(Kind::Listener),
             Kind::Cluster | Kind::Listener => true,
         };
-        let is_there = |(name, resource): (&String, &Resource)| {
-            let same = |known: &BTreeMap<String, String>| known.get(name) == Some(&resource.version);
-            same(&held.versions) || same(&held.refused) || !asks(name)
-        };
-        held.under_way.is_none() && self.model.of(kind).iter().all(is_there)
+        let asks = |name: &String| held.is_some_and(|held| held.names.contains(name));
+        let is_done_with = |name: &String, wanted: &Resource| held.is_some_and(|held| held.is_done_with(name, wanted));
+        let is_there =
+            |(name, wanted): (&String, &Resource)| is_done_with(name, wanted) || !(is_due(name) || asks(name));
+        held.is_none_or(|held| held.under_way.is_none()) && self.model.of(kind).iter().all(is_there)
     }
 
     fn has_refused(&self, kind: Kind, name: &str) -> bool {
@@ -298,7 +407,8 @@ impl Delta {
     }
 
     fn is_settled(&self, kind: Kind) -> bool {
-        let surplus = |held: &Held| kind.is_wildcard() && self.surplus(kind, held).next().is_some();
+        let goes = kind.is_wildcard() && (kind != Kind::Cluster || !self.refuses(Kind::Routes));
+        let surplus = |held: &Held| goes && self.surplus(kind, held).next().is_some();
         self.is_there(kind) && !self.kinds.get(&kind).is_some_and(surplus)
     }
 }
@@ -313,7 +423,7 @@ mod tests {
             let resource = Resource { version: (*version).to_owned(), body: Arc::from(version.as_bytes()) };
             resources.entry(*kind).or_default().insert((*name).to_owned(), resource);
         }
-        Arc::new(Model { generation: Generation(generation), resources })
+        Arc::new(Model { generation: Generation(generation), number: generation, resources })
     }
 
     fn ask(kind: Kind, names: &[&str]) -> Request {
@@ -326,7 +436,11 @@ mod tests {
         Request { nonce: nonce.to_owned(), ..ask(kind, &[]) }
     }
 
-    /// `kind +name@version -name #nonce`, `serving N`, `refused kind: why`.
+    fn nack(kind: Kind, nonce: &str, why: &str) -> Request {
+        Request { error: Some(why.to_owned()), ..ack(kind, nonce) }
+    }
+
+    /// `kind +name@version -name #nonce`, `settled N`, `settled N but kind name: why`.
     fn said(effects: &[Effect]) -> Vec<String> {
         let text = |effect: &Effect| match effect {
             Effect::Send(response) => {
@@ -335,10 +449,45 @@ mod tests {
                 let removed: String = response.removed.iter().map(|name| format!(" -{name}")).collect();
                 format!("{:?}{upserts}{removed} #{}", response.kind, response.nonce)
             }
-            Effect::Serving(generation) => format!("serving {generation}"),
-            Effect::Refused { kind, why, .. } => format!("refused {kind:?}: {why}"),
+            Effect::Settled(Settled { generation, refused, .. }) => {
+                let but = |((kind, name), why): (&(Kind, String), &String)| format!(" but {kind:?} {name}: {why}");
+                format!("settled {generation}{}", refused.iter().map(but).collect::<String>())
+            }
         };
         effects.iter().map(text).collect()
+    }
+
+    /// What a stream is told, at a time of its own.
+    struct Stream {
+        delta: Delta,
+        now: Instant,
+    }
+
+    impl Stream {
+        fn new(model: Arc<Model>) -> Self {
+            Self { delta: Delta::new(model), now: Instant::now() }
+        }
+
+        #[track_caller]
+        fn check(&mut self, request: Request, expected: &[&str]) {
+            assert_eq!(said(&self.delta.request(request, self.now)), expected);
+        }
+
+        #[track_caller]
+        fn want(&mut self, generation: u64, all: &[(Kind, &str, &str)], expected: &[&str]) {
+            assert_eq!(said(&self.delta.want(model(generation, all))), expected);
+        }
+
+        /// So many seconds later, when it wants to be woken.
+        #[track_caller]
+        fn later(&mut self, seconds: u64, expected: &[&str]) {
+            let at = self.now + Duration::from_secs(seconds);
+            assert_eq!(self.delta.next_deadline(), Some(at));
+            assert_eq!(said(&self.delta.pass(at - Duration::from_millis(1))), [""; 0], "too early");
+            self.now = at;
+            assert_eq!(said(&self.delta.pass(at)), expected);
+            assert_eq!(self.delta.next_deadline(), None, "it is under way");
+        }
     }
 
     const FIRST: [(Kind, &str, &str); 4] = [
@@ -349,19 +498,18 @@ mod tests {
     ];
 
     /// A stream that has the first model.
-    fn served() -> Delta {
-        let mut delta = Delta::new(model(1, &FIRST));
-        let mut check = |request: Request, expected: &[&str]| assert_eq!(said(&delta.request(request)), expected);
-        check(ask(Kind::Cluster, &[]), &["Cluster +a@1 #1"]);
-        check(ask(Kind::Endpoints, &["a"]), &["Endpoints +a@1 #2"]);
-        check(ask(Kind::Listener, &[]), &[]);
-        check(ack(Kind::Cluster, "1"), &[]);
+    fn served() -> Stream {
+        let mut stream = Stream::new(model(1, &FIRST));
+        stream.check(ask(Kind::Cluster, &[]), &["Cluster +a@1 #1"]);
+        stream.check(ask(Kind::Endpoints, &["a"]), &["Endpoints +a@1 #2"]);
+        stream.check(ask(Kind::Listener, &[]), &[]);
+        stream.check(ack(Kind::Cluster, "1"), &[]);
         // The acknowledged cluster waits for endpoints that come after it.
-        check(ack(Kind::Endpoints, "2"), &["Listener +http@1 #3"]);
-        check(ask(Kind::Routes, &["http"]), &["Routes +http@1 #4"]);
-        check(ack(Kind::Listener, "3"), &[]);
-        check(ack(Kind::Routes, "4"), &["serving 1"]);
-        delta
+        stream.check(ack(Kind::Endpoints, "2"), &["Listener +http@1 #3"]);
+        stream.check(ask(Kind::Routes, &["http"]), &["Routes +http@1 #4"]);
+        stream.check(ack(Kind::Listener, "3"), &[]);
+        stream.check(ack(Kind::Routes, "4"), &["settled 1"]);
+        stream
     }
 
     #[test]
@@ -371,62 +519,155 @@ mod tests {
 
     #[test]
     fn a_cluster_comes_before_its_routes_and_goes_after_them() {
-        let mut delta = served();
+        let mut stream = served();
         let second = [
             (Kind::Cluster, "b", "1"),
             (Kind::Endpoints, "b", "1"),
             (Kind::Listener, "http", "1"),
             (Kind::Routes, "http", "2"),
         ];
-        assert_eq!(said(&delta.want(model(2, &second))), ["Cluster +b@1 #5"]);
-        let mut check = |request: Request, expected: &[&str]| assert_eq!(said(&delta.request(request)), expected);
-        check(ack(Kind::Cluster, "5"), &[]);
-        check(ask(Kind::Endpoints, &["b"]), &["Endpoints +b@1 #6"]);
-        check(ack(Kind::Endpoints, "6"), &["Routes +http@2 #7"]);
-        check(ack(Kind::Routes, "7"), &["Cluster -a #8"]);
-        check(ack(Kind::Cluster, "8"), &["serving 2"]);
+        stream.want(2, &second, &["Cluster +b@1 #5"]);
+        stream.check(ack(Kind::Cluster, "5"), &[]);
+        stream.check(ask(Kind::Endpoints, &["b"]), &["Endpoints +b@1 #6"]);
+        stream.check(ack(Kind::Endpoints, "6"), &["Routes +http@2 #7"]);
+        stream.check(ack(Kind::Routes, "7"), &["Cluster -a #8"]);
+        stream.check(ack(Kind::Cluster, "8"), &["settled 2"]);
     }
 
     #[test]
-    fn what_is_refused_is_said_and_not_sent_again_as_it_is() {
-        let mut delta = served();
+    fn what_is_refused_is_said_holds_up_nothing_and_is_not_sent_again_as_it_is() {
+        let mut stream = served();
         let mut second = FIRST;
         second[3].2 = "bad";
-        assert_eq!(said(&delta.want(model(2, &second))), ["Routes +http@bad #5"]);
-        let refusal = Request { error: Some("no such filter".to_owned()), ..ack(Kind::Routes, "5") };
-        assert_eq!(said(&delta.request(refusal)), ["refused Routes: no such filter"]);
-        assert_eq!(said(&delta.want(model(3, &second))), [""; 0], "nor is it served");
+        stream.want(2, &second, &["Routes +http@bad #5"]);
+        stream.check(nack(Kind::Routes, "5", "no such filter"), &["settled 2 but Routes http: no such filter"]);
+        stream.want(3, &second, &["settled 3 but Routes http: no such filter"]);
         second[3].2 = "good";
-        assert_eq!(said(&delta.want(model(4, &second))), ["Routes +http@good #6"]);
-        assert_eq!(said(&delta.request(ack(Kind::Routes, "6"))), ["serving 4"]);
+        stream.want(4, &second, &["Routes +http@good #6"]);
+        stream.check(ack(Kind::Routes, "6"), &["settled 4"]);
+    }
+
+    #[test]
+    fn what_was_there_before_a_refusal_is_sent_again() {
+        let mut stream = served();
+        let mut second = FIRST;
+        second[3].2 = "bad";
+        stream.want(2, &second, &["Routes +http@bad #5"]);
+        stream.check(nack(Kind::Routes, "5", "why"), &["settled 2 but Routes http: why"]);
+        stream.want(3, &FIRST, &["Routes +http@1 #6"]);
+        stream.check(ack(Kind::Routes, "6"), &["settled 3"]);
+        stream.want(4, &second, &["Routes +http@bad #7"]);
+    }
+
+    #[test]
+    fn of_several_only_the_one_that_is_refused_alone_stays_refused() {
+        let mut stream = served();
+        let routes = |b, http| {
+            let first =
+                FIRST.map(|(kind, name, version)| (kind, name, if kind == Kind::Routes { http } else { version }));
+            [&first[..], &[(Kind::Routes, "b", b), (Kind::Routes, "c", "1"), (Kind::Routes, "d", "1")]].concat()
+        };
+        stream.want(2, &routes("bad", "1"), &[]);
+        stream.check(ask(Kind::Routes, &["b", "c", "d"]), &["Routes +b@bad +c@1 +d@1 #5"]);
+        stream.check(nack(Kind::Routes, "5", "why"), &["Routes +b@bad #6"]);
+        stream.check(nack(Kind::Routes, "6", "why"), &["Routes +c@1 #7"]);
+        stream.want(3, &routes("bad", "2"), &[]);
+        // What has nothing to do with it comes first.
+        stream.check(ack(Kind::Routes, "7"), &["Routes +http@2 #8"]);
+        stream.check(ack(Kind::Routes, "8"), &["Routes +d@1 #9"]);
+        stream.check(ack(Kind::Routes, "9"), &["settled 3 but Routes b: why"]);
+        // Whichever of them it had applied.
+        stream.want(4, &routes("good", "2"), &["Routes +b@good #10"]);
+        stream.check(ack(Kind::Routes, "10"), &["settled 4"]);
+    }
+
+    #[test]
+    fn a_listener_that_is_refused_is_sent_again_with_pauses_that_grow() {
+        let mut stream = served();
+        let second = [&FIRST[..], &[(Kind::Listener, "https", "1")]].concat();
+        stream.want(2, &second, &["Listener +https@1 #5"]);
+        stream.check(nack(Kind::Listener, "5", "cannot bind"), &["settled 2 but Listener https: cannot bind"]);
+        let pauses = [1, 2, 4, 8, 16, 30, 30];
+        for (nonce, pause) in (6..).zip(pauses) {
+            stream.later(pause, &[&format!("Listener +https@1 #{nonce}")]);
+            stream.check(nack(Kind::Listener, &nonce.to_string(), "cannot bind"), &[]);
+        }
+        stream.later(30, &["Listener +https@1 #13"]);
+        stream.check(ack(Kind::Listener, "13"), &["settled 2"]);
+        assert_eq!(stream.delta.next_deadline(), None);
+    }
+
+    #[test]
+    fn an_envoy_that_cannot_listen_at_all_holds_up_nothing() {
+        let mut stream = Stream::new(model(1, &FIRST));
+        stream.check(ask(Kind::Cluster, &[]), &["Cluster +a@1 #1"]);
+        stream.check(ask(Kind::Endpoints, &["a"]), &["Endpoints +a@1 #2"]);
+        stream.check(ask(Kind::Listener, &[]), &[]);
+        stream.check(ack(Kind::Cluster, "1"), &[]);
+        stream.check(ack(Kind::Endpoints, "2"), &["Listener +http@1 #3"]);
+        // It asks for no routes of a listener that it has not.
+        stream.check(nack(Kind::Listener, "3", "cannot bind"), &["settled 1 but Listener http: cannot bind"]);
+        stream.later(1, &["Listener +http@1 #4"]);
+        stream.check(ask(Kind::Routes, &["http"]), &["Routes +http@1 #5"]);
+        stream.check(ack(Kind::Listener, "4"), &[]);
+        stream.check(ack(Kind::Routes, "5"), &["settled 1"]);
+    }
+
+    #[test]
+    fn a_cluster_to_which_routes_of_before_lead_stays() {
+        let mut stream = served();
+        let second = [
+            (Kind::Cluster, "b", "1"),
+            (Kind::Endpoints, "b", "1"),
+            (Kind::Listener, "http", "1"),
+            (Kind::Routes, "http", "bad"),
+        ];
+        stream.want(2, &second, &["Cluster +b@1 #5"]);
+        stream.check(ack(Kind::Cluster, "5"), &[]);
+        stream.check(ask(Kind::Endpoints, &["b"]), &["Endpoints +b@1 #6"]);
+        stream.check(ack(Kind::Endpoints, "6"), &["Routes +http@bad #7"]);
+        stream.check(nack(Kind::Routes, "7", "why"), &["settled 2 but Routes http: why"]);
+        let third = second.map(|(kind, name, version)| (kind, name, if version == "bad" { "good" } else { version }));
+        stream.want(3, &third, &["Routes +http@good #8"]);
+        stream.check(ack(Kind::Routes, "8"), &["Cluster -a #9"]);
+        stream.check(ack(Kind::Cluster, "9"), &["settled 3"]);
+    }
+
+    #[test]
+    fn what_may_be_there_since_it_was_refused_is_taken_away() {
+        let mut stream = served();
+        let second = [&FIRST[..], &[(Kind::Cluster, "b", "bad"), (Kind::Endpoints, "b", "1")]].concat();
+        stream.want(2, &second, &["Cluster +b@bad #5"]);
+        stream.check(nack(Kind::Cluster, "5", "why"), &["settled 2 but Cluster b: why"]);
+        stream.want(3, &FIRST, &["Cluster -b #6"]);
+        stream.check(ack(Kind::Cluster, "6"), &["settled 3"]);
     }
 
     #[test]
     fn an_envoy_that_comes_back_is_told_what_it_does_not_have() {
-        let mut delta = Delta::new(model(2, &FIRST));
+        let mut stream = Stream::new(model(2, &FIRST));
         let with = |kind, names: &[&str], has: &[(&str, &str)]| {
             let initial = has.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned())).collect();
             Request { initial, ..ask(kind, names) }
         };
-        let mut check = |request: Request, expected: &[&str]| assert_eq!(said(&delta.request(request)), expected);
         // Its first response has nothing new, and ends the wait for it.
-        check(with(Kind::Cluster, &[], &[("a", "1"), ("gone", "1")]), &["Cluster #1"]);
-        check(with(Kind::Endpoints, &["a"], &[("a", "0")]), &["Endpoints +a@1 #2"]);
-        check(with(Kind::Listener, &[], &[("http", "1")]), &[]);
-        check(with(Kind::Routes, &["http"], &[("http", "1")]), &[]);
-        check(ack(Kind::Cluster, "1"), &["Cluster -gone #3"]);
-        check(ack(Kind::Endpoints, "2"), &[]);
-        check(ack(Kind::Cluster, "3"), &["Listener #4"]);
-        check(ack(Kind::Listener, "4"), &["serving 2"]);
+        stream.check(with(Kind::Cluster, &[], &[("a", "1"), ("gone", "1")]), &["Cluster #1"]);
+        stream.check(with(Kind::Endpoints, &["a"], &[("a", "0")]), &["Endpoints +a@1 #2"]);
+        stream.check(with(Kind::Listener, &[], &[("http", "1")]), &[]);
+        stream.check(with(Kind::Routes, &["http"], &[("http", "1")]), &[]);
+        stream.check(ack(Kind::Cluster, "1"), &["Cluster -gone #3"]);
+        stream.check(ack(Kind::Endpoints, "2"), &[]);
+        stream.check(ack(Kind::Cluster, "3"), &["Listener #4"]);
+        stream.check(ack(Kind::Listener, "4"), &["settled 2"]);
     }
 
     #[test]
     fn endpoints_move_by_themselves() {
-        let mut delta = served();
+        let mut stream = served();
         let mut second = FIRST;
         second[1].2 = "2";
-        assert_eq!(said(&delta.want(model(2, &second))), ["Endpoints +a@2 #5"]);
-        assert_eq!(said(&delta.want(model(3, &second))), [""; 0], "one at a time");
-        assert_eq!(said(&delta.request(ack(Kind::Endpoints, "5"))), ["serving 3"]);
+        stream.want(2, &second, &["Endpoints +a@2 #5"]);
+        stream.want(3, &second, &[]);
+        stream.check(ack(Kind::Endpoints, "5"), &["settled 3"]);
     }
 }

@@ -15,8 +15,13 @@ use serde_json::Value;
 
 use crate::upload;
 
-/// Series that are kept; what has other labels is only counted as dropped.
+/// Series that are kept. Where they are full, those that rest make room, then those of the app that has the most; what finds none is dropped and
+/// counted.
 const MAX_SERIES: usize = 10_000;
+
+/// Looks without a request after which a series may be forgotten: ten minutes of four looks a second, longer than anyone scrapes apart, so that
+/// its last count has been read. Most are of releases that are gone.
+const RESTS_AFTER: u64 = 2400;
 
 /// A line, as [`crate::resources`] has Envoy write it.
 #[derive(Debug, Default, Deserialize)]
@@ -51,24 +56,42 @@ struct Line {
 /// Counters of one daemon's life.
 #[derive(Debug)]
 pub(crate) struct Totals {
-    /// See [`Counted::began`].
+    /// See [`Self::begun`].
     began: u64,
-    series: BTreeMap<SeriesKey, Series>,
+    most: usize,
+    /// Each with the look that it changed in.
+    series: BTreeMap<SeriesKey, (Series, u64)>,
+    /// How many of them each app has.
+    shares: BTreeMap<AppKey, usize>,
     traffic: BTreeMap<PoolId, Counted>,
     failed: BTreeMap<InstanceId, u32>,
     refused: BTreeMap<String, u64>,
     dropped: u64,
+    looks: u64,
+    /// The look in which those that rest were forgotten last.
+    swept: u64,
 }
 
 impl Totals {
     /// `began`: another number each time.
     pub(crate) fn new(began: u64) -> Self {
-        let (series, traffic) = (BTreeMap::new(), BTreeMap::new());
-        Self { began, series, traffic, failed: BTreeMap::new(), refused: BTreeMap::new(), dropped: 0 }
+        Self {
+            began,
+            most: MAX_SERIES,
+            series: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            traffic: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            dropped: 0,
+            looks: 0,
+            swept: 0,
+        }
     }
 
-    pub(crate) fn began(&self) -> u64 {
-        self.began
+    /// The name of a counting that begins now, see [`Counted::began`]: what is counted anew has another one.
+    pub(crate) fn begun(&self) -> u64 {
+        self.began.wrapping_add(self.looks).max(1)
     }
 
     /// Counts what one line says; what is no line of Envoy's is none.
@@ -89,31 +112,68 @@ impl Totals {
                 _ => drop(self.failed.remove(&instance)),
             }
         }
+        let began = self.begun();
         if let Some(pool) = line.pool(&key).filter(|_| is_true(&line.judged) && !is_true(&line.look)) {
-            let new = || Counted { began: self.began, ..Counted::default() };
+            let new = || Counted { began, ..Counted::default() };
             let counted = self.traffic.entry(pool).or_insert_with(new);
             counted.counters.record(line.status(), micros(line.turn_us.or(line.duration_us)));
         }
     }
 
     fn count(&mut self, key: &SeriesKey, line: &Line) {
-        if self.series.len() >= MAX_SERIES && !self.series.contains_key(key) {
-            self.dropped += 1;
-            return;
+        if !self.series.contains_key(key) {
+            if !self.has_room(&key.key) {
+                self.dropped += 1;
+                return;
+            }
+            *self.shares.entry(key.key.clone()).or_default() += 1;
         }
-        let series = self.series.entry(key.clone()).or_default();
+        let (series, changed) = self.series.entry(key.clone()).or_default();
+        *changed = self.looks;
         record(&mut series.duration, &DURATION_BOUNDS, micros(line.duration_us).as_secs_f64());
         record(&mut series.request_size, &SIZE_BOUNDS, float(line.bytes_in));
         record(&mut series.response_size, &SIZE_BOUNDS, float(line.bytes_out));
     }
 
-    /// Forgets instances that are gone.
-    pub(crate) fn retain(&mut self, is_there: impl Fn(&InstanceId) -> bool) {
+    /// Whether one more series of this app can be kept, others forgotten if need be.
+    fn has_room(&mut self, app: &AppKey) -> bool {
+        if self.series.len() >= self.most && self.swept < self.looks {
+            self.swept = self.looks;
+            let looks = self.looks;
+            self.series.retain(|_, (_, changed)| looks - *changed < RESTS_AFTER);
+            self.shares.clear();
+            for key in self.series.keys() {
+                *self.shares.entry(key.key.clone()).or_default() += 1;
+            }
+        }
+        self.series.len() < self.most || self.makes_way(app)
+    }
+
+    /// Forgets one series of the app that has the most, if it has more than this one would have.
+    fn makes_way(&mut self, app: &AppKey) -> bool {
+        let own = self.shares.get(app).copied().unwrap_or(0);
+        let Some((largest, share)) = self.shares.iter_mut().max_by_key(|(_, share)| **share) else { return false };
+        if *share <= own + 1 {
+            return false;
+        }
+        let of_largest = self.series.iter().filter(|(key, _)| key.key == *largest);
+        let Some(oldest) = of_largest.min_by_key(|(_, (_, changed))| *changed).map(|(key, _)| key.clone()) else {
+            return false;
+        };
+        *share -= 1;
+        self.series.remove(&oldest);
+        true
+    }
+
+    /// One look has passed. Forgets instances and pools that are gone.
+    pub(crate) fn pass(&mut self, is_there: impl Fn(&InstanceId) -> bool, is_led_to: impl Fn(&PoolId) -> bool) {
+        self.looks += 1;
         self.failed.retain(|instance, _| is_there(instance));
+        self.traffic.retain(|pool, _| is_led_to(pool));
     }
 
     pub(crate) fn put(&self, seen: &mut EdgeObservation) {
-        seen.series.clone_from(&self.series);
+        seen.series = self.series.iter().map(|(key, (series, _))| (key.clone(), series.clone())).collect();
         seen.traffic.clone_from(&self.traffic);
         seen.refused.clone_from(&self.refused);
         seen.series_dropped = self.dropped;
@@ -223,6 +283,62 @@ mod tests {
         let (pool, counted) = seen.traffic.first_key_value().unwrap();
         assert_eq!((pool.release, counted.began), (ReleaseNumber(3), 7));
         assert_eq!((counted.counters.requests, counted.counters.failures), (3, 1), "of whom one left nothing is known");
+    }
+
+    /// A line of this app that nothing else has the labels of.
+    fn labelled(app: &str, number: usize) -> String {
+        line(200).replace("shop", app).replace("\"template\":\"/\"", &format!("\"template\":\"/{number}\""))
+    }
+
+    const MOST: usize = 20;
+
+    fn full() -> Totals {
+        let mut totals = Totals { most: MOST, ..Totals::new(7) };
+        (0..MOST).for_each(|number| totals.add(labelled("shop", number).as_bytes()));
+        assert_eq!((totals.series.len(), totals.dropped), (MOST, 0));
+        totals
+    }
+
+    fn series_of(totals: &Totals, app: &str) -> usize {
+        totals.series.keys().filter(|key| key.key.app.as_str() == app).count()
+    }
+
+    #[test]
+    fn series_that_rest_make_room() {
+        let mut totals = full();
+        totals.add(labelled("shop", MOST).as_bytes());
+        assert_eq!((totals.series.len(), totals.dropped), (MOST, 1), "all have just been used");
+        for _ in 0..RESTS_AFTER {
+            totals.pass(|_| true, |_| true);
+            totals.add(labelled("shop", 7).as_bytes());
+        }
+        totals.add(labelled("shop", MOST).as_bytes());
+        assert_eq!((totals.series.len(), totals.dropped), (2, 1), "the one that is used, and the new one");
+        assert_eq!(totals.shares.values().copied().collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn no_app_takes_the_room_of_another() {
+        let mut totals = full();
+        let half = MOST / 2;
+        (0..half + 10).for_each(|number| totals.add(labelled("board", number).as_bytes()));
+        assert_eq!((series_of(&totals, "board"), series_of(&totals, "shop")), (half, half));
+        assert_eq!(totals.dropped, 10);
+        totals.add(labelled("news", 1).as_bytes());
+        assert_eq!((series_of(&totals, "news"), totals.series.len()), (1, MOST));
+    }
+
+    #[test]
+    fn pools_that_are_gone_are_forgotten() {
+        let mut totals = Totals::new(7);
+        totals.add(line(200).as_bytes());
+        totals.pass(|_| true, |_| true);
+        assert_eq!(totals.traffic.len(), 1);
+        totals.pass(|_| true, |_| false);
+        assert!(totals.traffic.is_empty());
+        totals.add(line(200).as_bytes());
+        let began: Vec<u64> = totals.traffic.values().map(|counted| counted.began).collect();
+        assert_eq!(began, [9], "what is counted anew has another name");
     }
 
     #[test]

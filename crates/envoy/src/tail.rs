@@ -28,11 +28,14 @@ pub(crate) struct Tail {
     rest: Vec<u8>,
 }
 
-/// The file is due to be put aside.
+/// How it is with the file after a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Size {
-    Small,
+pub(crate) enum Log {
+    Goes,
+    /// It is due to be put aside.
     Grown,
+    /// It has another name by now, and Envoy may write to it still.
+    Moved,
 }
 
 impl Tail {
@@ -53,16 +56,17 @@ impl Tail {
     }
 
     /// Calls `each` with every line that has come.
-    pub(crate) fn read(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<Size> {
+    pub(crate) fn read(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<Log> {
+        let mut log = Log::Goes;
         loop {
             if self.file.is_none() {
                 match open(&self.path) {
                     Ok(file) => self.take(file),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Size::Small),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Log::Moved),
                     Err(error) => return Err(error),
                 }
             }
-            let Some(file) = &mut self.file else { return Ok(Size::Small) };
+            let Some(file) = &mut self.file else { return Ok(log) };
             let mut new = std::mem::take(&mut self.rest);
             let read = Read::by_ref(file).take(AT_ONCE).read_to_end(&mut new)?;
             let whole = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
@@ -73,10 +77,17 @@ impl Tail {
             }
             let current = std::fs::symlink_metadata(&self.path);
             match current {
-                // It was put aside, and Envoy writes to another one by now.
-                Ok(current) if current.ino() != self.inode && read == 0 => self.file = None,
-                Ok(current) if current.ino() == self.inode && current.len() >= ROTATE_AT => return Ok(Size::Grown),
-                Ok(_) | Err(_) => return Ok(Size::Small),
+                // It was put aside, and another one is there, which Envoy writes to once it was told.
+                Ok(current) if current.ino() != self.inode => {
+                    log = Log::Moved;
+                    if read > 0 {
+                        return Ok(log);
+                    }
+                    self.file = None;
+                }
+                Ok(current) if current.len() >= ROTATE_AT => return Ok(Log::Grown),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Log::Moved),
+                Ok(_) | Err(_) => return Ok(log),
             }
         }
     }
@@ -118,23 +129,57 @@ mod tests {
         std::fs::write(&path, "before\n").unwrap();
         let mut tail = Tail::from_its_end(&path);
         let mut log = OpenOptions::new().append(true).open(&path).unwrap();
-        let mut check = |expected: &[&str]| {
-            let mut lines = Vec::new();
-            let size = tail.read(|line| lines.push(String::from_utf8_lossy(line).into_owned())).unwrap();
-            assert_eq!((lines, size), (expected.iter().map(|line| (*line).to_owned()).collect(), Size::Small));
-        };
-        check(&[]);
+        let mut check = |expected: &[&str], how: Log| assert_eq!(look(&mut tail), (owned(expected), how));
+        check(&[], Log::Goes);
         log.write_all(b"one\ntw").unwrap();
-        check(&["one"]);
+        check(&["one"], Log::Goes);
         log.write_all(b"o\n").unwrap();
-        check(&["two"]);
+        check(&["two"], Log::Goes);
         std::fs::rename(&path, dir.path().join("access.log.1")).unwrap();
         log.write_all(b"three\n").unwrap();
-        check(&["three"]);
+        check(&["three"], Log::Moved);
+        check(&[], Log::Moved);
         std::fs::write(&path, "four\n").unwrap();
         log.write_all(b"last\n").unwrap();
-        check(&["last"]);
-        check(&["four"]);
+        check(&["last"], Log::Moved);
+        check(&["four"], Log::Moved);
+        check(&[], Log::Goes);
+    }
+
+    fn look(tail: &mut Tail) -> (Vec<String>, Log) {
+        let mut lines = Vec::new();
+        let log = tail.read(|line| lines.push(String::from_utf8_lossy(line).into_owned())).unwrap();
+        (lines, log)
+    }
+
+    fn owned(lines: &[&str]) -> Vec<String> {
+        lines.iter().map(|line| (*line).to_owned()).collect()
+    }
+
+    /// Whoever put it aside has ended before Envoy was told.
+    #[test]
+    fn a_log_that_is_missing_is_asked_for_until_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        std::fs::write(&path, "before\n").unwrap();
+        Tail::from_its_end(&path).put_aside().unwrap();
+        let mut tail = Tail::from_its_end(&path);
+        assert_eq!(look(&mut tail), (owned(&[]), Log::Moved));
+        assert_eq!(look(&mut tail), (owned(&[]), Log::Moved), "and again");
+        std::fs::write(&path, "new\n").unwrap();
+        assert_eq!(look(&mut tail), (owned(&["new"]), Log::Goes));
+    }
+
+    #[test]
+    fn a_log_that_has_grown_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let mut tail = Tail::from_its_end(&path);
+        File::create(&path).unwrap().set_len(ROTATE_AT).unwrap();
+        assert_eq!(look(&mut tail).1, Log::Grown);
+        tail.put_aside().unwrap();
+        assert!(!path.exists() && dir.path().join("access.log.1").exists());
+        assert_eq!(look(&mut tail).1, Log::Moved);
     }
 
     #[test]
@@ -143,7 +188,7 @@ mod tests {
         let path = dir.path().join("access.log");
         let mut tail = Tail::from_its_end(&path);
         let mut read = || tail.read(|_| panic!("there is no line"));
-        assert_eq!(read().unwrap(), Size::Small);
+        assert_eq!(read().unwrap(), Log::Moved);
         std::fs::write(dir.path().join("other"), "line\n").unwrap();
         std::os::unix::fs::symlink(dir.path().join("other"), &path).unwrap();
         assert!(read().is_err());

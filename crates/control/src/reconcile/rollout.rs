@@ -21,6 +21,7 @@ use super::ledger::Ledger;
 use super::pending::{Passed, Pending};
 use super::request::Answer;
 use super::resources::Gate;
+use super::status::unserved;
 use super::world::{AppWorld, Promoted, Stable};
 use crate::form;
 use crate::store::{RevisionState, Wanted};
@@ -208,8 +209,9 @@ impl Loop {
             let Some(app) = self.apps.get_mut(&key) else { continue };
             let Some(Promoted { change, release, cached, .. }) = app.promoted.take() else { continue };
             let urls = self.apps.get(&key).map(|app| self.urls(app)).unwrap_or_default();
-            if !served {
-                let text = "the edge has not taken up the new table yet: see `bowline status`".to_owned();
+            let late = || "the edge has not taken up the new table yet: see `bowline status`".to_owned();
+            let note = self.edge.faults.get(&key).map(unserved).or_else(|| (!served).then(late));
+            if let Some(text) = note {
                 self.tell(change, ChangeStep::Note { service: None, text });
             }
             tracing::info!(app = %key, change = change.0, release = release.0, "change done");

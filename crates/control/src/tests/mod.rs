@@ -12,6 +12,7 @@ mod leaving;
 mod left_out;
 mod live;
 mod plans;
+mod refused;
 mod rolled;
 mod room;
 mod rounds;

@@ -30,8 +30,10 @@ pub struct EdgeObservation {
     pub table: Option<Arc<Table>>,
     /// How often one was, since the edge's start.
     pub left_out_total: u64,
-    /// Why it does not serve what it was last told, and goes on with what it had.
+    /// Why it does not serve all that it was last told, and goes on with what it had of the rest.
     pub refusal: Option<Fault>,
+    /// What it does not do of that, by the app whose it is.
+    pub faults: BTreeMap<AppKey, Fault>,
     /// Counters since the edge's start.
     pub series: BTreeMap<SeriesKey, Series>,
     /// Of pools whose requests a rollout goes by, what they have answered.

@@ -2,7 +2,10 @@
 //!
 //! Envoy binds its addresses itself and cannot be handed a listening socket: while one that died is replaced, connections are refused.
 
+mod confined;
 mod drain;
+mod faults;
+mod model;
 mod process;
 mod session;
 mod upload;

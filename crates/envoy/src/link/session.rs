@@ -8,25 +8,27 @@ use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Generation, InstanceId, ServiceName};
-use bowline_core::route::{Action, EdgeDesired, EdgeObservation, EdgeStatus, Flow, PoolId, Table};
+use bowline_core::route::{Action, EdgeDesired, EdgeObservation, EdgeStatus, Flow, PoolId, RuleId, Table};
 use bowline_core::scale::Demand;
 use tokio::net::UnixListener;
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep, timeout};
 
+use super::confined::{Confined, Next};
 use super::drain::Drains;
+use super::faults::Troubles;
 use super::process::{self, Process};
 use super::upload::{self, Keeper};
-use super::{LinkConfig, Request};
+use super::{LinkConfig, Request, model};
 use crate::admin::{Admin, Figures, Known};
 use crate::ads::{Ads, Event, Told};
+use crate::bootstrap;
 use crate::bounds::Bounds;
-use crate::delta::{Kind, Model, Resource};
+use crate::delta::{Model, Refused, Settled};
 use crate::record::Totals;
 use crate::resources::{Input, Listen, Resources, cluster_name};
-use crate::tail::{Size, Tail};
-use crate::{bootstrap, schema};
+use crate::tail::{Log, Tail};
 
 /// How long an Envoy may take until its administration answers, and how often that is looked for.
 const START: Duration = Duration::from_secs(20);
@@ -68,8 +70,16 @@ pub(super) struct Session {
     listen: Option<Listen>,
     /// How often this daemon has said what is wanted; of one that was found, what it was told first is what it serves already.
     tells: u32,
-    /// The table that the model was made of.
+    /// What is wanted, and of it what the model was made of.
     table: Arc<EdgeDesired>,
+    told: Arc<EdgeDesired>,
+    confined: Confined,
+    refused: Refused,
+    /// Of the model, what could not be said: rules that answer 503, and what stays as it was.
+    left_out: BTreeMap<RuleId, String>,
+    kept: Vec<Fault>,
+    /// Why Envoy cannot ask for anything.
+    unbound: Option<Fault>,
     drains: Drains,
     known: Known,
     totals: Totals,
@@ -81,8 +91,6 @@ pub(super) struct Session {
     taken: Option<Generation>,
     child: Option<Child>,
     pub(super) filter: Keeper,
-    /// Why no upload can be judged, as it was told last.
-    unjudged: Option<Fault>,
     reports: u32,
     unanswered: u32,
 }
@@ -115,6 +123,12 @@ impl Session {
             listen: None,
             tells: 0,
             table: Arc::default(),
+            told: Arc::default(),
+            confined: Confined::new(true),
+            refused: Refused::new(),
+            left_out: BTreeMap::new(),
+            kept: Vec::new(),
+            unbound: None,
             drains: Drains::default(),
             known: Known::new(),
             totals: Totals::new(u64::from_le_bytes(began).max(1)),
@@ -124,7 +138,6 @@ impl Session {
             taken: None,
             child: None,
             filter,
-            unjudged: None,
             reports: 0,
             unanswered: 0,
         }
@@ -147,10 +160,10 @@ impl Session {
             let wanted = Arc::clone(&self.wanted.borrow_and_update());
             self.tell(wanted).await;
         }
-        if self.tells > 0
-            && let Err(fault) = self.listen_for_envoy()
-        {
-            return Ended::Lost(fault);
+        self.listen_for_envoy();
+        // A daemon that put the log aside may have ended before Envoy was told.
+        if self.child.is_none() {
+            self.reopen_logs().await;
         }
         self.stay(process, requests).await
     }
@@ -159,6 +172,7 @@ impl Session {
     fn welcome(&mut self, pid: u32, listen: Listen) {
         tracing::info!(pid, http = %listen.http, https = ?listen.https, "connected to Envoy");
         (self.taken, self.looked, self.unanswered) = (None, None, 0);
+        (self.confined, self.refused) = (Confined::new(self.child.is_none()), Refused::new());
         self.publish(|seen| {
             let (http, https) = (Some(listen.http), listen.https);
             *seen = EdgeObservation { status: EdgeStatus::Connected, http, https, pid, ..EdgeObservation::default() };
@@ -166,17 +180,26 @@ impl Session {
     }
 
     /// The server that Envoy asks, as long as this daemon lives. Not before it is known what is wanted: an Envoy that is told of nothing
-    /// lets go of all that it serves.
-    fn listen_for_envoy(&mut self) -> Result<(), Fault> {
-        if self.streams.is_some() {
-            return Ok(());
+    /// lets go of all that it serves. Where its socket cannot be made Envoy goes on with what it has, and asks as soon as it can.
+    fn listen_for_envoy(&mut self) {
+        if self.streams.is_some() || self.tells == 0 {
+            return;
         }
         let path = self.config.xds_socket();
-        let bound = self.bind(&path).map_err(|error| {
-            Fault::new(FaultKind::Failed, format!("the socket {} cannot be made", path.display()))
-                .source(&error)
-                .hint("is there room on its disk, and may this user write there?")
-        })?;
+        let bound = match self.bind(&path) {
+            Ok(bound) => bound,
+            Err(error) => {
+                let fault = Fault::new(FaultKind::Failed, format!("the socket {} cannot be made", path.display()))
+                    .source(&error)
+                    .hint("is there room on its disk, and may this user write there?");
+                if self.unbound.as_ref() != Some(&fault) {
+                    tracing::error!(%fault, causes = ?fault.causes, "Envoy cannot be told what to serve");
+                }
+                self.unbound = Some(fault);
+                return;
+            }
+        };
+        self.unbound = None;
         let (ads, told) = Ads::new(self.model.subscribe());
         self.streams = Some(told);
         tokio::spawn(async move {
@@ -184,7 +207,6 @@ impl Session {
                 tracing::error!(error = &error as &dyn std::error::Error, "Envoy is told nothing any more");
             }
         });
-        Ok(())
     }
 
     fn bind(&self, path: &std::path::Path) -> io::Result<UnixListener> {
@@ -311,9 +333,7 @@ impl Session {
                     Ok(()) => {
                         let wanted = Arc::clone(&self.wanted.borrow_and_update());
                         self.tell(wanted).await;
-                        if let Err(fault) = self.listen_for_envoy() {
-                            return Ended::Lost(fault);
-                        }
+                        self.listen_for_envoy();
                     }
                     Err(_) => return Ended::Left,
                 },
@@ -326,6 +346,7 @@ impl Session {
                     None => return Ended::Left,
                 },
                 _ = tick.tick() => {
+                    self.listen_for_envoy();
                     self.read(&mut tail).await;
                     if let Err(error) = self.look(&process).await {
                         self.unanswered += 1;
@@ -359,27 +380,33 @@ impl Session {
         let Some(listen) = self.listen else { return };
         let (access_log, uploads) = (self.config.access_log(), self.config.upload_socket());
         let draining = self.drains.pools();
-        let input = Input { desired: &self.table, draining, listen, access_log: &access_log, uploads: Some(&uploads) };
+        let told = self.confined.table(&self.table);
+        let input = Input { desired: &told, draining, listen, access_log: &access_log, uploads: Some(&uploads) };
         let resources = Resources::of(input);
-        for rule in &resources.refused {
-            tracing::warn!(app = %rule.key, route = %rule.route, "Envoy cannot do what this route asks for: it answers 503");
-        }
         let pools = self.table.table.pools.iter().map(|(id, pool)| (id, &**pool)).chain(draining);
         let known = pools.flat_map(|(id, pool)| {
             let name = cluster_name(id);
             pool.endpoints.iter().map(move |(instance, at)| ((name.clone(), *at), instance.clone()))
         });
         self.known = known.collect();
-        match model(self.table.table.generation, &resources) {
-            Ok(model) => drop(self.model.send_replace(Arc::new(model))),
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a table cannot be said to Envoy");
-                let generation = self.table.table.generation;
-                let fault =
-                    Fault::new(FaultKind::Failed, format!("table {generation} cannot be said to Envoy")).source(&error);
-                self.publish(|seen| seen.refusal = Some(fault));
+        let before = Arc::clone(&self.model.borrow());
+        let said = model::of(&resources, told.table.generation, &before);
+        let mut left_out = said.left_out;
+        for rule in resources.refused {
+            left_out.entry(rule).or_insert_with(|| "it was accepted when another edge served".to_owned());
+        }
+        if left_out != self.left_out {
+            for (rule, why) in &left_out {
+                tracing::warn!(app = %rule.key, route = %rule.route, why, "Envoy cannot do what this route asks for: it answers 503");
             }
         }
+        let kept = said.kept.iter().map(|(kind, name, error)| {
+            tracing::error!(kind = kind.what(), name, error = error as &dyn std::error::Error, "Envoy cannot be told");
+            Fault::new(FaultKind::Failed, format!("Envoy cannot be told {} (`{name}`)", kind.what())).source(error)
+        });
+        self.kept = kept.collect();
+        (self.left_out, self.told) = (left_out, told);
+        self.model.send_replace(Arc::new(said.model));
     }
 
     fn hear(&mut self, (stream, event): Told, tick: &mut Interval) {
@@ -390,19 +417,33 @@ impl Session {
         match event {
             Event::Opened => tracing::info!("Envoy asks what to serve"),
             Event::Closed => tracing::info!("Envoy asks no more"),
-            // The first one has nothing but where to listen.
-            Event::Serving(Generation(0)) => {}
-            Event::Serving(generation) => {
-                self.taken = Some(generation);
+            Event::Settled(settled) => {
+                self.settled(settled);
                 tick.reset_after(SETTLING);
             }
-            Event::Refused { generation, kind, why } => {
-                tracing::error!(%generation, kind = kind.what(), why, "Envoy refused what it was to serve");
-                let fault = Fault::new(FaultKind::Failed, format!("Envoy refused {}", kind.what()))
-                    .caused_by(why)
-                    .hint("it serves on what it had before; the release before can be brought back with `bowline rollback`");
-                self.publish(|seen| seen.refusal = Some(fault));
+        }
+    }
+
+    /// Envoy has all of a model, but what it refuses.
+    fn settled(&mut self, Settled { generation, number, refused }: Settled) {
+        let is_latest = self.model.borrow().number == number;
+        if is_latest {
+            for ((kind, name), why) in refused.iter().filter(|(one, why)| self.refused.get(*one) != Some(*why)) {
+                tracing::error!(%generation, kind = kind.what(), name, why, "Envoy refused what it was to serve");
             }
+            let next = self.confined.settled(&self.told, &refused);
+            self.refused = refused;
+            match next {
+                Next::Tell => return self.make(),
+                Next::Nothing => {}
+            }
+        } else if !refused.is_empty() {
+            // The one that it is told by now says more.
+            return;
+        }
+        // The first one has nothing but where to listen.
+        if generation > Generation(0) {
+            self.taken = Some(generation);
         }
     }
 
@@ -410,30 +451,40 @@ impl Session {
     async fn read(&mut self, tail: &mut Tail) {
         let totals = &mut self.totals;
         match tail.read(|line| totals.add(line)) {
-            Ok(Size::Small) => {}
-            Ok(Size::Grown) => {
-                let reopened = match tail.put_aside() {
-                    Ok(()) => self.admin.post("/reopen_logs").await,
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = reopened {
-                    tracing::warn!(%error, "the access log cannot be put aside");
-                }
-            }
+            Ok(Log::Goes) => {}
+            Ok(Log::Grown) => match tail.put_aside() {
+                Ok(()) => self.reopen_logs().await,
+                Err(error) => tracing::warn!(%error, "the access log cannot be put aside"),
+            },
+            Ok(Log::Moved) => self.reopen_logs().await,
             Err(error) => tracing::warn!(%error, "the access log cannot be read"),
         }
     }
 
+    /// Has Envoy write to the file that has the name of its log, which it makes if it must.
+    async fn reopen_logs(&self) {
+        if let Err(error) = self.admin.post("/reopen_logs").await {
+            tracing::warn!(%error, "Envoy cannot be told that its log was put aside");
+        }
+    }
+
+    /// What it does not do of what is wanted: all together, and of each app.
+    fn faults(&self) -> (Option<Fault>, BTreeMap<AppKey, Fault>) {
+        let troubles = Troubles {
+            table: &self.table.table,
+            draining: self.drains.pools(),
+            refused: &self.refused,
+            confined: &self.confined,
+            left_out: &self.left_out,
+            kept: &self.kept,
+        };
+        let (edge, apps) = troubles.faults();
+        (self.unbound.clone().or(edge).or_else(|| self.filter.fault()), apps)
+    }
+
     /// Asks Envoy what it does, and publishes that with what was counted.
     async fn look(&mut self, process: &Process) -> io::Result<()> {
-        let taken = self.taken.take();
-        let clusters = match self.admin.clusters().await {
-            Ok(clusters) => clusters,
-            Err(error) => {
-                self.taken = self.taken.or(taken);
-                return Err(error);
-            }
-        };
+        let clusters = self.admin.clusters().await?;
         self.unanswered = 0;
         let mut private_bytes = None;
         if self.reports.is_multiple_of(MEASURE_EVERY) {
@@ -443,22 +494,20 @@ impl Session {
         self.reports = self.reports.wrapping_add(1);
         let doing = clusters.doing(&self.known);
         self.count_busy(|instance| doing.get(instance).map_or(0, |doing| doing.active));
-        let known = &self.known;
-        self.totals.retain(|instance| known.values().any(|one| one == instance));
+        let (known, pools) = (&self.known, &self.table.table.pools);
+        self.totals.pass(|instance| known.values().any(|one| one == instance), |pool| pools.contains_key(pool));
+        // One that could not be asked is told to have it by the next look.
+        let taken = self.taken.take();
         let serving = taken.or(self.observed.borrow().serving);
-        let unjudged = std::mem::replace(&mut self.unjudged, self.filter.fault());
+        let (refusal, faults) = self.faults();
         let is_as_found = self.child.is_none() && self.tells == 1;
         self.observed.send_if_modified(|seen| {
             let mut now = EdgeObservation::clone(seen);
             now.serving = serving;
             if taken.is_some() {
-                now.refusal = None;
                 now.table = is_as_found.then(|| Arc::clone(&self.table.table));
             }
-            if now.refusal == unjudged {
-                now.refusal = None;
-            }
-            now.refusal = now.refusal.or_else(|| self.unjudged.clone());
+            (now.refusal, now.faults) = (refusal, faults);
             let active = doing.iter().filter(|(_, doing)| doing.active > 0);
             now.outstanding = active.map(|(id, doing)| (id.clone(), doing.active)).collect();
             now.left_out = doing.iter().filter(|(_, doing)| doing.is_left_out).map(|(id, _)| id.clone()).collect();
@@ -488,7 +537,7 @@ impl Session {
         for (service, pools) in counted {
             let endpoints = pools.iter().filter_map(|pool| self.table.table.pools.get(*pool));
             let flying: u32 = endpoints.flat_map(|pool| pool.endpoints.keys()).map(&active).sum();
-            let new = || Demand { began: self.totals.began(), ..Demand::default() };
+            let new = || Demand { began: self.totals.begun(), ..Demand::default() };
             self.busy.entry(service).or_insert_with(new).busy += since * flying;
         }
     }
@@ -569,24 +618,4 @@ fn counted(table: &Table) -> BTreeMap<(AppKey, ServiceName), Vec<&PoolId>> {
         }
     }
     all
-}
-
-/// The resources as they are sent. A version is the same for the same resource: an Envoy that was told it by another daemon is not told again.
-fn model(generation: Generation, resources: &Resources) -> Result<Model, schema::SchemaError> {
-    let kinds = [
-        (Kind::Cluster, &resources.clusters),
-        (Kind::Endpoints, &resources.endpoints),
-        (Kind::Secret, &resources.secrets),
-        (Kind::Listener, &resources.listeners),
-        (Kind::Routes, &resources.routes),
-    ];
-    let mut model = Model { generation, resources: BTreeMap::new() };
-    for (kind, all) in kinds {
-        let encoded = all.iter().map(|(name, json)| {
-            let body = schema::encode(kind.message(), json)?.into();
-            Ok((name.clone(), Resource { version: schema::version(json), body }))
-        });
-        model.resources.insert(kind, encoded.collect::<Result<_, schema::SchemaError>>()?);
-    }
-    Ok(model)
 }

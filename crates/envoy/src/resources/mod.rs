@@ -6,6 +6,7 @@ mod listener;
 mod policy;
 mod replies;
 mod route;
+mod unsaid;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use bowline_core::route::{Action, Cohort, EdgeDesired, Pool, PoolId, RuleId};
 use serde_json::{Value, json};
 
 pub(crate) use cluster::ads;
+pub(crate) use unsaid::without_unsaid;
 
 use crate::upload;
 

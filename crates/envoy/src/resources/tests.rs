@@ -397,3 +397,33 @@ fn what_an_envoy_without_the_upload_filter_cannot_do_is_answered_503_and_told() 
     assert!(without.routes["http"].to_string().contains("not-carried"));
     assert!(of(Some(Path::new("/run/upload.sock"))).refused.is_empty());
 }
+
+#[test]
+fn a_rule_that_cannot_be_said_answers_503_and_all_others_are_told() {
+    let small = rule("/small", forward(&[(1, 100)], false));
+    let small = Rule { id: RuleId { route: RouteName::new("small").unwrap(), ..small.id.clone() }, ..small };
+    let resources = all(&desired(vec![small, rule("/", forward(&[(1, 100)], false))]));
+    let (same, none) = without_unsaid(&resources.routes[TLS]);
+    assert!(same == resources.routes[TLS] && none.is_empty());
+
+    let mut unsaid = resources.routes[TLS].clone();
+    let routes = unsaid["virtual_hosts"][0]["routes"].as_array_mut().unwrap();
+    let one = routes.iter_mut().find(|route| route["name"] == "local/shop/small").unwrap();
+    one["match"]["headers"] = json!([{ "name": "content-length", "range_match": { "start": "9223372036854775808" } }]);
+    let kind = Kind::Routes.message();
+    assert!(schema::encode(kind, &unsaid).is_err());
+    let (said, rules) = without_unsaid(&unsaid);
+    schema::encode(kind, &said).unwrap();
+    let rules: Vec<_> = rules.into_keys().map(|rule| rule.route.to_string()).collect();
+    assert_eq!(rules, ["small"]);
+    let hosts = said["virtual_hosts"].as_array().unwrap();
+    let routes = hosts.iter().find(|host| host["name"] == "shop.localhost").unwrap()["routes"].as_array().unwrap();
+    let of = |name: &str| routes.iter().filter(|route| route["name"] == name).collect::<Vec<_>>();
+    let small = of("local/shop/small");
+    assert_eq!(small.len(), 1, "nothing of it is let through");
+    assert_eq!(small[0]["direct_response"]["status"], 503);
+    assert_eq!(small[0]["match"]["path_separated_prefix"], "/small");
+    assert!(small[0]["match"]["headers"].is_null());
+    let before = resources.routes[TLS]["virtual_hosts"][0]["routes"].as_array().unwrap();
+    assert_eq!(of("local/shop/main").len(), before.iter().filter(|route| route["name"] == "local/shop/main").count());
+}

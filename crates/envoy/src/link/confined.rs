@@ -1,0 +1,242 @@
+//! Routes that Envoy refuses, kept from all others: those of plain HTTP are one resource for all hosts, and one host's would hold up everyone's.
+//!
+//! A host whose routes are refused stays as it was in the table that Envoy has taken last, until its site is another one. Where nobody says
+//! which of several hosts it is, half of them are told at a time. Of an Envoy that was found nobody knows what it had taken: of the hosts without
+//! HTTPS it is told all but one, each in turn, so that it lets go of none that it serves well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bowline_core::app::HostName;
+use bowline_core::route::{EdgeDesired, Site, SiteTls, Table};
+
+use crate::delta::{Kind, Refused};
+
+/// The routes of plain HTTP, and before a host those of HTTPS.
+const PLAIN: &str = "http";
+pub(super) const SECURE: &str = "https/";
+
+/// Hosts of an Envoy that was found that are left out in turn. With more of them all routes of plain HTTP stay as they are.
+const MAX_TURNS: usize = 256;
+
+#[derive(Debug)]
+pub(super) struct Confined {
+    /// Whose routes Envoy has taken last, all of them; `None`: nobody knows.
+    taken: Option<Arc<Table>>,
+    /// Those that are still to be left out of what an Envoy is told that was found; the last one is.
+    turns: Option<Vec<HostName>>,
+    /// Sites that it does not take, and why.
+    refused: BTreeMap<HostName, (Arc<Site>, String)>,
+    /// Groups of hosts of which any may be refused. They wait until Envoy has taken all others.
+    doubtful: Vec<BTreeSet<HostName>>,
+}
+
+/// What is to be done about what Envoy has said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// [`Confined::table`] has another table to be told.
+    Tell,
+    Nothing,
+}
+
+impl Confined {
+    /// Of an Envoy that has nothing yet, or of one that was found.
+    pub(super) fn new(is_found: bool) -> Self {
+        let taken = (!is_found).then(Arc::default);
+        Self { taken, turns: None, refused: BTreeMap::new(), doubtful: Vec::new() }
+    }
+
+    /// The table as Envoy is to be told it.
+    pub(super) fn table(&mut self, wanted: &Arc<EdgeDesired>) -> Arc<EdgeDesired> {
+        let sites = &wanted.table.sites;
+        self.refused.retain(|host, (site, _)| sites.get(host) == Some(site));
+        for group in &mut self.doubtful {
+            group.retain(|host| sites.contains_key(host));
+        }
+        self.doubtful.retain(|group| !group.is_empty());
+        let turn = self.turns.iter().filter_map(|turns| turns.last());
+        let held: BTreeSet<&HostName> = self.refused.keys().chain(self.doubtful.iter().flatten()).chain(turn).collect();
+        if held.is_empty() {
+            return Arc::clone(wanted);
+        }
+        let mut table = Table::clone(&wanted.table);
+        for host in held {
+            match self.taken.as_ref().and_then(|taken| taken.sites.get(host)) {
+                Some(site) => drop(table.sites.insert(host.clone(), Arc::clone(site))),
+                None => drop(table.sites.remove(host)),
+            }
+        }
+        Arc::new(EdgeDesired { table: Arc::new(table), certificates: Arc::clone(&wanted.certificates) })
+    }
+
+    /// Envoy has all that it was `told` but what it refuses.
+    pub(super) fn settled(&mut self, told: &EdgeDesired, refused: &Refused) -> Next {
+        let routes = refused.iter().filter(|((kind, _), _)| *kind == Kind::Routes);
+        let routes: BTreeMap<&str, &String> = routes.map(|((_, name), why)| (name.as_str(), why)).collect();
+        let Some(taken) = self.taken.as_ref().filter(|_| !routes.is_empty()) else {
+            return self.take_all(told, routes.contains_key(PLAIN));
+        };
+        let taken = &taken.sites;
+        let changed: Vec<_> = told.table.sites.iter().filter(|(host, site)| taken.get(*host) != Some(*site)).collect();
+        let own = changed.iter().filter_map(|(host, site)| {
+            let why = routes.get(format!("{SECURE}{host}").as_str())?;
+            Some(((*host).clone(), (Arc::clone(site), (*why).clone())))
+        });
+        let own: BTreeMap<_, _> = own.collect();
+        if !own.is_empty() {
+            self.refused.extend(own);
+            return Next::Tell;
+        }
+        let Some(why) = routes.get(PLAIN) else { return Next::Nothing };
+        match changed.as_slice() {
+            [] => return Next::Nothing,
+            [(host, site)] => drop(self.refused.insert((*host).clone(), (Arc::clone(site), (*why).clone()))),
+            several => {
+                let half = several.iter().take(several.len() / 2);
+                self.doubtful.push(half.map(|(host, _)| (*host).clone()).collect());
+            }
+        }
+        Next::Tell
+    }
+
+    /// Envoy has taken the routes of all hosts, or nobody knows yet what it has.
+    fn take_all(&mut self, told: &EdgeDesired, is_refused: bool) -> Next {
+        if is_refused {
+            // Without a host Envoy would let go of its HTTPS, too, which does not wait for the routes of plain HTTP.
+            let plain = told.table.sites.iter().filter(|(_, site)| site.tls == SiteTls::Off);
+            match &mut self.turns {
+                None => self.turns = Some(plain.map(|(host, _)| host.clone()).take(MAX_TURNS).collect()),
+                Some(turns) => drop(turns.pop()),
+            }
+            return if self.turns.as_ref().is_some_and(|turns| !turns.is_empty()) { Next::Tell } else { Next::Nothing };
+        }
+        // It may have been taken for another reason than that it lacks this one.
+        let left_out = self.turns.take().and_then(|mut turns| turns.pop());
+        self.doubtful.extend(left_out.map(|host| BTreeSet::from([host])));
+        self.taken = Some(Arc::clone(&told.table));
+        if self.doubtful.pop().is_some() { Next::Tell } else { Next::Nothing }
+    }
+
+    /// Hosts whose routes are refused, and why.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&HostName, &str)> {
+        self.refused.iter().map(|(host, (_, why))| (host, why.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bowline_core::id::Generation;
+
+    use super::*;
+
+    /// An Envoy that refuses plain sites of these hosts.
+    struct Picky {
+        confined: Confined,
+        refuses: &'static [&'static str],
+        told: usize,
+        /// Of all that it has taken, how many hosts the smallest had.
+        fewest: usize,
+    }
+
+    fn desired(hosts: &[(&str, SiteTls)]) -> Arc<EdgeDesired> {
+        let site = |tls| Arc::new(Site { tls, rules: Vec::new() });
+        let sites = hosts.iter().map(|(host, tls)| (HostName::new(host).unwrap(), site(*tls))).collect();
+        let table = Table { generation: Generation(1), sites, ..Table::default() };
+        Arc::new(EdgeDesired { table: Arc::new(table), ..EdgeDesired::default() })
+    }
+
+    impl Picky {
+        /// Tells it until it rests: which hosts are served, with `+` in front those that are plain.
+        fn tell(&mut self, wanted: &Arc<EdgeDesired>) -> String {
+            loop {
+                let told = self.confined.table(wanted);
+                self.told += 1;
+                let refuses = self.refuses;
+                let is_bad =
+                    |host: &HostName, site: &Site| refuses.contains(&host.as_str()) && site.tls == SiteTls::Off;
+                let is_refused = told.table.sites.iter().any(|(host, site)| is_bad(host, site));
+                if !is_refused {
+                    self.fewest = self.fewest.min(told.table.sites.len());
+                }
+                let refused = is_refused.then(|| ((Kind::Routes, PLAIN.to_owned()), "why".to_owned()));
+                if self.confined.settled(&told, &refused.into_iter().collect()) == Next::Nothing {
+                    let text = |(host, site): (&HostName, &Arc<Site>)| match site.tls {
+                        SiteTls::Off => format!("+{host}"),
+                        SiteTls::Both => host.to_string(),
+                    };
+                    return told.table.sites.iter().map(text).collect::<Vec<_>>().join(" ");
+                }
+            }
+        }
+
+        fn refused(&self) -> String {
+            self.confined.refused().map(|(host, why)| format!("{host}: {why}")).collect::<Vec<_>>().join(", ")
+        }
+    }
+
+    fn picky(refuses: &'static [&'static str]) -> Picky {
+        Picky { confined: Confined::new(false), refuses, told: 0, fewest: usize::MAX }
+    }
+
+    const NAMES: [&str; 6] = ["a.test", "b.test", "c.test", "d.test", "e.test", "f.test"];
+
+    #[test]
+    fn a_host_that_is_refused_stays_as_it_was_and_all_others_change() {
+        let mut envoy = picky(&["c.test"]);
+        let before = desired(&NAMES.map(|name| (name, SiteTls::Both)));
+        assert_eq!(envoy.tell(&before), "a.test b.test c.test d.test e.test f.test");
+        let after = desired(&NAMES.map(|name| (name, SiteTls::Off)));
+        assert_eq!(envoy.tell(&after), "+a.test +b.test c.test +d.test +e.test +f.test");
+        assert_eq!(envoy.refused(), "c.test: why");
+        assert!(envoy.told <= 1 + 8, "{} times", envoy.told);
+        assert_eq!(envoy.tell(&before), "a.test b.test c.test d.test e.test f.test", "and back");
+        assert_eq!(envoy.refused(), "");
+    }
+
+    #[test]
+    fn several_are_found_among_all_that_a_new_envoy_is_told() {
+        let mut envoy = picky(&["a.test", "f.test"]);
+        let all = desired(&NAMES.map(|name| (name, SiteTls::Off)));
+        assert_eq!(envoy.tell(&all), "+b.test +c.test +d.test +e.test");
+        assert_eq!(envoy.refused(), "a.test: why, f.test: why");
+        let told = envoy.told;
+        assert_eq!(envoy.tell(&all), "+b.test +c.test +d.test +e.test");
+        assert_eq!(envoy.told, told + 1, "it is not tried again as it is");
+    }
+
+    #[test]
+    fn one_that_was_found_lets_go_of_nothing_but_what_it_refuses() {
+        let mut envoy = Picky { confined: Confined::new(true), ..picky(&["c.test"]) };
+        let all = desired(&NAMES.map(|name| (name, SiteTls::Off)));
+        assert_eq!(envoy.tell(&all), "+a.test +b.test +d.test +e.test +f.test");
+        assert_eq!((envoy.refused().as_str(), envoy.fewest), ("c.test: why", NAMES.len() - 1));
+
+        let mut envoy = Picky { confined: Confined::new(true), ..picky(&["c.test", "d.test"]) };
+        envoy.tell(&all);
+        assert_eq!((envoy.refused().as_str(), envoy.fewest), ("", usize::MAX), "it goes on with all that it has");
+        let good = desired(&NAMES.map(|name| (name, SiteTls::Both)));
+        assert_eq!(envoy.tell(&good).split(' ').count(), NAMES.len());
+        assert_eq!(envoy.tell(&all), "+a.test +b.test c.test d.test +e.test +f.test", "by now it is known what it has");
+    }
+
+    #[test]
+    fn routes_of_https_say_whose_they_are() {
+        let mut confined = Confined::new(false);
+        let all = desired(&NAMES.map(|name| (name, SiteTls::Both)));
+        let refused = [PLAIN, "https/d.test"].map(|name| ((Kind::Routes, name.to_owned()), "why".to_owned()));
+        assert_eq!(confined.settled(&all, &refused.into()), Next::Tell);
+        assert_eq!(confined.refused().map(|(host, _)| host.as_str()).collect::<Vec<_>>(), ["d.test"]);
+        let told = confined.table(&all);
+        assert_eq!(told.table.sites.len(), 5);
+        assert_eq!(confined.settled(&told, &Refused::new()), Next::Nothing);
+    }
+
+    #[test]
+    fn what_nobody_has_changed_is_not_told_without_end() {
+        let mut confined = Confined::new(false);
+        let all = desired(&[("a.test", SiteTls::Both)]);
+        assert_eq!(confined.settled(&all, &Refused::new()), Next::Nothing);
+        let refused: Refused = [((Kind::Routes, PLAIN.to_owned()), "why".to_owned())].into();
+        assert_eq!(confined.settled(&all, &refused), Next::Nothing);
+    }
+}
