@@ -285,7 +285,7 @@ fn what_envoy_refuses_is_said_holds_up_nobody_else_and_is_tried_again() {
     let up = up(&bowline, &folder);
     let (before, (_, http)) = (bowline.edge(), target(&up.http()));
     Process { pid: before }.kill();
-    let taken = wait("the port is free", SOON, || std::net::TcpListener::bind(http).ok());
+    let taken = wait("the port is free", SOON, || TcpListener::bind(http).ok());
     wait("it is said why", START, || {
         let fault = bowline.status()["edge"]["fault"].clone();
         let why = fault["caused_by"].to_string();

@@ -287,7 +287,9 @@ fn a_filter_whose_place_is_taken_goes() {
     let first = filter(&bowline).expect("a route needs it");
     let arguments = first.arguments();
     let user = std::fs::metadata(format!("/proc/{}", first.pid)).expect("it runs").uid();
-    let mut second = Command::new(&arguments[0]).args(&arguments[1..]).uid(user).spawn().expect("the same program");
+    let mut second = Command::new(&arguments[0]);
+    second.args(&arguments[1..]).uid(user).stderr(Stdio::null());
+    let mut second = second.spawn().expect("the same program");
     wait("the first one goes", SOON, || (!first.runs()).then_some(()));
     wait("the second one is asked", SOON, || (send() == 200).then_some(()));
     let now = filter(&bowline).expect("it is there");
