@@ -6,6 +6,7 @@ mod listener;
 mod policy;
 mod replies;
 mod route;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
