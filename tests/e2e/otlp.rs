@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bowline_tests::client::{Answer, curl};
 use bowline_tests::server::Server;
-use bowline_tests::{Bowline, SOON, path, text, wait};
+use bowline_tests::{Bowline, SOON, envoy, path, text, wait};
 use nix::sys::signal::Signal;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -18,6 +18,9 @@ use collector::{Collector, Mood, said};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
+/// In `server.toml`.
+const ENVOY: &str = "edge = \"envoy\"\n";
+
 /// A server with a collector, and what `traced` is deployed to it.
 struct Observed {
     bowline: Bowline,
@@ -27,12 +30,17 @@ struct Observed {
 
 impl Observed {
     fn start(collector: &Collector, more: &str) -> Self {
+        Self::behind("", collector, more)
+    }
+
+    /// `edge`: what `server.toml` says of it.
+    fn behind(edge: &str, collector: &Collector, more: &str) -> Self {
         let bowline = Bowline::new();
         let config = bowline.folder("etc").join("server.toml");
         let headers = bowline.folder("etc").join("otlp.headers");
         std::fs::write(&headers, "Authorization: Bearer t0ken\n").expect("a file of the test");
         let text = format!(
-            "[otlp]\nendpoint = \"{}\"\nheaders = \"{}\"\ninterval = \"1s\"\n{more}",
+            "{edge}[otlp]\nendpoint = \"{}\"\nheaders = \"{}\"\ninterval = \"1s\"\n{more}",
             collector.endpoint(),
             headers.display()
         );
@@ -92,10 +100,49 @@ fn span_of(collector: &Collector, path: &str) -> Span {
 #[test]
 fn a_request_is_a_span_of_the_clients_trace_and_the_parent_of_the_apps() {
     let collector = Collector::start(Mood::Takes);
-    let observed = Observed::start(&collector, "");
+    expect_spans(&Observed::start(&collector, ""), &collector);
+}
+
+#[test]
+fn envoy_is_a_span_of_a_trace_as_the_embedded_edge_is() {
+    assert!(envoy().exists(), "run scripts/setup first: {} is missing", envoy().display());
+    let collector = Collector::start(Mood::Takes);
+    let observed = Observed::behind(ENVOY, &collector, "");
+    expect_spans(&observed, &collector);
+    let notes = observed.bowline.status()["daemon"]["notes"].clone();
+    assert!(notes.as_array().is_none_or(Vec::is_empty), "{notes}");
+
+    // What is answered without the app is one, too.
+    let nowhere = format!("http://{}/nowhere", observed.address("/edge/http"));
+    let told = curl(&observed.bowline.ca(), &nowhere, &["--header", "Host: other.localhost"]);
+    assert_eq!(told.status, 404);
+    let span = span_of(&collector, "/nowhere");
+    assert_eq!((span.name.as_str(), said(&span.attributes, "bowline.blame").as_deref()), ("GET", Some("client")));
+
+    // Nothing hostile is any span's parent.
+    let broken = format!("traceparent: ff-{TRACE}-{PARENT}-01");
+    let told = observed.ask("/broken", &["--header", &broken]).text();
+    let span = span_of(&collector, "/broken");
+    assert_eq!(told, format!("00-{}-{}-03", hex(&span.trace_id), hex(&span.span_id)));
+    assert!(span.parent_span_id.is_empty() && hex(&span.trace_id) != TRACE, "{span:?}");
+}
+
+#[test]
+fn envoy_records_no_more_than_it_is_told_to() {
+    let collector = Collector::start(Mood::Takes);
+    let observed = Observed::behind(ENVOY, &collector, "sample = \"0%\"\n");
+    assert!(observed.ask("/begun", &[]).text().ends_with("-02"), "it is not recorded");
+    let given = format!("traceparent: 00-{TRACE}-{PARENT}-01");
+    observed.ask("/given", &["--header", &given]);
+    span_of(&collector, "/given");
+    assert!(collector.span("/begun").is_none(), "it came before, and is no span");
+}
+
+/// Of one edge, which is not said here.
+fn expect_spans(observed: &Observed, collector: &Collector) {
     let given = format!("traceparent: 00-{TRACE}-{PARENT}-01");
     let told = observed.ask("/given", &["--header", &given]).text();
-    let span = span_of(&collector, "/given");
+    let span = span_of(collector, "/given");
     assert_eq!((hex(&span.trace_id).as_str(), hex(&span.parent_span_id).as_str()), (TRACE, PARENT));
     assert_eq!(told, format!("00-{TRACE}-{}-01", hex(&span.span_id)), "the app's span is its child");
     assert_eq!((span.name.as_str(), span.kind), ("GET /", 2));
@@ -132,13 +179,13 @@ fn a_request_is_a_span_of_the_clients_trace_and_the_parent_of_the_apps() {
     assert_eq!((plain.severity_number, said(&plain.attributes, "log.iostream").as_deref()), (0, Some("stderr")));
 
     let begun = observed.ask("/fails", &[]).text();
-    let span = span_of(&collector, "/fails");
+    let span = span_of(collector, "/fails");
     assert_eq!(begun, format!("00-{}-{}-03", hex(&span.trace_id), hex(&span.span_id)));
     assert!(span.parent_span_id.is_empty(), "the trace begins with it");
     let unsampled = format!("traceparent: 00-{TRACE}-{PARENT}-00");
     assert_eq!(observed.ask("/unsampled", &["--header", &unsampled]).text(), unsampled["traceparent: ".len()..]);
     assert_eq!(observed.ask("/fail", &[]).status, 503);
-    let failed = span_of(&collector, "/fail");
+    let failed = span_of(collector, "/fail");
     assert_eq!(said(&failed.attributes, "error.type").as_deref(), Some("503"));
     assert_eq!(failed.status.map(|status| status.code), Some(2));
     assert!(collector.span("/unsampled").is_none(), "it came before, and is no span");

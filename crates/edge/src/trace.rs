@@ -1,5 +1,6 @@
 //! What ties a request's lines in different logs together: W3C Trace Context and `X-Request-Id`.
 
+use bowline_core::route::{RANDOM_BITS, rejection_threshold};
 use bowline_core::units::Share;
 
 use crate::balance::Dice;
@@ -7,9 +8,6 @@ use crate::h1::RequestHead;
 
 /// Longest `X-Request-Id` of a client that is passed on.
 const MAX_REQUEST_ID: usize = 128;
-
-/// So many of a trace's last bits are random (W3C Trace Context, level 2, 3.2.2.5).
-const RANDOM_BITS: u32 = 56;
 
 /// Of a `traceparent`: it is recorded; its id is random.
 const SAMPLED: u8 = 1;
@@ -20,17 +18,13 @@ const RANDOM: u8 = 2;
 pub(crate) enum Sampling {
     #[default]
     None,
-    /// Of those whose parent is sampled, and of those that begin here and whose random bits are not less than this: the rejection threshold of
-    /// OpenTelemetry's consistent probability sampling, by which others take the same traces.
+    /// Of those whose parent is sampled, and of those that begin here and whose random bits are not less than this.
     From(u64),
 }
 
 impl Sampling {
     pub(crate) fn of(sample: Option<Share>) -> Self {
-        // A share has 20 bits.
-        let taken =
-            |share: Share| ((u64::from(share.ppm()) << 44) / u64::from(Share::WHOLE.ppm())) << (RANDOM_BITS - 44);
-        sample.map_or(Self::None, |share| Self::From((1 << RANDOM_BITS) - taken(share)))
+        sample.map_or(Self::None, |share| Self::From(rejection_threshold(share)))
     }
 
     fn takes(self, low: u64) -> bool {

@@ -156,25 +156,63 @@ pub(super) static CASES: &[Case] = &[
     Case {
         id: "headers/trace",
         key: "route.main.to",
-        about: "a trace goes on, or one is begun",
-        must: "given as given · none a new one · malformed a new one",
+        about: "a trace goes on as it came, with what is said of it (W3C Trace Context)",
+        must: "over HTTP/1.1 as given with a=1 · over HTTP/2 as given with a=1 · not sampled as given with a=1 · \
+               of a later version as given with a=1",
         ask: |scene| {
-            let told = |given: Option<&str>| {
-                let ask = scene.get("/trace");
-                let told = given.into_iter().fold(ask, |ask, given| ask.field("traceparent", given)).tell()?;
-                let all = told.asked()?.all("traceparent").join(" and ");
-                let is_new = all.len() == TRACE.len() && all.starts_with("00-") && Some(all.as_str()) != given;
-                let told = match (given, all.as_str()) {
-                    (_, "") => "none",
-                    (Some(given), all) if all == given => "as given",
-                    _ if is_new => "a new one",
-                    (_, other) => other,
-                }
-                .to_owned();
-                anyhow::Ok(told)
+            let ask = |given: &str| scene.get("/trace").field("traceparent", given).field("tracestate", "a=1");
+            let (unsampled, later) = (TRACE.replace("-01", "-00"), format!("01{}-more", &TRACE[2..]));
+            let first = trace(&ask(TRACE).tell()?, TRACE)?;
+            let second = trace(&ask(TRACE).tell_h2()?, TRACE)?;
+            let unsampled = trace(&ask(&unsampled).tell()?, &unsampled)?;
+            let later = trace(&ask(&later).tell()?, &later)?;
+            Ok(format!(
+                "over HTTP/1.1 {first} · over HTTP/2 {second} · not sampled {unsampled} · of a later version {later}"
+            ))
+        },
+        ..Case::HERE
+    },
+    Case {
+        id: "headers/trace-begun",
+        key: "route.main.to",
+        about: "where there is none, one is begun; what is said of another goes no further",
+        must: "over HTTP/1.1 a new one · over HTTP/2 a new one · a tracestate alone a new one",
+        ask: |scene| {
+            let ask = || scene.get("/trace");
+            let (first, second) = (trace(&ask().tell()?, TRACE)?, trace(&ask().tell_h2()?, TRACE)?);
+            let alone = trace(&ask().field("tracestate", "a=1").tell()?, TRACE)?;
+            Ok(format!("over HTTP/1.1 {first} · over HTTP/2 {second} · a tracestate alone {alone}"))
+        },
+        ..Case::HERE
+    },
+    Case {
+        id: "headers/trace-broken",
+        key: "route.main.to",
+        about: "a broken one is begun anew, without what was said of it",
+        must: "of version ff a new one · in capitals a new one · of zeros a new one · with no parent a new one · too long a new one · \
+               too short a new one · nothing a new one · twice a new one · twice over HTTP/2 a new one",
+        ask: |scene| {
+            let ask = |given: &[&str]| {
+                let ask = scene.get("/trace").field("tracestate", "a=1");
+                given.iter().fold(ask, |ask, given| ask.field("traceparent", given))
             };
-            let malformed = TRACE.replace("4bf9", "XXXX");
-            Ok(format!("given {} · none {} · malformed {}", told(Some(TRACE))?, told(None)?, told(Some(&malformed))?))
+            let broken = [
+                ("of version ff", TRACE.replacen("00", "ff", 1)),
+                ("in capitals", TRACE.to_uppercase()),
+                ("of zeros", TRACE.replace(&TRACE[3..35], &"0".repeat(32))),
+                ("with no parent", TRACE.replace(&TRACE[36..52], &"0".repeat(16))),
+                ("too long", format!("{TRACE}-more")),
+                ("too short", TRACE[..54].to_owned()),
+                ("nothing", String::new()),
+            ];
+            let mut all = Vec::new();
+            for (how, given) in &broken {
+                all.push(format!("{how} {}", trace(&ask(&[given.as_str()]).tell()?, given)?));
+            }
+            let twice = || ask(&[TRACE; 2]);
+            all.push(format!("twice {}", trace(&twice().tell()?, TRACE)?));
+            all.push(format!("twice over HTTP/2 {}", trace(&twice().tell_h2()?, TRACE)?));
+            Ok(all.join(" · "))
         },
         ..Case::HERE
     },
@@ -195,3 +233,21 @@ pub(super) static CASES: &[Case] = &[
         ..Case::HERE
     },
 ];
+
+/// Which trace the app is told of, and what is said of it.
+fn trace(told: &Told, given: &str) -> anyhow::Result<String> {
+    let asked = told.asked()?;
+    let parents = asked.all("traceparent");
+    let is_new = |parent: &str| {
+        let is_whole = parent.len() == TRACE.len() && parent.starts_with("00-") && parent.ends_with("-01");
+        is_whole && !parent.contains(&TRACE[3..35]) && !parent.contains(&"0".repeat(16))
+    };
+    let parent = match parents.as_slice() {
+        [] => "none".to_owned(),
+        [parent] if *parent == given => "as given".to_owned(),
+        [parent] if is_new(parent) => "a new one".to_owned(),
+        other => other.join(" and "),
+    };
+    let state = asked.all("tracestate").join(" and ");
+    Ok(if state.is_empty() { parent } else { format!("{parent} with {state}") })
+}

@@ -61,7 +61,6 @@ const ENVOY: Edge = Edge {
             "X-Private 1 · no Keep-Alive · X-Bowline-Release 1 · Server app · X-App kept · 2 cookies · a date",
         ),
         ("headers/request-id", "given X-Request-Id abc-1 · none of 32 digits with dashes · refused x-request-id abc-1"),
-        ("headers/trace", "given as given · none none · malformed as given"),
         ("http1/continue", "100, then web 200 · too large 413, told to"),
         ("http1/strict", "two lengths 400 · two hosts 421 · none 400 · length and chunks 400 · a head of 100 KiB 431"),
         ("websocket/refused", "403, not you · then closed"),
@@ -69,12 +68,6 @@ const ENVOY: Edge = Edge {
             "compression/text",
             "Content-Encoding gzip, Vary Accept-Encoding, no ETag, shorter · not asked no Content-Encoding, Vary Accept-Encoding · \
              short no Content-Encoding · packed already Content-Encoding br · over HTTP/2 Content-Encoding gzip",
-        ),
-        (
-            "records/access log",
-            "app conformance, env local, route logged, service web, release 1, method POST, host conformance.localhost, \
-             path /logged/x, status 200, bytes_in 4, client 127.0.0.1, protocol HTTP/1.1, tls TLSv1.3, request_id logged-1; \
-             ts, instance, duration_ms, upstream_ms, bytes_out",
         ),
         ("drain/websocket", "101, echoed · then nothing and the end"),
     ],

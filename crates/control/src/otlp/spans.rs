@@ -1,4 +1,4 @@
-//! Lines of the access log as spans: what the edge did, as a server.
+//! Lines of the access log as spans: what the edge did, as a server, whichever edge has written them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,8 +44,12 @@ struct Line {
     host: String,
     path: String,
     status: u16,
-    grpc_status: Option<u64>,
+    /// What an instance has said, as Envoy has read it.
+    grpc_status: Option<i64>,
+    #[serde(default)]
     duration_ms: f64,
+    /// Of Envoy, whose milliseconds are whole.
+    duration_us: Option<i64>,
     bytes_in: u64,
     bytes_out: u64,
     client: String,
@@ -60,6 +64,25 @@ struct Line {
     request_id: Option<String>,
     blame: Option<String>,
     reason: Option<String>,
+    /// Envoy's own word for why.
+    detail: Option<String>,
+}
+
+/// How that begins of an answer that its instance has broken off.
+const CUT: &str = "upstream_reset_after_response_started";
+
+/// Behind it there is a tunnel, which ends no other way.
+const SWITCHING_PROTOCOLS: u16 = 101;
+
+impl Line {
+    fn of(text: &str) -> Option<Self> {
+        let said: Self = serde_json::from_str(text).ok()?;
+        let is_cut = said.detail.as_deref().is_some_and(|detail| detail.starts_with(CUT));
+        Some(match is_cut && said.status != SWITCHING_PROTOCOLS {
+            true => Self { blame: Some("upstream".to_owned()), reason: Some("upstream-closed".to_owned()), ..said },
+            false => said,
+        })
+    }
 }
 
 /// The request for these lines, and how many spans there are.
@@ -73,7 +96,7 @@ pub(super) fn request(lines: &[LogLine], routes: &Routes, origin: &Origin) -> (E
 
 /// A line is written when its request has ended.
 fn span(line: &LogLine, routes: &Routes) -> Option<Span> {
-    let said: Line = serde_json::from_str(&line.text).ok()?;
+    let said = Line::of(&line.text)?;
     let prefix = match (&said.env, &said.app, &said.route) {
         (Some(env), Some(app), Some(route)) => routes.get(&(env.clone(), app.clone(), route.clone())),
         (_, _, _) => None,
@@ -85,7 +108,10 @@ fn span(line: &LogLine, routes: &Routes) -> Option<Span> {
         (None, Some(prefix)) => format!("HTTP {prefix}"),
         (None, None) => "HTTP".to_owned(),
     };
-    let took = Duration::try_from_secs_f64(said.duration_ms / 1000.0).ok()?;
+    let took = match said.duration_us.and_then(|micros| u64::try_from(micros).ok()) {
+        Some(micros) => Duration::from_micros(micros),
+        None => Duration::try_from_secs_f64(said.duration_ms / 1000.0).ok()?,
+    };
     let ended = nanos(line.at);
     let parent_span_id = said.parent_span_id.as_deref().and_then(id::<8>);
     let elsewhere = if parent_span_id.is_some() { PARENT_ELSEWHERE } else { 0 };
@@ -116,7 +142,7 @@ fn failure(said: &Line) -> Option<String> {
 }
 
 /// Codes of gRPC that are a server's errors (OpenTelemetry's conventions for gRPC).
-fn failed_call(code: u64) -> Option<&'static str> {
+fn failed_call(code: i64) -> Option<&'static str> {
     match code {
         2 => Some("UNKNOWN"),
         4 => Some("DEADLINE_EXCEEDED"),
@@ -125,6 +151,14 @@ fn failed_call(code: u64) -> Option<&'static str> {
         14 => Some("UNAVAILABLE"),
         15 => Some("DATA_LOSS"),
         _ => None,
+    }
+}
+
+/// Envoy has the host as the client has said it.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some(_) | None => host,
     }
 }
 
@@ -139,7 +173,7 @@ fn attributes(said: &Line, method: Option<&str>, prefix: Option<&String>, failur
         text("http.request.method", method.unwrap_or("_OTHER")),
         text("url.path", &said.path),
         text("url.scheme", if said.tls.is_empty() { "http" } else { "https" }),
-        text("server.address", &said.host),
+        text("server.address", without_port(&said.host)),
         text("client.address", &said.client),
         integer("http.request.body.size", said.bytes_in),
         integer("http.response.body.size", said.bytes_out),
@@ -160,7 +194,7 @@ fn attributes(said: &Line, method: Option<&str>, prefix: Option<&String>, failur
     let mut count = |name: &str, value: Option<u64>| all.extend(value.map(|value| integer(name, value)));
     // 0: it ended before there was an answer.
     count("http.response.status_code", (said.status > 0).then_some(said.status.into()));
-    count("rpc.grpc.status_code", said.grpc_status);
+    count("rpc.grpc.status_code", said.grpc_status.and_then(|code| u64::try_from(code).ok()));
     count("bowline.release", said.release);
     all
 }
@@ -239,6 +273,11 @@ mod tests {
             check(&format!(r#""status":200,"grpc_status":{code}"#), None, false);
         }
         check(r#""status":502,"grpc_status":14,"blame":"upstream","reason":"reset""#, Some("reset"), true);
+        // Of Envoy.
+        let cut = r#""detail":"upstream_reset_after_response_started{connection_termination}""#;
+        check(&format!(r#""status":200,{cut}"#), Some("upstream-closed"), true);
+        check(&format!(r#""status":101,{cut}"#), None, false);
+        check(r#""status":200,"detail":"via_upstream""#, None, false);
     }
 
     #[test]
@@ -254,6 +293,26 @@ mod tests {
         check("HTTP/1.0", "network.protocol.version=1.0");
         check("HTTP/1.1", "network.protocol.version=1.1");
         check("HTTP/2.0", "network.protocol.version=2");
+    }
+
+    /// As Envoy writes it: keys in their order, whole milliseconds, the host with its port.
+    #[test]
+    fn a_line_of_envoy_is_a_span_likewise() {
+        let check = |host: &str, length: &str, expected: (&str, u64)| {
+            let text = format!(
+                r#"{{"app":"shop","bytes_in":0,"bytes_out":2,"client":"::1","cohort":"whole",{length}"env":"local","grpc_status":-1,"host":"{host}","instance":"local/shop.web.r3.0.1","method":"GET","parent_span_id":"aaaaaaaaaaaaaaaa","path":"/api/x","protocol":"HTTP/1.1","release":3,"route":"main","service":"web","span_id":"00f067aa0ba902b7","status":200,"template":"/api","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","trace_random":true,"ts":"x"}}"#
+            );
+            let span = only(&LogLine { at: Timestamp(1_000), source: LogSource::Access, text });
+            assert_eq!((span.name.as_str(), span.flags, span.status), ("GET /api", 0x303, None));
+            let attributes = shown(&span.attributes);
+            let address = attributes.iter().find_map(|one| one.strip_prefix("server.address="));
+            assert_eq!((address, span.start_time_unix_nano), (Some(expected.0), expected.1), "{attributes:?}");
+            assert!(!attributes.iter().any(|one| one.starts_with("rpc.")), "{attributes:?}");
+        };
+        check("a.test:8443", r#""duration_ms":1,"duration_us":1500,"#, ("a.test", 998_500_000));
+        check("a.test", r#""duration_ms":2,"#, ("a.test", 998_000_000));
+        check("[::1]:80", "", ("[::1]", 1_000_000_000));
+        check("[::1]", "", ("[::1]", 1_000_000_000));
     }
 
     #[test]

@@ -32,10 +32,7 @@ impl Loop {
         wire::Status {
             daemon: wire::DaemonStatus {
                 disk: self.node.disk.as_ref().map(disk),
-                notes: [self.refused_certificate(now), self.collector.trouble(), self.untraced()]
-                    .into_iter()
-                    .flatten()
-                    .collect(),
+                notes: [self.refused_certificate(now), self.collector.trouble()].into_iter().flatten().collect(),
                 ..daemon_status(&self.about, None)
             },
             edge: wire::EdgeStatus {
@@ -45,12 +42,6 @@ impl Loop {
             },
             apps: self.apps.values().map(|app| self.app_status(app, &slots, now)).collect(),
         }
-    }
-
-    /// Spans are made of what the embedded edge says.
-    fn untraced(&self) -> Option<String> {
-        let is_asked = self.place.sample.is_some() && self.about.edge == EdgeEngine::Envoy;
-        is_asked.then(|| "an Envoy tells of no spans: the collector gets metrics and logs, no traces".to_owned())
     }
 
     /// A person has to mend the files: until then nothing renews what is served.

@@ -32,13 +32,3 @@ fn a_collector_that_does_not_answer_is_said_once_and_so_is_its_return() {
     let why = "nothing is sent to the collector, traces wait: /etc/otlp.headers cannot be read";
     assert_eq!(tell(Signal::Traces, unsent), (vec![why.to_owned()], 2, 1));
 }
-
-#[test]
-fn an_envoy_is_said_to_make_no_spans() {
-    let mut world = World::new();
-    let mut daemon = world.start();
-    daemon.machine.place.sample = Some(bowline_core::units::Share::WHOLE);
-    assert!(world.status(&mut daemon).daemon.notes.is_empty());
-    daemon.machine.about.edge = EdgeEngine::Envoy;
-    assert_eq!(world.status(&mut daemon).daemon.notes.len(), 1);
-}

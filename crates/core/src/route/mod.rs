@@ -8,6 +8,7 @@ mod observation;
 pub mod outlier;
 mod policy;
 pub mod retry;
+mod sample;
 mod table;
 mod tables;
 
@@ -19,6 +20,7 @@ pub use observation::{
     DURATION_BOUNDS, EdgeObservation, EdgeStatus, Held, Histogram, Method, SIZE_BOUNDS, Series, SeriesKey,
 };
 pub use policy::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit, canonical};
+pub use sample::{RANDOM_BITS, rejection_threshold};
 pub use table::{
     Action, ApiSite, CHALLENGE_PATH, CLIENT_FIELD, Certificate, Certificates, Challenge, Cohort, EdgeDesired,
     EdgeEngine, Files, Flow, Pool, PoolId, Rule, RuleId, Site, SiteTls, Split, Table, Transfer,

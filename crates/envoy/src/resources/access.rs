@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 use super::any;
 
 /// What a line says, by the key. What has no value is left out.
-const FIELDS: [(&str, &str); 30] = [
-    ("ts", "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%"),
+const FIELDS: [(&str, &str); 34] = [
+    // When it ended, as with the embedded edge: lines are in the order of their times.
+    ("ts", "%EMIT_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%"),
     ("app", "%METADATA(ROUTE:bowline:app)%"),
     ("env", "%METADATA(ROUTE:bowline:env)%"),
     ("route", "%METADATA(ROUTE:bowline:route)%"),
@@ -37,6 +38,11 @@ const FIELDS: [(&str, &str); 30] = [
     ("protocol", "%CEL(request.protocol == 'HTTP/2' ? 'HTTP/2.0' : request.protocol)%"),
     ("tls", "%DOWNSTREAM_TLS_VERSION%"),
     ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("trace_id", "%DYNAMIC_METADATA(bowline.trace:trace_id)%"),
+    // Of what is recorded.
+    ("span_id", "%DYNAMIC_METADATA(bowline.trace:span_id)%"),
+    ("parent_span_id", "%DYNAMIC_METADATA(bowline.trace:parent_span_id)%"),
+    ("trace_random", "%DYNAMIC_METADATA(bowline.trace:trace_random)%"),
     ("flags", "%RESPONSE_FLAGS%"),
     // Of an answer that has no reason the expression has no value, and so it is left out.
     ("blame", BLAME),

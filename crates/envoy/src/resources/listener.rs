@@ -214,7 +214,7 @@ fn manager(prefix: &str, routes: &str, input: Input<'_>) -> Value {
     let config = json!({
         "stat_prefix": prefix,
         "rds": { "route_config_name": routes, "config_source": cluster::ads() },
-        "http_filters": policy::filters(input.uploads.is_some()),
+        "http_filters": policy::filters(input.uploads.is_some(), input.desired.table.sample),
         "access_log": [access::log(input.access_log)],
         "common_http_protocol_options": {
             "idle_timeout": IDLE,

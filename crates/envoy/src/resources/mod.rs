@@ -6,6 +6,7 @@ mod listener;
 mod policy;
 mod replies;
 mod route;
+mod trace;
 mod unsaid;
 
 use std::collections::BTreeMap;

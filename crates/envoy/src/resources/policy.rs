@@ -1,14 +1,15 @@
-//! What a request must pass, as filters: each is in the chain of every listener, off, and on where a route says so.
+//! What a request must pass, as filters: each is in the chain of every listener, off, and on where a route says so. The first is always on.
 //!
-//! Order: maintenance, then who may come, then a client's rate (a wrong proof counts against it), then the proof, then a route's rate (which
+//! Order: whose trace it is of, then maintenance, then who may come, then a client's rate (a wrong proof counts against it), then the proof, then a route's rate (which
 //! strangers must not use up), then the files in its body, then which release, and at last what does not announce its length.
 
 use bowline_core::app::RateBy;
 use bowline_core::route::{Gate, Policies, Proof, RateLimit, Rule};
+use bowline_core::units::Share;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
-use super::{any, header, seconds};
+use super::{any, header, seconds, trace};
 use crate::upload;
 
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
@@ -52,8 +53,8 @@ const COMPRESSED_FROM: u32 = 1024;
 
 /// The filters of a listener, the router at their end.
 ///
-/// `uploads`: there is a filter of uploads to be asked.
-pub(super) fn filters(uploads: bool) -> Vec<Value> {
+/// `uploads`: there is a filter of uploads to be asked. `sample`: see [`trace::script`].
+pub(super) fn filters(uploads: bool, sample: Option<Share>) -> Vec<Value> {
     let off = |name: &str, config: Value| json!({ "name": name, "typed_config": config, "disabled": true });
     let script = |code: &str| any(LUA, json!({ "default_source_code": { "inline_string": code } }));
     let limit = || any(LIMIT, json!({ "stat_prefix": "bowline" }));
@@ -68,6 +69,7 @@ pub(super) fn filters(uploads: bool) -> Vec<Value> {
     let judge =
         if uploads { vec![off(upload::NAME, judge()), off(LENGTH, any(HEADERS, json!({})))] } else { Vec::new() };
     let before = vec![
+        json!({ "name": trace::NAME, "typed_config": script(&trace::script(sample)) }),
         off(INSIDE, any(RBAC, json!({ "shadow_rules_stat_prefix": "maintenance_" }))),
         off(MAINTENANCE, script(include_str!("maintenance.lua"))),
         off(ALLOW, any(RBAC, json!({}))),

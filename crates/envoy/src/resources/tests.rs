@@ -9,7 +9,7 @@ use bowline_core::route::{
     SiteTls, Split, Table, Transfer,
 };
 use bowline_core::secret::Secret;
-use bowline_core::units::{Bytes, Rate, Weight};
+use bowline_core::units::{Bytes, Rate, Share, Weight};
 
 use super::*;
 use crate::delta::Kind;
@@ -348,6 +348,26 @@ fn names_are_proven_and_the_api_is_reached_over_tls_alone() {
         chains.iter().filter(|chain| chain["filter_chain_match"]["application_protocols"].is_array()).collect();
     assert_eq!((alone.len(), &alone[0]["name"]), (1, &"acme/b.example.com".into()));
     assert!(all.clusters.contains_key("bowline/api"));
+}
+
+#[test]
+fn a_trace_is_looked_at_before_all_else_whatever_is_asked_for() {
+    let check = |sample: Option<Share>, expected: &str| {
+        let mut desired = desired(vec![rule("/", forward(&[(1, 100)], false))]);
+        Arc::make_mut(&mut desired.table).sample = sample;
+        for (name, listener) in all(&desired).listeners {
+            let filter = &listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"][0];
+            let script = filter["typed_config"]["default_source_code"]["inline_string"].as_str().unwrap();
+            assert_eq!(
+                (filter["name"].as_str(), script.lines().next()),
+                (Some("bowline.trace"), Some(expected)),
+                "{name}"
+            );
+            assert!(filter["disabled"].is_null(), "{name}");
+        }
+    };
+    check(None, "local FROM = nil");
+    check(Share::from_ppm(500_000), "local FROM = \"80000000000000\"");
 }
 
 fn judging() -> EdgeDesired {

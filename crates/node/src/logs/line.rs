@@ -91,12 +91,12 @@ fn moment(ts: &str) -> Option<Timestamp> {
     Some(Timestamp(u64::try_from(at.as_millisecond()).ok()?))
 }
 
-/// The time is what a line begins with: most are not taken apart here, and none twice.
+/// Lines are not taken apart here, so that none is twice. These are keys, wherever they stand: what quotes there are in a value stand behind a `\`.
 fn parse_span(text: &str) -> Option<LogLine> {
-    let (ts, rest) = text.strip_prefix("{\"ts\":\"")?.split_once('"')?;
-    let is_span = rest.contains(",\"span_id\":\"") && rest.ends_with('}');
-    let at = moment(ts).filter(|_| is_span)?;
-    Some(LogLine { at, source: LogSource::Access, text: text.to_owned() })
+    let is_span = text.starts_with('{') && text.ends_with('}') && text.contains(",\"span_id\":\"");
+    let (_, rest) = text.split_once("\"ts\":\"").filter(|_| is_span)?;
+    let (ts, _) = rest.split_once('"')?;
+    Some(LogLine { at: moment(ts)?, source: LogSource::Access, text: text.to_owned() })
 }
 
 #[cfg(test)]
