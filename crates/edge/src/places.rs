@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use bowline_core::route::network;
+
 use crate::answer::Reason;
-use crate::policy::network;
 
 /// Requests of one client that the daemon has at once. One client is one address, or an IPv6 network of 2⁶⁴.
 const OF_CLIENT: usize = 64;

@@ -291,10 +291,10 @@ async fn events_may_be_rare() {
     edge.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_has_gone_keeps_no_instance_that_is_silent() {
-    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
-    let silent = upstream(move |_, mut talk| {
+/// An instance that has one event to tell and then waits, and each end of a connection to it.
+async fn silent() -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<()>) {
+    let (ended, end) = tokio::sync::mpsc::unbounded_channel();
+    let address = upstream(move |_, mut talk| {
         let ended = ended.clone();
         async move {
             talk.try_head().await;
@@ -304,6 +304,12 @@ async fn who_has_gone_keeps_no_instance_that_is_silent() {
         }
     })
     .await;
+    (address, end)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_gone_keeps_no_instance_that_is_silent() {
+    let (silent, mut end) = silent().await;
     let ca = authority(&["a.test"]);
     let mut edge = Edge::start().await;
     edge.serve_with(patient(silent), ca.certificates.clone()).await;
@@ -325,17 +331,7 @@ async fn who_has_gone_keeps_no_instance_that_is_silent() {
 /// What was sent behind a request fills what is read ahead of the next one, so that the end of the connection is not seen.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_have_gone_behind_much_that_was_sent_keeps_no_instance_that_is_silent() {
-    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
-    let silent = upstream(move |_, mut talk| {
-        let ended = ended.clone();
-        async move {
-            talk.try_head().await;
-            talk.say("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n").await;
-            talk.rest().await;
-            ended.send(()).unwrap();
-        }
-    })
-    .await;
+    let (silent, mut end) = silent().await;
     let mut edge = Edge::start().await;
     edge.serve(patient(silent)).await;
     let mut talk = edge.connect().await;

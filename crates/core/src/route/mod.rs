@@ -2,6 +2,7 @@
 
 mod change;
 mod claim;
+mod client;
 mod compile;
 mod compiler;
 mod observation;
@@ -14,6 +15,7 @@ mod tables;
 
 pub use change::{Changes, Gone};
 pub use claim::{Claim, Conflict, Foreign, Holder, LOCAL, check_claims, check_owners, claims, places, routed};
+pub use client::network;
 pub use compile::Serving;
 pub use compiler::{Compiler, compile};
 pub use observation::{

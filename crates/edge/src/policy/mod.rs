@@ -15,7 +15,7 @@ use bowline_core::route::Policies;
 use bowline_core::upload::{Extensions, UploadFault};
 
 pub(crate) use address::{Networks, Origin, origin};
-pub(crate) use rate::{Limiter, network, site};
+pub(crate) use rate::{Limiter, site};
 
 use crate::answer::Reason;
 use crate::h1::{Field, Framing, Refusal, RequestHead};

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use bowline_core::app::RateBy;
-use bowline_core::route::RateLimit;
+use bowline_core::route::{RateLimit, network};
 
 /// Clients that one limit remembers: 16 bytes each, 256 KiB for a route that anyone has asked for something.
 const CLIENTS: usize = 16 << 10;
@@ -89,15 +89,6 @@ impl Limiter {
             Wait(u32::try_from(wait.div_ceil(1_000_000_000)).unwrap_or(u32::MAX).max(1))
         };
         paid.fetch_update(Relaxed, Relaxed, next).map(drop).map_err(refused)
-    }
-}
-
-/// Who counts as one client: whoever has an IPv6 address has a network of 2⁶⁴ of them.
-pub(crate) fn network(client: IpAddr) -> u64 {
-    match client.to_canonical() {
-        IpAddr::V4(address) => u64::from(address.to_bits()),
-        // No IPv6 network in use begins with 32 zero bits, so the two do not meet.
-        IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).expect("half of 128 bits"),
     }
 }
 

@@ -10,7 +10,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::policy::{network, site};
+use bowline_core::route::network;
+
+use crate::policy::site;
 use crate::route::LabelId;
 use crate::worker::Worker;
 

@@ -21,16 +21,9 @@ pub(super) struct Said {
 
 /// A version is the same for the same resource: an Envoy that was told it by another daemon is not told again.
 pub(super) fn of(resources: &Resources, generation: Generation, before: &Model) -> Said {
-    let kinds = [
-        (Kind::Cluster, &resources.clusters),
-        (Kind::Endpoints, &resources.endpoints),
-        (Kind::Secret, &resources.secrets),
-        (Kind::Listener, &resources.listeners),
-        (Kind::Routes, &resources.routes),
-    ];
     let model = Model { generation, number: before.number + 1, resources: BTreeMap::new() };
     let mut said = Said { model, left_out: BTreeMap::new(), kept: Vec::new() };
-    for (kind, all) in kinds {
+    for (kind, all) in resources.by_kind() {
         let mut encoded = BTreeMap::new();
         for (name, json) in all {
             let resource = match resource(kind, json) {

@@ -18,8 +18,10 @@ use bowline_core::route::{Action, Cohort, EdgeDesired, Pool, PoolId, RuleId};
 use serde_json::{Value, json};
 
 pub(crate) use cluster::ads;
+pub(crate) use replies::{LATE, TOO_LARGE};
 pub(crate) use unsaid::without_unsaid;
 
+use crate::delta::Kind;
 use crate::upload;
 
 /// Where Envoy listens.
@@ -61,6 +63,16 @@ pub struct Resources {
 }
 
 impl Resources {
+    pub(crate) fn by_kind(&self) -> [(Kind, &BTreeMap<String, Value>); 5] {
+        [
+            (Kind::Cluster, &self.clusters),
+            (Kind::Endpoints, &self.endpoints),
+            (Kind::Secret, &self.secrets),
+            (Kind::Listener, &self.listeners),
+            (Kind::Routes, &self.routes),
+        ]
+    }
+
     pub fn of(input: Input<'_>) -> Self {
         let mut all = Self::default();
         let pools = pools(input);

@@ -23,6 +23,10 @@ pub(super) fn all() -> Vec<Value> {
     known.chain([json!({ "filter": by_browsers(), "body_format_override": format(true) })]).collect()
 }
 
+/// Of a body that is larger than the route takes, and of one that did not come in time, whoever has found it.
+pub(crate) const TOO_LARGE: &str = "The request's body is larger than this address accepts.";
+pub(crate) const LATE: &str = "The request did not arrive in time.";
+
 fn known() -> Vec<Reply> {
     let reply = |filter, code, status, sentence| Reply { filter, code, sentence, status };
     let by = |flags: &[&str]| json!({ "response_flag_filter": { "flags": flags } });
@@ -31,7 +35,6 @@ fn known() -> Vec<Reply> {
     let malformed = "The app's instance answered with something that is not well-formed HTTP.";
     let busy = "The daemon is asked by too many others at once. Try again in a moment.";
     let stranger = "Your address is not among those that are let in here.";
-    let too_large = "The request's body is larger than this address accepts.";
     let unjudged = "What is sent here is looked at first, and just now nobody does. Try again in a moment.";
     let overloaded = "This server has as much to do as it can. Try again in a moment.";
     vec![
@@ -42,11 +45,11 @@ fn known() -> Vec<Reply> {
         reply(by(&["UC", "UR"]), "upstream-closed", Some(502), closed),
         reply(by(&["UPE"]), "malformed-answer", Some(502), malformed),
         reply(by(&["UO"]), "daemon-busy", Some(503), busy),
-        reply(both(&by(&["SI"]), &of_status(408)), "body-timeout", None, "The request did not arrive in time."),
+        reply(both(&by(&["SI"]), &of_status(408)), "body-timeout", None, LATE),
         reply(by(&["UT", "SI"]), "response-timeout", Some(504), "The app's instance did not answer in time."),
         reply(by(&["RL"]), "too-many-requests", None, "Too many requests came in too short a time."),
         reply(detailed("rbac_access_denied"), "not-allowed", None, stranger),
-        reply(detailed("request_payload_too_large"), "body-too-large", None, too_large),
+        reply(detailed("request_payload_too_large"), "body-too-large", None, TOO_LARGE),
     ]
 }
 

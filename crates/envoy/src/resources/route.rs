@@ -5,7 +5,7 @@ use bowline_core::route::{Action, CLIENT_FIELD, Cohort, Policies, Rule, RuleId, 
 use bowline_core::upload::UploadFault;
 use serde_json::{Map, Value, json};
 
-use super::{Input, cluster, cluster_name, header, literal, policy, seconds};
+use super::{Input, TOO_LARGE, cluster, cluster_name, header, literal, policy, seconds};
 
 /// Over what a route is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,8 +247,11 @@ fn redirect(rule: &Rule, to: &str) -> Value {
 
 /// Of another edge: the plan of a release that wants it is refused.
 fn not_carried(rule: &Rule) -> Value {
-    let sentence = "The edge of this server cannot do what this route asks for.";
-    answer(&matching(rule, &[]), "not-carried", 503, sentence)
+    answer_not_carried(&matching(rule, &[]))
+}
+
+pub(super) fn answer_not_carried(matching: &Value) -> Value {
+    answer(matching, "not-carried", 503, "The edge of this server cannot do what this route asks for.")
 }
 
 fn present(name: &str) -> Value {
@@ -314,7 +317,7 @@ fn too_large(rule: &Rule) -> Option<Value> {
     let allowed = json!({ "start": "0", "end": beyond.to_string() });
     let other = json!({ "name": "content-length", "range_match": allowed, "invert_match": true });
     let matching = matching(rule, &[present("content-length"), other]);
-    Some(answer(&matching, "body-too-large", 413, "The request's body is larger than this address accepts."))
+    Some(answer(&matching, "body-too-large", 413, TOO_LARGE))
 }
 
 /// Where a rule's requests go.

@@ -80,14 +80,7 @@ fn all(desired: &EdgeDesired) -> Resources {
 }
 
 fn is_of_the_api(resources: &Resources) {
-    let kinds = [
-        (Kind::Cluster, &resources.clusters),
-        (Kind::Endpoints, &resources.endpoints),
-        (Kind::Secret, &resources.secrets),
-        (Kind::Listener, &resources.listeners),
-        (Kind::Routes, &resources.routes),
-    ];
-    for (kind, all) in kinds {
+    for (kind, all) in resources.by_kind() {
         for (name, json) in all {
             if let Err(error) = schema::encode(kind.message(), json) {
                 panic!("{name}: {error}: {}", std::error::Error::source(&error).unwrap());

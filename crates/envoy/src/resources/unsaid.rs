@@ -47,8 +47,7 @@ fn not_carried(route: &Value) -> Value {
     if let Some(fields) = matching.as_object_mut() {
         fields.remove("headers");
     }
-    let sentence = "The edge of this server cannot do what this route asks for.";
-    let mut answer = route::answer(&matching, "not-carried", 503, sentence);
+    let mut answer = route::answer_not_carried(&matching);
     for label in ["name", "metadata"] {
         answer[label] = route[label].clone();
     }

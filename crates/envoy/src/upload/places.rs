@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bowline_core::route::network;
+
 use super::AT_ONCE;
 
 /// An app takes another place as long as it has fewer than so many times what is free (Choudhury and Hahne's dynamic thresholds, 1998). So one alone
@@ -20,7 +22,7 @@ pub(super) struct Places(Mutex<Taken>);
 struct Taken {
     all: u32,
     by_app: BTreeMap<String, u32>,
-    by_client: BTreeMap<IpAddr, u32>,
+    by_client: BTreeMap<u64, u32>,
 }
 
 impl Places {
@@ -45,20 +47,12 @@ impl Places {
     }
 }
 
-/// Who counts as one client: whoever has an IPv6 address has a network of 2⁶⁴ of them.
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
 /// Given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     of: Arc<Places>,
     app: String,
-    client: IpAddr,
+    client: u64,
 }
 
 impl Drop for Place {

@@ -25,6 +25,7 @@ use super::message::{
 };
 use super::places::Places;
 use super::{APP, CLIENT, EXTENSIONS, LENGTH, MOST, NAME, PATIENCE};
+use crate::resources::{LATE, TOO_LARGE};
 use crate::streamed::{self, Answered};
 
 /// A message of Envoy's: what it has read of a body at once, about 256 KiB, or a head.
@@ -282,8 +283,8 @@ impl Refusal {
     const fn sentence(self) -> &'static str {
         match self {
             Self::Upload(fault) => fault.sentence(),
-            Self::TooLarge => "The request's body is larger than this address accepts.",
-            Self::Late => "The request did not arrive in time.",
+            Self::TooLarge => TOO_LARGE,
+            Self::Late => LATE,
         }
     }
 }
