@@ -219,7 +219,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Budgeted<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Budgeted<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let Self { stream, budget, line, .. } = self.get_mut();
-        let wrote = Pin::new(stream).poll_write(cx, bytes);
+        // TLS would keep what no socket takes, which looks as if the client had read on.
+        let wrote = match Pin::new(&mut *stream).poll_flush(cx) {
+            Poll::Ready(Ok(())) => Pin::new(stream).poll_write(cx, bytes),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
         line.wrote(&wrote);
         if let Poll::Ready(Ok(count)) = wrote {
             budget.wrote(&bytes[..count]);
@@ -236,28 +241,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Budgeted<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let Self { stream, budget, line, .. } = self.get_mut();
-        let wrote = Pin::new(stream).poll_write_vectored(cx, pieces);
-        line.wrote(&wrote);
-        if let Poll::Ready(Ok(mut left)) = wrote {
-            for piece in pieces {
-                let count = piece.len().min(left);
-                budget.wrote(&piece[..count]);
-                left -= count;
-            }
-        }
-        wrote
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 
@@ -319,6 +302,62 @@ mod tests {
         assert_eq!(passed(8, 10_000, download(0)), None);
         assert!(passed(8, 10_000, download(1)).is_some());
         assert_eq!(passed(3, 10_000, |budget| assert!(budget.read(&frame(1, 30), 0))), None, "counted elsewhere");
+    }
+
+    /// A layer that keeps what the stream below has not taken yet, as TLS does.
+    struct Keeping {
+        below: tokio::io::DuplexStream,
+        kept: Vec<u8>,
+    }
+
+    impl AsyncWrite for Keeping {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            const ROOM: usize = 64 << 10;
+            let keeping = self.get_mut();
+            let taken = bytes.len().min(ROOM - keeping.kept.len());
+            keeping.kept.extend_from_slice(&bytes[..taken]);
+            let flushed = Pin::new(keeping).poll_flush(cx)?;
+            if taken == 0 && flushed.is_pending() { Poll::Pending } else { Poll::Ready(Ok(taken)) }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let Self { below, kept } = self.get_mut();
+            while !kept.is_empty() {
+                let count = std::task::ready!(Pin::new(&mut *below).poll_write(cx, kept))?;
+                kept.drain(..count);
+            }
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_a_layer_keeps_is_not_taken() {
+        let (mut client, below) = tokio::io::duplex(1 << 10);
+        let line = Rc::new(Line::default());
+        let keeping = Keeping { below, kept: Vec::new() };
+        let mut stream = Budgeted::new(keeping, Rc::new(Sweep::default()), Rc::clone(&line));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let piece = [7; 4 << 10];
+        let mut offer = |cx: &mut Context<'_>| Pin::new(&mut stream).poll_write(cx, &piece).is_ready();
+        assert!(offer(&mut cx), "the first is taken, or kept");
+        let written = line.written();
+        for _ in 0..100 {
+            assert!(!offer(&mut cx));
+        }
+        assert!(line.is_blocked());
+        assert_eq!(line.written(), written, "nobody has read a byte");
+        let mut read = 0;
+        while !offer(&mut cx) {
+            let mut buffer = [0; 256];
+            let mut buffer = ReadBuf::new(&mut buffer);
+            assert!(Pin::new(&mut client).poll_read(&mut cx, &mut buffer).is_ready());
+            read += buffer.filled().len();
+        }
+        assert!(line.written() > written && read >= piece.len() - (1 << 10), "it goes on once that is read");
     }
 
     proptest! {
