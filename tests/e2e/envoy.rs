@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 use crate::canary::{CANARY, answering, begin, release, released, taken_back};
 
 /// An Envoy of 100 MB is read from disk first, and starts more slowly than an edge of Bowline's.
-const START: Duration = Duration::from_secs(60);
+pub(crate) const START: Duration = Duration::from_secs(60);
 
 const VERSIONS: [&str; 2] = ["--http1.1", "--http2"];
 
@@ -385,35 +385,8 @@ fn an_envoy_that_is_too_old_is_refused_before_anything_is_served() {
     assert!(said.contains("it is Envoy 1.37, and 1.40 or later is wanted") && said.contains("hint:"), "{said}");
 }
 
-#[test]
-fn a_fixed_envoy_is_rendered_from_the_same_file() {
-    let bowline = Bowline::new();
-    // A guarded path of some length is a regular expression of more steps than Envoy takes by itself.
-    let routes = format!(
-        "hosts = [\"shop.localhost\"]\ntls = \"off\"\nallow = [\"127.0.0.0/8\"]\n\
-        [route.long]\nhosts = [\"shop.localhost\"]\ntls = \"off\"\npath = \"{}\"\nstrip = true\nto = \"web\"\nlimit = {{ rate = \"9/s\" }}\n",
-        "/a-long-name".repeat(20)
-    );
-    let folder = app(&bowline, "envoy-render", &routes);
-    let judged = app(&bowline, "envoy-render-uploads", "upload = { extensions = [\"png\"] }\n");
-    let refused =
-        bowline.fails(&["render", "envoy", path(&judged), "--env", "local", "--endpoint", "web=127.0.0.1:9"], 2);
-    assert!(refused.contains("route.main.upload") && refused.contains("a process that the daemon keeps"), "{refused}");
-    let missing = bowline.fails(&["render", "envoy", path(&folder), "--env", "local"], 2);
-    assert!(missing.contains("--endpoint web=ADDRESS:PORT"), "{missing}");
-    let output = bowline.run(&["render", "envoy", path(&folder), "--env", "local", "--endpoint", "web=127.0.0.1:9"]);
-    assert!(output.status.success(), "{}", text(&output));
-    let file = bowline.folder("rendered").join("envoy.json");
-    std::fs::write(&file, &output.stdout).expect("a test's file");
-    let checked = Command::new(envoy()).args(["--mode", "validate", "-c", path(&file)]).output().expect("Envoy runs");
-    assert!(checked.status.success(), "{}", text(&checked));
-    let rendered: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let monitors = &rendered["overload_manager"]["resource_monitors"];
-    assert!(monitors[0]["typed_config"]["max_heap_size_bytes"].as_u64() >= Some(256 << 20), "{monitors}");
-}
-
 /// Until it is dropped.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

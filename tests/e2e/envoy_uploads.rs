@@ -15,7 +15,7 @@ use bowline_tests::{Bowline, SOON, envoy, path, text, wait};
 use crate::upgrade::{program, upgraded};
 
 const START: Duration = Duration::from_secs(60);
-const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
+pub(crate) const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
 const VERSIONS: [&str; 2] = ["--http1.1", "--http2"];
 
 /// What the filter may hold at once while one large body passes, beside what it is.
@@ -68,7 +68,7 @@ fn filters(bowline: &Bowline) -> Vec<Process> {
     processes().into_iter().filter(|process| is_ours(process) && process.runs()).collect()
 }
 
-fn file(bowline: &Bowline, name: &str, content: &[u8]) -> PathBuf {
+pub(crate) fn file(bowline: &Bowline, name: &str, content: &[u8]) -> PathBuf {
     let file = bowline.folder("files").join(name);
     std::fs::write(&file, content).expect("a file of the test");
     file

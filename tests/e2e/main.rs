@@ -19,6 +19,7 @@ mod deploy;
 mod disk;
 mod elsewhere;
 mod envoy;
+mod envoy_rendered;
 mod envoy_uploads;
 mod escape;
 mod faults;

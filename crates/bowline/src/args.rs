@@ -20,7 +20,7 @@ mod steer;
 mod token;
 
 pub(crate) use data::{Connect, Data, Import};
-pub(crate) use engine::{Edge, Endpoint, Engine, RenderEnvoy, UploadFilter};
+pub(crate) use engine::{Admin, Edge, Endpoint, Engine, RenderEnvoy, SecretFile, UploadFilter, Uploads};
 pub(crate) use monitoring::{Add, Out, RenderAlertmanager, RenderGrafana, RenderPrometheus};
 pub(crate) use render::Render;
 pub(crate) use steer::{Abort, Deploy, Plan, Promote, Releases, Restart, Rollback, Scale};
@@ -200,6 +200,13 @@ pub(crate) enum Verb {
     /// Writes tables at the end of bowline.toml, and a folder of the server's name with its configuration; changes nothing that is
     /// there. Says which secrets are to be set, and what to install where the server is missing.
     Add(Add),
+    /// Judge uploads for an Envoy that no daemon keeps, started with what `render envoy` prints
+    ///
+    /// Envoy asks about each body of a route with `upload`, over a Unix socket, while the body streams. What a route takes comes with the
+    /// question: there is no state, no daemon and no file to be read. The socket is made where nothing is, or where nobody listens any more.
+    /// TERM and Ctrl-C end it, with the bodies that it has, after 10 s at most; a second one at once. What goes wrong is on standard error, and
+    /// systemd is told when it is ready.
+    Uploads(Uploads),
     /// The local certificate authority: let this machine's browsers and tools trust it
     #[command(subcommand)]
     Trust(Trust),
@@ -257,6 +264,7 @@ impl Verb {
             | Self::Bench(_)
             | Self::Render(_)
             | Self::Add(_)
+            | Self::Uploads(_)
             | Self::Trust(_)
             | Self::Schema(_)
             | Self::Completions { .. }

@@ -23,6 +23,7 @@ mod target;
 mod typed;
 mod ui;
 mod users;
+mod value;
 
 use std::process::ExitCode;
 

@@ -26,9 +26,31 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// A value as editors, terminals and `echo` write it: one end of a line behind it is not part of it.
+pub fn without_line_end(mut value: Vec<u8>) -> Vec<u8> {
+    if value.ends_with(b"\n") {
+        value.pop();
+        if value.ends_with(b"\r") {
+            value.pop();
+        }
+    }
+    value
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_end_of_a_line_is_no_part_of_a_value() {
+        let check = |text: &str, value: &str| assert_eq!(without_line_end(text.into()), value.as_bytes(), "{text:?}");
+        check("a", "a");
+        check("a\n", "a");
+        check("a\r\n", "a");
+        check("a\n\n", "a\n");
+        check("a\r", "a\r");
+        check("\n", "");
+    }
 
     #[test]
     fn a_secret_does_not_print() {

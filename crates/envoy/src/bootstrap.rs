@@ -33,7 +33,7 @@ pub(crate) fn dynamic(xds: &Path, admin: &Path, bounds: Bounds) -> Value {
     let http2 = any(OPTIONS, json!({ "explicit_http_config": { "http2_protocol_options": {} } }));
     json!({
         "node": { "id": "bowline", "cluster": "bowline" },
-        "admin": administration(&json!({ "pipe": { "path": admin.to_string_lossy(), "mode": SOCKET_MODE } })),
+        "admin": administration(Administration::Socket(admin)),
         "layered_runtime": runtime(),
         "overload_manager": overload(bounds),
         "dynamic_resources": {
@@ -58,7 +58,11 @@ fn runtime() -> Value {
 }
 
 /// Whoever takes all connections takes none of those that ask what Envoy does: one that does not answer would be replaced.
-fn administration(address: &Value) -> Value {
+fn administration(at: Administration<'_>) -> Value {
+    let address = match at {
+        Administration::Port(port) => address(port),
+        Administration::Socket(path) => json!({ "pipe": { "path": path.to_string_lossy(), "mode": SOCKET_MODE } }),
+    };
     json!({ "address": address, "ignore_global_conn_limit": true })
 }
 
@@ -107,7 +111,16 @@ fn pipe(path: &Path) -> Value {
 pub struct Files<'a> {
     /// `HOST.pem` and `HOST.key` of each host of HTTPS.
     pub certificates: &'a Path,
-    pub admin: SocketAddr,
+    pub admin: Administration<'a>,
+}
+
+/// Where the administration of a fixed Envoy answers. It shows all that Envoy was started with, digests of secrets included.
+#[derive(Debug, Clone, Copy)]
+pub enum Administration<'a> {
+    /// Whoever gets there.
+    Port(SocketAddr),
+    /// Its own user alone.
+    Socket(&'a Path),
 }
 
 /// Of an Envoy that serves these resources and asks nobody: keys are named, and not in it.
@@ -121,7 +134,7 @@ pub fn fixed(resources: &Resources, files: Files<'_>, bounds: Bounds) -> Value {
     });
     json!({
         "node": { "id": "bowline", "cluster": "bowline" },
-        "admin": administration(&address(files.admin)),
+        "admin": administration(files.admin),
         "layered_runtime": runtime(),
         "overload_manager": overload(bounds),
         "static_resources": {

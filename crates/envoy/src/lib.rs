@@ -22,7 +22,7 @@ mod streamed;
 mod tail;
 mod upload;
 
-pub use bootstrap::{Files, fixed};
+pub use bootstrap::{Administration, Files, fixed};
 pub use bounds::Bounds;
 pub use resources::{Input, Listen, Resources};
-pub use upload::{FilterArgs, FilterError, run as judge_uploads};
+pub use upload::{FilterArgs, FilterError, Hold, run as judge_uploads};

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use bowline_core::id::ServiceName;
+use bowline_core::id::{SecretName, ServiceName};
 use bowline_core::route::EdgeEngine;
 use clap::{Args, ValueEnum};
 
@@ -59,15 +59,21 @@ pub(crate) struct RenderEnvoy {
     /// Where an instance of a service is; may be said again
     #[arg(long, value_name = "SERVICE=ADDRESS:PORT", value_parser = endpoint)]
     pub(crate) endpoint: Vec<Endpoint>,
+    /// A file that holds a secret which a route's `auth` asks for, or a pipe; may be said again
+    #[arg(long, value_name = "NAME=FILE", value_parser = secret_file)]
+    pub(crate) secret: Vec<SecretFile>,
+    /// Where `bowline uploads` listens, if a route has `upload`
+    #[arg(long, value_name = "PATH", value_parser = socket)]
+    pub(crate) uploads: Option<PathBuf>,
     /// Where Envoy listens for plain HTTP
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:80")]
     pub(crate) http: SocketAddr,
     /// Where Envoy listens for HTTPS
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:443")]
     pub(crate) https: SocketAddr,
-    /// Where Envoy's administration listens
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9901")]
-    pub(crate) admin: SocketAddr,
+    /// Where Envoy's administration listens; on a socket, for Envoy's own user alone
+    #[arg(long, value_name = "ADDRESS:PORT|PATH", default_value = "127.0.0.1:9901", value_parser = admin)]
+    pub(crate) admin: Admin,
     /// HOST.pem and HOST.key of each host of HTTPS; of a wildcard, with `_` for its `*`
     #[arg(long, value_name = "DIR", default_value = "/etc/envoy/certificates")]
     pub(crate) certificates: PathBuf,
@@ -87,4 +93,104 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
     let (service, at) = text.split_once('=').ok_or("say SERVICE=ADDRESS:PORT")?;
     let service = ServiceName::new(service).map_err(|error| error.to_string())?;
     Ok(Endpoint { service, at: at.parse().map_err(|_| format!("{at} is no ADDRESS:PORT"))? })
+}
+
+/// Where an Envoy's administration is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Admin {
+    Port(SocketAddr),
+    Socket(PathBuf),
+}
+
+fn admin(text: &str) -> Result<Admin, String> {
+    match text.starts_with('/') {
+        true => socket(text).map(Admin::Socket),
+        false => text
+            .parse()
+            .map(Admin::Port)
+            .map_err(|_| format!("{text} is no ADDRESS:PORT, and no path from the root on")),
+    }
+}
+
+/// Where the value of a secret is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SecretFile {
+    pub(crate) name: SecretName,
+    pub(crate) file: PathBuf,
+}
+
+fn secret_file(text: &str) -> Result<SecretFile, String> {
+    let (name, file) = text.split_once('=').ok_or("say NAME=FILE")?;
+    let name = SecretName::new(name).map_err(|error| error.to_string())?;
+    match file {
+        "" => Err("say NAME=FILE: the file is missing".to_owned()),
+        _ => Ok(SecretFile { name, file: file.into() }),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Uploads {
+    /// Where Envoy asks: what `render envoy --uploads` says
+    #[arg(long, value_name = "PATH", value_parser = socket)]
+    pub(crate) socket: PathBuf,
+    /// Who may ask, as permissions of the socket: 600 is its own user, 660 its group, too
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = mode)]
+    pub(crate) mode: u32,
+}
+
+/// A path that leads to the same place wherever it is said.
+fn socket(text: &str) -> Result<PathBuf, String> {
+    /// Of `sockaddr_un`, less the byte that ends it (unix(7)).
+    const LONGEST: usize = 107;
+    match text {
+        _ if !text.starts_with('/') => Err("say it from the root on: /…".to_owned()),
+        _ if text.ends_with('/') => Err("it is a folder: say a file in it".to_owned()),
+        _ if text.len() > LONGEST => Err(format!("the path of a socket has at most {LONGEST} bytes")),
+        _ => Ok(text.into()),
+    }
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    let is_octal = text.len() == 3 && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if is_octal && mode & 0o600 == 0o600 => Ok(mode),
+        Ok(_) | Err(_) => Err("say three octal digits, the first of them 6 or 7: 600, 660".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_named_with_its_file() {
+        let read = |text| secret_file(text).map(|SecretFile { name, file }| (name.to_string(), file));
+        assert_eq!(read("api-token=/run/a=b"), Ok(("api-token".to_owned(), "/run/a=b".into())));
+        for wrong in ["api-token", "api-token=", "=/file", "Api=/file"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_where_it_is_for_everybody() {
+        assert_eq!(socket("/run/uploads.sock"), Ok("/run/uploads.sock".into()));
+        for wrong in ["uploads.sock", "", "/run/", &format!("/{}", "x".repeat(107))] {
+            assert!(socket(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_administration_has_a_port_or_a_socket() {
+        assert_eq!(admin("[::1]:9901"), Ok(Admin::Port("[::1]:9901".parse().unwrap())));
+        assert_eq!(admin("/run/admin.sock"), Ok(Admin::Socket("/run/admin.sock".into())));
+        assert!(admin("9901").is_err() && admin("run/admin.sock").is_err());
+    }
+
+    #[test]
+    fn a_mode_lets_at_least_its_own_user_ask() {
+        assert_eq!((mode("600"), mode("660")), (Ok(0o600), Ok(0o660)));
+        for wrong in ["0", "060", "400", "0600", "680", "+60", "rw"] {
+            assert!(mode(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -35,6 +35,7 @@ mod token;
 mod trust;
 mod up;
 mod upload_filter;
+mod uploads;
 mod version;
 
 use std::path::Path;
@@ -85,6 +86,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Bench(args) => client(bench::run(args, &Paths::new(state)?, ui)),
         Verb::Render(what) => render::run(what, ui),
         Verb::Add(args) => add::run(args, ui),
+        Verb::Uploads(args) => uploads::run(&args, ui),
         Verb::Trust(args) => trust::run(args, &Paths::new(state)?, ui),
         Verb::Schema(args) => schema::run(&args, ui),
         Verb::Completions { shell } => completions::run(shell, ui),

@@ -2,6 +2,7 @@
 
 mod envoy;
 mod monitoring;
+mod proofs;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-use std::io::{IsTerminal, Read};
+use std::fs::File;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,6 +13,7 @@ use crate::session::Session;
 use crate::target::Target;
 use crate::typed::typed;
 use crate::ui::Ui;
+use crate::value::{self, Unfit};
 
 pub(super) async fn run(args: Secret, target: &Target, ui: &Ui) -> Result<ExitCode, Fault> {
     check_names(&args)?;
@@ -77,33 +79,21 @@ fn check_names(args: &Secret) -> Result<(), Fault> {
     }
 }
 
-/// One trailing line end is not part of a value: `echo`, editors and terminals add it.
 fn value(app: &str, name: &str, file: Option<&Path>, ui: &Ui) -> Result<Vec<u8>, Fault> {
     let unread = |e: &std::io::Error| Fault::new(FaultKind::Invalid, "the secret cannot be read").source(e);
-    let mut value = match file {
-        Some(path) => std::fs::read(path).map_err(|e| unread(&e).caused_by(path.display().to_string()))?,
+    let written = match file {
+        Some(path) => {
+            File::open(path).and_then(value::read).map_err(|e| unread(&e).caused_by(path.display().to_string()))?
+        }
         None if std::io::stdin().is_terminal() => {
             typed(&format!("value of {name} for {app}"), ui).map_err(|e| unread(&e))?
         }
-        None => {
-            let mut value = Vec::new();
-            let limit = u64::try_from(wire::MAX_SECRET + 3).expect("64 KiB fit");
-            std::io::stdin().lock().take(limit).read_to_end(&mut value).map_err(|e| unread(&e))?;
-            value
-        }
+        None => value::read(std::io::stdin().lock()).map_err(|e| unread(&e))?,
     };
-    if value.ends_with(b"\n") {
-        value.pop();
-        if value.ends_with(b"\r") {
-            value.pop();
-        }
-    }
-    match value.len() {
-        0 => Err(Fault::new(FaultKind::Invalid, "the secret is empty").hint("write the value to standard input")),
-        n if n > wire::MAX_SECRET => Err(Fault::new(FaultKind::Invalid, "the secret is too large")
-            .caused_by(format!("a secret has at most {} bytes", wire::MAX_SECRET))),
-        _ => Ok(value),
-    }
+    value::of(written).map_err(|unfit| match unfit {
+        Unfit::Empty => Fault::new(FaultKind::Invalid, "the secret is empty").hint("write the value to standard input"),
+        Unfit::TooLarge => Fault::new(FaultKind::Invalid, "the secret is too large").source(&unfit),
+    })
 }
 
 pub(super) fn user(uid: u32) -> String {

@@ -1,9 +1,9 @@
-//! `bowline upload-filter`: the process that judges uploads for Envoy.
+//! `bowline upload-filter`: the process that judges uploads for an Envoy of the daemon's.
 
 use std::process::ExitCode;
 
 use bowline_core::fault::{Fault, FaultKind};
-use bowline_envoy::FilterArgs;
+use bowline_envoy::{FilterArgs, Hold};
 
 use crate::args::UploadFilter;
 
@@ -11,7 +11,7 @@ use crate::args::UploadFilter;
 pub(super) fn run(args: UploadFilter) -> Result<ExitCode, Fault> {
     crate::log::to_own_file();
     bowline_node::slice::of_the_edge();
-    match bowline_envoy::judge_uploads(&FilterArgs { socket: args.socket }) {
+    match bowline_envoy::judge_uploads(&FilterArgs { socket: args.socket, hold: Hold::Kept }, || ()) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(Fault::new(FaultKind::Failed, "uploads cannot be judged").source(&error)),
     }

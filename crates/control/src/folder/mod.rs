@@ -28,6 +28,7 @@ use crate::reconcile::resources::{Declared, declared};
 use crate::secrets::Vault;
 use crate::sources;
 pub use dotenv::read_variables;
+pub use secret_file::{SecretFileError, read_secret_file};
 pub use small_file::read_small;
 
 const FILE: &str = "bowline.toml";

@@ -11,15 +11,16 @@ use bowline_core::app::{App, SecretSource};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, SecretName};
 use bowline_core::release::wanted_secrets;
-use bowline_core::secret::Secret;
+use bowline_core::secret::{Secret, without_line_end};
 
 use super::small_file::read_small;
 
 /// Room for the end of a line, which is not part of a value.
 const LINE_END: usize = 2;
 
+/// Why a file gives no secret.
 #[derive(Debug, thiserror::Error)]
-enum SecretFileError {
+pub enum SecretFileError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("it is a link that the user with uid {0} made, who could let it lead anywhere")]
@@ -56,19 +57,24 @@ fn unread(app: &App, name: &SecretName, path: &str, error: &SecretFileError) -> 
         ))
 }
 
+/// What a daemon would take of the file of a `source`, for a command that asks none.
+///
+/// # Errors
+/// It cannot be had.
+pub fn read_secret_file(path: &Path) -> Result<Secret, SecretFileError> {
+    value(&resolved(path)?)
+}
+
 fn read(path: &Path, state: &Path) -> Result<Secret, SecretFileError> {
     let real = resolved(path)?;
     if real.starts_with(fs::canonicalize(state)?) {
         return Err(SecretFileError::State);
     }
-    let mut bytes = read_small(&real, (MAX_SECRET + LINE_END) as u64)?;
-    // As `bowline secret set --file` takes it: editors and `echo` add the end of a line.
-    if bytes.ends_with(b"\n") {
-        bytes.pop();
-        if bytes.ends_with(b"\r") {
-            bytes.pop();
-        }
-    }
+    value(&real)
+}
+
+fn value(real: &Path) -> Result<Secret, SecretFileError> {
+    let bytes = without_line_end(read_small(real, (MAX_SECRET + LINE_END) as u64)?);
     match bytes.len() {
         0 => Err(SecretFileError::Empty),
         1..=MAX_SECRET => Ok(Secret::new(bytes)),

@@ -12,10 +12,12 @@ mod message;
 mod places;
 mod process;
 mod service;
+mod socket;
 
 use bowline_core::route::Rule;
 
 pub use process::{FilterArgs, FilterError, run};
+pub use socket::Hold;
 
 /// What Envoy calls the filter, its cluster, and what is said to the filters behind it.
 pub(crate) const NAME: &str = "bowline.upload";

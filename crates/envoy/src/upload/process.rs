@@ -1,20 +1,18 @@
 //! The filter's process: a socket that it makes itself, and an exit when it is told to.
 
-use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnixListenerStream;
 
 use super::ASKED_AT_ONCE;
 use super::service::UploadFilter;
+use super::socket::{Hold, Socket};
 
-/// How long bodies may go on after SIGTERM.
+/// How long bodies may go on after it was told to end.
 const TERM_LIMIT: Duration = Duration::from_secs(10);
 
 /// Threads that judge. One does some hundred MB a second.
@@ -24,17 +22,12 @@ const MAX_THREADS: usize = 4;
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// How often it is looked whether another one has taken its place.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// Only Envoy's own user asks.
-const SOCKET_MODE: u32 = 0o600;
-
-/// What `bowline upload-filter` is started with.
+/// What a filter is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilterArgs {
-    /// Made here, in place of one that was left.
+    /// Made here.
     pub socket: PathBuf,
+    pub hold: Hold,
 }
 
 /// Why the filter cannot run.
@@ -48,31 +41,39 @@ pub enum FilterError {
         #[source]
         source: io::Error,
     },
+    #[error("{} is there, and is no socket", path.display())]
+    NoSocket { path: PathBuf },
+    /// `by`: its name and number, where they are known.
+    #[error("{} listens on {}", by.as_deref().unwrap_or("another process"), path.display())]
+    Taken { path: PathBuf, by: Option<String> },
+    #[error("the socket {} was taken away", path.display())]
+    Lost { path: PathBuf },
     #[error("Envoy cannot be heard any more")]
     Served(#[source] tonic::transport::Error),
 }
 
-/// Runs until SIGTERM, and then for as long as a body that is being judged takes, at most 10 s; so it does, without haste, when another one has taken
-/// its place on the socket, or nobody can find it there any more. SIGHUP and the parent's death are nothing.
+/// Runs until TERM or INT, and then for as long as a body that is being judged takes, at most 10 s. `ready` is called when it listens.
+///
+/// One that a daemon keeps does so without haste when another one has taken its place on the socket, or nobody can find it there any more; SIGHUP
+/// and the parent's death are nothing to it. To one that has a socket of its own that is an error, and a second TERM or INT ends it at once.
 ///
 /// # Errors
 /// It cannot run, or not go on.
-pub fn run(args: &FilterArgs) -> Result<(), FilterError> {
+pub fn run(args: &FilterArgs, ready: impl FnOnce()) -> Result<(), FilterError> {
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_THREADS));
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(threads).enable_all().build().map_err(FilterError::Thread)?;
-    let result = runtime.block_on(serve(&args.socket));
+    let result = runtime.block_on(serve(args, ready));
     // What is left of bodies is cut with the connections.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(path: &Path) -> Result<(), FilterError> {
-    let catch = |kind| signal(kind).map_err(FilterError::Thread);
-    let mut hangup = catch(SignalKind::hangup())?;
-    let mut terminate = catch(SignalKind::terminate())?;
-    let (listener, own) = bind(path).map_err(|source| FilterError::Socket { path: path.to_owned(), source })?;
-    tracing::info!(socket = %path.display(), "uploads are judged");
+async fn serve(args: &FilterArgs, ready: impl FnOnce()) -> Result<(), FilterError> {
+    let mut stops = Stops::catch(args.hold)?;
+    let (socket, listener) = Socket::make(&args.socket, args.hold).await?;
+    tracing::info!(socket = %args.socket.display(), "uploads are judged");
+    ready();
     let (leave, left) = oneshot::channel::<()>();
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
@@ -82,56 +83,70 @@ async fn serve(path: &Path) -> Result<(), FilterError> {
         .http2_max_pending_accept_reset_streams(Some(ASKED_AT_ONCE as usize))
         .add_service(UploadFilter::default())
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move { drop(left.await) });
-    let (mut server, mut replaced) = (std::pin::pin!(server), std::pin::pin!(replaced(path, own)));
-    let limit = loop {
-        tokio::select! {
-            served = &mut server => return served.map_err(FilterError::Served),
-            _ = terminate.recv() => break Some(TERM_LIMIT),
-            () = &mut replaced => break None,
-            _ = hangup.recv() => {}
-        }
+    let mut server = std::pin::pin!(server);
+    let end = tokio::select! {
+        served = &mut server => return served.map_err(FilterError::Served),
+        () = stops.next() => End::Told,
+        () = socket.replaced() => End::Replaced,
     };
     tracing::info!("no more uploads are taken");
+    socket.leave();
     drop(leave);
-    let limit = match limit {
-        Some(limit) => limit,
-        // It has as long as what it judges takes, unless it is told to end.
-        None => tokio::select! {
-            served = &mut server => return served.map_err(FilterError::Served),
-            _ = terminate.recv() => TERM_LIMIT,
-        },
-    };
-    tokio::time::timeout(limit, server).await.unwrap_or(Ok(())).map_err(FilterError::Served)
-}
-
-/// Device and number of a file.
-type FileId = (u64, u64);
-
-/// A socket at this path, at once in place of what is there: whoever asks meanwhile finds the one or the other.
-fn bind(path: &Path) -> io::Result<(UnixListener, FileId)> {
-    let new = path.with_extension("new");
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
+    let mut finished = std::pin::pin!(async { server.await.map_err(FilterError::Served) });
+    match args.hold {
+        Hold::Kept => {
+            if let End::Replaced = end {
+                // It has as long as what it judges takes, unless it is told to end.
+                tokio::select! {
+                    served = &mut finished => return served,
+                    () = stops.next() => {}
+                }
+            }
+            tokio::time::timeout(TERM_LIMIT, finished).await.unwrap_or(Ok(()))
+        }
+        Hold::Own { .. } => {
+            tokio::select! {
+                served = tokio::time::timeout(TERM_LIMIT, finished) => served.unwrap_or(Ok(()))?,
+                () = stops.next() => {}
+            }
+            match end {
+                End::Told => Ok(()),
+                End::Replaced => Err(FilterError::Lost { path: args.socket.clone() }),
+            }
+        }
     }
-    let listener = UnixListener::bind(&new)?;
-    std::fs::set_permissions(&new, Permissions::from_mode(SOCKET_MODE))?;
-    let own = id(&new)?;
-    std::fs::rename(&new, path)?;
-    Ok((listener, own))
 }
 
-fn id(path: &Path) -> io::Result<FileId> {
-    std::fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
+/// Why no more is taken.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Told,
+    Replaced,
 }
 
-/// Returns when the socket there is no longer this one. Nobody else has to say so: whoever started the next one may have been killed meanwhile.
-async fn replaced(path: &Path, own: FileId) {
-    let is_own = |found: io::Result<FileId>| match found {
-        Ok(found) => found == own,
-        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
-    };
-    while is_own(id(path)) {
-        tokio::time::sleep(LOOK).await;
+/// What tells it to end. Caught from the beginning.
+struct Stops {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Never listened to: that it is caught keeps it from ending one that a daemon keeps.
+    _hangup: Option<Signal>,
+}
+
+impl Stops {
+    fn catch(hold: Hold) -> Result<Self, FilterError> {
+        let caught = |kind| signal(kind).map_err(FilterError::Thread);
+        let hangup = match hold {
+            Hold::Kept => Some(caught(SignalKind::hangup())?),
+            Hold::Own { .. } => None,
+        };
+        let (terminate, interrupt) = (caught(SignalKind::terminate())?, caught(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, _hangup: hangup })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
