@@ -18,15 +18,38 @@ impl Stream {
     /// Closes so that the peer sees an error, not an end: where a response has no framing, its end means that it is
     /// whole.
     pub(crate) fn reset(self) {
-        let stream = match &self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
-        };
+        match &self {
+            Self::Plain(stream) => stream.resets(),
+            Self::Tls(stream) => stream.resets(),
+        }
+    }
+}
+
+/// A connection that can end without what is still on its way, which the kernel keeps for minutes otherwise, for a client that takes nothing.
+pub(crate) trait Resets {
+    /// Once it is dropped.
+    fn resets(&self);
+}
+
+impl Resets for TcpStream {
+    fn resets(&self) {
         // A failure leaves an ordinary end, which all but HTTP/1.0 clients can tell from a whole response.
-        if let Err(error) = stream.set_zero_linger() {
+        if let Err(error) = self.set_zero_linger() {
             tracing::debug!(%error, "a connection cannot be reset");
         }
     }
+}
+
+impl Resets for TlsStream<TcpStream> {
+    fn resets(&self) {
+        self.get_ref().0.resets();
+    }
+}
+
+/// What tests have for a network keeps nothing.
+#[cfg(test)]
+impl Resets for tokio::io::DuplexStream {
+    fn resets(&self) {}
 }
 
 impl AsyncRead for Stream {

@@ -22,6 +22,7 @@ use crate::deadline::{Deadline, Patience};
 use crate::h1::{Exchange, FieldKind, Framing, GateStep, Refusal, RequestGate, Version};
 use crate::h2c::trailers_of;
 use crate::request;
+use crate::stream::Resets;
 use crate::worker::{BUFFER, Worker};
 
 /// Streams at once on one connection.
@@ -154,7 +155,7 @@ impl Drop for Running {
 /// Serves one connection until it ends.
 pub(crate) async fn serve<S>(worker: Rc<Worker>, stream: S, peer: Peer)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Resets + Unpin,
 {
     let line = Rc::new(Line::default());
     let stream = Lingering::new(stream, worker.sweep.deadline());
@@ -195,6 +196,7 @@ where
                 return connection.poll_accept(cx);
             }
             if !is_calmed && streams.is_unread(&mut waiting) && accepted.is_pending() {
+                streams.line.is_unread.set(true);
                 return Poll::Ready(None);
             }
             accepted

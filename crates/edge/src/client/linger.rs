@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{LINGER, LINGER_BYTES};
 use crate::deadline::Deadline;
+use crate::stream::Resets;
 
 /// What is read at once to be forgotten.
 const PIECE: usize = 4 << 10;
@@ -25,6 +26,12 @@ pub(super) struct Lingering<S> {
 impl<S> Lingering<S> {
     pub(super) fn new(stream: S, deadline: Deadline) -> Self {
         Self { stream, deadline, left: None }
+    }
+}
+
+impl<S: Resets> Resets for Lingering<S> {
+    fn resets(&self) {
+        self.stream.resets();
     }
 }
 
