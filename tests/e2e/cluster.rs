@@ -238,6 +238,35 @@ fn cluster_a_job_succeeds_or_fails() {
 }
 
 #[test]
+fn cluster_a_database_has_its_volume_and_leaves_it() {
+    let cluster = Cluster::shared();
+    cluster.namespace("volumes", "restricted");
+    let claim = json!({
+        "metadata": { "name": "data" },
+        "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } },
+    });
+    let set = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "db" },
+        "spec": {
+            "replicas": 1, "serviceName": "db", "selector": { "matchLabels": { "app": "web" } },
+            "template": pod(&json!({})), "volumeClaimTemplates": [claim],
+        },
+    });
+    let path = "/apis/apps/v1/namespaces/volumes/statefulsets/db";
+    cluster.admin.apply(path, MANAGER, &set).done();
+    wait("the database is ready", SOON, || {
+        (cluster.admin.get(path).done()["status"]["availableReplicas"] == 1).then_some(())
+    });
+    cluster.admin.delete(path).done();
+    let pods = "/api/v1/namespaces/volumes/pods";
+    wait("its pod is gone", SOON, || {
+        cluster.admin.get(pods).done()["items"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+    let claim = cluster.admin.get("/api/v1/namespaces/volumes/persistentvolumeclaims/data-db-0").done();
+    assert_eq!(claim["status"]["phase"], "Bound");
+}
+
+#[test]
 fn cluster_of_its_own_knows_what_it_is_taught_and_ends_when_it_is_dropped() {
     let cluster = Cluster::start();
     let routes = "/apis/gateway.networking.k8s.io/v1/httproutes";

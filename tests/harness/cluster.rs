@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod pki;
+pub mod storage;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 
 use self::api::Api;
 use self::pki::{Authority, Pair};
+use self::storage::Provisioner;
 use crate::kubelet::Kubelet;
 use crate::port::Port;
 use crate::{SOON, path, wait};
@@ -30,6 +32,7 @@ pub struct Cluster {
     /// Who may do everything.
     pub admin: Api,
     pub kubelet: Kubelet,
+    _provisioner: Provisioner,
     address: SocketAddr,
     authority: Authority,
     servers: Servers,
@@ -82,7 +85,8 @@ impl Cluster {
             let taints = &admin.get("/api/v1/nodes/one").done()["spec"]["taints"];
             taints.as_array().is_none_or(Vec::is_empty).then_some(())
         });
-        let cluster = Self { admin, kubelet, address, authority, servers, _ports: ports };
+        let provisioner = Provisioner::start(admin.clone());
+        let cluster = Self { admin, kubelet, _provisioner: provisioner, address, authority, servers, _ports: ports };
         cluster.has_account("default");
         cluster
     }

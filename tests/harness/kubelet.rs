@@ -20,7 +20,7 @@ use crate::cluster::api::{Api, STRATEGIC};
 use crate::cluster::pki::Authority;
 
 /// Before the server that was away is asked again.
-const AGAIN: Duration = Duration::from_millis(20);
+pub(crate) const AGAIN: Duration = Duration::from_millis(20);
 
 /// A node and what is bound to it, for as long as this is held.
 #[derive(Debug)]
