@@ -11,6 +11,7 @@ mod builds;
 mod cage;
 mod canaries;
 mod canary;
+mod cluster;
 mod conformance;
 mod console;
 mod data;

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 
 use crate::wire::Wire;
 
@@ -82,18 +83,53 @@ pub fn tls_of(
     versions: &[&'static rustls::SupportedProtocolVersion],
     protocols: &[&[u8]],
 ) -> Arc<rustls::ClientConfig> {
+    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .expect("ring speaks TLS 1.2 and 1.3")
+        .with_root_certificates(roots(ca))
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    Arc::new(config)
+}
+
+/// Trusts one CA and shows a certificate of its own.
+pub fn tls_as(ca: &Path, chain: &Path, key: &Path) -> Arc<rustls::ClientConfig> {
+    let (chain, key) = pair(chain, key);
+    let config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks TLS 1.2 and 1.3")
+        .with_root_certificates(roots(ca))
+        .with_client_auth_cert(chain, key);
+    Arc::new(config.expect("a key that belongs to its certificate"))
+}
+
+/// A server that lets nobody in but whom this CA has signed.
+pub fn tls_for(ca: &Path, chain: &Path, key: &Path) -> Arc<rustls::ServerConfig> {
+    let (chain, key) = pair(chain, key);
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)), provider()).build();
+    let config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks TLS 1.2 and 1.3")
+        .with_client_cert_verifier(clients.expect("a CA certificate"))
+        .with_single_cert(chain, key);
+    Arc::new(config.expect("a key that belongs to its certificate"))
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn roots(ca: &Path) -> rustls::RootCertStore {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).expect("the CA's certificate") {
         roots.add(certificate.expect("PEM")).expect("a CA certificate");
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .expect("ring speaks TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-    Arc::new(config)
+    roots
+}
+
+fn pair(chain: &Path, key: &Path) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let chain = CertificateDer::pem_file_iter(chain).expect("a certificate").collect::<Result<_, _>>();
+    (chain.expect("PEM"), PrivateKeyDer::from_pem_file(key).expect("a key"))
 }
 
 impl Connection {

@@ -5,7 +5,9 @@
 pub mod browser;
 pub mod certificate;
 pub mod client;
+pub mod cluster;
 pub mod grpc;
+pub mod kubelet;
 pub mod load;
 pub mod machine;
 pub mod port;

@@ -173,6 +173,18 @@ impl Wire {
         }
     }
 
+    /// The status of an answer whose body is read by [`Self::chunk`], while it comes.
+    pub fn opens(&mut self) -> io::Result<u16> {
+        let (first, _) = parse_head(&self.head()?);
+        first.split(' ').nth(1).and_then(|text| text.parse().ok()).ok_or_else(|| bad("no status"))
+    }
+
+    /// The next chunk of such a body. `None`: it has ended.
+    pub fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        Ok(self.one_chunk(&mut bytes)?.then_some(bytes))
+    }
+
     fn head(&mut self) -> io::Result<String> {
         loop {
             if let Some(end) = memchr::memmem::find(&self.buffer, b"\r\n\r\n") {
@@ -206,19 +218,22 @@ impl Wire {
     }
 
     fn chunks(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
-        loop {
-            let size = self.line()?;
-            let size = size.split(';').next().and_then(|text| usize::from_str_radix(text.trim(), 16).ok());
-            match size.ok_or_else(|| bad("the size of a chunk"))? {
-                0 => while !self.line()?.is_empty() {},
-                size => {
-                    self.take(size, out)?;
-                    self.line()?;
-                    continue;
-                }
-            }
-            return Ok(());
+        while self.one_chunk(out)? {}
+        Ok(())
+    }
+
+    /// What there is of the next chunk goes to `out`. False: it was the last, which is empty.
+    fn one_chunk(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
+        let size = self.line()?;
+        let size = size.split(';').next().and_then(|text| usize::from_str_radix(text.trim(), 16).ok());
+        let size = size.ok_or_else(|| bad("the size of a chunk"))?;
+        if size == 0 {
+            while !self.line()?.is_empty() {}
+            return Ok(false);
         }
+        self.take(size, out)?;
+        self.line()?;
+        Ok(true)
     }
 
     fn line(&mut self) -> io::Result<String> {
