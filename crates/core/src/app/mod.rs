@@ -222,8 +222,12 @@ pub enum Target {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KubernetesSettings {
     pub ingress_class: Option<String>,
+    /// `[NAMESPACE/]NAME` of a Gateway, instead of an ingress class.
+    pub gateway: Option<String>,
     pub issuer: Option<String>,
     pub address: Option<String>,
     pub storage_class: Option<String>,
     pub node_pool: Option<String>,
+    /// `[KIND/]NAME` of a store of the External Secrets Operator.
+    pub secret_store: Option<String>,
 }

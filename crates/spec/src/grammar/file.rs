@@ -432,7 +432,12 @@ static ROUTE: TableSpec = TableSpec {
         key("allow", List(Form::Cidr), Omitted("everyone"), "Addresses and networks let in."),
         key("auth", Table(&AUTH), Omitted("everyone"), "What a request must carry."),
         key("limit", Table(&LIMIT), Omitted("its defaults"), "Rates, sizes and times."),
-        key("upload", Table(&UPLOAD), Omitted("not checked"), "Which files may be uploaded; checked while streaming."),
+        key(
+            "upload",
+            WordOrTable("off", &UPLOAD),
+            Omitted("not checked"),
+            "Which files may be uploaded; checked while streaming. `\"off\"`: not here, for an environment whose edge looks into no bodies and an app that judges for itself.",
+        ),
     ],
     conflicts: &[
         conflict("redirect", &["to", "deny", "upload", "strip"], "a route does one thing"),
@@ -592,10 +597,27 @@ static KUBERNETES: TableSpec = table(
     "Settings of a cluster.",
     &[
         key("ingress_class", Text(Form::Any), Omitted("the cluster's"), "Ingress class."),
-        key("issuer", Text(Form::Any), Omitted("none"), "Issuer of cert-manager."),
+        key(
+            "gateway",
+            Text(Form::Any),
+            Omitted("an Ingress"),
+            "`NAMESPACE/NAME` of a Gateway that routes are attached to, instead of an Ingress.",
+        ),
+        key("issuer", Text(Form::Any), Omitted("none"), "Issuer of cert-manager: a ClusterIssuer, or `Issuer/NAME`."),
         key("address", Text(Form::Any), Omitted("assigned"), "Address of the load balancer."),
         key("storage_class", Text(Form::Any), Omitted("the cluster's"), "Storage class of volumes."),
-        key("node_pool", Text(Form::Any), Omitted("any"), "Nodes that instances run on."),
+        key(
+            "node_pool",
+            Text(Form::Any),
+            Omitted("any"),
+            "Nodes that instances run on: a label `KEY=VALUE`, or the value of `bowline.dev/pool`.",
+        ),
+        key(
+            "secret_store",
+            Text(Form::Any),
+            Omitted("none"),
+            "The store that `aws:` and `vault:` secrets are read from: a SecretStore of the External Secrets Operator, or `ClusterSecretStore/NAME`.",
+        ),
     ],
 );
 

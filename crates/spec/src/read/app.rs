@@ -132,10 +132,12 @@ fn environment(r: &mut Reader, s: &Section<'_>, name: &EnvName) -> Environment {
         let server = r.parsed(&t, "server", literal::target);
         let kubernetes = r.section(&t, "kubernetes").map(|k| KubernetesSettings {
             ingress_class: r.parsed(&k, "ingress_class", literal::line),
+            gateway: r.parsed(&k, "gateway", literal::line),
             issuer: r.parsed(&k, "issuer", literal::line),
             address: r.parsed(&k, "address", literal::line),
             storage_class: r.parsed(&k, "storage_class", literal::line),
             node_pool: r.parsed(&k, "node_pool", literal::line),
+            secret_store: r.parsed(&k, "secret_store", literal::line),
         });
         if declared == *name {
             found = Environment { name: declared, protected, id, server, kubernetes };

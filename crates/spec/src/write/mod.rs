@@ -203,10 +203,12 @@ impl Writer {
         if let Some(settings) = &environment.kubernetes {
             let mut w = Self::new(detail);
             w.optional("ingress_class", settings.ingress_class.as_ref());
+            w.optional("gateway", settings.gateway.as_ref());
             w.optional("issuer", settings.issuer.as_ref());
             w.optional("address", settings.address.as_ref());
             w.optional("storage_class", settings.storage_class.as_ref());
             w.optional("node_pool", settings.node_pool.as_ref());
+            w.optional("secret_store", settings.secret_store.as_ref());
             own.table.put("kubernetes", Data::Table(w.table));
         }
         if own.table.0.is_empty() {

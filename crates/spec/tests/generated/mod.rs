@@ -411,12 +411,15 @@ fn environment() -> impl Strategy<Value = Environment> {
             .prop_map(|(context, namespace)| Target::Kubernetes { context, namespace }),
     ];
     let word = || option::of(Just("fast".to_owned()));
-    let kubernetes = (word(), word(), word(), word(), word()).prop_map(|(a, b, c, d, e)| KubernetesSettings {
+    let names = (word(), option::of(Just("infra/public".to_owned())), word());
+    let kubernetes = (names, word(), word(), word(), word()).prop_map(|((a, g, s), b, c, d, e)| KubernetesSettings {
         ingress_class: a,
+        gateway: g,
         issuer: b,
         address: c,
         storage_class: d,
         node_pool: e,
+        secret_store: s,
     });
     let env = prop_oneof![Just("local".parse().unwrap()), name::<EnvName>()];
     (
