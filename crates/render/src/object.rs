@@ -5,6 +5,8 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::need::{Need, Needed};
+
 /// What tells two objects of a namespace apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
@@ -66,7 +68,9 @@ impl Object {
 pub struct Manifests {
     /// By wave, kind and name.
     pub objects: Vec<Object>,
-    /// What whoever applies them must know or do first. A sentence each.
+    /// Secrets that must be there first.
+    pub needs: Vec<Need>,
+    /// What whoever applies them should know. A sentence each.
     pub notes: Vec<String>,
 }
 
@@ -74,6 +78,7 @@ pub struct Manifests {
 #[derive(Debug, Default)]
 pub(crate) struct Out {
     objects: Vec<Object>,
+    needs: Vec<Need>,
     notes: Vec<String>,
 }
 
@@ -83,6 +88,13 @@ impl Out {
         // Configuration is named by its content: two that are the same are one.
         if !self.objects.iter().any(|known| known.id == object.id && known.body == object.body) {
             self.objects.push(object);
+        }
+    }
+
+    pub(crate) fn need(&mut self, object: String, key: &'static str, what: Needed) {
+        let need = Need { object, key, what };
+        if !self.needs.contains(&need) {
+            self.needs.push(need);
         }
     }
 
@@ -96,6 +108,6 @@ impl Out {
     pub(crate) fn done(mut self) -> Manifests {
         let order = |object: &Object| (object.wave, object.id.kind.clone(), object.id.name.clone());
         self.objects.sort_by_key(order);
-        Manifests { objects: self.objects, notes: self.notes }
+        Manifests { objects: self.objects, needs: self.needs, notes: self.notes }
     }
 }

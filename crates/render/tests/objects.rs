@@ -85,6 +85,13 @@ fn texts<'v>(value: &'v Value, key: &str, name: &str) -> Vec<&'v str> {
     found.into_iter().filter_map(|one| one[name].as_str()).collect()
 }
 
+/// Secrets that images are pulled with.
+fn pulled(value: &Value) -> Vec<&str> {
+    let mut found = Vec::new();
+    below(value, "imagePullSecrets", &mut found);
+    found.into_iter().filter_map(|one| one[0]["name"].as_str()).collect()
+}
+
 fn is_label(text: &str) -> bool {
     let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     text.len() <= 63 && text.starts_with(ends) && text.ends_with(ends) && text.chars().all(|c| ends(c) || c == '-')
@@ -93,7 +100,8 @@ fn is_label(text: &str) -> bool {
 fn check(manifests: &Manifests) {
     let ids: BTreeSet<_> = manifests.objects.iter().map(|object| &object.id).collect();
     assert_eq!(ids.len(), manifests.objects.len(), "no two objects have one id");
-    let notes = manifests.notes.join("\n");
+    let needs: BTreeSet<_> = manifests.needs.iter().map(|need| (&need.object, need.key)).collect();
+    assert_eq!(needs.len(), manifests.needs.len(), "each is needed once: {:?}", manifests.needs);
     let there = |kind: &str, name: &str| ids.iter().any(|id| id.kind == kind && id.name == name);
     for object in &manifests.objects {
         let most = if matches!(object.id.kind.as_str(), "CronJob" | "StatefulSet") { 52 } else { 63 };
@@ -106,11 +114,12 @@ fn check(manifests: &Manifests) {
             texts(&object.body, "secretKeyRef", "name"),
             texts(&object.body, "secret", "name"),
             texts(&object.body, "users", "name"),
+            pulled(&object.body),
         ]
         .concat()
         {
-            let made = there("ExternalSecret", name);
-            assert!(made || notes.contains(&format!("secret {name} must ")), "{}: secret {name}\n{notes}", object.id);
+            let needed = manifests.needs.iter().any(|need| need.object == name);
+            assert!(needed || there("ExternalSecret", name), "{}: secret {name}, {:?}", object.id, manifests.needs);
         }
         let maps = [texts(&object.body, "configMapRef", "name"), texts(&object.body, "configMap", "name")].concat();
         maps.into_iter().for_each(|name| assert!(there("ConfigMap", name), "{}: ConfigMap {name}", object.id));

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::{Ctx, SECRET_KEY, database};
 use crate::names;
+use crate::need::Needed;
 use crate::object::{Out, Wave};
 
 /// Where files of secrets lie.
@@ -53,7 +54,7 @@ pub(super) fn given(
         found.variable(service, variable.as_str(), value);
     }
     let Found { ctx: _, text, passwords, env, secrets, files } = found;
-    secrets.iter().chain(&files).for_each(|name| note(ctx, name, out));
+    secrets.iter().chain(&files).for_each(|name| need(ctx, name, out));
     // A reference to another variable is to one before it.
     let before = passwords.into_iter().map(|(variable, id)| password(ctx, variable, &id));
     let env = before.chain(env).collect();
@@ -175,7 +176,7 @@ fn from_secret(name: String, object: String, key: &str) -> EnvVar {
 
 /// That of a database which runs in the cluster.
 pub(super) fn password(ctx: &Ctx<'_>, variable: String, id: &ResourceId) -> EnvVar {
-    from_secret(variable, database::object(ctx, id), "password")
+    from_secret(variable, database::object(ctx, id), database::PASSWORD)
 }
 
 /// Immutable and named by its content: what pods of a release are given never changes, and a way back has it again.
@@ -198,20 +199,16 @@ fn hashed(ctx: &Ctx<'_>, parts: &[&str], text: &BTreeMap<String, String>) -> Str
     names::hashed(&[&[ctx.key.app.as_str()], parts].concat(), &names::hash(content.as_bytes()))
 }
 
-/// What must be there before anything starts that is given this secret.
-pub(super) fn note(ctx: &Ctx<'_>, name: &SecretName, out: &mut Out) {
-    let object = ctx.secret(name);
-    let make = format!("kubectl create secret generic {object}");
-    let from = match ctx.app.secrets.get(name) {
-        // Its ExternalSecret makes it.
-        Some(SecretSource::Aws(_) | SecretSource::Vault(_)) => return,
-        Some(SecretSource::File(path)) => format!("--from-file={SECRET_KEY}={path}"),
-        Some(SecretSource::Store { generate: true }) => {
-            format!("--from-literal={SECRET_KEY}=\"$(openssl rand -hex 32)\"")
+/// A secret of the file is read from its object, which an ExternalSecret makes or somebody else.
+pub(super) fn need(ctx: &Ctx<'_>, name: &SecretName, out: &mut Out) {
+    let source = ctx.app.secrets.get(name);
+    match source {
+        Some(SecretSource::Aws(_) | SecretSource::Vault(_)) => {}
+        Some(SecretSource::Store { .. } | SecretSource::File(_)) | None => {
+            let what = Needed::Secret { name: name.clone(), source: source.cloned() };
+            out.need(ctx.secret(name), SECRET_KEY, what);
         }
-        Some(SecretSource::Store { generate: false }) | None => format!("--from-file={SECRET_KEY}=FILE"),
-    };
-    out.note(format!("secret {object} must be there: {make} {from}"));
+    }
 }
 
 /// Secrets that a store elsewhere holds, brought by the External Secrets Operator.

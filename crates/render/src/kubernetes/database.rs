@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::{Ctx, config, matching, pod, storage};
 use crate::input::Api;
 use crate::names;
+use crate::need::Needed;
 use crate::object::{Out, Wave};
 
 /// What the disk of a database holds: the file has no key for it.
@@ -27,6 +28,8 @@ const USER: i64 = 999;
 const GRACE: i64 = 60;
 /// Where the images run what is there once, on an empty database.
 const INIT: &str = "/docker-entrypoint-initdb.d";
+/// The key of the object that holds its password.
+pub(super) const PASSWORD: &str = "password";
 const INIT_FILE: &str = "init.sql";
 
 /// One database of the app that the cluster runs.
@@ -134,7 +137,7 @@ pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
         if server.persists {
             out.note(format!("{} has a disk of {SIZE}: for another size change what claims it", server.id));
         }
-        note_password(ctx, &server.id, out);
+        need_password(ctx, &server.id, out);
         match is_operated(ctx, &server.id) {
             true => {
                 let cluster = cluster(ctx, &server, init.as_deref(), out);
@@ -161,16 +164,9 @@ fn externals<'a>(ctx: &Ctx<'a>) -> Vec<(String, &'a bowline_core::id::SecretName
     databases.chain(redis).collect()
 }
 
-fn note_password(ctx: &Ctx<'_>, id: &ResourceId, out: &mut Out) {
-    let name = object(ctx, id);
-    let kind = match is_operated(ctx, id) {
-        true => format!(" --type=kubernetes.io/basic-auth --from-literal=username={}", own_name(&id.name)),
-        false => String::new(),
-    };
-    out.note(format!(
-        "secret {name} must be there and stay as it is: kubectl create secret generic {name}{kind} \
-         --from-literal=password=\"$(openssl rand -hex 32)\""
-    ));
+fn need_password(ctx: &Ctx<'_>, id: &ResourceId, out: &mut Out) {
+    let user = is_operated(ctx, id).then(|| own_name(&id.name));
+    out.need(object(ctx, id), PASSWORD, Needed::Password { of: id.clone(), user });
 }
 
 /// The ConfigMap that holds what is run once. It keeps its name: another text is no reason to start the database anew.

@@ -25,6 +25,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use crate::input::{Api, Input, Secrets};
 use crate::names;
+use crate::need::Needed;
 use crate::object::{Manifests, Out};
 use crate::unsupported::unsupported;
 
@@ -110,11 +111,8 @@ fn settings(ctx: &Ctx<'_>, out: &mut Out) {
         out.note(format!("{address} is an address of the gateway or the ingress controller: it is set on theirs"));
     }
     if let Some(login) = ctx.app.image.as_ref().and_then(|image| image.login.as_ref()) {
-        let name = ctx.named(&["registry"]);
-        out.note(format!(
-            "secret {name} must hold the login of the registry ({login} of the file): kubectl create secret docker-registry {name} \
-             --docker-server=… --docker-username=… --docker-password=…"
-        ));
+        let what = Needed::Login { of: login.clone() };
+        out.need(ctx.named(&["registry"]), ".dockerconfigjson", what);
     }
 }
 

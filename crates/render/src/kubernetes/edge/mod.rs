@@ -12,9 +12,10 @@ use serde_json::json;
 
 pub(crate) use ingress::backend;
 
-use super::{Ctx, config};
+use super::{Ctx, SECRET_KEY, config};
 use crate::input::{Api, Input};
 use crate::names;
+use crate::need::Needed;
 use crate::object::{Out, Wave};
 
 /// What requests come in through.
@@ -80,11 +81,7 @@ pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
 fn certificates(ctx: &Ctx<'_>, hosts: &[HostName], out: &mut Out) {
     let Some(issuer) = ctx.settings().issuer else {
         for host in hosts {
-            let secret = certificate(host);
-            out.note(format!(
-                "secret {secret} must hold the certificate of {host}: kubectl create secret tls {secret} --cert=FILE --key=FILE, or say \
-                 `kubernetes.issuer` of cert-manager"
-            ));
+            out.need(certificate(host), "tls.crt", Needed::Certificate { host: host.clone() });
         }
         return;
     };
@@ -125,20 +122,14 @@ fn slug(host: &HostName) -> String {
 fn credentials(ctx: &Ctx<'_>, name: &RouteName, auth: &Auth, edge: &Edge, out: &mut Out) {
     let object = of_route(ctx, name, "auth");
     match auth {
-        Auth::Header { secret, .. } => config::note(ctx, secret, out),
-        Auth::Bearer { secret } => out.note(format!(
-            "secret {object} must hold what requests carry, made of {secret}: kubectl create secret generic {object} \
-             --from-literal=value=\"Bearer TOKEN\""
-        )),
+        Auth::Header { name: _, secret } => config::need(ctx, secret, out),
+        Auth::Bearer { secret } => out.need(object, SECRET_KEY, Needed::Bearer { of: secret.clone() }),
         Auth::Basic { secret } => {
             let key = match edge {
                 Edge::Gateway { .. } => ".htpasswd",
                 Edge::Ingress { .. } => "auth",
             };
-            out.note(format!(
-                "secret {object} must hold the users of {secret} as htpasswd -s writes them: kubectl create secret generic {object} \
-                 --from-file={key}=FILE"
-            ));
+            out.need(object, key, Needed::Users { of: secret.clone() });
         }
     }
 }
