@@ -3,6 +3,7 @@
 use clap::Subcommand;
 
 use super::engine::RenderEnvoy;
+use super::kubernetes::RenderKubernetes;
 use super::monitoring::{RenderAlertmanager, RenderGrafana, RenderPrometheus};
 
 #[derive(Debug, Subcommand)]
@@ -12,6 +13,11 @@ pub(crate) enum Render {
     /// Prints what Envoy is started with (`envoy -c FILE`, checked with `--mode validate`): the routes of bowline.toml, with instances where
     /// --endpoint says. Certificates are read from files, HOST.pem and HOST.key. A route that wants a token is refused: tokens are with the daemon.
     Envoy(RenderEnvoy),
+    /// The objects of an app in a namespace of Kubernetes
+    ///
+    /// Prints one stream for `kubectl apply -n NAMESPACE -f -`, or writes a file per object and a kustomization.yaml. What must be there before
+    /// it works, secrets among it, is said beside. What a cluster does not carry is refused by its key: docs/reference/targets.md has them all.
+    Kubernetes(RenderKubernetes),
     /// prometheus.yml with recording and alert rules
     Prometheus(RenderPrometheus),
     /// alertmanager.yml, which tells a webhook that takes Slack's messages
