@@ -146,7 +146,11 @@ pub const KEYS: &[Key] = &[
     no("backup", "keep", "backups are not made yet"),
     no("backup", "drill", "backups are not made yet"),
     partly("route", "hosts", "hostnames; names alone, no addresses. A route without hosts is noted"),
-    yes("route", "path", "`PathPrefix`, `Prefix`"),
+    partly(
+        "route",
+        "path",
+        "`PathPrefix`, `Prefix`, with ingress-nginx where it must be a regular expression; of what a path holds by RFC 3986",
+    ),
     partly("route", "strip", "Gateway: URLRewrite; ingress-nginx: `rewrite-target`"),
     yes("route", "to", "`backendRefs`, `backend`"),
     partly("route", "redirect", "Gateway: RequestRedirect 308; ingress-nginx: `permanent-redirect`"),

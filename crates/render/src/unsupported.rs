@@ -309,9 +309,13 @@ impl Found<'_, '_> {
     }
 
     fn route(&mut self, path: &str, route: &Route) {
-        let Route { hosts, path: _, strip, to, tls, access, limit, upload, transfer } = route;
+        let Route { hosts, path: prefix, strip, to, tls, access, limit, upload, transfer } = route;
         let why = "a cluster's edge knows hosts by their names, of letters, digits and '-'";
         self.add(!hosts.iter().all(is_named), format!("{path}.hosts"), why);
+        // What the Gateway API takes in a path (RFC 3986, 3.3).
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-/._~!$&'()*+,;=:@".contains(c);
+        let why = "a cluster's edge takes no such characters in a path";
+        self.add(!prefix.as_str().chars().all(is_plain), format!("{path}.path"), why);
         let gateway = matches!(self.edge, Edge::Gateway { .. });
         match to {
             RouteTo::Service(_) => {}

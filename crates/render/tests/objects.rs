@@ -59,10 +59,10 @@ fn tamed(mut app: App) -> App {
         route.tls = bowline_core::app::Tls::Auto;
         route.limit.idle = bowline_core::app::Limit::default().idle;
     }
-    if let Some(settings) = &mut app.environment.kubernetes {
-        if settings.gateway.is_some() {
-            settings.ingress_class = None;
-        }
+    if let Some(settings) = &mut app.environment.kubernetes
+        && settings.gateway.is_some()
+    {
+        settings.ingress_class = None;
     }
     app
 }

@@ -281,6 +281,22 @@ fn routes_become_ingresses_with_what_nginx_reads() {
         "Certificate/a-example-com-tls",
         &[("/spec/issuerRef/name", json!("letsencrypt-prod")), ("/spec/dnsNames", json!(["a.example.com"]))],
     );
+    let dotted = format!("{ROUTE}path = \"/v1.2\"\n{cluster}");
+    let (path, kind) = ("/spec/rules/0/http/paths/0/path", "/spec/rules/0/http/paths/0/pathType");
+    let expected = [(path, json!("/v1\\.2(/|$)(.*)")), (kind, json!("ImplementationSpecific"))];
+    check(&dotted, &[], "Ingress/shop-main", &expected);
+    check(
+        &dotted,
+        &[],
+        "Ingress/shop-main",
+        &[(&nginx("rewrite-target"), Value::Null), (&nginx("use-regex"), json!("true"))],
+    );
+    check(
+        &format!("{ROUTE}path = \"/v1.2\"\n"),
+        &[],
+        "Ingress/shop-main",
+        &[(path, json!("/v1.2")), (kind, json!("Prefix"))],
+    );
     let deny = "[route.shut]\nhosts = [\"a.example.com\"]\npath = \"/x\"\ndeny = true\n";
     check(
         &format!("{toml}{deny}"),

@@ -139,6 +139,7 @@ fn what_some_clusters_carry_is_refused_by_the_others() {
         check(&route(keys), GATEWAY, &envoy, &[]);
     }
     check(&route("allow = [\"10.0.0.0/8\"]\n"), GATEWAY, none, &["route.main.allow"]);
+    check(&route("path = \"/a{b}\"\n"), "", &nginx, &["route.main.path"]);
     check(&route("tls = \"local\"\n"), "", &nginx, &["route.main.tls"]);
     check(&route("upload = \"off\"\n"), "", &nginx, &[]);
     check(&route("limit = { idle = \"5m\" }\n"), "", &nginx, &["route.main.limit.idle"]);

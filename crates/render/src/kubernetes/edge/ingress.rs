@@ -20,7 +20,7 @@ pub(super) fn put(ctx: &Ctx<'_>, class: Option<&str>, nginx: bool, name: &RouteN
     // A route that leads to no service is answered before one is asked, and must name one all the same.
     let Some(service) = backend(ctx, route) else { return };
     let annotations = if nginx { annotations(ctx, name, route, out) } else { BTreeMap::new() };
-    let rules = route.hosts.iter().map(|host| rule(ctx, host, route, &service)).collect();
+    let rules = route.hosts.iter().map(|host| rule(ctx, host, route, nginx, &service)).collect();
     let tls =
         |host: &HostName| IngressTLS { hosts: Some(vec![host.to_string()]), secret_name: Some(certificate(host)) };
     let spec = IngressSpec {
@@ -51,8 +51,8 @@ pub(crate) fn backend(ctx: &Ctx<'_>, route: &Route) -> Option<ServiceName> {
     }
 }
 
-fn rule(ctx: &Ctx<'_>, host: &HostName, route: &Route, service: &ServiceName) -> IngressRule {
-    let (path_type, path) = match strips(route) {
+fn rule(ctx: &Ctx<'_>, host: &HostName, route: &Route, nginx: bool, service: &ServiceName) -> IngressRule {
+    let (path_type, path) = match nginx && is_expression(route) {
         true => ("ImplementationSpecific", format!("{}(/|$)(.*)", escaped(route.path.as_str()))),
         false => ("Prefix", route.path.to_string()),
     };
@@ -68,6 +68,11 @@ fn rule(ctx: &Ctx<'_>, host: &HostName, route: &Route, service: &ServiceName) ->
 
 fn strips(route: &Route) -> bool {
     route.strip && route.path.as_str() != "/"
+}
+
+/// ingress-nginx takes what is cut off, and a prefix of anything but letters, digits, `-` and `_`, as a regular expression alone.
+fn is_expression(route: &Route) -> bool {
+    strips(route) || !route.path.as_str().chars().all(|c| c.is_ascii_alphanumeric() || "/-_".contains(c))
 }
 
 /// In a regular expression.
@@ -98,8 +103,10 @@ fn annotations(ctx: &Ctx<'_>, name: &RouteName, route: &Route, out: &mut Out) ->
         }
         RouteTo::Deny => say("denylist-source-range", "0.0.0.0/0,::/0".to_owned()),
     }
-    if strips(route) {
+    if is_expression(route) {
         say("use-regex", "true".to_owned());
+    }
+    if strips(route) {
         say("rewrite-target", "/$2".to_owned());
     }
     if route.tls != Tls::Off {
