@@ -421,6 +421,8 @@ fn environment() -> impl Strategy<Value = Environment> {
         node_pool: e,
         secret_store: s,
     });
+    // By their place alone: two apps of all strategies in one frame would not fit a thread's stack.
+    let (target, kubernetes) = (target.boxed(), kubernetes.boxed());
     let env = prop_oneof![Just("local".parse().unwrap()), name::<EnvName>()];
     (
         env,
