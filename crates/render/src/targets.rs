@@ -48,7 +48,7 @@ pub const KEYS: &[Key] = &[
     yes("file", "volume", "PersistentVolumeClaim"),
     partly("file", "bucket", "with `url`: its Secret"),
     yes("file", "route", "HTTPRoute or Ingress, one per route with hosts"),
-    partly("file", "rollout", "`rolling` alone"),
+    partly("file", "rollout", "see its keys"),
     partly("file", "slo", "`availability` alone"),
     yes("file", "image", "see its keys"),
     no("file", "logs", "the cluster collects logs"),
@@ -192,10 +192,14 @@ pub const KEYS: &[Key] = &[
     ),
     partly("limit", "idle", "its default; ingress-nginx: the same as `timeout`"),
     no("upload", "extensions", "nothing in front of pods looks into bodies"),
-    partly("rollout", "strategy", "`rolling`: one more before one less"),
-    no("rollout", "steps", "see `strategy`"),
+    partly(
+        "rollout",
+        "strategy",
+        "`rolling`: one more before one less; with `kubernetes.rollouts` a Rollout of Argo: `canary` by ingress-nginx, `blue-green` by a second Service",
+    ),
+    partly("rollout", "steps", "`setWeight` and `pause` of the Rollout"),
     no("rollout", "abort", "nothing in a cluster judges a release by its requests"),
-    no("rollout", "watch", "nothing in a cluster judges a release by its requests"),
+    partly("rollout", "watch", "its default alone: nothing in a cluster judges a release by its requests"),
     partly(
         "slo",
         "availability",
@@ -220,6 +224,11 @@ pub const KEYS: &[Key] = &[
     yes("kubernetes", "address", "a note: it is set on the Gateway or the controller's Service"),
     yes("kubernetes", "storage_class", "`storageClassName`"),
     partly("kubernetes", "node_pool", "`nodeSelector` and a toleration; a label of nodes"),
+    yes(
+        "kubernetes",
+        "rollouts",
+        "Rollouts instead of the Deployments of services with routes, where the strategy is not `rolling`",
+    ),
     yes("kubernetes", "secret_store", "`secretStoreRef` of ExternalSecrets"),
     yes("secret-ref", "secret", "the object of that secret"),
     partly(

@@ -12,7 +12,7 @@ use bowline_core::release::{Unsupported, has_volume};
 use bowline_core::resource::ResourceId;
 
 use crate::input::{Api, Input};
-use crate::kubernetes::{Ctx, Edge, Seen, Url, backend, certificate, is_named};
+use crate::kubernetes::{Ctx, Edge, Seen, Url, backend, beside, certificate, is_held_alone, is_named};
 
 /// All keys of an app that a cluster of this kind does not carry, by path.
 pub fn unsupported(input: &Input<'_>) -> Vec<Unsupported> {
@@ -34,7 +34,12 @@ const ONE_NUMBER: &str = "`min` and `max` are the same number: there is nothing 
 const ONE_OF: &str = "only a URL is handed on as it is: refer to `url`, and let the app take it apart";
 const NO_RELEASE: &str = "a release has no number before it is deployed: take the variable out";
 const NO_DAEMON: &str = "there is no daemon in a cluster: ask Prometheus there";
-const STEPS: &str = "a cluster rolls by itself: say `strategy = \"rolling\"` for this environment";
+const STEPS: &str =
+    "a cluster rolls by itself: say `strategy = \"rolling\"` for this environment, or `kubernetes.rollouts = \"argo\"`";
+const SHARES: &str =
+    "Argo Rollouts is told shares of an Ingress of ingress-nginx: say `ingress_class`, or `strategy = \"blue-green\"`";
+const ONE_DISK: &str =
+    "two releases cannot have a volume that one node at a time has: say `strategy = \"rolling\"` for this environment";
 const JUDGED: &str = "nothing in a cluster judges a release by its requests: take it out for this environment";
 const BODIES: &str =
     "nothing in front of a cluster's pods looks into bodies: `upload = \"off\"` says that the app does";
@@ -135,11 +140,18 @@ impl Found<'_, '_> {
             "no snapshot is taken in a cluster: take it out for this environment",
         );
         let Rollout { strategy, abort, watch } = rollout;
-        let stepped = match strategy {
-            Strategy::Rolling => false,
-            Strategy::Canary { .. } | Strategy::BlueGreen => true,
+        let (stepped, in_shares) = match strategy {
+            Strategy::Rolling => (false, false),
+            Strategy::Canary { steps: _ } => (true, true),
+            Strategy::BlueGreen => (true, false),
         };
-        self.add(stepped, "rollout.strategy", STEPS);
+        let argo = self.ctx.settings().rollouts.is_some();
+        let by_nginx = matches!(self.edge, Edge::Ingress { nginx: true, .. });
+        let has_hosts = self.ctx.app.routes.values().any(|route| !route.hosts.is_empty());
+        self.add(stepped && !argo, "rollout.strategy", STEPS);
+        self.add(argo && in_shares && !(by_nginx && has_hosts), "rollout.strategy", SHARES);
+        let held = self.ctx.routed.iter().any(|service| is_held_alone(self.ctx, service));
+        self.add(argo && stepped && held, "rollout.strategy", ONE_DISK);
         self.add(!abort.is_empty(), "rollout.abort", JUDGED);
         // Of a canary it is there without being said.
         self.add(!watch.is_zero() && !stepped, "rollout.watch", JUDGED);
@@ -164,6 +176,7 @@ impl Found<'_, '_> {
             storage_class: _,
             node_pool,
             secret_store: _,
+            rollouts: _,
         } = settings;
         let path = |key: &str| format!("environment.{name}.kubernetes.{key}");
         let both = ingress_class.is_some() && gateway.is_some();
@@ -434,6 +447,7 @@ impl Found<'_, '_> {
         pods.extend(app.jobs.keys().map(|name| (format!("job.{name}"), format!("job-{name}"))));
         pods.extend(app.release.before.iter().map(|_| ("release".to_owned(), "release-before".to_owned())));
         pods.extend(app.services.keys().map(|name| (format!("service.{name}"), name.to_string())));
+        pods.extend(app.services.keys().filter_map(|name| Some(("rollout".to_owned(), beside(ctx, name)?))));
         self.twice(pods);
         let secrets = bowline_core::release::wanted_secrets(app);
         let mut held: Vec<(String, String)> =

@@ -36,7 +36,10 @@ fn rendered(app: &App, apis: &BTreeSet<Api>) -> Result<Manifests, Refused> {
 /// The same app without what no cluster carries, so that most of what is generated is rendered.
 fn tamed(mut app: App) -> App {
     app.logs = None;
-    app.rollout.strategy = Way::Rolling;
+    let argo = app.environment.kubernetes.as_ref().is_some_and(|settings| settings.rollouts.is_some());
+    if !argo {
+        app.rollout.strategy = Way::Rolling;
+    }
     app.rollout.abort.clear();
     app.rollout.watch = std::time::Duration::ZERO;
     app.release.snapshot.clear();
@@ -154,8 +157,9 @@ fn selected(manifests: &Manifests, body: &Value) {
     let Some(selector) = body["spec"]["selector"]["matchLabels"].as_object() else { return };
     let keys: Vec<&String> = selector.keys().collect();
     assert_eq!(keys, ["app.kubernetes.io/component", "app.kubernetes.io/name"]);
-    let is_workload =
-        |value: &Value| matches!(value["kind"].as_str(), Some("Deployment" | "StatefulSet" | "CronJob" | "Job"));
+    let is_workload = |value: &Value| {
+        matches!(value["kind"].as_str(), Some("Deployment" | "Rollout" | "StatefulSet" | "CronJob" | "Job"))
+    };
     let mut owners = 0;
     for other in manifests.objects.iter().filter(|other| is_workload(&other.body)) {
         let template = match other.id.kind.as_str() {

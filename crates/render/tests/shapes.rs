@@ -307,6 +307,35 @@ fn routes_become_ingresses_with_what_nginx_reads() {
 }
 
 #[test]
+fn stepped_releases_are_rollouts_of_argo() {
+    let cluster = "[environment.production]\nkubernetes = { ingress_class = \"nginx\", rollouts = \"argo\" }\n";
+    let way = |strategy: &str| {
+        format!("{ROUTE}[service.worker]\nrun = \"b\"\n[rollout]\nstrategy = \"{strategy}\"\n{cluster}").replace(
+            "[service.web]\nrun = \"a\"",
+            "[service.web]\nrun = \"a\"\nscale = { min = 2, max = 4, cpu = \"70%\" }",
+        )
+    };
+    let canary = way("canary");
+    let expected = json!({
+        "stableService": "shop-web",
+        "canaryService": "shop-web-canary",
+        "trafficRouting": {"nginx": {"stableIngresses": ["shop-main"]}},
+        "steps": [
+            {"setWeight": 5}, {"pause": {"duration": "60s"}}, {"setWeight": 25}, {"pause": {"duration": "120s"}},
+            {"setWeight": 50}, {"pause": {"duration": "120s"}},
+        ],
+    });
+    check(&canary, &[], "Rollout/shop-web", &[("/spec/strategy/canary", expected), ("/spec/replicas", Value::Null)]);
+    let target = json!({"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "shop-web"});
+    check(&canary, &[], "HorizontalPodAutoscaler/shop-web", &[("/spec/scaleTargetRef", target)]);
+    assert!(has(&canary, "Service/shop-web-canary") && !has(&canary, "Deployment/shop-web"));
+    assert!(has(&canary, "Deployment/shop-worker"), "nobody asks it: it rolls");
+    let active = "/spec/strategy/blueGreen/activeService";
+    check(&way("blue-green"), &[], "Rollout/shop-web", &[(active, json!("shop-web"))]);
+    assert!(has(&way("rolling"), "Deployment/shop-web"));
+}
+
+#[test]
 fn routes_become_http_routes_with_policies() {
     let cluster =
         "[environment.production]\nkubernetes = { gateway = \"infra/public\", issuer = \"letsencrypt-prod\" }\n";

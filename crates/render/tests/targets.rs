@@ -68,7 +68,7 @@ const ROUTE: &str = "[service.web]\nrun = \"x\"\n[route.main]\nhosts = [\"a.exam
 const GATEWAY: &str = "[environment.production]\nkubernetes = { gateway = \"infra/public\" }\n";
 
 /// Of each key that is always refused, a file that says it, and the path by which it is refused.
-const REFUSED: [(&str, &str, &str); 21] = [
+const REFUSED: [(&str, &str, &str); 19] = [
     ("file.logs", "[logs]\nto = \"otlp\"\n", "logs"),
     ("logs.to", "[logs]\nto = \"otlp\"\n", "logs"),
     ("service.static", "[service.web]\nstatic = { dir = \"x\" }\n", "service.web.static"),
@@ -89,9 +89,7 @@ const REFUSED: [(&str, &str, &str); 21] = [
         "[service.web]\nrun = \"x\"\n[route.main]\nhosts = [\"a.example.com\"]\nupload = { extensions = [\"png\"] }\n",
         "route.main.upload",
     ),
-    ("rollout.steps", "[rollout]\nstrategy = \"canary\"\nsteps = [\"5% for 1m\"]\n", "rollout.strategy"),
     ("rollout.abort", "[rollout]\nabort = [\"error_rate > 1%\"]\n", "rollout.abort"),
-    ("rollout.watch", "[rollout]\nwatch = \"10m\"\n", "rollout.watch"),
     ("slo.latency", "[slo]\nlatency = \"99% under 300ms\"\n", "slo.latency"),
     ("slo.notify", "[slo]\nnotify = { secret = \"hook\" }\n", "slo.notify"),
 ];
@@ -164,6 +162,14 @@ fn what_some_clusters_carry_is_refused_by_the_others() {
     check(WEB, &format!("{vault}{store}"), &[Api::ExternalSecrets], &[]);
     check(WEB, "[slo]\navailability = \"99.9%\"\n", &[Api::Prometheus], &["slo.availability"]);
     check(&route(""), "[slo]\navailability = \"99.9%\"\n", &[Api::Prometheus, Api::IngressNginx], &[]);
+    check(WEB, "[rollout]\nwatch = \"10m\"\n", none, &["rollout.watch"]);
+    let canary = "[rollout]\nstrategy = \"canary\"\nsteps = [\"5% for 1m\"]\n";
+    let argo = "[environment.production]\nkubernetes = { rollouts = \"argo\" }\n";
+    check(&route(""), canary, &nginx, &["rollout.strategy"]);
+    check(&route(""), &format!("{canary}{argo}"), &nginx, &[]);
+    check(&route(""), &format!("{canary}{argo}"), none, &["rollout.strategy"]);
+    check(&route("[volume.a]\n"), &format!("{canary}{argo}"), &nginx, &["rollout.strategy"]);
+    check(&route("[service.web-canary]\nrun = \"x\"\n"), &format!("{canary}{argo}"), &nginx, &["rollout"]);
     check(WEB, "[bucket.b]\n", none, &["bucket.b"]);
     check("", "[service.postgres-db]\nrun = \"x\"\n[postgres.db]\n", none, &["service.postgres-db"]);
     check(

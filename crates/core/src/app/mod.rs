@@ -230,4 +230,13 @@ pub struct KubernetesSettings {
     pub node_pool: Option<String>,
     /// `[KIND/]NAME` of a store of the External Secrets Operator.
     pub secret_store: Option<String>,
+    /// Who carries out what a Deployment does not: shares of the traffic, and a release beside another.
+    pub rollouts: Option<Rollouts>,
+}
+
+/// A controller of rollouts in a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rollouts {
+    /// Argo Rollouts.
+    Argo,
 }

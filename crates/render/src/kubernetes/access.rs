@@ -33,6 +33,7 @@ const WORKLOADS: [(&[&str], &[&str]); 2] = [
     ),
     (
         &[
+            "argoproj.io",
             "cert-manager.io",
             "external-secrets.io",
             "gateway.envoyproxy.io",
@@ -47,6 +48,7 @@ const WORKLOADS: [(&[&str], &[&str]); 2] = [
             "httproutes",
             "prometheusrules",
             "referencegrants",
+            "rollouts",
             "securitypolicies",
             "servicemonitors",
         ],

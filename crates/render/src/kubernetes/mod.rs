@@ -8,6 +8,7 @@ mod job;
 mod network;
 mod pod;
 mod probe;
+mod rollout;
 mod run;
 mod scale;
 mod storage;
@@ -37,6 +38,8 @@ const PORT: u16 = 8080;
 const HTTP: &str = "http";
 
 pub(crate) use edge::{Edge, Url, backend, certificate, is_named};
+pub(crate) use rollout::beside;
+pub(crate) use storage::is_held_alone;
 pub(crate) use watch::Seen;
 
 /// Why an app is not rendered.

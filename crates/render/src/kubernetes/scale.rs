@@ -9,7 +9,7 @@ use k8s_openapi::api::autoscaling::v2::{
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{Ctx, matching, pod};
+use super::{Ctx, matching, pod, rollout};
 use crate::object::{Out, Wave};
 
 pub(super) fn put(ctx: &Ctx<'_>, name: &ServiceName, out: &mut Out) {
@@ -47,10 +47,11 @@ pub(super) fn put(ctx: &Ctx<'_>, name: &ServiceName, out: &mut Out) {
         resource: Some(ResourceMetricSource { name: "cpu".to_owned(), target }),
         ..MetricSpec::default()
     };
+    let (version, kind) = rollout::target(ctx, name);
     let spec = HorizontalPodAutoscalerSpec {
         scale_target_ref: CrossVersionObjectReference {
-            api_version: Some("apps/v1".to_owned()),
-            kind: "Deployment".to_owned(),
+            api_version: Some(version.to_owned()),
+            kind: kind.to_owned(),
             name: object.clone(),
         },
         min_replicas: Some(scale.min.into()),

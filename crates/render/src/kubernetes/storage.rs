@@ -58,6 +58,6 @@ fn is_shared(ctx: &Ctx<'_>, name: &ResourceName) -> bool {
 }
 
 /// It has a volume that one node at a time may have.
-pub(super) fn is_held_alone(ctx: &Ctx<'_>, service: &ServiceName) -> bool {
+pub(crate) fn is_held_alone(ctx: &Ctx<'_>, service: &ServiceName) -> bool {
     ctx.volumes(service).into_iter().any(|(volume, _)| !is_shared(ctx, volume))
 }

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{Ctx, HTTP, matching, pod, probe, run, storage};
+use super::{Ctx, HTTP, matching, pod, probe, rollout, run, storage};
 use crate::input::Api;
 use crate::object::{Out, Wave};
 
@@ -36,8 +36,9 @@ pub(super) fn put(ctx: &Ctx<'_>, name: &ServiceName, out: &mut Out) {
     );
     notes(ctx, name, service, out);
     let listens = ctx.listens(name);
+    let way = reached(ctx, name, service);
     if listens {
-        out.put(Wave::Workload, &reached(ctx, name, service));
+        out.put(Wave::Workload, &way);
     }
     let template = template(ctx, name, service, listens, out);
     let spec = DeploymentSpec {
@@ -50,7 +51,10 @@ pub(super) fn put(ctx: &Ctx<'_>, name: &ServiceName, out: &mut Out) {
         ..DeploymentSpec::default()
     };
     let deployment = Deployment { metadata: ctx.meta(object, word), spec: Some(spec), status: None };
-    out.put(Wave::Workload, &deployment);
+    match rollout::is_argo(ctx, name) {
+        true => rollout::put(ctx, name, &deployment, &way, out),
+        false => out.put(Wave::Workload, &deployment),
+    }
 }
 
 fn notes(ctx: &Ctx<'_>, name: &ServiceName, service: &AppService, out: &mut Out) {

@@ -618,6 +618,12 @@ static KUBERNETES: TableSpec = table(
             Omitted("none"),
             "The store that `aws:` and `vault:` secrets are read from: a SecretStore of the External Secrets Operator, or `ClusterSecretStore/NAME`.",
         ),
+        key(
+            "rollouts",
+            Words(&["argo"]),
+            Omitted("Deployments, which roll"),
+            "Who carries out `canary` and `blue-green`: Argo Rollouts.",
+        ),
     ],
 );
 

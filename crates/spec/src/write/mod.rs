@@ -11,7 +11,7 @@ pub(crate) use toml::toml;
 use std::fmt::Display;
 use std::time::Duration;
 
-use bowline_core::app::{App, Delivery, HostName, Strategy, Value, Variables};
+use bowline_core::app::{App, Delivery, HostName, Rollouts, Strategy, Value, Variables};
 use bowline_core::id::SecretName;
 use bowline_core::time::Humane;
 
@@ -209,6 +209,7 @@ impl Writer {
             w.optional("storage_class", settings.storage_class.as_ref());
             w.optional("node_pool", settings.node_pool.as_ref());
             w.optional("secret_store", settings.secret_store.as_ref());
+            w.optional("rollouts", settings.rollouts.map(|Rollouts::Argo| "argo"));
             own.table.put("kubernetes", Data::Table(w.table));
         }
         if own.table.0.is_empty() {
