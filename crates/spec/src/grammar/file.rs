@@ -4,16 +4,17 @@ use super::Kind::{
     Bool, Cpu, Integer, IntegerOrTable, List, Named, SecretRef, Table, Text, Variables, WordOrTable, Words,
 };
 use super::Presence::{Default, Omitted, Required};
+use super::cluster::KUBERNETES;
 use super::{Conflict, Form, Key, Kind, Presence, TableSpec};
 
 /// More instances of one service than a machine runs.
 const MAX_SCALE: i64 = 1000;
 
-const fn key(name: &'static str, kind: Kind, presence: Presence, doc: &'static str) -> Key {
+pub(super) const fn key(name: &'static str, kind: Kind, presence: Presence, doc: &'static str) -> Key {
     Key { name, kind, presence, doc }
 }
 
-const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> TableSpec {
+pub(super) const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> TableSpec {
     TableSpec { id, doc, keys, conflicts: &[], needs: &[], overrides: false }
 }
 
@@ -591,41 +592,6 @@ pub(crate) static ENVIRONMENT: TableSpec = TableSpec {
     needs: &[],
     overrides: true,
 };
-
-static KUBERNETES: TableSpec = table(
-    "kubernetes",
-    "Settings of a cluster.",
-    &[
-        key("ingress_class", Text(Form::Any), Omitted("the cluster's"), "Ingress class."),
-        key(
-            "gateway",
-            Text(Form::Any),
-            Omitted("an Ingress"),
-            "`NAMESPACE/NAME` of a Gateway that routes are attached to, instead of an Ingress.",
-        ),
-        key("issuer", Text(Form::Any), Omitted("none"), "Issuer of cert-manager: a ClusterIssuer, or `Issuer/NAME`."),
-        key("address", Text(Form::Any), Omitted("assigned"), "Address of the load balancer."),
-        key("storage_class", Text(Form::Any), Omitted("the cluster's"), "Storage class of volumes."),
-        key(
-            "node_pool",
-            Text(Form::Any),
-            Omitted("any"),
-            "Nodes that instances run on: a label `KEY=VALUE`, or the value of `bowline.dev/pool`.",
-        ),
-        key(
-            "secret_store",
-            Text(Form::Any),
-            Omitted("none"),
-            "The store that `aws:` and `vault:` secrets are read from: a SecretStore of the External Secrets Operator, or `ClusterSecretStore/NAME`.",
-        ),
-        key(
-            "rollouts",
-            Words(&["argo"]),
-            Omitted("Deployments, which roll"),
-            "Who carries out `canary` and `blue-green`: Argo Rollouts.",
-        ),
-    ],
-);
 
 /// `{ secret = "NAME" }`.
 pub(crate) static SECRET_REF: TableSpec =
