@@ -36,6 +36,7 @@ mod plan;
 mod points;
 mod policies;
 mod prom;
+mod render;
 mod rolling_view;
 mod scaling;
 mod server;

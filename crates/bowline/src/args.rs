@@ -14,6 +14,7 @@ use crate::claim::Handover;
 pub(crate) mod bench;
 mod data;
 mod engine;
+mod kubernetes;
 mod monitoring;
 mod render;
 mod steer;
@@ -21,6 +22,7 @@ mod token;
 
 pub(crate) use data::{Connect, Data, Import};
 pub(crate) use engine::{Admin, Edge, Endpoint, Engine, RenderEnvoy, SecretFile, UploadFilter, Uploads};
+pub(crate) use kubernetes::RenderKubernetes;
 pub(crate) use monitoring::{Add, Out, RenderAlertmanager, RenderGrafana, RenderPrometheus};
 pub(crate) use render::Render;
 pub(crate) use steer::{Abort, Deploy, Plan, Promote, Releases, Restart, Rollback, Scale};

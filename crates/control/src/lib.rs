@@ -31,7 +31,7 @@ pub use config::{
     Acme, BUILD_TIME, BuildCall, CheckCall, ControlConfig, DataCall, Ended, FeedCall, ForesightCall, Keep, Links,
     LogCall, Mode, Outside, SessionCall,
 };
-pub use folder::{SecretFileError, read_procfile, read_secret_file, read_small, read_variables};
+pub use folder::{SecretFileError, init_script, read_procfile, read_secret_file, read_small, read_variables};
 pub use http::bind_outer;
 pub use lock::lock_after_the_dying;
 pub use reconcile::credentials::{CredentialsError, Salt, UsersError, credentials};

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 
 use super::engine::RenderEnvoy;
+use super::kubernetes::RenderKubernetes;
 use super::monitoring::{RenderAlertmanager, RenderGrafana, RenderPrometheus};
 
 #[derive(Debug, Subcommand)]
@@ -13,6 +14,11 @@ pub(crate) enum Render {
     /// --endpoint says. Certificates are read from files, HOST.pem and HOST.key. Of secrets that --secret names there are salted digests in it, salted anew each
     /// time: what can be guessed can be guessed from them, so keep it from others. Uploads are judged by `bowline uploads`, a process to be kept beside Envoy.
     Envoy(RenderEnvoy),
+    /// The objects of an app in a namespace of Kubernetes
+    ///
+    /// Prints one stream for `kubectl apply -n NAMESPACE -f -`, or writes a file per object and a kustomization.yaml. What must be there before
+    /// it works, secrets among it, is said beside. What a cluster does not carry is refused by its key: docs/reference/targets.md has them all.
+    Kubernetes(RenderKubernetes),
     /// prometheus.yml with recording and alert rules
     Prometheus(RenderPrometheus),
     /// alertmanager.yml, which tells a webhook that takes Slack's messages

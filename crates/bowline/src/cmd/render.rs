@@ -1,6 +1,7 @@
 //! `bowline render`: what other engines and servers read, from the same file or of the same daemon.
 
 mod envoy;
+mod kubernetes;
 mod monitoring;
 mod proofs;
 
@@ -15,6 +16,7 @@ use crate::ui::Ui;
 pub(super) fn run(what: Render, ui: &Ui) -> Result<ExitCode, Fault> {
     match what {
         Render::Envoy(args) => envoy::run(args, ui),
+        Render::Kubernetes(args) => kubernetes::run(args, ui),
         Render::Prometheus(args) => monitoring::prometheus(args, ui),
         Render::Alertmanager(args) => monitoring::alertmanager(args, ui),
         Render::Grafana(args) => monitoring::grafana(args, ui),

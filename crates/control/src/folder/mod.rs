@@ -154,7 +154,11 @@ fn servers(folder: &Path, app: &App) -> Result<BTreeMap<ResourceId, Option<Strin
     managed.map(|(id, init)| Ok((id.clone(), init.map(|file| init_script(folder, &id, file)).transpose()?))).collect()
 }
 
-fn init_script(folder: &Path, id: &ResourceId, file: &str) -> Result<String, Fault> {
+/// The SQL that fills an empty database: a text of the app's folder, of at most [`MAX_INIT`] bytes.
+///
+/// # Errors
+/// It is not there, is no such text, or lies outside of the folder.
+pub fn init_script(folder: &Path, id: &ResourceId, file: &str) -> Result<String, Fault> {
     let path = folder.join(file);
     let unread = |cause: String| {
         Fault::new(FaultKind::Invalid, format!("init of [{id}] cannot be read"))

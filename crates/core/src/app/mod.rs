@@ -222,8 +222,21 @@ pub enum Target {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KubernetesSettings {
     pub ingress_class: Option<String>,
+    /// `[NAMESPACE/]NAME` of a Gateway, instead of an ingress class.
+    pub gateway: Option<String>,
     pub issuer: Option<String>,
     pub address: Option<String>,
     pub storage_class: Option<String>,
     pub node_pool: Option<String>,
+    /// `[KIND/]NAME` of a store of the External Secrets Operator.
+    pub secret_store: Option<String>,
+    /// Who carries out what a Deployment does not: shares of the traffic, and a release beside another.
+    pub rollouts: Option<Rollouts>,
+}
+
+/// A controller of rollouts in a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rollouts {
+    /// Argo Rollouts.
+    Argo,
 }

@@ -130,7 +130,7 @@ impl Found {
         );
         let Environment { name, protected, id, server, kubernetes } = &app.environment;
         let path = |key: &str| format!("environment.{name}.{key}");
-        self.add(kubernetes.is_some(), path("kubernetes"), "nothing is brought to Kubernetes yet");
+        self.add(kubernetes.is_some(), path("kubernetes"), "it is a cluster's: `bowline render kubernetes` reads it");
         let here = name.as_str() == LOCAL;
         self.add(*protected && here, path("protected"), HERE);
         self.add(id.is_some() && here, path("id"), HERE);

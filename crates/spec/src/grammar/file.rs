@@ -4,16 +4,17 @@ use super::Kind::{
     Bool, Cpu, Integer, IntegerOrTable, List, Named, SecretRef, Table, Text, Variables, WordOrTable, Words,
 };
 use super::Presence::{Default, Omitted, Required};
+use super::cluster::KUBERNETES;
 use super::{Conflict, Form, Key, Kind, Presence, TableSpec};
 
 /// More instances of one service than a machine runs.
 const MAX_SCALE: i64 = 1000;
 
-const fn key(name: &'static str, kind: Kind, presence: Presence, doc: &'static str) -> Key {
+pub(super) const fn key(name: &'static str, kind: Kind, presence: Presence, doc: &'static str) -> Key {
     Key { name, kind, presence, doc }
 }
 
-const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> TableSpec {
+pub(super) const fn table(id: &'static str, doc: &'static str, keys: &'static [Key]) -> TableSpec {
     TableSpec { id, doc, keys, conflicts: &[], needs: &[], overrides: false }
 }
 
@@ -432,7 +433,12 @@ static ROUTE: TableSpec = TableSpec {
         key("allow", List(Form::Cidr), Omitted("everyone"), "Addresses and networks let in."),
         key("auth", Table(&AUTH), Omitted("everyone"), "What a request must carry."),
         key("limit", Table(&LIMIT), Omitted("its defaults"), "Rates, sizes and times."),
-        key("upload", Table(&UPLOAD), Omitted("not checked"), "Which files may be uploaded; checked while streaming."),
+        key(
+            "upload",
+            WordOrTable("off", &UPLOAD),
+            Omitted("not checked"),
+            "Which files may be uploaded; checked while streaming. `\"off\"`: not here, for an environment whose edge looks into no bodies and an app that judges for itself.",
+        ),
     ],
     conflicts: &[
         conflict("redirect", &["to", "deny", "upload", "strip"], "a route does one thing"),
@@ -586,18 +592,6 @@ pub(crate) static ENVIRONMENT: TableSpec = TableSpec {
     needs: &[],
     overrides: true,
 };
-
-static KUBERNETES: TableSpec = table(
-    "kubernetes",
-    "Settings of a cluster.",
-    &[
-        key("ingress_class", Text(Form::Any), Omitted("the cluster's"), "Ingress class."),
-        key("issuer", Text(Form::Any), Omitted("none"), "Issuer of cert-manager."),
-        key("address", Text(Form::Any), Omitted("assigned"), "Address of the load balancer."),
-        key("storage_class", Text(Form::Any), Omitted("the cluster's"), "Storage class of volumes."),
-        key("node_pool", Text(Form::Any), Omitted("any"), "Nodes that instances run on."),
-    ],
-);
 
 /// `{ secret = "NAME" }`.
 pub(crate) static SECRET_REF: TableSpec =

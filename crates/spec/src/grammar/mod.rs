@@ -1,6 +1,7 @@
 //! The grammar as data: tables, their keys, and what each key holds. Unknown-key errors, the JSON Schema, the
 //! reference and the layering of environments all come from it, and the reader checks that it asks for nothing else.
 
+mod cluster;
 mod file;
 mod form;
 mod server;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bowline_core::app::procfile::Procfile;
 use bowline_core::app::{
     App, Command, DatabaseKind, Environment, HostName, ImagePush, Job, KubernetesSettings, Origin, Reference,
-    ReleaseHooks, Rollout, Route, RouteTo, Service, Slo, Step, Strategy, Tls, Value, Variables,
+    ReleaseHooks, Rollout, Rollouts, Route, RouteTo, Service, Slo, Step, Strategy, Tls, Value, Variables,
 };
 use bowline_core::id::{AppName, EnvName, ResourceName, RouteName, ServiceName};
 use bowline_core::units::Weight;
@@ -132,10 +132,13 @@ fn environment(r: &mut Reader, s: &Section<'_>, name: &EnvName) -> Environment {
         let server = r.parsed(&t, "server", literal::target);
         let kubernetes = r.section(&t, "kubernetes").map(|k| KubernetesSettings {
             ingress_class: r.parsed(&k, "ingress_class", literal::line),
+            gateway: r.parsed(&k, "gateway", literal::line),
             issuer: r.parsed(&k, "issuer", literal::line),
             address: r.parsed(&k, "address", literal::line),
             storage_class: r.parsed(&k, "storage_class", literal::line),
             node_pool: r.parsed(&k, "node_pool", literal::line),
+            secret_store: r.parsed(&k, "secret_store", literal::line),
+            rollouts: r.word(&k, "rollouts").map(|_| Rollouts::Argo),
         });
         if declared == *name {
             found = Environment { name: declared, protected, id, server, kubernetes };

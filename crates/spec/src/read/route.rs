@@ -8,7 +8,7 @@ use bowline_core::app::{
 };
 use bowline_core::id::{RouteName, ServiceName};
 
-use super::{Reader, Section};
+use super::{Reader, Section, ShortOr};
 use crate::diagnostic::Diagnostic;
 use crate::literal;
 
@@ -30,7 +30,11 @@ impl Reader {
         self.check_allow(s, allow.is_empty());
         let auth = self.section(s, "auth").and_then(|auth| self.auth(&auth));
         let limit = self.section(s, "limit").map(|limit| self.limit(&limit)).unwrap_or_default();
-        let upload = self.section(s, "upload").and_then(|upload| self.upload(&upload));
+        let upload = match self.word_or_table(s, "upload") {
+            Some(ShortOr::Table(upload)) => self.upload(&upload),
+            // "off": the app judges for itself.
+            Some(ShortOr::Short(())) | None => None,
+        };
         let transfer = self.transfer(s);
         let to = self.route_to(s, services)?;
         Some(Route { hosts, path, strip, to, tls, access: Access { allow, auth }, limit, upload, transfer })

@@ -11,7 +11,7 @@ pub(crate) use toml::toml;
 use std::fmt::Display;
 use std::time::Duration;
 
-use bowline_core::app::{App, Delivery, HostName, Strategy, Value, Variables};
+use bowline_core::app::{App, Delivery, HostName, Rollouts, Strategy, Value, Variables};
 use bowline_core::id::SecretName;
 use bowline_core::time::Humane;
 
@@ -203,10 +203,13 @@ impl Writer {
         if let Some(settings) = &environment.kubernetes {
             let mut w = Self::new(detail);
             w.optional("ingress_class", settings.ingress_class.as_ref());
+            w.optional("gateway", settings.gateway.as_ref());
             w.optional("issuer", settings.issuer.as_ref());
             w.optional("address", settings.address.as_ref());
             w.optional("storage_class", settings.storage_class.as_ref());
             w.optional("node_pool", settings.node_pool.as_ref());
+            w.optional("secret_store", settings.secret_store.as_ref());
+            w.optional("rollouts", settings.rollouts.map(|Rollouts::Argo| "argo"));
             own.table.put("kubernetes", Data::Table(w.table));
         }
         if own.table.0.is_empty() {

@@ -7,8 +7,8 @@ use bowline_core::app::{
     AbortRule, Access, App, Auth, Backup, BodyLimit, Bucket, Cage, Command, Database, DatabaseKind, DatabaseSource,
     Delivery, Environment, GrpcCheck, Health, HostName, Hsts, HttpCheck, ImagePush, Job, KubernetesSettings,
     LatencyObjective, Limit, Limits, LogSink, Origin, PathPrefix, PlainHttp, Probe, Protocol, RateBy, Redis,
-    RedisSource, Reference, ReferenceField, ReleaseHooks, Rollout, Route, RouteTo, Scale, Schedule, SecretSource,
-    Service, Slo, StaticFiles, Step, Target, Tls, Transfer, Upload, Value, VarName, Variables, Volume,
+    RedisSource, Reference, ReferenceField, ReleaseHooks, Rollout, Rollouts, Route, RouteTo, Scale, Schedule,
+    SecretSource, Service, Slo, StaticFiles, Step, Target, Tls, Transfer, Upload, Value, VarName, Variables, Volume,
 };
 use bowline_core::id::{
     AppName, EnvName, EnvironmentId, JobName, Port, ResourceName, RouteName, SecretName, ServiceName,
@@ -411,13 +411,20 @@ fn environment() -> impl Strategy<Value = Environment> {
             .prop_map(|(context, namespace)| Target::Kubernetes { context, namespace }),
     ];
     let word = || option::of(Just("fast".to_owned()));
-    let kubernetes = (word(), word(), word(), word(), word()).prop_map(|(a, b, c, d, e)| KubernetesSettings {
-        ingress_class: a,
-        issuer: b,
-        address: c,
-        storage_class: d,
-        node_pool: e,
-    });
+    let names = (word(), option::of(Just("infra/public".to_owned())), word(), option::of(Just(Rollouts::Argo)));
+    let kubernetes =
+        (names, word(), word(), word(), word()).prop_map(|((a, g, s, r), b, c, d, e)| KubernetesSettings {
+            ingress_class: a,
+            gateway: g,
+            issuer: b,
+            address: c,
+            storage_class: d,
+            node_pool: e,
+            secret_store: s,
+            rollouts: r,
+        });
+    // By their place alone: two apps of all strategies in one frame would not fit a thread's stack.
+    let (target, kubernetes) = (target.boxed(), kubernetes.boxed());
     let env = prop_oneof![Just("local".parse().unwrap()), name::<EnvName>()];
     (
         env,

@@ -1,0 +1,109 @@
+//! Jobs: on a schedule, on demand, and before a release.
+
+use std::time::Duration;
+
+use bowline_core::app::{Job as AppJob, Schedule};
+use bowline_core::id::ServiceName;
+use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job, JobSpec, JobTemplateSpec};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde_json::json;
+
+use super::{Ctx, pod, probe, run};
+use crate::names;
+use crate::object::{Out, Wave};
+
+/// Of a run that was missed, in seconds: it is made up within that, once.
+const LATE: i64 = 3600;
+/// What runs before a release is killed after this long.
+const BEFORE: Duration = Duration::from_secs(3600);
+/// Of a job that is run on demand. It never comes due: it is suspended.
+const NEVER: &str = "0 0 1 1 *";
+
+pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
+    for (name, job) in &ctx.app.jobs {
+        let Some(home) = ctx.home_of(name) else { continue };
+        let component = format!("job-{name}");
+        let wanted = pod::Wanted {
+            component: &component,
+            parts: &["job", name.as_str()],
+            service: home,
+            variables: ctx.job_variables(name),
+            command: Some(run::words(&job.run.0)),
+        };
+        let template = once(pod::of(ctx, wanted, out));
+        let object = ctx.named_within(&[name.as_str()], names::CONTROLLED);
+        if job.schedule.is_none() {
+            out.note(format!("job {name} is run on demand: kubectl create job {name}-1 --from=cronjob/{object}"));
+        }
+        let spec = cron(job, spec(template, job.timeout));
+        let metadata = ctx.meta(object, &component);
+        out.put(Wave::Workload, &CronJob { metadata, spec, status: None });
+    }
+    before(ctx, out);
+}
+
+fn cron(job: &AppJob, spec: JobSpec) -> CronJobSpec {
+    CronJobSpec {
+        schedule: job.schedule.as_ref().map_or_else(|| NEVER.to_owned(), written),
+        suspend: job.schedule.is_none().then_some(true),
+        time_zone: Some("Etc/UTC".to_owned()),
+        concurrency_policy: Some("Forbid".to_owned()),
+        starting_deadline_seconds: Some(LATE),
+        job_template: JobTemplateSpec { metadata: None, spec: Some(spec) },
+        ..CronJobSpec::default()
+    }
+}
+
+/// As Kubernetes reads it, which has Sunday as 0 alone.
+fn written(schedule: &Schedule) -> String {
+    match schedule.text.rsplit_once(' ') {
+        Some((rest, weekdays)) if weekdays.contains('7') => {
+            let days: Vec<String> =
+                (0..7_u8).filter(|day| schedule.weekdays & (1 << day) != 0).map(|day| day.to_string()).collect();
+            format!("{rest} {}", days.join(","))
+        }
+        Some(_) | None => schedule.text.clone(),
+    }
+}
+
+/// Tried once: whether it may be repeated, only its author knows.
+fn spec(template: PodTemplateSpec, timeout: Duration) -> JobSpec {
+    JobSpec {
+        active_deadline_seconds: Some(probe::seconds(timeout).into()),
+        backoff_limit: Some(0),
+        template,
+        ..JobSpec::default()
+    }
+}
+
+fn once(mut template: PodTemplateSpec) -> PodTemplateSpec {
+    if let Some(spec) = &mut template.spec {
+        spec.restart_policy = Some("Never".to_owned());
+    }
+    template
+}
+
+/// Named by all that it is: the same is not run again.
+fn before(ctx: &Ctx<'_>, out: &mut Out) {
+    let Some((command, home)) = ctx.app.release.before.as_ref().zip(ctx.app.home()) else { return };
+    let wanted = pod::Wanted {
+        component: "release-before",
+        parts: &[home.as_str()],
+        service: home,
+        variables: ctx.variables(home),
+        command: Some(run::words(&command.0)),
+    };
+    let spec = spec(once(pod::of(ctx, wanted, out)), BEFORE);
+    let content = json!([ctx.key.env.as_str(), spec]).to_string();
+    let name = names::hashed(&[ctx.key.app.as_str(), "before"], &names::hash(content.as_bytes()));
+    out.note(order(&name, home));
+    let metadata = ctx.meta(name, "release-before");
+    out.put(Wave::Before, &Job { metadata, spec: Some(spec), status: None });
+}
+
+fn order(name: &str, home: &ServiceName) -> String {
+    format!(
+        "job {name} is to end before the new {home} starts: apply what stands before it, then it, and \
+         kubectl wait --for=condition=complete job/{name} --timeout=1h before the rest"
+    )
+}

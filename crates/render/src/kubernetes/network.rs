@@ -1,0 +1,104 @@
+//! Who may speak to whom. Nobody may who is not named here.
+
+use bowline_core::id::ServiceName;
+use bowline_core::resource::ResourceId;
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{Ctx, HTTP, database, matching};
+use crate::object::{Out, Wave};
+
+pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
+    let closed = NetworkPolicySpec {
+        pod_selector: Some(matching(ctx.all_pods())),
+        policy_types: Some(vec!["Ingress".to_owned()]),
+        ..NetworkPolicySpec::default()
+    };
+    put_policy(ctx, ctx.named(&[]), "network", closed, out);
+    for name in ctx.app.services.keys().filter(|name| ctx.listens(name)) {
+        service(ctx, name, out);
+    }
+    for id in database::managed(ctx) {
+        server(ctx, &id, out);
+    }
+}
+
+/// Its port is open to all where requests or scrapes come from outside the app, else to the app.
+fn service(ctx: &Ctx<'_>, name: &ServiceName, out: &mut Out) {
+    let is_scraped = ctx.app.services.get(name).is_some_and(|service| service.metrics.is_some());
+    let is_open = ctx.routed.contains(name) || is_scraped;
+    let rule = NetworkPolicyIngressRule {
+        from: (!is_open).then(|| vec![peer(ctx)]),
+        ports: Some(vec![port(IntOrString::String(HTTP.to_owned()), "TCP")]),
+    };
+    let spec = NetworkPolicySpec {
+        pod_selector: Some(matching(ctx.selector(name.as_str()))),
+        policy_types: Some(vec!["Ingress".to_owned()]),
+        ingress: Some(vec![rule]),
+        egress: None,
+    };
+    put_policy(ctx, ctx.named(&[name.as_str()]), name.as_str(), spec, out);
+}
+
+/// Only the app comes in, and nothing goes out but questions to DNS.
+fn server(ctx: &Ctx<'_>, id: &ResourceId, out: &mut Out) {
+    let (object, component) = (database::object(ctx, id), database::component(id));
+    let own_port = || port(IntOrString::Int(database::port(id.kind)), "TCP");
+    let app = NetworkPolicyIngressRule { from: Some(vec![peer(ctx)]), ports: Some(vec![own_port()]) };
+    let spec = if database::is_operated(ctx, id) {
+        let pods = LabelSelector {
+            match_labels: Some([("cnpg.io/cluster".to_owned(), object.clone())].into()),
+            ..LabelSelector::default()
+        };
+        let itself = NetworkPolicyPeer { pod_selector: Some(pods.clone()), ..NetworkPolicyPeer::default() };
+        let operator = LabelSelector {
+            match_labels: Some([("app.kubernetes.io/name".to_owned(), "cloudnative-pg".to_owned())].into()),
+            ..LabelSelector::default()
+        };
+        let operator = NetworkPolicyPeer {
+            namespace_selector: Some(LabelSelector::default()),
+            pod_selector: Some(operator),
+            ip_block: None,
+        };
+        let others = NetworkPolicyIngressRule {
+            from: Some(vec![itself, operator]),
+            ports: Some(vec![own_port(), port(IntOrString::Int(8000), "TCP")]),
+        };
+        NetworkPolicySpec {
+            pod_selector: Some(pods),
+            policy_types: Some(vec!["Ingress".to_owned()]),
+            ingress: Some(vec![app, others]),
+            // Its instances speak to the API server.
+            egress: None,
+        }
+    } else {
+        let dns = NetworkPolicyEgressRule {
+            to: None,
+            ports: Some(["UDP", "TCP"].map(|protocol| port(IntOrString::Int(53), protocol)).into()),
+        };
+        NetworkPolicySpec {
+            pod_selector: Some(matching(ctx.selector(&component))),
+            policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
+            ingress: Some(vec![app]),
+            egress: Some(vec![dns]),
+        }
+    };
+    put_policy(ctx, object, &component, spec, out);
+}
+
+/// Any pod of the app.
+fn peer(ctx: &Ctx<'_>) -> NetworkPolicyPeer {
+    NetworkPolicyPeer { pod_selector: Some(matching(ctx.all_pods())), ..NetworkPolicyPeer::default() }
+}
+
+fn port(port: IntOrString, protocol: &str) -> NetworkPolicyPort {
+    NetworkPolicyPort { port: Some(port), protocol: Some(protocol.to_owned()), end_port: None }
+}
+
+fn put_policy(ctx: &Ctx<'_>, name: String, component: &str, spec: NetworkPolicySpec, out: &mut Out) {
+    out.put(Wave::Config, &NetworkPolicy { metadata: ctx.meta(name, component), spec: Some(spec) });
+}

@@ -1,0 +1,162 @@
+//! What watches the app, where the Prometheus Operator is: who is scraped, what is promised, and what is looked at.
+
+use std::collections::BTreeMap;
+
+use bowline_core::units::Share;
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde_json::{Value, json};
+
+use super::{Ctx, Edge, HTTP};
+use crate::input::Api;
+use crate::object::{Out, Wave};
+
+/// Budget is spent so many times faster than it lasts, in both windows (Site Reliability Workbook, chapter 5).
+struct Burn {
+    long: &'static str,
+    short: &'static str,
+    rate: &'static str,
+    severity: &'static str,
+}
+
+const BURNS: [Burn; 4] = [
+    Burn { long: "1h", short: "5m", rate: "14.4", severity: "page" },
+    Burn { long: "6h", short: "30m", rate: "6", severity: "page" },
+    Burn { long: "1d", short: "2h", rate: "3", severity: "ticket" },
+    Burn { long: "3d", short: "6h", rate: "1", severity: "ticket" },
+];
+
+pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
+    if !ctx.has(Api::Prometheus) {
+        return;
+    }
+    for (name, service) in &ctx.app.services {
+        let Some(path) = &service.metrics else { continue };
+        let body = json!({
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "ServiceMonitor",
+            "metadata": ctx.meta(ctx.named(&[name.as_str()]), name.as_str()),
+            "spec": {
+                "selector": { "matchLabels": ctx.selector(name.as_str()) },
+                "endpoints": [{ "port": HTTP, "path": path }],
+            },
+        });
+        out.put(Wave::Watch, &body);
+    }
+    let availability = ctx.app.slo.as_ref().and_then(|slo| slo.availability);
+    let (Some(availability), Some(seen)) = (availability, Seen::of(ctx)) else { return };
+    rules(ctx, availability, &seen, out);
+    dashboard(ctx, availability, &seen, out);
+}
+
+/// The requests of the app's routes as the edge counts them.
+pub(crate) struct Seen {
+    all: String,
+    failed: String,
+}
+
+impl Seen {
+    /// `None`: of this edge it is not known how it counts, or no route has hosts.
+    pub(crate) fn of(ctx: &Ctx<'_>) -> Option<Self> {
+        let routes = ctx.app.routes.iter().filter(|(_, route)| !route.hosts.is_empty());
+        let names: Vec<String> = routes.map(|(name, _)| ctx.named(&[name.as_str()])).collect();
+        let names = Some(names.join("|")).filter(|names| !names.is_empty())?;
+        match Edge::of(ctx.input) {
+            Edge::Gateway { envoy: true, .. } => {
+                let of = format!("envoy_cluster_name=~\"httproute/[^/]+/({names})/rule/.+\"");
+                Some(Self {
+                    all: format!("envoy_cluster_upstream_rq_xx{{{of}}}"),
+                    failed: format!("envoy_cluster_upstream_rq_xx{{{of},envoy_response_code_class=\"5\"}}"),
+                })
+            }
+            Edge::Ingress { nginx: true, .. } => {
+                let of = format!("ingress=~\"{names}\"");
+                Some(Self {
+                    all: format!("nginx_ingress_controller_requests{{{of}}}"),
+                    failed: format!("nginx_ingress_controller_requests{{{of},status=~\"5..\"}}"),
+                })
+            }
+            Edge::Gateway { envoy: false, .. } | Edge::Ingress { nginx: false, .. } => None,
+        }
+    }
+
+    /// The share of requests that failed.
+    fn failing(&self, window: &str) -> String {
+        format!("sum(rate({}[{window}])) / sum(rate({}[{window}]))", self.failed, self.all)
+    }
+}
+
+/// What may fail: `0.001` of `99.9%`.
+fn budget(availability: Share) -> String {
+    let left = Share::WHOLE.ppm() - availability.ppm();
+    let text = format!("{}.{:06}", left / 1_000_000, left % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn rules(ctx: &Ctx<'_>, availability: Share, seen: &Seen, out: &mut Out) {
+    let (app, env, budget) = (&ctx.key.app, &ctx.key.env, budget(availability));
+    let alert = |Burn { long, short, rate, severity }: &Burn| {
+        let above = |window: &str| format!("{} > {rate} * {budget}", seen.failing(window));
+        json!({
+            "alert": "AppBurnsBudget",
+            "expr": format!("{}\nand\n{}\n", above(long), above(short)),
+            "labels": { "severity": severity, "app": app.as_str(), "env": env.as_str(), "window": long },
+            "annotations": {
+                "summary": format!("{app} in {env} fails more often than {availability} allows"),
+                "description": format!("Over {long} and {short} it spends what may fail {rate} times too fast."),
+            },
+        })
+    };
+    let alerts: Vec<Value> = BURNS.iter().map(alert).collect();
+    let body = json!({
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": ctx.meta(ctx.named(&["availability"]), "watch"),
+        "spec": { "groups": [{ "name": format!("{app}-availability"), "rules": alerts }] },
+    });
+    out.put(Wave::Watch, &body);
+}
+
+/// Found by Grafana's sidecar by its label.
+fn dashboard(ctx: &Ctx<'_>, availability: Share, seen: &Seen, out: &mut Out) {
+    let panel = |id: u8, title: &str, expr: String, unit: &str| {
+        json!({
+            "id": id,
+            "type": "timeseries",
+            "title": title,
+            "gridPos": { "x": 8 * (id - 1), "y": 0, "w": 8, "h": 8 },
+            "fieldConfig": { "defaults": { "unit": unit, "min": 0 }, "overrides": [] },
+            "targets": [{ "refId": "A", "expr": expr, "legendFormat": title }],
+        })
+    };
+    let left = format!("1 - ({}) / {}", seen.failing("3d"), budget(availability));
+    let board = json!({
+        "uid": ctx.named(&["availability"]).chars().take(40).collect::<String>(),
+        "title": format!("{} in {}", ctx.key.app, ctx.key.env),
+        "schemaVersion": 39,
+        "time": { "from": "now-6h", "to": "now" },
+        "panels": [
+            panel(1, "Requests", format!("sum(rate({}[5m]))", seen.all), "reqps"),
+            panel(2, "Failing", seen.failing("5m"), "percentunit"),
+            panel(3, "Budget left", left, "percentunit"),
+        ],
+    });
+    let text = format!("{board:#}\n");
+    let mut metadata = ctx.meta(ctx.named(&["dashboard"]), "watch");
+    metadata.labels.get_or_insert_default().insert("grafana_dashboard".to_owned(), "1".to_owned());
+    let data = BTreeMap::from([(format!("{}.json", ctx.key.app), text)]);
+    out.put(Wave::Watch, &ConfigMap { metadata, data: Some(data), ..ConfigMap::default() });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_what_is_left_of_the_whole() {
+        let check = |ppm: u32, expected: &str| assert_eq!(budget(Share::from_ppm(ppm).unwrap()), expected);
+        check(999_000, "0.001");
+        check(900_000, "0.1");
+        check(1_000_000, "0");
+        check(999_999, "0.000001");
+    }
+}

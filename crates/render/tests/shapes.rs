@@ -1,0 +1,382 @@
+//! What single keys become.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests, too, may fail them")]
+
+use std::collections::BTreeMap;
+
+use bowline_core::id::{AppKey, Digest, EnvName, ServiceName};
+use bowline_core::release::{ImageDigest, ImageRef, Reference};
+use bowline_render::{Api, Input, Manifests, Secrets, kubernetes};
+use bowline_spec::{Defaults, parse};
+use serde_json::{Value, json};
+
+fn rendered(toml: &str, apis: &[Api]) -> Manifests {
+    let env = EnvName::new("production").unwrap();
+    let defaults = Defaults { folder_name: "shop".to_owned(), ..Default::default() };
+    let app =
+        parse(toml, "bowline.toml", &env, &defaults).unwrap_or_else(|e| panic!("{}\n{toml}", e.render(false))).app;
+    let repository = "registry.example.com/acme/shop".parse::<Reference>().unwrap().repository;
+    let image = |name: &ServiceName| (name.clone(), repository.at(ImageDigest(Digest([7; 32]))));
+    let images: BTreeMap<ServiceName, ImageRef> = app.services.keys().map(image).collect();
+    let (apis, scripts) = (apis.iter().copied().collect(), BTreeMap::new());
+    let key = AppKey { env, app: app.name.clone() };
+    let input =
+        Input { key: &key, app: &app, images: &images, secrets: Secrets::Named, scripts: &scripts, apis: &apis };
+    kubernetes(&input).unwrap_or_else(|refused| panic!("{refused:?}\n{toml}"))
+}
+
+/// The object, and what stands where in it; `null` where nothing does.
+fn check(toml: &str, apis: &[Api], object: &str, expected: &[(&str, Value)]) {
+    let manifests = rendered(toml, apis);
+    let there: Vec<String> = manifests.objects.iter().map(|one| one.id.to_string()).collect();
+    let found = manifests.objects.iter().find(|one| one.id.to_string() == object);
+    let body = &found.unwrap_or_else(|| panic!("{object} is none of {there:?}")).body;
+    for (pointer, value) in expected {
+        assert_eq!(body.pointer(pointer).unwrap_or(&Value::Null), value, "{object} {pointer}\n{toml}");
+    }
+}
+
+fn has(toml: &str, object: &str) -> bool {
+    rendered(toml, &[]).objects.iter().any(|one| one.id.to_string() == object)
+}
+
+const CONTAINER: &str = "/spec/template/spec/containers/0";
+
+#[test]
+fn a_pod_is_asked_confined_and_ended_as_the_file_says() {
+    let toml = "[service.web]\nrun = \"bin/web\"\nhealth = { path = \"/ready\", interval = \"300ms\", grace = \"1m\" }\n\
+                alive = { path = \"/live\" }\ndrain = \"45s\"\nlimits = { memory = \"256MiB\" }\nwritable = [\"cache\"]\n";
+    let at = |rest: &str| format!("{CONTAINER}{rest}");
+    let pointers = [
+        (at("/readinessProbe/httpGet/path"), json!("/ready")),
+        (at("/readinessProbe/periodSeconds"), json!(1)),
+        (at("/startupProbe/failureThreshold"), json!(60)),
+        (at("/livenessProbe/httpGet/path"), json!("/live")),
+        (at("/livenessProbe/failureThreshold"), json!(3)),
+        (at("/lifecycle/preStop/sleep/seconds"), json!(10)),
+        ("/spec/template/spec/terminationGracePeriodSeconds".to_owned(), json!(65)),
+        (at("/resources"), json!({"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "256Mi"}})),
+        (at("/securityContext/readOnlyRootFilesystem"), json!(true)),
+        (at("/securityContext/capabilities/drop"), json!(["ALL"])),
+        (at("/volumeMounts/1/mountPath"), json!("/app/cache")),
+        (at("/env/0"), json!({"name": "PORT", "value": "8080"})),
+        (at("/command"), Value::Null),
+        ("/spec/template/spec/securityContext/runAsUser".to_owned(), json!(65532)),
+        ("/spec/template/spec/automountServiceAccountToken".to_owned(), json!(false)),
+        ("/spec/strategy/rollingUpdate".to_owned(), json!({"maxSurge": 1, "maxUnavailable": 0})),
+        ("/spec/template/spec/topologySpreadConstraints".to_owned(), Value::Null),
+    ];
+    let expected: Vec<(&str, Value)> =
+        pointers.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())).collect();
+    check(toml, &[], "Deployment/shop-web", &expected);
+}
+
+#[test]
+fn what_nobody_asks_has_no_service_and_no_probe() {
+    let toml = "[service.web]\nrun = \"a\"\n[service.worker]\nbuild_of = \"web\"\nrun = \"b --c\"\n[route.main]\nto = \"web\"\n";
+    assert!(has(toml, "Service/shop-web") && !has(toml, "Service/shop-worker"));
+    let at = |rest: &str| format!("{CONTAINER}{rest}");
+    let (probe, hook) = (at("/readinessProbe"), at("/lifecycle"));
+    check(toml, &[], "Deployment/shop-worker", &[(&probe, Value::Null), (&hook, Value::Null)]);
+    let socket = at("/readinessProbe/tcpSocket/port");
+    check(toml, &[], "Deployment/shop-web", &[(&socket, json!("http"))]);
+    let called =
+        "[service.front]\nrun = \"a\"\nenv = { API = { from = \"service.api.url\" } }\n[service.api]\nrun = \"b\"\n";
+    assert!(has(called, "Service/shop-api") && !has(called, "Service/shop-front"));
+    check(
+        called,
+        &[],
+        "NetworkPolicy/shop-api",
+        &[("/spec/ingress/0/from/0/podSelector/matchLabels", json!({"app.kubernetes.io/name": "shop"}))],
+    );
+    check(toml, &[], "NetworkPolicy/shop-web", &[("/spec/ingress/0/from", Value::Null)]);
+}
+
+#[test]
+fn numbers_are_replicas_or_bounds() {
+    let toml = |scale: &str| format!("[service.web]\nrun = \"a\"\n{scale}\n");
+    check(&toml("scale = 3"), &[], "Deployment/shop-web", &[("/spec/replicas", json!(3))]);
+    check(&toml("scale = 3"), &[], "PodDisruptionBudget/shop-web", &[("/spec/maxUnavailable", json!(1))]);
+    assert!(!has(&toml("scale = 1"), "PodDisruptionBudget/shop-web"));
+    let bounds = "scale = { min = 2, max = 5, cpu = \"70%\" }";
+    check(&toml(bounds), &[], "Deployment/shop-web", &[("/spec/replicas", Value::Null)]);
+    let target = "/spec/metrics/0/resource/target";
+    check(
+        &toml(bounds),
+        &[],
+        "HorizontalPodAutoscaler/shop-web",
+        &[("/spec/minReplicas", json!(2)), (target, json!({"type": "AverageValue", "averageValue": "700m"}))],
+    );
+    check(
+        &toml(&format!("{bounds}\nlimits = {{ cpu = 0.5 }}")),
+        &[],
+        "HorizontalPodAutoscaler/shop-web",
+        &[(target, json!({"type": "Utilization", "averageUtilization": 70}))],
+    );
+}
+
+#[test]
+fn a_disk_of_one_pod_is_let_go_first() {
+    let claim = "PersistentVolumeClaim/shop-volume-files";
+    let alone = "[service.web]\nrun = \"a\"\n[volume.files]\n";
+    check(alone, &[], claim, &[("/spec/accessModes", json!(["ReadWriteOnce"]))]);
+    check(alone, &[], "Deployment/shop-web", &[("/spec/strategy/type", json!("Recreate"))]);
+    for shared in [
+        "[service.web]\nrun = \"a\"\nscale = 2\n[volume.files]\n",
+        "[service.web]\nrun = \"a\"\n[service.b]\nbuild_of = \"web\"\nrun = \"b\"\n[volume.files]\n",
+        "[service.web]\nrun = \"a\"\n[job.x]\nrun = \"x\"\n[volume.files]\n",
+    ] {
+        check(shared, &[], claim, &[("/spec/accessModes", json!(["ReadWriteMany"]))]);
+        check(shared, &[], "Deployment/shop-web", &[("/spec/strategy/type", json!("RollingUpdate"))]);
+    }
+}
+
+#[test]
+fn variables_are_told_by_what_they_are() {
+    let toml = "[service.web]\nrun = \"a\"\nenv = { A = \"x\", S = { secret = \"s\" }, F = { secret = \"f\", as = \"file\" }, \
+                URL = { from = \"postgres.db.url\" }, H = { from = \"postgres.db.host\" }, N = { from = \"app.name\" } }\n[postgres.db]\n";
+    let own = "app_db";
+    let at = |rest: &str| format!("{CONTAINER}{rest}");
+    let (env, names) = (at("/env"), at("/envFrom/0/configMapRef/name"));
+    let from = |name: &str, key: &str| json!({"secretKeyRef": {"name": name, "key": key}});
+    let manifests = rendered(toml, &[]);
+    let of = |kind: &str| manifests.objects.iter().find(|one| one.id.kind == kind).unwrap();
+    let config = of("ConfigMap");
+    assert_eq!(config.body["data"], json!({"A": "x", "F": "/run/secrets/f", "H": "shop-postgres-db", "N": "shop"}));
+    let url = format!("postgresql://{own}:$(BOWLINE_POSTGRES_DB_PASSWORD)@shop-postgres-db:5432/{own}");
+    let expected = json!([
+        {"name": "PORT", "value": "8080"},
+        {"name": "BOWLINE_POSTGRES_DB_PASSWORD", "valueFrom": from("shop-postgres-db", "password")},
+        {"name": "S", "valueFrom": from("shop-s", "value")},
+        {"name": "URL", "value": url},
+    ]);
+    check(toml, &[], "Deployment/shop-web", &[(&env, expected), (&names, json!(config.id.name))]);
+    let changed = rendered(&toml.replace("\"x\"", "\"y\""), &[]);
+    let name = |manifests: &Manifests| {
+        manifests.objects.iter().find(|one| one.id.kind == "ConfigMap").unwrap().id.name.clone()
+    };
+    assert_ne!(name(&changed), name(&manifests), "another content is another object");
+}
+
+#[test]
+fn databases_are_closed_and_reached_by_their_names() {
+    let toml = "[service.web]\nrun = \"a\"\nenv = { H = { from = \"postgres.db.host\" } }\n[postgres.db]\nversion = 16\n[redis.cache]\n";
+    check(
+        toml,
+        &[],
+        "StatefulSet/shop-postgres-db",
+        &[
+            ("/spec/template/spec/containers/0/image", json!("docker.io/library/postgres:16")),
+            ("/spec/replicas", json!(1)),
+        ],
+    );
+    check(
+        toml,
+        &[],
+        "NetworkPolicy/shop-postgres-db",
+        &[("/spec/policyTypes", json!(["Ingress", "Egress"])), ("/spec/ingress/0/ports/0/port", json!(5432))],
+    );
+    assert!(
+        has(toml, "PersistentVolumeClaim/shop-postgres-db") && !has(toml, "PersistentVolumeClaim/shop-redis-cache")
+    );
+    let operated = rendered(toml, &[Api::CloudNativePg]);
+    let config = operated.objects.iter().find(|one| one.id.kind == "ConfigMap").unwrap();
+    assert_eq!(config.body["data"]["H"], "shop-postgres-db-rw");
+    check(
+        toml,
+        &[Api::CloudNativePg],
+        "Cluster/shop-postgres-db",
+        &[("/spec/bootstrap/initdb/secret/name", json!("shop-postgres-db"))],
+    );
+}
+
+#[test]
+fn jobs_never_overlap_and_are_never_repeated() {
+    let toml = "[service.web]\nrun = \"a\"\n[job.clean]\nrun = \"bin/clean -v\"\nschedule = \"0 3 * * 6-7\"\ntimeout = \"10m\"\n\
+                [job.now]\nrun = \"echo \\\"$X\\\"\"\n[release]\nbefore = \"bin/migrate\"\n";
+    let run = "/spec/jobTemplate/spec/template/spec/containers/0/command";
+    check(
+        toml,
+        &[],
+        "CronJob/shop-clean",
+        &[
+            ("/spec/schedule", json!("0 3 * * 0,6")),
+            ("/spec/concurrencyPolicy", json!("Forbid")),
+            ("/spec/suspend", Value::Null),
+            ("/spec/jobTemplate/spec/activeDeadlineSeconds", json!(600)),
+            ("/spec/jobTemplate/spec/backoffLimit", json!(0)),
+            (run, json!(["bin/clean", "-v"])),
+        ],
+    );
+    check(
+        toml,
+        &[],
+        "CronJob/shop-now",
+        &[("/spec/suspend", json!(true)), (run, json!(["/bin/sh", "-c", "echo \"$X\""]))],
+    );
+    let name =
+        |toml: &str| rendered(toml, &[]).objects.iter().find(|one| one.id.kind == "Job").unwrap().id.name.clone();
+    assert_eq!(name(toml), name(toml));
+    assert_ne!(name(toml), name(&toml.replace("bin/migrate", "bin/migrate2")), "another one is run");
+}
+
+#[test]
+fn roles_let_nobody_do_what_is_not_theirs() {
+    let manifests = rendered("[service.web]\nrun = \"a\"\n", &[]);
+    let may = |role: &str, verb: &str, resource: &str| {
+        let role = manifests.objects.iter().find(|one| one.id.to_string() == format!("Role/shop-{role}")).unwrap();
+        let holds = |rule: &Value, list: &str, word: &str| rule[list].as_array().unwrap().iter().any(|one| one == word);
+        role.body["rules"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|rule| holds(rule, "verbs", verb) && holds(rule, "resources", resource))
+    };
+    let check = |resource: &str, verb: &str, expected: [bool; 3]| {
+        assert_eq!(
+            ["viewer", "deployer", "admin"].map(|role| may(role, verb, resource)),
+            expected,
+            "{verb} {resource}"
+        );
+    };
+    check("deployments", "get", [true, true, true]);
+    check("deployments", "patch", [false, true, true]);
+    check("pods/log", "get", [true, true, true]);
+    check("pods/exec", "create", [false, false, true]);
+    check("secrets", "get", [false, false, true]);
+    check("secrets", "create", [false, true, true]);
+    check("persistentvolumeclaims", "create", [false, true, true]);
+    check("persistentvolumeclaims", "delete", [false, false, true]);
+    check("clusters", "delete", [false, false, true]);
+    check("roles", "patch", [false, false, true]);
+}
+
+const ROUTE: &str = "[service.web]\nrun = \"a\"\n[route.main]\nto = \"web\"\nhosts = [\"a.example.com\"]\n";
+
+#[test]
+fn routes_become_ingresses_with_what_nginx_reads() {
+    let nginx = |key: &str| format!("/metadata/annotations/nginx.ingress.kubernetes.io~1{key}");
+    let cluster =
+        "[environment.production]\nkubernetes = { ingress_class = \"nginx\", issuer = \"letsencrypt-prod\" }\n";
+    let toml = format!(
+        "{ROUTE}path = \"/api.v1\"\nstrip = true\nlimit = {{ body = \"256KiB\", timeout = \"30s\", rate = \"5/s\" }}\nallow = [\"10.0.0.0/8\"]\n{cluster}"
+    );
+    let expected = [
+        (nginx("proxy-body-size"), json!("256k")),
+        (nginx("proxy-read-timeout"), json!("30")),
+        (nginx("allowlist-source-range"), json!("10.0.0.0/8")),
+        (nginx("limit-rps"), json!("5")),
+        (nginx("ssl-redirect"), json!("true")),
+        (nginx("rewrite-target"), json!("/$2")),
+        ("/spec/rules/0/http/paths/0/path".to_owned(), json!("/api\\.v1(/|$)(.*)")),
+        ("/spec/ingressClassName".to_owned(), json!("nginx")),
+        ("/spec/tls/0/secretName".to_owned(), json!("a-example-com-tls")),
+    ];
+    let expected: Vec<(&str, Value)> =
+        expected.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())).collect();
+    check(&toml, &[], "Ingress/shop-main", &expected);
+    check(
+        &toml,
+        &[],
+        "Certificate/a-example-com-tls",
+        &[("/spec/issuerRef/name", json!("letsencrypt-prod")), ("/spec/dnsNames", json!(["a.example.com"]))],
+    );
+    let dotted = format!("{ROUTE}path = \"/v1.2\"\n{cluster}");
+    let (path, kind) = ("/spec/rules/0/http/paths/0/path", "/spec/rules/0/http/paths/0/pathType");
+    let expected = [(path, json!("/v1\\.2(/|$)(.*)")), (kind, json!("ImplementationSpecific"))];
+    check(&dotted, &[], "Ingress/shop-main", &expected);
+    check(
+        &dotted,
+        &[],
+        "Ingress/shop-main",
+        &[(&nginx("rewrite-target"), Value::Null), (&nginx("use-regex"), json!("true"))],
+    );
+    check(
+        &format!("{ROUTE}path = \"/v1.2\"\n"),
+        &[],
+        "Ingress/shop-main",
+        &[(path, json!("/v1.2")), (kind, json!("Prefix"))],
+    );
+    let deny = "[route.shut]\nhosts = [\"a.example.com\"]\npath = \"/x\"\ndeny = true\n";
+    check(
+        &format!("{toml}{deny}"),
+        &[],
+        "Ingress/shop-shut",
+        &[(&nginx("denylist-source-range"), json!("0.0.0.0/0,::/0"))],
+    );
+}
+
+#[test]
+fn stepped_releases_are_rollouts_of_argo() {
+    let cluster = "[environment.production]\nkubernetes = { ingress_class = \"nginx\", rollouts = \"argo\" }\n";
+    let way = |strategy: &str| {
+        format!("{ROUTE}[service.worker]\nrun = \"b\"\n[rollout]\nstrategy = \"{strategy}\"\n{cluster}").replace(
+            "[service.web]\nrun = \"a\"",
+            "[service.web]\nrun = \"a\"\nscale = { min = 2, max = 4, cpu = \"70%\" }",
+        )
+    };
+    let canary = way("canary");
+    let expected = json!({
+        "stableService": "shop-web",
+        "canaryService": "shop-web-canary",
+        "trafficRouting": {"nginx": {"stableIngresses": ["shop-main"]}},
+        "steps": [
+            {"setWeight": 5}, {"pause": {"duration": "60s"}}, {"setWeight": 25}, {"pause": {"duration": "120s"}},
+            {"setWeight": 50}, {"pause": {"duration": "120s"}},
+        ],
+    });
+    check(&canary, &[], "Rollout/shop-web", &[("/spec/strategy/canary", expected), ("/spec/replicas", Value::Null)]);
+    let target = json!({"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "shop-web"});
+    check(&canary, &[], "HorizontalPodAutoscaler/shop-web", &[("/spec/scaleTargetRef", target)]);
+    assert!(has(&canary, "Service/shop-web-canary") && !has(&canary, "Deployment/shop-web"));
+    assert!(has(&canary, "Deployment/shop-worker"), "nobody asks it: it rolls");
+    let active = "/spec/strategy/blueGreen/activeService";
+    check(&way("blue-green"), &[], "Rollout/shop-web", &[(active, json!("shop-web"))]);
+    assert!(has(&way("rolling"), "Deployment/shop-web"));
+}
+
+#[test]
+fn routes_become_http_routes_with_policies() {
+    let cluster =
+        "[environment.production]\nkubernetes = { gateway = \"infra/public\", issuer = \"letsencrypt-prod\" }\n";
+    let toml = format!(
+        "{ROUTE}strip = true\npath = \"/api\"\nhsts = {{ age = \"1d\" }}\nlimit = {{ rate = \"5/s\", timeout = \"90s\" }}\n\
+         auth = {{ bearer = {{ secret = \"s\" }} }}\nallow = [\"10.0.0.0/8\"]\n\
+         [route.old]\nhosts = [\"a.example.com\"]\npath = \"/old\"\nredirect = \"https://b.example.com/new\"\n{cluster}"
+    );
+    let apis = [Api::EnvoyGateway];
+    let rule = "/spec/rules/0";
+    let at = |rest: &str| format!("{rule}{rest}");
+    let (to, time) = (at("/backendRefs/0"), at("/timeouts/request"));
+    check(
+        &toml,
+        &apis,
+        "HTTPRoute/shop-main",
+        &[
+            ("/spec/parentRefs/0", json!({"name": "public", "namespace": "infra", "sectionName": "https"})),
+            (&to, json!({"name": "shop-web", "port": 80})),
+            (&time, json!("90s")),
+        ],
+    );
+    let redirect = at("/filters/0/requestRedirect");
+    check(&toml, &apis, "HTTPRoute/shop-main-plain", &[(&redirect, json!({"scheme": "https", "statusCode": 308}))]);
+    let path = json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": "/new/old"});
+    check(&toml, &apis, "HTTPRoute/shop-old", &[(&at("/filters/0/requestRedirect/path"), path)]);
+    check(
+        &toml,
+        &apis,
+        "SecurityPolicy/shop-main",
+        &[
+            ("/spec/authorization/defaultAction", json!("Deny")),
+            ("/spec/apiKeyAuth/credentialRefs/0/name", json!("shop-main-auth")),
+            ("/spec/targetRefs/0/name", json!("shop-main")),
+        ],
+    );
+    check(
+        &toml,
+        &apis,
+        "BackendTrafficPolicy/shop-main",
+        &[("/spec/rateLimit/local/rules/0/limit", json!({"requests": 5, "unit": "Second"}))],
+    );
+    check(&toml, &apis, "ReferenceGrant/shop-certificates", &[("/spec/from/0/namespace", json!("infra"))]);
+}
