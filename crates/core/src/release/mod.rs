@@ -10,7 +10,9 @@ mod settle;
 mod unsupported;
 
 pub use artifact::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, Foreseen, Shape, Stream};
-pub use image::{DEFAULT_REGISTRY, ImageDigest, ImageRef, Reference, ReferenceError as ImageReferenceError, Repository};
+pub use image::{
+    DEFAULT_REGISTRY, ImageDigest, ImageRef, Reference, ReferenceError as ImageReferenceError, Repository,
+};
 pub use on_envoy::unsupported_by;
 pub use references::{
     Facts, ReferenceError, Resolved, has_volume, job_variables, plain_variables, reads_metrics, resolve, resolve_job,
