@@ -5,6 +5,8 @@
 //! recipe names.
 //! Architecture invariant: what comes from an archive is nothing until its digest was seen.
 
+pub mod base;
+
 mod archive;
 mod blob;
 mod digest;
