@@ -6,6 +6,7 @@
 //! Architecture invariant: what comes from an archive is nothing until its digest was seen.
 
 pub mod base;
+pub mod sbom;
 
 mod archive;
 mod blob;
