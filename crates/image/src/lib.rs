@@ -3,9 +3,10 @@
 //!
 //! Architecture invariant: nothing of the machine, the clock or the order of a folder gets into a digest but what a
 //! recipe names.
-//! Architecture invariant: what comes from an archive is nothing until its digest was seen.
+//! Architecture invariant: what comes from a registry or an archive is nothing until its digest was seen.
 
 pub mod base;
+pub mod registry;
 pub mod sbom;
 
 mod archive;
