@@ -72,9 +72,9 @@ impl Blobs {
 
     pub fn file(&self, digest: BlobDigest) -> Result<File, ImageError> {
         let path = self.path(digest);
-        File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => ImageError::Absent(digest),
-            _ => ImageError::read(&path)(error),
+        File::open(&path).map_err(|error| match error.kind() == io::ErrorKind::NotFound {
+            true => ImageError::Absent(digest),
+            false => ImageError::read(&path)(error),
         })
     }
 

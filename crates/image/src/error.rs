@@ -103,16 +103,15 @@ impl From<ImageError> for Fault {
             | ImageError::Tar(_)
             | ImageError::NoImage(_) => FaultKind::Failed,
         };
-        let hint = match &error {
-            ImageError::Changed(_) => Some("nothing may write into the folder while an image is made of it"),
-            ImageError::Absent(_) | ImageError::Damaged { .. } => Some("build or pull the image again"),
-            ImageError::Packing { .. } => Some("take an image whose layers are gzip or not packed at all"),
-            _ => None,
-        };
         let fault = Self::new(kind, "the image cannot be made or read").source(&error);
-        match hint {
-            Some(hint) => fault.hint(hint),
-            None => fault,
+        if let ImageError::Changed(_) = error {
+            fault.hint("nothing may write into the folder while an image is made of it")
+        } else if let ImageError::Absent(_) | ImageError::Damaged { .. } = error {
+            fault.hint("build or pull the image again")
+        } else if let ImageError::Packing { .. } = error {
+            fault.hint("take an image whose layers are gzip or not packed at all")
+        } else {
+            fault
         }
     }
 }

@@ -110,9 +110,11 @@ fn file(tar: &mut Writer<Out>, path: &str, mode: u32, from: &Path, most: u64) ->
     if metadata.len() > most {
         return Err(ImageError::TooLarge);
     }
-    tar.file(path, mode, metadata.len(), Reading(&mut open)).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => changed(),
-        _ => ImageError::read(from)(error),
+    tar.file(path, mode, metadata.len(), Reading(&mut open)).map_err(|error| {
+        match error.kind() == io::ErrorKind::UnexpectedEof {
+            true => changed(),
+            false => ImageError::read(from)(error),
+        }
     })?;
     match open.read(&mut [0]).map_err(ImageError::read(from))? {
         0 => Ok(metadata.len()),

@@ -229,7 +229,8 @@ async fn run(helper: &str, verb: &str, input: &str) -> Result<Option<Zeroizing<V
         let read = async { stdout.expect("it is piped").take(MAX_SAID).read_to_end(&mut out).await };
         let hear = async { stderr.expect("it is piped").take(MAX_SAID).read_to_end(&mut words).await };
         let (read, heard) = tokio::join!(read, hear);
-        (read?, heard?);
+        read?;
+        heard?;
         Ok::<_, io::Error>((child.wait().await?, out, words))
     };
     let talked =

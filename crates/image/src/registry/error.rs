@@ -42,43 +42,42 @@ pub enum RegistryError {
 impl RegistryError {
     /// Another try may go better.
     pub(super) fn is_passing(&self) -> bool {
-        match self {
-            Self::Http(error) => error.is_passing(),
-            // 404: the session of an upload is gone.
-            Self::Refused { status, .. } => matches!(status, 404 | 408 | 416 | 429 | 500..=599),
-            _ => false,
-        }
+        // 404: the session of an upload is gone.
+        let may_pass = |status: u16| matches!(status, 404 | 408 | 416 | 429 | 500..=599);
+        matches!(self, Self::Http(error) if error.is_passing())
+            || matches!(self, Self::Refused { status, .. } if may_pass(*status))
     }
 
     /// As it is shown. `doing`: `shop.example/web:1 cannot be pushed`.
     pub fn fault(self, doing: &str) -> Fault {
-        let (kind, hint) = match &self {
-            Self::Url(_) => (FaultKind::Invalid, None),
-            Self::Http(_) => (FaultKind::Unreachable, None),
-            Self::Auth(error) => (FaultKind::Refused, Some(error.hint())),
-            Self::Refused { status: 401 | 403, .. } => (
-                FaultKind::Refused,
-                Some("`bowline image login HOST` says who you are; the repository may need to be made first"),
-            ),
-            Self::LayerTooLarge { .. } => {
-                (FaultKind::Refused, Some("leave out of the build what the app does not need"))
-            }
-            Self::Image(_) => return Fault { message: doing.to_owned(), ..with_cause(self) },
-            _ => (FaultKind::Failed, None),
+        const LOGIN: &str = "`bowline image login HOST` says who you are; the repository may need to be made first";
+        if let Self::Image(error) = self {
+            return Fault { message: doing.to_owned(), ..error.into() };
+        }
+        let kind = match &self {
+            Self::Url(_) => FaultKind::Invalid,
+            Self::Http(_) => FaultKind::Unreachable,
+            Self::Auth(_) | Self::LayerTooLarge { .. } | Self::Refused { status: 401 | 403, .. } => FaultKind::Refused,
+            Self::Refused { .. }
+            | Self::Location(_)
+            | Self::Redirects(_)
+            | Self::Absent(_)
+            | Self::Answer { .. }
+            | Self::Digest { .. }
+            | Self::TooLong(_)
+            | Self::Read(_)
+            | Self::Image(_) => FaultKind::Failed,
         };
         let fault = Fault::new(kind, doing).source(&self);
-        match hint {
-            Some(hint) => fault.hint(hint),
-            None => fault,
+        if let Self::Auth(error) = &self {
+            fault.hint(error.hint())
+        } else if let Self::Refused { status: 401 | 403, .. } = self {
+            fault.hint(LOGIN)
+        } else if let Self::LayerTooLarge { .. } = self {
+            fault.hint("leave out of the build what the app does not need")
+        } else {
+            fault
         }
-    }
-}
-
-/// An image's own fault says itself what to do.
-fn with_cause(error: RegistryError) -> Fault {
-    match error {
-        RegistryError::Image(error) => error.into(),
-        other => Fault::new(FaultKind::Failed, "").source(&other),
     }
 }
 
