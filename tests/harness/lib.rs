@@ -9,6 +9,7 @@ pub mod grpc;
 pub mod load;
 pub mod machine;
 pub mod port;
+pub mod registry;
 pub mod s3;
 pub mod server;
 pub mod show;

@@ -47,6 +47,26 @@ pub enum Run {
     Shell(String),
 }
 
+impl Run {
+    /// A command as the file has it, started in `workdir`: plain words need no shell, anything that a shell reads otherwise does.
+    pub fn of(command: &str, workdir: &str) -> Self {
+        // What POSIX (XCU 2.2, 2.6) gives a meaning, wherever it stands; `=` because of variables before a command.
+        let means_something = |c: char| "|&;<>()$`\\\"'*?[]#~=%{}!\n\r".contains(c);
+        let words: Vec<String> =
+            command.split([' ', '\t']).filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        match words.split_first() {
+            Some((program, rest)) if !command.contains(means_something) => {
+                let program = match program.contains('/') && !program.starts_with('/') {
+                    true => format!("{workdir}/{}", program.trim_start_matches("./")),
+                    false => program.clone(),
+                };
+                Self::Exec([program].into_iter().chain(rest.iter().cloned()).collect())
+            }
+            _ => Self::Shell(command.to_owned()),
+        }
+    }
+}
+
 /// What an image says of itself. `org.opencontainers.image.*` are everybody's, `dev.bowline.*` ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Labels {
@@ -294,6 +314,24 @@ pub(crate) mod tests {
         assert_eq!(got.config.env, ["PATH=/opt/bin", "LANG=C", "A=1=1", "B=2"]);
         assert_eq!(got.config.entrypoint, ["/bin/sh", "-c", "exec ./hello | tee log"]);
         assert_eq!((got.created.as_deref(), got.history.len()), (Some("2023-11-14T22:13:20Z"), 2));
+    }
+
+    #[test]
+    fn a_shell_is_for_what_only_a_shell_reads() {
+        let check = |command: &str, words: Option<&[&str]>| {
+            let expected = match words {
+                Some(words) => Run::Exec(words.iter().map(|word| (*word).to_owned()).collect()),
+                None => Run::Shell(command.to_owned()),
+            };
+            assert_eq!(Run::of(command, "/app"), expected);
+        };
+        check("bin/hello", Some(&["/app/bin/hello"]));
+        check(" ./run  --port 80\t", Some(&["/app/run", "--port", "80"]));
+        check("node server.js", Some(&["node", "server.js"]));
+        check("/usr/bin/env", Some(&["/usr/bin/env"]));
+        for shell in ["run $PORT", "A=1 run", "a && b", "run 'x y'", "run *", "a\nb", "run # x", ""] {
+            check(shell, None);
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::tar::Writer;
 const MARK: &str = "oci-layout";
 const MARKED: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 const INDEX: &str = "index.json";
+/// Bills of materials by the digests of their images: of ours, not of the format.
+const SBOMS: &str = "sboms";
 /// The tag alone, and the whole name: what readers of layouts, and what containerd takes a name from.
 const TAG: &str = "org.opencontainers.image.ref.name";
 pub(crate) const NAME: &str = "io.containerd.image.name";
@@ -85,6 +87,23 @@ impl Layout {
         replace(&self.folder, INDEX, &json(&index))?;
         drop(held);
         Ok(())
+    }
+
+    /// Keeps an image's bill of materials beside it.
+    pub fn keep_sbom(&self, image: &Image, document: &[u8]) -> Result<(), ImageError> {
+        let folder = self.folder.join(SBOMS);
+        fs::create_dir_all(&folder).map_err(ImageError::write(&folder))?;
+        replace(&folder, &format!("{}.json", image.manifest.digest.0), document)
+    }
+
+    /// `None`: there is none, as of an image that was pulled.
+    pub fn sbom(&self, image: &Image) -> Result<Option<Vec<u8>>, ImageError> {
+        let path = self.folder.join(SBOMS).join(format!("{}.json", image.manifest.digest.0));
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ImageError::read(&path)(error)),
+        }
     }
 
     fn index(&self) -> Result<Index, ImageError> {
@@ -197,6 +216,9 @@ mod tests {
         assert_eq!(found("shop.example/web"), Some(two.manifest.digest));
         assert_eq!(found(&format!("other.example/x@{}", one.manifest.digest)), Some(one.manifest.digest));
         assert_eq!(found("shop.example/web:2"), None);
+        assert_eq!(layout.sbom(&one).unwrap(), None);
+        layout.keep_sbom(&one, b"{}").unwrap();
+        assert_eq!((layout.sbom(&one).unwrap(), layout.sbom(&two).unwrap()), (Some(b"{}".to_vec()), None));
     }
 
     #[test]
