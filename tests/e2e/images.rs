@@ -127,7 +127,9 @@ fn a_program_with_libraries_runs_on_what_its_image_holds() {
         true => &["chroot", into, "/app/greeter"],
         false => &["unshare", "--user", "--map-root-user", "chroot", into, "/app/greeter"],
     };
-    let ran = Command::new(command[0]).args(&command[1..]).env_clear().output().expect("it runs");
+    let ran =
+        Command::new(command[0]).args(&command[1..]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output();
+    let ran = ran.expect("it runs");
     assert_eq!(text(&ran), "app\n", "its own libraries find its own user");
     let bill = image(&bowline, &["sbom", "localhost/greeter-web"]).output().expect("the binary runs");
     assert!(text(&bill).contains("pkg:deb/debian/libc6@"), "{}", text(&bill));
