@@ -21,6 +21,11 @@ const CERTIFICATES: &str = "etc/ssl/certs";
 /// Folders that are links where `/usr` holds everything.
 const MERGED: [&str; 6] = ["bin", "lib", "lib32", "lib64", "libx32", "sbin"];
 
+/// What is said of files that are not as their package had them.
+const CHANGED: &str = "changed on this machine";
+const GONE: &str = "gone from this machine";
+const LEFT_OUT: &str = "left out: not everybody may read it";
+
 /// The packages of one machine.
 #[derive(Debug)]
 pub struct Machine {
@@ -80,7 +85,8 @@ impl Machine {
             base.tree.put(name, Entry::Link(target.clone()))?;
         }
         for package in base.packages.clone() {
-            self.take(&package, &mut base)?;
+            let odd = self.take(&package, &mut base.tree)?;
+            base.notes.extend(odd.into_iter().map(|(what, paths)| note(&package.name, what, &paths)));
         }
         for program in &needs.programs {
             self.link(program, &mut base.tree)?;
@@ -129,7 +135,9 @@ impl Machine {
         }
     }
 
-    fn take(&self, package: &Package, base: &mut MachineBase) -> Result<(), BaseError> {
+    /// Gives what is not as the package had it: what is said of it, and which files.
+    fn take(&self, package: &Package, tree: &mut Tree) -> Result<BTreeMap<&'static str, Vec<String>>, BaseError> {
+        let mut odd: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let list = self.info(package, "list")?.unwrap_or_default();
         let known = self.info(package, "md5sums")?.unwrap_or_default();
         let known = sums(&known);
@@ -140,7 +148,7 @@ impl Machine {
             let metadata = match fs::symlink_metadata(&from) {
                 Ok(metadata) => metadata,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    base.notes.push(format!("{listed} of {} is gone from this machine", package.name));
+                    odd.entry(GONE).or_default().push(listed.to_owned());
                     continue;
                 }
                 Err(error) => return Err(failed(error)),
@@ -154,19 +162,19 @@ impl Machine {
                 Entry::Link(target.to_string_lossy().into_owned())
             } else if kind.is_file() && metadata.permissions().mode() & 0o004 != 0 {
                 if known.get(listed).is_some_and(|known| sum(&from).is_ok_and(|found| found != *known)) {
-                    base.notes.push(format!("{listed} of {} was changed on this machine", package.name));
+                    odd.entry(CHANGED).or_default().push(listed.to_owned());
                 }
                 Entry::File { content: Content::At(from), executable: metadata.permissions().mode() & 0o111 != 0 }
             } else {
                 // Nobody but root reads it here, and nobody at all is root there.
-                base.notes.push(format!("{listed} of {} is left out: not everybody may read it", package.name));
+                odd.entry(LEFT_OUT).or_default().push(listed.to_owned());
                 continue;
             };
             if !is_merged {
-                base.tree.put(&path, entry)?;
+                tree.put(&path, entry)?;
             }
         }
-        Ok(())
+        Ok(odd)
     }
 
     /// A name that no package has, as `update-alternatives` makes it.
@@ -200,6 +208,15 @@ impl Machine {
             .find_map(|path| fs::read_to_string(self.root.join(path)).ok());
         let id = text.as_deref().unwrap_or_default().lines().find_map(|line| line.strip_prefix("ID="));
         id.map_or("debian", |id| id.trim_matches('"')).to_owned()
+    }
+}
+
+/// One line for a package, however many files of it are meant.
+fn note(package: &str, what: &str, paths: &[String]) -> String {
+    let first = paths.first().map_or("", String::as_str);
+    match paths.len() {
+        0 | 1 => format!("of {package}, {first} {what}"),
+        more => format!("of {package}, {first} and {} more {what}", more - 1),
     }
 }
 
@@ -256,7 +273,7 @@ mod tests {
         let lists = [
             (
                 "tool.list".to_owned(),
-                "/.\n/bin\n/bin/tool-1\n/usr/share/doc/tool/x\n/etc/secret\n/etc/gone\n".to_owned(),
+                "/.\n/bin\n/bin/tool-1\n/usr/share/doc/tool/x\n/etc/secret\n/etc/gone\n/etc/lost\n".to_owned(),
             ),
             (format!("lib1:{host}.list"), format!("/lib\n/lib/{triplet}/lib.so.1\n")),
             ("tool.md5sums".to_owned(), "00  bin/tool-1\n".to_owned()),
@@ -302,9 +319,9 @@ mod tests {
             assert_eq!(get(absent), None, "{absent}");
         }
         let expected = [
-            "/bin/tool-1 of tool was changed on this machine",
-            "/etc/secret of tool is left out: not everybody may read it",
-            "/etc/gone of tool is gone from this machine",
+            "of tool, /bin/tool-1 changed on this machine",
+            "of tool, /etc/gone and 1 more gone from this machine",
+            "of tool, /etc/secret left out: not everybody may read it",
         ];
         assert_eq!(base.notes, expected);
     }
