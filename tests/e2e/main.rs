@@ -29,6 +29,7 @@ mod hello;
 mod hostile;
 mod hostile_corpus;
 mod https;
+mod images;
 mod jobs;
 mod kills;
 mod otlp;

@@ -11,6 +11,7 @@ pub mod kubelet;
 pub mod load;
 pub mod machine;
 pub mod port;
+pub mod registry;
 pub mod s3;
 pub mod server;
 pub mod show;

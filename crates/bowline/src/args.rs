@@ -14,6 +14,7 @@ use crate::claim::Handover;
 pub(crate) mod bench;
 mod data;
 mod engine;
+mod image;
 mod kubernetes;
 mod monitoring;
 mod render;
@@ -22,6 +23,7 @@ mod token;
 
 pub(crate) use data::{Connect, Data, Import};
 pub(crate) use engine::{Admin, Edge, Endpoint, Engine, RenderEnvoy, SecretFile, UploadFilter, Uploads};
+pub(crate) use image::{Image, ImageBuild, ImageLogin, ImagePull, ImagePush};
 pub(crate) use kubernetes::RenderKubernetes;
 pub(crate) use monitoring::{Add, Out, RenderAlertmanager, RenderGrafana, RenderPrometheus};
 pub(crate) use render::Render;
@@ -197,6 +199,9 @@ pub(crate) enum Verb {
     /// What other engines are started with, from the same file, and files for servers that a team already has, which watch the apps of a machine
     #[command(subcommand)]
     Render(Render),
+    /// Images of an app, for engines and registries: made without a daemon or a Dockerfile
+    #[command(subcommand)]
+    Image(Image),
     /// Add a real server that watches the apps of this machine, as a service behind a route of the edge
     ///
     /// Writes tables at the end of bowline.toml, and a folder of the server's name with its configuration; changes nothing that is
@@ -265,6 +270,7 @@ impl Verb {
             | Self::Login(_)
             | Self::Bench(_)
             | Self::Render(_)
+            | Self::Image(_)
             | Self::Add(_)
             | Self::Uploads(_)
             | Self::Trust(_)

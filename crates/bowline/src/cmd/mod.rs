@@ -15,6 +15,7 @@ mod edge;
 mod events;
 mod exec;
 mod follow;
+mod image;
 mod init;
 mod login;
 mod logs;
@@ -85,6 +86,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
         Verb::Run(args) => run::run(args, &place()?, ui),
         Verb::Bench(args) => client(bench::run(args, &Paths::new(state)?, ui)),
         Verb::Render(what) => render::run(what, ui),
+        Verb::Image(what) => client(image::run(what, state, ui)),
         Verb::Add(args) => add::run(args, ui),
         Verb::Uploads(args) => uploads::run(&args, ui),
         Verb::Trust(args) => trust::run(args, &Paths::new(state)?, ui),

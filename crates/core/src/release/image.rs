@@ -11,9 +11,9 @@ use crate::id::Digest;
 /// The registry of names that say none.
 pub const DEFAULT_REGISTRY: &str = "docker.io";
 /// Longest repository, its registry included (distribution's own limit).
-pub const MAX_REPOSITORY: usize = 255;
+const MAX_REPOSITORY: usize = 255;
 /// Longest tag.
-pub const MAX_TAG: usize = 128;
+const MAX_TAG: usize = 128;
 
 /// Digest of an image's manifest, `sha256:` and 64 hexadecimal digits: the one name that never moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

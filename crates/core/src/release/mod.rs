@@ -11,8 +11,7 @@ mod unsupported;
 
 pub use artifact::{Artifact, BuildPhase, BuildProgress, BuildRequest, Built, Foreseen, Shape, Stream};
 pub use image::{
-    DEFAULT_REGISTRY, ImageDigest, ImageRef, MAX_REPOSITORY, MAX_TAG, Reference, ReferenceError as ImageReferenceError,
-    Repository,
+    DEFAULT_REGISTRY, ImageDigest, ImageRef, Reference, ReferenceError as ImageReferenceError, Repository,
 };
 pub use on_envoy::unsupported_by;
 pub use references::{

@@ -1,0 +1,284 @@
+//! What an app stands on: nothing at all, or those packages of this machine that its programs need.
+
+mod dpkg;
+mod elf;
+mod machine;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use bowline_core::fault::{Fault, FaultKind};
+
+pub use dpkg::{Package, Packages};
+pub use elf::{Elf, ElfError};
+pub use machine::{Machine, MachineBase};
+
+use crate::error::ImageError;
+use crate::image::{Run, USER};
+use crate::platform::Platform;
+use crate::tree::{Content, Entry, Tree};
+
+/// Where a command without a slash is looked for.
+const PATHS: [&str; 4] = ["usr/local/bin", "usr/bin", "usr/sbin", "bin"];
+
+/// What a base must have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// What the programs are for; `None`: there is no program.
+    pub architecture: Option<String>,
+    /// Paths of the machine: `/usr/bin/node`, `/bin/sh`, a loader.
+    pub programs: BTreeSet<String>,
+    /// `libc.so.6`.
+    pub libraries: BTreeSet<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BaseError {
+    #[error("{path} cannot be read")]
+    Read {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path} is no program that runs here")]
+    Elf {
+        path: String,
+        #[source]
+        source: ElfError,
+    },
+    #[error("{path} is for {found}, other programs of the app for {other}")]
+    Architectures { path: String, found: String, other: String },
+    #[error("the program {0:?} is neither in the app nor on this machine")]
+    NoProgram(String),
+    #[error("{0} is of no package of this machine, and an image takes whole packages")]
+    NoOwner(String),
+    #[error("the library {0} is of no package of this machine, and the app does not have it")]
+    NoLibrary(String),
+    #[error("this machine has no packages of Debian")]
+    NoPackages(#[source] io::Error),
+    #[error("the app is for {wanted}, and this machine's packages are for {here}")]
+    Foreign { wanted: String, here: String },
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+impl From<BaseError> for Fault {
+    fn from(error: BaseError) -> Self {
+        let fault = Self::new(FaultKind::Invalid, "no base fits the app").source(&error);
+        match error {
+            BaseError::Image(error) => error.into(),
+            BaseError::NoOwner(_) | BaseError::NoPackages(_) | BaseError::Foreign { .. } => {
+                fault.hint("install it as a package, or name an image to stand on: [image] base = \"NAME@sha256:…\"")
+            }
+            BaseError::NoLibrary(_) => fault.hint("install the package that has it, and build again"),
+            BaseError::NoProgram(_) => fault.hint("say in `run` what the build makes, or install its package"),
+            BaseError::Read { .. } | BaseError::Elf { .. } | BaseError::Architectures { .. } => fault,
+        }
+    }
+}
+
+/// What is in every image, whatever it stands on: names for the two users, and a folder for scratch files.
+///
+/// # Errors
+/// None in practice: `tree` holds something else under these names.
+pub fn ground(tree: &mut Tree) -> Result<(), ImageError> {
+    tree.file(
+        "etc/passwd",
+        &format!("root:x:0:0:root:/root:/usr/sbin/nologin\napp:x:{USER}:{USER}:app:/tmp:/usr/sbin/nologin\n"),
+    )?;
+    tree.file("etc/group", &format!("root:x:0:\napp:x:{USER}:\n"))?;
+    // Names of hosts by the file first, as every machine does it.
+    tree.file("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")?;
+    tree.put("tmp", Entry::Scratch)
+}
+
+impl Needs {
+    /// Looks into the app's programs and libraries. `workdir` is where `run` starts: `app`. `root` is the machine's: `/`.
+    ///
+    /// # Errors
+    /// What `run` starts is nowhere, or a program cannot be read or understood.
+    pub fn of(trees: &[&Tree], run: &Run, workdir: &str, root: &Path) -> Result<Self, BaseError> {
+        let mut needs = Self::default();
+        let mut own = BTreeSet::new();
+        for (path, entry) in trees.iter().flat_map(|tree| tree.entries()) {
+            let name = path.rsplit('/').next().unwrap_or(path);
+            own.insert(name.to_owned());
+            if let Entry::File { content, executable } = entry
+                && (*executable || name.ends_with(".so") || name.contains(".so."))
+            {
+                needs.look(path, content)?;
+            }
+        }
+        // Libraries that the app brings, as wheels do.
+        needs.libraries.retain(|library| !own.contains(library));
+        match run {
+            Run::Shell(_) => drop(needs.programs.insert("/bin/sh".to_owned())),
+            Run::Exec(words) => needs.program(trees, words.first().map_or("", String::as_str), workdir, root)?,
+        }
+        Ok(needs)
+    }
+
+    /// The kernel is enough.
+    pub fn is_nothing(&self) -> bool {
+        self.programs.is_empty() && self.libraries.is_empty()
+    }
+
+    pub fn platform(&self) -> Platform {
+        self.architecture.as_deref().map_or_else(Platform::host, Platform::linux)
+    }
+
+    fn look(&mut self, path: &str, content: &Content) -> Result<(), BaseError> {
+        let damaged = |source| BaseError::Elf { path: path.to_owned(), source };
+        let elf = match content {
+            Content::Bytes(bytes) => Elf::read(&mut io::Cursor::new(bytes)).map_err(damaged)?,
+            Content::At(from) => Elf::read(&mut open(from)?).map_err(damaged)?,
+        };
+        let Some(elf) = elf else { return Ok(()) };
+        match &self.architecture {
+            Some(other) if other != elf.architecture => {
+                let (found, other) = (elf.architecture.to_owned(), other.clone());
+                return Err(BaseError::Architectures { path: path.to_owned(), found, other });
+            }
+            Some(_) => {}
+            None => self.architecture = Some(elf.architecture.to_owned()),
+        }
+        self.programs.extend(elf.interpreter);
+        self.libraries.extend(elf.needed);
+        Ok(())
+    }
+
+    /// What starts: of the app, then a script may want its interpreter; or of the machine.
+    fn program(&mut self, trees: &[&Tree], word: &str, workdir: &str, root: &Path) -> Result<(), BaseError> {
+        let nowhere = || BaseError::NoProgram(word.to_owned());
+        if !word.contains('/') {
+            let is_there = |folder: &&&str| root.join(folder).join(word).is_file();
+            let folder = PATHS.iter().find(is_there).filter(|_| !word.is_empty()).ok_or_else(nowhere)?;
+            self.programs.insert(format!("/{folder}/{word}"));
+            return Ok(());
+        }
+        let inside = match word.strip_prefix('/') {
+            Some(path) => path.to_owned(),
+            None => format!("{}/{}", workdir.trim_matches('/'), word.trim_start_matches("./")),
+        };
+        match trees.iter().find_map(|tree| tree.entries().get(&inside)) {
+            Some(Entry::File { content, .. }) => {
+                self.programs.extend(interpreter(content, root)?);
+                Ok(())
+            }
+            // As an environment of Python has its interpreter.
+            Some(Entry::Link(target)) if target.starts_with('/') => self.program(trees, target, workdir, root),
+            Some(Entry::Link(target)) => {
+                let folder = inside.rsplit_once('/').map_or("", |(folder, _)| folder);
+                match target.contains("..") {
+                    true => Err(nowhere()),
+                    false => self.program(trees, &format!("/{folder}/{target}"), workdir, root),
+                }
+            }
+            Some(Entry::Folder | Entry::Scratch) => Err(nowhere()),
+            None if word.starts_with('/') && root.join(&inside).is_file() => {
+                self.programs.insert(word.to_owned());
+                Ok(())
+            }
+            None => Err(nowhere()),
+        }
+    }
+}
+
+/// Of a script: `#!/usr/bin/env node` names `node` on the machine.
+fn interpreter(content: &Content, root: &Path) -> Result<Option<String>, BaseError> {
+    let mut head = Vec::new();
+    match content {
+        Content::Bytes(bytes) => head.extend_from_slice(&bytes[..bytes.len().min(256)]),
+        Content::At(from) => {
+            let failed = |source| BaseError::Read { path: from.display().to_string(), source };
+            open(from)?.take(256).read_to_end(&mut head).map_err(failed)?;
+        }
+    }
+    let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Some(line) = line.strip_prefix(b"#!").and_then(|line| std::str::from_utf8(line).ok()) else { return Ok(None) };
+    let mut words = line.split_whitespace();
+    match (words.next(), words.next()) {
+        (Some("/usr/bin/env"), Some(name)) => {
+            let folder = PATHS.iter().find(|folder| root.join(folder).join(name).is_file());
+            let folder = folder.ok_or_else(|| BaseError::NoProgram(name.to_owned()))?;
+            Ok(Some(format!("/{folder}/{name}")))
+        }
+        (program, _) => Ok(program.map(str::to_owned)),
+    }
+}
+
+fn open(path: &PathBuf) -> Result<File, BaseError> {
+    File::open(path).map_err(|source| BaseError::Read { path: path.display().to_string(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn file(bytes: &[u8]) -> Entry {
+        Entry::File { content: Content::Bytes(Arc::from(bytes)), executable: true }
+    }
+
+    fn needs(files: &[(&str, Entry)], run: &str) -> Result<Needs, BaseError> {
+        let mut tree = Tree::default();
+        files.iter().for_each(|(path, entry)| tree.put(path, entry.clone()).unwrap());
+        let run = match run.strip_prefix("sh: ") {
+            Some(line) => Run::Shell(line.to_owned()),
+            None => Run::Exec(run.split(' ').map(str::to_owned).collect()),
+        };
+        Needs::of(&[&tree], &run, "/app", Path::new("/"))
+    }
+
+    #[test]
+    fn a_static_program_stands_on_nothing() {
+        let needs = needs(&[("app/bin/hello", file(&elf::tests::tiny())), ("app/x.txt", file(b"text"))], "bin/hello");
+        let needs = needs.unwrap();
+        assert!(needs.is_nothing());
+        assert_eq!(needs.platform(), Platform::linux("amd64"));
+    }
+
+    #[test]
+    fn what_is_wanted_of_the_machine_is_found_in_the_app() {
+        let programs = |files: &[(&str, Entry)], run: &str| -> Vec<String> {
+            needs(files, run).unwrap().programs.into_iter().collect()
+        };
+        let script = |text: &str| [("app/run", file(text.as_bytes()))];
+        assert_eq!(programs(&script("#!/bin/sh\nexec x"), "./run"), ["/bin/sh"]);
+        assert_eq!(programs(&script("#! /bin/sh -e\n"), "/app/run"), ["/bin/sh"]);
+        assert_eq!(programs(&script("#!/usr/bin/env sh\n"), "/app/run"), ["/usr/bin/sh"]);
+        assert_eq!(programs(&script("text"), "sh: run | tee x"), ["/bin/sh"]);
+        assert_eq!(programs(&[], "sh -c x"), ["/usr/bin/sh"]);
+        assert_eq!(programs(&[], "/usr/bin/env x"), ["/usr/bin/env"]);
+        let link = [
+            ("venv/bin/python", Entry::Link("python3".into())),
+            ("venv/bin/python3", Entry::Link("/usr/bin/env".into())),
+        ];
+        assert_eq!(programs(&link, "/venv/bin/python app.py"), ["/usr/bin/env"]);
+        let real = std::fs::read("/bin/true").unwrap();
+        let all = needs(&[("app/true", file(&real))], "./true").unwrap();
+        assert!(all.libraries.contains("libc.so.6") && all.programs.len() == 1, "{all:?}");
+        // A library of its own is not asked for elsewhere.
+        let own = needs(&[("app/true", file(&real)), ("app/libs/libc.so.6", file(b""))], "./true").unwrap();
+        assert!(!own.libraries.contains("libc.so.6"));
+    }
+
+    #[test]
+    fn what_starts_must_be_somewhere() {
+        let check = |run: &str| {
+            assert!(matches!(needs(&[("app/x", Entry::Folder)], run), Err(BaseError::NoProgram(_))), "{run}")
+        };
+        check("bin/hello");
+        check("no-such-program-anywhere");
+        check("/no/such/program");
+        check("./x");
+        check("");
+        let mut arm = elf::tests::tiny();
+        arm[18] = 183;
+        let both = needs(&[("app/a", file(&elf::tests::tiny())), ("app/b", file(&arm))], "./a");
+        assert!(matches!(both, Err(BaseError::Architectures { .. })));
+    }
+}
