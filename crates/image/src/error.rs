@@ -31,7 +31,9 @@ pub enum ImageError {
     Changed(String),
     #[error("{0} is neither a file, a folder nor a link: no image can have it")]
     Kind(String),
-    #[error("{0:?} is no path that an image can have: its names are UTF-8, and none is empty, '.' or '..'")]
+    #[error(
+        "{0:?} is no path that an image can have: its names are UTF-8, none is empty, '.' or '..', and none begins with '.wh.'"
+    )]
     Name(String),
     #[error("{0} cannot be both a folder and something else")]
     Conflict(String),

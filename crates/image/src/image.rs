@@ -50,12 +50,12 @@ pub enum Run {
 impl Run {
     /// A command as the file has it, started in `workdir`: plain words need no shell, anything that a shell reads otherwise does.
     pub fn of(command: &str, workdir: &str) -> Self {
-        // What POSIX (XCU 2.2, 2.6) gives a meaning, wherever it stands; `=` because of variables before a command.
-        let means_something = |c: char| "|&;<>()$`\\\"'*?[]#~=%{}!\n\r".contains(c);
+        // What POSIX (XCU 2.2, 2.6) gives a meaning, wherever it stands; `=` where variables stand before a command.
+        let means_something = |c: char| "|&;<>()$`\\\"'*?[]#~%{}!\n\r".contains(c);
         let words: Vec<String> =
             command.split([' ', '\t']).filter(|word| !word.is_empty()).map(str::to_owned).collect();
         match words.split_first() {
-            Some((program, rest)) if !command.contains(means_something) => {
+            Some((program, rest)) if !command.contains(means_something) && !program.contains('=') => {
                 let program = match program.contains('/') && !program.starts_with('/') {
                     true => format!("{workdir}/{}", program.trim_start_matches("./")),
                     false => program.clone(),
@@ -328,6 +328,7 @@ pub(crate) mod tests {
         check("bin/hello", Some(&["/app/bin/hello"]));
         check(" ./run  --port 80\t", Some(&["/app/run", "--port", "80"]));
         check("node server.js", Some(&["node", "server.js"]));
+        check("node --x=128 server.js", Some(&["node", "--x=128", "server.js"]));
         check("/usr/bin/env", Some(&["/usr/bin/env"]));
         for shell in ["run $PORT", "A=1 run", "a && b", "run 'x y'", "run *", "a\nb", "run # x", ""] {
             check(shell, None);

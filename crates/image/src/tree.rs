@@ -53,7 +53,9 @@ impl Tree {
     /// The path is none, or a file or a link would have something below it.
     pub fn put(&mut self, path: &str, entry: Entry) -> Result<(), ImageError> {
         let path = path.trim_matches('/');
-        let is_path = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+        // What begins with `.wh.` takes away what is below it, and is not there itself (OCI image-spec, layer).
+        let is_path =
+            |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0') && !part.starts_with(".wh.");
         if !path.split('/').all(is_path) {
             return Err(ImageError::Name(path.to_owned()));
         }
@@ -150,7 +152,7 @@ mod tests {
         check(("a", Entry::Folder), ("a", file()), Some("a"));
         check(("a", file()), ("a", Entry::Folder), Some("a"));
         check(("a", file()), ("a", Entry::Link("b".into())), None);
-        for path in ["", "/", "a//b", "a/../b", ".", "a/\0"] {
+        for path in ["", "/", "a//b", "a/../b", ".", "a/\0", "a/.wh.b", ".wh..wh..opq"] {
             assert!(matches!(Tree::default().put(path, file()), Err(ImageError::Name(_))), "{path:?}");
         }
     }

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 pub(crate) enum Image {
     /// Build an app's services, and make an image of each
     ///
-    /// One source gives one digest, on whatever machine. A program that is linked statically stands on nothing; others on those packages
+    /// One artifact gives one digest. A program that is linked statically stands on nothing; others on those packages
     /// of this machine that they need. What runs in it is nobody's user, 65532. The image is kept in the state, with a bill of
     /// materials; nothing is sent.
     Build(ImageBuild),

@@ -16,8 +16,11 @@ use crate::tree::{Content, Entry, Tree};
 const DPKG: &str = "var/lib/dpkg";
 /// In every image that is not empty: authorities, time zones, and what the system is called.
 const ALWAYS: [&str; 3] = ["base-files", "ca-certificates", "tzdata"];
-/// Made by a package's script of what is in others: in no list.
-const CERTIFICATES: &str = "etc/ssl/certs";
+/// The authorities of the package `ca-certificates`, one file each.
+const AUTHORITIES: &str = "usr/share/ca-certificates/";
+/// All of them, as programs look for them. On the machine a script makes it, of those that were added there, too, which no image may trust unasked; other
+/// files beside it may be keys.
+const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 /// Folders that are links where `/usr` holds everything.
 const MERGED: [&str; 6] = ["bin", "lib", "lib32", "lib64", "libx32", "sbin"];
 
@@ -91,10 +94,7 @@ impl Machine {
         for program in &needs.programs {
             self.link(program, &mut base.tree)?;
         }
-        let certificates = self.root.join(CERTIFICATES);
-        if base.packages.iter().any(|package| package.name == "ca-certificates") && certificates.is_dir() {
-            base.tree.folder(&certificates, CERTIFICATES)?;
-        }
+        authorities(&mut base.tree)?;
         ground(&mut base.tree)?;
         Ok(base)
     }
@@ -212,6 +212,29 @@ impl Machine {
 }
 
 /// One line for a package, however many files of it are meant.
+/// What a package's script makes of its authorities: one after the other, by their names.
+fn authorities(tree: &mut Tree) -> Result<(), BaseError> {
+    let mut bundle = Vec::new();
+    let all = tree.entries().iter().filter(|(path, _)| path.starts_with(AUTHORITIES) && path.ends_with(".crt"));
+    for (path, entry) in all {
+        match entry {
+            Entry::File { content: Content::Bytes(bytes), .. } => bundle.extend_from_slice(bytes),
+            Entry::File { content: Content::At(from), .. } => {
+                let bytes = fs::read(from).map_err(|source| BaseError::Read { path: path.clone(), source })?;
+                bundle.extend_from_slice(&bytes);
+            }
+            Entry::Folder | Entry::Scratch | Entry::Link(_) => continue,
+        }
+        if bundle.last().is_some_and(|last| *last != b'\n') {
+            bundle.push(b'\n');
+        }
+    }
+    if bundle.is_empty() {
+        return Ok(());
+    }
+    Ok(tree.put(BUNDLE, Entry::File { content: Content::Bytes(bundle.into()), executable: false })?)
+}
+
 fn note(package: &str, what: &str, paths: &[String]) -> String {
     let first = paths.first().map_or("", String::as_str);
     match paths.len() {
@@ -278,6 +301,10 @@ mod tests {
             (format!("lib1:{host}.list"), format!("/lib\n/lib/{triplet}/lib.so.1\n")),
             ("tool.md5sums".to_owned(), "00  bin/tool-1\n".to_owned()),
             ("other.list".to_owned(), "/usr/bin/other\n".to_owned()),
+            (
+                "ca-certificates.list".to_owned(),
+                "/usr/share/ca-certificates/b.crt\n/usr/share/ca-certificates/a.crt\n".to_owned(),
+            ),
         ];
         for (name, text) in lists {
             fs::write(at("var/lib/dpkg/info").join(name), text).unwrap();
@@ -288,7 +315,11 @@ mod tests {
         fs::set_permissions(at("usr/bin/tool-1"), fs::Permissions::from_mode(0o4755)).unwrap();
         fs::write(at("usr/lib").join(triplet).join("lib.so.1"), "x").unwrap();
         fs::write(at("usr/bin/stray"), "x").unwrap();
-        fs::write(at("etc/ssl/certs/ca-certificates.crt"), "x").unwrap();
+        fs::write(at("etc/ssl/certs/ca-certificates.crt"), "of this machine alone").unwrap();
+        fs::write(at("etc/ssl/certs/mail.key"), "a key").unwrap();
+        fs::create_dir_all(at("usr/share/ca-certificates")).unwrap();
+        fs::write(at("usr/share/ca-certificates/a.crt"), "a").unwrap();
+        fs::write(at("usr/share/ca-certificates/b.crt"), "b\n").unwrap();
         std::os::unix::fs::symlink("tool-1", at("usr/bin/tool")).unwrap();
         fs::write(at("etc/os-release"), "NAME=x\nID=\"ubuntu\"\n").unwrap();
     }
@@ -313,9 +344,12 @@ mod tests {
         assert_eq!(get("bin"), Some(&Entry::Link("usr/bin".into())));
         assert!(matches!(get("usr/bin/tool-1"), Some(Entry::File { executable: true, .. })));
         assert_eq!(get("usr/bin/tool"), Some(&Entry::Link("/usr/bin/tool-1".into())), "a name that no package has");
-        assert!(get("etc/ssl/certs/ca-certificates.crt").is_some() && get("etc/passwd").is_some());
+        let bundle = Entry::File { content: Content::Bytes(b"a\nb\n".as_slice().into()), executable: false };
+        assert_eq!(get("etc/ssl/certs/ca-certificates.crt"), Some(&bundle));
+        assert!(get("etc/passwd").is_some());
         assert_eq!(get("tmp"), Some(&Entry::Scratch));
-        for absent in ["usr/bin/other", "etc/secret", "usr/share/doc/tool/x", "usr/bin/stray"] {
+        for absent in ["etc/ssl/certs/mail.key", "usr/bin/other", "etc/secret", "usr/share/doc/tool/x", "usr/bin/stray"]
+        {
             assert_eq!(get(absent), None, "{absent}");
         }
         let expected = [

@@ -114,8 +114,15 @@ impl Needs {
         // Libraries that the app brings, as wheels do.
         needs.libraries.retain(|library| !own.contains(library));
         match run {
-            Run::Shell(_) => drop(needs.programs.insert("/bin/sh".to_owned())),
-            Run::Exec(words) => needs.program(trees, words.first().map_or("", String::as_str), workdir, root)?,
+            Run::Shell(line) => {
+                needs.programs.insert("/bin/sh".to_owned());
+                if let Some(word) = started(line) {
+                    needs.program(trees, word, workdir, root, MAX_LINKS)?;
+                }
+            }
+            Run::Exec(words) => {
+                needs.program(trees, words.first().map_or("", String::as_str), workdir, root, MAX_LINKS)?;
+            }
         }
         Ok(needs)
     }
@@ -150,7 +157,7 @@ impl Needs {
     }
 
     /// What starts: of the app, then a script may want its interpreter; or of the machine.
-    fn program(&mut self, trees: &[&Tree], word: &str, workdir: &str, root: &Path) -> Result<(), BaseError> {
+    fn program(&mut self, trees: &[&Tree], word: &str, workdir: &str, root: &Path, links: u8) -> Result<(), BaseError> {
         let nowhere = || BaseError::NoProgram(word.to_owned());
         if !word.contains('/') {
             let is_there = |folder: &&&str| root.join(folder).join(word).is_file();
@@ -162,18 +169,19 @@ impl Needs {
             Some(path) => path.to_owned(),
             None => format!("{}/{}", workdir.trim_matches('/'), word.trim_start_matches("./")),
         };
+        let left = links.checked_sub(1).ok_or_else(nowhere)?;
         match trees.iter().find_map(|tree| tree.entries().get(&inside)) {
             Some(Entry::File { content, .. }) => {
                 self.programs.extend(interpreter(content, root)?);
                 Ok(())
             }
             // As an environment of Python has its interpreter.
-            Some(Entry::Link(target)) if target.starts_with('/') => self.program(trees, target, workdir, root),
+            Some(Entry::Link(target)) if target.starts_with('/') => self.program(trees, target, workdir, root, left),
             Some(Entry::Link(target)) => {
                 let folder = inside.rsplit_once('/').map_or("", |(folder, _)| folder);
                 match target.contains("..") {
                     true => Err(nowhere()),
-                    false => self.program(trees, &format!("/{folder}/{target}"), workdir, root),
+                    false => self.program(trees, &format!("/{folder}/{target}"), workdir, root, left),
                 }
             }
             Some(Entry::Folder | Entry::Scratch) => Err(nowhere()),
@@ -186,8 +194,25 @@ impl Needs {
     }
 }
 
-/// Of a script: `#!/usr/bin/env node` names `node` on the machine.
-fn interpreter(content: &Content, root: &Path) -> Result<Option<String>, BaseError> {
+/// Links that lead to what starts, as many as the kernel follows.
+const MAX_LINKS: u8 = 40;
+
+/// The program that a line of a shell begins with, where nothing but its name stands for it; `None`: the shell works it out when it runs.
+fn started(line: &str) -> Option<&str> {
+    const OWN: [&str; 12] = ["cd", "if", "for", "while", "until", "case", "exec", "eval", "export", "set", "trap", "."];
+    let is_assignment = |word: &&str| word.split_once('=').is_some_and(|(name, _)| is_variable(name));
+    let word = line.split([' ', '\t']).filter(|word| !word.is_empty()).find(|word| !is_assignment(word))?;
+    let is_plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
+    (is_plain && !OWN.contains(&word)).then_some(word)
+}
+
+fn is_variable(name: &str) -> bool {
+    let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    first && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// What a script is started with: `#!/usr/bin/env node` is `env`, and `node` of the machine.
+fn interpreter(content: &Content, root: &Path) -> Result<Vec<String>, BaseError> {
     let mut head = Vec::new();
     match content {
         Content::Bytes(bytes) => head.extend_from_slice(&bytes[..bytes.len().min(256)]),
@@ -197,15 +222,17 @@ fn interpreter(content: &Content, root: &Path) -> Result<Option<String>, BaseErr
         }
     }
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let Some(line) = line.strip_prefix(b"#!").and_then(|line| std::str::from_utf8(line).ok()) else { return Ok(None) };
+    let Some(line) = line.strip_prefix(b"#!").and_then(|line| std::str::from_utf8(line).ok()) else {
+        return Ok(Vec::new());
+    };
     let mut words = line.split_whitespace();
     match (words.next(), words.next()) {
         (Some("/usr/bin/env"), Some(name)) => {
             let folder = PATHS.iter().find(|folder| root.join(folder).join(name).is_file());
             let folder = folder.ok_or_else(|| BaseError::NoProgram(name.to_owned()))?;
-            Ok(Some(format!("/{folder}/{name}")))
+            Ok(vec!["/usr/bin/env".to_owned(), format!("/{folder}/{name}")])
         }
-        (program, _) => Ok(program.map(str::to_owned)),
+        (program, _) => Ok(program.map(str::to_owned).into_iter().collect()),
     }
 }
 
@@ -249,8 +276,11 @@ mod tests {
         let script = |text: &str| [("app/run", file(text.as_bytes()))];
         assert_eq!(programs(&script("#!/bin/sh\nexec x"), "./run"), ["/bin/sh"]);
         assert_eq!(programs(&script("#! /bin/sh -e\n"), "/app/run"), ["/bin/sh"]);
-        assert_eq!(programs(&script("#!/usr/bin/env sh\n"), "/app/run"), ["/usr/bin/sh"]);
-        assert_eq!(programs(&script("text"), "sh: run | tee x"), ["/bin/sh"]);
+        assert_eq!(programs(&script("#!/usr/bin/env sh\n"), "/app/run"), ["/usr/bin/env", "/usr/bin/sh"]);
+        assert_eq!(programs(&[], "sh: PORT=1 env --x=$PORT"), ["/bin/sh", "/usr/bin/env"]);
+        assert_eq!(programs(&script("#!/bin/bash"), "sh: ./run --port $PORT"), ["/bin/bash", "/bin/sh"]);
+        assert_eq!(programs(&script("text"), "sh: cd x && ./run"), ["/bin/sh"], "the shell's own");
+        assert_eq!(programs(&script("text"), "sh: $RUN"), ["/bin/sh"], "nobody knows yet");
         assert_eq!(programs(&[], "sh -c x"), ["/usr/bin/sh"]);
         assert_eq!(programs(&[], "/usr/bin/env x"), ["/usr/bin/env"]);
         let link = [
@@ -272,10 +302,13 @@ mod tests {
             assert!(matches!(needs(&[("app/x", Entry::Folder)], run), Err(BaseError::NoProgram(_))), "{run}")
         };
         check("bin/hello");
+        check("sh: node_such --port $PORT");
         check("no-such-program-anywhere");
         check("/no/such/program");
         check("./x");
         check("");
+        let turning = [("app/a", Entry::Link("b".into())), ("app/b", Entry::Link("/app/a".into()))];
+        assert!(matches!(needs(&turning, "./a"), Err(BaseError::NoProgram(_))));
         let mut arm = elf::tests::tiny();
         arm[18] = 183;
         let both = needs(&[("app/a", file(&elf::tests::tiny())), ("app/b", file(&arm))], "./a");

@@ -88,6 +88,10 @@ impl Remote {
         }
         let kept = blobs.keep(&found.media, &found.bytes)?;
         let image = Image::read(&kept, blobs)?;
+        if image.platform != *platform {
+            let (there, wanted) = (image.platform.to_string(), platform.to_string());
+            return Err(ImageError::Platform { there, wanted }.into());
+        }
         let (verified, own) = (image.clone(), blobs.clone());
         let verified = tokio::task::spawn_blocking(move || verified.verify(&own)).await;
         verified.expect("it neither panics nor is aborted")?;
