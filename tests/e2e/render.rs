@@ -214,11 +214,12 @@ fn everything(bowline: &Bowline) -> Vec<(String, PathBuf, Vec<String>)> {
         |names: &[&str]| names.iter().flat_map(|name| ["--api".to_owned(), (*name).to_owned()]).collect::<Vec<_>>();
     for name in EXAMPLES {
         let images = ["--image".to_owned(), format!("web={}", image(name))].to_vec();
-        all.push((format!("{name} by ingress"), example(bowline, name, INGRESS), images.clone()));
+        let with = [images.clone(), apis(&["ingress-nginx"])].concat();
+        all.push((format!("{name} by ingress"), example(bowline, name, INGRESS), with));
         let with = [images, apis(&["envoy-gateway", "prometheus", "cloudnative-pg"])].concat();
         all.push((format!("{name} by gateway"), example(bowline, name, GATEWAY), with));
     }
-    let plain = [images_of_whole().to_vec(), apis(&["prometheus"])].concat();
+    let plain = [images_of_whole().to_vec(), apis(&["ingress-nginx", "prometheus"])].concat();
     all.push(("whole by ingress".to_owned(), whole(bowline, "whole-ingress", INGRESS), plain));
     let with = [images_of_whole().to_vec(), apis(&["envoy-gateway", "prometheus", "cloudnative-pg"])].concat();
     all.push(("whole by gateway".to_owned(), whole(bowline, "whole-gateway", GATEWAY), with));
@@ -308,7 +309,8 @@ fn pyyaml_reads_what_is_meant() {
 fn hello_is_rendered_as_it_was_read() {
     let bowline = Bowline::new();
     let folder = example(&bowline, "hello", INGRESS);
-    let output = bowline.run(&["render", "kubernetes", path(&folder), "--image", &format!("web={}", image("hello"))]);
+    let said = format!("web={}", image("hello"));
+    let output = bowline.run(&["render", "kubernetes", path(&folder), "--image", &said, "--api", "ingress-nginx"]);
     let golden = root().join("tests/fixtures/rendered/hello.yaml");
     // Roles are the same for all apps.
     let all = out(&output);
@@ -332,7 +334,8 @@ fn files_are_one_per_object_and_kustomize_knows_them() {
     let bowline = Bowline::new();
     let (folder, to) = (example(&bowline, "users", INGRESS), bowline.folder("out"));
     let said = format!("web={}", image("users"));
-    let output = bowline.run(&["render", "kubernetes", path(&folder), "--image", &said, "--out", path(&to)]);
+    let nginx = ["--image", &said, "--api", "ingress-nginx"];
+    let output = bowline.run(&[&["render", "kubernetes", path(&folder)], &nginx[..], &["--out", path(&to)]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let kustomization = std::fs::read_to_string(to.join("kustomization.yaml")).expect("it is written");
     let read = python(READ, &[], &kustomization);
@@ -344,7 +347,7 @@ fn files_are_one_per_object_and_kustomize_knows_them() {
         .filter(|name| name != "kustomization.yaml")
         .collect();
     assert_eq!(resources, there.iter().map(String::as_str).collect());
-    let objects = rendered(&bowline, &folder, &["--image", &said]);
+    let objects = rendered(&bowline, &folder, &nginx);
     let all: Vec<Value> = read[0]["resources"]
         .as_array()
         .expect("a list")
@@ -363,7 +366,8 @@ fn argo_cd_is_told_where_and_in_which_order() {
     let (folder, to) = (whole(&bowline, "whole-argocd", INGRESS), bowline.folder("argocd"));
     let source = "https://git.example.com/acme/whole#deploy@main";
     let images = images_of_whole();
-    let args = [&["render", "kubernetes", path(&folder), "--api", "prometheus"], &words(&images)[..]].concat();
+    let apis = ["--api", "prometheus", "--api", "ingress-nginx"];
+    let args = [&["render", "kubernetes", path(&folder)], &apis[..], &words(&images)[..]].concat();
     out(&bowline.run(&[&args[..], &["--out", path(&to), "--argocd", source]].concat()));
     let read = |name: &str| {
         let text = std::fs::read_to_string(to.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));

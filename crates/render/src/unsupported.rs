@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use bowline_core::app::{
-    Access, App, Auth, Backup, Bucket, Database, DatabaseSource, Environment, Hsts, HttpCheck, Job, KubernetesSettings,
-    Limit, Origin, PlainHttp, Probe, RateBy, Redis, RedisSource, Reference, ReferenceField, ReleaseHooks, Rollout,
-    Route, RouteTo, Scale, SecretSource, Service, Slo, Strategy, Tls, Transfer, Value, Variables, Volume,
+    Access, App, Auth, Backup, Bucket, Database, DatabaseSource, Environment, Health, Hsts, HttpCheck, Job,
+    KubernetesSettings, Limit, Origin, PlainHttp, Probe, Protocol, RateBy, Redis, RedisSource, Reference,
+    ReferenceField, ReleaseHooks, Rollout, Route, RouteTo, Scale, SecretSource, Service, Slo, Strategy, Tls, Transfer,
+    Value, Variables, Volume,
 };
 use bowline_core::id::ServiceName;
 use bowline_core::release::{Unsupported, has_volume};
@@ -27,6 +28,7 @@ pub fn unsupported(input: &Input<'_>) -> Vec<Unsupported> {
 }
 
 const FILES: &str = "nothing in a cluster serves files yet: let the app serve them";
+const OF_H2C: &str = "a kubelet asks for paths by HTTP/1.1, which an `h2c` service does not speak: `health = { grpc = \"\" }` or `\"tcp\"`";
 const NO_BACKUP: &str = "backups are not made yet; CloudNativePG and Velero make them in a cluster";
 const BY_CPU: &str = "a cluster knows no requests in flight without an adapter: say `cpu`";
 const NO_REST: &str = "nothing in a cluster holds requests until an instance has started: say at least 1";
@@ -36,8 +38,7 @@ const NO_RELEASE: &str = "a release has no number before it is deployed: take th
 const NO_DAEMON: &str = "there is no daemon in a cluster: ask Prometheus there";
 const STEPS: &str =
     "a cluster rolls by itself: say `strategy = \"rolling\"` for this environment, or `kubernetes.rollouts = \"argo\"`";
-const SHARES: &str =
-    "Argo Rollouts is told shares of an Ingress of ingress-nginx: say `ingress_class`, or `strategy = \"blue-green\"`";
+const SHARES: &str = "Argo Rollouts is told shares of an Ingress of ingress-nginx: say `--api ingress-nginx`, or `strategy = \"blue-green\"`";
 const ONE_DISK: &str =
     "two releases cannot have a volume that one node at a time has: say `strategy = \"rolling\"` for this environment";
 const JUDGED: &str = "nothing in a cluster judges a release by its requests: take it out for this environment";
@@ -230,8 +231,8 @@ impl Found<'_, '_> {
             packages: _,
             runtime: _,
             fixed_port: _,
-            protocol: _,
-            health: _,
+            protocol,
+            health,
             alive,
             drain: _,
             scale,
@@ -258,6 +259,10 @@ impl Found<'_, '_> {
                 "only what is ready is asked: `health.grace` is the time for that",
             );
         }
+        let is_h2c = *protocol == Protocol::H2c;
+        let by_path = is_h2c && matches!(health, Some(Health::Http(_)));
+        self.add(by_path, format!("{path}.health.path"), OF_H2C);
+        self.add(is_h2c && alive.is_some(), format!("{path}.alive"), OF_H2C);
         self.scale(&format!("{path}.scale"), *scale);
     }
 

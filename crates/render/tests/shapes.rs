@@ -37,7 +37,7 @@ fn check(toml: &str, apis: &[Api], object: &str, expected: &[(&str, Value)]) {
 }
 
 fn has(toml: &str, object: &str) -> bool {
-    rendered(toml, &[]).objects.iter().any(|one| one.id.to_string() == object)
+    rendered(toml, &[Api::IngressNginx]).objects.iter().any(|one| one.id.to_string() == object)
 }
 
 const CONTAINER: &str = "/spec/template/spec/containers/0";
@@ -274,20 +274,20 @@ fn routes_become_ingresses_with_what_nginx_reads() {
     ];
     let expected: Vec<(&str, Value)> =
         expected.iter().map(|(pointer, value)| (pointer.as_str(), value.clone())).collect();
-    check(&toml, &[], "Ingress/shop-main", &expected);
+    check(&toml, &[Api::IngressNginx], "Ingress/shop-main", &expected);
     check(
         &toml,
-        &[],
+        &[Api::IngressNginx],
         "Certificate/a-example-com-tls",
         &[("/spec/issuerRef/name", json!("letsencrypt-prod")), ("/spec/dnsNames", json!(["a.example.com"]))],
     );
     let dotted = format!("{ROUTE}path = \"/v1.2\"\n{cluster}");
     let (path, kind) = ("/spec/rules/0/http/paths/0/path", "/spec/rules/0/http/paths/0/pathType");
     let expected = [(path, json!("/v1\\.2(/|$)(.*)")), (kind, json!("ImplementationSpecific"))];
-    check(&dotted, &[], "Ingress/shop-main", &expected);
+    check(&dotted, &[Api::IngressNginx], "Ingress/shop-main", &expected);
     check(
         &dotted,
-        &[],
+        &[Api::IngressNginx],
         "Ingress/shop-main",
         &[(&nginx("rewrite-target"), Value::Null), (&nginx("use-regex"), json!("true"))],
     );
@@ -300,7 +300,7 @@ fn routes_become_ingresses_with_what_nginx_reads() {
     let deny = "[route.shut]\nhosts = [\"a.example.com\"]\npath = \"/x\"\ndeny = true\n";
     check(
         &format!("{toml}{deny}"),
-        &[],
+        &[Api::IngressNginx],
         "Ingress/shop-shut",
         &[(&nginx("denylist-source-range"), json!("0.0.0.0/0,::/0"))],
     );
@@ -325,13 +325,18 @@ fn stepped_releases_are_rollouts_of_argo() {
             {"setWeight": 50}, {"pause": {"duration": "120s"}},
         ],
     });
-    check(&canary, &[], "Rollout/shop-web", &[("/spec/strategy/canary", expected), ("/spec/replicas", Value::Null)]);
+    check(
+        &canary,
+        &[Api::IngressNginx],
+        "Rollout/shop-web",
+        &[("/spec/strategy/canary", expected), ("/spec/replicas", Value::Null)],
+    );
     let target = json!({"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "shop-web"});
-    check(&canary, &[], "HorizontalPodAutoscaler/shop-web", &[("/spec/scaleTargetRef", target)]);
+    check(&canary, &[Api::IngressNginx], "HorizontalPodAutoscaler/shop-web", &[("/spec/scaleTargetRef", target)]);
     assert!(has(&canary, "Service/shop-web-canary") && !has(&canary, "Deployment/shop-web"));
     assert!(has(&canary, "Deployment/shop-worker"), "nobody asks it: it rolls");
     let active = "/spec/strategy/blueGreen/activeService";
-    check(&way("blue-green"), &[], "Rollout/shop-web", &[(active, json!("shop-web"))]);
+    check(&way("blue-green"), &[Api::IngressNginx], "Rollout/shop-web", &[(active, json!("shop-web"))]);
     assert!(has(&way("rolling"), "Deployment/shop-web"));
 }
 

@@ -109,6 +109,19 @@ fn what_is_called_refused_is_refused_whatever_the_cluster_has() {
 }
 
 #[test]
+fn what_would_be_read_otherwise_is_refused() {
+    let h2c = "[service.web]\nrun = \"a\"\nprotocol = \"h2c\"\nalive = { path = \"/live\" }\nhealth = ";
+    assert_eq!(
+        refused(&format!("{h2c}{{ path = \"/ready\" }}\n"), &[]),
+        ["service.web.alive", "service.web.health.path"]
+    );
+    assert_eq!(refused(&format!("{h2c}{{ grpc = \"\" }}\n"), &[]), ["service.web.alive"]);
+    // A class may bear the name of another controller.
+    let class = "[environment.production]\nkubernetes = { ingress_class = \"nginx\" }\n";
+    assert_eq!(refused(&format!("{ROUTE}allow = [\"10.0.0.0/8\"]\n{class}"), &[]), ["route.main.allow"]);
+}
+
+#[test]
 fn what_some_clusters_carry_is_refused_by_the_others() {
     let check = |head: &str, toml: &str, apis: &[Api], expected: &[&str]| {
         assert_eq!(refused(&format!("{head}{toml}"), apis), expected, "{head}{toml} {apis:?}");

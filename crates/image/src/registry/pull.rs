@@ -125,6 +125,10 @@ impl Remote {
         }
         agrees(&answer, digest)?;
         let media = media_type(&answer, &bytes);
+        if !is_of_one_kind(&media, &bytes) {
+            let why = "it can be read as an image and as a list of them";
+            return Err(RegistryError::Answer { what: "a manifest".to_owned(), why });
+        }
         Ok(Some(Document { media, digest, bytes }))
     }
 
@@ -182,6 +186,14 @@ impl Remote {
         }
         Err(RegistryError::Redirects(MAX_REDIRECTS))
     }
+}
+
+/// A digest names one image only if the document says itself what it is: the type beside it is hashed by nobody (CVE-2021-41190).
+fn is_of_one_kind(media: &str, bytes: &[u8]) -> bool {
+    let Ok(serde_json::Value::Object(document)) = serde_json::from_slice(bytes) else { return true };
+    let own = document.get("mediaType").and_then(serde_json::Value::as_str);
+    let others: &[&str] = if is_index(media) { &["config", "layers"] } else { &["manifests"] };
+    own.is_none_or(|own| own == media) && !others.iter().any(|field| document.contains_key(*field))
 }
 
 /// As the answer says it; where it says nothing that helps, as the document does.

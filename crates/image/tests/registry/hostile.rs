@@ -175,6 +175,35 @@ async fn what_is_secret_stays_with_whom_it_is_for() {
 }
 
 #[tokio::test]
+async fn an_image_for_another_machine_is_refused_without_an_index_too() {
+    let served = Served::new();
+    let stub = Stub::start(served.right()).await;
+    let name = name(stub.address.port(), "shop:1");
+    let mut remote = client().remote(&name.repository, Actions::Pull, None, None).unwrap();
+    let refused = remote.pull(&name, &Platform::linux("s390x"), &served.to).await.unwrap_err().to_string();
+    assert!(refused.contains("s390x"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_digest_is_of_one_image_whatever_is_said_beside_it() {
+    let served = Served::new();
+    let mut document: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(served.from.path(served.image.manifest.digest)).unwrap()).unwrap();
+    document.as_object_mut().unwrap().remove("mediaType");
+    document["manifests"] = serde_json::json!([]);
+    let bytes = serde_json::to_vec(&document).unwrap();
+    let digest = BlobDigest::of(&bytes);
+    for kind in ["manifest", "index"] {
+        let field = format!("Content-Type: application/vnd.oci.image.{kind}.v1+json\r\n");
+        let bytes = bytes.clone();
+        let stub = Stub::start(move |_| reply("200 OK", &field, &bytes)).await;
+        let refused = served.pull(&stub, &format!("shop@{digest}")).await.unwrap_err().to_string();
+        assert!(refused.contains("can be read as"), "{refused}");
+    }
+    served.kept(0);
+}
+
+#[tokio::test]
 async fn who_is_silent_is_given_up() {
     let stub = Stub::start(|_| Reply::Silent).await;
     let name = name(stub.address.port(), "shop:1");

@@ -320,7 +320,9 @@ fn variables(ctx: &Ctx<'_>, id: &ResourceId) -> Vec<EnvVar> {
             plain("MARIADB_DATABASE", &own),
             plain("MARIADB_USER", &own),
             password("MARIADB_PASSWORD"),
+            // Its image prints that password: who reads the log is to get nowhere with it.
             plain("MARIADB_RANDOM_ROOT_PASSWORD", "1"),
+            plain("MARIADB_ROOT_HOST", "localhost"),
         ],
         ResourceKind::Redis => vec![password("REDISCLI_AUTH")],
     }

@@ -23,7 +23,7 @@ use crate::object::{Out, Wave};
 pub(crate) enum Edge {
     /// `envoy`: it is Envoy Gateway's, which has policies of its own.
     Gateway { namespace: Option<String>, name: String, envoy: bool },
-    /// `nginx`: it is ingress-nginx, which is told by annotations. Of another one nothing is known but the standard.
+    /// `nginx`: it is said to be ingress-nginx, which is told by annotations. Of another one nothing is known but the standard.
     Ingress { class: Option<String>, nginx: bool },
 }
 
@@ -38,9 +38,8 @@ impl Edge {
             };
             return Self::Gateway { namespace, name, envoy: input.apis.contains(&Api::EnvoyGateway) };
         }
-        let is_nginx = ingress_class.as_deref().is_some_and(|class| class.contains("nginx"));
-        let nginx = is_nginx || input.apis.contains(&Api::IngressNginx);
-        Self::Ingress { class: ingress_class, nginx }
+        // Not by the class: another controller of that name reads none of the annotations, and lets all through.
+        Self::Ingress { class: ingress_class, nginx: input.apis.contains(&Api::IngressNginx) }
     }
 }
 
