@@ -396,7 +396,8 @@ fn what_is_missing_or_not_carried_is_said_by_its_name() {
     let bowline = Bowline::new();
     let hello = example(&bowline, "hello", INGRESS);
     let check = |folder: &Path, args: &[&str], expected: &[&str]| {
-        let said = bowline.fails(&[&["render", "kubernetes", path(folder)], args].concat(), 2);
+        let nginx = ["--api", "ingress-nginx"];
+        let said = bowline.fails(&[&["render", "kubernetes", path(folder)], &nginx[..], args].concat(), 2);
         expected.iter().for_each(|word| assert!(said.contains(word), "{word}: {said}"));
     };
     check(&hello, &[], &["which image web runs", "--image web=REGISTRY/REPOSITORY@sha256:"]);

@@ -221,6 +221,8 @@ async fn the_next_incarnation_waits_for_the_slot() {
     node.order(WEB, None);
     node.run(node.spec("a.web.r1.0.2", WAITS));
     node.running("a.web.r1.0.2").await;
+    // What writes the log is waited for by nobody who starts.
+    node.logged(SLOT, " b2 started").await;
     let log = node.log(SLOT);
     let place = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text} in {log}"));
     assert!(place(" b1 killed") < place(" b2 started"), "{log}");
