@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bowline_tests::port::Port;
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, text, wait};
 use serde_json::Value;
@@ -148,7 +149,9 @@ fn a_postgresql_elsewhere_is_verified_and_watched() {
     app.set("db-ca", &authority.certificate());
     app.with(&good).expect("the right CA again");
 
-    let (running, dead) = (app.pid(), free_port());
+    // Held, so that nobody listens there meanwhile either.
+    let (running, nobody) = (app.pid(), Port::reserve());
+    let dead = nobody.number;
     server.stop();
     let failing = app.becomes("failing");
     assert!(
@@ -211,12 +214,6 @@ fn a_mariadb_elsewhere_is_verified() {
     app.with(&url("127.0.0.1", PASSWORD, "shop?ssl-mode=VERIFY_CA")).expect("the name does not matter");
     app.set("db-ca", &Authority::new().certificate());
     app.refused(&good, &format!("the certificate of localhost:{port} is not trusted"));
-}
-
-/// Where nobody listens.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").port()
 }
 
 /// Places that hold a text, of all that a person or a tool could look into.

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bowline_tests::client::{Answer, curl};
+use bowline_tests::port::Port;
 use bowline_tests::up::Up;
 use bowline_tests::{Bowline, SOON, fixture, path, text, tool, wait};
 use serde_json::Value;
@@ -117,12 +118,14 @@ fn posted(mut stream: TcpStream) -> Option<Value> {
 /// Another Prometheus, which samples are written to.
 struct Elsewhere {
     port: u16,
+    _held: Port,
     child: Child,
 }
 
 impl Elsewhere {
     fn start(bowline: &Bowline) -> Self {
-        let (port, dir) = (free(), bowline.folder("prom-elsewhere"));
+        let (held, dir) = (Port::reserve(), bowline.folder("prom-elsewhere"));
+        let port = held.number;
         let config = dir.join("prometheus.yml");
         std::fs::write(&config, "global: {}\n").expect("a file of the test");
         let flag = |name: &str, value: &str| format!("--{name}={value}");
@@ -135,7 +138,7 @@ impl Elsewhere {
             .stderr(Stdio::null())
             .spawn()
             .expect("prometheus is installed by scripts/setup");
-        Self { port, child }
+        Self { port, _held: held, child }
     }
 
     fn url(&self, path: &str) -> String {

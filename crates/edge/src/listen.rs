@@ -21,6 +21,10 @@ use crate::tls;
 use crate::upstream::is_shortage;
 use crate::worker::Worker;
 
+/// Bytes of a connection that the kernel takes beyond what it may send at once. Without a bound it takes megabytes, and says that there is room again
+/// once a third of them is gone: a client on a slow line, which reads all the time, looks for minutes as if it read nothing.
+const UNSENT: u32 = 128 << 10;
+
 /// How long accepting rests when the process has no descriptor or memory left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,8 +41,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bo
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listening socket cannot be used"),
     };
-    // Connections have it from there. Without it, small answers wait for an acknowledgement; a failure costs time only.
-    drop(SockRef::from(&listener).set_tcp_nodelay(true));
+    prepare(&SockRef::from(&listener));
     let wait = worker.sweep.deadline();
     if !worker.is_successor {
         wait.set(FIRST_TABLE);
@@ -124,6 +127,13 @@ async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr,
     }
 }
 
+/// What its connections have from it. A failure costs time, or memory, only.
+fn prepare(listener: &SockRef<'_>) {
+    // Without it, small answers wait for an acknowledgement.
+    drop(listener.set_tcp_nodelay(true));
+    drop(listener.set_tcp_notsent_lowat(UNSENT));
+}
+
 /// Whose connection a proxy has brought; `None`: it did not say so as it must, which is the end of the connection.
 async fn introduced(worker: &Worker, stream: &mut TcpStream, peer: SocketAddr) -> Option<Source> {
     // Boxed, like what is rare.
@@ -186,5 +196,16 @@ mod tests {
         let stream = TcpStream::connect(address).await.unwrap();
         let room = size_of_val(&connection(worker, stream, address, false));
         assert!(room <= 2_256, "{room} bytes");
+    }
+
+    #[test]
+    fn a_connection_has_what_its_listener_was_given() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        prepare(&SockRef::from(&listener));
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap());
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT);
     }
 }

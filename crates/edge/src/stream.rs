@@ -19,20 +19,19 @@ impl Stream {
     /// whole.
     pub(crate) fn reset(self) {
         match &self {
-            Self::Plain(stream) => stream.resets(),
-            Self::Tls(stream) => stream.resets(),
+            Self::Plain(stream) => stream.reset_on_drop(),
+            Self::Tls(stream) => stream.reset_on_drop(),
         }
     }
 }
 
 /// A connection that can end without what is still on its way, which the kernel keeps for minutes otherwise, for a client that takes nothing.
-pub(crate) trait Resets {
-    /// Once it is dropped.
-    fn resets(&self);
+pub(crate) trait ResetOnDrop {
+    fn reset_on_drop(&self);
 }
 
-impl Resets for TcpStream {
-    fn resets(&self) {
+impl ResetOnDrop for TcpStream {
+    fn reset_on_drop(&self) {
         // A failure leaves an ordinary end, which all but HTTP/1.0 clients can tell from a whole response.
         if let Err(error) = self.set_zero_linger() {
             tracing::debug!(%error, "a connection cannot be reset");
@@ -40,16 +39,10 @@ impl Resets for TcpStream {
     }
 }
 
-impl Resets for TlsStream<TcpStream> {
-    fn resets(&self) {
-        self.get_ref().0.resets();
+impl ResetOnDrop for TlsStream<TcpStream> {
+    fn reset_on_drop(&self) {
+        self.get_ref().0.reset_on_drop();
     }
-}
-
-/// What tests have for a network keeps nothing.
-#[cfg(test)]
-impl Resets for tokio::io::DuplexStream {
-    fn resets(&self) {}
 }
 
 impl AsyncRead for Stream {

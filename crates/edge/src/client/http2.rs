@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use h2::server::{Builder, SendResponse};
+use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason as Code, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,7 +22,7 @@ use crate::deadline::{Deadline, Patience};
 use crate::h1::{Exchange, FieldKind, Framing, GateStep, Refusal, RequestGate, Version};
 use crate::h2c::trailers_of;
 use crate::request;
-use crate::stream::Resets;
+use crate::stream::ResetOnDrop;
 use crate::worker::{BUFFER, Worker};
 
 /// Streams at once on one connection.
@@ -152,13 +152,16 @@ impl Drop for Running {
     }
 }
 
+/// A client's connection as the library has it.
+type Watched<S> = Budgeted<Lingering<S>>;
+
 /// Serves one connection until it ends.
 pub(crate) async fn serve<S>(worker: Rc<Worker>, stream: S, peer: Peer)
 where
-    S: AsyncRead + AsyncWrite + Resets + Unpin,
+    S: AsyncRead + AsyncWrite + ResetOnDrop + Unpin,
 {
     let line = Rc::new(Line::default());
-    let stream = Lingering::new(stream, worker.sweep.deadline());
+    let stream = Lingering::new(stream, worker.sweep.deadline(), Rc::clone(&line));
     let stream = Budgeted::new(stream, Rc::clone(&worker.sweep), Rc::clone(&line));
     let shaking = tokio::time::timeout(worker.limits.handshake, Box::pin(builder().handshake::<_, Piece>(stream)));
     let Ok(Ok(mut connection)) = shaking.await else { return };
@@ -167,6 +170,16 @@ where
     let (running, given_up, ending) = Default::default();
     let streams = Rc::new(Streams { worker, line, running, given_up, ending, clock });
     streams.rest();
+    requests(&mut connection, &streams, &peer).await;
+    // What the socket has not taken by now is not whole for its client any more, and who reads nothing is kept nothing for.
+    streams.line.is_given_up.set(streams.line.is_blocked());
+}
+
+/// Takes one after the other, until there is none any more.
+async fn requests<S>(connection: &mut Connection<Watched<S>, Piece>, streams: &Rc<Streams>, peer: &Rc<Peer>)
+where
+    S: AsyncRead + AsyncWrite + ResetOnDrop + Unpin,
+{
     let mut shortages = streams.worker.shortages();
     let (mut waiting, mut is_calmed) = (None, false);
     loop {
@@ -188,7 +201,7 @@ where
             }
             let accepted = connection.poll_accept(cx);
             if accepted.is_pending() && streams.line.used_up.get() && !std::mem::replace(&mut is_calmed, true) {
-                request::broken(&streams.worker, &peer, "http2-flood");
+                request::broken(&streams.worker, peer, "http2-flood");
                 connection.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
                 // Who does not read that either is not waited for as one that rests.
                 streams.ending.set(true);
@@ -196,19 +209,18 @@ where
                 return connection.poll_accept(cx);
             }
             if !is_calmed && streams.is_unread(&mut waiting) && accepted.is_pending() {
-                streams.line.is_unread.set(true);
                 return Poll::Ready(None);
             }
             accepted
         });
         match accepted.await {
             Some(Ok((request, respond))) => {
-                let running = Running::new(&streams);
-                tokio::task::spawn_local(one(running, Rc::clone(&peer), request, respond));
+                let running = Running::new(streams);
+                tokio::task::spawn_local(one(running, Rc::clone(peer), request, respond));
             }
             Some(Err(error)) => {
                 if error.is_library() {
-                    request::broken(&streams.worker, &peer, "http2-connection");
+                    request::broken(&streams.worker, peer, "http2-connection");
                 }
                 return tracing::debug!(%error, "an HTTP/2 connection failed");
             }
@@ -579,13 +591,15 @@ fn response(text: &[u8]) -> Option<Response<()>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::path::PathBuf;
+    use std::pin::Pin;
     use std::sync::Arc;
 
     use bowline_core::app::HostName;
     use bowline_core::route::{ApiSite, Table};
     use tempfile::TempDir;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
     use tokio::net::UnixListener;
     use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 
@@ -612,9 +626,42 @@ mod tests {
     /// What the network between them holds, each way.
     const ON_THE_WAY: usize = 64 << 10;
 
+    /// The edge's end of the network, which tells how it was closed.
+    struct End {
+        stream: DuplexStream,
+        was_reset: Rc<Cell<bool>>,
+    }
+
+    impl ResetOnDrop for End {
+        fn reset_on_drop(&self) {
+            self.was_reset.set(true);
+        }
+    }
+
+    impl AsyncRead for End {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for End {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.stream).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    }
+
     /// A client that writes frames by hand, and answers none.
     struct Raw {
         stream: DuplexStream,
+        was_reset: Rc<Cell<bool>>,
         serving: JoinHandle<()>,
         worker: Rc<Worker>,
         _folder: TempDir,
@@ -626,10 +673,12 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let worker = Rc::new(Worker::for_test(folder.path(), routes));
             let (stream, edge) = tokio::io::duplex(ON_THE_WAY);
+            let was_reset = Rc::new(Cell::new(false));
+            let edge = End { stream: edge, was_reset: Rc::clone(&was_reset) };
             let secured = Secured { version: "TLSv1.3", name: Some("api.test".into()) };
             let peer = Peer::new("192.0.2.1".parse().unwrap(), Some(secured), Arc::default());
             let serving = spawn_local(serve(Rc::clone(&worker), edge, peer));
-            let mut raw = Self { stream, serving, worker, _folder: folder };
+            let mut raw = Self { stream, was_reset, serving, worker, _folder: folder };
             raw.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
             raw.send(4, 0, 0, settings).await;
             raw
@@ -705,6 +754,7 @@ mod tests {
             raw.pass(GOODBYE).await;
             yield_now().await;
             assert!(raw.serving.is_finished(), "it is open for ever");
+            assert!(!raw.was_reset.get(), "it may be about to read the end");
         };
         LocalSet::new().run_until(silent).await;
     }
@@ -787,6 +837,7 @@ mod tests {
             raw.pass(GOODBYE).await;
             yield_now().await;
             assert!(raw.serving.is_finished(), "it is waited for as one that rests");
+            assert!(raw.was_reset.get(), "what it does not read is kept");
         };
         LocalSet::new().run_until(deaf).await;
     }
@@ -854,6 +905,7 @@ mod tests {
             raw.pass(GOODBYE).await;
             yield_now().await;
             assert!(raw.serving.is_finished(), "it is open for ever");
+            assert!(!raw.was_reset.get(), "what is on its way is lost");
 
             // Nor does it rest before it has read the last of it.
             let idle = Limits::default().idle;
@@ -882,6 +934,7 @@ mod tests {
             raw.pass(GOODBYE).await;
             yield_now().await;
             assert!(raw.serving.is_finished(), "it is kept for as long as the other one");
+            assert!(raw.was_reset.get(), "what it does not read is kept");
             while asked.read(&mut [0; 1 << 10]).await.unwrap_or(0) > 0 {}
         };
         LocalSet::new().run_until(deaf).await;
@@ -1265,7 +1318,7 @@ mod tests {
                 raw.pass(Duration::from_millis(900)).await;
             }
             assert_eq!(asked.read(&mut [0; 1 << 10]).await.unwrap_or(0).min(1), 1, "the request");
-            assert_eq!(asked.try_read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "too early");
+            assert_eq!(asked.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock, "too early");
             raw.pass(Duration::from_millis(seconds * 100)).await;
             assert!(matches!(asked.try_read(&mut [0]), Ok(0)), "the daemon's connection is held");
             while raw.frame().await != RST_STREAM {}

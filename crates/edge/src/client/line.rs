@@ -19,8 +19,8 @@ pub(super) struct Line {
     pub(super) empty: Cell<u32>,
     /// What small ones cost that have come and that nobody has taken yet, or ever will.
     pub(super) small: Cell<usize>,
-    /// The client has left unread for too long what waits for it: nothing of it is kept once the connection is dropped.
-    pub(super) is_unread: Cell<bool>,
+    /// The connection has ended before the socket took all of it: the kernel keeps nothing of it for a client that reads nothing.
+    pub(super) is_given_up: Cell<bool>,
     is_blocked: Cell<bool>,
     written: Cell<u64>,
 }

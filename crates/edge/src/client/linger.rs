@@ -1,47 +1,53 @@
 //! A connection that is closed for writing and then read to its end, for a while: one that is closed with bytes unread is reset, and the
-//! reset destroys what the client has not read yet.
+//! reset destroys what the client has not read yet. One whose client has not read even what it was offered is reset.
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::line::Line;
 use super::{LINGER, LINGER_BYTES};
 use crate::deadline::Deadline;
-use crate::stream::Resets;
+use crate::stream::ResetOnDrop;
 
 /// What is read at once to be forgotten.
 const PIECE: usize = 4 << 10;
 
 /// `poll_shutdown` is ready when the client has closed its side, too, or has had [`LINGER`] for it, or sent [`LINGER_BYTES`].
 #[derive(Debug)]
-pub(super) struct Lingering<S> {
+pub(super) struct Lingering<S: ResetOnDrop> {
     stream: S,
     deadline: Deadline,
+    line: Rc<Line>,
     /// How much may still come; `None`: it is open for writing.
     left: Option<usize>,
 }
 
-impl<S> Lingering<S> {
-    pub(super) fn new(stream: S, deadline: Deadline) -> Self {
-        Self { stream, deadline, left: None }
+impl<S: ResetOnDrop> Lingering<S> {
+    /// `line` says in the end whether its client was given up.
+    pub(super) fn new(stream: S, deadline: Deadline, line: Rc<Line>) -> Self {
+        Self { stream, deadline, line, left: None }
     }
 }
 
-impl<S: Resets> Resets for Lingering<S> {
-    fn resets(&self) {
-        self.stream.resets();
+impl<S: ResetOnDrop> Drop for Lingering<S> {
+    fn drop(&mut self) {
+        if self.line.is_given_up.get() {
+            self.stream.reset_on_drop();
+        }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
+impl<S: AsyncRead + ResetOnDrop + Unpin> AsyncRead for Lingering<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
+impl<S: AsyncRead + AsyncWrite + ResetOnDrop + Unpin> AsyncWrite for Lingering<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }
@@ -51,7 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, deadline, left } = self.get_mut();
+        let Self { stream, deadline, left, .. } = self.get_mut();
         let mut more = match *left {
             Some(more) => more,
             None => {

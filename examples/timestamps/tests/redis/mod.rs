@@ -1,9 +1,10 @@
 //! A real Redis with a folder, a port and a password of its own.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::client::until;
@@ -13,14 +14,15 @@ pub(crate) const PASSWORD: &str = "correct-horse-battery-staple";
 pub(crate) struct Redis {
     folder: TempDir,
     pub(crate) port: u16,
+    _held: Socket,
     child: Option<Child>,
 }
 
 impl Redis {
     /// A place for one, with nothing at the port yet.
     pub(crate) fn absent() -> Self {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        Self { folder: tempfile::tempdir().unwrap(), port, child: None }
+        let (port, held) = reserved();
+        Self { folder: tempfile::tempdir().unwrap(), port, _held: held, child: None }
     }
 
     pub(crate) fn start() -> Self {
@@ -41,7 +43,7 @@ impl Redis {
         std::fs::write(folder.join("redis.conf"), settings).unwrap();
         self.child = Some(spawn(folder));
         until("redis-server runs", || {
-            // Another process can have taken the port meanwhile; then it ends at once and is started again.
+            // Its predecessor is not quite gone: it ends at once.
             if self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some()) {
                 self.child = Some(spawn(self.folder.path()));
             }
@@ -64,6 +66,16 @@ impl Redis {
         child.kill().unwrap();
         child.wait().unwrap();
     }
+}
+
+/// A port of 127.0.0.1 and what holds it: nobody is given it meanwhile, neither to listen on nor for a connection. Who asks for it by its number
+/// and sets `SO_REUSEADDR`, as servers do, may listen there, and again.
+fn reserved() -> (u16, Socket) {
+    let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    held.set_reuse_address(true).unwrap();
+    held.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let port = held.local_addr().unwrap().as_socket().unwrap().port();
+    (port, held)
 }
 
 fn spawn(folder: &Path) -> Child {

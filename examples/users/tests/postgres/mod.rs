@@ -1,10 +1,11 @@
 //! A real PostgreSQL with a folder, a port, passwords and a certificate authority of its own.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::client::until;
@@ -24,6 +25,7 @@ pub(crate) enum Tls {
 pub(crate) struct Postgres {
     folder: TempDir,
     pub(crate) port: u16,
+    _held: Socket,
     child: Option<Child>,
 }
 
@@ -32,8 +34,8 @@ impl Postgres {
     pub(crate) fn absent(tls: Tls) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let postgres = Self { folder, port, child: None };
+        let (port, held) = reserved();
+        let postgres = Self { folder, port, _held: held, child: None };
         postgres.make(tls);
         postgres
     }
@@ -79,7 +81,7 @@ impl Postgres {
         assert!(self.child.is_none(), "it runs already");
         self.child = Some(self.spawn());
         until("postgres runs", || {
-            // Its predecessor is not quite gone, or another process has taken the port meanwhile: it ends at once.
+            // Its predecessor is not quite gone: it ends at once.
             if self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some()) {
                 self.child = Some(self.spawn());
             }
@@ -150,6 +152,16 @@ impl Drop for Postgres {
             self.kill();
         }
     }
+}
+
+/// A port of 127.0.0.1 and what holds it: nobody is given it meanwhile, neither to listen on nor for a connection. Who asks for it by its number
+/// and sets `SO_REUSEADDR`, as servers do, may listen there, and again.
+fn reserved() -> (u16, Socket) {
+    let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    held.set_reuse_address(true).unwrap();
+    held.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let port = held.local_addr().unwrap().as_socket().unwrap().port();
+    (port, held)
 }
 
 /// A program of the newest PostgreSQL here. It refuses to run as root, so root runs it as the user of the package.
