@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bowline_tests::client::curl;
 use bowline_tests::s3::S3;
 use bowline_tests::up::Up;
-use bowline_tests::{BUILD, Bowline, SOON, copy, root};
+use bowline_tests::{BUILD, Bowline, SOON, binary, copy, path, root, text};
 
 /// As it is checked out.
 fn example(bowline: &Bowline) -> PathBuf {
@@ -58,6 +58,15 @@ fn uploads_at_once(bowline: &Bowline, base: &str) {
     }
 }
 
+/// `make load`, as its README says it. How long a file takes here is no figure.
+fn bears_a_load(bowline: &Bowline, base: &str) {
+    let (example, url) = (root().join("examples/uploads"), format!("URL={base}"));
+    let args = ["-C", path(&example), "load", &url, "RATE=20/s", "TIME=2s", "P99=60s"];
+    let output = bowline.command_of(Path::new("make"), &args).env("BOWLINE", binary()).env_remove("MAKEFLAGS").output();
+    let output = output.expect("make");
+    assert!(output.status.success() && text(&output).contains("40"), "{}", text(&output));
+}
+
 #[test]
 fn files_are_uploaded_over_tls_and_survive_a_restart_and_may_lie_in_a_bucket() {
     let bowline = Bowline::new();
@@ -77,6 +86,7 @@ fn files_are_uploaded_over_tls_and_survive_a_restart_and_may_lie_in_a_bucket() {
     assert_eq!((name.as_str(), size.as_u64()), (Some("note.txt"), Some(5)));
     assert_eq!(upload(&up.https(), "tool.exe").status, 415);
     assert_eq!(upload(&up.https(), "fake.png").status, 415);
+    bears_a_load(&bowline, &up.https());
     let page = curl(&bowline.ca(), &up.https(), &[]);
     assert!(page.status == 200 && page.text().contains("<form"), "{}", page.text());
     assert!(up.interrupt().success());
