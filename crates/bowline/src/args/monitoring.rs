@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::monitoring::METRICS;
-use crate::monitoring::service::Server;
+use bowline_render::monitoring::METRICS;
+use bowline_render::monitoring::service::Server;
 
 /// Where files go.
 #[derive(Debug, Args)]

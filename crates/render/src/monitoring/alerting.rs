@@ -4,9 +4,9 @@ use super::{File, HEAD, quoted};
 
 /// What an Alertmanager is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Alerting {
+pub struct Alerting {
     /// A file that holds the URL of a webhook that takes Slack's messages, as Slack, Mattermost and Rocket.Chat do.
-    pub(crate) webhook_file: String,
+    pub webhook_file: String,
 }
 
 /// What was before, and what is: who reads only the first line knows which way it went.
@@ -15,7 +15,7 @@ const TITLE: &str = "{{ if eq .Status \"firing\" }}ok → {{ .CommonLabels.sever
 const TEXT: &str = "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.description }}\n{{ end }}";
 
 impl Alerting {
-    pub(crate) fn files(&self) -> Vec<File> {
+    pub fn files(&self) -> Vec<File> {
         vec![File::new("alertmanager.yml", self.config())]
     }
 

@@ -7,15 +7,15 @@ use super::{File, HEAD, quoted};
 
 /// What a Grafana is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Grafana {
+pub struct Grafana {
     /// Of the Prometheus that is asked.
-    pub(crate) prometheus: String,
+    pub prometheus: String,
     /// Where the folder of the dashboards lies for Grafana.
-    pub(crate) dashboards: String,
+    pub dashboards: String,
 }
 
 impl Grafana {
-    pub(crate) fn files(&self) -> Vec<File> {
+    pub fn files(&self) -> Vec<File> {
         let dashboard = |one: Dashboard| {
             let text = serde_json::to_string_pretty(&one.json()).expect("a JSON value prints");
             File::new(format!("dashboards/{}.json", one.name), text + "\n")

@@ -15,14 +15,15 @@ const WINDOWS: [&str; 7] = ["5m", "30m", "1h", "2h", "6h", "1d", "3d"];
 
 /// An app spends what it may fail so many times faster than its objective allows, in both windows: the short one ends the alert
 /// soon after it is over.
-struct Burn {
-    long: &'static str,
-    short: &'static str,
-    rate: &'static str,
-    severity: &'static str,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Burn {
+    pub(crate) long: &'static str,
+    pub(crate) short: &'static str,
+    pub(crate) rate: &'static str,
+    pub(crate) severity: &'static str,
 }
 
-const BURNS: [Burn; 4] = [
+pub(crate) const BURNS: [Burn; 4] = [
     Burn { long: "1h", short: "5m", rate: "14.4", severity: PAGE },
     Burn { long: "6h", short: "30m", rate: "6", severity: PAGE },
     Burn { long: "1d", short: "2h", rate: "3", severity: TICKET },

@@ -5,7 +5,7 @@ use super::{Alerting, File, Grafana, METRICS, RemoteWrite, Scrape, Source, quote
 
 /// The one of them that is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Server {
+pub enum Server {
     Prometheus,
     Alertmanager,
     Grafana,
@@ -23,21 +23,21 @@ const TOKEN_FILE: &str = "@REMOTE_WRITE_TOKEN@";
 
 /// A server that is to be added.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Added {
-    pub(crate) server: Server,
+pub struct Added {
+    pub server: Server,
     /// On which it listens, on loopback.
-    pub(crate) port: u16,
+    pub port: u16,
     /// Of Prometheus: another server that gets all samples, and the secret that holds its bearer token.
-    pub(crate) remote_write: Option<(String, Option<String>)>,
+    pub remote_write: Option<(String, Option<String>)>,
     /// Of Grafana: the port of the Prometheus beside it.
-    pub(crate) prometheus: u16,
+    pub prometheus: u16,
 }
 
 impl Server {
-    pub(crate) const ALL: [Self; 3] = [Self::Prometheus, Self::Alertmanager, Self::Grafana];
+    pub const ALL: [Self; 3] = [Self::Prometheus, Self::Alertmanager, Self::Grafana];
 
     /// Of its service, its folder, its volume and its route.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Prometheus => "prometheus",
             Self::Alertmanager => "alertmanager",
@@ -46,7 +46,7 @@ impl Server {
     }
 
     /// Beside the ports that distributions' own services of them have.
-    pub(crate) fn port(self) -> u16 {
+    pub fn port(self) -> u16 {
         match self {
             Self::Prometheus => 19_090,
             Self::Alertmanager => 19_093,
@@ -55,7 +55,7 @@ impl Server {
     }
 
     /// What its program is called, by whoever packages it.
-    pub(crate) fn programs(self) -> &'static [&'static str] {
+    pub fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Prometheus => &["prometheus"],
             Self::Alertmanager => &["prometheus-alertmanager", "alertmanager"],
@@ -64,7 +64,7 @@ impl Server {
     }
 
     /// For whoever has none of them.
-    pub(crate) fn how_to_install(self) -> &'static str {
+    pub fn how_to_install(self) -> &'static str {
         match self {
             Self::Prometheus => {
                 "apt-get install prometheus, or put the program of https://prometheus.io/download into /usr/local/bin"
@@ -79,7 +79,7 @@ impl Server {
     }
 
     /// What is to be set before it starts: the secrets, and what each holds.
-    pub(crate) fn secrets(self) -> &'static [(&'static str, &'static str)] {
+    pub fn secrets(self) -> &'static [(&'static str, &'static str)] {
         const WHO: (&str, &str) = (WATCHERS, "lines of USER:PASSWORD, who may look");
         match self {
             Self::Prometheus => &[WHO],
@@ -98,7 +98,7 @@ impl Server {
 
 impl Added {
     /// What is written at the end of `bowline.toml`.
-    pub(crate) fn tables(&self) -> String {
+    pub fn tables(&self) -> String {
         let (name, port, ready) = (self.server.name(), self.port, self.server.ready());
         let memory = match self.server {
             Server::Prometheus => "1GiB",
@@ -136,7 +136,7 @@ impl Added {
     }
 
     /// Below the folder of `bowline.toml`.
-    pub(crate) fn files(&self) -> Vec<File> {
+    pub fn files(&self) -> Vec<File> {
         let name = self.server.name();
         let (own, run) = match self.server {
             Server::Prometheus => (self.scrape().files(), RUN_PROMETHEUS),

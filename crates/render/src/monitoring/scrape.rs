@@ -4,16 +4,16 @@ use super::{File, HEAD, quoted, rules};
 
 /// What a Prometheus is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Scrape {
-    pub(crate) from: Source,
+pub struct Scrape {
+    pub from: Source,
     /// `HOST:PORT` of an Alertmanager that is elsewhere, and the path that it serves below.
-    pub(crate) alertmanager: Option<(String, String)>,
-    pub(crate) remote_write: Option<RemoteWrite>,
+    pub alertmanager: Option<(String, String)>,
+    pub remote_write: Option<RemoteWrite>,
 }
 
 /// Where the metrics of a daemon are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Source {
+pub enum Source {
     /// `HOST:PORT` of its admin port, on its own machine.
     Admin(String),
     /// Its API, behind the edge.
@@ -48,17 +48,17 @@ impl Source {
 
 /// Another server that gets all samples, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RemoteWrite {
-    pub(crate) url: String,
+pub struct RemoteWrite {
+    pub url: String,
     /// Holds the bearer token that it asks for.
-    pub(crate) token_file: Option<String>,
+    pub token_file: Option<String>,
 }
 
 /// Where files say which Alertmanagers of this machine there are; what is added there later is seen without a restart.
-pub(crate) const ALERTMANAGERS: &str = "alertmanagers";
+pub(super) const ALERTMANAGERS: &str = "alertmanagers";
 
 impl Scrape {
-    pub(crate) fn files(&self) -> Vec<File> {
+    pub fn files(&self) -> Vec<File> {
         vec![
             File::new("prometheus.yml", self.config()),
             File::new("rules/recording.yml", rules::recording()),
