@@ -8,7 +8,7 @@ use bowline_core::app::DatabaseKind;
 use bowline_core::id::{AppKey, Digest, EnvName, ResourceName, ServiceName};
 use bowline_core::release::{ImageDigest, ImageRef, Reference};
 use bowline_core::resource::ResourceId;
-use bowline_render::{Api, Input, Manifests, Secrets, in_waves, kubernetes, roles};
+use bowline_render::{Api, Input, Manifests, Object, Secrets, in_waves, kubernetes, roles};
 use bowline_spec::{Defaults, parse};
 use serde_json::{Value, json};
 
@@ -155,8 +155,9 @@ fn variables_are_told_by_what_they_are() {
     let (env, names) = (at("/env"), at("/envFrom/0/configMapRef/name"));
     let from = |name: &str, key: &str| json!({"secretKeyRef": {"name": name, "key": key}});
     let manifests = rendered(toml, &[]);
-    let of = |kind: &str| manifests.objects.iter().find(|one| one.id.kind == kind).unwrap();
-    let config = of("ConfigMap");
+    // What a database starts from is not by its content.
+    let is_config = |one: &&Object| one.id.kind == "ConfigMap" && one.body["immutable"] == true;
+    let config = manifests.objects.iter().find(is_config).unwrap();
     assert_eq!(config.body["data"], json!({"A": "x", "F": "/run/secrets/f", "H": "shop-postgres-db", "N": "shop"}));
     let url = format!("postgresql://{own}:$(BOWLINE_POSTGRES_DB_PASSWORD)@shop-postgres-db:5432/{own}");
     let expected = json!([
@@ -167,9 +168,7 @@ fn variables_are_told_by_what_they_are() {
     ]);
     check(toml, &[], "Deployment/shop-web", &[(&env, expected), (&names, json!(config.id.name))]);
     let changed = rendered(&toml.replace("\"x\"", "\"y\""), &[]);
-    let name = |manifests: &Manifests| {
-        manifests.objects.iter().find(|one| one.id.kind == "ConfigMap").unwrap().id.name.clone()
-    };
+    let name = |manifests: &Manifests| manifests.objects.iter().find(is_config).unwrap().id.name.clone();
     assert_ne!(name(&changed), name(&manifests), "another content is another object");
 }
 

@@ -151,7 +151,7 @@ fn what_some_clusters_carry_is_refused_by_the_others() {
     }
     check(&route("allow = [\"10.0.0.0/8\"]\n"), GATEWAY, none, &["route.main.allow"]);
     let redirect = "redirect = \"https://b.example.com\"\n";
-    check(&route(redirect).replace("to = \"web\"\n", ""), "", &nginx, &["route.main.redirect"]);
+    check(&route(redirect).replacen('\n', "\nport = 3000\n", 1), "", &nginx, &["route.main.redirect"]);
     check(&route(redirect), GATEWAY, none, &[]);
     let shared = "scale = 2\n[volume.a]\n";
     check(WEB, shared, none, &["volume.a"]);
