@@ -166,7 +166,7 @@ fn what_compose_does_not_carry_is_refused_by_its_key() {
         ("[logs]\nto = \"otlp\"\n", "logs.to"),
         ("[rollout]\nstrategy = \"blue-green\"\n", "rollout.strategy"),
         ("[secret.a]\nsource = \"vault:a\"\n", "secret.a.source"),
-        ("env = { A = { secret = \"a\" } }\n[secret.a]\nsource = \"file:a\"\n", "service.web.env.A"),
+        ("env = { A = { secret = \"a\" } }\n[secret.a]\nsource = \"file:/a\"\n", "service.web.env.A"),
         ("env = { A = { from = \"app.release\" } }\n", "service.web.env.A"),
         ("[route.a]\nhosts = [\"a.example.com\"]\nallow = [\"10.0.0.0/8\"]\n", "route.a.allow"),
         ("[route.a]\nhosts = [\"a.example.com\"]\ndeny = true\n", "route.a.deny"),
