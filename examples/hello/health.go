@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// health asks the server that runs beside it, as an image asks in which there is nothing else that could.
-func health(port uint16) error {
+// ask asks the server that runs beside it for its health, as an image asks in which there is nothing else that could.
+func ask(port uint16) error {
 	client := http.Client{Timeout: 2 * time.Second}
 	answer, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/health", port))
 	if err != nil {

@@ -16,15 +16,15 @@ func TestHealthIsWhatTheServerAnswers(t *testing.T) {
 		w.WriteHeader(status)
 	}))
 	port := uint16(server.Listener.Addr().(*net.TCPAddr).Port)
-	if err := health(port); err != nil {
+	if err := ask(port); err != nil {
 		t.Error(err)
 	}
 	status = http.StatusServiceUnavailable
-	if health(port) == nil {
+	if ask(port) == nil {
 		t.Error("503 is not well")
 	}
 	server.Close()
-	if health(port) == nil {
+	if ask(port) == nil {
 		t.Error("nobody is not well")
 	}
 }

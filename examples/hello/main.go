@@ -21,7 +21,7 @@ func main() {
 	switch {
 	case err != nil:
 	case len(os.Args) > 1 && os.Args[1] == "health":
-		err = health(config.port)
+		err = ask(config.port)
 	default:
 		err = run(config, logger)
 	}
