@@ -150,6 +150,12 @@ fn what_some_clusters_carry_is_refused_by_the_others() {
         check(&route(keys), GATEWAY, &envoy, &[]);
     }
     check(&route("allow = [\"10.0.0.0/8\"]\n"), GATEWAY, none, &["route.main.allow"]);
+    let redirect = "redirect = \"https://b.example.com\"\n";
+    check(&route(redirect).replacen('\n', "\nport = 3000\n", 1), "", &nginx, &["route.main.redirect"]);
+    check(&route(redirect), GATEWAY, none, &[]);
+    let shared = "scale = 2\n[volume.a]\n";
+    check(WEB, shared, none, &["volume.a"]);
+    check(WEB, &format!("{shared}[environment.production]\nkubernetes = {{ storage_class = \"nfs\" }}\n"), none, &[]);
     check(&route("path = \"/a{b}\"\n"), "", &nginx, &["route.main.path"]);
     check(&route("tls = \"local\"\n"), "", &nginx, &["route.main.tls"]);
     check(&route("upload = \"off\"\n"), "", &nginx, &[]);
