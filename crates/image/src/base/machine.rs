@@ -160,7 +160,8 @@ impl Machine {
                 let path = merged(path, &self.links);
                 let (folder, name) = path.split_at(path.rfind('/').map_or(0, |at| at + 1));
                 let library = needs.libraries.get(name).filter(|_| folders.contains(folder)).map(String::as_str);
-                if let Some(what) = library.or_else(|| wanted.get(&path).copied()) {
+                // The loader may be both: what an executable names, and a library that it needs.
+                for what in [library, wanted.get(&path).copied()].into_iter().flatten() {
                     owners.insert(self.whole(&package.name).to_owned());
                     found.insert(what.to_owned());
                 }
@@ -418,6 +419,17 @@ mod tests {
             "of tool, /etc/secret left out: not everybody may read it",
         ];
         assert_eq!(base.notes, expected);
+    }
+
+    #[test]
+    fn one_file_may_be_what_starts_and_what_is_linked() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        machine(&root);
+        let triplet = if Platform::host().architecture == "arm64" { "aarch64-linux-gnu" } else { "x86_64-linux-gnu" };
+        let loader = format!("/lib/{triplet}/lib.so.1");
+        let base = Machine::look(&root).unwrap().base(&needs(&[&loader], &["lib.so.1"])).unwrap();
+        assert!(base.packages.iter().any(|package| package.name == "lib1"));
     }
 
     #[test]
