@@ -64,5 +64,8 @@ impl Drop for Dockerd {
         let pid = i32::try_from(self.child.id()).expect("a pid is positive");
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
         let _ = self.child.wait();
+        // What containers of the machine's network were in stays mounted, and the folder could not go.
+        let netns = self.folder.path().join("exec/netns/default");
+        let _ = Command::new("umount").arg(netns).stderr(Stdio::null()).status();
     }
 }
