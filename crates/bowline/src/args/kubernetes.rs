@@ -20,7 +20,7 @@ pub(crate) struct OfCluster {
     pub(crate) env: String,
     /// What a service runs, by its digest; of a database by its kind and name, `postgres.db`. May be said again
     #[arg(long, value_name = "SERVICE=REGISTRY/REPOSITORY@sha256:…", value_parser = image)]
-    pub(crate) image: Vec<Image>,
+    pub(crate) image: Vec<PodImage>,
     /// What the cluster has beside Kubernetes: cert-manager, cloudnative-pg, envoy-gateway, external-secrets, ingress-nginx, prometheus. May be said again
     #[arg(long, value_name = "NAME")]
     pub(crate) api: Vec<Api>,
@@ -67,7 +67,7 @@ pub(crate) struct RenderCompose {
     pub(crate) env: String,
     /// What a service runs, by its digest; of a database by its kind and name, `postgres.db`. May be said again
     #[arg(long, value_name = "SERVICE=REGISTRY/REPOSITORY@sha256:…", value_parser = image)]
-    pub(crate) image: Vec<Image>,
+    pub(crate) image: Vec<PodImage>,
     /// The Dockerfile that a service is built with, below the folder of the app. May be said again
     #[arg(long, value_name = "SERVICE=FILE", value_parser = build)]
     pub(crate) build: Vec<Build>,
@@ -103,12 +103,12 @@ fn version(text: &str) -> Result<String, String> {
 
 /// Which image a service runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Image {
+pub(crate) struct PodImage {
     pub(crate) service: ServiceName,
     pub(crate) image: ImageRef,
 }
 
-fn image(text: &str) -> Result<Image, String> {
+fn image(text: &str) -> Result<PodImage, String> {
     let (service, image) = text.split_once('=').ok_or("say SERVICE=REGISTRY/REPOSITORY@sha256:…")?;
     let service = match service.split_once('.') {
         Some((kind, name)) => {
@@ -119,5 +119,5 @@ fn image(text: &str) -> Result<Image, String> {
     };
     let reference: Reference = image.parse().map_err(|error| format!("{error}"))?;
     let image = reference.pinned().ok_or("a tag moves: say the digest, REGISTRY/REPOSITORY@sha256:…")?;
-    Ok(Image { service, image })
+    Ok(PodImage { service, image })
 }

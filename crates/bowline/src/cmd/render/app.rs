@@ -10,7 +10,7 @@ use bowline_core::release::ImageRef;
 use bowline_core::resource::ResourceId;
 use bowline_render::{Api, Input, Secrets};
 
-use crate::args::{Image, OfCluster};
+use crate::args::{OfCluster, PodImage};
 use crate::file;
 use crate::ui::{Tone, Ui};
 
@@ -23,7 +23,7 @@ pub(super) struct Loaded {
 
 impl Loaded {
     /// `verb`: as it is called, for whoever has no app there.
-    pub(super) fn of(dir: &Path, env: &str, images: Vec<Image>, verb: &str, ui: &Ui) -> Result<Self, Fault> {
+    pub(super) fn of(dir: &Path, env: &str, images: Vec<PodImage>, verb: &str, ui: &Ui) -> Result<Self, Fault> {
         let dir = file::folder(dir, verb)?;
         let env = EnvName::new(env)
             .map_err(|error| Fault::new(FaultKind::Invalid, format!("{env:?} is no environment")).source(&error))?;
