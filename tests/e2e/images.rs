@@ -318,9 +318,9 @@ fn by_dockerfile(bowline: &Bowline, more: &str) -> PathBuf {
         "#include <stdio.h>\n#include <unistd.h>\nint main(void) { printf(\"%d\\n\", (int)getuid()); return 0; }\n";
     std::fs::write(bowline.folder("source").join("greet.c"), source).expect("a file of the test");
     let into = folder.join("web/greet");
-    let compiled =
-        Command::new("cc").args(["-static", "-o", path(&into)]).arg(bowline.folder("source").join("greet.c"));
-    assert!(compiled.status().expect("cc runs").success());
+    let mut compiler = Command::new("cc");
+    compiler.args(["-static", "-o", path(&into)]).arg(bowline.folder("source").join("greet.c"));
+    assert!(compiler.status().expect("cc runs").success());
     folder
 }
 

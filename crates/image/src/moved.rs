@@ -185,7 +185,7 @@ mod tests {
         match &tree.entries()[path] {
             Entry::File { content, .. } => String::from_utf8(content.read().unwrap()).unwrap(),
             Entry::Link(target) => format!("-> {target}"),
-            other => format!("{other:?}"),
+            other @ (Entry::Folder | Entry::Scratch) => format!("{other:?}"),
         }
     }
 

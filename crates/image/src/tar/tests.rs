@@ -234,7 +234,7 @@ with tarfile.open(fileobj=sys.stdin.buffer, mode='r|') as all:
     let mut python = Command::new("python3");
     let python = python.args(["-c", PROGRAM]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut python = python.unwrap();
-    std::io::Write::write_all(&mut python.stdin.take().unwrap(), &early).unwrap();
+    Write::write_all(&mut python.stdin.take().unwrap(), &early).unwrap();
     let said = String::from_utf8(python.wait_with_output().unwrap().stdout).unwrap();
     assert_eq!(said.lines().collect::<BTreeSet<_>>(), ["0o4751 7 8 5 None", "0o4751 7 8 5 good"].into());
 }
