@@ -6,6 +6,7 @@ pub mod browser;
 pub mod certificate;
 pub mod client;
 pub mod cluster;
+pub mod engine;
 pub mod grpc;
 pub mod kubelet;
 pub mod load;
