@@ -238,6 +238,7 @@ impl Settings {
             https: listen.https.first().copied(),
             admin: listen.admin,
             edge,
+            engine: None,
             trusted_proxies,
             proxy_protocol: listen.proxy_protocol,
             api: api.map(Api::read),
