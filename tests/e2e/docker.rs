@@ -249,7 +249,8 @@ fn keeps(kind: Kind, name: &'static str) {
     }
     // A daemon, for the secrets of an app that comes.
     let listen = ["--http", "0", "--https", "0", "--admin", "0"];
-    let runtime = ["--runtime", "docker", "--engine", path(&engine.socket())];
+    let socket = engine.socket();
+    let runtime = ["--runtime", "docker", "--engine", path(&socket)];
     let early = bowline.run(&[&["up", path(&folder), "--detach"], &listen[..], &runtime].concat());
     assert!(text(&early).contains("bowline secret set"), "{}", text(&early));
     for (secret, value) in [("token", IN_ENVIRONMENT), ("cert", IN_FILE)] {
@@ -320,7 +321,8 @@ fn rolling_and_canary_releases_in_podman_lose_no_request() {
 
 fn releases(kind: Kind, name: &str, rolling: usize, canaries: usize) {
     let (engine, bowline) = (Engine::start(kind), Bowline::new());
-    let server = ["--runtime", "docker", "--engine", path(&engine.socket())];
+    let socket = engine.socket();
+    let server = ["--runtime", "docker", "--engine", path(&socket)];
     let _server = Server::start_with(&bowline, &[], &[&ANY_PORTS[..], &server].concat());
     let route = format!("[environment.production]\nroute.main.hosts = [\"{name}.localhost\"]\n");
     let folder = app(&bowline, name, &format!("scale = 2\n[route.main]\nto = \"web\"\n{route}"));
