@@ -147,6 +147,11 @@ fn split(spec: &InstanceSpec, all: Vec<(String, Clear)>) -> Result<Env, Fault> {
 fn mounts(context: &Context, spec: &InstanceSpec, uid: u32) -> io::Result<Vec<Bind>> {
     let given = Bind { from: context.layout.secrets(&spec.id), to: GIVEN.into(), writable: false };
     let mut all = vec![given];
+    // Its own `/tmp` would lie over it.
+    if spec.root.starts_with("/tmp") {
+        let artifact = artifact(&context.layout, &spec.root).unwrap_or_else(|| spec.root.clone());
+        all.push(Bind { from: artifact.clone(), to: artifact, writable: false });
+    }
     for volume in &spec.volumes {
         // Under `BOWLINE_VOLUME_NAME` it is where it is on the machine.
         let places = std::iter::once(volume.source.clone()).chain(volume.path.as_ref().map(PathBuf::from));
