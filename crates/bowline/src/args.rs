@@ -24,7 +24,7 @@ mod token;
 pub(crate) use data::{Connect, Data, Import};
 pub(crate) use engine::{Admin, Edge, Endpoint, Engine, RenderEnvoy, SecretFile, UploadFilter, Uploads};
 pub(crate) use image::{Image, ImageBuild, ImageLogin, ImagePull, ImagePush};
-pub(crate) use kubernetes::RenderKubernetes;
+pub(crate) use kubernetes::{Image as SaidImage, RenderKubernetes};
 pub(crate) use monitoring::{Add, Out, RenderAlertmanager, RenderGrafana, RenderPrometheus};
 pub(crate) use render::Render;
 pub(crate) use steer::{Abort, Deploy, Plan, Promote, Releases, Restart, Rollback, Scale};
@@ -242,6 +242,11 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
+    /// Whether it is told by a folder where it goes, unless `--to` says so.
+    pub(crate) fn reads_a_folder(&self) -> bool {
+        matches!(self, Self::Deploy(_) | Self::Plan(_))
+    }
+
     /// Whether it speaks to a daemon that may be on another machine.
     pub(crate) fn goes_elsewhere(&self) -> bool {
         match self {

@@ -37,7 +37,7 @@ pub(crate) struct Image {
     pub(crate) image: ImageRef,
 }
 
-fn image(text: &str) -> Result<Image, String> {
+pub(super) fn image(text: &str) -> Result<Image, String> {
     let (service, image) = text.split_once('=').ok_or("say SERVICE=REGISTRY/REPOSITORY@sha256:…")?;
     let service = match service.split_once('.') {
         Some((kind, name)) => {

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use bowline_core::fault::Fault;
 
+pub(super) use self::kubernetes::{images, scripts};
 pub(super) use self::monitoring::write;
 use crate::args::Render;
 use crate::ui::Ui;

@@ -15,7 +15,7 @@ use bowline_render::{
 use serde::Serialize;
 
 use super::write;
-use crate::args::RenderKubernetes;
+use crate::args::{RenderKubernetes, SaidImage};
 use crate::file;
 use crate::monitoring::File;
 use crate::ui::{Tone, Ui};
@@ -39,13 +39,7 @@ pub(super) fn run(args: RenderKubernetes, ui: &Ui) -> Result<ExitCode, Fault> {
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", args.env)).source(&error))?;
     let app = file::read(&dir, &env, ui)?.app;
     let key = AppKey { env, app: app.name.clone() };
-    let images: BTreeMap<ServiceName, ImageRef> =
-        args.image.into_iter().map(|said| (said.service, said.image)).collect();
-    if let Some(unknown) = images.keys().find(|name| !runs(&app, name)) {
-        let known: Vec<String> = app.services.keys().map(ToString::to_string).collect();
-        return Err(Fault::new(FaultKind::Invalid, format!("nothing of {} is called {}", app.name, unknown.spelled()))
-            .hint(format!("its services are {}", known.join(", "))));
-    }
+    let images = images(&app, args.image)?;
     let scripts = scripts(&dir, &app)?;
     let apis: BTreeSet<_> = args.api.into_iter().collect();
     let input =
@@ -76,6 +70,19 @@ pub(super) fn run(args: RenderKubernetes, ui: &Ui) -> Result<ExitCode, Fault> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What was said of services that there are.
+pub(in crate::cmd) fn images(app: &App, said: Vec<SaidImage>) -> Result<BTreeMap<ServiceName, ImageRef>, Fault> {
+    let images: BTreeMap<ServiceName, ImageRef> = said.into_iter().map(|said| (said.service, said.image)).collect();
+    match images.keys().find(|name| !runs(app, name)) {
+        Some(unknown) => {
+            let known: Vec<String> = app.services.keys().map(ToString::to_string).collect();
+            Err(Fault::new(FaultKind::Invalid, format!("nothing of {} is called {}", app.name, unknown.spelled()))
+                .hint(format!("its services are {}", known.join(", "))))
+        }
+        None => Ok(images),
+    }
+}
+
 /// Whether a service of the file, or a database that runs beside it, is called so.
 fn runs(app: &App, name: &ServiceName) -> bool {
     let Some((kind, resource)) = name.resource() else { return app.services.contains_key(name) };
@@ -89,7 +96,7 @@ fn runs(app: &App, name: &ServiceName) -> bool {
 }
 
 /// What fills the databases that the cluster runs.
-fn scripts(dir: &Path, app: &App) -> Result<BTreeMap<ResourceId, String>, Fault> {
+pub(in crate::cmd) fn scripts(dir: &Path, app: &App) -> Result<BTreeMap<ResourceId, String>, Fault> {
     let filled = app.databases.iter().filter_map(|((kind, name), database)| match database.source {
         DatabaseSource::Managed { .. } => {
             let id = ResourceId { kind: ResourceKind::from(*kind), name: name.clone() };
