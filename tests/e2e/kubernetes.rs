@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use bowline_tests::cluster::Cluster;
 use bowline_tests::cluster::api::MERGE;
 use bowline_tests::kubelet::Fate;
-use bowline_tests::{Bowline, path, root, text};
+use bowline_tests::{Bowline, SOON, path, root, text, wait};
 use serde_json::{Value, json};
 
 const EXAMPLES: [&str; 5] = ["board", "hello", "timestamps", "uploads", "users"];
@@ -257,7 +257,7 @@ fn kubernetes_what_a_cluster_lacks_is_said_before_anything_is_applied() {
     cluster().namespace("lacking", "restricted");
     let quota = json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "few" }, "spec": { "hard": { "pods": "1" } } });
     admin.create("/api/v1/namespaces/lacking/resourcequotas", &quota).done();
-    bowline_tests::wait("the quota is counted", bowline_tests::SOON, || {
+    wait("the quota is counted", SOON, || {
         let now = admin.get("/api/v1/namespaces/lacking/resourcequotas/few").done();
         now["status"]["used"]["pods"].is_string().then_some(())
     });
@@ -269,7 +269,7 @@ fn kubernetes_what_a_cluster_lacks_is_said_before_anything_is_applied() {
     let said = nobody.fails(&words(&args), 3);
     assert!(said.contains("error:"), "{said}");
 
-    edit(&folder, "ingress_class = \"nginx\"", "gateway = \"infra/public\"");
+    edit(&folder, "ingress_class = \"nginx\", issuer = \"letsencrypt-prod\"", "gateway = \"infra/public\"");
     edit(&folder, "limit = { body = \"64KiB\", timeout = \"15s\" }\n", "");
     let said = who.fails(&words(&args), 1);
     assert!(said.contains("it does not know the kind HTTPRoute of gateway.networking.k8s.io/v1"), "{said}");
@@ -309,6 +309,10 @@ fn kubernetes_is_operated_by_the_same_verbs() {
     let records = cluster().admin.get("/api/v1/namespaces/verbs/configmaps").done().to_string();
     assert!(!records.contains("hunter"), "no value is in the records");
 
+    wait("the pods of the release before are gone", SOON, || {
+        let pods = cluster().admin.get("/api/v1/namespaces/verbs/pods").done();
+        (pods["items"].as_array().map(Vec::len) == Some(2)).then_some(())
+    });
     let status = who.json(&["status", "hello", "--env", "production"]);
     let app = &status["apps"][0];
     assert_eq!((&app["release"], &app["services"][0]["ready"]), (&json!(2), &json!(true)), "{status}");
@@ -354,9 +358,7 @@ fn kubernetes_roles_let_each_do_what_is_theirs() {
         });
         admin.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).done()["status"]["allowed"] == true
     };
-    bowline_tests::wait("the bindings count", bowline_tests::SOON, || {
-        may("ada", "delete", "", "secrets").then_some(())
-    });
+    wait("the bindings count", SOON, || may("ada", "delete", "", "secrets").then_some(()));
     let table = [
         ("get", "apps", "deployments", [true, true, true]),
         ("patch", "apps", "deployments", [false, true, true]),

@@ -3,9 +3,9 @@
 use std::future::Future;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::Api;
 use kube::api::{AttachParams, AttachedProcess, TerminalSize};
-use kube::core::Status;
 
 use crate::cluster::Cluster;
 use crate::refusal::Refusal;
@@ -82,17 +82,19 @@ impl Session {
 }
 
 fn end(status: &Status) -> End {
-    if status.is_success() {
+    if status.status.as_deref() == Some("Success") {
         return End::Exited(0);
     }
-    let causes = status.details.iter().flat_map(|details| &details.causes);
-    let code = causes.filter(|cause| cause.reason == "ExitCode").find_map(|cause| cause.message.parse().ok());
+    let causes = status.details.iter().flat_map(|details| details.causes.iter().flatten());
+    let code = causes.filter(|cause| cause.reason.as_deref() == Some("ExitCode"));
+    let code = code.filter_map(|cause| cause.message.as_ref()?.parse().ok()).next();
+    let message = status.message.clone().unwrap_or_default();
     match code {
         Some(code) => End::Exited(code),
-        None if status.message.contains("executable file not found") || status.message.contains("no such file") => {
-            End::NotExecuted(status.message.clone())
+        None if message.contains("executable file not found") || message.contains("no such file") => {
+            End::NotExecuted(message)
         }
-        None => End::Broken(status.message.clone()),
+        None => End::Broken(message),
     }
 }
 

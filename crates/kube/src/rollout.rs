@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
 use futures_util::{StreamExt, stream};
-use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::cluster::{AT_ONCE, Cluster, How};
