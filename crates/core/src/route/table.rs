@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::policy::Policies;
 use crate::app::{BodyLimit, HostName, Hsts, PathPrefix, PlainHttp, Protocol};
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
+use crate::rollout::Set;
 use crate::secret::Secret;
 use crate::units::{Share, Weight};
 
@@ -100,6 +101,16 @@ pub struct ApiSite {
 pub const CLIENT_FIELD: &str = "bowline-client";
 
 impl Table {
+    /// The instances of these sets stay known, though no rule leads to them any more.
+    pub fn keep(&mut self, key: &AppKey, sets: &[Set], endpoints: &BTreeMap<PoolId, Pool>) {
+        for Set { service, release, role, .. } in sets {
+            let id = PoolId { key: key.clone(), service: service.clone(), release: *release, cohort: role.cohort() };
+            if let Some(pool) = endpoints.get(&id) {
+                self.pools.entry(id).or_insert_with(|| Arc::new(pool.clone()));
+            }
+        }
+    }
+
     /// The same table, in which each site and pool that the one before has as well is that one's: what has changed is then found
     /// without reading what has not.
     #[must_use]
