@@ -20,7 +20,7 @@ use super::change::RollingOut;
 use super::effects::Effect;
 use super::release::Place;
 use super::unread::serve_unread;
-use super::world::{AppWorld, Apps};
+use super::world::{AppWorld, Apps, Stable};
 use crate::certs::Leaf;
 
 /// Generations of one daemon's life: the upper half is the epoch, which the store counts.
@@ -381,7 +381,9 @@ fn compiled(
         .map_err(|conflict| Fault::new(FaultKind::Refused, conflict.to_string()))?;
     // Until the edge has taken the routes of a release, those before it may be served on.
     for (key, app) in apps.iter().filter(|(_, app)| app.rolling().is_some_and(is_told)) {
-        table.keep(key, &app.sets, endpoints);
+        if let Some(Stable { release, .. }) = &app.stable {
+            table.keep(key, (release.number(), release.app()), endpoints);
+        }
     }
     serve_unread(&mut table, apps, endpoints);
     Ok(table)

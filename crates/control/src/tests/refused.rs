@@ -60,7 +60,8 @@ fn a_release_whose_routes_the_edge_refuses_goes_back_by_itself() {
     assert_eq!(app.fault.map(|fault| fault.error), Some("the edge refuses release 2".to_owned()));
     let told = messages(&daemon, "rollout.");
     assert!(told.iter().any(|one| one == "release 2: the edge is told its routes"), "{told:?}");
-    let why = "release 2 was rolled back: the edge refuses release 2: Envoy refused routes of local/shop: no such filter";
+    let why =
+        "release 2 was rolled back: the edge refuses release 2: Envoy refused routes of local/shop: no such filter";
     assert!(told.iter().any(|one| one.starts_with(why)), "{told:?}");
     assert!(!told.iter().any(|one| one.contains("release 2 carries everything")), "{told:?}");
     // The next one is one like any other.
@@ -91,6 +92,7 @@ fn a_release_waits_for_an_edge_that_is_away_and_another_daemon_asks_again() {
         let said = waits(&mut world, &mut daemon);
         assert!(said.contains("the edge's word on it: it was told, and has not answered yet"), "{said}");
         world.edge.status = EdgeStatus::Lost(fault("it died"));
+        world.run(&mut daemon);
         let said = waits(&mut world, &mut daemon);
         assert!(said.contains("it is away, which refuses nothing"), "{said}");
         drop(daemon);

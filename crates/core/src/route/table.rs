@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::claim::routed;
 use super::policy::Policies;
-use crate::app::{BodyLimit, HostName, Hsts, PathPrefix, PlainHttp, Protocol};
+use crate::app::{App, BodyLimit, HostName, Hsts, PathPrefix, PlainHttp, Protocol};
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
-use crate::rollout::Set;
 use crate::secret::Secret;
 use crate::units::{Share, Weight};
 
@@ -101,10 +101,10 @@ pub struct ApiSite {
 pub const CLIENT_FIELD: &str = "bowline-client";
 
 impl Table {
-    /// The instances of these sets stay known, though no rule leads to them any more.
-    pub fn keep(&mut self, key: &AppKey, sets: &[Set], endpoints: &BTreeMap<PoolId, Pool>) {
-        for Set { service, release, role, .. } in sets {
-            let id = PoolId { key: key.clone(), service: service.clone(), release: *release, cohort: role.cohort() };
+    /// The instances stay known to which the routes of this release have led, though no rule leads to them any more.
+    pub fn keep(&mut self, key: &AppKey, (release, app): (ReleaseNumber, &App), endpoints: &BTreeMap<PoolId, Pool>) {
+        for service in routed(app) {
+            let id = PoolId { key: key.clone(), service, release, cohort: Cohort::Whole };
             if let Some(pool) = endpoints.get(&id) {
                 self.pools.entry(id).or_insert_with(|| Arc::new(pool.clone()));
             }

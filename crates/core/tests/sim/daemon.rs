@@ -1024,9 +1024,10 @@ impl Daemon {
             .collect();
         let compiled = compiler.compile(Generation(0), &apps, &endpoints, &BTreeMap::new());
         let mut table = compiled.expect("no two claim one host");
-        for Serving { key, sets, .. } in &apps {
-            if self.rollouts.get(*key).is_some_and(|rollout| rollout.phase() == Phase::Promote) {
-                table.keep(key, sets, &endpoints);
+        for (key, _) in self.rollouts.iter().filter(|(_, rollout)| rollout.phase() == Phase::Promote) {
+            let record = &out.store[key];
+            if let Some(stable) = record.stable {
+                table.keep(key, (stable, &record.revisions[&stable]), &endpoints);
             }
         }
         self.compiler = compiler;

@@ -26,6 +26,7 @@ pub(crate) struct Edge {
     pending: Option<(Mono, Table)>,
     /// The last one, for who takes its place when it has died.
     told: Option<Table>,
+    was_told: bool,
     refusals: Vec<Refusal>,
     /// What it refuses of a host was not there before: nobody is led anywhere by it.
     is_bare: bool,
@@ -108,6 +109,7 @@ impl Edge {
             table: None,
             pending: None,
             told: None,
+            was_told: false,
             refusals: Vec::new(),
             is_bare: false,
             fate: None,
@@ -128,7 +130,7 @@ impl Edge {
     }
 
     pub(crate) fn serve(&mut self, table: Table, now: Mono) {
-        self.told = Some(table.clone());
+        (self.told, self.was_told) = (Some(table.clone()), true);
         self.meet_fate(&table, now);
         let at = match &self.pending {
             Some((at, _)) => *at,
@@ -166,7 +168,7 @@ impl Edge {
 
     /// Nobody is there, or nobody is led anywhere who would be by another edge.
     pub(crate) fn is_away(&self) -> bool {
-        self.is_bare || self.table.is_none() && self.told.is_some()
+        self.is_bare || self.table.is_none() && self.was_told
     }
 
     /// The daemon died: what it had sent may or may not have arrived.

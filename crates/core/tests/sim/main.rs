@@ -712,8 +712,9 @@ impl Sim {
         let missing =
             |(other, (weight, ready)): &(&ReleaseNumber, &(u8, bool))| **other != release && *weight > 0 && !*ready;
         // The edge may still have its table when the next one begins.
-        let promoted = self.rolled.iter().any(|rolled| rolled.release == release && rolled.promoted);
-        match carried.iter().find(missing).filter(|_| !promoted) {
+        let promoted = |of: ReleaseNumber| self.rolled.iter().any(|rolled| rolled.release == of && rolled.promoted);
+        // Who takes one in its first step does not wait for the edge, which may refuse it.
+        match carried.iter().find(missing).filter(|(other, _)| !promoted(release) && !promoted(**other)) {
             Some((other, (weight, _))) => {
                 let text = format!("r{release} has a request, and r{other}, which carries {weight}%, nobody to answer");
                 Err(broken(Invariant::Shares, text))
@@ -829,7 +830,8 @@ impl Sim {
         for ((rolled, (release, phase)), condemned) in ends {
             let at = usize::try_from(release.0 - 1).unwrap();
             let app = &self.script.apps[at];
-            let is_taken = !has_odd_routes(app) && !has_odd_instances(app);
+            // In a wild one none of its instances may be there when it is asked.
+            let is_taken = !has_odd_routes(app) && !(has_odd_instances(app) && self.script.calm);
             let good = self.script.profiles[at] == Profile::Good && is_taken;
             let behaviour = self.behaviour(*release);
             // A rolling one is only watched, for as long as its file says.

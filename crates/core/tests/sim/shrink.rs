@@ -80,7 +80,8 @@ fn candidates(script: &Script) -> Vec<Script> {
             one.lulls.remove(i);
         });
     }
-    for i in (0..script.apps.len()).filter(|i| has_odd_routes(&script.apps[*i]) || has_odd_instances(&script.apps[*i])) {
+    for i in (0..script.apps.len()).filter(|i| has_odd_routes(&script.apps[*i]) || has_odd_instances(&script.apps[*i]))
+    {
         less(&|one| made_even(Arc::make_mut(&mut one.apps[i])));
     }
     if script.fates.is_some() {

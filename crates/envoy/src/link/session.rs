@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Generation, InstanceId, ServiceName};
-use bowline_core::route::{
-    Action, EdgeDesired, EdgeObservation, EdgeStatus, Flow, PoolId, Refusal, RuleId, Table,
-};
+use bowline_core::route::{Action, EdgeDesired, EdgeObservation, EdgeStatus, Flow, PoolId, Refusal, RuleId, Table};
 use bowline_core::scale::Demand;
 use tokio::net::UnixListener;
 use tokio::process::Child;
