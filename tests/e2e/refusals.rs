@@ -57,9 +57,14 @@ impl Strict {
     }
 }
 
+/// In production.
+fn hosts(name: &str) -> String {
+    format!("hosts = [\"{name}.localhost\"]\n")
+}
+
 /// Of a path that is long enough, in every spelling.
-fn refused_route() -> String {
-    format!("[route.hidden]\npath = \"/{}\"\ndeny = true\n", "hidden".repeat(STEPS as usize / 5))
+fn refused_route(hosts: &str) -> String {
+    format!("[route.hidden]\n{hosts}path = \"/{}\"\ndeny = true\n", "hidden".repeat(STEPS as usize / 5))
 }
 
 /// The next release has another route.
@@ -81,7 +86,7 @@ fn events(bowline: &Bowline, app: &str) -> String {
 fn goes_back(bowline: &Bowline, name: &str, rollout: &str) {
     let (folder, url) = released(bowline, name, rollout);
     let load = Load::start_whole(&url, "/", &bowline.ca());
-    with_route(&folder, &refused_route());
+    with_route(&folder, &refused_route(&hosts(name)));
     let output = deploy(bowline, &folder);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -132,7 +137,7 @@ fn a_first_release_that_envoy_refuses_stops_and_the_next_one_serves() {
     let file = folder.join("bowline.toml");
     let plain = std::fs::read_to_string(&file).expect("the fixture's file");
     let plain = format!("{plain}\n[route.main]\nto = \"web\"\n");
-    std::fs::write(&file, format!("{plain}{}", refused_route())).expect("a file of the test");
+    std::fs::write(&file, format!("{plain}{}", refused_route(""))).expect("a file of the test");
     let output = bowline.run(&["up", path(&folder), "--detach", "--json"]);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -162,7 +167,8 @@ fn an_envoy_that_is_killed_refuses_nothing() {
     let waits = || bowline.status()["apps"][0]["change"]["waits_on"].to_string();
     let asks = || waits().contains("the edge's word on it: it is away, which refuses nothing").then_some(());
 
-    with_route(&folder, "[route.more]\npath = \"/more\"\nto = \"web\"\n");
+    let hosts = hosts("refused-killed");
+    with_route(&folder, &format!("[route.more]\n{hosts}path = \"/more\"\nto = \"web\"\n"));
     kill();
     let deploying = begin(&bowline, &folder);
     wait("it waits for the edge", SOON, asks);
@@ -171,7 +177,7 @@ fn an_envoy_that_is_killed_refuses_nothing() {
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(release(&bowline), 2);
 
-    with_route(&folder, &refused_route());
+    with_route(&folder, &refused_route(&hosts));
     kill();
     let deploying = begin(&bowline, &folder);
     wait("it waits for the edge", SOON, asks);

@@ -394,8 +394,8 @@ impl Rollout {
         let step = match self.phase {
             Phase::Prepare => None,
             Phase::Step(i) => Some(i),
-            // Nothing has changed since its last step but the routes.
-            Phase::Promote => Some(self.last_step()),
+            // Nothing has changed since that step but the routes.
+            Phase::Promote => Some(self.told_step()),
             Phase::Watch => Some(self.last_step() + 1),
             Phase::Abort(_) | Phase::Done | Phase::RolledBack | Phase::Failed => return None,
         };
@@ -411,6 +411,17 @@ impl Rollout {
         u16::try_from(self.plan.steps.len() - 1).unwrap_or(u16::MAX)
     }
 
+    /// The step whose instances stay until the edge has other routes: the last one, or that before it where it only takes away what served
+    /// before. An edge may go on by the routes that it had, which lead there.
+    fn told_step(&self) -> u16 {
+        let last = self.last_step();
+        let candidates = |step: u16| {
+            let replicas = self.plan.steps.get(usize::from(step)).map(|step| &step.replicas);
+            replicas.into_iter().flat_map(|all| all.values()).map(|one| one.candidate).collect::<Vec<_>>()
+        };
+        last.checked_sub(1).filter(|before| candidates(*before) == candidates(last)).unwrap_or(last)
+    }
+
     fn is_after(&self, step: u16) -> bool {
         step > self.last_step()
     }
@@ -421,7 +432,7 @@ impl Rollout {
         let mut replicas = match self.phase {
             Phase::Prepare | Phase::Abort(AbortStage::Drain) | Phase::RolledBack | Phase::Failed => &plan.before,
             Phase::Step(step) | Phase::Abort(AbortStage::Clear(step) | AbortStage::Restore(step)) => at(step),
-            Phase::Promote => at(self.last_step()),
+            Phase::Promote => at(self.told_step()),
             Phase::Watch => &plan.watched,
             Phase::Done => &plan.after,
         }

@@ -834,10 +834,10 @@ fn away() -> Word {
 #[test]
 fn a_release_takes_over_when_the_edge_has_its_routes_and_waits_for_that_as_long_as_it_takes() {
     let mut rollout = Rollout::start(plan(true, 1), at(0));
-    says(&mut rollout, 0, &Word::default(), &["step 0", "step 1", "promote"], "r2:1/100");
+    says(&mut rollout, 0, &Word::default(), &["step 0", "step 1", "promote"], "r1:1/0 r2:1/100");
     assert_eq!((rollout.live(), rollout.asks_edge()), (Some(ReleaseNumber(2)), Some(Phase::Promote)));
     for now in [1, 100, 1_000_000] {
-        says(&mut rollout, now, &away(), &[], "r2:1/100");
+        says(&mut rollout, now, &away(), &[], "r1:1/0 r2:1/100");
         assert_eq!(rollout.next_deadline(), None);
         assert_eq!(rollout.waits(at(now))[0].on, "the edge's word on it: it is away, which refuses nothing");
         assert_eq!(rollout.standing().stage, Stage::Completing);
@@ -848,7 +848,7 @@ fn a_release_takes_over_when_the_edge_has_its_routes_and_waits_for_that_as_long_
 #[test]
 fn one_whose_routes_are_refused_goes_back_to_the_release_before() {
     let mut rollout = Rollout::start(plan(true, 1), at(0));
-    says(&mut rollout, 0, &Word::default(), &["step 0", "step 1", "promote"], "r2:1/100");
+    says(&mut rollout, 0, &Word::default(), &["step 0", "step 1", "promote"], "r1:1/0 r2:1/100");
     let counts = |one, two| Counts::from([((web(), ReleaseNumber(1)), one), ((web(), ReleaseNumber(2)), two)]);
     let mut show = |one: u16, two: u16, now: u64| {
         let counts = counts(count(one, one), count(two, two));
@@ -856,9 +856,9 @@ fn one_whose_routes_are_refused_goes_back_to_the_release_before() {
         let entered: Vec<_> = entered.iter().map(|entered| entered.phase.to_string()).collect();
         (entered.join(", "), rollout.live(), rollout.sets().len())
     };
-    // Its instances answer, by the routes of the one before, until that is whole again.
+    // What was there of the one before has gone since: the new one answers, by the routes of before, until it is back.
     let stable = Some(ReleaseNumber(1));
-    assert_eq!(show(0, 1, 1), ("abort clear 1, abort restore 1".into(), stable, 2));
+    assert_eq!(show(0, 1, 1), ("abort clear 0, abort restore 0".into(), stable, 2));
     assert_eq!(show(1, 1, 2), ("abort drain".into(), stable, 1));
     assert_eq!(show(1, 0, 3), ("rolled back".into(), stable, 1));
     assert_eq!(rollout.reason().unwrap().causes, ["no such filter"]);
@@ -870,7 +870,7 @@ fn what_served_before_a_canary_is_whole_until_the_edge_has_its_routes() {
     judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
     rollout.handle(Input::Promote, at(1));
     says(&mut rollout, 2, &away(), &[], "r1:2/0 r2:2/100");
-    says(&mut rollout, 3, &no(), &["abort clear 6", "abort restore 6", "abort drain"], "r1:2/100");
+    says(&mut rollout, 3, &no(), &["abort clear 5", "abort restore 5", "abort drain"], "r1:2/100");
     assert_eq!(rollout.live(), Some(ReleaseNumber(1)));
 }
 
@@ -894,8 +894,8 @@ fn no_share_is_given_before_the_edge_knows_who_is_to_have_it() {
 #[test]
 fn an_abort_wins_while_the_edge_is_away() {
     let mut rollout = Rollout::start(plan(true, 1), at(0));
-    says(&mut rollout, 0, &Word::default(), &["step 0", "step 1", "promote"], "r2:1/100");
-    abort(&mut rollout, 1, &["abort clear 1", "abort restore 1", "abort drain"], "r1:1/100");
+    says(&mut rollout, 0, &Word::default(), &["step 0", "step 1", "promote"], "r1:1/0 r2:1/100");
+    abort(&mut rollout, 1, &["abort clear 0", "abort restore 0", "abort drain"], "r1:1/100");
     assert_eq!(rollout.live(), Some(ReleaseNumber(1)));
 }
 
@@ -911,7 +911,7 @@ fn a_first_release_that_is_refused_leaves_nothing() {
 #[test]
 fn another_daemon_asks_again() {
     let mut rollout = Rollout::resume(plan(true, 1), Phase::Promote, None, at(50));
-    says(&mut rollout, 51, &Word::default(), &[], "r2:1/100");
+    says(&mut rollout, 51, &Word::default(), &[], "r1:1/0 r2:1/100");
     assert_eq!(rollout.asks_edge(), Some(Phase::Promote));
     says(&mut rollout, 52, &Word::Taken, &["watch", "done"], "r2:1/100");
 }
