@@ -16,7 +16,6 @@ use bowline_core::route::{
 };
 use bowline_core::time::{Mono, Timestamp};
 
-use super::change::RollingOut;
 use super::effects::Effect;
 use super::release::Place;
 use super::unread::serve_unread;
@@ -352,10 +351,6 @@ static NO_CREDENTIALS: BTreeMap<RouteName, Credentials> = BTreeMap::new();
 /// Of an app on which no rollout is under way.
 static NOTHING: BTreeSet<ServiceName> = BTreeSet::new();
 
-fn is_told(rolling: &RollingOut) -> bool {
-    rolling.machine.phase() == Phase::Promote
-}
-
 /// The table of what is served, apps in the order in which they became known.
 fn compiled(
     compiler: &mut Compiler,
@@ -380,8 +375,10 @@ fn compiled(
         .compile(generation, &serving, endpoints, &files)
         .map_err(|conflict| Fault::new(FaultKind::Refused, conflict.to_string()))?;
     // Until the edge has taken the routes of a release, those before it may be served on.
-    for (key, app) in apps.iter().filter(|(_, app)| app.rolling().is_some_and(is_told)) {
-        if let Some(Stable { release, .. }) = &app.stable {
+    for (key, app) in apps {
+        // Of what is handed out, not of a phase that is being stored.
+        let is_told = app.rolling().is_some_and(|rolling| app.live == Some(rolling.candidate.number()));
+        if let Some(Stable { release, .. }) = app.stable.as_ref().filter(|_| is_told) {
             table.keep(key, (release.number(), release.app()), endpoints);
         }
     }

@@ -105,7 +105,7 @@ impl Table {
     pub fn keep(&mut self, key: &AppKey, (release, app): (ReleaseNumber, &App), endpoints: &BTreeMap<PoolId, Pool>) {
         for service in routed(app) {
             let id = PoolId { key: key.clone(), service, release, cohort: Cohort::Whole };
-            if let Some(pool) = endpoints.get(&id) {
+            if let Some(pool) = endpoints.get(&id).filter(|pool| !pool.endpoints.is_empty()) {
                 self.pools.entry(id).or_insert_with(|| Arc::new(pool.clone()));
             }
         }
