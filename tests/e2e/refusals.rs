@@ -158,7 +158,7 @@ fn an_envoy_that_is_killed_refuses_nothing() {
     let bowline = Bowline::new();
     let strict = Strict::new(&bowline);
     let server = strict.server(&bowline);
-    let (folder, url) = released(&bowline, "refused-killed", "strategy = \"rolling\"");
+    let (folder, _) = released(&bowline, "refused-killed", "strategy = \"rolling\"");
     let kill = || {
         let before = bowline.edge();
         strict.hold();
@@ -192,7 +192,10 @@ fn an_envoy_that_is_killed_refuses_nothing() {
         let is_back = app["change"].is_null() && app["release"] == 2;
         (is_back && app["fault"]["error"] == "the edge refuses release 3").then_some(())
     });
-    let load = Load::start_whole(&url, "/more", &bowline.ca());
+    // The next one was given other ports.
+    let https = bowline.status()["edge"]["https"].as_str().expect("an address").to_owned();
+    let port = https.rsplit_once(':').expect("a port").1;
+    let load = Load::start_whole(&format!("https://refused-killed.localhost:{port}"), "/more", &bowline.ca());
     load.more();
     load.stop().expect_no_failure("after it was taken back");
 }
