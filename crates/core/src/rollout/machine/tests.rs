@@ -884,7 +884,7 @@ fn no_share_is_given_before_the_edge_knows_who_is_to_have_it() {
     says(&mut rollout, 1_000_000, &away(), &[], before);
     assert_eq!(rollout.next_deadline(), None);
     assert!(rollout.waits(at(1_000_000)).iter().any(|one| one.on.contains("the edge's word")));
-    says(&mut rollout, 1_000_001, &Word::Taken, &["step 1"], "r1:2/80 r1:1/10 r2:1/10");
+    says(&mut rollout, 1_000_001, &Word::Taken, &["step 1"], "r1:2/90 r1:1/0 r2:1/10");
     assert_eq!(rollout.asks_edge(), None);
     let mut rollout = canary("1%");
     says(&mut rollout, 0, &Word::default(), &["step 0"], before);
