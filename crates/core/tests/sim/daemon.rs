@@ -948,7 +948,12 @@ impl Daemon {
                 own.filter(|(_, order)| matches!(order, InstanceOrder::Run(_))).count()
             };
             let wanted = if rollout.phase() == Phase::Promote { &plan.before } else { &plan.watched };
-            let cold = plan.shared.iter().find(|name| runs(name) < usize::from(wanted[*name].stable));
+            // What rested may still be on its way out when somebody takes the release as it is.
+            let app = &out.store[key].revisions[&plan.candidate];
+            let may_rest = |name: &ServiceName| app.services[name].scale.is_automatic();
+            let is_cold = |name: &ServiceName| runs(name) < usize::from(wanted[name].stable);
+            let is_told = rollout.phase() == Phase::Promote;
+            let cold = plan.shared.iter().find(|name| is_cold(name) && !(is_told && may_rest(name)));
             if let Some(service) = cold {
                 let (phase, candidate) = (rollout.phase(), plan.candidate);
                 let text = format!("r{candidate} is in {phase}, and {service} of the release before is not warm");
