@@ -835,8 +835,7 @@ impl Sim {
         for ((rolled, (release, phase)), condemned) in ends {
             let at = usize::try_from(release.0 - 1).unwrap();
             let app = &self.script.apps[at];
-            // In a wild one none of its instances may be there when it is asked.
-            let is_taken = !has_odd_routes(app) && !(has_odd_instances(app) && self.script.calm);
+            let is_taken = !has_odd_routes(app) && !has_odd_instances(app);
             let good = self.script.profiles[at] == Profile::Good && is_taken;
             let behaviour = self.behaviour(*release);
             // A rolling one is only watched, for as long as its file says.
