@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::jury::{Case, Excused, Jury, LOOKS, Sentence, Traffic, is_dark};
-use super::plan::{Presence, Replicas, Until};
+use super::plan::{Presence, Replicas, StepPlan, Until};
 use super::{AbortStage, Count, Counts, Failing, Phase, Plan, Role, Set, Word};
 use crate::fault::Fault;
 use crate::id::{ReleaseNumber, ServiceName};
@@ -394,8 +394,8 @@ impl Rollout {
         let step = match self.phase {
             Phase::Prepare => None,
             Phase::Step(i) => Some(i),
-            // Nothing has changed since that step but the routes.
-            Phase::Promote => Some(self.told_step()),
+            // Nothing has changed since its last step but the routes.
+            Phase::Promote => Some(self.last_step()),
             Phase::Watch => Some(self.last_step() + 1),
             Phase::Abort(_) | Phase::Done | Phase::RolledBack | Phase::Failed => return None,
         };
@@ -411,15 +411,14 @@ impl Rollout {
         u16::try_from(self.plan.steps.len() - 1).unwrap_or(u16::MAX)
     }
 
-    /// The step whose instances stay until the edge has other routes: the last one, or that before it where it only takes away what served
-    /// before. An edge may go on by the routes that it had, which lead there.
-    fn told_step(&self) -> u16 {
-        let last = self.last_step();
-        let candidates = |step: u16| {
-            let replicas = self.plan.steps.get(usize::from(step)).map(|step| &step.replicas);
-            replicas.into_iter().flat_map(|all| all.values()).map(|one| one.candidate).collect::<Vec<_>>()
-        };
-        last.checked_sub(1).filter(|before| candidates(*before) == candidates(last)).unwrap_or(last)
+    /// The last instance that an edge may still lead to by the routes that it has: it stays until other routes are taken.
+    fn keeps_one(&self, service: &ServiceName) -> bool {
+        let plan = &self.plan;
+        let is_stopped = |step: &StepPlan| matches!(&step.until, Until::Stopped(held) if held.contains(service));
+        plan.services[service] == Presence::Both
+            && plan.before[service].stable > 0
+            && !plan.exclusive.contains(service)
+            && !plan.steps.iter().any(is_stopped)
     }
 
     fn is_after(&self, step: u16) -> bool {
@@ -432,11 +431,17 @@ impl Rollout {
         let mut replicas = match self.phase {
             Phase::Prepare | Phase::Abort(AbortStage::Drain) | Phase::RolledBack | Phase::Failed => &plan.before,
             Phase::Step(step) | Phase::Abort(AbortStage::Clear(step) | AbortStage::Restore(step)) => at(step),
-            Phase::Promote => at(self.told_step()),
+            Phase::Promote => at(self.last_step()),
             Phase::Watch => &plan.watched,
             Phase::Done => &plan.after,
         }
         .clone();
+        let is_untaken = match self.phase {
+            Phase::Step(_) | Phase::Promote => true,
+            Phase::Abort(AbortStage::Clear(step) | AbortStage::Restore(step)) => !self.is_after(step),
+            Phase::Prepare | Phase::Watch | Phase::Done => false,
+            Phase::Abort(AbortStage::Drain) | Phase::RolledBack | Phase::Failed => false,
+        };
         let (alone, whole) = match self.phase {
             Phase::Abort(AbortStage::Clear(_)) => (true, false),
             Phase::Abort(AbortStage::Restore(_)) => (true, true),
@@ -444,6 +449,9 @@ impl Rollout {
             Phase::Abort(AbortStage::Drain) | Phase::RolledBack | Phase::Failed => (false, false),
         };
         for (service, replicas) in &mut replicas {
+            if is_untaken && self.keeps_one(service) {
+                replicas.stable = replicas.stable.max(1);
+            }
             if self.is_cold() {
                 replicas.stable = 0;
             }

@@ -171,9 +171,9 @@ impl Edge {
         self.is_bare || self.table.is_none() && self.was_told
     }
 
-    /// It refuses routes, and had taken nothing for a while before: what it goes on by may be older than the last step of a service.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.fates.is_some() && self.refusals.iter().any(|refusal| matches!(refusal.part, Part::Host(_)))
+    /// Where a release's instances are is refused.
+    pub(crate) fn refuses_instances(&self) -> bool {
+        self.refusals.iter().any(|refusal| matches!(refusal.part, Part::Pool(_)))
     }
 
     /// The daemon died: what it had sent may or may not have arrived.

@@ -699,7 +699,7 @@ impl Sim {
                 Some(_) | None => Err(broken(Invariant::TrafficToReady, format!("{id} gets a request, not ready"))),
             },
             Sent::Nowhere | Sent::Unknown
-                if self.script.calm && self.was_full && self.low > 0 && !self.edge.is_behind() =>
+                if self.script.calm && self.was_full && self.low > 0 && !self.is_taken_untold() =>
             {
                 Err(broken(Invariant::Capacity, format!("a request ends: {sent:?}")))
             }
@@ -707,10 +707,15 @@ impl Sim {
         }
     }
 
+    /// Somebody took a release as it was in its first step, before the edge had refused its instances.
+    fn is_taken_untold(&self) -> bool {
+        self.edge.refuses_instances() && self.rolled.last().is_some_and(|rolled| rolled.promoted)
+    }
+
     /// This release has a request, and none that should have gone to another one which has nobody to answer; but where somebody
     /// took it as it is.
     fn check_shares(&self, release: ReleaseNumber) -> Result<(), Broken> {
-        if self.edge.is_behind() {
+        if self.is_taken_untold() {
             return Ok(());
         }
         let carried = self.edge.carried(&key("shop"), &name("web"));
@@ -748,7 +753,7 @@ impl Sim {
             self.whole = own >= usize::from(number);
             self.low = if self.whole { number } else { self.low.min(number) };
         }
-        if !self.script.calm || self.edge.is_away() || self.edge.is_behind() {
+        if !self.script.calm || self.edge.is_away() || self.is_taken_untold() {
             return Ok(());
         }
         if ready >= usize::from(self.low) {

@@ -858,7 +858,7 @@ fn one_whose_routes_are_refused_goes_back_to_the_release_before() {
     };
     // What was there of the one before has gone since: the new one answers, by the routes of before, until it is back.
     let stable = Some(ReleaseNumber(1));
-    assert_eq!(show(0, 1, 1), ("abort clear 0, abort restore 0".into(), stable, 2));
+    assert_eq!(show(0, 1, 1), ("abort clear 1, abort restore 1".into(), stable, 2));
     assert_eq!(show(1, 1, 2), ("abort drain".into(), stable, 1));
     assert_eq!(show(1, 0, 3), ("rolled back".into(), stable, 1));
     assert_eq!(rollout.reason().unwrap().causes, ["no such filter"]);
@@ -870,7 +870,7 @@ fn what_served_before_a_canary_is_whole_until_the_edge_has_its_routes() {
     judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
     rollout.handle(Input::Promote, at(1));
     says(&mut rollout, 2, &away(), &[], "r1:2/0 r2:2/100");
-    says(&mut rollout, 3, &no(), &["abort clear 5", "abort restore 5", "abort drain"], "r1:2/100");
+    says(&mut rollout, 3, &no(), &["abort clear 6", "abort restore 6", "abort drain"], "r1:2/100");
     assert_eq!(rollout.live(), Some(ReleaseNumber(1)));
 }
 
@@ -895,7 +895,7 @@ fn no_share_is_given_before_the_edge_knows_who_is_to_have_it() {
 fn an_abort_wins_while_the_edge_is_away() {
     let mut rollout = Rollout::start(plan(true, 1), at(0));
     says(&mut rollout, 0, &Word::default(), &["step 0", "step 1", "promote"], "r1:1/0 r2:1/100");
-    abort(&mut rollout, 1, &["abort clear 0", "abort restore 0", "abort drain"], "r1:1/100");
+    abort(&mut rollout, 1, &["abort clear 1", "abort restore 1", "abort drain"], "r1:1/100");
     assert_eq!(rollout.live(), Some(ReleaseNumber(1)));
 }
 
