@@ -171,6 +171,12 @@ impl Edge {
         self.is_bare || self.table.is_none() && self.was_told
     }
 
+    /// It refuses routes, and had taken nothing for a while before: by what it goes on with it leads to fewer instances than there are, but
+    /// to some.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.fates.is_some() && self.refusals.iter().any(|refusal| matches!(refusal.part, Part::Host(_)))
+    }
+
     /// Where a release's instances are is refused.
     pub(crate) fn refuses_instances(&self) -> bool {
         self.refusals.iter().any(|refusal| matches!(refusal.part, Part::Pool(_)))

@@ -753,7 +753,7 @@ impl Sim {
             self.whole = own >= usize::from(number);
             self.low = if self.whole { number } else { self.low.min(number) };
         }
-        if !self.script.calm || self.edge.is_away() || self.is_taken_untold() {
+        if !self.script.calm || self.edge.is_away() || self.edge.is_behind() || self.is_taken_untold() {
             return Ok(());
         }
         if ready >= usize::from(self.low) {
