@@ -820,8 +820,9 @@ impl Sim {
     fn count_equals(&mut self) {
         let ends = self.rolled.iter().zip(&self.store[&key("shop")].condemned);
         let equal = ends.filter(|(rolled, _)| {
-            let strategy = &self.script.apps[usize::try_from(rolled.release.0 - 1).unwrap()].rollout.strategy;
-            let judged = !rolled.back && *strategy != Strategy::Rolling;
+            let app = &self.script.apps[usize::try_from(rolled.release.0 - 1).unwrap()];
+            let is_taken = !has_odd_routes(app) && !has_odd_instances(app);
+            let judged = !rolled.back && is_taken && app.rollout.strategy != Strategy::Rolling;
             !rolled.over_broken && judged && self.behaviour(rolled.release).is_good()
         });
         let wronged: Vec<bool> = equal.map(|(_, condemned)| *condemned).collect();
@@ -958,7 +959,7 @@ fn every_seed_keeps_the_invariants() {
     }
     let Cover { equal, wronged, .. } = cover;
     println!("{wronged} of {equal} good releases beside a good one were taken for worse");
-    assert!(equal > 400 && wronged * 100 <= equal, "{wronged} of {equal}");
+    assert!(equal > 350 && wronged * 100 <= equal, "{wronged} of {equal}");
     for sentence in SENTENCES {
         let said = cover.said(sentence);
         println!("{sentence:?}: {said} times");

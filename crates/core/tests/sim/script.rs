@@ -373,11 +373,11 @@ impl Script {
                 (RouteName::new(name).unwrap(), Route { to: RouteTo::Deny, ..route })
             };
             app.routes.extend([denies(&format!("of-{at}"))]);
-            match rng.below(12) {
-                0 | 1 => app.routes.extend([denies(ODD)]),
+            match rng.below(16) {
+                0 => app.routes.extend([denies(ODD)]),
                 // One that rolls gives what is ready its part at once: of such a one requests would be lost. In a wild world none of them may
                 // be there when the edge is asked, and what it refuses later rolls nothing back.
-                2 | 3 if self.calm && app.rollout.strategy != Strategy::Rolling => {
+                1 if self.calm && app.rollout.strategy != Strategy::Rolling => {
                     app.services.get_mut(&name("web")).unwrap().protocol = Protocol::H2c;
                 }
                 _ => {}
