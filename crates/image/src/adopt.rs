@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(run["ExposedPorts"], json!({ "8080/tcp": {}, "9000/tcp": {} }));
         assert_eq!(run["Labels"]["dev.bowline.service"], "web");
         let text = config.to_string();
-        assert!(!text.contains("1999") && !text.contains("container"), "{text}");
+        assert!(!text.contains("1999") && !text.contains("\"container"), "{text}");
         let read = Image::read(&one.manifest, &to).unwrap();
         assert_eq!(read.settings(&to).unwrap().history.len(), 2);
         let _: Manifest = serde_json::from_slice(&to.document(one.manifest.digest).unwrap()).unwrap();
