@@ -18,7 +18,7 @@ const SIDES: [Side; 2] = [0, 1];
 pub(super) fn serve(listener: &TcpListener, upstream: SocketAddr) -> anyhow::Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-    let mut pairs = Pairs { epoll, pairs: Vec::new(), free: Vec::new(), scratch: vec![0; CHUNK] };
+    let mut pairs = Pairs { epoll, pairs: Vec::new(), free: Vec::new(), ended: Vec::new(), scratch: vec![0; CHUNK] };
     let mut events = [EpollEvent::empty(); 256];
     loop {
         let ready = match pairs.epoll.wait(&mut events, EpollTimeout::NONE) {
@@ -31,6 +31,7 @@ pub(super) fn serve(listener: &TcpListener, upstream: SocketAddr) -> anyhow::Res
                 data => pairs.ready(usize::try_from(data)?, event.events())?,
             }
         }
+        pairs.free.append(&mut pairs.ended);
     }
 }
 
@@ -38,6 +39,8 @@ struct Pairs {
     epoll: Epoll,
     pairs: Vec<Option<Pair>>,
     free: Vec<usize>,
+    /// Free from the next turn on: what this one still has for them is not for who comes after them.
+    ended: Vec<usize>,
     scratch: Vec<u8>,
 }
 
@@ -63,7 +66,7 @@ impl Pairs {
 
     fn ready(&mut self, data: usize, flags: EpollFlags) -> anyhow::Result<()> {
         let (index, side) = (data / 2, data % 2);
-        // An event of one that has ended in the same turn finds nobody, or one that has nothing to do.
+        // An event of one that has ended in the same turn finds nobody.
         let Some(pair) = self.pairs[index].as_mut() else { return Ok(()) };
         // Whoever gives up its connection ends the pair, and nothing else.
         let goes_on = !flags.contains(EpollFlags::EPOLLERR) && pair.moved(side, &mut self.scratch).is_ok();
@@ -71,7 +74,7 @@ impl Pairs {
             return pair.watch(&self.epoll, index);
         }
         self.pairs[index] = None;
-        self.free.push(index);
+        self.ended.push(index);
         Ok(())
     }
 }
