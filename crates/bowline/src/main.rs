@@ -10,6 +10,7 @@ mod edge;
 mod file;
 mod interrupts;
 mod log;
+mod monitoring;
 mod notify;
 mod paths;
 mod progress;
