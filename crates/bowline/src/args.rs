@@ -23,8 +23,8 @@ mod token;
 
 pub(crate) use data::{Connect, Data, Import};
 pub(crate) use engine::{Admin, Edge, Endpoint, Engine, RenderEnvoy, SecretFile, UploadFilter, Uploads};
-pub(crate) use image::{Image, ImageBuild, ImageLogin, ImagePull, ImagePush};
-pub(crate) use kubernetes::RenderKubernetes;
+pub(crate) use image::{Image, ImageBuild, ImageLoad, ImageLogin, ImagePull, ImagePush};
+pub(crate) use kubernetes::{OfCluster, PodImage, RenderCompose, RenderHelm, RenderKubernetes};
 pub(crate) use monitoring::{Add, Out, RenderAlertmanager, RenderGrafana, RenderPrometheus};
 pub(crate) use render::Render;
 pub(crate) use steer::{Abort, Deploy, Plan, Promote, Releases, Restart, Rollback, Scale};
