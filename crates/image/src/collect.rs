@@ -66,9 +66,11 @@ impl Layout {
 
     /// Every blob that a name leads to.
     fn marked(&self) -> Result<BTreeSet<BlobDigest>, ImageError> {
-        let (mut marked, mut next) = (BTreeSet::new(), self.manifests()?);
+        let (mut marked, mut read, mut next) = (BTreeSet::new(), BTreeSet::new(), self.manifests()?);
         while let Some(one) = next.pop() {
-            if !marked.insert(one.digest) {
+            marked.insert(one.digest);
+            // A document may be a layer of somebody else's image: that it is marked does not say that it was read.
+            if !read.insert(one.digest) {
                 continue;
             }
             let bytes = self.blobs().document(one.digest)?;
@@ -151,6 +153,25 @@ mod tests {
         assert_eq!(gone.files, 4, "layer, configuration, manifest and bill: {gone:?}");
         assert!(!is_whole(&open(), &one) && is_whole(&open(), &two));
         assert_eq!((open().sbom(&one).unwrap(), open().sbom(&two).unwrap()), (None, Some(b"{}".to_vec())));
+    }
+
+    #[test]
+    fn an_image_whose_manifest_is_a_layer_of_another_one_stays_whole() {
+        // Whichever is looked at first.
+        for is_named_first in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let layout = Layout::open(dir.path()).unwrap();
+            let (one, mut other) = (small(layout.blobs(), "one"), small(layout.blobs(), "other"));
+            let text = layout.blobs().document(other.manifest.digest).unwrap();
+            let mut manifest: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            manifest["layers"][0]["digest"] = one.manifest.digest.to_string().into();
+            other.manifest = layout.blobs().keep(media::MANIFEST, &serde_json::to_vec(&manifest).unwrap()).unwrap();
+            let [first, second] = if is_named_first { [&one, &other] } else { [&other, &one] };
+            layout.name(first, &[name("a:1")]).unwrap();
+            layout.name(second, &[name("b:1")]).unwrap();
+            assert!(layout.collect(Duration::ZERO, later()).unwrap().is_some());
+            assert!(is_whole(&Layout::open(dir.path()).unwrap(), &one));
+        }
     }
 
     #[test]

@@ -133,18 +133,21 @@ impl Layout {
     pub fn forget(&self, name: &Reference) -> Result<bool, ImageError> {
         let lock = self.folder.join(".lock");
         let held = File::create(&lock).and_then(|file| file.lock().map(|()| file)).map_err(ImageError::write(&lock))?;
-        let (mut index, full) = (self.index()?, full(name));
+        let mut index = self.index()?;
         let before = index.manifests.len();
-        index.manifests.retain(|one| match name.digest {
-            Some(digest) => one.digest.0 != digest.0,
-            None => one.annotations.get(NAME) != Some(&full),
-        });
+        let is_meant = meant(name);
+        index.manifests.retain(|one| !is_meant(one));
         let is_gone = index.manifests.len() < before;
         if is_gone {
             replace(&self.folder, INDEX, &json(&index))?;
         }
         drop(held);
         Ok(is_gone)
+    }
+
+    /// Whether [`Self::forget`] would find it, whatever can be read of it.
+    pub fn is_named(&self, name: &Reference) -> Result<bool, ImageError> {
+        Ok(self.index()?.manifests.iter().any(meant(name)))
     }
 
     /// Keeps an image's bill of materials beside it.
@@ -248,6 +251,15 @@ struct DockerImage {
     config: String,
     repo_tags: Vec<String>,
     layers: Vec<String>,
+}
+
+/// Whether an entry is the one that a name means, or by a digest any of that image.
+fn meant(name: &Reference) -> impl Fn(&Descriptor) -> bool {
+    let (digest, full) = (name.digest, full(name));
+    move |one| match digest {
+        Some(digest) => one.digest.0 == digest.0,
+        None => one.annotations.get(NAME) == Some(&full),
+    }
 }
 
 /// With its registry and a tag, as engines keep it.

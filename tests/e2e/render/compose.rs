@@ -67,7 +67,25 @@ to = "syslog+tls://logs.example.com:6514"
 /// As Docker reads it, with all variables set.
 fn read(dir: &Path) -> Value {
     let output = asked(dir, &SET);
-    serde_json::from_str(&out(&output)).expect("JSON")
+    let project = serde_json::from_str(&out(&output)).expect("JSON");
+    may_be_started(&project);
+    project
+}
+
+/// Into what is read-only Compose writes neither secrets nor configurations: it mounts files.
+fn may_be_started(project: &Value) {
+    let services = project["services"].as_object().expect("services");
+    for (name, service) in services.iter().filter(|(_, service)| service["read_only"] == true) {
+        for kind in ["secrets", "configs"] {
+            for one in service[kind].as_array().into_iter().flatten() {
+                let source = one["source"].as_str().expect("a name");
+                assert!(
+                    project[kind][source]["file"].is_string(),
+                    "{name} is read-only, and {source} is written there"
+                );
+            }
+        }
+    }
 }
 
 fn asked(dir: &Path, set: &[(&str, &str)]) -> Output {
@@ -103,7 +121,8 @@ fn all_that_compose_carries_is_read_as_it_is_meant() {
     assert_eq!(environment["WEB"], "http://web:8080");
     assert_eq!(web["deploy"]["replicas"], 2);
     assert_eq!(web["deploy"]["resources"]["limits"], json!({"cpus": 0.5, "memory": "268435456"}));
-    assert_eq!((&web["read_only"], &web["cap_drop"]), (&json!(true), &json!(["ALL"])));
+    // Its token comes from the environment, as a file.
+    assert_eq!((&web["read_only"], &web["cap_drop"]), (&Value::Null, &json!(["ALL"])));
     assert_eq!(web["stop_grace_period"], "55s");
     assert_eq!(web["healthcheck"]["interval"], "300ms");
     let ports: Vec<&Value> = web["ports"].as_array().expect("ports").iter().map(|one| &one["host_ip"]).collect();
@@ -127,7 +146,7 @@ fn all_that_compose_carries_is_read_as_it_is_meant() {
     let output = asked(&to, &SET[1..3]);
     let said = text(&output);
     assert!(
-        !output.status.success() && said.contains("POSTGRES_DB_PASSWORD") || said.contains("REDIS_CACHE_PASSWORD"),
+        !output.status.success() && (said.contains("POSTGRES_DB_PASSWORD") || said.contains("REDIS_CACHE_PASSWORD")),
         "{said}"
     );
 }

@@ -111,14 +111,17 @@ fn remove(names: &[Reference], layout: Layout, ui: &Ui) -> Result<ExitCode, Faul
         image: String,
     }
     for name in names {
-        kept(name, &layout)?;
+        // One that is damaged has to go as well.
+        if !layout.is_named(name)? {
+            return Err(absent(name));
+        }
     }
     for name in names {
         layout.forget(name)?;
         ui.object(&Forgotten { image: name.to_string() });
         ui.say(format!("  {}  {}", ui.paint(Tone::Strong, name), ui.paint(Tone::Faint, "is forgotten")));
     }
-    build::collect(layout, ui)?;
+    build::collect(layout, ui);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -150,9 +153,10 @@ fn sbom(name: &Reference, layout: &Layout, ui: &Ui) -> Result<ExitCode, Fault> {
 }
 
 fn kept(name: &Reference, layout: &Layout) -> Result<Made, Fault> {
-    let absent = || {
-        Fault::new(FaultKind::Invalid, format!("there is no image {name} here"))
-            .hint("`bowline image inspect` lists what is kept; `bowline image build` and `pull` bring more")
-    };
-    layout.find(name)?.ok_or_else(absent)
+    layout.find(name)?.ok_or_else(|| absent(name))
+}
+
+fn absent(name: &Reference) -> Fault {
+    Fault::new(FaultKind::Invalid, format!("there is no image {name} here"))
+        .hint("`bowline image inspect` lists what is kept; `bowline image build` and `pull` bring more")
 }

@@ -25,10 +25,10 @@ pub(super) fn service(input: &Composed<'_>, server: &Server, out: &mut Out) -> V
         tmpfs.push(kind.data);
     }
     let test = [vec!["CMD".to_owned()], plain_words(&server::is_ready(id.kind, &own, &read))].concat();
+    // Not read-only: Compose puts what it has from its environment, and what stands in its file, into a container by writing there.
     let mut body = json!({
         "image": image(input, server, out),
         "restart": "unless-stopped",
-        "read_only": true,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "tmpfs": tmpfs,

@@ -132,6 +132,11 @@ fn held(id: &ResourceId) -> String {
     format!("{}_{}_PASSWORD", id.kind, id.name).replace('-', "_").to_ascii_uppercase()
 }
 
+/// Compose writes it into the container as that begins, and refuses to where nothing can be written: a file of the machine it mounts.
+fn is_written(app: &App, name: &SecretName) -> bool {
+    !matches!(app.secrets.get(name), Some(SecretSource::File(_)))
+}
+
 fn variable_of(name: &SecretName) -> String {
     name.as_str().replace('-', "_").to_ascii_uppercase()
 }
@@ -285,7 +290,7 @@ impl Written<'_> {
         }
         let mut body = json!({
             "cap_drop": ["ALL"],
-            "read_only": true,
+            "read_only": !files.iter().any(|secret| is_written(app, secret)),
             "security_opt": ["no-new-privileges:true"],
             "environment": environment,
             "tmpfs": tmpfs(service),

@@ -133,6 +133,10 @@ impl Templates<'_> {
 
     fn template(&mut self, object: &Object) -> String {
         let mut template = Template::of(&object.body);
+        // What has data outlives whatever is said of it, as where objects are applied by hand.
+        if matches!(object.id.kind.as_str(), "Cluster" | "PersistentVolumeClaim") {
+            template.kept();
+        }
         let component = object.body["metadata"]["labels"]["app.kubernetes.io/component"].as_str().unwrap_or_default();
         match object.id.kind.as_str() {
             "Deployment" | "Rollout" => self.workload(component, &mut template),

@@ -42,6 +42,11 @@ impl Template {
         self.body.pointer(pointer)
     }
 
+    /// Helm leaves it where it is when it is no more in the chart, and when the release goes.
+    pub(super) fn kept(&mut self) {
+        self.body["metadata"]["annotations"]["helm.sh/resource-policy"] = json!("keep");
+    }
+
     fn put(&mut self, pointer: &str, value: impl FnOnce(String) -> Value, hole: Hole) {
         let token = format!("zzhole{}zz", self.holes.len());
         if let Some(place) = self.body.pointer_mut(pointer) {

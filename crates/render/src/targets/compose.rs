@@ -70,7 +70,11 @@ pub const COMPOSE: &[Key] = &[
         "`tmpfs` at `/app/PATH`; not with `image` or `dockerfile`. `/tmp` is there always, all else is read-only",
     ),
     yes("service", "metrics", "answered on the service's port; nothing of Compose collects them"),
-    yes("service", "cage", "always without capabilities and new privileges, read-only"),
+    yes(
+        "service",
+        "cage",
+        "always without capabilities and new privileges; read-only, but with a secret `as = \"file\"` that is not a file of the machine",
+    ),
     yes("service", "env", "as `env`"),
     no("static", "dir", FILES),
     no("static", "fallback", FILES),

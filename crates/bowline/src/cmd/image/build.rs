@@ -59,17 +59,23 @@ pub(super) async fn run(args: ImageBuild, paths: &Paths, layout: Layout, ui: &Ui
         built = all(&args, &app, env, &dir, paths, &layout, ui) => built?,
         () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
     }
-    collect(layout, ui)?;
+    collect(layout, ui);
     Ok(ExitCode::SUCCESS)
 }
 
-/// What no name leads to any more, and has not for a day.
-pub(super) fn collect(layout: Layout, ui: &Ui) -> Result<(), Fault> {
-    if let Some(gone) = layout.collect(REST, SystemTime::now())?.filter(|gone| gone.files > 0) {
-        let size = bowline_core::units::Round(bowline_core::units::Bytes(gone.bytes));
-        ui.aside(format!("  {}", ui.paint(Tone::Faint, format!("{size} of images that no name leads to are gone"))));
-    }
-    Ok(())
+/// What no name leads to any more, and has not for a day. What was asked for is done, also where that fails.
+pub(super) fn collect(layout: Layout, ui: &Ui) {
+    let told = match layout.collect(REST, SystemTime::now()) {
+        Ok(Some(gone)) if gone.files > 0 => {
+            let size = bowline_core::units::Round(bowline_core::units::Bytes(gone.bytes));
+            format!("{size} of images that no name leads to are gone")
+        }
+        Ok(_) => return,
+        Err(error) => {
+            format!("nothing was collected: {error}; `bowline image rm NAME` removes an image that is damaged")
+        }
+    };
+    ui.aside(format!("  {}", ui.paint(Tone::Faint, told)));
 }
 
 async fn all(
