@@ -133,7 +133,8 @@ impl Builder {
         blobs: &Blobs,
         lines: &mpsc::Sender<String>,
     ) -> Result<Image, EngineError> {
-        let folder = tempfile::tempdir().map_err(EngineError::Folder)?;
+        // With what is kept apart: it goes with that, whatever is killed.
+        let folder = tempfile::tempdir_in(blobs.folder()).map_err(EngineError::Folder)?;
         let (id, archive) = (folder.path().join("id"), folder.path().join("image.tar"));
         let mut args: Vec<OsString> = ["build", "--iidfile"].map(OsString::from).into();
         args.extend([id.as_os_str().to_owned(), "--file".into(), file.as_os_str().to_owned()]);

@@ -138,3 +138,16 @@ fn what_an_open_port_does_not_ask_is_said() {
         "route main: what comes by the open port is asked nothing of limit.body, limit.timeout; a proxy in front would";
     assert_eq!(notes, [said]);
 }
+
+/// Filled from the shell's own variables, an app would get their values for its secrets, and nobody would be told.
+#[test]
+fn a_secret_whose_variable_every_shell_has_is_refused() {
+    let named = |name: &str| {
+        let web = "[service.web]\nrun = \"x\"\nenv = { X = { secret = \"NAME\" } }\n[secret.NAME]\n";
+        refused(&web.replace("NAME", name))
+    };
+    for name in ["user", "path", "docker-host", "compose-file"] {
+        assert_eq!(named(name), [format!("secret.{name}")]);
+    }
+    assert_eq!(named("user-token"), [""; 0]);
+}

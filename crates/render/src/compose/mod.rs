@@ -166,7 +166,7 @@ fn runs(input: &Composed<'_>, name: &ServiceName) -> Option<(&'static str, Value
     }
     let build = |dir: &str, file: &str| {
         let context = if dir == "." { input.context.to_owned() } else { format!("{}/{dir}", input.context) };
-        ("build", json!({ "context": context, "dockerfile": file }))
+        ("build", json!({ "context": plain(&context), "dockerfile": plain(file) }))
     };
     match &input.app.services.get(name)?.origin {
         Origin::BuildOf(of) => runs(input, of),
@@ -315,7 +315,7 @@ impl Written<'_> {
             .into_iter()
             .map(|(volume, path)| {
                 out.volumes.insert(volume.to_string());
-                json!({ "type": "volume", "source": volume.as_str(), "target": path })
+                json!({ "type": "volume", "source": volume.as_str(), "target": plain(&path) })
             })
             .collect();
         if !volumes.is_empty() {
@@ -350,7 +350,7 @@ impl Written<'_> {
 
     fn secret(&self, name: &SecretName, out: &mut Out) -> Value {
         match self.input.app.secrets.get(name) {
-            Some(SecretSource::File(path)) => json!({ "file": path }),
+            Some(SecretSource::File(path)) => json!({ "file": plain(path) }),
             Some(SecretSource::Store { .. } | SecretSource::Aws(_) | SecretSource::Vault(_)) | None => {
                 let variable = variable_of(name);
                 out.variable(&variable, &format!("secret {name}"));
@@ -402,7 +402,7 @@ fn tmpfs(service: &Service) -> Vec<String> {
     // Of the user that the image has.
     let folder = |path: String| format!("{path}:mode=1777");
     std::iter::once("/tmp".to_owned())
-        .chain(service.writable.iter().map(|path| folder(format!("/app/{path}"))))
+        .chain(service.writable.iter().map(|path| folder(plain(&format!("/app/{path}")))))
         .collect()
 }
 

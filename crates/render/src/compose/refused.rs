@@ -201,9 +201,19 @@ impl Found<'_> {
         let passwords: Vec<String> = servers(app).iter().map(|server| held(&server.id)).collect();
         let why = "its variable would be that of a database's password: give it another name";
         for name in bowline_core::release::wanted_secrets(app) {
-            self.add(passwords.contains(&variable_of(&name)), format!("secret.{name}"), why);
+            let (variable, key) = (variable_of(&name), format!("secret.{name}"));
+            self.add(passwords.contains(&variable), key.clone(), why);
+            let why = "its variable means something else to whoever starts it: give it another name";
+            self.add(is_anothers(&variable), key, why);
         }
     }
+}
+
+/// Variables that are set in every shell, or that Compose and Docker go by.
+fn is_anothers(variable: &str) -> bool {
+    const OF_SHELLS: [&str; 12] =
+        ["HOME", "HOSTNAME", "IFS", "LANG", "LOGNAME", "OLDPWD", "PATH", "PWD", "SHELL", "TERM", "TMPDIR", "USER"];
+    OF_SHELLS.contains(&variable) || ["COMPOSE_", "DOCKER_", "LC_"].iter().any(|prefix| variable.starts_with(prefix))
 }
 
 /// The keys of a route that ask something of requests.
