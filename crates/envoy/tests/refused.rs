@@ -116,7 +116,10 @@ async fn one_that_is_refused_is_named_and_all_others_change() {
     let mut handle = start(folder.path());
     let all = |b| [("a", Kind::Good), ("b", b), ("c", Kind::Good), ("d", Kind::Good)];
     let places = |seen: &EdgeObservation| ["a", "b", "c", "d"].map(|app| leads_to(seen, app));
-    let whose = |seen: &EdgeObservation| seen.faults.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let whose = |seen: &EdgeObservation| {
+        let apps = seen.refusals.iter().flat_map(|refusal| &refusal.apps);
+        apps.map(ToString::to_string).collect::<Vec<_>>()
+    };
 
     // One that is new, among many that are, too.
     let seen = tell(&mut handle, 1, &all(Kind::Refused)).await;
@@ -132,8 +135,9 @@ async fn one_that_is_refused_is_named_and_all_others_change() {
     assert_eq!(places(&seen), ["a-3.test/", "b-2.test/", "c-3.test/", "d-3.test/"]);
     let fault = seen.refusal.as_ref().unwrap();
     assert_eq!(fault.message, "Envoy refused routes of local/b");
-    assert!(fault.causes[0].contains("fill"), "{:?}", fault.causes);
-    assert_eq!(seen.faults[&key("b")], *fault);
+    assert_eq!(fault.causes[0], "route main on b.test");
+    assert!(fault.causes[1].contains("fill"), "{:?}", fault.causes);
+    assert_eq!(seen.fault_of(&key("b")), Some(fault));
 
     // And all others change on.
     let mut next = all(Kind::Refused);

@@ -256,10 +256,15 @@ fn words(plan: &Plan, Entered { phase, cold, .. }: &Entered) -> String {
             };
             format!(": step {} of {}, {does}", at + 1, legs.len())
         }
-        Phase::Promote if cold => " carries everything; the instances before are not kept warm (memory)".to_owned(),
-        Phase::Promote => " carries everything".to_owned(),
-        Phase::Watch if plan.watch.is_zero() => " need not be watched".to_owned(),
-        Phase::Watch => format!(" is watched for {}", Humane(plan.watch)),
+        Phase::Promote => ": the edge is told its routes".to_owned(),
+        Phase::Watch => {
+            let watched = match plan.watch.is_zero() {
+                true => "need not be watched".to_owned(),
+                false => format!("is watched for {}", Humane(plan.watch)),
+            };
+            let warm = if cold { "; the instances before are not kept warm (memory)" } else { "" };
+            format!(" carries everything, and {watched}{warm}")
+        }
         Phase::Done => " has taken over".to_owned(),
         Phase::Abort(AbortStage::Clear(_)) => " is taken back".to_owned(),
         Phase::Abort(AbortStage::Restore(_)) => " is taken back: what served before is made whole".to_owned(),

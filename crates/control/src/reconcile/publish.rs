@@ -9,6 +9,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Generation, InstanceId, RouteName, ServiceName};
 use bowline_core::instance::{InstanceOrder, NodeDesired, Observations};
 use bowline_core::resource::{ResourceKey, ResourceSpec};
+use bowline_core::rollout::Phase;
 use bowline_core::route::{
     Certificate, Certificates, Challenge, Compiler, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table,
     Tables,
@@ -18,7 +19,7 @@ use bowline_core::time::{Mono, Timestamp};
 use super::effects::Effect;
 use super::release::Place;
 use super::unread::serve_unread;
-use super::world::{AppWorld, Apps};
+use super::world::{AppWorld, Apps, Stable};
 use crate::certs::Leaf;
 
 /// Generations of one daemon's life: the upper half is the epoch, which the store counts.
@@ -49,6 +50,8 @@ pub(crate) struct Published {
     ordered: Ordered,
     /// What the edge was last told to answer authorities, and the first table that said so.
     challenged: BTreeMap<HostName, (Challenge, Generation)>,
+    /// Rollouts that wait for the edge's word, the phase that they wait in, and the first table since.
+    asked: BTreeMap<AppKey, (Phase, Generation)>,
     serving: Option<Generation>,
 }
 
@@ -93,6 +96,7 @@ impl Published {
             sealed: Generation(0),
             ordered: Ordered::default(),
             challenged: BTreeMap::new(),
+            asked: BTreeMap::new(),
             serving: None,
         }
     }
@@ -133,6 +137,7 @@ impl Published {
             self.generation = serving;
             self.edge = None;
             self.challenged.clear();
+            self.asked.clear();
         }
         if let Some(edge) = self.edge.as_ref().filter(|e| e.table.generation == serving && serving > self.sealed) {
             self.sealed = serving;
@@ -296,6 +301,26 @@ impl Published {
         }
     }
 
+    /// To be called when the table is that of what is wanted now. Whether one of those who ask since is answered by what the edge serves
+    /// already.
+    pub(crate) fn ask(&mut self, asking: &BTreeMap<AppKey, Phase>) -> bool {
+        self.asked.retain(|key, (phase, _)| asking.get(key) == Some(phase));
+        let is_current = !self.waiting && self.uncompiled.is_none();
+        let Some(generation) = self.edge.as_ref().filter(|_| is_current).map(|edge| edge.table.generation) else {
+            return false;
+        };
+        let before = self.asked.len();
+        for (key, phase) in asking {
+            self.asked.entry(key.clone()).or_insert((*phase, generation));
+        }
+        self.asked.len() > before && self.serving.is_some_and(|serving| serving >= generation)
+    }
+
+    /// The first table that was there since a rollout has begun to ask in this phase.
+    pub(crate) fn asked(&self, key: &AppKey, phase: Phase) -> Option<Generation> {
+        self.asked.get(key).filter(|(of, _)| *of == phase).map(|(_, since)| *since)
+    }
+
     pub(crate) fn certified(&mut self, host: HostName, leaf: Option<Leaf>, now: Mono) {
         self.certifying.remove(&host);
         match leaf {
@@ -349,6 +374,14 @@ fn compiled(
     let mut table = compiler
         .compile(generation, &serving, endpoints, &files)
         .map_err(|conflict| Fault::new(FaultKind::Refused, conflict.to_string()))?;
+    // Until the edge has taken the routes of a release, those before it may be served on.
+    for (key, app) in apps {
+        // Of what is handed out, not of a phase that is being stored.
+        let is_told = app.rolling().is_some_and(|rolling| app.live == Some(rolling.candidate.number()));
+        if let Some(Stable { release, .. }) = app.stable.as_ref().filter(|_| is_told) {
+            table.keep(key, (release.number(), release.app()), endpoints);
+        }
+    }
     serve_unread(&mut table, apps, endpoints);
     Ok(table)
 }

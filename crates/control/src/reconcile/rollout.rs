@@ -8,7 +8,7 @@ use bowline_api::wire::{self, ChangeStep, RolloutNow, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, InstanceId, ReleaseNumber};
 use bowline_core::instance::Publish;
-use bowline_core::rollout::{Counts, Entered, Input as RolloutInput, Memory, Phase, Scales, Traffic, scales_for};
+use bowline_core::rollout::{Counts, Entered, Input as RolloutInput, Memory, Phase, Scales, Traffic, Word, scales_for};
 use bowline_core::route::outlier::FAILURES;
 use bowline_core::time::Timestamp;
 
@@ -47,6 +47,7 @@ impl Loop {
             }
             let counts = self.counts(&key);
             let traffic = self.traffic(&key);
+            let word = self.word_of_edge(&key);
             let memory = self.memory_beside(&key, &mut ledger);
             let gate = match self.gate_of(&key, now) {
                 Gate::Open => self.make_way(&key),
@@ -59,7 +60,7 @@ impl Loop {
             rolling.held.clear();
             rolling.machine.see_memory(memory);
             let entered = match gate {
-                Gate::Open => rolling.machine.handle(RolloutInput::Observed(&counts, &traffic), now.mono),
+                Gate::Open => rolling.machine.handle(RolloutInput::Observed(&counts, &traffic, &word), now.mono),
                 Gate::Failed(fault) => rolling.machine.handle(RolloutInput::Abort(fault), now.mono),
                 Gate::Waits(held) => {
                     rolling.held = held;
@@ -69,6 +70,22 @@ impl Loop {
             self.pass(&key, entered, Vec::new(), now);
             self.keep_time(&key, now);
         }
+    }
+
+    /// What the edge says of what it was told for the phase that a rollout is in.
+    fn word_of_edge(&self, key: &AppKey) -> Word {
+        let rolling = self.apps.get(key).and_then(AppWorld::rolling);
+        let word = |rolling: &RollingOut| {
+            let since = self.published.asked(key, rolling.machine.phase());
+            rolling.machine.word(key, &self.edge, since)
+        };
+        rolling.map(word).unwrap_or_default()
+    }
+
+    /// Rollouts that wait for the edge's word, and the phase that they wait in: those whose phase is stored, and so what is handed out.
+    pub(crate) fn asking_edge(&self) -> BTreeMap<AppKey, Phase> {
+        let asking = self.apps.iter().filter(|(_, app)| app.storing.is_none());
+        asking.filter_map(|(key, app)| Some((key.clone(), app.rolling()?.machine.asks_edge()?))).collect()
     }
 
     /// `ledger` is made when it is needed first.
@@ -210,7 +227,7 @@ impl Loop {
             let Some(Promoted { change, release, cached, .. }) = app.promoted.take() else { continue };
             let urls = self.apps.get(&key).map(|app| self.urls(app)).unwrap_or_default();
             let late = || "the edge has not taken up the new table yet: see `bowline status`".to_owned();
-            let note = self.edge.faults.get(&key).map(unserved).or_else(|| (!served).then(late));
+            let note = self.edge.fault_of(&key).map(unserved).or_else(|| (!served).then(late));
             if let Some(text) = note {
                 self.tell(change, ChangeStep::Note { service: None, text });
             }

@@ -292,7 +292,7 @@ impl Loop {
         {
             notes.push(format!("release {} cannot be started again: {fault}", stable.release.number()));
         }
-        notes.extend(self.edge.faults.get(&app.record.key).map(unserved));
+        notes.extend(self.edge.fault_of(&app.record.key).map(unserved));
         notes
     }
 

@@ -106,7 +106,7 @@ pub struct StepPlan {
 /// Every choice of a rollout: the preview is the truth.
 ///
 /// Rolling: service by service, one instance at a time, one more than wanted, none fewer; the last one of the stable
-/// release stays until the candidate is whole. What shares a fixed port with
+/// release stays until the edge has its routes. What shares a fixed port with
 /// a service of the stable release replaces it stop-first. The first release starts all at once, and is not watched.
 ///
 /// Canary: what has requests that can be judged gets the share of each step, beside a baseline with the same share and a

@@ -21,9 +21,17 @@ pub(crate) enum Strike {
     ExitsAtOnce,
     Refused,
     IgnoresTerm,
+    /// The edge does not take the routes of a release.
+    RoutesRefused,
+    /// It does not take where its instances are.
+    InstancesRefused,
+    /// It takes nothing for a while, and goes on with what it has.
+    EdgeDeaf,
+    /// It dies, and comes back later with nothing.
+    EdgeDies,
 }
 
-pub(crate) const STRIKES: [Strike; 10] = [
+pub(crate) const STRIKES: [Strike; 14] = [
     Strike::Crash,
     Strike::LostTable,
     Strike::Exits,
@@ -34,6 +42,10 @@ pub(crate) const STRIKES: [Strike; 10] = [
     Strike::ExitsAtOnce,
     Strike::Refused,
     Strike::IgnoresTerm,
+    Strike::RoutesRefused,
+    Strike::InstancesRefused,
+    Strike::EdgeDeaf,
+    Strike::EdgeDies,
 ];
 
 /// What the daemon does to the world.

@@ -1,9 +1,11 @@
 //! Of a script that breaks an invariant, the least that still does.
 
+use std::sync::Arc;
+
 use crate::check::Invariant;
 use crate::manner::{Behaviour, GOOD};
 use crate::node::Profile;
-use crate::script::{Op, Script};
+use crate::script::{Op, Script, has_odd_instances, has_odd_routes, made_even};
 
 /// Leaves out whatever the same invariant is broken without.
 pub(crate) fn shrink(script: Script, breaks: impl Fn(&Script) -> Option<Invariant>) -> Script {
@@ -77,6 +79,13 @@ fn candidates(script: &Script) -> Vec<Script> {
         less(&|one| {
             one.lulls.remove(i);
         });
+    }
+    for i in (0..script.apps.len()).filter(|i| has_odd_routes(&script.apps[*i]) || has_odd_instances(&script.apps[*i]))
+    {
+        less(&|one| made_even(Arc::make_mut(&mut one.apps[i])));
+    }
+    if script.fates.is_some() {
+        less(&|one| one.fates = None);
     }
     if !script.load.rooms.is_empty() {
         less(&|one| one.load.rooms.clear());

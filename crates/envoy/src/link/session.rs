@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Generation, InstanceId, ServiceName};
-use bowline_core::route::{Action, EdgeDesired, EdgeObservation, EdgeStatus, Flow, PoolId, RuleId, Table};
+use bowline_core::route::{Action, EdgeDesired, EdgeObservation, EdgeStatus, Flow, PoolId, Refusal, RuleId, Table};
 use bowline_core::scale::Demand;
 use tokio::net::UnixListener;
 use tokio::process::Child;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, sleep, timeout};
 
 use super::confined::{Confined, Next};
 use super::drain::Drains;
-use super::faults::Troubles;
+use super::faults::{Kept, Troubles};
 use super::process::{self, Process};
 use super::upload::{self, Keeper};
 use super::{LinkConfig, Request, model};
@@ -77,7 +77,7 @@ pub(super) struct Session {
     refused: Refused,
     /// Of the model, what could not be said: rules that answer 503, and what stays as it was.
     left_out: BTreeMap<RuleId, String>,
-    kept: Vec<Fault>,
+    kept: Vec<Kept>,
     /// Why Envoy cannot ask for anything.
     unbound: Option<Fault>,
     drains: Drains,
@@ -402,7 +402,8 @@ impl Session {
         }
         let kept = said.kept.iter().map(|(kind, name, error)| {
             tracing::error!(kind = kind.what(), name, error = error as &dyn std::error::Error, "Envoy cannot be told");
-            Fault::new(FaultKind::Failed, format!("Envoy cannot be told {} (`{name}`)", kind.what())).source(error)
+            let what = format!("Envoy cannot be told {} (`{name}`)", kind.what());
+            Kept { kind: *kind, name: name.clone(), fault: Fault::new(FaultKind::Failed, what).source(error) }
         });
         self.kept = kept.collect();
         (self.left_out, self.told) = (left_out, told);
@@ -468,8 +469,8 @@ impl Session {
         }
     }
 
-    /// What it does not do of what is wanted: all together, and of each app.
-    fn faults(&self) -> (Option<Fault>, BTreeMap<AppKey, Fault>) {
+    /// What it does not do of what is wanted: all together, and each by itself.
+    fn faults(&self) -> (Option<Fault>, Vec<Refusal>) {
         let troubles = Troubles {
             table: &self.table.table,
             draining: self.drains.pools(),
@@ -478,8 +479,8 @@ impl Session {
             left_out: &self.left_out,
             kept: &self.kept,
         };
-        let (edge, apps) = troubles.faults();
-        (self.unbound.clone().or(edge).or_else(|| self.filter.fault()), apps)
+        let (edge, all) = troubles.faults();
+        (self.unbound.clone().or(edge).or_else(|| self.filter.fault()), all)
     }
 
     /// Asks Envoy what it does, and publishes that with what was counted.
@@ -499,7 +500,7 @@ impl Session {
         // One that could not be asked is told to have it by the next look.
         let taken = self.taken.take();
         let serving = taken.or(self.observed.borrow().serving);
-        let (refusal, faults) = self.faults();
+        let (refusal, refusals) = self.faults();
         let is_as_found = self.child.is_none() && self.tells == 1;
         self.observed.send_if_modified(|seen| {
             let mut now = EdgeObservation::clone(seen);
@@ -507,7 +508,7 @@ impl Session {
             if taken.is_some() {
                 now.table = is_as_found.then(|| Arc::clone(&self.table.table));
             }
-            (now.refusal, now.faults) = (refusal, faults);
+            (now.refusal, now.refusals) = (refusal, refusals);
             let active = doing.iter().filter(|(_, doing)| doing.active > 0);
             now.outstanding = active.map(|(id, doing)| (id.clone(), doing.active)).collect();
             now.left_out = doing.iter().filter(|(_, doing)| doing.is_left_out).map(|(id, _)| id.clone()).collect();
