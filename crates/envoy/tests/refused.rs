@@ -151,6 +151,39 @@ async fn one_that_is_refused_is_named_and_all_others_change() {
     handle.shutdown.edge(Duration::ZERO).await;
 }
 
+/// However soon the next one is told, and whatever of it is found out by halves.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_table_is_served_without_what_is_refused_of_it() {
+    const LAST: u64 = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let mut handle = start(folder.path());
+    let all = |b| [("a", Kind::Good), ("b", b), ("c", Kind::Good), ("d", Kind::Good)];
+    tell(&mut handle, 1, &all(Kind::Good)).await;
+    let mut observed = handle.observed.clone();
+    let watching = tokio::spawn(async move {
+        loop {
+            let seen = Arc::clone(&observed.borrow_and_update());
+            let serving = seen.serving.expect("it serves something");
+            let names_b = seen.refusals.iter().any(|refusal| refusal.apps.contains(&key("b")));
+            assert_eq!(names_b, serving > Generation(1), "{serving}: {:?}", seen.refusals);
+            if serving == Generation(LAST) {
+                return;
+            }
+            observed.changed().await.expect("the link goes on");
+        }
+    });
+    // Sooner than what was taken is published, and not so soon that most of them are never told.
+    let mut pace = tokio::time::interval(Duration::from_millis(7));
+    for generation in 2..=LAST {
+        pace.tick().await;
+        handle.desired.send_replace(desired(generation, &all(Kind::Refused)));
+    }
+    tokio::time::timeout(LIMIT, watching).await.expect("the last one is served").expect("each names what is refused");
+    let seen = EdgeObservation::clone(&handle.observed.borrow());
+    assert_eq!(leads_to(&seen, "b"), "b-1.test/", "it is served as it was");
+    handle.shutdown.edge(Duration::ZERO).await;
+}
+
 #[test]
 fn one_that_was_found_lets_go_of_nothing_but_what_it_refuses() {
     let folder = tempfile::tempdir().unwrap();

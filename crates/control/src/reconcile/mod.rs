@@ -436,10 +436,8 @@ impl Loop {
         }
         self.publish(now);
         if self.is_answered {
-            // The edge had this table before: there is nothing to wait for.
+            // The edge had this table before: there is nothing to wait for. What follows is stored first, and handed out after that.
             self.drive_rollouts(now);
-            self.drive_slots(now);
-            self.publish(now);
         }
         self.take_up_early(now);
         self.collect();

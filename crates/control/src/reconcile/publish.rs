@@ -9,7 +9,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Generation, InstanceId, RouteName, ServiceName};
 use bowline_core::instance::{InstanceOrder, NodeDesired, Observations};
 use bowline_core::resource::{ResourceKey, ResourceSpec};
-use bowline_core::rollout::Phase;
+use bowline_core::rollout::{Asked, Phase};
 use bowline_core::route::{
     Certificate, Certificates, Challenge, Compiler, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table,
     Tables,
@@ -50,9 +50,18 @@ pub(crate) struct Published {
     ordered: Ordered,
     /// What the edge was last told to answer authorities, and the first table that said so.
     challenged: BTreeMap<HostName, (Challenge, Generation)>,
-    /// Rollouts that wait for the edge's word, the phase that they wait in, and the first table since.
-    asked: BTreeMap<AppKey, (Phase, Generation)>,
+    /// Rollouts, and the tables that they ask about.
+    asked: BTreeMap<AppKey, Asking>,
     serving: Option<Generation>,
+}
+
+/// Since when the edge's word counts for a rollout.
+#[derive(Debug)]
+struct Asking {
+    /// The first table that was there in this rollout.
+    began: Generation,
+    /// The phase in which it waits, and the first table since.
+    waits: Option<(Phase, Generation)>,
 }
 
 /// What comes from an authority, as far as it has come.
@@ -301,24 +310,29 @@ impl Published {
         }
     }
 
-    /// To be called when the table is that of what is wanted now. Whether one of those who ask since is answered by what the edge serves
+    /// To be called when the table is that of what is wanted now. Whether one of those who wait since is answered by what the edge serves
     /// already.
-    pub(crate) fn ask(&mut self, asking: &BTreeMap<AppKey, Phase>) -> bool {
-        self.asked.retain(|key, (phase, _)| asking.get(key) == Some(phase));
+    pub(crate) fn ask(&mut self, asking: &BTreeMap<AppKey, Option<Phase>>) -> bool {
+        self.asked.retain(|key, _| asking.contains_key(key));
         let is_current = !self.waiting && self.uncompiled.is_none();
         let Some(generation) = self.edge.as_ref().filter(|_| is_current).map(|edge| edge.table.generation) else {
             return false;
         };
-        let before = self.asked.len();
+        let mut is_new = false;
         for (key, phase) in asking {
-            self.asked.entry(key.clone()).or_insert((*phase, generation));
+            let asked = self.asked.entry(key.clone()).or_insert(Asking { began: generation, waits: None });
+            if asked.waits.map(|(of, _)| of) != *phase {
+                asked.waits = phase.map(|phase| (phase, generation));
+                is_new |= phase.is_some();
+            }
         }
-        self.asked.len() > before && self.serving.is_some_and(|serving| serving >= generation)
+        is_new && self.serving.is_some_and(|serving| serving >= generation)
     }
 
-    /// The first table that was there since a rollout has begun to ask in this phase.
-    pub(crate) fn asked(&self, key: &AppKey, phase: Phase) -> Option<Generation> {
-        self.asked.get(key).filter(|(of, _)| *of == phase).map(|(_, since)| *since)
+    /// The tables of which the edge's word counts for a rollout in this phase.
+    pub(crate) fn asked(&self, key: &AppKey, phase: Phase) -> Option<Asked> {
+        let Asking { began, waits } = *self.asked.get(key)?;
+        Some(Asked { began, since: waits.filter(|(of, _)| *of == phase).map(|(_, since)| since) })
     }
 
     pub(crate) fn certified(&mut self, host: HostName, leaf: Option<Leaf>, now: Mono) {

@@ -21,7 +21,6 @@ use super::ledger::Ledger;
 use super::pending::{Passed, Pending};
 use super::request::Answer;
 use super::resources::Gate;
-use super::status::unserved;
 use super::world::{AppWorld, Promoted, Stable};
 use crate::form;
 use crate::store::{RevisionState, Wanted};
@@ -76,16 +75,20 @@ impl Loop {
     fn word_of_edge(&self, key: &AppKey) -> Word {
         let rolling = self.apps.get(key).and_then(AppWorld::rolling);
         let word = |rolling: &RollingOut| {
-            let since = self.published.asked(key, rolling.machine.phase());
-            rolling.machine.word(key, &self.edge, since)
+            let asked = self.published.asked(key, rolling.machine.phase());
+            rolling.machine.word(key, &self.edge, asked)
         };
         rolling.map(word).unwrap_or_default()
     }
 
-    /// Rollouts that wait for the edge's word, and the phase that they wait in: those whose phase is stored, and so what is handed out.
-    pub(crate) fn asking_edge(&self) -> BTreeMap<AppKey, Phase> {
-        let asking = self.apps.iter().filter(|(_, app)| app.storing.is_none());
-        asking.filter_map(|(key, app)| Some((key.clone(), app.rolling()?.machine.asks_edge()?))).collect()
+    /// Rollouts, and the phase in which each waits for the edge's word: one that is stored, and so what is handed out.
+    pub(crate) fn asking_edge(&self) -> BTreeMap<AppKey, Option<Phase>> {
+        let asking = |(key, app): (&AppKey, &AppWorld)| {
+            let machine = &app.rolling()?.machine;
+            let waits = app.storing.is_none() && machine.asks_edge();
+            Some((key.clone(), waits.then(|| machine.phase())))
+        };
+        self.apps.iter().filter_map(asking).collect()
     }
 
     /// `ledger` is made when it is needed first.
@@ -227,7 +230,7 @@ impl Loop {
             let Some(Promoted { change, release, cached, .. }) = app.promoted.take() else { continue };
             let urls = self.apps.get(&key).map(|app| self.urls(app)).unwrap_or_default();
             let late = || "the edge has not taken up the new table yet: see `bowline status`".to_owned();
-            let note = self.edge.fault_of(&key).map(unserved).or_else(|| (!served).then(late));
+            let note = self.edge.fault_of(&key).map(Fault::in_one_line).or_else(|| (!served).then(late));
             if let Some(text) = note {
                 self.tell(change, ChangeStep::Note { service: None, text });
             }

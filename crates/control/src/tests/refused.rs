@@ -108,6 +108,27 @@ fn a_release_waits_for_an_edge_that_is_away_and_another_daemon_asks_again() {
     }
 }
 
+/// Nothing of the release is refused, and nothing of it is taken.
+#[test]
+fn what_keeps_all_routes_from_an_edge_is_waited_for_by_its_name() {
+    for (part, deaf_to) in [(Part::Table, Some("more")), (Part::Listener, None)] {
+        let (mut world, mut daemon) = serving();
+        let fault = fault("Envoy refused a listener (`http`)").caused_by("address in use");
+        let why = Refusal { apps: BTreeSet::new(), part, fault };
+        (world.deaf_to, world.always_refused, world.edge.refusals) = (deaf_to, vec![why.clone()], vec![why]);
+        bring_out(&mut world, &mut daemon, MORE);
+        let said = waits(&mut world, &mut daemon);
+        let named = "Envoy refused a listener (`http`): address in use, and no routes are taken before that";
+        assert!(said.contains(named), "{said}");
+        world.always_refused.clear();
+        world.edge.refusals.clear();
+        world.hears();
+        world.run(&mut daemon);
+        let app = world.status(&mut daemon).apps.remove(0);
+        assert_eq!((app.release, app.change.is_none(), world.outages), (Some(2), true, 0));
+    }
+}
+
 #[test]
 fn what_is_refused_of_no_release_is_told_with_its_end_and_shown() {
     let mut world = World::new();

@@ -1,5 +1,6 @@
 //! The rollout machine.
 
+mod ready;
 mod standing;
 mod warmth;
 mod words;
@@ -12,7 +13,7 @@ use super::plan::{Presence, Replicas, StepPlan, Until};
 use super::{AbortStage, Count, Counts, Failing, Phase, Plan, Role, Set, Word};
 use crate::fault::Fault;
 use crate::id::{ReleaseNumber, ServiceName};
-use crate::instance::{Failure, FailureCause};
+use crate::instance::FailureCause;
 use crate::time::Mono;
 use crate::units::Weight;
 
@@ -78,6 +79,10 @@ pub struct Rollout {
     looked: bool,
     /// When it was last asked: what was to happen until then has happened.
     asked: Mono,
+    /// When all of the candidate that is wanted was ready last, and all that a step waits for beside it; else when this phase was entered. While
+    /// the edge is silent all of it may be ready for hours, and what fails then has its whole time.
+    whole: Mono,
+    beside: Mono,
     jury: Jury,
     excused: Excused,
     /// Until the promotion the latest; from there on the one that it went by.
@@ -99,8 +104,26 @@ impl Rollout {
         let phase = if let Phase::Step(i) = phase { Phase::Step(i.min(last)) } else { phase };
         let (counts, jury, excused) = (Counts::new(), Jury::default(), Excused::new());
         let (fresh, looked, before, spent) = (false, false, None, Duration::ZERO);
-        let (entered, asked, memory, word) = (now, now, Memory::default(), Word::default());
-        Self { plan, phase, entered, spent, reason, counts, fresh, word, looked, asked, jury, excused, memory, before }
+        let (entered, asked, whole, beside) = (now, now, now, now);
+        let (memory, word) = (Memory::default(), Word::of_nothing(&plan));
+        Self {
+            plan,
+            phase,
+            entered,
+            spent,
+            reason,
+            counts,
+            fresh,
+            word,
+            looked,
+            asked,
+            whole,
+            beside,
+            jury,
+            excused,
+            memory,
+            before,
+        }
     }
 
     /// With the [`Self::excused`] that were stored last.
@@ -142,6 +165,7 @@ impl Rollout {
                 self.word.clone_from(word);
                 self.fresh = true;
                 self.looked = true;
+                self.see_ready(now);
                 self.look(traffic, now);
             }
             Input::Promote => entered.extend(self.promote(now)),
@@ -212,7 +236,7 @@ impl Rollout {
     /// When to call `handle` again if nothing else happens.
     pub fn next_deadline(&self) -> Option<Mono> {
         // What is left to wait for is the edge alone, and it has all the time that it takes.
-        let waits_for_edge = |at: &Mono| self.asks_edge().is_some() && *at <= self.asked;
+        let waits_for_edge = |at: &Mono| self.asks_edge() && *at <= self.asked;
         self.deadline().filter(|at| self.looked && !waits_for_edge(at))
     }
 }
@@ -264,7 +288,7 @@ impl Rollout {
         match self.phase {
             Phase::Prepare => Some(self.entered),
             Phase::Step(i) => match self.plan.steps[usize::from(i)].until {
-                Until::Ready => Some(self.entered + self.patience_of_step(i)),
+                Until::Ready => self.waits_since(i).map(|since| since + self.patience_of_step(i)),
                 Until::Judged(hold) => {
                     let all = [self.jury.next_look(), Some(self.step_over(hold))];
                     all.into_iter().flatten().filter(|at| *at > self.asked).min()
@@ -276,7 +300,8 @@ impl Rollout {
                 look.into_iter().chain([self.over(self.plan.watch)]).min()
             }
             Phase::Abort(AbortStage::Restore(_)) => Some(self.entered + self.patience(Role::Stable)),
-            Phase::Promote | Phase::Abort(AbortStage::Clear(_) | AbortStage::Drain) => None,
+            Phase::Promote => (!self.is_ready(Role::Candidate)).then(|| self.whole + self.patience(Role::Candidate)),
+            Phase::Abort(AbortStage::Clear(_) | AbortStage::Drain) => None,
             Phase::Done | Phase::RolledBack | Phase::Failed => None,
         }
     }
@@ -286,7 +311,7 @@ impl Rollout {
         match self.phase {
             Phase::Prepare => Some(Next::Enter(Phase::Step(0))),
             Phase::Step(i) => self.next_of_step(i, late, now),
-            Phase::Promote => self.next_of_promotion(),
+            Phase::Promote => self.next_of_promotion(late),
             Phase::Watch => match (self.failing(), self.jury.fails()) {
                 (Some(last), _) => Some(Next::Abort(self.crashed(last))),
                 (None, Some(verdict)) => Some(Next::Abort(self.condemned(&verdict))),
@@ -306,12 +331,14 @@ impl Rollout {
         }
     }
 
-    /// Its routes are told. What served before stays as it was until they are taken: it is what is gone back to if they are not.
-    fn next_of_promotion(&self) -> Option<Next> {
+    /// Its routes are told. What served before stays as it was until they are taken: it is what is gone back to if they are not. Meanwhile
+    /// instances of the candidate may have ended: those that take their place are waited for, too.
+    fn next_of_promotion(&self, late: bool) -> Option<Next> {
         match (&self.word, self.failing()) {
             (Word::Refused(why), _) => Some(Next::Abort(why.clone())),
             (Word::Silent(_) | Word::Taken, Some(last)) => Some(Next::Abort(self.crashed(last))),
-            (Word::Taken, None) => Some(Next::Enter(Phase::Watch)),
+            (Word::Silent(_) | Word::Taken, None) if late => Some(Next::Abort(self.too_late())),
+            (Word::Taken, None) => self.is_ready(Role::Candidate).then_some(Next::Enter(Phase::Watch)),
             (Word::Silent(_), None) => None,
         }
     }
@@ -380,7 +407,8 @@ impl Rollout {
     fn enter(&mut self, phase: Phase, now: Mono) -> Entered {
         let was = std::mem::replace(&mut self.phase, phase);
         (self.entered, self.spent) = (now, Duration::ZERO);
-        (self.fresh, self.word) = (false, Word::default());
+        (self.whole, self.beside) = (now, now);
+        (self.fresh, self.word) = (false, Word::of_nothing(&self.plan));
         let jury = std::mem::take(&mut self.jury);
         self.excused.extend(jury.broken());
         if jury.looks().next().is_some() {
@@ -546,65 +574,6 @@ impl Rollout {
             Role::Candidate => Some(self.plan.candidate),
         };
         release.and_then(|release| self.counts.get(&(service.clone(), release))).cloned().unwrap_or_default()
-    }
-
-    /// What is wanted of one role and not there: (service, ready, wanted).
-    fn missing(&self, role: Role) -> Vec<(ServiceName, u16, u16)> {
-        let wanted = |replicas: Replicas| match role {
-            Role::Stable | Role::Baseline => replicas.stable + replicas.baseline,
-            Role::Candidate => replicas.candidate,
-        };
-        let of = |(service, replicas): (ServiceName, Replicas)| {
-            let ready = self.count(&service, role).ready;
-            (service, ready, wanted(replicas))
-        };
-        self.replicas().into_iter().map(of).filter(|(_, ready, wanted)| ready < wanted).collect()
-    }
-
-    fn is_ready(&self, role: Role) -> bool {
-        self.missing(role).is_empty()
-    }
-
-    /// All of the candidate that is wanted now is there.
-    pub(in crate::rollout) fn is_whole(&self) -> bool {
-        self.looked && self.is_ready(Role::Candidate)
-    }
-
-    /// What a step waits for of the stable release, baseline included: (service, ready, wanted). What fails as often as a candidate
-    /// may not is not waited for.
-    fn stable_to_come(&self, step: u16) -> Vec<(ServiceName, u16, u16)> {
-        if !self.plan.brings_together(step) {
-            return Vec::new();
-        }
-        let fails =
-            |service: &ServiceName| self.count(service, Role::Stable).failing.is_some_and(|one| too_often(&one));
-        let comes = |(service, ..): &(ServiceName, u16, u16)| self.plan.shared.contains(service) && !fails(service);
-        self.missing(Role::Stable).into_iter().filter(comes).collect()
-    }
-
-    /// Nothing of these services is left, and nothing can come any more.
-    fn is_gone<'a>(&self, services: impl IntoIterator<Item = &'a ServiceName>, role: Role) -> bool {
-        services.into_iter().all(|service| self.fresh && self.count(service, role).total == 0)
-    }
-
-    fn patience_of_step(&self, step: u16) -> Duration {
-        let beside = self.plan.shared.iter().filter(|_| self.plan.brings_together(step));
-        self.patience(Role::Candidate).max(self.plan.patience(beside))
-    }
-
-    fn patience(&self, role: Role) -> Duration {
-        let replicas = self.replicas();
-        let concerned = replicas.iter().filter(|(_, replicas)| match role {
-            Role::Stable | Role::Baseline => replicas.stable > 0,
-            Role::Candidate => replicas.candidate > 0,
-        });
-        self.plan.patience(concerned.map(|(service, _)| service))
-    }
-
-    /// An instance of the candidate that fails too often.
-    fn failing(&self) -> Option<Failure> {
-        let of = |service: &ServiceName| self.count(service, Role::Candidate).failing;
-        self.plan.after.keys().filter_map(of).find(too_often).map(|failing| failing.last)
     }
 }
 

@@ -18,4 +18,4 @@ pub use round::{Move, Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, R
 pub use set::{
     Count, Counts, Failing, Role, Scaled, ScaledBy, Scales, Set, Streak, notes, scales_for, steady, with_baselines,
 };
-pub use word::{Silence, Word};
+pub use word::{Asked, Silence, Word};

@@ -8,7 +8,7 @@ use super::set::{Scales, replicas_to_start};
 use crate::app::{AbortRule, App, Probe, Rollout, Service, Step, Strategy};
 use crate::id::{Port, ReleaseNumber, ServiceName};
 use crate::instance::Readiness;
-use crate::route::{LOCAL, routed};
+use crate::route::{LOCAL, is_reached, routed};
 use crate::units::Weight;
 
 /// When a step is over.
@@ -128,6 +128,8 @@ pub struct Plan {
     pub after: BTreeMap<ServiceName, Replicas>,
     /// Services of the candidate that cannot run beside the stable release: their own ones.
     pub exclusive: BTreeSet<ServiceName>,
+    /// The candidate has routes, and they have hosts: the edge has something to say of it.
+    pub reached: bool,
     /// Services that routes of both releases lead to, and that move by shares; none of a rolling one.
     pub shared: BTreeSet<ServiceName>,
     /// Services whose requests are looked at: those, and whatever gets requests while it is watched.
@@ -230,6 +232,7 @@ impl Plan {
             before,
             after,
             exclusive,
+            reached: is_reached(app),
             shared,
             judged,
             rules: rollout.abort,

@@ -29,13 +29,32 @@ pub enum Silence {
     Busy,
     /// It is not there.
     Away,
+    /// It refuses what all that it is told waits for.
+    Stuck(String),
     /// It refuses something, and does not say whose it is.
     Vague(String),
+}
+
+/// Since which tables a rollout asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// The first that was there in this rollout. Whoever goes back has a release's number once more: what is said of a table before may be of
+    /// that one.
+    pub began: Generation,
+    /// The first since it waits for the edge in this phase ([`Rollout::asks_edge`]); `None`: it does not.
+    pub since: Option<Generation>,
 }
 
 impl Default for Word {
     fn default() -> Self {
         Self::Silent(Silence::default())
+    }
+}
+
+impl Word {
+    /// Before anything was asked. Nobody asks for a release that no edge leads to.
+    pub(super) fn of_nothing(plan: &Plan) -> Self {
+        if plan.reached { Self::default() } else { Self::Taken }
     }
 }
 
@@ -46,6 +65,7 @@ impl fmt::Display for Silence {
             Self::Untold => f.write_str("it is about to be told"),
             Self::Busy => f.write_str("it was told, and has not answered yet"),
             Self::Away => f.write_str("it is away, which refuses nothing"),
+            Self::Stuck(what) => write!(f, "{what}, and no routes are taken before that"),
             Self::Vague(what) => write!(f, "{what}, and nobody knows whose those are"),
         }
     }
@@ -61,52 +81,61 @@ impl Plan {
 }
 
 impl Rollout {
-    /// What the edge's latest observation says of what it was told of the candidate. `since`: the first table that was handed out after the
-    /// rollout had begun to ask in this phase ([`Self::asks_edge`]).
-    pub fn word(&self, key: &AppKey, seen: &EdgeObservation, since: Option<Generation>) -> Word {
-        let candidate = self.plan().candidate;
-        let own = || seen.refusals.iter().filter(|refusal| refusal.apps.contains(key));
-        // A number is given once: this can be about nothing else, whenever it was said.
-        let of_candidate = |refusal: &&Refusal| matches!(&refusal.part, Part::Pool(pool) if pool.release == candidate);
-        if let Some(refusal) = own().find(of_candidate) {
-            return Word::Refused(refused(candidate, &refusal.fault));
+    /// What the edge's latest observation says of what it was told of the candidate. `asked`: nothing, as long as no table was there.
+    pub fn word(&self, key: &AppKey, seen: &EdgeObservation, asked: Option<Asked>) -> Word {
+        if !self.plan().reached {
+            return Word::of_nothing(self.plan());
         }
         match &seen.status {
             EdgeStatus::Connected => {}
             EdgeStatus::Starting | EdgeStatus::Lost(_) => return Word::Silent(Silence::Away),
         }
+        let Some(Asked { began, since }) = asked else { return Word::Silent(Silence::Untold) };
+        let candidate = self.plan().candidate;
+        let serves = |since: Generation| seen.serving.is_some_and(|serving| serving >= since);
+        let own = || seen.refusals.iter().filter(|refusal| refusal.apps.contains(key));
+        let of_candidate = |refusal: &&Refusal| matches!(&refusal.part, Part::Pool(pool) if pool.release == candidate);
+        if let Some(refusal) = own().find(of_candidate).filter(|_| serves(began)) {
+            return Word::Refused(refused(candidate, &refusal.fault));
+        }
+        let whole =
+            |part: Part| seen.refusals.iter().find(|refusal| refusal.part == part).map(|refusal| &refusal.fault);
         let Some(since) = since else { return Word::Silent(Silence::Untold) };
-        if seen.serving.is_none_or(|serving| serving < since) {
-            return Word::Silent(Silence::Busy);
+        if !serves(since) {
+            return Word::Silent(whole(Part::Table).map_or(Silence::Busy, |fault| Silence::Stuck(fault.in_one_line())));
         }
         // Until the promotion these are the routes of the release before.
         if self.live() != Some(candidate) {
             return Word::Taken;
         }
+        if let Some(fault) = whole(Part::Listener) {
+            return Word::Silent(Silence::Stuck(fault.in_one_line()));
+        }
         let of_routes = |refusal: &&Refusal| match refusal.part {
             Part::Host(_) | Part::Route(_) => true,
             // One that is not taken now may be taken later, and is no part of a release.
-            Part::Certificate(_) | Part::Pool(_) | Part::Routes | Part::Other => false,
+            Part::Certificate(_) => false,
+            Part::Pool(_) | Part::Routes | Part::Listener | Part::Table | Part::Other => false,
         };
         if let Some(refusal) = own().find(of_routes) {
             return Word::Refused(refused(candidate, &refusal.fault));
         }
-        match seen.refusals.iter().find(|refusal| refusal.part == Part::Routes) {
-            Some(refusal) => Word::Silent(Silence::Vague(refusal.fault.message.clone())),
+        match whole(Part::Routes) {
+            Some(fault) => Word::Silent(Silence::Vague(fault.message.clone())),
             None => Word::Taken,
         }
     }
 
     /// It goes on when the edge has taken what it is told in this phase: before anything is given to the candidate by its weight, and before
     /// its routes are all there is.
-    pub fn asks_edge(&self) -> Option<Phase> {
-        let asks = match self.phase() {
+    pub fn asks_edge(&self) -> bool {
+        let waits = match self.phase() {
             Phase::Promote => true,
             Phase::Step(step) => self.plan().comes_before_a_share(step) && self.is_whole(),
             Phase::Prepare | Phase::Watch | Phase::Done => false,
             Phase::Abort(_) | Phase::RolledBack | Phase::Failed => false,
         };
-        asks.then(|| self.phase())
+        waits && self.plan().reached
     }
 }
 
@@ -154,7 +183,8 @@ mod tests {
     }
 
     fn says(phase: Phase, seen: &EdgeObservation, since: Option<u64>) -> Word {
-        rollout(phase).word(&key(), seen, since.map(Generation))
+        let asked = since.map(|since| Asked { began: Generation(since), since: Some(Generation(since)) });
+        rollout(phase).word(&key(), seen, asked)
     }
 
     #[test]
@@ -172,6 +202,25 @@ mod tests {
         silent(&seen(6, refused), Some(7), Silence::Busy);
         let vague = vec![refusal("board", Part::Routes)];
         silent(&seen(7, vague), Some(7), Silence::Vague("Envoy refused routes".into()));
+        let stuck = || Silence::Stuck("Envoy refused routes: no such filter".into());
+        silent(&seen(7, vec![refusal("board", Part::Listener)]), Some(7), stuck());
+        silent(&seen(6, vec![refusal("board", Part::Table)]), Some(7), stuck());
+        assert!(stuck().to_string().ends_with("no such filter, and no routes are taken before that"));
+    }
+
+    #[test]
+    fn of_what_no_edge_leads_to_nobody_asks() {
+        let mut app = sample::app("shop", &["web"]);
+        let check = |app: &crate::app::App, is_asked: bool| {
+            let plan = Plan::new(Some((ReleaseNumber(1), app)), (ReleaseNumber(2), app), &Default::default());
+            let rollout = Rollout::resume(plan, Phase::Promote, None, Mono::default());
+            let word = rollout.word(&key(), &EdgeObservation::default(), None);
+            assert_eq!((rollout.asks_edge(), word != Word::Taken), (is_asked, is_asked));
+        };
+        check(&app, true);
+        app.environment.name = crate::id::EnvName::new("production").unwrap();
+        check(&app, false);
+        check(&sample::app("shop", &["worker"]), false);
     }
 
     #[test]
@@ -208,8 +257,15 @@ mod tests {
     }
 
     #[test]
-    fn instances_that_are_refused_are_so_whenever_it_is_said() {
-        let word = says(Phase::Step(0), &seen(3, vec![refusal("shop", pool(2))]), None);
-        assert!(matches!(word, Word::Refused(_)), "{word:?}");
+    fn instances_that_are_refused_are_so_in_any_phase_of_the_rollout_and_not_before_it() {
+        let check = |serving, began, expected: bool| {
+            let asked = Some(Asked { began: Generation(began), since: None });
+            let word = rollout(Phase::Step(0)).word(&key(), &seen(serving, vec![refusal("shop", pool(2))]), asked);
+            assert_eq!(matches!(word, Word::Refused(_)), expected, "{word:?}");
+        };
+        check(3, 3, true);
+        check(4, 3, true);
+        // The one of this number that served before.
+        check(2, 3, false);
     }
 }

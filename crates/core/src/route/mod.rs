@@ -14,6 +14,7 @@ mod table;
 mod tables;
 
 pub use change::{Changes, Gone};
+pub(crate) use claim::is_reached;
 pub use claim::{Claim, Conflict, Foreign, Holder, LOCAL, check_claims, check_owners, claims, places, routed};
 pub use client::network;
 pub use compile::Serving;

@@ -85,6 +85,10 @@ pub enum Part {
     Certificate(HostName),
     /// Routes of which nobody knows whose they are.
     Routes,
+    /// Where it listens: what is led from there waits until that is taken.
+    Listener,
+    /// All of it.
+    Table,
     /// Nothing of an app.
     Other,
 }

@@ -14,9 +14,9 @@ use bowline_core::instance::{
     SlotState, Slots, StopSignal, Wanted, World,
 };
 use bowline_core::rollout::{
-    AbortStage, Entered, Input, Phase, Plan, Presence, Role, Rollout, Round, RoundEntered, RoundInput, RoundPhase,
-    RoundPlace, RoundPlan, Scaled, ScaledBy, Scales, Set, Silence, Traffic, Until, Word, scales_for, steady,
-    with_baselines,
+    AbortStage, Asked, Entered, Input, Phase, Plan, Presence, Role, Rollout, Round, RoundEntered, RoundInput,
+    RoundPhase, RoundPlace, RoundPlan, Scaled, ScaledBy, Scales, Set, Silence, Traffic, Until, Word, scales_for,
+    steady, with_baselines,
 };
 use bowline_core::route::{Action, Cohort, Compiler, Credentials, Pool, PoolId, Serving, Split, Table, Tables, routed};
 use bowline_core::scale::{Demand, Look, May, Policy, Room, Scaler, Target, Windows};
@@ -106,6 +106,8 @@ pub(crate) enum Mutation {
     RetiresUntold,
     /// What the edge said of a table before counts.
     GoesByAnOlderWord,
+    /// Whoever has ended while the edge was away is not waited for.
+    TakesOverUnready,
 }
 
 /// What a round does, as it is stored.
@@ -169,8 +171,8 @@ pub(crate) struct Daemon {
     generation: Generation,
     specs: BTreeMap<PoolId, Arc<InstanceSpec>>,
     entered: BTreeMap<AppKey, usize>,
-    /// Who asks for the edge's word, in which phase, and since which table.
-    asked: BTreeMap<AppKey, (Phase, Generation)>,
+    /// Of each rollout the first table that was there, and the phase in which it asks for the edge's word, with the first table since.
+    asked: BTreeMap<AppKey, (Generation, Option<(Phase, Generation)>)>,
     /// What had been answered when this daemon first saw the step that each rollout is in.
     began: BTreeMap<AppKey, (Phase, Answers)>,
     /// Of `web` of `shop`.
@@ -489,6 +491,11 @@ impl Daemon {
                 let beside = plan.shared.iter().filter_map(|service| Some((service.clone(), plan.stable?)));
                 beside.for_each(|of| counts.entry(of).or_default().ready = 9);
             }
+            if out.mutation == Some(Mutation::TakesOverUnready) && was == Phase::Promote {
+                let (plan, candidate) = (rollout.plan(), rollout.plan().candidate);
+                let own = plan.after.keys().map(|service| (service.clone(), candidate));
+                own.for_each(|of| counts.entry(of).or_default().ready = 9);
+            }
             let mut entered = rollout.handle(Input::Observed(&counts, &traffic, &word), now);
             let judged = matches!(was, Phase::Step(i) if is_judged(rollout.plan(), i));
             if out.mutation == Some(Mutation::PassesUnseen) && judged && entered.is_empty() {
@@ -521,12 +528,16 @@ impl Daemon {
     fn word(&self, out: &Outside<'_>, key: &AppKey) -> Word {
         let Some(rollout) = self.rollouts.get(key) else { return Word::default() };
         let seen = out.edge.seen();
-        let since = self.asked.get(key).filter(|(phase, _)| *phase == rollout.phase()).map(|(_, since)| *since);
-        let since = if out.mutation == Some(Mutation::GoesByAnOlderWord) { seen.serving } else { since };
-        match (rollout.word(key, &seen, since), out.mutation) {
+        let waits = |asked: Option<(Phase, Generation)>| asked.filter(|(phase, _)| *phase == rollout.phase());
+        let asked = self.asked.get(key).map(|(began, asked)| {
+            let since = waits(*asked).map(|(_, since)| since);
+            let is_older = out.mutation == Some(Mutation::GoesByAnOlderWord);
+            Asked { began: *began, since: if is_older { seen.serving } else { since } }
+        });
+        match (rollout.word(key, &seen, asked), out.mutation) {
             (Word::Silent(_), Some(Mutation::TakesSilenceForConsent)) => Word::Taken,
             (Word::Refused(_), Some(Mutation::HearsNoRefusal)) => Word::Taken,
-            (Word::Silent(Silence::Away), Some(Mutation::TakesSilenceForRefusal)) if rollout.asks_edge().is_some() => {
+            (Word::Silent(Silence::Away), Some(Mutation::TakesSilenceForRefusal)) if rollout.asks_edge() => {
                 Word::Refused(Fault::new(FaultKind::Failed, "the edge is away"))
             }
             (word, _) => word,
@@ -535,11 +546,13 @@ impl Daemon {
 
     /// The table is that of what is wanted now.
     fn ask(&mut self) {
-        let asking: BTreeMap<_, _> =
-            self.rollouts.iter().filter_map(|(key, one)| Some((key.clone(), one.asks_edge()?))).collect();
-        self.asked.retain(|key, (phase, _)| asking.get(key) == Some(phase));
-        for (key, phase) in asking {
-            self.asked.entry(key).or_insert((phase, self.generation));
+        self.asked.retain(|key, _| self.rollouts.contains_key(key));
+        for (key, rollout) in &self.rollouts {
+            let waits = rollout.asks_edge().then(|| rollout.phase());
+            let (_, asked) = self.asked.entry(key.clone()).or_insert((self.generation, None));
+            if asked.map(|(phase, _)| phase) != waits {
+                *asked = waits.map(|phase| (phase, self.generation));
+            }
         }
     }
 
@@ -759,12 +772,13 @@ impl Daemon {
         if step.phase == Phase::Watch && key.app.as_str() == "shop" && out.edge.routes_of(key) != routes() {
             return Err(broken(Invariant::Told, format!("r{candidate} takes over without its routes")));
         }
-        if step.phase == Phase::Promote {
+        if matches!(step.phase, Phase::Promote | Phase::Watch) {
             let counts = self.slots.counts(key);
             for (service, wanted) in &self.rollouts[key].plan().after {
                 let ready = counts.get(&(service.clone(), *candidate)).map_or(0, |count| count.ready);
                 if ready < wanted.candidate {
-                    let text = format!("r{candidate} promoted with {ready} of {} of {service}", wanted.candidate);
+                    let text =
+                        format!("r{candidate} in {} with {ready} of {} of {service}", step.phase, wanted.candidate);
                     return Err(broken(Invariant::StableRetiresLast, text));
                 }
             }

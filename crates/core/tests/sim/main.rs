@@ -48,7 +48,7 @@
 //! load says nothing it dies, too, or takes nothing for a while, most often when it is told of other routes. No release takes over before
 //! its routes are served, one that is refused goes back (`check_entered`, `TakesSilenceForConsent`, `HearsNoRefusal`, `GoesByAnOlderWord`), nobody
 //! goes back because the edge was away (`expected_end`, `TakesSilenceForRefusal`), and what served before stays until then (`check_orders`,
-//! `RetiresUntold`): no request is lost by a refusal (`check_requests`).
+//! `RetiresUntold`), and whoever of the new release has ended meanwhile is waited for (`TakesOverUnready`): no request is lost by a refusal (`check_requests`).
 //!
 //! Besides: one copy per slot (`TwoCopies`), a restart replaces everything (`KeepsInstances`), every wait has its reason, what is
 //! worse than it may be does not pass by itself (`expected_end`, `LooksAway`), and of good releases beside a good one at most
@@ -1080,4 +1080,5 @@ fn planted_bugs_are_caught_by_their_invariant() {
     check(Mutation::TakesSilenceForRefusal, Invariant::SameEnd);
     check(Mutation::RetiresUntold, Invariant::StableRetiresLast);
     check(Mutation::GoesByAnOlderWord, Invariant::Told);
+    check(Mutation::TakesOverUnready, Invariant::StableRetiresLast);
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::app::{
-    AbortRule, Access, App, Cage, Command, Environment, Health, HttpCheck, Limit, Limits, Origin, PathPrefix, Probe,
-    Protocol, ReleaseHooks, Rollout as RolloutTable, Route, RouteTo, Scale, Service, Step, Strategy, Tls, Transfer,
+    AbortRule, Access, App, Cage, Command, Environment, Health, HostName, HttpCheck, Limit, Limits, Origin, PathPrefix,
+    Probe, Protocol, ReleaseHooks, Rollout as RolloutTable, Route, RouteTo, Scale, Service, Step, Strategy, Tls,
+    Transfer,
 };
 use bowline_core::id::{AppKey, AppName, EnvName, Port, RouteName, ServiceName};
 use bowline_core::time::Mono;
@@ -134,7 +135,12 @@ fn route(path: &str, to: &str) -> (RouteName, Route) {
     (RouteName::new(to).unwrap(), route)
 }
 
-pub(crate) fn app(app: &str, services: BTreeMap<ServiceName, Service>, routes: BTreeMap<RouteName, Route>) -> App {
+fn host(app: &str) -> HostName {
+    HostName::new(&format!("{app}.localhost")).unwrap()
+}
+
+pub(crate) fn app(app: &str, services: BTreeMap<ServiceName, Service>, mut routes: BTreeMap<RouteName, Route>) -> App {
+    routes.values_mut().for_each(|route| route.hosts = vec![host(app)]);
     App {
         name: AppName::new(app).unwrap(),
         services,
@@ -333,6 +339,11 @@ impl Script {
         };
         let mut of_requests = Rng(seed ^ 0xc0_0417);
         (script.unseen, script.lulls) = (spans(&mut of_requests), spans(&mut of_requests));
+        // Of what is watched little is stored: in most of a watch no daemon would ever be missing.
+        let mut of_watch = Rng(seed ^ 0x3a7c);
+        if !watch.is_zero() && of_watch.below(2) == 0 {
+            script.aim = Some(Effect::Stored("watch"));
+        }
         script.has_dark_instances(&mut Rng(seed ^ 0xda4c));
         script.has_an_edge(&mut Rng(seed ^ 0xed9e), scaled);
         if scaled && of_load.below(2) == 0 {
@@ -370,7 +381,7 @@ impl Script {
             let app = Arc::make_mut(app);
             let denies = |name: &str| {
                 let (_, route) = route(&format!("/{name}"), "web");
-                (RouteName::new(name).unwrap(), Route { to: RouteTo::Deny, ..route })
+                (RouteName::new(name).unwrap(), Route { to: RouteTo::Deny, hosts: vec![host("shop")], ..route })
             };
             app.routes.extend([denies(&format!("of-{at}"))]);
             match rng.below(16) {

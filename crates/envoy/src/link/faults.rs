@@ -91,7 +91,7 @@ impl Troubles<'_> {
                 Some(host) => of_host(host, Part::Host),
                 None => (BTreeSet::new(), Part::Routes),
             },
-            Kind::Listener => (BTreeSet::new(), Part::Other),
+            Kind::Listener => (BTreeSet::new(), Part::Listener),
         }
     }
 

@@ -161,7 +161,8 @@ impl Rollout {
                 Until::Stopped(_) => (None, None, None),
             },
             Phase::Watch => (Some(self.over(self.plan.watch)), None, None),
-            Phase::Prepare | Phase::Promote | Phase::Abort(_) => (None, None, None),
+            Phase::Promote => (None, None, self.deadline()),
+            Phase::Prepare | Phase::Abort(_) => (None, None, None),
             Phase::Done | Phase::RolledBack | Phase::Failed => (None, None, None),
         }
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::app::{AbortRule, Step, Strategy, sample};
 use crate::fault::FaultKind;
 use crate::id::{Incarnation, InstanceId, Slot, SlotId};
-use crate::instance::{ExitCause, SlotState};
+use crate::instance::{ExitCause, Failure, SlotState};
 use crate::rollout::{Scaled, ScaledBy, Scales, Silence, Streak};
 use crate::route::outlier::{self, Outliers};
 use crate::route::{Cohort, PoolId};
@@ -160,6 +160,7 @@ fn canary(rules: &str) -> Rollout {
     let mut app = sample::app("shop", &["web", "worker"]);
     app.environment.name = crate::id::EnvName::new("production").unwrap();
     app.services.get_mut(&web()).unwrap().scale.min = 2;
+    route_to(&mut app, &["web"]);
     app.rollout = canary_rollout(rules);
     Rollout::start(Plan::new(Some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), &BTreeMap::new()), at(0))
 }
@@ -172,7 +173,7 @@ fn service(name: &str) -> ServiceName {
 fn route_to(app: &mut crate::app::App, services: &[&str]) {
     let route = |(at, name): (usize, &&str)| {
         let route = crate::app::Route {
-            hosts: Vec::new(),
+            hosts: vec![crate::app::HostName::new("shop.example.com").unwrap()],
             path: crate::app::PathPrefix::new(&format!("/{at}")).unwrap(),
             strip: false,
             to: crate::app::RouteTo::Service(service(name)),
@@ -598,6 +599,7 @@ fn a_place_that_its_plan_does_not_have_is_its_last_step() {
 fn blue_and_green_stand_beside_each_other_until_somebody_has_looked() {
     let mut app = sample::app("shop", &["web"]);
     app.environment.name = crate::id::EnvName::new("production").unwrap();
+    route_to(&mut app, &["web"]);
     app.rollout.strategy = Strategy::BlueGreen;
     let plan = Plan::new(Some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), &BTreeMap::new());
     let mut rollout = Rollout::start(plan, at(0));
@@ -835,7 +837,7 @@ fn away() -> Word {
 fn a_release_takes_over_when_the_edge_has_its_routes_and_waits_for_that_as_long_as_it_takes() {
     let mut rollout = Rollout::start(plan(true, 1), at(0));
     says(&mut rollout, 0, &Word::default(), &["step 0", "step 1", "promote"], "r1:1/0 r2:1/100");
-    assert_eq!((rollout.live(), rollout.asks_edge()), (Some(ReleaseNumber(2)), Some(Phase::Promote)));
+    assert_eq!((rollout.live(), rollout.asks_edge()), (Some(ReleaseNumber(2)), true));
     for now in [1, 100, 1_000_000] {
         says(&mut rollout, now, &away(), &[], "r1:1/0 r2:1/100");
         assert_eq!(rollout.next_deadline(), None);
@@ -879,13 +881,13 @@ fn no_share_is_given_before_the_edge_knows_who_is_to_have_it() {
     let mut rollout = canary("1%");
     let before = "r1:2/100 r1:1/0 r2:1/0";
     says(&mut rollout, 0, &Word::default(), &["step 0"], before);
-    assert_eq!(rollout.asks_edge(), Some(Phase::Step(0)));
+    assert!(rollout.asks_edge());
     // Whoever is ready is not given up.
     says(&mut rollout, 1_000_000, &away(), &[], before);
     assert_eq!(rollout.next_deadline(), None);
     assert!(rollout.waits(at(1_000_000)).iter().any(|one| one.on.contains("the edge's word")));
     says(&mut rollout, 1_000_001, &Word::Taken, &["step 1"], "r1:2/90 r1:1/0 r2:1/10");
-    assert_eq!(rollout.asks_edge(), None);
+    assert!(!rollout.asks_edge());
     let mut rollout = canary("1%");
     says(&mut rollout, 0, &Word::default(), &["step 0"], before);
     says(&mut rollout, 1, &no(), &["abort clear 0", "abort restore 0", "abort drain"], "r1:2/100");
@@ -912,6 +914,69 @@ fn a_first_release_that_is_refused_leaves_nothing() {
 fn another_daemon_asks_again() {
     let mut rollout = Rollout::resume(plan(true, 1), Phase::Promote, None, at(50));
     says(&mut rollout, 51, &Word::default(), &[], "r1:1/0 r2:1/100");
-    assert_eq!(rollout.asks_edge(), Some(Phase::Promote));
+    assert!(rollout.asks_edge());
     says(&mut rollout, 52, &Word::Taken, &["watch", "done"], "r2:1/100");
+}
+
+/// Shows so many as ready of a release that replaces another, and this word of the edge.
+fn told(rollout: &mut Rollout, now: u64, (one, two): (u16, u16), word: &Word) -> Vec<String> {
+    let of = |release, ready| ((web(), ReleaseNumber(release)), count(ready, ready));
+    let counts = [of(1, one), of(2, two)].into();
+    let entered = rollout.handle(Input::Observed(&counts, &Traffic::new(), word), at(now));
+    entered.iter().map(|entered| entered.phase.to_string()).collect()
+}
+
+#[test]
+fn whoever_ends_while_the_edge_is_away_is_waited_for_before_the_release_takes_over() {
+    let promoted = || {
+        let mut rollout = Rollout::start(plan(true, 2), at(0));
+        let phases = told(&mut rollout, 0, (2, 2), &away());
+        assert_eq!(phases.last().map(String::as_str), Some("promote"), "{phases:?}");
+        assert_eq!(told(&mut rollout, 10_000, (2, 2), &away()), [""; 0]);
+        assert_eq!(told(&mut rollout, 10_001, (2, 1), &away()), [""; 0]);
+        rollout
+    };
+    let mut rollout = promoted();
+    assert_eq!(told(&mut rollout, 10_002, (2, 1), &Word::Taken), [""; 0]);
+    let waits = rollout.waits(at(10_002));
+    assert_eq!((waits.len(), waits[0].what.as_str()), (1, "web.r2"), "{waits:?}");
+    assert!(waits[0].on.starts_with("1 of 2 ready, given up in "), "{waits:?}");
+    let given_up = rollout.next_deadline().unwrap();
+    assert!(given_up > at(10_000 + 45), "it has its whole time: {given_up:?}");
+    assert_eq!(rollout.standing().gives_up, Some(given_up));
+    assert_eq!(told(&mut rollout, 10_003, (2, 2), &Word::Taken), ["watch", "done"]);
+
+    let mut rollout = promoted();
+    let late = u64::try_from(given_up.0.as_secs()).unwrap() + 1;
+    let phases = told(&mut rollout, late, (2, 1), &Word::Taken);
+    assert!(phases[0].starts_with("abort"), "{phases:?}");
+    assert!(rollout.reason().unwrap().message.contains("does not get ready"));
+}
+
+#[test]
+fn what_fails_before_its_first_share_has_its_whole_time_however_long_the_edge_was_away() {
+    let shown = |rollout: &mut Rollout, now: u64, canary: u16, word: &Word| {
+        let of = |name: &str, release, ready| ((service(name), ReleaseNumber(release)), count(ready, ready));
+        let counts = [of("web", 1, 9), of("web", 2, canary), of("worker", 1, 9), of("worker", 2, 9)].into();
+        let entered = rollout.handle(Input::Observed(&counts, &Traffic::new(), word), at(now));
+        entered.iter().map(|entered| entered.phase.to_string()).collect::<Vec<_>>()
+    };
+    let mut rollout = canary("1%");
+    assert_eq!(shown(&mut rollout, 0, 9, &away()), ["step 0"]);
+    assert_eq!(shown(&mut rollout, 100_000, 9, &away()), [""; 0]);
+    assert_eq!(shown(&mut rollout, 100_001, 0, &away()), [""; 0], "it has just ended");
+    assert_eq!(shown(&mut rollout, 100_010, 9, &Word::Taken), ["step 1"]);
+}
+
+#[test]
+fn a_release_that_no_edge_leads_to_waits_for_no_word() {
+    let mut app = sample::app("shop", &["worker"]);
+    app.environment.name = crate::id::EnvName::new("production").unwrap();
+    let plan = Plan::new(Some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), &BTreeMap::new());
+    let mut rollout = Rollout::start(plan, at(0));
+    let of = |release| ((service("worker"), ReleaseNumber(release)), count(9, 9));
+    let counts = [of(1), of(2)].into();
+    let entered = rollout.handle(Input::Observed(&counts, &Traffic::new(), &Word::Taken), at(0));
+    let entered: Vec<_> = entered.iter().map(|entered| entered.phase.to_string()).collect();
+    assert_eq!(entered, ["step 0", "step 1", "promote", "watch", "done"]);
 }

@@ -15,13 +15,17 @@ impl Rollout {
         let left = self.next_deadline().map(|deadline| deadline.since(now));
         match self.phase {
             Phase::Prepare => vec![self.asking("the next look at the node")],
-            Phase::Promote => vec![self.telling()],
+            Phase::Promote => {
+                let unready = self.unready(Role::Candidate, "given up in", left);
+                let told = (self.word != Word::Taken || unready.is_empty()).then(|| self.telling());
+                unready.into_iter().chain(told).collect()
+            }
             Phase::Step(i) => match &self.plan.steps[usize::from(i)].until {
                 Until::Ready => {
                     let candidate = self.unready(Role::Candidate, "given up in", left);
                     let beside = self.stable_to_come(i).into_iter();
                     let beside = beside.map(|one| self.unready_one(Role::Stable, one, "waited for another", left));
-                    let told = self.asks_edge().filter(|_| self.word != Word::Taken).map(|_| self.telling());
+                    let told = (self.asks_edge() && self.word != Word::Taken).then(|| self.telling());
                     candidate.into_iter().chain(beside).chain(told).collect()
                 }
                 Until::Stopped(services) => services.iter().filter_map(|s| self.stopping(Role::Stable, s)).collect(),
