@@ -60,7 +60,7 @@ pub(crate) enum Effect {
 }
 
 /// Phases that are entered, of rollouts and rounds.
-pub(crate) const PHASES: [&str; 15] = [
+pub(crate) const PHASES: [&str; 16] = [
     "step",
     "promote",
     "watch",
@@ -76,10 +76,14 @@ pub(crate) const PHASES: [&str; 15] = [
     "round clear",
     "round undone",
     SCALED,
+    WATCHED,
 ];
 
 /// No phase, but stored like one: another number of instances.
 pub(crate) const SCALED: &str = "scaled";
+
+/// A watch that takes its time: that of a first release is over as it begins.
+pub(crate) const WATCHED: &str = "watched";
 
 /// Those of them that a script comes to seldom.
 pub(crate) const RARE: [&str; 9] = [

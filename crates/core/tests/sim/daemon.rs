@@ -25,7 +25,7 @@ use bowline_core::units::{Share, Weight};
 use bowline_core::verdict::{Counted, Counters, Tally, needs};
 
 use crate::check::{Broken, Invariant, broken};
-use crate::cover::{Cover, Effect, SCALED, Sentence, Turned};
+use crate::cover::{Cover, Effect, SCALED, Sentence, Turned, WATCHED};
 use crate::edge::Edge;
 use crate::load::{Scaling, WINDOWS};
 use crate::node::Node;
@@ -695,7 +695,10 @@ impl Daemon {
 
     fn persist(&mut self, out: &mut Outside<'_>, key: &AppKey, entered: Vec<Entered>, now: Mono) -> Result<(), Stop> {
         for step in entered {
-            out.effect(Effect::Store(phase(step.phase)))?;
+            let is_watched = |rollout: &Rollout| step.phase == Phase::Watch && !rollout.plan().watch.is_zero();
+            let is_watched = self.rollouts.get(key).is_some_and(is_watched);
+            let named = if is_watched { WATCHED } else { phase(step.phase) };
+            out.effect(Effect::Store(named))?;
             self.check_entered(out, key, &step)?;
             let record = out.store.get_mut(key).unwrap();
             let Some((candidate, phase, reason)) = &mut record.change else { break };
@@ -746,7 +749,7 @@ impl Daemon {
                     self.resume(key, &out.store[key], Mono::default());
                 }
             }
-            out.effect(Effect::Stored(self::phase(step.phase)))?;
+            out.effect(Effect::Stored(named))?;
         }
         Ok(())
     }

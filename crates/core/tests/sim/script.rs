@@ -14,7 +14,7 @@ use bowline_core::id::{AppKey, AppName, EnvName, Port, RouteName, ServiceName};
 use bowline_core::time::Mono;
 use bowline_core::units::{Share, Weight};
 
-use crate::cover::{Effect, RARE, SCALED};
+use crate::cover::{Effect, RARE, SCALED, WATCHED};
 use crate::load::{BUSY, EACH, Load};
 use crate::manner::{Behaviour, GOOD};
 use crate::node::Profile;
@@ -342,7 +342,7 @@ impl Script {
         // Of what is watched little is stored: in most of a watch no daemon would ever be missing.
         let mut of_watch = Rng(seed ^ 0x3a7c);
         if !watch.is_zero() && of_watch.below(2) == 0 {
-            script.aim = Some(Effect::Stored("watch"));
+            script.aim = Some(Effect::Stored(WATCHED));
         }
         script.has_dark_instances(&mut Rng(seed ^ 0xda4c));
         script.has_an_edge(&mut Rng(seed ^ 0xed9e), scaled);
