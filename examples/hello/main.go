@@ -18,7 +18,11 @@ import (
 func main() {
 	config, err := configFrom(os.Getenv)
 	logger := slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: config.level}))
-	if err == nil {
+	switch {
+	case err != nil:
+	case len(os.Args) > 1 && os.Args[1] == "health":
+		err = ask(config.port)
+	default:
 		err = run(config, logger)
 	}
 	if err != nil {

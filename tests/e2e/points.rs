@@ -107,7 +107,7 @@ fn victim(point: Point, later: usize) -> Victim {
     match (point.role(), later) {
         (Role::Daemon, 0) => first[index % 2],
         (Role::Daemon, 1) => second[index % 2],
-        (Role::Daemon | Role::Builder | Role::Shim | Role::Edge, _) => Victim::Nobody,
+        (Role::Daemon | Role::Builder | Role::Shim | Role::Edge | Role::Image, _) => Victim::Nobody,
     }
 }
 
@@ -414,7 +414,9 @@ pub(crate) const OF_ORDERS: [Point; 7] = [
 /// Of all points those of one test, so that none is left out.
 fn share(test: usize) -> Vec<Point> {
     let is_deploy = |point: &Point| verb(*point) == Verb::Deploy && point.role() == Role::Daemon;
-    let all = Point::ALL.iter().copied().filter(|point| !OF_ORDERS.contains(point));
+    // Those of images are walked in `images`: no release comes to them.
+    let is_of_release = |point: &Point| !OF_ORDERS.contains(point) && point.role() != Role::Image;
+    let all = Point::ALL.iter().copied().filter(is_of_release);
     let (deploy, other): (Vec<Point>, Vec<Point>) = all.partition(is_deploy);
     let half = deploy.len() / 2;
     let (first, second) = deploy.split_at(half);

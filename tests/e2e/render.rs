@@ -1,5 +1,11 @@
 //! `bowline render kubernetes`: every object by the schemas of Kubernetes, and read by PyYAML as by us.
 
+mod compose;
+mod examples;
+mod helm;
+mod postgres;
+mod roles;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,7 +20,8 @@ const EXAMPLES: [&str; 5] = ["board", "hello", "timestamps", "uploads", "users"]
 
 /// What each example is told for a cluster: where it is asked, and by which way.
 const INGRESS: &str = "kubernetes = { ingress_class = \"nginx\", issuer = \"letsencrypt-prod\", storage_class = \"fast\", node_pool = \"apps\" }\n";
-const GATEWAY: &str = "kubernetes = { gateway = \"infra/public\", issuer = \"letsencrypt-prod\" }\n";
+const GATEWAY: &str =
+    "kubernetes = { gateway = \"infra/public\", issuer = \"letsencrypt-prod\", storage_class = \"nfs\" }\n";
 
 /// Of nothing that was built: what is rendered is not asked for anywhere.
 fn image(name: &str) -> String {
@@ -38,13 +45,18 @@ json.dump([[verdict(one, version) for version in sys.argv[1:]] for one in object
 
 const READ: &str = "import json, sys, yaml\njson.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)\n";
 
-/// The Python that scripts/setup has put beside the validator.
-fn python(script: &str, args: &[&str], input: &str) -> Value {
+/// A program that scripts/setup has put below the folder of what is built.
+fn program(path: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("a test knows its own path");
     let target = exe.ancestors().nth(3).expect("tests lie in target/PROFILE/deps");
-    let python = target.join("validate/bin/python");
-    assert!(python.exists(), "run scripts/setup first: {} is missing", python.display());
-    let mut child = Command::new(python)
+    let program = target.join(path);
+    assert!(program.exists(), "run scripts/setup first: {} is missing", program.display());
+    program
+}
+
+/// The Python that is beside the validator.
+fn python(script: &str, args: &[&str], input: &str) -> Value {
+    let mut child = Command::new(program("validate/bin/python"))
         .args(["-c", script])
         .args(args)
         .stdin(Stdio::piped())
@@ -81,11 +93,19 @@ fn app(bowline: &Bowline, name: &str, toml: &str) -> PathBuf {
     folder
 }
 
+/// What an example says of all environments.
+fn plain(name: &str) -> String {
+    let toml =
+        std::fs::read_to_string(root().join("examples").join(name).join("bowline.toml")).expect("an example's file");
+    let at = toml.find("\n# `make manifests`").expect("its environments are the last of it");
+    toml[..at].to_owned()
+}
+
 /// An example with an environment of its own.
 fn example(bowline: &Bowline, name: &str, cluster: &str) -> PathBuf {
     let folder = bowline.folder(&format!("{name}-{}", cluster.len()));
     let from = root().join("examples").join(name);
-    let toml = std::fs::read_to_string(from.join("bowline.toml")).expect("an example's file");
+    let toml = plain(name);
     let upload = if name == "uploads" { "upload = \"off\"\n" } else { "" };
     let routes = if toml.contains("[route.metrics]") {
         format!("[environment.production.route.metrics]\nhosts = [\"{name}.example.com\"]\n")
@@ -176,9 +196,6 @@ hosts = ["api.example.com"]
 path = "/v1"
 strip = true
 to = "api"
-[route.old]
-hosts = ["old.example.com"]
-redirect = "https://whole.example.com/new"
 [route.shut]
 hosts = ["shut.example.com"]
 deny = true
@@ -187,8 +204,12 @@ tls = "off"
 availability = "99.9%"
 "#;
 
+/// A redirect keeps the path of a request through a Gateway alone.
+const OLD: &str = "[route.old]\nhosts = [\"old.example.com\"]\nredirect = \"https://whole.example.com/new\"\n";
+
 fn whole(bowline: &Bowline, name: &str, kubernetes: &str) -> PathBuf {
-    let folder = app(bowline, name, &format!("{WHOLE}[environment.production]\n{kubernetes}"));
+    let old = if kubernetes == GATEWAY { OLD } else { "" };
+    let folder = app(bowline, name, &format!("{WHOLE}{old}[environment.production]\n{kubernetes}"));
     std::fs::write(folder.join("init.sql"), "create table a (b int);\n-- \"x\": 'y' #z\n").expect("a test's file");
     folder
 }
@@ -257,7 +278,6 @@ fn objects_are_valid_in_three_versions_and_broken_ones_are_not() {
         "NetworkPolicy",
         "PersistentVolumeClaim",
         "PodDisruptionBudget",
-        "Role",
         "Service",
         "ServiceAccount",
         "StatefulSet",
@@ -312,10 +332,7 @@ fn hello_is_rendered_as_it_was_read() {
     let said = format!("web={}", image("hello"));
     let output = bowline.run(&["render", "kubernetes", path(&folder), "--image", &said, "--api", "ingress-nginx"]);
     let golden = root().join("tests/fixtures/rendered/hello.yaml");
-    // Roles are the same for all apps.
-    let all = out(&output);
-    let found: Vec<&str> = all.split("---\n").filter(|one| !one.contains("\nkind: Role\n")).collect();
-    let found = found.join("---\n");
+    let found = out(&output);
     if std::env::var_os("BOWLINE_RENEW").is_some() {
         std::fs::create_dir_all(golden.parent().expect("a folder")).expect("a folder");
         std::fs::write(&golden, &found).expect("a golden");
@@ -378,16 +395,26 @@ fn argo_cd_is_told_where_and_in_which_order() {
         application["spec"]["source"],
         json!({"repoURL": "https://git.example.com/acme/whole", "path": "deploy", "targetRevision": "main"})
     );
+    let (there, goes) = (&application["metadata"]["namespace"], &application["spec"]["destination"]["namespace"]);
+    assert_eq!((there, goes), (&json!("argocd"), &json!("whole-production")));
     let listed = read("kustomization.yaml")["resources"].to_string();
     assert!(!listed.contains("argocd") && listed.contains("job-whole-before.yaml"), "{listed}");
     let wave = |name: &str| read(name)["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"].clone();
     let waves = [
         "serviceaccount-whole-web.yaml",
+        "persistentvolumeclaim-whole-postgres-db.yaml",
         "statefulset-whole-postgres-db.yaml",
+        "persistentvolumeclaim-whole-volume-files.yaml",
         "job-whole-before.yaml",
+        "persistentvolumeclaim-whole-volume-own.yaml",
         "deployment-whole-web.yaml",
     ];
-    assert_eq!(waves.map(wave), ["0", "1", "2", "3"]);
+    assert_eq!(waves.map(wave), ["0", "1", "1", "2", "2", "3", "3"]);
+    let elsewhere = ["--out", path(&to), "--argocd", source, "--argocd-namespace", "gitops", "--namespace", "shops"];
+    out(&bowline.run(&[&args[..], &elsewhere].concat()));
+    let application = read("argocd.yaml");
+    let (there, goes) = (&application["metadata"]["namespace"], &application["spec"]["destination"]["namespace"]);
+    assert_eq!((there, goes), (&json!("gitops"), &json!("shops")));
     assert!(bowline.fails(&[&args[..], &["--argocd", source]].concat(), 2).contains("--out"));
 }
 
@@ -400,12 +427,13 @@ fn what_is_missing_or_not_carried_is_said_by_its_name() {
         let said = bowline.fails(&[&["render", "kubernetes", path(folder)], &nginx[..], args].concat(), 2);
         expected.iter().for_each(|word| assert!(said.contains(word), "{word}: {said}"));
     };
+    check(&hello, &["--argocd-namespace", "x"], &["--argocd"]);
     check(&hello, &[], &["which image web runs", "--image web=REGISTRY/REPOSITORY@sha256:"]);
     check(&hello, &["--image", "web=registry.example.com/acme/hello:1"], &["a tag moves"]);
     check(&hello, &["--image", &format!("wep={}", image("hello"))], &["called wep", "its services are web"]);
     check(&hello, &["--api", "gate"], &["envoy-gateway"]);
     let said = format!("web={}", image("uploads"));
-    let toml = std::fs::read_to_string(root().join("examples/uploads/bowline.toml")).expect("an example's file");
+    let toml = plain("uploads");
     let uploads = app(
         &bowline,
         "uploads-as-it-is",

@@ -10,7 +10,6 @@ mod edge;
 mod file;
 mod interrupts;
 mod log;
-mod monitoring;
 mod notify;
 mod paths;
 mod progress;

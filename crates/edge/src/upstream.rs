@@ -21,8 +21,8 @@ use crate::places::Place;
 /// How long opening a connection may take. Instances are on this machine or in its network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Idle connections kept per instance and worker.
-const MAX_IDLE: usize = 128;
+/// Idle connections kept per instance and worker: as many as the streams of five busy connections of HTTP/2 take at once.
+const MAX_IDLE: usize = 512;
 
 /// Whoever answers a request that goes on, and what the request takes there: given back together.
 #[derive(Debug)]

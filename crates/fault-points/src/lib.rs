@@ -42,6 +42,8 @@ pub enum Role {
     Builder,
     Shim,
     Edge,
+    /// `bowline image`, which no daemon knows of.
+    Image,
 }
 
 points! {
@@ -170,6 +172,17 @@ points! {
         /// Every worker serves it, and the daemon was not told.
         TableServed = "table-served",
         TableAcknowledged = "table-acknowledged",
+    }
+    Image: {
+        /// All of a blob is on the disk, and it has not got its name.
+        BlobWritten = "blob-written",
+        BlobKept = "blob-kept",
+        /// Every blob of an image is there, and no name leads to it.
+        ImageUnnamed = "image-unnamed",
+        ImageNamed = "image-named",
+        /// Every blob of an image is at the registry, and no name there leads to it.
+        ImagePushing = "image-pushing",
+        ImagePushed = "image-pushed",
     }
 }
 

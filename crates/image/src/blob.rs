@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bowline_core::id::Digest;
+use bowline_fault_points::{Point, reach};
 use tempfile::NamedTempFile;
 
 use crate::digest::{BlobDigest, Hashing};
@@ -12,6 +13,9 @@ use crate::error::ImageError;
 
 /// Largest manifest, index or configuration that is read, in bytes: what registries take of a manifest.
 pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
+
+/// What is being written begins so.
+pub(crate) const DRAFT: &str = ".draft-";
 
 /// What a document says of a blob.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,7 +52,7 @@ impl Blobs {
     }
 
     pub fn draft(&self) -> Result<Draft, ImageError> {
-        let file = tempfile::Builder::new().prefix(".draft-").tempfile_in(&self.folder);
+        let file = tempfile::Builder::new().prefix(DRAFT).tempfile_in(&self.folder);
         let file = file.map_err(ImageError::write(&self.folder))?;
         Ok(Draft { out: Hashing::new(BufWriter::with_capacity(64 << 10, file)), folder: self.folder.clone() })
     }
@@ -63,6 +67,11 @@ impl Blobs {
     /// Whether it is there with this size. What it holds is looked at where it is read.
     pub fn has(&self, digest: BlobDigest, size: u64) -> bool {
         fs::metadata(self.path(digest)).is_ok_and(|found| found.is_file() && found.len() == size)
+    }
+
+    /// Of the blobs themselves.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub fn path(&self, digest: BlobDigest) -> PathBuf {
@@ -124,9 +133,11 @@ impl Draft {
 
 fn place(blob: &Blob, file: NamedTempFile, folder: &Path) -> Result<Blob, ImageError> {
     let path = folder.join(blob.digest.0.to_string());
+    reach(Point::BlobWritten);
     file.persist(&path).map_err(|error| ImageError::write(&path)(error.error))?;
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(ImageError::write(folder))?;
+    reach(Point::BlobKept);
     Ok(blob.clone())
 }
 

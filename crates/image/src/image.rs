@@ -9,12 +9,19 @@ use crate::blob::{Blob, Blobs};
 use crate::digest::BlobDigest;
 use crate::document::{Config, Descriptor, History, Manifest, Nothing, RootFs, RunConfig, media};
 use crate::error::ImageError;
-use crate::layer::Layer;
+use crate::layer::{Layer, MAX_LAYER};
 use crate::platform::Platform;
 use crate::tree::Tree;
 
 /// Whom an image's processes run as: nobody that another machine knows, and not root.
 pub const USER: u32 = 65_532;
+
+/// Most layers of an image: more than engines mount over one another (Docker's `maxLayerDepth` is 125, overlayfs takes 500 lowers),
+/// and few enough that what is packed in them has an end.
+pub(crate) const MAX_LAYERS: usize = 500;
+
+/// Most bytes of an image, unpacked: what many layers that are nothing but zeros come to ends here.
+const MAX_IMAGE: u64 = 8 * MAX_LAYER;
 
 /// Where a command is looked for, if no base says it.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -65,6 +72,14 @@ impl Run {
             _ => Self::Shell(command.to_owned()),
         }
     }
+
+    /// As an image says it.
+    pub(crate) fn entrypoint(&self) -> Vec<String> {
+        match self {
+            Self::Exec(words) => words.clone(),
+            Self::Shell(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()],
+        }
+    }
 }
 
 /// What an image says of itself. `org.opencontainers.image.*` are everybody's, `dev.bowline.*` ours.
@@ -95,7 +110,7 @@ pub struct Image {
 }
 
 impl Labels {
-    fn all(&self, created: &str) -> BTreeMap<String, String> {
+    pub(crate) fn all(&self, created: &str) -> BTreeMap<String, String> {
         let of = |key: &str, value: &str| Some((key.to_owned(), value.to_owned()));
         let maybe = |key: &str, value: &Option<String>| value.as_ref().and_then(|value| of(key, value));
         [
@@ -139,10 +154,7 @@ pub fn make(recipe: &Recipe<'_>, blobs: &Blobs) -> Result<Image, ImageError> {
     }
     env.retain(|line| line.split_once('=').is_none_or(|(name, _)| !recipe.env.contains_key(name)));
     env.extend(recipe.env.iter().map(|(name, value)| format!("{name}={value}")));
-    let entrypoint = match &recipe.run {
-        Run::Exec(words) => words.clone(),
-        Run::Shell(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()],
-    };
+    let entrypoint = recipe.run.entrypoint();
     let run = RunConfig {
         user: format!("{USER}:{USER}"),
         exposed_ports: recipe.port.iter().map(|port| (format!("{port}/tcp"), Nothing {})).collect(),
@@ -192,6 +204,9 @@ impl Image {
         let contradiction = |why| ImageError::Contradiction { digest, why };
         let understood = |source| ImageError::Document { what: "manifest", digest, source };
         let document: Manifest = serde_json::from_slice(&blobs.document(digest)?).map_err(understood)?;
+        if document.layers.len() > MAX_LAYERS {
+            return Err(contradiction("it has more layers than any engine takes"));
+        }
         let config = settings(document.config.digest, blobs)?;
         if config.rootfs.diff_ids.len() != document.layers.len() {
             return Err(contradiction("it has not as many layers as its configuration says"));
@@ -218,8 +233,15 @@ impl Image {
     }
 
     /// All of its layers, unpacked and compared. Blocks on the disk.
+    ///
+    /// # Errors
+    /// One is not what the image says, or all of them are more than [`MAX_IMAGE`] unpacked.
     pub fn verify(&self, blobs: &Blobs) -> Result<(), ImageError> {
-        self.layers.iter().try_for_each(|layer| Layer::verify(&layer.blob, layer.diff_id, blobs))
+        let mut left = MAX_IMAGE;
+        for layer in &self.layers {
+            left -= Layer::verify(&layer.blob, layer.diff_id, left, blobs)?;
+        }
+        Ok(())
     }
 
     /// Every blob of it, each once: layers from the bottom, the configuration, the manifest.
@@ -234,7 +256,7 @@ impl Image {
     }
 }
 
-fn settings(digest: BlobDigest, blobs: &Blobs) -> Result<Config, ImageError> {
+pub(crate) fn settings(digest: BlobDigest, blobs: &Blobs) -> Result<Config, ImageError> {
     let bytes = blobs.document(digest)?;
     serde_json::from_slice(&bytes).map_err(|source| ImageError::Document { what: "configuration", digest, source })
 }

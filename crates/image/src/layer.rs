@@ -12,7 +12,7 @@ use crate::blob::{Blob, Blobs, Draft};
 use crate::digest::{BlobDigest, Hashing};
 use crate::document::media;
 use crate::error::ImageError;
-use crate::tar::Writer;
+use crate::tar::{Writer, settled};
 use crate::tree::{Content, Entry, Tree};
 
 /// Most bytes of a layer that is made or unpacked: whatever is packed in it, a bomb ends here.
@@ -74,27 +74,21 @@ impl Layer {
         Ok(Self { blob, diff_id, about: about.to_owned(), largest: sizes })
     }
 
-    /// Whether the blob is what it says packed and unpacked. Blocks on the disk.
+    /// Whether the blob is what it says packed and unpacked; gives how many bytes it has unpacked. Blocks on the disk.
     ///
     /// # Errors
-    /// It is not, unpacks to more than [`MAX_LAYER`], or is packed in a way that is not read here.
-    pub fn verify(blob: &Blob, diff_id: BlobDigest, blobs: &Blobs) -> Result<(), ImageError> {
-        let file = blobs.file(blob.digest)?;
-        let is_packed = match blob.media.as_str() {
-            media::LAYER | media::DOCKER_LAYER => true,
-            media::PLAIN_LAYER => false,
-            other => return Err(ImageError::Packing { digest: blob.digest, media: other.to_owned() }),
-        };
-        let content: Box<dyn Read> =
-            if is_packed { Box::new(flate2::read::MultiGzDecoder::new(file)) } else { Box::new(file) };
+    /// It is not, unpacks to more than `most` or [`MAX_LAYER`], or is packed in a way that is not read here.
+    pub fn verify(blob: &Blob, diff_id: BlobDigest, most: u64, blobs: &Blobs) -> Result<u64, ImageError> {
+        let most = most.min(MAX_LAYER);
+        let content = Self::unpacked(blob, blobs)?;
         let mut hash = Hashing::new(io::sink());
-        let copied = io::copy(&mut content.take(MAX_LAYER + 1), &mut hash);
+        let copied = io::copy(&mut content.take(most + 1), &mut hash);
         let copied = copied.map_err(ImageError::read(&blobs.path(blob.digest)))?;
-        if copied > MAX_LAYER {
+        if copied > most {
             return Err(ImageError::TooLarge);
         }
         let (_, found, _) = hash.end();
-        if found == diff_id { Ok(()) } else { Err(ImageError::Unpacked { digest: blob.digest }) }
+        if found == diff_id { Ok(copied) } else { Err(ImageError::Unpacked { digest: blob.digest }) }
     }
 }
 
@@ -127,6 +121,33 @@ struct Reading<'a>(&'a mut File);
 impl Read for Reading<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer)
+    }
+}
+
+impl Layer {
+    /// The same layer, as if everything in it had been written at `seconds` since 1970. Blocks on the disk.
+    ///
+    /// # Errors
+    /// It is not what it says, or is packed in a way that is not read here.
+    pub(crate) fn settled(&self, from: &Blobs, seconds: u64, to: &Blobs) -> Result<Self, ImageError> {
+        let content = Self::unpacked(&self.blob, from)?.take(MAX_LAYER + 1);
+        let out = Hashing::new(GzEncoder::new(to.draft()?, Compression::new(6)));
+        let (gzip, diff_id, bytes) = settled(content, out, seconds)?.end();
+        if bytes > MAX_LAYER {
+            return Err(ImageError::TooLarge);
+        }
+        let blob = gzip.finish().map_err(ImageError::Archive)?.keep(media::LAYER)?;
+        Ok(Self { blob, diff_id, about: self.about.clone(), largest: Vec::new() })
+    }
+
+    /// What is packed in a blob, without an end of its own: who reads it counts.
+    fn unpacked(blob: &Blob, blobs: &Blobs) -> Result<Box<dyn Read>, ImageError> {
+        let file = blobs.file(blob.digest)?;
+        match blob.media.as_str() {
+            media::LAYER | media::DOCKER_LAYER => Ok(Box::new(flate2::read::MultiGzDecoder::new(file))),
+            media::PLAIN_LAYER => Ok(Box::new(file)),
+            other => Err(ImageError::Packing { digest: blob.digest, media: other.to_owned() }),
+        }
     }
 }
 
@@ -175,8 +196,11 @@ mod tests {
         assert_eq!((&layer, &layer), (&same, &pack(other.path())));
         assert_eq!(layer.largest, [("app/data".to_owned(), 300_000), ("app/bin/run".to_owned(), 10)]);
         let blobs = Blobs::open(&one.path().join("blobs")).unwrap();
-        Layer::verify(&layer.blob, layer.diff_id, &blobs).unwrap();
-        assert!(matches!(Layer::verify(&layer.blob, layer.blob.digest, &blobs), Err(ImageError::Unpacked { .. })));
+        Layer::verify(&layer.blob, layer.diff_id, MAX_LAYER, &blobs).unwrap();
+        assert!(matches!(
+            Layer::verify(&layer.blob, layer.blob.digest, MAX_LAYER, &blobs),
+            Err(ImageError::Unpacked { .. })
+        ));
         let head: Vec<u8> = fs::read(blobs.path(layer.blob.digest)).unwrap()[..10].to_vec();
         assert_eq!(head, [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
     }
@@ -192,10 +216,10 @@ mod tests {
             let mut flipped = whole.clone();
             flipped[at] ^= 0x10;
             fs::write(blobs.path(layer.blob.digest), &flipped).unwrap();
-            assert!(Layer::verify(&layer.blob, layer.diff_id, &blobs).is_err(), "byte {at}");
+            assert!(Layer::verify(&layer.blob, layer.diff_id, MAX_LAYER, &blobs).is_err(), "byte {at}");
         }
         fs::write(blobs.path(layer.blob.digest), &whole[..whole.len() - 9]).unwrap();
-        assert!(Layer::verify(&layer.blob, layer.diff_id, &blobs).is_err());
+        assert!(Layer::verify(&layer.blob, layer.diff_id, MAX_LAYER, &blobs).is_err());
     }
 
     #[test]

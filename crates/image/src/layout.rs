@@ -3,14 +3,18 @@
 //! The archive is both at once: a layout, with Docker's `manifest.json` beside `index.json`, and both name the same blobs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::{self, File, Permissions, TryLockError};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use bowline_core::release::Reference;
+use bowline_fault_points::{Point, reach};
 use serde::Serialize;
+use tempfile::TempDir;
 
-use crate::blob::{Blob, Blobs};
+use crate::blob::{Blob, Blobs, DRAFT};
+use crate::digest::Hashing;
 use crate::document::{Descriptor, Index, PlatformWords, is_index};
 use crate::error::ImageError;
 use crate::image::{Image, json};
@@ -20,16 +24,21 @@ const MARK: &str = "oci-layout";
 const MARKED: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 const INDEX: &str = "index.json";
 /// Bills of materials by the digests of their images: of ours, not of the format.
-const SBOMS: &str = "sboms";
+pub(crate) const SBOMS: &str = "sboms";
 /// The tag alone, and the whole name: what readers of layouts, and what containerd takes a name from.
 const TAG: &str = "org.opencontainers.image.ref.name";
 pub(crate) const NAME: &str = "io.containerd.image.name";
 
-/// A folder of images that share their blobs.
-#[derive(Debug, Clone)]
+/// Held by whoever has a layout open, with others; by whoever takes away what nothing leads to, alone.
+const IN_USE: &str = ".in-use";
+
+/// A folder of images that share their blobs. While it is open, nothing in it is taken away.
+#[derive(Debug)]
 pub struct Layout {
     folder: PathBuf,
     blobs: Blobs,
+    /// Locked.
+    in_use: File,
 }
 
 /// An image that a layout names.
@@ -41,20 +50,49 @@ pub struct LayoutImage {
 }
 
 impl Layout {
-    /// Makes the folder if need be.
+    /// Makes the folder if need be. Waits for whoever collects there.
     ///
     /// # Errors
     /// It cannot be made.
     pub fn open(folder: &Path) -> Result<Self, ImageError> {
         let blobs = Blobs::open(&folder.join("blobs"))?;
+        let path = folder.join(IN_USE);
+        let locked = File::create(&path).and_then(|file| file.lock_shared().map(|()| file));
+        let in_use = locked.map_err(ImageError::write(&path))?;
         if !folder.join(MARK).exists() {
             replace(folder, MARK, MARKED.as_bytes())?;
         }
-        Ok(Self { folder: folder.to_owned(), blobs })
+        Ok(Self { folder: folder.to_owned(), blobs, in_use })
+    }
+
+    /// A folder in it for what is taken in by and by. Dropped it is gone; left by a process that was killed, it is collected.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn apart(&self) -> Result<TempDir, ImageError> {
+        tempfile::Builder::new().prefix(DRAFT).tempdir_in(&self.folder).map_err(ImageError::write(&self.folder))
+    }
+
+    /// With nobody else; `None`: somebody has it open.
+    pub(crate) fn alone(self) -> Result<Option<Self>, ImageError> {
+        match self.in_use.try_lock() {
+            Ok(()) => Ok(Some(self)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(ImageError::write(&self.folder.join(IN_USE))(error)),
+        }
     }
 
     pub fn blobs(&self) -> &Blobs {
         &self.blobs
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// All that its index names, lists of images, too.
+    pub(crate) fn manifests(&self) -> Result<Vec<Descriptor>, ImageError> {
+        Ok(self.index()?.manifests)
     }
 
     /// What it names, in the order in which it was named.
@@ -84,9 +122,29 @@ impl Layout {
         index.manifests.retain(|one| one.annotations.get(NAME).is_none_or(|name| !given.contains(name)));
         index.manifests.retain(|one| one.digest != image.manifest.digest || one.annotations.contains_key(NAME));
         index.manifests.extend(described(image, names));
+        reach(Point::ImageUnnamed);
         replace(&self.folder, INDEX, &json(&index))?;
+        reach(Point::ImageNamed);
         drop(held);
         Ok(())
+    }
+
+    /// Takes a name away, or by a digest every name of that image. Whether there was one. Blobs stay until they are collected.
+    pub fn forget(&self, name: &Reference) -> Result<bool, ImageError> {
+        let lock = self.folder.join(".lock");
+        let held = File::create(&lock).and_then(|file| file.lock().map(|()| file)).map_err(ImageError::write(&lock))?;
+        let (mut index, full) = (self.index()?, full(name));
+        let before = index.manifests.len();
+        index.manifests.retain(|one| match name.digest {
+            Some(digest) => one.digest.0 != digest.0,
+            None => one.annotations.get(NAME) != Some(&full),
+        });
+        let is_gone = index.manifests.len() < before;
+        if is_gone {
+            replace(&self.folder, INDEX, &json(&index))?;
+        }
+        drop(held);
+        Ok(is_gone)
     }
 
     /// Keeps an image's bill of materials beside it.
@@ -117,6 +175,26 @@ impl Layout {
         serde_json::from_slice(&bytes).map_err(|source| ImageError::Document { what: "index", digest, source })
     }
 
+    /// The same at `path`: whole or not at all, except into what is no file (`/dev/stdout`, a pipe). Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`Self::archive`], or the file cannot be written.
+    pub fn archive_at(&self, path: &Path, image: &Image, names: &[Reference]) -> Result<(), ImageError> {
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            let out = File::options().write(true).open(path).map_err(ImageError::write(path))?;
+            return self.archive(image, names, BufWriter::new(out));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // As the user's mask has it.
+        let mode = Permissions::from_mode(0o666);
+        let draft = tempfile::Builder::new().prefix(DRAFT).permissions(mode).tempfile_in(folder);
+        let draft = draft.map_err(ImageError::write(path))?;
+        self.archive(image, names, BufWriter::new(draft.as_file()))?;
+        draft.as_file().sync_all().map_err(ImageError::write(path))?;
+        draft.persist(path).map_err(|error| ImageError::write(path)(error.error))?;
+        Ok(())
+    }
+
     /// One file with an image and its names, for an engine. The same image gives the same bytes. Blocks on the disk.
     ///
     /// # Errors
@@ -135,13 +213,31 @@ impl Layout {
         tar.folder("blobs/sha256", 0o755).map_err(failed)?;
         let blobs: BTreeMap<String, &Blob> = image.blobs().into_iter().map(|blob| (path(blob), blob)).collect();
         for (path, blob) in blobs {
-            let file = self.blobs.file(blob.digest)?;
-            tar.file(&path, 0o444, blob.size, file).map_err(failed)?;
+            let mut seen = Seen { from: self.blobs.file(blob.digest)?, hash: Hashing::new(io::sink()) };
+            tar.file(&path, 0o444, blob.size, &mut seen).map_err(failed)?;
+            let (_, found, _) = seen.hash.end();
+            if found != blob.digest {
+                return Err(ImageError::Damaged { expected: blob.digest, found });
+            }
         }
         for (name, bytes) in [(INDEX, json(&index)), ("manifest.json", json(&[docker])), (MARK, MARKED.into())] {
             tar.file(name, 0o444, bytes.len() as u64, bytes.as_slice()).map_err(failed)?;
         }
         tar.end().and_then(|mut out| out.flush()).map_err(failed)
+    }
+}
+
+/// What was read is what was hashed.
+struct Seen {
+    from: File,
+    hash: Hashing<io::Sink>,
+}
+
+impl Read for Seen {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(buffer)?;
+        self.hash.write_all(&buffer[..read])?;
+        Ok(read)
     }
 }
 
@@ -180,7 +276,7 @@ fn described(image: &Image, names: &[Reference]) -> Vec<Descriptor> {
 fn replace(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), ImageError> {
     let path = folder.join(name);
     let written = || {
-        let mut file = tempfile::Builder::new().prefix(".draft-").tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(&path)?;
@@ -219,6 +315,19 @@ mod tests {
         assert_eq!(layout.sbom(&one).unwrap(), None);
         layout.keep_sbom(&one, b"{}").unwrap();
         assert_eq!((layout.sbom(&one).unwrap(), layout.sbom(&two).unwrap()), (Some(b"{}".to_vec()), None));
+    }
+
+    #[test]
+    fn what_was_damaged_is_in_no_archive() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(dir.path()).unwrap();
+        let image = small(layout.blobs(), "hello");
+        let layer = layout.blobs().path(image.layers[0].blob.digest);
+        let mut bytes = fs::read(&layer).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&layer, bytes).unwrap();
+        let refused = layout.archive(&image, &[], Vec::new()).unwrap_err();
+        assert!(matches!(refused, ImageError::Damaged { expected, .. } if expected == image.layers[0].blob.digest));
     }
 
     #[test]

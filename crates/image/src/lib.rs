@@ -6,23 +6,29 @@
 //! Architecture invariant: what comes from a registry or an archive is nothing until its digest was seen.
 
 pub mod base;
+pub mod engine;
 pub mod registry;
 pub mod sbom;
 
+mod adopt;
 mod archive;
 mod blob;
+mod collect;
 mod digest;
 mod document;
 mod error;
 mod image;
 mod layer;
 mod layout;
+mod moved;
 mod platform;
 mod tar;
 mod tree;
 
+pub use adopt::{Adoption, RunsAs, adopt};
 pub use archive::{Saved, load};
 pub use blob::{Blob, Blobs, Draft};
+pub use collect::{Collected, REST};
 pub use digest::{BlobDigest, Hashing};
 pub use document::{Config, Descriptor, History, Index, Manifest, RootFs, RunConfig, media};
 pub use error::ImageError;

@@ -291,6 +291,90 @@ impl<R: Read> Read for Reader<R> {
     }
 }
 
+/// Copies an archive entry for entry, with `seconds` since 1970 in the place of every time, and no other changed: who owns what and may
+/// do what stays. One whose engine wrote down when it was made is the same as one that it made before.
+pub(crate) fn settled<R: Read, W: Write>(input: R, mut out: W, seconds: u64) -> Result<W, TarError> {
+    let mut reader = Reader::new(input);
+    let mut size = None;
+    while let Some(mut block) = {
+        reader.skip()?;
+        reader.block()?
+    } {
+        reader.entries += 1;
+        if reader.entries > MAX_ENTRIES {
+            return Err(TarError::TooMany);
+        }
+        let own = number(&block[124..136])?;
+        if matches!(block[156], b'x' | b'g') {
+            let mut said = Said::default();
+            let bytes = reader.small(own)?;
+            pax(&bytes, &mut said)?;
+            size = said.size.filter(|_| block[156] == b'x');
+            let kept = timeless(&bytes)?;
+            if !kept.is_empty() {
+                put(&mut block, 124, &format!("{:011o}\0", kept.len()));
+                out.write_all(&stamped(block, seconds))?;
+                out.write_all(&kept)?;
+                out.write_all(&[0; BLOCK][..padding(kept.len() as u64)])?;
+            }
+            continue;
+        }
+        let own = if matches!(block[156], b'1'..=b'6') { 0 } else { size.take().unwrap_or(own) };
+        out.write_all(&stamped(block, seconds))?;
+        (reader.left, reader.padding) = (own, 0);
+        if io::copy(&mut reader, &mut out)? < own {
+            return Err(TarError::Damaged("a content is cut off"));
+        }
+        out.write_all(&[0; BLOCK][..padding(own)])?;
+        reader.padding = padding(own) as u64;
+    }
+    out.write_all(&[0; 2 * BLOCK])?;
+    Ok(out)
+}
+
+fn put(block: &mut [u8; BLOCK], at: usize, text: &str) {
+    block[at..at + text.len()].copy_from_slice(text.as_bytes());
+}
+
+/// With another time, and the sum that goes with it.
+fn stamped(mut block: [u8; BLOCK], seconds: u64) -> [u8; BLOCK] {
+    put(&mut block, 136, &format!("{:011o}\0", seconds.min(MAX_OCTAL)));
+    if &block[257..265] == b"ustar  \0" {
+        // GNU's own header has two more times.
+        block[345..369].fill(0);
+    }
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    put(&mut block, 148, &format!("{sum:06o}\0 "));
+    block
+}
+
+/// Records of pax without those that say when.
+fn timeless(mut records: &[u8]) -> Result<Vec<u8>, TarError> {
+    let wrong = || TarError::Damaged("a header of pax cannot be understood");
+    let mut kept = Vec::new();
+    while !records.is_empty() {
+        let (record, value, rest) = one_record(records).ok_or_else(wrong)?;
+        let key = value.split(|byte| *byte == b'=').next().unwrap_or_default();
+        if !matches!(key, b"mtime" | b"atime" | b"ctime" | b"LIBARCHIVE.creationtime") {
+            kept.extend_from_slice(record);
+        }
+        records = rest;
+    }
+    Ok(kept)
+}
+
+/// The first of these records, what it says (`key=value`), and the others.
+fn one_record(records: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = records.iter().position(|byte| *byte == b' ')?;
+    let length: usize = std::str::from_utf8(&records[..space]).ok()?.parse().ok()?;
+    if length > records.len() || length < space + 2 || records[length - 1] != b'\n' {
+        return None;
+    }
+    let (record, rest) = records.split_at(length);
+    Some((record, &record[space + 1..length - 1], rest))
+}
+
 /// In octal, with zeros or spaces around it, or in GNU's way of large numbers: binary behind a byte of 128.
 fn number(field: &[u8]) -> Result<u64, TarError> {
     let wrong = || TarError::Damaged("a number is none");
@@ -320,14 +404,7 @@ fn text(field: &[u8]) -> Result<String, TarError> {
 fn pax(mut records: &[u8], said: &mut Said) -> Result<(), TarError> {
     let wrong = || TarError::Damaged("a header of pax cannot be understood");
     while !records.is_empty() {
-        let space = records.iter().position(|byte| *byte == b' ').ok_or_else(wrong)?;
-        let length: usize =
-            std::str::from_utf8(&records[..space]).ok().and_then(|n| n.parse().ok()).ok_or_else(wrong)?;
-        if length > records.len() || length < space + 2 || records[length - 1] != b'\n' {
-            return Err(wrong());
-        }
-        let (record, rest) = records.split_at(length);
-        let record = &record[space + 1..length - 1];
+        let (_, record, rest) = one_record(records).ok_or_else(wrong)?;
         let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(wrong)?;
         let (key, value) = (&record[..equals], &record[equals + 1..]);
         match key {

@@ -13,6 +13,17 @@ pub const MAX_ENTRIES: usize = 500_000;
 
 /// Compiled anew by whoever may write there; it holds the time of its source, which is no fact of it.
 const PYCACHE: &str = "__pycache__";
+/// What package managers keep in `node_modules` for the next time that they run: with times, and paths of the machine. No
+/// program reads it.
+const NODE_MODULES: &str = "node_modules";
+const OF_MANAGERS: [&str; 6] = [
+    ".cache",
+    ".modules.yaml",
+    ".pnpm-workspace-state.json",
+    ".pnpm-workspace-state-v1.json",
+    ".yarn-integrity",
+    ".yarn-state.yml",
+];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
@@ -31,6 +42,16 @@ pub enum Content {
     /// Read when the layer is made.
     At(PathBuf),
     Bytes(Arc<[u8]>),
+}
+
+impl Content {
+    /// All of it. Blocks on the disk.
+    pub(crate) fn read(&self) -> Result<Vec<u8>, ImageError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes.to_vec()),
+            Self::At(path) => fs::read(path).map_err(ImageError::read(path)),
+        }
+    }
 }
 
 /// Paths without a slash before them, as layers have them.
@@ -76,11 +97,26 @@ impl Tree {
         if self.0.len() > MAX_ENTRIES { Err(ImageError::TooLarge) } else { Ok(()) }
     }
 
+    /// Takes out what lies below these folders (`venv/`), each with a slash behind it, as a tree of its own.
+    ///
+    /// # Errors
+    /// None: what is a tree can be cut.
+    pub fn split_off(&mut self, folders: &[&str]) -> Result<Self, ImageError> {
+        let mut taken = Self::default();
+        let is_below = |path: &str| folders.iter().any(|folder| format!("{path}/").starts_with(folder));
+        let (below, rest) = std::mem::take(&mut self.0).into_iter().partition(|(path, _)| is_below(path));
+        self.0 = rest;
+        let below: BTreeMap<String, Entry> = below;
+        below.into_iter().try_for_each(|(path, entry)| taken.put(&path, entry))?;
+        Ok(taken)
+    }
+
     pub fn file(&mut self, path: &str, text: &str) -> Result<(), ImageError> {
         self.put(path, Entry::File { content: Content::Bytes(text.as_bytes().into()), executable: false })
     }
 
-    /// All that a folder of this machine holds, at `at`: files, folders and links as they are, but for what Python compiled.
+    /// All that a folder of this machine holds, at `at`: files, folders and links as they are, but for what Python compiled
+    /// and what managers of packages keep for themselves.
     /// Whether a file is executable is its owner's bit; hard links become files.
     ///
     /// # Errors
@@ -97,7 +133,8 @@ impl Tree {
                 let inside = format!("{at}/{name}");
                 let metadata = fs::symlink_metadata(&path).map_err(ImageError::read(&path))?;
                 let kind = metadata.file_type();
-                if kind.is_dir() && name == PYCACHE {
+                let is_of_manager = at.ends_with(NODE_MODULES) && OF_MANAGERS.contains(&name.as_str());
+                if (kind.is_dir() && name == PYCACHE) || is_of_manager {
                     continue;
                 }
                 let entry = if kind.is_dir() {
@@ -182,5 +219,18 @@ mod tests {
         assert_eq!(tree.entries(), &expected.map(|(path, entry)| (path.to_owned(), entry)).into());
         let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         assert!(matches!(tree.folder(dir.path(), "app"), Err(ImageError::Kind(path)) if path.ends_with("/socket")));
+    }
+
+    #[test]
+    fn what_lies_below_a_folder_is_cut_off_with_it() {
+        let mut tree = Tree::default();
+        for path in ["app/main.js", "app/node_modules/x/y.js", "app/node_modules2/z", "venv/bin/x"] {
+            tree.file(path, "").unwrap();
+        }
+        let cut = tree.split_off(&["venv/", "app/node_modules/"]).unwrap();
+        let names = |tree: &Tree| tree.entries().keys().cloned().collect::<Vec<_>>().join(" ");
+        assert_eq!(names(&tree), "app app/main.js app/node_modules2 app/node_modules2/z");
+        let expected = "app app/node_modules app/node_modules/x app/node_modules/x/y.js venv venv/bin venv/bin/x";
+        assert_eq!(names(&cut), expected);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
-use bowline_core::app::{App, Target};
+use bowline_core::app::App;
 use bowline_core::id::AppKey;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::kubernetes::meta;
 use crate::names;
@@ -12,8 +12,6 @@ use crate::object::{Manifests, Object, Wave};
 
 /// What Argo CD calls the cluster that it runs in.
 const HERE: &str = "https://kubernetes.default.svc";
-/// Where Argo CD looks for its resources, unless it was installed otherwise.
-const NAMESPACE: &str = "argocd";
 
 /// Where the manifests lie, in a repository that Argo CD reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,16 +39,12 @@ impl FromStr for Source {
     }
 }
 
-/// An Application, which is applied where Argo CD is. It deletes nothing by itself: that is its keeper's to say.
-pub fn application(key: &AppKey, app: &App, source: &Source) -> Object {
-    let namespace = match &app.environment.server {
-        Some(Target::Kubernetes { namespace: Some(namespace), context: _ }) => namespace.clone(),
-        Some(Target::Kubernetes { .. } | Target::Local | Target::Ssh { .. } | Target::Https { .. }) | None => {
-            names::join(&[key.app.as_str()], names::LABEL)
-        }
-    };
+/// An Application, which is applied where Argo CD is. It deletes nothing by itself: that is its keeper's to say. `there`: the namespace
+/// that Argo CD reads its resources in.
+pub fn application(key: &AppKey, app: &App, source: &Source, there: &str) -> Object {
+    let namespace = names::namespace(key, app);
     let mut metadata = meta(key, names::join(&[key.app.as_str(), key.env.as_str()], names::LABEL), "argocd");
-    metadata.namespace = Some(NAMESPACE.to_owned());
+    metadata.namespace = Some(there.to_owned());
     let body = json!({
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Application",
@@ -71,8 +65,9 @@ pub fn in_waves(mut manifests: Manifests) -> Manifests {
     if manifests.objects.iter().all(|object| object.wave != Wave::Before) {
         return manifests;
     }
-    for object in &mut manifests.objects {
-        let wave = match object.wave {
+    let claims: Vec<Wave> = manifests.objects.iter().map(|object| taken_up(&manifests.objects, object)).collect();
+    for (object, wave) in manifests.objects.iter_mut().zip(claims) {
+        let wave = match wave {
             Wave::Config => "0",
             Wave::Data => "1",
             Wave::Before => "2",
@@ -81,6 +76,23 @@ pub fn in_waves(mut manifests: Manifests) -> Manifests {
         object.body["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"] = json!(wave);
     }
     manifests
+}
+
+/// A claim may be bound no sooner than by its first pod (`WaitForFirstConsumer`), and until then Argo CD goes no further: it is of that wave.
+fn taken_up(all: &[Object], object: &Object) -> Wave {
+    if object.id.kind != "PersistentVolumeClaim" {
+        return object.wave;
+    }
+    let mounts = |other: &&Object| claims(&other.body, &object.id.name);
+    all.iter().filter(mounts).map(|other| other.wave).min().unwrap_or(Wave::Workload)
+}
+
+fn claims(body: &Value, name: &str) -> bool {
+    match body {
+        Value::Object(map) => map.iter().any(|(key, inner)| key == "claimName" && inner == name || claims(inner, name)),
+        Value::Array(items) => items.iter().any(|inner| claims(inner, name)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
 }
 
 #[cfg(test)]

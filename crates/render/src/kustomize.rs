@@ -4,16 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
+use crate::file::File;
 use crate::object::{Manifests, Object};
 use crate::yaml;
-
-/// A file of the folder that manifests are written to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
-    /// `deployment-hello-web.yaml`
-    pub path: String,
-    pub text: String,
-}
 
 /// One file per object, and a `kustomization.yaml` that names them in the order in which they are to be there.
 pub fn files(manifests: &Manifests) -> Vec<File> {
@@ -24,17 +17,17 @@ pub fn files(manifests: &Manifests) -> Vec<File> {
         let count = taken.entry(stem.clone()).and_modify(|count| *count += 1).or_insert(1);
         // Two kinds of one name in different groups of APIs.
         let path = if *count == 1 { format!("{stem}.yaml") } else { format!("{stem}-{count}.yaml") };
-        files.push(File { path, text: yaml::print(&object.body) });
+        files.push(File::new(path, yaml::print(&object.body)));
     }
     let resources: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
     let kustomization =
         json!({ "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": resources });
-    files.push(File { path: "kustomization.yaml".to_owned(), text: yaml::print(&kustomization) });
+    files.push(File::new("kustomization.yaml", yaml::print(&kustomization)));
     files
 }
 
 /// The kind in small letters and the name, without a hash: a changed configuration stays in its file.
-fn stem(object: &Object) -> String {
+pub(crate) fn stem(object: &Object) -> String {
     let name = &object.id.name;
     let hash =
         name.rsplit_once('-').filter(|(_, hash)| hash.len() == 10 && hash.bytes().all(|b| b.is_ascii_hexdigit()));

@@ -1,12 +1,23 @@
 //! Names of objects: labels of DNS (RFC 1123), whatever the file calls things.
 
-use bowline_core::id::Digest;
+use bowline_core::app::{App, Target};
+use bowline_core::id::{AppKey, Digest};
 use sha2::{Digest as _, Sha256};
 
 /// A label of DNS, and the longest value of a label of Kubernetes.
 pub(crate) const LABEL: usize = 63;
 /// Of what a controller makes objects or labels of, eleven characters longer: CronJobs, StatefulSets.
 pub(crate) const CONTROLLED: usize = 52;
+
+/// Where the objects of an app lie: what `server` of the environment says, else `APP-ENV`.
+pub fn namespace(key: &AppKey, app: &App) -> String {
+    match &app.environment.server {
+        Some(Target::Kubernetes { namespace: Some(namespace), context: _ }) => namespace.clone(),
+        Some(Target::Kubernetes { .. } | Target::Local | Target::Ssh { .. } | Target::Https { .. }) | None => {
+            join(&[key.app.as_str(), key.env.as_str()], LABEL)
+        }
+    }
+}
 
 /// Hexadecimal digits of a hash in a name.
 const DIGITS: usize = 10;
@@ -29,6 +40,11 @@ fn with(whole: &str, hash: &str, most: usize) -> String {
     // Names of the file are ASCII.
     let kept = whole.get(..most - DIGITS - 1).unwrap_or(whole).trim_end_matches('-');
     format!("{kept}-{hash}")
+}
+
+/// All digits of SHA-256.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    Digest(Sha256::digest(bytes).into()).to_string()
 }
 
 /// The first ten digits of SHA-256.

@@ -1,14 +1,20 @@
-//! What becomes of each key of `bowline.toml` in a cluster: the page, and what tests hold the renderer to.
+//! What becomes of each key of `bowline.toml` in a cluster and in Compose: the page, and what tests hold the renderers to.
+
+mod compose;
 
 use std::fmt::Write as _;
 
-/// Whether a cluster carries a key.
+pub use compose::COMPOSE;
+
+/// Whether a target carries a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Carried {
-    /// By an object, or it is about something else than a cluster.
+    /// By what is written, or it is about something else than that target.
     Yes,
     /// By some clusters, or in some of its values; refused elsewhere.
     Partly,
+    /// Not carried, and a note says so wherever it stands.
+    Noted,
     /// Always refused.
     No,
 }
@@ -34,7 +40,7 @@ const fn no(table: &'static str, key: &'static str, how: &'static str) -> Key {
     Key { table, key, carried: Carried::No, how }
 }
 
-/// Every key of the grammar, in the order of the page.
+/// Every key of the grammar, in the order of the page, in a cluster.
 pub const KEYS: &[Key] = &[
     yes("file", "app", "names of all objects begin with it; label `bowline.dev/app`"),
     yes("file", "service", "Deployment and ServiceAccount, NetworkPolicy; a Service where somebody asks it"),
@@ -70,7 +76,11 @@ pub const KEYS: &[Key] = &[
         "readiness and startup probe; without it, where a route leads there, whether the port is open",
     ),
     yes("service", "alive", "liveness probe, three failures"),
-    yes("service", "drain", "`preStop` sleep of 10 s, then `drain`, then 10 s more: `terminationGracePeriodSeconds`"),
+    yes(
+        "service",
+        "drain",
+        "`preStop` sleep of 10 s and `drain`, then TERM and 10 s more: `terminationGracePeriodSeconds`",
+    ),
     yes(
         "service",
         "scale",
@@ -80,7 +90,7 @@ pub const KEYS: &[Key] = &[
     partly(
         "service",
         "writable",
-        "emptyDir of 64Mi at `/app/PATH`; not with `image` or `dockerfile`. `/tmp` is there always, all else is read-only",
+        "emptyDir of 2Gi at `/app/PATH`; not with `image` or `dockerfile`. `/tmp` is there always, all else is read-only",
     ),
     yes("service", "metrics", "annotations `prometheus.io/…`; with `--api prometheus` a ServiceMonitor"),
     yes("service", "cage", "always as Pod Security `restricted` asks"),
@@ -116,7 +126,11 @@ pub const KEYS: &[Key] = &[
     yes("job", "schedule", "`schedule` in UTC, `Forbid`, made up within an hour; without it suspended"),
     yes("job", "timeout", "`activeDeadlineSeconds`; never repeated"),
     yes("job", "env", "as `env`"),
-    yes("release", "before", "Job, named by the hash of all that it is; a note says how to wait for it"),
+    yes(
+        "release",
+        "before",
+        "Job, named by the hash of all that it is, which waits for the databases; a note says how to wait for it. Not in a chart",
+    ),
     no("release", "snapshot", "no snapshot is taken in a cluster"),
     yes(
         "database",
@@ -125,14 +139,18 @@ pub const KEYS: &[Key] = &[
     ),
     partly("database", "url", "its Secret; of its parts `url` alone is handed on"),
     yes("database", "ca", "a note: the app verifies the server itself"),
-    yes("database", "init", "ConfigMap, run by the image on an empty database; at most 1 MB"),
+    yes("database", "init", "ConfigMap, run on an empty database, in PostgreSQL as the app's role; at most 1 MB"),
     no("database", "backup", "backups are not made yet"),
     yes("redis", "version", "the tag of the official image; without it 7"),
     yes("redis", "persist", "append-only file on a PersistentVolumeClaim"),
     partly("redis", "url", "its Secret; of its parts `url` alone is handed on"),
     yes("redis", "ca", "a note: the app verifies the server itself"),
     no("redis", "backup", "backups are not made yet"),
-    yes("volume", "services", "whose pods mount it: one pod ReadWriteOnce and `Recreate`, more ReadWriteMany"),
+    partly(
+        "volume",
+        "services",
+        "whose pods mount it: one pod ReadWriteOnce and `Recreate`; more ReadWriteMany, with `kubernetes.storage_class`, else refused",
+    ),
     yes("volume", "path", "`mountPath`; without it `/volumes/NAME`"),
     yes("volume", "size", "storage asked for; without it 1Gi, noted"),
     no("volume", "backup", "backups are not made yet"),
@@ -153,7 +171,7 @@ pub const KEYS: &[Key] = &[
     ),
     partly("route", "strip", "Gateway: URLRewrite; ingress-nginx: `rewrite-target`"),
     yes("route", "to", "`backendRefs`, `backend`"),
-    partly("route", "redirect", "Gateway: RequestRedirect 308; ingress-nginx: `permanent-redirect`"),
+    partly("route", "redirect", "Gateway: RequestRedirect 308; an Ingress carries none that keeps the path"),
     partly("route", "deny", "Envoy Gateway: HTTPRouteFilter; ingress-nginx: `denylist-source-range`"),
     partly(
         "route",
@@ -244,25 +262,33 @@ pub const KEYS: &[Key] = &[
 pub fn reference() -> String {
     let mut out = HEAD.to_owned();
     let mut table = "";
-    for Key { table: of, key, carried, how } in KEYS {
-        if table != *of {
-            table = of;
-            let _ = write!(out, "\n## {table}\n\n| key | in a cluster | how |\n|---|---|---|\n");
+    for (cluster, compose) in KEYS.iter().zip(COMPOSE) {
+        if table != cluster.table {
+            table = cluster.table;
+            let _ = write!(out, "\n## {table}\n\n| key | in a cluster | | in Compose | |\n|---|---|---|---|---|\n");
         }
-        let word = match carried {
-            Carried::Yes => "yes",
-            Carried::Partly => "partly",
-            Carried::No => "refused",
-        };
-        let _ = writeln!(out, "| `{key}` | {word} | {} |", how.replace('|', "\\|"));
+        let [cluster_how, compose_how] = [cluster, compose].map(|key| key.how.replace('|', "\\|"));
+        let [in_cluster, in_compose] = [cluster, compose].map(|key| word(key.carried));
+        let key = cluster.key;
+        let _ = writeln!(out, "| `{key}` | {in_cluster} | {cluster_how} | {in_compose} | {compose_how} |");
     }
     out
 }
 
-const HEAD: &str = "# What a cluster carries
+fn word(carried: Carried) -> &'static str {
+    match carried {
+        Carried::Yes => "yes",
+        Carried::Partly => "partly",
+        Carried::Noted => "noted",
+        Carried::No => "refused",
+    }
+}
 
-<!-- Generated from crates/render/src/targets.rs. `BOWLINE_RENEW=1 cargo test -p bowline-render --test targets` writes it anew. -->
+const HEAD: &str = "# What a cluster and Compose carry
 
-Each key of [bowline.toml](bowline-toml.md), and what [`bowline render kubernetes`](kubernetes.md) makes of it. *Partly*: with some clusters or in some of its
-values, refused with the others. What is refused is refused by its key and with what to do instead; nothing is left out silently.
+<!-- Generated from crates/render/src/targets.rs and targets/compose.rs. `BOWLINE_RENEW=1 cargo test -p bowline-render --test targets` writes it anew. -->
+
+Each key of [bowline.toml](bowline-toml.md), and what [`bowline render kubernetes`](kubernetes.md) and [`bowline render compose`](compose.md) make of it. *Partly*: with
+some clusters or in some of its values, refused with the others. *Noted*: not carried, and a note says so. What is refused is refused by its key and with what to do instead;
+nothing is left out silently. With `render helm` a chart has what a cluster has.
 ";

@@ -13,7 +13,7 @@ use bowline_core::release::{Unsupported, has_volume};
 use bowline_core::resource::ResourceId;
 
 use crate::input::{Api, Input};
-use crate::kubernetes::{Ctx, Edge, Seen, Url, backend, beside, certificate, is_held_alone, is_named};
+use crate::kubernetes::{Ctx, Edge, Seen, Url, backend, beside, certificate, is_held_alone, is_named, is_shared};
 
 /// All keys of an app that a cluster of this kind does not carry, by path.
 pub fn unsupported(input: &Input<'_>) -> Vec<Unsupported> {
@@ -48,6 +48,10 @@ const ANNOTATED: &str =
     "this ingress controller is not known to carry it: `--api ingress-nginx` if it is that, or `kubernetes.gateway`";
 const OF_ENVOY: &str = "the Gateway API has no such rule: `--api envoy-gateway` if the Gateway is Envoy's";
 const BY_GATEWAY: &str = "an Ingress does not carry it: say `kubernetes.gateway` of an Envoy Gateway";
+// Its annotation `permanent-redirect` takes no variable of nginx (validator URLIsValidRegex): the path of a request would be lost.
+const NO_REDIRECT: &str = "an Ingress carries no redirect that keeps the path of a request: say `kubernetes.gateway`, or let a service answer it";
+const SHARED: &str = "several pods have it, so that its storage must be ReadWriteMany, which a cluster's default seldom is: say a class that is by \
+                      `kubernetes.storage_class`, or let one pod alone have it (`services`, `scale = 1`)";
 const TAKEN: &str = "an object of it would be called as that of another table: give one of them another name";
 const STORE: &str =
     "a cluster reads it by the External Secrets Operator: `--api external-secrets`, and `kubernetes.secret_store`";
@@ -113,6 +117,8 @@ impl Found<'_, '_> {
         }
         for (name, volume) in volumes {
             let Volume { services: _, path: _, size: _, backup } = volume;
+            let shared = is_shared(self.ctx, name) && self.ctx.settings().storage_class.is_none();
+            self.add(shared, format!("volume.{name}"), SHARED);
             self.backup(&format!("volume.{name}"), *backup);
         }
         for (name, bucket) in buckets {
@@ -278,36 +284,8 @@ impl Found<'_, '_> {
     fn variables(&mut self, path: &str, service: &ServiceName, variables: &Variables) {
         for (variable, value) in variables {
             let Value::From(reference) = value else { continue };
-            if let Some(why) = self.reference(service, reference) {
+            if let Some(why) = refused(self.ctx.app, service, reference) {
                 self.add(true, format!("{path}.{variable}"), why);
-            }
-        }
-    }
-
-    fn reference(&self, service: &ServiceName, reference: &Reference) -> Option<&'static str> {
-        let app = self.ctx.app;
-        match reference {
-            Reference::AppName | Reference::AppEnv => None,
-            Reference::AppRelease => Some(NO_RELEASE),
-            Reference::Metrics => Some(NO_DAEMON),
-            Reference::Database(kind, name, field) => {
-                let one = app.databases.get(&(*kind, name.clone()))?;
-                let elsewhere = matches!(one.source, DatabaseSource::External { .. });
-                (elsewhere && *field != ReferenceField::Url).then_some(ONE_OF)
-            }
-            Reference::Redis(name, field) => {
-                let elsewhere = matches!(app.redis.get(name)?.source, RedisSource::External { .. });
-                (elsewhere && *field != ReferenceField::Url).then_some(ONE_OF)
-            }
-            // The bucket itself is refused where it has no URL.
-            Reference::Bucket(_, field) => (*field != ReferenceField::Url).then_some(ONE_OF),
-            Reference::VolumePath(name) => {
-                let why = "the service does not have this volume: add it to `services` of the volume";
-                (!has_volume(app, service, name)).then_some(why)
-            }
-            Reference::ServiceUrl(name) => {
-                let files = matches!(app.services.get(name)?.origin, Origin::Static { .. });
-                files.then_some(FILES)
             }
         }
     }
@@ -340,7 +318,7 @@ impl Found<'_, '_> {
             RouteTo::Redirect(url) => {
                 let why = "a cluster's edge redirects to a name with a plain path: https://HOST/PATH";
                 self.add(Url::parse(url).is_none(), format!("{path}.redirect"), why);
-                self.by_edge(format!("{path}.redirect"), None);
+                self.add(!gateway, format!("{path}.redirect"), NO_REDIRECT);
             }
             RouteTo::Deny => self.by_edge(format!("{path}.deny"), Some(())),
         }
@@ -483,6 +461,34 @@ impl Found<'_, '_> {
             let taken = first.get(&name).is_some_and(|known| *known != path);
             self.add(taken, path.clone(), TAKEN);
             first.entry(name).or_insert(path);
+        }
+    }
+}
+
+/// Why a variable cannot be told, wherever the app runs but beside a daemon.
+pub(crate) fn refused(app: &App, service: &ServiceName, reference: &Reference) -> Option<&'static str> {
+    match reference {
+        Reference::AppName | Reference::AppEnv => None,
+        Reference::AppRelease => Some(NO_RELEASE),
+        Reference::Metrics => Some(NO_DAEMON),
+        Reference::Database(kind, name, field) => {
+            let one = app.databases.get(&(*kind, name.clone()))?;
+            let elsewhere = matches!(one.source, DatabaseSource::External { .. });
+            (elsewhere && *field != ReferenceField::Url).then_some(ONE_OF)
+        }
+        Reference::Redis(name, field) => {
+            let elsewhere = matches!(app.redis.get(name)?.source, RedisSource::External { .. });
+            (elsewhere && *field != ReferenceField::Url).then_some(ONE_OF)
+        }
+        // The bucket itself is refused where it has no URL.
+        Reference::Bucket(_, field) => (*field != ReferenceField::Url).then_some(ONE_OF),
+        Reference::VolumePath(name) => {
+            let why = "the service does not have this volume: add it to `services` of the volume";
+            (!has_volume(app, service, name)).then_some(why)
+        }
+        Reference::ServiceUrl(name) => {
+            let files = matches!(app.services.get(name)?.origin, Origin::Static { .. });
+            files.then_some(FILES)
         }
     }
 }

@@ -62,9 +62,9 @@ fn tamed(mut app: App) -> App {
         route.tls = bowline_core::app::Tls::Auto;
         route.limit.idle = bowline_core::app::Limit::default().idle;
     }
-    if let Some(settings) = &mut app.environment.kubernetes
-        && settings.gateway.is_some()
-    {
+    let settings = app.environment.kubernetes.get_or_insert_default();
+    settings.storage_class.get_or_insert_with(|| "nfs".to_owned());
+    if settings.gateway.is_some() {
         settings.ingress_class = None;
     }
     app

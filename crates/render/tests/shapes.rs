@@ -4,11 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use bowline_core::id::{AppKey, Digest, EnvName, ServiceName};
+use bowline_core::app::DatabaseKind;
+use bowline_core::id::{AppKey, Digest, EnvName, ResourceName, ServiceName};
 use bowline_core::release::{ImageDigest, ImageRef, Reference};
-use bowline_render::{Api, Input, Manifests, Secrets, kubernetes};
+use bowline_core::resource::ResourceId;
+use bowline_render::{Api, Input, Manifests, Object, Secrets, in_waves, kubernetes, roles};
 use bowline_spec::{Defaults, parse};
 use serde_json::{Value, json};
+
+const SCRIPT: &str = "create table a (b int);\n";
 
 fn rendered(toml: &str, apis: &[Api]) -> Manifests {
     let env = EnvName::new("production").unwrap();
@@ -18,7 +22,16 @@ fn rendered(toml: &str, apis: &[Api]) -> Manifests {
     let repository = "registry.example.com/acme/shop".parse::<Reference>().unwrap().repository;
     let image = |name: &ServiceName| (name.clone(), repository.at(ImageDigest(Digest([7; 32]))));
     let images: BTreeMap<ServiceName, ImageRef> = app.services.keys().map(image).collect();
-    let (apis, scripts) = (apis.iter().copied().collect(), BTreeMap::new());
+    let filled = app.databases.iter().filter(|(_, one)| one.init.is_some());
+    let id = |kind: DatabaseKind, name: &ResourceName| ResourceId { kind: kind.into(), name: name.clone() };
+    let scripts = filled.map(|((kind, name), _)| (id(*kind, name), SCRIPT.to_owned())).collect();
+    let apis = apis.iter().copied().collect();
+    // Of no service, so that a pinned database is one that is said.
+    let mut images = images;
+    if toml.contains("# pinned") {
+        let name = ResourceName::new("db").unwrap();
+        images.insert(ServiceName::of_resource("postgres", &name), repository.at(ImageDigest(Digest([9; 32]))));
+    }
     let key = AppKey { env, app: app.name.clone() };
     let input =
         Input { key: &key, app: &app, images: &images, secrets: Secrets::Named, scripts: &scripts, apis: &apis };
@@ -53,7 +66,7 @@ fn a_pod_is_asked_confined_and_ended_as_the_file_says() {
         (at("/startupProbe/failureThreshold"), json!(60)),
         (at("/livenessProbe/httpGet/path"), json!("/live")),
         (at("/livenessProbe/failureThreshold"), json!(3)),
-        (at("/lifecycle/preStop/sleep/seconds"), json!(10)),
+        (at("/lifecycle/preStop/sleep/seconds"), json!(55)),
         ("/spec/template/spec/terminationGracePeriodSeconds".to_owned(), json!(65)),
         (at("/resources"), json!({"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "256Mi"}})),
         (at("/securityContext/readOnlyRootFilesystem"), json!(true)),
@@ -121,11 +134,13 @@ fn a_disk_of_one_pod_is_let_go_first() {
     let alone = "[service.web]\nrun = \"a\"\n[volume.files]\n";
     check(alone, &[], claim, &[("/spec/accessModes", json!(["ReadWriteOnce"]))]);
     check(alone, &[], "Deployment/shop-web", &[("/spec/strategy/type", json!("Recreate"))]);
+    let class = "[environment.production]\nkubernetes = { storage_class = \"nfs\" }\n";
     for shared in [
         "[service.web]\nrun = \"a\"\nscale = 2\n[volume.files]\n",
         "[service.web]\nrun = \"a\"\n[service.b]\nbuild_of = \"web\"\nrun = \"b\"\n[volume.files]\n",
         "[service.web]\nrun = \"a\"\n[job.x]\nrun = \"x\"\n[volume.files]\n",
     ] {
+        let shared = &format!("{shared}{class}");
         check(shared, &[], claim, &[("/spec/accessModes", json!(["ReadWriteMany"]))]);
         check(shared, &[], "Deployment/shop-web", &[("/spec/strategy/type", json!("RollingUpdate"))]);
     }
@@ -140,8 +155,9 @@ fn variables_are_told_by_what_they_are() {
     let (env, names) = (at("/env"), at("/envFrom/0/configMapRef/name"));
     let from = |name: &str, key: &str| json!({"secretKeyRef": {"name": name, "key": key}});
     let manifests = rendered(toml, &[]);
-    let of = |kind: &str| manifests.objects.iter().find(|one| one.id.kind == kind).unwrap();
-    let config = of("ConfigMap");
+    // What a database starts from is not by its content.
+    let is_config = |one: &&Object| one.id.kind == "ConfigMap" && one.body["immutable"] == true;
+    let config = manifests.objects.iter().find(is_config).unwrap();
     assert_eq!(config.body["data"], json!({"A": "x", "F": "/run/secrets/f", "H": "shop-postgres-db", "N": "shop"}));
     let url = format!("postgresql://{own}:$(BOWLINE_POSTGRES_DB_PASSWORD)@shop-postgres-db:5432/{own}");
     let expected = json!([
@@ -152,9 +168,7 @@ fn variables_are_told_by_what_they_are() {
     ]);
     check(toml, &[], "Deployment/shop-web", &[(&env, expected), (&names, json!(config.id.name))]);
     let changed = rendered(&toml.replace("\"x\"", "\"y\""), &[]);
-    let name = |manifests: &Manifests| {
-        manifests.objects.iter().find(|one| one.id.kind == "ConfigMap").unwrap().id.name.clone()
-    };
+    let name = |manifests: &Manifests| manifests.objects.iter().find(is_config).unwrap().id.name.clone();
     assert_ne!(name(&changed), name(&manifests), "another content is another object");
 }
 
@@ -222,9 +236,11 @@ fn jobs_never_overlap_and_are_never_repeated() {
 
 #[test]
 fn roles_let_nobody_do_what_is_not_theirs() {
-    let manifests = rendered("[service.web]\nrun = \"a\"\n", &[]);
+    let key = AppKey { env: EnvName::new("production").unwrap(), app: "shop".parse().unwrap() };
+    let all = roles(&key);
+    assert!(!rendered("[service.web]\nrun = \"a\"\n", &[]).objects.iter().any(|one| one.id.kind == "Role"));
     let may = |role: &str, verb: &str, resource: &str| {
-        let role = manifests.objects.iter().find(|one| one.id.to_string() == format!("Role/shop-{role}")).unwrap();
+        let role = all.iter().find(|one| one.id.to_string() == format!("Role/shop-{role}")).unwrap();
         let holds = |rule: &Value, list: &str, word: &str| rule[list].as_array().unwrap().iter().any(|one| one == word);
         role.body["rules"]
             .as_array()
@@ -243,6 +259,9 @@ fn roles_let_nobody_do_what_is_not_theirs() {
     check("deployments", "patch", [false, true, true]);
     check("pods/log", "get", [true, true, true]);
     check("pods/exec", "create", [false, false, true]);
+    // As `kubectl exec` asks, which upgrades a GET.
+    check("pods/exec", "get", [false, false, true]);
+    check("deployments/scale", "patch", [false, true, true]);
     check("secrets", "get", [false, false, true]);
     check("secrets", "create", [false, true, true]);
     check("persistentvolumeclaims", "create", [false, true, true]);
@@ -384,4 +403,126 @@ fn routes_become_http_routes_with_policies() {
         &[("/spec/rateLimit/local/rules/0/limit", json!({"requests": 5, "unit": "Second"}))],
     );
     check(&toml, &apis, "ReferenceGrant/shop-certificates", &[("/spec/from/0/namespace", json!("infra"))]);
+}
+
+#[test]
+fn an_app_is_no_administrator_of_its_database() {
+    let toml = "[service.web]\nrun = \"a\"\n[postgres.db]\ninit = \"init.sql\"\n";
+    let at = |rest: &str| format!("{CONTAINER}{rest}");
+    let (args, env) = (at("/args/2"), at("/env"));
+    let password = json!({"secretKeyRef": {"name": "shop-postgres-db", "key": "password"}});
+    check(
+        toml,
+        &[],
+        "StatefulSet/shop-postgres-db",
+        &[
+            (&args, json!("hba_file=/etc/bowline/pg_hba.conf")),
+            (
+                &env,
+                json!([{"name": "PGDATA", "value": "/data/pgdata"}, {"name": "POSTGRES_PASSWORD", "valueFrom": password}]),
+            ),
+        ],
+    );
+    let manifests = rendered(toml, &[]);
+    let files =
+        &manifests.objects.iter().find(|one| one.id.to_string() == "ConfigMap/shop-postgres-db").unwrap().body["data"];
+    let make = files["make.sh"].as_str().unwrap();
+    assert!(make.contains("CREATE ROLE app_db LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE;"), "{make}");
+    assert!(
+        make.contains("--username=app_db --dbname=app_db --single-transaction --file=/etc/bowline/init.sql"),
+        "{make}"
+    );
+    assert_eq!(files["init.sql"], SCRIPT);
+    let hba = files["pg_hba.conf"].as_str().unwrap();
+    assert!(
+        hba.lines().filter(|line| line.starts_with("host")).all(|line| line.starts_with("host app_db app_db ")),
+        "{hba}"
+    );
+    // Nobody looks for a script that is not there.
+    let plain = rendered("[service.web]\nrun = \"a\"\n[postgres.db]\n", &[]);
+    let make = &plain.objects.iter().find(|one| one.id.to_string() == "ConfigMap/shop-postgres-db").unwrap().body["data"]
+        ["make.sh"];
+    assert!(!make.as_str().unwrap().contains("init.sql"), "{make}");
+}
+
+#[test]
+fn an_operator_is_told_the_version_and_whose_the_contents_are() {
+    let toml = "[service.web]\nrun = \"a\"\n[postgres.db]\nversion = 16\ninit = \"init.sql\" # pinned\n";
+    let cluster = "Cluster/shop-postgres-db";
+    let digest = "09".repeat(32);
+    check(
+        toml,
+        &[Api::CloudNativePg],
+        cluster,
+        &[
+            ("/spec/imageName", json!(format!("registry.example.com/acme/shop:16@sha256:{digest}"))),
+            ("/spec/bootstrap/initdb/owner", json!("app_db")),
+            (
+                "/spec/bootstrap/initdb/postInitApplicationSQLRefs/configMapRefs/0",
+                json!({"name": "shop-postgres-db", "key": "init.sql"}),
+            ),
+        ],
+    );
+    let script = format!("SET ROLE app_db;\n{}\nRESET ROLE;\n", SCRIPT.trim_end());
+    check(toml, &[Api::CloudNativePg], "ConfigMap/shop-postgres-db", &[("/data/init.sql", json!(script))]);
+}
+
+#[test]
+fn what_comes_before_a_release_waits_for_its_databases() {
+    let toml = "[service.web]\nrun = \"a\"\n[postgres.db]\n[redis.cache]\n[release]\nbefore = \"bin/migrate\"\n";
+    let waits = |apis: &[Api]| {
+        let manifests = rendered(toml, apis);
+        let job = manifests.objects.iter().find(|one| one.id.kind == "Job").unwrap().body.clone();
+        let waits = job["spec"]["template"]["spec"]["initContainers"].as_array().unwrap().clone();
+        waits.into_iter().map(|one| one["command"][2].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let redis = "until redis-cli -h shop-redis-cache -p 6379 ping >/dev/null 2>&1; do sleep 1; done";
+    let postgres = |host: &str| format!("until pg_isready -q -h {host} -p 5432 >/dev/null 2>&1; do sleep 1; done");
+    assert_eq!(waits(&[]), [postgres("shop-postgres-db"), redis.to_owned()]);
+    assert_eq!(waits(&[Api::CloudNativePg]), [postgres("shop-postgres-db-rw"), redis.to_owned()]);
+}
+
+#[test]
+fn a_folder_that_ends_with_its_pod_holds_what_an_app_needs() {
+    let toml = |limits: &str| format!("[service.web]\nrun = \"a\"\nwritable = [\"cache\"]\n{limits}\n");
+    let volume = |index: u8| format!("/spec/template/spec/volumes/{index}/emptyDir");
+    let (tmp, cache) = (volume(0), volume(1));
+    let disk = json!({"sizeLimit": "2Gi"});
+    check(&toml(""), &[], "Deployment/shop-web", &[(&tmp, disk.clone()), (&cache, disk.clone())]);
+    // Half of the memory, as the daemon gives: what is written beyond is refused, and the pod goes on.
+    let memory = json!({"medium": "Memory", "sizeLimit": "128Mi"});
+    check(&toml("limits = { memory = \"256MiB\" }"), &[], "Deployment/shop-web", &[(&tmp, memory), (&cache, disk)]);
+}
+
+#[test]
+fn argo_cd_binds_a_claim_with_its_first_pod() {
+    let wave = |toml: &str, claim: &str| {
+        let manifests = in_waves(rendered(toml, &[]));
+        let claim = manifests.objects.iter().find(|one| one.id.to_string() == claim).unwrap();
+        claim.body["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"].as_str().unwrap().to_owned()
+    };
+    let toml = "[service.web]\nrun = \"a\"\n[service.b]\nbuild_of = \"web\"\nrun = \"b\"\n[postgres.db]\n[volume.own]\nservices = [\"b\"]\n\
+                [volume.both]\n[release]\nbefore = \"bin/migrate\"\n[environment.production]\nkubernetes = { storage_class = \"nfs\" }\n";
+    assert_eq!(wave(toml, "PersistentVolumeClaim/shop-postgres-db"), "1");
+    assert_eq!(wave(toml, "PersistentVolumeClaim/shop-volume-both"), "2", "the job before the release has it");
+    assert_eq!(wave(toml, "PersistentVolumeClaim/shop-volume-own"), "3");
+}
+
+#[test]
+fn requests_are_counted_where_the_app_is() {
+    let rule = |server: &str, apis: &[Api], kubernetes: &str| {
+        let toml = format!(
+            "{ROUTE}[slo]\navailability = \"99.9%\"\n[environment.production]\n{server}kubernetes = {{ {kubernetes} }}\n"
+        );
+        let manifests = rendered(&toml, apis);
+        let rule = manifests.objects.iter().find(|one| one.id.kind == "PrometheusRule").unwrap();
+        rule.body["spec"]["groups"][0]["rules"][0]["expr"].as_str().unwrap().to_owned()
+    };
+    let nginx = |server: &str| rule(server, &[Api::Prometheus, Api::IngressNginx], "ingress_class = \"nginx\"");
+    let said = nginx("server = \"kubernetes:prod/shops\"\n");
+    assert!(said.contains("{ingress=~\"shop-main\",exported_namespace=\"shops\",status=~\"5..\"}[1h]"), "{said}");
+    assert!(said.contains("exported_namespace=\"\",namespace=\"shops\""), "{said}");
+    assert!(nginx("").contains("exported_namespace=\"shop-production\""));
+    let envoy = rule("", &[Api::Prometheus, Api::EnvoyGateway], "gateway = \"infra/public\"");
+    assert!(envoy.contains("httproute/shop-production/(shop-main)/rule/.+"), "{envoy}");
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bowline_core::id::{AppKey, EnvName};
-use bowline_render::{Api, Carried, Input, KEYS, Secrets, reference, unsupported};
+use bowline_render::{Api, COMPOSE, Carried, Input, KEYS, Key, Secrets, reference, unsupported};
 use bowline_spec::{Defaults, parse, schema};
 
 #[test]
@@ -48,6 +48,8 @@ fn no_key_is_forgotten() {
     let missing: Vec<_> = grammar.difference(&known).collect();
     let gone: Vec<_> = known.difference(&grammar).collect();
     assert!(missing.is_empty() && gone.is_empty(), "without a line: {missing:?}; no key of the grammar: {gone:?}");
+    let names = |keys: &'static [Key]| keys.iter().map(|key| (key.table, key.key)).collect::<Vec<_>>();
+    assert_eq!(names(COMPOSE), names(KEYS), "one line each");
 }
 
 /// The paths that are refused of a file in `production`.
@@ -123,10 +125,6 @@ fn what_would_be_read_otherwise_is_refused() {
 
 #[test]
 fn what_some_clusters_carry_is_refused_by_the_others() {
-    let check = |head: &str, toml: &str, apis: &[Api], expected: &[&str]| {
-        assert_eq!(refused(&format!("{head}{toml}"), apis), expected, "{head}{toml} {apis:?}");
-    };
-    let route = |keys: &str| format!("{ROUTE}{keys}");
     let (none, nginx, envoy): (&[Api], _, _) = (&[], [Api::IngressNginx], [Api::EnvoyGateway]);
     for (keys, path) in [
         ("allow = [\"10.0.0.0/8\"]\n", "route.main.allow"),
@@ -150,6 +148,25 @@ fn what_some_clusters_carry_is_refused_by_the_others() {
         check(&route(keys), GATEWAY, &envoy, &[]);
     }
     check(&route("allow = [\"10.0.0.0/8\"]\n"), GATEWAY, none, &["route.main.allow"]);
+}
+
+fn check(head: &str, toml: &str, apis: &[Api], expected: &[&str]) {
+    assert_eq!(refused(&format!("{head}{toml}"), apis), expected, "{head}{toml} {apis:?}");
+}
+
+fn route(keys: &str) -> String {
+    format!("{ROUTE}{keys}")
+}
+
+#[test]
+fn what_a_cluster_needs_for_a_key_is_said_by_the_key() {
+    let (none, nginx): (&[Api], _) = (&[], [Api::IngressNginx]);
+    let redirect = "redirect = \"https://b.example.com\"\n";
+    check(&route(redirect).replacen('\n', "\nport = 3000\n", 1), "", &nginx, &["route.main.redirect"]);
+    check(&route(redirect), GATEWAY, none, &[]);
+    let shared = "scale = 2\n[volume.a]\n";
+    check(WEB, shared, none, &["volume.a"]);
+    check(WEB, &format!("{shared}[environment.production]\nkubernetes = {{ storage_class = \"nfs\" }}\n"), none, &[]);
     check(&route("path = \"/a{b}\"\n"), "", &nginx, &["route.main.path"]);
     check(&route("tls = \"local\"\n"), "", &nginx, &["route.main.tls"]);
     check(&route("upload = \"off\"\n"), "", &nginx, &[]);

@@ -11,7 +11,7 @@ use super::Case;
 use super::scene::{APP, HOST, MOMENT, Scene, Told};
 
 /// The time of stabilisation, and what a busy machine adds.
-const RESTING: Duration = Duration::from_secs(120);
+pub(super) const RESTING: Duration = Duration::from_secs(120);
 
 /// A frame of text, masked with zeros: `ping`.
 pub(super) const PING: &[u8] = b"\x81\x84\0\0\0\0ping";
@@ -25,7 +25,7 @@ pub(super) static CASES: &[Case] = &[
         about: "one of two instances is killed: what it was asked and has not answered goes to the other one",
         must: "20 of 20 web 200",
         ask: |scene| {
-            // Envoy gives nothing to an instance that is left out, were there no other.
+            // Envoy would know of nobody else to ask for a moment: who is killed is not yet gone.
             wait("nobody is left out", RESTING, || all_are_asked(scene).then_some(()));
             let before = scene.bowline.processes_of(APP);
             let of_web = |process: &&Process| {
@@ -202,7 +202,7 @@ fn all_are_asked(scene: &Scene) -> bool {
     web["instances"].as_array().expect("its instances").iter().all(|one| one["waits_on"].is_null())
 }
 
-fn service(scene: &Scene, name: &str) -> Option<Value> {
+pub(super) fn service(scene: &Scene, name: &str) -> Option<Value> {
     let services = scene.bowline.status()["apps"][0]["services"].as_array().cloned()?;
     services.into_iter().find(|one| one["name"] == name)
 }

@@ -1,13 +1,13 @@
 //! Releases beside each other, and what goes on while one takes the place of another; a server behind a proxy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, ensure};
 use bowline_tests::wire::GOING_AWAY;
 use bowline_tests::{SOON, path, text, wait};
 
-use super::failures::{PING, PONG};
+use super::failures::{PING, PONG, RESTING, service};
 use super::records::counted;
 use super::scene::{HOST, PROXY, Scene, Told, hears};
 use super::{Case, Setting};
@@ -133,6 +133,29 @@ pub(super) static CASES: &[Case] = &[
         ..Case::HERE
     },
     Case {
+        id: "drain/left out",
+        key: "service.web.drain",
+        about: "of two instances one is left out for its failures, and the other is replaced first: requests are answered all the while",
+        must: "all web 200",
+        ask: |scene| {
+            let (mut left_out, mut others) = (BTreeSet::new(), BTreeSet::new());
+            // Who is left out is chance, and who is replaced first is not.
+            while left_out.len() < 2 {
+                left_out.insert(wait("one is left out", RESTING, || {
+                    (0..10).for_each(|_| drop(scene.get("/fails").script("fail").tell()));
+                    slot_left_out(scene)
+                }));
+                let mut up = replace(scene)?;
+                while up.try_wait()?.is_none() {
+                    others.insert(scene.get("/").tell().map_or_else(|e| format!("{e:#}"), |told| told.to_string()));
+                }
+                ends(up)?;
+            }
+            Ok(format!("all {}", Vec::from_iter(others).join(", ")))
+        },
+        ..Case::HERE
+    },
+    Case {
         id: "drain/websocket",
         key: "service.web.drain",
         about: "a WebSocket is told that its instance goes, and then closed",
@@ -160,6 +183,12 @@ pub(super) static CASES: &[Case] = &[
 
 fn release(told: &Told) -> String {
     told.answer.field("x-bowline-release").unwrap_or("none").to_owned()
+}
+
+/// Of an instance of `web` that waits until it gets requests again.
+fn slot_left_out(scene: &Scene) -> Option<u64> {
+    let web = service(scene, "web")?;
+    web["instances"].as_array()?.iter().find(|one| !one["waits_on"].is_null())?["slot"].as_u64()
 }
 
 fn shares(scene: &Scene) -> anyhow::Result<String> {

@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 
 use bowline_core::release::Reference;
+use bowline_image::engine::{Builder, Engine};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Image {
     /// Build an app's services, and make an image of each
     ///
-    /// One artifact gives one digest. A program that is linked statically stands on nothing; others on those packages
-    /// of this machine that they need. What runs in it is nobody's user, 65532. The image is kept in the state, with a bill of
-    /// materials; nothing is sent.
+    /// One artifact gives one digest. A program that is linked statically stands on authorities and time zones alone; others on those
+    /// packages of this machine that they need. What runs in it is nobody's user, 65532. The image is kept in the state, with a bill of
+    /// materials; nothing is sent. A service with a `dockerfile` is built by Docker, Buildah or Podman of this machine.
     Build(ImageBuild),
     /// Send an image that is kept here, and its bill of materials, to its registry
     ///
@@ -19,6 +21,8 @@ pub(crate) enum Image {
     Push(ImagePush),
     /// Fetch an image, by its name or better by its digest, and keep it here
     Pull(ImagePull),
+    /// Give an image that is kept here to an engine of this machine, or write it to one file that each of them takes
+    Load(ImageLoad),
     /// What an image that is kept here is, and how it is run; without a name, all that are kept
     Inspect {
         /// NAME[:TAG][@sha256:DIGEST]
@@ -31,6 +35,14 @@ pub(crate) enum Image {
         #[arg(value_name = "IMAGE")]
         image: Reference,
     },
+    /// Take names of images away; what no name leads to is gone a day later
+    Rm {
+        /// NAME[:TAG], or NAME@sha256:DIGEST for every name of that image
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<Reference>,
+    },
+    /// Take away at once what no name leads to
+    Prune,
     /// Keep who you are at a registry, as Docker keeps it: the password is read from standard input
     Login(ImageLogin),
 }
@@ -52,6 +64,45 @@ pub(crate) struct ImageBuild {
     /// Write one archive, too, that Docker, Podman and containerd load; of one service alone
     #[arg(long, value_name = "FILE")]
     pub(crate) archive: Option<PathBuf>,
+    /// Give it to an engine, too
+    #[arg(long, value_name = "ENGINE", value_parser = engine())]
+    pub(crate) load: Option<Engine>,
+    /// Which of several clusters of kind, or which profile of minikube
+    #[arg(long, value_name = "NAME", requires = "load")]
+    pub(crate) cluster: Option<String>,
+    /// What builds services with a `dockerfile` [default: the first of them that works]
+    #[arg(long, value_name = "BUILDER", value_parser = builder())]
+    pub(crate) builder: Option<Builder>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageLoad {
+    /// NAME[:TAG][@sha256:DIGEST], as it was built or pulled
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: Reference,
+    /// The engine
+    #[arg(long, value_name = "ENGINE", value_parser = engine(), required_unless_present = "archive")]
+    pub(crate) into: Option<Engine>,
+    /// Which of several clusters of kind, or which profile of minikube
+    #[arg(long, value_name = "NAME", requires = "into")]
+    pub(crate) cluster: Option<String>,
+    /// Write the archive here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) archive: Option<PathBuf>,
+}
+
+fn engine() -> impl TypedValueParser<Value = Engine> {
+    PossibleValuesParser::new(Engine::ALL.map(Engine::as_str)).map(|word| {
+        let is_it = |engine: &Engine| engine.as_str() == word;
+        Engine::ALL.into_iter().find(is_it).expect("it is one of them")
+    })
+}
+
+fn builder() -> impl TypedValueParser<Value = Builder> {
+    PossibleValuesParser::new(Builder::ALL.map(Builder::program)).map(|word| {
+        let is_it = |builder: &Builder| builder.program() == word;
+        Builder::ALL.into_iter().find(is_it).expect("it is one of them")
+    })
 }
 
 #[derive(Debug, Args)]
@@ -60,8 +111,8 @@ pub(crate) struct ImagePush {
     #[arg(value_name = "IMAGE")]
     pub(crate) image: Reference,
     /// Send it under this name instead
-    #[arg(long, value_name = "IMAGE")]
-    pub(crate) to: Option<Reference>,
+    #[arg(long = "as", value_name = "IMAGE")]
+    pub(crate) called: Option<Reference>,
     /// A PEM file of authorities that are believed for the registry, in the place of this machine's
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,

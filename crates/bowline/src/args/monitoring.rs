@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use crate::monitoring::METRICS;
-use crate::monitoring::service::Server;
+use bowline_render::monitoring::METRICS;
+use bowline_render::monitoring::service::Server;
 
 /// Where files go.
 #[derive(Debug, Args)]
@@ -60,20 +61,17 @@ pub(crate) struct RenderGrafana {
     pub(crate) dashboards: String,
 }
 
-impl ValueEnum for Server {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(clap::builder::PossibleValue::new(self.name()))
-    }
+/// By their names.
+fn servers() -> impl TypedValueParser<Value = Server> {
+    let named = |name: String| Server::ALL.into_iter().find(|server| server.name() == name);
+    PossibleValuesParser::new(Server::ALL.map(Server::name))
+        .try_map(move |name| named(name).ok_or_else(|| "no such server".to_owned()))
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Add {
     /// The server
-    #[arg(value_enum)]
+    #[arg(value_parser = servers())]
     pub(crate) server: Server,
     /// The folder whose bowline.toml it is added to; one that is empty, or not there, becomes an app of its own
     #[arg(default_value = ".", value_name = "DIR")]

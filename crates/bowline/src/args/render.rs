@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::engine::RenderEnvoy;
-use super::kubernetes::RenderKubernetes;
+use super::kubernetes::{RenderCompose, RenderHelm, RenderKubernetes};
 use super::monitoring::{RenderAlertmanager, RenderGrafana, RenderPrometheus};
 
 #[derive(Debug, Subcommand)]
@@ -19,6 +19,16 @@ pub(crate) enum Render {
     /// Prints one stream for `kubectl apply -n NAMESPACE -f -`, or writes a file per object and a kustomization.yaml. What must be there before
     /// it works, secrets among it, is said beside. What a cluster does not carry is refused by its key: docs/reference/targets.md has them all.
     Kubernetes(RenderKubernetes),
+    /// The same objects as a chart of Helm
+    ///
+    /// What teams say per installation is in its values: images, numbers, resources, variables, hosts, classes and issuers. With the values that it has
+    /// it is what `bowline render kubernetes` prints. --out writes it; a key that Helm does not carry is refused.
+    Helm(RenderHelm),
+    /// The app as a compose.yaml
+    ///
+    /// Its services, databases, volumes and networks; secrets are variables of whoever starts it. The ports of services that routes lead to are open on loopback,
+    /// for a proxy of the machine: what is asked of requests there is refused by its key.
+    Compose(RenderCompose),
     /// prometheus.yml with recording and alert rules
     Prometheus(RenderPrometheus),
     /// alertmanager.yml, which tells a webhook that takes Slack's messages

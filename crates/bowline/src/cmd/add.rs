@@ -14,8 +14,8 @@ use serde::Serialize;
 use super::{command_words, render};
 use crate::args::Add;
 use crate::file;
-use crate::monitoring::service::{Added, Server};
 use crate::ui::{Tone, Ui};
+use bowline_render::monitoring::service::{Added, Server};
 
 /// Of a folder that is an app of its own.
 const HEAD: &str = "# Servers that watch the apps of a machine: `bowline add`.\n";

@@ -1,10 +1,13 @@
 //! `bowline image`: images of an app, kept in the state, sent to registries and fetched from them.
 
 mod build;
+mod dockerfile;
+mod load;
 mod registry;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::release::Reference;
@@ -23,9 +26,12 @@ pub(super) async fn run(what: Image, state: Option<&Path>, ui: &Ui) -> Result<Ex
     let paths = Paths::new(state)?;
     let open = || Layout::open(&paths.state.join(FOLDER)).map_err(Fault::from);
     match what {
-        Image::Build(args) => build::run(args, &paths, &open()?, ui).await,
+        Image::Build(args) => build::run(args, &paths, open()?, ui).await,
         Image::Push(args) => registry::push(args, &open()?, ui).await,
-        Image::Pull(args) => registry::pull(args, &open()?, ui).await,
+        Image::Pull(args) => registry::pull(args, open()?, ui).await,
+        Image::Load(args) => load::run(args, &open()?, ui).await,
+        Image::Rm { images } => remove(&images, open()?, ui),
+        Image::Prune => prune(open()?, ui),
         Image::Inspect { image: Some(name) } => inspect(&name, &open()?, ui),
         Image::Inspect { image: None } => list(&open()?, ui),
         Image::Sbom { image } => sbom(&image, &open()?, ui),
@@ -99,9 +105,45 @@ fn list(layout: &Layout, ui: &Ui) -> Result<ExitCode, Fault> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn remove(names: &[Reference], layout: Layout, ui: &Ui) -> Result<ExitCode, Fault> {
+    #[derive(Serialize)]
+    struct Forgotten {
+        image: String,
+    }
+    for name in names {
+        kept(name, &layout)?;
+    }
+    for name in names {
+        layout.forget(name)?;
+        ui.object(&Forgotten { image: name.to_string() });
+        ui.say(format!("  {}  {}", ui.paint(Tone::Strong, name), ui.paint(Tone::Faint, "is forgotten")));
+    }
+    build::collect(layout, ui)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// At once: whoever says so waits for nothing.
+fn prune(layout: Layout, ui: &Ui) -> Result<ExitCode, Fault> {
+    #[derive(Serialize)]
+    struct Pruned {
+        files: usize,
+        bytes: u64,
+    }
+    let busy = || {
+        Fault::new(FaultKind::Failed, "images cannot be collected now")
+            .caused_by("another command builds, sends or fetches images of this state")
+            .hint("try again when it is done")
+    };
+    let gone = layout.collect(Duration::ZERO, SystemTime::now())?.ok_or_else(busy)?;
+    ui.object(&Pruned { files: gone.files, bytes: gone.bytes });
+    ui.say(format!("  {} files, {}, are gone", gone.files, Round(Bytes(gone.bytes))));
+    Ok(ExitCode::SUCCESS)
+}
+
 fn sbom(name: &Reference, layout: &Layout, ui: &Ui) -> Result<ExitCode, Fault> {
     let image = kept(name, layout)?;
-    let none = || Fault::new(FaultKind::Failed, format!("{name} has no bill of materials here: it was not built here"));
+    let none =
+        || Fault::new(FaultKind::Failed, format!("{name} has no bill of materials here: Bowline did not build it"));
     let bytes = layout.sbom(&image)?.ok_or_else(none)?;
     ui.raw(&String::from_utf8_lossy(&bytes));
     Ok(ExitCode::SUCCESS)

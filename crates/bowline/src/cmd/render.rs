@@ -1,6 +1,9 @@
 //! `bowline render`: what other engines and servers read, from the same file or of the same daemon.
 
+mod app;
+mod compose;
 mod envoy;
+mod helm;
 mod kubernetes;
 mod monitoring;
 mod proofs;
@@ -17,6 +20,8 @@ pub(super) fn run(what: Render, ui: &Ui) -> Result<ExitCode, Fault> {
     match what {
         Render::Envoy(args) => envoy::run(args, ui),
         Render::Kubernetes(args) => kubernetes::run(args, ui),
+        Render::Helm(args) => helm::run(args, ui),
+        Render::Compose(args) => compose::run(args, ui),
         Render::Prometheus(args) => monitoring::prometheus(args, ui),
         Render::Alertmanager(args) => monitoring::alertmanager(args, ui),
         Render::Grafana(args) => monitoring::grafana(args, ui),

@@ -50,8 +50,12 @@ pub(super) fn of(name: &str, id: &PoolId, told: &Told) -> Value {
         "eds_cluster_config": { "eds_config": ads() },
         "connect_timeout": "5s",
         "lb_policy": "LEAST_REQUEST",
-        // An instance that is not ready is given nothing, were there no other.
-        "common_lb_config": { "healthy_panic_threshold": { "value": 0.0 } },
+        // Where nobody is left but who is drained or left out for failing, they are asked: to be without anybody is worse.
+        "common_lb_config": {
+            "healthy_panic_threshold": { "value": 1.0 },
+            // Envoy would tell its workers up to a second later that one is drained.
+            "update_merge_window": "0s",
+        },
         "circuit_breakers": { "thresholds": [thresholds] },
         "outlier_detection": outliers(),
         "typed_extension_protocol_options": { (OPTIONS): options(told.pool.protocol) },
@@ -95,9 +99,7 @@ pub(crate) fn ads() -> Value {
 pub(super) fn endpoints(name: &str, told: &Told) -> Value {
     let ready = told.pool.endpoints.iter().map(|(id, at)| endpoint(id, *at, "HEALTHY"));
     let drained = told.draining.endpoints.iter().filter(|(id, _)| !told.pool.endpoints.contains_key(*id));
-    // Endpoints are told before routes: were these drained while routes still lead here, nobody would be there.
-    let health = if told.is_led_to { "DRAINING" } else { "HEALTHY" };
-    let drained = drained.map(|(id, at)| endpoint(id, *at, health));
+    let drained = drained.map(|(id, at)| endpoint(id, *at, "DRAINING"));
     let all: Vec<Value> = ready.chain(drained).collect();
     json!({ "cluster_name": name, "endpoints": [{ "locality": {}, "lb_endpoints": all }] })
 }

@@ -109,8 +109,6 @@ fn is_carried(action: &Action) -> bool {
 /// A pool as Envoy is told it.
 #[derive(Debug, Clone, Default)]
 struct Told {
-    /// Routes lead to it. To one that no route leads to any more none may lead for a moment still: its instances are ready until then.
-    is_led_to: bool,
     pool: Arc<Pool>,
     draining: Pool,
 }
@@ -119,7 +117,7 @@ struct Told {
 fn pools(input: Input<'_>) -> BTreeMap<PoolId, Told> {
     let mut all: BTreeMap<PoolId, Told> = BTreeMap::new();
     for (id, pool) in &input.desired.table.pools {
-        all.insert(id.clone(), Told { is_led_to: true, pool: Arc::clone(pool), draining: Pool::default() });
+        all.insert(id.clone(), Told { pool: Arc::clone(pool), draining: Pool::default() });
     }
     for (id, pool) in input.draining {
         all.entry(id.clone())

@@ -301,7 +301,7 @@ fn names_are_asked_for_beside_addresses_that_are_hosts() {
 }
 
 #[test]
-fn an_instance_that_is_drained_is_told_and_gets_nothing() {
+fn an_instance_that_is_drained_is_told() {
     let desired = desired(vec![rule("/", forward(&[(1, 100)], false))]);
     let mut draining: BTreeMap<PoolId, Pool> = BTreeMap::new();
     let gone = draining.entry(pool(1, Cohort::Whole)).or_default();
@@ -316,7 +316,9 @@ fn an_instance_that_is_drained_is_told_and_gets_nothing() {
         all.iter().map(|one| one["health_status"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(health("local/shop.web.r1"), ["HEALTHY", "DRAINING"]);
-    assert_eq!(health("local/shop.web.r9"), ["HEALTHY"], "no route leads there: it is what keeps requests away");
+    assert_eq!(health("local/shop.web.r9"), ["DRAINING"]);
+    let spared = &resources.clusters["local/shop.web.r9"]["common_lb_config"]["healthy_panic_threshold"];
+    assert_eq!(spared, &json!({ "value": 1.0 }), "who is still led there finds it, for want of another");
     assert_eq!(resources.listeners.keys().collect::<Vec<_>>(), ["http"]);
 }
 

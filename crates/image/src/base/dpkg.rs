@@ -27,6 +27,8 @@ pub struct Package {
     /// Of each, the first that is there.
     depends: Vec<Vec<String>>,
     provides: Vec<String>,
+    /// Files that may be changed on the machine, and the sums that they came with: they are in no other list of sums.
+    pub(super) settings: BTreeMap<String, String>,
 }
 
 /// All of this architecture.
@@ -92,6 +94,7 @@ impl Package {
             version: get("Version")?.to_owned(),
             architecture: own.to_owned(),
             depends,
+            settings: conffiles(paragraph),
             provides: get("Provides").map(relation).unwrap_or_default().into_iter().flatten().collect(),
         })
     }
@@ -100,6 +103,13 @@ impl Package {
     pub fn info_names(&self, ending: &str) -> [String; 2] {
         [format!("{}:{}.{ending}", self.name, self.architecture), format!("{}.{ending}", self.name)]
     }
+}
+
+/// ` /etc/x.conf SUM`, a line each below the field; one that the package has no more is no matter of it.
+fn conffiles(paragraph: &str) -> BTreeMap<String, String> {
+    let lines = paragraph.lines().skip_while(|line| !line.starts_with("Conffiles:")).skip(1);
+    let lines = lines.take_while(|line| line.starts_with(' ')).filter(|line| !line.ends_with(" obsolete"));
+    lines.filter_map(|line| line.trim().rsplit_once(' ')).map(|(path, sum)| (path.to_owned(), sum.to_owned())).collect()
 }
 
 /// `libc6 (>= 2.34), debconf (>= 0.5) | debconf-2.0, python3:any`.

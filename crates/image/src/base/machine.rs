@@ -14,8 +14,18 @@ use crate::platform::Platform;
 use crate::tree::{Content, Entry, Tree};
 
 const DPKG: &str = "var/lib/dpkg";
-/// In every image that is not empty: authorities, time zones, and what the system is called.
-const ALWAYS: [&str; 3] = ["base-files", "ca-certificates", "tzdata"];
+/// In every image that is not empty, for what programs open by themselves: authorities, time zones, the locale `C.UTF-8` and how names
+/// are looked up, names of services, and what the system is called.
+const ALWAYS: [&str; 5] = ["base-files", "ca-certificates", "libc-bin", "netbase", "tzdata"];
+/// Beside a shell: what packages may count on wherever there is one, as Debian's policy has it (3.8, essential packages).
+const WITH_SHELL: [&str; 5] = ["coreutils", "dash", "findutils", "grep", "sed"];
+/// What even a program that is linked statically opens: it verifies whom it speaks to, and says what time it is somewhere.
+const DATA: [&str; 2] = ["ca-certificates", "tzdata"];
+const ZONES: &str = "/usr/share/zoneinfo";
+/// An interpreter that is cut into a small package and the whole one: apps are built with the whole.
+const MINIMAL: &str = "-minimal";
+/// Where OpenSSL looks for authorities of its own accord, as Debian builds it. It knows no bundle, but a folder of links by hashes.
+const OPENSSL: &str = "usr/lib/ssl/cert.pem";
 /// The authorities of the package `ca-certificates`, one file each.
 const AUTHORITIES: &str = "usr/share/ca-certificates/";
 /// All of them, as programs look for them. On the machine a script makes it, of those that were added there, too, which no image may trust unasked; other
@@ -77,7 +87,8 @@ impl Machine {
             return Err(BaseError::Foreign { wanted, here });
         }
         let owners = self.owners(needs)?;
-        let packages = self.packages.closure(owners.iter().map(String::as_str).chain(ALWAYS));
+        let shell = needs.has_shell().then_some(WITH_SHELL).into_iter().flatten();
+        let packages = self.packages.closure(owners.iter().map(String::as_str).chain(ALWAYS).chain(shell));
         let mut base = MachineBase {
             tree: Tree::default(),
             packages: packages.into_iter().cloned().collect(),
@@ -93,6 +104,33 @@ impl Machine {
         }
         for program in &needs.programs {
             self.link(program, &mut base.tree)?;
+        }
+        if authorities(&mut base.tree)? {
+            base.tree.put(OPENSSL, Entry::Link(format!("/{BUNDLE}")))?;
+        }
+        ground(&mut base.tree)?;
+        Ok(base)
+    }
+
+    /// Authorities and time zones alone, for a program that needs no other: files, and no program.
+    ///
+    /// # Errors
+    /// Something cannot be read.
+    pub fn data(&self) -> Result<MachineBase, BaseError> {
+        let packages = DATA.iter().filter_map(|name| self.packages.get(name)).cloned().collect();
+        let mut base =
+            MachineBase { tree: Tree::default(), packages, distribution: self.distribution(), notes: Vec::new() };
+        for package in &base.packages {
+            let mut all = Tree::default();
+            let odd = self.take(package, &mut all)?;
+            base.notes.extend(odd.into_iter().map(|(what, paths)| note(&package.name, what, &paths)));
+            for (path, entry) in all.entries() {
+                let is_data = |folder: &str| path.starts_with(folder.trim_start_matches('/'));
+                let is_licence = path.ends_with("/copyright");
+                if is_licence || is_data(ZONES) || is_data(AUTHORITIES) {
+                    base.tree.put(path, entry.clone())?;
+                }
+            }
         }
         authorities(&mut base.tree)?;
         ground(&mut base.tree)?;
@@ -122,8 +160,9 @@ impl Machine {
                 let path = merged(path, &self.links);
                 let (folder, name) = path.split_at(path.rfind('/').map_or(0, |at| at + 1));
                 let library = needs.libraries.get(name).filter(|_| folders.contains(folder)).map(String::as_str);
-                if let Some(what) = library.or_else(|| wanted.get(&path).copied()) {
-                    owners.insert(package.name.clone());
+                // The loader may be both: what an executable names, and a library that it needs.
+                for what in [library, wanted.get(&path).copied()].into_iter().flatten() {
+                    owners.insert(self.whole(&package.name).to_owned());
                     found.insert(what.to_owned());
                 }
             }
@@ -135,12 +174,19 @@ impl Machine {
         }
     }
 
+    /// `python3.11` for `python3.11-minimal`, where it is there.
+    fn whole<'a>(&'a self, name: &'a str) -> &'a str {
+        let whole = name.strip_suffix(MINIMAL).and_then(|name| self.packages.get(name));
+        whole.map_or(name, |package| &package.name)
+    }
+
     /// Gives what is not as the package had it: what is said of it, and which files.
     fn take(&self, package: &Package, tree: &mut Tree) -> Result<BTreeMap<&'static str, Vec<String>>, BaseError> {
         let mut odd: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let list = self.info(package, "list")?.unwrap_or_default();
         let known = self.info(package, "md5sums")?.unwrap_or_default();
-        let known = sums(&known);
+        let mut known = sums(&known);
+        known.extend(package.settings.iter().map(|(path, sum)| (path.clone(), sum.as_str())));
         for listed in listed(&list) {
             let path = merged(listed, &self.links);
             let from = self.root.join(path.trim_start_matches('/'));
@@ -211,9 +257,8 @@ impl Machine {
     }
 }
 
-/// One line for a package, however many files of it are meant.
-/// What a package's script makes of its authorities: one after the other, by their names.
-fn authorities(tree: &mut Tree) -> Result<(), BaseError> {
+/// What a package's script makes of its authorities: one after the other, by their names. Whether there are any.
+fn authorities(tree: &mut Tree) -> Result<bool, BaseError> {
     let mut bundle = Vec::new();
     let all = tree.entries().iter().filter(|(path, _)| path.starts_with(AUTHORITIES) && path.ends_with(".crt"));
     for (path, entry) in all {
@@ -229,12 +274,14 @@ fn authorities(tree: &mut Tree) -> Result<(), BaseError> {
             bundle.push(b'\n');
         }
     }
-    if bundle.is_empty() {
-        return Ok(());
+    let is_any = !bundle.is_empty();
+    if is_any {
+        tree.put(BUNDLE, Entry::File { content: Content::Bytes(bundle.into()), executable: false })?;
     }
-    Ok(tree.put(BUNDLE, Entry::File { content: Content::Bytes(bundle.into()), executable: false })?)
+    Ok(is_any)
 }
 
+/// One line for a package, however many files of it are meant.
 fn note(package: &str, what: &str, paths: &[String]) -> String {
     let first = paths.first().map_or("", String::as_str);
     match paths.len() {
@@ -286,9 +333,12 @@ mod tests {
             format!("Package: {name}\nStatus: install ok installed\nArchitecture: {host}\nVersion: 1\n{more}\n")
         };
         let status = [
-            package("tool", "Depends: lib1"),
+            package("tool", "Depends: lib1\nConffiles:\n /etc/tool.conf 00\n /etc/old.conf 00 obsolete"),
             package("lib1", ""),
             package("ca-certificates", ""),
+            package("tzdata", ""),
+            package("snake3-minimal", ""),
+            package("snake3", "Depends: snake3-minimal, lib1"),
             package("other", ""),
         ];
         fs::write(at("var/lib/dpkg/status"), status.join("\n")).unwrap();
@@ -296,11 +346,14 @@ mod tests {
         let lists = [
             (
                 "tool.list".to_owned(),
-                "/.\n/bin\n/bin/tool-1\n/usr/share/doc/tool/x\n/etc/secret\n/etc/gone\n/etc/lost\n".to_owned(),
+                "/.\n/bin\n/bin/tool-1\n/usr/share/doc/tool/x\n/etc/secret\n/etc/gone\n/etc/lost\n/etc/tool.conf\n"
+                    .to_owned(),
             ),
             (format!("lib1:{host}.list"), format!("/lib\n/lib/{triplet}/lib.so.1\n")),
             ("tool.md5sums".to_owned(), "00  bin/tool-1\n".to_owned()),
             ("other.list".to_owned(), "/usr/bin/other\n".to_owned()),
+            ("snake3-minimal.list".to_owned(), "/usr/bin/snake3\n".to_owned()),
+            ("tzdata.list".to_owned(), "/usr/share/zoneinfo/UTC\n/usr/sbin/tzconfig\n".to_owned()),
             (
                 "ca-certificates.list".to_owned(),
                 "/usr/share/ca-certificates/b.crt\n/usr/share/ca-certificates/a.crt\n".to_owned(),
@@ -311,10 +364,16 @@ mod tests {
         }
         fs::write(at("usr/bin/tool-1"), "x").unwrap();
         fs::write(at("etc/secret"), "x").unwrap();
+        fs::write(at("etc/tool.conf"), "changed here").unwrap();
         fs::set_permissions(at("etc/secret"), fs::Permissions::from_mode(0o640)).unwrap();
         fs::set_permissions(at("usr/bin/tool-1"), fs::Permissions::from_mode(0o4755)).unwrap();
         fs::write(at("usr/lib").join(triplet).join("lib.so.1"), "x").unwrap();
         fs::write(at("usr/bin/stray"), "x").unwrap();
+        fs::write(at("usr/bin/snake3"), "x").unwrap();
+        fs::create_dir_all(at("usr/share/zoneinfo")).unwrap();
+        fs::create_dir_all(at("usr/sbin")).unwrap();
+        fs::write(at("usr/share/zoneinfo/UTC"), "x").unwrap();
+        fs::write(at("usr/sbin/tzconfig"), "x").unwrap();
         fs::write(at("etc/ssl/certs/ca-certificates.crt"), "of this machine alone").unwrap();
         fs::write(at("etc/ssl/certs/mail.key"), "a key").unwrap();
         fs::create_dir_all(at("usr/share/ca-certificates")).unwrap();
@@ -338,7 +397,7 @@ mod tests {
         let names: Vec<&str> = base.packages.iter().map(|package| package.name.as_str()).collect();
         assert_eq!(
             (names.as_slice(), base.distribution.as_str()),
-            (["ca-certificates", "lib1", "tool"].as_slice(), "ubuntu")
+            (["ca-certificates", "lib1", "tool", "tzdata"].as_slice(), "ubuntu")
         );
         let get = |path: &str| base.tree.entries().get(path);
         assert_eq!(get("bin"), Some(&Entry::Link("usr/bin".into())));
@@ -346,6 +405,8 @@ mod tests {
         assert_eq!(get("usr/bin/tool"), Some(&Entry::Link("/usr/bin/tool-1".into())), "a name that no package has");
         let bundle = Entry::File { content: Content::Bytes(b"a\nb\n".as_slice().into()), executable: false };
         assert_eq!(get("etc/ssl/certs/ca-certificates.crt"), Some(&bundle));
+        let bundle = "/etc/ssl/certs/ca-certificates.crt".to_owned();
+        assert_eq!(get("usr/lib/ssl/cert.pem"), Some(&Entry::Link(bundle)), "where OpenSSL looks of its own accord");
         assert!(get("etc/passwd").is_some());
         assert_eq!(get("tmp"), Some(&Entry::Scratch));
         for absent in ["etc/ssl/certs/mail.key", "usr/bin/other", "etc/secret", "usr/share/doc/tool/x", "usr/bin/stray"]
@@ -353,11 +414,57 @@ mod tests {
             assert_eq!(get(absent), None, "{absent}");
         }
         let expected = [
-            "of tool, /bin/tool-1 changed on this machine",
+            "of tool, /bin/tool-1 and 1 more changed on this machine",
             "of tool, /etc/gone and 1 more gone from this machine",
             "of tool, /etc/secret left out: not everybody may read it",
         ];
         assert_eq!(base.notes, expected);
+    }
+
+    #[test]
+    fn one_file_may_be_what_starts_and_what_is_linked() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        machine(&root);
+        let triplet = if Platform::host().architecture == "arm64" { "aarch64-linux-gnu" } else { "x86_64-linux-gnu" };
+        let loader = format!("/lib/{triplet}/lib.so.1");
+        let base = Machine::look(&root).unwrap().base(&needs(&[&loader], &["lib.so.1"])).unwrap();
+        assert!(base.packages.iter().any(|package| package.name == "lib1"));
+    }
+
+    #[test]
+    fn an_interpreter_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        machine(&root);
+        let base = Machine::look(&root).unwrap().base(&needs(&["/usr/bin/snake3"], &[])).unwrap();
+        let names: Vec<&str> = base.packages.iter().map(|package| package.name.as_str()).collect();
+        assert_eq!(names, ["ca-certificates", "lib1", "snake3", "snake3-minimal", "tzdata"]);
+    }
+
+    #[test]
+    fn a_static_program_has_data_and_no_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        machine(&root);
+        let base = Machine::look(&root).unwrap().data().unwrap();
+        let files: Vec<&str> = base
+            .tree
+            .entries()
+            .iter()
+            .filter(|(_, entry)| matches!(entry, Entry::File { .. }))
+            .map(|(path, _)| path.as_str())
+            .collect();
+        let expected = [
+            "etc/group",
+            "etc/nsswitch.conf",
+            "etc/passwd",
+            "etc/ssl/certs/ca-certificates.crt",
+            "usr/share/ca-certificates/a.crt",
+            "usr/share/ca-certificates/b.crt",
+            "usr/share/zoneinfo/UTC",
+        ];
+        assert_eq!(files, expected);
     }
 
     #[test]
@@ -372,6 +479,20 @@ mod tests {
         assert!(matches!(base(&needs(&["/usr/bin/none"], &[])), BaseError::Read { .. }));
         let foreign = Needs { architecture: Some("riscv64".into()), ..Needs::default() };
         assert!(matches!(base(&foreign), BaseError::Foreign { .. }));
+    }
+
+    #[test]
+    fn a_shell_has_what_scripts_count_on() {
+        let machine = Machine::look(Path::new("/")).expect("these tests run on a Debian machine");
+        let base = machine.base(&needs(&["/bin/sh"], &[])).unwrap();
+        let has = |path: &str| {
+            base.tree.entries().contains_key(path) || base.tree.entries().contains_key(&format!("usr/{path}"))
+        };
+        for path in ["bin/dirname", "bin/sed", "bin/grep", "usr/bin/find", "usr/lib/locale/C.utf8/LC_CTYPE"] {
+            assert!(has(path), "{path}");
+        }
+        let alone = machine.base(&needs(&["/usr/bin/openssl"], &[])).unwrap();
+        assert!(!alone.tree.entries().contains_key("usr/bin/find"), "no shell where nothing asks for one");
     }
 
     /// On this machine, where the tests run: what `true` needs is enough for `true` to run in a root of its own.

@@ -20,8 +20,10 @@ use crate::image::{Run, USER};
 use crate::platform::Platform;
 use crate::tree::{Content, Entry, Tree};
 
-/// Where a command without a slash is looked for.
-const PATHS: [&str; 4] = ["usr/local/bin", "usr/bin", "usr/sbin", "bin"];
+/// Folders of packages that bring programs for several machines, of which this one uses its own.
+const OF_PACKAGES: [&str; 2] = ["node_modules/", "site-packages/"];
+/// Another C library than this machine's has this in its name.
+const MUSL: &str = "musl";
 
 /// What a base must have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,7 +72,7 @@ impl From<BaseError> for Fault {
         match error {
             BaseError::Image(error) => error.into(),
             BaseError::NoOwner(_) | BaseError::NoPackages(_) | BaseError::Foreign { .. } => {
-                fault.hint("install it as a package, or name an image to stand on: [image] base = \"NAME@sha256:…\"")
+                fault.hint("install it as a package of Debian, or say what it stands on by a `dockerfile`")
             }
             BaseError::NoLibrary(_) => fault.hint("install the package that has it, and build again"),
             BaseError::NoProgram(_) => fault.hint("say in `run` what the build makes, or install its package"),
@@ -94,42 +96,80 @@ pub fn ground(tree: &mut Tree) -> Result<(), ImageError> {
     tree.put("tmp", Entry::Scratch)
 }
 
+/// How an image starts.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    pub run: &'a Run,
+    /// Of the image: `/app`.
+    pub workdir: &'a str,
+    /// Of the image, too: where a command without a slash is looked for, in this order.
+    pub path: &'a [String],
+}
+
+/// What is looked through.
+#[derive(Debug, Clone, Copy)]
+struct Sought<'a> {
+    trees: &'a [&'a Tree],
+    path: &'a [String],
+    /// The machine's: `/`.
+    root: &'a Path,
+}
+
 impl Needs {
-    /// Looks into the app's programs and libraries. `workdir` is where `run` starts: `app`. `root` is the machine's: `/`.
+    /// Looks into the app's programs and libraries, and for what it starts. `root` is the machine's: `/`.
     ///
     /// # Errors
     /// What `run` starts is nowhere, or a program cannot be read or understood.
-    pub fn of(trees: &[&Tree], run: &Run, workdir: &str, root: &Path) -> Result<Self, BaseError> {
+    pub fn of(trees: &[&Tree], start: Start<'_>, root: &Path) -> Result<Self, BaseError> {
         let mut needs = Self::default();
         let mut own = BTreeSet::new();
         for (path, entry) in trees.iter().flat_map(|tree| tree.entries()) {
             let name = path.rsplit('/').next().unwrap_or(path);
             own.insert(name.to_owned());
             if let Entry::File { content, executable } = entry
-                && (*executable || name.ends_with(".so") || name.contains(".so."))
+                && (*executable || name.ends_with(".so") || name.contains(".so.") || name.ends_with(".node"))
             {
                 needs.look(path, content)?;
             }
         }
         // Libraries that the app brings, as wheels do.
         needs.libraries.retain(|library| !own.contains(library));
-        match run {
+        let sought = Sought { trees, path: start.path, root };
+        let within = |word: &str| match word.contains('/') && !word.starts_with('/') {
+            true => format!("{}/{word}", start.workdir),
+            false => word.to_owned(),
+        };
+        match start.run {
             Run::Shell(line) => {
-                needs.programs.insert("/bin/sh".to_owned());
+                needs.programs.insert(SHELL.to_owned());
                 if let Some(word) = started(line) {
-                    needs.program(trees, word, workdir, root, MAX_LINKS)?;
+                    needs.program(sought, &within(word), MAX_SCRIPTS)?;
                 }
             }
             Run::Exec(words) => {
-                needs.program(trees, words.first().map_or("", String::as_str), workdir, root, MAX_LINKS)?;
+                needs.program(sought, &within(words.first().map_or("", String::as_str)), MAX_SCRIPTS)?;
             }
         }
         Ok(needs)
     }
 
+    /// One more program that is started by what is no header: an interpreter, by a script of a shell.
+    ///
+    /// # Errors
+    /// It is nowhere.
+    pub fn also(&mut self, program: &str, trees: &[&Tree], start: Start<'_>, root: &Path) -> Result<(), BaseError> {
+        self.program(Sought { trees, path: start.path, root }, program, MAX_SCRIPTS)
+    }
+
     /// The kernel is enough.
     pub fn is_nothing(&self) -> bool {
         self.programs.is_empty() && self.libraries.is_empty()
+    }
+
+    /// Something of it is a script of a shell, or a line for one.
+    pub(crate) fn has_shell(&self) -> bool {
+        let is_shell = |program: &String| matches!(program.rsplit('/').next(), Some("sh" | "bash" | "dash"));
+        self.programs.iter().any(is_shell)
     }
 
     pub fn platform(&self) -> Platform {
@@ -143,6 +183,11 @@ impl Needs {
             Content::At(from) => Elf::read(&mut open(from)?).map_err(damaged)?,
         };
         let Some(elf) = elf else { return Ok(()) };
+        let is_elsewhere = elf.architecture != Platform::host().architecture
+            || elf.interpreter.iter().chain(&elf.needed).any(|name| name.contains(MUSL));
+        if is_elsewhere && OF_PACKAGES.iter().any(|folder| path.contains(folder)) {
+            return Ok(());
+        }
         match &self.architecture {
             Some(other) if other != elf.architecture => {
                 let (found, other) = (elf.architecture.to_owned(), other.clone());
@@ -157,51 +202,89 @@ impl Needs {
     }
 
     /// What starts: of the app, then a script may want its interpreter; or of the machine.
-    fn program(&mut self, trees: &[&Tree], word: &str, workdir: &str, root: &Path, links: u8) -> Result<(), BaseError> {
+    fn program(&mut self, sought: Sought<'_>, word: &str, left: u8) -> Result<(), BaseError> {
         let nowhere = || BaseError::NoProgram(word.to_owned());
-        if !word.contains('/') {
-            let is_there = |folder: &&&str| root.join(folder).join(word).is_file();
-            let folder = PATHS.iter().find(is_there).filter(|_| !word.is_empty()).ok_or_else(nowhere)?;
-            self.programs.insert(format!("/{folder}/{word}"));
-            return Ok(());
-        }
-        let inside = match word.strip_prefix('/') {
-            Some(path) => path.to_owned(),
-            None => format!("{}/{}", workdir.trim_matches('/'), word.trim_start_matches("./")),
+        let left = left.checked_sub(1).ok_or_else(nowhere)?;
+        let path = match word.contains('/') {
+            true => word.to_owned(),
+            false => sought.on_path(word).ok_or_else(nowhere)?,
         };
-        let left = links.checked_sub(1).ok_or_else(nowhere)?;
-        match trees.iter().find_map(|tree| tree.entries().get(&inside)) {
-            Some(Entry::File { content, .. }) => {
-                self.programs.extend(interpreter(content, root)?);
-                Ok(())
-            }
-            // As an environment of Python has its interpreter.
-            Some(Entry::Link(target)) if target.starts_with('/') => self.program(trees, target, workdir, root, left),
-            Some(Entry::Link(target)) => {
-                let folder = inside.rsplit_once('/').map_or("", |(folder, _)| folder);
-                match target.contains("..") {
-                    true => Err(nowhere()),
-                    false => self.program(trees, &format!("/{folder}/{target}"), workdir, root, left),
+        match sought.found(&path).ok_or_else(nowhere)? {
+            Found::OfMachine(path) => _ = self.programs.insert(path),
+            Found::OfApp(content) => {
+                for program in interpreter(content)? {
+                    self.program(sought, &program, left)?;
                 }
             }
-            Some(Entry::Folder | Entry::Scratch) => Err(nowhere()),
-            None if word.starts_with('/') && root.join(&inside).is_file() => {
-                self.programs.insert(word.to_owned());
-                Ok(())
-            }
-            None => Err(nowhere()),
         }
+        Ok(())
     }
 }
 
+/// Where a path leads.
+#[derive(Debug)]
+enum Found<'a> {
+    OfApp(&'a Content),
+    OfMachine(String),
+}
+
+impl<'a> Sought<'a> {
+    fn on_path(&self, name: &str) -> Option<String> {
+        let paths = self.path.iter().map(|folder| format!("{folder}/{name}"));
+        paths.filter(|_| !name.is_empty()).find(|path| self.found(path).is_some())
+    }
+
+    /// A file, over whatever links lead to it, as the kernel would go in the image. `None`: there is none.
+    fn found(&self, path: &str) -> Option<Found<'a>> {
+        let parts = |path: &str| path.split('/').rev().map(str::to_owned).collect::<Vec<_>>();
+        let (mut left, mut at, mut links) = (parts(path), Vec::<String>::new(), 0);
+        while let Some(part) = left.pop() {
+            match part.as_str() {
+                "" | "." => continue,
+                ".." => {
+                    at.pop();
+                    continue;
+                }
+                _ => at.push(part),
+            }
+            let inside = at.join("/");
+            match self.trees.iter().find_map(|tree| tree.entries().get(&inside)) {
+                Some(Entry::Folder | Entry::Scratch) => {}
+                Some(Entry::File { content, .. }) => return left.is_empty().then_some(Found::OfApp(content)),
+                Some(Entry::Link(target)) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return None;
+                    }
+                    match target.starts_with('/') {
+                        true => at.clear(),
+                        false => _ = at.pop(),
+                    }
+                    left.extend(parts(target));
+                }
+                None => {
+                    at.extend(left.into_iter().rev());
+                    let path = at.join("/");
+                    return self.root.join(&path).is_file().then(|| Found::OfMachine(format!("/{path}")));
+                }
+            }
+        }
+        None
+    }
+}
+
+const SHELL: &str = "/bin/sh";
 /// Links that lead to what starts, as many as the kernel follows.
 const MAX_LINKS: u8 = 40;
+/// Scripts whose interpreters are scripts: one more than the kernel follows (binfmt_script).
+const MAX_SCRIPTS: u8 = 6;
 
 /// The program that a line of a shell begins with, where nothing but its name stands for it; `None`: the shell works it out when it runs.
 fn started(line: &str) -> Option<&str> {
-    const OWN: [&str; 12] = ["cd", "if", "for", "while", "until", "case", "exec", "eval", "export", "set", "trap", "."];
-    let is_assignment = |word: &&str| word.split_once('=').is_some_and(|(name, _)| is_variable(name));
-    let word = line.split([' ', '\t']).filter(|word| !word.is_empty()).find(|word| !is_assignment(word))?;
+    const OWN: [&str; 11] = ["cd", "if", "for", "while", "until", "case", "eval", "export", "set", "trap", "."];
+    // What `exec` is said of starts all the same.
+    let is_before = |word: &&str| *word == "exec" || word.split_once('=').is_some_and(|(name, _)| is_variable(name));
+    let word = line.split([' ', '\t']).filter(|word| !word.is_empty()).find(|word| !is_before(word))?;
     let is_plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
     (is_plain && !OWN.contains(&word)).then_some(word)
 }
@@ -211,8 +294,8 @@ fn is_variable(name: &str) -> bool {
     first && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// What a script is started with: `#!/usr/bin/env node` is `env`, and `node` of the machine.
-fn interpreter(content: &Content, root: &Path) -> Result<Vec<String>, BaseError> {
+/// What a script is started with: `#!/usr/bin/env node` is `env`, and `node` of the path.
+fn interpreter(content: &Content) -> Result<Vec<String>, BaseError> {
     let mut head = Vec::new();
     match content {
         Content::Bytes(bytes) => head.extend_from_slice(&bytes[..bytes.len().min(256)]),
@@ -226,14 +309,11 @@ fn interpreter(content: &Content, root: &Path) -> Result<Vec<String>, BaseError>
         return Ok(Vec::new());
     };
     let mut words = line.split_whitespace();
-    match (words.next(), words.next()) {
-        (Some("/usr/bin/env"), Some(name)) => {
-            let folder = PATHS.iter().find(|folder| root.join(folder).join(name).is_file());
-            let folder = folder.ok_or_else(|| BaseError::NoProgram(name.to_owned()))?;
-            Ok(vec!["/usr/bin/env".to_owned(), format!("/{folder}/{name}")])
-        }
-        (program, _) => Ok(program.map(str::to_owned).into_iter().collect()),
-    }
+    let program = words.next().map(str::to_owned);
+    // Behind its options and variables (`env -S NODE_ENV=x node --flag`).
+    let by_env = program.as_deref() == Some("/usr/bin/env");
+    let named = words.find(|word| !word.starts_with('-') && !word.contains('=')).filter(|_| by_env);
+    Ok(program.into_iter().chain(named.map(str::to_owned)).collect())
 }
 
 fn open(path: &PathBuf) -> Result<File, BaseError> {
@@ -257,7 +337,8 @@ mod tests {
             Some(line) => Run::Shell(line.to_owned()),
             None => Run::Exec(run.split(' ').map(str::to_owned).collect()),
         };
-        Needs::of(&[&tree], &run, "/app", Path::new("/"))
+        let path = ["/app/node_modules/.bin", "/venv/bin", "/usr/local/bin", "/usr/bin", "/bin"].map(str::to_owned);
+        Needs::of(&[&tree], Start { run: &run, workdir: "/app", path: &path }, Path::new("/"))
     }
 
     #[test]
@@ -288,12 +369,46 @@ mod tests {
             ("venv/bin/python3", Entry::Link("/usr/bin/env".into())),
         ];
         assert_eq!(programs(&link, "/venv/bin/python app.py"), ["/usr/bin/env"]);
+        assert_eq!(programs(&link, "python app.py"), ["/usr/bin/env"], "by the path of the image");
+        assert_eq!(programs(&link, "sh: exec python app.py --port $PORT"), ["/bin/sh", "/usr/bin/env"]);
         let real = std::fs::read("/bin/true").unwrap();
         let all = needs(&[("app/true", file(&real))], "./true").unwrap();
         assert!(all.libraries.contains("libc.so.6") && all.programs.len() == 1, "{all:?}");
         // A library of its own is not asked for elsewhere.
         let own = needs(&[("app/true", file(&real)), ("app/libs/libc.so.6", file(b""))], "./true").unwrap();
         assert!(!own.libraries.contains("libc.so.6"));
+    }
+
+    #[test]
+    fn a_program_of_a_package_is_found_as_its_links_lead() {
+        let programs = |files: &[(&str, Entry)], run: &str| -> Vec<String> {
+            needs(files, run).unwrap().programs.into_iter().collect()
+        };
+        // As npm, and as pnpm, which has folders behind links, lay them.
+        let npm = [
+            ("app/node_modules/.bin/serve", Entry::Link("../serve/bin/serve.js".into())),
+            ("app/node_modules/serve/bin/serve.js", file(b"#!/usr/bin/env -S env --flag\n")),
+        ];
+        assert_eq!(programs(&npm, "serve"), ["/usr/bin/env"]);
+        let pnpm = [
+            ("app/node_modules/serve", Entry::Link(".pnpm/serve@1/node_modules/serve".into())),
+            ("app/node_modules/.pnpm/serve@1/node_modules/serve/cli.js", file(b"#!/usr/bin/env env\n")),
+            ("app/node_modules/.bin/serve", Entry::Link("../serve/cli.js".into())),
+        ];
+        assert_eq!(programs(&pnpm, "sh: serve -p $PORT"), ["/bin/sh", "/usr/bin/env"]);
+        let python = [
+            ("venv/bin/gunicorn", file(b"#!/venv/bin/python\nimport sys\n")),
+            ("venv/bin/python", Entry::Link("/usr/bin/env".into())),
+        ];
+        assert_eq!(programs(&python, "gunicorn app:app"), ["/usr/bin/env"], "an interpreter of the app's own");
+    }
+
+    #[test]
+    fn packages_bring_programs_for_others() {
+        let mut arm = elf::tests::tiny();
+        arm[18] = 183;
+        let files = [("app/a", file(&elf::tests::tiny())), ("app/node_modules/x/prebuilds/arm64/x.node", file(&arm))];
+        assert!(needs(&files, "./a").unwrap().is_nothing());
     }
 
     #[test]

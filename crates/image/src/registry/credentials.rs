@@ -1,7 +1,7 @@
 //! What this machine's user has logged in to, as Docker keeps it: `config.json`, and the helpers that it names.
 
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -139,7 +139,8 @@ impl DockerConfig {
 
     fn write(&self) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
+        // What is made here is the user's alone, as Docker makes it.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         // Whoever keeps it elsewhere and has a link here keeps both.
         let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let folder = path.parent().unwrap_or(folder);
@@ -295,7 +296,8 @@ mod tests {
         let path = DockerConfig::place(None, dir.path());
         let mut config = DockerConfig::read(&path).unwrap();
         config.keep("shop.example", "ann", &Secret::new("sesame")).await.unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
         let mut document: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         document["proxies"] = json!({"default": {}});
         fs::write(&path, document.to_string()).unwrap();

@@ -28,7 +28,7 @@ pub use credentials::{CredentialsError, DockerConfig};
 pub use error::RegistryError;
 pub use http::Limits;
 pub use push::Pushed;
-pub use remote::{Actions, Remote};
+pub use remote::{Actions, Passing, Remote};
 
 use http::Http;
 

@@ -14,7 +14,7 @@ use crate::blob::{Blob, Blobs, MAX_DOCUMENT};
 use crate::digest::BlobDigest;
 use crate::document::{Index, is_index, media};
 use crate::error::ImageError;
-use crate::image::Image;
+use crate::image::{Image, MAX_LAYERS, settings};
 use crate::layer::MAX_LAYER;
 use crate::platform::Platform;
 
@@ -82,16 +82,20 @@ impl Remote {
         let digest = found.digest;
         let understood = |source| ImageError::Document { what: "manifest", digest, source };
         let manifest: crate::document::Manifest = serde_json::from_slice(&found.bytes).map_err(understood)?;
-        for wanted in [&manifest.config].into_iter().chain(&manifest.layers) {
+        if manifest.layers.len() > MAX_LAYERS {
+            let why = "it has more layers than any engine takes";
+            return Err(ImageError::Contradiction { digest, why }.into());
+        }
+        for (before, wanted) in [&manifest.config].into_iter().chain(&manifest.layers).enumerate() {
+            self.passes(before + 1, manifest.layers.len() + 1, wanted.size);
             let most = if wanted.digest == manifest.config.digest { MAX_DOCUMENT } else { MAX_LAYER };
             self.fetch(&wanted.blob(), most, blobs).await?;
+            if before == 0 {
+                is_for(platform, wanted.digest, blobs)?;
+            }
         }
         let kept = blobs.keep(&found.media, &found.bytes)?;
         let image = Image::read(&kept, blobs)?;
-        if image.platform != *platform {
-            let (there, wanted) = (image.platform.to_string(), platform.to_string());
-            return Err(ImageError::Platform { there, wanted }.into());
-        }
         let (verified, own) = (image.clone(), blobs.clone());
         let verified = tokio::task::spawn_blocking(move || verified.verify(&own)).await;
         verified.expect("it neither panics nor is aborted")?;
@@ -185,6 +189,16 @@ impl Remote {
             }
         }
         Err(RegistryError::Redirects(MAX_REDIRECTS))
+    }
+}
+
+/// By the configuration, before the layers come.
+fn is_for(platform: &Platform, config: BlobDigest, blobs: &Blobs) -> Result<(), ImageError> {
+    let config = settings(config, blobs)?;
+    let there = Platform { os: config.os, architecture: config.architecture };
+    match there == *platform {
+        true => Ok(()),
+        false => Err(ImageError::Platform { there: there.to_string(), wanted: platform.to_string() }),
     }
 }
 

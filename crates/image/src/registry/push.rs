@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bowline_core::release::{ImageDigest, Reference, Repository};
+use bowline_fault_points::{Point, reach};
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{CONTENT_RANGE, LOCATION};
@@ -62,7 +63,10 @@ impl Remote {
             return Err(RegistryError::Digest { expected: BlobDigest(other.0), found: image.manifest.digest });
         }
         let mut pushed = Pushed { digest, sent: Vec::new(), mounted: Vec::new(), there: Vec::new() };
-        for blob in image.blobs().into_iter().filter(|blob| blob.digest != image.manifest.digest) {
+        let blobs_of_it: Vec<&Blob> =
+            image.blobs().into_iter().filter(|blob| blob.digest != image.manifest.digest).collect();
+        for (before, blob) in blobs_of_it.iter().enumerate() {
+            self.passes(before + 1, blobs_of_it.len(), blob.size);
             let came = self.push_blob(blob, blobs, near).await.map_err(|error| too_large(error, blob, image))?;
             match came {
                 Came::Sent => pushed.sent.push(blob.digest),
@@ -75,7 +79,9 @@ impl Remote {
             (None, _) => name.wanted(),
         };
         let bytes = blobs.document(image.manifest.digest)?;
+        reach(Point::ImagePushing);
         self.push_manifest(&wanted, &image.manifest.media, bytes).await?;
+        reach(Point::ImagePushed);
         Ok(pushed)
     }
 

@@ -7,6 +7,7 @@ use bowline_core::time::Mono;
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use tokio::sync::mpsc;
 
 use super::Client;
 use super::auth::{Auth, Credentials, Question, Step};
@@ -32,6 +33,17 @@ pub struct Remote {
     repository: Repository,
     auth: Auth,
     began: Instant,
+    watching: Option<mpsc::UnboundedSender<Passing>>,
+}
+
+/// A blob on its way, for whoever watches: of a push or a pull the so-manieth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passing {
+    /// From 1.
+    pub number: usize,
+    pub count: usize,
+    /// In bytes.
+    pub size: u64,
 }
 
 /// One request.
@@ -94,6 +106,7 @@ impl Client {
             repository: repository.clone(),
             auth: Auth::new(credentials, [own].into_iter().chain(near).collect()),
             began: Instant::now(),
+            watching: None,
         })
     }
 
@@ -105,7 +118,8 @@ impl Client {
         let origin = Place::registry(registry, self.is_told_whom_to_trust)?;
         let repository = format!("{registry}/x").parse().map_err(|_| RegistryError::Url(registry.to_owned()))?;
         let auth = Auth::new(Some(credentials), Vec::new());
-        let mut remote = Remote { http: self.http.clone(), origin, repository, auth, began: Instant::now() };
+        let mut remote =
+            Remote { http: self.http.clone(), origin, repository, auth, began: Instant::now(), watching: None };
         let ask = Ask::new(Method::GET, remote.origin.at("/v2/".to_owned()));
         let answer = remote.ask(&ask).await?;
         if answer.status.as_u16() == 200 { Ok(()) } else { Err(refused(&ask, answer).await) }
@@ -113,6 +127,20 @@ impl Client {
 }
 
 impl Remote {
+    /// Each blob of a push or a pull is told from now on, before it is sent or fetched.
+    pub fn watch(&mut self) -> mpsc::UnboundedReceiver<Passing> {
+        let (send, receive) = mpsc::unbounded_channel();
+        self.watching = Some(send);
+        receive
+    }
+
+    pub(super) fn passes(&self, number: usize, count: usize, size: u64) {
+        if let Some(watching) = &self.watching {
+            // Nobody watching is no reason to stop.
+            let _ = watching.send(Passing { number, count, size });
+        }
+    }
+
     pub fn repository(&self) -> &Repository {
         &self.repository
     }

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
@@ -191,5 +192,57 @@ proptest! {
         while let Ok(Some(entry)) = reader.entry() {
             prop_assert!(!entry.path.starts_with('/') && !entry.path.split('/').any(|part| part == ".."));
         }
+    }
+}
+
+/// As an engine writes: owners of its own, times to the nanosecond in headers of pax, names that need one.
+fn of_engine(seconds: u32) -> Vec<u8> {
+    const PROGRAM: &str = "
+import io, sys, tarfile
+seconds = int(sys.argv[1])
+with tarfile.open(fileobj=sys.stdout.buffer, mode='w|', format=tarfile.PAX_FORMAT) as all:
+    def add(name, kind, content=b'', target='', more={}):
+        one = tarfile.TarInfo(name)
+        one.type, one.size, one.linkname, one.uid, one.gid, one.mode = kind, len(content), target, 7, 8, 0o4751
+        one.mtime, one.pax_headers = seconds + 0.25, more
+        all.addfile(one, io.BytesIO(content))
+    add('bin', tarfile.DIRTYPE)
+    add('bin/' + 'x' * 150, tarfile.REGTYPE, b'hello', more={'SCHILY.xattr.user.mood': 'good'})
+    add('bin/same', tarfile.LNKTYPE, target='bin/' + 'x' * 150)
+    add('bin/link', tarfile.SYMTYPE, target='same')
+    add('bin/.wh.gone', tarfile.REGTYPE)
+";
+    let output = Command::new("python3").args(["-c", PROGRAM, &seconds.to_string()]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+#[test]
+fn an_archive_is_settled_but_for_its_times() {
+    let (early, late) = (of_engine(1_000_000_000), of_engine(1_700_000_000));
+    assert!(early != late);
+    let settled = |bytes: &[u8]| settled(bytes, Vec::new(), 5).unwrap();
+    let (early, late, again) = (settled(&early), settled(&late), settled(&settled(&early)));
+    assert!(early == late && again == early);
+    assert_eq!(entries(&early).unwrap(), entries(&of_engine(0)).unwrap(), "nothing else is gone");
+    const PROGRAM: &str = "
+import sys, tarfile
+with tarfile.open(fileobj=sys.stdin.buffer, mode='r|') as all:
+    for one in all:
+        print(oct(one.mode), one.uid, one.gid, one.mtime, one.pax_headers.get('SCHILY.xattr.user.mood'))
+";
+    let mut python = Command::new("python3");
+    let python = python.args(["-c", PROGRAM]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut python = python.unwrap();
+    Write::write_all(&mut python.stdin.take().unwrap(), &early).unwrap();
+    let said = String::from_utf8(python.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(said.lines().collect::<BTreeSet<_>>(), ["0o4751 7 8 5 None", "0o4751 7 8 5 good"].into());
+}
+
+#[test]
+fn a_damaged_archive_is_not_settled() {
+    let whole = of_engine(0);
+    for cut in [100, 700, 1800] {
+        assert!(settled(&whole[..cut], Vec::new(), 0).is_err(), "{cut}");
     }
 }

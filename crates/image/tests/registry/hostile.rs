@@ -182,6 +182,7 @@ async fn an_image_for_another_machine_is_refused_without_an_index_too() {
     let mut remote = client().remote(&name.repository, Actions::Pull, None, None).unwrap();
     let refused = remote.pull(&name, &Platform::linux("s390x"), &served.to).await.unwrap_err().to_string();
     assert!(refused.contains("s390x"), "{refused}");
+    assert_eq!(stub.heard().len(), 2, "no layer is fetched for that");
 }
 
 #[tokio::test]
@@ -200,6 +201,22 @@ async fn a_digest_is_of_one_image_whatever_is_said_beside_it() {
         let refused = served.pull(&stub, &format!("shop@{digest}")).await.unwrap_err().to_string();
         assert!(refused.contains("can be read as"), "{refused}");
     }
+    served.kept(0);
+}
+
+#[tokio::test]
+async fn an_image_of_countless_layers_is_not_begun() {
+    let served = Served::new();
+    let bytes = std::fs::read(served.from.path(served.image.manifest.digest)).unwrap();
+    let mut document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let layer = document["layers"][0].clone();
+    document["layers"] = vec![layer; 501].into();
+    let bytes = serde_json::to_vec(&document).unwrap();
+    let field = format!("Content-Type: {}\r\n", served.image.manifest.media);
+    let stub = Stub::start(move |_| reply("200 OK", &field, &bytes)).await;
+    let refused = served.pull(&stub, "shop:1").await.unwrap_err().to_string();
+    assert!(refused.contains("more layers than any engine takes"), "{refused}");
+    assert_eq!(stub.heard().len(), 1);
     served.kept(0);
 }
 

@@ -1,9 +1,7 @@
-//! A real registry (Debian's `docker-registry`), what stands between it and a client, and one that answers whatever a test says.
+//! What stands between a registry and a client, and one that answers whatever a test says.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,83 +11,6 @@ use bowline_image::registry::{Client, Credentials, Limits, Secret};
 use bowline_image::{Blobs, Content, Entry, Image, Labels, Platform, Recipe, Run, Tree, make};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-
-/// bcrypt of `sesame`, as `htpasswd -B` writes it.
-const SESAME: &str = "ann:$2b$05$abcdefghijklmnopqrstuuKcS.CYWVYVaLiiCKrrc0A5s3mGesJ9O\n";
-
-/// `docker-registry serve` on a port of the kernel's.
-#[derive(Debug)]
-pub(crate) struct Registry {
-    child: Child,
-    folder: tempfile::TempDir,
-    pub(crate) port: u16,
-}
-
-impl Registry {
-    pub(crate) fn start() -> Self {
-        Self::with("", |_| {})
-    }
-
-    /// It lets in `ann` with `sesame`.
-    pub(crate) fn guarded() -> Self {
-        Self::with("auth:\n  htpasswd:\n    realm: registry\n    path: DIR/users\n", |dir| {
-            std::fs::write(dir.join("users"), SESAME).unwrap();
-        })
-    }
-
-    /// For `localhost`, by a certificate that is its own authority, in `ca.pem` of its folder.
-    pub(crate) fn over_tls() -> Self {
-        Self::with("  tls:\n    certificate: DIR/ca.pem\n    key: DIR/key.pem\n", |dir| {
-            let key = rcgen::KeyPair::generate().unwrap();
-            let own = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
-            std::fs::write(dir.join("ca.pem"), own.pem()).unwrap();
-            std::fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
-        })
-    }
-
-    fn with(more: &str, prepare: impl FnOnce(&Path)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = folder.path();
-        prepare(dir);
-        let settings = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: DIR/data\nhttp:\n  addr: 127.0.0.1:0\n{more}"
-        );
-        std::fs::write(dir.join("config.yml"), settings.replace("DIR", &dir.display().to_string())).unwrap();
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(dir.join("config.yml")).stdin(Stdio::null()).stderr(Stdio::piped());
-        command.stdout(std::fs::File::create(dir.join("access")).unwrap());
-        let mut child = command.spawn().expect("docker-registry is there: scripts/setup");
-        let mut said = BufReader::new(child.stderr.take().unwrap());
-        let mut port = None;
-        while port.is_none() {
-            let mut line = String::new();
-            assert!(said.read_line(&mut line).unwrap() > 0, "docker-registry ended before it listened");
-            let behind = line.split("listening on 127.0.0.1:").nth(1);
-            port =
-                behind.map(|rest| rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap());
-        }
-        // Its pipe must not fill.
-        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-        Self { child, folder, port: port.unwrap() }
-    }
-
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// How often it was asked so, by its own log: `PUT /v2/shop/blobs/uploads/`.
-    pub(crate) fn asked(&self, what: &str) -> usize {
-        let log = std::fs::read_to_string(self.file("access")).unwrap();
-        log.lines().filter(|line| line.contains(&format!("\"{what}"))).count()
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// What a test's own registry does with a request.
 #[derive(Debug, Clone)]

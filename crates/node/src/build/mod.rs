@@ -19,6 +19,7 @@ mod failure;
 mod foresee;
 mod freeze;
 mod hashes;
+mod image;
 mod interpreter;
 mod look;
 mod place;
@@ -55,6 +56,7 @@ pub use detect::Stack;
 use detect::{Plan, Serve, Written};
 pub use foresee::foresee;
 use hashes::Hashes;
+pub use image::{Placed, placed};
 use interpreter::Interpreter;
 pub use look::{Found, FoundService, look};
 use place::Machine;
@@ -63,7 +65,7 @@ use serve::Served;
 use source::{Listing, Source, SourceError, Wanted};
 
 /// Part of every digest: a change of what a build makes of the same input must not find old artifacts.
-const FORMAT: &[u8] = b"bowline build 2";
+const FORMAT: &[u8] = b"bowline build 3";
 
 /// What a system without a say of its own looks for programs in.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -15,7 +15,7 @@ use bowline_core::app::Cage;
 use bowline_core::fault::Fault;
 use zeroize::Zeroizing;
 
-use super::artifact::{self, PARTS};
+use super::artifact::{self, APP, PARTS};
 use super::command::{Host, passed_on};
 use super::interpreter::{self, Interpreter};
 use super::recipe::{Job, not_text};
@@ -264,6 +264,8 @@ fn environment(job: &Job<'_>, folder: &Path, [home, kept, temporary]: [&Path; 3]
         // a variable that they do not know.
         env.insert("npm_config_store_dir".to_owned(), within(".local/share/pnpm/store"));
     }
+    let (app, cargo) = (folder.join(APP), real(home).join(".cargo"));
+    env.extend(remapped(&[(&app, "/app"), (&cargo, "/cargo"), (kept, "/cache")]));
     env.extend(job.variables.clone());
     // Named where a configuration file could say otherwise.
     env.extend(
@@ -289,6 +291,26 @@ fn environment(job: &Job<'_>, folder: &Path, [home, kept, temporary]: [&Path; 3]
         .map(|(name, value)| (name.to_owned(), value)),
     );
     env
+}
+
+/// What says to `rustc` that files of these folders lie elsewhere: it writes their paths into programs, for what a panic says of
+/// itself, and another state would make another program. Cargo joins it with what the app's own configuration has under
+/// `build.rustflags` (Cargo book, configuration: environment variables), be the command a recipe's or the file's.
+fn remapped(folders: &[(&Path, &str)]) -> Option<(String, String)> {
+    let flag = |(folder, inside): &(&Path, &str)| {
+        real(folder)
+            .to_str()
+            .filter(|path| !path.contains(char::is_whitespace))
+            .map(|path| format!("--remap-path-prefix={path}={inside}"))
+    };
+    // Words of that variable are cut at blanks, and nothing quotes them.
+    let flags = folders.iter().map(flag).collect::<Option<Vec<String>>>()?;
+    Some(("CARGO_BUILD_RUSTFLAGS".to_owned(), flags.join(" ")))
+}
+
+/// As a compiler is told of a folder: by the kernel's name.
+fn real(folder: &Path) -> PathBuf {
+    fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned())
 }
 
 /// A folder that only the builder enters. One of another user's is of no use, and what is in it might be a trap: it is
@@ -364,6 +386,19 @@ mod tests {
         let machine = look(home.path(), &[("PYENV_ROOT", home.path().display().to_string())]);
         assert!(machine.admits(home.path()).is_err());
         assert_eq!(machine.env().get("PYENV_ROOT"), None);
+    }
+
+    #[test]
+    fn a_compiler_is_told_of_folders_that_one_word_names() {
+        let home = home(&["app/x"]);
+        let (app, none) = (home.path().join("app"), home.path().join("none"));
+        let (name, flags) = remapped(&[(&app, "/app"), (&none, "/cache")]).unwrap();
+        assert_eq!(name, "CARGO_BUILD_RUSTFLAGS");
+        let real = fs::canonicalize(&app).unwrap();
+        let expected =
+            format!("--remap-path-prefix={}=/app --remap-path-prefix={}=/cache", real.display(), none.display());
+        assert_eq!(flags, expected);
+        assert_eq!(remapped(&[(Path::new("/a b"), "/app")]), None);
     }
 
     #[test]

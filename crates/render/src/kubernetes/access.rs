@@ -1,14 +1,18 @@
 //! Roles, bound to nobody: who looks, who deploys, who keeps the data and the secrets.
 
+use bowline_core::id::AppKey;
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 
-use super::Ctx;
-use crate::object::{Out, Wave};
+use super::meta;
+use crate::names;
+use crate::object::{Object, Wave};
 
 const LOOK: &[&str] = &["get", "list", "watch"];
 const CHANGE: &[&str] = &["get", "list", "watch", "create", "update", "patch", "delete"];
 /// What is made by whoever may not read what is there.
 const CREATE: &[&str] = &["create"];
+/// A session in a pod is asked for by GET (WebSocket, RFC 6455) or POST, and newer servers want `create` of both.
+const ENTER: &[&str] = &["create", "get"];
 
 /// Groups of APIs, what of them, and what may be done with it.
 type Rule = (&'static [&'static str], &'static [&'static str], &'static [&'static str]);
@@ -63,6 +67,9 @@ const PODS: Rule = (&["", "apps"], &["events", "pods", "pods/log", "replicasets"
 
 const SEEN: Rule = (DATA, &["clusters", "persistentvolumeclaims"], LOOK);
 
+/// By `kubectl scale`.
+const SCALED: Rule = (&["apps", "argoproj.io"], &["deployments/scale", "rollouts/scale", "statefulsets/scale"], CHANGE);
+
 /// A deployer makes disks and databases, and secrets that it cannot read; it deletes none of them.
 const MADE: [Rule; 2] =
     [(DATA, &["clusters", "persistentvolumeclaims"], &["create", "patch", "update"]), (&[""], &["secrets"], CREATE)];
@@ -70,24 +77,22 @@ const MADE: [Rule; 2] =
 const KEPT: [Rule; 4] = [
     (DATA, &["clusters", "persistentvolumeclaims", "secrets"], CHANGE),
     (&[""], &["pods"], &["delete"]),
-    (&[""], &["pods/exec", "pods/portforward"], CREATE),
+    (&[""], &["pods/attach", "pods/exec", "pods/portforward"], ENTER),
     (&["rbac.authorization.k8s.io"], &["rolebindings", "roles"], CHANGE),
 ];
 
-pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
+/// The roles of an app. Who applies the rest may not apply these: nobody hands out what they do not have.
+pub fn roles(key: &AppKey) -> Vec<Object> {
     let with = |verbs| WORKLOADS.iter().map(move |(groups, resources)| (*groups, *resources, verbs));
     let viewer: Vec<Rule> = with(LOOK).chain([PODS, SEEN]).collect();
-    let deployer: Vec<Rule> = with(CHANGE).chain([PODS, SEEN]).chain(MADE).collect();
-    let admin: Vec<Rule> = with(CHANGE).chain([PODS]).chain(KEPT).collect();
-    let roles = [("viewer", viewer), ("deployer", deployer), ("admin", admin)];
-    for (word, rules) in roles {
-        let metadata = ctx.meta(ctx.named(&[word]), "access");
-        out.put(Wave::Config, &Role { metadata, rules: Some(rules.into_iter().map(rule).collect()) });
-    }
-    out.note(format!(
-        "the roles for viewers, deployers and admins are bound to nobody: kubectl create rolebinding NAME --role={} --user=WHO",
-        ctx.named(&["viewer"])
-    ));
+    let deployer: Vec<Rule> = with(CHANGE).chain([PODS, SEEN, SCALED]).chain(MADE).collect();
+    let admin: Vec<Rule> = with(CHANGE).chain([PODS, SCALED]).chain(KEPT).collect();
+    let roles = [("admin", admin), ("deployer", deployer), ("viewer", viewer)];
+    let role = |(word, rules): (&str, Vec<Rule>)| {
+        let metadata = meta(key, names::join(&[key.app.as_str(), word], names::LABEL), "access");
+        Object::new(Wave::Config, &Role { metadata, rules: Some(rules.into_iter().map(rule).collect()) })
+    };
+    roles.map(role).into()
 }
 
 fn rule((groups, resources, verbs): Rule) -> PolicyRule {

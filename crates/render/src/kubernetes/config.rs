@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bowline_core::app::{
-    DatabaseSource, Delivery, RedisSource, Reference, ReferenceField, ResourceKind, SecretSource, Value, Variables,
-};
+use bowline_core::app::{SecretSource, Value, Variables};
 use bowline_core::id::{ResourceName, SecretName, ServiceName};
 use bowline_core::release::wanted_secrets;
-use bowline_core::resource::{ResourceId, own_name};
+use bowline_core::resource::ResourceId;
 use k8s_openapi::api::core::v1::{
     ConfigMap, ConfigMapEnvSource, EnvFromSource, EnvVar, EnvVarSource, SecretKeySelector,
 };
@@ -17,6 +15,7 @@ use super::{Ctx, SECRET_KEY, database};
 use crate::names;
 use crate::need::Needed;
 use crate::object::{Out, Wave};
+use crate::told::{Place, Told, told};
 
 /// Where files of secrets lie.
 pub(super) const FILES: &str = "/run/secrets";
@@ -75,97 +74,51 @@ struct Found<'a, 'c> {
 
 impl Found<'_, '_> {
     fn variable(&mut self, service: &ServiceName, variable: &str, value: Value) {
-        match value {
-            Value::Text(text) => self.plain(variable, text),
-            Value::Secret { name, delivery: Delivery::Environment } => self.secret(variable, &name),
-            Value::Secret { name, delivery: Delivery::File } => {
+        let place = Here { ctx: self.ctx, service };
+        match told(self.ctx.key, self.ctx.app, &place, value) {
+            Some(Told::Text(text)) => self.plain(variable, text),
+            Some(Told::Secret(name)) => {
+                self.env.push(from_secret(variable.to_owned(), self.ctx.secret(&name), SECRET_KEY));
+                self.secrets.insert(name);
+            }
+            Some(Told::File(name)) => {
                 self.plain(variable, format!("{FILES}/{name}"));
                 self.files.insert(name);
             }
-            Value::From(reference) => self.reference(service, variable, &reference),
-        }
-    }
-
-    fn reference(&mut self, service: &ServiceName, variable: &str, reference: &Reference) {
-        match reference {
-            Reference::AppName => self.plain(variable, self.ctx.key.app.to_string()),
-            Reference::AppEnv => self.plain(variable, self.ctx.key.env.to_string()),
-            Reference::ServiceUrl(name) => self.plain(variable, format!("http://{}", self.ctx.named(&[name.as_str()]))),
-            Reference::VolumePath(name) => {
-                let path = self.ctx.volumes(service).into_iter().find(|(known, _)| *known == name);
-                path.into_iter().for_each(|(_, path)| self.plain(variable, path));
-            }
-            Reference::Database(kind, name, field) => {
-                let external = self.ctx.app.databases.get(&(*kind, name.clone())).and_then(|one| match &one.source {
-                    DatabaseSource::External { url, ca: _ } => Some(url.clone()),
-                    DatabaseSource::Managed { .. } => None,
-                });
-                self.part(variable, ResourceKind::from(*kind), name, *field, external);
-            }
-            Reference::Redis(name, field) => {
-                let external = self.ctx.app.redis.get(name).and_then(|one| match &one.source {
-                    RedisSource::External { url, ca: _ } => Some(url.clone()),
-                    RedisSource::Managed { .. } => None,
-                });
-                self.part(variable, ResourceKind::Redis, name, *field, external);
-            }
-            Reference::Bucket(name, ReferenceField::Url) => {
-                let url = self.ctx.app.buckets.get(name).and_then(|bucket| bucket.external.clone());
-                url.iter().for_each(|url| self.secret(variable, url));
-            }
-            // Refused by their keys before anything is rendered.
-            Reference::Bucket(..) | Reference::AppRelease | Reference::Metrics => {}
-        }
-    }
-
-    /// `external`: the secret that holds the URL of a server elsewhere.
-    fn part(
-        &mut self,
-        variable: &str,
-        kind: ResourceKind,
-        name: &ResourceName,
-        field: ReferenceField,
-        external: Option<SecretName>,
-    ) {
-        if let Some(url) = external {
-            return self.secret(variable, &url);
-        }
-        let id = ResourceId { kind, name: name.clone() };
-        let (host, port, own) = (database::host(self.ctx, &id), database::port(kind), own_name(name));
-        let database = if kind == ResourceKind::Redis { "0".to_owned() } else { own.clone() };
-        match field {
-            ReferenceField::Host => self.plain(variable, host),
-            ReferenceField::Port => self.plain(variable, port.to_string()),
-            ReferenceField::Database => self.plain(variable, database),
-            ReferenceField::User => self.plain(variable, own),
-            ReferenceField::Password => self.env.push(password(self.ctx, variable.to_owned(), &id)),
-            ReferenceField::Url => {
-                let word = format!("{kind}_{name}").replace('-', "_").to_ascii_uppercase();
+            Some(Told::Password(id)) => self.env.push(password(self.ctx, variable.to_owned(), &id)),
+            Some(Told::Url { before, of, after }) => {
+                let word = format!("{}_{}", of.kind, of.name).replace('-', "_").to_ascii_uppercase();
                 let held = format!("BOWLINE_{word}_PASSWORD");
-                let url = match kind {
-                    ResourceKind::Postgres => format!("postgresql://{own}:$({held})@{host}:{port}/{database}"),
-                    ResourceKind::MariaDb => format!("mysql://{own}:$({held})@{host}:{port}/{database}"),
-                    ResourceKind::Redis => format!("redis://:$({held})@{host}:{port}/{database}"),
-                };
-                self.passwords.insert(held, id);
+                let url = format!("{before}$({held}){after}");
+                self.passwords.insert(held, of);
                 self.env.push(EnvVar { name: variable.to_owned(), value: Some(url), value_from: None });
             }
-            // No part of these kinds.
-            ReferenceField::Endpoint
-            | ReferenceField::Name
-            | ReferenceField::Region
-            | ReferenceField::Key
-            | ReferenceField::Secret => {}
+            None => {}
         }
     }
 
     fn plain(&mut self, variable: &str, text: String) {
         self.text.insert(variable.to_owned(), text);
     }
+}
 
-    fn secret(&mut self, variable: &str, name: &SecretName) {
-        self.env.push(from_secret(variable.to_owned(), self.ctx.secret(name), SECRET_KEY));
-        self.secrets.insert(name.clone());
+/// Names within the namespace.
+struct Here<'a, 'c> {
+    ctx: &'c Ctx<'a>,
+    service: &'c ServiceName,
+}
+
+impl Place for Here<'_, '_> {
+    fn host(&self, id: &ResourceId) -> String {
+        database::host(self.ctx, id)
+    }
+
+    fn service(&self, name: &ServiceName) -> String {
+        format!("http://{}", self.ctx.named(&[name.as_str()]))
+    }
+
+    fn volume(&self, name: &ResourceName) -> Option<String> {
+        self.ctx.volumes(self.service).into_iter().find(|(known, _)| *known == name).map(|(_, path)| path)
     }
 }
 
@@ -193,9 +146,10 @@ fn config_map(ctx: &Ctx<'_>, parts: &[&str], text: BTreeMap<String, String>, out
     EnvFromSource { config_map_ref, ..EnvFromSource::default() }
 }
 
-/// What a ConfigMap of these texts is called.
+/// What a ConfigMap of these texts is called: a chart reckons the same by its functions.
 fn hashed(ctx: &Ctx<'_>, parts: &[&str], text: &BTreeMap<String, String>) -> String {
-    let content = json!([ctx.key.env.as_str(), parts, text]).to_string();
+    let lines = text.iter().map(|(variable, value)| format!("{variable}={}\n", names::digest(value.as_bytes())));
+    let content: String = std::iter::once(format!("{}\n", ctx.key.env)).chain(lines).collect();
     names::hashed(&[&[ctx.key.app.as_str()], parts].concat(), &names::hash(content.as_bytes()))
 }
 

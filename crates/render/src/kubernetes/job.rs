@@ -8,7 +8,7 @@ use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job, JobSpec, JobTemplat
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::json;
 
-use super::{Ctx, pod, probe, run};
+use super::{Ctx, database, pod, probe, run};
 use crate::names;
 use crate::object::{Out, Wave};
 
@@ -93,7 +93,11 @@ fn before(ctx: &Ctx<'_>, out: &mut Out) {
         variables: ctx.variables(home),
         command: Some(run::words(&command.0)),
     };
-    let spec = spec(once(pod::of(ctx, wanted, out)), BEFORE);
+    let mut template = once(pod::of(ctx, wanted, out));
+    if let Some(spec) = &mut template.spec {
+        spec.init_containers = database::waits(ctx, out);
+    }
+    let spec = spec(template, BEFORE);
     let content = json!([ctx.key.env.as_str(), spec]).to_string();
     let name = names::hashed(&[ctx.key.app.as_str(), "before"], &names::hash(content.as_bytes()));
     out.note(order(&name, home));

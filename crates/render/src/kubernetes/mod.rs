@@ -37,9 +37,11 @@ const PORT: u16 = 8080;
 /// The name of that port.
 const HTTP: &str = "http";
 
-pub(crate) use edge::{Edge, Url, backend, certificate, is_named};
+pub use access::roles;
+pub(crate) use edge::{Edge, Url, backend, certificate, is_named, size};
 pub(crate) use rollout::beside;
-pub(crate) use storage::is_held_alone;
+pub(crate) use run::words;
+pub(crate) use storage::{is_held_alone, is_shared};
 pub(crate) use watch::Seen;
 
 /// Why an app is not rendered.
@@ -54,11 +56,16 @@ pub enum Refused {
 impl Refused {
     /// As it is shown for an app in this environment.
     pub fn fault(&self, key: &AppKey) -> Fault {
+        self.fault_of("a cluster", key)
+    }
+
+    /// The same of another target than a cluster.
+    pub fn fault_of(&self, target: &str, key: &AppKey) -> Fault {
         match self {
             Self::Keys(all) => {
                 let message = match all.as_slice() {
-                    [one] => format!("a cluster does not carry {}", one.path),
-                    all => format!("a cluster does not carry {} things that the file asks for", all.len()),
+                    [one] => format!("{target} does not carry {}", one.path),
+                    all => format!("{target} does not carry {} things that the file asks for", all.len()),
                 };
                 let fault = Fault::new(FaultKind::Invalid, message);
                 let fault = all.iter().fold(fault, |fault, one| fault.caused_by(one.to_string()));
@@ -99,7 +106,6 @@ pub fn kubernetes(input: &Input<'_>) -> Result<Manifests, Refused> {
     database::put(&ctx, &mut out);
     job::put(&ctx, &mut out);
     network::put(&ctx, &mut out);
-    access::put(&ctx, &mut out);
     config::put_external(&ctx, &mut out);
     edge::put(&ctx, &mut out);
     watch::put(&ctx, &mut out);

@@ -19,8 +19,8 @@ use crate::object::Out;
 
 /// The user of images that Bowline builds.
 const USER: i64 = 65532;
-/// What scratch folders hold.
-const SCRATCH: &str = "64Mi";
+/// What a folder holds that ends with its pod. A kubelet ends a pod that holds more, so it is what no app needs that is well.
+const SCRATCH: &str = "2Gi";
 /// Asked for where the file says no limit: enough to be placed, not enough to fill a node.
 const REQUESTS: [(&str, &str); 2] = [("cpu", "100m"), ("memory", "128Mi")];
 
@@ -146,7 +146,14 @@ pub(super) fn pool(ctx: &Ctx<'_>) -> (Option<BTreeMap<String, String>>, Option<V
     (Some(BTreeMap::from([(key.to_owned(), value.to_owned())])), Some(vec![toleration]))
 }
 
-/// A folder that ends with the pod.
+/// A folder in memory, half of what the pod may have: what is written beyond that is refused, and the pod goes on.
+fn memory(name: &str, limit: Bytes) -> Volume {
+    let size_limit = Some(bytes(Bytes(limit.0 / 2)));
+    let empty = EmptyDirVolumeSource { size_limit, medium: Some("Memory".to_owned()) };
+    Volume { name: name.to_owned(), empty_dir: Some(empty), ..Volume::default() }
+}
+
+/// A folder on the node's disk that ends with the pod.
 pub(super) fn scratch(name: &str) -> Volume {
     let empty = EmptyDirVolumeSource { size_limit: Some(Quantity(SCRATCH.to_owned())), medium: None };
     Volume { name: name.to_owned(), empty_dir: Some(empty), ..Volume::default() }
@@ -169,7 +176,8 @@ fn mounted(
     given: &Given,
     out: &mut Out,
 ) -> Vec<(VolumeMount, Volume)> {
-    let mut all = vec![(mount("tmp", "/tmp"), scratch("tmp"))];
+    let tmp = service.limits.memory.map_or_else(|| scratch("tmp"), |limit| memory("tmp", limit));
+    let mut all = vec![(mount("tmp", "/tmp"), tmp)];
     for (index, path) in service.writable.iter().enumerate() {
         let volume = format!("writable-{index}");
         let at = format!("/app/{path}");

@@ -7,7 +7,7 @@ const BUILT_IN: [&str; 20] = [
 ];
 
 /// Without a shell where none is needed, so that images without one run it and a signal reaches the program.
-pub(super) fn words(command: &str) -> Vec<String> {
+pub(crate) fn words(command: &str) -> Vec<String> {
     let text = command.trim();
     let is_simple = |c: char| c.is_ascii_alphanumeric() || " _./:=,@%+-".contains(c);
     let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();

@@ -22,7 +22,8 @@ pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
         let shared = is_shared(ctx, name);
         if shared {
             out.note(format!(
-                "volume.{name} is for several pods: its storage class must have ReadWriteMany (NFS, CephFS, EFS, Azure Files)"
+                "volume.{name} is for several pods: storage class {} must have ReadWriteMany (NFS, CephFS, EFS, Azure Files)",
+                ctx.settings().storage_class.unwrap_or_default()
             ));
         }
         let mode = if shared { "ReadWriteMany" } else { "ReadWriteOnce" };
@@ -49,7 +50,7 @@ pub(super) fn put_claim(ctx: &Ctx<'_>, name: String, component: &str, mode: &str
 }
 
 /// More than one pod has it at a time.
-fn is_shared(ctx: &Ctx<'_>, name: &ResourceName) -> bool {
+pub(crate) fn is_shared(ctx: &Ctx<'_>, name: &ResourceName) -> bool {
     let has = |service: &ServiceName| has_volume(ctx.app, service, name);
     let pods = ctx.app.services.iter().filter(|(service, _)| has(service)).map(|(_, service)| service.scale.max);
     let jobs = ctx.app.jobs.keys().filter_map(|job| ctx.home_of(job)).filter(|home| has(home)).count();

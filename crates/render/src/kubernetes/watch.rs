@@ -8,22 +8,9 @@ use serde_json::{Value, json};
 
 use super::{Ctx, Edge, HTTP};
 use crate::input::Api;
+use crate::monitoring::rules::{BURNS, Burn};
+use crate::names;
 use crate::object::{Out, Wave};
-
-/// Budget is spent so many times faster than it lasts, in both windows (Site Reliability Workbook, chapter 5).
-struct Burn {
-    long: &'static str,
-    short: &'static str,
-    rate: &'static str,
-    severity: &'static str,
-}
-
-const BURNS: [Burn; 4] = [
-    Burn { long: "1h", short: "5m", rate: "14.4", severity: "page" },
-    Burn { long: "6h", short: "30m", rate: "6", severity: "page" },
-    Burn { long: "1d", short: "2h", rate: "3", severity: "ticket" },
-    Burn { long: "3d", short: "6h", rate: "1", severity: "ticket" },
-];
 
 pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
     if !ctx.has(Api::Prometheus) {
@@ -44,14 +31,21 @@ pub(super) fn put(ctx: &Ctx<'_>, out: &mut Out) {
     }
     let availability = ctx.app.slo.as_ref().and_then(|slo| slo.availability);
     let (Some(availability), Some(seen)) = (availability, Seen::of(ctx)) else { return };
+    out.note(format!(
+        "the availability of {} is reckoned of requests to namespace {}: `--namespace` says another",
+        ctx.key.app,
+        names::namespace(ctx.key, ctx.app)
+    ));
     rules(ctx, availability, &seen, out);
     dashboard(ctx, availability, &seen, out);
 }
 
-/// The requests of the app's routes as the edge counts them.
+/// The requests of the app's routes as the edge counts them: selectors, each of which counts some of them. An app of the same name in
+/// another namespace has others.
 pub(crate) struct Seen {
-    all: String,
-    failed: String,
+    metric: &'static str,
+    selectors: Vec<String>,
+    failed: &'static str,
 }
 
 impl Seen {
@@ -60,28 +54,38 @@ impl Seen {
         let routes = ctx.app.routes.iter().filter(|(_, route)| !route.hosts.is_empty());
         let names: Vec<String> = routes.map(|(name, _)| ctx.named(&[name.as_str()])).collect();
         let names = Some(names.join("|")).filter(|names| !names.is_empty())?;
+        let namespace = names::namespace(ctx.key, ctx.app);
         match Edge::of(ctx.input) {
-            Edge::Gateway { envoy: true, .. } => {
-                let of = format!("envoy_cluster_name=~\"httproute/[^/]+/({names})/rule/.+\"");
-                Some(Self {
-                    all: format!("envoy_cluster_upstream_rq_xx{{{of}}}"),
-                    failed: format!("envoy_cluster_upstream_rq_xx{{{of},envoy_response_code_class=\"5\"}}"),
-                })
-            }
-            Edge::Ingress { nginx: true, .. } => {
-                let of = format!("ingress=~\"{names}\"");
-                Some(Self {
-                    all: format!("nginx_ingress_controller_requests{{{of}}}"),
-                    failed: format!("nginx_ingress_controller_requests{{{of},status=~\"5..\"}}"),
-                })
-            }
+            Edge::Gateway { envoy: true, .. } => Some(Self {
+                metric: "envoy_cluster_upstream_rq_xx",
+                selectors: vec![format!("envoy_cluster_name=~\"httproute/{namespace}/({names})/rule/.+\"")],
+                failed: "envoy_response_code_class=\"5\"",
+            }),
+            // Who scrapes by the Prometheus Operator finds its own label of that name taken, and calls the Ingress' another.
+            Edge::Ingress { nginx: true, .. } => Some(Self {
+                metric: "nginx_ingress_controller_requests",
+                selectors: vec![
+                    format!("ingress=~\"{names}\",exported_namespace=\"{namespace}\""),
+                    format!("ingress=~\"{names}\",exported_namespace=\"\",namespace=\"{namespace}\""),
+                ],
+                failed: "status=~\"5..\"",
+            }),
             Edge::Gateway { envoy: false, .. } | Edge::Ingress { nginx: false, .. } => None,
         }
     }
 
+    /// Requests per second. `more`: which of them.
+    fn rate(&self, window: &str, more: Option<&str>) -> String {
+        let one = |selector: &String| {
+            let all: Vec<&str> = std::iter::once(selector.as_str()).chain(more).collect();
+            format!("rate({}{{{}}}[{window}])", self.metric, all.join(","))
+        };
+        format!("sum({})", self.selectors.iter().map(one).collect::<Vec<_>>().join(" or "))
+    }
+
     /// The share of requests that failed.
     fn failing(&self, window: &str) -> String {
-        format!("sum(rate({}[{window}])) / sum(rate({}[{window}]))", self.failed, self.all)
+        format!("{} / {}", self.rate(window, Some(self.failed)), self.rate(window, None))
     }
 }
 
@@ -135,7 +139,7 @@ fn dashboard(ctx: &Ctx<'_>, availability: Share, seen: &Seen, out: &mut Out) {
         "schemaVersion": 39,
         "time": { "from": "now-6h", "to": "now" },
         "panels": [
-            panel(1, "Requests", format!("sum(rate({}[5m]))", seen.all), "reqps"),
+            panel(1, "Requests", seen.rate("5m", None), "reqps"),
             panel(2, "Failing", seen.failing("5m"), "percentunit"),
             panel(3, "Budget left", left, "percentunit"),
         ],

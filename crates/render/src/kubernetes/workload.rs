@@ -16,9 +16,9 @@ use super::{Ctx, HTTP, matching, pod, probe, rollout, run, storage};
 use crate::input::Api;
 use crate::object::{Out, Wave};
 
-/// Until every proxy has heard that a pod ends, in seconds: it is asked until then.
+/// Until every proxy has heard that a pod ends, in seconds: it is asked until then, and what is outstanding has `drain` after that.
 const HEARD: i64 = 10;
-/// From TERM to KILL, beyond what outstanding requests may take.
+/// From TERM to KILL.
 const END: i64 = 10;
 /// The least that a rollout waits for a pod, as Kubernetes does by itself.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -102,7 +102,9 @@ fn dress(spec: &mut PodSpec, service: &AppService, listens: bool) {
         return;
     }
     let probes = probe::of(service, listens);
-    let sleep = LifecycleHandler { sleep: Some(SleepAction { seconds: HEARD }), ..LifecycleHandler::default() };
+    let seconds = HEARD + i64::from(probe::seconds(service.drain));
+    // Before TERM, at which many an app drops what it is answering.
+    let sleep = LifecycleHandler { sleep: Some(SleepAction { seconds }), ..LifecycleHandler::default() };
     let port = ContainerPort { name: Some(HTTP.to_owned()), container_port: port, ..ContainerPort::default() };
     *container = Container {
         ports: Some(vec![port]),
@@ -114,6 +116,7 @@ fn dress(spec: &mut PodSpec, service: &AppService, listens: bool) {
     };
 }
 
+/// All that an end may take, what comes before TERM included. What nobody asks has its `drain` after TERM.
 fn grace(service: &AppService, listens: bool) -> i64 {
     let drain = i64::from(probe::seconds(service.drain));
     END + drain + if listens { HEARD } else { 0 }

@@ -1,24 +1,23 @@
-//! `bowline image build`: what the node's builder makes of a folder, as images.
+//! `bowline image build`: what the node's builder, or an engine by a Dockerfile, makes of a folder, as images.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufWriter;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bowline_core::app::{App, Service};
+use bowline_core::app::{App, Origin, Service};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, EnvName, ServiceName};
 use bowline_core::release::{Artifact, BuildProgress, BuildRequest, Reference};
-use bowline_image::base::{Machine, Needs, ground};
+use bowline_image::base::{BaseError, Machine, MachineBase, Needs, Start, ground};
 use bowline_image::sbom::Sbom;
-use bowline_image::{Image, Labels, Layout, Recipe, Run, Tree, make};
-use bowline_node::build::BuildConfig;
+use bowline_image::{Image, Labels, Layout, REST, Recipe, Run, Tree, make};
+use bowline_node::build::{BuildConfig, placed};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::{dockerfile, load};
 use crate::args::ImageBuild;
 use crate::file;
 use crate::interrupts::{INTERRUPTED, Interrupts};
@@ -27,12 +26,10 @@ use crate::ui::{Tone, Ui};
 
 /// As a daemon builds.
 const BUILD_TIME: Duration = Duration::from_secs(15 * 60);
-/// Where an app lies in its image.
-const APP: &str = "app";
 /// Where one listens that the file gives no port.
 const PORT: u16 = 8080;
-/// What a build adds to an instance's environment that is of this machine.
-const OF_THIS_MACHINE: [&str; 1] = ["PATH"];
+/// What an app's packages are in, in a layer of their own: they change less often than the app.
+const PACKAGES: [&str; 2] = ["venv/", "app/node_modules/"];
 
 #[derive(Debug, Serialize)]
 struct Told<'a> {
@@ -43,41 +40,153 @@ struct Told<'a> {
     notes: &'a [String],
 }
 
-pub(super) async fn run(args: ImageBuild, paths: &Paths, layout: &Layout, ui: &Ui) -> Result<ExitCode, Fault> {
+/// One image, before it has a name.
+pub(super) struct Built {
+    pub(super) made: Image,
+    /// `None`: what is in it is not known.
+    pub(super) sbom: Option<Vec<u8>>,
+    pub(super) base: &'static str,
+    pub(super) notes: Vec<String>,
+}
+
+pub(super) async fn run(args: ImageBuild, paths: &Paths, layout: Layout, ui: &Ui) -> Result<ExitCode, Fault> {
     let dir = file::folder(&args.dir, "image build")?;
     let env = EnvName::new(&args.env)
         .map_err(|error| Fault::new(FaultKind::Invalid, format!("{:?} is no environment", args.env)).source(&error))?;
-    let app = Arc::new(file::read(&dir, &env, ui)?.app);
+    let app = file::read(&dir, &env, ui)?.app;
     let mut interrupts = Interrupts::new()?;
-    let artifacts = tokio::select! {
-        built = built(&app, env, &dir, paths, ui) => built?,
+    tokio::select! {
+        built = all(&args, &app, env, &dir, paths, &layout, ui) => built?,
         () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
+    }
+    collect(layout, ui)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What no name leads to any more, and has not for a day.
+pub(super) fn collect(layout: Layout, ui: &Ui) -> Result<(), Fault> {
+    if let Some(gone) = layout.collect(REST, SystemTime::now())?.filter(|gone| gone.files > 0) {
+        let size = bowline_core::units::Round(bowline_core::units::Bytes(gone.bytes));
+        ui.aside(format!("  {}", ui.paint(Tone::Faint, format!("{size} of images that no name leads to are gone"))));
+    }
+    Ok(())
+}
+
+async fn all(
+    args: &ImageBuild,
+    app: &App,
+    env: EnvName,
+    dir: &Path,
+    paths: &Paths,
+    layout: &Layout,
+    ui: &Ui,
+) -> Result<(), Fault> {
+    let chosen = Chosen::of(app, args.service.as_deref())?;
+    let artifacts = match chosen.by_us.services.is_empty() {
+        true => BTreeMap::new(),
+        false => built(&Arc::new(chosen.by_us), env, dir, paths, ui).await?,
     };
-    let wanted = wanted(&artifacts, args.service.as_deref())?;
-    if wanted.len() != 1 && (args.tag.is_some() || args.archive.is_some()) {
+    let runs = artifacts.iter().filter(|(name, artifact)| chosen.names.contains(*name) && artifact.run.is_some());
+    let runs: Vec<(&ServiceName, &Artifact)> = runs.collect();
+    let count = runs.len() + chosen.by_engine.len();
+    if count == 0 {
+        return Err(Fault::new(FaultKind::Invalid, "no service that was meant runs anything")
+            .hint("an image is of a service with `run`; static files are served by the edge"));
+    }
+    if count != 1 && (args.tag.is_some() || args.archive.is_some()) {
         return Err(Fault::new(FaultKind::Invalid, "--tag and --archive are for one service")
             .hint("say which one: --service NAME"));
     }
-    for (name, artifact) in wanted {
-        let image = image(&app, name, artifact, layout)?;
-        let called = match &args.tag {
-            Some(tag) => tag.clone(),
-            None => own_name(&app, name)?,
-        };
-        layout.name(&image.made, std::slice::from_ref(&called))?;
-        layout.keep_sbom(&image.made, &image.sbom)?;
-        if let Some(path) = &args.archive {
-            archive(path, &image.made, &called, layout)?;
-        }
-        let digest = image.made.manifest.digest.to_string();
-        let told =
-            Told { service: name.as_str(), image: called.to_string(), digest, base: image.base, notes: &image.notes };
-        ui.object(&told);
-        ui.say(format!("  {}  {}", ui.paint(Tone::Strong, &told.image), told.digest));
-        ui.say(format!("  {}", ui.paint(Tone::Faint, format!("stands on {}", told.base))));
-        told.notes.iter().for_each(|note| ui.say(format!("  {}", ui.paint(Tone::Warning, note))));
+    for (name, artifact) in runs {
+        let image = image(app, name, artifact, layout)?;
+        keep(args, app, name, &image, layout, ui).await?;
     }
-    Ok(ExitCode::SUCCESS)
+    for (name, file) in &chosen.by_engine {
+        let image = dockerfile::build(app, name, file, dir, args.builder, layout, ui).await?;
+        keep(args, app, name, &image, layout, ui).await?;
+    }
+    Ok(())
+}
+
+/// Which services become images, and who builds them.
+struct Chosen {
+    names: BTreeSet<ServiceName>,
+    /// The app without what the node does not build.
+    by_us: App,
+    by_engine: BTreeMap<ServiceName, dockerfile::Dockerfile>,
+}
+
+impl Chosen {
+    fn of(app: &App, only: Option<&str>) -> Result<Self, Fault> {
+        let wanted = |name: &&ServiceName| only.is_none_or(|only| only == name.as_str());
+        let mut chosen = Self { names: BTreeSet::new(), by_us: app.clone(), by_engine: BTreeMap::new() };
+        let mut needed = BTreeSet::new();
+        for name in app.services.keys().filter(wanted) {
+            let maker = maker(app, name);
+            match &app.services[maker].origin {
+                Origin::Dockerfile { dir, file } => {
+                    let file = dockerfile::Dockerfile { dir: dir.clone(), file: file.clone() };
+                    chosen.by_engine.insert(name.clone(), file);
+                }
+                Origin::Image(image) if only.is_some() => {
+                    return Err(Fault::new(FaultKind::Invalid, format!("service {name} is an image already: {image}"))
+                        .hint(format!("bowline image pull {image}")));
+                }
+                Origin::Image(_) => {}
+                Origin::Folder { .. } | Origin::Static { .. } | Origin::BuildOf(_) => {
+                    chosen.names.insert(name.clone());
+                    needed.extend([name.clone(), maker.clone()]);
+                }
+            }
+        }
+        chosen.by_us.services.retain(|name, _| needed.contains(name));
+        Ok(chosen)
+    }
+}
+
+/// The service whose build another one runs. The file was read: it leads to one.
+fn maker<'a>(app: &'a App, name: &'a ServiceName) -> &'a ServiceName {
+    let mut at = name;
+    for _ in 0..app.services.len() {
+        match app.services.get(at).map(|service| &service.origin) {
+            Some(Origin::BuildOf(other)) if app.services.contains_key(other) => at = other,
+            _ => return at,
+        }
+    }
+    at
+}
+
+/// Under its name, with its bill before it: what has a name is whole.
+async fn keep(
+    args: &ImageBuild,
+    app: &App,
+    name: &ServiceName,
+    image: &Built,
+    layout: &Layout,
+    ui: &Ui,
+) -> Result<(), Fault> {
+    let called = match &args.tag {
+        Some(tag) => tag.clone(),
+        None => own_name(app, name)?,
+    };
+    if let Some(sbom) = &image.sbom {
+        layout.keep_sbom(&image.made, sbom)?;
+    }
+    layout.name(&image.made, std::slice::from_ref(&called))?;
+    if let Some(path) = &args.archive {
+        layout.archive_at(path, &image.made, std::slice::from_ref(&called))?;
+    }
+    if let Some(engine) = args.load {
+        load::give(engine, args.cluster.as_deref(), &image.made, &called, layout, ui).await?;
+    }
+    let digest = image.made.manifest.digest.to_string();
+    let told =
+        Told { service: name.as_str(), image: called.to_string(), digest, base: image.base, notes: &image.notes };
+    ui.object(&told);
+    ui.say(format!("  {}  {}", ui.paint(Tone::Strong, &told.image), told.digest));
+    ui.say(format!("  {}", ui.paint(Tone::Faint, format!("stands on {}", told.base))));
+    told.notes.iter().for_each(|note| ui.say(format!("  {}", ui.paint(Tone::Warning, note))));
+    Ok(())
 }
 
 /// Builds as the user who says so: an app's own user is a daemon's to give.
@@ -122,93 +231,97 @@ async fn built(
     Ok(built?.artifacts)
 }
 
-fn wanted<'a>(
-    artifacts: &'a BTreeMap<ServiceName, Artifact>,
-    only: Option<&str>,
-) -> Result<Vec<(&'a ServiceName, &'a Artifact)>, Fault> {
-    let runs = artifacts.iter().filter(|(_, artifact)| artifact.run.is_some());
-    let wanted: Vec<_> = runs.filter(|(name, _)| only.is_none_or(|only| only == name.as_str())).collect();
-    match wanted.is_empty() {
-        false => Ok(wanted),
-        true => Err(Fault::new(FaultKind::Invalid, "no service that was meant runs anything")
-            .hint("an image is of a service with `run`; static files are served by the edge")),
-    }
-}
-
 fn own_name(app: &App, service: &ServiceName) -> Result<Reference, Fault> {
     format!("localhost/{}-{service}", app.name).parse().map_err(|error| {
         Fault::new(FaultKind::Invalid, "the app's name is none for an image").source(&error).hint("say one: --tag NAME")
     })
 }
 
-struct Built {
-    made: Image,
-    sbom: Vec<u8>,
-    base: &'static str,
-    notes: Vec<String>,
-}
-
 fn image(app: &App, name: &ServiceName, artifact: &Artifact, layout: &Layout) -> Result<Built, Fault> {
-    if artifact.env.contains_key("VIRTUAL_ENV") {
-        return Err(Fault::new(FaultKind::Invalid, format!("no image can be made of {name} yet"))
-            .caused_by("its Python packages name the folder of this machine in which they were installed"));
-    }
+    let misplaced = || Fault::new(FaultKind::Failed, format!("what was built of {name} lies in no folder of builds"));
+    let placed = placed(artifact).ok_or_else(misplaced)?;
     let service: Option<&Service> = app.services.get(name);
     let command = artifact.run.as_ref().map_or("", |run| run.0.as_str());
-    let run = Run::of(command, &format!("/{APP}"));
+    let run = Run::of(command, &placed.workdir);
     let (mut own, mut sbom) = (Tree::default(), Sbom::default());
-    own.folder(&artifact.root, APP)?;
+    for part in &placed.parts {
+        own.folder(&placed.folder.join(part), part)?;
+    }
+    let compiled = own.moved_from(&placed.folder)?;
     sbom.look(&own)?;
     let root = Path::new("/");
-    let needs = Needs::of(&[&own], &run, APP, root)?;
-    let (base, below, notes) = match needs.is_nothing() {
-        true => {
-            let mut below = Tree::default();
-            ground(&mut below)?;
-            ("scratch", below, Vec::new())
-        }
-        false => {
-            let machine = Machine::look(root)?.base(&needs)?;
-            sbom.packages(&machine.packages, &machine.distribution);
-            ("machine", machine.tree, machine.notes)
-        }
-    };
+    let start = Start { run: &run, workdir: &placed.workdir, path: &placed.path };
+    let mut needs = Needs::of(&[&own], start, root)?;
+    if let Some(interpreter) = placed.interpreter {
+        needs.also(interpreter, &[&own], start, root)?;
+    }
+    let (base, below) = below(&needs, root)?;
+    sbom.packages(&below.packages, &below.distribution);
+    let mut notes = below.notes;
+    notes.extend(compiled.first().map(|first| names_its_folder(first, compiled.len())));
     let port = service.and_then(|service| service.fixed_port).map_or(PORT, |port| port.get());
-    let of_the_app = artifact.env.iter().filter(|(name, _)| !OF_THIS_MACHINE.contains(&name.as_str()));
-    let mut env: BTreeMap<String, String> = of_the_app.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut env = placed.env;
     env.insert("PORT".to_owned(), port.to_string());
+    env.insert("PATH".to_owned(), placed.path.join(":"));
+    if !needs.is_nothing() {
+        env.entry("LANG".to_owned()).or_insert_with(|| "C.UTF-8".to_owned());
+    }
+    let packages = own.split_off(&PACKAGES)?;
+    let layers = [("what it stands on", below.tree), ("its packages", packages), ("the app", own)];
     let recipe = Recipe {
         platform: needs.platform(),
         under: None,
-        layers: vec![("what it stands on", below), ("the app", own)],
+        layers: layers.into_iter().filter(|(_, tree)| !tree.is_empty()).collect(),
         run,
-        workdir: format!("/{APP}"),
+        workdir: placed.workdir,
         env,
         labels: Labels {
-            app: app.name.to_string(),
-            service: name.to_string(),
             artifact: Some(artifact.digest.to_string()),
             base: Some(base.to_owned()),
-            ..Labels::default()
+            ..labels(app, name)
         },
         port: Some(port),
-        created: epoch(),
+        created: epoch()?,
     };
     let made = make(&recipe, layout.blobs())?;
     let sbom = sbom.document(&made, &format!("{}/{name}", app.name));
-    Ok(Built { made, sbom, base, notes })
+    Ok(Built { made, sbom: Some(sbom), base, notes })
+}
+
+/// What it stands on, and what that is called.
+fn below(needs: &Needs, root: &Path) -> Result<(&'static str, MachineBase), Fault> {
+    match Machine::look(root) {
+        Ok(machine) if needs.is_nothing() => Ok(("scratch", machine.data()?)),
+        Ok(machine) => Ok(("machine", machine.base(needs)?)),
+        Err(BaseError::NoPackages(_)) if needs.is_nothing() => {
+            let mut tree = Tree::default();
+            ground(&mut tree)?;
+            let notes =
+                vec!["this machine has no packages of Debian: no authorities and no time zones are in it".into()];
+            Ok(("scratch", MachineBase { tree, packages: Vec::new(), distribution: String::new(), notes }))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn names_its_folder(first: &str, count: usize) -> String {
+    let others = if count > 1 { format!(" and {} more have", count - 1) } else { " has".to_owned() };
+    format!(
+        "{first}{others} the folder of this build compiled in: it is not there in the image, and another state gives another digest"
+    )
+}
+
+pub(super) fn labels(app: &App, name: &ServiceName) -> Labels {
+    Labels { app: app.name.to_string(), service: name.to_string(), ..Labels::default() }
 }
 
 /// `SOURCE_DATE_EPOCH`, as reproducible builds have it: seconds since 1970.
-fn epoch() -> i64 {
-    std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
-}
-
-fn archive(path: &Path, image: &Image, name: &Reference, layout: &Layout) -> Result<(), Fault> {
-    let unwritten = |error: &std::io::Error| {
-        Fault::new(FaultKind::Failed, format!("{} cannot be written", path.display())).source(error)
-    };
-    let file = File::create(path).map_err(|error| unwritten(&error))?;
-    layout.archive(image, std::slice::from_ref(name), BufWriter::new(&file))?;
-    file.sync_all().map_err(|error| unwritten(&error))
+pub(super) fn epoch() -> Result<i64, Fault> {
+    const NAME: &str = "SOURCE_DATE_EPOCH";
+    let Some(text) = std::env::var_os(NAME).filter(|text| !text.is_empty()) else { return Ok(0) };
+    let seconds = text.to_str().and_then(|text| text.parse::<i64>().ok()).filter(|seconds| *seconds >= 0);
+    seconds.ok_or_else(|| {
+        Fault::new(FaultKind::Invalid, format!("{NAME} = {text:?} is no number of seconds since 1970"))
+            .hint(format!("unset it, or: {NAME}=$(git log -1 --format=%ct)"))
+    })
 }

@@ -6,11 +6,14 @@ use std::process::ExitCode;
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::release::Reference;
-use bowline_image::registry::{Actions, Client, Credentials, DockerConfig, Limits, Secret};
+use bowline_core::units::{Bytes, Round};
+use bowline_image::registry::{Actions, Client, Credentials, DockerConfig, Limits, Passing, Secret};
 use bowline_image::sbom::Sbom;
 use bowline_image::{Layout, Platform};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
+use super::build::collect;
 use super::kept;
 use crate::args::{ImageLogin, ImagePull, ImagePush};
 use crate::typed::typed;
@@ -30,13 +33,15 @@ struct Pushed {
 
 pub(super) async fn push(args: ImagePush, layout: &Layout, ui: &Ui) -> Result<ExitCode, Fault> {
     let image = kept(&args.image, layout)?;
-    let to = args.to.as_ref().unwrap_or(&args.image);
+    let to = args.called.as_ref().unwrap_or(&args.image);
     let doing = format!("{to} cannot be pushed");
     let credentials = logins()?.find(to.repository.registry()).await?;
     let client = client(args.ca.as_deref())?;
     let remote = client.remote(&to.repository, Actions::Push, credentials, None);
     let mut remote = remote.map_err(|error| error.fault(&doing))?;
-    let pushed = remote.push(&image, to, layout.blobs(), None).await.map_err(|error| error.fault(&doing))?;
+    let passing = remote.watch();
+    let pushing = remote.push(&image, to, layout.blobs(), None);
+    let pushed = watched(pushing, passing, "sending", ui).await.map_err(|error| error.fault(&doing))?;
     if let Some(sbom) = layout.sbom(&image)? {
         let doing = format!("the bill of materials of {to} cannot be pushed");
         let attached = remote.attach(&image.manifest, Sbom::MEDIA, &sbom, layout.blobs()).await;
@@ -56,7 +61,28 @@ pub(super) async fn push(args: ImagePush, layout: &Layout, ui: &Ui) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn pull(args: ImagePull, layout: &Layout, ui: &Ui) -> Result<ExitCode, Fault> {
+/// Shows which blob is on its way, in the place of the one before.
+async fn watched<T>(
+    work: impl Future<Output = T>,
+    mut passing: mpsc::UnboundedReceiver<Passing>,
+    doing: &str,
+    ui: &Ui,
+) -> T {
+    tokio::pin!(work);
+    let done = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            Some(one) = passing.recv() => {
+                let Passing { number, count, size } = one;
+                ui.passing(format!("  {doing} {number} of {count}, {}", Round(Bytes(size))));
+            }
+        }
+    };
+    ui.passing("");
+    done
+}
+
+pub(super) async fn pull(args: ImagePull, layout: Layout, ui: &Ui) -> Result<ExitCode, Fault> {
     #[derive(Serialize)]
     struct Pulled {
         image: String,
@@ -68,7 +94,9 @@ pub(super) async fn pull(args: ImagePull, layout: &Layout, ui: &Ui) -> Result<Ex
     let client = client(args.ca.as_deref())?;
     let remote = client.remote(&name.repository, Actions::Pull, credentials, None);
     let mut remote = remote.map_err(|error| error.fault(&doing))?;
-    let pulled = remote.pull(name, &Platform::host(), layout.blobs()).await.map_err(|error| error.fault(&doing))?;
+    let (passing, host) = (remote.watch(), Platform::host());
+    let pulling = remote.pull(name, &host, layout.blobs());
+    let pulled = watched(pulling, passing, "fetching", ui).await.map_err(|error| error.fault(&doing))?;
     // By its digest alone it has no name here that could move.
     let names: &[Reference] =
         if name.tag.is_none() && name.digest.is_some() { &[] } else { std::slice::from_ref(name) };
@@ -76,6 +104,7 @@ pub(super) async fn pull(args: ImagePull, layout: &Layout, ui: &Ui) -> Result<Ex
     let told = Pulled { image: name.to_string(), digest: pulled.manifest.digest.to_string() };
     ui.object(&told);
     ui.say(format!("  {}  {}", ui.paint(Tone::Strong, &told.image), told.digest));
+    collect(layout, ui)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::args::{Out, RenderAlertmanager, RenderGrafana, RenderPrometheus};
 use crate::file;
-use crate::monitoring::{Alerting, File, Grafana, RemoteWrite, Scrape, Source};
 use crate::ui::{Tone, Ui};
+use bowline_render::monitoring::{Alerting, File, Grafana, RemoteWrite, Scrape, Source};
 
 #[derive(Debug, Serialize)]
 struct Answer {
@@ -41,7 +41,7 @@ pub(super) fn grafana(args: RenderGrafana, ui: &Ui) -> Result<ExitCode, Fault> {
     hand_out(Grafana { prometheus: args.prometheus, dashboards: args.dashboards }.files(), args.out, ui)
 }
 
-fn hand_out(files: Vec<File>, Out { out }: Out, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) fn hand_out(files: Vec<File>, Out { out }: Out, ui: &Ui) -> Result<ExitCode, Fault> {
     match out {
         Some(dir) => {
             for one in &files {

@@ -97,10 +97,8 @@ fn annotations(ctx: &Ctx<'_>, name: &RouteName, route: &Route, out: &mut Out) ->
             // Bodies stream to the app as they come, as with Bowline's own edge.
             say("proxy-request-buffering", "off".to_owned());
         }
-        RouteTo::Redirect(url) => {
-            say("permanent-redirect", format!("{}$request_uri", url.trim_end_matches('/')));
-            say("permanent-redirect-code", "308".to_owned());
-        }
+        // Refused by its key.
+        RouteTo::Redirect(_) => {}
         RouteTo::Deny => say("denylist-source-range", "0.0.0.0/0,::/0".to_owned()),
     }
     if is_expression(route) {

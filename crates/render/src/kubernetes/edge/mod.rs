@@ -189,8 +189,8 @@ fn time(duration: Duration) -> String {
     if text.is_empty() { "1ms".to_owned() } else { text }
 }
 
-/// As nginx writes sizes.
-fn size(Bytes(count): Bytes) -> String {
+/// As nginx writes sizes, and Docker.
+pub(crate) fn size(Bytes(count): Bytes) -> String {
     match count {
         count if count > 0 && count.is_multiple_of(1 << 20) => format!("{}m", count >> 20),
         count if count > 0 && count.is_multiple_of(1 << 10) => format!("{}k", count >> 10),

@@ -1,0 +1,113 @@
+//! What is rendered: the app of a folder, what it runs, and what fills its databases.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use bowline_core::app::{App, DatabaseSource, ResourceKind, Target};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, EnvName, ServiceName};
+use bowline_core::release::ImageRef;
+use bowline_core::resource::ResourceId;
+use bowline_render::{Api, Input, Secrets};
+
+use crate::args::{OfCluster, PodImage};
+use crate::file;
+use crate::ui::{Tone, Ui};
+
+pub(super) struct Loaded {
+    pub(super) key: AppKey,
+    pub(super) app: App,
+    pub(super) images: BTreeMap<ServiceName, ImageRef>,
+    pub(super) scripts: BTreeMap<ResourceId, String>,
+}
+
+impl Loaded {
+    /// `verb`: as it is called, for whoever has no app there.
+    pub(super) fn of(dir: &Path, env: &str, images: Vec<PodImage>, verb: &str, ui: &Ui) -> Result<Self, Fault> {
+        let dir = file::folder(dir, verb)?;
+        let env = EnvName::new(env)
+            .map_err(|error| Fault::new(FaultKind::Invalid, format!("{env:?} is no environment")).source(&error))?;
+        let app = file::read(&dir, &env, ui)?.app;
+        let key = AppKey { env, app: app.name.clone() };
+        let images: BTreeMap<ServiceName, ImageRef> =
+            images.into_iter().map(|said| (said.service, said.image)).collect();
+        images.keys().try_for_each(|name| is_known(&app, name))?;
+        let scripts = scripts(&dir, &app)?;
+        Ok(Self { key, app, images, scripts })
+    }
+
+    pub(super) fn of_cluster(said: OfCluster, verb: &str, ui: &Ui) -> Result<(Self, BTreeSet<Api>), Fault> {
+        let OfCluster { dir, env, image, api } = said;
+        Ok((Self::of(&dir, &env, image, verb, ui)?, api.into_iter().collect()))
+    }
+
+    pub(super) fn input<'a>(&'a self, apis: &'a BTreeSet<Api>) -> Input<'a> {
+        let Self { key, app, images, scripts } = self;
+        Input { key, app, images, secrets: Secrets::Named, scripts, apis }
+    }
+
+    /// What is said of a namespace is said as `server` of the environment would.
+    pub(super) fn put_into(&mut self, namespace: Option<String>) {
+        let Some(namespace) = namespace else { return };
+        let context = match self.app.environment.server.take() {
+            Some(Target::Kubernetes { context, namespace: _ }) => context,
+            Some(Target::Local | Target::Ssh { .. } | Target::Https { .. }) | None => None,
+        };
+        self.app.environment.server = Some(Target::Kubernetes { context, namespace: Some(namespace) });
+    }
+}
+
+/// A service of the file, or a database that runs beside it, is called so.
+pub(super) fn is_known(app: &App, name: &ServiceName) -> Result<(), Fault> {
+    if runs(app, name) {
+        return Ok(());
+    }
+    let known: Vec<String> = app.services.keys().map(ToString::to_string).collect();
+    Err(Fault::new(FaultKind::Invalid, format!("nothing of {} is called {}", app.name, name.spelled()))
+        .hint(format!("its services are {}", known.join(", "))))
+}
+
+fn runs(app: &App, name: &ServiceName) -> bool {
+    let Some((kind, resource)) = name.resource() else { return app.services.contains_key(name) };
+    match ResourceKind::of(kind) {
+        Some(ResourceKind::Redis) => app.redis.contains_key(resource),
+        Some(kind @ (ResourceKind::Postgres | ResourceKind::MariaDb)) => {
+            app.databases.keys().any(|(of, name)| ResourceKind::from(*of) == kind && name.as_str() == resource)
+        }
+        None => false,
+    }
+}
+
+/// What fills the databases that run beside the app.
+fn scripts(dir: &Path, app: &App) -> Result<BTreeMap<ResourceId, String>, Fault> {
+    let filled = app.databases.iter().filter_map(|((kind, name), database)| match database.source {
+        DatabaseSource::Managed { .. } => {
+            let id = ResourceId { kind: ResourceKind::from(*kind), name: name.clone() };
+            Some((id, database.init.as_ref()?))
+        }
+        DatabaseSource::External { .. } => None,
+    });
+    filled.map(|(id, file)| Ok((id.clone(), bowline_control::init_script(dir, &id, file)?))).collect()
+}
+
+/// What must be there first, and what else one should know.
+pub(super) fn say(needs: &[String], notes: &[String], ui: &Ui) {
+    for need in needs {
+        ui.aside(format!("{} {need}", ui.paint(Tone::Warning, "first:")));
+    }
+    for note in notes {
+        ui.aside(format!("{} {note}", ui.paint(Tone::Faint, "note:")));
+    }
+}
+
+/// Writes them below `dir`, and says so.
+pub(super) fn written(dir: &Path, files: &[bowline_render::File], ui: &Ui) -> Result<Vec<String>, Fault> {
+    let mut all = Vec::new();
+    for one in files {
+        super::write(dir, one)?;
+        let path: PathBuf = dir.join(&one.path);
+        ui.say(format!("  wrote {}", ui.paint(Tone::Good, path.display())));
+        all.push(path.display().to_string());
+    }
+    Ok(all)
+}
