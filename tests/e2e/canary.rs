@@ -75,8 +75,8 @@ fn a_good_canary_takes_its_steps_and_everything_without_a_lost_request() {
     for step in [
         "release 2: step 1 of 2, it carries 20%",
         "release 2: step 2 of 2, it carries 50%",
-        "release 2 carries everything",
-        "release 2 is watched",
+        "release 2: the edge is told its routes",
+        "release 2 carries everything, and is watched for 3s",
         "release 2 has taken over",
     ] {
         assert!(events.contains(step), "{step}: {events}");

@@ -37,6 +37,7 @@ mod plan;
 mod points;
 mod policies;
 mod prom;
+mod refusals;
 mod render;
 mod rolling_view;
 mod scaling;

@@ -129,8 +129,9 @@ fn place(form: &ChangeForm) -> Option<(Point, Point)> {
     match phase {
         Phase::Step(_) => Some((Point::StepUnstored, Point::StepStored)),
         Phase::Abort(_) => Some((Point::AbortUnstored, Point::AbortStored)),
-        // A rolling release is not watched: these are passed on the way to the end, in one transaction.
-        Phase::Promote | Phase::Watch => None,
+        Phase::Promote => Some((Point::PromoteUnstored, Point::PromoteStored)),
+        // A rolling release is not watched: this is passed on the way to the end, in one transaction.
+        Phase::Watch => None,
         Phase::Prepare | Phase::Done | Phase::RolledBack | Phase::Failed => None,
     }
 }

@@ -73,6 +73,11 @@ impl Fault {
         self
     }
 
+    /// The fault and why.
+    pub fn in_one_line(&self) -> String {
+        std::iter::once(&self.message).chain(&self.causes).map(String::as_str).collect::<Vec<_>>().join(": ")
+    }
+
     /// The end of what a tool wrote before it failed, as detail: at most 20 lines.
     #[must_use]
     pub fn said(self, output: &[u8]) -> Self {

@@ -116,7 +116,10 @@ async fn one_that_is_refused_is_named_and_all_others_change() {
     let mut handle = start(folder.path());
     let all = |b| [("a", Kind::Good), ("b", b), ("c", Kind::Good), ("d", Kind::Good)];
     let places = |seen: &EdgeObservation| ["a", "b", "c", "d"].map(|app| leads_to(seen, app));
-    let whose = |seen: &EdgeObservation| seen.faults.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let whose = |seen: &EdgeObservation| {
+        let apps = seen.refusals.iter().flat_map(|refusal| &refusal.apps);
+        apps.map(ToString::to_string).collect::<Vec<_>>()
+    };
 
     // One that is new, among many that are, too.
     let seen = tell(&mut handle, 1, &all(Kind::Refused)).await;
@@ -132,8 +135,9 @@ async fn one_that_is_refused_is_named_and_all_others_change() {
     assert_eq!(places(&seen), ["a-3.test/", "b-2.test/", "c-3.test/", "d-3.test/"]);
     let fault = seen.refusal.as_ref().unwrap();
     assert_eq!(fault.message, "Envoy refused routes of local/b");
-    assert!(fault.causes[0].contains("fill"), "{:?}", fault.causes);
-    assert_eq!(seen.faults[&key("b")], *fault);
+    assert_eq!(fault.causes[0], "route main on b.test");
+    assert!(fault.causes[1].contains("fill"), "{:?}", fault.causes);
+    assert_eq!(seen.fault_of(&key("b")), Some(fault));
 
     // And all others change on.
     let mut next = all(Kind::Refused);
@@ -144,6 +148,39 @@ async fn one_that_is_refused_is_named_and_all_others_change() {
     let seen = tell(&mut handle, 5, &all(Kind::Good)).await;
     assert_eq!(places(&seen), ["a-5.test/", "b-5.test/", "c-5.test/", "d-5.test/"]);
     assert_eq!(seen.refusal, None);
+    handle.shutdown.edge(Duration::ZERO).await;
+}
+
+/// However soon the next one is told, and whatever of it is found out by halves.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_table_is_served_without_what_is_refused_of_it() {
+    const LAST: u64 = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let mut handle = start(folder.path());
+    let all = |b| [("a", Kind::Good), ("b", b), ("c", Kind::Good), ("d", Kind::Good)];
+    tell(&mut handle, 1, &all(Kind::Good)).await;
+    let mut observed = handle.observed.clone();
+    let watching = tokio::spawn(async move {
+        loop {
+            let seen = Arc::clone(&observed.borrow_and_update());
+            let serving = seen.serving.expect("it serves something");
+            let names_b = seen.refusals.iter().any(|refusal| refusal.apps.contains(&key("b")));
+            assert_eq!(names_b, serving > Generation(1), "{serving}: {:?}", seen.refusals);
+            if serving == Generation(LAST) {
+                return;
+            }
+            observed.changed().await.expect("the link goes on");
+        }
+    });
+    // Sooner than what was taken is published, and not so soon that most of them are never told.
+    let mut pace = tokio::time::interval(Duration::from_millis(7));
+    for generation in 2..=LAST {
+        pace.tick().await;
+        handle.desired.send_replace(desired(generation, &all(Kind::Refused)));
+    }
+    tokio::time::timeout(LIMIT, watching).await.expect("the last one is served").expect("each names what is refused");
+    let seen = EdgeObservation::clone(&handle.observed.borrow());
+    assert_eq!(leads_to(&seen, "b"), "b-1.test/", "it is served as it was");
     handle.shutdown.edge(Duration::ZERO).await;
 }
 

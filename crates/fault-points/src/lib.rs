@@ -87,6 +87,8 @@ points! {
         RunEndStored = "run-end-stored",
         StepUnstored = "step-unstored",
         StepStored = "step-stored",
+        PromoteUnstored = "promote-unstored",
+        PromoteStored = "promote-stored",
         NodeOrdered = "node-ordered",
         /// Folder, control group and port are there, and no shim.
         InstanceStarting = "instance-starting",

@@ -32,11 +32,6 @@ fn event(at: Timestamp, key: Option<&AppKey>, kind: &str, message: String, field
     NewEvent { at, key: key.cloned(), kind: kind.to_owned(), message, fields: fields.to_string() }
 }
 
-/// One line: the fault and why.
-fn reason(fault: &Fault) -> String {
-    std::iter::once(&fault.message).chain(&fault.causes).map(String::as_str).collect::<Vec<_>>().join(": ")
-}
-
 /// The kinds that say how a change has ended.
 pub(crate) const ENDS: [&str; 11] = [
     "change.failed",
@@ -71,7 +66,7 @@ pub(crate) fn failed(key: &AppKey, end: &EventRecord) -> Option<(Fault, Option<R
 /// Whether an event has just this for its reason.
 pub(crate) fn tells(event: &EventRecord, why: &Fault) -> bool {
     let fields: Value = serde_json::from_str(&event.fields).unwrap_or_default();
-    fields["reason"].as_str() == Some(&reason(why))
+    fields["reason"].as_str() == Some(&why.in_one_line())
 }
 
 pub(crate) fn instance(transition: &Transition, at: Timestamp) -> NewEvent {
@@ -122,7 +117,7 @@ pub(crate) fn app_moved(key: &AppKey, from: &Path, to: &Path, at: Timestamp) -> 
 }
 
 pub(crate) fn change_failed(key: &AppKey, change: ChangeId, fault: &Fault, at: Timestamp) -> NewEvent {
-    let why = reason(fault);
+    let why = fault.in_one_line();
     let fields = json!({ "change": change.0, "reason": why });
     event(at, Some(key), "change.failed", format!("the change failed: {why}"), fields)
 }
@@ -200,7 +195,7 @@ pub(crate) fn round(
     at: Timestamp,
 ) -> NewEvent {
     let (phase, was, name) = (entered.phase.to_string(), entered.was.to_string(), round_name(what));
-    let why = entered.reason.as_ref().map(reason);
+    let why = entered.reason.as_ref().map(Fault::in_one_line);
     let kind = format!("{name}.{}", phase.split(' ').next().unwrap_or("phase"));
     let message = match &why {
         Some(why) => format!("{name} of release {release}: {phase}: {why}"),
@@ -228,7 +223,7 @@ pub(crate) fn change_promoted(key: &AppKey, change: ChangeId, by_uid: Option<u32
 
 pub(crate) fn phase(key: &AppKey, (change, plan): (ChangeId, &Plan), entered: &Entered, at: Timestamp) -> NewEvent {
     let (phase, was, release) = (entered.phase.to_string(), entered.was.to_string(), plan.candidate);
-    let why = entered.reason.as_ref().map(reason);
+    let why = entered.reason.as_ref().map(Fault::in_one_line);
     let kind = format!("rollout.{}", phase.split(' ').next().unwrap_or("phase"));
     // Why it is taken back is said where that begins, and where it ends.
     let goes_on = matches!(entered.was, Phase::Abort(_)) && matches!(entered.phase, Phase::Abort(_));
@@ -256,10 +251,15 @@ fn words(plan: &Plan, Entered { phase, cold, .. }: &Entered) -> String {
             };
             format!(": step {} of {}, {does}", at + 1, legs.len())
         }
-        Phase::Promote if cold => " carries everything; the instances before are not kept warm (memory)".to_owned(),
-        Phase::Promote => " carries everything".to_owned(),
-        Phase::Watch if plan.watch.is_zero() => " need not be watched".to_owned(),
-        Phase::Watch => format!(" is watched for {}", Humane(plan.watch)),
+        Phase::Promote => ": the edge is told its routes".to_owned(),
+        Phase::Watch => {
+            let watched = match plan.watch.is_zero() {
+                true => "need not be watched".to_owned(),
+                false => format!("is watched for {}", Humane(plan.watch)),
+            };
+            let warm = if cold { "; the instances before are not kept warm (memory)" } else { "" };
+            format!(" carries everything, and {watched}{warm}")
+        }
         Phase::Done => " has taken over".to_owned(),
         Phase::Abort(AbortStage::Clear(_)) => " is taken back".to_owned(),
         Phase::Abort(AbortStage::Restore(_)) => " is taken back: what served before is made whole".to_owned(),
@@ -277,7 +277,7 @@ pub(crate) fn resource(
     at: Timestamp,
 ) -> NewEvent {
     let why = match phase {
-        Some(ResourcePhase::Failing { fault, .. }) => Some(reason(fault)),
+        Some(ResourcePhase::Failing { fault, .. }) => Some(fault.in_one_line()),
         Some(
             ResourcePhase::Preparing | ResourcePhase::Starting { .. } | ResourcePhase::Ready | ResourcePhase::Stopping,
         )
@@ -402,9 +402,9 @@ pub(crate) fn session_ended(session: &SessionRecord, end: &SessionEnd, at: Times
     let how = match end {
         SessionEnd::Code(code) => format!("exited with code {code}"),
         SessionEnd::Signal(signal) => format!("was ended by signal {signal}"),
-        SessionEnd::NotExecuted { fault, .. } => format!("was not executed: {}", reason(fault)),
+        SessionEnd::NotExecuted { fault, .. } => format!("was not executed: {}", fault.in_one_line()),
         SessionEnd::Left => "was killed: whoever was attached has left".to_owned(),
-        SessionEnd::Broken(fault) => format!("broke off: {}", reason(fault)),
+        SessionEnd::Broken(fault) => format!("broke off: {}", fault.in_one_line()),
     };
     let message = format!("{} {how}", session.program);
     event(at, Some(&session.key), "session.ended", message, session_fields(session, Some(&how)))
@@ -420,8 +420,8 @@ fn session_fields(session: &SessionRecord, end: Option<&str>) -> Value {
 }
 
 pub(crate) fn uncertified(host: &HostName, fault: &Fault, at: Timestamp) -> NewEvent {
-    let fields = json!({ "host": host.as_str(), "reason": reason(fault) });
-    event(at, None, "certificate.failed", format!("no certificate for {host}: {}", reason(fault)), fields)
+    let fields = json!({ "host": host.as_str(), "reason": fault.in_one_line() });
+    event(at, None, "certificate.failed", format!("no certificate for {host}: {}", fault.in_one_line()), fields)
 }
 
 /// `left`: of the certificate that came, see [`super::acme`].
@@ -452,8 +452,9 @@ pub(crate) fn renewed(host: &HostName, at: Timestamp) -> NewEvent {
 }
 
 pub(crate) fn not_renewed(host: &HostName, fault: &Fault, at: Timestamp) -> NewEvent {
-    let fields = json!({ "host": host.as_str(), "reason": reason(fault) });
-    let message = format!("{host} keeps its certificate, its files hold none that can be served: {}", reason(fault));
+    let fields = json!({ "host": host.as_str(), "reason": fault.in_one_line() });
+    let message =
+        format!("{host} keeps its certificate, its files hold none that can be served: {}", fault.in_one_line());
     event(at, None, "certificate.refused", message, fields)
 }
 

@@ -117,6 +117,8 @@ pub(crate) struct Loop {
     kept_running: Arc<Observations>,
     pub(crate) edge: Arc<EdgeObservation>,
     pub(crate) published: Published,
+    /// A rollout has begun to ask for the edge's word on a table that the edge serves already.
+    is_answered: bool,
     /// `None`: all certificates are the local CA's.
     acme: Option<Acme>,
     pub(crate) pending: BTreeMap<JobId, Pending>,
@@ -178,6 +180,7 @@ impl Loop {
             kept_running: Arc::default(),
             edge: Arc::default(),
             published,
+            is_answered: false,
             acme,
             pending: BTreeMap::new(),
             retries: Vec::new(),
@@ -432,6 +435,10 @@ impl Loop {
             self.drive_slots(now);
         }
         self.publish(now);
+        if self.is_answered {
+            // The edge had this table before: there is nothing to wait for. What follows is stored first, and handed out after that.
+            self.drive_rollouts(now);
+        }
         self.take_up_early(now);
         self.collect();
         self.tell_waits(now);
@@ -496,6 +503,7 @@ impl Loop {
     }
 
     fn publish(&mut self, now: Now) {
+        self.is_answered = false;
         if let Some(mut orders) = self.slots.orders() {
             orders.extend(self.jobs.orders());
             for (id, order) in self.unread_orders() {
@@ -517,6 +525,8 @@ impl Loop {
         endpoints.extend(self.unread_endpoints());
         let leaving = self.slots.leaving();
         self.published.table((&self.apps, &self.place), &endpoints, leaving, (now.mono, now.wall), &mut self.effects);
+        let asking = self.asking_edge();
+        self.is_answered = self.published.ask(&asking) && self.node.adopted;
     }
 }
 

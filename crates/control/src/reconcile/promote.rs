@@ -37,9 +37,8 @@ impl Loop {
                     Phase::Abort(_) | Phase::RolledBack | Phase::Failed => "it is being undone",
                     Phase::Prepare => "it has not begun",
                     Phase::Watch => "it was promoted just now, and is watched: asked again later, the watch ends",
-                    Phase::Step(_) | Phase::Promote | Phase::Done => {
-                        "it is promoted by itself as soon as its instances are ready"
-                    }
+                    Phase::Promote => "it is promoted by itself as soon as the edge has taken its routes",
+                    Phase::Step(_) | Phase::Done => "it is promoted by itself as soon as its instances are ready",
                 },
             };
             return self.refuse(ticket, nothing_waits(&key, why));

@@ -9,6 +9,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Generation, InstanceId, RouteName, ServiceName};
 use bowline_core::instance::{InstanceOrder, NodeDesired, Observations};
 use bowline_core::resource::{ResourceKey, ResourceSpec};
+use bowline_core::rollout::{Asked, Phase};
 use bowline_core::route::{
     Certificate, Certificates, Challenge, Compiler, Credentials, EdgeDesired, Pool, PoolId, Serving, SiteTls, Table,
     Tables,
@@ -18,7 +19,7 @@ use bowline_core::time::{Mono, Timestamp};
 use super::effects::Effect;
 use super::release::Place;
 use super::unread::serve_unread;
-use super::world::{AppWorld, Apps};
+use super::world::{AppWorld, Apps, Stable};
 use crate::certs::Leaf;
 
 /// Generations of one daemon's life: the upper half is the epoch, which the store counts.
@@ -49,7 +50,18 @@ pub(crate) struct Published {
     ordered: Ordered,
     /// What the edge was last told to answer authorities, and the first table that said so.
     challenged: BTreeMap<HostName, (Challenge, Generation)>,
+    /// Rollouts, and the tables that they ask about.
+    asked: BTreeMap<AppKey, Asking>,
     serving: Option<Generation>,
+}
+
+/// Since when the edge's word counts for a rollout.
+#[derive(Debug)]
+struct Asking {
+    /// The first table that was there in this rollout.
+    began: Generation,
+    /// The phase in which it waits, and the first table since.
+    waits: Option<(Phase, Generation)>,
 }
 
 /// What comes from an authority, as far as it has come.
@@ -93,6 +105,7 @@ impl Published {
             sealed: Generation(0),
             ordered: Ordered::default(),
             challenged: BTreeMap::new(),
+            asked: BTreeMap::new(),
             serving: None,
         }
     }
@@ -133,6 +146,7 @@ impl Published {
             self.generation = serving;
             self.edge = None;
             self.challenged.clear();
+            self.asked.clear();
         }
         if let Some(edge) = self.edge.as_ref().filter(|e| e.table.generation == serving && serving > self.sealed) {
             self.sealed = serving;
@@ -296,6 +310,31 @@ impl Published {
         }
     }
 
+    /// To be called when the table is that of what is wanted now. Whether one of those who wait since is answered by what the edge serves
+    /// already.
+    pub(crate) fn ask(&mut self, asking: &BTreeMap<AppKey, Option<Phase>>) -> bool {
+        self.asked.retain(|key, _| asking.contains_key(key));
+        let is_current = !self.waiting && self.uncompiled.is_none();
+        let Some(generation) = self.edge.as_ref().filter(|_| is_current).map(|edge| edge.table.generation) else {
+            return false;
+        };
+        let mut is_new = false;
+        for (key, phase) in asking {
+            let asked = self.asked.entry(key.clone()).or_insert(Asking { began: generation, waits: None });
+            if asked.waits.map(|(of, _)| of) != *phase {
+                asked.waits = phase.map(|phase| (phase, generation));
+                is_new |= phase.is_some();
+            }
+        }
+        is_new && self.serving.is_some_and(|serving| serving >= generation)
+    }
+
+    /// The tables of which the edge's word counts for a rollout in this phase.
+    pub(crate) fn asked(&self, key: &AppKey, phase: Phase) -> Option<Asked> {
+        let Asking { began, waits } = *self.asked.get(key)?;
+        Some(Asked { began, since: waits.filter(|(of, _)| *of == phase).map(|(_, since)| since) })
+    }
+
     pub(crate) fn certified(&mut self, host: HostName, leaf: Option<Leaf>, now: Mono) {
         self.certifying.remove(&host);
         match leaf {
@@ -349,6 +388,14 @@ fn compiled(
     let mut table = compiler
         .compile(generation, &serving, endpoints, &files)
         .map_err(|conflict| Fault::new(FaultKind::Refused, conflict.to_string()))?;
+    // Until the edge has taken the routes of a release, those before it may be served on.
+    for (key, app) in apps {
+        // Of what is handed out, not of a phase that is being stored.
+        let is_told = app.rolling().is_some_and(|rolling| app.live == Some(rolling.candidate.number()));
+        if let Some(Stable { release, .. }) = app.stable.as_ref().filter(|_| is_told) {
+            table.keep(key, (release.number(), release.app()), endpoints);
+        }
+    }
     serve_unread(&mut table, apps, endpoints);
     Ok(table)
 }

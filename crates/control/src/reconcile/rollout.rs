@@ -8,7 +8,7 @@ use bowline_api::wire::{self, ChangeStep, RolloutNow, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, InstanceId, ReleaseNumber};
 use bowline_core::instance::Publish;
-use bowline_core::rollout::{Counts, Entered, Input as RolloutInput, Memory, Phase, Scales, Traffic, scales_for};
+use bowline_core::rollout::{Counts, Entered, Input as RolloutInput, Memory, Phase, Scales, Traffic, Word, scales_for};
 use bowline_core::route::outlier::FAILURES;
 use bowline_core::time::Timestamp;
 
@@ -21,7 +21,6 @@ use super::ledger::Ledger;
 use super::pending::{Passed, Pending};
 use super::request::Answer;
 use super::resources::Gate;
-use super::status::unserved;
 use super::world::{AppWorld, Promoted, Stable};
 use crate::form;
 use crate::store::{RevisionState, Wanted};
@@ -47,6 +46,7 @@ impl Loop {
             }
             let counts = self.counts(&key);
             let traffic = self.traffic(&key);
+            let word = self.word_of_edge(&key);
             let memory = self.memory_beside(&key, &mut ledger);
             let gate = match self.gate_of(&key, now) {
                 Gate::Open => self.make_way(&key),
@@ -59,7 +59,7 @@ impl Loop {
             rolling.held.clear();
             rolling.machine.see_memory(memory);
             let entered = match gate {
-                Gate::Open => rolling.machine.handle(RolloutInput::Observed(&counts, &traffic), now.mono),
+                Gate::Open => rolling.machine.handle(RolloutInput::Observed(&counts, &traffic, &word), now.mono),
                 Gate::Failed(fault) => rolling.machine.handle(RolloutInput::Abort(fault), now.mono),
                 Gate::Waits(held) => {
                     rolling.held = held;
@@ -69,6 +69,26 @@ impl Loop {
             self.pass(&key, entered, Vec::new(), now);
             self.keep_time(&key, now);
         }
+    }
+
+    /// What the edge says of what it was told for the phase that a rollout is in.
+    fn word_of_edge(&self, key: &AppKey) -> Word {
+        let rolling = self.apps.get(key).and_then(AppWorld::rolling);
+        let word = |rolling: &RollingOut| {
+            let asked = self.published.asked(key, rolling.machine.phase());
+            rolling.machine.word(key, &self.edge, asked)
+        };
+        rolling.map(word).unwrap_or_default()
+    }
+
+    /// Rollouts, and the phase in which each waits for the edge's word: one that is stored, and so what is handed out.
+    pub(crate) fn asking_edge(&self) -> BTreeMap<AppKey, Option<Phase>> {
+        let asking = |(key, app): (&AppKey, &AppWorld)| {
+            let machine = &app.rolling()?.machine;
+            let waits = app.storing.is_none() && machine.asks_edge();
+            Some((key.clone(), waits.then(|| machine.phase())))
+        };
+        self.apps.iter().filter_map(asking).collect()
     }
 
     /// `ledger` is made when it is needed first.
@@ -210,7 +230,7 @@ impl Loop {
             let Some(Promoted { change, release, cached, .. }) = app.promoted.take() else { continue };
             let urls = self.apps.get(&key).map(|app| self.urls(app)).unwrap_or_default();
             let late = || "the edge has not taken up the new table yet: see `bowline status`".to_owned();
-            let note = self.edge.faults.get(&key).map(unserved).or_else(|| (!served).then(late));
+            let note = self.edge.fault_of(&key).map(Fault::in_one_line).or_else(|| (!served).then(late));
             if let Some(text) = note {
                 self.tell(change, ChangeStep::Note { service: None, text });
             }

@@ -292,7 +292,7 @@ impl Loop {
         {
             notes.push(format!("release {} cannot be started again: {fault}", stable.release.number()));
         }
-        notes.extend(self.edge.faults.get(&app.record.key).map(unserved));
+        notes.extend(self.edge.fault_of(&app.record.key).map(Fault::in_one_line));
         notes
     }
 
@@ -409,11 +409,6 @@ pub(crate) fn daemon_status(about: &About, degraded: Option<&Fault>) -> wire::Da
         disk: None,
         notes: Vec::new(),
     }
-}
-
-/// What the edge does not do for an app, in one line.
-pub(crate) fn unserved(fault: &Fault) -> String {
-    std::iter::once(&fault.message).chain(&fault.causes).map(String::as_str).collect::<Vec<_>>().join(": ")
 }
 
 /// `uncompiled`: why it goes on with an older table than is wanted.

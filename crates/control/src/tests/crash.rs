@@ -119,6 +119,39 @@ fn check_rollback(slow_store: bool) {
     panic!("an apply took more than {MANY} effects");
 }
 
+/// A second release whose routes the edge refuses, crashed anywhere: the first serves all the time.
+#[test]
+fn a_refusal_of_the_edge_survives_a_crash_after_every_effect() {
+    [false, true].into_iter().for_each(check_refused);
+}
+
+fn check_refused(slow_store: bool) {
+    let plain = "app = \"shop\"\n[service.web]\nrun = \"serve\"\n[route.main]\nto = \"web\"\n";
+    for effects in 0..MANY {
+        let mut world = World { slow_store, refuses: Some("odd"), ..World::new() };
+        let mut daemon = world.start();
+        world.write("bowline.toml", plain);
+        world.apply(&mut daemon);
+        world.run(&mut daemon);
+        drop(daemon);
+        world.source = 2;
+        world.write("bowline.toml", &format!("{plain}[route.odd]\npath = \"/odd\"\nto = \"web\"\n"));
+        let Crash { mut world, crashed } = crash_after(effects, world);
+        let mut daemon = world.start();
+        assert_eq!(world.run(&mut daemon), End::Quiet, "after {effects} effects");
+        let app = world.status(&mut daemon).apps.remove(0);
+        assert_eq!((app.state, app.release), (AppState::Ready, Some(1)), "after {effects} effects");
+        let running = world.running();
+        assert!(running.len() == 1 && running[0].contains(".r1."), "after {effects} effects: {running:?}");
+        assert_eq!((world.served(), world.outages), (running, 0), "after {effects} effects");
+        assert_eq!(world.edge.refusals, Vec::new(), "after {effects} effects");
+        if !crashed {
+            return assert!(effects > 20);
+        }
+    }
+    panic!("an apply took more than {MANY} effects");
+}
+
 /// How an app is told to stop after `effects` of its apply.
 #[derive(Debug, Clone, Copy)]
 enum StopBy {

@@ -39,7 +39,7 @@ use bowline_core::instance::{
 use bowline_core::job::Task;
 use bowline_core::release::{Artifact, BuildRequest, Built, Foreseen};
 use bowline_core::resource::data::DataDone;
-use bowline_core::route::{ApiSite, EdgeDesired, EdgeEngine, EdgeObservation, EdgeStatus};
+use bowline_core::route::{ApiSite, EdgeDesired, EdgeEngine, EdgeObservation, EdgeStatus, Part, Refusal, Rule};
 use bowline_core::scale::{Machine, Windows};
 use bowline_core::time::{Mono, Timestamp};
 use bowline_core::units::Bytes;
@@ -100,6 +100,13 @@ struct World {
     specs: BTreeMap<InstanceId, Arc<InstanceSpec>>,
     edge: EdgeObservation,
     table: Option<Arc<EdgeDesired>>,
+    /// The edge does not take routes that are called so.
+    refuses: Option<&'static str>,
+    /// It does not answer when it is told of routes that are called so; and what that was.
+    deaf_to: Option<&'static str>,
+    unheard: Option<Arc<EdgeDesired>>,
+    /// Whatever it is told.
+    always_refused: Vec<Refusal>,
     behaviour: Behaviour,
     /// What runs of jobs do.
     jobs: JobBehaviour,
@@ -199,6 +206,10 @@ impl World {
                 ..EdgeObservation::default()
             },
             table: None,
+            refuses: None,
+            deaf_to: None,
+            unheard: None,
+            always_refused: Vec::new(),
             behaviour: Behaviour::Good,
             jobs: JobBehaviour::Exits(0),
             starts: BTreeMap::new(),
@@ -593,6 +604,11 @@ impl World {
 
     /// The fake edge refuses what is older than what it serves, as the real one does.
     fn serve(&mut self, desired: Arc<EdgeDesired>) {
+        let mut rules = desired.table.sites.values().flat_map(|site| &site.rules);
+        if self.deaf_to.is_some_and(|name| rules.any(|rule| rule.id.route.as_str() == name)) {
+            self.unheard = Some(desired);
+            return;
+        }
         if self.edge.serving.is_some_and(|serving| serving >= desired.table.generation) {
             return;
         }
@@ -604,7 +620,22 @@ impl World {
         }
         self.edge.serving = Some(desired.table.generation);
         self.edge.table = None;
+        let is_refused = |rule: &&Rule| Some(rule.id.route.as_str()) == self.refuses;
+        let refused = desired.table.sites.iter().filter_map(|(host, site)| {
+            let rule = site.rules.iter().find(is_refused)?;
+            let fault = fault(&format!("Envoy refused routes of {}", rule.id.key)).caused_by("no such filter");
+            Some(Refusal { apps: [rule.id.key.clone()].into(), part: Part::Host(host.clone()), fault })
+        });
+        self.edge.refusals = self.always_refused.iter().cloned().chain(refused).collect();
         self.table = Some(desired);
+    }
+
+    /// The edge answers again, and has what it was told meanwhile.
+    fn hears(&mut self) {
+        self.deaf_to = None;
+        if let Some(desired) = self.unheard.take() {
+            self.serve(desired);
+        }
     }
 
     /// Instances that run, as they print.

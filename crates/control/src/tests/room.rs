@@ -92,7 +92,7 @@ fn check_warm(limits: &str, each: u64, fits: bool) {
     let (mut world, mut daemon) = promoted(limits, Bytes(each));
     let left = if fits { 2 } else { 0 };
     assert_eq!((both(&world), world.outages), ((left, 2), 0), "{limits} {each}");
-    let told = events(&daemon, "rollout.promote");
+    let told = events(&daemon, "rollout.watch");
     assert_eq!(told.last().is_some_and(|told| told.contains("are not kept warm (memory)")), !fits, "{told:?}");
     let waits = waits(&mut world, &mut daemon);
     assert_eq!(waits.contains(NOT_WARM), !fits, "{waits}");

@@ -1,5 +1,6 @@
 //! The rollout machine.
 
+mod ready;
 mod standing;
 mod warmth;
 mod words;
@@ -8,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::jury::{Case, Excused, Jury, LOOKS, Sentence, Traffic, is_dark};
-use super::plan::{Presence, Replicas, Until};
-use super::{AbortStage, Count, Counts, Failing, Phase, Plan, Role, Set};
+use super::plan::{Presence, Replicas, StepPlan, Until};
+use super::{AbortStage, Count, Counts, Failing, Phase, Plan, Role, Set, Word};
 use crate::fault::Fault;
 use crate::id::{ReleaseNumber, ServiceName};
-use crate::instance::{Failure, FailureCause};
+use crate::instance::FailureCause;
 use crate::time::Mono;
 use crate::units::Weight;
 
@@ -31,8 +32,9 @@ pub const MAX_NOT_READY: u32 = 2;
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input<'a> {
-    /// The world, at any time: what runs, and what the edge has counted. Call it only when the node has adopted what runs.
-    Observed(&'a Counts, &'a Traffic),
+    /// The world, at any time: what runs, what the edge has counted, and its word ([`Rollout::word`]) on the phase that it is in. Call it only
+    /// when the node has adopted what runs.
+    Observed(&'a Counts, &'a Traffic, &'a Word),
     /// Somebody takes it as it is: nothing is judged or watched any more. Without effect once it is being undone, or has ended.
     Promote,
     /// Somebody wants it undone. Without effect once it is being undone, or has ended.
@@ -71,10 +73,16 @@ pub struct Rollout {
     counts: Counts,
     /// They were taken after this phase was entered: only then does `none left` mean anything.
     fresh: bool,
+    /// The edge's latest, on this phase.
+    word: Word,
     /// The world was seen at all. Until then there is nothing to wake up for.
     looked: bool,
     /// When it was last asked: what was to happen until then has happened.
     asked: Mono,
+    /// When all of the candidate that is wanted was ready last, and all that a step waits for beside it; else when this phase was entered. While
+    /// the edge is silent all of it may be ready for hours, and what fails then has its whole time.
+    whole: Mono,
+    beside: Mono,
     jury: Jury,
     excused: Excused,
     /// Until the promotion the latest; from there on the one that it went by.
@@ -96,8 +104,26 @@ impl Rollout {
         let phase = if let Phase::Step(i) = phase { Phase::Step(i.min(last)) } else { phase };
         let (counts, jury, excused) = (Counts::new(), Jury::default(), Excused::new());
         let (fresh, looked, before, spent) = (false, false, None, Duration::ZERO);
-        let (entered, asked, memory) = (now, now, Memory::default());
-        Self { plan, phase, entered, spent, reason, counts, fresh, looked, asked, jury, excused, memory, before }
+        let (entered, asked, whole, beside) = (now, now, now, now);
+        let (memory, word) = (Memory::default(), Word::of_nothing(&plan));
+        Self {
+            plan,
+            phase,
+            entered,
+            spent,
+            reason,
+            counts,
+            fresh,
+            word,
+            looked,
+            asked,
+            whole,
+            beside,
+            jury,
+            excused,
+            memory,
+            before,
+        }
     }
 
     /// With the [`Self::excused`] that were stored last.
@@ -130,14 +156,16 @@ impl Rollout {
         let mut entered = Vec::new();
         self.asked = now;
         let traffic = match input {
-            Input::Observed(_, traffic) => Some(traffic),
+            Input::Observed(_, traffic, _) => Some(traffic),
             Input::Promote | Input::Abort(_) => None,
         };
         match input {
-            Input::Observed(counts, traffic) => {
+            Input::Observed(counts, traffic, word) => {
                 self.counts.clone_from(counts);
+                self.word.clone_from(word);
                 self.fresh = true;
                 self.looked = true;
+                self.see_ready(now);
                 self.look(traffic, now);
             }
             Input::Promote => entered.extend(self.promote(now)),
@@ -207,7 +235,9 @@ impl Rollout {
 
     /// When to call `handle` again if nothing else happens.
     pub fn next_deadline(&self) -> Option<Mono> {
-        self.deadline().filter(|_| self.looked)
+        // What is left to wait for is the edge alone, and it has all the time that it takes.
+        let waits_for_edge = |at: &Mono| self.asks_edge() && *at <= self.asked;
+        self.deadline().filter(|at| self.looked && !waits_for_edge(at))
     }
 }
 
@@ -256,9 +286,9 @@ enum Next {
 impl Rollout {
     fn deadline(&self) -> Option<Mono> {
         match self.phase {
-            Phase::Prepare | Phase::Promote => Some(self.entered),
+            Phase::Prepare => Some(self.entered),
             Phase::Step(i) => match self.plan.steps[usize::from(i)].until {
-                Until::Ready => Some(self.entered + self.patience_of_step(i)),
+                Until::Ready => self.waits_since(i).map(|since| since + self.patience_of_step(i)),
                 Until::Judged(hold) => {
                     let all = [self.jury.next_look(), Some(self.step_over(hold))];
                     all.into_iter().flatten().filter(|at| *at > self.asked).min()
@@ -270,6 +300,7 @@ impl Rollout {
                 look.into_iter().chain([self.over(self.plan.watch)]).min()
             }
             Phase::Abort(AbortStage::Restore(_)) => Some(self.entered + self.patience(Role::Stable)),
+            Phase::Promote => (!self.is_ready(Role::Candidate)).then(|| self.whole + self.patience(Role::Candidate)),
             Phase::Abort(AbortStage::Clear(_) | AbortStage::Drain) => None,
             Phase::Done | Phase::RolledBack | Phase::Failed => None,
         }
@@ -280,7 +311,7 @@ impl Rollout {
         match self.phase {
             Phase::Prepare => Some(Next::Enter(Phase::Step(0))),
             Phase::Step(i) => self.next_of_step(i, late, now),
-            Phase::Promote => Some(Next::Enter(Phase::Watch)),
+            Phase::Promote => self.next_of_promotion(late),
             Phase::Watch => match (self.failing(), self.jury.fails()) {
                 (Some(last), _) => Some(Next::Abort(self.crashed(last))),
                 (None, Some(verdict)) => Some(Next::Abort(self.condemned(&verdict))),
@@ -300,13 +331,31 @@ impl Rollout {
         }
     }
 
+    /// Its routes are told. What served before stays as it was until they are taken: it is what is gone back to if they are not. Meanwhile
+    /// instances of the candidate may have ended: those that take their place are waited for, too.
+    fn next_of_promotion(&self, late: bool) -> Option<Next> {
+        match (&self.word, self.failing()) {
+            (Word::Refused(why), _) => Some(Next::Abort(why.clone())),
+            (Word::Silent(_) | Word::Taken, Some(last)) => Some(Next::Abort(self.crashed(last))),
+            (Word::Silent(_) | Word::Taken, None) if late => Some(Next::Abort(self.too_late())),
+            (Word::Taken, None) => self.is_ready(Role::Candidate).then_some(Next::Enter(Phase::Watch)),
+            (Word::Silent(_), None) => None,
+        }
+    }
+
     fn next_of_step(&self, i: u16, late: bool, now: Mono) -> Option<Next> {
         if let Some(last) = self.failing() {
             return Some(Next::Abort(self.crashed(last)));
         }
+        if let Word::Refused(why) = &self.word {
+            return Some(Next::Abort(why.clone()));
+        }
         let over = match &self.plan.steps[usize::from(i)].until {
             // A broken stable release does not keep its fix out.
-            Until::Ready if self.is_ready(Role::Candidate) => late || self.stable_to_come(i).is_empty(),
+            Until::Ready if self.is_ready(Role::Candidate) => {
+                let is_taken = self.word == Word::Taken || !self.plan.comes_before_a_share(i);
+                is_taken && (late || self.stable_to_come(i).is_empty())
+            }
             Until::Ready if late => return Some(Next::Abort(self.too_late())),
             Until::Ready | Until::Promoted => false,
             Until::Stopped(services) => self.is_gone(services, Role::Stable),
@@ -358,7 +407,8 @@ impl Rollout {
     fn enter(&mut self, phase: Phase, now: Mono) -> Entered {
         let was = std::mem::replace(&mut self.phase, phase);
         (self.entered, self.spent) = (now, Duration::ZERO);
-        self.fresh = false;
+        (self.whole, self.beside) = (now, now);
+        (self.fresh, self.word) = (false, Word::of_nothing(&self.plan));
         let jury = std::mem::take(&mut self.jury);
         self.excused.extend(jury.broken());
         if jury.looks().next().is_some() {
@@ -372,7 +422,9 @@ impl Rollout {
         let step = match self.phase {
             Phase::Prepare => None,
             Phase::Step(i) => Some(i),
-            Phase::Promote | Phase::Watch => Some(self.last_step() + 1),
+            // Nothing has changed since its last step but the routes.
+            Phase::Promote => Some(self.last_step()),
+            Phase::Watch => Some(self.last_step() + 1),
             Phase::Abort(_) | Phase::Done | Phase::RolledBack | Phase::Failed => return None,
         };
         self.reason = Some(reason);
@@ -387,6 +439,16 @@ impl Rollout {
         u16::try_from(self.plan.steps.len() - 1).unwrap_or(u16::MAX)
     }
 
+    /// The last instance that an edge may still lead to by the routes that it has: it stays until other routes are taken.
+    fn keeps_one(&self, service: &ServiceName) -> bool {
+        let plan = &self.plan;
+        let is_stopped = |step: &StepPlan| matches!(&step.until, Until::Stopped(held) if held.contains(service));
+        plan.services[service] == Presence::Both
+            && plan.before[service].stable > 0
+            && !plan.exclusive.contains(service)
+            && !plan.steps.iter().any(is_stopped)
+    }
+
     fn is_after(&self, step: u16) -> bool {
         step > self.last_step()
     }
@@ -397,10 +459,17 @@ impl Rollout {
         let mut replicas = match self.phase {
             Phase::Prepare | Phase::Abort(AbortStage::Drain) | Phase::RolledBack | Phase::Failed => &plan.before,
             Phase::Step(step) | Phase::Abort(AbortStage::Clear(step) | AbortStage::Restore(step)) => at(step),
-            Phase::Promote | Phase::Watch => &plan.watched,
+            Phase::Promote => at(self.last_step()),
+            Phase::Watch => &plan.watched,
             Phase::Done => &plan.after,
         }
         .clone();
+        let is_untaken = match self.phase {
+            Phase::Step(_) | Phase::Promote => true,
+            Phase::Abort(AbortStage::Clear(step) | AbortStage::Restore(step)) => !self.is_after(step),
+            Phase::Prepare | Phase::Watch | Phase::Done => false,
+            Phase::Abort(AbortStage::Drain) | Phase::RolledBack | Phase::Failed => false,
+        };
         let (alone, whole) = match self.phase {
             Phase::Abort(AbortStage::Clear(_)) => (true, false),
             Phase::Abort(AbortStage::Restore(_)) => (true, true),
@@ -408,6 +477,9 @@ impl Rollout {
             Phase::Abort(AbortStage::Drain) | Phase::RolledBack | Phase::Failed => (false, false),
         };
         for (service, replicas) in &mut replicas {
+            if is_untaken && self.keeps_one(service) {
+                replicas.stable = replicas.stable.max(1);
+            }
             if self.is_cold() {
                 replicas.stable = 0;
             }
@@ -502,60 +574,6 @@ impl Rollout {
             Role::Candidate => Some(self.plan.candidate),
         };
         release.and_then(|release| self.counts.get(&(service.clone(), release))).cloned().unwrap_or_default()
-    }
-
-    /// What is wanted of one role and not there: (service, ready, wanted).
-    fn missing(&self, role: Role) -> Vec<(ServiceName, u16, u16)> {
-        let wanted = |replicas: Replicas| match role {
-            Role::Stable | Role::Baseline => replicas.stable + replicas.baseline,
-            Role::Candidate => replicas.candidate,
-        };
-        let of = |(service, replicas): (ServiceName, Replicas)| {
-            let ready = self.count(&service, role).ready;
-            (service, ready, wanted(replicas))
-        };
-        self.replicas().into_iter().map(of).filter(|(_, ready, wanted)| ready < wanted).collect()
-    }
-
-    fn is_ready(&self, role: Role) -> bool {
-        self.missing(role).is_empty()
-    }
-
-    /// What a step waits for of the stable release, baseline included: (service, ready, wanted). What fails as often as a candidate
-    /// may not is not waited for.
-    fn stable_to_come(&self, step: u16) -> Vec<(ServiceName, u16, u16)> {
-        if !self.plan.brings_together(step) {
-            return Vec::new();
-        }
-        let fails =
-            |service: &ServiceName| self.count(service, Role::Stable).failing.is_some_and(|one| too_often(&one));
-        let comes = |(service, ..): &(ServiceName, u16, u16)| self.plan.shared.contains(service) && !fails(service);
-        self.missing(Role::Stable).into_iter().filter(comes).collect()
-    }
-
-    /// Nothing of these services is left, and nothing can come any more.
-    fn is_gone<'a>(&self, services: impl IntoIterator<Item = &'a ServiceName>, role: Role) -> bool {
-        services.into_iter().all(|service| self.fresh && self.count(service, role).total == 0)
-    }
-
-    fn patience_of_step(&self, step: u16) -> Duration {
-        let beside = self.plan.shared.iter().filter(|_| self.plan.brings_together(step));
-        self.patience(Role::Candidate).max(self.plan.patience(beside))
-    }
-
-    fn patience(&self, role: Role) -> Duration {
-        let replicas = self.replicas();
-        let concerned = replicas.iter().filter(|(_, replicas)| match role {
-            Role::Stable | Role::Baseline => replicas.stable > 0,
-            Role::Candidate => replicas.candidate > 0,
-        });
-        self.plan.patience(concerned.map(|(service, _)| service))
-    }
-
-    /// An instance of the candidate that fails too often.
-    fn failing(&self) -> Option<Failure> {
-        let of = |service: &ServiceName| self.count(service, Role::Candidate).failing;
-        self.plan.after.keys().filter_map(of).find(too_often).map(|failing| failing.last)
     }
 }
 

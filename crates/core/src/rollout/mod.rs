@@ -6,6 +6,7 @@ mod phase;
 mod plan;
 mod round;
 mod set;
+mod word;
 
 pub use jury::{Dark, Figures, LOOKS, Look, Ruling, Traffic};
 pub use machine::{
@@ -17,3 +18,4 @@ pub use round::{Move, Round, RoundEntered, RoundInput, RoundPhase, RoundPlace, R
 pub use set::{
     Count, Counts, Failing, Role, Scaled, ScaledBy, Scales, Set, Streak, notes, scales_for, steady, with_baselines,
 };
+pub use word::{Asked, Silence, Word};

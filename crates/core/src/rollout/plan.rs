@@ -8,7 +8,7 @@ use super::set::{Scales, replicas_to_start};
 use crate::app::{AbortRule, App, Probe, Rollout, Service, Step, Strategy};
 use crate::id::{Port, ReleaseNumber, ServiceName};
 use crate::instance::Readiness;
-use crate::route::{LOCAL, routed};
+use crate::route::{LOCAL, is_reached, routed};
 use crate::units::Weight;
 
 /// When a step is over.
@@ -106,7 +106,7 @@ pub struct StepPlan {
 /// Every choice of a rollout: the preview is the truth.
 ///
 /// Rolling: service by service, one instance at a time, one more than wanted, none fewer; the last one of the stable
-/// release stays until the candidate is whole. What shares a fixed port with
+/// release stays until the edge has its routes. What shares a fixed port with
 /// a service of the stable release replaces it stop-first. The first release starts all at once, and is not watched.
 ///
 /// Canary: what has requests that can be judged gets the share of each step, beside a baseline with the same share and a
@@ -128,6 +128,8 @@ pub struct Plan {
     pub after: BTreeMap<ServiceName, Replicas>,
     /// Services of the candidate that cannot run beside the stable release: their own ones.
     pub exclusive: BTreeSet<ServiceName>,
+    /// The candidate has routes, and they have hosts: the edge has something to say of it.
+    pub reached: bool,
     /// Services that routes of both releases lead to, and that move by shares; none of a rolling one.
     pub shared: BTreeSet<ServiceName>,
     /// Services whose requests are looked at: those, and whatever gets requests while it is watched.
@@ -230,6 +232,7 @@ impl Plan {
             before,
             after,
             exclusive,
+            reached: is_reached(app),
             shared,
             judged,
             rules: rollout.abort,

@@ -102,6 +102,13 @@ pub fn routed(app: &App) -> BTreeSet<ServiceName> {
     all.filter_map(to).collect()
 }
 
+/// Whether an app has anything that an edge has to lead to it.
+pub(crate) fn is_reached(app: &App) -> bool {
+    let is_local = app.environment.name.as_str() == LOCAL;
+    let has_host = |route: &Route| is_local || !route.hosts.is_empty();
+    app.routes.values().any(has_host) || app.routes.is_empty() && is_local && implicit(app).is_some()
+}
+
 /// All that an app claims. An app of another environment than `local` without hosts claims nothing.
 pub fn claims(key: &AppKey, app: &App) -> Vec<Claim> {
     let of = |(name, route): (RouteName, Route)| {

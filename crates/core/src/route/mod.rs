@@ -14,12 +14,14 @@ mod table;
 mod tables;
 
 pub use change::{Changes, Gone};
+pub(crate) use claim::is_reached;
 pub use claim::{Claim, Conflict, Foreign, Holder, LOCAL, check_claims, check_owners, claims, places, routed};
 pub use client::network;
 pub use compile::Serving;
 pub use compiler::{Compiler, compile};
 pub use observation::{
-    DURATION_BOUNDS, EdgeObservation, EdgeStatus, Held, Histogram, Method, SIZE_BOUNDS, Series, SeriesKey,
+    DURATION_BOUNDS, EdgeObservation, EdgeStatus, Held, Histogram, Method, Part, Refusal, SIZE_BOUNDS, Series,
+    SeriesKey,
 };
 pub use policy::{Credentials, Gate, Maintenance, Policies, Proof, RateLimit, canonical};
 pub use sample::{RANDOM_BITS, rejection_threshold};

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{PoolId, Table};
-use crate::app::PathPrefix;
+use super::{PoolId, RuleId, Table};
+use crate::app::{HostName, PathPrefix};
 use crate::fault::Fault;
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
 use crate::scale::Demand;
@@ -32,8 +32,8 @@ pub struct EdgeObservation {
     pub left_out_total: u64,
     /// Why it does not serve all that it was last told, and goes on with what it had of the rest.
     pub refusal: Option<Fault>,
-    /// What it does not do of that, by the app whose it is.
-    pub faults: BTreeMap<AppKey, Fault>,
+    /// What it does not do of that, each by itself.
+    pub refusals: Vec<Refusal>,
     /// Counters since the edge's start.
     pub series: BTreeMap<SeriesKey, Series>,
     /// Of pools whose requests a rollout goes by, what they have answered.
@@ -61,6 +61,43 @@ pub struct EdgeObservation {
     pub pid: u32,
     /// When its counters began; `None`: it does not say.
     pub began: Option<Timestamp>,
+}
+
+/// What an edge does not do of what it was told last: it goes on with what it had of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Whose it is; empty: of nobody in particular, or nobody knows.
+    pub apps: BTreeSet<AppKey>,
+    pub part: Part,
+    pub fault: Fault,
+}
+
+/// What of a table is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// That it can be reached at all.
+    Pool(PoolId),
+    /// All routes of a host.
+    Host(HostName),
+    /// One route, which answers an error; all others are served.
+    Route(RuleId),
+    /// Of a host.
+    Certificate(HostName),
+    /// Routes of which nobody knows whose they are.
+    Routes,
+    /// Where it listens: what is led from there waits until that is taken.
+    Listener,
+    /// All of it.
+    Table,
+    /// Nothing of an app.
+    Other,
+}
+
+impl EdgeObservation {
+    /// The first thing that it does not do for an app.
+    pub fn fault_of(&self, key: &AppKey) -> Option<&Fault> {
+        self.refusals.iter().find(|refusal| refusal.apps.contains(key)).map(|refusal| &refusal.fault)
+    }
 }
 
 /// Requests that found no instance of a service that is started when somebody asks, since the edge began.

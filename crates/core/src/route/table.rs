@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::claim::routed;
 use super::policy::Policies;
-use crate::app::{BodyLimit, HostName, Hsts, PathPrefix, PlainHttp, Protocol};
+use crate::app::{App, BodyLimit, HostName, Hsts, PathPrefix, PlainHttp, Protocol};
 use crate::id::{AppKey, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use crate::secret::Secret;
 use crate::units::{Share, Weight};
@@ -100,6 +101,16 @@ pub struct ApiSite {
 pub const CLIENT_FIELD: &str = "bowline-client";
 
 impl Table {
+    /// The instances stay known to which the routes of this release have led, though no rule leads to them any more.
+    pub fn keep(&mut self, key: &AppKey, (release, app): (ReleaseNumber, &App), endpoints: &BTreeMap<PoolId, Pool>) {
+        for service in routed(app) {
+            let id = PoolId { key: key.clone(), service, release, cohort: Cohort::Whole };
+            if let Some(pool) = endpoints.get(&id).filter(|pool| !pool.endpoints.is_empty()) {
+                self.pools.entry(id).or_insert_with(|| Arc::new(pool.clone()));
+            }
+        }
+    }
+
     /// The same table, in which each site and pool that the one before has as well is that one's: what has changed is then found
     /// without reading what has not.
     #[must_use]

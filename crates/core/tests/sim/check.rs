@@ -64,6 +64,8 @@ pub(crate) enum Invariant {
     OneCopy,
     /// Every pending step has its reason.
     Reasons,
+    /// No release takes over before the edge has its routes.
+    Told,
     /// No release answers for another one that has nobody to answer yet.
     Shares,
 }

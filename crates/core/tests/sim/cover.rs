@@ -21,9 +21,17 @@ pub(crate) enum Strike {
     ExitsAtOnce,
     Refused,
     IgnoresTerm,
+    /// The edge does not take the routes of a release.
+    RoutesRefused,
+    /// It does not take where its instances are.
+    InstancesRefused,
+    /// It takes nothing for a while, and goes on with what it has.
+    EdgeDeaf,
+    /// It dies, and comes back later with nothing.
+    EdgeDies,
 }
 
-pub(crate) const STRIKES: [Strike; 10] = [
+pub(crate) const STRIKES: [Strike; 14] = [
     Strike::Crash,
     Strike::LostTable,
     Strike::Exits,
@@ -34,6 +42,10 @@ pub(crate) const STRIKES: [Strike; 10] = [
     Strike::ExitsAtOnce,
     Strike::Refused,
     Strike::IgnoresTerm,
+    Strike::RoutesRefused,
+    Strike::InstancesRefused,
+    Strike::EdgeDeaf,
+    Strike::EdgeDies,
 ];
 
 /// What the daemon does to the world.
@@ -48,7 +60,7 @@ pub(crate) enum Effect {
 }
 
 /// Phases that are entered, of rollouts and rounds.
-pub(crate) const PHASES: [&str; 15] = [
+pub(crate) const PHASES: [&str; 16] = [
     "step",
     "promote",
     "watch",
@@ -64,10 +76,14 @@ pub(crate) const PHASES: [&str; 15] = [
     "round clear",
     "round undone",
     SCALED,
+    WATCHED,
 ];
 
 /// No phase, but stored like one: another number of instances.
 pub(crate) const SCALED: &str = "scaled";
+
+/// A watch that takes its time: that of a first release is over as it begins.
+pub(crate) const WATCHED: &str = "watched";
 
 /// Those of them that a script comes to seldom.
 pub(crate) const RARE: [&str; 9] = [

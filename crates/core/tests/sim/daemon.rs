@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::app::{AbortRule, App, HostName};
-use bowline_core::fault::Fault;
+use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{
     AppKey, Generation, Incarnation, InstanceId, ReleaseNumber, RouteName, ServiceName, Slot, SlotId,
 };
@@ -14,8 +14,9 @@ use bowline_core::instance::{
     SlotState, Slots, StopSignal, Wanted, World,
 };
 use bowline_core::rollout::{
-    AbortStage, Entered, Input, Phase, Plan, Presence, Role, Rollout, Round, RoundEntered, RoundInput, RoundPhase,
-    RoundPlace, RoundPlan, Scaled, ScaledBy, Scales, Set, Traffic, Until, scales_for, steady, with_baselines,
+    AbortStage, Asked, Entered, Input, Phase, Plan, Presence, Role, Rollout, Round, RoundEntered, RoundInput,
+    RoundPhase, RoundPlace, RoundPlan, Scaled, ScaledBy, Scales, Set, Silence, Traffic, Until, Word, scales_for,
+    steady, with_baselines,
 };
 use bowline_core::route::{Action, Cohort, Compiler, Credentials, Pool, PoolId, Serving, Split, Table, Tables, routed};
 use bowline_core::scale::{Demand, Look, May, Policy, Room, Scaler, Target, Windows};
@@ -24,7 +25,7 @@ use bowline_core::units::{Share, Weight};
 use bowline_core::verdict::{Counted, Counters, Tally, needs};
 
 use crate::check::{Broken, Invariant, broken};
-use crate::cover::{Cover, Effect, SCALED, Sentence, Turned};
+use crate::cover::{Cover, Effect, SCALED, Sentence, Turned, WATCHED};
 use crate::edge::Edge;
 use crate::load::{Scaling, WINDOWS};
 use crate::node::Node;
@@ -95,6 +96,18 @@ pub(crate) enum Mutation {
     TakesWokenForReady,
     /// Whom the edge leaves out is not told.
     ForgetsLeftOut,
+    /// An edge that does not answer has taken it.
+    TakesSilenceForConsent,
+    /// What is refused has been taken.
+    HearsNoRefusal,
+    /// An edge that is away refuses.
+    TakesSilenceForRefusal,
+    /// What served before goes before the edge has other routes.
+    RetiresUntold,
+    /// What the edge said of a table before counts.
+    GoesByAnOlderWord,
+    /// Whoever has ended while the edge was away is not waited for.
+    TakesOverUnready,
 }
 
 /// What a round does, as it is stored.
@@ -158,6 +171,8 @@ pub(crate) struct Daemon {
     generation: Generation,
     specs: BTreeMap<PoolId, Arc<InstanceSpec>>,
     entered: BTreeMap<AppKey, usize>,
+    /// Of each rollout the first table that was there, and the phase in which it asks for the edge's word, with the first table since.
+    asked: BTreeMap<AppKey, (Generation, Option<(Phase, Generation)>)>,
     /// What had been answered when this daemon first saw the step that each rollout is in.
     began: BTreeMap<AppKey, (Phase, Answers)>,
     /// Of `web` of `shop`.
@@ -228,6 +243,7 @@ impl Daemon {
             generation: edge.newest(),
             specs: BTreeMap::new(),
             entered: BTreeMap::new(),
+            asked: BTreeMap::new(),
             began: BTreeMap::new(),
             scaler: None,
             imagined: Duration::ZERO,
@@ -467,6 +483,7 @@ impl Daemon {
                 self.slots.add_streaks(&key, &out.edge.streaks(), &mut counts);
             }
             let traffic = Self::traffic(out, &key);
+            let word = self.word(out, &key);
             let Some(rollout) = self.rollouts.get_mut(&key) else { continue };
             let was = rollout.phase();
             if out.mutation == Some(Mutation::TakesWokenForReady) && was == Phase::Step(0) {
@@ -474,7 +491,12 @@ impl Daemon {
                 let beside = plan.shared.iter().filter_map(|service| Some((service.clone(), plan.stable?)));
                 beside.for_each(|of| counts.entry(of).or_default().ready = 9);
             }
-            let mut entered = rollout.handle(Input::Observed(&counts, &traffic), now);
+            if out.mutation == Some(Mutation::TakesOverUnready) && was == Phase::Promote {
+                let (plan, candidate) = (rollout.plan(), rollout.plan().candidate);
+                let own = plan.after.keys().map(|service| (service.clone(), candidate));
+                own.for_each(|of| counts.entry(of).or_default().ready = 9);
+            }
+            let mut entered = rollout.handle(Input::Observed(&counts, &traffic, &word), now);
             let judged = matches!(was, Phase::Step(i) if is_judged(rollout.plan(), i));
             if out.mutation == Some(Mutation::PassesUnseen) && judged && entered.is_empty() {
                 entered = rollout.handle(Input::Promote, now);
@@ -500,6 +522,38 @@ impl Daemon {
             self.persist_round(out, &key, entered)?;
         }
         Ok(moved)
+    }
+
+    /// What the edge says of what it was told for this phase.
+    fn word(&self, out: &Outside<'_>, key: &AppKey) -> Word {
+        let Some(rollout) = self.rollouts.get(key) else { return Word::default() };
+        let seen = out.edge.seen();
+        let waits = |asked: Option<(Phase, Generation)>| asked.filter(|(phase, _)| *phase == rollout.phase());
+        let asked = self.asked.get(key).map(|(began, asked)| {
+            let since = waits(*asked).map(|(_, since)| since);
+            let is_older = out.mutation == Some(Mutation::GoesByAnOlderWord);
+            Asked { began: *began, since: if is_older { seen.serving } else { since } }
+        });
+        match (rollout.word(key, &seen, asked), out.mutation) {
+            (Word::Silent(_), Some(Mutation::TakesSilenceForConsent)) => Word::Taken,
+            (Word::Refused(_), Some(Mutation::HearsNoRefusal)) => Word::Taken,
+            (Word::Silent(Silence::Away), Some(Mutation::TakesSilenceForRefusal)) if rollout.asks_edge() => {
+                Word::Refused(Fault::new(FaultKind::Failed, "the edge is away"))
+            }
+            (word, _) => word,
+        }
+    }
+
+    /// The table is that of what is wanted now.
+    fn ask(&mut self) {
+        self.asked.retain(|key, _| self.rollouts.contains_key(key));
+        for (key, rollout) in &self.rollouts {
+            let waits = rollout.asks_edge().then(|| rollout.phase());
+            let (_, asked) = self.asked.entry(key.clone()).or_insert((self.generation, None));
+            if asked.map(|(phase, _)| phase) != waits {
+                *asked = waits.map(|phase| (phase, self.generation));
+            }
+        }
     }
 
     /// The load says how many; a number is stored before it takes effect.
@@ -641,7 +695,10 @@ impl Daemon {
 
     fn persist(&mut self, out: &mut Outside<'_>, key: &AppKey, entered: Vec<Entered>, now: Mono) -> Result<(), Stop> {
         for step in entered {
-            out.effect(Effect::Store(phase(step.phase)))?;
+            let is_watched = |rollout: &Rollout| step.phase == Phase::Watch && !rollout.plan().watch.is_zero();
+            let is_watched = self.rollouts.get(key).is_some_and(is_watched);
+            let named = if is_watched { WATCHED } else { phase(step.phase) };
+            out.effect(Effect::Store(named))?;
             self.check_entered(out, key, &step)?;
             let record = out.store.get_mut(key).unwrap();
             let Some((candidate, phase, reason)) = &mut record.change else { break };
@@ -692,7 +749,7 @@ impl Daemon {
                     self.resume(key, &out.store[key], Mono::default());
                 }
             }
-            out.effect(Effect::Stored(self::phase(step.phase)))?;
+            out.effect(Effect::Stored(named))?;
         }
         Ok(())
     }
@@ -714,12 +771,17 @@ impl Daemon {
         if (step.was, step.phase) == (Phase::Step(0), Phase::Step(1)) && out.calm {
             self.check_beside(key)?;
         }
-        if step.phase == Phase::Promote {
+        let routes = || record.revisions[candidate].routes.keys().cloned().collect::<BTreeSet<_>>();
+        if step.phase == Phase::Watch && key.app.as_str() == "shop" && out.edge.routes_of(key) != routes() {
+            return Err(broken(Invariant::Told, format!("r{candidate} takes over without its routes")));
+        }
+        if matches!(step.phase, Phase::Promote | Phase::Watch) {
             let counts = self.slots.counts(key);
             for (service, wanted) in &self.rollouts[key].plan().after {
                 let ready = counts.get(&(service.clone(), *candidate)).map_or(0, |count| count.ready);
                 if ready < wanted.candidate {
-                    let text = format!("r{candidate} promoted with {ready} of {} of {service}", wanted.candidate);
+                    let text =
+                        format!("r{candidate} in {} with {ready} of {} of {service}", step.phase, wanted.candidate);
                     return Err(broken(Invariant::StableRetiresLast, text));
                 }
             }
@@ -773,6 +835,7 @@ impl Daemon {
         self.rise(out, key, &mut sets);
         let stepping = matches!(self.rollouts.get(key).map(Rollout::phase), Some(Phase::Step(_)));
         let watched = matches!(self.rollouts.get(key).map(Rollout::phase), Some(Phase::Watch));
+        let is_told = matches!(self.rollouts.get(key).map(Rollout::phase), Some(Phase::Promote));
         let candidate = record.change.as_ref().map(|(candidate, ..)| *candidate);
         for set in &mut sets {
             let is_stable = stepping && Some(set.release) != candidate && set.service.as_str() == "web";
@@ -780,6 +843,7 @@ impl Daemon {
                 Some(Mutation::StableRetiresEarly) if is_stable => set.replicas = 0,
                 Some(Mutation::OneFewer) if is_stable && set.replicas > 1 => set.replicas -= 1,
                 Some(Mutation::CoolsDown) if watched && Some(set.release) != candidate => set.replicas = 0,
+                Some(Mutation::RetiresUntold) if is_told && Some(set.release) != candidate => set.replicas = 0,
                 _ => {}
             }
         }
@@ -866,6 +930,7 @@ impl Daemon {
             out.effect(Effect::Serve)?;
             out.edge.serve(table, now);
         }
+        self.ask();
         Ok(())
     }
 
@@ -890,7 +955,8 @@ impl Daemon {
     /// moved by shares stays warm until the watch is over.
     fn check_orders(&self, out: &Outside<'_>, orders: &BTreeMap<InstanceId, InstanceOrder>) -> Result<(), Broken> {
         // In a wild one it may have died, and wait for its next try.
-        let watched = self.rollouts.iter().filter(|(_, rollout)| out.calm && rollout.phase() == Phase::Watch);
+        let is_kept = |rollout: &Rollout| matches!(rollout.phase(), Phase::Promote | Phase::Watch);
+        let watched = self.rollouts.iter().filter(|(_, rollout)| out.calm && is_kept(rollout));
         for (key, rollout) in watched {
             let plan = rollout.plan();
             let runs = |service: &ServiceName| {
@@ -898,9 +964,16 @@ impl Daemon {
                 let own = orders.iter().filter(|(id, _)| is_old(id) && id.slot.service == *service);
                 own.filter(|(_, order)| matches!(order, InstanceOrder::Run(_))).count()
             };
-            let cold = plan.shared.iter().find(|name| runs(name) < usize::from(plan.watched[*name].stable));
+            let wanted = if rollout.phase() == Phase::Promote { &plan.before } else { &plan.watched };
+            // What rested may still be on its way out when somebody takes the release as it is.
+            let app = &out.store[key].revisions[&plan.candidate];
+            let may_rest = |name: &ServiceName| app.services[name].scale.is_automatic();
+            let is_cold = |name: &ServiceName| runs(name) < usize::from(wanted[name].stable);
+            let is_told = rollout.phase() == Phase::Promote;
+            let cold = plan.shared.iter().find(|name| is_cold(name) && !(is_told && may_rest(name)));
             if let Some(service) = cold {
-                let text = format!("r{} is watched, and {service} of the release before is not warm", plan.candidate);
+                let (phase, candidate) = (rollout.phase(), plan.candidate);
+                let text = format!("r{candidate} is in {phase}, and {service} of the release before is not warm");
                 return Err(broken(Invariant::StableRetiresLast, text));
             }
         }
@@ -973,6 +1046,12 @@ impl Daemon {
             .collect();
         let compiled = compiler.compile(Generation(0), &apps, &endpoints, &BTreeMap::new());
         let mut table = compiled.expect("no two claim one host");
+        for (key, _) in self.rollouts.iter().filter(|(_, rollout)| rollout.phase() == Phase::Promote) {
+            let record = &out.store[key];
+            if let Some(stable) = record.stable {
+                table.keep(key, (stable, &record.revisions[&stable]), &endpoints);
+            }
+        }
         self.compiler = compiler;
         if out.mutation == Some(Mutation::WrongWeights) {
             for rule in table.sites.values_mut().flat_map(|site| &mut Arc::make_mut(site).rules) {

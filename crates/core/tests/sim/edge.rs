@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, ServiceName};
+use bowline_core::app::HostName;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, Generation, InstanceId, ReleaseNumber, RouteName, ServiceName};
 use bowline_core::rollout::Traffic;
 use bowline_core::route::outlier::{self, FAILURES, Outliers};
-use bowline_core::route::{self, Action, Cohort, PoolId, Split, Table};
+use bowline_core::route::{
+    self, Action, Cohort, EdgeObservation, EdgeStatus, Part, PoolId, Refusal, Site, Split, Table,
+};
 use bowline_core::scale::Demand;
 use bowline_core::time::Mono;
 use bowline_core::units::Weight;
@@ -15,10 +19,21 @@ use bowline_core::verdict::{Counted, Counters};
 use crate::cover::Strike;
 use crate::manner::{Behaviour, Manner, Turn};
 use crate::rng::Rng;
+use crate::script::{is_odd, is_odd_protocol};
 
 pub(crate) struct Edge {
     pub(crate) table: Option<Table>,
     pending: Option<(Mono, Table)>,
+    /// The last one, for who takes its place when it has died.
+    told: Option<Table>,
+    was_told: bool,
+    refusals: Vec<Refusal>,
+    /// What it refuses of a host was not there before: nobody is led anywhere by it.
+    is_bare: bool,
+    /// Until then it takes nothing; and is not there at all.
+    fate: Option<(Mono, Fate)>,
+    fates: Option<Rng>,
+    pub(crate) struck: Vec<Strike>,
     requests: BTreeMap<InstanceId, Vec<Mono>>,
     /// Since it counted anew.
     counted: BTreeMap<PoolId, Counters>,
@@ -39,6 +54,15 @@ pub(crate) struct Edge {
     holds: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Deaf,
+    Dead,
+}
+
+/// Later on it is always there: all comes to an end.
+const FATES_END: Duration = Duration::from_secs(300);
+
 /// What a service's requests go to, by the table.
 struct Service<'t> {
     splits: &'t [Split],
@@ -57,6 +81,16 @@ struct Flow {
     held: Option<Mono>,
 }
 
+fn refused(what: &str) -> Fault {
+    Fault::new(FaultKind::Failed, format!("the edge refused {what}")).caused_by("it has no words for that")
+}
+
+/// What the routes are called, and whose they are.
+fn names(table: &Table) -> BTreeSet<(AppKey, RouteName)> {
+    let rules = table.sites.values().flat_map(|site| &site.rules);
+    rules.map(|rule| (rule.id.key.clone(), rule.id.route.clone())).collect()
+}
+
 /// How a request fared.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
@@ -65,13 +99,22 @@ pub(crate) enum Sent {
     Nowhere,
     /// No route: 404.
     Unknown,
+    /// Nobody is there.
+    Away,
 }
 
 impl Edge {
-    pub(crate) fn new(rng: Rng, holds: bool) -> Self {
+    pub(crate) fn new(rng: Rng, holds: bool, fates: Option<u64>) -> Self {
         Self {
             table: None,
             pending: None,
+            told: None,
+            was_told: false,
+            refusals: Vec::new(),
+            is_bare: false,
+            fate: None,
+            fates: fates.map(Rng),
+            struck: Vec::new(),
             requests: BTreeMap::new(),
             counted: BTreeMap::new(),
             anew: 0,
@@ -87,6 +130,8 @@ impl Edge {
     }
 
     pub(crate) fn serve(&mut self, table: Table, now: Mono) {
+        (self.told, self.was_told) = (Some(table.clone()), true);
+        self.meet_fate(&table, now);
         let at = match &self.pending {
             Some((at, _)) => *at,
             None => now + Duration::from_millis(1 + self.rng.below(600)),
@@ -94,19 +139,113 @@ impl Edge {
         self.pending = Some((at, table));
     }
 
+    /// With other routes more often than with what else changes.
+    fn meet_fate(&mut self, table: &Table, now: Mono) {
+        let is_other = names(table) != self.table.as_ref().map(names).unwrap_or_default();
+        if self.fate.is_some() || now.0 > FATES_END {
+            return;
+        }
+        let Some(rng) = self.fates.as_mut().filter(|_| self.table.is_some()) else { return };
+        if rng.below(if is_other { 3 } else { 60 }) > 0 {
+            return;
+        }
+        let until = now + Duration::from_millis(100 + rng.below(20_000));
+        let fate = if rng.below(2) == 0 { Fate::Dead } else { Fate::Deaf };
+        self.fate = Some((until, fate));
+        match fate {
+            Fate::Deaf => self.struck.push(Strike::EdgeDeaf),
+            Fate::Dead => {
+                self.struck.push(Strike::EdgeDies);
+                self.table = None;
+                self.refusals.clear();
+                self.requests.clear();
+                self.streaks.clear();
+                self.outliers = Outliers::default();
+                self.counts_anew();
+            }
+        }
+    }
+
+    /// Nobody is there, or nobody is led anywhere who would be by another edge.
+    pub(crate) fn is_away(&self) -> bool {
+        self.is_bare || self.table.is_none() && self.was_told
+    }
+
+    /// It refuses routes, and had taken nothing for a while before: by what it goes on with it leads to fewer instances than there are, but
+    /// to some.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.fates.is_some() && self.refusals.iter().any(|refusal| matches!(refusal.part, Part::Host(_)))
+    }
+
+    /// Where a release's instances are is refused.
+    pub(crate) fn refuses_instances(&self) -> bool {
+        self.refusals.iter().any(|refusal| matches!(refusal.part, Part::Pool(_)))
+    }
+
     /// The daemon died: what it had sent may or may not have arrived.
     pub(crate) fn crash(&mut self) -> Option<Strike> {
         let lost = self.rng.below(2) == 0 && self.pending.take().is_some();
+        if lost {
+            self.told.clone_from(&self.table);
+        }
         lost.then_some(Strike::LostTable)
     }
 
+    /// What it tells of itself.
+    pub(crate) fn seen(&self) -> EdgeObservation {
+        let lost = || EdgeStatus::Lost(Fault::new(FaultKind::Failed, "it died"));
+        let status = if matches!(self.fate, Some((_, Fate::Dead))) { lost() } else { EdgeStatus::Connected };
+        let refusals = self.refusals.clone();
+        EdgeObservation { status, serving: self.serving(), refusals, ..EdgeObservation::default() }
+    }
+
+    /// What it takes of a table: of a host whose routes it refuses what it had.
+    fn take(&mut self, mut table: Table) {
+        self.refusals.clear();
+        self.is_bare = false;
+        let is_refused = |site: &Site| site.rules.iter().any(|rule| is_odd(&rule.id.route));
+        let hosts: Vec<HostName> =
+            table.sites.iter().filter(|(_, site)| is_refused(site)).map(|(host, _)| host.clone()).collect();
+        for host in hosts {
+            let apps = table.sites[&host].rules.iter().map(|rule| rule.id.key.clone()).collect();
+            match self.table.as_ref().and_then(|before| before.sites.get(&host)) {
+                Some(site) => drop(table.sites.insert(host.clone(), site.clone())),
+                None => {
+                    self.is_bare = true;
+                    table.sites.remove(&host);
+                }
+            }
+            self.refusals.push(Refusal { apps, part: Part::Host(host), fault: refused("routes") });
+            self.struck.push(Strike::RoutesRefused);
+        }
+        for (id, _) in table.pools.extract_if(.., |_, pool| is_odd_protocol(pool.protocol)) {
+            let (apps, part) = ([id.key.clone()].into(), Part::Pool(id));
+            self.refusals.push(Refusal { apps, part, fault: refused("a cluster") });
+            self.struck.push(Strike::InstancesRefused);
+        }
+        self.table = Some(table);
+    }
+
+    /// What the routes of an app are called that it serves.
+    pub(crate) fn routes_of(&self, key: &AppKey) -> BTreeSet<RouteName> {
+        let names = self.table.as_ref().map(names).unwrap_or_default();
+        names.into_iter().filter(|(of, _)| of == key).map(|(_, name)| name).collect()
+    }
+
     pub(crate) fn advance(&mut self, now: Mono) {
-        if let Some((_, table)) = self.pending.take_if(|(at, _)| now >= *at)
+        if let Some((_, fate)) = self.fate.take_if(|(until, _)| now >= *until)
+            && fate == Fate::Dead
+        {
+            // Whoever starts it anew tells it what there is.
+            self.pending = self.told.clone().map(|table| (now, table));
+        }
+        if self.fate.is_none()
+            && let Some((_, table)) = self.pending.take_if(|(at, _)| now >= *at)
             && self.table.as_ref().is_none_or(|held| held.generation < table.generation)
         {
             let pools = table.pools.iter().map(|(id, pool)| (id.clone(), pool.endpoints.keys().cloned().collect()));
             self.outliers.handle(outlier::Input::Pools(pools.collect()), now);
-            self.table = Some(table);
+            self.take(table);
         }
         self.outliers.handle(outlier::Input::Tick, now);
         self.requests.values_mut().for_each(|requests| requests.retain(|end| *end > now));
@@ -222,8 +361,7 @@ impl Edge {
     }
 
     pub(crate) fn newest(&self) -> Generation {
-        let pending = self.pending.as_ref().map(|(_, table)| table.generation);
-        self.serving().max(pending).unwrap_or_default()
+        self.serving().max(self.told.as_ref().map(|table| table.generation)).unwrap_or_default()
     }
 
     pub(crate) fn outstanding(&self) -> BTreeMap<InstanceId, u32> {
@@ -231,7 +369,8 @@ impl Edge {
     }
 
     pub(crate) fn next_event(&self, now: Mono) -> Option<Mono> {
-        let pending = self.pending.iter().map(|(at, _)| *at);
+        let until = self.fate.map(|(until, _)| until);
+        let pending = self.pending.iter().map(|(at, _)| until.map_or(*at, |until| until.max(*at))).chain(until);
         let back = self.outliers.next_deadline();
         pending.chain(back).chain(self.requests.values().flatten().copied()).filter(|at| *at > now).min()
     }
@@ -271,6 +410,9 @@ impl Edge {
         now: Mono,
     ) -> Sent {
         let (ticket, which) = (self.rng.next(), self.rng.next());
+        if self.is_away() {
+            return Sent::Away;
+        }
         let Some(service) = self.service(key, service) else { return Sent::Unknown };
         let judged = service.judged;
         let Some((split, chosen)) = self.choose(&service, ticket, which) else { return Sent::Nowhere };

@@ -44,6 +44,12 @@
 //! Of some releases one instance answers nobody, and the edge leaves it out, as the real one does (decision 61): its failures are then
 //! missing among what is judged. No step is passed while it is so (`check_judged`, `ForgetsLeftOut`).
 //!
+//! The edge does not take the routes of some releases, nor the instances of others; it goes on with what it had of them, and says so. Where the
+//! load says nothing it dies, too, or takes nothing for a while, most often when it is told of other routes. No release takes over before
+//! its routes are served, one that is refused goes back (`check_entered`, `TakesSilenceForConsent`, `HearsNoRefusal`, `GoesByAnOlderWord`), nobody
+//! goes back because the edge was away (`expected_end`, `TakesSilenceForRefusal`), and what served before stays until then (`check_orders`,
+//! `RetiresUntold`), and whoever of the new release has ended meanwhile is waited for (`TakesOverUnready`): no request is lost by a refusal (`check_requests`).
+//!
 //! Besides: one copy per slot (`TwoCopies`), a restart replaces everything (`KeepsInstances`), every wait has its reason, what is
 //! worse than it may be does not pass by itself (`expected_end`, `LooksAway`), and of good releases beside a good one at most
 //! one in a hundred is taken for worse (counted over all seeds).
@@ -91,7 +97,7 @@ use load::{MILLI_EACH, Numbers, is_within, needs};
 use manner::{Behaviour, GOOD};
 use node::{Faults, Node, Profile};
 use rng::Rng;
-use script::{Op, Script, app, key, name, service};
+use script::{Op, Script, app, has_odd_instances, has_odd_routes, key, name, service};
 use shrink::shrink;
 
 /// Of the normal test, on all cores. `BOWLINE_SIM_SEEDS` asks for others.
@@ -199,7 +205,7 @@ impl Sim {
             mutation,
             now: Mono::default(),
             node: Node::new(rng.fork(), faults),
-            edge: Edge::new(rng.fork(), mutation != Some(Mutation::AnyoneAnswers)),
+            edge: Edge::new(rng.fork(), mutation != Some(Mutation::AnyoneAnswers), script.fates),
             rng,
             store,
             daemon: None,
@@ -315,6 +321,7 @@ impl Sim {
                 self.edge.counts_answers_anew();
             }
             self.cover.strike(std::mem::take(&mut self.node.struck));
+            self.cover.strike(std::mem::take(&mut self.edge.struck));
             let procs = &self.node.procs;
             self.edge.forget(|id| procs.get(id).is_some_and(node::Proc::lives));
             if self.daemon.is_none() && self.now >= self.back {
@@ -691,22 +698,33 @@ impl Sim {
                 Some(proc) if proc.answers(self.now) => self.check_shares(id.slot.release),
                 Some(_) | None => Err(broken(Invariant::TrafficToReady, format!("{id} gets a request, not ready"))),
             },
-            Sent::Nowhere | Sent::Unknown if self.script.calm && self.was_full && self.low > 0 => {
+            Sent::Nowhere | Sent::Unknown
+                if self.script.calm && self.was_full && self.low > 0 && !self.is_taken_untold() =>
+            {
                 Err(broken(Invariant::Capacity, format!("a request ends: {sent:?}")))
             }
-            Sent::To(_) | Sent::Nowhere | Sent::Unknown => Ok(()),
+            Sent::To(_) | Sent::Nowhere | Sent::Unknown | Sent::Away => Ok(()),
         }
+    }
+
+    /// Somebody took a release as it was in its first step, before the edge had refused its instances.
+    fn is_taken_untold(&self) -> bool {
+        self.edge.refuses_instances() && self.rolled.last().is_some_and(|rolled| rolled.promoted)
     }
 
     /// This release has a request, and none that should have gone to another one which has nobody to answer; but where somebody
     /// took it as it is.
     fn check_shares(&self, release: ReleaseNumber) -> Result<(), Broken> {
+        if self.is_taken_untold() {
+            return Ok(());
+        }
         let carried = self.edge.carried(&key("shop"), &name("web"));
         let missing =
             |(other, (weight, ready)): &(&ReleaseNumber, &(u8, bool))| **other != release && *weight > 0 && !*ready;
         // The edge may still have its table when the next one begins.
-        let promoted = self.rolled.iter().any(|rolled| rolled.release == release && rolled.promoted);
-        match carried.iter().find(missing).filter(|_| !promoted) {
+        let promoted = |of: ReleaseNumber| self.rolled.iter().any(|rolled| rolled.release == of && rolled.promoted);
+        // Who takes one in its first step does not wait for the edge, which may refuse it.
+        match carried.iter().find(missing).filter(|(other, _)| !promoted(release) && !promoted(**other)) {
             Some((other, (weight, _))) => {
                 let text = format!("r{release} has a request, and r{other}, which carries {weight}%, nobody to answer");
                 Err(broken(Invariant::Shares, text))
@@ -735,7 +753,7 @@ impl Sim {
             self.whole = own >= usize::from(number);
             self.low = if self.whole { number } else { self.low.min(number) };
         }
-        if !self.script.calm {
+        if !self.script.calm || self.edge.is_away() || self.edge.is_behind() || self.is_taken_untold() {
             return Ok(());
         }
         if ready >= usize::from(self.low) {
@@ -802,8 +820,9 @@ impl Sim {
     fn count_equals(&mut self) {
         let ends = self.rolled.iter().zip(&self.store[&key("shop")].condemned);
         let equal = ends.filter(|(rolled, _)| {
-            let strategy = &self.script.apps[usize::try_from(rolled.release.0 - 1).unwrap()].rollout.strategy;
-            let judged = !rolled.back && *strategy != Strategy::Rolling;
+            let app = &self.script.apps[usize::try_from(rolled.release.0 - 1).unwrap()];
+            let is_taken = !has_odd_routes(app) && !has_odd_instances(app);
+            let judged = !rolled.back && is_taken && app.rollout.strategy != Strategy::Rolling;
             !rolled.over_broken && judged && self.behaviour(rolled.release).is_good()
         });
         let wronged: Vec<bool> = equal.map(|(_, condemned)| *condemned).collect();
@@ -821,7 +840,9 @@ impl Sim {
         let ends = self.rolled.iter().zip(&record.ended).zip(&record.condemned);
         for ((rolled, (release, phase)), condemned) in ends {
             let at = usize::try_from(release.0 - 1).unwrap();
-            let good = self.script.profiles[at] == Profile::Good;
+            let app = &self.script.apps[at];
+            let is_taken = !has_odd_routes(app) && !has_odd_instances(app);
+            let good = self.script.profiles[at] == Profile::Good && is_taken;
             let behaviour = self.behaviour(*release);
             // A rolling one is only watched, for as long as its file says.
             let judged = !rolled.back && self.script.apps[at].rollout.strategy != Strategy::Rolling;
@@ -938,7 +959,7 @@ fn every_seed_keeps_the_invariants() {
     }
     let Cover { equal, wronged, .. } = cover;
     println!("{wronged} of {equal} good releases beside a good one were taken for worse");
-    assert!(equal > 400 && wronged * 100 <= equal, "{wronged} of {equal}");
+    assert!(equal > 350 && wronged * 100 <= equal, "{wronged} of {equal}");
     for sentence in SENTENCES {
         let said = cover.said(sentence);
         println!("{sentence:?}: {said} times");
@@ -1054,4 +1075,10 @@ fn planted_bugs_are_caught_by_their_invariant() {
     check(Mutation::AnyoneAnswers, Invariant::Shares);
     check(Mutation::TakesWokenForReady, Invariant::Shares);
     check(Mutation::ForgetsLeftOut, Invariant::NobodyDark);
+    check(Mutation::TakesSilenceForConsent, Invariant::Told);
+    check(Mutation::HearsNoRefusal, Invariant::Told);
+    check(Mutation::TakesSilenceForRefusal, Invariant::SameEnd);
+    check(Mutation::RetiresUntold, Invariant::StableRetiresLast);
+    check(Mutation::GoesByAnOlderWord, Invariant::Told);
+    check(Mutation::TakesOverUnready, Invariant::StableRetiresLast);
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_core::app::{
-    AbortRule, Access, App, Cage, Command, Environment, Health, HttpCheck, Limit, Limits, Origin, PathPrefix, Probe,
-    ReleaseHooks, Rollout as RolloutTable, Route, RouteTo, Scale, Service, Step, Strategy, Tls, Transfer,
+    AbortRule, Access, App, Cage, Command, Environment, Health, HostName, HttpCheck, Limit, Limits, Origin, PathPrefix,
+    Probe, Protocol, ReleaseHooks, Rollout as RolloutTable, Route, RouteTo, Scale, Service, Step, Strategy, Tls,
+    Transfer,
 };
 use bowline_core::id::{AppKey, AppName, EnvName, Port, RouteName, ServiceName};
 use bowline_core::time::Mono;
 use bowline_core::units::{Share, Weight};
 
-use crate::cover::{Effect, RARE, SCALED};
+use crate::cover::{Effect, RARE, SCALED, WATCHED};
 use crate::load::{BUSY, EACH, Load};
 use crate::manner::{Behaviour, GOOD};
 use crate::node::Profile;
@@ -60,6 +61,35 @@ pub(crate) struct Script {
     pub(crate) unseen: Vec<(Mono, Mono)>,
     /// In these nobody asks for anything.
     pub(crate) lulls: Vec<(Mono, Mono)>,
+    /// Of the edge, which dies, or takes nothing for a while: by these random numbers.
+    pub(crate) fates: Option<u64>,
+}
+
+/// Of a route that the edge does not take. Each release has one of its own besides, by which it is known.
+const ODD: &str = "odd";
+
+/// The edge does not take the routes of such a release.
+pub(crate) fn has_odd_routes(app: &App) -> bool {
+    app.routes.keys().any(is_odd)
+}
+
+pub(crate) fn is_odd(route: &RouteName) -> bool {
+    route.as_str() == ODD
+}
+
+/// It does not take where its instances are.
+pub(crate) fn has_odd_instances(app: &App) -> bool {
+    app.services.values().any(|service| is_odd_protocol(service.protocol))
+}
+
+pub(crate) fn is_odd_protocol(protocol: Protocol) -> bool {
+    protocol != Protocol::default()
+}
+
+/// As good as all others, but that the edge takes it.
+pub(crate) fn made_even(app: &mut App) {
+    app.routes.retain(|name, _| !is_odd(name));
+    app.services.values_mut().for_each(|service| service.protocol = Protocol::default());
 }
 
 pub(crate) fn secs(n: u64) -> Duration {
@@ -105,7 +135,12 @@ fn route(path: &str, to: &str) -> (RouteName, Route) {
     (RouteName::new(to).unwrap(), route)
 }
 
-pub(crate) fn app(app: &str, services: BTreeMap<ServiceName, Service>, routes: BTreeMap<RouteName, Route>) -> App {
+fn host(app: &str) -> HostName {
+    HostName::new(&format!("{app}.localhost")).unwrap()
+}
+
+pub(crate) fn app(app: &str, services: BTreeMap<ServiceName, Service>, mut routes: BTreeMap<RouteName, Route>) -> App {
+    routes.values_mut().for_each(|route| route.hosts = vec![host(app)]);
     App {
         name: AppName::new(app).unwrap(),
         services,
@@ -204,6 +239,9 @@ impl fmt::Debug for Script {
                 write!(f, ", {:?}, {:?}", self.apps[release].rollout.strategy, self.behaviours[release])?;
                 let Scale { min, max, .. } = self.apps[release].services[&name("web")].scale;
                 write!(f, ", {min} to {max}")?;
+                if has_odd_routes(&self.apps[release]) || has_odd_instances(&self.apps[release]) {
+                    f.write_str(", refused by the edge")?;
+                }
             }
             if let Some(after) = abort {
                 write!(f, ", aborted after {:.3}s", after.as_secs_f64())?;
@@ -211,6 +249,7 @@ impl fmt::Debug for Script {
         }
         write!(f, "\n  {:?}", self.load)?;
         write!(f, "\n  nothing is told of answers: {:?}; nobody asks: {:?}", self.unseen, self.lulls)?;
+        write!(f, "\n  fates of the edge: {:?}", self.fates)?;
         write!(f, "\n  aborts at any time: {:?}", self.idle_aborts)?;
         write!(f, "\n  effects until crashes, the last first: {:?}; at the first {:?}", self.crashes, self.aim)
     }
@@ -296,10 +335,17 @@ impl Script {
             load: if scaled { Load::any(&mut of_load) } else { Load::default() },
             unseen: Vec::new(),
             lulls: Vec::new(),
+            fates: None,
         };
         let mut of_requests = Rng(seed ^ 0xc0_0417);
         (script.unseen, script.lulls) = (spans(&mut of_requests), spans(&mut of_requests));
+        // Of what is watched little is stored: in most of a watch no daemon would ever be missing.
+        let mut of_watch = Rng(seed ^ 0x3a7c);
+        if !watch.is_zero() && of_watch.below(2) == 0 {
+            script.aim = Some(Effect::Stored(WATCHED));
+        }
         script.has_dark_instances(&mut Rng(seed ^ 0xda4c));
+        script.has_an_edge(&mut Rng(seed ^ 0xed9e), scaled);
         if scaled && of_load.below(2) == 0 {
             script.rests_before_its_last_release(&mut of_load);
         }
@@ -327,6 +373,28 @@ impl Script {
                 *scale = Scale { min: replicas, max: replicas, ..*scale };
             }
         }
+    }
+
+    /// One that does not take everything; and, where the load does not say how many there are, one that is not always there.
+    fn has_an_edge(&mut self, rng: &mut Rng, scaled: bool) {
+        for (at, app) in self.apps.iter_mut().enumerate() {
+            let app = Arc::make_mut(app);
+            let denies = |name: &str| {
+                let (_, route) = route(&format!("/{name}"), "web");
+                (RouteName::new(name).unwrap(), Route { to: RouteTo::Deny, hosts: vec![host("shop")], ..route })
+            };
+            app.routes.extend([denies(&format!("of-{at}"))]);
+            match rng.below(16) {
+                0 => app.routes.extend([denies(ODD)]),
+                // One that rolls gives what is ready its part at once: of such a one requests would be lost. In a wild world none of them may
+                // be there when the edge is asked, and what it refuses later rolls nothing back.
+                1 if self.calm && app.rollout.strategy != Strategy::Rolling => {
+                    app.services.get_mut(&name("web")).unwrap().protocol = Protocol::H2c;
+                }
+                _ => {}
+            }
+        }
+        self.fates = (!scaled && rng.below(2) == 0).then(|| rng.next());
     }
 
     /// Nobody asks for anything until all else is over; with the last release, or soon after, somebody does.

@@ -1,9 +1,11 @@
 //! Of a script that breaks an invariant, the least that still does.
 
+use std::sync::Arc;
+
 use crate::check::Invariant;
 use crate::manner::{Behaviour, GOOD};
 use crate::node::Profile;
-use crate::script::{Op, Script};
+use crate::script::{Op, Script, has_odd_instances, has_odd_routes, made_even};
 
 /// Leaves out whatever the same invariant is broken without.
 pub(crate) fn shrink(script: Script, breaks: impl Fn(&Script) -> Option<Invariant>) -> Script {
@@ -18,6 +20,9 @@ pub(crate) fn shrink(script: Script, breaks: impl Fn(&Script) -> Option<Invarian
     }
 }
 
+/// Makes another one by this change.
+type Less<'a> = &'a mut dyn FnMut(&dyn Fn(&mut Script));
+
 /// All that have one thing less.
 fn candidates(script: &Script) -> Vec<Script> {
     let mut all = Vec::new();
@@ -26,6 +31,13 @@ fn candidates(script: &Script) -> Vec<Script> {
         change(&mut smaller);
         all.push(smaller);
     };
+    less_done(script, &mut less);
+    less_met(script, &mut less);
+    all
+}
+
+/// Of what is asked for, and of what is brought out.
+fn less_done(script: &Script, less: Less<'_>) {
     for i in (0..script.ops.len()).rev() {
         less(&|one| {
             let (_, op) = one.ops.remove(i);
@@ -37,14 +49,6 @@ fn candidates(script: &Script) -> Vec<Script> {
                 one.behaviours.remove(release);
             }
         });
-    }
-    for i in 0..script.crashes.len() {
-        less(&|one| {
-            one.crashes.remove(i);
-        });
-    }
-    if script.aim.is_some() {
-        less(&|one| one.aim = None);
     }
     for i in 0..script.idle_aborts.len() {
         less(&|one| {
@@ -59,6 +63,22 @@ fn candidates(script: &Script) -> Vec<Script> {
     }
     for i in (0..script.behaviours.len()).filter(|i| script.behaviours[*i] != Behaviour::steady(GOOD)) {
         less(&|one| one.behaviours[i] = Behaviour::steady(GOOD));
+    }
+    for i in (0..script.apps.len()).filter(|i| has_odd_routes(&script.apps[*i]) || has_odd_instances(&script.apps[*i]))
+    {
+        less(&|one| made_even(Arc::make_mut(&mut one.apps[i])));
+    }
+}
+
+/// Of what happens to it.
+fn less_met(script: &Script, less: Less<'_>) {
+    for i in 0..script.crashes.len() {
+        less(&|one| {
+            one.crashes.remove(i);
+        });
+    }
+    if script.aim.is_some() {
+        less(&|one| one.aim = None);
     }
     for i in 1..script.load.levels.len() {
         less(&|one| {
@@ -78,11 +98,13 @@ fn candidates(script: &Script) -> Vec<Script> {
             one.lulls.remove(i);
         });
     }
+    if script.fates.is_some() {
+        less(&|one| one.fates = None);
+    }
     if !script.load.rooms.is_empty() {
         less(&|one| one.load.rooms.clear());
     }
     if !script.calm {
         less(&|one| one.calm = true);
     }
-    all
 }

@@ -1,5 +1,6 @@
 //! One life of an edge, as its daemon sees it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::Generation;
-use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus};
+use bowline_core::route::{EdgeDesired, EdgeObservation, EdgeStatus, Part, Refusal};
 use bowline_fault_points::{Point, reach};
 use tokio::net::UnixStream;
 use tokio::process::Child;
@@ -64,6 +65,8 @@ pub(super) struct Session {
     heard: bool,
     /// The process of an edge that is about to retire, if it is this process's child.
     leaving: Option<Child>,
+    /// The latest table that it did not take.
+    refused: Option<Generation>,
     /// Edges before this one that retire.
     remains: watch::Sender<Remains>,
     sockets: Option<Sockets>,
@@ -102,7 +105,7 @@ impl Session {
     ) -> Self {
         let (own, remains) = (Remaining::default(), watch::Sender::default());
         let (leaving, sockets, child) = (None, None, None);
-        Self { config, wanted, observed, may_renew, own, heard: false, leaving, remains, sockets, child }
+        Self { config, wanted, observed, may_renew, own, heard: false, leaving, refused: None, remains, sockets, child }
     }
 
     pub(super) fn publish(&self, change: impl FnOnce(&mut EdgeObservation)) {
@@ -422,9 +425,14 @@ impl Session {
                 // Whoever says what is served need not be told.
                 let is_told = self.wanted.borrow().table.generation > Generation(0);
                 let (own, remains) = (&mut self.own, self.remains.borrow());
+                let is_later = self.refused.is_some_and(|refused| frame.serving >= Some(refused.0));
+                self.refused.take_if(|_| is_later);
                 self.observed.send_modify(|seen| {
                     let seen = Arc::make_mut(seen);
                     frame.apply(seen);
+                    if is_later {
+                        (seen.refusal, seen.refusals) = (None, Vec::new());
+                    }
                     if is_told {
                         seen.table = None;
                     }
@@ -437,9 +445,23 @@ impl Session {
             FromEdge::Serving { .. } => reach(Point::TableAcknowledgementHeard),
             FromEdge::Refused { generation, reason } => {
                 tracing::error!(generation, reason, "the edge refused a desired state");
+                self.refuse(Generation(generation), &reason);
             }
             FromEdge::Hello { .. } | FromEdge::Listeners { .. } | FromEdge::WantsWhole { .. } => {}
         }
+    }
+
+    /// It goes on with what it serves. Who holds a later table than it was told has nothing to learn from the one before.
+    fn refuse(&mut self, generation: Generation, reason: &str) {
+        if self.own.serving >= Some(generation) {
+            return;
+        }
+        self.refused = Some(generation);
+        let fault = Fault::new(FaultKind::Failed, "the edge refused what it is to serve").caused_by(reason);
+        self.publish(|seen| {
+            seen.refusal = Some(fault.clone());
+            seen.refusals = vec![Refusal { apps: BTreeSet::new(), part: Part::Table, fault }];
+        });
     }
 
     /// Publishes anew what this edge does, with what those before it still do.
@@ -629,5 +651,32 @@ mod tests {
         session.hear(observation(8, &[(instance, 1)]));
         let outstanding = BTreeMap::from([(instance.parse().unwrap(), 1)]);
         assert_eq!(seen(&session), (Some(Generation(8)), outstanding));
+    }
+
+    #[test]
+    fn what_is_refused_is_said_until_something_later_is_served() {
+        let mut session = session();
+        let serves = |session: &mut Session, generation| {
+            let frame = ObservationFrame { serving: Some(generation), ..ObservationFrame::default() };
+            session.hear(FromEdge::Observation(Box::new(frame)));
+        };
+        let refuses = |session: &mut Session, generation| {
+            session.hear(FromEdge::Refused { generation, reason: "no such certificate".to_owned() });
+        };
+        let said = |session: &Session| {
+            let seen = session.observed.borrow();
+            assert_eq!(seen.refusal.is_some(), !seen.refusals.is_empty());
+            let is_whole = |refusal: &Refusal| refusal.part == Part::Table && refusal.apps.is_empty();
+            assert!(seen.refusals.iter().all(is_whole), "{:?}", seen.refusals);
+            seen.refusal.as_ref().map(Fault::in_one_line)
+        };
+        serves(&mut session, 7);
+        refuses(&mut session, 6);
+        assert_eq!(said(&session), None, "it holds a later one");
+        refuses(&mut session, 8);
+        serves(&mut session, 7);
+        assert_eq!(said(&session).as_deref(), Some("the edge refused what it is to serve: no such certificate"));
+        serves(&mut session, 9);
+        assert_eq!(said(&session), None);
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
-use bowline_core::route::{Pool, PoolId, RuleId, Table};
+use bowline_core::route::{Part, Pool, PoolId, Refusal, RuleId, Table};
 
 use super::confined::{Confined, SECURE};
 use crate::delta::{Kind, Refused};
@@ -12,6 +13,14 @@ use crate::resources::cluster_name;
 
 const AS_BEFORE: &str =
     "it serves on what it had before; the release before can be brought back with `bowline rollback`";
+
+/// A resource that Envoy cannot be told, and why: it stays as it was.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) kind: Kind,
+    pub(super) name: String,
+    pub(super) fault: Fault,
+}
 
 /// All that is known of it.
 #[derive(Debug, Clone, Copy)]
@@ -22,63 +31,86 @@ pub(super) struct Troubles<'a> {
     pub(super) confined: &'a Confined,
     /// Rules that answer 503, and why.
     pub(super) left_out: &'a BTreeMap<RuleId, String>,
-    /// Resources that could not be told, and why.
-    pub(super) kept: &'a [Fault],
+    pub(super) kept: &'a [Kept],
 }
 
 impl Troubles<'_> {
-    /// Of the edge as a whole, and of each app whose it is.
-    pub(super) fn faults(self) -> (Option<Fault>, BTreeMap<AppKey, Fault>) {
+    /// Of the edge as a whole, and each by itself.
+    pub(super) fn faults(self) -> (Option<Fault>, Vec<Refusal>) {
         let refused = self.refused.iter().map(|((kind, name), why)| self.refused(*kind, name, why));
         let confined = self.confined.refused().map(|(host, why)| {
             let apps = self.apps_of(host.as_str());
             let fault = Fault::new(FaultKind::Failed, format!("Envoy refused routes{}", of(&apps, host.as_str())));
-            (
-                apps,
-                fault.caused_by(why).hint(format!("{host} is served as it was before, as long as that release runs")),
-            )
+            let fault = self.routes_on(host).into_iter().fold(fault, Fault::caused_by).caused_by(why);
+            let fault = fault.hint(format!("{host} is served as it was before, as long as that release runs"));
+            Refusal { apps, part: Part::Host(host.clone()), fault }
         });
         let left_out = self.left_out.iter().map(|(rule, why)| {
             let fault = format!("Envoy cannot do what route {} of {} asks for: it answers 503", rule.route, rule.key);
-            (BTreeSet::from([rule.key.clone()]), Fault::new(FaultKind::Failed, fault).caused_by(why))
+            let fault = Fault::new(FaultKind::Failed, fault).caused_by(why);
+            Refusal { apps: BTreeSet::from([rule.key.clone()]), part: Part::Route(rule.clone()), fault }
         });
-        let kept = self.kept.iter().map(|fault| (BTreeSet::new(), fault.clone()));
-        let (mut edge, mut apps) = (None::<Fault>, BTreeMap::new());
-        for (whose, fault) in refused.chain(confined).chain(left_out).chain(kept) {
-            for app in whose {
-                apps.entry(app).or_insert_with(|| fault.clone());
-            }
+        let kept = self.kept.iter().map(|Kept { kind, name, fault }| {
+            let (apps, part) = self.whose(*kind, name);
+            Refusal { apps, part, fault: fault.clone() }
+        });
+        let all: Vec<_> = refused.chain(confined).chain(left_out).chain(kept).collect();
+        let mut edge = None::<Fault>;
+        for Refusal { fault, .. } in &all {
             edge = Some(match edge {
-                None => fault,
+                None => fault.clone(),
                 Some(first) => first.caused_by(format!("and: {fault}")),
             });
         }
-        (edge, apps)
+        (edge, all)
     }
 
-    fn refused(self, kind: Kind, name: &str, why: &str) -> (BTreeSet<AppKey>, Fault) {
-        let apps = match kind {
-            Kind::Cluster | Kind::Endpoints => self.app_of(name).into_iter().collect(),
-            Kind::Secret => self.apps_of(name.strip_prefix("acme/").unwrap_or(name)),
-            Kind::Routes => name.strip_prefix(SECURE).map_or_else(BTreeSet::new, |host| self.apps_of(host)),
-            Kind::Listener => BTreeSet::new(),
-        };
+    fn refused(self, kind: Kind, name: &str, why: &str) -> Refusal {
+        let (apps, part) = self.whose(kind, name);
         let fault = Fault::new(FaultKind::Failed, format!("Envoy refused {}{}", kind.what(), of(&apps, name)));
         let hint = match kind {
             Kind::Listener => "it is told again until it takes it: is the address free, and may Envoy's user bind it?",
             Kind::Cluster | Kind::Endpoints | Kind::Secret | Kind::Routes => AS_BEFORE,
         };
-        (apps, fault.caused_by(why).hint(hint))
+        Refusal { apps, part, fault: fault.caused_by(why).hint(hint) }
     }
 
-    fn app_of(self, cluster: &str) -> Option<AppKey> {
-        let mut pools = self.table.pools.keys().chain(self.draining.keys());
-        pools.find(|pool| cluster_name(pool) == cluster).map(|pool| pool.key.clone())
+    /// Whose resource that is, and of what.
+    fn whose(self, kind: Kind, name: &str) -> (BTreeSet<AppKey>, Part) {
+        let of_host = |name: &str, part: fn(HostName) -> Part| {
+            let host = self.table.sites.keys().find(|host| host.as_str() == name).cloned();
+            (self.apps_of(name), host.map_or(Part::Other, part))
+        };
+        match kind {
+            Kind::Cluster | Kind::Endpoints => match self.pool_of(name) {
+                Some(pool) => (BTreeSet::from([pool.key.clone()]), Part::Pool(pool.clone())),
+                None => (BTreeSet::new(), Part::Other),
+            },
+            Kind::Secret => of_host(name.strip_prefix("acme/").unwrap_or(name), Part::Certificate),
+            Kind::Routes => match name.strip_prefix(SECURE) {
+                Some(host) => of_host(host, Part::Host),
+                None => (BTreeSet::new(), Part::Routes),
+            },
+            Kind::Listener => (BTreeSet::new(), Part::Listener),
+        }
     }
 
-    fn apps_of(self, host: &str) -> BTreeSet<AppKey> {
+    fn pool_of(&self, cluster: &str) -> Option<&PoolId> {
+        self.table.pools.keys().chain(self.draining.keys()).find(|pool| cluster_name(pool) == cluster)
+    }
+
+    fn apps_of(&self, host: &str) -> BTreeSet<AppKey> {
         let sites = self.table.sites.iter().filter(|(name, _)| name.as_str() == host);
         sites.flat_map(|(_, site)| &site.rules).map(|rule| rule.id.key.clone()).collect()
+    }
+
+    /// What an app's file calls them.
+    fn routes_on(&self, host: &HostName) -> Option<String> {
+        let names = self.table.sites.get(host)?.rules.iter().map(|rule| rule.id.route.as_str());
+        let names: BTreeSet<&str> = names.collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        let what = if names.len() == 1 { "route" } else { "one of the routes" };
+        (!names.is_empty()).then(|| format!("{what} {} on {host}", names.join(", ")))
     }
 }
 
@@ -95,7 +127,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use bowline_core::app::{BodyLimit, HostName, PathPrefix};
+    use bowline_core::app::{BodyLimit, PathPrefix};
     use bowline_core::id::{AppName, EnvName, ReleaseNumber, RouteName, ServiceName};
     use bowline_core::route::{Action, Cohort, EdgeDesired, Policies, Rule, Site, SiteTls, Transfer};
     use bowline_core::units::Bytes;
@@ -139,8 +171,9 @@ mod tests {
             left_out: &left_out,
             kept: &[],
         };
-        let (edge, apps) = troubles.faults();
-        (edge, apps.into_iter().map(|(app, fault)| format!("{app}: {fault}")).collect())
+        let (edge, all) = troubles.faults();
+        let each = |refusal: Refusal| refusal.apps.into_iter().map(move |app| format!("{app}: {}", refusal.fault));
+        (edge, all.into_iter().flat_map(each).collect())
     }
 
     #[test]
@@ -168,8 +201,9 @@ mod tests {
         confined.settled(&told, &refused);
         let (edge, apps) = faults(&[], &confined, &["board"]);
         let left_out = "Envoy cannot do what route main of local/board asks for: it answers 503";
-        assert_eq!(apps, [format!("local/board: {left_out}"), "local/shop: Envoy refused routes of local/shop".into()]);
-        assert_eq!(edge.unwrap().causes, ["why".to_owned(), format!("and: {left_out}")]);
+        assert_eq!(apps, ["local/shop: Envoy refused routes of local/shop".into(), format!("local/board: {left_out}")]);
+        let causes = ["route main on shop.localhost".to_owned(), "why".to_owned(), format!("and: {left_out}")];
+        assert_eq!(edge.unwrap().causes, causes);
         assert_eq!(faults(&[], &Confined::new(false), &[]), (None, Vec::new()));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Envoy binds its addresses itself and cannot be handed a listening socket: while one that died is replaced, connections are refused.
 
+mod answer;
 mod confined;
 mod drain;
 mod faults;

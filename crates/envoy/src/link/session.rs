@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Generation, InstanceId, ServiceName};
-use bowline_core::route::{Action, EdgeDesired, EdgeObservation, EdgeStatus, Flow, PoolId, RuleId, Table};
+use bowline_core::route::{Action, EdgeDesired, EdgeObservation, EdgeStatus, Flow, PoolId, Refusal, RuleId, Table};
 use bowline_core::scale::Demand;
 use tokio::net::UnixListener;
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep, timeout};
 
+use super::answer::{Answer, Answers};
 use super::confined::{Confined, Next};
 use super::drain::Drains;
-use super::faults::Troubles;
+use super::faults::{Kept, Troubles};
 use super::process::{self, Process};
 use super::upload::{self, Keeper};
 use super::{LinkConfig, Request, model};
@@ -77,7 +78,7 @@ pub(super) struct Session {
     refused: Refused,
     /// Of the model, what could not be said: rules that answer 503, and what stays as it was.
     left_out: BTreeMap<RuleId, String>,
-    kept: Vec<Fault>,
+    kept: Vec<Kept>,
     /// Why Envoy cannot ask for anything.
     unbound: Option<Fault>,
     drains: Drains,
@@ -87,8 +88,8 @@ pub(super) struct Session {
     /// Since when somebody has counted how long requests are in flight.
     busy: BTreeMap<(AppKey, ServiceName), Demand>,
     looked: Option<Instant>,
-    /// Envoy has it; not told yet.
-    taken: Option<Generation>,
+    /// What it has said, to be published by the next look.
+    answers: Answers,
     child: Option<Child>,
     pub(super) filter: Keeper,
     reports: u32,
@@ -135,7 +136,7 @@ impl Session {
             figures: Figures::default(),
             busy: BTreeMap::new(),
             looked: None,
-            taken: None,
+            answers: Answers::default(),
             child: None,
             filter,
             reports: 0,
@@ -171,7 +172,7 @@ impl Session {
     /// What it is known by. Its own figures begin anew with another process; what was counted from its log goes on.
     fn welcome(&mut self, pid: u32, listen: Listen) {
         tracing::info!(pid, http = %listen.http, https = ?listen.https, "connected to Envoy");
-        (self.taken, self.looked, self.unanswered) = (None, None, 0);
+        (self.answers, self.looked, self.unanswered) = (Answers::default(), None, 0);
         (self.confined, self.refused) = (Confined::new(self.child.is_none()), Refused::new());
         self.publish(|seen| {
             let (http, https) = (Some(listen.http), listen.https);
@@ -402,9 +403,13 @@ impl Session {
         }
         let kept = said.kept.iter().map(|(kind, name, error)| {
             tracing::error!(kind = kind.what(), name, error = error as &dyn std::error::Error, "Envoy cannot be told");
-            Fault::new(FaultKind::Failed, format!("Envoy cannot be told {} (`{name}`)", kind.what())).source(error)
+            let what = format!("Envoy cannot be told {} (`{name}`)", kind.what());
+            Kept { kind: *kind, name: name.clone(), fault: Fault::new(FaultKind::Failed, what).source(error) }
         });
         self.kept = kept.collect();
+        // Another table than the one that is wanted has hosts as they were before.
+        let is_whole = Arc::ptr_eq(&told, &self.table) && left_out.is_empty() && self.kept.is_empty();
+        self.answers.made(said.model.number, is_whole);
         (self.left_out, self.told) = (left_out, told);
         self.model.send_replace(Arc::new(said.model));
     }
@@ -434,16 +439,11 @@ impl Session {
             let next = self.confined.settled(&self.told, &refused);
             self.refused = refused;
             match next {
-                Next::Tell => return self.make(),
-                Next::Nothing => {}
+                Next::Tell => self.make(),
+                Next::Nothing => self.answers.latest(generation, self.faults()),
             }
-        } else if !refused.is_empty() {
-            // The one that it is told by now says more.
-            return;
-        }
-        // The first one has nothing but where to listen.
-        if generation > Generation(0) {
-            self.taken = Some(generation);
+        } else if refused.is_empty() {
+            self.answers.older(generation, number);
         }
     }
 
@@ -468,8 +468,8 @@ impl Session {
         }
     }
 
-    /// What it does not do of what is wanted: all together, and of each app.
-    fn faults(&self) -> (Option<Fault>, BTreeMap<AppKey, Fault>) {
+    /// What it does not do of what is wanted: all together, and each by itself.
+    fn faults(&self) -> (Option<Fault>, Vec<Refusal>) {
         let troubles = Troubles {
             table: &self.table.table,
             draining: self.drains.pools(),
@@ -478,8 +478,7 @@ impl Session {
             left_out: &self.left_out,
             kept: &self.kept,
         };
-        let (edge, apps) = troubles.faults();
-        (self.unbound.clone().or(edge).or_else(|| self.filter.fault()), apps)
+        troubles.faults()
     }
 
     /// Asks Envoy what it does, and publishes that with what was counted.
@@ -496,18 +495,16 @@ impl Session {
         self.count_busy(|instance| doing.get(instance).map_or(0, |doing| doing.active));
         let (known, pools) = (&self.known, &self.table.table.pools);
         self.totals.pass(|instance| known.values().any(|one| one == instance), |pool| pools.contains_key(pool));
-        // One that could not be asked is told to have it by the next look.
-        let taken = self.taken.take();
-        let serving = taken.or(self.observed.borrow().serving);
-        let (refusal, faults) = self.faults();
+        let Answer { serving, refusal, refusals } = self.answers.said().clone();
+        let refusal = self.unbound.clone().or(refusal).or_else(|| self.filter.fault());
         let is_as_found = self.child.is_none() && self.tells == 1;
         self.observed.send_if_modified(|seen| {
             let mut now = EdgeObservation::clone(seen);
             now.serving = serving;
-            if taken.is_some() {
+            if serving.is_some() {
                 now.table = is_as_found.then(|| Arc::clone(&self.table.table));
             }
-            (now.refusal, now.faults) = (refusal, faults);
+            (now.refusal, now.refusals) = (refusal, refusals);
             let active = doing.iter().filter(|(_, doing)| doing.active > 0);
             now.outstanding = active.map(|(id, doing)| (id.clone(), doing.active)).collect();
             now.left_out = doing.iter().filter(|(_, doing)| doing.is_left_out).map(|(id, _)| id.clone()).collect();

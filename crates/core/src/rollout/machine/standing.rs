@@ -34,7 +34,7 @@ pub enum Stage {
     Preparing,
     /// In this one of [`Plan::legs`], counted from 0.
     Leg(usize),
-    /// All steps are done: what is left of the candidate starts.
+    /// All steps are done: what is left of the candidate starts, and its routes are told to the edge.
     Completing,
     /// It carries everything, and is still rolled back by itself.
     Watching,
@@ -136,7 +136,8 @@ impl Rollout {
         match self.phase {
             Phase::Prepare => Stage::Preparing,
             Phase::Step(step) => self.plan.leg(step).map_or(Stage::Completing, Stage::Leg),
-            Phase::Promote | Phase::Watch => Stage::Watching,
+            Phase::Promote => Stage::Completing,
+            Phase::Watch => Stage::Watching,
             Phase::Abort(AbortStage::Clear(_) | AbortStage::Restore(_) | AbortStage::Drain) => Stage::Undoing,
             Phase::Done | Phase::RolledBack | Phase::Failed => Stage::Ended,
         }
@@ -160,7 +161,8 @@ impl Rollout {
                 Until::Stopped(_) => (None, None, None),
             },
             Phase::Watch => (Some(self.over(self.plan.watch)), None, None),
-            Phase::Prepare | Phase::Promote | Phase::Abort(_) => (None, None, None),
+            Phase::Promote => (None, None, self.deadline()),
+            Phase::Prepare | Phase::Abort(_) => (None, None, None),
             Phase::Done | Phase::RolledBack | Phase::Failed => (None, None, None),
         }
     }
@@ -180,7 +182,7 @@ mod tests {
     use super::*;
     use crate::app::{App, Step, Strategy, sample};
     use crate::id::{EnvName, ReleaseNumber};
-    use crate::rollout::{Counts, Input, Scales, Traffic};
+    use crate::rollout::{Counts, Input, Scales, Traffic, Word};
 
     fn plan(strategy: Strategy, replicas: u16) -> Plan {
         let mut app: App = sample::app("shop", &["web"]);
@@ -215,7 +217,7 @@ mod tests {
         let now = Mono(Duration::from_secs(100));
         let mut rollout = Rollout::start(plan(Strategy::Rolling, 1), now);
         assert_eq!((rollout.standing().stage, rollout.standing().weight), (Stage::Preparing, Weight::default()));
-        rollout.handle(Input::Observed(&Counts::new(), &Traffic::new()), now);
+        rollout.handle(Input::Observed(&Counts::new(), &Traffic::new(), &Word::default()), now);
         let standing = rollout.standing();
         assert_eq!((standing.stage, standing.weight, standing.ends), (Stage::Leg(0), Weight::default(), None));
         assert!(standing.gives_up.is_some_and(|at| at > now));

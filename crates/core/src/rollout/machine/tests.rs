@@ -4,8 +4,8 @@ use super::*;
 use crate::app::{AbortRule, Step, Strategy, sample};
 use crate::fault::FaultKind;
 use crate::id::{Incarnation, InstanceId, Slot, SlotId};
-use crate::instance::{ExitCause, SlotState};
-use crate::rollout::{Scaled, ScaledBy, Scales, Streak};
+use crate::instance::{ExitCause, Failure, SlotState};
+use crate::rollout::{Scaled, ScaledBy, Scales, Silence, Streak};
 use crate::route::outlier::{self, Outliers};
 use crate::route::{Cohort, PoolId};
 use crate::scale::Machine;
@@ -47,11 +47,23 @@ fn at(seconds: u64) -> Mono {
     Mono(Duration::from_secs(seconds))
 }
 
+/// Shows the world again and again, until nothing follows from it any more. The edge takes whatever it is told.
+fn look(rollout: &mut Rollout, (counts, traffic): (&Counts, &Traffic), now: u64) -> Vec<Entered> {
+    let mut all = Vec::new();
+    loop {
+        let entered = rollout.handle(Input::Observed(counts, traffic, &Word::Taken), at(now));
+        if entered.is_empty() {
+            return all;
+        }
+        all.extend(entered);
+    }
+}
+
 /// Shows the counts of releases 1 and 2; compares the phases entered, and then `r1:replicas/weight r2:replicas/weight`.
 #[track_caller]
 fn check(rollout: &mut Rollout, now: u64, (one, two): (Count, Count), entered: &[&str], sets: &str) {
     let counts = Counts::from([((web(), ReleaseNumber(1)), one), ((web(), ReleaseNumber(2)), two)]);
-    let phases = rollout.handle(Input::Observed(&counts, &Traffic::new()), at(now));
+    let phases = look(rollout, (&counts, &Traffic::new()), now);
     compare(rollout, &phases, entered, sets);
 }
 
@@ -148,6 +160,7 @@ fn canary(rules: &str) -> Rollout {
     let mut app = sample::app("shop", &["web", "worker"]);
     app.environment.name = crate::id::EnvName::new("production").unwrap();
     app.services.get_mut(&web()).unwrap().scale.min = 2;
+    route_to(&mut app, &["web"]);
     app.rollout = canary_rollout(rules);
     Rollout::start(Plan::new(Some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), &BTreeMap::new()), at(0))
 }
@@ -160,7 +173,7 @@ fn service(name: &str) -> ServiceName {
 fn route_to(app: &mut crate::app::App, services: &[&str]) {
     let route = |(at, name): (usize, &&str)| {
         let route = crate::app::Route {
-            hosts: Vec::new(),
+            hosts: vec![crate::app::HostName::new("shop.example.com").unwrap()],
             path: crate::app::PathPrefix::new(&format!("/{at}")).unwrap(),
             strip: false,
             to: crate::app::RouteTo::Service(service(name)),
@@ -204,7 +217,7 @@ fn judged_by(rollout: &mut Rollout, (now, began): (u64, u64), seen: [(u64, u64);
         .into_iter()
         .zip(seen)
         .map(|((release, cohort), seen)| ((web(), ReleaseNumber(release), cohort), counted(seen)));
-    let phases = rollout.handle(Input::Observed(&counts.collect(), &traffic.collect()), at(now));
+    let phases = look(rollout, (&counts.collect(), &traffic.collect()), now);
     let phases: Vec<String> = phases.iter().map(|entered| entered.phase.to_string()).collect();
     let of = |set: &Set| {
         let role = if set.role == Role::Baseline { "b" } else { "" };
@@ -258,7 +271,8 @@ fn without_requests_a_canary_is_held_and_somebody_is_asked() {
     assert!(waits[1].contains("bowline promote"), "{waits:?}");
     let phases = rollout.handle(Input::Promote, at(asks + 1));
     let phases: Vec<String> = phases.iter().map(|entered| entered.phase.to_string()).collect();
-    assert_eq!(phases, ["step 4", "step 5", "step 6", "promote", "watch"]);
+    assert_eq!(phases, ["step 4", "step 5", "step 6", "promote"]);
+    judged(&mut rollout, asks + 1, NONE, &["watch"], "r1:2/0 r2:2/100");
     assert_eq!(rollout.handle(Input::Promote, at(asks + 2)), [], "who has promoted at the same time ends no watch");
     let phases = rollout.handle(Input::Promote, at(asks + 7));
     assert_eq!(phases.iter().map(|entered| entered.phase).collect::<Vec<_>>(), [Phase::Done], "nor is it watched");
@@ -299,7 +313,7 @@ fn one_that_turns_bad_after_its_promotion_is_taken_back() {
     let mut rollout = canary("1%");
     judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
     rollout.handle(Input::Promote, at(1));
-    assert_eq!(rollout.phase(), Phase::Watch);
+    judged(&mut rollout, 1, NONE, &["watch"], "r1:2/0 r2:2/100");
     judged(&mut rollout, 3, NONE, &[], "r1:2/0 r2:2/100");
     let last = "abort clear 7";
     judged(&mut rollout, 100, [(0, 0), (0, 0), (5000, 900)], &[last, "abort restore 7", "abort drain"], "r1:2/100");
@@ -334,7 +348,7 @@ fn what_an_edge_counted_before_it_was_found_belongs_to_no_step() {
     let ready = |service: &ServiceName, release| ((service.clone(), ReleaseNumber(release)), count(9, 9));
     let counts = [ready(&web(), 1), ready(&web(), 2), ready(&worker, 1), ready(&worker, 2)].into();
     // The edge has not said anything yet.
-    assert_eq!(rollout.handle(Input::Observed(&counts, &Traffic::new()), at(0)), []);
+    assert_eq!(look(&mut rollout, (&counts, &Traffic::new()), 0), []);
     judged(&mut rollout, 1, [(9000, 0), (900, 0), (900, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
     judged(&mut rollout, 60, [(9000, 0), (900, 0), (900, 0)], &[], "r1:2/80 r1b:1/10 r2:1/10");
     judged(&mut rollout, 65, [(9300, 0), (1200, 0), (1200, 0)], &["step 2", "step 3"], "r1:2/0 r1b:1/50 r2:1/50");
@@ -384,9 +398,9 @@ fn a_fix_of_one_service_does_not_take_along_another_that_is_seen_to_be_worse() {
             };
             of("web", web).chain(of("api", api)).collect()
         };
-        rollout.handle(Input::Observed(&counts, &traffic(NONE, NONE)), at(0));
+        look(&mut rollout, (&counts, &traffic(NONE, NONE)), 0);
         let seen = traffic([(3000, 2000), (300, 200), (300, 0)], [(1000, 0), (100, 0), api]);
-        rollout.handle(Input::Observed(&counts, &seen), at(10));
+        look(&mut rollout, (&counts, &seen), 10);
         assert_eq!(rollout.phase(), expected, "{api:?}");
     };
     check((100, 3), Phase::Step(1));
@@ -418,7 +432,7 @@ fn with_streaks(rollout: &mut Rollout, now: u64, seen: [(u64, u64); 3], rows: &[
         ((web(), ReleaseNumber(release), cohort), Counted { began: 7, counters })
     };
     let traffic: Traffic = pools.into_iter().zip(seen).map(counted).collect();
-    let entered = rollout.handle(Input::Observed(&counts, &traffic), at(now));
+    let entered = look(rollout, (&counts, &traffic), now);
     entered.iter().map(|entered| entered.phase.to_string()).collect()
 }
 
@@ -585,6 +599,7 @@ fn a_place_that_its_plan_does_not_have_is_its_last_step() {
 fn blue_and_green_stand_beside_each_other_until_somebody_has_looked() {
     let mut app = sample::app("shop", &["web"]);
     app.environment.name = crate::id::EnvName::new("production").unwrap();
+    route_to(&mut app, &["web"]);
     app.rollout.strategy = Strategy::BlueGreen;
     let plan = Plan::new(Some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), &BTreeMap::new());
     let mut rollout = Rollout::start(plan, at(0));
@@ -592,7 +607,8 @@ fn blue_and_green_stand_beside_each_other_until_somebody_has_looked() {
     check(&mut rollout, 1, (count(1, 1), count(1, 1)), &["step 1"], "r1:1/100 r2:1/0");
     check(&mut rollout, 9_999, (count(1, 1), count(1, 1)), &[], "r1:1/100 r2:1/0");
     let phases = rollout.handle(Input::Promote, at(10_000));
-    compare(&rollout, &phases, &["promote", "watch", "done"], "r2:1/100");
+    compare(&rollout, &phases, &["promote"], "r1:1/0 r2:1/100");
+    check(&mut rollout, 10_001, (count(1, 1), count(1, 1)), &["watch", "done"], "r2:1/100");
 }
 
 /// Of `web`, between none and three by its load, which rests; in production, with the strategy of [`canary_rollout`].
@@ -676,8 +692,8 @@ fn a_dead_canary_beside_a_stable_release_with_nobody_ready_is_taken_back() {
             let counters = Counters { requests, failures: requests, ..Counters::default() };
             Traffic::from([((web(), ReleaseNumber(2), Cohort::Whole), Counted { began: 7, counters })])
         };
-        rollout.handle(Input::Observed(&counts, &dead(0)), at(0));
-        rollout.handle(Input::Observed(&counts, &dead(30)), at(10));
+        look(&mut rollout, (&counts, &dead(0)), 0);
+        look(&mut rollout, (&counts, &dead(30)), 10);
         assert_eq!(rollout.phase(), expected, "{:?}", rollout.waits(at(10)));
     };
     check(0, Phase::Abort(AbortStage::Restore(1)));
@@ -724,7 +740,7 @@ fn what_waits_for_instances_begins_its_time_anew() {
 fn shown(rollout: &mut Rollout, now: u64, (one, two): (u16, u16)) -> Vec<String> {
     let of = |name: &str, release, ready| ((service(name), ReleaseNumber(release)), count(ready, ready));
     let counts = [of("web", 1, one), of("web", 2, two), of("worker", 1, 1), of("worker", 2, 1)].into();
-    let entered = rollout.handle(Input::Observed(&counts, &Traffic::new()), at(now));
+    let entered = look(rollout, (&counts, &Traffic::new()), now);
     entered.iter().map(|entered| entered.phase.to_string()).collect()
 }
 
@@ -737,8 +753,10 @@ fn what_served_before_is_kept_warm_only_if_memory_allows() {
         judged(&mut rollout, 1, NONE, &[], "r1:2/80 r1b:1/10 r2:1/10");
     }
     let entered = rollout.handle(Input::Promote, at(2));
-    let cold: Vec<_> = entered.iter().filter(|entered| entered.cold).map(|entered| entered.phase).collect();
-    assert_eq!(cold, [Phase::Promote, Phase::Watch]);
+    assert!(entered.iter().all(|entered| !entered.cold), "it may still be refused: {entered:?}");
+    sets_are(&rollout, "r1:2/0 r2:2/100");
+    judged(&mut rollout, 2, NONE, &["watch"], "r2:2/100");
+    assert!(rollout.is_cold());
     judged(&mut rollout, 3, NONE, &[], "r2:2/100");
     let waits = rollout.waits(at(3));
     let said = waits.iter().any(|one| one.what == "r1" && one.on.ends_with("its instances are not kept warm (memory)"));
@@ -794,4 +812,171 @@ fn a_rolling_release_that_is_watched_keeps_nothing_warm() {
     check(&mut rollout, 0, (count(1, 1), count(0, 0)), &["step 0"], "r1:1/100 r2:1/0");
     check(&mut rollout, 1, (count(1, 1), count(1, 1)), &["step 1", "promote", "watch"], "r2:1/100");
     assert!(!rollout.is_cold(), "nothing would have been kept");
+}
+
+/// Shows all as ready, and this word of the edge.
+#[track_caller]
+fn says(rollout: &mut Rollout, now: u64, word: &Word, entered: &[&str], sets: &str) {
+    let of = |name: &str, release| ((service(name), ReleaseNumber(release)), count(9, 9));
+    let counts = [of("web", 1), of("web", 2), of("worker", 1), of("worker", 2)].into();
+    let phases = rollout.handle(Input::Observed(&counts, &Traffic::new(), word), at(now));
+    let phases: Vec<String> = phases.iter().map(|entered| entered.phase.to_string()).collect();
+    assert_eq!(phases, entered);
+    sets_are(rollout, sets);
+}
+
+fn no() -> Word {
+    Word::Refused(Fault::new(FaultKind::Failed, "the edge refuses release 2").caused_by("no such filter"))
+}
+
+fn away() -> Word {
+    Word::Silent(Silence::Away)
+}
+
+#[test]
+fn a_release_takes_over_when_the_edge_has_its_routes_and_waits_for_that_as_long_as_it_takes() {
+    let mut rollout = Rollout::start(plan(true, 1), at(0));
+    says(&mut rollout, 0, &Word::default(), &["step 0", "step 1", "promote"], "r1:1/0 r2:1/100");
+    assert_eq!((rollout.live(), rollout.asks_edge()), (Some(ReleaseNumber(2)), true));
+    for now in [1, 100, 1_000_000] {
+        says(&mut rollout, now, &away(), &[], "r1:1/0 r2:1/100");
+        assert_eq!(rollout.next_deadline(), None);
+        assert_eq!(rollout.waits(at(now))[0].on, "the edge's word on it: it is away, which refuses nothing");
+        assert_eq!(rollout.standing().stage, Stage::Completing);
+    }
+    says(&mut rollout, 1_000_001, &Word::Taken, &["watch", "done"], "r2:1/100");
+}
+
+#[test]
+fn one_whose_routes_are_refused_goes_back_to_the_release_before() {
+    let mut rollout = Rollout::start(plan(true, 1), at(0));
+    says(&mut rollout, 0, &Word::default(), &["step 0", "step 1", "promote"], "r1:1/0 r2:1/100");
+    let counts = |one, two| Counts::from([((web(), ReleaseNumber(1)), one), ((web(), ReleaseNumber(2)), two)]);
+    let mut show = |one: u16, two: u16, now: u64| {
+        let counts = counts(count(one, one), count(two, two));
+        let entered = rollout.handle(Input::Observed(&counts, &Traffic::new(), &no()), at(now));
+        let entered: Vec<_> = entered.iter().map(|entered| entered.phase.to_string()).collect();
+        (entered.join(", "), rollout.live(), rollout.sets().len())
+    };
+    // What was there of the one before has gone since: the new one answers, by the routes of before, until it is back.
+    let stable = Some(ReleaseNumber(1));
+    assert_eq!(show(0, 1, 1), ("abort clear 1, abort restore 1".into(), stable, 2));
+    assert_eq!(show(1, 1, 2), ("abort drain".into(), stable, 1));
+    assert_eq!(show(1, 0, 3), ("rolled back".into(), stable, 1));
+    assert_eq!(rollout.reason().unwrap().causes, ["no such filter"]);
+}
+
+#[test]
+fn what_served_before_a_canary_is_whole_until_the_edge_has_its_routes() {
+    let mut rollout = canary("1%");
+    judged(&mut rollout, 0, NONE, &["step 0", "step 1"], "r1:2/80 r1b:1/10 r2:1/10");
+    rollout.handle(Input::Promote, at(1));
+    says(&mut rollout, 2, &away(), &[], "r1:2/0 r2:2/100");
+    says(&mut rollout, 3, &no(), &["abort clear 6", "abort restore 6", "abort drain"], "r1:2/100");
+    assert_eq!(rollout.live(), Some(ReleaseNumber(1)));
+}
+
+#[test]
+fn no_share_is_given_before_the_edge_knows_who_is_to_have_it() {
+    let mut rollout = canary("1%");
+    let before = "r1:2/100 r1:1/0 r2:1/0";
+    says(&mut rollout, 0, &Word::default(), &["step 0"], before);
+    assert!(rollout.asks_edge());
+    // Whoever is ready is not given up.
+    says(&mut rollout, 1_000_000, &away(), &[], before);
+    assert_eq!(rollout.next_deadline(), None);
+    assert!(rollout.waits(at(1_000_000)).iter().any(|one| one.on.contains("the edge's word")));
+    says(&mut rollout, 1_000_001, &Word::Taken, &["step 1"], "r1:2/90 r1:1/0 r2:1/10");
+    assert!(!rollout.asks_edge());
+    let mut rollout = canary("1%");
+    says(&mut rollout, 0, &Word::default(), &["step 0"], before);
+    says(&mut rollout, 1, &no(), &["abort clear 0", "abort restore 0", "abort drain"], "r1:2/100");
+}
+
+#[test]
+fn an_abort_wins_while_the_edge_is_away() {
+    let mut rollout = Rollout::start(plan(true, 1), at(0));
+    says(&mut rollout, 0, &Word::default(), &["step 0", "step 1", "promote"], "r1:1/0 r2:1/100");
+    abort(&mut rollout, 1, &["abort clear 1", "abort restore 1", "abort drain"], "r1:1/100");
+    assert_eq!(rollout.live(), Some(ReleaseNumber(1)));
+}
+
+#[test]
+fn a_first_release_that_is_refused_leaves_nothing() {
+    let mut rollout = Rollout::start(plan(false, 1), at(0));
+    says(&mut rollout, 0, &Word::default(), &["step 0", "promote"], "r2:1/100");
+    says(&mut rollout, 1, &no(), &["abort drain"], "");
+    check(&mut rollout, 2, (count(0, 0), count(0, 0)), &["failed"], "");
+    assert_eq!(rollout.live(), None);
+}
+
+#[test]
+fn another_daemon_asks_again() {
+    let mut rollout = Rollout::resume(plan(true, 1), Phase::Promote, None, at(50));
+    says(&mut rollout, 51, &Word::default(), &[], "r1:1/0 r2:1/100");
+    assert!(rollout.asks_edge());
+    says(&mut rollout, 52, &Word::Taken, &["watch", "done"], "r2:1/100");
+}
+
+/// Shows so many as ready of a release that replaces another, and this word of the edge.
+fn told(rollout: &mut Rollout, now: u64, (one, two): (u16, u16), word: &Word) -> Vec<String> {
+    let of = |release, ready| ((web(), ReleaseNumber(release)), count(ready, ready));
+    let counts = [of(1, one), of(2, two)].into();
+    let entered = rollout.handle(Input::Observed(&counts, &Traffic::new(), word), at(now));
+    entered.iter().map(|entered| entered.phase.to_string()).collect()
+}
+
+#[test]
+fn whoever_ends_while_the_edge_is_away_is_waited_for_before_the_release_takes_over() {
+    let promoted = || {
+        let mut rollout = Rollout::start(plan(true, 2), at(0));
+        let phases = told(&mut rollout, 0, (2, 2), &away());
+        assert_eq!(phases.last().map(String::as_str), Some("promote"), "{phases:?}");
+        assert_eq!(told(&mut rollout, 10_000, (2, 2), &away()), [""; 0]);
+        assert_eq!(told(&mut rollout, 10_001, (2, 1), &away()), [""; 0]);
+        rollout
+    };
+    let mut rollout = promoted();
+    assert_eq!(told(&mut rollout, 10_002, (2, 1), &Word::Taken), [""; 0]);
+    let waits = rollout.waits(at(10_002));
+    assert_eq!((waits.len(), waits[0].what.as_str()), (1, "web.r2"), "{waits:?}");
+    assert!(waits[0].on.starts_with("1 of 2 ready, given up in "), "{waits:?}");
+    let given_up = rollout.next_deadline().unwrap();
+    assert!(given_up > at(10_000 + 45), "it has its whole time: {given_up:?}");
+    assert_eq!(rollout.standing().gives_up, Some(given_up));
+    assert_eq!(told(&mut rollout, 10_003, (2, 2), &Word::Taken), ["watch", "done"]);
+
+    let mut rollout = promoted();
+    let late = u64::try_from(given_up.0.as_secs()).unwrap() + 1;
+    let phases = told(&mut rollout, late, (2, 1), &Word::Taken);
+    assert!(phases[0].starts_with("abort"), "{phases:?}");
+    assert!(rollout.reason().unwrap().message.contains("does not get ready"));
+}
+
+#[test]
+fn what_fails_before_its_first_share_has_its_whole_time_however_long_the_edge_was_away() {
+    let shown = |rollout: &mut Rollout, now: u64, canary: u16, word: &Word| {
+        let of = |name: &str, release, ready| ((service(name), ReleaseNumber(release)), count(ready, ready));
+        let counts = [of("web", 1, 9), of("web", 2, canary), of("worker", 1, 9), of("worker", 2, 9)].into();
+        let entered = rollout.handle(Input::Observed(&counts, &Traffic::new(), word), at(now));
+        entered.iter().map(|entered| entered.phase.to_string()).collect::<Vec<_>>()
+    };
+    let mut rollout = canary("1%");
+    assert_eq!(shown(&mut rollout, 0, 9, &away()), ["step 0"]);
+    assert_eq!(shown(&mut rollout, 100_000, 9, &away()), [""; 0]);
+    assert_eq!(shown(&mut rollout, 100_001, 0, &away()), [""; 0], "it has just ended");
+    assert_eq!(shown(&mut rollout, 100_010, 9, &Word::Taken), ["step 1"]);
+}
+
+#[test]
+fn a_release_that_no_edge_leads_to_waits_for_no_word() {
+    let mut app = sample::app("shop", &["worker"]);
+    app.environment.name = crate::id::EnvName::new("production").unwrap();
+    let plan = Plan::new(Some((ReleaseNumber(1), &app)), (ReleaseNumber(2), &app), &BTreeMap::new());
+    let mut rollout = Rollout::start(plan, at(0));
+    let of = |release| ((service("worker"), ReleaseNumber(release)), count(9, 9));
+    let counts = [of(1), of(2)].into();
+    let entered = rollout.handle(Input::Observed(&counts, &Traffic::new(), &Word::Taken), at(0));
+    let entered: Vec<_> = entered.iter().map(|entered| entered.phase.to_string()).collect();
+    assert_eq!(entered, ["step 0", "step 1", "promote", "watch", "done"]);
 }

@@ -46,16 +46,16 @@ impl Rollout {
         Self { memory: if cold { Memory::Short } else { Memory::Enough }, ..self }
     }
 
-    /// Its promotion may come with the next look, and goes by [`Self::see_memory`].
+    /// Its watch may come with the next look, and goes by [`Self::see_memory`].
     pub fn asks_for_memory(&self) -> bool {
         match self.phase {
-            Phase::Prepare | Phase::Step(_) => self.plan.keeps_warm(),
-            Phase::Promote | Phase::Watch | Phase::Done => false,
+            Phase::Prepare | Phase::Step(_) | Phase::Promote => self.plan.keeps_warm(),
+            Phase::Watch | Phase::Done => false,
             Phase::Abort(_) | Phase::RolledBack | Phase::Failed => false,
         }
     }
 
-    /// What was seen last before the promotion counts. Later on nothing is started because there is room again, and nothing is taken
+    /// What was seen last before the edge had taken its routes counts. Later on nothing is started because there is room again, and nothing is taken
     /// away that the release needs if it is rolled back.
     pub fn see_memory(&mut self, memory: Memory) {
         if self.asks_for_memory() {
@@ -67,9 +67,9 @@ impl Rollout {
     /// the phase.
     pub fn is_cold(&self) -> bool {
         let promoted = match self.phase {
-            Phase::Promote | Phase::Watch => true,
+            Phase::Watch => true,
             Phase::Abort(AbortStage::Clear(step) | AbortStage::Restore(step)) => self.is_after(step),
-            Phase::Prepare | Phase::Step(_) | Phase::Abort(AbortStage::Drain) => false,
+            Phase::Prepare | Phase::Step(_) | Phase::Promote | Phase::Abort(AbortStage::Drain) => false,
             Phase::Done | Phase::RolledBack | Phase::Failed => false,
         };
         promoted && self.memory == Memory::Short && self.plan.keeps_warm()

@@ -6,7 +6,7 @@ use super::{ASKS_AFTER, Rollout, Waiting};
 use crate::fault::{Fault, FaultKind};
 use crate::id::ServiceName;
 use crate::instance::{Failure, Times};
-use crate::rollout::{AbortStage, Look, Phase, Role, Ruling, Until};
+use crate::rollout::{AbortStage, Look, Phase, Role, Ruling, Until, Word};
 use crate::time::Mono;
 
 impl Rollout {
@@ -14,15 +14,19 @@ impl Rollout {
     pub fn waits(&self, now: Mono) -> Vec<Waiting> {
         let left = self.next_deadline().map(|deadline| deadline.since(now));
         match self.phase {
-            Phase::Prepare | Phase::Promote => {
-                vec![Waiting { what: format!("r{}", self.plan.candidate), on: "the next look at the node".into() }]
+            Phase::Prepare => vec![self.asking("the next look at the node")],
+            Phase::Promote => {
+                let unready = self.unready(Role::Candidate, "given up in", left);
+                let told = (self.word != Word::Taken || unready.is_empty()).then(|| self.telling());
+                unready.into_iter().chain(told).collect()
             }
             Phase::Step(i) => match &self.plan.steps[usize::from(i)].until {
                 Until::Ready => {
                     let candidate = self.unready(Role::Candidate, "given up in", left);
                     let beside = self.stable_to_come(i).into_iter();
                     let beside = beside.map(|one| self.unready_one(Role::Stable, one, "waited for another", left));
-                    candidate.into_iter().chain(beside).collect()
+                    let told = (self.asks_edge() && self.word != Word::Taken).then(|| self.telling());
+                    candidate.into_iter().chain(beside).chain(told).collect()
                 }
                 Until::Stopped(services) => services.iter().filter_map(|s| self.stopping(Role::Stable, s)).collect(),
                 Until::Judged(hold) => self.judging(*hold, now),
@@ -64,6 +68,14 @@ impl Rollout {
 
     fn asking(&self, on: &str) -> Waiting {
         Waiting { what: self.candidate(), on: on.to_owned() }
+    }
+
+    /// For as long as it takes: whoever is not there has refused nothing.
+    fn telling(&self) -> Waiting {
+        self.asking(&match &self.word {
+            Word::Silent(why) => format!("the edge's word on it: {why}"),
+            Word::Taken | Word::Refused(_) => "the next look at the node".to_owned(),
+        })
     }
 
     fn verdicts(&self, tells: fn(&Look) -> bool) -> impl Iterator<Item = Waiting> + '_ {
