@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::release::Reference;
-use bowline_image::base::{Machine, Needs};
+use bowline_image::base::{Machine, Needs, Start};
 use bowline_image::{Image, Labels, Layout, Recipe, Run, Tree, make};
 use bowline_node::{ImageCall, ImageRequest};
 use sha2::{Digest as _, Sha256};
@@ -101,7 +101,8 @@ fn needs(request: &ImageRequest, own: &Tree) -> Result<Needs, Fault> {
         Some(program) => Run::Exec(vec![program]),
         None => Run::Shell(request.run.clone()),
     };
-    let mut needs = Needs::of(&[own], &run, &workdir, root)?;
+    let path: Vec<String> = request.search.split(':').map(str::to_owned).collect();
+    let mut needs = Needs::of(&[own], Start { run: &run, workdir: &workdir, path: &path }, root)?;
     // An interpreter that is a link of the app's own, as an environment of Python has it, is the machine's.
     let real = |path: String| match Path::new(&path).starts_with(&request.artifact) {
         true => fs::canonicalize(&path).ok().and_then(|real| real.to_str().map(str::to_owned)).unwrap_or(path),
