@@ -638,6 +638,29 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Clap does not see that one stands for two things, and ends with a panic when it is said.
+    #[test]
+    fn no_verb_has_an_option_of_all_verbs_for_itself() {
+        fn look(command: &clap::Command, global: &[(String, Option<String>)], path: &str) {
+            for argument in command.get_arguments() {
+                let long = argument.get_long().map(str::to_owned);
+                let taken = global
+                    .iter()
+                    .any(|(id, other)| argument.get_id() == id.as_str() || long == *other && long.is_some());
+                assert!(!taken, "{path}: {argument}");
+            }
+            command.get_subcommands().for_each(|one| look(one, global, &format!("{path} {}", one.get_name())));
+        }
+        let cli = Cli::command();
+        let global: Vec<(String, Option<String>)> = cli
+            .get_arguments()
+            .filter(|argument| argument.is_global_set())
+            .map(|argument| (argument.get_id().to_string(), argument.get_long().map(str::to_owned)))
+            .collect();
+        assert_eq!(global.len(), 3, "{global:?}");
+        cli.get_subcommands().for_each(|verb| look(verb, &global, verb.get_name()));
+    }
+
     #[test]
     fn wrong_words_are_a_fault() {
         let error = Cli::try_parse_from(["bowline", "--json", "upp"]).expect_err("there is no such verb");

@@ -32,5 +32,5 @@ pub use names::namespace;
 pub use need::{Need, Needed};
 pub use object::{Manifests, Object, ObjectId, Wave};
 pub use sealed::{Salt, secret_object};
-pub use targets::{Carried, KEYS, Key, reference};
+pub use targets::{COMPOSE, Carried, KEYS, Key, reference};
 pub use unsupported::unsupported;

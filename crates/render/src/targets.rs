@@ -1,14 +1,20 @@
-//! What becomes of each key of `bowline.toml` in a cluster: the page, and what tests hold the renderer to.
+//! What becomes of each key of `bowline.toml` in a cluster and in Compose: the page, and what tests hold the renderers to.
+
+mod compose;
 
 use std::fmt::Write as _;
 
-/// Whether a cluster carries a key.
+pub use compose::COMPOSE;
+
+/// Whether a target carries a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Carried {
-    /// By an object, or it is about something else than a cluster.
+    /// By what is written, or it is about something else than that target.
     Yes,
     /// By some clusters, or in some of its values; refused elsewhere.
     Partly,
+    /// Not carried, and a note says so wherever it stands.
+    Noted,
     /// Always refused.
     No,
 }
@@ -34,7 +40,7 @@ const fn no(table: &'static str, key: &'static str, how: &'static str) -> Key {
     Key { table, key, carried: Carried::No, how }
 }
 
-/// Every key of the grammar, in the order of the page.
+/// Every key of the grammar, in the order of the page, in a cluster.
 pub const KEYS: &[Key] = &[
     yes("file", "app", "names of all objects begin with it; label `bowline.dev/app`"),
     yes("file", "service", "Deployment and ServiceAccount, NetworkPolicy; a Service where somebody asks it"),
@@ -256,25 +262,33 @@ pub const KEYS: &[Key] = &[
 pub fn reference() -> String {
     let mut out = HEAD.to_owned();
     let mut table = "";
-    for Key { table: of, key, carried, how } in KEYS {
-        if table != *of {
-            table = of;
-            let _ = write!(out, "\n## {table}\n\n| key | in a cluster | how |\n|---|---|---|\n");
+    for (cluster, compose) in KEYS.iter().zip(COMPOSE) {
+        if table != cluster.table {
+            table = cluster.table;
+            let _ = write!(out, "\n## {table}\n\n| key | in a cluster | | in Compose | |\n|---|---|---|---|---|\n");
         }
-        let word = match carried {
-            Carried::Yes => "yes",
-            Carried::Partly => "partly",
-            Carried::No => "refused",
-        };
-        let _ = writeln!(out, "| `{key}` | {word} | {} |", how.replace('|', "\\|"));
+        let [cluster_how, compose_how] = [cluster, compose].map(|key| key.how.replace('|', "\\|"));
+        let [in_cluster, in_compose] = [cluster, compose].map(|key| word(key.carried));
+        let key = cluster.key;
+        let _ = writeln!(out, "| `{key}` | {in_cluster} | {cluster_how} | {in_compose} | {compose_how} |");
     }
     out
 }
 
-const HEAD: &str = "# What a cluster carries
+fn word(carried: Carried) -> &'static str {
+    match carried {
+        Carried::Yes => "yes",
+        Carried::Partly => "partly",
+        Carried::Noted => "noted",
+        Carried::No => "refused",
+    }
+}
 
-<!-- Generated from crates/render/src/targets.rs. `BOWLINE_RENEW=1 cargo test -p bowline-render --test targets` writes it anew. -->
+const HEAD: &str = "# What a cluster and Compose carry
 
-Each key of [bowline.toml](bowline-toml.md), and what [`bowline render kubernetes`](kubernetes.md) makes of it. *Partly*: with some clusters or in some of its
-values, refused with the others. What is refused is refused by its key and with what to do instead; nothing is left out silently.
+<!-- Generated from crates/render/src/targets.rs and targets/compose.rs. `BOWLINE_RENEW=1 cargo test -p bowline-render --test targets` writes it anew. -->
+
+Each key of [bowline.toml](bowline-toml.md), and what [`bowline render kubernetes`](kubernetes.md) and [`bowline render compose`](compose.md) make of it. *Partly*: with
+some clusters or in some of its values, refused with the others. *Noted*: not carried, and a note says so. What is refused is refused by its key and with what to do instead;
+nothing is left out silently. With `render helm` a chart has what a cluster has.
 ";

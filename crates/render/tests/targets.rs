@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bowline_core::id::{AppKey, EnvName};
-use bowline_render::{Api, Carried, Input, KEYS, Secrets, reference, unsupported};
+use bowline_render::{Api, COMPOSE, Carried, Input, KEYS, Key, Secrets, reference, unsupported};
 use bowline_spec::{Defaults, parse, schema};
 
 #[test]
@@ -48,6 +48,8 @@ fn no_key_is_forgotten() {
     let missing: Vec<_> = grammar.difference(&known).collect();
     let gone: Vec<_> = known.difference(&grammar).collect();
     assert!(missing.is_empty() && gone.is_empty(), "without a line: {missing:?}; no key of the grammar: {gone:?}");
+    let names = |keys: &'static [Key]| keys.iter().map(|key| (key.table, key.key)).collect::<Vec<_>>();
+    assert_eq!(names(COMPOSE), names(KEYS), "one line each");
 }
 
 /// The paths that are refused of a file in `production`.

@@ -111,8 +111,8 @@ pub(crate) struct ImagePush {
     #[arg(value_name = "IMAGE")]
     pub(crate) image: Reference,
     /// Send it under this name instead
-    #[arg(long, value_name = "IMAGE")]
-    pub(crate) to: Option<Reference>,
+    #[arg(long = "as", value_name = "IMAGE")]
+    pub(crate) called: Option<Reference>,
     /// A PEM file of authorities that are believed for the registry, in the place of this machine's
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,

@@ -16,7 +16,7 @@ use bowline_core::units::MilliCpu;
 use serde_json::{Map, Value, json};
 
 use crate::kubernetes::{Refused, size, words};
-use crate::server::{Server, servers};
+use crate::server::{Server, externals, servers};
 use crate::told::{Place, Told, told};
 use crate::yaml;
 
@@ -79,9 +79,26 @@ pub fn compose(input: &Composed<'_>) -> Result<Project, Refused> {
     for server in &project.servers {
         services.insert(word(&server.id), database::service(input, server, &mut out));
     }
+    beside(input.app, &mut out);
     let body = project.whole(services, &out);
     let text = yaml::print(&body);
     Ok(Project { body, text, needs: out.needs.into_values().collect(), notes: out.notes })
+}
+
+/// What is said of keys that are not carried and need not be.
+fn beside(app: &App, out: &mut Out) {
+    for (name, ca) in externals(app) {
+        out.note(format!("{name} is elsewhere: the app verifies it with {ca} itself, nothing of Compose asks it"));
+    }
+    for (name, route) in app.routes.iter().filter(|(_, route)| route.hosts.is_empty()) {
+        let keys = refused::of_proxy(route);
+        if !keys.is_empty() {
+            out.note(format!(
+                "route {name}: what comes by the open port is asked nothing of {}; a proxy in front would",
+                keys.join(", ")
+            ));
+        }
+    }
 }
 
 /// What is gathered beside the services.
@@ -347,7 +364,9 @@ impl Written<'_> {
             let mut body = self.container(home, service, &job_variables(app, name), command, out);
             body["profiles"] = json!(["jobs"]);
             body["restart"] = json!("no");
-            out.note(format!("job {name} is run on demand: docker compose run --rm job-{name}"));
+            out.note(format!(
+                "job {name} is run on demand: docker compose run --rm job-{name}; nothing ends it after its `timeout`"
+            ));
             services.insert(format!("job-{name}"), body);
         }
         let Some((command, home)) = app.release.before.as_ref().zip(app.home()) else { return };

@@ -1,10 +1,10 @@
 //! What Compose does not carry: each by its key, with what to do instead.
 
+use bowline_core::app::Delivery;
 use bowline_core::app::{
     Access, App, Backup, Bucket, Database, Environment, Job, Limit, LogSink, Origin, Redis, ReleaseHooks, Rollout,
     Route, RouteTo, Scale, SecretSource, Service, Strategy, Transfer, Value, Variables, Volume,
 };
-use bowline_core::app::{Delivery, Hsts};
 use bowline_core::id::ServiceName;
 use bowline_core::release::Unsupported;
 use bowline_core::resource::ResourceId;
@@ -186,30 +186,7 @@ impl Found<'_> {
 
     /// A host is the proxy's; so is all that is asked of requests to it.
     fn route(&mut self, path: &str, route: &Route) {
-        let Route { hosts: _, path: prefix, strip, to, tls: _, access, limit, upload, transfer } = route;
-        let Access { allow, auth } = access;
-        let Limit { rate, by: _, body, timeout, idle } = limit;
-        let Transfer { http, hsts, compress } = transfer;
-        let default = Limit::default();
-        let hsts = hsts.map(|Hsts { age, subdomains: _, preload: _ }| age);
-        for (key, when) in [
-            ("path", prefix.as_str() != "/"),
-            ("strip", *strip),
-            ("redirect", matches!(to, RouteTo::Redirect(_))),
-            ("deny", matches!(to, RouteTo::Deny)),
-            ("allow", !allow.is_empty()),
-            ("auth", auth.is_some()),
-            ("limit.rate", rate.is_some()),
-            ("limit.body", *body != default.body),
-            ("limit.timeout", *timeout != default.timeout),
-            ("limit.idle", *idle != default.idle),
-            ("upload", upload.is_some()),
-            ("http", http.is_some()),
-            ("hsts", hsts.is_some()),
-            ("compress", *compress),
-        ] {
-            self.add(when, format!("{path}.{key}"), PROXY);
-        }
+        of_proxy(route).into_iter().for_each(|key| self.add(true, format!("{path}.{key}"), PROXY));
     }
 
     /// Services of the file, databases and jobs are services alike; passwords and secrets are variables alike.
@@ -227,4 +204,30 @@ impl Found<'_> {
             self.add(passwords.contains(&variable_of(&name)), format!("secret.{name}"), why);
         }
     }
+}
+
+/// The keys of a route that ask something of requests.
+pub(super) fn of_proxy(route: &Route) -> Vec<&'static str> {
+    let Route { hosts: _, path: prefix, strip, to, tls: _, access, limit, upload, transfer } = route;
+    let Access { allow, auth } = access;
+    let Limit { rate, by: _, body, timeout, idle } = limit;
+    let Transfer { http, hsts, compress } = transfer;
+    let default = Limit::default();
+    let all = [
+        ("path", prefix.as_str() != "/"),
+        ("strip", *strip),
+        ("redirect", matches!(to, RouteTo::Redirect(_))),
+        ("deny", matches!(to, RouteTo::Deny)),
+        ("allow", !allow.is_empty()),
+        ("auth", auth.is_some()),
+        ("limit.rate", rate.is_some()),
+        ("limit.body", *body != default.body),
+        ("limit.timeout", *timeout != default.timeout),
+        ("limit.idle", *idle != default.idle),
+        ("upload", upload.is_some()),
+        ("http", http.is_some()),
+        ("hsts", hsts.is_some()),
+        ("compress", *compress),
+    ];
+    all.into_iter().filter(|(_, asks)| *asks).map(|(key, _)| key).collect()
 }

@@ -33,7 +33,7 @@ struct Pushed {
 
 pub(super) async fn push(args: ImagePush, layout: &Layout, ui: &Ui) -> Result<ExitCode, Fault> {
     let image = kept(&args.image, layout)?;
-    let to = args.to.as_ref().unwrap_or(&args.image);
+    let to = args.called.as_ref().unwrap_or(&args.image);
     let doing = format!("{to} cannot be pushed");
     let credentials = logins()?.find(to.repository.registry()).await?;
     let client = client(args.ca.as_deref())?;
