@@ -69,21 +69,12 @@ impl Who {
     }
 }
 
-/// An example with an environment for this cluster.
+/// An example, whose environment `production` is a cluster.
 fn example(bowline: &Bowline, name: &str) -> PathBuf {
     let folder = bowline.folder(name);
     let from = root().join("examples").join(name);
     let toml = std::fs::read_to_string(from.join("bowline.toml")).expect("an example's file");
-    let upload = if name == "uploads" { "upload = \"off\"\n" } else { "" };
-    let metrics = match toml.contains("[route.metrics]") {
-        true => format!("[environment.production.route.metrics]\nhosts = [\"{name}.example.com\"]\n"),
-        false => String::new(),
-    };
-    let environment = format!(
-        "\n[environment.production]\nkubernetes = {{ ingress_class = \"nginx\", issuer = \"letsencrypt-prod\" }}\n\
-         [environment.production.route.main]\nhosts = [\"{name}.example.com\"]\n{upload}{metrics}"
-    );
-    std::fs::write(folder.join("bowline.toml"), toml + &environment).expect("a test's file");
+    std::fs::write(folder.join("bowline.toml"), toml).expect("a test's file");
     if from.join("source/init.sql").exists() {
         std::fs::create_dir_all(folder.join("source")).expect("a folder of a test");
         std::fs::copy(from.join("source/init.sql"), folder.join("source/init.sql")).expect("a test's file");
