@@ -16,6 +16,8 @@ const EXAMPLES: [&str; 5] = ["board", "hello", "timestamps", "uploads", "users"]
 fn cluster() -> &'static Cluster {
     static ONE: LazyLock<Cluster> = LazyLock::new(|| {
         let cluster = Cluster::start();
+        // Certificates; the Gateway API is what one of these tests finds lacking.
+        cluster.define("cert-manager");
         let class = json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": { "name": "nginx" },
             "spec": { "controller": "k8s.io/ingress-nginx" },
