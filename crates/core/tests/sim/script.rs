@@ -342,7 +342,8 @@ impl Script {
         // Of what is watched little is stored: in most of a watch no daemon would ever be missing.
         let mut of_watch = Rng(seed ^ 0x3a7c);
         if !watch.is_zero() && of_watch.below(2) == 0 {
-            script.aim = Some(Effect::Stored(WATCHED));
+            let is_before = of_watch.below(4) == 0;
+            script.aim = Some(if is_before { Effect::Store(WATCHED) } else { Effect::Stored(WATCHED) });
         }
         script.has_dark_instances(&mut Rng(seed ^ 0xda4c));
         script.has_an_edge(&mut Rng(seed ^ 0xed9e), scaled);

@@ -1,5 +1,5 @@
-//! Instances that left the table and may not have answered all their requests: Envoy keeps them as drained, gives them none, and counts what
-//! they still have. One that Envoy forgot would be taken for done, and ended under its last request.
+//! Instances that left the table and may not have answered all their requests: Envoy keeps them as drained, gives them none while anybody else is
+//! well, and counts what they still have. One that Envoy forgot would be taken for done, and ended under its last request.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -947,7 +947,7 @@ fn whoever_ends_while_the_edge_is_away_is_waited_for_before_the_release_takes_ov
     assert_eq!(told(&mut rollout, 10_003, (2, 2), &Word::Taken), ["watch", "done"]);
 
     let mut rollout = promoted();
-    let late = u64::try_from(given_up.0.as_secs()).unwrap() + 1;
+    let late = given_up.0.as_secs() + 1;
     let phases = told(&mut rollout, late, (2, 1), &Word::Taken);
     assert!(phases[0].starts_with("abort"), "{phases:?}");
     assert!(rollout.reason().unwrap().message.contains("does not get ready"));
