@@ -605,6 +605,12 @@ mod tests {
         AppKey { env: EnvName::new("production").unwrap(), app: AppName::new(app).unwrap() }
     }
 
+    /// Of a disk with room for all that is sent here, however full the machine's is.
+    fn opened(state: &Path) -> Sources {
+        let sources = Sources::open(state);
+        Sources { room: Room::with(&sources.dir, |_| Ok(1 << 40)), ..sources }
+    }
+
     fn content(text: &str) -> Digest {
         Digest(Sha256::digest(text).into())
     }
@@ -640,7 +646,7 @@ mod tests {
     #[tokio::test]
     async fn what_one_app_was_sent_is_not_there_for_another() {
         let state = tempfile::tempdir().unwrap();
-        let sources = Sources::open(state.path());
+        let sources = opened(state.path());
         let (a, b, secret) = (key("a"), key("b"), of_one("secret", 6));
         offer(&sources, &a, &secret).await.unwrap();
         sources.put(&a, content("secret"), Body::from("secret")).await.unwrap();
@@ -655,7 +661,7 @@ mod tests {
     #[tokio::test]
     async fn many_uploads_at_once_take_few_threads() {
         let (state, key) = (tempfile::tempdir().unwrap(), key("a"));
-        let sources = Sources::open(state.path());
+        let sources = opened(state.path());
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let one = |_| {
             let (sources, now, most) = (sources.clone(), Arc::clone(&now), Arc::clone(&most));
@@ -691,7 +697,7 @@ mod tests {
     #[tokio::test]
     async fn one_upload_too_many_writes_what_comes_as_it_comes() {
         let (state, key) = (tempfile::tempdir().unwrap(), key("a"));
-        let sources = Sources::open(state.path());
+        let sources = opened(state.path());
         let others = Arc::clone(&sources.pieces).acquire_many_owned(u32::try_from(PIECES).unwrap()).await.unwrap();
         let (sender, parts) = tokio::sync::mpsc::channel::<Result<Vec<u8>, io::Error>>(1);
         let parts = futures_util::stream::unfold(parts, async |mut parts| Some((parts.recv().await?, parts)));
@@ -719,7 +725,7 @@ mod tests {
     #[tokio::test]
     async fn what_fills_a_volume_has_room_twice_and_is_gone_afterwards() {
         let (state, key) = (tempfile::tempdir().unwrap(), key("a"));
-        let mut sources = Sources::open(state.path());
+        let mut sources = opened(state.path());
         make(&sources.dir).unwrap();
         sources.room = Room::with(&sources.dir, |_| Ok(STEP));
         let archive = sources.take_archive(&key, Body::from("archive")).await.unwrap();
@@ -733,7 +739,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_on_its_way_is_not_too_old_for_anybody() {
         let state = tempfile::tempdir().unwrap();
-        let (sources, a, b) = (Sources::open(state.path()), key("a"), key("b"));
+        let (sources, a, b) = (opened(state.path()), key("a"), key("b"));
         let archive = sources.take_archive(&a, Body::from("archive")).await.unwrap();
         let assembled = sources.app(&b).join("new-folder");
         make(&assembled).unwrap();
@@ -750,7 +756,7 @@ mod tests {
     #[tokio::test]
     async fn a_wrong_size_is_refused_and_removes_nothing() {
         let state = tempfile::tempdir().unwrap();
-        let (sources, key) = (Sources::open(state.path()), key("a"));
+        let (sources, key) = (opened(state.path()), key("a"));
         let (right, wrong) = (of_one("text", 4), of_one("text", 5));
         let offered = offer(&sources, &key, &right).await.unwrap();
         let early = offer(&sources, &key, &wrong).await.unwrap();
@@ -777,7 +783,7 @@ mod tests {
     #[tokio::test]
     async fn what_finds_no_room_leaves_nothing() {
         let state = tempfile::tempdir().unwrap();
-        let mut sources = Sources::open(state.path());
+        let mut sources = opened(state.path());
         let (key, small) = (key("a"), of_one("text", 4));
         make(&sources.dir).unwrap();
         sources.room = Room::with(&sources.dir, |_| Ok(0));
@@ -801,7 +807,7 @@ mod tests {
     #[tokio::test]
     async fn offers_that_nothing_follows_are_bounded() {
         let state = tempfile::tempdir().unwrap();
-        let (sources, key) = (Sources::open(state.path()), key("a"));
+        let (sources, key) = (opened(state.path()), key("a"));
         for size in 0..3 * OFFERED {
             offer(&sources, &key, &of_one("text", size)).await.unwrap();
         }
@@ -811,7 +817,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_sent_once_is_not_asked_for_again() {
         let state = tempfile::tempdir().unwrap();
-        let (sources, key) = (Sources::open(state.path()), key("a"));
+        let (sources, key) = (opened(state.path()), key("a"));
         let first = manifest(&[("a", "one"), ("sub/b", "#!two"), ("same", "one")]);
         let offered = offer(&sources, &key, &first).await.unwrap();
         let source: Digest = offered.source.parse().unwrap();
@@ -853,7 +859,7 @@ mod tests {
     #[tokio::test]
     async fn a_folder_says_whose_source_it_is() {
         let state = tempfile::tempdir().unwrap();
-        let sources = Sources::open(state.path());
+        let sources = opened(state.path());
         offer(&sources, &key("a"), &manifest(&[("sub/b", "x")])).await.unwrap();
         let place = fs::canonicalize(sources.app(&key("a"))).unwrap();
         let folder = place.join(content("x").to_string());
@@ -867,7 +873,7 @@ mod tests {
     #[tokio::test]
     async fn a_folder_that_lost_something_is_put_together_again() {
         let state = tempfile::tempdir().unwrap();
-        let (sources, key) = (Sources::open(state.path()), key("a"));
+        let (sources, key) = (opened(state.path()), key("a"));
         let manifest = manifest(&[("a", "one"), ("sub/b", "two")]);
         let send = async || {
             loop {
@@ -902,7 +908,7 @@ mod tests {
     #[tokio::test]
     async fn a_size_is_what_it_is_said_to_be() {
         let state = tempfile::tempdir().unwrap();
-        let sources = Sources::open(state.path());
+        let sources = opened(state.path());
         let liar = of_one("large", 0);
         let offered = offer(&sources, &key("a"), &liar).await.unwrap();
         sources.put(&key("a"), content("large"), Body::from("large")).await.unwrap();
@@ -912,7 +918,7 @@ mod tests {
     #[test]
     fn what_is_old_goes_and_what_was_not_finished() {
         let state = tempfile::tempdir().unwrap();
-        let sources = Sources::open(state.path());
+        let sources = opened(state.path());
         let app = sources.app(&key("a"));
         for folder in ["one", "two", "new-three"] {
             fs::create_dir_all(app.join(folder)).unwrap();
@@ -921,7 +927,7 @@ mod tests {
         fs::write(sources.contents(&key("a")).join("new-1"), "").unwrap();
         let hour = SystemTime::now() - Duration::from_secs(3_600);
         File::open(app.join("one")).unwrap().set_modified(hour).unwrap();
-        let sources = Sources::open(state.path());
+        let sources = opened(state.path());
         let mut left = folders(&app);
         left.sort();
         assert_eq!(left, [app.join("one"), app.join("two")]);
