@@ -275,7 +275,7 @@ function standing({ stage, step, of, ends, asks, strategy }, now) {
   const place = {
     preparing: "preparing",
     step: `step ${step} of ${of}`,
-    completing: "the rest of it starts",
+    completing: "completing",
     watching: "watched",
     undoing: "taken back",
     ended: "over",

@@ -57,7 +57,7 @@ pub(crate) fn place(now: &RolloutNow) -> String {
         (RolloutStage::Preparing, _) => "preparing".to_owned(),
         (RolloutStage::Step, Some(step)) => format!("step {step} of {}", now.of),
         (RolloutStage::Step, None) => "under way".to_owned(),
-        (RolloutStage::Completing, _) => "the rest of it starts".to_owned(),
+        (RolloutStage::Completing, _) => "completing".to_owned(),
         (RolloutStage::Watching, _) => "watched".to_owned(),
         (RolloutStage::Undoing, _) => "taken back".to_owned(),
         (RolloutStage::Ended, _) => "over".to_owned(),

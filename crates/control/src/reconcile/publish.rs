@@ -314,6 +314,10 @@ impl Published {
     /// already.
     pub(crate) fn ask(&mut self, asking: &BTreeMap<AppKey, Option<Phase>>) -> bool {
         self.asked.retain(|key, _| asking.contains_key(key));
+        // Whoever is in another phase since has not been told of that one, whatever keeps tables back.
+        for (key, asked) in &mut self.asked {
+            asked.waits = asked.waits.filter(|(of, _)| asking.get(key) == Some(&Some(*of)));
+        }
         let is_current = !self.waiting && self.uncompiled.is_none();
         let Some(generation) = self.edge.as_ref().filter(|_| is_current).map(|edge| edge.table.generation) else {
             return false;
@@ -376,7 +380,7 @@ fn compiled(
     let mut by_age: Vec<(&AppKey, &AppWorld)> = apps.iter().collect();
     by_age.sort_by_key(|(_, app)| app.record.created);
     let serving = by_age.iter().filter_map(|(key, app)| {
-        let (release, parts) = app.release(app.live?).filter(|_| app.unread.is_none())?;
+        let (release, parts) = app.release(app.live?)?;
         let credentials = parts.map_or(&NO_CREDENTIALS, |parts| &parts.credentials);
         let judged = app.rolling().and_then(|rolling| rolling.machine.judged()).unwrap_or(&NOTHING);
         let maintenance = app.maintenance.as_ref();
@@ -391,9 +395,9 @@ fn compiled(
     // Until the edge has taken the routes of a release, those before it may be served on.
     for (key, app) in apps {
         // Of what is handed out, not of a phase that is being stored.
-        let is_told = app.rolling().is_some_and(|rolling| app.live == Some(rolling.candidate.number()));
-        if let Some(Stable { release, .. }) = app.stable.as_ref().filter(|_| is_told) {
-            table.keep(key, (release.number(), release.app()), endpoints);
+        let told = app.rolling().map(|rolling| rolling.candidate.number()).filter(|number| app.live == Some(*number));
+        if let Some((Stable { release, .. }, candidate)) = app.stable.as_ref().zip(told) {
+            table.keep(key, release.app(), [release.number(), candidate], endpoints);
         }
     }
     serve_unread(&mut table, apps, endpoints);

@@ -8,7 +8,9 @@ use bowline_api::wire::{self, ChangeStep, RolloutNow, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, InstanceId, ReleaseNumber};
 use bowline_core::instance::Publish;
-use bowline_core::rollout::{Counts, Entered, Input as RolloutInput, Memory, Phase, Scales, Traffic, Word, scales_for};
+use bowline_core::rollout::{
+    Counts, Entered, Input as RolloutInput, Memory, Phase, Scales, Silence, Traffic, Word, scales_for,
+};
 use bowline_core::route::outlier::FAILURES;
 use bowline_core::time::Timestamp;
 
@@ -76,7 +78,10 @@ impl Loop {
         let rolling = self.apps.get(key).and_then(AppWorld::rolling);
         let word = |rolling: &RollingOut| {
             let asked = self.published.asked(key, rolling.machine.phase());
-            rolling.machine.word(key, &self.edge, asked)
+            match (rolling.machine.word(key, &self.edge, asked), self.published.uncompiled()) {
+                (Word::Silent(Silence::Untold), Some(why)) => Word::Silent(Silence::Uncompiled(why.in_one_line())),
+                (word, _) => word,
+            }
         };
         rolling.map(word).unwrap_or_default()
     }

@@ -84,10 +84,15 @@ impl Unread {
     }
 }
 
-/// Adds what is served of apps that cannot be read; where another app came to one of their places meanwhile, theirs stays.
+/// Adds what is served of apps that cannot be read; where another app came to one of their places meanwhile, theirs stays. The routes of a
+/// release that is promoted are all there is of its app: until the edge has taken them, what served before may be served on.
 pub(crate) fn serve_unread(table: &mut Table, apps: &Apps, endpoints: &BTreeMap<PoolId, Pool>) {
     for app in apps.values() {
         let Some(unread) = &app.unread else { continue };
+        if app.live.is_some() {
+            unread.sites.values().flat_map(Site::pools).for_each(|pool| table.keep_pool(pool, endpoints));
+            continue;
+        }
         let networks = |maintenance: &Maintenance| maintenance.allow.iter().map(canonical).collect();
         let maintenance = app.maintenance.as_ref().map(|maintenance| Maintenance { allow: networks(maintenance) });
         for (host, own) in &unread.sites {

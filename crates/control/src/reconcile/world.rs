@@ -32,7 +32,7 @@ pub(crate) struct AppWorld {
     pub(crate) change: Option<Change>,
     /// What is wanted now. It follows the rollout only when the phase that it comes from is stored.
     pub(crate) sets: Vec<Set>,
-    /// The release whose routes are served.
+    /// The release whose routes are served; none, where that is what cannot be read.
     pub(crate) live: Option<ReleaseNumber>,
     /// The phase that is being stored.
     pub(crate) storing: Option<JobId>,
@@ -161,7 +161,9 @@ impl AppWorld {
         let rounds = round.map(Round::sets);
         self.replaced = replaced;
         (self.sets, self.live) = match (self.rolling(), &self.stable) {
-            (Some(rolling), _) => (self.risen(rolling), rolling.machine.live()),
+            (Some(rolling), _) => {
+                (self.risen(rolling), rolling.machine.live().filter(|_| self.is_served_as_told(rolling)))
+            }
             (None, Some(stable)) if self.record.wanted == Wanted::Running => {
                 let number = stable.release.number();
                 let now = steady(stable.release.app(), number, &self.scales);
@@ -170,6 +172,11 @@ impl AppWorld {
             }
             (None, Some(_) | None) => (Vec::new(), None),
         };
+    }
+
+    /// What cannot be read is served as it was until a release is promoted in its place.
+    fn is_served_as_told(&self, rolling: &RollingOut) -> bool {
+        self.unread.is_none() || matches!(rolling.machine.phase(), Phase::Promote | Phase::Watch | Phase::Done)
     }
 
     /// The release that has taken the place of another, and is still watched.

@@ -114,7 +114,8 @@ fn what_keeps_all_routes_from_an_edge_is_waited_for_by_its_name() {
     for (part, deaf_to) in [(Part::Table, Some("more")), (Part::Listener, None)] {
         let (mut world, mut daemon) = serving();
         let fault = fault("Envoy refused a listener (`http`)").caused_by("address in use");
-        let why = Refusal { apps: BTreeSet::new(), part, fault };
+        let apps = if part == Part::Listener { [shop()].into() } else { BTreeSet::new() };
+        let why = Refusal { apps, part, fault };
         (world.deaf_to, world.always_refused, world.edge.refusals) = (deaf_to, vec![why.clone()], vec![why]);
         bring_out(&mut world, &mut daemon, MORE);
         let said = waits(&mut world, &mut daemon);

@@ -98,6 +98,36 @@ fn nobody_takes_the_place_of_what_cannot_be_read() {
 }
 
 #[test]
+fn what_the_edge_refuses_takes_no_place_of_what_cannot_be_read() {
+    let (mut world, mut daemon) = two();
+    let odd = "[route.odd]\npath = \"/odd\"\nto = \"web\"\nhosts = [\"beside.localhost\"]\ntls = \"local\"\n";
+    let bring_out = |world: &mut World, daemon: &mut Daemon, more: &str| {
+        world.write("bowline.toml", &FILE.replace("[environment", &format!("{more}[environment")));
+        let order = world.order("beside");
+        world.ask(daemon, Request::Apply(order, None, Scope::default()));
+        world.run(daemon);
+    };
+    world.refuses = Some("odd");
+    bring_out(&mut world, &mut daemon, odd);
+    let Some(ChangeStep::Failed { fault, .. }) = world.last_end() else { panic!("{:?}", world.last_end()) };
+    assert!(fault.error.starts_with("the edge refuses release"), "{fault:?}");
+    assert_eq!(world.served(), ["beside/shop.web.r1.0.1", "local/shop.web.r1.0.1"]);
+    assert_eq!((hosts(&world).len(), world.outages), (2, 0));
+    // Until the edge has answered, it may serve what was there before: whose instances it still knows.
+    world.deaf_to = Some("more");
+    bring_out(&mut world, &mut daemon, &odd.replace("odd", "more"));
+    assert!(of_beside(&mut world, &mut daemon).change.is_some());
+    let told = &world.unheard.as_ref().unwrap().table;
+    assert!(told.pools.iter().any(|(pool, _)| pool.key == beside() && pool.release == ReleaseNumber(1)));
+    assert!(world.running().iter().any(|id| id == "beside/shop.web.r1.0.1"), "{:?}", world.running());
+    world.hears();
+    world.run(&mut daemon);
+    assert!(matches!(world.last_end(), Some(ChangeStep::Done { .. })), "{:?}", world.last_end());
+    let running = world.running();
+    assert!(!running.iter().any(|id| id == "beside/shop.web.r1.0.1") && world.outages == 0, "{running:?}");
+}
+
+#[test]
 fn what_is_brought_out_next_takes_the_place_of_what_cannot_be_read() {
     let (mut world, mut daemon) = two();
     let bring_out = |world: &mut World, daemon: &mut Daemon, source: u8| {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::machine::Rollout;
 use super::{Phase, Plan, Until};
 use crate::fault::{Fault, FaultKind};
-use crate::id::{AppKey, Generation, ReleaseNumber};
+use crate::id::{AppKey, Generation};
 use crate::route::{EdgeObservation, EdgeStatus, Part, Refusal};
 
 /// What an edge says of the table that a rollout waits for.
@@ -29,6 +29,8 @@ pub enum Silence {
     Busy,
     /// It is not there.
     Away,
+    /// It cannot be told: what is wanted makes no table.
+    Uncompiled(String),
     /// It refuses what all that it is told waits for.
     Stuck(String),
     /// It refuses something, and does not say whose it is.
@@ -65,6 +67,7 @@ impl fmt::Display for Silence {
             Self::Untold => f.write_str("it is about to be told"),
             Self::Busy => f.write_str("it was told, and has not answered yet"),
             Self::Away => f.write_str("it is away, which refuses nothing"),
+            Self::Uncompiled(why) => write!(f, "it cannot be told of anything: {why}"),
             Self::Stuck(what) => write!(f, "{what}, and no routes are taken before that"),
             Self::Vague(what) => write!(f, "{what}, and nobody knows whose those are"),
         }
@@ -96,7 +99,7 @@ impl Rollout {
         let own = || seen.refusals.iter().filter(|refusal| refusal.apps.contains(key));
         let of_candidate = |refusal: &&Refusal| matches!(&refusal.part, Part::Pool(pool) if pool.release == candidate);
         if let Some(refusal) = own().find(of_candidate).filter(|_| serves(began)) {
-            return Word::Refused(refused(candidate, &refusal.fault));
+            return Word::Refused(self.refused(key, refusal));
         }
         let whole =
             |part: Part| seen.refusals.iter().find(|refusal| refusal.part == part).map(|refusal| &refusal.fault);
@@ -108,8 +111,8 @@ impl Rollout {
         if self.live() != Some(candidate) {
             return Word::Taken;
         }
-        if let Some(fault) = whole(Part::Listener) {
-            return Word::Silent(Silence::Stuck(fault.in_one_line()));
+        if let Some(refusal) = own().find(|refusal| refusal.part == Part::Listener) {
+            return Word::Silent(Silence::Stuck(refusal.fault.in_one_line()));
         }
         let of_routes = |refusal: &&Refusal| match refusal.part {
             Part::Host(_) | Part::Route(_) => true,
@@ -118,12 +121,31 @@ impl Rollout {
             Part::Pool(_) | Part::Routes | Part::Listener | Part::Table | Part::Other => false,
         };
         if let Some(refusal) = own().find(of_routes) {
-            return Word::Refused(refused(candidate, &refusal.fault));
+            return Word::Refused(self.refused(key, refusal));
         }
         match whole(Part::Routes) {
             Some(fault) => Word::Silent(Silence::Vague(fault.message.clone())),
             None => Word::Taken,
         }
+    }
+
+    fn refused(&self, key: &AppKey, Refusal { apps, fault: why, .. }: &Refusal) -> Fault {
+        let candidate = self.plan().candidate;
+        let fault =
+            Fault::new(FaultKind::Failed, format!("the edge refuses release {candidate}")).caused_by(&why.message);
+        let fault = why.causes.iter().fold(fault, Fault::caused_by);
+        let others: Vec<String> = apps.iter().filter(|app| *app != key).map(ToString::to_string).collect();
+        let shared = match others.as_slice() {
+            [] => String::new(),
+            _ => format!("what it refuses may be {}'s, on the same host; ", others.join("'s or ")),
+        };
+        // Whoever goes back brings out nothing that could be changed.
+        let goes_back = self.plan().stable.is_some_and(|stable| stable > candidate);
+        let then = match goes_back {
+            true => "go back to another one (`bowline releases` lists them), or bring out what the edge takes",
+            false => "change what it refuses, and bring it out again",
+        };
+        fault.hint(format!("{shared}{then}; `bowline render envoy` prints what an Envoy is told of a folder"))
     }
 
     /// It goes on when the edge has taken what it is told in this phase: before anything is given to the candidate by its weight, and before
@@ -139,17 +161,11 @@ impl Rollout {
     }
 }
 
-fn refused(candidate: ReleaseNumber, why: &Fault) -> Fault {
-    let fault = Fault::new(FaultKind::Failed, format!("the edge refuses release {candidate}")).caused_by(&why.message);
-    let fault = why.causes.iter().fold(fault, Fault::caused_by);
-    fault.hint("change what it refuses, and bring it out again; `bowline render envoy` prints what an Envoy is told of a folder")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::app::{HostName, sample};
-    use crate::id::{RouteName, ServiceName};
+    use crate::id::{ReleaseNumber, RouteName, ServiceName};
     use crate::route::{Cohort, PoolId, RuleId};
     use crate::time::Mono;
 
@@ -203,7 +219,8 @@ mod tests {
         let vague = vec![refusal("board", Part::Routes)];
         silent(&seen(7, vague), Some(7), Silence::Vague("Envoy refused routes".into()));
         let stuck = || Silence::Stuck("Envoy refused routes: no such filter".into());
-        silent(&seen(7, vec![refusal("board", Part::Listener)]), Some(7), stuck());
+        silent(&seen(7, vec![refusal("shop", Part::Listener)]), Some(7), stuck());
+        assert_eq!(says(Phase::Promote, &seen(7, vec![refusal("board", Part::Listener)]), Some(7)), Word::Taken);
         silent(&seen(6, vec![refusal("board", Part::Table)]), Some(7), stuck());
         assert!(stuck().to_string().ends_with("no such filter, and no routes are taken before that"));
     }
@@ -253,7 +270,25 @@ mod tests {
         };
         assert_eq!(fault.message, "the edge refuses release 2");
         assert_eq!(fault.causes, ["Envoy refused routes", "no such filter"]);
-        assert!(fault.hint.is_some_and(|hint| hint.contains("bring it out again")));
+        assert!(fault.hint.is_some_and(|hint| hint.starts_with("change what it refuses, and bring it out again")));
+    }
+
+    #[test]
+    fn what_may_be_anothers_and_what_goes_back_is_said_so() {
+        let app = sample::app("shop", &["web"]);
+        let plan = Plan::new(Some((ReleaseNumber(3), &app)), (ReleaseNumber(2), &app), &Default::default());
+        let rollout = Rollout::resume(plan, Phase::Promote, None, Mono::default());
+        let mut both = refusal("shop", Part::Host(host()));
+        both.apps.insert(sample::key("local", "board"));
+        let asked = Some(Asked { began: Generation(7), since: Some(Generation(7)) });
+        let Word::Refused(fault) = rollout.word(&key(), &seen(7, vec![both]), asked) else {
+            panic!("it is refused");
+        };
+        let hint = fault.hint.unwrap();
+        assert!(
+            hint.starts_with("what it refuses may be local/board's, on the same host; go back to another"),
+            "{hint}"
+        );
     }
 
     #[test]

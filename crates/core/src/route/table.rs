@@ -101,13 +101,23 @@ pub struct ApiSite {
 pub const CLIENT_FIELD: &str = "bowline-client";
 
 impl Table {
-    /// The instances stay known to which the routes of this release have led, though no rule leads to them any more.
-    pub fn keep(&mut self, key: &AppKey, (release, app): (ReleaseNumber, &App), endpoints: &BTreeMap<PoolId, Pool>) {
+    /// The instances of these releases stay known to which the routes of `app` have led, though no rule leads to them any more. A service
+    /// that was shared between two releases has some of both.
+    pub fn keep(&mut self, key: &AppKey, app: &App, releases: [ReleaseNumber; 2], endpoints: &BTreeMap<PoolId, Pool>) {
         for service in routed(app) {
-            let id = PoolId { key: key.clone(), service, release, cohort: Cohort::Whole };
-            if let Some(pool) = endpoints.get(&id).filter(|pool| !pool.endpoints.is_empty()) {
-                self.pools.entry(id).or_insert_with(|| Arc::new(pool.clone()));
+            for release in releases {
+                for cohort in [Cohort::Whole, Cohort::Baseline] {
+                    let id = PoolId { key: key.clone(), service: service.clone(), release, cohort };
+                    self.keep_pool(&id, endpoints);
+                }
             }
+        }
+    }
+
+    /// The instances of a pool stay known, if there are any.
+    pub fn keep_pool(&mut self, id: &PoolId, endpoints: &BTreeMap<PoolId, Pool>) {
+        if let Some(pool) = endpoints.get(id).filter(|pool| !pool.endpoints.is_empty()) {
+            self.pools.entry(id.clone()).or_insert_with(|| Arc::new(pool.clone()));
         }
     }
 
@@ -267,4 +277,32 @@ pub struct Files {
     pub root: PathBuf,
     pub fallback: Option<String>,
     pub cache: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::sample;
+    use crate::id::Generation;
+
+    #[test]
+    fn what_the_routes_before_led_to_stays_known_and_what_the_table_says_holds() {
+        let (app, key) = (sample::app("shop", &["web", "worker"]), sample::key("local", "shop"));
+        let id = |release, cohort| {
+            let service = ServiceName::new("web").unwrap();
+            PoolId { key: key.clone(), service, release: ReleaseNumber(release), cohort }
+        };
+        let at = "127.0.0.1:9000".parse().unwrap();
+        let instance = "local/shop.web.r1.0.1".parse().unwrap();
+        let pool = Pool { endpoints: [(instance, at)].into(), ..Pool::default() };
+        let all = [(1, Cohort::Whole), (1, Cohort::Baseline), (2, Cohort::Whole)].map(|(of, cohort)| id(of, cohort));
+        let mut endpoints: BTreeMap<PoolId, Pool> = all.iter().map(|id| (id.clone(), pool.clone())).collect();
+        endpoints.insert(id(2, Cohort::Baseline), Pool::default());
+        let told = Arc::new(Pool::default());
+        let mut table = Table { generation: Generation(1), ..Table::default() };
+        table.pools.insert(all[2].clone(), Arc::clone(&told));
+        table.keep(&key, &app, [ReleaseNumber(1), ReleaseNumber(2)], &endpoints);
+        assert_eq!(table.pools.keys().cloned().collect::<BTreeSet<_>>(), all.iter().cloned().collect());
+        assert!(Arc::ptr_eq(&table.pools[&all[2]], &told));
+    }
 }

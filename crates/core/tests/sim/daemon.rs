@@ -1046,10 +1046,11 @@ impl Daemon {
             .collect();
         let compiled = compiler.compile(Generation(0), &apps, &endpoints, &BTreeMap::new());
         let mut table = compiled.expect("no two claim one host");
-        for (key, _) in self.rollouts.iter().filter(|(_, rollout)| rollout.phase() == Phase::Promote) {
+        for (key, rollout) in self.rollouts.iter().filter(|(_, rollout)| rollout.phase() == Phase::Promote) {
             let record = &out.store[key];
             if let Some(stable) = record.stable {
-                table.keep(key, (stable, &record.revisions[&stable]), &endpoints);
+                let app = &record.revisions[&stable];
+                table.keep(key, app, [stable, rollout.plan().candidate], &endpoints);
             }
         }
         self.compiler = compiler;

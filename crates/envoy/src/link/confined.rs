@@ -117,6 +117,11 @@ impl Confined {
         if self.doubtful.pop().is_some() { Next::Tell } else { Next::Nothing }
     }
 
+    /// It is being found out what of the table that was asked for last is refused.
+    pub(super) fn is_finding_out(&self) -> bool {
+        self.turns.is_some() || !self.doubtful.is_empty()
+    }
+
     /// Hosts whose routes are refused, and why.
     pub(super) fn refused(&self) -> impl Iterator<Item = (&HostName, &str)> {
         self.refused.iter().map(|(host, (_, why))| (host, why.as_str()))

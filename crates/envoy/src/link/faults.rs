@@ -1,15 +1,16 @@
 //! What Envoy does not do of what it is told, said to people: whose it is, and why.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
-use bowline_core::route::{Part, Pool, PoolId, Refusal, RuleId, Table};
+use bowline_core::route::{Part, Pool, PoolId, Refusal, RuleId, Site, SiteTls, Table};
 
 use super::confined::{Confined, SECURE};
 use crate::delta::{Kind, Refused};
-use crate::resources::cluster_name;
+use crate::resources::{HTTPS, cluster_name};
 
 const AS_BEFORE: &str =
     "it serves on what it had before; the release before can be brought back with `bowline rollback`";
@@ -27,7 +28,6 @@ pub(super) struct Kept {
 pub(super) struct Troubles<'a> {
     pub(super) table: &'a Table,
     pub(super) draining: &'a BTreeMap<PoolId, Pool>,
-    pub(super) refused: &'a Refused,
     pub(super) confined: &'a Confined,
     /// Rules that answer 503, and why.
     pub(super) left_out: &'a BTreeMap<RuleId, String>,
@@ -35,9 +35,13 @@ pub(super) struct Troubles<'a> {
 }
 
 impl Troubles<'_> {
-    /// Of the edge as a whole, and each by itself.
-    pub(super) fn faults(self) -> (Option<Fault>, Vec<Refusal>) {
-        let refused = self.refused.iter().map(|((kind, name), why)| self.refused(*kind, name, why));
+    /// What Envoy refuses of a model, each by itself.
+    pub(super) fn refused(self, refused: &Refused) -> Vec<Refusal> {
+        refused.iter().map(|((kind, name), why)| self.one(*kind, name, why)).collect()
+    }
+
+    /// What is not told, or not as it is wanted.
+    pub(super) fn missing(self) -> Vec<Refusal> {
         let confined = self.confined.refused().map(|(host, why)| {
             let apps = self.apps_of(host.as_str());
             let fault = Fault::new(FaultKind::Failed, format!("Envoy refused routes{}", of(&apps, host.as_str())));
@@ -54,20 +58,14 @@ impl Troubles<'_> {
             let (apps, part) = self.whose(*kind, name);
             Refusal { apps, part, fault: fault.clone() }
         });
-        let all: Vec<_> = refused.chain(confined).chain(left_out).chain(kept).collect();
-        let mut edge = None::<Fault>;
-        for Refusal { fault, .. } in &all {
-            edge = Some(match edge {
-                None => fault.clone(),
-                Some(first) => first.caused_by(format!("and: {fault}")),
-            });
-        }
-        (edge, all)
+        confined.chain(left_out).chain(kept).collect()
     }
 
-    fn refused(self, kind: Kind, name: &str, why: &str) -> Refusal {
+    fn one(self, kind: Kind, name: &str, why: &str) -> Refusal {
         let (apps, part) = self.whose(kind, name);
-        let fault = Fault::new(FaultKind::Failed, format!("Envoy refused {}{}", kind.what(), of(&apps, name)));
+        // It is of everybody who has a host there.
+        let of = if kind == Kind::Listener { of(&BTreeSet::new(), name) } else { of(&apps, name) };
+        let fault = Fault::new(FaultKind::Failed, format!("Envoy refused {}{of}", kind.what()));
         let hint = match kind {
             Kind::Listener => "it is told again until it takes it: is the address free, and may Envoy's user bind it?",
             Kind::Cluster | Kind::Endpoints | Kind::Secret | Kind::Routes => AS_BEFORE,
@@ -91,7 +89,10 @@ impl Troubles<'_> {
                 Some(host) => of_host(host, Part::Host),
                 None => (BTreeSet::new(), Part::Routes),
             },
-            Kind::Listener => (BTreeSet::new(), Part::Listener),
+            Kind::Listener => {
+                let is_there = |site: &&Arc<Site>| name != HTTPS || site.tls == SiteTls::Both;
+                (apps_on(self.table.sites.values().filter(is_there)), Part::Listener)
+            }
         }
     }
 
@@ -100,8 +101,7 @@ impl Troubles<'_> {
     }
 
     fn apps_of(&self, host: &str) -> BTreeSet<AppKey> {
-        let sites = self.table.sites.iter().filter(|(name, _)| name.as_str() == host);
-        sites.flat_map(|(_, site)| &site.rules).map(|rule| rule.id.key.clone()).collect()
+        apps_on(self.table.sites.iter().filter(|(name, _)| name.as_str() == host).map(|(_, site)| site))
     }
 
     /// What an app's file calls them.
@@ -112,6 +112,17 @@ impl Troubles<'_> {
         let what = if names.len() == 1 { "route" } else { "one of the routes" };
         (!names.is_empty()).then(|| format!("{what} {} on {host}", names.join(", ")))
     }
+}
+
+/// All of them as one fault of the edge.
+pub(super) fn together(all: &[Refusal]) -> Option<Fault> {
+    let mut faults = all.iter().map(|refusal| &refusal.fault);
+    let first = faults.next()?.clone();
+    Some(faults.fold(first, |edge, fault| edge.caused_by(format!("and: {fault}"))))
+}
+
+fn apps_on<'a>(sites: impl Iterator<Item = &'a Arc<Site>>) -> BTreeSet<AppKey> {
+    sites.flat_map(|site| &site.rules).map(|rule| rule.id.key.clone()).collect()
 }
 
 /// Those whose it is, else what it is called.
@@ -125,11 +136,10 @@ fn of(apps: &BTreeSet<AppKey>, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     use bowline_core::app::{BodyLimit, PathPrefix};
     use bowline_core::id::{AppName, EnvName, ReleaseNumber, RouteName, ServiceName};
-    use bowline_core::route::{Action, Cohort, EdgeDesired, Policies, Rule, Site, SiteTls, Transfer};
+    use bowline_core::route::{Action, Cohort, EdgeDesired, Policies, Rule, Transfer};
     use bowline_core::units::Bytes;
 
     fn key(app: &str) -> AppKey {
@@ -153,27 +163,22 @@ mod tests {
     fn table() -> Table {
         let site = |app: &str| Arc::new(Site { tls: SiteTls::Both, rules: vec![rule(app)] });
         let host = |app: &str| (HostName::new(&format!("{app}.localhost")).unwrap(), site(app));
+        let (plain, of_plain) = host("plain");
+        let plain = (plain, Arc::new(Site { tls: SiteTls::Off, ..Site::clone(&of_plain) }));
         let (service, cohort) = (ServiceName::new("web").unwrap(), Cohort::Whole);
         let pool = PoolId { key: key("board"), service, release: ReleaseNumber(1), cohort };
         let pools = BTreeMap::from([(pool, Arc::default())]);
-        Table { sites: [host("shop"), host("board")].into(), pools, ..Table::default() }
+        Table { sites: [host("shop"), host("board"), plain].into(), pools, ..Table::default() }
     }
 
     fn faults(refused: &[(Kind, &str)], confined: &Confined, left_out: &[&str]) -> (Option<Fault>, Vec<String>) {
         let refused = refused.iter().map(|(kind, name)| ((*kind, (*name).to_owned()), "why".to_owned())).collect();
         let left_out = left_out.iter().map(|app| (rule(app).id, "why".to_owned())).collect();
         let (table, draining) = (table(), BTreeMap::new());
-        let troubles = Troubles {
-            table: &table,
-            draining: &draining,
-            refused: &refused,
-            confined,
-            left_out: &left_out,
-            kept: &[],
-        };
-        let (edge, all) = troubles.faults();
+        let troubles = Troubles { table: &table, draining: &draining, confined, left_out: &left_out, kept: &[] };
+        let all = [troubles.refused(&refused), troubles.missing()].concat();
         let each = |refusal: Refusal| refusal.apps.into_iter().map(move |app| format!("{app}: {}", refusal.fault));
-        (edge, all.into_iter().flat_map(each).collect())
+        (together(&all), all.into_iter().flat_map(each).collect())
     }
 
     #[test]
@@ -190,7 +195,9 @@ mod tests {
         check(Kind::Secret, "acme/board.localhost", "Envoy refused a certificate of local/board", &board);
         check(Kind::Routes, "https/board.localhost", "Envoy refused routes of local/board", &board);
         check(Kind::Routes, "http", "Envoy refused routes (`http`)", &[]);
-        check(Kind::Listener, "https", "Envoy refused a listener (`https`)", &[]);
+        let both = ["local/board", "local/shop"];
+        check(Kind::Listener, "https", "Envoy refused a listener (`https`)", &both);
+        check(Kind::Listener, "http", "Envoy refused a listener (`http`)", &[both[0], "local/plain", both[1]]);
     }
 
     #[test]

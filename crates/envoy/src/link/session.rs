@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, Generation, InstanceId, ServiceName};
-use bowline_core::route::{Action, EdgeDesired, EdgeObservation, EdgeStatus, Flow, PoolId, Refusal, RuleId, Table};
+use bowline_core::route::{Action, EdgeDesired, EdgeObservation, EdgeStatus, Flow, PoolId, RuleId, Table};
 use bowline_core::scale::Demand;
 use tokio::net::UnixListener;
 use tokio::process::Child;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, sleep, timeout};
 use super::answer::{Answer, Answers};
 use super::confined::{Confined, Next};
 use super::drain::Drains;
-use super::faults::{Kept, Troubles};
+use super::faults::{Kept, Troubles, together};
 use super::process::{self, Process};
 use super::upload::{self, Keeper};
 use super::{LinkConfig, Request, model};
@@ -26,7 +26,7 @@ use crate::admin::{Admin, Figures, Known};
 use crate::ads::{Ads, Event, Told};
 use crate::bootstrap;
 use crate::bounds::Bounds;
-use crate::delta::{Model, Refused, Settled};
+use crate::delta::{Kind, Model, Refused, Settled};
 use crate::record::Totals;
 use crate::resources::{Input, Listen, Resources, cluster_name};
 use crate::tail::{Log, Tail};
@@ -407,10 +407,9 @@ impl Session {
             Kept { kind: *kind, name: name.clone(), fault: Fault::new(FaultKind::Failed, what).source(error) }
         });
         self.kept = kept.collect();
-        // Another table than the one that is wanted has hosts as they were before.
-        let is_whole = Arc::ptr_eq(&told, &self.table) && left_out.is_empty() && self.kept.is_empty();
-        self.answers.made(said.model.number, is_whole);
         (self.left_out, self.told) = (left_out, told);
+        let missing = (!self.confined.is_finding_out()).then(|| self.troubles().missing());
+        self.answers.made(said.model.number, missing);
         self.model.send_replace(Arc::new(said.model));
     }
 
@@ -440,10 +439,15 @@ impl Session {
             self.refused = refused;
             match next {
                 Next::Tell => self.make(),
-                Next::Nothing => self.answers.latest(generation, self.faults()),
+                Next::Nothing => {
+                    let troubles = self.troubles();
+                    let refusals = [troubles.refused(&self.refused), troubles.missing()].concat();
+                    self.answers.latest(generation, refusals);
+                }
             }
-        } else if refused.is_empty() {
-            self.answers.older(generation, number);
+        } else if refused.keys().all(|(kind, _)| *kind != Kind::Routes) {
+            let refused = self.troubles().refused(&refused);
+            self.answers.older(generation, number, refused);
         }
     }
 
@@ -468,17 +472,14 @@ impl Session {
         }
     }
 
-    /// What it does not do of what is wanted: all together, and each by itself.
-    fn faults(&self) -> (Option<Fault>, Vec<Refusal>) {
-        let troubles = Troubles {
+    fn troubles(&self) -> Troubles<'_> {
+        Troubles {
             table: &self.table.table,
             draining: self.drains.pools(),
-            refused: &self.refused,
             confined: &self.confined,
             left_out: &self.left_out,
             kept: &self.kept,
-        };
-        troubles.faults()
+        }
     }
 
     /// Asks Envoy what it does, and publishes that with what was counted.
@@ -495,7 +496,8 @@ impl Session {
         self.count_busy(|instance| doing.get(instance).map_or(0, |doing| doing.active));
         let (known, pools) = (&self.known, &self.table.table.pools);
         self.totals.pass(|instance| known.values().any(|one| one == instance), |pool| pools.contains_key(pool));
-        let Answer { serving, refusal, refusals } = self.answers.said().clone();
+        let Answer { serving, refusals } = self.answers.said().clone();
+        let refusal = together(&refusals);
         let refusal = self.unbound.clone().or(refusal).or_else(|| self.filter.fault());
         let is_as_found = self.child.is_none() && self.tells == 1;
         self.observed.send_if_modified(|seen| {

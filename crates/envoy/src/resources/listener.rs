@@ -21,7 +21,7 @@ const ACME: &str = "acme-tls/1";
 
 /// The listener of plain HTTP, and its routes.
 const HTTP: &str = "http";
-const HTTPS: &str = "https";
+pub(crate) const HTTPS: &str = "https";
 
 /// What a client may take, as the embedded edge has it.
 const HEAD_TIME: &str = "10s";

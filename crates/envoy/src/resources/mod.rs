@@ -18,6 +18,7 @@ use bowline_core::route::{Action, Cohort, EdgeDesired, Pool, PoolId, RuleId};
 use serde_json::{Value, json};
 
 pub(crate) use cluster::ads;
+pub(crate) use listener::HTTPS;
 pub(crate) use replies::{LATE, TOO_LARGE};
 pub(crate) use unsaid::without_unsaid;
 
