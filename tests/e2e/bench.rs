@@ -144,8 +144,8 @@ fn h2load(up: &Up, bowline: &Bowline) -> Counted {
 }
 
 /// What others count while the same happens. They ask nothing while they wait: of what they asked, [`CONNECTIONS`] requests met it.
-/// `h2load` says so. `wrk` afterwards adds requests that it never sent, by how fast the others were answered: its p99 is a guess
-/// (docs/decisions/0039).
+/// `h2load` says so. `wrk` afterwards adds requests that it never sent, by how fast the others were answered: its p99 is a guess, of which
+/// nothing is expected here (docs/decisions/0039).
 #[test]
 fn wrk_and_h2load_do_not_see_the_stall() {
     let bowline = Bowline::new();
@@ -155,8 +155,7 @@ fn wrk_and_h2load_do_not_see_the_stall() {
     assert!(h2load.max >= MET_US && h2load.p99 < SLOW_US, "{h2load:?}");
 
     let wrk = wrk(&up, &bowline);
-    assert!(wrk.max >= MET_US && wrk.sent > 100 * CONNECTIONS as u64, "99 % of what it sent was fast: {wrk:?}");
-    assert!(wrk.p99 >= SLOW_US, "it guesses no more, and its p99 hides the stall: {wrk:?}");
+    assert!(wrk.max >= MET_US && wrk.sent > 100 * CONNECTIONS as u64, "99 % of what it sent did not meet it: {wrk:?}");
 
     let open = with_a_stall(plan(&up.https(), &bowline), &bowline);
     let (waited, all) = slow(&open);
