@@ -552,7 +552,7 @@ impl<'a, 'r, C: Client> Relay<'a, 'r, C> {
         self.sending_over = true;
         match (self.leg.take(), self.request.exchange.upstream()) {
             (Some(Leg::Bytes(Upstream::Instance(stream, ticket))), AfterUpstream::Pool { idle }) => {
-                worker.pools.keep(ticket.endpoint().serial, stream, idle, worker.sweep.now());
+                worker.pools.keep(ticket.endpoint(), stream, idle, worker.sweep.now());
             }
             (leg, _) => drop(leg),
         }

@@ -1,12 +1,13 @@
 //! Connections to instances: opened, kept for the next request, checked before they are used again. And to the daemon, whose are
 //! used once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -14,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::answer::Reason;
-use crate::balance::Ticket;
+use crate::balance::{Endpoint, Ticket};
 use crate::deadline::TICK;
 use crate::places::Place;
 
@@ -23,6 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Idle connections kept per instance and worker: as many as the streams of five busy connections of HTTP/2 take at once.
 const MAX_IDLE: usize = 512;
+
+/// And of all instances: a tenth of the descriptors that a machine with two cores usually gives a process.
+const MAX_IDLE_OF_ALL: usize = 2_048;
 
 /// Whoever answers a request that goes on, and what the request takes there: given back together.
 #[derive(Debug)]
@@ -85,7 +89,16 @@ impl AsyncWrite for Upstream {
 /// One worker's idle connections, by the endpoint's serial.
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
-    idle: RefCell<HashMap<u32, Vec<Idle>>>,
+    idle: RefCell<HashMap<u32, Kept>>,
+    /// Of all instances.
+    count: Cell<usize>,
+}
+
+/// Of one instance.
+#[derive(Debug)]
+struct Kept {
+    endpoint: Arc<Endpoint>,
+    idle: Vec<Idle>,
 }
 
 #[derive(Debug)]
@@ -99,8 +112,9 @@ impl Pools {
     /// The connection used last, if it is still good.
     pub(crate) fn take(&self, serial: u32, now: u64) -> Option<TcpStream> {
         let mut pools = self.idle.borrow_mut();
-        let idle = pools.get_mut(&serial)?;
-        while let Some(connection) = idle.pop() {
+        let kept = pools.get_mut(&serial)?;
+        while let Some(connection) = kept.idle.pop() {
+            self.count.set(self.count.get() - 1);
             if connection.until > now && is_quiet(&connection.stream) {
                 return Some(connection.stream);
             }
@@ -108,40 +122,46 @@ impl Pools {
         None
     }
 
-    /// Keeps a connection with nothing unread or unsent, for at most `idle`.
-    pub(crate) fn keep(&self, serial: u32, stream: TcpStream, idle: Duration, now: u64) {
+    /// Keeps a connection with nothing unread or unsent, for at most `idle`. Not to an instance that is told to end: it may wait for its
+    /// connections.
+    pub(crate) fn keep(&self, endpoint: &Arc<Endpoint>, stream: TcpStream, idle: Duration, now: u64) {
         let ticks = u64::try_from(idle.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX);
         let mut pools = self.idle.borrow_mut();
-        let kept = pools.entry(serial).or_default();
-        if kept.len() < MAX_IDLE {
-            kept.push(Idle { stream, until: now.saturating_add(ticks) });
+        let new = || Kept { endpoint: Arc::clone(endpoint), idle: Vec::new() };
+        let kept = pools.entry(endpoint.serial).or_insert_with(new);
+        if kept.idle.len() < MAX_IDLE && self.count.get() < MAX_IDLE_OF_ALL && !is_ending(endpoint) {
+            self.count.set(self.count.get() + 1);
+            kept.idle.push(Idle { stream, until: now.saturating_add(ticks) });
         }
     }
 
     /// Closes all that is idle.
     pub(crate) fn clear(&self) {
         self.idle.borrow_mut().clear();
+        self.count.set(0);
     }
 
-    /// Closes what was idle for too long.
+    /// Closes what was idle for too long, and what leads to an instance that is told to end.
     pub(crate) fn sweep(&self, now: u64) {
-        self.idle.borrow_mut().retain(|_, idle| {
-            idle.retain(|connection| connection.until > now);
-            !idle.is_empty()
+        let mut count = 0;
+        self.idle.borrow_mut().retain(|_, kept| {
+            let is_ending = is_ending(&kept.endpoint);
+            kept.idle.retain(|connection| connection.until > now && !is_ending);
+            count += kept.idle.len();
+            !kept.idle.is_empty()
         });
+        self.count.set(count);
     }
 }
 
-/// Nothing arrived, not even its end. Costs no system call while nothing happened.
+fn is_ending(endpoint: &Endpoint) -> bool {
+    endpoint.is_leaving() || endpoint.has_left()
+}
+
+/// Nothing arrived, not even its end. Costs no system call while nothing happened. It is asked past the budget of the task, at whose end
+/// anything that polls would say that nothing has arrived: what an instance sent unasked would be the answer to the next request.
 fn is_quiet(stream: &TcpStream) -> bool {
-    let mut cx = Context::from_waker(Waker::noop());
-    match stream.poll_read_ready(&mut cx) {
-        Poll::Pending => true,
-        Poll::Ready(Ok(())) => {
-            matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-        }
-        Poll::Ready(Err(_)) => false,
-    }
+    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// Whether the process or the machine has no descriptor or memory left.
@@ -177,5 +197,78 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, Reason> {
             Err(Reason::ConnectFailed)
         }
         Err(_) => Err(Reason::ConnectTimeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bowline_core::app::Protocol;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    const FOR: Duration = Duration::from_secs(60);
+
+    fn endpoint(at: SocketAddr) -> Arc<Endpoint> {
+        let id = "local/a.web.r1.0.1".parse().unwrap();
+        Arc::new(Endpoint::new(id, 1, (at, Protocol::Http1), Arc::new(Notify::new())))
+    }
+
+    /// As many connections that are kept, and the instance's ends of them.
+    async fn kept(count: usize) -> (Pools, Arc<Endpoint>, Vec<TcpStream>) {
+        let instance = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pools, endpoint) = (Pools::default(), endpoint(instance.local_addr().unwrap()));
+        let mut ends = Vec::new();
+        for _ in 0..count {
+            let stream = connect(endpoint.address).await.unwrap();
+            ends.push(instance.accept().await.unwrap().0);
+            pools.keep(&endpoint, stream, FOR, 0);
+        }
+        (pools, endpoint, ends)
+    }
+
+    /// A task may poll about a hundred things in one go, and is then told that nothing is ready.
+    #[tokio::test]
+    async fn however_many_have_an_answer_that_nobody_asked_for_none_of_them_is_used() {
+        let (pools, endpoint, mut ends) = kept(300).await;
+        for end in &mut ends {
+            end.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        }
+        {
+            let idle = pools.idle.borrow();
+            for connection in &idle[&endpoint.serial].idle {
+                connection.stream.readable().await.unwrap();
+            }
+        }
+        tokio::task::yield_now().await;
+        assert!(pools.take(endpoint.serial, 1).is_none());
+        assert_eq!(pools.count.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_good_is_used_and_what_is_kept_is_bounded() {
+        let (pools, endpoint, ends) = kept(3).await;
+        assert!(pools.take(endpoint.serial, 1).is_some());
+        assert_eq!(pools.count.get(), 2);
+        pools.count.set(MAX_IDLE_OF_ALL);
+        pools.keep(&endpoint, connect(endpoint.address).await.unwrap(), FOR, 0);
+        pools.sweep(1);
+        assert_eq!((pools.count.get(), ends.len()), (2, 3));
+        pools.sweep(u64::MAX);
+        assert_eq!(pools.count.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_is_told_to_end_has_no_connections_to_wait_for() {
+        let (pools, endpoint, mut ends) = kept(2).await;
+        endpoint.set_leaving(true);
+        pools.sweep(1);
+        for end in &mut ends {
+            assert_eq!(end.read(&mut [0]).await.unwrap(), 0, "it is closed");
+        }
+        pools.keep(&endpoint, connect(endpoint.address).await.unwrap(), FOR, 0);
+        assert!(pools.take(endpoint.serial, 1).is_none());
     }
 }

@@ -85,7 +85,7 @@ pub enum Part {
     Certificate(HostName),
     /// Routes of which nobody knows whose they are.
     Routes,
-    /// Where it listens: what is led from there waits until that is taken. Of all apps that have a host there.
+    /// Where it listens: what is led from there waits until that is taken. Of all apps with a host that is not reached otherwise.
     Listener,
     /// All of it.
     Table,

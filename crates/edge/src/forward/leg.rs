@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,6 +10,7 @@ use std::task::{Context, Poll};
 use bowline_core::app::Protocol;
 use http::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
 
 use super::{After, Relay, Step};
 use crate::answer::Reason;
@@ -19,7 +21,7 @@ use crate::h1::{BadUpstream, Framing};
 use crate::h2c::{self, Piece};
 use crate::request::Request;
 use crate::upstream::{self, Upstream};
-use crate::worker::BUFFER;
+use crate::worker::{BUFFER, Worker};
 
 #[derive(Debug)]
 pub(super) enum Leg {
@@ -39,7 +41,7 @@ impl Leg {
                 let stream = match kept {
                     Some(stream) => stream,
                     // Rare, and every connection would have room for it.
-                    None => Box::pin(upstream::connect(endpoint.address)).await?,
+                    None => Box::pin(connect(worker, endpoint.address)).await?,
                 };
                 Ok((Self::Bytes(Upstream::Instance(stream, ticket)), pooled))
             }
@@ -101,6 +103,17 @@ impl Leg {
             Self::Bytes(_) => {}
             Self::Stream(stream) => stream.end(trailers),
         }
+    }
+}
+
+/// Opens a connection. Where there are no descriptors left, those of connections that are only kept are given up for it.
+async fn connect(worker: &Worker, address: SocketAddr) -> Result<TcpStream, Reason> {
+    match upstream::connect(address).await {
+        Err(Reason::Shortage) => {
+            worker.make_room();
+            upstream::connect(address).await
+        }
+        connected => connected,
     }
 }
 

@@ -90,7 +90,9 @@ impl Troubles<'_> {
                 None => (BTreeSet::new(), Part::Routes),
             },
             Kind::Listener => {
-                let is_there = |site: &&Arc<Site>| name != HTTPS || site.tls == SiteTls::Both;
+                // A host with HTTPS is reached there, whatever becomes of plain HTTP.
+                let tls = if name == HTTPS { SiteTls::Both } else { SiteTls::Off };
+                let is_there = |site: &&Arc<Site>| site.tls == tls;
                 (apps_on(self.table.sites.values().filter(is_there)), Part::Listener)
             }
         }
@@ -197,7 +199,7 @@ mod tests {
         check(Kind::Routes, "http", "Envoy refused routes (`http`)", &[]);
         let both = ["local/board", "local/shop"];
         check(Kind::Listener, "https", "Envoy refused a listener (`https`)", &both);
-        check(Kind::Listener, "http", "Envoy refused a listener (`http`)", &[both[0], "local/plain", both[1]]);
+        check(Kind::Listener, "http", "Envoy refused a listener (`http`)", &["local/plain"]);
     }
 
     #[test]
