@@ -254,16 +254,16 @@ impl Rollout<'_> {
                         Stands::Trouble(trouble) => Some((look.what.clone(), trouble.to_string())),
                     });
                     let waits: Vec<_> = waits.collect();
-                    if waits.is_empty() {
-                        return Ok(());
-                    }
+                    let Some((first, on)) = waits.first() else { return Ok(()) };
                     if let Some((what, trouble)) = patience.ends(&looks, now) {
                         return Err(self.failed(&what, &trouble).await);
                     }
                     if now.duration_since(began) > PATIENCE {
-                        let (what, on) = waits.into_iter().next().expect("it is not empty");
-                        return Err(Fault::new(FaultKind::Failed, format!("{what} did not come up within 15 minutes"))
-                            .caused_by(on));
+                        return Err(Fault::new(
+                            FaultKind::Failed,
+                            format!("{first} did not come up within 15 minutes"),
+                        )
+                        .caused_by(on.clone()));
                     }
                     (self.tell)(Told::Waits(waits));
                 }
