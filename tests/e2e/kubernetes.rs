@@ -329,6 +329,22 @@ fn kubernetes_is_operated_by_the_same_verbs() {
 }
 
 #[test]
+fn kubernetes_an_app_may_be_called_what_no_label_holds() {
+    cluster().namespace("hyphen", "restricted");
+    let who = Who::admin("hyphen");
+    let folder = example(&who.bowline, "hello");
+    edit(&folder, "app = \"hello\"", "app = \"hello-\"");
+    for (digit, release) in [("1", 1), ("2", 2)] {
+        let said = who.does(&words(&deploy(&folder, "hello", digit)));
+        assert!(said.contains(&format!("serves: release {release}")), "{said}");
+    }
+    let said = who.does(&["rollback", "hello-", "--env", "production"]);
+    assert!(said.contains("release 1 serves again"), "{said}");
+    let status = who.json(&["status", "hello-", "--env", "production"]);
+    assert_eq!(status["apps"][0]["release"], 1, "{status}");
+}
+
+#[test]
 fn kubernetes_roles_let_each_do_what_is_theirs() {
     cluster().namespace("roles-of-hello", "restricted");
     let (who, admin) = (Who::admin("roles-of-hello"), &cluster().admin);

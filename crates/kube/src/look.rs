@@ -51,6 +51,8 @@ pub enum Kind {
     Standards,
     Refused,
     Unschedulable,
+    /// What it mounts is not there.
+    Storage,
     Deadline,
     /// A job, whose command failed.
     Failed,
@@ -66,7 +68,7 @@ impl Kind {
             Self::Configuration | Self::Refused => 10,
             Self::Quota => 15,
             // What it needs may be on its way: a database, a node that an autoscaler adds.
-            Self::Crashes(false) | Self::Unschedulable => 30,
+            Self::Crashes(false) | Self::Unschedulable | Self::Storage => 30,
         })
     }
 
@@ -82,6 +84,9 @@ impl Kind {
             Self::Standards => "the namespace enforces Pod Security Standards: what it runs must keep to them",
             Self::Refused => "the words above are those of the cluster's own rules",
             Self::Unschedulable => "no node has room: ask for less by `limits`, or add nodes",
+            Self::Storage => {
+                "`kubectl get pvc,storageclass` shows what its volumes wait for; `kubernetes.storage_class` says another class"
+            }
             Self::Deadline => "its pods run and are not ready: `health` asks what the service must answer",
             Self::Failed => "the end of what it wrote stands above",
         }
@@ -97,6 +102,7 @@ impl Kind {
             Self::Standards => "its pods violate Pod Security",
             Self::Refused => "its pods are refused",
             Self::Unschedulable => "no node takes it",
+            Self::Storage => "its volumes are not there",
             Self::Deadline => "it did not become ready in time",
             Self::Failed => "it failed",
         }
@@ -229,7 +235,9 @@ fn wrong(pods: &[&Value], events: &[Value]) -> Option<Trouble> {
     pods.iter().find_map(|pod| {
         let status = &pod["status"];
         if let Some(said) = condition_for(status, "PodScheduled", "False", "Unschedulable") {
-            return Some(Trouble { kind: Kind::Unschedulable, said, pod: None });
+            // Nothing but the scheduler's words tells a volume from a node that is full.
+            let kind = if said.contains("PersistentVolumeClaim") { Kind::Storage } else { Kind::Unschedulable };
+            return Some(Trouble { kind, said, pod: None });
         }
         let all = ["initContainerStatuses", "containerStatuses"].map(|key| status[key].as_array());
         all.into_iter().flatten().flatten().find_map(|container| stuck(pod, container, events))
@@ -416,6 +424,9 @@ mod tests {
         );
         let away = json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes" }] });
         assert_eq!(trouble(seen.clone(), &[pod("new", "a", away)], &[]), (Kind::Unschedulable, "0/1 nodes".to_owned()));
+        let unbound = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.";
+        let away = json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unbound }] });
+        assert_eq!(trouble(seen.clone(), &[pod("new", "a", away)], &[]), (Kind::Storage, unbound.to_owned()));
         let old = [pod("old", "a", waiting("ImagePullBackOff", json!({})))];
         assert_eq!(
             stands(seen, &old, &[]),

@@ -14,6 +14,7 @@ use bowline_api::wire::{ChangeEvent, ChangePhase, ChangeStep, Waiting};
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::{AppKey, AppName, EnvName};
 use bowline_kube::{Cluster, Owner, Told, now_ms};
+use bowline_render::label;
 
 pub(super) use self::deploy::run as deploy;
 use super::follow;
@@ -51,21 +52,23 @@ pub(super) fn run(verb: Verb, place: Place<'_>, ui: &Ui) -> Result<ExitCode, Fau
     }
 }
 
-/// Whose they are, of names that a command was given.
+/// Whose they are, of names that a command was given: as labels spell them.
 fn owner(env: &str, app: &str) -> Result<(AppKey, Owner), Fault> {
     let wrong = |what: &str, text: &str, error: &dyn std::error::Error| {
         Fault::new(FaultKind::Invalid, format!("{text:?} is not the name of {what}")).source(error)
     };
     let env = EnvName::new(env).map_err(|error| wrong("an environment", env, &error))?;
     let app = AppName::new(app).map_err(|error| wrong("an app", app, &error))?;
-    let owner = Owner { env: env.to_string(), app: app.to_string() };
+    let owner = Owner { env: label(env.as_str()), app: label(app.as_str()) };
     Ok((AppKey { env, app }, owner))
 }
 
 /// The app that is meant where none is named.
 async fn only_app(cluster: &Cluster, env: &str, usage: &str) -> Result<String, Fault> {
     let owners = cluster.owners().await.map_err(|refusal| refusal.fault("the apps there cannot be listed"))?;
-    let mut apps: Vec<String> = owners.into_iter().filter(|owner| owner.env == env).map(|owner| owner.app).collect();
+    let env_label = label(env);
+    let mut apps: Vec<String> =
+        owners.into_iter().filter(|owner| owner.env == env_label).map(|owner| owner.app).collect();
     match (apps.pop(), apps.is_empty()) {
         (Some(app), true) => Ok(app),
         (None, _) => Err(Fault::new(FaultKind::Invalid, format!("no app of {env} is known in {}", cluster.target()))

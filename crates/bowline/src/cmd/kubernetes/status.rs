@@ -7,6 +7,7 @@ use bowline_core::fault::{Fault, FaultKind};
 use bowline_kube::history::{self, State};
 use bowline_kube::look::{self, Seen, Stands};
 use bowline_kube::{Cluster, Owner, Refusal, now_ms};
+use bowline_render::label;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -57,7 +58,7 @@ pub(super) async fn run(args: Status, place: Place<'_>, ui: &Ui) -> Result<ExitC
     let unread = |refusal: Refusal| refusal.fault(format!("{} cannot be looked at", cluster.target()));
     let mut owners = cluster.owners().await.map_err(unread)?;
     if let Some(app) = &args.app {
-        owners.retain(|owner| owner.app == *app && owner.env == args.env);
+        owners.retain(|owner| owner.app == label(app) && owner.env == label(&args.env));
         if owners.is_empty() {
             return Err(Fault::new(
                 FaultKind::Invalid,
