@@ -32,6 +32,7 @@ mod https;
 mod images;
 mod jobs;
 mod kills;
+mod kubernetes;
 mod otlp;
 mod plan;
 mod points;

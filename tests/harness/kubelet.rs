@@ -2,6 +2,7 @@
 //! would write, step by step, and their containers say what tests let them say. What they do stands in their annotations
 //! [`FATE`] and [`SAYS`], unless a test has decided it by [`Kubelet::let_pods`].
 
+mod exec;
 mod logs;
 mod pod;
 
@@ -209,6 +210,7 @@ fn registration(node: &str, port: u16) -> Value {
             "addresses": [
                 { "type": "InternalIP", "address": "127.0.0.1" }, { "type": "Hostname", "address": node },
             ],
+            "declaredFeatures": [exec::FEATURE],
             "daemonEndpoints": { "kubeletEndpoint": { "Port": port } },
             "nodeInfo": {
                 "machineID": node, "systemUUID": node, "bootID": node, "kernelVersion": "tests", "osImage": "tests",

@@ -115,7 +115,7 @@ pub(crate) enum Verb {
     /// Only what the daemon does not have yet is sent, and what was cut off goes on, file by file: those that have arrived are not
     /// sent again for an hour. .gitignore and .bowlineignore say what stays here; .env always does. Without --to it goes to the
     /// `server` of the environment, else to the daemon of this machine. Ctrl-C leaves the release going on; --attach follows it
-    /// again.
+    /// again. To a cluster (kubernetes:CONTEXT/NAMESPACE) nothing is sent and nothing is built: it runs the images that are said.
     Deploy(Deploy),
     /// What runs, and what each pending step waits on
     Status(Status),
@@ -242,6 +242,11 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
+    /// Whether it is told by a folder where it goes, unless `--to` says so.
+    pub(crate) fn reads_a_folder(&self) -> bool {
+        matches!(self, Self::Deploy(_) | Self::Plan(_))
+    }
+
     /// Whether it speaks to a daemon that may be on another machine.
     pub(crate) fn goes_elsewhere(&self) -> bool {
         match self {

@@ -47,12 +47,8 @@ impl Target {
     /// `state` is on the machine of the daemon.
     ///
     /// # Errors
-    /// Nothing leads there yet.
+    /// No daemon is there, or none that this user may speak to.
     pub(crate) fn new(to: &Named, state: Option<&Path>, by: NamedBy, ui: &Ui) -> Result<Self, Fault> {
-        let not_yet = |what: &str| {
-            Err(Fault::new(FaultKind::Invalid, format!("{what} is reached by no command yet"))
-                .hint("write ssh://USER@HOST, https://HOST, or local"))
-        };
         match to {
             Named::Local => Ok(Self::Here(Paths::of_live(state)?)),
             Named::Ssh { user, host, port } => {
@@ -68,7 +64,10 @@ impl Target {
                 }
                 Ok(Self::Web(credentials::client(url, by, *ui)?))
             }
-            Named::Kubernetes { .. } => not_yet("Kubernetes"),
+            Named::Kubernetes { .. } => {
+                Err(Fault::new(FaultKind::Invalid, "a cluster has no daemon that this could ask")
+                    .hint("there, deploy, status, releases, rollback, scale, logs, exec and secret work"))
+            }
         }
     }
 
@@ -173,7 +172,7 @@ mod tests {
             assert!(bowline_spec::parse_target(text).is_err(), "{text}");
         }
         let to = bowline_spec::parse_target("kubernetes").unwrap();
-        assert!(Target::new(&to, None, NamedBy::Command, &Ui::new(true)).is_err(), "nothing leads there yet");
+        assert!(Target::new(&to, None, NamedBy::Command, &Ui::new(true)).is_err(), "no daemon is there");
         let to = bowline_spec::parse_target("https://b.example").unwrap();
         assert!(
             Target::new(&to, Some(Path::new("/srv")), NamedBy::Command, &Ui::new(true)).is_err(),

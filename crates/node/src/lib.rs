@@ -42,7 +42,7 @@ use tokio::task::JoinHandle;
 
 pub use data::last_words;
 pub use driver::keep_binary;
-pub use logs::check_pattern;
+pub use logs::{check_pattern, matcher};
 pub use procfs::{listener, memory_rollup};
 pub use resource::script::breaks_transaction;
 

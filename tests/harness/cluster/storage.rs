@@ -1,4 +1,4 @@
-//! Volumes of which nothing is on any disk: each claim of the class gets one as large as it asks for.
+//! Volumes of which nothing is on any disk: each claim of a class gets one as large as it asks for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use super::api::Api;
 use crate::kubelet::AGAIN;
 
-/// The one class that there is, and the default.
+/// The class that is the default.
 pub const CLASS: &str = "tests";
+/// The one that examples name, for volumes of several pods.
+const SHARED: &str = "shared";
 
 /// Gives for as long as this is held.
 #[derive(Debug)]
@@ -19,12 +21,14 @@ pub(super) struct Provisioner {
 
 impl Provisioner {
     pub(super) fn start(api: Api) -> Self {
-        let class = json!({
-            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "tests.bowline.dev/nowhere",
-            "metadata": { "name": CLASS, "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } },
-            "reclaimPolicy": "Retain",
-        });
-        api.create("/apis/storage.k8s.io/v1/storageclasses", &class).done();
+        for (name, is_default) in [(CLASS, "true"), (SHARED, "false")] {
+            let class = json!({
+                "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "tests.bowline.dev/nowhere",
+                "metadata": { "name": name, "annotations": { "storageclass.kubernetes.io/is-default-class": is_default } },
+                "reclaimPolicy": "Retain",
+            });
+            api.create("/apis/storage.k8s.io/v1/storageclasses", &class).done();
+        }
         let ended = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&ended);
         std::thread::spawn(move || {
@@ -50,7 +54,7 @@ fn give(api: &Api, line: &str) {
     let change: Value = serde_json::from_str(line).expect("a line of a watch is JSON");
     let (claim, about) = (&change["object"], &change["object"]["metadata"]);
     if change["type"] == "DELETED"
-        || claim["spec"]["storageClassName"] != CLASS
+        || ![CLASS, SHARED].contains(&claim["spec"]["storageClassName"].as_str().unwrap_or_default())
         || claim["status"]["phase"] != "Pending"
     {
         return;
@@ -60,7 +64,7 @@ fn give(api: &Api, line: &str) {
         "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": format!("tests-{uid}") },
         "spec": {
             "capacity": { "storage": claim["spec"]["resources"]["requests"]["storage"] },
-            "accessModes": claim["spec"]["accessModes"], "storageClassName": CLASS,
+            "accessModes": claim["spec"]["accessModes"], "storageClassName": claim["spec"]["storageClassName"],
             "persistentVolumeReclaimPolicy": "Retain", "hostPath": { "path": "/nowhere" },
             "claimRef": {
                 "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": about["namespace"],

@@ -10,7 +10,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 
 use super::pod::Happens;
-use super::{UNBROKEN, text};
+use super::{UNBROKEN, exec, text};
 
 /// Namespace, pod, container.
 type Key = [String; 3];
@@ -165,6 +165,11 @@ fn answer(stream: TcpStream, tls: &Arc<ServerConfig>, logs: &Logs) -> io::Result
         head.extend(byte);
     }
     let head = String::from_utf8_lossy(&head).into_owned();
+    if exec::is_asked(&head) {
+        exec::answer(&head, &mut stream)?;
+        stream.conn.send_close_notify();
+        return stream.flush();
+    }
     let asked = Asked::parse(head.split(' ').nth(1).unwrap_or_default());
     let asked = asked.ok_or_else(|| io::Error::other(format!("not a kubelet's path: {head}")))?;
     let mut begun = false;

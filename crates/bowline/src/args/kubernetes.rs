@@ -108,7 +108,7 @@ pub(crate) struct PodImage {
     pub(crate) image: ImageRef,
 }
 
-fn image(text: &str) -> Result<PodImage, String> {
+pub(super) fn image(text: &str) -> Result<PodImage, String> {
     let (service, image) = text.split_once('=').ok_or("say SERVICE=REGISTRY/REPOSITORY@sha256:…")?;
     let service = match service.split_once('.') {
         Some((kind, name)) => {

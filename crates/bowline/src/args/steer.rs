@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use bowline_core::id::Digest;
 use clap::Args;
 
+use super::kubernetes::{PodImage, image};
+
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
     /// The folder of the app
@@ -25,6 +27,12 @@ pub(crate) struct Deploy {
     /// Only if it does what `bowline plan` showed; else nothing is done
     #[arg(long, value_name = "HASH", value_parser = plan_hash, conflicts_with = "attach")]
     pub(crate) plan: Option<Digest>,
+    /// To Kubernetes: what a service runs, by its digest; of a database by its kind and name, `postgres.db`. May be said again
+    #[arg(long, value_name = "SERVICE=REGISTRY/REPOSITORY@sha256:…", value_parser = image)]
+    pub(crate) image: Vec<PodImage>,
+    /// To Kubernetes: fields that others have set become Bowline's
+    #[arg(long)]
+    pub(crate) take_over: bool,
 }
 
 #[derive(Debug, Args)]

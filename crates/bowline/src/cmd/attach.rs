@@ -32,9 +32,9 @@ pub(super) struct Attachment {
 }
 
 /// What a shell adds to the number of the signal that ended a command.
-const BY_SIGNAL: u8 = 128;
+pub(super) const BY_SIGNAL: u8 = 128;
 /// A program that writes to a pipe that nobody reads is ended by this signal (signal(7)).
-const BROKEN_PIPE: u8 = 13;
+pub(super) const BROKEN_PIPE: u8 = 13;
 
 /// A piece of output with `--json`: bytes are bytes, so they are sent as base64.
 #[derive(Serialize)]
@@ -59,7 +59,7 @@ pub(super) fn run(attachment: Attachment, target: &Target, ui: &Ui) -> Result<Ex
     }
 }
 
-fn check(attachment: &Attachment, ui: &Ui) -> Result<(), Fault> {
+pub(super) fn check(attachment: &Attachment, ui: &Ui) -> Result<(), Fault> {
     let wrong = |what: &str, text: &str, e: &dyn std::error::Error| {
         Fault::new(FaultKind::Invalid, format!("{text:?} is not the name of {what}")).source(e)
     };
@@ -84,7 +84,7 @@ enum Way {
     By(u8),
 }
 
-fn finish(end: wire::SessionEnd, ui: &Ui) -> Result<ExitCode, Fault> {
+pub(super) fn finish(end: wire::SessionEnd, ui: &Ui) -> Result<ExitCode, Fault> {
     ui.object(&end);
     // An exit status has eight bits (XCU 2.8.2), and more than that is not said here either.
     let code = |code: i32| ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1));
@@ -151,18 +151,18 @@ async fn listen(mut reader: SessionReader, asks: std::sync::mpsc::Sender<()>, js
 }
 
 /// A stream that is written to beside the loop: one that nobody reads must not keep signals from being heard.
-fn beside(stream: impl AsFd) -> std::io::Result<tokio::fs::File> {
+pub(super) fn beside(stream: impl AsFd) -> std::io::Result<tokio::fs::File> {
     Ok(tokio::fs::File::from_std(stream.as_fd().try_clone_to_owned()?.into()))
 }
 
-fn object(kind: &'static str, piece: &[u8]) -> Vec<u8> {
+pub(super) fn object(kind: &'static str, piece: &[u8]) -> Vec<u8> {
     let piece = Piece { kind, base64: BASE64_STANDARD.encode(piece) };
     let mut line = serde_json::to_vec(&piece).expect("a piece has string keys and no failing serialisers");
     line.push(b'\n');
     line
 }
 
-async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
+pub(super) async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
     to.write_all(bytes).await?;
     to.flush().await
 }
@@ -202,7 +202,7 @@ async fn speak(mut writer: SessionWriter, mut input: mpsc::Receiver<Vec<u8>>, si
 }
 
 /// One piece each time it is asked for, so that no input is taken that the command may never get.
-fn read_input(asked: &std::sync::mpsc::Receiver<()>, pieces: &mpsc::Sender<Vec<u8>>) {
+pub(super) fn read_input(asked: &std::sync::mpsc::Receiver<()>, pieces: &mpsc::Sender<Vec<u8>>) {
     let mut stdin = std::io::stdin().lock();
     let mut buffer = vec![0; MAX_PIECE];
     while asked.recv().is_ok() {
@@ -226,12 +226,12 @@ fn no_terminal(error: &rustix::io::Errno) -> Fault {
 }
 
 /// The terminal passes every key on as it is, until this is dropped.
-struct Raw {
+pub(super) struct Raw {
     before: Termios,
 }
 
 impl Raw {
-    fn enter() -> Result<Self, Fault> {
+    pub(super) fn enter() -> Result<Self, Fault> {
         let before = tcgetattr(std::io::stdin()).map_err(|e| no_terminal(&e))?;
         let mut raw = before.clone();
         raw.make_raw();
@@ -247,7 +247,7 @@ impl Drop for Raw {
     }
 }
 
-enum Caught {
+pub(super) enum Caught {
     /// The terminal has gone.
     Hangup,
     Resized,
@@ -256,7 +256,7 @@ enum Caught {
     PassOn(SessionSignal),
 }
 
-struct Signals {
+pub(super) struct Signals {
     hangup: Signal,
     interrupt: Signal,
     quit: Signal,
@@ -268,7 +268,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn catch(tty: bool) -> Result<Self, Fault> {
+    pub(super) fn catch(tty: bool) -> Result<Self, Fault> {
         let catch = |kind: SignalKind| {
             signal(kind).map_err(|e| Fault::new(FaultKind::Failed, "signals cannot be caught").source(&e))
         };
@@ -283,7 +283,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Caught {
+    pub(super) async fn next(&mut self) -> Caught {
         let window = async {
             match &mut self.window {
                 Some(window) => window.recv().await,

@@ -14,7 +14,7 @@ use bowline_node::build::Outgoing;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
-use super::follow;
+use super::{follow, kubernetes};
 use crate::args::Deploy;
 use crate::file;
 use crate::interrupts::{INTERRUPTED, Interrupts};
@@ -55,6 +55,14 @@ pub(super) async fn run(
     // What is wrong with the file is said before anything is sent.
     let app = file::read(&dir, &env, ui)?.app;
     let (to, by) = super::of_environment(to, &app.environment);
+    if let Named::Kubernetes { context, namespace } = to {
+        let place = kubernetes::Place { context: context.as_deref(), namespace: namespace.as_deref() };
+        return kubernetes::deploy(args, (&dir, &app), place, ui).await;
+    }
+    if !args.image.is_empty() || args.take_over {
+        return Err(Fault::new(FaultKind::Invalid, "--image and --take-over are for Kubernetes")
+            .hint("a server builds what it is sent: leave them out"));
+    }
     let mut interrupts = Interrupts::new()?;
     let target = Target::new(to, super::elsewhere(to, state), by, ui)?;
     let session = tokio::select! {

@@ -174,11 +174,16 @@ pub(super) async fn and_say(
         done = to_its_end(daemon, followed, false, ui) => done?,
         () = interrupts.next() => return Ok(left(followed.env, app, ui)),
     };
-    let took = began.elapsed();
-    ui.object(&Said::Ready { app, release: done.release, urls: &done.urls, ms: took.as_millis() });
     let words = words(done.release);
-    ui.say(format!("  {} {words}{}", ui.paint(Tone::Strong, app), after(took)));
+    ready(app, (done.release, &done.urls), words, began, ui);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The end that a change should have.
+pub(super) fn ready(app: &str, (release, urls): (u32, &[String]), words: String, began: Instant, ui: &Ui) {
+    let took = began.elapsed();
+    ui.object(&Said::Ready { app, release, urls, ms: took.as_millis() });
+    ui.say(format!("  {} {words}{}", ui.paint(Tone::Strong, app), after(took)));
 }
 
 /// `, after 12.3 s`; of what was done at once, nothing.

@@ -17,6 +17,7 @@ mod exec;
 mod follow;
 mod image;
 mod init;
+mod kubernetes;
 mod login;
 mod logs;
 mod maintenance;
@@ -57,6 +58,10 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<ExitCode, Fault> {
     if to.as_ref().is_some_and(|to| *to != Named::Local) && !cli.verb.goes_elsewhere() {
         return Err(Fault::new(FaultKind::Invalid, "this command is for this machine alone")
             .hint("leave out --to, or run it there"));
+    }
+    if let (Some(Named::Kubernetes { context, namespace }), false) = (&to, cli.verb.reads_a_folder()) {
+        let place = kubernetes::Place { context: context.as_deref(), namespace: namespace.as_deref() };
+        return kubernetes::run(cli.verb, place, ui);
     }
     let place = || {
         let to = to.as_ref().unwrap_or(&Named::Local);

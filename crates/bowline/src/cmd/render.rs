@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use bowline_core::fault::Fault;
 
+pub(super) use self::app::Loaded;
 pub(super) use self::monitoring::write;
 use crate::args::Render;
 use crate::ui::Ui;

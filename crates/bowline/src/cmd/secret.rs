@@ -63,7 +63,7 @@ async fn answer(args: Secret, value: Option<Vec<u8>>, session: &Session, ui: &Ui
     Ok(())
 }
 
-fn check_names(args: &Secret) -> Result<(), Fault> {
+pub(super) fn check_names(args: &Secret) -> Result<(), Fault> {
     let (app, name, env) = match args {
         Secret::Set { app, name, env, .. } | Secret::Rm { app, name, env } => (app, Some(name), env),
         Secret::List { app, env } => (app, None, env),
@@ -79,7 +79,7 @@ fn check_names(args: &Secret) -> Result<(), Fault> {
     }
 }
 
-fn value(app: &str, name: &str, file: Option<&Path>, ui: &Ui) -> Result<Vec<u8>, Fault> {
+pub(super) fn value(app: &str, name: &str, file: Option<&Path>, ui: &Ui) -> Result<Vec<u8>, Fault> {
     let unread = |e: &std::io::Error| Fault::new(FaultKind::Invalid, "the secret cannot be read").source(e);
     let written = match file {
         Some(path) => {

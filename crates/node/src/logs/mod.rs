@@ -103,6 +103,15 @@ pub fn check_pattern(text: &str) -> Result<(), String> {
     pattern(text).map(drop).map_err(|error| error.to_string())
 }
 
+/// What tells lines that match a pattern from others, as log queries do.
+///
+/// # Errors
+/// As of [`check_pattern`].
+pub fn matcher(text: &str) -> Result<impl Fn(&str) -> bool + use<>, String> {
+    let pattern = pattern(text).map_err(|error| error.to_string())?;
+    Ok(move |line: &str| pattern.is_match(line))
+}
+
 fn pattern(text: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(text).size_limit(PATTERN_BYTES).build()
 }

@@ -145,8 +145,8 @@ fn selector(key: &AppKey, component: &str) -> BTreeMap<String, String> {
     BTreeMap::from([label_of("name", key.app.as_str()), label_of("component", component)])
 }
 
-/// As a value of a label, which ends with a letter or a digit.
-fn label(text: &str) -> String {
+/// As a value of a label, which ends with a letter or a digit. That of what it gives is the same.
+pub fn label(text: &str) -> String {
     names::join(&[text], names::LABEL)
 }
 

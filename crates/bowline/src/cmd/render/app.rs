@@ -14,11 +14,11 @@ use crate::args::{OfCluster, PodImage};
 use crate::file;
 use crate::ui::{Tone, Ui};
 
-pub(super) struct Loaded {
-    pub(super) key: AppKey,
-    pub(super) app: App,
-    pub(super) images: BTreeMap<ServiceName, ImageRef>,
-    pub(super) scripts: BTreeMap<ResourceId, String>,
+pub(in crate::cmd) struct Loaded {
+    pub(in crate::cmd) key: AppKey,
+    pub(in crate::cmd) app: App,
+    pub(in crate::cmd) images: BTreeMap<ServiceName, ImageRef>,
+    pub(in crate::cmd) scripts: BTreeMap<ResourceId, String>,
 }
 
 impl Loaded {
@@ -28,11 +28,15 @@ impl Loaded {
         let env = EnvName::new(env)
             .map_err(|error| Fault::new(FaultKind::Invalid, format!("{env:?} is no environment")).source(&error))?;
         let app = file::read(&dir, &env, ui)?.app;
-        let key = AppKey { env, app: app.name.clone() };
+        Self::read(&dir, AppKey { env, app: app.name.clone() }, app, images)
+    }
+
+    /// What lies beside a file that is read already.
+    pub(in crate::cmd) fn read(dir: &Path, key: AppKey, app: App, images: Vec<PodImage>) -> Result<Self, Fault> {
         let images: BTreeMap<ServiceName, ImageRef> =
             images.into_iter().map(|said| (said.service, said.image)).collect();
         images.keys().try_for_each(|name| is_known(&app, name))?;
-        let scripts = scripts(&dir, &app)?;
+        let scripts = scripts(dir, &app)?;
         Ok(Self { key, app, images, scripts })
     }
 
@@ -41,13 +45,17 @@ impl Loaded {
         Ok((Self::of(&dir, &env, image, verb, ui)?, api.into_iter().collect()))
     }
 
-    pub(super) fn input<'a>(&'a self, apis: &'a BTreeSet<Api>) -> Input<'a> {
+    pub(in crate::cmd) fn input<'a>(&'a self, apis: &'a BTreeSet<Api>) -> Input<'a> {
+        self.input_with(Secrets::Named, apis)
+    }
+
+    pub(in crate::cmd) fn input_with<'a>(&'a self, secrets: Secrets<'a>, apis: &'a BTreeSet<Api>) -> Input<'a> {
         let Self { key, app, images, scripts } = self;
-        Input { key, app, images, secrets: Secrets::Named, scripts, apis }
+        Input { key, app, images, secrets, scripts, apis }
     }
 
     /// What is said of a namespace is said as `server` of the environment would.
-    pub(super) fn put_into(&mut self, namespace: Option<String>) {
+    pub(in crate::cmd) fn put_into(&mut self, namespace: Option<String>) {
         let Some(namespace) = namespace else { return };
         let context = match self.app.environment.server.take() {
             Some(Target::Kubernetes { context, namespace: _ }) => context,

@@ -1,0 +1,114 @@
+//! Commands whose target is a cluster: there is no daemon, and what the cluster keeps is asked for itself.
+
+mod deploy;
+mod exec;
+mod logs;
+mod releases;
+mod secret;
+mod status;
+mod steer;
+
+use std::process::ExitCode;
+
+use bowline_api::wire::{ChangeEvent, ChangePhase, ChangeStep, Waiting};
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, AppName, EnvName};
+use bowline_kube::{Cluster, Owner, Told, now_ms};
+use bowline_render::label;
+
+pub(super) use self::deploy::run as deploy;
+use super::follow;
+use crate::args::Verb;
+use crate::progress::Progress;
+use crate::ui::Ui;
+
+/// Where to go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) context: Option<&'a str>,
+    pub(super) namespace: Option<&'a str>,
+}
+
+impl Place<'_> {
+    async fn join(self) -> Result<Cluster, Fault> {
+        Cluster::connect(self.context, self.namespace).await
+    }
+}
+
+/// What goes to a cluster beside `deploy`, which reads a file first.
+#[expect(clippy::wildcard_enum_match_arm, reason = "whatever else there is speaks to a daemon")]
+pub(super) fn run(verb: Verb, place: Place<'_>, ui: &Ui) -> Result<ExitCode, Fault> {
+    match verb {
+        Verb::Status(args) => super::client(status::run(args, place, ui)),
+        Verb::Releases(args) => super::client(releases::run(args, place, ui)),
+        Verb::Rollback(args) => super::client(steer::roll_back(args, place, ui)),
+        Verb::Scale(args) => super::client(steer::scale(args, place, ui)),
+        Verb::Logs(args) => super::client(logs::run(args, place, ui)),
+        Verb::Secret(args) => super::client(secret::run(args, place, ui)),
+        Verb::Exec(args) => exec::run(args, place, ui),
+        _ => Err(Fault::new(FaultKind::Invalid, "this command is not for Kubernetes").hint(
+            "there, deploy, status, releases, rollback, scale, logs, exec and secret are; kubectl does the rest",
+        )),
+    }
+}
+
+/// Whose they are, of names that a command was given: as labels spell them.
+fn owner(env: &str, app: &str) -> Result<(AppKey, Owner), Fault> {
+    let wrong = |what: &str, text: &str, error: &dyn std::error::Error| {
+        Fault::new(FaultKind::Invalid, format!("{text:?} is not the name of {what}")).source(error)
+    };
+    let env = EnvName::new(env).map_err(|error| wrong("an environment", env, &error))?;
+    let app = AppName::new(app).map_err(|error| wrong("an app", app, &error))?;
+    let owner = Owner { env: label(env.as_str()), app: label(app.as_str()) };
+    Ok((AppKey { env, app }, owner))
+}
+
+/// The app that is meant where none is named.
+async fn only_app(cluster: &Cluster, env: &str, usage: &str) -> Result<String, Fault> {
+    let owners = cluster.owners().await.map_err(|refusal| refusal.fault("the apps there cannot be listed"))?;
+    let env_label = label(env);
+    let mut apps: Vec<String> =
+        owners.into_iter().filter(|owner| owner.env == env_label).map(|owner| owner.app).collect();
+    match (apps.pop(), apps.is_empty()) {
+        (Some(app), true) => Ok(app),
+        (None, _) => Err(Fault::new(FaultKind::Invalid, format!("no app of {env} is known in {}", cluster.target()))
+            .hint("say the environment, too: --env production")),
+        (Some(app), false) => Err(Fault::new(FaultKind::Invalid, "several apps are known there")
+            .caused_by(format!("{}, {app}", apps.join(", ")))
+            .hint(format!("say which one: bowline {usage}"))),
+    }
+}
+
+/// Shows a rollout as that of a daemon is shown, and for programs by the same objects.
+struct Telling<'u> {
+    progress: Progress<'u>,
+    ui: &'u Ui,
+    app: String,
+    change: u64,
+}
+
+impl<'u> Telling<'u> {
+    fn new(app: &str, ui: &'u Ui) -> Self {
+        Self { progress: Progress::new(ui, None), ui, app: app.to_owned(), change: now_ms() }
+    }
+
+    fn tell(&mut self, told: Told) {
+        let what = match told {
+            Told::Checking => ChangeStep::Phase { phase: ChangePhase::Guard },
+            Told::Recording => ChangeStep::Phase { phase: ChangePhase::Release },
+            Told::Starting => ChangeStep::Phase { phase: ChangePhase::Rollout },
+            Told::Note { service, text } => ChangeStep::Note { service, text },
+            Told::Waits(all) => ChangeStep::Waiting {
+                steps: all.into_iter().map(|(what, on)| Waiting { what, on }).collect(),
+                rollout: None,
+            },
+        };
+        self.step(what);
+    }
+
+    fn step(&mut self, what: ChangeStep) {
+        let event = ChangeEvent { at: now_ms(), what };
+        follow::say(&self.app, self.change, &event, self.ui);
+        self.progress.step(&event);
+    }
+}

@@ -1,0 +1,304 @@
+//! Secrets of an app in a cluster: each value is an object of its own, and an index says which one counts.
+//!
+//! Who deploys may read the index and make what is generated; who sets a value may read the salt that names it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use bowline_core::app::SecretSource;
+use bowline_core::fault::{Fault, FaultKind};
+use bowline_core::id::{AppKey, SecretName};
+use bowline_core::secret::Secret as Value;
+use bowline_kube::secrets::{Entry, Index, reads};
+use bowline_kube::{Cluster, Id, Owner, Refusal, Told, now_ms};
+use bowline_render::{Need, Needed, Salt, secret_object};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Place, Telling, owner};
+use crate::args::Secret;
+use crate::cmd::logs::time;
+use crate::cmd::secret::{check_names, value};
+use crate::ui::Ui;
+
+/// Bytes of a salt, and of what is generated.
+const BYTES: usize = 32;
+const BY_BOWLINE: &str = "bowline";
+
+#[derive(Debug, Serialize)]
+struct Listed<'a> {
+    name: &'a str,
+    version: u32,
+    created: u64,
+    by: &'a str,
+    object: &'a str,
+}
+
+pub(super) async fn run(args: Secret, place: Place<'_>, ui: &Ui) -> Result<ExitCode, Fault> {
+    check_names(&args)?;
+    match args {
+        Secret::Set { app, name, file, env } => {
+            let value = Value::new(value(&app, &name, file.as_deref(), ui)?);
+            let name =
+                SecretName::new(&name).map_err(|error| Fault::new(FaultKind::Invalid, "no name").source(&error))?;
+            set(&place.join().await?, &owner(&env, &app)?, &name, &value, ui).await?;
+        }
+        Secret::List { app, env } => {
+            let (cluster, (_, owner)) = (place.join().await?, owner(&env, &app)?);
+            let (index, _) = cluster.secrets(&owner).await.map_err(|refusal| unread(&owner, &refusal))?;
+            let row = |(name, entry): (&String, &Entry)| {
+                vec![name.clone(), entry.version.to_string(), time(entry.at), entry.by.clone()]
+            };
+            let all = index.iter().map(|(name, entry)| {
+                let Entry { object, version, at, by } = entry;
+                Listed { name, version: *version, created: *at, by, object }
+            });
+            ui.object(&json!({ "app": app, "env": env, "secrets": all.collect::<Vec<_>>() }));
+            match index.is_empty() {
+                true => ui.say(format!("  {owner} has no secrets in {}", cluster.target())),
+                false => ui.table(&["NAME", "VERSION", "SET", "BY"], &index.iter().map(row).collect::<Vec<_>>()),
+            }
+        }
+        Secret::Rm { app, name, env } => {
+            let (cluster, (_, owner)) = (place.join().await?, owner(&env, &app)?);
+            let (mut index, was) = cluster.secrets(&owner).await.map_err(|refusal| unread(&owner, &refusal))?;
+            let known = index.remove(&name).is_some();
+            if !known {
+                return Err(Fault::new(FaultKind::Invalid, format!("{owner} has no secret {name}")));
+            }
+            cluster.keep_secrets(&owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(&owner, &refusal))?;
+            clean(&cluster, &owner, &index).await.map_err(|refusal| refusal.fault("the object of the secret stays"))?;
+            ui.object(&json!({ "removed": name }));
+            ui.say(format!("  {name} of {owner} is removed; releases that read it keep it until they are given up"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn set(
+    cluster: &Cluster,
+    (key, owner): &(AppKey, Owner),
+    name: &SecretName,
+    value: &Value,
+    ui: &Ui,
+) -> Result<(), Fault> {
+    let (mut index, was) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
+    let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(owner, &refusal))?;
+    let by = cluster.user().await.map_err(|refusal| refusal.fault("the cluster does not say who you are"))?;
+    let entry = made(cluster, (key, owner), name, (value, &salt), &mut index, &by).await?;
+    let version = entry.version;
+    cluster.keep_secrets(owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(owner, &refusal))?;
+    clean(cluster, owner, &index).await.map_err(|refusal| refusal.fault("values that nobody reads any more stay"))?;
+    ui.object(&json!({ "name": name.as_str(), "version": version }));
+    ui.say(format!("  {name} of {owner} is set, version {version}; the next release uses it"));
+    Ok(())
+}
+
+fn unread(owner: &Owner, refusal: &Refusal) -> Fault {
+    refusal.fault(format!("the secrets of {owner} cannot be listed"))
+}
+
+fn unwritten(owner: &Owner, refusal: &Refusal) -> Fault {
+    let fault = refusal.fault(format!("no secret of {owner} can be set"));
+    match (refusal.is_forbidden(), refusal.is_taken()) {
+        (true, _) => fault.hint(format!("the role {}-admin may: whoever keeps the namespace binds it", owner.app)),
+        (_, true) => fault.hint("somebody else set one just now: run this again"),
+        (false, false) => fault,
+    }
+}
+
+/// The object of this value, in the index.
+async fn made<'i>(
+    cluster: &Cluster,
+    (key, owner): (&AppKey, &Owner),
+    name: &SecretName,
+    (value, salt): (&Value, &Salt),
+    index: &'i mut Index,
+    by: &str,
+) -> Result<&'i Entry, Fault> {
+    let object = secret_object(key, name, value, salt);
+    let version = index.get(name.as_str()).map_or(1, |known| match known.object == object.id.name {
+        // The same value again.
+        true => known.version,
+        false => known.version + 1,
+    });
+    match cluster.create(&cluster.core("secrets"), &object.body).await {
+        Ok(_) => {}
+        // Its name says what it holds.
+        Err(refusal) if refusal.is_taken() => {}
+        Err(refusal) => return Err(unwritten(owner, &refusal)),
+    }
+    let entry = Entry { object: object.id.name, version, at: now_ms(), by: by.to_owned() };
+    index.insert(name.to_string(), entry);
+    Ok(&index[name.as_str()])
+}
+
+/// That of the app, made when it is first asked for.
+async fn salt(cluster: &Cluster, owner: &Owner) -> Result<Salt, Refusal> {
+    use base64::Engine;
+    const KEY: &str = "salt";
+    let name = format!("bowline.{}.{}.salt", owner.env, owner.app);
+    let path = cluster.core(&format!("secrets/{name}"));
+    let found = match cluster.find(&path).await? {
+        Some(found) => found,
+        None => {
+            let text = base64::prelude::BASE64_STANDARD.encode(random());
+            let labels: BTreeMap<&str, String> = owner.labels().into();
+            let object = json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "labels": labels },
+                "immutable": true, "type": "Opaque", "data": { KEY: text },
+            });
+            match cluster.create(&cluster.core("secrets"), &object).await {
+                Err(refusal) if refusal.is_taken() => cluster.get(&path).await?,
+                made => made?,
+            }
+        }
+    };
+    let text = found["data"][KEY].as_str().unwrap_or_default();
+    Ok(Salt(Value::new(base64::prelude::BASE64_STANDARD.decode(text).unwrap_or_default())))
+}
+
+fn random() -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    bytes
+}
+
+/// Safe in a URL and in a line.
+fn generated() -> Value {
+    Value::new(random().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+/// Values that neither the index nor any kept release names go.
+async fn clean(cluster: &Cluster, owner: &Owner, index: &Index) -> Result<(), Refusal> {
+    let releases = cluster.releases(owner).await?;
+    let query = format!("&labelSelector={}", owner.selector());
+    for secret in cluster.list(&cluster.core("secrets"), &query).await? {
+        let name = secret["metadata"]["name"].as_str().unwrap_or_default();
+        // Passwords of databases are not immutable, and the salt is no value.
+        let is_value = secret["immutable"] == true && secret["data"]["value"].is_string();
+        let is_named = index.values().any(|entry| entry.object == name)
+            || releases.iter().any(|release| reads(&release.objects, name));
+        if is_value && !is_named {
+            let path = cluster.core(&format!("secrets/{name}"));
+            match cluster.ask(http::Method::DELETE, &path, "application/json", None).await {
+                Err(refusal) if !refusal.is_absent() => return Err(refusal),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the objects of the release's secrets are called; what nobody has set and may be made is made.
+pub(super) async fn held(
+    cluster: &Cluster,
+    owner: &Owner,
+    (key, dir): (&AppKey, &Path),
+    needs: &[Need],
+    telling: &mut Telling<'_>,
+) -> Result<BTreeMap<SecretName, String>, Fault> {
+    let (mut index, was) = cluster.secrets(owner).await.map_err(|refusal| unread(owner, &refusal))?;
+    let before = index.clone();
+    let (mut held, mut unset, mut missing) = (BTreeMap::new(), Vec::new(), Vec::new());
+    for need in needs {
+        match &need.what {
+            Needed::Secret { name, source } => {
+                let from_file = match source {
+                    Some(SecretSource::File(path)) => Some(dir.join(path)),
+                    Some(SecretSource::Store { .. } | SecretSource::Aws(_) | SecretSource::Vault(_)) | None => None,
+                };
+                if let Some(path) = from_file {
+                    let value =
+                        Value::new(value(&key.app.to_string(), name.as_str(), Some(path.as_path()), &Ui::new(true))?);
+                    let salt = salt(cluster, owner).await.map_err(|refusal| unwritten(owner, &refusal))?;
+                    made(cluster, (key, owner), name, (&value, &salt), &mut index, BY_BOWLINE).await?;
+                } else if !index.contains_key(name.as_str()) {
+                    match source {
+                        Some(SecretSource::Store { generate: true }) => {
+                            // Who may make it may not read the salt; nobody sets the same value again.
+                            let salt = Salt(Value::new(random().to_vec()));
+                            made(cluster, (key, owner), name, (&generated(), &salt), &mut index, BY_BOWLINE).await?;
+                            telling.tell(Told::Note { service: None, text: format!("secret {name} is made") });
+                        }
+                        // Somebody else may have made it under the name by which manifests ask for it.
+                        Some(
+                            SecretSource::Store { .. }
+                            | SecretSource::File(_)
+                            | SecretSource::Aws(_)
+                            | SecretSource::Vault(_),
+                        )
+                        | None => match is_there(cluster, &need.object).await? {
+                            true => {
+                                held.insert(name.clone(), need.object.clone());
+                            }
+                            false => unset.push(name.clone()),
+                        },
+                    }
+                }
+                if let Some(entry) = index.get(name.as_str()) {
+                    held.insert(name.clone(), entry.object.clone());
+                }
+            }
+            Needed::Password { of: _, user } => password(cluster, owner, need, user.as_deref()).await?,
+            Needed::Bearer { .. } | Needed::Users { .. } | Needed::Login { .. } | Needed::Certificate { .. } => {
+                if !is_there(cluster, &need.object).await? {
+                    missing.push(need.to_string());
+                }
+            }
+        }
+    }
+    if index != before {
+        cluster.keep_secrets(owner, &index, was.as_ref()).await.map_err(|refusal| unwritten(owner, &refusal))?;
+    }
+    there((owner, cluster), &unset, missing).map(|()| held)
+}
+
+/// All that must be there and is not, at once.
+fn there((owner, cluster): (&Owner, &Cluster), unset: &[SecretName], missing: Vec<String>) -> Result<(), Fault> {
+    if unset.is_empty() && missing.is_empty() {
+        return Ok(());
+    }
+    let fault = Fault::new(FaultKind::Invalid, format!("secrets of {owner} are not there; nothing was applied"));
+    let fault = unset.iter().fold(fault, |fault, name| fault.caused_by(format!("{name} is not set")));
+    let fault = missing.into_iter().fold(fault, Fault::caused_by);
+    Err(match unset.first() {
+        Some(name) => fault.hint(format!(
+            "set it: bowline secret set {} {name} --env {} --to {} < FILE",
+            owner.app,
+            owner.env,
+            cluster.target()
+        )),
+        None => fault.hint("make them as it is said above, in the namespace of the app"),
+    })
+}
+
+/// Who may not look believes that it is there: its pods say if it is not.
+async fn is_there(cluster: &Cluster, object: &str) -> Result<bool, Fault> {
+    match cluster.find(&cluster.core(&format!("secrets/{object}"))).await {
+        Ok(found) => Ok(found.is_some()),
+        Err(refusal) if refusal.is_forbidden() => Ok(true),
+        Err(refusal) => Err(refusal.fault(format!("the secret {object} cannot be looked for"))),
+    }
+}
+
+/// That of a database, which never changes: one that is there stays.
+async fn password(cluster: &Cluster, owner: &Owner, need: &Need, user: Option<&str>) -> Result<(), Fault> {
+    let id =
+        Id { group: String::new(), version: "v1".to_owned(), kind: "Secret".to_owned(), name: need.object.clone() };
+    let kind = if user.is_some() { "kubernetes.io/basic-auth" } else { "Opaque" };
+    let value = generated();
+    let text = String::from_utf8_lossy(value.expose()).into_owned();
+    let mut data = BTreeMap::from([(need.key, text)]);
+    data.extend(user.map(|user| ("username", user.to_owned())));
+    let labels: BTreeMap<&str, String> = owner.labels().into();
+    let object = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": id.name, "labels": labels }, "type": kind, "stringData": data,
+    });
+    match cluster.create(&cluster.core("secrets"), &object).await {
+        Ok(_) => Ok(()),
+        Err(refusal) if refusal.is_taken() => Ok(()),
+        Err(refusal) => Err(refusal.fault(format!("the password {id} cannot be made"))),
+    }
+}

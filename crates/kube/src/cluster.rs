@@ -1,0 +1,255 @@
+//! One namespace of a cluster, asked over its API.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bowline_core::fault::{Fault, FaultKind};
+use futures_util::{AsyncBufRead, StreamExt, TryStreamExt, stream};
+use http::{Method, Request};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+
+use crate::history::{self, Release};
+use crate::object::{Id, Object, Owner};
+use crate::refusal::Refusal;
+
+/// Who applies: the owner of all fields that are applied.
+pub const MANAGER: &str = "bowline";
+
+/// Requests at once, so that a server behind a long line is not waited for a hundred times.
+pub(crate) const AT_ONCE: usize = 8;
+/// A server that does not take a connection for so long is not there.
+const CONNECT: Duration = Duration::from_secs(10);
+
+const JSON: &str = "application/json";
+/// As server-side apply takes it; JSON is YAML.
+const APPLY: &str = "application/apply-patch+yaml";
+const MERGE: &str = "application/merge-patch+json";
+
+/// Where objects of a kind are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) plural: String,
+    namespaced: bool,
+}
+
+/// A namespace, as somebody whom a context of the kubeconfig names.
+pub struct Cluster {
+    client: Client,
+    context: String,
+    namespace: String,
+    /// By `group/version` and kind; a version that was asked for and is not served has none.
+    kinds: BTreeMap<String, BTreeMap<String, Place>>,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster")
+            .field("context", &self.context)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How an object is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct How {
+    /// Nothing is changed; all is judged.
+    pub dry: bool,
+    /// Fields of other managers become ours.
+    pub take_over: bool,
+}
+
+impl Cluster {
+    /// Nothing is asked yet. `None`: what the kubeconfig means.
+    ///
+    /// # Errors
+    /// There is no kubeconfig, or none that can be read, or not this context.
+    pub async fn connect(context: Option<&str>, namespace: Option<&str>) -> Result<Self, Fault> {
+        const PLACES: &str = "a kubeconfig lies in ~/.kube/config, or where KUBECONFIG says";
+        let wrong = |message: String| Fault::new(FaultKind::Invalid, message);
+        let known = Kubeconfig::read()
+            .map_err(|error| wrong("no cluster is known here".to_owned()).source(&error).hint(PLACES))?;
+        let contexts: Vec<String> = known.contexts.iter().map(|one| one.name.clone()).collect();
+        let context = context.map(str::to_owned).or_else(|| known.current_context.clone());
+        let context = context.filter(|name| !name.is_empty());
+        let context = context.ok_or_else(|| {
+            wrong("the kubeconfig has no current context".to_owned())
+                .hint("say which: --to kubernetes:CONTEXT/NAMESPACE")
+        })?;
+        if !contexts.contains(&context) {
+            return Err(wrong(format!("the kubeconfig has no context {context}"))
+                .hint(format!("it has {}", contexts.join(", "))));
+        }
+        let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
+        let unfit = |error: &dyn std::error::Error| {
+            wrong(format!("context {context} leads nowhere")).source(error).hint(PLACES)
+        };
+        let mut config = Config::from_custom_kubeconfig(known, &options).await.map_err(|error| unfit(&error))?;
+        config.connect_timeout = Some(CONNECT);
+        let namespace = namespace.map_or_else(|| config.default_namespace.clone(), str::to_owned);
+        let client = Client::try_from(config).map_err(|error| unfit(&error))?;
+        Ok(Self { client, context, namespace, kinds: BTreeMap::new() })
+    }
+
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// As `--to` says it.
+    pub fn target(&self) -> String {
+        format!("kubernetes:{}/{}", self.context, self.namespace)
+    }
+
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    pub async fn ask(&self, method: Method, path: &str, kind: &str, body: Option<&Value>) -> Result<Value, Refusal> {
+        let body = body.map(Value::to_string).unwrap_or_default().into_bytes();
+        let request = Request::builder().method(method).uri(path).header("content-type", kind).header("accept", JSON);
+        let request = request.body(body).map_err(Refusal::Request)?;
+        Ok(self.client.request(request).await?)
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Value, Refusal> {
+        self.ask(Method::GET, path, JSON, None).await
+    }
+
+    /// `None`: it is not there.
+    pub async fn find(&self, path: &str) -> Result<Option<Value>, Refusal> {
+        match self.get(path).await {
+            Ok(object) => Ok(Some(object)),
+            Err(refusal) if refusal.is_absent() => Ok(None),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    pub async fn create(&self, path: &str, object: &Value) -> Result<Value, Refusal> {
+        self.ask(Method::POST, &format!("{path}?fieldManager={MANAGER}&fieldValidation=Strict"), JSON, Some(object))
+            .await
+    }
+
+    pub async fn merge(&self, path: &str, change: &Value) -> Result<Value, Refusal> {
+        self.ask(Method::PATCH, &format!("{path}?fieldManager={MANAGER}"), MERGE, Some(change)).await
+    }
+
+    /// What a list has, page by page.
+    pub async fn list(&self, path: &str, selector: &str) -> Result<Vec<Value>, Refusal> {
+        const PAGE: usize = 500;
+        let mut all = Vec::new();
+        let mut next = String::new();
+        loop {
+            let mut page = self.get(&format!("{path}?limit={PAGE}{selector}{next}")).await?;
+            if let Value::Array(items) = page["items"].take() {
+                all.extend(items);
+            }
+            match page["metadata"]["continue"].as_str().filter(|token| !token.is_empty()) {
+                Some(token) => next = format!("&continue={token}"),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// `/api/v1/namespaces/NAMESPACE/…`
+    pub fn core(&self, rest: &str) -> String {
+        format!("/api/v1/namespaces/{}/{rest}", self.namespace)
+    }
+
+    /// `/apis/GROUP/VERSION/namespaces/NAMESPACE/…`
+    pub fn of(&self, api: &str, rest: &str) -> String {
+        format!("/apis/{api}/namespaces/{}/{rest}", self.namespace)
+    }
+
+    /// Text that goes on: a log.
+    pub async fn stream(&self, path: &str) -> Result<impl AsyncBufRead + use<>, Refusal> {
+        let request = Request::get(path).body(Vec::new()).map_err(Refusal::Request)?;
+        Ok(self.client.request_stream(request).await?)
+    }
+
+    pub async fn text(&self, path: &str) -> Result<String, Refusal> {
+        let request = Request::get(path).body(Vec::new()).map_err(Refusal::Request)?;
+        Ok(self.client.request_text(request).await?)
+    }
+
+    /// Groups of APIs that are served.
+    pub async fn groups(&self) -> Result<BTreeSet<String>, Refusal> {
+        let answer = self.get("/apis").await?;
+        let groups = answer["groups"].as_array().into_iter().flatten();
+        Ok(groups.filter_map(|group| group["name"].as_str().map(str::to_owned)).collect())
+    }
+
+    /// Learns where objects of these kinds are; a version that is not served has none.
+    pub async fn learn(&mut self, ids: impl IntoIterator<Item = &Id>) -> Result<(), Refusal> {
+        let apis: BTreeSet<String> = ids.into_iter().map(Id::api).filter(|api| !self.kinds.contains_key(api)).collect();
+        let this = &*self;
+        let ask = |api: String| async move {
+            let path = if api.contains('/') { format!("/apis/{api}") } else { format!("/api/{api}") };
+            let found = this.find(&path).await?.unwrap_or_default();
+            let kinds = found["resources"].as_array().into_iter().flatten().filter_map(|one| {
+                let plural = one["name"].as_str().filter(|name| !name.contains('/'))?;
+                let place = Place { plural: plural.to_owned(), namespaced: one["namespaced"] == true };
+                Some((one["kind"].as_str()?.to_owned(), place))
+            });
+            Ok::<_, Refusal>((api, kinds.collect::<BTreeMap<_, _>>()))
+        };
+        let found: Vec<_> = stream::iter(apis).map(ask).buffer_unordered(AT_ONCE).try_collect().await?;
+        self.kinds.extend(found);
+        Ok(())
+    }
+
+    pub(crate) fn place(&self, id: &Id) -> Option<&Place> {
+        self.kinds.get(&id.api())?.get(&id.kind)
+    }
+
+    /// Where an object is, of a kind that was [learned](Self::learn) and is served.
+    pub fn path(&self, id: &Id) -> Option<String> {
+        let place = self.place(id)?;
+        let api = if id.group.is_empty() { format!("/api/{}", id.version) } else { format!("/apis/{}", id.api()) };
+        let within = if place.namespaced { format!("/namespaces/{}", self.namespace) } else { String::new() };
+        Some(format!("{api}{within}/{}/{}", place.plural, id.name))
+    }
+
+    /// Server-side apply. A field that is unknown, or somebody else's, is refused.
+    pub async fn apply(&self, object: &Object, how: How) -> Result<Value, Refusal> {
+        let id = object.id();
+        let path = self.path(&id).unwrap_or_else(|| self.core(&format!("unknown/{}", id.name)));
+        let dry = if how.dry { "&dryRun=All" } else { "" };
+        let path = format!("{path}?fieldManager={MANAGER}&fieldValidation=Strict&force={}{dry}", how.take_over);
+        self.ask(Method::PATCH, &path, APPLY, Some(&object.body)).await
+    }
+
+    /// Deletes what is of this owner. `false`: it is not there, or not theirs.
+    pub async fn delete(&self, id: &Id, owner: &Owner) -> Result<bool, Refusal> {
+        let Some(path) = self.path(id) else { return Ok(false) };
+        let Some(now) = self.find(&path).await?.filter(|object| owner.has(object)) else { return Ok(false) };
+        // Whatever has become of it meanwhile is another object.
+        let uid = json!({ "uid": now["metadata"]["uid"] });
+        let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background", "preconditions": uid });
+        match self.ask(Method::DELETE, &path, JSON, Some(&options)).await {
+            Ok(_) => Ok(true),
+            Err(refusal) if refusal.is_absent() || refusal.is_taken() => Ok(false),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// All that is known of an app's releases, by number.
+    pub async fn releases(&self, owner: &Owner) -> Result<Vec<Release>, Refusal> {
+        let query = format!("&labelSelector={}", history::selector(Some(owner)));
+        let records = self.list(&self.core("configmaps"), &query).await?;
+        let mut all: Vec<Release> = records.iter().filter_map(history::decode).collect();
+        all.sort_by_key(|release| release.number);
+        Ok(all)
+    }
+
+    /// Whose releases there are.
+    pub async fn owners(&self) -> Result<Vec<Owner>, Refusal> {
+        let query = format!("&labelSelector={}", history::selector(None));
+        let records = self.list(&self.core("configmaps"), &query).await?;
+        let mut owners: Vec<Owner> = records.iter().filter_map(history::owner).collect();
+        owners.sort_by(|a, b| (&a.env, &a.app).cmp(&(&b.env, &b.app)));
+        owners.dedup();
+        Ok(owners)
+    }
+}

@@ -1,0 +1,232 @@
+//! Releases as the cluster keeps them: a ConfigMap each, with what was applied, so that a way back needs no folder and no build.
+//!
+//! They hold no secret: of secrets a release has names alone. So whoever deploys needs no right to read any.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bowline_core::fault::{Fault, FaultKind};
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::object::{Object, Owner};
+
+/// Releases that are kept, beside the one that serves.
+pub const KEPT: usize = 10;
+/// What is said of one, read at most: a ConfigMap has a mebibyte, which is packed.
+const MOST: u64 = 64 << 20;
+const FORM: u64 = 1;
+pub(crate) const RECORD: &str = "bowline.dev/record";
+const STATE: &str = "bowline.dev/state";
+const RELEASE: &str = "release";
+
+/// How far a release has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It is coming out, or whoever brought it out was cut off.
+    Pending,
+    Serves,
+    /// Another one has taken over from it.
+    Served,
+    /// It was taken back.
+    Rejected,
+    /// Nothing of it was applied.
+    Refused,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Serves => "serves",
+            Self::Served => "served",
+            Self::Rejected => "rejected",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// One release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Release {
+    pub number: u32,
+    /// When it was made, in milliseconds since 1970.
+    pub at: u64,
+    /// When it took over the last time.
+    pub served: Option<u64>,
+    pub state: State,
+    /// By service.
+    pub images: BTreeMap<String, String>,
+    /// Why it was taken back.
+    pub why: Option<String>,
+    /// All that it consists of.
+    pub objects: Vec<Object>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    form: u64,
+    #[serde(flatten)]
+    release: Release,
+}
+
+/// What the record of a release is called.
+pub fn name(owner: &Owner, number: u32) -> String {
+    format!("bowline.{}.{}.v{number}", owner.env, owner.app)
+}
+
+/// The record, as an object.
+///
+/// # Errors
+/// It is too large for one.
+pub fn encode(owner: &Owner, release: &Release) -> Result<Value, Fault> {
+    let stored = Stored { form: FORM, release: release.clone() };
+    let text = serde_json::to_vec(&stored).expect("a release has text as keys alone");
+    let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+    packed.write_all(&text).expect("memory takes all");
+    let packed = packed.finish().expect("memory takes all");
+    const LARGEST: usize = 1_000_000;
+    if packed.len() > LARGEST {
+        return Err(Fault::new(FaultKind::Invalid, format!("release {} is too large for a cluster", release.number))
+            .caused_by(format!("its objects take {} bytes packed, and {LARGEST} are the most", packed.len())));
+    }
+    let mut labels: BTreeMap<&str, String> = owner.labels().into();
+    labels.insert(RECORD, RELEASE.to_owned());
+    labels.insert(STATE, release.state.as_str().to_owned());
+    Ok(json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": name(owner, release.number), "labels": labels },
+        "binaryData": { RELEASE: BASE64_STANDARD.encode(packed) },
+    }))
+}
+
+/// The release of a record. `None`: of a newer Bowline, or of nobody.
+pub fn decode(record: &Value) -> Option<Release> {
+    let packed = BASE64_STANDARD.decode(record["binaryData"][RELEASE].as_str()?).ok()?;
+    let mut text = Vec::new();
+    GzDecoder::new(packed.as_slice()).take(MOST).read_to_end(&mut text).ok()?;
+    let stored: Stored = serde_json::from_slice(&text).ok()?;
+    (stored.form == FORM).then_some(stored.release)
+}
+
+/// Those records of releases that are asked for, in a query.
+pub(crate) fn selector(owner: Option<&Owner>) -> String {
+    let kind = format!("{}%3D{RELEASE}", RECORD.replace('/', "%2F"));
+    match owner {
+        Some(owner) => format!("{}%2C{kind}", owner.selector()),
+        None => kind,
+    }
+}
+
+/// Whose record it is.
+pub(crate) fn owner(record: &Value) -> Option<Owner> {
+    let label = |name: &str| record["metadata"]["labels"][name].as_str().map(str::to_owned);
+    Some(Owner { env: label("bowline.dev/env")?, app: label("bowline.dev/app")? })
+}
+
+/// Which one serves: where whoever wrote them was cut off, the one that took over last.
+pub fn serving(releases: &[Release]) -> Option<&Release> {
+    let all = releases.iter().filter(|release| release.state == State::Serves);
+    all.max_by_key(|release| (release.served, release.number))
+}
+
+/// Which one is gone back to: that of this number, else the one that served last before the one that does.
+///
+/// # Errors
+/// There is none.
+pub fn back<'a>(releases: &'a [Release], owner: &Owner, wanted: Option<u32>) -> Result<&'a Release, Fault> {
+    let now = serving(releases).map(|release| release.number);
+    let invalid = |message: String| {
+        Fault::new(FaultKind::Invalid, message)
+            .hint(format!("`bowline releases {} --env {}` lists them", owner.app, owner.env))
+    };
+    match wanted {
+        Some(number) if Some(number) == now => Err(invalid(format!("release {number} of {owner} serves already"))),
+        Some(number) => {
+            let found = releases.iter().find(|release| release.number == number);
+            let found = found.ok_or_else(|| invalid(format!("there is no release {number} of {owner}")))?;
+            match found.state {
+                State::Rejected => {
+                    Err(invalid(format!("release {number} of {owner} was taken back, and is not tried again")))
+                }
+                State::Served | State::Serves => Ok(found),
+                State::Pending | State::Refused => {
+                    Err(invalid(format!("release {number} of {owner} has never served")))
+                }
+            }
+        }
+        None => {
+            let served = releases.iter().filter(|release| release.state == State::Served);
+            let last = served.max_by_key(|release| (release.served, release.number));
+            last.ok_or_else(|| invalid(format!("no release of {owner} has served before this one")))
+        }
+    }
+}
+
+/// Records that are given up when this one has come out.
+pub fn outlived(releases: &[Release]) -> Vec<u32> {
+    let kept = releases.iter().filter(|release| release.state != State::Serves);
+    let numbers: Vec<u32> = kept.map(|release| release.number).collect();
+    numbers[..numbers.len().saturating_sub(KEPT)].to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::Stage;
+
+    fn release(number: u32, state: State, served: Option<u64>) -> Release {
+        Release { number, at: 7, served, state, images: BTreeMap::new(), why: None, objects: Vec::new() }
+    }
+
+    fn shop() -> Owner {
+        Owner { env: "production".to_owned(), app: "shop".to_owned() }
+    }
+
+    #[test]
+    fn a_release_is_kept_whole() {
+        let body =
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": { "A": "é" } });
+        let one =
+            Release { objects: vec![Object { stage: Stage::Config, body }], ..release(3, State::Serves, Some(9)) };
+        let record = encode(&shop(), &one).unwrap();
+        assert_eq!(decode(&record), Some(one));
+        assert_eq!(record["metadata"]["name"], "bowline.production.shop.v3");
+        assert_eq!(record["metadata"]["labels"][STATE], "serves");
+        assert_eq!(owner(&record), Some(shop()));
+        assert_eq!(decode(&json!({ "binaryData": { "release": "AAAA" } })), None);
+    }
+
+    #[test]
+    fn the_way_back_leads_to_what_served_last() {
+        let all = [
+            release(1, State::Served, Some(50)),
+            release(2, State::Served, Some(20)),
+            release(3, State::Rejected, None),
+            release(4, State::Serves, Some(60)),
+        ];
+        let check = |wanted, expected: Option<u32>| {
+            assert_eq!(back(&all, &shop(), wanted).ok().map(|one| one.number), expected)
+        };
+        check(None, Some(1));
+        check(Some(2), Some(2));
+        check(Some(3), None);
+        check(Some(4), None);
+        check(Some(9), None);
+        assert!(back(&all[3..], &shop(), None).is_err(), "there was none before it");
+    }
+
+    #[test]
+    fn ten_are_kept_beside_the_one_that_serves() {
+        let mut all: Vec<_> = (1..=12).map(|number| release(number, State::Served, Some(1))).collect();
+        all[0].state = State::Serves;
+        assert_eq!(outlived(&all), [2]);
+        assert_eq!(outlived(&all[..11]), Vec::<u32>::new());
+    }
+}

@@ -1,0 +1,334 @@
+//! What a cluster lacks that a release needs, each with its remedy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::look::text;
+use crate::object::{Id, Object};
+
+/// One thing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lack {
+    Namespace(String),
+    /// A kind that is not served.
+    Kind {
+        api: String,
+        kind: String,
+        objects: Vec<String>,
+    },
+    /// A right of who deploys.
+    Right {
+        verbs: Vec<String>,
+        group: String,
+        resource: String,
+        role: String,
+    },
+    Quota {
+        quota: String,
+        resource: String,
+        wants: String,
+        left: String,
+    },
+    /// A quota counts what containers do not say.
+    Limit {
+        quota: String,
+        resource: String,
+    },
+    IngressClass(String),
+    StorageClass(String),
+    /// Nothing scales by load.
+    Metrics {
+        scaled: Vec<String>,
+    },
+}
+
+impl Lack {
+    /// Whether nothing is applied before it is there.
+    pub fn blocks(&self) -> bool {
+        match self {
+            Self::Namespace(_) | Self::Kind { .. } | Self::Right { .. } | Self::Quota { .. } | Self::Limit { .. } => {
+                true
+            }
+            // They may come later, and all else runs.
+            Self::IngressClass(_) | Self::StorageClass(_) | Self::Metrics { .. } => false,
+        }
+    }
+
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Namespace(name) => format!("kubectl create namespace {name}"),
+            Self::Kind { api, .. } => installs(api),
+            Self::Right { role, .. } => {
+                format!(
+                    "whoever keeps the namespace applies the roles (bowline render kubernetes --roles) and binds this: kubectl create rolebinding {role} --role={role} --user=YOU"
+                )
+            }
+            Self::Quota { quota, .. } => {
+                format!("raise it (kubectl edit resourcequota {quota}), or ask for less: `scale` and `limits`")
+            }
+            Self::Limit { resource, .. } => match resource.contains("cpu") {
+                true => "say `limits = { cpu = 0.5 }` of each service".to_owned(),
+                false => "say `limits = { memory = \"256MiB\" }` of each service".to_owned(),
+            },
+            Self::IngressClass(_) => "install its controller, or say another: `kubernetes.ingress_class`".to_owned(),
+            Self::StorageClass(_) => {
+                "say one that `kubectl get storageclass` lists: `kubernetes.storage_class`".to_owned()
+            }
+            Self::Metrics { .. } => {
+                "install the metrics server (https://github.com/kubernetes-sigs/metrics-server)".to_owned()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(name) => write!(f, "there is no namespace {name}"),
+            Self::Kind { api, kind, objects } => {
+                write!(f, "it does not know the kind {kind} of {api}, which {} is of", objects.join(" and "))
+            }
+            Self::Right { verbs, group, resource, .. } => {
+                let group = if group.is_empty() { String::new() } else { format!(".{group}") };
+                write!(f, "you may not {} {resource}{group} there", verbs.join(" or "))
+            }
+            Self::Quota { quota, resource, wants, left } => {
+                write!(f, "the quota {quota} leaves {left} of {resource}, and the release needs {wants}")
+            }
+            Self::Limit { quota, resource } => {
+                write!(f, "the quota {quota} counts {resource}, which not every container says")
+            }
+            Self::IngressClass(name) => write!(f, "it has no ingress class {name}: routes lead nowhere until it has"),
+            Self::StorageClass(name) => write!(f, "it has no storage class {name}: volumes wait until it has"),
+            Self::Metrics { scaled } => {
+                write!(f, "it has no metrics server: {} keeps its least number of instances", scaled.join(" and "))
+            }
+        }
+    }
+}
+
+/// Who brings an API.
+fn installs(api: &str) -> String {
+    let group = api.split('/').next().unwrap_or_default();
+    let known = [
+        (
+            "gateway.networking.k8s.io",
+            "install the Gateway API and a controller of it, or say `kubernetes.ingress_class`",
+        ),
+        ("gateway.envoyproxy.io", "install Envoy Gateway"),
+        ("cert-manager.io", "install cert-manager, or leave out `kubernetes.issuer`"),
+        ("external-secrets.io", "install the External Secrets Operator"),
+        ("monitoring.coreos.com", "install the Prometheus Operator"),
+        ("postgresql.cnpg.io", "install CloudNativePG"),
+        ("argoproj.io", "install Argo Rollouts, or leave out `kubernetes.rollouts`"),
+    ];
+    let found = known.iter().find(|(name, _)| *name == group);
+    found.map_or_else(|| format!("install what serves {api}"), |(_, remedy)| (*remedy).to_owned())
+}
+
+/// Kinds that are not served. `is_served`: asked of each object.
+pub fn kinds<'a>(objects: impl IntoIterator<Item = &'a Object>, is_served: impl Fn(&Id) -> bool) -> Vec<Lack> {
+    let mut missing: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for id in objects.into_iter().map(Object::id).filter(|id| !is_served(id)) {
+        missing.entry((id.api(), id.kind)).or_default().push(id.name);
+    }
+    missing.into_iter().map(|((api, kind), objects)| Lack::Kind { api, kind, objects }).collect()
+}
+
+/// An amount as Kubernetes writes it, in thousandths: `250m`, `2`, `64Mi`, `1e3`.
+pub fn amount(text: &str) -> Option<i128> {
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.' && c != '-').unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let factor: i128 = match unit {
+        "" => 1_000,
+        "m" => 1,
+        "k" => 1_000_000,
+        "M" => 1_000_000_000,
+        "G" => 1_000_000_000_000,
+        "T" => 1_000_000_000_000_000,
+        "Ki" => 1_000 << 10,
+        "Mi" => 1_000 << 20,
+        "Gi" => 1_000 << 30,
+        "Ti" => 1_000 << 40,
+        _ => return None,
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let digits = u32::try_from(part.len()).ok().filter(|digits| *digits < 12)?;
+    let scaled: i128 = format!("{whole}{part}").parse().ok()?;
+    Some(scaled * factor / 10_i128.pow(digits))
+}
+
+/// As a person reads it.
+fn written(amount: i128, resource: &str) -> String {
+    match resource.contains("memory") || resource.contains("storage") {
+        true => format!("{}Mi", amount.div_euclid(1_000 << 20)),
+        false if amount % 1_000 == 0 => (amount / 1_000).to_string(),
+        false => format!("{amount}m"),
+    }
+}
+
+/// What does not fit into these quotas. `running`: how many pods each Deployment has now.
+pub fn quotas(objects: &[Object], quotas: &[Value], running: &BTreeMap<String, i64>) -> Vec<Lack> {
+    let mut lacks = BTreeSet::new();
+    for quota in quotas {
+        let name = text(&quota["metadata"]["name"]).to_owned();
+        // With scopes, it counts some pods alone.
+        let is_scoped = !quota["spec"]["scopes"].is_null() || !quota["spec"]["scopeSelector"].is_null();
+        if is_scoped {
+            continue;
+        }
+        for (resource, hard) in quota["status"]["hard"].as_object().into_iter().flatten() {
+            let used = amount(text(&quota["status"]["used"][resource])).unwrap_or_default();
+            let Some(hard) = amount(text(hard)) else { continue };
+            match wants(objects, resource, running) {
+                Wants::Nothing => {}
+                Wants::Unsaid => {
+                    lacks.insert(Lack::Limit { quota: name.clone(), resource: resource.clone() });
+                }
+                Wants::More(more) if more > hard - used => {
+                    let (wants, left) = (written(more, resource), written((hard - used).max(0), resource));
+                    lacks.insert(Lack::Quota { quota: name.clone(), resource: resource.clone(), wants, left });
+                }
+                Wants::More(_) => {}
+            }
+        }
+    }
+    lacks.into_iter().collect()
+}
+
+enum Wants {
+    Nothing,
+    Unsaid,
+    More(i128),
+}
+
+/// What of a resource the pods need that come on top of those that run.
+fn wants(objects: &[Object], resource: &str, running: &BTreeMap<String, i64>) -> Wants {
+    let (kind, key) = match resource {
+        "pods" | "count/pods" => ("", ""),
+        "cpu" | "requests.cpu" => ("requests", "cpu"),
+        "memory" | "requests.memory" => ("requests", "memory"),
+        "limits.cpu" => ("limits", "cpu"),
+        "limits.memory" => ("limits", "memory"),
+        _ => return Wants::Nothing,
+    };
+    let mut all = 0;
+    for object in objects.iter().filter(|object| ["Deployment", "StatefulSet"].contains(&text(&object.body["kind"]))) {
+        let spec = &object.body["spec"];
+        let one = if key.is_empty() { Some(1_000) } else { each(&spec["template"]["spec"], kind, key) };
+        let Some(one) = one else { return Wants::Unsaid };
+        let wanted = spec["replicas"].as_i64().unwrap_or(1);
+        let there = running.get(text(&object.body["metadata"]["name"])).copied();
+        let strategy = &spec["strategy"];
+        // One more while one takes over from another.
+        let surges = there.is_some_and(|there| there > 0)
+            && strategy["type"] != "Recreate"
+            && object.body["kind"] == "Deployment";
+        let more = (wanted - there.unwrap_or_default()).max(0)
+            + i64::from(surges && strategy["rollingUpdate"]["maxSurge"] != 0);
+        all += one * i128::from(more);
+    }
+    Wants::More(all)
+}
+
+/// Of one pod. `None`: a container says nothing of it.
+fn each(spec: &Value, kind: &str, key: &str) -> Option<i128> {
+    let containers = spec["containers"].as_array()?;
+    containers.iter().map(|container| amount(container["resources"][kind][key].as_str()?)).sum()
+}
+
+/// What scales by what a metrics server measures.
+pub fn scaled(objects: &[Object]) -> Vec<String> {
+    let all = objects.iter().filter(|object| object.body["kind"] == "HorizontalPodAutoscaler");
+    all.map(|object| crate::look::component(&object.body)).collect()
+}
+
+/// Classes that objects name, at these pointers of these kinds.
+pub fn classes(objects: &[Object], kind: &str, pointers: &[&str]) -> BTreeSet<String> {
+    let all = objects.iter().filter(|object| object.body["kind"] == kind);
+    all.flat_map(|object| pointers.iter().filter_map(|pointer| object.body.pointer(pointer)?.as_str()))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::object::Stage;
+
+    fn web(replicas: i64, resources: &Value) -> Object {
+        Object {
+            stage: Stage::Workload,
+            body: json!({
+                "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "shop-web" },
+                "spec": { "replicas": replicas, "template": { "spec": { "containers": [{ "resources": resources }] } } },
+            }),
+        }
+    }
+
+    fn quota(hard: &Value, used: &Value) -> Value {
+        json!({ "metadata": { "name": "few" }, "status": { "hard": hard, "used": used } })
+    }
+
+    #[test]
+    fn amounts_are_compared_in_thousandths() {
+        let check = |text: &str, expected: Option<i128>| assert_eq!(amount(text), expected, "{text}");
+        check("2", Some(2_000));
+        check("250m", Some(250));
+        check("0.5", Some(500));
+        check("64Mi", Some(64 * 1_024 * 1_024 * 1_000));
+        check("1.5Gi", Some(1_536 * 1_024 * 1_024 * 1_000));
+        check("1X", None);
+        check("", None);
+    }
+
+    #[test]
+    fn a_quota_that_is_too_small_is_found_before_anything_is_applied() {
+        let objects = [web(2, &json!({ "requests": { "memory": "64Mi" } }))];
+        let check = |hard: Value, used: Value, running: &[(&str, i64)], expected: &[&str]| {
+            let running = running.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+            let found = quotas(&objects, &[quota(&hard, &used)], &running);
+            assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+            assert!(found.iter().all(Lack::blocks));
+        };
+        check(json!({ "pods": "2" }), json!({ "pods": "0" }), &[], &[]);
+        check(
+            json!({ "pods": "2" }),
+            json!({ "pods": "1" }),
+            &[],
+            &["the quota few leaves 1 of pods, and the release needs 2"],
+        );
+        // Two run, and a third stands beside them while they are replaced.
+        check(json!({ "pods": "3" }), json!({ "pods": "2" }), &[("shop-web", 2)], &[]);
+        let full = ["the quota few leaves 0 of pods, and the release needs 1"];
+        check(json!({ "pods": "2" }), json!({ "pods": "2" }), &[("shop-web", 2)], &full);
+        let memory = ["the quota few leaves 100Mi of requests.memory, and the release needs 128Mi"];
+        check(json!({ "requests.memory": "100Mi" }), json!({}), &[], &memory);
+        check(
+            json!({ "limits.cpu": "4" }),
+            json!({}),
+            &[],
+            &["the quota few counts limits.cpu, which not every container says"],
+        );
+        check(json!({ "count/secrets": "0" }), json!({}), &[], &[]);
+    }
+
+    #[test]
+    fn a_kind_that_is_not_served_names_who_brings_it() {
+        let route = Object {
+            stage: Stage::Edge,
+            body: json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": { "name": "shop-main" } }),
+        };
+        let found = kinds([&route], |_| false);
+        assert_eq!(
+            found[0].to_string(),
+            "it does not know the kind HTTPRoute of gateway.networking.k8s.io/v1, which shop-main is of"
+        );
+        assert!(found[0].remedy().contains("ingress_class"));
+        assert_eq!(kinds([&route], |_| true), []);
+    }
+}

@@ -1,0 +1,26 @@
+//! A cluster of Kubernetes as a place where releases run: objects are applied to it by server-side apply, looked at until they are
+//! ready or cannot be, and taken away again when nobody wants them.
+//!
+//! Architecture invariant: what is decided is decided by functions of values (`look`, `lack`, `prune`, `history`); what asks the
+//! server decides nothing.
+//! Architecture invariant: no value of a secret is ever read but by who sets one.
+
+mod cluster;
+mod exec;
+pub mod history;
+pub mod lack;
+pub mod look;
+mod object;
+mod prune;
+mod refusal;
+mod rollout;
+pub mod secrets;
+mod survey;
+
+pub use cluster::{Cluster, How, MANAGER};
+pub use exec::{End, Session};
+pub use object::{Id, Object, Owner, Stage};
+pub use prune::{Prune, prune};
+pub use refusal::{Conflict, Refusal};
+pub use rollout::{Done, Order, Rollout, Told, now_ms};
+pub use survey::{Found, survey};

@@ -1,0 +1,465 @@
+//! What conditions, pods and events say of a workload: how far it is, and what is wrong with it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// What was seen of a workload at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    pub workload: &'a Value,
+    /// ReplicaSets and pods of the app, and what its namespace warns of.
+    pub sets: &'a [Value],
+    pub pods: &'a [Value],
+    pub events: &'a [Value],
+}
+
+/// What comes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// `web`, as the file calls it.
+    pub what: String,
+    pub stands: Stands,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stands {
+    Ready,
+    /// On this, in words.
+    Waits(String),
+    /// It does not get there by itself, unless this passes.
+    Trouble(Trouble),
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub kind: Kind,
+    /// In the cluster's own words.
+    pub said: String,
+    /// Whose log says more, and its container.
+    pub pod: Option<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Image,
+    /// It ends again and again; `true`: more than twice.
+    Crashes(bool),
+    Configuration,
+    Quota,
+    Standards,
+    Refused,
+    Unschedulable,
+    /// What it mounts is not there.
+    Storage,
+    Deadline,
+    /// A job, whose command failed.
+    Failed,
+}
+
+impl Kind {
+    /// How long it may last before the release is taken back: what may pass by itself is waited for.
+    pub fn patience(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Crashes(true) | Self::Standards | Self::Deadline | Self::Failed => 0,
+            // Pulled twice in vain: a registry that was away is asked again within that.
+            Self::Image => 5,
+            Self::Configuration | Self::Refused => 10,
+            Self::Quota => 15,
+            // What it needs may be on its way: a database, a node that an autoscaler adds.
+            Self::Crashes(false) | Self::Unschedulable | Self::Storage => 30,
+        })
+    }
+
+    /// What is to be done.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Image => {
+                "push it, or say the digest of one that is there; a registry that asks who pulls needs `image.login`"
+            }
+            Self::Crashes(_) => "the end of what it wrote stands above: it must listen on $PORT and stay up",
+            Self::Configuration => "`bowline secret list` says which secrets are there",
+            Self::Quota => "ask for a higher quota, or for less: `scale` and `limits` of the service",
+            Self::Standards => "the namespace enforces Pod Security Standards: what it runs must keep to them",
+            Self::Refused => "the words above are those of the cluster's own rules",
+            Self::Unschedulable => "no node has room: ask for less by `limits`, or add nodes",
+            Self::Storage => {
+                "`kubectl get pvc,storageclass` shows what its volumes wait for; `kubernetes.storage_class` says another class"
+            }
+            Self::Deadline => "its pods run and are not ready: `health` asks what the service must answer",
+            Self::Failed => "the end of what it wrote stands above",
+        }
+    }
+
+    /// In a word, for who reads a line.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Image => "its image cannot be pulled",
+            Self::Crashes(_) => "it ends again and again",
+            Self::Configuration => "what it is given is not there",
+            Self::Quota => "the quota is used up",
+            Self::Standards => "its pods violate Pod Security",
+            Self::Refused => "its pods are refused",
+            Self::Unschedulable => "no node takes it",
+            Self::Storage => "its volumes are not there",
+            Self::Deadline => "it did not become ready in time",
+            Self::Failed => "it failed",
+        }
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.said.is_empty() {
+            true => f.write_str(self.kind.word()),
+            false => write!(f, "{}: {}", self.kind.word(), self.said),
+        }
+    }
+}
+
+pub fn look(seen: Seen<'_>) -> Look {
+    let what = component(seen.workload);
+    let stands = match text(&seen.workload["kind"]) {
+        "Deployment" => deployment(seen),
+        "StatefulSet" => stateful(seen),
+        "Job" => job(seen),
+        "Rollout" => argo(seen.workload),
+        _ => Stands::Ready,
+    };
+    Look { what, stands }
+}
+
+/// Whether it is looked at: kinds that come up by themselves after they were applied.
+pub fn comes_up(kind: &str) -> bool {
+    ["Deployment", "StatefulSet", "Job", "Rollout"].contains(&kind)
+}
+
+fn deployment(seen: Seen<'_>) -> Stands {
+    let (now, status) = (seen.workload, &seen.workload["status"]);
+    if number(&status["observedGeneration"]) < number(&now["metadata"]["generation"]) {
+        return Stands::Waits("to be taken up".to_owned());
+    }
+    let wanted = now["spec"]["replicas"].as_i64().unwrap_or(1);
+    let [all, updated, available] =
+        ["replicas", "updatedReplicas", "availableReplicas"].map(|key| number(&status[key]));
+    if updated >= wanted && all <= updated && available >= updated {
+        return Stands::Ready;
+    }
+    let pods = newest(seen);
+    if let Some(trouble) = wrong(&pods, seen.events) {
+        return Stands::Trouble(trouble);
+    }
+    if let Some(said) = condition(status, "ReplicaFailure", "True") {
+        return Stands::Trouble(refused(said));
+    }
+    if condition_for(status, "Progressing", "False", "ProgressDeadlineExceeded").is_some() {
+        let unwell = unwell(&pods, seen.events);
+        return Stands::Trouble(Trouble { kind: Kind::Deadline, said: unwell.unwrap_or_default(), pod: first(&pods) });
+    }
+    let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+    let more = unwell(&pods, seen.events).map(|said| format!(": {said}")).unwrap_or_default();
+    match i64::try_from(ready).is_ok_and(|ready| ready < wanted) {
+        true => Stands::Waits(format!("{ready} of {wanted} ready{more}")),
+        false => Stands::Waits(format!("{} of the release before to end", (all - updated).max(1))),
+    }
+}
+
+/// Pods of the release that comes out.
+fn newest<'a>(seen: Seen<'a>) -> Vec<&'a Value> {
+    const REVISION: &str = "deployment.kubernetes.io/revision";
+    let (uid, revision) = (&seen.workload["metadata"]["uid"], &seen.workload["metadata"]["annotations"][REVISION]);
+    let is_newest = |set: &&Value| is_of(set, uid) && set["metadata"]["annotations"][REVISION] == *revision;
+    let Some(set) = seen.sets.iter().find(is_newest) else { return Vec::new() };
+    seen.pods
+        .iter()
+        .filter(|pod| is_of(pod, &set["metadata"]["uid"]) && pod["metadata"]["deletionTimestamp"].is_null())
+        .collect()
+}
+
+fn stateful(seen: Seen<'_>) -> Stands {
+    let (now, status) = (seen.workload, &seen.workload["status"]);
+    let wanted = now["spec"]["replicas"].as_i64().unwrap_or(1);
+    let [ready, updated] = ["readyReplicas", "updatedReplicas"].map(|key| number(&status[key]));
+    let is_seen = number(&status["observedGeneration"]) >= number(&now["metadata"]["generation"]);
+    if is_seen && ready >= wanted && (updated >= wanted || status["currentRevision"] == status["updateRevision"]) {
+        return Stands::Ready;
+    }
+    let uid = &now["metadata"]["uid"];
+    let pods: Vec<&Value> = seen.pods.iter().filter(|pod| is_of(pod, uid)).collect();
+    match wrong(&pods, seen.events) {
+        Some(trouble) => Stands::Trouble(trouble),
+        None => match event_of(seen.events, &now["metadata"]["uid"], "FailedCreate") {
+            Some(said) => Stands::Trouble(refused(said)),
+            None => Stands::Waits(format!("{ready} of {wanted} ready")),
+        },
+    }
+}
+
+fn job(seen: Seen<'_>) -> Stands {
+    let (now, status) = (seen.workload, &seen.workload["status"]);
+    if condition(status, "Complete", "True").is_some() {
+        return Stands::Ready;
+    }
+    let uid = &now["metadata"]["uid"];
+    let pods: Vec<&Value> = seen.pods.iter().filter(|pod| is_of(pod, uid)).collect();
+    if let Some(said) = condition(status, "Failed", "True") {
+        return Stands::Trouble(Trouble { kind: Kind::Failed, said, pod: first(&pods) });
+    }
+    match wrong(&pods, seen.events) {
+        Some(trouble) => Stands::Trouble(trouble),
+        None => match event_of(seen.events, uid, "FailedCreate") {
+            Some(said) => Stands::Trouble(refused(said)),
+            None => Stands::Waits("its end".to_owned()),
+        },
+    }
+}
+
+/// A Rollout of Argo says itself how it stands.
+fn argo(now: &Value) -> Stands {
+    let status = &now["status"];
+    let seen: i64 = status["observedGeneration"].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
+    match text(&status["phase"]) {
+        _ if seen < number(&now["metadata"]["generation"]) => Stands::Waits("to be taken up".to_owned()),
+        "Healthy" => Stands::Ready,
+        "Degraded" => {
+            Stands::Trouble(Trouble { kind: Kind::Deadline, said: text(&status["message"]).to_owned(), pod: None })
+        }
+        "Paused" => Stands::Waits("Argo Rollouts, which holds a step".to_owned()),
+        _ => Stands::Waits("Argo Rollouts".to_owned()),
+    }
+}
+
+/// The first thing that keeps one of these pods from coming up.
+fn wrong(pods: &[&Value], events: &[Value]) -> Option<Trouble> {
+    pods.iter().find_map(|pod| {
+        let status = &pod["status"];
+        if let Some(said) = condition_for(status, "PodScheduled", "False", "Unschedulable") {
+            // Nothing but the scheduler's words tells a volume from a node that is full.
+            let kind = if said.contains("PersistentVolumeClaim") { Kind::Storage } else { Kind::Unschedulable };
+            return Some(Trouble { kind, said, pod: None });
+        }
+        let all = ["initContainerStatuses", "containerStatuses"].map(|key| status[key].as_array());
+        all.into_iter().flatten().flatten().find_map(|container| stuck(pod, container, events))
+    })
+}
+
+fn stuck(pod: &Value, container: &Value, events: &[Value]) -> Option<Trouble> {
+    let waiting = &container["state"]["waiting"];
+    let place = Some((text(&pod["metadata"]["name"]).to_owned(), text(&container["name"]).to_owned()));
+    let said = || text(&waiting["message"]).to_owned();
+    match text(&waiting["reason"]) {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+            // What a pull was answered is told once, in an event.
+            let why = events.iter().rev().find(|event| {
+                event["involvedObject"]["uid"] == pod["metadata"]["uid"]
+                    && text(&event["message"]).starts_with("Failed to pull")
+            });
+            let said = why.map_or_else(said, |event| text(&event["message"]).to_owned());
+            Some(Trouble { kind: Kind::Image, said, pod: None })
+        }
+        "CrashLoopBackOff" => {
+            let ended = &container["lastState"]["terminated"];
+            let code = number(&ended["exitCode"]);
+            let often = number(&container["restartCount"]) > 2;
+            let said = match text(&ended["reason"]) {
+                "OOMKilled" => "it used more memory than its limit".to_owned(),
+                _ => format!("exit code {code}"),
+            };
+            Some(Trouble { kind: Kind::Crashes(often), said, pod: place })
+        }
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            Some(Trouble { kind: Kind::Configuration, said: said(), pod: None })
+        }
+        _ => None,
+    }
+}
+
+/// Pods that nobody let in.
+fn refused(said: String) -> Trouble {
+    let kind = if said.contains("exceeded quota") || said.contains("failed quota") {
+        Kind::Quota
+    } else if said.contains("violates PodSecurity") {
+        Kind::Standards
+    } else {
+        Kind::Refused
+    };
+    Trouble { kind, said, pod: None }
+}
+
+/// What a probe was answered last by one that is not ready.
+fn unwell(pods: &[&Value], events: &[Value]) -> Option<String> {
+    pods.iter().filter(|pod| !is_ready(pod)).find_map(|pod| event_of(events, &pod["metadata"]["uid"], "Unhealthy"))
+}
+
+fn event_of(events: &[Value], uid: &Value, reason: &str) -> Option<String> {
+    let found = events.iter().rev().find(|event| event["involvedObject"]["uid"] == *uid && event["reason"] == reason);
+    found.map(|event| text(&event["message"]).trim().to_owned())
+}
+
+fn first(pods: &[&Value]) -> Option<(String, String)> {
+    let pod = pods.iter().find(|pod| !is_ready(pod))?;
+    let name = |value: &Value| text(&value["name"]).to_owned();
+    Some((name(&pod["metadata"]), name(&pod["spec"]["containers"][0])))
+}
+
+pub fn is_ready(pod: &Value) -> bool {
+    condition(&pod["status"], "Ready", "True").is_some() && pod["metadata"]["deletionTimestamp"].is_null()
+}
+
+/// What a condition says that has this value.
+fn condition(status: &Value, kind: &str, value: &str) -> Option<String> {
+    let all = status["conditions"].as_array()?;
+    let found = all.iter().find(|one| one["type"] == kind && one["status"] == value)?;
+    Some(text(&found["message"]).to_owned())
+}
+
+fn condition_for(status: &Value, kind: &str, value: &str, reason: &str) -> Option<String> {
+    let all = status["conditions"].as_array()?;
+    let found = all.iter().find(|one| one["type"] == kind && one["status"] == value && one["reason"] == reason)?;
+    Some(text(&found["message"]).to_owned())
+}
+
+pub fn is_of(object: &Value, uid: &Value) -> bool {
+    object["metadata"]["ownerReferences"].as_array().into_iter().flatten().any(|owner| owner["uid"] == *uid)
+}
+
+/// As the file calls it.
+pub fn component(object: &Value) -> String {
+    let said = object["metadata"]["labels"]["app.kubernetes.io/component"].as_str();
+    said.unwrap_or_else(|| text(&object["metadata"]["name"])).to_owned()
+}
+
+pub(crate) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn number(value: &Value) -> i64 {
+    value.as_i64().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn web(status: Value) -> Value {
+        json!({
+            "kind": "Deployment",
+            "metadata": {
+                "name": "shop-web", "uid": "d", "generation": 2, "labels": { "app.kubernetes.io/component": "web" },
+                "annotations": { "deployment.kubernetes.io/revision": "2" },
+            },
+            "spec": { "replicas": 2 }, "status": status,
+        })
+    }
+
+    fn set(uid: &str, revision: &str) -> Value {
+        json!({ "metadata": {
+            "uid": uid, "ownerReferences": [{ "uid": "d" }], "annotations": { "deployment.kubernetes.io/revision": revision },
+        } })
+    }
+
+    fn pod(set: &str, name: &str, status: Value) -> Value {
+        json!({
+            "metadata": { "name": name, "uid": name, "ownerReferences": [{ "uid": set }] },
+            "spec": { "containers": [{ "name": "web" }] }, "status": status,
+        })
+    }
+
+    fn waiting(reason: &str, more: Value) -> Value {
+        let mut container =
+            json!({ "name": "web", "state": { "waiting": { "reason": reason, "message": "the kubelet's words" } } });
+        for (key, value) in more.as_object().unwrap() {
+            container[key] = value.clone();
+        }
+        json!({ "containerStatuses": [container] })
+    }
+
+    fn stands(status: Value, pods: &[Value], events: &[Value]) -> Stands {
+        let (workload, sets) = (web(status), [set("old", "1"), set("new", "2")]);
+        let look = look(Seen { workload: &workload, sets: &sets, pods, events });
+        assert_eq!(look.what, "web");
+        look.stands
+    }
+
+    fn trouble(status: Value, pods: &[Value], events: &[Value]) -> (Kind, String) {
+        match stands(status, pods, events) {
+            Stands::Trouble(trouble) => (trouble.kind, trouble.said),
+            other @ (Stands::Ready | Stands::Waits(_)) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_deployment_is_ready_when_all_of_it_is_the_new_release() {
+        let status = |seen, all, updated, available| json!({ "observedGeneration": seen, "replicas": all, "updatedReplicas": updated, "availableReplicas": available });
+        assert_eq!(stands(status(2, 2, 2, 2), &[], &[]), Stands::Ready);
+        assert_eq!(stands(status(1, 2, 2, 2), &[], &[]), Stands::Waits("to be taken up".to_owned()));
+        let ready = json!({ "conditions": [{ "type": "Ready", "status": "True" }] });
+        let pods = [pod("new", "a", ready.clone()), pod("old", "b", ready.clone()), pod("old", "c", ready.clone())];
+        assert_eq!(stands(status(2, 3, 1, 3), &pods, &[]), Stands::Waits("1 of 2 ready".to_owned()));
+        let pods = [pod("new", "a", ready.clone()), pod("new", "b", ready.clone()), pod("old", "c", ready)];
+        assert_eq!(stands(status(2, 3, 2, 3), &pods, &[]), Stands::Waits("1 of the release before to end".to_owned()));
+    }
+
+    #[test]
+    fn what_keeps_pods_from_coming_up_is_said_in_the_clusters_words() {
+        let seen = json!({ "observedGeneration": 2 });
+        let event = |message: &str| json!({ "involvedObject": { "uid": "a" }, "reason": "Failed", "message": message });
+        let missing = [pod("new", "a", waiting("ImagePullBackOff", json!({})))];
+        assert_eq!(trouble(seen.clone(), &missing, &[]), (Kind::Image, "the kubelet's words".to_owned()));
+        let pull = [event("Failed to pull image \"x\": not found"), event("Error: ErrImagePull")];
+        assert_eq!(
+            trouble(seen.clone(), &missing, &pull),
+            (Kind::Image, "Failed to pull image \"x\": not found".to_owned())
+        );
+        let crash = |restarts, reason| json!({ "restartCount": restarts, "lastState": { "terminated": { "exitCode": 3, "reason": reason } } });
+        let once = [pod("new", "a", waiting("CrashLoopBackOff", crash(1, "Error")))];
+        assert_eq!(trouble(seen.clone(), &once, &[]), (Kind::Crashes(false), "exit code 3".to_owned()));
+        let memory = [pod("new", "a", waiting("CrashLoopBackOff", crash(3, "OOMKilled")))];
+        assert_eq!(
+            trouble(seen.clone(), &memory, &[]),
+            (Kind::Crashes(true), "it used more memory than its limit".to_owned())
+        );
+        let away = json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes" }] });
+        assert_eq!(trouble(seen.clone(), &[pod("new", "a", away)], &[]), (Kind::Unschedulable, "0/1 nodes".to_owned()));
+        let unbound = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.";
+        let away = json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unbound }] });
+        assert_eq!(trouble(seen.clone(), &[pod("new", "a", away)], &[]), (Kind::Storage, unbound.to_owned()));
+        let old = [pod("old", "a", waiting("ImagePullBackOff", json!({})))];
+        assert_eq!(
+            stands(seen, &old, &[]),
+            Stands::Waits("0 of 2 ready".to_owned()),
+            "the release before is not judged"
+        );
+    }
+
+    #[test]
+    fn pods_that_nobody_lets_in_are_told_apart() {
+        let check = |said: &str, expected: Kind| {
+            let failed = json!([{ "type": "ReplicaFailure", "status": "True", "message": said }]);
+            assert_eq!(
+                trouble(json!({ "observedGeneration": 2, "conditions": failed }), &[], &[]),
+                (expected, said.to_owned())
+            );
+        };
+        check("pods \"a\" is forbidden: exceeded quota: few, requested: pods=1", Kind::Quota);
+        check("pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": runAsNonRoot", Kind::Standards);
+        check("admission webhook \"policy\" denied the request", Kind::Refused);
+    }
+
+    #[test]
+    fn a_job_ends_well_or_not() {
+        let job = |conditions: Value| json!({ "kind": "Job", "metadata": { "name": "before", "uid": "j" }, "status": { "conditions": conditions } });
+        let check = |workload: Value, expected: fn(&Stands) -> bool| {
+            let look = look(Seen { workload: &workload, sets: &[], pods: &[], events: &[] });
+            assert!(expected(&look.stands), "{look:?}");
+        };
+        check(job(json!([{ "type": "Complete", "status": "True" }])), |stands| *stands == Stands::Ready);
+        check(job(json!([])), |stands| matches!(stands, Stands::Waits(_)));
+        check(job(json!([{ "type": "Failed", "status": "True", "message": "BackoffLimitExceeded" }])), |stands| {
+            matches!(stands, Stands::Trouble(Trouble { kind: Kind::Failed, .. }))
+        });
+    }
+}

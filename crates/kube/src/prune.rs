@@ -1,0 +1,95 @@
+//! Which objects go when a release has taken over.
+
+use std::collections::BTreeSet;
+
+use crate::history::{Release, State};
+use crate::object::{Id, Object};
+
+/// What becomes of what earlier releases have made and this one does not want.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prune {
+    /// To be deleted, if the cluster still says that they are ours; those who ask before what is asked.
+    pub go: Vec<Id>,
+    /// Data: nothing but a person's own word removes them.
+    pub stay: Vec<Id>,
+}
+
+/// Kinds whose objects hold data of people.
+const DATA: [(&str, &str); 2] = [("", "PersistentVolumeClaim"), ("postgresql.cnpg.io", "Cluster")];
+
+/// What is in no inventory of a release is nobody's business here; of what is, this wants the rest gone. Secrets are removed by who
+/// sets them: a release that is gone back to reads them again.
+pub fn prune(wanted: &[Object], releases: &[Release]) -> Prune {
+    let wanted: Vec<Id> = wanted.iter().map(Object::id).collect();
+    let known = releases.iter().filter(|release| release.state != State::Refused).flat_map(|release| &release.objects);
+    let mut all: Vec<_> = known.map(|object| (object.stage, object.id())).collect();
+    all.sort_by(|(one, a), (other, b)| other.cmp(one).then_with(|| a.cmp(b)));
+    let (mut seen, mut prune) = (BTreeSet::new(), Prune::default());
+    for (_, id) in all {
+        let is_new = seen.insert((id.group.clone(), id.kind.clone(), id.name.clone()));
+        if !is_new || wanted.iter().any(|one| one.is_same(&id)) || is_secret(&id) {
+            continue;
+        }
+        match DATA.contains(&(id.group.as_str(), id.kind.as_str())) {
+            true => prune.stay.push(id),
+            false => prune.go.push(id),
+        }
+    }
+    prune
+}
+
+fn is_secret(id: &Id) -> bool {
+    id.group.is_empty() && id.kind == "Secret"
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::object::Stage;
+
+    fn object(stage: Stage, api: &str, kind: &str, name: &str) -> Object {
+        Object { stage, body: json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name } }) }
+    }
+
+    fn release(number: u32, state: State, objects: Vec<Object>) -> Release {
+        Release { number, at: 0, served: None, state, images: std::collections::BTreeMap::new(), why: None, objects }
+    }
+
+    fn names(ids: &[Id]) -> Vec<String> {
+        ids.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_earlier_releases_made_and_nobody_wants_goes() {
+        let web = object(Stage::Workload, "apps/v1", "Deployment", "shop-web");
+        let old = vec![
+            object(Stage::Config, "v1", "ConfigMap", "shop-web-1"),
+            object(Stage::Config, "v1", "Secret", "shop-token-1"),
+            object(Stage::Data, "v1", "PersistentVolumeClaim", "shop-files"),
+            object(Stage::Workload, "apps/v1", "Deployment", "shop-worker"),
+            object(Stage::Edge, "networking.k8s.io/v1", "Ingress", "shop-main"),
+            web.clone(),
+        ];
+        let new = vec![web, object(Stage::Config, "v1", "ConfigMap", "shop-web-2")];
+        let known = [release(1, State::Serves, old), release(2, State::Pending, new.clone())];
+        let found = prune(&new, &known);
+        assert_eq!(names(&found.go), ["Ingress/shop-main", "Deployment/shop-worker", "ConfigMap/shop-web-1"]);
+        assert_eq!(names(&found.stay), ["PersistentVolumeClaim/shop-files"]);
+    }
+
+    #[test]
+    fn another_version_of_an_api_is_the_same_object() {
+        let was = vec![object(Stage::Edge, "gateway.networking.k8s.io/v1beta1", "HTTPRoute", "shop-main")];
+        let is = vec![object(Stage::Edge, "gateway.networking.k8s.io/v1", "HTTPRoute", "shop-main")];
+        assert_eq!(prune(&is, &[release(1, State::Serves, was)]), Prune::default());
+    }
+
+    #[test]
+    fn what_was_refused_before_it_was_applied_made_nothing() {
+        let old = vec![object(Stage::Workload, "apps/v1", "Deployment", "shop-worker")];
+        assert_eq!(prune(&[], &[release(1, State::Refused, old.clone())]), Prune::default());
+        assert_eq!(prune(&[], &[release(1, State::Rejected, old)]).go.len(), 1);
+    }
+}

@@ -1,0 +1,472 @@
+//! Bringing a release out: what is applied in which order, how long it is looked at, and what happens when it does not come up.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bowline_core::fault::{Fault, FaultKind};
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+
+use crate::cluster::{AT_ONCE, Cluster, How};
+use crate::history::{self, Release, State};
+use crate::look::{self, Look, Seen, Stands, Trouble};
+use crate::object::{Id, Object, Owner, Stage};
+use crate::prune::prune;
+use crate::refusal::Refusal;
+
+/// How often a cluster is looked at while something comes up.
+const PAUSE: Duration = Duration::from_millis(500);
+/// A server may be away for so long: one that is upgraded is.
+const AWAY: Duration = Duration::from_secs(60);
+/// What says no deadline of its own comes up within this.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// Of a log, what is shown.
+const LAST_LINES: usize = 20;
+
+/// What is told while it goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// All is judged, and nothing is changed.
+    Checking,
+    Recording,
+    Starting,
+    Note {
+        service: Option<String>,
+        text: String,
+    },
+    /// What, and on what; in the place of what was told before.
+    Waits(Vec<(String, String)>),
+}
+
+/// What is to serve.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub objects: Vec<Object>,
+    /// By service.
+    pub images: BTreeMap<String, String>,
+    /// Fields that others have set become ours.
+    pub take_over: bool,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    pub release: u32,
+    /// It is the one that served already.
+    pub same: bool,
+}
+
+/// One app, on its way.
+pub struct Rollout<'a> {
+    pub cluster: &'a mut Cluster,
+    pub owner: &'a Owner,
+    pub tell: &'a mut (dyn FnMut(Told) + Send),
+}
+
+impl std::fmt::Debug for Rollout<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rollout").field("owner", self.owner).finish_non_exhaustive()
+    }
+}
+
+impl Rollout<'_> {
+    /// Brings a release out. The one that serves goes on until this one is ready, and again if it does not get there.
+    ///
+    /// # Errors
+    /// Something of it is refused, and nothing was applied; or it did not come up, and was taken back.
+    pub async fn deploy(&mut self, order: Order) -> Result<Done, Fault> {
+        let releases = self.releases().await?;
+        self.judge(&order).await?;
+        let serving = history::serving(&releases).filter(|serving| serving.objects == order.objects);
+        let same = serving.is_some();
+        let release = match serving {
+            Some(serving) => serving.clone(),
+            None => self.record(&releases, &order).await?,
+        };
+        (self.tell)(Told::Starting);
+        match self.bring(&release.objects, &Stage::ALL, order.take_over).await {
+            Ok(()) => {
+                let number = release.number;
+                if !same {
+                    self.takes_over(release, releases).await?;
+                }
+                Ok(Done { release: number, same })
+            }
+            Err(fault) if same || fault.kind == FaultKind::Unreachable => Err(fault),
+            Err(fault) => Err(self.take_back(release, releases, fault).await),
+        }
+    }
+
+    /// Brings a release out again that served before, as it was. Data and what ran before it are left as they are.
+    ///
+    /// # Errors
+    /// There is none, or it does not come up.
+    pub async fn roll_back(&mut self, wanted: Option<u32>, take_over: bool) -> Result<Done, Fault> {
+        let releases = self.releases().await?;
+        let target = history::back(&releases, self.owner, wanted)?.clone();
+        let order = Order { objects: target.objects.clone(), images: target.images.clone(), take_over };
+        self.judge(&order).await?;
+        (self.tell)(Told::Starting);
+        self.bring(&target.objects, UNDONE, take_over).await?;
+        let number = target.number;
+        self.takes_over(target, releases).await?;
+        Ok(Done { release: number, same: false })
+    }
+
+    /// Gives a service another number of instances, until the next release says one.
+    ///
+    /// # Errors
+    /// There is no such service, or the cluster itself says how many it has.
+    pub async fn scale(&mut self, service: Option<&str>, replicas: u16) -> Result<(String, Done), Fault> {
+        let releases = self.releases().await?;
+        let invalid = |message: String| Fault::new(FaultKind::Invalid, message);
+        let nothing = || invalid(format!("nothing of {} serves in {}", self.owner, self.cluster.target()));
+        let mut release = history::serving(&releases).cloned().ok_or_else(nothing)?;
+        let scales = |object: &&mut Object| ["Deployment", "Rollout"].contains(&look::text(&object.body["kind"]));
+        let mut all: Vec<&mut Object> = release.objects.iter_mut().filter(scales).collect();
+        let names: Vec<String> = all.iter().map(|object| look::component(&object.body)).collect();
+        let at = match service {
+            Some(service) => names.iter().position(|name| name == service),
+            None => (names.len() == 1).then_some(0),
+        };
+        let at = at.ok_or_else(|| {
+            invalid(format!("say which service of {}", self.owner)).hint(format!("it has {}", names.join(", ")))
+        })?;
+        let object = all.remove(at);
+        if object.body["spec"]["replicas"].is_null() {
+            return Err(invalid(format!("the cluster says how many instances {} has, by its load", names[at]))
+                .hint("its bounds are `scale` of the service: change them, and deploy"));
+        }
+        object.body["spec"]["replicas"] = replicas.into();
+        let (name, object) = (names[at].clone(), object.clone());
+        self.learn(&release.objects).await?;
+        (self.tell)(Told::Starting);
+        self.bring(std::slice::from_ref(&object), &[object.stage], false).await?;
+        let number = release.number;
+        self.keep(&release).await?;
+        Ok((name, Done { release: number, same: false }))
+    }
+
+    async fn releases(&self) -> Result<Vec<Release>, Fault> {
+        let releases = self.cluster.releases(self.owner).await;
+        releases.map_err(|refusal| refusal.fault(format!("the releases of {} cannot be read", self.owner)))
+    }
+
+    async fn learn(&mut self, objects: &[Object]) -> Result<(), Fault> {
+        let ids: Vec<Id> = objects.iter().map(Object::id).collect();
+        let learned = self.cluster.learn(&ids).await;
+        learned.map_err(|refusal| refusal.fault(format!("{} does not say what it serves", self.cluster.target())))
+    }
+
+    /// Lets the server judge all of it first, so that half a release is not applied.
+    async fn judge(&mut self, order: &Order) -> Result<(), Fault> {
+        (self.tell)(Told::Checking);
+        self.learn(&order.objects).await?;
+        let cluster = &*self.cluster;
+        let how = How { dry: true, take_over: order.take_over };
+        let ask = |object| async move { (object, cluster.apply(object, how).await) };
+        let answers: Vec<(&Object, _)> = stream::iter(&order.objects).map(ask).buffered(AT_ONCE).collect().await;
+        let refused: Vec<(Id, Refusal)> =
+            answers.into_iter().filter_map(|(object, answer)| Some((object.id(), answer.err()?))).collect();
+        let Some((_, first)) = refused.first() else { return Ok(()) };
+        let conflicts: Vec<String> = refused
+            .iter()
+            .flat_map(|(id, refusal)| {
+                let all = refusal.conflicts().into_iter();
+                all.map(move |one| format!("{id}: {} is set by {}", one.field.trim_start_matches('.'), one.manager))
+            })
+            .collect();
+        if !conflicts.is_empty() {
+            let fault =
+                Fault::new(FaultKind::Refused, "others have set what the release sets otherwise; nothing was applied");
+            let fault = conflicts.into_iter().fold(fault, Fault::caused_by);
+            return Err(fault.hint("let them give it up, or take it over from them: --take-over"));
+        }
+        let kind = first.fault(String::new()).kind;
+        let fault = Fault::new(kind, format!("{} refuses the release; nothing was applied", self.cluster.target()));
+        Err(refused.into_iter().fold(fault, |fault, (id, refusal)| fault.caused_by(format!("{id}: {refusal}"))))
+    }
+
+    /// Keeps it before anything of it is applied: what is there is always in an inventory.
+    async fn record(&mut self, releases: &[Release], order: &Order) -> Result<Release, Fault> {
+        (self.tell)(Told::Recording);
+        let number = releases.last().map_or(1, |last| last.number + 1);
+        let release = Release {
+            number,
+            at: now_ms(),
+            served: None,
+            state: State::Pending,
+            images: order.images.clone(),
+            why: None,
+            objects: order.objects.clone(),
+        };
+        let record = history::encode(self.owner, &release)?;
+        match self.cluster.create(&self.cluster.core("configmaps"), &record).await {
+            Ok(_) => Ok(release),
+            Err(refusal) if refusal.is_taken() => Err(Fault::new(
+                FaultKind::Failed,
+                format!("somebody else brings out release {number} of {} just now", self.owner),
+            )
+            .hint("wait for it to end, then run this again")),
+            Err(refusal) => Err(refusal.fault(format!("release {number} of {} cannot be recorded", self.owner))),
+        }
+    }
+
+    async fn keep(&self, release: &Release) -> Result<(), Fault> {
+        let path = self.cluster.core(&format!("configmaps/{}", history::name(self.owner, release.number)));
+        let kept = self.cluster.merge(&path, &history::encode(self.owner, release)?).await;
+        kept.map(drop)
+            .map_err(|refusal| refusal.fault(format!("what became of release {} cannot be recorded", release.number)))
+    }
+
+    /// Applies these stages in order, each when the one before is up.
+    async fn bring(&mut self, objects: &[Object], stages: &[Stage], take_over: bool) -> Result<(), Fault> {
+        for stage in stages {
+            let these: Vec<&Object> = objects.iter().filter(|object| object.stage == *stage).collect();
+            let cluster = &*self.cluster;
+            let how = How { dry: false, take_over };
+            let put = |object| async move { (object, cluster.apply(object, how).await) };
+            let mut putting = stream::iter(these.iter().copied()).map(put).buffered(AT_ONCE);
+            while let Some((object, answer)) = putting.next().await {
+                answer.map_err(|refusal| refusal.fault(format!("{} cannot be applied", object.id())))?;
+            }
+            drop(putting);
+            let ids: Vec<Id> = these.iter().map(|object| object.id()).filter(|id| look::comes_up(&id.kind)).collect();
+            if !ids.is_empty() {
+                self.settle(&ids).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at these until all are up, or one cannot be.
+    async fn settle(&mut self, ids: &[Id]) -> Result<(), Fault> {
+        let began = Instant::now();
+        let (mut patience, mut seen_at) = (Patience::default(), began);
+        loop {
+            let now = Instant::now();
+            match self.looks(ids).await {
+                Ok(looks) => {
+                    seen_at = now;
+                    let waits = looks.iter().filter_map(|look| match &look.stands {
+                        Stands::Ready => None,
+                        Stands::Waits(on) => Some((look.what.clone(), on.clone())),
+                        Stands::Trouble(trouble) => Some((look.what.clone(), trouble.to_string())),
+                    });
+                    let waits: Vec<_> = waits.collect();
+                    let Some((first, on)) = waits.first() else { return Ok(()) };
+                    if let Some((what, trouble)) = patience.ends(&looks, now) {
+                        return Err(self.failed(&what, &trouble).await);
+                    }
+                    if now.duration_since(began) > PATIENCE {
+                        return Err(Fault::new(
+                            FaultKind::Failed,
+                            format!("{first} did not come up within 15 minutes"),
+                        )
+                        .caused_by(on.clone()));
+                    }
+                    (self.tell)(Told::Waits(waits));
+                }
+                Err(refusal) if refusal.code() == 0 && now.duration_since(seen_at) < AWAY => {}
+                Err(refusal) => {
+                    return Err(refusal
+                        .fault("what was applied cannot be looked at")
+                        .hint("it goes on without this command: run it again when the cluster is reached"));
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn looks(&self, ids: &[Id]) -> Result<Vec<Look>, Refusal> {
+        let query = format!("&labelSelector={}", self.owner.selector());
+        let (sets, pods) = (self.cluster.of("apps/v1", "replicasets"), self.cluster.core("pods"));
+        let (sets, pods) = tokio::try_join!(self.cluster.list(&sets, &query), self.cluster.list(&pods, &query))?;
+        let events = match self.cluster.list(&self.cluster.core("events"), "&fieldSelector=type%3DWarning").await {
+            Ok(events) => events,
+            Err(refusal) if refusal.is_forbidden() => Vec::new(),
+            Err(refusal) => return Err(refusal),
+        };
+        let mut looks = Vec::new();
+        for id in ids {
+            let path = self.cluster.path(id).unwrap_or_default();
+            let workload = self.cluster.get(&path).await?;
+            looks.push(look::look(Seen { workload: &workload, sets: &sets, pods: &pods, events: &events }));
+        }
+        Ok(looks)
+    }
+
+    async fn failed(&self, what: &str, trouble: &Trouble) -> Fault {
+        let fault = Fault::new(FaultKind::Failed, format!("{what} does not come up"))
+            .caused_by(trouble.to_string())
+            .hint(trouble.kind.hint());
+        match self.last_words(trouble).await {
+            Some(words) => fault.said(words.as_bytes()),
+            None => fault,
+        }
+    }
+
+    async fn last_words(&self, trouble: &Trouble) -> Option<String> {
+        let (pod, container) = trouble.pod.as_ref()?;
+        for previous in [true, false] {
+            let path = format!("pods/{pod}/log?container={container}&tailLines={LAST_LINES}&previous={previous}");
+            if let Some(words) =
+                self.cluster.text(&self.cluster.core(&path)).await.ok().filter(|words| !words.trim().is_empty())
+            {
+                return Some(words);
+            }
+        }
+        None
+    }
+
+    /// It is up: the one before is no longer needed, nor is what it alone consisted of.
+    async fn takes_over(&mut self, mut release: Release, releases: Vec<Release>) -> Result<(), Fault> {
+        release.state = State::Serves;
+        release.served = Some(now_ms());
+        self.keep(&release).await?;
+        for before in releases.iter().filter(|one| one.state == State::Serves && one.number != release.number) {
+            self.keep(&Release { state: State::Served, ..before.clone() }).await?;
+        }
+        self.remove(&release.objects, &releases).await;
+        let mut known: Vec<Release> = releases.into_iter().filter(|one| one.number != release.number).collect();
+        known.iter_mut().filter(|one| one.state == State::Serves).for_each(|one| one.state = State::Served);
+        known.push(release);
+        known.sort_by_key(|one| one.number);
+        for number in history::outlived(&known) {
+            let record = Id {
+                group: String::new(),
+                version: "v1".to_owned(),
+                kind: "ConfigMap".to_owned(),
+                name: history::name(self.owner, number),
+            };
+            let known = self.cluster.learn([&record]).await;
+            // One more is kept, and given up the next time.
+            if known.is_ok() {
+                let _ = self.cluster.delete(&record, self.owner).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the releases before have made and this one does not want. What cannot be removed is said, and in the way of nothing.
+    async fn remove(&mut self, wanted: &[Object], releases: &[Release]) {
+        let found = prune(wanted, releases);
+        let note = |text: String| Told::Note { service: None, text };
+        if let Err(fault) = self.cluster.learn(found.go.iter().chain(&found.stay)).await {
+            (self.tell)(note(format!("what is not wanted any more is left: {fault}")));
+            return;
+        }
+        for id in &found.go {
+            match self.cluster.delete(id, self.owner).await {
+                Ok(true) => (self.tell)(note(format!("removed {id}"))),
+                Ok(false) => {}
+                Err(refusal) => (self.tell)(note(format!("{id} is not wanted any more and stays: {refusal}"))),
+            }
+        }
+        for id in &found.stay {
+            let path = self.cluster.path(id).unwrap_or_default();
+            if self.cluster.find(&path).await.is_ok_and(|there| there.is_some()) {
+                let kind = id.kind.to_lowercase();
+                let remove = format!("kubectl delete -n {} {kind} {}", self.cluster.namespace(), id.name);
+                (self.tell)(note(format!("{id} is not wanted any more and stays, it holds data: {remove}")));
+            }
+        }
+    }
+
+    /// It did not come up. What served is put back as it was, then what this one alone has made goes.
+    async fn take_back(&mut self, mut release: Release, releases: Vec<Release>, why: Fault) -> Fault {
+        let number = release.number;
+        let text = |text: String| Told::Note { service: None, text };
+        let because =
+            why.causes.first().map_or_else(|| why.message.clone(), |cause| format!("{}: {cause}", why.message));
+        (self.tell)(text(format!("release {number} is taken back: {because}")));
+        (release.state, release.why) = (State::Rejected, Some(because));
+        let before = history::serving(&releases).cloned();
+        let mut fault = Fault { message: format!("release {number} of {} failed: {}", self.owner, why.message), ..why };
+        let put_back = match &before {
+            Some(before) => self.learn(&before.objects).await.and(self.bring(&before.objects, UNDONE, true).await),
+            None => Ok(()),
+        };
+        match (&before, put_back) {
+            (Some(before), Ok(())) => {
+                fault = fault.caused_by(format!("it was taken back, and release {} serves as before", before.number));
+            }
+            (None, Ok(())) => fault = fault.caused_by("it was taken back, and nothing served before it"),
+            (Some(before), Err(error)) => {
+                let more = error.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
+                return fault
+                    .caused_by(format!("release {} could not be put back: {}{more}", before.number, error.message));
+            }
+            (None, Err(_)) => {}
+        }
+        let mut known = releases;
+        known.push(release.clone());
+        let kept: &[Object] = before.as_ref().map_or(&[], |before| &before.objects);
+        self.remove(kept, &known).await;
+        match self.keep(&release).await {
+            Ok(()) => fault,
+            Err(error) => fault.caused_by(error.message),
+        }
+    }
+}
+
+/// What a way back undoes.
+const UNDONE: &[Stage] = &[Stage::Config, Stage::Workload, Stage::Edge, Stage::Watch];
+
+/// For how long things have been wrong.
+#[derive(Debug, Default)]
+struct Patience {
+    since: BTreeMap<String, (look::Kind, Instant)>,
+}
+
+impl Patience {
+    /// The first workload that has been in one kind of trouble for longer than that may last.
+    fn ends(&mut self, looks: &[Look], now: Instant) -> Option<(String, Trouble)> {
+        let mut over = None;
+        for look in looks {
+            let Stands::Trouble(trouble) = &look.stands else {
+                self.since.remove(&look.what);
+                continue;
+            };
+            let since = match self.since.get(&look.what) {
+                Some((kind, since)) if *kind == trouble.kind => *since,
+                Some(_) | None => now,
+            };
+            self.since.insert(look.what.clone(), (trouble.kind, since));
+            if over.is_none() && now.duration_since(since) >= trouble.kind.patience() {
+                over = Some((look.what.clone(), trouble.clone()));
+            }
+        }
+        over
+    }
+}
+
+/// In milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::look::Kind;
+
+    fn in_trouble(kind: Kind) -> Look {
+        let trouble = Trouble { kind, said: String::new(), pod: None };
+        Look { what: "web".to_owned(), stands: Stands::Trouble(trouble) }
+    }
+
+    #[test]
+    fn trouble_that_passes_is_waited_for_and_trouble_that_lasts_is_not() {
+        let (mut patience, start) = (Patience::default(), Instant::now());
+        let mut at = |seconds, look: Look| patience.ends(&[look], start + Duration::from_secs(seconds)).is_some();
+        assert!(!at(0, in_trouble(Kind::Quota)));
+        assert!(!at(14, in_trouble(Kind::Quota)));
+        assert!(!at(15, in_trouble(Kind::Unschedulable)), "it is another kind, and begins anew");
+        assert!(!at(20, in_trouble(Kind::Quota)));
+        assert!(!at(30, Look { what: "web".to_owned(), stands: Stands::Waits("1 of 2 ready".to_owned()) }));
+        assert!(!at(40, in_trouble(Kind::Quota)), "it had passed");
+        assert!(at(55, in_trouble(Kind::Quota)));
+        assert!(at(60, in_trouble(Kind::Standards)), "no pod is let in by waiting");
+    }
+}

@@ -1,0 +1,160 @@
+//! Looking at a cluster before anything is applied.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bowline_core::fault::{Fault, FaultKind};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+
+use crate::cluster::{AT_ONCE, Cluster};
+use crate::lack::{self, Lack};
+use crate::look::text;
+use crate::object::{Object, Owner};
+use crate::refusal::Refusal;
+
+/// What a cluster is found to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    pub lacks: Vec<Lack>,
+}
+
+impl Found {
+    /// All that must be there first, at once.
+    ///
+    /// # Errors
+    /// Something is lacking without which nothing is applied.
+    pub fn fit(&self, cluster: &Cluster) -> Result<(), Fault> {
+        let missing: Vec<&Lack> = self.lacks.iter().filter(|lack| lack.blocks()).collect();
+        let Some(first) = missing.first() else { return Ok(()) };
+        let rights = missing.iter().all(|lack| matches!(lack, Lack::Right { .. }));
+        let kind = if rights { FaultKind::Refused } else { FaultKind::Failed };
+        let fault = Fault::new(kind, format!("{} lacks what the release needs; nothing was applied", cluster.target()));
+        let fault = missing.iter().fold(fault, |fault, lack| fault.caused_by(lack.to_string()));
+        let mut remedies: Vec<String> = missing.iter().map(|lack| lack.remedy()).collect();
+        remedies.dedup();
+        Err(fault.hint(if remedies.len() == 1 { first.remedy() } else { remedies.join("; ") }))
+    }
+}
+
+/// Asks for all that these objects need. Their kinds are learned on the way.
+///
+/// # Errors
+/// The server does not answer.
+pub async fn survey(cluster: &mut Cluster, owner: &Owner, objects: &[Object]) -> Result<Found, Refusal> {
+    let ids: Vec<_> = objects.iter().map(Object::id).collect();
+    cluster.learn(&ids).await?;
+    if let Some(lack) = namespace(cluster).await? {
+        return Ok(Found { lacks: vec![lack] });
+    }
+    let mut lacks = lack::kinds(objects, |id| cluster.place(id).is_some());
+    let cluster = &*cluster;
+    lacks.extend(rights(cluster, owner, objects).await?);
+    lacks.extend(quotas(cluster, owner, objects).await?);
+    lacks.extend(classes(cluster, objects).await?);
+    let scaled = lack::scaled(objects);
+    if !scaled.is_empty() && !cluster.groups().await?.contains("metrics.k8s.io") {
+        lacks.push(Lack::Metrics { scaled });
+    }
+    Ok(Found { lacks })
+}
+
+/// Who may not look is told by what else is asked.
+async fn namespace(cluster: &Cluster) -> Result<Option<Lack>, Refusal> {
+    match cluster.find(&format!("/api/v1/namespaces/{}", cluster.namespace())).await {
+        Ok(Some(_)) => Ok(None),
+        Ok(None) => Ok(Some(Lack::Namespace(cluster.namespace().to_owned()))),
+        Err(refusal) if refusal.is_forbidden() => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// A right that is needed: verb, group, resource.
+type Right = (&'static str, String, String);
+
+/// Asked one by one: what rules say in general is not what an authorizer decides.
+async fn rights(cluster: &Cluster, owner: &Owner, objects: &[Object]) -> Result<Vec<Lack>, Refusal> {
+    let mut wanted: BTreeSet<Right> = BTreeSet::new();
+    for object in objects {
+        let id = object.id();
+        let Some(place) = cluster.place(&id) else { continue };
+        // Secrets are made by who may not read them, and never written again.
+        let verbs: &[&'static str] = if id.kind == "Secret" { &["create"] } else { &["get", "create", "patch"] };
+        wanted.extend(verbs.iter().map(|verb| (*verb, id.group.clone(), place.plural.clone())));
+    }
+    let own = [
+        ("create", "", "configmaps"),
+        ("list", "", "configmaps"),
+        ("list", "", "pods"),
+        ("list", "apps", "replicasets"),
+    ];
+    wanted.extend(own.map(|(verb, group, resource)| (verb, group.to_owned(), resource.to_owned())));
+    let ask = |right: Right| async move {
+        let (verb, group, resource) = &right;
+        let attributes =
+            json!({ "namespace": cluster.namespace(), "verb": verb, "group": group, "resource": resource });
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": { "resourceAttributes": attributes },
+        });
+        let answer = cluster.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &review).await?;
+        Ok::<_, Refusal>((answer["status"]["allowed"] == true, right))
+    };
+    let answers: Vec<_> = stream::iter(wanted).map(ask).buffered(AT_ONCE).try_collect().await?;
+    let mut missing: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for (_, (verb, group, resource)) in answers.into_iter().filter(|(allowed, _)| !allowed) {
+        missing.entry((group, resource)).or_default().push(verb.to_owned());
+    }
+    let role = format!("{}-deployer", owner.app);
+    let lack = |((group, resource), verbs)| Lack::Right { verbs, group, resource, role: role.clone() };
+    Ok(missing.into_iter().map(lack).collect())
+}
+
+/// Who may not see quotas is told by the pods that they refuse.
+async fn quotas(cluster: &Cluster, owner: &Owner, objects: &[Object]) -> Result<Vec<Lack>, Refusal> {
+    let quotas = match cluster.list(&cluster.core("resourcequotas"), "").await {
+        Ok(quotas) => quotas,
+        Err(refusal) if refusal.is_forbidden() => return Ok(Vec::new()),
+        Err(refusal) => return Err(refusal),
+    };
+    if quotas.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = format!("&labelSelector={}", owner.selector());
+    let mut running = BTreeMap::new();
+    for kind in ["deployments", "statefulsets"] {
+        let there = match cluster.list(&cluster.of("apps/v1", kind), &query).await {
+            Ok(there) => there,
+            Err(refusal) if refusal.is_forbidden() => Vec::new(),
+            Err(refusal) => return Err(refusal),
+        };
+        let count = |one: &Value| {
+            (text(&one["metadata"]["name"]).to_owned(), one["status"]["replicas"].as_i64().unwrap_or_default())
+        };
+        running.extend(there.iter().map(count));
+    }
+    Ok(lack::quotas(objects, &quotas, &running))
+}
+
+async fn classes(cluster: &Cluster, objects: &[Object]) -> Result<Vec<Lack>, Refusal> {
+    let mut lacks = Vec::new();
+    for class in lack::classes(objects, "Ingress", &["/spec/ingressClassName"]) {
+        if is_absent(cluster, &format!("/apis/networking.k8s.io/v1/ingressclasses/{class}")).await? {
+            lacks.push(Lack::IngressClass(class));
+        }
+    }
+    let claims = lack::classes(objects, "PersistentVolumeClaim", &["/spec/storageClassName"]);
+    let sets = lack::classes(objects, "StatefulSet", &["/spec/volumeClaimTemplates/0/spec/storageClassName"]);
+    for class in claims.union(&sets) {
+        if is_absent(cluster, &format!("/apis/storage.k8s.io/v1/storageclasses/{class}")).await? {
+            lacks.push(Lack::StorageClass(class.clone()));
+        }
+    }
+    Ok(lacks)
+}
+
+async fn is_absent(cluster: &Cluster, path: &str) -> Result<bool, Refusal> {
+    match cluster.find(path).await {
+        Ok(found) => Ok(found.is_none()),
+        Err(refusal) if refusal.is_forbidden() => Ok(false),
+        Err(refusal) => Err(refusal),
+    }
+}

@@ -1,0 +1,400 @@
+//! `--to kubernetes`: the real binary on a real API server, whose controllers and scheduler do the rest.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::LazyLock;
+
+use bowline_tests::cluster::Cluster;
+use bowline_tests::cluster::api::MERGE;
+use bowline_tests::kubelet::Fate;
+use bowline_tests::{Bowline, SOON, path, root, text, wait};
+use serde_json::{Value, json};
+
+const EXAMPLES: [&str; 5] = ["board", "hello", "timestamps", "uploads", "users"];
+
+/// One for all tests here: it has what examples need beside Kubernetes.
+fn cluster() -> &'static Cluster {
+    static ONE: LazyLock<Cluster> = LazyLock::new(|| {
+        let cluster = Cluster::start();
+        // Certificates; the Gateway API is what one of these tests finds lacking.
+        cluster.define("cert-manager");
+        let class = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": { "name": "nginx" },
+            "spec": { "controller": "k8s.io/ingress-nginx" },
+        });
+        cluster.admin.create("/apis/networking.k8s.io/v1/ingressclasses", &class).done();
+        cluster
+    });
+    &ONE
+}
+
+/// Somebody, in a namespace.
+struct Who {
+    bowline: Bowline,
+    config: PathBuf,
+    to: String,
+}
+
+impl Who {
+    fn admin(namespace: &str) -> Self {
+        Self::of("admin", Some("system:masters"), namespace)
+    }
+
+    fn of(name: &str, group: Option<&str>, namespace: &str) -> Self {
+        let config = cluster().config(name, group, namespace);
+        Self { bowline: Bowline::new(), config, to: format!("kubernetes:tests/{namespace}") }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let mut command = self.bowline.command(&[&["--to", &self.to], args].concat());
+        command.env("KUBECONFIG", &self.config).output().expect("the binary runs")
+    }
+
+    fn does(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+        text(&output)
+    }
+
+    fn fails(&self, args: &[&str], code: i32) -> String {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output));
+        text(&output)
+    }
+
+    /// The last object that was printed for programs.
+    fn json(&self, args: &[&str]) -> Value {
+        let output = self.run(&[&["--json"], args].concat());
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        serde_json::from_str(stdout.lines().last().expect("an object")).expect("JSON")
+    }
+}
+
+/// An example, whose environment `production` is a cluster.
+fn example(bowline: &Bowline, name: &str) -> PathBuf {
+    let folder = bowline.folder(name);
+    let from = root().join("examples").join(name);
+    let toml = std::fs::read_to_string(from.join("bowline.toml")).expect("an example's file");
+    std::fs::write(folder.join("bowline.toml"), toml).expect("a test's file");
+    if from.join("source/init.sql").exists() {
+        std::fs::create_dir_all(folder.join("source")).expect("a folder of a test");
+        std::fs::copy(from.join("source/init.sql"), folder.join("source/init.sql")).expect("a test's file");
+    }
+    folder
+}
+
+/// Of nothing that was built: the kubelet of the tests pulls none.
+fn image(service: &str, digit: &str) -> String {
+    format!("{service}=registry.example.com/acme/{}@sha256:{}", service.replace('.', "-"), digit.repeat(64))
+}
+
+/// What `deploy` is told of an example.
+fn deploy(folder: &Path, name: &str, digit: &str) -> Vec<String> {
+    let mut args = vec!["deploy".to_owned(), path(folder).to_owned(), "--env".to_owned(), "production".to_owned()];
+    let database = match name {
+        "users" => Some("postgres.db"),
+        "timestamps" => Some("redis.cache"),
+        _ => None,
+    };
+    for service in ["web"].into_iter().chain(database) {
+        args.extend(["--image".to_owned(), image(service, digit)]);
+    }
+    args
+}
+
+fn words(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+fn edit(folder: &Path, was: &str, is: &str) {
+    let file = folder.join("bowline.toml");
+    let toml = std::fs::read_to_string(&file).expect("a test's file");
+    assert!(toml.contains(was), "{was}");
+    std::fs::write(file, toml.replace(was, is)).expect("a test's file");
+}
+
+fn deployment(namespace: &str, name: &str) -> Value {
+    cluster().admin.get(&format!("/apis/apps/v1/namespaces/{namespace}/deployments/{name}")).done()
+}
+
+fn image_of(deployment: &Value) -> String {
+    deployment["spec"]["template"]["spec"]["containers"][0]["image"].as_str().expect("an image").to_owned()
+}
+
+#[test]
+fn kubernetes_five_systems_come_out_under_the_strictest_standard_and_again_without_a_change() {
+    for name in EXAMPLES {
+        let namespace = format!("five-{name}");
+        cluster().namespace(&namespace, "restricted");
+        let who = Who::admin(&namespace);
+        let args = deploy(&example(&who.bowline, name), name, "1");
+        let said = who.does(&words(&args));
+        assert!(said.contains("serves: release 1"), "{said}");
+        let versions = || {
+            let kinds = [
+                "apis/apps/v1/{}/deployments",
+                "apis/apps/v1/{}/statefulsets",
+                "api/v1/{}/services",
+                "apis/networking.k8s.io/v1/{}/ingresses",
+            ];
+            let all = kinds.map(|kind| {
+                let path = format!("/{}", kind.replace("{}", &format!("namespaces/{namespace}")));
+                let items = cluster().admin.get(&path).done()["items"].as_array().expect("a list").clone();
+                items
+                    .iter()
+                    .map(|one| (one["metadata"]["name"].clone(), one["metadata"]["generation"].clone()))
+                    .collect::<Vec<_>>()
+            });
+            all.concat()
+        };
+        let before = versions();
+        assert!(before.len() >= 3, "{before:?}");
+        let said = who.does(&words(&args));
+        assert!(said.contains("serves: release 1, nothing of it has changed"), "{said}");
+        assert_eq!(versions(), before);
+        let web = deployment(&namespace, &format!("{name}-web"));
+        assert_eq!(web["status"]["availableReplicas"], web["spec"]["replicas"], "{name}");
+    }
+}
+
+#[test]
+fn kubernetes_a_release_takes_over_is_pruned_behind_and_goes_back() {
+    cluster().namespace("story", "restricted");
+    let (who, admin) = (Who::admin("story"), &cluster().admin);
+    let folder = example(&who.bowline, "hello");
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    let budget = "/apis/policy/v1/namespaces/story/poddisruptionbudgets/hello-web";
+    admin.get(budget).done();
+
+    // What others have set is theirs until it is taken from them.
+    let scaled = json!({ "spec": { "replicas": 3 } });
+    let path = "/apis/apps/v1/namespaces/story/deployments/hello-web";
+    admin.ask("PATCH", &format!("{path}?fieldManager=somebody"), MERGE, &scaled).done();
+    let second = deploy(&folder, "hello", "2");
+    let said = who.fails(&words(&second), 3);
+    assert!(said.contains("Deployment/hello-web: spec.replicas is set by somebody"), "{said}");
+    assert!(said.contains("nothing was applied") && said.contains("--take-over"), "{said}");
+    assert!(image_of(&deployment("story", "hello-web")).ends_with(&"1".repeat(64)));
+    let mut takes = words(&second);
+    takes.push("--take-over");
+    let said = who.does(&takes);
+    assert!(said.contains("serves: release 2"), "{said}");
+    assert_eq!(deployment("story", "hello-web")["spec"]["replicas"], 2);
+
+    // What nobody of us made stays, whatever its labels say.
+    let labels = json!({ "app.kubernetes.io/managed-by": "bowline", "bowline.dev/app": "hello", "bowline.dev/env": "production" });
+    let foreign =
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "foreign", "labels": labels } });
+    admin.create("/api/v1/namespaces/story/configmaps", &foreign).done();
+    edit(&folder, "scale = 2\n", "scale = 1\n");
+    edit(&folder, "LOG_LEVEL = \"info\"", "LOG_LEVEL = \"debug\"");
+    let said = who.does(&words(&deploy(&folder, "hello", "3")));
+    assert!(
+        said.contains("removed PodDisruptionBudget/hello-web") && said.contains("removed ConfigMap/hello-web-"),
+        "{said}"
+    );
+    assert_eq!(admin.get(budget).status, 404);
+    admin.get("/api/v1/namespaces/story/configmaps/foreign").done();
+
+    let said = who.does(&["rollback", "hello", "--env", "production"]);
+    assert!(said.contains("release 2 serves again"), "{said}");
+    let back = deployment("story", "hello-web");
+    assert!(image_of(&back).ends_with(&"2".repeat(64)) && back["spec"]["replicas"] == 2, "{back}");
+    admin.get(budget).done();
+    let releases = who.json(&["releases", "hello", "--env", "production"]);
+    let states: Vec<&str> =
+        releases["releases"].as_array().expect("releases").iter().filter_map(|one| one["state"].as_str()).collect();
+    assert_eq!(states, ["served", "serves", "served"]);
+}
+
+#[test]
+fn kubernetes_a_release_that_does_not_come_up_is_taken_back() {
+    cluster().namespace("taken-back", "restricted");
+    let who = Who::admin("taken-back");
+    let folder = example(&who.bowline, "hello");
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    cluster().kubelet.let_pods("taken-back", "hello-web", Fate::ImageMissing, "");
+    let said = who.fails(&words(&deploy(&folder, "hello", "2")), 1);
+    assert!(said.contains("its image cannot be pulled: Failed to pull image"), "{said}");
+    assert!(said.contains("it was taken back, and release 1 serves as before"), "{said}");
+    let web = deployment("taken-back", "hello-web");
+    assert!(image_of(&web).ends_with(&"1".repeat(64)));
+    assert_eq!(web["status"]["availableReplicas"], 2);
+    cluster().kubelet.let_pods("taken-back", "hello-web", Fate::Well, "");
+    let said = who.fails(&["rollback", "hello", "2", "--env", "production"], 2);
+    assert!(said.contains("is not tried again"), "{said}");
+
+    // Of a first release, nothing is left.
+    cluster().namespace("first", "restricted");
+    let who = Who::admin("first");
+    cluster().kubelet.let_pods("first", "hello-web", Fate::Ends(3), "no such file: /data/config");
+    let said = who.fails(&words(&deploy(&folder, "hello", "1")), 1);
+    assert!(said.contains("it ends again and again: exit code 3"), "{said}");
+    assert!(said.contains("no such file: /data/config") && said.contains("nothing served before it"), "{said}");
+    let left = cluster().admin.get("/apis/apps/v1/namespaces/first/deployments").done();
+    assert_eq!(left["items"], json!([]));
+}
+
+#[test]
+fn kubernetes_what_a_cluster_lacks_is_said_before_anything_is_applied() {
+    let (who, admin) = (Who::admin("lacking"), &cluster().admin);
+    let folder = example(&who.bowline, "hello");
+    let args = deploy(&folder, "hello", "1");
+    let said = who.fails(&words(&args), 1);
+    assert!(
+        said.contains("there is no namespace lacking") && said.contains("kubectl create namespace lacking"),
+        "{said}"
+    );
+
+    cluster().namespace("lacking", "restricted");
+    let quota = json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "few" }, "spec": { "hard": { "pods": "1" } } });
+    admin.create("/api/v1/namespaces/lacking/resourcequotas", &quota).done();
+    wait("the quota is counted", SOON, || {
+        let now = admin.get("/api/v1/namespaces/lacking/resourcequotas/few").done();
+        now["status"]["used"]["pods"].is_string().then_some(())
+    });
+    let said = who.fails(&words(&args), 1);
+    assert!(said.contains("the quota few leaves 1 of pods, and the release needs 2"), "{said}");
+    admin.delete("/api/v1/namespaces/lacking/resourcequotas/few").done();
+
+    let nobody = Who::of("nobody", None, "lacking");
+    let said = nobody.fails(&words(&args), 3);
+    assert!(said.contains("error:"), "{said}");
+
+    edit(&folder, "ingress_class = \"nginx\", issuer = \"letsencrypt-prod\"", "gateway = \"infra/public\"");
+    edit(&folder, "limit = { body = \"64KiB\", timeout = \"15s\" }\n", "");
+    let said = who.fails(&words(&args), 1);
+    assert!(said.contains("it does not know the kind HTTPRoute of gateway.networking.k8s.io/v1"), "{said}");
+    assert!(said.contains("install the Gateway API"), "{said}");
+    let left = admin.get("/apis/apps/v1/namespaces/lacking/deployments").done();
+    assert_eq!(left["items"], json!([]));
+}
+
+#[test]
+fn kubernetes_is_operated_by_the_same_verbs() {
+    cluster().namespace("verbs", "restricted");
+    cluster().kubelet.let_pods("verbs", "hello-web", Fate::Well, "first\nlistening on 8080");
+    let who = Who::admin("verbs");
+    let folder = example(&who.bowline, "hello");
+    let file = folder.join("token");
+    std::fs::write(&file, "hunter2-of-the-test").expect("a test's file");
+    let set = ["secret", "set", "hello", "auth-token", "--file", path(&file), "--env", "production"];
+    let said = who.does(&set);
+    assert!(said.contains("version 1"), "{said}");
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    let named = |namespace: &str| {
+        let env = &deployment(namespace, "hello-web")["spec"]["template"]["spec"]["containers"][0]["env"];
+        let all = env.as_array().expect("variables");
+        all.iter()
+            .find_map(|one| one["valueFrom"]["secretKeyRef"]["name"].as_str().map(str::to_owned))
+            .expect("a secret")
+    };
+    let first = named("verbs");
+    assert!(who.does(&set).contains("version 1"), "the same value is the same version");
+    std::fs::write(&file, "hunter3-of-the-test").expect("a test's file");
+    assert!(who.does(&set).contains("version 2"));
+    let said = who.does(&words(&deploy(&folder, "hello", "1")));
+    assert!(said.contains("serves: release 2"), "{said}");
+    assert_ne!(named("verbs"), first, "another value is another object");
+    let listed = who.json(&["secret", "list", "hello", "--env", "production"]);
+    assert_eq!((&listed["secrets"][0]["version"], &listed["secrets"][0]["by"]), (&json!(2), &json!("admin")));
+    let records = cluster().admin.get("/api/v1/namespaces/verbs/configmaps").done().to_string();
+    assert!(!records.contains("hunter"), "no value is in the records");
+
+    wait("the pods of the release before are gone", SOON, || {
+        let pods = cluster().admin.get("/api/v1/namespaces/verbs/pods").done();
+        (pods["items"].as_array().map(Vec::len) == Some(2)).then_some(())
+    });
+    let status = who.json(&["status", "hello", "--env", "production"]);
+    let app = &status["apps"][0];
+    assert_eq!((&app["release"], &app["services"][0]["ready"]), (&json!(2), &json!(true)), "{status}");
+    assert_eq!(app["services"][0]["instances"].as_array().map(Vec::len), Some(2), "{status}");
+
+    let logs = who.does(&["logs", "hello", "--env", "production", "--grep", "listening"]);
+    assert_eq!(logs.lines().count(), 2, "{logs}");
+    let said = who.does(&["scale", "hello.web", "3", "--env", "production"]);
+    assert!(said.contains("hello.web has 3 instances"), "{said}");
+    assert_eq!(deployment("verbs", "hello-web")["status"]["availableReplicas"], 3);
+    let exec = |command: &[&str]| who.run(&[&["exec", "hello.web", "--env", "production", "--"], command].concat());
+    let said = exec(&["sh", "-c", "echo out; echo err >&2; exit 3"]);
+    assert_eq!(
+        (said.status.code(), said.stdout.as_slice(), said.stderr.as_slice()),
+        (Some(3), &b"out\n"[..], &b"err\n"[..])
+    );
+    let said = exec(&["no-such-program"]);
+    assert_eq!(said.status.code(), Some(127), "{}", text(&said));
+    let said = who.fails(&["restart", "hello", "--env", "production"], 2);
+    assert!(said.contains("not for Kubernetes"), "{said}");
+}
+
+#[test]
+fn kubernetes_an_app_may_be_called_what_no_label_holds() {
+    cluster().namespace("hyphen", "restricted");
+    let who = Who::admin("hyphen");
+    let folder = example(&who.bowline, "hello");
+    edit(&folder, "app = \"hello\"", "app = \"hello-\"");
+    for (digit, release) in [("1", 1), ("2", 2)] {
+        let said = who.does(&words(&deploy(&folder, "hello", digit)));
+        assert!(said.contains(&format!("serves: release {release}")), "{said}");
+    }
+    let said = who.does(&["rollback", "hello-", "--env", "production"]);
+    assert!(said.contains("release 1 serves again"), "{said}");
+    let status = who.json(&["status", "hello-", "--env", "production"]);
+    assert_eq!(status["apps"][0]["release"], 1, "{status}");
+}
+
+#[test]
+fn kubernetes_roles_let_each_do_what_is_theirs() {
+    cluster().namespace("roles-of-hello", "restricted");
+    let (who, admin) = (Who::admin("roles-of-hello"), &cluster().admin);
+    let folder = example(&who.bowline, "hello");
+    who.does(&words(&deploy(&folder, "hello", "1")));
+    let group = "rbac.authorization.k8s.io";
+    // They are no part of a release: whoever keeps the namespace applies them.
+    let render = ["--json", "render", "kubernetes", path(&folder), "--env", "production", "--roles"];
+    let rendered = who.bowline.command(&render).output().expect("the binary runs");
+    assert!(rendered.status.success(), "{}", text(&rendered));
+    let rendered: Value = serde_json::from_slice(&rendered.stdout).expect("JSON");
+    for role in rendered["objects"].as_array().expect("roles") {
+        admin.create(&format!("/apis/{group}/v1/namespaces/roles-of-hello/roles"), role).done();
+    }
+    for (user, role) in [("vera", "viewer"), ("dan", "deployer"), ("ada", "admin")] {
+        let binding = json!({
+            "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": { "name": user },
+            "roleRef": { "apiGroup": group, "kind": "Role", "name": format!("hello-{role}") },
+            "subjects": [{ "apiGroup": group, "kind": "User", "name": user }],
+        });
+        admin.create(&format!("/apis/{group}/v1/namespaces/roles-of-hello/rolebindings"), &binding).done();
+    }
+    let may = |user: &str, verb: &str, group: &str, resource: &str| {
+        let attributes = json!({ "namespace": "roles-of-hello", "verb": verb, "group": group, "resource": resource });
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+            "spec": { "user": user, "resourceAttributes": attributes },
+        });
+        admin.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).done()["status"]["allowed"] == true
+    };
+    wait("the bindings count", SOON, || may("ada", "delete", "", "secrets").then_some(()));
+    let table = [
+        ("get", "apps", "deployments", [true, true, true]),
+        ("patch", "apps", "deployments", [false, true, true]),
+        ("create", "", "secrets", [false, true, true]),
+        ("get", "", "secrets", [false, false, true]),
+        ("delete", "", "persistentvolumeclaims", [false, false, true]),
+        ("patch", group, "roles", [false, false, true]),
+    ];
+    for (verb, group, resource, expected) in table {
+        let found = ["vera", "dan", "ada"].map(|user| may(user, verb, group, resource));
+        assert_eq!(found, expected, "{verb} {resource}");
+    }
+    // Who deploys needs no right to read a secret, nor to write a role.
+    let dan = Who::of("dan", None, "roles-of-hello");
+    let said = dan.does(&words(&deploy(&folder, "hello", "2")));
+    assert!(said.contains("serves: release 2"), "{said}");
+    let vera = Who::of("vera", None, "roles-of-hello");
+    assert!(vera.does(&["status", "hello", "--env", "production"]).contains("release 2"));
+    let said = vera.fails(&words(&deploy(&folder, "hello", "3")), 3);
+    assert!(said.contains("you may not create or patch deployments.apps there"), "{said}");
+    assert!(said.contains("--role=hello-deployer"), "{said}");
+}
