@@ -216,8 +216,8 @@ mod tests {
         Arc::new(Endpoint::new(id, 1, (at, Protocol::Http1), Arc::new(Notify::new())))
     }
 
-    /// As many connections that are kept, and the instance's ends of them.
-    async fn kept(count: usize) -> (Pools, Arc<Endpoint>, Vec<TcpStream>) {
+    /// As many connections that are kept, the instance, and its ends of them.
+    async fn kept(count: usize) -> (Pools, Arc<Endpoint>, TcpListener, Vec<TcpStream>) {
         let instance = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (pools, endpoint) = (Pools::default(), endpoint(instance.local_addr().unwrap()));
         let mut ends = Vec::new();
@@ -226,13 +226,13 @@ mod tests {
             ends.push(instance.accept().await.unwrap().0);
             pools.keep(&endpoint, stream, FOR, 0);
         }
-        (pools, endpoint, ends)
+        (pools, endpoint, instance, ends)
     }
 
     /// A task may poll about a hundred things in one go, and is then told that nothing is ready.
     #[tokio::test]
     async fn however_many_have_an_answer_that_nobody_asked_for_none_of_them_is_used() {
-        let (pools, endpoint, mut ends) = kept(300).await;
+        let (pools, endpoint, _instance, mut ends) = kept(300).await;
         for end in &mut ends {
             end.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         }
@@ -249,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_good_is_used_and_what_is_kept_is_bounded() {
-        let (pools, endpoint, ends) = kept(3).await;
+        let (pools, endpoint, _instance, ends) = kept(3).await;
         assert!(pools.take(endpoint.serial, 1).is_some());
         assert_eq!(pools.count.get(), 2);
         pools.count.set(MAX_IDLE_OF_ALL);
@@ -262,7 +262,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_instance_that_is_told_to_end_has_no_connections_to_wait_for() {
-        let (pools, endpoint, mut ends) = kept(2).await;
+        let (pools, endpoint, _instance, mut ends) = kept(2).await;
         endpoint.set_leaving(true);
         pools.sweep(1);
         for end in &mut ends {
