@@ -236,12 +236,11 @@ mod tests {
         for end in &mut ends {
             end.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         }
-        {
-            let idle = pools.idle.borrow();
-            for connection in &idle[&endpoint.serial].idle {
-                connection.stream.readable().await.unwrap();
-            }
+        let idle = std::mem::take(&mut pools.idle.borrow_mut().get_mut(&endpoint.serial).unwrap().idle);
+        for connection in &idle {
+            connection.stream.readable().await.unwrap();
         }
+        pools.idle.borrow_mut().get_mut(&endpoint.serial).unwrap().idle = idle;
         tokio::task::yield_now().await;
         assert!(pools.take(endpoint.serial, 1).is_none());
         assert_eq!(pools.count.get(), 0);
