@@ -92,7 +92,8 @@ pub(crate) async fn run<C: Client>(
                     Err(Failure { reason, retry: true }) => (!pooled).then_some(reason),
                 }
             }
-            Err(Reason::DeadlineExceeded) => return Err(Reason::DeadlineExceeded),
+            // Another instance would find no descriptor, either.
+            Err(reason @ (Reason::DeadlineExceeded | Reason::Shortage)) => return Err(reason),
             Err(reason) => Some(reason),
         };
         // A connection that was idle may die at any time; the instance itself was not tried yet.
@@ -119,7 +120,12 @@ pub(crate) async fn to_daemon<C: Client>(
 ) -> Result<(), Reason> {
     for tries in 1.. {
         let place = places.take(request.client).await?;
-        let stream = Box::pin(hold::until_daemon(client, socket)).await?;
+        let stream = match Box::pin(hold::until_daemon(client, socket)).await {
+            Err(Reason::Shortage) if request.worker.pools.give_up() => {
+                Box::pin(hold::until_daemon(client, socket)).await?
+            }
+            stream => stream?,
+        };
         let relayed = Relay::new(request, client, route, Leg::Bytes(Upstream::Daemon(stream, place))).run().await;
         match relayed {
             Ok(After::Done) => return Ok(()),

@@ -25,8 +25,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Idle connections kept per instance and worker: as many as the streams of five busy connections of HTTP/2 take at once.
 const MAX_IDLE: usize = 512;
 
-/// And of all instances: a tenth of the descriptors that a machine with two cores usually gives a process.
+/// And of all instances.
 const MAX_IDLE_OF_ALL: usize = 2_048;
+
+/// Given up at once where descriptors are wanting.
+const GIVEN_UP: usize = 32;
 
 /// Whoever answers a request that goes on, and what the request takes there: given back together.
 #[derive(Debug)]
@@ -127,12 +130,33 @@ impl Pools {
     pub(crate) fn keep(&self, endpoint: &Arc<Endpoint>, stream: TcpStream, idle: Duration, now: u64) {
         let ticks = u64::try_from(idle.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX);
         let mut pools = self.idle.borrow_mut();
+        if is_ending(endpoint) {
+            return;
+        }
+        // Nobody's connections keep others from having some.
+        if self.count.get() >= MAX_IDLE_OF_ALL {
+            self.close_oldest(&mut pools, 1);
+        }
         let new = || Kept { endpoint: Arc::clone(endpoint), idle: Vec::new() };
         let kept = pools.entry(endpoint.serial).or_insert_with(new);
-        if kept.idle.len() < MAX_IDLE && self.count.get() < MAX_IDLE_OF_ALL && !is_ending(endpoint) {
+        if kept.idle.len() < MAX_IDLE {
             self.count.set(self.count.get() + 1);
             kept.idle.push(Idle { stream, until: now.saturating_add(ticks) });
         }
+    }
+
+    /// Closes some for a connection that is needed and finds no descriptor. Whether there were any.
+    pub(crate) fn give_up(&self) -> bool {
+        self.close_oldest(&mut self.idle.borrow_mut(), GIVEN_UP) > 0
+    }
+
+    /// Those that were not used for longest, of the instance with most of them. How many there were.
+    fn close_oldest(&self, pools: &mut HashMap<u32, Kept>, most: usize) -> usize {
+        let Some(kept) = pools.values_mut().max_by_key(|kept| kept.idle.len()) else { return 0 };
+        let count = most.min(kept.idle.len());
+        kept.idle.drain(..count);
+        self.count.set(self.count.get() - count);
+        count
     }
 
     /// Closes all that is idle.
@@ -251,10 +275,14 @@ mod tests {
         let (pools, endpoint, _instance, ends) = kept(3).await;
         assert!(pools.take(endpoint.serial, 1).is_some());
         assert_eq!(pools.count.get(), 2);
+        // As if there were as many as may be: one goes for the next.
         pools.count.set(MAX_IDLE_OF_ALL);
         pools.keep(&endpoint, connect(endpoint.address).await.unwrap(), FOR, 0);
+        assert_eq!(pools.count.get(), MAX_IDLE_OF_ALL);
         pools.sweep(1);
         assert_eq!((pools.count.get(), ends.len()), (2, 3));
+        assert_eq!((pools.give_up(), pools.give_up(), pools.count.get()), (true, false, 0));
+        pools.keep(&endpoint, connect(endpoint.address).await.unwrap(), FOR, 0);
         pools.sweep(u64::MAX);
         assert_eq!(pools.count.get(), 0);
     }

@@ -13,6 +13,7 @@ use hashbrown::HashMap;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::answer::Reason;
 use crate::balance::Dice;
 use crate::deadline::{Sweep, TICK};
 use crate::disk::{Disk, KEPT, THREADS};
@@ -280,6 +281,18 @@ impl Worker {
         self.pools.clear();
         self.streams.clear();
         self.sweep.wake_all();
+    }
+
+    /// Opens a connection for a request. Where there is no descriptor left, some of those that are only kept are given up for it: nothing
+    /// that anybody uses, as whoever accepts does ([`Self::make_room`]).
+    pub(crate) async fn with_room<T, F: Future<Output = Result<T, Reason>>>(
+        &self,
+        open: impl Fn() -> F,
+    ) -> Result<T, Reason> {
+        match open().await {
+            Err(Reason::Shortage) if self.pools.give_up() => open().await,
+            opened => opened,
+        }
     }
 
     /// How often room had to be made. Who is idle while it rises goes.

@@ -138,7 +138,8 @@ impl Published {
     }
 
     /// The edge may hold a table of a daemon whose store was lost: ours must be above it, or it is refused.
-    pub(crate) fn edge_serves(&mut self, serving: Option<Generation>, effects: &mut Vec<Effect>) {
+    /// `seals`: what it serves is what the next daemon goes on with.
+    pub(crate) fn edge_serves(&mut self, serving: Option<Generation>, seals: bool, effects: &mut Vec<Effect>) {
         self.tables.serving(serving);
         self.serving = serving;
         let Some(serving) = serving else { return };
@@ -148,7 +149,8 @@ impl Published {
             self.challenged.clear();
             self.asked.clear();
         }
-        if let Some(edge) = self.edge.as_ref().filter(|e| e.table.generation == serving && serving > self.sealed) {
+        let is_new = |edge: &&Arc<EdgeDesired>| edge.table.generation == serving && serving > self.sealed;
+        if let Some(edge) = self.edge.as_ref().filter(|_| seals).filter(is_new) {
             self.sealed = serving;
             effects.push(Effect::Snapshot(Arc::clone(edge)));
         }

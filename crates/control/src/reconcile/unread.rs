@@ -141,6 +141,12 @@ impl Loop {
         self.apps.values().any(|app| app.unread.is_some())
     }
 
+    /// Whether a release is about to take the place of one. Until it has, what was served of that is known from the table that was sealed
+    /// last alone.
+    pub(crate) fn replaces_unread(&self) -> bool {
+        self.apps.values().any(|app| app.unread.is_some() && app.live.is_some())
+    }
+
     pub(crate) fn unread_apps(&self) -> BTreeSet<AppKey> {
         self.apps.iter().filter(|(_, app)| app.unread.is_some()).map(|(key, _)| key.clone()).collect()
     }

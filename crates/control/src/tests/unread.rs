@@ -128,6 +128,30 @@ fn what_the_edge_refuses_takes_no_place_of_what_cannot_be_read() {
 }
 
 #[test]
+fn a_daemon_that_dies_while_a_release_takes_that_place_serves_what_was_there() {
+    let (mut world, mut daemon) = two();
+    // The edge has the table, and nobody is led by it yet.
+    let fault = fault("Envoy refused a listener (`https`)").caused_by("address in use");
+    world.always_refused = vec![Refusal { apps: [beside()].into(), part: Part::Listener, fault }];
+    world.source = 2;
+    let order = world.order("beside");
+    world.ask(&mut daemon, Request::Apply(order, None, Scope::default()));
+    world.run(&mut daemon);
+    assert!(of_beside(&mut world, &mut daemon).change.is_some());
+    let rules = |world: &World| {
+        let table = &world.table.as_ref().unwrap().table;
+        let pools = table.sites.values().flat_map(|site| site.pools());
+        pools.filter(|pool| pool.key == beside()).map(|pool| pool.release.0).collect::<Vec<_>>()
+    };
+    assert_ne!(rules(&world), [1]);
+    drop(daemon);
+    let mut daemon = world.start();
+    world.run(&mut daemon);
+    assert_eq!(rules(&world), [1]);
+    assert!(world.served().contains(&"beside/shop.web.r1.0.1".to_owned()), "{:?}", world.served());
+}
+
+#[test]
 fn what_is_brought_out_next_takes_the_place_of_what_cannot_be_read() {
     let (mut world, mut daemon) = two();
     let bring_out = |world: &mut World, daemon: &mut Daemon, source: u8| {

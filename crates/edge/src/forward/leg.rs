@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,7 +9,6 @@ use std::task::{Context, Poll};
 use bowline_core::app::Protocol;
 use http::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 
 use super::{After, Relay, Step};
 use crate::answer::Reason;
@@ -21,7 +19,7 @@ use crate::h1::{BadUpstream, Framing};
 use crate::h2c::{self, Piece};
 use crate::request::Request;
 use crate::upstream::{self, Upstream};
-use crate::worker::{BUFFER, Worker};
+use crate::worker::BUFFER;
 
 #[derive(Debug)]
 pub(super) enum Leg {
@@ -41,7 +39,7 @@ impl Leg {
                 let stream = match kept {
                     Some(stream) => stream,
                     // Rare, and every connection would have room for it.
-                    None => Box::pin(connect(worker, endpoint.address)).await?,
+                    None => Box::pin(worker.with_room(|| upstream::connect(endpoint.address))).await?,
                 };
                 Ok((Self::Bytes(Upstream::Instance(stream, ticket)), pooled))
             }
@@ -50,7 +48,7 @@ impl Leg {
                 let pooled = kept.is_some();
                 let lease = match kept {
                     Some(lease) => lease,
-                    None => Box::pin(worker.streams.open(&endpoint)).await?,
+                    None => Box::pin(worker.with_room(|| worker.streams.open(&endpoint))).await?,
                 };
                 Ok((Self::Stream(Box::new(h2c::Stream::new(lease, ticket))), pooled))
             }
@@ -103,17 +101,6 @@ impl Leg {
             Self::Bytes(_) => {}
             Self::Stream(stream) => stream.end(trailers),
         }
-    }
-}
-
-/// Opens a connection. Where there are no descriptors left, those of connections that are only kept are given up for it.
-async fn connect(worker: &Worker, address: SocketAddr) -> Result<TcpStream, Reason> {
-    match upstream::connect(address).await {
-        Err(Reason::Shortage) => {
-            worker.make_room();
-            upstream::connect(address).await
-        }
-        connected => connected,
     }
 }
 

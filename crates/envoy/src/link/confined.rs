@@ -13,7 +13,7 @@ use bowline_core::route::{EdgeDesired, Site, SiteTls, Table};
 use crate::delta::{Kind, Refused};
 
 /// The routes of plain HTTP, and before a host those of HTTPS.
-const PLAIN: &str = "http";
+pub(super) const PLAIN: &str = "http";
 pub(super) const SECURE: &str = "https/";
 
 /// Hosts of an Envoy that was found that are left out in turn. With more of them all routes of plain HTTP stay as they are.
@@ -73,9 +73,7 @@ impl Confined {
     pub(super) fn settled(&mut self, told: &EdgeDesired, refused: &Refused) -> Next {
         let routes = refused.iter().filter(|((kind, _), _)| *kind == Kind::Routes);
         let routes: BTreeMap<&str, &String> = routes.map(|((_, name), why)| (name.as_str(), why)).collect();
-        let Some(taken) = self.taken.as_ref().filter(|_| !routes.is_empty()) else {
-            return self.take_all(told, routes.contains_key(PLAIN));
-        };
+        let Some(taken) = &self.taken else { return self.take_all(told, routes.contains_key(PLAIN)) };
         let taken = &taken.sites;
         let changed: Vec<_> = told.table.sites.iter().filter(|(host, site)| taken.get(*host) != Some(*site)).collect();
         let own = changed.iter().filter_map(|(host, site)| {
@@ -87,7 +85,8 @@ impl Confined {
             self.refused.extend(own);
             return Next::Tell;
         }
-        let Some(why) = routes.get(PLAIN) else { return Next::Nothing };
+        // What is refused of HTTPS for long, as since a certificate is another one, is one host's own: the plain routes of all are taken.
+        let Some(why) = routes.get(PLAIN) else { return self.take_all(told, false) };
         match changed.as_slice() {
             [] => return Next::Nothing,
             [(host, site)] => drop(self.refused.insert((*host).clone(), (Arc::clone(site), (*why).clone()))),
@@ -99,7 +98,7 @@ impl Confined {
         Next::Tell
     }
 
-    /// Envoy has taken the routes of all hosts, or nobody knows yet what it has.
+    /// Envoy has taken the plain routes of all hosts, or nobody knows yet what it has.
     fn take_all(&mut self, told: &EdgeDesired, is_refused: bool) -> Next {
         if is_refused {
             // Without a host Envoy would let go of its HTTPS, too, which does not wait for the routes of plain HTTP.
@@ -243,5 +242,32 @@ mod tests {
         assert_eq!(confined.settled(&all, &Refused::new()), Next::Nothing);
         let refused: Refused = [((Kind::Routes, PLAIN.to_owned()), "why".to_owned())].into();
         assert_eq!(confined.settled(&all, &refused), Next::Nothing);
+    }
+
+    /// As since a certificate's key is another one.
+    #[test]
+    fn what_is_refused_of_https_for_long_keeps_no_other_host_from_being_found() {
+        let before = [("a.localhost", SiteTls::Off), ("x.localhost", SiteTls::Both)];
+        let after = [&before[..], &[("bad.localhost", SiteTls::Off), ("good.localhost", SiteTls::Off)]].concat();
+        for is_found in [true, false] {
+            let mut confined = Confined::new(is_found);
+            let tell = |confined: &mut Confined, wanted: &Arc<EdgeDesired>| loop {
+                let told = confined.table(wanted);
+                let is_bad = told.table.sites.contains_key(&HostName::new("bad.localhost").unwrap());
+                let names = ["https/x.localhost", PLAIN].into_iter().take(if is_bad { 2 } else { 1 });
+                let refused = names.map(|name| ((Kind::Routes, name.to_owned()), "why".to_owned())).collect();
+                if confined.settled(&told, &refused) == Next::Nothing {
+                    return told.table.sites.keys().map(ToString::to_string).collect::<Vec<_>>();
+                }
+            };
+            tell(&mut confined, &desired(&before));
+            let told = tell(&mut confined, &desired(&after));
+            assert!(
+                told.contains(&"good.localhost".to_owned()) && !told.contains(&"bad.localhost".to_owned()),
+                "{told:?}"
+            );
+            assert!(confined.refused().any(|(host, _)| host.as_str() == "bad.localhost"));
+            assert!(!confined.is_finding_out());
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bowline_core::app::HostName;
 use bowline_core::fault::{Fault, FaultKind};
 use bowline_core::id::AppKey;
-use bowline_core::route::{Part, Pool, PoolId, Refusal, RuleId, Site, SiteTls, Table};
+use bowline_core::route::{EdgeDesired, Part, Pool, PoolId, Refusal, RuleId, Site, SiteTls};
 
 use super::confined::{Confined, SECURE};
 use crate::delta::{Kind, Refused};
@@ -26,7 +26,9 @@ pub(super) struct Kept {
 /// All that is known of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Troubles<'a> {
-    pub(super) table: &'a Table,
+    pub(super) desired: &'a EdgeDesired,
+    /// It is told to listen for HTTPS.
+    pub(super) has_https: bool,
     pub(super) draining: &'a BTreeMap<PoolId, Pool>,
     pub(super) confined: &'a Confined,
     /// Rules that answer 503, and why.
@@ -76,7 +78,7 @@ impl Troubles<'_> {
     /// Whose resource that is, and of what.
     fn whose(self, kind: Kind, name: &str) -> (BTreeSet<AppKey>, Part) {
         let of_host = |name: &str, part: fn(HostName) -> Part| {
-            let host = self.table.sites.keys().find(|host| host.as_str() == name).cloned();
+            let host = self.desired.table.sites.keys().find(|host| host.as_str() == name).cloned();
             (self.apps_of(name), host.map_or(Part::Other, part))
         };
         match kind {
@@ -90,25 +92,28 @@ impl Troubles<'_> {
                 None => (BTreeSet::new(), Part::Routes),
             },
             Kind::Listener => {
-                // A host with HTTPS is reached there, whatever becomes of plain HTTP.
-                let tls = if name == HTTPS { SiteTls::Both } else { SiteTls::Off };
-                let is_there = |site: &&Arc<Site>| site.tls == tls;
-                (apps_on(self.table.sites.values().filter(is_there)), Part::Listener)
+                // A host with a certificate is reached over HTTPS, whatever becomes of plain HTTP.
+                let is_secure = |host: &HostName, site: &Site| {
+                    self.has_https && site.tls == SiteTls::Both && self.desired.certificates.contains_key(host)
+                };
+                let sites = self.desired.table.sites.iter();
+                let there = sites.filter(|(host, site)| is_secure(host, site) == (name == HTTPS));
+                (apps_on(there.map(|(_, site)| site)), Part::Listener)
             }
         }
     }
 
     fn pool_of(&self, cluster: &str) -> Option<&PoolId> {
-        self.table.pools.keys().chain(self.draining.keys()).find(|pool| cluster_name(pool) == cluster)
+        self.desired.table.pools.keys().chain(self.draining.keys()).find(|pool| cluster_name(pool) == cluster)
     }
 
     fn apps_of(&self, host: &str) -> BTreeSet<AppKey> {
-        apps_on(self.table.sites.iter().filter(|(name, _)| name.as_str() == host).map(|(_, site)| site))
+        apps_on(self.desired.table.sites.iter().filter(|(name, _)| name.as_str() == host).map(|(_, site)| site))
     }
 
     /// What an app's file calls them.
     fn routes_on(&self, host: &HostName) -> Option<String> {
-        let names = self.table.sites.get(host)?.rules.iter().map(|rule| rule.id.route.as_str());
+        let names = self.desired.table.sites.get(host)?.rules.iter().map(|rule| rule.id.route.as_str());
         let names: BTreeSet<&str> = names.collect();
         let names: Vec<&str> = names.into_iter().collect();
         let what = if names.len() == 1 { "route" } else { "one of the routes" };
@@ -141,7 +146,8 @@ mod tests {
 
     use bowline_core::app::{BodyLimit, PathPrefix};
     use bowline_core::id::{AppName, EnvName, ReleaseNumber, RouteName, ServiceName};
-    use bowline_core::route::{Action, Cohort, EdgeDesired, Policies, Rule, Transfer};
+    use bowline_core::route::{Action, Certificate, Cohort, Policies, Rule, Table, Transfer};
+    use bowline_core::secret::Secret;
     use bowline_core::units::Bytes;
 
     fn key(app: &str) -> AppKey {
@@ -170,14 +176,23 @@ mod tests {
         let (service, cohort) = (ServiceName::new("web").unwrap(), Cohort::Whole);
         let pool = PoolId { key: key("board"), service, release: ReleaseNumber(1), cohort };
         let pools = BTreeMap::from([(pool, Arc::default())]);
-        Table { sites: [host("shop"), host("board"), plain].into(), pools, ..Table::default() }
+        Table { sites: [host("shop"), host("board"), host("bare"), plain].into(), pools, ..Table::default() }
+    }
+
+    /// All but `bare` have a certificate.
+    fn desired() -> EdgeDesired {
+        let certificate = || Arc::new(Certificate { chain: String::new(), key: Secret::new(String::new()) });
+        let hosts = ["shop.localhost", "board.localhost", "plain.localhost"].map(|host| HostName::new(host).unwrap());
+        let certificates = hosts.into_iter().map(|host| (host, certificate())).collect();
+        EdgeDesired { table: Arc::new(table()), certificates: Arc::new(certificates) }
     }
 
     fn faults(refused: &[(Kind, &str)], confined: &Confined, left_out: &[&str]) -> (Option<Fault>, Vec<String>) {
         let refused = refused.iter().map(|(kind, name)| ((*kind, (*name).to_owned()), "why".to_owned())).collect();
         let left_out = left_out.iter().map(|app| (rule(app).id, "why".to_owned())).collect();
-        let (table, draining) = (table(), BTreeMap::new());
-        let troubles = Troubles { table: &table, draining: &draining, confined, left_out: &left_out, kept: &[] };
+        let (desired, draining) = (desired(), BTreeMap::new());
+        let (desired, draining, left_out) = (&desired, &draining, &left_out);
+        let troubles = Troubles { desired, has_https: true, draining, confined, left_out, kept: &[] };
         let all = [troubles.refused(&refused), troubles.missing()].concat();
         let each = |refusal: Refusal| refusal.apps.into_iter().map(move |app| format!("{app}: {}", refusal.fault));
         (together(&all), all.into_iter().flat_map(each).collect())
@@ -199,13 +214,13 @@ mod tests {
         check(Kind::Routes, "http", "Envoy refused routes (`http`)", &[]);
         let both = ["local/board", "local/shop"];
         check(Kind::Listener, "https", "Envoy refused a listener (`https`)", &both);
-        check(Kind::Listener, "http", "Envoy refused a listener (`http`)", &["local/plain"]);
+        check(Kind::Listener, "http", "Envoy refused a listener (`http`)", &["local/bare", "local/plain"]);
     }
 
     #[test]
     fn each_app_is_told_its_own_and_the_edge_has_all() {
         let mut confined = Confined::new(false);
-        let told = EdgeDesired { table: Arc::new(table()), ..EdgeDesired::default() };
+        let told = desired();
         let refused = [((Kind::Routes, "https/shop.localhost".to_owned()), "why".to_owned())].into();
         confined.settled(&told, &refused);
         let (edge, apps) = faults(&[], &confined, &["board"]);

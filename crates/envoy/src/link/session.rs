@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep, timeout};
 
 use super::answer::{Answer, Answers};
-use super::confined::{Confined, Next};
+use super::confined::{Confined, Next, PLAIN};
 use super::drain::Drains;
 use super::faults::{Kept, Troubles, together};
 use super::process::{self, Process};
@@ -445,7 +445,7 @@ impl Session {
                     self.answers.latest(generation, refusals);
                 }
             }
-        } else if refused.keys().all(|(kind, _)| *kind != Kind::Routes) {
+        } else if refused.keys().all(|(kind, name)| *kind != Kind::Routes || name != PLAIN) {
             let refused = self.troubles().refused(&refused);
             self.answers.older(generation, number, refused);
         }
@@ -474,7 +474,8 @@ impl Session {
 
     fn troubles(&self) -> Troubles<'_> {
         Troubles {
-            table: &self.table.table,
+            desired: &self.table,
+            has_https: self.listen.is_some_and(|listen| listen.https.is_some()),
             draining: self.drains.pools(),
             confined: &self.confined,
             left_out: &self.left_out,

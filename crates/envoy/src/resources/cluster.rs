@@ -39,7 +39,8 @@ pub(super) fn of(name: &str, id: &PoolId, told: &Told) -> Value {
         "max_connections": NO_BOUND,
         "max_pending_requests": NO_BOUND,
         "max_requests": NO_BOUND,
-        // One in five, and some where little goes on, as the embedded edge: of an instance that dies each request is tried once more at once.
+        // One in five, as the embedded edge. Of an instance that dies all that it was asked is tried once more at the same time: Envoy's bound
+        // is of those, not of a time.
         "retry_budget": { "budget_percent": { "value": 20.0 }, "min_retry_concurrency": 100 },
     });
     json!({
